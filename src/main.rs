@@ -1,0 +1,2 @@
+//! The `ublk-dm` program.
+fn main() {}

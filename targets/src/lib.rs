@@ -1,0 +1,2 @@
+//! The data path.
+#![forbid(unsafe_code)]
