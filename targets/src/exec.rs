@@ -1,0 +1,199 @@
+//! The scheduler that all tasks of a family run on: one thread, no locks held while a task runs.
+//!
+//! A task is made when a device or snapshot comes and ends when it goes, so nothing is allocated per request: waking is
+//! pushing an index. Ready-made executors allocate or use shared atomic queues per wake, and none lets the order be
+//! chosen; here [`Executor::run_one`] takes the position to run, which is how the simulator explores interleavings.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+#[derive(Default)]
+struct ReadyQueue(Mutex<VecDeque<u32>>);
+
+impl ReadyQueue {
+    fn push(&self, index: u32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(index);
+    }
+
+    fn take(&self, position: usize) -> Option<u32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(position)
+    }
+
+    fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+struct TaskWaker {
+    index: u32,
+    queued: AtomicBool,
+    ready: Arc<ReadyQueue>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.ready.push(self.index);
+        }
+    }
+}
+
+struct Slot {
+    task: Option<Task>,
+    shared: Arc<TaskWaker>,
+    waker: Waker,
+}
+
+#[derive(Default)]
+struct Inner {
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<u32>>,
+    live: Cell<usize>,
+}
+
+/// A single-threaded set of tasks. Clones share the set.
+#[derive(Clone, Default)]
+pub struct Executor {
+    inner: Rc<Inner>,
+    ready: Arc<ReadyQueue>,
+}
+
+impl Executor {
+    /// An executor without tasks.
+    pub fn new() -> Executor {
+        Executor::default()
+    }
+
+    /// Adds a task; it first runs on the next pass.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.spawn_boxed(Box::pin(task));
+    }
+
+    fn spawn_boxed(&self, task: Task) {
+        let mut slots = self.inner.slots.borrow_mut();
+        let index = match self.inner.free.borrow_mut().pop() {
+            Some(index) => {
+                slots[index as usize].task = Some(task);
+                index
+            }
+            None => {
+                // More than 2^32 tasks cannot exist: each owns heap memory.
+                let index = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+                let shared = Arc::new(TaskWaker { index, queued: AtomicBool::new(false), ready: self.ready.clone() });
+                slots.push(Slot { task: Some(task), waker: Waker::from(shared.clone()), shared });
+                index
+            }
+        };
+        self.inner.live.set(self.inner.live.get() + 1);
+        slots[index as usize].waker.wake_by_ref();
+    }
+
+    /// Tasks that have not ended.
+    pub fn live(&self) -> usize {
+        self.inner.live.get()
+    }
+
+    /// Tasks that are ready to run.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Runs the ready task at a position of the queue, if there is one; says whether it did.
+    pub fn run_one(&self, position: usize) -> bool {
+        let Some(index) = self.ready.take(position) else { return false };
+        let (mut task, waker) = {
+            let mut slots = self.inner.slots.borrow_mut();
+            let slot = &mut slots[index as usize];
+            slot.shared.queued.store(false, Ordering::Release);
+            // A slot without a task was woken after its task's end.
+            let Some(task) = slot.task.take() else { return true };
+            (task, slot.waker.clone())
+        };
+        match task.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Pending => self.inner.slots.borrow_mut()[index as usize].task = Some(task),
+            Poll::Ready(()) => {
+                self.inner.free.borrow_mut().push(index);
+                self.inner.live.set(self.inner.live.get() - 1);
+            }
+        }
+        true
+    }
+
+    /// Runs ready tasks in the order they were woken until none is ready.
+    pub fn run_ready(&self) {
+        while self.run_one(0) {}
+    }
+}
+
+/// Tasks waiting for something to change. Waking is always followed by looking again, so a wake too many is harmless.
+#[derive(Default)]
+pub struct WaitQueue {
+    wakers: RefCell<Vec<Waker>>,
+}
+
+impl WaitQueue {
+    /// Waits until `ready` gives a value. It is called at once and after each wake of this queue.
+    pub fn until<'a, T>(&'a self, mut ready: impl FnMut() -> Option<T> + 'a) -> impl Future<Output = T> + 'a {
+        std::future::poll_fn(move |cx| match ready() {
+            Some(value) => Poll::Ready(value),
+            None => {
+                let mut wakers = self.wakers.borrow_mut();
+                if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+                    wakers.push(cx.waker().clone());
+                }
+                Poll::Pending
+            }
+        })
+    }
+
+    /// Wakes all that wait.
+    pub fn wake_all(&self) {
+        // The list keeps its memory: it is taken out only while waking, and wakers never run tasks themselves.
+        for waker in self.wakers.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_tasks_run_after_a_wake_and_slots_are_used_again() {
+        let executor = Executor::new();
+        let queue = Rc::new(WaitQueue::default());
+        let (flag, done) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)));
+        for _ in 0..3 {
+            let (queue, flag, done) = (queue.clone(), flag.clone(), done.clone());
+            executor.spawn(async move {
+                queue.until(|| flag.get().then_some(())).await;
+                done.set(done.get() + 1);
+            });
+        }
+        executor.run_ready();
+        assert_eq!((executor.live(), done.get()), (3, 0));
+        queue.wake_all();
+        executor.run_ready();
+        assert_eq!((executor.live(), done.get()), (3, 0), "a wake without the condition changes nothing");
+        flag.set(true);
+        queue.wake_all();
+        executor.run_ready();
+        assert_eq!((executor.live(), done.get()), (0, 3));
+        executor.spawn(async {});
+        assert_eq!(executor.inner.slots.borrow().len(), 3, "an ended task's slot is taken again");
+        executor.run_ready();
+    }
+}
