@@ -118,6 +118,58 @@ pub enum Memory {
     },
 }
 
+impl Memory {
+    /// The same memory from `bytes` further on.
+    pub fn advanced(&self, bytes: u64) -> Memory {
+        // No request is longer than 4 GiB: lengths come from 32-bit sector counts cut far below that.
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let mut memory = self.clone();
+        match &mut memory {
+            Memory::None => {}
+            Memory::Payload { offset_bytes, .. }
+            | Memory::Buffer { offset_bytes, .. }
+            | Memory::Vector { offset_bytes, .. }
+            | Memory::Pages { offset_bytes, .. } => *offset_bytes += bytes,
+        }
+        memory
+    }
+
+    /// Fills a part with zeroes, so that a failed read never shows what the memory held before. A payload belongs to
+    /// whoever made the request and sees the error instead.
+    pub fn clear(&self, offset_bytes: u64, len_bytes: u64) {
+        let memory = self.advanced(offset_bytes);
+        match &memory {
+            Memory::None | Memory::Payload { .. } => {}
+            Memory::Buffer { buffer, offset_bytes } => {
+                clear_buffers(std::iter::once(buffer), *offset_bytes, len_bytes);
+            }
+            Memory::Vector { buffers, offset_bytes } => clear_buffers(buffers.iter(), *offset_bytes, len_bytes),
+            Memory::Pages { pages, offset_bytes } => clear_buffers(pages.iter().cycle(), *offset_bytes, len_bytes),
+        }
+    }
+}
+
+fn clear_buffers<'a>(buffers: impl Iterator<Item = &'a Buffer>, offset_bytes: u32, len_bytes: u64) {
+    let zeroes = [0; 4096];
+    let (mut skip, mut left) = (u64::from(offset_bytes), len_bytes);
+    for buffer in buffers {
+        let size = u64::from(buffer.len_bytes);
+        let mut at = skip.min(size);
+        skip -= at;
+        while at < size && left > 0 {
+            let step = (size - at).min(left).min(zeroes.len() as u64);
+            // both lie within a buffer, whose length is 32 bits
+            #[allow(clippy::cast_possible_truncation)]
+            buffer.write(at as u32, &zeroes[..step as usize]);
+            at += step;
+            left -= step;
+        }
+        if left == 0 {
+            return;
+        }
+    }
+}
+
 /// Index of a buffer in its host's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferId(pub u32);
@@ -233,8 +285,12 @@ pub trait Backend {
     fn detach(&self, id: OpId);
     /// What the disk is and can do now.
     fn limits(&self) -> Limits;
-    /// The disk's size now; it may have grown.
+    /// The disk's size as last seen.
     fn size(&self) -> Sectors;
+    /// Looks at the size again: a COW may have been grown.
+    fn refresh_size(&self) -> Sectors {
+        self.size()
+    }
 }
 
 /// An operation that failed: what, where, why.
@@ -309,9 +365,14 @@ impl Disk {
         self.inner.backend.limits()
     }
 
-    /// The disk's size now.
+    /// The disk's size as last seen.
     pub fn size(&self) -> Sectors {
         self.inner.backend.size()
+    }
+
+    /// Looks at the size again.
+    pub fn refresh_size(&self) -> Sectors {
+        self.inner.backend.refresh_size()
     }
 
     /// What went through it so far.

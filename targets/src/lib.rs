@@ -32,6 +32,7 @@ pub mod copy;
 pub mod disk;
 pub mod exec;
 pub mod io;
+pub mod mutant;
 pub mod snapshot;
 pub mod table;
 pub mod units;

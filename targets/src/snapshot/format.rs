@@ -11,6 +11,7 @@
 
 use std::fmt;
 
+use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, ChunkSize, CowChunk, Sector, Sectors};
 
 /// The header's first four bytes, `53 6E 41 70` ("SnAp").
@@ -337,7 +338,8 @@ impl Cursor {
         let records = self.area * self.layout.records_per_area() + self.committed + self.pending + 1;
         let fills_area = records % self.layout.records_per_area() == 0;
         let next_area = self.layout.area_chunk(records / self.layout.records_per_area());
-        if self.next_free.0 >= cow_chunks || (fills_area && next_area.0 >= cow_chunks) {
+        let no_successor = fills_area && next_area.0 >= cow_chunks && !mutant::is(Mutant::FullAreaWithoutSuccessor);
+        if self.next_free.0 >= cow_chunks || no_successor {
             return None;
         }
         let new = self.next_free;

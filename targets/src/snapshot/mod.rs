@@ -1,2 +1,156 @@
-//! Snapshots.
+//! Copy-on-write snapshots: the `snapshot` and `snapshot-origin` targets.
+//!
+//! # The protocol
+//!
+//! A snapshot shows the origin as it was when the snapshot was made. It keeps, in its COW device, the old content of
+//! chunks that the origin has overwritten since, and the new content of chunks written through the snapshot itself; an
+//! *exception* maps a chunk of the origin to a chunk of the COW.
+//!
+//! A **write to the origin** first asks every snapshot ([`exceptions::Exceptions::before_origin_write`]). Where a chunk
+//! has no exception one is allocated; one read of the origin then feeds the COWs of all snapshots that lack the chunk. When
+//! the data has been written, each snapshot's *committer* makes the record durable: flush, then area write with FUA, for
+//! everything that is ready at that moment and in the order of allocation. The write then asks again, and goes to the
+//! origin only when nobody objects: every snapshot has a durable record (I5), and no snapshot read of the old chunk is
+//! still on its way to the origin (I4).
+//!
+//! A **write to a snapshot** goes to the COW chunk if there is one. Otherwise a chunk is allocated, the new data is written
+//! straight to it, the part of the chunk that the write does not cover is copied beside it, and the record is committed;
+//! only then is the write acknowledged (I10). The kernel copies the whole chunk first and writes the new data last; since
+//! nobody can see the COW chunk before its record, both orders show the same, and this one is shorter by a write.
+//!
+//! A **read of a snapshot** goes to the COW where there is an exception and to the origin where there is none, and in the
+//! latter case is tracked until it has completed.
+//!
+//! When a chunk cannot be kept (the COW is full, a disk failed) the snapshot becomes invalid: its committer makes the mark
+//! on disk durable, and only then are the writes that had to wait let through (I9). A snapshot write that finds the COW full
+//! may instead leave the snapshot readable (`Overflow`).
+//!
+//! # Who does what
+//!
+//! [`exceptions`] decides (pure), [`format`] knows the bytes (pure), [`store`] makes records durable, [`target`] and
+//! [`origin`] carry requests out. All targets of a family run on one thread, so state is borrowed, never locked, and never
+//! borrowed across an await.
+
+pub mod exceptions;
 pub mod format;
+pub mod origin;
+pub mod store;
+pub mod target;
+
+use std::fmt;
+
+use crate::disk::{DiskError, Errno, PayloadId};
+use crate::units::{Sector, Sectors};
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// Fill the payload.
+    Read,
+    /// Write the payload; with `fua` it is durable when acknowledged.
+    Write {
+        /// Force unit access.
+        fua: bool,
+    },
+    /// Make acknowledged writes durable.
+    Flush,
+    /// The range is no longer needed.
+    Discard,
+}
+
+/// A request to a target, on one contiguous range of its device.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// What it asks for.
+    pub kind: RequestKind,
+    /// Where it starts.
+    pub sector: Sector,
+    /// How long it is; zero for a flush.
+    pub count: Sectors,
+    /// Its data.
+    pub payload: PayloadId,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TargetError {
+    /// A disk failed; its errno reaches the caller.
+    Disk(DiskError),
+    /// The snapshot is invalid.
+    Invalid,
+    /// The snapshot is full.
+    Full,
+    /// The target has no such operation.
+    Unsupported,
+}
+
+impl TargetError {
+    /// What the one who made the request is told. An invalid or full snapshot gives `EIO`, as in the kernel.
+    pub fn errno(&self) -> Errno {
+        match self {
+            TargetError::Disk(error) => error.errno,
+            TargetError::Invalid | TargetError::Full => Errno::EIO,
+            TargetError::Unsupported => Errno::EOPNOTSUPP,
+        }
+    }
+}
+
+impl From<DiskError> for TargetError {
+    fn from(error: DiskError) -> TargetError {
+        TargetError::Disk(error)
+    }
+}
+
+impl fmt::Display for TargetError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TargetError::Disk(error) => error.fmt(f),
+            TargetError::Invalid => write!(f, "the snapshot is invalid"),
+            TargetError::Full => write!(f, "the snapshot's COW is full"),
+            TargetError::Unsupported => write!(f, "operation not supported"),
+        }
+    }
+}
+
+/// What an administrator should hear about. Targets do not log; whoever made the snapshot listens.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The snapshot can no longer be used, and why.
+    Invalidated(Cause),
+    /// The mark that says so could not be written: the COW still looks valid and must not be used.
+    MarkFailed(DiskError),
+    /// The COW is full; the snapshot can be read and no longer written.
+    Overflowed,
+    /// So many per cent of the COW are in use.
+    Filling(u8),
+}
+
+/// Why a snapshot became invalid.
+#[derive(Clone, Debug)]
+pub enum Cause {
+    /// The COW is full.
+    Full,
+    /// A chunk could not be copied.
+    Copy(DiskError),
+    /// Records could not be written.
+    Commit(DiskError),
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::Invalidated(Cause::Full) => write!(f, "snapshot invalidated: its COW is full"),
+            Event::Invalidated(Cause::Copy(error)) => {
+                write!(f, "snapshot invalidated: copying a chunk failed: {error}")
+            }
+            Event::Invalidated(Cause::Commit(error)) => {
+                write!(f, "snapshot invalidated: writing its exceptions failed: {error}")
+            }
+            Event::MarkFailed(error) => {
+                write!(f, "could not mark the COW invalid on disk, it must not be used again: {error}")
+            }
+            Event::Overflowed => write!(f, "COW is full: the snapshot can still be read, new writes to it fail"),
+            Event::Filling(percent) => write!(f, "COW is {percent} % full"),
+        }
+    }
+}

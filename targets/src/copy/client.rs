@@ -1,0 +1,302 @@
+//! A user of the copy engine: its reserve, its throttle, its jobs and its callbacks.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ops::{Deref, DerefMut};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use super::Flags;
+use super::job::{Job, Part, SLICE_SECTORS};
+use super::throttle::Throttle;
+use crate::disk::{Buffer, Disk, DiskError, Errno, Host, Memory};
+use crate::exec::{Executor, WaitQueue};
+use crate::io::IoRegion;
+use crate::units::Sectors;
+
+/// Most destinations of a copy, as in the kernel: their errors are one byte.
+pub const MAX_DESTINATIONS: usize = 8;
+/// Bytes of the buffer that zeroes are written from where a disk has no write-zeroes.
+const ZERO_PAGE_BYTES: u32 = 65536;
+
+/// What became of a copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The source could not be read.
+    pub read_err: bool,
+    /// Bit *i* is set if destination *i* was not written completely.
+    pub write_err: u8,
+    /// The first error met, read before write.
+    pub first_error: Option<DiskError>,
+}
+
+impl Outcome {
+    /// Whether every destination holds what it should.
+    pub fn is_ok(&self) -> bool {
+        !self.read_err && self.write_err == 0
+    }
+}
+
+type Callback = Box<dyn FnOnce()>;
+
+struct Shared {
+    executor: Executor,
+    host: Rc<dyn Host>,
+    throttle: Throttle,
+    reserve: RefCell<Option<Buffer>>,
+    reserve_id: u32,
+    zero_pages: Rc<[Buffer]>,
+    waiting_for_memory: RefCell<Vec<Waker>>,
+    idle_jobs: RefCell<Vec<Job>>,
+    callbacks: RefCell<VecDeque<Callback>>,
+    /// Jobs and tokens whose callback has not returned.
+    unfinished: Cell<usize>,
+    closing: Cell<bool>,
+    changed: WaitQueue,
+}
+
+/// A user of the copy engine. Clones share everything.
+#[derive(Clone)]
+pub struct Client {
+    shared: Rc<Shared>,
+}
+
+impl Client {
+    /// A client with a reserve of one slice; `None` if the host cannot even lend that. Its worker task runs until
+    /// [`Client::destroy`].
+    pub fn new(executor: &Executor, host: &Rc<dyn Host>, throttle: Option<Throttle>) -> Option<Client> {
+        let slice_bytes = u32::try_from(Sectors(SLICE_SECTORS).bytes()).ok()?;
+        let reserve = Buffer::acquire(host, slice_bytes)?;
+        let zero_page = Buffer::acquire(host, ZERO_PAGE_BYTES)?;
+        zero_page.at(0).clear(0, u64::from(ZERO_PAGE_BYTES));
+        let client = Client {
+            shared: Rc::new(Shared {
+                executor: executor.clone(),
+                host: host.clone(),
+                throttle: throttle.unwrap_or_else(|| Throttle::new(100)),
+                reserve_id: reserve.id().0,
+                reserve: RefCell::new(Some(reserve)),
+                zero_pages: Rc::new([zero_page]),
+                waiting_for_memory: RefCell::default(),
+                idle_jobs: RefCell::default(),
+                callbacks: RefCell::default(),
+                unfinished: Cell::new(0),
+                closing: Cell::new(false),
+                changed: WaitQueue::default(),
+            }),
+        };
+        executor.spawn(worker(client.shared.clone()));
+        Some(client)
+    }
+
+    pub(super) fn host(&self) -> &Rc<dyn Host> {
+        &self.shared.host
+    }
+
+    pub(super) fn throttle(&self) -> &Throttle {
+        &self.shared.throttle
+    }
+
+    /// Memory for a slice: shared memory if there is some, else the reserve, else later.
+    pub(super) fn take_buffer(&self, count_sectors: u64, cx: &mut Context<'_>) -> Option<Buffer> {
+        let bytes = u32::try_from(Sectors(count_sectors).bytes()).ok()?;
+        let buffer = Buffer::acquire(&self.shared.host, bytes).or_else(|| self.shared.reserve.borrow_mut().take());
+        if buffer.is_none() {
+            self.shared.waiting_for_memory.borrow_mut().push(cx.waker().clone());
+        }
+        buffer
+    }
+
+    pub(super) fn give_back(&self, buffer: Buffer) {
+        if buffer.id().0 == self.shared.reserve_id {
+            *self.shared.reserve.borrow_mut() = Some(buffer);
+        }
+        for waker in self.shared.waiting_for_memory.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+
+    /// A job to fill. It goes back to the client when dropped, with its memory.
+    pub fn job(&self) -> JobLease {
+        let job = self.shared.idle_jobs.borrow_mut().pop().unwrap_or_else(Job::new);
+        JobLease { job: Some(job), client: self.clone() }
+    }
+
+    /// Copies a job's parts from `source`, reading each range once. Results are left in the parts.
+    pub async fn run_parts(&self, job: &mut Job, source: &Disk, flags: Flags) {
+        job.run(self, Some(source), flags).await;
+    }
+
+    /// Copies `from` to up to eight destinations of the same length and waits.
+    pub async fn copy(&self, from: &IoRegion, to: &[IoRegion], flags: Flags) -> Outcome {
+        let mut job = self.job();
+        if !fill(&mut job, from.sector.0, from.count, to) {
+            return refused(from);
+        }
+        job.run(self, Some(&from.disk), effective(flags)).await;
+        outcome(&job)
+    }
+
+    /// Makes up to eight regions of the same length read as zeroes and waits. Uses write-zeroes if every disk has it,
+    /// and ordinary writes otherwise, also when a disk refuses a write-zeroes that it advertised.
+    pub async fn zero(&self, to: &[IoRegion], flags: Flags) -> Outcome {
+        let Some(first) = to.first() else { return Outcome::default() };
+        let able = to.iter().all(|region| region.disk.limits().max_write_zeroes.0 >= SLICE_SECTORS);
+        for zeroes in [Memory::None, Memory::Pages { pages: self.shared.zero_pages.clone(), offset_bytes: 0 }] {
+            let last_way = !matches!(zeroes, Memory::None);
+            if !able && !last_way {
+                continue;
+            }
+            let mut job = self.job();
+            job.zeroes = zeroes;
+            if !fill(&mut job, 0, first.count, to) {
+                return refused(first);
+            }
+            job.run(self, None, effective(flags)).await;
+            let refused = job.write_error.as_ref().is_some_and(|error| error.errno.is_unsupported());
+            if last_way || !refused {
+                return outcome(&job);
+            }
+        }
+        Outcome::default()
+    }
+
+    /// Copies in the background; `notify` is called by the client's worker.
+    pub fn submit_copy(&self, from: IoRegion, to: Vec<IoRegion>, flags: Flags, notify: impl FnOnce(Outcome) + 'static) {
+        let token = self.prepare_callback(notify);
+        let client = self.clone();
+        self.shared.executor.spawn(async move { token.fire(client.copy(&from, &to, flags).await) });
+    }
+
+    /// Zeroes in the background; `notify` is called by the client's worker.
+    pub fn submit_zero(&self, to: Vec<IoRegion>, flags: Flags, notify: impl FnOnce(Outcome) + 'static) {
+        let token = self.prepare_callback(notify);
+        let client = self.clone();
+        self.shared.executor.spawn(async move { token.fire(client.zero(&to, flags).await) });
+    }
+
+    /// Reserves a callback for a result that is not a copy's, to be run in turn with those of copies.
+    pub fn prepare_callback(&self, notify: impl FnOnce(Outcome) + 'static) -> Token {
+        self.shared.unfinished.set(self.shared.unfinished.get() + 1);
+        Token { notify: Box::new(notify), shared: self.shared.clone() }
+    }
+
+    /// Waits until every callback that is due now has run.
+    pub async fn flush(&self) {
+        let shared = self.shared.clone();
+        self.shared.changed.until(move || shared.callbacks.borrow().is_empty().then_some(())).await;
+    }
+
+    /// Waits until every job and token has been called back, and ends the worker.
+    pub async fn destroy(&self) {
+        let shared = self.shared.clone();
+        self.shared.changed.until(move || (shared.unfinished.get() == 0).then_some(())).await;
+        self.shared.closing.set(true);
+        self.shared.changed.wake_all();
+    }
+}
+
+/// Runs the callbacks of a client, one after the other.
+async fn worker(shared: Rc<Shared>) {
+    loop {
+        let next = shared
+            .changed
+            .until(|| match shared.callbacks.borrow_mut().pop_front() {
+                Some(callback) => Some(Some(callback)),
+                None => shared.closing.get().then_some(None),
+            })
+            .await;
+        let Some(callback) = next else { return };
+        callback();
+        shared.unfinished.set(shared.unfinished.get() - 1);
+        shared.changed.wake_all();
+    }
+}
+
+/// A callback that was prepared and must be fired exactly once; the client cannot be destroyed before.
+#[must_use = "a prepared callback holds its client until it is fired"]
+pub struct Token {
+    notify: Box<dyn FnOnce(Outcome)>,
+    shared: Rc<Shared>,
+}
+
+impl Token {
+    /// Hands in the result; the client's worker will call back with it.
+    pub fn fire(self, outcome: Outcome) {
+        let notify = self.notify;
+        self.shared.callbacks.borrow_mut().push_back(Box::new(move || notify(outcome)));
+        self.shared.changed.wake_all();
+    }
+}
+
+/// A job borrowed from its client.
+pub struct JobLease {
+    job: Option<Job>,
+    client: Client,
+}
+
+impl Deref for JobLease {
+    type Target = Job;
+    fn deref(&self) -> &Job {
+        // Present until dropped.
+        self.job.as_ref().unwrap_or_else(|| unreachable!("a lease holds its job until it is dropped"))
+    }
+}
+
+impl DerefMut for JobLease {
+    fn deref_mut(&mut self) -> &mut Job {
+        self.job.as_mut().unwrap_or_else(|| unreachable!("a lease holds its job until it is dropped"))
+    }
+}
+
+impl Drop for JobLease {
+    fn drop(&mut self) {
+        if let Some(mut job) = self.job.take() {
+            job.clear();
+            self.client.shared.idle_jobs.borrow_mut().push(job);
+        }
+    }
+}
+
+fn effective(flags: Flags) -> Flags {
+    Flags { ignore_error: flags.ignore_error && !flags.sequential_write, ..flags }
+}
+
+/// One part a destination; `false` if the request is none that can be carried out.
+fn fill(job: &mut Job, from: u64, count: Sectors, to: &[IoRegion]) -> bool {
+    if to.is_empty() || to.len() > MAX_DESTINATIONS || to.iter().any(|region| region.count != count) {
+        return false;
+    }
+    let part = |region: &IoRegion| Part {
+        from: crate::units::Sector(from),
+        count,
+        to: region.disk.clone(),
+        at: region.sector,
+        failed: false,
+    };
+    job.parts.extend(to.iter().map(part));
+    true
+}
+
+/// What a request gets that could not be issued: all bits set, as in the kernel.
+fn refused(region: &IoRegion) -> Outcome {
+    let error = DiskError {
+        kind: crate::disk::OpKind::Read,
+        disk: region.disk.name().clone(),
+        sector: region.sector,
+        count: region.count,
+        errno: Errno::EINVAL,
+    };
+    Outcome { read_err: true, write_err: u8::MAX, first_error: Some(error) }
+}
+
+fn outcome(job: &Job) -> Outcome {
+    let mut write_err = 0;
+    if job.write_error.is_some() {
+        for (index, part) in job.parts.iter().enumerate() {
+            write_err |= u8::from(part.failed) << index;
+        }
+    }
+    let first_error = job.read_error.clone().or_else(|| job.write_error.clone());
+    Outcome { read_err: job.read_error.is_some(), write_err, first_error }
+}

@@ -1,0 +1,359 @@
+//! The engine of a copy job: slices of the source are read once and written to every part that needs them.
+//!
+//! A job is a list of [`Part`]s, each a range of the source and where it goes. Parts may overlap: that is how one read of
+//! an origin serves all its snapshots. The source ranges are cut into slices of at most [`SLICE_SECTORS`], of which at
+//! most [`SLICES_IN_FLIGHT`] are in flight. Slices start in ascending order and complete in any; a slice's writes start
+//! only when its read has completed. After an error no further slice starts, unless errors are ignored.
+//!
+//! The engine is one future that moves its slices forward whenever the task is woken, so a job needs no tasks of its own
+//! and allocates nothing once its lists have grown.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::Flags;
+use super::client::Client;
+use super::throttle::{Admission, PAUSE_MS};
+use crate::disk::{Buffer, Disk, DiskError, Io, Memory, Op, OpKind};
+use crate::units::{Sector, Sectors};
+
+/// Longest slice: 512 KiB, the kernel's default sub-job.
+pub const SLICE_SECTORS: u64 = 1024;
+/// Slices of one job in flight together, as in the kernel.
+pub const SLICES_IN_FLIGHT: usize = 8;
+
+/// A range of the source and one place it goes to.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Where the range starts on the source.
+    pub from: Sector,
+    /// Its length.
+    pub count: Sectors,
+    /// The disk it is written to.
+    pub to: Disk,
+    /// Where on that disk.
+    pub at: Sector,
+    /// Set by the job: some piece of this part was not written.
+    pub failed: bool,
+}
+
+impl Part {
+    fn end(&self) -> u64 {
+        self.from.0 + self.count.0
+    }
+}
+
+enum State {
+    Idle,
+    /// Memory is there; the throttle has not admitted the read yet.
+    WantsRead,
+    Reading(Io),
+    /// The data is there; the throttle, or the order of writes, has not admitted the writes yet.
+    WantsWrite,
+    Writing,
+}
+
+struct Slice {
+    state: State,
+    from: u64,
+    count: u64,
+    buffer: Option<Buffer>,
+    /// Writes in flight, each with the range of parts it serves.
+    writes: Vec<(Io, usize, usize)>,
+    pauses: u32,
+    wake_at_ms: u64,
+}
+
+impl Slice {
+    fn new() -> Slice {
+        let state = State::Idle;
+        Slice { state, from: 0, count: 0, buffer: None, writes: Vec::new(), pauses: 0, wake_at_ms: 0 }
+    }
+}
+
+/// A reusable job: fill `parts`, run it, look at the parts.
+pub struct Job {
+    /// What to copy. Parts of one destination that follow each other here and on both disks are written together.
+    pub parts: Vec<Part>,
+    /// The first read error of the last run.
+    pub read_error: Option<DiskError>,
+    /// The first write error of the last run.
+    pub write_error: Option<DiskError>,
+    /// How zeroes are written when there is no source: with `Memory::None` by the disk itself.
+    pub(super) zeroes: Memory,
+    slices: Vec<Slice>,
+    source: Option<Disk>,
+    flags: Flags,
+    cursor: u64,
+    write_cursor: u64,
+    stopped: bool,
+}
+
+impl Job {
+    pub(super) fn new() -> Job {
+        Job {
+            parts: Vec::new(),
+            read_error: None,
+            write_error: None,
+            zeroes: Memory::None,
+            slices: (0..SLICES_IN_FLIGHT).map(|_| Slice::new()).collect(),
+            source: None,
+            flags: Flags::default(),
+            cursor: 0,
+            write_cursor: 0,
+            stopped: false,
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.parts.clear();
+        self.read_error = None;
+        self.write_error = None;
+        self.source = None;
+        self.zeroes = Memory::None;
+    }
+
+    /// Runs the job: from `source`, or zeroes when it is `None`.
+    pub(super) fn run<'a>(&'a mut self, client: &'a Client, source: Option<&Disk>, flags: Flags) -> Run<'a> {
+        self.source = source.cloned();
+        self.flags = flags;
+        self.cursor = 0;
+        self.write_cursor = self.next_range().map_or(0, |(from, _)| from);
+        self.stopped = false;
+        Run { job: self, client }
+    }
+
+    /// The next range of the source that some part needs, at most a slice long.
+    fn next_range(&self) -> Option<(u64, u64)> {
+        let needs = |part: &&Part| part.end() > self.cursor && part.count.0 > 0;
+        let start = self.parts.iter().filter(needs).map(|part| part.from.0.max(self.cursor)).min()?;
+        let limit = start + SLICE_SECTORS;
+        let mut end = start;
+        loop {
+            let reached = end;
+            for part in self.parts.iter().filter(|part| part.from.0 <= reached.max(start)) {
+                end = end.max(part.end().min(limit));
+            }
+            if end == reached || end == limit {
+                return Some((start, end - start));
+            }
+        }
+    }
+
+    fn done(&self) -> bool {
+        let idle = self.slices.iter().all(|slice| matches!(slice.state, State::Idle));
+        idle && (self.stopped || self.next_range().is_none())
+    }
+
+    /// Moves one slice forward; says whether anything changed.
+    fn step(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+        match self.slices[index].state {
+            State::Idle => self.begin(index, client, cx),
+            State::WantsRead => self.read(index, client, cx),
+            State::Reading(_) => self.poll_read(index, client, cx),
+            State::WantsWrite => self.write(index, client, cx),
+            State::Writing => self.poll_writes(index, client, cx),
+        }
+    }
+
+    fn begin(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+        if self.stopped {
+            return false;
+        }
+        let Some((from, count)) = self.next_range() else { return false };
+        let mut buffer = None;
+        if self.source.is_some() {
+            buffer = client.take_buffer(count, cx);
+            if buffer.is_none() {
+                return false;
+            }
+        }
+        self.cursor = from + count;
+        let slice = &mut self.slices[index];
+        (slice.from, slice.count, slice.buffer, slice.pauses) = (from, count, buffer, 0);
+        slice.wake_at_ms = 0;
+        slice.state = if self.source.is_some() { State::WantsRead } else { State::WantsWrite };
+        true
+    }
+
+    /// Whether the throttle lets this slice's next operation start.
+    fn admitted(slice: &mut Slice, client: &Client, cx: &mut Context<'_>) -> bool {
+        let now_ms = client.host().now_ms();
+        if now_ms >= slice.wake_at_ms {
+            if client.throttle().admit(now_ms, slice.pauses) == Admission::Admitted {
+                slice.pauses = 0;
+                return true;
+            }
+            slice.pauses += 1;
+            slice.wake_at_ms = now_ms + PAUSE_MS;
+        }
+        client.host().wake_at(slice.wake_at_ms, cx.waker());
+        false
+    }
+
+    fn read(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+        let slice = &mut self.slices[index];
+        if !Self::admitted(slice, client, cx) {
+            return false;
+        }
+        let (Some(source), Some(buffer)) = (&self.source, &slice.buffer) else { return false };
+        slice.state = State::Reading(source.read(Sector(slice.from), Sectors(slice.count), buffer.at(0)));
+        true
+    }
+
+    fn poll_read(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+        let slice = &mut self.slices[index];
+        let State::Reading(io) = &mut slice.state else { return false };
+        let Poll::Ready(result) = Pin::new(io).poll(cx) else { return false };
+        client.throttle().done(client.host().now_ms());
+        slice.state = State::WantsWrite;
+        if let Err(error) = result {
+            self.read_error.get_or_insert(error);
+            if self.flags.ignore_error {
+                // As dm-io does: what could not be read is written as zeroes.
+                if let Some(buffer) = &slice.buffer {
+                    buffer.at(0).clear(0, Sectors(slice.count).bytes());
+                }
+            } else {
+                let (from, count) = (slice.from, slice.count);
+                self.fail_range(from, count);
+                self.end(index, client);
+            }
+        }
+        true
+    }
+
+    fn write(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+        let (from, count) = (self.slices[index].from, self.slices[index].count);
+        if self.flags.sequential_write && self.write_cursor != from {
+            if self.stopped {
+                self.fail_range(from, count);
+                self.end(index, client);
+                return true;
+            }
+            return false;
+        }
+        if !Self::admitted(&mut self.slices[index], client, cx) {
+            return false;
+        }
+        self.write_cursor = from + count;
+        let slice = &mut self.slices[index];
+        let mut first = 0;
+        while first < self.parts.len() {
+            let last = run_end(&self.parts, first);
+            let (head, tail) = (&self.parts[first], &self.parts[last]);
+            let start = head.from.0.max(from);
+            let end = tail.end().min(from + count);
+            if start < end {
+                let at = Sector(head.at.0 + (start - head.from.0));
+                let memory = match &slice.buffer {
+                    Some(buffer) => buffer.at(0).advanced(Sectors(start - from).bytes()),
+                    None => self.zeroes.clone(),
+                };
+                slice.writes.push((start_write(head, at, end - start, memory), first, last));
+            }
+            first = last + 1;
+        }
+        slice.state = State::Writing;
+        true
+    }
+
+    fn poll_writes(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+        let slice = &mut self.slices[index];
+        let (from, end) = (slice.from, slice.from + slice.count);
+        let (parts, flags) = (&mut self.parts, self.flags);
+        let (write_error, stopped) = (&mut self.write_error, &mut self.stopped);
+        slice.writes.retain_mut(|(io, first, last)| match Pin::new(io).poll(cx) {
+            Poll::Pending => true,
+            Poll::Ready(Ok(())) => false,
+            Poll::Ready(Err(error)) => {
+                write_error.get_or_insert(error);
+                fail_overlapping(&mut parts[*first..=*last], from, end);
+                *stopped |= !flags.ignore_error && !flags.independent;
+                false
+            }
+        });
+        if !slice.writes.is_empty() {
+            return false;
+        }
+        client.throttle().done(client.host().now_ms());
+        self.end(index, client);
+        true
+    }
+
+    fn fail_range(&mut self, from: u64, count: u64) {
+        self.stopped |= !self.flags.independent;
+        fail_overlapping(&mut self.parts, from, from + count);
+    }
+
+    fn end(&mut self, index: usize, client: &Client) {
+        let slice = &mut self.slices[index];
+        slice.state = State::Idle;
+        if let Some(buffer) = slice.buffer.take() {
+            client.give_back(buffer);
+        }
+    }
+}
+
+fn fail_overlapping(parts: &mut [Part], from: u64, end: u64) {
+    for part in parts.iter_mut().filter(|part| part.from.0 < end && part.end() > from) {
+        part.failed = true;
+    }
+}
+
+/// The last part of the run that starts at `first`: parts that continue each other on both disks are one write.
+fn run_end(parts: &[Part], first: usize) -> usize {
+    let mut last = first;
+    while let Some(next) = parts.get(last + 1) {
+        let part = &parts[last];
+        let follows = next.from.0 == part.end() && next.at.0 == part.at.0 + part.count.0;
+        if !follows || !next.to.same(&part.to) {
+            break;
+        }
+        last += 1;
+    }
+    last
+}
+
+/// Starts a write of data, or of zeroes in the way the disk does them best.
+fn start_write(part: &Part, at: Sector, count: u64, memory: Memory) -> Io {
+    let zeroes = matches!(memory, Memory::None);
+    let kind = if zeroes { OpKind::WriteZeroes } else { OpKind::Write { fua: false } };
+    part.to.start(Op { kind, sector: at, count: Sectors(count), memory })
+}
+
+/// The future of a running job.
+pub(super) struct Run<'a> {
+    job: &'a mut Job,
+    client: &'a Client,
+}
+
+impl Future for Run<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Run { job, client } = &mut *self;
+        loop {
+            let mut changed = false;
+            for index in 0..SLICES_IN_FLIGHT {
+                while job.step(index, client, cx) {
+                    changed = true;
+                }
+            }
+            if job.done() {
+                // A part that no slice reached because the job stopped was not written either.
+                if job.stopped {
+                    let cursor = job.cursor;
+                    for part in job.parts.iter_mut().filter(|part| part.end() > cursor) {
+                        part.failed = true;
+                    }
+                }
+                return Poll::Ready(());
+            }
+            if !changed {
+                return Poll::Pending;
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of the copy engine on disks in memory come with the simulator.

@@ -1,0 +1,62 @@
+//! Deliberate faults: each breaks one ordering rule, so that the tests can show that they would notice.
+//!
+//! Without the feature `sim` the question [`is`] is the constant `false` and nothing of this is left in the program.
+
+/// The rules that can be broken, named after what is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Mutant {
+    /// I1: the area is written without flushing the copied data before it.
+    NoFlushBeforeArea,
+    /// I1, I10: the area write is not durable when it completes.
+    NoFua,
+    /// I2: the area is filled first and its successor zeroed afterwards.
+    NextAreaLate,
+    /// A new store gets its header before its first area is zero.
+    HeaderBeforeArea,
+    /// Bytes behind the terminator are kept on open.
+    StaleTailKept,
+    /// I3: exceptions are committed as their copies complete.
+    OutOfOrder,
+    /// I4: an origin write does not wait for snapshot reads of the old chunk.
+    ReadsIgnored,
+    /// I5: an origin write is let through when the copy is there but not its record.
+    OriginBeforeCommit,
+    /// I10: a snapshot write is acknowledged before its record.
+    AckBeforeRecord,
+    /// I9: the origin write is let through before the snapshot is durably invalid.
+    InvalidMarkLate,
+    /// The last slot of an area is used although the COW has no room for the next area.
+    FullAreaWithoutSuccessor,
+    /// The part of a chunk that a partial write leaves alone is not copied.
+    PartialNotCopied,
+}
+
+#[cfg(any(test, feature = "sim"))]
+mod switch {
+    use super::Mutant;
+    use std::cell::Cell;
+
+    thread_local! {
+        static ACTIVE: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Breaks one rule on this thread from now on, or none.
+    pub fn set(mutant: Option<Mutant>) {
+        ACTIVE.with(|active| active.set(mutant));
+    }
+
+    /// Whether a rule is to be broken.
+    pub fn is(mutant: Mutant) -> bool {
+        ACTIVE.with(|active| active.get() == Some(mutant))
+    }
+}
+
+#[cfg(any(test, feature = "sim"))]
+pub use switch::{is, set};
+
+/// Whether a rule is to be broken: never, in the program that people run.
+#[cfg(not(any(test, feature = "sim")))]
+pub const fn is(_: Mutant) -> bool {
+    false
+}

@@ -1,0 +1,415 @@
+//! The exceptions of one snapshot and what a request must do about them. Pure: no I/O, no waiting.
+//!
+//! A chunk of the origin is in one of three states for a snapshot: *not copied* (the origin still holds what the snapshot
+//! shows), *pending* (a COW chunk is allocated, its data or its record is on the way), *complete* (the record is durable;
+//! the snapshot shows the COW chunk). The questions `before_…` say what a request to a chunk has to do next. They are
+//! asked again after every wait, so a request never acts on an old answer.
+//!
+//! Rules kept here: I3 (pending exceptions are committed in the order they were allocated), the decision halves of I4
+//! (an origin write waits for snapshot reads that still go to the origin) and I5 (it waits for the record), and I9
+//! (between losing a chunk and the durable invalid mark, writes to the origin wait).
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use super::format::Record;
+use crate::mutant::{self, Mutant};
+use crate::units::{Chunk, CowChunk};
+
+/// Whether a snapshot can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Reads and writes work.
+    Valid,
+    /// The COW is full: what is there can be read, nothing more can be written. Kept in memory only, as in the kernel.
+    Overflowed,
+    /// A chunk could not be kept, and the mark that says so is being made durable.
+    Invalidating,
+    /// The snapshot shows nothing any more, for good.
+    Invalid,
+}
+
+impl Health {
+    /// Whether the snapshot's content is still right and origin writes must preserve it.
+    pub fn is_kept(self) -> bool {
+        matches!(self, Health::Valid | Health::Overflowed)
+    }
+}
+
+/// Names a pending exception; stays unique after the exception is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingId {
+    /// Index into the slots, for whoever keeps wait queues beside them.
+    pub slot: u32,
+    generation: u32,
+}
+
+/// What a write to an origin chunk must do about this snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginStep {
+    /// Nothing: the snapshot has the chunk, or is no longer kept.
+    Pass,
+    /// Wait for the record of a pending exception (I5).
+    Wait(PendingId),
+    /// Wait until snapshot reads of the origin's chunk have drained (I4).
+    WaitReads,
+    /// Wait until the snapshot is durably invalid (I9).
+    WaitInvalid,
+    /// Allocate a COW chunk and copy the origin's chunk out.
+    CopyOut,
+}
+
+/// What a write to the snapshot must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteStep {
+    /// Write to the COW chunk.
+    Redirect(CowChunk),
+    /// Wait for a pending exception, then ask again.
+    Wait(PendingId),
+    /// Allocate a COW chunk.
+    Create,
+    /// Fail: the snapshot is full or invalid.
+    Fail,
+}
+
+/// Where a read of the snapshot goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadStep {
+    /// To the origin, tracked until it has completed.
+    Origin,
+    /// To the COW chunk.
+    Cow(CowChunk),
+    /// Fail: the snapshot is invalid.
+    Fail,
+}
+
+/// A multiplicative hash: chunk numbers are not chosen by an adversary who could see a collision's cost, and the table is
+/// on every request's path.
+#[derive(Default)]
+pub struct ChunkHasher(u64);
+
+impl Hasher for ChunkHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        // The golden ratio spreads neighbours; the fold brings the good high bits down to where tables look.
+        let product = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = product ^ (product >> 32);
+    }
+}
+
+type Table<V> = HashMap<u64, V, BuildHasherDefault<ChunkHasher>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Free,
+    Copying,
+    Copied,
+    Failed,
+}
+
+struct Slot {
+    record: Record,
+    stage: Stage,
+    generation: u32,
+}
+
+struct TrackedRead {
+    first: u64,
+    last: u64,
+    key: u32,
+}
+
+/// All that is known about the chunks of one snapshot.
+pub struct Exceptions {
+    health: Health,
+    complete: Table<CowChunk>,
+    pending: Table<u32>,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Slots in the order of their allocation (I3).
+    order: VecDeque<u32>,
+    reads: Vec<TrackedRead>,
+    next_read: u32,
+}
+
+impl Exceptions {
+    /// A snapshot without exceptions.
+    pub fn new(health: Health) -> Exceptions {
+        Exceptions {
+            health,
+            complete: Table::default(),
+            pending: Table::default(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            order: VecDeque::new(),
+            reads: Vec::new(),
+            next_read: 0,
+        }
+    }
+
+    /// Takes over a record from disk; `false` if the origin chunk has one already.
+    pub fn load(&mut self, record: Record) -> bool {
+        self.complete.insert(record.old.0, record.new).is_none()
+    }
+
+    /// The COW chunks of all complete exceptions, in no order.
+    pub fn cow_chunks(&self) -> impl Iterator<Item = CowChunk> + '_ {
+        self.complete.values().copied()
+    }
+
+    /// Whether the snapshot can be used.
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// Complete exceptions.
+    pub fn complete(&self) -> usize {
+        self.complete.len()
+    }
+
+    /// Pending exceptions.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Where a read of a chunk goes.
+    pub fn before_snapshot_read(&self, chunk: Chunk) -> ReadStep {
+        if !self.health.is_kept() {
+            return ReadStep::Fail;
+        }
+        // A pending exception does not count: until its record is durable the snapshot shows the origin.
+        self.complete.get(&chunk.0).map_or(ReadStep::Origin, |new| ReadStep::Cow(*new))
+    }
+
+    /// What a write of the snapshot does.
+    pub fn before_snapshot_write(&self, chunk: Chunk) -> WriteStep {
+        if self.health != Health::Valid {
+            return WriteStep::Fail;
+        }
+        if let Some(new) = self.complete.get(&chunk.0) {
+            return WriteStep::Redirect(*new);
+        }
+        self.pending.get(&chunk.0).map_or(WriteStep::Create, |slot| WriteStep::Wait(self.id(*slot)))
+    }
+
+    /// What a write of the origin does about this snapshot.
+    pub fn before_origin_write(&self, chunk: Chunk) -> OriginStep {
+        match self.health {
+            Health::Invalid => return OriginStep::Pass,
+            Health::Invalidating if mutant::is(Mutant::InvalidMarkLate) => return OriginStep::Pass,
+            Health::Invalidating => return OriginStep::WaitInvalid,
+            Health::Valid | Health::Overflowed => {}
+        }
+        if self.complete.contains_key(&chunk.0) {
+            let read = self.reads.iter().any(|read| read.first <= chunk.0 && chunk.0 <= read.last);
+            let wait = read && !mutant::is(Mutant::ReadsIgnored);
+            return if wait { OriginStep::WaitReads } else { OriginStep::Pass };
+        }
+        if mutant::is(Mutant::OriginBeforeCommit) && self.has_data(chunk) {
+            return OriginStep::Pass;
+        }
+        self.pending.get(&chunk.0).map_or(OriginStep::CopyOut, |slot| OriginStep::Wait(self.id(*slot)))
+    }
+
+    fn has_data(&self, chunk: Chunk) -> bool {
+        let copied = |slot: &u32| self.slots[*slot as usize].stage == Stage::Copied;
+        self.pending.get(&chunk.0).is_some_and(copied)
+    }
+
+    fn id(&self, slot: u32) -> PendingId {
+        PendingId { slot, generation: self.slots[slot as usize].generation }
+    }
+
+    /// Whether a pending exception is still pending.
+    pub fn is_pending(&self, id: PendingId) -> bool {
+        let slot = &self.slots[id.slot as usize];
+        slot.generation == id.generation && slot.stage != Stage::Free
+    }
+
+    /// A new pending exception for a chunk that has none. Allocation order is the order of these calls.
+    pub fn begin(&mut self, record: Record) -> PendingId {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { record, stage: Stage::Free, generation: 0 });
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        let entry = &mut self.slots[slot as usize];
+        entry.record = record;
+        entry.stage = Stage::Copying;
+        self.pending.insert(record.old.0, slot);
+        self.order.push_back(slot);
+        self.id(slot)
+    }
+
+    /// A pending exception's data is in its COW chunk, or could not be put there. Nothing happens if the exception was
+    /// given up meanwhile.
+    pub fn copied(&mut self, id: PendingId, ok: bool) {
+        if self.is_pending(id) {
+            self.slots[id.slot as usize].stage = if ok { Stage::Copied } else { Stage::Failed };
+        }
+    }
+
+    /// The records that can be committed now, at most `max`: those at the head of the allocation order whose data is
+    /// there (I3). `Err` if the head's data could not be copied.
+    pub fn ready(&self, max: usize, records: &mut Vec<Record>) -> Result<(), CopyFailed> {
+        records.clear();
+        for slot in &self.order {
+            let slot = &self.slots[*slot as usize];
+            match slot.stage {
+                Stage::Failed => return Err(CopyFailed),
+                Stage::Copying if mutant::is(Mutant::OutOfOrder) => {}
+                Stage::Copied if records.len() < max => records.push(slot.record),
+                _ => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest pending exception is durable: from now on the snapshot shows its COW chunk. Gives its slot.
+    pub fn publish(&mut self) -> Option<u32> {
+        let mut first = 0;
+        if mutant::is(Mutant::OutOfOrder) {
+            first = self.order.iter().position(|slot| self.slots[*slot as usize].stage == Stage::Copied)?;
+        }
+        let slot = self.order.remove(first)?;
+        let record = self.slots[slot as usize].record;
+        self.complete.insert(record.old.0, record.new);
+        self.release(slot);
+        Some(slot)
+    }
+
+    fn release(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        entry.stage = Stage::Free;
+        entry.generation = entry.generation.wrapping_add(1);
+        self.pending.remove(&entry.record.old.0);
+        self.free.push(slot);
+    }
+
+    /// A read of the origin through the snapshot starts; the key ends it.
+    pub fn track_read(&mut self, first: Chunk, last: Chunk) -> u32 {
+        let key = self.next_read;
+        self.next_read = self.next_read.wrapping_add(1);
+        self.reads.push(TrackedRead { first: first.0, last: last.0, key });
+        key
+    }
+
+    /// A tracked read has completed.
+    pub fn untrack_read(&mut self, key: u32) {
+        if let Some(index) = self.reads.iter().position(|read| read.key == key) {
+            self.reads.swap_remove(index);
+        }
+    }
+
+    /// The COW is full for a write of the snapshot, and the policy is to keep what is there.
+    pub fn overflow(&mut self) {
+        if self.health == Health::Valid {
+            self.health = Health::Overflowed;
+        }
+    }
+
+    /// A chunk cannot be kept. `true` for the one caller who must make the mark durable.
+    pub fn begin_invalidation(&mut self) -> bool {
+        let first = self.health.is_kept();
+        if first {
+            self.health = Health::Invalidating;
+        }
+        first
+    }
+
+    /// The mark is durable: gives up every pending exception and forgets the rest.
+    pub fn invalidate(&mut self) {
+        self.health = Health::Invalid;
+        while let Some(slot) = self.order.pop_front() {
+            self.release(slot);
+        }
+        self.complete = Table::default();
+    }
+}
+
+/// The copy of the oldest pending exception failed, so nothing younger can be committed either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyFailed;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(old: u64, new: u64) -> Record {
+        Record { old: Chunk(old), new: CowChunk(new) }
+    }
+
+    #[test]
+    fn a_chunk_goes_from_origin_to_pending_to_complete() {
+        let mut state = Exceptions::new(Health::Valid);
+        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::CopyOut);
+        assert_eq!(state.before_snapshot_write(Chunk(5)), WriteStep::Create);
+        let id = state.begin(record(5, 2));
+        assert_eq!(state.before_snapshot_read(Chunk(5)), ReadStep::Origin);
+        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::Wait(id));
+        assert_eq!(state.before_snapshot_write(Chunk(5)), WriteStep::Wait(id));
+        let mut ready = Vec::new();
+        state.ready(9, &mut ready).unwrap();
+        assert!(ready.is_empty());
+        state.copied(id, true);
+        state.ready(9, &mut ready).unwrap();
+        assert_eq!(ready, [record(5, 2)]);
+        state.publish();
+        assert!(!state.is_pending(id));
+        assert_eq!(state.before_snapshot_read(Chunk(5)), ReadStep::Cow(CowChunk(2)));
+        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::Pass);
+        assert_eq!(state.before_snapshot_write(Chunk(5)), WriteStep::Redirect(CowChunk(2)));
+    }
+
+    #[test]
+    fn commits_follow_the_order_of_allocation() {
+        let mut state = Exceptions::new(Health::Valid);
+        let ids: Vec<_> = (0..3).map(|chunk| state.begin(record(chunk, chunk + 2))).collect();
+        let mut ready = Vec::new();
+        state.copied(ids[2], true);
+        state.copied(ids[1], true);
+        state.ready(9, &mut ready).unwrap();
+        assert!(ready.is_empty(), "the oldest is not there yet");
+        state.copied(ids[0], true);
+        state.ready(2, &mut ready).unwrap();
+        assert_eq!(ready, [record(0, 2), record(1, 3)]);
+    }
+
+    #[test]
+    fn origin_writes_wait_for_reads_that_began_before_the_exception() {
+        let mut state = Exceptions::new(Health::Valid);
+        let read = state.track_read(Chunk(4), Chunk(6));
+        let id = state.begin(record(5, 2));
+        state.copied(id, true);
+        state.publish();
+        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::WaitReads);
+        state.untrack_read(read);
+        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::Pass);
+    }
+
+    #[test]
+    fn a_failed_copy_ends_in_invalidation_and_frees_everyone() {
+        let mut state = Exceptions::new(Health::Valid);
+        let first = state.begin(record(0, 2));
+        let second = state.begin(record(1, 3));
+        state.copied(first, false);
+        assert_eq!(state.ready(9, &mut Vec::new()), Err(CopyFailed));
+        assert!(state.begin_invalidation());
+        assert!(!state.begin_invalidation(), "only one writes the mark");
+        assert_eq!(state.before_origin_write(Chunk(7)), OriginStep::WaitInvalid);
+        assert_eq!(state.before_snapshot_read(Chunk(7)), ReadStep::Fail);
+        state.invalidate();
+        assert!(!state.is_pending(second));
+        state.copied(second, true);
+        assert_eq!(state.before_origin_write(Chunk(1)), OriginStep::Pass);
+        assert_eq!(state.before_snapshot_write(Chunk(1)), WriteStep::Fail);
+    }
+}

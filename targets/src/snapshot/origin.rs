@@ -1,0 +1,170 @@
+//! The `snapshot-origin` target: the write path of a disk that has snapshots.
+//!
+//! Rules kept here: I5 (a write is issued in the same step in which every snapshot said that it may pass) and the use of
+//! one read for all snapshots that lack a chunk. Reads and flushes go straight through.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::exceptions::{OriginStep, PendingId};
+use super::target::{Crowded, Snapshot, pass_through};
+use super::{Request, RequestKind, TargetError};
+use crate::copy::{self, Flags, Job};
+use crate::disk::Disk;
+use crate::exec::WaitQueue;
+use crate::units::{Chunk, Sectors};
+
+/// One exception that a write created.
+type Created = (Rc<Snapshot>, PendingId);
+
+/// A disk and its snapshots.
+pub struct Origin {
+    disk: Disk,
+    copy: copy::Client,
+    snapshots: RefCell<Vec<Rc<Snapshot>>>,
+    /// Writes that have been let through and not completed.
+    writing: Cell<usize>,
+    held: Cell<bool>,
+    changed: WaitQueue,
+    /// Lists of created exceptions, kept for the next write.
+    lists: RefCell<Vec<Vec<Created>>>,
+}
+
+/// What stands in the way of a write.
+enum Obstacle {
+    Pending(Rc<Snapshot>, PendingId),
+    /// Snapshot reads of the old chunk, or an invalid mark on its way to the disk.
+    NotYet(Rc<Snapshot>, Chunk),
+    Crowded(Rc<Snapshot>),
+}
+
+impl Origin {
+    /// An origin without snapshots.
+    pub fn new(disk: Disk, copy: copy::Client) -> Rc<Origin> {
+        Rc::new(Origin {
+            disk,
+            copy,
+            snapshots: RefCell::default(),
+            writing: Cell::new(0),
+            held: Cell::new(false),
+            changed: WaitQueue::default(),
+            lists: RefCell::default(),
+        })
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Its snapshots.
+    pub fn snapshots(&self) -> Vec<Rc<Snapshot>> {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Adds a snapshot at a moment when no write is in flight: what was acknowledged before is in the snapshot, what
+    /// starts afterwards is not.
+    pub async fn join(&self, snapshot: Rc<Snapshot>) {
+        // Joins wait for one another: each needs the hold to itself.
+        self.changed.until(|| (!self.held.replace(true)).then_some(())).await;
+        self.changed.until(|| (self.writing.get() == 0).then_some(())).await;
+        self.snapshots.borrow_mut().push(snapshot);
+        self.held.set(false);
+        self.changed.wake_all();
+    }
+
+    /// Takes a snapshot out; writes no longer preserve anything for it.
+    pub fn leave(&self, snapshot: &Rc<Snapshot>) {
+        self.snapshots.borrow_mut().retain(|other| !Rc::ptr_eq(other, snapshot));
+    }
+
+    /// Carries a request out. When this returns, nothing of the request is in flight any more.
+    pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
+        match request.kind {
+            RequestKind::Read => Ok(pass_through(&self.disk, request).await?),
+            RequestKind::Write { .. } => self.write(request).await,
+            RequestKind::Flush => Ok(self.disk.flush().await?),
+            // As in the kernel: a discard would have to be copied out like a write, chunk by chunk.
+            RequestKind::Discard => Err(TargetError::Unsupported),
+        }
+    }
+
+    async fn write(&self, request: &Request) -> Result<(), TargetError> {
+        loop {
+            if self.held.get() {
+                self.changed.until(|| (!self.held.get()).then_some(())).await;
+            }
+            let mut job = self.copy.job();
+            let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
+            let obstacle = self.decide(request, &mut job, &mut created);
+            if !created.is_empty() {
+                self.copy_out(&mut job, &created).await;
+            }
+            let nothing_created = created.is_empty();
+            created.clear();
+            self.lists.borrow_mut().push(created);
+            drop(job);
+            match obstacle {
+                Some(Obstacle::Pending(snapshot, id)) => snapshot.pending_done(id).await,
+                Some(Obstacle::NotYet(snapshot, chunk)) => snapshot.origin_write_allowed(chunk).await,
+                Some(Obstacle::Crowded(snapshot)) => snapshot.room_for_pending().await,
+                None if nothing_created => break,
+                None => {}
+            }
+        }
+        // No await since the decision: I5.
+        self.writing.set(self.writing.get() + 1);
+        let result = pass_through(&self.disk, request).await;
+        self.writing.set(self.writing.get() - 1);
+        if self.held.get() {
+            self.changed.wake_all();
+        }
+        Ok(result?)
+    }
+
+    /// Asks every snapshot about every chunk of a write. Creates the exceptions that are missing, with their copies in
+    /// the job, and gives the last obstacle met.
+    fn decide(&self, request: &Request, job: &mut Job, created: &mut Vec<Created>) -> Option<Obstacle> {
+        let mut obstacle = None;
+        for snapshot in self.snapshots.borrow().iter() {
+            let end = request.sector.plus(request.count).0.min(snapshot.len().0);
+            if request.sector.0 >= end {
+                continue;
+            }
+            let size = snapshot.chunk_size();
+            let first = size.chunk_of(request.sector).0;
+            let chunks = size.chunks_in(Sectors(end)) - first;
+            for chunk in (first..first + chunks).map(Chunk) {
+                let step = snapshot.before_origin_write(chunk);
+                obstacle = match step {
+                    OriginStep::Pass => continue,
+                    OriginStep::Wait(id) => Some(Obstacle::Pending(snapshot.clone(), id)),
+                    OriginStep::WaitReads | OriginStep::WaitInvalid => Some(Obstacle::NotYet(snapshot.clone(), chunk)),
+                    OriginStep::CopyOut => match snapshot.begin_copy_out(chunk, job) {
+                        Ok(Some(id)) => {
+                            created.push((snapshot.clone(), id));
+                            Some(Obstacle::Pending(snapshot.clone(), id))
+                        }
+                        Ok(None) => Some(Obstacle::NotYet(snapshot.clone(), chunk)),
+                        Err(Crowded) => {
+                            obstacle = Some(Obstacle::Crowded(snapshot.clone()));
+                            break;
+                        }
+                    },
+                };
+            }
+        }
+        obstacle
+    }
+
+    /// Copies what the job says, one read for all snapshots, and reports each part to its snapshot.
+    async fn copy_out(&self, job: &mut Job, created: &[Created]) {
+        let flags = Flags { independent: true, ..Flags::default() };
+        self.copy.run_parts(job, &self.disk, flags).await;
+        let error = job.read_error.clone().or_else(|| job.write_error.clone());
+        for ((snapshot, id), part) in created.iter().zip(&job.parts) {
+            let cause = error.clone().filter(|_| part.failed);
+            snapshot.copied(std::iter::once((*id, !part.failed)), cause);
+        }
+    }
+}
