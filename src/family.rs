@@ -209,16 +209,7 @@ impl Family {
     /// A disk on this thread's ring.
     pub fn disk(&self, open: OpenDisk) -> Disk {
         let limits = disk_limits(&open);
-        let size = Sectors(open.size_sectors);
-        let name = open.path.display().to_string();
-        let block = u64::from(limits.logical_block_bytes);
-        let duplicate = open.file.try_clone();
-        let probe = Box::new(move |_| {
-            let file = duplicate.as_ref().ok()?;
-            let bytes = crate::open::size_bytes(file).ok()?;
-            Some(Sectors::from_bytes(bytes / block * block))
-        });
-        Disk::new(&name, self.ring.disk(OwnedFd::from(open.file), limits, size, probe))
+        disk_on(&self.ring, open, limits)
     }
 
     /// The origin of the family, made from an open disk the first time.
@@ -315,6 +306,19 @@ impl Device {
         self.stats.set(stats);
         outcome
     }
+}
+
+/// An open disk on a ring.
+pub fn disk_on(ring: &Ring, open: OpenDisk, limits: Limits) -> Disk {
+    let size = Sectors(open.size_sectors);
+    let name = open.path.display().to_string();
+    let block = u64::from(limits.logical_block_bytes);
+    let duplicate = open.file.try_clone();
+    let probe = Box::new(move |_| {
+        let bytes = crate::open::size_bytes(duplicate.as_ref().ok()?).ok()?;
+        Some(Sectors::from_bytes(bytes / block * block))
+    });
+    Disk::new(&name, ring.disk(OwnedFd::from(open.file), limits, size, probe))
 }
 
 /// What a target must know about an open disk.
