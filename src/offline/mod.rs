@@ -21,6 +21,7 @@ use std::path::Path;
 
 use dm_targets::snapshot::format::{self, Found, HEADER_BYTES, Header, HeaderError};
 
+use crate::signature;
 use image::Image;
 use report::{Kind, Report, StoreReport};
 use store::Store;
@@ -107,6 +108,9 @@ impl std::error::Error for Error {
     }
 }
 
+/// [`check`] or [`dump`].
+pub(crate) type Verb = fn(&Request<'_>, &mut dyn Write) -> Result<Verdict, Error>;
+
 /// What an image was recognised as, with what `dump` needs to go through it once more.
 enum Content<'a> {
     Store(Store<'a>),
@@ -157,8 +161,9 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
     let mut content = Content::Nothing;
     match format::examine(&first) {
         Ok(Found::Empty) => {
-            let text = "no store: the first word is zero, so a snapshot would make a new store here";
-            report.findings.violation(Kind::NoStore, Some(0), text.into());
+            let mut text = "no store: the first word is zero, so a snapshot would make a new store here".to_string();
+            text += &looks_like(image)?;
+            report.findings.violation(Kind::NoStore, Some(0), text);
         }
         Ok(Found::Store { header, chunk_size }) => {
             let store = Store::new(image, chunk_size);
@@ -168,13 +173,22 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
         Err(HeaderError::Foreign { magic }) if magic == log::MAGIC => {
             content = log::examine(image, &mut report)?.map_or(Content::Nothing, Content::Log);
         }
-        Err(error) => bad_header(&first, error, &mut report),
+        Err(error) => {
+            let more = if matches!(error, HeaderError::Foreign { .. }) { looks_like(image)? } else { String::new() };
+            bad_header(&first, error, &more, &mut report);
+        }
     }
     Ok((report.judged(), content))
 }
 
+/// Names what is there instead of a store, if it is known. The remains of a file system may lie behind a wiped header.
+fn looks_like(image: &Image) -> Result<String, Error> {
+    let found = signature::find(|offset_bytes, bytes| image.read(offset_bytes, bytes), image.size_bytes())?;
+    Ok(found.map_or_else(String::new, |found| format!("; signature of {} at byte {}", found.name, found.offset)))
+}
+
 /// A header that cannot be used: both of its faults are told, although one would do.
-fn bad_header(first: &[u8; HEADER_BYTES], error: HeaderError, report: &mut Report) {
+fn bad_header(first: &[u8; HEADER_BYTES], error: HeaderError, more: &str, report: &mut Report) {
     let header = Header::decode(first);
     if let Some(header) = header {
         report.set_store(StoreReport::header_only(header));
@@ -184,7 +198,7 @@ fn bad_header(first: &[u8; HEADER_BYTES], error: HeaderError, report: &mut Repor
         HeaderError::Version { .. } => (Kind::BadVersion, 8),
         HeaderError::ChunkSize { .. } => (Kind::BadChunkSize, 12),
     };
-    report.findings.violation(kind, Some(offset_bytes), error.to_string());
+    report.findings.violation(kind, Some(offset_bytes), format!("{error}{more}"));
     let version = header.map_or(format::VERSION, |header| header.version);
     if kind == Kind::BadChunkSize && version != format::VERSION {
         report.findings.violation(Kind::BadVersion, Some(8), HeaderError::Version { version }.to_string());

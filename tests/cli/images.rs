@@ -127,6 +127,9 @@ fn bad_headers() -> Vec<BadImage> {
     let store = || Store::new(8, 40).filled(3, 5);
     let version_and_size = store().header_word(2, 9).header_word(3, 7).bytes();
     let swapped: Vec<u8> = store().bytes().chunks(4).flat_map(|word| word.iter().rev().copied()).collect();
+    let mut ext = vec![0; 65536];
+    ext[1024] = 1;
+    ext[1024 + 56..1024 + 58].copy_from_slice(&[0x53, 0xEF]);
     let mut file_system = vec![0; 65536];
     file_system[..4].copy_from_slice(b"XFSB");
     vec![
@@ -134,6 +137,7 @@ fn bad_headers() -> Vec<BadImage> {
         bad("shorter than a header", store().truncated(15), "too_small", "15 bytes are too small", Some(0)),
         bad("zeroes", vec![0; 65536], "no_store", "no store: the first word is zero", Some(0)),
         bad("magic wiped", store().header_word(0, 0).bytes(), "no_store", "no store", Some(0)),
+        bad("an ext file system", ext, "no_store", "signature of ext2 at byte 1080", Some(0)),
         bad("a file system", file_system, "foreign_magic", "0x42534658", Some(0)),
         bad("words of the other byte order", swapped, "foreign_magic", "0x536e4170", Some(0)),
         bad("version 0", store().header_word(2, 0).bytes(), "bad_version", "format version 0;", Some(8)),
