@@ -89,6 +89,9 @@ pub enum Verb {
     Check {
         /// The COW device, log device or an image of one
         path: PathBuf,
+        /// The origin, to check that the COW's records lie on it
+        #[arg(long, value_name = "DEV")]
+        origin: Option<PathBuf>,
         /// As one JSON object
         #[arg(long)]
         json: bool,
@@ -97,6 +100,9 @@ pub enum Verb {
     Dump {
         /// The COW device, log device or an image of one
         path: PathBuf,
+        /// The origin, to check that the COW's records lie on it
+        #[arg(long, value_name = "DEV")]
+        origin: Option<PathBuf>,
         /// As one JSON object
         #[arg(long)]
         json: bool,

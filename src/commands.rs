@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::cli::{self, Add, Verb};
 use crate::control::{self, Control};
 use crate::daemon;
+use crate::offline;
 use crate::open::DiskId;
 use crate::proto::{self, AddOrigin, AddSnapshot, Answer, Common, DeviceReport, Question};
 use crate::rundir::{RunDir, Server, family_key};
@@ -46,11 +47,18 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Table { devices } => lines(&devices, |device| device.table.clone())?,
         Verb::Copy { from, to, throttle, json, force } => return transfer::copy(&from, &to, throttle, json, force),
         Verb::Zero { to, json, force } => return transfer::zero(&to, json, force),
-        Verb::Check { .. } | Verb::Dump { .. } => return Err("not there yet".to_owned().into()),
+        Verb::Check { path, origin, json } => return offline(offline::check, &path, origin.as_deref(), json),
+        Verb::Dump { path, origin, json } => return offline(offline::dump, &path, origin.as_deref(), json),
         Verb::Features { json } => features(json)?,
         Verb::Serve { key } => return daemon::serve(&key),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// `check` and `dump`: the result goes to stdout as it is found, and the verdict is the exit code.
+fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>, json: bool) -> Result<ExitCode, Failure> {
+    let verdict = verb(&offline::Request { path, origin, json }, &mut std::io::stdout().lock());
+    Ok(ExitCode::from(verdict.map_err(|error| error.to_string())?.exit_code()))
 }
 
 /// A line on stdout. A reader that has gone away is no reason to fail.

@@ -312,12 +312,9 @@ impl Device {
 pub fn disk_on(ring: &Ring, open: OpenDisk, limits: Limits) -> Disk {
     let size = Sectors(open.size_sectors);
     let name = open.path.display().to_string();
-    let block = u64::from(limits.logical_block_bytes);
+    let (id, block) = (open.id, limits.logical_block_bytes);
     let duplicate = open.file.try_clone();
-    let probe = Box::new(move |_| {
-        let bytes = crate::open::size_bytes(duplicate.as_ref().ok()?).ok()?;
-        Some(Sectors::from_bytes(bytes / block * block))
-    });
+    let probe = Box::new(move |_| crate::open::size_now(duplicate.as_ref().ok()?, id, block).ok().map(Sectors));
     Disk::new(&name, ring.disk(OwnedFd::from(open.file), limits, size, probe))
 }
 

@@ -13,6 +13,7 @@ mod commands;
 mod control;
 mod daemon;
 mod family;
+mod offline;
 mod open;
 mod proto;
 mod queue;

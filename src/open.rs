@@ -26,7 +26,6 @@ use std::path::{Path, PathBuf};
 pub use busy::user_of;
 pub use error::{OpenError, OpenErrorKind};
 pub use limits::Limits;
-pub use sys::size_bytes;
 
 /// Bytes of a sector.
 const SECTOR: u64 = 512;
@@ -138,18 +137,6 @@ impl OpenDisk {
         Ok(OpenDisk { file, path: path.to_owned(), name, id, access, buffered, size_sectors, limits })
     }
 
-    /// The disk's size now, in sectors, rounded down to the logical block. `size_sectors` stays.
-    ///
-    /// # Errors
-    /// Those of the ioctl or of `fstat`.
-    pub fn resize(&self) -> io::Result<u64> {
-        let bytes = match self.id {
-            DiskId::Block { .. } => sys::size_bytes(&self.file)?,
-            DiskId::File { .. } => self.file.metadata()?.len(),
-        };
-        Ok(whole_sectors(bytes, self.limits.logical_block_size))
-    }
-
     /// How the disk stands on a table line: `MAJ:MIN`, or the path of a file.
     pub fn table_name(&self) -> String {
         match self.id {
@@ -231,3 +218,15 @@ fn examine(file: &File, id: DiskId, metadata: &Metadata, buffered: bool) -> Resu
 
 #[cfg(test)]
 mod tests;
+
+/// The size of an open disk now, in sectors, rounded down to its logical block.
+///
+/// # Errors
+/// Those of the ioctl or of `fstat`.
+pub fn size_now(file: &File, id: DiskId, block_bytes: u32) -> io::Result<u64> {
+    let bytes = match id {
+        DiskId::Block { .. } => sys::size_bytes(file)?,
+        DiskId::File { .. } => file.metadata()?.len(),
+    };
+    Ok(whole_sectors(bytes, block_bytes))
+}

@@ -69,7 +69,9 @@ fn open(word: &str, access: Access, force: bool, len: Option<Sectors>) -> Result
         )));
     }
     if count * SECTOR_BYTES % block != 0 {
-        return Err(Failure::from(format!("{word}: {count} sectors are no multiple of its block size of {block} bytes")));
+        return Err(Failure::from(format!(
+            "{word}: {count} sectors are no multiple of its block size of {block} bytes"
+        )));
     }
     Ok(Range { disk, start, count: Sectors(count) })
 }
@@ -197,9 +199,10 @@ impl Engine {
         let failed = outcome.first_error.as_ref().map(ToString::to_string);
         let failed = failed.or(flushed.err().map(|failure| failure.message));
         if json {
-            let errors = words.iter().enumerate().map(|(index, word)| {
-                json!({ "path": word, "failed": outcome.write_err & (1 << index) != 0 })
-            });
+            let errors = words
+                .iter()
+                .enumerate()
+                .map(|(index, word)| json!({ "path": word, "failed": outcome.write_err & (1 << index) != 0 }));
             let object = json!({
                 "version": 1,
                 "bytes": total.bytes(),

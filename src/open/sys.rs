@@ -27,7 +27,7 @@ fn ask<T: Default>(file: &File, request: libc::Ioctl) -> io::Result<T> {
 }
 
 /// The size of a block device in bytes.
-pub fn size_bytes(file: &File) -> io::Result<u64> {
+pub(super) fn size_bytes(file: &File) -> io::Result<u64> {
     ask::<u64>(file, BLKGETSIZE64)
 }
 
