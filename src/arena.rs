@@ -122,11 +122,6 @@ impl Arena {
         Some(unsafe { self.base.add(page as usize * PAGE_BYTES + offset) })
     }
 
-    /// Usable bytes of a buffer.
-    pub fn size_of(&self, page: u32) -> usize {
-        PAGE_BYTES << self.heads[page as usize].order
-    }
-
     /// Copies out of a buffer; a range outside it reads as nothing.
     pub fn read(&self, page: u32, offset_bytes: u32, out: &mut [u8]) {
         if let Some(address) = self.address(page, offset_bytes, out.len()) {
@@ -142,11 +137,6 @@ impl Arena {
             // SAFETY: as in `read`, with the directions exchanged.
             unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.as_ptr(), bytes.len()) }
         }
-    }
-
-    /// The whole mapping, to be registered with a ring.
-    pub fn whole(&self) -> (NonNull<u8>, usize) {
-        (self.base, ARENA_BYTES)
     }
 }
 

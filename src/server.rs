@@ -155,7 +155,7 @@ impl Server {
             return Err(format!("{}: the origin cannot be its own COW", add.cow.display()));
         }
         let overwrite = check_content(&cow, add.persistent, add.common.force)?;
-        let (cow_id, cow_limits) = (cow.id, cow.limits.clone());
+        let (cow_id, cow_limits) = (cow.id, cow.limits);
         self.tickets += 1;
         let ticket = self.tickets;
         let opened = self.open_snapshot(&add, cow, overwrite, ticket)?;
@@ -187,7 +187,7 @@ impl Server {
     /// Opens the origin for the family, once.
     fn claim_origin(&mut self, path: &Path, force: bool) -> Result<(DiskId, Limits, bool), Failure> {
         if let Some((id, limits, read_only)) = &self.origin {
-            return Ok((*id, limits.clone(), *read_only));
+            return Ok((*id, *limits, *read_only));
         }
         let claim = if force { Claim::Shared } else { Claim::Exclusive };
         let disk = match OpenDisk::open(path, Access::ReadWrite, claim) {
@@ -197,12 +197,12 @@ impl Server {
             other => other,
         };
         let disk = disk.map_err(|error| error.to_string())?;
-        let (id, limits) = (disk.id, disk.limits.clone());
+        let (id, limits) = (disk.id, disk.limits);
         let read_only = disk.access == Access::ReadOnly;
         self.family
             .call(move |family| async move { drop(family.origin_or(|| Some(disk))) })
             .map_err(|error| error.to_string())?;
-        self.origin = Some((id, limits.clone(), read_only));
+        self.origin = Some((id, limits, read_only));
         Ok((id, limits, read_only))
     }
 
@@ -371,7 +371,7 @@ fn not_in_use(id: u32) -> Result<(), Failure> {
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
             let user = File::open(&path).and_then(|file| file.metadata()).ok();
             let user = user.and_then(|metadata| DiskId::of(&metadata)).and_then(crate::open::user_of);
-            let by = user.map_or_else(|| "in use".to_owned(), |user| user);
+            let by = user.unwrap_or_else(|| "in use".to_owned());
             Err(format!("{path}: it is {by}; end that first, or use --force"))
         }
         _ => Ok(()),

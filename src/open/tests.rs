@@ -101,7 +101,7 @@ fn a_size_is_asked_for_again() {
     let path = file_of(&dir, "disk", 1 << 20);
     let disk = OpenDisk::open(&path, Access::ReadWrite, Claim::Exclusive).unwrap();
     disk.file.set_len(3 << 20).unwrap();
-    assert_eq!(disk.resize().unwrap(), 6144);
+    assert_eq!(size_now(&disk.file, disk.id, disk.limits.logical_block_size).unwrap(), 6144);
     assert_eq!(disk.size_sectors, 2048);
 }
 
