@@ -55,6 +55,15 @@ pub enum Verb {
         /// Name, ublk id or /dev/ublkbN; all if none is given
         devices: Vec<String>,
     },
+    /// Take over devices whose server has died; I/O that waits goes on
+    Recover {
+        /// Name, ublk id or /dev/ublkbN
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        devices: Vec<String>,
+        /// Every such device
+        #[arg(long)]
+        all: bool,
+    },
     /// Copy a disk, or a part of one, to up to eight others
     Copy {
         /// Source: DEV, or DEV:START+LEN

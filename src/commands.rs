@@ -45,6 +45,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::List { json } => list(json)?,
         Verb::Status { devices, json } => status(&devices, json)?,
         Verb::Table { devices } => lines(&devices, |device| device.table.clone())?,
+        Verb::Recover { devices, all } => recover(&devices, all)?,
         Verb::Copy { from, to, throttle, json, force } => return transfer::copy(&from, &to, throttle, json, force),
         Verb::Zero { to, json, force } => return transfer::zero(&to, json, force),
         Verb::Check { path, origin, json } => return offline(offline::check, &path, origin.as_deref(), json),
@@ -145,7 +146,7 @@ fn add_device(add: Add) -> Result<ExitCode, Failure> {
             print_added(proto::ask(server, &question)?)?;
         }
         Some(Server { state: Some(state), .. }) if state.devices.iter().any(|device| device_exists(device.id)) => {
-            let hint = "delete them with `ublk-dm del --force` first";
+            let hint = "delete them run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
             return Err(format!("{}: its server has died and left devices behind; {hint}", origin.display()).into());
         }
         _ if options.foreground => {
@@ -154,7 +155,7 @@ fn add_device(add: Add) -> Result<ExitCode, Failure> {
         }
         _ => {
             rundir.remove(&key);
-            let server = daemon::start(&rundir, &key)?;
+            let server = daemon::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
             print_added(proto::ask(server, &question)?)?;
         }
     }
@@ -184,7 +185,7 @@ pub fn print_added(answer: Answer) -> Result<(), Failure> {
     match answer {
         Answer::Added { path } => print(&path),
         Answer::Failed { message } => return Err(message.into()),
-        Answer::Deleted | Answer::Devices(_) => {
+        Answer::Deleted | Answer::Recovered | Answer::Devices(_) => {
             return Err("the server gave an answer to another question".to_owned().into());
         }
     }
@@ -263,7 +264,7 @@ fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
             _ if ids.is_empty() => {}
             Some(connection) => match proto::ask(connection, &Question::Del { ids, force })? {
                 Answer::Failed { message } => return Err(message.into()),
-                Answer::Added { .. } | Answer::Deleted | Answer::Devices(_) => {}
+                Answer::Added { .. } | Answer::Deleted | Answer::Recovered | Answer::Devices(_) => {}
             },
             None => del_orphans(&rundir, &server, &ids, force)?,
         }
@@ -289,6 +290,31 @@ fn del_orphans(rundir: &RunDir, server: &Server, ids: &[u32], force: bool) -> Re
     if !left {
         rundir.remove(&server.key);
     }
+    Ok(())
+}
+
+/// Starts a new server for every family of the chosen devices whose own has died.
+fn recover(words: &[String], all: bool) -> Result<(), Failure> {
+    let rundir = open_rundir()?;
+    let lock = rundir.lock()?;
+    let chosen = if all { Vec::new() } else { select(&rundir, words)? };
+    for server in rundir.servers()? {
+        let Some(state) = server.state.filter(|_| server.connection.is_none()) else { continue };
+        let devices: Vec<_> = state.devices.into_iter().filter(|device| device_exists(device.id)).collect();
+        if !all && !devices.iter().any(|device| chosen.iter().any(|chosen| chosen.id == device.id)) {
+            continue;
+        }
+        if devices.is_empty() {
+            rundir.remove(&server.key);
+            continue;
+        }
+        rundir.remove_socket(&server.key);
+        let connection = daemon::start(&rundir, &server.key)?;
+        if let Answer::Failed { message } = proto::ask(connection, &Question::Recover(devices))? {
+            return Err(message.into());
+        }
+    }
+    drop(lock);
     Ok(())
 }
 

@@ -27,9 +27,9 @@ use std::time::{Duration, Instant};
 use libublk::sys;
 
 pub use error::ControlError;
-pub use features::{FEATURES, Feature, feature_names, unknown_features};
+pub use features::{FEATURES, feature_names, unknown_features};
 pub use info::{AddDevice, DeviceInfo, DeviceState};
-pub use params::{Devt, Discard, Params, Segment, attrs};
+pub use params::{Discard, Params, attrs};
 
 use ring::{CommandRing, RingError};
 
@@ -41,8 +41,6 @@ const NODE_PATIENCE: Duration = Duration::from_secs(2);
 const RECOVERY_TRIES: u32 = 300;
 /// ... and the pause between two tries: half a minute in all.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of a CPU mask: room for 8192 CPUs, as many as Linux can be built for.
-const AFFINITY_BYTES: usize = 1024;
 /// "No device" and, in 16 bits, "no queue" in a command.
 const NO_DEVICE: u32 = u32::MAX;
 
@@ -69,13 +67,9 @@ commands! {
     STOP_DEV = UBLK_U_CMD_STOP_DEV since "6.4";
     TRY_STOP_DEV = UBLK_U_CMD_TRY_STOP_DEV since "7.0";
     DEL_DEV = UBLK_U_CMD_DEL_DEV since "6.4";
-    DEL_DEV_ASYNC = UBLK_U_CMD_DEL_DEV_ASYNC since "6.9";
     GET_DEV_INFO = UBLK_U_CMD_GET_DEV_INFO since "6.4";
-    QUIESCE_DEV = UBLK_U_CMD_QUIESCE_DEV since "6.16";
-    UPDATE_SIZE = UBLK_U_CMD_UPDATE_SIZE since "6.16";
     START_USER_RECOVERY = UBLK_U_CMD_START_USER_RECOVERY since "6.4";
     END_USER_RECOVERY = UBLK_U_CMD_END_USER_RECOVERY since "6.4";
-    GET_QUEUE_AFFINITY = UBLK_U_CMD_GET_QUEUE_AFFINITY since "6.4";
 }
 
 /// An open control device with its own ring. Cheap to open; not shared between threads.
@@ -177,14 +171,6 @@ impl Control {
         self.run(&DEL_DEV, Some(id), 0, Vec::new()).map(drop)
     }
 
-    /// Like [`Control::del`], but does not wait: the id is free once the last holder is gone.
-    ///
-    /// # Errors
-    /// ENODEV: no such device; [`ControlError::Unsupported`] before Linux 6.9.
-    pub fn del_async(&mut self, id: u32) -> Result<(), ControlError> {
-        self.run(&DEL_DEV_ASYNC, Some(id), 0, Vec::new()).map(drop)
-    }
-
     /// What the kernel knows of the device.
     ///
     /// # Errors
@@ -192,23 +178,6 @@ impl Control {
     pub fn info(&mut self, id: u32) -> Result<DeviceInfo, ControlError> {
         let bytes = self.run(&GET_DEV_INFO, Some(id), 0, vec![0; info::DEV_INFO_BYTES])?;
         DeviceInfo::decode(&bytes).ok_or_else(|| ControlError::unexpected(GET_DEV_INFO.name, Some(id)))
-    }
-
-    /// Takes the device's idle fetch commands back so that its server can leave; the disk stays.
-    ///
-    /// # Errors
-    /// EBUSY: every tag was still in use after `timeout_ms`; [`ControlError::Unsupported`] before
-    /// Linux 6.16 and for devices added without `UBLK_F_QUIESCE`.
-    pub fn quiesce(&mut self, id: u32, timeout_ms: u64) -> Result<(), ControlError> {
-        self.run(&QUIESCE_DEV, Some(id), timeout_ms, Vec::new()).map(drop)
-    }
-
-    /// Changes the disk's size, in sectors of 512 bytes.
-    ///
-    /// # Errors
-    /// EINVAL: not a multiple of the logical block; [`ControlError::Unsupported`] before Linux 6.16.
-    pub fn update_size(&mut self, id: u32, sectors: u64) -> Result<(), ControlError> {
-        self.run(&UPDATE_SIZE, Some(id), sectors, Vec::new()).map(drop)
     }
 
     /// Claims a device whose server is gone. Tries again for half a minute while the kernel says EBUSY:
@@ -232,15 +201,6 @@ impl Control {
     /// EBUSY: recovery was not started; EINVAL: `pid` is not the opener of `/dev/ublkcN`.
     pub fn end_recovery(&mut self, id: u32, pid: i32) -> Result<(), ControlError> {
         self.run(&END_USER_RECOVERY, Some(id), pid_word(pid), Vec::new()).map(drop)
-    }
-
-    /// The CPUs whose requests go to the queue, in ascending order.
-    ///
-    /// # Errors
-    /// EINVAL: no such queue.
-    pub fn queue_affinity(&mut self, id: u32, queue: u16) -> Result<Vec<usize>, ControlError> {
-        let mask = self.run(&GET_QUEUE_AFFINITY, Some(id), queue.into(), vec![0; AFFINITY_BYTES])?;
-        Ok(wire::cpus_of(&mask))
     }
 
     /// Sends one command and waits for it. `buffer` is its in and out memory and comes back.

@@ -38,7 +38,7 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
         BufReader::new(stdout.take(4096)).read_line(&mut line)?;
     }
     if line.trim_end() != READY {
-        rundir.remove(key);
+        rundir.remove_socket(key);
         let said = line.trim_end();
         let why = if said.is_empty() { "it ended without a word" } else { said };
         return Err(format!("the server did not start: {why}").into());

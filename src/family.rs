@@ -312,6 +312,9 @@ impl Device {
 pub fn disk_on(ring: &Ring, open: OpenDisk, limits: Limits) -> Disk {
     let size = Sectors(open.size_sectors);
     let name = open.path.display().to_string();
+    if open.buffered {
+        log::warn!("{name}: its file system has no direct I/O, so everything goes through the page cache");
+    }
     let (id, block) = (open.id, limits.logical_block_bytes);
     let duplicate = open.file.try_clone();
     let probe = Box::new(move |_| crate::open::size_now(duplicate.as_ref().ok()?, id, block).ok().map(Sectors));

@@ -12,6 +12,7 @@ mod cli;
 mod commands;
 mod control;
 mod daemon;
+mod device;
 mod family;
 mod offline;
 mod open;

@@ -68,7 +68,7 @@ pub enum DiskId {
 }
 
 impl fmt::Display for DiskId {
-    /// `MAJ:MIN`, as on a table line; for a file see [`OpenDisk::table_name`].
+    /// `MAJ:MIN`, as on a table line; for a file see [`DiskId::on_table_line`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DiskId::Block { major, minor } => write!(f, "{major}:{minor}"),
@@ -78,6 +78,14 @@ impl fmt::Display for DiskId {
 }
 
 impl DiskId {
+    /// How the disk stands on a table line: `MAJ:MIN`, or the path of a file.
+    pub fn on_table_line(&self, path: &str) -> String {
+        match self {
+            DiskId::Block { .. } => self.to_string(),
+            DiskId::File { .. } => path.to_owned(),
+        }
+    }
+
     /// The identity of what `metadata` describes; `None` if it is neither a block device nor a file.
     pub fn of(metadata: &Metadata) -> Option<DiskId> {
         let kind = metadata.file_type();
@@ -99,8 +107,6 @@ pub struct OpenDisk {
     pub file: File,
     /// The path as it was given.
     pub path: PathBuf,
-    /// The path without symbolic links, for messages.
-    pub name: String,
     /// Which disk it is.
     pub id: DiskId,
     /// What it was opened for.
@@ -133,16 +139,7 @@ impl OpenDisk {
         if limits.read_only && access == Access::ReadWrite {
             return Err(fail(OpenErrorKind::ReadOnly));
         }
-        let name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).display().to_string();
-        Ok(OpenDisk { file, path: path.to_owned(), name, id, access, buffered, size_sectors, limits })
-    }
-
-    /// How the disk stands on a table line: `MAJ:MIN`, or the path of a file.
-    pub fn table_name(&self) -> String {
-        match self.id {
-            DiskId::Block { .. } => self.id.to_string(),
-            DiskId::File { .. } => self.path.display().to_string(),
-        }
+        Ok(OpenDisk { file, path: path.to_owned(), id, access, buffered, size_sectors, limits })
     }
 }
 

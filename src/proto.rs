@@ -47,6 +47,8 @@ pub struct AddOrigin {
 pub enum Question {
     AddSnapshot(AddSnapshot),
     AddOrigin(AddOrigin),
+    /// Take over the devices of a server that died.
+    Recover(Vec<crate::rundir::DeviceState>),
     /// Delete devices; `force` also those in use.
     Del {
         ids: Vec<u32>,
@@ -76,6 +78,7 @@ pub struct DeviceReport {
 pub enum Answer {
     Added { path: String },
     Deleted,
+    Recovered,
     Devices(Vec<DeviceReport>),
     Failed { message: String },
 }

@@ -1,14 +1,11 @@
 //! What a server says about its devices: the objects of `list --json`, status lines and table lines.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::target::OnFull;
 use dm_targets::units::Sectors;
-use libublk::sys;
 use serde_json::{Value, json};
 
+use crate::device;
 use crate::family::{DeviceStats, Served};
 use crate::proto::{DeviceReport, Question};
 use crate::server::{Entry, Failure, Server};
@@ -118,18 +115,14 @@ fn status_args(facts: &Facts) -> String {
 }
 
 fn table_args(entry: &Entry, facts: &Facts) -> String {
-    let disk = |id: &crate::open::DiskId, path: &str| match id {
-        crate::open::DiskId::Block { .. } => id.to_string(),
-        crate::open::DiskId::File { .. } => path.to_owned(),
-    };
-    let mut args = disk(&entry.origin, &entry.origin_path);
+    let mut args = entry.origin.on_table_line(&entry.origin_path);
     if let (Some(snapshot), Some((id, path))) = (&facts.snapshot, &entry.cow) {
         let kind = match (snapshot.persistent, snapshot.on_full) {
             (true, OnFull::Overflow) => "PO",
             (true, OnFull::Invalidate) => "P",
             (false, _) => "N",
         };
-        args += &format!(" {} {kind} {}", disk(id, path), snapshot.chunk_bytes / 512);
+        args += &format!(" {} {kind} {}", id.on_table_line(path), snapshot.chunk_bytes / 512);
         match (snapshot.discard_zeroes_cow, snapshot.discard_passdown_origin) {
             (true, true) => args += " 2 discard_zeroes_cow discard_passdown_origin",
             (true, false) => args += " 1 discard_zeroes_cow",
@@ -142,8 +135,6 @@ fn table_args(entry: &Entry, facts: &Facts) -> String {
 fn object(entry: &Entry, facts: &Facts) -> Value {
     let id = facts.id;
     let block = format!("/dev/ublkb{id}");
-    let number = fs::metadata(&block).map(|metadata| metadata.rdev()).ok();
-    let flag = |flag: u32| entry.info.flags & u64::from(flag) != 0;
     let snapshot = facts.snapshot.as_ref().map(|snapshot| {
         json!({
             "origin": entry.origin_path,
@@ -167,15 +158,15 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
         "state": "live",
         "block_device": block,
         "char_device": format!("/dev/ublkc{id}"),
-        "major": number.map(|number| libc::major(number)),
-        "minor": number.map(|number| libc::minor(number)),
+        "major": entry.number.map(|number| number.0),
+        "minor": entry.number.map(|number| number.1),
         "size_bytes": facts.size.bytes(),
         "logical_block_size": facts.logical_block_bytes,
         "read_only": entry.read_only,
         "queues": entry.info.queues,
         "queue_depth": entry.info.depth,
-        "zero_copy": flag(sys::UBLK_F_AUTO_BUF_REG),
-        "recovery": flag(sys::UBLK_F_USER_RECOVERY),
+        "zero_copy": device::is_zero_copy(&entry.info),
+        "recovery": device::is_recoverable(&entry.info),
         "server_pid": std::process::id(),
         "stats": {
             "reads": stats.reads, "read_bytes": stats.read_bytes,

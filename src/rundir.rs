@@ -113,6 +113,13 @@ impl RunDir {
         }
     }
 
+    /// Removes the socket of a server that could not take over, and leaves what it should have taken over.
+    pub fn remove_socket(&self, key: &str) {
+        if let Err(error) = fs::remove_file(self.socket(key)) {
+            log::debug!("{key}: {error}");
+        }
+    }
+
     /// A server's files, if it has any.
     pub fn server(&self, key: &str) -> Option<Server> {
         let state = fs::read(self.state_file(key)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());

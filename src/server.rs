@@ -5,18 +5,17 @@
 //! starting the device comes last. A step that fails takes the earlier ones back, so a failed `add` leaves nothing.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
 
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sectors};
-use libublk::sys;
 
-use crate::control::{AddDevice, Control, DeviceInfo, Discard, Params, attrs};
+use crate::control::{Control, DeviceInfo, Params};
+use crate::device;
 use crate::family::{Family, FamilyHandle, Served};
 use crate::open::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind};
 use crate::proto::{self, AddOrigin, AddSnapshot, Answer, Common, Question};
@@ -24,9 +23,6 @@ use crate::queue::QueueOptions;
 use crate::report;
 use crate::rundir::{DeviceState, RunDir, State};
 use crate::signature::{self, SignatureKind};
-
-/// Largest request the kernel hands over in one piece: a slice of the copy engine.
-const MAX_IO_BYTES: u32 = 1 << 19;
 
 /// What went wrong, in one line for the user.
 pub type Failure = String;
@@ -36,6 +32,8 @@ pub struct Entry {
     pub name: String,
     pub added: Question,
     pub info: DeviceInfo,
+    /// Major and minor of the disk.
+    pub number: Option<(u32, u32)>,
     pub origin: DiskId,
     pub origin_path: String,
     pub cow: Option<(DiskId, String)>,
@@ -51,6 +49,28 @@ pub struct Server {
     control: Control,
     origin: Option<(DiskId, Limits, bool)>,
     tickets: u64,
+    /// The run directory's files describe devices of a dead server that have not been taken over yet.
+    keep_files: bool,
+}
+
+/// A device about to be added or taken over: its target is open and nothing has been written.
+struct Prepared {
+    params: Params,
+    common: Common,
+    /// Names the opened snapshot to the data thread; `None` for the origin's device.
+    ticket: Option<u64>,
+    origin: DiskId,
+    origin_path: String,
+    cow: Option<(DiskId, String)>,
+    read_only: bool,
+    added: Question,
+}
+
+impl Prepared {
+    fn name(&self, id: u32) -> String {
+        let kind = if self.ticket.is_some() { "snap" } else { "origin" };
+        self.common.name.clone().unwrap_or_else(|| format!("{kind}{id}"))
+    }
 }
 
 /// What the data thread found out about a snapshot it opened.
@@ -72,6 +92,7 @@ impl Server {
             control,
             origin: None,
             tickets: 0,
+            keep_files: false,
         })
     }
 
@@ -86,7 +107,7 @@ impl Server {
                 break;
             }
         }
-        self.rundir.remove(&self.key);
+        self.remove_files();
         if let Err(error) = self.family.stop() {
             log::error!("{error}");
         }
@@ -97,7 +118,7 @@ impl Server {
         let answer = self.carry_out(question).unwrap_or_else(|message| Answer::Failed { message });
         if self.devices.is_empty() {
             // Gone before the answer: whoever reads it finds no trace of the server.
-            self.rundir.remove(&self.key);
+            self.remove_files();
         }
         proto::write_line(&mut connection, &answer)
     }
@@ -105,14 +126,22 @@ impl Server {
     /// Does what a question asks for.
     pub fn carry_out(&mut self, question: Question) -> Result<Answer, Failure> {
         match question {
-            Question::AddSnapshot(add) => self.add_snapshot(add),
-            Question::AddOrigin(add) => self.add_origin(add),
+            Question::AddSnapshot(_) | Question::AddOrigin(_) => self.add(question),
+            Question::Recover(devices) => self.recover(devices),
             Question::Del { ids, force } => self.del(&ids, force),
             Question::Report => Ok(Answer::Devices(report::devices(self)?)),
             Question::Shutdown => {
                 let ids: Vec<u32> = self.devices.keys().copied().collect();
                 self.del(&ids, true)
             }
+        }
+    }
+
+    fn remove_files(&self) {
+        if self.keep_files {
+            self.rundir.remove_socket(&self.key);
+        } else {
+            self.rundir.remove(&self.key);
         }
     }
 
@@ -126,9 +155,56 @@ impl Server {
         }
     }
 
-    fn add_origin(&mut self, add: AddOrigin) -> Result<Answer, Failure> {
-        let is_origin = |entry: &Entry| matches!(entry.added, Question::AddOrigin(_));
-        if let Some(entry) = self.devices.values().find(|entry| is_origin(entry)) {
+    /// Adds one device.
+    fn add(&mut self, question: Question) -> Result<Answer, Failure> {
+        let prepared = self.prepare(question, false)?;
+        let added = self.bring_up(&prepared);
+        self.forget_ticket(&prepared)?;
+        let info = added?;
+        let path = format!("/dev/ublkb{}", info.id);
+        self.keep(prepared, info, None);
+        Ok(Answer::Added { path })
+    }
+
+    /// Takes over the devices of a server that died. Every target is there before any device lives again: requests that
+    /// waited are sent once more, and an origin's must find all its snapshots.
+    fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Answer, Failure> {
+        self.keep_files = true;
+        let mut all = Vec::new();
+        for device in devices {
+            all.push((self.prepare(device.added, true)?, device.id, device.name));
+        }
+        // Snapshots before origins.
+        all.sort_by_key(|(prepared, ..)| prepared.ticket.is_none());
+        let mut served = Vec::new();
+        for (prepared, id, name) in all {
+            let info = device::take_over(&mut self.control, id)?;
+            self.serve(&info, &prepared)?;
+            self.forget_ticket(&prepared)?;
+            served.push((prepared, info, name));
+        }
+        for (_, info, _) in &served {
+            device::start(&mut self.control, info.id, true)?;
+        }
+        for (prepared, info, name) in served {
+            self.keep(prepared, info, Some(name));
+        }
+        self.keep_files = false;
+        Ok(Answer::Recovered)
+    }
+
+    /// Opens the disks of a target and the target itself, without writing anything.
+    fn prepare(&mut self, question: Question, again: bool) -> Result<Prepared, Failure> {
+        match question {
+            Question::AddSnapshot(add) => self.prepare_snapshot(add, again),
+            Question::AddOrigin(add) => self.prepare_origin(add),
+            _ => Err("this adds no device".to_owned()),
+        }
+    }
+
+    fn prepare_origin(&mut self, add: AddOrigin) -> Result<Prepared, Failure> {
+        let is_origin = |entry: &&Entry| matches!(entry.added, Question::AddOrigin(_));
+        if let Some(entry) = self.devices.values().find(is_origin) {
             return Err(format!(
                 "{} already has a device: /dev/ublkb{} ({})",
                 add.origin.display(),
@@ -136,52 +212,63 @@ impl Server {
                 entry.name
             ));
         }
-        let (id, limits, read_only) = self.claim_origin(&add.origin, add.common.force)?;
+        let (origin, limits, read_only) = self.claim_origin(&add.origin, add.common.force)?;
         let read_only = read_only || add.common.read_only;
         let size = self.origin_size()?;
-        let params = params(&[&limits], limits.volatile_cache, size, read_only, None);
-        let info = self.create(&add.common, &params)?;
-        let name = add.common.name.clone().unwrap_or_else(|| format!("origin{}", info.id));
-        self.bring_up(&info, &name, move |family| family.origin.borrow().clone().map(Served::Origin))?;
-        let origin_path = add.origin.display().to_string();
-        let added = Question::AddOrigin(add);
-        self.keep(Entry { name, added, origin: id, origin_path, cow: None, read_only, info })
+        Ok(Prepared {
+            params: device::params(&[&limits], limits.volatile_cache, size, read_only, None),
+            common: add.common.clone(),
+            ticket: None,
+            origin,
+            origin_path: add.origin.display().to_string(),
+            cow: None,
+            read_only,
+            added: Question::AddOrigin(add),
+        })
     }
 
-    fn add_snapshot(&mut self, add: AddSnapshot) -> Result<Answer, Failure> {
+    fn prepare_snapshot(&mut self, add: AddSnapshot, again: bool) -> Result<Prepared, Failure> {
         let (origin, origin_limits, _) = self.claim_origin(&add.origin, add.common.force)?;
-        let cow = OpenDisk::open(&add.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
-        if cow.id == origin {
+        let cow = std::fs::metadata(&add.cow).ok().and_then(|metadata| DiskId::of(&metadata));
+        if cow == Some(origin) {
             return Err(format!("{}: the origin cannot be its own COW", add.cow.display()));
         }
-        let overwrite = check_content(&cow, add.persistent, add.common.force)?;
+        let cow = OpenDisk::open(&add.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
+        let overwrite = !again && check_content(&cow, add.persistent, add.common.force)?;
         let (cow_id, cow_limits) = (cow.id, cow.limits);
         self.tickets += 1;
         let ticket = self.tickets;
-        let opened = self.open_snapshot(&add, cow, overwrite, ticket)?;
+        let opened = self.open_snapshot(&add, cow, overwrite, ticket, again)?;
         let discard = add.discard_zeroes_cow.then_some(opened.chunk);
         let limits = [&origin_limits, &cow_limits];
-        let params = params(&limits, cow_limits.volatile_cache, opened.len, add.common.read_only, discard);
-        let brought_up = self.create(&add.common, &params).and_then(|info| {
-            let name = add.common.name.clone().unwrap_or_else(|| format!("snap{}", info.id));
-            let serve = move |family: &Family| family.opened.borrow().get(&ticket).cloned().map(Served::Snapshot);
-            self.bring_up(&info, &name, serve).map(|()| (info, name))
-        });
-        let forgotten = self.family.call(move |family| async move { drop(family.opened.borrow_mut().remove(&ticket)) });
-        let (info, name) = brought_up?;
-        forgotten.map_err(|error| error.to_string())?;
-        let (origin_path, cow_path) = (add.origin.display().to_string(), add.cow.display().to_string());
         let read_only = add.common.read_only;
-        let added = Question::AddSnapshot(add);
-        self.keep(Entry { name, added, origin, origin_path, cow: Some((cow_id, cow_path)), read_only, info })
+        Ok(Prepared {
+            params: device::params(&limits, cow_limits.volatile_cache, opened.len, read_only, discard),
+            common: add.common.clone(),
+            ticket: Some(ticket),
+            origin,
+            origin_path: add.origin.display().to_string(),
+            cow: Some((cow_id, add.cow.display().to_string())),
+            read_only,
+            added: Question::AddSnapshot(add),
+        })
     }
 
-    fn keep(&mut self, entry: Entry) -> Result<Answer, Failure> {
-        let id = entry.info.id;
-        log::info!("{}: /dev/ublkb{id} is live", entry.name);
-        self.devices.insert(id, entry);
+    /// The data thread's own hold on a snapshot is no longer needed.
+    fn forget_ticket(&self, prepared: &Prepared) -> Result<(), Failure> {
+        let Some(ticket) = prepared.ticket else { return Ok(()) };
+        let forget = move |family: Rc<Family>| async move { drop(family.opened.borrow_mut().remove(&ticket)) };
+        self.family.call(forget).map_err(|error| error.to_string())
+    }
+
+    fn keep(&mut self, prepared: Prepared, info: DeviceInfo, name: Option<String>) {
+        let name = name.unwrap_or_else(|| prepared.name(info.id));
+        let number = device::number(&mut self.control, info.id);
+        log::info!("{name}: /dev/ublkb{} is live", info.id);
+        let Prepared { added, origin, origin_path, cow, read_only, .. } = prepared;
+        let id = info.id;
+        self.devices.insert(id, Entry { name, added, info, number, origin, origin_path, cow, read_only });
         self.save();
-        Ok(Answer::Added { path: format!("/dev/ublkb{id}") })
     }
 
     /// Opens the origin for the family, once.
@@ -213,7 +300,14 @@ impl Server {
         size.map_err(|error| error.to_string())?.ok_or_else(|| "the family has no origin".to_owned())
     }
 
-    fn open_snapshot(&self, add: &AddSnapshot, cow: OpenDisk, overwrite: bool, ticket: u64) -> Result<Opened, Failure> {
+    fn open_snapshot(
+        &self,
+        add: &AddSnapshot,
+        cow: OpenDisk,
+        overwrite: bool,
+        ticket: u64,
+        again: bool,
+    ) -> Result<Opened, Failure> {
         let on_full = if add.overflow { OnFull::Overflow } else { OnFull::Invalidate };
         let (discard_zeroes_cow, discard_passdown_origin) = (add.discard_zeroes_cow, add.discard_passdown_origin);
         let options = Options { on_full, discard_zeroes_cow, discard_passdown_origin };
@@ -221,6 +315,8 @@ impl Server {
             None => None,
             Some(sectors) => Some(ChunkSize::from_sectors(sectors).ok_or_else(|| bad_chunk_size(sectors))?),
         };
+        // What a transient store held died with the server that held it.
+        let lost = again && !add.persistent;
         let (persistent, len) = (add.persistent, add.len_sectors.map(Sectors));
         let label = add.common.name.clone().unwrap_or_else(|| add.cow.display().to_string());
         let open = move |family: Rc<Family>| async move {
@@ -236,6 +332,7 @@ impl Server {
                 chunk_size,
                 persistent,
                 overwrite,
+                lost,
                 len,
                 options,
                 listener: Rc::new(move |event| log::warn!("{label}: {event}")),
@@ -248,82 +345,44 @@ impl Server {
         self.family.call(open).map_err(|error| error.to_string())?
     }
 
-    /// Has the kernel add a device with what it can do of what is wanted.
-    fn create(&mut self, common: &Common, params: &Params) -> Result<DeviceInfo, Failure> {
-        let features = self.control.features().unwrap_or(0);
-        let mut flags = u64::from(sys::UBLK_F_CMD_IOCTL_ENCODE);
-        if common.recovery {
-            flags |= u64::from(sys::UBLK_F_USER_RECOVERY) | u64::from(sys::UBLK_F_USER_RECOVERY_REISSUE);
-        }
-        let zero_copy = u64::from(sys::UBLK_F_SUPPORT_ZERO_COPY) | u64::from(sys::UBLK_F_AUTO_BUF_REG);
-        if common.zero_copy && features & zero_copy == zero_copy && self.has_buffer_table()? {
-            flags |= zero_copy;
-        }
-        // A snapshot's partitions are its origin's: nobody asked for them to appear a second time.
-        flags |= features & u64::from(sys::UBLK_F_NO_AUTO_PART_SCAN);
-        let wanted = AddDevice {
-            id: common.id,
-            queues: common.queues,
-            depth: common.depth,
-            max_io_bytes: MAX_IO_BYTES,
-            flags,
-            target_flags: 0,
-        };
-        let info = self.control.add(&wanted).map_err(|error| error.to_string())?;
-        if let Err(error) = self.control.set_params(info.id, params) {
-            self.delete(info.id);
-            return Err(error.to_string());
-        }
-        Ok(info)
-    }
-
     fn has_buffer_table(&self) -> Result<bool, Failure> {
         let reserve = |family: Rc<Family>| async move { family.ring.reserve_registered_buffers() };
         self.family.call(reserve).map_err(|error| error.to_string())
     }
 
-    /// Serves a device's queues, makes its target usable and starts it; takes everything back if that fails.
-    fn bring_up(
-        &mut self,
-        info: &DeviceInfo,
-        name: &str,
-        target: impl FnOnce(&Family) -> Option<Served> + Send + 'static,
-    ) -> Result<(), Failure> {
-        let result = self.serve(info, name, target).and_then(|()| {
-            let pid = i32::try_from(std::process::id()).map_err(|error| error.to_string())?;
-            self.control.start(info.id, pid).map_err(|error| error.to_string())
-        });
-        if result.is_err() {
-            self.take_down(info.id);
+    /// Adds a device, serves its queues, makes its target usable and starts it; takes everything back if that fails.
+    fn bring_up(&mut self, prepared: &Prepared) -> Result<DeviceInfo, Failure> {
+        let zero_copy = self.has_buffer_table()?;
+        let info = device::add(&mut self.control, &prepared.common, &prepared.params, zero_copy)?;
+        let started = self.serve(&info, prepared).and_then(|()| device::start(&mut self.control, info.id, false));
+        if let Err(error) = started {
+            self.take_down(info.id, true)?;
+            return Err(error);
         }
-        result
+        Ok(info)
     }
 
-    fn serve(
-        &self,
-        info: &DeviceInfo,
-        name: &str,
-        target: impl FnOnce(&Family) -> Option<Served> + Send + 'static,
-    ) -> Result<(), Failure> {
+    /// Serves a device's queues. A snapshot's store is written if it must be, and it joins its origin.
+    fn serve(&self, info: &DeviceInfo, prepared: &Prepared) -> Result<(), Failure> {
         let id = info.id;
         let path = format!("/dev/ublkc{id}");
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|error| format!("{path}: {error}"))?;
-        let zero_copy = info.flags & u64::from(sys::UBLK_F_AUTO_BUF_REG) != 0;
+        let zero_copy = device::is_zero_copy(info);
         let (depth, max_io_bytes) = (info.depth, info.max_io_bytes);
         let queues: Vec<_> = (0..info.queues).map(|id| QueueOptions { id, depth, max_io_bytes, zero_copy }).collect();
-        let name = name.to_owned();
+        let (name, ticket) = (prepared.name(id), prepared.ticket);
         let serve = move |family: Rc<Family>| async move {
-            let served = target(&family).ok_or("its target is gone")?;
-            if let Served::Snapshot(snapshot) = &served {
+            let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
+            let snapshot = ticket.and_then(|ticket| family.opened.borrow().get(&ticket).cloned());
+            let served = snapshot.clone().map_or(Served::Origin(origin.clone()), Served::Snapshot);
+            if let Some(snapshot) = &snapshot {
                 snapshot.activate(&family.executor).await.map_err(|error| error.to_string())?;
             }
-            let result = family.serve(id, &name, file, &queues, served.clone());
-            if let Served::Snapshot(snapshot) = &served {
-                let origin = family.origin.borrow().clone();
-                match (origin, &result) {
-                    (Some(origin), Ok(())) => origin.join(snapshot.clone()).await,
-                    _ => snapshot.close().await,
-                }
+            let result = family.serve(id, &name, file, &queues, served);
+            match (snapshot, &result) {
+                (Some(snapshot), Ok(())) => origin.join(snapshot).await,
+                (Some(snapshot), Err(_)) => snapshot.close().await,
+                (None, _) => {}
             }
             result.map_err(|error| format!("cannot serve the queues: {error}"))
         };
@@ -331,50 +390,26 @@ impl Server {
     }
 
     /// Stops a device, takes its target apart and deletes it.
-    fn take_down(&mut self, id: u32) {
-        if let Err(error) = self.control.stop(id) {
-            log::warn!("{error}");
-        }
-        if let Err(error) = self.family.call(move |family| async move { family.remove(id).await }) {
-            log::error!("{error}");
-        }
-        self.delete(id);
-    }
-
-    fn delete(&mut self, id: u32) {
-        if let Err(error) = self.control.del(id) {
-            log::warn!("{error}");
-        }
+    fn take_down(&mut self, id: u32, force: bool) -> Result<(), Failure> {
+        device::stop(&mut self.control, id, force)?;
+        let removed = self.family.call(move |family| async move { family.remove(id).await });
+        device::delete(&mut self.control, id);
+        removed.map_err(|error| error.to_string())
     }
 
     fn del(&mut self, ids: &[u32], force: bool) -> Result<Answer, Failure> {
         if !force {
-            for id in ids {
-                not_in_use(*id)?;
-            }
+            // All or none: nothing has been deleted when one of them is refused here.
+            ids.iter().try_for_each(|id| device::not_in_use(*id))?;
         }
-        for id in ids {
-            if let Some(entry) = self.devices.remove(id) {
-                self.take_down(*id);
+        for id in ids.iter().filter(|id| self.devices.contains_key(id)).copied().collect::<Vec<_>>() {
+            self.take_down(id, force)?;
+            if let Some(entry) = self.devices.remove(&id) {
                 log::info!("{}: deleted", entry.name);
             }
+            self.save();
         }
-        self.save();
         Ok(Answer::Deleted)
-    }
-}
-
-/// A claim that is given up at once tells whether somebody else has one: a file system, another target, a swap area.
-fn not_in_use(id: u32) -> Result<(), Failure> {
-    let path = format!("/dev/ublkb{id}");
-    match OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(&path) {
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            let user = File::open(&path).and_then(|file| file.metadata()).ok();
-            let user = user.and_then(|metadata| DiskId::of(&metadata)).and_then(crate::open::user_of);
-            let by = user.unwrap_or_else(|| "in use".to_owned());
-            Err(format!("{path}: it is {by}; end that first, or use --force"))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -400,44 +435,4 @@ fn check_content(cow: &OpenDisk, persistent: bool, force: bool) -> Result<bool, 
 
 fn bad_chunk_size(sectors: u64) -> Failure {
     format!("chunk size of {sectors} sectors: it must be a power of two of at least one sector and at most 1 GiB")
-}
-
-fn shift_of(bytes: u32) -> u8 {
-    u8::try_from(bytes.max(512).next_power_of_two().trailing_zeros()).unwrap_or(12)
-}
-
-/// A device's limits, from those of the disks below it.
-fn params(disks: &[&Limits], volatile_cache: bool, size: Sectors, read_only: bool, discard: Option<Sectors>) -> Params {
-    let largest = |of: fn(&Limits) -> u32| disks.iter().map(|disk| of(disk)).max().unwrap_or(512);
-    let logical = largest(|disk| disk.logical_block_size);
-    let physical = largest(|disk| disk.physical_block_size).max(logical);
-    let mut attributes = 0;
-    if volatile_cache {
-        attributes |= attrs::VOLATILE_CACHE | attrs::FUA;
-    }
-    if read_only {
-        attributes |= attrs::READ_ONLY;
-    }
-    if disks.iter().any(|disk| disk.rotational) {
-        attributes |= attrs::ROTATIONAL;
-    }
-    let discard = discard.map(|chunk| Discard {
-        alignment: 0,
-        granularity: u32::try_from(chunk.bytes()).unwrap_or(1 << 30),
-        max_sectors: u32::try_from(chunk.0).unwrap_or(u32::MAX),
-        max_write_zeroes_sectors: 0,
-    });
-    Params {
-        attrs: attributes,
-        logical_shift: shift_of(logical),
-        physical_shift: shift_of(physical),
-        io_min_shift: shift_of(physical),
-        io_opt_shift: shift_of(largest(|disk| disk.io_opt).max(physical)),
-        max_sectors: MAX_IO_BYTES / 512,
-        dev_sectors: size.0,
-        discard,
-        // Zero copy hands users' pages to the disks, which must be able to take them.
-        dma_alignment_mask: Some(largest(|disk| disk.dma_alignment)),
-        ..Params::default()
-    }
 }

@@ -46,15 +46,6 @@ pub(super) fn get_u64(bytes: &[u8], offset: usize) -> u64 {
     u64::from_ne_bytes(array(bytes, offset))
 }
 
-/// The numbers of the bits set in a CPU mask, an array of native 64-bit words.
-pub(super) fn cpus_of(mask: &[u8]) -> Vec<usize> {
-    let words = mask.chunks_exact(8).map(|word| get_u64(word, 0));
-    words
-        .enumerate()
-        .flat_map(|(index, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| index * 64 + bit))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,13 +61,5 @@ mod tests {
         assert_eq!(get_i32(&bytes, 4), -2);
         assert_eq!(get_u64(&bytes, 8), u64::MAX - 3);
         assert_eq!(bytes[16..], [0; 8]);
-    }
-
-    #[test]
-    fn a_cpu_mask_is_words() {
-        let mut mask = [0; 1024];
-        put_u64(&mut mask, 0, 0b1001);
-        put_u64(&mut mask, 8, 1 << 63);
-        assert_eq!(cpus_of(&mask), [0, 3, 127]);
     }
 }

@@ -63,23 +63,6 @@ impl OpenErrorKind {
     }
 }
 
-impl OpenError {
-    /// The kernel's errno, or the one that fits.
-    pub fn errno(&self) -> Option<i32> {
-        match &self.kind {
-            OpenErrorKind::Missing => Some(libc::ENOENT),
-            OpenErrorKind::Busy { .. } => Some(libc::EBUSY),
-            OpenErrorKind::ReadOnly => Some(libc::EROFS),
-            OpenErrorKind::WrongKind { .. } => Some(libc::ENOTBLK),
-            OpenErrorKind::Replaced => Some(libc::ESTALE),
-            OpenErrorKind::Empty | OpenErrorKind::TooSmall { .. } => Some(libc::EINVAL),
-            OpenErrorKind::Permission(error) | OpenErrorKind::NoDevice(error) | OpenErrorKind::Io(error) => {
-                error.raw_os_error()
-            }
-        }
-    }
-}
-
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot open {}: ", self.path.display())?;

@@ -74,6 +74,8 @@ pub struct Parts<'a> {
     pub persistent: bool,
     /// Treat a foreign COW as empty.
     pub overwrite: bool,
+    /// The content of a transient store is gone: the snapshot is invalid from the start.
+    pub lost: bool,
     /// Length of the snapshot device; `None` for the origin's.
     pub len: Option<Sectors>,
     /// What the user chose.
@@ -187,7 +189,10 @@ impl Snapshot {
             persistent: parts.persistent,
             overwrite: parts.overwrite,
         };
-        let (store, exceptions) = Store::open(open).await?;
+        let (store, mut exceptions) = Store::open(open).await?;
+        if parts.lost {
+            exceptions.invalidate();
+        }
         Ok(Rc::new(Snapshot {
             origin: parts.origin.clone(),
             cow: parts.cow.clone(),
