@@ -170,6 +170,8 @@ impl Server {
     /// waited are sent once more, and an origin's must find all its snapshots.
     fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Answer, Failure> {
         self.keep_files = true;
+        // The ring is new, and the devices may want its buffer table.
+        self.has_buffer_table()?;
         let mut all = Vec::new();
         for device in devices {
             all.push((self.prepare(device.added, true)?, device.id, device.name));

@@ -68,5 +68,10 @@ fn main() -> ExitCode {
         println!("0 passed, 1 failed");
         return ExitCode::FAILURE;
     }
+    if let Err(error) = sh::run_from_memory() {
+        println!("cannot run from memory: {error}");
+        println!("0 passed, 1 failed");
+        return ExitCode::FAILURE;
+    }
     runner::run(&chosen)
 }

@@ -5,8 +5,7 @@
 //! the case's bound covers a command that hangs (see `main.rs`).
 
 use std::env;
-use std::os::unix::process::CommandExt;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 
 /// What a finished command left.
@@ -60,6 +59,21 @@ impl Out {
         assert!(lines.len() == 1, "`{}` should print one line, printed {:?}", self.what, self.stdout);
         lines[0].trim_end().to_string()
     }
+}
+
+/// Says that the programs are in memory already.
+const IN_MEMORY: &str = "UBLK_DM_IN_MEMORY";
+
+/// Puts the suite and the program under test into memory and goes on from there: started from the VM's root file system
+/// each takes two seconds to load, every time.
+pub fn run_from_memory() -> std::io::Result<()> {
+    if env::var_os(IN_MEMORY).is_some() {
+        return Ok(());
+    }
+    let (suite, program) = (env::temp_dir().join("vm-suite"), env::temp_dir().join("ublk-dm"));
+    std::fs::copy(env::current_exe()?, &suite)?;
+    std::fs::copy(binary(), &program)?;
+    Err(Command::new(suite).args(env::args_os().skip(1)).env(IN_MEMORY, "1").env("UBLK_DM_BIN", program).exec())
 }
 
 /// The `ublk-dm` under test; `UBLK_DM_BIN` puts another one in its place.
