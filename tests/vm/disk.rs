@@ -2,15 +2,14 @@
 //!
 //! Everything bypasses the page cache (`O_DIRECT`): the oracle and the server look at the same
 //! disks in turn, and a stale cached page would accuse the wrong one. Positions and lengths are
-//! in 512-byte sectors. Buffers are aligned by hand inside a longer vector, so nothing here
-//! needs unsafe code.
+//! in 512-byte sectors. Buffers are aligned by hand inside a longer vector.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 
-use crate::sh::{run_args, sh};
+use crate::{ioctl, kernel};
 
 /// Bytes of a sector.
 pub const SECTOR: u64 = 512;
@@ -124,13 +123,6 @@ impl Disk {
 fn block_bytes(path: &str) -> u64 {
     let real = fs::canonicalize(path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let name = real.file_name().and_then(|n| n.to_str()).unwrap_or("").to_string();
-    // /dev/mapper/NAME is a node of its own here (no udev): find the dm-N behind it.
-    let name = if path.starts_with("/dev/mapper/") {
-        let minor = sh(&format!("dmsetup info -c --noheadings -o minor {name}")).ok().line();
-        format!("dm-{}", minor.trim())
-    } else {
-        name
-    };
     match fs::read_to_string(format!("/sys/class/block/{name}/queue/logical_block_size")) {
         Ok(text) => text.trim().parse().unwrap_or_else(|e| panic!("{path}: block size {text:?}: {e}")),
         Err(_) => SECTOR, // a regular file
@@ -146,16 +138,13 @@ pub fn node(disk: &str) -> String {
 
 /// Cuts a device of `sectors` out of `disk` at `start`; returns its node.
 pub fn slice(name: &str, disk: &str, start: u64, sectors: u64) -> String {
-    let table = format!("0 {sectors} linear {} {start}", node(disk));
-    run_args("dmsetup", &["create", name, "--table", &table]).ok();
-    format!("/dev/mapper/{name}")
+    kernel::create(name, &format!("0 {sectors} linear {} {start}", node(disk)))
 }
 
 /// Makes a disk as good as new: discarded, and certainly zero at its start and end.
 pub fn wipe(disk: &str) {
-    let path = node(disk);
-    sh(&format!("blkdiscard -f {path}")).ok();
-    let open = Disk::open(&path);
+    let open = Disk::open(&node(disk));
+    ioctl::discard(&open.file, open.sectors * SECTOR).unwrap_or_else(|e| panic!("{disk}: discard: {e}"));
     open.zero(0, 4 * MIB);
     open.zero(open.sectors / 8 * 8 - 2 * MIB, 2 * MIB);
 }

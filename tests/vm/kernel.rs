@@ -3,36 +3,42 @@
 //! Only combinations that the kernels under test survive are used (no `discard_zeroes_cow`
 //! with small chunks, no COW that is its own origin).
 
-use crate::disk::Disk;
-use crate::sh::{run_args, sh};
+use std::fs;
 
-/// Sectors of a device.
-fn sectors(path: &str) -> u64 {
-    Disk::open_read_only(path).sectors
+use crate::disk::Disk;
+use crate::ioctl::{dm_create, dm_line, dm_remove};
+
+/// Activates a device with one target; returns its node.
+pub fn create(name: &str, table: &str) -> String {
+    dm_create(name, table, false).unwrap_or_else(|e| panic!("the kernel refuses `{table}`: {e}"))
 }
 
-/// Activates `snapshot`; `kind` is `P`, `PO` or `N`. Returns its node.
+/// Activates `snapshot`; `kind` is `P`, `PO` or `N`.
 pub fn snapshot(name: &str, origin: &str, cow: &str, kind: &str, chunk_sectors: u64) -> String {
-    let table = format!("0 {} snapshot {origin} {cow} {kind} {chunk_sectors}", sectors(origin));
-    run_args("dmsetup", &["create", name, "--table", &table]).ok();
-    format!("/dev/mapper/{name}")
+    let sectors = Disk::open_read_only(origin).sectors;
+    create(name, &format!("0 {sectors} snapshot {origin} {cow} {kind} {chunk_sectors}"))
 }
 
 /// Activates `snapshot-origin`. Its snapshots must exist already.
 pub fn origin(name: &str, origin: &str) -> String {
-    let table = format!("0 {} snapshot-origin {origin}", sectors(origin));
-    run_args("dmsetup", &["create", name, "--table", &table]).ok();
-    format!("/dev/mapper/{name}")
+    let sectors = Disk::open_read_only(origin).sectors;
+    create(name, &format!("0 {sectors} snapshot-origin {origin}"))
 }
 
 pub fn status(name: &str) -> String {
-    sh(&format!("dmsetup status {name}")).ok().stdout.trim_end().to_string()
+    dm_line(name, false).unwrap_or_else(|e| panic!("status of {name}: {e}"))
 }
 
 pub fn table(name: &str) -> String {
-    sh(&format!("dmsetup table {name}")).ok().stdout.trim_end().to_string()
+    dm_line(name, true).unwrap_or_else(|e| panic!("table of {name}: {e}"))
 }
 
 pub fn remove(name: &str) {
-    sh(&format!("dmsetup remove --retry {name}")).ok();
+    dm_remove(name).unwrap_or_else(|e| panic!("the kernel cannot remove {name}: {e}"));
+}
+
+/// The names of all device-mapper devices.
+pub fn names() -> Vec<String> {
+    let devices = fs::read_dir("/sys/block").expect("/sys/block").flatten();
+    devices.filter_map(|d| fs::read_to_string(d.path().join("dm/name")).ok()).map(|n| n.trim().to_string()).collect()
 }

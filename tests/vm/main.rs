@@ -11,10 +11,12 @@
 //! everything they made is taken down and their disks are wiped. `UBLK_DM_BIN` puts another
 //! program in the place of the `ublk-dm` just built.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod cases;
 mod disk;
+#[allow(unsafe_code)]
+mod ioctl;
 mod kernel;
 mod load;
 mod model;

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::Case;
 use crate::disk;
+use crate::ioctl;
+use crate::kernel;
 use crate::server;
 use crate::sh::{binary, dmesg_tail, run_args};
 
@@ -152,6 +154,12 @@ fn bounded(seconds: u64, line: &str) -> String {
     format!("exit {} {} {}", out.code, out.stdout.trim(), out.stderr.trim())
 }
 
+/// Loop devices with a file behind them.
+fn bound_loops() -> Vec<PathBuf> {
+    let all = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    all.map(|entry| entry.path().join("loop")).filter(|path| path.exists()).collect()
+}
+
 /// Takes everything down that a case may have made. An error says what had been forgotten.
 fn clean_up() -> Result<(), String> {
     let mut found = Vec::new();
@@ -175,11 +183,16 @@ fn clean_up() -> Result<(), String> {
         found.extend(server::leftovers().iter().map(|what| format!("{what} (for good)")));
     }
     // Slices and the oracle's devices are the cases' scaffolding: removing them is no sign of
-    // a fault. A device above another is removed in a later round.
+    // a fault. A device above another is removed in an earlier round.
     for _ in 0..4 {
-        bounded(20, "dmsetup remove_all");
+        let busy = kernel::names().iter().filter(|name| ioctl::dm_remove(name).is_err()).count();
+        if busy == 0 {
+            break;
+        }
     }
-    bounded(10, "losetup -D");
+    if !bound_loops().is_empty() {
+        bounded(10, "losetup -D");
+    }
     fs::remove_dir_all(SCRATCH).ok();
     if found.is_empty() { Ok(()) } else { Err(format!("left behind: {}", found.join(", "))) }
 }

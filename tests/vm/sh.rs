@@ -1,4 +1,4 @@
-//! Running programs: `ublk-dm` under test, `dmsetup` and the file system tools.
+//! Running programs: `ublk-dm` under test and the file system tools.
 //!
 //! A command is given as one line that is split at blanks (no path here has any), so that a
 //! case reads like the shell session it stands for. Nothing here has a time limit of its own:

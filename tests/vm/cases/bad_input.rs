@@ -8,7 +8,7 @@ use crate::Case;
 use crate::disk::{self, Buf, Disk, MIB, node, slice};
 use crate::load::Rng;
 use crate::runner::scratch;
-use crate::sh::{Out, run_args, sh, ublk_dm, ublk_dm_as_nobody};
+use crate::sh::{Out, sh, ublk_dm, ublk_dm_as_nobody};
 use crate::{server, store};
 
 pub fn cases() -> Vec<Case> {
@@ -233,7 +233,7 @@ fn in_use() {
     drop(held);
     // Below a device-mapper device.
     let size = Disk::open(&c).sectors;
-    run_args("dmsetup", &["create", "above", "--table", &format!("0 {size} linear {c} 0")]).ok();
+    crate::kernel::create("above", &format!("0 {size} linear {c} 0"));
     refuse(&format!("add snapshot --origin {o} --cow {c}"), &[&o]);
     crate::kernel::remove("above");
     // The COW of another snapshot; the origin as a COW; a COW as an origin.

@@ -1,0 +1,109 @@
+//! The few requests to the kernel that have no safe function: device-mapper's and discard.
+//!
+//! They could be made by running `dmsetup` and `blkdiscard`, but starting a process takes half
+//! a second under software emulation and the suite makes thousands of these requests. This is
+//! the only file of the suite with unsafe code.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::disk::us;
+
+/// `struct dm_ioctl` is this long; `dm_target_spec` follows.
+const HEAD: usize = 312;
+const SPEC: usize = 40;
+/// Room for any answer here: one target with its parameters.
+const ROOM: usize = 16 << 10;
+
+const READ_ONLY: u32 = 1;
+const STATUS_TABLE: u32 = 16;
+
+const DEV_CREATE: u32 = 3;
+const DEV_REMOVE: u32 = 4;
+const DEV_SUSPEND: u32 = 6; // without its flag: resume
+const TABLE_LOAD: u32 = 9;
+const TABLE_STATUS: u32 = 12;
+
+/// Sends one request about the device `name`; the answer comes back in the same bytes.
+fn request(number: u32, name: &str, flags: u32, spec: &[u8]) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0u8; ROOM];
+    let mut put = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    put(0, 4); // version 4.0.0
+    put(12, 16 << 10);
+    put(16, 312);
+    put(20, u32::from(!spec.is_empty()));
+    put(28, flags);
+    bytes[48..48 + name.len()].copy_from_slice(name.as_bytes());
+    bytes[HEAD..HEAD + spec.len()].copy_from_slice(spec);
+    let control = OpenOptions::new().read(true).write(true).open("/dev/mapper/control")?;
+    let code = (3 << 30) | (312 << 16) | (0xfd << 8) | u64::from(number);
+    // SAFETY: the request is well-formed: `data_size` says the length of `bytes`, which lives
+    // across the call, and the kernel writes no more than that.
+    let result = unsafe { libc::ioctl(control.as_raw_fd(), code, bytes.as_mut_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes) }
+}
+
+/// Makes a device with one target, `table` being `0 LENGTH TARGET ARGS`; returns its node.
+pub fn dm_create(name: &str, table: &str, read_only: bool) -> io::Result<String> {
+    let words: Vec<&str> = table.splitn(4, ' ').collect();
+    let length: u64 = words[1].parse().map_err(io::Error::other)?;
+    let mut spec = vec![0u8; SPEC];
+    spec[8..16].copy_from_slice(&length.to_le_bytes());
+    spec[24..24 + words[2].len()].copy_from_slice(words[2].as_bytes());
+    spec.extend(words[3].as_bytes());
+    spec.resize((spec.len() + 1).next_multiple_of(8), 0);
+    let made = request(DEV_CREATE, name, 0, &[])?;
+    let loaded = request(TABLE_LOAD, name, if read_only { READ_ONLY } else { 0 }, &spec)
+        .and_then(|_| request(DEV_SUSPEND, name, 0, &[]));
+    if let Err(e) = loaded {
+        request(DEV_REMOVE, name, 0, &[]).ok();
+        return Err(e);
+    }
+    let dev = u64::from_le_bytes(made[40..48].try_into().expect("8 bytes"));
+    let minor = (dev & 0xff) | ((dev >> 12) & 0x000f_ff00);
+    let node = format!("/dev/dm-{minor}");
+    until(5, || std::fs::exists(&node).unwrap_or(false));
+    Ok(node)
+}
+
+/// Removes a device; one that was closed a moment ago may still be busy for an instant.
+pub fn dm_remove(name: &str) -> io::Result<()> {
+    let mut result = Ok(Vec::new());
+    until(5, || {
+        result = request(DEV_REMOVE, name, 0, &[]);
+        !matches!(&result, Err(e) if e.raw_os_error() == Some(libc::EBUSY))
+    });
+    result.map(|_| ())
+}
+
+/// The status or the table line, as `dmsetup status` and `dmsetup table` print it.
+pub fn dm_line(name: &str, table: bool) -> io::Result<String> {
+    let bytes = request(TABLE_STATUS, name, if table { STATUS_TABLE } else { 0 }, &[])?;
+    let start = us(u64::from(u32::from_le_bytes(bytes[16..20].try_into().expect("4 bytes"))));
+    let text = |from: usize| {
+        let end = bytes[from..].iter().position(|b| *b == 0).map_or(bytes.len(), |n| from + n);
+        String::from_utf8_lossy(&bytes[from..end]).into_owned()
+    };
+    let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    let line = format!("{} {} {} {}", number(start), number(start + 8), text(start + 24), text(start + SPEC));
+    Ok(line.trim_end().to_string())
+}
+
+/// Discards a whole device.
+pub fn discard(disk: &File, bytes: u64) -> io::Result<()> {
+    const BLKDISCARD: u64 = 0x1277;
+    let range = [0u64, bytes];
+    // SAFETY: BLKDISCARD reads two 64-bit numbers, which outlive the call.
+    let result = unsafe { libc::ioctl(disk.as_raw_fd(), BLKDISCARD, range.as_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn until(seconds: u64, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while !holds() && Instant::now() < end {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
