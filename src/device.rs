@@ -18,6 +18,11 @@ const MAX_IO_BYTES: u32 = 1 << 19;
 /// started is better reported than waited for.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
+/// How often a device that somebody has open is asked to stop: udev looks at a disk for a moment after each unmount ...
+const STOP_TRIES: u32 = 20;
+/// ... and the pause between: two seconds in all.
+const STOP_PAUSE: Duration = Duration::from_millis(100);
+
 /// Has the kernel add a device with what it can do of what is wanted.
 pub fn add(control: &mut Control, common: &Common, params: &Params, zero_copy: bool) -> Result<DeviceInfo, Failure> {
     let features = control.features().unwrap_or(0);
@@ -64,11 +69,17 @@ pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Failure>
 pub fn stop(control: &mut Control, id: u32, force: bool) -> Result<(), Failure> {
     if !force {
         not_in_use(id)?;
-        match control.try_stop(id) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.errno() == Some(libc::EBUSY) => return Err(in_use(id, "open")),
-            // A kernel before 7.0 has only the command that asks nobody.
-            Err(error) => log::debug!("{error}"),
+        for left in (0..STOP_TRIES).rev() {
+            match control.try_stop(id) {
+                Ok(()) => return Ok(()),
+                Err(error) if error.errno() == Some(libc::EBUSY) && left > 0 => std::thread::sleep(STOP_PAUSE),
+                Err(error) if error.errno() == Some(libc::EBUSY) => return Err(in_use(id, "open")),
+                // A kernel before 7.0 has only the command that asks nobody.
+                Err(error) => {
+                    log::debug!("{error}");
+                    break;
+                }
+            }
         }
     }
     control.stop(id).map_err(|error| error.to_string())
