@@ -1,1 +1,4 @@
-//! Command-line tests.
+//! Command-line tests: what the program does on any Linux, without ublk and without root.
+
+mod images;
+mod offline;

@@ -1,2 +1,72 @@
-//! VM tests.
-fn main() {}
+//! Tests on a real kernel: `/dev/ublkbN` over NVMe and SATA disks, with the kernel's own
+//! device-mapper targets as the judge.
+//!
+//! ```text
+//! vm [--list] [NAME...]     all cases, or those whose names contain one of the words
+//! ```
+//!
+//! `ci/vm` boots the machine this needs; without it (`UBLK_DM_VM` unset) the suite says so and
+//! skips. Random cases take their seed from `UBLK_DM_SEED` and print it. Each case runs in a
+//! process of its own, so that one that hangs is reported and left behind; between cases
+//! everything they made is taken down and their disks are wiped. `UBLK_DM_BIN` puts another
+//! program in the place of the `ublk-dm` just built.
+
+#![forbid(unsafe_code)]
+
+mod cases;
+mod disk;
+mod kernel;
+mod load;
+mod model;
+mod runner;
+mod server;
+mod sh;
+mod store;
+mod tree;
+
+use std::env;
+use std::process::ExitCode;
+
+/// A test.
+struct Case {
+    /// What selects it and stands in the report.
+    name: &'static str,
+    /// How long it may take under software emulation.
+    bound_s: u64,
+    /// The disks it writes: they are wiped first.
+    disks: &'static [&'static str],
+    /// Panics when it fails.
+    run: fn(seed: u64),
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let all = cases::all();
+    match args.first().map(String::as_str) {
+        Some("--list") => {
+            all.iter().for_each(|case| println!("{}", case.name));
+            return ExitCode::SUCCESS;
+        }
+        // The runner starts itself with this, once per case.
+        Some("--child") => {
+            let case = all.iter().find(|case| Some(case.name) == args.get(1).map(String::as_str));
+            return runner::child(case.expect("a case's name follows --child"));
+        }
+        _ => {}
+    }
+    if env::var_os("UBLK_DM_VM").is_none() {
+        println!("skipped: needs a VM, run ci/check");
+        println!("0 passed, 0 failed");
+        return ExitCode::SUCCESS;
+    }
+    // What `cargo test` passes to every test target is none of ours.
+    let words: Vec<&String> = args.iter().filter(|word| !word.starts_with('-')).collect();
+    let chosen: Vec<&Case> =
+        all.iter().filter(|case| words.is_empty() || words.iter().any(|word| case.name.contains(*word))).collect();
+    if chosen.is_empty() {
+        println!("no case has a name like {words:?}; see --list");
+        println!("0 passed, 1 failed");
+        return ExitCode::FAILURE;
+    }
+    runner::run(&chosen)
+}

@@ -52,6 +52,8 @@ struct Shared {
     /// Jobs and tokens whose callback has not returned.
     unfinished: Cell<usize>,
     closing: Cell<bool>,
+    /// Sectors of the source that have been dealt with since the client was made.
+    moved: Cell<u64>,
     changed: WaitQueue,
 }
 
@@ -82,6 +84,7 @@ impl Client {
                 callbacks: RefCell::default(),
                 unfinished: Cell::new(0),
                 closing: Cell::new(false),
+                moved: Cell::new(0),
                 changed: WaitQueue::default(),
             }),
         };
@@ -105,6 +108,15 @@ impl Client {
             self.shared.waiting_for_memory.borrow_mut().push(cx.waker().clone());
         }
         buffer
+    }
+
+    pub(super) fn add_moved(&self, sectors: u64) {
+        self.shared.moved.set(self.shared.moved.get() + sectors);
+    }
+
+    /// How far all jobs of this client together have come: sectors of their sources that have been dealt with.
+    pub fn moved(&self) -> Sectors {
+        Sectors(self.shared.moved.get())
     }
 
     pub(super) fn give_back(&self, buffer: Buffer) {

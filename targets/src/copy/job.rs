@@ -290,6 +290,7 @@ impl Job {
     fn end(&mut self, index: usize, client: &Client) {
         let slice = &mut self.slices[index];
         slice.state = State::Idle;
+        client.add_moved(slice.count);
         if let Some(buffer) = slice.buffer.take() {
             client.give_back(buffer);
         }

@@ -245,6 +245,11 @@ impl Snapshot {
         self.len.0 == 0
     }
 
+    /// The device's block size: the larger of its disks'.
+    pub fn logical_block_bytes(&self) -> u32 {
+        self.cow.limits().logical_block_bytes.max(self.origin.limits().logical_block_bytes)
+    }
+
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store

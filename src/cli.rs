@@ -1,0 +1,217 @@
+//! The command line: verbs, flags and their help, in one place. Spelling here is a contract with users' scripts.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dm_targets::table::parse_size;
+
+/// Block snapshots and mirrors: device-mapper's targets, served from user space on ublk
+#[derive(Parser)]
+#[command(name = "ublk-dm", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// Say more on stderr; twice for debugging
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing on stderr but errors
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// Add a device and print its path
+    #[command(subcommand)]
+    Add(Add),
+    /// Delete devices
+    Del {
+        /// Name, ublk id or /dev/ublkbN
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        devices: Vec<String>,
+        /// Every device
+        #[arg(long)]
+        all: bool,
+        /// Also devices that are mounted or in use; what uses them gets I/O errors
+        #[arg(long)]
+        force: bool,
+    },
+    /// List all devices
+    List {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print device-mapper status lines
+    Status {
+        /// Name, ublk id or /dev/ublkbN; all if none is given
+        devices: Vec<String>,
+        /// As one JSON object per device
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print device-mapper table lines
+    Table {
+        /// Name, ublk id or /dev/ublkbN; all if none is given
+        devices: Vec<String>,
+    },
+    /// Copy a disk, or a part of one, to up to eight others
+    Copy {
+        /// Source: DEV, or DEV:START+LEN
+        #[arg(long, value_name = "DEV[:START+LEN]")]
+        from: String,
+        /// Destination: DEV, or DEV:START
+        #[arg(long, value_name = "DEV[:START]", required = true)]
+        to: Vec<String>,
+        /// Share of the time during which I/O may be in flight
+        #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
+        throttle: u32,
+        /// Result as one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Also overwrite disks that are in use
+        #[arg(long)]
+        force: bool,
+    },
+    /// Make disks, or parts of them, read as zeroes
+    Zero {
+        /// What to zero: DEV, or DEV:START+LEN
+        #[arg(long, value_name = "DEV[:START+LEN]", required = true)]
+        to: Vec<String>,
+        /// Result as one JSON object
+        #[arg(long)]
+        json: bool,
+        /// Also overwrite disks that are in use
+        #[arg(long)]
+        force: bool,
+    },
+    /// Judge a COW device or dirty log, offline; never writes. Exit code 3 if it is bad
+    Check {
+        /// The COW device, log device or an image of one
+        path: PathBuf,
+        /// The origin, to check that the COW's records lie on it
+        #[arg(long, value_name = "DEV")]
+        origin: Option<PathBuf>,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything in a COW device or dirty log, offline; never writes
+    Dump {
+        /// The COW device, log device or an image of one
+        path: PathBuf,
+        /// The origin, to check that the COW's records lie on it
+        #[arg(long, value_name = "DEV")]
+        origin: Option<PathBuf>,
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what this kernel's ublk driver can do
+    Features {
+        /// As one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Serve a family of devices (started by `add`)
+    #[command(hide = true)]
+    Serve {
+        /// The family's name
+        key: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum Add {
+    /// A writable point-in-time copy of a disk
+    Snapshot(Snapshot),
+    /// The write path of a disk that has snapshots: use the device it prints instead of the disk
+    Origin(Origin),
+}
+
+#[derive(Args)]
+pub struct Snapshot {
+    /// The disk to take a snapshot of: a block device or regular file
+    #[arg(long, value_name = "DEV")]
+    pub origin: PathBuf,
+    /// Where changed chunks are kept: a block device or regular file
+    #[arg(long, value_name = "DEV")]
+    pub cow: PathBuf,
+    /// Unit of copying, a power of two up to 1 GiB [default: what the COW has, or 16 KiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_arg)]
+    pub chunk_size: Option<u64>,
+    /// Whether the snapshot outlives the server
+    #[arg(long, value_enum, default_value_t = Store::Persistent)]
+    pub store: Store,
+    /// What a write to the snapshot does when the COW is full
+    #[arg(long, value_enum, default_value_t = OnFull::Overflow)]
+    pub on_full: OnFull,
+    /// Accept discards: those of whole chunks write zeroes to the COW
+    #[arg(long)]
+    pub discard_zeroes_cow: bool,
+    /// Pass discards on to the origin as well
+    #[arg(long, requires = "discard_zeroes_cow")]
+    pub discard_passdown_origin: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Args)]
+pub struct Origin {
+    /// The disk: a block device or regular file
+    #[arg(long, value_name = "DEV")]
+    pub origin: PathBuf,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Args)]
+pub struct Common {
+    /// Name of the device [default: target and id]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The N of /dev/ublkbN [default: the first free one]
+    #[arg(long, value_name = "N")]
+    pub id: Option<u32>,
+    /// Hardware queues
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub queues: u16,
+    /// Requests in flight per queue
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub depth: u16,
+    /// The device cannot be written
+    #[arg(long)]
+    pub read_only: bool,
+    /// Stay in the foreground and serve, for service managers
+    #[arg(long)]
+    pub foreground: bool,
+    /// Copy request data even where the kernel could lend its pages
+    #[arg(long)]
+    pub no_zero_copy: bool,
+    /// The device dies with its server instead of waiting for another one
+    #[arg(long)]
+    pub no_recovery: bool,
+    /// Use disks that are mounted or hold something else
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Store {
+    /// Exceptions are kept on the COW device
+    Persistent,
+    /// Exceptions are kept in memory
+    Transient,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFull {
+    /// The snapshot becomes invalid
+    Invalidate,
+    /// The write fails; what is there stays readable
+    Overflow,
+}
+
+fn parse_size_arg(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
+}

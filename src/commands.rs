@@ -1,0 +1,356 @@
+//! The verbs: what each asks of which server, and how the answer is printed.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::cli::{self, Add, Verb};
+use crate::control::{self, Control};
+use crate::daemon;
+use crate::offline;
+use crate::open::DiskId;
+use crate::proto::{self, AddOrigin, AddSnapshot, Answer, Common, DeviceReport, Question};
+use crate::rundir::{RunDir, Server, family_key};
+use crate::transfer;
+
+/// Why a command failed, and its exit code.
+pub struct Failure {
+    pub message: String,
+    pub code: u8,
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Failure {
+        Failure { message, code: 1 }
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure { message: error.to_string(), code: 1 }
+    }
+}
+
+fn wrong_usage(message: impl Into<String>) -> Failure {
+    Failure { message: message.into(), code: 2 }
+}
+
+/// Carries a verb out.
+pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
+    match verb {
+        Verb::Add(add) => return add_device(add),
+        Verb::Del { devices, all, force } => del(&devices, all, force)?,
+        Verb::List { json } => list(json)?,
+        Verb::Status { devices, json } => status(&devices, json)?,
+        Verb::Table { devices } => lines(&devices, |device| device.table.clone())?,
+        Verb::Copy { from, to, throttle, json, force } => return transfer::copy(&from, &to, throttle, json, force),
+        Verb::Zero { to, json, force } => return transfer::zero(&to, json, force),
+        Verb::Check { path, origin, json } => return offline(offline::check, &path, origin.as_deref(), json),
+        Verb::Dump { path, origin, json } => return offline(offline::dump, &path, origin.as_deref(), json),
+        Verb::Features { json } => features(json)?,
+        Verb::Serve { key } => return daemon::serve(&key),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `check` and `dump`: the result goes to stdout as it is found, and the verdict is the exit code.
+fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>, json: bool) -> Result<ExitCode, Failure> {
+    let verdict = verb(&offline::Request { path, origin, json }, &mut std::io::stdout().lock());
+    Ok(ExitCode::from(verdict.map_err(|error| error.to_string())?.exit_code()))
+}
+
+/// A line on stdout. A reader that has gone away is no reason to fail.
+pub fn print(line: &str) {
+    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
+        log::debug!("stdout: {error}");
+    }
+}
+
+fn open_rundir() -> Result<RunDir, Failure> {
+    require_root()?;
+    RunDir::open().map_err(|error| format!("cannot open the run directory: {error}").into())
+}
+
+fn require_root() -> Result<(), Failure> {
+    let root = std::fs::metadata("/proc/self").map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
+    match root {
+        Ok(false) => Err("must be run as root: block devices are added and opened".to_owned().into()),
+        _ => Ok(()),
+    }
+}
+
+fn common(common: &cli::Common) -> Common {
+    Common {
+        name: common.name.clone(),
+        id: common.id,
+        queues: common.queues,
+        depth: common.depth,
+        read_only: common.read_only,
+        zero_copy: !common.no_zero_copy,
+        recovery: !common.no_recovery,
+        force: common.force,
+    }
+}
+
+fn snapshot_question(add: &cli::Snapshot) -> Result<Question, Failure> {
+    let chunk_sectors = match add.chunk_size {
+        None => None,
+        Some(bytes) if bytes % 512 != 0 || !(bytes / 512).is_power_of_two() || bytes > 1 << 30 => {
+            let hint = "it must be a power of two between 512 bytes and 1 GiB";
+            return Err(wrong_usage(format!("chunk size of {bytes} bytes: {hint}")));
+        }
+        Some(bytes) => Some(bytes / 512),
+    };
+    Ok(Question::AddSnapshot(AddSnapshot {
+        origin: absolute(&add.origin)?,
+        cow: absolute(&add.cow)?,
+        chunk_sectors,
+        persistent: add.store == cli::Store::Persistent,
+        overflow: add.on_full == cli::OnFull::Overflow,
+        discard_zeroes_cow: add.discard_zeroes_cow,
+        discard_passdown_origin: add.discard_passdown_origin,
+        len_sectors: None,
+        common: common(&add.common),
+    }))
+}
+
+/// The server has another working directory.
+fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+fn add_device(add: Add) -> Result<ExitCode, Failure> {
+    let (question, origin, options) = match &add {
+        Add::Snapshot(add) => (snapshot_question(add)?, &add.origin, &add.common),
+        Add::Origin(add) => {
+            let question = AddOrigin { origin: absolute(&add.origin)?, common: common(&add.common) };
+            (Question::AddOrigin(question), &add.origin, &add.common)
+        }
+    };
+    let rundir = open_rundir()?;
+    let metadata = std::fs::metadata(origin).map_err(|error| format!("{}: {error}", origin.display()))?;
+    let id = DiskId::of(&metadata)
+        .ok_or_else(|| format!("{}: neither a block device nor a regular file", origin.display()))?;
+    let key = family_key(id);
+    let lock = rundir.lock()?;
+    check_name(&rundir, options)?;
+    match rundir.server(&key) {
+        Some(Server { connection: Some(server), .. }) => {
+            if options.foreground {
+                let hint = "only the first device of an origin can be added in the foreground";
+                return Err(wrong_usage(format!("{}: its server is already running; {hint}", origin.display())));
+            }
+            print_added(proto::ask(server, &question)?)?;
+        }
+        Some(Server { state: Some(state), .. }) if state.devices.iter().any(|device| device_exists(device.id)) => {
+            let hint = "delete them with `ublk-dm del --force` first";
+            return Err(format!("{}: its server has died and left devices behind; {hint}", origin.display()).into());
+        }
+        _ if options.foreground => {
+            rundir.remove(&key);
+            return daemon::foreground(&rundir, &key, question, lock);
+        }
+        _ => {
+            rundir.remove(&key);
+            let server = daemon::start(&rundir, &key)?;
+            print_added(proto::ask(server, &question)?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn device_exists(id: u32) -> bool {
+    Path::new(&format!("/dev/ublkc{id}")).exists()
+}
+
+fn check_name(rundir: &RunDir, options: &cli::Common) -> Result<(), Failure> {
+    let Some(name) = &options.name else { return Ok(()) };
+    if name.is_empty()
+        || name.contains(|letter: char| letter.is_whitespace() || letter == '/')
+        || name.parse::<u32>().is_ok()
+    {
+        return Err(wrong_usage(format!("name {name:?}: it must have no space or slash and not be a number")));
+    }
+    if reports(rundir)?.iter().any(|device| device.name == *name) {
+        return Err(format!("the name {name} is taken by another device").into());
+    }
+    Ok(())
+}
+
+/// Prints what an `add` gave.
+pub fn print_added(answer: Answer) -> Result<(), Failure> {
+    match answer {
+        Answer::Added { path } => print(&path),
+        Answer::Failed { message } => return Err(message.into()),
+        Answer::Deleted | Answer::Devices(_) => {
+            return Err("the server gave an answer to another question".to_owned().into());
+        }
+    }
+    Ok(())
+}
+
+/// Reports of all devices, those of dead servers included, by id.
+fn reports(rundir: &RunDir) -> Result<Vec<DeviceReport>, Failure> {
+    let mut reports = Vec::new();
+    for server in rundir.servers()? {
+        reports.extend(match server.connection {
+            Some(connection) => match proto::ask(connection, &Question::Report) {
+                Ok(Answer::Devices(devices)) => devices,
+                Ok(Answer::Failed { message }) => return Err(message.into()),
+                // The server ended between the two calls.
+                Ok(_) | Err(_) => continue,
+            },
+            None => orphans(&server),
+        });
+    }
+    reports.sort_by_key(|device| device.id);
+    Ok(reports)
+}
+
+/// What is known about the devices of a dead server.
+fn orphans(server: &Server) -> Vec<DeviceReport> {
+    let Some(state) = &server.state else { return Vec::new() };
+    let devices = state.devices.iter().filter(|device| device_exists(device.id));
+    let report = |device: &crate::rundir::DeviceState| {
+        let state = match Control::open().and_then(|mut control| control.info(device.id)).map(|info| info.state) {
+            Ok(control::DeviceState::Quiesced | control::DeviceState::FailIo) => "quiesced",
+            _ => "dead",
+        };
+        let target = if matches!(device.added, Question::AddSnapshot(_)) { "snapshot" } else { "snapshot-origin" };
+        let json = json!({
+            "id": device.id, "name": device.name, "target": target, "state": state,
+            "block_device": format!("/dev/ublkb{}", device.id), "char_device": format!("/dev/ublkc{}", device.id),
+            "server_pid": null,
+        });
+        let line = format!("0 0 {target} {state}");
+        DeviceReport { id: device.id, name: device.name.clone(), json, status: line.clone(), table: line }
+    };
+    devices.map(report).collect()
+}
+
+/// Whether a word names a device: by name, id or path.
+fn names(device: &DeviceReport, word: &str) -> bool {
+    device.name == word || device.id.to_string() == word || format!("/dev/ublkb{}", device.id) == word
+}
+
+fn select(rundir: &RunDir, words: &[String]) -> Result<Vec<DeviceReport>, Failure> {
+    let all = reports(rundir)?;
+    if words.is_empty() {
+        return Ok(all);
+    }
+    let find = |word: &String| {
+        let found = all.iter().find(|device| names(device, word)).cloned();
+        found.ok_or_else(|| format!("{word}: no such device; see `ublk-dm list`").into())
+    };
+    words.iter().map(find).collect()
+}
+
+fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
+    let rundir = open_rundir()?;
+    let lock = rundir.lock()?;
+    let chosen = if all { reports(&rundir)? } else { select(&rundir, words)? };
+    for server in rundir.servers()? {
+        let Some(state) = &server.state else { continue };
+        let ids: Vec<u32> = state
+            .devices
+            .iter()
+            .map(|device| device.id)
+            .filter(|id| chosen.iter().any(|device| device.id == *id))
+            .collect();
+        match server.connection {
+            _ if ids.is_empty() => {}
+            Some(connection) => match proto::ask(connection, &Question::Del { ids, force })? {
+                Answer::Failed { message } => return Err(message.into()),
+                Answer::Added { .. } | Answer::Deleted | Answer::Devices(_) => {}
+            },
+            None => del_orphans(&rundir, &server, &ids, force)?,
+        }
+    }
+    drop(lock);
+    Ok(())
+}
+
+/// Deletes devices whose server has died. What waits for them gets errors.
+fn del_orphans(rundir: &RunDir, server: &Server, ids: &[u32], force: bool) -> Result<(), Failure> {
+    if !force {
+        return Err(format!(
+            "/dev/ublkb{}: its server has died; --force deletes it, failing all I/O that waits",
+            ids[0]
+        )
+        .into());
+    }
+    let mut control = Control::open().map_err(|error| error.to_string())?;
+    for id in ids {
+        control.stop(*id).and_then(|()| control.del(*id)).map_err(|error| error.to_string())?;
+    }
+    let left = server.state.iter().flat_map(|state| &state.devices).any(|device| device_exists(device.id));
+    if !left {
+        rundir.remove(&server.key);
+    }
+    Ok(())
+}
+
+fn list(json: bool) -> Result<(), Failure> {
+    let reports = reports(&open_rundir()?)?;
+    if json {
+        let devices: Vec<Value> = reports.into_iter().map(|device| device.json).collect();
+        print(&json!({ "version": 1, "devices": devices }).to_string());
+        return Ok(());
+    }
+    for device in reports {
+        let text = |key: &str| device.json[key].as_str().unwrap_or("").to_owned();
+        let snapshot = &device.json["snapshot"];
+        let over = match (snapshot["origin"].as_str(), snapshot["cow"].as_str()) {
+            (Some(origin), Some(cow)) => format!("{origin} cow {cow}"),
+            _ => device.json["origin"]["path"].as_str().unwrap_or("").to_owned(),
+        };
+        print(&format!(
+            "{:<14} {:<16} {:<16} {:<9} {over}",
+            device.name,
+            text("block_device"),
+            text("target"),
+            text("state")
+        ));
+    }
+    Ok(())
+}
+
+fn status(words: &[String], json: bool) -> Result<(), Failure> {
+    if !json {
+        return lines(words, |device| device.status.clone());
+    }
+    for device in select(&open_rundir()?, words)? {
+        let mut object = device.json;
+        object["status"] = device.status.into();
+        print(&object.to_string());
+    }
+    Ok(())
+}
+
+fn lines(words: &[String], line: impl Fn(&DeviceReport) -> String) -> Result<(), Failure> {
+    let devices = select(&open_rundir()?, words)?;
+    for device in &devices {
+        let prefix = if words.len() == 1 { String::new() } else { format!("{}: ", device.name) };
+        print(&format!("{prefix}{}", line(device)));
+    }
+    Ok(())
+}
+
+fn features(json: bool) -> Result<(), Failure> {
+    let bits = Control::open().and_then(|mut control| control.features()).map_err(|error| error.to_string())?;
+    if json {
+        let names = control::feature_names(bits);
+        print(
+            &json!({ "version": 1, "bits": bits, "features": names, "unknown": control::unknown_features(bits) })
+                .to_string(),
+        );
+        return Ok(());
+    }
+    for feature in control::FEATURES {
+        let has = if bits & feature.flag != 0 { "yes" } else { "no" };
+        print(&format!("{:<24} {has:<4} {:<6} {}", feature.name, feature.since, feature.purpose));
+    }
+    Ok(())
+}

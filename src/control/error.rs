@@ -1,0 +1,265 @@
+//! What can go wrong with the control plane, and what to do about it.
+//!
+//! Each message is one line: what failed, on which device, why, the errno's text, and a hint. The kernel's
+//! errno stays available to the caller, who may know more than the hint does.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// Some kernels answer an unknown command with this number of their own instead of EOPNOTSUPP.
+const ENOTSUPP: i32 = 524;
+
+/// A failure of the control plane.
+#[derive(Debug)]
+pub enum ControlError {
+    /// The driver is not loaded and could not be.
+    DriverAbsent {
+        /// What the module loader said.
+        reason: String,
+    },
+    /// The control device may not be opened.
+    Permission {
+        /// The refusal.
+        source: io::Error,
+    },
+    /// io_uring is switched off for this process.
+    IoUringDisabled {
+        /// The value of `kernel.io_uring_disabled`: 1 or 2.
+        setting: u8,
+    },
+    /// The kernel, or this device, does not have the command.
+    Unsupported {
+        /// The command without `UBLK_U_CMD_`.
+        command: &'static str,
+        /// The device it was for.
+        device: Option<u32>,
+        /// The first kernel that has it.
+        since: &'static str,
+    },
+    /// The kernel refused a command.
+    Command {
+        /// The command without `UBLK_U_CMD_`.
+        command: &'static str,
+        /// The device it was for.
+        device: Option<u32>,
+        /// The kernel's errno.
+        errno: i32,
+    },
+    /// A command took longer than the limit.
+    Timeout {
+        /// The command without `UBLK_U_CMD_`.
+        command: &'static str,
+        /// The device it was for.
+        device: Option<u32>,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The kernel's answer makes no sense to this program.
+    Unexpected {
+        /// The command without `UBLK_U_CMD_`.
+        command: &'static str,
+        /// The device it was for.
+        device: Option<u32>,
+    },
+    /// A system call failed.
+    System {
+        /// What was to be done, after "cannot".
+        what: String,
+        /// What to do.
+        hint: &'static str,
+        /// The failure.
+        source: io::Error,
+    },
+}
+
+impl ControlError {
+    /// The kernel's errno, if the failure has one.
+    pub fn errno(&self) -> Option<i32> {
+        match self {
+            ControlError::Command { errno, .. } => Some(*errno),
+            ControlError::Permission { source } | ControlError::System { source, .. } => source.raw_os_error(),
+            ControlError::Unsupported { .. } => Some(libc::EOPNOTSUPP),
+            ControlError::Timeout { .. } => Some(libc::ETIMEDOUT),
+            ControlError::DriverAbsent { .. }
+            | ControlError::IoUringDisabled { .. }
+            | ControlError::Unexpected { .. } => None,
+        }
+    }
+
+    /// Sorts a failed `io_uring_setup`.
+    pub(super) fn of_ring_setup(source: io::Error) -> ControlError {
+        let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+        let setting = setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+        match source.raw_os_error() {
+            Some(libc::EPERM) if setting > 0 => ControlError::IoUringDisabled { setting },
+            errno => ControlError::System {
+                what: "set up a ring for ublk commands".to_owned(),
+                hint: match errno {
+                    Some(libc::EPERM | libc::ENOSYS) => {
+                        "a sandbox (seccomp) or the kernel's configuration forbids io_uring"
+                    }
+                    Some(libc::ENOMEM) => "raise the limit of locked memory (ulimit -l)",
+                    _ => "see the kernel log",
+                },
+                source,
+            },
+        }
+    }
+
+    /// Sorts a command's positive errno.
+    pub(super) fn of_command(
+        command: &'static str,
+        since: &'static str,
+        device: Option<u32>,
+        errno: i32,
+    ) -> ControlError {
+        match errno {
+            libc::EOPNOTSUPP | ENOTSUPP => ControlError::Unsupported { command, device, since },
+            _ => ControlError::Command { command, device, errno },
+        }
+    }
+
+    /// The kernel's answer to `command` makes no sense.
+    pub(super) fn unexpected(command: &'static str, device: Option<u32>) -> ControlError {
+        ControlError::Unexpected { command, device }
+    }
+}
+
+/// What to do about an errno of a command.
+fn hint(command: &str, errno: i32) -> &'static str {
+    match (command, errno) {
+        (_, libc::EPERM) => "run as root (CAP_SYS_ADMIN)",
+        ("ADD_DEV", libc::EACCES) => {
+            "the limit of devices is reached: delete some or raise ublk_drv's parameter ublks_max"
+        }
+        (_, libc::EACCES) => "the device is in use or belongs to somebody else",
+        ("TRY_STOP_DEV" | "QUIESCE_DEV" | "UPDATE_SIZE", libc::ENODEV) => {
+            "there is no such ublk device, or it is not started"
+        }
+        (_, libc::ENODEV) => "there is no such ublk device; see `ublk-dm list`",
+        ("ADD_DEV", libc::EEXIST) => "the id is taken: choose another with --id, or none",
+        ("START_DEV", libc::EEXIST) => "the device is already started",
+        ("ADD_DEV", libc::ENOSPC) => "the id is too large: choose another with --id, or none",
+        ("ADD_DEV" | "START_DEV", libc::ENOMEM) => "the kernel is short of memory: use fewer queues or a smaller depth",
+        ("START_USER_RECOVERY", libc::EBUSY) => "its server is still alive, or another one is taking over",
+        ("START_USER_RECOVERY", libc::EINVAL) => "the device was added without recovery, or its server is not gone",
+        ("TRY_STOP_DEV", libc::EBUSY) => "the disk is in use: unmount or close it first",
+        ("QUIESCE_DEV", libc::EBUSY) => "all its requests are still being served: try again with a longer time",
+        (_, libc::EBUSY) => "the device is busy: try again",
+        ("SET_PARAMS" | "UPDATE_SIZE", libc::EINVAL) => "the kernel refuses one of the limits; see the kernel log",
+        ("START_DEV", libc::EINVAL) => "the server that opened the device must start it, after its limits are set",
+        ("ADD_DEV", libc::EINVAL) => {
+            "the depth is at most 4096, requests at most 32 MiB in whole pages; or the flags do not go together"
+        }
+        (_, libc::EINTR) => "it was interrupted: try again",
+        _ => "see the kernel log",
+    }
+}
+
+/// An errno as text with its number.
+fn errno_text(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+/// "command NAME" and the device it was for.
+struct Target(&'static str, Option<u32>);
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ublk command {}", self.0)?;
+        match self.1 {
+            Some(id) => write!(f, " on /dev/ublkb{id}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlError::DriverAbsent { reason } => {
+                write!(
+                    f,
+                    "the kernel's ublk driver is absent ({reason}): run `modprobe ublk_drv`, or use a kernel that has it (Linux 6.4 or later with CONFIG_BLK_DEV_UBLK)"
+                )
+            }
+            ControlError::Permission { source } => {
+                write!(f, "cannot open /dev/ublk-control: {source}: run as root (CAP_SYS_ADMIN)")
+            }
+            ControlError::IoUringDisabled { setting: 1 } => {
+                write!(
+                    f,
+                    "io_uring is disabled for ordinary users: run as root or set the sysctl kernel.io_uring_disabled=0"
+                )
+            }
+            ControlError::IoUringDisabled { .. } => {
+                write!(f, "io_uring is disabled: set the sysctl kernel.io_uring_disabled=0")
+            }
+            ControlError::Unsupported { command, device, since } => {
+                write!(
+                    f,
+                    "{} failed: not supported by this kernel or device: it needs Linux {since} or later",
+                    Target(command, *device)
+                )
+            }
+            ControlError::Command { command, device, errno } => {
+                write!(f, "{} failed: {}: {}", Target(command, *device), errno_text(*errno), hint(command, *errno))
+            }
+            ControlError::Timeout { command, device, limit } => {
+                let hint = match *command {
+                    "DEL_DEV" => "a process still holds its character device; it goes when that ends",
+                    _ => "see whether its server is alive and serves every queue",
+                };
+                write!(f, "{} failed: no answer within {} ms: {hint}", Target(command, *device), limit.as_millis())
+            }
+            ControlError::Unexpected { command, device } => {
+                write!(
+                    f,
+                    "{} failed: the kernel's answer is not understood: use a newer ublk-dm",
+                    Target(command, *device)
+                )
+            }
+            ControlError::System { what, hint, source } => {
+                write!(f, "cannot {what}: {source}: {hint}")
+            }
+        }
+    }
+}
+
+impl Error for ControlError {
+    // The messages already contain their causes, so that one line says it all.
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_names_command_device_errno_and_hint() {
+        let error = ControlError::of_command("ADD_DEV", "6.4", Some(7), libc::EEXIST);
+        assert_eq!(error.errno(), Some(libc::EEXIST));
+        assert_eq!(
+            error.to_string(),
+            "ublk command ADD_DEV on /dev/ublkb7 failed: File exists (os error 17): \
+             the id is taken: choose another with --id, or none"
+        );
+    }
+
+    #[test]
+    fn an_unknown_command_names_the_kernel_that_has_it() {
+        for errno in [libc::EOPNOTSUPP, ENOTSUPP] {
+            let error = ControlError::of_command("TRY_STOP_DEV", "7.0", Some(0), errno);
+            assert!(matches!(error, ControlError::Unsupported { since: "7.0", .. }));
+            assert!(error.to_string().contains("Linux 7.0"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_missing_driver_says_what_to_run() {
+        let error = ControlError::DriverAbsent { reason: "no module".to_owned() };
+        assert!(error.to_string().contains("modprobe ublk_drv"));
+        assert_eq!(error.errno(), None);
+    }
+}

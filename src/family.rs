@@ -1,0 +1,344 @@
+//! The data thread of a server: an origin, its snapshots and their devices, all on one ring.
+//!
+//! One thread owns everything that an origin and its snapshots share, so nothing is locked and no request changes
+//! threads. The control thread hands in closures ([`FamilyHandle::call`]); they run here between requests.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::Poll;
+
+use dm_targets::copy;
+use dm_targets::disk::{Disk, Limits};
+use dm_targets::exec::Executor;
+use dm_targets::snapshot::origin::Origin;
+use dm_targets::snapshot::target::Snapshot;
+use dm_targets::snapshot::{Request, RequestKind, TargetError};
+use dm_targets::units::Sectors;
+
+use crate::open::OpenDisk;
+use crate::queue::{Descriptor, Queue, QueueOptions};
+use crate::ring::Ring;
+
+type Job = Box<dyn FnOnce(Rc<Family>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+#[derive(Default)]
+struct Mailbox {
+    jobs: VecDeque<Job>,
+    stop: bool,
+}
+
+/// The control thread's end of a data thread.
+pub struct FamilyHandle {
+    mailbox: Arc<Mutex<Mailbox>>,
+    wake: Arc<OwnedFd>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+/// What a device does with its requests.
+#[derive(Clone)]
+pub enum Served {
+    /// A snapshot's device.
+    Snapshot(Rc<Snapshot>),
+    /// The origin's device.
+    Origin(Rc<Origin>),
+}
+
+impl Served {
+    async fn handle(&self, request: &Request) -> Result<(), TargetError> {
+        match self {
+            Served::Snapshot(snapshot) => snapshot.handle(request).await,
+            Served::Origin(origin) => origin.handle(request).await,
+        }
+    }
+}
+
+/// What went through a device since it was added.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceStats {
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub writes: u64,
+    pub write_bytes: u64,
+    pub flushes: u64,
+    pub discards: u64,
+    pub errors: u64,
+}
+
+/// A device whose queues are served.
+pub struct Device {
+    pub served: Served,
+    queues: Vec<Rc<Queue>>,
+    stats: Cell<DeviceStats>,
+    name: String,
+}
+
+/// Everything on the data thread.
+pub struct Family {
+    /// The ring.
+    pub ring: Ring,
+    /// Its tasks.
+    pub executor: Executor,
+    /// The copy client of the family.
+    pub copy: copy::Client,
+    /// The origin, present from the first target on.
+    pub origin: RefCell<Option<Rc<Origin>>>,
+    /// Snapshots opened and not yet given a device, by ticket.
+    pub opened: RefCell<HashMap<u64, Rc<Snapshot>>>,
+    /// Devices by ublk id.
+    pub devices: RefCell<HashMap<u32, Rc<Device>>>,
+}
+
+impl FamilyHandle {
+    /// Starts a data thread.
+    pub fn start() -> io::Result<FamilyHandle> {
+        // SAFETY: a new descriptor that nobody else owns.
+        let wake = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
+        if wake < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just made, and checked to be a descriptor.
+        let wake = Arc::new(unsafe { OwnedFd::from_raw_fd(wake) });
+        let mailbox = Arc::new(Mutex::new(Mailbox::default()));
+        let (report, started) = mpsc::channel();
+        let (theirs, listen) = (mailbox.clone(), wake.try_clone()?);
+        let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
+            match Family::new(listen) {
+                Ok(family) => {
+                    if report.send(Ok(())).is_ok() {
+                        family.run(&theirs);
+                    }
+                }
+                // If nobody listens any more there is nobody to tell.
+                Err(error) => drop(report.send(Err(error))),
+            }
+        })?;
+        started.recv().unwrap_or_else(|_| Err(io::Error::other("the data thread ended at once")))?;
+        Ok(FamilyHandle { mailbox, wake, thread: Some(thread) })
+    }
+
+    /// Runs a closure on the data thread and waits for what its future gives.
+    pub fn call<T, F>(&self, job: impl FnOnce(Rc<Family>) -> F + Send + 'static) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (answer, result) = mpsc::channel();
+        let job: Job = Box::new(move |family| {
+            let work = job(family);
+            Box::pin(async move { drop(answer.send(work.await)) })
+        });
+        self.post(|mailbox| mailbox.jobs.push_back(job))?;
+        result.recv().map_err(|_| io::Error::other("the data thread has died"))
+    }
+
+    fn post(&self, change: impl FnOnce(&mut Mailbox)) -> io::Result<()> {
+        change(&mut self.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let one = 1_u64.to_le_bytes();
+        // SAFETY: the descriptor is open as long as `self`, and the buffer is eight bytes.
+        let written = unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Ends the thread. Its devices must be gone.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.post(|mailbox| mailbox.stop = true)?;
+        let thread = self.thread.take();
+        thread.map_or(Ok(()), |thread| thread.join().map_err(|_| io::Error::other("the data thread panicked")))
+    }
+}
+
+impl Family {
+    fn new(wake: OwnedFd) -> io::Result<Rc<Family>> {
+        become_io_flusher();
+        let ring = Ring::new()?;
+        ring.listen(wake);
+        let executor = Executor::new();
+        let copy = copy::Client::new(&executor, &ring.host(), None)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
+        Ok(Rc::new(Family {
+            ring,
+            executor,
+            copy,
+            origin: RefCell::default(),
+            opened: RefCell::default(),
+            devices: RefCell::default(),
+        }))
+    }
+
+    fn run(self: Rc<Self>, mailbox: &Arc<Mutex<Mailbox>>) {
+        let stopped = Rc::new(Cell::new(false));
+        let (family, theirs, flag) = (self.clone(), mailbox.clone(), stopped.clone());
+        self.executor.spawn(async move { family.read_mailbox(&theirs, &flag).await });
+        while !stopped.get() {
+            self.executor.run_ready();
+            if stopped.get() {
+                break;
+            }
+            if let Err(error) = self.ring.turn(self.executor.ready() > 0) {
+                log::error!("the ring failed, the server cannot go on: {error}");
+                std::process::abort();
+            }
+        }
+    }
+
+    async fn read_mailbox(self: Rc<Self>, mailbox: &Arc<Mutex<Mailbox>>, stopped: &Cell<bool>) {
+        loop {
+            let job = std::future::poll_fn(|cx| {
+                self.ring.wake_on_message(cx.waker());
+                let mut mailbox = mailbox.lock().unwrap_or_else(PoisonError::into_inner);
+                match mailbox.jobs.pop_front() {
+                    Some(job) => Poll::Ready(Some(job)),
+                    None if mailbox.stop => Poll::Ready(None),
+                    None => Poll::Pending,
+                }
+            })
+            .await;
+            let Some(job) = job else { break };
+            self.executor.spawn(job(self.clone()));
+        }
+        stopped.set(true);
+    }
+
+    /// A disk on this thread's ring.
+    pub fn disk(&self, open: OpenDisk) -> Disk {
+        let limits = disk_limits(&open);
+        disk_on(&self.ring, open, limits)
+    }
+
+    /// The origin of the family, made from an open disk the first time.
+    pub fn origin_or(&self, open: impl FnOnce() -> Option<OpenDisk>) -> Option<Rc<Origin>> {
+        if let Some(origin) = &*self.origin.borrow() {
+            return Some(origin.clone());
+        }
+        let origin = Origin::new(self.disk(open()?), self.copy.clone());
+        *self.origin.borrow_mut() = Some(origin.clone());
+        Some(origin)
+    }
+
+    /// Starts serving a device's queues. Requests come once the kernel starts the device.
+    pub fn serve(&self, id: u32, name: &str, file: File, queues: &[QueueOptions], served: Served) -> io::Result<()> {
+        let file = Rc::new(file);
+        let open = |options| Queue::open(&self.ring, &file, options);
+        let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
+        let device = Rc::new(Device { served, queues, stats: Cell::default(), name: name.to_owned() });
+        for queue in &device.queues {
+            for tag in 0..queue.depth() {
+                let (queue, device) = (queue.clone(), device.clone());
+                self.executor
+                    .spawn(async move { queue.serve(tag, async |request| device.handle(request).await).await });
+            }
+        }
+        self.devices.borrow_mut().insert(id, device);
+        Ok(())
+    }
+
+    /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after.
+    pub async fn remove(&self, id: u32) {
+        let Some(device) = self.devices.borrow_mut().remove(&id) else { return };
+        for queue in &device.queues {
+            queue.all_ended().await;
+        }
+        if let Served::Snapshot(snapshot) = &device.served {
+            self.drop_snapshot(snapshot).await;
+        }
+    }
+
+    /// Takes a snapshot out of its origin and waits until nothing of it is in flight.
+    pub async fn drop_snapshot(&self, snapshot: &Rc<Snapshot>) {
+        let origin = self.origin.borrow().clone();
+        if let Some(origin) = origin {
+            origin.leave(snapshot);
+        }
+        snapshot.close().await;
+    }
+}
+
+impl Device {
+    /// What went through it.
+    pub fn stats(&self) -> DeviceStats {
+        self.stats.get()
+    }
+
+    async fn handle(&self, descriptor: &Descriptor) -> i32 {
+        let Some(request) = &descriptor.request else { return -libc::EOPNOTSUPP };
+        let result = self.served.handle(request).await;
+        let mut stats = self.stats.get();
+        let bytes = request.count.bytes();
+        match request.kind {
+            RequestKind::Read => (stats.reads, stats.read_bytes) = (stats.reads + 1, stats.read_bytes + bytes),
+            RequestKind::Write { .. } => {
+                (stats.writes, stats.write_bytes) = (stats.writes + 1, stats.write_bytes + bytes)
+            }
+            RequestKind::Flush => stats.flushes += 1,
+            RequestKind::Discard => stats.discards += 1,
+        }
+        let outcome = match result {
+            // Reads and writes end with their full length; the others with nothing, because byte counts overflow.
+            Ok(()) => match request.kind {
+                RequestKind::Read | RequestKind::Write { .. } => i32::try_from(bytes).unwrap_or(i32::MAX),
+                RequestKind::Flush | RequestKind::Discard => 0,
+            },
+            Err(error) => {
+                stats.errors += 1;
+                if stats.errors.is_power_of_two() {
+                    log::warn!(
+                        "{}: {:?} at sector {}: {error} (error {})",
+                        self.name,
+                        request.kind,
+                        request.sector,
+                        stats.errors
+                    );
+                }
+                // A busy errno would make the kernel fail the request in another way.
+                match error.errno().0 {
+                    libc::EAGAIN => -libc::EIO,
+                    errno => -errno,
+                }
+            }
+        };
+        self.stats.set(stats);
+        outcome
+    }
+}
+
+/// An open disk on a ring.
+pub fn disk_on(ring: &Ring, open: OpenDisk, limits: Limits) -> Disk {
+    let size = Sectors(open.size_sectors);
+    let name = open.path.display().to_string();
+    let (id, block) = (open.id, limits.logical_block_bytes);
+    let duplicate = open.file.try_clone();
+    let probe = Box::new(move |_| crate::open::size_now(duplicate.as_ref().ok()?, id, block).ok().map(Sectors));
+    Disk::new(&name, ring.disk(OwnedFd::from(open.file), limits, size, probe))
+}
+
+/// What a target must know about an open disk.
+pub fn disk_limits(open: &OpenDisk) -> Limits {
+    let limits = &open.limits;
+    Limits {
+        logical_block_bytes: limits.logical_block_size,
+        physical_block_bytes: limits.physical_block_size,
+        volatile_cache: limits.volatile_cache,
+        read_only: limits.read_only || open.access == crate::open::Access::ReadOnly,
+        max_discard: Sectors::from_bytes(limits.discard_max_bytes),
+        discard_granularity_bytes: limits.discard_granularity,
+        max_write_zeroes: Sectors::from_bytes(limits.write_zeroes_max_bytes),
+    }
+}
+
+/// `prctl` option of Linux 5.6, not yet in libc's list.
+const PR_SET_IO_FLUSHER: libc::c_int = 57;
+
+/// Tells the kernel that this thread serves storage: memory it allocates is never got by writing back to its own devices.
+fn become_io_flusher() {
+    // SAFETY: sets an attribute of the calling thread; no memory is involved.
+    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
+        log::warn!("PR_SET_IO_FLUSHER: {}", io::Error::last_os_error());
+    }
+}

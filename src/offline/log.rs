@@ -1,0 +1,144 @@
+//! A mirror's dirty log on disk, version 2.
+//!
+//! ```text
+//! byte 0      magic "rRiM", version (1 means the same on little-endian machines), number of regions (64 bits)
+//! byte 1024   one bit per region, lowest bit first: 1 clean, 0 dirty or never in sync; padded to 64 bits
+//! ```
+//!
+//! All numbers are little-endian. LVM makes logs with all ones for the number of regions: the mirror that opens such a
+//! log first knows how many there are.
+
+use dm_targets::units::SECTOR_BYTES;
+
+use super::Error;
+use super::image::{Image, Progress};
+use super::report::{Finding, Kind, LogReport, Report};
+
+/// The first word, bytes `72 52 69 4D`.
+pub(super) const MAGIC: u32 = 0x4D69_5272;
+/// Where the bits start.
+const BITS_OFFSET_BYTES: u64 = 1024;
+/// Bytes of the header that mean something.
+const HEADER_BYTES: usize = 16;
+/// Versions that can be read.
+const VERSIONS: [u32; 2] = [1, 2];
+/// The number of regions of a log that no mirror has opened yet.
+const REGIONS_UNKNOWN: u64 = u64::MAX;
+
+/// A log whose bits can be read.
+pub(super) struct Log<'a> {
+    image: &'a Image,
+    regions: u64,
+}
+
+/// Consecutive dirty regions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct DirtyRun {
+    pub(super) first_region: u64,
+    pub(super) regions: u64,
+}
+
+/// Examines a log and adds it to the report; `None` when its bits cannot be read.
+pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Option<Log<'a>>, Error> {
+    let Some(header) = image.first_bytes::<HEADER_BYTES>()? else { return Ok(None) };
+    let [_, _, _, _, v0, v1, v2, v3, count @ ..] = header;
+    let (version, regions) = (u32::from_le_bytes([v0, v1, v2, v3]), u64::from_le_bytes(count));
+    let mut log = LogReport { version, regions: None, clean_regions: None, dirty_regions: None };
+    let findings = &mut report.findings;
+    if !VERSIONS.contains(&version) {
+        let text = format!("log has format version {version}; only {VERSIONS:?} are known");
+        findings.violation(Kind::LogBadVersion, Some(4), text);
+    }
+    let least_bytes = if regions == REGIONS_UNKNOWN { 0 } else { regions.div_ceil(64).saturating_mul(8) };
+    let least_bytes = least_bytes.saturating_add(BITS_OFFSET_BYTES);
+    if regions != REGIONS_UNKNOWN {
+        log.regions = Some(regions);
+        if u32::try_from(regions).is_err() {
+            let text = format!("log names {regions} regions; a mirror has at most {}", u32::MAX);
+            findings.violation(Kind::LogTooManyRegions, Some(8), text);
+        }
+    }
+    if least_bytes.next_multiple_of(SECTOR_BYTES) > image.size_bytes() {
+        let text = format!("log needs {least_bytes} bytes, but the device ends at byte {}", image.size_bytes());
+        findings.violation(Kind::LogTruncated, Some(image.size_bytes()), text);
+    }
+    let readable = findings.violations_total == 0 && log.regions.is_some();
+    let bits = Log { image, regions };
+    if readable {
+        let padding = bits.count(&mut log)?;
+        if padding > 0 {
+            report.findings.warnings.push(Finding {
+                kind: Kind::LogPadding,
+                area: None,
+                index: None,
+                offset_bytes: Some(BITS_OFFSET_BYTES + regions / 8),
+                message: format!("{padding} bits set after the last region; a mirror clears them").into(),
+            });
+        }
+    }
+    report.set_log(log);
+    Ok(readable.then_some(bits))
+}
+
+impl Log<'_> {
+    /// Goes through the bits in words of 64 regions, with the first region of each.
+    fn words(&self, visit: &mut dyn FnMut(u64, u64) -> Result<(), Error>) -> Result<(), Error> {
+        let len_bytes = self.regions.div_ceil(64) * 8;
+        let mut first_region = 0;
+        self.image.read_pieces(BITS_OFFSET_BYTES, len_bytes, &mut |_, bytes| {
+            for bytes in bytes.chunks_exact(8) {
+                let mut word = [0; 8];
+                word.copy_from_slice(bytes);
+                visit(first_region, u64::from_le_bytes(word))?;
+                first_region += 64;
+            }
+            Ok(Progress::More)
+        })
+    }
+
+    /// The bits of a word that belong to regions.
+    fn mask(&self, first_region: u64) -> u64 {
+        match self.regions.saturating_sub(first_region) {
+            64.. => u64::MAX,
+            left => (1 << left) - 1,
+        }
+    }
+
+    /// Counts clean and dirty regions, and returns the set bits after the last region.
+    fn count(&self, report: &mut LogReport) -> Result<u64, Error> {
+        let (mut clean, mut padding) = (0, 0);
+        self.words(&mut |first_region, word| {
+            let mask = self.mask(first_region);
+            clean += u64::from((word & mask).count_ones());
+            padding += u64::from((word & !mask).count_ones());
+            Ok(())
+        })?;
+        report.clean_regions = Some(clean);
+        report.dirty_regions = Some(self.regions - clean);
+        Ok(padding)
+    }
+
+    /// Goes through the runs of dirty regions in order.
+    pub(super) fn dirty_runs(&self, visit: &mut dyn FnMut(DirtyRun) -> Result<(), Error>) -> Result<(), Error> {
+        let mut run: Option<DirtyRun> = None;
+        self.words(&mut |first_region, word| {
+            let mut dirty = !word & self.mask(first_region);
+            while dirty != 0 {
+                let skipped = dirty.trailing_zeros();
+                let count = (dirty >> skipped).trailing_ones();
+                let found = DirtyRun { first_region: first_region + u64::from(skipped), regions: u64::from(count) };
+                dirty &= if skipped + count == 64 { 0 } else { u64::MAX << (skipped + count) };
+                match &mut run {
+                    Some(run) if run.first_region + run.regions == found.first_region => run.regions += found.regions,
+                    _ => {
+                        if let Some(done) = run.replace(found) {
+                            visit(done)?;
+                        }
+                    }
+                }
+            }
+            Ok(())
+        })?;
+        run.map_or(Ok(()), visit)
+    }
+}

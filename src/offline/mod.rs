@@ -1,0 +1,206 @@
+//! `check` and `dump`: what a COW device or a mirror's log holds, without a server, ublk or root.
+//!
+//! The image is opened for reading only and is never written. Everything in it may be hostile: nothing found in it sizes
+//! an allocation, scans stop at terminators and at the device's end, and each list has a named limit ([`report`],
+//! [`unique`]). A device that a server is using may change while it is read; its faults then mean nothing.
+//!
+//! The facts about the formats are in `dm_targets::snapshot::format` and, for the log, in [`log`]. Whether the chunk size
+//! fits the block sizes of the disks is left to `add`, which knows both disks.
+
+mod image;
+mod json;
+mod log;
+mod report;
+mod store;
+mod text;
+mod unique;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+
+use dm_targets::snapshot::format::{self, Found, HEADER_BYTES, Header, HeaderError};
+
+use crate::signature;
+use image::Image;
+use report::{Kind, Report, StoreReport};
+use store::Store;
+
+/// What to look at, and how to say it.
+pub(crate) struct Request<'a> {
+    /// The COW device, mirror log or image file.
+    pub(crate) path: &'a Path,
+    /// The origin, whose size bounds the records of a snapshot store; without it only absurd ones are found.
+    pub(crate) origin: Option<&'a Path>,
+    /// One JSON object instead of text.
+    pub(crate) json: bool,
+}
+
+/// What the structure was found to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nothing is wrong with it.
+    Good,
+    /// Something is, and was printed.
+    Bad,
+}
+
+impl Verdict {
+    /// The exit code that the command line promises.
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Verdict::Good => 0,
+            Verdict::Bad => 3,
+        }
+    }
+}
+
+/// Why there is no verdict: something could not be read or written. Exit code 1.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// An image could not be opened.
+    Open {
+        /// The image.
+        path: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A directory, pipe or character device.
+    NotStorage {
+        /// What was named.
+        path: String,
+    },
+    /// An image could not be read.
+    Read {
+        /// The image.
+        path: String,
+        /// Where.
+        offset_bytes: u64,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The result could not be written.
+    Output(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Open { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                write!(f, "{path}: cannot open: {source}; no root is needed, but permission to read is")
+            }
+            Error::Open { path, source } => write!(f, "{path}: cannot open: {source}"),
+            Error::NotStorage { path } => write!(f, "{path}: is neither a block device nor a regular file"),
+            Error::Read { path, offset_bytes, source } => {
+                write!(f, "{path}: cannot read byte {offset_bytes}: {source}")
+            }
+            Error::Output(source) => write!(f, "cannot write the result: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Open { source, .. } | Error::Read { source, .. } | Error::Output(source) => Some(source),
+            Error::NotStorage { .. } => None,
+        }
+    }
+}
+
+/// [`check`] or [`dump`].
+pub(crate) type Verb = fn(&Request<'_>, &mut dyn Write) -> Result<Verdict, Error>;
+
+/// What an image was recognised as, with what `dump` needs to go through it once more.
+enum Content<'a> {
+    Store(Store<'a>),
+    Log(log::Log<'a>),
+    /// Nothing beyond the report can be read.
+    Nothing,
+}
+
+/// Checks the structure and prints what was found.
+///
+/// # Errors
+/// The image or the origin cannot be read, or the result cannot be written.
+pub(crate) fn check(request: &Request<'_>, out: &mut dyn Write) -> Result<Verdict, Error> {
+    let image = Image::open(request.path)?;
+    let (report, _) = examine(&image, request)?;
+    finish(&report, if request.json { json::check(&report, out) } else { text::check(&report, out) })
+}
+
+/// Prints everything the structure holds, as far as it can be read, and what is wrong with it.
+///
+/// # Errors
+/// The image or the origin cannot be read, or the result cannot be written.
+pub(crate) fn dump(request: &Request<'_>, out: &mut dyn Write) -> Result<Verdict, Error> {
+    let image = Image::open(request.path)?;
+    let (report, content) = examine(&image, request)?;
+    let printed = if request.json { json::dump(&report, &content, out) } else { text::dump(&report, &content, out) };
+    finish(&report, printed)
+}
+
+/// A reader that has seen enough (`dump | head`) is not a failure.
+fn finish(report: &Report, printed: Result<(), Error>) -> Result<Verdict, Error> {
+    match printed {
+        Err(Error::Output(source)) if source.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result?,
+    }
+    Ok(if report.good { Verdict::Good } else { Verdict::Bad })
+}
+
+fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Content<'a>), Error> {
+    let origin = request.origin.map(Image::open).transpose()?;
+    let mut report = Report::new(image);
+    let Some(first) = image.first_bytes::<HEADER_BYTES>()? else {
+        let text = format!("{} bytes are too small for a header", image.size_bytes());
+        report.findings.violation(Kind::TooSmall, Some(0), text);
+        return Ok((report.judged(), Content::Nothing));
+    };
+    report.set_first_bytes(&first);
+    let mut content = Content::Nothing;
+    match format::examine(&first) {
+        Ok(Found::Empty) => {
+            let mut text = "no store: the first word is zero, so a snapshot would make a new store here".to_string();
+            text += &looks_like(image)?;
+            report.findings.violation(Kind::NoStore, Some(0), text);
+        }
+        Ok(Found::Store { header, chunk_size }) => {
+            let store = Store::new(image, chunk_size);
+            store.examine(header, origin.as_ref(), &mut report)?;
+            content = Content::Store(store);
+        }
+        Err(HeaderError::Foreign { magic }) if magic == log::MAGIC => {
+            content = log::examine(image, &mut report)?.map_or(Content::Nothing, Content::Log);
+        }
+        Err(error) => {
+            let more = if matches!(error, HeaderError::Foreign { .. }) { looks_like(image)? } else { String::new() };
+            bad_header(&first, error, &more, &mut report);
+        }
+    }
+    Ok((report.judged(), content))
+}
+
+/// Names what is there instead of a store, if it is known. The remains of a file system may lie behind a wiped header.
+fn looks_like(image: &Image) -> Result<String, Error> {
+    let found = signature::find(|offset_bytes, bytes| image.read(offset_bytes, bytes), image.size_bytes())?;
+    Ok(found.map_or_else(String::new, |found| format!("; signature of {} at byte {}", found.name, found.offset)))
+}
+
+/// A header that cannot be used: both of its faults are told, although one would do.
+fn bad_header(first: &[u8; HEADER_BYTES], error: HeaderError, more: &str, report: &mut Report) {
+    let header = Header::decode(first);
+    if let Some(header) = header {
+        report.set_store(StoreReport::header_only(header));
+    }
+    let (kind, offset_bytes) = match error {
+        HeaderError::Foreign { .. } => (Kind::ForeignMagic, 0),
+        HeaderError::Version { .. } => (Kind::BadVersion, 8),
+        HeaderError::ChunkSize { .. } => (Kind::BadChunkSize, 12),
+    };
+    report.findings.violation(kind, Some(offset_bytes), format!("{error}{more}"));
+    let version = header.map_or(format::VERSION, |header| header.version);
+    if kind == Kind::BadChunkSize && version != format::VERSION {
+        report.findings.violation(Kind::BadVersion, Some(8), HeaderError::Version { version }.to_string());
+    }
+}

@@ -1,0 +1,112 @@
+//! Why a disk could not be opened, and what to do about it: one line.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// A disk that could not be opened.
+#[derive(Debug)]
+pub struct OpenError {
+    /// The path as it was given.
+    pub path: PathBuf,
+    /// Why.
+    pub kind: OpenErrorKind,
+}
+
+/// Why a disk could not be opened.
+#[derive(Debug)]
+pub enum OpenErrorKind {
+    /// There is nothing at the path (ENOENT, ENOTDIR).
+    Missing,
+    /// This user may not (EACCES, EPERM).
+    Permission(io::Error),
+    /// Neither a block device nor a regular file.
+    WrongKind {
+        /// What it is, with its article.
+        what: &'static str,
+    },
+    /// Something else was put there while it was being opened.
+    Replaced,
+    /// It is claimed.
+    Busy {
+        /// By whom, as far as can be found out; continues "it is".
+        by: Option<String>,
+    },
+    /// It is to be written and cannot be (EROFS, a read-only device).
+    ReadOnly,
+    /// There is a device node and no device, or no medium (ENXIO, ENODEV, ENOMEDIUM).
+    NoDevice(io::Error),
+    /// Its size is 0.
+    Empty,
+    /// It is smaller than one of its blocks.
+    TooSmall {
+        /// Its size.
+        bytes: u64,
+        /// Its logical block, in bytes.
+        block: u32,
+    },
+    /// A system call failed.
+    Io(io::Error),
+}
+
+impl OpenErrorKind {
+    /// Sorts a failed system call.
+    pub(super) fn of_io(error: io::Error) -> OpenErrorKind {
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => OpenErrorKind::Missing,
+            Some(libc::EACCES | libc::EPERM) => OpenErrorKind::Permission(error),
+            Some(libc::EROFS) => OpenErrorKind::ReadOnly,
+            Some(libc::ENXIO | libc::ENODEV | libc::ENOMEDIUM) => OpenErrorKind::NoDevice(error),
+            _ => OpenErrorKind::Io(error),
+        }
+    }
+}
+
+impl OpenError {
+    /// The kernel's errno, or the one that fits.
+    pub fn errno(&self) -> Option<i32> {
+        match &self.kind {
+            OpenErrorKind::Missing => Some(libc::ENOENT),
+            OpenErrorKind::Busy { .. } => Some(libc::EBUSY),
+            OpenErrorKind::ReadOnly => Some(libc::EROFS),
+            OpenErrorKind::WrongKind { .. } => Some(libc::ENOTBLK),
+            OpenErrorKind::Replaced => Some(libc::ESTALE),
+            OpenErrorKind::Empty | OpenErrorKind::TooSmall { .. } => Some(libc::EINVAL),
+            OpenErrorKind::Permission(error) | OpenErrorKind::NoDevice(error) | OpenErrorKind::Io(error) => {
+                error.raw_os_error()
+            }
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot open {}: ", self.path.display())?;
+        match &self.kind {
+            OpenErrorKind::Missing => write!(f, "there is no such device or file: check the path"),
+            OpenErrorKind::Permission(error) => write!(f, "{error}: run as root or change its permissions"),
+            OpenErrorKind::WrongKind { what } => {
+                write!(f, "it is {what}: name a block device or a regular file")
+            }
+            OpenErrorKind::Replaced => write!(f, "it was replaced meanwhile: try again"),
+            OpenErrorKind::Busy { by: Some(by) } => write!(f, "it is {by}: end that use first"),
+            OpenErrorKind::Busy { by: None } => {
+                write!(f, "it is mounted or in use (errno {}): end that use first", libc::EBUSY)
+            }
+            OpenErrorKind::ReadOnly => write!(f, "it is read-only: make it writable (blockdev --setrw, or remount)"),
+            OpenErrorKind::NoDevice(error) => {
+                write!(f, "{error}: see whether its driver is loaded and its medium there")
+            }
+            OpenErrorKind::Empty => write!(f, "its size is 0: give it a size (truncate -s), or connect the device"),
+            OpenErrorKind::TooSmall { bytes, block } => {
+                write!(f, "it has {bytes} bytes, less than one block of {block}: enlarge it")
+            }
+            OpenErrorKind::Io(error) => write!(f, "{error}: see the kernel log"),
+        }
+    }
+}
+
+impl Error for OpenError {
+    // The messages already contain their causes, so that one line says it all.
+}

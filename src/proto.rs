@@ -1,0 +1,104 @@
+//! What commands and servers say to each other: one JSON object a line, one question and one answer a connection.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What every device can be given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Common {
+    pub name: Option<String>,
+    pub id: Option<u32>,
+    pub queues: u16,
+    pub depth: u16,
+    pub read_only: bool,
+    pub zero_copy: bool,
+    pub recovery: bool,
+    pub force: bool,
+}
+
+/// A snapshot to be added.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddSnapshot {
+    pub origin: PathBuf,
+    pub cow: PathBuf,
+    pub chunk_sectors: Option<u64>,
+    pub persistent: bool,
+    pub overflow: bool,
+    pub discard_zeroes_cow: bool,
+    pub discard_passdown_origin: bool,
+    /// Length of the device; the origin's if not given.
+    pub len_sectors: Option<u64>,
+    pub common: Common,
+}
+
+/// An origin's device to be added.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddOrigin {
+    pub origin: PathBuf,
+    pub common: Common,
+}
+
+/// A question to a server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Question {
+    AddSnapshot(AddSnapshot),
+    AddOrigin(AddOrigin),
+    /// Delete devices; `force` also those in use.
+    Del {
+        ids: Vec<u32>,
+        force: bool,
+    },
+    /// All about its devices.
+    Report,
+    /// End, deleting every device.
+    Shutdown,
+}
+
+/// All that is shown of a device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeviceReport {
+    pub id: u32,
+    pub name: String,
+    /// The device's object in `list --json`.
+    pub json: Value,
+    /// `0 LENGTH TARGET ARGS` with the status' arguments.
+    pub status: String,
+    /// The same with the table's.
+    pub table: String,
+}
+
+/// A server's answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Added { path: String },
+    Deleted,
+    Devices(Vec<DeviceReport>),
+    Failed { message: String },
+}
+
+/// Asks a server and waits for its answer.
+pub fn ask(mut server: UnixStream, question: &Question) -> io::Result<Answer> {
+    write_line(&mut server, question)?;
+    read_line(&server)
+}
+
+/// Writes one message.
+pub fn write_line(to: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_string(message)?;
+    line.push('\n');
+    to.write_all(line.as_bytes())
+}
+
+/// Reads one message.
+pub fn read_line<T: for<'a> Deserialize<'a>>(from: &UnixStream) -> io::Result<T> {
+    let mut line = String::new();
+    BufReader::new(from).read_line(&mut line)?;
+    if line.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other side ended without an answer"));
+    }
+    Ok(serde_json::from_str(&line)?)
+}

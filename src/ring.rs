@@ -1,0 +1,575 @@
+//! The ring of a thread: disk operations and ublk commands of a whole family go through one io_uring.
+//!
+//! Rules kept here: I6 (the slot of an operation holds its buffer until the completion has been reaped; slots are never
+//! freed earlier, whoever stopped waiting), and: one submit-and-wait per round, nothing submitted one by one.
+//!
+//! An operation is in a slot from [`Ring::start`] to its completion. Short transfers and interrupted operations are started
+//! again for the rest, so that above this file an operation is all or nothing. Files are used by descriptor, not through the
+//! ring's file table: kernels before 6.13 give a table entry back only when all older requests have ended, and the ublk
+//! commands of an idle device never do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use dm_targets::disk::{Backend, BufferId, Errno, Host, Limits, Memory, Op, OpId, OpKind, PayloadId};
+use dm_targets::units::Sectors;
+use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use crate::arena::Arena;
+
+/// Submission entries: a full round of every tag of a few devices. When they are used up the round is submitted early.
+const SUBMISSION_ENTRIES: u32 = 1024;
+/// Completion entries; more only cost a slower path in the kernel, never a lost completion.
+const COMPLETION_ENTRIES: u32 = 16384;
+/// Most request buffers the kernel registers with one ring, so most tags that can use zero copy in a family.
+pub const REGISTERED_BUFFERS: u32 = 16384;
+/// Marks completions of the wake-up descriptor.
+const WAKE_DATA: u64 = u64::MAX;
+
+/// Where a request's data is.
+#[derive(Clone, Copy)]
+pub enum Payload {
+    /// In the kernel: a registered buffer under the payload's own index.
+    Registered,
+    /// In memory mapped for the device's tags.
+    Mapped {
+        /// Its start.
+        address: NonNull<u8>,
+        /// Its length.
+        len_bytes: usize,
+    },
+}
+
+enum Work {
+    Disk { op: Op, file: Rc<OwnedFd>, done_bytes: u64 },
+    Command,
+    None,
+}
+
+struct Slot {
+    work: Work,
+    result: Option<i32>,
+    waker: Option<Waker>,
+    detached: bool,
+    iovecs: Vec<libc::iovec>,
+}
+
+/// The ring; clones share it. It belongs to the thread that made it.
+#[derive(Clone)]
+pub struct Ring {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    uring: RefCell<IoUring>,
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<u32>>,
+    completed: RefCell<Vec<(u64, i32)>>,
+    arena: RefCell<Arena>,
+    payloads: RefCell<Vec<Option<Payload>>>,
+    timers: RefCell<Vec<(u64, Waker)>>,
+    start: Instant,
+    wake: RefCell<Option<OwnedFd>>,
+    wake_buffer: RefCell<Box<[u8; 8]>>,
+    mailbox_waker: RefCell<Option<Waker>>,
+    registered_buffers: Cell<bool>,
+    /// What the ring could not do at all, and cannot go on after.
+    broken: RefCell<VecDeque<io::Error>>,
+}
+
+impl Ring {
+    /// A ring for this thread.
+    pub fn new() -> io::Result<Ring> {
+        let build = |single: bool| {
+            let mut builder = IoUring::builder();
+            builder.setup_cqsize(COMPLETION_ENTRIES).setup_submit_all();
+            if single {
+                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+            } else {
+                builder.setup_coop_taskrun();
+            }
+            builder.build(SUBMISSION_ENTRIES)
+        };
+        let uring = build(true).or_else(|_| build(false))?;
+        Ok(Ring {
+            inner: Rc::new(Inner {
+                uring: RefCell::new(uring),
+                slots: RefCell::default(),
+                free: RefCell::default(),
+                completed: RefCell::default(),
+                arena: RefCell::new(Arena::new()?),
+                payloads: RefCell::default(),
+                timers: RefCell::default(),
+                start: Instant::now(),
+                wake: RefCell::default(),
+                wake_buffer: RefCell::new(Box::new([0; 8])),
+                mailbox_waker: RefCell::default(),
+                registered_buffers: Cell::new(false),
+                broken: RefCell::default(),
+            }),
+        })
+    }
+
+    /// The memory and time of this thread, for targets.
+    pub fn host(&self) -> Rc<dyn Host> {
+        self.inner.clone()
+    }
+
+    /// Reserves the table that the kernel registers request buffers in. `false` if this kernel has none.
+    pub fn reserve_registered_buffers(&self) -> bool {
+        if !self.inner.registered_buffers.get() {
+            let done = self.inner.uring.borrow().submitter().register_buffers_sparse(REGISTERED_BUFFERS).is_ok();
+            self.inner.registered_buffers.set(done);
+        }
+        self.inner.registered_buffers.get()
+    }
+
+    /// Adds payloads for the tags of a queue and gives the id of the first; `None` if registered ones would lie outside
+    /// the table.
+    pub fn add_payloads(&self, payloads: &[Payload]) -> Option<PayloadId> {
+        let mut table = self.inner.payloads.borrow_mut();
+        let len = payloads.len();
+        let gap = (0..table.len().saturating_sub(len - 1)).find(|at| table[*at..at + len].iter().all(Option::is_none));
+        let first = gap.unwrap_or(table.len());
+        let registered = payloads.iter().any(|payload| matches!(payload, Payload::Registered));
+        if registered && first + len > REGISTERED_BUFFERS as usize {
+            return None;
+        }
+        if table.len() < first + len {
+            table.resize(first + len, None);
+        }
+        for (slot, payload) in table[first..first + len].iter_mut().zip(payloads) {
+            *slot = Some(*payload);
+        }
+        u32::try_from(first).ok().map(PayloadId)
+    }
+
+    /// Forgets the payloads of a queue.
+    pub fn remove_payloads(&self, first: PayloadId, count: usize) {
+        let first = first.0 as usize;
+        self.inner.payloads.borrow_mut()[first..first + count].fill(None);
+    }
+
+    /// Sends a command and gives its result when awaited.
+    pub fn command(&self, entry: squeue::Entry) -> Command {
+        let slot = self.inner.take_slot(Work::Command);
+        self.inner.push(entry.user_data(u64::from(slot)));
+        Command { ring: self.inner.clone(), slot, done: false }
+    }
+
+    /// Lets another thread wake this one by writing to an eventfd: the task that awaits [`Ring::woken`] runs then.
+    pub fn listen(&self, wake: OwnedFd) {
+        *self.inner.wake.borrow_mut() = Some(wake);
+        self.inner.arm_wake();
+    }
+
+    /// Registers the task to be woken by the eventfd.
+    pub fn wake_on_message(&self, waker: &Waker) {
+        *self.inner.mailbox_waker.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Submits what has been prepared, waits for at least one completion unless `busy`, and hands completions out.
+    pub fn turn(&self, busy: bool) -> io::Result<()> {
+        let inner = &self.inner;
+        if let Some(error) = inner.broken.borrow_mut().pop_front() {
+            return Err(error);
+        }
+        let want = usize::from(!busy);
+        let submitted = match inner.next_timer_ms() {
+            Some(wait_ms) if !busy => {
+                let time =
+                    Timespec::new().sec(wait_ms / 1000).nsec(u32::try_from(wait_ms % 1000).unwrap_or(0) * 1_000_000);
+                let uring = inner.uring.borrow();
+                uring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&time))
+            }
+            _ => inner.uring.borrow().submit_and_wait(want),
+        };
+        match submitted {
+            Ok(_) => {}
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN) => {}
+                _ => return Err(error),
+            },
+        }
+        inner.reap();
+        inner.fire_timers();
+        Ok(())
+    }
+
+    /// A disk on this ring.
+    pub fn disk(&self, file: OwnedFd, limits: Limits, size: Sectors, probe: SizeProbe) -> Rc<dyn Backend> {
+        Rc::new(RingDisk { ring: self.inner.clone(), file: Rc::new(file), limits, size: Cell::new(size), probe })
+    }
+}
+
+/// Looks at a file's size again, in sectors.
+pub type SizeProbe = Box<dyn Fn(RawFd) -> Option<Sectors>>;
+
+impl Inner {
+    fn take_slot(&self, work: Work) -> u32 {
+        let mut slots = self.slots.borrow_mut();
+        if let Some(index) = self.free.borrow_mut().pop() {
+            let slot = &mut slots[index as usize];
+            (slot.work, slot.result, slot.waker, slot.detached) = (work, None, None, false);
+            return index;
+        }
+        slots.push(Slot { work, result: None, waker: None, detached: false, iovecs: Vec::new() });
+        u32::try_from(slots.len() - 1).unwrap_or(u32::MAX)
+    }
+
+    fn give_slot(&self, slots: &mut [Slot], index: u32) {
+        slots[index as usize].work = Work::None;
+        self.free.borrow_mut().push(index);
+    }
+
+    fn push(&self, entry: squeue::Entry) {
+        let mut uring = self.uring.borrow_mut();
+        // SAFETY: what the entry points to stays valid until its completion: buffers and iovecs are held by its slot,
+        // payloads and the arena live as long as their device and the process.
+        while unsafe { uring.submission().push(&entry) }.is_err() {
+            if let Err(error) = uring.submit() {
+                if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) {
+                    self.broken.borrow_mut().push_back(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn arm_wake(&self) {
+        if let Some(wake) = &*self.wake.borrow() {
+            let mut buffer = self.wake_buffer.borrow_mut();
+            let entry = opcode::Read::new(Fd(wake.as_raw_fd()), buffer.as_mut_ptr(), 8).build();
+            drop(buffer);
+            self.push(entry.user_data(WAKE_DATA));
+        }
+    }
+
+    /// Prepares the entry for what is left of a disk operation.
+    fn submit_disk(&self, index: u32) {
+        let entry = {
+            let mut slots = self.slots.borrow_mut();
+            let Slot { work, iovecs, .. } = &mut slots[index as usize];
+            let Work::Disk { op, file, done_bytes } = work else { return };
+            self.entry(op, file.as_raw_fd(), *done_bytes, iovecs)
+        };
+        match entry {
+            Some(entry) => self.push(entry.user_data(u64::from(index))),
+            // Memory that does not exist: the caller broke the contract.
+            None => self.finish(index, -libc::EINVAL),
+        }
+    }
+
+    fn entry(&self, op: &Op, fd: RawFd, done_bytes: u64, iovecs: &mut Vec<libc::iovec>) -> Option<squeue::Entry> {
+        let offset = op.sector.bytes() + done_bytes;
+        let len = op.count.bytes() - done_bytes;
+        let fd = Fd(fd);
+        let zero_range = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+        let punch_hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        let sync = match op.kind {
+            OpKind::Write { fua: true } => libc::RWF_DSYNC,
+            _ => 0,
+        };
+        match op.kind {
+            OpKind::Flush => return Some(opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build()),
+            OpKind::Discard => return Some(opcode::Fallocate::new(fd, len).offset(offset).mode(punch_hole).build()),
+            OpKind::WriteZeroes => {
+                return Some(opcode::Fallocate::new(fd, len).offset(offset).mode(zero_range).build());
+            }
+            OpKind::Read | OpKind::Write { .. } => {}
+        }
+        let read = op.kind == OpKind::Read;
+        let bytes = u32::try_from(len).ok()?;
+        let contiguous = match &op.memory {
+            Memory::None => return None,
+            Memory::Payload { id, offset_bytes } => {
+                let at = u64::from(*offset_bytes) + done_bytes;
+                match (*self.payloads.borrow().get(id.0 as usize)?)? {
+                    Payload::Registered => {
+                        // A registered request buffer is addressed by the offset in it.
+                        let (address, index) =
+                            (std::ptr::without_provenance_mut(usize::try_from(at).ok()?), u16::try_from(id.0).ok()?);
+                        return Some(if read {
+                            opcode::ReadFixed::new(fd, address, bytes, index).offset(offset).build()
+                        } else {
+                            opcode::WriteFixed::new(fd, address, bytes, index).offset(offset).rw_flags(sync).build()
+                        });
+                    }
+                    Payload::Mapped { address, len_bytes } => {
+                        let at = usize::try_from(at).ok()?;
+                        if at + bytes as usize > len_bytes {
+                            return None;
+                        }
+                        // SAFETY: just found to lie inside the payload's mapping.
+                        Some(unsafe { address.add(at) })
+                    }
+                }
+            }
+            Memory::Buffer { buffer, offset_bytes } => {
+                let at = u32::try_from(u64::from(*offset_bytes) + done_bytes).ok()?;
+                Some(self.arena.borrow().address(buffer.id().0, at, bytes as usize)?)
+            }
+            Memory::Vector { buffers, offset_bytes } => {
+                self.gather(buffers.iter(), u64::from(*offset_bytes) + done_bytes, len, iovecs)?;
+                None
+            }
+            Memory::Pages { pages, offset_bytes } => {
+                self.gather(pages.iter().cycle(), u64::from(*offset_bytes) + done_bytes, len, iovecs)?;
+                None
+            }
+        };
+        Some(match (contiguous, read) {
+            (Some(address), true) => opcode::Read::new(fd, address.as_ptr(), bytes).offset(offset).build(),
+            (Some(address), false) => {
+                opcode::Write::new(fd, address.as_ptr(), bytes).offset(offset).rw_flags(sync).build()
+            }
+            (None, read) => {
+                let count = u32::try_from(iovecs.len()).ok()?;
+                if read {
+                    opcode::Readv::new(fd, iovecs.as_ptr(), count).offset(offset).build()
+                } else {
+                    opcode::Writev::new(fd, iovecs.as_ptr(), count).offset(offset).rw_flags(sync).build()
+                }
+            }
+        })
+    }
+
+    /// Lists the memory of `len` bytes from `skip` bytes into a sequence of buffers.
+    fn gather<'a>(
+        &self,
+        buffers: impl Iterator<Item = &'a dm_targets::disk::Buffer>,
+        mut skip: u64,
+        mut len: u64,
+        iovecs: &mut Vec<libc::iovec>,
+    ) -> Option<()> {
+        iovecs.clear();
+        for buffer in buffers {
+            let size = u64::from(buffer.len_bytes());
+            if skip >= size {
+                skip -= size;
+                continue;
+            }
+            let part = (size - skip).min(len);
+            let address =
+                self.arena.borrow().address(buffer.id().0, u32::try_from(skip).ok()?, usize::try_from(part).ok()?)?;
+            iovecs.push(libc::iovec { iov_base: address.as_ptr().cast(), iov_len: usize::try_from(part).ok()? });
+            (skip, len) = (0, len - part);
+            if len == 0 {
+                return Some(());
+            }
+        }
+        None
+    }
+
+    fn reap(&self) {
+        let mut completed = self.completed.take();
+        {
+            let mut uring = self.uring.borrow_mut();
+            completed.extend(uring.completion().map(|entry: cqueue::Entry| (entry.user_data(), entry.result())));
+        }
+        for (data, result) in completed.drain(..) {
+            if data == WAKE_DATA {
+                self.arm_wake();
+                if let Some(waker) = &*self.mailbox_waker.borrow() {
+                    waker.wake_by_ref();
+                }
+            } else {
+                self.complete(u32::try_from(data).unwrap_or(u32::MAX), result);
+            }
+        }
+        // The list's memory serves the next round.
+        self.completed.replace(completed);
+    }
+
+    fn complete(&self, index: u32, result: i32) {
+        let again = {
+            let mut slots = self.slots.borrow_mut();
+            match &mut slots[index as usize].work {
+                Work::Disk { op, done_bytes, .. } => match (op.kind, result) {
+                    (_, error) if error == -libc::EAGAIN || error == -libc::EINTR => true,
+                    (OpKind::Read | OpKind::Write { .. }, moved) if moved > 0 => {
+                        *done_bytes += u64::from(moved.unsigned_abs());
+                        *done_bytes < op.count.bytes()
+                    }
+                    _ => false,
+                },
+                Work::Command | Work::None => false,
+            }
+        };
+        if again {
+            self.submit_disk(index);
+        } else {
+            self.finish(index, result);
+        }
+    }
+
+    fn finish(&self, index: u32, result: i32) {
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[index as usize];
+        let result = match &slot.work {
+            // Nothing moved and no error: the file ends before the range.
+            Work::Disk { op, .. } if result == 0 && matches!(op.kind, OpKind::Read | OpKind::Write { .. }) => {
+                -libc::EIO
+            }
+            _ => result,
+        };
+        slot.result = Some(result);
+        if slot.detached {
+            self.give_slot(&mut slots, index);
+        } else if let Some(waker) = slot.waker.take() {
+            waker.wake();
+        }
+    }
+
+    fn poll_slot(&self, index: u32, waker: &Waker) -> Poll<i32> {
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[index as usize];
+        match slot.result {
+            Some(result) => {
+                self.give_slot(&mut slots, index);
+                Poll::Ready(result)
+            }
+            None => {
+                if !slot.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
+                    slot.waker = Some(waker.clone());
+                }
+                Poll::Pending
+            }
+        }
+    }
+
+    fn detach_slot(&self, index: u32) {
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[index as usize];
+        slot.detached = true;
+        if slot.result.is_some() {
+            self.give_slot(&mut slots, index);
+        }
+    }
+
+    fn next_timer_ms(&self) -> Option<u64> {
+        let now = self.now_ms();
+        self.timers.borrow().iter().map(|(time, _)| time.saturating_sub(now)).min()
+    }
+
+    fn fire_timers(&self) {
+        if self.timers.borrow().is_empty() {
+            return;
+        }
+        let now = self.now_ms();
+        self.timers.borrow_mut().retain(|(time, waker)| {
+            if *time <= now {
+                waker.wake_by_ref();
+            }
+            *time > now
+        });
+    }
+}
+
+impl Host for Inner {
+    fn acquire(&self, len_bytes: u32) -> Option<BufferId> {
+        self.arena.borrow_mut().acquire(len_bytes).map(BufferId)
+    }
+
+    fn retain(&self, id: BufferId) {
+        self.arena.borrow_mut().retain(id.0);
+    }
+
+    fn release(&self, id: BufferId) {
+        self.arena.borrow_mut().release(id.0);
+    }
+
+    fn read(&self, id: BufferId, offset_bytes: u32, out: &mut [u8]) {
+        self.arena.borrow().read(id.0, offset_bytes, out);
+    }
+
+    fn write(&self, id: BufferId, offset_bytes: u32, bytes: &[u8]) {
+        self.arena.borrow().write(id.0, offset_bytes, bytes);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn wake_at(&self, time_ms: u64, waker: &Waker) {
+        let mut timers = self.timers.borrow_mut();
+        if !timers.iter().any(|(time, other)| *time == time_ms && other.will_wake(waker)) {
+            timers.push((time_ms, waker.clone()));
+        }
+    }
+}
+
+/// A command in flight.
+#[must_use = "a command's result says what the kernel wants next"]
+pub struct Command {
+    ring: Rc<Inner>,
+    slot: u32,
+    done: bool,
+}
+
+impl Future for Command {
+    type Output = i32;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<i32> {
+        let result = self.ring.poll_slot(self.slot, cx.waker());
+        self.done = result.is_ready();
+        result
+    }
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        if !self.done {
+            self.ring.detach_slot(self.slot);
+        }
+    }
+}
+
+/// A block device or regular file on the ring.
+struct RingDisk {
+    ring: Rc<Inner>,
+    file: Rc<OwnedFd>,
+    limits: Limits,
+    size: Cell<Sectors>,
+    probe: SizeProbe,
+}
+
+impl Backend for RingDisk {
+    fn start(&self, op: Op) -> OpId {
+        let slot = self.ring.take_slot(Work::Disk { op, file: self.file.clone(), done_bytes: 0 });
+        self.ring.submit_disk(slot);
+        OpId(slot)
+    }
+
+    fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {
+        self.ring.poll_slot(id.0, waker).map(|result| if result < 0 { Err(Errno(-result)) } else { Ok(()) })
+    }
+
+    fn detach(&self, id: OpId) {
+        self.ring.detach_slot(id.0);
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn size(&self) -> Sectors {
+        self.size.get()
+    }
+
+    fn refresh_size(&self) -> Sectors {
+        if let Some(size) = (self.probe)(self.file.as_raw_fd()) {
+            self.size.set(size);
+        }
+        self.size.get()
+    }
+}

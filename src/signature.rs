@@ -1,0 +1,146 @@
+//! What a disk holds already: file systems, partition tables, RAID, and our own stores.
+//!
+//! Used before a disk is given a new purpose, so that nothing is overwritten by mistake. Rules kept here:
+//!
+//! - Pure: [`find`] decides on bytes that a closure reads; [`find_in_file`] brings them from a disk.
+//! - Nothing is written, and no more than three stretches are read: the first 68 KiB, the ZFS labels'
+//!   128 KiB, and the last 132 KiB.
+//! - A magic number of two bytes counts only together with plausible fields around it.
+//! - Order is meaning: a store of ours is named before the remains of a file system it was made on, a GPT
+//!   before the MBR that protects it.
+//!
+//! A disk without a known signature may hold data all the same.
+
+mod probes;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Bytes looked at from the start: up to the end of a btrfs magic number and of a 64 KiB swap header.
+const HEAD_BYTES: u64 = 68 * 1024;
+/// Where ZFS keeps the array of its first label's uberblocks ...
+const ZFS_OFFSET: u64 = 128 * 1024;
+/// ... and how long that is.
+const ZFS_BYTES: u64 = 128 * 1024;
+/// Bytes looked at from the end: up to an md 0.90 superblock.
+const TAIL_BYTES: u64 = 132 * 1024;
+/// Reads start at multiples of this.
+const ALIGN: u64 = 4096;
+
+/// The sort of a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SignatureKind {
+    /// A device-mapper exception store: the COW of a snapshot.
+    SnapshotStore,
+    /// A device-mapper dirty log of a mirror.
+    MirrorLog,
+    /// A file system.
+    FileSystem,
+    /// Swap space, or a hibernation image in it.
+    Swap,
+    /// A partition table.
+    PartitionTable,
+    /// A part of something larger: RAID, LVM, a cache, a pool.
+    Member,
+    /// An encrypted disk.
+    Encrypted,
+}
+
+/// Something that a disk holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Signature {
+    /// What it is called, as in "it holds NAME".
+    pub name: &'static str,
+    /// Its sort.
+    pub kind: SignatureKind,
+    /// Where it was recognised, in bytes from the start.
+    pub offset: u64,
+}
+
+/// A stretch of the disk, and the disk's size.
+struct View<'a> {
+    bytes: &'a [u8],
+    start: u64,
+    size: u64,
+}
+
+impl<'a> View<'a> {
+    /// `len` bytes at `offset` of the disk, if they are in this stretch.
+    fn get(&self, offset: u64, len: usize) -> Option<&'a [u8]> {
+        let from = usize::try_from(offset.checked_sub(self.start)?).ok()?;
+        self.bytes.get(from..from.checked_add(len)?)
+    }
+
+    /// Whether `magic` stands at `offset`.
+    fn has(&self, offset: u64, magic: &[u8]) -> bool {
+        self.get(offset, magic.len()) == Some(magic)
+    }
+
+    /// The byte at `offset`; 0 outside.
+    fn u8(&self, offset: u64) -> u8 {
+        self.get(offset, 1).map_or(0, |bytes| bytes[0])
+    }
+
+    /// The little-endian number at `offset`; 0 outside.
+    fn u32(&self, offset: u64) -> u32 {
+        let mut array = [0; 4];
+        if let Some(bytes) = self.get(offset, 4) {
+            array.copy_from_slice(bytes);
+        }
+        u32::from_le_bytes(array)
+    }
+}
+
+/// Looks for the first known signature of a disk of `size_bytes`. `read` fills its buffer from a byte offset;
+/// it is called at multiples of 4096, never beyond the size, and at most three times.
+///
+/// # Errors
+/// Those of `read`.
+pub fn find<E>(mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>, size_bytes: u64) -> Result<Option<Signature>, E> {
+    let mut look = |start: u64, end: u64, probe: fn(&View<'_>) -> Option<Signature>| {
+        let end = end.min(size_bytes);
+        // The stretches are below 200 KiB.
+        let Ok(len) = usize::try_from(end.saturating_sub(start)) else { return Ok(None) };
+        if len == 0 {
+            return Ok(None);
+        }
+        let mut bytes = vec![0; len];
+        read(start, &mut bytes)?;
+        Ok(probe(&View { bytes: &bytes, start, size: size_bytes }))
+    };
+    if let Some(found) = look(0, HEAD_BYTES, probes::head)? {
+        return Ok(Some(found));
+    }
+    if let Some(found) = look(ZFS_OFFSET, ZFS_OFFSET + ZFS_BYTES, probes::zfs)? {
+        return Ok(Some(found));
+    }
+    let tail = size_bytes.saturating_sub(TAIL_BYTES) / ALIGN * ALIGN;
+    look(tail, size_bytes, probes::tail)
+}
+
+/// [`find`] on an open disk. `block_bytes` is its logical block, of which `size_bytes` is a multiple; memory,
+/// offsets and lengths are right for `O_DIRECT`.
+///
+/// # Errors
+/// Those of reading; `UnexpectedEof` if the disk is shorter than `size_bytes`.
+pub fn find_in_file(file: &File, size_bytes: u64, block_bytes: u32) -> io::Result<Option<Signature>> {
+    let unit = u64::from(block_bytes).max(ALIGN);
+    let read = |offset: u64, buffer: &mut [u8]| {
+        let skip = usize::try_from(offset % unit).map_err(io::Error::other)?;
+        let align = usize::try_from(unit).map_err(io::Error::other)?;
+        let block = usize::try_from(block_bytes.max(1)).map_err(io::Error::other)?;
+        let len = (skip + buffer.len()).next_multiple_of(block);
+        let mut memory = vec![0; len + align];
+        let start = memory.as_ptr().align_offset(align);
+        let aligned = &mut memory[start..start + len];
+        // A short read in the middle of a disk ends at a block's end: the rest stays as well aligned.
+        file.read_exact_at(aligned, offset - offset % unit)?;
+        buffer.copy_from_slice(&aligned[skip..skip + buffer.len()]);
+        Ok(())
+    };
+    find(read, size_bytes)
+}
+
+#[cfg(test)]
+mod tests;

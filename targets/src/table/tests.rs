@@ -1,0 +1,244 @@
+//! What the kernel takes, what it refuses, and that every line survives printing.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::snapshot::format::Usage;
+use crate::units::ChunkSize;
+
+fn reprinted(text: &str) -> String {
+    match Line::parse(text) {
+        Ok(line) => line.to_string(),
+        Err(error) => panic!("{text}: {error}"),
+    }
+}
+
+#[test]
+fn lines_in_the_kernels_form_are_printed_as_they_were() {
+    for text in [
+        "0 8192 snapshot 254:0 254:1 P 16",
+        "0 8192 snapshot 254:0 254:1 PO 0",
+        "0 1 snapshot 254:0 254:1 N 2097152",
+        "0 8192 snapshot 254:0 254:1 P 8 1 discard_zeroes_cow",
+        "0 8192 snapshot 254:0 254:1 P 8 2 discard_zeroes_cow discard_passdown_origin",
+        "0 8192 snapshot-merge 254:0 254:1 PO 8",
+        "0 8192 snapshot-origin 254:0",
+        "0 8192 mirror core 1 1024 2 1:2 0 254:0 0",
+        "0 8192 mirror core 2 1024 nosync 2 1:2 0 254:0 0 2 handle_errors keep_log",
+        "0 8192 mirror disk 3 1:1 1024 nosync 2 1:2 0 254:0 0",
+        "0 8192 mirror disk 2 1:1 8192 2 1:2 0 254:0 16 1 handle_errors",
+        "0 8192 mirror disk 3 1:1 2 sync 9 a 0 b 0 c 0 d 0 e 0 f 0 g 0 h 0 i 0",
+    ] {
+        assert_eq!(reprinted(text), text);
+    }
+}
+
+#[test]
+fn the_kernels_leniencies_are_kept() {
+    for (text, printed) in [
+        ("  0\t8192\nsnapshot  a   b p 16  ", "0 8192 snapshot a b P 16"),
+        ("0 8192 snapshot a b po 16", "0 8192 snapshot a b PO 16"),
+        ("0 8192 snapshot a b pOverflow 16", "0 8192 snapshot a b PO 16"),
+        ("0 8192 snapshot a b nxyz 16", "0 8192 snapshot a b N 16"),
+        ("0 8192 snapshot a b P 16 0", "0 8192 snapshot a b P 16"),
+        ("0 8192 snapshot a b P 16 0 whatever", "0 8192 snapshot a b P 16"),
+        ("0 8192 snapshot a b P 16 1 Discard_Zeroes_COW more", "0 8192 snapshot a b P 16 1 discard_zeroes_cow"),
+        ("0 8 snapshot a b P 8 2 discard_zeroes_cow discard_zeroes_cow", "0 8 snapshot a b P 8 1 discard_zeroes_cow"),
+        (
+            "0 8 snapshot a b P 8 2 discard_passdown_origin discard_zeroes_cow",
+            "0 8 snapshot a b P 8 2 discard_zeroes_cow discard_passdown_origin",
+        ),
+        ("0 8 snapshot-origin /dev/my\\ disk", "0 8 snapshot-origin /dev/my\\ disk"),
+        ("0 8 snapshot-origin a\\b\\\\c\\", "0 8 snapshot-origin ab\\\\c\\\\"),
+        ("0 8 mirror core 1 2 2 a 0 b 0 0", "0 8 mirror core 1 2 2 a 0 b 0"),
+        (
+            "0 8 mirror core 1 2 2 a 0 b 0 2 keep_log handle_errors",
+            "0 8 mirror core 1 2 2 a 0 b 0 2 handle_errors keep_log",
+        ),
+    ] {
+        assert_eq!(reprinted(text), printed, "{text}");
+    }
+}
+
+#[test]
+fn refusals_name_the_argument() {
+    for (text, reason) in [
+        ("", "start is missing"),
+        ("x", "start \"x\": not a decimal number"),
+        ("8 8 snapshot-origin a", "start 8: "),
+        ("0", "length is missing"),
+        ("0 -8 snapshot-origin a", "length \"-8\": not a decimal number"),
+        ("0 0 snapshot-origin a", "length 0: must be"),
+        ("0 18014398509481984 snapshot-origin a", "length 18014398509481984: must be"),
+        ("0 99999999999999999999 snapshot-origin a", "length \"99999999999999999999\": too large"),
+        ("0 8", "target is missing"),
+        ("0 8 linear a 0", "target \"linear\": known are"),
+        ("0 8 snapshot-origin", "snapshot-origin: origin device is missing"),
+        ("0 8 snapshot-origin a b", "snapshot-origin: \"b\" is one argument too many"),
+        ("0 8 snapshot a b P", "snapshot: needs at least 4 arguments"),
+        ("0 8 snapshot a b Pz 8", "snapshot: type \"Pz\": must be"),
+        ("0 8 snapshot a b persistent 8", "snapshot: type \"persistent\": must be"),
+        ("0 8 snapshot a b X 8", "snapshot: type \"X\": must be"),
+        ("0 8 snapshot a b P 12", "snapshot: chunk size 12: must be a power of two"),
+        ("0 8 snapshot a b P 4194304", "snapshot: chunk size 4194304: must be a power of two"),
+        ("0 8 snapshot a b P 8k", "snapshot: chunk size \"8k\": not a decimal number"),
+        ("0 8 snapshot a b P 4294967296", "snapshot: chunk size \"4294967296\": too large"),
+        ("0 8 snapshot a b N 0", "snapshot: a transient store (N) needs a chunk size"),
+        ("0 8 snapshot a a P 8", "snapshot: origin and COW are the same device"),
+        ("0 8 snapshot a b P 8 3 x y z", "snapshot: feature count 3: at most 2"),
+        ("0 8 snapshot a b P 8 2 discard_zeroes_cow", "snapshot: feature count 2, but 1 follow"),
+        ("0 8 snapshot a b P 8 one", "snapshot: feature count \"one\": not a decimal number"),
+        ("0 8 snapshot a b P 8 1 fast", "snapshot: feature \"fast\" is unknown"),
+        ("0 8 snapshot a b Q 7 1 fast", "snapshot: feature \"fast\" is unknown"),
+        ("0 8 snapshot a b P 8 1 discard_passdown_origin", "snapshot: feature discard_passdown_origin needs"),
+        ("0 8 snapshot-merge a b N 8", "snapshot-merge: a transient store (N) cannot be merged"),
+    ] {
+        let error = Line::parse(text).expect_err(text).to_string();
+        assert!(error.starts_with(reason), "{text}: {error}");
+        assert!(!error.contains('\n'), "{text}: {error}");
+    }
+}
+
+#[test]
+fn mirror_refusals_name_the_argument() {
+    for (arguments, reason) in [
+        ("", "log type is missing"),
+        ("userspace 1 2", "log type \"userspace\": must be core or disk"),
+        ("core 0", "0 arguments for a core log"),
+        ("core 4294967295 8", "4294967295 arguments for a core log"),
+        ("core 3 8 sync block_on_error 2 a 0 b 0", "3 arguments for a core log"),
+        ("core 2 8 block_on_error 2 a 0 b 0", "log argument block_on_error is now the feature handle_errors"),
+        ("core 2 8 Sync 2 a 0 b 0", "log argument \"Sync\": must be sync or nosync"),
+        ("disk 1 8 2 a 0 b 0", "1 arguments for a disk log"),
+        ("disk 2 1:1", "region size is missing"),
+        ("core 1 1 2 a 0 b 0", "region size 1: must be a power of two"),
+        ("core 1 1000 2 a 0 b 0", "region size 1000: must be a power of two"),
+        ("core 1 16384 2 a 0 b 0", "region size 16384: must be a power of two from 2 sectors to the length, 8192"),
+        ("core 1 8 1 a 0", "1 legs: must be 2 to 9"),
+        ("core 1 8 10 a 0", "10 legs: must be 2 to 9"),
+        ("core 1 8 2 a 0 b", "offset of leg 2 is missing"),
+        ("core 1 8 2 a 0 b -1", "offset of leg 2 \"-1\": not a decimal number"),
+        ("core 1 8 2 a 0 b 18446744073709551615", "offset 18446744073709551615 of leg 2: "),
+        ("core 1 8 2 a 0 b 0 1 keep_log", "feature keep_log needs handle_errors"),
+        ("core 1 8 2 a 0 b 0 1 Handle_Errors", "feature \"Handle_Errors\" is unknown"),
+        ("core 1 8 2 a 0 b 0 1 handle_errors more", "\"more\" is one argument too many"),
+        ("core 1 8 2 a 0 b 0 2 handle_errors", "feature count 2, but 1 follow"),
+    ] {
+        let error = Line::parse(&format!("0 8192 mirror {arguments}")).expect_err(arguments).to_string();
+        assert!(error.starts_with(&format!("mirror: {reason}")), "{arguments}: {error}");
+    }
+    let huge = Line::parse("0 8589934593 mirror core 1 2 2 a 0 b 0").expect_err("too many regions");
+    assert_eq!(huge.to_string(), "mirror: region size 2: makes more than 4294967295 regions");
+}
+
+#[test]
+fn a_table_is_one_line() {
+    let table = "# the data volume\n\n0 8192 snapshot-origin 254:0\n";
+    assert_eq!(Line::parse_table(table).unwrap().to_string(), "0 8192 snapshot-origin 254:0");
+    assert_eq!(Line::parse_table("#\n").unwrap_err().to_string(), "the table is empty");
+    let two = Line::parse_table("0 8 snapshot-origin a\n8 8 snapshot-origin b").unwrap_err();
+    assert!(two.to_string().starts_with("the table has more than one line"));
+}
+
+#[test]
+fn status_lines_are_the_kernels() {
+    let usage = Usage { allocated: Sectors(32), total: Sectors(32768), metadata: Sectors(16) };
+    let mut status = SnapshotStatus { valid: true, merge_failed: false, overflowed: false, usage };
+    assert_eq!(status.to_string(), "32/32768 16");
+    status.overflowed = true;
+    assert_eq!(status.to_string(), "Overflow");
+    status.merge_failed = true;
+    assert_eq!(status.to_string(), "Merge failed");
+    status.valid = false;
+    assert_eq!(status.to_string(), "Invalid");
+
+    let legs = |second| vec![("1:2".to_string(), LegHealth::Alive), ("254:0".to_string(), second)];
+    let core = MirrorStatus { legs: legs(LegHealth::Dead), in_sync_regions: 7, regions: 8, log: MirrorLogStatus::Core };
+    assert_eq!(core.to_string(), "2 1:2 254:0 7/8 1 AD 1 core");
+    let log = MirrorLogStatus::Disk { device: "1:1".into(), state: DiskLogState::Alive };
+    let disk = MirrorStatus { legs: legs(LegHealth::Alive), in_sync_regions: 8, regions: 8, log };
+    assert_eq!(disk.to_string(), "2 1:2 254:0 8/8 1 AA 3 disk 1:1 A");
+}
+
+/// Device words with everything that must be quoted.
+fn device() -> impl Strategy<Value = String> {
+    prop_oneof!["[0-9]{1,3}:[0-9]{1,3}", "/dev/[a-z0-9]{1,8}", "[^\u{0}]{1,8}", "[ \\\\\t\na]{1,6}"]
+}
+
+fn snapshot() -> impl Strategy<Value = Snapshot> {
+    let store =
+        prop_oneof![any::<bool>().prop_map(|overflow| StoreType::Persistent { overflow }), Just(StoreType::Transient)];
+    let chunk = prop::option::of(0_u32..=21);
+    (device(), device(), store, chunk, 0..3_u8).prop_filter_map("same device or no chunk size", |parts| {
+        let (origin, cow, store, chunk, features) = parts;
+        let chunk_size = chunk.and_then(|shift| ChunkSize::from_sectors(1 << shift));
+        let (discard_zeroes_cow, discard_passdown_origin) = (features > 0, features > 1);
+        let snapshot = Snapshot { origin, cow, store, chunk_size, discard_zeroes_cow, discard_passdown_origin };
+        snapshot.check(false).is_ok().then_some(snapshot)
+    })
+}
+
+fn mirror(len: Sectors) -> impl Strategy<Value = Mirror> {
+    let log = prop_oneof![Just(MirrorLog::Core), device().prop_map(|device| MirrorLog::Disk { device })];
+    let sync = prop_oneof![Just(InitialSync::FromLog), Just(InitialSync::Sync), Just(InitialSync::NoSync)];
+    let leg = (device(), 0..1_u64 << 40).prop_map(|(device, offset)| Leg { device, offset: Sector(offset) });
+    let legs = prop::collection::vec(leg, 2..=9);
+    (log, 1..32_u32, sync, legs, 0..3_u8).prop_filter_map("regions do not fit", move |parts| {
+        let (log, shift, initial_sync, legs, features) = parts;
+        let (handle_errors, keep_log) = (features > 0, features > 1);
+        let mirror = Mirror { log, region_size: Sectors(1 << shift), initial_sync, legs, handle_errors, keep_log };
+        mirror.check(len).is_ok().then_some(mirror)
+    })
+}
+
+fn line() -> impl Strategy<Value = Line> {
+    let target = |len: Sectors| {
+        prop_oneof![
+            snapshot().prop_map(Target::Snapshot),
+            snapshot().prop_filter_map("transient", |snapshot| {
+                snapshot.check(true).is_ok().then_some(Target::SnapshotMerge(snapshot))
+            }),
+            device().prop_map(|origin| Target::SnapshotOrigin { origin }),
+            mirror(len).prop_map(Target::Mirror),
+        ]
+    };
+    (12..40_u32, any::<u64>()).prop_flat_map(move |(bits, random)| {
+        let len = Sectors(random % (1 << bits) + 1 + (1 << bits));
+        target(len).prop_map(move |target| Line { len, target })
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_line_survives_printing(line in line()) {
+        let text = line.to_string();
+        prop_assert_eq!(Line::parse(&text), Ok(line), "{}", text);
+    }
+
+    #[test]
+    fn no_text_panics(text in any::<String>()) {
+        for result in [Line::parse(&text), Line::parse_table(&text)] {
+            if let Err(error) = result {
+                prop_assert!(!error.to_string().contains('\n'), "{}", error);
+            }
+        }
+    }
+
+    #[test]
+    fn texts_made_of_our_words_print_to_what_they_mean(
+        words in prop::collection::vec(
+            prop_oneof![
+                Just("snapshot"), Just("snapshot-merge"), Just("mirror"), Just("core"), Just("disk"), Just("P"),
+                Just("N"), Just("sync"), Just("0"), Just("1"), Just("2"), Just("8"), Just("1024"), Just("a"), Just("b"),
+                Just("18446744073709551615"), Just("handle_errors"), Just("discard_zeroes_cow"), Just("\\"),
+            ],
+            0..14,
+        ),
+    ) {
+        let text = format!("0 8192 {}", words.join(" "));
+        match Line::parse(&text) {
+            Ok(line) => prop_assert_eq!(Line::parse(&line.to_string()), Ok(line)),
+            Err(error) => prop_assert!(!error.to_string().contains('\n')),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! fio's own verification at depth 32 with mixed sizes, on a snapshot and on an origin.
+
+use std::os::unix::fs::FileTypeExt;
+
+use crate::Case;
+use crate::disk::{Disk, MIB, slice};
+use crate::model::View;
+use crate::sh::run_args;
+use crate::{kernel, server};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case { name: "fio-snapshot", bound_s: 150, disks: &["n0", "n1"], run: |s| snapshot(s, "n0", "n1", 512) },
+        Case { name: "fio-snapshot-4k", bound_s: 150, disks: &["k0", "k1"], run: |s| snapshot(s, "k0", "k1", 4096) },
+        Case { name: "fio-origin", bound_s: 150, disks: &["n0", "n1"], run: origin },
+    ]
+}
+
+const SIZE: u64 = 32 * MIB;
+
+/// Writes all of the device at random, then reads it back against the checksums.
+fn verify(path: &str, seed: u64, block: u64) {
+    // On a path that is no device fio would make a file and be content.
+    let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
+    assert!(is_device, "{path} is no block device");
+    let sizes = format!("--bssplit={block}/10:4k/25:12k/15:16k/15:64k/20:256k/15");
+    let (file, seed) = (format!("--filename={path}"), format!("--randseed={}", seed % (1 << 31)));
+    let align = format!("--blockalign={block}");
+    let out = run_args(
+        "fio",
+        &[
+            "--name=v",
+            &file,
+            &seed,
+            &sizes,
+            &align,
+            "--rw=randwrite",
+            "--direct=1",
+            "--ioengine=io_uring",
+            "--iodepth=32",
+            "--verify=crc32c",
+            "--do_verify=1",
+            "--verify_fatal=1",
+            "--verify_backlog=256",
+            "--allow_file_create=0",
+            "--output-format=terse",
+        ],
+    )
+    .ok();
+    assert!(!out.stderr.contains("verify"), "fio on {path}: {}", out.stderr.trim());
+}
+
+fn snapshot(seed: u64, origin_disk: &str, cow_disk: &str, block: u64) {
+    let (origin, cow) = (slice("org", origin_disk, 0, SIZE), slice("cow", cow_disk, 0, 2 * SIZE));
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&origin));
+    let dev = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s"));
+    verify(&dev, seed, block);
+    assert!(server::number("s", "/stats/errors") == 0, "errors were counted: {}", server::device("s"));
+    let (status, digest) = (server::status("s"), crate::disk::digest(&Disk::open(&dev), 0, SIZE));
+    server::del("s");
+    server::assert_nothing_left("del");
+    view.verify(&Disk::open(&origin));
+    let judge = kernel::snapshot("judge", &origin, &cow, "P", 32);
+    assert!(
+        kernel::status("judge") == status,
+        "the kernel says {:?}, ublk-dm said {status:?}",
+        kernel::status("judge")
+    );
+    let judged = crate::disk::digest(&Disk::open(&judge), 0, SIZE);
+    assert!(judged == digest, "the kernel reads other bytes from {cow} than ublk-dm did, seed {seed}");
+    kernel::remove("judge");
+}
+
+fn origin(seed: u64) {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&origin));
+    let top = server::add(&format!("origin --origin {origin} --name o"));
+    let dev = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s"));
+    verify(&top, seed, 512);
+    view.verify(&Disk::open(&dev));
+    let (copies, exceptions) = (server::number("s", "/stats/copies"), server::number("s", "/snapshot/exceptions"));
+    assert!(
+        copies == exceptions && exceptions == SIZE / 32,
+        "{copies} copies for {exceptions} exceptions of {} chunks",
+        SIZE / 32
+    );
+    server::del("s o");
+    server::assert_nothing_left("del");
+    let judge = kernel::snapshot("judge", &origin, &cow, "P", 32);
+    view.verify(&Disk::open(&judge));
+    kernel::remove("judge");
+}

@@ -1,0 +1,116 @@
+//! The end of a server: SIGTERM takes the devices down cleanly; kill -9 loses nothing that was
+//! acknowledged, and the kernel opens what is left.
+//!
+//! (A killed process loses no cached write of the disks: durability across a loss of power is
+//! the business of the simulated disks in `tests/sim`.)
+
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Duration;
+
+use crate::Case;
+use crate::disk::{Disk, MIB, slice};
+use crate::load::{self, Plan, StopOnDrop};
+use crate::model::{View, settle};
+use crate::sh::{sh, ublk_dm};
+use crate::{kernel, server, store};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case { name: "kill-sigterm", bound_s: 90, disks: &["n0", "n1"], run: |_| sigterm() },
+        Case { name: "kill-9-recoverable", bound_s: 120, disks: &["n0", "n1"], run: |s| kill_9(s, "") },
+        Case { name: "kill-9-no-recovery", bound_s: 120, disks: &["n0", "n1"], run: |s| kill_9(s, "--no-recovery") },
+    ]
+}
+
+const SIZE: u64 = 24 * MIB;
+
+fn sigterm() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&origin));
+    let top = server::add(&format!("origin --origin {origin} --name o"));
+    let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
+    let (top, disk, frozen) = (Disk::open(&top), Disk::open(&snap), view.snapshot("snap"));
+    for at in (0..SIZE - 64).step_by(4001) {
+        view.write(&top, at, 20);
+        frozen.write(&disk, at + 7, 30);
+    }
+    let (pid, status) = (server::number("s", "/server_pid"), server::status("s"));
+    drop((top, disk));
+    sh(&format!("kill -TERM {pid}")).ok();
+    server::wait_gone(pid);
+    server::assert_nothing_left("SIGTERM");
+    let judge = kernel::snapshot("judge", &origin, &cow, "P", 8);
+    assert!(
+        kernel::status("judge") == status,
+        "the kernel says {:?}, ublk-dm said {status:?}",
+        kernel::status("judge")
+    );
+    frozen.verify(&Disk::open(&judge));
+    view.verify(&Disk::open(&origin));
+    kernel::remove("judge");
+}
+
+/// Killed under load on origin and snapshot; what never got its answer may be there or not.
+fn kill_9(seed: u64, option: &str) {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let mut view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&origin));
+    let mut snap_view = view.snapshot("snap");
+    for round in 0..2u64 {
+        let top = server::add(&format!("origin --origin {origin} --name o {option}"));
+        let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s {option}"));
+        let (top, disk) = (Disk::open(&top), Disk::open(&snap));
+        let pid = server::number("s", "/server_pid");
+        let (stop, plan) = (AtomicBool::new(false), Plan { may_break: true, ..Plan::depth_32(100_000, 40) });
+        thread::scope(|scope| {
+            let _stop = StopOnDrop(&stop);
+            let one = scope.spawn(|| load::write(&view, &top, seed ^ round, plan, &stop));
+            let two = scope.spawn(|| load::write(&snap_view, &disk, !seed ^ round, plan, &stop));
+            thread::sleep(Duration::from_millis(1500));
+            sh(&format!("kill -9 {pid}")).ok();
+            server::wait_gone(pid);
+            // With recovery the writers now wait for a new server; --force ends that.
+            if option.is_empty() {
+                server::wait_for(20, "state quiesced", || server::device("s")["state"] == "quiesced");
+                ublk_dm("del s o --force").ok();
+            }
+            for load in [one, two] {
+                let writes = load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+                assert!(writes > 20, "only {writes} writes before the kill");
+            }
+        });
+        drop((top, disk));
+        if !option.is_empty() {
+            ublk_dm("del --all --force").ok();
+        }
+        server::assert_nothing_left("kill -9 and del --force");
+        let judge = kernel::snapshot("judge", &origin, &cow, "P", 32);
+        let settled = settle_both(&view, &snap_view, &Disk::open(&origin), &Disk::open(&judge));
+        (view, snap_view) = (
+            View::with_cells(["ori1", "ori2"][usize::from(round == 1)], settled.0),
+            View::with_cells(["snp1", "snp2"][usize::from(round == 1)], settled.1),
+        );
+        kernel::remove("judge");
+        store::assert_header(&Disk::open(&cow), 32, true);
+    }
+    // And ublk-dm itself goes on with it.
+    let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
+    let disk = Disk::open(&snap);
+    snap_view.verify(&disk);
+    snap_view.write(&disk, 1, 100);
+    snap_view.verify(&disk);
+    drop(disk);
+    server::del("s");
+    server::assert_nothing_left("del");
+}
+
+/// What origin and snapshot hold: every acknowledged write, and perhaps some others.
+fn settle_both(view: &View, snap: &View, origin: &Disk, judge: &Disk) -> (Vec<u64>, Vec<u64>) {
+    let of = |view: &View, disk: &Disk| {
+        let maybe = view.take_unacknowledged();
+        settle(disk, view.open_window(), &maybe)
+    };
+    (of(view, origin), of(snap, judge))
+}

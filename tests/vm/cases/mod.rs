@@ -1,0 +1,34 @@
+//! The cases, most important first.
+
+mod alternate;
+mod areas;
+mod bad_input;
+mod basic;
+mod copy;
+mod file_systems;
+mod fio;
+mod full;
+mod joins;
+mod kill;
+mod live;
+mod scale;
+
+use crate::Case;
+
+/// Every case, in the order in which they run.
+pub fn all() -> Vec<Case> {
+    let mut all = Vec::new();
+    all.extend(basic::cases());
+    all.extend(alternate::cases());
+    all.extend(areas::cases());
+    all.extend(live::cases());
+    all.extend(file_systems::cases());
+    all.extend(joins::cases());
+    all.extend(full::cases());
+    all.extend(bad_input::cases());
+    all.extend(fio::cases());
+    all.extend(scale::cases());
+    all.extend(kill::cases());
+    all.extend(copy::cases());
+    all
+}

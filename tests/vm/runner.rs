@@ -1,0 +1,185 @@
+//! Runs the cases one after another, each in a child process under its bound, and cleans up.
+//!
+//! A child writes why it failed to the file named by `UBLK_DM_VM_WHY`; the first panic counts.
+//! A case that passes but leaves a mount, a device, a process or a file behind has failed.
+
+use std::env;
+use std::fs;
+use std::io::Write as _;
+use std::panic;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::Case;
+use crate::disk;
+use crate::server;
+use crate::sh::{binary, dmesg_tail, run_args};
+
+/// All mounts and files of the cases live below this directory.
+pub const SCRATCH: &str = "/tmp/ublk-dm-vm";
+
+/// A scratch directory, made when asked for.
+pub fn scratch(name: &str) -> String {
+    let dir = format!("{SCRATCH}/{name}");
+    fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
+    dir
+}
+
+/// The body of a child process.
+pub fn child(case: &Case) -> ExitCode {
+    let default = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        default(info);
+        let payload = info.payload();
+        let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+        let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+        let why = format!("{}{place}", text.unwrap_or("panic"));
+        // Only the first panic tells the cause; later ones are other threads falling over it.
+        let path = env::var("UBLK_DM_VM_WHY").unwrap_or_else(|_| "/dev/null".to_string());
+        if let Ok(mut file) = fs::OpenOptions::new().write(true).create_new(true).open(path) {
+            file.write_all(why.as_bytes()).ok();
+        }
+    }));
+    let seed = env::var("UBLK_DM_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(1);
+    match panic::catch_unwind(|| (case.run)(seed)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Runs the cases and prints the tally; the exit code says whether all passed.
+pub fn run(cases: &[&Case]) -> ExitCode {
+    let (mut passed, mut failed) = (0, 0);
+    let begun = Instant::now();
+    if let Err(why) = clean_up() {
+        println!("warning: before the first case: {why}");
+    }
+    for case in cases {
+        let start = Instant::now();
+        let seed = seed();
+        let mut result = one(case, seed);
+        let cleaned = clean_up();
+        if result.is_ok() {
+            result = cleaned;
+        } else if let Err(why) = cleaned {
+            println!("  clean-up after {}: {why}", case.name);
+        }
+        let took = start.elapsed().as_secs_f64();
+        match result {
+            Ok(()) => {
+                passed += 1;
+                println!("ok {} ({took:.1} s)", case.name);
+            }
+            Err(why) => {
+                failed += 1;
+                println!("  seed of {}: UBLK_DM_SEED={seed}, after {took:.1} s", case.name);
+                println!("FAILED {}: {}", case.name, why.lines().collect::<Vec<_>>().join(" | "));
+            }
+        }
+    }
+    println!("all in {:.0} s", begun.elapsed().as_secs_f64());
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn seed() -> u64 {
+    let given = env::var("UBLK_DM_SEED").ok().and_then(|s| s.parse().ok());
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| u64::from(d.subsec_nanos()));
+    given.unwrap_or(clock)
+}
+
+fn one(case: &Case, seed: u64) -> Result<(), String> {
+    for disk in case.disks {
+        disk::wipe(disk);
+    }
+    let why_path = PathBuf::from("/tmp/ublk-dm-vm.why");
+    fs::remove_file(&why_path).ok();
+    let mut child = Command::new(env::current_exe().map_err(|e| e.to_string())?)
+        .args(["--child", case.name])
+        .env("UBLK_DM_SEED", seed.to_string())
+        .env("UBLK_DM_VM_WHY", &why_path)
+        .stdin(Stdio::null())
+        .spawn()
+        .map_err(|e| format!("cannot start the case: {e}"))?;
+    let end = wait(&mut child, case.bound_s);
+    let why = fs::read_to_string(&why_path).unwrap_or_default();
+    match end {
+        Some(true) => Ok(()),
+        Some(false) if why.is_empty() => Err("ended without a word".to_string()),
+        Some(false) => Err(why),
+        None => {
+            dump();
+            child.kill().ok(); // it may sit in an uninterruptible sleep: nobody waits for it
+            Err(format!("takes longer than {} s {why}", case.bound_s))
+        }
+    }
+}
+
+/// Whether the child ended well; `None` when it is still there after `seconds`.
+fn wait(child: &mut Child, seconds: u64) -> Option<bool> {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Some(status.success());
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    None
+}
+
+/// Prints what may explain a case that hangs.
+fn dump() {
+    let listed = bounded(10, &format!("{} list --json", binary()));
+    println!("  list --json: {listed}");
+    for id in server::processes() {
+        for task in fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten() {
+            let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            println!("  {}: {}", task.path().display(), read("comm").trim());
+            read("stack").lines().for_each(|line| println!("    {line}"));
+        }
+    }
+    dmesg_tail(25).lines().for_each(|line| println!("  dmesg: {line}"));
+}
+
+/// Runs a line for at most `seconds`; returns what it said when it failed.
+fn bounded(seconds: u64, line: &str) -> String {
+    let limit = seconds.to_string();
+    let mut args = vec!["-k", "2", &limit];
+    args.extend(line.split_whitespace());
+    let out = run_args("timeout", &args);
+    format!("exit {} {} {}", out.code, out.stdout.trim(), out.stderr.trim())
+}
+
+/// Takes everything down that a case may have made. An error says what had been forgotten.
+fn clean_up() -> Result<(), String> {
+    let mut found = Vec::new();
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let ours = |line: &&str| line.split(' ').nth(1).is_some_and(|dir| dir.starts_with(SCRATCH));
+    let mut dirs: Vec<&str> = mounts.lines().filter(ours).filter_map(|l| l.split(' ').nth(1)).collect();
+    dirs.reverse();
+    for dir in dirs {
+        found.push(format!("mount {dir}"));
+        bounded(20, &format!("umount {dir}"));
+        bounded(5, &format!("umount -l {dir}"));
+    }
+    let left = server::leftovers();
+    if !left.is_empty() {
+        found.extend(left);
+        bounded(30, &format!("{} del --all --force", binary()));
+        for id in server::processes() {
+            bounded(2, &format!("kill -9 {id}"));
+        }
+        bounded(30, &format!("{} del --all --force", binary()));
+        found.extend(server::leftovers().iter().map(|what| format!("{what} (for good)")));
+    }
+    // Slices and the oracle's devices are the cases' scaffolding: removing them is no sign of
+    // a fault. A device above another is removed in a later round.
+    for _ in 0..4 {
+        bounded(20, "dmsetup remove_all");
+    }
+    bounded(10, "losetup -D");
+    fs::remove_dir_all(SCRATCH).ok();
+    if found.is_empty() { Ok(()) } else { Err(format!("left behind: {}", found.join(", "))) }
+}

@@ -1,0 +1,110 @@
+//! `ublk-dm` as its users see it: add, del, list, status, and what must be gone afterwards.
+
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::sh::{binary, ublk_dm};
+
+/// Runs `ublk-dm add LINE`; the answer must be one `/dev/ublkbN`, and that must exist.
+pub fn add(line: &str) -> String {
+    let out = ublk_dm(&format!("add {line}")).ok();
+    let path = out.line();
+    let number = path.strip_prefix("/dev/ublkb").and_then(|n| n.parse::<u32>().ok());
+    assert!(number.is_some() && out.stdout == format!("{path}\n"), "`{}` printed {:?}", out.what, out.stdout);
+    let kind = fs::metadata(&path).unwrap_or_else(|e| panic!("`{}`: {path}: {e}", out.what)).file_type();
+    assert!(kind.is_block_device(), "`{}`: {path} is no block device", out.what);
+    path
+}
+
+/// Runs `ublk-dm del`; it must be silent.
+pub fn del(names: &str) {
+    let out = ublk_dm(&format!("del {names}")).ok();
+    assert!(out.stdout.is_empty(), "`{}` printed {:?}", out.what, out.stdout);
+}
+
+/// The devices of `list --json`.
+pub fn list() -> Vec<Value> {
+    let out = ublk_dm("list --json").ok();
+    let json: Value =
+        serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("list --json: {e} in {:?}", out.stdout));
+    assert!(json["version"] == 1, "list --json has version {}", json["version"]);
+    json["devices"].as_array().unwrap_or_else(|| panic!("list --json has no devices: {json}")).clone()
+}
+
+/// One device of `list --json`.
+pub fn device(name: &str) -> Value {
+    let all = list();
+    all.iter().find(|d| d["name"] == name).unwrap_or_else(|| panic!("list --json has no {name}: {all:?}")).clone()
+}
+
+/// A number of `list --json` by its JSON pointer, e.g. `/stats/copies`.
+pub fn number(name: &str, pointer: &str) -> u64 {
+    let device = device(name);
+    device.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{name}: no number {pointer} in {device}"))
+}
+
+pub fn status(name: &str) -> String {
+    ublk_dm(&format!("status {name}")).ok().stdout.trim_end().to_string()
+}
+
+pub fn table(name: &str) -> String {
+    ublk_dm(&format!("table {name}")).ok().stdout.trim_end().to_string()
+}
+
+/// Waits until the server's process is no more.
+pub fn wait_gone(pid: u64) {
+    wait_for(20, &format!("server process {pid} to end"), || !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false));
+}
+
+/// Polls until it holds; panics after `seconds`.
+pub fn wait_for(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while !holds() {
+        assert!(Instant::now() < until, "waited {seconds} s in vain for {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The ids of all processes that run the program under test.
+pub fn processes() -> Vec<u64> {
+    let binary = binary();
+    let ids = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    ids.filter(|id: &u64| {
+        let words = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        let exe = fs::read_link(format!("/proc/{id}/exe")).ok();
+        exe.is_some_and(|e| e.as_os_str() == binary.as_str())
+            || words.split(|b| *b == 0).any(|w| w == binary.as_bytes())
+    })
+    .collect()
+}
+
+/// Everything that must not exist while no device does.
+pub fn leftovers() -> Vec<String> {
+    let mut found: Vec<String> = processes().iter().map(|id| format!("process {id}")).collect();
+    for dir in ["/dev", "/sys/block"] {
+        let names = fs::read_dir(dir).expect("readable").flatten().filter_map(|e| e.file_name().into_string().ok());
+        found.extend(names.filter(|n| n.starts_with("ublkb") || n.starts_with("ublkc")).map(|n| format!("{dir}/{n}")));
+    }
+    let run_dir = std::env::var("UBLK_DM_RUN_DIR").unwrap_or_else(|_| "/run/ublk-dm".to_string());
+    if let Ok(entries) = fs::read_dir(&run_dir) {
+        found.extend(entries.flatten().map(|e| e.path().display().to_string()));
+    }
+    found
+}
+
+/// No process, no device, no file may be left; processes get a moment to end.
+pub fn assert_nothing_left(after: &str) {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        let found = leftovers();
+        if found.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < until, "left behind after {after}: {}", found.join(", "));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
