@@ -172,12 +172,15 @@ impl Run<'_> {
                 (Step::Nothing, _) => return Ok(self.end(stack.take())?),
                 _ => {}
             }
-            if stack.is_none() {
-                stack = opening.borrow_mut().take().transpose()?;
-                self.opened = stack.is_some();
-                if self.opened {
+            match opening.borrow_mut().take() {
+                None => {}
+                Some(Ok(opened)) => {
                     self.world.trace.note(|| "-------- open".into());
+                    self.opened = true;
+                    stack = Some(opened);
                 }
+                Some(Err(_)) if self.world.disks().iter().any(|disk| disk.failed() > 0) => return self.refused(),
+                Some(Err(error)) => return Err(Stop::Here(error)),
             }
             self.collect(stack.as_ref())?;
             self.crash_now(stack.as_ref())?;
@@ -246,8 +249,10 @@ impl Run<'_> {
         for (number, snap) in self.model.snaps.iter_mut().enumerate() {
             snap.failed |= failed[0] || failed[number + 1];
             let health = stack.map(|stack| stack.snaps[number].health());
-            // A mark that a disk refused is not durable; the server can only say so.
-            snap.dead |= health == Some(Health::Invalid) && !failed[number + 1];
+            // A mark that the disk refused is not durable; the server can only say so.
+            let mark_failed = stack.is_some_and(|stack| stack.mark_failed[number].get());
+            snap.unmarked |= mark_failed && failed[number + 1];
+            snap.dead |= health == Some(Health::Invalid) && !mark_failed;
         }
     }
 
@@ -304,6 +309,16 @@ impl Run<'_> {
         let mut case = Case::new(setup, images, &ops, seed);
         (case.cap, case.lives_on, case.crash_open, case.dense) = (4, 0, true, self.case.dense);
         live(&case, self.write_id + 1000)
+    }
+
+    /// Opening failed because a disk did: nothing is left behind, and what is on the disks is as good as before.
+    fn refused(&mut self) -> Result<(), Stop> {
+        self.world.run(STEP_LIMIT);
+        if self.world.executor.live() > 0 || self.world.host.lent() > 0 {
+            return Err(Stop::Here("a refused family stays in memory".into()));
+        }
+        let images: Vec<Image> = self.world.disks().iter().map(|disk| disk.visible()).collect();
+        self.look_at(&images, Moment::ProcessDeath)
     }
 
     /// Nothing can happen any more: everything must have ended well.

@@ -41,7 +41,7 @@ pub fn judge(
         if *shown != views[number] {
             return Err(format!("snap{}: the kernel would show something else", number + 1));
         }
-        if let Some(shown) = shown {
+        if let Some(shown) = shown.as_ref().filter(|_| !snap.unmarked) {
             snap.device.judge(0, shown, moment).map_err(tell(number))?;
         }
     }
@@ -76,17 +76,18 @@ pub fn model_of(setup: &Setup, images: &[Image]) -> Result<Model, String> {
         let cow = &images[number + 1];
         let loaded = kernel::load(cow, setup.origin_sectors)?;
         let view: Option<Vec<SectorData>> = kernel::view(&loaded, cow, &images[0]);
-        let (chunk, touched) = match &loaded {
-            Loaded::Valid(store) => (store.chunk, store.records.iter().map(|(old, _)| *old).collect()),
-            _ => (snap.chunk, Default::default()),
+        let (chunk, records) = match &loaded {
+            Loaded::Valid(store) => (store.chunk, &store.records[..]),
+            _ => (snap.chunk, &[][..]),
         };
         snaps.push(Snap {
             dead: view.is_none(),
             device: Device::new(view.unwrap_or_default()),
             chunk,
-            capacity: Model::capacity(cow.size().0, chunk),
-            touched,
+            capacity: kernel::capacity(cow.size().0, chunk, records),
+            touched: records.iter().map(|(old, _)| *old).collect(),
             failed: false,
+            unmarked: false,
         });
     }
     Ok(Model::new(Device::new(images[0].sectors.clone()), snaps, setup.volatile))

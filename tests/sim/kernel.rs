@@ -114,11 +114,13 @@ pub fn view(loaded: &Loaded, cow: &Image, origin: &Image) -> Option<Vec<SectorDa
     Some(view)
 }
 
-/// How many exceptions fit onto a COW: its data chunks, less the last one where filling an area would need a next area
-/// that the COW has no room for (exception store, rule 5.3).
-pub fn capacity(cow_sectors: u64, chunk: u64) -> u64 {
+/// How many exceptions a COW can hold: those it has, and the data chunks behind the last one used; less one where filling
+/// an area would need a next area that the COW has no room for (exception store, rule 5.3).
+pub fn capacity(cow_sectors: u64, chunk: u64, records: &[(u64, u64)]) -> u64 {
     let (per_area, chunks) = (chunk * 32, cow_sectors / chunk);
-    let data = (2..chunks).filter(|chunk| chunk % (per_area + 1) != 1).count() as u64;
-    let area_after = 1 + (data / per_area) * (per_area + 1);
-    if data > 0 && data % per_area == 0 && area_after >= chunks { data - 1 } else { data }
+    let first_free = records.iter().map(|(_, new)| new + 1).max().unwrap_or(2);
+    let free = (first_free..chunks).filter(|chunk| chunk % (per_area + 1) != 1).count() as u64;
+    let total = records.len() as u64 + free;
+    let area_after = 1 + (total / per_area) * (per_area + 1);
+    if free > 0 && total % per_area == 0 && area_after >= chunks { total - 1 } else { total }
 }

@@ -10,10 +10,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod explore;
+mod faults;
 mod judge;
 mod kernel;
 mod model;
+mod mutants;
+mod named;
 mod pattern;
+mod seeded;
 mod short;
 mod stack;
 mod workload;

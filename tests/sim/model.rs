@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 
 use dm_targets::sim::image::SectorData;
 
-use crate::kernel;
 use crate::pattern;
 
 /// After what the model is asked.
@@ -109,12 +108,14 @@ pub struct Snap {
     pub failed: bool,
     /// It has been durably marked invalid and must never be valid again.
     pub dead: bool,
+    /// It is invalid and its disk refused the mark: what its COW shows means nothing.
+    pub unmarked: bool,
 }
 
 impl Snap {
     /// Whether it may be invalid, or refuse requests.
     pub fn may_fail(&self) -> bool {
-        self.dead || self.failed || self.touched.len() as u64 > self.capacity
+        self.dead || self.unmarked || self.failed || self.touched.len() as u64 > self.capacity
     }
 }
 
@@ -198,16 +199,12 @@ impl Model {
             Ticket::Read(_) => {}
         }
     }
-
-    /// The capacity of a snapshot's COW.
-    pub fn capacity(cow_sectors: u64, chunk: u64) -> u64 {
-        kernel::capacity(cow_sectors, chunk)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel;
 
     fn legal(model: &Model, moment: Moment) -> Vec<String> {
         model.origin.legal(0, moment).iter().map(pattern::describe).collect()
@@ -242,6 +239,6 @@ mod tests {
     #[test]
     fn capacity_leaves_room_for_the_next_area() {
         // chunks of one sector: 32 records an area, so 34 chunks would need area 1 as the 35th
-        assert_eq!([33, 34, 35, 36].map(|size| Model::capacity(size, 1)), [31, 31, 32, 33]);
+        assert_eq!([33, 34, 35, 36].map(|size| kernel::capacity(size, 1, &[])), [31, 31, 32, 33]);
     }
 }

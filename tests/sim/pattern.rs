@@ -8,8 +8,8 @@ use dm_targets::sim::image::SectorData;
 const MAGIC: &[u8; 8] = b"pattern.";
 /// The origin's content before anything happened.
 pub const ORIGIN: u32 = 0;
-/// What lies on a COW's data chunks from an earlier use.
-pub const OLD_DATA: u32 = 1;
+/// What was written before a workload begins.
+pub const PREPARED: u32 = 1;
 /// The first number for writes of a workload.
 pub const FIRST_WRITE: u32 = 100;
 
@@ -53,7 +53,7 @@ pub fn describe(data: &SectorData) -> String {
     let whole = u32::try_from(id).is_ok_and(|id| sector(id, at) == *data);
     let id = match u32::try_from(id) {
         Ok(ORIGIN) => "the first origin's".into(),
-        Ok(OLD_DATA) => "an earlier COW's".into(),
+        Ok(PREPARED) => "the preparation's".into(),
         _ => format!("write {id}'s"),
     };
     format!("{id} sector {at}{}", if whole { "" } else { ", damaged" })

@@ -1,6 +1,6 @@
 //! The code under test, put together as the server does it: one copy client, an origin, its snapshots.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use dm_targets::copy;
@@ -13,10 +13,11 @@ use dm_targets::sim::world::{Temper, World};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
-use dm_targets::snapshot::{Request, RequestKind};
+use dm_targets::snapshot::{Event, Request, RequestKind};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::pattern;
+use crate::workload::Op;
 
 /// One snapshot of a family.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +37,7 @@ pub struct Setup {
     pub origin_sectors: u64,
     /// Its snapshots.
     pub snaps: Vec<SnapSetup>,
-    /// Logical block of all disks.
+    /// Logical block of all disks. The origin's size and all requests are multiples of it.
     pub block_bytes: u32,
     /// Whether the disks lose what was not flushed.
     pub volatile: bool,
@@ -56,6 +57,12 @@ impl Setup {
     pub fn single(origin_sectors: u64, chunk: u64, cow_sectors: u64) -> Setup {
         let snaps = vec![SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate }];
         Setup { origin_sectors, snaps, block_bytes: 512, volatile: true, buffers: 64 }
+    }
+
+    /// The first snapshot's COW is that large and does that when it is full.
+    pub fn with_cow(mut self, cow_sectors: u64, on_full: OnFull) -> Setup {
+        self.snaps[0] = SnapSetup { cow_sectors, on_full, ..self.snaps[0] };
+        self
     }
 
     /// How its disks behave.
@@ -101,36 +108,54 @@ pub struct Stack {
     pub origin: Rc<Origin>,
     /// The snapshots, in the order of the set-up.
     pub snaps: Vec<Rc<Snapshot>>,
+    /// For each snapshot, whether the mark that it is invalid could not be written.
+    pub mark_failed: Vec<Rc<Cell<bool>>>,
     copy: copy::Client,
 }
 
 impl Stack {
-    /// Opens and activates everything.
+    /// Opens and activates everything; after an error nothing is left open.
     pub async fn open(executor: Executor, host: Rc<dyn Host>, disks: Vec<Disk>, setup: Setup) -> Result<Stack, String> {
         let copy = copy::Client::new(&executor, &host, None).ok_or("no memory for a copy client")?;
         let origin = Origin::new(disks[0].clone(), copy.clone());
-        let mut snaps = Vec::new();
+        let mut stack = Stack { origin, snaps: Vec::new(), mark_failed: Vec::new(), copy };
         for (snap, cow) in setup.snaps.iter().zip(&disks[1..]) {
-            let options = Options { on_full: snap.on_full, discard_zeroes_cow: false, discard_passdown_origin: false };
-            let parts = Parts {
-                executor: &executor,
-                host: &host,
-                copy: &copy,
-                origin: &disks[0],
-                cow,
-                chunk_size: ChunkSize::from_sectors(snap.chunk),
-                persistent: true,
-                overwrite: false,
-                len: None,
-                options,
-                listener: Rc::new(|_| {}),
-            };
-            let snap = Snapshot::open(parts).await.map_err(|error| format!("open refused: {error}"))?;
-            snap.activate(&executor).await.map_err(|error| format!("activation failed: {error}"))?;
-            origin.join(snap.clone()).await;
-            snaps.push(snap);
+            if let Err(error) = stack.add(&executor, &host, snap, cow).await {
+                Rc::new(stack).close().await;
+                return Err(error);
+            }
         }
-        Ok(Stack { origin, snaps, copy })
+        Ok(stack)
+    }
+
+    async fn add(
+        &mut self,
+        executor: &Executor,
+        host: &Rc<dyn Host>,
+        snap: &SnapSetup,
+        cow: &Disk,
+    ) -> Result<(), String> {
+        let options = Options { on_full: snap.on_full, discard_zeroes_cow: false, discard_passdown_origin: false };
+        let failed = Rc::new(Cell::new(false));
+        self.mark_failed.push(failed.clone());
+        let parts = Parts {
+            executor,
+            host,
+            copy: &self.copy,
+            origin: self.origin.disk(),
+            cow,
+            chunk_size: ChunkSize::from_sectors(snap.chunk),
+            persistent: true,
+            overwrite: false,
+            len: None,
+            options,
+            listener: Rc::new(move |event| failed.set(failed.get() || matches!(event, Event::MarkFailed(_)))),
+        };
+        let snap = Snapshot::open(parts).await.map_err(|error| format!("open refused: {error}"))?;
+        snap.activate(executor).await.map_err(|error| format!("activation failed: {error}"))?;
+        self.origin.join(snap.clone()).await;
+        self.snaps.push(snap);
+        Ok(())
     }
 
     /// Carries a request to a device out; an error comes as its text.
@@ -173,6 +198,25 @@ pub fn world(setup: &Setup, images: &[Image], seed: u64, temper: Temper, immedia
         world.add_disk(&name, setup.disk_config(immediate), image.clone());
     }
     world
+}
+
+/// The images after some requests were carried out one after the other, without a crash.
+pub fn prepare(setup: &Setup, images: &[Image], ops: &[Op]) -> Vec<Image> {
+    let world = world(setup, images, 0, Temper::InOrder, true, Trace::default());
+    let opened = spawn_open(&world, setup);
+    world.executor.run_ready();
+    let stack = opened.borrow_mut().take().unwrap().unwrap();
+    for op in ops {
+        let payload = world.host.add_payload(pattern::payload(pattern::PREPARED, op.first, op.count));
+        let kind = RequestKind::Write { fua: false };
+        let request = Request { kind, sector: Sector(op.first), count: Sectors(op.count), payload };
+        let (stack, device) = (stack.clone(), op.device);
+        world.executor.spawn(async move { stack.handle(device, request).await.unwrap() });
+        world.executor.run_ready();
+        world.host.take_payload(payload);
+    }
+    close(&world, stack).unwrap();
+    world.disks().iter().map(|disk| disk.visible()).collect()
 }
 
 /// What the code under test makes of images.
