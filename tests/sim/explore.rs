@@ -329,7 +329,7 @@ impl Run<'_> {
         }
         for (number, snap) in self.model.snaps.iter().enumerate() {
             let health = stack.snaps[number].health();
-            if !health.is_kept() && !snap.may_fail() {
+            if !health.is_kept() && !snap.may_be_invalid() {
                 return Err(format!("snap{} is {health:?} and nothing has gone wrong", number + 1));
             }
         }

@@ -1,6 +1,7 @@
 //! Judges images that survived a crash: with the kernel's rules, with the code under test, and with the model.
 
 use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::snapshot::target::OnFull;
 
 use crate::kernel::{self, Loaded};
 use crate::model::{Device, Model, Moment, Snap};
@@ -60,7 +61,7 @@ pub fn judge(
 fn check_store(loaded: &Loaded, snap: &Snap, expect: Expect) -> Result<(), String> {
     match loaded {
         Loaded::Empty if !expect.creation => Err("there is no store any more".into()),
-        Loaded::Invalid if !snap.may_fail() => Err("is invalid and nothing has gone wrong".into()),
+        Loaded::Invalid if !snap.may_be_invalid() => Err("is invalid and nothing has gone wrong".into()),
         Loaded::Empty | Loaded::Valid(_) if snap.dead => Err("was durably invalid (I9) and is valid again".into()),
         Loaded::Valid(store) if expect.dense && !store.is_dense() => {
             Err(format!("I3: records leave holes: {:?}", store.records))
@@ -86,6 +87,8 @@ pub fn model_of(setup: &Setup, images: &[Image]) -> Result<Model, String> {
             chunk,
             capacity: kernel::capacity(cow.size().0, chunk, records),
             touched: records.iter().map(|(old, _)| *old).collect(),
+            overflows: snap.on_full == OnFull::Overflow,
+            origin_wrote: false,
             failed: false,
             unmarked: false,
         });

@@ -9,6 +9,7 @@
 //! seeds, for running the same tests over other interleavings.
 #![allow(clippy::unwrap_used)]
 
+mod conduct;
 mod explore;
 mod faults;
 mod judge;

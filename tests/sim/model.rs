@@ -104,6 +104,10 @@ pub struct Snap {
     pub capacity: u64,
     /// Chunks that have or may have got an exception.
     pub touched: BTreeSet<u64>,
+    /// A full COW refuses writes of the snapshot and leaves it readable.
+    pub overflows: bool,
+    /// A write of the origin has needed one of its chunks.
+    pub origin_wrote: bool,
     /// A disk has failed it.
     pub failed: bool,
     /// It has been durably marked invalid and must never be valid again.
@@ -113,9 +117,15 @@ pub struct Snap {
 }
 
 impl Snap {
-    /// Whether it may be invalid, or refuse requests.
+    /// Whether it may refuse requests.
     pub fn may_fail(&self) -> bool {
-        self.dead || self.unmarked || self.failed || self.touched.len() as u64 > self.capacity
+        self.may_be_invalid() || self.touched.len() as u64 > self.capacity
+    }
+
+    /// Whether it may be invalid: there is no room for a chunk that somebody could not do without, or a disk failed.
+    pub fn may_be_invalid(&self) -> bool {
+        let full = self.touched.len() as u64 > self.capacity && (self.origin_wrote || !self.overflows);
+        self.dead || self.unmarked || self.failed || full
     }
 }
 
@@ -166,6 +176,7 @@ impl Model {
         self.now += 1;
         for (number, snap) in self.snaps.iter_mut().enumerate() {
             if device == 0 || device == number + 1 {
+                snap.origin_wrote |= device == 0;
                 snap.touched.extend(first / snap.chunk..(first + count).div_ceil(snap.chunk));
             }
         }
