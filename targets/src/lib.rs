@@ -33,6 +33,8 @@ pub mod disk;
 pub mod exec;
 pub mod io;
 pub mod mutant;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod snapshot;
 pub mod table;
 pub mod units;

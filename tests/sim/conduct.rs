@@ -1,0 +1,263 @@
+//! What users and administrators see, in worlds where one thing happens after the other: errors and whose they are, full
+//! and growing COWs, snapshots that join a busy origin.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use dm_targets::copy;
+use dm_targets::disk::{Disk, Errno, Host};
+use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk, Trace};
+use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::world::{Temper, World};
+use dm_targets::snapshot::exceptions::Health;
+use dm_targets::snapshot::origin::Origin;
+use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::snapshot::{Request, RequestKind, TargetError};
+use dm_targets::units::{ChunkSize, Sector, Sectors};
+
+use crate::pattern;
+
+type Slot<T> = Rc<RefCell<Option<T>>>;
+
+/// An origin with snapshots on disks of any kind.
+struct Rig {
+    world: World,
+    copy: copy::Client,
+    origin: Rc<Origin>,
+    snaps: Vec<Rc<Snapshot>>,
+    events: Rc<RefCell<Vec<String>>>,
+}
+
+/// One device of a rig.
+#[derive(Clone)]
+enum Device {
+    Origin(Rc<Origin>),
+    Snap(Rc<Snapshot>),
+}
+
+impl Device {
+    async fn handle(self, request: Request) -> Result<(), TargetError> {
+        match self {
+            Device::Origin(origin) => origin.handle(&request).await,
+            Device::Snap(snap) => snap.handle(&request).await,
+        }
+    }
+}
+
+impl Rig {
+    fn new(sectors: u64, config: DiskConfig, seed: u64, temper: Temper) -> Rig {
+        let mut world = World::new(seed, temper, Trace::default());
+        let image = Image::from_fn(Sectors(sectors), |at| pattern::sector(pattern::ORIGIN, at));
+        let disk = world.add_disk("origin", config, image).disk();
+        let host: Rc<dyn Host> = world.host.clone();
+        let copy = copy::Client::new(&world.executor, &host, None).unwrap();
+        let origin = Origin::new(disk, copy.clone());
+        Rig { world, copy, origin, snaps: Vec::new(), events: Rc::default() }
+    }
+
+    /// Opens a snapshot; it has still to join the origin.
+    fn open(&mut self, chunk: u64, cow_sectors: u64, on_full: OnFull, config: DiskConfig) -> Rc<Snapshot> {
+        let name = format!("cow{}", self.world.disks().len());
+        let cow = self.world.add_disk(&name, config, Image::zeroes(Sectors(cow_sectors))).disk();
+        let opened: Slot<Rc<Snapshot>> = Rc::default();
+        let (slot, events, executor) = (opened.clone(), self.events.clone(), self.world.executor.clone());
+        let (host, copy): (Rc<dyn Host>, _) = (self.world.host.clone(), self.copy.clone());
+        let origin: Disk = self.origin.disk().clone();
+        self.world.executor.spawn(async move {
+            let parts = Parts {
+                executor: &executor,
+                host: &host,
+                copy: &copy,
+                origin: &origin,
+                cow: &cow,
+                chunk_size: ChunkSize::from_sectors(chunk),
+                persistent: true,
+                overwrite: false,
+                len: None,
+                options: Options { on_full, discard_zeroes_cow: false, discard_passdown_origin: false },
+                listener: Rc::new(move |event| events.borrow_mut().push(event.to_string())),
+            };
+            let snap = Snapshot::open(parts).await.unwrap();
+            snap.activate(&executor).await.unwrap();
+            *slot.borrow_mut() = Some(snap);
+        });
+        self.world.run(10_000);
+        let snap = opened.borrow_mut().take().unwrap();
+        self.snaps.push(snap.clone());
+        snap
+    }
+
+    fn join(&self, snap: &Rc<Snapshot>) -> Slot<()> {
+        let (origin, snap, done) = (self.origin.clone(), snap.clone(), Slot::default());
+        let slot = done.clone();
+        self.world.executor.spawn(async move {
+            origin.join(snap).await;
+            *slot.borrow_mut() = Some(());
+        });
+        done
+    }
+
+    /// Adds a snapshot to an idle origin.
+    fn add(&mut self, chunk: u64, cow_sectors: u64, on_full: OnFull, config: DiskConfig) -> Rc<SimDisk> {
+        let snap = self.open(chunk, cow_sectors, on_full, config);
+        let joined = self.join(&snap);
+        self.world.run(10_000);
+        assert!(joined.borrow().is_some());
+        self.world.disks()[self.world.disks().len() - 1].clone()
+    }
+
+    fn device(&self, number: usize) -> Device {
+        match number.checked_sub(1) {
+            None => Device::Origin(self.origin.clone()),
+            Some(snap) => Device::Snap(self.snaps[snap].clone()),
+        }
+    }
+
+    /// Starts a write or, with `id` zero, a read.
+    fn start(&self, device: usize, id: u32, first: u64, count: u64) -> Slot<Result<Vec<SectorData>, TargetError>> {
+        let (kind, bytes) = match id {
+            0 => (RequestKind::Read, vec![0; usize::try_from(count * 512).unwrap()]),
+            _ => (RequestKind::Write { fua: false }, pattern::payload(id, first, count)),
+        };
+        let payload = self.world.host.add_payload(bytes);
+        let request = Request { kind, sector: Sector(first), count: Sectors(count), payload };
+        let (device, host, done) = (self.device(device), self.world.host.clone(), Slot::default());
+        let slot = done.clone();
+        self.world.executor.spawn(async move {
+            let result = device.handle(request).await;
+            let bytes = host.take_payload(payload);
+            *slot.borrow_mut() = Some(result.map(|()| bytes.chunks(512).map(SectorData::new).collect()));
+        });
+        done
+    }
+
+    fn run(&self, device: usize, id: u32, first: u64, count: u64) -> Result<Vec<SectorData>, TargetError> {
+        let done = self.start(device, id, first, count);
+        self.world.run(10_000);
+        let result = done.borrow_mut().take();
+        result.unwrap_or_else(|| panic!("a request to device {device} never ends"))
+    }
+
+    /// Ends everything; what is not ended stays in memory for ever.
+    fn close(self) {
+        let (snaps, origin, copy) = (self.snaps, self.origin, self.copy);
+        self.world.executor.spawn(async move {
+            for snap in &snaps {
+                origin.leave(snap);
+                snap.close().await;
+            }
+            copy.destroy().await;
+        });
+        self.world.run(10_000);
+        assert_eq!((self.world.executor.live(), self.world.host.lent()), (0, 0));
+    }
+
+    fn errno(&self, device: usize, id: u32, first: u64, count: u64) -> i32 {
+        self.run(device, id, first, count).err().map_or(0, |error| error.errno().0)
+    }
+}
+
+fn error_at(disk: &SimDisk, class: Class, first: u64, errno: i32) {
+    let matcher = Matcher { class, first, end: first + 1 };
+    disk.inject(Fault { matcher, skip: 0, times: 1, errno: Errno(errno) });
+}
+
+fn calm() -> DiskConfig {
+    DiskConfig::default()
+}
+
+#[test]
+fn an_error_on_redirected_requests_reaches_the_user_and_nothing_else() {
+    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let cow = rig.add(2, 40, OnFull::Invalidate, calm());
+    rig.run(1, 100, 0, 2).unwrap();
+    // chunk 0 of the origin is in COW chunk 2: sectors 4 and 5
+    error_at(&cow, Class::Read, 5, 61);
+    assert_eq!(rig.errno(1, 0, 0, 2), 61, "a read of the COW");
+    error_at(&cow, Class::Write, 4, 28);
+    assert_eq!(rig.errno(1, 101, 0, 1), 28, "a write to the COW");
+    error_at(&rig.world.disks()[0], Class::Read, 9, 5);
+    assert_eq!(rig.errno(1, 0, 8, 4), 5, "a read of the origin");
+    error_at(&rig.world.disks()[0], Class::Write, 0, 121);
+    assert_eq!(rig.errno(0, 102, 0, 1), 121, "a write of the origin");
+    assert_eq!(rig.snaps[0].health(), Health::Valid);
+    assert_eq!(rig.run(1, 0, 1, 1).unwrap()[0], pattern::sector(100, 1));
+    assert!(rig.events.borrow().is_empty(), "{:?}", rig.events);
+}
+
+#[test]
+fn an_error_of_a_copy_is_the_snapshots_and_names_disk_and_sector() {
+    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    rig.add(2, 40, OnFull::Invalidate, calm());
+    rig.add(4, 40, OnFull::Overflow, calm());
+    let cow = rig.world.disks()[2].clone();
+    error_at(&cow, Class::Write, 8, 5);
+    rig.run(0, 100, 0, 1).unwrap();
+    assert_eq!((rig.snaps[0].health(), rig.snaps[1].health()), (Health::Valid, Health::Invalid));
+    assert_eq!(rig.run(1, 0, 0, 1).unwrap()[0], pattern::sector(pattern::ORIGIN, 0));
+    assert_eq!(rig.errno(2, 0, 0, 1), 5);
+    let events = rig.events.borrow();
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(events[0].contains("cow2") && events[0].contains("sector 8"), "{events:?}");
+}
+
+#[test]
+fn a_cow_that_has_grown_is_used() {
+    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let cow = rig.add(2, 8, OnFull::Overflow, calm());
+    rig.run(0, 100, 0, 4).unwrap();
+    cow.grow(Sectors(12));
+    rig.run(0, 101, 4, 4).unwrap();
+    rig.run(1, 0, 0, 16).unwrap();
+    assert_eq!(rig.errno(1, 102, 8, 1), 5, "full again");
+    assert_eq!(rig.snaps[0].health(), Health::Overflowed);
+    assert_eq!(rig.run(1, 0, 4, 4).unwrap()[3], pattern::sector(pattern::ORIGIN, 7));
+    rig.run(0, 103, 12, 1).unwrap();
+    assert_eq!(rig.snaps[0].health(), Health::Invalid, "an origin write cannot do without its chunk");
+}
+
+#[test]
+fn a_cow_with_larger_blocks_than_the_origin_keeps_its_last_short_chunk() {
+    let mut rig = Rig::new(20, calm(), 0, Temper::InOrder);
+    let large = DiskConfig { logical_block_bytes: 4096, ..DiskConfig::default() };
+    rig.add(8, 160, OnFull::Invalidate, large);
+    rig.run(0, 100, 16, 4).unwrap();
+    assert_eq!(rig.snaps[0].health(), Health::Valid, "{:?}", rig.events);
+}
+
+/// Whether a snapshot shows a moment of an origin: everything that was acknowledged before it joined, nothing that was
+/// started afterwards, and the same again when it is read again.
+fn join_under_load(seed: u64, temper: Temper) {
+    let mut rig = Rig::new(12, calm(), seed, temper);
+    rig.add(2, 60, OnFull::Invalidate, calm());
+    let late = rig.open(4, 60, OnFull::Invalidate, calm());
+    rig.run(0, 100, 0, 4).unwrap();
+    let mut writes: Vec<_> = (0..4).map(|n| rig.start(0, 101 + n, u64::from(n) * 2, 3)).collect();
+    let joined = rig.join(&late);
+    for _ in 0..seed % 40 {
+        rig.world.step(false);
+    }
+    let settled = joined.borrow().is_some();
+    writes.push(rig.start(0, 110, 0, 12));
+    let read = rig.start(2, 0, 0, 12);
+    assert!(rig.world.run(10_000));
+    assert!(writes.iter().all(|write| matches!(*write.borrow(), Some(Ok(_)))));
+    assert!(joined.borrow().is_some());
+    let shown = rig.run(2, 0, 0, 12).unwrap();
+    if settled {
+        assert!(!shown.iter().zip(0..).any(|(data, at)| *data == pattern::sector(110, at)), "seed {seed} {temper:?}");
+        assert_eq!(read.borrow_mut().take().unwrap().unwrap(), shown, "seed {seed} {temper:?}");
+    }
+    assert!((0..4).all(|at| shown[at] != pattern::sector(pattern::ORIGIN, at as u64)), "seed {seed} {temper:?}");
+    rig.run(0, 111, 0, 12).unwrap();
+    assert_eq!(rig.run(2, 0, 0, 12).unwrap(), shown, "seed {seed} {temper:?}");
+    drop(late);
+    rig.close();
+}
+
+#[test]
+fn a_snapshot_that_joins_a_busy_origin_shows_one_moment() {
+    for seed in 0..3000 {
+        join_under_load(crate::seed_base() + seed, Temper::RANDOM[usize::try_from(seed % 3).unwrap()]);
+    }
+}

@@ -1,0 +1,393 @@
+//! Runs a workload with a crash at every moment, judges what survives, and lets some of it live on to the next crash.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+
+use dm_targets::disk::PayloadId;
+use dm_targets::sim::Rng;
+use dm_targets::sim::crash::CrashKind;
+use dm_targets::sim::disk::{Fault, Matcher, Trace};
+use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::world::{Step, Temper, World};
+use dm_targets::snapshot::exceptions::Health;
+use dm_targets::snapshot::{Request, RequestKind};
+use dm_targets::units::{Sector, Sectors};
+
+use crate::judge::{Expect, judge, model_of};
+use crate::model::{Model, Moment, Ticket};
+use crate::pattern;
+use crate::stack::{self, Setup, Stack};
+use crate::workload::{self, Kind, Op};
+
+/// Steps after which a workload that has not ended is taken to hang.
+const STEP_LIMIT: usize = 100_000;
+
+/// A workload and everything that decides how it goes.
+#[derive(Clone)]
+pub struct Case {
+    /// The family.
+    pub setup: Setup,
+    /// What the disks hold at first.
+    pub images: Vec<Image>,
+    /// The requests.
+    pub ops: Vec<Op>,
+    /// How many of them are in flight together.
+    pub depth: usize,
+    /// Decides everything that is not decided here.
+    pub seed: u64,
+    /// How the scheduler chooses.
+    pub temper: Temper,
+    /// Errors to come, with the disk they are on.
+    pub faults: Vec<(usize, Fault)>,
+    /// Operations that complete last of all, with the disk they are on.
+    pub holds: Vec<(usize, Matcher)>,
+    /// Images to look at per moment, at most.
+    pub cap: usize,
+    /// Of so many survivors one lives on to the next crash; zero for none.
+    pub lives_on: usize,
+    /// Crash also while the family is opened.
+    pub crash_open: bool,
+    /// Records use data chunks one after the other.
+    pub dense: bool,
+}
+
+impl Case {
+    /// A case with the usual settings.
+    pub fn new(setup: &Setup, images: &[Image], ops: &[Op], seed: u64) -> Case {
+        let mut rng = Rng::new(seed);
+        Case {
+            setup: setup.clone(),
+            images: images.to_vec(),
+            ops: ops.to_vec(),
+            depth: 1 + rng.below(3),
+            temper: *rng.pick(&Temper::RANDOM),
+            seed,
+            faults: Vec::new(),
+            holds: Vec::new(),
+            cap: 12,
+            lives_on: 40,
+            crash_open: false,
+            dense: true,
+        }
+    }
+}
+
+/// A broken promise and how it came to it.
+#[derive(Debug)]
+pub struct Violation {
+    /// What is wrong.
+    pub fault: String,
+    /// What happened before, in order.
+    pub trace: Vec<String>,
+}
+
+struct InFlight {
+    op: Op,
+    ticket: Ticket,
+    payload: PayloadId,
+    result: Rc<RefCell<Option<Result<(), String>>>>,
+}
+
+struct Run<'a> {
+    case: &'a Case,
+    world: World,
+    model: Model,
+    next_op: usize,
+    in_flight: Vec<InFlight>,
+    seen: HashSet<u64>,
+    judged: (u64, u64),
+    opened: bool,
+    states: u64,
+    rng: Rng,
+    write_id: u32,
+}
+
+/// Runs a case; gives the number of different states it has judged.
+pub fn explore(case: &Case) -> Result<u64, Violation> {
+    live(case, pattern::FIRST_WRITE)
+}
+
+fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
+    let trace = Trace::recording();
+    let model = model_of(&case.setup, &case.images).map_err(|fault| Violation { fault, trace: Vec::new() })?;
+    let world = stack::world(&case.setup, &case.images, case.seed, case.temper, false, trace.clone());
+    for (disk, fault) in &case.faults {
+        world.disks()[*disk].inject(*fault);
+    }
+    for (disk, matcher) in &case.holds {
+        world.disks()[*disk].hold(*matcher);
+    }
+    let mut run = Run {
+        case,
+        world,
+        model,
+        next_op: 0,
+        in_flight: Vec::new(),
+        seen: HashSet::new(),
+        judged: (u64::MAX, 0),
+        opened: false,
+        states: 0,
+        rng: Rng::new(case.seed ^ 0xC4A5),
+        write_id,
+    };
+    match run.go() {
+        Ok(()) => Ok(run.states),
+        Err(Stop::Here(fault)) => Err(Violation { fault, trace: trace.lines() }),
+        Err(Stop::Later(violation)) => {
+            let mut lines = trace.lines();
+            lines.push("======== crash; what survived lives on".into());
+            lines.extend(violation.trace);
+            Err(Violation { fault: violation.fault, trace: lines })
+        }
+    }
+}
+
+enum Stop {
+    /// The promise was broken in this life.
+    Here(String),
+    /// It was broken after a crash of this life.
+    Later(Violation),
+}
+
+impl From<String> for Stop {
+    fn from(fault: String) -> Stop {
+        Stop::Here(fault)
+    }
+}
+
+impl Run<'_> {
+    fn go(&mut self) -> Result<(), Stop> {
+        let opening = stack::spawn_open(&self.world, &self.case.setup);
+        let mut stack: Option<Rc<Stack>> = None;
+        let mut released = false;
+        for _ in 0..STEP_LIMIT {
+            let more = stack.is_some() && self.next_op < self.case.ops.len() && self.in_flight.len() < self.case.depth;
+            match (self.world.step(more), &stack) {
+                (Step::Driver, Some(stack)) => self.submit(stack),
+                (Step::Nothing, _) if !released && !self.case.holds.is_empty() => {
+                    released = true;
+                    self.world.disks().iter().for_each(|disk| disk.release());
+                }
+                (Step::Nothing, _) => return Ok(self.end(stack.take())?),
+                _ => {}
+            }
+            match opening.borrow_mut().take() {
+                None => {}
+                Some(Ok(opened)) => {
+                    self.world.trace.note(|| "-------- open".into());
+                    self.opened = true;
+                    stack = Some(opened);
+                }
+                Some(Err(_)) if self.world.disks().iter().any(|disk| disk.failed() > 0) => return self.refused(),
+                Some(Err(error)) => return Err(Stop::Here(error)),
+            }
+            self.collect(stack.as_ref())?;
+            self.crash_now(stack.as_ref())?;
+        }
+        Err(Stop::Here(format!("no end after {STEP_LIMIT} steps")))
+    }
+
+    fn submit(&mut self, stack: &Rc<Stack>) {
+        let op = self.case.ops[self.next_op];
+        self.next_op += 1;
+        let (id, len) = (self.write_id, usize::try_from(op.count * 512).unwrap());
+        let (kind, ticket, bytes) = match op.kind {
+            Kind::Read => (RequestKind::Read, self.model.submit(false), vec![0x99; len]),
+            Kind::Flush => (RequestKind::Flush, self.model.submit(true), Vec::new()),
+            Kind::Write(fua) => {
+                self.write_id += 1;
+                let ticket = self.model.submit_write(op.device, id, op.first, op.count, fua);
+                (RequestKind::Write { fua }, ticket, pattern::payload(id, op.first, op.count))
+            }
+        };
+        self.world.trace.note(|| format!("-------- {op:?} starts (write {id} if it is one)"));
+        let payload = self.world.host.add_payload(bytes);
+        let request = Request { kind, sector: Sector(op.first), count: Sectors(op.count), payload };
+        let result: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
+        let (slot, stack) = (result.clone(), stack.clone());
+        self.world.executor.spawn(async move {
+            let outcome = stack.handle(op.device, request).await;
+            *slot.borrow_mut() = Some(outcome);
+        });
+        self.in_flight.push(InFlight { op, ticket, payload, result });
+    }
+
+    /// Takes the results of requests that have ended.
+    fn collect(&mut self, stack: Option<&Rc<Stack>>) -> Result<(), String> {
+        self.note_failures(stack);
+        let mut index = 0;
+        while index < self.in_flight.len() {
+            let Some(outcome) = self.in_flight[index].result.borrow_mut().take() else {
+                index += 1;
+                continue;
+            };
+            let InFlight { op, ticket, payload, .. } = self.in_flight.remove(index);
+            let bytes = self.world.host.take_payload(payload);
+            self.world.trace.note(|| format!("-------- {op:?} ends: {outcome:?}"));
+            match outcome {
+                Ok(()) => self.model.succeeded(op.device, ticket),
+                Err(_) if self.may_fail(op) => continue,
+                Err(error) => return Err(format!("{op:?} failed: {error}")),
+            }
+            if let Ticket::Read(started) = ticket {
+                let shown: Vec<SectorData> = bytes.chunks(512).map(SectorData::new).collect();
+                let device = self.model.device(op.device);
+                let dead = device.base.is_empty();
+                if dead {
+                    return Err(format!("{op:?} of an invalid snapshot succeeded"));
+                }
+                device.judge(op.first, &shown, Moment::Read { started }).map_err(|fault| format!("{op:?}: {fault}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Errors that have happened on disks, and marks that have been made durable.
+    fn note_failures(&mut self, stack: Option<&Rc<Stack>>) {
+        let failed: Vec<bool> = self.world.disks().iter().map(|disk| disk.failed() > 0).collect();
+        for (number, snap) in self.model.snaps.iter_mut().enumerate() {
+            snap.failed |= failed[0] || failed[number + 1];
+            let health = stack.map(|stack| stack.snaps[number].health());
+            // A mark that the disk refused is not durable; the server can only say so.
+            let mark_failed = stack.is_some_and(|stack| stack.mark_failed[number].get());
+            snap.unmarked |= mark_failed && failed[number + 1];
+            snap.dead |= health == Some(Health::Invalid) && !mark_failed;
+        }
+    }
+
+    fn may_fail(&self, op: Op) -> bool {
+        match op.device.checked_sub(1) {
+            // The origin's writer must never see an error that is not its own.
+            None => self.case.faults.iter().any(|(disk, fault)| *disk == 0 && covers(fault, op)),
+            Some(snap) => self.model.snaps[snap].may_fail(),
+        }
+    }
+
+    fn crash_now(&mut self, stack: Option<&Rc<Stack>>) -> Result<(), Stop> {
+        let now = (self.world.changes(), self.model.now());
+        if now == self.judged || (stack.is_none() && !self.case.crash_open) {
+            return Ok(());
+        }
+        self.judged = now;
+        let cap = self.case.cap;
+        for (kind, moment, cap) in
+            [(CrashKind::Power, Moment::PowerCut, cap), (CrashKind::Process, Moment::ProcessDeath, cap.div_ceil(6))]
+        {
+            for images in self.world.crash(kind, cap) {
+                self.look_at(&images, moment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, images: &[Image], moment: Moment) -> Result<(), Stop> {
+        let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
+        let hash = images
+            .iter()
+            .fold(of_model, |hash, image| (hash.rotate_left(9) ^ image.hash()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        if !self.seen.insert(hash) {
+            return Ok(());
+        }
+        self.states += 1;
+        let creation = !self.opened;
+        let expect = Expect { dense: self.case.dense, creation };
+        judge(&self.case.setup, &self.model, images, moment, expect)?;
+        if self.case.lives_on == 0 || !self.rng.one_in(self.case.lives_on) {
+            return Ok(());
+        }
+        self.states += self.second_life(images).map_err(Stop::Later)?;
+        Ok(())
+    }
+
+    /// What survived is opened, used and crashed again.
+    fn second_life(&mut self, images: &[Image]) -> Result<u64, Violation> {
+        let setup = &self.case.setup;
+        let (seed, block) = (self.rng.next_u64(), u64::from(setup.block_bytes) / 512);
+        let len = 1 + self.rng.below(2);
+        let ops = workload::random_ops(&mut self.rng, len, setup.snaps.len() + 1, setup.origin_sectors, block);
+        let mut case = Case::new(setup, images, &ops, seed);
+        (case.cap, case.lives_on, case.crash_open, case.dense) = (4, 0, true, self.case.dense);
+        live(&case, self.write_id + 1000)
+    }
+
+    /// Opening failed because a disk did: nothing is left behind, and what is on the disks is as good as before.
+    fn refused(&mut self) -> Result<(), Stop> {
+        self.world.run(STEP_LIMIT);
+        if self.world.executor.live() > 0 || self.world.host.lent() > 0 {
+            return Err(Stop::Here("a refused family stays in memory".into()));
+        }
+        let images: Vec<Image> = self.world.disks().iter().map(|disk| disk.visible()).collect();
+        self.look_at(&images, Moment::ProcessDeath)
+    }
+
+    /// Nothing can happen any more: everything must have ended well.
+    fn end(&mut self, stack: Option<Rc<Stack>>) -> Result<(), String> {
+        let stack = stack.ok_or("opening hangs")?;
+        if let Some(stuck) = self.in_flight.first() {
+            return Err(format!("{:?} never ends", stuck.op));
+        }
+        for (number, snap) in self.model.snaps.iter().enumerate() {
+            let health = stack.snaps[number].health();
+            if !health.is_kept() && !snap.may_be_invalid() {
+                return Err(format!("snap{} is {health:?} and nothing has gone wrong", number + 1));
+            }
+        }
+        stack::close(&self.world, stack)
+    }
+}
+
+/// Whether a fault on the origin can be a request's own.
+fn covers(fault: &Fault, op: Op) -> bool {
+    use dm_targets::sim::disk::Class;
+    match op.kind {
+        Kind::Read => matches!(fault.matcher.class, Class::Read | Class::Any),
+        Kind::Write(_) => matches!(fault.matcher.class, Class::Write | Class::WriteFua | Class::Any),
+        Kind::Flush => matches!(fault.matcher.class, Class::Flush | Class::Any),
+    }
+}
+
+/// Counts states over many cases and fails with everything needed to repeat a failure.
+#[derive(Default)]
+pub struct Tally {
+    states: u64,
+    cases: u64,
+    of: HashMap<&'static str, u64>,
+}
+
+impl Tally {
+    /// Explores a case.
+    pub fn run(&mut self, kind: &'static str, case: &Case) {
+        match explore(case) {
+            Ok(states) => {
+                self.states += states;
+                self.cases += 1;
+                *self.of.entry(kind).or_default() += states;
+            }
+            Err(violation) => fail(kind, case, &violation),
+        }
+    }
+
+    /// Prints the count, which must not fall.
+    pub fn finish(self, test: &str, at_least: u64) {
+        println!("{test}: cases={} states={} {:?}", self.cases, self.states, self.of);
+        assert!(self.states >= at_least, "{test} explores only {} states, {at_least} are expected", self.states);
+    }
+}
+
+fn fail(kind: &str, case: &Case, violation: &Violation) -> ! {
+    let again = |ops: &[Op]| Case { ops: ops.to_vec(), ..case.clone() };
+    let ops = workload::shrink(&case.ops, |ops| explore(&again(ops)).is_err());
+    let shorter = explore(&again(&ops)).err();
+    let violation = shorter.as_ref().unwrap_or(violation);
+    panic!(
+        "{kind}: {}\nworkload {ops:?} (found with {:?})\nseed {} depth {} {:?}\n{:#?}\ntrace:\n{}",
+        violation.fault,
+        case.ops,
+        case.seed,
+        case.depth,
+        case.temper,
+        case.setup,
+        violation.trace.join("\n")
+    );
+}

@@ -1,0 +1,29 @@
+//! Crashes at every moment, judged by a naive model. Needs nothing but time.
+//!
+//! [`explore`](explore::explore) runs a workload on simulated disks with the real code. At every step it asks what the
+//! disks may hold if the power goes or the process dies now, and opens that with the real code, with a second loader that
+//! knows only the kernel's rules, and with the [`model`], which knows only what was acknowledged. Some survivors live on,
+//! through another workload and another crash.
+//!
+//! A failure prints its workload, made as short as possible, its seed and everything that happened. `SIM_SEED=n` moves all
+//! seeds, for running the same tests over other interleavings.
+#![allow(clippy::unwrap_used)]
+
+mod conduct;
+mod explore;
+mod faults;
+mod judge;
+mod kernel;
+mod model;
+mod mutants;
+mod named;
+mod pattern;
+mod seeded;
+mod short;
+mod stack;
+mod workload;
+
+/// Added to every seed: the environment's `SIM_SEED`, or zero.
+pub fn seed_base() -> u64 {
+    std::env::var("SIM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}

@@ -1,0 +1,69 @@
+//! The tests test themselves: each rule is broken on purpose, and some workload must notice.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use dm_targets::mutant::{self, Mutant};
+
+use crate::explore::{Case, explore};
+use crate::{faults, named, seeded, short};
+
+/// All of them, each with the workloads where it should show first.
+const MUTANTS: [(Mutant, &str); 12] = [
+    (Mutant::NoFlushBeforeArea, "short"),
+    (Mutant::NoFua, "short"),
+    (Mutant::NextAreaLate, "roll_over"),
+    (Mutant::HeaderBeforeArea, "creation"),
+    (Mutant::StaleTailKept, "inherited"),
+    (Mutant::OutOfOrder, "pending"),
+    (Mutant::ReadsIgnored, "pending"),
+    (Mutant::OriginBeforeCommit, "short"),
+    (Mutant::AckBeforeRecord, "short"),
+    (Mutant::InvalidMarkLate, "invalidation"),
+    (Mutant::FullAreaWithoutSuccessor, "full"),
+    (Mutant::PartialNotCopied, "short"),
+];
+
+/// What a run that notices says.
+fn kill(mutant: Mutant, case: &Case) -> Option<(String, Vec<String>)> {
+    mutant::set(Some(mutant));
+    let result = catch_unwind(AssertUnwindSafe(|| explore(case)));
+    mutant::set(None);
+    match result {
+        Ok(Ok(_)) => None,
+        Ok(Err(violation)) => Some((violation.fault, violation.trace)),
+        Err(_) => Some(("panics".into(), Vec::new())),
+    }
+}
+
+fn workloads(first: &str) -> impl Iterator<Item = (&'static str, Case)> {
+    let mut groups = named::all();
+    groups.insert(0, ("short", short::pairs().collect()));
+    groups.push(("seeded", seeded::cases().take(100).collect()));
+    groups.push(("faults", faults::cases()));
+    groups.sort_by_key(|(name, _)| *name != first);
+    groups.into_iter().flat_map(|(name, cases)| cases.into_iter().map(move |case| (name, case)))
+}
+
+#[test]
+fn every_mutant_is_killed() {
+    let mut killed = 0;
+    for (mutant, first) in MUTANTS {
+        let mut tried = 0;
+        let kill = workloads(first).find_map(|(name, case)| {
+            tried += 1;
+            kill(mutant, &case).map(|kill| (name, case, kill))
+        });
+        let Some((name, case, (fault, trace))) = kill else {
+            println!("mutant {mutant:?} SURVIVES {tried} cases");
+            continue;
+        };
+        killed += 1;
+        println!("mutant {mutant:?} killed by case {tried}, {name} {:?} seed {}: {fault}", case.ops, case.seed);
+        let skipped = trace.len().saturating_sub(24);
+        for line in &trace[skipped..] {
+            println!("    {line}");
+        }
+    }
+    println!("mutants={killed}/{}", MUTANTS.len());
+    assert_eq!(killed, MUTANTS.len());
+}

@@ -1,0 +1,279 @@
+//! The code under test, put together as the server does it: one copy client, an origin, its snapshots.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use dm_targets::copy;
+use dm_targets::disk::{Disk, Host};
+use dm_targets::exec::Executor;
+use dm_targets::sim::Rng;
+use dm_targets::sim::disk::{DiskConfig, Trace};
+use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::world::{Temper, World};
+use dm_targets::snapshot::exceptions::Health;
+use dm_targets::snapshot::origin::Origin;
+use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::snapshot::{Event, Request, RequestKind};
+use dm_targets::units::{ChunkSize, Sector, Sectors};
+
+use crate::pattern;
+use crate::workload::Op;
+
+/// One snapshot of a family.
+#[derive(Clone, Copy, Debug)]
+pub struct SnapSetup {
+    /// Sectors in a chunk of a new store.
+    pub chunk: u64,
+    /// The COW's size.
+    pub cow_sectors: u64,
+    /// What a full COW does to writes.
+    pub on_full: OnFull,
+}
+
+/// A family and the disks under it.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The origin's size.
+    pub origin_sectors: u64,
+    /// Its snapshots.
+    pub snaps: Vec<SnapSetup>,
+    /// Logical block of all disks. The origin's size and all requests are multiples of it.
+    pub block_bytes: u32,
+    /// Whether the disks lose what was not flushed.
+    pub volatile: bool,
+    /// Buffers the machine lends.
+    pub buffers: usize,
+}
+
+impl Setup {
+    /// A snapshot of two-sector chunks and one of four, over three and a half chunks of the former; room for everything.
+    pub fn small() -> Setup {
+        let snap = |chunk, cow_sectors| SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate };
+        let snaps = vec![snap(2, 20), snap(4, 24)];
+        Setup { origin_sectors: 7, snaps, block_bytes: 512, volatile: true, buffers: 64 }
+    }
+
+    /// One snapshot.
+    pub fn single(origin_sectors: u64, chunk: u64, cow_sectors: u64) -> Setup {
+        let snaps = vec![SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate }];
+        Setup { origin_sectors, snaps, block_bytes: 512, volatile: true, buffers: 64 }
+    }
+
+    /// The first snapshot's COW is that large and does that when it is full.
+    pub fn with_cow(mut self, cow_sectors: u64, on_full: OnFull) -> Setup {
+        self.snaps[0] = SnapSetup { cow_sectors, on_full, ..self.snaps[0] };
+        self
+    }
+
+    /// How its disks behave.
+    pub fn disk_config(&self, immediate: bool) -> DiskConfig {
+        let (logical_block_bytes, volatile_cache) = (self.block_bytes, self.volatile);
+        DiskConfig { logical_block_bytes, volatile_cache, immediate, ..DiskConfig::default() }
+    }
+
+    /// The origin before anything happened, and COWs that an earlier, larger snapshot has left behind: every sector
+    /// would pass for part of an area, and only the magic word has been wiped.
+    pub fn blank_images(&self) -> Vec<Image> {
+        let mut images = vec![Image::from_fn(Sectors(self.origin_sectors), |at| pattern::sector(pattern::ORIGIN, at))];
+        for snap in &self.snaps {
+            images.push(Image::from_fn(Sectors(snap.cow_sectors), |at| self.old_metadata(at, snap)));
+        }
+        images
+    }
+
+    fn old_metadata(&self, at: u64, snap: &SnapSetup) -> SectorData {
+        if at == 0 {
+            return SectorData::zero();
+        }
+        let mut rng = Rng::new(at);
+        let mut bytes = Vec::with_capacity(512);
+        for _ in 0..32 {
+            let old = rng.next_u64() % self.origin_sectors.div_ceil(snap.chunk);
+            let new = 2 + rng.next_u64() % (snap.cow_sectors / snap.chunk - 2);
+            bytes.extend_from_slice(&old.to_le_bytes());
+            bytes.extend_from_slice(&new.to_le_bytes());
+        }
+        SectorData::new(&bytes)
+    }
+
+    /// The images with stores made by the code under test, nothing written yet.
+    pub fn created_images(&self) -> Result<Vec<Image>, String> {
+        Ok(recover(self, &self.blank_images())?.images)
+    }
+}
+
+/// The running family.
+pub struct Stack {
+    /// The origin with its snapshots.
+    pub origin: Rc<Origin>,
+    /// The snapshots, in the order of the set-up.
+    pub snaps: Vec<Rc<Snapshot>>,
+    /// For each snapshot, whether the mark that it is invalid could not be written.
+    pub mark_failed: Vec<Rc<Cell<bool>>>,
+    copy: copy::Client,
+}
+
+impl Stack {
+    /// Opens and activates everything; after an error nothing is left open.
+    pub async fn open(executor: Executor, host: Rc<dyn Host>, disks: Vec<Disk>, setup: Setup) -> Result<Stack, String> {
+        let copy = copy::Client::new(&executor, &host, None).ok_or("no memory for a copy client")?;
+        let origin = Origin::new(disks[0].clone(), copy.clone());
+        let mut stack = Stack { origin, snaps: Vec::new(), mark_failed: Vec::new(), copy };
+        for (snap, cow) in setup.snaps.iter().zip(&disks[1..]) {
+            if let Err(error) = stack.add(&executor, &host, snap, cow).await {
+                Rc::new(stack).close().await;
+                return Err(error);
+            }
+        }
+        Ok(stack)
+    }
+
+    async fn add(
+        &mut self,
+        executor: &Executor,
+        host: &Rc<dyn Host>,
+        snap: &SnapSetup,
+        cow: &Disk,
+    ) -> Result<(), String> {
+        let options = Options { on_full: snap.on_full, discard_zeroes_cow: false, discard_passdown_origin: false };
+        let failed = Rc::new(Cell::new(false));
+        self.mark_failed.push(failed.clone());
+        let parts = Parts {
+            executor,
+            host,
+            copy: &self.copy,
+            origin: self.origin.disk(),
+            cow,
+            chunk_size: ChunkSize::from_sectors(snap.chunk),
+            persistent: true,
+            overwrite: false,
+            len: None,
+            options,
+            listener: Rc::new(move |event| failed.set(failed.get() || matches!(event, Event::MarkFailed(_)))),
+        };
+        let snap = Snapshot::open(parts).await.map_err(|error| format!("open refused: {error}"))?;
+        snap.activate(executor).await.map_err(|error| format!("activation failed: {error}"))?;
+        self.origin.join(snap.clone()).await;
+        self.snaps.push(snap);
+        Ok(())
+    }
+
+    /// Carries a request to a device out; an error comes as its text.
+    pub async fn handle(self: Rc<Self>, device: usize, request: Request) -> Result<(), String> {
+        let result = match device.checked_sub(1) {
+            None => self.origin.handle(&request).await,
+            Some(snap) => self.snaps[snap].handle(&request).await,
+        };
+        result.map_err(|error| error.to_string())
+    }
+
+    /// Ends everything; nothing may be in flight.
+    pub async fn close(self: Rc<Self>) {
+        for snap in &self.snaps {
+            self.origin.leave(snap);
+            snap.close().await;
+        }
+        self.copy.destroy().await;
+    }
+}
+
+/// Starts opening a family in a world; the result appears when it is there.
+pub fn spawn_open(world: &World, setup: &Setup) -> Rc<RefCell<Option<Result<Rc<Stack>, String>>>> {
+    let result: Rc<RefCell<Option<Result<Rc<Stack>, String>>>> = Rc::default();
+    let (executor, host, setup, slot) = (world.executor.clone(), world.host.clone(), setup.clone(), result.clone());
+    let disks = world.disks().iter().map(|disk| disk.disk()).collect();
+    world.executor.spawn(async move {
+        let opened = Stack::open(executor, host, disks, setup).await;
+        *slot.borrow_mut() = Some(opened.map(Rc::new));
+    });
+    result
+}
+
+/// A world whose disks hold these images.
+pub fn world(setup: &Setup, images: &[Image], seed: u64, temper: Temper, immediate: bool, trace: Trace) -> World {
+    let mut world = World::new(seed, temper, trace);
+    world.host.set_limit(setup.buffers);
+    for (number, image) in images.iter().enumerate() {
+        let name = if number == 0 { "origin".into() } else { format!("cow{number}") };
+        world.add_disk(&name, setup.disk_config(immediate), image.clone());
+    }
+    world
+}
+
+/// The images after some requests were carried out one after the other, without a crash.
+pub fn prepare(setup: &Setup, images: &[Image], ops: &[Op]) -> Vec<Image> {
+    let world = world(setup, images, 0, Temper::InOrder, true, Trace::default());
+    let opened = spawn_open(&world, setup);
+    world.executor.run_ready();
+    let stack = opened.borrow_mut().take().unwrap().unwrap();
+    for op in ops {
+        let payload = world.host.add_payload(pattern::payload(pattern::PREPARED, op.first, op.count));
+        let kind = RequestKind::Write { fua: false };
+        let request = Request { kind, sector: Sector(op.first), count: Sectors(op.count), payload };
+        let (stack, device) = (stack.clone(), op.device);
+        world.executor.spawn(async move { stack.handle(device, request).await.unwrap() });
+        world.executor.run_ready();
+        world.host.take_payload(payload);
+    }
+    close(&world, stack).unwrap();
+    world.disks().iter().map(|disk| disk.visible()).collect()
+}
+
+/// What the code under test makes of images.
+pub struct Recovered {
+    /// What the origin shows.
+    pub origin: Vec<SectorData>,
+    /// What each snapshot shows; `None` for an invalid one.
+    pub snaps: Vec<Option<Vec<SectorData>>>,
+    /// The images afterwards.
+    pub images: Vec<Image>,
+    /// Writes it took to open them.
+    pub writes: u64,
+}
+
+/// Opens images with the real code, reads everything and closes again.
+pub fn recover(setup: &Setup, images: &[Image]) -> Result<Recovered, String> {
+    let world = world(setup, images, 0, Temper::InOrder, true, Trace::default());
+    let opened = spawn_open(&world, setup);
+    world.executor.run_ready();
+    let stack = opened.borrow_mut().take().ok_or("opening does not end")??;
+    let writes = world.disks().iter().map(|disk| disk.writes()).sum();
+    let origin = read_all(&world, &stack, 0, setup.origin_sectors)?;
+    let mut snaps = Vec::new();
+    for number in 0..setup.snaps.len() {
+        let shown = read_all(&world, &stack, number + 1, setup.origin_sectors);
+        snaps.push(match (stack.snaps[number].health(), shown) {
+            (Health::Valid, shown) => Some(shown?),
+            (Health::Invalid, Err(_)) => None,
+            (health, shown) => return Err(format!("snap{}: opened as {health:?}, read {shown:?}", number + 1)),
+        });
+    }
+    close(&world, stack)?;
+    let images = world.disks().iter().map(|disk| disk.visible()).collect();
+    Ok(Recovered { origin, snaps, images, writes })
+}
+
+/// Ends a family that has nothing left to do, and checks that nothing of it stays behind.
+pub fn close(world: &World, stack: Rc<Stack>) -> Result<(), String> {
+    world.executor.spawn(stack.close());
+    world.run(10_000);
+    match (world.executor.live(), world.host.lent()) {
+        (0, 0) => Ok(()),
+        (tasks, buffers) => Err(format!("after the end {tasks} tasks and {buffers} buffers are left")),
+    }
+}
+
+fn read_all(world: &World, stack: &Rc<Stack>, device: usize, sectors: u64) -> Result<Vec<SectorData>, String> {
+    let payload = world.host.add_payload(vec![0; usize::try_from(sectors * 512).unwrap()]);
+    let request = Request { kind: RequestKind::Read, sector: Sector(0), count: Sectors(sectors), payload };
+    let result: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
+    let (slot, stack) = (result.clone(), stack.clone());
+    world.executor.spawn(async move {
+        let outcome = stack.handle(device, request).await;
+        *slot.borrow_mut() = Some(outcome);
+    });
+    world.executor.run_ready();
+    let outcome = result.borrow_mut().take().ok_or("a read does not end")?;
+    let bytes = world.host.take_payload(payload);
+    outcome.map(|()| bytes.chunks(512).map(SectorData::new).collect())
+}
