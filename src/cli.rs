@@ -24,6 +24,16 @@ pub enum Verb {
     /// Add a device and print its path
     #[command(subcommand)]
     Add(Add),
+    /// Add a device from a device-mapper table line and print its path
+    Create {
+        /// Name of the device
+        name: String,
+        /// The line: `0 LENGTH TARGET ARGS`
+        #[arg(long, value_name = "LINE", conflicts_with = "file")]
+        table: Option<String>,
+        /// A file that holds the line; - or nothing for stdin
+        file: Option<PathBuf>,
+    },
     /// Delete devices
     Del {
         /// Name, ublk id or /dev/ublkbN
@@ -183,10 +193,10 @@ pub struct Common {
     #[arg(long, value_name = "N")]
     pub id: Option<u32>,
     /// Hardware queues
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUES, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub queues: u16,
     /// Requests in flight per queue
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_DEPTH, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub depth: u16,
     /// The device cannot be written
     #[arg(long)]
@@ -204,6 +214,28 @@ pub struct Common {
     #[arg(long)]
     pub force: bool,
 }
+
+impl Common {
+    /// The defaults, under a name.
+    pub fn named(name: String) -> Common {
+        Common {
+            name: Some(name),
+            id: None,
+            queues: DEFAULT_QUEUES,
+            depth: DEFAULT_DEPTH,
+            read_only: false,
+            foreground: false,
+            no_zero_copy: false,
+            no_recovery: false,
+            force: false,
+        }
+    }
+}
+
+/// One queue serves a family's devices from one thread; more only spread the kernel's side.
+const DEFAULT_QUEUES: u16 = 1;
+/// Requests in flight per queue: what block devices commonly have.
+const DEFAULT_DEPTH: u16 = 128;
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Store {

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use dm_targets::table::{Line, StoreType, Target};
 use serde_json::{Value, json};
 
 use crate::cli::{self, Add, Verb};
@@ -41,6 +42,7 @@ fn wrong_usage(message: impl Into<String>) -> Failure {
 pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Add(add) => return add_device(add),
+        Verb::Create { name, table, file } => return create(name, table, file.as_deref()),
         Verb::Del { devices, all, force } => del(&devices, all, force)?,
         Verb::List { json } => list(json)?,
         Verb::Status { devices, json } => status(&devices, json)?,
@@ -123,13 +125,65 @@ fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
 }
 
 fn add_device(add: Add) -> Result<ExitCode, Failure> {
-    let (question, origin, options) = match &add {
-        Add::Snapshot(add) => (snapshot_question(add)?, &add.origin, &add.common),
+    match add {
+        Add::Snapshot(add) => add_target(snapshot_question(&add)?, &add.origin, &add.common),
         Add::Origin(add) => {
             let question = AddOrigin { origin: absolute(&add.origin)?, common: common(&add.common) };
-            (Question::AddOrigin(question), &add.origin, &add.common)
+            add_target(Question::AddOrigin(question), &add.origin, &add.common)
         }
+    }
+}
+
+/// Adds a device as a device-mapper table line describes it.
+fn create(name: String, table: Option<String>, file: Option<&Path>) -> Result<ExitCode, Failure> {
+    let text = match (table, file) {
+        (Some(line), _) => line,
+        (None, Some(path)) if path != Path::new("-") => {
+            std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?
+        }
+        (None, _) => std::io::read_to_string(std::io::stdin())?,
     };
+    let line = Line::parse_table(&text).map_err(|error| wrong_usage(error.to_string()))?;
+    let options = cli::Common::named(name);
+    match line.target {
+        Target::Snapshot(snapshot) => {
+            let origin = device_of(&snapshot.origin);
+            let (persistent, overflow) = match snapshot.store {
+                StoreType::Persistent { overflow } => (true, overflow),
+                StoreType::Transient => (false, false),
+            };
+            let question = AddSnapshot {
+                origin: absolute(&origin)?,
+                cow: absolute(&device_of(&snapshot.cow))?,
+                chunk_sectors: snapshot.chunk_size.map(|size| size.sectors().0),
+                persistent,
+                overflow,
+                discard_zeroes_cow: snapshot.discard_zeroes_cow,
+                discard_passdown_origin: snapshot.discard_passdown_origin,
+                len_sectors: Some(line.len.0),
+                common: common(&options),
+            };
+            add_target(Question::AddSnapshot(question), &origin, &options)
+        }
+        Target::SnapshotOrigin { origin } => {
+            let origin = device_of(&origin);
+            let question = AddOrigin { origin: absolute(&origin)?, common: common(&options) };
+            add_target(Question::AddOrigin(question), &origin, &options)
+        }
+        other => Err(format!("target {}: not served by this version", other.name()).into()),
+    }
+}
+
+/// A device word of a table line: a path, or `MAJ:MIN`.
+fn device_of(word: &str) -> std::path::PathBuf {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match word.split_once(':') {
+        Some((major, minor)) if is_number(major) && is_number(minor) => Path::new("/dev/block").join(word),
+        _ => word.into(),
+    }
+}
+
+fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Result<ExitCode, Failure> {
     let rundir = open_rundir()?;
     let metadata = std::fs::metadata(origin).map_err(|error| format!("{}: {error}", origin.display()))?;
     let id = DiskId::of(&metadata)

@@ -1,13 +1,14 @@
 //! What a server says about its devices: the objects of `list --json`, status lines and table lines.
 
 use dm_targets::snapshot::exceptions::Health;
-use dm_targets::snapshot::target::OnFull;
-use dm_targets::units::Sectors;
+use dm_targets::snapshot::target::{OnFull, Options};
+use dm_targets::table::{self, Line, SnapshotStatus, StoreType, Target};
+use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
 
 use crate::device;
 use crate::family::{DeviceStats, Served};
-use crate::proto::{DeviceReport, Question};
+use crate::proto::DeviceReport;
 use crate::server::{Entry, Failure, Server};
 
 /// What the data thread knows of a device.
@@ -23,16 +24,11 @@ struct Facts {
 }
 
 struct SnapshotFacts {
-    health: Health,
-    chunk_bytes: u64,
-    used: Sectors,
-    total: Sectors,
-    metadata: Sectors,
+    status: SnapshotStatus,
+    chunk_size: ChunkSize,
     exceptions: usize,
     persistent: bool,
-    on_full: OnFull,
-    discard_zeroes_cow: bool,
-    discard_passdown_origin: bool,
+    options: Options,
 }
 
 /// Reports of all devices of a server, by id.
@@ -68,18 +64,18 @@ fn facts(id: u32, served: &Served, stats: DeviceStats) -> Facts {
             facts.logical_block_bytes = snapshot.logical_block_bytes();
             (facts.copies, facts.copy_bytes) = (copied.copies, copied.copy_bytes);
             facts.commits = snapshot.store().commits();
-            let options = snapshot.options();
+            let health = snapshot.health();
             facts.snapshot = Some(SnapshotFacts {
-                health: snapshot.health(),
-                chunk_bytes: snapshot.chunk_size().bytes(),
-                used: usage.allocated,
-                total: usage.total,
-                metadata: usage.metadata,
+                status: SnapshotStatus {
+                    valid: health.is_kept(),
+                    merge_failed: false,
+                    overflowed: health == Health::Overflowed,
+                    usage,
+                },
+                chunk_size: snapshot.chunk_size(),
                 exceptions: snapshot.exceptions(),
                 persistent: snapshot.store().is_persistent(),
-                on_full: options.on_full,
-                discard_zeroes_cow: options.discard_zeroes_cow,
-                discard_passdown_origin: options.discard_passdown_origin,
+                options: snapshot.options(),
             });
         }
     }
@@ -87,49 +83,28 @@ fn facts(id: u32, served: &Served, stats: DeviceStats) -> Facts {
 }
 
 fn report(entry: &Entry, facts: &Facts) -> DeviceReport {
-    let (status, table) = (status_args(facts), table_args(entry, facts));
-    let line = |args: &str| format!("0 {} {} {args}", facts.size, target(entry)).trim_end().to_owned();
-    DeviceReport {
-        id: facts.id,
-        name: entry.name.clone(),
-        json: object(entry, facts),
-        status: line(&status),
-        table: line(&table),
-    }
+    let target = target(entry, facts);
+    let status = facts.snapshot.as_ref().map_or(String::new(), |snapshot| snapshot.status.to_string());
+    let status = format!("0 {} {} {status}", facts.size, target.name()).trim_end().to_owned();
+    let table = Line { len: facts.size, target }.to_string();
+    DeviceReport { id: facts.id, name: entry.name.clone(), json: object(entry, facts), status, table }
 }
 
-fn target(entry: &Entry) -> &'static str {
-    match entry.added {
-        Question::AddSnapshot(_) => "snapshot",
-        _ => "snapshot-origin",
-    }
-}
-
-fn status_args(facts: &Facts) -> String {
-    let Some(snapshot) = &facts.snapshot else { return String::new() };
-    match snapshot.health {
-        Health::Invalid | Health::Invalidating => "Invalid".to_owned(),
-        Health::Overflowed => "Overflow".to_owned(),
-        Health::Valid => format!("{}/{} {}", snapshot.used, snapshot.total, snapshot.metadata),
-    }
-}
-
-fn table_args(entry: &Entry, facts: &Facts) -> String {
-    let mut args = entry.origin.on_table_line(&entry.origin_path);
-    if let (Some(snapshot), Some((id, path))) = (&facts.snapshot, &entry.cow) {
-        let kind = match (snapshot.persistent, snapshot.on_full) {
-            (true, OnFull::Overflow) => "PO",
-            (true, OnFull::Invalidate) => "P",
-            (false, _) => "N",
-        };
-        args += &format!(" {} {kind} {}", id.on_table_line(path), snapshot.chunk_bytes / 512);
-        match (snapshot.discard_zeroes_cow, snapshot.discard_passdown_origin) {
-            (true, true) => args += " 2 discard_zeroes_cow discard_passdown_origin",
-            (true, false) => args += " 1 discard_zeroes_cow",
-            (false, _) => {}
-        }
-    }
-    args
+/// The device's target and its parameters in effect.
+fn target(entry: &Entry, facts: &Facts) -> Target {
+    let origin = entry.origin.on_table_line(&entry.origin_path);
+    let (Some(snapshot), Some((id, path))) = (&facts.snapshot, &entry.cow) else {
+        return Target::SnapshotOrigin { origin };
+    };
+    let overflow = snapshot.options.on_full == OnFull::Overflow;
+    Target::Snapshot(table::Snapshot {
+        origin,
+        cow: id.on_table_line(path),
+        store: if snapshot.persistent { StoreType::Persistent { overflow } } else { StoreType::Transient },
+        chunk_size: Some(snapshot.chunk_size),
+        discard_zeroes_cow: snapshot.options.discard_zeroes_cow,
+        discard_passdown_origin: snapshot.options.discard_passdown_origin,
+    })
 }
 
 fn object(entry: &Entry, facts: &Facts) -> Value {
@@ -140,12 +115,12 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
             "origin": entry.origin_path,
             "cow": entry.cow.as_ref().map(|(_, path)| path),
             "store": if snapshot.persistent { "persistent" } else { "transient" },
-            "chunk_size_bytes": snapshot.chunk_bytes,
-            "valid": snapshot.health.is_kept(),
-            "overflow": snapshot.health == Health::Overflowed,
-            "used_bytes": snapshot.used.bytes(),
-            "total_bytes": snapshot.total.bytes(),
-            "metadata_bytes": snapshot.metadata.bytes(),
+            "chunk_size_bytes": snapshot.chunk_size.bytes(),
+            "valid": snapshot.status.valid,
+            "overflow": snapshot.status.overflowed,
+            "used_bytes": snapshot.status.usage.allocated.bytes(),
+            "total_bytes": snapshot.status.usage.total.bytes(),
+            "metadata_bytes": snapshot.status.usage.metadata.bytes(),
             "exceptions": snapshot.exceptions,
             "merge": null,
         })
@@ -154,7 +129,7 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
     let mut object = json!({
         "id": id,
         "name": entry.name,
-        "target": target(entry),
+        "target": target(entry, facts).name(),
         "state": "live",
         "block_device": block,
         "char_device": format!("/dev/ublkc{id}"),

@@ -73,6 +73,7 @@ impl Rig {
                 chunk_size: ChunkSize::from_sectors(chunk),
                 persistent: true,
                 overwrite: false,
+                lost: false,
                 len: None,
                 options: Options { on_full, discard_zeroes_cow: false, discard_passdown_origin: false },
                 listener: Rc::new(move |event| events.borrow_mut().push(event.to_string())),

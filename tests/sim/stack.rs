@@ -147,6 +147,7 @@ impl Stack {
             chunk_size: ChunkSize::from_sectors(snap.chunk),
             persistent: true,
             overwrite: false,
+            lost: false,
             len: None,
             options,
             listener: Rc::new(move |event| failed.set(failed.get() || matches!(event, Event::MarkFailed(_)))),
@@ -177,9 +178,12 @@ impl Stack {
     }
 }
 
+/// Where a stack that is being opened will be found.
+pub type Opening = Rc<RefCell<Option<Result<Rc<Stack>, String>>>>;
+
 /// Starts opening a family in a world; the result appears when it is there.
-pub fn spawn_open(world: &World, setup: &Setup) -> Rc<RefCell<Option<Result<Rc<Stack>, String>>>> {
-    let result: Rc<RefCell<Option<Result<Rc<Stack>, String>>>> = Rc::default();
+pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
+    let result: Opening = Rc::default();
     let (executor, host, setup, slot) = (world.executor.clone(), world.host.clone(), setup.clone(), result.clone());
     let disks = world.disks().iter().map(|disk| disk.disk()).collect();
     world.executor.spawn(async move {

@@ -69,6 +69,7 @@ impl Origin {
         self.changed.until(|| (!self.held.replace(true)).then_some(())).await;
         self.changed.until(|| (self.writing.get() == 0).then_some(())).await;
         self.snapshots.borrow_mut().push(snapshot);
+        self.tell_who_is_alone();
         self.held.set(false);
         self.changed.wake_all();
     }
@@ -76,6 +77,12 @@ impl Origin {
     /// Takes a snapshot out; writes no longer preserve anything for it.
     pub fn leave(&self, snapshot: &Rc<Snapshot>) {
         self.snapshots.borrow_mut().retain(|other| !Rc::ptr_eq(other, snapshot));
+        self.tell_who_is_alone();
+    }
+
+    fn tell_who_is_alone(&self) {
+        let snapshots = self.snapshots.borrow();
+        snapshots.iter().for_each(|snapshot| snapshot.set_alone(snapshots.len() == 1));
     }
 
     /// Carries a request out. When this returns, nothing of the request is in flight any more.

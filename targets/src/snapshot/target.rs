@@ -103,6 +103,8 @@ pub struct Snapshot {
     cause: RefCell<Option<Cause>>,
     closing: Cell<bool>,
     ended: Cell<bool>,
+    /// The origin has no other snapshot.
+    alone: Cell<bool>,
     announced: Cell<u8>,
     stats: Cell<Stats>,
     /// Lists of created exceptions, kept for the next request.
@@ -209,6 +211,7 @@ impl Snapshot {
             cause: RefCell::default(),
             closing: Cell::new(false),
             ended: Cell::new(false),
+            alone: Cell::new(false),
             announced: Cell::new(0),
             stats: Cell::default(),
             lists: RefCell::default(),
@@ -309,6 +312,10 @@ impl Snapshot {
             }
             if let Some(error) = error {
                 return Err(error.into());
+            }
+            // Origin writes do not wait for the reads of an invalid snapshot (I4), so this one may have been overtaken.
+            if tracked.is_some() && !self.health().is_kept() {
+                return Err(TargetError::Invalid);
             }
             debug_assert!(done > from);
         }
@@ -579,7 +586,29 @@ impl Snapshot {
             }
             done.0 += count.0;
         }
-        Ok(())
+        self.pass_discard_down(request).await
+    }
+
+    /// Discards the origin's range as well. The kernel does so under all other snapshots of the origin, which then show
+    /// undefined data; here a discard stays in this snapshot as long as there are others.
+    async fn pass_discard_down(&self, request: &Request) -> Result<(), TargetError> {
+        let limits = self.origin.limits();
+        let able = limits.max_discard >= request.count && !limits.read_only;
+        if !self.options.discard_passdown_origin || !self.alone.get() || !able {
+            return Ok(());
+        }
+        let last = Sector(request.sector.0 + request.count.0.saturating_sub(1));
+        let (first, last) = (self.chunk_size.chunk_of(request.sector), self.chunk_size.chunk_of(last));
+        let key = self.state.borrow_mut().track_read(first, last);
+        let result = pass_through(&self.origin, request).await;
+        self.state.borrow_mut().untrack_read(key);
+        self.changed.wake_all();
+        Ok(result?)
+    }
+
+    /// Says whether the origin has no other snapshot.
+    pub(super) fn set_alone(&self, alone: bool) {
+        self.alone.set(alone);
     }
 
     /// Makes exceptions durable as they become ready, and the invalid mark when it is wanted.
