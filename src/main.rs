@@ -29,8 +29,30 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Exit code of a command line that makes no sense.
+const WRONG_USAGE: u8 = 2;
+
+/// What is wrong with a command line, in one line: the message without the usage that follows it.
+fn one_line(error: &clap::Error) -> String {
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return "a verb or an argument is missing; see `ublk-dm --help`".to_owned();
+    }
+    let text = error.to_string();
+    let message: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let message = message.join(" ");
+    format!("{}; see `--help`", message.strip_prefix("error: ").unwrap_or(&message))
+}
+
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => {
+            eprintln!("ublk-dm: {}", one_line(&error));
+            return ExitCode::from(WRONG_USAGE);
+        }
+        // Help and version were asked for.
+        Err(error) => error.exit(),
+    };
     let level = match (cli.quiet, cli.verbose) {
         (true, _) => log::LevelFilter::Error,
         (false, 0) => log::LevelFilter::Warn,

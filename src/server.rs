@@ -358,7 +358,9 @@ impl Server {
         let info = device::add(&mut self.control, &prepared.common, &prepared.params, zero_copy)?;
         let started = self.serve(&info, prepared).and_then(|()| device::start(&mut self.control, info.id, false));
         if let Err(error) = started {
-            self.take_down(info.id, true)?;
+            if let Err(error) = self.take_down(info.id, true) {
+                log::warn!("{error}");
+            }
             return Err(error);
         }
         Ok(info)
@@ -393,7 +395,11 @@ impl Server {
 
     /// Stops a device, takes its target apart and deletes it.
     fn take_down(&mut self, id: u32, force: bool) -> Result<(), Failure> {
-        device::stop(&mut self.control, id, force)?;
+        match device::stop(&mut self.control, id, force) {
+            Err(error) if !force => return Err(error),
+            Err(error) => log::warn!("{error}"),
+            Ok(()) => {}
+        }
         let removed = self.family.call(move |family| async move { family.remove(id).await });
         device::delete(&mut self.control, id);
         removed.map_err(|error| error.to_string())
@@ -421,10 +427,14 @@ fn check_content(cow: &OpenDisk, persistent: bool, force: bool) -> Result<bool, 
         return Ok(true);
     }
     let size = cow.size_sectors * 512;
-    let found = signature::find_in_file(&cow.file, size, cow.limits.logical_block_size)
-        .map_err(|error| format!("{}: cannot be read: {error}", cow.path.display()))?;
-    match found {
-        None => Ok(false),
+    let block = cow.limits.logical_block_size;
+    let unreadable = |error: io::Error| format!("{}: cannot be read: {error}", cow.path.display());
+    match signature::find_in_file(&cow.file, size, block).map_err(unreadable)? {
+        None if signature::starts_with_zeroes(&cow.file, block).map_err(unreadable)? => Ok(false),
+        None => Err(format!(
+            "{}: holds something unknown, which a snapshot would destroy; zero its first sector, or use --force",
+            cow.path.display()
+        )),
         Some(found) if found.kind == SignatureKind::SnapshotStore && persistent => Ok(false),
         Some(found) => Err(format!(
             "{}: holds {} (at byte {}), which a snapshot would destroy; wipe it, or use --force",

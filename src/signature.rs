@@ -125,21 +125,32 @@ pub fn find<E>(mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>, size_bytes
 /// # Errors
 /// Those of reading; `UnexpectedEof` if the disk is shorter than `size_bytes`.
 pub fn find_in_file(file: &File, size_bytes: u64, block_bytes: u32) -> io::Result<Option<Signature>> {
+    find(|offset, buffer| read_aligned(file, block_bytes, offset, buffer), size_bytes)
+}
+
+/// Whether the first sector holds nothing at all: what has no known signature may still be somebody's.
+///
+/// # Errors
+/// Those of reading.
+pub fn starts_with_zeroes(file: &File, block_bytes: u32) -> io::Result<bool> {
+    let mut sector = [0; 512];
+    read_aligned(file, block_bytes, 0, &mut sector)?;
+    Ok(sector.iter().all(|byte| *byte == 0))
+}
+
+fn read_aligned(file: &File, block_bytes: u32, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
     let unit = u64::from(block_bytes).max(ALIGN);
-    let read = |offset: u64, buffer: &mut [u8]| {
-        let skip = usize::try_from(offset % unit).map_err(io::Error::other)?;
-        let align = usize::try_from(unit).map_err(io::Error::other)?;
-        let block = usize::try_from(block_bytes.max(1)).map_err(io::Error::other)?;
-        let len = (skip + buffer.len()).next_multiple_of(block);
-        let mut memory = vec![0; len + align];
-        let start = memory.as_ptr().align_offset(align);
-        let aligned = &mut memory[start..start + len];
-        // A short read in the middle of a disk ends at a block's end: the rest stays as well aligned.
-        file.read_exact_at(aligned, offset - offset % unit)?;
-        buffer.copy_from_slice(&aligned[skip..skip + buffer.len()]);
-        Ok(())
-    };
-    find(read, size_bytes)
+    let skip = usize::try_from(offset % unit).map_err(io::Error::other)?;
+    let align = usize::try_from(unit).map_err(io::Error::other)?;
+    let block = usize::try_from(block_bytes.max(1)).map_err(io::Error::other)?;
+    let len = (skip + buffer.len()).next_multiple_of(block);
+    let mut memory = vec![0; len + align];
+    let start = memory.as_ptr().align_offset(align);
+    let aligned = &mut memory[start..start + len];
+    // A short read in the middle of a disk ends at a block's end: the rest stays as well aligned.
+    file.read_exact_at(aligned, offset - offset % unit)?;
+    buffer.copy_from_slice(&aligned[skip..skip + buffer.len()]);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -46,6 +46,13 @@ pub enum OpenErrorKind {
         /// Its logical block, in bytes.
         block: u32,
     },
+    /// Its size is not a multiple of its block: the rest could not be reached.
+    Ragged {
+        /// Its size.
+        bytes: u64,
+        /// Its logical block, in bytes.
+        block: u32,
+    },
     /// A system call failed.
     Io(io::Error),
 }
@@ -84,6 +91,12 @@ impl fmt::Display for OpenError {
             OpenErrorKind::Empty => write!(f, "its size is 0: give it a size (truncate -s), or connect the device"),
             OpenErrorKind::TooSmall { bytes, block } => {
                 write!(f, "it has {bytes} bytes, less than one block of {block}: enlarge it")
+            }
+            OpenErrorKind::Ragged { bytes, block } => {
+                write!(
+                    f,
+                    "it has {bytes} bytes, not a multiple of its block of {block}: give it a whole size (truncate -s)"
+                )
             }
             OpenErrorKind::Io(error) => write!(f, "{error}: see the kernel log"),
         }

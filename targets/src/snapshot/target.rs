@@ -200,7 +200,7 @@ impl Snapshot {
             cow: parts.cow.clone(),
             chunk_size: store.chunk_size(),
             store,
-            len: parts.len.unwrap_or(parts.origin.size()),
+            len: whole_blocks(parts.len.unwrap_or(parts.origin.size()), parts.origin, parts.cow),
             options: parts.options,
             copy: parts.copy.clone(),
             listener: parts.listener,
@@ -429,10 +429,12 @@ impl Snapshot {
         }
     }
 
-    /// How much of a chunk the origin has; less than a chunk only at its end.
+    /// How much of a chunk the origin has; less than a chunk only at its end. What is left there of a block of the COW
+    /// cannot be reached through the snapshot, whose blocks are no smaller.
     fn origin_part(&self, chunk: Chunk) -> Sectors {
         let start = self.chunk_size.start_of(chunk);
-        Sectors(self.chunk_size.sectors().0.min(self.origin.size().0.saturating_sub(start.0)))
+        let size = whole_blocks(self.origin.size(), &self.origin, &self.cow);
+        Sectors(self.chunk_size.sectors().0.min(size.0.saturating_sub(start.0)))
     }
 
     async fn write_stretch(
@@ -677,6 +679,13 @@ enum Work {
     Commit,
     Invalidate,
     End,
+}
+
+/// A length in whole blocks of both disks, which are those of the snapshot's device.
+fn whole_blocks(len: Sectors, origin: &Disk, cow: &Disk) -> Sectors {
+    let block_bytes = origin.limits().logical_block_bytes.max(cow.limits().logical_block_bytes);
+    let block = u64::from(block_bytes) / SECTOR_BYTES;
+    Sectors(len.0 / block * block)
 }
 
 /// Too many exceptions are pending.
