@@ -145,8 +145,8 @@ pub fn slice(name: &str, disk: &str, start: u64, sectors: u64) -> String {
 pub fn wipe(disk: &str) {
     let open = Disk::open(&node(disk));
     ioctl::discard(&open.file, open.sectors * SECTOR).unwrap_or_else(|e| panic!("{disk}: discard: {e}"));
-    open.zero(0, 4 * MIB);
-    open.zero(open.sectors / 8 * 8 - 2 * MIB, 2 * MIB);
+    open.zero(0, 2 * MIB);
+    open.zero(open.sectors / 8 * 8 - MIB, MIB);
 }
 
 /// A number that stands for the bytes of a range (FNV-1a over 64-bit words).

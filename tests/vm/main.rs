@@ -8,7 +8,8 @@
 //! `ci/vm` boots the machine this needs; without it (`UBLK_DM_VM` unset) the suite says so and
 //! skips. Random cases take their seed from `UBLK_DM_SEED` and print it. Each case runs in a
 //! process of its own, so that one that hangs is reported and left behind; between cases
-//! everything they made is taken down and their disks are wiped. `UBLK_DM_BIN` puts another
+//! everything they made is taken down and their disks are wiped. `UBLK_DM_SLOW=N` gives
+//! every case N times its time. `UBLK_DM_BIN` puts another
 //! program in the place of the `ublk-dm` just built.
 
 #![deny(unsafe_code)]

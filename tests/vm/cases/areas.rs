@@ -65,7 +65,8 @@ fn stamp_at(disk: &Disk, place: u64, chunk: u64, content: Ticket) {
 fn run(seed: u64, forged: Forged) {
     let chunk = forged.chunk;
     let areas = forged.count / store::per_area(chunk) + 3;
-    let origin = slice("org", "big0", 0, forged.chunks * chunk);
+    // Five sectors of a last chunk that is short.
+    let origin = slice("org", "big0", 0, forged.chunks * chunk + 5);
     // From 2 TiB on; in whole MiB, room for two more areas.
     let cow_sectors = (store::area_chunk(chunk, areas) * chunk).next_multiple_of(MIB);
     let cow = slice("cow", "big0", 2 << 31, cow_sectors);

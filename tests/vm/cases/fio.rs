@@ -16,7 +16,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-const SIZE: u64 = 32 * MIB;
+const SIZE: u64 = 16 * MIB;
 
 /// Writes all of the device at random, then reads it back against the checksums.
 fn verify(path: &str, seed: u64, block: u64) {

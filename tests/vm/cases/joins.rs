@@ -61,7 +61,7 @@ fn mounted(seed: u64) {
 
 /// Stamped load on the raw origin; a snapshot with smaller chunks joins later, the first leaves.
 fn come_and_go(seed: u64) {
-    let size = 24 * MIB;
+    let size = 12 * MIB;
     let origin = slice("org", "n0", 0, size);
     let view = View::new("orig", size);
     view.fill(&Disk::open(&origin));
@@ -72,7 +72,7 @@ fn come_and_go(seed: u64) {
         let _stop = StopOnDrop(&stop);
         let writer = scope.spawn(|| load::write(&view, &top, seed, plan, &stop));
         for (n, chunk) in (0u64..).zip(["256k", "4k", "32k", "256k", "4k", "32k"]) {
-            let cow = slice(&format!("cow{n}"), "n1", n * 64 * MIB, 48 * MIB);
+            let cow = slice(&format!("cow{n}"), "n1", n * 64 * MIB, 24 * MIB);
             let base = view.open_window();
             let path = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size {chunk} --name s{n}"));
             let maybe = view.close_window();

@@ -23,7 +23,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-const SIZE: u64 = 24 * MIB;
+const SIZE: u64 = 12 * MIB;
 
 fn sigterm() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));

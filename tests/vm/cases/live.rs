@@ -21,13 +21,13 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-const SIZE: u64 = 40 * MIB + 5; // short last chunks for all three
+const SIZE: u64 = 16 * MIB + 5; // short last chunks for all three
 const SHAPES: [(&str, u64); 3] = [("n1", 8), ("n2", 32), ("n3", 128)];
 
 fn three(seed: u64) {
     let origin = slice("org", "n0", 0, SIZE);
     let cows: Vec<String> =
-        SHAPES.iter().map(|(disk, chunk)| slice(&format!("cow{chunk}"), disk, 0, 64 * MIB)).collect();
+        SHAPES.iter().map(|(disk, chunk)| slice(&format!("cow{chunk}"), disk, 0, 24 * MIB)).collect();
     let view = View::new("orig", SIZE);
     view.fill(&Disk::open(&origin));
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name org")));
@@ -51,7 +51,7 @@ fn three(seed: u64) {
             let stop = &stop;
             readers.push(scope.spawn(move || load::verify(frozen, &disk, seed ^ n as u64, 3, stop)));
         }
-        pause(6000);
+        pause(5000);
         stop.store(true, Ordering::Relaxed);
         let writes = writer.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         assert!(writes > 100, "only {writes} writes: too slow to mean anything");
@@ -101,14 +101,14 @@ fn pause(milliseconds: u64) {
 
 /// Origin and two of its snapshots are all written at once; none sees the others' writes.
 fn writable(seed: u64) {
-    let size = 24 * MIB;
+    let size = 12 * MIB;
     let origin = slice("org", "n0", 0, size);
     let view = View::new("orig", size);
     view.fill(&Disk::open(&origin));
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name org")));
     let mut snaps = Vec::new();
     for (n, chunk) in [8u64, 64].into_iter().enumerate() {
-        let cow = slice(&format!("cow{n}"), "n1", n as u64 * 64 * MIB, 48 * MIB);
+        let cow = slice(&format!("cow{n}"), "n1", n as u64 * 64 * MIB, 24 * MIB);
         let path =
             server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size {} --name s{n}", chunk * 512));
         snaps.push((view.snapshot(["sn_a", "sn_b"][n]), Disk::open(&path), cow, chunk));
