@@ -209,9 +209,7 @@ fn examine(file: &File, id: DiskId, metadata: &Metadata, buffered: bool) -> Resu
     match whole_sectors(bytes, limits.logical_block_size) {
         0 if bytes == 0 => Err(OpenErrorKind::Empty),
         0 => Err(OpenErrorKind::TooSmall { bytes, block: limits.logical_block_size }),
-        sectors if sectors * SECTOR != bytes => {
-            Err(OpenErrorKind::Ragged { bytes, block: limits.logical_block_size })
-        }
+        sectors if sectors * SECTOR != bytes => Err(OpenErrorKind::Ragged { bytes, block: limits.logical_block_size }),
         sectors => Ok((limits, sectors)),
     }
 }

@@ -46,12 +46,16 @@ fn split(word: &str) -> Result<(&str, Option<u64>, Option<u64>), Failure> {
 }
 
 /// Opens a range. A length that is not given is `len`, or else what is left of the disk.
-fn open(word: &str, access: Access, force: bool, len: Option<Sectors>) -> Result<Range, Failure> {
+///
+/// `claimed` are the disks that this command holds already: several ranges may be on one.
+fn open(word: &str, access: Access, force: bool, len: Option<Sectors>, claimed: &[DiskId]) -> Result<Range, Failure> {
     let (path, start, own_len) = split(word)?;
+    let id = std::fs::metadata(path).ok().and_then(|metadata| DiskId::of(&metadata));
     if len.is_some() && own_len.is_some() {
         return Err(wrong(format!("{word}: the length is the source's, only a start can be given here")));
     }
-    let claim = if force || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
+    let ours = id.is_some_and(|id| claimed.contains(&id));
+    let claim = if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
     let disk = OpenDisk::open(path, access, claim).map_err(|error| error.to_string())?;
     let block = u64::from(disk.limits.logical_block_size);
     for bytes in [start, own_len].into_iter().flatten() {
@@ -96,12 +100,18 @@ fn open_destinations(words: &[String], force: bool, len: Option<Sectors>) -> Res
     if words.len() > MAX_DESTINATIONS {
         return Err(wrong(format!("{} destinations: at most {MAX_DESTINATIONS} can be written at once", words.len())));
     }
-    words.iter().map(|word| open(word, Access::ReadWrite, force, len)).collect()
+    let (mut ranges, mut claimed) = (Vec::new(), Vec::new());
+    for word in words {
+        let range = open(word, Access::ReadWrite, force, len, &claimed)?;
+        claimed.push(range.disk.id);
+        ranges.push(range);
+    }
+    Ok(ranges)
 }
 
 /// Copies a range to up to eight destinations.
 pub fn copy(from: &str, to: &[String], throttle: u32, json: bool, force: bool) -> Result<ExitCode, Failure> {
-    let source = open(from, Access::ReadOnly, force, None)?;
+    let source = open(from, Access::ReadOnly, force, None, &[])?;
     let destinations = open_destinations(to, force, Some(source.count))?;
     let mut ranges = vec![range_of(&source, from)];
     ranges.extend(destinations.iter().zip(to).map(|(range, word)| range_of(range, word)));

@@ -23,10 +23,12 @@ fn refusal(path: &Path, access: Access) -> OpenError {
 #[test]
 fn a_file_is_a_disk() {
     let dir = TempDir::new().unwrap();
-    let path = file_of(&dir, "disk", (1 << 20) + 700);
+    let path = file_of(&dir, "disk", (1 << 20) + 4096);
     let disk = OpenDisk::open(&path, Access::ReadWrite, Claim::Exclusive).unwrap();
     assert_eq!(disk.size_sectors % u64::from(disk.limits.logical_block_size / 512), 0);
-    assert!((2048..=2049).contains(&disk.size_sectors), "{}", disk.size_sectors);
+    assert_eq!(disk.size_sectors, 2056);
+    let ragged = file_of(&dir, "ragged", (1 << 20) + 700);
+    assert!(matches!(refusal(&ragged, Access::ReadOnly).kind, OpenErrorKind::Ragged { bytes: 1_049_276, .. }));
     assert!(disk.limits.logical_block_size.is_power_of_two() && disk.limits.logical_block_size >= 512);
     assert!(disk.limits.physical_block_size >= disk.limits.logical_block_size);
     assert!(disk.limits.volatile_cache && !disk.limits.fua && !disk.limits.read_only);
