@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::cli::{self, Add, Verb};
 use crate::control::{self, Control};
 use crate::daemon;
+use crate::device;
 use crate::offline;
 use crate::open::DiskId;
 use crate::proto::{self, AddOrigin, AddSnapshot, Answer, Common, DeviceReport, Question};
@@ -338,10 +339,12 @@ fn del_orphans(rundir: &RunDir, server: &Server, ids: &[u32], force: bool) -> Re
     }
     let mut control = Control::open().map_err(|error| error.to_string())?;
     for id in ids {
-        control.stop(*id).and_then(|()| control.del(*id)).map_err(|error| error.to_string())?;
+        device::stop(&mut control, *id, force)?;
+        device::delete(&mut control, *id);
     }
-    let left = server.state.iter().flat_map(|state| &state.devices).any(|device| device_exists(device.id));
-    if !left {
+    // A deleted device's node may stay for a moment, as long as somebody has it open.
+    let left = server.state.iter().flat_map(|state| &state.devices);
+    if !left.filter(|device| !ids.contains(&device.id)).any(|device| device_exists(device.id)) {
         rundir.remove(&server.key);
     }
     Ok(())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dm_targets::units::Sectors;
 use libublk::sys;
 
-use crate::control::{AddDevice, Control, DeviceInfo, DeviceState, Discard, Params, attrs};
+use crate::control::{AddDevice, Control, ControlError, DeviceInfo, DeviceState, Discard, Params, attrs};
 use crate::open::{DiskId, Limits};
 use crate::proto::Common;
 use crate::server::Failure;
@@ -22,6 +22,9 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_TRIES: u32 = 20;
 /// ... and the pause between: two seconds in all.
 const STOP_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a deleted device is waited for until whoever has it open closes it.
+const DELETE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Has the kernel add a device with what it can do of what is wanted.
 pub fn add(control: &mut Control, common: &Common, params: &Params, zero_copy: bool) -> Result<DeviceInfo, Failure> {
@@ -85,11 +88,16 @@ pub fn stop(control: &mut Control, id: u32, force: bool) -> Result<(), Failure> 
     control.stop(id).map_err(|error| error.to_string())
 }
 
-/// Deletes a stopped device.
+/// Deletes a stopped device. One that somebody still has open is gone for everybody else at once, and its id is free when
+/// the last one closes it; nobody waits for that here.
 pub fn delete(control: &mut Control, id: u32) {
-    if let Err(error) = control.del(id) {
-        log::warn!("{error}");
+    control.set_time_limit(Some(DELETE_LIMIT));
+    match control.del(id) {
+        Ok(()) => {}
+        Err(ControlError::Timeout { .. }) => log::info!("/dev/ublkb{id}: somebody still has it open"),
+        Err(error) => log::warn!("{error}"),
     }
+    control.set_time_limit(None);
 }
 
 /// The disk's device number, as the kernel holds it.

@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "kill-sigterm", bound_s: 90, disks: &["n0", "n1"], run: |_| sigterm() },
         Case { name: "kill-9-recoverable", bound_s: 120, disks: &["n0", "n1"], run: |s| kill_9(s, "") },
+        Case { name: "kill-9-recovered", bound_s: 120, disks: &["n0", "n1"], run: recovered },
         Case { name: "kill-9-no-recovery", bound_s: 120, disks: &["n0", "n1"], run: |s| kill_9(s, "--no-recovery") },
     ]
 }
@@ -104,6 +105,50 @@ fn kill_9(seed: u64, option: &str) {
     drop(disk);
     server::del("s");
     server::assert_nothing_left("del");
+}
+
+/// Killed under load and recovered, twice: nobody who writes notices anything but the wait.
+fn recovered(seed: u64) {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 3 * SIZE));
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&origin));
+    let snap_view = view.snapshot("snap");
+    let top = server::add(&format!("origin --origin {origin} --name o"));
+    let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s"));
+    let (top, disk) = (Disk::open(&top), Disk::open(&snap));
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        let one = scope.spawn(|| load::write(&view, &top, seed, Plan::depth_32(100_000, 60), &stop));
+        let two = scope.spawn(|| load::write(&snap_view, &disk, !seed, Plan::depth_32(100_000, 60), &stop));
+        for _ in 0..2 {
+            thread::sleep(Duration::from_millis(1500));
+            let pid = server::number("s", "/server_pid");
+            sh(&format!("kill -9 {pid}")).ok();
+            server::wait_gone(pid);
+            for name in ["s", "o"] {
+                server::wait_for(20, "state quiesced", || server::device(name)["state"] == "quiesced");
+            }
+            ublk_dm("recover --all").ok();
+            assert!(server::number("o", "/server_pid") != pid, "a new server");
+        }
+        thread::sleep(Duration::from_millis(1500));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        for load in [one, two] {
+            let writes = load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+            assert!(writes > 20, "only {writes} writes");
+        }
+    });
+    view.verify(&top);
+    snap_view.verify(&disk);
+    let status = server::status("s");
+    drop((top, disk));
+    server::del("s o");
+    server::assert_nothing_left("del after recovery");
+    let judge = kernel::snapshot("judge", &origin, &cow, "P", 32);
+    assert!(kernel::status("judge") == status, "the kernel says {:?}, not {status:?}", kernel::status("judge"));
+    snap_view.verify(&Disk::open(&judge));
+    kernel::remove("judge");
 }
 
 /// What origin and snapshot hold: every acknowledged write, and perhaps some others.
