@@ -42,6 +42,7 @@ fn verify(path: &str, seed: u64, block: u64) {
             "--do_verify=1",
             "--verify_fatal=1",
             "--verify_backlog=256",
+            "--verify_state_save=0",
             "--allow_file_create=0",
             "--output-format=terse",
         ],
