@@ -92,7 +92,8 @@ fn devices() {
     let (o, c) = (node("n0"), node("n1"));
     let dir = scratch("mounted");
     let odd = format!("{dir}.odd");
-    std::fs::write(&odd, vec![0; 1000]).expect("tmpfs");
+    // Not even one sector.
+    std::fs::write(&odd, vec![0; 100]).expect("tmpfs");
     for bad in ["/dev/nonsense", "/dev/null", "/tmp", "/proc/version", &odd, "", "/dev/ublkb9"] {
         let bad = if bad.is_empty() { "''" } else { bad };
         refuse(&format!("add snapshot --origin {bad} --cow {c}"), &[&c]);
@@ -143,27 +144,25 @@ fn chunk_sizes() {
 fn foreign(seed: u64) {
     let (o, c) = (node("n0"), node("n1"));
     let add = format!("add snapshot --origin {o} --cow {c}");
-    for make in ["mkfs.ext4 -q -F", "mkfs.xfs -q -f", "mkfs.btrfs -q -f", "mkswap -q"] {
+    let put = |sector: u64, bytes: &[u8]| Disk::open(&c).write_bytes(sector, bytes);
+    let refuse_with = |what: &str, make: &dyn Fn()| {
         disk::wipe("n1");
-        sh(&format!("{make} {c}")).ok();
+        make();
+        println!("  a COW that holds {what}");
         refuse(&add, &[&o, &c]);
+    };
+    for make in ["mkfs.ext4 -q -F", "mkfs.xfs -q -f", "mkfs.btrfs -q -f", "mkswap -q"] {
+        refuse_with(make, &|| drop(sh(&format!("{make} {c}")).ok()));
     }
-    disk::wipe("n1");
     // An empty partition table: zeroes but for the signature at the end of the first sector.
     let mut sector = [0; 512];
     sector[510..].copy_from_slice(&[0x55, 0xaa]);
-    Disk::open(&c).write_bytes(0, &sector);
-    refuse(&add, &[&o, &c]);
-    // A physical volume of LVM: its label is in the second sector.
-    disk::wipe("n1");
-    Disk::open(&c).write_bytes(1, b"LABELONE\x01\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001");
-    refuse(&add, &[&o, &c]);
-    // Bytes of nobody.
-    disk::wipe("n1");
+    refuse_with("a partition table", &|| put(0, &sector));
+    let label = b"LABELONE\x01\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001";
+    refuse_with("a physical volume of LVM", &|| put(1, label));
     let mut rng = Rng::new(seed);
     let noise: Vec<u8> = (0..512).flat_map(|_| rng.next().to_le_bytes()).collect();
-    Disk::open(&c).write_bytes(0, &noise);
-    refuse(&add, &[&o, &c]);
+    refuse_with("bytes of nobody", &|| put(0, &noise));
     // A transient store is a store, too.
     refuse(&format!("{add} --store transient --chunk-size 4k"), &[&o, &c]);
 }

@@ -86,7 +86,7 @@ fn sixteen_tib(seed: u64) {
     let (snap, size) = (Disk::open(&dev), top.sectors);
     assert!(snap.sectors == size, "{dev} has {} sectors, its origin {size}", snap.sectors);
     let mut rng = Rng::new(seed);
-    let mut places: Vec<u64> = vec![0, 1 << 33, (1 << 32) - 3, size - 5, size / 2 - 2];
+    let mut places: Vec<u64> = vec![0, (1 << 32) + 64, (1 << 32) - 3, size - 5, size / 2 - 2];
     places.extend((0..30).map(|_| rng.below(size - 8)));
     let put = |disk: &Disk, name: &[u8; 4], at: u64, n: usize| {
         let cell = (u64::from(u32::from_be_bytes(*name)) << 32) | (n as u64 + 1);
