@@ -1,1 +1,144 @@
-//! Tests of the copy engine on disks in memory come with the simulator.
+//! The copy engine and dm-io on simulated disks.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::{Client, Flags, Outcome};
+use crate::disk::{Buffer, Errno, Host, Memory};
+use crate::io::{self, IoOp, IoRegion, Refused};
+use crate::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk, Trace};
+use crate::sim::image::{Image, SectorData};
+use crate::sim::world::{Temper, World};
+use crate::units::{Sector, Sectors};
+
+/// More than eight slices, so that every slot of a job is used again.
+const LEN: u64 = 10_000;
+
+struct Rig {
+    world: World,
+    client: Client,
+    disks: Vec<Rc<SimDisk>>,
+}
+
+/// A source with content of its own in each sector, and empty destinations.
+fn rig(destinations: usize) -> Rig {
+    let mut world = World::new(1, Temper::InOrder, Trace::default());
+    let content = |sector: u64| SectorData::new(&sector.to_le_bytes().repeat(64));
+    let mut disks = vec![world.add_disk("from", DiskConfig::default(), Image::from_fn(Sectors(LEN), content))];
+    for index in 0..destinations {
+        disks.push(world.add_disk(&format!("to{index}"), DiskConfig::default(), Image::zeroes(Sectors(LEN))));
+    }
+    let host: Rc<dyn Host> = world.host.clone();
+    let client = Client::new(&world.executor, &host, None).unwrap();
+    Rig { world, client, disks }
+}
+
+impl Rig {
+    fn region(&self, disk: usize) -> IoRegion {
+        IoRegion { disk: self.disks[disk].disk(), sector: Sector(0), count: Sectors(LEN) }
+    }
+
+    fn copy(&self) -> Outcome {
+        let (client, from) = (self.client.clone(), self.region(0));
+        let to: Vec<IoRegion> = (1..self.disks.len()).map(|disk| self.region(disk)).collect();
+        let result: Rc<RefCell<Option<Outcome>>> = Rc::default();
+        let slot = result.clone();
+        self.world.executor.spawn(async move {
+            let outcome = client.copy(&from, &to, Flags { independent: true, ..Flags::default() }).await;
+            *slot.borrow_mut() = Some(outcome);
+        });
+        self.world.run(100_000);
+        result.borrow_mut().take().unwrap()
+    }
+
+    fn content(&self, disk: usize) -> Vec<u8> {
+        self.disks[disk].visible().read(Sector(0), Sectors(LEN))
+    }
+}
+
+fn fail(disk: &SimDisk, class: Class, sector: u64) {
+    let matcher = Matcher { class, first: sector, end: sector + 1 };
+    disk.inject(Fault { matcher, skip: 0, times: 1, errno: Errno::EIO });
+}
+
+#[test]
+fn one_read_feeds_every_destination() {
+    let rig = rig(3);
+    assert!(rig.copy().is_ok());
+    for disk in 1..=3 {
+        assert!(rig.content(disk) == rig.content(0));
+    }
+    assert_eq!(rig.client.moved(), Sectors(LEN), "each sector was dealt with once, not once per destination");
+}
+
+#[test]
+fn an_error_on_one_destination_is_its_own() {
+    let rig = rig(3);
+    fail(&rig.disks[2], Class::Write, 3000);
+    let outcome = rig.copy();
+    assert_eq!((outcome.read_err, outcome.write_err), (false, 0b010));
+    assert!(rig.content(1) == rig.content(0) && rig.content(3) == rig.content(0));
+}
+
+#[test]
+fn a_read_error_is_told_apart() {
+    let rig = rig(1);
+    fail(&rig.disks[0], Class::Read, 3000);
+    let outcome = rig.copy();
+    assert!(outcome.read_err && outcome.first_error.is_some_and(|error| error.errno == Errno::EIO));
+}
+
+#[test]
+fn callbacks_come_later_and_one_by_one() {
+    let rig = rig(1);
+    let (calls, inside) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let count = || {
+        let (calls, inside) = (calls.clone(), inside.clone());
+        move |_: Outcome| {
+            assert!(!inside.replace(true), "two callbacks at once");
+            calls.set(calls.get() + 1);
+            inside.set(false);
+        }
+    };
+    rig.client.submit_copy(rig.region(0), vec![rig.region(1)], Flags::default(), count());
+    rig.client.submit_zero(vec![rig.region(1)], Flags::default(), count());
+    let token = rig.client.prepare_callback(count());
+    assert_eq!(calls.get(), 0, "none inside the call that submits");
+    rig.world.run(100_000);
+    assert_eq!(calls.get(), 2);
+    let (client, ended) = (rig.client.clone(), Rc::new(Cell::new(false)));
+    let flag = ended.clone();
+    rig.world.executor.spawn(async move {
+        client.destroy().await;
+        flag.set(true);
+    });
+    rig.world.run(100_000);
+    assert!(!ended.get(), "a token holds its client");
+    token.fire(Outcome::default());
+    rig.world.run(100_000);
+    assert_eq!((calls.get(), ended.get()), (3, true));
+}
+
+#[test]
+fn dm_io_has_a_bit_for_each_region_and_refuses_what_it_must() {
+    let rig = rig(2);
+    fail(&rig.disks[2], Class::Write, 7);
+    let host: Rc<dyn Host> = rig.world.host.clone();
+    let client = io::Client::new(&rig.world.executor, io::DEFAULT_RESERVE);
+    let page = Buffer::acquire(&host, 4096).unwrap();
+    page.write(0, &[7; 4096]);
+    let memory = Memory::Pages { pages: Rc::new([page]), offset_bytes: 0 };
+    let outcomes: Rc<RefCell<Vec<_>>> = Rc::default();
+    let regions = vec![rig.region(1), rig.region(2)];
+    for op in [IoOp::Write { preflush: true, fua: true }, IoOp::Read] {
+        let outcomes = outcomes.clone();
+        client.start(op, memory.clone(), regions.clone(), move |outcome| outcomes.borrow_mut().push(outcome));
+    }
+    assert!(outcomes.borrow().is_empty());
+    rig.world.run(100_000);
+    let outcomes = outcomes.borrow();
+    assert!(outcomes.contains(&Err(Refused::ReadOfMany)));
+    let written = outcomes.iter().find_map(|outcome| outcome.as_ref().ok()).unwrap();
+    assert_eq!((written.error_bits, written.unsupported_bits), (0b10, 0));
+    assert!(rig.content(1).iter().all(|byte| *byte == 7), "the page is used round and round");
+}
