@@ -23,7 +23,14 @@ fn random_setup(rng: &mut Rng) -> Setup {
     };
     let snaps = (0..1 + rng.below(3)).map(|_| snap(rng)).collect();
     let block_bytes = u32::try_from(block).unwrap() * 512;
-    Setup { origin_sectors: sectors, snaps, block_bytes, volatile: !rng.one_in(6), buffers: 64 }
+    Setup {
+        origin_sectors: sectors,
+        snaps,
+        block_bytes,
+        volatile: !rng.one_in(6),
+        scarce: rng.one_in(5),
+        discards: false,
+    }
 }
 
 /// The random cases.
@@ -47,5 +54,5 @@ fn seeded_workloads() {
     for case in cases() {
         tally.run("random", &case);
     }
-    tally.finish("seeded_workloads", 1);
+    tally.finish("seeded_workloads", 80_000);
 }
