@@ -177,6 +177,9 @@ impl Run<'_> {
                 Some(Ok(opened)) => {
                     self.world.trace.note(|| "-------- open".into());
                     self.opened = true;
+                    if self.case.setup.scarce {
+                        self.world.host.set_limit(self.world.host.lent());
+                    }
                     stack = Some(opened);
                 }
                 Some(Err(_)) if self.world.disks().iter().any(|disk| disk.failed() > 0) => return self.refused(),
@@ -195,6 +198,10 @@ impl Run<'_> {
         let (kind, ticket, bytes) = match op.kind {
             Kind::Read => (RequestKind::Read, self.model.submit(false), vec![0x99; len]),
             Kind::Flush => (RequestKind::Flush, self.model.submit(true), Vec::new()),
+            Kind::Discard => {
+                let ticket = self.model.submit_write(op.device, pattern::DISCARD, op.first, op.count, false);
+                (RequestKind::Discard, ticket, Vec::new())
+            }
             Kind::Write(fua) => {
                 self.write_id += 1;
                 let ticket = self.model.submit_write(op.device, id, op.first, op.count, fua);
@@ -226,6 +233,8 @@ impl Run<'_> {
             let bytes = self.world.host.take_payload(payload);
             self.world.trace.note(|| format!("-------- {op:?} ends: {outcome:?}"));
             match outcome {
+                // What was discarded may be gone, or gone later.
+                Ok(()) if op.kind == Kind::Discard => continue,
                 Ok(()) => self.model.succeeded(op.device, ticket),
                 Err(_) if self.may_fail(op) => continue,
                 Err(error) => return Err(format!("{op:?} failed: {error}")),
@@ -290,8 +299,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.states += 1;
-        let creation = !self.opened;
-        let expect = Expect { dense: self.case.dense, creation };
+        let expect = Expect { dense: self.case.dense, open: self.opened };
         judge(&self.case.setup, &self.model, images, moment, expect)?;
         if self.case.lives_on == 0 || !self.rng.one_in(self.case.lives_on) {
             return Ok(());
@@ -344,6 +352,7 @@ fn covers(fault: &Fault, op: Op) -> bool {
         Kind::Read => matches!(fault.matcher.class, Class::Read | Class::Any),
         Kind::Write(_) => matches!(fault.matcher.class, Class::Write | Class::WriteFua | Class::Any),
         Kind::Flush => matches!(fault.matcher.class, Class::Flush | Class::Any),
+        Kind::Discard => matches!(fault.matcher.class, Class::Discard | Class::Any),
     }
 }
 

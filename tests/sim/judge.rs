@@ -12,8 +12,8 @@ use crate::stack::{Setup, recover};
 pub struct Expect {
     /// Records use data chunks one after the other.
     pub dense: bool,
-    /// There may be no store yet: creation is under way.
-    pub creation: bool,
+    /// The stores have been opened: what an earlier owner left is gone, and there is a store.
+    pub open: bool,
 }
 
 fn tell(number: usize) -> impl FnOnce(String) -> String {
@@ -60,9 +60,12 @@ pub fn judge(
 
 fn check_store(loaded: &Loaded, snap: &Snap, expect: Expect) -> Result<(), String> {
     match loaded {
-        Loaded::Empty if !expect.creation => Err("there is no store any more".into()),
+        Loaded::Empty if expect.open => Err("there is no store any more".into()),
         Loaded::Invalid if !snap.may_be_invalid() => Err("is invalid and nothing has gone wrong".into()),
         Loaded::Empty | Loaded::Valid(_) if snap.dead => Err("was durably invalid (I9) and is valid again".into()),
+        Loaded::Valid(store) if expect.open && store.stale_tail => {
+            Err("stale bytes stand behind the terminator, where the kernel would take them for records".into())
+        }
         Loaded::Valid(store) if expect.dense && !store.is_dense() => {
             Err(format!("I3: records leave holes: {:?}", store.records))
         }

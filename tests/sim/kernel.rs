@@ -22,6 +22,8 @@ pub struct Store {
     pub chunk: u64,
     /// Old and new chunk of every record, in the order of the areas.
     pub records: Vec<(u64, u64)>,
+    /// Something stands behind the terminator of the last area. The kernel ignores it now and writes it back later.
+    pub stale_tail: bool,
 }
 
 fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
@@ -48,7 +50,7 @@ pub fn load(cow: &Image, origin_sectors: u64) -> Result<Loaded, String> {
     if number(&header, 4, 4) == 0 {
         return Ok(Loaded::Invalid);
     }
-    let records = load_areas(cow, chunk)?;
+    let (records, stale_tail) = load_areas(cow, chunk)?;
     let (per_area, chunks) = (chunk * 32, cow.size().0 / chunk);
     for (index, (old, new)) in records.iter().enumerate() {
         let place = format!("record {index} ({old} -> {new})");
@@ -65,10 +67,10 @@ pub fn load(cow: &Image, origin_sectors: u64) -> Result<Loaded, String> {
             return Err(format!("{place}: repeats an earlier record"));
         }
     }
-    Ok(Loaded::Valid(Store { chunk, records }))
+    Ok(Loaded::Valid(Store { chunk, records, stale_tail }))
 }
 
-fn load_areas(cow: &Image, chunk: u64) -> Result<Vec<(u64, u64)>, String> {
+fn load_areas(cow: &Image, chunk: u64) -> Result<(Vec<(u64, u64)>, bool), String> {
     let per_area = chunk * 32;
     let mut records = Vec::new();
     for area in 0.. {
@@ -76,15 +78,16 @@ fn load_areas(cow: &Image, chunk: u64) -> Result<Vec<(u64, u64)>, String> {
         if at + chunk > cow.size().0 {
             return Err(format!("area {area} lies beyond the COW's end"));
         }
-        for slot in cow.read(Sector(at), Sectors(chunk)).chunks(16) {
+        let bytes = cow.read(Sector(at), Sectors(chunk));
+        for (index, slot) in bytes.chunks(16).enumerate() {
             let (old, new) = (number(slot, 0, 8), number(slot, 8, 8));
             if new == 0 {
-                return Ok(records);
+                return Ok((records, bytes[index * 16..].iter().any(|byte| *byte != 0)));
             }
             records.push((old, new));
         }
     }
-    Ok(records)
+    Ok((records, false))
 }
 
 impl Store {

@@ -8,7 +8,7 @@ use dm_targets::units::{Sector, Sectors};
 use crate::explore::{Case, Tally};
 use crate::kernel;
 use crate::stack::{Setup, prepare};
-use crate::workload::{Op, flush, read, write, write_fua};
+use crate::workload::{Op, discard, flush, read, write, write_fua};
 
 /// A store that holds `records` exceptions for the first chunks, one of which each write of one chunk has made.
 fn filled(setup: &Setup, records: u64) -> Vec<Image> {
@@ -51,6 +51,14 @@ pub fn roll_over() -> Vec<Case> {
         (0, vec![write(0, 0, 141)]),
     ] {
         cases.extend(seeds(&setup, &filled(&setup, before), &ops, 6));
+    }
+    // the first block of the second area becomes full: the kernel goes on reading in the next
+    let setup = Setup::single(200, 2, 240);
+    for ops in [vec![write(0, 120, 72)], vec![write(0, 120, 70), write(1, 190, 2), write(0, 192, 2)]] {
+        cases.extend(seeds(&setup, &filled(&setup, 60), &ops, 6));
+    }
+    for case in &mut cases {
+        case.cap = 24;
     }
     cases
 }
@@ -182,7 +190,7 @@ pub fn inherited() -> Vec<Case> {
 
 /// Every buffer that the machine has is in use: the reserves must be enough.
 pub fn scarce() -> Vec<Case> {
-    let setup = Setup { buffers: 9, ..Setup::small() };
+    let setup = Setup { scarce: true, ..Setup::small() };
     let images = setup.created_images().unwrap();
     let ops = [write(0, 0, 7), write(1, 1, 1), write(2, 5, 1), write(1, 4, 3), read(1, 0, 7)];
     seeds(&setup, &images, &ops, 24).map(|case| Case { depth: 5, ..case }).collect()
@@ -203,6 +211,21 @@ pub fn other_disks() -> Vec<Case> {
     cases
 }
 
+/// Discards among writes, whole chunks and parts.
+pub fn discards() -> Vec<Case> {
+    let setup = Setup { discards: true, ..Setup::small() };
+    let images = setup.created_images().unwrap();
+    let mut cases = Vec::new();
+    for ops in [
+        vec![write(1, 0, 4), discard(1, 0, 2), write(0, 0, 7), read(1, 0, 7)],
+        vec![write(0, 0, 7), discard(1, 0, 7), discard(2, 1, 5), write_fua(1, 2, 1)],
+        vec![write(2, 0, 7), discard(2, 0, 4), write_fua(2, 1, 2), flush(2), read(2, 0, 7)],
+    ] {
+        cases.extend(seeds(&setup, &images, &ops, 16));
+    }
+    cases
+}
+
 /// Every named workload.
 pub fn all() -> Vec<(&'static str, Vec<Case>)> {
     vec![
@@ -214,6 +237,7 @@ pub fn all() -> Vec<(&'static str, Vec<Case>)> {
         ("pending", pending()),
         ("scarce", scarce()),
         ("other_disks", other_disks()),
+        ("discards", discards()),
     ]
 }
 
@@ -225,5 +249,5 @@ fn named_workloads() {
             tally.run(name, &case);
         }
     }
-    tally.finish("named_workloads", 1);
+    tally.finish("named_workloads", 52_000);
 }

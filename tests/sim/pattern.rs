@@ -10,6 +10,8 @@ const MAGIC: &[u8; 8] = b"pattern.";
 pub const ORIGIN: u32 = 0;
 /// What was written before a workload begins.
 pub const PREPARED: u32 = 1;
+/// A discard, which leaves zeroes where it does anything.
+pub const DISCARD: u32 = 2;
 /// The first number for writes of a workload.
 pub const FIRST_WRITE: u32 = 100;
 
@@ -19,6 +21,9 @@ thread_local! {
 
 /// The content that write `id` puts into a sector.
 pub fn sector(id: u32, sector: u64) -> SectorData {
+    if id == DISCARD {
+        return SectorData::zero();
+    }
     MADE.with_borrow_mut(|made| {
         let make = || {
             let mut bytes = Vec::with_capacity(512);

@@ -1,6 +1,8 @@
 //! Longer random workloads over random families.
 
+use dm_targets::disk::Errno;
 use dm_targets::sim::Rng;
+use dm_targets::sim::disk::{Class, Fault, Matcher};
 use dm_targets::snapshot::target::OnFull;
 
 use crate::explore::{Case, Tally};
@@ -23,7 +25,24 @@ fn random_setup(rng: &mut Rng) -> Setup {
     };
     let snaps = (0..1 + rng.below(3)).map(|_| snap(rng)).collect();
     let block_bytes = u32::try_from(block).unwrap() * 512;
-    Setup { origin_sectors: sectors, snaps, block_bytes, volatile: !rng.one_in(6), buffers: 64 }
+    Setup {
+        origin_sectors: sectors,
+        snaps,
+        block_bytes,
+        volatile: !rng.one_in(6),
+        scarce: rng.one_in(5),
+        discards: false,
+    }
+}
+
+/// One or two errors anywhere.
+fn random_faults(rng: &mut Rng, snaps: usize) -> Vec<(usize, Fault)> {
+    let fault = |rng: &mut Rng| {
+        let matcher = Matcher::all(*rng.pick(&[Class::Read, Class::Write, Class::WriteFua, Class::Flush]));
+        let skip = u32::try_from(rng.below(24)).unwrap();
+        (rng.below(snaps + 1), Fault { matcher, skip, times: 1, errno: Errno::EIO })
+    };
+    (0..1 + rng.below(2)).map(|_| fault(rng)).collect()
 }
 
 /// The random cases.
@@ -37,7 +56,8 @@ pub fn cases() -> impl Iterator<Item = Case> {
         let block = u64::from(setup.block_bytes) / 512;
         let ops = random_ops(&mut rng, len, setup.snaps.len() + 1, setup.origin_sectors, block);
         let case = Case::new(&setup, &images, &ops, seed);
-        Case { depth: 1 + rng.below(6), cap: 5, lives_on: 50, ..case }
+        let faults = if rng.one_in(4) { random_faults(&mut rng, setup.snaps.len()) } else { Vec::new() };
+        Case { depth: 1 + rng.below(6), cap: 5, lives_on: 50, faults, ..case }
     })
 }
 
@@ -47,5 +67,5 @@ fn seeded_workloads() {
     for case in cases() {
         tally.run("random", &case);
     }
-    tally.finish("seeded_workloads", 1);
+    tally.finish("seeded_workloads", 80_000);
 }

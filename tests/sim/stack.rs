@@ -41,8 +41,10 @@ pub struct Setup {
     pub block_bytes: u32,
     /// Whether the disks lose what was not flushed.
     pub volatile: bool,
-    /// Buffers the machine lends.
-    pub buffers: usize,
+    /// Once everything is open the machine has no buffer left: copies must do with their reserve.
+    pub scarce: bool,
+    /// Whole-chunk discards of snapshots write zeroes.
+    pub discards: bool,
 }
 
 impl Setup {
@@ -50,13 +52,13 @@ impl Setup {
     pub fn small() -> Setup {
         let snap = |chunk, cow_sectors| SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate };
         let snaps = vec![snap(2, 20), snap(4, 24)];
-        Setup { origin_sectors: 7, snaps, block_bytes: 512, volatile: true, buffers: 64 }
+        Setup { origin_sectors: 7, snaps, block_bytes: 512, volatile: true, scarce: false, discards: false }
     }
 
     /// One snapshot.
     pub fn single(origin_sectors: u64, chunk: u64, cow_sectors: u64) -> Setup {
         let snaps = vec![SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate }];
-        Setup { origin_sectors, snaps, block_bytes: 512, volatile: true, buffers: 64 }
+        Setup { origin_sectors, snaps, block_bytes: 512, volatile: true, scarce: false, discards: false }
     }
 
     /// The first snapshot's COW is that large and does that when it is full.
@@ -111,6 +113,7 @@ pub struct Stack {
     /// For each snapshot, whether the mark that it is invalid could not be written.
     pub mark_failed: Vec<Rc<Cell<bool>>>,
     copy: copy::Client,
+    discards: bool,
 }
 
 impl Stack {
@@ -118,7 +121,8 @@ impl Stack {
     pub async fn open(executor: Executor, host: Rc<dyn Host>, disks: Vec<Disk>, setup: Setup) -> Result<Stack, String> {
         let copy = copy::Client::new(&executor, &host, None).ok_or("no memory for a copy client")?;
         let origin = Origin::new(disks[0].clone(), copy.clone());
-        let mut stack = Stack { origin, snaps: Vec::new(), mark_failed: Vec::new(), copy };
+        let (snaps, mark_failed) = (Vec::new(), Vec::new());
+        let mut stack = Stack { origin, snaps, mark_failed, copy, discards: setup.discards };
         for (snap, cow) in setup.snaps.iter().zip(&disks[1..]) {
             if let Err(error) = stack.add(&executor, &host, snap, cow).await {
                 Rc::new(stack).close().await;
@@ -135,7 +139,8 @@ impl Stack {
         snap: &SnapSetup,
         cow: &Disk,
     ) -> Result<(), String> {
-        let options = Options { on_full: snap.on_full, discard_zeroes_cow: false, discard_passdown_origin: false };
+        let options =
+            Options { on_full: snap.on_full, discard_zeroes_cow: self.discards, discard_passdown_origin: false };
         let failed = Rc::new(Cell::new(false));
         self.mark_failed.push(failed.clone());
         let parts = Parts {
@@ -196,7 +201,6 @@ pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
 /// A world whose disks hold these images.
 pub fn world(setup: &Setup, images: &[Image], seed: u64, temper: Temper, immediate: bool, trace: Trace) -> World {
     let mut world = World::new(seed, temper, trace);
-    world.host.set_limit(setup.buffers);
     for (number, image) in images.iter().enumerate() {
         let name = if number == 0 { "origin".into() } else { format!("cow{number}") };
         world.add_disk(&name, setup.disk_config(immediate), image.clone());

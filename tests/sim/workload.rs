@@ -13,6 +13,8 @@ pub enum Kind {
     Write(bool),
     /// Flush.
     Flush,
+    /// Discard, for snapshots only.
+    Discard,
 }
 
 /// A request to a device: 0 is the origin, the others are snapshots.
@@ -48,6 +50,11 @@ pub const fn flush(device: usize) -> Op {
     Op { device, kind: Kind::Flush, first: 0, count: 0 }
 }
 
+/// A discard.
+pub const fn discard(device: usize, first: u64, count: u64) -> Op {
+    Op { device, kind: Kind::Discard, first, count }
+}
+
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let device = if self.device == 0 { "origin".into() } else { format!("snap{}", self.device) };
@@ -57,6 +64,7 @@ impl fmt::Debug for Op {
             Kind::Write(false) => write!(f, "{device}.write({first}+{count})"),
             Kind::Write(true) => write!(f, "{device}.write_fua({first}+{count})"),
             Kind::Flush => write!(f, "{device}.flush"),
+            Kind::Discard => write!(f, "{device}.discard({first}+{count})"),
         }
     }
 }
