@@ -6,8 +6,9 @@ use std::rc::Rc;
 
 use dm_targets::copy;
 use dm_targets::disk::{Disk, Errno, Host};
-use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk, Trace};
+use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Temper, World};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::origin::Origin;

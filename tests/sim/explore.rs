@@ -1,14 +1,15 @@
 //! Runs a workload with a crash at every moment, judges what survives, and lets some of it live on to the next crash.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use dm_targets::disk::PayloadId;
 use dm_targets::sim::Rng;
 use dm_targets::sim::crash::CrashKind;
-use dm_targets::sim::disk::{Fault, Matcher, Trace};
+use dm_targets::sim::disk::{Fault, Matcher};
 use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Step, Temper, World};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::{Request, RequestKind};
@@ -354,49 +355,4 @@ fn covers(fault: &Fault, op: Op) -> bool {
         Kind::Flush => matches!(fault.matcher.class, Class::Flush | Class::Any),
         Kind::Discard => matches!(fault.matcher.class, Class::Discard | Class::Any),
     }
-}
-
-/// Counts states over many cases and fails with everything needed to repeat a failure.
-#[derive(Default)]
-pub struct Tally {
-    states: u64,
-    cases: u64,
-    of: HashMap<&'static str, u64>,
-}
-
-impl Tally {
-    /// Explores a case.
-    pub fn run(&mut self, kind: &'static str, case: &Case) {
-        match explore(case) {
-            Ok(states) => {
-                self.states += states;
-                self.cases += 1;
-                *self.of.entry(kind).or_default() += states;
-            }
-            Err(violation) => fail(kind, case, &violation),
-        }
-    }
-
-    /// Prints the count, which must not fall.
-    pub fn finish(self, test: &str, at_least: u64) {
-        println!("{test}: cases={} states={} {:?}", self.cases, self.states, self.of);
-        assert!(self.states >= at_least, "{test} explores only {} states, {at_least} are expected", self.states);
-    }
-}
-
-fn fail(kind: &str, case: &Case, violation: &Violation) -> ! {
-    let again = |ops: &[Op]| Case { ops: ops.to_vec(), ..case.clone() };
-    let ops = workload::shrink(&case.ops, |ops| explore(&again(ops)).is_err());
-    let shorter = explore(&again(&ops)).err();
-    let violation = shorter.as_ref().unwrap_or(violation);
-    panic!(
-        "{kind}: {}\nworkload {ops:?} (found with {:?})\nseed {} depth {} {:?}\n{:#?}\ntrace:\n{}",
-        violation.fault,
-        case.ops,
-        case.seed,
-        case.depth,
-        case.temper,
-        case.setup,
-        violation.trace.join("\n")
-    );
 }

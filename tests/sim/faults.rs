@@ -3,9 +3,10 @@
 use dm_targets::disk::Errno;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
 
-use crate::explore::{Case, Tally};
+use crate::explore::Case;
 use crate::named;
 use crate::stack::Setup;
+use crate::tally::Tally;
 use crate::workload::{flush, read, write};
 
 /// Operations of a class that are failed one after the other, more than any of these workloads has.

@@ -21,6 +21,7 @@ mod pattern;
 mod seeded;
 mod short;
 mod stack;
+mod tally;
 mod workload;
 
 /// Added to every seed: the environment's `SIM_SEED`, or zero.

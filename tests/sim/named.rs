@@ -5,9 +5,10 @@ use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::snapshot::target::OnFull;
 use dm_targets::units::{Sector, Sectors};
 
-use crate::explore::{Case, Tally};
+use crate::explore::Case;
 use crate::kernel;
 use crate::stack::{Setup, prepare};
+use crate::tally::Tally;
 use crate::workload::{Op, discard, flush, read, write, write_fua};
 
 /// A store that holds `records` exceptions for the first chunks, one of which each write of one chunk has made.

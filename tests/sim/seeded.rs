@@ -5,8 +5,9 @@ use dm_targets::sim::Rng;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
 use dm_targets::snapshot::target::OnFull;
 
-use crate::explore::{Case, Tally};
+use crate::explore::Case;
 use crate::stack::{Setup, SnapSetup};
+use crate::tally::Tally;
 use crate::workload::random_ops;
 
 /// Workloads of a run.

@@ -1,7 +1,8 @@
 //! All short sequences of requests over an origin of three and a half chunks with two snapshots of different chunk sizes.
 
-use crate::explore::{Case, Tally};
+use crate::explore::Case;
 use crate::stack::Setup;
+use crate::tally::Tally;
 use crate::workload::{Op, flush, read, write, write_fua};
 
 /// What sequences are made of: whole chunks, parts, ranges across chunks, the short last chunk, everything.

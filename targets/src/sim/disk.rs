@@ -20,6 +20,9 @@ use super::mix;
 use crate::disk::{Backend, Disk, Errno, Limits, Memory, Op, OpId, OpKind};
 use crate::units::{SECTOR_BYTES, Sector, Sectors};
 
+pub use super::fault::{Class, Fault, Matcher};
+pub use super::trace::Trace;
+
 /// What a simulated disk is.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskConfig {
@@ -45,72 +48,6 @@ impl Default for DiskConfig {
             immediate: false,
         }
     }
-}
-
-/// Which operations a rule is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Reads.
-    Read,
-    /// Writes, with FUA or without, and writes of zeroes.
-    Write,
-    /// Writes with FUA.
-    WriteFua,
-    /// Flushes.
-    Flush,
-    /// Discards.
-    Discard,
-    /// All of them.
-    Any,
-}
-
-impl Class {
-    fn covers(self, kind: OpKind) -> bool {
-        match self {
-            Class::Read => kind == OpKind::Read,
-            Class::Write => matches!(kind, OpKind::Write { .. } | OpKind::WriteZeroes),
-            Class::WriteFua => kind == OpKind::Write { fua: true },
-            Class::Flush => kind == OpKind::Flush,
-            Class::Discard => kind == OpKind::Discard,
-            Class::Any => true,
-        }
-    }
-}
-
-/// Operations of a class that touch a range; the range does not matter for flushes.
-#[derive(Clone, Copy, Debug)]
-pub struct Matcher {
-    /// Their class.
-    pub class: Class,
-    /// First sector of the range.
-    pub first: u64,
-    /// First sector after it.
-    pub end: u64,
-}
-
-impl Matcher {
-    /// All operations of a class.
-    pub fn all(class: Class) -> Matcher {
-        Matcher { class, first: 0, end: u64::MAX }
-    }
-
-    fn covers(&self, op: &Op) -> bool {
-        let touches = op.sector.0 < self.end && self.first < op.sector.0 + op.count.0;
-        self.class.covers(op.kind) && (touches || op.kind == OpKind::Flush)
-    }
-}
-
-/// An injected error.
-#[derive(Clone, Copy, Debug)]
-pub struct Fault {
-    /// Which operations.
-    pub matcher: Matcher,
-    /// How many of them pass before the fault acts.
-    pub skip: u32,
-    /// How many of them fail.
-    pub times: u32,
-    /// What they fail with.
-    pub errno: Errno,
 }
 
 struct Flight {
@@ -142,29 +79,6 @@ pub struct SimDisk {
     changes: Cell<u64>,
     writes: Cell<u64>,
     failed: Cell<u64>,
-}
-
-/// What happened, for the one who has to understand a failure. Clones share the list.
-#[derive(Clone, Default)]
-pub struct Trace(Option<Rc<RefCell<Vec<String>>>>);
-
-impl Trace {
-    /// A trace that keeps what it is told; the default one forgets it.
-    pub fn recording() -> Trace {
-        Trace(Some(Rc::default()))
-    }
-
-    /// Notes something.
-    pub fn note(&self, line: impl FnOnce() -> String) {
-        if let Some(lines) = &self.0 {
-            lines.borrow_mut().push(line());
-        }
-    }
-
-    /// Everything noted so far.
-    pub fn lines(&self) -> Vec<String> {
-        self.0.as_ref().map(|lines| lines.borrow().clone()).unwrap_or_default()
-    }
 }
 
 impl SimDisk {

@@ -12,8 +12,10 @@
 
 pub mod crash;
 pub mod disk;
+pub mod fault;
 pub mod host;
 pub mod image;
+pub mod trace;
 pub mod world;
 
 /// A small deterministic generator (splitmix64): tests must not change with a dependency's version.

@@ -10,9 +10,10 @@ use std::rc::Rc;
 
 use super::Rng;
 use super::crash::{self, CrashKind, CrashSpace};
-use super::disk::{DiskConfig, SimDisk, Trace};
+use super::disk::{DiskConfig, SimDisk};
 use super::host::SimHost;
 use super::image::Image;
+use super::trace::Trace;
 use crate::disk::OpId;
 use crate::exec::Executor;
 
