@@ -17,9 +17,9 @@ use std::task::Poll;
 use dm_targets::copy;
 use dm_targets::disk::{Disk, Limits};
 use dm_targets::exec::Executor;
+use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Snapshot;
-use dm_targets::snapshot::{Request, RequestKind, TargetError};
 use dm_targets::units::Sectors;
 
 use crate::open::OpenDisk;

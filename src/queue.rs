@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use dm_targets::disk::PayloadId;
 use dm_targets::exec::WaitQueue;
-use dm_targets::snapshot::{Request, RequestKind};
+use dm_targets::request::{Request, RequestKind};
 use dm_targets::units::{Sector, Sectors};
 use io_uring::opcode::UringCmd16;
 use io_uring::types::Fd;

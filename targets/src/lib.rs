@@ -12,7 +12,7 @@
 //! 3. *One seam.* Every disk operation passes [`disk::Disk`].
 //!
 //! Modules use only those above them in this list: [`units`], [`disk`] and [`exec`], [`io`] (dm-io), [`copy`] (kcopyd),
-//! [`snapshot`]; [`table`] stands beside them.
+//! [`request`], [`snapshot`]; [`table`] stands beside them.
 //!
 //! # The rules that keep data safe
 //!
@@ -33,6 +33,7 @@ pub mod disk;
 pub mod exec;
 pub mod io;
 pub mod mutant;
+pub mod request;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod snapshot;

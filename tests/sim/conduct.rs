@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use dm_targets::copy;
 use dm_targets::disk::{Disk, Errno, Host};
+use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
@@ -13,7 +14,6 @@ use dm_targets::sim::world::{Temper, World};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
-use dm_targets::snapshot::{Request, RequestKind, TargetError};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::pattern;

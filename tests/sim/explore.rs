@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 use dm_targets::disk::PayloadId;
+use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::Rng;
 use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::{Fault, Matcher};
@@ -12,7 +13,6 @@ use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Step, Temper, World};
 use dm_targets::snapshot::exceptions::Health;
-use dm_targets::snapshot::{Request, RequestKind};
 use dm_targets::units::{Sector, Sectors};
 
 use crate::judge::{Expect, judge, model_of};

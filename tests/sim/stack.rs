@@ -6,15 +6,16 @@ use std::rc::Rc;
 use dm_targets::copy;
 use dm_targets::disk::{Disk, Host};
 use dm_targets::exec::Executor;
+use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::DiskConfig;
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Temper, World};
+use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
-use dm_targets::snapshot::{Event, Request, RequestKind};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::pattern;

@@ -31,86 +31,19 @@
 //! [`origin`] carry requests out. All targets of a family run on one thread, so state is borrowed, never locked, and never
 //! borrowed across an await.
 
+mod commit;
 pub mod exceptions;
 pub mod format;
 pub mod origin;
+mod read;
+mod runs;
 pub mod store;
 pub mod target;
+mod write;
 
 use std::fmt;
 
-use crate::disk::{DiskError, Errno, PayloadId};
-use crate::units::{Sector, Sectors};
-
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestKind {
-    /// Fill the payload.
-    Read,
-    /// Write the payload; with `fua` it is durable when acknowledged.
-    Write {
-        /// Force unit access.
-        fua: bool,
-    },
-    /// Make acknowledged writes durable.
-    Flush,
-    /// The range is no longer needed.
-    Discard,
-}
-
-/// A request to a target, on one contiguous range of its device.
-#[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// What it asks for.
-    pub kind: RequestKind,
-    /// Where it starts.
-    pub sector: Sector,
-    /// How long it is; zero for a flush.
-    pub count: Sectors,
-    /// Its data.
-    pub payload: PayloadId,
-}
-
-/// Why a request failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TargetError {
-    /// A disk failed; its errno reaches the caller.
-    Disk(DiskError),
-    /// The snapshot is invalid.
-    Invalid,
-    /// The snapshot is full.
-    Full,
-    /// The target has no such operation.
-    Unsupported,
-}
-
-impl TargetError {
-    /// What the one who made the request is told. An invalid or full snapshot gives `EIO`, as in the kernel.
-    pub fn errno(&self) -> Errno {
-        match self {
-            TargetError::Disk(error) => error.errno,
-            TargetError::Invalid | TargetError::Full => Errno::EIO,
-            TargetError::Unsupported => Errno::EOPNOTSUPP,
-        }
-    }
-}
-
-impl From<DiskError> for TargetError {
-    fn from(error: DiskError) -> TargetError {
-        TargetError::Disk(error)
-    }
-}
-
-impl fmt::Display for TargetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            TargetError::Disk(error) => error.fmt(f),
-            TargetError::Invalid => write!(f, "the snapshot is invalid"),
-            TargetError::Full => write!(f, "the snapshot's COW is full"),
-            TargetError::Unsupported => write!(f, "operation not supported"),
-        }
-    }
-}
+use crate::disk::DiskError;
 
 /// What an administrator should hear about. Targets do not log; whoever made the snapshot listens.
 #[derive(Clone, Debug)]

@@ -7,11 +7,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
-use super::target::{Crowded, Snapshot, pass_through};
-use super::{Request, RequestKind, TargetError};
+use super::target::{Crowded, Snapshot};
 use crate::copy::{self, Flags, Job};
 use crate::disk::Disk;
 use crate::exec::WaitQueue;
+use crate::request::{Request, RequestKind, TargetError, pass_through};
 use crate::units::{Chunk, Sectors};
 
 /// One exception that a write created.

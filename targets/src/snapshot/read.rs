@@ -1,0 +1,103 @@
+//! Reads and discards of a snapshot.
+//!
+//! Rules kept here: I4 (what is on its way to the origin is tracked until it has completed), I6.
+
+use super::exceptions::ReadStep;
+use super::runs::{Run, Runs, finish};
+use super::target::Snapshot;
+use crate::copy::Flags;
+use crate::request::{Request, TargetError, pass_through, payload};
+use crate::units::{Sector, Sectors};
+
+impl Snapshot {
+    pub(super) async fn read(&self, request: &Request) -> Result<(), TargetError> {
+        let mut done = Sectors(0);
+        while done < request.count {
+            let (mut runs, from) = (Runs::default(), done);
+            let tracked = self.map_read(request, &mut done, &mut runs)?;
+            let mut ios = runs.start(|run| run.disk.read(run.at, run.count, payload(request, run.offset)));
+            let (error, _) = finish(&runs, &mut ios).await;
+            if let Some(key) = tracked {
+                self.state.borrow_mut().untrack_read(key);
+                self.changed.wake_all();
+            }
+            if let Some(error) = error {
+                return Err(error.into());
+            }
+            // Origin writes do not wait for the reads of an invalid snapshot (I4), so this one may have been overtaken.
+            if tracked.is_some() && !self.health().is_kept() {
+                return Err(TargetError::Invalid);
+            }
+            debug_assert!(done > from);
+        }
+        Ok(())
+    }
+
+    /// Decides where the next ranges of a read are; the key says that some are on the origin and must be untracked.
+    fn map_read(&self, request: &Request, done: &mut Sectors, runs: &mut Runs) -> Result<Option<u32>, TargetError> {
+        let mut state = self.state.borrow_mut();
+        let first = self.chunk_size.chunk_of(request.sector.plus(*done));
+        let mut last_on_origin = None;
+        while *done < request.count && !runs.full() {
+            let sector = request.sector.plus(*done);
+            let (chunk, count) = self.piece(sector, Sectors(request.count.0 - done.0));
+            let (disk, at) = match state.before_snapshot_read(chunk) {
+                ReadStep::Fail => return Err(TargetError::Invalid),
+                ReadStep::Cow(new) => (&self.cow, self.in_cow(new, sector)),
+                ReadStep::Origin => {
+                    last_on_origin = Some(chunk);
+                    (&self.origin, sector)
+                }
+            };
+            runs.push(Run { disk: disk.clone(), at, count, offset: *done, fresh: false });
+            done.0 += count.0;
+        }
+        Ok(last_on_origin.map(|last| state.track_read(first, last)))
+    }
+
+    pub(super) async fn discard(&self, request: &Request) -> Result<(), TargetError> {
+        if !self.options.discard_zeroes_cow {
+            return Err(TargetError::Unsupported);
+        }
+        let mut done = Sectors(0);
+        while done < request.count {
+            let sector = request.sector.plus(done);
+            let (chunk, count) = self.piece(sector, Sectors(request.count.0 - done.0));
+            let step = self.state.borrow().before_snapshot_read(chunk);
+            match step {
+                ReadStep::Fail => return Err(TargetError::Invalid),
+                // The snapshot goes on showing the origin: a discarded range may have any content.
+                ReadStep::Origin => {}
+                ReadStep::Cow(new) if count == self.chunk_size.sectors() => {
+                    let region =
+                        crate::io::IoRegion { disk: self.cow.clone(), sector: self.in_cow(new, sector), count };
+                    let outcome = self.copy.zero(&[region], Flags::default()).await;
+                    if let Some(error) = outcome.first_error {
+                        return Err(error.into());
+                    }
+                }
+                // Part of a chunk: nothing has to happen.
+                ReadStep::Cow(_) => {}
+            }
+            done.0 += count.0;
+        }
+        self.pass_discard_down(request).await
+    }
+
+    /// Discards the origin's range as well. The kernel does so under all other snapshots of the origin, which then show
+    /// undefined data; here a discard stays in this snapshot as long as there are others.
+    async fn pass_discard_down(&self, request: &Request) -> Result<(), TargetError> {
+        let limits = self.origin.limits();
+        let able = limits.max_discard >= request.count && !limits.read_only;
+        if !self.options.discard_passdown_origin || !self.alone.get() || !able {
+            return Ok(());
+        }
+        let last = Sector(request.sector.0 + request.count.0.saturating_sub(1));
+        let (first, last) = (self.chunk_size.chunk_of(request.sector), self.chunk_size.chunk_of(last));
+        let key = self.state.borrow_mut().track_read(first, last);
+        let result = pass_through(&self.origin, request).await;
+        self.state.borrow_mut().untrack_read(key);
+        self.changed.wake_all();
+        Ok(result?)
+    }
+}

@@ -1,0 +1,153 @@
+//! Writes to a snapshot.
+//!
+//! Rules kept here: I6 (everything started is awaited before a request ends), I10 (a write is acknowledged after its record).
+
+use super::exceptions::{Health, PendingId, WriteStep};
+use super::format::Record;
+use super::runs::{Run, Runs, finish};
+use super::target::{MAX_PENDING, OnFull, Snapshot};
+use super::{Cause, Event};
+use crate::copy::{Flags, Job, Part};
+use crate::mutant::{self, Mutant};
+use crate::request::{Request, TargetError, payload};
+use crate::units::{Chunk, CowChunk, Sector, Sectors};
+
+/// How far the decisions for a write got.
+enum Stop {
+    /// To the end of the request, or to as many ranges as fit.
+    Done,
+    /// Another request's exception must be there first.
+    Wait(PendingId),
+    /// Too many exceptions are pending.
+    Crowded,
+    /// No COW chunk is left.
+    Full,
+    /// The snapshot is invalid or full already.
+    Failed,
+}
+
+impl Snapshot {
+    pub(super) async fn write(&self, request: &Request, fua: bool) -> Result<(), TargetError> {
+        let mut done = Sectors(0);
+        while done < request.count {
+            let mut runs = Runs::default();
+            let mut job = self.copy.job();
+            let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
+            let stop = self.map_write(request, &mut done, &mut runs, &mut job, &mut created);
+            let result = self.write_stretch(request, fua, &runs, &mut job, &created).await;
+            created.clear();
+            self.lists.borrow_mut().push(created);
+            result?;
+            match stop {
+                Stop::Done => {}
+                Stop::Wait(id) => self.pending_done(id).await,
+                Stop::Crowded => self.room_for_pending().await,
+                Stop::Failed => return Err(self.why_failed()),
+                Stop::Full => {
+                    self.cow_is_full_for_writer().await;
+                    return Err(TargetError::Full);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides what the next ranges of a write need: existing COW chunks, or new ones with the rest of their chunk
+    /// copied beside.
+    fn map_write(
+        &self,
+        request: &Request,
+        done: &mut Sectors,
+        runs: &mut Runs,
+        job: &mut Job,
+        created: &mut Vec<PendingId>,
+    ) -> Stop {
+        let mut state = self.state.borrow_mut();
+        while *done < request.count && !runs.full() {
+            let sector = request.sector.plus(*done);
+            let (chunk, count) = self.piece(sector, Sectors(request.count.0 - done.0));
+            let (new, fresh) = match state.before_snapshot_write(chunk) {
+                WriteStep::Fail => return Stop::Failed,
+                WriteStep::Wait(id) => return Stop::Wait(id),
+                WriteStep::Redirect(new) => (new, false),
+                WriteStep::Create => {
+                    if state.pending() >= MAX_PENDING {
+                        return Stop::Crowded;
+                    }
+                    let Some(new) = self.store.allocate() else { return Stop::Full };
+                    created.push(state.begin(Record { old: chunk, new }));
+                    self.copy_around(chunk, new, sector, count, job);
+                    (new, true)
+                }
+            };
+            let at = self.in_cow(new, sector);
+            runs.push(Run { disk: self.cow.clone(), at, count, offset: *done, fresh });
+            done.0 += count.0;
+        }
+        Stop::Done
+    }
+
+    /// Adds to a job what a write of `count` at `sector` leaves alone of its chunk.
+    fn copy_around(&self, chunk: Chunk, new: CowChunk, sector: Sector, count: Sectors, job: &mut Job) {
+        if mutant::is(Mutant::PartialNotCopied) {
+            return;
+        }
+        let (start, end) = (self.chunk_size.start_of(chunk), sector.plus(count));
+        let chunk_end = start.plus(self.origin_part(chunk));
+        for (from, to) in [(start, sector), (end, chunk_end)] {
+            if from < to {
+                let (count, at) = (Sectors(to.0 - from.0), self.in_cow(new, from));
+                job.parts.push(Part { from, count, to: self.cow.clone(), at, failed: false });
+            }
+        }
+    }
+
+    async fn write_stretch(
+        &self,
+        request: &Request,
+        fua: bool,
+        runs: &Runs,
+        job: &mut Job,
+        created: &[PendingId],
+    ) -> Result<(), TargetError> {
+        // The flush before the record covers fresh data; only data in chunks that exist needs FUA of its own.
+        let mut ios =
+            runs.start(|run| run.disk.write(run.at, run.count, payload(request, run.offset), fua && !run.fresh));
+        if !job.parts.is_empty() {
+            self.copy.run_parts(job, &self.origin, Flags::default()).await;
+        }
+        let (error, fresh_error) = finish(runs, &mut ios).await;
+        let copy_error = job.read_error.clone().or_else(|| job.write_error.clone()).or(fresh_error);
+        if !created.is_empty() {
+            self.count_copies(created.len() as u64, job.parts.iter().map(|part| part.count.bytes()).sum());
+            let ok = copy_error.is_none();
+            self.copied(created.iter().map(|id| (*id, ok)), copy_error);
+            for id in created {
+                if !mutant::is(Mutant::AckBeforeRecord) {
+                    self.pending_done(*id).await;
+                }
+            }
+            if self.health() == Health::Invalid {
+                return Err(TargetError::Invalid);
+            }
+        }
+        error.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn why_failed(&self) -> TargetError {
+        if self.health() == Health::Overflowed { TargetError::Full } else { TargetError::Invalid }
+    }
+
+    async fn cow_is_full_for_writer(&self) {
+        if self.options.on_full == OnFull::Overflow {
+            let first = self.health() == Health::Valid;
+            self.state.borrow_mut().overflow();
+            if first {
+                (self.listener)(Event::Overflowed);
+            }
+            return;
+        }
+        self.begin_invalidation(Cause::Full);
+        self.changed.until(|| (self.health() == Health::Invalid).then_some(())).await;
+    }
+}
