@@ -28,6 +28,8 @@ pub enum Mutant {
     InvalidMarkLate,
     /// The last slot of an area is used although the COW has no room for the next area.
     FullAreaWithoutSuccessor,
+    /// A snapshot joins while writes and discards of the origin are in flight.
+    JoinAmongWrites,
     /// The part of a chunk that a partial write leaves alone is not copied.
     PartialNotCopied,
 }

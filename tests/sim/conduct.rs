@@ -27,6 +27,8 @@ struct Rig {
     origin: Rc<Origin>,
     snaps: Vec<Rc<Snapshot>>,
     events: Rc<RefCell<Vec<String>>>,
+    /// Snapshots take discards and pass them down.
+    discards: bool,
 }
 
 /// One device of a rig.
@@ -53,7 +55,7 @@ impl Rig {
         let host: Rc<dyn Host> = world.host.clone();
         let copy = copy::Client::new(&world.executor, &host, None).unwrap();
         let origin = Origin::new(disk, copy.clone());
-        Rig { world, copy, origin, snaps: Vec::new(), events: Rc::default() }
+        Rig { world, copy, origin, snaps: Vec::new(), events: Rc::default(), discards: false }
     }
 
     /// Opens a snapshot; it has still to join the origin.
@@ -69,6 +71,7 @@ impl Rig {
         let (slot, events, executor) = (opened.clone(), self.events.clone(), self.world.executor.clone());
         let (host, copy): (Rc<dyn Host>, _) = (self.world.host.clone(), self.copy.clone());
         let origin: Disk = self.origin.disk().clone();
+        let (discard_zeroes_cow, discard_passdown_origin) = (self.discards, self.discards);
         self.world.executor.spawn(async move {
             let parts = Parts {
                 executor: &executor,
@@ -81,7 +84,7 @@ impl Rig {
                 overwrite: false,
                 lost: false,
                 len: None,
-                options: Options { on_full, discard_zeroes_cow: false, discard_passdown_origin: false },
+                options: Options { on_full, discard_zeroes_cow, discard_passdown_origin },
                 listener: Rc::new(move |event| events.borrow_mut().push(event.to_string())),
             };
             let snap = Snapshot::open(parts).await.unwrap();
@@ -120,10 +123,11 @@ impl Rig {
         }
     }
 
-    /// Starts a write or, with `id` zero, a read.
+    /// Starts a write, with `id` zero a read, with [`pattern::DISCARD`] a discard.
     fn start(&self, device: usize, id: u32, first: u64, count: u64) -> Slot<Result<Vec<SectorData>, TargetError>> {
         let (kind, bytes) = match id {
             0 => (RequestKind::Read, vec![0; usize::try_from(count * 512).unwrap()]),
+            pattern::DISCARD => (RequestKind::Discard, Vec::new()),
             _ => (RequestKind::Write { fua: false }, pattern::payload(id, first, count)),
         };
         let payload = self.world.host.add_payload(bytes);
@@ -290,5 +294,46 @@ fn join_under_load(seed: u64, temper: Temper) {
 fn a_snapshot_that_joins_a_busy_origin_shows_one_moment() {
     for seed in 0..3000 {
         join_under_load(crate::seed_base() + seed, Temper::RANDOM[usize::try_from(seed % 3).unwrap()]);
+    }
+}
+
+/// The same for discards that a snapshot passes down to the origin: one that joins shows each range either before or
+/// after its discard, and goes on doing so. `Err` tells what it showed.
+pub fn join_among_discards(seed: u64, temper: Temper) -> Result<(), String> {
+    let mut rig = Rig::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, seed, temper);
+    rig.discards = true;
+    rig.add(2, 60, OnFull::Invalidate, calm());
+    let late = rig.open(4, 60, OnFull::Invalidate, calm());
+    let discards = [(0, 4), (5, 3), (10, 2)].map(|(first, count)| rig.start(1, pattern::DISCARD, first, count));
+    let joined = rig.join(&late);
+    for _ in 0..seed % 40 {
+        rig.world.step(false);
+    }
+    let settled = joined.borrow().is_some();
+    let read = rig.start(2, 0, 0, 12);
+    assert!(rig.world.run(10_000));
+    assert!(discards.iter().all(|discard| matches!(*discard.borrow(), Some(Ok(_)))));
+    let shown = rig.run(2, 0, 0, 12).unwrap();
+    if settled && read.borrow_mut().take().unwrap().unwrap() != shown {
+        return Err(format!("seed {seed} {temper:?}: a snapshot of a moment has changed by a discard"));
+    }
+    // It has company now: what is discarded stays in the snapshot it is discarded from.
+    rig.run(1, pattern::DISCARD, 0, 12).unwrap();
+    assert_eq!(rig.run(2, 0, 0, 12).unwrap(), shown, "seed {seed} {temper:?}");
+    drop(late);
+    rig.close();
+    Ok(())
+}
+
+#[test]
+fn a_discard_reaches_the_origin_only_while_it_has_one_snapshot() {
+    let mut rig = Rig::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, 0, Temper::InOrder);
+    rig.discards = true;
+    rig.add(2, 60, OnFull::Invalidate, calm());
+    rig.run(1, pattern::DISCARD, 2, 4).unwrap();
+    assert_eq!(rig.run(0, 0, 1, 2).unwrap(), [pattern::sector(pattern::ORIGIN, 1), SectorData::zero()]);
+    for seed in 0..3000 {
+        let temper = Temper::RANDOM[usize::try_from(seed % 3).unwrap()];
+        join_among_discards(crate::seed_base() + seed, temper).unwrap();
     }
 }

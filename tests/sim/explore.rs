@@ -201,6 +201,7 @@ impl Run<'_> {
             Kind::Flush => (RequestKind::Flush, self.model.submit(true), Vec::new()),
             Kind::Discard => {
                 let ticket = self.model.submit_write(op.device, pattern::DISCARD, op.first, op.count, false);
+                self.model.may_be_discarded_below(op.first, op.count);
                 (RequestKind::Discard, ticket, Vec::new())
             }
             Kind::Write(fua) => {

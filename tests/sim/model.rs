@@ -186,6 +186,15 @@ impl Model {
         Ticket::Write(writes.len() - 1)
     }
 
+    /// A discard of the only snapshot may reach the origin, now or at any later time.
+    pub fn may_be_discarded_below(&mut self, first: u64, count: u64) {
+        if self.snaps.len() == 1 {
+            let (id, submitted) = (pattern::DISCARD, self.now);
+            let write = Write { id, first, end: first + count, fua: false, submitted, acked: None, flushed: false };
+            self.origin.writes.push(write);
+        }
+    }
+
     /// A flush or read is submitted.
     pub fn submit(&mut self, flush: bool) -> Ticket {
         self.now += 1;

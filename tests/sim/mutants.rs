@@ -3,13 +3,14 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use dm_targets::mutant::{self, Mutant};
+use dm_targets::sim::world::Temper;
 
 use crate::conduct;
 use crate::explore::{Case, explore};
 use crate::{faults, named, seeded, short};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 12] = [
+const MUTANTS: [(Mutant, &str); 13] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -21,8 +22,26 @@ const MUTANTS: [(Mutant, &str); 12] = [
     (Mutant::AckBeforeRecord, "short"),
     (Mutant::InvalidMarkLate, "invalidation"),
     (Mutant::FullAreaWithoutSuccessor, "full"),
+    (Mutant::JoinAmongWrites, "conduct"),
     (Mutant::PartialNotCopied, "short"),
 ];
+
+/// What the tests of [`conduct`] notice of a mutant that no workload of one family can show.
+fn kill_in_conduct(mutant: Mutant) -> Option<String> {
+    mutant::set(Some(mutant));
+    let fault = match mutant {
+        Mutant::StaleTailKept => match conduct::exceptions_before_a_stale_block() {
+            32 => None,
+            shown => Some(format!("{shown} exceptions are shown, 32 were written")),
+        },
+        Mutant::JoinAmongWrites => {
+            (0..3000).find_map(|seed| conduct::join_among_discards(seed, Temper::Priorities).err())
+        }
+        _ => None,
+    };
+    mutant::set(None);
+    fault
+}
 
 /// What a run that notices says.
 fn kill(mutant: Mutant, case: &Case) -> Option<(String, Vec<String>)> {
@@ -50,15 +69,10 @@ fn every_mutant_is_killed() {
     let mut killed = 0;
     for (mutant, first) in MUTANTS {
         let mut tried = 0;
-        if mutant == Mutant::StaleTailKept {
-            mutant::set(Some(mutant));
-            let shown = catch_unwind(conduct::exceptions_before_a_stale_block);
-            mutant::set(None);
-            if !matches!(shown, Ok(32)) {
-                println!("mutant {mutant:?} killed by a stale block: {shown:?} exceptions are shown, 32 were written");
-                killed += 1;
-                continue;
-            }
+        if let Some(fault) = kill_in_conduct(mutant) {
+            println!("mutant {mutant:?} killed by conduct: {fault}");
+            killed += 1;
+            continue;
         }
         let kill = workloads(first).find_map(|(name, case)| {
             tried += 1;

@@ -224,6 +224,14 @@ pub fn discards() -> Vec<Case> {
     ] {
         cases.extend(seeds(&setup, &images, &ops, 16));
     }
+    let alone = Setup { discards: true, ..Setup::single(7, 2, 20) };
+    let images = alone.created_images().unwrap();
+    for ops in [
+        vec![discard(1, 0, 4), write(0, 1, 2), write(0, 4, 2), read(1, 4, 3)],
+        vec![write(1, 0, 4), discard(1, 1, 5), write_fua(0, 2, 3), flush(0), read(1, 0, 1)],
+    ] {
+        cases.extend(seeds(&alone, &images, &ops, 16));
+    }
     cases
 }
 

@@ -45,7 +45,7 @@ pub struct Setup {
     pub volatile: bool,
     /// Once everything is open the machine has no buffer left: copies must do with their reserve.
     pub scarce: bool,
-    /// Whole-chunk discards of snapshots write zeroes.
+    /// Whole-chunk discards of snapshots write zeroes, and are passed down to the origin where it has one snapshot.
     pub discards: bool,
 }
 
@@ -72,7 +72,8 @@ impl Setup {
     /// How its disks behave.
     pub fn disk_config(&self, immediate: bool) -> DiskConfig {
         let (logical_block_bytes, volatile_cache) = (self.block_bytes, self.volatile);
-        DiskConfig { logical_block_bytes, volatile_cache, immediate, ..DiskConfig::default() }
+        let max_discard = if self.discards { Sectors(self.origin_sectors) } else { Sectors(0) };
+        DiskConfig { logical_block_bytes, volatile_cache, max_discard, immediate, ..DiskConfig::default() }
     }
 
     /// The origin before anything happened, and COWs that an earlier, larger snapshot has left behind: every sector
@@ -141,8 +142,11 @@ impl Stack {
         snap: &SnapSetup,
         cow: &Disk,
     ) -> Result<(), String> {
-        let options =
-            Options { on_full: snap.on_full, discard_zeroes_cow: self.discards, discard_passdown_origin: false };
+        let options = Options {
+            on_full: snap.on_full,
+            discard_zeroes_cow: self.discards,
+            discard_passdown_origin: self.discards,
+        };
         let failed = Rc::new(Cell::new(false));
         self.mark_failed.push(failed.clone());
         let parts = Parts {

@@ -9,23 +9,63 @@ use std::rc::Rc;
 use super::exceptions::{OriginStep, PendingId};
 use super::target::{Crowded, Snapshot};
 use crate::copy::{self, Flags, Job};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskError, Io};
 use crate::exec::WaitQueue;
+use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, pass_through};
 use crate::units::{Chunk, Sectors};
 
 /// One exception that a write created.
 type Created = (Rc<Snapshot>, PendingId);
 
+/// Counts what is changing the origin, and holds it back while a snapshot joins.
+#[derive(Default)]
+pub(super) struct Gate {
+    /// Changes that have been let through and not completed.
+    inside: Cell<usize>,
+    held: Cell<bool>,
+    changed: WaitQueue,
+}
+
+impl Gate {
+    /// Waits until no snapshot is joining.
+    pub(super) async fn open(&self) {
+        if self.held.get() {
+            self.changed.until(|| (!self.held.get()).then_some(())).await;
+        }
+    }
+
+    /// Carries out a change. Whoever asked whether it may happen must not have awaited since.
+    pub(super) async fn pass(&self, change: Io) -> Result<(), DiskError> {
+        self.inside.set(self.inside.get() + 1);
+        let result = change.await;
+        self.inside.set(self.inside.get() - 1);
+        if self.held.get() {
+            self.changed.wake_all();
+        }
+        result
+    }
+
+    /// Holds back new changes, one caller at a time, and waits until those inside have completed.
+    async fn hold(&self) {
+        self.changed.until(|| (!self.held.replace(true)).then_some(())).await;
+        if !mutant::is(Mutant::JoinAmongWrites) {
+            self.changed.until(|| (self.inside.get() == 0).then_some(())).await;
+        }
+    }
+
+    fn release(&self) {
+        self.held.set(false);
+        self.changed.wake_all();
+    }
+}
+
 /// A disk and its snapshots.
 pub struct Origin {
     disk: Disk,
     copy: copy::Client,
     snapshots: RefCell<Vec<Rc<Snapshot>>>,
-    /// Writes that have been let through and not completed.
-    writing: Cell<usize>,
-    held: Cell<bool>,
-    changed: WaitQueue,
+    gate: Rc<Gate>,
     /// Lists of created exceptions, kept for the next write.
     lists: RefCell<Vec<Vec<Created>>>,
 }
@@ -41,15 +81,7 @@ enum Obstacle {
 impl Origin {
     /// An origin without snapshots.
     pub fn new(disk: Disk, copy: copy::Client) -> Rc<Origin> {
-        Rc::new(Origin {
-            disk,
-            copy,
-            snapshots: RefCell::default(),
-            writing: Cell::new(0),
-            held: Cell::new(false),
-            changed: WaitQueue::default(),
-            lists: RefCell::default(),
-        })
+        Rc::new(Origin { disk, copy, snapshots: RefCell::default(), gate: Rc::default(), lists: RefCell::default() })
     }
 
     /// The disk.
@@ -65,13 +97,10 @@ impl Origin {
     /// Adds a snapshot at a moment when no write is in flight: what was acknowledged before is in the snapshot, what
     /// starts afterwards is not.
     pub async fn join(&self, snapshot: Rc<Snapshot>) {
-        // Joins wait for one another: each needs the hold to itself.
-        self.changed.until(|| (!self.held.replace(true)).then_some(())).await;
-        self.changed.until(|| (self.writing.get() == 0).then_some(())).await;
+        self.gate.hold().await;
         self.snapshots.borrow_mut().push(snapshot);
         self.tell_who_is_alone();
-        self.held.set(false);
-        self.changed.wake_all();
+        self.gate.release();
     }
 
     /// Takes a snapshot out; writes no longer preserve anything for it.
@@ -82,7 +111,8 @@ impl Origin {
 
     fn tell_who_is_alone(&self) {
         let snapshots = self.snapshots.borrow();
-        snapshots.iter().for_each(|snapshot| snapshot.set_alone(snapshots.len() == 1));
+        let alone = snapshots.len() == 1;
+        snapshots.iter().for_each(|snapshot| snapshot.set_alone(alone.then(|| self.gate.clone())));
     }
 
     /// Carries a request out. When this returns, nothing of the request is in flight any more.
@@ -98,9 +128,7 @@ impl Origin {
 
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
         loop {
-            if self.held.get() {
-                self.changed.until(|| (!self.held.get()).then_some(())).await;
-            }
+            self.gate.open().await;
             let mut job = self.copy.job();
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
             let obstacle = self.decide(request, &mut job, &mut created);
@@ -120,13 +148,7 @@ impl Origin {
             }
         }
         // No await since the decision: I5.
-        self.writing.set(self.writing.get() + 1);
-        let result = pass_through(&self.disk, request).await;
-        self.writing.set(self.writing.get() - 1);
-        if self.held.get() {
-            self.changed.wake_all();
-        }
-        Ok(result?)
+        Ok(self.gate.pass(pass_through(&self.disk, request)).await?)
     }
 
     /// Asks every snapshot about every chunk of a write. Creates the exceptions that are missing, with their copies in

@@ -85,17 +85,24 @@ impl Snapshot {
     }
 
     /// Discards the origin's range as well. The kernel does so under all other snapshots of the origin, which then show
-    /// undefined data; here a discard stays in this snapshot as long as there are others.
+    /// undefined data; here a discard stays in this snapshot as long as there are others, and one that joins meanwhile
+    /// waits for it as it waits for writes.
     async fn pass_discard_down(&self, request: &Request) -> Result<(), TargetError> {
         let limits = self.origin.limits();
         let able = limits.max_discard >= request.count && !limits.read_only;
-        if !self.options.discard_passdown_origin || !self.alone.get() || !able {
+        if !self.options.discard_passdown_origin || !able {
+            return Ok(());
+        }
+        let Some(gate) = self.alone.borrow().clone() else { return Ok(()) };
+        gate.open().await;
+        // Another snapshot may have joined meanwhile.
+        if self.alone.borrow().is_none() {
             return Ok(());
         }
         let last = Sector(request.sector.0 + request.count.0.saturating_sub(1));
         let (first, last) = (self.chunk_size.chunk_of(request.sector), self.chunk_size.chunk_of(last));
         let key = self.state.borrow_mut().track_read(first, last);
-        let result = pass_through(&self.origin, request).await;
+        let result = gate.pass(pass_through(&self.origin, request)).await;
         self.state.borrow_mut().untrack_read(key);
         self.changed.wake_all();
         Ok(result?)

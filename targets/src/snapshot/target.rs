@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health, OriginStep, PendingId};
 use super::format::{Record, Usage};
+use super::origin::Gate;
 use super::store::{OpenStore, Store, StoreError};
 use super::{Cause, Event};
 use crate::copy::{self, Job, Part};
@@ -93,8 +94,8 @@ pub struct Snapshot {
     pub(super) cause: RefCell<Option<Cause>>,
     pub(super) closing: Cell<bool>,
     pub(super) ended: Cell<bool>,
-    /// The origin has no other snapshot.
-    pub(super) alone: Cell<bool>,
+    /// The way to the origin, while that has no other snapshot.
+    pub(super) alone: RefCell<Option<Rc<Gate>>>,
     pub(super) announced: Cell<u8>,
     pub(super) stats: Cell<Stats>,
     /// Lists of created exceptions, kept for the next request.
@@ -133,7 +134,7 @@ impl Snapshot {
             cause: RefCell::default(),
             closing: Cell::new(false),
             ended: Cell::new(false),
-            alone: Cell::new(false),
+            alone: RefCell::default(),
             announced: Cell::new(0),
             stats: Cell::default(),
             lists: RefCell::default(),
@@ -315,9 +316,9 @@ impl Snapshot {
         }
     }
 
-    /// Says whether the origin has no other snapshot.
-    pub(super) fn set_alone(&self, alone: bool) {
-        self.alone.set(alone);
+    /// Gives the way to the origin when that has no other snapshot, and takes it when it gets one.
+    pub(super) fn set_alone(&self, gate: Option<Rc<Gate>>) {
+        self.alone.replace(gate);
     }
 }
 
