@@ -259,8 +259,25 @@ impl Server {
     /// The data thread's own hold on a snapshot is no longer needed.
     fn forget_ticket(&self, prepared: &Prepared) -> Result<(), Failure> {
         let Some(ticket) = prepared.ticket else { return Ok(()) };
-        let forget = move |family: Rc<Family>| async move { drop(family.opened.borrow_mut().remove(&ticket)) };
+        let forget = move |family: Rc<Family>| async move {
+            if let Some(snapshot) = family.opened.borrow_mut().remove(&ticket) {
+                snapshot.store().keep();
+            }
+        };
         self.family.call(forget).map_err(|error| error.to_string())
+    }
+
+    /// Puts back what the store of a snapshot that gets no device has overwritten.
+    fn unmake(&self, prepared: &Prepared) -> Result<(), Failure> {
+        let Some(ticket) = prepared.ticket else { return Ok(()) };
+        let unmake = move |family: Rc<Family>| async move {
+            let snapshot = family.opened.borrow().get(&ticket).cloned();
+            match snapshot {
+                Some(snapshot) => snapshot.store().unmake().await.map_err(|error| error.to_string()),
+                None => Ok(()),
+            }
+        };
+        self.family.call(unmake).map_err(|error| error.to_string())?
     }
 
     fn keep(&mut self, prepared: Prepared, info: DeviceInfo, name: Option<String>) {
@@ -358,7 +375,7 @@ impl Server {
         let info = device::add(&mut self.control, &prepared.common, &prepared.params, zero_copy)?;
         let started = self.serve(&info, prepared).and_then(|()| device::start(&mut self.control, info.id, false));
         if let Err(error) = started {
-            if let Err(error) = self.take_down(info.id, true) {
+            if let Err(error) = self.take_down(info.id, true).and_then(|()| self.unmake(prepared)) {
                 log::warn!("{error}");
             }
             return Err(error);

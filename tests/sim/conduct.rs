@@ -236,6 +236,26 @@ fn a_cow_with_larger_blocks_than_the_origin_keeps_its_last_short_chunk() {
     assert_eq!(rig.snaps[0].health(), Health::Valid, "{:?}", rig.events);
 }
 
+#[test]
+fn a_store_that_is_not_wanted_leaves_the_cow_as_it_was() {
+    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let before = Image::from_fn(Sectors(40), |at| match at {
+        0 => SectorData::zero(),
+        _ => pattern::sector(pattern::PREPARED, at),
+    });
+    for wanted in [false, true] {
+        let snap = rig.open_image(8, before.clone(), OnFull::Invalidate, calm());
+        let cow = rig.world.disks()[rig.world.disks().len() - 1].clone();
+        assert_ne!(cow.visible(), before, "there is a store");
+        if wanted {
+            snap.store().keep();
+        }
+        rig.world.executor.spawn(async move { snap.store().unmake().await.unwrap() });
+        rig.world.run(10_000);
+        assert_eq!(cow.visible() == before, !wanted);
+    }
+}
+
 /// Exceptions that a store shows after its first block of records has been filled up, when the next block held old
 /// records behind the terminator: 32, unless they come back. Chunks of two sectors have areas of two blocks.
 pub fn exceptions_before_a_stale_block() -> usize {

@@ -32,8 +32,10 @@
 //! borrowed across an await.
 
 mod commit;
+mod creation;
 pub mod exceptions;
 pub mod format;
+mod load;
 pub mod origin;
 mod read;
 mod runs;
