@@ -65,6 +65,26 @@ pub enum Verb {
         /// Name, ublk id or /dev/ublkbN; all if none is given
         devices: Vec<String>,
     },
+    /// Hold a device's I/O back and wait for what is in flight
+    Suspend {
+        /// Name, ublk id or /dev/ublkbN
+        device: String,
+        /// Requests that the target holds go back and wait for the next table, instead of failing
+        #[arg(long)]
+        noflush: bool,
+    },
+    /// Let a suspended device's I/O go on
+    Resume {
+        /// Name, ublk id or /dev/ublkbN
+        device: String,
+    },
+    /// Wait for a device's next event and print the count of its events
+    Wait {
+        /// Name, ublk id or /dev/ublkbN
+        device: String,
+        /// Return at once if there have been others than so many [default: as many as there are now]
+        event_nr: Option<u32>,
+    },
     /// Take over devices whose server has died; I/O that waits goes on
     Recover {
         /// Name, ublk id or /dev/ublkbN

@@ -48,6 +48,9 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::List { json } => list(json)?,
         Verb::Status { devices, json } => status(&devices, json)?,
         Verb::Table { devices } => lines(&devices, |device| device.table.clone())?,
+        Verb::Suspend { device, noflush } => drop(ask(&device, |id| Question::Suspend { id, noflush })?),
+        Verb::Resume { device } => drop(ask(&device, |id| Question::Resume { id })?),
+        Verb::Wait { device, event_nr } => wait(&device, event_nr)?,
         Verb::Recover { devices, all } => recover(&devices, all)?,
         Verb::Copy { from, to, throttle, json, force } => return transfer::copy(&from, &to, throttle, json, force),
         Verb::Zero { to, json, force } => return transfer::zero(&to, json, force),
@@ -240,9 +243,33 @@ pub fn print_added(answer: Answer) -> Result<(), Failure> {
     match answer {
         Answer::Added { path } => print(&path),
         Answer::Failed { message } => return Err(message.into()),
-        Answer::Deleted | Answer::Recovered | Answer::Devices(_) => {
-            return Err("the server gave an answer to another question".to_owned().into());
-        }
+        _ => return Err(other_answer()),
+    }
+    Ok(())
+}
+
+fn other_answer() -> Failure {
+    "the server gave an answer to another question".to_owned().into()
+}
+
+/// Asks the server of a device.
+fn ask(word: &str, question: impl FnOnce(u32) -> Question) -> Result<Answer, Failure> {
+    let rundir = open_rundir()?;
+    let device = select(&rundir, &[word.to_owned()])?.remove(0);
+    let has =
+        |server: &Server| server.state.iter().any(|state| state.devices.iter().any(|other| other.id == device.id));
+    let server = rundir.servers()?.into_iter().find(has).and_then(|server| server.connection);
+    let gone = || format!("/dev/ublkb{}: its server has died; see `ublk-dm recover`", device.id);
+    match proto::ask(server.ok_or_else(gone)?, &question(device.id))? {
+        Answer::Failed { message } => Err(message.into()),
+        answer => Ok(answer),
+    }
+}
+
+fn wait(word: &str, events: Option<u32>) -> Result<(), Failure> {
+    match ask(word, |id| Question::Wait { id, events })? {
+        Answer::Events(count) => print(&count.to_string()),
+        _ => return Err(other_answer()),
     }
     Ok(())
 }
@@ -317,10 +344,11 @@ fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
             .collect();
         match server.connection {
             _ if ids.is_empty() => {}
-            Some(connection) => match proto::ask(connection, &Question::Del { ids, force })? {
-                Answer::Failed { message } => return Err(message.into()),
-                Answer::Added { .. } | Answer::Deleted | Answer::Recovered | Answer::Devices(_) => {}
-            },
+            Some(connection) => {
+                if let Answer::Failed { message } = proto::ask(connection, &Question::Del { ids, force })? {
+                    return Err(message.into());
+                }
+            }
             None => del_orphans(&rundir, &server, &ids, force)?,
         }
     }

@@ -16,7 +16,7 @@ use std::task::Poll;
 
 use dm_targets::copy;
 use dm_targets::disk::{Disk, Limits};
-use dm_targets::exec::Executor;
+use dm_targets::exec::{Executor, WaitQueue};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Snapshot;
@@ -34,10 +34,16 @@ struct Mailbox {
     stop: bool,
 }
 
-/// The control thread's end of a data thread.
-pub struct FamilyHandle {
+/// What other threads reach a data thread by.
+#[derive(Clone)]
+pub struct Caller {
     mailbox: Arc<Mutex<Mailbox>>,
     wake: Arc<OwnedFd>,
+}
+
+/// The control thread's end of a data thread.
+pub struct FamilyHandle {
+    caller: Caller,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -57,6 +63,61 @@ impl Served {
             Served::Origin(origin) => origin.handle(request).await,
         }
     }
+
+    /// Writes what the target needs to be used, and starts its tasks.
+    pub async fn activate(&self, executor: &Executor) -> Result<(), String> {
+        match self {
+            Served::Snapshot(snapshot) => snapshot.activate(executor).await.map_err(|error| error.to_string()),
+            Served::Origin(_) => Ok(()),
+        }
+    }
+
+    /// Waits until nothing of the target is in flight and its tasks have ended.
+    pub async fn close(&self) {
+        match self {
+            Served::Snapshot(snapshot) => snapshot.close().await,
+            Served::Origin(_) => {}
+        }
+    }
+}
+
+/// What has happened to a device that an administrator may be waiting for.
+#[derive(Default)]
+pub struct Events {
+    count: Cell<u32>,
+    gone: Cell<bool>,
+    changed: WaitQueue,
+}
+
+impl Events {
+    /// How many there were.
+    pub fn count(&self) -> u32 {
+        self.count.get()
+    }
+
+    /// Counts one.
+    pub fn happen(&self) {
+        self.count.set(self.count.get().wrapping_add(1));
+        self.changed.wake_all();
+    }
+
+    /// Waits until there are others than so many and gives their count; `None` when the device is gone.
+    pub async fn after(&self, seen: u32) -> Option<u32> {
+        let other = |count: u32| (count != seen).then_some(Some(count));
+        self.changed.until(|| if self.gone.get() { Some(None) } else { other(self.count.get()) }).await
+    }
+
+    fn end(&self) {
+        self.gone.set(true);
+        self.changed.wake_all();
+    }
+}
+
+/// A target that has been opened, and its events.
+#[derive(Clone)]
+pub struct Opened {
+    pub served: Served,
+    pub events: Rc<Events>,
 }
 
 /// What went through a device since it was added.
@@ -74,9 +135,15 @@ pub struct DeviceStats {
 /// A device whose queues are served.
 pub struct Device {
     pub served: Served,
+    pub events: Rc<Events>,
     queues: Vec<Rc<Queue>>,
     stats: Cell<DeviceStats>,
     name: String,
+    /// Requests wait.
+    suspended: Cell<bool>,
+    /// Requests that the target has.
+    inside: Cell<usize>,
+    changed: WaitQueue,
 }
 
 /// Everything on the data thread.
@@ -89,8 +156,8 @@ pub struct Family {
     pub copy: copy::Client,
     /// The origin, present from the first target on.
     pub origin: RefCell<Option<Rc<Origin>>>,
-    /// Snapshots opened and not yet given a device, by ticket.
-    pub opened: RefCell<HashMap<u64, Rc<Snapshot>>>,
+    /// Targets opened and not yet given a device, by ticket.
+    pub opened: RefCell<HashMap<u64, Opened>>,
     /// Devices by ublk id.
     pub devices: RefCell<HashMap<u32, Rc<Device>>>,
 }
@@ -120,9 +187,32 @@ impl FamilyHandle {
             }
         })?;
         started.recv().unwrap_or_else(|_| Err(io::Error::other("the data thread ended at once")))?;
-        Ok(FamilyHandle { mailbox, wake, thread: Some(thread) })
+        Ok(FamilyHandle { caller: Caller { mailbox, wake }, thread: Some(thread) })
     }
 
+    /// For other threads.
+    pub fn caller(&self) -> Caller {
+        self.caller.clone()
+    }
+
+    /// As [`Caller::call`].
+    pub fn call<T, F>(&self, job: impl FnOnce(Rc<Family>) -> F + Send + 'static) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        self.caller.call(job)
+    }
+
+    /// Ends the thread. Its devices must be gone.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.caller.post(|mailbox| mailbox.stop = true)?;
+        let thread = self.thread.take();
+        thread.map_or(Ok(()), |thread| thread.join().map_err(|_| io::Error::other("the data thread panicked")))
+    }
+}
+
+impl Caller {
     /// Runs a closure on the data thread and waits for what its future gives.
     pub fn call<T, F>(&self, job: impl FnOnce(Rc<Family>) -> F + Send + 'static) -> io::Result<T>
     where
@@ -144,13 +234,6 @@ impl FamilyHandle {
         // SAFETY: the descriptor is open as long as `self`, and the buffer is eight bytes.
         let written = unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
         if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
-    /// Ends the thread. Its devices must be gone.
-    pub fn stop(mut self) -> io::Result<()> {
-        self.post(|mailbox| mailbox.stop = true)?;
-        let thread = self.thread.take();
-        thread.map_or(Ok(()), |thread| thread.join().map_err(|_| io::Error::other("the data thread panicked")))
     }
 }
 
@@ -223,11 +306,21 @@ impl Family {
     }
 
     /// Starts serving a device's queues. Requests come once the kernel starts the device.
-    pub fn serve(&self, id: u32, name: &str, file: File, queues: &[QueueOptions], served: Served) -> io::Result<()> {
+    pub fn serve(&self, id: u32, name: &str, file: File, queues: &[QueueOptions], opened: Opened) -> io::Result<()> {
         let file = Rc::new(file);
         let open = |options| Queue::open(&self.ring, &file, options);
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
-        let device = Rc::new(Device { served, queues, stats: Cell::default(), name: name.to_owned() });
+        let Opened { served, events } = opened;
+        let device = Rc::new(Device {
+            served,
+            events,
+            queues,
+            stats: Cell::default(),
+            name: name.to_owned(),
+            suspended: Cell::new(false),
+            inside: Cell::new(0),
+            changed: WaitQueue::default(),
+        });
         for queue in &device.queues {
             for tag in 0..queue.depth() {
                 let (queue, device) = (queue.clone(), device.clone());
@@ -239,24 +332,49 @@ impl Family {
         Ok(())
     }
 
-    /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after.
-    pub async fn remove(&self, id: u32) {
-        let Some(device) = self.devices.borrow_mut().remove(&id) else { return };
-        for queue in &device.queues {
-            queue.all_ended().await;
-        }
-        if let Served::Snapshot(snapshot) = &device.served {
-            self.drop_snapshot(snapshot).await;
+    /// Adds a snapshot to the family's origin.
+    pub async fn join(&self, snapshot: Rc<Snapshot>) {
+        let origin = self.origin.borrow().clone();
+        if let Some(origin) = origin {
+            origin.join(snapshot).await;
         }
     }
 
-    /// Takes a snapshot out of its origin and waits until nothing of it is in flight.
-    pub async fn drop_snapshot(&self, snapshot: &Rc<Snapshot>) {
-        let origin = self.origin.borrow().clone();
-        if let Some(origin) = origin {
+    fn device(&self, id: u32) -> Option<Rc<Device>> {
+        self.devices.borrow().get(&id).cloned()
+    }
+
+    /// Holds a device's new requests back and waits for those that its target has.
+    pub async fn suspend(&self, id: u32, _noflush: bool) {
+        let Some(device) = self.device(id) else { return };
+        device.suspended.set(true);
+        device.changed.until(|| (device.inside.get() == 0).then_some(())).await;
+    }
+
+    /// Lets a device's requests go on.
+    pub async fn resume(&self, id: u32) {
+        let Some(device) = self.device(id) else { return };
+        device.suspended.set(false);
+        device.changed.wake_all();
+    }
+
+    /// Prepares a device for its end: nothing of it may wait any longer.
+    pub async fn let_go(&self, id: u32) {
+        self.resume(id).await;
+    }
+
+    /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after.
+    pub async fn remove(&self, id: u32) {
+        let Some(device) = self.devices.borrow_mut().remove(&id) else { return };
+        device.events.end();
+        for queue in &device.queues {
+            queue.all_ended().await;
+        }
+        // Writes of the origin no longer preserve anything for a snapshot without a device.
+        if let (Served::Snapshot(snapshot), Some(origin)) = (&device.served, &*self.origin.borrow()) {
             origin.leave(snapshot);
         }
-        snapshot.close().await;
+        device.served.close().await;
     }
 }
 
@@ -266,9 +384,27 @@ impl Device {
         self.stats.get()
     }
 
+    /// Whether requests are held back.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended.get()
+    }
+
+    async fn pass(&self, request: &Request) -> Result<(), TargetError> {
+        if self.suspended.get() {
+            self.changed.until(|| (!self.suspended.get()).then_some(())).await;
+        }
+        self.inside.set(self.inside.get() + 1);
+        let result = self.served.handle(request).await;
+        self.inside.set(self.inside.get() - 1);
+        if self.suspended.get() {
+            self.changed.wake_all();
+        }
+        result
+    }
+
     async fn handle(&self, descriptor: &Descriptor) -> i32 {
         let Some(request) = &descriptor.request else { return -libc::EOPNOTSUPP };
-        let result = self.served.handle(request).await;
+        let result = self.pass(request).await;
         let mut stats = self.stats.get();
         let bytes = request.count.bytes();
         match request.kind {

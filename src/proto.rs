@@ -56,6 +56,20 @@ pub enum Question {
     },
     /// All about its devices.
     Report,
+    /// Hold a device's requests back and wait for those in flight.
+    Suspend {
+        id: u32,
+        noflush: bool,
+    },
+    /// Let them through again, to the table that was loaded if one was.
+    Resume {
+        id: u32,
+    },
+    /// Wait until a device has had more events than that.
+    Wait {
+        id: u32,
+        events: Option<u32>,
+    },
     /// End, deleting every device.
     Shutdown,
 }
@@ -79,6 +93,8 @@ pub enum Answer {
     Added { path: String },
     Deleted,
     Recovered,
+    Done,
+    Events(u32),
     Devices(Vec<DeviceReport>),
     Failed { message: String },
 }

@@ -7,9 +7,9 @@ use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
 
 use crate::device;
-use crate::family::{DeviceStats, Served};
+use crate::family::{Device, DeviceStats, Served};
 use crate::proto::DeviceReport;
-use crate::server::{Entry, Failure, Server};
+use crate::server::{Entry, Failure, Over, Server};
 
 /// What the data thread knows of a device.
 struct Facts {
@@ -17,6 +17,8 @@ struct Facts {
     size: Sectors,
     logical_block_bytes: u32,
     stats: DeviceStats,
+    suspended: bool,
+    events: u32,
     copies: u64,
     copy_bytes: u64,
     commits: u64,
@@ -35,25 +37,27 @@ struct SnapshotFacts {
 pub fn devices(server: &Server) -> Result<Vec<DeviceReport>, Failure> {
     let facts = server.family.call(|family| async move {
         let devices = family.devices.borrow();
-        devices.iter().map(|(id, device)| facts(*id, &device.served, device.stats())).collect::<Vec<_>>()
+        devices.iter().map(|(id, device)| facts(*id, device)).collect::<Vec<_>>()
     });
     let facts = facts.map_err(|error| error.to_string())?;
     let of = |id: u32| facts.iter().find(|facts| facts.id == id);
     Ok(server.devices.iter().filter_map(|(id, entry)| Some(report(entry, of(*id)?))).collect())
 }
 
-fn facts(id: u32, served: &Served, stats: DeviceStats) -> Facts {
+fn facts(id: u32, device: &Device) -> Facts {
     let mut facts = Facts {
         id,
         size: Sectors(0),
         logical_block_bytes: 512,
-        stats,
+        stats: device.stats(),
+        suspended: device.is_suspended(),
+        events: device.events.count(),
         copies: 0,
         copy_bytes: 0,
         commits: 0,
         snapshot: None,
     };
-    match served {
+    match &device.served {
         Served::Origin(origin) => {
             facts.size = origin.disk().size();
             facts.logical_block_bytes = origin.disk().limits().logical_block_bytes;
@@ -92,14 +96,15 @@ fn report(entry: &Entry, facts: &Facts) -> DeviceReport {
 
 /// The device's target and its parameters in effect.
 fn target(entry: &Entry, facts: &Facts) -> Target {
-    let origin = entry.origin.on_table_line(&entry.origin_path);
-    let (Some(snapshot), Some((id, path))) = (&facts.snapshot, &entry.cow) else {
-        return Target::SnapshotOrigin { origin };
+    let (origin, cow) = match &entry.over {
+        Over::Origin { origin } => (origin.on_table_line(), String::new()),
+        Over::Snapshot { origin, cow } => (origin.on_table_line(), cow.on_table_line()),
     };
+    let Some(snapshot) = &facts.snapshot else { return Target::SnapshotOrigin { origin } };
     let overflow = snapshot.options.on_full == OnFull::Overflow;
     Target::Snapshot(table::Snapshot {
         origin,
-        cow: id.on_table_line(path),
+        cow,
         store: if snapshot.persistent { StoreType::Persistent { overflow } } else { StoreType::Transient },
         chunk_size: Some(snapshot.chunk_size),
         discard_zeroes_cow: snapshot.options.discard_zeroes_cow,
@@ -110,10 +115,14 @@ fn target(entry: &Entry, facts: &Facts) -> Target {
 fn object(entry: &Entry, facts: &Facts) -> Value {
     let id = facts.id;
     let block = format!("/dev/ublkb{id}");
+    let over = match &entry.over {
+        Over::Origin { origin } => (&origin.path, None),
+        Over::Snapshot { origin, cow } => (&origin.path, Some(&cow.path)),
+    };
     let snapshot = facts.snapshot.as_ref().map(|snapshot| {
         json!({
-            "origin": entry.origin_path,
-            "cow": entry.cow.as_ref().map(|(_, path)| path),
+            "origin": over.0,
+            "cow": over.1,
             "store": if snapshot.persistent { "persistent" } else { "transient" },
             "chunk_size_bytes": snapshot.chunk_size.bytes(),
             "valid": snapshot.status.valid,
@@ -130,7 +139,8 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
         "id": id,
         "name": entry.name,
         "target": target(entry, facts).name(),
-        "state": "live",
+        "state": if facts.suspended { "suspended" } else { "live" },
+        "events": facts.events,
         "block_device": block,
         "char_device": format!("/dev/ublkc{id}"),
         "major": entry.number.map(|number| number.0),
@@ -153,7 +163,7 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
     });
     match snapshot {
         Some(snapshot) => object["snapshot"] = snapshot,
-        None => object["origin"] = json!({ "path": entry.origin_path }),
+        None => object["origin"] = json!({ "path": over.0 }),
     }
     object
 }

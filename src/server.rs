@@ -4,6 +4,9 @@
 //! the kernel adds the device, its queues are served, and only then is the store written and the snapshot joins its origin;
 //! starting the device comes last. A step that fails takes the earlier ones back, so a failed `add` leaves nothing.
 
+mod snapshot;
+mod talk;
+
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
@@ -11,21 +14,42 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
 
-use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
-use dm_targets::units::{ChunkSize, Sectors};
-
 use crate::control::{Control, DeviceInfo, Params};
 use crate::device;
 use crate::family::{Family, FamilyHandle, Served};
-use crate::open::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind};
-use crate::proto::{self, AddOrigin, AddSnapshot, Answer, Common, Question};
+use crate::open::{DiskId, Limits};
+use crate::proto::{self, Answer, Common, Question};
 use crate::queue::QueueOptions;
 use crate::report;
 use crate::rundir::{DeviceState, RunDir, State};
-use crate::signature::{self, SignatureKind};
 
 /// What went wrong, in one line for the user.
 pub type Failure = String;
+
+/// A disk, and what the user called it.
+#[derive(Clone)]
+pub struct Named {
+    pub id: DiskId,
+    pub path: String,
+}
+
+impl Named {
+    fn new(id: DiskId, path: &Path) -> Named {
+        Named { id, path: path.display().to_string() }
+    }
+
+    /// How it stands on a table line.
+    pub fn on_table_line(&self) -> String {
+        self.id.on_table_line(&self.path)
+    }
+}
+
+/// The disks under a device.
+#[derive(Clone)]
+pub enum Over {
+    Origin { origin: Named },
+    Snapshot { origin: Named, cow: Named },
+}
 
 /// A device of this server.
 pub struct Entry {
@@ -34,9 +58,7 @@ pub struct Entry {
     pub info: DeviceInfo,
     /// Major and minor of the disk.
     pub number: Option<(u32, u32)>,
-    pub origin: DiskId,
-    pub origin_path: String,
-    pub cow: Option<(DiskId, String)>,
+    pub over: Over,
     pub read_only: bool,
 }
 
@@ -57,26 +79,25 @@ pub struct Server {
 struct Prepared {
     params: Params,
     common: Common,
-    /// Names the opened snapshot to the data thread; `None` for the origin's device.
-    ticket: Option<u64>,
-    origin: DiskId,
-    origin_path: String,
-    cow: Option<(DiskId, String)>,
+    /// Names the opened target to the data thread.
+    ticket: u64,
+    over: Over,
     read_only: bool,
     added: Question,
 }
 
 impl Prepared {
+    fn is_origin(&self) -> bool {
+        matches!(self.over, Over::Origin { .. })
+    }
+
     fn name(&self, id: u32) -> String {
-        let kind = if self.ticket.is_some() { "snap" } else { "origin" };
+        let kind = match self.over {
+            Over::Origin { .. } => "origin",
+            Over::Snapshot { .. } => "snap",
+        };
         self.common.name.clone().unwrap_or_else(|| format!("{kind}{id}"))
     }
-}
-
-/// What the data thread found out about a snapshot it opened.
-struct Opened {
-    chunk: Sectors,
-    len: Sectors,
 }
 
 impl Server {
@@ -115,6 +136,7 @@ impl Server {
 
     fn answer(&mut self, mut connection: UnixStream) -> io::Result<()> {
         let question: Question = proto::read_line(&connection)?;
+        let Some(question) = self.answer_aside(question, &connection)? else { return Ok(()) };
         let answer = self.carry_out(question).unwrap_or_else(|message| Answer::Failed { message });
         if self.devices.is_empty() {
             // Gone before the answer: whoever reads it finds no trace of the server.
@@ -130,6 +152,9 @@ impl Server {
             Question::Recover(devices) => self.recover(devices),
             Question::Del { ids, force } => self.del(&ids, force),
             Question::Report => Ok(Answer::Devices(report::devices(self)?)),
+            Question::Suspend { id, noflush } => self.suspend(id, noflush),
+            Question::Resume { id } => self.resume(id),
+            Question::Wait { .. } => Err("a question to be answered aside".to_owned()),
             Question::Shutdown => {
                 let ids: Vec<u32> = self.devices.keys().copied().collect();
                 self.del(&ids, true)
@@ -177,7 +202,7 @@ impl Server {
             all.push((self.prepare(device.added, true)?, device.id, device.name));
         }
         // Snapshots before origins.
-        all.sort_by_key(|(prepared, ..)| prepared.ticket.is_none());
+        all.sort_by_key(|(prepared, ..)| prepared.is_origin());
         let mut served = Vec::new();
         for (prepared, id, name) in all {
             let info = device::take_over(&mut self.control, id)?;
@@ -204,63 +229,17 @@ impl Server {
         }
     }
 
-    fn prepare_origin(&mut self, add: AddOrigin) -> Result<Prepared, Failure> {
-        let is_origin = |entry: &&Entry| matches!(entry.added, Question::AddOrigin(_));
-        if let Some(entry) = self.devices.values().find(is_origin) {
-            return Err(format!(
-                "{} already has a device: /dev/ublkb{} ({})",
-                add.origin.display(),
-                entry.info.id,
-                entry.name
-            ));
-        }
-        let (origin, limits, read_only) = self.claim_origin(&add.origin, add.common.force)?;
-        let read_only = read_only || add.common.read_only;
-        let size = self.origin_size()?;
-        Ok(Prepared {
-            params: device::params(&[&limits], limits.volatile_cache, size, read_only, None),
-            common: add.common.clone(),
-            ticket: None,
-            origin,
-            origin_path: add.origin.display().to_string(),
-            cow: None,
-            read_only,
-            added: Question::AddOrigin(add),
-        })
-    }
-
-    fn prepare_snapshot(&mut self, add: AddSnapshot, again: bool) -> Result<Prepared, Failure> {
-        let (origin, origin_limits, _) = self.claim_origin(&add.origin, add.common.force)?;
-        let cow = std::fs::metadata(&add.cow).ok().and_then(|metadata| DiskId::of(&metadata));
-        if cow == Some(origin) {
-            return Err(format!("{}: the origin cannot be its own COW", add.cow.display()));
-        }
-        let cow = OpenDisk::open(&add.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
-        let overwrite = !again && check_content(&cow, add.persistent, add.common.force)?;
-        let (cow_id, cow_limits) = (cow.id, cow.limits);
+    fn next_ticket(&mut self) -> u64 {
         self.tickets += 1;
-        let ticket = self.tickets;
-        let opened = self.open_snapshot(&add, cow, overwrite, ticket, again)?;
-        let discard = add.discard_zeroes_cow.then_some(opened.chunk);
-        let limits = [&origin_limits, &cow_limits];
-        let read_only = add.common.read_only;
-        Ok(Prepared {
-            params: device::params(&limits, cow_limits.volatile_cache, opened.len, read_only, discard),
-            common: add.common.clone(),
-            ticket: Some(ticket),
-            origin,
-            origin_path: add.origin.display().to_string(),
-            cow: Some((cow_id, add.cow.display().to_string())),
-            read_only,
-            added: Question::AddSnapshot(add),
-        })
+        self.tickets
     }
 
-    /// The data thread's own hold on a snapshot is no longer needed.
+    /// The data thread's own hold on a target is no longer needed.
     fn forget_ticket(&self, prepared: &Prepared) -> Result<(), Failure> {
-        let Some(ticket) = prepared.ticket else { return Ok(()) };
+        let ticket = prepared.ticket;
         let forget = move |family: Rc<Family>| async move {
-            if let Some(snapshot) = family.opened.borrow_mut().remove(&ticket) {
+            let opened = family.opened.borrow_mut().remove(&ticket);
+            if let Some(Served::Snapshot(snapshot)) = opened.map(|opened| opened.served) {
                 snapshot.store().keep();
             }
         };
@@ -269,12 +248,12 @@ impl Server {
 
     /// Puts back what the store of a snapshot that gets no device has overwritten.
     fn unmake(&self, prepared: &Prepared) -> Result<(), Failure> {
-        let Some(ticket) = prepared.ticket else { return Ok(()) };
+        let ticket = prepared.ticket;
         let unmake = move |family: Rc<Family>| async move {
-            let snapshot = family.opened.borrow().get(&ticket).cloned();
-            match snapshot {
-                Some(snapshot) => snapshot.store().unmake().await.map_err(|error| error.to_string()),
-                None => Ok(()),
+            let opened = family.opened.borrow().get(&ticket).cloned();
+            match opened.map(|opened| opened.served) {
+                Some(Served::Snapshot(snapshot)) => snapshot.store().unmake().await.map_err(|error| error.to_string()),
+                _ => Ok(()),
             }
         };
         self.family.call(unmake).map_err(|error| error.to_string())?
@@ -284,84 +263,10 @@ impl Server {
         let name = name.unwrap_or_else(|| prepared.name(info.id));
         let number = device::number(&mut self.control, info.id);
         log::info!("{name}: /dev/ublkb{} is live", info.id);
-        let Prepared { added, origin, origin_path, cow, read_only, .. } = prepared;
+        let Prepared { added, over, read_only, .. } = prepared;
         let id = info.id;
-        self.devices.insert(id, Entry { name, added, info, number, origin, origin_path, cow, read_only });
+        self.devices.insert(id, Entry { name, added, info, number, over, read_only });
         self.save();
-    }
-
-    /// Opens the origin for the family, once.
-    fn claim_origin(&mut self, path: &Path, force: bool) -> Result<(DiskId, Limits, bool), Failure> {
-        if let Some((id, limits, read_only)) = &self.origin {
-            return Ok((*id, *limits, *read_only));
-        }
-        let claim = if force { Claim::Shared } else { Claim::Exclusive };
-        let disk = match OpenDisk::open(path, Access::ReadWrite, claim) {
-            Err(error) if matches!(error.kind, OpenErrorKind::ReadOnly) => {
-                OpenDisk::open(path, Access::ReadOnly, claim)
-            }
-            other => other,
-        };
-        let disk = disk.map_err(|error| error.to_string())?;
-        let (id, limits) = (disk.id, disk.limits);
-        let read_only = disk.access == Access::ReadOnly;
-        self.family
-            .call(move |family| async move { drop(family.origin_or(|| Some(disk))) })
-            .map_err(|error| error.to_string())?;
-        self.origin = Some((id, limits, read_only));
-        Ok((id, limits, read_only))
-    }
-
-    fn origin_size(&self) -> Result<Sectors, Failure> {
-        let size = self
-            .family
-            .call(|family| async move { family.origin.borrow().as_ref().map(|origin| origin.disk().size()) });
-        size.map_err(|error| error.to_string())?.ok_or_else(|| "the family has no origin".to_owned())
-    }
-
-    fn open_snapshot(
-        &self,
-        add: &AddSnapshot,
-        cow: OpenDisk,
-        overwrite: bool,
-        ticket: u64,
-        again: bool,
-    ) -> Result<Opened, Failure> {
-        let on_full = if add.overflow { OnFull::Overflow } else { OnFull::Invalidate };
-        let (discard_zeroes_cow, discard_passdown_origin) = (add.discard_zeroes_cow, add.discard_passdown_origin);
-        let options = Options { on_full, discard_zeroes_cow, discard_passdown_origin };
-        let chunk_size = match add.chunk_sectors {
-            None => None,
-            Some(sectors) => Some(ChunkSize::from_sectors(sectors).ok_or_else(|| bad_chunk_size(sectors))?),
-        };
-        // What a transient store held died with the server that held it.
-        let lost = again && !add.persistent;
-        let (persistent, len) = (add.persistent, add.len_sectors.map(Sectors));
-        let label = add.common.name.clone().unwrap_or_else(|| add.cow.display().to_string());
-        let open = move |family: Rc<Family>| async move {
-            let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
-            let cow = family.disk(cow);
-            let host = family.ring.host();
-            let parts = Parts {
-                executor: &family.executor,
-                host: &host,
-                copy: &family.copy,
-                origin: origin.disk(),
-                cow: &cow,
-                chunk_size,
-                persistent,
-                overwrite,
-                lost,
-                len,
-                options,
-                listener: Rc::new(move |event| log::warn!("{label}: {event}")),
-            };
-            let snapshot = Snapshot::open(parts).await.map_err(|error| error.to_string())?;
-            let opened = Opened { chunk: snapshot.chunk_size().sectors(), len: snapshot.len() };
-            family.opened.borrow_mut().insert(ticket, snapshot);
-            Ok::<Opened, Failure>(opened)
-        };
-        self.family.call(open).map_err(|error| error.to_string())?
     }
 
     fn has_buffer_table(&self) -> Result<bool, Failure> {
@@ -393,27 +298,28 @@ impl Server {
         let queues: Vec<_> = (0..info.queues).map(|id| QueueOptions { id, depth, max_io_bytes, zero_copy }).collect();
         let (name, ticket) = (prepared.name(id), prepared.ticket);
         let serve = move |family: Rc<Family>| async move {
-            let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
-            let snapshot = ticket.and_then(|ticket| family.opened.borrow().get(&ticket).cloned());
-            let served = snapshot.clone().map_or(Served::Origin(origin.clone()), Served::Snapshot);
-            if let Some(snapshot) = &snapshot {
-                snapshot.activate(&family.executor).await.map_err(|error| error.to_string())?;
-            }
-            let result = family.serve(id, &name, file, &queues, served);
-            match (snapshot, &result) {
-                (Some(snapshot), Ok(())) => origin.join(snapshot).await,
-                (Some(snapshot), Err(_)) => snapshot.close().await,
-                (None, _) => {}
+            let opened = family.opened.borrow().get(&ticket).cloned().ok_or("the target is not open")?;
+            opened.served.activate(&family.executor).await?;
+            let result = family.serve(id, &name, file, &queues, opened.clone());
+            match (&opened.served, &result) {
+                (Served::Snapshot(snapshot), Ok(())) => family.join(snapshot.clone()).await,
+                (_, Ok(())) => {}
+                (served, Err(_)) => served.close().await,
             }
             result.map_err(|error| format!("cannot serve the queues: {error}"))
         };
         self.family.call(serve).map_err(|error| error.to_string())?
     }
 
-    /// Stops a device, takes its target apart and deletes it.
+    /// Stops a device, takes its target apart and deletes it. Nothing that the target holds may wait any longer: the kernel
+    /// stops a device when its requests have ended.
     fn take_down(&mut self, id: u32, force: bool) -> Result<(), Failure> {
+        self.family.call(move |family| async move { family.let_go(id).await }).map_err(|error| error.to_string())?;
         match device::stop(&mut self.control, id, force) {
-            Err(error) if !force => return Err(error),
+            Err(error) if !force => {
+                let stay = self.family.call(move |family| async move { family.resume(id).await });
+                return Err(stay.map_or_else(|error| error.to_string(), |()| error));
+            }
             Err(error) => log::warn!("{error}"),
             Ok(()) => {}
         }
@@ -436,32 +342,4 @@ impl Server {
         }
         Ok(Answer::Deleted)
     }
-}
-
-/// Refuses a COW that holds something else; says whether it may be overwritten.
-fn check_content(cow: &OpenDisk, persistent: bool, force: bool) -> Result<bool, Failure> {
-    if force {
-        return Ok(true);
-    }
-    let size = cow.size_sectors * 512;
-    let block = cow.limits.logical_block_size;
-    let unreadable = |error: io::Error| format!("{}: cannot be read: {error}", cow.path.display());
-    match signature::find_in_file(&cow.file, size, block).map_err(unreadable)? {
-        None if signature::starts_with_zeroes(&cow.file, block).map_err(unreadable)? => Ok(false),
-        None => Err(format!(
-            "{}: holds something unknown, which a snapshot would destroy; zero its first sector, or use --force",
-            cow.path.display()
-        )),
-        Some(found) if found.kind == SignatureKind::SnapshotStore && persistent => Ok(false),
-        Some(found) => Err(format!(
-            "{}: holds {} (at byte {}), which a snapshot would destroy; wipe it, or use --force",
-            cow.path.display(),
-            found.name,
-            found.offset
-        )),
-    }
-}
-
-fn bad_chunk_size(sectors: u64) -> Failure {
-    format!("chunk size of {sectors} sectors: it must be a power of two of at least one sector and at most 1 GiB")
 }

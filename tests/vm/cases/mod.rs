@@ -12,6 +12,7 @@ mod joins;
 mod kill;
 mod live;
 mod scale;
+mod verbs;
 
 use crate::Case;
 
@@ -27,6 +28,7 @@ pub fn all() -> Vec<Case> {
     all.extend(full::cases());
     all.extend(bad_input::cases());
     all.extend(fio::cases());
+    all.extend(verbs::cases());
     all.extend(scale::cases());
     all.extend(kill::cases());
     all.extend(copy::cases());

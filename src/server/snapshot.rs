@@ -1,0 +1,187 @@
+//! Snapshots and their origin, up to the moment where the kernel adds a device: disks opened and claimed, the store read
+//! and judged, nothing written.
+
+use std::io;
+use std::path::Path;
+use std::rc::Rc;
+
+use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::units::{ChunkSize, Sectors};
+
+use super::{Failure, Named, Over, Prepared, Server};
+use crate::device;
+use crate::family::{Events, Family, Opened, Served};
+use crate::open::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind};
+use crate::proto::{AddOrigin, AddSnapshot, Question};
+use crate::signature::{self, SignatureKind};
+
+/// What the data thread found out about a snapshot it opened.
+struct Found {
+    chunk: Sectors,
+    len: Sectors,
+}
+
+impl Server {
+    pub(super) fn prepare_origin(&mut self, add: AddOrigin) -> Result<Prepared, Failure> {
+        let is_origin = |entry: &&super::Entry| matches!(entry.added, Question::AddOrigin(_));
+        if let Some(entry) = self.devices.values().find(is_origin) {
+            return Err(format!(
+                "{} already has a device: /dev/ublkb{} ({})",
+                add.origin.display(),
+                entry.info.id,
+                entry.name
+            ));
+        }
+        let (origin, limits, read_only) = self.claim_origin(&add.origin, add.common.force)?;
+        let read_only = read_only || add.common.read_only;
+        let size = self.origin_size()?;
+        let ticket = self.next_ticket();
+        let open = move |family: Rc<Family>| async move {
+            let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
+            let opened = Opened { served: Served::Origin(origin), events: Rc::default() };
+            family.opened.borrow_mut().insert(ticket, opened);
+            Ok::<(), Failure>(())
+        };
+        self.family.call(open).map_err(|error| error.to_string())??;
+        Ok(Prepared {
+            params: device::params(&[&limits], limits.volatile_cache, size, read_only, None),
+            common: add.common.clone(),
+            ticket,
+            over: Over::Origin { origin: Named::new(origin, &add.origin) },
+            read_only,
+            added: Question::AddOrigin(add),
+        })
+    }
+
+    pub(super) fn prepare_snapshot(&mut self, add: AddSnapshot, again: bool) -> Result<Prepared, Failure> {
+        let (origin, origin_limits, _) = self.claim_origin(&add.origin, add.common.force)?;
+        let cow = std::fs::metadata(&add.cow).ok().and_then(|metadata| DiskId::of(&metadata));
+        if cow == Some(origin) {
+            return Err(format!("{}: the origin cannot be its own COW", add.cow.display()));
+        }
+        let cow = OpenDisk::open(&add.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
+        let overwrite = !again && check_content(&cow, add.persistent, add.common.force)?;
+        let (cow_id, cow_limits) = (cow.id, cow.limits);
+        let ticket = self.next_ticket();
+        let found = self.open_snapshot(&add, cow, overwrite, ticket, again)?;
+        let discard = add.discard_zeroes_cow.then_some(found.chunk);
+        let limits = [&origin_limits, &cow_limits];
+        let read_only = add.common.read_only;
+        Ok(Prepared {
+            params: device::params(&limits, cow_limits.volatile_cache, found.len, read_only, discard),
+            common: add.common.clone(),
+            ticket,
+            over: Over::Snapshot { origin: Named::new(origin, &add.origin), cow: Named::new(cow_id, &add.cow) },
+            read_only,
+            added: Question::AddSnapshot(add),
+        })
+    }
+
+    /// Opens the origin for the family, once.
+    fn claim_origin(&mut self, path: &Path, force: bool) -> Result<(DiskId, Limits, bool), Failure> {
+        if let Some((id, limits, read_only)) = &self.origin {
+            return Ok((*id, *limits, *read_only));
+        }
+        let claim = if force { Claim::Shared } else { Claim::Exclusive };
+        let disk = match OpenDisk::open(path, Access::ReadWrite, claim) {
+            Err(error) if matches!(error.kind, OpenErrorKind::ReadOnly) => {
+                OpenDisk::open(path, Access::ReadOnly, claim)
+            }
+            other => other,
+        };
+        let disk = disk.map_err(|error| error.to_string())?;
+        let (id, limits) = (disk.id, disk.limits);
+        let read_only = disk.access == Access::ReadOnly;
+        self.family
+            .call(move |family| async move { drop(family.origin_or(|| Some(disk))) })
+            .map_err(|error| error.to_string())?;
+        self.origin = Some((id, limits, read_only));
+        Ok((id, limits, read_only))
+    }
+
+    fn origin_size(&self) -> Result<Sectors, Failure> {
+        let size = self
+            .family
+            .call(|family| async move { family.origin.borrow().as_ref().map(|origin| origin.disk().size()) });
+        size.map_err(|error| error.to_string())?.ok_or_else(|| "the family has no origin".to_owned())
+    }
+
+    fn open_snapshot(
+        &self,
+        add: &AddSnapshot,
+        cow: OpenDisk,
+        overwrite: bool,
+        ticket: u64,
+        again: bool,
+    ) -> Result<Found, Failure> {
+        let on_full = if add.overflow { OnFull::Overflow } else { OnFull::Invalidate };
+        let (discard_zeroes_cow, discard_passdown_origin) = (add.discard_zeroes_cow, add.discard_passdown_origin);
+        let options = Options { on_full, discard_zeroes_cow, discard_passdown_origin };
+        let chunk_size = match add.chunk_sectors {
+            None => None,
+            Some(sectors) => Some(ChunkSize::from_sectors(sectors).ok_or_else(|| bad_chunk_size(sectors))?),
+        };
+        // What a transient store held died with the server that held it.
+        let lost = again && !add.persistent;
+        let (persistent, len) = (add.persistent, add.len_sectors.map(Sectors));
+        let label = add.common.name.clone().unwrap_or_else(|| add.cow.display().to_string());
+        let open = move |family: Rc<Family>| async move {
+            let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
+            let cow = family.disk(cow);
+            let host = family.ring.host();
+            let events = Rc::new(Events::default());
+            let happened = events.clone();
+            let parts = Parts {
+                executor: &family.executor,
+                host: &host,
+                copy: &family.copy,
+                origin: origin.disk(),
+                cow: &cow,
+                chunk_size,
+                persistent,
+                overwrite,
+                lost,
+                len,
+                options,
+                listener: Rc::new(move |event| {
+                    log::warn!("{label}: {event}");
+                    happened.happen();
+                }),
+            };
+            let snapshot = Snapshot::open(parts).await.map_err(|error| error.to_string())?;
+            let found = Found { chunk: snapshot.chunk_size().sectors(), len: snapshot.len() };
+            let opened = Opened { served: Served::Snapshot(snapshot), events };
+            family.opened.borrow_mut().insert(ticket, opened);
+            Ok::<Found, Failure>(found)
+        };
+        self.family.call(open).map_err(|error| error.to_string())?
+    }
+}
+
+/// Refuses a COW that holds something else; says whether it may be overwritten.
+fn check_content(cow: &OpenDisk, persistent: bool, force: bool) -> Result<bool, Failure> {
+    if force {
+        return Ok(true);
+    }
+    let size = cow.size_sectors * 512;
+    let block = cow.limits.logical_block_size;
+    let unreadable = |error: io::Error| format!("{}: cannot be read: {error}", cow.path.display());
+    match signature::find_in_file(&cow.file, size, block).map_err(unreadable)? {
+        None if signature::starts_with_zeroes(&cow.file, block).map_err(unreadable)? => Ok(false),
+        None => Err(format!(
+            "{}: holds something unknown, which a snapshot would destroy; zero its first sector, or use --force",
+            cow.path.display()
+        )),
+        Some(found) if found.kind == SignatureKind::SnapshotStore && persistent => Ok(false),
+        Some(found) => Err(format!(
+            "{}: holds {} (at byte {}), which a snapshot would destroy; wipe it, or use --force",
+            cow.path.display(),
+            found.name,
+            found.offset
+        )),
+    }
+}
+
+fn bad_chunk_size(sectors: u64) -> Failure {
+    format!("chunk size of {sectors} sectors: it must be a power of two of at least one sector and at most 1 GiB")
+}
