@@ -12,6 +12,7 @@
 mod conduct;
 mod explore;
 mod faults;
+mod fuzz;
 mod judge;
 mod kernel;
 mod model;
