@@ -65,7 +65,21 @@ pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Failure>
     control.set_time_limit(Some(START_LIMIT));
     let started = if again { control.end_recovery(id, pid) } else { control.start(id, pid) };
     control.set_time_limit(None);
-    started.map_err(|error| error.to_string())
+    started.map_err(|error| error.to_string())?;
+    leave_order_to_disks(id);
+    Ok(())
+}
+
+/// Requests of a stacked device are put in order and held back by the disks below, where it is known what that costs.
+/// The kernel gives a device with one queue a scheduler and write-back throttling of its own: work done twice, on every
+/// request. An administrator can set both again.
+fn leave_order_to_disks(id: u32) {
+    for (attribute, value) in [("scheduler", "none"), ("wbt_lat_usec", "0")] {
+        let path = format!("/sys/block/ublkb{id}/queue/{attribute}");
+        if let Err(error) = std::fs::write(&path, value) {
+            log::debug!("{path}: {error}");
+        }
+    }
 }
 
 /// Stops a device. Unless `force`, one that somebody has open stays as it is.
