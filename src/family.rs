@@ -240,6 +240,8 @@ impl Caller {
 impl Family {
     fn new(wake: OwnedFd) -> io::Result<Rc<Family>> {
         become_io_flusher();
+        #[cfg(feature = "mutants")]
+        break_a_rule();
         let ring = Ring::new()?;
         ring.listen(wake);
         let executor = Executor::new();
@@ -469,6 +471,18 @@ pub fn disk_limits(open: &OpenDisk) -> Limits {
         discard_granularity_bytes: limits.discard_granularity,
         max_write_zeroes: Sectors::from_bytes(limits.write_zeroes_max_bytes),
     }
+}
+
+/// Breaks the rule that a test names, on this thread.
+#[cfg(feature = "mutants")]
+fn break_a_rule() {
+    use dm_targets::mutant::{Mutant, set};
+    let name = std::env::var("UBLK_DM_MUTANT").unwrap_or_default();
+    match Mutant::named(&name) {
+        Some(mutant) => set(Some(mutant)),
+        None => log::error!("UBLK_DM_MUTANT: no mutant is named {name:?}"),
+    }
+    log::warn!("this server breaks a rule on purpose: {name}");
 }
 
 /// `prctl` option of Linux 5.6, not yet in libc's list.

@@ -57,6 +57,18 @@ mod switch {
 #[cfg(any(test, feature = "sim"))]
 pub use switch::{is, set};
 
+#[cfg(any(test, feature = "sim"))]
+impl Mutant {
+    /// Those that a test of the server names on its command line.
+    const NAMED: [Mutant; 4] =
+        [Mutant::NoFlushBeforeArea, Mutant::NoFua, Mutant::OriginBeforeCommit, Mutant::HeaderBeforeArea];
+
+    /// One by its name, as written in this file.
+    pub fn named(name: &str) -> Option<Mutant> {
+        Mutant::NAMED.into_iter().find(|mutant| format!("{mutant:?}") == name)
+    }
+}
+
 /// Whether a rule is to be broken: never, in the program that people run.
 #[cfg(not(any(test, feature = "sim")))]
 pub const fn is(_: Mutant) -> bool {

@@ -71,8 +71,17 @@ impl Disk {
         Disk::try_open(path, false).unwrap_or_else(|e| panic!("cannot open {path} read-only: {e}"))
     }
 
+    /// A disk whose writes are durable when they return (they are sent with FUA).
+    pub fn open_durable(path: &str) -> Disk {
+        Disk::open_with(path, true, libc::O_DSYNC).unwrap_or_else(|e| panic!("cannot open {path}: {e}"))
+    }
+
     pub fn try_open(path: &str, write: bool) -> io::Result<Disk> {
-        let mut file = OpenOptions::new().read(true).write(write).custom_flags(libc::O_DIRECT).open(path)?;
+        Disk::open_with(path, write, 0)
+    }
+
+    fn open_with(path: &str, write: bool, flags: i32) -> io::Result<Disk> {
+        let mut file = OpenOptions::new().read(true).write(write).custom_flags(libc::O_DIRECT | flags).open(path)?;
         let sectors = file.seek(SeekFrom::End(0))? / SECTOR;
         let block = block_bytes(path) / SECTOR;
         Ok(Disk { file, path: path.to_string(), sectors, block })

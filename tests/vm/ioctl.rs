@@ -15,7 +15,7 @@ use crate::disk::us;
 /// `struct dm_ioctl` is this long; `dm_target_spec` follows.
 const HEAD: usize = 312;
 const SPEC: usize = 40;
-/// Room for any answer here: one target with its parameters.
+/// Room for any request or answer here: a few targets with their parameters.
 const ROOM: usize = 16 << 10;
 
 const READ_ONLY: u32 = 1;
@@ -26,15 +26,17 @@ const DEV_REMOVE: u32 = 4;
 const DEV_SUSPEND: u32 = 6; // without its flag: resume
 const TABLE_LOAD: u32 = 9;
 const TABLE_STATUS: u32 = 12;
+const TARGET_MESSAGE: u32 = 14;
 
-/// Sends one request about the device `name`; the answer comes back in the same bytes.
-fn request(number: u32, name: &str, flags: u32, spec: &[u8]) -> io::Result<Vec<u8>> {
+/// Sends one request about the device `name` with `targets` target specifications, or a message, in `spec`; the answer
+/// comes back in the same bytes.
+fn request(number: u32, name: &str, flags: u32, targets: usize, spec: &[u8]) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0u8; ROOM];
     let mut put = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     put(0, 4); // version 4.0.0
     put(12, 16 << 10);
     put(16, 312);
-    put(20, u32::from(!spec.is_empty()));
+    put(20, u32::try_from(targets).map_err(io::Error::other)?);
     put(28, flags);
     bytes[48..48 + name.len()].copy_from_slice(name.as_bytes());
     bytes[HEAD..HEAD + spec.len()].copy_from_slice(spec);
@@ -46,20 +48,34 @@ fn request(number: u32, name: &str, flags: u32, spec: &[u8]) -> io::Result<Vec<u
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(bytes) }
 }
 
-/// Makes a device with one target, `table` being `0 LENGTH TARGET ARGS`; returns its node.
+/// The specifications of a table, one target a line: `START LENGTH TARGET ARGS`.
+fn specs(table: &str) -> io::Result<(usize, Vec<u8>)> {
+    let mut all = Vec::new();
+    for line in table.lines() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        let mut spec = vec![0u8; SPEC];
+        for (at, word) in [0, 8].into_iter().zip(&words) {
+            spec[at..at + 8].copy_from_slice(&word.parse::<u64>().map_err(io::Error::other)?.to_le_bytes());
+        }
+        spec[24..24 + words[2].len()].copy_from_slice(words[2].as_bytes());
+        spec.extend(words.get(3).unwrap_or(&"").as_bytes());
+        spec.resize((spec.len() + 1).next_multiple_of(8), 0);
+        // Where the next one begins: counted from this one, as the kernel expects it on the way in.
+        let next = u32::try_from(spec.len()).map_err(io::Error::other)?;
+        spec[20..24].copy_from_slice(&next.to_le_bytes());
+        all.extend(spec);
+    }
+    Ok((table.lines().count(), all))
+}
+
+/// Makes a device with a table; returns its node.
 pub fn dm_create(name: &str, table: &str, read_only: bool) -> io::Result<String> {
-    let words: Vec<&str> = table.splitn(4, ' ').collect();
-    let length: u64 = words[1].parse().map_err(io::Error::other)?;
-    let mut spec = vec![0u8; SPEC];
-    spec[8..16].copy_from_slice(&length.to_le_bytes());
-    spec[24..24 + words[2].len()].copy_from_slice(words[2].as_bytes());
-    spec.extend(words[3].as_bytes());
-    spec.resize((spec.len() + 1).next_multiple_of(8), 0);
-    let made = request(DEV_CREATE, name, 0, &[])?;
-    let loaded = request(TABLE_LOAD, name, if read_only { READ_ONLY } else { 0 }, &spec)
-        .and_then(|_| request(DEV_SUSPEND, name, 0, &[]));
+    let (targets, specs) = specs(table)?;
+    let made = request(DEV_CREATE, name, 0, 0, &[])?;
+    let loaded = request(TABLE_LOAD, name, if read_only { READ_ONLY } else { 0 }, targets, &specs)
+        .and_then(|_| request(DEV_SUSPEND, name, 0, 0, &[]));
     if let Err(e) = loaded {
-        request(DEV_REMOVE, name, 0, &[]).ok();
+        request(DEV_REMOVE, name, 0, 0, &[]).ok();
         return Err(e);
     }
     let dev = u64::from_le_bytes(made[40..48].try_into().expect("8 bytes"));
@@ -69,11 +85,19 @@ pub fn dm_create(name: &str, table: &str, read_only: bool) -> io::Result<String>
     Ok(node)
 }
 
+/// Sends a message to the first target of a device.
+pub fn dm_message(name: &str, text: &str) -> io::Result<()> {
+    let mut message = 0u64.to_le_bytes().to_vec(); // for the target at this sector
+    message.extend(text.as_bytes());
+    message.push(0);
+    request(TARGET_MESSAGE, name, 0, 0, &message).map(|_| ())
+}
+
 /// Removes a device; one that was closed a moment ago may still be busy for an instant.
 pub fn dm_remove(name: &str) -> io::Result<()> {
     let mut result = Ok(Vec::new());
     until(5, || {
-        result = request(DEV_REMOVE, name, 0, &[]);
+        result = request(DEV_REMOVE, name, 0, 0, &[]);
         !matches!(&result, Err(e) if e.raw_os_error() == Some(libc::EBUSY))
     });
     result.map(|_| ())
@@ -81,7 +105,7 @@ pub fn dm_remove(name: &str) -> io::Result<()> {
 
 /// The status or the table line, as `dmsetup status` and `dmsetup table` print it.
 pub fn dm_line(name: &str, table: bool) -> io::Result<String> {
-    let bytes = request(TABLE_STATUS, name, if table { STATUS_TABLE } else { 0 }, &[])?;
+    let bytes = request(TABLE_STATUS, name, if table { STATUS_TABLE } else { 0 }, 0, &[])?;
     let start = us(u64::from(u32::from_le_bytes(bytes[16..20].try_into().expect("4 bytes"))));
     let text = |from: usize| {
         let end = bytes[from..].iter().position(|b| *b == 0).map_or(bytes.len(), |n| from + n);

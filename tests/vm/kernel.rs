@@ -6,9 +6,9 @@
 use std::fs;
 
 use crate::disk::Disk;
-use crate::ioctl::{dm_create, dm_line, dm_remove};
+use crate::ioctl::{dm_create, dm_line, dm_message, dm_remove};
 
-/// Activates a device with one target; returns its node.
+/// Activates a device with a table of one line or more; returns its node.
 pub fn create(name: &str, table: &str) -> String {
     dm_create(name, table, false).unwrap_or_else(|e| panic!("the kernel refuses `{table}`: {e}"))
 }
@@ -35,6 +35,17 @@ pub fn table(name: &str) -> String {
 
 pub fn remove(name: &str) {
     dm_remove(name).unwrap_or_else(|e| panic!("the kernel cannot remove {name}: {e}"));
+}
+
+/// Sends a message to a device's first target.
+pub fn message(name: &str, text: &str) {
+    dm_message(name, text).unwrap_or_else(|e| panic!("message `{text}` to {name}: {e}"));
+}
+
+/// An attribute of a device's queue.
+pub fn queue(node: &str, attribute: &str) -> String {
+    let path = format!("/sys/class/block/{}/queue/{attribute}", node.trim_start_matches("/dev/"));
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim().to_string()
 }
 
 /// The names of all device-mapper devices.

@@ -21,6 +21,7 @@ mod ioctl;
 mod kernel;
 mod load;
 mod model;
+mod power;
 mod runner;
 mod server;
 mod sh;

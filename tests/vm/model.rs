@@ -242,6 +242,13 @@ fn matches(cell: Cell, sector: u64, bytes: &[u8]) -> bool {
     same
 }
 
+/// What a sector says of itself: its cell and the sector it was written for; zeroes are cell 0. `None`: no stamp.
+pub fn stamp_of(bytes: &[u8]) -> Option<(Cell, u64)> {
+    let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+    let (cell, sector) = (word(0), word(8));
+    matches(cell, sector, bytes).then_some((cell, sector))
+}
+
 /// Compares sectors with the cells they must hold.
 pub fn compare(path: &str, first: u64, expected: &[Cell], found: &[u8]) -> Result<(), String> {
     for ((sector, cell), bytes) in (first..).zip(expected).zip(found.chunks_exact(us(SECTOR))) {
@@ -268,7 +275,8 @@ fn mismatch(path: &str, sector: u64, cell: Cell, bytes: &[u8]) -> String {
     format!("{path}: sector {sector} should hold {}, holds {found}", name(cell))
 }
 
-fn name(cell: Cell) -> String {
+/// A cell in words.
+pub fn name(cell: Cell) -> String {
     if cell == 0 {
         return "zeroes".to_string();
     }

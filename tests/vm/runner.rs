@@ -7,7 +7,7 @@ use std::env;
 use std::fs;
 use std::io::Write as _;
 use std::panic;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -111,26 +111,33 @@ fn one(case: &Case, seed: u64) -> Result<(), String> {
         .spawn()
         .map_err(|e| format!("cannot start the case: {e}"))?;
     let bound_s = case.bound_s * slowness();
-    let end = wait(&mut child, bound_s);
+    let end = wait(&mut child, bound_s, &why_path);
     let why = fs::read_to_string(&why_path).unwrap_or_default();
+    if end.is_none() {
+        dump();
+        child.kill().ok(); // it may sit in an uninterruptible sleep: nobody waits for it
+    }
     match end {
         Some(true) => Ok(()),
         Some(false) if why.is_empty() => Err("ended without a word".to_string()),
+        None if why.is_empty() => Err(format!("takes longer than {bound_s} s")),
+        None => Err(format!("{why}, and then it did not end")),
         Some(false) => Err(why),
-        None => {
-            dump();
-            child.kill().ok(); // it may sit in an uninterruptible sleep: nobody waits for it
-            Err(format!("takes longer than {bound_s} s {why}"))
-        }
     }
 }
 
-/// Whether the child ended well; `None` when it is still there after `seconds`.
-fn wait(child: &mut Child, seconds: u64) -> Option<bool> {
-    let until = Instant::now() + Duration::from_secs(seconds);
+/// Whether the child ended well; `None` when it is still there after `seconds`, or 20 s after it
+/// said why it fails: its other threads may wait for a device that answers no more.
+fn wait(child: &mut Child, seconds: u64, why: &Path) -> Option<bool> {
+    let mut until = Instant::now() + Duration::from_secs(seconds);
+    let mut failing = false;
     while Instant::now() < until {
         if let Ok(Some(status)) = child.try_wait() {
             return Some(status.success());
+        }
+        if !failing && why.exists() {
+            failing = true;
+            until = until.min(Instant::now() + Duration::from_secs(20));
         }
         thread::sleep(Duration::from_millis(10));
     }

@@ -7,6 +7,7 @@
 use std::env;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 /// What a finished command left.
 pub struct Out {
@@ -73,11 +74,31 @@ pub fn run_from_memory() -> std::io::Result<()> {
     let (suite, program) = (env::temp_dir().join("vm-suite"), env::temp_dir().join("ublk-dm"));
     std::fs::copy(env::current_exe()?, &suite)?;
     std::fs::copy(binary(), &program)?;
+    let mutants = format!("{}-mutants", binary());
+    if std::fs::exists(&mutants)? {
+        std::fs::copy(mutants, env::temp_dir().join("ublk-dm-mutants"))?;
+    }
     Err(Command::new(suite).args(env::args_os().skip(1)).env(IN_MEMORY, "1").env("UBLK_DM_BIN", program).exec())
+}
+
+/// A program to be run in the place of the one under test, and the rule that it is to break.
+static MUTANT: Mutex<Option<(String, &str)>> = Mutex::new(None);
+
+/// From now on the program with deliberate faults is run, with this one switched on.
+pub fn use_mutant(name: &'static str) {
+    let path = format!("{}-mutants", binary().trim_end_matches("-mutants"));
+    assert!(
+        std::fs::exists(&path).unwrap_or(false),
+        "{path} is missing: it is built with --features mutants (ci/check)"
+    );
+    *MUTANT.lock().expect("no panic") = Some((path, name));
 }
 
 /// The `ublk-dm` under test; `UBLK_DM_BIN` puts another one in its place.
 pub fn binary() -> String {
+    if let Some((path, _)) = &*MUTANT.lock().expect("no panic") {
+        return path.clone();
+    }
     env::var("UBLK_DM_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ublk-dm").to_string())
 }
 
@@ -107,9 +128,12 @@ pub fn sh(line: &str) -> Out {
 
 /// Runs `ublk-dm` with a line of blank-separated arguments.
 pub fn ublk_dm(line: &str) -> Out {
-    let mut out = run_args(&binary(), &line.split_whitespace().collect::<Vec<_>>());
-    out.what = format!("ublk-dm {line}");
-    out
+    let mut command = Command::new(binary());
+    command.args(line.split_whitespace());
+    if let Some((_, name)) = &*MUTANT.lock().expect("no panic") {
+        command.env("UBLK_DM_MUTANT", name);
+    }
+    finish(&mut command, &format!("ublk-dm {line}"))
 }
 
 /// Runs `ublk-dm` as the user nobody.

@@ -11,6 +11,9 @@ mod full;
 mod joins;
 mod kill;
 mod live;
+mod powercut;
+mod powercut_judge;
+mod powercut_reopen;
 mod scale;
 mod verbs;
 
@@ -32,5 +35,7 @@ pub fn all() -> Vec<Case> {
     all.extend(scale::cases());
     all.extend(kill::cases());
     all.extend(copy::cases());
+    all.extend(powercut::cases());
+    all.extend(powercut_judge::cases());
     all
 }
