@@ -14,6 +14,7 @@ mod explore;
 mod faults;
 mod judge;
 mod kernel;
+mod mirror;
 mod model;
 mod mutants;
 mod named;
