@@ -1,29 +1,15 @@
-//! A mirror's dirty log on disk, version 2.
-//!
-//! ```text
-//! byte 0      magic "rRiM", version (1 means the same on little-endian machines), number of regions (64 bits)
-//! byte 1024   one bit per region, lowest bit first: 1 clean, 0 dirty or never in sync; padded to 64 bits
-//! ```
-//!
-//! All numbers are little-endian. LVM makes logs with all ones for the number of regions: the mirror that opens such a
-//! log first knows how many there are.
+//! Judging and showing a mirror's dirty log. Its format is the data path's, `dm_targets::mirror::format`.
 
-use dm_targets::units::SECTOR_BYTES;
+use dm_targets::mirror::format::{
+    HEADER_BYTES, MAX_REGIONS, OLD_VERSION, REGIONS_UNKNOWN, VERSION, WORDS_BYTES, Words, bit_of, bitset_bytes,
+};
+use dm_targets::units::{RegionIndex, SECTOR_BYTES};
 
 use super::Error;
 use super::image::{Image, Progress};
 use super::report::{Finding, Kind, LogReport, Report};
 
-/// The first word, bytes `72 52 69 4D`.
-pub(super) const MAGIC: u32 = 0x4D69_5272;
-/// Where the bits start.
-const BITS_OFFSET_BYTES: u64 = 1024;
-/// Bytes of the header that mean something.
-const HEADER_BYTES: usize = 16;
-/// Versions that can be read.
-const VERSIONS: [u32; 2] = [1, 2];
-/// The number of regions of a log that no mirror has opened yet.
-const REGIONS_UNKNOWN: u64 = u64::MAX;
+pub(super) use dm_targets::mirror::format::MAGIC;
 
 /// A log whose bits can be read.
 pub(super) struct Log<'a> {
@@ -40,21 +26,22 @@ pub(super) struct DirtyRun {
 
 /// Examines a log and adds it to the report; `None` when its bits cannot be read.
 pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Option<Log<'a>>, Error> {
-    let Some(header) = image.first_bytes::<HEADER_BYTES>()? else { return Ok(None) };
-    let [_, _, _, _, v0, v1, v2, v3, count @ ..] = header;
-    let (version, regions) = (u32::from_le_bytes([v0, v1, v2, v3]), u64::from_le_bytes(count));
+    let Some(header) = image.first_bytes::<WORDS_BYTES>()? else { return Ok(None) };
+    let words = Words::decode(&header);
+    let Words { version, regions, .. } = words;
     let mut log = LogReport { version, regions: None, clean_regions: None, dirty_regions: None };
     let findings = &mut report.findings;
-    if !VERSIONS.contains(&version) {
-        let text = format!("log has format version {version}; only {VERSIONS:?} are known");
+    if !words.known_version() {
+        let known = [OLD_VERSION, VERSION];
+        let text = format!("log has format version {version}; only {known:?} are known");
         findings.violation(Kind::LogBadVersion, Some(4), text);
     }
-    let least_bytes = if regions == REGIONS_UNKNOWN { 0 } else { regions.div_ceil(64).saturating_mul(8) };
-    let least_bytes = least_bytes.saturating_add(BITS_OFFSET_BYTES);
+    let least_bytes = if regions == REGIONS_UNKNOWN { 0 } else { bitset_bytes(regions) };
+    let least_bytes = least_bytes.saturating_add(HEADER_BYTES as u64);
     if regions != REGIONS_UNKNOWN {
         log.regions = Some(regions);
-        if u32::try_from(regions).is_err() {
-            let text = format!("log names {regions} regions; a mirror has at most {}", u32::MAX);
+        if regions > MAX_REGIONS {
+            let text = format!("log names {regions} regions; a mirror has at most {MAX_REGIONS}");
             findings.violation(Kind::LogTooManyRegions, Some(8), text);
         }
     }
@@ -71,7 +58,7 @@ pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Optio
                 kind: Kind::LogPadding,
                 area: None,
                 index: None,
-                offset_bytes: Some(BITS_OFFSET_BYTES + regions / 8),
+                offset_bytes: Some(bit_of(RegionIndex(regions)).0),
                 message: format!("{padding} bits set after the last region; a mirror clears them").into(),
             });
         }
@@ -83,9 +70,9 @@ pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Optio
 impl Log<'_> {
     /// Goes through the bits in words of 64 regions, with the first region of each.
     fn words(&self, visit: &mut dyn FnMut(u64, u64) -> Result<(), Error>) -> Result<(), Error> {
-        let len_bytes = self.regions.div_ceil(64) * 8;
+        let len_bytes = bitset_bytes(self.regions);
         let mut first_region = 0;
-        self.image.read_pieces(BITS_OFFSET_BYTES, len_bytes, &mut |_, bytes| {
+        self.image.read_pieces(HEADER_BYTES as u64, len_bytes, &mut |_, bytes| {
             for bytes in bytes.chunks_exact(8) {
                 let mut word = [0; 8];
                 word.copy_from_slice(bytes);

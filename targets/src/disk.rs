@@ -38,6 +38,8 @@ impl Errno {
     pub const EINVAL: Errno = Errno(22);
     /// No space left on the device: a full COW.
     pub const ENOSPC: Errno = Errno(28);
+    /// What the kernel makes of an operation that a disk's firmware refuses.
+    pub const EREMOTEIO: Errno = Errno(121);
     /// The disk cannot do this kind of operation.
     pub const EOPNOTSUPP: Errno = Errno(95);
 

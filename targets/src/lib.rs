@@ -7,12 +7,12 @@
 //! Three ideas carry it:
 //!
 //! 1. *Decide, then do.* What a request must do next is a pure function on plain state (`snapshot::exceptions`,
-//!    `snapshot::format`). The asynchronous code around it is thin, and holds no borrow across an await.
+//!    `snapshot::format`, `mirror::regions`, `mirror::legs`, `mirror::format`). The asynchronous code around it is thin, and holds no borrow across an await.
 //! 2. *A target never sees payload bytes.* It moves handles ([`disk::Memory`]). Only metadata has bytes.
 //! 3. *One seam.* Every disk operation passes [`disk::Disk`].
 //!
-//! Modules use only those above them in this list: [`units`], [`disk`] and [`exec`], [`io`] (dm-io), [`copy`] (kcopyd),
-//! [`request`], [`snapshot`]; [`table`] stands beside them.
+//! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`], [`io`] (dm-io),
+//! [`copy`] (kcopyd), [`request`], [`snapshot`] and [`mirror`], which do not use each other; [`table`] stands beside them.
 //!
 //! # The rules that keep data safe
 //!
@@ -24,6 +24,7 @@
 //! * **I4** an origin write waits until snapshot reads of the old chunk have drained
 //! * **I5** an origin write is issued only when every valid snapshot of that origin has a durable record for the chunk
 //! * **I6** memory outlives the operation that uses it; a request is completed exactly once
+//! * **I7** a dirty bit is durable before any leg is written; it is cleared only after all legs completed and were flushed
 //! * **I9** a snapshot that can no longer be right is durably marked invalid before the write that makes it wrong
 //! * **I10** a write that was acknowledged survives the death of the server; one that was flushed, the loss of power
 #![forbid(unsafe_code)]
@@ -31,7 +32,9 @@
 pub mod copy;
 pub mod disk;
 pub mod exec;
+pub mod hash;
 pub mod io;
+pub mod mirror;
 pub mod mutant;
 pub mod request;
 #[cfg(any(test, feature = "sim"))]

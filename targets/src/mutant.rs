@@ -32,6 +32,30 @@ pub enum Mutant {
     JoinAmongWrites,
     /// The part of a chunk that a partial write leaves alone is not copied.
     PartialNotCopied,
+    /// I7: legs are written before the mark of their region is durable.
+    LegBeforeMark,
+    /// I7: marks are written without FUA.
+    MarkNotDurable,
+    /// I7: a region becomes clean without a flush of the legs.
+    CleanWithoutFlush,
+    /// I7: a region becomes clean while a write to it is in flight.
+    CleanInFlight,
+    /// A completed write makes a region that is out of sync clean.
+    NoSyncBecomesClean,
+    /// Regions are recovered from a leg that is not the default leg.
+    WrongSource,
+    /// A leg that missed something is forgotten when the mirror is closed or dies.
+    StaleForgotten,
+    /// With `handle_errors` a write that a leg missed is acknowledged.
+    AckThoughMissed,
+    /// Writes do not wait for the recovery of their region.
+    RecoveringNotHeld,
+    /// Reads of a region that is out of sync are spread over the legs.
+    OutOfSyncReadsSpread,
+    /// A write that a leg missed leaves its region in sync.
+    MissedStaysInSync,
+    /// A leg is no longer remembered as stale although what it got was not flushed.
+    StaleClearedEarly,
 }
 
 #[cfg(any(test, feature = "sim"))]

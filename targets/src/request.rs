@@ -45,6 +45,8 @@ pub enum TargetError {
     Full,
     /// The target has no such operation.
     Unsupported,
+    /// The target was suspended before the request could be carried out: it is for the next table.
+    Requeue,
 }
 
 impl TargetError {
@@ -52,7 +54,7 @@ impl TargetError {
     pub fn errno(&self) -> Errno {
         match self {
             TargetError::Disk(error) => error.errno,
-            TargetError::Invalid | TargetError::Full => Errno::EIO,
+            TargetError::Invalid | TargetError::Full | TargetError::Requeue => Errno::EIO,
             TargetError::Unsupported => Errno::EOPNOTSUPP,
         }
     }
@@ -71,6 +73,7 @@ impl fmt::Display for TargetError {
             TargetError::Invalid => write!(f, "the snapshot is invalid"),
             TargetError::Full => write!(f, "the snapshot's COW is full"),
             TargetError::Unsupported => write!(f, "operation not supported"),
+            TargetError::Requeue => write!(f, "held until the device was suspended"),
         }
     }
 }

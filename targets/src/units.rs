@@ -31,6 +31,16 @@ pub struct ChunkSize {
     shift: u8,
 }
 
+/// A region of a mirror's dirty log, counted from the mirror's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionIndex(pub u64);
+
+/// The size of a dirty-log region: a power of two of sectors, at least [`RegionSize::MIN_SECTORS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RegionSize {
+    shift: u8,
+}
+
 impl Sector {
     /// The byte offset of this position.
     pub const fn bytes(self) -> u64 {
@@ -107,6 +117,42 @@ impl ChunkSize {
     }
 }
 
+impl RegionSize {
+    /// The smallest legal region.
+    pub const MIN_SECTORS: u64 = 2;
+
+    /// A region size from sectors; `None` unless it is a power of two of at least [`Self::MIN_SECTORS`].
+    pub const fn from_sectors(sectors: u64) -> Option<RegionSize> {
+        if sectors.is_power_of_two() && sectors >= Self::MIN_SECTORS {
+            // at most 63, so the cast keeps everything
+            #[allow(clippy::cast_possible_truncation)]
+            Some(RegionSize { shift: sectors.trailing_zeros() as u8 })
+        } else {
+            None
+        }
+    }
+
+    /// Sectors in a region.
+    pub const fn sectors(self) -> Sectors {
+        Sectors(1 << self.shift)
+    }
+
+    /// The region that holds a sector.
+    pub const fn region_of(self, sector: Sector) -> RegionIndex {
+        RegionIndex(sector.0 >> self.shift)
+    }
+
+    /// Where a region starts.
+    pub const fn start_of(self, region: RegionIndex) -> Sector {
+        Sector(region.0 << self.shift)
+    }
+
+    /// Regions needed to cover a length; the last may be short.
+    pub const fn regions_in(self, len: Sectors) -> u64 {
+        len.0.div_ceil(1 << self.shift)
+    }
+}
+
 impl fmt::Display for Sector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
@@ -132,6 +178,14 @@ mod tests {
             let size = ChunkSize::from_sectors(1 << shift).unwrap();
             assert_eq!(size.sectors(), Sectors(1 << shift));
         }
+    }
+
+    #[test]
+    fn a_sector_belongs_to_one_region() {
+        assert_eq!([0, 1, 3, 12].map(RegionSize::from_sectors), [None; 4]);
+        let size = RegionSize::from_sectors(8).unwrap();
+        assert_eq!((size.region_of(Sector(23)), size.start_of(RegionIndex(2))), (RegionIndex(2), Sector(16)));
+        assert_eq!((size.regions_in(Sectors(17)), size.sectors()), (3, Sectors(8)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod faults;
 mod fuzz;
 mod judge;
 mod kernel;
+mod mirror;
 mod model;
 mod mutants;
 mod named;

@@ -114,6 +114,11 @@ impl Client {
         self.shared.moved.set(self.shared.moved.get() + sectors);
     }
 
+    /// Changes the share of time of this client's throttle, and of all that share it.
+    pub fn set_throttle_percent(&self, percent: u32) {
+        self.shared.throttle.set_percent(percent);
+    }
+
     /// How far all jobs of this client together have come: sectors of their sources that have been dealt with.
     pub fn moved(&self) -> Sectors {
         Sectors(self.shared.moved.get())

@@ -9,10 +9,10 @@
 //! (an origin write waits for snapshot reads that still go to the origin) and I5 (it waits for the record), and I9
 //! (between losing a chunk and the durable invalid mark, writes to the origin wait).
 
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::VecDeque;
 
 use super::format::Record;
+use crate::hash::NumberTable as Table;
 use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, CowChunk};
 
@@ -82,31 +82,6 @@ pub enum ReadStep {
     /// Fail: the snapshot is invalid.
     Fail,
 }
-
-/// A multiplicative hash: chunk numbers are not chosen by an adversary who could see a collision's cost, and the table is
-/// on every request's path.
-#[derive(Default)]
-pub struct ChunkHasher(u64);
-
-impl Hasher for ChunkHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u64(u64::from(*byte));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        // The golden ratio spreads neighbours; the fold brings the good high bits down to where tables look.
-        let product = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = product ^ (product >> 32);
-    }
-}
-
-type Table<V> = HashMap<u64, V, BuildHasherDefault<ChunkHasher>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {

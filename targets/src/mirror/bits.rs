@@ -1,0 +1,163 @@
+//! Sets of regions as bits, in the order and the words of the dirty log. Pure.
+//!
+//! Region *r* is bit *r* mod 64 of word *r*/64; written as little-endian words this is the log's bitset, lowest bit first.
+//! Bits after the last region are always zero, so that counting is exact.
+
+/// Bits of a word.
+const WORD_BITS: u64 = 64;
+
+/// One bit for each region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bits {
+    words: Vec<u64>,
+    len: u64,
+}
+
+impl Bits {
+    /// All bits zero; `None` if there is no memory for so many.
+    pub fn zeroes(len: u64) -> Option<Bits> {
+        let count = usize::try_from(len.div_ceil(WORD_BITS)).ok()?;
+        let mut words = Vec::new();
+        words.try_reserve_exact(count).ok()?;
+        words.resize(count, 0);
+        Some(Bits { words, len })
+    }
+
+    /// How many bits there are.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are no bits at all.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Words of the set; the last is padded with zeroes.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Replaces a word; bits after the last region are dropped.
+    pub fn set_word(&mut self, at: usize, word: u64) {
+        self.words[at] = word;
+        self.trim();
+    }
+
+    /// Whether a bit is set.
+    pub fn get(&self, at: u64) -> bool {
+        self.words[index(at)] >> (at % WORD_BITS) & 1 == 1
+    }
+
+    /// Sets or clears a bit; says whether that changed it.
+    pub fn put(&mut self, at: u64, value: bool) -> bool {
+        debug_assert!(at < self.len);
+        let (word, mask) = (&mut self.words[index(at)], 1 << (at % WORD_BITS));
+        let old = *word & mask != 0;
+        if value {
+            *word |= mask;
+        } else {
+            *word &= !mask;
+        }
+        old != value
+    }
+
+    /// Sets or clears all bits from one on.
+    pub fn fill_from(&mut self, first: u64, value: bool) {
+        let mut at = first;
+        while at < self.len && at % WORD_BITS != 0 {
+            self.put(at, value);
+            at += 1;
+        }
+        if at < self.len {
+            self.words[index(at)..].fill(if value { u64::MAX } else { 0 });
+            self.trim();
+        }
+    }
+
+    /// Bits that are set.
+    pub fn count(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+
+    /// The first zero at or after a position.
+    pub fn next_zero(&self, from: u64) -> Option<u64> {
+        let mut at = from;
+        while at < self.len {
+            let zeroes = !self.words[index(at)] >> (at % WORD_BITS);
+            if zeroes != 0 {
+                let found = at + u64::from(zeroes.trailing_zeros());
+                return (found < self.len).then_some(found);
+            }
+            at = (at / WORD_BITS + 1) * WORD_BITS;
+        }
+        None
+    }
+
+    /// Clears what is not set in `other`, a set of the same length.
+    pub fn intersect(&mut self, other: &Bits) {
+        for (word, other) in self.words.iter_mut().zip(&other.words) {
+            *word &= other;
+        }
+    }
+
+    fn trim(&mut self) {
+        if let Some(last) = self.words.last_mut().filter(|_| self.len % WORD_BITS != 0) {
+            *last &= (1 << (self.len % WORD_BITS)) - 1;
+        }
+    }
+}
+
+/// The word of a bit; the vector was made, so its indices fit.
+fn index(at: u64) -> usize {
+    usize::try_from(at / WORD_BITS).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every operation against a plain list of booleans, at the lengths where words end.
+    #[test]
+    fn bits_are_a_list_of_booleans() {
+        for len in [1, 2, 63, 64, 65, 127, 128, 130] {
+            let mut bits = Bits::zeroes(len).unwrap();
+            let mut list = vec![false; usize::try_from(len).unwrap()];
+            for step in 0..len * 3 {
+                let (at, value) = (step * 37 % len, step * 13 % 5 < 2);
+                let changed = list[usize::try_from(at).unwrap()] != value;
+                list[usize::try_from(at).unwrap()] = value;
+                assert_eq!(bits.put(at, value), changed);
+                assert_eq!(bits.count(), list.iter().filter(|bit| **bit).count() as u64);
+                for from in 0..=len {
+                    let first = (from..len).find(|at| !list[usize::try_from(*at).unwrap()]);
+                    assert_eq!(bits.next_zero(from), first, "{len} {from}");
+                }
+            }
+            for from in 0..=len {
+                for value in [true, false] {
+                    let mut filled = bits.clone();
+                    filled.fill_from(from, value);
+                    for at in 0..len {
+                        let expected = if at < from { list[usize::try_from(at).unwrap()] } else { value };
+                        assert_eq!(filled.get(at), expected);
+                    }
+                    let ones = filled.words().iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+                    assert_eq!(ones, (0..len).filter(|at| filled.get(*at)).count() as u64, "padding stays zero");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn padding_is_dropped_and_sets_intersect() {
+        let mut bits = Bits::zeroes(65).unwrap();
+        bits.set_word(0, u64::MAX);
+        bits.set_word(1, u64::MAX);
+        assert_eq!((bits.count(), bits.words()), (65, &[u64::MAX, 1][..]));
+        let mut other = Bits::zeroes(65).unwrap();
+        other.put(64, true);
+        bits.intersect(&other);
+        assert_eq!((bits.count(), bits.get(64)), (1, true));
+    }
+}

@@ -1,0 +1,270 @@
+//! Comparing the legs of a mirror, and repairing them where they differ.
+//!
+//! Both go through the mirror region by region, under users' I/O: a region is withheld from writes while it is looked at,
+//! so what is found differing is no write on its way. This is the one place that looks at users' data.
+//!
+//! Repair takes one leg as right. That is remembered in the log first; then each region that differs is put out of sync,
+//! durably, and recovery does the rest. So a crash in the middle leaves each region as it was or as the named leg has it.
+
+use std::fmt;
+
+use super::legs::{Failure, LegSet, MAX_LEGS};
+use super::target::{Mirror, Phase};
+use crate::disk::{Buffer, Io};
+use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};
+
+/// Bytes of each leg compared at a time.
+const PIECE_BYTES: u32 = 128 * 1024;
+/// Bytes of a sector, as a length.
+const SECTOR_LEN: usize = 512;
+
+/// A range in which legs are not the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Where it starts.
+    pub sector: Sector,
+    /// How long it is.
+    pub count: Sectors,
+    /// The legs that differ from the default leg.
+    pub differing: LegSet,
+    /// The legs that could not be read.
+    pub unreadable: LegSet,
+    /// The mirror took the legs to be the same there. Where it did not, recovery is still to come.
+    pub in_sync: bool,
+}
+
+/// Why legs could not be compared or repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckError {
+    /// No memory to read into.
+    NoMemory,
+    /// The mirror was suspended or closed.
+    Stopped,
+    /// There is no such leg.
+    NoSuchLeg(usize),
+    /// The leg named as right has missed something, or is not known to have everything.
+    NotRight(usize),
+}
+
+impl fmt::Display for CheckError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CheckError::NoMemory => write!(f, "no memory to compare the legs"),
+            CheckError::Stopped => write!(f, "the mirror was suspended meanwhile"),
+            CheckError::NoSuchLeg(leg) => write!(f, "there is no leg {}", leg + 1),
+            CheckError::NotRight(leg) => {
+                write!(f, "leg {} is not up to date everywhere: nothing can be repaired from it", leg + 1)
+            }
+        }
+    }
+}
+
+impl std::error::Error for CheckError {}
+
+/// What repairing came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Regions that differed.
+    pub regions: u64,
+    /// Regions that are out of sync at the end.
+    pub left: u64,
+}
+
+/// Memory to compare in.
+struct Scratch {
+    buffers: Vec<Buffer>,
+    /// What the default leg has, and what another one has.
+    bytes: [Vec<u8>; 2],
+}
+
+impl Mirror {
+    /// Tells of every range in which the legs differ. Ranges of different regions may touch.
+    pub async fn compare(&self, mut on_range: impl FnMut(Difference)) -> Result<(), CheckError> {
+        let mut scratch = self.scratch()?;
+        for region in (0..self.regions()).map(RegionIndex) {
+            self.withhold(region).await?;
+            self.compare_region(region, &mut scratch, &mut on_range).await;
+            self.release(region);
+        }
+        Ok(())
+    }
+
+    /// Makes all legs what one of them is, wherever they differ.
+    ///
+    /// # Errors
+    /// The leg must be a source leg: where regions are out of sync no other is right.
+    pub async fn repair(&self, source_leg: usize) -> Result<Repaired, CheckError> {
+        let mut scratch = self.scratch()?;
+        {
+            let legs = &mut self.state.borrow_mut().legs;
+            if source_leg >= legs.count() {
+                return Err(CheckError::NoSuchLeg(source_leg));
+            }
+            if !legs.sources().has(source_leg) {
+                return Err(CheckError::NotRight(source_leg));
+            }
+            legs.believe(source_leg);
+        }
+        self.remember_stale();
+        self.log.until_legs_remembered().await;
+        let mut repaired = Repaired::default();
+        for region in (0..self.regions()).map(RegionIndex) {
+            self.withhold(region).await?;
+            let mut differs = false;
+            self.compare_region(region, &mut scratch, &mut |difference| differs |= difference.in_sync).await;
+            if differs {
+                repaired.regions += 1;
+                self.desync(region).await;
+            }
+            self.release(region);
+        }
+        self.work.wake_all();
+        self.quiet.until(|| self.recovery_ended().then_some(())).await;
+        self.note_in_sync();
+        let regions = &self.state.borrow().regions;
+        repaired.left = regions.count() - regions.in_sync_count();
+        Ok(repaired)
+    }
+
+    fn recovery_ended(&self) -> bool {
+        let nothing_left = self.paused.get() > 0 || !self.state.borrow().regions.has_recovery();
+        self.recovering.get() == 0 && nothing_left
+    }
+
+    /// Puts a withheld region out of sync, durably: from its release on, legs other than the sources miss its writes.
+    async fn desync(&self, region: RegionIndex) {
+        {
+            let regions = &mut self.state.borrow_mut().regions;
+            if regions.desync(region) {
+                self.log.mark(region);
+            }
+            regions.search_again(region);
+        }
+        if self.log.on_disk() {
+            self.log.until_settled(self.log.collecting()).await;
+        }
+    }
+
+    fn scratch(&self) -> Result<Scratch, CheckError> {
+        let buffers = 0..self.disks.borrow().len();
+        let buffers: Option<Vec<Buffer>> = buffers.map(|_| Buffer::acquire(&self.host, PIECE_BYTES)).collect();
+        let bytes = [vec![0; PIECE_BYTES as usize], vec![0; PIECE_BYTES as usize]];
+        Ok(Scratch { buffers: buffers.ok_or(CheckError::NoMemory)?, bytes })
+    }
+
+    /// Takes a region for us alone, when recovery has done with it and no write is in flight.
+    async fn withhold(&self, region: RegionIndex) -> Result<(), CheckError> {
+        loop {
+            self.gate.until(|| (self.phase.get() != Phase::Changing).then_some(())).await;
+            if self.phase.get() != Phase::Running {
+                return Err(CheckError::Stopped);
+            }
+            if self.state.borrow_mut().regions.withhold(region) {
+                break;
+            }
+            let ours = || self.state.borrow().regions.access(region) != super::regions::Access::Withheld;
+            self.released.until(|| ours().then_some(())).await;
+        }
+        self.under_way.set(self.under_way.get() + 1);
+        let span = super::regions::Span::one(region);
+        self.quiet.until(|| self.state.borrow().regions.is_quiet(span).then_some(())).await;
+        Ok(())
+    }
+
+    fn release(&self, region: RegionIndex) {
+        self.state.borrow_mut().regions.release(region, self.host.now_ms());
+        self.released.wake_all();
+        self.work.wake_all();
+        self.leave();
+    }
+
+    async fn compare_region(&self, region: RegionIndex, scratch: &mut Scratch, on_range: &mut impl FnMut(Difference)) {
+        let in_sync = self.state.borrow().regions.is_in_sync(region);
+        let (start, len) = (self.region_size.start_of(region), self.len_of(region, 1));
+        let mut done = Sectors(0);
+        let mut open: Option<Difference> = None;
+        while done < len {
+            let count = Sectors((len.0 - done.0).min(u64::from(PIECE_BYTES) / SECTOR_BYTES));
+            let sector = start.plus(done);
+            let unreadable = self.read_all_legs(sector, count, scratch).await;
+            self.compare_piece(count, unreadable, scratch, |at, differing| {
+                let found =
+                    Difference { sector: sector.plus(Sectors(at)), count: Sectors(1), differing, unreadable, in_sync };
+                extend(&mut open, found, on_range);
+            });
+            done.0 += count.0;
+        }
+        if let Some(open) = open {
+            on_range(open);
+        }
+    }
+
+    /// Reads a range of all legs; gives those that could not be read.
+    async fn read_all_legs(&self, sector: Sector, count: Sectors, scratch: &Scratch) -> LegSet {
+        let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
+        for (leg, parts) in self.disks.borrow().iter().enumerate() {
+            if let Some(buffer) = scratch.buffers.get(leg) {
+                let at = parts.offset.plus(Sectors(sector.0));
+                ios[leg] = Some(parts.disk.read(at, count, buffer.at(0)));
+            }
+        }
+        let mut unreadable = LegSet::default();
+        for (leg, io) in ios.iter_mut().enumerate() {
+            let Some(io) = io.take() else { continue };
+            if let Err(error) = io.await {
+                self.leg_failed(leg, Failure::Read, &error);
+                unreadable.add(leg);
+            }
+        }
+        unreadable
+    }
+
+    /// Tells of every sector, counted from the start of the piece, in which legs differ from the default leg.
+    fn compare_piece(
+        &self,
+        count: Sectors,
+        unreadable: LegSet,
+        scratch: &mut Scratch,
+        mut differs: impl FnMut(u64, LegSet),
+    ) {
+        let len = usize::try_from(count.bytes()).unwrap_or(0);
+        let (all, default) = {
+            let legs = &self.state.borrow().legs;
+            (legs.all(), legs.default_leg())
+        };
+        let readable = all.without(unreadable);
+        let reference = if readable.has(default) { Some(default) } else { readable.iter().next() };
+        let Scratch { buffers, bytes: [right, other] } = scratch;
+        let mut sectors = vec![LegSet::default(); len / SECTOR_LEN];
+        if let Some(reference) = reference {
+            buffers[reference].read(0, &mut right[..len]);
+            for leg in readable.without(LegSet::one(reference)).iter().filter(|leg| *leg < buffers.len()) {
+                buffers[leg].read(0, &mut other[..len]);
+                let pairs = right[..len].chunks(SECTOR_LEN).zip(other[..len].chunks(SECTOR_LEN));
+                for (set, (right, other)) in sectors.iter_mut().zip(pairs) {
+                    if right != other {
+                        set.add(leg);
+                    }
+                }
+            }
+        }
+        for (at, set) in (0..).zip(sectors) {
+            if !set.is_empty() || !unreadable.is_empty() {
+                differs(at, set);
+            }
+        }
+    }
+}
+
+/// Adds a sector to the range found so far, or tells of that range and begins another.
+fn extend(open: &mut Option<Difference>, found: Difference, on_range: &mut impl FnMut(Difference)) {
+    if let Some(range) = open {
+        let alike = range.differing == found.differing && range.unreadable == found.unreadable;
+        if alike && range.sector.plus(range.count) == found.sector {
+            range.count.0 += found.count.0;
+            return;
+        }
+        on_range(*range);
+    }
+    *open = Some(found);
+}

@@ -1,0 +1,265 @@
+//! The dirty log on disk, version 2, as the kernel writes it. Pure: bytes in, facts out.
+//!
+//! ```text
+//! byte 0      magic "rRiM", version, number of regions (64 bits)
+//! byte 16     not interpreted by the kernel, which keeps it: here the legs that missed something ([`LegFlags`])
+//! byte 1024   one bit a region, lowest bit first: 1 clean, 0 dirty or not in sync; padded with zeroes to 64 bits
+//! ```
+//!
+//! All numbers are little-endian. Version 1 means the same on little-endian machines. LVM makes logs whose number of
+//! regions is all ones: such a log says nothing of how many there are, and its bits are used as they are.
+//!
+//! The kernel always writes the whole log. Here only the blocks that changed are written: a torn write of the whole log
+//! leaves each block old or new, which is all that writing the changed ones can leave, so any kernel must cope with it.
+
+use super::bits::Bits;
+use crate::table::InitialSync;
+use crate::units::{RegionIndex, SECTOR_BYTES, Sectors};
+
+/// The first word, bytes `72 52 69 4D`.
+pub const MAGIC: u32 = 0x4D69_5272;
+/// The version that is written.
+pub const VERSION: u32 = 2;
+/// The version of little-endian machines before there were others; read and written as [`VERSION`].
+pub const OLD_VERSION: u32 = 1;
+/// The number of regions of a log that no mirror has opened yet.
+pub const REGIONS_UNKNOWN: u64 = u64::MAX;
+/// Bytes of the header that the kernel interprets.
+pub const WORDS_BYTES: usize = 16;
+/// Bytes of the header, where the bits start.
+pub const HEADER_BYTES: usize = 1024;
+/// Most regions of a mirror: the kernel counts them with 32 bits.
+pub const MAX_REGIONS: u64 = u32::MAX as u64;
+/// Regions in a word of the bitset.
+const WORD_REGIONS: u64 = 64;
+/// Bytes of a word of the bitset.
+const WORD_BYTES: u64 = 8;
+
+/// The words of a header, unjudged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// The magic word.
+    pub magic: u32,
+    /// The format's version.
+    pub version: u32,
+    /// Regions that the log knows of.
+    pub regions: u64,
+}
+
+impl Words {
+    /// Reads the words.
+    pub fn decode(bytes: &[u8; WORDS_BYTES]) -> Words {
+        let [m0, m1, m2, m3, v0, v1, v2, v3, regions @ ..] = *bytes;
+        let (magic, version) = (u32::from_le_bytes([m0, m1, m2, m3]), u32::from_le_bytes([v0, v1, v2, v3]));
+        Words { magic, version, regions: u64::from_le_bytes(regions) }
+    }
+
+    /// The words' bytes.
+    pub fn encode(&self) -> [u8; WORDS_BYTES] {
+        let mut bytes = [0; WORDS_BYTES];
+        bytes[..4].copy_from_slice(&self.magic.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.version.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.regions.to_le_bytes());
+        bytes
+    }
+
+    /// Whether the version is one that can be read.
+    pub fn known_version(&self) -> bool {
+        [OLD_VERSION, VERSION].contains(&self.version)
+    }
+}
+
+/// Bytes of the bitset of so many regions.
+pub const fn bitset_bytes(regions: u64) -> u64 {
+    regions.div_ceil(WORD_REGIONS).saturating_mul(WORD_BYTES)
+}
+
+/// Where a region's bit is in the log: its byte, and the bit in it.
+pub const fn bit_of(region: RegionIndex) -> (u64, u32) {
+    // at most 7, so the cast keeps everything
+    #[allow(clippy::cast_possible_truncation)]
+    (HEADER_BYTES as u64 + region.0 / 8, (region.0 % 8) as u32)
+}
+
+/// How a log lies on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// Regions of the mirror.
+    pub regions: u64,
+    /// The log device's block, the unit that is written.
+    pub block_bytes: u32,
+}
+
+impl Layout {
+    /// Bytes of header and bits.
+    pub fn used_bytes(&self) -> u64 {
+        HEADER_BYTES as u64 + bitset_bytes(self.regions)
+    }
+
+    /// Blocks of the log, the last filled up.
+    pub fn blocks(&self) -> u64 {
+        self.used_bytes().div_ceil(u64::from(self.block_bytes))
+    }
+
+    /// What the log takes of its device.
+    pub fn len(&self) -> Sectors {
+        Sectors(self.blocks() * u64::from(self.block_bytes) / SECTOR_BYTES)
+    }
+
+    /// Whether the log has no blocks, which it always has.
+    pub fn is_empty(&self) -> bool {
+        self.blocks() == 0
+    }
+
+    /// The block that holds a region's bit.
+    pub fn block_of(&self, region: RegionIndex) -> u64 {
+        bit_of(region).0 / u64::from(self.block_bytes)
+    }
+
+    /// Fills `out` with the log's bytes from `start_bytes` on. `tail` is what stood behind the bits.
+    pub fn encode(&self, start_bytes: u64, header: &[u8; HEADER_BYTES], bits: &Bits, tail: &[u8], out: &mut [u8]) {
+        let mut at = start_bytes;
+        let mut out = out;
+        while !out.is_empty() {
+            let (source, word): (&[u8], [u8; 8]);
+            if at < HEADER_BYTES as u64 {
+                source = &header[to_index(at)..];
+            } else if at < self.used_bytes() {
+                let offset = at - HEADER_BYTES as u64;
+                word = bits.words()[to_index(offset / WORD_BYTES)].to_le_bytes();
+                source = &word[to_index(offset % WORD_BYTES)..];
+            } else {
+                source = &tail[to_index(at - self.used_bytes())..];
+            }
+            let len = source.len().min(out.len());
+            let (now, later) = out.split_at_mut(len);
+            now.copy_from_slice(&source[..len]);
+            out = later;
+            at += len as u64;
+        }
+    }
+
+    /// Takes bytes that were read from `start_bytes` on into the parts of the log. Says whether there were bits after the
+    /// last region, which are dropped.
+    pub fn decode(
+        &self,
+        start_bytes: u64,
+        bytes: &[u8],
+        header: &mut [u8; HEADER_BYTES],
+        bits: &mut Bits,
+        tail: &mut [u8],
+    ) -> bool {
+        let used = self.used_bytes();
+        let mut padded = false;
+        for (at, chunk) in (start_bytes..).step_by(8).zip(bytes.chunks_exact(8)) {
+            let mut word = [0; 8];
+            word.copy_from_slice(chunk);
+            if at < HEADER_BYTES as u64 {
+                header[to_index(at)..to_index(at) + 8].copy_from_slice(&word);
+            } else if at < used {
+                let (index, word) = (to_index((at - HEADER_BYTES as u64) / WORD_BYTES), u64::from_le_bytes(word));
+                bits.set_word(index, word);
+                padded |= bits.words()[index] != word;
+            } else {
+                tail[to_index(at - used)..to_index(at - used) + 8].copy_from_slice(&word);
+            }
+        }
+        padded
+    }
+}
+
+/// What a log says when it is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resumed {
+    /// The log cannot be trusted: it could not be read, or has a version that nobody knows.
+    pub failed: bool,
+    /// The header was made anew: what else stands in it is not ours.
+    pub fresh: bool,
+}
+
+/// Brings a log that was read (or could not be) to what the mirror starts from: the header names the regions there are,
+/// and the bits say which of them are in sync. The kernel's rules, in its order.
+pub fn resume(header: &mut [u8; HEADER_BYTES], bits: &mut Bits, readable: bool, initial: InitialSync) -> Resumed {
+    let mut first = [0; WORDS_BYTES];
+    first.copy_from_slice(&header[..WORDS_BYTES]);
+    let mut words = Words::decode(&first);
+    let mut resumed = Resumed { failed: !readable, fresh: false };
+    if !readable || initial != InitialSync::FromLog || words.magic != MAGIC {
+        resumed.fresh = !readable || words.magic != MAGIC;
+        words = Words { magic: MAGIC, version: VERSION, regions: 0 };
+    } else if !words.known_version() {
+        resumed.failed = true;
+        words.regions = 0;
+    } else {
+        words.version = VERSION;
+    }
+    // The kernel looks at 32 bits of the number: all ones are more regions than there can be, 2^32 are none.
+    let known = words.regions & MAX_REGIONS;
+    bits.fill_from(known, initial == InitialSync::NoSync);
+    words.regions = bits.len();
+    header[..WORDS_BYTES].copy_from_slice(&words.encode());
+    resumed
+}
+
+/// The legs that missed something, where the kernel leaves room: it keeps these bytes and does not look at them.
+///
+/// ```text
+/// byte 16     "dmlegs", format 1, number of legs
+/// byte 24     one bit a leg, in table order: it missed something and must not be copied from (64 bits)
+/// byte 32     a checksum of the 16 bytes before it (64 bits)
+/// ```
+///
+/// Legs have no identity here, only their place in the table; flags for another number of legs are not believed. LVM's
+/// fresh headers are all zeroes or all ones there, which is no record.
+pub struct LegFlags;
+
+impl LegFlags {
+    const START: usize = WORDS_BYTES;
+    const BYTES: usize = 24;
+    const MAGIC: [u8; 7] = *b"dmlegs\x01";
+
+    /// The flags in a header; `None` if there are none for so many legs.
+    pub fn decode(header: &[u8; HEADER_BYTES], legs: usize) -> Option<u16> {
+        let record = &header[Self::START..Self::START + Self::BYTES];
+        let (content, sum) = record.split_at(16);
+        let (mut flags, mut checksum) = ([0; 8], [0; 8]);
+        flags.copy_from_slice(&content[8..]);
+        checksum.copy_from_slice(sum);
+        let believed = content[..7] == Self::MAGIC
+            && usize::from(content[7]) == legs
+            && u64::from_le_bytes(checksum) == Self::checksum(content);
+        let flags = u16::try_from(u64::from_le_bytes(flags)).ok()?;
+        // A record without any healthy leg was never written.
+        (believed && flags != 0 && u32::from(flags) < (1 << legs) - 1).then_some(flags)
+    }
+
+    /// Puts flags into a header, or removes the record if there are none.
+    pub fn encode(header: &mut [u8; HEADER_BYTES], legs: usize, flags: u16) {
+        let record = &mut header[Self::START..Self::START + Self::BYTES];
+        if flags == 0 {
+            if record[..7] == Self::MAGIC {
+                record.fill(0);
+            }
+            return;
+        }
+        record[..7].copy_from_slice(&Self::MAGIC);
+        record[7] = u8::try_from(legs).unwrap_or(u8::MAX);
+        record[8..16].copy_from_slice(&u64::from(flags).to_le_bytes());
+        let sum = Self::checksum(&record[..16]);
+        record[16..].copy_from_slice(&sum.to_le_bytes());
+    }
+
+    /// FNV-1a: against garbage and torn writes, not against an adversary.
+    fn checksum(bytes: &[u8]) -> u64 {
+        bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3))
+    }
+}
+
+/// A position inside the log as an index; logs are at most 512 MiB and a bit long.
+fn to_index(at: u64) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+#[path = "format_tests.rs"]
+mod tests;

@@ -1,0 +1,194 @@
+//! The dirty log byte for byte: what kernels and LVM leave, and what is made of it.
+
+use super::*;
+
+/// A log as it is on disk, and what opening it made of it.
+struct Log {
+    layout: Layout,
+    header: [u8; HEADER_BYTES],
+    bits: Bits,
+    tail: Vec<u8>,
+}
+
+impl Log {
+    fn decode(regions: u64, block_bytes: u32, image: &[u8]) -> Log {
+        let layout = Layout { regions, block_bytes };
+        let tail = vec![0; to_index(layout.len().bytes() - layout.used_bytes())];
+        let mut log = Log { layout, header: [0; HEADER_BYTES], bits: Bits::zeroes(regions).unwrap(), tail };
+        let len = to_index(layout.len().bytes());
+        layout.decode(0, &image[..len], &mut log.header, &mut log.bits, &mut log.tail);
+        log
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut image = vec![0xCC; to_index(self.layout.len().bytes())];
+        self.layout.encode(0, &self.header, &self.bits, &self.tail, &mut image);
+        image
+    }
+
+    fn resume(&mut self, initial: InitialSync) -> Resumed {
+        resume(&mut self.header, &mut self.bits, true, initial)
+    }
+}
+
+fn image(magic: u32, version: u32, regions: u64, fill: u8, bits: &[u8]) -> Vec<u8> {
+    let mut image = vec![fill; 4096];
+    image[..16].copy_from_slice(&Words { magic, version, regions }.encode());
+    image[HEADER_BYTES..HEADER_BYTES + bits.len()].copy_from_slice(bits);
+    image
+}
+
+/// Bits of the first regions after a log was opened, and its first 16 bytes.
+fn opened(image: &[u8], regions: u64, initial: InitialSync) -> (Vec<u64>, String, Resumed) {
+    let mut log = Log::decode(regions, 512, image);
+    let resumed = log.resume(initial);
+    let zeroes = (0..regions).filter(|region| !log.bits.get(*region)).collect();
+    let words = log.encode()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    (zeroes, words, resumed)
+}
+
+const HEALTHY: Resumed = Resumed { failed: false, fresh: false };
+
+#[test]
+fn the_kernels_own_logs() {
+    let eight = image(MAGIC, 2, 8, 0, &[0xff, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(&eight[..16], b"\x72\x52\x69\x4d\x02\0\0\0\x08\0\0\0\0\0\0\0");
+    let text = "7252694d020000000800000000000000";
+    assert_eq!(opened(&eight, 8, InitialSync::FromLog), (vec![], text.into(), HEALTHY));
+    let in_flight = image(MAGIC, 2, 9, 0, &[0xfb, 1, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(opened(&in_flight, 9, InitialSync::FromLog).0, [2]);
+    let lost = image(MAGIC, 2, 8, 0, &[0xfe]);
+    assert_eq!(opened(&lost, 8, InitialSync::FromLog).0, [0]);
+    assert_eq!(opened(&lost, 8, InitialSync::Sync).0, (0..8).collect::<Vec<_>>());
+    assert_eq!(opened(&lost, 8, InitialSync::NoSync).0, []);
+}
+
+#[test]
+fn what_is_written_back_is_what_was_read() {
+    for regions in [1, 63, 64, 65, 4096, 8192, 20000] {
+        for block_bytes in [512, 4096] {
+            let layout = Layout { regions, block_bytes };
+            let len = to_index(layout.len().bytes());
+            let mut image: Vec<u8> = (0..251_u8).cycle().step_by(7).take(len).collect();
+            // Padding is not kept, so there is none here.
+            let used = to_index(layout.used_bytes());
+            image[HEADER_BYTES..used].fill(0);
+            image[..16].copy_from_slice(&Words { magic: MAGIC, version: 2, regions }.encode());
+            image[HEADER_BYTES] = 1;
+            let mut log = Log::decode(regions, block_bytes, &image);
+            log.resume(InitialSync::FromLog);
+            assert_eq!(log.encode(), image, "{regions} regions in blocks of {block_bytes}");
+            for start in (0..len).step_by(512) {
+                let mut part = vec![0; 512];
+                layout.encode(start as u64, &log.header, &log.bits, &log.tail, &mut part);
+                assert_eq!(part, image[start..start + 512]);
+            }
+        }
+    }
+}
+
+#[test]
+fn bits_are_where_the_kernel_looks_for_them() {
+    let mut log = Log::decode(130, 512, &vec![0; 4096]);
+    for region in 0..130 {
+        log.bits.fill_from(0, false);
+        log.bits.put(region, true);
+        let (byte, bit) = bit_of(RegionIndex(region));
+        let image = log.encode();
+        assert_eq!(image[to_index(byte)], 1 << bit);
+        assert_eq!(image[HEADER_BYTES..].iter().filter(|byte| **byte != 0).count(), 1);
+        assert_eq!(log.layout.block_of(RegionIndex(region)), byte / 512);
+    }
+}
+
+#[test]
+fn logs_fresh_from_lvm_are_used_as_they_are() {
+    let text = "7252694d020000000900000000000000";
+    let zeroes = image(MAGIC, 2, REGIONS_UNKNOWN, 0, &[0; 8]);
+    assert_eq!(opened(&zeroes, 9, InitialSync::FromLog), ((0..9).collect(), text.into(), HEALTHY));
+    let ones = image(MAGIC, 2, REGIONS_UNKNOWN, 0xff, &[0xff; 8]);
+    assert_eq!(opened(&ones, 9, InitialSync::FromLog), (vec![], text.into(), HEALTHY));
+    let mut log = Log::decode(9, 512, &ones);
+    log.resume(InitialSync::FromLog);
+    assert_eq!(&log.encode()[HEADER_BYTES..HEADER_BYTES + 8], [0xff, 1, 0, 0, 0, 0, 0, 0], "padding is cleared");
+    for legs in 2..=9 {
+        assert_eq!(LegFlags::decode(&log.header, legs), None);
+        assert_eq!(LegFlags::decode(&Log::decode(9, 512, &zeroes).header, legs), None);
+    }
+}
+
+#[test]
+fn grown_mirrors_have_new_regions_out_of_sync() {
+    let eight = image(MAGIC, 2, 8, 0, &[0xff]);
+    assert_eq!(opened(&eight, 70, InitialSync::FromLog).0, (8..70).collect::<Vec<_>>());
+    assert_eq!(opened(&eight, 70, InitialSync::NoSync).0, []);
+    let shrunk = image(MAGIC, 2, 100, 0, &[0xff; 16]);
+    let mut log = Log::decode(65, 512, &shrunk);
+    log.resume(InitialSync::FromLog);
+    assert_eq!(
+        (log.bits.count(), &log.encode()[HEADER_BYTES + 8..HEADER_BYTES + 16]),
+        (65, &[1, 0, 0, 0, 0, 0, 0, 0][..])
+    );
+    let truncated = image(MAGIC, 2, 1 << 32, 0, &[0xff]);
+    assert_eq!(opened(&truncated, 8, InitialSync::FromLog).0, (0..8).collect::<Vec<_>>(), "2^32 acts as 0");
+    let above = image(MAGIC, 2, (1 << 32) + 3, 0, &[0xff]);
+    assert_eq!(opened(&above, 8, InitialSync::FromLog).0, (3..8).collect::<Vec<_>>());
+}
+
+#[test]
+fn versions_and_foreign_headers() {
+    let old = image(MAGIC, 1, 8, 0, &[0x7f]);
+    assert_eq!(opened(&old, 8, InitialSync::FromLog), (vec![7], "7252694d020000000800000000000000".into(), HEALTHY));
+    let unknown = image(MAGIC, 7, 8, 0, &[0xff]);
+    let failed = Resumed { failed: true, fresh: false };
+    let all: Vec<u64> = (0..8).collect();
+    let text = "7252694d070000000800000000000000";
+    assert_eq!(opened(&unknown, 8, InitialSync::FromLog), (all.clone(), text.into(), failed));
+    let fresh = Resumed { failed: false, fresh: true };
+    let text = "7252694d020000000800000000000000";
+    for magic in [0, 0x7041_6E53] {
+        let foreign = image(magic, 7, 8, 0x55, &[0xff]);
+        assert_eq!(opened(&foreign, 8, InitialSync::FromLog), (all.clone(), text.into(), fresh));
+        assert_eq!(opened(&foreign, 8, InitialSync::NoSync), (vec![], text.into(), fresh));
+        let mut log = Log::decode(8, 512, &foreign);
+        log.resume(InitialSync::FromLog);
+        assert!(log.encode()[16..HEADER_BYTES].iter().all(|byte| *byte == 0x55), "what is not ours is kept");
+    }
+    let mut log = Log::decode(8, 512, &unknown);
+    let resumed = resume(&mut log.header, &mut log.bits, false, InitialSync::FromLog);
+    assert_eq!((resumed, log.bits.count()), (Resumed { failed: true, fresh: true }, 0));
+    // With `sync` or `nosync` the version found is never looked at.
+    assert_eq!(opened(&unknown, 8, InitialSync::Sync), (all, text.into(), HEALTHY));
+}
+
+#[test]
+fn leg_flags_are_believed_only_whole_and_for_as_many_legs() {
+    let mut header = [0x55; HEADER_BYTES];
+    LegFlags::encode(&mut header, 2, 0);
+    assert!(header.iter().all(|byte| *byte == 0x55), "nothing to remember leaves no trace");
+    for legs in 2..=9 {
+        for flags in 1..(1_u16 << legs) - 1 {
+            LegFlags::encode(&mut header, legs, flags);
+            assert_eq!(LegFlags::decode(&header, legs), Some(flags));
+            assert_eq!(LegFlags::decode(&header, legs + 1), None);
+        }
+    }
+    for at in 16..40 {
+        let mut torn = header;
+        torn[at] ^= 1;
+        assert_eq!(LegFlags::decode(&torn, 9), None, "byte {at}");
+    }
+    LegFlags::encode(&mut header, 9, (1 << 9) - 1);
+    assert_eq!(LegFlags::decode(&header, 9), None, "a mirror always has a leg to copy from");
+    LegFlags::encode(&mut header, 9, 0);
+    assert!(header[16..40].iter().all(|byte| *byte == 0) && header[40..].iter().all(|byte| *byte == 0x55));
+}
+
+#[test]
+fn the_largest_log_takes_half_a_gibibyte() {
+    let layout = Layout { regions: MAX_REGIONS, block_bytes: 4096 };
+    assert_eq!(layout.used_bytes(), 1024 + (512 << 20));
+    assert_eq!(layout.len().bytes(), (512 << 20) + 4096);
+    assert_eq!(Layout { regions: 1, block_bytes: 512 }.len(), Sectors(3));
+    assert_eq!(Layout { regions: 1, block_bytes: 4096 }.len(), Sectors(8));
+}

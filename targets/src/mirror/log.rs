@@ -1,0 +1,402 @@
+//! The dirty log: marks made durable in batches, on a device or nowhere.
+//!
+//! The bits themselves are kept by [`super::regions`]; what stands there may be on disk at any moment. Here is only what
+//! has changed since it was written, and how far writing has come. One task writes ([`Log::write`]), one batch after the
+//! other, so two writes of a block never overtake each other. All marks made until a batch is taken share its writes; a
+//! mark names the batch that will make it durable, and a write to the legs waits until that batch has *settled*.
+//!
+//! Batches with marks are written with FUA (I7). Batches that only clean regions are not: that a region is clean need not
+//! be durable, it only must not be so before the legs are flushed, which happens before the bit is set in memory.
+//!
+//! Left to others: when regions are cleaned (`clean`), and what a failed log means for writes (`write`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::bits::Bits;
+use super::format::{HEADER_BYTES, Layout, LegFlags, resume};
+use super::legs::LegSet;
+use crate::disk::{Buffer, Disk, DiskError, Host, Io};
+use crate::exec::WaitQueue;
+use crate::mutant::{self, Mutant};
+use crate::table::InitialSync;
+use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};
+
+/// Writes of one batch in flight together; the rest of a batch follows.
+const WRITES_IN_FLIGHT: usize = 8;
+/// Longest read or write of the log, and so the memory for one: 32 KiB, the bits of 262,144 regions.
+const PIECE_BYTES: u32 = 32 * 1024;
+
+/// Bytes encoded at a time.
+const SECTOR_LEN: usize = 512;
+
+/// What the log's task does next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Work {
+    /// Write what has changed.
+    Write,
+    /// End.
+    End,
+}
+
+/// Blocks that differ from what is on disk.
+#[derive(Default)]
+struct Changed {
+    /// Each once.
+    queue: VecDeque<u64>,
+    queued: Option<Bits>,
+}
+
+/// A device's part of the log.
+struct OnDisk {
+    disk: Disk,
+    buffer: Buffer,
+    piece_bytes: u32,
+}
+
+/// The dirty log of a mirror.
+pub(super) struct Log {
+    device: Option<OnDisk>,
+    layout: Layout,
+    header: RefCell<Box<[u8; HEADER_BYTES]>>,
+    /// What stands in the last block behind the bits.
+    tail: RefCell<Vec<u8>>,
+    changed: RefCell<Changed>,
+    /// The batch that marks made now will be in.
+    collecting: Cell<u64>,
+    /// The last batch that was written, or could not be.
+    settled: Cell<u64>,
+    /// The batch that makes the leg flags durable.
+    flags_batch: Cell<u64>,
+    /// A batch is wanted; with marks in it.
+    wanted: Cell<bool>,
+    marks: Cell<bool>,
+    closing: Cell<bool>,
+    /// A read or write failed at some time: letter `D`.
+    pub(super) dead: Cell<bool>,
+    /// A flush of the legs failed: letter `F`.
+    pub(super) flush_failed: Cell<bool>,
+    /// Marks could not be made durable. Stays until the log has been written as a whole.
+    pub(super) failed: Cell<bool>,
+    pub(super) failure: RefCell<Option<DiskError>>,
+    pub(super) work: WaitQueue,
+    changes: WaitQueue,
+}
+
+/// Why a log cannot be opened.
+pub(super) enum Unusable {
+    /// The device is smaller than this.
+    TooSmall(Sectors),
+    /// There is no memory for it.
+    NoMemory,
+}
+
+impl Log {
+    /// A log for so many regions; nothing is read yet.
+    pub(super) fn new(host: &Rc<dyn Host>, disk: Option<Disk>, regions: u64) -> Result<Log, Unusable> {
+        let block_bytes = disk.as_ref().map_or(512, |disk| disk.limits().logical_block_bytes);
+        let layout = Layout { regions, block_bytes };
+        let mut tail = 0;
+        let mut queued = None;
+        let device = match disk {
+            None => None,
+            Some(disk) => {
+                if disk.size() < layout.len() {
+                    return Err(Unusable::TooSmall(layout.len()));
+                }
+                tail = usize::try_from(layout.len().bytes() - layout.used_bytes()).unwrap_or(0);
+                queued = Some(Bits::zeroes(layout.blocks()).ok_or(Unusable::NoMemory)?);
+                let piece_bytes = u32::try_from(layout.len().bytes()).unwrap_or(PIECE_BYTES);
+                let piece_bytes = piece_bytes.min(PIECE_BYTES.max(block_bytes));
+                // at most eight pieces
+                #[allow(clippy::cast_possible_truncation)]
+                let pieces = layout.blocks().min(WRITES_IN_FLIGHT as u64) as u32;
+                let buffer = Buffer::acquire(host, piece_bytes * pieces).ok_or(Unusable::NoMemory)?;
+                Some(OnDisk { disk, buffer, piece_bytes })
+            }
+        };
+        Ok(Log {
+            device,
+            layout,
+            header: RefCell::new(Box::new([0; HEADER_BYTES])),
+            tail: RefCell::new(vec![0; tail]),
+            changed: RefCell::new(Changed { queue: VecDeque::new(), queued }),
+            collecting: Cell::new(1),
+            settled: Cell::new(0),
+            flags_batch: Cell::new(0),
+            wanted: Cell::new(false),
+            marks: Cell::new(false),
+            closing: Cell::new(false),
+            dead: Cell::new(false),
+            flush_failed: Cell::new(false),
+            failed: Cell::new(false),
+            failure: RefCell::default(),
+            work: WaitQueue::default(),
+            changes: WaitQueue::default(),
+        })
+    }
+
+    /// Whether there is a device.
+    pub(super) fn on_disk(&self) -> bool {
+        self.device.is_some()
+    }
+
+    /// Reads the log: which regions are in sync, and which legs missed something. Nothing is written yet. An error of the
+    /// device is not one of this call: the log is taken to be empty, and is dead.
+    pub(super) async fn read(&self, initial: InitialSync, bits: &mut Bits, legs: usize) -> LegSet {
+        let Some(device) = &self.device else {
+            bits.fill_from(0, initial == InitialSync::NoSync);
+            return LegSet::default();
+        };
+        let mut header = Box::new([0; HEADER_BYTES]);
+        let mut tail = vec![0; self.tail.borrow().len()];
+        let result = self.read_pieces(device, &mut header, bits, &mut tail).await;
+        if let Err(error) = &result {
+            self.failure.borrow_mut().get_or_insert(error.clone());
+            header.fill(0);
+            tail.fill(0);
+        }
+        let before = (*header, bits.count());
+        let resumed = resume(&mut header, bits, result.is_ok(), initial);
+        let flags = if resumed.fresh { None } else { LegFlags::decode(&header, legs) };
+        let padded = result.unwrap_or(true);
+        if padded || before != (*header, bits.count()) {
+            self.change_all();
+        }
+        self.dead.set(self.dead.get() || resumed.failed);
+        *self.header.borrow_mut() = header;
+        self.tail.replace(tail);
+        LegSet(flags.unwrap_or(0))
+    }
+
+    /// Reads the log of a mirror that is in use; says whether it could be read and understood. If not, what was known of
+    /// its other content stays.
+    pub(super) async fn read_again(&self, initial: InitialSync, bits: &mut Bits, legs: usize) -> bool {
+        let (header, tail) = (self.header.borrow().clone(), self.tail.borrow().clone());
+        let dead = self.dead.replace(false);
+        self.read(initial, bits, legs).await;
+        let readable = !self.dead.get();
+        if !readable {
+            *self.header.borrow_mut() = header;
+            self.tail.replace(tail);
+        }
+        self.dead.set(dead || !readable);
+        readable
+    }
+
+    /// Reads all pieces; says whether there were bits after the last region.
+    async fn read_pieces(
+        &self,
+        device: &OnDisk,
+        header: &mut [u8; HEADER_BYTES],
+        bits: &mut Bits,
+        tail: &mut [u8],
+    ) -> Result<bool, DiskError> {
+        let mut padded = false;
+        let mut bytes = vec![0; device.piece_bytes as usize];
+        let (mut at, end) = (0, self.layout.len().bytes());
+        while at < end {
+            let len = (end - at).min(u64::from(device.piece_bytes));
+            device.disk.read(sector(at), Sectors::from_bytes(len), device.buffer.at(0)).await?;
+            let bytes = &mut bytes[..usize::try_from(len).unwrap_or(0)];
+            device.buffer.read(0, bytes);
+            padded |= self.layout.decode(at, bytes, header, bits, tail);
+            at += len;
+        }
+        Ok(padded)
+    }
+
+    /// The batch that marks made now will be in.
+    pub(super) fn collecting(&self) -> u64 {
+        if self.device.is_some() { self.collecting.get() } else { 0 }
+    }
+
+    /// Whether a batch has been written, or could not be.
+    pub(super) fn has_settled(&self, batch: u64) -> bool {
+        batch <= self.settled.get()
+    }
+
+    /// A region's bit was cleared, and a write waits for it.
+    pub(super) fn mark(&self, region: RegionIndex) {
+        self.note(self.layout.block_of(region), true);
+    }
+
+    /// A region's bit was set. Written with the next batch, or when [`Log::request`] asks for one.
+    pub(super) fn clear(&self, region: RegionIndex) {
+        self.note(self.layout.block_of(region), false);
+    }
+
+    /// Everything has to be written.
+    pub(super) fn change_all(&self) {
+        for block in 0..self.layout.blocks() {
+            self.note(block, true);
+        }
+    }
+
+    /// The header has to be written.
+    pub(super) fn change_header(&self) {
+        self.note(0, true);
+    }
+
+    fn note(&self, block: u64, mark: bool) {
+        if self.device.is_none() {
+            return;
+        }
+        let mut changed = self.changed.borrow_mut();
+        if changed.queued.as_mut().is_some_and(|queued| queued.put(block, true)) {
+            changed.queue.push_back(block);
+        }
+        self.marks.set(self.marks.get() | mark);
+    }
+
+    /// Asks for a batch; what is marked until it is taken is in it.
+    pub(super) fn request(&self) {
+        if self.device.is_some() && !self.wanted.replace(true) {
+            self.work.wake_all();
+        }
+    }
+
+    /// Waits until a batch has settled.
+    pub(super) async fn until_settled(&self, batch: u64) {
+        if !self.has_settled(batch) {
+            if batch >= self.collecting.get() {
+                self.request();
+            }
+            self.changes.until(|| self.has_settled(batch).then_some(())).await;
+        }
+    }
+
+    /// Writes what has changed so far and waits for it; then everything written is made durable.
+    pub(super) async fn sync(&self) -> Result<(), DiskError> {
+        let Some(device) = &self.device else { return Ok(()) };
+        self.until_settled(self.collecting.get()).await;
+        device.disk.flush().await
+    }
+
+    /// Puts the legs that missed something into the header; durable when [`Log::remembers_legs`].
+    pub(super) fn set_flags(&self, legs: usize, stale: LegSet) {
+        if self.device.is_none() {
+            return;
+        }
+        LegFlags::encode(&mut self.header.borrow_mut(), legs, stale.0);
+        self.change_header();
+        self.flags_batch.set(self.collecting.get());
+        self.request();
+    }
+
+    /// Whether the legs that missed something are in the header on disk, as far as that is possible.
+    pub(super) fn remembers_legs(&self) -> bool {
+        self.has_settled(self.flags_batch.get())
+    }
+
+    /// Waits until the legs that missed something are remembered.
+    pub(super) async fn until_legs_remembered(&self) {
+        self.until_settled(self.flags_batch.get()).await;
+    }
+
+    /// Ends the log's task when nothing is left to write.
+    pub(super) fn close(&self) {
+        self.closing.set(true);
+        self.work.wake_all();
+    }
+
+    /// What the task does next, if anything.
+    pub(super) fn next_work(&self) -> Option<Work> {
+        if self.wanted.get() { Some(Work::Write) } else { self.closing.get().then_some(Work::End) }
+    }
+
+    /// Takes everything that has changed as a batch and writes it, with FUA if there are marks in it. `bits` lends the
+    /// bits as they are at that moment.
+    pub(super) async fn write(&self, bits: &impl WithBits) -> Result<(), DiskError> {
+        let Some(device) = &self.device else { return Ok(()) };
+        self.wanted.set(false);
+        let fua = self.marks.replace(false);
+        let batch = self.collecting.get();
+        self.collecting.set(batch + 1);
+        let result = self.write_changed(device, bits, fua).await;
+        if let Err(error) = &result {
+            self.dead.set(true);
+            self.failed.set(self.failed.get() | fua);
+            self.failure.borrow_mut().get_or_insert(error.clone());
+        }
+        self.settled.set(batch);
+        self.changes.wake_all();
+        result
+    }
+
+    async fn write_changed(&self, device: &OnDisk, bits: &impl WithBits, fua: bool) -> Result<(), DiskError> {
+        // Blocks that change from now on are the next batch's, whatever their content is when this one writes them.
+        let mut left = self.changed.borrow().queue.len();
+        let mut first_error = None;
+        let mut ios: [Option<(Io, u64, u64)>; WRITES_IN_FLIGHT] = [const { None }; WRITES_IN_FLIGHT];
+        while left > 0 {
+            for (piece, io) in ios.iter_mut().enumerate() {
+                if left > 0 {
+                    // A mark made since the batch was taken may be in a block that is written only now.
+                    let fua = (fua || self.marks.get()) && !mutant::is(Mutant::MarkNotDurable);
+                    *io = Some(self.start_run(device, bits, fua, piece, &mut left));
+                }
+            }
+            for io in &mut ios {
+                let Some((io, first, count)) = io.take() else { continue };
+                if let Err(error) = io.await {
+                    // What stands there now is unknown, so it has to be written again.
+                    (first..first + count).for_each(|block| self.note(block, false));
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Starts the write of the oldest changed block, with those that follow it on disk and in the queue.
+    fn start_run(
+        &self,
+        device: &OnDisk,
+        bits: &impl WithBits,
+        fua: bool,
+        piece: usize,
+        left: &mut usize,
+    ) -> (Io, u64, u64) {
+        let block_bytes = u64::from(self.layout.block_bytes);
+        let most = u64::from(device.piece_bytes) / block_bytes;
+        let mut changed = self.changed.borrow_mut();
+        let Changed { queue, queued } = &mut *changed;
+        let first = queue.front().copied().unwrap_or(0);
+        let mut count = 0;
+        while *left > 0 && count < most && queue.front() == Some(&(first + count)) {
+            queue.pop_front();
+            if let Some(queued) = queued {
+                queued.put(first + count, false);
+            }
+            *left -= 1;
+            count += 1;
+        }
+        // pieces are at most 32 KiB or a block long, and eight of them fit a buffer
+        #[allow(clippy::cast_possible_truncation)]
+        let offset_bytes = piece as u32 * device.piece_bytes;
+        let header = self.header.borrow();
+        let tail = self.tail.borrow();
+        let mut out = [0; SECTOR_LEN];
+        for sector_bytes in (0..count * block_bytes).step_by(out.len()) {
+            let start = first * block_bytes + sector_bytes;
+            bits.with_bits(|bits| self.layout.encode(start, &header, bits, &tail, &mut out));
+            #[allow(clippy::cast_possible_truncation)]
+            device.buffer.write(offset_bytes + sector_bytes as u32, &out);
+        }
+        let at = sector(first * block_bytes);
+        let io = device.disk.write(at, Sectors::from_bytes(count * block_bytes), device.buffer.at(offset_bytes), fua);
+        (io, first, count)
+    }
+}
+
+/// Lends the log's bits as they are now.
+pub(super) trait WithBits {
+    /// Calls back with the bits.
+    fn with_bits(&self, work: impl FnOnce(&Bits));
+}
+
+fn sector(bytes: u64) -> Sector {
+    Sector(bytes / SECTOR_BYTES)
+}

@@ -1,0 +1,182 @@
+//! Recovery of a mirror: regions that are out of sync are copied from the default leg.
+//!
+//! [`LANES`] tasks recover at the same time, each its own regions. Small regions that follow each other are copied
+//! together, up to the copy engine's largest slice, and one by one if that fails. A region is withheld from users' writes
+//! from the moment it is chosen until its copy has ended; nothing else of the mirror is.
+//!
+//! Rules kept here: the source is the default leg, or another source leg where that cannot be read; a region counts as in
+//! sync only when every leg has been written; what could not be read is not written.
+
+use super::legs::{Failure, LegSet};
+use super::regions::Span;
+use super::target::{Mirror, Progress, State};
+use crate::copy::{Flags, Part, SLICE_SECTORS};
+use crate::disk::DiskError;
+use crate::mutant::{self, Mutant};
+use crate::units::RegionIndex;
+
+/// Copies under way at the same time. Each takes at most 4 MiB, so all of them take half of what the server has.
+pub const LANES: usize = 8;
+
+/// A search through the regions for what is out of sync.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pass {
+    pub(super) progress: Progress,
+}
+
+/// What a copy of regions came to.
+enum Copied {
+    Yes,
+    /// The source could not be read.
+    Unreadable(DiskError),
+    /// Some leg could not be written.
+    Unwritten,
+}
+
+impl Mirror {
+    /// Recovers regions until the mirror is closed.
+    pub(super) async fn recovery_lane(&self) {
+        while let Some(span) = self.work.until(|| self.next_recovery()).await {
+            self.quiet.until(|| self.state.borrow().regions.is_quiet(span).then_some(())).await;
+            self.recover(span).await;
+            self.recovering.set(self.recovering.get() - 1);
+            if self.recovering.get() == 0 {
+                if self.paused.get() > 0 || !self.state.borrow().regions.has_recovery() {
+                    self.pass.set(None);
+                }
+                self.quiet.wake_all();
+            }
+        }
+    }
+
+    /// The next regions to recover; `None` inside at the mirror's end.
+    fn next_recovery(&self) -> Option<Option<Span>> {
+        if self.closing.get() {
+            return Some(None);
+        }
+        if self.paused.get() > 0 {
+            return None;
+        }
+        let most = (SLICE_SECTORS / self.region_size.sectors().0).max(1);
+        let (span, lost) = {
+            let regions = &mut self.state.borrow_mut().regions;
+            let lost = regions.count() - regions.in_sync_count();
+            (regions.next_recovery(most)?, lost)
+        };
+        self.recovering.set(self.recovering.get() + 1);
+        if self.pass.get().is_none() {
+            let progress = Progress { done: 0, total: lost, bytes: 0, started_ms: self.host.now_ms() };
+            self.pass.set(Some(Pass { progress }));
+        }
+        Some(Some(span))
+    }
+
+    /// Recovers withheld regions and releases them.
+    async fn recover(&self, span: Span) {
+        if matches!(self.copy_regions(span, self.default_leg()).await, Copied::Yes) {
+            self.recovered(span, true);
+        } else {
+            for region in span.numbers() {
+                let one = Span::one(RegionIndex(region));
+                let copied = self.recover_one(one).await;
+                self.recovered(one, copied);
+            }
+        }
+    }
+
+    fn default_leg(&self) -> usize {
+        self.state.borrow().legs.default_leg()
+    }
+
+    /// Copies one region from one source leg after the other until one can be read.
+    async fn recover_one(&self, span: Span) -> bool {
+        let mut tried = LegSet::default();
+        loop {
+            let source = self.state.borrow_mut().legs.pick_source(tried);
+            let Some(source) = source else { return false };
+            match self.copy_regions(span, source).await {
+                Copied::Yes => return true,
+                Copied::Unwritten => return false,
+                Copied::Unreadable(error) => {
+                    self.leg_failed(source, Failure::Sync, &error);
+                    tried.add(source);
+                }
+            }
+        }
+    }
+
+    /// Copies regions from one leg to all that are no sources.
+    async fn copy_regions(&self, span: Span, source: usize) -> Copied {
+        let (sector, count) = (self.region_size.start_of(span.first), self.len_of(span.first, span.count));
+        let (mut source, mut targets) = {
+            let legs = &self.state.borrow().legs;
+            (source, legs.all().without(legs.sources()))
+        };
+        if mutant::is(Mutant::WrongSource) {
+            source = targets.iter().next().unwrap_or(source);
+            targets = self.state.borrow().legs.all().without(LegSet::one(source));
+        }
+        let (from, at) = self.place(source, sector);
+        let mut job = self.copy.job();
+        for leg in targets.iter() {
+            let (to, to_at) = self.place(leg, sector);
+            job.parts.push(Part { from: at, count, to, at: to_at, failed: false });
+        }
+        // A leg that cannot be written does not keep the data from the others.
+        self.copy.run_parts(&mut job, &from, Flags { independent: true, ..Flags::default() }).await;
+        self.count_bytes(count.bytes());
+        if let Some(error) = job.read_error.clone() {
+            return Copied::Unreadable(error);
+        }
+        let Some(error) = &job.write_error else { return Copied::Yes };
+        if span.count == 1 {
+            for (leg, _) in targets.iter().zip(&job.parts).filter(|(_, part)| part.failed) {
+                self.leg_failed(leg, Failure::Sync, error);
+            }
+        }
+        Copied::Unwritten
+    }
+
+    fn count_bytes(&self, bytes: u64) {
+        if let Some(mut pass) = self.pass.get() {
+            pass.progress.bytes += bytes;
+            self.pass.set(Some(pass));
+        }
+    }
+
+    fn recovered(&self, span: Span, copied: bool) {
+        let now_ms = self.host.now_ms();
+        let wake = {
+            let State { regions, .. } = &mut *self.state.borrow_mut();
+            regions.end_recovery(span, copied, now_ms)
+        };
+        self.wake(wake);
+        self.released.wake_all();
+        if let Some(mut pass) = self.pass.get().filter(|_| copied) {
+            pass.progress.done += span.count;
+            pass.progress.total = pass.progress.total.max(pass.progress.done);
+            self.pass.set(Some(pass));
+        }
+        if copied {
+            self.note_in_sync();
+        }
+    }
+
+    /// Looks at everything again that is out of sync, also at what could not be recovered before.
+    pub fn recover_again(&self) {
+        self.state.borrow_mut().regions.search_again(RegionIndex(0));
+        self.work.wake_all();
+    }
+
+    /// Waits until no recovery is under way and keeps it so until [`Mirror::go_on`].
+    pub(super) async fn pause_recovery(&self) {
+        self.paused.set(self.paused.get() + 1);
+        self.quiet.until(|| (self.recovering.get() == 0).then_some(())).await;
+    }
+
+    /// Recovery may go on.
+    pub(super) fn go_on(&self) {
+        self.paused.set(self.paused.get().saturating_sub(1));
+        self.work.wake_all();
+    }
+}

@@ -1,0 +1,507 @@
+//! The regions of a mirror and what a request must do about them. Pure: no I/O, no waiting.
+//!
+//! Two bits a region say almost everything. *In sync*: the legs are the same there, but for writes in flight. *Clean*:
+//! what the log has, or may have at any moment; it is cleared before a leg is written and set when the legs are known to
+//! be the same durably. Together they are the kernel's states:
+//!
+//! | in sync | clean | state |
+//! | --- | --- | --- |
+//! | yes | yes | clean |
+//! | yes | no | dirty: writes are in flight, or were not long ago |
+//! | no | no | out of sync; *recovering* while it is withheld for a copy |
+//!
+//! A region has an entry only while there is more to know: writes in flight, the write of the log that made it dirty,
+//! whether it is withheld. A withheld region has no writes in flight once it is *quiet*, and new ones wait until it is
+//! released: that is how recovery and comparing have a region for themselves.
+//!
+//! Rules kept here: the decision halves of I7 (a write is told which write of the log it must wait for; a region becomes
+//! clean only if no write touched it since the legs' flush was started), and: a region that is out of sync never becomes
+//! clean by a completed write, only by recovery.
+
+use std::collections::VecDeque;
+
+use super::bits::Bits;
+use crate::hash::NumberTable;
+use crate::mutant::{self, Mutant};
+use crate::units::RegionIndex;
+
+/// What a write may do in a region now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Go to all legs.
+    InSync,
+    /// Go to the source legs only.
+    OutOfSync,
+    /// Wait until the region is released.
+    Withheld,
+}
+
+/// Consecutive regions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The first.
+    pub first: RegionIndex,
+    /// How many.
+    pub count: u64,
+}
+
+impl Span {
+    /// From one region to another, both included.
+    pub fn between(first: RegionIndex, last: RegionIndex) -> Span {
+        Span { first, count: last.0 - first.0 + 1 }
+    }
+
+    /// One region.
+    pub fn one(region: RegionIndex) -> Span {
+        Span { first: region, count: 1 }
+    }
+
+    pub(super) fn numbers(self) -> std::ops::Range<u64> {
+        self.first.0..self.first.0 + self.count
+    }
+}
+
+/// Who has something to do after a write has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wake {
+    /// Somebody waits for a withheld region that is quiet now.
+    pub quiet: bool,
+    /// The first region waits to be cleaned, or too many do.
+    pub cleaner: bool,
+    /// An entry is gone, and a write may wait for room.
+    pub room: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    region: u64,
+    pending: u32,
+    withheld: bool,
+    /// A search for work met it while it was withheld by somebody else.
+    skipped: bool,
+    /// It stands in the queue of idle regions.
+    queued: bool,
+    /// The legs' flush that may clean it is running, and no write has come since.
+    cleaning: bool,
+    /// The write of the log that makes it dirty.
+    mark: u64,
+    touched_ms: u64,
+}
+
+/// All that is known about the regions of a mirror.
+#[derive(Clone)]
+pub struct Regions {
+    /// There is a log on disk, so that cleaning has to wait for flushes.
+    logged: bool,
+    in_sync: Bits,
+    in_sync_count: u64,
+    clean: Bits,
+    dirty: u64,
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    index: NumberTable<u32>,
+    /// Dirty regions without writes in flight, with the time they were queued, oldest first.
+    idle: VecDeque<(u32, u64)>,
+    /// Recovery has looked at everything before this region.
+    cursor: u64,
+    /// A flush failed: nothing that is written becomes clean.
+    flush_failed: bool,
+}
+
+impl Regions {
+    /// Dirty regions without writes that may wait to be cleaned; more are cleaned at once. Bounds what a crash leaves to
+    /// recover beside what is in flight, and the memory of entries.
+    pub const MAX_IDLE: usize = 4096;
+    /// Entries after which writes to further regions wait: bounds memory where flushing is slower than dirtying.
+    pub const MAX_ENTRIES: usize = 65536;
+
+    /// The regions of a mirror whose log says that these are in sync and clean.
+    pub fn new(in_sync: Bits, logged: bool) -> Regions {
+        let clean = in_sync.clone();
+        Regions {
+            logged,
+            in_sync_count: in_sync.count(),
+            in_sync,
+            clean,
+            dirty: 0,
+            entries: Vec::new(),
+            free: Vec::new(),
+            index: NumberTable::default(),
+            idle: VecDeque::new(),
+            cursor: 0,
+            flush_failed: false,
+        }
+    }
+
+    /// All regions.
+    pub fn count(&self) -> u64 {
+        self.in_sync.len()
+    }
+
+    /// Regions in sync.
+    pub fn in_sync_count(&self) -> u64 {
+        self.in_sync_count
+    }
+
+    /// Whether every region is in sync.
+    pub fn all_in_sync(&self) -> bool {
+        self.in_sync_count == self.count()
+    }
+
+    /// Regions that are in sync and not clean.
+    pub fn dirty_count(&self) -> u64 {
+        self.dirty
+    }
+
+    /// The bits that the log gets.
+    pub fn clean_bits(&self) -> &Bits {
+        &self.clean
+    }
+
+    /// Whether a region is in sync.
+    pub fn is_in_sync(&self, region: RegionIndex) -> bool {
+        self.in_sync.get(region.0)
+    }
+
+    /// What a write may do in a region.
+    pub fn access(&self, region: RegionIndex) -> Access {
+        let withheld = self.index.get(&region.0).is_some_and(|slot| self.entries[*slot as usize].withheld);
+        if withheld && !mutant::is(Mutant::RecoveringNotHeld) {
+            Access::Withheld
+        } else if self.in_sync.get(region.0) {
+            Access::InSync
+        } else {
+            Access::OutOfSync
+        }
+    }
+
+    /// The regions from the first one to at most `last` in which a write may do the same.
+    pub fn alike(&self, first: RegionIndex, last: RegionIndex) -> (Access, Span) {
+        let access = self.access(first);
+        let mut end = first.0 + 1;
+        while end <= last.0 && self.access(RegionIndex(end)) == access {
+            end += 1;
+        }
+        (access, Span { first, count: end - first.0 })
+    }
+
+    /// The regions from the first one to at most `last` that are in sync, or are not.
+    pub fn alike_for_read(&self, first: RegionIndex, last: RegionIndex) -> (bool, Span) {
+        let in_sync = self.in_sync.get(first.0);
+        let mut end = first.0 + 1;
+        while end <= last.0 && self.in_sync.get(end) == in_sync {
+            end += 1;
+        }
+        (in_sync, Span { first, count: end - first.0 })
+    }
+
+    /// Whether there is room for the entries of a write; if not, cleaning is overdue.
+    pub fn has_room(&self, span: Span) -> bool {
+        self.index.len() < Self::MAX_ENTRIES || span.numbers().all(|region| self.index.contains_key(&region))
+    }
+
+    /// A write to these regions begins. Gives the write of the log that must be durable before a leg is written (I7): for
+    /// regions that were clean the one that collects marks now, `mark`. `marked` hears of each region that was clean.
+    pub fn begin_write(&mut self, span: Span, mark: u64, mut marked: impl FnMut(RegionIndex)) -> u64 {
+        let mut wait_for = 0;
+        for region in span.numbers() {
+            let slot = self.slot_of(region);
+            let entry = &mut self.entries[slot as usize];
+            entry.pending += 1;
+            entry.cleaning = false;
+            if self.clean.put(region, false) {
+                entry.mark = mark;
+                self.dirty += u64::from(self.in_sync.get(region));
+                marked(RegionIndex(region));
+            }
+            wait_for = wait_for.max(entry.mark);
+        }
+        wait_for
+    }
+
+    /// A write to these regions has ended on all legs it was for.
+    pub fn end_write(&mut self, span: Span, now_ms: u64) -> Wake {
+        let mut wake = Wake::default();
+        for region in span.numbers() {
+            let Some(slot) = self.index.get(&region).copied() else { continue };
+            let entry = &mut self.entries[slot as usize];
+            entry.pending = entry.pending.saturating_sub(1);
+            entry.touched_ms = now_ms;
+            if entry.pending > 0 {
+                continue;
+            }
+            wake.quiet |= entry.withheld;
+            if mutant::is(Mutant::NoSyncBecomesClean) && self.in_sync.put(region, true) {
+                self.in_sync_count += 1;
+                self.dirty += 1;
+            }
+            if self.flush_failed {
+                self.lose(region);
+            }
+            self.settle(region, slot, now_ms, &mut wake);
+        }
+        wake
+    }
+
+    /// Some leg missed a write to these regions: they are out of sync.
+    pub fn fail(&mut self, span: Span) {
+        for region in span.numbers() {
+            self.lose(region);
+        }
+    }
+
+    /// A leg could not be flushed, so what was written since the last flush may be gone from it: every dirty region is out
+    /// of sync, and whatever is written from now on will be.
+    pub fn fail_flush(&mut self) {
+        self.flush_failed = true;
+        for slot in 0..self.entries.len() {
+            let Entry { region, pending, withheld, .. } = self.entries[slot];
+            // A free slot's region has no entry, or another one.
+            let number = u32::try_from(slot).unwrap_or(u32::MAX);
+            if self.index.get(&region) == Some(&number) && self.in_sync.get(region) && !self.clean.get(region) {
+                self.lose(region);
+                if pending == 0 && !withheld {
+                    self.drop_entry(region, number);
+                }
+            }
+        }
+    }
+
+    /// Takes a region for somebody alone; `false` if somebody else has it. New writes wait from now on.
+    pub fn withhold(&mut self, region: RegionIndex) -> bool {
+        let slot = self.slot_of(region.0);
+        let entry = &mut self.entries[slot as usize];
+        !std::mem::replace(&mut entry.withheld, true)
+    }
+
+    /// Whether withheld regions have no writes in flight.
+    pub fn is_quiet(&self, span: Span) -> bool {
+        let pending = |region| self.index.get(&region).map_or(0, |slot| self.entries[*slot as usize].pending);
+        span.numbers().all(|region| pending(region) == 0)
+    }
+
+    /// Gives a region back as it is.
+    pub fn release(&mut self, region: RegionIndex, now_ms: u64) {
+        let Some(slot) = self.index.get(&region.0).copied() else { return };
+        let entry = &mut self.entries[slot as usize];
+        entry.withheld = false;
+        if std::mem::take(&mut entry.skipped) && !self.in_sync.get(region.0) {
+            self.cursor = self.cursor.min(region.0);
+        }
+        if self.entries[slot as usize].pending == 0 {
+            self.settle(region.0, slot, now_ms, &mut Wake::default());
+        }
+    }
+
+    /// The next regions to recover, withheld from now on: the first that is out of sync, and up to `most` in all that
+    /// follow each other and have no writes in flight. Each region is given once; [`Regions::search_again`] starts anew.
+    pub fn next_recovery(&mut self, most: u64) -> Option<Span> {
+        let first = loop {
+            let found = self.in_sync.next_zero(self.cursor);
+            let Some(found) = found else {
+                self.cursor = self.count();
+                return None;
+            };
+            self.cursor = found + 1;
+            if self.withhold(RegionIndex(found)) {
+                break found;
+            }
+            let slot = self.slot_of(found);
+            self.entries[slot as usize].skipped = true;
+        };
+        let mut count = 1;
+        while count < most && self.joins(first + count) {
+            self.withhold(RegionIndex(first + count));
+            count += 1;
+        }
+        self.cursor = first + count;
+        Some(Span { first: RegionIndex(first), count })
+    }
+
+    /// Whether [`Regions::next_recovery`] has anything left to find.
+    pub fn has_recovery(&self) -> bool {
+        self.in_sync.next_zero(self.cursor).is_some()
+    }
+
+    fn joins(&self, region: u64) -> bool {
+        let busy = |slot: &u32| {
+            let entry = &self.entries[*slot as usize];
+            entry.withheld || entry.pending > 0
+        };
+        region < self.count() && !self.in_sync.get(region) && !self.index.get(&region).is_some_and(busy)
+    }
+
+    /// Recovery of withheld regions has ended. If it succeeded they are in sync, and dirty until the next cleaning.
+    pub fn end_recovery(&mut self, span: Span, recovered: bool, now_ms: u64) -> Wake {
+        let mut wake = Wake::default();
+        for region in span.numbers() {
+            let Some(slot) = self.index.get(&region).copied() else { continue };
+            self.entries[slot as usize].withheld = false;
+            self.entries[slot as usize].skipped = false;
+            if recovered && self.in_sync.put(region, true) {
+                self.in_sync_count += 1;
+                self.dirty += u64::from(!self.clean.get(region));
+            }
+            self.entries[slot as usize].touched_ms = now_ms;
+            if self.entries[slot as usize].pending == 0 {
+                self.settle(region, slot, now_ms, &mut wake);
+            }
+        }
+        wake
+    }
+
+    /// Recovery looks at everything from a region on again.
+    pub fn search_again(&mut self, from: RegionIndex) {
+        self.cursor = self.cursor.min(from.0);
+    }
+
+    /// The mirror was suspended and is resumed: recovery starts at the first region, and flushes may succeed again.
+    pub fn restart(&mut self) {
+        self.cursor = 0;
+        self.flush_failed = false;
+    }
+
+    /// Keeps in sync only what is set here, too. Nothing may be in flight.
+    pub fn distrust(&mut self, believed: &Bits) {
+        self.clear_entries();
+        self.in_sync.intersect(believed);
+        self.clean = self.in_sync.clone();
+        self.in_sync_count = self.in_sync.count();
+    }
+
+    /// Nothing is in sync any more, or everything is. Nothing may be in flight.
+    pub fn set_all(&mut self, in_sync: bool) {
+        self.clear_entries();
+        self.in_sync.fill_from(0, in_sync);
+        self.clean.fill_from(0, in_sync);
+        self.in_sync_count = self.in_sync.count();
+    }
+
+    /// One region is out of sync, withheld or not; says whether its bit in the log has to be cleared.
+    pub fn desync(&mut self, region: RegionIndex) -> bool {
+        self.lose(region.0);
+        self.clean.put(region.0, false)
+    }
+
+    fn clear_entries(&mut self) {
+        debug_assert!(self.index.values().all(|slot| self.entries[*slot as usize].pending == 0));
+        self.index.clear();
+        self.entries.clear();
+        self.free.clear();
+        self.idle.clear();
+        (self.dirty, self.cursor) = (0, 0);
+    }
+
+    /// When the next region is to be cleaned, in the time of [`Regions::take_idle`]; `None` if none waits.
+    pub fn next_idle_ms(&self, delay_ms: u64) -> Option<u64> {
+        let overdue = self.idle.len() > Self::MAX_IDLE || self.index.len() >= Self::MAX_ENTRIES;
+        self.idle.front().map(|(_, queued_ms)| if overdue { 0 } else { queued_ms + delay_ms })
+    }
+
+    /// Takes regions that no write has touched for `delay_ms`, at most `most`: they may become clean when a flush of the
+    /// legs that starts now has completed, unless a write comes before.
+    pub fn take_idle(&mut self, now_ms: u64, delay_ms: u64, most: usize, taken: &mut Vec<RegionIndex>) {
+        while taken.len() < most && self.next_idle_ms(delay_ms).is_some_and(|due_ms| due_ms <= now_ms) {
+            let overdue = self.idle.len() > Self::MAX_IDLE || self.index.len() >= Self::MAX_ENTRIES;
+            let Some((slot, _)) = self.idle.pop_front() else { break };
+            let entry = &mut self.entries[slot as usize];
+            entry.queued = false;
+            let Entry { region, pending, withheld, .. } = *entry;
+            if pending > 0 && !mutant::is(Mutant::CleanInFlight) {
+                continue;
+            }
+            if !self.in_sync.get(region) {
+                if !withheld {
+                    self.drop_entry(region, slot);
+                }
+                continue;
+            }
+            if !overdue && entry.touched_ms + delay_ms > now_ms {
+                entry.queued = true;
+                self.idle.push_back((slot, entry.touched_ms));
+                continue;
+            }
+            entry.cleaning = true;
+            taken.push(RegionIndex(entry.region));
+        }
+    }
+
+    /// The legs were flushed: of the regions taken, those that no write has touched since are clean. `cleaned` hears of
+    /// each.
+    pub fn finish_cleaning(&mut self, taken: &[RegionIndex], mut cleaned: impl FnMut(RegionIndex)) {
+        for region in taken {
+            let Some(slot) = self.index.get(&region.0).copied() else { continue };
+            let Entry { cleaning, pending, withheld, .. } = self.entries[slot as usize];
+            self.entries[slot as usize].cleaning = false;
+            let untouched = cleaning && pending == 0 || mutant::is(Mutant::CleanInFlight);
+            if untouched && self.in_sync.get(region.0) && self.clean.put(region.0, true) {
+                self.dirty -= 1;
+                cleaned(*region);
+            }
+            let settled = self.clean.get(region.0) || !self.in_sync.get(region.0);
+            if settled && !withheld && pending == 0 {
+                self.drop_entry(region.0, slot);
+            }
+        }
+    }
+
+    fn slot_of(&mut self, region: u64) -> u32 {
+        if let Some(slot) = self.index.get(&region) {
+            return *slot;
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry::default());
+            // bounded by the entries there can be
+            u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
+        });
+        self.entries[slot as usize] = Entry { region, ..Entry::default() };
+        self.index.insert(region, slot);
+        slot
+    }
+
+    fn drop_entry(&mut self, region: u64, slot: u32) {
+        if self.entries[slot as usize].queued {
+            return;
+        }
+        self.index.remove(&region);
+        self.free.push(slot);
+    }
+
+    /// Out of sync from now on.
+    fn lose(&mut self, region: u64) {
+        if self.in_sync.put(region, false) {
+            self.in_sync_count -= 1;
+            self.dirty -= u64::from(!self.clean.get(region));
+            if let Some(slot) = self.index.get(&region) {
+                // What recovery will copy comes after the flush that is running.
+                self.entries[*slot as usize].cleaning = false;
+            }
+        }
+    }
+
+    /// What becomes of an entry without writes in flight.
+    fn settle(&mut self, region: u64, slot: u32, now_ms: u64, wake: &mut Wake) {
+        let Entry { withheld, queued, .. } = self.entries[slot as usize];
+        if self.in_sync.get(region) && !self.clean.get(region) {
+            if self.logged {
+                if !queued {
+                    self.entries[slot as usize].queued = true;
+                    self.idle.push_back((slot, now_ms));
+                    wake.cleaner |= self.idle.len() == 1 || self.idle.len() > Self::MAX_IDLE;
+                }
+                return;
+            }
+            // A log in memory is as clean as the moment.
+            self.clean.put(region, true);
+            self.dirty -= 1;
+        }
+        if !withheld {
+            wake.room |= self.index.len() >= Self::MAX_ENTRIES;
+            self.drop_entry(region, slot);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "regions_tests.rs"]
+mod tests;

@@ -1,0 +1,363 @@
+//! Every sequence of a few events on three regions, against rules that can be read off without knowing the code.
+
+use super::*;
+
+const REGIONS: u64 = 3;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Begin(u64),
+    End(u64),
+    Fail(u64),
+    FailFlush,
+    Take,
+    Cleaned,
+    Recover,
+    Quiet,
+    Recovered(bool),
+    Withhold(u64),
+    Release(u64),
+    SearchAgain,
+}
+
+const EVENTS: [Event; 20] = [
+    Event::Begin(0),
+    Event::Begin(1),
+    Event::Begin(2),
+    Event::End(0),
+    Event::End(1),
+    Event::End(2),
+    Event::Fail(0),
+    Event::Fail(2),
+    Event::FailFlush,
+    Event::Take,
+    Event::Cleaned,
+    Event::Recover,
+    Event::Quiet,
+    Event::Recovered(true),
+    Event::Recovered(false),
+    Event::Withhold(1),
+    Event::Withhold(0),
+    Event::Release(0),
+    Event::Release(1),
+    Event::SearchAgain,
+];
+
+/// What anybody can see of a region from outside.
+#[derive(Clone, Default)]
+struct Seen {
+    pending: u32,
+    in_sync: bool,
+    clean: bool,
+    /// Withheld for recovery, or by somebody else.
+    recovering: bool,
+    withheld: bool,
+    /// Taken for cleaning, and not written since.
+    taken: bool,
+}
+
+#[derive(Clone)]
+struct World {
+    regions: Regions,
+    seen: Vec<Seen>,
+    taken: Vec<RegionIndex>,
+    recovering: Option<Span>,
+    now_ms: u64,
+    logged: bool,
+}
+
+impl World {
+    fn new(in_sync: u64, logged: bool) -> World {
+        let mut bits = Bits::zeroes(REGIONS).unwrap();
+        let mut seen = vec![Seen::default(); 3];
+        for region in (0..REGIONS).filter(|region| in_sync >> region & 1 == 1) {
+            bits.put(region, true);
+            let it = &mut seen[usize::try_from(region).unwrap()];
+            (it.in_sync, it.clean) = (true, true);
+        }
+        let regions = Regions::new(bits, logged);
+        World { regions, seen, taken: Vec::new(), recovering: None, now_ms: 0, logged }
+    }
+
+    fn at(&mut self, region: u64) -> &mut Seen {
+        &mut self.seen[usize::try_from(region).unwrap()]
+    }
+
+    /// Lets an event happen; `false` if it cannot now.
+    fn happen(&mut self, event: Event) -> bool {
+        self.now_ms += 1;
+        let now_ms = self.now_ms;
+        match event {
+            Event::Begin(region) => return self.begin(region),
+            Event::End(region) => {
+                if self.at(region).pending == 0 {
+                    return false;
+                }
+                self.regions.end_write(Span::one(RegionIndex(region)), now_ms);
+                self.at(region).pending -= 1;
+                let (flush_failed, logged) = (self.regions.flush_failed, self.logged);
+                let it = self.at(region);
+                if it.pending == 0 {
+                    it.in_sync &= !flush_failed;
+                    it.taken &= it.in_sync;
+                    it.clean |= it.in_sync && !logged;
+                }
+            }
+            Event::Fail(region) => {
+                // A write fails only while it is in flight.
+                if self.at(region).pending == 0 {
+                    return false;
+                }
+                self.regions.fail(Span::one(RegionIndex(region)));
+                let it = self.at(region);
+                (it.in_sync, it.taken) = (false, false);
+            }
+            Event::FailFlush => {
+                self.regions.fail_flush();
+                for it in &mut self.seen {
+                    it.in_sync &= it.clean;
+                    it.taken &= it.in_sync;
+                }
+            }
+            Event::Take => {
+                if !self.taken.is_empty() {
+                    return false;
+                }
+                self.regions.take_idle(now_ms, 0, 8, &mut self.taken);
+                for region in self.taken.clone() {
+                    assert_eq!(self.at(region.0).pending, 0, "a region in use was taken");
+                    self.at(region.0).taken = true;
+                }
+            }
+            Event::Cleaned => {
+                let mut cleaned = Vec::new();
+                self.regions.finish_cleaning(&self.taken, |region| cleaned.push(region.0));
+                for region in std::mem::take(&mut self.taken) {
+                    let it = self.at(region.0);
+                    let expected = std::mem::take(&mut it.taken) && it.in_sync && !it.clean;
+                    assert_eq!(cleaned.contains(&region.0), expected, "region {region:?}");
+                    it.clean |= expected;
+                }
+            }
+            Event::Recover | Event::Quiet | Event::Recovered(_) => return self.recover(event),
+            Event::Withhold(region) => {
+                let free = !self.at(region).withheld && !self.at(region).recovering;
+                if !free {
+                    return false;
+                }
+                assert!(self.regions.withhold(RegionIndex(region)));
+                self.at(region).withheld = true;
+            }
+            Event::Release(region) => {
+                if !std::mem::take(&mut self.at(region).withheld) {
+                    return false;
+                }
+                self.regions.release(RegionIndex(region), now_ms);
+            }
+            Event::SearchAgain => self.regions.search_again(RegionIndex(0)),
+        }
+        true
+    }
+
+    fn begin(&mut self, region: u64) -> bool {
+        let access = self.regions.access(RegionIndex(region));
+        let it = self.at(region).clone();
+        let expected = match it {
+            Seen { withheld: true, .. } | Seen { recovering: true, .. } => Access::Withheld,
+            Seen { in_sync: true, .. } => Access::InSync,
+            _ => Access::OutOfSync,
+        };
+        assert_eq!(access, expected);
+        if access == Access::Withheld || it.pending == 2 {
+            return false;
+        }
+        let (mark, mut marked) = (self.now_ms, false);
+        let wait_for = self.regions.begin_write(Span::one(RegionIndex(region)), mark, |_| marked = true);
+        assert_eq!(marked, it.clean, "I7: exactly what the log calls clean has to be marked");
+        assert!(!marked || wait_for == mark);
+        let it = self.at(region);
+        it.pending += 1;
+        (it.clean, it.taken) = (false, false);
+        true
+    }
+
+    fn recover(&mut self, event: Event) -> bool {
+        let now_ms = self.now_ms;
+        match (event, self.recovering) {
+            (Event::Recover, None) => {
+                let Some(span) = self.regions.next_recovery(2) else { return false };
+                for region in span.numbers() {
+                    let it = self.at(region);
+                    assert!(!it.in_sync && !it.withheld, "only what is out of sync and nobody's is recovered");
+                    assert!(region == span.first.0 || it.pending == 0, "a region in use is not joined");
+                    it.recovering = true;
+                }
+                self.recovering = Some(span);
+            }
+            (Event::Quiet, Some(span)) => {
+                let quiet = span.numbers().all(|region| self.at(region).pending == 0);
+                assert_eq!(self.regions.is_quiet(span), quiet);
+            }
+            (Event::Recovered(ok), Some(span)) if self.regions.is_quiet(span) => {
+                self.regions.end_recovery(span, ok, now_ms);
+                let logged = self.logged;
+                for region in span.numbers() {
+                    let it = self.at(region);
+                    it.recovering = false;
+                    it.in_sync |= ok;
+                    it.clean |= ok && !logged;
+                }
+                self.recovering = None;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn check(&mut self, path: &[Event]) {
+        for (region, it) in (0..).zip(&self.seen) {
+            assert_eq!(self.regions.is_in_sync(RegionIndex(region)), it.in_sync, "{path:?}: region {region}");
+            assert_eq!(self.regions.clean.get(region), it.clean, "{path:?}: region {region}");
+            assert!(!it.clean || it.in_sync && it.pending == 0, "{path:?}: region {region} must not be clean");
+        }
+        let count = |what: fn(&Seen) -> bool| self.seen.iter().filter(|it| what(it)).count() as u64;
+        assert_eq!(self.regions.in_sync_count(), count(|it| it.in_sync), "{path:?}");
+        assert_eq!(self.regions.dirty_count(), count(|it| it.in_sync && !it.clean), "{path:?}");
+        let entries = self.regions.entries.len() - self.regions.free.len();
+        assert_eq!(entries, self.regions.index.len(), "{path:?}");
+    }
+
+    /// When everything has ended and been cleaned nothing is left behind.
+    fn wind_up(mut self, path: &[Event]) {
+        for region in 0..REGIONS {
+            while self.happen(Event::End(region)) {}
+            self.happen(Event::Release(region));
+        }
+        self.happen(Event::Recovered(true));
+        self.happen(Event::Cleaned);
+        while self.happen(Event::Take) && !self.taken.is_empty() {
+            self.happen(Event::Cleaned);
+        }
+        self.check(path);
+        assert!(self.regions.index.is_empty(), "{path:?} leaves {:?}", self.regions.index);
+        assert_eq!(self.regions.dirty_count(), 0, "{path:?}");
+    }
+}
+
+fn explore(world: &World, path: &mut Vec<Event>, depth: usize, count: &mut u64) {
+    *count += 1;
+    world.clone().wind_up(path);
+    if depth == 0 {
+        return;
+    }
+    for event in EVENTS {
+        let mut next = world.clone();
+        if next.happen(event) {
+            path.push(event);
+            next.check(path);
+            explore(&next, path, depth - 1, count);
+            path.pop();
+        }
+    }
+}
+
+#[test]
+fn every_short_sequence_keeps_the_rules() {
+    let mut count = 0;
+    for logged in [true, false] {
+        for in_sync in [0b111, 0b010, 0b000] {
+            explore(&World::new(in_sync, logged), &mut Vec::new(), 5, &mut count);
+        }
+    }
+    assert!(count > 100_000, "only {count} sequences");
+}
+
+#[test]
+fn random_long_sequences_keep_the_rules() {
+    let mut seed = 1_u64;
+    for round in 0..2000 {
+        let mut world = World::new(round % 8, round % 3 > 0);
+        let mut path = Vec::new();
+        for _ in 0..60 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let event = EVENTS[usize::try_from((seed >> 33) % EVENTS.len() as u64).unwrap()];
+            if event != Event::FailFlush || round % 4 == 0 {
+                if world.happen(event) {
+                    path.push(event);
+                }
+                world.check(&path);
+            }
+        }
+        world.wind_up(&path);
+    }
+}
+
+#[test]
+fn a_write_waits_for_the_mark_that_covers_all_its_regions() {
+    let mut bits = Bits::zeroes(4).unwrap();
+    bits.fill_from(0, true);
+    let mut regions = Regions::new(bits, true);
+    assert_eq!(regions.begin_write(Span::one(RegionIndex(1)), 5, |_| ()), 5);
+    regions.end_write(Span::one(RegionIndex(1)), 0);
+    assert_eq!(regions.begin_write(Span::one(RegionIndex(1)), 9, |_| ()), 5, "dirty already");
+    let span = Span::between(RegionIndex(0), RegionIndex(2));
+    let mut marked = Vec::new();
+    assert_eq!(regions.begin_write(span, 9, |region| marked.push(region.0)), 9);
+    assert_eq!(marked, [0, 2]);
+}
+
+#[test]
+fn regions_are_cleaned_after_a_delay_or_when_they_are_too_many() {
+    let mut bits = Bits::zeroes(10_000).unwrap();
+    bits.fill_from(0, true);
+    let mut regions = Regions::new(bits, true);
+    let write = |regions: &mut Regions, region: u64, now_ms: u64| {
+        regions.begin_write(Span::one(RegionIndex(region)), 1, |_| ());
+        regions.end_write(Span::one(RegionIndex(region)), now_ms)
+    };
+    assert!(write(&mut regions, 0, 100).cleaner, "the first one sets the clock");
+    assert!(!write(&mut regions, 1, 150).cleaner);
+    write(&mut regions, 0, 300);
+    assert_eq!(regions.next_idle_ms(500), Some(600));
+    let mut taken = Vec::new();
+    regions.take_idle(599, 500, 10, &mut taken);
+    assert!(taken.is_empty());
+    regions.take_idle(650, 500, 10, &mut taken);
+    assert_eq!(taken, [RegionIndex(1)], "region 0 was written again at 300");
+    assert_eq!(regions.next_idle_ms(500), Some(800));
+    regions.finish_cleaning(&taken, |_| ());
+    for region in 0..=Regions::MAX_IDLE as u64 {
+        write(&mut regions, region, 1000);
+    }
+    assert_eq!(regions.next_idle_ms(500), Some(0), "too many wait");
+    taken.clear();
+    regions.take_idle(1000, 500, 10, &mut taken);
+    assert_eq!(taken.len(), 1, "cleaned until they are not too many any more");
+}
+
+#[test]
+fn recovery_gives_each_region_once_and_joins_neighbours() {
+    let mut bits = Bits::zeroes(200).unwrap();
+    bits.put(70, true);
+    let mut regions = Regions::new(bits, true);
+    let spans: Vec<Span> = std::iter::from_fn(|| regions.next_recovery(64)).collect();
+    let expected = [(0, 64), (64, 6), (71, 64), (135, 64), (199, 1)];
+    assert_eq!(spans, expected.map(|(first, count)| Span { first: RegionIndex(first), count }));
+    assert!(!regions.has_recovery());
+    for span in &spans {
+        regions.end_recovery(*span, span.first.0 != 64, 0);
+    }
+    assert_eq!((regions.in_sync_count(), regions.next_recovery(8)), (194, None), "a failed region is not tried again");
+    regions.search_again(RegionIndex(0));
+    assert_eq!(regions.next_recovery(8), Some(Span { first: RegionIndex(64), count: 6 }));
+}
+
+#[test]
+fn a_region_that_somebody_else_has_is_recovered_when_it_is_released() {
+    let mut regions = Regions::new(Bits::zeroes(2).unwrap(), true);
+    regions.withhold(RegionIndex(0));
+    assert_eq!(regions.next_recovery(8), Some(Span::one(RegionIndex(1))));
+    assert_eq!(regions.next_recovery(8), None);
+    regions.release(RegionIndex(0), 0);
+    assert_eq!(regions.next_recovery(8), Some(Span::one(RegionIndex(0))));
+}

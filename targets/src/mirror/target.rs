@@ -1,0 +1,463 @@
+//! The `mirror` target: its state, and what can be seen of it. Requests are in `read` and `write` beside this file, its
+//! beginning and end in `life`.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+
+use super::Event;
+use super::bits::Bits;
+use super::legs::{ErrorCounts, Failure, LegSet, Legs, MAX_LEGS};
+use super::log::{Log, WithBits};
+use super::recovery::Pass;
+use super::regions::{Regions, Wake};
+use crate::copy;
+use crate::disk::{Disk, DiskError, Host};
+use crate::exec::{Executor, WaitQueue};
+use crate::request::{Request, RequestKind, TargetError};
+use crate::table::{DiskLogState, InitialSync, LegHealth};
+use crate::units::{RegionIndex, RegionSize, SECTOR_BYTES, Sector, Sectors};
+
+/// How long a region stays dirty after its last write: long enough that what is written again and again costs no writes of
+/// the log, short enough that a crash leaves little to recover.
+pub const CLEAN_DELAY_MS: u64 = 500;
+
+/// A leg and where on its disk it starts.
+#[derive(Clone, Debug)]
+pub struct LegParts {
+    /// The disk.
+    pub disk: Disk,
+    /// Where the leg starts.
+    pub offset: Sector,
+}
+
+/// What is needed to make a mirror.
+pub struct Parts<'a> {
+    /// Runs its tasks.
+    pub executor: &'a Executor,
+    /// Lends its buffers and its time.
+    pub host: &'a Rc<dyn Host>,
+    /// Copies in recovery, with the mirror's own throttle.
+    pub copy: &'a copy::Client,
+    /// Its legs, in table order.
+    pub legs: Vec<LegParts>,
+    /// Where its log is; `None` for one in memory.
+    pub log: Option<Disk>,
+    /// Its length.
+    pub len: Sectors,
+    /// Sectors of a region.
+    pub region_size: Sectors,
+    /// What to believe about the legs at first.
+    pub initial_sync: InitialSync,
+    /// Hold writes that did not reach every leg.
+    pub handle_errors: bool,
+    /// Do not hold them as long as the log can be kept.
+    pub keep_log: bool,
+    /// The leg to recover from; `None` for the first that is not stale.
+    pub source: Option<usize>,
+    /// Hears of what an administrator should know.
+    pub listener: Rc<dyn Fn(Event)>,
+}
+
+/// Why a mirror cannot be opened, or a leg not be taken into it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// Fewer legs than two or more than nine.
+    LegCount(usize),
+    /// The region size is no power of two of at least two sectors, is larger than the mirror, or makes too many regions.
+    RegionSize(Sectors),
+    /// Something is not a multiple of a disk's block: the length, the region size, or a leg's offset.
+    Misaligned {
+        /// The disk.
+        disk: Rc<str>,
+        /// Its block, in bytes.
+        block_bytes: u32,
+    },
+    /// A leg ends before the mirror does.
+    LegTooSmall {
+        /// Its disk.
+        disk: Rc<str>,
+        /// What the disk would have to hold.
+        needed: Sectors,
+    },
+    /// The log does not fit its device.
+    LogTooSmall {
+        /// The log's disk.
+        disk: Rc<str>,
+        /// What it would have to hold.
+        needed: Sectors,
+    },
+    /// There is no such leg to recover from.
+    NoSuchLeg(usize),
+    /// There is no memory for the log.
+    NoMemory,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OpenError::LegCount(count) => write!(f, "{count} legs: must be 2 to {MAX_LEGS}"),
+            OpenError::RegionSize(size) => write!(
+                f,
+                "region size of {size} sectors: must be a power of two from 2 sectors to the mirror's length and make \
+                 fewer than 2^32 regions"
+            ),
+            OpenError::Misaligned { disk, block_bytes } => {
+                write!(
+                    f,
+                    "{disk}: length, region size and offset must be multiples of its block of {block_bytes} bytes"
+                )
+            }
+            OpenError::LegTooSmall { disk, needed } => {
+                write!(f, "{disk}: too small for a leg that ends at sector {needed}")
+            }
+            OpenError::LogTooSmall { disk, needed } => {
+                write!(f, "{disk}: too small for the dirty log, which takes {needed} sectors")
+            }
+            OpenError::NoSuchLeg(leg) => write!(f, "there is no leg {}", leg + 1),
+            OpenError::NoMemory => write!(f, "no memory for the dirty log"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// Numbers and letters for a status line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Each leg's health, in table order.
+    pub legs: Vec<LegHealth>,
+    /// Regions in sync.
+    pub in_sync_regions: u64,
+    /// All regions.
+    pub regions: u64,
+    /// The log's state; `None` for one in memory.
+    pub log: Option<DiskLogState>,
+}
+
+/// What is known about a leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegReport {
+    /// Its disk's name.
+    pub name: Rc<str>,
+    /// Where on it the leg starts.
+    pub offset: Sector,
+    /// Its letter.
+    pub health: LegHealth,
+    /// Reads of regions out of sync go here.
+    pub default: bool,
+    /// It is right everywhere, also where regions are out of sync.
+    pub source: bool,
+    /// It missed something and is not read from until everything has been recovered.
+    pub stale: bool,
+    /// Errors since the mirror was opened.
+    pub errors: ErrorCounts,
+}
+
+/// How far recovery has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Regions recovered since it started.
+    pub done: u64,
+    /// Regions that were out of sync when it started.
+    pub total: u64,
+    /// Bytes read from the source since it started.
+    pub bytes: u64,
+    /// When it started, in the host's time.
+    pub started_ms: u64,
+}
+
+/// Whether requests are taken, and what becomes of those that are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Requests are taken.
+    Running,
+    /// Requests wait while legs are changed.
+    Changing,
+    /// Suspended for another table: what is held is for that one.
+    SuspendedNoflush,
+    /// Suspended for good: what is held fails.
+    SuspendedFlush,
+}
+
+pub(super) struct State {
+    pub(super) regions: Regions,
+    pub(super) legs: Legs,
+}
+
+/// A mirror.
+pub struct Mirror {
+    pub(super) host: Rc<dyn Host>,
+    pub(super) copy: copy::Client,
+    pub(super) disks: RefCell<Vec<LegParts>>,
+    pub(super) state: RefCell<State>,
+    pub(super) log: Log,
+    pub(super) len: Sectors,
+    pub(super) region_size: RegionSize,
+    pub(super) initial_sync: InitialSync,
+    pub(super) handle_errors: bool,
+    pub(super) listener: Rc<dyn Fn(Event)>,
+    pub(super) clean_delay_ms: Cell<u64>,
+    pub(super) phase: Cell<Phase>,
+    /// Requests under way; held ones are not among them.
+    pub(super) under_way: Cell<usize>,
+    pub(super) held_count: Cell<usize>,
+    /// Changes whenever legs have been changed, for what is held.
+    pub(super) reshapes: Cell<u64>,
+    /// Recovery takes no more work.
+    pub(super) paused: Cell<usize>,
+    /// Lanes of recovery that have work.
+    pub(super) recovering: Cell<usize>,
+    pub(super) pass: Cell<Option<Pass>>,
+    pub(super) cleaning: Cell<bool>,
+    /// The legs in the log's header are to be forgotten with the next cleaning.
+    pub(super) forget_stale: Cell<bool>,
+    pub(super) closing: Cell<bool>,
+    /// Tasks that have not ended.
+    pub(super) tasks: Cell<usize>,
+    /// For writes: regions are released, entries are free.
+    pub(super) released: WaitQueue,
+    /// For those who wait until nothing is under way.
+    pub(super) quiet: WaitQueue,
+    /// For held requests, and those that wait at the gate.
+    pub(super) gate: WaitQueue,
+    /// For lanes of recovery.
+    pub(super) work: WaitQueue,
+    /// For the cleaner.
+    pub(super) idle: WaitQueue,
+}
+
+impl WithBits for RefCell<State> {
+    fn with_bits(&self, work: impl FnOnce(&Bits)) {
+        work(self.borrow().regions.clean_bits());
+    }
+}
+
+impl Mirror {
+    /// The mirror's length.
+    pub fn len(&self) -> Sectors {
+        self.len
+    }
+
+    /// Whether the mirror has no sectors at all, which it always has.
+    pub fn is_empty(&self) -> bool {
+        self.len.0 == 0
+    }
+
+    /// Sectors of a region.
+    pub fn region_size(&self) -> Sectors {
+        self.region_size.sectors()
+    }
+
+    /// The device's block size: the largest of its legs'.
+    pub fn logical_block_bytes(&self) -> u32 {
+        let blocks = self.disks.borrow().iter().map(|leg| leg.disk.limits().logical_block_bytes).max();
+        blocks.unwrap_or(512)
+    }
+
+    /// The device's physical block size: the largest of its legs'.
+    pub fn physical_block_bytes(&self) -> u32 {
+        let blocks = self.disks.borrow().iter().map(|leg| leg.disk.limits().physical_block_bytes).max();
+        blocks.unwrap_or(512)
+    }
+
+    /// Whether a leg has a volatile cache, so that the device needs flushes.
+    pub fn volatile_cache(&self) -> bool {
+        self.disks.borrow().iter().any(|leg| leg.disk.limits().volatile_cache)
+    }
+
+    /// The largest discard: zero unless every leg has discards.
+    pub fn max_discard(&self) -> Sectors {
+        self.disks.borrow().iter().map(|leg| leg.disk.limits().max_discard).min().unwrap_or_default()
+    }
+
+    /// The discard granularity, zero if there is no discard.
+    pub fn discard_granularity_bytes(&self) -> u32 {
+        if self.max_discard().0 == 0 {
+            return 0;
+        }
+        let granularity = self.disks.borrow().iter().map(|leg| leg.disk.limits().discard_granularity_bytes).max();
+        granularity.unwrap_or(0).max(self.logical_block_bytes())
+    }
+
+    /// Numbers and letters for a status line.
+    pub fn status(&self) -> Status {
+        let State { regions, legs } = &*self.state.borrow();
+        let log = self.log.on_disk().then(|| match (self.log.flush_failed.get(), self.log.dead.get()) {
+            (true, _) => DiskLogState::FlushFailed,
+            (false, true) => DiskLogState::Dead,
+            (false, false) => DiskLogState::Alive,
+        });
+        Status {
+            legs: (0..legs.count()).map(|leg| legs.health(leg)).collect(),
+            in_sync_regions: regions.in_sync_count(),
+            regions: regions.count(),
+            log,
+        }
+    }
+
+    /// What is known about each leg, in table order.
+    pub fn legs(&self) -> Vec<LegReport> {
+        let legs = &self.state.borrow().legs;
+        let report = |(leg, parts): (usize, &LegParts)| LegReport {
+            name: parts.disk.name().clone(),
+            offset: parts.offset,
+            health: legs.health(leg),
+            default: leg == legs.default_leg(),
+            source: legs.sources().has(leg),
+            stale: legs.stale().has(leg),
+            errors: legs.totals(leg),
+        };
+        self.disks.borrow().iter().enumerate().map(report).collect()
+    }
+
+    /// All regions.
+    pub fn regions(&self) -> u64 {
+        self.state.borrow().regions.count()
+    }
+
+    /// Regions in sync.
+    pub fn in_sync_regions(&self) -> u64 {
+        self.state.borrow().regions.in_sync_count()
+    }
+
+    /// Regions in sync that the log calls dirty.
+    pub fn dirty_regions(&self) -> u64 {
+        self.state.borrow().regions.dirty_count()
+    }
+
+    /// Writes and flushes that are held.
+    pub fn held(&self) -> usize {
+        self.held_count.get()
+    }
+
+    /// Recovery, if it is under way.
+    pub fn recovery(&self) -> Option<Progress> {
+        self.pass.get().map(|pass| pass.progress)
+    }
+
+    /// The share of wall time, in percent, during which recovery may copy.
+    pub fn set_throttle(&self, percent: u32) {
+        self.copy.set_throttle_percent(percent);
+    }
+
+    /// How long regions stay dirty after their last write, instead of [`CLEAN_DELAY_MS`].
+    pub fn set_clean_delay_ms(&self, delay_ms: u64) {
+        self.clean_delay_ms.set(delay_ms);
+        self.idle.wake_all();
+    }
+
+    /// Carries a request out. When this returns, nothing of the request is in flight any more.
+    pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
+        if self.phase.get() == Phase::Changing {
+            self.gate.until(|| (self.phase.get() != Phase::Changing).then_some(())).await;
+        }
+        self.under_way.set(self.under_way.get() + 1);
+        let result = match request.kind {
+            RequestKind::Read => self.read(request).await,
+            RequestKind::Write { .. } | RequestKind::Discard => self.write(request).await,
+            RequestKind::Flush => self.flush(request).await,
+        };
+        self.leave();
+        result
+    }
+
+    /// A request is under way no longer.
+    pub(super) fn leave(&self) {
+        self.under_way.set(self.under_way.get() - 1);
+        if self.under_way.get() == 0 && self.phase.get() != Phase::Running {
+            self.quiet.wake_all();
+        }
+    }
+
+    /// Wakes whoever has something to do after a write or a recovery has ended.
+    pub(super) fn wake(&self, wake: Wake) {
+        if wake.quiet {
+            self.quiet.wake_all();
+        }
+        if wake.cleaner {
+            self.idle.wake_all();
+        }
+        if wake.room {
+            self.released.wake_all();
+        }
+    }
+
+    /// How much of a range from a sector on lies before the end of a region.
+    pub(super) fn until_end_of(&self, last: RegionIndex, sector: Sector, left: Sectors) -> Sectors {
+        let end = self.region_size.start_of(RegionIndex(last.0 + 1));
+        Sectors(left.0.min(end.0 - sector.0))
+    }
+
+    /// The region of a sector.
+    pub(super) fn region_of(&self, sector: Sector) -> RegionIndex {
+        self.region_size.region_of(sector)
+    }
+
+    /// The length of some regions from one on; the mirror's last one may be short.
+    pub(super) fn len_of(&self, first: RegionIndex, count: u64) -> Sectors {
+        let start = self.region_size.start_of(first).0;
+        Sectors((count * self.region_size.sectors().0).min(self.len.0 - start))
+    }
+
+    /// A leg's disk, and where on it a sector of the mirror is.
+    pub(super) fn place(&self, leg: usize, sector: Sector) -> (Disk, Sector) {
+        let disks = self.disks.borrow();
+        (disks[leg].disk.clone(), disks[leg].offset.plus(Sectors(sector.0)))
+    }
+
+    /// Notes an error of a leg and tells the listener of the first of its kind.
+    pub(super) fn leg_failed(&self, leg: usize, failure: Failure, error: &DiskError) {
+        let first = self.state.borrow_mut().legs.fail(leg, failure);
+        if first {
+            let disk = error.disk.clone();
+            (self.listener)(Event::LegFailed { leg, disk, failure, error: error.clone() });
+        }
+    }
+
+    /// Puts the legs that are stale now into the log's header.
+    pub(super) fn remember_stale(&self) {
+        let (count, stale) = {
+            let legs = &self.state.borrow().legs;
+            (legs.count(), legs.stale())
+        };
+        if !crate::mutant::is(crate::mutant::Mutant::StaleForgotten) {
+            self.log.set_flags(count, stale);
+        }
+        self.forget_stale.set(false);
+    }
+
+    /// If every region is in sync, says so and forgets what went wrong.
+    pub(super) fn note_in_sync(&self) {
+        let news = {
+            let State { regions, legs } = &mut *self.state.borrow_mut();
+            let had_stale = legs.stale() != LegSet::default();
+            let news = regions.all_in_sync() && legs.all_in_sync();
+            if news && had_stale {
+                self.forget_stale.set(true);
+            }
+            news
+        };
+        if news {
+            (self.listener)(Event::InSync);
+            self.idle.wake_all();
+        }
+    }
+}
+
+/// Checks that a leg can hold a mirror of that length.
+pub(super) fn check_leg(leg: &LegParts, len: Sectors, region_size: RegionSize) -> Result<(), OpenError> {
+    let limits = leg.disk.limits();
+    let block = u64::from(limits.logical_block_bytes) / SECTOR_BYTES;
+    if [len.0, region_size.sectors().0, leg.offset.0].iter().any(|sectors| sectors % block != 0) {
+        let (disk, block_bytes) = (leg.disk.name().clone(), limits.logical_block_bytes);
+        return Err(OpenError::Misaligned { disk, block_bytes });
+    }
+    match leg.offset.0.checked_add(len.0) {
+        Some(end) if end <= leg.disk.size().0 => Ok(()),
+        end => {
+            let needed = Sectors(end.unwrap_or(u64::MAX));
+            Err(OpenError::LegTooSmall { disk: leg.disk.name().clone(), needed })
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Writes, discards and flushes of a mirror.
+//!
+//! Rules kept here: I6 (every leg's operation is awaited before a request ends), I7 (no leg is written before the log's
+//! batch with the mark has settled), I10 (a write that only some legs have is acknowledged after the log says which).
+
+use super::Event;
+use super::legs::{Failure, LegSet, MAX_LEGS, Verdict};
+use super::regions::{Access, Span};
+use super::target::{Mirror, Phase, State};
+use crate::disk::{DiskError, Errno, Io, Memory, Op, OpKind};
+use crate::mutant::{self, Mutant};
+use crate::request::{Request, RequestKind, TargetError, payload};
+use crate::units::{RegionIndex, Sector, Sectors};
+
+/// A part of a write whose regions are all to be treated the same; it has begun in each of them.
+#[derive(Clone, Copy)]
+struct Stretch {
+    span: Span,
+    sector: Sector,
+    /// Where in the request it starts.
+    offset: Sectors,
+    count: Sectors,
+    in_sync: bool,
+    /// The log's batch that marks its regions.
+    batch: u64,
+}
+
+/// What the next part of a write has to do.
+enum Plan {
+    Go(Stretch),
+    /// Wait until the region is released.
+    Withheld(RegionIndex),
+    /// Wait until there is room for its regions.
+    NoRoom(Span),
+}
+
+/// Whether a part of a request has been carried out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Yes,
+    /// It was held, and the legs are others now: try again.
+    Again,
+}
+
+/// What went wrong on the legs.
+#[derive(Default)]
+struct Outcome {
+    failed: LegSet,
+    /// Legs that refused the operation as such.
+    refused: LegSet,
+    errors: [Option<DiskError>; MAX_LEGS],
+}
+
+impl Outcome {
+    fn missed(&self) -> LegSet {
+        LegSet(self.failed.0 | self.refused.0)
+    }
+
+    fn first_error(&mut self) -> Option<DiskError> {
+        self.errors.iter_mut().find_map(Option::take)
+    }
+}
+
+/// Whether a disk refused an operation as such. Firmware answers `EREMOTEIO` where it lacks discards or flushes.
+fn is_refusal(error: &DiskError) -> bool {
+    let no_data = matches!(error.kind, OpKind::Discard | OpKind::Flush);
+    error.errno.is_unsupported() || no_data && error.errno == Errno::EREMOTEIO
+}
+
+impl Mirror {
+    /// Carries a write or discard out.
+    pub(super) async fn write(&self, request: &Request) -> Result<(), TargetError> {
+        let most = if request.kind == RequestKind::Discard { self.max_discard() } else { request.count };
+        if most.0 == 0 {
+            return Err(TargetError::Unsupported);
+        }
+        let mut done = Sectors(0);
+        while done < request.count {
+            let left = Sectors((request.count.0 - done.0).min(most.0));
+            match self.plan(request.sector.plus(done), done, left) {
+                Plan::Go(stretch) => {
+                    if self.write_stretch(request, &stretch).await? == Done::Yes {
+                        done.0 += stretch.count.0;
+                    }
+                }
+                Plan::Withheld(region) => self.until_released(region).await,
+                Plan::NoRoom(span) => self.until_room(span).await,
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides what a write may do from a sector on, as far as its regions are alike, and begins it in them.
+    fn plan(&self, sector: Sector, offset: Sectors, left: Sectors) -> Plan {
+        let State { regions, .. } = &mut *self.state.borrow_mut();
+        let (first, last) = (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
+        let (access, span) = regions.alike(first, last);
+        if access == Access::Withheld {
+            return Plan::Withheld(first);
+        }
+        if !regions.has_room(span) {
+            return Plan::NoRoom(span);
+        }
+        let batch = regions.begin_write(span, self.log.collecting(), |region| self.log.mark(region));
+        let count = self.until_end_of(RegionIndex(first.0 + span.count - 1), sector, left);
+        Plan::Go(Stretch { span, sector, offset, count, in_sync: access == Access::InSync, batch })
+    }
+
+    async fn until_released(&self, region: RegionIndex) {
+        let free = || self.state.borrow().regions.access(region) != Access::Withheld;
+        self.released.until(|| free().then_some(())).await;
+    }
+
+    async fn until_room(&self, span: Span) {
+        self.idle.wake_all();
+        self.released.until(|| self.state.borrow().regions.has_room(span).then_some(())).await;
+    }
+
+    async fn write_stretch(&self, request: &Request, stretch: &Stretch) -> Result<Done, TargetError> {
+        if !self.log.has_settled(stretch.batch) {
+            if mutant::is(Mutant::LegBeforeMark) {
+                self.log.request();
+            } else {
+                self.log.until_settled(stretch.batch).await;
+            }
+        }
+        let log_failed = stretch.in_sync && self.handle_errors && self.log.failed.get();
+        if log_failed || !stretch.in_sync && self.state.borrow().legs.holds_out_of_sync() {
+            self.end(stretch);
+            return self.resolve(log_failed, true, None).await;
+        }
+        let targets = {
+            let legs = &self.state.borrow().legs;
+            if stretch.in_sync { legs.all() } else { legs.sources() }
+        };
+        let mut outcome = self.write_legs(request, stretch, targets).await;
+        if outcome.missed().is_empty() {
+            self.end(stretch);
+            if !stretch.in_sync && !self.log.remembers_legs() {
+                self.log.until_legs_remembered().await;
+            }
+            return Ok(Done::Yes);
+        }
+        if request.kind == RequestKind::Discard || outcome.failed.is_empty() {
+            return Err(self.refused(request, stretch, targets, &mut outcome));
+        }
+        if !stretch.in_sync && targets.without(outcome.missed()).is_empty() {
+            return Err(self.lost_out_of_sync(stretch, &mut outcome));
+        }
+        self.missed(stretch, outcome).await
+    }
+
+    /// Writes a stretch to some legs, all at once, and waits for all of them (I6).
+    async fn write_legs(&self, request: &Request, stretch: &Stretch, targets: LegSet) -> Outcome {
+        let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
+        for (leg, parts) in self.disks.borrow().iter().enumerate().filter(|(leg, _)| targets.has(*leg)) {
+            let sector = parts.offset.plus(Sectors(stretch.sector.0));
+            ios[leg] = Some(match request.kind {
+                RequestKind::Write { fua } => {
+                    parts.disk.write(sector, stretch.count, payload(request, stretch.offset), fua)
+                }
+                _ => {
+                    let (kind, count, memory) = (OpKind::Discard, stretch.count, Memory::None);
+                    parts.disk.start(Op { kind, sector, count, memory })
+                }
+            });
+        }
+        finish(&mut ios).await
+    }
+
+    /// A stretch has ended; what it found out about its regions has been noted.
+    fn end(&self, stretch: &Stretch) {
+        // The time matters for cleaning alone, which a log in memory has none of.
+        let now_ms = if self.log.on_disk() { self.host.now_ms() } else { 0 };
+        let wake = self.state.borrow_mut().regions.end_write(stretch.span, now_ms);
+        self.wake(wake);
+    }
+
+    /// Some legs refused an operation as such, or a discard failed: no leg is the worse for it. Where other legs carried
+    /// it out the legs differ now, which recovery mends at once.
+    fn refused(&self, request: &Request, stretch: &Stretch, targets: LegSet, outcome: &mut Outcome) -> TargetError {
+        let nothing_happened = outcome.failed.is_empty() && targets.without(outcome.refused).is_empty();
+        if !nothing_happened {
+            {
+                let State { regions, legs } = &mut *self.state.borrow_mut();
+                regions.fail(stretch.span);
+                regions.search_again(stretch.span.first);
+                legs.diverge();
+            }
+            self.remember_stale();
+        }
+        self.end(stretch);
+        self.work.wake_all();
+        match outcome.first_error() {
+            Some(error) if request.kind != RequestKind::Discard => error.into(),
+            _ => TargetError::Unsupported,
+        }
+    }
+
+    /// No source leg took a write to a region out of sync: the error is the user's, as it is.
+    fn lost_out_of_sync(&self, stretch: &Stretch, outcome: &mut Outcome) -> TargetError {
+        let several = {
+            let legs = &mut self.state.borrow_mut().legs;
+            let several = legs.sources() != LegSet::one(legs.default_leg());
+            if several {
+                // They may differ now.
+                legs.diverge();
+            }
+            several
+        };
+        if several {
+            self.remember_stale();
+        }
+        self.end(stretch);
+        outcome.first_error().map_or(TargetError::Unsupported, TargetError::Disk)
+    }
+
+    /// Some legs have a write and others do not.
+    async fn missed(&self, stretch: &Stretch, mut outcome: Outcome) -> Result<Done, TargetError> {
+        self.blame(&outcome);
+        let kept = {
+            let State { regions, legs } = &mut *self.state.borrow_mut();
+            if !mutant::is(Mutant::MissedStaysInSync) {
+                regions.fail(stretch.span);
+            }
+            legs.miss(outcome.missed())
+        };
+        self.remember_stale();
+        self.end(stretch);
+        self.resolve(false, kept, outcome.first_error()).await
+    }
+
+    fn blame(&self, outcome: &Outcome) {
+        for leg in outcome.failed.iter() {
+            if let Some(error) = &outcome.errors[leg] {
+                self.leg_failed(leg, Failure::Write, error);
+            }
+        }
+    }
+
+    /// What becomes of a request that did not reach all legs: `kept` says whether a source leg has it.
+    async fn resolve(&self, log_failed: bool, kept: bool, error: Option<DiskError>) -> Result<Done, TargetError> {
+        let verdict = self.state.borrow().legs.verdict(log_failed, kept);
+        let error = || error.clone().or_else(|| self.log.failure.borrow().clone());
+        match verdict {
+            Verdict::Fail => Err(self.eio(error())),
+            Verdict::Hold => self.hold(error()).await,
+            Verdict::Succeed => {
+                self.log.until_legs_remembered().await;
+                Ok(Done::Yes)
+            }
+        }
+    }
+
+    /// The error of a request that the mirror as a whole failed: `EIO`, whatever the disk said.
+    fn eio(&self, error: Option<DiskError>) -> TargetError {
+        let unknown = || DiskError {
+            kind: OpKind::Write { fua: false },
+            disk: self.disks.borrow()[0].disk.name().clone(),
+            sector: Sector(0),
+            count: Sectors(0),
+            errno: Errno::EIO,
+        };
+        TargetError::Disk(DiskError { errno: Errno::EIO, ..error.unwrap_or_else(unknown) })
+    }
+
+    /// Holds a request until the mirror is suspended or its legs are changed.
+    async fn hold(&self, error: Option<DiskError>) -> Result<Done, TargetError> {
+        let reshapes = self.reshapes.get();
+        self.held_count.set(self.held_count.get() + 1);
+        if self.held_count.get() == 1 {
+            (self.listener)(Event::WritesHeld);
+        }
+        self.leave();
+        let ended = || match self.phase.get() {
+            Phase::SuspendedNoflush => Some(Err(TargetError::Requeue)),
+            Phase::SuspendedFlush => Some(Err(self.eio(error.clone()))),
+            Phase::Running if self.reshapes.get() != reshapes => Some(Ok(Done::Again)),
+            _ => None,
+        };
+        let result = self.gate.until(ended).await;
+        self.held_count.set(self.held_count.get() - 1);
+        self.under_way.set(self.under_way.get() + 1);
+        result
+    }
+
+    /// Flushes all legs.
+    pub(super) async fn flush(&self, _: &Request) -> Result<(), TargetError> {
+        loop {
+            let log_failed = self.handle_errors && self.log.failed.get();
+            let done = if log_failed { self.resolve(true, true, None).await? } else { self.flush_once().await? };
+            if done == Done::Yes {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn flush_once(&self) -> Result<Done, TargetError> {
+        let mut outcome = self.flush_legs().await;
+        if outcome.missed().is_empty() {
+            // What is only on the sources is promised now; after a restart they must be known.
+            self.log.until_legs_remembered().await;
+            return Ok(Done::Yes);
+        }
+        if outcome.failed.is_empty() {
+            return Err(outcome.first_error().map_or(TargetError::Unsupported, TargetError::Disk));
+        }
+        self.blame(&outcome);
+        let kept = self.flush_missed(outcome.failed);
+        self.resolve(false, kept, outcome.first_error()).await
+    }
+
+    /// Legs that could not be flushed may have lost what was written to dirty regions. Says whether a source leg is left.
+    pub(super) fn flush_missed(&self, failed: LegSet) -> bool {
+        let kept = {
+            let State { regions, legs } = &mut *self.state.borrow_mut();
+            regions.fail_flush();
+            legs.miss(failed)
+        };
+        self.remember_stale();
+        self.released.wake_all();
+        kept
+    }
+
+    async fn flush_legs(&self) -> Outcome {
+        let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
+        for (leg, parts) in self.disks.borrow().iter().enumerate() {
+            if parts.disk.limits().volatile_cache {
+                let op = Op { kind: OpKind::Flush, sector: Sector(0), count: Sectors(0), memory: Memory::None };
+                ios[leg] = Some(parts.disk.start(op));
+            }
+        }
+        finish(&mut ios).await
+    }
+
+    /// Flushes all legs before regions are cleaned; gives those that failed. A leg that has no flush needs none.
+    pub(super) async fn flush_before_cleaning(&self) -> LegSet {
+        let outcome = self.flush_legs().await;
+        for leg in outcome.failed.iter() {
+            if let Some(error) = &outcome.errors[leg] {
+                self.leg_failed(leg, Failure::Flush, error);
+            }
+        }
+        outcome.failed
+    }
+}
+
+/// Awaits every leg's operation, also after an error (I6).
+async fn finish(ios: &mut [Option<Io>; MAX_LEGS]) -> Outcome {
+    let mut outcome = Outcome::default();
+    for (leg, io) in ios.iter_mut().enumerate() {
+        let Some(io) = io.take() else { continue };
+        if let Err(error) = io.await {
+            if is_refusal(&error) { &mut outcome.refused } else { &mut outcome.failed }.add(leg);
+            outcome.errors[leg] = Some(error);
+        }
+    }
+    outcome
+}

@@ -1,0 +1,51 @@
+//! What users and administrators see of a mirror, in worlds where one thing happens after the other.
+
+use dm_targets::sim::image::Image;
+use dm_targets::units::Sectors;
+
+use super::rig::{Rig, Setup};
+use crate::pattern;
+
+/// Legs that differ everywhere, as disks that never met do.
+fn strangers(setup: &Setup, bits: u64) -> Vec<Image> {
+    let leg = |leg: u32| Image::from_fn(Sectors(setup.sectors), |at| pattern::sector(50 + leg, at));
+    let mut images: Vec<Image> = (0..setup.legs).map(|number| leg(u32::try_from(number).unwrap())).collect();
+    images.push(setup.log_image(bits));
+    images
+}
+
+#[test]
+fn a_write_is_marked_goes_to_all_legs_and_is_cleaned() {
+    let setup = Setup::small();
+    let rig = Rig::new(&setup, &setup.clean_images());
+    assert_eq!((rig.status(), rig.log_bits()), ("4/4 AA A".into(), 0b1111));
+    rig.write(100, 2, 3).unwrap();
+    assert_eq!((rig.log_bits(), rig.mirror.dirty_regions()), (0b1001, 2));
+    let writes = rig.log().writes();
+    rig.write(101, 3, 2).unwrap();
+    assert_eq!(rig.log().writes(), writes, "dirty regions cost no writes of the log");
+    rig.settle();
+    assert_eq!((rig.log_bits(), rig.mirror.dirty_regions()), (0b1111, 0));
+    let shown = rig.read(0, 7).unwrap();
+    assert_eq!(
+        [&shown[2], &shown[3], &shown[4]],
+        [&pattern::sector(100, 2), &pattern::sector(101, 3), &pattern::sector(101, 4)]
+    );
+    let images = rig.close();
+    assert_eq!(images[0], images[1]);
+}
+
+#[test]
+fn what_is_out_of_sync_is_copied_from_the_first_leg() {
+    let setup = Setup { legs: 3, ..Setup::small() };
+    let rig = Rig::new(&setup, &strangers(&setup, 0b0100));
+    assert_eq!(rig.status(), "1/4 AAA A");
+    rig.settle();
+    assert_eq!((rig.status(), rig.log_bits()), ("4/4 AAA A".into(), 0b1111));
+    assert_eq!(*rig.events.borrow(), ["all legs are in sync"]);
+    let images = rig.close();
+    for at in 0..7 {
+        let same = at == 4 || at == 5 || images[0].sectors[at] == images[2].sectors[at];
+        assert!(same && (at == 4 || at == 5) == (images[1].sectors[at] != images[0].sectors[at]), "{at}");
+    }
+}

@@ -1,0 +1,321 @@
+//! A mirror on simulated disks, for tests in which one thing happens after the other.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use dm_targets::copy;
+use dm_targets::disk::{Errno, Host};
+use dm_targets::mirror::target::{LegParts, Mirror, OpenError, Parts};
+use dm_targets::request::{Request, RequestKind, TargetError};
+use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
+use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::trace::Trace;
+use dm_targets::sim::world::{Temper, World};
+use dm_targets::table::InitialSync;
+use dm_targets::units::{Sector, Sectors};
+
+use crate::pattern;
+
+/// A result that will be there when its task has ended.
+pub type Slot<T> = Rc<RefCell<Option<T>>>;
+
+/// Steps after which something is taken to hang.
+const STEP_LIMIT: usize = 200_000;
+
+/// A mirror and the disks under it: the legs in order, then the log if it is on a disk.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// How many legs.
+    pub legs: usize,
+    /// Its length in sectors.
+    pub sectors: u64,
+    /// Sectors of a region.
+    pub region: u64,
+    /// Whether the log is on a disk.
+    pub log: bool,
+    /// What to believe at first.
+    pub initial: InitialSync,
+    /// The features.
+    pub handle_errors: bool,
+    /// The features.
+    pub keep_log: bool,
+    /// The leg to recover from.
+    pub source: Option<usize>,
+    /// How the disks behave.
+    pub disk: DiskConfig,
+}
+
+impl Setup {
+    /// Two legs of four regions, the last of them short, with a log on disk.
+    pub fn small() -> Setup {
+        Setup {
+            legs: 2,
+            sectors: 7,
+            region: 2,
+            log: true,
+            initial: InitialSync::FromLog,
+            handle_errors: false,
+            keep_log: false,
+            source: None,
+            disk: DiskConfig { max_discard: Sectors(1 << 20), ..DiskConfig::default() },
+        }
+    }
+
+    /// The same with a feature or two.
+    pub fn features(self, handle_errors: bool, keep_log: bool) -> Setup {
+        Setup { handle_errors, keep_log, ..self }
+    }
+
+    /// Regions there are.
+    pub fn regions(&self) -> u64 {
+        self.sectors.div_ceil(self.region)
+    }
+
+    /// Sectors of the log.
+    pub fn log_sectors(&self) -> u64 {
+        let block = u64::from(self.disk.logical_block_bytes);
+        (1024 + self.regions().div_ceil(64) * 8).next_multiple_of(block) / 512
+    }
+
+    /// Legs that are all the same, and a log that says so.
+    pub fn clean_images(&self) -> Vec<Image> {
+        let mut images =
+            vec![Image::from_fn(Sectors(self.sectors), |at| pattern::sector(pattern::ORIGIN, at)); self.legs];
+        if self.log {
+            images.push(self.log_image(u64::MAX));
+        }
+        images
+    }
+
+    /// A log with these bits for the first 64 regions, and ones for all others.
+    pub fn log_image(&self, bits: u64) -> Image {
+        let regions = self.regions();
+        let mut bytes = vec![0; usize::try_from(self.log_sectors() * 512).unwrap()];
+        bytes[..8].copy_from_slice(&[0x72, 0x52, 0x69, 0x4d, 2, 0, 0, 0]);
+        bytes[8..16].copy_from_slice(&regions.to_le_bytes());
+        for region in 0..regions {
+            if region >= 64 || bits >> region & 1 == 1 {
+                bytes[usize::try_from(1024 + region / 8).unwrap()] |= 1 << (region % 8);
+            }
+        }
+        let mut image = Image::zeroes(Sectors(self.log_sectors()));
+        image.write(Sector(0), &bytes);
+        image
+    }
+}
+
+/// The running mirror.
+pub struct Rig {
+    /// The machine.
+    pub world: World,
+    /// The mirror.
+    pub mirror: Rc<Mirror>,
+    /// What it told.
+    pub events: Rc<RefCell<Vec<String>>>,
+    copy: copy::Client,
+}
+
+impl Rig {
+    /// Opens a mirror on images; nothing else happens until the next step.
+    pub fn new(setup: &Setup, images: &[Image]) -> Rig {
+        let world = world(setup, images, 0, Temper::InOrder, Trace::default());
+        Rig::open(world, setup).unwrap()
+    }
+
+    /// Opens a mirror in a world whose disks are its legs and its log.
+    pub fn open(world: World, setup: &Setup) -> Result<Rig, OpenError> {
+        let host: Rc<dyn Host> = world.host.clone();
+        let copy = copy::Client::new(&world.executor, &host, None).unwrap();
+        let events: Rc<RefCell<Vec<String>>> = Rc::default();
+        let opened: Slot<Result<Rc<Mirror>, OpenError>> = Rc::default();
+        let (slot, told, executor, of_mirror) = (opened.clone(), events.clone(), world.executor.clone(), copy.clone());
+        let (setup, disks) = (setup.clone(), disks(&world));
+        world.executor.spawn(async move {
+            let listener = Rc::new(move |event: dm_targets::mirror::Event| told.borrow_mut().push(event.to_string()));
+            let parts = parts(&setup, &executor, &host, &of_mirror, disks, listener);
+            let mirror = Mirror::open(parts).await;
+            if let Ok(mirror) = &mirror {
+                mirror.activate(&executor).await.unwrap();
+            }
+            *slot.borrow_mut() = Some(mirror);
+        });
+        for _ in 0..STEP_LIMIT {
+            if opened.borrow().is_some() {
+                break;
+            }
+            world.step(false);
+        }
+        let mirror = opened.borrow_mut().take().expect("opening does not end")?;
+        Ok(Rig { world, mirror, events, copy })
+    }
+
+    /// A leg's disk.
+    pub fn leg(&self, number: usize) -> Rc<SimDisk> {
+        self.world.disks()[number].clone()
+    }
+
+    /// The log's disk, which is the last one.
+    pub fn log(&self) -> Rc<SimDisk> {
+        self.world.disks()[self.world.disks().len() - 1].clone()
+    }
+
+    /// The log's bits of the first 64 regions.
+    pub fn log_bits(&self) -> u64 {
+        let bytes = self.log().visible().read(Sector(2), Sectors(1));
+        u64::from_le_bytes(bytes[..8].try_into().unwrap())
+    }
+
+    /// Starts a request.
+    pub fn start(
+        &self,
+        kind: RequestKind,
+        id: u32,
+        first: u64,
+        count: u64,
+    ) -> Slot<Result<Vec<SectorData>, TargetError>> {
+        let bytes = match kind {
+            RequestKind::Write { .. } => pattern::payload(id, first, count),
+            _ => vec![0x99; usize::try_from(count * 512).unwrap()],
+        };
+        let payload = self.world.host.add_payload(bytes);
+        let request = Request { kind, sector: Sector(first), count: Sectors(count), payload };
+        let (mirror, host, done) = (self.mirror.clone(), self.world.host.clone(), Slot::default());
+        let slot = done.clone();
+        self.world.executor.spawn(async move {
+            let result = mirror.handle(&request).await;
+            let bytes = host.take_payload(payload);
+            *slot.borrow_mut() = Some(result.map(|()| bytes.chunks(512).map(SectorData::new).collect()));
+        });
+        done
+    }
+
+    /// Starts a write.
+    pub fn start_write(&self, id: u32, first: u64, count: u64) -> Slot<Result<Vec<SectorData>, TargetError>> {
+        self.start(RequestKind::Write { fua: false }, id, first, count)
+    }
+
+    /// Steps until a request has ended; time does not pass more than needed.
+    pub fn wait<T>(&self, slot: &Slot<T>) -> T {
+        self.try_wait(slot).unwrap_or_else(|| panic!("a request never ends"))
+    }
+
+    /// The same for a request that may be held.
+    pub fn try_wait<T>(&self, slot: &Slot<T>) -> Option<T> {
+        use dm_targets::sim::world::Step;
+        for _ in 0..STEP_LIMIT {
+            if slot.borrow().is_some() || self.world.step(false) == Step::Nothing {
+                return slot.borrow_mut().take();
+            }
+        }
+        panic!("no end after {STEP_LIMIT} steps");
+    }
+
+    /// Writes and waits.
+    pub fn write(&self, id: u32, first: u64, count: u64) -> Result<(), TargetError> {
+        self.wait(&self.start_write(id, first, count)).map(|_| ())
+    }
+
+    /// Reads and waits.
+    pub fn read(&self, first: u64, count: u64) -> Result<Vec<SectorData>, TargetError> {
+        self.wait(&self.start(RequestKind::Read, 0, first, count))
+    }
+
+    /// Flushes and waits.
+    pub fn flush(&self) -> Result<(), TargetError> {
+        self.wait(&self.start(RequestKind::Flush, 0, 0, 0)).map(|_| ())
+    }
+
+    /// Runs something of the mirror's own to its end.
+    pub fn run<T: 'static, F: Future<Output = T> + 'static>(&self, task: impl FnOnce(Rc<Mirror>) -> F) -> T {
+        self.wait(&self.spawn(task))
+    }
+
+    /// Starts something of the mirror's own.
+    pub fn spawn<T: 'static, F: Future<Output = T> + 'static>(&self, task: impl FnOnce(Rc<Mirror>) -> F) -> Slot<T> {
+        let (task, slot) = (task(self.mirror.clone()), Slot::default());
+        let done = slot.clone();
+        self.world.executor.spawn(async move { *done.borrow_mut() = Some(task.await) });
+        slot
+    }
+
+    /// Lets everything come to rest, regions cleaned and recovered.
+    pub fn settle(&self) {
+        assert!(self.world.run(STEP_LIMIT), "never comes to rest");
+    }
+
+    /// The status line's part that has no device numbers: `IN_SYNC/REGIONS LETTERS LOG`.
+    pub fn status(&self) -> String {
+        let status = self.mirror.status();
+        let letters: String = status.legs.iter().map(|health| health.letter()).collect();
+        let log = status.log.map_or("core".into(), |log| log.letter().to_string());
+        format!("{}/{} {letters} {log}", status.in_sync_regions, status.regions)
+    }
+
+    /// Closes the mirror; nothing may be left.
+    pub fn close(self) -> Vec<Image> {
+        let copy = self.copy.clone();
+        self.run(|mirror| async move {
+            mirror.close().await;
+            copy.destroy().await;
+        });
+        self.settle();
+        assert_eq!(self.world.executor.live(), 0, "tasks are left");
+        let images = self.world.disks().iter().map(|disk| disk.visible()).collect();
+        drop((self.copy, self.mirror));
+        assert_eq!(self.world.host.lent(), 0, "buffers are left");
+        images
+    }
+}
+
+/// What a mirror on these disks is made of.
+pub fn parts<'a>(
+    setup: &Setup,
+    executor: &'a dm_targets::exec::Executor,
+    host: &'a Rc<dyn Host>,
+    copy: &'a copy::Client,
+    mut disks: Vec<dm_targets::disk::Disk>,
+    listener: Rc<dyn Fn(dm_targets::mirror::Event)>,
+) -> Parts<'a> {
+    let log = setup.log.then(|| disks.remove(setup.legs));
+    disks.truncate(setup.legs);
+    Parts {
+        executor,
+        host,
+        copy,
+        legs: disks.into_iter().map(|disk| LegParts { disk, offset: Sector(0) }).collect(),
+        log,
+        len: Sectors(setup.sectors),
+        region_size: Sectors(setup.region),
+        initial_sync: setup.initial,
+        handle_errors: setup.handle_errors,
+        keep_log: setup.keep_log,
+        source: setup.source,
+        listener,
+    }
+}
+
+/// The disks of a world as targets see them.
+pub fn disks(world: &World) -> Vec<dm_targets::disk::Disk> {
+    world.disks().iter().map(|disk| disk.disk()).collect()
+}
+
+/// A world whose disks hold these images.
+pub fn world(setup: &Setup, images: &[Image], seed: u64, temper: Temper, trace: Trace) -> World {
+    let mut world = World::new(seed, temper, trace);
+    for (number, image) in images.iter().enumerate() {
+        let name = if number == setup.legs { "log".into() } else { format!("leg{number}") };
+        world.add_disk(&name, setup.disk, image.clone());
+    }
+    world
+}
+
+/// Lets operations of a class fail on a disk from now on, so many times.
+pub fn fail(disk: &SimDisk, class: Class, times: u32) {
+    disk.inject(Fault { matcher: Matcher::all(class), skip: 0, times, errno: Errno::EIO });
+}
+
+/// Lets operations of a class that touch one sector fail on a disk from now on.
+pub fn fail_at(disk: &SimDisk, class: Class, sector: u64) {
+    let matcher = Matcher { class, first: sector, end: sector + 1 };
+    disk.inject(Fault { matcher, skip: 0, times: u32::MAX, errno: Errno::EIO });
+}
