@@ -78,12 +78,36 @@ pub enum Verb {
         /// Name, ublk id or /dev/ublkbN
         device: String,
     },
+    /// Give a device another table, which its next resume puts in place
+    Load {
+        /// Name, ublk id or /dev/ublkbN
+        device: String,
+        /// The line: `0 LENGTH TARGET ARGS`
+        #[arg(long, value_name = "LINE")]
+        table: String,
+    },
+    /// Tell a device's target something
+    ///
+    /// A mirror understands: `check` (compare the legs, one JSON object per range that differs), `repair LEG` (take that leg
+    /// as right wherever they differ), `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`, `remove-leg LEG`, and `throttle
+    /// PERCENT` (the share of the time in which recovery may have I/O in flight). LEG is a path, or a number from 0.
+    #[command(verbatim_doc_comment)]
+    Message {
+        /// Name, ublk id or /dev/ublkbN
+        device: String,
+        /// The message
+        #[arg(required = true)]
+        words: Vec<String>,
+    },
     /// Wait for a device's next event and print the count of its events
     Wait {
         /// Name, ublk id or /dev/ublkbN
         device: String,
         /// Return at once if there have been others than so many [default: as many as there are now]
         event_nr: Option<u32>,
+        /// Wait until all regions of a mirror are in sync, with a progress bar on a terminal
+        #[arg(long, conflicts_with = "event_nr")]
+        in_sync: bool,
     },
     /// Take over devices whose server has died; I/O that waits goes on
     Recover {
@@ -166,6 +190,40 @@ pub enum Add {
     Snapshot(Snapshot),
     /// The write path of a disk that has snapshots: use the device it prints instead of the disk
     Origin(Origin),
+    /// The same data on two to nine disks
+    Mirror(Mirror),
+}
+
+#[derive(Args)]
+pub struct Mirror {
+    /// A disk to keep the data on, at least two: a block device or regular file, from an offset if one is given
+    #[arg(long = "leg", value_name = "DEV[:OFFSET]", required = true)]
+    pub legs: Vec<String>,
+    /// Where to note which regions may differ: `core` is memory, which is gone with the server's machine; every leg but one
+    /// is then written anew at the next start
+    #[arg(long, value_name = "core|DEV", default_value = "core")]
+    pub log: String,
+    /// Unit of noting and recovery, a power of two [default: 512 KiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_arg)]
+    pub region_size: Option<u64>,
+    /// Believe nothing about the legs: all is recovered from one
+    #[arg(long, conflicts_with = "nosync")]
+    pub sync: bool,
+    /// Believe that the legs are equal
+    #[arg(long)]
+    pub nosync: bool,
+    /// A write that did not reach every leg waits until the mirror has been mended (suspend, load, resume), instead of
+    /// going on with the legs that are left
+    #[arg(long)]
+    pub handle_errors: bool,
+    /// With --handle-errors: go on with the legs that are left as long as the log works
+    #[arg(long, requires = "handle_errors")]
+    pub keep_log: bool,
+    /// The leg to recover the others from [default: the first one that has not failed]
+    #[arg(long, value_name = "DEV")]
+    pub source: Option<PathBuf>,
+    #[command(flatten)]
+    pub common: Common,
 }
 
 #[derive(Args)]
@@ -238,8 +296,13 @@ pub struct Common {
 impl Common {
     /// The defaults, under a name.
     pub fn named(name: String) -> Common {
+        Common { name: Some(name), ..Common::unnamed() }
+    }
+
+    /// The defaults.
+    pub fn unnamed() -> Common {
         Common {
-            name: Some(name),
+            name: None,
             id: None,
             queues: DEFAULT_QUEUES,
             depth: DEFAULT_DEPTH,

@@ -1,14 +1,16 @@
 //! The verbs: what each asks of which server, and how the answer is printed.
 
-mod add;
+pub mod add;
+mod wait;
 
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use dm_targets::table::Line;
 use serde_json::{Value, json};
 
-use crate::cli::Verb;
+use crate::cli::{self, Verb};
 use crate::control::{self, Control};
 use crate::daemon;
 use crate::device;
@@ -50,7 +52,10 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Table { devices } => lines(&devices, |device| device.table.clone())?,
         Verb::Suspend { device, noflush } => drop(ask(&device, |id| Question::Suspend { id, noflush })?),
         Verb::Resume { device } => drop(ask(&device, |id| Question::Resume { id })?),
-        Verb::Wait { device, event_nr } => wait(&device, event_nr)?,
+        Verb::Load { device, table } => load(&device, &table)?,
+        Verb::Message { device, words } => message(&device, words)?,
+        Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,
+        Verb::Wait { device, event_nr, .. } => wait::event(&device, event_nr)?,
         Verb::Recover { devices, all } => recover(&devices, all)?,
         Verb::Copy { from, to, throttle, json, force } => return transfer::copy(&from, &to, throttle, json, force),
         Verb::Zero { to, json, force } => return transfer::zero(&to, json, force),
@@ -120,10 +125,15 @@ fn ask(word: &str, question: impl FnOnce(u32) -> Question) -> Result<Answer, Fai
     }
 }
 
-fn wait(word: &str, events: Option<u32>) -> Result<(), Failure> {
-    match ask(word, |id| Question::Wait { id, events })? {
-        Answer::Events(count) => print(&count.to_string()),
-        _ => return Err(other_answer()),
+fn load(word: &str, line: &str) -> Result<(), Failure> {
+    let line = Line::parse(line).map_err(|error| wrong_usage(error.to_string()))?;
+    let table = Box::new(add::question_of(line, &cli::Common::unnamed())?.0);
+    ask(word, |id| Question::Load { id, table }).map(drop)
+}
+
+fn message(word: &str, words: Vec<String>) -> Result<(), Failure> {
+    if let Answer::Lines(lines) = ask(word, |id| Question::Message { id, words })? {
+        lines.iter().for_each(|line| print(line));
     }
     Ok(())
 }
@@ -155,7 +165,11 @@ fn orphans(server: &Server) -> Vec<DeviceReport> {
             Ok(control::DeviceState::Quiesced | control::DeviceState::FailIo) => "quiesced",
             _ => "dead",
         };
-        let target = if matches!(device.added, Question::AddSnapshot(_)) { "snapshot" } else { "snapshot-origin" };
+        let target = match device.added {
+            Question::AddSnapshot(_) => "snapshot",
+            Question::AddMirror(_) => "mirror",
+            _ => "snapshot-origin",
+        };
         let json = json!({
             "id": device.id, "name": device.name, "target": target, "state": state,
             "block_device": format!("/dev/ublkb{}", device.id), "char_device": format!("/dev/ublkc{}", device.id),
@@ -267,8 +281,11 @@ fn list(json: bool) -> Result<(), Failure> {
     for device in reports {
         let text = |key: &str| device.json[key].as_str().unwrap_or("").to_owned();
         let snapshot = &device.json["snapshot"];
+        let legs = device.json["mirror"]["legs"].as_array().into_iter().flatten();
+        let legs: Vec<&str> = legs.filter_map(|leg| leg["path"].as_str()).collect();
         let over = match (snapshot["origin"].as_str(), snapshot["cow"].as_str()) {
             (Some(origin), Some(cow)) => format!("{origin} cow {cow}"),
+            _ if !legs.is_empty() => legs.join(" "),
             _ => device.json["origin"]["path"].as_str().unwrap_or("").to_owned(),
         };
         print(&format!(

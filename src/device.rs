@@ -151,13 +151,23 @@ fn shift_of(bytes: u32) -> u8 {
     u8::try_from(bytes.max(512).next_power_of_two().trailing_zeros()).unwrap_or(12)
 }
 
+/// Discards in whole units of a chunk, as a snapshot takes them.
+pub fn discard_of_chunks(chunk: Sectors) -> Discard {
+    Discard {
+        alignment: 0,
+        granularity: u32::try_from(chunk.bytes()).unwrap_or(1 << 30),
+        max_sectors: u32::try_from(chunk.0).unwrap_or(u32::MAX),
+        max_write_zeroes_sectors: 0,
+    }
+}
+
 /// A device's limits, from those of the disks below it.
 pub fn params(
     disks: &[&Limits],
     volatile_cache: bool,
     size: Sectors,
     read_only: bool,
-    discard: Option<Sectors>,
+    discard: Option<Discard>,
 ) -> Params {
     let largest = |of: fn(&Limits) -> u32| disks.iter().map(|disk| of(disk)).max().unwrap_or(512);
     let logical = largest(|disk| disk.logical_block_size);
@@ -172,12 +182,6 @@ pub fn params(
     if disks.iter().any(|disk| disk.rotational) {
         attributes |= attrs::ROTATIONAL;
     }
-    let discard = discard.map(|chunk| Discard {
-        alignment: 0,
-        granularity: u32::try_from(chunk.bytes()).unwrap_or(1 << 30),
-        max_sectors: u32::try_from(chunk.0).unwrap_or(u32::MAX),
-        max_write_zeroes_sectors: 0,
-    });
     Params {
         attrs: attributes,
         logical_shift: shift_of(logical),

@@ -17,6 +17,7 @@ use std::task::Poll;
 use dm_targets::copy;
 use dm_targets::disk::{Disk, Limits};
 use dm_targets::exec::{Executor, WaitQueue};
+use dm_targets::mirror::target::Mirror;
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Snapshot;
@@ -54,6 +55,10 @@ pub enum Served {
     Snapshot(Rc<Snapshot>),
     /// The origin's device.
     Origin(Rc<Origin>),
+    /// A mirror's device.
+    Mirror(Rc<Mirror>),
+    /// A suspended device between two targets.
+    Nothing,
 }
 
 impl Served {
@@ -61,6 +66,18 @@ impl Served {
         match self {
             Served::Snapshot(snapshot) => snapshot.handle(request).await,
             Served::Origin(origin) => origin.handle(request).await,
+            Served::Mirror(mirror) => mirror.handle(request).await,
+            Served::Nothing => Err(TargetError::Requeue),
+        }
+    }
+
+    /// Its length, if it has one of its own.
+    pub fn len(&self) -> Option<Sectors> {
+        match self {
+            Served::Snapshot(snapshot) => Some(snapshot.len()),
+            Served::Origin(origin) => Some(origin.disk().size()),
+            Served::Mirror(mirror) => Some(mirror.len()),
+            Served::Nothing => None,
         }
     }
 
@@ -68,7 +85,8 @@ impl Served {
     pub async fn activate(&self, executor: &Executor) -> Result<(), String> {
         match self {
             Served::Snapshot(snapshot) => snapshot.activate(executor).await.map_err(|error| error.to_string()),
-            Served::Origin(_) => Ok(()),
+            Served::Origin(_) | Served::Nothing => Ok(()),
+            Served::Mirror(mirror) => mirror.activate(executor).await.map_err(|error| error.to_string()),
         }
     }
 
@@ -76,7 +94,21 @@ impl Served {
     pub async fn close(&self) {
         match self {
             Served::Snapshot(snapshot) => snapshot.close().await,
-            Served::Origin(_) => {}
+            Served::Origin(_) | Served::Nothing => {}
+            Served::Mirror(mirror) => mirror.close().await,
+        }
+    }
+
+    /// The target gives back or fails what it holds, and takes no more of that kind.
+    async fn suspend(&self, noflush: bool) {
+        if let Served::Mirror(mirror) = self {
+            mirror.suspend(noflush).await;
+        }
+    }
+
+    async fn resume(&self) {
+        if let Served::Mirror(mirror) = self {
+            mirror.resume().await;
         }
     }
 }
@@ -87,6 +119,8 @@ pub struct Events {
     count: Cell<u32>,
     gone: Cell<bool>,
     changed: WaitQueue,
+    /// The events of the device that counts them.
+    above: RefCell<Option<Rc<Events>>>,
 }
 
 impl Events {
@@ -97,6 +131,9 @@ impl Events {
 
     /// Counts one.
     pub fn happen(&self) {
+        if let Some(device) = &*self.above.borrow() {
+            return device.happen();
+        }
         self.count.set(self.count.get().wrapping_add(1));
         self.changed.wake_all();
     }
@@ -105,6 +142,11 @@ impl Events {
     pub async fn after(&self, seen: u32) -> Option<u32> {
         let other = |count: u32| (count != seen).then_some(Some(count));
         self.changed.until(|| if self.gone.get() { Some(None) } else { other(self.count.get()) }).await
+    }
+
+    /// What happens to a target that has taken another one's place happens to its device.
+    fn be_part_of(&self, device: &Rc<Events>) {
+        *self.above.borrow_mut() = Some(device.clone());
     }
 
     fn end(&self) {
@@ -134,7 +176,7 @@ pub struct DeviceStats {
 
 /// A device whose queues are served.
 pub struct Device {
-    pub served: Served,
+    served: RefCell<Served>,
     pub events: Rc<Events>,
     queues: Vec<Rc<Queue>>,
     stats: Cell<DeviceStats>,
@@ -314,7 +356,7 @@ impl Family {
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
         let Opened { served, events } = opened;
         let device = Rc::new(Device {
-            served,
+            served: RefCell::new(served),
             events,
             queues,
             stats: Cell::default(),
@@ -346,23 +388,49 @@ impl Family {
         self.devices.borrow().get(&id).cloned()
     }
 
-    /// Holds a device's new requests back and waits for those that its target has.
-    pub async fn suspend(&self, id: u32, _noflush: bool) {
+    /// Holds a device's new requests back and waits for those that its target has. With `noflush` those that the target
+    /// cannot carry out now wait as well; else they fail.
+    pub async fn suspend(&self, id: u32, noflush: bool) {
         let Some(device) = self.device(id) else { return };
         device.suspended.set(true);
+        device.served().suspend(noflush).await;
         device.changed.until(|| (device.inside.get() == 0).then_some(())).await;
     }
 
-    /// Lets a device's requests go on.
-    pub async fn resume(&self, id: u32) {
+    /// Lets a device's requests go on, to the target that was suspended or to a new one.
+    pub async fn resume(&self, id: u32, same_target: bool) {
         let Some(device) = self.device(id) else { return };
+        if same_target {
+            device.served().resume().await;
+        }
         device.suspended.set(false);
         device.changed.wake_all();
     }
 
+    /// Takes the target of a suspended device apart, so that its disks can be opened for another one.
+    pub async fn take_target(&self, id: u32) {
+        let Some(device) = self.device(id) else { return };
+        device.served.replace(Served::Nothing).close().await;
+    }
+
+    /// Gives a suspended device a target that has been opened under a ticket.
+    pub async fn put_target(&self, id: u32, ticket: u64) -> Result<(), String> {
+        let device = self.device(id).ok_or("the device is gone")?;
+        let opened = self.opened.borrow_mut().remove(&ticket).ok_or("the target is not open")?;
+        opened.served.activate(&self.executor).await?;
+        opened.events.be_part_of(&device.events);
+        device.served.replace(opened.served);
+        Ok(())
+    }
+
     /// Prepares a device for its end: nothing of it may wait any longer.
     pub async fn let_go(&self, id: u32) {
-        self.resume(id).await;
+        let Some(device) = self.device(id) else { return };
+        // While the target comes to rest nothing new may reach it; then whatever comes is carried out or fails.
+        device.suspended.set(true);
+        device.served().suspend(false).await;
+        device.suspended.set(false);
+        device.changed.wake_all();
     }
 
     /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after.
@@ -373,10 +441,11 @@ impl Family {
             queue.all_ended().await;
         }
         // Writes of the origin no longer preserve anything for a snapshot without a device.
-        if let (Served::Snapshot(snapshot), Some(origin)) = (&device.served, &*self.origin.borrow()) {
+        let served = device.served();
+        if let (Served::Snapshot(snapshot), Some(origin)) = (&served, &*self.origin.borrow()) {
             origin.leave(snapshot);
         }
-        device.served.close().await;
+        served.close().await;
     }
 }
 
@@ -391,17 +460,30 @@ impl Device {
         self.suspended.get()
     }
 
+    /// Its target.
+    pub fn served(&self) -> Served {
+        self.served.borrow().clone()
+    }
+
     async fn pass(&self, request: &Request) -> Result<(), TargetError> {
-        if self.suspended.get() {
-            self.changed.until(|| (!self.suspended.get()).then_some(())).await;
+        loop {
+            if self.suspended.get() {
+                self.changed.until(|| (!self.suspended.get()).then_some(())).await;
+            }
+            self.inside.set(self.inside.get() + 1);
+            let served = self.served();
+            let result = served.handle(request).await;
+            drop(served);
+            self.inside.set(self.inside.get() - 1);
+            if self.suspended.get() {
+                self.changed.wake_all();
+            }
+            match result {
+                // It could not be carried out by this target and is for the next one.
+                Err(TargetError::Requeue) => {}
+                result => return result,
+            }
         }
-        self.inside.set(self.inside.get() + 1);
-        let result = self.served.handle(request).await;
-        self.inside.set(self.inside.get() - 1);
-        if self.suspended.get() {
-            self.changed.wake_all();
-        }
-        result
     }
 
     async fn handle(&self, descriptor: &Descriptor) -> i32 {

@@ -42,11 +42,44 @@ pub struct AddOrigin {
     pub common: Common,
 }
 
+/// What to believe about a mirror's legs at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InitialSync {
+    FromLog,
+    Sync,
+    NoSync,
+}
+
+/// A leg of a mirror.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leg {
+    pub path: PathBuf,
+    pub offset_sectors: u64,
+}
+
+/// A mirror to be added.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddMirror {
+    pub legs: Vec<Leg>,
+    /// The log's device; in memory if not given.
+    pub log: Option<PathBuf>,
+    pub region_sectors: Option<u64>,
+    pub initial_sync: InitialSync,
+    pub handle_errors: bool,
+    pub keep_log: bool,
+    /// The leg that a recovery reads from, by its place among the legs.
+    pub source: Option<usize>,
+    /// Length of the device; what all legs have if not given.
+    pub len_sectors: Option<u64>,
+    pub common: Common,
+}
+
 /// A question to a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Question {
     AddSnapshot(AddSnapshot),
     AddOrigin(AddOrigin),
+    AddMirror(AddMirror),
     /// Take over the devices of a server that died.
     Recover(Vec<crate::rundir::DeviceState>),
     /// Delete devices; `force` also those in use.
@@ -64,6 +97,16 @@ pub enum Question {
     /// Let them through again, to the table that was loaded if one was.
     Resume {
         id: u32,
+    },
+    /// Give a device another table, which its next resume puts in place.
+    Load {
+        id: u32,
+        table: Box<Question>,
+    },
+    /// A message to a device's target.
+    Message {
+        id: u32,
+        words: Vec<String>,
     },
     /// Wait until a device has had more events than that.
     Wait {
@@ -90,13 +133,19 @@ pub struct DeviceReport {
 /// A server's answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
-    Added { path: String },
+    Added {
+        path: String,
+    },
     Deleted,
     Recovered,
     Done,
+    /// What a message gave, to be printed.
+    Lines(Vec<String>),
     Events(u32),
     Devices(Vec<DeviceReport>),
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
 }
 
 /// Asks a server and waits for its answer.

@@ -39,6 +39,15 @@ pub struct DeviceState {
     pub added: Question,
 }
 
+/// What has become of a mirror's legs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MirrorNote {
+    /// Legs that have missed something, by their places.
+    pub failed: Vec<usize>,
+    /// All regions were in sync at last.
+    pub in_sync: bool,
+}
+
 /// A server's files, whether it lives or not.
 pub struct Server {
     pub key: String,
@@ -102,9 +111,25 @@ impl RunDir {
         fs::rename(new, path)
     }
 
+    fn note_file(&self, key: &str) -> PathBuf {
+        self.path.join(format!("{key}.legs"))
+    }
+
+    /// Replaces what is noted of a mirror's legs.
+    pub fn write_mirror_note(&self, key: &str, note: &MirrorNote) -> io::Result<()> {
+        let (path, new) = (self.note_file(key), self.path.join(format!("{key}.legs-new")));
+        fs::write(&new, serde_json::to_vec(note)?)?;
+        fs::rename(new, path)
+    }
+
+    /// What is noted of a mirror's legs.
+    pub fn mirror_note(&self, key: &str) -> Option<MirrorNote> {
+        fs::read(self.note_file(key)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
+    }
+
     /// Removes all files of a server.
     pub fn remove(&self, key: &str) {
-        for path in [self.socket(key), self.state_file(key), self.log_path(key)] {
+        for path in [self.socket(key), self.state_file(key), self.note_file(key), self.log_path(key)] {
             if let Err(error) = fs::remove_file(&path) {
                 if error.kind() != io::ErrorKind::NotFound {
                     log::warn!("{}: {error}", path.display());

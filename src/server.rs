@@ -4,6 +4,9 @@
 //! the kernel adds the device, its queues are served, and only then is the store written and the snapshot joins its origin;
 //! starting the device comes last. A step that fails takes the earlier ones back, so a failed `add` leaves nothing.
 
+mod content;
+mod mirror;
+mod mirror_talk;
 mod snapshot;
 mod talk;
 
@@ -13,6 +16,8 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
+
+use dm_targets::units::Sector;
 
 use crate::control::{Control, DeviceInfo, Params};
 use crate::device;
@@ -49,6 +54,14 @@ impl Named {
 pub enum Over {
     Origin { origin: Named },
     Snapshot { origin: Named, cow: Named },
+    Mirror { legs: Vec<NamedLeg>, log: Option<Named> },
+}
+
+/// A leg of a mirror.
+#[derive(Clone)]
+pub struct NamedLeg {
+    pub disk: Named,
+    pub offset: Sector,
 }
 
 /// A device of this server.
@@ -60,9 +73,11 @@ pub struct Entry {
     pub number: Option<(u32, u32)>,
     pub over: Over,
     pub read_only: bool,
+    /// The table that its next resume puts in place.
+    pub loaded: Option<Question>,
 }
 
-/// A server: one origin, its snapshots and their devices.
+/// A server: one origin, its snapshots and their devices; or a mirror.
 pub struct Server {
     pub key: String,
     pub rundir: RunDir,
@@ -95,6 +110,7 @@ impl Prepared {
         let kind = match self.over {
             Over::Origin { .. } => "origin",
             Over::Snapshot { .. } => "snap",
+            Over::Mirror { .. } => "mirror",
         };
         self.common.name.clone().unwrap_or_else(|| format!("{kind}{id}"))
     }
@@ -148,12 +164,14 @@ impl Server {
     /// Does what a question asks for.
     pub fn carry_out(&mut self, question: Question) -> Result<Answer, Failure> {
         match question {
-            Question::AddSnapshot(_) | Question::AddOrigin(_) => self.add(question),
+            Question::AddSnapshot(_) | Question::AddOrigin(_) | Question::AddMirror(_) => self.add(question),
             Question::Recover(devices) => self.recover(devices),
             Question::Del { ids, force } => self.del(&ids, force),
             Question::Report => Ok(Answer::Devices(report::devices(self)?)),
             Question::Suspend { id, noflush } => self.suspend(id, noflush),
             Question::Resume { id } => self.resume(id),
+            Question::Load { id, table } => self.load(id, *table),
+            Question::Message { id, words } => self.message(id, &words),
             Question::Wait { .. } => Err("a question to be answered aside".to_owned()),
             Question::Shutdown => {
                 let ids: Vec<u32> = self.devices.keys().copied().collect();
@@ -225,6 +243,7 @@ impl Server {
         match question {
             Question::AddSnapshot(add) => self.prepare_snapshot(add, again),
             Question::AddOrigin(add) => self.prepare_origin(add),
+            Question::AddMirror(add) => self.prepare_mirror(add, again),
             _ => Err("this adds no device".to_owned()),
         }
     }
@@ -265,7 +284,7 @@ impl Server {
         log::info!("{name}: /dev/ublkb{} is live", info.id);
         let Prepared { added, over, read_only, .. } = prepared;
         let id = info.id;
-        self.devices.insert(id, Entry { name, added, info, number, over, read_only });
+        self.devices.insert(id, Entry { name, added, info, number, over, read_only, loaded: None });
         self.save();
     }
 
@@ -317,7 +336,7 @@ impl Server {
         self.family.call(move |family| async move { family.let_go(id).await }).map_err(|error| error.to_string())?;
         match device::stop(&mut self.control, id, force) {
             Err(error) if !force => {
-                let stay = self.family.call(move |family| async move { family.resume(id).await });
+                let stay = self.family.call(move |family| async move { family.resume(id, true).await });
                 return Err(stay.map_or_else(|error| error.to_string(), |()| error));
             }
             Err(error) => log::warn!("{error}"),
@@ -342,4 +361,8 @@ impl Server {
         }
         Ok(Answer::Deleted)
     }
+}
+
+fn no_device(id: u32) -> Failure {
+    format!("/dev/ublkb{id}: no such device; see `ublk-dm list`")
 }

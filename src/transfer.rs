@@ -230,7 +230,8 @@ impl Engine {
     }
 }
 
-fn progress_bar(total: Sectors) -> ProgressBar {
+/// A bar on a terminal, nothing elsewhere.
+pub fn progress_bar(total: Sectors) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

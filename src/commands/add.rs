@@ -1,15 +1,15 @@
 //! `add` and `create`: what the user wants as a question, and the server that answers it found or started.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use dm_targets::table::{Line, StoreType, Target};
+use dm_targets::table::{self, Line, MirrorLog, StoreType, Target, parse_size};
 
 use super::{Failure, device_exists, open_rundir, print_added, reports, wrong_usage};
 use crate::cli::{self, Add};
 use crate::daemon;
 use crate::open::DiskId;
-use crate::proto::{self, AddOrigin, AddSnapshot, Common, Question};
+use crate::proto::{self, AddMirror, AddOrigin, AddSnapshot, Common, InitialSync, Leg, Question};
 use crate::rundir::{RunDir, Server, family_key};
 
 fn common(common: &cli::Common) -> Common {
@@ -48,7 +48,7 @@ fn snapshot_question(add: &cli::Snapshot) -> Result<Question, Failure> {
 }
 
 /// The server has another working directory.
-fn absolute(path: &Path) -> Result<std::path::PathBuf, Failure> {
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
@@ -58,6 +58,11 @@ pub(super) fn add_device(add: Add) -> Result<ExitCode, Failure> {
         Add::Origin(add) => {
             let question = AddOrigin { origin: absolute(&add.origin)?, common: common(&add.common) };
             add_target(Question::AddOrigin(question), &add.origin, &add.common)
+        }
+        Add::Mirror(add) => {
+            let question = mirror_question(&add)?;
+            let first = question.legs[0].path.clone();
+            add_target(Question::AddMirror(question), &first, &add.common)
         }
     }
 }
@@ -73,6 +78,13 @@ pub(super) fn create(name: String, table: Option<String>, file: Option<&Path>) -
     };
     let line = Line::parse_table(&text).map_err(|error| wrong_usage(error.to_string()))?;
     let options = cli::Common::named(name);
+    let (question, disk) = question_of(line, &options)?;
+    add_target(question, &disk, &options)
+}
+
+/// A table line as a question, and the disk after which its family is named.
+pub(super) fn question_of(line: Line, options: &cli::Common) -> Result<(Question, PathBuf), Failure> {
+    let common = common(options);
     match line.target {
         Target::Snapshot(snapshot) => {
             let origin = device_of(&snapshot.origin);
@@ -89,21 +101,102 @@ pub(super) fn create(name: String, table: Option<String>, file: Option<&Path>) -
                 discard_zeroes_cow: snapshot.discard_zeroes_cow,
                 discard_passdown_origin: snapshot.discard_passdown_origin,
                 len_sectors: Some(line.len.0),
-                common: common(&options),
+                common,
             };
-            add_target(Question::AddSnapshot(question), &origin, &options)
+            Ok((Question::AddSnapshot(question), origin))
         }
         Target::SnapshotOrigin { origin } => {
             let origin = device_of(&origin);
-            let question = AddOrigin { origin: absolute(&origin)?, common: common(&options) };
-            add_target(Question::AddOrigin(question), &origin, &options)
+            Ok((Question::AddOrigin(AddOrigin { origin: absolute(&origin)?, common }), origin))
+        }
+        Target::Mirror(mirror) => {
+            let leg = |leg: &table::Leg| {
+                Ok::<Leg, Failure>(Leg { path: absolute(&device_of(&leg.device))?, offset_sectors: leg.offset.0 })
+            };
+            let legs = mirror.legs.iter().map(leg).collect::<Result<Vec<_>, _>>()?;
+            let first = legs[0].path.clone();
+            let question = AddMirror {
+                legs,
+                log: match &mirror.log {
+                    MirrorLog::Core => None,
+                    MirrorLog::Disk { device } => Some(absolute(&device_of(device))?),
+                },
+                region_sectors: Some(mirror.region_size.0),
+                initial_sync: match mirror.initial_sync {
+                    table::InitialSync::FromLog => InitialSync::FromLog,
+                    table::InitialSync::Sync => InitialSync::Sync,
+                    table::InitialSync::NoSync => InitialSync::NoSync,
+                },
+                handle_errors: mirror.handle_errors,
+                keep_log: mirror.keep_log,
+                source: None,
+                len_sectors: Some(line.len.0),
+                common,
+            };
+            Ok((Question::AddMirror(question), first))
         }
         other => Err(format!("target {}: not served by this version", other.name()).into()),
     }
 }
 
+fn mirror_question(add: &cli::Mirror) -> Result<AddMirror, Failure> {
+    let (min, max) = (table::Mirror::MIN_LEGS, table::Mirror::MAX_LEGS);
+    if !(min..=max).contains(&add.legs.len()) {
+        return Err(wrong_usage(format!("{} legs: a mirror has {min} to {max}; give --leg for each", add.legs.len())));
+    }
+    let legs = add.legs.iter().map(|word| leg_of(word)).collect::<Result<Vec<_>, _>>()?;
+    let source = match &add.source {
+        None => None,
+        Some(source) => {
+            let source = absolute(source)?;
+            let place = legs.iter().position(|leg| leg.path == source);
+            Some(place.ok_or_else(|| wrong_usage(format!("--source {}: not one of the legs", source.display())))?)
+        }
+    };
+    if let Some(bytes) = add.region_size {
+        if bytes % 512 != 0 || !(bytes / 512).is_power_of_two() || bytes / 512 < table::Mirror::MIN_REGION.0 {
+            return Err(wrong_usage(format!("region size of {bytes} bytes: it must be a power of two from 1 KiB")));
+        }
+    }
+    let log = if add.log == "core" { None } else { Some(absolute(Path::new(&add.log))?) };
+    let initial_sync = match (add.sync, add.nosync) {
+        (true, _) => InitialSync::Sync,
+        (_, true) => InitialSync::NoSync,
+        _ => InitialSync::FromLog,
+    };
+    if log.is_none() && add.source.is_none() && initial_sync != InitialSync::NoSync {
+        log::info!("{}: the leg that all others are recovered from; --source names another", legs[0].path.display());
+    }
+    Ok(AddMirror {
+        legs,
+        log,
+        region_sectors: add.region_size.map(|bytes| bytes / 512),
+        initial_sync,
+        handle_errors: add.handle_errors,
+        keep_log: add.keep_log,
+        source,
+        len_sectors: None,
+        common: common(&add.common),
+    })
+}
+
+/// `DEV` or `DEV:OFFSET`; a path that exists may itself hold colons.
+pub fn leg_of(word: &str) -> Result<Leg, Failure> {
+    let (path, offset) = match word.rsplit_once(':') {
+        Some((path, offset)) if !Path::new(word).exists() => {
+            let bytes = parse_size(offset).map_err(|error| wrong_usage(format!("leg {word}: {error}")))?;
+            (path, bytes)
+        }
+        _ => (word, 0),
+    };
+    if offset % 512 != 0 {
+        return Err(wrong_usage(format!("leg {word}: the offset is not a multiple of 512 bytes")));
+    }
+    Ok(Leg { path: absolute(Path::new(path))?, offset_sectors: offset / 512 })
+}
+
 /// A device word of a table line: a path, or `MAJ:MIN`.
-fn device_of(word: &str) -> std::path::PathBuf {
+fn device_of(word: &str) -> PathBuf {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     match word.split_once(':') {
         Some((major, minor)) if is_number(major) && is_number(minor) => Path::new("/dev/block").join(word),
@@ -116,7 +209,10 @@ fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Resul
     let metadata = std::fs::metadata(origin).map_err(|error| format!("{}: {error}", origin.display()))?;
     let id = DiskId::of(&metadata)
         .ok_or_else(|| format!("{}: neither a block device nor a regular file", origin.display()))?;
-    let key = family_key(id);
+    let key = match &question {
+        Question::AddMirror(_) => format!("mirror-{}", family_key(id)),
+        _ => family_key(id),
+    };
     let lock = rundir.lock()?;
     check_name(&rundir, options)?;
     match rundir.server(&key) {
@@ -128,7 +224,7 @@ fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Resul
             print_added(proto::ask(server, &question)?)?;
         }
         Some(Server { state: Some(state), .. }) if state.devices.iter().any(|device| device_exists(device.id)) => {
-            let hint = "delete them run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
+            let hint = "run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
             return Err(format!("{}: its server has died and left devices behind; {hint}", origin.display()).into());
         }
         _ if options.foreground => {

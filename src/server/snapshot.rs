@@ -1,19 +1,18 @@
 //! Snapshots and their origin, up to the moment where the kernel adds a device: disks opened and claimed, the store read
 //! and judged, nothing written.
 
-use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sectors};
 
-use super::{Failure, Named, Over, Prepared, Server};
+use super::{Failure, Named, Over, Prepared, Server, content};
 use crate::device;
 use crate::family::{Events, Family, Opened, Served};
 use crate::open::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind};
 use crate::proto::{AddOrigin, AddSnapshot, Question};
-use crate::signature::{self, SignatureKind};
+use crate::signature::SignatureKind;
 
 /// What the data thread found out about a snapshot it opened.
 struct Found {
@@ -60,11 +59,15 @@ impl Server {
             return Err(format!("{}: the origin cannot be its own COW", add.cow.display()));
         }
         let cow = OpenDisk::open(&add.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
-        let overwrite = !again && check_content(&cow, add.persistent, add.common.force)?;
+        let overwrite = !again && add.common.force;
+        if !again && !overwrite {
+            let wanted = add.persistent.then_some(SignatureKind::SnapshotStore);
+            content::refuse_other(&cow, wanted, "a snapshot")?;
+        }
         let (cow_id, cow_limits) = (cow.id, cow.limits);
         let ticket = self.next_ticket();
         let found = self.open_snapshot(&add, cow, overwrite, ticket, again)?;
-        let discard = add.discard_zeroes_cow.then_some(found.chunk);
+        let discard = add.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk));
         let limits = [&origin_limits, &cow_limits];
         let read_only = add.common.read_only;
         Ok(Prepared {
@@ -155,30 +158,6 @@ impl Server {
             Ok::<Found, Failure>(found)
         };
         self.family.call(open).map_err(|error| error.to_string())?
-    }
-}
-
-/// Refuses a COW that holds something else; says whether it may be overwritten.
-fn check_content(cow: &OpenDisk, persistent: bool, force: bool) -> Result<bool, Failure> {
-    if force {
-        return Ok(true);
-    }
-    let size = cow.size_sectors * 512;
-    let block = cow.limits.logical_block_size;
-    let unreadable = |error: io::Error| format!("{}: cannot be read: {error}", cow.path.display());
-    match signature::find_in_file(&cow.file, size, block).map_err(unreadable)? {
-        None if signature::starts_with_zeroes(&cow.file, block).map_err(unreadable)? => Ok(false),
-        None => Err(format!(
-            "{}: holds something unknown, which a snapshot would destroy; zero its first sector, or use --force",
-            cow.path.display()
-        )),
-        Some(found) if found.kind == SignatureKind::SnapshotStore && persistent => Ok(false),
-        Some(found) => Err(format!(
-            "{}: holds {} (at byte {}), which a snapshot would destroy; wipe it, or use --force",
-            cow.path.display(),
-            found.name,
-            found.offset
-        )),
     }
 }
 
