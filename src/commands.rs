@@ -235,7 +235,7 @@ fn del_orphans(rundir: &RunDir, server: &Server, ids: &[u32], force: bool) -> Re
     }
     let mut control = Control::open().map_err(|error| error.to_string())?;
     for id in ids {
-        device::stop(&mut control, *id, force)?;
+        device::stop(&mut control, *id)?;
         device::delete(&mut control, *id);
     }
     // A deleted device's node may stay for a moment, as long as somebody has it open.

@@ -82,23 +82,26 @@ fn leave_order_to_disks(id: u32) {
     }
 }
 
-/// Stops a device. Unless `force`, one that somebody has open stays as it is.
-pub fn stop(control: &mut Control, id: u32, force: bool) -> Result<(), Failure> {
-    if !force {
-        not_in_use(id)?;
-        for left in (0..STOP_TRIES).rev() {
-            match control.try_stop(id) {
-                Ok(()) => return Ok(()),
-                Err(error) if error.errno() == Some(libc::EBUSY) && left > 0 => std::thread::sleep(STOP_PAUSE),
-                Err(error) if error.errno() == Some(libc::EBUSY) => return Err(in_use(id, "open")),
-                // A kernel before 7.0 has only the command that asks nobody.
-                Err(error) => {
-                    log::debug!("{error}");
-                    break;
-                }
+/// Stops a device that nobody has open; any other stays as it is. `false`: this kernel (before 7.0) cannot ask, and the
+/// device has not been stopped.
+pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Failure> {
+    not_in_use(id)?;
+    for left in (0..STOP_TRIES).rev() {
+        match control.try_stop(id) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.errno() == Some(libc::EBUSY) && left > 0 => std::thread::sleep(STOP_PAUSE),
+            Err(error) if error.errno() == Some(libc::EBUSY) => return Err(in_use(id, "open")),
+            Err(error) => {
+                log::debug!("{error}");
+                break;
             }
         }
     }
+    Ok(false)
+}
+
+/// Stops a device, whoever uses it. The kernel waits until the requests that its server has been given have ended.
+pub fn stop(control: &mut Control, id: u32) -> Result<(), Failure> {
     control.stop(id).map_err(|error| error.to_string())
 }
 

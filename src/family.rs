@@ -183,6 +183,8 @@ pub struct Device {
     name: String,
     /// Requests wait.
     suspended: Cell<bool>,
+    /// Requests fail.
+    ending: Cell<bool>,
     /// Requests that the target has.
     inside: Cell<usize>,
     changed: WaitQueue,
@@ -362,6 +364,7 @@ impl Family {
             stats: Cell::default(),
             name: name.to_owned(),
             suspended: Cell::new(false),
+            ending: Cell::new(false),
             inside: Cell::new(0),
             changed: WaitQueue::default(),
         });
@@ -423,12 +426,12 @@ impl Family {
         Ok(())
     }
 
-    /// Prepares a device for its end: nothing of it may wait any longer.
+    /// Prepares a device for its end: what its target has is carried out or fails, what comes later fails.
     pub async fn let_go(&self, id: u32) {
         let Some(device) = self.device(id) else { return };
-        // While the target comes to rest nothing new may reach it; then whatever comes is carried out or fails.
         device.suspended.set(true);
         device.served().suspend(false).await;
+        device.ending.set(true);
         device.suspended.set(false);
         device.changed.wake_all();
     }
@@ -469,6 +472,9 @@ impl Device {
         loop {
             if self.suspended.get() {
                 self.changed.until(|| (!self.suspended.get()).then_some(())).await;
+            }
+            if self.ending.get() {
+                return Err(TargetError::Ending);
             }
             self.inside.set(self.inside.get() + 1);
             let served = self.served();

@@ -330,17 +330,16 @@ impl Server {
         self.family.call(serve).map_err(|error| error.to_string())?
     }
 
-    /// Stops a device, takes its target apart and deletes it. Nothing that the target holds may wait any longer: the kernel
-    /// stops a device when its requests have ended.
+    /// Stops a device, takes its target apart and deletes it. One that may be in use is told to fail its requests first: the
+    /// kernel waits for them, and a mirror may hold some for ever.
     fn take_down(&mut self, id: u32, force: bool) -> Result<(), Failure> {
-        self.family.call(move |family| async move { family.let_go(id).await }).map_err(|error| error.to_string())?;
-        match device::stop(&mut self.control, id, force) {
-            Err(error) if !force => {
-                let stay = self.family.call(move |family| async move { family.resume(id, true).await });
-                return Err(stay.map_or_else(|error| error.to_string(), |()| error));
+        if force || !device::try_stop(&mut self.control, id)? {
+            self.family
+                .call(move |family| async move { family.let_go(id).await })
+                .map_err(|error| error.to_string())?;
+            if let Err(error) = device::stop(&mut self.control, id) {
+                log::warn!("{error}");
             }
-            Err(error) => log::warn!("{error}"),
-            Ok(()) => {}
         }
         let removed = self.family.call(move |family| async move { family.remove(id).await });
         device::delete(&mut self.control, id);

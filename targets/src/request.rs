@@ -47,6 +47,8 @@ pub enum TargetError {
     Unsupported,
     /// The target was suspended before the request could be carried out: it is for the next table.
     Requeue,
+    /// The device is being deleted.
+    Ending,
 }
 
 impl TargetError {
@@ -54,7 +56,7 @@ impl TargetError {
     pub fn errno(&self) -> Errno {
         match self {
             TargetError::Disk(error) => error.errno,
-            TargetError::Invalid | TargetError::Full | TargetError::Requeue => Errno::EIO,
+            TargetError::Invalid | TargetError::Full | TargetError::Requeue | TargetError::Ending => Errno::EIO,
             TargetError::Unsupported => Errno::EOPNOTSUPP,
         }
     }
@@ -73,6 +75,7 @@ impl fmt::Display for TargetError {
             TargetError::Invalid => write!(f, "the snapshot is invalid"),
             TargetError::Full => write!(f, "the snapshot's COW is full"),
             TargetError::Unsupported => write!(f, "operation not supported"),
+            TargetError::Ending => write!(f, "the device is being deleted"),
             TargetError::Requeue => write!(f, "held until the device was suspended"),
         }
     }
