@@ -66,6 +66,7 @@ impl Mirror {
             listener: parts.listener,
             clean_delay_ms: Cell::new(CLEAN_DELAY_MS),
             phase: Cell::new(Phase::Running),
+            gate_closed: Cell::new(false),
             under_way: Cell::new(0),
             held_count: Cell::new(0),
             reshapes: Cell::new(0),
@@ -146,11 +147,11 @@ impl Mirror {
     }
 
     /// Suspends the mirror: what is held ends, with [`crate::request::TargetError::Requeue`] if `noflush` and with `EIO`
-    /// otherwise, recovery stops, and what has been written is clean in the log. New requests may still come; none of
-    /// them will be held.
+    /// otherwise, recovery stops, and what has been written is clean in the log. Requests that come from now on wait.
     pub async fn suspend(&self, noflush: bool) {
         let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
         self.phase.set(if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush });
+        self.gate_closed.set(true);
         self.gate.wake_all();
         if !suspended {
             self.pause_recovery().await;
@@ -187,6 +188,7 @@ impl Mirror {
         self.state.borrow_mut().regions.restart();
         self.write_log().await;
         self.phase.set(Phase::Running);
+        self.gate_closed.set(false);
         self.gate.wake_all();
         self.note_in_sync();
         self.go_on();
@@ -214,8 +216,8 @@ impl Mirror {
         self.remember_stale();
     }
 
-    /// Ends the mirror: nothing is held or in flight any more, and all its tasks have ended. Requests must not come any
-    /// more.
+    /// Ends the mirror: nothing is held or in flight any more, and all its tasks have ended. What waited because the
+    /// mirror was suspended is for the next table. Requests must not come any more.
     pub async fn close(&self) {
         if self.phase.get() == Phase::Running {
             self.phase.set(Phase::SuspendedFlush);
@@ -225,6 +227,7 @@ impl Mirror {
         self.until_idle().await;
         self.clean_everything().await;
         self.closing.set(true);
+        self.gate.wake_all();
         self.work.wake_all();
         self.idle.wake_all();
         self.log.close();

@@ -80,6 +80,8 @@ pub(super) struct Log {
     /// Marks could not be made durable. Stays until the log has been written as a whole.
     pub(super) failed: Cell<bool>,
     pub(super) failure: RefCell<Option<DiskError>>,
+    /// The last batch failed, so some marks are in memory only.
+    behind: Cell<bool>,
     pub(super) work: WaitQueue,
     changes: WaitQueue,
 }
@@ -132,6 +134,7 @@ impl Log {
             flush_failed: Cell::new(false),
             failed: Cell::new(false),
             failure: RefCell::default(),
+            behind: Cell::new(false),
             work: WaitQueue::default(),
             changes: WaitQueue::default(),
         })
@@ -215,6 +218,11 @@ impl Log {
     /// Whether a batch has been written, or could not be.
     pub(super) fn has_settled(&self, batch: u64) -> bool {
         batch <= self.settled.get()
+    }
+
+    /// Whether marks of earlier batches are missing on disk, because the disk refused them.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.get()
     }
 
     /// A region's bit was cleared, and a write waits for it.
@@ -315,6 +323,7 @@ impl Log {
         let batch = self.collecting.get();
         self.collecting.set(batch + 1);
         let result = self.write_changed(device, bits, fua).await;
+        self.behind.set(result.is_err() && fua);
         if let Err(error) = &result {
             self.dead.set(true);
             self.failed.set(self.failed.get() | fua);
@@ -342,7 +351,7 @@ impl Log {
                 let Some((io, first, count)) = io.take() else { continue };
                 if let Err(error) = io.await {
                     // What stands there now is unknown, so it has to be written again.
-                    (first..first + count).for_each(|block| self.note(block, false));
+                    (first..first + count).for_each(|block| self.note(block, fua));
                     first_error.get_or_insert(error);
                 }
             }

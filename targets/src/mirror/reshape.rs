@@ -128,6 +128,7 @@ impl Mirror {
             return Err(ChangeError::Busy);
         }
         self.phase.set(Phase::Changing);
+        self.gate_closed.set(true);
         self.pause_recovery().await;
         self.quiet.until(|| (self.under_way.get() == 0 && !self.cleaning.get()).then_some(())).await;
         Ok(())
@@ -138,6 +139,7 @@ impl Mirror {
         self.state.borrow_mut().regions.search_again(RegionIndex(0));
         self.reshapes.set(self.reshapes.get() + 1);
         self.phase.set(Phase::Running);
+        self.gate_closed.set(false);
         self.gate.wake_all();
         self.note_in_sync();
         self.go_on();

@@ -14,6 +14,7 @@ use super::regions::{Regions, Wake};
 use crate::copy;
 use crate::disk::{Disk, DiskError, Host};
 use crate::exec::{Executor, WaitQueue};
+use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::table::{DiskLogState, InitialSync, LegHealth};
 use crate::units::{RegionIndex, RegionSize, SECTOR_BYTES, Sector, Sectors};
@@ -199,6 +200,8 @@ pub struct Mirror {
     pub(super) listener: Rc<dyn Fn(Event)>,
     pub(super) clean_delay_ms: Cell<u64>,
     pub(super) phase: Cell<Phase>,
+    /// New requests wait.
+    pub(super) gate_closed: Cell<bool>,
     /// Requests under way; held ones are not among them.
     pub(super) under_way: Cell<usize>,
     pub(super) held_count: Cell<usize>,
@@ -347,10 +350,14 @@ impl Mirror {
         self.idle.wake_all();
     }
 
-    /// Carries a request out. When this returns, nothing of the request is in flight any more.
+    /// Carries a request out. When this returns, nothing of the request is in flight any more. Requests that come while
+    /// the mirror is suspended wait until it is resumed, or closed.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
-        if self.phase.get() == Phase::Changing {
-            self.gate.until(|| (self.phase.get() != Phase::Changing).then_some(())).await;
+        if self.gate_closed.get() {
+            self.gate.until(|| (!self.gate_closed.get() || self.closing.get()).then_some(())).await;
+            if self.closing.get() {
+                return Err(TargetError::Requeue);
+            }
         }
         self.under_way.set(self.under_way.get() + 1);
         let result = match request.kind {
@@ -421,7 +428,7 @@ impl Mirror {
             let legs = &self.state.borrow().legs;
             (legs.count(), legs.stale())
         };
-        if !crate::mutant::is(crate::mutant::Mutant::StaleForgotten) {
+        if !mutant::is(Mutant::StaleForgotten) {
             self.log.set_flags(count, stale);
         }
         self.forget_stale.set(false);
@@ -439,6 +446,9 @@ impl Mirror {
             news
         };
         if news {
+            if mutant::is(Mutant::StaleClearedEarly) {
+                self.remember_stale();
+            }
             (self.listener)(Event::InSync);
             self.idle.wake_all();
         }

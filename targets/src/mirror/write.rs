@@ -124,6 +124,10 @@ impl Mirror {
                 self.log.until_settled(stretch.batch).await;
             }
         }
+        if self.log.is_behind() && !self.handle_errors {
+            // A failed log is no reason not to write then, but it may work again.
+            self.log.until_settled(self.log.collecting()).await;
+        }
         let log_failed = stretch.in_sync && self.handle_errors && self.log.failed.get();
         if log_failed || !stretch.in_sync && self.state.borrow().legs.holds_out_of_sync() {
             self.end(stretch);

@@ -3,6 +3,10 @@
 //! [`rig`] is a mirror on disks of any kind that does one thing after the other; [`conduct`] and [`table`] say with it how
 //! mirrors behave. [`explore`] crashes them.
 
+pub mod cases;
 mod conduct;
+pub mod explore;
+mod judge;
+pub mod mutants;
 pub mod rig;
 mod table;

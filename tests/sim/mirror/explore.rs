@@ -1,0 +1,455 @@
+//! Runs a workload on a mirror with a crash at every moment, judges what survives, and lets some of it live on.
+//!
+//! Requests that overlap one that is in flight wait for it: where users race their own writes, legs may end up different,
+//! as in the kernel. When nothing can happen any more and requests are still there they are held: the mirror is suspended
+//! and resumed, and goes on.
+
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use dm_targets::copy;
+use dm_targets::disk::{Host, PayloadId};
+use dm_targets::mirror::target::{LegParts, Mirror};
+use dm_targets::request::{Request, RequestKind, TargetError};
+use dm_targets::sim::Rng;
+use dm_targets::sim::crash::CrashKind;
+use dm_targets::sim::disk::{Fault, Matcher};
+use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::trace::Trace;
+use dm_targets::sim::world::{Step, Temper, World};
+use dm_targets::units::{Sector, Sectors};
+
+use super::judge::{Judged, judge};
+use super::rig::{Setup, Slot, disks, parts, world};
+use crate::explore::Violation;
+use crate::model::{Device, Model, Moment, Ticket};
+use crate::pattern;
+use crate::workload::{self, Kind, Op};
+
+/// Steps after which a workload that has not ended is taken to hang.
+const STEP_LIMIT: usize = 100_000;
+
+/// What an administrator does while the workload runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// Nothing.
+    Nothing,
+    /// Compares the legs, which are the same wherever they are in sync.
+    Compare,
+    /// Takes a leg as right.
+    Repair(usize),
+    /// Puts the spare disk, the last one of the world, in the place of a leg.
+    Replace(usize),
+}
+
+/// A workload and everything that decides how it goes.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The mirror.
+    pub setup: Setup,
+    /// What its disks hold at first; a spare disk may come last.
+    pub images: Vec<Image>,
+    /// The requests.
+    pub ops: Vec<Op>,
+    /// How many of them are in flight together.
+    pub depth: usize,
+    /// What else is done, right after the start.
+    pub admin: Admin,
+    /// Decides everything that is not decided here.
+    pub seed: u64,
+    /// How the scheduler chooses.
+    pub temper: Temper,
+    /// Errors to come, with the disk they are on.
+    pub faults: Vec<(usize, Fault)>,
+    /// Operations that complete last of all, with the disk they are on.
+    pub holds: Vec<(usize, Matcher)>,
+    /// Regions are cleaned as soon as nobody writes them.
+    pub eager: bool,
+    /// Images to look at per moment, at most.
+    pub cap: usize,
+    /// Of so many survivors one lives on to the next crash; zero for none.
+    pub lives_on: usize,
+}
+
+impl Case {
+    /// A case with the usual settings.
+    pub fn new(setup: &Setup, images: &[Image], ops: &[Op], seed: u64) -> Case {
+        let mut rng = Rng::new(seed);
+        Case {
+            setup: setup.clone(),
+            images: images.to_vec(),
+            ops: ops.to_vec(),
+            depth: 1 + rng.below(3),
+            admin: Admin::Nothing,
+            temper: *rng.pick(&Temper::RANDOM),
+            seed,
+            faults: Vec::new(),
+            holds: Vec::new(),
+            eager: !rng.one_in(3),
+            cap: 10,
+            lives_on: 40,
+        }
+    }
+}
+
+struct InFlight {
+    op: Op,
+    /// What it writes, if it does.
+    id: u32,
+    ticket: Ticket,
+    payload: PayloadId,
+    result: Slot<Result<(), TargetError>>,
+}
+
+struct Run<'a> {
+    case: &'a Case,
+    world: World,
+    copy: copy::Client,
+    mirror: Option<Rc<Mirror>>,
+    opening: Slot<Result<Rc<Mirror>, String>>,
+    model: Model,
+    next_op: usize,
+    in_flight: Vec<InFlight>,
+    admin: Slot<Result<(), String>>,
+    admin_started: bool,
+    /// Which disks the administrator believes to be the legs.
+    table: Vec<usize>,
+    seen: HashSet<u64>,
+    judged: (u64, u64),
+    states: u64,
+    rng: Rng,
+    write_id: u32,
+    suspends: u64,
+}
+
+/// Runs a case; gives the number of different states it has judged.
+pub fn explore(case: &Case) -> Result<u64, Violation> {
+    live(case, pattern::FIRST_WRITE)
+}
+
+enum Stop {
+    Here(String),
+    Later(Violation),
+}
+
+impl From<String> for Stop {
+    fn from(fault: String) -> Stop {
+        Stop::Here(fault)
+    }
+}
+
+fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
+    let trace = Trace::recording();
+    let shown = judge(&case.setup, &case.images, None, case.lenient())
+        .map_err(|fault| Violation { fault: format!("before anything: {fault}"), trace: Vec::new() })?;
+    let world = world(&case.setup, &case.images, case.seed, case.temper, trace.clone());
+    for (disk, fault) in &case.faults {
+        world.disks()[*disk].inject(*fault);
+    }
+    for (disk, matcher) in &case.holds {
+        world.disks()[*disk].hold(*matcher);
+    }
+    let host: Rc<dyn Host> = world.host.clone();
+    let copy = copy::Client::new(&world.executor, &host, None).unwrap();
+    let mut run = Run {
+        case,
+        copy,
+        mirror: None,
+        opening: Rc::default(),
+        model: Model::new(Device::new(shown.shown), Vec::new(), case.setup.disk.volatile_cache),
+        next_op: 0,
+        in_flight: Vec::new(),
+        admin: Rc::default(),
+        admin_started: false,
+        table: (0..case.setup.legs).collect(),
+        seen: HashSet::new(),
+        judged: (u64::MAX, 0),
+        states: 0,
+        rng: Rng::new(case.seed ^ 0xC4A5),
+        write_id,
+        suspends: 0,
+        world,
+    };
+    match run.go() {
+        Ok(()) => Ok(run.states),
+        Err(Stop::Here(fault)) => Err(Violation { fault, trace: trace.lines() }),
+        Err(Stop::Later(violation)) => {
+            let mut lines = trace.lines();
+            lines.push("======== crash; what survived lives on".into());
+            lines.extend(violation.trace);
+            Err(Violation { fault: violation.fault, trace: lines })
+        }
+    }
+}
+
+impl Case {
+    /// A log that fails is ignored without `handle_errors`, so it says nothing about the legs then.
+    fn lenient(&self) -> bool {
+        !self.setup.handle_errors && self.faults.iter().any(|(disk, _)| *disk == self.setup.legs)
+    }
+}
+
+impl Run<'_> {
+    fn go(&mut self) -> Result<(), Stop> {
+        self.spawn_open();
+        for _ in 0..STEP_LIMIT {
+            let more = self.mirror.is_some() && self.next_fits();
+            let step = self.world.step(more);
+            if step == Step::Driver {
+                self.submit();
+            } else if step == Step::Nothing && self.at_rest()? {
+                return Ok(());
+            }
+            let opened = self.opening.borrow_mut().take();
+            if let Some(opened) = opened {
+                let mirror = opened?;
+                self.world.trace.note(|| "-------- open".into());
+                if self.case.eager {
+                    mirror.set_clean_delay_ms(0);
+                }
+                self.mirror = Some(mirror);
+            }
+            self.start_admin();
+            self.collect()?;
+            self.crash_now()?;
+        }
+        Err(Stop::Here(format!("no end after {STEP_LIMIT} steps")))
+    }
+
+    fn spawn_open(&self) {
+        let (executor, host): (_, Rc<dyn Host>) = (self.world.executor.clone(), self.world.host.clone());
+        let (copy, setup, slot, disks) =
+            (self.copy.clone(), self.case.setup.clone(), self.opening.clone(), disks(&self.world));
+        let trace = self.world.trace.clone();
+        self.world.executor.spawn(async move {
+            let listener = Rc::new(move |event: dm_targets::mirror::Event| trace.note(|| format!("event: {event}")));
+            let opened = Mirror::open(parts(&setup, &executor, &host, &copy, disks, listener)).await;
+            if let Ok(mirror) = &opened {
+                mirror.activate(&executor).await.unwrap();
+            }
+            *slot.borrow_mut() = Some(opened.map_err(|error| error.to_string()));
+        });
+    }
+
+    /// Nothing happens by itself any more. Says whether everything has ended.
+    fn at_rest(&mut self) -> Result<bool, String> {
+        let mirror = self.mirror.clone().ok_or("opening hangs")?;
+        if self.world.disks().iter().any(|disk| disk.in_flight() > 0) {
+            self.world.disks().iter().for_each(|disk| disk.release());
+            return Ok(false);
+        }
+        let waiting = self.in_flight.len() + usize::from(self.next_op < self.case.ops.len());
+        let admin_runs = self.admin_started && self.admin.borrow().is_none() && self.case.admin != Admin::Nothing;
+        if waiting == 0 && !admin_runs {
+            self.end(&mirror)?;
+            return Ok(true);
+        }
+        if mirror.held() == 0 || self.suspends > 8 {
+            let stuck = self.in_flight.first().map(|it| it.op);
+            return Err(format!("{stuck:?} never ends, {} are held, admin runs: {admin_runs}", mirror.held()));
+        }
+        self.suspends += 1;
+        let noflush = self.rng.one_in(2);
+        self.world.trace.note(|| format!("-------- suspend, noflush {noflush}, and resume"));
+        self.world.executor.spawn(async move {
+            mirror.suspend(noflush).await;
+            mirror.resume().await;
+        });
+        Ok(false)
+    }
+
+    fn next_fits(&self) -> bool {
+        let Some(next) = self.case.ops.get(self.next_op) else { return false };
+        let overlaps = |it: &InFlight| {
+            let moves = |op: &Op| matches!(op.kind, Kind::Write(_) | Kind::Discard);
+            (moves(&it.op) && moves(next))
+                && it.op.first < next.first + next.count
+                && next.first < it.op.first + it.op.count
+        };
+        self.in_flight.len() < self.case.depth && !self.in_flight.iter().any(overlaps)
+    }
+
+    fn submit(&mut self) {
+        let op = self.case.ops[self.next_op];
+        self.next_op += 1;
+        let len = usize::try_from(op.count * 512).unwrap();
+        let (kind, ticket, bytes) = match op.kind {
+            Kind::Read => (RequestKind::Read, self.model.submit(false), vec![0x99; len]),
+            Kind::Flush => (RequestKind::Flush, self.model.submit(true), Vec::new()),
+            Kind::Discard => {
+                let ticket = self.model.submit_write(0, pattern::DISCARD, op.first, op.count, false);
+                (RequestKind::Discard, ticket, Vec::new())
+            }
+            Kind::Write(fua) => {
+                let id = self.write_id;
+                self.write_id += 1;
+                let ticket = self.model.submit_write(0, id, op.first, op.count, fua);
+                (RequestKind::Write { fua }, ticket, pattern::payload(id, op.first, op.count))
+            }
+        };
+        let id = self.write_id - 1;
+        self.world.trace.note(|| format!("-------- {op:?} starts (write {id} if it is one)"));
+        let payload = self.world.host.add_payload(bytes);
+        let request = Request { kind, sector: Sector(op.first), count: Sectors(op.count), payload };
+        let (result, mirror) = (Slot::default(), self.mirror.clone().unwrap());
+        let slot: Slot<Result<(), TargetError>> = result.clone();
+        self.world.executor.spawn(async move {
+            let outcome = mirror.handle(&request).await;
+            *slot.borrow_mut() = Some(outcome);
+        });
+        self.in_flight.push(InFlight { op, id, ticket, payload, result });
+    }
+
+    fn start_admin(&mut self) {
+        let Some(mirror) = self.mirror.clone().filter(|_| !self.admin_started) else { return };
+        self.admin_started = true;
+        let (admin, slot) = (self.case.admin, self.admin.clone());
+        let spare = disks(&self.world).pop().unwrap();
+        self.world.executor.spawn(async move {
+            let result = match admin {
+                Admin::Nothing => Ok(()),
+                Admin::Compare => {
+                    let mut found = Vec::new();
+                    let result = mirror.compare(|range| found.push(range)).await;
+                    let wrong = found.iter().find(|range| range.in_sync && !range.differing.is_empty());
+                    let result = result.map_err(|error| error.to_string());
+                    result.and_then(|()| wrong.map_or(Ok(()), |range| Err(format!("in sync and different: {range:?}"))))
+                }
+                Admin::Repair(leg) => mirror.repair(leg).await.map(|_| ()).map_err(|error| error.to_string()),
+                Admin::Replace(leg) => {
+                    let parts = LegParts { disk: spare, offset: Sector(0) };
+                    mirror.replace_leg(leg, parts).await.map_err(|error| error.to_string())
+                }
+            };
+            *slot.borrow_mut() = Some(result);
+        });
+    }
+
+    /// Takes the results of requests that have ended.
+    fn collect(&mut self) -> Result<(), String> {
+        let admin = self.admin.borrow().clone();
+        match (admin, self.case.admin) {
+            (Some(Ok(())), Admin::Replace(leg)) => self.table[leg] = self.world.disks().len() - 1,
+            (Some(Err(error)), _) if self.case.faults.is_empty() => {
+                return Err(format!("{:?}: {error}", self.case.admin));
+            }
+            _ => {}
+        }
+        let mut index = 0;
+        while index < self.in_flight.len() {
+            let Some(outcome) = self.in_flight[index].result.borrow_mut().take() else {
+                index += 1;
+                continue;
+            };
+            let InFlight { op, id, ticket, payload, .. } = self.in_flight.remove(index);
+            let bytes = self.world.host.take_payload(payload);
+            self.world.trace.note(|| format!("-------- {op:?} ends: {outcome:?}"));
+            match outcome {
+                Ok(()) => self.model.succeeded(0, ticket),
+                Err(_) if !self.case.faults.is_empty() => continue,
+                Err(error) => return Err(format!("{op:?} failed: {error}")),
+            }
+            self.check_hold(op, id)?;
+            if let Ticket::Read(started) = ticket {
+                let shown: Vec<SectorData> = bytes.chunks(512).map(SectorData::new).collect();
+                let judged = self.model.origin.judge(op.first, &shown, Moment::Read { started });
+                judged.map_err(|fault| format!("{op:?}: {fault}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// With `handle_errors` alone, what was acknowledged is on all legs, if all were known to be in sync at first.
+    fn check_hold(&self, op: Op, id: u32) -> Result<(), String> {
+        let setup = &self.case.setup;
+        let holds = setup.handle_errors && !setup.keep_log && self.suspends == 0 && self.case.admin == Admin::Nothing;
+        let same = (1..setup.legs).all(|leg| self.case.images[leg] == self.case.images[0]);
+        let log_works = self.case.faults.iter().all(|(disk, _)| *disk < setup.legs);
+        if !holds || !same || !log_works || !matches!(op.kind, Kind::Write(_)) {
+            return Ok(());
+        }
+        for leg in 0..setup.legs {
+            let image = self.world.disks()[leg].visible();
+            for at in op.first..op.first + op.count {
+                if image.sectors[usize::try_from(at).unwrap()] != pattern::sector(id, at) {
+                    return Err(format!("{op:?} was acknowledged, but sector {at} of leg {leg} missed it"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn crash_now(&mut self) -> Result<(), Stop> {
+        let now = (self.world.changes(), self.model.now());
+        if now == self.judged {
+            return Ok(());
+        }
+        self.judged = now;
+        let cap = self.case.cap;
+        for (kind, moment, cap) in
+            [(CrashKind::Power, Moment::PowerCut, cap), (CrashKind::Process, Moment::ProcessDeath, cap.div_ceil(4))]
+        {
+            for images in self.world.crash(kind, cap) {
+                self.look_at(&images, moment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn look_at(&mut self, images: &[Image], moment: Moment) -> Result<(), Stop> {
+        let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
+        let hash = images
+            .iter()
+            .fold(of_model, |hash, image| (hash.rotate_left(9) ^ image.hash()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        if !self.seen.insert(hash) {
+            return Ok(());
+        }
+        self.states += 1;
+        // The legs that the table names, and the log.
+        let mut order = self.table.clone();
+        order.extend(self.case.setup.log.then_some(self.case.setup.legs));
+        let images: Vec<Image> = order.iter().map(|disk| images[*disk].clone()).collect();
+        let Judged { .. } = judge(&self.case.setup, &images, Some((&self.model, moment)), self.case.lenient())?;
+        if self.case.lives_on == 0 || self.case.lenient() || !self.rng.one_in(self.case.lives_on) {
+            return Ok(());
+        }
+        self.states += self.second_life(&images).map_err(Stop::Later)?;
+        Ok(())
+    }
+
+    /// What survived is opened, used and crashed again.
+    fn second_life(&mut self, images: &[Image]) -> Result<u64, Violation> {
+        let setup = &self.case.setup;
+        let (seed, block) = (self.rng.next_u64(), u64::from(setup.disk.logical_block_bytes) / 512);
+        let len = 1 + self.rng.below(2);
+        let ops = workload::random_ops(&mut self.rng, len, 1, setup.sectors, block);
+        let mut case = Case::new(setup, images, &ops, seed);
+        (case.cap, case.lives_on) = (3, 0);
+        live(&case, self.write_id + 1000)
+    }
+
+    /// Everything has ended: closing leaves nothing behind, and what is on the disks is as good as it was.
+    fn end(&mut self, mirror: &Rc<Mirror>) -> Result<(), String> {
+        let failed = self.world.disks().iter().any(|disk| disk.failed() > 0);
+        let status = mirror.status();
+        if !failed && status.in_sync_regions != status.regions {
+            return Err(format!("recovery has ended at {}/{}", status.in_sync_regions, status.regions));
+        }
+        let (mirror, copy) = (mirror.clone(), self.copy.clone());
+        self.mirror = None;
+        self.world.executor.spawn(async move {
+            mirror.close().await;
+            drop(mirror);
+            copy.destroy().await;
+        });
+        self.world.run(STEP_LIMIT);
+        if self.world.executor.live() > 0 {
+            return Err(format!("after the end {} tasks are left", self.world.executor.live()));
+        }
+        let images: Vec<Image> = self.world.disks().iter().map(|disk| disk.visible()).collect();
+        self.look_at(&images, Moment::ProcessDeath).map_err(|stop| match stop {
+            Stop::Here(fault) => fault,
+            Stop::Later(violation) => violation.fault,
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! Judges what survived a crash of a mirror: with the log's bits as a kernel reads them, and with the code under test.
+
+use std::rc::Rc;
+
+use dm_targets::copy;
+use dm_targets::disk::Host;
+use dm_targets::mirror::target::Mirror;
+use dm_targets::request::{Request, RequestKind};
+use dm_targets::sim::disk::DiskConfig;
+use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::trace::Trace;
+use dm_targets::sim::world::{Temper, World};
+use dm_targets::table::InitialSync;
+use dm_targets::units::{Sector, Sectors};
+
+use super::rig::{Setup, Slot, disks, parts};
+use crate::model::{Model, Moment};
+use crate::pattern;
+
+/// What images come to.
+pub struct Judged {
+    /// What the mirror shows.
+    pub shown: Vec<SectorData>,
+}
+
+/// Judges images: legs and log. Legs are the same where the log says so; what is shown is what may be, before recovery
+/// and after it, however often it is read; recovery makes all legs the same and the log clean; and opening once more
+/// changes nothing. With `lenient` nothing can be promised, and nothing is judged.
+pub fn judge(
+    setup: &Setup,
+    images: &[Image],
+    model: Option<(&Model, Moment)>,
+    lenient: bool,
+) -> Result<Judged, String> {
+    if lenient {
+        return Ok(Judged { shown: images[0].sectors[..usize::try_from(setup.sectors).unwrap()].to_vec() });
+    }
+    // A log in memory is gone, so nothing may be believed, whatever was said when the mirror was made.
+    let initial = if setup.log { setup.initial } else { InitialSync::FromLog };
+    let setup = &Setup { initial, ..setup.clone() };
+    if setup.log {
+        same_where_clean(setup, images)?;
+    }
+    let (shown, after) = recover(setup, images)?;
+    if let Some((model, moment)) = model {
+        model.origin.judge(0, &shown, moment)?;
+    }
+    let (again, last) = recover(setup, &after)?;
+    if again != shown {
+        return Err("opening a second time shows something else".into());
+    }
+    if last != after {
+        return Err("opening a second time changes the disks".into());
+    }
+    Ok(Judged { shown })
+}
+
+/// Where the log has a one the legs must be the same. Read as a kernel would, knowing nothing of the code under test.
+fn same_where_clean(setup: &Setup, images: &[Image]) -> Result<(), String> {
+    let log = &images[setup.legs];
+    let bytes = log.read(Sector(0), log.size());
+    if bytes[..4] != [0x72, 0x52, 0x69, 0x4d] {
+        return Ok(());
+    }
+    let known = u64::from(u32::from_le_bytes(bytes[8..12].try_into().unwrap()));
+    for region in 0..setup.regions().min(known) {
+        let clean = bytes[usize::try_from(1024 + region / 8).unwrap()] >> (region % 8) & 1 == 1;
+        let end = ((region + 1) * setup.region).min(setup.sectors);
+        for at in (region * setup.region..end).filter(|_| clean) {
+            let at = usize::try_from(at).unwrap();
+            for leg in 1..setup.legs {
+                if images[leg].sectors[at] != images[0].sectors[at] {
+                    let (one, other) =
+                        (pattern::describe(&images[0].sectors[at]), pattern::describe(&images[leg].sectors[at]));
+                    return Err(format!(
+                        "I7: region {region} is clean, but sector {at} is {one} on leg 0 and {other} on leg {leg}"
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Opens images with the real code, reads, recovers, reads again, and closes.
+fn recover(setup: &Setup, images: &[Image]) -> Result<(Vec<SectorData>, Vec<Image>), String> {
+    let mut world = World::new(0, Temper::InOrder, Trace::default());
+    for image in images {
+        world.add_disk("disk", DiskConfig { immediate: true, ..setup.disk }, image.clone());
+    }
+    let host: Rc<dyn Host> = world.host.clone();
+    let copy = copy::Client::new(&world.executor, &host, None).ok_or("no memory for a copy client")?;
+    let opened: Slot<Result<Rc<Mirror>, String>> = Rc::default();
+    let (slot, executor, setup_of, disks) = (opened.clone(), world.executor.clone(), setup.clone(), disks(&world));
+    let of_mirror = copy.clone();
+    world.executor.spawn(async move {
+        let parts = parts(&setup_of, &executor, &host, &of_mirror, disks, Rc::new(|_| ()));
+        let mirror = Mirror::open(parts).await.map_err(|error| error.to_string());
+        *slot.borrow_mut() = Some(mirror);
+    });
+    world.executor.run_ready();
+    let mirror = opened.borrow_mut().take().ok_or("opening does not end")??;
+    // Not active yet, so nothing is recovered: what is out of sync must show the same each time.
+    let before = read_all(&world, &mirror, setup.sectors)?;
+    for _ in 0..setup.legs {
+        if read_all(&world, &mirror, setup.sectors)? != before {
+            return Err("before recovery a second read shows something else".into());
+        }
+    }
+    let (active, executor) = (mirror.clone(), world.executor.clone());
+    world.executor.spawn(async move { active.activate(&executor).await.unwrap() });
+    world.executor.run_ready();
+    let status = mirror.status();
+    if status.in_sync_regions != status.regions {
+        return Err(format!("recovery ends at {}/{}", status.in_sync_regions, status.regions));
+    }
+    if read_all(&world, &mirror, setup.sectors)? != before {
+        return Err("after recovery a read shows something else than before".into());
+    }
+    let closing = mirror.clone();
+    world.executor.spawn(async move {
+        closing.close().await;
+        copy.destroy().await;
+    });
+    world.executor.run_ready();
+    drop(mirror);
+    if (world.executor.live(), world.host.lent()) != (0, 0) {
+        return Err("closing leaves tasks or buffers".into());
+    }
+    let after: Vec<Image> = world.disks().iter().map(|disk| disk.visible()).collect();
+    let length = usize::try_from(setup.sectors).unwrap();
+    if (1..setup.legs).any(|leg| after[leg].sectors[..length] != after[0].sectors[..length]) {
+        return Err("after recovery the legs differ".into());
+    }
+    if setup.log {
+        all_clean(setup, &after[setup.legs])?;
+    }
+    Ok((before, after))
+}
+
+fn all_clean(setup: &Setup, log: &Image) -> Result<(), String> {
+    let bytes = log.read(Sector(0), Sectors(3.min(log.size().0)));
+    let ones: u64 = bytes[1024..].iter().map(|byte| u64::from(byte.count_ones())).sum();
+    if ones != setup.regions() && setup.regions() <= 512 * 8 {
+        return Err(format!("after recovery and closing {ones} of {} regions are clean", setup.regions()));
+    }
+    if bytes[16..40].starts_with(b"dmlegs") {
+        return Err("after recovery a leg is still remembered as stale".into());
+    }
+    Ok(())
+}
+
+fn read_all(world: &World, mirror: &Rc<Mirror>, sectors: u64) -> Result<Vec<SectorData>, String> {
+    let payload = world.host.add_payload(vec![0; usize::try_from(sectors * 512).unwrap()]);
+    let request = Request { kind: RequestKind::Read, sector: Sector(0), count: Sectors(sectors), payload };
+    let (result, mirror) = (Slot::default(), mirror.clone());
+    let slot: Slot<Result<(), String>> = Rc::clone(&result);
+    world.executor.spawn(async move {
+        let outcome = mirror.handle(&request).await;
+        *slot.borrow_mut() = Some(outcome.map_err(|error| error.to_string()));
+    });
+    world.executor.run_ready();
+    let outcome = result.borrow_mut().take().ok_or("a read does not end")?;
+    let bytes = world.host.take_payload(payload);
+    outcome.map(|()| bytes.chunks(512).map(SectorData::new).collect())
+}
