@@ -24,6 +24,9 @@ const STATUS_TABLE: u32 = 16;
 const DEV_CREATE: u32 = 3;
 const DEV_REMOVE: u32 = 4;
 const DEV_SUSPEND: u32 = 6; // without its flag: resume
+const SUSPEND: u32 = 1 << 1;
+const SKIP_LOCKFS: u32 = 1 << 10;
+const NO_FLUSH: u32 = 1 << 11;
 const TABLE_LOAD: u32 = 9;
 const TABLE_STATUS: u32 = 12;
 const TARGET_MESSAGE: u32 = 14;
@@ -83,6 +86,15 @@ pub fn dm_create(name: &str, table: &str, read_only: bool) -> io::Result<String>
     let node = format!("/dev/dm-{minor}");
     until(5, || std::fs::exists(&node).unwrap_or(false));
     Ok(node)
+}
+
+/// Puts another table under a device in use: what is in flight ends on the old one, the rest waits for the new one.
+pub fn dm_swap(name: &str, table: &str) -> io::Result<()> {
+    let (targets, specs) = specs(table)?;
+    request(DEV_SUSPEND, name, SUSPEND | NO_FLUSH | SKIP_LOCKFS, 0, &[])?;
+    let loaded = request(TABLE_LOAD, name, 0, targets, &specs);
+    request(DEV_SUSPEND, name, 0, 0, &[])?;
+    loaded.map(|_| ())
 }
 
 /// Sends a message to the first target of a device.

@@ -6,7 +6,7 @@
 use std::fs;
 
 use crate::disk::Disk;
-use crate::ioctl::{dm_create, dm_line, dm_message, dm_remove};
+use crate::ioctl::{dm_create, dm_line, dm_message, dm_remove, dm_swap};
 
 /// Activates a device with a table of one line or more; returns its node.
 pub fn create(name: &str, table: &str) -> String {
@@ -35,6 +35,11 @@ pub fn table(name: &str) -> String {
 
 pub fn remove(name: &str) {
     dm_remove(name).unwrap_or_else(|e| panic!("the kernel cannot remove {name}: {e}"));
+}
+
+/// Puts another table under a device, whoever is using it.
+pub fn swap(name: &str, table: &str) {
+    dm_swap(name, table).unwrap_or_else(|e| panic!("the kernel refuses `{table}` for {name}: {e}"));
 }
 
 /// Sends a message to a device's first target.

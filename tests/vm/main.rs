@@ -16,6 +16,7 @@
 
 mod cases;
 mod disk;
+mod faults;
 #[allow(unsafe_code)]
 mod ioctl;
 mod kernel;

@@ -55,6 +55,17 @@ pub fn table(name: &str) -> String {
     ublk_dm(&format!("table {name}")).ok().stdout.trim_end().to_string()
 }
 
+/// What the servers there are have logged.
+pub fn log() -> String {
+    let logs = fs::read_dir(run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let logs = logs.filter(|path| path.extension().is_some_and(|end| end == "log"));
+    logs.map(|path| fs::read_to_string(path).unwrap_or_default()).collect()
+}
+
+fn run_dir() -> String {
+    std::env::var("UBLK_DM_RUN_DIR").unwrap_or_else(|_| "/run/ublk-dm".to_string())
+}
+
 /// Waits until the server's process is no more.
 pub fn wait_gone(pid: u64) {
     wait_for(20, &format!("server process {pid} to end"), || !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false));
@@ -89,8 +100,7 @@ pub fn leftovers() -> Vec<String> {
         let names = fs::read_dir(dir).expect("readable").flatten().filter_map(|e| e.file_name().into_string().ok());
         found.extend(names.filter(|n| n.starts_with("ublkb") || n.starts_with("ublkc")).map(|n| format!("{dir}/{n}")));
     }
-    let run_dir = std::env::var("UBLK_DM_RUN_DIR").unwrap_or_else(|_| "/run/ublk-dm".to_string());
-    if let Ok(entries) = fs::read_dir(&run_dir) {
+    if let Ok(entries) = fs::read_dir(run_dir()) {
         found.extend(entries.flatten().map(|e| e.path().display().to_string()));
     }
     found

@@ -5,6 +5,8 @@ mod areas;
 mod bad_input;
 mod basic;
 mod copy;
+mod errors;
+mod errors_direct;
 mod file_systems;
 mod fio;
 mod full;
@@ -35,6 +37,8 @@ pub fn all() -> Vec<Case> {
     all.extend(scale::cases());
     all.extend(kill::cases());
     all.extend(copy::cases());
+    all.extend(errors::cases());
+    all.extend(errors_direct::cases());
     all.extend(powercut::cases());
     all.extend(powercut_judge::cases());
     all
