@@ -275,11 +275,12 @@ impl Exceptions {
 
     /// The oldest pending exception is durable: from now on the snapshot shows its COW chunk. Gives its slot.
     pub fn publish(&mut self) -> Option<u32> {
-        let mut first = 0;
-        if mutant::is(Mutant::OutOfOrder) {
-            first = self.order.iter().position(|slot| self.slots[*slot as usize].stage == Stage::Copied)?;
-        }
-        let slot = self.order.remove(first)?;
+        let slot = if mutant::is(Mutant::OutOfOrder) {
+            let first = self.order.iter().position(|slot| self.slots[*slot as usize].stage == Stage::Copied)?;
+            self.order.remove(first)?
+        } else {
+            self.order.pop_front()?
+        };
         let record = self.slots[slot as usize].record;
         self.complete.insert(record.old.0, record.new);
         self.release(slot);

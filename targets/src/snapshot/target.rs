@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health, OriginStep, PendingId};
 use super::format::{Record, Usage};
+use super::runs::IdleRuns;
 use super::store::{OpenStore, Store, StoreError};
 use super::{Cause, Event};
 use crate::copy::{self, Job, Part};
@@ -99,6 +100,7 @@ pub struct Snapshot {
     pub(super) stats: Cell<Stats>,
     /// Lists of created exceptions, kept for the next request.
     pub(super) lists: RefCell<Vec<Vec<PendingId>>>,
+    pub(super) idle_runs: IdleRuns,
 }
 
 impl Snapshot {
@@ -137,6 +139,7 @@ impl Snapshot {
             announced: Cell::new(0),
             stats: Cell::default(),
             lists: RefCell::default(),
+            idle_runs: IdleRuns::default(),
         }))
     }
 
