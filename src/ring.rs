@@ -5,10 +5,11 @@
 //!
 //! An operation is in a slot from its start to its completion. Short transfers and interrupted operations are started
 //! again for the rest, so that above this file an operation is all or nothing. [`entry`] says how an operation looks to the
-//! kernel, [`disk`] what a disk is.
+//! kernel, [`merge`] when several become one, [`disk`] what a disk is.
 
 mod disk;
 mod entry;
+mod merge;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -39,6 +40,8 @@ const COMPLETION_ENTRIES: u32 = 16384;
 const REGISTERED_BUFFERS: u32 = 16384;
 /// The last of them is the part of the arena that is used first.
 const ARENA_INDEX: u16 = 16383;
+/// No slot.
+const NO_SLOT: u32 = u32::MAX;
 /// Marks completions of the wake-up descriptor.
 const WAKE_DATA: u64 = u64::MAX;
 
@@ -68,6 +71,8 @@ struct Slot {
     waker: Option<Waker>,
     detached: bool,
     iovecs: Vec<libc::iovec>,
+    /// The operation that was joined to this one.
+    next: u32,
 }
 
 /// The ring; clones share it. It belongs to the thread that made it.
@@ -89,6 +94,9 @@ struct Inner {
     wake_buffer: RefCell<Box<[u8; 8]>>,
     mailbox_waker: RefCell<Option<Waker>>,
     files: FileTable,
+    /// Files with operations that wait for the end of the round.
+    holding: RefCell<Vec<Rc<RingFile>>>,
+    fixed_vectors: bool,
     registered_buffers: bool,
     arena_registered: bool,
     /// What the ring could not do at all, and cannot go on after.
@@ -115,6 +123,8 @@ impl Ring {
         Ok(Ring {
             inner: Rc::new(Inner {
                 files: FileTable::new(&uring),
+                holding: RefCell::default(),
+                fixed_vectors: merge::has_fixed_vectors(&uring),
                 uring: RefCell::new(uring),
                 slots: RefCell::default(),
                 free: RefCell::default(),
@@ -198,6 +208,7 @@ impl Ring {
         if let Some(error) = inner.broken.borrow_mut().pop_front() {
             return Err(error);
         }
+        inner.submit_held();
         let want = usize::from(!busy);
         let submitted = match inner.next_timer_ms() {
             Some(wait_ms) if !busy => {
@@ -250,7 +261,8 @@ impl Inner {
             (slot.work, slot.result, slot.waker, slot.detached) = (work, None, None, false);
             return index;
         }
-        slots.push(Slot { work, result: None, waker: None, detached: false, iovecs: Vec::new() });
+        let (result, waker, detached, iovecs, next) = (None, None, false, Vec::new(), NO_SLOT);
+        slots.push(Slot { work, result, waker, detached, iovecs, next });
         u32::try_from(slots.len() - 1).unwrap_or(u32::MAX)
     }
 
@@ -318,6 +330,10 @@ impl Inner {
     }
 
     fn complete(&self, index: u32, result: i32) {
+        if self.slots.borrow()[index as usize].next != NO_SLOT {
+            self.complete_joint(index, result);
+            return;
+        }
         let again = {
             let mut slots = self.slots.borrow_mut();
             match &mut slots[index as usize].work {

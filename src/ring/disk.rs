@@ -15,6 +15,7 @@ use dm_targets::units::Sectors;
 use io_uring::squeue;
 use io_uring::types::Fd;
 
+use super::merge::can_join;
 use super::{Inner, SizeProbe, Work};
 
 /// Places in the file table: a disk for every snapshot and two files for every device of a large family. Files that find
@@ -61,6 +62,8 @@ pub struct RingFile {
     ring: Rc<Inner>,
     file: OwnedFd,
     place: Option<u32>,
+    /// Operations on it that wait for the end of the round.
+    pub(super) held: RefCell<Vec<u32>>,
 }
 
 impl RingFile {
@@ -73,7 +76,7 @@ impl RingFile {
                 place = None;
             }
         }
-        RingFile { ring: ring.clone(), file, place }
+        RingFile { ring: ring.clone(), file, place, held: RefCell::default() }
     }
 
     /// How an entry names the file: the number, and what kind of number it is.
@@ -120,8 +123,13 @@ impl RingDisk {
 
 impl Backend for RingDisk {
     fn start(&self, op: Op) -> OpId {
+        let hold = can_join(&op);
         let slot = self.ring.take_slot(Work::Disk { op, file: self.file.clone(), done_bytes: 0 });
-        self.ring.submit_disk(slot);
+        if hold {
+            self.ring.hold(&self.file, slot);
+        } else {
+            self.ring.submit_disk(slot);
+        }
         OpId(slot)
     }
 

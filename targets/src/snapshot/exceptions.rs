@@ -13,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::format::Record;
+use super::mapping::Mapping;
 use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, CowChunk};
 
@@ -83,8 +84,8 @@ pub enum ReadStep {
     Fail,
 }
 
-/// A multiplicative hash: chunk numbers are not chosen by an adversary who could see a collision's cost, and the table is
-/// on every request's path.
+/// A multiplicative hash: chunk numbers are not chosen by an adversary who could see a collision's cost, and the table of
+/// pending exceptions, which is small, is on every request's path.
 #[derive(Default)]
 pub struct ChunkHasher(u64);
 
@@ -131,7 +132,7 @@ struct TrackedRead {
 /// All that is known about the chunks of one snapshot.
 pub struct Exceptions {
     health: Health,
-    complete: Table<CowChunk>,
+    complete: Mapping,
     pending: Table<u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -146,7 +147,7 @@ impl Exceptions {
     pub fn new(health: Health) -> Exceptions {
         Exceptions {
             health,
-            complete: Table::default(),
+            complete: Mapping::default(),
             pending: Table::default(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -158,17 +159,22 @@ impl Exceptions {
 
     /// Takes over a record from disk; `false` if the origin chunk has one already.
     pub fn load(&mut self, record: Record) -> bool {
-        self.complete.insert(record.old.0, record.new).is_none()
+        self.complete.insert(record.old, record.new)
     }
 
     /// The COW chunks of all complete exceptions, in no order.
     pub fn cow_chunks(&self) -> impl Iterator<Item = CowChunk> + '_ {
-        self.complete.values().copied()
+        self.complete.cow_chunks()
     }
 
     /// Whether the snapshot can be used.
     pub fn health(&self) -> Health {
         self.health
+    }
+
+    /// Bytes of memory that the complete exceptions take.
+    pub fn memory_bytes(&self) -> usize {
+        self.complete.memory_bytes()
     }
 
     /// Complete exceptions.
@@ -187,7 +193,7 @@ impl Exceptions {
             return ReadStep::Fail;
         }
         // A pending exception does not count: until its record is durable the snapshot shows the origin.
-        self.complete.get(&chunk.0).map_or(ReadStep::Origin, |new| ReadStep::Cow(*new))
+        self.complete.get(chunk).map_or(ReadStep::Origin, ReadStep::Cow)
     }
 
     /// What a write of the snapshot does.
@@ -195,8 +201,8 @@ impl Exceptions {
         if self.health != Health::Valid {
             return WriteStep::Fail;
         }
-        if let Some(new) = self.complete.get(&chunk.0) {
-            return WriteStep::Redirect(*new);
+        if let Some(new) = self.complete.get(chunk) {
+            return WriteStep::Redirect(new);
         }
         self.pending.get(&chunk.0).map_or(WriteStep::Create, |slot| WriteStep::Wait(self.id(*slot)))
     }
@@ -209,7 +215,7 @@ impl Exceptions {
             Health::Invalidating => return OriginStep::WaitInvalid,
             Health::Valid | Health::Overflowed => {}
         }
-        if self.complete.contains_key(&chunk.0) {
+        if self.complete.get(chunk).is_some() {
             let read = self.reads.iter().any(|read| read.first <= chunk.0 && chunk.0 <= read.last);
             let wait = read && !mutant::is(Mutant::ReadsIgnored);
             return if wait { OriginStep::WaitReads } else { OriginStep::Pass };
@@ -282,7 +288,7 @@ impl Exceptions {
             self.order.pop_front()?
         };
         let record = self.slots[slot as usize].record;
-        self.complete.insert(record.old.0, record.new);
+        self.complete.insert(record.old, record.new);
         self.release(slot);
         Some(slot)
     }
@@ -332,7 +338,7 @@ impl Exceptions {
         while let Some(slot) = self.order.pop_front() {
             self.release(slot);
         }
-        self.complete = Table::default();
+        self.complete = Mapping::default();
     }
 }
 

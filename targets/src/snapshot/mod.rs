@@ -27,13 +27,14 @@
 //!
 //! # Who does what
 //!
-//! [`exceptions`] decides (pure), [`format`] knows the bytes (pure), [`store`] makes records durable, [`target`] and
+//! [`exceptions`] decides (pure) with what [`mapping`] holds (pure), [`format`] knows the bytes (pure), [`store`] makes records durable, [`target`] and
 //! [`origin`] carry requests out. All targets of a family run on one thread, so state is borrowed, never locked, and never
 //! borrowed across an await.
 
 mod commit;
 pub mod exceptions;
 pub mod format;
+pub mod mapping;
 pub mod origin;
 mod read;
 mod runs;
