@@ -12,10 +12,17 @@ use std::ptr::NonNull;
 /// Memory for copies and metadata of one family. Touched only as far as it is used; when it is used up, copy clients
 /// fall back to their reserves and wait.
 pub const ARENA_BYTES: usize = 64 << 20;
+/// The part that is registered with the ring, and so is always backed by memory. The free lists hand it out first; it is
+/// enough for the copies of one device at full depth, or for the slices of one large copy twice.
+const HOT_BYTES: usize = 8 << 20;
+/// Where huge pages start: the hot part is made of them if the kernel has some to give.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Smallest buffer: what O_DIRECT needs for any block size up to 4096.
 const PAGE_BYTES: usize = 4096;
 /// Largest buffer: 1 MiB, twice the largest slice of a copy.
 const MAX_ORDER: usize = 8;
+/// Free buffers of a size that are kept as they are, for the next of that size; more are joined with their neighbours.
+const KEPT: u32 = 64;
 const NONE: u32 = u32::MAX;
 
 /// State of the page that starts a buffer.
@@ -33,14 +40,21 @@ pub struct Arena {
     base: NonNull<u8>,
     heads: Vec<Head>,
     lists: [u32; MAX_ORDER + 1],
+    /// Lengths of the lists.
+    counts: [u32; MAX_ORDER + 1],
 }
 
 impl Arena {
     /// Maps the memory.
     pub fn new() -> io::Result<Arena> {
-        let base = map_anonymous(ARENA_BYTES)?;
+        let base = map_aligned(ARENA_BYTES)?;
+        // SAFETY: advice about a part of the mapping just made; it has no effect on what the memory holds.
+        if unsafe { libc::madvise(base.as_ptr().cast(), HOT_BYTES, libc::MADV_HUGEPAGE) } != 0 {
+            log::debug!("no huge pages: {}", io::Error::last_os_error());
+        }
         let empty = Head { order: 0, free: false, references: 0, next: NONE, prev: NONE };
-        let mut arena = Arena { base, heads: vec![empty; ARENA_BYTES / PAGE_BYTES], lists: [NONE; MAX_ORDER + 1] };
+        let heads = vec![empty; ARENA_BYTES / PAGE_BYTES];
+        let mut arena = Arena { base, heads, lists: [NONE; MAX_ORDER + 1], counts: [0; MAX_ORDER + 1] };
         for page in (0..arena.heads.len()).rev().step_by(1 << MAX_ORDER) {
             arena.push(as_page(page + 1 - (1 << MAX_ORDER)), MAX_ORDER);
         }
@@ -55,6 +69,7 @@ impl Arena {
             self.heads[next as usize].prev = page;
         }
         self.lists[order] = page;
+        self.counts[order] += 1;
     }
 
     fn unlink(&mut self, page: u32) {
@@ -67,13 +82,32 @@ impl Arena {
             self.heads[head.next as usize].prev = head.prev;
         }
         self.heads[page as usize].free = false;
+        self.counts[head.order as usize] -= 1;
+    }
+
+    /// The hot part: its start and its length in bytes.
+    pub fn hot(&self) -> (NonNull<u8>, usize) {
+        (self.base, HOT_BYTES)
+    }
+
+    /// Whether a buffer is in the hot part.
+    pub fn is_hot(&self, page: u32) -> bool {
+        // The hot part is a multiple of the largest buffer, so no buffer lies across its end.
+        (page as usize) < HOT_BYTES / PAGE_BYTES
     }
 
     /// A buffer of at least `len_bytes`, with one reference.
     pub fn acquire(&mut self, len_bytes: u32) -> Option<u32> {
         let pages = (len_bytes as usize).div_ceil(PAGE_BYTES).max(1).next_power_of_two();
         let order = pages.trailing_zeros() as usize;
-        let from = (order..=MAX_ORDER).find(|order| self.lists[*order] != NONE)?;
+        let room = |arena: &Arena| (order..=MAX_ORDER).find(|order| arena.lists[*order] != NONE);
+        let from = match room(self) {
+            Some(from) => from,
+            None => {
+                self.join_all();
+                room(self)?
+            }
+        };
         let page = self.lists[from];
         self.unlink(page);
         for split in (order..from).rev() {
@@ -96,7 +130,16 @@ impl Arena {
         if head.references > 0 {
             return;
         }
-        let (mut page, mut order) = (page, head.order as usize);
+        let order = head.order as usize;
+        if self.counts[order] < KEPT {
+            self.push(page, order);
+        } else {
+            self.join(page, order);
+        }
+    }
+
+    /// Frees a buffer and joins it with its free neighbours.
+    fn join(&mut self, mut page: u32, mut order: usize) {
         while order < MAX_ORDER {
             let buddy = page ^ (1 << order);
             let other = self.heads[buddy as usize];
@@ -108,6 +151,25 @@ impl Arena {
             order += 1;
         }
         self.push(page, order);
+    }
+
+    /// Joins all that was kept apart.
+    fn join_all(&mut self) {
+        for order in 0..MAX_ORDER {
+            let mut page = std::mem::replace(&mut self.lists[order], NONE);
+            self.counts[order] = 0;
+            let mut kept = page;
+            while kept != NONE {
+                let next = self.heads[kept as usize].next;
+                self.heads[kept as usize].free = false;
+                kept = next;
+            }
+            while page != NONE {
+                let next = self.heads[page as usize].next;
+                self.join(page, order);
+                page = next;
+            }
+        }
     }
 
     /// Where a buffer's byte is, for an operation of `len_bytes` from there; `None` if that leaves the buffer.
@@ -154,6 +216,14 @@ pub fn map_anonymous(len_bytes: usize) -> io::Result<NonNull<u8>> {
         return Err(io::Error::last_os_error());
     }
     NonNull::new(address.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
+}
+
+/// The same, starting where a huge page could.
+fn map_aligned(len_bytes: usize) -> io::Result<NonNull<u8>> {
+    let base = map_anonymous(len_bytes + HUGE_PAGE_BYTES)?;
+    let ahead = base.as_ptr().align_offset(HUGE_PAGE_BYTES);
+    // SAFETY: the mapping is longer by as much as the start is moved at most. What lies outside is never touched.
+    Ok(unsafe { base.add(ahead) })
 }
 
 #[cfg(test)]

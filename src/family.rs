@@ -353,7 +353,7 @@ impl Family {
 
     /// Starts serving a device's queues. Requests come once the kernel starts the device.
     pub fn serve(&self, id: u32, name: &str, file: File, queues: &[QueueOptions], opened: Opened) -> io::Result<()> {
-        let file = Rc::new(file);
+        let file = self.ring.file(OwnedFd::from(file));
         let open = |options| Queue::open(&self.ring, &file, options);
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
         let Opened { served, events } = opened;

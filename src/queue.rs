@@ -8,7 +8,6 @@
 //! the mapping outlives the tasks, which hold the queue).
 
 use std::cell::Cell;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
@@ -19,11 +18,10 @@ use dm_targets::exec::WaitQueue;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::units::{Sector, Sectors};
 use io_uring::opcode::UringCmd16;
-use io_uring::types::Fd;
 use libublk::sys;
 
 use crate::arena::map_anonymous;
-use crate::ring::{Payload, Ring};
+use crate::ring::{Payload, Ring, RingFile};
 
 /// Bytes of one request descriptor.
 const DESCRIPTOR_BYTES: usize = size_of::<sys::ublksrv_io_desc>();
@@ -41,7 +39,7 @@ pub struct Descriptor {
 /// A queue whose tags are being served.
 pub struct Queue {
     ring: Ring,
-    file: Rc<File>,
+    file: Rc<RingFile>,
     id: u16,
     depth: u16,
     descriptors: NonNull<u8>,
@@ -71,7 +69,7 @@ fn round_to_page(bytes: usize) -> usize {
 
 impl Queue {
     /// Maps a queue's descriptors and finds room for its payloads.
-    pub fn open(ring: &Ring, file: &Rc<File>, options: &QueueOptions) -> io::Result<Rc<Queue>> {
+    pub fn open(ring: &Ring, file: &Rc<RingFile>, options: &QueueOptions) -> io::Result<Rc<Queue>> {
         let descriptors = map_descriptors(file, options)?;
         let depth = usize::from(options.depth);
         let mut mapped = None;
@@ -171,8 +169,8 @@ impl Queue {
             put(4, &result.to_ne_bytes());
             put(8, &address.to_ne_bytes());
         }
-        let entry = UringCmd16::new(Fd(self.file.as_raw_fd()), op).cmd(bytes).addr(auto).build();
-        self.ring.command(entry)
+        let (fd, flags) = self.file.target();
+        self.ring.command(UringCmd16::new(fd, op).cmd(bytes).addr(auto).build().flags(flags))
     }
 
     fn descriptor(&self, tag: u16) -> Descriptor {
@@ -216,7 +214,7 @@ impl Drop for Queue {
     }
 }
 
-fn map_descriptors(file: &Rc<File>, options: &QueueOptions) -> io::Result<NonNull<u8>> {
+fn map_descriptors(file: &Rc<RingFile>, options: &QueueOptions) -> io::Result<NonNull<u8>> {
     let len = round_to_page(usize::from(options.depth) * DESCRIPTOR_BYTES);
     // Each queue's area has the size of the largest possible queue's.
     let stride = round_to_page(sys::UBLK_MAX_QUEUE_DEPTH as usize * DESCRIPTOR_BYTES);

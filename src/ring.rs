@@ -3,12 +3,15 @@
 //! Rules kept here: I6 (the slot of an operation holds its buffer until the completion has been reaped; slots are never
 //! freed earlier, whoever stopped waiting), and: one submit-and-wait per round, nothing submitted one by one.
 //!
-//! An operation is in a slot from [`Ring::start`] to its completion. Short transfers and interrupted operations are started
-//! again for the rest, so that above this file an operation is all or nothing. Files are used by descriptor, not through the
-//! ring's file table: kernels before 6.13 give a table entry back only when all older requests have ended, and the ublk
-//! commands of an idle device never do.
+//! An operation is in a slot from its start to its completion. Short transfers and interrupted operations are started
+//! again for the rest, so that above this file an operation is all or nothing. [`entry`] says how an operation looks to the
+//! kernel, [`merge`] when several become one, [`disk`] what a disk is.
 
-use std::cell::{Cell, RefCell};
+mod disk;
+mod entry;
+mod merge;
+
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
@@ -19,19 +22,26 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use dm_targets::disk::{Backend, BufferId, Errno, Host, Limits, Memory, Op, OpId, OpKind, PayloadId};
+use dm_targets::disk::{Backend, BufferId, Host, Limits, Op, OpKind, PayloadId};
 use dm_targets::units::Sectors;
-use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::arena::Arena;
+use disk::{FileTable, RingDisk};
+
+pub use disk::RingFile;
 
 /// Submission entries: a full round of every tag of a few devices. When they are used up the round is submitted early.
 const SUBMISSION_ENTRIES: u32 = 1024;
 /// Completion entries; more only cost a slower path in the kernel, never a lost completion.
 const COMPLETION_ENTRIES: u32 = 16384;
-/// Most request buffers the kernel registers with one ring, so most tags that can use zero copy in a family.
-pub const REGISTERED_BUFFERS: u32 = 16384;
+/// Most buffers the kernel registers with one ring, so, but for the last, most tags that can use zero copy in a family.
+const REGISTERED_BUFFERS: u32 = 16384;
+/// The last of them is the part of the arena that is used first.
+const ARENA_INDEX: u16 = 16383;
+/// No slot.
+const NO_SLOT: u32 = u32::MAX;
 /// Marks completions of the wake-up descriptor.
 const WAKE_DATA: u64 = u64::MAX;
 
@@ -50,7 +60,7 @@ pub enum Payload {
 }
 
 enum Work {
-    Disk { op: Op, file: Rc<OwnedFd>, done_bytes: u64 },
+    Disk { op: Op, file: Rc<RingFile>, done_bytes: u64 },
     Command,
     None,
 }
@@ -61,6 +71,8 @@ struct Slot {
     waker: Option<Waker>,
     detached: bool,
     iovecs: Vec<libc::iovec>,
+    /// The operation that was joined to this one.
+    next: u32,
 }
 
 /// The ring; clones share it. It belongs to the thread that made it.
@@ -81,7 +93,12 @@ struct Inner {
     wake: RefCell<Option<OwnedFd>>,
     wake_buffer: RefCell<Box<[u8; 8]>>,
     mailbox_waker: RefCell<Option<Waker>>,
-    registered_buffers: Cell<bool>,
+    files: FileTable,
+    /// Files with operations that wait for the end of the round.
+    holding: RefCell<Vec<Rc<RingFile>>>,
+    fixed_vectors: bool,
+    registered_buffers: bool,
+    arena_registered: bool,
     /// What the ring could not do at all, and cannot go on after.
     broken: RefCell<VecDeque<io::Error>>,
 }
@@ -100,20 +117,27 @@ impl Ring {
             builder.build(SUBMISSION_ENTRIES)
         };
         let uring = build(true).or_else(|_| build(false))?;
+        let arena = Arena::new()?;
+        let registered_buffers = uring.submitter().register_buffers_sparse(REGISTERED_BUFFERS).is_ok();
+        let arena_registered = registered_buffers && register_arena(&uring, &arena);
         Ok(Ring {
             inner: Rc::new(Inner {
+                files: FileTable::new(&uring),
+                holding: RefCell::default(),
+                fixed_vectors: merge::has_fixed_vectors(&uring),
                 uring: RefCell::new(uring),
                 slots: RefCell::default(),
                 free: RefCell::default(),
                 completed: RefCell::default(),
-                arena: RefCell::new(Arena::new()?),
+                arena: RefCell::new(arena),
                 payloads: RefCell::default(),
                 timers: RefCell::default(),
                 start: Instant::now(),
                 wake: RefCell::default(),
                 wake_buffer: RefCell::new(Box::new([0; 8])),
                 mailbox_waker: RefCell::default(),
-                registered_buffers: Cell::new(false),
+                registered_buffers,
+                arena_registered,
                 broken: RefCell::default(),
             }),
         })
@@ -124,13 +148,14 @@ impl Ring {
         self.inner.clone()
     }
 
-    /// Reserves the table that the kernel registers request buffers in. `false` if this kernel has none.
-    pub fn reserve_registered_buffers(&self) -> bool {
-        if !self.inner.registered_buffers.get() {
-            let done = self.inner.uring.borrow().submitter().register_buffers_sparse(REGISTERED_BUFFERS).is_ok();
-            self.inner.registered_buffers.set(done);
-        }
-        self.inner.registered_buffers.get()
+    /// Whether the kernel can register request buffers with the ring.
+    pub fn has_registered_buffers(&self) -> bool {
+        self.inner.registered_buffers
+    }
+
+    /// A file for commands.
+    pub fn file(&self, file: OwnedFd) -> Rc<RingFile> {
+        Rc::new(RingFile::new(&self.inner, file))
     }
 
     /// Adds payloads for the tags of a queue and gives the id of the first; `None` if registered ones would lie outside
@@ -141,7 +166,7 @@ impl Ring {
         let gap = (0..table.len().saturating_sub(len - 1)).find(|at| table[*at..at + len].iter().all(Option::is_none));
         let first = gap.unwrap_or(table.len());
         let registered = payloads.iter().any(|payload| matches!(payload, Payload::Registered));
-        if registered && first + len > REGISTERED_BUFFERS as usize {
+        if registered && first + len > usize::from(ARENA_INDEX) {
             return None;
         }
         if table.len() < first + len {
@@ -183,6 +208,7 @@ impl Ring {
         if let Some(error) = inner.broken.borrow_mut().pop_front() {
             return Err(error);
         }
+        inner.submit_held();
         let want = usize::from(!busy);
         let submitted = match inner.next_timer_ms() {
             Some(wait_ms) if !busy => {
@@ -207,12 +233,25 @@ impl Ring {
 
     /// A disk on this ring.
     pub fn disk(&self, file: OwnedFd, limits: Limits, size: Sectors, probe: SizeProbe) -> Rc<dyn Backend> {
-        Rc::new(RingDisk { ring: self.inner.clone(), file: Rc::new(file), limits, size: Cell::new(size), probe })
+        Rc::new(RingDisk::new(&self.inner, file, limits, size, probe))
     }
 }
 
 /// Looks at a file's size again, in sectors.
 pub type SizeProbe = Box<dyn Fn(RawFd) -> Option<Sectors>>;
+
+/// Has the kernel keep the first part of the arena at hand, so that it need not look up and pin its memory for every
+/// operation.
+fn register_arena(uring: &IoUring, arena: &Arena) -> bool {
+    let (base, len_bytes) = arena.hot();
+    let vector = libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len_bytes };
+    // SAFETY: the arena's mapping lives as long as the process.
+    let registered = unsafe { uring.submitter().register_buffers_update(u32::from(ARENA_INDEX), &[vector], None) };
+    if let Err(error) = &registered {
+        log::info!("the ring cannot register its memory: {error}");
+    }
+    registered.is_ok()
+}
 
 impl Inner {
     fn take_slot(&self, work: Work) -> u32 {
@@ -222,7 +261,8 @@ impl Inner {
             (slot.work, slot.result, slot.waker, slot.detached) = (work, None, None, false);
             return index;
         }
-        slots.push(Slot { work, result: None, waker: None, detached: false, iovecs: Vec::new() });
+        let (result, waker, detached, iovecs, next) = (None, None, false, Vec::new(), NO_SLOT);
+        slots.push(Slot { work, result, waker, detached, iovecs, next });
         u32::try_from(slots.len() - 1).unwrap_or(u32::MAX)
     }
 
@@ -260,114 +300,13 @@ impl Inner {
             let mut slots = self.slots.borrow_mut();
             let Slot { work, iovecs, .. } = &mut slots[index as usize];
             let Work::Disk { op, file, done_bytes } = work else { return };
-            self.entry(op, file.as_raw_fd(), *done_bytes, iovecs)
+            self.entry(op, file, *done_bytes, iovecs)
         };
         match entry {
             Some(entry) => self.push(entry.user_data(u64::from(index))),
             // Memory that does not exist: the caller broke the contract.
             None => self.finish(index, -libc::EINVAL),
         }
-    }
-
-    fn entry(&self, op: &Op, fd: RawFd, done_bytes: u64, iovecs: &mut Vec<libc::iovec>) -> Option<squeue::Entry> {
-        let offset = op.sector.bytes() + done_bytes;
-        let len = op.count.bytes() - done_bytes;
-        let fd = Fd(fd);
-        let zero_range = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
-        let punch_hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        let sync = match op.kind {
-            OpKind::Write { fua: true } => libc::RWF_DSYNC,
-            _ => 0,
-        };
-        match op.kind {
-            OpKind::Flush => return Some(opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build()),
-            OpKind::Discard => return Some(opcode::Fallocate::new(fd, len).offset(offset).mode(punch_hole).build()),
-            OpKind::WriteZeroes => {
-                return Some(opcode::Fallocate::new(fd, len).offset(offset).mode(zero_range).build());
-            }
-            OpKind::Read | OpKind::Write { .. } => {}
-        }
-        let read = op.kind == OpKind::Read;
-        let bytes = u32::try_from(len).ok()?;
-        let contiguous = match &op.memory {
-            Memory::None => return None,
-            Memory::Payload { id, offset_bytes } => {
-                let at = u64::from(*offset_bytes) + done_bytes;
-                match (*self.payloads.borrow().get(id.0 as usize)?)? {
-                    Payload::Registered => {
-                        // A registered request buffer is addressed by the offset in it.
-                        let (address, index) =
-                            (std::ptr::without_provenance_mut(usize::try_from(at).ok()?), u16::try_from(id.0).ok()?);
-                        return Some(if read {
-                            opcode::ReadFixed::new(fd, address, bytes, index).offset(offset).build()
-                        } else {
-                            opcode::WriteFixed::new(fd, address, bytes, index).offset(offset).rw_flags(sync).build()
-                        });
-                    }
-                    Payload::Mapped { address, len_bytes } => {
-                        let at = usize::try_from(at).ok()?;
-                        if at + bytes as usize > len_bytes {
-                            return None;
-                        }
-                        // SAFETY: just found to lie inside the payload's mapping.
-                        Some(unsafe { address.add(at) })
-                    }
-                }
-            }
-            Memory::Buffer { buffer, offset_bytes } => {
-                let at = u32::try_from(u64::from(*offset_bytes) + done_bytes).ok()?;
-                Some(self.arena.borrow().address(buffer.id().0, at, bytes as usize)?)
-            }
-            Memory::Vector { buffers, offset_bytes } => {
-                self.gather(buffers.iter(), u64::from(*offset_bytes) + done_bytes, len, iovecs)?;
-                None
-            }
-            Memory::Pages { pages, offset_bytes } => {
-                self.gather(pages.iter().cycle(), u64::from(*offset_bytes) + done_bytes, len, iovecs)?;
-                None
-            }
-        };
-        Some(match (contiguous, read) {
-            (Some(address), true) => opcode::Read::new(fd, address.as_ptr(), bytes).offset(offset).build(),
-            (Some(address), false) => {
-                opcode::Write::new(fd, address.as_ptr(), bytes).offset(offset).rw_flags(sync).build()
-            }
-            (None, read) => {
-                let count = u32::try_from(iovecs.len()).ok()?;
-                if read {
-                    opcode::Readv::new(fd, iovecs.as_ptr(), count).offset(offset).build()
-                } else {
-                    opcode::Writev::new(fd, iovecs.as_ptr(), count).offset(offset).rw_flags(sync).build()
-                }
-            }
-        })
-    }
-
-    /// Lists the memory of `len` bytes from `skip` bytes into a sequence of buffers.
-    fn gather<'a>(
-        &self,
-        buffers: impl Iterator<Item = &'a dm_targets::disk::Buffer>,
-        mut skip: u64,
-        mut len: u64,
-        iovecs: &mut Vec<libc::iovec>,
-    ) -> Option<()> {
-        iovecs.clear();
-        for buffer in buffers {
-            let size = u64::from(buffer.len_bytes());
-            if skip >= size {
-                skip -= size;
-                continue;
-            }
-            let part = (size - skip).min(len);
-            let address =
-                self.arena.borrow().address(buffer.id().0, u32::try_from(skip).ok()?, usize::try_from(part).ok()?)?;
-            iovecs.push(libc::iovec { iov_base: address.as_ptr().cast(), iov_len: usize::try_from(part).ok()? });
-            (skip, len) = (0, len - part);
-            if len == 0 {
-                return Some(());
-            }
-        }
-        None
     }
 
     fn reap(&self) {
@@ -391,6 +330,10 @@ impl Inner {
     }
 
     fn complete(&self, index: u32, result: i32) {
+        if self.slots.borrow()[index as usize].next != NO_SLOT {
+            self.complete_joint(index, result);
+            return;
+        }
         let again = {
             let mut slots = self.slots.borrow_mut();
             match &mut slots[index as usize].work {
@@ -457,6 +400,9 @@ impl Inner {
     }
 
     fn next_timer_ms(&self) -> Option<u64> {
+        if self.timers.borrow().is_empty() {
+            return None;
+        }
         let now = self.now_ms();
         self.timers.borrow().iter().map(|(time, _)| time.saturating_sub(now)).min()
     }
@@ -531,45 +477,5 @@ impl Drop for Command {
         if !self.done {
             self.ring.detach_slot(self.slot);
         }
-    }
-}
-
-/// A block device or regular file on the ring.
-struct RingDisk {
-    ring: Rc<Inner>,
-    file: Rc<OwnedFd>,
-    limits: Limits,
-    size: Cell<Sectors>,
-    probe: SizeProbe,
-}
-
-impl Backend for RingDisk {
-    fn start(&self, op: Op) -> OpId {
-        let slot = self.ring.take_slot(Work::Disk { op, file: self.file.clone(), done_bytes: 0 });
-        self.ring.submit_disk(slot);
-        OpId(slot)
-    }
-
-    fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {
-        self.ring.poll_slot(id.0, waker).map(|result| if result < 0 { Err(Errno(-result)) } else { Ok(()) })
-    }
-
-    fn detach(&self, id: OpId) {
-        self.ring.detach_slot(id.0);
-    }
-
-    fn limits(&self) -> Limits {
-        self.limits
-    }
-
-    fn size(&self) -> Sectors {
-        self.size.get()
-    }
-
-    fn refresh_size(&self) -> Sectors {
-        if let Some(size) = (self.probe)(self.file.as_raw_fd()) {
-            self.size.set(size);
-        }
-        self.size.get()
     }
 }

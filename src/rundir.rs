@@ -42,8 +42,8 @@ pub struct DeviceState {
 /// What has become of a mirror's legs.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct MirrorNote {
-    /// Legs that have missed something, by their places.
-    pub failed: Vec<usize>,
+    /// Legs that have missed something, by their paths: places change.
+    pub failed: Vec<String>,
     /// All regions were in sync at last.
     pub in_sync: bool,
 }
@@ -115,10 +115,12 @@ impl RunDir {
         self.path.join(format!("{key}.legs"))
     }
 
-    /// Replaces what is noted of a mirror's legs.
-    pub fn write_mirror_note(&self, key: &str, note: &MirrorNote) -> io::Result<()> {
+    /// Changes what is noted of a mirror's legs. Called by one thread of a server.
+    pub fn change_mirror_note(&self, key: &str, change: impl FnOnce(&mut MirrorNote)) -> io::Result<()> {
+        let mut note = self.mirror_note(key).unwrap_or_default();
+        change(&mut note);
         let (path, new) = (self.note_file(key), self.path.join(format!("{key}.legs-new")));
-        fs::write(&new, serde_json::to_vec(note)?)?;
+        fs::write(&new, serde_json::to_vec(&note)?)?;
         fs::rename(new, path)
     }
 

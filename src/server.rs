@@ -213,8 +213,6 @@ impl Server {
     /// waited are sent once more, and an origin's must find all its snapshots.
     fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Answer, Failure> {
         self.keep_files = true;
-        // The ring is new, and the devices may want its buffer table.
-        self.has_buffer_table()?;
         let mut all = Vec::new();
         for device in devices {
             all.push((self.prepare(device.added, true)?, device.id, device.name));
@@ -289,8 +287,8 @@ impl Server {
     }
 
     fn has_buffer_table(&self) -> Result<bool, Failure> {
-        let reserve = |family: Rc<Family>| async move { family.ring.reserve_registered_buffers() };
-        self.family.call(reserve).map_err(|error| error.to_string())
+        let ask = |family: Rc<Family>| async move { family.ring.has_registered_buffers() };
+        self.family.call(ask).map_err(|error| error.to_string())
     }
 
     /// Adds a device, serves its queues, makes its target usable and starts it; takes everything back if that fails.

@@ -4,7 +4,6 @@
 //! acknowledged: a mirror whose log is in memory has no other place for it, and a server that takes over must not recover
 //! from a leg that has missed writes (I10).
 
-use std::cell::RefCell;
 use std::rc::Rc;
 
 use dm_targets::mirror::Event;
@@ -47,11 +46,8 @@ impl Server {
     pub(super) fn open_mirror(&mut self, add: AddMirror, again: bool) -> Result<Prepared, Failure> {
         let disks = open_disks(&add)?;
         let region = region_size(&add, &disks)?;
-        let (mut initial_sync, mut source) = (add.initial_sync, add.source);
-        if again {
-            let note = self.rundir.mirror_note(&self.key);
-            (initial_sync, source) = after_death(&add, note);
-        } else {
+        let (initial_sync, source) = believed(&add, self.rundir.mirror_note(&self.key).unwrap_or_default(), again);
+        if !again {
             check_log(&disks, &add)?;
             check_legs(&disks, &add)?;
         }
@@ -80,7 +76,11 @@ impl Server {
         let offsets: Vec<_> = add.legs.iter().map(|leg| Sector(leg.offset_sectors)).collect();
         let (handle_errors, keep_log) = (add.handle_errors, add.keep_log);
         let label = add.common.name.clone().unwrap_or_else(|| add.legs[0].path.display().to_string());
-        let note = Note { rundir: self.rundir.clone(), key: self.key.clone(), label, now: RefCell::default() };
+        let note = Note { rundir: self.rundir.clone(), key: self.key.clone(), label };
+        if initial_sync != InitialSync::NoSync {
+            let changed = self.rundir.change_mirror_note(&self.key, |note| note.in_sync = false);
+            changed.map_err(|error| format!("the state of the legs cannot be noted: {error}"))?;
+        }
         let open = move |family: Rc<Family>| async move {
             let Disks { legs, log, len, .. } = disks;
             let legs = legs.into_iter().zip(offsets);
@@ -189,15 +189,25 @@ fn region_size(add: &AddMirror, disks: &Disks) -> Result<Sectors, Failure> {
     Ok(region)
 }
 
-/// What to believe when a server takes over a mirror whose own has died. A log on a disk knows; of one in memory only the
-/// note is left. Requests that were in flight are sent once more, so legs that were equal become equal again.
-fn after_death(add: &AddMirror, note: Option<MirrorNote>) -> (InitialSync, Option<usize>) {
+/// What to believe about the legs, and the one to recover from. A log on a disk knows. Of one in memory only the note is
+/// left when a server takes over or a table replaces another: what was in flight at a server's death is sent once more, so
+/// legs that were equal become equal again; and a leg that has missed something is nothing to recover from.
+fn believed(add: &AddMirror, note: MirrorNote, again: bool) -> (InitialSync, Option<usize>) {
     if add.log.is_some() {
-        return (add.initial_sync, None);
+        return (if again { InitialSync::FromLog } else { add.initial_sync }, add.source.filter(|_| !again));
     }
-    let note = note.unwrap_or_default();
-    let source = (0..add.legs.len()).find(|leg| !note.failed.contains(leg));
-    if note.in_sync && note.failed.is_empty() { (InitialSync::NoSync, None) } else { (InitialSync::Sync, source) }
+    let is_right = |leg: &usize| !note.failed.contains(&leg_name(&add.legs[*leg]));
+    let source = add.source.filter(is_right).or_else(|| (0..add.legs.len()).find(is_right));
+    match (again, note.in_sync && note.failed.is_empty()) {
+        (false, _) => (add.initial_sync, source),
+        (true, true) => (InitialSync::NoSync, None),
+        (true, false) => (InitialSync::Sync, source),
+    }
+}
+
+/// What a leg is called in the note: its disk's name on the data thread.
+fn leg_name(leg: &Leg) -> String {
+    leg.path.display().to_string()
 }
 
 /// Discards go to all legs or to none.
@@ -262,29 +272,32 @@ struct Note {
     rundir: RunDir,
     key: String,
     label: String,
-    now: RefCell<MirrorNote>,
 }
 
 impl Note {
     /// Called by the target before it acknowledges anything that depends on the event.
     fn take(&self, event: &Event) {
-        let mut now = self.now.borrow_mut();
-        match event {
-            Event::InSync => *now = MirrorNote { failed: Vec::new(), in_sync: true },
-            Event::LegFailed { leg, failure: LegFailure::Write | LegFailure::Flush | LegFailure::Sync, .. } => {
-                now.in_sync = false;
-                if !now.failed.contains(leg) {
-                    now.failed.push(*leg);
-                }
+        let changed = self.rundir.change_mirror_note(&self.key, |note| match event {
+            Event::InSync => *note = MirrorNote { failed: Vec::new(), in_sync: true },
+            Event::LegFailed { disk, failure: LegFailure::Write | LegFailure::Flush | LegFailure::Sync, .. } => {
+                note_failure(note, disk);
             }
             Event::LegFailed { .. } | Event::LogFailed(_) | Event::WritesHeld => {}
-        }
-        if let Err(error) = self.rundir.write_mirror_note(&self.key, &now) {
+        });
+        if let Err(error) = changed {
             log::error!("{}: the state of its legs cannot be noted: {error}", self.label);
         }
         match event {
             Event::InSync => log::info!("{}: {event}", self.label),
             _ => log::warn!("{}: {event}", self.label),
         }
+    }
+}
+
+/// Notes that a leg does not have everything.
+pub(super) fn note_failure(note: &mut MirrorNote, leg: &str) {
+    note.in_sync = false;
+    if !note.failed.iter().any(|failed| failed == leg) {
+        note.failed.push(leg.to_owned());
     }
 }

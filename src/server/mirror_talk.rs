@@ -9,7 +9,7 @@ use dm_targets::table::LegHealth;
 use dm_targets::units::Sector;
 use serde_json::json;
 
-use super::mirror::named_leg;
+use super::mirror::{named_leg, note_failure};
 use super::{Failure, NamedLeg, Over, Server, content, no_device};
 use crate::commands::add::leg_of;
 use crate::family::{Caller, Family, Served};
@@ -30,6 +30,7 @@ impl Server {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
                 let (opened, named) = self.open_leg(id, &new)?;
+                self.note_incomplete(&named.0.disk.path)?;
                 self.on_mirror(id, move |family, mirror| async move {
                     let parts = LegParts { disk: family.disk(opened), offset: Sector(new.offset_sectors) };
                     mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
@@ -39,6 +40,7 @@ impl Server {
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
                 let (opened, named) = self.open_leg(id, &new)?;
+                self.note_incomplete(&named.0.disk.path)?;
                 self.on_mirror(id, move |family, mirror| async move {
                     let parts = LegParts { disk: family.disk(opened), offset: Sector(new.offset_sectors) };
                     mirror.add_leg(parts).await.map_err(|error| error.to_string())
@@ -50,6 +52,8 @@ impl Server {
             }
             ["remove-leg", leg] => {
                 let at = self.leg(id, leg)?;
+                // Until the state file has the other legs, a server that takes over would still believe in this one.
+                self.note_incomplete(&self.legs(id)?[at].disk.path)?;
                 self.on_mirror(id, move |_, mirror| async move {
                     mirror.remove_leg(at).await.map_err(|error| error.to_string())
                 })?;
@@ -123,6 +127,16 @@ impl Server {
             job(family, mirror).await
         };
         self.family.call(run).map_err(|error| error.to_string())?
+    }
+
+    /// Notes, before it is so, that a leg does not have everything. If it does not come to that, a server that takes over
+    /// recovers once too often.
+    fn note_incomplete(&self, leg: &str) -> Result<(), Failure> {
+        let (rundir, key, leg) = (self.rundir.clone(), self.key.clone(), leg.to_owned());
+        // On the thread that all notes are written by.
+        let note = move |_: Rc<Family>| async move { rundir.change_mirror_note(&key, |note| note_failure(note, &leg)) };
+        let noted = self.family.call(note).and_then(|noted| noted);
+        noted.map_err(|error| format!("the state of the legs cannot be noted: {error}"))
     }
 
     /// Notes other legs, so that list, table and the next server know them.

@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::units::{Sector, Sectors};
+use crate::units::{SECTOR_BYTES, Sector, Sectors};
 
 /// An error number as the kernel or the disk gave it, positive (`EIO` is 5). It reaches the caller unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -285,7 +285,7 @@ pub trait Backend {
     fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>>;
     /// Nobody waits any longer: the operation goes on and its id is free after the completion.
     fn detach(&self, id: OpId);
-    /// What the disk is and can do now.
+    /// What the disk is and can do; asked for once.
     fn limits(&self) -> Limits;
     /// The disk's size as last seen.
     fn size(&self) -> Sectors;
@@ -339,10 +339,21 @@ pub struct Counters {
     pub errors: u64,
 }
 
+#[derive(Default)]
+struct Tally {
+    reads: Cell<u64>,
+    writes: Cell<u64>,
+    flushes: Cell<u64>,
+    errors: Cell<u64>,
+}
+
 struct DiskInner {
     backend: Rc<dyn Backend>,
     name: Rc<str>,
-    counters: Cell<Counters>,
+    limits: Limits,
+    /// Bits of a sector number that are zero at the start of a logical block.
+    block_mask: u64,
+    tally: Tally,
 }
 
 /// A disk as targets see it: the only place where the contract is checked and operations are counted.
@@ -354,7 +365,10 @@ pub struct Disk {
 impl Disk {
     /// A disk over a backend, under the name that errors will show.
     pub fn new(name: &str, backend: Rc<dyn Backend>) -> Disk {
-        Disk { inner: Rc::new(DiskInner { backend, name: name.into(), counters: Cell::default() }) }
+        let limits = backend.limits();
+        let block_mask = (u64::from(limits.logical_block_bytes) / SECTOR_BYTES).saturating_sub(1);
+        let name = name.into();
+        Disk { inner: Rc::new(DiskInner { backend, name, limits, block_mask, tally: Tally::default() }) }
     }
 
     /// The name that errors show.
@@ -362,9 +376,9 @@ impl Disk {
         &self.inner.name
     }
 
-    /// What the disk is and can do.
-    pub fn limits(&self) -> Limits {
-        self.inner.backend.limits()
+    /// What the disk is and can do, as it was when it was opened.
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
     }
 
     /// The disk's size as last seen.
@@ -379,7 +393,8 @@ impl Disk {
 
     /// What went through it so far.
     pub fn counters(&self) -> Counters {
-        self.inner.counters.get()
+        let Tally { reads, writes, flushes, errors } = &self.inner.tally;
+        Counters { reads: reads.get(), writes: writes.get(), flushes: flushes.get(), errors: errors.get() }
     }
 
     /// Whether two handles reach the same open disk.
@@ -393,14 +408,13 @@ impl Disk {
         let refused = !self.allowed(&op);
         debug_assert!(!refused, "{}: operation outside the contract: {op:?}", self.inner.name);
         let state = if refused { IoState::Refused } else { IoState::Started(self.inner.backend.start(op)) };
-        let mut counters = self.inner.counters.get();
+        let tally = &self.inner.tally;
         match kind {
-            OpKind::Read => counters.reads += 1,
-            OpKind::Write { .. } => counters.writes += 1,
-            OpKind::Flush => counters.flushes += 1,
+            OpKind::Read => tally.reads.set(tally.reads.get() + 1),
+            OpKind::Write { .. } => tally.writes.set(tally.writes.get() + 1),
+            OpKind::Flush => tally.flushes.set(tally.flushes.get() + 1),
             OpKind::Discard | OpKind::WriteZeroes => {}
         }
-        self.inner.counters.set(counters);
         Io { disk: self.clone(), kind, sector, count, state }
     }
 
@@ -428,9 +442,8 @@ impl Disk {
         if op.kind == OpKind::Flush {
             return op.count.0 == 0;
         }
-        let block = u64::from(self.limits().logical_block_bytes) / crate::units::SECTOR_BYTES;
         let inside = op.sector.0.checked_add(op.count.0).is_some_and(|end| end <= self.size().0);
-        inside && op.count.0 > 0 && op.sector.0 % block == 0 && op.count.0 % block == 0
+        inside && op.count.0 > 0 && (op.sector.0 | op.count.0) & self.inner.block_mask == 0
     }
 }
 
@@ -459,9 +472,7 @@ pub struct Io {
 impl Io {
     fn error(&self, errno: Errno) -> DiskError {
         let inner = &self.disk.inner;
-        let mut counters = inner.counters.get();
-        counters.errors += 1;
-        inner.counters.set(counters);
+        inner.tally.errors.set(inner.tally.errors.get() + 1);
         DiskError { kind: self.kind, disk: inner.name.clone(), sector: self.sector, count: self.count, errno }
     }
 }

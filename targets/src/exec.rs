@@ -27,6 +27,11 @@ impl ReadyQueue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(position)
     }
 
+    /// Gives all that is queued for an empty list.
+    fn exchange(&self, list: &mut VecDeque<u32>) {
+        std::mem::swap(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), list);
+    }
+
     fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -51,9 +56,9 @@ impl Wake for TaskWaker {
 }
 
 struct Slot {
-    task: Option<Task>,
+    /// The task and its waker, while it is not running.
+    task: Option<(Task, Waker)>,
     shared: Arc<TaskWaker>,
-    waker: Waker,
 }
 
 #[derive(Default)]
@@ -61,6 +66,8 @@ struct Inner {
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<u32>>,
     live: Cell<usize>,
+    /// The tasks of the pass that is being run, and memory for the next.
+    pass: RefCell<VecDeque<u32>>,
 }
 
 /// A single-threaded set of tasks. Clones share the set.
@@ -85,19 +92,20 @@ impl Executor {
         let mut slots = self.inner.slots.borrow_mut();
         let index = match self.inner.free.borrow_mut().pop() {
             Some(index) => {
-                slots[index as usize].task = Some(task);
+                let slot = &mut slots[index as usize];
+                slot.task = Some((task, Waker::from(slot.shared.clone())));
                 index
             }
             None => {
                 // More than 2^32 tasks cannot exist: each owns heap memory.
                 let index = u32::try_from(slots.len()).unwrap_or(u32::MAX);
                 let shared = Arc::new(TaskWaker { index, queued: AtomicBool::new(false), ready: self.ready.clone() });
-                slots.push(Slot { task: Some(task), waker: Waker::from(shared.clone()), shared });
+                slots.push(Slot { task: Some((task, Waker::from(shared.clone()))), shared });
                 index
             }
         };
         self.inner.live.set(self.inner.live.get() + 1);
-        slots[index as usize].waker.wake_by_ref();
+        slots[index as usize].shared.wake_by_ref();
     }
 
     /// Tasks that have not ended.
@@ -113,27 +121,42 @@ impl Executor {
     /// Runs the ready task at a position of the queue, if there is one; says whether it did.
     pub fn run_one(&self, position: usize) -> bool {
         let Some(index) = self.ready.take(position) else { return false };
+        self.run(index);
+        true
+    }
+
+    fn run(&self, index: u32) {
         let (mut task, waker) = {
             let mut slots = self.inner.slots.borrow_mut();
             let slot = &mut slots[index as usize];
             slot.shared.queued.store(false, Ordering::Release);
             // A slot without a task was woken after its task's end.
-            let Some(task) = slot.task.take() else { return true };
-            (task, slot.waker.clone())
+            let Some(task) = slot.task.take() else { return };
+            task
         };
         match task.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Pending => self.inner.slots.borrow_mut()[index as usize].task = Some(task),
+            Poll::Pending => self.inner.slots.borrow_mut()[index as usize].task = Some((task, waker)),
             Poll::Ready(()) => {
                 self.inner.free.borrow_mut().push(index);
                 self.inner.live.set(self.inner.live.get() - 1);
             }
         }
-        true
     }
 
     /// Runs ready tasks in the order they were woken until none is ready.
     pub fn run_ready(&self) {
-        while self.run_one(0) {}
+        loop {
+            let mut pass = self.inner.pass.take();
+            self.ready.exchange(&mut pass);
+            if pass.is_empty() {
+                self.inner.pass.replace(pass);
+                return;
+            }
+            for index in pass.drain(..) {
+                self.run(index);
+            }
+            self.inner.pass.replace(pass);
+        }
     }
 }
 

@@ -215,8 +215,7 @@ async fn flush_all(outcome: &mut Outcome, regions: &[IoRegion]) {
     }
 }
 
-/// Longest operation of a kind on a disk, in sectors; zero if the disk has no such operation. Sampled once per region,
-/// because the kernel may take the ability away while a request is being cut.
+/// Longest operation of a kind on a disk, in sectors; zero if the disk has no such operation.
 fn piece_limit(op: IoOp, disk: &Disk) -> u64 {
     match op {
         IoOp::Read | IoOp::Write { .. } => Sectors::from_bytes(MAX_PIECE_BYTES).0,

@@ -100,12 +100,20 @@ impl Client {
         &self.shared.throttle
     }
 
+    /// The time for the throttle, which costs a look at the clock and is not asked for when nothing is limited.
+    pub(super) fn throttle_ms(&self) -> u64 {
+        if self.shared.throttle.counts_time() { self.shared.host.now_ms() } else { 0 }
+    }
+
     /// Memory for a slice: shared memory if there is some, else the reserve, else later.
     pub(super) fn take_buffer(&self, count_sectors: u64, cx: &mut Context<'_>) -> Option<Buffer> {
         let bytes = u32::try_from(Sectors(count_sectors).bytes()).ok()?;
         let buffer = Buffer::acquire(&self.shared.host, bytes).or_else(|| self.shared.reserve.borrow_mut().take());
         if buffer.is_none() {
-            self.shared.waiting_for_memory.borrow_mut().push(cx.waker().clone());
+            let mut waiting = self.shared.waiting_for_memory.borrow_mut();
+            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+                waiting.push(cx.waker().clone());
+            }
         }
         buffer
     }
@@ -128,8 +136,10 @@ impl Client {
         if buffer.id().0 == self.shared.reserve_id {
             *self.shared.reserve.borrow_mut() = Some(buffer);
         }
-        for waker in self.shared.waiting_for_memory.borrow_mut().drain(..) {
-            waker.wake();
+        if !self.shared.waiting_for_memory.borrow().is_empty() {
+            for waker in self.shared.waiting_for_memory.borrow_mut().drain(..) {
+                waker.wake();
+            }
         }
     }
 

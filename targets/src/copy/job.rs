@@ -83,9 +83,15 @@ pub struct Job {
     /// How zeroes are written when there is no source: with `Memory::None` by the disk itself.
     pub(super) zeroes: Memory,
     slices: Vec<Slice>,
+    /// Slices that are not idle.
+    active: usize,
+    /// Slices that have been used in this run: the first so many.
+    used: usize,
     source: Option<Disk>,
     flags: Flags,
     cursor: u64,
+    /// The range from the cursor on that the next slice will take.
+    next: Option<(u64, u64)>,
     write_cursor: u64,
     stopped: bool,
 }
@@ -98,9 +104,12 @@ impl Job {
             write_error: None,
             zeroes: Memory::None,
             slices: (0..SLICES_IN_FLIGHT).map(|_| Slice::new()).collect(),
+            active: 0,
+            used: 0,
             source: None,
             flags: Flags::default(),
             cursor: 0,
+            next: None,
             write_cursor: 0,
             stopped: false,
         }
@@ -119,13 +128,19 @@ impl Job {
         self.source = source.cloned();
         self.flags = flags;
         self.cursor = 0;
-        self.write_cursor = self.next_range().map_or(0, |(from, _)| from);
+        self.next = self.next_range();
+        self.write_cursor = self.next.map_or(0, |(from, _)| from);
+        (self.active, self.used) = (0, 0);
         self.stopped = false;
         Run { job: self, client }
     }
 
     /// The next range of the source that some part needs, at most a slice long.
     fn next_range(&self) -> Option<(u64, u64)> {
+        if let [part] = &self.parts[..] {
+            let start = part.from.0.max(self.cursor);
+            return (start < part.end()).then(|| (start, (part.end() - start).min(SLICE_SECTORS)));
+        }
         let needs = |part: &&Part| part.end() > self.cursor && part.count.0 > 0;
         let start = self.parts.iter().filter(needs).map(|part| part.from.0.max(self.cursor)).min()?;
         let limit = start + SLICE_SECTORS;
@@ -142,14 +157,41 @@ impl Job {
     }
 
     fn done(&self) -> bool {
-        let idle = self.slices.iter().all(|slice| matches!(slice.state, State::Idle));
-        idle && (self.stopped || self.next_range().is_none())
+        self.active == 0 && (self.stopped || self.next.is_none())
+    }
+
+    /// Starts slices as long as there is something left to copy, a slice is idle and there is memory.
+    fn begin(&mut self, client: &Client, cx: &mut Context<'_>) {
+        let mut index = 0;
+        while let Some((from, count)) = self.next {
+            if self.stopped || self.active == self.slices.len() {
+                return;
+            }
+            while !matches!(self.slices[index].state, State::Idle) {
+                index += 1;
+            }
+            let slice = &mut self.slices[index];
+            slice.state = State::WantsWrite;
+            if self.source.is_some() {
+                slice.buffer = client.take_buffer(count, cx);
+                slice.state = State::WantsRead;
+                if slice.buffer.is_none() {
+                    slice.state = State::Idle;
+                    return;
+                }
+            }
+            (slice.from, slice.count, slice.pauses, slice.wake_at_ms) = (from, count, 0, 0);
+            self.active += 1;
+            self.used = self.used.max(index + 1);
+            self.cursor = from + count;
+            self.next = self.next_range();
+        }
     }
 
     /// Moves one slice forward; says whether anything changed.
     fn step(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
         match self.slices[index].state {
-            State::Idle => self.begin(index, client, cx),
+            State::Idle => false,
             State::WantsRead => self.read(index, client, cx),
             State::Reading(_) => self.poll_read(index, client, cx),
             State::WantsWrite => self.write(index, client, cx),
@@ -157,30 +199,10 @@ impl Job {
         }
     }
 
-    fn begin(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
-        if self.stopped {
-            return false;
-        }
-        let Some((from, count)) = self.next_range() else { return false };
-        let mut buffer = None;
-        if self.source.is_some() {
-            buffer = client.take_buffer(count, cx);
-            if buffer.is_none() {
-                return false;
-            }
-        }
-        self.cursor = from + count;
-        let slice = &mut self.slices[index];
-        (slice.from, slice.count, slice.buffer, slice.pauses) = (from, count, buffer, 0);
-        slice.wake_at_ms = 0;
-        slice.state = if self.source.is_some() { State::WantsRead } else { State::WantsWrite };
-        true
-    }
-
     /// Whether the throttle lets this slice's next operation start.
     fn admitted(slice: &mut Slice, client: &Client, cx: &mut Context<'_>) -> bool {
-        let now_ms = client.host().now_ms();
-        if now_ms >= slice.wake_at_ms {
+        let now_ms = client.throttle_ms();
+        if now_ms >= slice.wake_at_ms || !client.throttle().counts_time() {
             if client.throttle().admit(now_ms, slice.pauses) == Admission::Admitted {
                 slice.pauses = 0;
                 return true;
@@ -206,7 +228,7 @@ impl Job {
         let slice = &mut self.slices[index];
         let State::Reading(io) = &mut slice.state else { return false };
         let Poll::Ready(result) = Pin::new(io).poll(cx) else { return false };
-        client.throttle().done(client.host().now_ms());
+        client.throttle().done(client.throttle_ms());
         slice.state = State::WantsWrite;
         if let Err(error) = result {
             self.read_error.get_or_insert(error);
@@ -248,7 +270,8 @@ impl Job {
             if start < end {
                 let at = Sector(head.at.0 + (start - head.from.0));
                 let memory = match &slice.buffer {
-                    Some(buffer) => buffer.at(0).advanced(Sectors(start - from).bytes()),
+                    // A slice is far below 4 GiB.
+                    Some(buffer) => buffer.at(u32::try_from(Sectors(start - from).bytes()).unwrap_or(u32::MAX)),
                     None => self.zeroes.clone(),
                 };
                 slice.writes.push((start_write(head, at, end - start, memory), first, last));
@@ -277,7 +300,7 @@ impl Job {
         if !slice.writes.is_empty() {
             return false;
         }
-        client.throttle().done(client.host().now_ms());
+        client.throttle().done(client.throttle_ms());
         self.end(index, client);
         true
     }
@@ -288,6 +311,7 @@ impl Job {
     }
 
     fn end(&mut self, index: usize, client: &Client) {
+        self.active -= 1;
         let slice = &mut self.slices[index];
         slice.state = State::Idle;
         client.add_moved(slice.count);
@@ -336,11 +360,10 @@ impl Future for Run<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let Run { job, client } = &mut *self;
         loop {
-            let mut changed = false;
-            for index in 0..SLICES_IN_FLIGHT {
-                while job.step(index, client, cx) {
-                    changed = true;
-                }
+            job.begin(client, cx);
+            let (active, write_cursor) = (job.active, job.write_cursor);
+            for index in 0..job.used {
+                while job.step(index, client, cx) {}
             }
             if job.done() {
                 // A part that no slice reached because the job stopped was not written either.
@@ -352,7 +375,8 @@ impl Future for Run<'_> {
                 }
                 return Poll::Ready(());
             }
-            if !changed {
+            // Only an idle slice, the turn to write and an error concern other slices.
+            if job.active == active && job.write_cursor == write_cursor {
                 return Poll::Pending;
             }
         }

@@ -50,6 +50,11 @@ impl Throttle {
         self.percent.set(percent);
     }
 
+    /// Whether it looks at the time at all.
+    pub fn counts_time(&self) -> bool {
+        self.percent.get() < UNLIMITED_PERCENT
+    }
+
     /// Asks for an operation to start. `pauses` is how often it has paused already.
     pub fn admit(&self, now_ms: u64, pauses: u32) -> Admission {
         let mut sums = self.sums.borrow_mut();

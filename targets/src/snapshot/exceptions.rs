@@ -12,6 +12,7 @@
 use std::collections::VecDeque;
 
 use super::format::Record;
+use super::mapping::Mapping;
 use crate::hash::NumberTable as Table;
 use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, CowChunk};
@@ -106,7 +107,7 @@ struct TrackedRead {
 /// All that is known about the chunks of one snapshot.
 pub struct Exceptions {
     health: Health,
-    complete: Table<CowChunk>,
+    complete: Mapping,
     pending: Table<u32>,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -121,7 +122,7 @@ impl Exceptions {
     pub fn new(health: Health) -> Exceptions {
         Exceptions {
             health,
-            complete: Table::default(),
+            complete: Mapping::default(),
             pending: Table::default(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -133,17 +134,22 @@ impl Exceptions {
 
     /// Takes over a record from disk; `false` if the origin chunk has one already.
     pub fn load(&mut self, record: Record) -> bool {
-        self.complete.insert(record.old.0, record.new).is_none()
+        self.complete.insert(record.old, record.new)
     }
 
     /// The COW chunks of all complete exceptions, in no order.
     pub fn cow_chunks(&self) -> impl Iterator<Item = CowChunk> + '_ {
-        self.complete.values().copied()
+        self.complete.cow_chunks()
     }
 
     /// Whether the snapshot can be used.
     pub fn health(&self) -> Health {
         self.health
+    }
+
+    /// Bytes of memory that the complete exceptions take.
+    pub fn memory_bytes(&self) -> usize {
+        self.complete.memory_bytes()
     }
 
     /// Complete exceptions.
@@ -162,7 +168,7 @@ impl Exceptions {
             return ReadStep::Fail;
         }
         // A pending exception does not count: until its record is durable the snapshot shows the origin.
-        self.complete.get(&chunk.0).map_or(ReadStep::Origin, |new| ReadStep::Cow(*new))
+        self.complete.get(chunk).map_or(ReadStep::Origin, ReadStep::Cow)
     }
 
     /// What a write of the snapshot does.
@@ -170,8 +176,8 @@ impl Exceptions {
         if self.health != Health::Valid {
             return WriteStep::Fail;
         }
-        if let Some(new) = self.complete.get(&chunk.0) {
-            return WriteStep::Redirect(*new);
+        if let Some(new) = self.complete.get(chunk) {
+            return WriteStep::Redirect(new);
         }
         self.pending.get(&chunk.0).map_or(WriteStep::Create, |slot| WriteStep::Wait(self.id(*slot)))
     }
@@ -184,7 +190,7 @@ impl Exceptions {
             Health::Invalidating => return OriginStep::WaitInvalid,
             Health::Valid | Health::Overflowed => {}
         }
-        if self.complete.contains_key(&chunk.0) {
+        if self.complete.get(chunk).is_some() {
             let read = self.reads.iter().any(|read| read.first <= chunk.0 && chunk.0 <= read.last);
             let wait = read && !mutant::is(Mutant::ReadsIgnored);
             return if wait { OriginStep::WaitReads } else { OriginStep::Pass };
@@ -250,13 +256,14 @@ impl Exceptions {
 
     /// The oldest pending exception is durable: from now on the snapshot shows its COW chunk. Gives its slot.
     pub fn publish(&mut self) -> Option<u32> {
-        let mut first = 0;
-        if mutant::is(Mutant::OutOfOrder) {
-            first = self.order.iter().position(|slot| self.slots[*slot as usize].stage == Stage::Copied)?;
-        }
-        let slot = self.order.remove(first)?;
+        let slot = if mutant::is(Mutant::OutOfOrder) {
+            let first = self.order.iter().position(|slot| self.slots[*slot as usize].stage == Stage::Copied)?;
+            self.order.remove(first)?
+        } else {
+            self.order.pop_front()?
+        };
         let record = self.slots[slot as usize].record;
-        self.complete.insert(record.old.0, record.new);
+        self.complete.insert(record.old, record.new);
         self.release(slot);
         Some(slot)
     }
@@ -306,7 +313,7 @@ impl Exceptions {
         while let Some(slot) = self.order.pop_front() {
             self.release(slot);
         }
-        self.complete = Table::default();
+        self.complete = Mapping::default();
     }
 }
 

@@ -27,7 +27,7 @@
 //!
 //! # Who does what
 //!
-//! [`exceptions`] decides (pure), [`format`] knows the bytes (pure), [`store`] makes records durable, [`target`] and
+//! [`exceptions`] decides (pure) with what [`mapping`] holds (pure), [`format`] knows the bytes (pure), [`store`] makes records durable, [`target`] and
 //! [`origin`] carry requests out. All targets of a family run on one thread, so state is borrowed, never locked, and never
 //! borrowed across an await.
 
@@ -36,6 +36,7 @@ mod creation;
 pub mod exceptions;
 pub mod format;
 mod load;
+pub mod mapping;
 pub mod origin;
 mod read;
 mod runs;

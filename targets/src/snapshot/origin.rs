@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
 use super::target::{Crowded, Snapshot};
-use crate::copy::{self, Flags, Job};
+use crate::copy::{self, Flags, Job, JobLease};
 use crate::disk::{Disk, DiskError, Io};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
@@ -129,16 +129,15 @@ impl Origin {
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
         loop {
             self.gate.open().await;
-            let mut job = self.copy.job();
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
+            let mut job = None;
             let obstacle = self.decide(request, &mut job, &mut created);
-            if !created.is_empty() {
+            if let Some(mut job) = job {
                 self.copy_out(&mut job, &created).await;
             }
             let nothing_created = created.is_empty();
             created.clear();
             self.lists.borrow_mut().push(created);
-            drop(job);
             match obstacle {
                 Some(Obstacle::Pending(snapshot, id)) => snapshot.pending_done(id).await,
                 Some(Obstacle::NotYet(snapshot, chunk)) => snapshot.origin_write_allowed(chunk).await,
@@ -153,7 +152,7 @@ impl Origin {
 
     /// Asks every snapshot about every chunk of a write. Creates the exceptions that are missing, with their copies in
     /// the job, and gives the last obstacle met.
-    fn decide(&self, request: &Request, job: &mut Job, created: &mut Vec<Created>) -> Option<Obstacle> {
+    fn decide(&self, request: &Request, job: &mut Option<JobLease>, created: &mut Vec<Created>) -> Option<Obstacle> {
         let mut obstacle = None;
         for snapshot in self.snapshots.borrow().iter() {
             let end = request.sector.plus(request.count).0.min(snapshot.len().0);
@@ -169,7 +168,7 @@ impl Origin {
                     OriginStep::Pass => continue,
                     OriginStep::Wait(id) => Some(Obstacle::Pending(snapshot.clone(), id)),
                     OriginStep::WaitReads | OriginStep::WaitInvalid => Some(Obstacle::NotYet(snapshot.clone(), chunk)),
-                    OriginStep::CopyOut => match snapshot.begin_copy_out(chunk, job) {
+                    OriginStep::CopyOut => match self.begin_copy_out(snapshot, chunk, job) {
                         Ok(Some(id)) => {
                             created.push((snapshot.clone(), id));
                             Some(Obstacle::Pending(snapshot.clone(), id))
@@ -184,6 +183,15 @@ impl Origin {
             }
         }
         obstacle
+    }
+
+    fn begin_copy_out(
+        &self,
+        snapshot: &Snapshot,
+        chunk: Chunk,
+        job: &mut Option<JobLease>,
+    ) -> Result<Option<PendingId>, Crowded> {
+        snapshot.begin_copy_out(chunk, job.get_or_insert_with(|| self.copy.job()))
     }
 
     /// Copies what the job says, one read for all snapshots, and reports each part to its snapshot.

@@ -3,7 +3,7 @@
 //! Rules kept here: I4 (what is on its way to the origin is tracked until it has completed), I6.
 
 use super::exceptions::ReadStep;
-use super::runs::{Run, Runs, finish};
+use super::runs::Runs;
 use super::target::Snapshot;
 use crate::copy::Flags;
 use crate::request::{Request, TargetError, pass_through, payload};
@@ -11,24 +11,30 @@ use crate::units::{Sector, Sectors};
 
 impl Snapshot {
     pub(super) async fn read(&self, request: &Request) -> Result<(), TargetError> {
+        let mut runs = self.idle_runs.take();
         let mut done = Sectors(0);
-        while done < request.count {
-            let (mut runs, from) = (Runs::default(), done);
-            let tracked = self.map_read(request, &mut done, &mut runs)?;
-            let mut ios = runs.start(|run| run.disk.read(run.at, run.count, payload(request, run.offset)));
-            let (error, _) = finish(&runs, &mut ios).await;
-            if let Some(key) = tracked {
-                self.state.borrow_mut().untrack_read(key);
-                self.changed.wake_all();
-            }
-            if let Some(error) = error {
-                return Err(error.into());
-            }
-            // Origin writes do not wait for the reads of an invalid snapshot (I4), so this one may have been overtaken.
-            if tracked.is_some() && !self.health().is_kept() {
-                return Err(TargetError::Invalid);
-            }
-            debug_assert!(done > from);
+        let mut result = Ok(());
+        while done < request.count && result.is_ok() {
+            result = self.read_stretch(request, &mut done, &mut runs).await;
+        }
+        self.idle_runs.give_back(runs);
+        result
+    }
+
+    async fn read_stretch(&self, request: &Request, done: &mut Sectors, runs: &mut Runs) -> Result<(), TargetError> {
+        let tracked = self.map_read(request, done, runs)?;
+        runs.start(|run| run.disk.read(run.at, run.count, payload(request, run.offset)));
+        let (error, _) = runs.finish().await;
+        if let Some(key) = tracked {
+            self.state.borrow_mut().untrack_read(key);
+            self.changed.wake_all();
+        }
+        if let Some(error) = error {
+            return Err(error.into());
+        }
+        // Origin writes do not wait for the reads of an invalid snapshot (I4), so this one may have been overtaken.
+        if tracked.is_some() && !self.health().is_kept() {
+            return Err(TargetError::Invalid);
         }
         Ok(())
     }
@@ -49,7 +55,7 @@ impl Snapshot {
                     (&self.origin, sector)
                 }
             };
-            runs.push(Run { disk: disk.clone(), at, count, offset: *done, fresh: false });
+            runs.push(disk, at, count, *done, false);
             done.0 += count.0;
         }
         Ok(last_on_origin.map(|last| state.track_read(first, last)))

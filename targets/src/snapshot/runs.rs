@@ -2,6 +2,8 @@
 //!
 //! Rule kept here: I6 (everything started is awaited).
 
+use std::cell::RefCell;
+
 use crate::disk::{Disk, DiskError, Io};
 use crate::units::{Sector, Sectors};
 
@@ -18,46 +20,60 @@ pub(super) struct Run {
     pub(super) fresh: bool,
 }
 
-/// The ranges of a stretch of a request.
+/// The ranges of a stretch of a request, and the operations on them.
 #[derive(Default)]
 pub(super) struct Runs {
-    items: [Option<Run>; RUNS],
-    len: usize,
+    items: Vec<Run>,
+    ios: Vec<Io>,
 }
 
 impl Runs {
     pub(super) fn full(&self) -> bool {
-        self.len == RUNS
+        self.items.len() == RUNS
     }
 
     /// Adds a range, joined with the last one if it continues it.
-    pub(super) fn push(&mut self, run: Run) {
-        if let Some(last) = self.len.checked_sub(1).and_then(|index| self.items[index].as_mut()) {
-            let follows = last.at.plus(last.count) == run.at && last.fresh == run.fresh;
-            if follows && last.disk.same(&run.disk) {
-                last.count.0 += run.count.0;
+    pub(super) fn push(&mut self, disk: &Disk, at: Sector, count: Sectors, offset: Sectors, fresh: bool) {
+        if let Some(last) = self.items.last_mut() {
+            let follows = last.at.plus(last.count) == at && last.fresh == fresh;
+            if follows && last.disk.same(disk) {
+                last.count.0 += count.0;
                 return;
             }
         }
-        self.items[self.len] = Some(run);
-        self.len += 1;
+        self.items.push(Run { disk: disk.clone(), at, count, offset, fresh });
     }
 
     /// Starts the operation on every range.
-    pub(super) fn start(&self, mut op: impl FnMut(&Run) -> Io) -> [Option<Io>; RUNS] {
-        std::array::from_fn(|index| self.items[index].as_ref().map(&mut op))
+    pub(super) fn start(&mut self, op: impl FnMut(&Run) -> Io) {
+        self.ios.extend(self.items.iter().map(op));
+    }
+
+    /// Awaits every operation, also after an error (I6), and gives the first error of the old and of the fresh ranges.
+    /// There are no ranges afterwards.
+    pub(super) async fn finish(&mut self) -> (Option<DiskError>, Option<DiskError>) {
+        let (mut old, mut fresh) = (None, None);
+        for (run, io) in self.items.drain(..).zip(self.ios.drain(..)) {
+            if let Err(error) = io.await {
+                if run.fresh { &mut fresh } else { &mut old }.get_or_insert(error);
+            }
+        }
+        (old, fresh)
     }
 }
 
-/// Awaits every operation, also after an error (I6), and gives the first error of the old and of the fresh ranges.
-pub(super) async fn finish(runs: &Runs, ios: &mut [Option<Io>; RUNS]) -> (Option<DiskError>, Option<DiskError>) {
-    let (mut old, mut fresh) = (None, None);
-    for (index, io) in ios.iter_mut().enumerate() {
-        let Some(io) = io.take() else { continue };
-        if let Err(error) = io.await {
-            let is_fresh = runs.items[index].as_ref().is_some_and(|run| run.fresh);
-            if is_fresh { &mut fresh } else { &mut old }.get_or_insert(error);
-        }
+/// Lists of ranges that no request uses, kept with their memory for the next.
+#[derive(Default)]
+pub(super) struct IdleRuns(RefCell<Vec<Runs>>);
+
+impl IdleRuns {
+    pub(super) fn take(&self) -> Runs {
+        self.0.borrow_mut().pop().unwrap_or_default()
     }
-    (old, fresh)
+
+    pub(super) fn give_back(&self, mut runs: Runs) {
+        runs.items.clear();
+        runs.ios.clear();
+        self.0.borrow_mut().push(runs);
+    }
 }

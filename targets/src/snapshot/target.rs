@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::exceptions::{Exceptions, Health, OriginStep, PendingId};
 use super::format::{Record, Usage};
 use super::origin::Gate;
+use super::runs::IdleRuns;
 use super::store::{OpenStore, Store, StoreError};
 use super::{Cause, Event};
 use crate::copy::{self, Job, Part};
@@ -100,6 +101,7 @@ pub struct Snapshot {
     pub(super) stats: Cell<Stats>,
     /// Lists of created exceptions, kept for the next request.
     pub(super) lists: RefCell<Vec<Vec<PendingId>>>,
+    pub(super) idle_runs: IdleRuns,
 }
 
 impl Snapshot {
@@ -138,6 +140,7 @@ impl Snapshot {
             announced: Cell::new(0),
             stats: Cell::default(),
             lists: RefCell::default(),
+            idle_runs: IdleRuns::default(),
         }))
     }
 

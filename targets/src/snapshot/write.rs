@@ -4,10 +4,10 @@
 
 use super::exceptions::{Health, PendingId, WriteStep};
 use super::format::Record;
-use super::runs::{Run, Runs, finish};
+use super::runs::Runs;
 use super::target::{MAX_PENDING, OnFull, Snapshot};
 use super::{Cause, Event};
-use crate::copy::{Flags, Job, Part};
+use crate::copy::{Flags, JobLease, Part};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError, payload};
 use crate::units::{Chunk, CowChunk, Sector, Sectors};
@@ -30,13 +30,13 @@ impl Snapshot {
     pub(super) async fn write(&self, request: &Request, fua: bool) -> Result<(), TargetError> {
         let mut done = Sectors(0);
         while done < request.count {
-            let mut runs = Runs::default();
-            let mut job = self.copy.job();
+            let (mut runs, mut around) = (self.idle_runs.take(), None);
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
-            let stop = self.map_write(request, &mut done, &mut runs, &mut job, &mut created);
-            let result = self.write_stretch(request, fua, &runs, &mut job, &created).await;
+            let stop = self.map_write(request, &mut done, &mut runs, &mut around, &mut created);
+            let result = self.write_stretch(request, fua, &mut runs, around, &created).await;
             created.clear();
             self.lists.borrow_mut().push(created);
+            self.idle_runs.give_back(runs);
             result?;
             match stop {
                 Stop::Done => {}
@@ -59,7 +59,7 @@ impl Snapshot {
         request: &Request,
         done: &mut Sectors,
         runs: &mut Runs,
-        job: &mut Job,
+        around: &mut Option<JobLease>,
         created: &mut Vec<PendingId>,
     ) -> Stop {
         let mut state = self.state.borrow_mut();
@@ -76,19 +76,19 @@ impl Snapshot {
                     }
                     let Some(new) = self.store.allocate() else { return Stop::Full };
                     created.push(state.begin(Record { old: chunk, new }));
-                    self.copy_around(chunk, new, sector, count, job);
+                    self.copy_around(chunk, new, sector, count, around);
                     (new, true)
                 }
             };
             let at = self.in_cow(new, sector);
-            runs.push(Run { disk: self.cow.clone(), at, count, offset: *done, fresh });
+            runs.push(&self.cow, at, count, *done, fresh);
             done.0 += count.0;
         }
         Stop::Done
     }
 
     /// Adds to a job what a write of `count` at `sector` leaves alone of its chunk.
-    fn copy_around(&self, chunk: Chunk, new: CowChunk, sector: Sector, count: Sectors, job: &mut Job) {
+    fn copy_around(&self, chunk: Chunk, new: CowChunk, sector: Sector, count: Sectors, around: &mut Option<JobLease>) {
         if mutant::is(Mutant::PartialNotCopied) {
             return;
         }
@@ -97,6 +97,7 @@ impl Snapshot {
         for (from, to) in [(start, sector), (end, chunk_end)] {
             if from < to {
                 let (count, at) = (Sectors(to.0 - from.0), self.in_cow(new, from));
+                let job = around.get_or_insert_with(|| self.copy.job());
                 job.parts.push(Part { from, count, to: self.cow.clone(), at, failed: false });
             }
         }
@@ -106,22 +107,26 @@ impl Snapshot {
         &self,
         request: &Request,
         fua: bool,
-        runs: &Runs,
-        job: &mut Job,
+        runs: &mut Runs,
+        mut around: Option<JobLease>,
         created: &[PendingId],
     ) -> Result<(), TargetError> {
         // The flush before the record covers fresh data; only data in chunks that exist needs FUA of its own.
-        let mut ios =
-            runs.start(|run| run.disk.write(run.at, run.count, payload(request, run.offset), fua && !run.fresh));
-        if !job.parts.is_empty() {
+        runs.start(|run| run.disk.write(run.at, run.count, payload(request, run.offset), fua && !run.fresh));
+        if let Some(job) = &mut around {
             self.copy.run_parts(job, &self.origin, Flags::default()).await;
         }
-        let (error, fresh_error) = finish(runs, &mut ios).await;
-        let copy_error = job.read_error.clone().or_else(|| job.write_error.clone()).or(fresh_error);
+        let (error, fresh_error) = runs.finish().await;
         if !created.is_empty() {
-            self.count_copies(created.len() as u64, job.parts.iter().map(|part| part.count.bytes()).sum());
+            let (mut copy_error, mut copied_bytes) = (fresh_error, 0);
+            if let Some(job) = &around {
+                copy_error = job.read_error.clone().or_else(|| job.write_error.clone()).or(copy_error);
+                copied_bytes = job.parts.iter().map(|part| part.count.bytes()).sum();
+            }
+            self.count_copies(created.len() as u64, copied_bytes);
             let ok = copy_error.is_none();
             self.copied(created.iter().map(|id| (*id, ok)), copy_error);
+            drop(around);
             for id in created {
                 if !mutant::is(Mutant::AckBeforeRecord) {
                     self.pending_done(*id).await;

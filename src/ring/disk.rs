@@ -1,0 +1,158 @@
+//! Files and disks on the ring.
+//!
+//! A file used through the ring's file table spares the kernel a look-up on every operation. Kernels before 6.13 give a
+//! table entry back only when all older requests have ended, and the ublk commands of an idle device never do; there, files
+//! are used by descriptor.
+
+use std::cell::{Cell, RefCell};
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use dm_targets::disk::{Backend, Errno, Limits, Op, OpId};
+use dm_targets::units::Sectors;
+use io_uring::squeue;
+use io_uring::types::Fd;
+
+use super::merge::can_join;
+use super::{Inner, SizeProbe, Work};
+
+/// Places in the file table: a disk for every snapshot and two files for every device of a large family. Files that find
+/// no place are used by descriptor.
+pub(super) const REGISTERED_FILES: u32 = 1024;
+/// The first kernel that gives a table entry back when its own requests have ended.
+const EARLY_RELEASE: (u32, u32) = (6, 13);
+
+/// Free places of the file table.
+#[derive(Default)]
+pub(super) struct FileTable {
+    free: RefCell<Vec<u32>>,
+}
+
+impl FileTable {
+    /// Has the kernel make the table, if it is one that gives entries back.
+    pub(super) fn new(uring: &io_uring::IoUring) -> FileTable {
+        let able = kernel_version().is_some_and(|version| version >= EARLY_RELEASE);
+        let free = if able && uring.submitter().register_files_sparse(REGISTERED_FILES).is_ok() {
+            (0..REGISTERED_FILES).rev().collect()
+        } else {
+            Vec::new()
+        };
+        FileTable { free: RefCell::new(free) }
+    }
+}
+
+/// Major and minor number of the running kernel.
+fn kernel_version() -> Option<(u32, u32)> {
+    // SAFETY: all bytes zero is a valid value of a structure of character arrays.
+    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
+    // SAFETY: `name` is writable and of the right type.
+    if unsafe { libc::uname(&mut name) } != 0 {
+        return None;
+    }
+    // SAFETY: the kernel ends the string with a zero byte inside the array.
+    let release = unsafe { CStr::from_ptr(name.release.as_ptr()) }.to_str().ok()?;
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// An open file, with its place in the ring's file table if it has one.
+pub struct RingFile {
+    ring: Rc<Inner>,
+    file: OwnedFd,
+    place: Option<u32>,
+    /// Operations on it that wait for the end of the round.
+    pub(super) held: RefCell<Vec<u32>>,
+}
+
+impl RingFile {
+    pub(super) fn new(ring: &Rc<Inner>, file: OwnedFd) -> RingFile {
+        let mut place = ring.files.free.borrow_mut().pop();
+        if let Some(index) = place {
+            let registered = ring.uring.borrow().submitter().register_files_update(index, &[file.as_raw_fd()]);
+            if registered.is_err() {
+                ring.files.free.borrow_mut().push(index);
+                place = None;
+            }
+        }
+        RingFile { ring: ring.clone(), file, place, held: RefCell::default() }
+    }
+
+    /// How an entry names the file: the number, and what kind of number it is.
+    pub fn target(&self) -> (Fd, squeue::Flags) {
+        match self.place {
+            // A place is below `REGISTERED_FILES`.
+            Some(index) => (Fd(RawFd::try_from(index).unwrap_or(-1)), squeue::Flags::FIXED_FILE),
+            None => (Fd(self.file.as_raw_fd()), squeue::Flags::empty()),
+        }
+    }
+}
+
+impl AsRawFd for RingFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
+    }
+}
+
+impl Drop for RingFile {
+    fn drop(&mut self) {
+        let Some(index) = self.place else { return };
+        match self.ring.uring.borrow().submitter().register_files_update(index, &[-1]) {
+            Ok(_) => self.ring.files.free.borrow_mut().push(index),
+            Err(error) => log::warn!("the ring keeps a file: {error}"),
+        }
+    }
+}
+
+/// A block device or regular file on the ring.
+pub(super) struct RingDisk {
+    ring: Rc<Inner>,
+    file: Rc<RingFile>,
+    limits: Limits,
+    size: Cell<Sectors>,
+    probe: SizeProbe,
+}
+
+impl RingDisk {
+    pub(super) fn new(ring: &Rc<Inner>, file: OwnedFd, limits: Limits, size: Sectors, probe: SizeProbe) -> RingDisk {
+        let file = Rc::new(RingFile::new(ring, file));
+        RingDisk { ring: ring.clone(), file, limits, size: Cell::new(size), probe }
+    }
+}
+
+impl Backend for RingDisk {
+    fn start(&self, op: Op) -> OpId {
+        let hold = can_join(&op);
+        let slot = self.ring.take_slot(Work::Disk { op, file: self.file.clone(), done_bytes: 0 });
+        if hold {
+            self.ring.hold(&self.file, slot);
+        } else {
+            self.ring.submit_disk(slot);
+        }
+        OpId(slot)
+    }
+
+    fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {
+        self.ring.poll_slot(id.0, waker).map(|result| if result < 0 { Err(Errno(-result)) } else { Ok(()) })
+    }
+
+    fn detach(&self, id: OpId) {
+        self.ring.detach_slot(id.0);
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn size(&self) -> Sectors {
+        self.size.get()
+    }
+
+    fn refresh_size(&self) -> Sectors {
+        if let Some(size) = (self.probe)(self.file.as_raw_fd()) {
+            self.size.set(size);
+        }
+        self.size.get()
+    }
+}

@@ -1,0 +1,173 @@
+//! Neighbouring operations of a round become one.
+//!
+//! Copies of chunks that different requests ask for go to neighbouring chunks of a COW, because these are handed out in
+//! order. So reads and writes of the arena's memory are held back until the round is submitted, and those that continue one
+//! another on a disk are sent as one vectored operation. Nothing is held longer than the round that started it, and
+//! operations in flight together may be carried out in any order anyway (see `dm_targets::disk`).
+//!
+//! Rules kept here: I6 (each operation keeps its own slot until the joint one has completed; the list of memory belongs to
+//! the first one's slot), and: an error is that of the operation that it belongs to. A joint operation that fails or falls
+//! short is taken apart, and each of its operations is tried by itself.
+
+use std::rc::Rc;
+
+use dm_targets::disk::{Memory, Op, OpKind};
+use io_uring::opcode::{Readv, ReadvFixed, Writev, WritevFixed};
+use io_uring::{IoUring, Probe, squeue};
+
+use super::{ARENA_INDEX, Inner, NO_SLOT, RingFile, Slot, Work};
+
+/// Most operations joined; the kernel's own bound on a vector that it need not allocate twice is lower, its limit higher.
+const MAX_JOINED: usize = 128;
+/// Longest joint operation: a slice of the copy engine.
+const MAX_JOINED_BYTES: u64 = 1 << 19;
+
+/// Whether vectored operations can use registered buffers (6.15).
+pub(super) fn has_fixed_vectors(uring: &IoUring) -> bool {
+    let mut probe = Probe::new();
+    uring.submitter().register_probe(&mut probe).is_ok()
+        && probe.is_supported(ReadvFixed::CODE)
+        && probe.is_supported(WritevFixed::CODE)
+}
+
+/// Whether an operation may be held back to be joined with others.
+pub(super) fn can_join(op: &Op) -> bool {
+    let plain = matches!(op.kind, OpKind::Read | OpKind::Write { fua: false });
+    plain && matches!(op.memory, Memory::Buffer { .. }) && op.count.bytes() < MAX_JOINED_BYTES
+}
+
+/// Where an operation is on its disk: reads before writes, each in ascending order.
+fn position(slots: &[Slot], index: u32) -> (bool, u64, u64) {
+    match &slots[index as usize].work {
+        Work::Disk { op, .. } => (op.kind != OpKind::Read, op.sector.0, op.count.0),
+        Work::Command | Work::None => (false, 0, 0),
+    }
+}
+
+impl Inner {
+    /// Holds an operation back until the round is submitted.
+    pub(super) fn hold(&self, file: &Rc<RingFile>, index: u32) {
+        let mut held = file.held.borrow_mut();
+        if held.is_empty() {
+            self.holding.borrow_mut().push(file.clone());
+        }
+        held.push(index);
+    }
+
+    /// Submits what was held back.
+    pub(super) fn submit_held(&self) {
+        if self.holding.borrow().is_empty() {
+            return;
+        }
+        let mut holding = self.holding.take();
+        for file in holding.drain(..) {
+            let mut held = file.held.take();
+            if held.len() > 1 {
+                let slots = self.slots.borrow();
+                held.sort_unstable_by_key(|index| position(&slots, *index));
+            }
+            let mut left = &held[..];
+            while !left.is_empty() {
+                let count = self.joinable(left);
+                let (now, later) = left.split_at(count);
+                self.submit_joined(&file, now);
+                left = later;
+            }
+            held.clear();
+            file.held.replace(held);
+        }
+        self.holding.replace(holding);
+    }
+
+    /// How many operations from the start of a sorted list continue one another.
+    fn joinable(&self, list: &[u32]) -> usize {
+        let slots = self.slots.borrow();
+        let (kind, start, len) = position(&slots, list[0]);
+        let (mut end, mut count) = (start + len, 1);
+        for index in list[1..].iter().take(MAX_JOINED - 1) {
+            let (next_kind, next_start, next_len) = position(&slots, *index);
+            let bytes = (end + next_len - start) * dm_targets::units::SECTOR_BYTES;
+            if next_kind != kind || next_start != end || bytes > MAX_JOINED_BYTES {
+                break;
+            }
+            end += next_len;
+            count += 1;
+        }
+        count
+    }
+
+    fn submit_joined(&self, file: &RingFile, list: &[u32]) {
+        let first = list[0];
+        let entry = if list.len() > 1 { self.joint_entry(file, list) } else { None };
+        match entry {
+            Some(entry) => {
+                let mut slots = self.slots.borrow_mut();
+                for pair in list.windows(2) {
+                    slots[pair[0] as usize].next = pair[1];
+                }
+                drop(slots);
+                self.push(entry.user_data(u64::from(first)));
+            }
+            None => list.iter().for_each(|index| self.submit_disk(*index)),
+        }
+    }
+
+    /// The entry of several operations; its list of memory is the first one's.
+    fn joint_entry(&self, file: &RingFile, list: &[u32]) -> Option<squeue::Entry> {
+        let mut slots = self.slots.borrow_mut();
+        let mut iovecs = std::mem::take(&mut slots[list[0] as usize].iovecs);
+        iovecs.clear();
+        let mut fixed = self.arena_registered && self.fixed_vectors;
+        let arena = self.arena.borrow();
+        for index in list {
+            let Work::Disk { op, .. } = &slots[*index as usize].work else { return None };
+            let Memory::Buffer { buffer, offset_bytes } = &op.memory else { return None };
+            let iov_len = usize::try_from(op.count.bytes()).ok()?;
+            let iov_base = arena.address(buffer.id().0, *offset_bytes, iov_len)?.as_ptr().cast();
+            fixed &= arena.is_hot(buffer.id().0);
+            iovecs.push(libc::iovec { iov_base, iov_len });
+        }
+        let slot = &mut slots[list[0] as usize];
+        slot.iovecs = iovecs;
+        let Work::Disk { op, .. } = &slot.work else { return None };
+        let (memory, count) = (slot.iovecs.as_ptr(), u32::try_from(list.len()).ok()?);
+        let (fd, flags) = file.target();
+        let offset = op.sector.bytes();
+        let entry = match (op.kind, fixed) {
+            (OpKind::Read, true) => ReadvFixed::new(fd, memory, count, ARENA_INDEX).offset(offset).build(),
+            (OpKind::Read, false) => Readv::new(fd, memory, count).offset(offset).build(),
+            (_, true) => WritevFixed::new(fd, memory, count, ARENA_INDEX).offset(offset).build(),
+            (_, false) => Writev::new(fd, memory, count).offset(offset).build(),
+        };
+        Some(entry.flags(flags))
+    }
+
+    /// A joint operation has completed: so have all its operations, or each is tried by itself.
+    pub(super) fn complete_joint(&self, first: u32, result: i32) {
+        let whole = u64::try_from(result).is_ok_and(|moved| moved == self.joint_bytes(first));
+        let mut index = first;
+        while index != NO_SLOT {
+            let next = std::mem::replace(&mut self.slots.borrow_mut()[index as usize].next, NO_SLOT);
+            if whole {
+                // Any positive number says that it has been carried out.
+                self.finish(index, 1);
+            } else {
+                self.submit_disk(index);
+            }
+            index = next;
+        }
+    }
+
+    fn joint_bytes(&self, first: u32) -> u64 {
+        let slots = self.slots.borrow();
+        let (mut index, mut bytes) = (first, 0);
+        while index != NO_SLOT {
+            let slot = &slots[index as usize];
+            if let Work::Disk { op, .. } = &slot.work {
+                bytes += op.count.bytes();
+            }
+            index = slot.next;
+        }
+        bytes
+    }
+}

@@ -1,0 +1,206 @@
+//! Where the chunks of a snapshot are: a map from origin chunks to COW chunks that is small and never stops to grow.
+//!
+//! Pure. Neighbouring chunks that were copied one after the other are one entry of 16 bytes, a *run*; a lone chunk is a run
+//! of one. The runs stand in order in leaves of at most [`LEAF_RUNS`], found through a list of the leaves' first chunks. A
+//! look-up is two binary searches, and adding a chunk moves at most one leaf. A hash table would save some steps of the
+//! search, but it is half empty after each doubling, stops every request while it doubles, and knows no runs.
+
+use crate::units::{Chunk, CowChunk};
+
+/// Most runs of a leaf: 4 KiB, of which an addition moves half on average. Shorter leaves would make their list long.
+const LEAF_RUNS: usize = 256;
+/// Runs by which a full leaf's memory grows.
+const LEAF_STEP: usize = 16;
+/// Bits of a run's COW chunk; the rest holds its length. No device has more: 2^56 chunks of 512 bytes are 32 EiB.
+const NEW_BITS: u32 = 56;
+/// Longest run, in chunks.
+const MAX_RUN: u64 = 1 << (64 - NEW_BITS);
+
+/// Neighbouring chunks whose COW chunks are neighbours in the same order.
+#[derive(Clone, Copy)]
+struct Run {
+    old: u64,
+    /// The first COW chunk, and above it the number of chunks less one.
+    packed: u64,
+}
+
+impl Run {
+    fn one(old: u64, new: u64) -> Run {
+        Run { old, packed: new }
+    }
+
+    fn cow(&self) -> u64 {
+        self.packed & ((1 << NEW_BITS) - 1)
+    }
+
+    fn len(&self) -> u64 {
+        (self.packed >> NEW_BITS) + 1
+    }
+
+    fn end(&self) -> u64 {
+        self.old + self.len()
+    }
+
+    /// Whether another run goes on where this one ends, on both disks, and there is room for its length.
+    fn takes(&self, next: &Run) -> bool {
+        self.end() == next.old && self.cow() + self.len() == next.cow() && self.len() + next.len() <= MAX_RUN
+    }
+
+    fn append(&mut self, next: &Run) {
+        self.packed += next.len() << NEW_BITS;
+    }
+}
+
+/// The chunks that are in the COW.
+#[derive(Default)]
+pub struct Mapping {
+    /// The first chunk of each leaf.
+    firsts: Vec<u64>,
+    leaves: Vec<Vec<Run>>,
+    chunks: usize,
+}
+
+impl Mapping {
+    /// How many chunks are mapped.
+    pub fn len(&self) -> usize {
+        self.chunks
+    }
+
+    /// Whether no chunk is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.chunks == 0
+    }
+
+    /// The leaf that a chunk belongs to, and the position in it of the first run behind the chunk.
+    fn find(&self, chunk: u64) -> (usize, usize) {
+        let leaf = self.firsts.partition_point(|first| *first <= chunk).saturating_sub(1);
+        let position = self.leaves.get(leaf).map_or(0, |runs| runs.partition_point(|run| run.old <= chunk));
+        (leaf, position)
+    }
+
+    /// The COW chunk of a chunk.
+    pub fn get(&self, chunk: Chunk) -> Option<CowChunk> {
+        let (leaf, position) = self.find(chunk.0);
+        let run = self.leaves.get(leaf)?.get(position.checked_sub(1)?)?;
+        (chunk.0 < run.end()).then(|| CowChunk(run.cow() + (chunk.0 - run.old)))
+    }
+
+    /// Adds a chunk; `false`, and nothing is changed, if it is mapped already.
+    pub fn insert(&mut self, old: Chunk, new: CowChunk) -> bool {
+        let run = Run::one(old.0, new.0);
+        let (leaf, position) = self.find(old.0);
+        if self.leaves.is_empty() {
+            self.firsts.push(run.old);
+            self.leaves.push(Vec::new());
+        }
+        let runs = &mut self.leaves[leaf];
+        let before = position.checked_sub(1);
+        if before.is_some_and(|before| old.0 < runs[before].end()) {
+            return false;
+        }
+        self.chunks += 1;
+        if let Some(before) = before.filter(|before| runs[*before].takes(&run)) {
+            runs[before].append(&run);
+            if runs.get(position).is_some_and(|next| runs[before].takes(next)) {
+                let next = runs.remove(position);
+                runs[before].append(&next);
+            }
+        } else if runs.get(position).is_some_and(|next| run.takes(next)) {
+            let mut run = run;
+            run.append(&runs[position]);
+            runs[position] = run;
+            self.firsts[leaf] = self.firsts[leaf].min(run.old);
+        } else {
+            self.add(leaf, position, run);
+        }
+        true
+    }
+
+    fn add(&mut self, mut leaf: usize, mut position: usize, run: Run) {
+        if self.leaves[leaf].len() == LEAF_RUNS {
+            // What only grows at its end leaves full leaves behind.
+            let at_end = leaf + 1 == self.leaves.len() && position == LEAF_RUNS;
+            let kept = if at_end { LEAF_RUNS } else { LEAF_RUNS / 2 };
+            let rest = self.leaves[leaf].split_off(kept);
+            self.leaves[leaf].shrink_to_fit();
+            self.firsts.insert(leaf + 1, rest.first().map_or(run.old, |first| first.old));
+            self.leaves.insert(leaf + 1, rest);
+            if position > kept || at_end {
+                (leaf, position) = (leaf + 1, position - kept);
+            }
+        }
+        let runs = &mut self.leaves[leaf];
+        if runs.len() == runs.capacity() {
+            runs.reserve_exact(LEAF_STEP);
+        }
+        runs.insert(position, run);
+        self.firsts[leaf] = self.firsts[leaf].min(run.old);
+    }
+
+    /// The COW chunks, in the order of the chunks they stand for.
+    pub fn cow_chunks(&self) -> impl Iterator<Item = CowChunk> + '_ {
+        let runs = self.leaves.iter().flatten();
+        runs.flat_map(|run| (run.cow()..run.cow() + run.len()).map(CowChunk))
+    }
+
+    /// Bytes of memory that it takes.
+    pub fn memory_bytes(&self) -> usize {
+        let leaves: usize = self.leaves.iter().map(|leaf| leaf.capacity() * size_of::<Run>()).sum();
+        leaves + self.leaves.capacity() * size_of::<Vec<Run>>() + self.firsts.capacity() * size_of::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_run_takes_next_to_nothing() {
+        let mut mapping = Mapping::default();
+        for chunk in 0..1_000_000 {
+            assert!(mapping.insert(Chunk(chunk), CowChunk(chunk + 2)));
+        }
+        assert_eq!(mapping.get(Chunk(777_777)), Some(CowChunk(777_779)));
+        assert!(mapping.memory_bytes() < 100_000, "{}", mapping.memory_bytes());
+    }
+
+    #[test]
+    fn scattered_chunks_take_at_most_24_bytes_each_at_any_number() {
+        let mut mapping = Mapping::default();
+        for count in 1..=400_000_u64 {
+            let chunk = count.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+            assert!(mapping.insert(Chunk(chunk), CowChunk(count + 1)));
+            if count % 10_000 == 0 {
+                let each = mapping.memory_bytes() as f64 / count as f64;
+                assert!(each <= 24.0, "{each} bytes each at {count}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map(ops in prop::collection::vec((0_u64..3000, 0_u64..40, any::<bool>()), 1..400)) {
+            let (mut mapping, mut model, mut next) = (Mapping::default(), BTreeMap::new(), 2);
+            for (start, len, down) in ops {
+                for step in 0..len {
+                    let old = if down { start + len - step } else { start + step };
+                    let fresh = !model.contains_key(&old);
+                    if fresh {
+                        model.insert(old, next);
+                    }
+                    prop_assert_eq!(mapping.insert(Chunk(old), CowChunk(next)), fresh);
+                    next += 1;
+                }
+            }
+            prop_assert_eq!(mapping.len(), model.len());
+            for old in 0..3100 {
+                prop_assert_eq!(mapping.get(Chunk(old)).map(|new| new.0), model.get(&old).copied());
+            }
+            prop_assert!(mapping.cow_chunks().map(|new| new.0).eq(model.values().copied()));
+        }
+    }
+}
