@@ -14,6 +14,7 @@
 
 mod busy;
 mod error;
+mod identity;
 mod limits;
 mod sys;
 
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 pub use busy::user_of;
 pub use error::{OpenError, OpenErrorKind};
+pub use identity::lasting_name;
 pub use limits::Limits;
 
 /// Bytes of a sector.

@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use dm_targets::mirror::Event;
+use dm_targets::mirror::format::identity_of;
 use dm_targets::mirror::legs::Failure as LegFailure;
 use dm_targets::mirror::target::{LegParts, Mirror, Parts};
 use dm_targets::table;
@@ -16,7 +17,7 @@ use super::{Failure, Named, NamedLeg, Over, Prepared, Server, content};
 use crate::control::Discard;
 use crate::device;
 use crate::family::{Events, Family, Opened, Served};
-use crate::open::{Access, Claim, DiskId, OpenDisk};
+use crate::open::{Access, Claim, DiskId, OpenDisk, lasting_name};
 use crate::proto::{AddMirror, InitialSync, Leg, Question};
 use crate::rundir::{MirrorNote, RunDir};
 use crate::signature::SignatureKind;
@@ -73,7 +74,8 @@ impl Server {
         source: Option<usize>,
         ticket: u64,
     ) -> Result<(), Failure> {
-        let offsets: Vec<_> = add.legs.iter().map(|leg| Sector(leg.offset_sectors)).collect();
+        let known = |(leg, disk): (&Leg, &OpenDisk)| (Sector(leg.offset_sectors), identity(disk, leg));
+        let known: Vec<_> = add.legs.iter().zip(&disks.legs).map(known).collect();
         let (handle_errors, keep_log) = (add.handle_errors, add.keep_log);
         let label = add.common.name.clone().unwrap_or_else(|| add.legs[0].path.display().to_string());
         let note = Note { rundir: self.rundir.clone(), key: self.key.clone(), label };
@@ -83,8 +85,8 @@ impl Server {
         }
         let open = move |family: Rc<Family>| async move {
             let Disks { legs, log, len, .. } = disks;
-            let legs = legs.into_iter().zip(offsets);
-            let legs = legs.map(|(disk, offset)| LegParts { disk: family.disk(disk), offset }).collect();
+            let legs = legs.into_iter().zip(known);
+            let legs = legs.map(|(disk, (offset, identity))| LegParts { disk: family.disk(disk), offset, identity });
             let host = family.ring.host();
             let events = Rc::new(Events::default());
             let happened = events.clone();
@@ -92,7 +94,7 @@ impl Server {
                 executor: &family.executor,
                 host: &host,
                 copy: &family.copy,
-                legs,
+                legs: legs.collect(),
                 log: log.map(|disk| family.disk(disk)),
                 len,
                 region_size,
@@ -261,6 +263,11 @@ fn check_legs(disks: &Disks, add: &AddMirror) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What a leg is known by in the log.
+pub(super) fn identity(disk: &OpenDisk, leg: &Leg) -> u64 {
+    identity_of(&format!("{} {}", lasting_name(disk), leg.offset_sectors))
 }
 
 pub(super) fn named_leg(id: DiskId, leg: &Leg) -> NamedLeg {

@@ -9,7 +9,7 @@ use dm_targets::table::LegHealth;
 use dm_targets::units::Sector;
 use serde_json::json;
 
-use super::mirror::{named_leg, note_failure};
+use super::mirror::{identity, named_leg, note_failure};
 use super::{Failure, NamedLeg, Over, Server, content, no_device};
 use crate::commands::add::leg_of;
 use crate::family::{Caller, Family, Served};
@@ -30,9 +30,11 @@ impl Server {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
                 let (opened, named) = self.open_leg(id, &new)?;
+                let identity = identity(&opened, &new);
                 self.note_incomplete(&named.0.disk.path)?;
                 self.on_mirror(id, move |family, mirror| async move {
-                    let parts = LegParts { disk: family.disk(opened), offset: Sector(new.offset_sectors) };
+                    let offset = Sector(new.offset_sectors);
+                    let parts = LegParts { disk: family.disk(opened), offset, identity };
                     mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
                 })?;
                 self.change_legs(id, |legs, added| (legs[at], added[at]) = named);
@@ -40,9 +42,11 @@ impl Server {
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
                 let (opened, named) = self.open_leg(id, &new)?;
+                let identity = identity(&opened, &new);
                 self.note_incomplete(&named.0.disk.path)?;
                 self.on_mirror(id, move |family, mirror| async move {
-                    let parts = LegParts { disk: family.disk(opened), offset: Sector(new.offset_sectors) };
+                    let offset = Sector(new.offset_sectors);
+                    let parts = LegParts { disk: family.disk(opened), offset, identity };
                     mirror.add_leg(parts).await.map_err(|error| error.to_string())
                 })?;
                 self.change_legs(id, |legs, added| {

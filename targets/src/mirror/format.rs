@@ -13,6 +13,7 @@
 //! leaves each block old or new, which is all that writing the changed ones can leave, so any kernel must cope with it.
 
 use super::bits::Bits;
+use super::legs::MAX_LEGS;
 use crate::table::InitialSync;
 use crate::units::{RegionIndex, SECTOR_BYTES, Sectors};
 
@@ -205,36 +206,70 @@ pub fn resume(header: &mut [u8; HEADER_BYTES], bits: &mut Bits, readable: bool, 
 ///
 /// ```text
 /// byte 16     "dmlegs", format 1, number of legs
-/// byte 24     one bit a leg, in table order: it missed something and must not be copied from (64 bits)
-/// byte 32     a checksum of the 16 bytes before it (64 bits)
+/// byte 24     one bit a leg: it missed something and must not be copied from (64 bits)
+/// byte 32     the identity of each leg, nine times 64 bits, in the order of the bits
+/// byte 104    a checksum of the 88 bytes before it (64 bits)
 /// ```
 ///
-/// Legs have no identity here, only their place in the table; flags for another number of legs are not believed. LVM's
-/// fresh headers are all zeroes or all ones there, which is no record.
+/// A leg is known by its identity, wherever in the table it stands. LVM's fresh headers are all zeroes or all ones there,
+/// which is no record.
 pub struct LegFlags;
+
+/// The identity of a leg that has none: it is known by its place alone.
+pub const NO_IDENTITY: u64 = 0;
+
+/// The identity of what a text describes: a leg's disk, by a name that stays, and where on it the leg starts.
+pub fn identity_of(text: &str) -> u64 {
+    checksum(text.as_bytes()).max(NO_IDENTITY + 1)
+}
+
+/// FNV-1a: against garbage and torn writes, not against an adversary.
+fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3))
+}
+
+/// A number in a record.
+fn number(record: &[u8], at: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&record[at..at + 8]);
+    u64::from_le_bytes(bytes)
+}
 
 impl LegFlags {
     const START: usize = WORDS_BYTES;
-    const BYTES: usize = 24;
+    const IDENTITIES: usize = 16;
+    const CONTENT: usize = Self::IDENTITIES + 8 * MAX_LEGS;
+    /// Bytes of the record.
+    pub const BYTES: usize = Self::CONTENT + 8;
     const MAGIC: [u8; 7] = *b"dmlegs\x01";
 
-    /// The flags in a header; `None` if there are none for so many legs.
-    pub fn decode(header: &[u8; HEADER_BYTES], legs: usize) -> Option<u16> {
+    /// The flags for legs of these identities; `None` if there is no record, or it knows none of them as healthy.
+    ///
+    /// A leg that the record does not know is taken for one that missed something, as long as a healthy one is known.
+    /// Where the record knows no leg by its identity, and there are as many, it is their places that count.
+    pub fn decode(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
         let record = &header[Self::START..Self::START + Self::BYTES];
-        let (content, sum) = record.split_at(16);
-        let (mut flags, mut checksum) = ([0; 8], [0; 8]);
-        flags.copy_from_slice(&content[8..]);
-        checksum.copy_from_slice(sum);
-        let believed = content[..7] == Self::MAGIC
-            && usize::from(content[7]) == legs
-            && u64::from_le_bytes(checksum) == Self::checksum(content);
-        let flags = u16::try_from(u64::from_le_bytes(flags)).ok()?;
-        // A record without any healthy leg was never written.
-        (believed && flags != 0 && u32::from(flags) < (1 << legs) - 1).then_some(flags)
+        let count = usize::from(record[7]);
+        let flags = u16::try_from(number(record, 8)).ok()?;
+        let believed = record[..7] == Self::MAGIC
+            && (2..=MAX_LEGS).contains(&count)
+            && number(record, Self::CONTENT) == checksum(&record[..Self::CONTENT]);
+        // A record without any healthy leg, or with no other, was never written.
+        if !believed || flags == 0 || u32::from(flags) >= (1 << count) - 1 {
+            return None;
+        }
+        let recorded: [u64; MAX_LEGS] = std::array::from_fn(|leg| number(record, Self::IDENTITIES + 8 * leg));
+        let place = |id: &u64| recorded[..count].iter().position(|known| known == id && *id != NO_IDENTITY);
+        if !identities.iter().any(|id| place(id).is_some()) {
+            return (count == identities.len()).then_some(flags);
+        }
+        let missed = |id: &u64| place(id).is_none_or(|leg| flags >> leg & 1 == 1);
+        let now = identities.iter().enumerate().fold(0, |now, (leg, id)| now | u16::from(missed(id)) << leg);
+        (now != 0 && u32::from(now) < (1 << identities.len()) - 1).then_some(now)
     }
 
-    /// Puts flags into a header, or removes the record if there are none.
-    pub fn encode(header: &mut [u8; HEADER_BYTES], legs: usize, flags: u16) {
+    /// Puts flags of legs of these identities into a header, or removes the record if there are none.
+    pub fn encode(header: &mut [u8; HEADER_BYTES], identities: &[u64], flags: u16) {
         let record = &mut header[Self::START..Self::START + Self::BYTES];
         if flags == 0 {
             if record[..7] == Self::MAGIC {
@@ -242,16 +277,15 @@ impl LegFlags {
             }
             return;
         }
+        record.fill(0);
         record[..7].copy_from_slice(&Self::MAGIC);
-        record[7] = u8::try_from(legs).unwrap_or(u8::MAX);
+        record[7] = u8::try_from(identities.len()).unwrap_or(u8::MAX);
         record[8..16].copy_from_slice(&u64::from(flags).to_le_bytes());
-        let sum = Self::checksum(&record[..16]);
-        record[16..].copy_from_slice(&sum.to_le_bytes());
-    }
-
-    /// FNV-1a: against garbage and torn writes, not against an adversary.
-    fn checksum(bytes: &[u8]) -> u64 {
-        bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3))
+        for (place, id) in record[Self::IDENTITIES..Self::CONTENT].chunks_exact_mut(8).zip(identities) {
+            place.copy_from_slice(&id.to_le_bytes());
+        }
+        let sum = checksum(&record[..Self::CONTENT]);
+        record[Self::CONTENT..].copy_from_slice(&sum.to_le_bytes());
     }
 }
 

@@ -112,8 +112,8 @@ fn logs_fresh_from_lvm_are_used_as_they_are() {
     log.resume(InitialSync::FromLog);
     assert_eq!(&log.encode()[HEADER_BYTES..HEADER_BYTES + 8], [0xff, 1, 0, 0, 0, 0, 0, 0], "padding is cleared");
     for legs in 2..=9 {
-        assert_eq!(LegFlags::decode(&log.header, legs), None);
-        assert_eq!(LegFlags::decode(&Log::decode(9, 512, &zeroes).header, legs), None);
+        assert_eq!(LegFlags::decode(&log.header, &[0; 9][..legs]), None);
+        assert_eq!(LegFlags::decode(&Log::decode(9, 512, &zeroes).header, &[0; 9][..legs]), None);
     }
 }
 
@@ -162,26 +162,51 @@ fn versions_and_foreign_headers() {
 }
 
 #[test]
-fn leg_flags_are_believed_only_whole_and_for_as_many_legs() {
+fn leg_flags_are_believed_only_whole() {
+    let ids: Vec<u64> = (1..=9).collect();
     let mut header = [0x55; HEADER_BYTES];
-    LegFlags::encode(&mut header, 2, 0);
+    LegFlags::encode(&mut header, &ids[..2], 0);
     assert!(header.iter().all(|byte| *byte == 0x55), "nothing to remember leaves no trace");
     for legs in 2..=9 {
         for flags in 1..(1_u16 << legs) - 1 {
-            LegFlags::encode(&mut header, legs, flags);
-            assert_eq!(LegFlags::decode(&header, legs), Some(flags));
-            assert_eq!(LegFlags::decode(&header, legs + 1), None);
+            LegFlags::encode(&mut header, &ids[..legs], flags);
+            assert_eq!(LegFlags::decode(&header, &ids[..legs]), Some(flags));
+            assert_eq!(LegFlags::decode(&header, &[0; 9][..legs]), Some(flags), "by place");
+            assert_eq!(LegFlags::decode(&header, &[0; 10][..legs + 1]), None);
         }
     }
-    for at in 16..40 {
+    for at in 16..16 + LegFlags::BYTES {
         let mut torn = header;
         torn[at] ^= 1;
-        assert_eq!(LegFlags::decode(&torn, 9), None, "byte {at}");
+        assert_eq!(LegFlags::decode(&torn, &ids), None, "byte {at}");
     }
-    LegFlags::encode(&mut header, 9, (1 << 9) - 1);
-    assert_eq!(LegFlags::decode(&header, 9), None, "a mirror always has a leg to copy from");
-    LegFlags::encode(&mut header, 9, 0);
-    assert!(header[16..40].iter().all(|byte| *byte == 0) && header[40..].iter().all(|byte| *byte == 0x55));
+    LegFlags::encode(&mut header, &ids, (1 << 9) - 1);
+    assert_eq!(LegFlags::decode(&header, &ids), None, "a mirror always has a leg to copy from");
+    LegFlags::encode(&mut header, &ids, 0);
+    let (record, rest) = header[16..].split_at(LegFlags::BYTES);
+    assert!(record.iter().all(|byte| *byte == 0) && rest.iter().all(|byte| *byte == 0x55));
+}
+
+#[test]
+fn a_leg_that_missed_something_is_known_wherever_it_stands() {
+    let mut header = [0; HEADER_BYTES];
+    // of the legs 7, 8 and 9 the first is stale
+    LegFlags::encode(&mut header, &[7, 8, 9], 0b001);
+    for (legs, stale) in [
+        (&[7, 8, 9][..], Some(0b001)),
+        (&[9, 8, 7], Some(0b100)),
+        (&[8, 7], Some(0b10)),
+        (&[8, 9], None),              // the stale one has gone
+        (&[7, 5], None),              // nobody is known to be right
+        (&[8, 5], Some(0b10)),        // who has never been seen has nothing
+        (&[5, 8, 7, 9], Some(0b101)), //
+        (&[4, 5, 6], Some(0b001)),    // other names: by place
+        (&[4, 5], None),
+    ] {
+        assert_eq!(LegFlags::decode(&header, legs), stale, "{legs:?}");
+    }
+    assert_eq!(identity_of("a"), identity_of("a"));
+    assert_ne!(identity_of("a"), identity_of("b"));
 }
 
 #[test]

@@ -48,7 +48,8 @@ impl Mirror {
             (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
             _ => OpenError::NoMemory,
         })?;
-        let stale = log.read(parts.initial_sync, &mut bits, count).await;
+        let identities: Vec<u64> = parts.legs.iter().map(|leg| leg.identity).collect();
+        let stale = log.read(parts.initial_sync, &mut bits, &identities).await;
         let state = State {
             regions: Regions::new(bits, log.on_disk()),
             legs: Legs::new(count, parts.handle_errors, parts.keep_log, stale, parts.source),
@@ -200,8 +201,8 @@ impl Mirror {
         let Some(mut bits) = Bits::zeroes(regions) else { return };
         let known = self.log.dead.get();
         let initial = if self.initial_sync == InitialSync::Sync { InitialSync::Sync } else { InitialSync::FromLog };
-        let legs = self.state.borrow().legs.count();
-        let readable = self.log.read_again(initial, &mut bits, legs).await;
+        let identities: Vec<u64> = self.with_identities(<[u64]>::to_vec);
+        let readable = self.log.read_again(initial, &mut bits, &identities).await;
         if readable || initial == InitialSync::Sync {
             let State { regions, legs } = &mut *self.state.borrow_mut();
             regions.distrust(&bits);

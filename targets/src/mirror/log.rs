@@ -145,9 +145,9 @@ impl Log {
         self.device.is_some()
     }
 
-    /// Reads the log: which regions are in sync, and which legs missed something. Nothing is written yet. An error of the
+    /// Reads the log: which regions are in sync, and which legs, of those identities, missed something. Nothing is written yet. An error of the
     /// device is not one of this call: the log is taken to be empty, and is dead.
-    pub(super) async fn read(&self, initial: InitialSync, bits: &mut Bits, legs: usize) -> LegSet {
+    pub(super) async fn read(&self, initial: InitialSync, bits: &mut Bits, legs: &[u64]) -> LegSet {
         let Some(device) = &self.device else {
             bits.fill_from(0, initial == InitialSync::NoSync);
             return LegSet::default();
@@ -175,7 +175,7 @@ impl Log {
 
     /// Reads the log of a mirror that is in use; says whether it could be read and understood. If not, what was known of
     /// its other content stays.
-    pub(super) async fn read_again(&self, initial: InitialSync, bits: &mut Bits, legs: usize) -> bool {
+    pub(super) async fn read_again(&self, initial: InitialSync, bits: &mut Bits, legs: &[u64]) -> bool {
         let (header, tail) = (self.header.borrow().clone(), self.tail.borrow().clone());
         let dead = self.dead.replace(false);
         self.read(initial, bits, legs).await;
@@ -283,7 +283,7 @@ impl Log {
     }
 
     /// Puts the legs that missed something into the header; durable when [`Log::remembers_legs`].
-    pub(super) fn set_flags(&self, legs: usize, stale: LegSet) {
+    pub(super) fn set_flags(&self, legs: &[u64], stale: LegSet) {
         if self.device.is_none() {
             return;
         }

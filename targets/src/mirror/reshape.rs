@@ -111,12 +111,16 @@ impl Mirror {
             self.log.change_all();
             self.remember_stale();
             self.write_log().await;
-            let mut disks = self.disks.borrow_mut();
-            if index == disks.len() {
-                disks.push(leg);
-            } else {
-                disks[index] = leg;
+            {
+                let mut disks = self.disks.borrow_mut();
+                if index == disks.len() {
+                    disks.push(leg);
+                } else {
+                    disks[index] = leg;
+                }
             }
+            // Now under its own identity.
+            self.remember_stale();
         }
         self.end_change().await;
         if renewed { Ok(()) } else { Err(ChangeError::LastSource(index)) }

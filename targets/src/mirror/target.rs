@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::Bits;
+use super::format::NO_IDENTITY;
 use super::legs::{ErrorCounts, Failure, LegSet, Legs, MAX_LEGS};
 use super::log::{Log, WithBits};
 use super::recovery::Pass;
@@ -30,6 +31,8 @@ pub struct LegParts {
     pub disk: Disk,
     /// Where the leg starts.
     pub offset: Sector,
+    /// What it is known by in the log ([`super::format::identity_of`]).
+    pub identity: u64,
 }
 
 /// What is needed to make a mirror.
@@ -424,14 +427,21 @@ impl Mirror {
 
     /// Puts the legs that are stale now into the log's header.
     pub(super) fn remember_stale(&self) {
-        let (count, stale) = {
-            let legs = &self.state.borrow().legs;
-            (legs.count(), legs.stale())
-        };
+        let stale = self.state.borrow().legs.stale();
         if !mutant::is(Mutant::StaleForgotten) {
-            self.log.set_flags(count, stale);
+            self.with_identities(|identities| self.log.set_flags(identities, stale));
         }
         self.forget_stale.set(false);
+    }
+
+    /// Lends the identities of the legs that the state knows, in their order. A leg that is being added has none yet.
+    pub(super) fn with_identities<T>(&self, work: impl FnOnce(&[u64]) -> T) -> T {
+        let count = self.state.borrow().legs.count();
+        let mut identities = [NO_IDENTITY; MAX_LEGS];
+        for (identity, leg) in identities.iter_mut().zip(self.disks.borrow().iter()) {
+            *identity = leg.identity;
+        }
+        work(&identities[..count])
     }
 
     /// If every region is in sync, says so and forgets what went wrong.

@@ -1,9 +1,10 @@
 //! What users and administrators see of a mirror, in worlds where one thing happens after the other.
 
+use dm_targets::sim::disk::Class;
 use dm_targets::sim::image::Image;
 use dm_targets::units::Sectors;
 
-use super::rig::{Rig, Setup};
+use super::rig::{Rig, Setup, fail};
 use crate::pattern;
 
 /// Legs that differ everywhere, as disks that never met do.
@@ -47,5 +48,28 @@ fn what_is_out_of_sync_is_copied_from_the_first_leg() {
     for at in 0..7 {
         let same = at == 4 || at == 5 || images[0].sectors[at] == images[2].sectors[at];
         assert!(same && (at == 4 || at == 5) == (images[1].sectors[at] != images[0].sectors[at]), "{at}");
+    }
+}
+
+#[test]
+fn a_leg_that_missed_a_write_is_not_recovered_from_wherever_it_stands() {
+    let setup = Setup::small();
+    let rig = Rig::new(&setup, &setup.clean_images());
+    fail(&rig.world.disks()[0], Class::Write, 1);
+    rig.write(100, 2, 2).unwrap();
+    let images = rig.world.disks().iter().map(|disk| disk.visible()).collect::<Vec<_>>();
+    assert_ne!(images[0], images[1]);
+    let turned = Setup { identities: [2, 1, 3, 4, 5, 6, 7, 8, 9], ..Setup::small() };
+    for (setup, images) in [
+        (&setup, [&images[0], &images[1], &images[2]]),
+        // the table names the good leg first, as whoever mends a mirror of the kernel does
+        (&turned, [&images[1], &images[0], &images[2]]),
+    ] {
+        let rig = Rig::new(setup, &images.map(Clone::clone));
+        assert_eq!(rig.read(2, 2).unwrap(), [pattern::sector(100, 2), pattern::sector(100, 3)]);
+        rig.settle();
+        let images = rig.close();
+        assert_eq!(images[0], images[1]);
+        assert_eq!(images[0].sectors[2], pattern::sector(100, 2));
     }
 }

@@ -317,7 +317,7 @@ impl Run<'_> {
                 }
                 Admin::Repair(leg) => mirror.repair(leg).await.map(|_| ()).map_err(|error| error.to_string()),
                 Admin::Replace(leg) => {
-                    let parts = LegParts { disk: spare, offset: Sector(0) };
+                    let parts = LegParts { disk: spare, offset: Sector(0), identity: leg as u64 + 1 };
                     mirror.replace_leg(leg, parts).await.map_err(|error| error.to_string())
                 }
             };

@@ -41,6 +41,8 @@ pub struct Setup {
     pub keep_log: bool,
     /// The leg to recover from.
     pub source: Option<usize>,
+    /// What the legs are known by, in order.
+    pub identities: [u64; 9],
     /// How the disks behave.
     pub disk: DiskConfig,
 }
@@ -57,6 +59,7 @@ impl Setup {
             handle_errors: false,
             keep_log: false,
             source: None,
+            identities: [1, 2, 3, 4, 5, 6, 7, 8, 9],
             disk: DiskConfig { max_discard: Sectors(1 << 20), ..DiskConfig::default() },
         }
     }
@@ -282,7 +285,11 @@ pub fn parts<'a>(
         executor,
         host,
         copy,
-        legs: disks.into_iter().map(|disk| LegParts { disk, offset: Sector(0) }).collect(),
+        legs: disks
+            .into_iter()
+            .zip(setup.identities)
+            .map(|(disk, identity)| LegParts { disk, offset: Sector(0), identity })
+            .collect(),
         log,
         len: Sectors(setup.sectors),
         region_size: Sectors(setup.region),
