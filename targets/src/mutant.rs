@@ -84,8 +84,14 @@ pub use switch::{is, set};
 #[cfg(any(test, feature = "sim"))]
 impl Mutant {
     /// Those that a test of the server names on its command line.
-    const NAMED: [Mutant; 4] =
-        [Mutant::NoFlushBeforeArea, Mutant::NoFua, Mutant::OriginBeforeCommit, Mutant::HeaderBeforeArea];
+    const NAMED: [Mutant; 6] = [
+        Mutant::NoFlushBeforeArea,
+        Mutant::NoFua,
+        Mutant::OriginBeforeCommit,
+        Mutant::HeaderBeforeArea,
+        Mutant::NextAreaLate,
+        Mutant::ReadsIgnored,
+    ];
 
     /// One by its name, as written in this file.
     pub fn named(name: &str) -> Option<Mutant> {

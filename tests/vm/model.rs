@@ -189,7 +189,12 @@ impl View {
 
 /// Reads a device that may hold, sector by sector, either `base` or any of `maybe`; returns
 /// what it does hold. From then on it must hold exactly that.
-pub fn settle(disk: &Disk, mut base: Vec<Cell>, maybe: &[Ticket]) -> Vec<Cell> {
+pub fn settle(disk: &Disk, base: Vec<Cell>, maybe: &[Ticket]) -> Vec<Cell> {
+    try_settle(disk, base, maybe).unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// The same; an error says which sector holds something else.
+pub fn try_settle(disk: &Disk, mut base: Vec<Cell>, maybe: &[Ticket]) -> Result<Vec<Cell>, String> {
     let (all, mut at) = (base.len() as u64, 0);
     while at < all {
         let step = MIB.min(all - at);
@@ -202,12 +207,12 @@ pub fn settle(disk: &Disk, mut base: Vec<Cell>, maybe: &[Ticket]) -> Vec<Cell> {
             }
             match near.iter().find(|t| t.meets(sector, 1) && matches(t.cell, sector, bytes)) {
                 Some(ticket) => *cell = ticket.cell,
-                None => panic!("{}", mismatch(&disk.path, sector, *cell, bytes)),
+                None => return Err(mismatch(&disk.path, sector, *cell, bytes)),
             }
         }
         at += step;
     }
-    base
+    Ok(base)
 }
 
 /// The bytes of a write.

@@ -37,19 +37,21 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-const SIZE: u64 = 8 * MIB;
-const CHUNK: u64 = 8;
+pub const SIZE: u64 = 8 * MIB;
+pub const CHUNK: u64 = 8;
 
-struct Setup {
-    origin: String,
-    cow: String,
-    view: View,
+/// An origin and a COW with remains of an older store.
+pub struct Setup {
+    pub origin: String,
+    pub cow: String,
+    pub view: View,
     /// As the kernel names the policy.
     kind: &'static str,
-    policy: &'static str,
+    pub policy: &'static str,
 }
 
-fn setup(policy: &'static str, cow_chunks: u64) -> Setup {
+/// A COW of so many chunks.
+pub fn setup(policy: &'static str, cow_chunks: u64) -> Setup {
     let origin = slice("org", "n0", 0, SIZE);
     let cow = slice("cow", "n1", 0, cow_chunks * CHUNK);
     let view = View::new("orig", SIZE);
@@ -59,7 +61,7 @@ fn setup(policy: &'static str, cow_chunks: u64) -> Setup {
 }
 
 impl Setup {
-    fn add(&self, name: &str) -> Disk {
+    pub fn add(&self, name: &str) -> Disk {
         let line = "snapshot --chunk-size 4k --origin";
         let path =
             server::add(&format!("{line} {} --cow {} --on-full {} --name {name}", self.origin, self.cow, self.policy));
@@ -67,7 +69,7 @@ impl Setup {
     }
 
     /// What the kernel says of the store now.
-    fn judged(&self) -> String {
+    pub fn judged(&self) -> String {
         kernel::snapshot("judge", &self.origin, &self.cow, self.kind, CHUNK);
         let status = kernel::status("judge");
         kernel::remove("judge");
@@ -79,13 +81,13 @@ impl Setup {
     }
 }
 
-fn assert_status(name: &str, args: &str) {
+pub fn assert_status(name: &str, args: &str) {
     let status = server::status(name);
     assert!(status == format!("0 {SIZE} snapshot {args}"), "status of {name} is {status:?}, should be {args:?}");
 }
 
 /// The kernel's own snapshot must refuse all I/O.
-fn assert_dead(disk: &Disk) {
+pub fn assert_dead(disk: &Disk) {
     assert!(disk.try_read(0, &mut Buf::new(8)).is_err(), "{} is invalid but reads", disk.path);
     assert!(disk.try_write(0, &Buf::new(8)).is_err(), "{} is invalid but takes writes", disk.path);
 }

@@ -10,12 +10,14 @@ mod errors_direct;
 mod file_systems;
 mod fio;
 mod full;
+mod full_edges;
 mod joins;
 mod kill;
 mod live;
 mod powercut;
 mod powercut_judge;
 mod powercut_reopen;
+mod races;
 mod scale;
 mod verbs;
 
@@ -31,6 +33,7 @@ pub fn all() -> Vec<Case> {
     all.extend(file_systems::cases());
     all.extend(joins::cases());
     all.extend(full::cases());
+    all.extend(full_edges::cases());
     all.extend(bad_input::cases());
     all.extend(fio::cases());
     all.extend(verbs::cases());
@@ -39,6 +42,7 @@ pub fn all() -> Vec<Case> {
     all.extend(copy::cases());
     all.extend(errors::cases());
     all.extend(errors_direct::cases());
+    all.extend(races::cases());
     all.extend(powercut::cases());
     all.extend(powercut_judge::cases());
     all
