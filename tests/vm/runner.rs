@@ -16,6 +16,7 @@ use crate::Case;
 use crate::disk;
 use crate::ioctl;
 use crate::kernel;
+use crate::mirror;
 use crate::server;
 use crate::sh::{binary, dmesg_tail, run_args};
 
@@ -176,6 +177,7 @@ fn bound_loops() -> Vec<PathBuf> {
 /// Takes everything down that a case may have made. An error says what had been forgotten.
 fn clean_up() -> Result<(), String> {
     let mut found = Vec::new();
+    mirror::break_off_all(); // before anything that could wait for what they hold
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let ours = |line: &&str| line.split(' ').nth(1).is_some_and(|dir| dir.starts_with(SCRATCH));
     let mut dirs: Vec<&str> = mounts.lines().filter(ours).filter_map(|l| l.split(' ').nth(1)).collect();

@@ -13,6 +13,7 @@ mod full;
 mod joins;
 mod kill;
 mod live;
+mod mirror_fail;
 mod powercut;
 mod powercut_judge;
 mod powercut_reopen;
@@ -41,5 +42,6 @@ pub fn all() -> Vec<Case> {
     all.extend(errors_direct::cases());
     all.extend(powercut::cases());
     all.extend(powercut_judge::cases());
+    all.extend(mirror_fail::cases());
     all
 }
