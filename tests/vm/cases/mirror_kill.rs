@@ -11,7 +11,7 @@ use crate::disk::Disk;
 use crate::fault::{Fault, Faulty};
 use crate::load::{self, Plan, StopOnDrop};
 use crate::log::{self, Image};
-use crate::mirror::{self, Engine, Mirror, Shape, ours};
+use crate::mirror::{self, Engine, Initial, Mirror, Shape, ours};
 use crate::model::{View, settle};
 use crate::sh::{sh, ublk_dm};
 use crate::{kernel, server};
@@ -24,6 +24,8 @@ pub fn cases() -> Vec<Case> {
         Case { name: "mirror-kill-added-again", bound_s: 120, disks, run: again },
         Case { name: "mirror-kill-same-bytes", bound_s: 120, disks, run: |_| same_bytes() },
         Case { name: "mirror-kill-degraded", bound_s: 90, disks, run: |_| degraded() },
+        Case { name: "mirror-kill-new-leg", bound_s: 90, disks, run: |_| new_leg() },
+        Case { name: "mirror-kill-source", bound_s: 90, disks, run: |_| source() },
         Case { name: "mirror-kill-sigterm", bound_s: 90, disks, run: sigterm },
     ]
 }
@@ -194,26 +196,27 @@ fn same_bytes() {
     }
 }
 
-/// Killed while a leg is lost, with the log in memory: whoever takes over must know that the leg is stale.
+/// Killed while a leg is lost: whoever takes over must know that the leg is stale, wherever the log is, and also if all
+/// legs were declared equal at the beginning.
 fn degraded() {
     if ours() == Engine::Kernel {
         return;
     }
     let stage = Stage::new();
-    for disk_log in [false, true] {
+    for (disk_log, initial) in
+        [(false, Initial::FromLog), (true, Initial::FromLog), (false, Initial::NoSync), (true, Initial::NoSync)]
+    {
         Image::new(REGIONS, false).put(&Disk::open(&stage.log.path), log::sectors(REGIONS));
-        let shape = stage.shape(disk_log).features(&["handle_errors", "keep_log"]);
+        mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
+        let shape = stage.shape(disk_log).features(&["handle_errors", "keep_log"]).initial(initial);
         let served = Mirror::open(Engine::Ublk, "m", &shape);
         served.wait_in_sync();
         stage.legs[0].set(Fault::Gone);
         let disk = served.disk();
         stage.view.write(&disk, 7 * REGION, 100);
         stage.view.write(&disk, 70 * REGION, 100);
-        kill_9();
-        server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
         // The leg is back, but two writes are missing on it.
-        stage.legs[0].heal();
-        ublk_dm("recover m").ok();
+        take_over(&stage);
         for region in [7, 70] {
             stage.view.verify_range(&disk, region * REGION, REGION);
         }
@@ -221,7 +224,70 @@ fn degraded() {
         stage.view.verify(&disk);
         drop(disk);
         served.close();
-        mirror::assert_legs_equal(&shape, &format!("recovered while degraded, disk log: {disk_log}"));
+        mirror::assert_legs_equal(&shape, &format!("recovered while degraded, disk log: {disk_log}, {initial:?}"));
+    }
+}
+
+/// Kills the server, mends the disks and lets another one take over.
+fn take_over(stage: &Stage) {
+    kill_9();
+    server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
+    stage.legs.iter().for_each(Faulty::heal);
+    ublk_dm("recover m").ok();
+}
+
+/// Killed while a leg that was just put in is being written: it holds old bytes, and is nobody to read from.
+fn new_leg() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let stage = Stage::new();
+    for disk_log in [false, true] {
+        Image::new(REGIONS, true).put(&Disk::open(&stage.log.path), log::sectors(REGIONS));
+        mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
+        let initial = if disk_log { Initial::FromLog } else { Initial::NoSync };
+        let shape = stage.shape(disk_log).initial(initial);
+        let served = Mirror::open(Engine::Ublk, "m", &shape);
+        served.wait_in_sync();
+        let disk = served.disk();
+        // The first leg goes out and comes in again with nothing on it; it cannot be written fast.
+        Disk::open(&stage.legs[0].path).zero(0, LEN);
+        stage.legs[0].set(Fault::Slow { read_ms: 0, write_ms: 20_000 });
+        ublk_dm(&format!("message m replace 0 {}", stage.legs[0].path)).ok();
+        stage.view.verify(&disk);
+        take_over(&stage);
+        stage.view.verify(&disk);
+        served.wait_in_sync();
+        stage.view.verify(&disk);
+        drop(disk);
+        served.close();
+        mirror::assert_legs_equal(&shape, &format!("killed while a leg was new, disk log: {disk_log}"));
+    }
+}
+
+/// The second leg is the one to recover from: also for whoever takes over in the middle of that.
+fn source() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let stage = Stage::new();
+    for log in ["core", &stage.log.path] {
+        mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
+        Disk::open(&stage.legs[0].path).zero(0, LEN);
+        Disk::open(&stage.log.path).zero(0, log::sectors(REGIONS));
+        stage.legs[0].set(Fault::Slow { read_ms: 0, write_ms: 20_000 });
+        let [first, second] = [&stage.legs[0].path, &stage.legs[1].path];
+        let line = format!("mirror --leg {first} --leg {second} --log {log} --source {second} --region-size {REGION}s");
+        let path = server::add(&format!("{line} --name m"));
+        let disk = Disk::open(&path);
+        stage.view.verify_range(&disk, 0, LEN);
+        take_over(&stage);
+        stage.view.verify_range(&disk, 0, LEN);
+        drop(disk);
+        ublk_dm("wait m --in-sync").ok();
+        server::del("m");
+        mirror::assert_legs_equal(&stage.shape(false), &format!("recovered from the second leg, log {log}"));
+        stage.view.verify_range(&Disk::open(first), 0, LEN);
     }
 }
 
