@@ -16,8 +16,8 @@
 #![deny(unsafe_code)]
 
 mod cases;
+mod condition;
 mod disk;
-mod fault;
 mod faults;
 #[allow(unsafe_code)]
 mod ioctl;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::Case;
+use crate::condition::{Fault, Faulty};
 use crate::disk::{Disk, MIB, node, slice};
-use crate::fault::{Fault, Faulty};
 use crate::load::{self, Plan, Rng};
 use crate::mirror::{self, Engine, Initial, Mirror, Shape, ours};
 use crate::model::View;

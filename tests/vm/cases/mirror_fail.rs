@@ -6,8 +6,8 @@
 //! equal over the whole device.
 
 use crate::Case;
+use crate::condition::{Fault, Faulty};
 use crate::disk::{Buf, Disk};
-use crate::fault::{Fault, Faulty};
 use crate::log::{self, Image};
 use crate::mirror::{self, Did, Engine, Initial, Mirror, Request, Shape};
 use crate::model::{Ticket, View};

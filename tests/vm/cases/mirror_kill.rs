@@ -7,8 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Case;
+use crate::condition::{Fault, Faulty};
 use crate::disk::Disk;
-use crate::fault::{Fault, Faulty};
 use crate::load::{self, Plan, StopOnDrop};
 use crate::log::{self, Image};
 use crate::mirror::{self, Engine, Initial, Mirror, Shape, ours};

@@ -7,8 +7,8 @@ use std::thread;
 use serde_json::Value;
 
 use crate::Case;
+use crate::condition::{Fault, Faulty};
 use crate::disk::{Buf, Disk, slice};
-use crate::fault::{Fault, Faulty};
 use crate::load::{self, Plan, StopOnDrop};
 use crate::mirror::{self, Did, Engine, Initial, Mirror, Request, Shape, ours};
 use crate::model::View;

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Case;
+use crate::condition::{Fault, Faulty};
 use crate::disk::{Buf, Disk};
-use crate::fault::{Fault, Faulty};
 use crate::load::{self, Plan};
 use crate::log::{self, Image};
 use crate::mirror::{self, Engine, Mirror, Shape, ours};

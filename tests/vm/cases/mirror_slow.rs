@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::Case;
+use crate::condition::{Fault, Faulty};
 use crate::disk::{Disk, node, slice};
-use crate::fault::{Fault, Faulty};
 use crate::load::{self, Plan, Rng};
 use crate::mirror::{self, Engine, Initial, Mirror, Shape, ours};
 use crate::model::View;
