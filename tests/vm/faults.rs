@@ -16,6 +16,8 @@ pub enum Fails {
     WritesAndFlushes,
     /// Reads and writes.
     All,
+    /// Nothing, but it takes this long (flushes as long as writes).
+    NothingButSlow { read_ms: u64, write_ms: u64 },
 }
 
 /// One fault: what fails from a sector on for so many.
@@ -57,6 +59,10 @@ impl Faulty {
                 Fails::Reads => flakey("error_reads"),
                 Fails::WritesAndFlushes => flakey("error_writes"),
                 Fails::All => format!("{start} {len} error"),
+                Fails::NothingButSlow { read_ms, write_ms } => {
+                    let (real, at) = (&self.real, self.start + start);
+                    format!("{start} {len} delay {real} {at} {read_ms} {real} {at} {write_ms}")
+                }
             });
             at = start + len;
         }

@@ -19,14 +19,14 @@ const SPEC: usize = 40;
 const ROOM: usize = 16 << 10;
 
 const READ_ONLY: u32 = 1;
+const SUSPEND: u32 = 2;
 const STATUS_TABLE: u32 = 16;
+const SKIP_LOCKFS: u32 = 1 << 10;
+const NOFLUSH: u32 = 1 << 11;
 
 const DEV_CREATE: u32 = 3;
 const DEV_REMOVE: u32 = 4;
 const DEV_SUSPEND: u32 = 6; // without its flag: resume
-const SUSPEND: u32 = 1 << 1;
-const SKIP_LOCKFS: u32 = 1 << 10;
-const NO_FLUSH: u32 = 1 << 11;
 const TABLE_LOAD: u32 = 9;
 const TABLE_STATUS: u32 = 12;
 const TARGET_MESSAGE: u32 = 14;
@@ -90,11 +90,10 @@ pub fn dm_create(name: &str, table: &str, read_only: bool) -> io::Result<String>
 
 /// Puts another table under a device in use: what is in flight ends on the old one, the rest waits for the new one.
 pub fn dm_swap(name: &str, table: &str) -> io::Result<()> {
-    let (targets, specs) = specs(table)?;
-    request(DEV_SUSPEND, name, SUSPEND | NO_FLUSH | SKIP_LOCKFS, 0, &[])?;
-    let loaded = request(TABLE_LOAD, name, 0, targets, &specs);
-    request(DEV_SUSPEND, name, 0, 0, &[])?;
-    loaded.map(|_| ())
+    dm_suspend(name, true)?;
+    let loaded = dm_load(name, table);
+    dm_resume(name)?;
+    loaded
 }
 
 /// Sends a message to the first target of a device.
@@ -103,6 +102,23 @@ pub fn dm_message(name: &str, text: &str) -> io::Result<()> {
     message.extend(text.as_bytes());
     message.push(0);
     request(TARGET_MESSAGE, name, 0, 0, &message).map(|_| ())
+}
+
+/// Gives a device a table that its next resume puts in place.
+pub fn dm_load(name: &str, table: &str) -> io::Result<()> {
+    let (targets, specs) = specs(table)?;
+    request(TABLE_LOAD, name, 0, targets, &specs).map(|_| ())
+}
+
+/// Suspends a device without freezing its file system; with `noflush` its target need not end what it holds.
+pub fn dm_suspend(name: &str, noflush: bool) -> io::Result<()> {
+    let flags = SUSPEND | SKIP_LOCKFS | if noflush { NOFLUSH } else { 0 };
+    request(DEV_SUSPEND, name, flags, 0, &[]).map(|_| ())
+}
+
+/// Resumes a device, with the table that was loaded if there is one.
+pub fn dm_resume(name: &str) -> io::Result<()> {
+    request(DEV_SUSPEND, name, 0, 0, &[]).map(|_| ())
 }
 
 /// Removes a device; one that was closed a moment ago may still be busy for an instant.

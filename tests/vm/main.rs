@@ -10,17 +10,21 @@
 //! process of its own, so that one that hangs is reported and left behind; between cases
 //! everything they made is taken down and their disks are wiped. `UBLK_DM_SLOW=N` gives
 //! every case N times its time. `UBLK_DM_BIN` puts another
-//! program in the place of the `ublk-dm` just built.
+//! program in the place of the `ublk-dm` just built; `UBLK_DM_JUDGE=1` puts the kernel there in the cases of mirrors that
+//! can be played so, which tests the cases themselves.
 
 #![deny(unsafe_code)]
 
 mod cases;
+mod condition;
 mod disk;
 mod faults;
 #[allow(unsafe_code)]
 mod ioctl;
 mod kernel;
 mod load;
+mod log;
+mod mirror;
 mod model;
 mod power;
 mod runner;

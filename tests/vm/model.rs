@@ -113,6 +113,11 @@ impl View {
         self.lock().window.take().expect("a window is open")
     }
 
+    /// From now on the device holds this.
+    pub fn put(&self, cells: Vec<Cell>) {
+        self.lock().cells = cells;
+    }
+
     /// Takes the writes that were never acknowledged out of the model.
     pub fn take_unacknowledged(&self) -> Vec<Ticket> {
         std::mem::take(&mut self.lock().busy)
@@ -164,6 +169,17 @@ impl View {
         got.map_err(|e| format!("{}: read of {sectors} sectors at {sector}: {e}", disk.path))?;
         compare(&disk.path, sector, &expected, &buf)?;
         Ok(true)
+    }
+
+    /// What a range holds as far as writes were acknowledged.
+    pub fn cells(&self, sector: u64, sectors: u64) -> Vec<Cell> {
+        self.lock().cells[us(sector)..us(sector + sectors)].to_vec()
+    }
+
+    /// Compares a range that nobody writes, beside others who do the same.
+    pub fn verify_shared(&self, disk: &Disk, sector: u64, sectors: u64) {
+        compare(&disk.path, sector, &self.cells(sector, sectors), &disk.read(sector, sectors))
+            .unwrap_or_else(|why| panic!("{why}"));
     }
 
     pub fn verify_range(&self, disk: &Disk, sector: u64, sectors: u64) {

@@ -16,6 +16,7 @@ use crate::Case;
 use crate::disk;
 use crate::ioctl;
 use crate::kernel;
+use crate::mirror;
 use crate::server;
 use crate::sh::{binary, dmesg_tail, run_args};
 
@@ -114,7 +115,7 @@ fn one(case: &Case, seed: u64) -> Result<(), String> {
     let end = wait(&mut child, bound_s, &why_path);
     let why = fs::read_to_string(&why_path).unwrap_or_default();
     if end.is_none() {
-        dump();
+        dump(child.id());
         child.kill().ok(); // it may sit in an uninterruptible sleep: nobody waits for it
     }
     match end {
@@ -144,11 +145,11 @@ fn wait(child: &mut Child, seconds: u64, why: &Path) -> Option<bool> {
     None
 }
 
-/// Prints what may explain a case that hangs.
-fn dump() {
+/// Prints what may explain a case that hangs: where the servers' threads are, and its own.
+fn dump(case: u32) {
     let listed = bounded(10, &format!("{} list --json", binary()));
     println!("  list --json: {listed}");
-    for id in server::processes() {
+    for id in server::processes().into_iter().chain([u64::from(case)]) {
         for task in fs::read_dir(format!("/proc/{id}/task")).into_iter().flatten().flatten() {
             let read = |file: &str| fs::read_to_string(task.path().join(file)).unwrap_or_default();
             println!("  {}: {}", task.path().display(), read("comm").trim());
@@ -176,6 +177,7 @@ fn bound_loops() -> Vec<PathBuf> {
 /// Takes everything down that a case may have made. An error says what had been forgotten.
 fn clean_up() -> Result<(), String> {
     let mut found = Vec::new();
+    mirror::break_off_all(); // before anything that could wait for what they hold
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let ours = |line: &&str| line.split(' ').nth(1).is_some_and(|dir| dir.starts_with(SCRATCH));
     let mut dirs: Vec<&str> = mounts.lines().filter(ours).filter_map(|l| l.split(' ').nth(1)).collect();

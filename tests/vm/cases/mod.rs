@@ -14,6 +14,15 @@ mod full_edges;
 mod joins;
 mod kill;
 mod live;
+mod mirror_alternate;
+mod mirror_bad;
+mod mirror_basic;
+mod mirror_fail;
+mod mirror_kill;
+mod mirror_messages;
+mod mirror_repair;
+mod mirror_shapes;
+mod mirror_slow;
 mod powercut;
 mod powercut_judge;
 mod powercut_reopen;
@@ -45,5 +54,14 @@ pub fn all() -> Vec<Case> {
     all.extend(races::cases());
     all.extend(powercut::cases());
     all.extend(powercut_judge::cases());
+    all.extend(mirror_basic::cases());
+    all.extend(mirror_shapes::cases());
+    all.extend(mirror_alternate::cases());
+    all.extend(mirror_fail::cases());
+    all.extend(mirror_repair::cases());
+    all.extend(mirror_kill::cases());
+    all.extend(mirror_messages::cases());
+    all.extend(mirror_slow::cases());
+    all.extend(mirror_bad::cases());
     all
 }

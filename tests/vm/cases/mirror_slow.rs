@@ -1,0 +1,234 @@
+//! Legs of unlike speed, and a leg on another machine.
+//!
+//! Reads are spread over the legs, and a slow leg loses them. A leg behind nvme-tcp (to an nvmet target of this machine)
+//! is lost and comes back: a degraded mirror and a recovery, and nothing hangs.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::Case;
+use crate::condition::{Fault, Faulty};
+use crate::disk::{Disk, node, slice};
+use crate::load::{self, Plan, Rng};
+use crate::mirror::{self, Engine, Initial, Mirror, Shape, ours};
+use crate::model::View;
+use crate::server;
+use crate::sh::{sh, ublk_dm};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case { name: "mirror-slow-leg", bound_s: 90, disks: &["n0", "n1"], run: slow_leg },
+        Case { name: "mirror-nvme-tcp", bound_s: 150, disks: &["n0", "n1", "n2"], run: nvme_tcp },
+    ]
+}
+
+const REGION: u64 = 512;
+const LEN: u64 = 32 * REGION;
+
+/// Requests of one kind that a disk has completed: the first field counts reads, the fifth writes.
+fn completed(path: &str, field: usize) -> u64 {
+    let name = fs::canonicalize(path).expect("a device");
+    let stat = format!("/sys/class/block/{}/stat", name.file_name().and_then(|n| n.to_str()).expect("ASCII"));
+    let text = fs::read_to_string(&stat).unwrap_or_else(|e| panic!("{stat}: {e}"));
+    let word = text.split_whitespace().nth(field);
+    word.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{stat}: {text:?}"))
+}
+
+fn reads(path: &str) -> u64 {
+    completed(path, 0)
+}
+
+/// Random reads, eight deep; returns how many each leg got.
+fn spread(view: &View, disk: &Disk, seed: u64, legs: [&str; 2]) -> [u64; 2] {
+    let before = legs.map(reads);
+    thread::scope(|scope| {
+        for thread in 0..8u64 {
+            scope.spawn(move || {
+                let mut rng = Rng::new(seed ^ thread);
+                for _ in 0..60 {
+                    let at = rng.below(LEN / 8) * 8;
+                    view.verify_shared(disk, at, 8);
+                }
+            });
+        }
+    });
+    let after = legs.map(reads);
+    [after[0] - before[0], after[1] - before[1]]
+}
+
+fn slow_leg(seed: u64) {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let legs = [Faulty::new("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN)];
+    let shape = Shape::new(LEN, REGION, &[&legs[0].path, &legs[1].path]).initial(Initial::NoSync);
+    let view = View::new("mirr", LEN);
+    mirror::fill(&view, &shape);
+    let served = Mirror::open(Engine::Ublk, "m", &shape);
+    let disk = served.disk();
+    let even = spread(&view, &disk, seed, [&legs[0].path, &legs[1].path]);
+    assert!(even.iter().all(|reads| *reads > 100), "seed {seed}: of 480 reads the legs got {even:?}");
+    legs[0].set(Fault::Slow { read_ms: 60, write_ms: 0 });
+    let uneven = spread(&view, &disk, !seed, [&legs[0].path, &legs[1].path]);
+    println!("  reads: {even:?} evenly, {uneven:?} with a slow first leg");
+    assert!(uneven[0] * 4 < uneven[1], "seed {seed}: a slow first leg got {uneven:?}");
+    // Nothing is ever wrong with writes beside it.
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| load::verify(&view, &disk, seed, 3, &stop));
+        let done = load::write(&view, &disk, seed, Plan::depth_32(150, 10), &AtomicBool::new(false));
+        stop.store(true, Ordering::Relaxed);
+        done.unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        reader.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    });
+    legs[0].heal();
+    view.verify(&disk);
+    drop(disk);
+    served.close();
+    mirror::assert_legs_equal(&shape, "after a slow leg");
+}
+
+/// A disk of this machine, offered and used through the network.
+struct Remote {
+    port: String,
+    subsystem: String,
+    /// Its node on the using side.
+    path: String,
+}
+
+const NQN: &str = "ublk-dm-leg";
+
+impl Remote {
+    fn new(disk: &str) -> Remote {
+        sh("modprobe -a nvmet nvmet-tcp nvme-tcp").ok();
+        sh("ip link set lo up").ok();
+        if !Path::new("/sys/kernel/config/nvmet").exists() {
+            sh("mount -t configfs none /sys/kernel/config").ok();
+        }
+        let (port, subsystem) =
+            ("/sys/kernel/config/nvmet/ports/1".to_string(), format!("/sys/kernel/config/nvmet/subsystems/{NQN}"));
+        let put = |path: String, value: &str| fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let dir = |path: &str| fs::create_dir(path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        dir(&subsystem);
+        put(format!("{subsystem}/attr_allow_any_host"), "1");
+        put(format!("{subsystem}/attr_serial"), "tcp0");
+        dir(&format!("{subsystem}/namespaces/1"));
+        put(format!("{subsystem}/namespaces/1/device_path"), disk);
+        put(format!("{subsystem}/namespaces/1/enable"), "1");
+        dir(&port);
+        for (key, value) in
+            [("addr_trtype", "tcp"), ("addr_adrfam", "ipv4"), ("addr_traddr", "127.0.0.1"), ("addr_trsvcid", "4420")]
+        {
+            put(format!("{port}/{key}"), value);
+        }
+        let mut remote = Remote { port, subsystem, path: String::new() };
+        remote.offer();
+        let line = format!(
+            "transport=tcp,traddr=127.0.0.1,trsvcid=4420,nqn={NQN},reconnect_delay=1,ctrl_loss_tmo=600,fast_io_fail_tmo=1,\
+             keep_alive_tmo=2,nr_io_queues=1"
+        );
+        fs::write("/dev/nvme-fabrics", &line).unwrap_or_else(|e| panic!("/dev/nvme-fabrics: {line}: {e}"));
+        server::wait_for(20, "the disk behind the network", || remote.find());
+        remote
+    }
+
+    /// Looks for the disk among all.
+    fn find(&mut self) -> bool {
+        for entry in fs::read_dir("/sys/block").expect("/sys/block").flatten() {
+            let serial = fs::read_to_string(entry.path().join("device/serial")).unwrap_or_default();
+            let named = fs::read_to_string(entry.path().join("device/subsysnqn")).unwrap_or_default();
+            let name = entry.file_name().into_string().expect("ASCII");
+            if (serial.trim() == "tcp0" || named.trim() == NQN) && Path::new(&format!("/dev/{name}")).exists() {
+                self.path = format!("/dev/{name}");
+                return true;
+            }
+        }
+        false
+    }
+
+    fn link(&self) -> String {
+        format!("{}/subsystems/{NQN}", self.port)
+    }
+
+    fn offer(&self) {
+        let link = self.link();
+        std::os::unix::fs::symlink(&self.subsystem, &link).unwrap_or_else(|e| panic!("{link}: {e}"));
+    }
+
+    /// The other machine is gone: no connection, and no new one.
+    fn withdraw(&self) {
+        let link = self.link();
+        fs::remove_file(&link).unwrap_or_else(|e| panic!("{link}: {e}"));
+    }
+
+    /// Whether it answers.
+    fn answers(&self) -> bool {
+        Disk::try_open(&self.path, false).is_ok_and(|disk| disk.try_read(0, &mut crate::disk::Buf::new(8)).is_ok())
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        for entry in fs::read_dir("/sys/class/nvme").into_iter().flatten().flatten() {
+            let named = fs::read_to_string(entry.path().join("subsysnqn")).unwrap_or_default();
+            if named.trim() == NQN {
+                fs::write(entry.path().join("delete_controller"), "1").ok();
+            }
+        }
+        fs::remove_file(self.link()).ok();
+        fs::remove_dir(&self.port).ok();
+        fs::write(format!("{}/namespaces/1/enable", self.subsystem), "0").ok();
+        fs::remove_dir(format!("{}/namespaces/1", self.subsystem)).ok();
+        fs::remove_dir(&self.subsystem).ok();
+    }
+}
+
+fn nvme_tcp(seed: u64) {
+    let first = slice("leg0", "n0", 0, LEN);
+    let far = Remote::new(&node("n1"));
+    let second = crate::kernel::create("leg1", &format!("0 {LEN} linear {} 0", far.path));
+    let log = slice("log", "n2", 0, 64);
+    let shape = Shape::new(LEN, REGION, &[&first, &second]).log(&log).features(&["handle_errors", "keep_log"]);
+    let view = View::new("mirr", LEN);
+    view.fill(&Disk::open(&first));
+    let served = Mirror::open(ours(), "m", &shape);
+    served.wait_in_sync();
+    let (disk, stop) = (served.disk(), AtomicBool::new(false));
+    let plan = Plan { writers: 6, max_sectors: 128, writes: 1_000_000, seconds: 100, may_break: false };
+    thread::scope(|scope| {
+        let _stop = load::StopOnDrop(&stop);
+        let load = scope.spawn(|| load::write(&view, &disk, seed, plan, &stop));
+        let reader = scope.spawn(|| load::verify(&view, &disk, seed, 2, &stop));
+        thread::sleep(Duration::from_millis(700));
+        far.withdraw();
+        let begun = Instant::now();
+        let status = served.wait_status(40, "a degraded mirror", |status| status.letters == "AD");
+        println!("  lost after {} ms: {}", begun.elapsed().as_millis(), status.short());
+        thread::sleep(Duration::from_millis(500));
+        let before = completed(&served.path, 4);
+        server::wait_for(20, "writes to go on while a leg is lost", || completed(&served.path, 4) >= before + 20);
+        far.offer();
+        server::wait_for(40, "the disk to answer again", || far.answers());
+        // It is the same disk, but it has missed writes: put in again, it is recovered.
+        match served.engine {
+            Engine::Ublk => drop(ublk_dm(&format!("message m replace 1 {second}")).ok()),
+            Engine::Kernel => {
+                served.suspend(true);
+                served.load(&shape);
+                served.resume();
+            }
+        }
+        served.wait_status(40, "a recovered mirror", |status| status.letters == "AA" && status.in_sync == status.total);
+        stop.store(true, Ordering::Relaxed);
+        load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        reader.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    });
+    view.verify(&disk);
+    drop(disk);
+    served.close();
+    mirror::assert_legs_equal(&shape, &format!("nvme-tcp, seed {seed}"));
+    crate::kernel::remove("leg1");
+}

@@ -1,0 +1,75 @@
+//! The dirty log's format as the kernel writes it: judged and forged here, independently of the program's own code.
+
+use crate::disk::{Buf, Disk, SECTOR, us};
+
+/// `rRiM`, little-endian.
+pub const MAGIC: u32 = 0x4d69_5272;
+/// Where the bits start.
+const BITS: usize = 1024;
+
+/// A log that somebody else left.
+#[derive(Clone)]
+pub struct Image {
+    pub magic: u32,
+    pub version: u32,
+    pub nr_regions: u64,
+    /// What stands behind the header's 16 bytes, up to the bits.
+    pub filler: u8,
+    /// The bits' first bytes; the others are `rest`.
+    pub bits: Vec<u8>,
+    /// All further bytes.
+    pub rest: u8,
+}
+
+impl Image {
+    /// A log of so many regions, all clean or all dirty.
+    pub fn new(regions: u64, clean: bool) -> Image {
+        let mut bits = vec![0; us(regions.div_ceil(64) * 8)];
+        if clean {
+            (0..regions).for_each(|region| bits[us(region / 8)] |= 1 << (region % 8));
+        }
+        Image { magic: MAGIC, version: 2, nr_regions: regions, filler: 0, bits, rest: 0 }
+    }
+
+    /// What LVM writes before the log is used for the first time.
+    pub fn lvm(byte: u8) -> Image {
+        Image { magic: MAGIC, version: 2, nr_regions: u64::MAX, filler: byte, bits: Vec::new(), rest: byte }
+    }
+
+    /// Writes it over the device's first `sectors` sectors.
+    pub fn put(&self, log: &Disk, sectors: u64) {
+        let mut buf = Buf::new(sectors);
+        buf[..BITS].fill(self.filler);
+        buf[BITS..].fill(self.rest);
+        buf[..4].copy_from_slice(&self.magic.to_le_bytes());
+        buf[4..8].copy_from_slice(&self.version.to_le_bytes());
+        buf[8..16].copy_from_slice(&self.nr_regions.to_le_bytes());
+        buf[BITS..BITS + self.bits.len()].copy_from_slice(&self.bits);
+        log.write(0, &buf);
+    }
+}
+
+/// Sectors that the log of so many regions takes, in blocks of 4096 bytes.
+pub fn sectors(regions: u64) -> u64 {
+    let bytes = BITS as u64 + regions.div_ceil(64) * 8;
+    bytes.next_multiple_of(4096) / SECTOR
+}
+
+/// All of a log, for putting it back later.
+pub fn save(path: &str, regions: u64) -> Buf {
+    Disk::open_read_only(path).read(0, sectors(regions))
+}
+
+/// The header's first 16 bytes and the bits: what must be equal whoever wrote it. The bytes between them belong to nobody
+/// or to the program under test; those behind the bits are whoever's they were.
+pub fn canonical(path: &str, regions: u64) -> Vec<u8> {
+    let all = save(path, regions);
+    let end = BITS + us(regions.div_ceil(64) * 8);
+    [&all[..16], &all[BITS..end]].concat()
+}
+
+/// The regions whose bit says dirty or not in sync.
+pub fn dirty(path: &str, regions: u64) -> Vec<u64> {
+    let all = save(path, regions);
+    (0..regions).filter(|region| all[BITS + us(region / 8)] >> (region % 8) & 1 == 0).collect()
+}
