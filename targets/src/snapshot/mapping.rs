@@ -29,7 +29,7 @@ impl Run {
         Run { old, packed: new }
     }
 
-    fn new(&self) -> u64 {
+    fn cow(&self) -> u64 {
         self.packed & ((1 << NEW_BITS) - 1)
     }
 
@@ -43,7 +43,7 @@ impl Run {
 
     /// Whether another run goes on where this one ends, on both disks, and there is room for its length.
     fn takes(&self, next: &Run) -> bool {
-        self.end() == next.old && self.new() + self.len() == next.new() && self.len() + next.len() <= MAX_RUN
+        self.end() == next.old && self.cow() + self.len() == next.cow() && self.len() + next.len() <= MAX_RUN
     }
 
     fn append(&mut self, next: &Run) {
@@ -82,7 +82,7 @@ impl Mapping {
     pub fn get(&self, chunk: Chunk) -> Option<CowChunk> {
         let (leaf, position) = self.find(chunk.0);
         let run = self.leaves.get(leaf)?.get(position.checked_sub(1)?)?;
-        (chunk.0 < run.end()).then(|| CowChunk(run.new() + (chunk.0 - run.old)))
+        (chunk.0 < run.end()).then(|| CowChunk(run.cow() + (chunk.0 - run.old)))
     }
 
     /// Adds a chunk; `false`, and nothing is changed, if it is mapped already.
@@ -140,7 +140,7 @@ impl Mapping {
     /// The COW chunks, in the order of the chunks they stand for.
     pub fn cow_chunks(&self) -> impl Iterator<Item = CowChunk> + '_ {
         let runs = self.leaves.iter().flatten();
-        runs.flat_map(|run| (run.new()..run.new() + run.len()).map(CowChunk))
+        runs.flat_map(|run| (run.cow()..run.cow() + run.len()).map(CowChunk))
     }
 
     /// Bytes of memory that it takes.
