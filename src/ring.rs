@@ -75,6 +75,21 @@ struct Slot {
     next: u32,
 }
 
+impl Slot {
+    /// Whether a completion is the last of an operation; a short or interrupted one is not.
+    fn is_ended_by(&mut self, result: i32) -> bool {
+        let Work::Disk { op, done_bytes, .. } = &mut self.work else { return true };
+        match (op.kind, result) {
+            (_, error) if error == -libc::EAGAIN || error == -libc::EINTR => false,
+            (OpKind::Read | OpKind::Write { .. }, moved) if moved > 0 => {
+                *done_bytes += u64::from(moved.unsigned_abs());
+                *done_bytes >= op.count.bytes()
+            }
+            _ => true,
+        }
+    }
+}
+
 /// The ring; clones share it. It belongs to the thread that made it.
 #[derive(Clone)]
 pub struct Ring {
@@ -330,33 +345,25 @@ impl Inner {
     }
 
     fn complete(&self, index: u32, result: i32) {
-        if self.slots.borrow()[index as usize].next != NO_SLOT {
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[index as usize];
+        if slot.next != NO_SLOT {
+            drop(slots);
             self.complete_joint(index, result);
-            return;
-        }
-        let again = {
-            let mut slots = self.slots.borrow_mut();
-            match &mut slots[index as usize].work {
-                Work::Disk { op, done_bytes, .. } => match (op.kind, result) {
-                    (_, error) if error == -libc::EAGAIN || error == -libc::EINTR => true,
-                    (OpKind::Read | OpKind::Write { .. }, moved) if moved > 0 => {
-                        *done_bytes += u64::from(moved.unsigned_abs());
-                        *done_bytes < op.count.bytes()
-                    }
-                    _ => false,
-                },
-                Work::Command | Work::None => false,
-            }
-        };
-        if again {
-            self.submit_disk(index);
+        } else if slot.is_ended_by(result) {
+            self.end(&mut slots, index, result);
         } else {
-            self.finish(index, result);
+            drop(slots);
+            self.submit_disk(index);
         }
     }
 
+    /// Ends an operation whose completion is not the kernel's.
     fn finish(&self, index: u32, result: i32) {
-        let mut slots = self.slots.borrow_mut();
+        self.end(&mut self.slots.borrow_mut(), index, result);
+    }
+
+    fn end(&self, slots: &mut [Slot], index: u32, result: i32) {
         let slot = &mut slots[index as usize];
         let result = match &slot.work {
             // Nothing moved and no error: the file ends before the range.
@@ -367,7 +374,7 @@ impl Inner {
         };
         slot.result = Some(result);
         if slot.detached {
-            self.give_slot(&mut slots, index);
+            self.give_slot(slots, index);
         } else if let Some(waker) = slot.waker.take() {
             waker.wake();
         }

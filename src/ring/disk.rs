@@ -64,6 +64,8 @@ pub struct RingFile {
     place: Option<u32>,
     /// Operations on it that wait for the end of the round.
     pub(super) held: RefCell<Vec<u32>>,
+    /// The sector behind the last read.
+    pub(super) last_read_end: Cell<u64>,
 }
 
 impl RingFile {
@@ -76,7 +78,7 @@ impl RingFile {
                 place = None;
             }
         }
-        RingFile { ring: ring.clone(), file, place, held: RefCell::default() }
+        RingFile { ring: ring.clone(), file, place, held: RefCell::default(), last_read_end: Cell::new(u64::MAX) }
     }
 
     /// How an entry names the file: the number, and what kind of number it is.
@@ -123,7 +125,7 @@ impl RingDisk {
 
 impl Backend for RingDisk {
     fn start(&self, op: Op) -> OpId {
-        let hold = can_join(&op);
+        let hold = can_join(&self.file, &op);
         let slot = self.ring.take_slot(Work::Disk { op, file: self.file.clone(), done_bytes: 0 });
         if hold {
             self.ring.hold(&self.file, slot);

@@ -30,10 +30,17 @@ pub(super) fn has_fixed_vectors(uring: &IoUring) -> bool {
         && probe.is_supported(WritevFixed::CODE)
 }
 
-/// Whether an operation may be held back to be joined with others.
-pub(super) fn can_join(op: &Op) -> bool {
-    let plain = matches!(op.kind, OpKind::Read | OpKind::Write { fua: false });
-    plain && matches!(op.memory, Memory::Buffer { .. }) && op.count.bytes() < MAX_JOINED_BYTES
+/// Whether an operation may be held back to be joined with others. Reads of an origin are where its users write, so only
+/// one that goes on where the last one ended is worth it; writes to a COW nearly always have neighbours.
+pub(super) fn can_join(file: &RingFile, op: &Op) -> bool {
+    if !matches!(op.memory, Memory::Buffer { .. }) || op.count.bytes() >= MAX_JOINED_BYTES {
+        return false;
+    }
+    match op.kind {
+        OpKind::Read => file.last_read_end.replace(op.sector.0 + op.count.0) == op.sector.0,
+        OpKind::Write { fua } => !fua,
+        _ => false,
+    }
 }
 
 /// Where an operation is on its disk: reads before writes, each in ascending order.

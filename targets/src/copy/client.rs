@@ -47,7 +47,9 @@ struct Shared {
     reserve_id: u32,
     zero_pages: Rc<[Buffer]>,
     waiting_for_memory: RefCell<Vec<Waker>>,
-    idle_jobs: RefCell<Vec<Job>>,
+    /// Boxed, because a job is handed on several times.
+    #[allow(clippy::vec_box)]
+    idle_jobs: RefCell<Vec<Box<Job>>>,
     callbacks: RefCell<VecDeque<Callback>>,
     /// Jobs and tokens whose callback has not returned.
     unfinished: Cell<usize>,
@@ -145,7 +147,7 @@ impl Client {
 
     /// A job to fill. It goes back to the client when dropped, with its memory.
     pub fn job(&self) -> JobLease {
-        let job = self.shared.idle_jobs.borrow_mut().pop().unwrap_or_else(Job::new);
+        let job = self.shared.idle_jobs.borrow_mut().pop().unwrap_or_else(|| Box::new(Job::new()));
         JobLease { job: Some(job), client: self.clone() }
     }
 
@@ -258,7 +260,7 @@ impl Token {
 
 /// A job borrowed from its client.
 pub struct JobLease {
-    job: Option<Job>,
+    job: Option<Box<Job>>,
     client: Client,
 }
 

@@ -53,9 +53,12 @@ impl Runs {
     /// There are no ranges afterwards.
     pub(super) async fn finish(&mut self) -> (Option<DiskError>, Option<DiskError>) {
         let (mut old, mut fresh) = (None, None);
-        for (run, io) in self.items.drain(..).zip(self.ios.drain(..)) {
+        // From the last to the first, so that the first one's error stays.
+        while let (Some(run), Some(io)) = (self.items.pop(), self.ios.pop()) {
+            let is_fresh = run.fresh;
+            drop(run);
             if let Err(error) = io.await {
-                if run.fresh { &mut fresh } else { &mut old }.get_or_insert(error);
+                *if is_fresh { &mut fresh } else { &mut old } = Some(error);
             }
         }
         (old, fresh)

@@ -1,0 +1,220 @@
+//! What the data path itself costs: requests over disks that do nothing, without a kernel, a ring or a clock.
+//!
+//! `cargo run --release -p dm-targets --example cost -- ORIGINS-SNAPSHOTS EXCEPTIONS REQUESTS` fills as many snapshots of
+//! one origin with that many scattered exceptions each, and then prints nanoseconds per request for reads of a snapshot,
+//! for writes to the origin that every snapshot has a copy for already, and for first writes to both. Where one instruction is one
+//! nanosecond (ci/vm --icount) these are instructions. Under callgrind it says where they go.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Instant;
+
+use dm_targets::copy;
+use dm_targets::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Op, OpId, PayloadId};
+use dm_targets::exec::Executor;
+use dm_targets::request::{Request, RequestKind};
+use dm_targets::snapshot::origin::Origin;
+use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::units::{ChunkSize, Sector, Sectors};
+
+/// Requests in flight together.
+const DEPTH: u64 = 32;
+/// Chunk size, and length of every request.
+const CHUNK_SECTORS: u64 = 8;
+/// Chunks of the origin: twice the largest number of exceptions that anybody asks for.
+const CHUNKS: u64 = 1 << 25;
+/// Spreads requests over the origin: odd, so no chunk comes twice.
+const STRIDE: u64 = 0x9E37_79B9;
+
+/// Memory that is never looked at, but for the metadata, which is zero.
+#[derive(Default)]
+struct NoMemory(Cell<u32>);
+
+impl Host for NoMemory {
+    fn acquire(&self, _: u32) -> Option<BufferId> {
+        self.0.set(self.0.get() + 1);
+        Some(BufferId(self.0.get()))
+    }
+    fn retain(&self, _: BufferId) {}
+    fn release(&self, _: BufferId) {}
+    fn read(&self, _: BufferId, _: u32, out: &mut [u8]) {
+        out.fill(0);
+    }
+    fn write(&self, _: BufferId, _: u32, _: &[u8]) {}
+    fn now_ms(&self) -> u64 {
+        0
+    }
+    fn wake_at(&self, _: u64, _: &Waker) {}
+}
+
+/// A slot of an operation: whether it has completed, and who waits.
+#[derive(Default)]
+struct Flight {
+    done: bool,
+    waker: Option<Waker>,
+}
+
+/// A disk whose operations complete when the round ends.
+#[derive(Default)]
+struct NoDisk {
+    flights: RefCell<Vec<Flight>>,
+    free: RefCell<Vec<u32>>,
+    started: RefCell<VecDeque<u32>>,
+}
+
+impl NoDisk {
+    fn complete_all(&self) {
+        for index in self.started.borrow_mut().drain(..) {
+            let flight = &mut self.flights.borrow_mut()[index as usize];
+            flight.done = true;
+            if let Some(waker) = flight.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+impl Backend for NoDisk {
+    fn start(&self, _: Op) -> OpId {
+        let mut flights = self.flights.borrow_mut();
+        let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            flights.push(Flight::default());
+            u32::try_from(flights.len() - 1).unwrap_or(u32::MAX)
+        });
+        flights[index as usize].done = false;
+        self.started.borrow_mut().push_back(index);
+        OpId(index)
+    }
+    fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {
+        let flight = &mut self.flights.borrow_mut()[id.0 as usize];
+        if flight.done {
+            self.free.borrow_mut().push(id.0);
+            return Poll::Ready(Ok(()));
+        }
+        flight.waker = Some(waker.clone());
+        Poll::Pending
+    }
+    fn detach(&self, _: OpId) {}
+    fn limits(&self) -> Limits {
+        Limits {
+            logical_block_bytes: 4096,
+            physical_block_bytes: 4096,
+            volatile_cache: false,
+            read_only: false,
+            max_discard: Sectors(0),
+            discard_granularity_bytes: 0,
+            max_write_zeroes: Sectors(0),
+        }
+    }
+    fn size(&self) -> Sectors {
+        Sectors(CHUNKS * CHUNK_SECTORS)
+    }
+}
+
+struct Rig {
+    executor: Executor,
+    disk: Rc<NoDisk>,
+    origin: Rc<Origin>,
+    snapshots: Vec<Rc<Snapshot>>,
+}
+
+impl Rig {
+    fn new(count: usize) -> Option<Rig> {
+        let (executor, disk) = (Executor::new(), Rc::new(NoDisk::default()));
+        let host: Rc<dyn Host> = Rc::new(NoMemory::default());
+        let copy = copy::Client::new(&executor, &host, None)?;
+        let origin = Origin::new(Disk::new("origin", disk.clone()), copy.clone());
+        let made: Rc<RefCell<Vec<Rc<Snapshot>>>> = Rc::default();
+        for _ in 0..count {
+            let (runner, host, copy) = (executor.clone(), host.clone(), copy.clone());
+            let (origin, made, cow) = (origin.clone(), made.clone(), Disk::new("cow", disk.clone()));
+            executor.spawn(async move {
+                let options =
+                    Options { on_full: OnFull::Overflow, discard_zeroes_cow: false, discard_passdown_origin: false };
+                let parts = Parts {
+                    executor: &runner,
+                    host: &host,
+                    copy: &copy,
+                    origin: origin.disk(),
+                    cow: &cow,
+                    chunk_size: ChunkSize::from_sectors(CHUNK_SECTORS),
+                    persistent: true,
+                    overwrite: false,
+                    lost: false,
+                    len: None,
+                    options,
+                    listener: Rc::new(|_| {}),
+                };
+                if let Ok(snapshot) = Snapshot::open(parts).await {
+                    if snapshot.activate(&runner).await.is_ok() {
+                        origin.join(snapshot.clone()).await;
+                        made.borrow_mut().push(snapshot);
+                    }
+                }
+            });
+        }
+        let mut rig = Rig { executor, disk, origin, snapshots: Vec::new() };
+        rig.run_until(|| made.borrow().len() == count);
+        rig.snapshots = made.take();
+        Some(rig)
+    }
+
+    fn run_until(&self, done: impl Fn() -> bool) {
+        loop {
+            self.executor.run_ready();
+            if done() {
+                return;
+            }
+            self.disk.complete_all();
+        }
+    }
+
+    /// Nanoseconds per request.
+    fn run(&self, count: u64, first: u64, kind: RequestKind, to_snapshot: bool) -> f64 {
+        let (next, left) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(DEPTH)));
+        let start = Instant::now();
+        for _ in 0..DEPTH {
+            let (next, left, origin) = (next.clone(), left.clone(), self.origin.clone());
+            let snapshot = self.snapshots.first().filter(|_| to_snapshot).cloned();
+            self.executor.spawn(async move {
+                while next.get() < count {
+                    let chunk = (first + next.replace(next.get() + 1)).wrapping_mul(STRIDE) % CHUNKS;
+                    let (sector, count) = (Sector(chunk * CHUNK_SECTORS), Sectors(CHUNK_SECTORS));
+                    let request = Request { kind, sector, count, payload: PayloadId(0) };
+                    let result = match &snapshot {
+                        Some(snapshot) => snapshot.handle(&request).await,
+                        None => origin.handle(&request).await,
+                    };
+                    assert!(result.is_ok(), "{result:?}");
+                }
+                left.set(left.get() - 1);
+            });
+        }
+        self.run_until(|| left.get() == 0);
+        start.elapsed().as_nanos() as f64 / count as f64
+    }
+}
+
+fn main() -> ExitCode {
+    let numbers: Vec<u64> = std::env::args().skip(1).filter_map(|word| word.parse().ok()).collect();
+    let &[snapshots, exceptions, requests] = &numbers[..] else {
+        eprintln!("usage: cost SNAPSHOTS EXCEPTIONS REQUESTS");
+        return ExitCode::from(2);
+    };
+    let Some(rig) = Rig::new(usize::try_from(snapshots).unwrap_or(1)) else { return ExitCode::FAILURE };
+    let write = RequestKind::Write { fua: false };
+    rig.run(exceptions, 0, write, false);
+    let copied = rig.run(requests.min(exceptions), 0, RequestKind::Read, true);
+    let not_copied = rig.run(requests, exceptions, RequestKind::Read, true);
+    let again = rig.run(requests.min(exceptions), 0, write, false);
+    let first = rig.run(requests, exceptions, write, false);
+    let own = rig.run(requests, exceptions + requests, write, true);
+    println!(
+        "{snapshots} snapshots, {exceptions} exceptions each: snapshot read copied {copied:.0} ns, not copied \
+         {not_copied:.0} ns, first write {own:.0} ns; origin write again {again:.0} ns, first {first:.0} ns"
+    );
+    ExitCode::SUCCESS
+}
