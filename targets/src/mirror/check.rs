@@ -95,28 +95,16 @@ impl Mirror {
     /// The leg must be a source leg: where regions are out of sync no other is right.
     pub async fn repair(&self, source_leg: usize) -> Result<Repaired, CheckError> {
         let mut scratch = self.scratch()?;
-        {
-            let legs = &mut self.state.borrow_mut().legs;
-            if source_leg >= legs.count() {
-                return Err(CheckError::NoSuchLeg(source_leg));
-            }
-            if !legs.sources().has(source_leg) {
-                return Err(CheckError::NotRight(source_leg));
-            }
-            legs.believe(source_leg);
-        }
-        self.remember_stale();
-        self.log.until_legs_remembered().await;
+        self.may_be_source(source_leg)?;
         let mut repaired = Repaired::default();
         for region in (0..self.regions()).map(RegionIndex) {
             self.withhold(region).await?;
             let mut differs = false;
             self.compare_region(region, &mut scratch, &mut |difference| differs |= difference.in_sync).await;
-            if differs {
-                repaired.regions += 1;
-                self.desync(region).await;
-            }
+            let result = if differs { self.desync(region, source_leg).await } else { Ok(()) };
             self.release(region);
+            result?;
+            repaired.regions += u64::from(differs);
         }
         self.work.wake_all();
         self.quiet.until(|| self.recovery_ended().then_some(())).await;
@@ -131,8 +119,27 @@ impl Mirror {
         self.recovering.get() == 0 && nothing_left
     }
 
-    /// Puts a withheld region out of sync, durably: from its release on, legs other than the sources miss its writes.
-    async fn desync(&self, region: RegionIndex) {
+    fn may_be_source(&self, leg: usize) -> Result<(), CheckError> {
+        let legs = &self.state.borrow().legs;
+        if leg >= legs.count() {
+            Err(CheckError::NoSuchLeg(leg))
+        } else if legs.sources().has(leg) {
+            Ok(())
+        } else {
+            Err(CheckError::NotRight(leg))
+        }
+    }
+
+    /// Puts a withheld region out of sync, durably, with one leg as the only source. That is made durable first, or a
+    /// crash would recover the region from another leg.
+    async fn desync(&self, region: RegionIndex, source_leg: usize) -> Result<(), CheckError> {
+        // Recovery of another region may have put everything in sync meanwhile, which makes all legs sources.
+        while self.state.borrow().legs.sources() != LegSet::one(source_leg) {
+            self.may_be_source(source_leg)?;
+            self.state.borrow_mut().legs.believe(source_leg);
+            self.remember_stale();
+            self.log.until_legs_remembered().await;
+        }
         {
             let regions = &mut self.state.borrow_mut().regions;
             if regions.desync(region) {
@@ -143,6 +150,7 @@ impl Mirror {
         if self.log.on_disk() {
             self.log.until_settled(self.log.collecting()).await;
         }
+        Ok(())
     }
 
     fn scratch(&self) -> Result<Scratch, CheckError> {

@@ -51,7 +51,7 @@ impl Mirror {
         if taken.is_empty() && !forget {
             return false;
         }
-        self.cleaning.set(true);
+        self.cleaning.set(self.cleaning.get() + 1);
         let failed =
             if mutant::is(Mutant::CleanWithoutFlush) { Default::default() } else { self.flush_before_cleaning().await };
         if failed.is_empty() {
@@ -60,7 +60,7 @@ impl Mirror {
             self.log.flush_failed.set(true);
             self.flush_missed(failed);
         }
-        self.cleaning.set(false);
+        self.cleaning.set(self.cleaning.get() - 1);
         self.quiet.wake_all();
         true
     }

@@ -74,7 +74,7 @@ impl Mirror {
             paused: Cell::new(0),
             recovering: Cell::new(0),
             pass: Cell::new(None),
-            cleaning: Cell::new(false),
+            cleaning: Cell::new(0),
             forget_stale: Cell::new(false),
             closing: Cell::new(false),
             tasks: Cell::new(0),
@@ -170,7 +170,7 @@ impl Mirror {
     pub(super) async fn clean_everything(&self) {
         let mut taken = Vec::new();
         loop {
-            self.quiet.until(|| (!self.cleaning.get()).then_some(())).await;
+            self.quiet.until(|| (self.cleaning.get() == 0).then_some(())).await;
             if !self.clean(0, &mut taken).await {
                 break;
             }

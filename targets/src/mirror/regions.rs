@@ -361,6 +361,11 @@ impl Regions {
         self.flush_failed = false;
     }
 
+    /// Everything is in sync, so an earlier failure to flush a leg says nothing about what is written from now on.
+    pub fn forget_failed_flush(&mut self) {
+        self.flush_failed = false;
+    }
+
     /// Keeps in sync only what is set here, too. Nothing may be in flight.
     pub fn distrust(&mut self, believed: &Bits) {
         self.clear_entries();

@@ -134,7 +134,7 @@ impl Mirror {
         self.phase.set(Phase::Changing);
         self.gate_closed.set(true);
         self.pause_recovery().await;
-        self.quiet.until(|| (self.under_way.get() == 0 && !self.cleaning.get()).then_some(())).await;
+        self.quiet.until(|| (self.under_way.get() == 0 && self.cleaning.get() == 0).then_some(())).await;
         Ok(())
     }
 

@@ -215,7 +215,8 @@ pub struct Mirror {
     /// Lanes of recovery that have work.
     pub(super) recovering: Cell<usize>,
     pub(super) pass: Cell<Option<Pass>>,
-    pub(super) cleaning: Cell<bool>,
+    /// Batches of regions that are being cleaned.
+    pub(super) cleaning: Cell<usize>,
     /// The legs in the log's header are to be forgotten with the next cleaning.
     pub(super) forget_stale: Cell<bool>,
     pub(super) closing: Cell<bool>,
@@ -450,6 +451,9 @@ impl Mirror {
             let State { regions, legs } = &mut *self.state.borrow_mut();
             let had_stale = legs.stale() != LegSet::default();
             let news = regions.all_in_sync() && legs.all_in_sync();
+            if news {
+                regions.forget_failed_flush();
+            }
             if news && had_stale {
                 self.forget_stale.set(true);
             }

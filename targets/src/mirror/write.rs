@@ -48,7 +48,8 @@ struct Outcome {
     failed: LegSet,
     /// Legs that refused the operation as such.
     refused: LegSet,
-    errors: [Option<DiskError>; MAX_LEGS],
+    /// One for each of them; takes no memory as long as nothing goes wrong.
+    errors: Vec<(usize, DiskError)>,
 }
 
 impl Outcome {
@@ -56,8 +57,8 @@ impl Outcome {
         LegSet(self.failed.0 | self.refused.0)
     }
 
-    fn first_error(&mut self) -> Option<DiskError> {
-        self.errors.iter_mut().find_map(Option::take)
+    fn first_error(&self) -> Option<DiskError> {
+        self.errors.first().map(|(_, error)| error.clone())
     }
 }
 
@@ -137,7 +138,7 @@ impl Mirror {
             let legs = &self.state.borrow().legs;
             if stretch.in_sync { legs.all() } else { legs.sources() }
         };
-        let mut outcome = self.write_legs(request, stretch, targets).await;
+        let outcome = self.write_legs(request, stretch, targets).await;
         if outcome.missed().is_empty() {
             self.end(stretch);
             if !stretch.in_sync && !self.log.remembers_legs() {
@@ -146,10 +147,10 @@ impl Mirror {
             return Ok(Done::Yes);
         }
         if request.kind == RequestKind::Discard || outcome.failed.is_empty() {
-            return Err(self.refused(request, stretch, targets, &mut outcome));
+            return Err(self.refused(request, stretch, targets, &outcome));
         }
         if !stretch.in_sync && targets.without(outcome.missed()).is_empty() {
-            return Err(self.lost_out_of_sync(stretch, &mut outcome));
+            return Err(self.lost_out_of_sync(stretch, &outcome));
         }
         self.missed(stretch, outcome).await
     }
@@ -182,7 +183,7 @@ impl Mirror {
 
     /// Some legs refused an operation as such, or a discard failed: no leg is the worse for it. Where other legs carried
     /// it out the legs differ now, which recovery mends at once.
-    fn refused(&self, request: &Request, stretch: &Stretch, targets: LegSet, outcome: &mut Outcome) -> TargetError {
+    fn refused(&self, request: &Request, stretch: &Stretch, targets: LegSet, outcome: &Outcome) -> TargetError {
         let nothing_happened = outcome.failed.is_empty() && targets.without(outcome.refused).is_empty();
         if !nothing_happened {
             {
@@ -202,7 +203,7 @@ impl Mirror {
     }
 
     /// No source leg took a write to a region out of sync: the error is the user's, as it is.
-    fn lost_out_of_sync(&self, stretch: &Stretch, outcome: &mut Outcome) -> TargetError {
+    fn lost_out_of_sync(&self, stretch: &Stretch, outcome: &Outcome) -> TargetError {
         let several = {
             let legs = &mut self.state.borrow_mut().legs;
             let several = legs.sources() != LegSet::one(legs.default_leg());
@@ -220,7 +221,7 @@ impl Mirror {
     }
 
     /// Some legs have a write and others do not.
-    async fn missed(&self, stretch: &Stretch, mut outcome: Outcome) -> Result<Done, TargetError> {
+    async fn missed(&self, stretch: &Stretch, outcome: Outcome) -> Result<Done, TargetError> {
         self.blame(&outcome);
         let kept = {
             let State { regions, legs } = &mut *self.state.borrow_mut();
@@ -235,10 +236,8 @@ impl Mirror {
     }
 
     fn blame(&self, outcome: &Outcome) {
-        for leg in outcome.failed.iter() {
-            if let Some(error) = &outcome.errors[leg] {
-                self.leg_failed(leg, Failure::Write, error);
-            }
+        for (leg, error) in outcome.errors.iter().filter(|(leg, _)| outcome.failed.has(*leg)) {
+            self.leg_failed(*leg, Failure::Write, error);
         }
     }
 
@@ -300,7 +299,7 @@ impl Mirror {
     }
 
     async fn flush_once(&self) -> Result<Done, TargetError> {
-        let mut outcome = self.flush_legs().await;
+        let outcome = self.flush_legs().await;
         if outcome.missed().is_empty() {
             // What is only on the sources is promised now; after a restart they must be known.
             self.log.until_legs_remembered().await;
@@ -340,10 +339,8 @@ impl Mirror {
     /// Flushes all legs before regions are cleaned; gives those that failed. A leg that has no flush needs none.
     pub(super) async fn flush_before_cleaning(&self) -> LegSet {
         let outcome = self.flush_legs().await;
-        for leg in outcome.failed.iter() {
-            if let Some(error) = &outcome.errors[leg] {
-                self.leg_failed(leg, Failure::Flush, error);
-            }
+        for (leg, error) in outcome.errors.iter().filter(|(leg, _)| outcome.failed.has(*leg)) {
+            self.leg_failed(*leg, Failure::Flush, error);
         }
         outcome.failed
     }
@@ -356,7 +353,7 @@ async fn finish(ios: &mut [Option<Io>; MAX_LEGS]) -> Outcome {
         let Some(io) = io.take() else { continue };
         if let Err(error) = io.await {
             if is_refusal(&error) { &mut outcome.refused } else { &mut outcome.failed }.add(leg);
-            outcome.errors[leg] = Some(error);
+            outcome.errors.push((leg, error));
         }
     }
     outcome

@@ -7,6 +7,7 @@ pub mod cases;
 mod conduct;
 pub mod explore;
 mod judge;
+mod life;
 pub mod mutants;
 pub mod rig;
 mod table;
