@@ -17,7 +17,7 @@ use crate::pattern;
 fn flags(log: &Image, legs: usize) -> Option<u16> {
     let mut header = [0; 1024];
     header.copy_from_slice(&log.read(Sector(0), Sectors(2)));
-    LegFlags::decode(&header, legs)
+    LegFlags::decode(&header, &[0; 9][..legs])
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn with_sync_everything_is_recovered_at_every_resume() {
 fn spare(rig: &mut Rig, setup: &Setup) -> LegParts {
     let image = Image::from_fn(Sectors(setup.sectors), |at| pattern::sector(60, at));
     let disk = rig.world.add_disk("spare", setup.disk, image).disk();
-    LegParts { disk, offset: Sector(0) }
+    LegParts { disk, offset: Sector(0), identity: 9 }
 }
 
 #[test]
