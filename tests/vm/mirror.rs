@@ -182,12 +182,21 @@ impl Mirror {
         Ok(Mirror { engine, name: name.to_string(), path, closed: false })
     }
 
-    /// `ublk-dm add`, or the same from the kernel.
+    /// `ublk-dm add`, or the same from the kernel. The device is as long as the legs allow.
     pub fn add(engine: Engine, name: &str, shape: &Shape) -> Mirror {
+        Mirror::add_with(engine, name, shape, "")
+    }
+
+    /// `ublk-dm add --force`.
+    pub fn add_forced(engine: Engine, name: &str, shape: &Shape) -> Mirror {
+        Mirror::add_with(engine, name, shape, " --force")
+    }
+
+    fn add_with(engine: Engine, name: &str, shape: &Shape, more: &str) -> Mirror {
         match engine {
             Engine::Kernel => Mirror::open(engine, name, shape),
             Engine::Ublk => {
-                let path = server::add(&format!("{} --name {name}", shape.flags()));
+                let path = server::add(&format!("{} --name {name}{more}", shape.flags()));
                 Mirror { engine, name: name.to_string(), path, closed: false }
             }
         }
