@@ -178,3 +178,96 @@ impl Inner {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::rc::Rc;
+
+    use dm_targets::disk::{Buffer, Disk, Errno, Io, Limits};
+    use dm_targets::exec::Executor;
+    use dm_targets::units::{Sector, Sectors};
+
+    use super::super::Ring;
+
+    fn disk(ring: &Ring, file: &File, sectors: u64) -> Disk {
+        let limits = Limits {
+            logical_block_bytes: 512,
+            physical_block_bytes: 512,
+            volatile_cache: true,
+            read_only: false,
+            max_discard: Sectors(0),
+            discard_granularity_bytes: 0,
+            max_write_zeroes: Sectors(0),
+        };
+        let file = OwnedFd::from(file.try_clone().unwrap());
+        Disk::new("test", ring.disk(file, limits, Sectors(sectors), Box::new(|_| None)))
+    }
+
+    /// Awaits operations that were all started in one round.
+    fn results(ring: &Ring, ios: Vec<Io>) -> Vec<Result<(), Errno>> {
+        let executor = Executor::new();
+        let (all, count) = (Rc::new(RefCell::new(Vec::new())), ios.len());
+        let list = all.clone();
+        executor.spawn(async move {
+            for io in ios {
+                let result = io.await.map_err(|error| error.errno);
+                list.borrow_mut().push(result);
+            }
+        });
+        executor.run_ready();
+        while all.borrow().len() < count {
+            ring.turn(false).unwrap();
+            executor.run_ready();
+        }
+        all.take()
+    }
+
+    fn buffer(ring: &Ring, byte: u8) -> Buffer {
+        let buffer = Buffer::acquire(&ring.host(), 4096).unwrap();
+        buffer.write(0, &[byte; 4096]);
+        buffer
+    }
+
+    #[test]
+    fn neighbours_in_any_order_end_where_they_belong() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.set_len(64 * 4096).unwrap();
+        let ring = Ring::new().unwrap();
+        let disk = disk(&ring, &file, 64 * 8);
+        // Three stretches of neighbours, started in no order, and two that overlap nothing.
+        let places = [5_u64, 3, 4, 9, 20, 8, 10, 31, 30, 60];
+        let buffers: Vec<Buffer> = places.iter().map(|place| buffer(&ring, *place as u8)).collect();
+        let write = |(place, buffer): (&u64, &Buffer)| disk.write(Sector(place * 8), Sectors(8), buffer.at(0), false);
+        let written = results(&ring, places.iter().zip(&buffers).map(write).collect());
+        assert!(written.iter().all(Result::is_ok), "{written:?}");
+        assert_eq!(disk.counters().writes, 10, "each counts as what it was started as");
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        for (place, chunk) in bytes.chunks(4096).enumerate() {
+            let expected = if places.contains(&(place as u64)) { place as u8 } else { 0 };
+            assert!(chunk.iter().all(|byte| *byte == expected), "place {place}");
+        }
+    }
+
+    #[test]
+    fn only_the_one_that_fails_fails() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 3 * 4096]).unwrap();
+        let ring = Ring::new().unwrap();
+        // The disk is believed to be longer than the file: the joint read ends early.
+        let disk = disk(&ring, &file, 64);
+        let buffers: Vec<Buffer> = (0..5).map(|_| buffer(&ring, 0)).collect();
+        let read = |(place, buffer): (u64, &Buffer)| disk.read(Sector(place * 8), Sectors(8), buffer.at(0));
+        let found = results(&ring, (0..).zip(&buffers).map(read).collect());
+        assert_eq!(found, [Ok(()), Ok(()), Ok(()), Err(Errno::EIO), Err(Errno::EIO)]);
+        for buffer in &buffers[..3] {
+            let mut bytes = [0; 4096];
+            buffer.read(0, &mut bytes);
+            assert_eq!(bytes, [7; 4096]);
+        }
+    }
+}
