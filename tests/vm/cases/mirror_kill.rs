@@ -152,9 +152,12 @@ fn again(seed: u64) {
 
 /// Regions out of sync whose legs differ in every sector: each read gives the same bytes, whichever leg is faster.
 fn same_bytes() {
+    if ours() == Engine::Kernel {
+        return;
+    }
     let stage = Stage::new();
     let dirty = [1u64, 2, 40, 95];
-    for engine in [Engine::Kernel, ours()] {
+    for engine in [Engine::Ublk] {
         let shape = stage.shape(true);
         mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
         let mut image = Image::new(REGIONS, true);
@@ -165,7 +168,7 @@ fn same_bytes() {
         image.put(&Disk::open(&stage.log.path), log::sectors(REGIONS));
         // No region can be recovered, and the right leg is the slower one to read.
         stage.legs[1].set(Fault::Slow { read_ms: 0, write_ms: 30_000 });
-        stage.legs[0].set(Fault::Slow { read_ms: 10, write_ms: 0 });
+        stage.legs[0].set(Fault::Slow { read_ms: 60, write_ms: 0 });
         let served = Mirror::open(engine, "m", &shape);
         let disk = served.disk();
         thread::scope(|scope| {
@@ -242,6 +245,7 @@ fn new_leg() {
         return;
     }
     let stage = Stage::new();
+    let new = Faulty::new("new", "n2", 65_536, LEN);
     for disk_log in [false, true] {
         Image::new(REGIONS, true).put(&Disk::open(&stage.log.path), log::sectors(REGIONS));
         mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
@@ -250,17 +254,21 @@ fn new_leg() {
         let served = Mirror::open(Engine::Ublk, "m", &shape);
         served.wait_in_sync();
         let disk = served.disk();
-        // The first leg goes out and comes in again with nothing on it; it cannot be written fast.
-        Disk::open(&stage.legs[0].path).zero(0, LEN);
-        stage.legs[0].set(Fault::Slow { read_ms: 0, write_ms: 20_000 });
-        ublk_dm(&format!("message m replace 0 {}", stage.legs[0].path)).ok();
+        // Another disk takes the first leg's place, with nothing on it; it cannot be written fast.
+        Disk::open(&new.path).zero(0, LEN);
+        new.set(Fault::Slow { read_ms: 0, write_ms: 20_000 });
+        ublk_dm(&format!("message m replace 0 {}", new.path)).ok();
         stage.view.verify(&disk);
-        take_over(&stage);
+        kill_9();
+        server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
+        new.heal();
+        ublk_dm("recover m").ok();
         stage.view.verify(&disk);
         served.wait_in_sync();
         stage.view.verify(&disk);
         drop(disk);
         served.close();
+        let shape = Shape::new(LEN, REGION, &[&new.path, &stage.legs[1].path]);
         mirror::assert_legs_equal(&shape, &format!("killed while a leg was new, disk log: {disk_log}"));
     }
 }
