@@ -239,16 +239,17 @@ mod tests {
         let ring = Ring::new().unwrap();
         let disk = disk(&ring, &file, 64 * 8);
         // Three stretches of neighbours, started in no order, and two that overlap nothing.
-        let places = [5_u64, 3, 4, 9, 20, 8, 10, 31, 30, 60];
-        let buffers: Vec<Buffer> = places.iter().map(|place| buffer(&ring, *place as u8)).collect();
-        let write = |(place, buffer): (&u64, &Buffer)| disk.write(Sector(place * 8), Sectors(8), buffer.at(0), false);
+        let places = [5_u8, 3, 4, 9, 20, 8, 10, 31, 30, 60];
+        let buffers: Vec<Buffer> = places.iter().map(|place| buffer(&ring, *place)).collect();
+        let at = |place: u8| Sector(u64::from(place) * 8);
+        let write = |(place, buffer): (&u8, &Buffer)| disk.write(at(*place), Sectors(8), buffer.at(0), false);
         let written = results(&ring, places.iter().zip(&buffers).map(write).collect());
         assert!(written.iter().all(Result::is_ok), "{written:?}");
         assert_eq!(disk.counters().writes, 10, "each counts as what it was started as");
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).unwrap();
-        for (place, chunk) in bytes.chunks(4096).enumerate() {
-            let expected = if places.contains(&(place as u64)) { place as u8 } else { 0 };
+        for (place, chunk) in (0_u8..).zip(bytes.chunks(4096)) {
+            let expected = if places.contains(&place) { place } else { 0 };
             assert!(chunk.iter().all(|byte| *byte == expected), "place {place}");
         }
     }
