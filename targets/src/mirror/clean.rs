@@ -57,7 +57,6 @@ impl Mirror {
         if failed.is_empty() {
             self.cleaned(taken, forget);
         } else {
-            self.log.flush_failed.set(true);
             self.flush_missed(failed);
         }
         self.cleaning.set(self.cleaning.get() - 1);

@@ -75,7 +75,7 @@ pub(super) struct Log {
     closing: Cell<bool>,
     /// A read or write failed at some time: letter `D`.
     pub(super) dead: Cell<bool>,
-    /// A flush of the legs failed: letter `F`.
+    /// A flush of the log's device failed: letter `F`. That a leg could not be flushed is the leg's letter, as in the kernel.
     pub(super) flush_failed: Cell<bool>,
     /// Marks could not be made durable. Stays until the log has been written as a whole.
     pub(super) failed: Cell<bool>,
@@ -279,7 +279,7 @@ impl Log {
     pub(super) async fn sync(&self) -> Result<(), DiskError> {
         let Some(device) = &self.device else { return Ok(()) };
         self.until_settled(self.collecting.get()).await;
-        device.disk.flush().await
+        device.disk.flush().await.inspect_err(|_| self.flush_failed.set(true))
     }
 
     /// Puts the legs that missed something into the header; durable when [`Log::remembers_legs`].

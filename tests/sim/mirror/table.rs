@@ -147,7 +147,7 @@ fn a_leg_that_cannot_be_flushed_before_cleaning() {
         rig.write(100, 0, 1).unwrap();
         fail(&rig.leg(1), Class::Flush, u32::MAX);
         rig.settle();
-        assert_eq!((rig.status(), rig.log_bits()), ("3/4 AF F".into(), 0b1110));
+        assert_eq!((rig.status(), rig.log_bits()), ("3/4 AF A".into(), 0b1110));
         assert_eq!(rig.read(0, 1).unwrap()[0], pattern::sector(100, 0));
         rig.close();
     }
