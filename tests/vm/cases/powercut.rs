@@ -27,7 +27,7 @@ pub fn cases() -> Vec<Case> {
             name: "powercut-two-snapshots",
             bound_s: 180,
             disks,
-            run: |seed| writes(seed, &[(32, 12 * MIB), (8, 10 * MIB)]),
+            run: |seed| writes(seed, &[(32, 12 * MIB), (1, 10 * MIB)]),
         },
         Case { name: "powercut-full-cow", bound_s: 180, disks, run: full },
         Case { name: "powercut-twice", bound_s: 240, disks, run: twice },
@@ -283,7 +283,7 @@ fn writes(seed: u64, cows: &[(u64, u64)]) {
     let exceptions = crate::power::judge::records(&record.contents, &record.end(), last).expect("a store").len();
     println!("  {exceptions} exceptions in the last store");
     assert!(exceptions > 256, "only {exceptions} exceptions: no area was filled");
-    let (_, samples) = judge(&record, &layout, seed, 3);
+    let (_, samples) = judge(&record, &layout, seed, 2);
     samples.iter().for_each(|sample| reopen(seed, &record, &layout, sample));
 }
 
@@ -302,7 +302,7 @@ fn full(seed: u64) {
     let (record, layout) = record(load);
     let end = header(&record.contents, &record.end(), &layout.snapshots[0]).expect("a header");
     assert!(end == Header::Invalid, "the COW should have run full, its header is {end:?}");
-    let (_, samples) = judge(&record, &layout, seed, 3);
+    let (_, samples) = judge(&record, &layout, seed, 2);
     samples.iter().for_each(|sample| reopen(seed, &record, &layout, sample));
 }
 
@@ -314,7 +314,7 @@ fn twice(seed: u64) {
         origin,
         snapshots: vec![Start { chunk: 8, cow_sectors: cows[0].1, cells, may_end: false }],
         round,
-        requests: 30,
+        requests: 20,
         written: &[0, 1],
         crowded: false,
     };

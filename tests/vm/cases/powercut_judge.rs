@@ -157,20 +157,24 @@ const TRIES: u64 = 4;
 
 /// Each of these servers loses something in some cut; the records of the right one are accepted in `powercut`.
 fn mutants(seed: u64) {
-    for name in ["NoFlushBeforeArea", "NoFua", "OriginBeforeCommit", "HeaderBeforeArea"] {
+    // With chunks of one sector an area is full after 32 records.
+    let small = [("NextAreaLate", 1)];
+    let crowded =
+        ["NoFlushBeforeArea", "NoFua", "OriginBeforeCommit", "HeaderBeforeArea"].map(|name| (name, CROWD_CHUNK));
+    for (name, chunk) in crowded.into_iter().chain(small) {
         sh::use_mutant(name);
-        let found = (seed..seed + TRIES).find_map(broken);
+        let found = (seed..seed + TRIES).find_map(|seed| broken(seed, chunk));
         let why = found.unwrap_or_else(|| panic!("seed {seed}: {name} survives {TRIES} loads"));
         println!("  {name}: {}", why.split("; events").next().unwrap_or_default());
     }
 }
 
 /// The promise that a load finds broken.
-fn broken(seed: u64) -> Option<String> {
+fn broken(seed: u64, chunk: u64) -> Option<String> {
     crate::disk::wipe("s0");
     let cow_sectors = 10 * MIB;
-    let origin = prepare(&[(CROWD_CHUNK, cow_sectors)]);
-    let snapshots = vec![Start { chunk: CROWD_CHUNK, cow_sectors, cells: None, may_end: false }];
+    let origin = prepare(&[(chunk, cow_sectors)]);
+    let snapshots = vec![Start { chunk, cow_sectors, cells: None, may_end: false }];
     let (record, layout) =
         record(Load { seed, origin, snapshots, round: 1, requests: 15, written: &[0, 1], crowded: true });
     try_judge(&record, &layout, seed, 0).err()

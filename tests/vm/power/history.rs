@@ -95,22 +95,15 @@ impl History {
         self.inner().acknowledged
     }
 
-    /// Whether a sector may hold this after a cut: what was promised last, or anything sent later.
-    pub fn allows(&self, sector: u64, promise: Promise, seen: Seen) -> bool {
-        if seen.cell != 0 && seen.sector != sector {
-            return false;
-        }
+    /// The first sector that holds what it must not after a cut: neither what was promised last nor anything sent later.
+    pub fn first_wrong(&self, promise: Promise, found: impl Iterator<Item = Seen>) -> Option<(u64, Seen)> {
         let inner = self.inner();
-        for change in inner.sectors[us(sector)].iter().rev() {
-            if change.cell == seen.cell {
-                return true;
-            }
-            let bound = if change.durable { promise.acknowledged } else { promise.flushed };
-            if change.acknowledged <= bound {
-                return false;
-            }
-        }
-        false
+        let mut all = (0..).zip(&inner.sectors).zip(found);
+        let wrong = all.find(|((sector, changes), seen)| {
+            let elsewhere = seen.cell != 0 && seen.sector != *sector;
+            elsewhere || !allows(changes, promise, seen.cell)
+        });
+        wrong.map(|((sector, _), seen)| (sector, seen))
     }
 
     /// Whether a content was certainly sent by the time `acknowledged` writes had been acknowledged.
@@ -128,4 +121,17 @@ impl History {
         let from = changes.iter().rposition(covered).unwrap_or(0);
         changes[from..].iter().map(|c| crate::model::name(c.cell)).collect::<Vec<_>>().join(", or ")
     }
+}
+
+fn allows(changes: &[Change], promise: Promise, cell: Cell) -> bool {
+    for change in changes.iter().rev() {
+        if change.cell == cell {
+            return true;
+        }
+        let bound = if change.durable { promise.acknowledged } else { promise.flushed };
+        if change.acknowledged <= bound {
+            return false;
+        }
+    }
+    false
 }

@@ -78,11 +78,9 @@ impl Layout {
 
     /// Judges a state.
     pub fn judge(&self, contents: &Contents, image: &Image, promises: &[Promise]) -> Result<(), String> {
-        for sector in 0..self.origin_sectors() {
-            let seen = contents.seen(image[us(sector)]);
-            if !self.origin.allows(sector, promises[0], seen) {
-                return Err(wrong("origin", &self.origin, sector, promises[0], seen));
-            }
+        let origin = image[..us(self.origin_sectors())].iter().map(|atom| contents.seen(*atom));
+        if let Some((sector, seen)) = self.origin.first_wrong(promises[0], origin) {
+            return Err(wrong("origin", &self.origin, sector, promises[0], seen));
         }
         for (n, (snapshot, promise)) in self.snapshots.iter().zip(&promises[1..]).enumerate() {
             let of = |why: String| format!("snapshot {n}: {why}");
@@ -99,12 +97,8 @@ impl Layout {
 
     fn judge_view(&self, contents: &Contents, image: &Image, of: &Snapshot, promise: Promise) -> Result<(), String> {
         let view = view(contents, image, of, self.origin_sectors())?;
-        for (sector, seen) in (0..).zip(&view) {
-            if !of.history.allows(sector, promise, *seen) {
-                return Err(wrong("its view", &of.history, sector, promise, *seen));
-            }
-        }
-        Ok(())
+        let found = of.history.first_wrong(promise, view.into_iter());
+        found.map_or(Ok(()), |(sector, seen)| Err(wrong("its view", &of.history, sector, promise, seen)))
     }
 }
 

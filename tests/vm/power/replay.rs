@@ -16,9 +16,9 @@ use super::judge::{Layout, Promises};
 use super::log::{Atom, Contents, Event, Seen};
 
 /// Random choices among the optional writes of one cut.
-const RANDOM_STATES: u64 = 3;
+const RANDOM_STATES: u64 = 2;
 /// Where a flush is about to complete there are more, and that is where unordered writes show.
-const RANDOM_STATES_BEFORE_FLUSH: u64 = 8;
+const RANDOM_STATES_BEFORE_FLUSH: u64 = 5;
 
 /// A disk, sector by sector.
 pub type Image = Vec<Atom>;
