@@ -138,7 +138,9 @@ impl Mirror {
             self.may_be_source(source_leg)?;
             self.state.borrow_mut().legs.believe(source_leg);
             self.remember_stale();
-            self.log.until_legs_remembered().await;
+            if !self.until_legs_remembered().await {
+                return Err(CheckError::NotRight(source_leg));
+            }
         }
         {
             let regions = &mut self.state.borrow_mut().regions;

@@ -1,7 +1,8 @@
 //! The cleaner of a mirror: one task that makes regions clean when nobody has written them for a while.
 //!
 //! Rules kept here: the second half of I7 (regions become clean, and stale legs are forgotten, only after a flush of all
-//! legs that started after the last write or copy to them had completed).
+//! legs that started after the last write or copy to them had completed). The log never names only legs as right that have
+//! not been flushed since they were recovered.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -26,7 +27,7 @@ impl Mirror {
     async fn cleaning_due(&self) -> bool {
         let mut due = pin!(self.idle.until(|| {
             let due =
-                self.forget_stale.get() || self.next_cleaning_ms().is_some_and(|at_ms| at_ms <= self.host.now_ms());
+                self.flags_pending.get() || self.next_cleaning_ms().is_some_and(|at_ms| at_ms <= self.host.now_ms());
             if self.closing.get() { Some(false) } else { due.then_some(true) }
         }));
         std::future::poll_fn(|cx| {
@@ -47,34 +48,34 @@ impl Mirror {
     pub(super) async fn clean(&self, delay_ms: u64, taken: &mut Vec<RegionIndex>) -> bool {
         taken.clear();
         self.state.borrow_mut().regions.take_idle(self.host.now_ms(), delay_ms, BATCH, taken);
-        let forget = self.forget_stale.replace(false);
-        if taken.is_empty() && !forget {
+        let flags = self.flags_pending.get();
+        if taken.is_empty() && !flags {
             return false;
         }
         self.cleaning.set(self.cleaning.get() + 1);
+        let sources = self.state.borrow().legs.sources();
         let failed =
             if mutant::is(Mutant::CleanWithoutFlush) { Default::default() } else { self.flush_before_cleaning().await };
-        if failed.is_empty() {
-            self.cleaned(taken, forget);
-        } else {
-            self.flush_missed(failed);
-        }
-        self.cleaning.set(self.cleaning.get() - 1);
-        self.quiet.wake_all();
-        true
-    }
-
-    fn cleaned(&self, taken: &[RegionIndex], forget: bool) {
-        let in_sync = {
+        {
             let State { regions, legs } = &mut *self.state.borrow_mut();
-            regions.finish_cleaning(taken, |region| self.log.clear(region));
-            legs.in_sync()
-        };
-        // What the stale legs got is durable, and nothing has failed since.
-        if forget && in_sync {
-            self.remember_stale();
+            legs.settle(sources.without(failed));
+            if failed.is_empty() {
+                regions.finish_cleaning(taken, |region| self.log.clear(region));
+            } else {
+                regions.fail_flush();
+                legs.miss(failed);
+            }
+        }
+        if flags || !failed.is_empty() {
+            // A flush that failed is not repeated: what is left then cannot be told from what is lost.
+            let put = self.put_stale();
+            self.flags_lost.set(!put);
+            self.flags_pending.set(false);
         }
         self.log.request();
         self.released.wake_all();
+        self.cleaning.set(self.cleaning.get() - 1);
+        self.quiet.wake_all();
+        true
     }
 }

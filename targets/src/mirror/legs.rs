@@ -1,4 +1,4 @@
-//! The legs of a mirror: what went wrong on them, which of them are right, and which one a read goes to. Pure.
+//! The legs of a mirror: what went wrong on them, and which of them are right. Pure.
 //!
 //! Every region that is in sync is the same on all legs. Where one is not, the *source legs* are right, and the same; all
 //! other legs may hold anything there. The *default leg* is the source leg that reads of such regions go to and that they
@@ -9,27 +9,14 @@
 //! A leg that is no source because it missed something is *stale*, which the log remembers: it is not read from either
 //! until everything is in sync again, although it is right where a region is.
 //!
-//! Reads of regions in sync go to the leg with the least to do: fewest reads in flight, weighted with how long it took
-//! lately. A sequential stream stays on its leg, whose read-ahead it profits from, as long as that leg is not much busier
-//! than others.
+//! Which leg a read goes to is decided in `choose` beside this file.
 
+use super::choose::STREAMS;
 use crate::mutant::{self, Mutant};
 use crate::table::LegHealth;
-use crate::units::{Sector, Sectors};
 
 /// Most legs of a mirror: kcopyd copies from one to at most eight others.
 pub const MAX_LEGS: usize = 9;
-/// Sequential streams that are kept apart on each leg.
-const STREAMS: usize = 4;
-/// Reads in flight that a leg may have more than the least busy one before a stream leaves it.
-const STREAM_SLACK: u32 = 8;
-/// Weight of the latest read in a leg's average latency: one part in so many.
-const AVERAGED: u64 = 8;
-/// Fraction of its average by which a leg's latency fades with each read that passes it by, so that it is tried again.
-const FADING: u64 = 256;
-/// Fixed-point factor of average latencies.
-const SCALE: u64 = 1024;
-
 /// A set of legs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LegSet(pub u16);
@@ -85,7 +72,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    fn bit(self) -> u8 {
+    pub(super) fn bit(self) -> u8 {
         match self {
             Failure::Write => 1,
             Failure::Flush => 2,
@@ -109,16 +96,16 @@ pub struct ErrorCounts {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Leg {
+pub(super) struct Leg {
     /// Kinds of failures since everything was in sync.
-    kinds: u8,
+    pub(super) kinds: u8,
     totals: ErrorCounts,
-    reads_in_flight: u32,
-    /// Average latency of a read in ms, times [`SCALE`].
-    latency: u64,
+    pub(super) reads_in_flight: u32,
+    /// Average latency of a read in ms, times `choose::SCALE`.
+    pub(super) latency: u64,
     /// Where the next read of a sequential stream would start.
-    streams: [u64; STREAMS],
-    next_stream: usize,
+    pub(super) streams: [u64; STREAMS],
+    pub(super) next_stream: usize,
 }
 
 /// What to do with a write or flush that did not reach all legs.
@@ -134,17 +121,19 @@ pub enum Verdict {
 
 /// All that is known about the legs of a mirror.
 pub struct Legs {
-    legs: Vec<Leg>,
+    pub(super) legs: Vec<Leg>,
     handle_errors: bool,
     keep_log: bool,
     default: usize,
     sources: LegSet,
     stale: LegSet,
+    /// Source legs of which that is durable: everything they have been recovered with was flushed.
+    settled: LegSet,
     /// Every region has been in sync since the last failure.
     in_sync: bool,
     /// A leg has failed since everything was in sync.
     leg_failure: bool,
-    turn: usize,
+    pub(super) turn: usize,
 }
 
 impl Legs {
@@ -165,6 +154,7 @@ impl Legs {
             default,
             sources: LegSet::one(default),
             stale,
+            settled: LegSet::one(default),
             in_sync: false,
             leg_failure: false,
             turn: 0,
@@ -194,6 +184,22 @@ impl Legs {
     /// The legs that missed something.
     pub fn stale(&self) -> LegSet {
         self.stale
+    }
+
+    /// These legs have been flushed since they became sources.
+    pub fn settle(&mut self, flushed: LegSet) {
+        self.settled = LegSet((self.settled.0 | flushed.0) & self.sources.0);
+    }
+
+    /// The legs that must not be copied from after a crash, for the log; `None` if no source leg has been flushed since it
+    /// became one, so that all others may still be needed.
+    pub fn to_remember(&self) -> Option<LegSet> {
+        if self.stale.is_empty() && self.sources != self.all() {
+            // Nobody has missed anything yet; the first leg is the source again.
+            return Some(LegSet::default());
+        }
+        let right = LegSet(self.sources.0 & self.settled.0);
+        (!right.is_empty()).then(|| self.all().without(right))
     }
 
     /// Whether everything has been in sync since the last failure.
@@ -247,6 +253,7 @@ impl Legs {
         // Where all source legs failed they may differ from now on, so only one of them can go on being right.
         self.sources = if kept { left } else { LegSet::one(self.default) };
         self.stale = self.all().without(self.sources);
+        self.settle(LegSet::default());
         self.choose_default();
         kept
     }
@@ -256,6 +263,7 @@ impl Legs {
         self.in_sync = false;
         self.sources = LegSet::one(self.default);
         self.stale = self.all().without(self.sources);
+        self.settle(LegSet::default());
     }
 
     /// One leg is right from now on, by somebody's word.
@@ -264,7 +272,8 @@ impl Legs {
         self.diverge();
     }
 
-    /// Every region is in sync: errors are forgotten and all legs are sources. `false` if that was known.
+    /// Every region is in sync: errors are forgotten and all legs are sources, though some of them must be flushed before
+    /// the log may say so. `false` if that was known.
     pub fn all_in_sync(&mut self) -> bool {
         if self.in_sync {
             return false;
@@ -301,6 +310,7 @@ impl Legs {
         self.legs.remove(leg);
         let without = |set: LegSet| LegSet(set.0 & ((1 << leg) - 1) | set.0 >> 1 & !((1 << leg) - 1));
         (self.sources, self.stale) = (without(self.sources), without(self.stale));
+        self.settled = without(self.settled);
         if self.default > leg {
             self.default -= 1;
         } else if self.default == leg {
@@ -347,76 +357,6 @@ impl Legs {
     /// Whether a write to a region out of sync is not even tried, because legs have failed.
     pub fn holds_out_of_sync(&self) -> bool {
         self.leg_failure && self.handle_errors && !self.keep_log
-    }
-
-    /// The leg for a read of a region that is in sync, of those not tried yet: one without errors if there is one, else
-    /// one that could be written at least, else any that is not stale.
-    pub fn pick(&mut self, sector: Sector, tried: LegSet) -> Option<usize> {
-        let untried = self.all().without(self.stale).without(tried);
-        let at_most = |kinds: u8| {
-            let fits = untried.iter().filter(|leg| self.legs[*leg].kinds & !kinds == 0);
-            fits.fold(LegSet::default(), |set, leg| LegSet(set.0 | 1 << leg))
-        };
-        let tiers = [at_most(0), at_most(Failure::Read.bit()), untried];
-        let candidates = tiers.into_iter().find(|tier| !tier.is_empty())?;
-        let leg = self.stream(sector, candidates).or_else(|| self.least_busy(candidates))?;
-        self.turn = (leg + 1) % self.legs.len();
-        for other in candidates.without(LegSet::one(leg)).iter() {
-            let latency = &mut self.legs[other].latency;
-            *latency -= latency.div_ceil(FADING).min(*latency);
-        }
-        Some(leg)
-    }
-
-    /// The leg for a read of a region that is out of sync: the default leg, or if that was tried another source leg,
-    /// which holds the same.
-    pub fn pick_source(&mut self, tried: LegSet) -> Option<usize> {
-        if mutant::is(Mutant::OutOfSyncReadsSpread) {
-            self.turn = (self.turn + 1) % self.legs.len();
-            return (!tried.has(self.turn)).then_some(self.turn);
-        }
-        let mut untried = self.sources.without(tried).iter();
-        if tried.has(self.default) { untried.next() } else { Some(self.default) }
-    }
-
-    fn stream(&self, sector: Sector, candidates: LegSet) -> Option<usize> {
-        let least = candidates.iter().map(|leg| self.legs[leg].reads_in_flight).min()?;
-        candidates.iter().find(|leg| {
-            let it = &self.legs[*leg];
-            it.streams.contains(&sector.0) && sector.0 > 0 && it.reads_in_flight <= least + STREAM_SLACK
-        })
-    }
-
-    fn least_busy(&self, candidates: LegSet) -> Option<usize> {
-        let count = self.legs.len();
-        let cost = |leg: &usize| {
-            let it = &self.legs[*leg];
-            (u64::from(it.reads_in_flight) + 1) * (SCALE + it.latency)
-        };
-        // Of equally busy legs the one whose turn it is.
-        let in_turn = (0..count).map(|step| (self.turn + step) % count).filter(|leg| candidates.has(*leg));
-        in_turn.min_by_key(cost)
-    }
-
-    /// A read on a leg begins.
-    pub fn begin_read(&mut self, leg: usize, sector: Sector, count: Sectors) {
-        let Some(it) = self.legs.get_mut(leg) else { return };
-        it.reads_in_flight += 1;
-        let end = sector.0 + count.0;
-        match it.streams.iter_mut().find(|next| **next == sector.0) {
-            Some(next) => *next = end,
-            None => {
-                it.streams[it.next_stream] = end;
-                it.next_stream = (it.next_stream + 1) % STREAMS;
-            }
-        }
-    }
-
-    /// A read on a leg has ended after so many milliseconds.
-    pub fn end_read(&mut self, leg: usize, took_ms: u64) {
-        let Some(it) = self.legs.get_mut(leg) else { return };
-        it.reads_in_flight = it.reads_in_flight.saturating_sub(1);
-        it.latency = (it.latency * (AVERAGED - 1) + took_ms * SCALE) / AVERAGED;
     }
 }
 

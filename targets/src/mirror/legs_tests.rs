@@ -1,6 +1,8 @@
 //! The kernel's tables row by row, and that there is always a right leg to read and to copy from.
 
+use super::super::choose::STREAM_SLACK;
 use super::*;
+use crate::units::{Sector, Sectors};
 
 fn legs(count: usize, handle_errors: bool, keep_log: bool) -> Legs {
     let mut legs = Legs::new(count, handle_errors, keep_log, LegSet::default(), None);
@@ -137,6 +139,24 @@ fn what_was_remembered_decides_where_to_recover_from() {
     assert_eq!(remembered(0b000, Some(0)), (0, 0b001, 0b000));
     assert_eq!(remembered(0b000, Some(2)), (2, 0b100, 0b011), "and must be remembered itself");
     assert_eq!(remembered(0b001, Some(0)), (0, 0b001, 0b110), "the administrator knows better");
+}
+
+#[test]
+fn the_log_never_names_only_legs_that_were_not_flushed() {
+    // Leg 2 was the only right one, the others have just been recovered from it.
+    let mut legs = Legs::new(3, false, false, LegSet(0b011), None);
+    assert_eq!(legs.to_remember(), Some(LegSet(0b011)));
+    legs.all_in_sync();
+    assert_eq!((legs.stale(), legs.to_remember()), (LegSet(0), Some(LegSet(0b011))), "not flushed yet");
+    legs.miss(LegSet::one(2));
+    assert_eq!((legs.sources(), legs.to_remember()), (LegSet(0b011), None), "they must be flushed first");
+    legs.settle(LegSet(0b010));
+    assert_eq!(legs.to_remember(), Some(LegSet(0b101)));
+    legs.settle(LegSet(0b101));
+    assert_eq!(legs.to_remember(), Some(LegSet(0b100)), "only sources count");
+    // Where nobody missed anything the first leg needs no flag.
+    let fresh = Legs::new(3, false, false, LegSet(0), None);
+    assert_eq!(fresh.to_remember(), Some(LegSet(0)));
 }
 
 #[test]

@@ -8,9 +8,10 @@ use super::bits::Bits;
 use super::format::MAX_REGIONS;
 use super::legs::{Legs, MAX_LEGS};
 use super::log::{Log, Unusable, Work};
+use super::parts::check_leg;
 use super::recovery::LANES;
 use super::regions::Regions;
-use super::target::{CLEAN_DELAY_MS, Mirror, OpenError, Parts, Phase, State, check_leg};
+use super::target::{CLEAN_DELAY_MS, Mirror, OpenError, Parts, Phase, State};
 use crate::disk::DiskError;
 use crate::exec::{Executor, WaitQueue};
 use crate::table::InitialSync;
@@ -75,7 +76,8 @@ impl Mirror {
             recovering: Cell::new(0),
             pass: Cell::new(None),
             cleaning: Cell::new(0),
-            forget_stale: Cell::new(false),
+            flags_pending: Cell::new(false),
+            flags_lost: Cell::new(false),
             closing: Cell::new(false),
             tasks: Cell::new(0),
             released: WaitQueue::default(),
@@ -99,7 +101,12 @@ impl Mirror {
         self.paused.set(1);
         self.spawn(executor, |mirror| async move { mirror.log_loop().await });
         self.note_in_sync();
-        self.remember_stale();
+        if self.state.borrow().legs.in_sync() {
+            // That was durable before we came.
+            self.settle_all();
+        } else {
+            self.remember_stale();
+        }
         self.write_log().await;
         self.spawn(executor, |mirror| async move { mirror.clean_loop().await });
         for _ in 0..LANES {

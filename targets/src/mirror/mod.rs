@@ -39,23 +39,28 @@
 //! * *A resumed mirror believes in sync only what it also knew itself*, whatever the log or `nosync` say.
 //! * Only blocks of the log that changed are written, and clean regions in batches.
 //!
+//! As in the kernel, users' writes that overlap and are in flight together may leave the legs different in that range.
+//!
 //! A region that could not be recovered is tried again when the mirror is resumed, when its legs change, or on demand, as
 //! in the kernel. A kernel that uses the log in between does not know of stale legs, and recovers from the first one.
 //!
 //! # Who does what
 //!
-//! [`regions`] and [`legs`] decide (pure), [`format`] knows the log's bytes (pure), `log` makes marks durable, `clean`
+//! [`regions`] with `idle` and [`legs`] with `choose` decide (pure), [`format`] knows the log's bytes (pure), `log` makes marks durable, `clean`
 //! makes regions clean, `recovery` copies, `read` and `write` carry requests out, [`target`] is the mirror's state and
 //! `life` its beginning and end, [`check`] compares and repairs, `reshape` changes the legs. All of it runs on one thread,
 //! so state is borrowed, never locked, and never borrowed across an await.
 
 pub mod bits;
 pub mod check;
+mod choose;
 mod clean;
 pub mod format;
+mod idle;
 pub mod legs;
 mod life;
 mod log;
+mod parts;
 mod read;
 mod recovery;
 pub mod regions;

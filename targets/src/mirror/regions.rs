@@ -15,7 +15,7 @@
 //! released: that is how recovery and comparing have a region for themselves.
 //!
 //! Rules kept here: the decision halves of I7 (a write is told which write of the log it must wait for; a region becomes
-//! clean only if no write touched it since the legs' flush was started), and: a region that is out of sync never becomes
+//! clean only if no write touched it since the legs' flush was started, in `idle` beside this file), and: a region that is out of sync never becomes
 //! clean by a completed write, only by recovery.
 
 use std::collections::VecDeque;
@@ -73,39 +73,39 @@ pub struct Wake {
 }
 
 #[derive(Clone, Copy, Default)]
-struct Entry {
-    region: u64,
-    pending: u32,
-    withheld: bool,
+pub(super) struct Entry {
+    pub(super) region: u64,
+    pub(super) pending: u32,
+    pub(super) withheld: bool,
     /// A search for work met it while it was withheld by somebody else.
-    skipped: bool,
+    pub(super) skipped: bool,
     /// It stands in the queue of idle regions.
-    queued: bool,
+    pub(super) queued: bool,
     /// The legs' flush that may clean it is running, and no write has come since.
-    cleaning: bool,
+    pub(super) cleaning: bool,
     /// The write of the log that makes it dirty.
-    mark: u64,
-    touched_ms: u64,
+    pub(super) mark: u64,
+    pub(super) touched_ms: u64,
 }
 
 /// All that is known about the regions of a mirror.
 #[derive(Clone)]
 pub struct Regions {
     /// There is a log on disk, so that cleaning has to wait for flushes.
-    logged: bool,
-    in_sync: Bits,
-    in_sync_count: u64,
-    clean: Bits,
-    dirty: u64,
-    entries: Vec<Entry>,
-    free: Vec<u32>,
-    index: NumberTable<u32>,
+    pub(super) logged: bool,
+    pub(super) in_sync: Bits,
+    pub(super) in_sync_count: u64,
+    pub(super) clean: Bits,
+    pub(super) dirty: u64,
+    pub(super) entries: Vec<Entry>,
+    pub(super) free: Vec<u32>,
+    pub(super) index: NumberTable<u32>,
     /// Dirty regions without writes in flight, with the time they were queued, oldest first.
-    idle: VecDeque<(u32, u64)>,
+    pub(super) idle: VecDeque<(u32, u64)>,
     /// Recovery has looked at everything before this region.
-    cursor: u64,
+    pub(super) cursor: u64,
     /// A flush failed: nothing that is written becomes clean.
-    flush_failed: bool,
+    pub(super) flush_failed: bool,
 }
 
 impl Regions {
@@ -397,59 +397,6 @@ impl Regions {
         (self.dirty, self.cursor) = (0, 0);
     }
 
-    /// When the next region is to be cleaned, in the time of [`Regions::take_idle`]; `None` if none waits.
-    pub fn next_idle_ms(&self, delay_ms: u64) -> Option<u64> {
-        let overdue = self.idle.len() > Self::MAX_IDLE || self.index.len() >= Self::MAX_ENTRIES;
-        self.idle.front().map(|(_, queued_ms)| if overdue { 0 } else { queued_ms + delay_ms })
-    }
-
-    /// Takes regions that no write has touched for `delay_ms`, at most `most`: they may become clean when a flush of the
-    /// legs that starts now has completed, unless a write comes before.
-    pub fn take_idle(&mut self, now_ms: u64, delay_ms: u64, most: usize, taken: &mut Vec<RegionIndex>) {
-        while taken.len() < most && self.next_idle_ms(delay_ms).is_some_and(|due_ms| due_ms <= now_ms) {
-            let overdue = self.idle.len() > Self::MAX_IDLE || self.index.len() >= Self::MAX_ENTRIES;
-            let Some((slot, _)) = self.idle.pop_front() else { break };
-            let entry = &mut self.entries[slot as usize];
-            entry.queued = false;
-            let Entry { region, pending, withheld, .. } = *entry;
-            if pending > 0 && !mutant::is(Mutant::CleanInFlight) {
-                continue;
-            }
-            if !self.in_sync.get(region) {
-                if !withheld {
-                    self.drop_entry(region, slot);
-                }
-                continue;
-            }
-            if !overdue && entry.touched_ms + delay_ms > now_ms {
-                entry.queued = true;
-                self.idle.push_back((slot, entry.touched_ms));
-                continue;
-            }
-            entry.cleaning = true;
-            taken.push(RegionIndex(entry.region));
-        }
-    }
-
-    /// The legs were flushed: of the regions taken, those that no write has touched since are clean. `cleaned` hears of
-    /// each.
-    pub fn finish_cleaning(&mut self, taken: &[RegionIndex], mut cleaned: impl FnMut(RegionIndex)) {
-        for region in taken {
-            let Some(slot) = self.index.get(&region.0).copied() else { continue };
-            let Entry { cleaning, pending, withheld, .. } = self.entries[slot as usize];
-            self.entries[slot as usize].cleaning = false;
-            let untouched = cleaning && pending == 0 || mutant::is(Mutant::CleanInFlight);
-            if untouched && self.in_sync.get(region.0) && self.clean.put(region.0, true) {
-                self.dirty -= 1;
-                cleaned(*region);
-            }
-            let settled = self.clean.get(region.0) || !self.in_sync.get(region.0);
-            if settled && !withheld && pending == 0 {
-                self.drop_entry(region.0, slot);
-            }
-        }
-    }
-
     fn slot_of(&mut self, region: u64) -> u32 {
         if let Some(slot) = self.index.get(&region) {
             return *slot;
@@ -464,7 +411,7 @@ impl Regions {
         slot
     }
 
-    fn drop_entry(&mut self, region: u64, slot: u32) {
+    pub(super) fn drop_entry(&mut self, region: u64, slot: u32) {
         if self.entries[slot as usize].queued {
             return;
         }

@@ -8,7 +8,8 @@
 use std::fmt;
 
 use super::legs::MAX_LEGS;
-use super::target::{LegParts, Mirror, OpenError, Phase, State, check_leg};
+use super::parts::check_leg;
+use super::target::{LegParts, Mirror, OpenError, Phase, State};
 use crate::units::RegionIndex;
 
 /// Why legs were not changed.
@@ -110,6 +111,7 @@ impl Mirror {
             self.state.borrow_mut().regions.set_all(false);
             self.log.change_all();
             self.remember_stale();
+            self.until_legs_remembered().await;
             self.write_log().await;
             {
                 let mut disks = self.disks.borrow_mut();

@@ -2,174 +2,27 @@
 //! beginning and end in `life`.
 
 use std::cell::{Cell, RefCell};
-use std::fmt;
 use std::rc::Rc;
 
 use super::Event;
 use super::bits::Bits;
 use super::format::NO_IDENTITY;
-use super::legs::{ErrorCounts, Failure, LegSet, Legs, MAX_LEGS};
+use super::legs::{Failure, LegSet, Legs, MAX_LEGS};
 use super::log::{Log, WithBits};
+pub use super::parts::{LegParts, LegReport, OpenError, Parts, Progress, Status};
 use super::recovery::Pass;
 use super::regions::{Regions, Wake};
 use crate::copy;
 use crate::disk::{Disk, DiskError, Host};
-use crate::exec::{Executor, WaitQueue};
+use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
-use crate::table::{DiskLogState, InitialSync, LegHealth};
-use crate::units::{RegionIndex, RegionSize, SECTOR_BYTES, Sector, Sectors};
+use crate::table::{DiskLogState, InitialSync};
+use crate::units::{RegionIndex, RegionSize, Sector, Sectors};
 
 /// How long a region stays dirty after its last write: long enough that what is written again and again costs no writes of
 /// the log, short enough that a crash leaves little to recover.
 pub const CLEAN_DELAY_MS: u64 = 500;
-
-/// A leg and where on its disk it starts.
-#[derive(Clone, Debug)]
-pub struct LegParts {
-    /// The disk.
-    pub disk: Disk,
-    /// Where the leg starts.
-    pub offset: Sector,
-    /// What it is known by in the log ([`super::format::identity_of`]).
-    pub identity: u64,
-}
-
-/// What is needed to make a mirror.
-pub struct Parts<'a> {
-    /// Runs its tasks.
-    pub executor: &'a Executor,
-    /// Lends its buffers and its time.
-    pub host: &'a Rc<dyn Host>,
-    /// Copies in recovery, with the mirror's own throttle.
-    pub copy: &'a copy::Client,
-    /// Its legs, in table order.
-    pub legs: Vec<LegParts>,
-    /// Where its log is; `None` for one in memory.
-    pub log: Option<Disk>,
-    /// Its length.
-    pub len: Sectors,
-    /// Sectors of a region.
-    pub region_size: Sectors,
-    /// What to believe about the legs at first.
-    pub initial_sync: InitialSync,
-    /// Hold writes that did not reach every leg.
-    pub handle_errors: bool,
-    /// Do not hold them as long as the log can be kept.
-    pub keep_log: bool,
-    /// The leg to recover from; `None` for the first that is not stale.
-    pub source: Option<usize>,
-    /// Hears of what an administrator should know.
-    pub listener: Rc<dyn Fn(Event)>,
-}
-
-/// Why a mirror cannot be opened, or a leg not be taken into it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    /// Fewer legs than two or more than nine.
-    LegCount(usize),
-    /// The region size is no power of two of at least two sectors, is larger than the mirror, or makes too many regions.
-    RegionSize(Sectors),
-    /// Something is not a multiple of a disk's block: the length, the region size, or a leg's offset.
-    Misaligned {
-        /// The disk.
-        disk: Rc<str>,
-        /// Its block, in bytes.
-        block_bytes: u32,
-    },
-    /// A leg ends before the mirror does.
-    LegTooSmall {
-        /// Its disk.
-        disk: Rc<str>,
-        /// What the disk would have to hold.
-        needed: Sectors,
-    },
-    /// The log does not fit its device.
-    LogTooSmall {
-        /// The log's disk.
-        disk: Rc<str>,
-        /// What it would have to hold.
-        needed: Sectors,
-    },
-    /// There is no such leg to recover from.
-    NoSuchLeg(usize),
-    /// There is no memory for the log.
-    NoMemory,
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            OpenError::LegCount(count) => write!(f, "{count} legs: must be 2 to {MAX_LEGS}"),
-            OpenError::RegionSize(size) => write!(
-                f,
-                "region size of {size} sectors: must be a power of two from 2 sectors to the mirror's length and make \
-                 fewer than 2^32 regions"
-            ),
-            OpenError::Misaligned { disk, block_bytes } => {
-                write!(
-                    f,
-                    "{disk}: length, region size and offset must be multiples of its block of {block_bytes} bytes"
-                )
-            }
-            OpenError::LegTooSmall { disk, needed } => {
-                write!(f, "{disk}: too small for a leg that ends at sector {needed}")
-            }
-            OpenError::LogTooSmall { disk, needed } => {
-                write!(f, "{disk}: too small for the dirty log, which takes {needed} sectors")
-            }
-            OpenError::NoSuchLeg(leg) => write!(f, "there is no leg {}", leg + 1),
-            OpenError::NoMemory => write!(f, "no memory for the dirty log"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
-/// Numbers and letters for a status line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Each leg's health, in table order.
-    pub legs: Vec<LegHealth>,
-    /// Regions in sync.
-    pub in_sync_regions: u64,
-    /// All regions.
-    pub regions: u64,
-    /// The log's state; `None` for one in memory.
-    pub log: Option<DiskLogState>,
-}
-
-/// What is known about a leg.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LegReport {
-    /// Its disk's name.
-    pub name: Rc<str>,
-    /// Where on it the leg starts.
-    pub offset: Sector,
-    /// Its letter.
-    pub health: LegHealth,
-    /// Reads of regions out of sync go here.
-    pub default: bool,
-    /// It is right everywhere, also where regions are out of sync.
-    pub source: bool,
-    /// It missed something and is not read from until everything has been recovered.
-    pub stale: bool,
-    /// Errors since the mirror was opened.
-    pub errors: ErrorCounts,
-}
-
-/// How far recovery has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Regions recovered since it started.
-    pub done: u64,
-    /// Regions that were out of sync when it started.
-    pub total: u64,
-    /// Bytes read from the source since it started.
-    pub bytes: u64,
-    /// When it started, in the host's time.
-    pub started_ms: u64,
-}
 
 /// Whether requests are taken, and what becomes of those that are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,8 +70,10 @@ pub struct Mirror {
     pub(super) pass: Cell<Option<Pass>>,
     /// Batches of regions that are being cleaned.
     pub(super) cleaning: Cell<usize>,
-    /// The legs in the log's header are to be forgotten with the next cleaning.
-    pub(super) forget_stale: Cell<bool>,
+    /// The legs in the log's header are others now, but a flush of the legs must come before they are written.
+    pub(super) flags_pending: Cell<bool>,
+    /// That flush failed.
+    pub(super) flags_lost: Cell<bool>,
     pub(super) closing: Cell<bool>,
     /// Tasks that have not ended.
     pub(super) tasks: Cell<usize>,
@@ -426,13 +281,54 @@ impl Mirror {
         }
     }
 
-    /// Puts the legs that are stale now into the log's header.
+    /// Puts the legs that are stale now into the log's header, or has the cleaner do so after a flush if that must come
+    /// first.
     pub(super) fn remember_stale(&self) {
-        let stale = self.state.borrow().legs.stale();
-        if !mutant::is(Mutant::StaleForgotten) {
-            self.with_identities(|identities| self.log.set_flags(identities, stale));
+        if !self.put_stale() {
+            self.flags_pending.set(true);
+            self.idle.wake_all();
         }
-        self.forget_stale.set(false);
+    }
+
+    /// Puts the legs that are stale now into the log's header; `false` if a flush must come first.
+    pub(super) fn put_stale(&self) -> bool {
+        let flags = self.state.borrow().legs.to_remember();
+        if mutant::is(Mutant::StaleForgotten) || !self.log.on_disk() {
+            return true;
+        }
+        let Some(flags) = flags else { return false };
+        self.with_identities(|identities| self.log.set_flags(identities, flags));
+        self.flags_pending.set(false);
+        self.flags_lost.set(false);
+        true
+    }
+
+    /// All legs are right, and that is durable.
+    pub(super) fn settle_all(&self) {
+        {
+            let legs = &mut self.state.borrow_mut().legs;
+            let all = legs.all();
+            legs.settle(all);
+        }
+        self.put_stale();
+    }
+
+    /// Whether the legs that are stale now are in the log's header on disk.
+    pub(super) fn legs_remembered(&self) -> bool {
+        !self.flags_pending.get() && !self.flags_lost.get() && self.log.remembers_legs()
+    }
+
+    /// Waits until the legs that are stale are remembered; `false` if they cannot be, because no leg that is left is
+    /// known to have everything durably.
+    pub(super) async fn until_legs_remembered(&self) -> bool {
+        while !self.legs_remembered() {
+            self.quiet.until(|| (!self.flags_pending.get()).then_some(())).await;
+            if self.flags_lost.get() {
+                return false;
+            }
+            self.log.until_legs_remembered().await;
+        }
+        true
     }
 
     /// Lends the identities of the legs that the state knows, in their order. A leg that is being added has none yet.
@@ -453,35 +349,16 @@ impl Mirror {
             let news = regions.all_in_sync() && legs.all_in_sync();
             if news {
                 regions.forget_failed_flush();
-            }
-            if news && had_stale {
-                self.forget_stale.set(true);
+                self.flags_pending.set(had_stale && self.log.on_disk());
             }
             news
         };
         if news {
             if mutant::is(Mutant::StaleClearedEarly) {
-                self.remember_stale();
+                self.settle_all();
             }
             (self.listener)(Event::InSync);
             self.idle.wake_all();
-        }
-    }
-}
-
-/// Checks that a leg can hold a mirror of that length.
-pub(super) fn check_leg(leg: &LegParts, len: Sectors, region_size: RegionSize) -> Result<(), OpenError> {
-    let limits = leg.disk.limits();
-    let block = u64::from(limits.logical_block_bytes) / SECTOR_BYTES;
-    if [len.0, region_size.sectors().0, leg.offset.0].iter().any(|sectors| sectors % block != 0) {
-        let (disk, block_bytes) = (leg.disk.name().clone(), limits.logical_block_bytes);
-        return Err(OpenError::Misaligned { disk, block_bytes });
-    }
-    match leg.offset.0.checked_add(len.0) {
-        Some(end) if end <= leg.disk.size().0 => Ok(()),
-        end => {
-            let needed = Sectors(end.unwrap_or(u64::MAX));
-            Err(OpenError::LegTooSmall { disk: leg.disk.name().clone(), needed })
         }
     }
 }

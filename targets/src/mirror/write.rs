@@ -141,8 +141,8 @@ impl Mirror {
         let outcome = self.write_legs(request, stretch, targets).await;
         if outcome.missed().is_empty() {
             self.end(stretch);
-            if !stretch.in_sync && !self.log.remembers_legs() {
-                self.log.until_legs_remembered().await;
+            if !stretch.in_sync && !self.until_legs_remembered().await {
+                return Err(self.eio(None));
             }
             return Ok(Done::Yes);
         }
@@ -248,10 +248,8 @@ impl Mirror {
         match verdict {
             Verdict::Fail => Err(self.eio(error())),
             Verdict::Hold => self.hold(error()).await,
-            Verdict::Succeed => {
-                self.log.until_legs_remembered().await;
-                Ok(Done::Yes)
-            }
+            Verdict::Succeed if self.until_legs_remembered().await => Ok(Done::Yes),
+            Verdict::Succeed => Err(self.eio(error())),
         }
     }
 
@@ -301,8 +299,6 @@ impl Mirror {
     async fn flush_once(&self) -> Result<Done, TargetError> {
         let outcome = self.flush_legs().await;
         if outcome.missed().is_empty() {
-            // What is only on the sources is promised now; after a restart they must be known.
-            self.log.until_legs_remembered().await;
             return Ok(Done::Yes);
         }
         if outcome.failed.is_empty() {

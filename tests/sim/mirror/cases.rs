@@ -185,7 +185,7 @@ pub fn faults() -> Vec<Case> {
     cases
 }
 
-/// Errors while a mirror is recovered: of the source, which only costs what it cannot give, and of the other leg.
+/// Writes that fail while a mirror is recovered and soon after, on the leg that is recovered from and on the other one.
 pub fn recoveries() -> Vec<Case> {
     let mut cases = Vec::new();
     for (handle_errors, keep_log) in FEATURES {
@@ -193,11 +193,12 @@ pub fn recoveries() -> Vec<Case> {
             let setup = Setup::small().features(handle_errors, keep_log);
             for ops in [vec![write(0, 0, 7)], vec![write(0, 1, 2), flush(0), write(0, 4, 3), flush(0)]] {
                 for skip in 0..STEPS {
-                    let leg = if stale == 0 { 1 } else { 0 };
-                    let fault = Fault { matcher: Matcher::all(Class::Write), skip, times: 3, errno: Errno::EIO };
-                    let base =
-                        Case::new(&setup, &torn(&setup, bits, stale), &ops, crate::seed_base() + u64::from(skip));
-                    cases.push(Case { faults: vec![(leg, fault)], cap: 5, ..base });
+                    for leg in 0..2 {
+                        let fault = Fault { matcher: Matcher::all(Class::Write), skip, times: 3, errno: Errno::EIO };
+                        let seed = crate::seed_base() + u64::from(skip);
+                        let base = Case::new(&setup, &torn(&setup, bits, stale), &ops, seed);
+                        cases.push(Case { faults: vec![(leg, fault)], cap: 5, ..base });
+                    }
                 }
             }
         }

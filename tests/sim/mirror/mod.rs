@@ -1,7 +1,7 @@
 //! Mirrors: what users and administrators see, and crashes at every moment.
 //!
-//! [`rig`] is a mirror on disks of any kind that does one thing after the other; [`conduct`] and [`table`] say with it how
-//! mirrors behave. [`explore`] crashes them.
+//! [`rig`] is a mirror on disks of any kind that does one thing after the other; `conduct`, `table` and `life` say with it
+//! how mirrors behave. [`explore`] crashes what [`cases`] make.
 
 pub mod cases;
 mod conduct;

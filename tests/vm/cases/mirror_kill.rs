@@ -283,7 +283,8 @@ fn source() {
         mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
         Disk::open(&stage.legs[0].path).zero(0, LEN);
         Disk::open(&stage.log.path).zero(0, log::sectors(REGIONS));
-        stage.legs[0].set(Fault::Slow { read_ms: 0, write_ms: 20_000 });
+        // A killed process ends when its writes have: longer than this is longer than anybody waits for that.
+        stage.legs[0].set(Fault::Slow { read_ms: 0, write_ms: 4_000 });
         let [first, second] = [&stage.legs[0].path, &stage.legs[1].path];
         let line = format!("mirror --leg {first} --leg {second} --log {log} --source {second} --region-size {REGION}s");
         let path = server::add(&format!("{line} --name m"));
