@@ -235,15 +235,13 @@ fn check_log(disks: &Disks, add: &AddMirror) -> Result<(), Failure> {
 
 /// Refuses to recover over a leg that holds something other than the source does.
 fn check_legs(disks: &Disks, add: &AddMirror) -> Result<(), Failure> {
-    let log_knows = match &disks.log {
-        Some(log) => {
-            add.initial_sync == InitialSync::FromLog
-                && content::of(log)?.is_some_and(|found| found.kind == SignatureKind::MirrorLog)
-        }
-        None => false,
-    };
-    if add.common.force || log_knows || add.initial_sync == InitialSync::NoSync {
+    if add.common.force || add.initial_sync == InitialSync::NoSync {
         return Ok(());
+    }
+    if let Some(log) = disks.log.as_ref().filter(|_| add.initial_sync == InitialSync::FromLog) {
+        if content::of(log)?.is_some_and(|found| found.kind == SignatureKind::MirrorLog) {
+            return Ok(());
+        }
     }
     let source = add.source.unwrap_or(0);
     let expected = content::of(&disks.legs[source])?;

@@ -234,8 +234,9 @@ fn degraded() {
 /// Kills the server, mends the disks and lets another one take over.
 fn take_over(stage: &Stage) {
     kill_9();
-    server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
+    // A killed process ends when its writes have, and those on a slow disk wait until that is mended.
     stage.legs.iter().for_each(Faulty::heal);
+    server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
     ublk_dm("recover m").ok();
 }
 
