@@ -13,7 +13,7 @@ use super::mirror::{identity, named_leg, note_failure};
 use super::{Failure, NamedLeg, Over, Server, content, no_device};
 use crate::commands::add::leg_of;
 use crate::family::{Caller, Family, Served};
-use crate::open::{Access, Claim, OpenDisk};
+use crate::open::{Access, Claim, DiskId, OpenDisk};
 use crate::proto::{Answer, Leg, Question};
 
 /// Differing ranges that a comparison reports; whoever has more needs a recovery, not a list.
@@ -29,7 +29,7 @@ impl Server {
         match *words {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
-                let (opened, named) = self.open_leg(id, &new)?;
+                let (opened, named) = self.open_leg(id, &new, Some(at))?;
                 let identity = identity(&opened, &new);
                 self.note_incomplete(&named.0.disk.path)?;
                 self.on_mirror(id, move |family, mirror| async move {
@@ -41,7 +41,7 @@ impl Server {
             }
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
-                let (opened, named) = self.open_leg(id, &new)?;
+                let (opened, named) = self.open_leg(id, &new, None)?;
                 let identity = identity(&opened, &new);
                 self.note_incomplete(&named.0.disk.path)?;
                 self.on_mirror(id, move |family, mirror| async move {
@@ -92,9 +92,13 @@ impl Server {
         find_leg(self.legs(id)?, word).ok_or_else(|| format!("{word}: not a leg of /dev/ublkb{id}"))
     }
 
-    fn open_leg(&self, id: u32, leg: &Leg) -> Result<(OpenDisk, (NamedLeg, Leg)), Failure> {
-        self.legs(id)?;
-        let disk = OpenDisk::open(&leg.path, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
+    fn open_leg(&self, id: u32, leg: &Leg, place: Option<usize>) -> Result<(OpenDisk, (NamedLeg, Leg)), Failure> {
+        // A leg that was away and has come back takes its own place, and is claimed already.
+        let known = std::fs::metadata(&leg.path).ok().and_then(|metadata| DiskId::of(&metadata));
+        let legs = self.legs(id)?;
+        let own = place.and_then(|at| legs.get(at)).is_some_and(|old| Some(old.disk.id) == known);
+        let claim = if own { Claim::Shared } else { Claim::Exclusive };
+        let disk = OpenDisk::open(&leg.path, Access::ReadWrite, claim).map_err(|error| error.to_string())?;
         self.refuse_other_content(id, &disk, leg)?;
         let named = named_leg(disk.id, leg);
         Ok((disk, (named, leg.clone())))
