@@ -80,7 +80,8 @@ fn recovered(seed: u64, disk_log: bool) {
         for round in 0..3 {
             thread::sleep(Duration::from_millis(700));
             kill_9();
-            server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
+            // The process ends when the writes of its recovery have, which take 30 s.
+            server::wait_for(50, "state quiesced", || server::device("m")["state"] == "quiesced");
             stage.legs[1].heal();
             ublk_dm("recover m").ok();
             println!("  round {round}: recovered with {}", served.status().short());

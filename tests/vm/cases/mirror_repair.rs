@@ -176,7 +176,9 @@ fn log_at_start() {
                 ublk_dm(&format!("add {}", shape.flags())).refused();
             }
             let served = Mirror::add_forced(engine, "m", &shape);
+            // A device added with flags is as long as its legs, so the numbers of regions differ.
             let status = served.wait_in_sync().short();
+            let status = status.split_once(' ').map_or(status.clone(), |(_, letters)| letters.to_owned());
             assert!(
                 judge.get_or_insert(status.clone()) == &status,
                 "{fault:?}: {engine:?} says {status}, not {judge:?}"
