@@ -1,7 +1,13 @@
 //! The data thread of a server: an origin, its snapshots and their devices, all on one ring.
 //!
 //! One thread owns everything that an origin and its snapshots share, so nothing is locked and no request changes
-//! threads. The control thread hands in closures ([`FamilyHandle::call`]); they run here between requests.
+//! threads. The control thread hands in closures ([`FamilyHandle::call`]); they run here between requests. What a
+//! device does with a request is in [`device`].
+//!
+//! Rule kept here: a device that is removed is taken apart in one order: its tags end, then its target is closed, and
+//! its file last.
+
+mod device;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -16,16 +22,16 @@ use std::task::Poll;
 
 use dm_targets::copy;
 use dm_targets::disk::{Disk, Limits};
-use dm_targets::exec::{Executor, WaitQueue};
-use dm_targets::mirror::target::Mirror;
-use dm_targets::request::{Request, RequestKind, TargetError};
+use dm_targets::exec::Executor;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Snapshot;
 use dm_targets::units::Sectors;
 
 use crate::open::OpenDisk;
-use crate::queue::{Descriptor, Queue, QueueOptions};
+use crate::queue::{Queue, QueueOptions};
 use crate::ring::Ring;
+
+pub use device::{Device, DeviceStats, Events, Opened, Served};
 
 type Job = Box<dyn FnOnce(Rc<Family>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
@@ -46,148 +52,6 @@ pub struct Caller {
 pub struct FamilyHandle {
     caller: Caller,
     thread: Option<std::thread::JoinHandle<()>>,
-}
-
-/// What a device does with its requests.
-#[derive(Clone)]
-pub enum Served {
-    /// A snapshot's device.
-    Snapshot(Rc<Snapshot>),
-    /// The origin's device.
-    Origin(Rc<Origin>),
-    /// A mirror's device.
-    Mirror(Rc<Mirror>),
-    /// A suspended device between two targets.
-    Nothing,
-}
-
-impl Served {
-    async fn handle(&self, request: &Request) -> Result<(), TargetError> {
-        match self {
-            Served::Snapshot(snapshot) => snapshot.handle(request).await,
-            Served::Origin(origin) => origin.handle(request).await,
-            Served::Mirror(mirror) => mirror.handle(request).await,
-            Served::Nothing => Err(TargetError::Requeue),
-        }
-    }
-
-    /// Its length, if it has one of its own.
-    pub fn len(&self) -> Option<Sectors> {
-        match self {
-            Served::Snapshot(snapshot) => Some(snapshot.len()),
-            Served::Origin(origin) => Some(origin.disk().size()),
-            Served::Mirror(mirror) => Some(mirror.len()),
-            Served::Nothing => None,
-        }
-    }
-
-    /// Writes what the target needs to be used, and starts its tasks.
-    pub async fn activate(&self, executor: &Executor) -> Result<(), String> {
-        match self {
-            Served::Snapshot(snapshot) => snapshot.activate(executor).await.map_err(|error| error.to_string()),
-            Served::Origin(_) | Served::Nothing => Ok(()),
-            Served::Mirror(mirror) => mirror.activate(executor).await.map_err(|error| error.to_string()),
-        }
-    }
-
-    /// Waits until nothing of the target is in flight and its tasks have ended.
-    pub async fn close(&self) {
-        match self {
-            Served::Snapshot(snapshot) => snapshot.close().await,
-            Served::Origin(_) | Served::Nothing => {}
-            Served::Mirror(mirror) => mirror.close().await,
-        }
-    }
-
-    /// The target gives back or fails what it holds, and takes no more of that kind.
-    async fn suspend(&self, noflush: bool) {
-        if let Served::Mirror(mirror) = self {
-            mirror.suspend(noflush).await;
-        }
-    }
-
-    async fn resume(&self) {
-        if let Served::Mirror(mirror) = self {
-            mirror.resume().await;
-        }
-    }
-}
-
-/// What has happened to a device that an administrator may be waiting for.
-#[derive(Default)]
-pub struct Events {
-    count: Cell<u32>,
-    gone: Cell<bool>,
-    changed: WaitQueue,
-    /// The events of the device that counts them.
-    above: RefCell<Option<Rc<Events>>>,
-}
-
-impl Events {
-    /// How many there were.
-    pub fn count(&self) -> u32 {
-        self.count.get()
-    }
-
-    /// Counts one.
-    pub fn happen(&self) {
-        if let Some(device) = &*self.above.borrow() {
-            return device.happen();
-        }
-        self.count.set(self.count.get().wrapping_add(1));
-        self.changed.wake_all();
-    }
-
-    /// Waits until there are others than so many and gives their count; `None` when the device is gone.
-    pub async fn after(&self, seen: u32) -> Option<u32> {
-        let other = |count: u32| (count != seen).then_some(Some(count));
-        self.changed.until(|| if self.gone.get() { Some(None) } else { other(self.count.get()) }).await
-    }
-
-    /// What happens to a target that has taken another one's place happens to its device.
-    fn be_part_of(&self, device: &Rc<Events>) {
-        *self.above.borrow_mut() = Some(device.clone());
-    }
-
-    fn end(&self) {
-        self.gone.set(true);
-        self.changed.wake_all();
-    }
-}
-
-/// A target that has been opened, and its events.
-#[derive(Clone)]
-pub struct Opened {
-    pub served: Served,
-    pub events: Rc<Events>,
-}
-
-/// What went through a device since it was added.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeviceStats {
-    pub reads: u64,
-    pub read_bytes: u64,
-    pub writes: u64,
-    pub write_bytes: u64,
-    pub flushes: u64,
-    pub discards: u64,
-    pub errors: u64,
-}
-
-/// A device whose queues are served.
-pub struct Device {
-    served: RefCell<Served>,
-    pub events: Rc<Events>,
-    queues: Vec<Rc<Queue>>,
-    stats: Cell<DeviceStats>,
-    name: String,
-    /// Requests wait.
-    suspended: Cell<bool>,
-    /// Requests fail.
-    ending: Cell<bool>,
-    /// Requests that the target has.
-    inside: Cell<usize>,
-    changed: WaitQueue,
 }
 
 /// Everything on the data thread.
@@ -356,25 +220,7 @@ impl Family {
         let file = self.ring.file(OwnedFd::from(file));
         let open = |options| Queue::open(&self.ring, &file, options);
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
-        let Opened { served, events } = opened;
-        let device = Rc::new(Device {
-            served: RefCell::new(served),
-            events,
-            queues,
-            stats: Cell::default(),
-            name: name.to_owned(),
-            suspended: Cell::new(false),
-            ending: Cell::new(false),
-            inside: Cell::new(0),
-            changed: WaitQueue::default(),
-        });
-        for queue in &device.queues {
-            for tag in 0..queue.depth() {
-                let (queue, device) = (queue.clone(), device.clone());
-                self.executor
-                    .spawn(async move { queue.serve(tag, async |request| device.handle(request).await).await });
-            }
-        }
+        let device = Device::start(&self.executor, name, queues, opened);
         self.devices.borrow_mut().insert(id, device);
         Ok(())
     }
@@ -395,25 +241,19 @@ impl Family {
     /// cannot carry out now wait as well; else they fail.
     pub async fn suspend(&self, id: u32, noflush: bool) {
         let Some(device) = self.device(id) else { return };
-        device.suspended.set(true);
-        device.served().suspend(noflush).await;
-        device.changed.until(|| (device.inside.get() == 0).then_some(())).await;
+        device.suspend(noflush).await;
     }
 
     /// Lets a device's requests go on, to the target that was suspended or to a new one.
     pub async fn resume(&self, id: u32, same_target: bool) {
         let Some(device) = self.device(id) else { return };
-        if same_target {
-            device.served().resume().await;
-        }
-        device.suspended.set(false);
-        device.changed.wake_all();
+        device.resume(same_target).await;
     }
 
     /// Takes the target of a suspended device apart, so that its disks can be opened for another one.
     pub async fn take_target(&self, id: u32) {
         let Some(device) = self.device(id) else { return };
-        device.served.replace(Served::Nothing).close().await;
+        device.take_target().await;
     }
 
     /// Gives a suspended device a target that has been opened under a ticket.
@@ -421,116 +261,26 @@ impl Family {
         let device = self.device(id).ok_or("the device is gone")?;
         let opened = self.opened.borrow_mut().remove(&ticket).ok_or("the target is not open")?;
         opened.served.activate(&self.executor).await?;
-        opened.events.be_part_of(&device.events);
-        device.served.replace(opened.served);
+        device.put_target(opened);
         Ok(())
     }
 
     /// Prepares a device for its end: what its target has is carried out or fails, what comes later fails.
     pub async fn let_go(&self, id: u32) {
         let Some(device) = self.device(id) else { return };
-        device.suspended.set(true);
-        device.served().suspend(false).await;
-        device.ending.set(true);
-        device.suspended.set(false);
-        device.changed.wake_all();
+        device.let_go().await;
     }
 
     /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after.
     pub async fn remove(&self, id: u32) {
         let Some(device) = self.devices.borrow_mut().remove(&id) else { return };
-        device.events.end();
-        for queue in &device.queues {
-            queue.all_ended().await;
-        }
+        device.ended().await;
         // Writes of the origin no longer preserve anything for a snapshot without a device.
         let served = device.served();
         if let (Served::Snapshot(snapshot), Some(origin)) = (&served, &*self.origin.borrow()) {
             origin.leave(snapshot);
         }
         served.close().await;
-    }
-}
-
-impl Device {
-    /// What went through it.
-    pub fn stats(&self) -> DeviceStats {
-        self.stats.get()
-    }
-
-    /// Whether requests are held back.
-    pub fn is_suspended(&self) -> bool {
-        self.suspended.get()
-    }
-
-    /// Its target.
-    pub fn served(&self) -> Served {
-        self.served.borrow().clone()
-    }
-
-    async fn pass(&self, request: &Request) -> Result<(), TargetError> {
-        loop {
-            if self.suspended.get() {
-                self.changed.until(|| (!self.suspended.get()).then_some(())).await;
-            }
-            if self.ending.get() {
-                return Err(TargetError::Ending);
-            }
-            self.inside.set(self.inside.get() + 1);
-            let served = self.served();
-            let result = served.handle(request).await;
-            drop(served);
-            self.inside.set(self.inside.get() - 1);
-            if self.suspended.get() {
-                self.changed.wake_all();
-            }
-            match result {
-                // It could not be carried out by this target and is for the next one.
-                Err(TargetError::Requeue) => {}
-                result => return result,
-            }
-        }
-    }
-
-    async fn handle(&self, descriptor: &Descriptor) -> i32 {
-        let Some(request) = &descriptor.request else { return -libc::EOPNOTSUPP };
-        let result = self.pass(request).await;
-        let mut stats = self.stats.get();
-        let bytes = request.count.bytes();
-        match request.kind {
-            RequestKind::Read => (stats.reads, stats.read_bytes) = (stats.reads + 1, stats.read_bytes + bytes),
-            RequestKind::Write { .. } => {
-                (stats.writes, stats.write_bytes) = (stats.writes + 1, stats.write_bytes + bytes)
-            }
-            RequestKind::Flush => stats.flushes += 1,
-            RequestKind::Discard => stats.discards += 1,
-        }
-        let outcome = match result {
-            // Reads and writes end with their full length; the others with nothing, because byte counts overflow.
-            Ok(()) => match request.kind {
-                RequestKind::Read | RequestKind::Write { .. } => i32::try_from(bytes).unwrap_or(i32::MAX),
-                RequestKind::Flush | RequestKind::Discard => 0,
-            },
-            Err(error) => {
-                stats.errors += 1;
-                if stats.errors.is_power_of_two() {
-                    log::warn!(
-                        "{}: {:?} at sector {}: {error} (error {})",
-                        self.name,
-                        request.kind,
-                        request.sector,
-                        stats.errors
-                    );
-                }
-                // A busy errno would make the kernel fail the request in another way.
-                match error.errno().0 {
-                    libc::EAGAIN => -libc::EIO,
-                    errno => -errno,
-                }
-            }
-        };
-        self.stats.set(stats);
-        outcome
     }
 }
 

@@ -1,36 +1,36 @@
 //! The ring of a thread: disk operations and ublk commands of a whole family go through one io_uring.
 //!
-//! Rules kept here: I6 (the slot of an operation holds its buffer until the completion has been reaped; slots are never
-//! freed earlier, whoever stopped waiting), and: one submit-and-wait per round, nothing submitted one by one.
+//! Rules kept here: I6 (what an entry points to is held until its completion has been reaped: see [`slot`] and
+//! [`entry`]), and: one submit-and-wait per round, nothing submitted one by one.
 //!
-//! An operation is in a slot from its start to its completion. Short transfers and interrupted operations are started
-//! again for the rest, so that above this file an operation is all or nothing. [`entry`] says how an operation looks to the
-//! kernel, [`merge`] when several become one, [`disk`] what a disk is.
+//! [`slot`] says what is known of an operation from its start to its completion, [`entry`] how it looks to the kernel,
+//! [`merge`] when several become one, [`disk`] what a disk is.
 
 mod disk;
 mod entry;
 mod merge;
+mod slot;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::pin::Pin;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::Instant;
 
-use dm_targets::disk::{Backend, BufferId, Host, Limits, Op, OpKind, PayloadId};
+use dm_targets::disk::{Backend, BufferId, Host, Limits, PayloadId};
 use dm_targets::units::Sectors;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::arena::Arena;
 use disk::{FileTable, RingDisk};
+use slot::{Slot, Work};
 
 pub use disk::RingFile;
+pub use slot::Command;
 
 /// Submission entries: a full round of every tag of a few devices. When they are used up the round is submitted early.
 const SUBMISSION_ENTRIES: u32 = 1024;
@@ -40,8 +40,6 @@ const COMPLETION_ENTRIES: u32 = 16384;
 const REGISTERED_BUFFERS: u32 = 16384;
 /// The last of them is the part of the arena that is used first.
 const ARENA_INDEX: u16 = 16383;
-/// No slot.
-const NO_SLOT: u32 = u32::MAX;
 /// Marks completions of the wake-up descriptor.
 const WAKE_DATA: u64 = u64::MAX;
 
@@ -57,37 +55,6 @@ pub enum Payload {
         /// Its length.
         len_bytes: usize,
     },
-}
-
-enum Work {
-    Disk { op: Op, file: Rc<RingFile>, done_bytes: u64 },
-    Command,
-    None,
-}
-
-struct Slot {
-    work: Work,
-    result: Option<i32>,
-    waker: Option<Waker>,
-    detached: bool,
-    iovecs: Vec<libc::iovec>,
-    /// The operation that was joined to this one.
-    next: u32,
-}
-
-impl Slot {
-    /// Whether a completion is the last of an operation; a short or interrupted one is not.
-    fn is_ended_by(&mut self, result: i32) -> bool {
-        let Work::Disk { op, done_bytes, .. } = &mut self.work else { return true };
-        match (op.kind, result) {
-            (_, error) if error == -libc::EAGAIN || error == -libc::EINTR => false,
-            (OpKind::Read | OpKind::Write { .. }, moved) if moved > 0 => {
-                *done_bytes += u64::from(moved.unsigned_abs());
-                *done_bytes >= op.count.bytes()
-            }
-            _ => true,
-        }
-    }
 }
 
 /// The ring; clones share it. It belongs to the thread that made it.
@@ -203,7 +170,7 @@ impl Ring {
     pub fn command(&self, entry: squeue::Entry) -> Command {
         let slot = self.inner.take_slot(Work::Command);
         self.inner.push(entry.user_data(u64::from(slot)));
-        Command { ring: self.inner.clone(), slot, done: false }
+        Command::new(&self.inner, slot)
     }
 
     /// Lets another thread wake this one by writing to an eventfd: the task that awaits [`Ring::woken`] runs then.
@@ -269,23 +236,6 @@ fn register_arena(uring: &IoUring, arena: &Arena) -> bool {
 }
 
 impl Inner {
-    fn take_slot(&self, work: Work) -> u32 {
-        let mut slots = self.slots.borrow_mut();
-        if let Some(index) = self.free.borrow_mut().pop() {
-            let slot = &mut slots[index as usize];
-            (slot.work, slot.result, slot.waker, slot.detached) = (work, None, None, false);
-            return index;
-        }
-        let (result, waker, detached, iovecs, next) = (None, None, false, Vec::new(), NO_SLOT);
-        slots.push(Slot { work, result, waker, detached, iovecs, next });
-        u32::try_from(slots.len() - 1).unwrap_or(u32::MAX)
-    }
-
-    fn give_slot(&self, slots: &mut [Slot], index: u32) {
-        slots[index as usize].work = Work::None;
-        self.free.borrow_mut().push(index);
-    }
-
     fn push(&self, entry: squeue::Entry) {
         let mut uring = self.uring.borrow_mut();
         // SAFETY: what the entry points to stays valid until its completion: buffers and iovecs are held by its slot,
@@ -344,68 +294,6 @@ impl Inner {
         self.completed.replace(completed);
     }
 
-    fn complete(&self, index: u32, result: i32) {
-        let mut slots = self.slots.borrow_mut();
-        let slot = &mut slots[index as usize];
-        if slot.next != NO_SLOT {
-            drop(slots);
-            self.complete_joint(index, result);
-        } else if slot.is_ended_by(result) {
-            self.end(&mut slots, index, result);
-        } else {
-            drop(slots);
-            self.submit_disk(index);
-        }
-    }
-
-    /// Ends an operation whose completion is not the kernel's.
-    fn finish(&self, index: u32, result: i32) {
-        self.end(&mut self.slots.borrow_mut(), index, result);
-    }
-
-    fn end(&self, slots: &mut [Slot], index: u32, result: i32) {
-        let slot = &mut slots[index as usize];
-        let result = match &slot.work {
-            // Nothing moved and no error: the file ends before the range.
-            Work::Disk { op, .. } if result == 0 && matches!(op.kind, OpKind::Read | OpKind::Write { .. }) => {
-                -libc::EIO
-            }
-            _ => result,
-        };
-        slot.result = Some(result);
-        if slot.detached {
-            self.give_slot(slots, index);
-        } else if let Some(waker) = slot.waker.take() {
-            waker.wake();
-        }
-    }
-
-    fn poll_slot(&self, index: u32, waker: &Waker) -> Poll<i32> {
-        let mut slots = self.slots.borrow_mut();
-        let slot = &mut slots[index as usize];
-        match slot.result {
-            Some(result) => {
-                self.give_slot(&mut slots, index);
-                Poll::Ready(result)
-            }
-            None => {
-                if !slot.waker.as_ref().is_some_and(|old| old.will_wake(waker)) {
-                    slot.waker = Some(waker.clone());
-                }
-                Poll::Pending
-            }
-        }
-    }
-
-    fn detach_slot(&self, index: u32) {
-        let mut slots = self.slots.borrow_mut();
-        let slot = &mut slots[index as usize];
-        slot.detached = true;
-        if slot.result.is_some() {
-            self.give_slot(&mut slots, index);
-        }
-    }
-
     fn next_timer_ms(&self) -> Option<u64> {
         if self.timers.borrow().is_empty() {
             return None;
@@ -457,32 +345,6 @@ impl Host for Inner {
         let mut timers = self.timers.borrow_mut();
         if !timers.iter().any(|(time, other)| *time == time_ms && other.will_wake(waker)) {
             timers.push((time_ms, waker.clone()));
-        }
-    }
-}
-
-/// A command in flight.
-#[must_use = "a command's result says what the kernel wants next"]
-pub struct Command {
-    ring: Rc<Inner>,
-    slot: u32,
-    done: bool,
-}
-
-impl Future for Command {
-    type Output = i32;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<i32> {
-        let result = self.ring.poll_slot(self.slot, cx.waker());
-        self.done = result.is_ready();
-        result
-    }
-}
-
-impl Drop for Command {
-    fn drop(&mut self) {
-        if !self.done {
-            self.ring.detach_slot(self.slot);
         }
     }
 }

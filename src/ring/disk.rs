@@ -16,7 +16,8 @@ use io_uring::squeue;
 use io_uring::types::Fd;
 
 use super::merge::can_join;
-use super::{Inner, SizeProbe, Work};
+use super::slot::Work;
+use super::{Inner, SizeProbe};
 
 /// Places in the file table: a disk for every snapshot and two files for every device of a large family. Files that find
 /// no place are used by descriptor.

@@ -1,14 +1,17 @@
 //! The dirty log: marks made durable in batches, on a device or nowhere.
 //!
-//! The bits themselves are kept by [`super::regions`]; what stands there may be on disk at any moment. Here is only what
-//! has changed since it was written, and how far writing has come. One task writes ([`Log::write`]), one batch after the
-//! other, so two writes of a block never overtake each other. All marks made until a batch is taken share its writes; a
-//! mark names the batch that will make it durable, and a write to the legs waits until that batch has *settled*.
+//! The bits themselves are kept by [`super::regions`]; what stands there may be on disk at any moment. Here is only
+//! what has changed since it was written, and how far writing has come. All marks made until a batch is taken share
+//! its writes; a mark names the batch that will make it durable, and a write to the legs waits until that batch has
+//! *settled* (I7).
 //!
-//! Batches with marks are written with FUA (I7). Batches that only clean regions are not: that a region is clean need not
-//! be durable, it only must not be so before the legs are flushed, which happens before the bit is set in memory.
+//! How a batch is written is in `batch`. Left to others: when regions are cleaned (`clean`), and what a failed log
+//! means for writes (`write`).
 //!
-//! Left to others: when regions are cleaned (`clean`), and what a failed log means for writes (`write`).
+//! Rule kept here: a log that could not be read says nothing, and one that could not be written stays failed until it
+//! has been written as a whole.
+
+mod batch;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -17,19 +20,17 @@ use std::rc::Rc;
 use super::bits::Bits;
 use super::format::{HEADER_BYTES, Layout, LegFlags, resume};
 use super::legs::LegSet;
-use crate::disk::{Buffer, Disk, DiskError, Host, Io};
+use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::WaitQueue;
-use crate::mutant::{self, Mutant};
 use crate::table::InitialSync;
 use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};
+
+pub(super) use batch::WithBits;
 
 /// Writes of one batch in flight together; the rest of a batch follows.
 const WRITES_IN_FLIGHT: usize = 8;
 /// Longest read or write of the log, and so the memory for one: 32 KiB, the bits of 262,144 regions.
 const PIECE_BYTES: u32 = 32 * 1024;
-
-/// Bytes encoded at a time.
-const SECTOR_LEN: usize = 512;
 
 /// What the log's task does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,8 +146,8 @@ impl Log {
         self.device.is_some()
     }
 
-    /// Reads the log: which regions are in sync, and which legs, of those identities, missed something. Nothing is written yet. An error of the
-    /// device is not one of this call: the log is taken to be empty, and is dead.
+    /// Reads the log: which regions are in sync, and which legs, of those identities, missed something. Nothing is
+    /// written yet. An error of the device is not one of this call: the log is taken to be empty, and is dead.
     pub(super) async fn read(&self, initial: InitialSync, bits: &mut Bits, legs: &[u64]) -> LegSet {
         let Some(device) = &self.device else {
             bits.fill_from(0, initial == InitialSync::NoSync);
@@ -313,97 +314,6 @@ impl Log {
     pub(super) fn next_work(&self) -> Option<Work> {
         if self.wanted.get() { Some(Work::Write) } else { self.closing.get().then_some(Work::End) }
     }
-
-    /// Takes everything that has changed as a batch and writes it, with FUA if there are marks in it. `bits` lends the
-    /// bits as they are at that moment.
-    pub(super) async fn write(&self, bits: &impl WithBits) -> Result<(), DiskError> {
-        let Some(device) = &self.device else { return Ok(()) };
-        self.wanted.set(false);
-        let fua = self.marks.replace(false);
-        let batch = self.collecting.get();
-        self.collecting.set(batch + 1);
-        let result = self.write_changed(device, bits, fua).await;
-        self.behind.set(result.is_err() && fua);
-        if let Err(error) = &result {
-            self.dead.set(true);
-            self.failed.set(self.failed.get() | fua);
-            self.failure.borrow_mut().get_or_insert(error.clone());
-        }
-        self.settled.set(batch);
-        self.changes.wake_all();
-        result
-    }
-
-    async fn write_changed(&self, device: &OnDisk, bits: &impl WithBits, fua: bool) -> Result<(), DiskError> {
-        // Blocks that change from now on are the next batch's, whatever their content is when this one writes them.
-        let mut left = self.changed.borrow().queue.len();
-        let mut first_error = None;
-        let mut ios: [Option<(Io, u64, u64)>; WRITES_IN_FLIGHT] = [const { None }; WRITES_IN_FLIGHT];
-        while left > 0 {
-            for (piece, io) in ios.iter_mut().enumerate() {
-                if left > 0 {
-                    // A mark made since the batch was taken may be in a block that is written only now.
-                    let fua = (fua || self.marks.get()) && !mutant::is(Mutant::MarkNotDurable);
-                    *io = Some(self.start_run(device, bits, fua, piece, &mut left));
-                }
-            }
-            for io in &mut ios {
-                let Some((io, first, count)) = io.take() else { continue };
-                if let Err(error) = io.await {
-                    // What stands there now is unknown, so it has to be written again.
-                    (first..first + count).for_each(|block| self.note(block, fua));
-                    first_error.get_or_insert(error);
-                }
-            }
-        }
-        first_error.map_or(Ok(()), Err)
-    }
-
-    /// Starts the write of the oldest changed block, with those that follow it on disk and in the queue.
-    fn start_run(
-        &self,
-        device: &OnDisk,
-        bits: &impl WithBits,
-        fua: bool,
-        piece: usize,
-        left: &mut usize,
-    ) -> (Io, u64, u64) {
-        let block_bytes = u64::from(self.layout.block_bytes);
-        let most = u64::from(device.piece_bytes) / block_bytes;
-        let mut changed = self.changed.borrow_mut();
-        let Changed { queue, queued } = &mut *changed;
-        let first = queue.front().copied().unwrap_or(0);
-        let mut count = 0;
-        while *left > 0 && count < most && queue.front() == Some(&(first + count)) {
-            queue.pop_front();
-            if let Some(queued) = queued {
-                queued.put(first + count, false);
-            }
-            *left -= 1;
-            count += 1;
-        }
-        // pieces are at most 32 KiB or a block long, and eight of them fit a buffer
-        #[allow(clippy::cast_possible_truncation)]
-        let offset_bytes = piece as u32 * device.piece_bytes;
-        let header = self.header.borrow();
-        let tail = self.tail.borrow();
-        let mut out = [0; SECTOR_LEN];
-        for sector_bytes in (0..count * block_bytes).step_by(out.len()) {
-            let start = first * block_bytes + sector_bytes;
-            bits.with_bits(|bits| self.layout.encode(start, &header, bits, &tail, &mut out));
-            #[allow(clippy::cast_possible_truncation)]
-            device.buffer.write(offset_bytes + sector_bytes as u32, &out);
-        }
-        let at = sector(first * block_bytes);
-        let io = device.disk.write(at, Sectors::from_bytes(count * block_bytes), device.buffer.at(offset_bytes), fua);
-        (io, first, count)
-    }
-}
-
-/// Lends the log's bits as they are now.
-pub(super) trait WithBits {
-    /// Calls back with the bits.
-    fn with_bits(&self, work: impl FnOnce(&Bits));
 }
 
 fn sector(bytes: u64) -> Sector {

@@ -46,10 +46,11 @@
 //!
 //! # Who does what
 //!
-//! [`regions`] with `idle` and [`legs`] with `choose` decide (pure), [`format`] knows the log's bytes (pure), `log` makes marks durable, `clean`
-//! makes regions clean, `recovery` copies, `read` and `write` carry requests out, [`target`] is the mirror's state and
-//! `life` its beginning and end, [`check`] compares and repairs, `reshape` changes the legs. All of it runs on one thread,
-//! so state is borrowed, never locked, and never borrowed across an await.
+//! [`regions`] with `idle` and `withheld`, and [`legs`] with `choose`, decide (pure), [`format`] knows the log's bytes
+//! (pure), `log` makes marks durable, `clean` makes regions clean, `recovery` copies, `read` and `write` carry
+//! requests out, [`target`] is the mirror's state and `life` its beginning and end, [`check`] compares and repairs,
+//! `reshape` changes the legs. All of it runs on one thread, so state is borrowed, never locked, and never borrowed
+//! across an await.
 
 pub mod bits;
 pub mod check;
@@ -66,6 +67,7 @@ mod recovery;
 pub mod regions;
 mod reshape;
 pub mod target;
+mod withheld;
 mod write;
 
 use std::fmt;

@@ -15,8 +15,8 @@
 //! released: that is how recovery and comparing have a region for themselves.
 //!
 //! Rules kept here: the decision halves of I7 (a write is told which write of the log it must wait for; a region becomes
-//! clean only if no write touched it since the legs' flush was started, in `idle` beside this file), and: a region that is out of sync never becomes
-//! clean by a completed write, only by recovery.
+//! clean only if no write touched it since the legs' flush was started, in `idle` beside this file), and: a region that
+//! is out of sync never becomes clean by a completed write, only by recovery, which is in `withheld`.
 
 use std::collections::VecDeque;
 
@@ -267,94 +267,6 @@ impl Regions {
         }
     }
 
-    /// Takes a region for somebody alone; `false` if somebody else has it. New writes wait from now on.
-    pub fn withhold(&mut self, region: RegionIndex) -> bool {
-        let slot = self.slot_of(region.0);
-        let entry = &mut self.entries[slot as usize];
-        !std::mem::replace(&mut entry.withheld, true)
-    }
-
-    /// Whether withheld regions have no writes in flight.
-    pub fn is_quiet(&self, span: Span) -> bool {
-        let pending = |region| self.index.get(&region).map_or(0, |slot| self.entries[*slot as usize].pending);
-        span.numbers().all(|region| pending(region) == 0)
-    }
-
-    /// Gives a region back as it is.
-    pub fn release(&mut self, region: RegionIndex, now_ms: u64) {
-        let Some(slot) = self.index.get(&region.0).copied() else { return };
-        let entry = &mut self.entries[slot as usize];
-        entry.withheld = false;
-        if std::mem::take(&mut entry.skipped) && !self.in_sync.get(region.0) {
-            self.cursor = self.cursor.min(region.0);
-        }
-        if self.entries[slot as usize].pending == 0 {
-            self.settle(region.0, slot, now_ms, &mut Wake::default());
-        }
-    }
-
-    /// The next regions to recover, withheld from now on: the first that is out of sync, and up to `most` in all that
-    /// follow each other and have no writes in flight. Each region is given once; [`Regions::search_again`] starts anew.
-    pub fn next_recovery(&mut self, most: u64) -> Option<Span> {
-        let first = loop {
-            let found = self.in_sync.next_zero(self.cursor);
-            let Some(found) = found else {
-                self.cursor = self.count();
-                return None;
-            };
-            self.cursor = found + 1;
-            if self.withhold(RegionIndex(found)) {
-                break found;
-            }
-            let slot = self.slot_of(found);
-            self.entries[slot as usize].skipped = true;
-        };
-        let mut count = 1;
-        while count < most && self.joins(first + count) {
-            self.withhold(RegionIndex(first + count));
-            count += 1;
-        }
-        self.cursor = first + count;
-        Some(Span { first: RegionIndex(first), count })
-    }
-
-    /// Whether [`Regions::next_recovery`] has anything left to find.
-    pub fn has_recovery(&self) -> bool {
-        self.in_sync.next_zero(self.cursor).is_some()
-    }
-
-    fn joins(&self, region: u64) -> bool {
-        let busy = |slot: &u32| {
-            let entry = &self.entries[*slot as usize];
-            entry.withheld || entry.pending > 0
-        };
-        region < self.count() && !self.in_sync.get(region) && !self.index.get(&region).is_some_and(busy)
-    }
-
-    /// Recovery of withheld regions has ended. If it succeeded they are in sync, and dirty until the next cleaning.
-    pub fn end_recovery(&mut self, span: Span, recovered: bool, now_ms: u64) -> Wake {
-        let mut wake = Wake::default();
-        for region in span.numbers() {
-            let Some(slot) = self.index.get(&region).copied() else { continue };
-            self.entries[slot as usize].withheld = false;
-            self.entries[slot as usize].skipped = false;
-            if recovered && self.in_sync.put(region, true) {
-                self.in_sync_count += 1;
-                self.dirty += u64::from(!self.clean.get(region));
-            }
-            self.entries[slot as usize].touched_ms = now_ms;
-            if self.entries[slot as usize].pending == 0 {
-                self.settle(region, slot, now_ms, &mut wake);
-            }
-        }
-        wake
-    }
-
-    /// Recovery looks at everything from a region on again.
-    pub fn search_again(&mut self, from: RegionIndex) {
-        self.cursor = self.cursor.min(from.0);
-    }
-
     /// The mirror was suspended and is resumed: recovery starts at the first region, and flushes may succeed again.
     pub fn restart(&mut self) {
         self.cursor = 0;
@@ -397,7 +309,7 @@ impl Regions {
         (self.dirty, self.cursor) = (0, 0);
     }
 
-    fn slot_of(&mut self, region: u64) -> u32 {
+    pub(super) fn slot_of(&mut self, region: u64) -> u32 {
         if let Some(slot) = self.index.get(&region) {
             return *slot;
         }
@@ -432,7 +344,7 @@ impl Regions {
     }
 
     /// What becomes of an entry without writes in flight.
-    fn settle(&mut self, region: u64, slot: u32, now_ms: u64, wake: &mut Wake) {
+    pub(super) fn settle(&mut self, region: u64, slot: u32, now_ms: u64, wake: &mut Wake) {
         let Entry { withheld, queued, .. } = self.entries[slot as usize];
         if self.in_sync.get(region) && !self.clean.get(region) {
             if self.logged {

@@ -27,9 +27,9 @@
 //!
 //! # Who does what
 //!
-//! [`exceptions`] decides (pure) with what [`mapping`] holds (pure), [`format`] knows the bytes (pure), [`store`] makes records durable, [`target`] and
-//! [`origin`] carry requests out. All targets of a family run on one thread, so state is borrowed, never locked, and never
-//! borrowed across an await.
+//! [`exceptions`] decides (pure) with what [`mapping`] holds (pure), [`format`] knows the bytes (pure), [`store`] with
+//! `persistent` makes records durable, [`target`] and [`origin`] carry requests out. All targets of a family run on
+//! one thread, so state is borrowed, never locked, and never borrowed across an await.
 
 mod commit;
 mod creation;
@@ -38,6 +38,7 @@ pub mod format;
 mod load;
 pub mod mapping;
 pub mod origin;
+mod persistent;
 mod read;
 mod runs;
 pub mod store;

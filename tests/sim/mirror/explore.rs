@@ -1,31 +1,31 @@
 //! Runs a workload on a mirror with a crash at every moment, judges what survives, and lets some of it live on.
 //!
-//! Requests that overlap one that is in flight wait for it: where users race their own writes, legs may end up different,
-//! as in the kernel. When nothing can happen any more and requests are still there they are held: the mirror is suspended
-//! and resumed, and goes on.
+//! What is done to the mirror meanwhile is in [`traffic`]. When nothing can happen any more and requests are still
+//! there they are held: the mirror is suspended and resumed, and goes on.
+
+mod traffic;
 
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::disk::{Host, PayloadId};
-use dm_targets::mirror::target::{LegParts, Mirror};
-use dm_targets::request::{Request, RequestKind, TargetError};
+use dm_targets::disk::Host;
+use dm_targets::mirror::target::Mirror;
 use dm_targets::sim::Rng;
 use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::{Fault, Matcher};
-use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Step, Temper, World};
 use dm_targets::table::InitialSync;
-use dm_targets::units::{Sector, Sectors};
 
 use super::judge::{Judged, judge};
 use super::rig::{Setup, Slot, disks, parts, world};
 use crate::explore::Violation;
-use crate::model::{Device, Model, Moment, Ticket};
+use crate::model::{Device, Model, Moment};
 use crate::pattern;
-use crate::workload::{self, Kind, Op};
+use crate::workload::{self, Op};
+use traffic::InFlight;
 
 /// Steps after which a workload that has not ended is taken to hang.
 const STEP_LIMIT: usize = 100_000;
@@ -91,15 +91,6 @@ impl Case {
             lives_on: 40,
         }
     }
-}
-
-struct InFlight {
-    op: Op,
-    /// What it writes, if it does.
-    id: u32,
-    ticket: Ticket,
-    payload: PayloadId,
-    result: Slot<Result<(), TargetError>>,
 }
 
 struct Run<'a> {
@@ -261,126 +252,6 @@ impl Run<'_> {
             mirror.resume().await;
         });
         Ok(false)
-    }
-
-    fn next_fits(&self) -> bool {
-        let Some(next) = self.case.ops.get(self.next_op) else { return false };
-        let overlaps = |it: &InFlight| {
-            let moves = |op: &Op| matches!(op.kind, Kind::Write(_) | Kind::Discard);
-            (moves(&it.op) && moves(next))
-                && it.op.first < next.first + next.count
-                && next.first < it.op.first + it.op.count
-        };
-        self.in_flight.len() < self.case.depth && !self.in_flight.iter().any(overlaps)
-    }
-
-    fn submit(&mut self) {
-        let op = self.case.ops[self.next_op];
-        self.next_op += 1;
-        let len = usize::try_from(op.count * 512).unwrap();
-        let (kind, ticket, bytes) = match op.kind {
-            Kind::Read => (RequestKind::Read, self.model.submit(false), vec![0x99; len]),
-            Kind::Flush => (RequestKind::Flush, self.model.submit(true), Vec::new()),
-            Kind::Discard => {
-                let ticket = self.model.submit_write(0, pattern::DISCARD, op.first, op.count, false);
-                (RequestKind::Discard, ticket, Vec::new())
-            }
-            Kind::Write(fua) => {
-                let id = self.write_id;
-                self.write_id += 1;
-                let ticket = self.model.submit_write(0, id, op.first, op.count, fua);
-                (RequestKind::Write { fua }, ticket, pattern::payload(id, op.first, op.count))
-            }
-        };
-        let id = self.write_id - 1;
-        self.world.trace.note(|| format!("-------- {op:?} starts (write {id} if it is one)"));
-        let payload = self.world.host.add_payload(bytes);
-        let request = Request { kind, sector: Sector(op.first), count: Sectors(op.count), payload };
-        let (result, mirror) = (Slot::default(), self.mirror.clone().unwrap());
-        let slot: Slot<Result<(), TargetError>> = result.clone();
-        self.world.executor.spawn(async move {
-            let outcome = mirror.handle(&request).await;
-            *slot.borrow_mut() = Some(outcome);
-        });
-        self.in_flight.push(InFlight { op, id, ticket, payload, result });
-    }
-
-    fn start_admin(&mut self) {
-        let Some(mirror) = self.mirror.clone().filter(|_| !self.admin_started) else { return };
-        self.admin_started = true;
-        let (admin, slot) = (self.case.admin, self.admin.clone());
-        let spare = disks(&self.world).pop().unwrap();
-        self.world.executor.spawn(async move {
-            let result = match admin {
-                Admin::Nothing => Ok(()),
-                Admin::Compare => {
-                    let mut found = Vec::new();
-                    let result = mirror.compare(|range| found.push(range)).await;
-                    let wrong = found.iter().find(|range| range.in_sync && !range.differing.is_empty());
-                    let result = result.map_err(|error| error.to_string());
-                    result.and_then(|()| wrong.map_or(Ok(()), |range| Err(format!("in sync and different: {range:?}"))))
-                }
-                Admin::Repair(leg) => mirror.repair(leg).await.map(|_| ()).map_err(|error| error.to_string()),
-                Admin::Replace(leg) => {
-                    let parts = LegParts { disk: spare, offset: Sector(0), identity: leg as u64 + 1 };
-                    mirror.replace_leg(leg, parts).await.map_err(|error| error.to_string())
-                }
-            };
-            *slot.borrow_mut() = Some(result);
-        });
-    }
-
-    /// Takes the results of requests that have ended.
-    fn collect(&mut self) -> Result<(), String> {
-        let admin = self.admin.borrow().clone();
-        match (admin, self.case.admin) {
-            (Some(Ok(())), Admin::Replace(leg)) => self.table[leg] = self.world.disks().len() - 1,
-            (Some(Err(error)), _) if self.case.faults.is_empty() => {
-                return Err(format!("{:?}: {error}", self.case.admin));
-            }
-            _ => {}
-        }
-        let mut index = 0;
-        while index < self.in_flight.len() {
-            let Some(outcome) = self.in_flight[index].result.borrow_mut().take() else {
-                index += 1;
-                continue;
-            };
-            let InFlight { op, id, ticket, payload, .. } = self.in_flight.remove(index);
-            let bytes = self.world.host.take_payload(payload);
-            self.world.trace.note(|| format!("-------- {op:?} ends: {outcome:?}"));
-            match outcome {
-                Ok(()) => self.model.succeeded(0, ticket),
-                Err(_) if !self.case.faults.is_empty() => continue,
-                Err(error) => return Err(format!("{op:?} failed: {error}")),
-            }
-            self.check_hold(op, id)?;
-            if let Ticket::Read(started) = ticket {
-                let shown: Vec<SectorData> = bytes.chunks(512).map(SectorData::new).collect();
-                let judged = self.model.origin.judge(op.first, &shown, Moment::Read { started });
-                judged.map_err(|fault| format!("{op:?}: {fault}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// With `handle_errors` alone, what was acknowledged is on all legs, if all were known to be in sync at first.
-    fn check_hold(&self, op: Op, id: u32) -> Result<(), String> {
-        let setup = &self.case.setup;
-        let holds = setup.handle_errors && !setup.keep_log && self.suspends == 0 && self.case.admin == Admin::Nothing;
-        let log_works = self.case.faults.iter().all(|(disk, _)| *disk < setup.legs);
-        if !holds || !self.began_in_sync || !log_works || !matches!(op.kind, Kind::Write(_)) {
-            return Ok(());
-        }
-        for leg in 0..setup.legs {
-            let image = self.world.disks()[leg].visible();
-            for at in op.first..op.first + op.count {
-                if image.sectors[usize::try_from(at).unwrap()] != pattern::sector(id, at) {
-                    return Err(format!("{op:?} was acknowledged, but sector {at} of leg {leg} missed it"));
-                }
-            }
-        }
-        Ok(())
     }
 
     fn crash_now(&mut self) -> Result<(), Stop> {

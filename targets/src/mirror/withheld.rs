@@ -1,0 +1,100 @@
+//! Regions that somebody has alone, and which of them recovery takes next. Pure.
+//!
+//! Recovery *withholds* the regions it is going to copy, and so does whoever compares or repairs them. A withheld region
+//! belongs to one alone: writes in flight in it end, and new ones wait until it is released.
+//!
+//! Rules kept here: a search for work gives each region out of sync once, and comes back to one that somebody else had;
+//! and a region that could not be recovered stays out of sync.
+
+use super::regions::{Regions, Span, Wake};
+use crate::units::RegionIndex;
+
+impl Regions {
+    /// Takes a region for somebody alone; `false` if somebody else has it. New writes wait from now on.
+    pub fn withhold(&mut self, region: RegionIndex) -> bool {
+        let slot = self.slot_of(region.0);
+        let entry = &mut self.entries[slot as usize];
+        !std::mem::replace(&mut entry.withheld, true)
+    }
+
+    /// Whether withheld regions have no writes in flight.
+    pub fn is_quiet(&self, span: Span) -> bool {
+        let pending = |region| self.index.get(&region).map_or(0, |slot| self.entries[*slot as usize].pending);
+        span.numbers().all(|region| pending(region) == 0)
+    }
+
+    /// Gives a region back as it is.
+    pub fn release(&mut self, region: RegionIndex, now_ms: u64) {
+        let Some(slot) = self.index.get(&region.0).copied() else { return };
+        let entry = &mut self.entries[slot as usize];
+        entry.withheld = false;
+        if std::mem::take(&mut entry.skipped) && !self.in_sync.get(region.0) {
+            self.cursor = self.cursor.min(region.0);
+        }
+        if self.entries[slot as usize].pending == 0 {
+            self.settle(region.0, slot, now_ms, &mut Wake::default());
+        }
+    }
+
+    /// The next regions to recover, withheld from now on: the first that is out of sync, and up to `most` in all that
+    /// follow each other and have no writes in flight. Each region is given once; [`Regions::search_again`] starts anew.
+    pub fn next_recovery(&mut self, most: u64) -> Option<Span> {
+        let first = loop {
+            let found = self.in_sync.next_zero(self.cursor);
+            let Some(found) = found else {
+                self.cursor = self.count();
+                return None;
+            };
+            self.cursor = found + 1;
+            if self.withhold(RegionIndex(found)) {
+                break found;
+            }
+            let slot = self.slot_of(found);
+            self.entries[slot as usize].skipped = true;
+        };
+        let mut count = 1;
+        while count < most && self.joins(first + count) {
+            self.withhold(RegionIndex(first + count));
+            count += 1;
+        }
+        self.cursor = first + count;
+        Some(Span { first: RegionIndex(first), count })
+    }
+
+    /// Whether [`Regions::next_recovery`] has anything left to find.
+    pub fn has_recovery(&self) -> bool {
+        self.in_sync.next_zero(self.cursor).is_some()
+    }
+
+    fn joins(&self, region: u64) -> bool {
+        let busy = |slot: &u32| {
+            let entry = &self.entries[*slot as usize];
+            entry.withheld || entry.pending > 0
+        };
+        region < self.count() && !self.in_sync.get(region) && !self.index.get(&region).is_some_and(busy)
+    }
+
+    /// Recovery of withheld regions has ended. If it succeeded they are in sync, and dirty until the next cleaning.
+    pub fn end_recovery(&mut self, span: Span, recovered: bool, now_ms: u64) -> Wake {
+        let mut wake = Wake::default();
+        for region in span.numbers() {
+            let Some(slot) = self.index.get(&region).copied() else { continue };
+            self.entries[slot as usize].withheld = false;
+            self.entries[slot as usize].skipped = false;
+            if recovered && self.in_sync.put(region, true) {
+                self.in_sync_count += 1;
+                self.dirty += u64::from(!self.clean.get(region));
+            }
+            self.entries[slot as usize].touched_ms = now_ms;
+            if self.entries[slot as usize].pending == 0 {
+                self.settle(region, slot, now_ms, &mut wake);
+            }
+        }
+        wake
+    }
+
+    /// Recovery looks at everything from a region on again.
+    pub fn search_again(&mut self, from: RegionIndex) {
+        self.cursor = self.cursor.min(from.0);
+    }
+}

@@ -1,0 +1,112 @@
+//! Where the next exception goes: the chunk for its data, and the area and index for its record. Pure.
+//!
+//! Rules kept here: a chunk that holds metadata is never handed out, and neither is one twice; and a COW is full
+//! before an area could be filled that has no room for its successor, because a store like that cannot be opened
+//! again.
+
+use super::{Layout, Record};
+use crate::mutant::{self, Mutant};
+use crate::units::{CowChunk, Sectors};
+
+/// Where the next exception goes: the store's in-memory numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    layout: Layout,
+    next_free: CowChunk,
+    area: u64,
+    committed: u64,
+    pending: u64,
+}
+
+/// The numbers of a status line, in sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Handed out, header and areas included, committed or not.
+    pub allocated: Sectors,
+    /// The COW's size.
+    pub total: Sectors,
+    /// Header and areas.
+    pub metadata: Sectors,
+}
+
+impl Cursor {
+    /// The cursor of an empty store.
+    pub fn new(layout: Layout) -> Cursor {
+        Cursor { layout, next_free: CowChunk(2), area: 0, committed: 0, pending: 0 }
+    }
+
+    /// Where things are.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The area that takes the next record, and the index in it.
+    pub fn position(&self) -> (u64, u64) {
+        (self.area, self.committed)
+    }
+
+    /// Exceptions allocated and not yet committed.
+    pub fn pending(&self) -> u64 {
+        self.pending
+    }
+
+    /// The next COW chunk to be handed out.
+    pub fn next_free(&self) -> CowChunk {
+        self.next_free
+    }
+
+    /// Takes over a record found on disk. Its position says nothing about its chunk: stores of old kernels have holes.
+    pub fn load(&mut self, record: Record) {
+        if self.next_free.0 <= record.new.0 {
+            // The chunk after the last may be an area; data written there would destroy it (CVE-2013-4299).
+            self.next_free = self.layout.skip_metadata(CowChunk(record.new.0 + 1));
+        }
+        self.advance();
+    }
+
+    /// Hands out a COW chunk, or `None` when the COW is full. Full is also a COW whose last slot of an area could be
+    /// filled but that has no room for the next area: the kernel invalidates the snapshot there (rule 5.3).
+    pub fn allocate(&mut self, cow_size: Sectors) -> Option<CowChunk> {
+        let cow_chunks = self.layout.cow_chunks(cow_size);
+        let records = self.area * self.layout.records_per_area() + self.committed + self.pending + 1;
+        let fills_area = records % self.layout.records_per_area() == 0;
+        let next_area = self.layout.area_chunk(records / self.layout.records_per_area());
+        let no_successor = fills_area && next_area.0 >= cow_chunks && !mutant::is(Mutant::FullAreaWithoutSuccessor);
+        if self.next_free.0 >= cow_chunks || no_successor {
+            return None;
+        }
+        let new = self.next_free;
+        self.next_free = self.layout.skip_metadata(CowChunk(new.0 + 1));
+        self.pending += 1;
+        Some(new)
+    }
+
+    /// Records that still fit into the current area.
+    pub fn room_in_area(&self) -> u64 {
+        self.layout.records_per_area() - self.committed
+    }
+
+    /// Counts one allocated exception as written to disk.
+    pub fn commit(&mut self) {
+        self.pending = self.pending.saturating_sub(1);
+        self.advance();
+    }
+
+    fn advance(&mut self) {
+        self.committed += 1;
+        if self.committed == self.layout.records_per_area() {
+            self.area += 1;
+            self.committed = 0;
+        }
+    }
+
+    /// The numbers the status line shows.
+    pub fn usage(&self, cow_size: Sectors) -> Usage {
+        let chunk = self.layout.chunk_size.sectors().0;
+        Usage {
+            allocated: Sectors(self.next_free.0 * chunk),
+            total: cow_size,
+            metadata: Sectors((self.area + 2) * chunk),
+        }
+    }
+}
