@@ -89,8 +89,9 @@ pub enum Verb {
     /// Tell a device's target something
     ///
     /// A mirror understands: `check` (compare the legs, one JSON object per range that differs), `repair LEG` (take that leg
-    /// as right wherever they differ), `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`, `remove-leg LEG`, and `throttle
-    /// PERCENT` (the share of the time in which recovery may have I/O in flight). LEG is a path, or a number from 0.
+    /// as right wherever they differ), `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`, `remove-leg LEG`, `recover`
+    /// (try again what could not be copied), and `throttle PERCENT` (the share of the time in which recovery may have I/O in
+    /// flight). LEG is a path, or a number from 0.
     #[command(verbatim_doc_comment)]
     Message {
         /// Name, ublk id or /dev/ublkbN

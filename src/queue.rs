@@ -9,8 +9,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::os::fd::AsRawFd;
-use std::ptr::NonNull;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use dm_targets::disk::PayloadId;
@@ -20,7 +19,7 @@ use dm_targets::units::{Sector, Sectors};
 use io_uring::opcode::UringCmd16;
 use libublk::sys;
 
-use crate::arena::map_anonymous;
+use crate::arena::Mapping;
 use crate::ring::{Payload, Ring, RingFile};
 
 /// Bytes of one request descriptor.
@@ -42,10 +41,12 @@ pub struct Queue {
     file: Rc<RingFile>,
     id: u16,
     depth: u16,
-    descriptors: NonNull<u8>,
+    descriptors: Mapping,
     payloads: PayloadId,
     /// Memory that the kernel copies request data to and from; `None` with zero copy.
-    mapped: Option<(NonNull<u8>, usize)>,
+    mapped: Option<Mapping>,
+    /// Room of a request in it.
+    each: usize,
     /// Tags whose task has not ended.
     serving: Cell<u16>,
     ended: WaitQueue,
@@ -72,15 +73,14 @@ impl Queue {
     pub fn open(ring: &Ring, file: &Rc<RingFile>, options: &QueueOptions) -> io::Result<Rc<Queue>> {
         let descriptors = map_descriptors(file, options)?;
         let depth = usize::from(options.depth);
+        let each = options.max_io_bytes as usize;
         let mut mapped = None;
         let mut payloads = vec![Payload::Registered; depth];
         if !options.zero_copy {
-            let each = options.max_io_bytes as usize;
-            let base = map_anonymous(each * depth)?;
-            mapped = Some((base, each * depth));
+            let mapping = mapped.insert(Mapping::anonymous(each * depth)?);
             for (tag, payload) in payloads.iter_mut().enumerate() {
                 // SAFETY: the mapping has room for `depth` payloads.
-                let address = unsafe { base.add(tag * each) };
+                let address = unsafe { mapping.base().add(tag * each) };
                 *payload = Payload::Mapped { address, len_bytes: each };
             }
         }
@@ -95,6 +95,7 @@ impl Queue {
             descriptors,
             payloads,
             mapped,
+            each,
             serving,
             ended,
         }))
@@ -148,12 +149,12 @@ impl Queue {
         let payload = self.payloads.0 + u32::from(tag);
         let mut address = 0;
         let mut auto = None;
-        match self.mapped {
+        match &self.mapped {
             // The kernel copies to and from here.
-            Some((base, len)) => {
-                let each = len / usize::from(self.depth);
+            Some(mapping) => {
                 // SAFETY: the mapping has room for `depth` payloads and the tag is below it.
-                address = unsafe { base.add(usize::from(tag) * each) }.as_ptr().expose_provenance() as u64;
+                address =
+                    unsafe { mapping.base().add(usize::from(tag) * self.each) }.as_ptr().expose_provenance() as u64;
             }
             None if registered => address = u64::from(payload),
             // Where the kernel shall register the next request's buffer: index in the low 16 bits, flags above.
@@ -177,7 +178,7 @@ impl Queue {
         // SAFETY: the mapping holds `depth` descriptors, the tag is below it, and the kernel writes a tag's descriptor only
         // while it has not handed the tag to us. The read is volatile because the kernel wrote it.
         let raw = unsafe {
-            let all = self.descriptors.as_ptr().cast::<sys::ublksrv_io_desc>();
+            let all = self.descriptors.base().as_ptr().cast::<sys::ublksrv_io_desc>();
             all.add(usize::from(tag)).read_volatile()
         };
         let fua = raw.op_flags & sys::UBLK_IO_F_FUA != 0;
@@ -198,32 +199,18 @@ impl Queue {
     }
 }
 
+/// The mappings end with the queue. They are used by the tag tasks alone, which hold the queue and so have all ended; every
+/// request's operations were awaited before its tag was completed.
 impl Drop for Queue {
     fn drop(&mut self) {
         self.ring.remove_payloads(self.payloads, usize::from(self.depth));
-        let descriptors = round_to_page(usize::from(self.depth) * DESCRIPTOR_BYTES);
-        let areas = std::iter::once((self.descriptors, descriptors)).chain(self.mapped);
-        for (address, len) in areas {
-            // SAFETY: these mappings were made in `open` and are used by the tag tasks alone, which hold the queue and so
-            // have all ended; every request's operations were awaited before its tag was completed.
-            let result = unsafe { libc::munmap(address.as_ptr().cast(), len) };
-            if result != 0 {
-                log::warn!("munmap: {}", io::Error::last_os_error());
-            }
-        }
     }
 }
 
-fn map_descriptors(file: &Rc<RingFile>, options: &QueueOptions) -> io::Result<NonNull<u8>> {
+fn map_descriptors(file: &Rc<RingFile>, options: &QueueOptions) -> io::Result<Mapping> {
     let len = round_to_page(usize::from(options.depth) * DESCRIPTOR_BYTES);
     // Each queue's area has the size of the largest possible queue's.
     let stride = round_to_page(sys::UBLK_MAX_QUEUE_DEPTH as usize * DESCRIPTOR_BYTES);
     let offset = libc::off_t::try_from(stride * usize::from(options.id)).map_err(io::Error::other)?;
-    let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
-    // SAFETY: a new read-only mapping of the device's file at an address of the kernel's choice.
-    let address = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ, flags, file.as_raw_fd(), offset) };
-    if address == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(address.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
+    Mapping::of_file(file.as_fd(), offset, len)
 }

@@ -6,7 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
@@ -92,9 +92,9 @@ impl RingFile {
     }
 }
 
-impl AsRawFd for RingFile {
-    fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+impl AsFd for RingFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
@@ -153,7 +153,7 @@ impl Backend for RingDisk {
     }
 
     fn refresh_size(&self) -> Sectors {
-        if let Some(size) = (self.probe)(self.file.as_raw_fd()) {
+        if let Some(size) = (self.probe)(self.file.as_fd().as_raw_fd()) {
             self.size.set(size);
         }
         self.size.get()

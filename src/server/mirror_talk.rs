@@ -20,7 +20,7 @@ use crate::proto::{Answer, Leg, Question};
 const MAX_DIFFERENCES: usize = 10_000;
 
 const MESSAGES: &str =
-    "check, repair LEG, replace LEG DEV[:OFFSET], add-leg DEV[:OFFSET], remove-leg LEG, throttle PERCENT";
+    "check, repair LEG, replace LEG DEV[:OFFSET], add-leg DEV[:OFFSET], remove-leg LEG, recover, throttle PERCENT";
 
 impl Server {
     /// Carries out a message that is done soon; the others are answered aside.
@@ -66,6 +66,10 @@ impl Server {
                     added.remove(at);
                 });
             }
+            ["recover"] => self.on_mirror(id, move |_, mirror| async move {
+                mirror.recover_again();
+                Ok(())
+            })?,
             ["throttle", percent] => {
                 let percent = percent.parse::<u32>().ok().filter(|percent| (1..=100).contains(percent));
                 let percent = percent.ok_or_else(|| "throttle: a percentage from 1 to 100 is wanted".to_owned())?;

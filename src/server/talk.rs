@@ -19,6 +19,22 @@ const MAX_ASIDE: usize = 32;
 /// How many there are.
 static ASIDE: AtomicUsize = AtomicUsize::new(0);
 
+/// One of [`MAX_ASIDE`]; given back however its owner ends.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Place> {
+        let more = |taken: usize| (taken < MAX_ASIDE).then_some(taken + 1);
+        ASIDE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then_some(Place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        ASIDE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Server {
     /// Hands a question that may take long to a thread; gives back any other.
     pub(super) fn answer_aside(&self, question: Question, connection: &UnixStream) -> io::Result<Option<Question>> {
@@ -28,12 +44,11 @@ impl Server {
             _ => return Ok(Some(question)),
         };
         let mut connection = connection.try_clone()?;
-        if ASIDE.fetch_add(1, Ordering::Relaxed) >= MAX_ASIDE {
-            ASIDE.fetch_sub(1, Ordering::Relaxed);
+        let Some(place) = Place::take() else {
             let message = format!("more than {MAX_ASIDE} commands are waiting already");
             proto::write_line(&mut connection, &Answer::Failed { message })?;
             return Ok(None);
-        }
+        };
         let family = self.family.caller();
         let thread = move || {
             let answer = match &question {
@@ -41,7 +56,7 @@ impl Server {
                 question => wait(&family, question),
             };
             let answer = answer.unwrap_or_else(|message| Answer::Failed { message });
-            ASIDE.fetch_sub(1, Ordering::Relaxed);
+            drop(place);
             if let Err(error) = proto::write_line(&mut connection, &answer) {
                 log::debug!("control socket: {error}");
             }

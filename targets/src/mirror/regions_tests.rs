@@ -361,3 +361,15 @@ fn a_region_that_somebody_else_has_is_recovered_when_it_is_released() {
     regions.release(RegionIndex(0), 0);
     assert_eq!(regions.next_recovery(8), Some(Span::one(RegionIndex(0))));
 }
+
+#[test]
+fn a_search_that_meets_a_copy_that_then_fails_comes_back_to_it() {
+    let mut regions = Regions::new(Bits::zeroes(2).unwrap(), true);
+    let span = regions.next_recovery(8).unwrap();
+    regions.search_again(RegionIndex(0));
+    assert_eq!(regions.next_recovery(8), None);
+    regions.end_recovery(span, false, 0);
+    assert_eq!(regions.next_recovery(8), Some(span));
+    regions.end_recovery(span, false, 0);
+    assert_eq!(regions.next_recovery(8), None, "once for each search");
+}

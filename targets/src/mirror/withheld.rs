@@ -80,7 +80,10 @@ impl Regions {
         for region in span.numbers() {
             let Some(slot) = self.index.get(&region).copied() else { continue };
             self.entries[slot as usize].withheld = false;
-            self.entries[slot as usize].skipped = false;
+            if std::mem::take(&mut self.entries[slot as usize].skipped) && !recovered {
+                // Somebody asked for it again while this copy was failing.
+                self.cursor = self.cursor.min(region);
+            }
             if recovered && self.in_sync.put(region, true) {
                 self.in_sync_count += 1;
                 self.dirty += u64::from(!self.clean.get(region));

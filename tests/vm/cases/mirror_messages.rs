@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "mirror-messages-check-under-load", bound_s: 90, disks, run: check_under_load },
         Case { name: "mirror-messages-legs", bound_s: 120, disks, run: legs },
         Case { name: "mirror-messages-replace-failed", bound_s: 90, disks, run: |_| replace_failed() },
+        Case { name: "mirror-messages-recover", bound_s: 90, disks, run: |_| recover() },
         Case { name: "mirror-messages-throttle", bound_s: 90, disks, run: |_| throttle() },
     ]
 }
@@ -187,6 +188,28 @@ fn replace_failed() {
     view.verify(&served.disk());
     served.close();
     mirror::assert_legs_equal(&Shape::new(LEN, REGION, &[&first, &spare]), "after the replacement");
+    server::assert_nothing_left("del");
+}
+
+/// What the source could not give stays out of sync, and is copied when it can be read again and somebody says so.
+fn recover() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let (first, second) = (Faulty::new("leg0", "n0", 0, LEN), slice("leg1", "n1", 0, LEN));
+    let shape = Shape::new(LEN, REGION, &[&first.path, &second]);
+    let view = View::new("mirr", LEN);
+    view.fill(&Disk::open(&first.path));
+    first.set(Fault::Unreadable { sector: 3 * REGION, sectors: REGION });
+    let served = Mirror::open(Engine::Ublk, "m", &shape);
+    let left = served.wait_status(20, "one region that cannot be read", |status| status.short().starts_with("23/24"));
+    assert!(left.letters == "SA", "{}", left.short());
+    first.heal();
+    message("recover");
+    served.wait_status(20, "everything in sync", |status| status.short().starts_with("24/24"));
+    view.verify(&served.disk());
+    served.close();
+    mirror::assert_legs_equal(&shape, "after the sector can be read again");
     server::assert_nothing_left("del");
 }
 
