@@ -81,7 +81,9 @@ pub(super) struct Log {
     /// Marks could not be made durable. Stays until the log has been written as a whole.
     pub(super) failed: Cell<bool>,
     pub(super) failure: RefCell<Option<DiskError>>,
-    /// The last batch failed, so some marks are in memory only.
+    /// The last batch could not be written.
+    last_failed: Cell<bool>,
+    /// It had marks, which are in memory only.
     behind: Cell<bool>,
     pub(super) work: WaitQueue,
     changes: WaitQueue,
@@ -135,6 +137,7 @@ impl Log {
             flush_failed: Cell::new(false),
             failed: Cell::new(false),
             failure: RefCell::default(),
+            last_failed: Cell::new(false),
             behind: Cell::new(false),
             work: WaitQueue::default(),
             changes: WaitQueue::default(),
@@ -280,6 +283,10 @@ impl Log {
     pub(super) async fn sync(&self) -> Result<(), DiskError> {
         let Some(device) = &self.device else { return Ok(()) };
         self.until_settled(self.collecting.get()).await;
+        if let Some(error) = self.failure.borrow().clone().filter(|_| self.last_failed.get()) {
+            // A flush would say nothing about it; as in the kernel, the letter stays `D`.
+            return Err(error);
+        }
         device.disk.flush().await.inspect_err(|_| self.flush_failed.set(true))
     }
 

@@ -164,7 +164,7 @@ impl Mirror {
 
     /// Looks at everything again that is out of sync, also at what could not be recovered before.
     pub fn recover_again(&self) {
-        self.state.borrow_mut().regions.search_again(RegionIndex(0));
+        self.state.borrow_mut().regions.restart();
         self.work.wake_all();
     }
 

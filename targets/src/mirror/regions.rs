@@ -267,7 +267,8 @@ impl Regions {
         }
     }
 
-    /// The mirror was suspended and is resumed: recovery starts at the first region, and flushes may succeed again.
+    /// The mirror is resumed, or somebody says that its legs are better: recovery starts at the first region, and flushes
+    /// may succeed again.
     pub fn restart(&mut self) {
         self.cursor = 0;
         self.flush_failed = false;
@@ -286,9 +287,11 @@ impl Regions {
         self.in_sync_count = self.in_sync.count();
     }
 
-    /// Nothing is in sync any more, or everything is. Nothing may be in flight.
+    /// Nothing is in sync any more, or everything is. Nothing may be in flight. An earlier failure to flush a leg says
+    /// nothing about what is written from now on: either everything is copied again, or has been flushed.
     pub fn set_all(&mut self, in_sync: bool) {
         self.clear_entries();
+        self.flush_failed = false;
         self.in_sync.fill_from(0, in_sync);
         self.clean.fill_from(0, in_sync);
         self.in_sync_count = self.in_sync.count();

@@ -80,9 +80,8 @@ fn recovered(seed: u64, disk_log: bool) {
         for round in 0..3 {
             thread::sleep(Duration::from_millis(700));
             kill_9();
-            // The process ends when the writes of its recovery have, which take 30 s.
-            server::wait_for(50, "state quiesced", || server::device("m")["state"] == "quiesced");
             stage.legs[1].heal();
+            server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
             ublk_dm("recover m").ok();
             println!("  round {round}: recovered with {}", served.status().short());
         }
@@ -186,7 +185,8 @@ fn same_bytes() {
         if engine == Engine::Ublk {
             // A new server knows no more than the old one.
             kill_9();
-            server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
+            // The process ends when the writes of its recovery have, which take 30 s.
+            server::wait_for(50, "state quiesced", || server::device("m")["state"] == "quiesced");
             ublk_dm("recover m").ok();
             for region in dirty {
                 stage.view.verify_range(&disk, region * REGION, REGION);
@@ -262,8 +262,9 @@ fn new_leg() {
         ublk_dm(&format!("message m replace 0 {}", new.path)).ok();
         stage.view.verify(&disk);
         kill_9();
-        server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
+        // As in `take_over`.
         new.heal();
+        server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
         ublk_dm("recover m").ok();
         stage.view.verify(&disk);
         served.wait_in_sync();

@@ -32,6 +32,7 @@ impl Log {
         let batch = self.collecting.get();
         self.collecting.set(batch + 1);
         let result = self.write_changed(device, bits, fua).await;
+        self.last_failed.set(result.is_err());
         self.behind.set(result.is_err() && fua);
         if let Err(error) = &result {
             self.dead.set(true);
