@@ -25,7 +25,7 @@ struct Place;
 impl Place {
     fn take() -> Option<Place> {
         let more = |taken: usize| (taken < MAX_ASIDE).then_some(taken + 1);
-        ASIDE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then_some(Place)
+        ASIDE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then(|| Place)
     }
 }
 
