@@ -7,8 +7,9 @@
 //! taking and giving back cost a few steps.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+
+use crate::mapped::map_anonymous;
 
 /// Memory for copies and metadata of one family. Touched only as far as it is used; when it is used up, copy clients
 /// fall back to their reserves and wait.
@@ -207,58 +208,7 @@ fn as_page(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(NONE)
 }
 
-/// Zeroed memory from the kernel, page aligned, backed only as it is touched, never given back.
-fn map_anonymous(len_bytes: usize) -> io::Result<NonNull<u8>> {
-    let protection = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new private mapping at an address of the kernel's choice touches nothing that exists.
-    checked(unsafe { libc::mmap(std::ptr::null_mut(), len_bytes, protection, flags, -1, 0) })
-}
-
-/// A mapping that ends with its owner, who answers for what may still use it then.
-pub struct Mapping {
-    base: NonNull<u8>,
-    len_bytes: usize,
-}
-
-impl Mapping {
-    /// Anonymous memory.
-    pub fn anonymous(len_bytes: usize) -> io::Result<Mapping> {
-        Ok(Mapping { base: map_anonymous(len_bytes)?, len_bytes })
-    }
-
-    /// The start of a file, or of a part of it, for reading.
-    pub fn of_file(file: BorrowedFd<'_>, offset: libc::off_t, len_bytes: usize) -> io::Result<Mapping> {
-        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
-        let fd = file.as_raw_fd();
-        // SAFETY: a new read-only mapping of a file at an address of the kernel's choice touches nothing that exists.
-        let address = unsafe { libc::mmap(std::ptr::null_mut(), len_bytes, libc::PROT_READ, flags, fd, offset) };
-        Ok(Mapping { base: checked(address)?, len_bytes })
-    }
-
-    /// Where it starts.
-    pub fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `mmap` with this length, and its owner has seen to it that nothing uses it.
-        if unsafe { libc::munmap(self.base.as_ptr().cast(), self.len_bytes) } != 0 {
-            log::warn!("munmap: {}", io::Error::last_os_error());
-        }
-    }
-}
-
-fn checked(address: *mut libc::c_void) -> io::Result<NonNull<u8>> {
-    if address == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(address.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
-}
-
-/// The same, starting where a huge page could.
+/// Memory of the process's life that starts where a huge page could.
 fn map_aligned(len_bytes: usize) -> io::Result<NonNull<u8>> {
     let base = map_anonymous(len_bytes + HUGE_PAGE_BYTES)?;
     let ahead = base.as_ptr().align_offset(HUGE_PAGE_BYTES);

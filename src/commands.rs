@@ -17,6 +17,7 @@ use crate::device;
 use crate::offline;
 use crate::proto::{self, Answer, DeviceReport, Question};
 use crate::rundir::{RunDir, Server};
+use crate::server;
 use crate::transfer;
 
 /// Why a command failed, and its exit code.
@@ -238,9 +239,15 @@ fn del_orphans(rundir: &RunDir, server: &Server, ids: &[u32], force: bool) -> Re
         device::stop(&mut control, *id)?;
         device::delete(&mut control, *id);
     }
+    let devices = || server.state.iter().flat_map(|state| &state.devices);
+    for device in devices().filter(|device| ids.contains(&device.id)) {
+        let Question::AddSnapshot(add) = &device.added else { continue };
+        if let Err(error) = server::Server::record_noted(rundir, &server.key, add.clone()) {
+            log::warn!("{}: writes that were acknowledged are not on the COW yet: {error}; add it again", device.name);
+        }
+    }
     // A deleted device's node may stay for a moment, as long as somebody has it open.
-    let left = server.state.iter().flat_map(|state| &state.devices);
-    if !left.filter(|device| !ids.contains(&device.id)).any(|device| device_exists(device.id)) {
+    if !devices().filter(|device| !ids.contains(&device.id)).any(|device| device_exists(device.id)) {
         rundir.remove(&server.key);
     }
     Ok(())

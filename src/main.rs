@@ -14,6 +14,8 @@ mod control;
 mod daemon;
 mod device;
 mod family;
+mod mapped;
+mod notes;
 mod offline;
 mod open;
 mod proto;

@@ -19,7 +19,7 @@ use dm_targets::units::{Sector, Sectors};
 use io_uring::opcode::UringCmd16;
 use libublk::sys;
 
-use crate::arena::Mapping;
+use crate::mapped::Mapping;
 use crate::ring::{Payload, Ring, RingFile};
 
 /// Bytes of one request descriptor.

@@ -1,4 +1,5 @@
-//! The run directory: a socket, a state file and a log per server, and the lock that commands take turns with.
+//! The run directory: a socket, a state file and a log per server, notes per COW, and the lock that commands take turns
+//! with.
 //!
 //! State files are replaced by renaming, so a reader sees one whole version. The directory belongs to its user alone
 //! (mode 0700), because what stands in it is believed.
@@ -56,7 +57,7 @@ pub struct Server {
     pub connection: Option<UnixStream>,
 }
 
-/// The name of the family of an origin.
+/// The name of a disk in the directory; a family has its origin's.
 pub fn family_key(origin: DiskId) -> String {
     match origin {
         DiskId::Block { major, minor } => format!("block-{major}-{minor}"),
@@ -109,6 +110,11 @@ impl RunDir {
         let (path, new) = (self.state_file(key), self.path.join(format!("{key}.new")));
         fs::write(&new, serde_json::to_vec_pretty(state)?)?;
         fs::rename(new, path)
+    }
+
+    /// Where records of a COW are noted that are not on it yet. No server's file: the next one needs it.
+    pub fn records(&self, cow: DiskId) -> PathBuf {
+        self.path.join(format!("{}.records", family_key(cow)))
     }
 
     fn note_file(&self, key: &str) -> PathBuf {

@@ -78,6 +78,13 @@ impl Served {
         }
     }
 
+    /// What the target has acknowledged is where another program would look for it.
+    async fn settle(&self) {
+        if let Served::Snapshot(snapshot) = self {
+            snapshot.settle().await;
+        }
+    }
+
     async fn resume(&self) {
         if let Served::Mirror(mirror) = self {
             mirror.resume().await;
@@ -206,6 +213,7 @@ impl Device {
         self.suspended.set(true);
         self.served().suspend(noflush).await;
         self.changed.until(|| (self.inside.get() == 0).then_some(())).await;
+        self.served().settle().await;
     }
 
     /// Lets requests go on.

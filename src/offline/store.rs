@@ -139,7 +139,7 @@ impl<'a> Store<'a> {
         unique::old_chunks(self, scan.records, findings)?;
         let holes = unique::new_chunks(self, scan.records, scan.cursor.next_free(), findings)?;
 
-        let usage = scan.cursor.usage(self.cow_size);
+        let usage = scan.cursor.usage(self.cow_size, 0);
         let valid = header.valid != 0;
         let status = SnapshotStatus { valid, merge_failed: false, overflowed: false, usage }.to_string();
         let contents = StoreContents {

@@ -8,6 +8,22 @@ use super::{DiskId, OpenDisk};
 /// Where the kernel tells what a disk is, best first: world wide names, then what stacked devices are called.
 const NAMES: [&str; 7] = ["wwid", "device/wwid", "device/serial", "dm/uuid", "md/uuid", "dm/name", "loop/backing_file"];
 
+impl OpenDisk {
+    /// A number that no other disk has had at the same place since the machine was started: the kernel's sequence number of
+    /// a block device, the time of birth of a file. Zero if the machine knows none.
+    pub fn number_in_boot(&self) -> u64 {
+        let DiskId::Block { major, minor } = self.id else {
+            let born = self.file.metadata().and_then(|metadata| metadata.created()).ok();
+            let age = born.and_then(|born| born.duration_since(std::time::UNIX_EPOCH).ok());
+            return age.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0));
+        };
+        let dir = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
+        let read = |dir: &Path| fs::read_to_string(dir.join("diskseq")).ok().and_then(|text| text.trim().parse().ok());
+        // A partition has its disk's.
+        read(&dir).or_else(|| read(&dir.join(".."))).unwrap_or(0)
+    }
+}
+
 /// What a disk is called for good; its path if nothing better is known, as for a file.
 pub fn lasting_name(disk: &OpenDisk) -> String {
     let path = disk.path.display().to_string();

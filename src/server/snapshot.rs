@@ -4,14 +4,17 @@
 use std::path::Path;
 use std::rc::Rc;
 
+use dm_targets::snapshot::notes::Notes;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sectors};
 
 use super::{Failure, Named, Over, Prepared, Server, content};
 use crate::device;
 use crate::family::{Events, Family, Opened, Served};
+use crate::notes::FileNotes;
 use crate::open::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind};
 use crate::proto::{AddOrigin, AddSnapshot, Question};
+use crate::rundir::RunDir;
 use crate::signature::SignatureKind;
 
 /// What the data thread found out about a snapshot it opened.
@@ -71,7 +74,8 @@ impl Server {
         let limits = [&origin_limits, &cow_limits];
         let read_only = add.common.read_only;
         Ok(Prepared {
-            params: device::params(&limits, cow_limits.volatile_cache, found.len, read_only, discard),
+            // Records that are only noted are lost with power: users must flush, whatever the COW is.
+            params: device::params(&limits, cow_limits.volatile_cache || add.persistent, found.len, read_only, discard),
             common: add.common.clone(),
             ticket,
             over: Over::Snapshot { origin: Named::new(origin, &add.origin), cow: Named::new(cow_id, &add.cow) },
@@ -126,6 +130,7 @@ impl Server {
         };
         // What a transient store held died with the server that held it.
         let lost = again && !add.persistent;
+        let notes = add.persistent.then(|| self.notes(&cow)).flatten();
         let (persistent, len) = (add.persistent, add.len_sectors.map(Sectors));
         let label = add.common.name.clone().unwrap_or_else(|| add.cow.display().to_string());
         let open = move |family: Rc<Family>| async move {
@@ -146,6 +151,7 @@ impl Server {
                 lost,
                 len,
                 options,
+                notes: notes.map(|notes| Rc::new(notes) as Rc<dyn Notes>),
                 listener: Rc::new(move |event| {
                     log::warn!("{label}: {event}");
                     happened.happen();
@@ -158,6 +164,36 @@ impl Server {
             Ok::<Found, Failure>(found)
         };
         self.family.call(open).map_err(|error| error.to_string())?
+    }
+}
+
+impl Server {
+    /// Records what a server that died has noted for a snapshot that gets no server again, so that its COW is complete for
+    /// whoever opens it.
+    pub fn record_noted(rundir: &RunDir, key: &str, add: AddSnapshot) -> Result<(), Failure> {
+        let noted = std::fs::metadata(&add.cow).ok().and_then(|cow| DiskId::of(&cow));
+        if !noted.is_some_and(|cow| rundir.records(cow).exists()) {
+            return Ok(());
+        }
+        let mut server = Server::start(key, rundir)?;
+        let recorded = server.prepare_snapshot(add, true).and_then(|prepared| {
+            let record = move |family: Rc<Family>| async move {
+                let opened = family.opened.borrow_mut().remove(&prepared.ticket).ok_or("the snapshot is not open")?;
+                opened.served.activate(&family.executor).await?;
+                opened.served.close().await;
+                Ok::<(), Failure>(())
+            };
+            server.family.call(record).map_err(|error| error.to_string())?
+        });
+        server.family.stop().map_err(|error| error.to_string())?;
+        recorded
+    }
+
+    /// Where the records of a COW are noted; without such a place its writes wait for their records.
+    fn notes(&self, cow: &OpenDisk) -> Option<FileNotes> {
+        let path = self.rundir.records(cow.id);
+        let notes = FileNotes::open(&path, cow);
+        notes.inspect_err(|error| log::warn!("{}: {error}; writes wait for their records", path.display())).ok()
     }
 }
 

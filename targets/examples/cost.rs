@@ -146,6 +146,7 @@ impl Rig {
                     lost: false,
                     len: None,
                     options,
+                    notes: None,
                     listener: Rc::new(|_| {}),
                 };
                 if let Ok(snapshot) = Snapshot::open(parts).await {

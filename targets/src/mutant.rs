@@ -32,6 +32,16 @@ pub enum Mutant {
     JoinAmongWrites,
     /// The part of a chunk that a partial write leaves alone is not copied.
     PartialNotCopied,
+    /// I10: a record is not noted before its write is acknowledged.
+    NotNoted,
+    /// I5: an origin write does not wait for a record that is only noted.
+    NotedNotAwaited,
+    /// A flush is answered before what was noted is recorded.
+    FlushLeavesNotes,
+    /// A write with FUA is answered before the record of its chunk is durable.
+    FuaLeavesNotes,
+    /// What a server has noted is forgotten by the next.
+    NotesNotTakenOver,
     /// I7: legs are written before the mark of their region is durable.
     LegBeforeMark,
     /// I7: marks are written without FUA.
@@ -84,13 +94,16 @@ pub use switch::{is, set};
 #[cfg(any(test, feature = "sim"))]
 impl Mutant {
     /// Those that a test of the server names on its command line.
-    const NAMED: [Mutant; 6] = [
+    const NAMED: [Mutant; 9] = [
         Mutant::NoFlushBeforeArea,
         Mutant::NoFua,
         Mutant::OriginBeforeCommit,
         Mutant::HeaderBeforeArea,
         Mutant::NextAreaLate,
         Mutant::ReadsIgnored,
+        Mutant::NotNoted,
+        Mutant::NotedNotAwaited,
+        Mutant::FlushLeavesNotes,
     ];
 
     /// One by its name, as written in this file.

@@ -18,7 +18,7 @@ use dm_targets::units::{Sector, Sectors};
 use crate::judge::{Expect, judge, model_of};
 use crate::model::{Model, Moment, Ticket};
 use crate::pattern;
-use crate::stack::{self, Setup, Stack};
+use crate::stack::{self, Left, Setup, Stack};
 use crate::workload::{self, Kind, Op};
 
 /// Steps after which a workload that has not ended is taken to hang.
@@ -29,8 +29,8 @@ const STEP_LIMIT: usize = 100_000;
 pub struct Case {
     /// The family.
     pub setup: Setup,
-    /// What the disks hold at first.
-    pub images: Vec<Image>,
+    /// What the family finds at first.
+    pub left: Left,
     /// The requests.
     pub ops: Vec<Op>,
     /// How many of them are in flight together.
@@ -54,12 +54,12 @@ pub struct Case {
 }
 
 impl Case {
-    /// A case with the usual settings.
+    /// A case with the usual settings. Servers note records in every other one.
     pub fn new(setup: &Setup, images: &[Image], ops: &[Op], seed: u64) -> Case {
         let mut rng = Rng::new(seed);
         Case {
-            setup: setup.clone(),
-            images: images.to_vec(),
+            setup: Setup { notes: seed % 2 == 0, ..setup.clone() },
+            left: Left::images(images),
             ops: ops.to_vec(),
             depth: 1 + rng.below(3),
             temper: *rng.pick(&Temper::RANDOM),
@@ -111,8 +111,8 @@ pub fn explore(case: &Case) -> Result<u64, Violation> {
 
 fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
     let trace = Trace::recording();
-    let model = model_of(&case.setup, &case.images).map_err(|fault| Violation { fault, trace: Vec::new() })?;
-    let world = stack::world(&case.setup, &case.images, case.seed, case.temper, false, trace.clone());
+    let model = model_of(&case.setup, &case.left).map_err(|fault| Violation { fault, trace: Vec::new() })?;
+    let world = stack::world(&case.setup, &case.left, case.seed, case.temper, false, trace.clone());
     for (disk, fault) in &case.faults {
         world.disks()[*disk].inject(*fault);
     }
@@ -178,6 +178,7 @@ impl Run<'_> {
                 Some(Ok(opened)) => {
                     self.world.trace.note(|| "-------- open".into());
                     self.opened = true;
+                    self.model.opened();
                     if self.case.setup.scarce {
                         self.world.host.set_limit(self.world.host.lent());
                     }
@@ -286,38 +287,41 @@ impl Run<'_> {
             [(CrashKind::Power, Moment::PowerCut, cap), (CrashKind::Process, Moment::ProcessDeath, cap.div_ceil(6))]
         {
             for images in self.world.crash(kind, cap) {
-                self.look_at(&images, moment)?;
+                self.look_at(&Left { images, notes: self.world.noted(kind) }, moment)?;
             }
         }
         Ok(())
     }
 
-    fn look_at(&mut self, images: &[Image], moment: Moment) -> Result<(), Stop> {
+    fn look_at(&mut self, left: &Left, moment: Moment) -> Result<(), Stop> {
         let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
-        let hash = images
-            .iter()
-            .fold(of_model, |hash, image| (hash.rotate_left(9) ^ image.hash()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let noted = left.notes.iter().flatten().map(|record| record.old.0 << 32 ^ record.new.0);
+        let hash = left.images.iter().map(Image::hash).chain(noted);
+        let hash = hash.fold(of_model, |hash, part| (hash.rotate_left(9) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         if !self.seen.insert(hash) {
             return Ok(());
         }
         self.states += 1;
         let expect = Expect { dense: self.case.dense, open: self.opened };
-        judge(&self.case.setup, &self.model, images, moment, expect)?;
+        judge(&self.case.setup, &self.model, left, moment, expect)?;
         if self.case.lives_on == 0 || !self.rng.one_in(self.case.lives_on) {
             return Ok(());
         }
-        self.states += self.second_life(images).map_err(Stop::Later)?;
+        self.states += self.second_life(left).map_err(Stop::Later)?;
         Ok(())
     }
 
     /// What survived is opened, used and crashed again.
-    fn second_life(&mut self, images: &[Image]) -> Result<u64, Violation> {
+    fn second_life(&mut self, left: &Left) -> Result<u64, Violation> {
         let setup = &self.case.setup;
         let (seed, block) = (self.rng.next_u64(), u64::from(setup.block_bytes) / 512);
         let len = 1 + self.rng.below(2);
         let ops = workload::random_ops(&mut self.rng, len, setup.snaps.len() + 1, setup.origin_sectors, block);
-        let mut case = Case::new(setup, images, &ops, seed);
-        (case.cap, case.lives_on, case.crash_open, case.dense) = (4, 0, true, self.case.dense);
+        let mut case = Case { left: left.clone(), ..Case::new(setup, &[], &ops, seed) };
+        // What was allocated and not noted leaves a hole before what was.
+        let dense = self.case.dense && !left.is_noted();
+        (case.cap, case.lives_on, case.crash_open, case.dense) = (4, 0, true, dense);
+        case.setup.notes = setup.notes;
         live(&case, self.write_id + 1000)
     }
 
@@ -328,7 +332,7 @@ impl Run<'_> {
             return Err(Stop::Here("a refused family stays in memory".into()));
         }
         let images: Vec<Image> = self.world.disks().iter().map(|disk| disk.visible()).collect();
-        self.look_at(&images, Moment::ProcessDeath)
+        self.look_at(&Left { images, notes: self.world.noted(CrashKind::Process) }, Moment::ProcessDeath)
     }
 
     /// Nothing can happen any more: everything must have ended well.

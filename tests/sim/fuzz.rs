@@ -11,7 +11,7 @@ use dm_targets::sim::world::Temper;
 use dm_targets::units::{Sector, Sectors};
 
 use crate::kernel::{self, Loaded};
-use crate::stack::{Setup, close, prepare, recover, spawn_open, world};
+use crate::stack::{Left, Setup, close, prepare, recover, spawn_open, world};
 use crate::workload::{Op, write};
 
 /// Images that are tried.
@@ -62,7 +62,7 @@ fn damage(cow: &mut Image, chunk: u64, rng: &mut Rng) {
 
 /// What the code under test says of a store that the naive loader refuses; it must have written nothing.
 fn refusal(setup: &Setup, images: &[Image]) -> Result<String, String> {
-    let world = world(setup, images, 0, Temper::InOrder, true, Trace::default());
+    let world = world(setup, &Left::images(images), 0, Temper::InOrder, true, Trace::default());
     let opened = spawn_open(&world, setup);
     world.run(100_000);
     let error = match opened.borrow_mut().take() {
@@ -98,8 +98,8 @@ fn damaged_stores_are_used_or_refused_as_the_format_says() {
             // Without the magic word's bytes there is no store, and a new one takes its place.
             Ok(Loaded::Empty) => {}
             Ok(loaded) => {
-                let ours =
-                    recover(setup, &images).unwrap_or_else(|ours| panic!("seed {seed}: usable, but ours: {ours}"));
+                let ours = recover(setup, &Left::images(&images))
+                    .unwrap_or_else(|ours| panic!("seed {seed}: usable, but ours: {ours}"));
                 assert!(ours.snaps[0] == kernel::view(&loaded, &images[1], &images[0]), "seed {seed}: another view");
                 used += 1;
             }

@@ -5,7 +5,7 @@ use dm_targets::snapshot::target::OnFull;
 
 use crate::kernel::{self, Loaded};
 use crate::model::{Device, Model, Moment, Snap};
-use crate::stack::{Setup, recover};
+use crate::stack::{Left, Setup, recover};
 
 /// What a judgement may take for granted.
 #[derive(Clone, Copy, Debug)]
@@ -20,23 +20,20 @@ fn tell(number: usize) -> impl FnOnce(String) -> String {
     move |fault| format!("snap{}: {fault}", number + 1)
 }
 
-/// Judges surviving images: the store's structure, what everything shows, and that opening them twice makes no
-/// difference.
-pub fn judge(
-    setup: &Setup,
-    model: &Model,
-    images: &[Image],
-    moment: Moment,
-    expect: Expect,
-) -> Result<Vec<Image>, String> {
+/// Judges what survived: the store's structure, what everything shows, and that opening it twice makes no difference. The
+/// kernel must show the same; what a server has noted it finds only when the next server has recorded it.
+pub fn judge(setup: &Setup, model: &Model, left: &Left, moment: Moment, expect: Expect) -> Result<Vec<Image>, String> {
     let mut views = Vec::new();
     for (number, snap) in model.snaps.iter().enumerate() {
-        let cow = &images[number + 1];
-        let loaded = kernel::load(cow, setup.origin_sectors).map_err(tell(number))?;
+        let loaded = kernel::load(&left.images[number + 1], setup.origin_sectors).map_err(tell(number))?;
         check_store(&loaded, snap, expect).map_err(tell(number))?;
-        views.push(kernel::view(&loaded, cow, &images[0]));
+        views.push(kernel::view(&loaded, &left.images[number + 1], &left.images[0]));
     }
-    let recovered = recover(setup, images)?;
+    let recovered = recover(setup, left)?;
+    for (number, view) in views.iter_mut().enumerate().filter(|_| left.is_noted()) {
+        let loaded = kernel::load(&recovered.images[number + 1], setup.origin_sectors).map_err(tell(number))?;
+        *view = kernel::view(&loaded, &recovered.images[number + 1], &recovered.images[0]);
+    }
     model.origin.judge(0, &recovered.origin, moment).map_err(|fault| format!("origin: {fault}"))?;
     for (number, (shown, snap)) in recovered.snaps.iter().zip(&model.snaps).enumerate() {
         if *shown != views[number] {
@@ -47,7 +44,7 @@ pub fn judge(
         }
     }
     if recovered.writes > 0 {
-        let again = recover(setup, &recovered.images)?;
+        let again = recover(setup, &Left::images(&recovered.images))?;
         if again.writes > 0 || again.images != recovered.images {
             return Err("opening a second time writes again".into());
         }
@@ -73,12 +70,20 @@ fn check_store(loaded: &Loaded, snap: &Snap, expect: Expect) -> Result<(), Strin
     }
 }
 
-/// The model of a family that starts from images: what they show by the kernel's rules is what must stay.
-pub fn model_of(setup: &Setup, images: &[Image]) -> Result<Model, String> {
+/// The model of a family that starts from what was left: what that shows by the kernel's rules is what must stay. Until the
+/// notes are recorded, a loss of power takes them.
+pub fn model_of(setup: &Setup, left: &Left) -> Result<Model, String> {
+    let images = &left.images;
     let mut snaps = Vec::new();
     for (number, snap) in setup.snaps.iter().enumerate() {
         let cow = &images[number + 1];
-        let loaded = kernel::load(cow, setup.origin_sectors)?;
+        let mut loaded = kernel::load(cow, setup.origin_sectors)?;
+        let without = kernel::view(&loaded, cow, &images[0]).filter(|_| left.is_noted());
+        if let Loaded::Valid(store) = &mut loaded {
+            let noted = left.notes_of(number).iter().map(|record| (record.old.0, record.new.0));
+            let noted: Vec<_> = noted.filter(|record| !store.records.contains(record)).collect();
+            store.records.extend(noted);
+        }
         let view: Option<Vec<SectorData>> = kernel::view(&loaded, cow, &images[0]);
         let (chunk, records) = match &loaded {
             Loaded::Valid(store) => (store.chunk, &store.records[..]),
@@ -86,7 +91,7 @@ pub fn model_of(setup: &Setup, images: &[Image]) -> Result<Model, String> {
         };
         snaps.push(Snap {
             dead: view.is_none(),
-            device: Device::new(view.unwrap_or_default()),
+            device: Device::new(view.unwrap_or_default(), without),
             chunk,
             capacity: kernel::capacity(cow.size().0, chunk, records),
             touched: records.iter().map(|(old, _)| *old).collect(),
@@ -96,5 +101,7 @@ pub fn model_of(setup: &Setup, images: &[Image]) -> Result<Model, String> {
             unmarked: false,
         });
     }
-    Ok(Model::new(Device::new(images[0].sectors.clone()), snaps, setup.volatile))
+    let mut model = Model::new(Device::new(images[0].sectors.clone(), None), snaps, setup.volatile);
+    model.notes = setup.notes;
+    Ok(model)
 }

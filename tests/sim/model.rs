@@ -50,13 +50,15 @@ impl Write {
 pub struct Device {
     /// What it shows before any write.
     pub base: Vec<SectorData>,
+    /// What it showed after a loss of power, if that would be something else.
+    without_notes: Option<Vec<SectorData>>,
     writes: Vec<Write>,
 }
 
 impl Device {
-    /// A device that shows this.
-    pub fn new(base: Vec<SectorData>) -> Device {
-        Device { base, writes: Vec::new() }
+    /// A device that shows this, and something else if the power goes before its notes are recorded.
+    pub fn new(base: Vec<SectorData>, without_notes: Option<Vec<SectorData>>) -> Device {
+        Device { base, without_notes, writes: Vec::new() }
     }
 
     /// Everything a sector may show.
@@ -69,7 +71,10 @@ impl Device {
         let mut legal: Vec<SectorData> =
             here.iter().filter(|write| !superseded(write)).map(|write| pattern::sector(write.id, sector)).collect();
         if settled.is_empty() {
-            legal.push(self.base[usize::try_from(sector).unwrap()].clone());
+            let at = usize::try_from(sector).unwrap();
+            legal.push(self.base[at].clone());
+            let without = self.without_notes.as_ref().filter(|_| moment == Moment::PowerCut);
+            legal.extend(without.map(|shown| shown[at].clone()));
         }
         legal
     }
@@ -149,13 +154,15 @@ pub struct Model {
     pub snaps: Vec<Snap>,
     /// Whether acknowledged writes can be lost with power.
     pub volatile: bool,
+    /// Whether those of snapshots can in any case.
+    pub notes: bool,
     now: u64,
 }
 
 impl Model {
     /// A model of devices nothing was written to yet.
     pub fn new(origin: Device, snaps: Vec<Snap>, volatile: bool) -> Model {
-        Model { origin, snaps, volatile, now: 0 }
+        Model { origin, snaps, volatile, notes: false, now: 0 }
     }
 
     /// Changes with every submission and acknowledgement.
@@ -201,10 +208,15 @@ impl Model {
         if flush { Ticket::Flush(self.now) } else { Ticket::Read(self.now) }
     }
 
+    /// The family is open: what was noted before is recorded.
+    pub fn opened(&mut self) {
+        self.snaps.iter_mut().for_each(|snap| snap.device.without_notes = None);
+    }
+
     /// A request has succeeded. (One that failed may or may not have happened, for ever.)
     pub fn succeeded(&mut self, device: usize, ticket: Ticket) {
         self.now += 1;
-        let (now, volatile) = (self.now, self.volatile);
+        let (now, volatile) = (self.now, self.volatile || self.notes && device > 0);
         match ticket {
             Ticket::Write(index) => {
                 let write = &mut self.device(device).writes[index];
@@ -232,7 +244,7 @@ mod tests {
 
     #[test]
     fn only_settled_writes_hide_earlier_ones() {
-        let mut model = Model::new(Device::new(vec![pattern::sector(pattern::ORIGIN, 0)]), Vec::new(), true);
+        let mut model = Model::new(Device::new(vec![pattern::sector(pattern::ORIGIN, 0)], None), Vec::new(), true);
         let first = model.submit_write(0, 100, 0, 1, false);
         assert_eq!(legal(&model, Moment::PowerCut).len(), 2);
         model.succeeded(0, first);
@@ -248,7 +260,7 @@ mod tests {
 
     #[test]
     fn writes_in_flight_together_may_end_in_any_order() {
-        let mut model = Model::new(Device::new(vec![pattern::sector(pattern::ORIGIN, 0)]), Vec::new(), false);
+        let mut model = Model::new(Device::new(vec![pattern::sector(pattern::ORIGIN, 0)], None), Vec::new(), false);
         let one = model.submit_write(0, 100, 0, 1, false);
         let two = model.submit_write(0, 101, 0, 1, false);
         model.succeeded(0, two);

@@ -11,7 +11,7 @@ use crate::mirror::mutants as mirror;
 use crate::{faults, named, seeded, short};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 13] = [
+const MUTANTS: [(Mutant, &str); 18] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -25,6 +25,11 @@ const MUTANTS: [(Mutant, &str); 13] = [
     (Mutant::FullAreaWithoutSuccessor, "full"),
     (Mutant::JoinAmongWrites, "conduct"),
     (Mutant::PartialNotCopied, "short"),
+    (Mutant::NotNoted, "noted"),
+    (Mutant::NotedNotAwaited, "noted"),
+    (Mutant::FlushLeavesNotes, "noted"),
+    (Mutant::FuaLeavesNotes, "noted"),
+    (Mutant::NotesNotTakenOver, "noted"),
 ];
 
 /// What the tests of [`conduct`] notice of a mutant that no workload of one family can show.

@@ -235,6 +235,30 @@ pub fn discards() -> Vec<Case> {
     cases
 }
 
+/// Writes of a snapshot whose records are only noted, with everything that must wait for them; and exceptions that
+/// never get so far, which leave holes behind.
+pub fn noted() -> Vec<Case> {
+    let setup = Setup::small();
+    let images = setup.created_images().unwrap();
+    let slow = |disk, class, first, end| (disk, Matcher { class, first, end });
+    let mut cases = Vec::new();
+    for holds in [vec![], vec![slow(1, Class::Write, 4, 6)], vec![slow(1, Class::WriteFua, 2, 4)]] {
+        for ops in [
+            vec![write(1, 0, 2), write(0, 0, 2), read(1, 0, 7)],
+            vec![write(1, 0, 1), write_fua(1, 1, 1), write(1, 4, 2)],
+            vec![write(1, 0, 2), write(1, 2, 2), flush(1), write(1, 4, 3), write(0, 4, 1)],
+            vec![write(1, 1, 1), write(2, 0, 4), write(0, 0, 7), flush(2), flush(1)],
+            vec![write(1, 0, 6), write(1, 2, 2), write(0, 3, 2), write_fua(1, 6, 1)],
+        ] {
+            // Even seeds are those with notes.
+            for case in seeds(&setup, &images, &ops, 16).step_by(2) {
+                cases.push(Case { holds: holds.clone(), depth: 3, lives_on: 8, ..case });
+            }
+        }
+    }
+    cases
+}
+
 /// Every named workload.
 pub fn all() -> Vec<(&'static str, Vec<Case>)> {
     vec![
@@ -247,6 +271,7 @@ pub fn all() -> Vec<(&'static str, Vec<Case>)> {
         ("scarce", scarce()),
         ("other_disks", other_disks()),
         ("discards", discards()),
+        ("noted", noted()),
     ]
 }
 
@@ -258,5 +283,5 @@ fn named_workloads() {
             tally.run(name, &case);
         }
     }
-    tally.finish("named_workloads", 52_000);
+    tally.finish("named_workloads", 90_000);
 }

@@ -8,12 +8,16 @@ use dm_targets::disk::{Disk, Host};
 use dm_targets::exec::Executor;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::Rng;
+use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::DiskConfig;
 use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::sim::notes::SimNotes;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Temper, World};
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
+use dm_targets::snapshot::format::Record;
+use dm_targets::snapshot::notes::Notes;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
@@ -47,6 +51,8 @@ pub struct Setup {
     pub scarce: bool,
     /// Whole-chunk discards of snapshots write zeroes, and are passed down to the origin where it has one snapshot.
     pub discards: bool,
+    /// Snapshot writes are acknowledged when their records are noted.
+    pub notes: bool,
 }
 
 impl Setup {
@@ -54,13 +60,21 @@ impl Setup {
     pub fn small() -> Setup {
         let snap = |chunk, cow_sectors| SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate };
         let snaps = vec![snap(2, 20), snap(4, 24)];
-        Setup { origin_sectors: 7, snaps, block_bytes: 512, volatile: true, scarce: false, discards: false }
+        Setup {
+            origin_sectors: 7,
+            snaps,
+            block_bytes: 512,
+            volatile: true,
+            scarce: false,
+            discards: false,
+            notes: true,
+        }
     }
 
     /// One snapshot.
     pub fn single(origin_sectors: u64, chunk: u64, cow_sectors: u64) -> Setup {
         let snaps = vec![SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate }];
-        Setup { origin_sectors, snaps, block_bytes: 512, volatile: true, scarce: false, discards: false }
+        Setup { origin_sectors, snaps, block_bytes: 512, volatile: true, scarce: false, discards: false, notes: true }
     }
 
     /// The first snapshot's COW is that large and does that when it is full.
@@ -103,7 +117,7 @@ impl Setup {
 
     /// The images with stores made by the code under test, nothing written yet.
     pub fn created_images(&self) -> Result<Vec<Image>, String> {
-        Ok(recover(self, &self.blank_images())?.images)
+        Ok(recover(self, &Left::images(&self.blank_images()))?.images)
     }
 }
 
@@ -121,13 +135,20 @@ pub struct Stack {
 
 impl Stack {
     /// Opens and activates everything; after an error nothing is left open.
-    pub async fn open(executor: Executor, host: Rc<dyn Host>, disks: Vec<Disk>, setup: Setup) -> Result<Stack, String> {
+    async fn open(
+        executor: Executor,
+        host: Rc<dyn Host>,
+        disks: Vec<Disk>,
+        notes: Vec<Rc<SimNotes>>,
+        setup: Setup,
+    ) -> Result<Stack, String> {
         let copy = copy::Client::new(&executor, &host, None).ok_or("no memory for a copy client")?;
         let origin = Origin::new(disks[0].clone(), copy.clone());
         let (snaps, mark_failed) = (Vec::new(), Vec::new());
         let mut stack = Stack { origin, snaps, mark_failed, copy, discards: setup.discards };
-        for (snap, cow) in setup.snaps.iter().zip(&disks[1..]) {
-            if let Err(error) = stack.add(&executor, &host, snap, cow).await {
+        for ((snap, cow), notes) in setup.snaps.iter().zip(&disks[1..]).zip(notes) {
+            let notes = setup.notes.then_some(notes as Rc<dyn Notes>);
+            if let Err(error) = stack.add(&executor, &host, snap, cow, notes).await {
                 Rc::new(stack).close().await;
                 return Err(error);
             }
@@ -141,6 +162,7 @@ impl Stack {
         host: &Rc<dyn Host>,
         snap: &SnapSetup,
         cow: &Disk,
+        notes: Option<Rc<dyn Notes>>,
     ) -> Result<(), String> {
         let options = Options {
             on_full: snap.on_full,
@@ -161,6 +183,7 @@ impl Stack {
             lost: false,
             len: None,
             options,
+            notes,
             listener: Rc::new(move |event| failed.set(failed.get() || matches!(event, Event::MarkFailed(_)))),
         };
         let snap = Snapshot::open(parts).await.map_err(|error| format!("open refused: {error}"))?;
@@ -197,26 +220,54 @@ pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
     let result: Opening = Rc::default();
     let (executor, host, setup, slot) = (world.executor.clone(), world.host.clone(), setup.clone(), result.clone());
     let disks = world.disks().iter().map(|disk| disk.disk()).collect();
+    let notes = world.notes().to_vec();
     world.executor.spawn(async move {
-        let opened = Stack::open(executor, host, disks, setup).await;
+        let opened = Stack::open(executor, host, disks, notes, setup).await;
         *slot.borrow_mut() = Some(opened.map(Rc::new));
     });
     result
 }
 
-/// A world whose disks hold these images.
-pub fn world(setup: &Setup, images: &[Image], seed: u64, temper: Temper, immediate: bool, trace: Trace) -> World {
+/// What a crash leaves: the content of the disks, and what each snapshot's server had noted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Left {
+    /// The origin and the COWs.
+    pub images: Vec<Image>,
+    /// None, or one list for each snapshot.
+    pub notes: Vec<Vec<Record>>,
+}
+
+impl Left {
+    /// Disks, and nothing noted.
+    pub fn images(images: &[Image]) -> Left {
+        Left { images: images.to_vec(), notes: Vec::new() }
+    }
+
+    /// Whether something is noted.
+    pub fn is_noted(&self) -> bool {
+        self.notes.iter().any(|notes| !notes.is_empty())
+    }
+
+    /// What is noted for a snapshot.
+    pub fn notes_of(&self, snap: usize) -> &[Record] {
+        self.notes.get(snap).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// A world that finds what was left.
+pub fn world(setup: &Setup, left: &Left, seed: u64, temper: Temper, immediate: bool, trace: Trace) -> World {
     let mut world = World::new(seed, temper, trace);
-    for (number, image) in images.iter().enumerate() {
+    for (number, image) in left.images.iter().enumerate() {
         let name = if number == 0 { "origin".into() } else { format!("cow{number}") };
         world.add_disk(&name, setup.disk_config(immediate), image.clone());
     }
+    (0..setup.snaps.len()).for_each(|snap| world.add_notes(left.notes_of(snap)));
     world
 }
 
 /// The images after some requests were carried out one after the other, without a crash.
 pub fn prepare(setup: &Setup, images: &[Image], ops: &[Op]) -> Vec<Image> {
-    let world = world(setup, images, 0, Temper::InOrder, true, Trace::default());
+    let world = world(setup, &Left::images(images), 0, Temper::InOrder, true, Trace::default());
     let opened = spawn_open(&world, setup);
     world.executor.run_ready();
     let stack = opened.borrow_mut().take().unwrap().unwrap();
@@ -233,7 +284,7 @@ pub fn prepare(setup: &Setup, images: &[Image], ops: &[Op]) -> Vec<Image> {
     world.disks().iter().map(|disk| disk.visible()).collect()
 }
 
-/// What the code under test makes of images.
+/// What the code under test makes of what was left.
 pub struct Recovered {
     /// What the origin shows.
     pub origin: Vec<SectorData>,
@@ -245,9 +296,9 @@ pub struct Recovered {
     pub writes: u64,
 }
 
-/// Opens images with the real code, reads everything and closes again.
-pub fn recover(setup: &Setup, images: &[Image]) -> Result<Recovered, String> {
-    let world = world(setup, images, 0, Temper::InOrder, true, Trace::default());
+/// Opens what was left with the real code, reads everything and closes again.
+pub fn recover(setup: &Setup, left: &Left) -> Result<Recovered, String> {
+    let world = world(setup, left, 0, Temper::InOrder, true, Trace::default());
     let opened = spawn_open(&world, setup);
     world.executor.run_ready();
     let stack = opened.borrow_mut().take().ok_or("opening does not end")??;
@@ -271,6 +322,9 @@ pub fn recover(setup: &Setup, images: &[Image]) -> Result<Recovered, String> {
 pub fn close(world: &World, stack: Rc<Stack>) -> Result<(), String> {
     world.executor.spawn(stack.close());
     world.run(10_000);
+    if world.noted(CrashKind::Process).iter().any(|notes| !notes.is_empty()) {
+        return Err("after the end notes are left".into());
+    }
     match (world.executor.live(), world.host.lent()) {
         (0, 0) => Ok(()),
         (tasks, buffers) => Err(format!("after the end {tasks} tasks and {buffers} buffers are left")),

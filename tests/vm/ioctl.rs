@@ -1,6 +1,6 @@
-//! The few requests to the kernel that have no safe function: device-mapper's and discard.
+//! The few requests to the kernel that have no safe function: device-mapper's, discard, and the end of a process.
 //!
-//! They could be made by running `dmsetup` and `blkdiscard`, but starting a process takes half
+//! They could be made by running `dmsetup`, `blkdiscard` and `kill`, but starting a process takes half
 //! a second under software emulation and the suite makes thousands of these requests. This is
 //! the only file of the suite with unsafe code.
 
@@ -158,4 +158,12 @@ fn until(seconds: u64, mut holds: impl FnMut() -> bool) {
     while !holds() && Instant::now() < end {
         thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Kills a process at once.
+pub fn kill(pid: u64) {
+    let process = i32::try_from(pid).expect("a process id");
+    // SAFETY: sends a signal; no memory is involved.
+    let result = unsafe { libc::kill(process, libc::SIGKILL) };
+    assert!(result == 0, "process {pid}: {}", io::Error::last_os_error());
 }

@@ -190,6 +190,13 @@ impl View {
         }
     }
 
+    /// Whether a disk holds something else anywhere. Nobody may be writing.
+    pub fn differs(&self, disk: &Disk) -> bool {
+        let step = |at: u64| MIB.min(self.sectors() - at);
+        let wrong = |at| compare(&disk.path, at, &self.cells(at, step(at)), &disk.read(at, step(at))).is_err();
+        (0..self.sectors()).step_by(us(MIB)).any(wrong)
+    }
+
     /// Compares the whole device.
     pub fn verify(&self, disk: &Disk) {
         let all = self.sectors();

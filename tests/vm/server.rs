@@ -62,7 +62,8 @@ pub fn log() -> String {
     logs.map(|path| fs::read_to_string(path).unwrap_or_default()).collect()
 }
 
-fn run_dir() -> String {
+/// The run directory of the program under test.
+pub fn run_dir() -> String {
     std::env::var("UBLK_DM_RUN_DIR").unwrap_or_else(|_| "/run/ublk-dm".to_string())
 }
 

@@ -13,9 +13,12 @@ use super::crash::{self, CrashKind, CrashSpace};
 use super::disk::{DiskConfig, SimDisk};
 use super::host::SimHost;
 use super::image::Image;
+use super::notes::SimNotes;
 use super::trace::Trace;
 use crate::disk::OpId;
 use crate::exec::Executor;
+use crate::snapshot::format::Record;
+use crate::snapshot::notes::Notes;
 
 /// How the scheduler chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,7 @@ pub struct World {
     /// What happened.
     pub trace: Trace,
     disks: Vec<Rc<SimDisk>>,
+    notes: Vec<Rc<SimNotes>>,
     temper: Temper,
     seed: u64,
     rng: RefCell<Rng>,
@@ -75,6 +79,7 @@ impl World {
             host: Rc::new(SimHost::new(BUFFERS)),
             trace,
             disks: Vec::new(),
+            notes: Vec::new(),
             temper,
             seed,
             rng: RefCell::new(Rng::new(seed)),
@@ -91,6 +96,22 @@ impl World {
     /// Its disks, in the order they were added.
     pub fn disks(&self) -> &[Rc<SimDisk>] {
         &self.disks
+    }
+
+    /// Adds a table of notes that holds records.
+    pub fn add_notes(&mut self, records: &[Record]) {
+        self.notes.push(Rc::new(SimNotes::holding(records)));
+    }
+
+    /// Its tables of notes, in the order they were added.
+    pub fn notes(&self) -> &[Rc<SimNotes>] {
+        &self.notes
+    }
+
+    /// What stands in each of them: it outlives the process and not the power.
+    pub fn noted(&self, kind: CrashKind) -> Vec<Vec<Record>> {
+        let left = |notes: &Rc<SimNotes>| if kind == CrashKind::Process { notes.left() } else { Vec::new() };
+        self.notes.iter().map(left).collect()
     }
 
     /// Lets one thing happen. With `driver` the driver's own next action is among the choices, and taking it is up to the
@@ -138,7 +159,8 @@ impl World {
 
     /// Changes whenever what may survive a crash changes.
     pub fn changes(&self) -> u64 {
-        self.disks.iter().map(|disk| disk.changes()).sum()
+        let disks: u64 = self.disks.iter().map(|disk| disk.changes()).sum();
+        disks + self.notes.iter().map(|notes| notes.changes()).sum::<u64>()
     }
 
     /// What each disk may hold if the crash comes now.

@@ -1,17 +1,26 @@
-//! The committer of a snapshot: one task that makes its exceptions durable, and its end.
+//! The committer of a snapshot: one task that makes its exceptions durable, and its end; and who waits for it.
 //!
 //! Rules kept here: I1 and I3 with the store (it takes what is ready, in the order of allocation), I9 (the invalid mark is
-//! durable before it releases anyone).
+//! durable before it releases anyone), I10 (a note is written before its write is acknowledged and erased after its
+//! commit; a flush is answered when all that was noted before it is recorded).
 
-use super::exceptions::Health;
+use std::pin::pin;
+use std::task::Poll;
+
+use super::exceptions::{Health, PendingId};
 use super::format::Record;
 use super::target::Snapshot;
 use super::{Cause, Event};
+use crate::mutant::{self, Mutant};
+use crate::request::TargetError;
 
 /// Records a commit takes at most; the rest is taken by the next one. Bounds how long a waiter sits in one commit.
 const RECORDS_PER_COMMIT: usize = 4096;
 /// Percentages of COW use that are announced: time to grow it.
 const ANNOUNCED: [u8; 4] = [50, 80, 90, 95];
+/// How long a record lingers that nobody waits for: half of what disks let data stand in their caches, so that little is
+/// lost with power even where nobody ever flushes.
+const LINGER_MS: u64 = 500;
 
 /// What the committer does next.
 enum Work {
@@ -25,11 +34,16 @@ impl Snapshot {
     pub(super) async fn commit_loop(&self) {
         let mut records = Vec::with_capacity(RECORDS_PER_COMMIT);
         loop {
-            match self.commit_wanted.until(|| self.next_work(&mut records)).await {
-                Work::Commit => match self.store.commit(&records).await {
-                    Ok(()) => self.publish(records.len()),
-                    Err(error) => self.begin_invalidation(Cause::Commit(error)),
-                },
+            match self.work(&mut records).await {
+                Work::Commit => {
+                    self.committing.set(true);
+                    let result = self.store.commit(&records).await;
+                    self.committing.set(false);
+                    match result {
+                        Ok(()) => self.publish(records.len()),
+                        Err(error) => self.begin_invalidation(Cause::Commit(error)),
+                    }
+                }
                 Work::Invalidate => self.invalidate().await,
                 Work::End => break,
             }
@@ -38,8 +52,27 @@ impl Snapshot {
         self.changed.wake_all();
     }
 
+    /// Waits for something to do, or until the oldest note has lingered.
+    async fn work(&self, records: &mut Vec<Record>) -> Work {
+        let mut work = pin!(self.commit_wanted.until(|| self.next_work(records)));
+        std::future::poll_fn(|cx| {
+            let next = work.as_mut().poll(cx);
+            // A note whose time has come is asked for already, and waits for what was allocated before it.
+            let lingers = |since_ms: &u64| since_ms + LINGER_MS > self.host.now_ms();
+            if let (Poll::Pending, Some(since_ms)) = (&next, self.noted_since_ms.get().filter(lingers)) {
+                self.host.wake_at(since_ms + LINGER_MS, cx.waker());
+            }
+            next
+        })
+        .await
+    }
+
     fn next_work(&self, records: &mut Vec<Record>) -> Option<Work> {
         let mut state = self.state.borrow_mut();
+        let lingered = |since_ms| since_ms + LINGER_MS <= self.host.now_ms();
+        if self.closing.get() || self.noted_since_ms.get().is_some_and(lingered) {
+            state.want_noted();
+        }
         if state.health().is_kept() && state.ready(RECORDS_PER_COMMIT, records).is_err() {
             state.begin_invalidation();
         }
@@ -53,14 +86,14 @@ impl Snapshot {
 
     fn publish(&self, count: usize) {
         for _ in 0..count {
-            let slot = self.state.borrow_mut().publish();
-            let waiting = self.waiting.borrow();
-            if let Some(queue) = slot.and_then(|slot| waiting.get(slot as usize)) {
-                queue.wake_all();
-            }
+            let Some(slot) = self.state.borrow_mut().publish() else { break };
+            self.put_note(slot, None);
+            self.wake_waiting(slot);
         }
+        let noted = self.state.borrow().noted();
+        self.noted_since_ms.set((noted > 0).then(|| self.host.now_ms()));
         self.changed.wake_all();
-        let usage = self.store.usage();
+        let usage = self.usage();
         let percent = usage.allocated.0 * 100 / usage.total.0.max(1);
         if let Some(level) = ANNOUNCED.iter().rev().find(|level| percent >= u64::from(**level)) {
             if *level > self.announced.replace((*level).max(self.announced.get())) {
@@ -74,11 +107,74 @@ impl Snapshot {
             (self.listener)(Event::MarkFailed(error));
         }
         self.state.borrow_mut().invalidate();
+        self.erase_notes();
         for queue in self.waiting.borrow().iter() {
             queue.wake_all();
         }
         self.changed.wake_all();
         let cause = self.cause.borrow_mut().take().unwrap_or(Cause::Full);
         (self.listener)(Event::Invalidated(cause));
+    }
+
+    fn wake_waiting(&self, slot: u32) {
+        if let Some(queue) = self.waiting.borrow().get(slot as usize) {
+            queue.wake_all();
+        }
+    }
+
+    /// Lets exceptions of a snapshot write, whose data is in the COW, be seen before they are recorded. `false` if that
+    /// cannot be, and their records must be awaited.
+    pub(super) fn note(&self, created: &[PendingId]) -> bool {
+        if self.notes.is_none() || !self.health().is_kept() {
+            return false;
+        }
+        for id in created {
+            let Some(record) = self.state.borrow_mut().note(*id) else { continue };
+            self.put_note(id.slot, Some(record));
+            self.wake_waiting(id.slot);
+        }
+        let first = self.noted_since_ms.get().is_none();
+        if first {
+            self.noted_since_ms.set(Some(self.host.now_ms()));
+        }
+        // The committer sleeps until then, or somebody has been waiting for the record behind these.
+        if first || self.state.borrow().noted_is_due() {
+            self.commit_wanted.wake_all();
+        }
+        true
+    }
+
+    fn put_note(&self, slot: u32, record: Option<Record>) {
+        let skip = record.is_some() && mutant::is(Mutant::NotNoted);
+        if let Some(notes) = self.notes.as_ref().filter(|_| !skip) {
+            notes.put(slot as usize, record);
+        }
+    }
+
+    /// Erases what stands in every place.
+    pub(super) fn erase_notes(&self) {
+        if let Some(notes) = &self.notes {
+            notes.clear();
+        }
+        self.noted_since_ms.set(None);
+    }
+
+    /// Waits until what is noted now is recorded; `false` if nothing was.
+    pub(super) async fn record_noted(&self) -> bool {
+        let Some(to) = self.state.borrow_mut().want_noted() else { return false };
+        self.commit_wanted.wake_all();
+        self.changed.until(|| self.state.borrow().is_recorded(to).then_some(())).await;
+        true
+    }
+
+    /// Makes everything durable that was acknowledged before.
+    pub(super) async fn flush(&self) -> Result<(), TargetError> {
+        let commit_runs = self.committing.get();
+        let recorded = !mutant::is(Mutant::FlushLeavesNotes) && self.record_noted().await;
+        if self.state.borrow().has_lost_writes() || recorded && !self.health().is_kept() {
+            return Err(TargetError::Invalid);
+        }
+        // A commit that began after the flush came has flushed the COW on its way.
+        if recorded && !commit_runs { Ok(()) } else { Ok(self.cow.flush().await?) }
     }
 }

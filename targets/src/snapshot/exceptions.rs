@@ -2,8 +2,9 @@
 //!
 //! A chunk of the origin is in one of three states for a snapshot: *not copied* (the origin still holds what the snapshot
 //! shows), *pending* (a COW chunk is allocated, its data or its record is on the way), *complete* (the record is durable;
-//! the snapshot shows the COW chunk). The questions `before_…` say what a request to a chunk has to do next. They are
-//! asked again after every wait, so a request never acts on an old answer.
+//! the snapshot shows the COW chunk). A pending exception of a snapshot write may be *noted* (see `noted`): the snapshot
+//! shows its COW chunk already, everything else goes on waiting for its record. The questions `before_…` say what a
+//! request to a chunk has to do next. They are asked again after every wait, so a request never acts on an old answer.
 //!
 //! Rules kept here: I3 (pending exceptions are committed in the order they were allocated), the decision halves of I4
 //! (an origin write waits for snapshot reads that still go to the origin) and I5 (it waits for the record), and I9
@@ -13,6 +14,7 @@ use std::collections::VecDeque;
 
 use super::format::Record;
 use super::mapping::Mapping;
+use super::noted::Recording;
 use crate::hash::NumberTable as Table;
 use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, CowChunk};
@@ -85,17 +87,21 @@ pub enum ReadStep {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     Free,
     Copying,
     Copied,
+    /// Copied, shown by the snapshot, and in no hurry to be recorded.
+    Noted,
     Failed,
 }
 
-struct Slot {
-    record: Record,
-    stage: Stage,
+pub(super) struct Slot {
+    pub(super) record: Record,
+    pub(super) stage: Stage,
     generation: u32,
+    /// How many exceptions began before it.
+    pub(super) number: u64,
 }
 
 struct TrackedRead {
@@ -107,14 +113,15 @@ struct TrackedRead {
 /// All that is known about the chunks of one snapshot.
 pub struct Exceptions {
     health: Health,
-    complete: Mapping,
+    pub(super) complete: Mapping,
     pending: Table<u32>,
-    slots: Vec<Slot>,
+    pub(super) slots: Vec<Slot>,
     free: Vec<u32>,
     /// Slots in the order of their allocation (I3).
     order: VecDeque<u32>,
     reads: Vec<TrackedRead>,
     next_read: u32,
+    pub(super) recording: Recording,
 }
 
 impl Exceptions {
@@ -129,12 +136,18 @@ impl Exceptions {
             order: VecDeque::new(),
             reads: Vec::new(),
             next_read: 0,
+            recording: Recording::default(),
         }
     }
 
     /// Takes over a record from disk; `false` if the origin chunk has one already.
     pub fn load(&mut self, record: Record) -> bool {
         self.complete.insert(record.old, record.new)
+    }
+
+    /// The COW chunk that the snapshot shows for a chunk, if it is not the origin's.
+    pub fn mapped(&self, chunk: Chunk) -> Option<CowChunk> {
+        self.complete.get(chunk)
     }
 
     /// The COW chunks of all complete exceptions, in no order.
@@ -167,7 +180,7 @@ impl Exceptions {
         if !self.health.is_kept() {
             return ReadStep::Fail;
         }
-        // A pending exception does not count: until its record is durable the snapshot shows the origin.
+        // A pending exception does not count unless it is noted: until its record is durable the snapshot shows the origin.
         self.complete.get(chunk).map_or(ReadStep::Origin, ReadStep::Cow)
     }
 
@@ -190,6 +203,12 @@ impl Exceptions {
             Health::Invalidating => return OriginStep::WaitInvalid,
             Health::Valid | Health::Overflowed => {}
         }
+        // A noted exception is among the complete ones too, and must have its record like any other (I5).
+        if self.recording.noted > 0 && !mutant::is(Mutant::NotedNotAwaited) {
+            if let Some(slot) = self.pending.get(&chunk.0) {
+                return OriginStep::Wait(self.id(*slot));
+            }
+        }
         if self.complete.get(chunk).is_some() {
             let read = self.reads.iter().any(|read| read.first <= chunk.0 && chunk.0 <= read.last);
             let wait = read && !mutant::is(Mutant::ReadsIgnored);
@@ -202,7 +221,7 @@ impl Exceptions {
     }
 
     fn has_data(&self, chunk: Chunk) -> bool {
-        let copied = |slot: &u32| self.slots[*slot as usize].stage == Stage::Copied;
+        let copied = |slot: &u32| matches!(self.slots[*slot as usize].stage, Stage::Copied | Stage::Noted);
         self.pending.get(&chunk.0).is_some_and(copied)
     }
 
@@ -219,12 +238,13 @@ impl Exceptions {
     /// A new pending exception for a chunk that has none. Allocation order is the order of these calls.
     pub fn begin(&mut self, record: Record) -> PendingId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { record, stage: Stage::Free, generation: 0 });
+            self.slots.push(Slot { record, stage: Stage::Free, generation: 0, number: 0 });
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         let entry = &mut self.slots[slot as usize];
         entry.record = record;
         entry.stage = Stage::Copying;
+        entry.number = self.recording.begin();
         self.pending.insert(record.old.0, slot);
         self.order.push_back(slot);
         self.id(slot)
@@ -238,18 +258,25 @@ impl Exceptions {
         }
     }
 
-    /// The records that can be committed now, at most `max`: those at the head of the allocation order whose data is
-    /// there (I3). `Err` if the head's data could not be copied.
+    /// The records to be committed now, at most `max`: those at the head of the allocation order whose data is there (I3),
+    /// if one of them is waited for. `Err` if the head's data could not be copied.
     pub fn ready(&self, max: usize, records: &mut Vec<Record>) -> Result<(), CopyFailed> {
         records.clear();
+        let mut due = self.recording.is_due();
         for slot in &self.order {
             let slot = &self.slots[*slot as usize];
             match slot.stage {
                 Stage::Failed => return Err(CopyFailed),
                 Stage::Copying if mutant::is(Mutant::OutOfOrder) => {}
-                Stage::Copied if records.len() < max => records.push(slot.record),
+                Stage::Copied | Stage::Noted if records.len() < max => {
+                    due |= slot.stage == Stage::Copied;
+                    records.push(slot.record);
+                }
                 _ => break,
             }
+        }
+        if !due {
+            records.clear();
         }
         Ok(())
     }
@@ -257,19 +284,22 @@ impl Exceptions {
     /// The oldest pending exception is durable: from now on the snapshot shows its COW chunk. Gives its slot.
     pub fn publish(&mut self) -> Option<u32> {
         let slot = if mutant::is(Mutant::OutOfOrder) {
-            let first = self.order.iter().position(|slot| self.slots[*slot as usize].stage == Stage::Copied)?;
+            let copied = |slot: &u32| matches!(self.slots[*slot as usize].stage, Stage::Copied | Stage::Noted);
+            let first = self.order.iter().position(copied)?;
             self.order.remove(first)?
         } else {
             self.order.pop_front()?
         };
-        let record = self.slots[slot as usize].record;
+        let Slot { record, number, .. } = self.slots[slot as usize];
         self.complete.insert(record.old, record.new);
+        self.recording.recorded_to = number + 1;
         self.release(slot);
         Some(slot)
     }
 
     fn release(&mut self, slot: u32) {
         let entry = &mut self.slots[slot as usize];
+        self.recording.noted -= usize::from(entry.stage == Stage::Noted);
         entry.stage = Stage::Free;
         entry.generation = entry.generation.wrapping_add(1);
         self.pending.remove(&entry.record.old.0);
@@ -310,6 +340,7 @@ impl Exceptions {
     /// The mark is durable: gives up every pending exception and forgets the rest.
     pub fn invalidate(&mut self) {
         self.health = Health::Invalid;
+        self.recording.lost |= self.recording.noted > 0;
         while let Some(slot) = self.order.pop_front() {
             self.release(slot);
         }
@@ -322,76 +353,5 @@ impl Exceptions {
 pub struct CopyFailed;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record(old: u64, new: u64) -> Record {
-        Record { old: Chunk(old), new: CowChunk(new) }
-    }
-
-    #[test]
-    fn a_chunk_goes_from_origin_to_pending_to_complete() {
-        let mut state = Exceptions::new(Health::Valid);
-        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::CopyOut);
-        assert_eq!(state.before_snapshot_write(Chunk(5)), WriteStep::Create);
-        let id = state.begin(record(5, 2));
-        assert_eq!(state.before_snapshot_read(Chunk(5)), ReadStep::Origin);
-        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::Wait(id));
-        assert_eq!(state.before_snapshot_write(Chunk(5)), WriteStep::Wait(id));
-        let mut ready = Vec::new();
-        state.ready(9, &mut ready).unwrap();
-        assert!(ready.is_empty());
-        state.copied(id, true);
-        state.ready(9, &mut ready).unwrap();
-        assert_eq!(ready, [record(5, 2)]);
-        state.publish();
-        assert!(!state.is_pending(id));
-        assert_eq!(state.before_snapshot_read(Chunk(5)), ReadStep::Cow(CowChunk(2)));
-        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::Pass);
-        assert_eq!(state.before_snapshot_write(Chunk(5)), WriteStep::Redirect(CowChunk(2)));
-    }
-
-    #[test]
-    fn commits_follow_the_order_of_allocation() {
-        let mut state = Exceptions::new(Health::Valid);
-        let ids: Vec<_> = (0..3).map(|chunk| state.begin(record(chunk, chunk + 2))).collect();
-        let mut ready = Vec::new();
-        state.copied(ids[2], true);
-        state.copied(ids[1], true);
-        state.ready(9, &mut ready).unwrap();
-        assert!(ready.is_empty(), "the oldest is not there yet");
-        state.copied(ids[0], true);
-        state.ready(2, &mut ready).unwrap();
-        assert_eq!(ready, [record(0, 2), record(1, 3)]);
-    }
-
-    #[test]
-    fn origin_writes_wait_for_reads_that_began_before_the_exception() {
-        let mut state = Exceptions::new(Health::Valid);
-        let read = state.track_read(Chunk(4), Chunk(6));
-        let id = state.begin(record(5, 2));
-        state.copied(id, true);
-        state.publish();
-        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::WaitReads);
-        state.untrack_read(read);
-        assert_eq!(state.before_origin_write(Chunk(5)), OriginStep::Pass);
-    }
-
-    #[test]
-    fn a_failed_copy_ends_in_invalidation_and_frees_everyone() {
-        let mut state = Exceptions::new(Health::Valid);
-        let first = state.begin(record(0, 2));
-        let second = state.begin(record(1, 3));
-        state.copied(first, false);
-        assert_eq!(state.ready(9, &mut Vec::new()), Err(CopyFailed));
-        assert!(state.begin_invalidation());
-        assert!(!state.begin_invalidation(), "only one writes the mark");
-        assert_eq!(state.before_origin_write(Chunk(7)), OriginStep::WaitInvalid);
-        assert_eq!(state.before_snapshot_read(Chunk(7)), ReadStep::Fail);
-        state.invalidate();
-        assert!(!state.is_pending(second));
-        state.copied(second, true);
-        assert_eq!(state.before_origin_write(Chunk(1)), OriginStep::Pass);
-        assert_eq!(state.before_snapshot_write(Chunk(1)), WriteStep::Fail);
-    }
-}
+#[path = "exceptions_tests.rs"]
+mod tests;

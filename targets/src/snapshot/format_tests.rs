@@ -39,7 +39,7 @@ fn areas_lie_where_the_kernel_puts_them() {
 fn usage_matches_observed_status_lines() {
     let total = Sectors(32768);
     let line = |cursor: &Cursor| {
-        let usage = cursor.usage(total);
+        let usage = cursor.usage(total, 0);
         (usage.allocated.0, usage.metadata.0)
     };
     let mut cursor = Cursor::new(layout(8));

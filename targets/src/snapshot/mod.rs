@@ -18,6 +18,12 @@
 //! only then is the write acknowledged (I10). The kernel copies the whole chunk first and writes the new data last; since
 //! nobody can see the COW chunk before its record, both orders show the same, and this one is shorter by a write.
 //!
+//! A snapshot write without FUA does not wait for its record if the record can be *noted*, in memory that outlives the
+//! process: the device says that it has a volatile cache, so its users flush where they must not lose anything, and a flush
+//! waits for all records. The snapshot shows the chunk from then on. What a server noted and could not record any more is
+//! recorded by the next one before it serves. Writes of the origin always wait for the record: without it the snapshot
+//! would show the origin's new data after a loss of power, which is neither what was written nor what was there before.
+//!
 //! A **read of a snapshot** goes to the COW where there is an exception and to the origin where there is none, and in the
 //! latter case is tracked until it has completed.
 //!
@@ -27,8 +33,8 @@
 //!
 //! # Who does what
 //!
-//! [`exceptions`] decides (pure) with what [`mapping`] holds (pure), [`format`] knows the bytes (pure), [`store`] with
-//! `persistent` makes records durable, [`target`] and [`origin`] carry requests out. All targets of a family run on
+//! [`exceptions`] with `noted` decides (pure) with what [`mapping`] holds (pure), [`format`] knows the bytes (pure), [`store`] with
+//! `persistent` makes records durable, [`notes`] is where they wait for it, [`target`] and [`origin`] carry requests out. All targets of a family run on
 //! one thread, so state is borrowed, never locked, and never borrowed across an await.
 
 mod commit;
@@ -37,6 +43,8 @@ pub mod exceptions;
 pub mod format;
 mod load;
 pub mod mapping;
+mod noted;
+pub mod notes;
 pub mod origin;
 mod persistent;
 mod read;

@@ -46,6 +46,15 @@ pub enum StoreError {
     },
     /// A store must be written to be used, and the COW is read-only.
     ReadOnly(Rc<str>),
+    /// What a server that died has noted does not belong to the store.
+    Noted {
+        /// The COW's name.
+        disk: Rc<str>,
+        /// Where the notes are.
+        notes: String,
+        /// The first that does not fit.
+        record: Record,
+    },
     /// No memory for buffers.
     NoMemory,
 }
@@ -71,6 +80,12 @@ impl fmt::Display for StoreError {
                 chunk.bytes()
             ),
             StoreError::ReadOnly(disk) => write!(f, "{disk}: read-only; a snapshot store must be writable"),
+            StoreError::Noted { disk, notes, record } => write!(
+                f,
+                "{disk}: changed since its last server died, which had acknowledged writes that are not recorded there \
+                 (chunk {} in COW chunk {}): remove {notes} to give them up",
+                record.old.0, record.new.0
+            ),
             StoreError::NoMemory => write!(f, "no memory left for buffers"),
         }
     }
@@ -153,6 +168,35 @@ impl Store {
         Ok((store, exceptions))
     }
 
+    /// Takes over records that a server noted and could not write any more. Gives those that are not in the store, for
+    /// [`Store::commit`]; a store that is new or invalid has no use for any. An error if one cannot be of this store.
+    pub(super) fn take_over(
+        &self,
+        mut noted: Vec<Record>,
+        exceptions: &mut Exceptions,
+        origin: &Disk,
+        notes: &str,
+    ) -> Result<Vec<Record>, StoreError> {
+        if self.is_new() || exceptions.health() != Health::Valid {
+            return Ok(Vec::new());
+        }
+        let mut cursor = self.cursor.borrow_mut();
+        let (origin_chunks, cow_chunks) =
+            (self.chunk_size.chunks_in(origin.size()), cursor.layout().cow_chunks(self.cow.size()));
+        noted.sort_by_key(|record| record.new);
+        // Killed between its commit and the end of its note.
+        noted.retain(|record| exceptions.mapped(record.old) != Some(record.new));
+        for record in &noted {
+            let fault = format::check_record(cursor.layout(), *record, Some(origin_chunks), cow_chunks);
+            // Commits follow the order of allocation, so what is not recorded lies behind all that is.
+            if fault.is_some() || !cursor.take_over(record.new) || !exceptions.load(*record) {
+                let (disk, notes) = (self.cow.name().clone(), notes.to_owned());
+                return Err(StoreError::Noted { disk, notes, record: *record });
+            }
+        }
+        Ok(noted)
+    }
+
     /// Writes what a usable store needs. To be called once, before the first allocation.
     pub async fn activate(&self) -> Result<(), DiskError> {
         let Some(store) = &self.persistent else { return Ok(()) };
@@ -232,10 +276,10 @@ impl Store {
         }
     }
 
-    /// The numbers of the status line.
-    pub fn usage(&self) -> Usage {
+    /// The numbers of the status line; so many exceptions are noted.
+    pub fn usage(&self, noted: usize) -> Usage {
         if self.persistent.is_some() {
-            return self.cursor.borrow().usage(self.cow.size());
+            return self.cursor.borrow().usage(self.cow.size(), noted as u64);
         }
         let allocated = Sectors(self.transient_next.get() * self.chunk_size.sectors().0);
         Usage { allocated, total: self.cow.size(), metadata: Sectors(0) }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health, OriginStep, PendingId};
 use super::format::{Record, Usage};
+use super::notes::Notes;
 use super::origin::Gate;
 use super::runs::IdleRuns;
 use super::store::{OpenStore, Store, StoreError};
@@ -13,6 +14,7 @@ use super::{Cause, Event};
 use crate::copy::{self, Job, Part};
 use crate::disk::{Disk, DiskError, Host};
 use crate::exec::{Executor, WaitQueue};
+use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::units::{Chunk, ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
 
@@ -72,6 +74,9 @@ pub struct Parts<'a> {
     pub len: Option<Sectors>,
     /// What the user chose.
     pub options: Options,
+    /// Where records of acknowledged writes wait for their commit; without it writes wait instead. The device must say that
+    /// it has a volatile cache then. Only for persistent stores.
+    pub notes: Option<Rc<dyn Notes>>,
     /// Hears of what an administrator should know.
     pub listener: Rc<dyn Fn(Event)>,
 }
@@ -85,6 +90,12 @@ pub struct Snapshot {
     pub(super) len: Sectors,
     pub(super) options: Options,
     pub(super) copy: copy::Client,
+    pub(super) host: Rc<dyn Host>,
+    pub(super) notes: Option<Rc<dyn Notes>>,
+    /// When the oldest note was written that may not be recorded.
+    pub(super) noted_since_ms: Cell<Option<u64>>,
+    /// What a server that died has noted, recorded when the snapshot is activated.
+    inherited: RefCell<Vec<Record>>,
     pub(super) listener: Rc<dyn Fn(Event)>,
     pub(super) state: RefCell<Exceptions>,
     /// Waiters of each pending exception, by slot.
@@ -92,6 +103,8 @@ pub struct Snapshot {
     /// Waiters for anything else: drained reads, the end of invalidation, room for more pending exceptions.
     pub(super) changed: WaitQueue,
     pub(super) commit_wanted: WaitQueue,
+    /// A commit is on its way.
+    pub(super) committing: Cell<bool>,
     pub(super) cause: RefCell<Option<Cause>>,
     pub(super) closing: Cell<bool>,
     pub(super) ended: Cell<bool>,
@@ -117,6 +130,12 @@ impl Snapshot {
             overwrite: parts.overwrite,
         };
         let (store, mut exceptions) = Store::open(open).await?;
+        let notes = parts.notes.filter(|_| store.is_persistent());
+        let inherited = match &notes {
+            Some(_) if mutant::is(Mutant::NotesNotTakenOver) => Vec::new(),
+            Some(notes) => store.take_over(notes.left(), &mut exceptions, parts.origin, &notes.name())?,
+            None => Vec::new(),
+        };
         if parts.lost {
             exceptions.invalidate();
         }
@@ -128,11 +147,16 @@ impl Snapshot {
             len: whole_blocks(parts.len.unwrap_or(parts.origin.size()), parts.origin, parts.cow),
             options: parts.options,
             copy: parts.copy.clone(),
+            host: parts.host.clone(),
+            notes,
+            noted_since_ms: Cell::new(None),
+            inherited: RefCell::new(inherited),
             listener: parts.listener,
             state: RefCell::new(exceptions),
             waiting: RefCell::default(),
             changed: WaitQueue::default(),
             commit_wanted: WaitQueue::default(),
+            committing: Cell::new(false),
             cause: RefCell::default(),
             closing: Cell::new(false),
             ended: Cell::new(false),
@@ -144,9 +168,13 @@ impl Snapshot {
         }))
     }
 
-    /// Writes what the store needs and starts the committer, which runs until [`Snapshot::close`].
+    /// Writes what the store needs, records what a server that died has noted, and starts the committer, which runs until
+    /// [`Snapshot::close`].
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
         self.store.activate().await?;
+        let inherited = self.inherited.take();
+        self.store.commit(&inherited).await?;
+        self.erase_notes();
         let snapshot = self.clone();
         executor.spawn(async move { snapshot.commit_loop().await });
         Ok(())
@@ -206,7 +234,7 @@ impl Snapshot {
 
     /// The status line's numbers.
     pub fn usage(&self) -> Usage {
-        self.store.usage()
+        self.store.usage(self.state.borrow().noted())
     }
 
     /// Numbers since it was opened.
@@ -219,8 +247,7 @@ impl Snapshot {
         match request.kind {
             RequestKind::Read => self.read(request).await,
             RequestKind::Write { fua } => self.write(request, fua).await,
-            // Everything that was written through the snapshot is in the COW.
-            RequestKind::Flush => Ok(self.cow.flush().await?),
+            RequestKind::Flush => self.flush().await,
             RequestKind::Discard => self.discard(request).await,
         }
     }
@@ -289,15 +316,28 @@ impl Snapshot {
 
     /// Waits until a pending exception is complete or given up.
     pub(super) async fn pending_done(&self, id: PendingId) {
+        self.state.borrow_mut().want(id);
+        self.commit_wanted.wake_all();
+        self.waiting_for(id).until(|| (!self.state.borrow().is_pending(id)).then_some(())).await;
+    }
+
+    /// Waits until the snapshot shows a pending exception, or it is given up.
+    pub(super) async fn shown(&self, id: PendingId) {
+        self.waiting_for(id).until(|| self.state.borrow().is_shown(id).then_some(())).await;
+    }
+
+    fn waiting_for(&self, id: PendingId) -> Rc<WaitQueue> {
         let slot = id.slot as usize;
-        let queue = {
-            let mut waiting = self.waiting.borrow_mut();
-            while waiting.len() <= slot {
-                waiting.push(Rc::default());
-            }
-            waiting[slot].clone()
-        };
-        queue.until(|| (!self.state.borrow().is_pending(id)).then_some(())).await;
+        let mut waiting = self.waiting.borrow_mut();
+        while waiting.len() <= slot {
+            waiting.push(Rc::default());
+        }
+        waiting[slot].clone()
+    }
+
+    /// Waits until everything that was written is recorded, so that whoever opens the COW finds it there.
+    pub async fn settle(&self) {
+        self.record_noted().await;
     }
 
     /// Waits until there is room for pending exceptions, or the snapshot is no longer kept.

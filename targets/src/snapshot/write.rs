@@ -1,6 +1,7 @@
 //! Writes to a snapshot.
 //!
-//! Rules kept here: I6 (everything started is awaited before a request ends), I10 (a write is acknowledged after its record).
+//! Rules kept here: I6 (everything started is awaited before a request ends), I10 (a write is acknowledged after its record
+//! is noted; with FUA, or where nothing can be noted, after it is durable).
 
 use super::exceptions::{Health, PendingId, WriteStep};
 use super::format::Record;
@@ -40,7 +41,7 @@ impl Snapshot {
             result?;
             match stop {
                 Stop::Done => {}
-                Stop::Wait(id) => self.pending_done(id).await,
+                Stop::Wait(id) => self.shown(id).await,
                 Stop::Crowded => self.room_for_pending().await,
                 Stop::Failed => return Err(self.why_failed()),
                 Stop::Full => {
@@ -124,17 +125,23 @@ impl Snapshot {
                 copied_bytes = job.parts.iter().map(|part| part.count.bytes()).sum();
             }
             self.count_copies(created.len() as u64, copied_bytes);
-            let ok = copy_error.is_none();
-            self.copied(created.iter().map(|id| (*id, ok)), copy_error);
             drop(around);
-            for id in created {
-                if !mutant::is(Mutant::AckBeforeRecord) {
-                    self.pending_done(*id).await;
+            let ok = copy_error.is_none();
+            if fua || !ok || !self.note(created) {
+                self.copied(created.iter().map(|id| (*id, ok)), copy_error);
+                for id in created {
+                    if !mutant::is(Mutant::AckBeforeRecord) {
+                        self.pending_done(*id).await;
+                    }
                 }
             }
             if self.health() == Health::Invalid {
                 return Err(TargetError::Invalid);
             }
+        }
+        // The chunks of this write may have been there already and their records not.
+        if fua && !mutant::is(Mutant::FuaLeavesNotes) && self.record_noted().await && !self.health().is_kept() {
+            return Err(TargetError::Invalid);
         }
         error.map_or(Ok(()), |error| Err(error.into()))
     }

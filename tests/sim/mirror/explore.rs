@@ -150,7 +150,7 @@ fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
         copy,
         mirror: None,
         opening: Rc::default(),
-        model: Model::new(Device::new(shown.shown), Vec::new(), case.setup.disk.volatile_cache),
+        model: Model::new(Device::new(shown.shown, None), Vec::new(), case.setup.disk.volatile_cache),
         next_op: 0,
         in_flight: Vec::new(),
         admin: Rc::default(),

@@ -23,6 +23,7 @@ mod mirror_messages;
 mod mirror_repair;
 mod mirror_shapes;
 mod mirror_slow;
+mod noted;
 mod powercut;
 mod powercut_judge;
 mod powercut_reopen;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Case> {
     all.extend(verbs::cases());
     all.extend(scale::cases());
     all.extend(kill::cases());
+    all.extend(noted::cases());
     all.extend(copy::cases());
     all.extend(errors::cases());
     all.extend(errors_direct::cases());

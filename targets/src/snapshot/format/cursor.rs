@@ -81,6 +81,17 @@ impl Cursor {
         Some(new)
     }
 
+    /// Counts a chunk as allocated that was handed out before the store was opened; `false`, and nothing changes, unless it
+    /// lies behind all others.
+    pub fn take_over(&mut self, new: CowChunk) -> bool {
+        let behind = self.next_free.0 <= new.0;
+        if behind {
+            self.next_free = self.layout.skip_metadata(CowChunk(new.0 + 1));
+            self.pending += 1;
+        }
+        behind
+    }
+
     /// Records that still fit into the current area.
     pub fn room_in_area(&self) -> u64 {
         self.layout.records_per_area() - self.committed
@@ -100,13 +111,10 @@ impl Cursor {
         }
     }
 
-    /// The numbers the status line shows.
-    pub fn usage(&self, cow_size: Sectors) -> Usage {
+    /// The numbers the status line shows. Exceptions that are only noted count like any other.
+    pub fn usage(&self, cow_size: Sectors, noted: u64) -> Usage {
         let chunk = self.layout.chunk_size.sectors().0;
-        Usage {
-            allocated: Sectors(self.next_free.0 * chunk),
-            total: cow_size,
-            metadata: Sectors((self.area + 2) * chunk),
-        }
+        let area = self.area + (self.committed + noted) / self.layout.records_per_area();
+        Usage { allocated: Sectors(self.next_free.0 * chunk), total: cow_size, metadata: Sectors((area + 2) * chunk) }
     }
 }

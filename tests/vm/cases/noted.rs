@@ -1,0 +1,256 @@
+//! Snapshot writes whose records are only noted when they are acknowledged: they outlive the server (I10), a flush and a
+//! write of the origin wait for their records, and notes that belong to another store are refused.
+//!
+//! Removing the notes is what a loss of power does to them.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use crate::Case;
+use crate::disk::{Disk, MIB, digest_ends, slice};
+use crate::model::View;
+use crate::sh::{self, ublk_dm};
+use crate::{ioctl, kernel, server, store};
+
+pub fn cases() -> Vec<Case> {
+    let disks = &["n0", "n1"];
+    vec![
+        Case { name: "noted-recovered", bound_s: 120, disks, run: |_| outlives(After::Recover) },
+        Case { name: "noted-added-again", bound_s: 120, disks, run: |_| outlives(After::Add) },
+        Case { name: "noted-deleted", bound_s: 120, disks, run: |_| outlives(After::Delete) },
+        Case { name: "noted-suspended", bound_s: 60, disks, run: |_| suspended() },
+        Case { name: "noted-flushed", bound_s: 120, disks, run: |_| assert!(!flush_loses()) },
+        Case { name: "noted-origin", bound_s: 120, disks, run: |_| assert!(!origin_shows()) },
+        Case { name: "noted-misfit", bound_s: 120, disks, run: |_| misfit() },
+        Case { name: "noted-mutant-not-noted", bound_s: 120, disks, run: |_| not_noted() },
+        Case { name: "noted-mutant-flush", bound_s: 120, disks, run: |_| noticed("FlushLeavesNotes", flush_loses) },
+        Case { name: "noted-mutant-origin", bound_s: 120, disks, run: |_| noticed("NotedNotAwaited", origin_shows) },
+    ]
+}
+
+const SIZE: u64 = 4 * MIB;
+const CHUNK: u64 = 8;
+/// Chunks written before the server is killed: few, so that the kill comes before their records are written.
+const WRITES: u64 = 24;
+/// Tries until a kill has come in time.
+const TRIES: usize = 8;
+
+/// What is done about the dead server's snapshot.
+#[derive(Clone, Copy, PartialEq)]
+enum After {
+    Recover,
+    Add,
+    Delete,
+}
+
+/// A snapshot of a filled origin, and what both must show.
+struct Rig {
+    origin: String,
+    cow: String,
+    view: View,
+    frozen: View,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+        let view = View::new("orig", SIZE);
+        view.fill(&Disk::open(&origin));
+        let frozen = view.snapshot("snap");
+        Rig { origin, cow, view, frozen }
+    }
+
+    fn add(&self, options: &str) -> Disk {
+        let (origin, cow) = (&self.origin, &self.cow);
+        Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s {options}")))
+    }
+
+    /// Writes to the snapshot and kills its server until some records have not reached the COW; gives the device's disk.
+    fn killed(&self, options: &str) -> Disk {
+        for round in 0..TRIES as u64 {
+            let disk = self.add(options);
+            let pid = server::number("s", "/server_pid");
+            let before = store::records(&Disk::open(&self.cow), CHUNK).len();
+            for n in 0..WRITES {
+                self.frozen.write(&disk, (round * WRITES + n) * CHUNK * 3 % (SIZE - CHUNK), 1 + n % CHUNK);
+            }
+            kill(self, pid);
+            if store::records(&Disk::open(&self.cow), CHUNK).len() < before + 1 + (WRITES / 2) as usize {
+                assert!(notes().is_some(), "there are records that are nowhere");
+                return disk;
+            }
+            drop(disk);
+            ublk_dm("del s --force").ok();
+        }
+        panic!("in {TRIES} tries no server died with notes");
+    }
+
+    fn judge(&self) {
+        let judge = kernel::snapshot("judge", &self.origin, &self.cow, "P", CHUNK);
+        self.frozen.verify(&Disk::open(&judge));
+        kernel::remove("judge");
+    }
+}
+
+fn kill(rig: &Rig, pid: u64) {
+    ioctl::kill(pid);
+    server::wait_gone(pid);
+    // It lets go of its disks a little later.
+    for path in [&rig.origin, &rig.cow] {
+        let free = || OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).is_ok();
+        server::wait_for(20, &format!("{path} to be let go"), free);
+    }
+}
+
+/// The file of notes, if there is one.
+fn notes() -> Option<PathBuf> {
+    let files = fs::read_dir(server::run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
+    files.into_iter().find(|path| path.extension().is_some_and(|end| end == "records"))
+}
+
+fn outlives(after: After) {
+    let rig = Rig::new();
+    let disk = rig.killed("");
+    let disk = match after {
+        After::Recover => {
+            server::wait_for(20, "state quiesced", || server::device("s")["state"] == "quiesced");
+            ublk_dm("recover s").ok();
+            disk
+        }
+        After::Add => {
+            drop(disk);
+            // Somebody has the COW, so deleting the device cannot put the records there.
+            kernel::create("hold", &format!("0 {} linear {} 0", 2 * SIZE, rig.cow));
+            ublk_dm("del s --force").ok();
+            kernel::remove("hold");
+            assert!(notes().is_some(), "the notes are kept");
+            rig.add("")
+        }
+        After::Delete => {
+            drop(disk);
+            ublk_dm("del s --force").ok();
+            server::assert_nothing_left("del --force");
+            return rig.judge();
+        }
+    };
+    rig.frozen.verify(&disk);
+    drop(disk);
+    server::del("s");
+    server::assert_nothing_left("del");
+    rig.judge();
+}
+
+/// A suspended snapshot is complete on its COW.
+fn suspended() {
+    let rig = Rig::new();
+    let disk = rig.add("");
+    for n in 0..WRITES {
+        rig.frozen.write(&disk, n * CHUNK * 5, 3);
+    }
+    ublk_dm("suspend s").ok();
+    let records = store::records(&Disk::open_read_only(&rig.cow), CHUNK);
+    assert!(records.len() as u64 == WRITES, "{} records of {WRITES}", records.len());
+    ublk_dm("resume s").ok();
+    rig.frozen.verify(&disk);
+    drop(disk);
+    server::del("s");
+}
+
+/// Whether a write that was flushed is lost with the notes.
+fn flush_loses() -> bool {
+    let rig = Rig::new();
+    let disk = rig.add("--no-recovery");
+    let pid = server::number("s", "/server_pid");
+    for n in 0..WRITES {
+        rig.frozen.write(&disk, n * CHUNK * 2 + n % 3, 2);
+    }
+    disk.flush().expect("a flush");
+    kill(&rig, pid);
+    drop(disk);
+    lose_power();
+    let judge = kernel::snapshot("judge", &rig.origin, &rig.cow, "P", CHUNK);
+    let lost = rig.frozen.differs(&Disk::open(&judge));
+    kernel::remove("judge");
+    lost
+}
+
+/// Whether a snapshot shows what was written to the origin, under a chunk of its own that was only noted.
+fn origin_shows() -> bool {
+    let rig = Rig::new();
+    let disk = rig.add("--no-recovery");
+    let top = Disk::open(&server::add(&format!("origin --origin {} --name o --no-recovery", rig.origin)));
+    let pid = server::number("s", "/server_pid");
+    for n in 0..WRITES {
+        rig.frozen.write(&disk, n * CHUNK * 2, CHUNK);
+        rig.view.write(&top, n * CHUNK * 2, CHUNK);
+    }
+    kill(&rig, pid);
+    drop((disk, top));
+    lose_power();
+    let judge = kernel::snapshot("judge", &rig.origin, &rig.cow, "P", CHUNK);
+    // Every record had to be there before the origin was written.
+    let shows = rig.frozen.differs(&Disk::open(&judge));
+    kernel::remove("judge");
+    shows
+}
+
+fn lose_power() {
+    if let Some(path) = notes() {
+        fs::remove_file(path).expect("removable");
+    }
+    ublk_dm("del --all --force").ok();
+    server::assert_nothing_left("del --force");
+}
+
+/// Somebody else has gone on with the COW: nothing of the notes is used, and the COW is left alone.
+fn misfit() {
+    let rig = Rig::new();
+    drop(rig.killed("--no-recovery"));
+    let judge = kernel::snapshot("judge", &rig.origin, &rig.cow, "P", CHUNK);
+    ublk_dm("del s --force").ok();
+    let other = Disk::open(&judge);
+    for n in 0..4 * WRITES {
+        rig.view.snapshot("kern").write(&other, SIZE - (n + 1) * CHUNK, CHUNK);
+    }
+    drop(other);
+    kernel::remove("judge");
+    let before = digest_ends(&rig.cow);
+    let add = format!("add snapshot --origin {} --cow {} --chunk-size 4k --name s", rig.origin, rig.cow);
+    let refused = ublk_dm(&add).refused();
+    let path = notes().expect("the notes are kept");
+    let said = refused.stderr.trim();
+    assert!(said.contains("not recorded") && said.contains(path.to_str().expect("ASCII")), "said {said:?}");
+    assert!(digest_ends(&rig.cow) == before, "the COW was changed");
+    fs::remove_file(path).expect("removable");
+    server::assert_nothing_left("a refused add");
+    ublk_dm(&add).ok();
+    server::del("s");
+}
+
+/// Without notes an acknowledged write dies with its server.
+fn not_noted() {
+    sh::use_mutant("NotNoted");
+    let rig = Rig::new();
+    for round in 0..TRIES as u64 {
+        let disk = rig.add("--no-recovery");
+        let pid = server::number("s", "/server_pid");
+        (0..WRITES).for_each(|n| rig.frozen.write(&disk, (round * WRITES + n) * CHUNK, CHUNK));
+        kill(&rig, pid);
+        drop(disk);
+        ublk_dm("del s --force").ok();
+        let disk = rig.add("--no-recovery");
+        let lost = rig.frozen.differs(&disk);
+        drop(disk);
+        server::del("s");
+        if lost {
+            return;
+        }
+    }
+    panic!("nobody notices that nothing is noted");
+}
+
+fn noticed(mutant: &'static str, broken: fn() -> bool) {
+    sh::use_mutant(mutant);
+    assert!(broken(), "nobody notices {mutant}");
+}
