@@ -58,7 +58,7 @@ pub fn serve(key: &str) -> Result<ExitCode, Failure> {
     };
     print(READY);
     detach();
-    server.run(&listener);
+    server.run(listener);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -75,7 +75,7 @@ pub fn foreground(rundir: &RunDir, key: &str, question: Question, lock: File) ->
     if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
         log::debug!("service manager: {error}");
     }
-    server.run(&listener);
+    server.run(listener);
     Ok(ExitCode::SUCCESS)
 }
 

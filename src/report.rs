@@ -1,5 +1,7 @@
 //! What a server says about its devices: the objects of `list --json`, status lines and table lines.
 
+use std::collections::BTreeMap;
+
 use dm_targets::mirror::legs::ErrorCounts;
 use dm_targets::mirror::target::{LegReport, Progress, Status};
 use dm_targets::snapshot::exceptions::Health;
@@ -11,9 +13,9 @@ use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
 
 use crate::device;
-use crate::family::{Device, DeviceStats, Served};
+use crate::family::{Caller, Device, DeviceStats, Served};
 use crate::proto::{DeviceReport, InitialSync, Question};
-use crate::server::{Entry, Failure, Named, NamedLeg, Over, Server};
+use crate::server::{Entry, Failure, Named, NamedLeg, Over};
 
 /// What the data thread knows of a device.
 struct Facts {
@@ -65,15 +67,15 @@ struct SnapshotFacts {
 }
 
 /// Reports of all devices of a server, by id.
-pub fn devices(server: &Server) -> Result<Vec<DeviceReport>, Failure> {
-    let facts = server.family.call(|family| async move {
+pub fn devices(entries: &BTreeMap<u32, Entry>, family: &Caller) -> Result<Vec<DeviceReport>, Failure> {
+    let facts = family.call(|family| async move {
         let devices = family.devices.borrow();
         let now_ms = family.ring.host().now_ms();
         devices.iter().map(|(id, device)| facts(*id, device, now_ms)).collect::<Vec<_>>()
     });
     let facts = facts.map_err(|error| error.to_string())?;
     let of = |id: u32| facts.iter().find(|facts| facts.id == id);
-    Ok(server.devices.iter().filter_map(|(id, entry)| Some(report(entry, of(*id)?))).collect())
+    Ok(entries.iter().filter_map(|(id, entry)| Some(report(entry, of(*id)?))).collect())
 }
 
 fn facts(id: u32, device: &Device, now_ms: u64) -> Facts {

@@ -1,10 +1,11 @@
-//! The control thread of a server: answers questions, and takes devices through their life.
+//! The control thread of a server: takes devices through their life. What is asked of it comes from [`desk`].
 //!
 //! A device comes in steps of which each can still be undone: the disks are opened and claimed, the store is read and judged,
 //! the kernel adds the device, its queues are served, and only then is the store written and the snapshot joins its origin;
 //! starting the device comes last. A step that fails takes the earlier ones back, so a failed `add` leaves nothing.
 
 mod content;
+mod desk;
 mod mirror;
 mod mirror_talk;
 mod snapshot;
@@ -16,8 +17,11 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::mpsc::Receiver;
 
 use dm_targets::units::Sector;
+
+use desk::{Desk, Directory, Visit};
 
 use crate::control::{Control, DeviceInfo, Params};
 use crate::device;
@@ -25,7 +29,6 @@ use crate::family::{Family, FamilyHandle, Served};
 use crate::open::{DiskId, Limits};
 use crate::proto::{self, Answer, Common, Question};
 use crate::queue::QueueOptions;
-use crate::report;
 use crate::rundir::{DeviceState, RunDir, State};
 
 /// What went wrong, in one line for the user.
@@ -65,6 +68,7 @@ pub struct NamedLeg {
 }
 
 /// A device of this server.
+#[derive(Clone)]
 pub struct Entry {
     pub name: String,
     pub added: Question,
@@ -83,6 +87,7 @@ pub struct Server {
     pub rundir: RunDir,
     pub devices: BTreeMap<u32, Entry>,
     pub family: FamilyHandle,
+    directory: Directory,
     control: Control,
     origin: Option<(DiskId, Limits, bool)>,
     tickets: u64,
@@ -126,6 +131,7 @@ impl Server {
             rundir: rundir.clone(),
             devices: BTreeMap::new(),
             family,
+            directory: Directory::default(),
             control,
             origin: None,
             tickets: 0,
@@ -134,15 +140,10 @@ impl Server {
     }
 
     /// Answers questions until the last device is gone.
-    pub fn run(mut self, listener: &UnixListener) {
-        for connection in listener.incoming() {
-            match connection.and_then(|connection| self.answer(connection)) {
-                Ok(()) => {}
-                Err(error) => log::warn!("control socket: {error}"),
-            }
-            if self.devices.is_empty() {
-                break;
-            }
+    pub fn run(mut self, listener: UnixListener) {
+        match Desk::open(listener, &self.directory, self.family.caller()) {
+            Ok(visits) => self.answer_all(&visits),
+            Err(error) => log::error!("the server cannot be talked to: {error}"),
         }
         self.remove_files();
         if let Err(error) = self.family.stop() {
@@ -150,9 +151,18 @@ impl Server {
         }
     }
 
-    fn answer(&mut self, mut connection: UnixStream) -> io::Result<()> {
-        let question: Question = proto::read_line(&connection)?;
-        let Some(question) = self.answer_aside(question, &connection)? else { return Ok(()) };
+    fn answer_all(&mut self, visits: &Receiver<Visit>) {
+        for visit in visits {
+            if let Some(Err(error)) = visit.map(|(question, connection)| self.answer(question, connection)) {
+                log::warn!("control socket: {error}");
+            }
+            if self.devices.is_empty() {
+                break;
+            }
+        }
+    }
+
+    fn answer(&mut self, question: Question, mut connection: UnixStream) -> io::Result<()> {
         let answer = self.carry_out(question).unwrap_or_else(|message| Answer::Failed { message });
         if self.devices.is_empty() {
             // Gone before the answer: whoever reads it finds no trace of the server.
@@ -167,12 +177,11 @@ impl Server {
             Question::AddSnapshot(_) | Question::AddOrigin(_) | Question::AddMirror(_) => self.add(question),
             Question::Recover(devices) => self.recover(devices),
             Question::Del { ids, force } => self.del(&ids, force),
-            Question::Report => Ok(Answer::Devices(report::devices(self)?)),
             Question::Suspend { id, noflush } => self.suspend(id, noflush),
             Question::Resume { id } => self.resume(id),
             Question::Load { id, table } => self.load(id, *table),
             Question::Message { id, words } => self.message(id, &words),
-            Question::Wait { .. } => Err("a question to be answered aside".to_owned()),
+            Question::Report | Question::Wait { .. } => Err("a question for the desk".to_owned()),
             Question::Shutdown => {
                 let ids: Vec<u32> = self.devices.keys().copied().collect();
                 self.del(&ids, true)
@@ -188,7 +197,9 @@ impl Server {
         }
     }
 
+    /// What has been changed is known to the desk, and to whoever comes after this server.
     fn save(&self) {
+        self.directory.publish(&self.devices);
         let devices = self.devices.iter();
         let device =
             |(id, entry): (&u32, &Entry)| DeviceState { id: *id, name: entry.name.clone(), added: entry.added.clone() };

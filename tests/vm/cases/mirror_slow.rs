@@ -15,12 +15,13 @@ use crate::disk::{Disk, node, slice};
 use crate::load::{self, Plan, Rng};
 use crate::mirror::{self, Engine, Initial, Mirror, Shape, ours};
 use crate::model::View;
-use crate::server;
 use crate::sh::{sh, ublk_dm};
+use crate::{kernel, server};
 
 pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "mirror-slow-leg", bound_s: 90, disks: &["n0", "n1"], run: slow_leg },
+        Case { name: "mirror-hung-leg", bound_s: 60, disks: &["n0", "n1"], run: |_| hung_leg() },
         Case { name: "mirror-nvme-tcp", bound_s: 150, disks: &["n0", "n1", "n2"], run: nvme_tcp },
     ]
 }
@@ -89,6 +90,35 @@ fn slow_leg(seed: u64) {
     drop(disk);
     served.close();
     mirror::assert_legs_equal(&shape, "after a slow leg");
+}
+
+/// A leg that does not answer at all. Whoever writes waits, and so does a command that waits for the write; but what there
+/// is and how it is can be asked all the time, or nobody would know why.
+fn hung_leg() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let legs = [slice("leg0", "n0", 0, LEN), slice("leg1", "n1", 0, LEN)];
+    let shape = Shape::new(LEN, REGION, &[&legs[0], &legs[1]]).initial(Initial::NoSync);
+    let view = View::new("mirr", LEN);
+    mirror::fill(&view, &shape);
+    let served = Mirror::open(Engine::Ublk, "m", &shape);
+    let disk = served.disk();
+    kernel::suspend("leg1", true);
+    thread::scope(|scope| {
+        let write = scope.spawn(|| view.write(&disk, 8, 64));
+        server::wait_for(20, "the write to reach the other leg", || completed(&legs[0], 4) > 0 && !write.is_finished());
+        let waits = scope.spawn(|| drop(ublk_dm("suspend m").ok()));
+        server::wait_for(20, "the device to be suspended", || server::device("m")["state"] == "suspended");
+        assert!(server::status("m").contains("mirror 2") && server::table("m").contains("mirror core"));
+        assert!(!waits.is_finished() && !write.is_finished(), "the leg was not hung");
+        kernel::resume("leg1");
+    });
+    ublk_dm("resume m").ok();
+    view.verify(&disk);
+    drop(disk);
+    served.close();
+    mirror::assert_legs_equal(&shape, "after a hung leg");
 }
 
 /// A disk of this machine, offered and used through the network.
@@ -189,7 +219,7 @@ impl Drop for Remote {
 fn nvme_tcp(seed: u64) {
     let first = slice("leg0", "n0", 0, LEN);
     let far = Remote::new(&node("n1"));
-    let second = crate::kernel::create("leg1", &format!("0 {LEN} linear {} 0", far.path));
+    let second = kernel::create("leg1", &format!("0 {LEN} linear {} 0", far.path));
     let log = slice("log", "n2", 0, 64);
     let shape = Shape::new(LEN, REGION, &[&first, &second]).log(&log).features(&["handle_errors", "keep_log"]);
     let view = View::new("mirr", LEN);
@@ -230,5 +260,5 @@ fn nvme_tcp(seed: u64) {
     drop(disk);
     served.close();
     mirror::assert_legs_equal(&shape, &format!("nvme-tcp, seed {seed}"));
-    crate::kernel::remove("leg1");
+    kernel::remove("leg1");
 }
