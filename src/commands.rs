@@ -6,6 +6,7 @@ mod wait;
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use dm_targets::table::Line;
 use serde_json::{Value, json};
@@ -15,10 +16,15 @@ use crate::control::{self, Control};
 use crate::daemon;
 use crate::device;
 use crate::offline;
-use crate::proto::{self, Answer, DeviceReport, Question};
-use crate::rundir::{RunDir, Server};
+use crate::proto::{self, AddSnapshot, Answer, DeviceReport, Question};
+use crate::rundir::{DeviceState, RunDir, Server};
 use crate::server;
 use crate::transfer;
+
+/// How often the disks of a server that has just died are asked for ...
+const RECORD_TRIES: u32 = 20;
+/// ... and the pause between: the kernel closes its files two seconds later at most.
+const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why a command failed, and its exit code.
 pub struct Failure {
@@ -161,7 +167,7 @@ fn reports(rundir: &RunDir) -> Result<Vec<DeviceReport>, Failure> {
 fn orphans(server: &Server) -> Vec<DeviceReport> {
     let Some(state) = &server.state else { return Vec::new() };
     let devices = state.devices.iter().filter(|device| device_exists(device.id));
-    let report = |device: &crate::rundir::DeviceState| {
+    let report = |device: &DeviceState| {
         let state = match Control::open().and_then(|mut control| control.info(device.id)).map(|info| info.state) {
             Ok(control::DeviceState::Quiesced | control::DeviceState::FailIo) => "quiesced",
             _ => "dead",
@@ -240,15 +246,28 @@ fn del_orphans(rundir: &RunDir, server: &Server, ids: &[u32], force: bool) -> Re
         device::delete(&mut control, *id);
     }
     let devices = || server.state.iter().flat_map(|state| &state.devices);
-    for device in devices().filter(|device| ids.contains(&device.id)) {
-        let Question::AddSnapshot(add) = &device.added else { continue };
-        if let Err(error) = server::Server::record_noted(rundir, &server.key, add.clone()) {
-            log::warn!("{}: writes that were acknowledged are not on the COW yet: {error}; add it again", device.name);
-        }
-    }
+    let recorded = devices().filter(|device| ids.contains(&device.id)).try_for_each(|device| match &device.added {
+        Question::AddSnapshot(add) => record_noted(rundir, &server.key, device, add),
+        _ => Ok(()),
+    });
     // A deleted device's node may stay for a moment, as long as somebody has it open.
     if !devices().filter(|device| !ids.contains(&device.id)).any(|device| device_exists(device.id)) {
         rundir.remove(&server.key);
+    }
+    recorded
+}
+
+/// Puts what a dead server has noted where it belongs. The process may hold its disks for a moment longer.
+fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState, add: &AddSnapshot) -> Result<(), Failure> {
+    for left in (0..RECORD_TRIES).rev() {
+        match server::Server::record_noted(rundir, key, add.clone()) {
+            Err(_) if left > 0 => std::thread::sleep(RECORD_PAUSE),
+            Err(error) => {
+                let what = "deleted, but writes that it had acknowledged are not on its COW yet";
+                return Err(format!("{}: {what}: {error}; add it again", device.name).into());
+            }
+            Ok(()) => break,
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! process.
 //!
 //! Layout, in words of 64 bits in the machine's byte order: a magic word, the boot's id (two words), the disk's number in
-//! this boot, four words of zeroes; then [`PLACES`] places of two words, the chunk and the COW chunk of a record. A COW
+//! this boot, how many records are on the COW, three words of zeroes; then [`PLACES`] places of two words, the chunk and the COW chunk of a record. A COW
 //! chunk of zero means that nothing stands there.
 //!
 //! Rules kept here: I10 (a place is written with its COW chunk last, so it never shows half a record), and what
@@ -15,7 +15,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::notes::{Notes, PLACES};
+use dm_targets::snapshot::notes::{Noted, Notes, PLACES};
 use dm_targets::units::{Chunk, CowChunk};
 
 use crate::mapped::Words;
@@ -24,6 +24,7 @@ use crate::open::OpenDisk;
 /// First word of a file of notes, and its version: "ublkdmN1" on a little-endian machine.
 const MAGIC: u64 = 0x314e_6d64_6b6c_6275;
 const HEADER_WORDS: usize = 8;
+const RECORDED_WORD: usize = 4;
 const WORDS: usize = HEADER_WORDS + 2 * PLACES;
 /// Tells one boot of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -35,6 +36,11 @@ pub struct FileNotes {
 }
 
 impl FileNotes {
+    /// Whether something is noted for a COW, as far as can be told without its claim.
+    pub fn exist(path: &Path) -> io::Result<bool> {
+        Ok(existing(path)?.is_some_and(|words| !left_in(&words).records.is_empty()))
+    }
+
     /// Opens the notes of a COW that has been claimed, and makes them if they are not there. They are removed when they are
     /// dropped, unless something stands in them.
     pub fn open(path: &Path, cow: &OpenDisk) -> io::Result<FileNotes> {
@@ -44,7 +50,7 @@ impl FileNotes {
             if (0..).zip(header).all(|(at, word)| words.get(at) == word) {
                 return Ok(FileNotes { path: path.to_owned(), words });
             }
-            log::info!("{}: of another disk or another time, not used", path.display());
+            log::warn!("{}: of another disk or another time, not used", path.display());
         }
         let new = path.with_extension("records-new");
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -62,12 +68,21 @@ fn existing(path: &Path) -> io::Result<Option<Words>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
         Ok(file) if is_long_enough(&file)? => Words::of_file(file.as_fd(), WORDS).map(Some),
-        Ok(_) => Ok(None),
+        Ok(_) => Err(io::Error::other("not a file of notes: remove it to give up what it holds")),
     }
 }
 
 fn is_long_enough(file: &File) -> io::Result<bool> {
     Ok(file.metadata()?.len() == (WORDS * size_of::<u64>()) as u64)
+}
+
+fn left_in(words: &Words) -> Noted {
+    let place = |place: usize| {
+        let at = HEADER_WORDS + 2 * place;
+        let (old, new) = (words.get(at), words.get(at + 1));
+        (new != 0).then_some(Record { old: Chunk(old), new: CowChunk(new) })
+    };
+    Noted { records: (0..PLACES).filter_map(place).collect(), recorded: words.get(RECORDED_WORD) }
 }
 
 /// The boot's id as two numbers.
@@ -79,13 +94,12 @@ fn boot_id() -> io::Result<(u64, u64)> {
 }
 
 impl Notes for FileNotes {
-    fn left(&self) -> Vec<Record> {
-        let place = |place: usize| {
-            let at = HEADER_WORDS + 2 * place;
-            let (old, new) = (self.words.get(at), self.words.get(at + 1));
-            (new != 0).then_some(Record { old: Chunk(old), new: CowChunk(new) })
-        };
-        (0..PLACES).filter_map(place).collect()
+    fn left(&self) -> Noted {
+        left_in(&self.words)
+    }
+
+    fn set_recorded(&self, count: u64) {
+        self.words.set(RECORDED_WORD, count);
     }
 
     fn put(&self, place: usize, record: Option<Record>) {
@@ -107,7 +121,7 @@ impl Notes for FileNotes {
 
 impl Drop for FileNotes {
     fn drop(&mut self) {
-        if self.left().is_empty() {
+        if self.left().records.is_empty() {
             if let Err(error) = fs::remove_file(&self.path) {
                 log::warn!("{}: {error}", self.path.display());
             }

@@ -18,9 +18,13 @@ impl OpenDisk {
             return age.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0));
         };
         let dir = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
-        let read = |dir: &Path| fs::read_to_string(dir.join("diskseq")).ok().and_then(|text| text.trim().parse().ok());
-        // A partition has its disk's.
-        read(&dir).or_else(|| read(&dir.join(".."))).unwrap_or(0)
+        let read = |name: &str| {
+            let text = fs::read_to_string(dir.join(name)).ok()?;
+            text.trim().parse::<u64>().ok()
+        };
+        // A partition has its disk's number, and a place of its own.
+        let number = read("diskseq").or_else(|| read("../diskseq")).unwrap_or(0);
+        number ^ read("start").unwrap_or(0) << 24
     }
 }
 

@@ -130,7 +130,8 @@ impl Server {
         };
         // What a transient store held died with the server that held it.
         let lost = again && !add.persistent;
-        let notes = add.persistent.then(|| self.notes(&cow)).flatten();
+        let notes = if add.persistent { self.notes(&cow)? } else { None };
+        let path = add.cow.display().to_string();
         let (persistent, len) = (add.persistent, add.len_sectors.map(Sectors));
         let label = add.common.name.clone().unwrap_or_else(|| add.cow.display().to_string());
         let open = move |family: Rc<Family>| async move {
@@ -158,6 +159,10 @@ impl Server {
                 }),
             };
             let snapshot = Snapshot::open(parts).await.map_err(|error| error.to_string())?;
+            if again && snapshot.store().is_new() {
+                // A server that dies has had a store: what is there now is somebody else's.
+                return Err(format!("{path}: there is no snapshot store on it any more"));
+            }
             let found = Found { chunk: snapshot.chunk_size().sectors(), len: snapshot.len() };
             let opened = Opened { served: Served::Snapshot(snapshot), events };
             family.opened.borrow_mut().insert(ticket, opened);
@@ -169,12 +174,20 @@ impl Server {
 
 impl Server {
     /// Records what a server that died has noted for a snapshot that gets no server again, so that its COW is complete for
-    /// whoever opens it.
-    pub fn record_noted(rundir: &RunDir, key: &str, add: AddSnapshot) -> Result<(), Failure> {
-        let noted = std::fs::metadata(&add.cow).ok().and_then(|cow| DiskId::of(&cow));
-        if !noted.is_some_and(|cow| rundir.records(cow).exists()) {
-            return Ok(());
+    /// whoever opens it. Touches no disk if nothing is noted.
+    pub fn record_noted(rundir: &RunDir, key: &str, mut add: AddSnapshot) -> Result<(), Failure> {
+        let cow = std::fs::metadata(&add.cow).map_err(|error| format!("{}: {error}", add.cow.display()))?;
+        let Some(path) = DiskId::of(&cow).map(|cow| rundir.records(cow)) else { return Ok(()) };
+        if !FileNotes::exist(&path).map_err(|error| format!("{}: {error}", path.display()))? {
+            return match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(format!("{}: {error}", path.display()))
+                }
+                _ => Ok(()),
+            };
         }
+        // Of the origin only the size is wanted, whoever uses it.
+        add.common.force = true;
         let mut server = Server::start(key, rundir)?;
         let recorded = server.prepare_snapshot(add, true).and_then(|prepared| {
             let record = move |family: Rc<Family>| async move {
@@ -189,11 +202,18 @@ impl Server {
         recorded
     }
 
-    /// Where the records of a COW are noted; without such a place its writes wait for their records.
-    fn notes(&self, cow: &OpenDisk) -> Option<FileNotes> {
+    /// Where the records of a COW are noted. Where there is no such place, and none can be made, its writes wait for their
+    /// records; but what is noted there must be read.
+    fn notes(&self, cow: &OpenDisk) -> Result<Option<FileNotes>, Failure> {
         let path = self.rundir.records(cow.id);
-        let notes = FileNotes::open(&path, cow);
-        notes.inspect_err(|error| log::warn!("{}: {error}; writes wait for their records", path.display())).ok()
+        match FileNotes::open(&path, cow) {
+            Ok(notes) => Ok(Some(notes)),
+            Err(error) if path.exists() => Err(format!("{}: {error}", path.display())),
+            Err(error) => {
+                log::warn!("{}: {error}; writes wait for their records", path.display());
+                Ok(None)
+            }
+        }
     }
 }
 

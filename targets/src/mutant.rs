@@ -40,6 +40,8 @@ pub enum Mutant {
     FlushLeavesNotes,
     /// A write with FUA is answered before the record of its chunk is durable.
     FuaLeavesNotes,
+    /// A flush or a write with FUA succeeds although what was acknowledged is lost with the snapshot.
+    LossNotTold,
     /// What a server has noted is forgotten by the next.
     NotesNotTakenOver,
     /// I7: legs are written before the mark of their region is durable.

@@ -49,7 +49,7 @@ impl Device {
 
 impl Rig {
     fn new(sectors: u64, config: DiskConfig, seed: u64, temper: Temper) -> Rig {
-        let mut world = World::new(seed, temper, Trace::default());
+        let mut world = World::new(seed, temper, Trace::recording());
         let image = Image::from_fn(Sectors(sectors), |at| pattern::sector(pattern::ORIGIN, at));
         let disk = world.add_disk("origin", config, image).disk();
         let host: Rc<dyn Host> = world.host.clone();
@@ -258,8 +258,9 @@ fn a_store_that_is_not_wanted_leaves_the_cow_as_it_was() {
 }
 
 /// Exceptions that a store shows after its first block of records has been filled up, when the next block held old
-/// records behind the terminator: 32, unless they come back. Chunks of two sectors have areas of two blocks.
-pub fn exceptions_before_a_stale_block() -> usize {
+/// records behind the terminator: 32, unless they come back; and how it came to that. Chunks of two sectors have areas of
+/// two blocks.
+pub fn exceptions_before_a_stale_block() -> (usize, Vec<String>) {
     let record = |old: u64, new: u64| [old.to_le_bytes(), new.to_le_bytes()].concat();
     let mut cow = Image::zeroes(Sectors(160));
     cow.write(Sector(0), &[b"SnAp\x01\0\0\0\x01\0\0\0\x02\0\0\0".to_vec(), vec![0; 496]].concat());
@@ -273,12 +274,13 @@ pub fn exceptions_before_a_stale_block() -> usize {
     rig.run(1, 100, 62, 2).unwrap();
     let left = rig.world.disks()[1].visible();
     let mut later = Rig::new(128, calm(), 0, Temper::InOrder);
-    later.open_image(2, left, OnFull::Invalidate, calm()).exceptions()
+    let shown = later.open_image(2, left, OnFull::Invalidate, calm()).exceptions();
+    (shown, [rig.world.trace.lines(), later.world.trace.lines()].concat())
 }
 
 #[test]
 fn what_stood_behind_the_terminator_does_not_come_back() {
-    assert_eq!(exceptions_before_a_stale_block(), 32);
+    assert_eq!(exceptions_before_a_stale_block().0, 32);
 }
 
 /// Whether a snapshot shows a moment of an origin: everything that was acknowledged before it joined, nothing that was
@@ -319,8 +321,8 @@ fn a_snapshot_that_joins_a_busy_origin_shows_one_moment() {
 }
 
 /// The same for discards that a snapshot passes down to the origin: one that joins shows each range either before or
-/// after its discard, and goes on doing so. `Err` tells what it showed.
-pub fn join_among_discards(seed: u64, temper: Temper) -> Result<(), String> {
+/// after its discard, and goes on doing so. `Err` tells what is wrong, and how it came to that.
+pub fn join_among_discards(seed: u64, temper: Temper) -> Result<(), (String, Vec<String>)> {
     let mut rig = Rig::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, seed, temper);
     rig.discards = true;
     rig.add(2, 60, OnFull::Invalidate, calm());
@@ -336,7 +338,8 @@ pub fn join_among_discards(seed: u64, temper: Temper) -> Result<(), String> {
     assert!(discards.iter().all(|discard| matches!(*discard.borrow(), Some(Ok(_)))));
     let shown = rig.run(2, 0, 0, 12).unwrap();
     if settled && read.borrow_mut().take().unwrap().unwrap() != shown {
-        return Err(format!("seed {seed} {temper:?}: a snapshot of a moment has changed by a discard"));
+        let fault = format!("seed {seed} {temper:?}: a snapshot of a moment has changed by a discard");
+        return Err((fault, rig.world.trace.lines()));
     }
     // It has company now: what is discarded stays in the snapshot it is discarded from.
     rig.run(1, pattern::DISCARD, 0, 12).unwrap();

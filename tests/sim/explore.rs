@@ -238,6 +238,7 @@ impl Run<'_> {
             match outcome {
                 // What was discarded may be gone, or gone later.
                 Ok(()) if op.kind == Kind::Discard => continue,
+                Ok(()) if self.lost(op, stack) => return Err(format!("{op:?} succeeded on a snapshot that is lost")),
                 Ok(()) => self.model.succeeded(op.device, ticket),
                 Err(_) if self.may_fail(op) => continue,
                 Err(error) => return Err(format!("{op:?} failed: {error}")),
@@ -268,6 +269,13 @@ impl Run<'_> {
         }
     }
 
+    /// Whether a request asked for durability of a snapshot that is no longer kept.
+    fn lost(&self, op: Op, stack: Option<&Rc<Stack>>) -> bool {
+        let durable = matches!(op.kind, Kind::Flush | Kind::Write(true));
+        let snap = op.device.checked_sub(1).filter(|_| durable);
+        snap.zip(stack).is_some_and(|(snap, stack)| !stack.snaps[snap].health().is_kept())
+    }
+
     fn may_fail(&self, op: Op) -> bool {
         match op.device.checked_sub(1) {
             // The origin's writer must never see an error that is not its own.
@@ -283,9 +291,10 @@ impl Run<'_> {
         }
         self.judged = now;
         let cap = self.case.cap;
-        for (kind, moment, cap) in
-            [(CrashKind::Power, Moment::PowerCut, cap), (CrashKind::Process, Moment::ProcessDeath, cap.div_ceil(6))]
-        {
+        for (kind, moment, cap) in [
+            (CrashKind::Power, Moment::PowerCut, cap),
+            (CrashKind::Process, Moment::ProcessDeath, cap.div_ceil(6).max(2)),
+        ] {
             for images in self.world.crash(kind, cap) {
                 self.look_at(&Left { images, notes: self.world.noted(kind) }, moment)?;
             }
@@ -295,7 +304,7 @@ impl Run<'_> {
 
     fn look_at(&mut self, left: &Left, moment: Moment) -> Result<(), Stop> {
         let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
-        let noted = left.notes.iter().flatten().map(|record| record.old.0 << 32 ^ record.new.0);
+        let noted = left.notes.iter().flat_map(|noted| &noted.records).map(|record| record.old.0 << 32 ^ record.new.0);
         let hash = left.images.iter().map(Image::hash).chain(noted);
         let hash = hash.fold(of_model, |hash, part| (hash.rotate_left(9) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         if !self.seen.insert(hash) {

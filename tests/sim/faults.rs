@@ -50,5 +50,5 @@ fn every_disk_operation_fails_once() {
     for case in cases() {
         tally.run("one error", &case);
     }
-    tally.finish("every_disk_operation_fails_once", 24_000);
+    tally.finish("every_disk_operation_fails_once", 24_000, 24_000);
 }

@@ -11,7 +11,7 @@ use crate::mirror::mutants as mirror;
 use crate::{faults, named, seeded, short};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 18] = [
+const MUTANTS: [(Mutant, &str); 19] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -30,15 +30,16 @@ const MUTANTS: [(Mutant, &str); 18] = [
     (Mutant::FlushLeavesNotes, "noted"),
     (Mutant::FuaLeavesNotes, "noted"),
     (Mutant::NotesNotTakenOver, "noted"),
+    (Mutant::LossNotTold, "faults"),
 ];
 
 /// What the tests of [`conduct`] notice of a mutant that no workload of one family can show.
-fn kill_in_conduct(mutant: Mutant) -> Option<String> {
+fn kill_in_conduct(mutant: Mutant) -> Option<(String, Vec<String>)> {
     mutant::set(Some(mutant));
     let fault = match mutant {
         Mutant::StaleTailKept => match conduct::exceptions_before_a_stale_block() {
-            32 => None,
-            shown => Some(format!("{shown} exceptions are shown, 32 were written")),
+            (32, _) => None,
+            (shown, trace) => Some((format!("{shown} exceptions are shown, 32 were written"), trace)),
         },
         Mutant::JoinAmongWrites => {
             (0..3000).find_map(|seed| conduct::join_among_discards(seed, Temper::Priorities).err())
@@ -75,8 +76,9 @@ fn every_mutant_is_killed() {
     let mut killed = 0;
     for (mutant, first) in MUTANTS {
         let mut tried = 0;
-        if let Some(fault) = kill_in_conduct(mutant) {
+        if let Some((fault, trace)) = kill_in_conduct(mutant) {
             println!("mutant {mutant:?} killed by conduct: {fault}");
+            trace.iter().for_each(|line| println!("    {line}"));
             killed += 1;
             continue;
         }
@@ -90,10 +92,7 @@ fn every_mutant_is_killed() {
         };
         killed += 1;
         println!("mutant {mutant:?} killed by case {tried}, {name} {:?} seed {}: {fault}", case.ops, case.seed);
-        let skipped = trace.len().saturating_sub(24);
-        for line in &trace[skipped..] {
-            println!("    {line}");
-        }
+        trace.iter().for_each(|line| println!("    {line}"));
     }
     killed += mirror_mutants_killed();
     let all = MUTANTS.len() + mirror::MUTANTS.len();
@@ -115,9 +114,7 @@ fn mirror_mutants_killed() -> usize {
         };
         killed += 1;
         println!("mutant {mutant:?} killed by case {tried}, {name} {:?} seed {}: {fault}", case.ops, case.seed);
-        for line in &trace[trace.len().saturating_sub(24)..] {
-            println!("    {line}");
-        }
+        trace.iter().for_each(|line| println!("    {line}"));
     }
     killed
 }

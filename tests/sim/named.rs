@@ -2,12 +2,14 @@
 
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::{Image, SectorData};
+use dm_targets::snapshot::format::Record;
+use dm_targets::snapshot::notes::Noted;
 use dm_targets::snapshot::target::OnFull;
-use dm_targets::units::{Sector, Sectors};
+use dm_targets::units::{Chunk, CowChunk, Sector, Sectors};
 
 use crate::explore::Case;
 use crate::kernel;
-use crate::stack::{Setup, prepare};
+use crate::stack::{Left, Setup, prepare, recover};
 use crate::tally::Tally;
 use crate::workload::{Op, discard, flush, read, write, write_fua};
 
@@ -283,5 +285,24 @@ fn named_workloads() {
             tally.run(name, &case);
         }
     }
-    tally.finish("named_workloads", 90_000);
+    tally.finish("named_workloads", 90_000, 3_000);
+}
+
+/// Left notes are for the store they were made with: a new one has no use for them, and an older state of their own or
+/// another store is refused.
+#[test]
+fn notes_are_used_by_their_own_store_only() {
+    let setup = Setup::single(7, 2, 20);
+    let record = Record { old: Chunk(0), new: CowChunk(2) };
+    let left = |images: &[Image], recorded| {
+        let notes = vec![Noted { records: vec![record], recorded }];
+        recover(&setup, &Left { images: images.to_vec(), notes })
+    };
+    let (blank, made) = (setup.blank_images(), setup.created_images().unwrap());
+    assert_eq!(left(&blank, 0).unwrap().snaps[0].as_ref(), Some(&blank[0].sectors), "a new store");
+    let shown = left(&made, 0).unwrap().snaps[0].clone().unwrap();
+    assert_eq!(shown[..2], made[1].sectors[4..6], "their own");
+    assert!(left(&made, 1).is_err(), "it has lost a record");
+    let grown = prepare(&setup, &made, &[write(0, 4, 2)]);
+    assert!(left(&grown, 0).is_err(), "its next chunk is taken");
 }

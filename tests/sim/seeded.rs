@@ -69,5 +69,5 @@ fn seeded_workloads() {
     for case in cases() {
         tally.run("random", &case);
     }
-    tally.finish("seeded_workloads", 80_000);
+    tally.finish("seeded_workloads", 80_000, 80_000);
 }

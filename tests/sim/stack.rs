@@ -17,7 +17,7 @@ use dm_targets::sim::world::{Temper, World};
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::notes::Notes;
+use dm_targets::snapshot::notes::{Noted, Notes};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
@@ -234,7 +234,7 @@ pub struct Left {
     /// The origin and the COWs.
     pub images: Vec<Image>,
     /// None, or one list for each snapshot.
-    pub notes: Vec<Vec<Record>>,
+    pub notes: Vec<Noted>,
 }
 
 impl Left {
@@ -245,12 +245,12 @@ impl Left {
 
     /// Whether something is noted.
     pub fn is_noted(&self) -> bool {
-        self.notes.iter().any(|notes| !notes.is_empty())
+        self.notes.iter().any(|noted| !noted.records.is_empty())
     }
 
     /// What is noted for a snapshot.
     pub fn notes_of(&self, snap: usize) -> &[Record] {
-        self.notes.get(snap).map_or(&[], Vec::as_slice)
+        self.notes.get(snap).map_or(&[], |noted| &noted.records)
     }
 }
 
@@ -261,7 +261,7 @@ pub fn world(setup: &Setup, left: &Left, seed: u64, temper: Temper, immediate: b
         let name = if number == 0 { "origin".into() } else { format!("cow{number}") };
         world.add_disk(&name, setup.disk_config(immediate), image.clone());
     }
-    (0..setup.snaps.len()).for_each(|snap| world.add_notes(left.notes_of(snap)));
+    (0..setup.snaps.len()).for_each(|snap| world.add_notes(left.notes.get(snap).unwrap_or(&Noted::default())));
     world
 }
 
@@ -322,7 +322,7 @@ pub fn recover(setup: &Setup, left: &Left) -> Result<Recovered, String> {
 pub fn close(world: &World, stack: Rc<Stack>) -> Result<(), String> {
     world.executor.spawn(stack.close());
     world.run(10_000);
-    if world.noted(CrashKind::Process).iter().any(|notes| !notes.is_empty()) {
+    if world.noted(CrashKind::Process).iter().any(|noted| !noted.records.is_empty()) {
         return Err("after the end notes are left".into());
     }
     match (world.executor.live(), world.host.lent()) {

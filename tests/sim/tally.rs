@@ -26,10 +26,12 @@ impl Tally {
         }
     }
 
-    /// Prints the count, which must not fall.
-    pub fn finish(self, test: &str, at_least: u64) {
+    /// Prints the counts, of which none must fall: not all together, and not that of one kind.
+    pub fn finish(self, test: &str, at_least: u64, each_at_least: u64) {
         println!("{test}: cases={} states={} {:?}", self.cases, self.states, self.of);
         assert!(self.states >= at_least, "{test} explores only {} states, {at_least} are expected", self.states);
+        let few = self.of.iter().find(|(_, states)| **states < each_at_least);
+        assert!(few.is_none(), "{test} explores only {few:?} states, {each_at_least} of each are expected");
     }
 }
 

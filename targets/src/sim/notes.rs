@@ -4,20 +4,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::snapshot::format::Record;
-use crate::snapshot::notes::{Notes, PLACES};
+use crate::snapshot::notes::{Noted, Notes, PLACES};
 
 /// A table of notes.
 #[derive(Default)]
 pub struct SimNotes {
     places: RefCell<BTreeMap<usize, Record>>,
+    recorded: Cell<u64>,
     changes: Cell<u64>,
 }
 
 impl SimNotes {
-    /// A table in which a process that died has left records.
-    pub fn holding(records: &[Record]) -> SimNotes {
-        let places = RefCell::new(records.iter().copied().enumerate().collect());
-        SimNotes { places, changes: Cell::new(0) }
+    /// A table with what a process that died has left.
+    pub fn holding(noted: &Noted) -> SimNotes {
+        let places = RefCell::new(noted.records.iter().copied().enumerate().collect());
+        SimNotes { places, recorded: Cell::new(noted.recorded), changes: Cell::new(0) }
     }
 
     /// Counts what has been done to it.
@@ -27,8 +28,13 @@ impl SimNotes {
 }
 
 impl Notes for SimNotes {
-    fn left(&self) -> Vec<Record> {
-        self.places.borrow().values().copied().collect()
+    fn left(&self) -> Noted {
+        Noted { records: self.places.borrow().values().copied().collect(), recorded: self.recorded.get() }
+    }
+
+    fn set_recorded(&self, count: u64) {
+        self.recorded.set(count);
+        self.changes.set(self.changes.get() + 1);
     }
 
     fn put(&self, place: usize, record: Option<Record>) {

@@ -17,8 +17,7 @@ use super::notes::SimNotes;
 use super::trace::Trace;
 use crate::disk::OpId;
 use crate::exec::Executor;
-use crate::snapshot::format::Record;
-use crate::snapshot::notes::Notes;
+use crate::snapshot::notes::{Noted, Notes};
 
 /// How the scheduler chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,9 +97,9 @@ impl World {
         &self.disks
     }
 
-    /// Adds a table of notes that holds records.
-    pub fn add_notes(&mut self, records: &[Record]) {
-        self.notes.push(Rc::new(SimNotes::holding(records)));
+    /// Adds a table of notes that holds something.
+    pub fn add_notes(&mut self, noted: &Noted) {
+        self.notes.push(Rc::new(SimNotes::holding(noted)));
     }
 
     /// Its tables of notes, in the order they were added.
@@ -109,8 +108,8 @@ impl World {
     }
 
     /// What stands in each of them: it outlives the process and not the power.
-    pub fn noted(&self, kind: CrashKind) -> Vec<Vec<Record>> {
-        let left = |notes: &Rc<SimNotes>| if kind == CrashKind::Process { notes.left() } else { Vec::new() };
+    pub fn noted(&self, kind: CrashKind) -> Vec<Noted> {
+        let left = |notes: &Rc<SimNotes>| if kind == CrashKind::Process { notes.left() } else { Noted::default() };
         self.notes.iter().map(left).collect()
     }
 

@@ -5,7 +5,6 @@
 //! commit; a flush is answered when all that was noted before it is recorded).
 
 use std::pin::pin;
-use std::task::Poll;
 
 use super::exceptions::{Health, PendingId};
 use super::format::Record;
@@ -58,9 +57,14 @@ impl Snapshot {
         std::future::poll_fn(|cx| {
             let next = work.as_mut().poll(cx);
             // A note whose time has come is asked for already, and waits for what was allocated before it.
-            let lingers = |since_ms: &u64| since_ms + LINGER_MS > self.host.now_ms();
-            if let (Poll::Pending, Some(since_ms)) = (&next, self.noted_since_ms.get().filter(lingers)) {
-                self.host.wake_at(since_ms + LINGER_MS, cx.waker());
+            let to_ms = self.noted_since_ms.get().map_or(0, |since_ms| since_ms + LINGER_MS);
+            if next.is_pending() && to_ms > 0 {
+                let now_ms = self.host.now_ms();
+                // One timer at a time: when it has gone off, the next is set here.
+                if to_ms > now_ms && self.lingers_to_ms.get() <= now_ms {
+                    self.lingers_to_ms.set(to_ms);
+                    self.host.wake_at(to_ms, cx.waker());
+                }
             }
             next
         })
@@ -89,6 +93,9 @@ impl Snapshot {
             let Some(slot) = self.state.borrow_mut().publish() else { break };
             self.put_note(slot, None);
             self.wake_waiting(slot);
+        }
+        if let Some(notes) = &self.notes {
+            notes.set_recorded(self.store.recorded());
         }
         let noted = self.state.borrow().noted();
         self.noted_since_ms.set((noted > 0).then(|| self.host.now_ms()));
@@ -155,6 +162,7 @@ impl Snapshot {
     pub(super) fn erase_notes(&self) {
         if let Some(notes) = &self.notes {
             notes.clear();
+            notes.set_recorded(self.store.recorded());
         }
         self.noted_since_ms.set(None);
     }
@@ -167,14 +175,19 @@ impl Snapshot {
         true
     }
 
-    /// Makes everything durable that was acknowledged before.
+    /// Makes everything durable that was acknowledged before; an error if the snapshot could not be kept.
     pub(super) async fn flush(&self) -> Result<(), TargetError> {
         let commit_runs = self.committing.get();
         let recorded = !mutant::is(Mutant::FlushLeavesNotes) && self.record_noted().await;
-        if self.state.borrow().has_lost_writes() || recorded && !self.health().is_kept() {
-            return Err(TargetError::Invalid);
-        }
         // A commit that began after the flush came has flushed the COW on its way.
-        if recorded && !commit_runs { Ok(()) } else { Ok(self.cow.flush().await?) }
+        if !recorded || commit_runs {
+            self.cow.flush().await?;
+        }
+        self.still_kept()
+    }
+
+    /// What was acknowledged before may be lost with the snapshot: whoever asks for durability must hear of it.
+    pub(super) fn still_kept(&self) -> Result<(), TargetError> {
+        if self.health().is_kept() || mutant::is(Mutant::LossNotTold) { Ok(()) } else { Err(TargetError::Invalid) }
     }
 }

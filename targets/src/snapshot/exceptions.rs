@@ -255,6 +255,8 @@ impl Exceptions {
     pub fn copied(&mut self, id: PendingId, ok: bool) {
         if self.is_pending(id) {
             self.slots[id.slot as usize].stage = if ok { Stage::Copied } else { Stage::Failed };
+            // Whoever notes the last one that stands before it wakes the committer.
+            self.want(id);
         }
     }
 
@@ -340,7 +342,6 @@ impl Exceptions {
     /// The mark is durable: gives up every pending exception and forgets the rest.
     pub fn invalidate(&mut self) {
         self.health = Health::Invalid;
-        self.recording.lost |= self.recording.noted > 0;
         while let Some(slot) = self.order.pop_front() {
             self.release(slot);
         }

@@ -116,14 +116,14 @@ fn a_record_behind_noted_ones_takes_them_along_and_many_are_due() {
 }
 
 #[test]
-fn what_is_lost_with_the_snapshot_is_told() {
+fn nothing_is_noted_for_a_snapshot_that_is_not_kept() {
     let mut state = Exceptions::new(Health::Valid);
-    let id = state.begin(record(1, 2));
-    state.note(id).unwrap();
-    assert!(!state.has_lost_writes());
+    let (early, late) = (state.begin(record(1, 2)), state.begin(record(2, 3)));
+    state.note(early).unwrap();
+    let to = state.want_noted().unwrap();
     state.begin_invalidation();
-    let late = state.begin(record(2, 3));
     assert_eq!(state.note(late), None);
+    assert!(state.is_recorded(to), "nobody waits for what will never be");
     state.invalidate();
-    assert!(state.has_lost_writes() && state.noted() == 0);
+    assert_eq!((state.noted(), state.note(early)), (0, None));
 }

@@ -29,8 +29,6 @@ pub(super) struct Recording {
     /// Of all before this none is noted that began later.
     noted_to: u64,
     pub(super) noted: usize,
-    /// An acknowledged write has lost its record, and nobody has been told.
-    pub(super) lost: bool,
 }
 
 impl Recording {
@@ -97,10 +95,5 @@ impl Exceptions {
     /// Whether the records of all exceptions before a number are durable, or will never be.
     pub fn is_recorded(&self, to: u64) -> bool {
         self.recording.recorded_to >= to || !self.health().is_kept()
-    }
-
-    /// Whether a write that was acknowledged has lost its record with the snapshot.
-    pub fn has_lost_writes(&self) -> bool {
-        self.recording.lost
     }
 }

@@ -11,10 +11,22 @@ use super::target::MAX_PENDING;
 /// Places for notes: one for each exception that may be pending.
 pub const PLACES: usize = MAX_PENDING;
 
+/// What a server that died has left.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// The records, in no order.
+    pub records: Vec<Record>,
+    /// How many were on the COW already, as far as it knew.
+    pub recorded: u64,
+}
+
 /// A table of [`PLACES`] records.
 pub trait Notes {
-    /// What a server that died has left, in no order.
-    fn left(&self) -> Vec<Record>;
+    /// What a server that died has left.
+    fn left(&self) -> Noted;
+
+    /// Remembers how many records are on the COW: tells a store from another one, or from an older state of its own.
+    fn set_recorded(&self, count: u64);
 
     /// Writes a record to a place, or erases what stands there. Whenever the process dies, a place holds one of the two.
     fn put(&self, place: usize, record: Option<Record>);

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use super::exceptions::{Exceptions, Health};
 use super::format::{self, Cursor, Found, HEADER_BYTES, HeaderError, Layout, Record, RecordError, Usage};
 use super::load::Loader;
+use super::notes::{Noted, PLACES};
 use super::persistent::{Persistent, Unwritten};
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::Executor;
@@ -172,13 +173,23 @@ impl Store {
     /// [`Store::commit`]; a store that is new or invalid has no use for any. An error if one cannot be of this store.
     pub(super) fn take_over(
         &self,
-        mut noted: Vec<Record>,
+        noted: Noted,
         exceptions: &mut Exceptions,
         origin: &Disk,
         notes: &str,
     ) -> Result<Vec<Record>, StoreError> {
+        let Noted { records: mut noted, recorded } = noted;
         if self.is_new() || exceptions.health() != Health::Valid {
             return Ok(Vec::new());
+        }
+        let misfit = |record: &Record| {
+            let (disk, notes) = (self.cow.name().clone(), notes.to_owned());
+            StoreError::Noted { disk, notes, record: *record }
+        };
+        // The last commit may have become durable without being known.
+        let known = recorded..=recorded + PLACES as u64;
+        if let Some(first) = noted.first().filter(|_| !known.contains(&self.recorded())) {
+            return Err(misfit(first));
         }
         let mut cursor = self.cursor.borrow_mut();
         let (origin_chunks, cow_chunks) =
@@ -190,8 +201,7 @@ impl Store {
             let fault = format::check_record(cursor.layout(), *record, Some(origin_chunks), cow_chunks);
             // Commits follow the order of allocation, so what is not recorded lies behind all that is.
             if fault.is_some() || !cursor.take_over(record.new) || !exceptions.load(*record) {
-                let (disk, notes) = (self.cow.name().clone(), notes.to_owned());
-                return Err(StoreError::Noted { disk, notes, record: *record });
+                return Err(misfit(record));
             }
         }
         Ok(noted)
@@ -266,6 +276,11 @@ impl Store {
             left = later;
         }
         Ok(())
+    }
+
+    /// How many records are durable.
+    pub(super) fn recorded(&self) -> u64 {
+        self.cursor.borrow().recorded()
     }
 
     /// Durably marks the store invalid (I9). Nothing to mark in a transient one.

@@ -83,6 +83,8 @@ pub struct Parts<'a> {
 
 /// A snapshot.
 pub struct Snapshot {
+    /// Dropped before the disks: while they are open nobody else can use the notes.
+    pub(super) notes: Option<Rc<dyn Notes>>,
     pub(super) origin: Disk,
     pub(super) cow: Disk,
     pub(super) store: Store,
@@ -91,7 +93,8 @@ pub struct Snapshot {
     pub(super) options: Options,
     pub(super) copy: copy::Client,
     pub(super) host: Rc<dyn Host>,
-    pub(super) notes: Option<Rc<dyn Notes>>,
+    /// When the committer is woken next by the clock.
+    pub(super) lingers_to_ms: Cell<u64>,
     /// When the oldest note was written that may not be recorded.
     pub(super) noted_since_ms: Cell<Option<u64>>,
     /// What a server that died has noted, recorded when the snapshot is activated.
@@ -149,6 +152,7 @@ impl Snapshot {
             copy: parts.copy.clone(),
             host: parts.host.clone(),
             notes,
+            lingers_to_ms: Cell::new(0),
             noted_since_ms: Cell::new(None),
             inherited: RefCell::new(inherited),
             listener: parts.listener,
@@ -171,6 +175,10 @@ impl Snapshot {
     /// Writes what the store needs, records what a server that died has noted, and starts the committer, which runs until
     /// [`Snapshot::close`].
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
+        if self.store.is_new() {
+            // They belong to a store that is no more.
+            self.erase_notes();
+        }
         self.store.activate().await?;
         let inherited = self.inherited.take();
         self.store.commit(&inherited).await?;

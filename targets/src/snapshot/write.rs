@@ -140,8 +140,9 @@ impl Snapshot {
             }
         }
         // The chunks of this write may have been there already and their records not.
-        if fua && !mutant::is(Mutant::FuaLeavesNotes) && self.record_noted().await && !self.health().is_kept() {
-            return Err(TargetError::Invalid);
+        if fua && !mutant::is(Mutant::FuaLeavesNotes) {
+            self.record_noted().await;
+            self.still_kept()?;
         }
         error.map_or(Ok(()), |error| Err(error.into()))
     }

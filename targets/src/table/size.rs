@@ -99,7 +99,15 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_long_text_takes_one_pass() {
+        for text in ["9".repeat(1 << 20), "0".repeat(1 << 20) + "1g", "k".repeat(1 << 20), " ".repeat(1 << 20)] {
+            assert!(parse_size(&text).is_err() || parse_size(&text) == Ok(1 << 30), "{} bytes", text.len());
+        }
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
         #[test]
         fn no_text_panics(text in any::<String>(), number in any::<u128>(), unit in "[skmgtKMGTiB]{0,4}") {
             prop_assert!(parse_size(&text).is_ok_and(|bytes| i64::try_from(bytes).is_ok()) || parse_size(&text).is_err());

@@ -208,7 +208,45 @@ fn line() -> impl Strategy<Value = Line> {
     })
 }
 
+/// A line with some characters changed, doubled or left out: nearly right, which goes further than text by chance.
+fn damaged() -> impl Strategy<Value = String> {
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), "[ 0-9a-zA-Z:/\\\\-]{0,3}"), 1..4);
+    (line(), changes).prop_map(|(line, changes)| {
+        let mut text: Vec<char> = line.to_string().chars().collect();
+        for (at, new) in changes {
+            let at = at.index(text.len().max(1)).min(text.len());
+            text.splice(at..(at + 1).min(text.len()), new.chars());
+        }
+        text.into_iter().collect()
+    })
+}
+
+#[test]
+fn a_long_line_takes_one_pass() {
+    let long = 1 << 20;
+    for text in [
+        "9".repeat(long),
+        format!("0 8 snapshot {}", "a ".repeat(long)),
+        format!("0 8 mirror core 1 {}", "8 ".repeat(long)),
+        format!("0 8 mirror core 1 8 {} a 0", "9".repeat(long)),
+        format!("0 8 snapshot a b P {}", "\\".repeat(long)),
+        "\n".repeat(long),
+    ] {
+        let error = Line::parse_table(&text).err().map(|error| error.to_string());
+        assert!(error.is_some_and(|error| !error.contains('\n')), "{}", &text[..20]);
+    }
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
+    #[test]
+    fn a_damaged_line_is_refused_in_one_line_or_means_something(text in damaged()) {
+        match Line::parse(&text) {
+            Ok(line) => prop_assert_eq!(Line::parse(&line.to_string()), Ok(line)),
+            Err(error) => prop_assert!(!error.to_string().contains('\n'), "{}", error),
+        }
+    }
+
     #[test]
     fn every_line_survives_printing(line in line()) {
         let text = line.to_string();

@@ -32,6 +32,7 @@ pub fn cases() -> Vec<Case> {
             disks: &["n0", "n1"],
             run: |_| origin_write("overflow"),
         },
+        Case { name: "full-transient", bound_s: 60, disks: &["n0", "n1"], run: |_| transient() },
         Case { name: "full-exact-fit", bound_s: 120, disks: &["n0", "n1"], run: |_| exact_fit() },
         Case { name: "full-under-load", bound_s: 90, disks: &["n0", "n1", "n2"], run: under_load },
     ]
@@ -160,6 +161,39 @@ fn origin_write(policy: &'static str) {
     server::assert_nothing_left("del");
     let judged = setup.judged();
     assert!(judged == status, "the kernel says {judged:?}, ublk-dm said {status:?}");
+}
+
+/// A store without metadata: every chunk is data, and when there is none left the snapshot is invalid, whoever needed it.
+fn transient() {
+    for by_origin in [false, true] {
+        let setup = setup("invalidate", 20);
+        let top = Disk::open(&server::add(&format!("origin --origin {} --name o", setup.origin)));
+        let line = format!(
+            "snapshot --origin {} --cow {} --chunk-size 4k --store transient --on-full invalidate --name s",
+            setup.origin, setup.cow
+        );
+        let (snap, disk) = (setup.view.snapshot("snap"), Disk::open(&server::add(&line)));
+        for chunk in 0..20 {
+            match by_origin {
+                true => setup.view.write(&top, chunk * 5 * CHUNK + 2, 3),
+                false => snap.write(&disk, chunk * 5 * CHUNK + 2, 3),
+            }
+        }
+        assert_status("s", "160/160 0");
+        snap.verify(&disk);
+        match by_origin {
+            true => setup.view.write(&top, 1000 * CHUNK, 9),
+            false => assert!(snap.try_write(&disk, 1000 * CHUNK, 9).is_err(), "a write to a full COW succeeded"),
+        }
+        assert_status("s", "Invalid");
+        assert_dead(&disk);
+        setup.view.write(&top, 1500 * CHUNK, 100);
+        setup.view.verify(&top);
+        drop((top, disk));
+        server::del("s o");
+        server::assert_nothing_left("del");
+        ["cow", "org"].into_iter().for_each(kernel::remove);
+    }
 }
 
 /// 1 + n * 257 chunks: the last data chunk exists but filling its record's area would need a

@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "noted-suspended", bound_s: 60, disks, run: |_| suspended() },
         Case { name: "noted-flushed", bound_s: 120, disks, run: |_| assert!(!flush_loses()) },
         Case { name: "noted-origin", bound_s: 120, disks, run: |_| assert!(!origin_shows()) },
+        Case { name: "noted-reused", bound_s: 120, disks, run: |_| reused() },
         Case { name: "noted-misfit", bound_s: 120, disks, run: |_| misfit() },
         Case { name: "noted-mutant-not-noted", bound_s: 120, disks, run: |_| not_noted() },
         Case { name: "noted-mutant-flush", bound_s: 120, disks, run: |_| noticed("FlushLeavesNotes", flush_loses) },
@@ -122,7 +123,8 @@ fn outlives(after: After) {
             drop(disk);
             // Somebody has the COW, so deleting the device cannot put the records there.
             kernel::create("hold", &format!("0 {} linear {} 0", 2 * SIZE, rig.cow));
-            ublk_dm("del s --force").ok();
+            let said = ublk_dm("del s --force").refused().stderr;
+            assert!(said.contains("not on its COW yet"), "said {said:?}");
             kernel::remove("hold");
             assert!(notes().is_some(), "the notes are kept");
             rig.add("")
@@ -208,7 +210,7 @@ fn misfit() {
     let rig = Rig::new();
     drop(rig.killed("--no-recovery"));
     let judge = kernel::snapshot("judge", &rig.origin, &rig.cow, "P", CHUNK);
-    ublk_dm("del s --force").ok();
+    ublk_dm("del s --force").refused();
     let other = Disk::open(&judge);
     for n in 0..4 * WRITES {
         rig.view.snapshot("kern").write(&other, SIZE - (n + 1) * CHUNK, CHUNK);
@@ -226,6 +228,38 @@ fn misfit() {
     server::assert_nothing_left("a refused add");
     ublk_dm(&add).ok();
     server::del("s");
+}
+
+/// The COW holds something else by now, which begins with zeroes as most things do: it is left alone, and so is a
+/// store that has fewer records than the notes know of.
+fn reused() {
+    let rig = Rig::new();
+    let older = Disk::open(&rig.cow).read(0, 64);
+    let disk = rig.add("");
+    rig.frozen.write(&disk, SIZE - CHUNK, CHUNK);
+    drop(disk);
+    server::del("s");
+    drop(rig.killed(""));
+    server::wait_for(20, "state quiesced", || server::device("s")["state"] == "quiesced");
+    let mut other = crate::disk::Buf::new(64);
+    other[1024..3000].fill(0x5a);
+    let cow = Disk::open(&rig.cow);
+    cow.zero(0, 64);
+    store::forge(&cow, CHUNK, 0, |at| at);
+    let forged = cow.read(0, 64);
+    for content in [&other, &older, &forged] {
+        cow.write(0, content);
+        let before = digest_ends(&rig.cow);
+        ublk_dm("recover s").refused();
+        assert!(digest_ends(&rig.cow) == before, "recover wrote to a COW that is none");
+    }
+    cow.write(0, &other);
+    drop(cow);
+    let before = digest_ends(&rig.cow);
+    ublk_dm("del s --force").refused();
+    assert!(digest_ends(&rig.cow) == before, "del --force wrote to a disk that is no COW");
+    fs::remove_file(notes().expect("the notes are kept")).expect("removable");
+    server::assert_nothing_left("del --force");
 }
 
 /// Without notes an acknowledged write dies with its server.

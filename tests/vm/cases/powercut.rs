@@ -42,6 +42,8 @@ const DISK: &str = "s0";
 /// Fewer cuts or states than this, and a load was too small to mean anything.
 const CUTS: u64 = 400;
 const STATES: u64 = 1500;
+/// States of a record that are written to a disk and opened by everybody.
+const SAMPLES: usize = 6;
 
 /// How a snapshot begins.
 pub struct Start {
@@ -283,7 +285,7 @@ fn writes(seed: u64, cows: &[(u64, u64)]) {
     let exceptions = crate::power::judge::records(&record.contents, &record.end(), last).expect("a store").len();
     println!("  {exceptions} exceptions in the last store");
     assert!(exceptions > 256, "only {exceptions} exceptions: no area was filled");
-    let (_, samples) = judge(&record, &layout, seed, 2);
+    let (_, samples) = judge(&record, &layout, seed, SAMPLES);
     samples.iter().for_each(|sample| reopen(seed, &record, &layout, sample));
 }
 
@@ -302,7 +304,7 @@ fn full(seed: u64) {
     let (record, layout) = record(load);
     let end = header(&record.contents, &record.end(), &layout.snapshots[0]).expect("a header");
     assert!(end == Header::Invalid, "the COW should have run full, its header is {end:?}");
-    let (_, samples) = judge(&record, &layout, seed, 2);
+    let (_, samples) = judge(&record, &layout, seed, SAMPLES);
     samples.iter().for_each(|sample| reopen(seed, &record, &layout, sample));
 }
 

@@ -50,6 +50,11 @@ impl Cursor {
         self.pending
     }
 
+    /// Records on disk.
+    pub fn recorded(&self) -> u64 {
+        self.area * self.layout.records_per_area() + self.committed
+    }
+
     /// The next COW chunk to be handed out.
     pub fn next_free(&self) -> CowChunk {
         self.next_free
