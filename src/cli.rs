@@ -42,7 +42,8 @@ pub enum Verb {
         /// Every device
         #[arg(long)]
         all: bool,
-        /// Also devices that are mounted or in use; what uses them gets I/O errors
+        /// Also devices that are mounted or in use, or whose server has died; what uses them gets I/O errors. What a server
+        /// that died had acknowledged and not recorded yet is put on the COW first
         #[arg(long)]
         force: bool,
     },
@@ -110,7 +111,7 @@ pub enum Verb {
         #[arg(long, conflicts_with = "event_nr")]
         in_sync: bool,
     },
-    /// Take over devices whose server has died; I/O that waits goes on
+    /// Take over devices whose server has died; I/O that waits goes on, and what was acknowledged is there
     Recover {
         /// Name, ublk id or /dev/ublkbN
         #[arg(required_unless_present = "all", conflicts_with = "all")]

@@ -2,6 +2,7 @@
 
 mod alternate;
 mod areas;
+mod bad_images;
 mod bad_input;
 mod basic;
 mod copy;
@@ -45,6 +46,7 @@ pub fn all() -> Vec<Case> {
     all.extend(full::cases());
     all.extend(full_edges::cases());
     all.extend(bad_input::cases());
+    all.extend(bad_images::cases());
     all.extend(fio::cases());
     all.extend(verbs::cases());
     all.extend(scale::cases());

@@ -1,0 +1,75 @@
+//! Every crafted bad image of the command-line tests, given to `add`, `check` and `dump` as a COW: refused with its reason,
+//! byte for byte untouched.
+
+use std::fs;
+
+#[allow(dead_code)]
+#[path = "../../cli/images.rs"]
+mod images;
+
+use crate::Case;
+use crate::runner::scratch;
+use crate::server;
+use crate::sh::ublk_dm;
+
+pub fn cases() -> Vec<Case> {
+    vec![Case { name: "bad-images", bound_s: 300, disks: &[], run: |_| every_image() }]
+}
+
+/// Size of the origin where the image does not need one of its own.
+const ORIGIN_BYTES: u64 = 64 << 20;
+/// What `check` calls bad and `add` takes: nothing is there yet, or it says itself that it is of no use.
+const TAKEN: [&str; 4] = ["zeroes", "magic wiped", "marked invalid", "no room for data"];
+
+/// What `add` says of an image. It stops at the first fault, in the order of opening, and calls by one name whatever does
+/// not fit onto the COW.
+fn reason(image: &images::BadImage) -> &'static str {
+    match image.kind {
+        // No disk at all.
+        _ if image.bytes.is_empty() => "its size is 0",
+        _ if image.bytes.len() < images::SECTOR => "less than one block",
+        // Two faults, of which `check` names the other one first.
+        _ if image.name == "version and size" => "chunk size of",
+        _ if image.name == "a record twice" => "repeats a COW chunk",
+        "too_small" | "area_beyond_end" | "full_area_without_next" => "too small",
+        "bad_version" => "format version",
+        "bad_chunk_size" => "chunk size of",
+        "old_beyond_origin" => "beyond the origin's end",
+        "new_is_metadata" => "points into metadata",
+        "new_beyond_cow" | "new_too_large" => "points beyond the COW's end",
+        "old_twice" => "repeats an origin chunk",
+        "new_twice" => "repeats a COW chunk",
+        _ => "holds",
+    }
+}
+
+fn every_image() {
+    let dir = scratch("images");
+    let (origin, cow) = (format!("{dir}/origin"), format!("{dir}/cow"));
+    let (mut refused, mut wrong) = (0, Vec::new());
+    for image in images::bad_images() {
+        let name = image.name;
+        fs::write(&cow, &image.bytes).expect("tmpfs");
+        let size = image.origin_bytes.unwrap_or(ORIGIN_BYTES);
+        fs::File::create(&origin).and_then(|file| file.set_len(size)).expect("tmpfs");
+        for verb in ["check", "dump"] {
+            let out = ublk_dm(&format!("{verb} {cow} --origin {origin}"));
+            assert!(out.code == 3, "{name}: {verb} exits with {}: {}{}", out.code, out.stdout, out.stderr);
+        }
+        if !TAKEN.contains(&name) {
+            let out = ublk_dm(&format!("add snapshot --origin {origin} --cow {cow}")).refused();
+            let said = out.stderr;
+            if !said.contains(&cow) || !said.contains(reason(&image)) {
+                wrong.push(format!("{name}: add says {:?}, not {:?}", said.trim(), reason(&image)));
+            }
+            server::assert_nothing_left("a refused add");
+            refused += 1;
+        }
+        assert!(fs::read(&cow).expect("tmpfs") == image.bytes, "{name}: the image was changed");
+        let blank = fs::read(&origin).expect("tmpfs");
+        assert!(blank.len() as u64 == size && blank.iter().all(|byte| *byte == 0), "{name}: the origin was changed");
+    }
+    println!("  {refused} images refused by add");
+    assert!(wrong.is_empty(), "{}", wrong.join("; "));
+    assert!(refused >= 16, "only {refused} images");
+}
