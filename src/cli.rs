@@ -43,7 +43,7 @@ pub enum Verb {
         #[arg(long)]
         all: bool,
         /// Also devices that are mounted or in use, or whose server has died; what uses them gets I/O errors. What a server
-        /// that died had acknowledged and not recorded yet is put on the COW first
+        /// that died had acknowledged and not recorded yet is put on the COW
         #[arg(long)]
         force: bool,
     },

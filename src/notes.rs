@@ -2,8 +2,8 @@
 //! process.
 //!
 //! Layout, in words of 64 bits in the machine's byte order: a magic word, the boot's id (two words), the disk's number in
-//! this boot, how many records are on the COW, three words of zeroes; then [`PLACES`] places of two words, the chunk and the COW chunk of a record. A COW
-//! chunk of zero means that nothing stands there.
+//! this boot, how many records are on the COW, three words of zeroes; then [`PLACES`] places of two words, the chunk and
+//! the COW chunk of a record. A COW chunk of zero means that nothing stands there.
 //!
 //! Rules kept here: I10 (a place is written with its COW chunk last, so it never shows half a record), and what
 //! [`Notes`] asks for: notes of another boot, or of another disk that has got the same device number, are not read.
