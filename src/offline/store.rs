@@ -172,7 +172,7 @@ impl<'a> Store<'a> {
                 self.judge(area, index, record, origin_chunks, findings);
                 // A chunk that is not the record's own takes part in nothing but the count: chunk 0 moves no cursor.
                 let new = if self.new_is_usable(record) { record.new } else { CowChunk(0) };
-                cursor.load(Record { old: record.old, new });
+                cursor.load(1, new);
                 Ok(())
             })?;
             scan.records += scan.last.records;

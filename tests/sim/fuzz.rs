@@ -108,3 +108,32 @@ fn damaged_stores_are_used_or_refused_as_the_format_says() {
     println!("fuzz: images={IMAGES} used={used} refused={refused}");
     assert!(used > IMAGES / 10 && refused > IMAGES / 10, "the damage is too weak or too strong to mean anything");
 }
+
+/// Repetition is seen when all records are there; which record it is must still be told.
+#[test]
+fn a_record_that_repeats_another_is_named() {
+    let (setup, images) = &stores()[2];
+    // Chunks of one sector: 32 records in area 0, two in area 1, which is chunk 34.
+    // A change: half a record (0 old, 1 new) of an area, and the record of area 0 whose half it gets.
+    let refused = |changes: &[(u64, usize, usize, usize)]| {
+        let mut images = images.clone();
+        let first = images[1].read(Sector(1), Sectors(1));
+        for (area, record, half, from) in changes {
+            let sector = Sector(1 + area * 33);
+            let mut bytes = images[1].read(sector, Sectors(1));
+            let word = |record: usize| record * 16 + half * 8..record * 16 + half * 8 + 8;
+            bytes[word(*record)].copy_from_slice(&first[word(*from)]);
+            images[1].write(sector, &bytes);
+        }
+        refusal(setup, &images).unwrap_or_else(|ours| panic!("{changes:?}: {ours}"))
+    };
+    let (old, new) = ((1, 1, 0, 5), (0, 9, 1, 8));
+    for (changes, record, what) in [
+        (&[old][..], "record 1 of area 1", "repeats an origin chunk"),
+        (&[new], "record 9 of area 0", "repeats a COW chunk"),
+        (&[old, new], "record 9 of area 0", "repeats a COW chunk"),
+    ] {
+        let said = refused(changes);
+        assert!(said.contains(record) && said.contains(what), "{changes:?}: {said}");
+    }
+}

@@ -104,6 +104,12 @@ pub(super) struct Slot {
     pub(super) number: u64,
 }
 
+impl Slot {
+    fn has_data(&self) -> bool {
+        matches!(self.stage, Stage::Copied | Stage::Noted)
+    }
+}
+
 struct TrackedRead {
     first: u64,
     last: u64,
@@ -127,9 +133,14 @@ pub struct Exceptions {
 impl Exceptions {
     /// A snapshot without exceptions.
     pub fn new(health: Health) -> Exceptions {
+        Exceptions::loaded(health, Mapping::default())
+    }
+
+    /// A snapshot with the exceptions of its store.
+    pub fn loaded(health: Health, complete: Mapping) -> Exceptions {
         Exceptions {
             health,
-            complete: Mapping::default(),
+            complete,
             pending: Table::default(),
             slots: Vec::new(),
             free: Vec::new(),
@@ -140,7 +151,7 @@ impl Exceptions {
         }
     }
 
-    /// Takes over a record from disk; `false` if the origin chunk has one already.
+    /// Takes over a record that is not in the store yet; `false` if the origin chunk has one already.
     pub fn load(&mut self, record: Record) -> bool {
         self.complete.insert(record.old, record.new)
     }
@@ -148,11 +159,6 @@ impl Exceptions {
     /// The COW chunk that the snapshot shows for a chunk, if it is not the origin's.
     pub fn mapped(&self, chunk: Chunk) -> Option<CowChunk> {
         self.complete.get(chunk)
-    }
-
-    /// The COW chunks of all complete exceptions, in no order.
-    pub fn cow_chunks(&self) -> impl Iterator<Item = CowChunk> + '_ {
-        self.complete.cow_chunks()
     }
 
     /// Whether the snapshot can be used.
@@ -221,8 +227,7 @@ impl Exceptions {
     }
 
     fn has_data(&self, chunk: Chunk) -> bool {
-        let copied = |slot: &u32| matches!(self.slots[*slot as usize].stage, Stage::Copied | Stage::Noted);
-        self.pending.get(&chunk.0).is_some_and(copied)
+        self.pending.get(&chunk.0).is_some_and(|slot| self.slots[*slot as usize].has_data())
     }
 
     fn id(&self, slot: u32) -> PendingId {
@@ -255,7 +260,7 @@ impl Exceptions {
     pub fn copied(&mut self, id: PendingId, ok: bool) {
         if self.is_pending(id) {
             self.slots[id.slot as usize].stage = if ok { Stage::Copied } else { Stage::Failed };
-            // Whoever notes the last one that stands before it wakes the committer.
+            // Its record is waited for, or its failure: also by whoever notes the last one that stands before it.
             self.want(id);
         }
     }
@@ -264,21 +269,17 @@ impl Exceptions {
     /// if one of them is waited for. `Err` if the head's data could not be copied.
     pub fn ready(&self, max: usize, records: &mut Vec<Record>) -> Result<(), CopyFailed> {
         records.clear();
-        let mut due = self.recording.is_due();
+        if !self.recording.is_due() {
+            return Ok(());
+        }
         for slot in &self.order {
             let slot = &self.slots[*slot as usize];
             match slot.stage {
                 Stage::Failed => return Err(CopyFailed),
                 Stage::Copying if mutant::is(Mutant::OutOfOrder) => {}
-                Stage::Copied | Stage::Noted if records.len() < max => {
-                    due |= slot.stage == Stage::Copied;
-                    records.push(slot.record);
-                }
+                _ if slot.has_data() && records.len() < max => records.push(slot.record),
                 _ => break,
             }
-        }
-        if !due {
-            records.clear();
         }
         Ok(())
     }
@@ -286,8 +287,7 @@ impl Exceptions {
     /// The oldest pending exception is durable: from now on the snapshot shows its COW chunk. Gives its slot.
     pub fn publish(&mut self) -> Option<u32> {
         let slot = if mutant::is(Mutant::OutOfOrder) {
-            let copied = |slot: &u32| matches!(self.slots[*slot as usize].stage, Stage::Copied | Stage::Noted);
-            let first = self.order.iter().position(copied)?;
+            let first = self.order.iter().position(|slot| self.slots[*slot as usize].has_data())?;
             self.order.remove(first)?
         } else {
             self.order.pop_front()?

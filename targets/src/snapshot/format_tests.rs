@@ -57,18 +57,18 @@ fn usage_matches_observed_status_lines() {
 
 #[test]
 fn stores_with_holes_go_on_after_their_highest_chunk() {
-    let record = |old, new| Record { old: Chunk(old), new: CowChunk(new) };
     let mut cursor = Cursor::new(layout(8));
-    cursor.load(record(1, 2));
-    cursor.load(record(2, 257));
+    cursor.load(1, CowChunk(2));
+    cursor.load(1, CowChunk(257));
     assert_eq!(cursor.allocate(Sectors(3200)), Some(CowChunk(259)));
     let mut cursor = Cursor::new(layout(8));
-    for index in 0..200 {
-        cursor.load(record(index, index + 2));
-    }
-    cursor.load(record(201, 260));
-    cursor.load(record(202, 257));
+    cursor.load(200, CowChunk(201));
+    cursor.load(1, CowChunk(260));
+    cursor.load(1, CowChunk(257));
     assert_eq!(cursor.allocate(Sectors(3200)), Some(CowChunk(261)));
+    let mut cursor = Cursor::new(layout(8));
+    cursor.load(2 * 256 + 7, CowChunk(5));
+    assert_eq!((cursor.position(), cursor.next_free()), ((2, 7), CowChunk(6)));
 }
 
 #[test]

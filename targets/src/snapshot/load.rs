@@ -1,31 +1,102 @@
 //! Loading a store: its areas are read, several ahead, and every record is checked before it counts.
+//!
+//! Records are gathered and put in order when all are there. Whether one repeats another is seen only then; which one it
+//! is, is found by going through them a second time, one by one. So a good store pays nothing for the message of a bad one.
 
 use std::collections::{HashSet, VecDeque};
 
-use super::exceptions::{Exceptions, Health};
 use super::format::{self, Cursor, Layout, RECORD_BYTES, Record, RecordError, RecordFault};
+use super::mapping::{Gathered, Mapping};
 use super::store::{OpenStore, StoreError};
 use crate::disk::{Buffer, Io};
-use crate::units::Sectors;
+use crate::units::{CowChunk, Sectors};
 
 /// Metadata is read in pieces of at most this: one piece for every chunk size people use.
 const PIECE_BYTES: u64 = 1 << 19;
-/// Areas read ahead while loading; the kernel reads 12 ahead, more gains nothing on any disk.
-const AREAS_AHEAD: usize = 12;
+/// The same as [`RECORD_BYTES`], for memory.
+const RECORD_LEN: usize = size_of::<[u64; 2]>();
+/// Pieces read ahead while loading. The kernel reads 12 ahead; twice as many are asked for 12 at a time.
+const PIECES_AHEAD: usize = 24;
 
-/// Reads the areas of a store, several ahead, and checks every record.
-pub(super) struct Loader<'a> {
-    open: &'a OpenStore<'a>,
-    layout: Layout,
-    pub(super) exceptions: Exceptions,
+/// What is in a store.
+pub(super) struct Loaded {
+    pub(super) mapping: Mapping,
     pub(super) cursor: Cursor,
     /// Bytes of the current block before the terminator.
     pub(super) tail: Vec<u8>,
     /// Something stands behind the terminator.
     pub(super) stale: bool,
-    last_new: u64,
-    /// Filled from the first record on whose chunk is not above the one before it: stores of old kernels only.
-    seen_new: Option<HashSet<u64>>,
+}
+
+impl Loaded {
+    /// What is in an empty one.
+    pub(super) fn nothing(layout: Layout) -> Loaded {
+        Loaded { mapping: Mapping::default(), cursor: Cursor::new(layout), tail: Vec::new(), stale: false }
+    }
+}
+
+/// Reads and checks all records of a store.
+pub(super) async fn load(open: &OpenStore<'_>, layout: Layout) -> Result<Loaded, StoreError> {
+    let mut records = Records::Together { chunks: Gathered::default(), ascending: true, last: 0 };
+    loop {
+        if let Some(loaded) = Loader::new(open, layout, records).walk().await? {
+            return Ok(loaded);
+        }
+        // This either names the record or, if somebody else has mended the store meanwhile, gives what is there now.
+        records = Records::Single { mapping: Mapping::default(), new: HashSet::new() };
+    }
+}
+
+/// Records that have been checked each by itself, and how it is found out that one repeats another.
+enum Records {
+    /// All together, at the end.
+    Together { chunks: Gathered, ascending: bool, last: u64 },
+    /// Each when it comes, which takes several times as long.
+    Single { mapping: Mapping, new: HashSet<u64> },
+}
+
+impl Records {
+    fn take(&mut self, record: Record) -> Option<RecordFault> {
+        match self {
+            Records::Together { chunks, ascending, last } => {
+                *ascending &= *last < record.new.0;
+                *last = record.new.0;
+                chunks.push(record.old, record.new);
+                None
+            }
+            Records::Single { mapping, new } => {
+                if !new.insert(record.new.0) {
+                    Some(RecordFault::NewTwice)
+                } else {
+                    (!mapping.insert(record.old, record.new)).then_some(RecordFault::OldTwice)
+                }
+            }
+        }
+    }
+
+    /// The map of all of them; `None` if one repeats another.
+    fn into_mapping(self) -> Option<Mapping> {
+        match self {
+            Records::Together { chunks, ascending: true, .. } => Mapping::of(chunks),
+            // Stores of old kernels, which did not hand out COW chunks in order.
+            Records::Together { chunks, .. } => Mapping::of(chunks).filter(|mapping| {
+                let mut new: Vec<CowChunk> = mapping.cow_chunks().collect();
+                new.sort_unstable();
+                new.is_sorted_by(|one, other| one < other)
+            }),
+            Records::Single { mapping, .. } => Some(mapping),
+        }
+    }
+}
+
+/// Reads the areas of a store, several ahead, and checks every record.
+struct Loader<'a> {
+    open: &'a OpenStore<'a>,
+    layout: Layout,
+    origin_chunks: u64,
+    cow_chunks: u64,
+    records: Records,
+    loaded: Loaded,
     bytes: Vec<u8>,
 }
 
@@ -39,28 +110,32 @@ struct Piece {
 }
 
 impl<'a> Loader<'a> {
-    pub(super) fn new(open: &'a OpenStore<'a>, layout: Layout, health: Health) -> Loader<'a> {
+    fn new(open: &'a OpenStore<'a>, layout: Layout, records: Records) -> Loader<'a> {
         Loader {
             open,
             layout,
-            exceptions: Exceptions::new(health),
-            cursor: Cursor::new(layout),
-            tail: Vec::new(),
-            stale: false,
-            last_new: 0,
-            seen_new: None,
+            origin_chunks: layout.chunk_size.chunks_in(open.origin.size()),
+            cow_chunks: layout.cow_chunks(open.cow.size()),
+            records,
+            loaded: Loaded::nothing(layout),
             bytes: Vec::new(),
         }
     }
 
-    pub(super) async fn load(&mut self) -> Result<(), StoreError> {
+    /// All areas up to the terminator; `None` if a record repeats another.
+    async fn walk(mut self) -> Result<Option<Loaded>, StoreError> {
         let piece_len = PIECE_BYTES.min(self.layout.chunk_size.bytes());
         let (mut area, mut offset) = (0, 0);
         let mut ahead: VecDeque<Piece> = VecDeque::new();
         let mut ended = None;
         loop {
-            // Within the area that has ended only the search for stale bytes goes on.
-            while ahead.len() < AREAS_AHEAD && ended.is_none_or(|end| end == area) && self.area_exists(area) {
+            // Half of them together, which is one submission. Within the area that has ended only the search for stale
+            // bytes goes on.
+            let more = if ahead.len() <= PIECES_AHEAD / 2 { PIECES_AHEAD - ahead.len() } else { 0 };
+            for _ in 0..more {
+                if !self.area_exists(area) || ended.is_some_and(|end| end != area) {
+                    break;
+                }
                 ahead.push_back(self.start_piece(area, offset, piece_len)?);
                 offset += piece_len;
                 if offset == self.layout.chunk_size.bytes() {
@@ -68,7 +143,7 @@ impl<'a> Loader<'a> {
                 }
             }
             let Some(piece) = ahead.pop_front() else {
-                return if ended.is_some() { Ok(()) } else { Err(self.no_successor(area)) };
+                return if ended.is_some() { Ok(self.end()) } else { Err(self.no_successor(area)) };
             };
             if ended.is_some_and(|end| piece.area > end) {
                 continue;
@@ -77,15 +152,20 @@ impl<'a> Loader<'a> {
             self.bytes.resize(usize::try_from(piece.len).unwrap_or(0), 0);
             piece.buffer.read(0, &mut self.bytes);
             if ended.is_some() {
-                self.stale |= self.bytes.iter().any(|byte| *byte != 0);
+                self.loaded.stale |= self.bytes.iter().any(|byte| *byte != 0);
             } else if self.take_records(piece.area, piece.offset)? {
                 ended = Some(piece.area);
             }
         }
     }
 
+    fn end(self) -> Option<Loaded> {
+        let mapping = self.records.into_mapping()?;
+        Some(Loaded { mapping, ..self.loaded })
+    }
+
     fn area_exists(&self, area: u64) -> bool {
-        self.layout.area_chunk(area).0 < self.layout.cow_chunks(self.open.cow.size())
+        self.layout.area_chunk(area).0 < self.cow_chunks
     }
 
     /// A full last area whose successor would lie beyond the device: such a store cannot be opened by anyone.
@@ -106,43 +186,30 @@ impl<'a> Loader<'a> {
     /// Takes the records of a piece; `true` if the terminator is in it.
     fn take_records(&mut self, area: u64, offset: u64) -> Result<bool, StoreError> {
         let bytes = std::mem::take(&mut self.bytes);
-        let block = self.open.cow.limits().logical_block_bytes as usize;
-        let mut ended = false;
-        let record_len = 16;
-        for (index, slot) in bytes.chunks_exact(record_len).enumerate() {
-            let Some(record) = Record::decode(slot) else {
-                let at = index * record_len;
-                self.tail = bytes[at - at % block..at].to_vec();
-                self.stale = bytes[at..].iter().any(|byte| *byte != 0);
-                ended = true;
-                break;
-            };
-            let index = offset / RECORD_BYTES + index as u64;
+        let slots = bytes.chunks_exact(RECORD_LEN);
+        let count = slots.len();
+        let (mut taken, mut highest) = (0, CowChunk(0));
+        for record in slots.map_while(Record::decode) {
             self.check(record)
-                .map_err(|fault| RecordError { area, index, record, fault })
+                .map_err(|fault| RecordError { area, index: offset / RECORD_BYTES + taken as u64, record, fault })
                 .map_err(|error| StoreError::Record(self.open.cow.name().clone(), error))?;
+            highest = highest.max(record.new);
+            taken += 1;
+        }
+        self.loaded.cursor.load(taken as u64, highest);
+        let ended = taken < count;
+        if ended {
+            let block = self.open.cow.limits().logical_block_bytes as usize;
+            let at = taken * RECORD_LEN;
+            self.loaded.tail = bytes[at - at % block..at].to_vec();
+            self.loaded.stale = bytes[at..].iter().any(|byte| *byte != 0);
         }
         self.bytes = bytes;
         Ok(ended)
     }
 
     fn check(&mut self, record: Record) -> Result<(), RecordFault> {
-        let origin_chunks = self.layout.chunk_size.chunks_in(self.open.origin.size());
-        let cow_chunks = self.layout.cow_chunks(self.open.cow.size());
-        if let Some(fault) = format::check_record(self.layout, record, Some(origin_chunks), cow_chunks) {
-            return Err(fault);
-        }
-        if record.new.0 <= self.last_new && self.seen_new.is_none() {
-            self.seen_new = Some(self.exceptions.cow_chunks().map(|chunk| chunk.0).collect());
-        }
-        self.last_new = record.new.0;
-        if self.seen_new.as_mut().is_some_and(|seen| !seen.insert(record.new.0)) {
-            return Err(RecordFault::NewTwice);
-        }
-        if !self.exceptions.load(record) {
-            return Err(RecordFault::OldTwice);
-        }
-        self.cursor.load(record);
-        Ok(())
+        let alone = format::check_record(self.layout, record, Some(self.origin_chunks), self.cow_chunks);
+        alone.or_else(|| self.records.take(record)).map_or(Ok(()), Err)
     }
 }

@@ -51,6 +51,25 @@ impl Run {
     }
 }
 
+/// Chunks for [`Mapping::of`], in any order.
+#[derive(Default)]
+pub struct Gathered {
+    runs: Vec<Run>,
+    chunks: usize,
+}
+
+impl Gathered {
+    /// Adds a chunk.
+    pub fn push(&mut self, old: Chunk, new: CowChunk) {
+        let run = Run::one(old.0, new.0);
+        self.chunks += 1;
+        match self.runs.last_mut() {
+            Some(last) if last.takes(&run) => last.append(&run),
+            _ => self.runs.push(run),
+        }
+    }
+}
+
 /// The chunks that are in the COW.
 #[derive(Default)]
 pub struct Mapping {
@@ -83,6 +102,25 @@ impl Mapping {
         let (leaf, position) = self.find(chunk.0);
         let run = self.leaves.get(leaf)?.get(position.checked_sub(1)?)?;
         (chunk.0 < run.end()).then(|| CowChunk(run.cow() + (chunk.0 - run.old)))
+    }
+
+    /// The map of many chunks at once, which costs a fraction of adding them one by one; `None` if a chunk is among them
+    /// twice.
+    pub fn of(gathered: Gathered) -> Option<Mapping> {
+        let Gathered { mut runs, chunks } = gathered;
+        radsort::sort_by_key(&mut runs, |run| run.old);
+        let mut twice = false;
+        runs.dedup_by(|run, before| {
+            twice |= run.old < before.end();
+            let joined = before.takes(run);
+            if joined {
+                before.append(run);
+            }
+            joined
+        });
+        let leaves = runs.chunks(LEAF_RUNS);
+        let firsts = leaves.clone().map(|leaf| leaf[0].old).collect();
+        (!twice).then(|| Mapping { firsts, leaves: leaves.map(<[Run]>::to_vec).collect(), chunks })
     }
 
     /// Adds a chunk; `false`, and nothing is changed, if it is mapped already.
@@ -201,6 +239,39 @@ mod tests {
                 prop_assert_eq!(mapping.get(Chunk(old)).map(|new| new.0), model.get(&old).copied());
             }
             prop_assert!(mapping.cow_chunks().map(|new| new.0).eq(model.values().copied()));
+        }
+
+        #[test]
+        fn many_at_once_are_the_same_map(
+            ops in prop::collection::vec((0_u64..3000, 0_u64..700, any::<bool>()), 0..30),
+            twice in prop::option::of(any::<prop::sample::Index>()),
+        ) {
+            let (mut mapping, mut gathered, mut order) = (Mapping::default(), Gathered::default(), Vec::new());
+            for (start, len, down) in ops {
+                for step in 0..len {
+                    let (old, new) = (if down { start + len - step } else { start + step }, order.len() as u64 + 2);
+                    if mapping.insert(Chunk(old), CowChunk(new)) {
+                        gathered.push(Chunk(old), CowChunk(new));
+                        order.push(old);
+                    }
+                }
+            }
+            if let Some(twice) = twice.filter(|_| !order.is_empty()) {
+                gathered.push(Chunk(*twice.get(&order)), CowChunk(order.len() as u64 + 2));
+                prop_assert!(Mapping::of(gathered).is_none());
+                return Ok(());
+            }
+            let mut at_once = Mapping::of(gathered).ok_or(TestCaseError::fail("nothing comes twice"))?;
+            prop_assert!(at_once.memory_bytes() <= mapping.memory_bytes());
+            prop_assert_eq!(at_once.len(), mapping.len());
+            // It grows like one that was made step by step.
+            for old in (1..4000).rev() {
+                let new = CowChunk(10_000 + old);
+                prop_assert_eq!(at_once.insert(Chunk(old), new), mapping.insert(Chunk(old), new));
+            }
+            for old in 0..4100 {
+                prop_assert_eq!(at_once.get(Chunk(old)), mapping.get(Chunk(old)));
+            }
         }
     }
 }

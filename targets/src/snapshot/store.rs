@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health};
 use super::format::{self, Cursor, Found, HEADER_BYTES, HeaderError, Layout, Record, RecordError, Usage};
-use super::load::Loader;
+use super::load::{self, Loaded};
 use super::notes::{Noted, PLACES};
 use super::persistent::{Persistent, Unwritten};
 use crate::disk::{Buffer, Disk, DiskError, Host};
@@ -152,11 +152,12 @@ impl Store {
         let fewest = if unwritten == Unwritten::NewStore { format::MIN_COW_CHUNKS } else { 2 };
         check_size(chunk_size, block_bytes, open.cow, fewest)?;
         let layout = Layout { chunk_size };
-        let mut loader = Loader::new(&open, layout, health);
-        if unwritten == Unwritten::Nothing && health == Health::Valid {
-            loader.load().await?;
-        }
-        let Loader { exceptions, cursor, tail, stale, .. } = loader;
+        let loaded = if unwritten == Unwritten::Nothing && health == Health::Valid {
+            load::load(&open, layout).await?
+        } else {
+            Loaded::nothing(layout)
+        };
+        let Loaded { mapping, cursor, tail, stale } = loaded;
         let unwritten = if stale { Unwritten::StaleTail } else { unwritten };
         let persistent = Persistent::new(&open, layout, tail, unwritten).ok_or(StoreError::NoMemory)?;
         let store = Store {
@@ -166,7 +167,7 @@ impl Store {
             cursor: RefCell::new(cursor),
             transient_next: Cell::new(0),
         };
-        Ok((store, exceptions))
+        Ok((store, Exceptions::loaded(health, mapping)))
     }
 
     /// Takes over records that a server noted and could not write any more. Gives those that are not in the store, for

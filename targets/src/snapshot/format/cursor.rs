@@ -4,7 +4,7 @@
 //! before an area could be filled that has no room for its successor, because a store like that cannot be opened
 //! again.
 
-use super::{Layout, Record};
+use super::Layout;
 use crate::mutant::{self, Mutant};
 use crate::units::{CowChunk, Sectors};
 
@@ -60,13 +60,16 @@ impl Cursor {
         self.next_free
     }
 
-    /// Takes over a record found on disk. Its position says nothing about its chunk: stores of old kernels have holes.
-    pub fn load(&mut self, record: Record) {
-        if self.next_free.0 <= record.new.0 {
+    /// Takes over records found on disk, of whose COW chunks this one is the highest. A record's position says nothing about
+    /// its chunk: stores of old kernels have holes.
+    pub fn load(&mut self, records: u64, highest: CowChunk) {
+        if self.next_free.0 <= highest.0 {
             // The chunk after the last may be an area; data written there would destroy it (CVE-2013-4299).
-            self.next_free = self.layout.skip_metadata(CowChunk(record.new.0 + 1));
+            self.next_free = self.layout.skip_metadata(CowChunk(highest.0 + 1));
         }
-        self.advance();
+        let records = self.recorded() + records;
+        self.area = records / self.layout.records_per_area();
+        self.committed = records % self.layout.records_per_area();
     }
 
     /// Hands out a COW chunk, or `None` when the COW is full. Full is also a COW whose last slot of an area could be
