@@ -153,8 +153,12 @@ fn reports(rundir: &RunDir) -> Result<Vec<DeviceReport>, Failure> {
             Some(connection) => match proto::ask(connection, &Question::Report) {
                 Ok(Answer::Devices(devices)) => devices,
                 Ok(Answer::Failed { message }) => return Err(message.into()),
-                // The server ended between the two calls.
-                Ok(_) | Err(_) => continue,
+                Ok(_) => continue,
+                // It has ended meanwhile: in good order, and then nothing is left of it, or it died.
+                Err(_) => match rundir.server(&server.key) {
+                    Some(dead) if dead.connection.is_none() => orphans(&dead),
+                    _ => continue,
+                },
             },
             None => orphans(&server),
         });

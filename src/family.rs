@@ -112,8 +112,8 @@ impl FamilyHandle {
         self.caller.call(job)
     }
 
-    /// Ends the thread. Its devices must be gone.
-    pub fn stop(mut self) -> io::Result<()> {
+    /// Ends the thread, which closes its disks. Its devices must be gone.
+    pub fn stop(&mut self) -> io::Result<()> {
         self.caller.post(|mailbox| mailbox.stop = true)?;
         let thread = self.thread.take();
         thread.map_or(Ok(()), |thread| thread.join().map_err(|_| io::Error::other("the data thread panicked")))

@@ -161,8 +161,8 @@ impl RunDir {
         known.then(|| Server { key: key.to_owned(), state, connection })
     }
 
-    /// All servers.
-    pub fn servers(&self) -> io::Result<Vec<Server>> {
+    /// All servers. Each is connected to when it is come to: one that is kept waiting for a question hangs up.
+    pub fn servers(&self) -> io::Result<impl Iterator<Item = Server>> {
         let mut keys = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
@@ -173,6 +173,6 @@ impl RunDir {
         }
         keys.sort();
         keys.dedup();
-        Ok(keys.iter().filter_map(|key| self.server(key)).collect())
+        Ok(keys.into_iter().filter_map(|key| self.server(&key)))
     }
 }

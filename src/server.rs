@@ -93,6 +93,8 @@ pub struct Server {
     tickets: u64,
     /// The run directory's files describe devices of a dead server that have not been taken over yet.
     keep_files: bool,
+    /// Its files are removed and its disks closed.
+    ended: bool,
 }
 
 /// A device about to be added or taken over: its target is open and nothing has been written.
@@ -136,6 +138,7 @@ impl Server {
             origin: None,
             tickets: 0,
             keep_files: false,
+            ended: false,
         })
     }
 
@@ -145,9 +148,21 @@ impl Server {
             Ok(visits) => self.answer_all(&visits),
             Err(error) => log::error!("the server cannot be talked to: {error}"),
         }
-        self.remove_files();
+        self.end();
+    }
+
+    /// Lets go of everything, once: what has the same names afterwards is a successor's.
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
         if let Err(error) = self.family.stop() {
             log::error!("{error}");
+        }
+        if self.keep_files {
+            self.rundir.remove_socket(&self.key);
+        } else {
+            self.rundir.remove(&self.key);
         }
     }
 
@@ -165,8 +180,8 @@ impl Server {
     fn answer(&mut self, question: Question, mut connection: UnixStream) -> io::Result<()> {
         let answer = self.carry_out(question).unwrap_or_else(|message| Answer::Failed { message });
         if self.devices.is_empty() {
-            // Gone before the answer: whoever reads it finds no trace of the server.
-            self.remove_files();
+            // Gone before the answer: whoever reads it finds no trace of the server, and can open its disks.
+            self.end();
         }
         proto::write_line(&mut connection, &answer)
     }
@@ -186,14 +201,6 @@ impl Server {
                 let ids: Vec<u32> = self.devices.keys().copied().collect();
                 self.del(&ids, true)
             }
-        }
-    }
-
-    fn remove_files(&self) {
-        if self.keep_files {
-            self.rundir.remove_socket(&self.key);
-        } else {
-            self.rundir.remove(&self.key);
         }
     }
 
