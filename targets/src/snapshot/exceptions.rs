@@ -209,6 +209,9 @@ impl Exceptions {
             Health::Invalidating => return OriginStep::WaitInvalid,
             Health::Valid | Health::Overflowed => {}
         }
+        if mutant::is(Mutant::OriginBeforeCommit) && self.has_data(chunk) {
+            return OriginStep::Pass;
+        }
         // A noted exception is among the complete ones too, and must have its record like any other (I5).
         if self.recording.noted > 0 && !mutant::is(Mutant::NotedNotAwaited) {
             if let Some(slot) = self.pending.get(&chunk.0) {
@@ -219,9 +222,6 @@ impl Exceptions {
             let read = self.reads.iter().any(|read| read.first <= chunk.0 && chunk.0 <= read.last);
             let wait = read && !mutant::is(Mutant::ReadsIgnored);
             return if wait { OriginStep::WaitReads } else { OriginStep::Pass };
-        }
-        if mutant::is(Mutant::OriginBeforeCommit) && self.has_data(chunk) {
-            return OriginStep::Pass;
         }
         self.pending.get(&chunk.0).map_or(OriginStep::CopyOut, |slot| OriginStep::Wait(self.id(*slot)))
     }
@@ -292,8 +292,10 @@ impl Exceptions {
         } else {
             self.order.pop_front()?
         };
-        let Slot { record, number, .. } = self.slots[slot as usize];
-        self.complete.insert(record.old, record.new);
+        let Slot { record, stage, number, .. } = self.slots[slot as usize];
+        if stage != Stage::Noted {
+            self.complete.insert(record.old, record.new); // noted ones are there already
+        }
         self.recording.recorded_to = number + 1;
         self.release(slot);
         Some(slot)

@@ -93,6 +93,9 @@ impl Snapshot {
         if mutant::is(Mutant::PartialNotCopied) {
             return;
         }
+        if count == self.chunk_size.sectors() {
+            return; // nothing is left of it
+        }
         let (start, end) = (self.chunk_size.start_of(chunk), sector.plus(count));
         let chunk_end = start.plus(self.origin_part(chunk));
         for (from, to) in [(start, sector), (end, chunk_end)] {
