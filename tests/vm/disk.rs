@@ -150,6 +150,11 @@ pub fn slice(name: &str, disk: &str, start: u64, sectors: u64) -> String {
     kernel::create(name, &format!("0 {sectors} linear {} {start}", node(disk)))
 }
 
+/// Whether nobody has claimed a disk.
+pub fn is_free(path: &str) -> bool {
+    OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).is_ok()
+}
+
 /// Makes a disk as good as new: discarded, and certainly zero at its start and end.
 pub fn wipe(disk: &str) {
     let open = Disk::open(&node(disk));

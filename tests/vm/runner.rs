@@ -187,7 +187,8 @@ fn clean_up() -> Result<(), String> {
         bounded(20, &format!("umount {dir}"));
         bounded(5, &format!("umount -l {dir}"));
     }
-    let left = server::leftovers();
+    // A server that has answered `del` may still be ending.
+    let left = server::left_over();
     if !left.is_empty() {
         found.extend(left);
         bounded(30, &format!("{} del --all --force", binary()));

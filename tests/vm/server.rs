@@ -107,15 +107,29 @@ pub fn leftovers() -> Vec<String> {
     found
 }
 
-/// No process, no device, no file may be left; processes get a moment to end.
-pub fn assert_nothing_left(after: &str) {
+/// What is still left after a moment, which processes get to end.
+pub fn left_over() -> Vec<String> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         let found = leftovers();
-        if found.is_empty() {
-            return;
+        if found.is_empty() || Instant::now() > until {
+            return found;
         }
-        assert!(Instant::now() < until, "left behind after {after}: {}", found.join(", "));
         thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// No process, no device, no file may be left.
+pub fn assert_nothing_left(after: &str) {
+    let found = left_over();
+    assert!(found.is_empty(), "left behind after {after}: {}", found.join(", "));
+}
+
+/// Whether a server has a question that waits for something: its thread sleeps once the question is where it belongs.
+pub fn has_waiting_question(pid: u64) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    tasks.into_iter().any(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.contains("(aside) S ")
+    })
 }

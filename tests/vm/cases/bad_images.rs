@@ -1,5 +1,5 @@
-//! Every crafted bad image of the command-line tests, given to `add`, `check` and `dump` as a COW: refused with its reason,
-//! byte for byte untouched.
+//! Every crafted bad image, given to `add` as a COW: refused with its reason, byte for byte untouched. What `check` and
+//! `dump` say of them is tested without a kernel (`tests/cli`).
 
 use std::fs;
 
@@ -17,7 +17,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Size of the origin where the image does not need one of its own.
-const ORIGIN_BYTES: u64 = 64 << 20;
+const ORIGIN_BYTES: u64 = 8 << 20;
 /// What `check` calls bad and `add` takes: nothing is there yet, or it says itself that it is of no use.
 const TAKEN: [&str; 4] = ["zeroes", "magic wiped", "marked invalid", "no room for data"];
 
@@ -52,10 +52,6 @@ fn every_image() {
         fs::write(&cow, &image.bytes).expect("tmpfs");
         let size = image.origin_bytes.unwrap_or(ORIGIN_BYTES);
         fs::File::create(&origin).and_then(|file| file.set_len(size)).expect("tmpfs");
-        for verb in ["check", "dump"] {
-            let out = ublk_dm(&format!("{verb} {cow} --origin {origin}"));
-            assert!(out.code == 3, "{name}: {verb} exits with {}: {}{}", out.code, out.stdout, out.stderr);
-        }
         if !TAKEN.contains(&name) {
             let out = ublk_dm(&format!("add snapshot --origin {origin} --cow {cow}")).refused();
             let said = out.stderr;

@@ -64,6 +64,9 @@ fn basic() {
     }
     drop(open);
     server::del("snap0");
+    for path in [&origin, &cow] {
+        assert!(disk::is_free(path), "del was answered while the server had {path}");
+    }
     server::wait_gone(pid.expect("a pid"));
     server::assert_nothing_left("del");
 

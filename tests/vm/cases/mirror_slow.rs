@@ -105,9 +105,10 @@ fn hung_leg() {
     let served = Mirror::open(Engine::Ublk, "m", &shape);
     let disk = served.disk();
     kernel::suspend("leg1", true);
+    let before = completed(&legs[0], 4);
     thread::scope(|scope| {
         let write = scope.spawn(|| view.write(&disk, 8, 64));
-        server::wait_for(20, "the write to reach the other leg", || completed(&legs[0], 4) > 0 && !write.is_finished());
+        server::wait_for(20, "the write to reach the other leg", || completed(&legs[0], 4) > before);
         let waits = scope.spawn(|| drop(ublk_dm("suspend m").ok()));
         server::wait_for(20, "the device to be suspended", || server::device("m")["state"] == "suspended");
         assert!(server::status("m").contains("mirror 2") && server::table("m").contains("mirror core"));
@@ -158,7 +159,7 @@ impl Remote {
         remote.offer();
         let line = format!(
             "transport=tcp,traddr=127.0.0.1,trsvcid=4420,nqn={NQN},reconnect_delay=1,ctrl_loss_tmo=600,fast_io_fail_tmo=1,\
-             keep_alive_tmo=2,nr_io_queues=1"
+             keep_alive_tmo=10,nr_io_queues=1"
         );
         fs::write("/dev/nvme-fabrics", &line).unwrap_or_else(|e| panic!("/dev/nvme-fabrics: {line}: {e}"));
         server::wait_for(20, "the disk behind the network", || remote.find());

@@ -3,12 +3,11 @@
 //!
 //! Removing the notes is what a loss of power does to them.
 
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
 use std::path::PathBuf;
 
 use crate::Case;
-use crate::disk::{Disk, MIB, digest_ends, slice};
+use crate::disk::{Disk, MIB, digest_ends, is_free, slice};
 use crate::model::View;
 use crate::sh::{self, ublk_dm};
 use crate::{ioctl, kernel, server, store};
@@ -35,7 +34,7 @@ const CHUNK: u64 = 8;
 /// Chunks written before the server is killed: few, so that the kill comes before their records are written.
 const WRITES: u64 = 24;
 /// Tries until a kill has come in time.
-const TRIES: usize = 8;
+const TRIES: u64 = 8;
 
 /// What is done about the dead server's snapshot.
 #[derive(Clone, Copy, PartialEq)]
@@ -58,8 +57,14 @@ impl Rig {
         let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
         let view = View::new("orig", SIZE);
         view.fill(&Disk::open(&origin));
+        Disk::open(&cow).zero(0, CHUNK);
         let frozen = view.snapshot("snap");
         Rig { origin, cow, view, frozen }
+    }
+
+    /// Makes room for another one.
+    fn end(self) {
+        ["cow", "org"].into_iter().for_each(kernel::remove);
     }
 
     fn add(&self, options: &str) -> Disk {
@@ -69,15 +74,17 @@ impl Rig {
 
     /// Writes to the snapshot and kills its server until some records have not reached the COW; gives the device's disk.
     fn killed(&self, options: &str) -> Disk {
-        for round in 0..TRIES as u64 {
+        for round in 0..TRIES {
             let disk = self.add(options);
             let pid = server::number("s", "/server_pid");
             let before = store::records(&Disk::open(&self.cow), CHUNK).len();
-            for n in 0..WRITES {
+            // On a slow machine fewer come in time.
+            let writes = (WRITES >> round).max(1);
+            for n in 0..writes {
                 self.frozen.write(&disk, (round * WRITES + n) * CHUNK * 3 % (SIZE - CHUNK), 1 + n % CHUNK);
             }
             kill(self, pid);
-            if store::records(&Disk::open(&self.cow), CHUNK).len() < before + 1 + (WRITES / 2) as usize {
+            if store::records(&Disk::open(&self.cow), CHUNK).len() < before + 1 + (writes / 2) as usize {
                 assert!(notes().is_some(), "there are records that are nowhere");
                 return disk;
             }
@@ -99,8 +106,7 @@ fn kill(rig: &Rig, pid: u64) {
     server::wait_gone(pid);
     // It lets go of its disks a little later.
     for path in [&rig.origin, &rig.cow] {
-        let free = || OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).is_ok();
-        server::wait_for(20, &format!("{path} to be let go"), free);
+        server::wait_for(20, &format!("{path} to be let go"), || is_free(path));
     }
 }
 
@@ -174,6 +180,7 @@ fn flush_loses() -> bool {
     let judge = kernel::snapshot("judge", &rig.origin, &rig.cow, "P", CHUNK);
     let lost = rig.frozen.differs(&Disk::open(&judge));
     kernel::remove("judge");
+    rig.end();
     lost
 }
 
@@ -194,6 +201,7 @@ fn origin_shows() -> bool {
     // Every record had to be there before the origin was written.
     let shows = rig.frozen.differs(&Disk::open(&judge));
     kernel::remove("judge");
+    rig.end();
     shows
 }
 
@@ -266,7 +274,7 @@ fn reused() {
 fn not_noted() {
     sh::use_mutant("NotNoted");
     let rig = Rig::new();
-    for round in 0..TRIES as u64 {
+    for round in 0..TRIES {
         let disk = rig.add("--no-recovery");
         let pid = server::number("s", "/server_pid");
         (0..WRITES).for_each(|n| rig.frozen.write(&disk, (round * WRITES + n) * CHUNK, CHUNK));
@@ -286,5 +294,6 @@ fn not_noted() {
 
 fn noticed(mutant: &'static str, broken: fn() -> bool) {
     sh::use_mutant(mutant);
-    assert!(broken(), "nobody notices {mutant}");
+    // Its records may have been written before the kill.
+    assert!((0..TRIES).any(|_| broken()), "nobody notices {mutant}");
 }

@@ -25,7 +25,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "powercut-writes", bound_s: 180, disks, run: |seed| writes(seed, &[(8, 10 * MIB)]) },
         Case {
             name: "powercut-two-snapshots",
-            bound_s: 180,
+            bound_s: 300,
             disks,
             run: |seed| writes(seed, &[(32, 12 * MIB), (1, 10 * MIB)]),
         },

@@ -163,9 +163,9 @@ fn mutants(seed: u64) {
         ["NoFlushBeforeArea", "NoFua", "OriginBeforeCommit", "HeaderBeforeArea"].map(|name| (name, CROWD_CHUNK));
     for (name, chunk) in crowded.into_iter().chain(small) {
         sh::use_mutant(name);
-        let found = (seed..seed + TRIES).find_map(|seed| broken(seed, chunk));
-        let why = found.unwrap_or_else(|| panic!("seed {seed}: {name} survives {TRIES} loads"));
-        println!("  {name}: {}", why.split("; events").next().unwrap_or_default());
+        let found = (1..=TRIES).find_map(|load| Some((load, broken(seed + load, chunk)?)));
+        let (load, why) = found.unwrap_or_else(|| panic!("seed {seed}: {name} survives {TRIES} loads"));
+        println!("  {name}, load {load}: {}", why.split("; events").next().unwrap_or_default());
     }
 }
 

@@ -43,36 +43,36 @@ fn slow(name: &str, disk: &str, start: u64, sectors: u64, [reads, writes, flushe
 /// A snapshot's read is on its way to the origin, which is slow, when the chunk has been copied and the origin's write
 /// could go on. It must wait for the read; a server that lets it pass shows the new data in the old snapshot.
 fn overtaken_read() {
+    read_beside_a_copy().unwrap_or_else(|why| panic!("{why}"));
+    sh::use_mutant("ReadsIgnored");
+    // The read may have come too late to be overtaken.
+    assert!((0..4).any(|_| read_beside_a_copy().is_err()), "ReadsIgnored goes unnoticed: the disk was not slow enough");
+}
+
+/// Reads from the snapshot what is being copied for a write of the origin.
+fn read_beside_a_copy() -> Result<(), String> {
     const READ_MS: u64 = 400;
-    for mutant in [None, Some("ReadsIgnored")] {
-        if let Some(mutant) = mutant {
-            sh::use_mutant(mutant);
-        }
-        let origin = slow("org", "n0", 0, MIB, [READ_MS, 0, 0]);
-        let cow = slow("cow", "n1", 0, MIB, [0, 0, 0]);
-        Disk::open(&cow).zero(0, 64);
-        let view = View::new("orig", MIB);
-        view.fill(&Disk::open(&origin));
-        let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
-        let path = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
-        let (frozen, disk) = (view.open_window(), Disk::open(&path));
-        let mut buf = Buf::new(8);
-        thread::scope(|scope| {
-            scope.spawn(|| view.write(&top, 16, 8));
-            // The copy's read takes as long as this one; this one begins later and ends later.
-            thread::sleep(Duration::from_millis(READ_MS / 2));
-            disk.try_read(16, &mut buf).expect("a read");
-        });
-        let right = compare(&disk.path, 16, &frozen[16..24], &buf);
-        match mutant {
-            None => right.unwrap_or_else(|why| panic!("{why}")),
-            Some(name) => assert!(right.is_err(), "{name} goes unnoticed: the disk was not slow enough"),
-        }
-        drop((top, disk));
-        server::del("s o");
-        server::assert_nothing_left("del");
-        ["cow", "org"].into_iter().for_each(kernel::remove);
-    }
+    let origin = slow("org", "n0", 0, MIB, [READ_MS, 0, 0]);
+    let cow = slow("cow", "n1", 0, MIB, [0, 0, 0]);
+    Disk::open(&cow).zero(0, 64);
+    let view = View::new("orig", MIB);
+    view.fill(&Disk::open(&origin));
+    let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
+    let path = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
+    let (frozen, disk) = (view.open_window(), Disk::open(&path));
+    let mut buf = Buf::new(8);
+    thread::scope(|scope| {
+        scope.spawn(|| view.write(&top, 16, 8));
+        // The copy's read takes as long as this one; this one begins later and ends later.
+        thread::sleep(Duration::from_millis(READ_MS / 2));
+        disk.try_read(16, &mut buf).expect("a read");
+    });
+    let right = compare(&disk.path, 16, &frozen[16..24], &buf);
+    drop((top, disk));
+    server::del("s o");
+    server::assert_nothing_left("del");
+    ["cow", "org"].into_iter().for_each(kernel::remove);
+    right
 }
 
 /// A snapshot that is read, and perhaps written, until it goes.

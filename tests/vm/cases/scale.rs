@@ -9,8 +9,8 @@ use crate::{kernel, server};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "scale-64-devices", bound_s: 300, disks: &["n0", "n1"], run: |_| devices() },
-        Case { name: "scale-100-snapshots", bound_s: 300, disks: &["n0", "n1"], run: snapshots },
+        Case { name: "scale-64-devices", bound_s: 600, disks: &["n0", "n1"], run: |_| devices() },
+        Case { name: "scale-100-snapshots", bound_s: 600, disks: &["n0", "n1"], run: snapshots },
         Case { name: "scale-16-tib", bound_s: 120, disks: &["big0", "n1"], run: sixteen_tib },
     ]
 }

@@ -55,11 +55,10 @@ fn suspend() {
 fn wait() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, MIB));
     let snap = Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s")));
-    let none = server::number("s", "/events");
+    let (none, pid) = (server::number("s", "/events"), server::number("s", "/server_pid"));
     thread::scope(|scope| {
         let waiting = scope.spawn(|| ublk_dm("wait s").ok().line());
-        server::wait_for(20, "wait to ask", || server::processes().len() > 1);
-        thread::sleep(Duration::from_millis(300));
+        server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));
         snap.write(0, &Buf::new(MIB * 3 / 4));
         let count: u64 = waiting.join().expect("no panic").parse().expect("a count");
         assert!(count > none, "{count} events after {none}");
@@ -69,8 +68,7 @@ fn wait() {
     drop(snap);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| ublk_dm(&format!("wait s {now}")).refused());
-        server::wait_for(20, "wait to ask", || server::processes().len() > 1);
-        thread::sleep(Duration::from_millis(300));
+        server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));
         server::del("s");
         let out = waiting.join().expect("no panic");
         assert!(out.stderr.contains("gone") || out.stderr.contains("ended"), "{}", out.stderr);
