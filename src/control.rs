@@ -15,6 +15,7 @@ mod error;
 mod features;
 mod info;
 mod params;
+#[allow(unsafe_code)]
 mod ring;
 mod wire;
 

@@ -9,6 +9,8 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 
+use rustix::mm::{MlockAllFlags, mlockall};
+use rustix::stdio::dup2_stdout;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -107,23 +109,15 @@ fn end_on_signal(rundir: &RunDir, key: &str) -> Result<(), String> {
 
 /// A server must never wait for storage that it serves itself: what it has touched stays in memory.
 fn lock_memory() {
-    // SAFETY: changes how this process's pages are kept, not what is in them.
-    let locked = unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
-    if locked != 0 {
-        log::warn!("mlockall: {}", std::io::Error::last_os_error());
+    if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
+        log::warn!("mlockall: {error}");
     }
 }
 
 /// Lets go of the starter's pipe.
 fn detach() {
-    match File::options().write(true).open("/dev/null") {
-        Ok(null) => {
-            // SAFETY: both descriptors are open; stdout's old file is closed by this.
-            let result = unsafe { libc::dup2(std::os::fd::AsRawFd::as_raw_fd(&null), 1) };
-            if result < 0 {
-                log::warn!("dup2: {}", std::io::Error::last_os_error());
-            }
-        }
-        Err(error) => log::warn!("/dev/null: {error}"),
+    let null = File::options().write(true).open("/dev/null");
+    if let Err(error) = null.and_then(|null| Ok(dup2_stdout(null)?)) {
+        log::warn!("/dev/null: {error}");
     }
 }

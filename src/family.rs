@@ -14,7 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -26,6 +26,8 @@ use dm_targets::exec::Executor;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Snapshot;
 use dm_targets::units::Sectors;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::configure_io_flusher_behavior;
 
 use crate::open::OpenDisk;
 use crate::queue::{Queue, QueueOptions};
@@ -73,13 +75,7 @@ pub struct Family {
 impl FamilyHandle {
     /// Starts a data thread.
     pub fn start() -> io::Result<FamilyHandle> {
-        // SAFETY: a new descriptor that nobody else owns.
-        let wake = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-        if wake < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: just made, and checked to be a descriptor.
-        let wake = Arc::new(unsafe { OwnedFd::from_raw_fd(wake) });
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let mailbox = Arc::new(Mutex::new(Mailbox::default()));
         let (report, started) = mpsc::channel();
         let (theirs, listen) = (mailbox.clone(), wake.try_clone()?);
@@ -138,10 +134,8 @@ impl Caller {
 
     fn post(&self, change: impl FnOnce(&mut Mailbox)) -> io::Result<()> {
         change(&mut self.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
-        let one = 1_u64.to_le_bytes();
-        // SAFETY: the descriptor is open as long as `self`, and the buffer is eight bytes.
-        let written = unsafe { libc::write(self.wake.as_raw_fd(), one.as_ptr().cast(), one.len()) };
-        if written < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        rustix::io::write(&self.wake, &1_u64.to_le_bytes())?;
+        Ok(())
     }
 }
 
@@ -323,13 +317,9 @@ fn break_a_rule() {
     log::warn!("this server breaks a rule on purpose: {name}");
 }
 
-/// `prctl` option of Linux 5.6, not yet in libc's list.
-const PR_SET_IO_FLUSHER: libc::c_int = 57;
-
 /// Tells the kernel that this thread serves storage: memory it allocates is never got by writing back to its own devices.
 fn become_io_flusher() {
-    // SAFETY: sets an attribute of the calling thread; no memory is involved.
-    if unsafe { libc::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) } != 0 {
-        log::warn!("PR_SET_IO_FLUSHER: {}", io::Error::last_os_error());
+    if let Err(error) = configure_io_flusher_behavior(true) {
+        log::warn!("PR_SET_IO_FLUSHER: {error}");
     }
 }

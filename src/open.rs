@@ -16,6 +16,7 @@ mod busy;
 mod error;
 mod identity;
 mod limits;
+#[allow(unsafe_code)]
 mod sys;
 
 use std::fmt;

@@ -6,11 +6,11 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::open::DiskId;
@@ -76,13 +76,7 @@ impl RunDir {
     /// Waits for the other commands that change something; the lock is held until the file is dropped.
     pub fn lock(&self) -> io::Result<File> {
         let file = File::open(&self.path)?;
-        // SAFETY: locks an open descriptor; no memory is involved.
-        while unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX) } != 0 {
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
+        rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
         Ok(file)
     }
 

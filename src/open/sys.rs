@@ -1,48 +1,29 @@
 //! The system calls about an open disk that the standard library does not have.
 //!
-//! All of them ask; only [`lock`] changes anything, and that is the open file's lock. `unsafe` of this part
-//! of the program is in this file.
+//! All of them ask; only [`lock`] changes anything, and that is the open file's lock, for which there is no safe call.
 
 use std::fs::File;
 use std::io;
-use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-/// Size of a block device in bytes.
-const BLKGETSIZE64: libc::Ioctl = libc::_IOR::<libc::size_t>(0x12, 114);
-/// Whether a block device is read-only.
-const BLKROGET: libc::Ioctl = libc::_IO(0x12, 94);
+use rustix::fs::{AtFlags, SeekFrom, StatxFlags, statx};
 
 /// Alignment, in bytes, that satisfies every device's memory and offset rules when probing.
 const PROBE_ALIGN: usize = 4096;
 
-/// Asks a block device for a number with an ioctl that writes a `T`.
-fn ask<T: Default>(file: &File, request: libc::Ioctl) -> io::Result<T> {
-    let mut answer = T::default();
-    // SAFETY: the callers pair `request` with the type that it writes, `answer` is one and lives through
-    // the call, and the descriptor is open.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, &raw mut answer) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
-}
-
 /// The size of a block device in bytes.
 pub(super) fn size_bytes(file: &File) -> io::Result<u64> {
-    ask::<u64>(file, BLKGETSIZE64)
+    Ok(rustix::fs::seek(file, SeekFrom::End(0))?)
 }
 
 /// The logical block of a block device in bytes.
 pub(super) fn logical_block_size(file: &File) -> io::Result<u32> {
-    let size = ask::<libc::c_int>(file, libc::BLKSSZGET)?;
-    u32::try_from(size)
-        .ok()
-        .filter(|size| size.is_power_of_two() && *size >= 512)
-        .ok_or_else(|| io::Error::other(format!("its logical block of {size} bytes is not possible")))
-}
-
-/// Whether a block device is set read-only.
-pub(super) fn is_read_only(file: &File) -> io::Result<bool> {
-    Ok(ask::<libc::c_int>(file, BLKROGET)? != 0)
+    let size = rustix::fs::ioctl_blksszget(file)?;
+    if size.is_power_of_two() && size >= 512 {
+        return Ok(size);
+    }
+    Err(io::Error::other(format!("its logical block of {size} bytes is not possible")))
 }
 
 /// Locks the whole file for this open file description, without waiting: against every other lock
@@ -51,12 +32,10 @@ pub(super) fn is_read_only(file: &File) -> io::Result<bool> {
 /// # Errors
 /// EAGAIN or EACCES: somebody else, perhaps in this process, has a lock in the way.
 pub(super) fn lock(file: &File, write: bool) -> io::Result<()> {
-    // SAFETY: `flock` is plain numbers, for which zero is a value.
-    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
     let kind = if write { libc::F_WRLCK } else { libc::F_RDLCK };
-    lock.l_type = libc::c_short::try_from(kind).map_err(io::Error::other)?;
-    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(io::Error::other)?;
+    let short = |number: libc::c_int| libc::c_short::try_from(number).map_err(io::Error::other);
     // From 0, and a length of 0 reaches to any future end; l_pid must be 0.
+    let lock = libc::flock { l_type: short(kind)?, l_whence: short(libc::SEEK_SET)?, l_start: 0, l_len: 0, l_pid: 0 };
     // SAFETY: F_OFD_SETLK reads one `flock`, which `lock` is; the descriptor is open.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -65,18 +44,8 @@ pub(super) fn lock(file: &File, write: bool) -> io::Result<()> {
 /// The alignment of memory and of offsets that `O_DIRECT` on this file needs, in bytes; zeros if it cannot
 /// be done; `None` if the kernel (before 6.1) or the file system does not say.
 pub(super) fn direct_alignment(file: &File) -> io::Result<Option<(u32, u32)>> {
-    let mut answer = MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: the path is an empty C string, which with AT_EMPTY_PATH means the open descriptor itself, and
-    // the kernel writes at most one `statx`.
-    let result = unsafe {
-        libc::statx(file.as_raw_fd(), c"".as_ptr(), libc::AT_EMPTY_PATH, libc::STATX_DIOALIGN, answer.as_mut_ptr())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it was zeroed, the kernel filled it, and it is plain numbers.
-    let answer = unsafe { answer.assume_init() };
-    let known = answer.stx_mask & libc::STATX_DIOALIGN != 0;
+    let answer = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
+    let known = StatxFlags::from_bits_retain(answer.stx_mask).contains(StatxFlags::DIOALIGN);
     Ok(known.then_some((answer.stx_dio_mem_align, answer.stx_dio_offset_align)))
 }
 
@@ -109,13 +78,7 @@ pub(super) struct HoleSupport {
 
 /// What `fallocate` can do, by the kind of file system: to try it would change the file's times and blocks.
 pub(super) fn hole_support(file: &File) -> io::Result<HoleSupport> {
-    let mut answer = MaybeUninit::<libc::statfs>::zeroed();
-    // SAFETY: the kernel writes at most one `statfs`; the descriptor is open.
-    if unsafe { libc::fstatfs(file.as_raw_fd(), answer.as_mut_ptr()) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: it was zeroed, the kernel filled it, and it is plain numbers.
-    let kind = unsafe { answer.assume_init() }.f_type;
+    let kind = rustix::fs::fstatfs(file)?.f_type;
     // Magic numbers have 32 bits; the field's width and sign depend on the machine.
     Ok(match kind as u64 & 0xffff_ffff {
         0x0000_ef53 | 0x5846_5342 | 0x9123_683e | 0xf2f5_2010 => HoleSupport { punch: true, zero: true },

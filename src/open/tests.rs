@@ -1,6 +1,5 @@
 //! Opening regular files, and what is none; block devices need root and are tested in a VM.
 
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
@@ -34,9 +33,7 @@ fn a_file_is_a_disk() {
     assert!(disk.limits.volatile_cache && !disk.limits.fua && !disk.limits.read_only);
     assert_eq!(disk.id.on_table_line(&path.display().to_string()), path.display().to_string());
     assert_eq!(Some(disk.id), DiskId::of(&path.metadata().unwrap()));
-    // SAFETY: asks for the flags of an open descriptor.
-    let flags = unsafe { libc::fcntl(disk.file.as_raw_fd(), libc::F_GETFD) };
-    assert_eq!(flags & libc::FD_CLOEXEC, libc::FD_CLOEXEC);
+    assert!(rustix::io::fcntl_getfd(&disk.file).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
 }
 
 #[test]

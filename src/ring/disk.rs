@@ -5,7 +5,6 @@
 //! are used by descriptor.
 
 use std::cell::{Cell, RefCell};
-use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
@@ -46,14 +45,8 @@ impl FileTable {
 
 /// Major and minor number of the running kernel.
 fn kernel_version() -> Option<(u32, u32)> {
-    // SAFETY: all bytes zero is a valid value of a structure of character arrays.
-    let mut name: libc::utsname = unsafe { std::mem::zeroed() };
-    // SAFETY: `name` is writable and of the right type.
-    if unsafe { libc::uname(&mut name) } != 0 {
-        return None;
-    }
-    // SAFETY: the kernel ends the string with a zero byte inside the array.
-    let release = unsafe { CStr::from_ptr(name.release.as_ptr()) }.to_str().ok()?;
+    let name = rustix::system::uname();
+    let release = name.release().to_str().ok()?;
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }

@@ -13,8 +13,6 @@
 //! program in the place of the `ublk-dm` just built; `UBLK_DM_JUDGE=1` puts the kernel there in the cases of mirrors that
 //! can be played so, which tests the cases themselves.
 
-#![deny(unsafe_code)]
-
 mod cases;
 mod condition;
 mod disk;
