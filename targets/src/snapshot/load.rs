@@ -1,9 +1,11 @@
 //! Loading a store: its areas are read, several ahead, and every record is checked before it counts.
 //!
-//! Records are gathered and put in order when all are there. Whether one repeats another is seen only then; which one it
-//! is, is found by going through them a second time, one by one. So a good store pays nothing for the message of a bad one.
+//! Records are gathered and put in order when all are there, in portions between which others go on. Whether one repeats
+//! another is seen only then; which one it is, is found by going through them a second time, one by one. So a good store
+//! pays nothing for the message of a bad one. A bad one is left as soon as it has more records than can be.
 
 use std::collections::{HashSet, VecDeque};
+use std::task::Poll;
 
 use super::format::{self, Cursor, Layout, RECORD_BYTES, Record, RecordError, RecordFault};
 use super::mapping::{Gathered, Mapping};
@@ -17,6 +19,8 @@ const PIECE_BYTES: u64 = 1 << 19;
 const RECORD_LEN: usize = size_of::<[u64; 2]>();
 /// Pieces read ahead while loading. The kernel reads 12 ahead; twice as many are asked for 12 at a time.
 const PIECES_AHEAD: usize = 24;
+/// Runs that are sorted before others go on: a few milliseconds' work.
+const SORTED_AT_ONCE: usize = 1 << 15;
 
 /// What is in a store.
 pub(super) struct Loaded {
@@ -37,20 +41,24 @@ impl Loaded {
 
 /// Reads and checks all records of a store.
 pub(super) async fn load(open: &OpenStore<'_>, layout: Layout) -> Result<Loaded, StoreError> {
-    let mut records = Records::Together { chunks: Gathered::default(), ascending: true, last: 0 };
+    let chunks = Gathered::of(layout.chunk_size.chunks_in(open.origin.size()));
+    let mut records = Records::Together { chunks, last: 0, orderly: true };
     loop {
-        if let Some(loaded) = Loader::new(open, layout, records).walk().await? {
-            return Ok(loaded);
+        let mut loader = Loader::new(open, layout, records);
+        loader.walk().await?;
+        let Loader { records: found, loaded, .. } = loader;
+        if let Some(mapping) = found.into_mapping(open).await {
+            return Ok(Loaded { mapping, ..loaded });
         }
-        // This either names the record or, if somebody else has mended the store meanwhile, gives what is there now.
         records = Records::Single { mapping: Mapping::default(), new: HashSet::new() };
     }
 }
 
 /// Records that have been checked each by itself, and how it is found out that one repeats another.
 enum Records {
-    /// All together, at the end.
-    Together { chunks: Gathered, ascending: bool, last: u64 },
+    /// All together, at the end, for stores whose COW chunks are in order: all but those of old kernels. When it is no longer
+    /// orderly, they must be looked at one by one.
+    Together { chunks: Gathered, last: u64, orderly: bool },
     /// Each when it comes, which takes several times as long.
     Single { mapping: Mapping, new: HashSet<u64> },
 }
@@ -58,10 +66,9 @@ enum Records {
 impl Records {
     fn take(&mut self, record: Record) -> Option<RecordFault> {
         match self {
-            Records::Together { chunks, ascending, last } => {
-                *ascending &= *last < record.new.0;
+            Records::Together { chunks, last, orderly } => {
+                *orderly &= *last < record.new.0 && chunks.push(record.old, record.new);
                 *last = record.new.0;
-                chunks.push(record.old, record.new);
                 None
             }
             Records::Single { mapping, new } => {
@@ -74,19 +81,44 @@ impl Records {
         }
     }
 
-    /// The map of all of them; `None` if one repeats another.
-    fn into_mapping(self) -> Option<Mapping> {
+    fn are_orderly(&self) -> bool {
+        !matches!(self, Records::Together { orderly: false, .. })
+    }
+
+    /// The map of all of them; `None` if they must be looked at one by one.
+    async fn into_mapping(self, open: &OpenStore<'_>) -> Option<Mapping> {
         match self {
-            Records::Together { chunks, ascending: true, .. } => Mapping::of(chunks),
-            // Stores of old kernels, which did not hand out COW chunks in order.
-            Records::Together { chunks, .. } => Mapping::of(chunks).filter(|mapping| {
-                let mut new: Vec<CowChunk> = mapping.cow_chunks().collect();
-                new.sort_unstable();
-                new.is_sorted_by(|one, other| one < other)
-            }),
+            Records::Together { orderly: false, .. } => None,
+            Records::Together { chunks, .. } => {
+                let (mut mapping, mut sorted) = (Mapping::default(), 0);
+                for portion in chunks.into_portions() {
+                    sorted += portion.runs();
+                    if !mapping.append(portion) {
+                        return None;
+                    }
+                    if sorted >= SORTED_AT_ONCE {
+                        sorted = 0;
+                        next_round(open).await;
+                    }
+                }
+                Some(mapping)
+            }
             Records::Single { mapping, .. } => Some(mapping),
         }
     }
+}
+
+/// Lets everything else that this thread does go on first: the origin may be in use.
+async fn next_round(open: &OpenStore<'_>) {
+    let mut asked = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut asked, true) {
+            return Poll::Ready(());
+        }
+        open.host.wake_at(open.host.now_ms(), cx.waker());
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Reads the areas of a store, several ahead, and checks every record.
@@ -122,11 +154,20 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// All areas up to the terminator; `None` if a record repeats another.
-    async fn walk(mut self) -> Result<Option<Loaded>, StoreError> {
+    /// All areas up to the terminator, or until the records are no longer orderly.
+    async fn walk(&mut self) -> Result<(), StoreError> {
+        let mut ahead = VecDeque::new();
+        let result = self.walk_areas(&mut ahead).await;
+        // Also what nobody looks at any more (I6): whoever is told opens the disk next.
+        for Piece { io, .. } in ahead {
+            drop(io.await);
+        }
+        result
+    }
+
+    async fn walk_areas(&mut self, ahead: &mut VecDeque<Piece>) -> Result<(), StoreError> {
         let piece_len = PIECE_BYTES.min(self.layout.chunk_size.bytes());
         let (mut area, mut offset) = (0, 0);
-        let mut ahead: VecDeque<Piece> = VecDeque::new();
         let mut ended = None;
         loop {
             // Half of them together, which is one submission. Within the area that has ended only the search for stale
@@ -136,14 +177,17 @@ impl<'a> Loader<'a> {
                 if !self.area_exists(area) || ended.is_some_and(|end| end != area) {
                     break;
                 }
-                ahead.push_back(self.start_piece(area, offset, piece_len)?);
+                match self.start_piece(area, offset, piece_len) {
+                    Err(StoreError::NoMemory) if !ahead.is_empty() => break, // others have it: fewer ahead will do
+                    piece => ahead.push_back(piece?),
+                }
                 offset += piece_len;
                 if offset == self.layout.chunk_size.bytes() {
                     (area, offset) = (area + 1, 0);
                 }
             }
             let Some(piece) = ahead.pop_front() else {
-                return if ended.is_some() { Ok(self.end()) } else { Err(self.no_successor(area)) };
+                return if ended.is_some() { Ok(()) } else { Err(self.no_successor(area)) };
             };
             if ended.is_some_and(|end| piece.area > end) {
                 continue;
@@ -156,12 +200,10 @@ impl<'a> Loader<'a> {
             } else if self.take_records(piece.area, piece.offset)? {
                 ended = Some(piece.area);
             }
+            if !self.records.are_orderly() {
+                return Ok(());
+            }
         }
-    }
-
-    fn end(self) -> Option<Loaded> {
-        let mapping = self.records.into_mapping()?;
-        Some(Loaded { mapping, ..self.loaded })
     }
 
     fn area_exists(&self, area: u64) -> bool {

@@ -13,6 +13,10 @@ const LEAF_RUNS: usize = 256;
 const LEAF_STEP: usize = 16;
 /// Bits of a run's COW chunk; the rest holds its length. No device has more: 2^56 chunks of 512 bytes are 32 EiB.
 const NEW_BITS: u32 = 56;
+/// Fewest chunks that a portion stands for: few enough that putting it in order keeps nobody waiting.
+const PORTION_CHUNKS: u64 = 1 << 16;
+/// About the most portions, which bounds what they take while they are empty.
+const MAX_PORTIONS: u64 = 1 << 16;
 /// Longest run, in chunks.
 const MAX_RUN: u64 = 1 << (64 - NEW_BITS);
 
@@ -51,22 +55,51 @@ impl Run {
     }
 }
 
-/// Chunks for [`Mapping::of`], in any order.
-#[derive(Default)]
+/// Chunks of an origin in any order, in portions that lie in order: a map is made of them with a fraction of the work of
+/// adding them one by one, and with a pause after each portion.
 pub struct Gathered {
-    runs: Vec<Run>,
-    chunks: usize,
+    portions: Vec<Vec<Run>>,
+    /// How many chunks of the origin a portion stands for: 2 to this power.
+    shift: u32,
 }
 
 impl Gathered {
-    /// Adds a chunk.
-    pub fn push(&mut self, old: Chunk, new: CowChunk) {
+    /// For an origin of that many chunks.
+    pub fn of(origin_chunks: u64) -> Gathered {
+        let width = (origin_chunks / MAX_PORTIONS).max(PORTION_CHUNKS).next_power_of_two();
+        let shift = width.trailing_zeros();
+        let count = usize::try_from((origin_chunks >> shift) + 1).unwrap_or(0);
+        Gathered { portions: std::iter::repeat_with(Vec::new).take(count).collect(), shift }
+    }
+
+    /// Adds a chunk; `false`, and nothing is added, if it is none of the origin's or some chunk must have come twice by now.
+    pub fn push(&mut self, old: Chunk, new: CowChunk) -> bool {
+        let Some(runs) = usize::try_from(old.0 >> self.shift).ok().and_then(|at| self.portions.get_mut(at)) else {
+            return false;
+        };
         let run = Run::one(old.0, new.0);
-        self.chunks += 1;
-        match self.runs.last_mut() {
+        let full = runs.len() as u64 == 1 << self.shift;
+        match runs.last_mut() {
             Some(last) if last.takes(&run) => last.append(&run),
-            _ => self.runs.push(run),
+            _ if full => return false,
+            _ => runs.push(run),
         }
+        true
+    }
+
+    /// The portions in order, those without chunks left out.
+    pub fn into_portions(self) -> impl Iterator<Item = Portion> {
+        self.portions.into_iter().filter(|runs| !runs.is_empty()).map(Portion)
+    }
+}
+
+/// Chunks of a part of an origin, for [`Mapping::append`].
+pub struct Portion(Vec<Run>);
+
+impl Portion {
+    /// What must be sorted.
+    pub fn runs(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -104,10 +137,9 @@ impl Mapping {
         (chunk.0 < run.end()).then(|| CowChunk(run.cow() + (chunk.0 - run.old)))
     }
 
-    /// The map of many chunks at once, which costs a fraction of adding them one by one; `None` if a chunk is among them
-    /// twice.
-    pub fn of(gathered: Gathered) -> Option<Mapping> {
-        let Gathered { mut runs, chunks } = gathered;
+    /// Adds a portion that lies behind all that is there; `false` if a chunk is in it twice.
+    pub fn append(&mut self, portion: Portion) -> bool {
+        let Portion(mut runs) = portion;
         radsort::sort_by_key(&mut runs, |run| run.old);
         let mut twice = false;
         runs.dedup_by(|run, before| {
@@ -118,9 +150,23 @@ impl Mapping {
             }
             joined
         });
-        let leaves = runs.chunks(LEAF_RUNS);
-        let firsts = leaves.clone().map(|leaf| leaf[0].old).collect();
-        (!twice).then(|| Mapping { firsts, leaves: leaves.map(<[Run]>::to_vec).collect(), chunks })
+        self.chunks += usize::try_from(runs.iter().map(Run::len).sum::<u64>()).unwrap_or(usize::MAX);
+        let mut rest = &runs[..];
+        if let Some(last) = self.leaves.last_mut() {
+            if let (Some(before), Some(first)) = (last.last_mut(), rest.first()) {
+                if before.takes(first) {
+                    before.append(first);
+                    rest = &rest[1..];
+                }
+            }
+            let (now, later) = rest.split_at(rest.len().min(LEAF_RUNS - last.len()));
+            last.reserve_exact(now.len());
+            last.extend_from_slice(now);
+            rest = later;
+        }
+        self.firsts.extend(rest.chunks(LEAF_RUNS).map(|leaf| leaf[0].old));
+        self.leaves.extend(rest.chunks(LEAF_RUNS).map(<[Run]>::to_vec));
+        !twice
     }
 
     /// Adds a chunk; `false`, and nothing is changed, if it is mapped already.
@@ -219,6 +265,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_portion_takes_no_more_than_it_stands_for() {
+        let mut gathered = Gathered::of(100);
+        for new in 0..PORTION_CHUNKS {
+            assert!(gathered.push(Chunk(7), CowChunk(2 * new)));
+        }
+        assert!(!gathered.push(Chunk(7), CowChunk(1)), "somebody has come twice");
+        assert!(!gathered.push(Chunk(PORTION_CHUNKS), CowChunk(1)), "the origin ends before");
+        let largest = Gathered::of(1 << 40);
+        assert!(largest.portions.len() as u64 <= 2 * MAX_PORTIONS);
+    }
+
     proptest! {
         #[test]
         fn it_is_a_map(ops in prop::collection::vec((0_u64..3000, 0_u64..40, any::<bool>()), 1..400)) {
@@ -242,34 +300,36 @@ mod tests {
         }
 
         #[test]
-        fn many_at_once_are_the_same_map(
-            ops in prop::collection::vec((0_u64..3000, 0_u64..700, any::<bool>()), 0..30),
+        fn portions_make_the_same_map(
+            ops in prop::collection::vec((64_000_u64..67_000, 0_u64..700, any::<bool>()), 0..30),
             twice in prop::option::of(any::<prop::sample::Index>()),
         ) {
-            let (mut mapping, mut gathered, mut order) = (Mapping::default(), Gathered::default(), Vec::new());
+            let (mut mapping, mut gathered, mut order) = (Mapping::default(), Gathered::of(200_000), Vec::new());
             for (start, len, down) in ops {
                 for step in 0..len {
                     let (old, new) = (if down { start + len - step } else { start + step }, order.len() as u64 + 2);
                     if mapping.insert(Chunk(old), CowChunk(new)) {
-                        gathered.push(Chunk(old), CowChunk(new));
+                        prop_assert!(gathered.push(Chunk(old), CowChunk(new)));
                         order.push(old);
                     }
                 }
             }
             if let Some(twice) = twice.filter(|_| !order.is_empty()) {
                 gathered.push(Chunk(*twice.get(&order)), CowChunk(order.len() as u64 + 2));
-                prop_assert!(Mapping::of(gathered).is_none());
+                let mut at_once = Mapping::default();
+                prop_assert!(!gathered.into_portions().all(|portion| at_once.append(portion)));
                 return Ok(());
             }
-            let mut at_once = Mapping::of(gathered).ok_or(TestCaseError::fail("nothing comes twice"))?;
+            let mut at_once = Mapping::default();
+            prop_assert!(gathered.into_portions().all(|portion| at_once.append(portion)));
             prop_assert!(at_once.memory_bytes() <= mapping.memory_bytes());
             prop_assert_eq!(at_once.len(), mapping.len());
             // It grows like one that was made step by step.
-            for old in (1..4000).rev() {
-                let new = CowChunk(10_000 + old);
+            for old in (63_000..68_000).rev() {
+                let new = CowChunk(100_000 + old);
                 prop_assert_eq!(at_once.insert(Chunk(old), new), mapping.insert(Chunk(old), new));
             }
-            for old in 0..4100 {
+            for old in 62_900..68_100 {
                 prop_assert_eq!(at_once.get(Chunk(old)), mapping.get(Chunk(old)));
             }
         }

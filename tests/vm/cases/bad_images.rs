@@ -21,8 +21,8 @@ const ORIGIN_BYTES: u64 = 8 << 20;
 /// What `check` calls bad and `add` takes: nothing is there yet, or it says itself that it is of no use.
 const TAKEN: [&str; 4] = ["zeroes", "magic wiped", "marked invalid", "no room for data"];
 
-/// What `add` says of an image. It stops at the first fault, in the order of opening, and calls by one name whatever does
-/// not fit onto the COW.
+/// What `add` says of an image. It stops at the first fault, in the order of opening, where repetition comes after all that is
+/// wrong with a record by itself; and it calls by one name whatever does not fit onto the COW.
 fn reason(image: &images::BadImage) -> &'static str {
     match image.kind {
         // No disk at all.
