@@ -4,8 +4,8 @@
 //! server is this same program under the hidden verb `serve`; it has a control thread ([`server`]) and a data thread
 //! ([`family`]) whose one ring ([`ring`]) carries ublk commands and disk I/O alike.
 //!
-//! `unsafe` is only where rings and memory are owned, and for one lock that no safe call has: the compiler refuses it
-//! everywhere else.
+//! `unsafe` is only where rings and memory are owned, and in `open` for calls that no safe crate has: the compiler refuses
+//! it everywhere else.
 
 #[allow(unsafe_code)]
 mod arena;

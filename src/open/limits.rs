@@ -54,12 +54,10 @@ pub struct Limits {
 impl Limits {
     /// Asks the kernel about an open block device.
     pub(super) fn of_block_device(file: &File, major: u32, minor: u32) -> io::Result<Limits> {
-        let device = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
-        let queue = queue_dir(&device);
+        let queue = queue_dir(&Path::new("/sys/dev/block").join(format!("{major}:{minor}")));
         let attribute = |name: &str| fs::read_to_string(queue.join(name)).ok();
         let logical = sys::logical_block_size(file)?;
-        let read_only = fs::read_to_string(device.join("ro"))?.trim() != "0";
-        Ok(Limits { read_only, ..Limits::of_queue(logical, attribute) })
+        Ok(Limits { read_only: sys::is_read_only(file)?, ..Limits::of_queue(logical, attribute) })
     }
 
     /// Reads the attributes of a queue; `read_only` is left to the caller.

@@ -1,20 +1,41 @@
 //! The system calls about an open disk that the standard library does not have.
 //!
-//! All of them ask; only [`lock`] changes anything, and that is the open file's lock, for which there is no safe call.
+//! All of them ask; only [`lock`] changes anything, and that is the open file's lock. `unsafe` are those that no safe crate
+//! has.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{AtFlags, SeekFrom, StatxFlags, statx};
+use rustix::fs::{AtFlags, StatxFlags, statx};
+
+/// Size of a block device in bytes.
+const BLKGETSIZE64: libc::Ioctl = libc::_IOR::<libc::size_t>(0x12, 114);
+/// Whether a block device is read-only.
+const BLKROGET: libc::Ioctl = libc::_IO(0x12, 94);
 
 /// Alignment, in bytes, that satisfies every device's memory and offset rules when probing.
 const PROBE_ALIGN: usize = 4096;
 
+/// Asks a block device for a number with an ioctl that writes a `T`. Unlike a seek these take no lock that a hanging disk
+/// could hold.
+fn ask<T: Default>(file: &File, request: libc::Ioctl) -> io::Result<T> {
+    let mut answer = T::default();
+    // SAFETY: the callers pair `request` with the type that it writes, `answer` is one and lives through
+    // the call, and the descriptor is open.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), request, &raw mut answer) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
+}
+
 /// The size of a block device in bytes.
 pub(super) fn size_bytes(file: &File) -> io::Result<u64> {
-    Ok(rustix::fs::seek(file, SeekFrom::End(0))?)
+    ask::<u64>(file, BLKGETSIZE64)
+}
+
+/// Whether a block device is set read-only.
+pub(super) fn is_read_only(file: &File) -> io::Result<bool> {
+    Ok(ask::<libc::c_int>(file, BLKROGET)? != 0)
 }
 
 /// The logical block of a block device in bytes.
