@@ -4,18 +4,18 @@
 //! [`entry`]), and: one submit-and-wait per round, nothing submitted one by one.
 //!
 //! [`slot`] says what is known of an operation from its start to its completion, [`entry`] how it looks to the kernel,
-//! [`merge`] when several become one, [`disk`] what a disk is.
+//! [`merge`] when several become one, [`disk`] what a disk is, [`payloads`] where requests' data is.
 
 mod disk;
 mod entry;
 mod merge;
+mod payloads;
 mod slot;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
@@ -27,9 +27,11 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use crate::arena::Arena;
 use disk::{FileTable, RingDisk};
+use payloads::Payloads;
 use slot::{Slot, Work};
 
 pub use disk::RingFile;
+pub use payloads::Payload;
 pub use slot::Command;
 
 /// Submission entries: a full round of every tag of a few devices. When they are used up the round is submitted early.
@@ -43,20 +45,6 @@ const ARENA_INDEX: u16 = 16383;
 /// Marks completions of the wake-up descriptor.
 const WAKE_DATA: u64 = u64::MAX;
 
-/// Where a request's data is.
-#[derive(Clone, Copy)]
-pub enum Payload {
-    /// In the kernel: a registered buffer under the payload's own index.
-    Registered,
-    /// In memory mapped for the device's tags.
-    Mapped {
-        /// Its start.
-        address: NonNull<u8>,
-        /// Its length.
-        len_bytes: usize,
-    },
-}
-
 /// The ring; clones share it. It belongs to the thread that made it.
 #[derive(Clone)]
 pub struct Ring {
@@ -69,7 +57,7 @@ struct Inner {
     free: RefCell<Vec<u32>>,
     completed: RefCell<Vec<(u64, i32)>>,
     arena: RefCell<Arena>,
-    payloads: RefCell<Vec<Option<Payload>>>,
+    payloads: RefCell<Payloads>,
     timers: RefCell<Vec<(u64, Waker)>>,
     start: Instant,
     wake: RefCell<Option<OwnedFd>>,
@@ -112,7 +100,7 @@ impl Ring {
                 free: RefCell::default(),
                 completed: RefCell::default(),
                 arena: RefCell::new(arena),
-                payloads: RefCell::default(),
+                payloads: RefCell::new(Payloads::new(ARENA_INDEX)),
                 timers: RefCell::default(),
                 start: Instant::now(),
                 wake: RefCell::default(),
@@ -130,9 +118,10 @@ impl Ring {
         self.inner.clone()
     }
 
-    /// Whether the kernel can register request buffers with the ring.
-    pub fn has_registered_buffers(&self) -> bool {
-        self.inner.registered_buffers
+    /// Whether the requests of that many more queues can use pages where they are: the kernel can register buffers with
+    /// the ring, and there is room for one for each tag.
+    pub fn has_room_for_buffers(&self, queues: u16, depth: u16) -> bool {
+        self.inner.registered_buffers && self.inner.payloads.borrow().has_room(queues, depth)
     }
 
     /// A file for commands.
@@ -140,30 +129,15 @@ impl Ring {
         Rc::new(RingFile::new(&self.inner, file))
     }
 
-    /// Adds payloads for the tags of a queue and gives the id of the first; `None` if registered ones would lie outside
-    /// the table.
+    /// Adds payloads for the tags of a queue and gives the id of the first; `None` if there is no room for as many
+    /// registered ones.
     pub fn add_payloads(&self, payloads: &[Payload]) -> Option<PayloadId> {
-        let mut table = self.inner.payloads.borrow_mut();
-        let len = payloads.len();
-        let gap = (0..table.len().saturating_sub(len - 1)).find(|at| table[*at..at + len].iter().all(Option::is_none));
-        let first = gap.unwrap_or(table.len());
-        let registered = payloads.iter().any(|payload| matches!(payload, Payload::Registered));
-        if registered && first + len > usize::from(ARENA_INDEX) {
-            return None;
-        }
-        if table.len() < first + len {
-            table.resize(first + len, None);
-        }
-        for (slot, payload) in table[first..first + len].iter_mut().zip(payloads) {
-            *slot = Some(*payload);
-        }
-        u32::try_from(first).ok().map(PayloadId)
+        self.inner.payloads.borrow_mut().add(payloads)
     }
 
     /// Forgets the payloads of a queue.
     pub fn remove_payloads(&self, first: PayloadId, count: usize) {
-        let first = first.0 as usize;
-        self.inner.payloads.borrow_mut()[first..first + count].fill(None);
+        self.inner.payloads.borrow_mut().remove(first, count);
     }
 
     /// Sends a command and gives its result when awaited.

@@ -304,14 +304,22 @@ impl Server {
         self.save();
     }
 
-    fn has_buffer_table(&self) -> Result<bool, Failure> {
-        let ask = |family: Rc<Family>| async move { family.ring.has_registered_buffers() };
+    /// What the kernel knows of a device.
+    fn params(&mut self, id: u32) -> Result<Params, Failure> {
+        self.control.get_params(id).map_err(|error| error.to_string())
+    }
+
+    /// Whether one more device can have its requests' pages used where they are. The kernel's table of them is large and
+    /// not endless: devices that do not fit are served by copying.
+    fn can_zero_copy(&self, common: &Common) -> Result<bool, Failure> {
+        let (queues, depth) = (common.queues, common.depth);
+        let ask = move |family: Rc<Family>| async move { family.ring.has_room_for_buffers(queues, depth) };
         self.family.call(ask).map_err(|error| error.to_string())
     }
 
     /// Adds a device, serves its queues, makes its target usable and starts it; takes everything back if that fails.
     fn bring_up(&mut self, prepared: &Prepared) -> Result<DeviceInfo, Failure> {
-        let zero_copy = self.has_buffer_table()?;
+        let zero_copy = self.can_zero_copy(&prepared.common)?;
         let info = device::add(&mut self.control, &prepared.common, &prepared.params, zero_copy)?;
         let started = self.serve(&info, prepared).and_then(|()| device::start(&mut self.control, info.id, false));
         if let Err(error) = started {

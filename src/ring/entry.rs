@@ -64,7 +64,7 @@ impl Inner {
             Memory::None => None,
             Memory::Payload { id, offset_bytes } => {
                 let at = usize::try_from(u64::from(*offset_bytes) + done_bytes).ok()?;
-                match (*self.payloads.borrow().get(id.0 as usize)?)? {
+                match self.payloads.borrow().get(*id)? {
                     // A registered request buffer is addressed by the offset in it.
                     Payload::Registered => {
                         Some(Place::Fixed(std::ptr::without_provenance_mut(at), u16::try_from(id.0).ok()?))
