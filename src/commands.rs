@@ -16,7 +16,7 @@ use crate::control::{self, Control};
 use crate::daemon;
 use crate::device;
 use crate::offline;
-use crate::proto::{self, AddSnapshot, Answer, DeviceReport, Question};
+use crate::proto::{self, AddMirror, AddSnapshot, Answer, DeviceReport, InitialSync, Question};
 use crate::rundir::{DeviceState, RunDir, Server};
 use crate::server;
 use crate::transfer;
@@ -25,6 +25,11 @@ use crate::transfer;
 const RECORD_TRIES: u32 = 20;
 /// ... and the pause between: the kernel closes its files two seconds later at most.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a server is asked for its devices that goes without an answer ...
+const REPORT_TRIES: u32 = 40;
+/// ... and the pause between: a process that is killed closes its files one after the other.
+const REPORT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why a command failed, and its exit code.
 pub struct Failure {
@@ -105,13 +110,27 @@ fn device_exists(id: u32) -> bool {
 }
 
 /// Prints what an `add` gave.
-pub fn print_added(answer: Answer) -> Result<(), Failure> {
+pub fn print_added(answer: Answer, question: &Question) -> Result<(), Failure> {
     match answer {
-        Answer::Added { path } => print(&path),
+        Answer::Added { path } => {
+            print(&path);
+            warn_of_forgetting(question);
+        }
         Answer::Failed { message } => return Err(message.into()),
         _ => return Err(other_answer()),
     }
     Ok(())
+}
+
+/// Says what a mirror without a log on a disk does when it is added again.
+fn warn_of_forgetting(question: &Question) {
+    let Question::AddMirror(AddMirror { legs, log: None, initial_sync, source, .. }) = question else { return };
+    let source = legs[source.unwrap_or(0)].path.display();
+    let now = match initial_sync {
+        InitialSync::NoSync => "its legs are taken for equal now".to_owned(),
+        _ => format!("its other legs are recovered from {source} now (--source names another)"),
+    };
+    log::warn!("a core log remembers nothing: {now}, and whoever adds the mirror again must know which leg is right");
 }
 
 fn other_answer() -> Failure {
@@ -149,22 +168,28 @@ fn message(word: &str, words: Vec<String>) -> Result<(), Failure> {
 fn reports(rundir: &RunDir) -> Result<Vec<DeviceReport>, Failure> {
     let mut reports = Vec::new();
     for server in rundir.servers()? {
-        reports.extend(match server.connection {
-            Some(connection) => match proto::ask(connection, &Question::Report) {
-                Ok(Answer::Devices(devices)) => devices,
-                Ok(Answer::Failed { message }) => return Err(message.into()),
-                Ok(_) => continue,
-                // It has ended meanwhile: in good order, and then nothing is left of it, or it died.
-                Err(_) => match rundir.server(&server.key) {
-                    Some(dead) if dead.connection.is_none() => orphans(&dead),
-                    _ => continue,
-                },
-            },
-            None => orphans(&server),
-        });
+        reports.extend(reports_of(rundir, server)?);
     }
     reports.sort_by_key(|device| device.id);
     Ok(reports)
+}
+
+/// Reports of a server's devices. One that goes without an answer has ended in good order, and then nothing is left of it;
+/// or it is dying, and nobody listens a moment later; or it has a successor.
+fn reports_of(rundir: &RunDir, server: Server) -> Result<Vec<DeviceReport>, Failure> {
+    let mut server = Some(server);
+    for _ in 0..REPORT_TRIES {
+        let Some(mut asked) = server.take() else { return Ok(Vec::new()) };
+        let Some(connection) = asked.connection.take() else { return Ok(orphans(&asked)) };
+        match proto::ask(connection, &Question::Report) {
+            Ok(Answer::Devices(devices)) => return Ok(devices),
+            Ok(Answer::Failed { message }) => return Err(message.into()),
+            Ok(_) => return Err(other_answer()),
+            Err(_) => std::thread::sleep(REPORT_PAUSE),
+        }
+        server = rundir.server(&asked.key);
+    }
+    Err("a server takes questions and gives no answers".to_owned().into())
 }
 
 /// What is known about the devices of a dead server.

@@ -67,8 +67,8 @@ pub fn serve(key: &str) -> Result<ExitCode, Failure> {
 /// Adds the first device of a family and serves it in this process.
 pub fn foreground(rundir: &RunDir, key: &str, question: Question, lock: File) -> Result<ExitCode, Failure> {
     let (mut server, listener) = listen(rundir, key)?;
-    let answer = server.carry_out(question);
-    let added = answer.map_err(Failure::from).and_then(print_added);
+    let answer = server.carry_out(question.clone());
+    let added = answer.map_err(Failure::from).and_then(|answer| print_added(answer, &question));
     if added.is_err() {
         rundir.remove(key);
     }

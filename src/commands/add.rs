@@ -164,9 +164,6 @@ fn mirror_question(add: &cli::Mirror) -> Result<AddMirror, Failure> {
         (_, true) => InitialSync::NoSync,
         _ => InitialSync::FromLog,
     };
-    if log.is_none() && add.source.is_none() && initial_sync != InitialSync::NoSync {
-        log::info!("{}: the leg that all others are recovered from; --source names another", legs[0].path.display());
-    }
     Ok(AddMirror {
         legs,
         log,
@@ -221,7 +218,7 @@ fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Resul
                 let hint = "only the first device of an origin can be added in the foreground";
                 return Err(wrong_usage(format!("{}: its server is already running; {hint}", origin.display())));
             }
-            print_added(proto::ask(server, &question)?)?;
+            print_added(proto::ask(server, &question)?, &question)?;
         }
         Some(Server { state: Some(state), .. }) if state.devices.iter().any(|device| device_exists(device.id)) => {
             let hint = "run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
@@ -234,7 +231,7 @@ fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Resul
         _ => {
             rundir.remove(&key);
             let server = daemon::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
-            print_added(proto::ask(server, &question)?)?;
+            print_added(proto::ask(server, &question)?, &question)?;
         }
     }
     Ok(ExitCode::SUCCESS)

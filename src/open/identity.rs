@@ -5,8 +5,10 @@ use std::path::Path;
 
 use super::{DiskId, OpenDisk};
 
-/// Where the kernel tells what a disk is, best first: world wide names, then what stacked devices are called.
-const NAMES: [&str; 7] = ["wwid", "device/wwid", "device/serial", "dm/uuid", "md/uuid", "dm/name", "loop/backing_file"];
+/// Where the kernel tells what a disk is, best first: world wide names and serial numbers (the last is where virtio has
+/// it), then what stacked devices are called.
+const NAMES: [&str; 8] =
+    ["wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "md/uuid", "dm/name", "loop/backing_file"];
 
 impl OpenDisk {
     /// A number that no other disk has had at the same place since the machine was started: the kernel's sequence number of

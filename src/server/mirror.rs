@@ -57,8 +57,9 @@ impl Server {
             log: disks.log.iter().zip(&add.log).map(|(disk, path)| Named::new(disk.id, path)).next(),
         };
         let limits: Vec<_> = disks.legs.iter().map(|leg| &leg.limits).collect();
-        let volatile = limits.iter().any(|limits| limits.volatile_cache);
-        let params = device::params(&limits, volatile, disks.len, add.common.read_only, discard_of(&disks));
+        // A leg with a volatile cache may join later, and what users do not flush then is not flushed to it. Flushes of legs
+        // without one cost nothing.
+        let params = device::params(&limits, true, disks.len, add.common.read_only, discard_of(&disks));
         let ticket = self.next_ticket();
         self.open_target(&add, disks, region, initial_sync, source, ticket)?;
         let (common, read_only) = (add.common.clone(), add.common.read_only);

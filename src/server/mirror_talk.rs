@@ -6,12 +6,13 @@ use dm_targets::mirror::check::Difference;
 use dm_targets::mirror::legs::LegSet;
 use dm_targets::mirror::target::{LegParts, Mirror};
 use dm_targets::table::LegHealth;
-use dm_targets::units::Sector;
+use dm_targets::units::{Sector, Sectors};
 use serde_json::json;
 
 use super::mirror::{identity, named_leg, note_failure};
 use super::{Failure, NamedLeg, Over, Server, content, no_device};
 use crate::commands::add::leg_of;
+use crate::device;
 use crate::family::{Caller, Family, Served};
 use crate::open::{Access, Claim, DiskId, OpenDisk};
 use crate::proto::{Answer, Leg, Question};
@@ -96,13 +97,17 @@ impl Server {
         find_leg(self.legs(id)?, word).ok_or_else(|| format!("{word}: not a leg of /dev/ublkb{id}"))
     }
 
-    fn open_leg(&self, id: u32, leg: &Leg, place: Option<usize>) -> Result<(OpenDisk, (NamedLeg, Leg)), Failure> {
+    fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<(OpenDisk, (NamedLeg, Leg)), Failure> {
         // A leg that was away and has come back takes its own place, and is claimed already.
         let known = std::fs::metadata(&leg.path).ok().and_then(|metadata| DiskId::of(&metadata));
         let legs = self.legs(id)?;
         let own = place.and_then(|at| legs.get(at)).is_some_and(|old| Some(old.disk.id) == known);
         let claim = if own { Claim::Shared } else { Claim::Exclusive };
         let disk = OpenDisk::open(&leg.path, Access::ReadWrite, claim).map_err(|error| error.to_string())?;
+        let below = device::params(&[&disk.limits], true, Sectors(0), false, None);
+        if let Some(why) = device::unfit(&self.params(id)?, &below) {
+            return Err(format!("{}: {why}", leg.path.display()));
+        }
         self.refuse_other_content(id, &disk, leg)?;
         let named = named_leg(disk.id, leg);
         Ok((disk, (named, leg.clone())))

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::{Failure, Over, Prepared, Server, no_device};
+use crate::device;
 use crate::family::Family;
 use crate::proto::{Answer, Question};
 
@@ -50,13 +51,15 @@ impl Server {
         let Question::AddMirror(add) = table else { return Err("this is no mirror".to_owned()) };
         let prepared = self.open_mirror(add, false)?;
         let Prepared { ticket, over, added, params, .. } = prepared;
-        if size.is_some_and(|size| size.0 != params.dev_sectors) {
+        let unfit = if size.is_some_and(|size| size.0 != params.dev_sectors) {
+            Some(format!("the table makes a device of {} sectors: its length cannot change", params.dev_sectors))
+        } else {
+            device::unfit(&self.params(id)?, &params).map(|why| format!("the table: {why}"))
+        };
+        if let Some(why) = unfit {
             let forget = move |family: Rc<Family>| async move { drop(family.opened.borrow_mut().remove(&ticket)) };
             self.family.call(forget).map_err(|error| error.to_string())?;
-            return Err(format!(
-                "the table makes a device of {} sectors: its length cannot change",
-                params.dev_sectors
-            ));
+            return Err(why);
         }
         let put = move |family: Rc<Family>| async move { family.put_target(id, ticket).await };
         self.family.call(put).map_err(|error| error.to_string())??;

@@ -38,7 +38,9 @@ fn basic() {
     let (first, second) = (slice("leg0", "n0", 0, len), slice("leg1", "n1", 0, len));
     let view = View::new("mirr", len);
     view.fill(&Disk::open(&first));
-    let dev = server::add(&format!("mirror --leg {first} --leg {second} --name m"));
+    let out = ublk_dm(&format!("add mirror --leg {first} --leg {second} --name m")).ok();
+    let (dev, said) = (out.line(), out.stderr.trim().to_string());
+    assert!(said.contains("core log remembers nothing") && said.contains(&first), "of a core log add says {said:?}");
     describe(&dev, &first, &second, len);
     let shape = Shape::new(len, REGION, &[&first, &second]);
     server::wait_for(30, "the recovery", || server::number("m", "/mirror/in_sync_regions") == shape.regions());

@@ -8,12 +8,12 @@ use serde_json::Value;
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
-use crate::disk::{Buf, Disk, slice};
+use crate::disk::{Buf, Disk, node, slice};
 use crate::load::{self, Plan, StopOnDrop};
 use crate::mirror::{self, Did, Engine, Initial, Mirror, Request, Shape, ours};
 use crate::model::View;
 use crate::server;
-use crate::sh::ublk_dm;
+use crate::sh::{binary, run_args, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1", "n2", "n3"];
@@ -23,6 +23,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "mirror-messages-legs", bound_s: 120, disks, run: legs },
         Case { name: "mirror-messages-replace-failed", bound_s: 90, disks, run: |_| replace_failed() },
         Case { name: "mirror-messages-recover", bound_s: 90, disks, run: |_| recover() },
+        Case { name: "mirror-messages-unfit", bound_s: 90, disks: &["n0", "n1", "k0"], run: |_| unfit() },
         Case { name: "mirror-messages-throttle", bound_s: 90, disks, run: |_| throttle() },
     ]
 }
@@ -189,6 +190,74 @@ fn replace_failed() {
     served.close();
     mirror::assert_legs_equal(&Shape::new(LEN, REGION, &[&first, &spare]), "after the replacement");
     server::assert_nothing_left("del");
+}
+
+/// Users' requests have the blocks and the flushes of the device as it was added: a leg that joins must be able to take
+/// them, and one that has a cache must be told to flush it.
+fn unfit() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let legs = ["n0", "n1"].map(|disk| slice(&format!("leg{disk}"), disk, 0, LEN));
+    let (large, cached) = (slice("large", "k0", 0, LEN), slice("cached", "n1", LEN, LEN));
+    for leg in &legs {
+        set_cache(leg, "write through");
+    }
+    let shape = Shape::new(LEN, REGION, &[&legs[0], &legs[1]]);
+    let view = View::new("mirr", LEN);
+    view.fill(&Disk::open(&legs[0]));
+    let served = Mirror::open(Engine::Ublk, "m", &shape);
+    served.wait_in_sync();
+    let table = server::table("m");
+    for words in [format!("replace 1 {large}"), format!("add-leg {large}")] {
+        let said = ublk_dm(&format!("message m {words}")).refused().stderr;
+        assert!(said.contains(&large) && said.contains("blocks of 4096 bytes"), "{words}: {said:?}");
+    }
+    assert!(server::table("m") == table, "a refused leg is in the table: {}", server::table("m"));
+    let other = Shape::new(LEN, REGION, &[&legs[0], &large]);
+    run_args(&binary(), &["load", "m", "--table", &other.table()]).ok();
+    ublk_dm("suspend m").ok();
+    let said = ublk_dm("resume m").refused().stderr;
+    assert!(said.contains("blocks of 4096 bytes"), "resume with the table: {said:?}");
+    run_args(&binary(), &["load", "m", "--table", &shape.table()]).ok();
+    ublk_dm("resume m").ok();
+    served.wait_in_sync();
+    let disk = served.disk();
+    view.write(&disk, 1, 1);
+    view.verify(&disk);
+    // The device was made from disks without a cache.
+    message(&format!("replace 0 {cached}"));
+    served.wait_in_sync();
+    // The block layer passes on flushes to devices with a cache only.
+    let cache = std::fs::read_to_string(attribute(&served.path, "queue/write_cache")).expect("an attribute");
+    assert!(cache.trim() == "write back", "the mirror's cache is {cache:?}");
+    let before = flushes(&node("n1"));
+    disk.flush().expect("a flush");
+    assert!(flushes(&node("n1")) > before, "a flush does not reach the leg that has a cache");
+    view.verify(&disk);
+    drop(disk);
+    served.close();
+    mirror::assert_legs_equal(&Shape::new(LEN, REGION, &[&cached, &legs[1]]), "after the replacement");
+    legs.iter().for_each(|leg| set_cache(leg, "write back"));
+    server::assert_nothing_left("del");
+}
+
+fn attribute(path: &str, name: &str) -> String {
+    let node = std::fs::canonicalize(path).expect("a device");
+    format!("/sys/class/block/{}/{name}", node.file_name().and_then(|name| name.to_str()).expect("ASCII"))
+}
+
+/// Has the kernel believe of a disk what the case needs.
+fn set_cache(path: &str, cache: &str) {
+    let path = attribute(path, "queue/write_cache");
+    std::fs::write(&path, cache).unwrap_or_else(|e| panic!("{path}: {e}"));
+}
+
+/// Flushes that a disk has completed; those above it do not count any.
+fn flushes(path: &str) -> u64 {
+    let path = attribute(path, "stat");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+    text.split_whitespace().nth(15).and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{path}: {text:?}"))
 }
 
 /// What the source could not give stays out of sync, and is copied when it can be read again and somebody says so.
