@@ -159,8 +159,8 @@ impl<'a> Loader<'a> {
         let mut ahead = VecDeque::new();
         let result = self.walk_areas(&mut ahead).await;
         // Also what nobody looks at any more (I6): whoever is told opens the disk next.
-        for Piece { io, .. } in ahead {
-            drop(io.await);
+        for piece in ahead {
+            drop(piece.io.await);
         }
         result
     }
@@ -186,12 +186,12 @@ impl<'a> Loader<'a> {
                     (area, offset) = (area + 1, 0);
                 }
             }
+            if ahead.front().is_some_and(|piece| ended.is_some_and(|end| piece.area > end)) {
+                return Ok(());
+            }
             let Some(piece) = ahead.pop_front() else {
                 return if ended.is_some() { Ok(()) } else { Err(self.no_successor(area)) };
             };
-            if ended.is_some_and(|end| piece.area > end) {
-                continue;
-            }
             piece.io.await?;
             self.bytes.resize(usize::try_from(piece.len).unwrap_or(0), 0);
             piece.buffer.read(0, &mut self.bytes);

@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 
 use crate::Case;
-use crate::disk::{self, Buf, Disk, MIB, node, slice};
+use crate::disk::{self, Buf, Disk, MIB, is_free, node, slice};
 use crate::load::Rng;
 use crate::runner::scratch;
 use crate::sh::{Out, sh, ublk_dm, ublk_dm_as_nobody};
@@ -207,6 +207,9 @@ fn stores() {
         cow.write_bytes(0, &store::header(store::MAGIC, 1, 1, 8));
         refuse(&add, &[&o, &c]);
     }
+    // Whoever is refused may open the disks at once, also those that were still being read.
+    ublk_dm(&add).refused();
+    assert!(is_free(&o) && is_free(&c), "add was refused while the server had its disks");
     // A full first area and no room for the second: the device was cut short.
     let cut = slice("cut", "n1", 0, 258 * 8);
     let full: Vec<_> = (0..256).map(|i| (i, 2 + i)).collect();
