@@ -3,7 +3,7 @@
 pub mod add;
 mod wait;
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -177,6 +177,7 @@ fn reports(rundir: &RunDir) -> Result<Vec<DeviceReport>, Failure> {
 /// Reports of a server's devices. One that goes without an answer has ended in good order, and then nothing is left of it;
 /// or it is dying, and nobody listens a moment later; or it has a successor.
 fn reports_of(rundir: &RunDir, server: Server) -> Result<Vec<DeviceReport>, Failure> {
+    let key = server.key.clone();
     let mut server = Some(server);
     for _ in 0..REPORT_TRIES {
         let Some(mut asked) = server.take() else { return Ok(Vec::new()) };
@@ -185,11 +186,16 @@ fn reports_of(rundir: &RunDir, server: Server) -> Result<Vec<DeviceReport>, Fail
             Ok(Answer::Devices(devices)) => return Ok(devices),
             Ok(Answer::Failed { message }) => return Err(message.into()),
             Ok(_) => return Err(other_answer()),
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                log::warn!("{key}: its server is of another version: {error}");
+                return Ok(Vec::new());
+            }
             Err(_) => std::thread::sleep(REPORT_PAUSE),
         }
-        server = rundir.server(&asked.key);
+        server = rundir.server(&key);
     }
-    Err("a server takes questions and gives no answers".to_owned().into())
+    log::warn!("{key}: its server takes questions and gives no answers");
+    Ok(Vec::new())
 }
 
 /// What is known about the devices of a dead server.

@@ -27,14 +27,14 @@ const STOP_PAUSE: Duration = Duration::from_millis(100);
 const DELETE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Why disks that would make a device like `below` cannot come below one that is there already: what users may send it was
-/// settled when it was added.
-pub fn unfit(device: &Params, below: &Params) -> Option<String> {
+/// settled when it was added. Only with zero copy do disks get their memory.
+pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String> {
     if below.logical_shift > device.logical_shift {
         let (block, of_device) = (1_u64 << below.logical_shift, 1_u64 << device.logical_shift);
         return Some(format!("blocks of {block} bytes are too large for a device with blocks of {of_device}"));
     }
     let mask = |params: &Params| params.dma_alignment_mask.unwrap_or(511); // the block layer's own
-    (mask(below) > mask(device)).then(|| {
+    (zero_copy && mask(below) > mask(device)).then(|| {
         let (needed, given) = (mask(below) + 1, mask(device) + 1);
         format!("it needs memory aligned to {needed} bytes, and the device's users align to {given}")
     })

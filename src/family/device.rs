@@ -16,7 +16,6 @@ use dm_targets::mirror::target::Mirror;
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Snapshot;
-use dm_targets::units::Sectors;
 
 use crate::queue::{Descriptor, Queue};
 
@@ -40,16 +39,6 @@ impl Served {
             Served::Origin(origin) => origin.handle(request).await,
             Served::Mirror(mirror) => mirror.handle(request).await,
             Served::Nothing => Err(TargetError::Requeue),
-        }
-    }
-
-    /// Its length, if it has one of its own.
-    pub fn len(&self) -> Option<Sectors> {
-        match self {
-            Served::Snapshot(snapshot) => Some(snapshot.len()),
-            Served::Origin(origin) => Some(origin.disk().size()),
-            Served::Mirror(mirror) => Some(mirror.len()),
-            Served::Nothing => None,
         }
     }
 

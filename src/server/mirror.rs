@@ -4,6 +4,7 @@
 //! acknowledged: a mirror whose log is in memory has no other place for it, and a server that takes over must not recover
 //! from a leg that has missed writes (I10).
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use dm_targets::mirror::Event;
@@ -75,8 +76,8 @@ impl Server {
         source: Option<usize>,
         ticket: u64,
     ) -> Result<(), Failure> {
-        let known = |(leg, disk): (&Leg, &OpenDisk)| (Sector(leg.offset_sectors), identity(disk, leg));
-        let known: Vec<_> = add.legs.iter().zip(&disks.legs).map(known).collect();
+        let offsets = add.legs.iter().map(|leg| Sector(leg.offset_sectors));
+        let known: Vec<_> = offsets.zip(identities(add, disks.legs.iter())).collect();
         let (handle_errors, keep_log) = (add.handle_errors, add.keep_log);
         let label = add.common.name.clone().unwrap_or_else(|| add.legs[0].path.display().to_string());
         let note = Note { rundir: self.rundir.clone(), key: self.key.clone(), label };
@@ -262,6 +263,16 @@ fn check_legs(disks: &Disks, add: &AddMirror) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// What the legs are called for good. Where two have one name (serial numbers that somebody has set), paths must do.
+fn identities<'a>(add: &AddMirror, disks: impl Iterator<Item = &'a OpenDisk>) -> Vec<u64> {
+    let named: Vec<u64> = disks.zip(&add.legs).map(|(disk, leg)| identity(disk, leg)).collect();
+    if named.iter().collect::<HashSet<_>>().len() == named.len() {
+        return named;
+    }
+    let path = |leg: &Leg| identity_of(&format!("{} {}", leg.path.display(), leg.offset_sectors));
+    add.legs.iter().map(path).collect()
 }
 
 /// What a leg is known by in the log.

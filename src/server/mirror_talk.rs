@@ -105,7 +105,8 @@ impl Server {
         let claim = if own { Claim::Shared } else { Claim::Exclusive };
         let disk = OpenDisk::open(&leg.path, Access::ReadWrite, claim).map_err(|error| error.to_string())?;
         let below = device::params(&[&disk.limits], true, Sectors(0), false, None);
-        if let Some(why) = device::unfit(&self.params(id)?, &below) {
+        let zero_copy = self.devices.get(&id).is_some_and(|entry| device::is_zero_copy(&entry.info));
+        if let Some(why) = device::unfit(&self.params(id)?, &below, zero_copy) {
             return Err(format!("{}: {why}", leg.path.display()));
         }
         self.refuse_other_content(id, &disk, leg)?;

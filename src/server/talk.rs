@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{Failure, Over, Prepared, Server, no_device};
 use crate::device;
-use crate::family::Family;
+use crate::family::{Family, Served};
 use crate::proto::{Answer, Question};
 
 impl Server {
@@ -19,16 +19,27 @@ impl Server {
         let same_target = loaded.is_none();
         if let Some(table) = loaded {
             let old = entry.added.clone();
-            if let Err(error) = self.change_table(id, table) {
-                // The device had a target before, and has to have one again.
-                let back = self.change_table(id, old);
+            if let Err(error) = self.change_table(id, table, false) {
+                // The device had a target before, and has to have one again, with what is known of its disks by now.
+                let back = self.change_table(id, old, true);
                 return Err(back.map_or_else(
                     |back| format!("{error}; and the old table cannot be put back, the device stays suspended: {back}"),
                     |()| format!("{error}; the old table is still in place, the device stays suspended"),
                 ));
             }
         }
+        if !self.has_target(id)? {
+            return Err(format!("/dev/ublkb{id}: it has no table any more: load one first"));
+        }
         self.on_device(id, move |family| async move { family.resume(id, same_target).await })
+    }
+
+    fn has_target(&self, id: u32) -> Result<bool, Failure> {
+        let ask = move |family: Rc<Family>| async move {
+            let device = family.devices.borrow().get(&id).cloned();
+            device.is_some_and(|device| !matches!(device.served(), Served::Nothing))
+        };
+        self.family.call(ask).map_err(|error| error.to_string())
     }
 
     /// Takes a table for the next resume. Its disks are opened then, when the old table no longer has them.
@@ -41,20 +52,19 @@ impl Server {
         Ok(Answer::Done)
     }
 
-    fn change_table(&mut self, id: u32, table: Question) -> Result<(), Failure> {
-        let take = move |family: Rc<Family>| async move {
-            let size = family.devices.borrow().get(&id).and_then(|device| device.served().len());
-            family.take_target(id).await;
-            size
-        };
-        let size = self.family.call(take).map_err(|error| error.to_string())?;
+    /// Puts another table in the place of a suspended device's; `again`: one that it had before.
+    fn change_table(&mut self, id: u32, table: Question, again: bool) -> Result<(), Failure> {
         let Question::AddMirror(add) = table else { return Err("this is no mirror".to_owned()) };
-        let prepared = self.open_mirror(add, false)?;
+        let now = self.params(id)?;
+        let zero_copy = self.devices.get(&id).is_some_and(|entry| device::is_zero_copy(&entry.info));
+        let take = move |family: Rc<Family>| async move { family.take_target(id).await };
+        self.family.call(take).map_err(|error| error.to_string())?;
+        let prepared = self.open_mirror(add, again)?;
         let Prepared { ticket, over, added, params, .. } = prepared;
-        let unfit = if size.is_some_and(|size| size.0 != params.dev_sectors) {
+        let unfit = if params.dev_sectors != now.dev_sectors {
             Some(format!("the table makes a device of {} sectors: its length cannot change", params.dev_sectors))
         } else {
-            device::unfit(&self.params(id)?, &params).map(|why| format!("the table: {why}"))
+            device::unfit(&now, &params, zero_copy).map(|why| format!("the table: {why}"))
         };
         if let Some(why) = unfit {
             let forget = move |family: Rc<Family>| async move { drop(family.opened.borrow_mut().remove(&ticket)) };

@@ -13,7 +13,8 @@ const LEAF_RUNS: usize = 256;
 const LEAF_STEP: usize = 16;
 /// Bits of a run's COW chunk; the rest holds its length. No device has more: 2^56 chunks of 512 bytes are 32 EiB.
 const NEW_BITS: u32 = 56;
-/// Fewest chunks that a portion stands for: few enough that putting it in order keeps nobody waiting.
+/// Fewest chunks that a portion stands for: few enough that putting it in order keeps nobody waiting. (Of more than 2^32
+/// chunks portions are larger.)
 const PORTION_CHUNKS: u64 = 1 << 16;
 /// About the most portions, which bounds what they take while they are empty.
 const MAX_PORTIONS: u64 = 1 << 16;

@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "mirror-messages-replace-failed", bound_s: 90, disks, run: |_| replace_failed() },
         Case { name: "mirror-messages-recover", bound_s: 90, disks, run: |_| recover() },
         Case { name: "mirror-messages-unfit", bound_s: 90, disks: &["n0", "n1", "k0"], run: |_| unfit() },
+        Case { name: "mirror-messages-refused", bound_s: 90, disks: &["n0", "n1", "k0"], run: |_| refused_table() },
         Case { name: "mirror-messages-throttle", bound_s: 90, disks, run: |_| throttle() },
     ]
 }
@@ -189,6 +190,38 @@ fn replace_failed() {
     view.verify(&served.disk());
     served.close();
     mirror::assert_legs_equal(&Shape::new(LEN, REGION, &[&first, &spare]), "after the replacement");
+    server::assert_nothing_left("del");
+}
+
+/// A table that is refused leaves the old one, with what is known of its legs by now: also where that one had called them equal.
+fn refused_table() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let (first, large) = (slice("leg0", "n0", 0, LEN), slice("large", "k0", 0, LEN));
+    let second = Faulty::new("leg1", "n1", 0, LEN);
+    let shape = Shape::new(LEN, REGION, &[&first, &second.path])
+        .initial(Initial::NoSync)
+        .features(&["handle_errors", "keep_log"]);
+    let view = View::new("mirr", LEN);
+    mirror::fill(&view, &shape);
+    let served = Mirror::open(Engine::Ublk, "m", &shape);
+    let disk = served.disk();
+    second.set(Fault::Gone);
+    view.write(&disk, 3 * REGION, 64);
+    served.wait_status(10, "a failed leg", |status| status.letters == "AD");
+    second.heal();
+    let other = Shape::new(LEN, REGION, &[&first, &large]);
+    run_args(&binary(), &["load", "m", "--table", &other.table()]).ok();
+    ublk_dm("suspend m").ok();
+    ublk_dm("resume m").refused();
+    ublk_dm("resume m").ok();
+    view.verify(&disk);
+    served.wait_in_sync();
+    view.verify(&disk);
+    drop(disk);
+    served.close();
+    mirror::assert_legs_equal(&shape, "after a refused table");
     server::assert_nothing_left("del");
 }
 
