@@ -27,8 +27,12 @@ const STOP_PAUSE: Duration = Duration::from_millis(100);
 const DELETE_LIMIT: Duration = Duration::from_secs(3);
 
 /// Why disks that would make a device like `below` cannot come below one that is there already: what users may send it was
-/// settled when it was added. Only with zero copy do disks get their memory.
+/// settled when it was added. Only with zero copy do disks get their memory. A length of 0 is that of a leg by itself, which is
+/// measured where it joins.
 pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String> {
+    if below.dev_sectors > 0 && below.dev_sectors != device.dev_sectors {
+        return Some(format!("it makes a device of {} sectors: its length cannot change", below.dev_sectors));
+    }
     if below.logical_shift > device.logical_shift {
         let (block, of_device) = (1_u64 << below.logical_shift, 1_u64 << device.logical_shift);
         return Some(format!("blocks of {block} bytes are too large for a device with blocks of {of_device}"));

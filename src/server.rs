@@ -304,9 +304,11 @@ impl Server {
         self.save();
     }
 
-    /// What the kernel knows of a device.
-    fn params(&mut self, id: u32) -> Result<Params, Failure> {
-        self.control.get_params(id).map_err(|error| error.to_string())
+    /// Refuses disks, by the device that they would make, that cannot come below one that is there already.
+    fn refuse_unfit(&mut self, id: u32, below: &Params) -> Result<(), Failure> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let now = self.control.get_params(id).map_err(|error| error.to_string())?;
+        device::unfit(&now, below, device::is_zero_copy(&entry.info)).map_or(Ok(()), Err)
     }
 
     /// Whether one more device can have its requests' pages used where they are. The kernel's table of them is large and

@@ -77,7 +77,7 @@ impl Server {
         ticket: u64,
     ) -> Result<(), Failure> {
         let offsets = add.legs.iter().map(|leg| Sector(leg.offset_sectors));
-        let known: Vec<_> = offsets.zip(identities(add, disks.legs.iter())).collect();
+        let known: Vec<_> = offsets.zip(identities(add, &disks.legs)).collect();
         let (handle_errors, keep_log) = (add.handle_errors, add.keep_log);
         let label = add.common.name.clone().unwrap_or_else(|| add.legs[0].path.display().to_string());
         let note = Note { rundir: self.rundir.clone(), key: self.key.clone(), label };
@@ -266,8 +266,8 @@ fn check_legs(disks: &Disks, add: &AddMirror) -> Result<(), Failure> {
 }
 
 /// What the legs are called for good. Where two have one name (serial numbers that somebody has set), paths must do.
-fn identities<'a>(add: &AddMirror, disks: impl Iterator<Item = &'a OpenDisk>) -> Vec<u64> {
-    let named: Vec<u64> = disks.zip(&add.legs).map(|(disk, leg)| identity(disk, leg)).collect();
+fn identities(add: &AddMirror, disks: &[OpenDisk]) -> Vec<u64> {
+    let named: Vec<u64> = disks.iter().zip(&add.legs).map(|(disk, leg)| identity(disk, leg)).collect();
     if named.iter().collect::<HashSet<_>>().len() == named.len() {
         return named;
     }

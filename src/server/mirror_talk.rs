@@ -105,10 +105,7 @@ impl Server {
         let claim = if own { Claim::Shared } else { Claim::Exclusive };
         let disk = OpenDisk::open(&leg.path, Access::ReadWrite, claim).map_err(|error| error.to_string())?;
         let below = device::params(&[&disk.limits], true, Sectors(0), false, None);
-        let zero_copy = self.devices.get(&id).is_some_and(|entry| device::is_zero_copy(&entry.info));
-        if let Some(why) = device::unfit(&self.params(id)?, &below, zero_copy) {
-            return Err(format!("{}: {why}", leg.path.display()));
-        }
+        self.refuse_unfit(id, &below).map_err(|why| format!("{}: {why}", leg.path.display()))?;
         self.refuse_other_content(id, &disk, leg)?;
         let named = named_leg(disk.id, leg);
         Ok((disk, (named, leg.clone())))

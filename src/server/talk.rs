@@ -3,7 +3,6 @@
 use std::rc::Rc;
 
 use super::{Failure, Over, Prepared, Server, no_device};
-use crate::device;
 use crate::family::{Family, Served};
 use crate::proto::{Answer, Question};
 
@@ -55,21 +54,14 @@ impl Server {
     /// Puts another table in the place of a suspended device's; `again`: one that it had before.
     fn change_table(&mut self, id: u32, table: Question, again: bool) -> Result<(), Failure> {
         let Question::AddMirror(add) = table else { return Err("this is no mirror".to_owned()) };
-        let now = self.params(id)?;
-        let zero_copy = self.devices.get(&id).is_some_and(|entry| device::is_zero_copy(&entry.info));
         let take = move |family: Rc<Family>| async move { family.take_target(id).await };
         self.family.call(take).map_err(|error| error.to_string())?;
         let prepared = self.open_mirror(add, again)?;
         let Prepared { ticket, over, added, params, .. } = prepared;
-        let unfit = if params.dev_sectors != now.dev_sectors {
-            Some(format!("the table makes a device of {} sectors: its length cannot change", params.dev_sectors))
-        } else {
-            device::unfit(&now, &params, zero_copy).map(|why| format!("the table: {why}"))
-        };
-        if let Some(why) = unfit {
+        if let Err(why) = self.refuse_unfit(id, &params) {
             let forget = move |family: Rc<Family>| async move { drop(family.opened.borrow_mut().remove(&ticket)) };
             self.family.call(forget).map_err(|error| error.to_string())?;
-            return Err(why);
+            return Err(format!("the table: {why}"));
         }
         let put = move |family: Rc<Family>| async move { family.put_target(id, ticket).await };
         self.family.call(put).map_err(|error| error.to_string())??;
