@@ -68,6 +68,28 @@ pub enum Mutant {
     MissedStaysInSync,
     /// A leg is no longer remembered as stale although what it got was not flushed.
     StaleClearedEarly,
+    /// Legs are changed while writes are in flight.
+    ChangeAmongWrites,
+    /// Legs are changed, and what the log says of it is not durable when the change is answered.
+    ChangeNotDurable,
+    /// A new leg is taken to be in sync where the old ones were.
+    NewLegInSync,
+    /// The log names a leg that is new to it before nothing in it is in sync any more.
+    NamedBeforeCleared,
+    /// When a leg is taken out the others are in sync in the log while it still names that one.
+    BelievedBeforeNamed,
+    /// A new leg stands in the log under the identity of the one that it replaces.
+    OldIdentityKept,
+    /// The log names the legs that it is about only while one of them is stale.
+    LegsNotNamed,
+    /// A leg that the log does not know is taken to be in sync where the log says so of others.
+    StrangersBelieved,
+    /// A leg is taken out although no other is known to have everything durably.
+    UnsettledSource,
+    /// When a leg is taken out the others count as the same without being flushed.
+    RemainingUnflushed,
+    /// When a leg is taken out the others count as the same although one of them is not right.
+    RemainingNotRight,
 }
 
 #[cfg(any(test, feature = "sim"))]

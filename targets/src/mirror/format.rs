@@ -14,6 +14,7 @@
 
 use super::bits::Bits;
 use super::legs::MAX_LEGS;
+use crate::mutant::{self, Mutant};
 use crate::table::InitialSync;
 use crate::units::{RegionIndex, SECTOR_BYTES, Sectors};
 
@@ -202,7 +203,8 @@ pub fn resume(header: &mut [u8; HEADER_BYTES], bits: &mut Bits, readable: bool, 
     resumed
 }
 
-/// The legs that missed something, where the kernel leaves room: it keeps these bytes and does not look at them.
+/// The legs that a log is about and which of them missed something, where the kernel leaves room: it keeps these bytes and
+/// does not look at them.
 ///
 /// ```text
 /// byte 16     "dmlegs", format 1, number of legs
@@ -211,8 +213,9 @@ pub fn resume(header: &mut [u8; HEADER_BYTES], bits: &mut Bits, readable: bool, 
 /// byte 104    a checksum of the 88 bytes before it (64 bits)
 /// ```
 ///
-/// A leg is known by its identity, wherever in the table it stands. LVM's fresh headers are all zeroes or all ones there,
-/// which is no record.
+/// A leg is known by its identity, wherever in the table it stands. A log gets a record when a leg misses something or the
+/// legs are changed, and keeps it from then on: a leg that was taken out and comes back is told from those that stayed.
+/// LVM's fresh headers are all zeroes or all ones there, which is no record.
 pub struct LegFlags;
 
 /// The identity of a leg that has none: it is known by its place alone.
@@ -243,40 +246,42 @@ impl LegFlags {
     pub const BYTES: usize = Self::CONTENT + 8;
     const MAGIC: [u8; 7] = *b"dmlegs\x01";
 
-    /// The flags for legs of these identities; `None` if there is no record, or it knows none of them as healthy.
+    /// The flags for legs of these identities; `None` if there is no record, it knows none of them as healthy, or all.
     ///
     /// A leg that the record does not know is taken for one that missed something, as long as a healthy one is known.
     /// Where the record knows no leg by its identity, and there are as many, it is their places that count.
     pub fn decode(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
-        let record = &header[Self::START..Self::START + Self::BYTES];
-        let count = usize::from(record[7]);
-        let flags = u16::try_from(number(record, 8)).ok()?;
-        let believed = record[..7] == Self::MAGIC
-            && (2..=MAX_LEGS).contains(&count)
-            && number(record, Self::CONTENT) == checksum(&record[..Self::CONTENT]);
-        // A record without any healthy leg, or with no other, was never written.
-        if !believed || flags == 0 || u32::from(flags) >= (1 << count) - 1 {
-            return None;
+        let record = Record::decode(header)?;
+        if !identities.iter().any(|id| record.place(*id).is_some()) {
+            return (record.count == identities.len() && record.flags != 0).then_some(record.flags);
         }
-        let recorded: [u64; MAX_LEGS] = std::array::from_fn(|leg| number(record, Self::IDENTITIES + 8 * leg));
-        let place = |id: &u64| recorded[..count].iter().position(|known| known == id && *id != NO_IDENTITY);
-        if !identities.iter().any(|id| place(id).is_some()) {
-            return (count == identities.len()).then_some(flags);
-        }
-        let missed = |id: &u64| place(id).is_none_or(|leg| flags >> leg & 1 == 1);
+        let missed = |id: &u64| record.place(*id).is_none_or(|leg| record.flags >> leg & 1 == 1);
         let now = identities.iter().enumerate().fold(0, |now, (leg, id)| now | u16::from(missed(id)) << leg);
         (now != 0 && u32::from(now) < (1 << identities.len()) - 1).then_some(now)
     }
 
-    /// Puts flags of legs of these identities into a header, or removes the record if there are none.
+    /// Whether there are legs among these that the record does not know, although it knows others, or as many. The log's
+    /// bits do not speak of them.
+    pub fn strangers(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
+        let Some(record) = Record::decode(header) else { return false };
+        let known = identities.iter().filter(|id| record.place(**id).is_some()).count();
+        known < identities.len() && (known > 0 || record.count != identities.len())
+    }
+
+    /// Puts flags of legs of these identities into a header. Where nothing has ever been to be remembered there is no
+    /// record, and none is made as long as there are no flags.
     pub fn encode(header: &mut [u8; HEADER_BYTES], identities: &[u64], flags: u16) {
-        let record = &mut header[Self::START..Self::START + Self::BYTES];
-        if flags == 0 {
-            if record[..7] == Self::MAGIC {
-                record.fill(0);
-            }
-            return;
+        let there = header[Self::START..].starts_with(&Self::MAGIC);
+        if flags != 0 || there && !mutant::is(Mutant::LegsNotNamed) {
+            Self::name(header, identities, flags);
+        } else if there {
+            header[Self::START..Self::START + Self::BYTES].fill(0);
         }
+    }
+
+    /// The same, with a record in any case.
+    pub fn name(header: &mut [u8; HEADER_BYTES], identities: &[u64], flags: u16) {
+        let record = &mut header[Self::START..Self::START + Self::BYTES];
         record.fill(0);
         record[..7].copy_from_slice(&Self::MAGIC);
         record[7] = u8::try_from(identities.len()).unwrap_or(u8::MAX);
@@ -286,6 +291,33 @@ impl LegFlags {
         }
         let sum = checksum(&record[..Self::CONTENT]);
         record[Self::CONTENT..].copy_from_slice(&sum.to_le_bytes());
+    }
+}
+
+/// What stands in a record that is believed.
+struct Record {
+    count: usize,
+    flags: u16,
+    identities: [u64; MAX_LEGS],
+}
+
+impl Record {
+    fn decode(header: &[u8; HEADER_BYTES]) -> Option<Record> {
+        let record = &header[LegFlags::START..LegFlags::START + LegFlags::BYTES];
+        let count = usize::from(record[7]);
+        let flags = u16::try_from(number(record, 8)).ok()?;
+        let believed = record[..7] == LegFlags::MAGIC
+            && (2..=MAX_LEGS).contains(&count)
+            && number(record, LegFlags::CONTENT) == checksum(&record[..LegFlags::CONTENT]);
+        // A record without any healthy leg was never written.
+        let healthy = believed && u32::from(flags) < (1 << count) - 1;
+        let identities = std::array::from_fn(|leg| number(record, LegFlags::IDENTITIES + 8 * leg));
+        healthy.then_some(Record { count, flags, identities })
+    }
+
+    /// Where a leg stands.
+    fn place(&self, identity: u64) -> Option<usize> {
+        self.identities[..self.count].iter().position(|known| *known == identity && identity != NO_IDENTITY)
     }
 }
 

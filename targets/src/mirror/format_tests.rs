@@ -183,8 +183,9 @@ fn leg_flags_are_believed_only_whole() {
     LegFlags::encode(&mut header, &ids, (1 << 9) - 1);
     assert_eq!(LegFlags::decode(&header, &ids), None, "a mirror always has a leg to copy from");
     LegFlags::encode(&mut header, &ids, 0);
-    let (record, rest) = header[16..].split_at(LegFlags::BYTES);
-    assert!(record.iter().all(|byte| *byte == 0) && rest.iter().all(|byte| *byte == 0x55));
+    assert_eq!((LegFlags::decode(&header, &ids), LegFlags::strangers(&header, &ids)), (None, false));
+    assert!(LegFlags::strangers(&header, &[1, 10]), "a record that names no stale leg names the others");
+    assert!(header[16 + LegFlags::BYTES..].iter().all(|byte| *byte == 0x55));
 }
 
 #[test]
@@ -192,19 +193,22 @@ fn a_leg_that_missed_something_is_known_wherever_it_stands() {
     let mut header = [0; HEADER_BYTES];
     // of the legs 7, 8 and 9 the first is stale
     LegFlags::encode(&mut header, &[7, 8, 9], 0b001);
-    for (legs, stale) in [
-        (&[7, 8, 9][..], Some(0b001)),
-        (&[9, 8, 7], Some(0b100)),
-        (&[8, 7], Some(0b10)),
-        (&[8, 9], None),              // the stale one has gone
-        (&[7, 5], None),              // nobody is known to be right
-        (&[8, 5], Some(0b10)),        // who has never been seen has nothing
-        (&[5, 8, 7, 9], Some(0b101)), //
-        (&[4, 5, 6], Some(0b001)),    // other names: by place
-        (&[4, 5], None),
+    for (legs, stale, strangers) in [
+        (&[7, 8, 9][..], Some(0b001), false),
+        (&[9, 8, 7], Some(0b100), false),
+        (&[8, 7], Some(0b10), false),
+        (&[8, 9], None, false),             // the stale one has gone
+        (&[7, 5], None, true),              // nobody is known to be right
+        (&[8, 5], Some(0b10), true),        // who has never been seen has nothing
+        (&[5, 8, 7, 9], Some(0b101), true), //
+        (&[4, 5, 6], Some(0b001), false),   // other names: by place
+        (&[4, 5], None, true),
     ] {
-        assert_eq!(LegFlags::decode(&header, legs), stale, "{legs:?}");
+        let told = (LegFlags::decode(&header, legs), LegFlags::strangers(&header, legs));
+        assert_eq!(told, (stale, strangers), "{legs:?}");
     }
+    LegFlags::encode(&mut header, &[7, 8, 9], 0);
+    assert_eq!(LegFlags::decode(&header, &[7, 5]), Some(0b10), "also where all were right");
     assert_eq!(identity_of("a"), identity_of("a"));
     assert_ne!(identity_of("a"), identity_of("b"));
 }

@@ -47,6 +47,12 @@ impl LegSet {
         LegSet(self.0 & !other.0)
     }
 
+    /// The same legs when one of all is taken out and those after it move up.
+    pub fn closed_at(self, leg: usize) -> LegSet {
+        let before = (1 << leg) - 1;
+        LegSet(self.0 & before | self.0 >> 1 & !before)
+    }
+
     /// Whether there is none.
     pub fn is_empty(self) -> bool {
         self.0 == 0
@@ -191,6 +197,11 @@ impl Legs {
         self.settled = LegSet((self.settled.0 | flushed.0) & self.sources.0);
     }
 
+    /// Whether another source leg than this one has been flushed since it became one.
+    pub fn settled_without(&self, leg: usize) -> bool {
+        !LegSet(self.sources.0 & self.settled.0).without(LegSet::one(leg)).is_empty()
+    }
+
     /// The legs that must not be copied from after a crash, for the log; `None` if no source leg has been flushed since it
     /// became one, so that all others may still be needed.
     pub fn to_remember(&self) -> Option<LegSet> {
@@ -308,9 +319,8 @@ impl Legs {
             return false;
         }
         self.legs.remove(leg);
-        let without = |set: LegSet| LegSet(set.0 & ((1 << leg) - 1) | set.0 >> 1 & !((1 << leg) - 1));
-        (self.sources, self.stale) = (without(self.sources), without(self.stale));
-        self.settled = without(self.settled);
+        (self.sources, self.stale) = (self.sources.closed_at(leg), self.stale.closed_at(leg));
+        self.settled = self.settled.closed_at(leg);
         if self.default > leg {
             self.default -= 1;
         } else if self.default == leg {

@@ -14,6 +14,7 @@ use super::regions::Regions;
 use super::target::{CLEAN_DELAY_MS, Mirror, OpenError, Parts, Phase, State};
 use crate::disk::DiskError;
 use crate::exec::{Executor, WaitQueue};
+use crate::mutant::{self, Mutant};
 use crate::table::InitialSync;
 use crate::units::RegionSize;
 
@@ -100,6 +101,7 @@ impl Mirror {
         // Recovery and cleaning must not begin before the log says what there is.
         self.paused.set(1);
         self.spawn(executor, |mirror| async move { mirror.log_loop().await });
+        self.forget_others().await;
         self.note_in_sync();
         if self.state.borrow().legs.in_sync() {
             // That was durable before we came.
@@ -145,6 +147,14 @@ impl Mirror {
         if let Err(error) = self.log.sync().await {
             self.log.failed.set(true);
             self.log_dead(error);
+        }
+    }
+
+    /// A log that names others than our legs says that nothing is in sync, durably, before it names ours: its bits were
+    /// never about them.
+    async fn forget_others(&self) {
+        if self.log.strangers.take() && !mutant::is(Mutant::NamedBeforeCleared) {
+            self.write_log().await;
         }
     }
 
@@ -208,8 +218,7 @@ impl Mirror {
         let Some(mut bits) = Bits::zeroes(regions) else { return };
         let known = self.log.dead.get();
         let initial = if self.initial_sync == InitialSync::Sync { InitialSync::Sync } else { InitialSync::FromLog };
-        let identities: Vec<u64> = self.with_identities(<[u64]>::to_vec);
-        let readable = self.log.read_again(initial, &mut bits, &identities).await;
+        let readable = self.log.read_again(initial, &mut bits, &self.identities()).await;
         if readable || initial == InitialSync::Sync {
             let State { regions, legs } = &mut *self.state.borrow_mut();
             regions.distrust(&bits);
@@ -218,6 +227,7 @@ impl Mirror {
             }
         }
         self.log.change_all();
+        self.forget_others().await;
         if !known && self.log.dead.get() {
             (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
         }

@@ -22,6 +22,7 @@ use super::format::{HEADER_BYTES, Layout, LegFlags, resume};
 use super::legs::LegSet;
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::WaitQueue;
+use crate::mutant::{self, Mutant};
 use crate::table::InitialSync;
 use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};
 
@@ -70,6 +71,10 @@ pub(super) struct Log {
     settled: Cell<u64>,
     /// The batch that makes the leg flags durable.
     flags_batch: Cell<u64>,
+    /// The header names the legs whatever there is to remember.
+    named: Cell<bool>,
+    /// It names others than the mirror has, so nothing in it is believed.
+    pub(super) strangers: Cell<bool>,
     /// A batch is wanted; with marks in it.
     wanted: Cell<bool>,
     marks: Cell<bool>,
@@ -130,6 +135,8 @@ impl Log {
             collecting: Cell::new(1),
             settled: Cell::new(0),
             flags_batch: Cell::new(0),
+            named: Cell::new(false),
+            strangers: Cell::new(false),
             wanted: Cell::new(false),
             marks: Cell::new(false),
             closing: Cell::new(false),
@@ -167,6 +174,12 @@ impl Log {
         let before = (*header, bits.count());
         let resumed = resume(&mut header, bits, result.is_ok(), initial);
         let flags = if resumed.fresh { None } else { LegFlags::decode(&header, legs) };
+        // Whoever says that the legs are the same means all of them.
+        let believed = initial == InitialSync::NoSync || resumed.fresh || mutant::is(Mutant::StrangersBelieved);
+        if !believed && LegFlags::strangers(&header, legs) {
+            bits.fill_from(0, false);
+            self.strangers.set(true);
+        }
         let padded = result.unwrap_or(true);
         if padded || before != (*header, bits.count()) {
             self.change_all();
@@ -295,10 +308,20 @@ impl Log {
         if self.device.is_none() {
             return;
         }
-        LegFlags::encode(&mut self.header.borrow_mut(), legs, stale.0);
+        let header = &mut self.header.borrow_mut();
+        if self.named.get() {
+            LegFlags::name(header, legs, stale.0);
+        } else {
+            LegFlags::encode(header, legs, stale.0);
+        }
         self.change_header();
         self.flags_batch.set(self.collecting.get());
         self.request();
+    }
+
+    /// The header names its legs from now on, also when none has missed anything.
+    pub(super) fn name_legs(&self) {
+        self.named.set(!mutant::is(Mutant::LegsNotNamed));
     }
 
     /// Whether the legs that missed something are in the header on disk, as far as that is possible.

@@ -15,7 +15,9 @@
 //!
 //! A **leg that fails** a write is no source any more and its region is out of sync; it is *stale*, and that is written
 //! to the header of the log (where the kernel's format leaves room) before anything is acknowledged that only the other
-//! legs have. So it is no source after a restart either, and is not read from until everything has been recovered. What
+//! legs have. So it is no source after a restart either, and is not read from until everything has been recovered. From
+//! the first failure or change of legs on the header names all legs, and its bits are about these alone: opened with
+//! another one, nothing is in sync, and that leg is stale. What
 //! becomes of the write follows the kernel's table ([`legs::Legs::verdict`]): with `handle_errors` it is *held* until the
 //! mirror is suspended (then it is for the next table) or its legs are changed (then it is tried again); with `keep_log`,
 //! and without `handle_errors`, it succeeds on the legs that are left.

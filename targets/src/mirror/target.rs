@@ -6,8 +6,7 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::Bits;
-use super::format::NO_IDENTITY;
-use super::legs::{Failure, LegSet, Legs, MAX_LEGS};
+use super::legs::{Failure, LegSet, Legs};
 use super::log::{Log, WithBits};
 pub use super::parts::{LegParts, LegReport, OpenError, Parts, Progress, Status};
 use super::recovery::Pass;
@@ -297,7 +296,7 @@ impl Mirror {
             return true;
         }
         let Some(flags) = flags else { return false };
-        self.with_identities(|identities| self.log.set_flags(identities, flags));
+        self.log.set_flags(&self.identities(), flags);
         self.flags_pending.set(false);
         self.flags_lost.set(false);
         true
@@ -331,14 +330,9 @@ impl Mirror {
         true
     }
 
-    /// Lends the identities of the legs that the state knows, in their order. A leg that is being added has none yet.
-    pub(super) fn with_identities<T>(&self, work: impl FnOnce(&[u64]) -> T) -> T {
-        let count = self.state.borrow().legs.count();
-        let mut identities = [NO_IDENTITY; MAX_LEGS];
-        for (identity, leg) in identities.iter_mut().zip(self.disks.borrow().iter()) {
-            *identity = leg.identity;
-        }
-        work(&identities[..count])
+    /// The identities of the legs, in their order.
+    pub(super) fn identities(&self) -> Vec<u64> {
+        self.disks.borrow().iter().map(|leg| leg.identity).collect()
     }
 
     /// If every region is in sync, says so and forgets what went wrong.

@@ -173,6 +173,46 @@ fn a_failed_leg_is_replaced_and_held_writes_go_on() {
 }
 
 #[test]
+fn a_leg_that_was_taken_out_and_comes_back_is_recovered() {
+    for (legs, replace) in [(2, true), (3, true), (3, false)] {
+        let setup = Setup { legs, ..Setup::small() };
+        let mut rig = Rig::new(&setup, &setup.clean_images());
+        let leg = spare(&mut rig, &setup);
+        rig.run(move |mirror| async move {
+            if replace { mirror.replace_leg(0, leg).await } else { mirror.remove_leg(0).await }
+        })
+        .unwrap();
+        rig.settle();
+        rig.write(100, 2, 3).unwrap();
+        rig.settle();
+        let images = rig.close();
+        // Somebody's script still has the old legs.
+        let again = Rig::new(&setup, &images[..=legs]);
+        let reports = again.mirror.legs();
+        assert!(reports[0].stale && reports[1].default && again.status().starts_with("0/4"), "{}", again.status());
+        assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(100, 2));
+        again.settle();
+        let images = again.close();
+        assert_eq!((&images[0], images[0].sectors[4].clone()), (&images[1], pattern::sector(100, 4)));
+    }
+}
+
+#[test]
+fn legs_are_not_changed_when_the_log_must_be_written_and_cannot() {
+    let setup = Setup { legs: 3, ..Setup::small() }.features(true, true);
+    let mut rig = Rig::new(&setup, &setup.clean_images());
+    fail(&rig.log(), Class::Write, u32::MAX);
+    let leg = spare(&mut rig, &setup);
+    let refused = rig.run(|mirror| async move { mirror.replace_leg(1, leg).await });
+    assert_eq!(refused.unwrap_err().to_string(), "the dirty log cannot be written");
+    assert!(rig.run(|mirror| async move { mirror.remove_leg(2).await }).is_err());
+    assert_eq!(rig.mirror.legs().len(), 3);
+    assert_eq!(rig.leg(4).writes(), 0, "the new leg has not been touched");
+    rig.settle();
+    rig.close();
+}
+
+#[test]
 fn a_leg_that_could_not_be_flushed_does_not_spoil_what_its_successor_gets() {
     let setup = Setup::small();
     let mut rig = Rig::new(&setup, &setup.clean_images());
