@@ -129,7 +129,8 @@ impl Mirror {
             // A failed log is no reason not to write then, but it may work again.
             self.log.until_settled(self.log.collecting()).await;
         }
-        let log_failed = stretch.in_sync && self.handle_errors && self.log.failed.get();
+        // Also where the region is out of sync: the log on disk may not say so.
+        let log_failed = self.handle_errors && self.log.failed.get();
         if log_failed || !stretch.in_sync && self.state.borrow().legs.holds_out_of_sync() {
             self.end(stretch);
             return self.resolve(log_failed, true, None).await;
