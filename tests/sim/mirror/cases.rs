@@ -1,5 +1,8 @@
 //! The mirrors and workloads that are crashed: all short sequences of requests, longer random ones, one error at every
-//! operation for each combination of features, and legs that are compared, repaired and replaced meanwhile.
+//! operation for each combination of features, and legs that are compared, repaired and replaced meanwhile. More of legs
+//! that change is in [`legs`].
+
+pub mod legs;
 
 use dm_targets::disk::Errno;
 use dm_targets::sim::Rng;
@@ -241,6 +244,9 @@ pub fn all() -> Vec<(&'static str, Vec<Case>)> {
         ("faults", faults()),
         ("recoveries", recoveries()),
         ("admin", admin()),
+        ("legs", legs::changed()),
+        ("failing", legs::failing()),
+        ("handed_over", legs::handed_over()),
         ("seeded", seeded().take(200).collect()),
     ]
 }
@@ -265,7 +271,7 @@ fn fail(case: &Case, violation: &Violation) -> ! {
     let shorter = explore(&again(&ops)).err();
     let violation = shorter.as_ref().unwrap_or(violation);
     panic!(
-        "{}\nworkload {ops:?} (found with {:?})\nseed {} depth {} {:?} eager {} {:?} faults {:?}\n{:#?}\ntrace:\n{}",
+        "{}\nworkload {ops:?} (found with {:?})\nseed {} depth {} {:?} eager {} {:?} {:?} faults {:?}\n{:#?}\ntrace:\n{}",
         violation.fault,
         case.ops,
         case.seed,
@@ -273,6 +279,7 @@ fn fail(case: &Case, violation: &Violation) -> ! {
         case.temper,
         case.eager,
         case.admin,
+        case.admin_when,
         case.faults,
         case.setup,
         violation.trace.join("\n")
@@ -296,5 +303,5 @@ fn every_disk_operation_fails() {
 
 #[test]
 fn legs_are_compared_repaired_and_replaced() {
-    run("mirror::legs_are_compared_repaired_and_replaced", admin().into_iter(), 45_000);
+    run("mirror::legs_are_compared_repaired_and_replaced", admin().into_iter(), 52_000);
 }

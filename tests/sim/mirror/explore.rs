@@ -1,8 +1,9 @@
 //! Runs a workload on a mirror with a crash at every moment, judges what survives, and lets some of it live on.
 //!
-//! What is done to the mirror meanwhile is in [`traffic`]. When nothing can happen any more and requests are still
+//! What is done to the mirror meanwhile is in [`traffic`], and with which legs it may be opened afterwards in [`tables`]. When nothing can happen any more and requests are still
 //! there they are held: the mirror is suspended and resumed, and goes on.
 
+mod tables;
 mod traffic;
 
 use std::collections::HashSet;
@@ -19,7 +20,7 @@ use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Step, Temper, World};
 use dm_targets::table::InitialSync;
 
-use super::judge::{Judged, judge};
+use super::judge::judge;
 use super::rig::{Setup, Slot, disks, parts, world};
 use crate::explore::Violation;
 use crate::model::{Device, Model, Moment};
@@ -41,6 +42,19 @@ pub enum Admin {
     Repair(usize),
     /// Puts the spare disk, the last one of the world, in the place of a leg.
     Replace(usize),
+    /// Adds the spare disk as a leg.
+    Add,
+    /// Takes a leg out.
+    Remove(usize),
+}
+
+/// When the administrator begins; at the latest when nothing else happens any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// After so many requests have been started.
+    Requests(usize),
+    /// As soon as everything is in sync.
+    InSync,
 }
 
 /// A workload and everything that decides how it goes.
@@ -50,12 +64,16 @@ pub struct Case {
     pub setup: Setup,
     /// What its disks hold at first; a spare disk may come last.
     pub images: Vec<Image>,
+    /// Places of the legs that the log's bits speak of at first.
+    pub told: Vec<usize>,
     /// The requests.
     pub ops: Vec<Op>,
     /// How many of them are in flight together.
     pub depth: usize,
-    /// What else is done, right after the start.
+    /// What else is done.
     pub admin: Admin,
+    /// And when.
+    pub admin_when: When,
     /// Decides everything that is not decided here.
     pub seed: u64,
     /// How the scheduler chooses.
@@ -79,9 +97,11 @@ impl Case {
         Case {
             setup: setup.clone(),
             images: images.to_vec(),
+            told: setup.places(),
             ops: ops.to_vec(),
             depth: 1 + rng.below(3),
             admin: Admin::Nothing,
+            admin_when: When::Requests(0),
             temper: *rng.pick(&Temper::RANDOM),
             seed,
             faults: Vec::new(),
@@ -104,8 +124,8 @@ struct Run<'a> {
     in_flight: Vec<InFlight>,
     admin: Slot<Result<(), String>>,
     admin_started: bool,
-    /// Which disks the administrator believes to be the legs.
-    table: Vec<usize>,
+    /// Everything has been in sync since the administrator was done.
+    in_sync_since: bool,
     seen: HashSet<u64>,
     judged: (u64, u64),
     states: u64,
@@ -134,7 +154,7 @@ impl From<String> for Stop {
 
 fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
     let trace = Trace::recording();
-    let shown = judge(&case.setup, &case.images, None, case.lenient())
+    let shown = judge(&case.setup, &case.images, None, &case.told, case.lenient())
         .map_err(|fault| Violation { fault: format!("before anything: {fault}"), trace: Vec::new() })?;
     let world = world(&case.setup, &case.images, case.seed, case.temper, trace.clone());
     for (disk, fault) in &case.faults {
@@ -155,7 +175,7 @@ fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
         in_flight: Vec::new(),
         admin: Rc::default(),
         admin_started: false,
-        table: (0..case.setup.legs).collect(),
+        in_sync_since: false,
         seen: HashSet::new(),
         judged: (u64::MAX, 0),
         states: 0,
@@ -205,7 +225,7 @@ impl Run<'_> {
                 self.began_in_sync = mirror.in_sync_regions() == mirror.regions();
                 self.mirror = Some(mirror);
             }
-            self.start_admin();
+            self.start_admin(false);
             self.collect()?;
             self.crash_now()?;
         }
@@ -234,8 +254,12 @@ impl Run<'_> {
             self.world.disks().iter().for_each(|disk| disk.release());
             return Ok(false);
         }
+        if !self.admin_started {
+            self.start_admin(true);
+            return Ok(false);
+        }
         let waiting = self.in_flight.len() + usize::from(self.next_op < self.case.ops.len());
-        let admin_runs = self.admin_started && self.admin.borrow().is_none() && self.case.admin != Admin::Nothing;
+        let admin_runs = self.admin.borrow().is_none();
         if waiting == 0 && !admin_runs {
             self.end(&mirror)?;
             return Ok(true);
@@ -280,28 +304,29 @@ impl Run<'_> {
             return Ok(());
         }
         self.states += 1;
-        // The legs that the table names, and the log.
-        let mut order = self.table.clone();
-        order.extend(self.case.setup.log.then_some(self.case.setup.legs));
-        let images: Vec<Image> = order.iter().map(|disk| images[*disk].clone()).collect();
-        let Judged { .. } = judge(&self.case.setup, &images, Some((&self.model, moment)), self.case.lenient())?;
-        if self.case.lives_on == 0 || self.case.lenient() || !self.rng.one_in(self.case.lives_on) {
-            return Ok(());
+        for table in self.tables(images) {
+            let (setup, images) = table.open(self.case, images);
+            let model = Some((&self.model, moment));
+            judge(&setup, &images, model, &table.told, self.case.lenient())
+                .map_err(|fault| format!("{fault} (opened with disks {:?})", table.legs))?;
+            if self.case.lives_on == 0 || self.case.lenient() || !self.rng.one_in(self.case.lives_on) {
+                continue;
+            }
+            self.states += self.second_life(&setup, &images, table.told).map_err(Stop::Later)?;
         }
-        self.states += self.second_life(&images).map_err(Stop::Later)?;
         Ok(())
     }
 
     /// What survived is opened, used and crashed again.
-    fn second_life(&mut self, images: &[Image]) -> Result<u64, Violation> {
+    fn second_life(&mut self, setup: &Setup, images: &[Image], told: Vec<usize>) -> Result<u64, Violation> {
         // What was said of legs that had never met is not said again.
-        let initial = if self.case.setup.log { self.case.setup.initial } else { InitialSync::FromLog };
-        let setup = &Setup { initial, ..self.case.setup.clone() };
+        let initial = if setup.log { setup.initial } else { InitialSync::FromLog };
+        let setup = &Setup { initial, ..setup.clone() };
         let (seed, block) = (self.rng.next_u64(), u64::from(setup.disk.logical_block_bytes) / 512);
         let len = 1 + self.rng.below(2);
         let ops = workload::random_ops(&mut self.rng, len, 1, setup.sectors, block);
         let mut case = Case::new(setup, images, &ops, seed);
-        (case.cap, case.lives_on) = (3, 0);
+        (case.cap, case.lives_on, case.told) = (3, 0, told);
         live(&case, self.write_id + 1000)
     }
 

@@ -25,11 +25,13 @@ pub struct Judged {
 
 /// Judges images: legs and log. Legs are the same where the log says so; what is shown is what may be, before recovery
 /// and after it, however often it is read; recovery makes all legs the same and the log clean; and opening once more
-/// changes nothing. With `lenient` nothing can be promised, and nothing is judged.
+/// changes nothing. The log speaks of the legs at the places `told`, not of one that left before. With `lenient` nothing
+/// can be promised, and nothing is judged.
 pub fn judge(
     setup: &Setup,
     images: &[Image],
     model: Option<(&Model, Moment)>,
+    told: &[usize],
     lenient: bool,
 ) -> Result<Judged, String> {
     if lenient {
@@ -39,7 +41,7 @@ pub fn judge(
     let initial = if setup.log { setup.initial } else { InitialSync::FromLog };
     let setup = &Setup { initial, ..setup.clone() };
     if setup.log {
-        same_where_clean(setup, images)?;
+        same_where_clean(setup, images, told)?;
     }
     let (shown, after) = recover(setup, images)?;
     if let Some((model, moment)) = model {
@@ -56,7 +58,7 @@ pub fn judge(
 }
 
 /// Where the log has a one the legs must be the same. Read as a kernel would, knowing nothing of the code under test.
-fn same_where_clean(setup: &Setup, images: &[Image]) -> Result<(), String> {
+fn same_where_clean(setup: &Setup, images: &[Image], told: &[usize]) -> Result<(), String> {
     let log = &images[setup.legs];
     let bytes = log.read(Sector(0), log.size());
     if bytes[..4] != [0x72, 0x52, 0x69, 0x4d] {
@@ -68,12 +70,13 @@ fn same_where_clean(setup: &Setup, images: &[Image]) -> Result<(), String> {
         let end = ((region + 1) * setup.region).min(setup.sectors);
         for at in (region * setup.region..end).filter(|_| clean) {
             let at = usize::try_from(at).unwrap();
-            for leg in 1..setup.legs {
-                if images[leg].sectors[at] != images[0].sectors[at] {
+            let first = told[0];
+            for leg in told[1..].iter().copied() {
+                if images[leg].sectors[at] != images[first].sectors[at] {
                     let (one, other) =
-                        (pattern::describe(&images[0].sectors[at]), pattern::describe(&images[leg].sectors[at]));
+                        (pattern::describe(&images[first].sectors[at]), pattern::describe(&images[leg].sectors[at]));
                     return Err(format!(
-                        "I7: region {region} is clean, but sector {at} is {one} on leg 0 and {other} on leg {leg}"
+                        "I7: region {region} is clean, but sector {at} is {one} on leg {first} and {other} on leg {leg}"
                     ));
                 }
             }

@@ -8,7 +8,7 @@ use super::cases;
 use super::explore::{Case, explore};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 12] = [
+pub const MUTANTS: [(Mutant, &str); 23] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -21,6 +21,17 @@ pub const MUTANTS: [(Mutant, &str); 12] = [
     (Mutant::OutOfSyncReadsSpread, "pairs"),
     (Mutant::MissedStaysInSync, "faults"),
     (Mutant::StaleClearedEarly, "pairs"),
+    (Mutant::ChangeAmongWrites, "legs"),
+    (Mutant::ChangeNotDurable, "legs"),
+    (Mutant::NewLegInSync, "legs"),
+    (Mutant::NamedBeforeCleared, "legs"),
+    (Mutant::BelievedBeforeNamed, "failing"),
+    (Mutant::OldIdentityKept, "legs"),
+    (Mutant::LegsNotNamed, "legs"),
+    (Mutant::StrangersBelieved, "legs"),
+    (Mutant::UnsettledSource, "handed_over"),
+    (Mutant::RemainingUnflushed, "failing"),
+    (Mutant::RemainingNotRight, "failing"),
 ];
 
 /// What a run that notices says.

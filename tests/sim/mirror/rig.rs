@@ -74,6 +74,11 @@ impl Setup {
         self.sectors.div_ceil(self.region)
     }
 
+    /// The places of its legs.
+    pub fn places(&self) -> Vec<usize> {
+        (0..self.legs).collect()
+    }
+
     /// Sectors of the log.
     pub fn log_sectors(&self) -> u64 {
         let block = u64::from(self.disk.logical_block_bytes);

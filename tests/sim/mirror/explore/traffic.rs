@@ -7,13 +7,14 @@
 //! compare as in sync they are the same; and with `handle_errors` alone an acknowledged write is on every leg.
 
 use dm_targets::disk::PayloadId;
-use dm_targets::mirror::target::LegParts;
+use dm_targets::mirror::target::{LegParts, Mirror};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::image::SectorData;
 use dm_targets::units::{Sector, Sectors};
 
 use super::super::rig::{Slot, disks};
-use super::{Admin, Run};
+use super::tables::SPARE_IDENTITY;
+use super::{Admin, Run, When};
 use crate::model::{Moment, Ticket};
 use crate::pattern;
 use crate::workload::{Kind, Op};
@@ -73,12 +74,20 @@ impl Run<'_> {
         self.in_flight.push(InFlight { op, id, ticket, payload, result });
     }
 
-    /// Starts what the administrator does, once there is a mirror.
-    pub(super) fn start_admin(&mut self) {
-        let Some(mirror) = self.mirror.clone().filter(|_| !self.admin_started) else { return };
+    /// Starts what the administrator does, once there is a mirror and it is time, or `now`.
+    pub(super) fn start_admin(&mut self, now: bool) {
+        let due = |mirror: &Mirror| match self.case.admin_when {
+            When::Requests(count) => self.next_op >= count,
+            When::InSync => mirror.in_sync_regions() == mirror.regions(),
+        };
+        let due = |mirror: &Mirror| !self.admin_started && (now || due(mirror));
+        let Some(mirror) = self.mirror.clone().filter(|mirror| due(mirror)) else { return };
         self.admin_started = true;
+        self.world.trace.note(|| format!("-------- {:?} starts", self.case.admin));
         let (admin, slot) = (self.case.admin, self.admin.clone());
-        let spare = disks(&self.world).pop().unwrap();
+        // Whatever is last, for the others do not look at it.
+        let disk = disks(&self.world).pop().unwrap();
+        let spare = LegParts { disk, offset: Sector(0), identity: SPARE_IDENTITY };
         self.world.executor.spawn(async move {
             let result = match admin {
                 Admin::Nothing => Ok(()),
@@ -90,10 +99,9 @@ impl Run<'_> {
                     result.and_then(|()| wrong.map_or(Ok(()), |range| Err(format!("in sync and different: {range:?}"))))
                 }
                 Admin::Repair(leg) => mirror.repair(leg).await.map(|_| ()).map_err(|error| error.to_string()),
-                Admin::Replace(leg) => {
-                    let parts = LegParts { disk: spare, offset: Sector(0), identity: leg as u64 + 1 };
-                    mirror.replace_leg(leg, parts).await.map_err(|error| error.to_string())
-                }
+                Admin::Replace(leg) => mirror.replace_leg(leg, spare).await.map_err(|error| error.to_string()),
+                Admin::Add => mirror.add_leg(spare).await.map_err(|error| error.to_string()),
+                Admin::Remove(leg) => mirror.remove_leg(leg).await.map_err(|error| error.to_string()),
             };
             *slot.borrow_mut() = Some(result);
         });
@@ -101,11 +109,10 @@ impl Run<'_> {
 
     /// Takes the results of requests that have ended.
     pub(super) fn collect(&mut self) -> Result<(), String> {
-        let admin = self.admin.borrow().clone();
-        match (admin, self.case.admin) {
-            (Some(Ok(())), Admin::Replace(leg)) => self.table[leg] = self.world.disks().len() - 1,
-            (Some(Err(error)), _) if self.case.faults.is_empty() => {
-                return Err(format!("{:?}: {error}", self.case.admin));
+        match &*self.admin.borrow() {
+            Some(Err(error)) if self.case.faults.is_empty() => return Err(format!("{:?}: {error}", self.case.admin)),
+            Some(Ok(())) => {
+                self.in_sync_since |= self.mirror.as_ref().is_some_and(|it| it.in_sync_regions() == it.regions());
             }
             _ => {}
         }

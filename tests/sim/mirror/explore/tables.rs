@@ -1,0 +1,74 @@
+//! With which legs a mirror may be opened after a crash, when an administrator was changing them.
+//!
+//! Until the change has been acknowledged a server that takes over knows the old legs only; a script that nobody has
+//! mended names them for ever. The new ones may be named as soon as the log knows the new leg, or that can have been
+//! written. What comes back that was taken out, or never got in, is not up to date, and the log's bits do not speak of it.
+
+use dm_targets::sim::image::Image;
+use dm_targets::units::{Sector, Sectors};
+
+use super::super::rig::Setup;
+use super::{Admin, Case, Run};
+
+/// What the spare disk is known by.
+pub(super) const SPARE_IDENTITY: u64 = 99;
+
+/// Legs to open a mirror with.
+pub(super) struct Table {
+    /// Their disks in the world, in order.
+    pub(super) legs: Vec<usize>,
+    /// Places of those that the log's bits speak of.
+    pub(super) told: Vec<usize>,
+}
+
+impl Table {
+    /// The mirror with these legs, and the images of its disks.
+    pub(super) fn open(&self, case: &Case, images: &[Image]) -> (Setup, Vec<Image>) {
+        let mut setup = Setup { legs: self.legs.len(), ..case.setup.clone() };
+        for (identity, disk) in setup.identities.iter_mut().zip(&self.legs) {
+            *identity = if *disk < case.setup.legs { case.setup.identities[*disk] } else { SPARE_IDENTITY };
+        }
+        let log = case.setup.log.then_some(case.setup.legs);
+        let images = self.legs.iter().copied().chain(log).map(|disk| images[disk].clone()).collect();
+        (setup, images)
+    }
+}
+
+impl Run<'_> {
+    /// The tables that a crash now may be followed by.
+    pub(super) fn tables(&self, images: &[Image]) -> Vec<Table> {
+        let old = self.case.setup.places();
+        let mut new = old.clone();
+        let spare = self.world.disks().len() - 1;
+        match self.case.admin {
+            Admin::Replace(leg) => new[leg] = spare,
+            Admin::Add => new.push(spare),
+            Admin::Remove(leg) => drop(new.remove(leg)),
+            Admin::Nothing | Admin::Compare | Admin::Repair(_) => {}
+        }
+        if !self.admin_started || new == old {
+            // A mirror that has been opened has told the log of all its legs.
+            let told = if self.mirror.is_none() { self.case.told.clone() } else { old.clone() };
+            return vec![Table { legs: old, told }];
+        }
+        let mut tables = Vec::new();
+        let stayed: Vec<usize> = old.iter().copied().filter(|leg| new.contains(leg)).collect();
+        // When the legs that stayed fail one by one only the new one may be right, and nobody can do without it.
+        let sound = stayed.iter().any(|leg| self.case.faults.iter().all(|(disk, _)| disk != leg));
+        if sound || !self.in_sync_since {
+            tables.push(Table { legs: old, told: stayed });
+        }
+        let done = matches!(*self.admin.borrow(), Some(Ok(())));
+        let written = spare > self.case.setup.legs && self.world.disks()[spare].writes() > 0;
+        if done || written || self.case.setup.log && names_spare(&images[self.case.setup.legs]) {
+            tables.push(Table { told: (0..new.len()).collect(), legs: new });
+        }
+        tables
+    }
+}
+
+/// Whether a log's header knows the spare disk.
+fn names_spare(log: &Image) -> bool {
+    let header = log.read(Sector(0), Sectors(1));
+    header[32..104].chunks_exact(8).any(|identity| identity == SPARE_IDENTITY.to_le_bytes())
+}
