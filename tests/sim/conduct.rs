@@ -18,6 +18,8 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::pattern;
 
+pub mod settled;
+
 type Slot<T> = Rc<RefCell<Option<T>>>;
 
 /// An origin with snapshots on disks of any kind.

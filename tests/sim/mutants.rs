@@ -11,7 +11,7 @@ use crate::mirror::mutants as mirror;
 use crate::{faults, named, seeded, short};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 19] = [
+const MUTANTS: [(Mutant, &str); 21] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -24,6 +24,8 @@ const MUTANTS: [(Mutant, &str); 19] = [
     (Mutant::InvalidMarkLate, "invalidation"),
     (Mutant::FullAreaWithoutSuccessor, "full"),
     (Mutant::JoinAmongWrites, "conduct"),
+    (Mutant::JoinKeepsSettled, "conduct"),
+    (Mutant::SettledEarly, "pending"),
     (Mutant::PartialNotCopied, "short"),
     (Mutant::NotNoted, "noted"),
     (Mutant::NotedNotAwaited, "noted"),
@@ -44,6 +46,7 @@ fn kill_in_conduct(mutant: Mutant) -> Option<(String, Vec<String>)> {
         Mutant::JoinAmongWrites => {
             (0..3000).find_map(|seed| conduct::join_among_discards(seed, Temper::Priorities).err())
         }
+        Mutant::JoinKeepsSettled => [4, 8].into_iter().find_map(|chunk| conduct::settled::join_of_another(chunk).err()),
         _ => None,
     };
     mutant::set(None);

@@ -11,7 +11,8 @@
 //! the data has been written, each snapshot's *committer* makes the record durable: flush, then area write with FUA, for
 //! everything that is ready at that moment and in the order of allocation. The write then asks again, and goes to the
 //! origin only when nobody objects: every snapshot has a durable record (I5), and no snapshot read of the old chunk is
-//! still on its way to the origin (I4).
+//! still on its way to the origin (I4). What every snapshot has is remembered (`settled`), so that writing it again asks
+//! nobody, however many snapshots there are.
 //!
 //! A **write to a snapshot** goes to the COW chunk if there is one. Otherwise a chunk is allocated, the new data is written
 //! straight to it, the part of the chunk that the write does not cover is copied beside it, and the record is committed;
@@ -33,9 +34,10 @@
 //!
 //! # Who does what
 //!
-//! [`exceptions`] with `noted` decides (pure) with what [`mapping`] holds (pure), [`format`] knows the bytes (pure), [`store`] with
-//! `persistent` makes records durable, [`notes`] is where they wait for it, [`target`] and [`origin`] carry requests out. All targets of a family run on
-//! one thread, so state is borrowed, never locked, and never borrowed across an await.
+//! [`exceptions`] with `noted` decides (pure) with what [`mapping`] holds (pure), `settled` remembers what needs no decision
+//! (pure), [`format`] knows the bytes (pure), [`store`] with `persistent` makes records durable, [`notes`] is where they wait
+//! for it, [`target`] and [`origin`] carry requests out. All targets of a family run on one thread, so state is borrowed,
+//! never locked, and never borrowed across an await.
 
 mod commit;
 mod creation;
@@ -49,6 +51,7 @@ pub mod origin;
 mod persistent;
 mod read;
 mod runs;
+mod settled;
 pub mod store;
 pub mod target;
 mod write;

@@ -1,12 +1,14 @@
 //! The `snapshot-origin` target: the write path of a disk that has snapshots.
 //!
-//! Rules kept here: I5 (a write is issued in the same step in which every snapshot said that it may pass) and the use of
-//! one read for all snapshots that lack a chunk. Reads and flushes go straight through.
+//! Rules kept here: I5 (a write is issued in the same step in which every snapshot said that it may pass, or would say so
+//! because all that it writes is `settled`) and the use of one read for all snapshots that lack a chunk. Reads and flushes
+//! go straight through.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
+use super::settled;
 use super::target::{Crowded, Snapshot};
 use crate::copy::{self, Flags, Job, JobLease};
 use crate::disk::{Disk, DiskError, Io};
@@ -65,6 +67,8 @@ pub struct Origin {
     disk: Disk,
     copy: copy::Client,
     snapshots: RefCell<Vec<Rc<Snapshot>>>,
+    /// What every snapshot has.
+    settled: settled::Shared,
     gate: Rc<Gate>,
     /// Lists of created exceptions, kept for the next write.
     lists: RefCell<Vec<Vec<Created>>>,
@@ -81,7 +85,14 @@ enum Obstacle {
 impl Origin {
     /// An origin without snapshots.
     pub fn new(disk: Disk, copy: copy::Client) -> Rc<Origin> {
-        Rc::new(Origin { disk, copy, snapshots: RefCell::default(), gate: Rc::default(), lists: RefCell::default() })
+        Rc::new(Origin {
+            disk,
+            copy,
+            snapshots: RefCell::default(),
+            settled: settled::Shared::default(),
+            gate: Rc::default(),
+            lists: RefCell::default(),
+        })
     }
 
     /// The disk.
@@ -98,7 +109,11 @@ impl Origin {
     /// starts afterwards is not.
     pub async fn join(&self, snapshot: Rc<Snapshot>) {
         self.gate.hold().await;
+        snapshot.set_settled(self.settled.clone());
         self.snapshots.borrow_mut().push(snapshot);
+        if self.snapshots.borrow().len() == 1 || !mutant::is(Mutant::JoinKeepsSettled) {
+            self.settled.borrow_mut().restart(&self.snapshots.borrow());
+        }
         self.tell_who_is_alone();
         self.gate.release();
     }
@@ -106,6 +121,9 @@ impl Origin {
     /// Takes a snapshot out; writes no longer preserve anything for it.
     pub fn leave(&self, snapshot: &Rc<Snapshot>) {
         self.snapshots.borrow_mut().retain(|other| !Rc::ptr_eq(other, snapshot));
+        if self.snapshots.borrow().is_empty() {
+            self.settled.borrow_mut().restart(&[]);
+        }
         self.tell_who_is_alone();
     }
 
@@ -127,31 +145,42 @@ impl Origin {
     }
 
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
+        self.gate.open().await;
+        let nobody_asks = self.snapshots.borrow().is_empty();
+        if !nobody_asks && !self.settled.borrow().has(request.sector, request.count) {
+            self.make_way(request).await;
+        }
+        // No await since the decision: I5.
+        Ok(self.gate.pass(pass_through(&self.disk, request)).await?)
+    }
+
+    /// Creates the exceptions that a write needs and waits for what stands in its way. When it returns every snapshot has
+    /// just let the write pass.
+    async fn make_way(&self, request: &Request) {
         loop {
-            self.gate.open().await;
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
             let mut job = None;
             let obstacle = self.decide(request, &mut job, &mut created);
+            if mutant::is(Mutant::SettledEarly) {
+                self.settled.borrow_mut().settle(request.sector, request.count);
+            }
             if let Some(mut job) = job {
                 self.copy_out(&mut job, &created).await;
             }
-            let nothing_created = created.is_empty();
             created.clear();
             self.lists.borrow_mut().push(created);
             match obstacle {
                 Some(Obstacle::Pending(snapshot, id)) => snapshot.pending_done(id).await,
                 Some(Obstacle::NotYet(snapshot, chunk)) => snapshot.origin_write_allowed(chunk).await,
                 Some(Obstacle::Crowded(snapshot)) => snapshot.room_for_pending().await,
-                None if nothing_created => break,
-                None => {}
+                None => return self.settled.borrow_mut().settle(request.sector, request.count),
             }
+            self.gate.open().await;
         }
-        // No await since the decision: I5.
-        Ok(self.gate.pass(pass_through(&self.disk, request)).await?)
     }
 
     /// Asks every snapshot about every chunk of a write. Creates the exceptions that are missing, with their copies in
-    /// the job, and gives the last obstacle met.
+    /// the job, and gives the last obstacle met; none was met and none created if every snapshot lets it pass.
     fn decide(&self, request: &Request, job: &mut Option<JobLease>, created: &mut Vec<Created>) -> Option<Obstacle> {
         let mut obstacle = None;
         for snapshot in self.snapshots.borrow().iter() {

@@ -7,7 +7,7 @@ use super::runs::Runs;
 use super::target::Snapshot;
 use crate::copy::Flags;
 use crate::request::{Request, TargetError, pass_through, payload};
-use crate::units::{Sector, Sectors};
+use crate::units::{Chunk, Sector, Sectors};
 
 impl Snapshot {
     pub(super) async fn read(&self, request: &Request) -> Result<(), TargetError> {
@@ -108,6 +108,8 @@ impl Snapshot {
         let last = Sector(request.sector.0 + request.count.0.saturating_sub(1));
         let (first, last) = (self.chunk_size.chunk_of(request.sector), self.chunk_size.chunk_of(last));
         let key = self.state.borrow_mut().track_read(first, last);
+        let (start, end) = (self.chunk_size.start_of(first), self.chunk_size.start_of(Chunk(last.0 + 1)));
+        self.settled().borrow_mut().forget(start, Sectors(end.0 - start.0));
         let result = gate.pass(pass_through(&self.origin, request)).await;
         self.state.borrow_mut().untrack_read(key);
         self.changed.wake_all();

@@ -9,6 +9,7 @@ use super::format::{Record, Usage};
 use super::notes::Notes;
 use super::origin::Gate;
 use super::runs::IdleRuns;
+use super::settled;
 use super::store::{OpenStore, Store, StoreError};
 use super::{Cause, Event};
 use crate::copy::{self, Job, Part};
@@ -113,6 +114,8 @@ pub struct Snapshot {
     pub(super) ended: Cell<bool>,
     /// The way to the origin, while that has no other snapshot.
     pub(super) alone: RefCell<Option<Rc<Gate>>>,
+    /// What all snapshots of the origin have.
+    settled: RefCell<settled::Shared>,
     pub(super) announced: Cell<u8>,
     pub(super) stats: Cell<Stats>,
     /// Lists of created exceptions, kept for the next request.
@@ -165,6 +168,7 @@ impl Snapshot {
             closing: Cell::new(false),
             ended: Cell::new(false),
             alone: RefCell::default(),
+            settled: RefCell::default(),
             announced: Cell::new(0),
             stats: Cell::default(),
             lists: RefCell::default(),
@@ -362,6 +366,7 @@ impl Snapshot {
 
     pub(super) fn begin_invalidation(&self, cause: Cause) {
         if self.state.borrow_mut().begin_invalidation() {
+            self.settled().borrow_mut().forget_all();
             self.cause.borrow_mut().get_or_insert(cause);
             self.commit_wanted.wake_all();
         }
@@ -370,6 +375,16 @@ impl Snapshot {
     /// Gives the way to the origin when that has no other snapshot, and takes it when it gets one.
     pub(super) fn set_alone(&self, gate: Option<Rc<Gate>>) {
         self.alone.replace(gate);
+    }
+
+    /// Shares what all snapshots of the origin have.
+    pub(super) fn set_settled(&self, settled: settled::Shared) {
+        self.settled.replace(settled);
+    }
+
+    /// What all snapshots of the origin have: whatever makes a write wait that would have passed must be forgotten there.
+    pub(super) fn settled(&self) -> settled::Shared {
+        self.settled.borrow().clone()
     }
 }
 

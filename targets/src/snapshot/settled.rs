@@ -1,0 +1,190 @@
+//! The parts of an origin that every snapshot has, so that writing them again asks nobody. Pure.
+//!
+//! A *grain* is a chunk of the smallest chunk size among the snapshots, so it lies in one chunk of each. It is settled when
+//! every snapshot has let a write of it pass ([`super::exceptions::OriginStep::Pass`]): each has a durable record for it
+//! (I5) or is invalid for good. That stays true, because records stay, and a read of a snapshot that begins afterwards goes
+//! to the COW (I4). Whatever ends it forgets what it concerns:
+//!
+//! * a snapshot that joins has nothing yet (everything);
+//! * one that is becoming invalid holds all writes back until it is marked (everything; I9);
+//! * a discard on its way to the origin holds writes of its range back (its range).
+//!
+//! One that leaves ends nothing. To forget too much costs time and never data, which bounds the memory: a table of
+//! [`MAX_WORDS`] words, where a word of grains that comes to the place of another replaces it.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::target::Snapshot;
+use crate::units::{ChunkSize, Sector, Sectors};
+
+/// Most words of a table: 4 MiB for an origin, enough to know all of 64 GiB in chunks of 4 KiB, or a quarter of a million
+/// scattered chunks. Smaller origins get smaller tables.
+const MAX_WORDS: u64 = 1 << 18;
+/// Grains of a word.
+const GRAINS: u64 = u64::BITS as u64;
+
+/// Neighbouring grains.
+#[derive(Clone, Copy, Default)]
+struct Word {
+    number: u64,
+    /// The settled ones.
+    bits: u64,
+}
+
+/// What an origin and its snapshots know together.
+pub(super) type Shared = Rc<RefCell<Settled>>;
+
+/// The settled grains of an origin.
+#[derive(Default)]
+pub(super) struct Settled {
+    grain: Option<ChunkSize>,
+    /// Snapshots are asked about everything before this: the shortest ends no earlier. What lies behind is never settled.
+    end: Sector,
+    /// Empty, or a power of two.
+    words: Vec<Word>,
+}
+
+impl Settled {
+    /// Forgets everything, and begins again for these snapshots.
+    pub(super) fn restart(&mut self, snapshots: &[Rc<Snapshot>]) {
+        let grain = snapshots.iter().map(|snapshot| snapshot.chunk_size()).min();
+        let shortest = snapshots.iter().map(|snapshot| snapshot.len()).min().unwrap_or_default();
+        *self = grain.map_or_else(Settled::default, |grain| Settled::of(grain, shortest));
+    }
+
+    fn of(grain: ChunkSize, shortest: Sectors) -> Settled {
+        // A grain that a snapshot ends in is asked about in part only.
+        let grains = grain.chunk_of(Sector(shortest.0));
+        let words = grains.0.div_ceil(GRAINS).min(MAX_WORDS).next_power_of_two();
+        let words = vec![Word::default(); usize::try_from(words).unwrap_or(1)];
+        Settled { grain: Some(grain), end: grain.start_of(grains), words }
+    }
+
+    /// The words that a range touches, each with the bits of the grains that it touches.
+    fn words_of(grain: ChunkSize, sector: Sector, count: Sectors) -> impl Iterator<Item = Word> {
+        let last = grain.chunk_of(Sector(sector.0 + count.0.saturating_sub(1))).0;
+        let first = grain.chunk_of(sector).0;
+        (first / GRAINS..last / GRAINS + 1).map(move |number| {
+            let from = if number == first / GRAINS { first % GRAINS } else { 0 };
+            let to = if number == last / GRAINS { last % GRAINS } else { GRAINS - 1 };
+            Word { number, bits: (u64::MAX << from) & (u64::MAX >> (GRAINS - 1 - to)) }
+        })
+    }
+
+    fn place(&self, number: u64) -> usize {
+        usize::try_from(number).unwrap_or(usize::MAX) & (self.words.len() - 1)
+    }
+
+    /// Whether all that a range touches is settled.
+    pub(super) fn has(&self, sector: Sector, count: Sectors) -> bool {
+        let Some(grain) = self.grain else { return false };
+        Settled::words_of(grain, sector, count).all(|touched| {
+            let known = self.words[self.place(touched.number)];
+            known.number == touched.number && known.bits & touched.bits == touched.bits
+        })
+    }
+
+    /// Every snapshot was asked about a range in this moment and let a write of it pass.
+    pub(super) fn settle(&mut self, sector: Sector, count: Sectors) {
+        let Some(grain) = self.grain.filter(|_| sector.plus(count) <= self.end) else { return };
+        for touched in Settled::words_of(grain, sector, count) {
+            let place = self.place(touched.number);
+            let known = &mut self.words[place];
+            let bits = if known.number == touched.number { known.bits } else { 0 };
+            *known = Word { number: touched.number, bits: bits | touched.bits };
+        }
+    }
+
+    /// Forgets a range.
+    pub(super) fn forget(&mut self, sector: Sector, count: Sectors) {
+        let Some(grain) = self.grain else { return };
+        // No more words than there are: they come to all places.
+        for touched in Settled::words_of(grain, sector, count).take(self.words.len()) {
+            let place = self.place(touched.number);
+            self.words[place] = Word::default();
+        }
+    }
+
+    /// Forgets everything.
+    pub(super) fn forget_all(&mut self) {
+        self.words.fill(Word::default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settled(grain: u64, shortest: u64) -> Settled {
+        Settled::of(ChunkSize::from_sectors(grain).unwrap(), Sectors(shortest))
+    }
+
+    #[test]
+    fn a_grain_that_a_snapshot_ends_in_is_never_settled() {
+        let mut settled = settled(8, 8 * 100 + 4);
+        settled.settle(Sector(8 * 99), Sectors(8));
+        assert!(settled.has(Sector(8 * 99 + 7), Sectors(1)));
+        settled.settle(Sector(8 * 100 + 4), Sectors(4));
+        settled.settle(Sector(8 * 99), Sectors(12));
+        assert!(!settled.has(Sector(8 * 100), Sectors(1)));
+        settled.settle(Sector(8 * 200), Sectors(8));
+        assert!(!settled.has(Sector(8 * 200), Sectors(8)), "behind the end");
+    }
+
+    #[test]
+    fn its_memory_is_bounded_and_what_has_no_place_is_not_known() {
+        let mut settled = settled(1, 1 << 50);
+        assert_eq!(settled.words.len() as u64, MAX_WORDS);
+        let (near, far) = (Sector(70), Sector(70 + MAX_WORDS * GRAINS));
+        settled.settle(near, Sectors(1));
+        assert!(!settled.has(far, Sectors(1)));
+        settled.settle(far, Sectors(1));
+        assert!(settled.has(far, Sectors(1)) && !settled.has(near, Sectors(1)));
+        settled.settle(near, Sectors(2));
+        settled.forget(Sector(0), Sectors(1 << 49));
+        assert!(!settled.has(near, Sectors(1)));
+    }
+
+    #[test]
+    fn without_snapshots_nothing_is_kept() {
+        let mut settled = settled(8, 800);
+        settled.restart(&[]);
+        settled.settle(Sector(0), Sectors(8));
+        settled.forget(Sector(0), Sectors(8));
+        assert!(!settled.has(Sector(0), Sectors(8)) && settled.words.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn it_knows_what_was_settled_and_not_forgotten(
+            ops in prop::collection::vec((0_usize..2400, 1_usize..400, 0_u32..20), 1..60),
+        ) {
+            let mut settled = settled(4, 2400);
+            let mut model = [false; 600];
+            for (first, count, kind) in ops {
+                let count = count.min(2400 - first);
+                let grains = first / 4..(first + count).div_ceil(4);
+                let (sector, count) = (Sector(first as u64), Sectors(count as u64));
+                prop_assert_eq!(settled.has(sector, count), model[grains.clone()].iter().all(|known| *known));
+                match kind {
+                    0 => {
+                        settled.forget_all();
+                        model = [false; 600];
+                    }
+                    1..8 => {
+                        // Its neighbours in a word may be forgotten as well.
+                        settled.forget(sector, count);
+                        model[grains.start / 64 * 64..(grains.end.div_ceil(64) * 64).min(600)].fill(false);
+                    }
+                    _ => {
+                        settled.settle(sector, count);
+                        model[grains].fill(true);
+                    }
+                }
+            }
+        }
+    }
+}
