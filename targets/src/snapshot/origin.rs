@@ -147,21 +147,12 @@ impl Origin {
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
         self.gate.open().await;
         let nobody_asks = self.snapshots.borrow().is_empty();
-        if !nobody_asks && !self.settled.borrow().has(request.sector, request.count) {
-            self.make_way(request).await;
-        }
-        // No await since the decision: I5.
-        Ok(self.gate.pass(pass_through(&self.disk, request)).await?)
-    }
-
-    /// Creates the exceptions that a write needs and waits for what stands in its way. When it returns every snapshot has
-    /// just let the write pass.
-    async fn make_way(&self, request: &Request) {
-        loop {
+        let settled = nobody_asks || self.settled.borrow().has(request.sector, request.count);
+        while !settled {
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
             let mut job = None;
             let obstacle = self.decide(request, &mut job, &mut created);
-            if mutant::is(Mutant::SettledEarly) {
+            if obstacle.is_none() || mutant::is(Mutant::SettledEarly) {
                 self.settled.borrow_mut().settle(request.sector, request.count);
             }
             if let Some(mut job) = job {
@@ -173,10 +164,12 @@ impl Origin {
                 Some(Obstacle::Pending(snapshot, id)) => snapshot.pending_done(id).await,
                 Some(Obstacle::NotYet(snapshot, chunk)) => snapshot.origin_write_allowed(chunk).await,
                 Some(Obstacle::Crowded(snapshot)) => snapshot.room_for_pending().await,
-                None => return self.settled.borrow_mut().settle(request.sector, request.count),
+                None => break,
             }
             self.gate.open().await;
         }
+        // No await since the decision: I5.
+        Ok(self.gate.pass(pass_through(&self.disk, request)).await?)
     }
 
     /// Asks every snapshot about every chunk of a write. Creates the exceptions that are missing, with their copies in

@@ -61,15 +61,16 @@ impl Settled {
         Settled { grain: Some(grain), end: grain.start_of(grains), words }
     }
 
-    /// The words that a range touches, each with the bits of the grains that it touches.
-    fn words_of(grain: ChunkSize, sector: Sector, count: Sectors) -> impl Iterator<Item = Word> {
+    /// The words that a range touches, each with the bits of the grains that it touches. Most touch one, which is the
+    /// first: it is there at once.
+    fn words_of(grain: ChunkSize, sector: Sector, count: Sectors) -> (Word, impl Iterator<Item = Word>) {
         let last = grain.chunk_of(Sector(sector.0 + count.0.saturating_sub(1))).0;
         let first = grain.chunk_of(sector).0;
-        (first / GRAINS..last / GRAINS + 1).map(move |number| {
-            let from = if number == first / GRAINS { first % GRAINS } else { 0 };
-            let to = if number == last / GRAINS { last % GRAINS } else { GRAINS - 1 };
-            Word { number, bits: (u64::MAX << from) & (u64::MAX >> (GRAINS - 1 - to)) }
-        })
+        let to_last = u64::MAX >> (GRAINS - 1 - last % GRAINS);
+        let word = move |number| if number == last / GRAINS { to_last } else { u64::MAX };
+        let number = first / GRAINS;
+        let later = (number + 1..last / GRAINS + 1).map(move |number| Word { number, bits: word(number) });
+        (Word { number, bits: (u64::MAX << (first % GRAINS)) & word(number) }, later)
     }
 
     fn place(&self, number: u64) -> usize {
@@ -79,28 +80,36 @@ impl Settled {
     /// Whether all that a range touches is settled.
     pub(super) fn has(&self, sector: Sector, count: Sectors) -> bool {
         let Some(grain) = self.grain else { return false };
-        Settled::words_of(grain, sector, count).all(|touched| {
-            let known = self.words[self.place(touched.number)];
-            known.number == touched.number && known.bits & touched.bits == touched.bits
-        })
+        let (first, mut later) = Settled::words_of(grain, sector, count);
+        self.knows(first) && later.all(|touched| self.knows(touched))
+    }
+
+    fn knows(&self, touched: Word) -> bool {
+        let known = self.words[self.place(touched.number)];
+        known.number == touched.number && known.bits & touched.bits == touched.bits
     }
 
     /// Every snapshot was asked about a range in this moment and let a write of it pass.
     pub(super) fn settle(&mut self, sector: Sector, count: Sectors) {
         let Some(grain) = self.grain.filter(|_| sector.plus(count) <= self.end) else { return };
-        for touched in Settled::words_of(grain, sector, count) {
-            let place = self.place(touched.number);
-            let known = &mut self.words[place];
-            let bits = if known.number == touched.number { known.bits } else { 0 };
-            *known = Word { number: touched.number, bits: bits | touched.bits };
-        }
+        let (first, later) = Settled::words_of(grain, sector, count);
+        self.learn(first);
+        later.for_each(|touched| self.learn(touched));
+    }
+
+    fn learn(&mut self, touched: Word) {
+        let place = self.place(touched.number);
+        let known = &mut self.words[place];
+        let bits = if known.number == touched.number { known.bits } else { 0 };
+        *known = Word { number: touched.number, bits: bits | touched.bits };
     }
 
     /// Forgets a range.
     pub(super) fn forget(&mut self, sector: Sector, count: Sectors) {
         let Some(grain) = self.grain else { return };
         // No more words than there are: they come to all places.
-        for touched in Settled::words_of(grain, sector, count).take(self.words.len()) {
+        let (first, later) = Settled::words_of(grain, sector, count);
+        for touched in std::iter::once(first).chain(later).take(self.words.len()) {
             let place = self.place(touched.number);
             self.words[place] = Word::default();
         }
