@@ -2,8 +2,9 @@
 //!
 //! `cargo run --release -p dm-targets --example cost -- ORIGINS-SNAPSHOTS EXCEPTIONS REQUESTS` fills as many snapshots of
 //! one origin with that many scattered exceptions each, and then prints nanoseconds per request for reads of a snapshot,
-//! for writes to the origin that every snapshot has a copy for already, and for first writes to both. Where one instruction is one
-//! nanosecond (ci/vm --icount) these are instructions. Under callgrind it says where they go.
+//! for writes to the origin that every snapshot has a copy for already, for first writes to both, and for writes to a
+//! mirror of two legs. Where one instruction is one nanosecond (ci/vm --icount) these are instructions. Under callgrind it
+//! says where they go.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -15,15 +16,19 @@ use std::time::Instant;
 use dm_targets::copy;
 use dm_targets::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Op, OpId, PayloadId};
 use dm_targets::exec::Executor;
-use dm_targets::request::{Request, RequestKind};
+use dm_targets::mirror::target::{LegParts, Mirror, Parts as MirrorParts};
+use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::table::InitialSync;
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 /// Requests in flight together.
 const DEPTH: u64 = 32;
 /// Chunk size, and length of every request.
 const CHUNK_SECTORS: u64 = 8;
+/// Sectors of a mirror's region.
+const REGION_SECTORS: u64 = 1024;
 /// Chunks of the origin: twice the largest number of exceptions that anybody asks for.
 const CHUNKS: u64 = 1 << 25;
 /// Spreads requests over the origin: odd, so no chunk comes twice.
@@ -114,9 +119,29 @@ impl Backend for NoDisk {
     }
 }
 
+/// Where requests go.
+#[derive(Clone)]
+enum Target {
+    Origin(Rc<Origin>),
+    Snapshot(Rc<Snapshot>),
+    Mirror(Rc<Mirror>),
+}
+
+impl Target {
+    async fn handle(&self, request: &Request) -> Result<(), TargetError> {
+        match self {
+            Target::Origin(origin) => origin.handle(request).await,
+            Target::Snapshot(snapshot) => snapshot.handle(request).await,
+            Target::Mirror(mirror) => mirror.handle(request).await,
+        }
+    }
+}
+
 struct Rig {
     executor: Executor,
     disk: Rc<NoDisk>,
+    host: Rc<dyn Host>,
+    copy: copy::Client,
     origin: Rc<Origin>,
     snapshots: Vec<Rc<Snapshot>>,
 }
@@ -157,10 +182,42 @@ impl Rig {
                 }
             });
         }
-        let mut rig = Rig { executor, disk, origin, snapshots: Vec::new() };
+        let mut rig = Rig { executor, disk, host, copy, origin, snapshots: Vec::new() };
         rig.run_until(|| made.borrow().len() == count);
         rig.snapshots = made.take();
         Some(rig)
+    }
+
+    /// A mirror whose legs are in sync and whose log is in memory.
+    fn mirror(&self) -> Option<Rc<Mirror>> {
+        let (executor, host, copy) = (self.executor.clone(), self.host.clone(), self.copy.clone());
+        let legs =
+            [1, 2].map(|identity| LegParts { disk: Disk::new("leg", self.disk.clone()), offset: Sector(0), identity });
+        let opened: Rc<RefCell<Option<Option<Rc<Mirror>>>>> = Rc::default();
+        let slot = opened.clone();
+        self.executor.spawn(async move {
+            let parts = MirrorParts {
+                executor: &executor,
+                host: &host,
+                copy: &copy,
+                legs: legs.to_vec(),
+                log: None,
+                len: Sectors(CHUNKS * CHUNK_SECTORS),
+                region_size: Sectors(REGION_SECTORS),
+                initial_sync: InitialSync::NoSync,
+                handle_errors: false,
+                keep_log: false,
+                source: None,
+                listener: Rc::new(|_| {}),
+            };
+            let mut mirror = Mirror::open(parts).await.ok();
+            if let Some(opened) = &mirror {
+                mirror = opened.activate(&executor).await.is_ok().then(|| opened.clone());
+            }
+            *slot.borrow_mut() = Some(mirror);
+        });
+        self.run_until(|| opened.borrow().is_some());
+        opened.take().flatten()
     }
 
     fn run_until(&self, done: impl Fn() -> bool) {
@@ -174,21 +231,17 @@ impl Rig {
     }
 
     /// Nanoseconds per request.
-    fn run(&self, count: u64, first: u64, kind: RequestKind, to_snapshot: bool) -> f64 {
+    fn run(&self, count: u64, first: u64, kind: RequestKind, target: &Target) -> f64 {
         let (next, left) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(DEPTH)));
         let start = Instant::now();
         for _ in 0..DEPTH {
-            let (next, left, origin) = (next.clone(), left.clone(), self.origin.clone());
-            let snapshot = self.snapshots.first().filter(|_| to_snapshot).cloned();
+            let (next, left, target) = (next.clone(), left.clone(), target.clone());
             self.executor.spawn(async move {
                 while next.get() < count {
                     let chunk = (first + next.replace(next.get() + 1)).wrapping_mul(STRIDE) % CHUNKS;
                     let (sector, count) = (Sector(chunk * CHUNK_SECTORS), Sectors(CHUNK_SECTORS));
                     let request = Request { kind, sector, count, payload: PayloadId(0) };
-                    let result = match &snapshot {
-                        Some(snapshot) => snapshot.handle(&request).await,
-                        None => origin.handle(&request).await,
-                    };
+                    let result = target.handle(&request).await;
                     assert!(result.is_ok(), "{result:?}");
                 }
                 left.set(left.get() - 1);
@@ -206,16 +259,21 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     let Some(rig) = Rig::new(usize::try_from(snapshots).unwrap_or(1)) else { return ExitCode::FAILURE };
+    let Some(mirror) = rig.mirror().map(Target::Mirror) else { return ExitCode::FAILURE };
     let write = RequestKind::Write { fua: false };
-    rig.run(exceptions, 0, write, false);
-    let copied = rig.run(requests.min(exceptions), 0, RequestKind::Read, true);
-    let not_copied = rig.run(requests, exceptions, RequestKind::Read, true);
-    let again = rig.run(requests.min(exceptions), 0, write, false);
-    let first = rig.run(requests, exceptions, write, false);
-    let own = rig.run(requests, exceptions + requests, write, true);
+    let origin = Target::Origin(rig.origin.clone());
+    let snapshot = rig.snapshots.first().cloned().map_or_else(|| origin.clone(), Target::Snapshot);
+    rig.run(exceptions, 0, write, &origin);
+    let copied = rig.run(requests.min(exceptions), 0, RequestKind::Read, &snapshot);
+    let not_copied = rig.run(requests, exceptions, RequestKind::Read, &snapshot);
+    let again = rig.run(requests.min(exceptions), 0, write, &origin);
+    let first = rig.run(requests, exceptions, write, &origin);
+    let own = rig.run(requests, exceptions + requests, write, &snapshot);
+    let mirrored = rig.run(requests, 0, write, &mirror);
     println!(
         "{snapshots} snapshots, {exceptions} exceptions each: snapshot read copied {copied:.0} ns, not copied \
-         {not_copied:.0} ns, first write {own:.0} ns; origin write again {again:.0} ns, first {first:.0} ns"
+         {not_copied:.0} ns, first write {own:.0} ns; origin write again {again:.0} ns, first {first:.0} ns; \
+         mirror write {mirrored:.0} ns"
     );
     ExitCode::SUCCESS
 }
