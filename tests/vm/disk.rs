@@ -150,6 +150,15 @@ pub fn slice(name: &str, disk: &str, start: u64, sectors: u64) -> String {
     kernel::create(name, &format!("0 {sectors} linear {} {start}", node(disk)))
 }
 
+/// Requests of one kind that a disk has completed: the first field (0) counts reads, the fifth (4) writes.
+pub fn completed(path: &str, field: usize) -> u64 {
+    let name = fs::canonicalize(path).expect("a device");
+    let stat = format!("/sys/class/block/{}/stat", name.file_name().and_then(|n| n.to_str()).expect("ASCII"));
+    let text = fs::read_to_string(&stat).unwrap_or_else(|e| panic!("{stat}: {e}"));
+    let word = text.split_whitespace().nth(field);
+    word.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{stat}: {text:?}"))
+}
+
 /// Whether nobody has claimed a disk.
 pub fn is_free(path: &str) -> bool {
     OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).is_ok()

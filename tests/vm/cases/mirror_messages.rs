@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
-use crate::disk::{Buf, Disk, node, slice};
+use crate::disk::{Buf, Disk, completed, node, slice};
 use crate::load::{self, Plan, StopOnDrop};
 use crate::mirror::{self, Did, Engine, Initial, Mirror, Request, Shape, ours};
 use crate::model::View;
@@ -288,9 +288,7 @@ fn set_cache(path: &str, cache: &str) {
 
 /// Flushes that a disk has completed; those above it do not count any.
 fn flushes(path: &str) -> u64 {
-    let path = attribute(path, "stat");
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
-    text.split_whitespace().nth(15).and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{path}: {text:?}"))
+    completed(path, 15)
 }
 
 /// What the source could not give stays out of sync, and is copied when it can be read again and somebody says so.

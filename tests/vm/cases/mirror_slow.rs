@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
-use crate::disk::{Disk, node, slice};
+use crate::disk::{Disk, completed, node, slice};
 use crate::load::{self, Plan, Rng};
 use crate::mirror::{self, Engine, Initial, Mirror, Shape, ours};
 use crate::model::View;
@@ -28,15 +28,6 @@ pub fn cases() -> Vec<Case> {
 
 const REGION: u64 = 512;
 const LEN: u64 = 32 * REGION;
-
-/// Requests of one kind that a disk has completed: the first field counts reads, the fifth writes.
-fn completed(path: &str, field: usize) -> u64 {
-    let name = fs::canonicalize(path).expect("a device");
-    let stat = format!("/sys/class/block/{}/stat", name.file_name().and_then(|n| n.to_str()).expect("ASCII"));
-    let text = fs::read_to_string(&stat).unwrap_or_else(|e| panic!("{stat}: {e}"));
-    let word = text.split_whitespace().nth(field);
-    word.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{stat}: {text:?}"))
-}
 
 fn reads(path: &str) -> u64 {
     completed(path, 0)
