@@ -82,6 +82,7 @@ const WRITE: &[Row] = &[
 const WRITE_DISK_LOG: &[Row] = &[
     Row { faults: LEG_1, disk_log: true, known: ["Success 7/8 AD A", "Held 7/8 AD A", "Success 7/8 AD A"], ..ROW },
     Row { faults: LEG_0, disk_log: true, known: ["Success 7/8 DA A", "Held 7/8 DA A", "Success 7/8 DA A"], ..ROW },
+    Row { faults: LEGS, disk_log: true, known: ["Eio 7/8 DD A", "Eio 7/8 DD A", "Eio 7/8 DD A"], ..ROW },
 ];
 
 const READ: &[Row] = &[
@@ -105,6 +106,13 @@ const FLUSH: &[Row] = &[
         faults: [Fault::Flushes, Fault::None, Fault::None],
         ask: Ask::Sync,
         known: ["Success 8/8 DA c", "Held 8/8 DA c", "Success 8/8 DA c"],
+        ..ROW
+    },
+    Row {
+        faults: [Fault::Flushes, Fault::Flushes, Fault::None],
+        disk_log: true,
+        ask: Ask::Sync,
+        known: ["Eio 8/8 DD A", "Eio 8/8 DD A", "Eio 8/8 DD A"],
         ..ROW
     },
 ];
