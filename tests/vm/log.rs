@@ -68,6 +68,14 @@ pub fn canonical(path: &str, regions: u64) -> Vec<u8> {
     [&all[..16], &all[BITS..end]].concat()
 }
 
+/// The bits of 64 regions, of a log that is too long to be read as a whole.
+pub fn word(path: &str, word: u64) -> u64 {
+    let at = BITS as u64 + word * 8;
+    let block = Disk::open_read_only(path).read(at / 4096 * 8, 8);
+    let from = us(at % 4096);
+    u64::from_le_bytes(block[from..from + 8].try_into().expect("8 bytes"))
+}
+
 /// The regions whose bit says dirty or not in sync.
 pub fn dirty(path: &str, regions: u64) -> Vec<u64> {
     let all = save(path, regions);
