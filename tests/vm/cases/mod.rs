@@ -24,6 +24,7 @@ mod mirror_messages;
 mod mirror_repair;
 mod mirror_shapes;
 mod mirror_slow;
+mod mirror_unreadable;
 mod noted;
 mod powercut;
 mod powercut_judge;
@@ -65,6 +66,7 @@ pub fn all() -> Vec<Case> {
     all.extend(mirror_repair::cases());
     all.extend(mirror_kill::cases());
     all.extend(mirror_messages::cases());
+    all.extend(mirror_unreadable::cases());
     all.extend(mirror_slow::cases());
     all.extend(mirror_bad::cases());
     all
