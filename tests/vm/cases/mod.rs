@@ -25,6 +25,7 @@ mod mirror_repair;
 mod mirror_shapes;
 mod mirror_slow;
 mod mirror_unreadable;
+mod mirror_watch;
 mod noted;
 mod powercut;
 mod powercut_judge;
@@ -67,6 +68,7 @@ pub fn all() -> Vec<Case> {
     all.extend(mirror_kill::cases());
     all.extend(mirror_messages::cases());
     all.extend(mirror_unreadable::cases());
+    all.extend(mirror_watch::cases());
     all.extend(mirror_slow::cases());
     all.extend(mirror_bad::cases());
     all
