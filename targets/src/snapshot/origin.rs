@@ -147,12 +147,13 @@ impl Origin {
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
         self.gate.open().await;
         let nobody_asks = self.snapshots.borrow().is_empty();
-        let settled = nobody_asks || self.settled.borrow().has(request.sector, request.count);
-        while !settled {
+        let mut may_pass = nobody_asks || self.settled.borrow().has(request.sector, request.count);
+        while !may_pass {
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
             let mut job = None;
             let obstacle = self.decide(request, &mut job, &mut created);
-            if obstacle.is_none() || mutant::is(Mutant::SettledEarly) {
+            may_pass = obstacle.is_none();
+            if may_pass || mutant::is(Mutant::SettledEarly) {
                 self.settled.borrow_mut().settle(request.sector, request.count);
             }
             if let Some(mut job) = job {
@@ -164,7 +165,7 @@ impl Origin {
                 Some(Obstacle::Pending(snapshot, id)) => snapshot.pending_done(id).await,
                 Some(Obstacle::NotYet(snapshot, chunk)) => snapshot.origin_write_allowed(chunk).await,
                 Some(Obstacle::Crowded(snapshot)) => snapshot.room_for_pending().await,
-                None => break,
+                None => continue,
             }
             self.gate.open().await;
         }
