@@ -23,23 +23,26 @@ use super::{Inner, SizeProbe};
 pub(super) const REGISTERED_FILES: u32 = 1024;
 /// The first kernel that gives a table entry back when its own requests have ended.
 const EARLY_RELEASE: (u32, u32) = (6, 13);
+/// The first kernel whose block devices take discards from a ring.
+const DISCARDS: (u32, u32) = (6, 12);
 
 /// Free places of the file table.
-#[derive(Default)]
 pub(super) struct FileTable {
     free: RefCell<Vec<u32>>,
+    /// Block devices take discards from a ring.
+    discards: bool,
 }
 
 impl FileTable {
     /// Has the kernel make the table, if it is one that gives entries back.
     pub(super) fn new(uring: &io_uring::IoUring) -> FileTable {
-        let able = kernel_version().is_some_and(|version| version >= EARLY_RELEASE);
-        let free = if able && uring.submitter().register_files_sparse(REGISTERED_FILES).is_ok() {
+        let is_at_least = |wanted| kernel_version().is_some_and(|version| version >= wanted);
+        let free = if is_at_least(EARLY_RELEASE) && uring.submitter().register_files_sparse(REGISTERED_FILES).is_ok() {
             (0..REGISTERED_FILES).rev().collect()
         } else {
             Vec::new()
         };
-        FileTable { free: RefCell::new(free) }
+        FileTable { free: RefCell::new(free), discards: is_at_least(DISCARDS) }
     }
 }
 
@@ -56,6 +59,8 @@ pub struct RingFile {
     ring: Rc<Inner>,
     file: OwnedFd,
     place: Option<u32>,
+    /// A block device that takes discards. Others punch holes, which a block device would understand as writes of zeroes.
+    pub(super) discards: bool,
     /// Operations on it that wait for the end of the round.
     pub(super) held: RefCell<Vec<u32>>,
     /// The sector behind the last read.
@@ -72,7 +77,11 @@ impl RingFile {
                 place = None;
             }
         }
-        RingFile { ring: ring.clone(), file, place, held: RefCell::default(), last_read_end: Cell::new(u64::MAX) }
+        let is_block = rustix::fs::fstat(&file)
+            .is_ok_and(|status| rustix::fs::FileType::from_raw_mode(status.st_mode).is_block_device());
+        let discards = is_block && ring.files.discards;
+        let (held, last_read_end) = (RefCell::default(), Cell::new(u64::MAX));
+        RingFile { ring: ring.clone(), file, place, discards, held, last_read_end }
     }
 
     /// How an entry names the file: the number, and what kind of number it is.

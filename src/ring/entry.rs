@@ -9,6 +9,9 @@ use dm_targets::disk::{Memory, Op, OpKind};
 
 use super::{ARENA_INDEX, Inner, Payload, RingFile};
 
+/// `_IO(0x12, 0)` of the kernel's `linux/blkdev.h`.
+const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;
+
 /// Contiguous memory of a read or write.
 enum Place {
     /// In a buffer registered with the ring.
@@ -35,6 +38,7 @@ impl Inner {
         let punch_hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         let entry = match op.kind {
             OpKind::Flush => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
+            OpKind::Discard if file.discards => discard_entry(fd, offset, len),
             OpKind::Discard => opcode::Fallocate::new(fd, len).offset(offset).mode(punch_hole).build(),
             OpKind::WriteZeroes => opcode::Fallocate::new(fd, len).offset(offset).mode(zero_range).build(),
             OpKind::Read => {
@@ -122,6 +126,19 @@ impl Inner {
         }
         None
     }
+}
+
+/// A discard of a block device: where it starts stands in the address, its length at the start of the command. It is done by a
+/// worker, which may wait: asked not to wait, a device that cannot promise that (many of device-mapper's) refuses discards.
+#[allow(clippy::host_endian_bytes)] // as the kernel reads it
+fn discard_entry(fd: Fd, offset: u64, len: u64) -> squeue::Entry {
+    let mut command = [0; 16];
+    command[..8].copy_from_slice(&len.to_ne_bytes());
+    opcode::UringCmd16::new(fd, BLOCK_URING_CMD_DISCARD)
+        .cmd(command)
+        .addr(Some(offset))
+        .build()
+        .flags(squeue::Flags::ASYNC)
 }
 
 fn write_entry(

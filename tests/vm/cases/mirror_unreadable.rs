@@ -15,6 +15,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "mirror-unreadable-sectors", bound_s: 120, disks, run: |_| sectors() },
         Case { name: "mirror-unreadable-other-leg", bound_s: 60, disks, run: |_| other_leg() },
+        Case { name: "mirror-discard-without-zeroes", bound_s: 60, disks, run: |_| without_zeroes() },
         Case { name: "mirror-fail-discard", bound_s: 120, disks, run: |_| discards() },
     ]
 }
@@ -166,4 +167,26 @@ fn one_discard(engine: Engine, shape: &Shape, view: &View, legs: &[Faulty; 2]) -
     served.close();
     mirror::assert_legs_equal(shape, &what);
     out.code
+}
+
+/// A leg that has discards and no command to write zeroes, as many SATA disks: it is discarded as the other is, and the legs
+/// stay in sync.
+fn without_zeroes() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let (first, second) = (slice("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN));
+    second.set(Fault::Slow { read_ms: 0, write_ms: 0 });
+    let offers = |attribute| crate::kernel::queue(&second.path, attribute) != "0";
+    assert!(offers("discard_max_bytes") && !offers("write_zeroes_max_bytes"), "this disk is no use here");
+    let shape = Shape::new(LEN, REGION, &[&first, &second.path]).initial(Initial::NoSync);
+    let view = View::new("mirr", LEN);
+    mirror::fill(&view, &shape);
+    let served = Mirror::open(Engine::Ublk, "m", &shape);
+    let before = server::number("m", "/events");
+    let (at, len) = (3 * REGION * SECTOR, 2 * REGION * SECTOR);
+    sh(&format!("blkdiscard --force --offset {at} --length {len} {}", served.path)).ok();
+    let (status, events) = (served.status().short(), server::number("m", "/events") - before);
+    assert!(status == "8/8 AA c" && events == 0, "status is {status}, {events} events after a discard");
+    served.close();
 }
