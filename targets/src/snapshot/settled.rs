@@ -18,9 +18,9 @@ use std::rc::Rc;
 use super::target::Snapshot;
 use crate::units::{ChunkSize, Sector, Sectors};
 
-/// Most words of a table: 4 MiB for an origin, enough to know all of 64 GiB in chunks of 4 KiB, or a quarter of a million
-/// scattered chunks. Smaller origins get smaller tables.
-const MAX_WORDS: u64 = 1 << 18;
+/// Most words of a table: 16 MiB for an origin, enough to know all of 256 GiB in chunks of 4 KiB, of 1 TiB in those of 16 KiB,
+/// or a million scattered chunks. Smaller origins get smaller tables.
+const MAX_WORDS: u64 = 1 << 20;
 /// Grains of a word.
 const GRAINS: u64 = u64::BITS as u64;
 
