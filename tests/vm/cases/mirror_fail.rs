@@ -58,6 +58,13 @@ struct Row {
     own: Option<&'static str>,
 }
 
+impl Row {
+    /// How long a request may take before it counts as held: long where it is not to be held, since the machine may be slow.
+    fn patience_ms(&self, features: &[&str]) -> u64 {
+        if self.known[features.len()].starts_with("Held") { 1000 } else { 10_000 }
+    }
+}
+
 const ROW: Row = Row {
     faults: [Fault::None; 3],
     disk_log: false,
@@ -247,7 +254,8 @@ fn play(engine: Engine, stage: &Stage, row: &Row, features: &'static [&'static s
     let view = &stage.view;
     let ticket = view.begin(FIRST.0, FIRST.1).expect("nobody else writes");
     let request = ask(&served, row.ask, ticket);
-    let did = request_did(&served, &request);
+    let patience_ms = row.patience_ms(features);
+    let did = request_did(&served, &request, patience_ms);
     let first = format!("{did:?} {}", served.status().short());
     let holding = did == Did::Held;
     if !holding || row.ask != Ask::Write {
@@ -255,7 +263,7 @@ fn play(engine: Engine, stage: &Stage, row: &Row, features: &'static [&'static s
     }
     let mut seen = Seen { first, later: [Did::Held, Did::Held], reads: String::new(), dirty: Vec::new(), held: None };
     if !holding {
-        seen.later = LATER.map(|range| write_one(&served, view, range));
+        seen.later = LATER.map(|range| write_one(&served, view, range, patience_ms));
     }
     seen.reads = (0..REGIONS).map(|region| read_one(&served, view, region)).collect();
     served.suspend(holding && !row.flush_suspend);
@@ -296,9 +304,9 @@ fn ask(served: &Mirror, ask: Ask, ticket: Ticket) -> Request {
     }
 }
 
-/// A request counts as held when the mirror has noticed what failed and it has not ended a while later.
-fn request_did(served: &Mirror, request: &Request) -> Did {
-    match request.did(1000) {
+/// A request counts as held when it has not ended in time, the mirror has noticed what failed, and a while has passed.
+fn request_did(served: &Mirror, request: &Request, patience_ms: u64) -> Did {
+    match request.did(patience_ms) {
         Did::Held => {
             served.wait_status(10, "a failure", |s| {
                 s.letters.chars().any(|c| c != 'A') || !["c", "A"].contains(&&*s.log)
@@ -321,10 +329,10 @@ fn settle_held(ask: Ask, view: &View, ticket: Ticket, did: Option<&Did>) {
 }
 
 /// A write of a few sectors.
-fn write_one(served: &Mirror, view: &View, (sector, sectors): (u64, u64)) -> Did {
+fn write_one(served: &Mirror, view: &View, (sector, sectors): (u64, u64), patience_ms: u64) -> Did {
     let ticket = view.begin(sector, sectors).expect("nobody else writes");
     let request = Request::write(&served.path, ticket);
-    let did = request_did(served, &request);
+    let did = request_did(served, &request, patience_ms);
     settle(view, ticket, did == Did::Success);
     did
 }
