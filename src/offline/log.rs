@@ -1,13 +1,14 @@
 //! Judging and showing a mirror's dirty log. Its format is the data path's, `dm_targets::mirror::format`.
 
 use dm_targets::mirror::format::{
-    HEADER_BYTES, MAX_REGIONS, OLD_VERSION, REGIONS_UNKNOWN, VERSION, WORDS_BYTES, Words, bit_of, bitset_bytes,
+    HEADER_BYTES, LegFlags, MAX_REGIONS, OLD_VERSION, REGIONS_UNKNOWN, VERSION, WORDS_BYTES, Words, bit_of,
+    bitset_bytes,
 };
 use dm_targets::units::{RegionIndex, SECTOR_BYTES};
 
 use super::Error;
 use super::image::{Image, Progress};
-use super::report::{Finding, Kind, LogReport, Report};
+use super::report::{Finding, Kind, LegReport, LogReport, Report};
 
 pub(super) use dm_targets::mirror::format::MAGIC;
 
@@ -29,7 +30,9 @@ pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Optio
     let Some(header) = image.first_bytes::<WORDS_BYTES>()? else { return Ok(None) };
     let words = Words::decode(&header);
     let Words { version, regions, .. } = words;
-    let mut log = LogReport { version, regions: None, clean_regions: None, dirty_regions: None };
+    let legs = image.first_bytes()?.and_then(|header| LegFlags::recorded(&header));
+    let legs = legs.map(|legs| legs.into_iter().map(|stale| LegReport { stale }).collect());
+    let mut log = LogReport { version, regions: None, clean_regions: None, dirty_regions: None, legs };
     let findings = &mut report.findings;
     if !words.known_version() {
         let known = [OLD_VERSION, VERSION];

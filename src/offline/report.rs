@@ -161,6 +161,15 @@ pub(super) struct LogReport {
     pub(super) regions: Option<u64>,
     pub(super) clean_regions: Option<u64>,
     pub(super) dirty_regions: Option<u64>,
+    /// The legs that it names, in the table's order; `null` if none has ever failed or been changed by ublk-dm.
+    pub(super) legs: Option<Vec<LegReport>>,
+}
+
+/// What a dirty log says of a leg.
+#[derive(Serialize)]
+pub(super) struct LegReport {
+    /// It missed something, and is not recovered from.
+    pub(super) stale: bool,
 }
 
 impl Report {

@@ -108,7 +108,12 @@ fn log_head(log: &LogReport, out: &mut dyn Write) -> io::Result<()> {
     let known = |count: Option<u64>| count.map_or_else(|| "unknown".to_string(), |count| count.to_string());
     name(out, "regions", known(log.regions))?;
     name(out, "clean", known(log.clean_regions))?;
-    name(out, "dirty", known(log.dirty_regions))
+    name(out, "dirty", known(log.dirty_regions))?;
+    let Some(legs) = &log.legs else { return Ok(()) };
+    let stale = legs.iter().zip(1..).filter(|(leg, _)| leg.stale).map(|(_, number): (_, usize)| number.to_string());
+    let stale = stale.collect::<Vec<_>>().join(", ");
+    name(out, "legs", legs.len())?;
+    name(out, "stale legs", if stale.is_empty() { "none" } else { &stale })
 }
 
 /// All records, consecutive ones on one line.

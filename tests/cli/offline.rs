@@ -1,5 +1,6 @@
 //! `check` and `dump`: every crafted image is judged, with its reason, and left as it was.
 
+use dm_targets::mirror::format::LegFlags;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -180,6 +181,21 @@ fn mirror_logs_are_counted() {
     assert_eq!(padded["warnings"][0]["kind"], "log_padding");
     let (_, [unused, _]) = Case::new(&images::log(2, u64::MAX, &[])).all(&[], 0);
     assert_eq!(unused["mirror_log"]["regions"], Value::Null);
+}
+
+#[test]
+fn mirror_logs_tell_which_legs_are_stale() {
+    let mut image = images::log(2, 9, &[0x1FF]);
+    let (_, [nothing, _]) = Case::new(&image).all(&[], 0);
+    assert_eq!(nothing["mirror_log"]["legs"], Value::Null);
+    let header = image.first_chunk_mut().unwrap();
+    LegFlags::encode(header, &[7, 8, 9], 0b101);
+    let ([check, _], [_, object]) = Case::new(&image).all(&[], 0);
+    assert!(check.contains("stale legs     1, 3"), "{check}");
+    assert_eq!(object["mirror_log"]["legs"].to_string(), r#"[{"stale":true},{"stale":false},{"stale":true}]"#);
+    LegFlags::encode(image.first_chunk_mut().unwrap(), &[7, 8, 9], 0);
+    let ([check, _], _) = Case::new(&image).all(&[], 0);
+    assert!(check.contains("stale legs     none"), "{check}");
 }
 
 #[test]

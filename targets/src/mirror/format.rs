@@ -260,6 +260,13 @@ impl LegFlags {
         (now != 0 && u32::from(now) < (1 << identities.len()) - 1).then_some(now)
     }
 
+    /// The record for whoever has no legs to ask about: of each leg that it names, whether that missed something. `None` if
+    /// there is none.
+    pub fn recorded(header: &[u8; HEADER_BYTES]) -> Option<Vec<bool>> {
+        let record = Record::decode(header)?;
+        Some((0..record.count).map(|leg| record.flags >> leg & 1 == 1).collect())
+    }
+
     /// Whether there are legs among these that the record does not know, although it knows others, or as many. The log's
     /// bits do not speak of them.
     pub fn strangers(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
