@@ -1,11 +1,11 @@
 //! `check` and `dump`: every crafted image is judged, with its reason, and left as it was.
 
-use dm_targets::mirror::format::LegFlags;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
+use dm_targets::mirror::format::LegFlags;
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
