@@ -92,6 +92,8 @@ pub struct Job {
     cursor: u64,
     /// The range from the cursor on that the next slice will take.
     next: Option<(u64, u64)>,
+    /// Pieces of slices that could not be read as a whole, each for the same parts from end to end.
+    again: Vec<(u64, u64)>,
     write_cursor: u64,
     stopped: bool,
 }
@@ -110,6 +112,7 @@ impl Job {
             flags: Flags::default(),
             cursor: 0,
             next: None,
+            again: Vec::new(),
             write_cursor: 0,
             stopped: false,
         }
@@ -131,6 +134,7 @@ impl Job {
         self.next = self.next_range();
         self.write_cursor = self.next.map_or(0, |(from, _)| from);
         (self.active, self.used) = (0, 0);
+        self.again.clear();
         self.stopped = false;
         Run { job: self, client }
     }
@@ -157,13 +161,13 @@ impl Job {
     }
 
     fn done(&self) -> bool {
-        self.active == 0 && (self.stopped || self.next.is_none())
+        self.active == 0 && (self.stopped || self.next.is_none() && self.again.is_empty())
     }
 
     /// Starts slices as long as there is something left to copy, a slice is idle and there is memory.
     fn begin(&mut self, client: &Client, cx: &mut Context<'_>) {
         let mut index = 0;
-        while let Some((from, count)) = self.next {
+        while let Some((from, count)) = self.again.last().copied().or(self.next) {
             if self.stopped || self.active == self.slices.len() {
                 return;
             }
@@ -183,9 +187,26 @@ impl Job {
             (slice.from, slice.count, slice.pauses, slice.wake_at_ms) = (from, count, 0, 0);
             self.active += 1;
             self.used = self.used.max(index + 1);
-            self.cursor = from + count;
-            self.next = self.next_range();
+            if self.again.pop().is_none() {
+                self.cursor = from + count;
+                self.next = self.next_range();
+            }
         }
+    }
+
+    /// Where a slice that cannot be read serves several parts that are to fail by themselves, it is cut at their ends, and
+    /// each piece tried: what one of them needs must not fail for what only another needs. `false` if there is one piece.
+    fn cut(&mut self, from: u64, count: u64) -> bool {
+        let ends = self.parts.iter().flat_map(|part| [part.from.0, part.end()]);
+        let mut cuts: Vec<u64> =
+            ends.filter(|at| from < *at && *at < from + count).chain([from, from + count]).collect();
+        cuts.sort_unstable();
+        cuts.dedup();
+        let able = self.flags.independent && !self.flags.sequential_write && cuts.len() > 2;
+        if able {
+            self.again.extend(cuts.windows(2).map(|pair| (pair[0], pair[1] - pair[0])));
+        }
+        able
     }
 
     /// Moves one slice forward; says whether anything changed.
@@ -239,7 +260,9 @@ impl Job {
                 }
             } else {
                 let (from, count) = (slice.from, slice.count);
-                self.fail_range(from, count);
+                if !self.cut(from, count) {
+                    self.fail_range(from, count);
+                }
                 self.end(index, client);
             }
         }

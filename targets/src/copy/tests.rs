@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::{Client, Flags, Outcome};
+use super::{Client, Flags, Outcome, Part};
 use crate::disk::{Buffer, Errno, Host, Memory};
 use crate::io::{self, IoOp, IoRegion, Refused};
 use crate::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk, Trace};
@@ -86,6 +86,35 @@ fn a_read_error_is_told_apart() {
     fail(&rig.disks[0], Class::Read, 3000);
     let outcome = rig.copy();
     assert!(outcome.read_err && outcome.first_error.is_some_and(|error| error.errno == Errno::EIO));
+}
+
+/// What only one part needs and cannot be read is not the failure of its neighbours, which were to be read with it.
+#[test]
+fn neighbours_are_read_without_what_cannot_be() {
+    let rig = rig(2);
+    let matcher = Matcher { class: Class::Read, first: 19, end: 20 };
+    rig.disks[0].inject(Fault { matcher, skip: 0, times: 100, errno: Errno::EIO });
+    let (client, from) = (rig.client.clone(), rig.disks[0].disk());
+    let to = [1, 2].map(|disk| rig.disks[disk].disk());
+    let failed: Rc<RefCell<Vec<bool>>> = Rc::default();
+    let slot = failed.clone();
+    rig.world.executor.spawn(async move {
+        let mut job = client.job();
+        // The last one needs what the second does.
+        for (first, count, disk) in [(8, 8, 0), (16, 8, 1), (24, 8, 0), (0, 16, 1), (16, 16, 0)] {
+            let (from, count) = (Sector(first), Sectors(count));
+            job.parts.push(Part { from, count, to: to[disk].clone(), at: Sector(first + 100), failed: false });
+        }
+        client.run_parts(&mut job, &from, Flags { independent: true, ..Flags::default() }).await;
+        assert!(job.read_error.is_some());
+        *slot.borrow_mut() = job.parts.iter().map(|part| part.failed).collect();
+    });
+    rig.world.run(100_000);
+    assert_eq!(*failed.borrow(), [false, true, false, false, true]);
+    let copied = |disk: usize, first: usize, count: usize| {
+        rig.content(disk)[(first + 100) * 512..][..count * 512] == rig.content(0)[first * 512..][..count * 512]
+    };
+    assert!(copied(1, 8, 8) && copied(1, 24, 8) && copied(2, 0, 16));
 }
 
 #[test]
