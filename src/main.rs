@@ -2,34 +2,23 @@
 //!
 //! Commands are short-lived: they find or start the server of a family and ask it over a socket in the run directory. A
 //! server is this same program under the hidden verb `serve`; it has a control thread ([`server`]) and a data thread
-//! ([`family`]) whose one ring ([`ring`]) carries ublk commands and disk I/O alike.
+//! ([`data`]) whose one ring ([`ring`]) carries ublk commands and disk I/O alike.
 //!
-//! `unsafe` is only where rings and memory are owned, and in `open` for calls that no safe crate has: the compiler refuses
+//! `unsafe` is only where rings and memory are owned, and in `sys` for calls that no safe crate has: the compiler refuses
 //! it everywhere else.
 
-#[allow(unsafe_code)]
-mod arena;
 mod cli;
-mod commands;
-mod control;
-mod daemon;
-mod device;
-mod family;
-#[allow(unsafe_code)]
-mod mapped;
-mod notes;
+mod data;
+mod failure;
 mod offline;
-mod open;
-mod proto;
-#[allow(unsafe_code)]
-mod queue;
-mod report;
+mod protocol;
 #[allow(unsafe_code)]
 mod ring;
 mod rundir;
 mod server;
-mod signature;
-mod transfer;
+mod storage;
+mod sys;
+mod ublk;
 
 use std::process::ExitCode;
 
@@ -50,7 +39,7 @@ fn one_line(error: &clap::Error) -> String {
 }
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             eprintln!("ublk-dm: {}", one_line(&error));
@@ -65,9 +54,10 @@ fn main() -> ExitCode {
         (false, 1) => log::LevelFilter::Info,
         (false, _) => log::LevelFilter::Debug,
     };
-    let level = if matches!(cli.verb, cli::Verb::Serve { .. }) { level.max(log::LevelFilter::Info) } else { level };
+    let level =
+        if matches!(cli.verb, cli::args::Verb::Serve { .. }) { level.max(log::LevelFilter::Info) } else { level };
     env_logger::Builder::new().filter_level(level).parse_default_env().init();
-    match commands::run(cli.verb) {
+    match cli::run(cli.verb) {
         Ok(code) => code,
         Err(failure) => {
             eprintln!("ublk-dm: {}", failure.message.replace('\n', " "));

@@ -21,7 +21,7 @@ use std::path::Path;
 
 use dm_targets::snapshot::format::{self, Found, HEADER_BYTES, Header, HeaderError};
 
-use crate::signature;
+use crate::storage::signature;
 use image::Image;
 use report::{Kind, Report, StoreReport};
 use store::Store;

@@ -3,7 +3,7 @@
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::notes::Noted;
+use dm_targets::snapshot::journal::Noted;
 use dm_targets::snapshot::target::OnFull;
 use dm_targets::units::{Chunk, CowChunk, Sector, Sectors};
 

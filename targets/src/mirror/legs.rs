@@ -11,7 +11,7 @@
 //!
 //! Which leg a read goes to is decided in `choose` beside this file.
 
-use super::choose::STREAMS;
+use super::read_balance::STREAMS;
 use crate::mutant::{self, Mutant};
 use crate::table::LegHealth;
 
@@ -107,7 +107,7 @@ pub(super) struct Leg {
     pub(super) kinds: u8,
     totals: ErrorCounts,
     pub(super) reads_in_flight: u32,
-    /// Average latency of a read in ms, times `choose::SCALE`.
+    /// Average latency of a read in ms, times `read_balance::SCALE`.
     pub(super) latency: u64,
     /// Where the next read of a sequential stream would start.
     pub(super) streams: [u64; STREAMS],

@@ -1,6 +1,6 @@
 //! The kernel's tables row by row, and that there is always a right leg to read and to copy from.
 
-use super::super::choose::STREAM_SLACK;
+use super::super::read_balance::STREAM_SLACK;
 use super::*;
 use crate::units::{Sector, Sectors};
 

@@ -50,26 +50,26 @@
 //!
 //! [`regions`] with `idle` and `withheld`, and [`legs`] with `choose`, decide (pure), [`format`] knows the log's bytes
 //! (pure), `log` makes marks durable, `clean` makes regions clean, `recovery` copies, `read` and `write` carry
-//! requests out, [`target`] is the mirror's state and `life` its beginning and end, [`check`] compares and repairs,
+//! requests out, [`target`] is the mirror's state and `life` its beginning and end, [`compare`] compares and repairs,
 //! `reshape` changes the legs. All of it runs on one thread, so state is borrowed, never locked, and never borrowed
 //! across an await.
 
 pub mod bits;
-pub mod check;
-mod choose;
-mod clean;
+mod change_legs;
+mod cleaner;
+pub mod compare;
+mod config;
 pub mod format;
-mod idle;
 pub mod legs;
-mod life;
+mod lifecycle;
 mod log;
-mod parts;
 mod read;
+mod read_balance;
 mod recovery;
 pub mod regions;
-mod reshape;
+mod regions_clean;
+mod regions_lock;
 pub mod target;
-mod withheld;
 mod write;
 
 use std::fmt;

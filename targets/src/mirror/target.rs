@@ -6,9 +6,9 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::Bits;
+pub use super::config::{LegParts, LegReport, OpenError, Parts, Progress, Status};
 use super::legs::{Failure, LegSet, Legs};
 use super::log::{Log, WithBits};
-pub use super::parts::{LegParts, LegReport, OpenError, Parts, Progress, Status};
 use super::recovery::Pass;
 use super::regions::{Regions, Wake};
 use crate::copy;

@@ -5,7 +5,7 @@
 //! * [`disk`]: a disk that records submission and completion apart, with a volatile cache, injected errors and delays.
 //! * [`crash`]: what such a disk may hold after the power has gone: durable writes always, every other write kept, lost
 //!   or torn.
-//! * [`notes`]: what a snapshot's server notes, which outlives the process only.
+//! * [`journal`]: what a snapshot's server notes, which outlives the process only.
 //! * [`world`]: the executor, the disks and a seeded scheduler that picks what happens next.
 //!
 //! Everything is a function of its seed. What a broken contract does here is a panic that names the rule, never a quiet
@@ -16,7 +16,7 @@ pub mod disk;
 pub mod fault;
 pub mod host;
 pub mod image;
-pub mod notes;
+pub mod journal;
 pub mod trace;
 pub mod world;
 

@@ -13,11 +13,11 @@ use super::crash::{self, CrashKind, CrashSpace};
 use super::disk::{DiskConfig, SimDisk};
 use super::host::SimHost;
 use super::image::Image;
-use super::notes::SimNotes;
+use super::journal::SimNotes;
 use super::trace::Trace;
 use crate::disk::OpId;
 use crate::exec::Executor;
-use crate::snapshot::notes::{Noted, Notes};
+use crate::snapshot::journal::{Noted, Notes};
 
 /// How the scheduler chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

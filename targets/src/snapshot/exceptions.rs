@@ -13,8 +13,8 @@
 use std::collections::VecDeque;
 
 use super::format::Record;
+use super::journaled::Recording;
 use super::mapping::Mapping;
-use super::noted::Recording;
 use crate::hash::NumberTable as Table;
 use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, CowChunk};

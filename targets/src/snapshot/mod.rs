@@ -35,24 +35,24 @@
 //! # Who does what
 //!
 //! [`exceptions`] with `noted` decides (pure) with what [`mapping`] holds (pure), `settled` remembers what needs no decision
-//! (pure), [`format`] knows the bytes (pure), [`store`] with `persistent` makes records durable, [`notes`] is where they wait
+//! (pure), [`format`] knows the bytes (pure), [`store`] with `persistent` makes records durable, [`journal`] is where they wait
 //! for it, [`target`] and [`origin`] carry requests out. All targets of a family run on one thread, so state is borrowed,
 //! never locked, and never borrowed across an await.
 
 mod commit;
-mod creation;
 pub mod exceptions;
 pub mod format;
-mod load;
+pub mod journal;
+mod journaled;
 pub mod mapping;
-mod noted;
-pub mod notes;
 pub mod origin;
-mod persistent;
+mod preserved;
+mod ranges;
 mod read;
-mod runs;
-mod settled;
 pub mod store;
+mod store_load;
+mod store_undo;
+mod store_write;
 pub mod target;
 mod write;
 

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
-use super::settled;
+use super::preserved;
 use super::target::{Crowded, Snapshot};
 use crate::copy::{self, Flags, Job, JobLease};
 use crate::disk::{Disk, DiskError, Io};
@@ -68,7 +68,7 @@ pub struct Origin {
     copy: copy::Client,
     snapshots: RefCell<Vec<Rc<Snapshot>>>,
     /// What every snapshot has.
-    settled: settled::Shared,
+    settled: preserved::Shared,
     gate: Rc<Gate>,
     /// Lists of created exceptions, kept for the next write.
     lists: RefCell<Vec<Vec<Created>>>,
@@ -89,7 +89,7 @@ impl Origin {
             disk,
             copy,
             snapshots: RefCell::default(),
-            settled: settled::Shared::default(),
+            settled: preserved::Shared::default(),
             gate: Rc::default(),
             lists: RefCell::default(),
         })

@@ -3,7 +3,7 @@
 //! Rules kept here: I4 (what is on its way to the origin is tracked until it has completed), I6.
 
 use super::exceptions::ReadStep;
-use super::runs::Runs;
+use super::ranges::Runs;
 use super::target::Snapshot;
 use crate::copy::Flags;
 use crate::request::{Request, TargetError, pass_through, payload};

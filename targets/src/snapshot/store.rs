@@ -13,9 +13,9 @@ use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health};
 use super::format::{self, Cursor, Found, HEADER_BYTES, HeaderError, Layout, Record, RecordError, Usage};
-use super::load::{self, Loaded};
-use super::notes::{Noted, PLACES};
-use super::persistent::{Persistent, Unwritten};
+use super::journal::{Noted, PLACES};
+use super::store_load::{self, Loaded};
+use super::store_write::{Persistent, Unwritten};
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::Executor;
 use crate::units::{ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
@@ -153,7 +153,7 @@ impl Store {
         check_size(chunk_size, block_bytes, open.cow, fewest)?;
         let layout = Layout { chunk_size };
         let loaded = if unwritten == Unwritten::Nothing && health == Health::Valid {
-            load::load(&open, layout).await?
+            store_load::load(&open, layout).await?
         } else {
             Loaded::nothing(layout)
         };

@@ -6,10 +6,10 @@ use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health, OriginStep, PendingId};
 use super::format::{Record, Usage};
-use super::notes::Notes;
+use super::journal::Notes;
 use super::origin::Gate;
-use super::runs::IdleRuns;
-use super::settled;
+use super::preserved;
+use super::ranges::IdleRuns;
 use super::store::{OpenStore, Store, StoreError};
 use super::{Cause, Event};
 use crate::copy::{self, Job, Part};
@@ -115,7 +115,7 @@ pub struct Snapshot {
     /// The way to the origin, while that has no other snapshot.
     pub(super) alone: RefCell<Option<Rc<Gate>>>,
     /// What all snapshots of the origin have.
-    settled: RefCell<settled::Shared>,
+    settled: RefCell<preserved::Shared>,
     pub(super) announced: Cell<u8>,
     pub(super) stats: Cell<Stats>,
     /// Lists of created exceptions, kept for the next request.
@@ -378,12 +378,12 @@ impl Snapshot {
     }
 
     /// Shares what all snapshots of the origin have.
-    pub(super) fn set_settled(&self, settled: settled::Shared) {
+    pub(super) fn set_settled(&self, settled: preserved::Shared) {
         self.settled.replace(settled);
     }
 
     /// What all snapshots of the origin have: whatever makes a write wait that would have passed must be forgotten there.
-    pub(super) fn settled(&self) -> settled::Shared {
+    pub(super) fn settled(&self) -> preserved::Shared {
         self.settled.borrow().clone()
     }
 }

@@ -5,7 +5,7 @@
 
 use super::exceptions::{Health, PendingId, WriteStep};
 use super::format::Record;
-use super::runs::Runs;
+use super::ranges::Runs;
 use super::target::{MAX_PENDING, OnFull, Snapshot};
 use super::{Cause, Event};
 use crate::copy::{Flags, JobLease, Part};

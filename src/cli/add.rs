@@ -1,0 +1,252 @@
+//! `add` and `create`: what the user wants as a question, and the server that answers it found or started.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use dm_targets::table::{self, Line, MirrorLog, StoreType, Target};
+
+use super::args::{self as cli, Add};
+use super::client::{device_exists, open_rundir, other_answer, reports};
+use super::terminal::print;
+use crate::failure::{Failure, wrong_usage};
+use crate::protocol::{self, AddMirror, AddOrigin, AddSnapshot, Answer, Common, InitialSync, Leg, Question};
+use crate::rundir::{RunDir, Server, family_key};
+use crate::server::process;
+use crate::storage::DiskId;
+use crate::storage::word::{absolute, device_of, leg_of};
+
+fn common(common: &cli::Common) -> Common {
+    Common {
+        name: common.name.clone(),
+        id: common.id,
+        queues: common.queues,
+        depth: common.depth,
+        read_only: common.read_only,
+        zero_copy: !common.no_zero_copy,
+        recovery: !common.no_recovery,
+        force: common.force,
+    }
+}
+
+fn snapshot_question(add: &cli::Snapshot) -> Result<Question, Failure> {
+    let chunk_sectors = match add.chunk_size {
+        None => None,
+        Some(bytes) if bytes % 512 != 0 || !(bytes / 512).is_power_of_two() || bytes > 1 << 30 => {
+            let hint = "it must be a power of two between 512 bytes and 1 GiB";
+            return Err(wrong_usage(format!("chunk size of {bytes} bytes: {hint}")));
+        }
+        Some(bytes) => Some(bytes / 512),
+    };
+    Ok(Question::AddSnapshot(AddSnapshot {
+        origin: absolute(&add.origin)?,
+        cow: absolute(&add.cow)?,
+        chunk_sectors,
+        persistent: add.store == cli::Store::Persistent,
+        overflow: add.on_full == cli::OnFull::Overflow,
+        discard_zeroes_cow: add.discard_zeroes_cow,
+        discard_passdown_origin: add.discard_passdown_origin,
+        len_sectors: None,
+        common: common(&add.common),
+    }))
+}
+
+pub(super) fn add_device(add: Add) -> Result<ExitCode, Failure> {
+    match add {
+        Add::Snapshot(add) => add_target(snapshot_question(&add)?, &add.origin, &add.common),
+        Add::Origin(add) => {
+            let question = AddOrigin { origin: absolute(&add.origin)?, common: common(&add.common) };
+            add_target(Question::AddOrigin(question), &add.origin, &add.common)
+        }
+        Add::Mirror(add) => {
+            let question = mirror_question(&add)?;
+            let first = question.legs[0].path.clone();
+            add_target(Question::AddMirror(question), &first, &add.common)
+        }
+    }
+}
+
+/// Adds a device as a device-mapper table line describes it.
+pub(super) fn create(name: String, table: Option<String>, file: Option<&Path>) -> Result<ExitCode, Failure> {
+    let text = match (table, file) {
+        (Some(line), _) => line,
+        (None, Some(path)) if path != Path::new("-") => {
+            std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?
+        }
+        (None, _) => std::io::read_to_string(std::io::stdin())?,
+    };
+    let line = Line::parse_table(&text).map_err(|error| wrong_usage(error.to_string()))?;
+    let options = cli::Common::named(name);
+    let (question, disk) = question_of(line, &options)?;
+    add_target(question, &disk, &options)
+}
+
+/// A table line as a question, and the disk after which its family is named.
+pub(super) fn question_of(line: Line, options: &cli::Common) -> Result<(Question, PathBuf), Failure> {
+    let common = common(options);
+    match line.target {
+        Target::Snapshot(snapshot) => {
+            let origin = device_of(&snapshot.origin);
+            let (persistent, overflow) = match snapshot.store {
+                StoreType::Persistent { overflow } => (true, overflow),
+                StoreType::Transient => (false, false),
+            };
+            let question = AddSnapshot {
+                origin: absolute(&origin)?,
+                cow: absolute(&device_of(&snapshot.cow))?,
+                chunk_sectors: snapshot.chunk_size.map(|size| size.sectors().0),
+                persistent,
+                overflow,
+                discard_zeroes_cow: snapshot.discard_zeroes_cow,
+                discard_passdown_origin: snapshot.discard_passdown_origin,
+                len_sectors: Some(line.len.0),
+                common,
+            };
+            Ok((Question::AddSnapshot(question), origin))
+        }
+        Target::SnapshotOrigin { origin } => {
+            let origin = device_of(&origin);
+            Ok((Question::AddOrigin(AddOrigin { origin: absolute(&origin)?, common }), origin))
+        }
+        Target::Mirror(mirror) => {
+            let leg = |leg: &table::Leg| {
+                Ok::<Leg, Failure>(Leg { path: absolute(&device_of(&leg.device))?, offset_sectors: leg.offset.0 })
+            };
+            let legs = mirror.legs.iter().map(leg).collect::<Result<Vec<_>, _>>()?;
+            let first = legs[0].path.clone();
+            let question = AddMirror {
+                legs,
+                log: match &mirror.log {
+                    MirrorLog::Core => None,
+                    MirrorLog::Disk { device } => Some(absolute(&device_of(device))?),
+                },
+                region_sectors: Some(mirror.region_size.0),
+                initial_sync: match mirror.initial_sync {
+                    table::InitialSync::FromLog => InitialSync::FromLog,
+                    table::InitialSync::Sync => InitialSync::Sync,
+                    table::InitialSync::NoSync => InitialSync::NoSync,
+                },
+                handle_errors: mirror.handle_errors,
+                keep_log: mirror.keep_log,
+                source: None,
+                len_sectors: Some(line.len.0),
+                common,
+            };
+            Ok((Question::AddMirror(question), first))
+        }
+        other => Err(format!("target {}: not served by this version", other.name()).into()),
+    }
+}
+
+fn mirror_question(add: &cli::Mirror) -> Result<AddMirror, Failure> {
+    let (min, max) = (table::Mirror::MIN_LEGS, table::Mirror::MAX_LEGS);
+    if !(min..=max).contains(&add.legs.len()) {
+        return Err(wrong_usage(format!("{} legs: a mirror has {min} to {max}; give --leg for each", add.legs.len())));
+    }
+    let legs = add.legs.iter().map(|word| leg_of(word)).collect::<Result<Vec<_>, _>>()?;
+    let source = match &add.source {
+        None => None,
+        Some(source) => {
+            let source = absolute(source)?;
+            let place = legs.iter().position(|leg| leg.path == source);
+            Some(place.ok_or_else(|| wrong_usage(format!("--source {}: not one of the legs", source.display())))?)
+        }
+    };
+    if let Some(bytes) = add.region_size {
+        if bytes % 512 != 0 || !(bytes / 512).is_power_of_two() || bytes / 512 < table::Mirror::MIN_REGION.0 {
+            return Err(wrong_usage(format!("region size of {bytes} bytes: it must be a power of two from 1 KiB")));
+        }
+    }
+    let log = if add.log == "core" { None } else { Some(absolute(Path::new(&add.log))?) };
+    let initial_sync = match (add.sync, add.nosync) {
+        (true, _) => InitialSync::Sync,
+        (_, true) => InitialSync::NoSync,
+        _ => InitialSync::FromLog,
+    };
+    Ok(AddMirror {
+        legs,
+        log,
+        region_sectors: add.region_size.map(|bytes| bytes / 512),
+        initial_sync,
+        handle_errors: add.handle_errors,
+        keep_log: add.keep_log,
+        source,
+        len_sectors: None,
+        common: common(&add.common),
+    })
+}
+
+fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Result<ExitCode, Failure> {
+    let rundir = open_rundir()?;
+    let metadata = std::fs::metadata(origin).map_err(|error| format!("{}: {error}", origin.display()))?;
+    let id = DiskId::of(&metadata)
+        .ok_or_else(|| format!("{}: neither a block device nor a regular file", origin.display()))?;
+    let key = match &question {
+        Question::AddMirror(_) => format!("mirror-{}", family_key(id)),
+        _ => family_key(id),
+    };
+    let lock = rundir.lock()?;
+    check_name(&rundir, options)?;
+    match rundir.server(&key) {
+        Some(Server { connection: Some(server), .. }) => {
+            if options.foreground {
+                let hint = "only the first device of an origin can be added in the foreground";
+                return Err(wrong_usage(format!("{}: its server is already running; {hint}", origin.display())));
+            }
+            print_added(protocol::ask(server, &question)?, &question)?;
+        }
+        Some(Server { state: Some(state), .. }) if state.devices.iter().any(|device| device_exists(device.id)) => {
+            let hint = "run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
+            return Err(format!("{}: its server has died and left devices behind; {hint}", origin.display()).into());
+        }
+        _ if options.foreground => {
+            rundir.remove(&key);
+            let asked = question.clone();
+            let added = |answer| print_added(answer, &asked);
+            return process::foreground(&rundir, &key, question, lock, added);
+        }
+        _ => {
+            rundir.remove(&key);
+            let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
+            print_added(protocol::ask(server, &question)?, &question)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_name(rundir: &RunDir, options: &cli::Common) -> Result<(), Failure> {
+    let Some(name) = &options.name else { return Ok(()) };
+    if name.is_empty()
+        || name.contains(|letter: char| letter.is_whitespace() || letter == '/')
+        || name.parse::<u32>().is_ok()
+    {
+        return Err(wrong_usage(format!("name {name:?}: it must have no space or slash and not be a number")));
+    }
+    if reports(rundir)?.iter().any(|device| device.name == *name) {
+        return Err(format!("the name {name} is taken by another device").into());
+    }
+    Ok(())
+}
+
+/// Prints what an `add` gave.
+pub(super) fn print_added(answer: Answer, question: &Question) -> Result<(), Failure> {
+    match answer {
+        Answer::Added { path } => {
+            print(&path);
+            warn_of_forgetting(question);
+        }
+        Answer::Failed { message } => return Err(message.into()),
+        _ => return Err(other_answer()),
+    }
+    Ok(())
+}
+
+/// Says what a mirror without a log on a disk does when it is added again.
+fn warn_of_forgetting(question: &Question) {
+    let Question::AddMirror(AddMirror { legs, log: None, initial_sync, source, .. }) = question else { return };
+    let source = legs[source.unwrap_or(0)].path.display();
+    let now = match initial_sync {
+        InitialSync::NoSync => "its legs are taken for equal now".to_owned(),
+        _ => format!("its other legs are recovered from {source} now (--source names another)"),
+    };
+    log::warn!("a core log remembers nothing: {now}, and whoever adds the mirror again must know which leg is right");
+}

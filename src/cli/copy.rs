@@ -1,0 +1,230 @@
+//! `copy` and `zero`: the copy engine in a user's hands, on a ring of the command's own.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::path::Path;
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Instant;
+
+use dm_targets::copy::{Client, Flags, MAX_DESTINATIONS, Outcome, Throttle};
+use dm_targets::disk::Disk;
+use dm_targets::exec::Executor;
+use dm_targets::io::IoRegion;
+use dm_targets::table::parse_size;
+use dm_targets::units::{SECTOR_BYTES, Sector, Sectors};
+use serde_json::json;
+
+use super::terminal::{print, progress_bar};
+use crate::data::{disk_limits, disk_on};
+use crate::failure::Failure;
+use crate::ring::Ring;
+use crate::storage::{Access, Claim, DiskId, OpenDisk};
+
+/// A range of a disk as the user wrote it.
+struct Range {
+    disk: OpenDisk,
+    start: Sector,
+    count: Sectors,
+}
+
+fn wrong(message: String) -> Failure {
+    Failure { message, code: 2 }
+}
+
+/// Splits `DEV`, `DEV:START` or `DEV:START+LEN`; a path that exists may itself hold colons.
+fn split(word: &str) -> Result<(&str, Option<u64>, Option<u64>), Failure> {
+    let size = |text: &str| parse_size(text).map_err(|error| wrong(format!("{word}: {error}")));
+    match word.rsplit_once(':') {
+        Some((path, range)) if !Path::new(word).exists() => match range.split_once('+') {
+            Some((start, len)) => Ok((path, Some(size(start)?), Some(size(len)?))),
+            None => Ok((path, Some(size(range)?), None)),
+        },
+        _ => Ok((word, None, None)),
+    }
+}
+
+/// Opens a range. A length that is not given is `len`, or else what is left of the disk.
+///
+/// `claimed` are the disks that this command holds already: several ranges may be on one.
+fn open(word: &str, access: Access, force: bool, len: Option<Sectors>, claimed: &[DiskId]) -> Result<Range, Failure> {
+    let (path, start, own_len) = split(word)?;
+    let id = std::fs::metadata(path).ok().and_then(|metadata| DiskId::of(&metadata));
+    if len.is_some() && own_len.is_some() {
+        return Err(wrong(format!("{word}: the length is the source's, only a start can be given here")));
+    }
+    let ours = id.is_some_and(|id| claimed.contains(&id));
+    let claim = if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
+    let disk = OpenDisk::open(path, access, claim).map_err(|error| error.to_string())?;
+    let block = u64::from(disk.limits.logical_block_size);
+    for bytes in [start, own_len].into_iter().flatten() {
+        if bytes % block != 0 {
+            return Err(wrong(format!("{word}: {bytes} is not a multiple of the disk's block size of {block} bytes")));
+        }
+    }
+    let start = Sector(start.unwrap_or(0) / SECTOR_BYTES);
+    let left = disk.size_sectors.saturating_sub(start.0);
+    let count = len.map(|len| len.0).or(own_len.map(|bytes| bytes / SECTOR_BYTES)).unwrap_or(left);
+    if count == 0 || count > left {
+        return Err(Failure::from(format!(
+            "{word}: {count} sectors from sector {start} do not fit on a disk of {} sectors",
+            disk.size_sectors
+        )));
+    }
+    if count * SECTOR_BYTES % block != 0 {
+        return Err(Failure::from(format!(
+            "{word}: {count} sectors are no multiple of its block size of {block} bytes"
+        )));
+    }
+    Ok(Range { disk, start, count: Sectors(count) })
+}
+
+/// Refuses ranges of one disk that touch: what would be read from them depends on the order of writes.
+fn refuse_overlap(ranges: &[(DiskId, Sector, Sectors, &str)]) -> Result<(), Failure> {
+    for (index, (disk, start, count, word)) in ranges.iter().enumerate() {
+        for (other_disk, other_start, other_count, other) in &ranges[index + 1..] {
+            if disk == other_disk && *start < other_start.plus(*other_count) && *other_start < start.plus(*count) {
+                return Err(wrong(format!("{word} and {other} overlap")));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn range_of<'a>(range: &Range, word: &'a str) -> (DiskId, Sector, Sectors, &'a str) {
+    (range.disk.id, range.start, range.count, word)
+}
+
+fn open_destinations(words: &[String], force: bool, len: Option<Sectors>) -> Result<Vec<Range>, Failure> {
+    if words.len() > MAX_DESTINATIONS {
+        return Err(wrong(format!("{} destinations: at most {MAX_DESTINATIONS} can be written at once", words.len())));
+    }
+    let (mut ranges, mut claimed) = (Vec::new(), Vec::new());
+    for word in words {
+        let range = open(word, Access::ReadWrite, force, len, &claimed)?;
+        claimed.push(range.disk.id);
+        ranges.push(range);
+    }
+    Ok(ranges)
+}
+
+/// Copies a range to up to eight destinations.
+pub fn copy(from: &str, to: &[String], throttle: u32, json: bool, force: bool) -> Result<ExitCode, Failure> {
+    let source = open(from, Access::ReadOnly, force, None, &[])?;
+    let destinations = open_destinations(to, force, Some(source.count))?;
+    let mut ranges = vec![range_of(&source, from)];
+    ranges.extend(destinations.iter().zip(to).map(|(range, word)| range_of(range, word)));
+    refuse_overlap(&ranges)?;
+    let engine = Engine::new(throttle)?;
+    let total = source.count;
+    let from = engine.region(source);
+    let regions = engine.regions(destinations);
+    let client = engine.client.clone();
+    engine.finish(total, json, to, async move {
+        let outcome = client.copy(&from, &regions, Flags::default()).await;
+        (outcome, flush(&regions).await)
+    })
+}
+
+/// Zeroes ranges.
+pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure> {
+    let destinations = open_destinations(to, force, None)?;
+    let ranges: Vec<_> = destinations.iter().zip(to).map(|(range, word)| range_of(range, word)).collect();
+    refuse_overlap(&ranges)?;
+    let engine = Engine::new(100)?;
+    let total = Sectors(destinations.iter().map(|range| range.count.0).sum());
+    let regions = engine.regions(destinations);
+    let client = engine.client.clone();
+    engine.finish(total, json, to, async move {
+        let mut all = Outcome::default();
+        // One after the other: the ranges may have different lengths.
+        for (index, region) in regions.iter().enumerate() {
+            let outcome = client.zero(std::slice::from_ref(region), Flags::default()).await;
+            all.write_err |= outcome.write_err << index;
+            all.first_error = all.first_error.or(outcome.first_error);
+        }
+        (all, flush(&regions).await)
+    })
+}
+
+/// What was written is durable when the command says that it is done.
+async fn flush(regions: &[IoRegion]) -> Result<(), Failure> {
+    for region in regions {
+        region.disk.flush().await.map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+struct Engine {
+    ring: Ring,
+    executor: Executor,
+    client: Client,
+}
+
+impl Engine {
+    fn new(throttle: u32) -> Result<Engine, Failure> {
+        let ring = Ring::new().map_err(|error| format!("io_uring: {error}"))?;
+        let executor = Executor::new();
+        let client = Client::new(&executor, &ring.host(), Some(Throttle::new(throttle)));
+        let client = client.ok_or_else(|| "no memory for buffers".to_owned())?;
+        Ok(Engine { ring, executor, client })
+    }
+
+    fn region(&self, range: Range) -> IoRegion {
+        let limits = disk_limits(&range.disk);
+        let disk: Disk = disk_on(&self.ring, range.disk, limits);
+        IoRegion { disk, sector: range.start, count: range.count }
+    }
+
+    fn regions(&self, ranges: Vec<Range>) -> Vec<IoRegion> {
+        ranges.into_iter().map(|range| self.region(range)).collect()
+    }
+
+    /// Runs the work to its end, showing how far it is, and prints the result.
+    fn finish(
+        self,
+        total: Sectors,
+        json: bool,
+        words: &[String],
+        work: impl Future<Output = (Outcome, Result<(), Failure>)> + 'static,
+    ) -> Result<ExitCode, Failure> {
+        let bar = progress_bar(total);
+        let result = Rc::new(RefCell::new(None));
+        let slot = result.clone();
+        let start = Instant::now();
+        self.executor.spawn(async move {
+            let outcome = work.await;
+            *slot.borrow_mut() = Some(outcome);
+        });
+        let (outcome, flushed) = loop {
+            self.executor.run_ready();
+            bar.set_position(self.client.moved().bytes());
+            if let Some(outcome) = result.borrow_mut().take() {
+                break outcome;
+            }
+            self.ring.turn(self.executor.ready() > 0)?;
+        };
+        bar.finish_and_clear();
+        let failed = outcome.first_error.as_ref().map(ToString::to_string);
+        let failed = failed.or(flushed.err().map(|failure| failure.message));
+        if json {
+            let errors = words
+                .iter()
+                .enumerate()
+                .map(|(index, word)| json!({ "path": word, "failed": outcome.write_err & (1 << index) != 0 }));
+            let object = json!({
+                "version": 1,
+                "bytes": total.bytes(),
+                "seconds": start.elapsed().as_secs_f64(),
+                "read_error": outcome.read_err,
+                "destinations": errors.collect::<Vec<_>>(),
+                "error": failed,
+            });
+            print(&object.to_string());
+        }
+        match failed {
+            Some(message) => Err(message.into()),
+            None => Ok(ExitCode::SUCCESS),
+        }
+    }
+}

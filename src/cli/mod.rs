@@ -1,0 +1,68 @@
+//! The verbs: what each asks of which server, and how the answer is printed.
+
+mod add;
+pub mod args;
+mod client;
+mod copy;
+mod remove;
+mod show;
+pub mod terminal;
+mod wait;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use dm_targets::table::Line;
+
+use crate::failure::{Failure, wrong_usage};
+use crate::offline;
+use crate::protocol::{Answer, Question};
+use crate::server::process;
+use args::{self as cli, Verb};
+use client::ask;
+use terminal::print;
+
+/// Carries a verb out.
+pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
+    match verb {
+        Verb::Add(add) => return add::add_device(add),
+        Verb::Create { name, table, file } => return add::create(name, table, file.as_deref()),
+        Verb::Del { devices, all, force } => remove::del(&devices, all, force)?,
+        Verb::List { json } => show::list(json)?,
+        Verb::Status { devices, json } => show::status(&devices, json)?,
+        Verb::Table { devices } => show::lines(&devices, |device| device.table.clone())?,
+        Verb::Suspend { device, noflush } => drop(ask(&device, |id| Question::Suspend { id, noflush })?),
+        Verb::Resume { device } => drop(ask(&device, |id| Question::Resume { id })?),
+        Verb::Load { device, table } => load(&device, &table)?,
+        Verb::Message { device, words } => message(&device, words)?,
+        Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,
+        Verb::Wait { device, event_nr, .. } => wait::event(&device, event_nr)?,
+        Verb::Recover { devices, all } => remove::recover(&devices, all)?,
+        Verb::Copy { from, to, throttle, json, force } => return copy::copy(&from, &to, throttle, json, force),
+        Verb::Zero { to, json, force } => return copy::zero(&to, json, force),
+        Verb::Check { path, origin, json } => return offline(offline::check, &path, origin.as_deref(), json),
+        Verb::Dump { path, origin, json } => return offline(offline::dump, &path, origin.as_deref(), json),
+        Verb::Features { json } => show::features(json)?,
+        Verb::Serve { key } => return process::serve(&key),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `check` and `dump`: the result goes to stdout as it is found, and the verdict is the exit code.
+fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>, json: bool) -> Result<ExitCode, Failure> {
+    let verdict = verb(&offline::Request { path, origin, json }, &mut std::io::stdout().lock());
+    Ok(ExitCode::from(verdict.map_err(|error| error.to_string())?.exit_code()))
+}
+
+fn load(word: &str, line: &str) -> Result<(), Failure> {
+    let line = Line::parse(line).map_err(|error| wrong_usage(error.to_string()))?;
+    let table = Box::new(add::question_of(line, &cli::Common::unnamed())?.0);
+    ask(word, |id| Question::Load { id, table }).map(drop)
+}
+
+fn message(word: &str, words: Vec<String>) -> Result<(), Failure> {
+    if let Answer::Lines(lines) = ask(word, |id| Question::Message { id, words })? {
+        lines.iter().for_each(|line| print(line));
+    }
+    Ok(())
+}

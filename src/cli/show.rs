@@ -1,0 +1,75 @@
+//! `list`, `status`, `table` and `features`.
+
+use serde_json::{Value, json};
+
+use super::client::{open_rundir, reports, select};
+use super::terminal::print;
+use crate::failure::Failure;
+use crate::protocol::DeviceReport;
+use crate::ublk::{self, Control};
+
+pub(super) fn list(json: bool) -> Result<(), Failure> {
+    let reports = reports(&open_rundir()?)?;
+    if json {
+        let devices: Vec<Value> = reports.into_iter().map(|device| device.json).collect();
+        print(&json!({ "version": 1, "devices": devices }).to_string());
+        return Ok(());
+    }
+    for device in reports {
+        let text = |key: &str| device.json[key].as_str().unwrap_or("").to_owned();
+        let snapshot = &device.json["snapshot"];
+        let legs = device.json["mirror"]["legs"].as_array().into_iter().flatten();
+        let legs: Vec<&str> = legs.filter_map(|leg| leg["path"].as_str()).collect();
+        let over = match (snapshot["origin"].as_str(), snapshot["cow"].as_str()) {
+            (Some(origin), Some(cow)) => format!("{origin} cow {cow}"),
+            _ if !legs.is_empty() => legs.join(" "),
+            _ => device.json["origin"]["path"].as_str().unwrap_or("").to_owned(),
+        };
+        print(&format!(
+            "{:<14} {:<16} {:<16} {:<9} {over}",
+            device.name,
+            text("block_device"),
+            text("target"),
+            text("state")
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
+    if !json {
+        return lines(words, |device| device.status.clone());
+    }
+    for device in select(&open_rundir()?, words)? {
+        let mut object = device.json;
+        object["status"] = device.status.into();
+        print(&object.to_string());
+    }
+    Ok(())
+}
+
+pub(super) fn lines(words: &[String], line: impl Fn(&DeviceReport) -> String) -> Result<(), Failure> {
+    let devices = select(&open_rundir()?, words)?;
+    for device in &devices {
+        let prefix = if words.len() == 1 { String::new() } else { format!("{}: ", device.name) };
+        print(&format!("{prefix}{}", line(device)));
+    }
+    Ok(())
+}
+
+pub(super) fn features(json: bool) -> Result<(), Failure> {
+    let bits = Control::open().and_then(|mut control| control.features()).map_err(|error| error.to_string())?;
+    if json {
+        let names = ublk::feature_names(bits);
+        print(
+            &json!({ "version": 1, "bits": bits, "features": names, "unknown": ublk::unknown_features(bits) })
+                .to_string(),
+        );
+        return Ok(());
+    }
+    for feature in ublk::FEATURES {
+        let has = if bits & feature.flag != 0 { "yes" } else { "no" };
+        print(&format!("{:<24} {has:<4} {:<6} {}", feature.name, feature.since, feature.purpose));
+    }
+    Ok(())
+}

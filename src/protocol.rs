@@ -1,0 +1,180 @@
+//! What commands and servers say to each other: one JSON object a line, one question and one answer a connection.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What every device can be given.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Common {
+    pub name: Option<String>,
+    pub id: Option<u32>,
+    pub queues: u16,
+    pub depth: u16,
+    pub read_only: bool,
+    pub zero_copy: bool,
+    pub recovery: bool,
+    pub force: bool,
+}
+
+/// A snapshot to be added.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddSnapshot {
+    pub origin: PathBuf,
+    pub cow: PathBuf,
+    pub chunk_sectors: Option<u64>,
+    pub persistent: bool,
+    pub overflow: bool,
+    pub discard_zeroes_cow: bool,
+    pub discard_passdown_origin: bool,
+    /// Length of the device; the origin's if not given.
+    pub len_sectors: Option<u64>,
+    pub common: Common,
+}
+
+/// An origin's device to be added.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddOrigin {
+    pub origin: PathBuf,
+    pub common: Common,
+}
+
+/// What to believe about a mirror's legs at first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InitialSync {
+    FromLog,
+    Sync,
+    NoSync,
+}
+
+/// A leg of a mirror.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leg {
+    pub path: PathBuf,
+    pub offset_sectors: u64,
+}
+
+/// A mirror to be added.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddMirror {
+    pub legs: Vec<Leg>,
+    /// The log's device; in memory if not given.
+    pub log: Option<PathBuf>,
+    pub region_sectors: Option<u64>,
+    pub initial_sync: InitialSync,
+    pub handle_errors: bool,
+    pub keep_log: bool,
+    /// The leg that a recovery reads from, by its place among the legs.
+    pub source: Option<usize>,
+    /// Length of the device; what all legs have if not given.
+    pub len_sectors: Option<u64>,
+    pub common: Common,
+}
+
+/// A question to a server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Question {
+    AddSnapshot(AddSnapshot),
+    AddOrigin(AddOrigin),
+    AddMirror(AddMirror),
+    /// Take over the devices of a server that died.
+    Recover(Vec<DeviceState>),
+    /// Delete devices; `force` also those in use.
+    Del {
+        ids: Vec<u32>,
+        force: bool,
+    },
+    /// All about its devices.
+    Report,
+    /// Hold a device's requests back and wait for those in flight.
+    Suspend {
+        id: u32,
+        noflush: bool,
+    },
+    /// Let them through again, to the table that was loaded if one was.
+    Resume {
+        id: u32,
+    },
+    /// Give a device another table, which its next resume puts in place.
+    Load {
+        id: u32,
+        table: Box<Question>,
+    },
+    /// A message to a device's target.
+    Message {
+        id: u32,
+        words: Vec<String>,
+    },
+    /// Wait until a device has had more events than that.
+    Wait {
+        id: u32,
+        events: Option<u32>,
+    },
+    /// End, deleting every device.
+    Shutdown,
+}
+
+/// A device of a server, and how to make it again.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeviceState {
+    pub id: u32,
+    pub name: String,
+    pub added: Question,
+}
+
+/// All that is shown of a device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeviceReport {
+    pub id: u32,
+    pub name: String,
+    /// The device's object in `list --json`.
+    pub json: Value,
+    /// `0 LENGTH TARGET ARGS` with the status' arguments.
+    pub status: String,
+    /// The same with the table's.
+    pub table: String,
+}
+
+/// A server's answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Added {
+        path: String,
+    },
+    Deleted,
+    Recovered,
+    Done,
+    /// What a message gave, to be printed.
+    Lines(Vec<String>),
+    Events(u32),
+    Devices(Vec<DeviceReport>),
+    Failed {
+        message: String,
+    },
+}
+
+/// Asks a server and waits for its answer.
+pub fn ask(mut server: UnixStream, question: &Question) -> io::Result<Answer> {
+    write_line(&mut server, question)?;
+    read_line(&server)
+}
+
+/// Writes one message.
+pub fn write_line(to: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_string(message)?;
+    line.push('\n');
+    to.write_all(line.as_bytes())
+}
+
+/// Reads one message.
+pub fn read_line<T: for<'a> Deserialize<'a>>(from: &UnixStream) -> io::Result<T> {
+    let mut line = String::new();
+    BufReader::new(from).read_line(&mut line)?;
+    if line.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other side ended without an answer"));
+    }
+    Ok(serde_json::from_str(&line)?)
+}

@@ -1,0 +1,252 @@
+//! The memory that I/O happens in: one mapping, handed out in page-aligned powers of two.
+//!
+//! Rule I6 is kept by counting: a buffer is handed out again only when nobody, an operation in flight included, holds it
+//! any more. The mapping itself lives as long as the process, so no operation can ever outlive it.
+//!
+//! The allocator is a buddy system with its lists in arrays beside the memory: nothing is allocated after start, and both
+//! taking and giving back cost a few steps.
+
+use std::io;
+use std::ptr::NonNull;
+
+use crate::sys::mapping::map_anonymous;
+
+/// Memory for copies and metadata of one family. Touched only as far as it is used; when it is used up, copy clients
+/// fall back to their reserves and wait.
+pub const ARENA_BYTES: usize = 64 << 20;
+/// The part that is registered with the ring, and so is always backed by memory. The free lists hand it out first; it is
+/// enough for the copies of one device at full depth, or for the slices of one large copy twice.
+const HOT_BYTES: usize = 8 << 20;
+/// Where huge pages start: the hot part is made of them if the kernel has some to give.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Smallest buffer: what O_DIRECT needs for any block size up to 4096.
+const PAGE_BYTES: usize = 4096;
+/// Largest buffer: 1 MiB, twice the largest slice of a copy.
+const MAX_ORDER: usize = 8;
+/// Free buffers of a size that are kept as they are, for the next of that size; more are joined with their neighbours.
+const KEPT: u32 = 64;
+const NONE: u32 = u32::MAX;
+
+/// State of the page that starts a buffer.
+#[derive(Clone, Copy)]
+struct Head {
+    order: u8,
+    free: bool,
+    references: u32,
+    next: u32,
+    prev: u32,
+}
+
+/// The memory and its free lists.
+pub struct Arena {
+    base: NonNull<u8>,
+    heads: Vec<Head>,
+    lists: [u32; MAX_ORDER + 1],
+    /// Lengths of the lists.
+    counts: [u32; MAX_ORDER + 1],
+}
+
+impl Arena {
+    /// Maps the memory.
+    pub fn new() -> io::Result<Arena> {
+        let base = map_aligned(ARENA_BYTES)?;
+        // SAFETY: advice about a part of the mapping just made; it has no effect on what the memory holds.
+        if unsafe { libc::madvise(base.as_ptr().cast(), HOT_BYTES, libc::MADV_HUGEPAGE) } != 0 {
+            log::debug!("no huge pages: {}", io::Error::last_os_error());
+        }
+        let empty = Head { order: 0, free: false, references: 0, next: NONE, prev: NONE };
+        let heads = vec![empty; ARENA_BYTES / PAGE_BYTES];
+        let mut arena = Arena { base, heads, lists: [NONE; MAX_ORDER + 1], counts: [0; MAX_ORDER + 1] };
+        for page in (0..arena.heads.len()).rev().step_by(1 << MAX_ORDER) {
+            arena.push(as_page(page + 1 - (1 << MAX_ORDER)), MAX_ORDER);
+        }
+        Ok(arena)
+    }
+
+    fn push(&mut self, page: u32, order: usize) {
+        let next = self.lists[order];
+        let order_byte = u8::try_from(order).unwrap_or(u8::MAX);
+        self.heads[page as usize] = Head { order: order_byte, free: true, references: 0, next, prev: NONE };
+        if next != NONE {
+            self.heads[next as usize].prev = page;
+        }
+        self.lists[order] = page;
+        self.counts[order] += 1;
+    }
+
+    fn unlink(&mut self, page: u32) {
+        let head = self.heads[page as usize];
+        match head.prev {
+            NONE => self.lists[head.order as usize] = head.next,
+            prev => self.heads[prev as usize].next = head.next,
+        }
+        if head.next != NONE {
+            self.heads[head.next as usize].prev = head.prev;
+        }
+        self.heads[page as usize].free = false;
+        self.counts[head.order as usize] -= 1;
+    }
+
+    /// The hot part: its start and its length in bytes.
+    pub fn hot(&self) -> (NonNull<u8>, usize) {
+        (self.base, HOT_BYTES)
+    }
+
+    /// Whether a buffer is in the hot part.
+    pub fn is_hot(&self, page: u32) -> bool {
+        // The hot part is a multiple of the largest buffer, so no buffer lies across its end.
+        (page as usize) < HOT_BYTES / PAGE_BYTES
+    }
+
+    /// A buffer of at least `len_bytes`, with one reference.
+    pub fn acquire(&mut self, len_bytes: u32) -> Option<u32> {
+        let pages = (len_bytes as usize).div_ceil(PAGE_BYTES).max(1).next_power_of_two();
+        let order = pages.trailing_zeros() as usize;
+        let room = |arena: &Arena| (order..=MAX_ORDER).find(|order| arena.lists[*order] != NONE);
+        let from = match room(self) {
+            Some(from) => from,
+            None => {
+                self.join_all();
+                room(self)?
+            }
+        };
+        let page = self.lists[from];
+        self.unlink(page);
+        for split in (order..from).rev() {
+            self.push(page + (1 << split), split);
+        }
+        let order_byte = u8::try_from(order).unwrap_or(u8::MAX);
+        self.heads[page as usize] = Head { order: order_byte, free: false, references: 1, next: NONE, prev: NONE };
+        Some(page)
+    }
+
+    /// One more holder.
+    pub fn retain(&mut self, page: u32) {
+        self.heads[page as usize].references += 1;
+    }
+
+    /// One holder less; the last one's memory is joined with its free neighbours.
+    pub fn release(&mut self, page: u32) {
+        let head = &mut self.heads[page as usize];
+        head.references -= 1;
+        if head.references > 0 {
+            return;
+        }
+        let order = head.order as usize;
+        if self.counts[order] < KEPT {
+            self.push(page, order);
+        } else {
+            self.join(page, order);
+        }
+    }
+
+    /// Frees a buffer and joins it with its free neighbours.
+    fn join(&mut self, mut page: u32, mut order: usize) {
+        while order < MAX_ORDER {
+            let buddy = page ^ (1 << order);
+            let other = self.heads[buddy as usize];
+            if !other.free || other.order as usize != order {
+                break;
+            }
+            self.unlink(buddy);
+            page = page.min(buddy);
+            order += 1;
+        }
+        self.push(page, order);
+    }
+
+    /// Joins all that was kept apart.
+    fn join_all(&mut self) {
+        for order in 0..MAX_ORDER {
+            let mut page = std::mem::replace(&mut self.lists[order], NONE);
+            self.counts[order] = 0;
+            let mut kept = page;
+            while kept != NONE {
+                let next = self.heads[kept as usize].next;
+                self.heads[kept as usize].free = false;
+                kept = next;
+            }
+            while page != NONE {
+                let next = self.heads[page as usize].next;
+                self.join(page, order);
+                page = next;
+            }
+        }
+    }
+
+    /// Where a buffer's byte is, for an operation of `len_bytes` from there; `None` if that leaves the buffer.
+    pub fn address(&self, page: u32, offset_bytes: u32, len_bytes: usize) -> Option<NonNull<u8>> {
+        let size = PAGE_BYTES << self.heads[page as usize].order;
+        let offset = offset_bytes as usize;
+        if offset.checked_add(len_bytes)? > size {
+            return None;
+        }
+        // SAFETY: the page index comes from this arena and the range was just found to lie inside its buffer,
+        // which lies inside the mapping.
+        Some(unsafe { self.base.add(page as usize * PAGE_BYTES + offset) })
+    }
+
+    /// Copies out of a buffer; a range outside it reads as nothing.
+    pub fn read(&self, page: u32, offset_bytes: u32, out: &mut [u8]) {
+        if let Some(address) = self.address(page, offset_bytes, out.len()) {
+            // SAFETY: the range is inside the mapping, `out` is ordinary memory elsewhere, and no operation is writing
+            // to a buffer whose bytes its owner looks at (the owner awaited it).
+            unsafe { std::ptr::copy_nonoverlapping(address.as_ptr(), out.as_mut_ptr(), out.len()) }
+        }
+    }
+
+    /// Copies into a buffer; a range outside it is left alone.
+    pub fn write(&self, page: u32, offset_bytes: u32, bytes: &[u8]) {
+        if let Some(address) = self.address(page, offset_bytes, bytes.len()) {
+            // SAFETY: as in `read`, with the directions exchanged.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address.as_ptr(), bytes.len()) }
+        }
+    }
+}
+
+fn as_page(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(NONE)
+}
+
+/// Memory of the process's life that starts where a huge page could.
+fn map_aligned(len_bytes: usize) -> io::Result<NonNull<u8>> {
+    let base = map_anonymous(len_bytes + HUGE_PAGE_BYTES)?;
+    let ahead = base.as_ptr().align_offset(HUGE_PAGE_BYTES);
+    // SAFETY: the mapping is longer by as much as the start is moved at most. What lies outside is never touched.
+    Ok(unsafe { base.add(ahead) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_split_and_join_again() {
+        let mut arena = Arena::new().unwrap();
+        let mut held: Vec<u32> = std::iter::from_fn(|| arena.acquire(512)).collect();
+        assert_eq!(held.len(), ARENA_BYTES / PAGE_BYTES);
+        held.sort_unstable();
+        held.dedup();
+        assert_eq!(held.len(), ARENA_BYTES / PAGE_BYTES, "no page is handed out twice");
+        for page in held {
+            arena.release(page);
+        }
+        let large: Vec<u32> = std::iter::from_fn(|| arena.acquire(1 << 20)).collect();
+        assert_eq!(large.len(), ARENA_BYTES >> 20, "everything joined to the largest size");
+    }
+
+    #[test]
+    fn a_held_buffer_is_not_handed_out_again() {
+        let mut arena = Arena::new().unwrap();
+        let page = arena.acquire(4096).unwrap();
+        arena.retain(page);
+        arena.release(page);
+        let other = arena.acquire(4096).unwrap();
+        assert_ne!(page, other);
+        arena.write(page, 100, b"kept");
+        let mut bytes = [0; 4];
+        arena.read(page, 100, &mut bytes);
+        assert_eq!(&bytes, b"kept");
+        assert!(arena.address(page, 4000, 97).is_none());
+    }
+}

@@ -1,0 +1,325 @@
+//! The ring of a thread: disk operations and ublk commands of a whole family go through one io_uring.
+//!
+//! Rules kept here: I6 (what an entry points to is held until its completion has been reaped: see [`slot`] and
+//! [`entry`]), and: one submit-and-wait per round, nothing submitted one by one.
+//!
+//! [`slot`] says what is known of an operation from its start to its completion, [`entry`] how it looks to the kernel,
+//! [`merge`] when several become one, [`disk`] what a disk is, [`payloads`] where requests' data is.
+
+pub mod arena;
+mod disk;
+mod entry;
+mod merge;
+mod payloads;
+mod slot;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Instant;
+
+use dm_targets::disk::{Backend, BufferId, Host, Limits, PayloadId};
+use dm_targets::units::Sectors;
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use arena::Arena;
+use disk::{FileTable, RingDisk};
+use payloads::Payloads;
+use slot::{Slot, Work};
+
+pub use disk::RingFile;
+pub use payloads::Payload;
+pub use slot::Command;
+
+/// Submission entries: a full round of every tag of a few devices. When they are used up the round is submitted early.
+const SUBMISSION_ENTRIES: u32 = 1024;
+/// Completion entries; more only cost a slower path in the kernel, never a lost completion.
+const COMPLETION_ENTRIES: u32 = 16384;
+/// Most buffers the kernel registers with one ring, so, but for the last, most tags that can use zero copy in a family.
+const REGISTERED_BUFFERS: u32 = 16384;
+/// The last of them is the part of the arena that is used first.
+const ARENA_INDEX: u16 = 16383;
+/// Marks completions of the wake-up descriptor.
+const WAKE_DATA: u64 = u64::MAX;
+
+/// The ring; clones share it. It belongs to the thread that made it.
+#[derive(Clone)]
+pub struct Ring {
+    inner: Rc<Inner>,
+}
+
+struct Inner {
+    uring: RefCell<IoUring>,
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<u32>>,
+    completed: RefCell<Vec<(u64, i32)>>,
+    arena: RefCell<Arena>,
+    payloads: RefCell<Payloads>,
+    timers: RefCell<Vec<(u64, Waker)>>,
+    start: Instant,
+    wake: RefCell<Option<OwnedFd>>,
+    wake_buffer: RefCell<Box<[u8; 8]>>,
+    mailbox_waker: RefCell<Option<Waker>>,
+    files: FileTable,
+    /// Files with operations that wait for the end of the round.
+    holding: RefCell<Vec<Rc<RingFile>>>,
+    fixed_vectors: bool,
+    registered_buffers: bool,
+    arena_registered: bool,
+    /// What the ring could not do at all, and cannot go on after.
+    broken: RefCell<VecDeque<io::Error>>,
+}
+
+impl Ring {
+    /// A ring for this thread.
+    pub fn new() -> io::Result<Ring> {
+        let build = |single: bool| {
+            let mut builder = IoUring::builder();
+            builder.setup_cqsize(COMPLETION_ENTRIES).setup_submit_all();
+            if single {
+                builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+            } else {
+                builder.setup_coop_taskrun();
+            }
+            builder.build(SUBMISSION_ENTRIES)
+        };
+        let uring = build(true).or_else(|_| build(false))?;
+        let arena = Arena::new()?;
+        let registered_buffers = uring.submitter().register_buffers_sparse(REGISTERED_BUFFERS).is_ok();
+        let arena_registered = registered_buffers && register_arena(&uring, &arena);
+        Ok(Ring {
+            inner: Rc::new(Inner {
+                files: FileTable::new(&uring),
+                holding: RefCell::default(),
+                fixed_vectors: merge::has_fixed_vectors(&uring),
+                uring: RefCell::new(uring),
+                slots: RefCell::default(),
+                free: RefCell::default(),
+                completed: RefCell::default(),
+                arena: RefCell::new(arena),
+                payloads: RefCell::new(Payloads::new(ARENA_INDEX)),
+                timers: RefCell::default(),
+                start: Instant::now(),
+                wake: RefCell::default(),
+                wake_buffer: RefCell::new(Box::new([0; 8])),
+                mailbox_waker: RefCell::default(),
+                registered_buffers,
+                arena_registered,
+                broken: RefCell::default(),
+            }),
+        })
+    }
+
+    /// The memory and time of this thread, for targets.
+    pub fn host(&self) -> Rc<dyn Host> {
+        self.inner.clone()
+    }
+
+    /// Whether the requests of that many more queues can use pages where they are: the kernel can register buffers with
+    /// the ring, and there is room for one for each tag.
+    pub fn has_room_for_buffers(&self, queues: u16, depth: u16) -> bool {
+        self.inner.registered_buffers && self.inner.payloads.borrow().has_room(queues, depth)
+    }
+
+    /// A file for commands.
+    pub fn file(&self, file: OwnedFd) -> Rc<RingFile> {
+        Rc::new(RingFile::new(&self.inner, file))
+    }
+
+    /// Adds payloads for the tags of a queue and gives the id of the first; `None` if there is no room for as many
+    /// registered ones.
+    pub fn add_payloads(&self, payloads: &[Payload]) -> Option<PayloadId> {
+        self.inner.payloads.borrow_mut().add(payloads)
+    }
+
+    /// Forgets the payloads of a queue.
+    pub fn remove_payloads(&self, first: PayloadId, count: usize) {
+        self.inner.payloads.borrow_mut().remove(first, count);
+    }
+
+    /// Sends a command and gives its result when awaited.
+    pub fn command(&self, entry: squeue::Entry) -> Command {
+        let slot = self.inner.take_slot(Work::Command);
+        self.inner.push(entry.user_data(u64::from(slot)));
+        Command::new(&self.inner, slot)
+    }
+
+    /// Lets another thread wake this one by writing to an eventfd: the task that awaits [`Ring::woken`] runs then.
+    pub fn listen(&self, wake: OwnedFd) {
+        *self.inner.wake.borrow_mut() = Some(wake);
+        self.inner.arm_wake();
+    }
+
+    /// Registers the task to be woken by the eventfd.
+    pub fn wake_on_message(&self, waker: &Waker) {
+        *self.inner.mailbox_waker.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Submits what has been prepared, waits for at least one completion unless `busy`, and hands completions out.
+    pub fn turn(&self, busy: bool) -> io::Result<()> {
+        let inner = &self.inner;
+        if let Some(error) = inner.broken.borrow_mut().pop_front() {
+            return Err(error);
+        }
+        inner.submit_held();
+        let want = usize::from(!busy);
+        let submitted = match inner.next_timer_ms() {
+            Some(wait_ms) if !busy => {
+                let time =
+                    Timespec::new().sec(wait_ms / 1000).nsec(u32::try_from(wait_ms % 1000).unwrap_or(0) * 1_000_000);
+                let uring = inner.uring.borrow();
+                uring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&time))
+            }
+            _ => inner.uring.borrow().submit_and_wait(want),
+        };
+        match submitted {
+            Ok(_) => {}
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN) => {}
+                _ => return Err(error),
+            },
+        }
+        inner.reap();
+        inner.fire_timers();
+        Ok(())
+    }
+
+    /// A disk on this ring.
+    pub fn disk(&self, file: OwnedFd, limits: Limits, size: Sectors, probe: SizeProbe) -> Rc<dyn Backend> {
+        Rc::new(RingDisk::new(&self.inner, file, limits, size, probe))
+    }
+}
+
+/// Looks at a file's size again, in sectors.
+pub type SizeProbe = Box<dyn Fn(RawFd) -> Option<Sectors>>;
+
+/// Has the kernel keep the first part of the arena at hand, so that it need not look up and pin its memory for every
+/// operation.
+fn register_arena(uring: &IoUring, arena: &Arena) -> bool {
+    let (base, len_bytes) = arena.hot();
+    let vector = libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len_bytes };
+    // SAFETY: the arena's mapping lives as long as the process.
+    let registered = unsafe { uring.submitter().register_buffers_update(u32::from(ARENA_INDEX), &[vector], None) };
+    if let Err(error) = &registered {
+        log::info!("the ring cannot register its memory: {error}");
+    }
+    registered.is_ok()
+}
+
+impl Inner {
+    fn push(&self, entry: squeue::Entry) {
+        let mut uring = self.uring.borrow_mut();
+        // SAFETY: what the entry points to stays valid until its completion: buffers and iovecs are held by its slot,
+        // payloads and the arena live as long as their device and the process.
+        while unsafe { uring.submission().push(&entry) }.is_err() {
+            if let Err(error) = uring.submit() {
+                if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) {
+                    self.broken.borrow_mut().push_back(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn arm_wake(&self) {
+        if let Some(wake) = &*self.wake.borrow() {
+            let mut buffer = self.wake_buffer.borrow_mut();
+            let entry = opcode::Read::new(Fd(wake.as_raw_fd()), buffer.as_mut_ptr(), 8).build();
+            drop(buffer);
+            self.push(entry.user_data(WAKE_DATA));
+        }
+    }
+
+    /// Prepares the entry for what is left of a disk operation.
+    fn submit_disk(&self, index: u32) {
+        let entry = {
+            let mut slots = self.slots.borrow_mut();
+            let Slot { work, iovecs, .. } = &mut slots[index as usize];
+            let Work::Disk { op, file, done_bytes } = work else { return };
+            self.entry(op, file, *done_bytes, iovecs)
+        };
+        match entry {
+            Some(entry) => self.push(entry.user_data(u64::from(index))),
+            // Memory that does not exist: the caller broke the contract.
+            None => self.finish(index, -libc::EINVAL),
+        }
+    }
+
+    fn reap(&self) {
+        let mut completed = self.completed.take();
+        {
+            let mut uring = self.uring.borrow_mut();
+            completed.extend(uring.completion().map(|entry: cqueue::Entry| (entry.user_data(), entry.result())));
+        }
+        for (data, result) in completed.drain(..) {
+            if data == WAKE_DATA {
+                self.arm_wake();
+                if let Some(waker) = &*self.mailbox_waker.borrow() {
+                    waker.wake_by_ref();
+                }
+            } else {
+                self.complete(u32::try_from(data).unwrap_or(u32::MAX), result);
+            }
+        }
+        // The list's memory serves the next round.
+        self.completed.replace(completed);
+    }
+
+    fn next_timer_ms(&self) -> Option<u64> {
+        if self.timers.borrow().is_empty() {
+            return None;
+        }
+        let now = self.now_ms();
+        self.timers.borrow().iter().map(|(time, _)| time.saturating_sub(now)).min()
+    }
+
+    fn fire_timers(&self) {
+        if self.timers.borrow().is_empty() {
+            return;
+        }
+        let now = self.now_ms();
+        self.timers.borrow_mut().retain(|(time, waker)| {
+            if *time <= now {
+                waker.wake_by_ref();
+            }
+            *time > now
+        });
+    }
+}
+
+impl Host for Inner {
+    fn acquire(&self, len_bytes: u32) -> Option<BufferId> {
+        self.arena.borrow_mut().acquire(len_bytes).map(BufferId)
+    }
+
+    fn retain(&self, id: BufferId) {
+        self.arena.borrow_mut().retain(id.0);
+    }
+
+    fn release(&self, id: BufferId) {
+        self.arena.borrow_mut().release(id.0);
+    }
+
+    fn read(&self, id: BufferId, offset_bytes: u32, out: &mut [u8]) {
+        self.arena.borrow().read(id.0, offset_bytes, out);
+    }
+
+    fn write(&self, id: BufferId, offset_bytes: u32, bytes: &[u8]) {
+        self.arena.borrow().write(id.0, offset_bytes, bytes);
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn wake_at(&self, time_ms: u64, waker: &Waker) {
+        let mut timers = self.timers.borrow_mut();
+        if !timers.iter().any(|(time, other)| *time == time_ms && other.will_wake(waker)) {
+            timers.push((time_ms, waker.clone()));
+        }
+    }
+}

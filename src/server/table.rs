@@ -1,0 +1,88 @@
+//! Changing devices that are live: suspend and resume, another table.
+
+use std::rc::Rc;
+
+use super::control::{Prepared, Server};
+use super::devices::{Over, no_device};
+use crate::data::{Family, Served};
+use crate::failure::Reason;
+use crate::protocol::{Answer, Question};
+
+impl Server {
+    pub(super) fn suspend(&mut self, id: u32, noflush: bool) -> Result<Answer, Reason> {
+        self.on_device(id, move |family| async move { family.suspend(id, noflush).await })
+    }
+
+    /// Lets requests go on; a table that was loaded takes the place of the old one first.
+    pub(super) fn resume(&mut self, id: u32) -> Result<Answer, Reason> {
+        let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
+        let loaded = entry.loaded.take();
+        let same_target = loaded.is_none();
+        if let Some(table) = loaded {
+            let old = entry.added.clone();
+            if let Err(error) = self.change_table(id, table, false) {
+                // The device had a target before, and has to have one again, with what is known of its disks by now.
+                let back = self.change_table(id, old, true);
+                return Err(back.map_or_else(
+                    |back| format!("{error}; and the old table cannot be put back, the device stays suspended: {back}"),
+                    |()| format!("{error}; the old table is still in place, the device stays suspended"),
+                ));
+            }
+        }
+        if !self.has_target(id)? {
+            return Err(format!("/dev/ublkb{id}: it has no table any more: load one first"));
+        }
+        self.on_device(id, move |family| async move { family.resume(id, same_target).await })
+    }
+
+    fn has_target(&self, id: u32) -> Result<bool, Reason> {
+        let ask = move |family: Rc<Family>| async move {
+            let device = family.devices.borrow().get(&id).cloned();
+            device.is_some_and(|device| !matches!(device.served(), Served::Nothing))
+        };
+        self.family.call(ask).map_err(|error| error.to_string())
+    }
+
+    /// Takes a table for the next resume. Its disks are opened then, when the old table no longer has them.
+    pub(super) fn load(&mut self, id: u32, table: Question) -> Result<Answer, Reason> {
+        let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
+        match (&entry.over, &table) {
+            (Over::Mirror { .. }, Question::AddMirror(_)) => entry.loaded = Some(table),
+            _ => return Err(format!("/dev/ublkb{id}: only a mirror's table can be replaced, and by a mirror's")),
+        }
+        Ok(Answer::Done)
+    }
+
+    /// Puts another table in the place of a suspended device's; `again`: one that it had before.
+    fn change_table(&mut self, id: u32, table: Question, again: bool) -> Result<(), Reason> {
+        let Question::AddMirror(add) = table else { return Err("this is no mirror".to_owned()) };
+        let take = move |family: Rc<Family>| async move { family.take_target(id).await };
+        self.family.call(take).map_err(|error| error.to_string())?;
+        let prepared = self.open_mirror(add, again)?;
+        let Prepared { ticket, over, added, params, .. } = prepared;
+        if let Err(why) = self.refuse_unfit(id, &params) {
+            let forget = move |family: Rc<Family>| async move { drop(family.opened.borrow_mut().remove(&ticket)) };
+            self.family.call(forget).map_err(|error| error.to_string())?;
+            return Err(format!("the table: {why}"));
+        }
+        let put = move |family: Rc<Family>| async move { family.put_target(id, ticket).await };
+        self.family.call(put).map_err(|error| error.to_string())??;
+        if let Some(entry) = self.devices.get_mut(&id) {
+            (entry.over, entry.added) = (over, added);
+        }
+        self.save();
+        Ok(())
+    }
+
+    fn on_device<F: Future<Output = ()> + 'static>(
+        &self,
+        id: u32,
+        job: impl FnOnce(Rc<Family>) -> F + Send + 'static,
+    ) -> Result<Answer, Reason> {
+        if !self.devices.contains_key(&id) {
+            return Err(no_device(id));
+        }
+        self.family.call(job).map_err(|error| error.to_string())?;
+        Ok(Answer::Done)
+    }
+}

@@ -1,0 +1,253 @@
+//! What a live mirror is told: comparisons, repairs, other legs, another table.
+
+use std::rc::Rc;
+
+use dm_targets::mirror::compare::Difference;
+use dm_targets::mirror::legs::LegSet;
+use dm_targets::mirror::target::{LegParts, Mirror};
+use dm_targets::table::LegHealth;
+use dm_targets::units::{Sector, Sectors};
+use serde_json::json;
+
+use super::mirror::{identity, named_leg, note_failure};
+use crate::data::{Caller, Family, Served};
+use crate::failure::Reason;
+use crate::protocol::{Answer, Leg, Question};
+use crate::server::control::Server;
+use crate::server::devices::{NamedLeg, Over, no_device};
+use crate::storage::content;
+use crate::storage::word::leg_of;
+use crate::storage::{Access, Claim, DiskId, OpenDisk};
+use crate::ublk::device;
+
+/// Differing ranges that a comparison reports; whoever has more needs a recovery, not a list.
+const MAX_DIFFERENCES: usize = 10_000;
+
+const MESSAGES: &str =
+    "check, repair LEG, replace LEG DEV[:OFFSET], add-leg DEV[:OFFSET], remove-leg LEG, recover, throttle PERCENT";
+
+impl Server {
+    /// Carries out a message that is done soon; the others are answered aside.
+    pub(in crate::server) fn message(&mut self, id: u32, words: &[String]) -> Result<Answer, Reason> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match *words {
+            ["replace", leg, disk] => {
+                let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
+                let (opened, named) = self.open_leg(id, &new, Some(at))?;
+                let identity = identity(&opened, &new);
+                self.note_incomplete(&named.0.disk.path)?;
+                self.on_mirror(id, move |family, mirror| async move {
+                    let offset = Sector(new.offset_sectors);
+                    let parts = LegParts { disk: family.disk(opened), offset, identity };
+                    mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
+                })?;
+                self.change_legs(id, |legs, added| (legs[at], added[at]) = named);
+            }
+            ["add-leg", disk] => {
+                let new = new_leg(disk)?;
+                let (opened, named) = self.open_leg(id, &new, None)?;
+                let identity = identity(&opened, &new);
+                self.note_incomplete(&named.0.disk.path)?;
+                self.on_mirror(id, move |family, mirror| async move {
+                    let offset = Sector(new.offset_sectors);
+                    let parts = LegParts { disk: family.disk(opened), offset, identity };
+                    mirror.add_leg(parts).await.map_err(|error| error.to_string())
+                })?;
+                self.change_legs(id, |legs, added| {
+                    legs.push(named.0);
+                    added.push(named.1);
+                });
+            }
+            ["remove-leg", leg] => {
+                let at = self.leg(id, leg)?;
+                // Until the state file has the other legs, a server that takes over would still believe in this one.
+                self.note_incomplete(&self.legs(id)?[at].disk.path)?;
+                self.on_mirror(id, move |_, mirror| async move {
+                    mirror.remove_leg(at).await.map_err(|error| error.to_string())
+                })?;
+                self.change_legs(id, |legs, added| {
+                    legs.remove(at);
+                    added.remove(at);
+                });
+            }
+            ["recover"] => self.on_mirror(id, move |_, mirror| async move {
+                mirror.recover_again();
+                Ok(())
+            })?,
+            ["throttle", percent] => {
+                let percent = percent.parse::<u32>().ok().filter(|percent| (1..=100).contains(percent));
+                let percent = percent.ok_or_else(|| "throttle: a percentage from 1 to 100 is wanted".to_owned())?;
+                self.on_mirror(id, move |_, mirror| async move {
+                    mirror.set_throttle(percent);
+                    Ok(())
+                })?;
+            }
+            _ => return Err(format!("message {:?}: unknown; a mirror takes {MESSAGES}", words.join(" "))),
+        }
+        Ok(Answer::Lines(Vec::new()))
+    }
+
+    /// The legs of a mirror, or why there are none.
+    fn legs(&self, id: u32) -> Result<&[NamedLeg], Reason> {
+        match self.devices.get(&id).map(|entry| &entry.over) {
+            Some(Over::Mirror { legs, .. }) => Ok(legs),
+            Some(_) => Err(format!("/dev/ublkb{id}: only a mirror takes messages")),
+            None => Err(no_device(id)),
+        }
+    }
+
+    fn leg(&self, id: u32, word: &str) -> Result<usize, Reason> {
+        find_leg(self.legs(id)?, word).ok_or_else(|| format!("{word}: not a leg of /dev/ublkb{id}"))
+    }
+
+    fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<(OpenDisk, (NamedLeg, Leg)), Reason> {
+        // A leg that was away and has come back takes its own place, and is claimed already.
+        let known = std::fs::metadata(&leg.path).ok().and_then(|metadata| DiskId::of(&metadata));
+        let legs = self.legs(id)?;
+        let own = place.and_then(|at| legs.get(at)).is_some_and(|old| Some(old.disk.id) == known);
+        let claim = if own { Claim::Shared } else { Claim::Exclusive };
+        let disk = OpenDisk::open(&leg.path, Access::ReadWrite, claim).map_err(|error| error.to_string())?;
+        let below = device::params(&[&disk.limits], true, Sectors(0), false, None);
+        self.refuse_unfit(id, &below).map_err(|why| format!("{}: {why}", leg.path.display()))?;
+        self.refuse_other_content(id, &disk, leg)?;
+        let named = named_leg(disk.id, leg);
+        Ok((disk, (named, leg.clone())))
+    }
+
+    /// Refuses a disk that holds something other than the mirror's own content, which a former leg has.
+    fn refuse_other_content(&self, id: u32, disk: &OpenDisk, leg: &Leg) -> Result<(), Reason> {
+        let found = content::of(disk)?.filter(|_| leg.offset_sectors == 0);
+        let Some(found) = found else { return Ok(()) };
+        let alive = move |family: Rc<Family>| async move {
+            let mirror = mirror_of(&family, id)?;
+            Ok::<_, Reason>(mirror.legs().iter().map(|leg| leg.health == LegHealth::Alive).collect::<Vec<_>>())
+        };
+        let alive = self.family.call(alive).map_err(|error| error.to_string())??;
+        let mut others = self.legs(id)?.iter().zip(alive).filter(|(other, alive)| *alive && other.offset.0 == 0);
+        let same = others.any(|(other, _)| {
+            let other = OpenDisk::open(&other.disk.path, Access::ReadOnly, Claim::Shared).ok();
+            other.and_then(|other| content::of(&other).ok().flatten()) == Some(found)
+        });
+        if same {
+            return Ok(());
+        }
+        let (path, name, offset) = (leg.path.display(), found.name, found.offset);
+        Err(format!("{path}: holds {name} (at byte {offset}), which recovery would destroy; wipe it first"))
+    }
+
+    fn on_mirror<F: Future<Output = Result<(), String>> + 'static>(
+        &self,
+        id: u32,
+        job: impl FnOnce(Rc<Family>, Rc<Mirror>) -> F + Send + 'static,
+    ) -> Result<(), Reason> {
+        let run = move |family: Rc<Family>| async move {
+            let mirror = mirror_of(&family, id)?;
+            job(family, mirror).await
+        };
+        self.family.call(run).map_err(|error| error.to_string())?
+    }
+
+    /// Notes, before it is so, that a leg does not have everything. If it does not come to that, a server that takes over
+    /// recovers once too often.
+    fn note_incomplete(&self, leg: &str) -> Result<(), Reason> {
+        let (rundir, key, leg) = (self.rundir.clone(), self.key.clone(), leg.to_owned());
+        // On the thread that all notes are written by.
+        let note = move |_: Rc<Family>| async move { rundir.change_mirror_note(&key, |note| note_failure(note, &leg)) };
+        let noted = self.family.call(note).and_then(|noted| noted);
+        noted.map_err(|error| format!("the state of the legs cannot be noted: {error}"))
+    }
+
+    /// Notes other legs, so that list, table and the next server know them.
+    fn change_legs(&mut self, id: u32, change: impl FnOnce(&mut Vec<NamedLeg>, &mut Vec<Leg>)) {
+        if let Some(entry) = self.devices.get_mut(&id) {
+            if let (Over::Mirror { legs, .. }, Question::AddMirror(added)) = (&mut entry.over, &mut entry.added) {
+                change(legs, &mut added.legs);
+                added.source = None;
+            }
+        }
+        self.save();
+    }
+}
+
+fn new_leg(word: &str) -> Result<Leg, Reason> {
+    leg_of(word).map_err(|failure| failure.message)
+}
+
+/// A leg by its path or its place.
+fn find_leg(legs: &[NamedLeg], word: &str) -> Option<usize> {
+    let by_path = legs.iter().position(|leg| leg.disk.path == word);
+    by_path.or_else(|| word.parse().ok().filter(|at| *at < legs.len()))
+}
+
+fn mirror_of(family: &Family, id: u32) -> Result<Rc<Mirror>, Reason> {
+    match family.devices.borrow().get(&id).map(|device| device.served()) {
+        Some(Served::Mirror(mirror)) => Ok(mirror),
+        Some(_) => Err(format!("/dev/ublkb{id}: only a mirror takes messages")),
+        None => Err(no_device(id)),
+    }
+}
+
+/// Whether a message takes as long as its disks.
+pub(in crate::server) fn takes_long(words: &[String]) -> bool {
+    matches!(words.first().map(String::as_str), Some("check" | "repair"))
+}
+
+/// Compares the legs, or makes them equal.
+pub(in crate::server) fn compare_or_repair(
+    family: &Caller,
+    id: u32,
+    words: &[String],
+    legs: &[NamedLeg],
+) -> Result<Answer, Reason> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let lines = match *words {
+        ["check"] => family.call(move |family| async move { compare(&*mirror_of(&family, id)?).await }),
+        ["repair", word] => {
+            let leg = find_leg(legs, word).ok_or_else(|| format!("{word}: not a leg of /dev/ublkb{id}"))?;
+            family.call(move |family| async move {
+                let mirror = mirror_of(&family, id)?;
+                mirror.repair(leg).await.map(|_| Vec::new()).map_err(|error| error.to_string())
+            })
+        }
+        _ => return Err(format!("message {:?}: a mirror takes {MESSAGES}", words.join(" "))),
+    };
+    lines.map_err(|error| error.to_string())?.map(Answer::Lines)
+}
+
+/// One line for each range in which the legs differ.
+async fn compare(mirror: &Mirror) -> Result<Vec<String>, Reason> {
+    let mut found: Vec<Difference> = Vec::new();
+    let mut more = 0_usize;
+    let compared = mirror.compare(|difference| {
+        if let Some(last) = found.last_mut().filter(|last| continues(last, &difference)) {
+            last.count.0 += difference.count.0;
+        } else if found.len() < MAX_DIFFERENCES {
+            found.push(difference);
+        } else {
+            more += 1;
+        }
+    });
+    compared.await.map_err(|error| error.to_string())?;
+    let legs = mirror.legs();
+    let names = |set: LegSet| set.iter().filter_map(|leg| Some(legs.get(leg)?.name.to_string())).collect::<Vec<_>>();
+    let line = |difference: &Difference| {
+        json!({
+            "start_bytes": difference.sector.bytes(),
+            "len_bytes": difference.count.bytes(),
+            "legs": names(difference.differing),
+            "unreadable": names(difference.unreadable),
+            "in_sync": difference.in_sync,
+        })
+        .to_string()
+    };
+    let mut lines: Vec<String> = found.iter().map(line).collect();
+    if more > 0 {
+        lines.push(json!({ "more_ranges": more }).to_string());
+    }
+    Ok(lines)
+}
+
+fn continues(last: &Difference, next: &Difference) -> bool {
+    last.sector.plus(last.count) == next.sector
+        && (last.differing, last.unreadable, last.in_sync) == (next.differing, next.unreadable, next.in_sync)
+}

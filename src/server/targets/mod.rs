@@ -1,0 +1,5 @@
+//! What the server does for each kind of target before and beside the data path.
+
+pub mod mirror;
+pub mod mirror_messages;
+mod snapshot;

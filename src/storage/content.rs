@@ -1,0 +1,34 @@
+//! What a disk holds before it is given a new purpose: nothing that somebody may miss is overwritten.
+
+use std::io;
+
+use super::OpenDisk;
+use super::signature::{self, Signature, SignatureKind};
+use crate::failure::Reason;
+
+fn unreadable(disk: &OpenDisk) -> impl Fn(io::Error) -> Reason {
+    |error| format!("{}: cannot be read: {error}", disk.path.display())
+}
+
+/// What a disk holds, if it is something known.
+pub fn of(disk: &OpenDisk) -> Result<Option<Signature>, Reason> {
+    let (size, block) = (disk.size_sectors * 512, disk.limits.logical_block_size);
+    signature::find_in_file(&disk.file, size, block).map_err(unreadable(disk))
+}
+
+/// Refuses a disk that holds something else than what is wanted. `what` would destroy it.
+pub fn refuse_other(disk: &OpenDisk, wanted: Option<SignatureKind>, what: &str) -> Result<(), Reason> {
+    let path = disk.path.display();
+    let block = disk.limits.logical_block_size;
+    match of(disk)? {
+        None if signature::starts_with_zeroes(&disk.file, block).map_err(unreadable(disk))? => Ok(()),
+        None => Err(format!(
+            "{path}: holds something unknown, which {what} would destroy; zero its first sector, or use --force"
+        )),
+        Some(found) if Some(found.kind) == wanted => Ok(()),
+        Some(found) => Err(format!(
+            "{path}: holds {} (at byte {}), which {what} would destroy; wipe it, or use --force",
+            found.name, found.offset
+        )),
+    }
+}

@@ -1,0 +1,57 @@
+//! Which disk a path leads to.
+
+use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
+/// Which disk it is, whatever path leads to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DiskId {
+    /// A block device's number.
+    Block {
+        /// Its driver.
+        major: u32,
+        /// The device within the driver.
+        minor: u32,
+    },
+    /// A regular file.
+    File {
+        /// Number of the file system.
+        dev: u64,
+        /// Number of the file in it.
+        ino: u64,
+    },
+}
+
+impl fmt::Display for DiskId {
+    /// `MAJ:MIN`, as on a table line; for a file see [`DiskId::on_table_line`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DiskId::Block { major, minor } => write!(f, "{major}:{minor}"),
+            DiskId::File { dev, ino } => write!(f, "file {ino} on {}:{}", libc::major(*dev), libc::minor(*dev)),
+        }
+    }
+}
+
+impl DiskId {
+    /// How the disk stands on a table line: `MAJ:MIN`, or the path of a file.
+    pub fn on_table_line(&self, path: &str) -> String {
+        match self {
+            DiskId::Block { .. } => self.to_string(),
+            DiskId::File { .. } => path.to_owned(),
+        }
+    }
+
+    /// The identity of what `metadata` describes; `None` if it is neither a block device nor a file.
+    pub fn of(metadata: &Metadata) -> Option<DiskId> {
+        let kind = metadata.file_type();
+        if kind.is_block_device() {
+            let number = metadata.rdev();
+            Some(DiskId::Block { major: libc::major(number), minor: libc::minor(number) })
+        } else if kind.is_file() {
+            Some(DiskId::File { dev: metadata.dev(), ino: metadata.ino() })
+        } else {
+            None
+        }
+    }
+}

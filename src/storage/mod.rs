@@ -1,0 +1,18 @@
+//! Disks before a target has them: opened, claimed, measured, and judged by what they hold.
+
+mod busy;
+pub mod content;
+mod error;
+mod id;
+mod identity;
+mod limits;
+mod open;
+pub mod signature;
+pub mod word;
+
+pub use busy::user_of;
+pub use error::OpenErrorKind;
+pub use id::DiskId;
+pub use identity::lasting_name;
+pub use limits::Limits;
+pub use open::{Access, Claim, OpenDisk, size_now};

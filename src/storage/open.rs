@@ -1,0 +1,174 @@
+//! Opening the disks below a target: block devices and regular files.
+//!
+//! Rules kept here:
+//!
+//! - A disk that a target will write is claimed, so that neither a mount nor a second server can have it:
+//!   `O_EXCL` for a block device, a lock on the open file for a regular file. Both end with the descriptor.
+//! - Opening changes nothing: no byte, no size, no allocation. Whether a file can be punched is known by
+//!   its file system, not tried.
+//! - I/O goes past the page cache (`O_DIRECT`); a file whose file system refuses that is opened
+//!   without and says so ([`OpenDisk::buffered`]).
+//! - A file, or a device that does not say, is taken to have a volatile cache: flushes are never lost.
+//!
+//! What the disk holds is left to `signature`; I/O to the ring.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::DiskId;
+use super::busy::user_of;
+use super::error::{OpenError, OpenErrorKind};
+use super::limits::{self, Limits};
+use crate::sys::disk as sys;
+
+/// Bytes of a sector.
+const SECTOR: u64 = 512;
+
+/// What will be done to a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// It is read.
+    ReadOnly,
+    /// It is read and written.
+    ReadWrite,
+}
+
+/// Whether a disk may have other users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// Nobody else may claim it. Of a regular file that is only read this keeps writers away, not readers.
+    Exclusive,
+    /// Others may have it: no claim is made, and nobody else's is looked at.
+    Shared,
+}
+
+/// An open disk. Dropping it gives up the claim once no duplicate of the descriptor is left.
+#[derive(Debug)]
+pub struct OpenDisk {
+    /// The descriptor, close-on-exec.
+    pub file: File,
+    /// The path as it was given.
+    pub path: PathBuf,
+    /// Which disk it is.
+    pub id: DiskId,
+    /// What it was opened for.
+    pub access: Access,
+    /// I/O goes through the page cache, because the file system refuses `O_DIRECT`.
+    pub buffered: bool,
+    /// Size, in sectors of 512 bytes, rounded down to the logical block.
+    pub size_sectors: u64,
+    /// Block sizes, cache, discard.
+    pub limits: Limits,
+}
+
+impl OpenDisk {
+    /// Opens a block device or a regular file.
+    ///
+    /// # Errors
+    /// [`OpenErrorKind`] has the list. The disk is unchanged and unclaimed then.
+    pub fn open(path: impl AsRef<Path>, access: Access, claim: Claim) -> Result<OpenDisk, OpenError> {
+        let path = path.as_ref();
+        let fail = |kind| OpenError { path: path.to_owned(), kind };
+        // Looked at first: opening a pipe would wait, opening some character devices acts.
+        let metadata = std::fs::metadata(path).map_err(|error| fail(OpenErrorKind::of_io(error)))?;
+        let id = identify(&metadata).map_err(fail)?;
+        let (file, buffered) = open_file(path, id, access, claim).map_err(fail)?;
+        let opened = file.metadata().map_err(|error| fail(OpenErrorKind::of_io(error)))?;
+        if DiskId::of(&opened) != Some(id) {
+            return Err(fail(OpenErrorKind::Replaced));
+        }
+        let (limits, size_sectors) = examine(&file, id, &opened, buffered).map_err(fail)?;
+        if limits.read_only && access == Access::ReadWrite {
+            return Err(fail(OpenErrorKind::ReadOnly));
+        }
+        Ok(OpenDisk { file, path: path.to_owned(), id, access, buffered, size_sectors, limits })
+    }
+}
+
+/// `bytes` in sectors, without the part of a logical block at the end.
+fn whole_sectors(bytes: u64, logical_block_size: u32) -> u64 {
+    let block = u64::from(logical_block_size);
+    bytes / block * (block / SECTOR)
+}
+
+/// The identity of what was found at a path, or why it cannot be a disk.
+fn identify(metadata: &Metadata) -> Result<DiskId, OpenErrorKind> {
+    let kind = metadata.file_type();
+    DiskId::of(metadata).ok_or(OpenErrorKind::WrongKind {
+        what: if kind.is_dir() {
+            "a directory"
+        } else if kind.is_char_device() {
+            "a character device"
+        } else if kind.is_fifo() {
+            "a pipe"
+        } else {
+            "a socket"
+        },
+    })
+}
+
+/// Opens and claims; says whether the file is buffered.
+fn open_file(path: &Path, id: DiskId, access: Access, claim: Claim) -> Result<(File, bool), OpenErrorKind> {
+    let is_file = matches!(id, DiskId::File { .. });
+    let exclusive = if claim == Claim::Exclusive && !is_file { libc::O_EXCL } else { 0 };
+    let open = |direct: i32| {
+        // The standard library adds O_CLOEXEC.
+        OpenOptions::new().read(true).write(access == Access::ReadWrite).custom_flags(direct | exclusive).open(path)
+    };
+    let outcome = match open(libc::O_DIRECT) {
+        Err(error) if is_file && error.raw_os_error() == Some(libc::EINVAL) => open(0).map(|file| (file, true)),
+        // Some file systems take the flag and refuse the I/O.
+        Ok(file) if is_file && !sys::direct_works(&file) => open(0).map(|file| (file, true)),
+        outcome => outcome.map(|file| (file, false)),
+    };
+    let (file, buffered) = outcome.map_err(|error| match error.raw_os_error() {
+        Some(libc::EBUSY | libc::ETXTBSY) => OpenErrorKind::Busy { by: user_of(id) },
+        // The kernel says "permission denied" of a read-only device, too.
+        Some(libc::EACCES) if access == Access::ReadWrite && limits::is_set_read_only(id) => OpenErrorKind::ReadOnly,
+        _ => OpenErrorKind::of_io(error),
+    })?;
+    if is_file && claim == Claim::Exclusive {
+        sys::lock(&file, access == Access::ReadWrite).map_err(|error| match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::EACCES) => OpenErrorKind::Busy { by: user_of(id) },
+            _ => OpenErrorKind::of_io(error),
+        })?;
+    }
+    Ok((file, buffered))
+}
+
+/// The limits of an open disk and its size in sectors.
+fn examine(file: &File, id: DiskId, metadata: &Metadata, buffered: bool) -> Result<(Limits, u64), OpenErrorKind> {
+    let (limits, bytes) = match id {
+        DiskId::Block { major, minor } => {
+            let bytes = sys::size_bytes(file).map_err(OpenErrorKind::of_io)?;
+            (Limits::of_block_device(file, major, minor).map_err(OpenErrorKind::of_io)?, bytes)
+        }
+        DiskId::File { .. } => {
+            let limits = Limits::of_file(file, metadata, buffered).map_err(OpenErrorKind::of_io)?;
+            (limits, metadata.len())
+        }
+    };
+    match whole_sectors(bytes, limits.logical_block_size) {
+        0 if bytes == 0 => Err(OpenErrorKind::Empty),
+        0 => Err(OpenErrorKind::TooSmall { bytes, block: limits.logical_block_size }),
+        sectors if sectors * SECTOR != bytes => Err(OpenErrorKind::Ragged { bytes, block: limits.logical_block_size }),
+        sectors => Ok((limits, sectors)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+/// The size of an open disk now, in sectors, rounded down to its logical block.
+///
+/// # Errors
+/// Those of the ioctl or of `fstat`.
+pub fn size_now(file: &File, id: DiskId, block_bytes: u32) -> io::Result<u64> {
+    let bytes = match id {
+        DiskId::Block { .. } => sys::size_bytes(file)?,
+        DiskId::File { .. } => file.metadata()?.len(),
+    };
+    Ok(whole_sectors(bytes, block_bytes))
+}

@@ -1,0 +1,219 @@
+//! A device's life in the kernel: what it is added with, started, stopped and deleted.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use dm_targets::units::Sectors;
+use libublk::sys;
+
+use crate::failure::Reason;
+use crate::protocol::Common;
+use crate::storage::{DiskId, Limits};
+use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, DeviceState, Discard, Params, attrs};
+
+/// Largest request the kernel hands over in one piece: a slice of the copy engine.
+const MAX_IO_BYTES: u32 = 1 << 19;
+/// How long starting a device may take. It waits for nothing but this server, which is there; a device that cannot be
+/// started is better reported than waited for.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often a device that somebody has open is asked to stop: udev looks at a disk for a moment after each unmount ...
+const STOP_TRIES: u32 = 20;
+/// ... and the pause between: two seconds in all.
+const STOP_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a deleted device is waited for until whoever has it open closes it.
+const DELETE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why disks that would make a device like `below` cannot come below one that is there already: what users may send it was
+/// settled when it was added. Only with zero copy do disks get their memory. A length of 0 is that of a leg by itself, which is
+/// measured where it joins.
+pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String> {
+    if below.dev_sectors > 0 && below.dev_sectors != device.dev_sectors {
+        return Some(format!("it makes a device of {} sectors: its length cannot change", below.dev_sectors));
+    }
+    if below.logical_shift > device.logical_shift {
+        let (block, of_device) = (1_u64 << below.logical_shift, 1_u64 << device.logical_shift);
+        return Some(format!("blocks of {block} bytes are too large for a device with blocks of {of_device}"));
+    }
+    let mask = |params: &Params| params.dma_alignment_mask.unwrap_or(511); // the block layer's own
+    (zero_copy && mask(below) > mask(device)).then(|| {
+        let (needed, given) = (mask(below) + 1, mask(device) + 1);
+        format!("it needs memory aligned to {needed} bytes, and the device's users align to {given}")
+    })
+}
+
+/// Has the kernel add a device with what it can do of what is wanted.
+pub fn add(control: &mut Control, common: &Common, params: &Params, zero_copy: bool) -> Result<DeviceInfo, Reason> {
+    let features = control.features().unwrap_or(0);
+    let mut flags = u64::from(sys::UBLK_F_CMD_IOCTL_ENCODE);
+    if common.recovery {
+        flags |= u64::from(sys::UBLK_F_USER_RECOVERY) | u64::from(sys::UBLK_F_USER_RECOVERY_REISSUE);
+    }
+    let wanted = u64::from(sys::UBLK_F_SUPPORT_ZERO_COPY) | u64::from(sys::UBLK_F_AUTO_BUF_REG);
+    if zero_copy && common.zero_copy && features & wanted == wanted {
+        flags |= wanted;
+    }
+    // A snapshot's partitions are its origin's: nobody asked for them to appear a second time.
+    flags |= features & u64::from(sys::UBLK_F_NO_AUTO_PART_SCAN);
+    let (id, queues, depth) = (common.id, common.queues, common.depth);
+    let wanted = AddDevice { id, queues, depth, max_io_bytes: MAX_IO_BYTES, flags, target_flags: 0 };
+    let info = control.add(&wanted).map_err(|error| error.to_string())?;
+    if let Err(error) = control.set_params(info.id, params) {
+        delete(control, info.id);
+        return Err(error.to_string());
+    }
+    Ok(info)
+}
+
+/// Takes over a device whose server has died.
+pub fn take_over(control: &mut Control, id: u32) -> Result<DeviceInfo, Reason> {
+    let info = control.info(id).map_err(|error| error.to_string())?;
+    if !matches!(info.state, DeviceState::Quiesced | DeviceState::FailIo) {
+        return Err(format!("/dev/ublkb{id}: it waits for no server"));
+    }
+    control.start_recovery(id).map_err(|error| error.to_string())?;
+    control.info(id).map_err(|error| error.to_string())
+}
+
+/// Makes a device live whose queues are being served, for the first time or again.
+pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Reason> {
+    let pid = i32::try_from(std::process::id()).map_err(|error| error.to_string())?;
+    control.set_time_limit(Some(START_LIMIT));
+    let started = if again { control.end_recovery(id, pid) } else { control.start(id, pid) };
+    control.set_time_limit(None);
+    started.map_err(|error| error.to_string())?;
+    leave_order_to_disks(id);
+    Ok(())
+}
+
+/// Requests of a stacked device are put in order and held back by the disks below, where it is known what that costs.
+/// The kernel gives a device with one queue a scheduler and write-back throttling of its own: work done twice, on every
+/// request. An administrator can set both again.
+fn leave_order_to_disks(id: u32) {
+    for (attribute, value) in [("scheduler", "none"), ("wbt_lat_usec", "0")] {
+        let path = format!("/sys/block/ublkb{id}/queue/{attribute}");
+        if let Err(error) = std::fs::write(&path, value) {
+            log::debug!("{path}: {error}");
+        }
+    }
+}
+
+/// Stops a device that nobody has open; any other stays as it is. `false`: this kernel (before 7.0) cannot ask, and the
+/// device has not been stopped.
+pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
+    not_in_use(id)?;
+    for left in (0..STOP_TRIES).rev() {
+        match control.try_stop(id) {
+            Ok(()) => return Ok(true),
+            Err(error) if error.errno() == Some(libc::EBUSY) && left > 0 => std::thread::sleep(STOP_PAUSE),
+            Err(error) if error.errno() == Some(libc::EBUSY) => return Err(in_use(id, "open")),
+            Err(error) => {
+                log::debug!("{error}");
+                break;
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// Stops a device, whoever uses it. The kernel waits until the requests that its server has been given have ended.
+pub fn stop(control: &mut Control, id: u32) -> Result<(), Reason> {
+    control.stop(id).map_err(|error| error.to_string())
+}
+
+/// Deletes a stopped device. One that somebody still has open is gone for everybody else at once, and its id is free when
+/// the last one closes it; nobody waits for that here.
+pub fn delete(control: &mut Control, id: u32) {
+    control.set_time_limit(Some(DELETE_LIMIT));
+    match control.del(id) {
+        Ok(()) => {}
+        Err(ControlError::Timeout { .. }) => log::info!("/dev/ublkb{id}: somebody still has it open"),
+        Err(error) => log::warn!("{error}"),
+    }
+    control.set_time_limit(None);
+}
+
+/// The disk's device number, as the kernel holds it.
+pub fn number(control: &mut Control, id: u32) -> Option<(u32, u32)> {
+    control.get_params(id).ok().and_then(|params| params.devt).map(|devt| devt.disk)
+}
+
+/// Whether requests' pages are used where they are.
+pub fn is_zero_copy(info: &DeviceInfo) -> bool {
+    info.flags & u64::from(sys::UBLK_F_AUTO_BUF_REG) != 0
+}
+
+/// Whether the device waits for another server when its own dies.
+pub fn is_recoverable(info: &DeviceInfo) -> bool {
+    info.flags & u64::from(sys::UBLK_F_USER_RECOVERY) != 0
+}
+
+fn in_use(id: u32, by: &str) -> Reason {
+    format!("/dev/ublkb{id}: it is {by}; end that first, or use --force")
+}
+
+/// A claim that is given up at once tells whether somebody else has one: a file system, another target, a swap area.
+pub fn not_in_use(id: u32) -> Result<(), Reason> {
+    let path = format!("/dev/ublkb{id}");
+    match OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(&path) {
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            let user = File::open(&path).and_then(|file| file.metadata()).ok();
+            let user = user.and_then(|metadata| DiskId::of(&metadata)).and_then(crate::storage::user_of);
+            let by = user.unwrap_or_else(|| "in use".to_owned());
+            Err(in_use(id, &by))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn shift_of(bytes: u32) -> u8 {
+    u8::try_from(bytes.max(512).next_power_of_two().trailing_zeros()).unwrap_or(12)
+}
+
+/// Discards in whole units of a chunk, as a snapshot takes them.
+pub fn discard_of_chunks(chunk: Sectors) -> Discard {
+    Discard {
+        alignment: 0,
+        granularity: u32::try_from(chunk.bytes()).unwrap_or(1 << 30),
+        max_sectors: u32::try_from(chunk.0).unwrap_or(u32::MAX),
+        max_write_zeroes_sectors: 0,
+    }
+}
+
+/// A device's limits, from those of the disks below it.
+pub fn params(
+    disks: &[&Limits],
+    volatile_cache: bool,
+    size: Sectors,
+    read_only: bool,
+    discard: Option<Discard>,
+) -> Params {
+    let largest = |of: fn(&Limits) -> u32| disks.iter().map(|disk| of(disk)).max().unwrap_or(512);
+    let logical = largest(|disk| disk.logical_block_size);
+    let physical = largest(|disk| disk.physical_block_size).max(logical);
+    let mut attributes = 0;
+    if volatile_cache {
+        attributes |= attrs::VOLATILE_CACHE | attrs::FUA;
+    }
+    if read_only {
+        attributes |= attrs::READ_ONLY;
+    }
+    if disks.iter().any(|disk| disk.rotational) {
+        attributes |= attrs::ROTATIONAL;
+    }
+    Params {
+        attrs: attributes,
+        logical_shift: shift_of(logical),
+        physical_shift: shift_of(physical),
+        io_min_shift: shift_of(physical),
+        io_opt_shift: shift_of(largest(|disk| disk.io_opt).max(physical)),
+        max_sectors: MAX_IO_BYTES / 512,
+        dev_sectors: size.0,
+        discard,
+        // Zero copy hands users' pages to the disks, which must be able to take them.
+        dma_alignment_mask: Some(largest(|disk| disk.dma_alignment)),
+        ..Params::default()
+    }
+}

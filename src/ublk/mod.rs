@@ -1,0 +1,19 @@
+//! The kernel's ublk driver as a control plane: commands, parameters, features, and a device's life.
+//!
+//! Nothing here knows the server or its targets.
+
+mod control;
+pub mod device;
+mod error;
+mod features;
+mod info;
+mod params;
+#[allow(unsafe_code)]
+mod ring;
+mod wire;
+
+pub use control::Control;
+pub use error::ControlError;
+pub use features::{FEATURES, feature_names, unknown_features};
+pub use info::{AddDevice, DeviceInfo, DeviceState};
+pub use params::{Discard, Params, attrs};

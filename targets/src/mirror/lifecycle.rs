@@ -1,0 +1,254 @@
+//! The beginning and the end of a mirror, and its pauses.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::Event;
+use super::bits::Bits;
+use super::config::check_leg;
+use super::format::MAX_REGIONS;
+use super::legs::{Legs, MAX_LEGS};
+use super::log::{Log, Unusable, Work};
+use super::recovery::LANES;
+use super::regions::Regions;
+use super::target::{CLEAN_DELAY_MS, Mirror, OpenError, Parts, Phase, State};
+use crate::disk::DiskError;
+use crate::exec::{Executor, WaitQueue};
+use crate::mutant::{self, Mutant};
+use crate::table::InitialSync;
+use crate::units::RegionSize;
+
+/// Fewest legs.
+const MIN_LEGS: usize = 2;
+
+impl Mirror {
+    /// Opens a mirror: looks at its disks and reads its log. Nothing is written; [`Mirror::activate`] makes it usable.
+    ///
+    /// # Errors
+    /// Legs, log and sizes that do not fit together. A log that cannot be read is no error: the mirror starts with
+    /// nothing in sync, and with a failed log, as in the kernel.
+    pub async fn open(parts: Parts<'_>) -> Result<Rc<Mirror>, OpenError> {
+        let count = parts.legs.len();
+        if !(MIN_LEGS..=MAX_LEGS).contains(&count) {
+            return Err(OpenError::LegCount(count));
+        }
+        if let Some(leg) = parts.source.filter(|leg| *leg >= count) {
+            return Err(OpenError::NoSuchLeg(leg));
+        }
+        let wrong_size = OpenError::RegionSize(parts.region_size);
+        let region_size = RegionSize::from_sectors(parts.region_size.0).ok_or(wrong_size.clone())?;
+        let regions = region_size.regions_in(parts.len);
+        if parts.region_size > parts.len || regions > MAX_REGIONS {
+            return Err(wrong_size);
+        }
+        for leg in &parts.legs {
+            check_leg(leg, parts.len, region_size)?;
+        }
+        let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
+        let name = parts.log.as_ref().map(|disk| disk.name().clone());
+        let log = Log::new(parts.host, parts.log, regions).map_err(|unusable| match (unusable, name) {
+            (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
+            _ => OpenError::NoMemory,
+        })?;
+        let identities: Vec<u64> = parts.legs.iter().map(|leg| leg.identity).collect();
+        let stale = log.read(parts.initial_sync, &mut bits, &identities).await;
+        let state = State {
+            regions: Regions::new(bits, log.on_disk()),
+            legs: Legs::new(count, parts.handle_errors, parts.keep_log, stale, parts.source),
+        };
+        Ok(Rc::new(Mirror {
+            host: parts.host.clone(),
+            copy: parts.copy.clone(),
+            disks: RefCell::new(parts.legs),
+            state: RefCell::new(state),
+            log,
+            len: parts.len,
+            region_size,
+            initial_sync: parts.initial_sync,
+            handle_errors: parts.handle_errors,
+            listener: parts.listener,
+            clean_delay_ms: Cell::new(CLEAN_DELAY_MS),
+            phase: Cell::new(Phase::Running),
+            gate_closed: Cell::new(false),
+            under_way: Cell::new(0),
+            held_count: Cell::new(0),
+            reshapes: Cell::new(0),
+            paused: Cell::new(0),
+            recovering: Cell::new(0),
+            pass: Cell::new(None),
+            cleaning: Cell::new(0),
+            flags_pending: Cell::new(false),
+            flags_lost: Cell::new(false),
+            closing: Cell::new(false),
+            tasks: Cell::new(0),
+            released: WaitQueue::default(),
+            quiet: WaitQueue::default(),
+            gate: WaitQueue::default(),
+            work: WaitQueue::default(),
+            idle: WaitQueue::default(),
+        }))
+    }
+
+    /// Writes the log, and starts what makes the mirror work: the log's task, the cleaner, recovery. They run until
+    /// [`Mirror::close`].
+    ///
+    /// # Errors
+    /// None so far: a log that cannot be written makes the mirror do without, as its features say.
+    pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
+        if self.log.dead.get() {
+            (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
+        }
+        // Recovery and cleaning must not begin before the log says what there is.
+        self.paused.set(1);
+        self.spawn(executor, |mirror| async move { mirror.log_loop().await });
+        self.forget_others().await;
+        self.note_in_sync();
+        if self.state.borrow().legs.in_sync() {
+            // That was durable before we came.
+            self.settle_all();
+        } else {
+            self.remember_stale();
+        }
+        self.write_log().await;
+        self.spawn(executor, |mirror| async move { mirror.clean_loop().await });
+        for _ in 0..LANES {
+            self.spawn(executor, |mirror| async move { mirror.recovery_lane().await });
+        }
+        self.go_on();
+        Ok(())
+    }
+
+    fn spawn<F: Future<Output = ()> + 'static>(self: &Rc<Self>, executor: &Executor, task: impl FnOnce(Rc<Self>) -> F) {
+        self.tasks.set(self.tasks.get() + 1);
+        let (mirror, task) = (self.clone(), task(self.clone()));
+        executor.spawn(async move {
+            task.await;
+            mirror.tasks.set(mirror.tasks.get() - 1);
+            mirror.quiet.wake_all();
+        });
+    }
+
+    /// Writes what has changed in the log until the mirror is closed.
+    async fn log_loop(&self) {
+        while self.log.work.until(|| self.log.next_work()).await == Work::Write {
+            let known = self.log.dead.get();
+            if let Err(error) = self.log.write(&self.state).await {
+                if !known {
+                    (self.listener)(Event::LogFailed(Some(error)));
+                }
+            }
+        }
+    }
+
+    /// Writes all of the log that may differ from what is on disk, durably. If that succeeds, marks can be made again.
+    pub(super) async fn write_log(&self) {
+        self.log.change_header();
+        self.log.failed.set(false);
+        if let Err(error) = self.log.sync().await {
+            self.log.failed.set(true);
+            self.log_dead(error);
+        }
+    }
+
+    /// A log that names others than our legs says that nothing is in sync, durably, before it names ours: its bits were
+    /// never about them.
+    async fn forget_others(&self) {
+        if self.log.strangers.take() && !mutant::is(Mutant::NamedBeforeCleared) {
+            self.write_log().await;
+        }
+    }
+
+    fn log_dead(&self, error: DiskError) {
+        if !self.log.dead.replace(true) {
+            (self.listener)(Event::LogFailed(Some(error)));
+        }
+    }
+
+    /// Suspends the mirror: what is held ends, with [`crate::request::TargetError::Requeue`] if `noflush` and with `EIO`
+    /// otherwise, recovery stops, and what has been written is clean in the log. Requests that come from now on wait.
+    pub async fn suspend(&self, noflush: bool) {
+        let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
+        self.phase.set(if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush });
+        self.gate_closed.set(true);
+        self.gate.wake_all();
+        if !suspended {
+            self.pause_recovery().await;
+        }
+        self.until_idle().await;
+        self.clean_everything().await;
+    }
+
+    /// Waits until no request is under way or held.
+    pub(super) async fn until_idle(&self) {
+        self.quiet.until(|| (self.under_way.get() + self.held_count.get() == 0).then_some(())).await;
+    }
+
+    /// Makes every region clean that can be, and the log durable.
+    pub(super) async fn clean_everything(&self) {
+        let mut taken = Vec::new();
+        loop {
+            self.quiet.until(|| (self.cleaning.get() == 0).then_some(())).await;
+            if !self.clean(0, &mut taken).await {
+                break;
+            }
+        }
+        if let Err(error) = self.log.sync().await {
+            self.log_dead(error);
+        }
+    }
+
+    /// Goes on after [`Mirror::suspend`]: the log is read and written again, and recovery looks at everything that is out
+    /// of sync. With `sync` and a log on disk that is everything, as in the kernel.
+    pub async fn resume(&self) {
+        if self.log.on_disk() {
+            self.look_at_log_again().await;
+        }
+        self.state.borrow_mut().regions.restart();
+        self.write_log().await;
+        self.phase.set(Phase::Running);
+        self.gate_closed.set(false);
+        self.gate.wake_all();
+        self.note_in_sync();
+        self.go_on();
+    }
+
+    /// Believes in sync what both the log and the mirror itself say.
+    async fn look_at_log_again(&self) {
+        let regions = self.state.borrow().regions.count();
+        let Some(mut bits) = Bits::zeroes(regions) else { return };
+        let known = self.log.dead.get();
+        let initial = if self.initial_sync == InitialSync::Sync { InitialSync::Sync } else { InitialSync::FromLog };
+        let readable = self.log.read_again(initial, &mut bits, &self.identities()).await;
+        if readable || initial == InitialSync::Sync {
+            let State { regions, legs } = &mut *self.state.borrow_mut();
+            regions.distrust(&bits);
+            if !regions.all_in_sync() && legs.sources() == legs.all() {
+                legs.diverge();
+            }
+        }
+        self.log.change_all();
+        self.forget_others().await;
+        if !known && self.log.dead.get() {
+            (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
+        }
+        self.remember_stale();
+    }
+
+    /// Ends the mirror: nothing is held or in flight any more, and all its tasks have ended. What waited because the
+    /// mirror was suspended is for the next table. Requests must not come any more.
+    pub async fn close(&self) {
+        if self.phase.get() == Phase::Running {
+            self.phase.set(Phase::SuspendedFlush);
+            self.gate.wake_all();
+        }
+        self.pause_recovery().await;
+        self.until_idle().await;
+        self.clean_everything().await;
+        self.closing.set(true);
+        self.gate.wake_all();
+        self.work.wake_all();
+        self.idle.wake_all();
+        self.log.close();
+        self.quiet.until(|| (self.tasks.get() == 0).then_some(())).await;
+    }
+}

@@ -1,0 +1,99 @@
+//! Exceptions whose record comes later. Pure.
+//!
+//! A write of the snapshot that wants no FUA need not wait for its record: the device says that it has a volatile cache,
+//! and a record reaches the disk before the next flush is answered, as the data of any write does. Until then its
+//! exception is *noted*: the snapshot shows the new chunk, and the record stands in memory that outlives the process
+//! ([`super::journal`]), so that an acknowledged write survives the death of the server (I10).
+//!
+//! Everybody else still waits for the record: a write of the origin, since what the snapshot shows after a power cut
+//! without the record is the origin's chunk as it was (I5); a flush; a write with FUA.
+//!
+//! Noted exceptions keep their place in the order of allocation (I3). They are committed when somebody waits for one, when
+//! one behind them is committed, when there are many, and when the oldest has lingered.
+
+use super::exceptions::{Exceptions, PendingId, Stage};
+use super::format::Record;
+
+/// Noted exceptions at which their commit begins: large enough that its cost is nothing for each, and well below the
+/// number of exceptions that may be pending, so that writes go on meanwhile.
+pub const MANY: usize = 512;
+
+/// How far the records are. Numbers count exceptions in the order of their allocation.
+#[derive(Debug, Default)]
+pub(super) struct Recording {
+    begun: u64,
+    /// The records of all before this are durable.
+    pub(super) recorded_to: u64,
+    /// Somebody waits for the records of all before this.
+    wanted_to: u64,
+    /// Of all before this none is noted that began later.
+    noted_to: u64,
+    pub(super) noted: usize,
+}
+
+impl Recording {
+    pub(super) fn begin(&mut self) -> u64 {
+        self.begun += 1;
+        self.begun - 1
+    }
+
+    /// Whether noted exceptions are to be committed now.
+    pub(super) fn is_due(&self) -> bool {
+        self.wanted_to > self.recorded_to || self.noted >= MANY
+    }
+}
+
+impl Exceptions {
+    /// Notes an exception whose data is in its COW chunk: the snapshot shows it from now on. Gives its record; `None`, and
+    /// nothing happens, if it was given up or the snapshot is no longer kept.
+    pub fn note(&mut self, id: PendingId) -> Option<Record> {
+        if !self.is_pending(id) || !self.health().is_kept() {
+            return None;
+        }
+        let slot = &mut self.slots[id.slot as usize];
+        slot.stage = Stage::Noted;
+        let (record, number) = (slot.record, slot.number);
+        self.recording.noted += 1;
+        self.recording.noted_to = self.recording.noted_to.max(number + 1);
+        self.complete.insert(record.old, record.new);
+        Some(record)
+    }
+
+    /// Noted exceptions.
+    pub fn noted(&self) -> usize {
+        self.recording.noted
+    }
+
+    /// Whether somebody waits for their records, or there are so many that their commit is to begin.
+    pub fn noted_is_due(&self) -> bool {
+        self.recording.is_due()
+    }
+
+    /// Whether the snapshot shows a pending exception, or it is no longer pending.
+    pub fn is_shown(&self, id: PendingId) -> bool {
+        !self.is_pending(id) || self.slots[id.slot as usize].stage == Stage::Noted
+    }
+
+    /// Asks for the record of a pending exception.
+    pub fn want(&mut self, id: PendingId) {
+        if self.is_pending(id) {
+            let number = self.slots[id.slot as usize].number;
+            self.recording.wanted_to = self.recording.wanted_to.max(number + 1);
+        }
+    }
+
+    /// Asks for the records of all noted exceptions; gives what to ask [`Exceptions::is_recorded`] for, or `None` if there
+    /// are none.
+    pub fn want_noted(&mut self) -> Option<u64> {
+        let to = self.recording.noted_to;
+        (self.recording.noted > 0).then(|| {
+            self.recording.wanted_to = self.recording.wanted_to.max(to);
+            to
+        })
+    }
+
+    /// Whether the records of all exceptions before a number are durable, or will never be.
+    pub fn is_recorded(&self, to: u64) -> bool {
+        self.recording.recorded_to >= to || !self.health().is_kept()
+    }
+}

@@ -1,0 +1,227 @@
+//! How a store is written: its creation, its records and its end.
+//!
+//! Rules kept here:
+//!
+//! * I1: a batch of records is written after a flush that began when all their data had been written, with FUA.
+//! * I2: before the record that fills an area, the next area is written with zeroes, and that flush covers it.
+//! * The records of a batch are written one disk block at a time, each a single FUA write, so a torn write can never
+//!   leave a later record without an earlier one.
+//! * Area 0 is zero and flushed before the header that makes it count; what stands behind the terminator is zeroed
+//!   before the first commit. The kernel does neither (its header comes first, its tail is written back).
+//!
+//! Only blocks that change are written, where the kernel writes the whole area. On disk there is no difference.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::format::{Header, Layout, RECORD_BYTES, Record};
+use super::store::OpenStore;
+use super::store_undo::Before;
+use crate::disk::{Buffer, Disk, DiskError, Host, Memory};
+use crate::io::{self, IoOp, IoRegion};
+use crate::mutant::{self, Mutant};
+use crate::units::{Sector, Sectors};
+
+/// Bytes of zeroes written in one go when an area is cleared; bounds what one clearing puts in flight.
+const ZERO_STRETCH_BYTES: u64 = 8 << 20;
+/// Bytes of the buffer that zeroes are written from.
+const ZERO_PAGE_BYTES: u32 = 65536;
+
+/// What [`Persistent::activate`] still has to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unwritten {
+    Nothing,
+    NewStore,
+    /// Nonzero bytes stand behind the terminator of the current area.
+    StaleTail,
+}
+
+/// A store on its COW.
+pub(super) struct Persistent {
+    io: io::Client,
+    layout: Layout,
+    block_bytes: u32,
+    /// The block of the current area that takes the next record; zero from there on.
+    block: RefCell<Vec<u8>>,
+    area_buffer: Buffer,
+    /// Apart from the area's, because invalidation may run beside a commit.
+    header_buffer: Buffer,
+    zero_pages: Rc<[Buffer]>,
+    unwritten: Cell<Unwritten>,
+    host: Rc<dyn Host>,
+    /// What a new store has overwritten, until it is known to be wanted.
+    before: RefCell<Option<Before>>,
+    /// Commits so far: area writes, not records.
+    commits: Cell<u64>,
+}
+
+impl Persistent {
+    /// Borrows what writing takes; `None` when there is no memory for it. `tail` is what stands in the current block.
+    pub(super) fn new(
+        open: &OpenStore<'_>,
+        layout: Layout,
+        mut tail: Vec<u8>,
+        unwritten: Unwritten,
+    ) -> Option<Persistent> {
+        let block_bytes = open.cow.limits().logical_block_bytes;
+        tail.resize(block_bytes as usize, 0);
+        let zero_page = Buffer::acquire(open.host, ZERO_PAGE_BYTES)?;
+        zero_page.at(0).clear(0, u64::from(ZERO_PAGE_BYTES));
+        Some(Persistent {
+            io: io::Client::new(open.executor, 4),
+            layout,
+            block_bytes,
+            block: RefCell::new(tail),
+            area_buffer: Buffer::acquire(open.host, block_bytes)?,
+            header_buffer: Buffer::acquire(open.host, block_bytes)?,
+            zero_pages: Rc::new([zero_page]),
+            unwritten: Cell::new(unwritten),
+            host: open.host.clone(),
+            before: RefCell::default(),
+            commits: Cell::new(0),
+        })
+    }
+
+    /// Writes what a usable store needs.
+    pub(super) async fn activate(&self, cow: &Disk, position: (u64, u64)) -> Result<(), DiskError> {
+        match self.unwritten.replace(Unwritten::Nothing) {
+            Unwritten::Nothing => Ok(()),
+            Unwritten::NewStore => {
+                let before = Before::read(&self.host, cow, self.layout.chunk_size).await?;
+                self.before.replace(before);
+                self.create(cow).await
+            }
+            Unwritten::StaleTail if mutant::is(Mutant::StaleTailKept) => Ok(()),
+            Unwritten::StaleTail => self.drop_stale_tail(cow, position).await,
+        }
+    }
+
+    /// Puts back what a new store has overwritten.
+    pub(super) async fn unmake(&self, cow: &Disk) -> Result<(), DiskError> {
+        let before = self.before.take();
+        match before {
+            Some(before) => before.put_back(&self.host, cow).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What a new store has overwritten is forgotten.
+    pub(super) fn keep(&self) {
+        self.before.take();
+    }
+
+    /// Whether a new store is still to be written.
+    pub(super) fn is_new(&self) -> bool {
+        self.unwritten.get() == Unwritten::NewStore
+    }
+
+    /// Area writes so far.
+    pub(super) fn commits(&self) -> u64 {
+        self.commits.get()
+    }
+
+    async fn run(&self, op: IoOp, memory: Memory, cow: &Disk, at: Sector, count: Sectors) -> Result<(), DiskError> {
+        let region = [IoRegion { disk: cow.clone(), sector: at, count }];
+        self.io.run(op, memory, &region).await.map_or(Ok(()), io::Outcome::result)
+    }
+
+    async fn zero(&self, cow: &Disk, from: Sector, count: Sectors) -> Result<(), DiskError> {
+        let mut done = 0;
+        while done < count.0 {
+            let now = Sectors((count.0 - done).min(Sectors::from_bytes(ZERO_STRETCH_BYTES).0));
+            let memory = Memory::Pages { pages: self.zero_pages.clone(), offset_bytes: 0 };
+            let op = IoOp::Write { preflush: false, fua: false };
+            self.run(op, memory, cow, from.plus(Sectors(done)), now).await?;
+            done += now.0;
+        }
+        Ok(())
+    }
+
+    fn block_sectors(&self) -> Sectors {
+        Sectors::from_bytes(u64::from(self.block_bytes))
+    }
+
+    /// A new store: the header's chunk behind its first block and area 0 are zero and durable before the header is
+    /// written. Until then the COW has no magic word, or a foreign one, and is no store.
+    async fn create(&self, cow: &Disk) -> Result<(), DiskError> {
+        if mutant::is(Mutant::HeaderBeforeArea) {
+            self.write_header(cow, true).await?;
+        }
+        let chunk = self.layout.chunk_size.sectors();
+        let block = self.block_sectors();
+        let header_rest = Sectors(chunk.0 - block.0);
+        self.zero(cow, Sector(block.0), header_rest).await?;
+        self.zero(cow, self.layout.area_start(0), chunk).await?;
+        self.run(IoOp::FLUSH, Memory::None, cow, Sector(0), Sectors(0)).await?;
+        self.write_header(cow, true).await
+    }
+
+    /// Durably says whether the store is valid.
+    pub(super) async fn write_header(&self, cow: &Disk, valid: bool) -> Result<(), DiskError> {
+        let header = Header::new(self.layout.chunk_size, valid).encode();
+        self.header_buffer.at(0).clear(0, u64::from(self.block_bytes));
+        self.header_buffer.write(0, &header);
+        let op = IoOp::Write { preflush: false, fua: true };
+        self.run(op, self.header_buffer.at(0), cow, Sector(0), self.block_sectors()).await
+    }
+
+    /// Zeroes what stands behind the terminator: first the blocks after the current one, durably, then its own rest.
+    /// The other way round, a full current block would run into stale records after a crash.
+    async fn drop_stale_tail(&self, cow: &Disk, (area, committed): (u64, u64)) -> Result<(), DiskError> {
+        let block_start = committed * RECORD_BYTES / u64::from(self.block_bytes) * u64::from(self.block_bytes);
+        let start = self.layout.area_start(area).plus(Sectors::from_bytes(block_start));
+        let area_end = self.layout.area_start(area).plus(self.layout.chunk_size.sectors());
+        let next = start.plus(self.block_sectors());
+        self.zero(cow, next, Sectors(area_end.0 - next.0)).await?;
+        self.area_buffer.write(0, &self.block.borrow());
+        let op = IoOp::Write { preflush: true, fua: true };
+        self.run(op, self.area_buffer.at(0), cow, start, self.block_sectors()).await
+    }
+
+    /// Writes records that fit into the current area, one block at a time.
+    pub(super) async fn commit_in_area(
+        &self,
+        cow: &Disk,
+        (area, committed): (u64, u64),
+        records: &[Record],
+        fills: bool,
+    ) -> Result<(), DiskError> {
+        let next_area = (self.layout.area_start(area + 1), self.layout.chunk_size.sectors());
+        if fills && !mutant::is(Mutant::NextAreaLate) {
+            self.zero(cow, next_area.0, next_area.1).await?;
+        }
+        let per_block = u64::from(self.block_bytes) / RECORD_BYTES;
+        let (mut index, mut left) = (committed, records);
+        let mut preflush = !mutant::is(Mutant::NoFlushBeforeArea);
+        while !left.is_empty() {
+            let room = usize::try_from(per_block - index % per_block).unwrap_or(usize::MAX);
+            let (now, later) = left.split_at(room.min(left.len()));
+            self.fill_block(index % per_block, now);
+            let at =
+                self.layout.area_start(area).plus(Sectors::from_bytes(index / per_block * u64::from(self.block_bytes)));
+            let op = IoOp::Write { preflush, fua: !mutant::is(Mutant::NoFua) };
+            self.run(op, self.area_buffer.at(0), cow, at, self.block_sectors()).await?;
+            self.commits.set(self.commits.get() + 1);
+            // The first flush covered the data of all records of the batch.
+            preflush = false;
+            index += now.len() as u64;
+            if index % per_block == 0 {
+                self.block.borrow_mut().fill(0);
+            }
+            left = later;
+        }
+        if fills && mutant::is(Mutant::NextAreaLate) {
+            self.zero(cow, next_area.0, next_area.1).await?;
+        }
+        Ok(())
+    }
+
+    fn fill_block(&self, first: u64, records: &[Record]) {
+        let mut block = self.block.borrow_mut();
+        let start = usize::try_from(first * RECORD_BYTES).unwrap_or(0);
+        for (slot, record) in block[start..].chunks_exact_mut(16).zip(records) {
+            slot.copy_from_slice(&record.encode());
+        }
+        self.area_buffer.write(0, &block);
+    }
+}
