@@ -48,6 +48,8 @@ pub enum Mutant {
     LossNotTold,
     /// What a server has noted is forgotten by the next.
     NotesNotTakenOver,
+    /// A journal is taken over although the COW has got records since that are not in it.
+    JournalOverForeign,
     /// I7: legs are written before the mark of their region is durable.
     LegBeforeMark,
     /// I7: marks are written without FUA.

@@ -13,6 +13,7 @@ mod conduct;
 mod explore;
 mod faults;
 mod fuzz;
+mod journal;
 mod judge;
 mod kernel;
 mod mirror;

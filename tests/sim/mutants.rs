@@ -8,10 +8,10 @@ use dm_targets::sim::world::Temper;
 use crate::conduct;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
-use crate::{faults, named, seeded, short};
+use crate::{faults, journal, named, seeded, short};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 21] = [
+const MUTANTS: [(Mutant, &str); 22] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -33,6 +33,7 @@ const MUTANTS: [(Mutant, &str); 21] = [
     (Mutant::FuaLeavesNotes, "noted"),
     (Mutant::NotesNotTakenOver, "noted"),
     (Mutant::LossNotTold, "faults"),
+    (Mutant::JournalOverForeign, "journal"),
 ];
 
 /// What the tests of [`conduct`] notice of a mutant that no workload of one family can show.
@@ -46,6 +47,7 @@ fn kill_in_conduct(mutant: Mutant) -> Option<(String, Vec<String>)> {
         Mutant::JoinAmongWrites => {
             (0..3000).find_map(|seed| conduct::join_among_discards(seed, Temper::Priorities).err())
         }
+        Mutant::JournalOverForeign => journal::records_of_another().err().map(|fault| (fault, Vec::new())),
         Mutant::JoinKeepsSettled => [4, 8].into_iter().find_map(|chunk| conduct::settled::join_of_another(chunk).err()),
         _ => None,
     };

@@ -41,7 +41,10 @@ impl Notes for SimNotes {
         assert!(place < PLACES, "place {place} does not exist");
         let mut places = self.places.borrow_mut();
         match record {
-            Some(record) => assert_eq!(places.insert(place, record), None, "place {place} is taken"),
+            Some(record) => {
+                let before = places.insert(place, record);
+                assert!(before.is_none_or(|before| before == record), "place {place} is taken");
+            }
             None => drop(places.remove(&place)),
         }
         self.changes.set(self.changes.get() + 1);

@@ -35,6 +35,7 @@ impl Snapshot {
         loop {
             match self.work(&mut records).await {
                 Work::Commit => {
+                    self.journal_batch(records.len());
                     self.committing.set(true);
                     let result = self.store.commit(&records).await;
                     self.committing.set(false);
@@ -89,14 +90,22 @@ impl Snapshot {
         (self.closing.get() && state.pending() == 0).then_some(Work::End)
     }
 
+    /// Before a commit all its records are in the journal, those included whose writes wait for it: whatever the next
+    /// server finds on the COW beyond the records that the journal counts and not in it was written by another.
+    fn journal_batch(&self, count: usize) {
+        let Some(notes) = &self.notes else { return };
+        self.state.borrow().unjournaled(count).for_each(|(slot, record)| notes.put(slot as usize, Some(record)));
+    }
+
     fn publish(&self, count: usize) {
+        // Counted before they are taken out of the journal: in between they are in both, never in neither.
+        if let Some(notes) = &self.notes {
+            notes.set_recorded(self.store.recorded());
+        }
         for _ in 0..count {
             let Some(slot) = self.state.borrow_mut().publish() else { break };
             self.put_note(slot, None);
             self.wake_waiting(slot);
-        }
-        if let Some(notes) = &self.notes {
-            notes.set_recorded(self.store.recorded());
         }
         let noted = self.state.borrow().noted();
         self.noted_since_ms.set((noted > 0).then(|| self.host.now_ms()));
@@ -162,8 +171,8 @@ impl Snapshot {
     /// Erases what stands in every place.
     pub(super) fn erase_notes(&self) {
         if let Some(notes) = &self.notes {
-            notes.clear();
             notes.set_recorded(self.store.recorded());
+            notes.clear();
         }
         self.noted_since_ms.set(None);
     }

@@ -105,7 +105,7 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn has_data(&self) -> bool {
+    pub(super) fn has_data(&self) -> bool {
         matches!(self.stage, Stage::Copied | Stage::Noted)
     }
 }
@@ -124,7 +124,7 @@ pub struct Exceptions {
     pub(super) slots: Vec<Slot>,
     free: Vec<u32>,
     /// Slots in the order of their allocation (I3).
-    order: VecDeque<u32>,
+    pub(super) order: VecDeque<u32>,
     reads: Vec<TrackedRead>,
     next_read: u32,
     pub(super) recording: Recording,

@@ -2,6 +2,10 @@
 //!
 //! Rule kept here: I10. A record is noted before its write is acknowledged, and erased after its commit.
 //!
+//! Before a commit all its records are in the table, also those whose writes wait for it, and they are counted as recorded
+//! before they are taken out again. So the COW has, beyond the records that the table counts, only records that are in it;
+//! any other was written by another program, and the table is no longer about this store.
+//!
 //! What stands there belongs to one store on one disk in one life of the machine: whoever keeps it sees to that. After a
 //! loss of power nothing may stand there, because the data that the records point to may be lost as well.
 

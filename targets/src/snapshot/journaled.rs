@@ -59,6 +59,13 @@ impl Exceptions {
         Some(record)
     }
 
+    /// Of the next so many records to be committed, those that are not in the journal, each with its slot.
+    pub(super) fn unjournaled(&self, count: usize) -> impl Iterator<Item = (u32, Record)> {
+        let slots = self.order.iter().map(|slot| (*slot, &self.slots[*slot as usize]));
+        let next = slots.filter(|(_, entry)| entry.has_data()).take(count);
+        next.filter(|(_, entry)| entry.stage == Stage::Copied).map(|(slot, entry)| (slot, entry.record))
+    }
+
     /// Noted exceptions.
     pub fn noted(&self) -> usize {
         self.recording.noted

@@ -8,16 +8,18 @@
 //! next record's place moves on, only when its record is durable. How records become durable is in `persistent`.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health};
 use super::format::{self, Cursor, Found, HEADER_BYTES, HeaderError, Layout, Record, RecordError, Usage};
-use super::journal::{Noted, PLACES};
+use super::journal::Noted;
 use super::store_load::{self, Loaded};
 use super::store_write::{Persistent, Unwritten};
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::Executor;
+use crate::mutant::{self, Mutant};
 use crate::units::{ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
 
 /// Why a store cannot be opened.
@@ -119,6 +121,8 @@ pub struct Store {
     persistent: Option<Persistent>,
     cursor: RefCell<Cursor>,
     transient_next: Cell<u64>,
+    /// The last records found on the COW, for [`Store::take_over`].
+    last: RefCell<VecDeque<Record>>,
 }
 
 impl Store {
@@ -132,7 +136,14 @@ impl Store {
             check_size(wanted, block_bytes, open.cow, 1)?;
             let cursor = RefCell::new(Cursor::new(Layout { chunk_size: wanted }));
             let transient_next = Cell::new(0);
-            let store = Store { cow: open.cow.clone(), chunk_size: wanted, persistent: None, cursor, transient_next };
+            let store = Store {
+                cow: open.cow.clone(),
+                chunk_size: wanted,
+                persistent: None,
+                cursor,
+                transient_next,
+                last: RefCell::default(),
+            };
             return Ok((store, Exceptions::new(Health::Valid)));
         }
         if open.cow.limits().read_only {
@@ -157,7 +168,7 @@ impl Store {
         } else {
             Loaded::nothing(layout)
         };
-        let Loaded { mapping, cursor, tail, stale } = loaded;
+        let Loaded { mapping, cursor, tail, stale, last } = loaded;
         let unwritten = if stale { Unwritten::StaleTail } else { unwritten };
         let persistent = Persistent::new(&open, layout, tail, unwritten).ok_or(StoreError::NoMemory)?;
         let store = Store {
@@ -166,6 +177,7 @@ impl Store {
             persistent: Some(persistent),
             cursor: RefCell::new(cursor),
             transient_next: Cell::new(0),
+            last: RefCell::new(last),
         };
         Ok((store, Exceptions::loaded(health, mapping)))
     }
@@ -180,6 +192,7 @@ impl Store {
         notes: &str,
     ) -> Result<Vec<Record>, StoreError> {
         let Noted { records: mut noted, recorded } = noted;
+        let last = self.last.take();
         if self.is_new() || exceptions.health() != Health::Valid {
             return Ok(Vec::new());
         }
@@ -187,9 +200,7 @@ impl Store {
             let (disk, notes) = (self.cow.name().clone(), notes.to_owned());
             StoreError::Noted { disk, notes, record: *record }
         };
-        // The last commit may have become durable without being known.
-        let known = recorded..=recorded + PLACES as u64;
-        if let Some(first) = noted.first().filter(|_| !known.contains(&self.recorded())) {
+        if let Some(first) = noted.first().filter(|_| !is_own_end(&last, self.recorded(), recorded, &noted)) {
             return Err(misfit(first));
         }
         let mut cursor = self.cursor.borrow_mut();
@@ -210,6 +221,7 @@ impl Store {
 
     /// Writes what a usable store needs. To be called once, before the first allocation.
     pub async fn activate(&self) -> Result<(), DiskError> {
+        self.last.take();
         let Some(store) = &self.persistent else { return Ok(()) };
         let position = self.cursor.borrow().position();
         store.activate(&self.cow, position).await
@@ -305,6 +317,14 @@ impl Store {
     pub fn commits(&self) -> u64 {
         self.persistent.as_ref().map_or(0, Persistent::commits)
     }
+}
+
+/// Whether a COW with so many records, these the last, has got no others since a server died that knew of `known` records
+/// and had the rest in its journal: its last commit may have become durable without being counted.
+fn is_own_end(last: &VecDeque<Record>, recorded: u64, known: u64, journal: &[Record]) -> bool {
+    let Some(since) = recorded.checked_sub(known).and_then(|count| usize::try_from(count).ok()) else { return false };
+    let in_journal = |record: &Record| journal.contains(record) || mutant::is(Mutant::JournalOverForeign);
+    since <= last.len() && last.iter().rev().take(since).all(in_journal)
 }
 
 fn check_size(chunk_size: ChunkSize, block_bytes: u32, cow: &Disk, fewest: u64) -> Result<(), StoreError> {

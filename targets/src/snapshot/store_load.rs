@@ -8,6 +8,7 @@ use std::collections::{HashSet, VecDeque};
 use std::task::Poll;
 
 use super::format::{self, Cursor, Layout, RECORD_BYTES, Record, RecordError, RecordFault};
+use super::journal::PLACES;
 use super::mapping::{Gathered, Mapping};
 use super::store::{OpenStore, StoreError};
 use crate::disk::{Buffer, Io};
@@ -30,12 +31,20 @@ pub(super) struct Loaded {
     pub(super) tail: Vec<u8>,
     /// Something stands behind the terminator.
     pub(super) stale: bool,
+    /// The last records, at most [`PLACES`]: what a journal may know of.
+    pub(super) last: VecDeque<Record>,
 }
 
 impl Loaded {
     /// What is in an empty one.
     pub(super) fn nothing(layout: Layout) -> Loaded {
-        Loaded { mapping: Mapping::default(), cursor: Cursor::new(layout), tail: Vec::new(), stale: false }
+        Loaded {
+            mapping: Mapping::default(),
+            cursor: Cursor::new(layout),
+            tail: Vec::new(),
+            stale: false,
+            last: VecDeque::new(),
+        }
     }
 }
 
@@ -239,6 +248,7 @@ impl<'a> Loader<'a> {
             taken += 1;
         }
         self.loaded.cursor.load(taken as u64, highest);
+        self.keep_last(&bytes[..taken * RECORD_LEN]);
         let ended = taken < count;
         if ended {
             let block = self.open.cow.limits().logical_block_bytes as usize;
@@ -248,6 +258,14 @@ impl<'a> Loader<'a> {
         }
         self.bytes = bytes;
         Ok(ended)
+    }
+
+    /// Keeps the last of the records so far.
+    fn keep_last(&mut self, records: &[u8]) {
+        let skipped = (records.len() / RECORD_LEN).saturating_sub(PLACES) * RECORD_LEN;
+        let last = &mut self.loaded.last;
+        last.extend(records[skipped..].chunks_exact(RECORD_LEN).filter_map(Record::decode));
+        last.drain(..last.len().saturating_sub(PLACES));
     }
 
     fn check(&mut self, record: Record) -> Result<(), RecordFault> {
