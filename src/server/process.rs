@@ -19,6 +19,7 @@ use crate::cli::terminal::print;
 use crate::failure::Failure;
 use crate::protocol::{self, Answer, Question};
 use crate::rundir::RunDir;
+use crate::sys::file_size;
 
 /// What a started server says when it listens.
 const READY: &str = "ready";
@@ -96,6 +97,7 @@ fn listen(rundir: &RunDir, key: &str) -> Result<(Server, UnixListener), String> 
     let listener = UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
     end_on_signal(rundir, key)?;
     lock_memory();
+    file_size::lift();
     Ok((server, listener))
 }
 

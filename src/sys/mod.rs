@@ -1,6 +1,8 @@
-//! System calls that no safe crate has: mappings, and questions about an open disk.
+//! System calls that no safe crate has: mappings, a signal, and questions about an open disk.
 
 #[allow(unsafe_code)]
 pub mod disk;
+#[allow(unsafe_code)]
+pub mod file_size;
 #[allow(unsafe_code)]
 pub mod mapping;

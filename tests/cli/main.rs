@@ -1,4 +1,5 @@
 //! Command-line tests: what the program does on any Linux, without ublk and without root.
 
+mod copy;
 mod images;
 mod offline;
