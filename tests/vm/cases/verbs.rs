@@ -7,11 +7,12 @@ use std::time::Duration;
 use crate::Case;
 use crate::disk::{Buf, Disk, MIB, node, slice};
 use crate::server;
-use crate::sh::ublk_dm;
+use crate::sh::{self, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "verbs-suspend", bound_s: 60, disks: &["n0", "n1"], run: |_| suspend() },
+        Case { name: "verbs-create-by-number", bound_s: 60, disks: &["n0", "n1"], run: |_| by_number() },
         Case { name: "verbs-wait", bound_s: 60, disks: &["n0", "n1"], run: |_| wait() },
     ]
 }
@@ -49,6 +50,30 @@ fn suspend() {
     drop(top);
     server::del("--all");
     server::assert_nothing_left("del --all of a suspended device");
+}
+
+/// What `table` prints is understood by `create` and `load`, where no udev makes links for device numbers.
+fn by_number() {
+    let run = |args: &[&str]| sh::run_args(&sh::binary(), args);
+    assert!(!std::path::Path::new("/dev/block").exists(), "udev runs here");
+    let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 8 * MIB));
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
+    let snapshot = ublk_dm("table s").ok().line();
+    assert!(snapshot.split(' ').filter(|word| word.contains(':')).count() == 2, "{snapshot}");
+    server::del("s");
+    run(&["create", "s", "--table", &snapshot]).ok();
+    assert!(ublk_dm("table s").ok().line() == snapshot);
+    server::del("s");
+    server::add(&format!("mirror --leg {origin} --leg {cow} --nosync --name m"));
+    let mirror = ublk_dm("table m").ok().line();
+    run(&["load", "m", "--table", &mirror]).ok();
+    ublk_dm("resume m").ok();
+    server::del("m");
+    run(&["create", "m", "--table", &mirror]).ok();
+    server::del("m");
+    let said = run(&["create", "x", "--table", &snapshot.replacen(':', ":1000", 1)]).refused();
+    assert!(said.stderr.contains("no such device"), "{}", said.stderr);
+    server::assert_nothing_left("create by number");
 }
 
 /// `wait` returns at the next event, at once when there was one, and when the device goes.
