@@ -1,11 +1,13 @@
 //! What commands and servers say to each other: one JSON object a line, one question and one answer a connection.
 
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+mod ask;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use ask::{ask, connect, has_left, is_absent, until_left_or, write_line};
 
 /// What every device can be given.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -89,6 +91,8 @@ pub enum Question {
     },
     /// All about its devices.
     Report,
+    /// Whether it lives, and what it is doing.
+    Ping,
     /// Hold a device's requests back and wait for those in flight.
     Suspend {
         id: u32,
@@ -115,6 +119,16 @@ pub enum Question {
     },
     /// End, deleting every device.
     Shutdown,
+}
+
+/// What a server is doing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Doing {
+    /// The command that is being carried out.
+    pub command: Option<String>,
+    /// Disks that have been given something to do, and the number of the oldest operation: as long as that is the same, the
+    /// disk has not answered.
+    pub oldest: Vec<(String, u64)>,
 }
 
 /// A device of a server, and how to make it again.
@@ -151,30 +165,27 @@ pub enum Answer {
     Lines(Vec<String>),
     Events(u32),
     Devices(Vec<DeviceReport>),
+    Doing(Doing),
     Failed {
         message: String,
     },
 }
 
-/// Asks a server and waits for its answer.
-pub fn ask(mut server: UnixStream, question: &Question) -> io::Result<Answer> {
-    write_line(&mut server, question)?;
-    read_line(&server)
-}
-
-/// Writes one message.
-pub fn write_line(to: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_string(message)?;
-    line.push('\n');
-    to.write_all(line.as_bytes())
-}
-
-/// Reads one message.
-pub fn read_line<T: for<'a> Deserialize<'a>>(from: &UnixStream) -> io::Result<T> {
-    let mut line = String::new();
-    BufReader::new(from).read_line(&mut line)?;
-    if line.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the other side ended without an answer"));
+impl Question {
+    /// What it asks for, in the word of the verb.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Question::AddSnapshot(_) | Question::AddOrigin(_) | Question::AddMirror(_) => "add",
+            Question::Recover(_) => "recover",
+            Question::Del { .. } => "del",
+            Question::Report => "list",
+            Question::Ping => "ping",
+            Question::Suspend { .. } => "suspend",
+            Question::Resume { .. } => "resume",
+            Question::Load { .. } => "load",
+            Question::Message { .. } => "message",
+            Question::Wait { .. } => "wait",
+            Question::Shutdown => "end",
+        }
     }
-    Ok(serde_json::from_str(&line)?)
 }

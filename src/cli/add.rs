@@ -1,16 +1,19 @@
 //! `add` and `create`: what the user wants as a question, and the server that answers it found or started.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use dm_targets::table::{self, Line, MirrorLog, StoreType, Target};
 
 use super::args::{self as cli, Add};
-use super::client::{device_exists, open_rundir, other_answer, reports};
+use super::client::{device_exists, open_rundir, other_answer};
 use super::terminal::print;
 use crate::failure::{Failure, wrong_usage};
-use crate::protocol::{self, AddMirror, AddOrigin, AddSnapshot, Answer, Common, InitialSync, Leg, Question};
-use crate::rundir::{RunDir, Server, family_key};
+use crate::protocol::{
+    self, AddMirror, AddOrigin, AddSnapshot, Answer, Common, DeviceState, InitialSync, Leg, Question,
+};
+use crate::rundir::{FamilyLock, RunDir, Server, family_key};
 use crate::server::process;
 use crate::storage::DiskId;
 use crate::storage::word::{absolute, device_of, leg_of};
@@ -184,15 +187,18 @@ fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Resul
         Question::AddMirror(_) => format!("mirror-{}", family_key(id)),
         _ => family_key(id),
     };
-    let lock = rundir.lock()?;
-    check_name(&rundir, options)?;
+    let mut lock = rundir.lock_family(&key, question.verb())?;
+    check_name(&rundir, &mut lock, options)?;
     match rundir.server(&key) {
         Some(Server { connection: Some(server), .. }) => {
             if options.foreground {
                 let hint = "only the first device of an origin can be added in the foreground";
                 return Err(wrong_usage(format!("{}: its server is already running; {hint}", origin.display())));
             }
-            print_added(protocol::ask(server, &question)?, &question)?;
+            print_added(ask_to_add(server, &question, origin)?, &question)?;
+        }
+        Some(Server { lives: true, .. }) => {
+            return Err(format!("{}: its server does not answer: it is stopped, or hangs", origin.display()).into());
         }
         Some(Server { state: Some(state), .. }) if state.devices.iter().any(|device| device_exists(device.id)) => {
             let hint = "run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
@@ -207,13 +213,17 @@ fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Resul
         _ => {
             rundir.remove(&key);
             let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
-            print_added(protocol::ask(server, &question)?, &question)?;
+            print_added(ask_to_add(server, &question, origin)?, &question)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn check_name(rundir: &RunDir, options: &cli::Common) -> Result<(), Failure> {
+fn ask_to_add(server: UnixStream, question: &Question, origin: &Path) -> Result<Answer, Failure> {
+    protocol::ask(server, question).map_err(|error| format!("{}: {error}", origin.display()).into())
+}
+
+fn check_name(rundir: &RunDir, lock: &mut FamilyLock, options: &cli::Common) -> Result<(), Failure> {
     let Some(name) = &options.name else { return Ok(()) };
     if name.is_empty()
         || name.contains(|letter: char| letter.is_whitespace() || letter == '/')
@@ -221,7 +231,10 @@ fn check_name(rundir: &RunDir, options: &cli::Common) -> Result<(), Failure> {
     {
         return Err(wrong_usage(format!("name {name:?}: it must have no space or slash and not be a number")));
     }
-    if reports(rundir)?.iter().any(|device| device.name == *name) {
+    // What servers have written down is asked, and not they: one that hangs must not keep others from adding devices.
+    let has = |device: &DeviceState| device.name == *name && device_exists(device.id);
+    let taken = || Ok(rundir.states()?.iter().flat_map(|state| &state.devices).any(has));
+    if !lock.take_name(rundir, name, taken)? {
         return Err(format!("the name {name} is taken by another device").into());
     }
     Ok(())

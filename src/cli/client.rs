@@ -37,21 +37,33 @@ pub(super) fn device_exists(id: u32) -> bool {
 pub(super) fn ask(word: &str, question: impl FnOnce(u32) -> Question) -> Result<Answer, Failure> {
     let rundir = open_rundir()?;
     let device = select(&rundir, &[word.to_owned()])?.remove(0);
+    must_answer(&device)?;
     let has =
         |server: &Server| server.state.iter().any(|state| state.devices.iter().any(|other| other.id == device.id));
     let server = rundir.servers()?.into_iter().find(has).and_then(|server| server.connection);
     let gone = || format!("/dev/ublkb{}: its server has died; see `ublk-dm recover`", device.id);
-    match protocol::ask(server.ok_or_else(gone)?, &question(device.id))? {
+    let answer = protocol::ask(server.ok_or_else(gone)?, &question(device.id));
+    match answer.map_err(|error| format!("/dev/ublkb{}: {error}", device.id))? {
         Answer::Failed { message } => Err(message.into()),
         answer => Ok(answer),
     }
 }
 
-/// Reports of all devices, those of dead servers included, by id.
+/// Reports of all devices, those of dead servers included, by id. All servers are asked at once: one that does not answer
+/// costs its limit only once, however many there are.
 pub(super) fn reports(rundir: &RunDir) -> Result<Vec<DeviceReport>, Failure> {
+    let keys = rundir.keys()?;
+    let ask = |key: &String| rundir.server(key).map_or(Ok(Vec::new()), |server| reports_of(rundir, server));
+    let answers = std::thread::scope(|scope| {
+        let asked: Vec<_> = keys.iter().map(|key| scope.spawn(|| ask(key))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|_| Err("a server could not be asked".to_owned().into()))
+        };
+        asked.into_iter().map(join).collect::<Vec<Result<Vec<DeviceReport>, Failure>>>()
+    });
     let mut reports = Vec::new();
-    for server in rundir.servers()? {
-        reports.extend(reports_of(rundir, server)?);
+    for answer in answers {
+        reports.extend(answer?);
     }
     reports.sort_by_key(|device| device.id);
     Ok(reports)
@@ -73,6 +85,10 @@ pub(super) fn reports_of(rundir: &RunDir, server: Server) -> Result<Vec<DeviceRe
                 log::warn!("{key}: its server is of another version: {error}");
                 return Ok(Vec::new());
             }
+            Err(error) if error.kind() == ErrorKind::TimedOut => {
+                log::info!("{key}: {error}");
+                return Ok(orphans(&asked));
+            }
             Err(_) => std::thread::sleep(REPORT_PAUSE),
         }
         server = rundir.server(&key);
@@ -81,13 +97,15 @@ pub(super) fn reports_of(rundir: &RunDir, server: Server) -> Result<Vec<DeviceRe
     Ok(Vec::new())
 }
 
-/// What is known about the devices of a dead server.
+/// What is known about the devices of a server that is dead, or does not answer.
 pub(super) fn orphans(server: &Server) -> Vec<DeviceReport> {
     let Some(state) = &server.state else { return Vec::new() };
+    let pid = state.pid;
     let devices = state.devices.iter().filter(|device| device_exists(device.id));
     let report = |device: &DeviceState| {
         let state = match Control::open().and_then(|mut control| control.info(device.id)).map(|info| info.state) {
             Ok(ublk::DeviceState::Quiesced | ublk::DeviceState::FailIo) => "quiesced",
+            Ok(ublk::DeviceState::Live) if server.lives => "live",
             _ => "dead",
         };
         let target = match device.added {
@@ -98,7 +116,7 @@ pub(super) fn orphans(server: &Server) -> Vec<DeviceReport> {
         let json = json!({
             "id": device.id, "name": device.name, "target": target, "state": state,
             "block_device": format!("/dev/ublkb{}", device.id), "char_device": format!("/dev/ublkc{}", device.id),
-            "server_pid": null,
+            "server_pid": if server.lives { json!(pid) } else { json!(null) }, "answers": false,
         });
         let line = format!("0 0 {target} {state}");
         DeviceReport { id: device.id, name: device.name.clone(), json, status: line.clone(), table: line }
@@ -121,6 +139,23 @@ pub(super) fn select(rundir: &RunDir, words: &[String]) -> Result<Vec<DeviceRepo
         found.ok_or_else(|| format!("{word}: no such device; see `ublk-dm list`").into())
     };
     words.iter().map(find).collect()
+}
+
+/// Whether a device's server has said what is reported of it.
+pub(super) fn answers(device: &DeviceReport) -> bool {
+    device.json["answers"] != false
+}
+
+/// Refuses a device whose server lives and does not answer.
+pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Failure> {
+    match device.json["server_pid"].as_u64().filter(|_| !answers(device)) {
+        Some(process) => Err(format!(
+            "/dev/ublkb{}: its server (process {process}) does not answer: it is stopped, or hangs",
+            device.id
+        )
+        .into()),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn other_answer() -> Failure {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::client::{device_exists, open_rundir, reports, select};
 use crate::failure::Failure;
 use crate::protocol::{self, AddSnapshot, Answer, DeviceState, Question};
-use crate::rundir::{RunDir, Server};
+use crate::rundir::{RunDir, Server, State};
 use crate::server::{self, process};
 use crate::ublk::{Control, device};
 
@@ -16,9 +16,15 @@ const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
     let rundir = open_rundir()?;
-    let lock = rundir.lock()?;
     let chosen = if all { reports(&rundir)? } else { select(&rundir, words)? };
-    for server in rundir.servers()? {
+    for key in rundir.keys()? {
+        let of_family = |state: &State| state.devices.iter().any(|device| chosen.iter().any(|one| one.id == device.id));
+        if !rundir.state(&key).is_some_and(|state| of_family(&state)) {
+            continue;
+        }
+        // Whatever happens to this family, the others are not kept waiting.
+        let _lock = rundir.lock_family(&key, "del")?;
+        let Some(server) = rundir.server(&key) else { continue };
         let Some(state) = &server.state else { continue };
         let ids: Vec<u32> = state
             .devices
@@ -29,14 +35,16 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
         match server.connection {
             _ if ids.is_empty() => {}
             Some(connection) => {
-                if let Answer::Failed { message } = protocol::ask(connection, &Question::Del { ids, force })? {
+                let first = ids[0];
+                let answer = protocol::ask(connection, &Question::Del { ids, force });
+                if let Answer::Failed { message } = answer.map_err(|error| format!("/dev/ublkb{first}: {error}"))? {
                     return Err(message.into());
                 }
             }
+            None if server.lives => return Err(format!("/dev/ublkb{}: its server does not answer", ids[0]).into()),
             None => del_orphans(&rundir, &server, &ids, force)?,
         }
     }
-    drop(lock);
     Ok(())
 }
 
@@ -84,10 +92,15 @@ pub(super) fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState, add
 /// Starts a new server for every family of the chosen devices whose own has died.
 pub(super) fn recover(words: &[String], all: bool) -> Result<(), Failure> {
     let rundir = open_rundir()?;
-    let lock = rundir.lock()?;
     let chosen = if all { Vec::new() } else { select(&rundir, words)? };
-    for server in rundir.servers()? {
-        let Some(state) = server.state.filter(|_| server.connection.is_none()) else { continue };
+    for key in rundir.keys()? {
+        if rundir.server(&key).is_none_or(|server| server.lives) {
+            continue;
+        }
+        // Whatever happens to this family, the others are not kept waiting.
+        let _lock = rundir.lock_family(&key, "recover")?;
+        let Some(server) = rundir.server(&key) else { continue };
+        let Some(state) = server.state.filter(|_| !server.lives) else { continue };
         let devices: Vec<_> = state.devices.into_iter().filter(|device| device_exists(device.id)).collect();
         if !all && !devices.iter().any(|device| chosen.iter().any(|chosen| chosen.id == device.id)) {
             continue;
@@ -98,10 +111,11 @@ pub(super) fn recover(words: &[String], all: bool) -> Result<(), Failure> {
         }
         rundir.remove_socket(&server.key);
         let connection = process::start(&rundir, &server.key)?;
-        if let Answer::Failed { message } = protocol::ask(connection, &Question::Recover(devices))? {
+        let first = devices[0].id;
+        let answer = protocol::ask(connection, &Question::Recover(devices));
+        if let Answer::Failed { message } = answer.map_err(|error| format!("/dev/ublkb{first}: {error}"))? {
             return Err(message.into());
         }
     }
-    drop(lock);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{open_rundir, reports, select};
+use super::client::{answers, must_answer, open_rundir, reports, select};
 use super::terminal::print;
 use crate::failure::Failure;
 use crate::protocol::DeviceReport;
@@ -17,6 +17,7 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
     }
     for device in reports {
         let text = |key: &str| device.json[key].as_str().unwrap_or("").to_owned();
+        let state = if answers(&device) || text("state") != "live" { text("state") } else { "hangs".to_owned() };
         let snapshot = &device.json["snapshot"];
         let legs = device.json["mirror"]["legs"].as_array().into_iter().flatten();
         let legs: Vec<&str> = legs.filter_map(|leg| leg["path"].as_str()).collect();
@@ -25,13 +26,7 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
             _ if !legs.is_empty() => legs.join(" "),
             _ => device.json["origin"]["path"].as_str().unwrap_or("").to_owned(),
         };
-        print(&format!(
-            "{:<14} {:<16} {:<16} {:<9} {over}",
-            device.name,
-            text("block_device"),
-            text("target"),
-            text("state")
-        ));
+        print(&format!("{:<14} {:<16} {:<16} {state:<9} {over}", device.name, text("block_device"), text("target"),));
     }
     Ok(())
 }
@@ -40,21 +35,29 @@ pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
     if !json {
         return lines(words, |device| device.status.clone());
     }
-    for device in select(&open_rundir()?, words)? {
+    let devices = select(&open_rundir()?, words)?;
+    let answered = all_answer(&devices);
+    for device in devices {
         let mut object = device.json;
         object["status"] = device.status.into();
         print(&object.to_string());
     }
-    Ok(())
+    answered
+}
+
+/// Whether something can be said of all of them; of those of which nothing can, the first is named.
+fn all_answer(devices: &[DeviceReport]) -> Result<(), Failure> {
+    devices.iter().try_for_each(must_answer)
 }
 
 pub(super) fn lines(words: &[String], line: impl Fn(&DeviceReport) -> String) -> Result<(), Failure> {
     let devices = select(&open_rundir()?, words)?;
-    for device in &devices {
+    let answered = all_answer(&devices);
+    for device in devices.iter().filter(|device| must_answer(device).is_ok()) {
         let prefix = if words.len() == 1 { String::new() } else { format!("{}: ", device.name) };
         print(&format!("{prefix}{}", line(device)));
     }
-    Ok(())
+    answered
 }
 
 pub(super) fn features(json: bool) -> Result<(), Failure> {

@@ -106,10 +106,12 @@ impl Events {
         self.changed.wake_all();
     }
 
-    /// Waits until there are others than so many and gives their count; `None` when the device is gone.
-    pub async fn after(&self, seen: u32) -> Option<u32> {
+    /// Waits until there are others than so many and returns their count; `None` when the device is gone, or `stopped` says
+    /// that nobody waits any more.
+    pub async fn after_or(&self, seen: u32, stopped: impl Fn() -> bool) -> Option<u32> {
         let other = |count: u32| (count != seen).then_some(Some(count));
-        self.changed.until(|| if self.gone.get() { Some(None) } else { other(self.count.get()) }).await
+        let ended = || self.gone.get() || stopped();
+        self.changed.until(|| if ended() { Some(None) } else { other(self.count.get()) }).await
     }
 
     /// What happens to a target that has taken another one's place happens to its device.

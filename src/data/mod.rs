@@ -1,10 +1,12 @@
 //! The data thread of a server, the devices it serves and their queues.
 
+mod caller;
 mod device;
 #[allow(unsafe_code)]
 mod queue;
 mod thread;
 
+pub use caller::{Caller, Left};
 pub use device::{Device, DeviceStats, Events, Opened, Served};
 pub use queue::QueueOptions;
-pub use thread::{Caller, Family, FamilyHandle, disk_limits, disk_on};
+pub use thread::{Family, FamilyHandle, disk_limits, disk_on};

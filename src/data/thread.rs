@@ -8,12 +8,11 @@
 //! its file last.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::Poll;
@@ -24,28 +23,13 @@ use dm_targets::exec::Executor;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Snapshot;
 use dm_targets::units::Sectors;
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::configure_io_flusher_behavior;
 
+use super::caller::{Caller, Mailbox};
 use super::device::{Device, Opened, Served};
 use super::queue::{Queue, QueueOptions};
 use crate::ring::Ring;
 use crate::storage::OpenDisk;
-
-type Job = Box<dyn FnOnce(Rc<Family>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
-
-#[derive(Default)]
-struct Mailbox {
-    jobs: VecDeque<Job>,
-    stop: bool,
-}
-
-/// What other threads reach a data thread by.
-#[derive(Clone)]
-pub struct Caller {
-    mailbox: Arc<Mutex<Mailbox>>,
-    wake: Arc<OwnedFd>,
-}
 
 /// The control thread's end of a data thread.
 pub struct FamilyHandle {
@@ -72,10 +56,9 @@ pub struct Family {
 impl FamilyHandle {
     /// Starts a data thread.
     pub fn start() -> io::Result<FamilyHandle> {
-        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let mailbox = Arc::new(Mutex::new(Mailbox::default()));
+        let caller = Caller::new()?;
         let (report, started) = mpsc::channel();
-        let (theirs, listen) = (mailbox.clone(), wake.try_clone()?);
+        let (theirs, listen) = (caller.mailbox.clone(), caller.wake.try_clone()?);
         let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
             match Family::new(listen) {
                 Ok(family) => {
@@ -88,7 +71,7 @@ impl FamilyHandle {
             }
         })?;
         started.recv().unwrap_or_else(|_| Err(io::Error::other("the data thread ended at once")))?;
-        Ok(FamilyHandle { caller: Caller { mailbox, wake }, thread: Some(thread) })
+        Ok(FamilyHandle { caller, thread: Some(thread) })
     }
 
     /// For other threads.
@@ -110,29 +93,6 @@ impl FamilyHandle {
         self.caller.post(|mailbox| mailbox.stop = true)?;
         let thread = self.thread.take();
         thread.map_or(Ok(()), |thread| thread.join().map_err(|_| io::Error::other("the data thread panicked")))
-    }
-}
-
-impl Caller {
-    /// Runs a closure on the data thread and waits for what its future gives.
-    pub fn call<T, F>(&self, job: impl FnOnce(Rc<Family>) -> F + Send + 'static) -> io::Result<T>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + 'static,
-    {
-        let (answer, result) = mpsc::channel();
-        let job: Job = Box::new(move |family| {
-            let work = job(family);
-            Box::pin(async move { drop(answer.send(work.await)) })
-        });
-        self.post(|mailbox| mailbox.jobs.push_back(job))?;
-        result.recv().map_err(|_| io::Error::other("the data thread has died"))
-    }
-
-    fn post(&self, change: impl FnOnce(&mut Mailbox)) -> io::Result<()> {
-        change(&mut self.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
-        rustix::io::write(&self.wake, &1_u64.to_le_bytes())?;
-        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@
 //! [`entry`]), and: one submit-and-wait per round, nothing submitted one by one.
 //!
 //! [`slot`] says what is known of an operation from its start to its completion, [`entry`] how it looks to the kernel,
-//! [`merge`] when several become one, [`disk`] what a disk is, [`payloads`] where requests' data is.
+//! [`merge`] when several become one, [`disk`] what a disk is, [`payloads`] where requests' data is, [`waiting`] which disks have not answered.
 
 pub mod arena;
 mod disk;
@@ -12,8 +12,9 @@ mod entry;
 mod merge;
 mod payloads;
 mod slot;
+mod waiting;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -61,6 +62,8 @@ struct Inner {
     payloads: RefCell<Payloads>,
     timers: RefCell<Vec<(u64, Waker)>>,
     start: Instant,
+    /// Disk operations and commands that have been started.
+    started: Cell<u64>,
     wake: RefCell<Option<OwnedFd>>,
     wake_buffer: RefCell<Box<[u8; 8]>>,
     mailbox_waker: RefCell<Option<Waker>>,
@@ -104,6 +107,7 @@ impl Ring {
                 payloads: RefCell::new(Payloads::new(ARENA_INDEX)),
                 timers: RefCell::default(),
                 start: Instant::now(),
+                started: Cell::new(0),
                 wake: RefCell::default(),
                 wake_buffer: RefCell::new(Box::new([0; 8])),
                 mailbox_waker: RefCell::default(),

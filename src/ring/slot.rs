@@ -28,6 +28,8 @@ pub(super) enum Work {
 /// What is known of an operation.
 pub(super) struct Slot {
     pub(super) work: Work,
+    /// Counts what has been started, in order.
+    pub(super) number: u64,
     result: Option<i32>,
     waker: Option<Waker>,
     detached: bool,
@@ -37,6 +39,11 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// Whether an operation or command has been started for it and not ended.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.result.is_none() && !matches!(self.work, Work::None)
+    }
+
     /// Whether a completion is the last of an operation; a short or interrupted one is not.
     fn is_ended_by(&mut self, result: i32) -> bool {
         let Work::Disk { op, done_bytes, .. } = &mut self.work else { return true };
@@ -54,14 +61,17 @@ impl Slot {
 impl Inner {
     /// A slot for work that begins.
     pub(super) fn take_slot(&self, work: Work) -> u32 {
+        let number = self.started.get() + 1;
+        self.started.set(number);
         let mut slots = self.slots.borrow_mut();
         if let Some(index) = self.free.borrow_mut().pop() {
             let slot = &mut slots[index as usize];
+            slot.number = number;
             (slot.work, slot.result, slot.waker, slot.detached) = (work, None, None, false);
             return index;
         }
         let (result, waker, detached, iovecs, next) = (None, None, false, Vec::new(), NO_SLOT);
-        slots.push(Slot { work, result, waker, detached, iovecs, next });
+        slots.push(Slot { work, number, result, waker, detached, iovecs, next });
         u32::try_from(slots.len() - 1).unwrap_or(u32::MAX)
     }
 

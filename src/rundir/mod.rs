@@ -1,10 +1,11 @@
-//! The run directory: a socket, a state file and a log per server, notes per COW, and the lock that commands take turns
-//! with.
+//! The run directory: a socket, a state file and a log per server, notes per COW, and the locks that commands take turns
+//! with ([`lock`]).
 //!
 //! State files are replaced by renaming, so a reader sees one whole version. The directory belongs to its user alone
 //! (mode 0700), because what stands in it is believed.
 
 pub mod journal;
+mod lock;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -12,10 +13,10 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use rustix::fs::{FlockOperation, flock};
+pub use lock::FamilyLock;
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::DeviceState;
+use crate::protocol::{self, DeviceState};
 use crate::storage::DiskId;
 
 /// Where it is unless `UBLK_DM_RUN_DIR` says otherwise.
@@ -47,8 +48,10 @@ pub struct MirrorNote {
 pub struct Server {
     pub key: String,
     pub state: Option<State>,
-    /// A connection to it; `None` if nobody answers.
+    /// A connection to it; `None` if it takes none.
     pub connection: Option<UnixStream>,
+    /// There is a process that listens, whether it answers or not.
+    pub lives: bool,
 }
 
 /// The name of a disk in the directory; a family has its origin's.
@@ -65,13 +68,6 @@ impl RunDir {
         let path = std::env::var_os("UBLK_DM_RUN_DIR").map_or_else(|| PathBuf::from(DEFAULT), PathBuf::from);
         DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
         Ok(RunDir { path })
-    }
-
-    /// Waits for the other commands that change something; the lock is held until the file is dropped.
-    pub fn lock(&self) -> io::Result<File> {
-        let file = File::open(&self.path)?;
-        rustix::io::retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
-        Ok(file)
     }
 
     /// A server's socket.
@@ -125,6 +121,7 @@ impl RunDir {
 
     /// Removes all files of a server.
     pub fn remove(&self, key: &str) {
+        self.remove_stale_lock(key);
         for path in [self.socket(key), self.state_file(key), self.note_file(key), self.log_path(key)] {
             if let Err(error) = fs::remove_file(&path) {
                 if error.kind() != io::ErrorKind::NotFound {
@@ -143,14 +140,30 @@ impl RunDir {
 
     /// A server's files, if it has any.
     pub fn server(&self, key: &str) -> Option<Server> {
-        let state = fs::read(self.state_file(key)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let connection = UnixStream::connect(self.socket(key)).ok();
-        let known = state.is_some() || connection.is_some();
-        known.then(|| Server { key: key.to_owned(), state, connection })
+        let state = self.state(key);
+        let connection = protocol::connect(&self.socket(key));
+        let lives = connection.as_ref().err().is_none_or(|error| !protocol::is_absent(error));
+        let known = state.is_some() || lives;
+        known.then(|| Server { key: key.to_owned(), state, connection: connection.ok(), lives })
+    }
+
+    /// What all servers, dead ones included, have said of their devices.
+    pub fn states(&self) -> io::Result<Vec<State>> {
+        Ok(self.keys()?.iter().filter_map(|key| self.state(key)).collect())
+    }
+
+    /// What a server has said of its devices.
+    pub fn state(&self, key: &str) -> Option<State> {
+        fs::read(self.state_file(key)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
     }
 
     /// All servers. Each is connected to when it is come to: one that is kept waiting for a question hangs up.
     pub fn servers(&self) -> io::Result<impl Iterator<Item = Server>> {
+        Ok(self.keys()?.into_iter().filter_map(|key| self.server(&key)))
+    }
+
+    /// The names of all families that have a server, dead or alive.
+    pub fn keys(&self) -> io::Result<Vec<String>> {
         let mut keys = Vec::new();
         for entry in fs::read_dir(&self.path)? {
             let name = entry?.file_name();
@@ -161,6 +174,6 @@ impl RunDir {
         }
         keys.sort();
         keys.dedup();
-        Ok(keys.into_iter().filter_map(|key| self.server(&key)))
+        Ok(keys)
     }
 }

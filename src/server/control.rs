@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::mpsc::Receiver;
 
 use super::devices::{Directory, Entry, Over, no_device};
-use super::listener::{Desk, Visit};
+use super::listener::{AtWork, Desk, Visit};
 use crate::data::{Family, FamilyHandle, QueueOptions, Served};
 use crate::failure::Reason;
 use crate::protocol::{self, Answer, Common, DeviceState, Question};
@@ -28,6 +28,8 @@ pub struct Server {
     pub devices: BTreeMap<u32, Entry>,
     pub family: FamilyHandle,
     directory: Directory,
+    /// What it is doing, for those who wait.
+    at_work: AtWork,
     pub(super) control: Control,
     pub(super) origin: Option<(DiskId, Limits, bool)>,
     pub(super) tickets: u64,
@@ -35,6 +37,24 @@ pub struct Server {
     keep_files: bool,
     /// Its files are removed and its disks closed.
     ended: bool,
+}
+
+/// How a command is taken back whose client has left.
+enum Undo {
+    Add,
+    Suspend(u32),
+    /// It is not: it has been done, whoever knows.
+    No,
+}
+
+impl Undo {
+    fn of(question: &Question) -> Undo {
+        match question {
+            Question::AddSnapshot(_) | Question::AddOrigin(_) | Question::AddMirror(_) => Undo::Add,
+            Question::Suspend { id, .. } => Undo::Suspend(*id),
+            _ => Undo::No,
+        }
+    }
 }
 
 /// A device about to be added or taken over: its target is open and nothing has been written.
@@ -74,6 +94,7 @@ impl Server {
             devices: BTreeMap::new(),
             family,
             directory: Directory::default(),
+            at_work: AtWork::default(),
             control,
             origin: None,
             tickets: 0,
@@ -84,7 +105,7 @@ impl Server {
 
     /// Answers questions until the last device is gone.
     pub fn run(mut self, listener: UnixListener) {
-        match Desk::open(listener, &self.directory, self.family.caller()) {
+        match Desk::open(listener, &self.directory, self.family.caller(), &self.at_work) {
             Ok(visits) => self.answer_all(&visits),
             Err(error) => log::error!("the server cannot be talked to: {error}"),
         }
@@ -108,8 +129,20 @@ impl Server {
 
     fn answer_all(&mut self, visits: &Receiver<Visit>) {
         for visit in visits {
-            if let Some(Err(error)) = visit.map(|(question, connection)| self.answer(question, connection)) {
-                log::warn!("control socket: {error}");
+            match visit {
+                // What nobody waits for any more is not begun.
+                Visit::Command(question, connection) if protocol::has_left(&connection) => {
+                    log::info!("{}: not begun, its client has left", question.verb());
+                }
+                Visit::Command(question, connection) => {
+                    self.at_work.begin(question.verb());
+                    let answered = self.answer(question, connection);
+                    self.at_work.end();
+                    if let Err(error) = answered {
+                        log::warn!("control socket: {error}");
+                    }
+                }
+                Visit::Nothing => {}
             }
             if self.devices.is_empty() {
                 break;
@@ -118,12 +151,33 @@ impl Server {
     }
 
     fn answer(&mut self, question: Question, mut connection: UnixStream) -> io::Result<()> {
+        let undo = Undo::of(&question);
         let answer = self.carry_out(question).unwrap_or_else(|message| Answer::Failed { message });
+        if protocol::has_left(&connection) {
+            self.take_back(undo, &answer);
+        }
         if self.devices.is_empty() {
             // Gone before the answer: whoever reads it finds no trace of the server, and can open its disks.
             self.end();
         }
         protocol::write_line(&mut connection, &answer)
+    }
+
+    /// Takes back what a command has done whose client has left without waiting for its end: it has told its user that the
+    /// command failed.
+    fn take_back(&mut self, undo: Undo, answer: &Answer) {
+        let taken_back = match (undo, answer) {
+            (Undo::Add, Answer::Added { path }) => {
+                let id = path.trim_start_matches(device::BLOCK_PATH).parse();
+                id.map_err(|_| path.clone()).and_then(|id| self.del(&[id], false))
+            }
+            (Undo::Suspend(id), Answer::Done) => self.resume(id),
+            _ => return,
+        };
+        match taken_back {
+            Ok(_) => log::warn!("taken back: the client of the command has left before its end"),
+            Err(error) => log::warn!("cannot be taken back, though the client of the command has left: {error}"),
+        }
     }
 
     /// Does what a question asks for.
@@ -136,7 +190,7 @@ impl Server {
             Question::Resume { id } => self.resume(id),
             Question::Load { id, table } => self.load(id, *table),
             Question::Message { id, words } => self.message(id, &words),
-            Question::Report | Question::Wait { .. } => Err("a question for the desk".to_owned()),
+            Question::Report | Question::Ping | Question::Wait { .. } => Err("a question for the desk".to_owned()),
             Question::Shutdown => {
                 let ids: Vec<u32> = self.devices.keys().copied().collect();
                 self.del(&ids, true)

@@ -3,74 +3,104 @@
 //! Whatever changes devices goes to the control thread, one thing after the other, and may take as long as a disk that
 //! does not answer. Meanwhile the desk goes on: what there is and how it is can always be asked. Questions that wait for
 //! something without changing anything (an event, a comparison) are answered by a thread of their own.
+//!
+//! Rule kept here: no client keeps another one waiting. One that says nothing, or does not read, is not waited for; one
+//! that leaves gives up its place, and what it has asked for and is not begun yet is not done.
 
-use std::io;
+mod arrivals;
+mod aside;
+
+use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::rc::Rc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::devices::Directory;
-use super::targets::mirror_messages::{compare_or_repair, takes_long};
-use crate::data::{Caller, Family};
-use crate::failure::Reason;
-use crate::protocol::{self, Answer, Question};
+use super::targets::mirror_messages::takes_long;
+use crate::data::Caller;
+use crate::protocol::{self, Answer, Doing, Question};
 use crate::server::report;
+use crate::storage::opening;
+use arrivals::Arrivals;
+use aside::{Place, aside};
 
-/// How long somebody who has come to the desk may take to say what he wants: commands do it at once.
-const QUESTION_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may take to read what it has asked for: commands do it at once.
+const READ_LIMIT: Duration = Duration::from_secs(10);
 
-/// Questions that are answered aside at the same time: each costs a thread, and nobody needs more.
-const MAX_ASIDE: usize = 32;
-
-/// How many there are.
-static ASIDE: AtomicUsize = AtomicUsize::new(0);
-
-/// One of [`MAX_ASIDE`]; given back however its owner ends.
-struct Place;
-
-impl Place {
-    fn take() -> Option<Place> {
-        let more = |taken: usize| (taken < MAX_ASIDE).then_some(taken + 1);
-        ASIDE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then(|| Place)
-    }
+/// What the control thread is told.
+pub(super) enum Visit {
+    /// Do this; the client waits for the answer.
+    Command(Question, UnixStream),
+    /// A client has come and left without a question: it may be the one that has started the server.
+    Nothing,
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        ASIDE.fetch_sub(1, Ordering::Relaxed);
+/// The verb that the control thread is carrying out.
+#[derive(Clone, Default)]
+pub(super) struct AtWork(Arc<Mutex<Option<String>>>);
+
+impl AtWork {
+    /// From now on it is this one.
+    pub(super) fn begin(&self, verb: &str) {
+        self.set(Some(verb.to_owned()));
+    }
+
+    /// None any more.
+    pub(super) fn end(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, verb: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = verb;
+    }
+
+    fn verb(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
-
-/// What the control thread is to do, and who waits for it; `None` when somebody came and went without a question.
-pub(super) type Visit = Option<(Question, UnixStream)>;
 
 /// Takes questions for as long as the process lives.
 pub(super) struct Desk {
     directory: Directory,
     family: Caller,
+    at_work: AtWork,
     control: Sender<Visit>,
 }
 
 impl Desk {
     /// Opens a desk at a socket. What it cannot answer itself comes out of the receiver.
-    pub(super) fn open(listener: UnixListener, directory: &Directory, family: Caller) -> io::Result<Receiver<Visit>> {
+    pub(super) fn open(
+        listener: UnixListener,
+        directory: &Directory,
+        family: Caller,
+        at_work: &AtWork,
+    ) -> io::Result<Receiver<Visit>> {
         let (control, visits) = channel();
-        let desk = Desk { directory: directory.clone(), family, control };
-        std::thread::Builder::new().name("desk".into()).spawn(move || desk.serve(&listener))?;
+        let desk = Desk { directory: directory.clone(), family, at_work: at_work.clone(), control };
+        let arrivals = Arrivals::at(listener)?;
+        std::thread::Builder::new().name("desk".into()).spawn(move || desk.serve(arrivals))?;
         Ok(visits)
     }
 
-    fn serve(&self, listener: &UnixListener) {
-        for connection in listener.incoming() {
-            let visit = match connection.and_then(|connection| self.answer(connection)) {
-                Ok(Some(visit)) => Some(visit),
-                Ok(None) => continue,
+    fn serve(&self, mut arrivals: Arrivals) {
+        loop {
+            let asked = match arrivals.next() {
+                Ok(asked) => asked,
                 Err(error) => {
-                    log::warn!("control socket: {error}");
-                    None
+                    log::error!("the server cannot be talked to any more: {error}");
+                    return;
                 }
+            };
+            let answered = asked.map(|(question, connection)| self.answer(question, connection));
+            let visit = match answered {
+                Some(Ok(None)) => continue,
+                Some(Ok(Some(visit))) => visit,
+                Some(Err(error)) => {
+                    log::warn!("control socket: {error}");
+                    Visit::Nothing
+                }
+                None => Visit::Nothing,
             };
             if self.control.send(visit).is_err() {
                 return;
@@ -78,52 +108,69 @@ impl Desk {
         }
     }
 
-    /// Answers a question that changes nothing; gives back any other.
-    fn answer(&self, mut connection: UnixStream) -> io::Result<Visit> {
-        connection.set_read_timeout(Some(QUESTION_LIMIT))?;
-        let question: Question = protocol::read_line(&connection)?;
-        let legs = match &question {
+    /// Answers a question that changes nothing; hands on any other.
+    fn answer(&self, question: Question, connection: UnixStream) -> io::Result<Option<Visit>> {
+        match &question {
             Question::Report => {
                 // Nobody is told anything by a server that is ending: for whoever asks it is gone already.
                 let reports = report::devices(&self.directory.devices(), &self.family).map_err(io::Error::other)?;
-                protocol::write_line(&mut connection, &Answer::Devices(reports))?;
-                return Ok(None);
+                reply(connection, &Answer::Devices(reports))?;
             }
-            Question::Wait { .. } => Vec::new(),
-            Question::Message { id, words } if takes_long(words) => self.directory.legs_of(*id),
-            _ => return Ok(Some((question, connection))),
-        };
-        let Some(place) = Place::take() else {
-            let message = format!("more than {MAX_ASIDE} commands are waiting already");
-            protocol::write_line(&mut connection, &Answer::Failed { message })?;
-            return Ok(None);
-        };
-        let family = self.family.clone();
-        let thread = move || {
-            let answer = match &question {
-                Question::Message { id, words } => compare_or_repair(&family, *id, words, &legs),
-                question => wait(&family, question),
-            };
-            let answer = answer.unwrap_or_else(|message| Answer::Failed { message });
-            drop(place);
-            if let Err(error) = protocol::write_line(&mut connection, &answer) {
-                log::debug!("control socket: {error}");
-            }
-        };
-        std::thread::Builder::new().name("aside".into()).spawn(thread)?;
+            Question::Ping => reply(connection, &Answer::Doing(self.doing()?))?,
+            Question::Wait { .. } => self.answer_aside(question, connection)?,
+            Question::Message { words, .. } if takes_long(words) => self.answer_aside(question, connection)?,
+            _ => return Ok(Some(Visit::Command(question, connection))),
+        }
         Ok(None)
+    }
+
+    fn answer_aside(&self, question: Question, connection: UnixStream) -> io::Result<()> {
+        let legs = match &question {
+            Question::Message { id, .. } => self.directory.legs_of(*id),
+            _ => Vec::new(),
+        };
+        match Place::take() {
+            Some(place) => aside(place, &self.family, question, legs, connection),
+            None => reply(connection, &aside::no_place()),
+        }
+    }
+
+    /// What the server is doing, and which disks it waits for.
+    fn doing(&self) -> io::Result<Doing> {
+        let mut oldest = self.family.call(|family| async move { family.ring.oldest() })?;
+        oldest.extend(opening());
+        Ok(Doing { command: self.at_work.verb(), oldest })
     }
 }
 
-/// Waits for a device's next event.
-fn wait(family: &Caller, question: &Question) -> Result<Answer, Reason> {
-    let Question::Wait { id, events } = *question else { return Err("not a question to be answered aside".to_owned()) };
-    let wait = move |family: Rc<Family>| async move {
-        let device = family.devices.borrow().get(&id).cloned()?;
-        let seen = events.unwrap_or_else(|| device.events.count());
-        drop(family);
-        device.events.after(seen).await
+/// Sends an answer. What does not fit into the socket at once is for a client that reads it slowly, or not at all: that is
+/// sent by a thread of its own, and not for long.
+fn reply(mut connection: UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    connection.set_nonblocking(true)?;
+    let sent = match connection.write(&line) {
+        Ok(sent) if sent == line.len() => return Ok(()),
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(error),
     };
-    let events = family.call(wait).map_err(|error| error.to_string())?;
-    events.map(Answer::Events).ok_or_else(|| format!("/dev/ublkb{id}: the device is gone"))
+    let Some(place) = Place::take() else { return Err(io::ErrorKind::WouldBlock.into()) };
+    connection.set_nonblocking(false)?;
+    connection.set_write_timeout(Some(READ_LIMIT))?;
+    let rest = move || {
+        if let Err(error) = connection.write_all(&line[sent..]) {
+            log::debug!("control socket: {error}");
+        }
+        drop(place);
+    };
+    std::thread::Builder::new().name("reply".into()).spawn(rest).map(drop)
+}
+
+/// Sends the answer to a question that was answered aside.
+fn reply_late(mut connection: UnixStream, answer: &Answer) {
+    let sent = connection.set_write_timeout(Some(READ_LIMIT));
+    if let Err(error) = sent.and_then(|()| protocol::write_line(&mut connection, answer)) {
+        log::debug!("control socket: {error}");
+    }
 }

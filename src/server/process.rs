@@ -7,8 +7,10 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ChildStdout, Command, ExitCode, Stdio};
+use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::stdio::dup2_stdout;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -18,11 +20,13 @@ use super::Server;
 use crate::cli::terminal::print;
 use crate::failure::Failure;
 use crate::protocol::{self, Answer, Question};
-use crate::rundir::RunDir;
+use crate::rundir::{FamilyLock, RunDir};
 use crate::sys::file_size;
 
 /// What a started server says when it listens.
 const READY: &str = "ready";
+/// How long it may take until then: it opens the control device, which may load the driver, and makes its ring.
+const START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Starts the server of a family and connects to it.
 pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
@@ -39,6 +43,11 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
         .map_err(|error| format!("cannot start the server: {error}"))?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
+        if !says_something(&stdout)? {
+            child.kill()?;
+            let seconds = START_LIMIT.as_secs();
+            return Err(format!("the server did not start: it has said nothing for {seconds} s").into());
+        }
         BufReader::new(stdout.take(4096)).read_line(&mut line)?;
     }
     if line.trim_end() != READY {
@@ -47,7 +56,14 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
         let why = if said.is_empty() { "it ended without a word" } else { said };
         return Err(format!("the server did not start: {why}").into());
     }
-    UnixStream::connect(rundir.socket(key)).map_err(|error| format!("cannot reach the server: {error}").into())
+    protocol::connect(&rundir.socket(key)).map_err(|error| format!("cannot reach the server: {error}").into())
+}
+
+/// Waits until a server that is being started has said something, or ended.
+fn says_something(stdout: &ChildStdout) -> std::io::Result<bool> {
+    let limit = Timespec::try_from(START_LIMIT).map_err(std::io::Error::other)?;
+    let mut fds = [PollFd::new(stdout, PollFlags::IN)];
+    Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit)))? > 0)
 }
 
 /// Runs a server in the background; its starter reads stdout.
@@ -73,7 +89,7 @@ pub fn foreground(
     rundir: &RunDir,
     key: &str,
     question: Question,
-    lock: File,
+    lock: FamilyLock,
     added: impl FnOnce(Answer) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
     let (mut server, listener) = listen(rundir, key)?;
@@ -108,7 +124,7 @@ fn end_on_signal(rundir: &RunDir, key: &str) -> Result<(), String> {
     let wait = move || {
         for signal in signals.forever() {
             log::info!("signal {signal}: ending");
-            match UnixStream::connect(&socket).and_then(|server| protocol::ask(server, &Question::Shutdown)) {
+            match protocol::connect(&socket).and_then(|server| protocol::ask(server, &Question::Shutdown)) {
                 Ok(_) => {}
                 Err(error) => log::warn!("cannot end the server: {error}"),
             }

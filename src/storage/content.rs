@@ -3,6 +3,7 @@
 use std::io;
 
 use super::OpenDisk;
+use super::opening::Opening;
 use super::signature::{self, Signature, SignatureKind};
 use crate::failure::Reason;
 
@@ -12,6 +13,7 @@ fn unreadable(disk: &OpenDisk) -> impl Fn(io::Error) -> Reason {
 
 /// What a disk holds, if it is something known.
 pub fn of(disk: &OpenDisk) -> Result<Option<Signature>, Reason> {
+    let _opening = Opening::of(&disk.path);
     let (size, block) = (disk.size_sectors * 512, disk.limits.logical_block_size);
     signature::find_in_file(&disk.file, size, block).map_err(unreadable(disk))
 }

@@ -7,6 +7,7 @@ mod id;
 mod identity;
 mod limits;
 mod open;
+mod opening;
 pub mod signature;
 pub mod word;
 
@@ -16,3 +17,4 @@ pub use id::DiskId;
 pub use identity::lasting_name;
 pub use limits::Limits;
 pub use open::{Access, Claim, OpenDisk, size_now};
+pub use opening::opening;

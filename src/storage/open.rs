@@ -21,6 +21,7 @@ use super::DiskId;
 use super::busy::user_of;
 use super::error::{OpenError, OpenErrorKind};
 use super::limits::{self, Limits};
+use super::opening::Opening;
 use crate::sys::disk as sys;
 
 /// Bytes of a sector.
@@ -70,6 +71,7 @@ impl OpenDisk {
     /// [`OpenErrorKind`] has the list. The disk is unchanged and unclaimed then.
     pub fn open(path: impl AsRef<Path>, access: Access, claim: Claim) -> Result<OpenDisk, OpenError> {
         let path = path.as_ref();
+        let _opening = Opening::of(path);
         let fail = |kind| OpenError { path: path.to_owned(), kind };
         // Looked at first: opening a pipe would wait, opening some character devices acts.
         let metadata = std::fs::metadata(path).map_err(|error| fail(OpenErrorKind::of_io(error)))?;

@@ -12,6 +12,8 @@ use crate::protocol::Common;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, DeviceState, Discard, Params, attrs};
 
+/// What the path of every disk begins with.
+pub const BLOCK_PATH: &str = "/dev/ublkb";
 /// Largest request the kernel hands over in one piece: a slice of the copy engine.
 const MAX_IO_BYTES: u32 = 1 << 19;
 /// How long starting a device may take. It waits for nothing but this server, which is there; a device that cannot be

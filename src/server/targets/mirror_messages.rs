@@ -1,5 +1,6 @@
 //! What a live mirror is told: comparisons, repairs, other legs, another table.
 
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use dm_targets::mirror::compare::Difference;
@@ -10,7 +11,7 @@ use dm_targets::units::{Sector, Sectors};
 use serde_json::json;
 
 use super::mirror::{identity, named_leg, note_failure};
-use crate::data::{Caller, Family, Served};
+use crate::data::{Caller, Family, Left, Served};
 use crate::failure::Reason;
 use crate::protocol::{Answer, Leg, Question};
 use crate::server::control::Server;
@@ -195,18 +196,21 @@ pub(in crate::server) fn takes_long(words: &[String]) -> bool {
 /// Compares the legs, or makes them equal.
 pub(in crate::server) fn compare_or_repair(
     family: &Caller,
+    connection: &UnixStream,
     id: u32,
     words: &[String],
     legs: &[NamedLeg],
 ) -> Result<Answer, Reason> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let lines = match *words {
-        ["check"] => family.call(move |family| async move { compare(&*mirror_of(&family, id)?).await }),
+        ["check"] => family
+            .call_for(connection, move |family, left| async move { compare(&*mirror_of(&family, id)?, &left).await }),
         ["repair", word] => {
             let leg = find_leg(legs, word).ok_or_else(|| format!("{word}: not a leg of /dev/ublkb{id}"))?;
-            family.call(move |family| async move {
+            family.call_for(connection, move |family, left| async move {
                 let mirror = mirror_of(&family, id)?;
-                mirror.repair(leg).await.map(|_| Vec::new()).map_err(|error| error.to_string())
+                let repaired = mirror.repair_until(leg, || left.is_set()).await;
+                repaired.map(|_| Vec::new()).map_err(|error| error.to_string())
             })
         }
         _ => return Err(format!("message {:?}: a mirror takes {MESSAGES}", words.join(" "))),
@@ -215,18 +219,21 @@ pub(in crate::server) fn compare_or_repair(
 }
 
 /// One line for each range in which the legs differ.
-async fn compare(mirror: &Mirror) -> Result<Vec<String>, Reason> {
+async fn compare(mirror: &Mirror, left: &Left) -> Result<Vec<String>, Reason> {
     let mut found: Vec<Difference> = Vec::new();
     let mut more = 0_usize;
-    let compared = mirror.compare(|difference| {
-        if let Some(last) = found.last_mut().filter(|last| continues(last, &difference)) {
-            last.count.0 += difference.count.0;
-        } else if found.len() < MAX_DIFFERENCES {
-            found.push(difference);
-        } else {
-            more += 1;
-        }
-    });
+    let compared = mirror.compare_until(
+        || left.is_set(),
+        |difference| {
+            if let Some(last) = found.last_mut().filter(|last| continues(last, &difference)) {
+                last.count.0 += difference.count.0;
+            } else if found.len() < MAX_DIFFERENCES {
+                found.push(difference);
+            } else {
+                more += 1;
+            }
+        },
+    );
     compared.await.map_err(|error| error.to_string())?;
     let legs = mirror.legs();
     let names = |set: LegSet| set.iter().filter_map(|leg| Some(legs.get(leg)?.name.to_string())).collect::<Vec<_>>();

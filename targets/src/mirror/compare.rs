@@ -40,6 +40,8 @@ pub enum CheckError {
     NoMemory,
     /// The mirror was suspended or closed.
     Stopped,
+    /// It was stopped by whoever had asked for it.
+    Unwanted,
     /// There is no such leg.
     NoSuchLeg(usize),
     /// The leg named as right has missed something, or is not known to have everything.
@@ -51,6 +53,7 @@ impl fmt::Display for CheckError {
         match self {
             CheckError::NoMemory => write!(f, "no memory to compare the legs"),
             CheckError::Stopped => write!(f, "the mirror was suspended meanwhile"),
+            CheckError::Unwanted => write!(f, "stopped before its end"),
             CheckError::NoSuchLeg(leg) => write!(f, "there is no leg {}", leg + 1),
             CheckError::NotRight(leg) => {
                 write!(f, "leg {} is not up to date everywhere: nothing can be repaired from it", leg + 1)
@@ -79,9 +82,21 @@ struct Scratch {
 
 impl Mirror {
     /// Tells of every range in which the legs differ. Ranges of different regions may touch.
-    pub async fn compare(&self, mut on_range: impl FnMut(Difference)) -> Result<(), CheckError> {
+    pub async fn compare(&self, on_range: impl FnMut(Difference)) -> Result<(), CheckError> {
+        self.compare_until(|| false, on_range).await
+    }
+
+    /// Like [`Mirror::compare`], but ends between two regions once `stopped` says so.
+    pub async fn compare_until(
+        &self,
+        stopped: impl Fn() -> bool,
+        mut on_range: impl FnMut(Difference),
+    ) -> Result<(), CheckError> {
         let mut scratch = self.scratch()?;
         for region in (0..self.regions()).map(RegionIndex) {
+            if stopped() {
+                return Err(CheckError::Unwanted);
+            }
             self.withhold(region).await?;
             self.compare_region(region, &mut scratch, &mut on_range).await;
             self.release(region);
@@ -94,10 +109,20 @@ impl Mirror {
     /// # Errors
     /// The leg must be a source leg: where regions are out of sync no other is right.
     pub async fn repair(&self, source_leg: usize) -> Result<Repaired, CheckError> {
+        self.repair_until(source_leg, || false).await
+    }
+
+    /// Like [`Mirror::repair`], but ends between two regions once `stopped` says so. What has been put out of sync by then
+    /// is recovered all the same.
+    pub async fn repair_until(&self, source_leg: usize, stopped: impl Fn() -> bool) -> Result<Repaired, CheckError> {
         let mut scratch = self.scratch()?;
         self.may_be_source(source_leg)?;
         let mut repaired = Repaired::default();
         for region in (0..self.regions()).map(RegionIndex) {
+            if stopped() {
+                self.work.wake_all();
+                return Err(CheckError::Unwanted);
+            }
             self.withhold(region).await?;
             let mut differs = false;
             self.compare_region(region, &mut scratch, &mut |difference| differs |= difference.in_sync).await;
@@ -107,7 +132,10 @@ impl Mirror {
             repaired.regions += u64::from(differs);
         }
         self.work.wake_all();
-        self.quiet.until(|| self.recovery_ended().then_some(())).await;
+        self.quiet.until(|| (stopped() || self.recovery_ended()).then_some(())).await;
+        if !self.recovery_ended() {
+            return Err(CheckError::Unwanted);
+        }
         self.note_in_sync();
         let regions = &self.state.borrow().regions;
         repaired.left = regions.count() - regions.in_sync_count();

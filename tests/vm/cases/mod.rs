@@ -12,6 +12,7 @@ mod file_systems;
 mod fio;
 mod full;
 mod full_edges;
+mod hangs;
 mod joins;
 mod kill;
 mod live;
@@ -51,6 +52,7 @@ pub fn all() -> Vec<Case> {
     all.extend(bad_images::cases());
     all.extend(fio::cases());
     all.extend(verbs::cases());
+    all.extend(hangs::cases());
     all.extend(scale::cases());
     all.extend(kill::cases());
     all.extend(noted::cases());

@@ -1,0 +1,150 @@
+//! How other threads have something done on a data thread: a mailbox of jobs, and an eventfd that wakes the thread's ring.
+//!
+//! A job runs between requests, and its caller waits for what it comes to. One that is done for a client of the server
+//! ([`Caller::call_for`]) learns when the client has left, and may end early: nothing is to wait for those who are gone.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::Waker;
+
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::Family;
+use crate::protocol::until_left_or;
+
+/// What a data thread is to do.
+pub(super) type Job = Box<dyn FnOnce(Rc<Family>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+
+/// What has not been begun yet.
+#[derive(Default)]
+pub(super) struct Mailbox {
+    pub(super) jobs: VecDeque<Job>,
+    pub(super) stop: bool,
+}
+
+/// What other threads reach a data thread by.
+#[derive(Clone)]
+pub struct Caller {
+    pub(super) mailbox: Arc<Mutex<Mailbox>>,
+    pub(super) wake: Arc<OwnedFd>,
+}
+
+/// Whether the client that a job is done for has left.
+#[derive(Default)]
+pub struct Left {
+    set: AtomicBool,
+    /// The job's task.
+    task: Mutex<Option<Waker>>,
+}
+
+impl Left {
+    /// It has.
+    pub fn is_set(&self) -> bool {
+        self.set.load(Ordering::Acquire)
+    }
+
+    fn set(&self) {
+        self.set.store(true, Ordering::Release);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    /// Carries a job out. Its task runs, whatever it waits for, when the client leaves.
+    async fn watched<F: Future>(&self, job: F) -> F::Output {
+        let mut job = pin!(job);
+        std::future::poll_fn(|cx| {
+            let task = &mut *self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                *task = Some(cx.waker().clone());
+            }
+            job.as_mut().poll(cx)
+        })
+        .await
+    }
+}
+
+impl Caller {
+    pub(super) fn new() -> io::Result<Caller> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        Ok(Caller { mailbox: Arc::default(), wake })
+    }
+
+    /// Runs a closure on the data thread and waits for what its future returns.
+    pub fn call<T, F>(&self, job: impl FnOnce(Rc<Family>) -> F + Send + 'static) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        self.begin(job, || {})?.recv().map_err(|_| died())
+    }
+
+    /// Like [`Caller::call`], for the client at the other end of a connection: when it leaves, the job is told, and should
+    /// end.
+    pub fn call_for<T, F>(
+        &self,
+        client: &UnixStream,
+        job: impl FnOnce(Rc<Family>, Arc<Left>) -> F + Send + 'static,
+    ) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let left = Arc::new(Left::default());
+        // Its other end closes with the job, however that ends.
+        let (done, open) = UnixStream::pair()?;
+        let known = left.clone();
+        let watched = move |family: Rc<Family>| async move { known.watched(job(family, known.clone())).await };
+        let result = self.begin(watched, move || drop(open))?;
+        if until_left_or(client, &done)? {
+            left.set();
+            self.wake()?;
+        }
+        result.recv().map_err(|_| died())
+    }
+
+    /// Hands a job in. `ended` is called on the data thread when its result is there.
+    fn begin<T, F>(
+        &self,
+        job: impl FnOnce(Rc<Family>) -> F + Send + 'static,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Receiver<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (answer, result) = mpsc::channel();
+        let job: Job = Box::new(move |family| {
+            let work = job(family);
+            Box::pin(async move {
+                drop(answer.send(work.await));
+                ended();
+            })
+        });
+        self.post(|mailbox| mailbox.jobs.push_back(job))?;
+        Ok(result)
+    }
+
+    pub(super) fn post(&self, change: impl FnOnce(&mut Mailbox)) -> io::Result<()> {
+        change(&mut self.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake()
+    }
+
+    fn wake(&self) -> io::Result<()> {
+        rustix::io::write(&self.wake, &1_u64.to_le_bytes())?;
+        Ok(())
+    }
+}
+
+fn died() -> io::Error {
+    io::Error::other("the data thread has died")
+}

@@ -1,0 +1,245 @@
+//! Locks of the run directory: one for each family, and one for the directory itself.
+//!
+//! A command that changes a family holds the family's lock until the server has answered, which may take as long as a
+//! disk; it never keeps commands on other families waiting. The directory's own lock is held for steps that touch nothing
+//! but small files in it. Whoever waits for a lock does so within a limit, and is told who has it.
+//!
+//! Rule kept here: a lock's file is removed only by the process that has locked it, and a process that has locked a file
+//! which is not the one in the directory any more tries again; so two processes never hold one family.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::RunDir;
+use crate::failure::Reason;
+
+/// How long the directory's lock is waited for: it is held for a few small files.
+const DIRECTORY_LIMIT: Duration = Duration::from_secs(10);
+/// How long a family's is waited for: as long as a command may wait for a disk that does not answer, and some.
+const FAMILY_LIMIT: Duration = Duration::from_secs(60);
+/// The pause between two attempts: the kernel's lock has no limit of its own.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Who holds a family's lock.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Holder {
+    pid: u32,
+    /// The verb that is being carried out.
+    doing: String,
+    /// The name that a device to be added has asked for.
+    name: Option<String>,
+}
+
+/// A family's lock, held until it is dropped.
+#[derive(Debug)]
+pub struct FamilyLock {
+    file: File,
+    path: PathBuf,
+    holder: Holder,
+}
+
+impl FamilyLock {
+    /// Takes a name for the device that is being added, unless another command on its way to add one has it, or `taken`
+    /// says that a device has it. The name is ours until the lock is dropped.
+    pub fn take_name(
+        &mut self,
+        rundir: &RunDir,
+        name: &str,
+        taken: impl FnOnce() -> io::Result<bool>,
+    ) -> Result<bool, Reason> {
+        let _directory = rundir.lock()?;
+        let why = |error: io::Error| format!("{}: {error}", rundir.path.display());
+        if taken().map_err(why)? || others_want(rundir, &self.path, name).map_err(why)? {
+            return Ok(false);
+        }
+        self.holder.name = Some(name.to_owned());
+        self.say().map_err(why)?;
+        Ok(true)
+    }
+
+    /// Writes down who holds the lock.
+    fn say(&mut self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        io::Seek::rewind(&mut self.file)?;
+        self.file.write_all(&serde_json::to_vec(&self.holder)?)
+    }
+}
+
+impl Drop for FamilyLock {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            log::debug!("{}: {error}", self.path.display());
+        }
+    }
+}
+
+impl RunDir {
+    /// Takes the directory's lock for a step that waits for nothing.
+    ///
+    /// # Errors
+    /// Another command has held it for longer than such a step can take.
+    pub fn lock(&self) -> Result<File, Reason> {
+        let why = |error: io::Error| format!("{}: {error}", self.path.display());
+        let file = File::open(&self.path).map_err(why)?;
+        let end = Instant::now() + DIRECTORY_LIMIT;
+        while !try_lock(&file).map_err(why)? {
+            if Instant::now() >= end {
+                let (path, seconds) = (self.path.display(), DIRECTORY_LIMIT.as_secs());
+                return Err(format!("{path}: another command has locked it for {seconds} s: it is stopped, or hangs"));
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok(file)
+    }
+
+    /// Waits for other commands that change the family, and keeps further ones away.
+    ///
+    /// # Errors
+    /// Another command has held the lock for longer than it may wait itself; the message says which.
+    pub fn lock_family(&self, key: &str, doing: &str) -> Result<FamilyLock, Reason> {
+        let path = self.lock_file(key);
+        let why = |error: io::Error| format!("{}: {error}", path.display());
+        let end = Instant::now() + FAMILY_LIMIT;
+        loop {
+            let file = open(&path).map_err(why)?;
+            if try_lock(&file).map_err(why)? && is_at(&file, &path) {
+                let holder = Holder { pid: std::process::id(), doing: doing.to_owned(), name: None };
+                let mut lock = FamilyLock { file, path: path.clone(), holder };
+                lock.say().map_err(why)?;
+                return Ok(lock);
+            }
+            if Instant::now() >= end {
+                let Holder { pid, doing, .. } = holder_of(&path);
+                let seconds = FAMILY_LIMIT.as_secs();
+                return Err(format!("{key}: `ublk-dm {doing}` (process {pid}) has been at it for {seconds} s"));
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn lock_file(&self, key: &str) -> PathBuf {
+        self.path.join(format!("{key}.lock"))
+    }
+
+    /// Removes the file of a family's lock that a command has left behind which was killed.
+    pub(super) fn remove_stale_lock(&self, key: &str) {
+        drop(stale(&self.lock_file(key)));
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+fn try_lock(file: &File) -> io::Result<bool> {
+    match rustix::io::retry_on_intr(|| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether an open file is still the one at a path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |one: fs::Metadata, other: fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+    file.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(|(one, other)| same(one, other))
+}
+
+/// A lock whose holder is no more, taken over; its file goes when it is dropped.
+fn stale(path: &Path) -> Option<FamilyLock> {
+    let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
+    let ours = try_lock(&file).unwrap_or(false) && is_at(&file, path);
+    ours.then(|| FamilyLock { file, path: path.to_owned(), holder: Holder::default() })
+}
+
+fn holder_of(path: &Path) -> Holder {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|mut file| file.read_to_string(&mut text));
+    read.ok().and_then(|_| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+/// Whether a command on another family is about to add a device of that name.
+fn others_want(rundir: &RunDir, own: &Path, name: &str) -> io::Result<bool> {
+    for entry in fs::read_dir(&rundir.path)? {
+        let path = entry?.path();
+        let is_other = path.extension().is_some_and(|end| end == "lock") && path != own;
+        if is_other && holder_of(&path).name.as_deref() == Some(name) && stale(&path).is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A run directory of its own, removed in the end.
+    struct Temporary(RunDir);
+
+    impl Temporary {
+        fn new(name: &str) -> Temporary {
+            let path = std::env::temp_dir().join(format!("ublk-dm-lock-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Temporary(RunDir { path })
+        }
+    }
+
+    impl Drop for Temporary {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0.path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_family_has_one_holder_and_others_are_not_kept_waiting() {
+        let dir = Temporary::new("family");
+        let (inside, turns) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..20 {
+                        let lock = dir.0.lock_family("one", "add").unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        turns.fetch_add(1, Ordering::SeqCst);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(lock);
+                    }
+                });
+            }
+        });
+        assert_eq!(turns.load(Ordering::SeqCst), 160);
+        let one = dir.0.lock_family("one", "add").unwrap();
+        let begun = Instant::now();
+        drop((dir.0.lock_family("two", "del").unwrap(), dir.0.lock().unwrap()));
+        assert!(begun.elapsed() < FAMILY_LIMIT / 2, "another family's lock was waited for");
+        drop(one);
+        assert_eq!(fs::read_dir(&dir.0.path).unwrap().count(), 0, "files are left behind");
+    }
+
+    #[test]
+    fn a_name_is_for_one_of_those_on_their_way() {
+        let dir = Temporary::new("name");
+        let mut one = dir.0.lock_family("one", "add").unwrap();
+        let mut two = dir.0.lock_family("two", "add").unwrap();
+        assert!(one.take_name(&dir.0, "snap", || Ok(false)).unwrap());
+        assert!(!two.take_name(&dir.0, "snap", || Ok(false)).unwrap());
+        assert!(!two.take_name(&dir.0, "other", || Ok(true)).unwrap());
+        drop(one);
+        assert!(two.take_name(&dir.0, "snap", || Ok(false)).unwrap());
+        // A command that was killed leaves its file, and nothing else.
+        fs::write(dir.0.lock_file("three"), br#"{"pid":1,"doing":"add","name":"late"}"#).unwrap();
+        assert!(two.take_name(&dir.0, "late", || Ok(false)).unwrap());
+        drop(two);
+        assert_eq!(fs::read_dir(&dir.0.path).unwrap().count(), 0, "files are left behind");
+    }
+}

@@ -1,0 +1,180 @@
+//! Clients that have come and not said yet what they want.
+//!
+//! All of them are waited for at once, so that one that says nothing keeps nobody waiting. There is room for so many; when
+//! it is used up, the one that has been there for longest leaves.
+
+use std::io::{self, Read};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::protocol::Question;
+
+/// How long a client may take to say what it wants: commands do it at once.
+const QUESTION_LIMIT: Duration = Duration::from_secs(10);
+/// Most clients that have come and said nothing yet.
+const MAX_ARRIVALS: usize = 64;
+/// Longest question: one that recovers some ten thousand devices.
+const MAX_QUESTION_BYTES: usize = 16 << 20;
+/// How much is read at once.
+const PIECE_BYTES: usize = 16 << 10;
+
+/// A client, and what it has said so far.
+struct Arrival {
+    connection: UnixStream,
+    said: Vec<u8>,
+    until: Instant,
+}
+
+/// What a client has come to.
+enum Progress {
+    /// It has not said everything yet.
+    Waits,
+    Asks(Question),
+    /// It has left, or said what is no question.
+    Left,
+}
+
+/// A socket, and the clients that have come to it.
+pub(super) struct Arrivals {
+    listener: UnixListener,
+    arrivals: Vec<Arrival>,
+}
+
+impl Arrivals {
+    pub(super) fn at(listener: UnixListener) -> io::Result<Arrivals> {
+        listener.set_nonblocking(true)?;
+        Ok(Arrivals { listener, arrivals: Vec::new() })
+    }
+
+    /// Waits for the next question; `None` when a client has left without one.
+    ///
+    /// # Errors
+    /// The socket is of no use any more.
+    pub(super) fn next(&mut self) -> io::Result<Option<(Question, UnixStream)>> {
+        loop {
+            let at = match self.wait()? {
+                Some(at) => at,
+                None => continue,
+            };
+            let arrival = &mut self.arrivals[at];
+            let progress = if arrival.until <= Instant::now() { Progress::Left } else { arrival.listen() };
+            match progress {
+                Progress::Waits => {}
+                Progress::Left => {
+                    self.arrivals.remove(at);
+                    return Ok(None);
+                }
+                Progress::Asks(question) => {
+                    let Arrival { connection, .. } = self.arrivals.remove(at);
+                    connection.set_nonblocking(false)?;
+                    return Ok(Some((question, connection)));
+                }
+            }
+        }
+    }
+
+    /// Takes new clients in, and waits until one of those that are there says something, or has been silent for too long.
+    fn wait(&mut self) -> io::Result<Option<usize>> {
+        let now = Instant::now();
+        let left = self.arrivals.iter().map(|arrival| arrival.until.saturating_duration_since(now)).min();
+        let limit = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
+        fds.extend(self.arrivals.iter().map(|arrival| PollFd::new(&arrival.connection, PollFlags::IN)));
+        match poll(&mut fds, limit.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let has_come = !fds[0].revents().is_empty();
+        let speaks = fds[1..].iter().position(|fd| !fd.revents().is_empty());
+        drop(fds);
+        let now = Instant::now();
+        let is_late = |arrival: &Arrival| arrival.until <= now;
+        let next = speaks.or_else(|| self.arrivals.iter().position(is_late));
+        if next.is_none() && has_come {
+            self.take_in()?;
+        }
+        Ok(next)
+    }
+
+    fn take_in(&mut self) -> io::Result<()> {
+        let connection = match self.listener.accept() {
+            Ok((connection, _)) => connection,
+            // The client has left already, or there is no descriptor for it now: it finds out by itself.
+            Err(error) => {
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    log::warn!("control socket: {error}");
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                return Ok(());
+            }
+        };
+        connection.set_nonblocking(true)?;
+        if self.arrivals.len() == MAX_ARRIVALS {
+            self.arrivals.remove(0);
+        }
+        self.arrivals.push(Arrival { connection, said: Vec::new(), until: Instant::now() + QUESTION_LIMIT });
+        Ok(())
+    }
+}
+
+impl Arrival {
+    /// Takes what the client says.
+    fn listen(&mut self) -> Progress {
+        let mut piece = [0; PIECE_BYTES];
+        match self.connection.read(&mut piece) {
+            Ok(0) => return Progress::Left,
+            Ok(count) => self.said.extend_from_slice(&piece[..count]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => return Progress::Left,
+        }
+        if self.said.last() != Some(&b'\n') {
+            return if self.said.len() > MAX_QUESTION_BYTES { Progress::Left } else { Progress::Waits };
+        }
+        match serde_json::from_slice(&self.said) {
+            Ok(question) => Progress::Asks(question),
+            Err(error) => {
+                log::warn!("control socket: {error}");
+                Progress::Left
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{has_left, write_line};
+
+    #[test]
+    fn a_client_that_says_nothing_keeps_no_other_waiting() {
+        let path = std::env::temp_dir().join(format!("ublk-dm-desk-{}.sock", std::process::id()));
+        let mut arrivals = Arrivals::at(UnixListener::bind(&path).unwrap()).unwrap();
+        let mute: Vec<_> = (0..MAX_ARRIVALS + 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let mut client = UnixStream::connect(&path).unwrap();
+        let begun = Instant::now();
+        write_line(&mut client, &Question::Resume { id: 7 }).unwrap();
+        let (question, connection) = arrivals.next().unwrap().unwrap();
+        assert!(matches!(question, Question::Resume { id: 7 }) && !has_left(&connection));
+        assert!(begun.elapsed() < QUESTION_LIMIT / 2);
+        assert!(has_left(&mute[0]) && has_left(&mute[1]) && !has_left(&mute[2]), "there is room for so many");
+        // One that speaks in pieces is understood, and one that leaves is noticed.
+        drop(mute);
+        let mut left = 0;
+        let mut slow = UnixStream::connect(&path).unwrap();
+        let line = serde_json::to_vec(&Question::Ping).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for byte in line.iter().chain(b"\n") {
+                    io::Write::write_all(&mut slow, &[*byte]).unwrap();
+                }
+            });
+            while arrivals.next().unwrap().is_none() {
+                left += 1;
+            }
+        });
+        assert_eq!(left, MAX_ARRIVALS - 1);
+        std::fs::remove_file(&path).unwrap();
+    }
+}

@@ -1,0 +1,74 @@
+//! Questions that wait for something without changing anything, each answered by a thread of its own.
+//!
+//! Rule kept here: a place is given back when its question has ended, and the question ends when its client leaves.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::reply_late;
+use crate::data::Caller;
+use crate::failure::Reason;
+use crate::protocol::{Answer, Question};
+use crate::server::devices::NamedLeg;
+use crate::server::targets::mirror_messages::compare_or_repair;
+
+/// Questions that are answered aside at the same time: each costs a thread, and nobody needs more.
+const MAX_ASIDE: usize = 32;
+
+/// How many there are.
+static ASIDE: AtomicUsize = AtomicUsize::new(0);
+
+/// One of [`MAX_ASIDE`]; given back however its owner ends.
+pub(super) struct Place;
+
+impl Place {
+    pub(super) fn take() -> Option<Place> {
+        let more = |taken: usize| (taken < MAX_ASIDE).then_some(taken + 1);
+        ASIDE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then(|| Place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        ASIDE.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a client is told for whom there is no place.
+pub(super) fn no_place() -> Answer {
+    Answer::Failed { message: format!("more than {MAX_ASIDE} commands are waiting already") }
+}
+
+/// Answers a question by a thread of its own.
+pub(super) fn aside(
+    place: Place,
+    family: &Caller,
+    question: Question,
+    legs: Vec<NamedLeg>,
+    connection: UnixStream,
+) -> io::Result<()> {
+    let family = family.clone();
+    let thread = move || {
+        let answer = match &question {
+            Question::Message { id, words } => compare_or_repair(&family, &connection, *id, words, &legs),
+            question => wait(&family, &connection, question),
+        };
+        drop(place);
+        reply_late(connection, &answer.unwrap_or_else(|message| Answer::Failed { message }));
+    };
+    std::thread::Builder::new().name("aside".into()).spawn(thread).map(drop)
+}
+
+/// Waits for a device's next event.
+fn wait(family: &Caller, client: &UnixStream, question: &Question) -> Result<Answer, Reason> {
+    let Question::Wait { id, events } = *question else { return Err("not a question to be answered aside".to_owned()) };
+    let events = family.call_for(client, move |family, left| async move {
+        let device = family.devices.borrow().get(&id).cloned()?;
+        let seen = events.unwrap_or_else(|| device.events.count());
+        drop(family);
+        device.events.after_or(seen, || left.is_set()).await
+    });
+    let events = events.map_err(|error| error.to_string())?;
+    events.map(Answer::Events).ok_or_else(|| format!("/dev/ublkb{id}: the device is gone"))
+}

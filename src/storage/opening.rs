@@ -1,0 +1,33 @@
+//! Which disk is being opened or looked at, for those who wait: a disk that hangs keeps a thread inside the kernel, where
+//! nothing can be asked of it.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// The disk, and the number of the attempt.
+static NOW: Mutex<(Option<String>, u64)> = Mutex::new((None, 0));
+
+/// A disk is being opened, until this is dropped.
+#[must_use]
+pub struct Opening(());
+
+impl Opening {
+    /// From now on it is this one.
+    pub fn of(path: &Path) -> Opening {
+        let mut now = NOW.lock().unwrap_or_else(PoisonError::into_inner);
+        *now = (Some(path.display().to_string()), now.1 + 1);
+        Opening(())
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        NOW.lock().unwrap_or_else(PoisonError::into_inner).0 = None;
+    }
+}
+
+/// The disk that is being opened, and the number of the attempt.
+pub fn opening() -> Option<(String, u64)> {
+    let now = NOW.lock().unwrap_or_else(PoisonError::into_inner);
+    now.0.clone().map(|path| (path, now.1))
+}

@@ -1,0 +1,111 @@
+//! Servers, disks and clients that do not answer: nothing waits for them without a limit, others are not kept waiting at
+//! all, and a client that leaves takes nothing with it.
+
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::Case;
+use crate::disk::{Buf, Disk, MIB, slice};
+use crate::sh::{Out, sh, ublk_dm};
+use crate::{kernel, server};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case { name: "hang-server", bound_s: 240, disks: &["n0", "n1"], run: |_| stopped_server() },
+        Case { name: "hang-disk", bound_s: 240, disks: &["n0", "n1"], run: |_| hung_disk() },
+        Case { name: "hang-places", bound_s: 60, disks: &["n0", "n1"], run: |_| places() },
+    ]
+}
+
+/// How long a command may take that meets a server which does not answer, on a slow machine.
+const LIMIT: Duration = Duration::from_secs(45);
+
+fn within(line: &str) -> Out {
+    let begun = Instant::now();
+    let out = ublk_dm(line);
+    assert!(begun.elapsed() < LIMIT, "`{line}` took {:?}", begun.elapsed());
+    out
+}
+
+/// A server that is stopped: only its own devices are out of reach, and what was asked of it meanwhile is not done later.
+fn stopped_server() {
+    let disks: Vec<_> = (0..3u64)
+        .map(|n| {
+            let names = [["o0", "c0"], ["o1", "c1"], ["o2", "c2"]][usize::try_from(n).expect("small")];
+            (slice(names[0], "n0", n * 8 * MIB, 8 * MIB), slice(names[1], "n1", n * 8 * MIB, 8 * MIB))
+        })
+        .collect();
+    let add = |n: usize| format!("add snapshot --origin {} --cow {} --name s{n}", disks[n].0, disks[n].1);
+    ublk_dm(&add(0)).ok();
+    ublk_dm(&add(1)).ok();
+    let pid = server::number("s0", "/server_pid");
+    sh(&format!("kill -STOP {pid}")).ok();
+    let listed = within("list").ok().stdout;
+    assert!(listed.lines().any(|line| line.starts_with("s0 ") && line.contains(" hangs ")), "{listed}");
+    assert!(listed.lines().any(|line| line.starts_with("s1 ") && line.contains(" live ")), "{listed}");
+    assert!(server::device("s0")["answers"] == false && server::device("s1")["answers"] != false);
+    within(&add(2)).ok();
+    within("del s1").ok();
+    within("recover --all").ok();
+    for line in ["suspend s0", "del s0", "del s0 --force", "status s0"] {
+        let out = within(line).refused();
+        assert!(out.stderr.contains("ublkb") && out.stderr.contains("answer"), "`{line}` said {:?}", out.stderr);
+    }
+    sh(&format!("kill -CONT {pid}")).ok();
+    server::wait_for(20, "s0 to be live", || server::device("s0")["answers"] != false);
+    assert!(server::device("s0")["state"] == "live", "a command was carried out whose client had left");
+    server::del("s0 s2");
+    server::assert_nothing_left("del of what was stopped");
+}
+
+/// A disk that hangs: the command that waits for it ends and says which disk; others do not notice; in the end nothing of
+/// it is left.
+fn hung_disk() {
+    let (o0, c0) = (slice("o0", "n0", 0, 8 * MIB), slice("c0", "n1", 0, 8 * MIB));
+    let (o1, c1) = (slice("o1", "n0", 8 * MIB, 8 * MIB), slice("c1", "n1", 8 * MIB, 8 * MIB));
+    kernel::suspend("c0", true);
+    std::thread::scope(|scope| {
+        let hangs = scope.spawn(|| ublk_dm(&format!("add snapshot --origin {o0} --cow {c0} --name s0")).refused());
+        std::thread::sleep(Duration::from_secs(3));
+        within(&format!("add snapshot --origin {o1} --cow {c1} --name s1")).ok();
+        within("list").ok();
+        let out = within(&format!("add snapshot --origin {o1} --cow {c1} --name s0")).refused();
+        assert!(out.stderr.contains("name"), "a name that is on its way to a device is taken: {}", out.stderr);
+        within("del s1").ok();
+        let out = hangs.join().expect("no panic");
+        assert!(out.stderr.contains("does not answer"), "{}", out.stderr);
+        assert!(out.stderr.contains("/c0") || out.stderr.contains("/dm-"), "which disk? {}", out.stderr);
+    });
+    kernel::resume("c0");
+    server::assert_nothing_left("an add whose client had left");
+    ublk_dm(&format!("add snapshot --origin {o0} --cow {c0} --name s0")).ok();
+    server::del("s0");
+}
+
+/// Clients that wait for something and leave give up their places.
+fn places() {
+    let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, MIB));
+    let snap = Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s")));
+    let id = server::number("s", "/id");
+    let sockets = std::fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
+    let socket = sockets.into_iter().find(|path| path.extension().is_some_and(|end| end == "sock")).expect("a socket");
+    for round in 0..100 {
+        let mut client = UnixStream::connect(&socket).expect("a server");
+        writeln!(client, r#"{{"Wait":{{"id":{id},"events":null}}}}"#).expect("taken");
+        if round % 10 == 0 {
+            let pid = server::number("s", "/server_pid");
+            server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));
+        }
+    }
+    // Others that say nothing at all are in nobody's way.
+    let mute: Vec<_> = (0..3).map(|_| UnixStream::connect(&socket).expect("a server")).collect();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| ublk_dm("wait s 0").ok().line());
+        snap.write(0, &Buf::new(MIB * 3 / 4));
+        assert!(waiting.join().expect("no panic").parse::<u32>().expect("a count") > 0);
+    });
+    drop((snap, mute));
+    server::del("s");
+    server::assert_nothing_left("del");
+}
