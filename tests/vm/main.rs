@@ -2,7 +2,9 @@
 //! device-mapper targets as the judge.
 //!
 //! ```text
-//! vm [--list] [NAME...]     all cases, or those whose names contain one of the words
+//! vm [NAME...]       all cases, or those whose names contain one of the words
+//! vm --list          prints the names
+//! vm --queue DIR     cases that several machines share, see queue.rs
 //! ```
 //!
 //! `ci/vm` boots the machine this needs; without it (`UBLK_DM_VM` unset) the suite says so and
@@ -25,6 +27,7 @@ mod log;
 mod mirror;
 mod model;
 mod power;
+mod queue;
 mod runner;
 mod server;
 mod sh;
@@ -66,11 +69,12 @@ fn main() -> ExitCode {
         println!("0 passed, 0 failed");
         return ExitCode::SUCCESS;
     }
+    let queue = args.first().filter(|word| *word == "--queue").and_then(|_| args.get(1));
     // What `cargo test` passes to every test target is none of ours.
     let words: Vec<&String> = args.iter().filter(|word| !word.starts_with('-')).collect();
     let chosen: Vec<&Case> =
         all.iter().filter(|case| words.is_empty() || words.iter().any(|word| case.name.contains(*word))).collect();
-    if chosen.is_empty() {
+    if chosen.is_empty() && queue.is_none() {
         println!("no case has a name like {words:?}; see --list");
         println!("0 passed, 1 failed");
         return ExitCode::FAILURE;
@@ -80,5 +84,8 @@ fn main() -> ExitCode {
         println!("0 passed, 1 failed");
         return ExitCode::FAILURE;
     }
-    runner::run(&chosen)
+    match queue {
+        Some(dir) => runner::run_queue(&all, &queue::Queue::new(dir)),
+        None => runner::run(&chosen),
+    }
 }

@@ -17,6 +17,7 @@ use crate::disk;
 use crate::ioctl;
 use crate::kernel;
 use crate::mirror;
+use crate::queue::Queue;
 use crate::server;
 use crate::sh::{binary, dmesg_tail, run_args};
 
@@ -52,39 +53,111 @@ pub fn child(case: &Case) -> ExitCode {
     }
 }
 
+/// What is known so far.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+}
+
 /// Runs the cases and prints the tally; the exit code says whether all passed.
 pub fn run(cases: &[&Case]) -> ExitCode {
-    let (mut passed, mut failed) = (0, 0);
     let begun = Instant::now();
-    if let Err(why) = clean_up() {
-        println!("warning: before the first case: {why}");
-    }
+    let mut tally = Tally::default();
+    clean_up_first();
     for case in cases {
+        tally.case(case);
+    }
+    tally.end(begun)
+}
+
+/// Runs cases out of a queue until none is left, or until one leaves the machine in a state that would fail the next ones:
+/// those are for a new machine.
+pub fn run_queue(all: &[Case], queue: &Queue) -> ExitCode {
+    let begun = Instant::now();
+    let mut tally = Tally::default();
+    clean_up_first();
+    loop {
+        let name = match queue.take() {
+            Ok(Some(name)) => name,
+            Ok(None) => break,
+            Err(error) => {
+                println!("FAILED queue: {error}");
+                tally.failed += 1;
+                break;
+            }
+        };
+        let Some(case) = all.iter().find(|case| case.name == name) else {
+            println!("FAILED {name}: there is no such case");
+            tally.failed += 1;
+            continue;
+        };
+        // Whoever watches from outside knows from this when the machine itself hangs.
+        println!("start {name} (at most {} s)", case.bound_s * slowness());
+        if !tally.case(case) {
+            println!("what {name} left behind would disturb others: this machine ends");
+            break;
+        }
+    }
+    tally.end(begun)
+}
+
+fn clean_up_first() {
+    if let Err(left) = clean_up() {
+        println!("warning: before the first case: {}", left.what);
+    }
+}
+
+impl Tally {
+    /// Runs one case and says how it ended. Returns whether the machine is as it was.
+    fn case(&mut self, case: &Case) -> bool {
         let start = Instant::now();
         let seed = seed();
-        let mut result = one(case, seed);
+        let result = one(case, seed);
         let cleaned = clean_up();
-        if result.is_ok() {
-            result = cleaned;
-        } else if let Err(why) = cleaned {
-            println!("  clean-up after {}: {why}", case.name);
-        }
+        let clean = !matches!(result, Err(End::Hangs(_))) && !matches!(cleaned, Err(Left { for_good: true, .. }));
+        let why = match (result, cleaned) {
+            (Ok(()), Ok(())) => None,
+            (Ok(()), Err(left)) => Some(left.what),
+            (Err(End::Fails(why) | End::Hangs(why)), cleaned) => {
+                if let Err(left) = cleaned {
+                    println!("  clean-up after {}: {}", case.name, left.what);
+                }
+                Some(why)
+            }
+        };
         let took = start.elapsed().as_secs_f64();
-        match result {
-            Ok(()) => {
-                passed += 1;
-                println!("ok {} ({took:.1} s)", case.name);
-            }
-            Err(why) => {
-                failed += 1;
-                println!("  seed of {}: UBLK_DM_SEED={seed}, after {took:.1} s", case.name);
-                println!("FAILED {}: {}", case.name, why.lines().collect::<Vec<_>>().join(" | "));
-            }
+        if let Some(why) = why {
+            self.failed += 1;
+            println!("  seed of {}: UBLK_DM_SEED={seed}, after {took:.1} s", case.name);
+            println!("FAILED {}: {}", case.name, why.lines().collect::<Vec<_>>().join(" | "));
+        } else {
+            self.passed += 1;
+            println!("ok {} ({took:.1} s)", case.name);
         }
+        clean
     }
-    println!("all in {:.0} s", begun.elapsed().as_secs_f64());
-    println!("{passed} passed, {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+
+    fn end(&self, begun: Instant) -> ExitCode {
+        println!("all in {:.0} s", begun.elapsed().as_secs_f64());
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// How a case failed.
+enum End {
+    /// It ended and said why.
+    Fails(String),
+    /// It is still there.
+    Hangs(String),
+}
+
+/// What a case had left behind.
+struct Left {
+    what: String,
+    /// Whether some of it could not be taken down.
+    for_good: bool,
 }
 
 fn seed() -> u64 {
@@ -98,19 +171,19 @@ fn slowness() -> u64 {
     env::var("UBLK_DM_SLOW").ok().and_then(|s| s.parse().ok()).unwrap_or(1)
 }
 
-fn one(case: &Case, seed: u64) -> Result<(), String> {
+fn one(case: &Case, seed: u64) -> Result<(), End> {
     for disk in case.disks {
         disk::wipe(disk);
     }
     let why_path = PathBuf::from("/tmp/ublk-dm-vm.why");
     fs::remove_file(&why_path).ok();
-    let mut child = Command::new(env::current_exe().map_err(|e| e.to_string())?)
+    let mut child = Command::new(env::current_exe().map_err(|e| End::Fails(e.to_string()))?)
         .args(["--child", case.name])
         .env("UBLK_DM_SEED", seed.to_string())
         .env("UBLK_DM_VM_WHY", &why_path)
         .stdin(Stdio::null())
         .spawn()
-        .map_err(|e| format!("cannot start the case: {e}"))?;
+        .map_err(|e| End::Fails(format!("cannot start the case: {e}")))?;
     let bound_s = case.bound_s * slowness();
     let end = wait(&mut child, bound_s, &why_path);
     let why = fs::read_to_string(&why_path).unwrap_or_default();
@@ -120,10 +193,10 @@ fn one(case: &Case, seed: u64) -> Result<(), String> {
     }
     match end {
         Some(true) => Ok(()),
-        Some(false) if why.is_empty() => Err("ended without a word".to_string()),
-        None if why.is_empty() => Err(format!("takes longer than {bound_s} s")),
-        None => Err(format!("{why}, and then it did not end")),
-        Some(false) => Err(why),
+        Some(false) if why.is_empty() => Err(End::Fails("ended without a word".to_string())),
+        None if why.is_empty() => Err(End::Hangs(format!("takes longer than {bound_s} s"))),
+        None => Err(End::Hangs(format!("{why}, and then it did not end"))),
+        Some(false) => Err(End::Fails(why)),
     }
 }
 
@@ -175,8 +248,9 @@ fn bound_loops() -> Vec<PathBuf> {
 }
 
 /// Takes everything down that a case may have made. An error says what had been forgotten.
-fn clean_up() -> Result<(), String> {
+fn clean_up() -> Result<(), Left> {
     let mut found = Vec::new();
+    let mut for_good = false;
     mirror::break_off_all(); // before anything that could wait for what they hold
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let ours = |line: &&str| line.split(' ').nth(1).is_some_and(|dir| dir.starts_with(SCRATCH));
@@ -196,7 +270,9 @@ fn clean_up() -> Result<(), String> {
             bounded(2, &format!("kill -9 {id}"));
         }
         bounded(30, &format!("{} del --all --force", binary()));
-        found.extend(server::leftovers().iter().map(|what| format!("{what} (for good)")));
+        let rest = server::leftovers();
+        for_good = !rest.is_empty();
+        found.extend(rest.iter().map(|what| format!("{what} (for good)")));
     }
     // Slices and the oracle's devices are the cases' scaffolding: removing them is no sign of
     // a fault. A device above another is removed in an earlier round.
@@ -210,5 +286,5 @@ fn clean_up() -> Result<(), String> {
         bounded(10, "losetup -D");
     }
     fs::remove_dir_all(SCRATCH).ok();
-    if found.is_empty() { Ok(()) } else { Err(format!("left behind: {}", found.join(", "))) }
+    if found.is_empty() { Ok(()) } else { Err(Left { what: format!("left behind: {}", found.join(", ")), for_good }) }
 }

@@ -156,7 +156,7 @@ fn transient() {
 
 /// Whether this kernel can register requests' buffers by itself.
 fn kernel_lends_pages() -> bool {
-    std::env::var("UBLK_DM_KERNEL").is_ok_and(|kernel| kernel != "6.12")
+    std::env::var("UBLK_DM_KERNEL").is_ok_and(|kernel| kernel == "new")
 }
 
 /// The kernel's table of registered buffers is as large as seven of these devices. The eighth is served by copying, and so
