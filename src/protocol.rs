@@ -135,7 +135,11 @@ pub struct Doing {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeviceState {
     pub id: u32,
+    /// What the kernel keeps with the device: its number may be another device's by now.
+    pub cookie: u64,
     pub name: String,
+    /// Numbers of the block devices below it; of a file, its file system's.
+    pub disks: Vec<(u32, u32)>,
     pub added: Question,
 }
 
@@ -150,6 +154,8 @@ pub struct DeviceReport {
     pub status: String,
     /// The same with the table's.
     pub table: String,
+    /// Numbers of the block devices below it; of a file, its file system's.
+    pub disks: Vec<(u32, u32)>,
 }
 
 /// A server's answer.
@@ -159,7 +165,10 @@ pub enum Answer {
         path: String,
     },
     Deleted,
-    Recovered,
+    /// Devices have been taken over; what could not be done has a line each.
+    Recovered {
+        problems: Vec<String>,
+    },
     Done,
     /// What a message gave, to be printed.
     Lines(Vec<String>),

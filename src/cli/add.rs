@@ -7,16 +7,17 @@ use std::process::ExitCode;
 use dm_targets::table::{self, Line, MirrorLog, StoreType, Target};
 
 use super::args::{self as cli, Add};
-use super::client::{device_exists, open_rundir, other_answer};
+use super::client::{open_rundir, other_answer};
 use super::terminal::print;
 use crate::failure::{Failure, wrong_usage};
 use crate::protocol::{
     self, AddMirror, AddOrigin, AddSnapshot, Answer, Common, DeviceState, InitialSync, Leg, Question,
 };
-use crate::rundir::{FamilyLock, RunDir, Server, family_key};
+use crate::rundir::{FamilyLock, RunDir, Server, State, family_key};
 use crate::server::process;
 use crate::storage::DiskId;
 use crate::storage::word::{absolute, device_of, leg_of};
+use crate::ublk::{Control, device};
 
 fn common(common: &cli::Common) -> Common {
     Common {
@@ -200,7 +201,12 @@ fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Resul
         Some(Server { lives: true, .. }) => {
             return Err(format!("{}: its server does not answer: it is stopped, or hangs", origin.display()).into());
         }
-        Some(Server { state: Some(state), .. }) if state.devices.iter().any(|device| device_exists(device.id)) => {
+        // Its devices would be forgotten with the file.
+        Some(Server { damaged: Some(why), .. }) => {
+            let hint = "remove it to go on without the devices that it tells of";
+            return Err(format!("{}: {why}; {hint}", origin.display()).into());
+        }
+        Some(Server { state: Some(state), .. }) if has_devices(&state)? => {
             let hint = "run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
             return Err(format!("{}: its server has died and left devices behind; {hint}", origin.display()).into());
         }
@@ -219,6 +225,22 @@ fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether a device is still there, and not another one under its number.
+fn exists(device: &DeviceState) -> Result<bool, Failure> {
+    let mut control = Control::open().map_err(|error| error.to_string())?;
+    Ok(device::ours(&mut control, device.id, device.cookie)?.is_some())
+}
+
+/// Whether a server that died has left something.
+fn has_devices(state: &State) -> Result<bool, Failure> {
+    for device in &state.devices {
+        if exists(device)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn ask_to_add(server: UnixStream, question: &Question, origin: &Path) -> Result<Answer, Failure> {
     protocol::ask(server, question).map_err(|error| format!("{}: {error}", origin.display()).into())
 }
@@ -232,8 +254,8 @@ fn check_name(rundir: &RunDir, lock: &mut FamilyLock, options: &cli::Common) -> 
         return Err(wrong_usage(format!("name {name:?}: it must have no space or slash and not be a number")));
     }
     // What servers have written down is asked, and not they: one that hangs must not keep others from adding devices.
-    let has = |device: &DeviceState| device.name == *name && device_exists(device.id);
-    let taken = || Ok(rundir.states()?.iter().flat_map(|state| &state.devices).any(has));
+    let is_taken = |device: DeviceState| device.name == *name && exists(&device).unwrap_or(true);
+    let taken = || Ok(rundir.states()?.into_iter().flat_map(|state| state.devices).any(is_taken));
     if !lock.take_name(rundir, name, taken)? {
         return Err(format!("the name {name} is taken by another device").into());
     }

@@ -270,7 +270,7 @@ pub struct Common {
     #[arg(long)]
     pub name: Option<String>,
     /// The N of /dev/ublkbN [default: the first free one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]
     pub id: Option<u32>,
     /// Hardware queues
     #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUES, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -317,6 +317,8 @@ impl Common {
     }
 }
 
+/// The largest number of a ublk device: the kernel makes a disk's minor number of it, which has 20 bits.
+const MAX_ID: i64 = (1 << 20) - 1;
 /// One queue serves a family's devices from one thread; more only spread the kernel's side.
 const DEFAULT_QUEUES: u16 = 1;
 /// Requests in flight per queue: what block devices commonly have.

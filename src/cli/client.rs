@@ -1,15 +1,14 @@
 //! A command's way to the servers: the run directory, questions, and what is known of all devices.
 
 use std::io::ErrorKind;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Answer, DeviceReport, DeviceState, Question};
-use crate::rundir::{RunDir, Server};
-use crate::ublk::{self, Control};
+use crate::rundir::{RunDir, Server, State};
+use crate::ublk::{self, Control, device};
 
 /// How often a server is asked for its devices that goes without an answer ...
 const REPORT_TRIES: u32 = 40;
@@ -29,18 +28,80 @@ pub(super) fn require_root() -> Result<(), Failure> {
     }
 }
 
-pub(super) fn device_exists(id: u32) -> bool {
-    Path::new(&format!("/dev/ublkc{id}")).exists()
+/// A server's devices, whether it lives or not.
+pub(super) struct Family {
+    pub key: String,
+    pub devices: Vec<DeviceReport>,
+}
+
+/// All that can be known of servers and devices.
+#[derive(Default)]
+pub(super) struct Known {
+    pub families: Vec<Family>,
+    /// What cannot be known, and why.
+    pub problems: Vec<Reason>,
+}
+
+impl Known {
+    /// Asks every server, and looks at what those that died have left. All are asked at once: one that does not answer costs
+    /// its limit only once, however many there are.
+    pub fn of(rundir: &RunDir) -> Result<Known, Failure> {
+        let keys = rundir.keys()?;
+        let ask = |key: &String| rundir.server(key).map_or(Ok(None), |server| family_of(rundir, server));
+        let answers = std::thread::scope(|scope| {
+            let asked: Vec<_> = keys.iter().map(|key| scope.spawn(|| ask(key))).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|_| Err("a server could not be asked".to_owned()))
+            };
+            asked.into_iter().map(join).collect::<Vec<Result<Option<Family>, Reason>>>()
+        });
+        let mut known = Known::default();
+        for answer in answers {
+            match answer {
+                Ok(family) => known.families.extend(family),
+                Err(why) => known.problems.push(why),
+            }
+        }
+        Ok(known)
+    }
+
+    /// All devices, by id.
+    pub fn devices(&self) -> Vec<&DeviceReport> {
+        let mut devices: Vec<_> = self.families.iter().flat_map(|family| &family.devices).collect();
+        devices.sort_by_key(|device| device.id);
+        devices
+    }
+
+    /// The device that a word names, and its server.
+    pub fn find<'a>(&'a self, word: &str) -> Result<(&'a Family, &'a DeviceReport), Reason> {
+        let families = self.families.iter();
+        let mut found = families.flat_map(|family| family.named(word).map(move |device| (family, device)));
+        match (found.next(), found.next()) {
+            (Some(found), None) => Ok(found),
+            (Some((_, one)), Some((_, other))) => {
+                Err(format!("{word}: the name of /dev/ublkb{} and of /dev/ublkb{}; use one of these", one.id, other.id))
+            }
+            (None, _) => match self.problems.first() {
+                None => Err(format!("{word}: no such device; see `ublk-dm list`")),
+                Some(problem) => Err(format!("{word}: no such device, as far as can be known: {problem}")),
+            },
+        }
+    }
+}
+
+impl Family {
+    fn named<'a>(&'a self, word: &str) -> impl Iterator<Item = &'a DeviceReport> {
+        self.devices.iter().filter(move |device| names(device, word))
+    }
 }
 
 /// Asks the server of a device.
 pub(super) fn ask(word: &str, question: impl FnOnce(u32) -> Question) -> Result<Answer, Failure> {
     let rundir = open_rundir()?;
-    let device = select(&rundir, &[word.to_owned()])?.remove(0);
-    must_answer(&device)?;
-    let has =
-        |server: &Server| server.state.iter().any(|state| state.devices.iter().any(|other| other.id == device.id));
-    let server = rundir.servers()?.into_iter().find(has).and_then(|server| server.connection);
+    let known = Known::of(&rundir)?;
+    let (family, device) = known.find(word)?;
+    must_answer(device)?;
+    let server = rundir.server(&family.key).and_then(|server| server.connection);
     let gone = || format!("/dev/ublkb{}: its server has died; see `ublk-dm recover`", device.id);
     let answer = protocol::ask(server.ok_or_else(gone)?, &question(device.id));
     match answer.map_err(|error| format!("/dev/ublkb{}: {error}", device.id))? {
@@ -49,96 +110,110 @@ pub(super) fn ask(word: &str, question: impl FnOnce(u32) -> Question) -> Result<
     }
 }
 
-/// Reports of all devices, those of dead servers included, by id. All servers are asked at once: one that does not answer
-/// costs its limit only once, however many there are.
-pub(super) fn reports(rundir: &RunDir) -> Result<Vec<DeviceReport>, Failure> {
-    let keys = rundir.keys()?;
-    let ask = |key: &String| rundir.server(key).map_or(Ok(Vec::new()), |server| reports_of(rundir, server));
-    let answers = std::thread::scope(|scope| {
-        let asked: Vec<_> = keys.iter().map(|key| scope.spawn(|| ask(key))).collect();
-        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-            thread.join().unwrap_or_else(|_| Err("a server could not be asked".to_owned().into()))
-        };
-        asked.into_iter().map(join).collect::<Vec<Result<Vec<DeviceReport>, Failure>>>()
-    });
-    let mut reports = Vec::new();
-    for answer in answers {
-        reports.extend(answer?);
-    }
-    reports.sort_by_key(|device| device.id);
-    Ok(reports)
-}
-
-/// Reports of a server's devices. One that goes without an answer has ended in good order, and then nothing is left of it;
-/// or it is dying, and nobody listens a moment later; or it has a successor.
-pub(super) fn reports_of(rundir: &RunDir, server: Server) -> Result<Vec<DeviceReport>, Failure> {
+/// A server's devices. One that goes without an answer has ended in good order, and then nothing is left of it; or it is
+/// dying, and nobody listens a moment later; or it has a successor.
+fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> {
     let key = server.key.clone();
     let mut server = Some(server);
     for _ in 0..REPORT_TRIES {
-        let Some(mut asked) = server.take() else { return Ok(Vec::new()) };
-        let Some(connection) = asked.connection.take() else { return Ok(orphans(&asked)) };
+        let Some(mut asked) = server.take() else { return Ok(None) };
+        let Some(connection) = asked.connection.take() else { return from_state(asked) };
+        if let Some(why) = &asked.damaged {
+            log::warn!("{why}; its server lives and is asked instead");
+        }
         match protocol::ask(connection, &Question::Report) {
-            Ok(Answer::Devices(devices)) => return Ok(devices),
-            Ok(Answer::Failed { message }) => return Err(message.into()),
-            Ok(_) => return Err(other_answer()),
+            Ok(Answer::Devices(devices)) => return Ok(Some(Family { key, devices })),
+            Ok(Answer::Failed { message }) => return Err(format!("{key}: its server says: {message}")),
+            Ok(_) => return Err(format!("{key}: its server gave an answer to another question")),
             Err(error) if error.kind() == ErrorKind::InvalidData => {
-                log::warn!("{key}: its server is of another version: {error}");
-                return Ok(Vec::new());
+                return Err(format!("{key}: its server is of another version: {error}"));
             }
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 log::info!("{key}: {error}");
-                return Ok(orphans(&asked));
+                return from_state(asked);
             }
             Err(_) => std::thread::sleep(REPORT_PAUSE),
         }
         server = rundir.server(&key);
     }
-    log::warn!("{key}: its server takes questions and gives no answers");
-    Ok(Vec::new())
+    Err(format!("{key}: its server takes questions and gives no answers"))
 }
 
-/// What is known about the devices of a server that is dead, or does not answer.
-pub(super) fn orphans(server: &Server) -> Vec<DeviceReport> {
-    let Some(state) = &server.state else { return Vec::new() };
-    let pid = state.pid;
-    let devices = state.devices.iter().filter(|device| device_exists(device.id));
-    let report = |device: &DeviceState| {
-        let state = match Control::open().and_then(|mut control| control.info(device.id)).map(|info| info.state) {
-            Ok(ublk::DeviceState::Quiesced | ublk::DeviceState::FailIo) => "quiesced",
-            Ok(ublk::DeviceState::Live) if server.lives => "live",
-            _ => "dead",
-        };
-        let target = match device.added {
-            Question::AddSnapshot(_) => "snapshot",
-            Question::AddMirror(_) => "mirror",
-            _ => "snapshot-origin",
-        };
-        let json = json!({
-            "id": device.id, "name": device.name, "target": target, "state": state,
-            "block_device": format!("/dev/ublkb{}", device.id), "char_device": format!("/dev/ublkc{}", device.id),
-            "server_pid": if server.lives { json!(pid) } else { json!(null) }, "answers": false,
-        });
-        let line = format!("0 0 {target} {state}");
-        DeviceReport { id: device.id, name: device.name.clone(), json, status: line.clone(), table: line }
+/// What is known of the devices of a server that has died, or does not answer.
+fn from_state(server: Server) -> Result<Option<Family>, Reason> {
+    let Server { key, state, damaged, lives, .. } = server;
+    if let Some(why) = damaged {
+        let server = if lives { "does not answer" } else { "has died" };
+        let hint = "so its devices cannot be told from those of others; remove the file to go on without them";
+        return Err(format!("{why}; its server {server}, {hint}"));
+    }
+    let Some(state) = state else { return Ok(None) };
+    let devices = reports_of(&state, lives).map_err(|why| format!("{key}: its server does not answer, and {why}"))?;
+    Ok(Some(Family { key, devices }))
+}
+
+/// Those devices of a state file that are still there.
+fn reports_of(state: &State, lives: bool) -> Result<Vec<DeviceReport>, Reason> {
+    if state.devices.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut control = Control::open().map_err(|error| error.to_string())?;
+    let mut reports = Vec::new();
+    for device in &state.devices {
+        if let Some(info) = device::ours(&mut control, device.id, device.cookie)? {
+            reports.push(unanswered(device, info.state, lives.then_some(state.pid)));
+        }
+    }
+    Ok(reports)
+}
+
+/// What is known about a device whose server is dead, or does not answer.
+fn unanswered(device: &DeviceState, state: ublk::DeviceState, server: Option<u32>) -> DeviceReport {
+    let state = match state {
+        ublk::DeviceState::Quiesced | ublk::DeviceState::FailIo => "quiesced",
+        ublk::DeviceState::Live if server.is_some() => "live",
+        _ => "dead",
     };
-    devices.map(report).collect()
+    let target = match device.added {
+        Question::AddSnapshot(_) => "snapshot",
+        Question::AddMirror(_) => "mirror",
+        _ => "snapshot-origin",
+    };
+    let json = json!({
+        "id": device.id, "name": device.name, "target": target, "state": state,
+        "block_device": format!("/dev/ublkb{}", device.id), "char_device": format!("/dev/ublkc{}", device.id),
+        "server_pid": server, "answers": false,
+    });
+    let line = format!("0 0 {target} {state}");
+    let disks = device.disks.clone();
+    DeviceReport { id: device.id, name: device.name.clone(), json, status: line.clone(), table: line, disks }
 }
 
 /// Whether a word names a device: by name, id or path.
-pub(super) fn names(device: &DeviceReport, word: &str) -> bool {
+fn names(device: &DeviceReport, word: &str) -> bool {
     device.name == word || device.id.to_string() == word || format!("/dev/ublkb{}", device.id) == word
 }
 
-pub(super) fn select(rundir: &RunDir, words: &[String]) -> Result<Vec<DeviceReport>, Failure> {
-    let all = reports(rundir)?;
+/// The devices that words name, all if there are none; and what is wrong with the words, or cannot be known.
+pub(super) fn chosen(rundir: &RunDir, words: &[String]) -> Result<(Vec<DeviceReport>, Vec<Reason>), Failure> {
+    let known = Known::of(rundir)?;
     if words.is_empty() {
-        return Ok(all);
+        return Ok((known.devices().into_iter().cloned().collect(), known.problems));
     }
-    let find = |word: &String| {
-        let found = all.iter().find(|device| names(device, word)).cloned();
-        found.ok_or_else(|| format!("{word}: no such device; see `ublk-dm list`").into())
-    };
-    words.iter().map(find).collect()
+    let (mut devices, mut problems) = (Vec::new(), Vec::new());
+    for word in words {
+        match known.find(word) {
+            Ok((_, device)) => devices.push(device.clone()),
+            Err(why) => problems.push(why),
+        }
+    }
+    Ok((devices, problems))
+}
+
+/// The devices that words name.
+pub(super) fn select(rundir: &RunDir, words: &[String]) -> Result<Vec<DeviceReport>, Failure> {
+    let known = Known::of(rundir)?;
+    words.iter().map(|word| Ok(known.find(word)?.1.clone())).collect()
 }
 
 /// Whether a device's server has said what is reported of it.
@@ -147,13 +222,12 @@ pub(super) fn answers(device: &DeviceReport) -> bool {
 }
 
 /// Refuses a device whose server lives and does not answer.
-pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Failure> {
+pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
     match device.json["server_pid"].as_u64().filter(|_| !answers(device)) {
         Some(process) => Err(format!(
             "/dev/ublkb{}: its server (process {process}) does not answer: it is stopped, or hangs",
             device.id
-        )
-        .into()),
+        )),
         None => Ok(()),
     }
 }

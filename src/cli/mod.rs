@@ -4,9 +4,11 @@ mod add;
 pub mod args;
 mod client;
 mod copy;
+mod order;
 mod remove;
 mod show;
 pub mod terminal;
+mod verdict;
 mod wait;
 
 use std::path::Path;

@@ -1,87 +1,139 @@
 //! `del` and `recover`: the end of devices, and a new server for those whose own has died.
+//!
+//! Rules kept here: a device is touched only after its cookie has been compared, because its number may be another device's
+//! by now; what fails keeps nothing from being done that does not depend on it, and has a line of its own.
 
 use std::time::Duration;
 
-use super::client::{device_exists, open_rundir, reports, select};
-use crate::failure::Failure;
-use crate::protocol::{self, AddSnapshot, Answer, DeviceState, Question};
+use super::client::{Family, Known, must_answer, open_rundir};
+use super::order::{self, Part};
+use super::verdict::verdict;
+use crate::failure::{Failure, Reason};
+use crate::protocol::{self, AddSnapshot, Answer, DeviceReport, DeviceState, Question};
 use crate::rundir::{RunDir, Server, State};
 use crate::server::{self, process};
-use crate::ublk::{Control, device};
+use crate::storage::ublk_devices_below;
+use crate::ublk::{Control, DeviceState as DiskState, device};
 
 /// How often the disks of a server that has just died are asked for ...
 const RECORD_TRIES: u32 = 20;
 /// ... and the pause between: the kernel closes its files two seconds later at most.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
-pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
-    let rundir = open_rundir()?;
-    let chosen = if all { reports(&rundir)? } else { select(&rundir, words)? };
-    for key in rundir.keys()? {
-        let of_family = |state: &State| state.devices.iter().any(|device| chosen.iter().any(|one| one.id == device.id));
-        if !rundir.state(&key).is_some_and(|state| of_family(&state)) {
-            continue;
-        }
-        // Whatever happens to this family, the others are not kept waiting.
-        let _lock = rundir.lock_family(&key, "del")?;
-        let Some(server) = rundir.server(&key) else { continue };
-        let Some(state) = &server.state else { continue };
-        let ids: Vec<u32> = state
-            .devices
-            .iter()
-            .map(|device| device.id)
-            .filter(|id| chosen.iter().any(|device| device.id == *id))
-            .collect();
-        match server.connection {
-            _ if ids.is_empty() => {}
-            Some(connection) => {
-                let first = ids[0];
-                let answer = protocol::ask(connection, &Question::Del { ids, force });
-                if let Answer::Failed { message } = answer.map_err(|error| format!("/dev/ublkb{first}: {error}"))? {
-                    return Err(message.into());
-                }
-            }
-            None if server.lives => return Err(format!("/dev/ublkb{}: its server does not answer", ids[0]).into()),
-            None => del_orphans(&rundir, &server, &ids, force)?,
-        }
-    }
-    Ok(())
+/// A device that is to be deleted.
+struct Doomed {
+    device: DeviceReport,
+    part: Part,
 }
 
-/// Deletes devices whose server has died. What waits for them gets errors.
-pub(super) fn del_orphans(rundir: &RunDir, server: &Server, ids: &[u32], force: bool) -> Result<(), Failure> {
+pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
+    let rundir = open_rundir()?;
+    let known = Known::of(&rundir)?;
+    let (doomed, mut problems) = doomed(&known, words, all);
+    let parts: Vec<Part> = doomed.iter().map(|doomed| doomed.part.clone()).collect();
+    let mut kept: Vec<usize> = Vec::new();
+    for at in order::deletion(&parts) {
+        let Doomed { device, part } = &doomed[at];
+        let above = kept.iter().find(|kept| !force && parts[**kept].stands_on(part));
+        let deleted = match above {
+            Some(above) => {
+                let above = &doomed[*above].device.name;
+                Err(format!("{}: not deleted, because {above} stands on it", device.name))
+            }
+            None => del_one(&rundir, &known.families[part.server].key, device, force),
+        };
+        if let Err(why) = deleted {
+            problems.push(why);
+            kept.push(at);
+        }
+    }
+    verdict(problems)
+}
+
+/// The devices that are meant, each once, and what is wrong with the words.
+fn doomed(known: &Known, words: &[String], all: bool) -> (Vec<Doomed>, Vec<Reason>) {
+    let mut problems = if all { known.problems.clone() } else { Vec::new() };
+    let mut ids: Vec<u32> = if all { known.devices().iter().map(|device| device.id).collect() } else { Vec::new() };
+    for word in words {
+        match known.find(word) {
+            Ok((_, device)) if ids.contains(&device.id) => {}
+            Ok((_, device)) => ids.push(device.id),
+            Err(why) => problems.push(why),
+        }
+    }
+    let mut doomed = Vec::new();
+    for (server, family) in known.families.iter().enumerate() {
+        for device in family.devices.iter().filter(|device| ids.contains(&device.id)) {
+            let is_origin = device.json["target"] == "snapshot-origin";
+            let below = ublk_devices_below(&device.disks);
+            let part = Part { ids: [device.id].into(), below, server, is_origin };
+            doomed.push(Doomed { device: device.clone(), part });
+        }
+    }
+    doomed.sort_by_key(|doomed| doomed.device.id);
+    (doomed, problems)
+}
+
+fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Result<(), Reason> {
+    must_answer(device)?;
+    let id = device.id;
+    // Whatever happens to this family, commands on others are not kept waiting.
+    let _lock = rundir.lock_family(key, "del")?;
+    let gone = || format!("/dev/ublkb{id}: it has just been deleted by another command");
+    match rundir.server(key).ok_or_else(gone)? {
+        Server { connection: Some(server), .. } => {
+            match protocol::ask(server, &Question::Del { ids: vec![id], force }) {
+                Ok(Answer::Deleted) => Ok(()),
+                Ok(Answer::Failed { message }) => Err(message),
+                Ok(_) => Err(format!("/dev/ublkb{id}: its server gave an answer to another question")),
+                Err(error) => Err(format!("/dev/ublkb{id}: {error}")),
+            }
+        }
+        Server { lives: true, .. } => Err(format!("/dev/ublkb{id}: its server does not answer")),
+        Server { damaged: Some(why), .. } => Err(why),
+        Server { state, .. } => del_orphan(rundir, key, state.ok_or_else(gone)?, id, force),
+    }
+}
+
+/// Deletes a device whose server has died. What waits for it gets errors.
+fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool) -> Result<(), Reason> {
     if !force {
-        return Err(format!(
-            "/dev/ublkb{}: its server has died; --force deletes it, failing all I/O that waits",
-            ids[0]
-        )
-        .into());
+        return Err(format!("/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"));
     }
     let mut control = Control::open().map_err(|error| error.to_string())?;
-    for id in ids {
-        device::stop(&mut control, *id)?;
-        device::delete(&mut control, *id);
+    let Some(at) = state.devices.iter().position(|device| device.id == id) else { return Ok(()) };
+    // If its number is another device's by now, there is nothing left to delete.
+    if device::ours(&mut control, id, state.devices[at].cookie)?.is_some() {
+        device::stop(&mut control, id)?;
+        device::delete(&mut control, id)?;
     }
-    let devices = || server.state.iter().flat_map(|state| &state.devices);
-    let recorded = devices().filter(|device| ids.contains(&device.id)).try_for_each(|device| match &device.added {
-        Question::AddSnapshot(add) => record_noted(rundir, &server.key, device, add),
+    let device = state.devices.remove(at);
+    let mut left = Vec::new();
+    for device in std::mem::take(&mut state.devices) {
+        if device::ours(&mut control, device.id, device.cookie)?.is_some() {
+            left.push(device);
+        }
+    }
+    state.devices = left;
+    let recorded = match &device.added {
+        Question::AddSnapshot(add) => record_noted(rundir, key, &device, add),
         _ => Ok(()),
-    });
-    // A deleted device's node may stay for a moment, as long as somebody has it open.
-    if !devices().filter(|device| !ids.contains(&device.id)).any(|device| device_exists(device.id)) {
-        rundir.remove(&server.key);
+    };
+    if state.devices.is_empty() {
+        rundir.remove(key);
+        return recorded;
     }
-    recorded
+    recorded.and(rundir.rewrite_state(key, &state))
 }
 
 /// Puts what a dead server has noted where it belongs. The process may hold its disks for a moment longer.
-pub(super) fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState, add: &AddSnapshot) -> Result<(), Failure> {
+fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState, add: &AddSnapshot) -> Result<(), Reason> {
     for left in (0..RECORD_TRIES).rev() {
         match server::Server::record_noted(rundir, key, add.clone()) {
             Err(_) if left > 0 => std::thread::sleep(RECORD_PAUSE),
             Err(error) => {
                 let what = "deleted, but writes that it had acknowledged are not on its COW yet";
-                return Err(format!("{}: {what}: {error}; add it again", device.name).into());
+                return Err(format!("{}: {what}: {error}; add it again", device.name));
             }
             Ok(()) => break,
         }
@@ -92,30 +144,68 @@ pub(super) fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState, add
 /// Starts a new server for every family of the chosen devices whose own has died.
 pub(super) fn recover(words: &[String], all: bool) -> Result<(), Failure> {
     let rundir = open_rundir()?;
-    let chosen = if all { Vec::new() } else { select(&rundir, words)? };
-    for key in rundir.keys()? {
-        if rundir.server(&key).is_none_or(|server| server.lives) {
-            continue;
+    let known = Known::of(&rundir)?;
+    let mut problems = if all { known.problems.clone() } else { Vec::new() };
+    let mut ids = Vec::new();
+    for word in words {
+        match known.find(word) {
+            Ok((_, device)) => ids.push(device.id),
+            Err(why) => problems.push(why),
         }
-        // Whatever happens to this family, the others are not kept waiting.
-        let _lock = rundir.lock_family(&key, "recover")?;
-        let Some(server) = rundir.server(&key) else { continue };
-        let Some(state) = server.state.filter(|_| !server.lives) else { continue };
-        let devices: Vec<_> = state.devices.into_iter().filter(|device| device_exists(device.id)).collect();
-        if !all && !devices.iter().any(|device| chosen.iter().any(|chosen| chosen.id == device.id)) {
-            continue;
-        }
-        if devices.is_empty() {
-            rundir.remove(&server.key);
-            continue;
-        }
-        rundir.remove_socket(&server.key);
-        let connection = process::start(&rundir, &server.key)?;
-        let first = devices[0].id;
-        let answer = protocol::ask(connection, &Question::Recover(devices));
-        if let Answer::Failed { message } = answer.map_err(|error| format!("/dev/ublkb{first}: {error}"))? {
-            return Err(message.into());
+    }
+    let is_chosen = |family: &&Family| all || family.devices.iter().any(|device| ids.contains(&device.id));
+    let families: Vec<&Family> = known.families.iter().filter(is_chosen).collect();
+    for at in order::recovery(&families.iter().map(|family| part_of(family)).collect::<Vec<_>>()) {
+        problems.extend(recover_family(&rundir, families[at]));
+    }
+    verdict(problems)
+}
+
+/// A server's devices as one.
+fn part_of(family: &Family) -> Part {
+    let disks: Vec<(u32, u32)> = family.devices.iter().flat_map(|device| device.disks.clone()).collect();
+    let ids = family.devices.iter().map(|device| device.id).collect();
+    Part { ids, below: ublk_devices_below(&disks), ..Part::default() }
+}
+
+/// Refuses devices that stand on one whose server has died: it would not answer the new server that reads it.
+fn refuse_waiting(family: &Family) -> Result<(), Reason> {
+    let mut control = Control::open().map_err(|error| error.to_string())?;
+    for id in part_of(family).below {
+        if control.info(id).is_ok_and(|info| info.state == DiskState::Quiesced) {
+            let what = format!("what is below, /dev/ublkb{id}, waits for a server itself");
+            return Err(format!("{what}; recover that first, or all of them with --all"));
         }
     }
     Ok(())
+}
+
+/// Starts a new server for a family if its own has died. Returns what could not be done.
+fn recover_family(rundir: &RunDir, family: &Family) -> Vec<Reason> {
+    let key = &family.key;
+    if rundir.server(key).is_none_or(|server| server.lives) {
+        return Vec::new();
+    }
+    // Whatever happens to this family, commands on others are not kept waiting.
+    let _lock = match rundir.lock_family(key, "recover") {
+        Ok(lock) => lock,
+        Err(why) => return vec![why],
+    };
+    let Some(Server { lives: false, state: Some(state), .. }) = rundir.server(key) else { return Vec::new() };
+    let is_left = |device: &DeviceState| family.devices.iter().any(|left| left.id == device.id);
+    let devices: Vec<DeviceState> = state.devices.into_iter().filter(is_left).collect();
+    if devices.is_empty() {
+        rundir.remove(key);
+        return Vec::new();
+    }
+    let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
+    rundir.remove_socket(key);
+    let server = refuse_waiting(family).and_then(|()| process::start(rundir, key).map_err(|failure| failure.message));
+    let question = Question::Recover(devices);
+    match server.and_then(|server| protocol::ask(server, &question).map_err(|error| error.to_string())) {
+        Ok(Answer::Recovered { problems }) => problems,
+        Ok(Answer::Failed { message }) => vec![format!("{names}: not recovered: {message}")],
+        Ok(_) => vec![format!("{names}: the new server gave an answer to another question")],
+        Err(why) => vec![format!("{names}: not recovered: {why}")],
+    }
 }

@@ -2,22 +2,23 @@
 
 use serde_json::{Value, json};
 
-use super::client::{answers, must_answer, open_rundir, reports, select};
+use super::client::{Known, answers, chosen, must_answer, open_rundir};
 use super::terminal::print;
+use super::verdict::verdict;
 use crate::failure::Failure;
 use crate::protocol::DeviceReport;
 use crate::ublk::{self, Control};
 
 pub(super) fn list(json: bool) -> Result<(), Failure> {
-    let reports = reports(&open_rundir()?)?;
+    let known = Known::of(&open_rundir()?)?;
     if json {
-        let devices: Vec<Value> = reports.into_iter().map(|device| device.json).collect();
+        let devices: Vec<&Value> = known.devices().into_iter().map(|device| &device.json).collect();
         print(&json!({ "version": 1, "devices": devices }).to_string());
-        return Ok(());
+        return verdict(known.problems);
     }
-    for device in reports {
+    for device in known.devices() {
         let text = |key: &str| device.json[key].as_str().unwrap_or("").to_owned();
-        let state = if answers(&device) || text("state") != "live" { text("state") } else { "hangs".to_owned() };
+        let state = if answers(device) || text("state") != "live" { text("state") } else { "hangs".to_owned() };
         let snapshot = &device.json["snapshot"];
         let legs = device.json["mirror"]["legs"].as_array().into_iter().flatten();
         let legs: Vec<&str> = legs.filter_map(|leg| leg["path"].as_str()).collect();
@@ -28,36 +29,34 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
         };
         print(&format!("{:<14} {:<16} {:<16} {state:<9} {over}", device.name, text("block_device"), text("target"),));
     }
-    Ok(())
+    verdict(known.problems)
 }
 
 pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
     if !json {
         return lines(words, |device| device.status.clone());
     }
-    let devices = select(&open_rundir()?, words)?;
-    let answered = all_answer(&devices);
+    let (devices, mut problems) = chosen(&open_rundir()?, words)?;
+    problems.extend(devices.iter().filter_map(|device| must_answer(device).err()));
     for device in devices {
         let mut object = device.json;
         object["status"] = device.status.into();
         print(&object.to_string());
     }
-    answered
+    verdict(problems)
 }
 
-/// Whether something can be said of all of them; of those of which nothing can, the first is named.
-fn all_answer(devices: &[DeviceReport]) -> Result<(), Failure> {
-    devices.iter().try_for_each(must_answer)
-}
-
+/// Prints a line of every device of which one can be said.
 pub(super) fn lines(words: &[String], line: impl Fn(&DeviceReport) -> String) -> Result<(), Failure> {
-    let devices = select(&open_rundir()?, words)?;
-    let answered = all_answer(&devices);
-    for device in devices.iter().filter(|device| must_answer(device).is_ok()) {
+    let (devices, mut problems) = chosen(&open_rundir()?, words)?;
+    for device in &devices {
         let prefix = if words.len() == 1 { String::new() } else { format!("{}: ", device.name) };
-        print(&format!("{prefix}{}", line(device)));
+        match must_answer(device) {
+            Ok(()) => print(&format!("{prefix}{}", line(device))),
+            Err(why) => problems.push(why),
+        }
     }
-    answered
+    verdict(problems)
 }
 
 pub(super) fn features(json: bool) -> Result<(), Failure> {

@@ -9,15 +9,15 @@
 //! [`Notes`] asks for: notes of another boot, or of another disk that has got the same device number, are not read.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use dm_targets::snapshot::format::Record;
 use dm_targets::snapshot::journal::{Noted, Notes, PLACES};
 use dm_targets::units::{Chunk, CowChunk};
 
+use super::durable;
 use crate::storage::OpenDisk;
 use crate::sys::mapping::Words;
 
@@ -27,7 +27,7 @@ const HEADER_WORDS: usize = 8;
 const RECORDED_WORD: usize = 4;
 const WORDS: usize = HEADER_WORDS + 2 * PLACES;
 /// Tells one boot of the machine from another.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The notes of one COW.
 pub struct FileNotes {
@@ -52,13 +52,11 @@ impl FileNotes {
             }
             log::warn!("{}: of another disk or another time, not used", path.display());
         }
-        let new = path.with_extension("records-new");
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.resize(WORDS * size_of::<u64>(), 0);
         // Written and not only made longer: there must be room for all of it before anyone relies on it.
-        file.write_all(&bytes)?;
-        fs::rename(&new, path)?;
+        durable::replace(path, &bytes)?;
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
         Ok(FileNotes { path: path.to_owned(), words: Words::of_file(file.as_fd(), WORDS)? })
     }
 }

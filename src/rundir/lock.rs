@@ -124,6 +124,19 @@ impl RunDir {
         }
     }
 
+    /// The names that commands on other families have asked for, for devices that they are adding.
+    pub(super) fn wanted_names(&self, key: &str) -> io::Result<Vec<String>> {
+        let own = self.lock_file(key);
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|end| end == "lock") && path != own {
+                names.extend(holder_of(&path).name);
+            }
+        }
+        Ok(names)
+    }
+
     fn lock_file(&self, key: &str) -> PathBuf {
         self.path.join(format!("{key}.lock"))
     }

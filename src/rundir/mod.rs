@@ -1,11 +1,13 @@
 //! The run directory: a socket, a state file and a log per server, notes per COW, and the locks that commands take turns
 //! with ([`lock`]).
 //!
-//! State files are replaced by renaming, so a reader sees one whole version. The directory belongs to its user alone
-//! (mode 0700), because what stands in it is believed.
+//! State files are replaced durably and as a whole ([`durable`]). The directory belongs to its user alone (mode 0700), because
+//! what stands in it is believed.
 
+pub mod durable;
 pub mod journal;
 mod lock;
+mod state;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -15,7 +17,9 @@ use std::path::PathBuf;
 
 pub use lock::FamilyLock;
 use serde::{Deserialize, Serialize};
+pub use state::State;
 
+use crate::failure::Reason;
 use crate::protocol::{self, DeviceState};
 use crate::storage::DiskId;
 
@@ -26,13 +30,6 @@ const DEFAULT: &str = "/run/ublk-dm";
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
-}
-
-/// What a server leaves for whoever comes after it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct State {
-    pub pid: u32,
-    pub devices: Vec<DeviceState>,
 }
 
 /// What has become of a mirror's legs.
@@ -48,6 +45,8 @@ pub struct MirrorNote {
 pub struct Server {
     pub key: String,
     pub state: Option<State>,
+    /// Why its state file cannot be used, with its path.
+    pub damaged: Option<Reason>,
     /// A connection to it; `None` if it takes none.
     pub connection: Option<UnixStream>,
     /// There is a process that listens, whether it answers or not.
@@ -89,11 +88,46 @@ impl RunDir {
         self.path.join(format!("{key}.log"))
     }
 
-    /// Replaces a server's state file.
-    pub fn write_state(&self, key: &str, state: &State) -> io::Result<()> {
-        let (path, new) = (self.state_file(key), self.path.join(format!("{key}.new")));
-        fs::write(&new, serde_json::to_vec_pretty(state)?)?;
-        fs::rename(new, path)
+    /// Replaces a server's state file, durably.
+    ///
+    /// # Errors
+    /// Why not, with the file's path; the file is as it was.
+    pub fn write_state(&self, key: &str, devices: Vec<DeviceState>) -> Result<(), Reason> {
+        let path = self.state_file(key);
+        let write = || {
+            let bytes = serde_json::to_vec_pretty(&State::new(boot_id()?, devices))?;
+            durable::replace(&path, &bytes)
+        };
+        write().map_err(|error: io::Error| format!("{}: {error}", path.display()))
+    }
+
+    /// Replaces the state file of a server that died, durably.
+    pub fn rewrite_state(&self, key: &str, state: &State) -> Result<(), Reason> {
+        let path = self.state_file(key);
+        let write = || durable::replace(&path, &serde_json::to_vec_pretty(state)?);
+        write().map_err(|error: io::Error| format!("{}: {error}", path.display()))
+    }
+
+    /// Reads a server's state file; `None`: there is none, or it is of another boot.
+    pub fn state(&self, key: &str) -> Result<Option<State>, Reason> {
+        let path = self.state_file(key);
+        let why = |why: String| format!("{}: {why}", path.display());
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(|error| why(error.to_string()))?,
+        };
+        let boot_id = boot_id().map_err(|error| why(error.to_string()))?;
+        State::parse(&bytes, &boot_id).map_err(why)
+    }
+
+    /// The names of all devices that state files tell of, but those of one server, and of those that are being added there.
+    pub fn names_beside(&self, key: &str) -> Result<Vec<String>, Reason> {
+        let keys = self.keys().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        // A file that cannot be read holds names that cannot be known.
+        let states = keys.iter().filter(|other| *other != key).filter_map(|other| self.state(other).ok()?);
+        let mut names: Vec<String> = states.flat_map(|state| state.devices).map(|device| device.name).collect();
+        names.extend(self.wanted_names(key).map_err(|error| format!("{}: {error}", self.path.display()))?);
+        Ok(names)
     }
 
     /// Where records of a COW are noted that are not on it yet. No server's file: the next one needs it.
@@ -140,26 +174,19 @@ impl RunDir {
 
     /// A server's files, if it has any.
     pub fn server(&self, key: &str) -> Option<Server> {
-        let state = self.state(key);
+        let (state, damaged) = match self.state(key) {
+            Ok(state) => (state, None),
+            Err(why) => (None, Some(why)),
+        };
         let connection = protocol::connect(&self.socket(key));
         let lives = connection.as_ref().err().is_none_or(|error| !protocol::is_absent(error));
-        let known = state.is_some() || lives;
-        known.then(|| Server { key: key.to_owned(), state, connection: connection.ok(), lives })
+        let known = state.is_some() || damaged.is_some() || lives;
+        known.then(|| Server { key: key.to_owned(), state, damaged, connection: connection.ok(), lives })
     }
 
-    /// What all servers, dead ones included, have said of their devices.
+    /// What all servers, dead ones included, have said of their devices, as far as it can be read.
     pub fn states(&self) -> io::Result<Vec<State>> {
-        Ok(self.keys()?.iter().filter_map(|key| self.state(key)).collect())
-    }
-
-    /// What a server has said of its devices.
-    pub fn state(&self, key: &str) -> Option<State> {
-        fs::read(self.state_file(key)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
-    }
-
-    /// All servers. Each is connected to when it is come to: one that is kept waiting for a question hangs up.
-    pub fn servers(&self) -> io::Result<impl Iterator<Item = Server>> {
-        Ok(self.keys()?.into_iter().filter_map(|key| self.server(&key)))
+        Ok(self.keys()?.iter().filter_map(|key| self.state(key).ok()?).collect())
     }
 
     /// The names of all families that have a server, dead or alive.
@@ -176,4 +203,9 @@ impl RunDir {
         keys.dedup();
         Ok(keys)
     }
+}
+
+/// The machine's boot, by a name that no other boot has.
+fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string(journal::BOOT_ID)?.trim().to_owned())
 }

@@ -11,12 +11,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::sync::mpsc::Receiver;
 
-use super::devices::{Directory, Entry, Over, no_device};
+use super::devices::{Directory, Entry, Over, free_name, no_device, state_of};
 use super::listener::{AtWork, Desk, Visit};
 use crate::data::{Family, FamilyHandle, QueueOptions, Served};
 use crate::failure::Reason;
 use crate::protocol::{self, Answer, Common, DeviceState, Question};
-use crate::rundir::{RunDir, State};
+use crate::rundir::RunDir;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::device;
 use crate::ublk::{Control, DeviceInfo, Params};
@@ -34,7 +34,7 @@ pub struct Server {
     pub(super) origin: Option<(DiskId, Limits, bool)>,
     pub(super) tickets: u64,
     /// The run directory's files describe devices of a dead server that have not been taken over yet.
-    keep_files: bool,
+    pub(super) keep_files: bool,
     /// Its files are removed and its disks closed.
     ended: bool,
 }
@@ -69,17 +69,23 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    fn is_origin(&self) -> bool {
+    pub(super) fn is_origin(&self) -> bool {
         matches!(self.over, Over::Origin { .. })
     }
 
-    fn name(&self, id: u32) -> String {
+    /// The device's name if it has been given one, or a generated one that no other device has.
+    fn name(&self, id: u32, taken: &[String]) -> String {
         let kind = match self.over {
             Over::Origin { .. } => "origin",
             Over::Snapshot { .. } => "snap",
             Over::Mirror { .. } => "mirror",
         };
-        self.common.name.clone().unwrap_or_else(|| format!("{kind}{id}"))
+        self.common.name.clone().unwrap_or_else(|| free_name(&format!("{kind}{id}"), taken))
+    }
+
+    /// How the device is made again after this server's death.
+    fn state(&self, info: &DeviceInfo, name: &str) -> DeviceState {
+        state_of(info, name, &self.over, &self.added)
     }
 }
 
@@ -198,16 +204,22 @@ impl Server {
         }
     }
 
-    /// What has been changed is known to the desk, and to whoever comes after this server.
+    /// What has been changed is known to the desk, and to the next server.
     pub(super) fn save(&self) {
-        self.directory.publish(&self.devices);
-        let devices = self.devices.iter();
-        let device =
-            |(id, entry): (&u32, &Entry)| DeviceState { id: *id, name: entry.name.clone(), added: entry.added.clone() };
-        let state = State { pid: std::process::id(), devices: devices.map(device).collect() };
-        if let Err(error) = self.rundir.write_state(&self.key, &state) {
-            log::error!("state file of {}: {error}", self.key);
+        self.publish();
+        if let Err(error) = self.record(None) {
+            log::error!("what has changed is not in the state file: {error}");
         }
+    }
+
+    pub(super) fn publish(&self) {
+        self.directory.publish(&self.devices);
+    }
+
+    /// Makes the state file tell, durably, of this server's devices, and of one that is to come.
+    pub(super) fn record(&self, coming: Option<DeviceState>) -> Result<(), Reason> {
+        let devices = self.devices.values().map(Entry::state);
+        self.rundir.write_state(&self.key, devices.chain(coming).collect())
     }
 
     /// Adds one device.
@@ -215,41 +227,14 @@ impl Server {
         let prepared = self.prepare(question, false)?;
         let added = self.bring_up(&prepared);
         self.forget_ticket(&prepared)?;
-        let info = added?;
+        let (info, name) = added?;
         let path = format!("/dev/ublkb{}", info.id);
-        self.keep(prepared, info, None);
+        self.keep(prepared, info, name);
         Ok(Answer::Added { path })
     }
 
-    /// Takes over the devices of a server that died. Every target is there before any device lives again: requests that
-    /// waited are sent once more, and an origin's must find all its snapshots.
-    fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Answer, Reason> {
-        self.keep_files = true;
-        let mut all = Vec::new();
-        for device in devices {
-            all.push((self.prepare(device.added, true)?, device.id, device.name));
-        }
-        // Snapshots before origins.
-        all.sort_by_key(|(prepared, ..)| prepared.is_origin());
-        let mut served = Vec::new();
-        for (prepared, id, name) in all {
-            let info = device::take_over(&mut self.control, id)?;
-            self.serve(&info, &prepared)?;
-            self.forget_ticket(&prepared)?;
-            served.push((prepared, info, name));
-        }
-        for (_, info, _) in &served {
-            device::start(&mut self.control, info.id, true)?;
-        }
-        for (prepared, info, name) in served {
-            self.keep(prepared, info, Some(name));
-        }
-        self.keep_files = false;
-        Ok(Answer::Recovered)
-    }
-
     /// Opens the disks of a target and the target itself, without writing anything.
-    fn prepare(&mut self, question: Question, again: bool) -> Result<Prepared, Reason> {
+    pub(super) fn prepare(&mut self, question: Question, again: bool) -> Result<Prepared, Reason> {
         match question {
             Question::AddSnapshot(add) => self.prepare_snapshot(add, again),
             Question::AddOrigin(add) => self.prepare_origin(add),
@@ -264,7 +249,7 @@ impl Server {
     }
 
     /// The data thread's own hold on a target is no longer needed.
-    fn forget_ticket(&self, prepared: &Prepared) -> Result<(), Reason> {
+    pub(super) fn forget_ticket(&self, prepared: &Prepared) -> Result<(), Reason> {
         let ticket = prepared.ticket;
         let forget = move |family: Rc<Family>| async move {
             let opened = family.opened.borrow_mut().remove(&ticket);
@@ -288,8 +273,7 @@ impl Server {
         self.family.call(unmake).map_err(|error| error.to_string())?
     }
 
-    fn keep(&mut self, prepared: Prepared, info: DeviceInfo, name: Option<String>) {
-        let name = name.unwrap_or_else(|| prepared.name(info.id));
+    pub(super) fn keep(&mut self, prepared: Prepared, info: DeviceInfo, name: String) {
         let number = device::number(&mut self.control, info.id);
         log::info!("{name}: /dev/ublkb{} is live", info.id);
         let Prepared { added, over, read_only, .. } = prepared;
@@ -313,29 +297,49 @@ impl Server {
         self.family.call(ask).map_err(|error| error.to_string())
     }
 
-    /// Adds a device, serves its queues, makes its target usable and starts it; takes everything back if that fails.
-    fn bring_up(&mut self, prepared: &Prepared) -> Result<DeviceInfo, Reason> {
+    /// Adds a device, serves its queues, makes its target usable and starts it; takes everything back if that fails. What the
+    /// next server needs is written down before anyone can use the device.
+    fn bring_up(&mut self, prepared: &Prepared) -> Result<(DeviceInfo, String), Reason> {
         let zero_copy = self.can_zero_copy(&prepared.common)?;
         let info = device::add(&mut self.control, &prepared.common, &prepared.params, zero_copy)?;
-        let started = self.serve(&info, prepared).and_then(|()| device::start(&mut self.control, info.id, false));
-        if let Err(error) = started {
-            if let Err(error) = self.take_down(info.id, true).and_then(|()| self.unmake(prepared)) {
+        let name = self.register(prepared, &info).inspect_err(|_| {
+            if let Err(error) = device::delete(&mut self.control, info.id) {
                 log::warn!("{error}");
             }
+        })?;
+        let started =
+            self.serve(&info, prepared, &name).and_then(|()| device::start(&mut self.control, info.id, false));
+        if let Err(error) = started {
+            let undone = self.take_down(info.id, info.target_flags, true);
+            let undone = undone.and_then(|wrong| wrong.map_or_else(|| self.unmake(prepared), Err));
+            if let Err(error) = undone {
+                log::warn!("{error}");
+            }
+            self.save();
             return Err(error);
         }
-        Ok(info)
+        Ok((info, name))
+    }
+
+    /// Finds a name for a new device and writes down what the next server needs, while no other command looks for a name.
+    fn register(&self, prepared: &Prepared, info: &DeviceInfo) -> Result<String, Reason> {
+        let _directory = self.rundir.lock()?;
+        let mut taken = self.rundir.names_beside(&self.key)?;
+        taken.extend(self.devices.values().map(|entry| entry.name.clone()));
+        let name = prepared.name(info.id, &taken);
+        self.record(Some(prepared.state(info, &name)))?;
+        Ok(name)
     }
 
     /// Serves a device's queues. A snapshot's store is written if it must be, and it joins its origin.
-    fn serve(&self, info: &DeviceInfo, prepared: &Prepared) -> Result<(), Reason> {
+    pub(super) fn serve(&self, info: &DeviceInfo, prepared: &Prepared, name: &str) -> Result<(), Reason> {
         let id = info.id;
         let path = format!("/dev/ublkc{id}");
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|error| format!("{path}: {error}"))?;
         let zero_copy = device::is_zero_copy(info);
         let (depth, max_io_bytes) = (info.depth, info.max_io_bytes);
         let queues: Vec<_> = (0..info.queues).map(|id| QueueOptions { id, depth, max_io_bytes, zero_copy }).collect();
-        let (name, ticket) = (prepared.name(id), prepared.ticket);
+        let (name, ticket) = (name.to_owned(), prepared.ticket);
         let serve = move |family: Rc<Family>| async move {
             let opened = family.opened.borrow().get(&ticket).cloned().ok_or("the target is not open")?;
             opened.served.activate(&family.executor).await?;
@@ -351,19 +355,23 @@ impl Server {
     }
 
     /// Stops a device, takes its target apart and deletes it. One that may be in use is told to fail its requests first: the
-    /// kernel waits for them, and a mirror may hold some for ever.
-    fn take_down(&mut self, id: u32, force: bool) -> Result<(), Reason> {
-        if force || !device::try_stop(&mut self.control, id)? {
+    /// kernel waits for them, and a mirror may hold some for ever. Returns what is wrong with the end of a device that is gone.
+    fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<Option<Reason>, Reason> {
+        // Another program may have deleted it; what has its number now is not ours to stop.
+        let ours = device::ours(&mut self.control, id, cookie)?.is_some();
+        if !ours || force || !device::try_stop(&mut self.control, id)? {
             self.family
                 .call(move |family| async move { family.let_go(id).await })
                 .map_err(|error| error.to_string())?;
-            if let Err(error) = device::stop(&mut self.control, id) {
+            let stopped = if ours { device::stop(&mut self.control, id) } else { Ok(()) };
+            if let Err(error) = stopped {
                 log::warn!("{error}");
             }
         }
         let removed = self.family.call(move |family| async move { family.remove(id).await });
-        device::delete(&mut self.control, id);
-        removed.map_err(|error| error.to_string())
+        let deleted = if ours { device::delete(&mut self.control, id) } else { Ok(()) };
+        removed.map_err(|error| error.to_string())?;
+        Ok(deleted.err())
     }
 
     fn del(&mut self, ids: &[u32], force: bool) -> Result<Answer, Reason> {
@@ -371,13 +379,15 @@ impl Server {
             // All or none: nothing has been deleted when one of them is refused here.
             ids.iter().try_for_each(|id| device::not_in_use(*id))?;
         }
-        for id in ids.iter().filter(|id| self.devices.contains_key(id)).copied().collect::<Vec<_>>() {
-            self.take_down(id, force)?;
+        let cookie = |id: &u32| Some((*id, self.devices.get(id)?.info.target_flags));
+        let mut wrong = Vec::new();
+        for (id, cookie) in ids.iter().filter_map(cookie).collect::<Vec<_>>() {
+            wrong.extend(self.take_down(id, cookie, force)?);
             if let Some(entry) = self.devices.remove(&id) {
                 log::info!("{}: deleted", entry.name);
             }
             self.save();
         }
-        Ok(Answer::Deleted)
+        if wrong.is_empty() { Ok(Answer::Deleted) } else { Err(wrong.join("; ")) }
     }
 }

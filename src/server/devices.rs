@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dm_targets::units::Sector;
 
 use crate::failure::Reason;
-use crate::protocol::Question;
+use crate::protocol::{DeviceState, Question};
 use crate::storage::DiskId;
 use crate::ublk::DeviceInfo;
 
@@ -37,6 +37,18 @@ pub enum Over {
     Mirror { legs: Vec<NamedLeg>, log: Option<Named> },
 }
 
+impl Over {
+    /// The block devices' numbers; of a file, its file system's.
+    pub fn numbers(&self) -> Vec<(u32, u32)> {
+        let disks: Vec<&Named> = match self {
+            Over::Origin { origin } => vec![origin],
+            Over::Snapshot { origin, cow } => vec![origin, cow],
+            Over::Mirror { legs, log } => legs.iter().map(|leg| &leg.disk).chain(log).collect(),
+        };
+        disks.into_iter().map(|disk| disk.id.block_number()).collect()
+    }
+}
+
 /// A leg of a mirror.
 #[derive(Clone)]
 pub struct NamedLeg {
@@ -56,6 +68,24 @@ pub struct Entry {
     pub read_only: bool,
     /// The table that its next resume puts in place.
     pub loaded: Option<Question>,
+}
+
+impl Entry {
+    /// How the device is made again after this server's death.
+    pub(super) fn state(&self) -> DeviceState {
+        state_of(&self.info, &self.name, &self.over, &self.added)
+    }
+}
+
+/// How a device is made again.
+pub(super) fn state_of(info: &DeviceInfo, name: &str, over: &Over, added: &Question) -> DeviceState {
+    DeviceState {
+        id: info.id,
+        cookie: info.target_flags,
+        name: name.to_owned(),
+        disks: over.numbers(),
+        added: added.clone(),
+    }
 }
 
 /// What all threads know of the devices: as they were when nothing was being changed.
@@ -83,4 +113,28 @@ impl Directory {
 /// A device that is not this server's.
 pub(super) fn no_device(id: u32) -> Reason {
     format!("/dev/ublkb{id}: no such device; see `ublk-dm list`")
+}
+
+/// A name that is not taken: the one that is wanted, or that with a number behind it.
+pub(super) fn free_name(wanted: &str, taken: &[String]) -> String {
+    let mut name = wanted.to_owned();
+    let mut number = 1;
+    while taken.contains(&name) {
+        number += 1;
+        name = format!("{wanted}-{number}");
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_name_is_not_taken() {
+        let taken = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(free_name("snap1", &taken(&["snap2", "origin1"])), "snap1");
+        assert_eq!(free_name("snap1", &taken(&["snap1"])), "snap1-2");
+        assert_eq!(free_name("snap1", &taken(&["snap1-2", "snap1", "snap1-3"])), "snap1-4");
+    }
 }

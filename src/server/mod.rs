@@ -4,6 +4,7 @@ mod control;
 mod devices;
 mod listener;
 pub mod process;
+mod recover;
 mod report;
 mod table;
 mod targets;

@@ -147,7 +147,8 @@ fn report(entry: &Entry, facts: &Facts) -> DeviceReport {
     };
     let status = format!("0 {} {} {status}", facts.size, target.name()).trim_end().to_owned();
     let table = Line { len: facts.size, target }.to_string();
-    DeviceReport { id: facts.id, name: entry.name.clone(), json: object(entry, facts), status, table }
+    let disks = entry.over.numbers();
+    DeviceReport { id: facts.id, name: entry.name.clone(), json: object(entry, facts), status, table, disks }
 }
 
 fn mirror_status(mirror: &MirrorFacts, legs: &[NamedLeg], log: Option<&Named>) -> MirrorStatus {

@@ -60,17 +60,32 @@ impl Server {
         self.family.call(take).map_err(|error| error.to_string())?;
         let prepared = self.open_mirror(add, again)?;
         let Prepared { ticket, over, added, params, .. } = prepared;
-        if let Err(why) = self.refuse_unfit(id, &params) {
+        let fits = self.refuse_unfit(id, &params).map_err(|why| format!("the table: {why}"));
+        if let Err(why) = fits.and_then(|()| self.record_table(id, over, added, again)) {
             let forget = move |family: Rc<Family>| async move { drop(family.opened.borrow_mut().remove(&ticket)) };
             self.family.call(forget).map_err(|error| error.to_string())?;
-            return Err(format!("the table: {why}"));
+            return Err(why);
         }
         let put = move |family: Rc<Family>| async move { family.put_target(id, ticket).await };
-        self.family.call(put).map_err(|error| error.to_string())??;
-        if let Some(entry) = self.devices.get_mut(&id) {
-            (entry.over, entry.added) = (over, added);
+        self.family.call(put).map_err(|error| error.to_string())?
+    }
+
+    /// Writes down what the device is made of from now on: the next server must not open the disks of the old table. The one
+    /// that goes back is in the file already if it cannot be written.
+    fn record_table(&mut self, id: u32, over: Over, added: Question, again: bool) -> Result<(), Reason> {
+        let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
+        let old = (std::mem::replace(&mut entry.over, over), std::mem::replace(&mut entry.added, added));
+        match self.record(None) {
+            Err(why) if !again => {
+                if let Some(entry) = self.devices.get_mut(&id) {
+                    (entry.over, entry.added) = old;
+                }
+                return Err(format!("the table cannot be recorded: {why}"));
+            }
+            Err(why) => log::error!("the old table is back and the state file may tell of the other one: {why}"),
+            Ok(()) => {}
         }
-        self.save();
+        self.publish();
         Ok(())
     }
 

@@ -34,7 +34,7 @@ fn sysfs_dir(number: &str) -> PathBuf {
 }
 
 /// The mount points in a `mountinfo`, with their device numbers and sources.
-fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, String, String)> {
+pub(super) fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, String, String)> {
     mountinfo.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(2);
         let number = fields.next()?;

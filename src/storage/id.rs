@@ -42,6 +42,14 @@ impl DiskId {
         }
     }
 
+    /// Major and minor of the block device, or of the file system that the file is in.
+    pub fn block_number(&self) -> (u32, u32) {
+        match *self {
+            DiskId::Block { major, minor } => (major, minor),
+            DiskId::File { dev, .. } => (libc::major(dev), libc::minor(dev)),
+        }
+    }
+
     /// The identity of what `metadata` describes; `None` if it is neither a block device nor a file.
     pub fn of(metadata: &Metadata) -> Option<DiskId> {
         let kind = metadata.file_type();

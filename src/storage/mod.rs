@@ -1,5 +1,6 @@
 //! Disks before a target has them: opened, claimed, measured, and judged by what they hold.
 
+mod below;
 mod busy;
 pub mod content;
 mod error;
@@ -11,6 +12,7 @@ mod opening;
 pub mod signature;
 pub mod word;
 
+pub use below::ublk_devices_below;
 pub use busy::user_of;
 pub use error::OpenErrorKind;
 pub use id::DiskId;

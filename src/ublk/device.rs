@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dm_targets::units::Sectors;
 use libublk::sys;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::failure::Reason;
 use crate::protocol::Common;
@@ -46,6 +47,30 @@ pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String>
     })
 }
 
+/// A number that the kernel keeps with a device, so that another one with its number is never taken for it. It is never 0,
+/// which devices of other programs have.
+fn new_cookie() -> Result<u64, Reason> {
+    let mut bytes = [0; 8];
+    while bytes == [0; 8] {
+        getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| format!("no random number: {error}"))?;
+    }
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// What the kernel knows of a device of ours; `None`: it is gone, and what has its number now is another one's.
+pub fn ours(control: &mut Control, id: u32, cookie: u64) -> Result<Option<DeviceInfo>, Reason> {
+    match control.info(id) {
+        Ok(info) => Ok(Some(info).filter(|info| is_ours(info, cookie))),
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether the kernel's device of a number is the one that was given this cookie.
+fn is_ours(info: &DeviceInfo, cookie: u64) -> bool {
+    cookie != 0 && info.target_flags == cookie
+}
+
 /// Has the kernel add a device with what it can do of what is wanted.
 pub fn add(control: &mut Control, common: &Common, params: &Params, zero_copy: bool) -> Result<DeviceInfo, Reason> {
     let features = control.features().unwrap_or(0);
@@ -60,23 +85,55 @@ pub fn add(control: &mut Control, common: &Common, params: &Params, zero_copy: b
     // A snapshot's partitions are its origin's: nobody asked for them to appear a second time.
     flags |= features & u64::from(sys::UBLK_F_NO_AUTO_PART_SCAN);
     let (id, queues, depth) = (common.id, common.queues, common.depth);
-    let wanted = AddDevice { id, queues, depth, max_io_bytes: MAX_IO_BYTES, flags, target_flags: 0 };
-    let info = control.add(&wanted).map_err(|error| error.to_string())?;
+    let wanted = AddDevice { id, queues, depth, max_io_bytes: MAX_IO_BYTES, flags, target_flags: new_cookie()? };
+    let info = control.add(&wanted).map_err(|error| not_added(id, &error))?;
     if let Err(error) = control.set_params(info.id, params) {
-        delete(control, info.id);
+        if let Err(error) = delete(control, info.id) {
+            log::warn!("{error}");
+        }
         return Err(error.to_string());
     }
     Ok(info)
 }
 
-/// Takes over a device whose server has died.
-pub fn take_over(control: &mut Control, id: u32) -> Result<DeviceInfo, Reason> {
-    let info = control.info(id).map_err(|error| error.to_string())?;
-    if !matches!(info.state, DeviceState::Quiesced | DeviceState::FailIo) {
-        return Err(format!("/dev/ublkb{id}: it waits for no server"));
+/// Why the kernel has not added a device.
+fn not_added(id: Option<u32>, error: &ControlError) -> Reason {
+    match (id, error.errno()) {
+        (Some(id), Some(libc::EEXIST)) => {
+            format!("--id {id}: there is a device /dev/ublkb{id} already; leave --id out for the first free one")
+        }
+        (Some(id), Some(libc::EINVAL | libc::ENOSPC)) => {
+            format!("--id {id}: this kernel has no device of that number; leave --id out for the first free one")
+        }
+        _ => error.to_string(),
     }
+}
+
+/// A device of ours that waits for a server.
+pub fn waiting(control: &mut Control, id: u32, cookie: u64) -> Result<DeviceInfo, Reason> {
+    let info = ours(control, id, cookie)?.ok_or_else(|| replaced(id))?;
+    match info.state {
+        DeviceState::Quiesced | DeviceState::FailIo => Ok(info),
+        DeviceState::Live => Err(format!("/dev/ublkb{id}: it has a server")),
+        DeviceState::Dead => Err(no_longer_waits(id, is_recoverable(&info))),
+    }
+}
+
+/// Takes over a device whose server has died.
+pub fn take_over(control: &mut Control, id: u32, cookie: u64) -> Result<DeviceInfo, Reason> {
+    waiting(control, id, cookie)?;
     control.start_recovery(id).map_err(|error| error.to_string())?;
-    control.info(id).map_err(|error| error.to_string())
+    ours(control, id, cookie)?.ok_or_else(|| replaced(id))
+}
+
+fn replaced(id: u32) -> Reason {
+    format!("/dev/ublkb{id}: it is another program's device now; the one that was there is gone")
+}
+
+/// Why a device without a disk cannot be taken over.
+fn no_longer_waits(id: u32, recoverable: bool) -> Reason {
+    let why = if recoverable { "it was stopped" } else { "it was added with --no-recovery, and ended with its server" };
+    format!("/dev/ublkb{id}: {why}; `ublk-dm del --force` removes what is left of it")
 }
 
 /// Makes a device live whose queues are being served, for the first time or again.
@@ -127,14 +184,15 @@ pub fn stop(control: &mut Control, id: u32) -> Result<(), Reason> {
 
 /// Deletes a stopped device. One that somebody still has open is gone for everybody else at once, and its id is free when
 /// the last one closes it; nobody waits for that here.
-pub fn delete(control: &mut Control, id: u32) {
+pub fn delete(control: &mut Control, id: u32) -> Result<(), Reason> {
     control.set_time_limit(Some(DELETE_LIMIT));
-    match control.del(id) {
-        Ok(()) => {}
-        Err(ControlError::Timeout { .. }) => log::info!("/dev/ublkb{id}: somebody still has it open"),
-        Err(error) => log::warn!("{error}"),
-    }
+    let deleted = control.del(id);
     control.set_time_limit(None);
+    match deleted {
+        Err(ControlError::Timeout { .. }) => log::info!("/dev/ublkb{id}: somebody still has it open"),
+        deleted => return deleted.map_err(|error| error.to_string()),
+    }
+    Ok(())
 }
 
 /// The disk's device number, as the kernel holds it.
@@ -217,5 +275,49 @@ pub fn params(
         // Zero copy hands users' pages to the disks, which must be able to take them.
         dma_alignment_mask: Some(largest(|disk| disk.dma_alignment)),
         ..Params::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(target_flags: u64) -> DeviceInfo {
+        DeviceInfo {
+            id: 3,
+            state: DeviceState::Quiesced,
+            queues: 1,
+            depth: 1,
+            max_io_bytes: 4096,
+            flags: 0,
+            target_flags,
+            server_pid: None,
+            owner_uid: 0,
+            owner_gid: 0,
+        }
+    }
+
+    #[test]
+    fn a_device_is_known_by_its_cookie() {
+        assert!(is_ours(&info(77), 77));
+        assert!(!is_ours(&info(78), 77), "another device got the number");
+        assert!(!is_ours(&info(0), 77), "another program's device got the number");
+        assert!(!is_ours(&info(0), 0), "a cookie that was never given is no cookie");
+    }
+
+    #[test]
+    fn cookies_differ() {
+        let cookies: std::collections::HashSet<u64> = (0..64).map(|_| new_cookie().unwrap()).collect();
+        assert!(cookies.len() == 64 && !cookies.contains(&0));
+    }
+
+    #[test]
+    fn a_number_that_cannot_be_had_is_named() {
+        let error = |errno| ControlError::Command { command: "ADD_DEV", device: Some(7), errno };
+        let taken = not_added(Some(7), &error(libc::EEXIST));
+        assert!(taken.starts_with("--id 7: ") && taken.contains("already"), "{taken}");
+        let absent = not_added(Some(7), &error(libc::EINVAL));
+        assert!(absent.starts_with("--id 7: ") && absent.contains("no device of that number"), "{absent}");
+        assert!(!not_added(None, &error(libc::EINVAL)).contains("--id"));
     }
 }

@@ -2,4 +2,5 @@
 
 mod copy;
 mod images;
+mod numbers;
 mod offline;

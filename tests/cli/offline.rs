@@ -18,7 +18,7 @@ const SLOWEST: Duration = Duration::from_secs(20);
 const MEMORY_KIB: u32 = 1 << 20;
 
 /// Runs the program with bounded memory, and sees to it that it comes back in time and does not crash.
-fn run(arguments: &[&str]) -> Output {
+pub fn run(arguments: &[&str]) -> Output {
     let started = Instant::now();
     let limited = format!("ulimit -v {MEMORY_KIB}; exec \"$0\" \"$@\"");
     let mut command = Command::new("sh");

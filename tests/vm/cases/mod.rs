@@ -1,5 +1,6 @@
 //! The cases, most important first.
 
+mod admin;
 mod alternate;
 mod areas;
 mod bad_images;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Case> {
     all.extend(scale::cases());
     all.extend(kill::cases());
     all.extend(noted::cases());
+    all.extend(admin::cases());
     all.extend(copy::cases());
     all.extend(errors::cases());
     all.extend(errors_direct::cases());

@@ -1,0 +1,116 @@
+//! In which order devices are deleted and servers recovered: by what stands on what. Nothing here asks the kernel.
+//!
+//! Rules kept here: a device is deleted before those that it stands on; an origin before its snapshots, so that nothing is
+//! written to it any more when they leave; and a server is recovered after those that its devices stand on.
+
+use std::collections::BTreeSet;
+
+/// What the order depends on, of a device or of a whole server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Part {
+    /// Numbers of its devices.
+    pub ids: BTreeSet<u32>,
+    /// Numbers of the devices that it stands on.
+    pub below: BTreeSet<u32>,
+    /// The server that it belongs to, by its place in some list.
+    pub server: usize,
+    pub is_origin: bool,
+}
+
+impl Part {
+    /// Whether it stands on the other one.
+    pub fn stands_on(&self, other: &Part) -> bool {
+        !self.below.is_disjoint(&other.ids)
+    }
+}
+
+/// The places of devices in the order in which they are deleted: from the top down.
+pub(super) fn deletion(parts: &[Part]) -> Vec<usize> {
+    let must_wait = |one: usize, other: usize| parts[other].stands_on(&parts[one]);
+    let should_wait = |one: usize, other: usize| {
+        let (one, other) = (&parts[one], &parts[other]);
+        one.server == other.server && other.is_origin && !one.is_origin
+    };
+    order(parts.len(), must_wait, should_wait)
+}
+
+/// The places of servers in the order in which they are recovered: from the bottom up.
+pub(super) fn recovery(parts: &[Part]) -> Vec<usize> {
+    order(parts.len(), |one, other| parts[one].stands_on(&parts[other]), |_, _| false)
+}
+
+/// All places from 0, each after those it must wait for, and after those it should wait for where both cannot be had. Places
+/// that wait for each other come last, as they stand.
+fn order(
+    count: usize,
+    must_wait: impl Fn(usize, usize) -> bool,
+    should_wait: impl Fn(usize, usize) -> bool,
+) -> Vec<usize> {
+    let mut left: Vec<usize> = (0..count).collect();
+    let mut ordered = Vec::new();
+    while !left.is_empty() {
+        let free = |wait: &dyn Fn(usize, usize) -> bool, one: usize| {
+            !left.iter().any(|other| *other != one && wait(one, *other))
+        };
+        let best = left.iter().position(|one| free(&must_wait, *one) && free(&should_wait, *one));
+        let place = best.or_else(|| left.iter().position(|one| free(&must_wait, *one))).unwrap_or(0);
+        ordered.push(left.remove(place));
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(id: u32, below: &[u32], server: usize, is_origin: bool) -> Part {
+        Part { ids: [id].into(), below: below.iter().copied().collect(), server, is_origin }
+    }
+
+    #[test]
+    fn a_stack_goes_from_the_top_down() {
+        // A snapshot, a snapshot of it, a mirror on that: whatever their numbers are.
+        let parts = [part(5, &[], 0, false), part(2, &[5], 1, false), part(3, &[2], 2, false)];
+        assert_eq!(deletion(&parts), [2, 1, 0]);
+        let parts = [part(3, &[2], 0, false), part(2, &[5], 1, false), part(5, &[], 2, false)];
+        assert_eq!(deletion(&parts), [0, 1, 2]);
+    }
+
+    #[test]
+    fn an_origin_goes_before_its_snapshots() {
+        let parts = [part(0, &[], 0, false), part(1, &[], 0, false), part(2, &[], 0, true)];
+        assert_eq!(deletion(&parts), [2, 0, 1]);
+    }
+
+    #[test]
+    fn what_stands_on_an_origin_goes_before_it_and_so_before_its_snapshots() {
+        // A snapshot (0) of an origin (1) on which a mirror (2) stands.
+        let parts = [part(0, &[], 0, false), part(1, &[], 0, true), part(2, &[1], 1, false)];
+        assert_eq!(deletion(&parts), [2, 1, 0]);
+    }
+
+    #[test]
+    fn a_snapshot_on_its_own_origin_goes_first_all_the_same() {
+        let parts = [part(0, &[1], 0, false), part(1, &[], 0, true)];
+        assert_eq!(deletion(&parts), [0, 1]);
+    }
+
+    #[test]
+    fn servers_are_recovered_after_what_they_stand_on() {
+        // A snapshot's COW is on a mirror whose server has the later name.
+        let mut snapshots = part(0, &[7], 0, false);
+        snapshots.ids.insert(1);
+        let parts = [snapshots, part(7, &[], 1, false), part(9, &[], 2, false)];
+        assert_eq!(recovery(&parts), [1, 0, 2]);
+    }
+
+    #[test]
+    fn a_circle_loses_nothing() {
+        let parts = [part(0, &[1], 0, false), part(1, &[0], 1, false), part(2, &[0], 2, false)];
+        for order in [deletion(&parts), recovery(&parts)] {
+            assert_eq!(order.iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from([0, 1, 2]));
+        }
+        // What is not in the circle does not wait for it in vain.
+        assert_eq!(deletion(&parts)[0], 2);
+    }
+}

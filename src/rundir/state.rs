@@ -1,0 +1,85 @@
+//! A server's state file: which devices are its, and how they are made again when it has died.
+//!
+//! Rules kept here: a device is known by the cookie that the kernel keeps with it, never by its number alone, which the
+//! kernel hands out again; what cannot be read whole is not used in part; and devices of another boot are gone, whatever the
+//! file says.
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::DeviceState;
+
+/// Version of the file: a program reads its own only.
+const VERSION: u32 = 1;
+
+/// What a server leaves for its successor.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct State {
+    pub version: u32,
+    /// The boot of the machine in which the devices were added.
+    pub boot_id: String,
+    pub pid: u32,
+    pub devices: Vec<DeviceState>,
+}
+
+/// The version alone, which every version has.
+#[derive(Deserialize)]
+struct Version {
+    version: Option<u32>,
+}
+
+impl State {
+    /// The state of this process in this boot.
+    pub fn new(boot_id: String, devices: Vec<DeviceState>) -> State {
+        State { version: VERSION, boot_id, pid: std::process::id(), devices }
+    }
+
+    /// Reads a state file; `None`: it is of another boot, so nothing that it describes is left.
+    ///
+    /// # Errors
+    /// Why it cannot be used, after "PATH: ".
+    pub fn parse(bytes: &[u8], boot_id: &str) -> Result<Option<State>, String> {
+        let damaged = |error: serde_json::Error| format!("damaged: {error}");
+        match serde_json::from_slice::<Version>(bytes).map_err(damaged)?.version {
+            Some(VERSION) => {}
+            Some(version) => return Err(format!("of version {version}; this program reads version {VERSION}")),
+            None => return Err("written by an earlier version of this program, which alone can read it".to_owned()),
+        }
+        let state: State = serde_json::from_slice(bytes).map_err(damaged)?;
+        Ok(Some(state).filter(|state| state.boot_id == boot_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_reads_back() {
+        let bytes = serde_json::to_vec(&State::new("b1".to_owned(), Vec::new())).unwrap();
+        let state = State::parse(&bytes, "b1").unwrap().unwrap();
+        assert_eq!((state.version, state.pid, state.devices.len()), (VERSION, std::process::id(), 0));
+    }
+
+    #[test]
+    fn devices_of_another_boot_are_gone() {
+        let bytes = serde_json::to_vec(&State::new("b1".to_owned(), Vec::new())).unwrap();
+        assert!(State::parse(&bytes, "b2").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_not_whole_is_not_used() {
+        let bytes = serde_json::to_vec(&State::new("b1".to_owned(), Vec::new())).unwrap();
+        for len in 0..bytes.len() {
+            let why = State::parse(&bytes[..len], "b1").unwrap_err();
+            assert!(why.starts_with("damaged: "), "{len} bytes: {why}");
+        }
+    }
+
+    #[test]
+    fn other_versions_are_told_apart() {
+        let why = |text: &str| State::parse(text.as_bytes(), "b1").unwrap_err();
+        assert!(why(r#"{"version": 7, "anything": []}"#).contains("version 7"));
+        assert!(why(r#"{"pid": 12, "devices": []}"#).contains("earlier version"));
+        assert!(why(r#"{"version": 1, "boot_id": "b1", "pid": 1}"#).contains("damaged"));
+    }
+}
