@@ -20,15 +20,18 @@ mod storage;
 mod sys;
 mod ublk;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use cli::terminal::{complain, print_text};
 
 /// Exit code of a command line that makes no sense.
 const WRONG_USAGE: u8 = 2;
 
 /// What is wrong with a command line, in one line: the message without the usage that follows it.
-fn one_line(error: &clap::Error) -> String {
+fn usage_line(error: &clap::Error) -> String {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return "a verb or an argument is missing; see `ublk-dm --help`".to_owned();
     }
@@ -38,16 +41,30 @@ fn one_line(error: &clap::Error) -> String {
     format!("{}; see `--help`", message.strip_prefix("error: ").unwrap_or(&message))
 }
 
+/// Prints help or version.
+fn show(asked: &clap::Error) -> ExitCode {
+    let text = asked.render();
+    let styled = std::io::stdout().is_terminal();
+    let text = if styled { text.ansi().to_string() } else { text.to_string() };
+    match print_text(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
 fn main() -> ExitCode {
     sys::file_size::ignore_signal();
     let cli = match cli::args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            eprintln!("ublk-dm: {}", one_line(&error));
+            complain(&usage_line(&error));
             return ExitCode::from(WRONG_USAGE);
         }
         // Help and version were asked for.
-        Err(error) => error.exit(),
+        Err(error) => return show(&error),
     };
     let level = match (cli.quiet, cli.verbose) {
         (true, _) => log::LevelFilter::Error,
@@ -57,12 +74,17 @@ fn main() -> ExitCode {
     };
     let level =
         if matches!(cli.verb, cli::args::Verb::Serve { .. }) { level.max(log::LevelFilter::Info) } else { level };
-    env_logger::Builder::new().filter_level(level).parse_default_env().init();
-    match cli::run(cli.verb) {
+    server::logging::install(level);
+    if cli.verb.serves() {
+        server::environment::close_inherited();
+    }
+    let code = match cli::run(cli.verb) {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("ublk-dm: {}", failure.message.replace('\n', " "));
+            complain(&failure.message);
             ExitCode::from(failure.code)
         }
-    }
+    };
+    log::logger().flush();
+    code
 }

@@ -8,16 +8,17 @@ use dm_targets::table::{self, Line, MirrorLog, StoreType, Target};
 
 use super::args::{self as cli, Add};
 use super::client::{open_rundir, other_answer};
+use super::interrupt::{Interrupt, take_back};
+use super::keep;
+use super::remove::taken_over;
 use super::terminal::print;
 use crate::failure::{Failure, wrong_usage};
-use crate::protocol::{
-    self, AddMirror, AddOrigin, AddSnapshot, Answer, Common, DeviceState, InitialSync, Leg, Question,
-};
+use crate::protocol::{AddMirror, AddOrigin, AddSnapshot, Answer, Common, DeviceState, InitialSync, Leg, Question};
 use crate::rundir::{FamilyLock, RunDir, Server, State, family_key};
 use crate::server::process;
 use crate::storage::DiskId;
 use crate::storage::word::{absolute, device_of, leg_of};
-use crate::ublk::{Control, device};
+use crate::ublk::{Control, device, kernels};
 
 fn common(common: &cli::Common) -> Common {
     Common {
@@ -74,7 +75,7 @@ pub(super) fn create(name: String, table: Option<String>, file: Option<&Path>) -
     let text = match (table, file) {
         (Some(line), _) => line,
         (None, Some(path)) if path != Path::new("-") => {
-            std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?
+            std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?
         }
         (None, _) => std::io::read_to_string(std::io::stdin())?,
     };
@@ -144,7 +145,8 @@ pub(super) fn question_of(line: Line, options: &cli::Common) -> Result<(Question
 fn mirror_question(add: &cli::Mirror) -> Result<AddMirror, Failure> {
     let (min, max) = (table::Mirror::MIN_LEGS, table::Mirror::MAX_LEGS);
     if !(min..=max).contains(&add.legs.len()) {
-        return Err(wrong_usage(format!("{} legs: a mirror has {min} to {max}; give --leg for each", add.legs.len())));
+        let (count, legs) = (add.legs.len(), if add.legs.len() == 1 { "leg" } else { "legs" });
+        return Err(wrong_usage(format!("{count} {legs}: a mirror has {min} to {max}; give --leg for each")));
     }
     let legs = add.legs.iter().map(|word| leg_of(word)).collect::<Result<Vec<_>, _>>()?;
     let source = match &add.source {
@@ -180,49 +182,68 @@ fn mirror_question(add: &cli::Mirror) -> Result<AddMirror, Failure> {
 }
 
 fn add_target(question: Question, origin: &Path, options: &cli::Common) -> Result<ExitCode, Failure> {
+    options.name.as_deref().map_or(Ok(()), refuse_odd_name)?;
     let rundir = open_rundir()?;
-    let metadata = std::fs::metadata(origin).map_err(|error| format!("{}: {error}", origin.display()))?;
-    let id = DiskId::of(&metadata)
-        .ok_or_else(|| format!("{}: neither a block device nor a regular file", origin.display()))?;
+    if let Some(bug) = kernels::known_crash(&kernels::release()) {
+        log::warn!("{bug}");
+    }
+    let id = DiskId::of_path(origin).map_err(|error| error.to_string())?;
     let key = match &question {
         Question::AddMirror(_) => format!("mirror-{}", family_key(id)),
         _ => family_key(id),
     };
     let mut lock = rundir.lock_family(&key, question.verb())?;
-    check_name(&rundir, &mut lock, options)?;
-    match rundir.server(&key) {
+    let there = rundir.server(&key);
+    let own = there.as_ref().and_then(|server| own_device(server, options, &question));
+    if own.is_none() {
+        check_name(&rundir, &mut lock, options)?;
+    }
+    match there {
+        Some(Server { connection: Some(_), .. }) if own.is_some() => {
+            let path = own.unwrap_or_default();
+            log::info!("{path} is there already");
+            print(&path)?;
+            drop(lock);
+            keep::keep(&rundir, &key, &path)
+        }
         Some(Server { connection: Some(server), .. }) => {
-            if options.foreground {
-                let hint = "only the first device of an origin can be added in the foreground";
-                return Err(wrong_usage(format!("{}: its server is already running; {hint}", origin.display())));
-            }
-            print_added(ask_to_add(server, &question, origin)?, &question)?;
+            let path = ask_to_add(&rundir, &key, server, &question, origin, &Interrupt::catch()?)?;
+            drop(lock);
+            if options.foreground { keep::keep(&rundir, &key, &path) } else { Ok(ExitCode::SUCCESS) }
         }
         Some(Server { lives: true, .. }) => {
-            return Err(format!("{}: its server does not answer: it is stopped, or hangs", origin.display()).into());
+            Err(format!("{}: its server does not answer: it is stopped, or hangs", origin.display()).into())
         }
         // Its devices would be forgotten with the file.
         Some(Server { damaged: Some(why), .. }) => {
             let hint = "remove it to go on without the devices that it tells of";
-            return Err(format!("{}: {why}; {hint}", origin.display()).into());
+            Err(format!("{}: {why}; {hint}", origin.display()).into())
         }
         Some(Server { state: Some(state), .. }) if has_devices(&state)? => {
-            let hint = "run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
-            return Err(format!("{}: its server has died and left devices behind; {hint}", origin.display()).into());
+            let Some(path) = own else {
+                let hint = "run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
+                let what = "its server has died and left devices behind";
+                return Err(format!("{}: {what}; {hint}", origin.display()).into());
+            };
+            let devices = state.devices.into_iter().filter(|device| exists(device).unwrap_or(true)).collect();
+            rundir.remove_socket(&key);
+            let done = |answer| taken_over(answer).and_then(|()| print(&path));
+            process::foreground(&rundir, &key, Question::Recover(devices), lock, done)
         }
         _ if options.foreground => {
             rundir.remove(&key);
             let asked = question.clone();
             let added = |answer| print_added(answer, &asked);
-            return process::foreground(&rundir, &key, question, lock, added);
+            process::foreground(&rundir, &key, question, lock, added)
         }
         _ => {
             rundir.remove(&key);
+            let interrupt = Interrupt::catch()?;
             let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
-            print_added(ask_to_add(server, &question, origin)?, &question)?;
+            ask_to_add(&rundir, &key, server, &question, origin, &interrupt)?;
+            Ok(ExitCode::SUCCESS)
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Whether a device is still there, and not another one under its number.
@@ -241,18 +262,63 @@ fn has_devices(state: &State) -> Result<bool, Failure> {
     Ok(false)
 }
 
-fn ask_to_add(server: UnixStream, question: &Question, origin: &Path) -> Result<Answer, Failure> {
-    protocol::ask(server, question).map_err(|error| format!("{}: {error}", origin.display()).into())
+/// Asks a server for a device and prints its path. Nothing is left of it if the command is interrupted or its result
+/// cannot be printed.
+fn ask_to_add(
+    rundir: &RunDir,
+    key: &str,
+    server: UnixStream,
+    question: &Question,
+    origin: &Path,
+    interrupt: &Interrupt,
+) -> Result<String, Failure> {
+    let answer = interrupt.add(rundir, key, server, question, origin)?;
+    let path = if let Answer::Added { path } = &answer { path.clone() } else { String::new() };
+    match print_added(answer, question) {
+        Err(failure) if !path.is_empty() => {
+            take_back(rundir, key, &path)?;
+            Err(format!("{}; the device was deleted again", failure.message).into())
+        }
+        printed => printed.map(|()| path),
+    }
+}
+
+/// The device that a command in the foreground has made in an earlier life, if it is there: the same name over the same
+/// disks. (A mirror's legs may have been changed since; its family is that of its first leg.)
+fn own_device(server: &Server, options: &cli::Common, question: &Question) -> Option<String> {
+    let name = options.name.as_ref().filter(|_| options.foreground)?;
+    let same = |added: &Question| match (added, question) {
+        (Question::AddSnapshot(old), Question::AddSnapshot(new)) => (&old.origin, &old.cow) == (&new.origin, &new.cow),
+        (Question::AddOrigin(_), Question::AddOrigin(_)) | (Question::AddMirror(_), Question::AddMirror(_)) => true,
+        _ => false,
+    };
+    let mut devices = server.state.iter().flat_map(|state| &state.devices);
+    let device =
+        devices.find(|device| device.name == *name && same(&device.added) && exists(device).unwrap_or(false))?;
+    Some(format!("/dev/ublkb{}", device.id))
+}
+
+/// The longest name of a device, in bytes: device-mapper's limit, so that a name can be used there as well.
+const MAX_NAME_BYTES: usize = 127;
+
+/// Refuses names that could be taken for something else, or do something to the terminal that shows them.
+fn refuse_odd_name(name: &str) -> Result<(), Failure> {
+    if name.len() > MAX_NAME_BYTES {
+        let (start, len) = (name.chars().take(16).collect::<String>(), name.len());
+        return Err(wrong_usage(format!("name {start}...: it has {len} bytes, more than {MAX_NAME_BYTES}")));
+    }
+    let why = match name {
+        "" => "it is empty",
+        _ if name.contains(char::is_control) => "it has a control character",
+        _ if name.contains(|letter: char| letter.is_whitespace() || letter == '/') => "it has a space or a slash",
+        _ if name.bytes().all(|byte| byte.is_ascii_digit()) => "it is a number, and would be taken for an id",
+        _ => return Ok(()),
+    };
+    Err(wrong_usage(format!("name '{name}': {why}; choose another one")))
 }
 
 fn check_name(rundir: &RunDir, lock: &mut FamilyLock, options: &cli::Common) -> Result<(), Failure> {
     let Some(name) = &options.name else { return Ok(()) };
-    if name.is_empty()
-        || name.contains(|letter: char| letter.is_whitespace() || letter == '/')
-        || name.parse::<u32>().is_ok()
-    {
-        return Err(wrong_usage(format!("name {name:?}: it must have no space or slash and not be a number")));
-    }
     // What servers have written down is asked, and not they: one that hangs must not keep others from adding devices.
     let is_taken = |device: DeviceState| device.name == *name && exists(&device).unwrap_or(true);
     let taken = || Ok(rundir.states()?.into_iter().flat_map(|state| state.devices).any(is_taken));
@@ -266,7 +332,7 @@ fn check_name(rundir: &RunDir, lock: &mut FamilyLock, options: &cli::Common) -> 
 pub(super) fn print_added(answer: Answer, question: &Question) -> Result<(), Failure> {
     match answer {
         Answer::Added { path } => {
-            print(&path);
+            print(&path)?;
             warn_of_forgetting(question);
         }
         Answer::Failed { message } => return Err(message.into()),

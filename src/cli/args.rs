@@ -119,6 +119,9 @@ pub enum Verb {
         /// Every such device
         #[arg(long)]
         all: bool,
+        /// Stay in the foreground and serve, for service managers: the devices of one dead server
+        #[arg(long, conflicts_with = "all")]
+        foreground: bool,
     },
     /// Copy a disk, or a part of one, to up to eight others
     Copy {
@@ -184,6 +187,28 @@ pub enum Verb {
         /// The family's name
         key: String,
     },
+}
+
+impl Verb {
+    /// Whether this process is to be a server.
+    pub fn serves(&self) -> bool {
+        match self {
+            Verb::Serve { .. } => true,
+            Verb::Recover { foreground, .. } => *foreground,
+            Verb::Add(add) => add.common().foreground,
+            _ => false,
+        }
+    }
+}
+
+impl Add {
+    fn common(&self) -> &Common {
+        match self {
+            Add::Snapshot(add) => &add.common,
+            Add::Origin(add) => &add.common,
+            Add::Mirror(add) => &add.common,
+        }
+    }
 }
 
 #[derive(Subcommand)]
@@ -281,7 +306,8 @@ pub struct Common {
     /// The device cannot be written
     #[arg(long)]
     pub read_only: bool,
-    /// Stay in the foreground and serve, for service managers
+    /// Stay in the foreground and serve, for service managers. Started again after its death with the same --name, takes
+    /// its devices over; a device of a server that runs already is watched over instead, and deleted by SIGTERM
     #[arg(long)]
     pub foreground: bool,
     /// Copy request data even where the kernel could lend its pages

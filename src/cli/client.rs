@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Answer, DeviceReport, DeviceState, Question};
 use crate::rundir::{RunDir, Server, State};
+use crate::server::health;
 use crate::ublk::{self, Control, device};
 
 /// How often a server is asked for its devices that goes without an answer ...
@@ -16,8 +17,9 @@ const REPORT_TRIES: u32 = 40;
 const REPORT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn open_rundir() -> Result<RunDir, Failure> {
+    let rundir = RunDir::open()?;
     require_root()?;
-    RunDir::open().map_err(|error| format!("cannot open the run directory: {error}").into())
+    Ok(rundir)
 }
 
 pub(super) fn require_root() -> Result<(), Failure> {
@@ -180,7 +182,7 @@ fn unanswered(device: &DeviceState, state: ublk::DeviceState, server: Option<u32
         _ => "snapshot-origin",
     };
     let json = json!({
-        "id": device.id, "name": device.name, "target": target, "state": state,
+        "id": device.id, "name": device.name, "target": target, "state": state, "health": health::UNKNOWN,
         "block_device": format!("/dev/ublkb{}", device.id), "char_device": format!("/dev/ublkc{}", device.id),
         "server_pid": server, "answers": false,
     });

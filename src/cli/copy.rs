@@ -220,7 +220,7 @@ impl Engine {
                 "destinations": errors.collect::<Vec<_>>(),
                 "error": failed,
             });
-            print(&object.to_string());
+            print(&object.to_string())?;
         }
         match failed {
             Some(message) => Err(message.into()),

@@ -4,6 +4,8 @@ mod add;
 pub mod args;
 mod client;
 mod copy;
+mod interrupt;
+mod keep;
 mod order;
 mod remove;
 mod show;
@@ -22,7 +24,7 @@ use crate::protocol::{Answer, Question};
 use crate::server::process;
 use args::{self as cli, Verb};
 use client::ask;
-use terminal::print;
+use terminal::{print, stdout};
 
 /// Carries a verb out.
 pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
@@ -39,7 +41,8 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Message { device, words } => message(&device, words)?,
         Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,
         Verb::Wait { device, event_nr, .. } => wait::event(&device, event_nr)?,
-        Verb::Recover { devices, all } => remove::recover(&devices, all)?,
+        Verb::Recover { devices, foreground: true, .. } => return remove::recover_in_foreground(&devices),
+        Verb::Recover { devices, all, .. } => remove::recover(&devices, all)?,
         Verb::Copy { from, to, throttle, json, force } => return copy::copy(&from, &to, throttle, json, force),
         Verb::Zero { to, json, force } => return copy::zero(&to, json, force),
         Verb::Check { path, origin, json } => return offline(offline::check, &path, origin.as_deref(), json),
@@ -52,7 +55,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
 
 /// `check` and `dump`: the result goes to stdout as it is found, and the verdict is the exit code.
 fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>, json: bool) -> Result<ExitCode, Failure> {
-    let verdict = verb(&offline::Request { path, origin, json }, &mut std::io::stdout().lock());
+    let verdict = verb(&offline::Request { path, origin, json }, &mut stdout());
     Ok(ExitCode::from(verdict.map_err(|error| error.to_string())?.exit_code()))
 }
 
@@ -64,7 +67,7 @@ fn load(word: &str, line: &str) -> Result<(), Failure> {
 
 fn message(word: &str, words: Vec<String>) -> Result<(), Failure> {
     if let Answer::Lines(lines) = ask(word, |id| Question::Message { id, words })? {
-        lines.iter().for_each(|line| print(line));
+        lines.iter().try_for_each(|line| print(line))?;
     }
     Ok(())
 }

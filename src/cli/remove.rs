@@ -3,12 +3,13 @@
 //! Rules kept here: a device is touched only after its cookie has been compared, because its number may be another device's
 //! by now; what fails keeps nothing from being done that does not depend on it, and has a line of its own.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
-use super::client::{Family, Known, must_answer, open_rundir};
+use super::client::{Family, Known, must_answer, open_rundir, other_answer};
 use super::order::{self, Part};
 use super::verdict::verdict;
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, Reason, wrong_usage};
 use crate::protocol::{self, AddSnapshot, Answer, DeviceReport, DeviceState, Question};
 use crate::rundir::{RunDir, Server, State};
 use crate::server::{self, process};
@@ -137,6 +138,38 @@ fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState, add: &AddSnaps
             }
             Ok(()) => break,
         }
+    }
+    Ok(())
+}
+
+/// Takes over the devices of one dead server, and serves them in this process.
+pub(super) fn recover_in_foreground(words: &[String]) -> Result<ExitCode, Failure> {
+    let rundir = open_rundir()?;
+    let known = Known::of(&rundir)?;
+    let (family, first) = known.find(&words[0])?;
+    for word in words {
+        let (other, device) = known.find(word)?;
+        if other.key != family.key {
+            let hint = "give it a process of its own";
+            return Err(wrong_usage(format!("{}: had another server than {}: {hint}", device.name, first.name)));
+        }
+    }
+    let lock = rundir.lock_family(&family.key, "recover")?;
+    let Some(Server { lives: false, state: Some(state), .. }) = rundir.server(&family.key) else {
+        return Err(format!("{}: its server is alive, there is nothing to take over", first.name).into());
+    };
+    refuse_waiting(family)?;
+    let is_left = |device: &DeviceState| family.devices.iter().any(|left| left.id == device.id);
+    let devices = state.devices.into_iter().filter(is_left).collect();
+    rundir.remove_socket(&family.key);
+    process::foreground(&rundir, &family.key, Question::Recover(devices), lock, taken_over)
+}
+
+/// Takes the answer of a server in this process: what could not be taken over is said, and the rest is served.
+pub(super) fn taken_over(answer: Answer) -> Result<(), Failure> {
+    match answer {
+        Answer::Recovered { problems } => problems.iter().for_each(|why| log::error!("{why}")),
+        _ => return Err(other_answer()),
     }
     Ok(())
 }

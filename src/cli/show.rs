@@ -7,13 +7,13 @@ use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::Failure;
 use crate::protocol::DeviceReport;
-use crate::ublk::{self, Control};
+use crate::ublk::{self, Control, kernels};
 
 pub(super) fn list(json: bool) -> Result<(), Failure> {
     let known = Known::of(&open_rundir()?)?;
     if json {
         let devices: Vec<&Value> = known.devices().into_iter().map(|device| &device.json).collect();
-        print(&json!({ "version": 1, "devices": devices }).to_string());
+        print(&json!({ "version": 1, "devices": devices }).to_string())?;
         return verdict(known.problems);
     }
     for device in known.devices() {
@@ -27,7 +27,7 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
             _ if !legs.is_empty() => legs.join(" "),
             _ => device.json["origin"]["path"].as_str().unwrap_or("").to_owned(),
         };
-        print(&format!("{:<14} {:<16} {:<16} {state:<9} {over}", device.name, text("block_device"), text("target"),));
+        print(&format!("{:<14} {:<16} {:<16} {state:<9} {over}", device.name, text("block_device"), text("target"),))?;
     }
     verdict(known.problems)
 }
@@ -41,7 +41,7 @@ pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
     for device in devices {
         let mut object = device.json;
         object["status"] = device.status.into();
-        print(&object.to_string());
+        print(&object.to_string())?;
     }
     verdict(problems)
 }
@@ -52,7 +52,7 @@ pub(super) fn lines(words: &[String], line: impl Fn(&DeviceReport) -> String) ->
     for device in &devices {
         let prefix = if words.len() == 1 { String::new() } else { format!("{}: ", device.name) };
         match must_answer(device) {
-            Ok(()) => print(&format!("{prefix}{}", line(device))),
+            Ok(()) => print(&format!("{prefix}{}", line(device)))?,
             Err(why) => problems.push(why),
         }
     }
@@ -63,15 +63,23 @@ pub(super) fn features(json: bool) -> Result<(), Failure> {
     let bits = Control::open().and_then(|mut control| control.features()).map_err(|error| error.to_string())?;
     if json {
         let names = ublk::feature_names(bits);
-        print(
-            &json!({ "version": 1, "bits": bits, "features": names, "unknown": ublk::unknown_features(bits) })
-                .to_string(),
+        return print(
+            &json!({
+                "version": 1,
+                "bits": bits,
+                "features": names,
+                "unknown": ublk::unknown_features(bits),
+                "known_bug": kernels::known_bug(&kernels::release()),
+            })
+            .to_string(),
         );
-        return Ok(());
+    }
+    if let Some(bug) = kernels::known_bug(&kernels::release()) {
+        log::warn!("{bug}");
     }
     for feature in ublk::FEATURES {
         let has = if bits & feature.flag != 0 { "yes" } else { "no" };
-        print(&format!("{:<24} {has:<4} {:<6} {}", feature.name, feature.since, feature.purpose));
+        print(&format!("{:<24} {has:<4} {:<6} {}", feature.name, feature.since, feature.purpose))?;
     }
     Ok(())
 }

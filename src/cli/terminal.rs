@@ -1,15 +1,71 @@
 //! What a command prints for people: results on stdout, bars where there is a terminal.
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use dm_targets::units::Sectors;
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// A line on stdout. A reader that has gone away is no reason to fail.
-pub fn print(line: &str) {
-    if let Err(error) = writeln!(std::io::stdout(), "{line}") {
-        log::debug!("stdout: {error}");
+use crate::failure::Failure;
+
+/// stdout, where a reader that has gone away (EPIPE) is no failure: `ublk-dm list | head -1` is
+/// done. Anything else that keeps the result from being written is one.
+pub struct Stdout(io::StdoutLock<'static>);
+
+/// Opens stdout for a result.
+pub fn stdout() -> Stdout {
+    Stdout(io::stdout().lock())
+}
+
+/// Takes a reader that has gone away for one that has read everything.
+fn unless_reader_left<T>(result: io::Result<T>, all: T) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(all),
+        result => result,
     }
+}
+
+impl Write for Stdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        unless_reader_left(self.0.write(bytes), bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        unless_reader_left(self.0.flush(), ())
+    }
+}
+
+/// Writes a result to stdout; a result that cannot be written is a failure of the command.
+pub fn print_text(text: &str) -> Result<(), Failure> {
+    let mut stdout = stdout();
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| format!("cannot write the result to stdout: {error}").into())
+}
+
+/// A line on stdout.
+pub fn print(line: &str) -> Result<(), Failure> {
+    print_text(&format!("{line}\n"))
+}
+
+/// Says why a command fails, in one line on stderr.
+///
+/// What a user has written may stand in it: characters that a terminal would act on are escaped.
+/// If stderr cannot be written, the exit code still says that the command failed.
+pub fn complain(message: &str) {
+    let line: String = one_line(message);
+    drop(writeln!(io::stderr(), "ublk-dm: {line}"));
+}
+
+/// A message as one line without control characters.
+pub fn one_line(message: &str) -> String {
+    let mut line = String::with_capacity(message.len());
+    for letter in message.chars() {
+        match letter {
+            '\n' => line.push(' '),
+            letter if letter.is_control() => line.extend(letter.escape_default()),
+            letter => line.push(letter),
+        }
+    }
+    line
 }
 
 /// A bar on a terminal, nothing elsewhere.

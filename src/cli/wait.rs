@@ -18,9 +18,8 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) fn event(word: &str, events: Option<u32>) -> Result<(), Failure> {
     match ask(word, |id| Question::Wait { id, events })? {
         Answer::Events(count) => print(&count.to_string()),
-        _ => return Err(other_answer()),
+        _ => Err(other_answer()),
     }
-    Ok(())
 }
 
 /// Waits until a mirror is in sync. Fails when its recovery has ended and it is not.

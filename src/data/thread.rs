@@ -23,7 +23,6 @@ use dm_targets::exec::Executor;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Snapshot;
 use dm_targets::units::Sectors;
-use rustix::process::configure_io_flusher_behavior;
 
 use super::caller::{Caller, Mailbox};
 use super::device::{Device, Opened, Served};
@@ -98,7 +97,6 @@ impl FamilyHandle {
 
 impl Family {
     fn new(wake: OwnedFd) -> io::Result<Rc<Family>> {
-        become_io_flusher();
         #[cfg(feature = "mutants")]
         break_a_rule();
         let ring = Ring::new()?;
@@ -127,6 +125,7 @@ impl Family {
             }
             if let Err(error) = self.ring.turn(self.executor.ready() > 0) {
                 log::error!("the ring failed, the server cannot go on: {error}");
+                log::logger().flush();
                 std::process::abort();
             }
         }
@@ -272,11 +271,4 @@ fn break_a_rule() {
         None => log::error!("UBLK_DM_MUTANT: no mutant is named {name:?}"),
     }
     log::warn!("this server breaks a rule on purpose: {name}");
-}
-
-/// Tells the kernel that this thread serves storage: memory it allocates is never got by writing back to its own devices.
-fn become_io_flusher() {
-    if let Err(error) = configure_io_flusher_behavior(true) {
-        log::warn!("PR_SET_IO_FLUSHER: {error}");
-    }
 }

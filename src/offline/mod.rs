@@ -89,6 +89,9 @@ impl fmt::Display for Error {
             Error::Open { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
                 write!(f, "{path}: cannot open: {source}; no root is needed, but permission to read is")
             }
+            Error::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                write!(f, "cannot open {path}: there is no such device or file: check the path")
+            }
             Error::Open { path, source } => write!(f, "{path}: cannot open: {source}"),
             Error::NotStorage { path } => write!(f, "{path}: is neither a block device nor a regular file"),
             Error::Read { path, offset_bytes, source } => {

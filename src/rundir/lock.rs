@@ -87,6 +87,7 @@ impl RunDir {
     /// Another command has held it for longer than such a step can take.
     pub fn lock(&self) -> Result<File, Reason> {
         let why = |error: io::Error| format!("{}: {error}", self.path.display());
+        self.make().map_err(|error| error.to_string())?;
         let file = File::open(&self.path).map_err(why)?;
         let end = Instant::now() + DIRECTORY_LIMIT;
         while !try_lock(&file).map_err(why)? {
@@ -106,6 +107,7 @@ impl RunDir {
     pub fn lock_family(&self, key: &str, doing: &str) -> Result<FamilyLock, Reason> {
         let path = self.lock_file(key);
         let why = |error: io::Error| format!("{}: {error}", path.display());
+        self.make().map_err(|error| error.to_string())?;
         let end = Instant::now() + FAMILY_LIMIT;
         loop {
             let file = open(&path).map_err(why)?;

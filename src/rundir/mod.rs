@@ -1,5 +1,5 @@
-//! The run directory: a socket, a state file and a log per server, notes per COW, and the locks that commands take turns
-//! with ([`lock`]).
+//! The run directory: a socket and a state file per server, notes per COW, and the locks that commands take turns with
+//! ([`lock`]); and in `log/` the logs of servers, which stay when those are gone.
 //!
 //! State files are replaced durably and as a whole ([`durable`]). The directory belongs to its user alone (mode 0700), because
 //! what stands in it is believed.
@@ -9,13 +9,14 @@ pub mod journal;
 mod lock;
 mod state;
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub use lock::FamilyLock;
+use rustix::fs::{Access, access};
 use serde::{Deserialize, Serialize};
 pub use state::State;
 
@@ -23,8 +24,11 @@ use crate::failure::Reason;
 use crate::protocol::{self, DeviceState};
 use crate::storage::DiskId;
 
-/// Where it is unless `UBLK_DM_RUN_DIR` says otherwise.
+/// Where it is unless [`VARIABLE`] says otherwise.
 const DEFAULT: &str = "/run/ublk-dm";
+
+/// Names another run directory.
+pub const VARIABLE: &str = "UBLK_DM_RUN_DIR";
 
 /// The run directory.
 #[derive(Clone, Debug)]
@@ -53,6 +57,12 @@ pub struct Server {
     pub lives: bool,
 }
 
+/// What is wrong with the run directory, with its path and the way out.
+fn of_directory(path: &Path, what: &str, error: &io::Error) -> io::Error {
+    let hint = format!("set {VARIABLE} to a directory that can be written");
+    io::Error::new(error.kind(), format!("the run directory {} {what}: {error}; {hint}", path.display()))
+}
+
 /// The name of a disk in the directory; a family has its origin's.
 pub fn family_key(origin: DiskId) -> String {
     match origin {
@@ -62,11 +72,38 @@ pub fn family_key(origin: DiskId) -> String {
 }
 
 impl RunDir {
-    /// Opens the run directory, making it if it is not there.
+    /// Opens the run directory. One that does not exist yet has no servers; the first lock makes it.
     pub fn open() -> io::Result<RunDir> {
-        let path = std::env::var_os("UBLK_DM_RUN_DIR").map_or_else(|| PathBuf::from(DEFAULT), PathBuf::from);
-        DirBuilder::new().recursive(true).mode(0o700).create(&path)?;
-        Ok(RunDir { path })
+        let path = match std::env::var_os(VARIABLE) {
+            Some(path) if path.is_empty() => {
+                let what = format!("{VARIABLE} is empty: set it to a directory, or unset it for {DEFAULT}");
+                return Err(io::Error::new(ErrorKind::InvalidInput, what));
+            }
+            Some(path) => PathBuf::from(path),
+            None => PathBuf::from(DEFAULT),
+        };
+        // A server has another working directory.
+        let path = std::path::absolute(&path).map_err(|error| of_directory(&path, "cannot be used", &error))?;
+        match fs::metadata(&path) {
+            Ok(found) if !found.is_dir() => {
+                Err(of_directory(&path, "cannot be used", &ErrorKind::NotADirectory.into()))
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(of_directory(&path, "cannot be used", &error)),
+            _ => Ok(RunDir { path }),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the directory if it does not exist, and fails if nothing can be written there.
+    fn make(&self) -> io::Result<()> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
+        made.map_err(|error| of_directory(&self.path, "cannot be made", &error))?;
+        let writable = access(&self.path, Access::WRITE_OK);
+        writable.map_err(|error| of_directory(&self.path, "cannot be used", &error.into()))
     }
 
     /// A server's socket.
@@ -78,14 +115,9 @@ impl RunDir {
         self.path.join(format!("{key}.json"))
     }
 
-    /// A server's log, appended to.
-    pub fn log(&self, key: &str) -> io::Result<File> {
-        OpenOptions::new().create(true).append(true).mode(0o600).open(self.log_path(key))
-    }
-
-    /// Where a server's log is.
+    /// Where a server's log is. It stays when the server is gone.
     pub fn log_path(&self, key: &str) -> PathBuf {
-        self.path.join(format!("{key}.log"))
+        self.path.join("log").join(format!("{key}.log"))
     }
 
     /// Replaces a server's state file, durably.
@@ -156,7 +188,7 @@ impl RunDir {
     /// Removes all files of a server.
     pub fn remove(&self, key: &str) {
         self.remove_stale_lock(key);
-        for path in [self.socket(key), self.state_file(key), self.note_file(key), self.log_path(key)] {
+        for path in [self.socket(key), self.state_file(key), self.note_file(key)] {
             if let Err(error) = fs::remove_file(&path) {
                 if error.kind() != io::ErrorKind::NotFound {
                     log::warn!("{}: {error}", path.display());
@@ -192,7 +224,11 @@ impl RunDir {
     /// The names of all families that have a server, dead or alive.
     pub fn keys(&self) -> io::Result<Vec<String>> {
         let mut keys = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            entries => Some(entries.map_err(|error| of_directory(&self.path, "cannot be read", &error))?),
+        };
+        for entry in entries.into_iter().flatten() {
             let name = entry?.file_name();
             let name = name.to_string_lossy();
             if let Some(key) = name.strip_suffix(".json").or_else(|| name.strip_suffix(".sock")) {

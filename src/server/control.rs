@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::rc::Rc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 use super::devices::{Directory, Entry, Over, free_name, no_device, state_of};
 use super::listener::{AtWork, Desk, Visit};
@@ -20,6 +21,9 @@ use crate::rundir::RunDir;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::device;
 use crate::ublk::{Control, DeviceInfo, Params};
+
+/// How long a server that was started waits for its first device: commands ask at once.
+const FIRST_DEVICE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A server: one origin, its snapshots and their devices; or a mirror.
 pub struct Server {
@@ -40,6 +44,7 @@ pub struct Server {
 }
 
 /// How a command is taken back whose client has left.
+#[derive(Clone, Copy)]
 enum Undo {
     Add,
     Suspend(u32),
@@ -134,7 +139,13 @@ impl Server {
     }
 
     fn answer_all(&mut self, visits: &Receiver<Visit>) {
-        for visit in visits {
+        loop {
+            // Whoever started a server asks at once, unless they were killed.
+            let visit = match self.devices.is_empty() {
+                true => visits.recv_timeout(FIRST_DEVICE_LIMIT).ok(),
+                false => visits.recv().ok(),
+            };
+            let Some(visit) = visit else { break };
             match visit {
                 // What nobody waits for any more is not begun.
                 Visit::Command(question, connection) if protocol::has_left(&connection) => {
@@ -159,14 +170,20 @@ impl Server {
     fn answer(&mut self, question: Question, mut connection: UnixStream) -> io::Result<()> {
         let undo = Undo::of(&question);
         let answer = self.carry_out(question).unwrap_or_else(|message| Answer::Failed { message });
-        if protocol::has_left(&connection) {
+        let left = protocol::has_left(&connection);
+        if left {
             self.take_back(undo, &answer);
         }
         if self.devices.is_empty() {
             // Gone before the answer: whoever reads it finds no trace of the server, and can open its disks.
             self.end();
         }
-        protocol::write_line(&mut connection, &answer)
+        let written = protocol::write_line(&mut connection, &answer);
+        if written.is_err() && !left {
+            // It has left between the look and the answer.
+            self.take_back(undo, &answer);
+        }
+        written
     }
 
     /// Takes back what a command has done whose client has left without waiting for its end: it has told its user that the
@@ -175,7 +192,7 @@ impl Server {
         let taken_back = match (undo, answer) {
             (Undo::Add, Answer::Added { path }) => {
                 let id = path.trim_start_matches(device::BLOCK_PATH).parse();
-                id.map_err(|_| path.clone()).and_then(|id| self.del(&[id], false))
+                id.map_err(|_| path.clone()).and_then(|id| self.del(&[id], true))
             }
             (Undo::Suspend(id), Answer::Done) => self.resume(id),
             _ => return,

@@ -2,10 +2,15 @@
 
 mod control;
 mod devices;
+pub mod environment;
+pub mod health;
 mod listener;
+pub mod logging;
+pub mod manager;
 pub mod process;
 mod recover;
 mod report;
+mod signals;
 mod table;
 mod targets;
 

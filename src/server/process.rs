@@ -1,44 +1,45 @@
 //! Starting and ending a server process.
 //!
 //! `add` starts a server in a session of its own and waits until it says on its stdout that it listens. From then on the
-//! server's only ties are its socket, its state file and its log in the run directory.
+//! server's only ties are its socket, its state file and its log in the run directory. A server in the foreground is the
+//! process that was started, and belongs to a service manager.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::os::unix::process::CommandExt;
 use std::process::{ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::stdio::dup2_stdout;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
-use super::Server;
-use crate::cli::terminal::print;
+use super::{Server, environment, logging, manager, signals};
 use crate::failure::Failure;
 use crate::protocol::{self, Answer, Question};
-use crate::rundir::{FamilyLock, RunDir};
+use crate::rundir::{self, FamilyLock, RunDir};
 use crate::sys::file_size;
 
 /// What a started server says when it listens.
 const READY: &str = "ready";
 /// How long it may take until then: it opens the control device, which may load the driver, and makes its ring.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// What a service manager tells the process that it has started, and no other one.
+const MANAGERS_VARIABLES: [&str; 7] =
+    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM"];
 
 /// Starts the server of a family and connects to it.
 pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
-    let log = rundir.log(key)?;
+    let log = logging::open_file(&rundir.log_path(key))?;
     let program = std::env::current_exe()?;
-    let mut child = Command::new(program)
-        .args(["serve", key])
+    let mut command = Command::new(program);
+    command.args(["serve", key]).env(rundir::VARIABLE, rundir.path()).current_dir("/");
+    for name in MANAGERS_VARIABLES {
+        command.env_remove(name);
+    }
+    let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
-        .current_dir("/")
-        .process_group(0)
         .spawn()
         .map_err(|error| format!("cannot start the server: {error}"))?;
     let mut line = String::new();
@@ -53,7 +54,10 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
     if line.trim_end() != READY {
         rundir.remove_socket(key);
         let said = line.trim_end();
-        let why = if said.is_empty() { "it ended without a word" } else { said };
+        let why = match said.is_empty() {
+            true => format!("it ended without a word; see {}", rundir.log_path(key).display()),
+            false => said.to_owned(),
+        };
         return Err(format!("the server did not start: {why}").into());
     }
     protocol::connect(&rundir.socket(key)).map_err(|error| format!("cannot reach the server: {error}").into())
@@ -68,77 +72,78 @@ fn says_something(stdout: &ChildStdout) -> std::io::Result<bool> {
 
 /// Runs a server in the background; its starter reads stdout.
 pub fn serve(key: &str) -> Result<ExitCode, Failure> {
-    let started = RunDir::open().map_err(|error| error.to_string()).and_then(|rundir| listen(&rundir, key));
-    let (server, listener) = match started {
+    let failed = environment::prepare(false);
+    let rundir = RunDir::open()?;
+    let (server, listener) = match listen(&rundir, key, false, &failed) {
         Ok(started) => started,
         Err(error) => {
-            print(&error);
+            say(&error)?;
             return Ok(ExitCode::FAILURE);
         }
     };
-    print(READY);
+    if let Err(error) = say(READY) {
+        // The starter has gone: there will be no first device.
+        rundir.remove_socket(key);
+        return Err(error.into());
+    }
     detach();
     server.run(listener);
     Ok(ExitCode::SUCCESS)
 }
 
-/// Adds the first device of a family and serves it in this process.
+/// A line for the starter.
+fn say(line: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()
+}
+
+/// Adds the first device of a family, or takes one over whose server has died, and serves it in this process.
 ///
-/// `added` takes the server's answer.
+/// `done` takes the server's answer. If it cannot, what was added is deleted again; what was taken over stays for the next
+/// server.
 pub fn foreground(
     rundir: &RunDir,
     key: &str,
     question: Question,
     lock: FamilyLock,
-    added: impl FnOnce(Answer) -> Result<(), Failure>,
+    done: impl FnOnce(Answer) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
-    let (mut server, listener) = listen(rundir, key)?;
-    let answer = server.carry_out(question);
-    let added = answer.map_err(Failure::from).and_then(added);
-    if added.is_err() {
-        rundir.remove(key);
+    let takes_over = matches!(question, Question::Recover(_));
+    let (mut server, listener) = listen(rundir, key, true, &environment::prepare(true))?;
+    let done = server.carry_out(question).map_err(Failure::from).and_then(done);
+    match done {
+        Ok(()) => {}
+        Err(failure) if takes_over => {
+            rundir.remove_socket(key);
+            return Err(failure);
+        }
+        Err(failure) => {
+            if let Err(error) = server.carry_out(Question::Shutdown) {
+                log::error!("{error}");
+            }
+            rundir.remove(key);
+            return Err(failure);
+        }
     }
-    added?;
     drop(lock);
-    if let Err(error) = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]) {
-        log::debug!("service manager: {error}");
-    }
+    manager::ready("the devices answer");
+    manager::watch(rundir.socket(key));
     server.run(listener);
+    manager::stopping();
     Ok(ExitCode::SUCCESS)
 }
 
-fn listen(rundir: &RunDir, key: &str) -> Result<(Server, UnixListener), String> {
+fn listen(rundir: &RunDir, key: &str, foreground: bool, failed: &[String]) -> Result<(Server, UnixListener), String> {
+    let destination = logging::Destination { file: rundir.log_path(key), key: key.to_owned(), foreground };
+    logging::start(destination).map_err(|error| format!("the log: {error}"))?;
+    failed.iter().for_each(|what| log::warn!("{what}"));
     let server = Server::start(key, rundir)?;
     let socket = rundir.socket(key);
     let listener = UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
-    end_on_signal(rundir, key)?;
-    lock_memory();
+    signals::answer(rundir, key)?;
     file_size::lift();
     Ok((server, listener))
-}
-
-/// Turns SIGTERM and SIGINT into the question that ends the server, so that they are answered in turn.
-fn end_on_signal(rundir: &RunDir, key: &str) -> Result<(), String> {
-    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(|error| format!("signals: {error}"))?;
-    let socket = rundir.socket(key);
-    let wait = move || {
-        for signal in signals.forever() {
-            log::info!("signal {signal}: ending");
-            match protocol::connect(&socket).and_then(|server| protocol::ask(server, &Question::Shutdown)) {
-                Ok(_) => {}
-                Err(error) => log::warn!("cannot end the server: {error}"),
-            }
-        }
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(wait).map_err(|error| format!("signals: {error}"))?;
-    Ok(())
-}
-
-/// A server must never wait for storage that it serves itself: what it has touched stays in memory.
-fn lock_memory() {
-    if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
-        log::warn!("mlockall: {error}");
-    }
 }
 
 /// Lets go of the starter's pipe.

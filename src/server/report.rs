@@ -7,12 +7,13 @@ use dm_targets::mirror::target::{LegReport, Progress, Status};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::target::{OnFull, Options};
 use dm_targets::table::{
-    self, LegHealth, Line, MirrorLog, MirrorLogStatus, MirrorStatus, SnapshotStatus, StoreType, Target,
+    self, DiskLogState, LegHealth, Line, MirrorLog, MirrorLogStatus, MirrorStatus, SnapshotStatus, StoreType, Target,
 };
 use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
 
 use super::devices::{Entry, Named, NamedLeg, Over};
+use super::health;
 use crate::data::{Caller, Device, DeviceStats, Served};
 use crate::failure::Reason;
 use crate::protocol::{DeviceReport, InitialSync, Question};
@@ -249,6 +250,19 @@ fn recovery_object(progress: Progress, mirror: &MirrorFacts) -> Value {
     })
 }
 
+fn health_of(facts: &Facts) -> &'static str {
+    match (&facts.snapshot, &facts.mirror) {
+        (Some(snapshot), _) => health::of_snapshot(&snapshot.status, snapshot.chunk_size.sectors()),
+        (_, Some(mirror)) => {
+            let Status { regions, in_sync_regions, log, .. } = mirror.status;
+            let log_works = log.is_none_or(|log| log == DiskLogState::Alive);
+            let legs = mirror.legs.iter().map(|leg| leg.health);
+            health::of_mirror(legs, log_works, regions.saturating_sub(in_sync_regions), mirror.recovery.is_some())
+        }
+        _ => health::OK,
+    }
+}
+
 fn object(entry: &Entry, facts: &Facts) -> Value {
     let id = facts.id;
     let block = format!("/dev/ublkb{id}");
@@ -278,6 +292,7 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
         "name": entry.name,
         "target": target(entry, facts).name(),
         "state": if facts.suspended { "suspended" } else { "live" },
+        "health": health_of(facts),
         "events": facts.events,
         "block_device": block,
         "char_device": format!("/dev/ublkc{id}"),

@@ -70,6 +70,17 @@ impl OpenErrorKind {
     }
 }
 
+/// What to do about a system call that failed.
+fn hint(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => crate::sys::descriptors::limit_hint(),
+        Some(libc::ENFILE) => "the machine has no more: raise the sysctl fs.file-max".to_owned(),
+        Some(libc::ENOMEM) => "the machine is short of memory".to_owned(),
+        Some(libc::ELOOP | libc::ENAMETOOLONG) => "check the path".to_owned(),
+        _ => "see the kernel log".to_owned(),
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot open {}: ", self.path.display())?;
@@ -98,7 +109,7 @@ impl fmt::Display for OpenError {
                     "it has {bytes} bytes, not a multiple of its block of {block}: give it a whole size (truncate -s)"
                 )
             }
-            OpenErrorKind::Io(error) => write!(f, "{error}: see the kernel log"),
+            OpenErrorKind::Io(error) => write!(f, "{error}: {}", hint(error)),
         }
     }
 }

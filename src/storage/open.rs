@@ -95,6 +95,18 @@ fn whole_sectors(bytes: u64, logical_block_size: u32) -> u64 {
     bytes / block * (block / SECTOR)
 }
 
+impl DiskId {
+    /// The disk that a path leads to, with the words of an open that fails.
+    ///
+    /// # Errors
+    /// There is nothing at the path, or no disk.
+    pub fn of_path(path: &Path) -> Result<DiskId, OpenError> {
+        let fail = |kind| OpenError { path: path.to_owned(), kind };
+        let metadata = std::fs::metadata(path).map_err(|error| fail(OpenErrorKind::of_io(error)))?;
+        identify(&metadata).map_err(fail)
+    }
+}
+
 /// The identity of what was found at a path, or why it cannot be a disk.
 fn identify(metadata: &Metadata) -> Result<DiskId, OpenErrorKind> {
     let kind = metadata.file_type();

@@ -8,9 +8,15 @@ use crate::failure::{Failure, wrong_usage};
 use crate::protocol::Leg;
 use crate::storage::DiskId;
 
-/// The server has another working directory.
+/// The path for a server, which has another working directory. One that is not UTF-8 cannot stand in a state file or a
+/// table line as it is, and a path that has been changed there could lead to another disk.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()).into())
+    let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if path.to_str().is_none() {
+        let hint = "name the disk by another path, e.g. through a symbolic link";
+        return Err(wrong_usage(format!("{}: the path is not UTF-8: {hint}", path.display())));
+    }
+    Ok(path)
 }
 
 /// `DEV` or `DEV:OFFSET`; a path that exists may itself hold colons.

@@ -1,5 +1,7 @@
-//! System calls that no safe crate has: mappings, a signal, and questions about an open disk.
+//! System calls that no safe crate has: mappings, a signal, inherited descriptors, and questions about an open disk.
 
+#[allow(unsafe_code)]
+pub mod descriptors;
 #[allow(unsafe_code)]
 pub mod disk;
 #[allow(unsafe_code)]

@@ -153,6 +153,7 @@ fn hint(command: &str, errno: i32) -> &'static str {
         ("ADD_DEV", libc::EINVAL) => {
             "the depth is at most 4096, requests at most 32 MiB in whole pages; or the flags do not go together"
         }
+        (_, libc::EMFILE) => "too many files are open: raise the hard limit (ulimit -Hn, LimitNOFILE=)",
         (_, libc::EINTR) => "it was interrupted: try again",
         _ => "see the kernel log",
     }

@@ -7,6 +7,7 @@ pub mod device;
 mod error;
 mod features;
 mod info;
+pub mod kernels;
 mod params;
 #[allow(unsafe_code)]
 mod ring;

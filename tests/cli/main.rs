@@ -4,3 +4,4 @@ mod copy;
 mod images;
 mod numbers;
 mod offline;
+mod output;

@@ -286,5 +286,7 @@ fn clean_up() -> Result<(), Left> {
         bounded(10, "losetup -D");
     }
     fs::remove_dir_all(SCRATCH).ok();
+    // No case is to find what another one has logged.
+    fs::remove_dir_all(format!("{}/log", server::run_dir())).ok();
     if found.is_empty() { Ok(()) } else { Err(Left { what: format!("left behind: {}", found.join(", ")), for_good }) }
 }

@@ -55,9 +55,9 @@ pub fn table(name: &str) -> String {
     ublk_dm(&format!("table {name}")).ok().stdout.trim_end().to_string()
 }
 
-/// What the servers there are have logged.
+/// What servers have logged since the case began.
 pub fn log() -> String {
-    let logs = fs::read_dir(run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let logs = fs::read_dir(format!("{}/log", run_dir())).into_iter().flatten().flatten().map(|entry| entry.path());
     let logs = logs.filter(|path| path.extension().is_some_and(|end| end == "log"));
     logs.map(|path| fs::read_to_string(path).unwrap_or_default()).collect()
 }
@@ -102,7 +102,9 @@ pub fn leftovers() -> Vec<String> {
         found.extend(names.filter(|n| n.starts_with("ublkb") || n.starts_with("ublkc")).map(|n| format!("{dir}/{n}")));
     }
     if let Ok(entries) = fs::read_dir(run_dir()) {
-        found.extend(entries.flatten().map(|e| e.path().display().to_string()));
+        // Logs outlive devices.
+        let entries = entries.flatten().map(|e| e.path()).filter(|path| !path.ends_with("log"));
+        found.extend(entries.map(|path| path.display().to_string()));
     }
     found
 }

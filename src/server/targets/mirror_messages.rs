@@ -83,7 +83,11 @@ impl Server {
                     Ok(())
                 })?;
             }
-            _ => return Err(format!("message {:?}: unknown; a mirror takes {MESSAGES}", words.join(" "))),
+            ["replace" | "add-leg" | "remove-leg" | "recover" | "throttle", ..] => {
+                let text = words.join(" ");
+                return Err(format!("message '{text}': a word is missing or too many; a mirror takes {MESSAGES}"));
+            }
+            _ => return Err(format!("message '{}': unknown; a mirror takes {MESSAGES}", words.join(" "))),
         }
         Ok(Answer::Lines(Vec::new()))
     }

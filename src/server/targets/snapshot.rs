@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
+use dm_targets::snapshot::Event;
 use dm_targets::snapshot::journal::Notes;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sectors};
@@ -157,7 +158,7 @@ impl Server {
                 options,
                 notes: notes.map(|notes| Rc::new(notes) as Rc<dyn Notes>),
                 listener: Rc::new(move |event| {
-                    log::warn!("{label}: {event}");
+                    log::log!(priority(&event), "{label}: {event}");
                     happened.happen();
                 }),
             };
@@ -217,6 +218,14 @@ impl Server {
                 Ok(None)
             }
         }
+    }
+}
+
+/// What is lost is an error, what may be lost is a warning.
+fn priority(event: &Event) -> log::Level {
+    match event {
+        Event::Invalidated(_) | Event::MarkFailed(_) => log::Level::Error,
+        Event::Overflowed | Event::Filling(_) => log::Level::Warn,
     }
 }
 

@@ -118,7 +118,8 @@ fn legs_fit(count: usize) -> Result<(), TableError> {
     if (min..=max).contains(&count) {
         Ok(())
     } else {
-        Err(TableError::new(format!("{count} legs: must be {min} to {max}")))
+        let legs = if count == 1 { "leg" } else { "legs" };
+        Err(TableError::new(format!("{count} {legs}: must be {min} to {max}")))
     }
 }
 

@@ -114,7 +114,7 @@ fn mirror_refusals_name_the_argument() {
         ("core 1 1 2 a 0 b 0", "region size 1: must be a power of two"),
         ("core 1 1000 2 a 0 b 0", "region size 1000: must be a power of two"),
         ("core 1 16384 2 a 0 b 0", "region size 16384: must be a power of two from 2 sectors to the length, 8192"),
-        ("core 1 8 1 a 0", "1 legs: must be 2 to 9"),
+        ("core 1 8 1 a 0", "1 leg: must be 2 to 9"),
         ("core 1 8 10 a 0", "10 legs: must be 2 to 9"),
         ("core 1 8 2 a 0 b", "offset of leg 2 is missing"),
         ("core 1 8 2 a 0 b -1", "offset of leg 2 \"-1\": not a decimal number"),

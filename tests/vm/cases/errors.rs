@@ -134,11 +134,10 @@ impl Scene {
     }
 }
 
-/// A line of the servers' logs with all these words.
+/// A line of the servers' logs with all these words. Lines are written by a thread of their own, a moment later.
 pub fn assert_logged(words: &[&str]) {
-    let log = server::log();
-    let found = log.lines().any(|line| words.iter().all(|word| line.contains(word)));
-    assert!(found, "no line of the log has {words:?}: {log}");
+    let found = || server::log().lines().any(|line| words.iter().all(|word| line.contains(word)));
+    server::wait_for(5, &format!("a line of the log with {words:?} in {}", server::log()), found);
 }
 
 /// Reads until `stop`: what can be read must be right. Counts the reads that were.

@@ -32,6 +32,7 @@ mod noted;
 mod powercut;
 mod powercut_judge;
 mod powercut_reopen;
+mod process;
 mod races;
 mod scale;
 mod verbs;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Case> {
     all.extend(fio::cases());
     all.extend(verbs::cases());
     all.extend(hangs::cases());
+    all.extend(process::cases());
     all.extend(scale::cases());
     all.extend(kill::cases());
     all.extend(noted::cases());

@@ -1,0 +1,67 @@
+//! The `health` of a device in `list --json`: one word for whoever watches many.
+
+use dm_targets::table::{LegHealth, SnapshotStatus};
+use dm_targets::units::Sectors;
+
+/// Nothing to do.
+pub const OK: &str = "ok";
+/// There is no server to ask.
+pub const UNKNOWN: &str = "unknown";
+
+/// A snapshot's health, and what its next new chunk takes.
+pub fn of_snapshot(status: &SnapshotStatus, chunk: Sectors) -> &'static str {
+    let usage = &status.usage;
+    match status {
+        SnapshotStatus { valid: false, .. } => "invalid",
+        SnapshotStatus { overflowed: true, .. } => "overflow",
+        _ if usage.allocated.0 + chunk.0 > usage.total.0 => "full",
+        _ => OK,
+    }
+}
+
+/// A mirror's health: one that has lost something is degraded, whatever else is recovered meanwhile.
+pub fn of_mirror(
+    mut legs: impl Iterator<Item = LegHealth>,
+    log_works: bool,
+    out_of_sync_regions: u64,
+    recovering: bool,
+) -> &'static str {
+    match (legs.all(|leg| leg == LegHealth::Alive) && log_works, out_of_sync_regions, recovering) {
+        (true, 0, _) => OK,
+        (true, _, true) => "recovering",
+        _ => "degraded",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dm_targets::snapshot::format::Usage;
+
+    use super::*;
+
+    #[test]
+    fn a_snapshot_that_lost_something_says_so_first() {
+        let status = |valid, overflowed, allocated| SnapshotStatus {
+            valid,
+            merge_failed: false,
+            overflowed,
+            usage: Usage { allocated: Sectors(allocated), total: Sectors(100), metadata: Sectors(8) },
+        };
+        assert_eq!(of_snapshot(&status(true, false, 92), Sectors(8)), "ok");
+        assert_eq!(of_snapshot(&status(true, false, 96), Sectors(8)), "full");
+        assert_eq!(of_snapshot(&status(true, true, 96), Sectors(8)), "overflow");
+        assert_eq!(of_snapshot(&status(false, true, 96), Sectors(8)), "invalid");
+    }
+
+    #[test]
+    fn a_mirror_that_misses_a_leg_is_degraded_even_while_it_recovers() {
+        use LegHealth::{Alive, Dead, ReadFailed};
+        assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 0, false), "ok");
+        assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 9, true), "recovering");
+        assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 9, false), "degraded");
+        assert_eq!(of_mirror([Alive, Alive].into_iter(), false, 0, false), "degraded");
+        for leg in [Dead, ReadFailed, LegHealth::FlushFailed, LegHealth::SyncFailed, LegHealth::Unknown] {
+            assert_eq!(of_mirror([Alive, leg].into_iter(), true, 9, true), "degraded");
+        }
+    }
+}

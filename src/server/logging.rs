@@ -1,0 +1,282 @@
+//! The log of a server: every line has a priority, reaches the machine's log, and outlives the device.
+//!
+//! A line goes to a file below the run directory ([`file`]), which stays when the device is gone; to the journal, or where
+//! there is none to syslog ([`system`]); and in the foreground to stderr, with `<N>` in front where stderr is the journal,
+//! which then gets no second copy.
+//!
+//! Rules kept here: logging never blocks the thread that logs. Lines go through a queue of [`MAX_QUEUED`] to a thread that
+//! writes them, and a line that finds the queue full is dropped, counted, and the count is said. Who ends the process waits
+//! for what is queued, but no longer than [`FLUSH_LIMIT`].
+
+mod file;
+mod system;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::time::{Duration, Instant, SystemTime};
+
+use env_logger::Logger;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use systemd_journal_logger::connected_to_journal;
+
+use file::LogFile;
+use system::SystemLog;
+
+pub use file::open as open_file;
+
+/// Lines that wait to be written: a second of a busy server's, and little memory.
+const MAX_QUEUED: usize = 1024;
+/// How long the end of a process waits for its last lines: a journal that does not answer keeps nothing alive.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+/// Between two looks for room in the queue at the end of a process.
+const FLUSH_PAUSE: Duration = Duration::from_millis(10);
+
+/// Where a command's lines go: stderr.
+static COMMAND: OnceLock<Logger> = OnceLock::new();
+/// Where a server's lines go, once the process has become one.
+static SERVER: OnceLock<Queue> = OnceLock::new();
+
+/// The process' logger: that of a command, and from [`start`] on that of a server.
+struct Front;
+
+impl Front {
+    fn now() -> Option<&'static dyn Log> {
+        SERVER.get().map(|log| log as &dyn Log).or_else(|| COMMAND.get().map(|log| log as &dyn Log))
+    }
+}
+
+impl Log for Front {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        Front::now().is_some_and(|log| log.enabled(metadata))
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if let Some(log) = Front::now() {
+            log.log(record);
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(log) = Front::now() {
+            log.flush();
+        }
+    }
+}
+
+/// Makes this process log as a command does: to stderr.
+pub fn install(level: LevelFilter) {
+    let command = env_logger::Builder::new().filter_level(level).parse_default_env().build();
+    let level = command.filter();
+    if COMMAND.set(command).is_ok() && log::set_logger(&Front).is_ok() {
+        log::set_max_level(level);
+    }
+}
+
+/// Where a server's lines go besides the machine's log.
+pub struct Destination {
+    /// The file below the run directory.
+    pub file: PathBuf,
+    /// Stands before each line in the machine's log: which server it is.
+    pub key: String,
+    /// A server in the foreground is heard on stderr as well, as a command is.
+    pub foreground: bool,
+}
+
+struct Line {
+    at: SystemTime,
+    level: Level,
+    target: String,
+    message: String,
+}
+
+enum Job {
+    Write(Line),
+    /// Everything before it has been written when the sender is dropped.
+    Flush(Sender<()>),
+}
+
+/// The end of the queue that all threads of a server have.
+struct Queue {
+    filter: Logger,
+    jobs: SyncSender<Job>,
+}
+
+/// Lines that found the queue full and have not been spoken of.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// Makes this process log as a server. Called once, before its threads start.
+///
+/// # Errors
+/// The thread cannot be started. Destinations that cannot be opened are left out, and it is said in the others.
+pub fn start(destination: Destination) -> io::Result<()> {
+    let command = COMMAND.get().map_or(LevelFilter::Warn, Logger::filter);
+    // What happens to devices is information, and is asked for when it is too late to switch it on.
+    let level = command.max(LevelFilter::Info);
+    let filter = env_logger::Builder::new().filter_level(level).parse_default_env().build();
+    let max = filter.filter();
+    let (jobs, queue) = sync_channel(MAX_QUEUED);
+    let sinks = Sinks::open(destination, command);
+    std::thread::Builder::new().name("log".into()).spawn(move || sinks.write_all(&queue))?;
+    if SERVER.set(Queue { filter, jobs }).is_ok() {
+        log::set_max_level(max);
+    }
+    // A thread that panics ends the process; why must not be lost.
+    std::panic::set_hook(Box::new(|panic| {
+        log::error!("{}", panic.to_string().replace('\n', " "));
+        log::logger().flush();
+    }));
+    Ok(())
+}
+
+impl Log for Queue {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.filter.enabled(metadata)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.filter.matches(record) {
+            return;
+        }
+        let line = Line {
+            at: SystemTime::now(),
+            level: record.level(),
+            target: record.target().to_owned(),
+            message: record.args().to_string(),
+        };
+        if self.jobs.try_send(Job::Write(line)).is_err() {
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flush(&self) {
+        let until = Instant::now() + FLUSH_LIMIT;
+        let (done, written) = channel();
+        let mut job = Job::Flush(done);
+        // There is no way to wait for room with a limit; this is the end of the process.
+        while let Err(TrySendError::Full(back)) = self.jobs.try_send(job) {
+            if Instant::now() > until {
+                return;
+            }
+            job = back;
+            std::thread::sleep(FLUSH_PAUSE);
+        }
+        written.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
+    }
+}
+
+/// How a line stands somewhere.
+type Form = fn(&Line) -> String;
+/// How a line stands on stderr, and from which level on.
+type Stderr = (Form, LevelFilter);
+
+/// What the logging thread writes to.
+struct Sinks {
+    file: Option<LogFile>,
+    system: Option<SystemLog>,
+    stderr: Option<Stderr>,
+}
+
+impl Sinks {
+    fn open(destination: Destination, command: LevelFilter) -> Sinks {
+        let Destination { file, key, foreground } = destination;
+        let stderr: Option<Stderr> = match foreground {
+            false => None,
+            true if connected_to_journal() => Some((with_priority as Form, LevelFilter::Trace)),
+            true => Some((with_time as Form, command)),
+        };
+        let in_journal = foreground && connected_to_journal();
+        let system = if in_journal { None } else { SystemLog::open(&key) };
+        let mut sinks = Sinks { file: None, system, stderr };
+        match LogFile::open(file, !foreground) {
+            Ok(file) => sinks.file = Some(file),
+            Err(error) => sinks.write(&own_line(Level::Warn, format!("no log file: {error}"))),
+        }
+        sinks
+    }
+
+    fn write_all(mut self, queue: &Receiver<Job>) {
+        for job in queue {
+            match job {
+                Job::Write(line) => self.write(&line),
+                Job::Flush(done) => drop(done),
+            }
+            let dropped = DROPPED.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                self.write(&own_line(Level::Warn, format!("{dropped} log lines were dropped: the log is too slow")));
+            }
+        }
+    }
+
+    /// Writes a line everywhere. A destination that fails is not spoken of: the others have the line.
+    fn write(&mut self, line: &Line) {
+        if let Some(file) = &mut self.file {
+            drop(file.write(&with_time(line)));
+        }
+        if let Some(system) = &self.system {
+            system.write(line.level, &line.target, &line.message);
+        }
+        if let Some((form, _)) = self.stderr.filter(|(_, level)| line.level <= *level) {
+            drop(writeln!(io::stderr(), "{}", form(line)));
+        }
+    }
+}
+
+fn own_line(level: Level, message: String) -> Line {
+    Line { at: SystemTime::now(), level, target: module_path!().to_owned(), message }
+}
+
+/// A line for people and files.
+fn with_time(line: &Line) -> String {
+    format!("{} {:<5} {}", system::utc(line.at), line.level, line.message)
+}
+
+/// A line for a service manager that reads stderr.
+fn with_priority(line: &Line) -> String {
+    format!("<{}>{}", system::priority(line.level), line.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(level: Level) -> Line {
+        Line {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(86_400),
+            level,
+            target: "t".into(),
+            message: "m: x".into(),
+        }
+    }
+
+    #[test]
+    fn a_line_has_a_time_or_a_priority() {
+        assert_eq!(with_time(&line(Level::Warn)), "1970-01-02T00:00:00Z WARN  m: x");
+        assert_eq!(with_priority(&line(Level::Error)), "<3>m: x");
+        assert_eq!(with_priority(&line(Level::Info)), "<5>m: x");
+    }
+
+    #[test]
+    fn a_full_queue_drops_and_counts_instead_of_waiting() {
+        let (jobs, queue) = sync_channel(2);
+        let filter = env_logger::Builder::new().filter_level(LevelFilter::Info).build();
+        let log = Queue { filter, jobs };
+        let say = |text: &str| {
+            log.log(&Record::builder().level(Level::Warn).target("t").args(format_args!("{text}")).build());
+        };
+        DROPPED.store(0, Ordering::Relaxed);
+        ["one", "two", "three", "four"].into_iter().for_each(say);
+        assert_eq!(DROPPED.load(Ordering::Relaxed), 2);
+        let dir = tempfile::tempdir().expect("a directory");
+        let file = dir.path().join("log/k.log");
+        let log_file = LogFile::open(file.clone(), false).expect("a file");
+        let sinks = Sinks { file: Some(log_file), system: None, stderr: None };
+        drop(log);
+        sinks.write_all(&queue);
+        let text = std::fs::read_to_string(file).expect("text");
+        let lines: Vec<&str> = text.lines().map(|line| &line[27..]).collect();
+        assert_eq!(lines, ["one", "2 log lines were dropped: the log is too slow", "two"]);
+    }
+}

@@ -1,0 +1,88 @@
+//! The machine's log: the journal, or syslog where there is none.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::SystemTime;
+
+use log::{Level, Record};
+use systemd_journal_logger::JournalLog;
+
+/// Under which name lines stand there.
+const IDENTIFIER: &str = "ublk-dm";
+/// Where syslog daemons listen.
+const DEV_LOG: &str = "/dev/log";
+/// "daemon" of syslog's facilities.
+const FACILITY: u8 = 3;
+
+/// A connection to the machine's log.
+pub(super) enum SystemLog {
+    /// The journal's own protocol.
+    Journal { journal: JournalLog, key: String },
+    /// A datagram for each line. It is addressed each time, so that a daemon that was started anew is found.
+    Syslog { socket: UnixDatagram, key: String },
+}
+
+impl SystemLog {
+    /// Finds the machine's log, if it has one.
+    pub(super) fn open(key: &str) -> Option<SystemLog> {
+        let key = key.to_owned();
+        if let Ok(journal) = JournalLog::empty() {
+            let journal = journal.with_syslog_identifier(IDENTIFIER.to_owned());
+            return Some(SystemLog::Journal { journal: journal.add_extra_field("UBLK_DM_SERVER", &key), key });
+        }
+        UnixDatagram::unbound().ok().map(|socket| SystemLog::Syslog { socket, key })
+    }
+
+    /// Writes a line. If it cannot be, it stands in the log file.
+    pub(super) fn write(&self, level: Level, target: &str, message: &str) {
+        match self {
+            SystemLog::Journal { journal, key } => {
+                let prefixed = format!("{key}: {message}");
+                let sent = journal.journal_send(
+                    &Record::builder().level(level).target(target).args(format_args!("{prefixed}")).build(),
+                );
+                drop(sent);
+            }
+            SystemLog::Syslog { socket, key } => {
+                let line = syslog_line(level, std::process::id(), key, message);
+                drop(socket.send_to(line.as_bytes(), DEV_LOG));
+            }
+        }
+    }
+}
+
+/// A line as syslog takes it (RFC 3164); the daemon adds the time.
+fn syslog_line(level: Level, pid: u32, key: &str, message: &str) -> String {
+    let priority = FACILITY * 8 + priority(level);
+    format!("<{priority}>{IDENTIFIER}[{pid}]: {key}: {}", message.replace('\n', " "))
+}
+
+/// Priorities of syslog and the journal, as the journal's crate chooses them: a server's information is a notice.
+pub(super) fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 5,
+        Level::Debug => 6,
+        Level::Trace => 7,
+    }
+}
+
+/// A time as RFC 3339 has it, in whole seconds.
+pub(super) fn utc(at: SystemTime) -> String {
+    match jiff::Timestamp::try_from(at) {
+        Ok(at) => at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        // A clock that is thousands of years wrong.
+        Err(_) => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_syslog_line_has_its_priority() {
+        let line = syslog_line(Level::Error, 7, "block-8-0", "snap0: gone\nbad");
+        assert_eq!(line, "<27>ublk-dm[7]: block-8-0: snap0: gone bad");
+    }
+}

@@ -1,0 +1,206 @@
+//! What is printed and what is refused: a result that cannot be written is a failure, and a refusal is one line that says
+//! what is wrong, whatever is in the user's words.
+//!
+//! Nothing here needs ublk. Verbs that look for devices need root: without it those tests say so and end.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+fn ublk_dm(rundir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
+    command.env("UBLK_DM_RUN_DIR", rundir).stdin(Stdio::null());
+    command
+}
+
+/// The program must fail with this code and one line on stderr, which is returned.
+fn refused(output: &Output, code: i32) -> String {
+    let stderr = String::from_utf8(output.stderr.clone()).expect("text");
+    assert_eq!(output.status.code(), Some(code), "{:?}: {stderr}", output.status);
+    assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
+    assert!(!stderr.trim_end().contains(char::is_control), "no control characters: {stderr:?}");
+    assert!(output.stdout.is_empty(), "nothing on stdout");
+    stderr
+}
+
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").expect("/dev/full").into()
+}
+
+fn is_root() -> bool {
+    let root = fs::metadata("/proc/self").expect("/proc").uid() == 0;
+    if !root {
+        println!("skipped: needs root");
+    }
+    root
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_a_failure() {
+    let dir = TempDir::new().expect("a directory");
+    for arguments in [&["--help"][..], &["--version"], &["add", "--help"], &["help", "list"]] {
+        let output = ublk_dm(dir.path()).args(arguments).stdout(full()).output().expect("it starts");
+        let why = refused(&output, 1);
+        assert!(why.contains("stdout") && why.contains("No space left"), "{arguments:?}: {why}");
+    }
+    if is_root() {
+        let output = ublk_dm(dir.path()).args(["list", "--json"]).stdout(full()).output().expect("it starts");
+        assert!(refused(&output, 1).contains("No space left"));
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let dir = TempDir::new().expect("a directory");
+    for arguments in [&["--help"][..], &["--version"], &["list", "--json"]] {
+        if arguments[0] == "list" && !is_root() {
+            continue;
+        }
+        let (reader, writer) = UnixStream::pair().expect("a socket pair");
+        drop(reader);
+        let output = ublk_dm(dir.path()).args(arguments).stdout(OwnedFd::from(writer)).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    }
+}
+
+#[test]
+fn a_complaint_that_cannot_be_written_keeps_its_exit_code() {
+    let dir = TempDir::new().expect("a directory");
+    let status = ublk_dm(dir.path()).arg("nonsense").stderr(full()).status().expect("it starts");
+    assert_eq!(status.code(), Some(2));
+    let status = ublk_dm(dir.path()).args(["check", "/nonsense"]).stderr(full()).status().expect("it starts");
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
+fn a_run_directory_that_cannot_be_used_is_named() {
+    let dir = TempDir::new().expect("a directory");
+    let file = dir.path().join("file");
+    fs::write(&file, "").expect("a file");
+    for path in [file.clone(), file.join("below")] {
+        let output = ublk_dm(&path).args(["list", "--json"]).output().expect("it starts");
+        let why = refused(&output, 1);
+        assert!(why.contains(path.to_str().expect("text")) && why.contains("UBLK_DM_RUN_DIR"), "{why}");
+    }
+    let output = ublk_dm(Path::new("")).arg("list").output().expect("it starts");
+    assert!(refused(&output, 1).contains("UBLK_DM_RUN_DIR is empty"));
+    if is_root() {
+        // No one can make a directory there, whatever their rights.
+        let disk = dir.path().join("disk");
+        fs::write(&disk, vec![0; 1 << 20]).expect("a disk");
+        let mut add = ublk_dm(Path::new("/proc/ublk-dm"));
+        let output = add.args(["add", "origin", "--origin"]).arg(&disk).output().expect("it starts");
+        assert!(refused(&output, 1).contains("/proc/ublk-dm"));
+    }
+}
+
+#[test]
+fn looking_makes_nothing() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    let rundir = dir.path().join("run");
+    for arguments in [&["list"][..], &["list", "--json"], &["status"], &["table"]] {
+        let output = ublk_dm(&rundir).args(arguments).output().expect("it starts");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    }
+    refused(&ublk_dm(&rundir).args(["wait", "nonsense"]).output().expect("it starts"), 1);
+    assert!(!rundir.exists(), "a verb that only looks has made the run directory");
+}
+
+#[test]
+fn odd_names_and_ids_are_wrong_usage() {
+    let dir = TempDir::new().expect("a directory");
+    let (rundir, origin) = (dir.path().join("run"), dir.path().join("origin"));
+    fs::write(&origin, vec![0; 1 << 20]).expect("an origin");
+    let origin = origin.to_str().expect("text");
+    let long = "x".repeat(128);
+    for name in ["\u{1b}[31mred", "a\u{7f}b", "\u{9b}2J", "a b", "a/b", "", "77", "99999999999", &long] {
+        let arguments = ["add", "origin", "--origin", origin, "--name", name];
+        let output = ublk_dm(&rundir).args(arguments).output().expect("it starts");
+        let why = refused(&output, 2);
+        assert!(why.contains("name") && why.len() < 250, "{why}");
+        let table = "0 8 snapshot-origin /dev/null";
+        let output = ublk_dm(&rundir).args(["create", name, "--table", table]).output().expect("it starts");
+        refused(&output, 2);
+    }
+    for id in ["1048576", "99999999", "4294967295", "4294967296", "-1"] {
+        let output =
+            ublk_dm(&rundir).args(["add", "origin", "--origin", origin, "--id", id]).output().expect("it starts");
+        assert!(refused(&output, 2).contains(id));
+    }
+    assert!(!rundir.exists(), "a refused command line has made the run directory");
+}
+
+#[test]
+fn the_words_of_a_user_do_nothing_to_the_terminal() {
+    let dir = TempDir::new().expect("a directory");
+    for arguments in [&["list", "\u{1b}]0;title\u{7}"][..], &["check", "/\u{1b}[2J"], &["add", "origin", "--\u{1b}c"]] {
+        let output = ublk_dm(dir.path()).args(arguments).output().expect("it starts");
+        let code = if arguments[0] == "check" { 1 } else { 2 };
+        refused(&output, code);
+    }
+}
+
+#[test]
+fn a_missing_disk_has_one_wording() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    let words = "cannot open /dev/nonsense: there is no such device or file: check the path";
+    for arguments in [
+        &["add", "origin", "--origin", "/dev/nonsense"][..],
+        &["add", "snapshot", "--origin", "/dev/nonsense", "--cow", "/dev/null"],
+        &["add", "mirror", "--leg", "/dev/nonsense", "--leg", "/dev/null"],
+        &["create", "m", "--table", "0 8 snapshot-origin /dev/nonsense"],
+        &["copy", "--from", "/dev/nonsense", "--to", "/dev/null"],
+        &["zero", "--to", "/dev/nonsense"],
+        &["check", "/dev/nonsense"],
+        &["dump", "/dev/nonsense"],
+    ] {
+        let output = ublk_dm(dir.path()).args(arguments).output().expect("it starts");
+        let why = refused(&output, 1);
+        assert_eq!(why.trim_end(), format!("ublk-dm: {words}"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_path_that_is_not_utf8_is_refused() {
+    let dir = TempDir::new().expect("a directory");
+    let path = dir.path().join(OsStr::from_bytes(b"disk\xff"));
+    fs::write(&path, vec![0; 1 << 20]).expect("a disk");
+    let output = ublk_dm(dir.path()).args(["add", "origin", "--origin"]).arg(&path).output().expect("it starts");
+    assert!(refused(&output, 2).contains("UTF-8"));
+    // A relative path in a directory that is not.
+    let below = dir.path().join(OsStr::from_bytes(b"dir\xff"));
+    fs::create_dir(&below).expect("a directory");
+    fs::write(below.join("disk"), vec![0; 1 << 20]).expect("a disk");
+    let output = ublk_dm(dir.path())
+        .args(["add", "origin", "--origin", "disk"])
+        .current_dir(&below)
+        .output()
+        .expect("it starts");
+    assert!(refused(&output, 2).contains("UTF-8"));
+    // What is only read needs no name that lasts.
+    let output = ublk_dm(dir.path()).arg("check").arg(&path).output().expect("it starts");
+    assert_ne!(output.status.code(), Some(2), "{output:?}");
+}
+
+#[test]
+fn one_leg_is_a_leg() {
+    let dir = TempDir::new().expect("a directory");
+    let output = ublk_dm(dir.path()).args(["add", "mirror", "--leg", "/dev/null"]).output().expect("it starts");
+    assert!(refused(&output, 2).contains("1 leg: "));
+    let line = "0 8 mirror core 1 8 1 /dev/null 0";
+    let output = ublk_dm(dir.path()).args(["create", "m", "--table", line]).output().expect("it starts");
+    assert!(refused(&output, 2).contains("1 leg: "));
+}

@@ -1,0 +1,310 @@
+//! The server as a process: what it takes from its caller (nothing), which signals it survives, where its log goes, what a
+//! service manager hears, and what a command that fails late or is interrupted leaves (nothing).
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crate::Case;
+use crate::disk::{Buf, Disk, MIB, slice};
+use crate::load::Rng;
+use crate::runner::scratch;
+use crate::server;
+use crate::sh::{binary, run_args, sh, ublk_dm};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case { name: "process-nothing-inherited", bound_s: 60, disks: &["n0", "n1"], run: |_| nothing_inherited() },
+        Case { name: "process-signals", bound_s: 60, disks: &["n0", "n1"], run: |_| signals() },
+        Case { name: "process-log", bound_s: 60, disks: &["n0", "n1"], run: |_| log() },
+        Case { name: "process-foreground", bound_s: 120, disks: &["n0", "n1"], run: |_| foreground() },
+        Case { name: "process-family-foreground", bound_s: 120, disks: &["n0", "n1"], run: |_| family() },
+        Case { name: "process-undone", bound_s: 120, disks: &["n0", "n1"], run: |_| undone() },
+        Case { name: "process-interrupted", bound_s: 240, disks: &["n0", "n1"], run: interrupted },
+        Case { name: "process-health", bound_s: 60, disks: &["n0", "n1"], run: |_| health() },
+    ]
+}
+
+const SIZE: u64 = 8 * MIB;
+/// Kernel flag of a thread whose memory is never got by I/O.
+const PF_MEMALLOC_NOIO: u64 = 0x0008_0000;
+
+fn disks() -> (String, String) {
+    (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE))
+}
+
+fn pid_of(name: &str) -> u64 {
+    server::number(name, "/server_pid")
+}
+
+/// A field of `/proc/PID/stat`, counted as in proc(5).
+fn stat(path: &str, field: usize) -> u64 {
+    let text = fs::read_to_string(path).expect("a process");
+    let (_, rest) = text.rsplit_once(')').expect("a name");
+    rest.split_whitespace().nth(field - 3).and_then(|word| word.parse().ok()).expect("a number")
+}
+
+fn nothing_inherited() {
+    let (o, c) = disks();
+    let dir = scratch("inherited");
+    fs::create_dir_all(&dir).expect("tmpfs");
+    let script =
+        "cd $3; umask 000; ulimit -Sn 48; exec 9>lock; flock 9 && $0 add snapshot --origin $1 --cow $2 --name s";
+    run_args("bash", &["-c", script, &binary(), &o, &c, &dir]).ok();
+    sh(&format!("flock -n {dir}/lock true")).ok();
+    let pid = pid_of("s");
+    let proc = |file: &str| format!("/proc/{pid}/{file}");
+    let read = |file: &str| fs::read_to_string(proc(file)).expect("a process");
+    assert_eq!(stat(&proc("stat"), 6), pid, "a session of its own");
+    assert_eq!(read("oom_score_adj").trim(), "-1000");
+    assert_eq!(fs::read_link(proc("cwd")).expect("cwd"), Path::new("/"));
+    assert!(read("status").contains("Umask:\t0077"), "{}", read("status"));
+    let limits = read("limits");
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let words: Vec<&str> = files.split_whitespace().collect();
+    assert_eq!(words[3], words[4], "the soft limit of files is the hard one: {files}");
+    for task in fs::read_dir(proc("task")).expect("threads").flatten() {
+        let flags = stat(&task.path().join("stat").display().to_string(), 9);
+        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        assert!(flags & PF_MEMALLOC_NOIO != 0, "thread {} is no I/O flusher", name.trim());
+    }
+    // Every page of the program's text is locked, not only those that ran.
+    let smaps = read("smaps");
+    let of_text = smaps.lines().skip_while(|line| !line.contains(" r-xp ") || !line.contains("ublk-dm"));
+    let number = |key: &str| {
+        let line = of_text.clone().find(|line| line.starts_with(key)).expect("a line");
+        line.split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok()).expect("a number")
+    };
+    assert!(number("Size:") > 0 && number("Locked:") == number("Size:"), "text is locked: {}", number("Locked:"));
+    server::del("s");
+    server::assert_nothing_left("del");
+}
+
+fn signals() {
+    let (o, c) = disks();
+    let dev = server::add(&format!("snapshot --origin {o} --cow {c} --name s"));
+    let pid = pid_of("s");
+    for signal in ["HUP", "PIPE", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "XCPU", "XFSZ", "TSTP"] {
+        sh(&format!("kill -{signal} {pid}")).ok();
+        Disk::open(&dev).write(0, &Buf::new(8));
+        assert_eq!(pid_of("s"), pid, "SIG{signal} ended the server");
+        assert_eq!(server::device("s")["state"], "live", "after SIG{signal}");
+    }
+    sh(&format!("kill -TERM {pid}")).ok();
+    server::wait_gone(pid);
+    server::assert_nothing_left("SIGTERM");
+}
+
+/// What a daemon of syslog would be told by the time that something holds.
+fn heard(socket: &UnixDatagram, what: &str, mut holds: impl FnMut(&str) -> bool) -> Vec<String> {
+    socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    let (mut lines, mut bytes) = (Vec::new(), [0; 4096]);
+    loop {
+        let len = socket.recv(&mut bytes).unwrap_or_else(|error| panic!("no {what}: {error}, but {lines:?}"));
+        lines.push(String::from_utf8_lossy(&bytes[..len]).into_owned());
+        if lines.last().is_some_and(|line| holds(line)) {
+            return lines;
+        }
+    }
+}
+
+fn log() {
+    let (o, c) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 64));
+    fs::remove_file("/dev/log").ok();
+    let syslog = UnixDatagram::bind("/dev/log").expect("no other daemon");
+    server::add(&format!("snapshot --origin {o} --cow {c} --name s --chunk-size 4k"));
+    let origin = server::add(&format!("origin --origin {o} --name o"));
+    let lines = heard(&syslog, "line about a live device", |line| line.contains("s: /dev/ublkb"));
+    assert!(lines.last().is_some_and(|line| line.starts_with("<29>ublk-dm[")), "{lines:?}");
+    let pid = pid_of("s");
+    sh(&format!("kill -HUP {pid}")).ok();
+    heard(&syslog, "word of SIGHUP", |line| line.contains("SIGHUP"));
+    let disk = Disk::open(&origin);
+    (0..8).for_each(|chunk| disk.write(chunk * 8, &Buf::new(8)));
+    drop(disk);
+    // What is lost is an error; as it fills it is a warning.
+    heard(&syslog, "line about the full COW", |line| line.starts_with("<28>") && line.contains("full"));
+    heard(&syslog, "line about the lost snapshot", |line| line.starts_with("<27>") && line.contains("invalidated"));
+    server::del("--all");
+    heard(&syslog, "line about the end", |line| line.starts_with("<29>") && line.contains("s: deleted"));
+    fs::remove_file("/dev/log").ok();
+    // The log outlives the devices, for the owner only.
+    server::wait_gone(pid);
+    let text = server::log();
+    assert!(text.contains("INFO  s: deleted") && text.contains("ERROR s: snapshot invalidated"), "{text}");
+    let mode = run_args("stat", &["-c", "%a", &format!("{}/log", server::run_dir())]).ok().line();
+    assert_eq!(mode, "700");
+}
+
+/// A service in the foreground, as a manager starts it.
+struct Service {
+    child: Child,
+    manager: UnixDatagram,
+}
+
+impl Service {
+    fn start(name: &str, arguments: &str) -> Service {
+        let path = format!("/tmp/notify-{name}");
+        fs::remove_file(&path).ok();
+        let manager = UnixDatagram::bind(&path).expect("a socket");
+        let script = "export WATCHDOG_PID=$$ WATCHDOG_USEC=400000; exec $0 $@";
+        let child = Command::new("bash")
+            .args(["-c", script, &binary()])
+            .args(arguments.split_whitespace())
+            .env("NOTIFY_SOCKET", &path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("bash");
+        Service { child, manager }
+    }
+
+    fn hears(&self, what: &str) {
+        heard(&self.manager, what, |message| message.lines().any(|line| line == what));
+    }
+
+    fn signal(&self, name: &str) {
+        sh(&format!("kill -{name} {}", self.child.id())).ok();
+    }
+
+    fn ends(&mut self) -> i32 {
+        let status = self.child.wait().expect("a child");
+        status.code().unwrap_or(-1)
+    }
+}
+
+fn foreground() {
+    let (o, c) = disks();
+    let line = format!("add snapshot --origin {o} --cow {c} --name s --foreground");
+    let mut first = Service::start("s", &line);
+    first.hears("READY=1");
+    first.hears("WATCHDOG=1");
+    let id = server::number("s", "/id");
+    let view = Disk::open(&format!("/dev/ublkb{id}"));
+    let mut data = Buf::new(8);
+    data.fill(0x5a);
+    view.write(8, &data);
+    first.signal("KILL");
+    first.ends();
+    assert_eq!(server::device("s")["state"], "quiesced");
+    assert_eq!(server::device("s")["health"], "unknown");
+    // The same command line is what a manager starts again.
+    let mut second = Service::start("s", &line);
+    second.hears("READY=1");
+    assert_eq!(server::number("s", "/id"), id, "it took its own device over");
+    assert!(*view.read(8, 8) == *data, "what was acknowledged is there");
+    second.signal("KILL");
+    second.ends();
+    // Another device may not have the name.
+    let other = slice("other", "n1", 32 * MIB, SIZE);
+    ublk_dm(&format!("add snapshot --origin {o} --cow {other} --name s --foreground")).refused();
+    let mut third = Service::start("s", "recover --foreground s");
+    third.hears("READY=1");
+    third.signal("HUP");
+    third.hears("WATCHDOG=1");
+    assert!(*view.read(8, 8) == *data, "what was acknowledged is there");
+    ublk_dm("recover --foreground s").refused();
+    drop(view);
+    third.signal("TERM");
+    third.hears("STOPPING=1");
+    assert_eq!(third.ends(), 0);
+    server::assert_nothing_left("SIGTERM");
+}
+
+/// Two devices of one family, each with a process of its own.
+fn family() {
+    let (o, c) = disks();
+    let origin = format!("add origin --origin {o} --name o --foreground");
+    let snapshot = format!("add snapshot --origin {o} --cow {c} --name s --foreground");
+    let mut first = Service::start("o", &origin);
+    first.hears("READY=1");
+    let mut second = Service::start("s", &snapshot);
+    second.hears("READY=1");
+    assert_eq!(server::list().len(), 2);
+    second.signal("TERM");
+    second.hears("STOPPING=1");
+    assert_eq!(second.ends(), 0);
+    assert_eq!(server::list().len(), 1, "the snapshot is gone, its origin is not: {:?}", server::list());
+    let mut second = Service::start("s", &snapshot);
+    second.hears("READY=1");
+    // The server dies, and with it both commands: whichever is started first has the family.
+    first.signal("KILL");
+    first.ends();
+    assert_eq!(second.ends(), 1, "a service whose server has died fails");
+    let mut second = Service::start("s", &snapshot);
+    second.hears("READY=1");
+    assert_eq!(server::list().len(), 2);
+    let mut first = Service::start("o", &origin);
+    first.hears("READY=1");
+    first.signal("TERM");
+    assert_eq!(first.ends(), 0);
+    second.signal("TERM");
+    assert_eq!(second.ends(), 0);
+    server::assert_nothing_left("both services");
+}
+
+fn undone() {
+    let (o, c) = disks();
+    for more in ["", " --foreground"] {
+        let script = format!("$0 add snapshot --origin {o} --cow {c}{more} >/dev/full");
+        let out = run_args("bash", &["-c", &script, &binary()]).refused();
+        assert!(out.code == 1 && out.stderr.contains("No space left"), "{}", out.stderr);
+        server::assert_nothing_left("add >/dev/full");
+    }
+    // A family that lives on.
+    server::add(&format!("origin --origin {o} --name o"));
+    let script = format!("$0 add snapshot --origin {o} --cow {c} >/dev/full");
+    run_args("bash", &["-c", &script, &binary()]).refused();
+    assert_eq!(server::list().len(), 1, "{:?}", server::list());
+    server::del("o");
+    server::assert_nothing_left("del");
+}
+
+/// Ctrl-C at any moment: either the device is there and its path was printed, or nothing is there.
+fn interrupted(seed: u64) {
+    let (o, c) = disks();
+    let mut rng = Rng::new(seed);
+    let (mut added, mut undone) = (0, 0);
+    for round in 0..24 {
+        let mut command = Command::new(binary());
+        command.args(["add", "snapshot", "--origin", &o, "--cow", &c, "--name", "s"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        std::thread::sleep(Duration::from_millis(rng.next() % (40 * (1 + round % 8))));
+        sh(&format!("kill -INT {}", child.id()));
+        let out = child.wait_with_output().expect("a child");
+        if out.status.success() {
+            assert!(out.stdout.starts_with(b"/dev/ublkb"), "success without a path");
+            added += 1;
+            server::del("s");
+        } else {
+            assert!(out.stdout.is_empty(), "interrupted, and printed {:?}", out.stdout);
+            undone += 1;
+        }
+        server::assert_nothing_left("an interrupted add");
+    }
+    println!("  {added} added, {undone} interrupted");
+    assert!(undone > 0, "no add was interrupted");
+}
+
+fn health() {
+    let (o, c) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 64));
+    server::add(&format!("origin --origin {o} --name o"));
+    server::add(&format!("snapshot --origin {o} --cow {c} --name s --chunk-size 4k"));
+    let health = |name: &str| server::device(name)["health"].as_str().expect("health").to_owned();
+    assert_eq!((health("o"), health("s")), ("ok".into(), "ok".into()));
+    let view = Disk::open(&format!("/dev/ublkb{}", server::number("s", "/id")));
+    for chunk in 0..6 {
+        view.write(chunk * 8, &Buf::new(8));
+    }
+    drop(view);
+    assert_eq!(health("s"), "full");
+    // The origin's write finds no room: the snapshot is lost.
+    let origin = Disk::open(&format!("/dev/ublkb{}", server::number("o", "/id")));
+    origin.write(64, &Buf::new(8));
+    drop(origin);
+    assert_eq!(health("s"), "invalid");
+    server::del("--all");
+    server::assert_nothing_left("del");
+}
