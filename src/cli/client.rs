@@ -3,12 +3,10 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use serde_json::json;
-
+use super::orphan;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Answer, DeviceReport, DeviceState, Question};
 use crate::rundir::{RunDir, Server, State};
-use crate::server::health;
 use crate::ublk::{self, Control, device};
 
 /// How often a server is asked for its devices that goes without an answer ...
@@ -176,19 +174,7 @@ fn unanswered(device: &DeviceState, state: ublk::DeviceState, server: Option<u32
         ublk::DeviceState::Live if server.is_some() => "live",
         _ => "dead",
     };
-    let target = match device.added {
-        Question::AddSnapshot(_) => "snapshot",
-        Question::AddMirror(_) => "mirror",
-        _ => "snapshot-origin",
-    };
-    let json = json!({
-        "id": device.id, "name": device.name, "target": target, "state": state, "health": health::UNKNOWN,
-        "block_device": format!("/dev/ublkb{}", device.id), "char_device": format!("/dev/ublkc{}", device.id),
-        "server_pid": server, "answers": false,
-    });
-    let line = format!("0 0 {target} {state}");
-    let disks = device.disks.clone();
-    DeviceReport { id: device.id, name: device.name.clone(), json, status: line.clone(), table: line, disks }
+    orphan::report(device, state, server)
 }
 
 /// Whether a word names a device: by name, id or path.

@@ -1,6 +1,7 @@
 //! `--foreground` for a device that another process serves: the command stays for as long as the device does, so that a
 //! service manager can own it. A family has one server, which is the process that came first.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
@@ -26,7 +27,7 @@ pub(super) fn keep(rundir: &RunDir, key: &str, path: &str) -> Result<ExitCode, F
             Ok(Answer::Events(count)) => events = Some(count),
             Ok(_) => break,
             // The server of a device that is deleted may have ended with it.
-            Err(_) if !super::client::device_exists(id) => break,
+            Err(_) if !Path::new(&format!("/dev/ublkc{id}")).exists() => break,
             Err(_) => return Err(died()),
         }
     }

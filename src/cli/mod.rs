@@ -7,6 +7,7 @@ mod copy;
 mod interrupt;
 mod keep;
 mod order;
+mod orphan;
 mod remove;
 mod show;
 pub mod terminal;

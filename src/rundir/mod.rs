@@ -9,7 +9,7 @@ pub mod journal;
 mod lock;
 mod state;
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
