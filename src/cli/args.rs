@@ -35,6 +35,9 @@ pub enum Verb {
         file: Option<PathBuf>,
     },
     /// Delete devices
+    ///
+    /// An origin ends before its snapshots. A snapshot that is deleted while its origin is mounted is over: its COW is marked
+    /// invalid. One whose origin is not in use can be added again as long as the origin has not been written.
     Del {
         /// Name, ublk id or /dev/ublkbN
         #[arg(required_unless_present = "all", conflicts_with = "all")]

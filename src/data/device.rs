@@ -14,6 +14,7 @@ use std::rc::Rc;
 use dm_targets::exec::{Executor, WaitQueue};
 use dm_targets::mirror::target::Mirror;
 use dm_targets::request::{Request, RequestKind, TargetError};
+use dm_targets::snapshot::Cause;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Snapshot;
 
@@ -51,12 +52,15 @@ impl Served {
         }
     }
 
-    /// Waits until nothing of the target is in flight and its tasks have ended.
-    pub async fn close(&self) {
+    /// Waits until nothing of the target is in flight and its tasks have ended. The error says what is lost with it.
+    pub async fn close(&self) -> Result<(), String> {
         match self {
-            Served::Snapshot(snapshot) => snapshot.close().await,
-            Served::Origin(_) | Served::Nothing => {}
-            Served::Mirror(mirror) => mirror.close().await,
+            Served::Snapshot(snapshot) => snapshot.close().await.map_err(|cause| lost(snapshot, &cause)),
+            Served::Origin(_) | Served::Nothing => Ok(()),
+            Served::Mirror(mirror) => {
+                mirror.close().await;
+                Ok(())
+            }
         }
     }
 
@@ -67,10 +71,11 @@ impl Served {
         }
     }
 
-    /// What the target has acknowledged is where another program would look for it.
-    async fn settle(&self) {
-        if let Served::Snapshot(snapshot) = self {
-            snapshot.settle().await;
+    /// What the target has acknowledged is where another program would look for it. The error says what is not.
+    async fn commit_all(&self) -> Result<(), String> {
+        match self {
+            Served::Snapshot(snapshot) => snapshot.commit_all().await.map_err(|cause| lost(snapshot, &cause)),
+            Served::Origin(_) | Served::Mirror(_) | Served::Nothing => Ok(()),
         }
     }
 
@@ -79,6 +84,12 @@ impl Served {
             mirror.resume().await;
         }
     }
+}
+
+/// What is lost when the last records of a snapshot cannot be written.
+fn lost(snapshot: &Snapshot, cause: &Cause) -> String {
+    let cow = snapshot.cow().name();
+    format!("COW {cow}: {cause}; writes that were acknowledged and not flushed are lost, and the snapshot is invalid")
 }
 
 /// What has happened to a device that an administrator may be waiting for.
@@ -199,12 +210,13 @@ impl Device {
         self.served.borrow().clone()
     }
 
-    /// Holds new requests back and waits for those that the target has.
-    pub(super) async fn suspend(&self, noflush: bool) {
+    /// Holds new requests back and waits for those that the target has. The device is suspended also after an error, which
+    /// says what is lost.
+    pub(super) async fn suspend(&self, noflush: bool) -> Result<(), String> {
         self.suspended.set(true);
         self.served().suspend(noflush).await;
         self.changed.until(|| (self.inside.get() == 0).then_some(())).await;
-        self.served().settle().await;
+        self.served().commit_all().await
     }
 
     /// Lets requests go on.
@@ -217,8 +229,9 @@ impl Device {
     }
 
     /// Takes the target apart; nothing stands in its place.
-    pub(super) async fn take_target(&self) {
-        self.served.replace(Served::Nothing).close().await;
+    pub(super) async fn take_target(&self) -> Result<(), String> {
+        let served = self.served.replace(Served::Nothing);
+        served.close().await
     }
 
     /// Puts a target that can be used in the place of the one that was there.

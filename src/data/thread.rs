@@ -188,10 +188,10 @@ impl Family {
     }
 
     /// Holds a device's new requests back and waits for those that its target has. With `noflush` those that the target
-    /// cannot carry out now wait as well; else they fail.
-    pub async fn suspend(&self, id: u32, noflush: bool) {
-        let Some(device) = self.device(id) else { return };
-        device.suspend(noflush).await;
+    /// cannot carry out now wait as well; else they fail. The error says what is lost.
+    pub async fn suspend(&self, id: u32, noflush: bool) -> Result<(), String> {
+        let Some(device) = self.device(id) else { return Ok(()) };
+        device.suspend(noflush).await
     }
 
     /// Lets a device's requests go on, to the target that was suspended or to a new one.
@@ -201,9 +201,9 @@ impl Family {
     }
 
     /// Takes the target of a suspended device apart, so that its disks can be opened for another one.
-    pub async fn take_target(&self, id: u32) {
-        let Some(device) = self.device(id) else { return };
-        device.take_target().await;
+    pub async fn take_target(&self, id: u32) -> Result<(), String> {
+        let Some(device) = self.device(id) else { return Ok(()) };
+        device.take_target().await
     }
 
     /// Gives a suspended device a target that has been opened under a ticket.
@@ -221,16 +221,21 @@ impl Family {
         device.let_go().await;
     }
 
-    /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after.
-    pub async fn remove(&self, id: u32) {
-        let Some(device) = self.devices.borrow_mut().remove(&id) else { return };
+    /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after. With
+    /// `outlived` the origin's device stays and is in use: a snapshot is marked invalid while it still holds the origin's
+    /// writes back. The error says what is lost.
+    pub async fn remove(&self, id: u32, outlived: bool) -> Result<(), String> {
+        let Some(device) = self.devices.borrow_mut().remove(&id) else { return Ok(()) };
         device.ended().await;
         // Writes of the origin no longer preserve anything for a snapshot without a device.
-        let served = device.served();
-        if let (Served::Snapshot(snapshot), Some(origin)) = (&served, &*self.origin.borrow()) {
+        let (served, origin) = (device.served(), self.origin.borrow().clone());
+        if let (Served::Snapshot(snapshot), Some(origin)) = (&served, origin) {
+            if outlived {
+                snapshot.give_up().await;
+            }
             origin.leave(snapshot);
         }
-        served.close().await;
+        served.close().await
     }
 }
 

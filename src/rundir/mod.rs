@@ -7,6 +7,7 @@
 pub mod durable;
 pub mod journal;
 mod lock;
+pub mod lost;
 mod state;
 
 use std::fs::{self, DirBuilder};

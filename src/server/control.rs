@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -41,6 +42,8 @@ pub struct Server {
     pub(super) keep_files: bool,
     /// Its files are removed and its disks closed.
     ended: bool,
+    /// Something acknowledged was lost with a device, and the log says what.
+    pub(super) lost_at_end: bool,
 }
 
 /// How a command is taken back whose client has left.
@@ -111,16 +114,18 @@ impl Server {
             tickets: 0,
             keep_files: false,
             ended: false,
+            lost_at_end: false,
         })
     }
 
-    /// Answers questions until the last device is gone.
-    pub fn run(mut self, listener: UnixListener) {
+    /// Answers questions until the last device is gone. It has failed if something acknowledged was lost with a device.
+    pub fn run(mut self, listener: UnixListener) -> ExitCode {
         match Desk::open(listener, &self.directory, self.family.caller(), &self.at_work) {
             Ok(visits) => self.answer_all(&visits),
             Err(error) => log::error!("the server cannot be talked to: {error}"),
         }
         self.end();
+        if self.lost_at_end { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 
     /// Lets go of everything, once: what has the same names afterwards is a successor's.
@@ -328,7 +333,7 @@ impl Server {
             self.serve(&info, prepared, &name).and_then(|()| device::start(&mut self.control, info.id, false));
         if let Err(error) = started {
             let undone = self.take_down(info.id, info.target_flags, true);
-            let undone = undone.and_then(|wrong| wrong.map_or_else(|| self.unmake(prepared), Err));
+            let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(prepared), Err));
             if let Err(error) = undone {
                 log::warn!("{error}");
             }
@@ -364,47 +369,11 @@ impl Server {
             match (&opened.served, &result) {
                 (Served::Snapshot(snapshot), Ok(())) => family.join(snapshot.clone()).await,
                 (_, Ok(())) => {}
-                (served, Err(_)) => served.close().await,
+                // Nothing has been acknowledged that could be lost.
+                (served, Err(_)) => drop(served.close().await),
             }
             result.map_err(|error| format!("cannot serve the queues: {error}"))
         };
         self.family.call(serve).map_err(|error| error.to_string())?
-    }
-
-    /// Stops a device, takes its target apart and deletes it. One that may be in use is told to fail its requests first: the
-    /// kernel waits for them, and a mirror may hold some for ever. Returns what is wrong with the end of a device that is gone.
-    fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<Option<Reason>, Reason> {
-        // Another program may have deleted it; what has its number now is not ours to stop.
-        let ours = device::ours(&mut self.control, id, cookie)?.is_some();
-        if !ours || force || !device::try_stop(&mut self.control, id)? {
-            self.family
-                .call(move |family| async move { family.let_go(id).await })
-                .map_err(|error| error.to_string())?;
-            let stopped = if ours { device::stop(&mut self.control, id) } else { Ok(()) };
-            if let Err(error) = stopped {
-                log::warn!("{error}");
-            }
-        }
-        let removed = self.family.call(move |family| async move { family.remove(id).await });
-        let deleted = if ours { device::delete(&mut self.control, id) } else { Ok(()) };
-        removed.map_err(|error| error.to_string())?;
-        Ok(deleted.err())
-    }
-
-    fn del(&mut self, ids: &[u32], force: bool) -> Result<Answer, Reason> {
-        if !force {
-            // All or none: nothing has been deleted when one of them is refused here.
-            ids.iter().try_for_each(|id| device::not_in_use(*id))?;
-        }
-        let cookie = |id: &u32| Some((*id, self.devices.get(id)?.info.target_flags));
-        let mut wrong = Vec::new();
-        for (id, cookie) in ids.iter().filter_map(cookie).collect::<Vec<_>>() {
-            wrong.extend(self.take_down(id, cookie, force)?);
-            if let Some(entry) = self.devices.remove(&id) {
-                log::info!("{}: deleted", entry.name);
-            }
-            self.save();
-        }
-        if wrong.is_empty() { Ok(Answer::Deleted) } else { Err(wrong.join("; ")) }
     }
 }

@@ -2,6 +2,7 @@
 
 mod control;
 mod devices;
+mod ending;
 pub mod environment;
 pub mod health;
 mod listener;

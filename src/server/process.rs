@@ -87,8 +87,7 @@ pub fn serve(key: &str) -> Result<ExitCode, Failure> {
         return Err(error.into());
     }
     detach();
-    server.run(listener);
-    Ok(ExitCode::SUCCESS)
+    Ok(server.run(listener))
 }
 
 /// A line for the starter.
@@ -129,9 +128,9 @@ pub fn foreground(
     drop(lock);
     manager::ready("the devices answer");
     manager::watch(rundir.socket(key));
-    server.run(listener);
+    let ended = server.run(listener);
     manager::stopping();
-    Ok(ExitCode::SUCCESS)
+    Ok(ended)
 }
 
 fn listen(rundir: &RunDir, key: &str, foreground: bool, failed: &[String]) -> Result<(Server, UnixListener), String> {

@@ -10,7 +10,8 @@ use crate::protocol::{Answer, Question};
 
 impl Server {
     pub(super) fn suspend(&mut self, id: u32, noflush: bool) -> Result<Answer, Reason> {
-        self.on_device(id, move |family| async move { family.suspend(id, noflush).await })
+        let suspended = self.on_device(id, move |family| async move { family.suspend(id, noflush).await })?;
+        suspended.map(|()| Answer::Done).map_err(|lost| format!("/dev/ublkb{id}: suspended, but {lost}"))
     }
 
     /// Lets requests go on; a table that was loaded takes the place of the old one first.
@@ -32,7 +33,8 @@ impl Server {
         if !self.has_target(id)? {
             return Err(format!("/dev/ublkb{id}: it has no table any more: load one first"));
         }
-        self.on_device(id, move |family| async move { family.resume(id, same_target).await })
+        self.on_device(id, move |family| async move { family.resume(id, same_target).await })?;
+        Ok(Answer::Done)
     }
 
     fn has_target(&self, id: u32) -> Result<bool, Reason> {
@@ -57,7 +59,7 @@ impl Server {
     fn change_table(&mut self, id: u32, table: Question, again: bool) -> Result<(), Reason> {
         let Question::AddMirror(add) = table else { return Err("this is no mirror".to_owned()) };
         let take = move |family: Rc<Family>| async move { family.take_target(id).await };
-        self.family.call(take).map_err(|error| error.to_string())?;
+        self.family.call(take).map_err(|error| error.to_string())??;
         let prepared = self.open_mirror(add, again)?;
         let Prepared { ticket, over, added, params, .. } = prepared;
         let fits = self.refuse_unfit(id, &params).map_err(|why| format!("the table: {why}"));
@@ -89,15 +91,14 @@ impl Server {
         Ok(())
     }
 
-    fn on_device<F: Future<Output = ()> + 'static>(
+    fn on_device<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
         id: u32,
         job: impl FnOnce(Rc<Family>) -> F + Send + 'static,
-    ) -> Result<Answer, Reason> {
+    ) -> Result<T, Reason> {
         if !self.devices.contains_key(&id) {
             return Err(no_device(id));
         }
-        self.family.call(job).map_err(|error| error.to_string())?;
-        Ok(Answer::Done)
+        self.family.call(job).map_err(|error| error.to_string())
     }
 }

@@ -32,8 +32,13 @@ impl OpenDisk {
 
 /// What a disk is called for good; its path if nothing better is known, as for a file.
 pub fn lasting_name(disk: &OpenDisk) -> String {
-    let path = disk.path.display().to_string();
-    let DiskId::Block { major, minor } = disk.id else { return path };
+    lasting_name_of(disk.id, &disk.path)
+}
+
+/// As [`lasting_name`], of a disk that is open elsewhere.
+pub fn lasting_name_of(id: DiskId, path: &Path) -> String {
+    let path = path.display().to_string();
+    let DiskId::Block { major, minor } = id else { return path };
     let dir = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
     let read = |dir: &Path, name: &str| {
         let text = fs::read_to_string(dir.join(name)).unwrap_or_default();

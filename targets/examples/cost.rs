@@ -18,6 +18,7 @@ use dm_targets::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Op, OpId, P
 use dm_targets::exec::Executor;
 use dm_targets::mirror::target::{LegParts, Mirror, Parts as MirrorParts};
 use dm_targets::request::{Request, RequestKind, TargetError};
+use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::table::InitialSync;
@@ -37,6 +38,19 @@ const STRIDE: u64 = 0x9E37_79B9;
 /// Memory that is never looked at, but for the metadata, which is zero.
 #[derive(Default)]
 struct NoMemory(Cell<u32>);
+
+/// Nothing is lost here.
+struct NoLosses;
+
+impl LossRecord for NoLosses {
+    fn cow(&self) -> &str {
+        ""
+    }
+
+    fn record(&self, _: Loss) -> Result<(), String> {
+        Ok(())
+    }
+}
 
 impl Host for NoMemory {
     fn acquire(&self, _: u32) -> Option<BufferId> {
@@ -169,6 +183,7 @@ impl Rig {
                     persistent: true,
                     overwrite: false,
                     lost: false,
+                    losses: Rc::new(NoLosses),
                     len: None,
                     options,
                     notes: None,

@@ -46,6 +46,12 @@ pub enum Mutant {
     FuaLeavesNotes,
     /// A flush or a write with FUA succeeds although what was acknowledged is lost with the snapshot.
     LossNotTold,
+    /// I9: the origin changes after a snapshot has left, and nothing says that the store is right no longer.
+    LeftForgotten,
+    /// I9: a store whose invalid mark cannot be written is not recorded as lost.
+    LossForgotten,
+    /// I10: a snapshot ends well although its last commit has failed.
+    LastCommitIgnored,
     /// What a server has noted is forgotten by the next.
     NotesNotTakenOver,
     /// A journal is taken over although the COW has got records since that are not in it.

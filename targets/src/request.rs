@@ -49,6 +49,8 @@ pub enum TargetError {
     Requeue,
     /// The device is being deleted.
     Ending,
+    /// It would make a snapshot wrong, and nothing can remember that.
+    Unrecorded,
 }
 
 impl TargetError {
@@ -56,7 +58,11 @@ impl TargetError {
     pub fn errno(&self) -> Errno {
         match self {
             TargetError::Disk(error) => error.errno,
-            TargetError::Invalid | TargetError::Full | TargetError::Requeue | TargetError::Ending => Errno::EIO,
+            TargetError::Invalid
+            | TargetError::Full
+            | TargetError::Requeue
+            | TargetError::Ending
+            | TargetError::Unrecorded => Errno::EIO,
             TargetError::Unsupported => Errno::EOPNOTSUPP,
         }
     }
@@ -75,6 +81,10 @@ impl fmt::Display for TargetError {
             TargetError::Invalid => write!(f, "the snapshot is invalid"),
             TargetError::Full => write!(f, "the snapshot's COW is full"),
             TargetError::Unsupported => write!(f, "operation not supported"),
+            TargetError::Unrecorded => write!(
+                f,
+                "a snapshot of this disk is no longer right, and neither its COW nor the run directory can say so"
+            ),
             TargetError::Ending => write!(f, "the device is being deleted"),
             TargetError::Requeue => write!(f, "held until the device was suspended"),
         }

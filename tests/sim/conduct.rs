@@ -74,6 +74,8 @@ impl Rig {
         let (host, copy): (Rc<dyn Host>, _) = (self.world.host.clone(), self.copy.clone());
         let origin: Disk = self.origin.disk().clone();
         let (discard_zeroes_cow, discard_passdown_origin) = (self.discards, self.discards);
+        self.world.add_losses(&name, None);
+        let losses = self.world.losses()[self.world.losses().len() - 1].clone();
         self.world.executor.spawn(async move {
             let parts = Parts {
                 executor: &executor,
@@ -85,6 +87,7 @@ impl Rig {
                 persistent: true,
                 overwrite: false,
                 lost: false,
+                losses,
                 len: None,
                 options: Options { on_full, discard_zeroes_cow, discard_passdown_origin },
                 notes: None,
@@ -158,7 +161,7 @@ impl Rig {
         self.world.executor.spawn(async move {
             for snap in &snaps {
                 origin.leave(snap);
-                snap.close().await;
+                snap.close().await.unwrap();
             }
             copy.destroy().await;
         });

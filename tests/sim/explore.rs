@@ -102,6 +102,8 @@ struct Run<'a> {
     states: u64,
     rng: Rng,
     write_id: u32,
+    /// What was wrong with the end of a snapshot.
+    faults: Rc<RefCell<Vec<String>>>,
 }
 
 /// Runs a case; gives the number of different states it has judged.
@@ -131,6 +133,7 @@ fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
         states: 0,
         rng: Rng::new(case.seed ^ 0xC4A5),
         write_id,
+        faults: Rc::default(),
     };
     match run.go() {
         Ok(()) => Ok(run.states),
@@ -163,7 +166,7 @@ impl Run<'_> {
         let mut stack: Option<Rc<Stack>> = None;
         let mut released = false;
         for _ in 0..STEP_LIMIT {
-            let more = stack.is_some() && self.next_op < self.case.ops.len() && self.in_flight.len() < self.case.depth;
+            let more = stack.is_some() && self.may_submit();
             match (self.world.step(more), &stack) {
                 (Step::Driver, Some(stack)) => self.submit(stack),
                 (Step::Nothing, _) if !released && !self.case.holds.is_empty() => {
@@ -193,6 +196,14 @@ impl Run<'_> {
         Err(Stop::Here(format!("no end after {STEP_LIMIT} steps")))
     }
 
+    /// Whether the next request may start. A snapshot leaves when none of its own are in flight.
+    fn may_submit(&self) -> bool {
+        let Some(op) = self.case.ops.get(self.next_op) else { return false };
+        let hinders = |flight: &InFlight| flight.op.device == op.device || flight.op.kind == Kind::Discard;
+        let busy = op.kind == Kind::Leave && self.in_flight.iter().any(hinders);
+        self.in_flight.len() < self.case.depth && !busy
+    }
+
     fn submit(&mut self, stack: &Rc<Stack>) {
         let op = self.case.ops[self.next_op];
         self.next_op += 1;
@@ -200,6 +211,7 @@ impl Run<'_> {
         let (kind, ticket, bytes) = match op.kind {
             Kind::Read => (RequestKind::Read, self.model.submit(false), vec![0x99; len]),
             Kind::Flush => (RequestKind::Flush, self.model.submit(true), Vec::new()),
+            Kind::Leave => return self.leave(stack, op.device - 1),
             Kind::Discard => {
                 let ticket = self.model.submit_write(op.device, pattern::DISCARD, op.first, op.count, false);
                 self.model.may_be_discarded_below(op.first, op.count);
@@ -223,9 +235,25 @@ impl Run<'_> {
         self.in_flight.push(InFlight { op, ticket, payload, result });
     }
 
+    /// A snapshot is deleted while its origin goes on.
+    fn leave(&mut self, stack: &Rc<Stack>, number: usize) {
+        self.world.trace.note(|| format!("-------- snap{} leaves", number + 1));
+        let snap = &mut self.model.snaps[number];
+        snap.left = true;
+        snap.outlived |= self.in_flight.iter().any(|flight| flight.op.device == 0);
+        let (leaving, faults) = (stack.clone(), self.faults.clone());
+        self.world.executor.spawn(async move {
+            let result = leaving.leave(number).await;
+            faults.borrow_mut().extend(result.err());
+        });
+    }
+
     /// Takes the results of requests that have ended.
     fn collect(&mut self, stack: Option<&Rc<Stack>>) -> Result<(), String> {
         self.note_failures(stack);
+        if let Some(fault) = self.faults.borrow_mut().pop() {
+            return Err(fault);
+        }
         let mut index = 0;
         while index < self.in_flight.len() {
             let Some(outcome) = self.in_flight[index].result.borrow_mut().take() else {
@@ -262,10 +290,8 @@ impl Run<'_> {
         for (number, snap) in self.model.snaps.iter_mut().enumerate() {
             snap.failed |= failed[0] || failed[number + 1];
             let health = stack.map(|stack| stack.snaps[number].health());
-            // A mark that the disk refused is not durable; the server can only say so.
-            let mark_failed = stack.is_some_and(|stack| stack.mark_failed[number].get());
-            snap.unmarked |= mark_failed && failed[number + 1];
-            snap.dead |= health == Some(Health::Invalid) && !mark_failed;
+            // A mark that the disk refused is recorded elsewhere.
+            snap.dead |= health == Some(Health::Invalid);
         }
     }
 
@@ -279,7 +305,9 @@ impl Run<'_> {
     fn may_fail(&self, op: Op) -> bool {
         match op.device.checked_sub(1) {
             // The origin's writer must never see an error that is not its own.
-            None => self.case.faults.iter().any(|(disk, fault)| *disk == 0 && covers(fault, op)),
+            None if self.case.faults.iter().any(|(disk, fault)| *disk == 0 && covers(fault, op)) => true,
+            // Unless a snapshot would become wrong without a trace.
+            None => self.case.setup.unrecordable && self.model.snaps.iter().any(|snap| snap.failed || snap.left),
             Some(snap) => self.model.snaps[snap].may_fail(),
         }
     }
@@ -296,7 +324,7 @@ impl Run<'_> {
             (CrashKind::Process, Moment::ProcessDeath, cap.div_ceil(6).max(2)),
         ] {
             for images in self.world.crash(kind, cap) {
-                self.look_at(&Left { images, notes: self.world.noted(kind) }, moment)?;
+                self.look_at(&Left::of(&self.world, images, kind), moment)?;
             }
         }
         Ok(())
@@ -305,7 +333,8 @@ impl Run<'_> {
     fn look_at(&mut self, left: &Left, moment: Moment) -> Result<(), Stop> {
         let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
         let noted = left.notes.iter().flat_map(|noted| &noted.records).map(|record| record.old.0 << 32 ^ record.new.0);
-        let hash = left.images.iter().map(Image::hash).chain(noted);
+        let lost = left.lost.iter().map(|lost| u64::from(lost.is_some()));
+        let hash = left.images.iter().map(Image::hash).chain(noted).chain(lost);
         let hash = hash.fold(of_model, |hash, part| (hash.rotate_left(9) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         if !self.seen.insert(hash) {
             return Ok(());
@@ -341,7 +370,7 @@ impl Run<'_> {
             return Err(Stop::Here("a refused family stays in memory".into()));
         }
         let images: Vec<Image> = self.world.disks().iter().map(|disk| disk.visible()).collect();
-        self.look_at(&Left { images, notes: self.world.noted(CrashKind::Process) }, Moment::ProcessDeath)
+        self.look_at(&Left::of(&self.world, images, CrashKind::Process), Moment::ProcessDeath)
     }
 
     /// Nothing can happen any more: everything must have ended well.
@@ -368,5 +397,6 @@ fn covers(fault: &Fault, op: Op) -> bool {
         Kind::Write(_) => matches!(fault.matcher.class, Class::Write | Class::WriteFua | Class::Any),
         Kind::Flush => matches!(fault.matcher.class, Class::Flush | Class::Any),
         Kind::Discard => matches!(fault.matcher.class, Class::Discard | Class::Any),
+        Kind::Leave => false,
     }
 }

@@ -28,7 +28,7 @@ pub fn records_of_another() -> Result<(), String> {
         let ops: Vec<_> = (0..foreign).map(|number| write(0, 4 + 2 * number, 2)).collect();
         let images = prepare(&setup, &made, &ops);
         let notes = vec![Noted { records: journal.clone(), recorded }];
-        if recover(&setup, &Left { images, notes }).is_ok() {
+        if recover(&setup, &Left { images, notes, ..Left::default() }).is_ok() {
             return Err(format!("{foreign} records of another program: a journal of {journal:?} is taken over"));
         }
     }
@@ -49,7 +49,9 @@ fn a_commit_that_was_not_counted_is_the_servers_own() {
     for recorded in 0..=2 {
         let records = vec![record(2, 2), record(3, 3), record(0, 4)];
         let notes = vec![Noted { records, recorded }];
-        let shown = recover(&setup, &Left { images: images.clone(), notes }).unwrap().snaps[0].clone().unwrap();
+        let shown = recover(&setup, &Left { images: images.clone(), notes, ..Left::default() }).unwrap().snaps[0]
+            .clone()
+            .unwrap();
         assert_eq!(shown[..2], images[1].sectors[8..10]);
     }
 }

@@ -16,6 +16,7 @@ mod fuzz;
 mod journal;
 mod judge;
 mod kernel;
+mod losses;
 mod mirror;
 mod model;
 mod mutants;

@@ -117,8 +117,10 @@ pub struct Snap {
     pub failed: bool,
     /// It has been durably marked invalid and must never be valid again.
     pub dead: bool,
-    /// It is invalid and its disk refused the mark: what its COW shows means nothing.
-    pub unmarked: bool,
+    /// It has left the origin.
+    pub left: bool,
+    /// The origin has been written, or may have been, since it left.
+    pub outlived: bool,
 }
 
 impl Snap {
@@ -130,7 +132,7 @@ impl Snap {
     /// Whether it may be invalid: there is no room for a chunk that somebody could not do without, or a disk failed.
     pub fn may_be_invalid(&self) -> bool {
         let full = self.touched.len() as u64 > self.capacity && (self.origin_wrote || !self.overflows);
-        self.dead || self.unmarked || self.failed || full
+        self.dead || self.outlived || self.failed || full
     }
 }
 
@@ -184,6 +186,7 @@ impl Model {
         for (number, snap) in self.snaps.iter_mut().enumerate() {
             if device == 0 || device == number + 1 {
                 snap.origin_wrote |= device == 0;
+                snap.outlived |= device == 0 && snap.left;
                 snap.touched.extend(first / snap.chunk..(first + count).div_ceil(snap.chunk));
             }
         }
@@ -195,7 +198,8 @@ impl Model {
 
     /// A discard of the only snapshot may reach the origin, now or at any later time.
     pub fn may_be_discarded_below(&mut self, first: u64, count: u64) {
-        if self.snaps.len() == 1 {
+        self.snaps.iter_mut().for_each(|snap| snap.outlived |= snap.left);
+        if self.snaps.iter().filter(|snap| !snap.left).count() == 1 {
             let (id, submitted) = (pattern::DISCARD, self.now);
             let write = Write { id, first, end: first + count, fua: false, submitted, acked: None, flushed: false };
             self.origin.writes.push(write);

@@ -11,7 +11,7 @@ use crate::mirror::mutants as mirror;
 use crate::{faults, journal, named, seeded, short};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 22] = [
+const MUTANTS: [(Mutant, &str); 25] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -34,6 +34,9 @@ const MUTANTS: [(Mutant, &str); 22] = [
     (Mutant::NotesNotTakenOver, "noted"),
     (Mutant::LossNotTold, "faults"),
     (Mutant::JournalOverForeign, "journal"),
+    (Mutant::LeftForgotten, "leaving"),
+    (Mutant::LossForgotten, "unmarked"),
+    (Mutant::LastCommitIgnored, "unmarked"),
 ];
 
 /// What the tests of [`conduct`] notice of a mutant that no workload of one family can show.

@@ -9,6 +9,7 @@ use dm_targets::units::{Chunk, CowChunk, Sector, Sectors};
 
 use crate::explore::Case;
 use crate::kernel;
+use crate::losses;
 use crate::stack::{Left, Setup, prepare, recover};
 use crate::tally::Tally;
 use crate::workload::{Op, discard, flush, read, write, write_fua};
@@ -274,6 +275,8 @@ pub fn all() -> Vec<(&'static str, Vec<Case>)> {
         ("other_disks", other_disks()),
         ("discards", discards()),
         ("noted", noted()),
+        ("leaving", losses::leaving()),
+        ("unmarked", losses::unmarked()),
     ]
 }
 
@@ -296,7 +299,7 @@ fn notes_are_used_by_their_own_store_only() {
     let record = Record { old: Chunk(0), new: CowChunk(2) };
     let left = |images: &[Image], recorded| {
         let notes = vec![Noted { records: vec![record], recorded }];
-        recover(&setup, &Left { images: images.to_vec(), notes })
+        recover(&setup, &Left { images: images.to_vec(), notes, ..Left::default() })
     };
     let (blank, made) = (setup.blank_images(), setup.created_images().unwrap());
     assert_eq!(left(&blank, 0).unwrap().snaps[0].as_ref(), Some(&blank[0].sectors), "a new store");

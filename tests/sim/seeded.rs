@@ -34,6 +34,7 @@ fn random_setup(rng: &mut Rng) -> Setup {
         scarce: rng.one_in(5),
         discards: false,
         notes: true,
+        unrecordable: false,
     }
 }
 

@@ -12,12 +12,13 @@ use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::DiskConfig;
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::journal::SimNotes;
+use dm_targets::sim::losses::SimLosses;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Temper, World};
-use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::format::Record;
 use dm_targets::snapshot::journal::{Noted, Notes};
+use dm_targets::snapshot::losses::Loss;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
@@ -53,6 +54,8 @@ pub struct Setup {
     pub discards: bool,
     /// Snapshot writes are acknowledged when their records are noted.
     pub notes: bool,
+    /// A store that is lost cannot be recorded as such.
+    pub unrecordable: bool,
 }
 
 impl Setup {
@@ -68,13 +71,14 @@ impl Setup {
             scarce: false,
             discards: false,
             notes: true,
+            unrecordable: false,
         }
     }
 
     /// One snapshot.
     pub fn single(origin_sectors: u64, chunk: u64, cow_sectors: u64) -> Setup {
         let snaps = vec![SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate }];
-        Setup { origin_sectors, snaps, block_bytes: 512, volatile: true, scarce: false, discards: false, notes: true }
+        Setup { origin_sectors, snaps, ..Setup::small() }
     }
 
     /// The first snapshot's COW is that large and does that when it is full.
@@ -127,8 +131,8 @@ pub struct Stack {
     pub origin: Rc<Origin>,
     /// The snapshots, in the order of the set-up.
     pub snaps: Vec<Rc<Snapshot>>,
-    /// For each snapshot, whether the mark that it is invalid could not be written.
-    pub mark_failed: Vec<Rc<Cell<bool>>>,
+    /// For each snapshot, whether it has left the origin.
+    left: Vec<Cell<bool>>,
     copy: copy::Client,
     discards: bool,
 }
@@ -139,17 +143,17 @@ impl Stack {
         executor: Executor,
         host: Rc<dyn Host>,
         disks: Vec<Disk>,
-        notes: Vec<Rc<SimNotes>>,
+        kept: Vec<(Rc<SimNotes>, Rc<SimLosses>)>,
         setup: Setup,
     ) -> Result<Stack, String> {
         let copy = copy::Client::new(&executor, &host, None).ok_or("no memory for a copy client")?;
         let origin = Origin::new(disks[0].clone(), copy.clone());
-        let (snaps, mark_failed) = (Vec::new(), Vec::new());
-        let mut stack = Stack { origin, snaps, mark_failed, copy, discards: setup.discards };
-        for ((snap, cow), notes) in setup.snaps.iter().zip(&disks[1..]).zip(notes) {
+        let (snaps, left) = (Vec::new(), Vec::new());
+        let mut stack = Stack { origin, snaps, left, copy, discards: setup.discards };
+        for ((snap, cow), (notes, losses)) in setup.snaps.iter().zip(&disks[1..]).zip(kept) {
             let notes = setup.notes.then_some(notes as Rc<dyn Notes>);
-            if let Err(error) = stack.add(&executor, &host, snap, cow, notes).await {
-                Rc::new(stack).close().await;
+            if let Err(error) = stack.add(&executor, &host, snap, cow, notes, losses).await {
+                Rc::new(stack).close().await?;
                 return Err(error);
             }
         }
@@ -163,14 +167,13 @@ impl Stack {
         snap: &SnapSetup,
         cow: &Disk,
         notes: Option<Rc<dyn Notes>>,
+        losses: Rc<SimLosses>,
     ) -> Result<(), String> {
         let options = Options {
             on_full: snap.on_full,
             discard_zeroes_cow: self.discards,
             discard_passdown_origin: self.discards,
         };
-        let failed = Rc::new(Cell::new(false));
-        self.mark_failed.push(failed.clone());
         let parts = Parts {
             executor,
             host,
@@ -180,16 +183,18 @@ impl Stack {
             chunk_size: ChunkSize::from_sectors(snap.chunk),
             persistent: true,
             overwrite: false,
-            lost: false,
+            lost: losses.recorded().is_some(),
+            losses,
             len: None,
             options,
             notes,
-            listener: Rc::new(move |event| failed.set(failed.get() || matches!(event, Event::MarkFailed(_)))),
+            listener: Rc::new(|_| {}),
         };
         let snap = Snapshot::open(parts).await.map_err(|error| format!("open refused: {error}"))?;
         snap.activate(executor).await.map_err(|error| format!("activation failed: {error}"))?;
         self.origin.join(snap.clone()).await;
         self.snaps.push(snap);
+        self.left.push(Cell::new(false));
         Ok(())
     }
 
@@ -202,13 +207,30 @@ impl Stack {
         result.map_err(|error| error.to_string())
     }
 
+    /// Takes a snapshot out of a running family. None of its requests may be in flight.
+    pub async fn leave(self: Rc<Self>, number: usize) -> Result<(), String> {
+        if self.left[number].replace(true) {
+            return Ok(());
+        }
+        let kept = self.snaps[number].health().is_kept();
+        self.origin.leave(&self.snaps[number]);
+        match self.snaps[number].close().await {
+            Ok(()) if kept && !self.snaps[number].health().is_kept() => {
+                Err(format!("snap{} is lost at its end, and nobody is told", number + 1))
+            }
+            // Told, which is all that can be done.
+            _ => Ok(()),
+        }
+    }
+
     /// Ends everything; nothing may be in flight.
-    pub async fn close(self: Rc<Self>) {
-        for snap in &self.snaps {
-            self.origin.leave(snap);
-            snap.close().await;
+    pub async fn close(self: Rc<Self>) -> Result<(), String> {
+        let mut result = Ok(());
+        for number in 0..self.snaps.len() {
+            result = result.and(self.clone().leave(number).await);
         }
         self.copy.destroy().await;
+        result
     }
 }
 
@@ -220,9 +242,9 @@ pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
     let result: Opening = Rc::default();
     let (executor, host, setup, slot) = (world.executor.clone(), world.host.clone(), setup.clone(), result.clone());
     let disks = world.disks().iter().map(|disk| disk.disk()).collect();
-    let notes = world.notes().to_vec();
+    let kept = world.notes().iter().cloned().zip(world.losses().iter().cloned()).collect();
     world.executor.spawn(async move {
-        let opened = Stack::open(executor, host, disks, notes, setup).await;
+        let opened = Stack::open(executor, host, disks, kept, setup).await;
         *slot.borrow_mut() = Some(opened.map(Rc::new));
     });
     result
@@ -235,12 +257,24 @@ pub struct Left {
     pub images: Vec<Image>,
     /// None, or one list for each snapshot.
     pub notes: Vec<Noted>,
+    /// None, or for each snapshot whether its store is recorded as lost.
+    pub lost: Vec<Option<Loss>>,
 }
 
 impl Left {
     /// Disks, and nothing noted.
     pub fn images(images: &[Image]) -> Left {
-        Left { images: images.to_vec(), notes: Vec::new() }
+        Left { images: images.to_vec(), ..Left::default() }
+    }
+
+    /// What a world leaves behind after a crash.
+    pub fn of(world: &World, images: Vec<Image>, kind: CrashKind) -> Left {
+        Left { images, notes: world.noted(kind), lost: world.lost() }
+    }
+
+    /// Whether the store of a snapshot is recorded as lost.
+    pub fn is_lost(&self, snap: usize) -> bool {
+        self.lost.get(snap).is_some_and(Option::is_some)
     }
 
     /// Whether something is noted.
@@ -261,7 +295,11 @@ pub fn world(setup: &Setup, left: &Left, seed: u64, temper: Temper, immediate: b
         let name = if number == 0 { "origin".into() } else { format!("cow{number}") };
         world.add_disk(&name, setup.disk_config(immediate), image.clone());
     }
-    (0..setup.snaps.len()).for_each(|snap| world.add_notes(left.notes.get(snap).unwrap_or(&Noted::default())));
+    for snap in 0..setup.snaps.len() {
+        world.add_notes(left.notes.get(snap).unwrap_or(&Noted::default()));
+        world.add_losses(&format!("cow{}", snap + 1), left.lost.get(snap).copied().flatten());
+        world.losses()[snap].set_full(setup.unrecordable);
+    }
     world
 }
 
@@ -320,9 +358,17 @@ pub fn recover(setup: &Setup, left: &Left) -> Result<Recovered, String> {
 
 /// Ends a family that has nothing left to do, and checks that nothing of it stays behind.
 pub fn close(world: &World, stack: Rc<Stack>) -> Result<(), String> {
-    world.executor.spawn(stack.close());
+    let unmarked = stack.snaps.iter().any(|snap| snap.health() == Health::Unmarked);
+    let closed: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
+    let slot = closed.clone();
+    world.executor.spawn(async move {
+        let result = stack.close().await;
+        *slot.borrow_mut() = Some(result);
+    });
     world.run(10_000);
-    if world.noted(CrashKind::Process).iter().any(|noted| !noted.records.is_empty()) {
+    closed.borrow_mut().take().ok_or("the end does not end")??;
+    // A store whose end cannot be made durable keeps what belongs to it.
+    if !unmarked && world.noted(CrashKind::Process).iter().any(|noted| !noted.records.is_empty()) {
         return Err("after the end notes are left".into());
     }
     match (world.executor.live(), world.host.lent()) {

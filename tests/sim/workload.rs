@@ -15,6 +15,8 @@ pub enum Kind {
     Flush,
     /// Discard, for snapshots only.
     Discard,
+    /// The snapshot is deleted; nothing else is asked of it afterwards.
+    Leave,
 }
 
 /// A request to a device: 0 is the origin, the others are snapshots.
@@ -55,6 +57,11 @@ pub const fn discard(device: usize, first: u64, count: u64) -> Op {
     Op { device, kind: Kind::Discard, first, count }
 }
 
+/// The end of a snapshot while its origin goes on.
+pub const fn leave(device: usize) -> Op {
+    Op { device, kind: Kind::Leave, first: 0, count: 0 }
+}
+
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let device = if self.device == 0 { "origin".into() } else { format!("snap{}", self.device) };
@@ -64,6 +71,7 @@ impl fmt::Debug for Op {
             Kind::Write(false) => write!(f, "{device}.write({first}+{count})"),
             Kind::Write(true) => write!(f, "{device}.write_fua({first}+{count})"),
             Kind::Flush => write!(f, "{device}.flush"),
+            Kind::Leave => write!(f, "{device}.leave"),
             Kind::Discard => write!(f, "{device}.discard({first}+{count})"),
         }
     }

@@ -67,6 +67,20 @@ pub fn run_dir() -> String {
     std::env::var("UBLK_DM_RUN_DIR").unwrap_or_else(|_| "/run/ublk-dm".to_string())
 }
 
+/// The records of lost stores there are.
+pub fn lost() -> Vec<String> {
+    let files = fs::read_dir(run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let lost = files.filter(|path| path.extension().is_some_and(|end| end == "lost"));
+    lost.map(|path| path.display().to_string()).collect()
+}
+
+/// Removes the records of lost stores, as wiping their COWs does, and says how many there were.
+pub fn forget_lost() -> usize {
+    let lost = lost();
+    lost.iter().for_each(|path| fs::remove_file(path).unwrap_or_else(|e| panic!("{path}: {e}")));
+    lost.len()
+}
+
 /// Waits until the server's process is no more.
 pub fn wait_gone(pid: u64) {
     wait_for(20, &format!("server process {pid} to end"), || !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false));

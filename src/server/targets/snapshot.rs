@@ -9,16 +9,18 @@ use dm_targets::snapshot::journal::Notes;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sectors};
 
+use super::lost;
 use crate::data::{Events, Family, Opened, Served};
 use crate::failure::Reason;
 use crate::protocol::{AddOrigin, AddSnapshot, Question};
 use crate::rundir::RunDir;
 use crate::rundir::journal::FileNotes;
+use crate::rundir::lost::LostStore;
 use crate::server::control::{Prepared, Server};
 use crate::server::devices::{Entry, Named, Over};
 use crate::storage::content;
 use crate::storage::signature::SignatureKind;
-use crate::storage::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind};
+use crate::storage::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind, lasting_name, lasting_name_of};
 use crate::ublk::device;
 
 /// What the data thread found out about a snapshot it opened.
@@ -71,9 +73,11 @@ impl Server {
             let wanted = add.persistent.then_some(SignatureKind::SnapshotStore);
             content::refuse_other(&cow, wanted, "a snapshot")?;
         }
+        let losses = LostStore::of(&self.rundir, &lasting_name(&cow), &lasting_name_of(origin, &add.origin));
+        let lost = add.persistent && lost::is_lost(&losses, &cow, again)?;
         let (cow_id, cow_limits) = (cow.id, cow.limits);
         let ticket = self.next_ticket();
-        let found = self.open_snapshot(&add, cow, overwrite, ticket, again)?;
+        let found = self.open_snapshot(&add, cow, overwrite, ticket, again, (losses, lost))?;
         let discard = add.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk));
         let limits = [&origin_limits, &cow_limits];
         let read_only = add.common.read_only;
@@ -124,6 +128,7 @@ impl Server {
         overwrite: bool,
         ticket: u64,
         again: bool,
+        (losses, lost): (LostStore, bool),
     ) -> Result<Found, Reason> {
         let on_full = if add.overflow { OnFull::Overflow } else { OnFull::Invalidate };
         let (discard_zeroes_cow, discard_passdown_origin) = (add.discard_zeroes_cow, add.discard_passdown_origin);
@@ -133,7 +138,7 @@ impl Server {
             Some(sectors) => Some(ChunkSize::from_sectors(sectors).ok_or_else(|| bad_chunk_size(sectors))?),
         };
         // What a transient store held died with the server that held it.
-        let lost = again && !add.persistent;
+        let lost = lost || again && !add.persistent;
         let notes = if add.persistent { self.notes(&cow)? } else { None };
         let path = add.cow.display().to_string();
         let (persistent, len) = (add.persistent, add.len_sectors.map(Sectors));
@@ -154,6 +159,7 @@ impl Server {
                 persistent,
                 overwrite,
                 lost,
+                losses: Rc::new(losses),
                 len,
                 options,
                 notes: notes.map(|notes| Rc::new(notes) as Rc<dyn Notes>),
@@ -197,8 +203,7 @@ impl Server {
             let record = move |family: Rc<Family>| async move {
                 let opened = family.opened.borrow_mut().remove(&prepared.ticket).ok_or("the snapshot is not open")?;
                 opened.served.activate(&family.executor).await?;
-                opened.served.close().await;
-                Ok::<(), Reason>(())
+                opened.served.close().await
             };
             server.family.call(record).map_err(|error| error.to_string())?
         });
@@ -224,7 +229,7 @@ impl Server {
 /// What is lost is an error, what may be lost is a warning.
 fn priority(event: &Event) -> log::Level {
     match event {
-        Event::Invalidated(_) | Event::MarkFailed(_) => log::Level::Error,
+        Event::Invalidated(_) | Event::MarkFailed(..) => log::Level::Error,
         Event::Overflowed | Event::Filling(_) => log::Level::Warn,
     }
 }

@@ -6,6 +6,7 @@
 //! * [`crash`]: what such a disk may hold after the power has gone: durable writes always, every other write kept, lost
 //!   or torn.
 //! * [`journal`]: what a snapshot's server notes, which outlives the process only.
+//! * [`losses`]: the record of stores that are right no longer, which outlives everything.
 //! * [`world`]: the executor, the disks and a seeded scheduler that picks what happens next.
 //!
 //! Everything is a function of its seed. What a broken contract does here is a panic that names the rule, never a quiet
@@ -17,6 +18,7 @@ pub mod fault;
 pub mod host;
 pub mod image;
 pub mod journal;
+pub mod losses;
 pub mod trace;
 pub mod world;
 

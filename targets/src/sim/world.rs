@@ -14,10 +14,12 @@ use super::disk::{DiskConfig, SimDisk};
 use super::host::SimHost;
 use super::image::Image;
 use super::journal::SimNotes;
+use super::losses::SimLosses;
 use super::trace::Trace;
 use crate::disk::OpId;
 use crate::exec::Executor;
 use crate::snapshot::journal::{Noted, Notes};
+use crate::snapshot::losses::Loss;
 
 /// How the scheduler chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,7 @@ pub struct World {
     pub trace: Trace,
     disks: Vec<Rc<SimDisk>>,
     notes: Vec<Rc<SimNotes>>,
+    losses: Vec<Rc<SimLosses>>,
     temper: Temper,
     seed: u64,
     rng: RefCell<Rng>,
@@ -79,6 +82,7 @@ impl World {
             trace,
             disks: Vec::new(),
             notes: Vec::new(),
+            losses: Vec::new(),
             temper,
             seed,
             rng: RefCell::new(Rng::new(seed)),
@@ -105,6 +109,21 @@ impl World {
     /// Its tables of notes, in the order they were added.
     pub fn notes(&self) -> &[Rc<SimNotes>] {
         &self.notes
+    }
+
+    /// Adds the record of a COW's loss, with what stands there.
+    pub fn add_losses(&mut self, cow: &str, recorded: Option<Loss>) {
+        self.losses.push(Rc::new(SimLosses::of(cow, recorded)));
+    }
+
+    /// Its records of lost stores, in the order they were added.
+    pub fn losses(&self) -> &[Rc<SimLosses>] {
+        &self.losses
+    }
+
+    /// What is recorded in each of them.
+    pub fn lost(&self) -> Vec<Option<Loss>> {
+        self.losses.iter().map(|losses| losses.recorded()).collect()
     }
 
     /// What stands in each of them: it outlives the process and not the power.
@@ -159,7 +178,8 @@ impl World {
     /// Changes whenever what may survive a crash changes.
     pub fn changes(&self) -> u64 {
         let disks: u64 = self.disks.iter().map(|disk| disk.changes()).sum();
-        disks + self.notes.iter().map(|notes| notes.changes()).sum::<u64>()
+        let losses: u64 = self.losses.iter().map(|losses| losses.changes()).sum();
+        disks + losses + self.notes.iter().map(|notes| notes.changes()).sum::<u64>()
     }
 
     /// What each disk may hold if the crash comes now.

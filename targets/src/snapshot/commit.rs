@@ -1,15 +1,18 @@
 //! The committer of a snapshot: one task that makes its exceptions durable, and its end; and who waits for it.
 //!
 //! Rules kept here: I1 and I3 with the store (it takes what is ready, in the order of allocation), I9 (the invalid mark is
-//! durable before it releases anyone), I10 (a note is written before its write is acknowledged and erased after its
+//! durable, or recorded, before it releases anyone), I10 (a note is written before its write is acknowledged and erased after its
 //! commit; a flush is answered when all that was noted before it is recorded).
 
 use std::pin::pin;
+use std::rc::Rc;
 
 use super::exceptions::{Health, PendingId};
 use super::format::Record;
 use super::target::Snapshot;
 use super::{Cause, Event};
+use crate::disk::DiskError;
+use crate::exec::Executor;
 use crate::mutant::{self, Mutant};
 use crate::request::TargetError;
 
@@ -29,6 +32,25 @@ enum Work {
 }
 
 impl Snapshot {
+    /// Writes what the store needs, records what a server that died has noted, and starts the committer, which runs until
+    /// [`Snapshot::close`].
+    pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
+        if self.store.is_new() {
+            // They belong to a store that is no more.
+            self.erase_notes();
+        }
+        self.store.activate().await?;
+        if self.lost {
+            self.mark_inherited_loss().await;
+        }
+        let inherited = self.inherited.take();
+        self.store.commit(&inherited).await?;
+        self.erase_notes();
+        let snapshot = self.clone();
+        executor.spawn(async move { snapshot.commit_loop().await });
+        Ok(())
+    }
+
     /// Makes exceptions durable as they become ready, and the invalid mark when it is wanted.
     pub(super) async fn commit_loop(&self) {
         let mut records = Vec::with_capacity(RECORDS_PER_COMMIT);
@@ -120,17 +142,19 @@ impl Snapshot {
     }
 
     async fn invalidate(&self) {
-        if let Err(error) = self.store.invalidate().await {
-            (self.listener)(Event::MarkFailed(error));
+        let marked = self.mark().await;
+        self.state.borrow_mut().invalidate(marked);
+        if marked {
+            self.erase_notes();
         }
-        self.state.borrow_mut().invalidate();
-        self.erase_notes();
         for queue in self.waiting.borrow().iter() {
             queue.wake_all();
         }
         self.changed.wake_all();
-        let cause = self.cause.borrow_mut().take().unwrap_or(Cause::Full);
-        (self.listener)(Event::Invalidated(cause));
+        if !self.announced_end.replace(true) {
+            let cause = self.cause.borrow_mut().get_or_insert(Cause::Full).clone();
+            (self.listener)(Event::Invalidated(cause));
+        }
     }
 
     fn wake_waiting(&self, slot: u32) {

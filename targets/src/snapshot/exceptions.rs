@@ -28,6 +28,8 @@ pub enum Health {
     Overflowed,
     /// A chunk could not be kept, and the mark that says so is being made durable.
     Invalidating,
+    /// The mark can be neither written nor recorded: the snapshot shows nothing, and its origin must not change.
+    Unmarked,
     /// The snapshot shows nothing any more, for good.
     Invalid,
 }
@@ -58,6 +60,8 @@ pub enum OriginStep {
     WaitReads,
     /// Wait until the snapshot is durably invalid (I9).
     WaitInvalid,
+    /// Try again to make the invalid mark durable, and fail if that cannot be (I9).
+    MarkAgain,
     /// Allocate a COW chunk and copy the origin's chunk out.
     CopyOut,
 }
@@ -207,6 +211,7 @@ impl Exceptions {
             Health::Invalid => return OriginStep::Pass,
             Health::Invalidating if mutant::is(Mutant::InvalidMarkLate) => return OriginStep::Pass,
             Health::Invalidating => return OriginStep::WaitInvalid,
+            Health::Unmarked => return OriginStep::MarkAgain,
             Health::Valid | Health::Overflowed => {}
         }
         if mutant::is(Mutant::OriginBeforeCommit) && self.has_data(chunk) {
@@ -341,9 +346,16 @@ impl Exceptions {
         first
     }
 
-    /// The mark is durable: gives up every pending exception and forgets the rest.
-    pub fn invalidate(&mut self) {
-        self.health = Health::Invalid;
+    /// Another try to make the mark durable begins.
+    pub fn mark_again(&mut self) {
+        if self.health == Health::Unmarked {
+            self.health = Health::Invalidating;
+        }
+    }
+
+    /// The mark is durable, or cannot be made so: gives up every pending exception and forgets the rest.
+    pub fn invalidate(&mut self, marked: bool) {
+        self.health = if marked { Health::Invalid } else { Health::Unmarked };
         while let Some(slot) = self.order.pop_front() {
             self.release(slot);
         }

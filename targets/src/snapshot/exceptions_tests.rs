@@ -65,7 +65,7 @@ fn a_failed_copy_ends_in_invalidation_and_frees_everyone() {
     assert!(!state.begin_invalidation(), "only one writes the mark");
     assert_eq!(state.before_origin_write(Chunk(7)), OriginStep::WaitInvalid);
     assert_eq!(state.before_snapshot_read(Chunk(7)), ReadStep::Fail);
-    state.invalidate();
+    state.invalidate(true);
     assert!(!state.is_pending(second));
     state.copied(second, true);
     assert_eq!(state.before_origin_write(Chunk(1)), OriginStep::Pass);
@@ -124,6 +124,6 @@ fn nothing_is_noted_for_a_snapshot_that_is_not_kept() {
     state.begin_invalidation();
     assert_eq!(state.note(late), None);
     assert!(state.is_recorded(to), "nobody waits for what will never be");
-    state.invalidate();
+    state.invalidate(true);
     assert_eq!((state.noted(), state.note(early)), (0, None));
 }

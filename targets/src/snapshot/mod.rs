@@ -29,7 +29,9 @@
 //! latter case is tracked until it has completed.
 //!
 //! When a chunk cannot be kept (the COW is full, a disk failed) the snapshot becomes invalid: its committer makes the mark
-//! on disk durable, and only then are the writes that had to wait let through (I9). A snapshot write that finds the COW full
+//! on disk durable, and only then are the writes that had to wait let through (I9). If the mark cannot be written it is
+//! recorded elsewhere; if it cannot be recorded either, those writes fail ([`losses`]). The same holds for a snapshot that
+//! has left its origin: the origin's next write records first that the snapshot is right no longer. A snapshot write that finds the COW full
 //! may instead leave the snapshot readable (`Overflow`).
 //!
 //! # Who does what
@@ -40,10 +42,12 @@
 //! never locked, and never borrowed across an await.
 
 mod commit;
+mod ending;
 pub mod exceptions;
 pub mod format;
 pub mod journal;
 mod journaled;
+pub mod losses;
 pub mod mapping;
 pub mod origin;
 mod preserved;
@@ -65,8 +69,9 @@ use crate::disk::DiskError;
 pub enum Event {
     /// The snapshot can no longer be used, and why.
     Invalidated(Cause),
-    /// The mark that says so could not be written: the COW still looks valid and must not be used.
-    MarkFailed(DiskError),
+    /// The mark that says so could not be written: the COW still looks valid and must not be used. Whether that could be
+    /// recorded elsewhere; where not, why not.
+    MarkFailed(DiskError, Result<(), String>),
     /// The COW is full; the snapshot can be read and no longer written.
     Overflowed,
     /// So many per cent of the COW are in use.
@@ -82,21 +87,34 @@ pub enum Cause {
     Copy(DiskError),
     /// Records could not be written.
     Commit(DiskError),
+    /// It left an origin that is in use.
+    Left,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cause::Full => write!(f, "its COW is full"),
+            Cause::Copy(error) => write!(f, "copying a chunk failed: {error}"),
+            Cause::Commit(error) => write!(f, "writing its exceptions failed: {error}"),
+            Cause::Left => write!(f, "it was deleted while its origin is in use"),
+        }
+    }
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Invalidated(Cause::Full) => write!(f, "snapshot invalidated: its COW is full"),
-            Event::Invalidated(Cause::Copy(error)) => {
-                write!(f, "snapshot invalidated: copying a chunk failed: {error}")
-            }
-            Event::Invalidated(Cause::Commit(error)) => {
-                write!(f, "snapshot invalidated: writing its exceptions failed: {error}")
-            }
-            Event::MarkFailed(error) => {
-                write!(f, "could not mark the COW invalid on disk, it must not be used again: {error}")
-            }
+            Event::Invalidated(cause) => write!(f, "snapshot invalidated: {cause}"),
+            Event::MarkFailed(error, Ok(())) => write!(
+                f,
+                "could not mark the COW invalid on disk, it must not be used again: {error}; the run directory remembers it"
+            ),
+            Event::MarkFailed(error, Err(why)) => write!(
+                f,
+                "could not mark the COW invalid on disk: {error}; nor can the run directory remember it: {why}; \
+                 writes of the origin fail until one of them can"
+            ),
             Event::Overflowed => write!(f, "COW is full: the snapshot can still be read, new writes to it fail"),
             Event::Filling(percent) => write!(f, "COW is {percent} % full"),
         }

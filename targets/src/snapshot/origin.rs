@@ -8,10 +8,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
+use super::losses::Departed;
 use super::preserved;
 use super::target::{Crowded, Snapshot};
 use crate::copy::{self, Flags, Job, JobLease};
-use crate::disk::{Disk, DiskError, Io};
+use crate::disk::{Disk, Io};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, pass_through};
@@ -27,6 +28,8 @@ pub(super) struct Gate {
     inside: Cell<usize>,
     held: Cell<bool>,
     changed: WaitQueue,
+    /// Snapshots that have left, which a change makes wrong.
+    departed: Departed,
 }
 
 impl Gate {
@@ -37,15 +40,18 @@ impl Gate {
         }
     }
 
-    /// Carries out a change. Whoever asked whether it may happen must not have awaited since.
-    pub(super) async fn pass(&self, change: Io) -> Result<(), DiskError> {
+    /// Carries out a change. Whoever asked whether it may happen must not have awaited since. It does not happen if a
+    /// snapshot that has left would become wrong without a trace (I9).
+    pub(super) async fn pass(&self, change: impl FnOnce() -> Io) -> Result<(), TargetError> {
+        self.departed.record()?;
+        let change = change();
         self.inside.set(self.inside.get() + 1);
         let result = change.await;
         self.inside.set(self.inside.get() - 1);
         if self.held.get() {
             self.changed.wake_all();
         }
-        result
+        Ok(result?)
     }
 
     /// Holds back new changes, one caller at a time, and waits until those inside have completed.
@@ -80,6 +86,8 @@ enum Obstacle {
     /// Snapshot reads of the old chunk, or an invalid mark on its way to the disk.
     NotYet(Rc<Snapshot>, Chunk),
     Crowded(Rc<Snapshot>),
+    /// The end of a snapshot that is right no longer is not durable.
+    Unmarked(Rc<Snapshot>),
 }
 
 impl Origin {
@@ -110,6 +118,7 @@ impl Origin {
     pub async fn join(&self, snapshot: Rc<Snapshot>) {
         self.gate.hold().await;
         snapshot.set_settled(self.settled.clone());
+        self.gate.departed.forget(snapshot.losses.cow());
         self.snapshots.borrow_mut().push(snapshot);
         if self.snapshots.borrow().len() == 1 || !mutant::is(Mutant::JoinKeepsSettled) {
             self.settled.borrow_mut().restart(&self.snapshots.borrow());
@@ -118,8 +127,12 @@ impl Origin {
         self.gate.release();
     }
 
-    /// Takes a snapshot out; writes no longer preserve anything for it.
+    /// Takes a snapshot out; writes no longer preserve anything for it. Its store stays right until the origin's next
+    /// change, which records first that it is so no longer.
     pub fn leave(&self, snapshot: &Rc<Snapshot>) {
+        if let Some(loss) = snapshot.loss_when_left() {
+            self.gate.departed.add(snapshot.losses.clone(), loss);
+        }
         self.snapshots.borrow_mut().retain(|other| !Rc::ptr_eq(other, snapshot));
         if self.snapshots.borrow().is_empty() {
             self.settled.borrow_mut().restart(&[]);
@@ -165,12 +178,14 @@ impl Origin {
                 Some(Obstacle::Pending(snapshot, id)) => snapshot.pending_done(id).await,
                 Some(Obstacle::NotYet(snapshot, chunk)) => snapshot.origin_write_allowed(chunk).await,
                 Some(Obstacle::Crowded(snapshot)) => snapshot.room_for_pending().await,
+                Some(Obstacle::Unmarked(snapshot)) if snapshot.mark_again().await => {}
+                Some(Obstacle::Unmarked(_)) => return Err(TargetError::Unrecorded),
                 None => continue,
             }
             self.gate.open().await;
         }
         // No await since the decision: I5.
-        Ok(self.gate.pass(pass_through(&self.disk, request)).await?)
+        self.gate.pass(|| pass_through(&self.disk, request)).await
     }
 
     /// Asks every snapshot about every chunk of a write. Creates the exceptions that are missing, with their copies in
@@ -190,6 +205,7 @@ impl Origin {
                 obstacle = match step {
                     OriginStep::Pass => continue,
                     OriginStep::Wait(id) => Some(Obstacle::Pending(snapshot.clone(), id)),
+                    OriginStep::MarkAgain => Some(Obstacle::Unmarked(snapshot.clone())),
                     OriginStep::WaitReads | OriginStep::WaitInvalid => Some(Obstacle::NotYet(snapshot.clone(), chunk)),
                     OriginStep::CopyOut => match self.begin_copy_out(snapshot, chunk, job) {
                         Ok(Some(id)) => {

@@ -110,9 +110,9 @@ impl Snapshot {
         let key = self.state.borrow_mut().track_read(first, last);
         let (start, end) = (self.chunk_size.start_of(first), self.chunk_size.start_of(Chunk(last.0 + 1)));
         self.settled().borrow_mut().forget(start, Sectors(end.0 - start.0));
-        let result = gate.pass(pass_through(&self.origin, request)).await;
+        let result = gate.pass(|| pass_through(&self.origin, request)).await;
         self.state.borrow_mut().untrack_read(key);
         self.changed.wake_all();
-        Ok(result?)
+        result
     }
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::exceptions::{Exceptions, Health, OriginStep, PendingId};
 use super::format::{Record, Usage};
 use super::journal::Notes;
+use super::losses::LossRecord;
 use super::origin::Gate;
 use super::preserved;
 use super::ranges::IdleRuns;
@@ -69,8 +70,10 @@ pub struct Parts<'a> {
     pub persistent: bool,
     /// Treat a foreign COW as empty.
     pub overwrite: bool,
-    /// The content of a transient store is gone: the snapshot is invalid from the start.
+    /// The content of its store is gone or wrong: the snapshot is invalid from the start.
     pub lost: bool,
+    /// Where it is recorded that its store is lost, when its COW cannot say so.
+    pub losses: Rc<dyn LossRecord>,
     /// Length of the snapshot device; `None` for the origin's.
     pub len: Option<Sectors>,
     /// What the user chose.
@@ -99,7 +102,14 @@ pub struct Snapshot {
     /// When the oldest note was written that may not be recorded.
     pub(super) noted_since_ms: Cell<Option<u64>>,
     /// What a server that died has noted, recorded when the snapshot is activated.
-    inherited: RefCell<Vec<Record>>,
+    pub(super) inherited: RefCell<Vec<Record>>,
+    /// Its store was lost before it was opened, and looks valid.
+    pub(super) lost: bool,
+    pub(super) losses: Rc<dyn LossRecord>,
+    /// It has been said that the mark cannot be written.
+    pub(super) mark_failed: Cell<bool>,
+    /// It has been said that it is invalid.
+    pub(super) announced_end: Cell<bool>,
     pub(super) listener: Rc<dyn Fn(Event)>,
     pub(super) state: RefCell<Exceptions>,
     /// Waiters of each pending exception, by slot.
@@ -136,15 +146,16 @@ impl Snapshot {
             overwrite: parts.overwrite,
         };
         let (store, mut exceptions) = Store::open(open).await?;
+        let lost = parts.lost && exceptions.health() == Health::Valid;
+        if lost {
+            exceptions.invalidate(true);
+        }
         let notes = parts.notes.filter(|_| store.is_persistent());
         let inherited = match &notes {
             Some(_) if mutant::is(Mutant::NotesNotTakenOver) => Vec::new(),
             Some(notes) => store.take_over(notes.left(), &mut exceptions, parts.origin, &notes.name())?,
             None => Vec::new(),
         };
-        if parts.lost {
-            exceptions.invalidate();
-        }
         Ok(Rc::new(Snapshot {
             origin: parts.origin.clone(),
             cow: parts.cow.clone(),
@@ -158,6 +169,8 @@ impl Snapshot {
             lingers_to_ms: Cell::new(0),
             noted_since_ms: Cell::new(None),
             inherited: RefCell::new(inherited),
+            lost,
+            losses: parts.losses,
             listener: parts.listener,
             state: RefCell::new(exceptions),
             waiting: RefCell::default(),
@@ -170,33 +183,12 @@ impl Snapshot {
             alone: RefCell::default(),
             settled: RefCell::default(),
             announced: Cell::new(0),
+            mark_failed: Cell::new(false),
+            announced_end: Cell::new(false),
             stats: Cell::default(),
             lists: RefCell::default(),
             idle_runs: IdleRuns::default(),
         }))
-    }
-
-    /// Writes what the store needs, records what a server that died has noted, and starts the committer, which runs until
-    /// [`Snapshot::close`].
-    pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
-        if self.store.is_new() {
-            // They belong to a store that is no more.
-            self.erase_notes();
-        }
-        self.store.activate().await?;
-        let inherited = self.inherited.take();
-        self.store.commit(&inherited).await?;
-        self.erase_notes();
-        let snapshot = self.clone();
-        executor.spawn(async move { snapshot.commit_loop().await });
-        Ok(())
-    }
-
-    /// Waits until nothing is pending and the committer has ended. Requests must have ended before.
-    pub async fn close(&self) {
-        self.closing.set(true);
-        self.commit_wanted.wake_all();
-        self.changed.until(|| self.ended.get().then_some(())).await;
     }
 
     /// The COW device.
@@ -345,11 +337,6 @@ impl Snapshot {
             waiting.push(Rc::default());
         }
         waiting[slot].clone()
-    }
-
-    /// Waits until everything that was written is recorded, so that whoever opens the COW finds it there.
-    pub async fn settle(&self) {
-        self.record_noted().await;
     }
 
     /// Waits until there is room for pending exceptions, or the snapshot is no longer kept.

@@ -138,7 +138,7 @@ impl Snapshot {
                     }
                 }
             }
-            if self.health() == Health::Invalid {
+            if matches!(self.health(), Health::Invalid | Health::Unmarked) {
                 return Err(TargetError::Invalid);
             }
         }
@@ -164,6 +164,6 @@ impl Snapshot {
             return;
         }
         self.begin_invalidation(Cause::Full);
-        self.changed.until(|| (self.health() == Health::Invalid).then_some(())).await;
+        self.changed.until(|| (self.health() != Health::Invalidating).then_some(())).await;
     }
 }

@@ -12,6 +12,7 @@ use crate::disk::{Buf, Disk, MIB, slice};
 use crate::faults::{Fails, Fault, Faulty};
 use crate::load::{self, Plan, Rng, StopOnDrop};
 use crate::model::View;
+use crate::sh::ublk_dm;
 use crate::{kernel, server, store};
 
 pub fn cases() -> Vec<Case> {
@@ -195,6 +196,12 @@ fn row(seed: u64, row: &Row) {
     server::del("v");
     scene.cow.set(&[]);
     scene.origin.set(&[]);
+    let lost = row.store == "persistent" && !row.marked;
+    if lost {
+        let said = ublk_dm(&format!("add {}", scene.line(row.store))).refused();
+        assert!(said.code == 1 && said.stderr.contains("could not be marked"), "{}", said.stderr);
+    }
+    assert!(server::forget_lost() == usize::from(lost), "what is lost and not marked is recorded, and nothing else");
     let (origin, cow) = scene.finish();
     judge_mark(&origin, &cow, row);
 }

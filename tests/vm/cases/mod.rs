@@ -7,6 +7,7 @@ mod bad_images;
 mod bad_input;
 mod basic;
 mod copy;
+mod ends;
 mod errors;
 mod errors_direct;
 mod file_systems;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Case> {
     all.extend(kill::cases());
     all.extend(noted::cases());
     all.extend(admin::cases());
+    all.extend(ends::cases());
     all.extend(copy::cases());
     all.extend(errors::cases());
     all.extend(errors_direct::cases());

@@ -165,6 +165,7 @@ fn rounds(seed: u64, origin_ms: [u64; 3], cow_ms: [u64; 3]) {
     assert!(server::number("o", "/stats/errors") == 0, "the origin counts errors: {}", server::device("o"));
     drop(top);
     server::del("o");
+    assert!(server::forget_lost() > 0, "snapshots that the origin has outlived are lost");
     server::assert_nothing_left("del");
     view.verify(&Disk::open(&origin));
 }

@@ -54,6 +54,7 @@ impl Run<'_> {
                 let ticket = self.model.submit_write(0, pattern::DISCARD, op.first, op.count, false);
                 (RequestKind::Discard, ticket, Vec::new())
             }
+            Kind::Leave => unreachable!("a mirror has no snapshots"),
             Kind::Write(fua) => {
                 let id = self.write_id;
                 self.write_id += 1;

@@ -1,0 +1,103 @@
+//! The end of devices: in which order they go, and what is lost with them.
+//!
+//! Rules kept here: I9 (an origin ends before its snapshots, so that nothing is written which they do not have; a snapshot
+//! that goes alone while its origin is in use is marked invalid first) and I10 (what an end loses is an error).
+
+use super::control::Server;
+use super::devices::Over;
+use crate::failure::Reason;
+use crate::protocol::Answer;
+use crate::ublk::device;
+
+/// How the end of a device went that is gone.
+#[derive(Default)]
+pub(super) struct End {
+    /// What was acknowledged and is lost.
+    pub(super) lost: Option<Reason>,
+    /// What is wrong with the kernel's device.
+    pub(super) wrong: Option<Reason>,
+}
+
+impl Server {
+    /// Stops a device, takes its target apart and deletes it. One that may be in use is told to fail its requests first: the
+    /// kernel waits for them, and a mirror may hold some for ever.
+    pub(super) fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<End, Reason> {
+        // Another program may have deleted it; what has its number now is not ours to stop.
+        let ours = device::ours(&mut self.control, id, cookie)?.is_some();
+        if !ours || force || !device::try_stop(&mut self.control, id)? {
+            self.family
+                .call(move |family| async move { family.let_go(id).await })
+                .map_err(|error| error.to_string())?;
+            let stopped = if ours { device::stop(&mut self.control, id) } else { Ok(()) };
+            if let Err(error) = stopped {
+                log::warn!("{error}");
+            }
+        }
+        let outlived = self.is_outlived(id);
+        let removed = self.family.call(move |family| async move { family.remove(id, outlived).await });
+        let deleted = if ours { device::delete(&mut self.control, id) } else { Ok(()) };
+        let lost = removed.map_err(|error| error.to_string())?.err();
+        Ok(End { lost, wrong: deleted.err() })
+    }
+
+    pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Answer, Reason> {
+        if !force {
+            // All or none: nothing has been deleted when one of them is refused here.
+            ids.iter().try_for_each(|id| device::not_in_use(*id))?;
+        }
+        let mut ids = ids.to_vec();
+        origins_first(&mut ids, |id| self.is_origin(id));
+        let cookie = |id: &u32| Some((*id, self.devices.get(id)?.info.target_flags));
+        let mut failed = Vec::new();
+        for (id, cookie) in ids.iter().filter_map(cookie).collect::<Vec<_>>() {
+            match self.take_down(id, cookie, force) {
+                Err(error) => {
+                    failed.push(error);
+                    if self.is_origin(id) {
+                        // It stays, and would be written without them.
+                        break;
+                    }
+                    continue;
+                }
+                Ok(End { lost, wrong }) => {
+                    self.lost_at_end |= lost.is_some();
+                    failed.extend(lost.map(|lost| format!("/dev/ublkb{id}: deleted, but {lost}")));
+                    failed.extend(wrong);
+                }
+            }
+            if let Some(entry) = self.devices.remove(&id) {
+                log::info!("{}: deleted", entry.name);
+            }
+            self.save();
+        }
+        failed.iter().for_each(|error| log::error!("{error}"));
+        if failed.is_empty() { Ok(Answer::Deleted) } else { Err(failed.join("; ")) }
+    }
+
+    fn is_origin(&self, id: u32) -> bool {
+        self.devices.get(&id).is_some_and(|entry| matches!(entry.over, Over::Origin { .. }))
+    }
+
+    /// Whether a device's origin has a device that stays and is in use: it will be written without a snapshot that goes.
+    fn is_outlived(&self, id: u32) -> bool {
+        let mut others = self.devices.keys().filter(|other| **other != id && self.is_origin(**other));
+        others.any(|origin| device::not_in_use(*origin).is_err())
+    }
+}
+
+/// The order in which devices end: an origin is no longer written when its snapshots leave.
+fn origins_first(ids: &mut [u32], is_origin: impl Fn(u32) -> bool) {
+    ids.sort_by_key(|id| !is_origin(*id));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::origins_first;
+
+    #[test]
+    fn an_origin_ends_before_its_snapshots_whatever_their_numbers() {
+        let mut ids = [0, 1, 2, 3];
+        origins_first(&mut ids, |id| id == 2);
+        assert_eq!(ids, [2, 0, 1, 3]);
+    }
+}

@@ -1,0 +1,173 @@
+//! How snapshots end: after their origin, before it, and when their last records or their mark cannot be written. What a
+//! snapshot shows afterwards is right, or it is known to be lost.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::Case;
+use crate::disk::{Disk, MIB, slice};
+use crate::faults::{Fails, Faulty};
+use crate::load::{self, Plan, StopOnDrop};
+use crate::model::{View, settle};
+use crate::sh::{sh, ublk_dm};
+use crate::{server, store};
+
+pub fn cases() -> Vec<Case> {
+    let disks = &["n0", "n1"];
+    vec![
+        Case { name: "ends-origin-first", bound_s: 90, disks, run: origin_first },
+        Case { name: "ends-left-behind", bound_s: 90, disks, run: |_| left_behind() },
+        Case { name: "ends-mounted", bound_s: 90, disks, run: |_| mounted() },
+        Case { name: "ends-last-commit", bound_s: 120, disks, run: |_| last_commit() },
+        Case { name: "ends-lost-recovered", bound_s: 90, disks, run: |_| lost_and_recovered() },
+    ]
+}
+
+const SIZE: u64 = 8 * MIB;
+/// Sectors of the snapshots' chunks.
+const CHUNK: u64 = 8;
+
+/// The snapshot has the lower number, and its origin is written while everything is taken down.
+fn origin_first(seed: u64) {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&origin));
+    let snapshot = format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s");
+    server::add(&snapshot);
+    let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
+    assert!(server::number("s", "/id") < server::number("o", "/id"), "the snapshot must come first");
+    let frozen = view.snapshot("snap");
+    let stop = AtomicBool::new(false);
+    let plan = Plan { max_sectors: 64, may_break: true, ..Plan::depth_32(1_000_000, 60) };
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        // The writers close the device in the end: the kernel lets go of it only then.
+        let writer = scope.spawn(|| load::write(&view, &top, seed, plan, &stop).map(|_| ()));
+        server::wait_for(20, "writes", || server::number("o", "/stats/writes") > 40);
+        ublk_dm("del --all --force").ok();
+        stop.store(true, Ordering::Relaxed);
+        writer.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    });
+    drop(top);
+    server::assert_nothing_left("del --all --force");
+    let disk = Disk::open(&origin);
+    view.put(settle(&disk, view.open_window(), &view.take_unacknowledged()));
+    view.verify(&disk);
+    drop(disk);
+    store::assert_header(&Disk::open(&cow), CHUNK, true);
+    let again = Disk::open(&server::add(&snapshot));
+    frozen.verify(&again);
+    drop(again);
+    server::del("s");
+    server::assert_nothing_left("del");
+}
+
+/// A snapshot that leaves is right until its origin is written, and refused from then on, until its COW is wiped.
+fn left_behind() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&origin));
+    let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
+    let line = format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s");
+    server::add(&line);
+    let frozen = view.snapshot("snap");
+    view.write(&top, 100, 50);
+    server::del("s");
+    assert!(server::lost().is_empty(), "nothing is lost before the origin is written");
+    let again = Disk::open(&server::add(&line));
+    frozen.verify(&again);
+    drop(again);
+    view.write(&top, 200, 50);
+    server::del("s");
+    view.write(&top, 300, 50);
+    for option in ["", " --force"] {
+        let said = ublk_dm(&format!("add {line}{option}")).refused();
+        assert!(said.code == 1 && said.stderr.contains("is lost: its origin was changed"), "{}", said.stderr);
+    }
+    assert!(server::lost().len() == 1, "one store is lost: {:?}", server::lost());
+    Disk::open(&cow).zero(0, CHUNK);
+    let new = Disk::open(&server::add(&line));
+    view.snapshot("snap").verify(&new);
+    drop((new, top));
+    server::del("o s");
+    server::assert_nothing_left("del");
+}
+
+/// A snapshot that is deleted while its origin is mounted is marked on its COW.
+fn mounted() {
+    let (origin, cow) = (slice("org", "n0", 0, 16 * MIB), slice("cow", "n1", 0, 16 * MIB));
+    let top = server::add(&format!("origin --origin {origin} --name o"));
+    sh(&format!("mkfs.ext4 -q -F {top}")).ok();
+    sh(&format!("mkdir -p /run/ends && mount {top} /run/ends")).ok();
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
+    server::del("s");
+    store::assert_header(&Disk::open(&cow), CHUNK, false);
+    sh("umount /run/ends").ok();
+    server::del("o");
+    server::assert_nothing_left("del");
+}
+
+/// A write that is acknowledged and not flushed, and whose record cannot be written: `del` and `suspend` say so.
+fn last_commit() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), Faulty::new("bad", "n1", 0, SIZE));
+    let line = format!("snapshot --origin {origin} --cow {} --chunk-size 4k --name s", cow.node);
+    for verb in ["suspend s", "del s"] {
+        // A record lingers for half a second: on a slow machine that can be over before the verb comes.
+        let told = (0..8).any(|_| {
+            cow.set(&[]);
+            Disk::open(&cow.node).zero(0, CHUNK);
+            let view = View::new("snap", SIZE);
+            let snap = Disk::open(&server::add(&line));
+            cow.set(&[(Fails::All, CHUNK, CHUNK)]);
+            view.write(&snap, 8, 8);
+            drop(snap);
+            let out = ublk_dm(verb);
+            if verb.starts_with("suspend") {
+                ublk_dm("resume s").ok();
+                server::del("s");
+            }
+            let told = out.code == 1 && out.stderr.contains(&cow.node) && out.stderr.contains("are lost");
+            assert!(told || out.code == 0, "{verb}: exit {} and {:?}", out.code, out.stderr);
+            told
+        });
+        assert!(told, "{verb} said nothing of writes that are lost");
+    }
+    // Also when no server is left.
+    assert!(server::log().contains("are lost"), "the log that is kept says: {}", server::log());
+    server::assert_nothing_left("del");
+}
+
+/// The mark cannot be written, the server dies, and the next one knows.
+fn lost_and_recovered() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), Faulty::new("bad", "n1", 0, SIZE));
+    let line = format!("snapshot --origin {origin} --cow {} --chunk-size 4k --name s", cow.node);
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&origin));
+    let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
+    let pid = {
+        server::add(&line);
+        server::number("s", "/server_pid")
+    };
+    cow.set(&[(Fails::All, 0, SIZE)]);
+    view.write(&top, 0, 8);
+    assert!(server::status("s").ends_with(" Invalid"), "{}", server::status("s"));
+    assert!(server::lost().len() == 1, "one store is lost: {:?}", server::lost());
+    sh(&format!("kill -9 {pid}")).ok();
+    server::wait_gone(pid);
+    server::wait_for(20, "state quiesced", || server::device("s")["state"] == "quiesced");
+    cow.set(&[]);
+    store::assert_header(&Disk::open(&cow.node), CHUNK, true);
+    ublk_dm("recover --all").ok();
+    assert!(server::status("s").ends_with(" Invalid"), "{}", server::status("s"));
+    view.verify(&top);
+    drop(top);
+    server::del("o s");
+    // The mark could be written by now.
+    store::assert_header(&Disk::open(&cow.node), CHUNK, false);
+    let said = ublk_dm(&format!("add {line}")).refused();
+    assert!(said.code == 1 && said.stderr.contains("could not be marked"), "{}", said.stderr);
+    Disk::open(&cow.node).zero(0, CHUNK);
+    server::add(&line);
+    server::del("s");
+    server::assert_nothing_left("del");
+}
