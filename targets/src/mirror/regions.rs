@@ -114,6 +114,9 @@ impl Regions {
     pub const MAX_IDLE: usize = 4096;
     /// Entries after which writes to further regions wait: bounds memory where flushing is slower than dirtying.
     pub const MAX_ENTRIES: usize = 65536;
+    /// Regions that a request begins together: a discard of 4 GiB touches four million regions of 1 KiB, which would take
+    /// seconds without anyone else's turn, and memory that was never given back.
+    pub const MAX_SPAN: u64 = 4096;
 
     /// The regions of a mirror whose log says that these are in sync and clean.
     pub fn new(in_sync: Bits, logged: bool) -> Regions {

@@ -5,7 +5,7 @@
 
 use super::Event;
 use super::legs::{Failure, LegSet, MAX_LEGS, Verdict};
-use super::regions::{Access, Span};
+use super::regions::{Access, Regions, Span};
 use super::target::{Mirror, Phase, State};
 use crate::disk::{DiskError, Errno, Io, Memory, Op, OpKind};
 use crate::mutant::{self, Mutant};
@@ -95,6 +95,7 @@ impl Mirror {
     fn plan(&self, sector: Sector, offset: Sectors, left: Sectors) -> Plan {
         let State { regions, .. } = &mut *self.state.borrow_mut();
         let (first, last) = (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
+        let last = RegionIndex(last.0.min(first.0 + Regions::MAX_SPAN - 1));
         let (access, span) = regions.alike(first, last);
         if access == Access::Withheld {
             return Plan::Withheld(first);

@@ -1,7 +1,10 @@
 //! What users and administrators see of a mirror, in worlds where one thing happens after the other.
 
-use dm_targets::sim::disk::Class;
+use dm_targets::mirror::regions::Regions;
+use dm_targets::request::RequestKind;
+use dm_targets::sim::disk::{Class, DiskConfig, Matcher};
 use dm_targets::sim::image::Image;
+use dm_targets::table::InitialSync;
 use dm_targets::units::Sectors;
 
 use super::rig::{Rig, Setup, fail};
@@ -72,4 +75,25 @@ fn a_leg_that_missed_a_write_is_not_recovered_from_wherever_it_stands() {
         assert_eq!(images[0], images[1]);
         assert_eq!(images[0].sectors[2], pattern::sector(100, 2));
     }
+}
+
+/// Millions of regions that one request begins together would stop everything else for seconds and need memory for each.
+#[test]
+fn a_large_discard_begins_a_bounded_number_of_regions_at_once() {
+    let regions = 3 * Regions::MAX_SPAN + 5;
+    let sectors = 2 * regions;
+    let disk = DiskConfig { max_discard: Sectors(sectors), ..DiskConfig::default() };
+    let setup = Setup { log: false, initial: InitialSync::NoSync, sectors, region: 2, disk, ..Setup::small() };
+    let rig = Rig::new(&setup, &setup.clean_images());
+    rig.settle();
+    rig.leg(0).hold(Matcher::all(Class::Discard));
+    let discard = rig.start(RequestKind::Discard, 0, 0, sectors);
+    assert!(rig.try_wait(&discard).is_none());
+    assert_eq!(rig.mirror.dirty_regions(), Regions::MAX_SPAN);
+    rig.leg(0).release();
+    rig.wait(&discard).unwrap();
+    rig.settle();
+    assert_eq!((rig.status(), rig.mirror.dirty_regions()), (format!("{regions}/{regions} AA"), 0));
+    let images = rig.close();
+    assert!(images[0] == images[1]);
 }
