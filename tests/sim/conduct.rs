@@ -19,6 +19,7 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 use crate::pattern;
 
 pub mod settled;
+mod sizes;
 
 type Slot<T> = Rc<RefCell<Option<T>>>;
 

@@ -132,7 +132,7 @@ impl Snapshot {
         let noted = self.state.borrow().noted();
         self.noted_since_ms.set((noted > 0).then(|| self.host.now_ms()));
         self.changed.wake_all();
-        let usage = self.usage();
+        let usage = self.known_usage();
         let percent = usage.allocated.0 * 100 / usage.total.0.max(1);
         if let Some(level) = ANNOUNCED.iter().rev().find(|level| percent >= u64::from(**level)) {
             if *level > self.announced.replace((*level).max(self.announced.get())) {

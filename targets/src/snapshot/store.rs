@@ -47,6 +47,15 @@ pub enum StoreError {
         /// The larger of the disks' logical block sizes.
         block_bytes: u32,
     },
+    /// The snapshot would be longer than its origin: what is written there could not be opened again.
+    BehindOrigin {
+        /// The origin's name.
+        origin: Rc<str>,
+        /// The snapshot's length.
+        len: Sectors,
+        /// The origin's.
+        size: Sectors,
+    },
     /// A store must be written to be used, and the COW is read-only.
     ReadOnly(Rc<str>),
     /// What a server that died has noted does not belong to the store.
@@ -82,6 +91,9 @@ impl fmt::Display for StoreError {
                 "chunk size of {} bytes is not a multiple of the disks' block size of {block_bytes} bytes",
                 chunk.bytes()
             ),
+            StoreError::BehindOrigin { origin, len, size } => {
+                write!(f, "{origin}: has {size} sectors, less than the {len} of the snapshot")
+            }
             StoreError::ReadOnly(disk) => write!(f, "{disk}: read-only; a snapshot store must be writable"),
             StoreError::Noted { disk, notes, record } => write!(
                 f,

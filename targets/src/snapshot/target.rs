@@ -145,6 +145,10 @@ impl Snapshot {
             persistent: parts.persistent,
             overwrite: parts.overwrite,
         };
+        let (len, size) = (parts.len.unwrap_or(parts.origin.size()), parts.origin.size());
+        if len > size {
+            return Err(StoreError::BehindOrigin { origin: parts.origin.name().clone(), len, size });
+        }
         let (store, mut exceptions) = Store::open(open).await?;
         let lost = parts.lost && exceptions.health() == Health::Valid;
         if lost {
@@ -161,7 +165,7 @@ impl Snapshot {
             cow: parts.cow.clone(),
             chunk_size: store.chunk_size(),
             store,
-            len: whole_blocks(parts.len.unwrap_or(parts.origin.size()), parts.origin, parts.cow),
+            len: whole_blocks(len, parts.origin, parts.cow),
             options: parts.options,
             copy: parts.copy.clone(),
             host: parts.host.clone(),
@@ -236,8 +240,14 @@ impl Snapshot {
         self.state.borrow().complete()
     }
 
-    /// The status line's numbers.
+    /// The status line's numbers. The COW's size is looked at: it may have been made larger since a chunk was allocated.
     pub fn usage(&self) -> Usage {
+        self.cow.refresh_size();
+        self.known_usage()
+    }
+
+    /// The same, with the COW's size as it is known.
+    pub(super) fn known_usage(&self) -> Usage {
         self.store.usage(self.state.borrow().noted())
     }
 
