@@ -71,7 +71,12 @@ pub(super) fn add_device(add: Add) -> Result<ExitCode, Failure> {
 }
 
 /// Adds a device as a device-mapper table line describes it.
-pub(super) fn create(name: String, table: Option<String>, file: Option<&Path>) -> Result<ExitCode, Failure> {
+pub(super) fn create(
+    name: String,
+    table: Option<String>,
+    file: Option<&Path>,
+    created: &cli::Created,
+) -> Result<ExitCode, Failure> {
     let text = match (table, file) {
         (Some(line), _) => line,
         (None, Some(path)) if path != Path::new("-") => {
@@ -80,9 +85,22 @@ pub(super) fn create(name: String, table: Option<String>, file: Option<&Path>) -
         (None, _) => std::io::read_to_string(std::io::stdin())?,
     };
     let line = Line::parse_table(&text).map_err(|error| wrong_usage(error.to_string()))?;
-    let options = cli::Common::named(name);
-    let (question, disk) = question_of(line, &options)?;
+    let cli::Created { id, read_only, no_recovery, loaded } = created;
+    let (id, read_only, no_recovery, force) = (*id, *read_only, *no_recovery, loaded.force);
+    let options = cli::Common { id, read_only, no_recovery, force, ..cli::Common::named(name) };
+    let (mut question, disk) = question_of(line, &options)?;
+    name_source(&mut question, loaded.source.as_deref())?;
     add_target(question, &disk, &options)
+}
+
+/// Puts the leg that `--source` names into a mirror's table.
+pub(super) fn name_source(question: &mut Question, source: Option<&Path>) -> Result<(), Failure> {
+    match (question, source) {
+        (_, None) => {}
+        (Question::AddMirror(add), Some(source)) => add.source = Some(place_of(&add.legs, source)?),
+        (_, Some(_)) => return Err(wrong_usage("--source names a leg of a mirror, and the table has none".to_owned())),
+    }
+    Ok(())
 }
 
 /// A table line as a question, and the disk after which its family is named.
@@ -142,6 +160,13 @@ pub(super) fn question_of(line: Line, options: &cli::Common) -> Result<(Question
     }
 }
 
+/// The place of the leg that `--source` names.
+pub(super) fn place_of(legs: &[Leg], source: &Path) -> Result<usize, Failure> {
+    let source = absolute(source)?;
+    let place = legs.iter().position(|leg| leg.path == source);
+    place.ok_or_else(|| wrong_usage(format!("--source {}: not one of the legs", source.display())))
+}
+
 fn mirror_question(add: &cli::Mirror) -> Result<AddMirror, Failure> {
     let (min, max) = (table::Mirror::MIN_LEGS, table::Mirror::MAX_LEGS);
     if !(min..=max).contains(&add.legs.len()) {
@@ -151,11 +176,7 @@ fn mirror_question(add: &cli::Mirror) -> Result<AddMirror, Failure> {
     let legs = add.legs.iter().map(|word| leg_of(word)).collect::<Result<Vec<_>, _>>()?;
     let source = match &add.source {
         None => None,
-        Some(source) => {
-            let source = absolute(source)?;
-            let place = legs.iter().position(|leg| leg.path == source);
-            Some(place.ok_or_else(|| wrong_usage(format!("--source {}: not one of the legs", source.display())))?)
-        }
+        Some(source) => Some(place_of(&legs, source)?),
     };
     if let Some(bytes) = add.region_size {
         if bytes % 512 != 0 || !(bytes / 512).is_power_of_two() || bytes / 512 < table::Mirror::MIN_REGION.0 {

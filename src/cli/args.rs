@@ -33,6 +33,8 @@ pub enum Verb {
         table: Option<String>,
         /// A file that holds the line; - or nothing for stdin
         file: Option<PathBuf>,
+        #[command(flatten)]
+        options: Created,
     },
     /// Delete devices
     ///
@@ -89,13 +91,15 @@ pub enum Verb {
         /// The line: `0 LENGTH TARGET ARGS`
         #[arg(long, value_name = "LINE")]
         table: String,
+        #[command(flatten)]
+        options: Loaded,
     },
     /// Tell a device's target something
     ///
     /// A mirror understands: `check` (compare the legs, one JSON object per range that differs), `repair LEG` (take that leg
     /// as right wherever they differ), `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`, `remove-leg LEG`, `recover`
     /// (try again what could not be copied), and `throttle PERCENT` (the share of the time in which recovery may have I/O in
-    /// flight). LEG is a path, or a number from 0.
+    /// flight). LEG is a path, or a number: legs are counted from 0, here and in every message about them.
     #[command(verbatim_doc_comment)]
     Message {
         /// Name, ublk id or /dev/ublkbN
@@ -125,6 +129,9 @@ pub enum Verb {
         /// Stay in the foreground and serve, for service managers: the devices of one dead server
         #[arg(long, conflicts_with = "all")]
         foreground: bool,
+        /// For a mirror: the leg that has everything; all others are copied from it. Needed if none is known to be right
+        #[arg(long, value_name = "DEV", conflicts_with = "all")]
+        source: Option<PathBuf>,
     },
     /// Copy a disk, or a part of one, to up to eight others
     Copy {
@@ -212,6 +219,33 @@ impl Add {
             Add::Mirror(add) => &add.common,
         }
     }
+}
+
+/// What a table line does not say of a device.
+#[derive(Args)]
+pub struct Created {
+    /// The N of /dev/ublkbN [default: the first free one]
+    #[arg(long, value_name = "N")]
+    pub id: Option<u32>,
+    /// The device cannot be written
+    #[arg(long)]
+    pub read_only: bool,
+    /// The device dies with its server instead of waiting for another one
+    #[arg(long)]
+    pub no_recovery: bool,
+    #[command(flatten)]
+    pub loaded: Loaded,
+}
+
+/// What a table line does not say of its disks.
+#[derive(Args)]
+pub struct Loaded {
+    /// Use disks that are mounted or hold something else
+    #[arg(long)]
+    pub force: bool,
+    /// For a mirror: the leg to recover the others from [default: the first one that is not known to have failed]
+    #[arg(long, value_name = "DEV")]
+    pub source: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]

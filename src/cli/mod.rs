@@ -6,6 +6,7 @@ mod client;
 mod copy;
 mod interrupt;
 mod keep;
+mod message;
 mod order;
 mod orphan;
 mod remove;
@@ -21,29 +22,31 @@ use dm_targets::table::Line;
 
 use crate::failure::{Failure, wrong_usage};
 use crate::offline;
-use crate::protocol::{Answer, Question};
+use crate::protocol::Question;
 use crate::server::process;
 use args::{self as cli, Verb};
 use client::ask;
-use terminal::{print, stdout};
+use terminal::stdout;
 
 /// Carries a verb out.
 pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Add(add) => return add::add_device(add),
-        Verb::Create { name, table, file } => return add::create(name, table, file.as_deref()),
+        Verb::Create { name, table, file, options } => return add::create(name, table, file.as_deref(), &options),
         Verb::Del { devices, all, force } => remove::del(&devices, all, force)?,
         Verb::List { json } => show::list(json)?,
         Verb::Status { devices, json } => show::status(&devices, json)?,
         Verb::Table { devices } => show::lines(&devices, |device| device.table.clone())?,
         Verb::Suspend { device, noflush } => drop(ask(&device, |id| Question::Suspend { id, noflush })?),
         Verb::Resume { device } => drop(ask(&device, |id| Question::Resume { id })?),
-        Verb::Load { device, table } => load(&device, &table)?,
-        Verb::Message { device, words } => message(&device, words)?,
+        Verb::Load { device, table, options } => load(&device, &table, &options)?,
+        Verb::Message { device, words } => message::message(&device, words)?,
         Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,
         Verb::Wait { device, event_nr, .. } => wait::event(&device, event_nr)?,
-        Verb::Recover { devices, foreground: true, .. } => return remove::recover_in_foreground(&devices),
-        Verb::Recover { devices, all, .. } => remove::recover(&devices, all)?,
+        Verb::Recover { devices, foreground: true, source, .. } => {
+            return remove::recover_in_foreground(&devices, source.as_deref());
+        }
+        Verb::Recover { devices, all, source, .. } => remove::recover(&devices, all, source.as_deref())?,
         Verb::Copy { from, to, throttle, json, force } => return copy::copy(&from, &to, throttle, json, force),
         Verb::Zero { to, json, force } => return copy::zero(&to, json, force),
         Verb::Check { path, origin, json } => return offline(offline::check, &path, origin.as_deref(), json),
@@ -60,15 +63,11 @@ fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>, json: bool) 
     Ok(ExitCode::from(verdict.map_err(|error| error.to_string())?.exit_code()))
 }
 
-fn load(word: &str, line: &str) -> Result<(), Failure> {
+fn load(word: &str, line: &str, options: &cli::Loaded) -> Result<(), Failure> {
     let line = Line::parse(line).map_err(|error| wrong_usage(error.to_string()))?;
-    let table = Box::new(add::question_of(line, &cli::Common::unnamed())?.0);
+    let common = cli::Common { force: options.force, ..cli::Common::unnamed() };
+    let (mut table, _) = add::question_of(line, &common)?;
+    add::name_source(&mut table, options.source.as_deref())?;
+    let table = Box::new(table);
     ask(word, |id| Question::Load { id, table }).map(drop)
-}
-
-fn message(word: &str, words: Vec<String>) -> Result<(), Failure> {
-    if let Answer::Lines(lines) = ask(word, |id| Question::Message { id, words })? {
-        lines.iter().try_for_each(|line| print(line))?;
-    }
-    Ok(())
 }

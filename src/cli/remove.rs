@@ -3,9 +3,11 @@
 //! Rules kept here: a device is touched only after its cookie has been compared, because its number may be another device's
 //! by now; what fails keeps nothing from being done that does not depend on it, and has a line of its own.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::add::place_of;
 use super::client::{Family, Known, must_answer, open_rundir, other_answer};
 use super::order::{self, Part};
 use super::verdict::verdict;
@@ -143,7 +145,7 @@ fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState, add: &AddSnaps
 }
 
 /// Takes over the devices of one dead server, and serves them in this process.
-pub(super) fn recover_in_foreground(words: &[String]) -> Result<ExitCode, Failure> {
+pub(super) fn recover_in_foreground(words: &[String], source: Option<&Path>) -> Result<ExitCode, Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
     let (family, first) = known.find(&words[0])?;
@@ -160,7 +162,8 @@ pub(super) fn recover_in_foreground(words: &[String]) -> Result<ExitCode, Failur
     };
     refuse_waiting(family)?;
     let is_left = |device: &DeviceState| family.devices.iter().any(|left| left.id == device.id);
-    let devices = state.devices.into_iter().filter(is_left).collect();
+    let left = state.devices.into_iter().filter(is_left);
+    let devices = left.map(|device| with_source(device, source)).collect::<Result<_, _>>()?;
     rundir.remove_socket(&family.key);
     process::foreground(&rundir, &family.key, Question::Recover(devices), lock, taken_over)
 }
@@ -174,8 +177,20 @@ pub(super) fn taken_over(answer: Answer) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A mirror as it was added, but for the leg that is right: which one was named then says nothing about now.
+fn with_source(mut device: DeviceState, source: Option<&Path>) -> Result<DeviceState, Reason> {
+    let Question::AddMirror(add) = &mut device.added else {
+        return match source {
+            Some(_) => Err(format!("{}: --source names a leg, and this is no mirror", device.name)),
+            None => Ok(device),
+        };
+    };
+    add.source = source.map(|source| place_of(&add.legs, source)).transpose().map_err(|failure| failure.message)?;
+    Ok(device)
+}
+
 /// Starts a new server for every family of the chosen devices whose own has died.
-pub(super) fn recover(words: &[String], all: bool) -> Result<(), Failure> {
+pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Result<(), Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
     let mut problems = if all { known.problems.clone() } else { Vec::new() };
@@ -189,7 +204,7 @@ pub(super) fn recover(words: &[String], all: bool) -> Result<(), Failure> {
     let is_chosen = |family: &&Family| all || family.devices.iter().any(|device| ids.contains(&device.id));
     let families: Vec<&Family> = known.families.iter().filter(is_chosen).collect();
     for at in order::recovery(&families.iter().map(|family| part_of(family)).collect::<Vec<_>>()) {
-        problems.extend(recover_family(&rundir, families[at]));
+        problems.extend(recover_family(&rundir, families[at], source));
     }
     verdict(problems)
 }
@@ -214,7 +229,7 @@ fn refuse_waiting(family: &Family) -> Result<(), Reason> {
 }
 
 /// Starts a new server for a family if its own has died. Returns what could not be done.
-fn recover_family(rundir: &RunDir, family: &Family) -> Vec<Reason> {
+fn recover_family(rundir: &RunDir, family: &Family, source: Option<&Path>) -> Vec<Reason> {
     let key = &family.key;
     if rundir.server(key).is_none_or(|server| server.lives) {
         return Vec::new();
@@ -231,6 +246,10 @@ fn recover_family(rundir: &RunDir, family: &Family) -> Vec<Reason> {
         rundir.remove(key);
         return Vec::new();
     }
+    let devices: Vec<DeviceState> = match devices.into_iter().map(|device| with_source(device, source)).collect() {
+        Ok(devices) => devices,
+        Err(why) => return vec![why],
+    };
     let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     rundir.remove_socket(key);
     let server = refuse_waiting(family).and_then(|()| process::start(rundir, key).map_err(|failure| failure.message));

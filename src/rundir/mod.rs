@@ -6,6 +6,7 @@
 
 pub mod durable;
 pub mod journal;
+mod legs;
 mod lock;
 pub mod lost;
 mod state;
@@ -18,7 +19,6 @@ use std::path::{Path, PathBuf};
 
 pub use lock::FamilyLock;
 use rustix::fs::{Access, access};
-use serde::{Deserialize, Serialize};
 pub use state::State;
 
 use crate::failure::Reason;
@@ -35,15 +35,6 @@ pub const VARIABLE: &str = "UBLK_DM_RUN_DIR";
 #[derive(Clone, Debug)]
 pub struct RunDir {
     path: PathBuf,
-}
-
-/// What has become of a mirror's legs.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct MirrorNote {
-    /// Legs that have missed something, by their paths: places change.
-    pub failed: Vec<String>,
-    /// All regions were in sync at last.
-    pub in_sync: bool,
 }
 
 /// A server's files, whether it lives or not.
@@ -168,28 +159,10 @@ impl RunDir {
         self.path.join(format!("{}.records", family_key(cow)))
     }
 
-    fn note_file(&self, key: &str) -> PathBuf {
-        self.path.join(format!("{key}.legs"))
-    }
-
-    /// Changes what is noted of a mirror's legs. Called by one thread of a server.
-    pub fn change_mirror_note(&self, key: &str, change: impl FnOnce(&mut MirrorNote)) -> io::Result<()> {
-        let mut note = self.mirror_note(key).unwrap_or_default();
-        change(&mut note);
-        let (path, new) = (self.note_file(key), self.path.join(format!("{key}.legs-new")));
-        fs::write(&new, serde_json::to_vec(&note)?)?;
-        fs::rename(new, path)
-    }
-
-    /// What is noted of a mirror's legs.
-    pub fn mirror_note(&self, key: &str) -> Option<MirrorNote> {
-        fs::read(self.note_file(key)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok())
-    }
-
     /// Removes all files of a server.
     pub fn remove(&self, key: &str) {
         self.remove_stale_lock(key);
-        for path in [self.socket(key), self.state_file(key), self.note_file(key)] {
+        for path in [self.socket(key), self.state_file(key), self.legs_file(key)] {
             if let Err(error) = fs::remove_file(&path) {
                 if error.kind() != io::ErrorKind::NotFound {
                     log::warn!("{}: {error}", path.display());

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use dm_targets::mirror::leg_state::Past;
+
 use super::control::{Prepared, Server};
 use super::devices::{Over, no_device};
 use crate::data::{Family, Served};
@@ -57,10 +59,18 @@ impl Server {
 
     /// Puts another table in the place of a suspended device's; `again`: one that it had before.
     fn change_table(&mut self, id: u32, table: Question, again: bool) -> Result<(), Reason> {
-        let Question::AddMirror(add) = table else { return Err("this is no mirror".to_owned()) };
+        let Question::AddMirror(mut add) = table else { return Err("this is no mirror".to_owned()) };
         let take = move |family: Rc<Family>| async move { family.take_target(id).await };
         self.family.call(take).map_err(|error| error.to_string())??;
-        let prepared = self.open_mirror(add, again)?;
+        // What the old target has put on record in its end counts as well.
+        let past = if again {
+            // The word that was given with this table was about another moment.
+            add.source = None;
+            self.past_of(&add)
+        } else {
+            Past::Replaced(self.rundir.legs(&self.key).ok())
+        };
+        let prepared = self.open_mirror(add, past)?;
         let Prepared { ticket, over, added, params, .. } = prepared;
         let fits = self.refuse_unfit(id, &params).map_err(|why| format!("the table: {why}"));
         if let Err(why) = fits.and_then(|()| self.record_table(id, over, added, again)) {

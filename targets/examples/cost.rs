@@ -223,6 +223,8 @@ impl Rig {
                 handle_errors: false,
                 keep_log: false,
                 source: None,
+                past: Default::default(),
+                recorder: Rc::new(|_| Ok(())),
                 listener: Rc::new(|_| {}),
             };
             let mut mirror = Mirror::open(parts).await.ok();

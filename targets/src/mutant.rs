@@ -102,6 +102,22 @@ pub enum Mutant {
     RemainingUnflushed,
     /// When a leg is taken out the others count as the same although one of them is not right.
     RemainingNotRight,
+    /// The record of the legs does not say which of them are sources.
+    SourceForgotten,
+    /// An error of a read or of recovery counts as a missed write.
+    ReadErrorIsMiss,
+    /// That legs have got different by a discard is not put on record.
+    DiscardNotRecorded,
+    /// I10: a write is acknowledged before the record of the legs says which of them have it.
+    AckBeforeLegState,
+    /// A mirror that runs forgets what is in flight when it is resumed.
+    ResumedWhileRunning,
+    /// What was written to a leg before a flush of it failed is taken to be there.
+    UnflushedBelieved,
+    /// A flush succeeds although another one, started before its end, has failed on the same leg.
+    FailedFlushOvertaken,
+    /// A region is in sync after a copy during which a leg could not be flushed.
+    CopyThoughFlushFailed,
 }
 
 #[cfg(any(test, feature = "sim"))]

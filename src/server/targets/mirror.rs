@@ -1,15 +1,15 @@
 //! Mirrors: opened up to the moment where the kernel adds a device, given another table, and talked to.
 //!
-//! Which legs have failed is noted in the run directory in the moment it happens, before the write that found out is
-//! acknowledged: a mirror whose log is in memory has no other place for it, and a server that takes over must not recover
-//! from a leg that has missed writes (I10).
+//! Which legs are up to date is put on record in the run directory before anything that depends on it is acknowledged
+//! ([`crate::rundir`]); what that means for a server that takes over is decided by the target.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use dm_targets::mirror::Event;
 use dm_targets::mirror::format::identity_of;
-use dm_targets::mirror::legs::Failure as LegFailure;
+use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::target::{LegParts, Mirror, Parts};
 use dm_targets::table;
 use dm_targets::units::{Sector, Sectors};
@@ -17,7 +17,7 @@ use dm_targets::units::{Sector, Sectors};
 use crate::data::{Events, Family, Opened, Served};
 use crate::failure::Reason;
 use crate::protocol::{AddMirror, InitialSync, Leg, Question};
-use crate::rundir::{MirrorNote, RunDir};
+use crate::rundir::RunDir;
 use crate::server::control::{Prepared, Server};
 use crate::server::devices::{Named, NamedLeg, Over};
 use crate::storage::content;
@@ -45,16 +45,25 @@ impl Server {
         if !self.devices.is_empty() || self.origin.is_some() {
             return Err(format!("{}: in use by another device of this server", add.legs[0].path.display()));
         }
-        self.open_mirror(add, again)
+        let past = if again { self.past_of(&add) } else { Past::None };
+        self.open_mirror(add, past)
     }
 
-    pub(in crate::server) fn open_mirror(&mut self, add: AddMirror, again: bool) -> Result<Prepared, Reason> {
+    /// What a server that died has left of a mirror.
+    pub(in crate::server) fn past_of(&self, add: &AddMirror) -> Past {
+        let left = self.rundir.legs(&self.key);
+        if let (Err(why), None, None) = (&left, &add.log, add.source) {
+            log::error!("the record of the legs cannot be used: {why}");
+        }
+        Past::TakenOver(left.ok())
+    }
+
+    pub(in crate::server) fn open_mirror(&mut self, add: AddMirror, past: Past) -> Result<Prepared, Reason> {
         let disks = open_disks(&add)?;
         let region = region_size(&add, &disks)?;
-        let (initial_sync, source) = believed(&add, self.rundir.mirror_note(&self.key).unwrap_or_default(), again);
-        if !again {
+        if !matches!(past, Past::TakenOver(_)) {
             check_log(&disks, &add)?;
-            check_legs(&disks, &add)?;
+            check_legs(&disks, &add, &past)?;
         }
         let over = Over::Mirror {
             legs: disks.legs.iter().zip(&add.legs).map(|(disk, leg)| named_leg(disk.id, leg)).collect(),
@@ -65,9 +74,17 @@ impl Server {
         // without one cost nothing.
         let params = device::params(&limits, true, disks.len, add.common.read_only, discard_of(&disks));
         let ticket = self.next_ticket();
-        self.open_target(&add, disks, region, initial_sync, source, ticket)?;
+        self.open_target(&add, disks, region, past, ticket)?;
         let (common, read_only) = (add.common.clone(), add.common.read_only);
-        Ok(Prepared { params, common, ticket, over, read_only, added: Question::AddMirror(add) })
+        // Which leg was right was said of this moment: from now on the record knows.
+        Ok(Prepared {
+            params,
+            common,
+            ticket,
+            over,
+            read_only,
+            added: Question::AddMirror(AddMirror { source: None, ..add }),
+        })
     }
 
     fn open_target(
@@ -75,19 +92,15 @@ impl Server {
         add: &AddMirror,
         disks: Disks,
         region_size: Sectors,
-        initial_sync: InitialSync,
-        source: Option<usize>,
+        past: Past,
         ticket: u64,
     ) -> Result<(), Reason> {
         let offsets = add.legs.iter().map(|leg| Sector(leg.offset_sectors));
         let known: Vec<_> = offsets.zip(identities(add, &disks.legs)).collect();
         let (handle_errors, keep_log) = (add.handle_errors, add.keep_log);
         let label = add.common.name.clone().unwrap_or_else(|| add.legs[0].path.display().to_string());
-        let note = Note { rundir: self.rundir.clone(), key: self.key.clone(), label };
-        if initial_sync != InitialSync::NoSync {
-            let changed = self.rundir.change_mirror_note(&self.key, |note| note.in_sync = false);
-            changed.map_err(|error| format!("the state of the legs cannot be noted: {error}"))?;
-        }
+        let (rundir, key) = (self.rundir.clone(), self.key.clone());
+        let (initial_sync, source) = (add.initial_sync, add.source);
         let open = move |family: Rc<Family>| async move {
             let Disks { legs, log, len, .. } = disks;
             let legs = legs.into_iter().zip(known);
@@ -95,6 +108,8 @@ impl Server {
             let host = family.ring.host();
             let events = Rc::new(Events::default());
             let happened = events.clone();
+            let note = Rc::new(Note { rundir, key, label, failing: Cell::new(false) });
+            let recorder = note.clone();
             let parts = Parts {
                 executor: &family.executor,
                 host: &host,
@@ -111,8 +126,10 @@ impl Server {
                 handle_errors,
                 keep_log,
                 source,
+                past,
+                recorder: Rc::new(move |state: &LegState| recorder.record(state)),
                 listener: Rc::new(move |event| {
-                    note.take(&event);
+                    note.tell(&event);
                     happened.happen();
                 }),
             };
@@ -196,27 +213,6 @@ fn region_size(add: &AddMirror, disks: &Disks) -> Result<Sectors, Reason> {
     Ok(region)
 }
 
-/// What to believe about the legs, and the one to recover from. A log on a disk knows. Of one in memory only the note is
-/// left when a server takes over or a table replaces another: what was in flight at a server's death is sent once more, so
-/// legs that were equal become equal again; and a leg that has missed something is nothing to recover from.
-fn believed(add: &AddMirror, note: MirrorNote, again: bool) -> (InitialSync, Option<usize>) {
-    if add.log.is_some() {
-        return (if again { InitialSync::FromLog } else { add.initial_sync }, add.source.filter(|_| !again));
-    }
-    let is_right = |leg: &usize| !note.failed.contains(&leg_name(&add.legs[*leg]));
-    let source = add.source.filter(is_right).or_else(|| (0..add.legs.len()).find(is_right));
-    match (again, note.in_sync && note.failed.is_empty()) {
-        (false, _) => (add.initial_sync, source),
-        (true, true) => (InitialSync::NoSync, None),
-        (true, false) => (InitialSync::Sync, source),
-    }
-}
-
-/// What a leg is called in the note: its disk's name on the data thread.
-fn leg_name(leg: &Leg) -> String {
-    leg.path.display().to_string()
-}
-
 /// Discards go to all legs or to none.
 fn discard_of(disks: &Disks) -> Option<Discard> {
     let limits = || disks.legs.iter().map(|leg| &leg.limits);
@@ -239,7 +235,7 @@ fn check_log(disks: &Disks, add: &AddMirror) -> Result<(), Reason> {
 }
 
 /// Refuses to recover over a leg that holds something other than the source does.
-fn check_legs(disks: &Disks, add: &AddMirror) -> Result<(), Reason> {
+fn check_legs(disks: &Disks, add: &AddMirror, past: &Past) -> Result<(), Reason> {
     if add.common.force || add.initial_sync == InitialSync::NoSync {
         return Ok(());
     }
@@ -248,14 +244,28 @@ fn check_legs(disks: &Disks, add: &AddMirror) -> Result<(), Reason> {
             return Ok(());
         }
     }
-    let source = add.source.unwrap_or(0);
-    let expected = content::of(&disks.legs[source])?;
+    let known = match past {
+        Past::Replaced(Some(state)) => state.source_among(&identities(add, &disks.legs)),
+        _ => None,
+    };
+    let source = add.source.or(known).unwrap_or(0);
+    let expected = content::of(&disks.legs[source]).map_err(|error| {
+        format!("{error}; all would be copied from it, so name a leg that can be read with --source")
+    })?;
     for (at, leg) in disks.legs.iter().enumerate() {
         // What stands before a leg's offset is none of the mirror's business.
         if at == source || add.legs[at].offset_sectors != 0 {
             continue;
         }
-        if let Some(found) = content::of(leg)?.filter(|found| Some(*found) != expected) {
+        let found = match content::of(leg) {
+            // A table line means what it means to the kernel: a dead leg is one, and the mirror starts without it.
+            Err(error) if add.len_sectors.is_some() => {
+                log::warn!("{error}: the mirror starts without this leg");
+                continue;
+            }
+            found => found?,
+        };
+        if let Some(found) = found.filter(|found| Some(*found) != expected) {
             return Err(format!(
                 "{}: holds {} (at byte {}), which the recovery from {} would destroy; wipe it, or use --force",
                 leg.path.display(),
@@ -287,37 +297,36 @@ pub(in crate::server) fn named_leg(id: DiskId, leg: &Leg) -> NamedLeg {
     NamedLeg { disk: Named::new(id, &leg.path), offset: Sector(leg.offset_sectors) }
 }
 
-/// Where the failures of legs are noted.
+/// Hears of a mirror, and puts the state of its legs on record.
 struct Note {
     rundir: RunDir,
     key: String,
     label: String,
+    /// The last attempt to write the record failed, and that was said.
+    failing: Cell<bool>,
 }
 
 impl Note {
-    /// Called by the target before it acknowledges anything that depends on the event.
-    fn take(&self, event: &Event) {
-        let changed = self.rundir.change_mirror_note(&self.key, |note| match event {
-            Event::InSync => *note = MirrorNote { failed: Vec::new(), in_sync: true },
-            Event::LegFailed { disk, failure: LegFailure::Write | LegFailure::Flush | LegFailure::Sync, .. } => {
-                note_failure(note, disk);
-            }
-            Event::LegFailed { .. } | Event::LogFailed(_) | Event::WritesHeld => {}
-        });
-        if let Err(error) = changed {
-            log::error!("{}: the state of its legs cannot be noted: {error}", self.label);
-        }
+    fn tell(&self, event: &Event) {
         match event {
             Event::InSync => log::info!("{}: {event}", self.label),
             _ => log::warn!("{}: {event}", self.label),
         }
     }
-}
 
-/// Notes that a leg does not have everything.
-pub(in crate::server) fn note_failure(note: &mut MirrorNote, leg: &str) {
-    note.in_sync = false;
-    if !note.failed.iter().any(|failed| failed == leg) {
-        note.failed.push(leg.to_owned());
+    /// Called by the target before it acknowledges anything that depends on the state.
+    fn record(&self, state: &LegState) -> Result<(), String> {
+        let written = self.rundir.write_legs(&self.key, state).map_err(|error| error.to_string());
+        let failed_before = self.failing.replace(written.is_err());
+        match &written {
+            Err(error) if !failed_before => log::error!(
+                "{}: which of its legs are up to date cannot be recorded in the run directory: {error}; writes that depend \
+                 on it fail until it can",
+                self.label
+            ),
+            Ok(()) if failed_before => log::warn!("{}: the state of its legs is on record again", self.label),
+            _ => {}
+        }
+        written
     }
 }

@@ -10,7 +10,7 @@ use dm_targets::table::LegHealth;
 use dm_targets::units::{Sector, Sectors};
 use serde_json::json;
 
-use super::mirror::{identity, named_leg, note_failure};
+use super::mirror::{identity, named_leg};
 use crate::data::{Caller, Family, Left, Served};
 use crate::failure::Reason;
 use crate::protocol::{Answer, Leg, Question};
@@ -36,7 +36,6 @@ impl Server {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
                 let (opened, named) = self.open_leg(id, &new, Some(at))?;
                 let identity = identity(&opened, &new);
-                self.note_incomplete(&named.0.disk.path)?;
                 self.on_mirror(id, move |family, mirror| async move {
                     let offset = Sector(new.offset_sectors);
                     let parts = LegParts { disk: family.disk(opened), offset, identity };
@@ -48,7 +47,6 @@ impl Server {
                 let new = new_leg(disk)?;
                 let (opened, named) = self.open_leg(id, &new, None)?;
                 let identity = identity(&opened, &new);
-                self.note_incomplete(&named.0.disk.path)?;
                 self.on_mirror(id, move |family, mirror| async move {
                     let offset = Sector(new.offset_sectors);
                     let parts = LegParts { disk: family.disk(opened), offset, identity };
@@ -61,8 +59,6 @@ impl Server {
             }
             ["remove-leg", leg] => {
                 let at = self.leg(id, leg)?;
-                // Until the state file has the other legs, a server that takes over would still believe in this one.
-                self.note_incomplete(&self.legs(id)?[at].disk.path)?;
                 self.on_mirror(id, move |_, mirror| async move {
                     mirror.remove_leg(at).await.map_err(|error| error.to_string())
                 })?;
@@ -102,7 +98,8 @@ impl Server {
     }
 
     fn leg(&self, id: u32, word: &str) -> Result<usize, Reason> {
-        find_leg(self.legs(id)?, word).ok_or_else(|| format!("{word}: not a leg of /dev/ublkb{id}"))
+        let legs = self.legs(id)?;
+        find_leg(legs, word).ok_or_else(|| not_a_leg(legs, id, word))
     }
 
     fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<(OpenDisk, (NamedLeg, Leg)), Reason> {
@@ -152,16 +149,6 @@ impl Server {
         self.family.call(run).map_err(|error| error.to_string())?
     }
 
-    /// Notes, before it is so, that a leg does not have everything. If it does not come to that, a server that takes over
-    /// recovers once too often.
-    fn note_incomplete(&self, leg: &str) -> Result<(), Reason> {
-        let (rundir, key, leg) = (self.rundir.clone(), self.key.clone(), leg.to_owned());
-        // On the thread that all notes are written by.
-        let note = move |_: Rc<Family>| async move { rundir.change_mirror_note(&key, |note| note_failure(note, &leg)) };
-        let noted = self.family.call(note).and_then(|noted| noted);
-        noted.map_err(|error| format!("the state of the legs cannot be noted: {error}"))
-    }
-
     /// Notes other legs, so that list, table and the next server know them.
     fn change_legs(&mut self, id: u32, change: impl FnOnce(&mut Vec<NamedLeg>, &mut Vec<Leg>)) {
         if let Some(entry) = self.devices.get_mut(&id) {
@@ -178,10 +165,21 @@ fn new_leg(word: &str) -> Result<Leg, Reason> {
     leg_of(word).map_err(|failure| failure.message)
 }
 
-/// A leg by its path or its place.
+/// A leg by its path or by its place, counted from 0. Another path of the same disk will do, if one leg alone is on that.
 fn find_leg(legs: &[NamedLeg], word: &str) -> Option<usize> {
     let by_path = legs.iter().position(|leg| leg.disk.path == word);
-    by_path.or_else(|| word.parse().ok().filter(|at| *at < legs.len()))
+    by_path.or_else(|| word.parse().ok().filter(|at| *at < legs.len())).or_else(|| by_disk(legs, word))
+}
+
+fn by_disk(legs: &[NamedLeg], word: &str) -> Option<usize> {
+    let id = DiskId::of(&std::fs::metadata(word).ok()?)?;
+    let mut places = legs.iter().enumerate().filter(|(_, leg)| leg.disk.id == id).map(|(at, _)| at);
+    places.next().filter(|_| places.next().is_none())
+}
+
+fn not_a_leg(legs: &[NamedLeg], id: u32, word: &str) -> Reason {
+    let legs: Vec<_> = legs.iter().enumerate().map(|(at, leg)| format!("{at} ({})", leg.disk.path)).collect();
+    format!("{word}: not a leg of /dev/ublkb{id}, which has legs {}", legs.join(", "))
 }
 
 fn mirror_of(family: &Family, id: u32) -> Result<Rc<Mirror>, Reason> {
@@ -210,7 +208,7 @@ pub(in crate::server) fn compare_or_repair(
         ["check"] => family
             .call_for(connection, move |family, left| async move { compare(&*mirror_of(&family, id)?, &left).await }),
         ["repair", word] => {
-            let leg = find_leg(legs, word).ok_or_else(|| format!("{word}: not a leg of /dev/ublkb{id}"))?;
+            let leg = find_leg(legs, word).ok_or_else(|| not_a_leg(legs, id, word))?;
             family.call_for(connection, move |family, left| async move {
                 let mirror = mirror_of(&family, id)?;
                 let repaired = mirror.repair_until(leg, || left.is_set()).await;

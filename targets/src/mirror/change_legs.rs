@@ -10,10 +10,13 @@
 //! * A leg that is taken out is up to date no longer. Before its successor or the others are in sync anywhere in the log
 //!   it is not named there any more, so if it comes back it is recovered like a new one.
 //! * Before a leg goes another one must be known to have everything durably, for the log to name.
+//! * The record of the legs has the change before it is made, so a server that takes over with the old table or with the
+//!   new one finds no leg called right that is not.
 
 use std::fmt;
+use std::rc::Rc;
 
-use super::config::check_leg;
+use super::config::{RecordError, check_leg};
 use super::legs::{LegSet, MAX_LEGS};
 use super::target::{LegParts, Mirror, OpenError, Phase, State};
 use crate::mutant::{self, Mutant};
@@ -24,8 +27,10 @@ use crate::units::RegionIndex;
 pub enum ChangeError {
     /// The new leg does not fit, or there would be too few or too many.
     Unfit(OpenError),
-    /// No other leg is known to be right, durably.
-    LastSource(usize),
+    /// No other leg is known to be right, durably: its place and its disk.
+    LastSource(usize, Rc<str>),
+    /// The state of the legs could not be recorded.
+    Record(RecordError),
     /// The log could not be written, and with `handle_errors` the mirror cannot do without.
     Log,
     /// The mirror is suspended, or its legs are being changed already.
@@ -36,9 +41,10 @@ impl fmt::Display for ChangeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ChangeError::Unfit(error) => error.fmt(f),
-            ChangeError::LastSource(leg) => {
-                write!(f, "leg {} is the only one known to be right: wait until the others are", leg + 1)
+            ChangeError::LastSource(leg, disk) => {
+                write!(f, "leg {leg} ({disk}) is the only one known to be right: wait until the others are")
             }
+            ChangeError::Record(error) => error.fmt(f),
             ChangeError::Log => write!(f, "the dirty log cannot be written"),
             ChangeError::Busy => write!(f, "the mirror is suspended or being changed"),
         }
@@ -88,8 +94,9 @@ impl Mirror {
 
     async fn remove(&self, index: usize) -> Result<(), ChangeError> {
         if !self.spares(index).await {
-            return Err(ChangeError::LastSource(index));
+            return Err(self.last_source(index));
         }
+        self.record_change(index, None).map_err(ChangeError::Record)?;
         let names = self.identities().into_iter().enumerate().filter(|(leg, _)| *leg != index).map(|(_, id)| id);
         let stale = self.state.borrow().legs.to_remember().unwrap_or_default().closed_at(index);
         self.log.name_legs();
@@ -103,6 +110,7 @@ impl Mirror {
         }
         self.state.borrow_mut().legs.remove(index);
         self.disks.borrow_mut().remove(index);
+        self.recorded.set(None);
         self.remember_stale();
         self.believe_remaining().await;
         Ok(())
@@ -126,6 +134,10 @@ impl Mirror {
         } else {
             self.flush_missed(failed);
         }
+    }
+
+    fn last_source(&self, index: usize) -> ChangeError {
+        ChangeError::LastSource(index, self.disks.borrow()[index].disk.name().clone())
     }
 
     fn existing(&self, index: usize) -> Result<(), ChangeError> {
@@ -157,8 +169,10 @@ impl Mirror {
 
     async fn put_in(&self, index: usize, leg: LegParts) -> Result<(), ChangeError> {
         if !self.spares(index).await {
-            return Err(ChangeError::LastSource(index));
+            return Err(self.last_source(index));
         }
+        let name = leg.disk.name().to_string();
+        self.record_change(index, Some((leg.identity, name))).map_err(ChangeError::Record)?;
         if !mutant::is(Mutant::NewLegInSync) {
             self.state.borrow_mut().regions.set_all(false);
         }
@@ -182,6 +196,7 @@ impl Mirror {
                 disks[index] = leg;
             }
         }
+        self.recorded.set(None);
         if !mutant::is(Mutant::OldIdentityKept) {
             self.remember_stale();
         }

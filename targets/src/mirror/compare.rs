@@ -7,7 +7,9 @@
 //! durably, and recovery does the rest. So a crash in the middle leaves each region as it was or as the named leg has it.
 
 use std::fmt;
+use std::rc::Rc;
 
+use super::config::RecordError;
 use super::legs::{Failure, LegSet, MAX_LEGS};
 use super::target::{Mirror, Phase};
 use crate::disk::{Buffer, Io};
@@ -34,7 +36,7 @@ pub struct Difference {
 }
 
 /// Why legs could not be compared or repaired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckError {
     /// No memory to read into.
     NoMemory,
@@ -44,8 +46,10 @@ pub enum CheckError {
     Unwanted,
     /// There is no such leg.
     NoSuchLeg(usize),
-    /// The leg named as right has missed something, or is not known to have everything.
-    NotRight(usize),
+    /// The leg named as right has missed something, or is not known to have everything: its place and its disk.
+    NotRight(usize, Rc<str>),
+    /// The state of the legs could not be recorded.
+    Record(RecordError),
 }
 
 impl fmt::Display for CheckError {
@@ -54,10 +58,11 @@ impl fmt::Display for CheckError {
             CheckError::NoMemory => write!(f, "no memory to compare the legs"),
             CheckError::Stopped => write!(f, "the mirror was suspended meanwhile"),
             CheckError::Unwanted => write!(f, "stopped before its end"),
-            CheckError::NoSuchLeg(leg) => write!(f, "there is no leg {}", leg + 1),
-            CheckError::NotRight(leg) => {
-                write!(f, "leg {} is not up to date everywhere: nothing can be repaired from it", leg + 1)
+            CheckError::NoSuchLeg(leg) => write!(f, "there is no leg {leg} (legs are counted from 0)"),
+            CheckError::NotRight(leg, disk) => {
+                write!(f, "leg {leg} ({disk}) is not up to date everywhere: nothing can be repaired from it")
             }
+            CheckError::Record(error) => error.fmt(f),
         }
     }
 }
@@ -154,8 +159,12 @@ impl Mirror {
         } else if legs.sources().has(leg) {
             Ok(())
         } else {
-            Err(CheckError::NotRight(leg))
+            Err(self.not_right(leg))
         }
+    }
+
+    fn not_right(&self, leg: usize) -> CheckError {
+        CheckError::NotRight(leg, self.disks.borrow()[leg].disk.name().clone())
     }
 
     /// Puts a withheld region out of sync, durably, with one leg as the only source. That is made durable first, or a
@@ -167,9 +176,10 @@ impl Mirror {
             self.state.borrow_mut().legs.believe(source_leg);
             self.remember_stale();
             if !self.until_legs_remembered().await {
-                return Err(CheckError::NotRight(source_leg));
+                return Err(self.not_right(source_leg));
             }
         }
+        self.record().map_err(CheckError::Record)?;
         {
             let regions = &mut self.state.borrow_mut().regions;
             if regions.desync(region) {

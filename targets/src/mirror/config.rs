@@ -4,6 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::Event;
+use super::leg_state::{LegState, Past};
 use super::legs::{ErrorCounts, MAX_LEGS};
 use crate::copy;
 use crate::disk::{Disk, Host};
@@ -46,9 +47,28 @@ pub struct Parts<'a> {
     pub keep_log: bool,
     /// The leg to recover from; `None` for the first that is not stale.
     pub source: Option<usize>,
+    /// What is known of an earlier life.
+    pub past: Past,
+    /// Puts the state of the legs where the next life finds it, durably, or says why it cannot.
+    pub recorder: Rc<Recorder>,
     /// Hears of what an administrator should know.
     pub listener: Rc<dyn Fn(Event)>,
 }
+
+/// Puts the state of the legs on record. Called when it changes, and never for a request that changes nothing.
+pub type Recorder = dyn Fn(&LegState) -> Result<(), String>;
+
+/// The state of the legs could not be put on record, so what depends on it was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordError(pub String);
+
+impl fmt::Display for RecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the state of the legs cannot be recorded: {}", self.0)
+    }
+}
+
+impl std::error::Error for RecordError {}
 
 /// Why a mirror cannot be opened, or a leg not be taken into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +100,8 @@ pub enum OpenError {
     },
     /// There is no such leg to recover from.
     NoSuchLeg(usize),
+    /// No leg is known to have everything, and none is named.
+    NoSource,
     /// There is no memory for the log.
     NoMemory,
 }
@@ -105,7 +127,10 @@ impl fmt::Display for OpenError {
             OpenError::LogTooSmall { disk, needed } => {
                 write!(f, "{disk}: too small for the dirty log, which takes {needed} sectors")
             }
-            OpenError::NoSuchLeg(leg) => write!(f, "there is no leg {}", leg + 1),
+            OpenError::NoSuchLeg(leg) => write!(f, "there is no leg {leg} (legs are counted from 0)"),
+            OpenError::NoSource => {
+                write!(f, "none of its legs is known to have everything: name the right one with --source")
+            }
             OpenError::NoMemory => write!(f, "no memory for the dirty log"),
         }
     }
@@ -139,6 +164,8 @@ pub struct LegReport {
     pub default: bool,
     /// It is right everywhere, also where regions are out of sync.
     pub source: bool,
+    /// It has everything durably.
+    pub settled: bool,
     /// It missed something and is not read from until everything has been recovered.
     pub stale: bool,
     /// Errors since the mirror was opened.

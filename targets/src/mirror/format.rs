@@ -251,13 +251,19 @@ impl LegFlags {
     /// A leg that the record does not know is taken for one that missed something, as long as a healthy one is known.
     /// Where the record knows no leg by its identity, and there are as many, it is their places that count.
     pub fn decode(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
+        let all = (1 << identities.len()) - 1;
+        LegFlags::missed(header, identities).filter(|missed| u32::from(*missed) < all)
+    }
+
+    /// The same, and all legs where the record knows some of them and none of those as healthy.
+    pub fn missed(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
         let record = Record::decode(header)?;
         if !identities.iter().any(|id| record.place(*id).is_some()) {
             return (record.count == identities.len() && record.flags != 0).then_some(record.flags);
         }
         let missed = |id: &u64| record.place(*id).is_none_or(|leg| record.flags >> leg & 1 == 1);
         let now = identities.iter().enumerate().fold(0, |now, (leg, id)| now | u16::from(missed(id)) << leg);
-        (now != 0 && u32::from(now) < (1 << identities.len()) - 1).then_some(now)
+        (now != 0).then_some(now)
     }
 
     /// The record for whoever has no legs to ask about: of each leg that it names, whether that missed something. `None` if

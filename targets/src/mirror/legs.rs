@@ -143,24 +143,24 @@ pub struct Legs {
 }
 
 impl Legs {
-    /// Healthy legs of which `stale` missed something in an earlier life, and `source` is the one to recover from.
-    /// Without a named source it is the first that is not stale.
-    pub fn new(count: usize, handle_errors: bool, keep_log: bool, stale: LegSet, source: Option<usize>) -> Legs {
+    /// Healthy legs of which `stale` missed something in an earlier life, and `sources` are those that are right. If none is
+    /// named it is the first that is not stale, and there must be one.
+    pub fn new(count: usize, handle_errors: bool, keep_log: bool, stale: LegSet, sources: Option<LegSet>) -> Legs {
         let all = LegSet::first(count);
-        let default = source.or_else(|| all.without(stale).iter().next()).unwrap_or(0);
-        let stale = if source.is_some_and(|leg| leg != 0 || !stale.is_empty()) {
-            all.without(LegSet::one(default))
-        } else {
-            stale
+        let default = sources.unwrap_or(all.without(stale)).iter().next().unwrap_or(0);
+        let stale = match sources {
+            Some(sources) if sources != LegSet::one(0) || !stale.is_empty() => all.without(sources),
+            _ => stale,
         };
+        let sources = sources.unwrap_or(LegSet::one(default));
         Legs {
             legs: vec![Leg::default(); count],
             handle_errors,
             keep_log,
             default,
-            sources: LegSet::one(default),
+            sources,
             stale,
-            settled: LegSet::one(default),
+            settled: sources,
             in_sync: false,
             leg_failure: false,
             turn: 0,
@@ -195,6 +195,21 @@ impl Legs {
     /// These legs have been flushed since they became sources.
     pub fn settle(&mut self, flushed: LegSet) {
         self.settled = LegSet((self.settled.0 | flushed.0) & self.sources.0);
+    }
+
+    /// None of the source legs is known to have been flushed.
+    pub fn unsettle(&mut self) {
+        self.settled = LegSet::default();
+    }
+
+    /// The source legs that have been flushed since they became sources.
+    pub fn settled(&self) -> LegSet {
+        LegSet(self.settled.0 & self.sources.0)
+    }
+
+    /// Whether any source leg has been flushed since it became one.
+    pub fn any_settled(&self) -> bool {
+        !self.settled.is_empty()
     }
 
     /// Whether another source leg than this one has been flushed since it became one.

@@ -129,8 +129,8 @@ fn while_nobody_knows_which_leg_is_right_the_default_does_not_change() {
 
 #[test]
 fn what_was_remembered_decides_where_to_recover_from() {
-    let remembered = |stale, source| {
-        let legs = Legs::new(3, true, false, LegSet(stale), source);
+    let remembered = |stale, source: Option<usize>| {
+        let legs = Legs::new(3, true, false, LegSet(stale), source.map(LegSet::one));
         (legs.default_leg(), legs.sources().0, legs.stale().0)
     };
     assert_eq!(remembered(0b000, None), (0, 0b001, 0b000));

@@ -5,9 +5,11 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::Bits;
-use super::config::check_leg;
+use super::config::{RecordError, check_leg};
+use super::flush::Flushes;
 use super::format::MAX_REGIONS;
-use super::legs::{Legs, MAX_LEGS};
+use super::leg_state::begin;
+use super::legs::{LegSet, Legs, MAX_LEGS};
 use super::log::{Log, Unusable, Work};
 use super::recovery::LANES;
 use super::regions::Regions;
@@ -51,11 +53,17 @@ impl Mirror {
             _ => OpenError::NoMemory,
         })?;
         let identities: Vec<u64> = parts.legs.iter().map(|leg| leg.identity).collect();
-        let stale = log.read(parts.initial_sync, &mut bits, &identities).await;
-        let state = State {
-            regions: Regions::new(bits, log.on_disk()),
-            legs: Legs::new(count, parts.handle_errors, parts.keep_log, stale, parts.source),
-        };
+        let begun = begin(&parts.past, parts.initial_sync, parts.source, log.on_disk(), &identities)?;
+        let stale = log.read(begun.initial, &mut bits, &identities).await;
+        if begun.sources.is_none() && stale == LegSet::first(count) {
+            return Err(OpenError::NoSource);
+        }
+        let (handle_errors, keep_log) = (parts.handle_errors, parts.keep_log);
+        let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
+        if begun.sources.is_some() && !begun.named {
+            legs.unsettle();
+        }
+        let state = State { regions: Regions::new(bits, log.on_disk()), legs };
         Ok(Rc::new(Mirror {
             host: parts.host.clone(),
             copy: parts.copy.clone(),
@@ -65,8 +73,10 @@ impl Mirror {
             len: parts.len,
             region_size,
             initial_sync: parts.initial_sync,
-            handle_errors: parts.handle_errors,
+            handle_errors,
             listener: parts.listener,
+            recorder: parts.recorder,
+            recorded: Cell::new(None),
             clean_delay_ms: Cell::new(CLEAN_DELAY_MS),
             phase: Cell::new(Phase::Running),
             gate_closed: Cell::new(false),
@@ -80,6 +90,7 @@ impl Mirror {
             flags_pending: Cell::new(false),
             flags_lost: Cell::new(false),
             closing: Cell::new(false),
+            flushes: Flushes::default(),
             tasks: Cell::new(0),
             released: WaitQueue::default(),
             quiet: WaitQueue::default(),
@@ -93,8 +104,10 @@ impl Mirror {
     /// [`Mirror::close`].
     ///
     /// # Errors
-    /// None so far: a log that cannot be written makes the mirror do without, as its features say.
-    pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
+    /// The state of the legs cannot be recorded; nothing has been written then. A log that cannot be written is no error:
+    /// the mirror does without, as its features say.
+    pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), RecordError> {
+        self.record()?;
         if self.log.dead.get() {
             (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
         }
@@ -103,7 +116,8 @@ impl Mirror {
         self.spawn(executor, |mirror| async move { mirror.log_loop().await });
         self.forget_others().await;
         self.note_in_sync();
-        if self.state.borrow().legs.in_sync() {
+        let settled = self.state.borrow().legs.any_settled();
+        if self.state.borrow().legs.in_sync() && settled {
             // That was durable before we came.
             self.settle_all();
         } else {
@@ -133,6 +147,8 @@ impl Mirror {
         while self.log.work.until(|| self.log.next_work()).await == Work::Write {
             let known = self.log.dead.get();
             if let Err(error) = self.log.write(&self.state).await {
+                // Nobody may believe this log any longer; what waits for the mark asks once more.
+                self.try_record();
                 if !known {
                     (self.listener)(Event::LogFailed(Some(error)));
                 }
@@ -199,12 +215,18 @@ impl Mirror {
 
     /// Goes on after [`Mirror::suspend`]: the log is read and written again, and recovery looks at everything that is out
     /// of sync. With `sync` and a log on disk that is everything, as in the kernel.
+    /// Harmless to a mirror that runs, as in the kernel: nothing is looked at, and recovery goes on as it was.
     pub async fn resume(&self) {
+        let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
+        if !suspended && !mutant::is(Mutant::ResumedWhileRunning) {
+            return;
+        }
         if self.log.on_disk() {
             self.look_at_log_again().await;
         }
         self.state.borrow_mut().regions.restart();
         self.write_log().await;
+        self.try_record();
         self.phase.set(Phase::Running);
         self.gate_closed.set(false);
         self.gate.wake_all();

@@ -173,7 +173,11 @@ impl Log {
         }
         let before = (*header, bits.count());
         let resumed = resume(&mut header, bits, result.is_ok(), initial);
-        let flags = if resumed.fresh { None } else { LegFlags::decode(&header, legs) };
+        let flags = match initial {
+            _ if resumed.fresh => None,
+            InitialSync::NoSync => LegFlags::decode(&header, legs),
+            _ => LegFlags::missed(&header, legs),
+        };
         // Whoever says that the legs are the same means all of them.
         let believed = initial == InitialSync::NoSync || resumed.fresh || mutant::is(Mutant::StrangersBelieved);
         if !believed && LegFlags::strangers(&header, legs) {

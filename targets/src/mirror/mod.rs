@@ -38,6 +38,8 @@
 //! * *Discards are tracked* like writes. Whether a discarded range reads the same on all legs is up to them: `check` may
 //!   list it. A discard that some legs did and others refused puts the region out of sync, and recovery makes it the same
 //!   everywhere; no leg counts as failed.
+//! * *Which legs are right is remembered.* With a log in memory too: [`leg_state`] says what is put on record, and what a
+//!   later server makes of it. Where no leg is known to be right, none is chosen.
 //! * *A resumed mirror believes in sync only what it also knew itself*, whatever the log or `nosync` say.
 //! * Only blocks of the log that changed are written, and clean regions in batches.
 //!
@@ -48,10 +50,11 @@
 //!
 //! # Who does what
 //!
-//! [`regions`] with `idle` and `withheld`, and [`legs`] with `choose`, decide (pure), [`format`] knows the log's bytes
-//! (pure), `log` makes marks durable, `clean` makes regions clean, `recovery` copies, `read` and `write` carry
-//! requests out, [`target`] is the mirror's state and `life` its beginning and end, [`compare`] compares and repairs,
-//! `reshape` changes the legs. All of it runs on one thread, so state is borrowed, never locked, and never borrowed
+//! [`regions`] with `regions_clean`, `regions_lock` and `regions_flush`, [`legs`] with `read_balance`, and [`leg_state`]
+//! decide (pure), [`format`] knows the log's bytes (pure), `log` makes marks durable, `cleaner` makes regions clean,
+//! `recovery` copies, `read` and `write` carry requests out, `record` puts the state of the legs on record, [`target`] is
+//! the mirror's state and `lifecycle` its beginning and end, [`compare`] compares and repairs, `change_legs` changes the
+//! legs. All of it runs on one thread, so state is borrowed, never locked, and never borrowed
 //! across an await.
 
 pub mod bits;
@@ -59,15 +62,19 @@ mod change_legs;
 mod cleaner;
 pub mod compare;
 mod config;
+mod flush;
 pub mod format;
+pub mod leg_state;
 pub mod legs;
 mod lifecycle;
 mod log;
 mod read;
 mod read_balance;
+mod record;
 mod recovery;
 pub mod regions;
 mod regions_clean;
+mod regions_flush;
 mod regions_lock;
 pub mod target;
 mod write;
@@ -111,7 +118,7 @@ impl fmt::Display for Event {
                     Failure::Sync => "could not be recovered or recovered from",
                     Failure::Read => "could not be read everywhere",
                 };
-                write!(f, "leg {} ({disk}) {what}: {error}", leg + 1)
+                write!(f, "leg {leg} ({disk}) {what}: {error}")
             }
             Event::LogFailed(Some(error)) => write!(f, "the dirty log failed: {error}"),
             Event::LogFailed(None) => write!(f, "the dirty log has an unknown version: nothing in it is believed"),

@@ -54,7 +54,7 @@ impl Mirror {
         if self.closing.get() {
             return Some(None);
         }
-        if self.paused.get() > 0 {
+        if self.paused.get() > 0 || !self.may_copy() {
             return None;
         }
         let most = (SLICE_SECTORS / self.region_size.sectors().0).max(1);

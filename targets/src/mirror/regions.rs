@@ -21,6 +21,7 @@
 use std::collections::VecDeque;
 
 use super::bits::Bits;
+use super::regions_flush::Unflushed;
 use crate::hash::NumberTable;
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
@@ -83,6 +84,8 @@ pub(super) struct Entry {
     pub(super) queued: bool,
     /// The legs' flush that may clean it is running, and no write has come since.
     pub(super) cleaning: bool,
+    /// A leg's flush failed while it was withheld: what was copied meanwhile says nothing.
+    pub(super) spoiled: bool,
     /// The write of the log that makes it dirty.
     pub(super) mark: u64,
     pub(super) touched_ms: u64,
@@ -106,6 +109,8 @@ pub struct Regions {
     pub(super) cursor: u64,
     /// A flush failed: nothing that is written becomes clean.
     pub(super) flush_failed: bool,
+    /// Without a log on a disk: what was written since the last flush.
+    pub(super) unflushed: Unflushed,
 }
 
 impl Regions {
@@ -133,6 +138,7 @@ impl Regions {
             idle: VecDeque::new(),
             cursor: 0,
             flush_failed: false,
+            unflushed: Unflushed::unknown(),
         }
     }
 
@@ -227,6 +233,9 @@ impl Regions {
         let mut wake = Wake::default();
         for region in span.numbers() {
             let Some(slot) = self.index.get(&region).copied() else { continue };
+            if !self.logged && self.in_sync.get(region) {
+                self.unflushed.add(region);
+            }
             let entry = &mut self.entries[slot as usize];
             entry.pending = entry.pending.saturating_sub(1);
             entry.touched_ms = now_ms;
@@ -250,23 +259,6 @@ impl Regions {
     pub fn fail(&mut self, span: Span) {
         for region in span.numbers() {
             self.lose(region);
-        }
-    }
-
-    /// A leg could not be flushed, so what was written since the last flush may be gone from it: every dirty region is out
-    /// of sync, and whatever is written from now on will be.
-    pub fn fail_flush(&mut self) {
-        self.flush_failed = true;
-        for slot in 0..self.entries.len() {
-            let Entry { region, pending, withheld, .. } = self.entries[slot];
-            // A free slot's region has no entry, or another one.
-            let number = u32::try_from(slot).unwrap_or(u32::MAX);
-            if self.index.get(&region) == Some(&number) && self.in_sync.get(region) && !self.clean.get(region) {
-                self.lose(region);
-                if pending == 0 && !withheld {
-                    self.drop_entry(region, number);
-                }
-            }
         }
     }
 
@@ -338,7 +330,7 @@ impl Regions {
     }
 
     /// Out of sync from now on.
-    fn lose(&mut self, region: u64) {
+    pub(super) fn lose(&mut self, region: u64) {
         if self.in_sync.put(region, false) {
             self.in_sync_count -= 1;
             self.dirty -= u64::from(!self.clean.get(region));

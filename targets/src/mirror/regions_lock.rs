@@ -4,7 +4,7 @@
 //! belongs to one alone: writes in flight in it end, and new ones wait until it is released.
 //!
 //! Rules kept here: a search for work gives each region out of sync once, and comes back to one that somebody else had;
-//! and a region that could not be recovered stays out of sync.
+//! and a region that could not be recovered, or whose legs could not be flushed meanwhile, stays out of sync.
 
 use super::regions::{Regions, Span, Wake};
 use crate::units::RegionIndex;
@@ -27,7 +27,7 @@ impl Regions {
     pub fn release(&mut self, region: RegionIndex, now_ms: u64) {
         let Some(slot) = self.index.get(&region.0).copied() else { return };
         let entry = &mut self.entries[slot as usize];
-        entry.withheld = false;
+        (entry.withheld, entry.spoiled) = (false, false);
         if std::mem::take(&mut entry.skipped) && !self.in_sync.get(region.0) {
             self.cursor = self.cursor.min(region.0);
         }
@@ -80,6 +80,8 @@ impl Regions {
         for region in span.numbers() {
             let Some(slot) = self.index.get(&region).copied() else { continue };
             self.entries[slot as usize].withheld = false;
+            let spoiled = std::mem::take(&mut self.entries[slot as usize].spoiled);
+            let recovered = recovered && !spoiled;
             if std::mem::take(&mut self.entries[slot as usize].skipped) && !recovered {
                 // Somebody asked for it again while this copy was failing.
                 self.cursor = self.cursor.min(region);
@@ -87,6 +89,9 @@ impl Regions {
             if recovered && self.in_sync.put(region, true) {
                 self.in_sync_count += 1;
                 self.dirty += u64::from(!self.clean.get(region));
+                if !self.logged {
+                    self.unflushed.add(region);
+                }
             }
             self.entries[slot as usize].touched_ms = now_ms;
             if self.entries[slot as usize].pending == 0 {

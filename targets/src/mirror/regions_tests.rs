@@ -10,6 +10,8 @@ enum Event {
     End(u64),
     Fail(u64),
     FailFlush,
+    BeginFlush,
+    EndFlush(bool),
     Take,
     Cleaned,
     Recover,
@@ -20,7 +22,7 @@ enum Event {
     SearchAgain,
 }
 
-const EVENTS: [Event; 20] = [
+const EVENTS: [Event; 23] = [
     Event::Begin(0),
     Event::Begin(1),
     Event::Begin(2),
@@ -30,6 +32,9 @@ const EVENTS: [Event; 20] = [
     Event::Fail(0),
     Event::Fail(2),
     Event::FailFlush,
+    Event::BeginFlush,
+    Event::EndFlush(true),
+    Event::EndFlush(false),
     Event::Take,
     Event::Cleaned,
     Event::Recover,
@@ -54,6 +59,11 @@ struct Seen {
     withheld: bool,
     /// Taken for cleaning, and not written since.
     taken: bool,
+    /// A leg's flush failed while it was withheld.
+    spoiled: bool,
+    /// Without a log on a disk: written since the last good flush, and before the one that is under way.
+    fresh: bool,
+    flushing: bool,
 }
 
 #[derive(Clone)]
@@ -64,19 +74,21 @@ struct World {
     recovering: Option<Span>,
     now_ms: u64,
     logged: bool,
+    flush_under_way: bool,
 }
 
 impl World {
     fn new(in_sync: u64, logged: bool) -> World {
         let mut bits = Bits::zeroes(REGIONS).unwrap();
-        let mut seen = vec![Seen::default(); 3];
+        // What was written before is not known to have been flushed.
+        let mut seen = vec![Seen { fresh: !logged, ..Seen::default() }; 3];
         for region in (0..REGIONS).filter(|region| in_sync >> region & 1 == 1) {
             bits.put(region, true);
             let it = &mut seen[usize::try_from(region).unwrap()];
             (it.in_sync, it.clean) = (true, true);
         }
         let regions = Regions::new(bits, logged);
-        World { regions, seen, taken: Vec::new(), recovering: None, now_ms: 0, logged }
+        World { regions, seen, taken: Vec::new(), recovering: None, now_ms: 0, logged, flush_under_way: false }
     }
 
     fn at(&mut self, region: u64) -> &mut Seen {
@@ -97,6 +109,7 @@ impl World {
                 self.at(region).pending -= 1;
                 let (flush_failed, logged) = (self.regions.flush_failed, self.logged);
                 let it = self.at(region);
+                it.fresh |= it.in_sync && !logged;
                 if it.pending == 0 {
                     it.in_sync &= !flush_failed;
                     it.taken &= it.in_sync;
@@ -115,8 +128,28 @@ impl World {
             Event::FailFlush => {
                 self.regions.fail_flush();
                 for it in &mut self.seen {
-                    it.in_sync &= it.clean;
+                    it.in_sync &= it.clean && !it.fresh && !it.flushing;
+                    it.clean &= it.in_sync;
                     it.taken &= it.in_sync;
+                    it.spoiled = it.recovering || it.withheld;
+                    (it.fresh, it.flushing) = (false, false);
+                }
+            }
+            Event::BeginFlush => {
+                let counts = !self.logged && !self.flush_under_way;
+                assert_eq!(self.regions.begin_flush(), counts);
+                self.flush_under_way |= counts;
+                for it in self.seen.iter_mut().filter(|_| counts) {
+                    it.flushing |= std::mem::take(&mut it.fresh);
+                }
+            }
+            Event::EndFlush(succeeded) => {
+                if !std::mem::take(&mut self.flush_under_way) {
+                    return false;
+                }
+                self.regions.end_flush(succeeded);
+                for it in &mut self.seen {
+                    it.fresh |= std::mem::take(&mut it.flushing) && !succeeded;
                 }
             }
             Event::Take => {
@@ -153,6 +186,7 @@ impl World {
                     return false;
                 }
                 self.regions.release(RegionIndex(region), now_ms);
+                self.at(region).spoiled = false;
             }
             Event::SearchAgain => self.regions.search_again(RegionIndex(0)),
         }
@@ -204,8 +238,11 @@ impl World {
                 for region in span.numbers() {
                     let it = self.at(region);
                     it.recovering = false;
+                    let spoiled = std::mem::take(&mut it.spoiled);
+                    let ok = ok && !spoiled;
                     it.in_sync |= ok;
                     it.clean |= ok && !logged;
+                    it.fresh |= ok && !logged;
                 }
                 self.recovering = None;
             }

@@ -6,7 +6,9 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::Bits;
-pub use super::config::{LegParts, LegReport, OpenError, Parts, Progress, Status};
+pub use super::config::{LegParts, LegReport, OpenError, Parts, Progress, RecordError, Recorder, Status};
+use super::flush::Flushes;
+use super::leg_state::Claims;
 use super::legs::{Failure, LegSet, Legs};
 use super::log::{Log, WithBits};
 use super::recovery::Pass;
@@ -53,6 +55,9 @@ pub struct Mirror {
     pub(super) initial_sync: InitialSync,
     pub(super) handle_errors: bool,
     pub(super) listener: Rc<dyn Fn(Event)>,
+    pub(super) recorder: Rc<Recorder>,
+    /// What the record of the legs claims at most; `None` until there is one.
+    pub(super) recorded: Cell<Option<Claims>>,
     pub(super) clean_delay_ms: Cell<u64>,
     pub(super) phase: Cell<Phase>,
     /// New requests wait.
@@ -74,6 +79,7 @@ pub struct Mirror {
     /// That flush failed.
     pub(super) flags_lost: Cell<bool>,
     pub(super) closing: Cell<bool>,
+    pub(super) flushes: Flushes,
     /// Tasks that have not ended.
     pub(super) tasks: Cell<usize>,
     /// For writes: regions are released, entries are free.
@@ -166,6 +172,7 @@ impl Mirror {
             health: legs.health(leg),
             default: leg == legs.default_leg(),
             source: legs.sources().has(leg),
+            settled: legs.settled().has(leg),
             stale: legs.stale().has(leg),
             errors: legs.totals(leg),
         };
@@ -224,7 +231,7 @@ impl Mirror {
             RequestKind::Flush => self.flush(request).await,
         };
         self.leave();
-        result
+        if request.kind == RequestKind::Read || result.is_err() { result } else { self.acknowledge() }
     }
 
     /// A request is under way no longer.
@@ -274,6 +281,9 @@ impl Mirror {
     /// Notes an error of a leg and tells the listener of the first of its kind.
     pub(super) fn leg_failed(&self, leg: usize, failure: Failure, error: &DiskError) {
         let first = self.state.borrow_mut().legs.fail(leg, failure);
+        if mutant::is(Mutant::ReadErrorIsMiss) && matches!(failure, Failure::Sync | Failure::Read) {
+            self.state.borrow_mut().legs.miss(LegSet::one(leg));
+        }
         if first {
             let disk = error.disk.clone();
             (self.listener)(Event::LegFailed { leg, disk, failure, error: error.clone() });
@@ -291,8 +301,10 @@ impl Mirror {
 
     /// Puts the legs that are stale now into the log's header; `false` if a flush must come first.
     pub(super) fn put_stale(&self) -> bool {
+        // What depends on the record asks for it once more, and does not end well without it.
+        self.try_record();
         let flags = self.state.borrow().legs.to_remember();
-        if mutant::is(Mutant::StaleForgotten) || !self.log.on_disk() {
+        if mutant::is(Mutant::StaleForgotten) {
             return true;
         }
         let Some(flags) = flags else { return false };
@@ -340,10 +352,11 @@ impl Mirror {
         let news = {
             let State { regions, legs } = &mut *self.state.borrow_mut();
             let had_stale = legs.stale() != LegSet::default();
+            let unflushed = had_stale || !self.log.on_disk() && legs.sources() != legs.all();
             let news = regions.all_in_sync() && legs.all_in_sync();
             if news {
                 regions.forget_failed_flush();
-                self.flags_pending.set(had_stale && self.log.on_disk());
+                self.flags_pending.set(unflushed);
             }
             news
         };
@@ -351,6 +364,8 @@ impl Mirror {
             if mutant::is(Mutant::StaleClearedEarly) {
                 self.settle_all();
             }
+            // The record may claim less than is true.
+            self.try_record();
             (self.listener)(Event::InSync);
             self.idle.wake_all();
         }

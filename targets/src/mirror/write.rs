@@ -1,4 +1,4 @@
-//! Writes, discards and flushes of a mirror.
+//! Writes and discards of a mirror.
 //!
 //! Rules kept here: I6 (every leg's operation is awaited before a request ends), I7 (no leg is written before the log's
 //! batch with the mark has settled), I10 (a write that only some legs have is acknowledged after the log says which).
@@ -36,7 +36,7 @@ enum Plan {
 
 /// Whether a part of a request has been carried out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Done {
+pub(super) enum Done {
     Yes,
     /// It was held, and the legs are others now: try again.
     Again,
@@ -44,20 +44,20 @@ enum Done {
 
 /// What went wrong on the legs.
 #[derive(Default)]
-struct Outcome {
-    failed: LegSet,
+pub(super) struct Outcome {
+    pub(super) failed: LegSet,
     /// Legs that refused the operation as such.
     refused: LegSet,
     /// One for each of them; takes no memory as long as nothing goes wrong.
-    errors: Vec<(usize, DiskError)>,
+    pub(super) errors: Vec<(usize, DiskError)>,
 }
 
 impl Outcome {
-    fn missed(&self) -> LegSet {
+    pub(super) fn missed(&self) -> LegSet {
         LegSet(self.failed.0 | self.refused.0)
     }
 
-    fn first_error(&self) -> Option<DiskError> {
+    pub(super) fn first_error(&self) -> Option<DiskError> {
         self.errors.first().map(|(_, error)| error.clone())
     }
 }
@@ -194,6 +194,9 @@ impl Mirror {
                 regions.search_again(stretch.span.first);
                 legs.diverge();
             }
+            if mutant::is(Mutant::DiscardNotRecorded) {
+                self.pretend_recorded();
+            }
             self.remember_stale();
         }
         self.end(stretch);
@@ -237,14 +240,19 @@ impl Mirror {
         self.resolve(false, kept, outcome.first_error()).await
     }
 
-    fn blame(&self, outcome: &Outcome) {
+    pub(super) fn blame(&self, outcome: &Outcome) {
         for (leg, error) in outcome.errors.iter().filter(|(leg, _)| outcome.failed.has(*leg)) {
             self.leg_failed(*leg, Failure::Write, error);
         }
     }
 
     /// What becomes of a request that did not reach all legs: `kept` says whether a source leg has it.
-    async fn resolve(&self, log_failed: bool, kept: bool, error: Option<DiskError>) -> Result<Done, TargetError> {
+    pub(super) async fn resolve(
+        &self,
+        log_failed: bool,
+        kept: bool,
+        error: Option<DiskError>,
+    ) -> Result<Done, TargetError> {
         let verdict = self.state.borrow().legs.verdict(log_failed, kept);
         let error = || error.clone().or_else(|| self.log.failure.borrow().clone());
         match verdict {
@@ -256,7 +264,7 @@ impl Mirror {
     }
 
     /// The error of a request that the mirror as a whole failed: `EIO`, whatever the disk said.
-    fn eio(&self, error: Option<DiskError>) -> TargetError {
+    pub(super) fn eio(&self, error: Option<DiskError>) -> TargetError {
         let unknown = || DiskError {
             kind: OpKind::Write { fua: false },
             disk: self.disks.borrow()[0].disk.name().clone(),
@@ -286,66 +294,10 @@ impl Mirror {
         self.under_way.set(self.under_way.get() + 1);
         result
     }
-
-    /// Flushes all legs.
-    pub(super) async fn flush(&self, _: &Request) -> Result<(), TargetError> {
-        loop {
-            let log_failed = self.handle_errors && self.log.failed.get();
-            let done = if log_failed { self.resolve(true, true, None).await? } else { self.flush_once().await? };
-            if done == Done::Yes {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn flush_once(&self) -> Result<Done, TargetError> {
-        let outcome = self.flush_legs().await;
-        if outcome.missed().is_empty() {
-            return Ok(Done::Yes);
-        }
-        if outcome.failed.is_empty() {
-            return Err(outcome.first_error().map_or(TargetError::Unsupported, TargetError::Disk));
-        }
-        self.blame(&outcome);
-        let kept = self.flush_missed(outcome.failed);
-        self.resolve(false, kept, outcome.first_error()).await
-    }
-
-    /// Legs that could not be flushed may have lost what was written to dirty regions. Says whether a source leg is left.
-    pub(super) fn flush_missed(&self, failed: LegSet) -> bool {
-        let kept = {
-            let State { regions, legs } = &mut *self.state.borrow_mut();
-            regions.fail_flush();
-            legs.miss(failed)
-        };
-        self.remember_stale();
-        self.released.wake_all();
-        kept
-    }
-
-    async fn flush_legs(&self) -> Outcome {
-        let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
-        for (leg, parts) in self.disks.borrow().iter().enumerate() {
-            if parts.disk.limits().volatile_cache {
-                let op = Op { kind: OpKind::Flush, sector: Sector(0), count: Sectors(0), memory: Memory::None };
-                ios[leg] = Some(parts.disk.start(op));
-            }
-        }
-        finish(&mut ios).await
-    }
-
-    /// Flushes all legs before regions are cleaned; gives those that failed. A leg that has no flush needs none.
-    pub(super) async fn flush_before_cleaning(&self) -> LegSet {
-        let outcome = self.flush_legs().await;
-        for (leg, error) in outcome.errors.iter().filter(|(leg, _)| outcome.failed.has(*leg)) {
-            self.leg_failed(*leg, Failure::Flush, error);
-        }
-        outcome.failed
-    }
 }
 
 /// Awaits every leg's operation, also after an error (I6).
-async fn finish(ios: &mut [Option<Io>; MAX_LEGS]) -> Outcome {
+pub(super) async fn finish(ios: &mut [Option<Io>; MAX_LEGS]) -> Outcome {
     let mut outcome = Outcome::default();
     for (leg, io) in ios.iter_mut().enumerate() {
         let Some(io) = io.take() else { continue };

@@ -25,6 +25,8 @@ struct Unflushed {
     order: u64,
     first: usize,
     data: Vec<SectorData>,
+    /// A flush failed after it: no flush makes it durable any more.
+    doomed: bool,
 }
 
 /// The state of a disk's cache and medium.
@@ -67,7 +69,8 @@ impl Media {
             self.harden(self.completions, first, data);
             self.drop_superseded();
         } else {
-            self.unflushed.push(Unflushed { order: self.completions, first, data: data.to_vec() });
+            let (order, data) = (self.completions, data.to_vec());
+            self.unflushed.push(Unflushed { order, first, data, doomed: false });
         }
     }
 
@@ -75,13 +78,18 @@ impl Media {
     pub(super) fn flush(&mut self, mark: u64) {
         // In the order of their completion, so that the last one stays.
         for write in std::mem::take(&mut self.unflushed) {
-            if write.order <= mark {
+            if write.order <= mark && !write.doomed {
                 self.harden(write.order, write.first, &write.data);
             } else {
                 self.unflushed.push(write);
             }
         }
         self.drop_superseded();
+    }
+
+    /// A flush fails: nothing that was written since the last one will become durable.
+    pub(super) fn fail_flush(&mut self) {
+        self.unflushed.iter_mut().for_each(|write| write.doomed = true);
     }
 
     fn harden(&mut self, order: u64, first: usize, data: &[SectorData]) {

@@ -30,6 +30,8 @@ pub struct DiskConfig {
     pub logical_block_bytes: u32,
     /// Completed writes may be lost until flushed.
     pub volatile_cache: bool,
+    /// What was written before a flush that fails does not become durable by a later one.
+    pub failed_flush_loses: bool,
     /// Largest discard; zero if there is none.
     pub max_discard: Sectors,
     /// Largest write-zeroes; zero if there is none.
@@ -43,6 +45,7 @@ impl Default for DiskConfig {
         DiskConfig {
             logical_block_bytes: 512,
             volatile_cache: true,
+            failed_flush_loses: false,
             max_discard: Sectors(0),
             max_write_zeroes: Sectors(0),
             immediate: false,
@@ -223,6 +226,9 @@ impl SimDisk {
         self.failed.set(self.failed.get() + 1);
         if flight.op.kind == OpKind::Read {
             self.host.scatter(&flight.op.memory, &vec![0xEE; index(flight.op.count.bytes())]);
+        }
+        if flight.op.kind == OpKind::Flush && self.config.failed_flush_loses {
+            self.media.borrow_mut().fail_flush();
         }
         let unit = self.config.logical_block_bytes as usize / SECTOR_LEN;
         for (number, data) in flight.data.chunks(unit).enumerate() {

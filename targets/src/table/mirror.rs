@@ -70,7 +70,7 @@ impl Mirror {
         let mut mirror =
             Mirror { log, region_size, initial_sync, legs: Vec::new(), handle_errors: false, keep_log: false };
         legs_fit(usize::try_from(count).unwrap_or(usize::MAX)).map_err(|error| words.error(error))?;
-        for leg in 1..=count {
+        for leg in 0..count {
             let device = words.next(&format!("device of leg {leg}"))?;
             let offset = Sector(words.number(&format!("offset of leg {leg}"), u64::MAX)?);
             mirror.legs.push(Leg { device, offset });
@@ -102,8 +102,7 @@ impl Mirror {
         }
         legs_fit(self.legs.len())?;
         if let Some(at) = self.legs.iter().position(|leg| !range_fits(leg.offset, len)) {
-            let text =
-                format!("offset {} of leg {}: the leg would end beyond any device", self.legs[at].offset, at + 1);
+            let text = format!("offset {} of leg {at}: the leg would end beyond any device", self.legs[at].offset);
             return Err(TableError::new(text));
         }
         if self.keep_log && !self.handle_errors {

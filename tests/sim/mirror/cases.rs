@@ -3,6 +3,7 @@
 //! that change is in [`legs`].
 
 pub mod legs;
+pub mod record;
 
 use dm_targets::disk::Errno;
 use dm_targets::sim::Rng;
@@ -247,6 +248,10 @@ pub fn all() -> Vec<(&'static str, Vec<Case>)> {
         ("legs", legs::changed()),
         ("failing", legs::failing()),
         ("handed_over", legs::handed_over()),
+        ("record", record::errors()),
+        ("unwritten", record::unwritten()),
+        ("administered", record::administered()),
+        ("flushes", record::flushes()),
         ("seeded", seeded().take(200).collect()),
     ]
 }

@@ -11,7 +11,8 @@ use std::rc::Rc;
 
 use dm_targets::copy;
 use dm_targets::disk::Host;
-use dm_targets::mirror::target::Mirror;
+use dm_targets::mirror::leg_state::Past;
+use dm_targets::mirror::target::{Mirror, Parts};
 use dm_targets::sim::Rng;
 use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::{Fault, Matcher};
@@ -20,7 +21,8 @@ use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Step, Temper, World};
 use dm_targets::table::InitialSync;
 
-use super::judge::judge;
+use super::judge::{Left, judge, judge_take_over};
+use super::record::{Record, RecordFault};
 use super::rig::{Setup, Slot, disks, parts, world};
 use crate::explore::Violation;
 use crate::model::{Device, Model, Moment};
@@ -46,6 +48,10 @@ pub enum Admin {
     Add,
     /// Takes a leg out.
     Remove(usize),
+    /// Resumes it, though it runs.
+    Resume,
+    /// Suspends and resumes it.
+    Suspend,
 }
 
 /// When the administrator begins; at the latest when nothing else happens any more.
@@ -82,6 +88,8 @@ pub struct Case {
     pub faults: Vec<(usize, Fault)>,
     /// Operations that complete last of all, with the disk they are on.
     pub holds: Vec<(usize, Matcher)>,
+    /// Errors of the record of the legs.
+    pub record_fault: RecordFault,
     /// Regions are cleaned as soon as nobody writes them.
     pub eager: bool,
     /// Images to look at per moment, at most.
@@ -106,6 +114,7 @@ impl Case {
             seed,
             faults: Vec::new(),
             holds: Vec::new(),
+            record_fault: RecordFault::default(),
             eager: !rng.one_in(3),
             cap: 10,
             lives_on: 40,
@@ -117,6 +126,7 @@ struct Run<'a> {
     case: &'a Case,
     world: World,
     copy: copy::Client,
+    record: Rc<Record>,
     mirror: Option<Rc<Mirror>>,
     opening: Slot<Result<Rc<Mirror>, String>>,
     model: Model,
@@ -154,8 +164,14 @@ impl From<String> for Stop {
 
 fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
     let trace = Trace::recording();
-    let shown = judge(&case.setup, &case.images, None, &case.told, case.lenient())
-        .map_err(|fault| Violation { fault: format!("before anything: {fault}"), trace: Vec::new() })?;
+    let before = match &case.setup.past {
+        Past::TakenOver(record) => {
+            let left = Left { record: record.clone(), ..Left::default() };
+            judge_take_over(&case.setup, &case.images, &left, None)
+        }
+        _ => judge(&case.setup, &case.images, None, &case.told, case.lenient()),
+    };
+    let shown = before.map_err(|fault| Violation { fault: format!("before anything: {fault}"), trace: Vec::new() })?;
     let world = world(&case.setup, &case.images, case.seed, case.temper, trace.clone());
     for (disk, fault) in &case.faults {
         world.disks()[*disk].inject(*fault);
@@ -168,6 +184,7 @@ fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
     let mut run = Run {
         case,
         copy,
+        record: Record::holding(None, case.record_fault),
         mirror: None,
         opening: Rc::default(),
         model: Model::new(Device::new(shown.shown, None), Vec::new(), case.setup.disk.volatile_cache),
@@ -236,14 +253,18 @@ impl Run<'_> {
         let (executor, host): (_, Rc<dyn Host>) = (self.world.executor.clone(), self.world.host.clone());
         let (copy, setup, slot, disks) =
             (self.copy.clone(), self.case.setup.clone(), self.opening.clone(), disks(&self.world));
-        let trace = self.world.trace.clone();
+        let (trace, recorder) = (self.world.trace.clone(), self.record.recorder());
         self.world.executor.spawn(async move {
             let listener = Rc::new(move |event: dm_targets::mirror::Event| trace.note(|| format!("event: {event}")));
-            let opened = Mirror::open(parts(&setup, &executor, &host, &copy, disks, listener)).await;
+            let opened =
+                Mirror::open(Parts { listener, recorder, ..parts(&setup, &executor, &host, &copy, disks) }).await;
+            let mut opened = opened.map_err(|error| error.to_string());
             if let Ok(mirror) = &opened {
-                mirror.activate(&executor).await.unwrap();
+                if let Err(error) = mirror.activate(&executor).await {
+                    opened = Err(error.to_string());
+                }
             }
-            *slot.borrow_mut() = Some(opened.map_err(|error| error.to_string()));
+            *slot.borrow_mut() = Some(opened);
         });
     }
 
@@ -279,7 +300,7 @@ impl Run<'_> {
     }
 
     fn crash_now(&mut self) -> Result<(), Stop> {
-        let now = (self.world.changes(), self.model.now());
+        let now = (self.world.changes() + self.record.changes(), self.model.now());
         if now == self.judged {
             return Ok(());
         }
@@ -297,6 +318,8 @@ impl Run<'_> {
 
     fn look_at(&mut self, images: &[Image], moment: Moment) -> Result<(), Stop> {
         let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
+        let left = self.left(moment);
+        let of_model = left.as_ref().map_or(of_model, |left| crate::mirror::fingerprint(of_model, left));
         let hash = images
             .iter()
             .fold(of_model, |hash, image| (hash.rotate_left(9) ^ image.hash()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
@@ -305,8 +328,26 @@ impl Run<'_> {
         }
         self.states += 1;
         for table in self.tables(images) {
-            let (setup, images) = table.open(self.case, images);
+            let (mut setup, images) = table.open(self.case, images);
             let model = Some((&self.model, moment));
+            if let Some(left) = &left {
+                judge_take_over(&setup, &images, left, model)
+                    .map_err(|fault| format!("{fault} (opened with disks {:?}, {left:?})", table.legs))?;
+                let again = self.case.lives_on > 0 && left.in_flight.is_empty() && !left.may_differ;
+                if again && self.rng.one_in(self.case.lives_on) {
+                    (setup.past, setup.source) = (Past::TakenOver(left.record.clone()), None);
+                    self.states += self.second_life(&setup, &images, table.told).map_err(Stop::Later)?;
+                }
+                continue;
+            }
+            if !setup.log {
+                // Whoever adds it again knows which leg is right.
+                setup.source = self.right_leg(&table.legs);
+                setup.past = Past::None;
+                if setup.source.is_none() {
+                    continue;
+                }
+            }
             judge(&setup, &images, model, &table.told, self.case.lenient())
                 .map_err(|fault| format!("{fault} (opened with disks {:?})", table.legs))?;
             if self.case.lives_on == 0 || self.case.lenient() || !self.rng.one_in(self.case.lives_on) {
@@ -315,6 +356,30 @@ impl Run<'_> {
             self.states += self.second_life(&setup, &images, table.told).map_err(Stop::Later)?;
         }
         Ok(())
+    }
+
+    /// What the server leaves if it dies now and its mirror has no log on a disk.
+    fn left(&self, moment: Moment) -> Option<Left> {
+        let record = self.record.left();
+        if self.case.setup.log || moment != Moment::ProcessDeath || record.is_none() {
+            return None;
+        }
+        Some(Left { record, in_flight: self.to_send_again(), may_differ: self.record.failed() > 0 })
+    }
+
+    /// A leg of the table with these legs that has everything, durably, if there is one.
+    fn right_leg(&self, table: &[usize]) -> Option<usize> {
+        let Some(mirror) = &self.mirror else {
+            let begins = matches!(self.case.setup.past, Past::None);
+            return begins.then_some(self.case.setup.source.unwrap_or(0));
+        };
+        let record = self.record.left()?;
+        let is_right = |disk: usize| {
+            let identity = self.identity(disk);
+            let known = record.legs.iter().position(|leg| leg.source && leg.identity == identity);
+            known.is_some_and(|leg| mirror.legs().get(leg).is_some_and(|leg| leg.settled))
+        };
+        table.iter().position(|disk| is_right(*disk))
     }
 
     /// What survived is opened, used and crashed again.

@@ -1,5 +1,7 @@
 //! Judges what survived a crash of a mirror: with the log's bits as a kernel reads them, and with the code under test.
 
+mod take_over;
+
 use std::rc::Rc;
 
 use dm_targets::copy;
@@ -16,6 +18,8 @@ use dm_targets::units::{Sector, Sectors};
 use super::rig::{Setup, Slot, disks, parts};
 use crate::model::{Model, Moment};
 use crate::pattern;
+
+pub use take_over::{Left, judge_take_over};
 
 /// What images come to.
 pub struct Judged {
@@ -97,7 +101,7 @@ fn recover(setup: &Setup, images: &[Image]) -> Result<(Vec<SectorData>, Vec<Imag
     let (slot, executor, setup_of, disks) = (opened.clone(), world.executor.clone(), setup.clone(), disks(&world));
     let of_mirror = copy.clone();
     world.executor.spawn(async move {
-        let parts = parts(&setup_of, &executor, &host, &of_mirror, disks, Rc::new(|_| ()));
+        let parts = parts(&setup_of, &executor, &host, &of_mirror, disks);
         let mirror = Mirror::open(parts).await.map_err(|error| error.to_string());
         *slot.borrow_mut() = Some(mirror);
     });

@@ -383,7 +383,7 @@ fn sizes_that_do_not_fit_are_refused_before_anything_is_written() {
     let (region, len) = (Setup { region: 3, ..setup.clone() }, Setup { sectors: 8, ..setup.clone() });
     assert!(refused(&region).starts_with("region size of 3 sectors"), "{}", refused(&region));
     assert_eq!(refused(&len), "leg0: too small for a leg that ends at sector 8");
-    assert_eq!(refused(&Setup { source: Some(2), ..setup.clone() }), "there is no leg 3");
+    assert_eq!(refused(&Setup { source: Some(2), ..setup.clone() }), "there is no leg 2 (legs are counted from 0)");
     let large = dm_targets::sim::disk::DiskConfig { logical_block_bytes: 4096, ..setup.disk };
     assert!(refused(&Setup { disk: large, ..setup }).contains("multiples of its block of 4096 bytes"));
 }

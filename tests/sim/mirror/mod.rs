@@ -9,5 +9,16 @@ pub mod explore;
 mod judge;
 mod life;
 pub mod mutants;
+mod record;
 pub mod rig;
 mod table;
+mod take_over;
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Tells states apart that differ in what stands beside the disks.
+fn fingerprint(of_model: u64, left: &judge::Left) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    format!("{left:?}").hash(&mut hasher);
+    of_model ^ hasher.finish()
+}

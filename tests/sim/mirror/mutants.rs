@@ -8,7 +8,7 @@ use super::cases;
 use super::explore::{Case, explore};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 23] = [
+pub const MUTANTS: [(Mutant, &str); 31] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -32,6 +32,14 @@ pub const MUTANTS: [(Mutant, &str); 23] = [
     (Mutant::UnsettledSource, "handed_over"),
     (Mutant::RemainingUnflushed, "failing"),
     (Mutant::RemainingNotRight, "failing"),
+    (Mutant::SourceForgotten, "record"),
+    (Mutant::ReadErrorIsMiss, "record"),
+    (Mutant::DiscardNotRecorded, "record"),
+    (Mutant::AckBeforeLegState, "unwritten"),
+    (Mutant::ResumedWhileRunning, "administered"),
+    (Mutant::UnflushedBelieved, "flushes"),
+    (Mutant::FailedFlushOvertaken, "flushes"),
+    (Mutant::CopyThoughFlushFailed, "flushes"),
 ];
 
 /// What a run that notices says.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use dm_targets::copy;
 use dm_targets::disk::{Errno, Host};
+use dm_targets::mirror::leg_state::Past;
 use dm_targets::mirror::target::{LegParts, Mirror, OpenError, Parts};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
@@ -14,6 +15,7 @@ use dm_targets::sim::world::{Temper, World};
 use dm_targets::table::InitialSync;
 use dm_targets::units::{Sector, Sectors};
 
+use super::record::{Record, RecordFault};
 use crate::pattern;
 
 /// A result that will be there when its task has ended.
@@ -41,6 +43,8 @@ pub struct Setup {
     pub keep_log: bool,
     /// The leg to recover from.
     pub source: Option<usize>,
+    /// What an earlier life has left.
+    pub past: Past,
     /// What the legs are known by, in order.
     pub identities: [u64; 9],
     /// How the disks behave.
@@ -59,6 +63,7 @@ impl Setup {
             handle_errors: false,
             keep_log: false,
             source: None,
+            past: Past::None,
             identities: [1, 2, 3, 4, 5, 6, 7, 8, 9],
             disk: DiskConfig { max_discard: Sectors(1 << 20), ..DiskConfig::default() },
         }
@@ -120,14 +125,20 @@ pub struct Rig {
     pub mirror: Rc<Mirror>,
     /// What it told.
     pub events: Rc<RefCell<Vec<String>>>,
+    /// What it has put on record.
+    pub record: Rc<Record>,
     copy: copy::Client,
 }
 
 impl Rig {
     /// Opens a mirror on images; nothing else happens until the next step.
     pub fn new(setup: &Setup, images: &[Image]) -> Rig {
-        let world = world(setup, images, 0, Temper::InOrder, Trace::default());
-        Rig::open(world, setup).unwrap()
+        Rig::new_or(setup, images).unwrap()
+    }
+
+    /// The same for one that may be refused.
+    pub fn new_or(setup: &Setup, images: &[Image]) -> Result<Rig, OpenError> {
+        Rig::open(world(setup, images, 0, Temper::InOrder, Trace::default()), setup)
     }
 
     /// Opens a mirror in a world whose disks are its legs and its log.
@@ -138,9 +149,11 @@ impl Rig {
         let opened: Slot<Result<Rc<Mirror>, OpenError>> = Rc::default();
         let (slot, told, executor, of_mirror) = (opened.clone(), events.clone(), world.executor.clone(), copy.clone());
         let (setup, disks) = (setup.clone(), disks(&world));
+        let record = Record::holding(None, RecordFault::default());
+        let recorder = record.recorder();
         world.executor.spawn(async move {
             let listener = Rc::new(move |event: dm_targets::mirror::Event| told.borrow_mut().push(event.to_string()));
-            let parts = parts(&setup, &executor, &host, &of_mirror, disks, listener);
+            let parts = Parts { listener, recorder, ..parts(&setup, &executor, &host, &of_mirror, disks) };
             let mirror = Mirror::open(parts).await;
             if let Ok(mirror) = &mirror {
                 mirror.activate(&executor).await.unwrap();
@@ -154,7 +167,7 @@ impl Rig {
             world.step(false);
         }
         let mirror = opened.borrow_mut().take().expect("opening does not end")?;
-        Ok(Rig { world, mirror, events, copy })
+        Ok(Rig { world, mirror, events, record, copy })
     }
 
     /// A leg's disk.
@@ -275,14 +288,13 @@ impl Rig {
     }
 }
 
-/// What a mirror on these disks is made of.
+/// What a mirror on these disks is made of; nobody listens.
 pub fn parts<'a>(
     setup: &Setup,
     executor: &'a dm_targets::exec::Executor,
     host: &'a Rc<dyn Host>,
     copy: &'a copy::Client,
     mut disks: Vec<dm_targets::disk::Disk>,
-    listener: Rc<dyn Fn(dm_targets::mirror::Event)>,
 ) -> Parts<'a> {
     let log = setup.log.then(|| disks.remove(setup.legs));
     disks.truncate(setup.legs);
@@ -302,7 +314,9 @@ pub fn parts<'a>(
         handle_errors: setup.handle_errors,
         keep_log: setup.keep_log,
         source: setup.source,
-        listener,
+        past: setup.past.clone(),
+        recorder: Rc::new(|_| Ok(())),
+        listener: Rc::new(|_| ()),
     }
 }
 

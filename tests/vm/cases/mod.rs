@@ -24,6 +24,7 @@ mod mirror_basic;
 mod mirror_fail;
 mod mirror_kill;
 mod mirror_messages;
+mod mirror_record;
 mod mirror_repair;
 mod mirror_shapes;
 mod mirror_slow;
@@ -72,6 +73,7 @@ pub fn all() -> Vec<Case> {
     all.extend(mirror_shapes::cases());
     all.extend(mirror_alternate::cases());
     all.extend(mirror_fail::cases());
+    all.extend(mirror_record::cases());
     all.extend(mirror_repair::cases());
     all.extend(mirror_kill::cases());
     all.extend(mirror_messages::cases());

@@ -26,7 +26,7 @@ impl Table {
     pub(super) fn open(&self, case: &Case, images: &[Image]) -> (Setup, Vec<Image>) {
         let mut setup = Setup { legs: self.legs.len(), ..case.setup.clone() };
         for (identity, disk) in setup.identities.iter_mut().zip(&self.legs) {
-            *identity = if *disk < case.setup.legs { case.setup.identities[*disk] } else { SPARE_IDENTITY };
+            *identity = identity_of(case, *disk);
         }
         let log = case.setup.log.then_some(case.setup.legs);
         let images = self.legs.iter().copied().chain(log).map(|disk| images[disk].clone()).collect();
@@ -34,7 +34,16 @@ impl Table {
     }
 }
 
+fn identity_of(case: &Case, disk: usize) -> u64 {
+    if disk < case.setup.legs { case.setup.identities[disk] } else { SPARE_IDENTITY }
+}
+
 impl Run<'_> {
+    /// What a disk of the world is known by.
+    pub(super) fn identity(&self, disk: usize) -> u64 {
+        identity_of(self.case, disk)
+    }
+
     /// The tables that a crash now may be followed by.
     pub(super) fn tables(&self, images: &[Image]) -> Vec<Table> {
         let old = self.case.setup.places();
@@ -44,7 +53,7 @@ impl Run<'_> {
             Admin::Replace(leg) => new[leg] = spare,
             Admin::Add => new.push(spare),
             Admin::Remove(leg) => drop(new.remove(leg)),
-            Admin::Nothing | Admin::Compare | Admin::Repair(_) => {}
+            Admin::Nothing | Admin::Compare | Admin::Repair(_) | Admin::Resume | Admin::Suspend => {}
         }
         if !self.admin_started || new == old {
             // A mirror that has been opened has told the log of all its legs.

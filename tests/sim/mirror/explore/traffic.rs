@@ -12,6 +12,7 @@ use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::image::SectorData;
 use dm_targets::units::{Sector, Sectors};
 
+use super::super::record::RecordFault;
 use super::super::rig::{Slot, disks};
 use super::tables::SPARE_IDENTITY;
 use super::{Admin, Run, When};
@@ -75,6 +76,19 @@ impl Run<'_> {
         self.in_flight.push(InFlight { op, id, ticket, payload, result });
     }
 
+    /// Writes and discards that have not ended, for the next server.
+    pub(super) fn to_send_again(&self) -> Vec<(RequestKind, u32, u64, u64)> {
+        let again = |it: &InFlight| {
+            let kind = match it.op.kind {
+                Kind::Write(fua) => RequestKind::Write { fua },
+                Kind::Discard => RequestKind::Discard,
+                Kind::Read | Kind::Flush | Kind::Leave => return None,
+            };
+            Some((kind, it.id, it.op.first, it.op.count))
+        };
+        self.in_flight.iter().filter_map(again).collect()
+    }
+
     /// Starts what the administrator does, once there is a mirror and it is time, or `now`.
     pub(super) fn start_admin(&mut self, now: bool) {
         let due = |mirror: &Mirror| match self.case.admin_when {
@@ -103,6 +117,15 @@ impl Run<'_> {
                 Admin::Replace(leg) => mirror.replace_leg(leg, spare).await.map_err(|error| error.to_string()),
                 Admin::Add => mirror.add_leg(spare).await.map_err(|error| error.to_string()),
                 Admin::Remove(leg) => mirror.remove_leg(leg).await.map_err(|error| error.to_string()),
+                Admin::Resume => {
+                    mirror.resume().await;
+                    Ok(())
+                }
+                Admin::Suspend => {
+                    mirror.suspend(true).await;
+                    mirror.resume().await;
+                    Ok(())
+                }
             };
             *slot.borrow_mut() = Some(result);
         });
@@ -111,7 +134,7 @@ impl Run<'_> {
     /// Takes the results of requests that have ended.
     pub(super) fn collect(&mut self) -> Result<(), String> {
         match &*self.admin.borrow() {
-            Some(Err(error)) if self.case.faults.is_empty() => return Err(format!("{:?}: {error}", self.case.admin)),
+            Some(Err(error)) if self.faultless() => return Err(format!("{:?}: {error}", self.case.admin)),
             Some(Ok(())) => {
                 self.in_sync_since |= self.mirror.as_ref().is_some_and(|it| it.in_sync_regions() == it.regions());
             }
@@ -128,7 +151,7 @@ impl Run<'_> {
             self.world.trace.note(|| format!("-------- {op:?} ends: {outcome:?}"));
             match outcome {
                 Ok(()) => self.model.succeeded(0, ticket),
-                Err(_) if !self.case.faults.is_empty() => continue,
+                Err(_) if !self.faultless() => continue,
                 Err(error) => return Err(format!("{op:?} failed: {error}")),
             }
             self.check_hold(op, id)?;
@@ -139,6 +162,11 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Nothing may fail.
+    fn faultless(&self) -> bool {
+        self.case.faults.is_empty() && self.case.record_fault == RecordFault::default()
     }
 
     /// With `handle_errors` alone, what was acknowledged is on all legs, if all were known to be in sync at first.

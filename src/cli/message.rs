@@ -1,0 +1,71 @@
+//! `message`: words to a device's target. The server has another working directory, so paths among them are made absolute
+//! here, as `add` does.
+
+use std::path::Path;
+
+use super::client::ask;
+use super::terminal::print;
+use crate::failure::Failure;
+use crate::protocol::{Answer, Question};
+use crate::storage::word::{absolute, leg_of};
+
+pub(super) fn message(device: &str, words: Vec<String>) -> Result<(), Failure> {
+    let words = with_absolute_paths(words)?;
+    if let Answer::Lines(lines) = ask(device, |id| Question::Message { id, words })? {
+        lines.iter().try_for_each(|line| print(line))?;
+    }
+    Ok(())
+}
+
+/// Which words are legs and disks is said in the help of `message`; all others are passed on as they are.
+fn with_absolute_paths(mut words: Vec<String>) -> Result<Vec<String>, Failure> {
+    match &mut words[..] {
+        [verb, leg, disk] if verb == "replace" => (*leg, *disk) = (known_leg(leg)?, new_leg(disk)?),
+        [verb, disk] if verb == "add-leg" => *disk = new_leg(disk)?,
+        [verb, leg] if verb == "remove-leg" || verb == "repair" => *leg = known_leg(leg)?,
+        _ => {}
+    }
+    Ok(words)
+}
+
+/// A leg that a mirror has: a number from 0, or a path.
+fn known_leg(word: &str) -> Result<String, Failure> {
+    match word.parse::<usize>() {
+        Ok(_) => Ok(word.to_owned()),
+        Err(_) => Ok(absolute(Path::new(word))?.display().to_string()),
+    }
+}
+
+fn new_leg(word: &str) -> Result<String, Failure> {
+    let leg = leg_of(word)?;
+    let path = leg.path.display();
+    Ok(match leg.offset_sectors {
+        0 => path.to_string(),
+        sectors => format!("{path}:{}", sectors * 512),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_the_callers() {
+        let here = std::env::current_dir().unwrap();
+        let here = here.display();
+        for (words, expected) in [
+            ("replace 1 new", format!("replace 1 {here}/new")),
+            ("replace ./old new:1MiB", format!("replace {here}/old {here}/new:1048576")),
+            ("replace /dev/a /dev/b:8s", "replace /dev/a /dev/b:4096".to_owned()),
+            ("add-leg new", format!("add-leg {here}/new")),
+            ("remove-leg old", format!("remove-leg {here}/old")),
+            ("repair 0", "repair 0".to_owned()),
+            ("repair old", format!("repair {here}/old")),
+            ("throttle 50", "throttle 50".to_owned()),
+            ("check", "check".to_owned()),
+        ] {
+            let words = words.split(' ').map(str::to_owned).collect();
+            assert_eq!(with_absolute_paths(words).ok(), Some(expected.split(' ').map(str::to_owned).collect()));
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The record of a mirror's legs: which of them have everything that was acknowledged. A mirror whose dirty log is in memory
+//! has no other place for it, and a server that takes over must not recover from a leg that has missed writes (I10).
+//!
+//! The file is replaced durably before the request that depends on it is acknowledged; what stands in
+//! it is decided by `dm_targets::mirror::leg_state`. It is believed only in the boot in which it was written: no device
+//! outlives that, and what is in a disk's cache may not either.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use dm_targets::mirror::leg_state::{KnownLeg, LegState};
+use serde::{Deserialize, Serialize};
+
+use super::{RunDir, boot_id, durable};
+
+/// The format that is written. Another one is not believed.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct Content {
+    version: u32,
+    /// The boot in which it was written.
+    boot: String,
+    legs: Vec<Leg>,
+    in_sync: bool,
+    log_works: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Leg {
+    /// What the leg is known by for good, in hexadecimal.
+    identity: String,
+    path: String,
+    source: bool,
+}
+
+impl RunDir {
+    pub(super) fn legs_file(&self, key: &str) -> PathBuf {
+        self.path.join(format!("{key}.legs"))
+    }
+
+    /// Puts the state of a mirror's legs on record, durably. Called by one thread of a server.
+    pub fn write_legs(&self, key: &str, state: &LegState) -> io::Result<()> {
+        let leg = |leg: &KnownLeg| Leg {
+            identity: format!("{:016x}", leg.identity),
+            path: leg.name.clone(),
+            source: leg.source,
+        };
+        let content = Content {
+            version: VERSION,
+            boot: boot_id()?,
+            legs: state.legs.iter().map(leg).collect(),
+            in_sync: state.in_sync,
+            log_works: state.log_works,
+        };
+        durable::replace(&self.legs_file(key), &serde_json::to_vec_pretty(&content)?)
+    }
+
+    /// What is on record of a mirror's legs.
+    ///
+    /// # Errors
+    /// There is none, or it is damaged or of another boot.
+    pub fn legs(&self, key: &str) -> Result<LegState, String> {
+        let path = self.legs_file(key);
+        let name = path.display();
+        let bytes = fs::read(&path).map_err(|error| format!("{name}: {error}"))?;
+        let boot = boot_id().map_err(|error| format!("{name}: {error}"))?;
+        decode(&bytes, &boot).map_err(|why| format!("{name}: {why}"))
+    }
+}
+
+fn decode(bytes: &[u8], boot: &str) -> Result<LegState, String> {
+    let content: Content = serde_json::from_slice(bytes).map_err(|error| format!("damaged: {error}"))?;
+    if content.version != VERSION {
+        return Err(format!("has format {}, which this version does not know", content.version));
+    }
+    if content.boot != boot {
+        return Err("was written before the machine was restarted".to_owned());
+    }
+    let leg = |leg: Leg| {
+        let identity = u64::from_str_radix(&leg.identity, 16).map_err(|error| format!("damaged: {error}"))?;
+        Ok::<_, String>(KnownLeg { identity, name: leg.path, source: leg.source })
+    };
+    let legs = content.legs.into_iter().map(leg).collect::<Result<_, _>>()?;
+    Ok(LegState { legs, in_sync: content.in_sync, log_works: content.log_works })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rundir() -> RunDir {
+        let path = std::env::temp_dir().join(format!("ublk-dm-legs-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        RunDir { path }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_anything_else_is_refused() {
+        let (rundir, key) = (rundir(), "mirror");
+        let leg = |identity, source| KnownLeg { identity, name: format!("/dev/leg{identity}"), source };
+        let state = LegState { legs: vec![leg(1, false), leg(u64::MAX, true)], in_sync: false, log_works: true };
+        assert!(rundir.legs(key).unwrap_err().ends_with("No such file or directory (os error 2)"));
+        rundir.write_legs(key, &state).unwrap();
+        assert_eq!(rundir.legs(key), Ok(state));
+        let bytes = fs::read(rundir.legs_file(key)).unwrap();
+        assert_eq!(decode(&bytes, "another"), Err("was written before the machine was restarted".to_owned()));
+        for len in 0..bytes.len() {
+            assert!(decode(&bytes[..len], "another").unwrap_err().starts_with("damaged: "), "{len} bytes");
+        }
+        let later = String::from_utf8(bytes).unwrap().replace("\"version\": 1", "\"version\": 2");
+        assert_eq!(decode(later.as_bytes(), ""), Err("has format 2, which this version does not know".to_owned()));
+        fs::remove_dir_all(&rundir.path).unwrap();
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_is_an_error() {
+        let rundir = RunDir { path: PathBuf::from("/proc/self/no-such-directory") };
+        assert!(rundir.write_legs("mirror", &LegState::default()).is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! Flushes of a mirror: users' own, and those before regions are cleaned.
+//!
+//! Rule kept here: a flush that fails on a leg loses what that leg was given before, and another one that is under way
+//! beside it does not bring that back though it may succeed. So a flush has succeeded only when all that were started
+//! before its end have ended too, and what they did to the legs is known and remembered.
+
+use std::cell::{Cell, RefCell};
+
+use super::legs::{Failure, LegSet, MAX_LEGS};
+use super::target::{Mirror, State};
+use super::write::{Done, Outcome, finish};
+use crate::disk::{Io, Memory, Op, OpKind};
+use crate::exec::WaitQueue;
+use crate::mutant::{self, Mutant};
+use crate::request::{Request, TargetError};
+use crate::units::{Sector, Sectors};
+
+/// Flushes under way, by the order in which they were started.
+#[derive(Default)]
+pub(super) struct Flushes {
+    begun: Cell<u64>,
+    under_way: RefCell<Vec<u64>>,
+    ended: WaitQueue,
+}
+
+impl Flushes {
+    fn begin(&self) -> u64 {
+        let turn = self.begun.get();
+        self.begun.set(turn + 1);
+        self.under_way.borrow_mut().push(turn);
+        turn
+    }
+
+    /// One has ended; returns how many have been started by now.
+    fn end(&self, turn: u64) -> u64 {
+        self.under_way.borrow_mut().retain(|other| *other != turn);
+        self.ended.wake_all();
+        self.begun.get()
+    }
+
+    /// Waits until the first so many have ended.
+    async fn until_ended(&self, begun: u64) {
+        let ended = || self.under_way.borrow().iter().all(|turn| *turn >= begun);
+        self.ended.until(|| ended().then_some(())).await;
+    }
+}
+
+impl Mirror {
+    /// Flushes all legs.
+    pub(super) async fn flush(&self, _: &Request) -> Result<(), TargetError> {
+        loop {
+            let log_failed = self.handle_errors && self.log.failed.get();
+            let done = if log_failed { self.resolve(true, true, None).await? } else { self.flush_once().await? };
+            if done == Done::Yes {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn flush_once(&self) -> Result<Done, TargetError> {
+        let sources = self.state.borrow().legs.sources();
+        let outcome = self.flush_legs().await;
+        if outcome.missed().is_empty() {
+            self.state.borrow_mut().legs.settle(sources);
+            // Another flush that failed meanwhile has made legs stale: what this one promises only the others have.
+            return if self.until_legs_remembered().await { Ok(Done::Yes) } else { Err(self.eio(None)) };
+        }
+        if outcome.failed.is_empty() {
+            return Err(outcome.first_error().map_or(TargetError::Unsupported, TargetError::Disk));
+        }
+        self.blame(&outcome);
+        let kept = self.flush_missed(outcome.failed);
+        self.resolve(false, kept, outcome.first_error()).await
+    }
+
+    /// Legs that could not be flushed may have lost what was written to dirty regions. Says whether a source leg is left.
+    pub(super) fn flush_missed(&self, failed: LegSet) -> bool {
+        let kept = {
+            let State { regions, legs } = &mut *self.state.borrow_mut();
+            regions.fail_flush();
+            legs.miss(failed)
+        };
+        self.remember_stale();
+        self.released.wake_all();
+        kept
+    }
+
+    async fn flush_legs(&self) -> Outcome {
+        let turn = self.flushes.begin();
+        let counts = self.state.borrow_mut().regions.begin_flush();
+        let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
+        for (leg, parts) in self.disks.borrow().iter().enumerate() {
+            if parts.disk.limits().volatile_cache {
+                let op = Op { kind: OpKind::Flush, sector: Sector(0), count: Sectors(0), memory: Memory::None };
+                ios[leg] = Some(parts.disk.start(op));
+            }
+        }
+        let outcome = finish(&mut ios).await;
+        let begun = self.flushes.end(turn);
+        if outcome.missed().is_empty() && !mutant::is(Mutant::FailedFlushOvertaken) {
+            self.flushes.until_ended(begun).await;
+        }
+        if counts {
+            self.state.borrow_mut().regions.end_flush(outcome.missed().is_empty());
+        }
+        outcome
+    }
+
+    /// Flushes all legs before regions are cleaned; gives those that failed. A leg that has no flush needs none.
+    pub(super) async fn flush_before_cleaning(&self) -> LegSet {
+        let outcome = self.flush_legs().await;
+        for (leg, error) in outcome.errors.iter().filter(|(leg, _)| outcome.failed.has(*leg)) {
+            self.leg_failed(*leg, Failure::Flush, error);
+        }
+        outcome.failed
+    }
+}

@@ -1,0 +1,112 @@
+//! The record of a mirror's legs: put where a later server finds it whenever it changes.
+//!
+//! Rule kept here (I10): no write, discard or flush is acknowledged, and no leg is copied over, while the record claims
+//! more than is true. Where it cannot be written, what depends on it fails; each such request tries once more, so it works
+//! again as soon as there is room. A record that claims less than is true hurts nobody but costs a later server more
+//! copying.
+
+use super::config::RecordError;
+use super::leg_state::{Claims, KnownLeg, LegState};
+use super::legs::LegSet;
+use super::target::{Mirror, State};
+use crate::mutant::{self, Mutant};
+use crate::request::TargetError;
+
+impl Mirror {
+    /// What is true of the legs now.
+    fn claims(&self) -> Claims {
+        let State { regions, legs } = &*self.state.borrow();
+        let log_works = self.log.on_disk() && !self.log.dead.get() && !self.log.failed.get();
+        Claims { sources: legs.sources(), in_sync: regions.all_in_sync() && legs.sources() == legs.all(), log_works }
+    }
+
+    /// Puts what is true of the legs on record, unless it is there.
+    ///
+    /// # Errors
+    /// What stands there claims more than is true, and cannot be replaced.
+    pub(super) fn record(&self) -> Result<(), RecordError> {
+        let names = || {
+            let disks = self.disks.borrow();
+            disks.iter().map(|leg| (leg.identity, leg.disk.name().to_string())).collect()
+        };
+        self.put(self.claims(), names)
+    }
+
+    /// Puts what is true on record if that can be done now; what depends on it asks for it once more.
+    pub(super) fn try_record(&self) {
+        if self.record().is_err() {
+            // Nothing is acknowledged until it succeeds: see `acknowledge`.
+        }
+    }
+
+    /// Puts on record that one leg will be another disk, be added or be taken out: before it is so, and claiming nothing
+    /// that is not true before as well.
+    pub(super) fn record_change(&self, index: usize, new: Option<(u64, String)>) -> Result<(), RecordError> {
+        let truth = self.claims();
+        let mut names: Vec<_> =
+            self.disks.borrow().iter().map(|leg| (leg.identity, leg.disk.name().to_string())).collect();
+        let sources = truth.sources.without(LegSet::one(index));
+        let taken_out = new.is_none();
+        let sources = if taken_out { sources.closed_at(index) } else { sources };
+        match new {
+            Some(new) if index < names.len() => names[index] = new,
+            Some(new) => names.push(new),
+            None => drop(names.remove(index)),
+        }
+        let claims = Claims { sources, in_sync: truth.in_sync && taken_out, ..truth };
+        let before = self.recorded.take();
+        let put = self.put(claims, || names);
+        // Until the legs are others it says less than is true of those that there are.
+        self.recorded.set(if put.is_ok() { None } else { before });
+        put
+    }
+
+    fn put(&self, truth: Claims, names: impl FnOnce() -> Vec<(u64, String)>) -> Result<(), RecordError> {
+        let before = self.recorded.get();
+        if before == Some(truth) {
+            return Ok(());
+        }
+        let leg = |(leg, (identity, name)): (usize, (u64, String))| {
+            let source = truth.sources.has(leg) && !mutant::is(Mutant::SourceForgotten);
+            KnownLeg { identity, name, source }
+        };
+        let legs = names().into_iter().enumerate().map(leg).collect();
+        let state = LegState { legs, in_sync: truth.in_sync, log_works: truth.log_works };
+        match (self.recorder)(&state) {
+            Ok(()) => {
+                self.recorded.set(Some(truth));
+                if before.is_none_or(|before| before.exceed(truth)) {
+                    self.work.wake_all();
+                }
+                Ok(())
+            }
+            Err(why) => {
+                // It may have been replaced all the same.
+                let claimed = before.map(|before| before.or(truth));
+                self.recorded.set(claimed);
+                let harmless = claimed.is_some_and(|claimed| !claimed.exceed(truth));
+                if harmless { Ok(()) } else { Err(RecordError(why)) }
+            }
+        }
+    }
+
+    /// Whether a leg may be copied over: the record does not call it right.
+    pub(super) fn may_copy(&self) -> bool {
+        self.recorded.get() == Some(self.claims()) || self.record().is_ok()
+    }
+
+    /// The last step of a request that has been carried out: it succeeds if what a later server will believe of the legs
+    /// is true.
+    pub(super) fn acknowledge(&self) -> Result<(), TargetError> {
+        let claims_too_much = self.recorded.get().is_none_or(|recorded| recorded.exceed(self.claims()));
+        if !claims_too_much || mutant::is(Mutant::AckBeforeLegState) || self.record().is_ok() {
+            return Ok(());
+        }
+        Err(self.eio(None))
+    }
+
+    /// For a mutant: what is true now is taken to be on record, and is not.
+    pub(super) fn pretend_recorded(&self) {
+        self.recorded.set(Some(self.claims()));
+    }
+}

@@ -1,0 +1,119 @@
+//! Which legs of a mirror have everything is on record while its log is in memory: a bad sector of the only good leg, a
+//! record that is gone, and a leg that is dead from the beginning.
+
+use crate::Case;
+use crate::condition::{Fault, Faulty};
+use crate::disk::Disk;
+use crate::faults::{self, Fails};
+use crate::kernel;
+use crate::mirror::{self, Engine, Mirror, Shape, ours};
+use crate::model::View;
+use crate::server;
+use crate::sh::{sh, ublk_dm};
+
+pub fn cases() -> Vec<Case> {
+    let disks = &["n0", "n1"];
+    vec![
+        Case { name: "mirror-record-bad-sector", bound_s: 90, disks, run: |_| bad_sector() },
+        Case { name: "mirror-record-lost", bound_s: 90, disks, run: |_| lost() },
+        Case { name: "mirror-record-dead-leg", bound_s: 60, disks, run: |_| dead_leg() },
+        Case { name: "mirror-record-relative-leg", bound_s: 60, disks, run: |_| relative_leg() },
+    ]
+}
+
+const REGION: u64 = 256;
+const REGIONS: u64 = 48;
+const LEN: u64 = REGIONS * REGION;
+
+fn kill_9() {
+    let pid = server::number("m", "/server_pid");
+    sh(&format!("kill -9 {pid}")).ok();
+    server::wait_gone(pid);
+    server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
+}
+
+/// One sector of the only good leg cannot be read, and the server dies during the first recovery: the new leg is not
+/// copied over the good one.
+fn bad_sector() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let good = faults::Faulty::new("good", "n0", 0, LEN);
+    let new = Faulty::new("new", "n1", 0, LEN);
+    let view = View::new("reco", LEN);
+    view.fill(&Disk::open(&good.node));
+    Disk::open(&new.path).zero(0, LEN);
+    good.set(&[(Fails::Reads, 3 * REGION, 8)]);
+    new.set(Fault::Slow { read_ms: 0, write_ms: 1_000 });
+    server::add(&format!("mirror --leg {} --leg {} --region-size {REGION}s --name m", good.node, new.path));
+    server::wait_for(30, "an error of recovery", || {
+        server::device("m").pointer("/mirror/legs/0/health") != Some(&"A".into())
+    });
+    kill_9();
+    new.heal();
+    ublk_dm("recover m").ok();
+    good.set(&[]);
+    ublk_dm("message m recover").ok();
+    ublk_dm("wait m --in-sync").ok();
+    server::del("m");
+    for leg in [&good.node, &new.path] {
+        view.verify_range(&Disk::open(leg), 0, LEN);
+    }
+}
+
+/// Without the record nobody can say which leg is right, so somebody must.
+fn lost() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let legs = [Faulty::new("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN)];
+    let view = View::new("lost", LEN);
+    view.fill(&Disk::open(&legs[1].path));
+    let [first, second] = [&legs[0].path, &legs[1].path];
+    Disk::open(first).zero(0, LEN);
+    server::add(&format!("mirror --leg {first} --leg {second} --source {second} --region-size {REGION}s --name m"));
+    ublk_dm("wait m --in-sync").ok();
+    for spoil in ["rm -f", "truncate -s 20"] {
+        kill_9();
+        sh(&format!("{spoil} ${{UBLK_DM_RUN_DIR:-/run/ublk-dm}}/mirror-*.legs")).ok();
+        let refused = ublk_dm("recover m").refused();
+        assert!(refused.stderr.contains("--source"), "{}", refused.stderr);
+        ublk_dm(&format!("recover m --source {second}")).ok();
+        ublk_dm("wait m --in-sync").ok();
+    }
+    server::del("m");
+    let shape = Shape::new(LEN, REGION, &[first, second]);
+    mirror::assert_legs_equal(&shape, "the second leg was named twice");
+    view.verify_range(&Disk::open(first), 0, LEN);
+}
+
+/// A table line with a leg that is dead means what it means to the kernel: the mirror starts without it.
+fn dead_leg() {
+    let good = Faulty::new("good", "n0", 0, LEN);
+    let dead = kernel::create("dead", &format!("0 {LEN} error"));
+    let view = View::new("dead", LEN);
+    view.fill(&Disk::open(&good.path));
+    let shape = Shape::new(LEN, REGION, &[&good.path, &dead]).features(&["handle_errors"]);
+    for engine in [Engine::Kernel, ours()] {
+        let served = Mirror::open(engine, "m", &shape);
+        served.wait_status(20, "the letter of a failed recovery", |status| status.short() == "0/48 AS core");
+        view.verify(&served.disk());
+        served.close();
+    }
+    kernel::remove("dead");
+}
+
+/// A leg is named by a path relative to the caller's directory, and by a number from 0, as in the error that lists them.
+fn relative_leg() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let legs = [Faulty::new("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN)];
+    let [first, second] = [&legs[0].path, &legs[1].path];
+    server::add(&format!("mirror --leg {first} --leg {second} --nosync --region-size {REGION}s --name m"));
+    let (dir, name) = second.rsplit_once('/').expect("an absolute path");
+    sh(&format!("cd {dir} && {} message m repair {name}", crate::sh::binary())).ok();
+    let refused = ublk_dm("message m repair 2").refused();
+    assert!(refused.stderr.contains(&format!("0 ({first}), 1 ({second})")), "{}", refused.stderr);
+    server::del("m");
+}
