@@ -9,6 +9,7 @@ use crate::disk::{Disk, MIB, slice};
 use crate::faults::{Fails, Faulty};
 use crate::load::{self, Plan, StopOnDrop};
 use crate::model::{View, settle};
+use crate::runner::scratch;
 use crate::sh::{sh, ublk_dm};
 use crate::{server, store};
 
@@ -98,11 +99,12 @@ fn mounted() {
     let (origin, cow) = (slice("org", "n0", 0, 16 * MIB), slice("cow", "n1", 0, 16 * MIB));
     let top = server::add(&format!("origin --origin {origin} --name o"));
     sh(&format!("mkfs.ext4 -q -F {top}")).ok();
-    sh(&format!("mkdir -p /run/ends && mount {top} /run/ends")).ok();
+    let dir = scratch("ends");
+    sh(&format!("mount {top} {dir}")).ok();
     server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
     server::del("s");
     store::assert_header(&Disk::open(&cow), CHUNK, false);
-    sh("umount /run/ends").ok();
+    sh(&format!("umount {dir}")).ok();
     server::del("o");
     server::assert_nothing_left("del");
 }
