@@ -141,6 +141,12 @@ pub struct DeviceState {
     /// Numbers of the block devices below it; of a file, its file system's.
     pub disks: Vec<(u32, u32)>,
     pub added: Question,
+    /// Its requests are held back.
+    #[serde(default)]
+    pub suspended: bool,
+    /// The table that its next resume puts in place.
+    #[serde(default)]
+    pub loaded: Option<Box<Question>>,
 }
 
 /// All that is shown of a device.

@@ -79,7 +79,8 @@ pub enum Verb {
         #[arg(long)]
         noflush: bool,
     },
-    /// Let a suspended device's I/O go on
+    /// Let a suspended device's I/O go on, through the table that was loaded if there is one. A device that runs is
+    /// suspended for that moment; if the new table cannot be put in place, the old one goes on
     Resume {
         /// Name, ublk id or /dev/ublkbN
         device: String,

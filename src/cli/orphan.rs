@@ -155,7 +155,8 @@ mod tests {
     }
 
     fn state_of(name: &str, added: Question) -> DeviceState {
-        DeviceState { id: 1_048_575, cookie: 0, name: name.to_owned(), disks: Vec::new(), added }
+        let (suspended, loaded) = (false, None);
+        DeviceState { id: 1_048_575, cookie: 0, name: name.to_owned(), disks: Vec::new(), added, suspended, loaded }
     }
 
     #[test]

@@ -168,6 +168,8 @@ pub struct Device {
     ending: Cell<bool>,
     /// Requests that the target has.
     inside: Cell<usize>,
+    /// Targets that have taken another one's place.
+    swaps: Cell<u64>,
     changed: WaitQueue,
 }
 
@@ -184,6 +186,7 @@ impl Device {
             suspended: Cell::new(false),
             ending: Cell::new(false),
             inside: Cell::new(0),
+            swaps: Cell::new(0),
             changed: WaitQueue::default(),
         });
         for queue in &device.queues {
@@ -214,6 +217,7 @@ impl Device {
     /// says what is lost.
     pub(super) async fn suspend(&self, noflush: bool) -> Result<(), String> {
         self.suspended.set(true);
+        self.changed.wake_all();
         self.served().suspend(noflush).await;
         self.changed.until(|| (self.inside.get() == 0).then_some(())).await;
         self.served().commit_all().await
@@ -238,6 +242,8 @@ impl Device {
     pub(super) fn put_target(&self, opened: Opened) {
         opened.events.be_part_of(&self.events);
         self.served.replace(opened.served);
+        self.swaps.set(self.swaps.get() + 1);
+        self.changed.wake_all();
     }
 
     /// What the target has is carried out or fails, what comes later fails.
@@ -249,12 +255,22 @@ impl Device {
         self.changed.wake_all();
     }
 
-    /// Tells whoever waits for events that no more will come, and waits until the tags have ended.
-    pub(super) async fn ended(&self) {
-        self.events.end();
+    /// Whether all its tags have ended: the kernel has stopped the device.
+    pub fn has_ended(&self) -> bool {
+        self.queues.iter().all(|queue| queue.has_ended())
+    }
+
+    /// Waits until the tags have ended.
+    pub(super) async fn all_ended(&self) {
         for queue in &self.queues {
             queue.all_ended().await;
         }
+    }
+
+    /// Tells whoever waits for events that no more will come, and waits until the tags have ended.
+    pub(super) async fn ended(&self) {
+        self.events.end();
+        self.all_ended().await;
     }
 
     async fn pass(&self, request: &Request) -> Result<(), TargetError> {
@@ -265,6 +281,7 @@ impl Device {
             if self.ending.get() {
                 return Err(TargetError::Ending);
             }
+            let swaps = self.swaps.get();
             self.inside.set(self.inside.get() + 1);
             let served = self.served();
             let result = served.handle(request).await;
@@ -274,8 +291,12 @@ impl Device {
                 self.changed.wake_all();
             }
             match result {
-                // It could not be carried out by this target and is for the next one.
-                Err(TargetError::Requeue) => {}
+                // It could not be carried out by this target and is for the next one. Nobody tries again before something
+                // has changed: a target that is away while its device runs would be asked for ever.
+                Err(TargetError::Requeue) => {
+                    let changed = || self.suspended.get() || self.ending.get() || self.swaps.get() != swaps;
+                    self.changed.until(|| changed().then_some(())).await;
+                }
                 result => return result,
             }
         }

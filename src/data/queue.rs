@@ -138,9 +138,14 @@ impl Queue {
         if removed < 0 { removed } else { outcome }
     }
 
-    /// Waits until the task of every tag has ended.
+    /// Whether the task of every tag has ended.
+    pub fn has_ended(&self) -> bool {
+        self.serving.get() == 0
+    }
+
+    /// Waits until it has.
     pub async fn all_ended(&self) {
-        self.ended.until(|| (self.serving.get() == 0).then_some(())).await;
+        self.ended.until(|| self.has_ended().then_some(())).await;
     }
 
     /// A command about a tag. `result` is the request's for a commit.

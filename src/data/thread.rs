@@ -50,16 +50,19 @@ pub struct Family {
     pub opened: RefCell<HashMap<u64, Opened>>,
     /// Devices by ublk id.
     pub devices: RefCell<HashMap<u32, Rc<Device>>>,
+    /// Told of a device whose tags have all ended.
+    lost: Rc<dyn Fn(u32)>,
 }
 
 impl FamilyHandle {
-    /// Starts a data thread.
-    pub fn start() -> io::Result<FamilyHandle> {
+    /// Starts a data thread. `lost` is called on it with the id of a device that the kernel has stopped, whoever asked for
+    /// that.
+    pub fn start(lost: impl Fn(u32) + Send + 'static) -> io::Result<FamilyHandle> {
         let caller = Caller::new()?;
         let (report, started) = mpsc::channel();
         let (theirs, listen) = (caller.mailbox.clone(), caller.wake.try_clone()?);
         let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
-            match Family::new(listen) {
+            match Family::new(listen, Rc::new(lost)) {
                 Ok(family) => {
                     if report.send(Ok(())).is_ok() {
                         family.run(&theirs);
@@ -96,7 +99,7 @@ impl FamilyHandle {
 }
 
 impl Family {
-    fn new(wake: OwnedFd) -> io::Result<Rc<Family>> {
+    fn new(wake: OwnedFd, lost: Rc<dyn Fn(u32)>) -> io::Result<Rc<Family>> {
         #[cfg(feature = "mutants")]
         break_a_rule();
         let ring = Ring::new()?;
@@ -111,6 +114,7 @@ impl Family {
             origin: RefCell::default(),
             opened: RefCell::default(),
             devices: RefCell::default(),
+            lost,
         }))
     }
 
@@ -171,7 +175,13 @@ impl Family {
         let open = |options| Queue::open(&self.ring, &file, options);
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
         let device = Device::start(&self.executor, name, queues, opened);
-        self.devices.borrow_mut().insert(id, device);
+        self.devices.borrow_mut().insert(id, device.clone());
+        let lost = self.lost.clone();
+        self.executor.spawn(async move {
+            device.all_ended().await;
+            drop(device);
+            lost(id);
+        });
         Ok(())
     }
 

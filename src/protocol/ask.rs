@@ -21,7 +21,7 @@ use super::{Answer, Doing, Question};
 
 /// How long a server that lives may take to answer what needs no disk. Its listener does it at once; a machine short of
 /// memory or processors is given time.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// How often a server that is at work is asked whether it still lives, and what it waits for.
 const PROBE_PAUSE: Duration = Duration::from_secs(3);
 /// How long a disk may take for one operation. The kernel gives up on an NVMe or SCSI command after 30 s and says so: a

@@ -10,11 +10,13 @@ use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 use std::rc::Rc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use super::devices::{Directory, Entry, Over, free_name, no_device, state_of};
 use super::listener::{AtWork, Desk, Visit};
+use super::shutdown::{Ending, LOOK_AGAIN};
+use super::undo::Undo;
 use crate::data::{Family, FamilyHandle, QueueOptions, Served};
 use crate::failure::Reason;
 use crate::protocol::{self, Answer, Common, DeviceState, Question};
@@ -38,31 +40,15 @@ pub struct Server {
     pub(super) control: Control,
     pub(super) origin: Option<(DiskId, Limits, bool)>,
     pub(super) tickets: u64,
+    visits: (Sender<Visit>, Receiver<Visit>),
+    /// Whether it has been told to end, and what keeps it.
+    pub(super) ending: Ending,
     /// The run directory's files describe devices of a dead server that have not been taken over yet.
     pub(super) keep_files: bool,
     /// Its files are removed and its disks closed.
     ended: bool,
     /// Something acknowledged was lost with a device, and the log says what.
     pub(super) lost_at_end: bool,
-}
-
-/// How a command is taken back whose client has left.
-#[derive(Clone, Copy)]
-enum Undo {
-    Add,
-    Suspend(u32),
-    /// It is not: it has been done, whoever knows.
-    No,
-}
-
-impl Undo {
-    fn of(question: &Question) -> Undo {
-        match question {
-            Question::AddSnapshot(_) | Question::AddOrigin(_) | Question::AddMirror(_) => Undo::Add,
-            Question::Suspend { id, .. } => Undo::Suspend(*id),
-            _ => Undo::No,
-        }
-    }
 }
 
 /// A device about to be added or taken over: its target is open and nothing has been written.
@@ -101,7 +87,10 @@ impl Server {
     /// A server without devices.
     pub fn start(key: &str, rundir: &RunDir) -> Result<Server, Reason> {
         let control = Control::open().map_err(|error| error.to_string())?;
-        let family = FamilyHandle::start().map_err(|error| format!("cannot start the data thread: {error}"))?;
+        let visits = channel();
+        let lost = visits.0.clone();
+        let family = FamilyHandle::start(move |id| drop(lost.send(Visit::Lost(id))))
+            .map_err(|error| format!("cannot start the data thread: {error}"))?;
         Ok(Server {
             key: key.to_owned(),
             rundir: rundir.clone(),
@@ -112,6 +101,8 @@ impl Server {
             control,
             origin: None,
             tickets: 0,
+            visits,
+            ending: Ending::No,
             keep_files: false,
             ended: false,
             lost_at_end: false,
@@ -120,8 +111,8 @@ impl Server {
 
     /// Answers questions until the last device is gone. It has failed if something acknowledged was lost with a device.
     pub fn run(mut self, listener: UnixListener) -> ExitCode {
-        match Desk::open(listener, &self.directory, self.family.caller(), &self.at_work) {
-            Ok(visits) => self.answer_all(&visits),
+        match Desk::open(listener, &self.directory, self.family.caller(), &self.at_work, self.visits.0.clone()) {
+            Ok(()) => self.answer_all(),
             Err(error) => log::error!("the server cannot be talked to: {error}"),
         }
         self.end();
@@ -133,6 +124,11 @@ impl Server {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        if self.ending == Ending::Leaves && !self.devices.is_empty() {
+            // The kernel takes back what the devices hold, as at any other end of a server; nothing is taken apart.
+            self.rundir.remove_socket(&self.key);
+            std::process::exit(i32::from(self.lost_at_end));
+        }
         if let Err(error) = self.family.stop() {
             log::error!("{error}");
         }
@@ -143,14 +139,8 @@ impl Server {
         }
     }
 
-    fn answer_all(&mut self, visits: &Receiver<Visit>) {
-        loop {
-            // Whoever started a server asks at once, unless they were killed.
-            let visit = match self.devices.is_empty() {
-                true => visits.recv_timeout(FIRST_DEVICE_LIMIT).ok(),
-                false => visits.recv().ok(),
-            };
-            let Some(visit) = visit else { break };
+    fn answer_all(&mut self) {
+        while let Some(visit) = self.next_visit() {
             match visit {
                 // What nobody waits for any more is not begun.
                 Visit::Command(question, connection) if protocol::has_left(&connection) => {
@@ -164,11 +154,30 @@ impl Server {
                         log::warn!("control socket: {error}");
                     }
                 }
+                Visit::Lost(id) => self.lose(id),
                 Visit::Nothing => {}
             }
-            if self.devices.is_empty() {
+            if self.ending == Ending::Waits {
+                if let Err(error) = self.shut_down() {
+                    log::error!("the server cannot end: {error}");
+                }
+            }
+            if self.devices.is_empty() || self.ending == Ending::Leaves {
                 break;
             }
+        }
+    }
+
+    /// What is to be done next; `None` when nobody will want anything. A server that is kept by users of its devices looks at
+    /// them from time to time; whoever has started one asks at once, unless they were killed.
+    fn next_visit(&self) -> Option<Visit> {
+        let visits = &self.visits.1;
+        if self.devices.is_empty() {
+            return visits.recv_timeout(FIRST_DEVICE_LIMIT).ok();
+        }
+        match self.ending {
+            Ending::No => visits.recv().ok(),
+            Ending::Waits | Ending::Leaves => Some(visits.recv_timeout(LOOK_AGAIN).unwrap_or(Visit::Nothing)),
         }
     }
 
@@ -191,23 +200,6 @@ impl Server {
         written
     }
 
-    /// Takes back what a command has done whose client has left without waiting for its end: it has told its user that the
-    /// command failed.
-    fn take_back(&mut self, undo: Undo, answer: &Answer) {
-        let taken_back = match (undo, answer) {
-            (Undo::Add, Answer::Added { path }) => {
-                let id = path.trim_start_matches(device::BLOCK_PATH).parse();
-                id.map_err(|_| path.clone()).and_then(|id| self.del(&[id], true))
-            }
-            (Undo::Suspend(id), Answer::Done) => self.resume(id),
-            _ => return,
-        };
-        match taken_back {
-            Ok(_) => log::warn!("taken back: the client of the command has left before its end"),
-            Err(error) => log::warn!("cannot be taken back, though the client of the command has left: {error}"),
-        }
-    }
-
     /// Does what a question asks for.
     pub fn carry_out(&mut self, question: Question) -> Result<Answer, Reason> {
         match question {
@@ -219,10 +211,7 @@ impl Server {
             Question::Load { id, table } => self.load(id, *table),
             Question::Message { id, words } => self.message(id, &words),
             Question::Report | Question::Ping | Question::Wait { .. } => Err("a question for the desk".to_owned()),
-            Question::Shutdown => {
-                let ids: Vec<u32> = self.devices.keys().copied().collect();
-                self.del(&ids, true)
-            }
+            Question::Shutdown => self.shut_down().map(|()| Answer::Done),
         }
     }
 
@@ -252,6 +241,7 @@ impl Server {
         let (info, name) = added?;
         let path = format!("/dev/ublkb{}", info.id);
         self.keep(prepared, info, name);
+        self.save();
         Ok(Answer::Added { path })
     }
 
@@ -295,13 +285,13 @@ impl Server {
         self.family.call(unmake).map_err(|error| error.to_string())?
     }
 
+    /// Takes a device that is live among this server's. The caller makes that known.
     pub(super) fn keep(&mut self, prepared: Prepared, info: DeviceInfo, name: String) {
         let number = device::number(&mut self.control, info.id);
         log::info!("{name}: /dev/ublkb{} is live", info.id);
         let Prepared { added, over, read_only, .. } = prepared;
         let id = info.id;
-        self.devices.insert(id, Entry { name, added, info, number, over, read_only, loaded: None });
-        self.save();
+        self.devices.insert(id, Entry { name, added, info, number, over, read_only, suspended: false, loaded: None });
     }
 
     /// Refuses disks, by the device that they would make, that cannot come below one that is there already.

@@ -66,6 +66,8 @@ pub struct Entry {
     pub number: Option<(u32, u32)>,
     pub over: Over,
     pub read_only: bool,
+    /// Its requests are held back.
+    pub suspended: bool,
     /// The table that its next resume puts in place.
     pub loaded: Option<Question>,
 }
@@ -73,7 +75,11 @@ pub struct Entry {
 impl Entry {
     /// How the device is made again after this server's death.
     pub(super) fn state(&self) -> DeviceState {
-        state_of(&self.info, &self.name, &self.over, &self.added)
+        DeviceState {
+            suspended: self.suspended,
+            loaded: self.loaded.clone().map(Box::new),
+            ..state_of(&self.info, &self.name, &self.over, &self.added)
+        }
     }
 }
 
@@ -85,6 +91,8 @@ pub(super) fn state_of(info: &DeviceInfo, name: &str, over: &Over, added: &Quest
         name: name.to_owned(),
         disks: over.numbers(),
         added: added.clone(),
+        suspended: false,
+        loaded: None,
     }
 }
 

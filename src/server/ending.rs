@@ -74,7 +74,7 @@ impl Server {
         if failed.is_empty() { Ok(Answer::Deleted) } else { Err(failed.join("; ")) }
     }
 
-    fn is_origin(&self, id: u32) -> bool {
+    pub(super) fn is_origin(&self, id: u32) -> bool {
         self.devices.get(&id).is_some_and(|entry| matches!(entry.over, Over::Origin { .. }))
     }
 
@@ -86,7 +86,7 @@ impl Server {
 }
 
 /// The order in which devices end: an origin is no longer written when its snapshots leave.
-fn origins_first(ids: &mut [u32], is_origin: impl Fn(u32) -> bool) {
+pub(super) fn origins_first(ids: &mut [u32], is_origin: impl Fn(u32) -> bool) {
     ids.sort_by_key(|id| !is_origin(*id));
 }
 

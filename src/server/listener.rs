@@ -12,7 +12,7 @@ mod aside;
 
 use std::io::{self, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ const READ_LIMIT: Duration = Duration::from_secs(10);
 pub(super) enum Visit {
     /// Do this; the client waits for the answer.
     Command(Question, UnixStream),
+    /// All tags of this device have ended.
+    Lost(u32),
     /// A client has come and left without a question: it may be the one that has started the server.
     Nothing,
 }
@@ -69,18 +71,17 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// Opens a desk at a socket. What it cannot answer itself comes out of the receiver.
+    /// Opens a desk at a socket. What it cannot answer itself goes to `control`.
     pub(super) fn open(
         listener: UnixListener,
         directory: &Directory,
         family: Caller,
         at_work: &AtWork,
-    ) -> io::Result<Receiver<Visit>> {
-        let (control, visits) = channel();
+        control: Sender<Visit>,
+    ) -> io::Result<()> {
         let desk = Desk { directory: directory.clone(), family, at_work: at_work.clone(), control };
         let arrivals = Arrivals::at(listener)?;
-        std::thread::Builder::new().name("desk".into()).spawn(move || desk.serve(arrivals))?;
-        Ok(visits)
+        std::thread::Builder::new().name("desk".into()).spawn(move || desk.serve(arrivals)).map(drop)
     }
 
     fn serve(&self, mut arrivals: Arrivals) {

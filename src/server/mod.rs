@@ -7,12 +7,15 @@ pub mod environment;
 pub mod health;
 mod listener;
 pub mod logging;
+mod lost;
 pub mod manager;
 pub mod process;
 mod recover;
 mod report;
+mod shutdown;
 mod signals;
 mod table;
 mod targets;
+mod undo;
 
 pub use control::Server;

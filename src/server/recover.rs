@@ -15,23 +15,33 @@ impl Server {
         let mut all = Vec::new();
         for device in devices {
             device::waiting(&mut self.control, device.id, device.cookie)?;
-            all.push((self.prepare(device.added, true)?, device.id, device.cookie, device.name));
+            let DeviceState { id, cookie, name, added, suspended, loaded, .. } = device;
+            all.push((self.prepare(added, true)?, id, cookie, name, (suspended, loaded)));
         }
         // Snapshots before origins.
         all.sort_by_key(|(prepared, ..)| prepared.is_origin());
         let mut served = Vec::new();
-        for (prepared, id, cookie, name) in all {
+        for (prepared, id, cookie, name, held) in all {
             let info = device::take_over(&mut self.control, id, cookie)?;
             self.serve(&info, &prepared, &name)?;
             self.forget_ticket(&prepared)?;
-            served.push((prepared, info, name));
+            if held.0 {
+                // What was held back before is held back again, from the first request on.
+                self.hold(id, true)??;
+            }
+            served.push((prepared, info, name, held));
         }
-        for (_, info, _) in &served {
+        for (_, info, ..) in &served {
             device::start(&mut self.control, info.id, true)?;
         }
-        for (prepared, info, name) in served {
+        for (prepared, info, name, (suspended, loaded)) in served {
+            let id = info.id;
             self.keep(prepared, info, name);
+            if let Some(entry) = self.devices.get_mut(&id) {
+                (entry.suspended, entry.loaded) = (suspended, loaded.map(|table| *table));
+            }
         }
+        self.save();
         self.keep_files = false;
         Ok(Answer::Recovered { problems: Vec::new() })
     }

@@ -11,32 +11,85 @@ use crate::failure::Reason;
 use crate::protocol::{Answer, Question};
 
 impl Server {
+    /// Holds a device's requests back. That is durable before the command ends: the next server holds them back as well.
     pub(super) fn suspend(&mut self, id: u32, noflush: bool) -> Result<Answer, Reason> {
-        let suspended = self.on_device(id, move |family| async move { family.suspend(id, noflush).await })?;
-        suspended.map(|()| Answer::Done).map_err(|lost| format!("/dev/ublkb{id}: suspended, but {lost}"))
+        let was_suspended = self.devices.get(&id).ok_or_else(|| no_device(id))?.suspended;
+        let held = self.hold(id, noflush)?;
+        if let Err(why) = self.record_suspended(id, true) {
+            if !was_suspended {
+                self.record_suspended(id, false).ok();
+                self.let_through(id, true)?;
+            }
+            return Err(format!("/dev/ublkb{id}: that it is suspended cannot be recorded: {why}; it runs on"));
+        }
+        held.map(|()| Answer::Done).map_err(|lost| format!("/dev/ublkb{id}: suspended, but {lost}"))
     }
 
-    /// Lets requests go on; a table that was loaded takes the place of the old one first.
+    /// Lets requests go on; a table that was loaded takes the place of the old one first, for which the device is suspended
+    /// if it is not. One that runs and has no other table goes on running.
     pub(super) fn resume(&mut self, id: u32) -> Result<Answer, Reason> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
-        let loaded = entry.loaded.take();
+        let (was_suspended, loaded) = (entry.suspended, entry.loaded.take());
         let same_target = loaded.is_none();
+        if same_target && !was_suspended {
+            return Ok(Answer::Done);
+        }
         if let Some(table) = loaded {
-            let old = entry.added.clone();
-            if let Err(error) = self.change_table(id, table, false) {
-                // The device had a target before, and has to have one again, with what is known of its disks by now.
-                let back = self.change_table(id, old, true);
-                return Err(back.map_or_else(
-                    |back| format!("{error}; and the old table cannot be put back, the device stays suspended: {back}"),
-                    |()| format!("{error}; the old table is still in place, the device stays suspended"),
-                ));
+            if !was_suspended {
+                if let Err(lost) = self.hold(id, false)? {
+                    log::error!("/dev/ublkb{id}: {lost}");
+                }
             }
+            self.swap_table(id, table, was_suspended)?;
         }
         if !self.has_target(id)? {
             return Err(format!("/dev/ublkb{id}: it has no table any more: load one first"));
         }
-        self.on_device(id, move |family| async move { family.resume(id, same_target).await })?;
+        self.let_through(id, same_target)?;
+        self.record_suspended(id, false)
+            .map_err(|why| format!("/dev/ublkb{id}: it runs, but the next server will find it suspended: {why}"))?;
         Ok(Answer::Done)
+    }
+
+    /// Puts a loaded table in the place of the old one, or else the old one back: the device is then as it was before.
+    fn swap_table(&mut self, id: u32, table: Question, was_suspended: bool) -> Result<(), Reason> {
+        let old = self.devices.get(&id).ok_or_else(|| no_device(id))?.added.clone();
+        let Err(error) = self.change_table(id, table, false) else { return Ok(()) };
+        // The device had a target before, and has to have one again, with what is known of its disks by now.
+        let back = self.change_table(id, old, true);
+        let stays = match &back {
+            Ok(()) if was_suspended => "the old table is still in place, the device stays suspended".to_owned(),
+            Ok(()) => "the old table is still in place, the device runs on".to_owned(),
+            Err(back) => format!("and the old table cannot be put back, the device stays suspended: {back}"),
+        };
+        let suspended = was_suspended || back.is_err();
+        if !suspended {
+            self.let_through(id, false)?;
+        }
+        let recorded = self.record_suspended(id, suspended);
+        let recorded = recorded.map_or_else(|why| format!("; that is not recorded: {why}"), |()| String::new());
+        Err(format!("{error}; {stays}{recorded}"))
+    }
+
+    /// Notes whether a device is suspended, and which table waits for its resume, for those who ask and for the next server.
+    fn record_suspended(&mut self, id: u32, suspended: bool) -> Result<(), Reason> {
+        if let Some(entry) = self.devices.get_mut(&id) {
+            entry.suspended = suspended;
+        }
+        self.publish();
+        self.record(None)
+    }
+
+    /// Holds a device's new requests back and waits for those that its target has. Says what is lost of what was acknowledged.
+    pub(super) fn hold(&self, id: u32, noflush: bool) -> Result<Result<(), Reason>, Reason> {
+        let hold = move |family: Rc<Family>| async move { family.suspend(id, noflush).await };
+        self.family.call(hold).map_err(|error| error.to_string())
+    }
+
+    /// Lets a suspended device's requests go on.
+    fn let_through(&self, id: u32, same_target: bool) -> Result<(), Reason> {
+        let resume = move |family: Rc<Family>| async move { family.resume(id, same_target).await };
+        self.family.call(resume).map_err(|error| error.to_string())
     }
 
     fn has_target(&self, id: u32) -> Result<bool, Reason> {
@@ -50,9 +103,15 @@ impl Server {
     /// Takes a table for the next resume. Its disks are opened then, when the old table no longer has them.
     pub(super) fn load(&mut self, id: u32, table: Question) -> Result<Answer, Reason> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
-        match (&entry.over, &table) {
-            (Over::Mirror { .. }, Question::AddMirror(_)) => entry.loaded = Some(table),
+        let before = match (&entry.over, &table) {
+            (Over::Mirror { .. }, Question::AddMirror(_)) => entry.loaded.replace(table),
             _ => return Err(format!("/dev/ublkb{id}: only a mirror's table can be replaced, and by a mirror's")),
+        };
+        if let Err(why) = self.record(None) {
+            if let Some(entry) = self.devices.get_mut(&id) {
+                entry.loaded = before;
+            }
+            return Err(format!("/dev/ublkb{id}: the table cannot be recorded: {why}"));
         }
         Ok(Answer::Done)
     }
@@ -99,16 +158,5 @@ impl Server {
         }
         self.publish();
         Ok(())
-    }
-
-    fn on_device<T: Send + 'static, F: Future<Output = T> + 'static>(
-        &self,
-        id: u32,
-        job: impl FnOnce(Rc<Family>) -> F + Send + 'static,
-    ) -> Result<T, Reason> {
-        if !self.devices.contains_key(&id) {
-            return Err(no_device(id));
-        }
-        self.family.call(job).map_err(|error| error.to_string())
     }
 }

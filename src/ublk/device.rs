@@ -1,6 +1,6 @@
 //! A device's life in the kernel: what it is added with, started, stopped and deleted.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
@@ -143,7 +143,10 @@ pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Reason> 
     let started = if again { control.end_recovery(id, pid) } else { control.start(id, pid) };
     control.set_time_limit(None);
     started.map_err(|error| error.to_string())?;
-    leave_order_to_disks(id);
+    // A device that comes back has kept both. Besides, setting them waits for its requests, which may be held back.
+    if !again {
+        leave_order_to_disks(id);
+    }
     Ok(())
 }
 
@@ -168,13 +171,24 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
             Ok(()) => return Ok(true),
             Err(error) if error.errno() == Some(libc::EBUSY) && left > 0 => std::thread::sleep(STOP_PAUSE),
             Err(error) if error.errno() == Some(libc::EBUSY) => return Err(in_use(id, "open")),
+            // Kernels before 7.0 are not asked; who has it open can be seen all the same.
             Err(error) => {
                 log::debug!("{error}");
-                break;
+                match user_of(id) {
+                    None => break,
+                    Some(_) if left > 0 => std::thread::sleep(STOP_PAUSE),
+                    Some(by) => return Err(in_use(id, &by)),
+                }
             }
         }
     }
     Ok(false)
+}
+
+/// Who uses a device, as far as it can be seen.
+fn user_of(id: u32) -> Option<String> {
+    let metadata = std::fs::metadata(format!("{BLOCK_PATH}{id}")).ok()?;
+    DiskId::of(&metadata).and_then(crate::storage::user_of)
 }
 
 /// Stops a device, whoever uses it. The kernel waits until the requests that its server has been given have ended.
@@ -219,9 +233,7 @@ pub fn not_in_use(id: u32) -> Result<(), Reason> {
     let path = format!("/dev/ublkb{id}");
     match OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(&path) {
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            let user = File::open(&path).and_then(|file| file.metadata()).ok();
-            let user = user.and_then(|metadata| DiskId::of(&metadata)).and_then(crate::storage::user_of);
-            let by = user.unwrap_or_else(|| "in use".to_owned());
+            let by = user_of(id).unwrap_or_else(|| "in use".to_owned());
             Err(in_use(id, &by))
         }
         _ => Ok(()),

@@ -1,4 +1,4 @@
-//! The few requests to the kernel that have no safe function: device-mapper's, discard, and the end of a process.
+//! The few requests to the kernel that have no safe function: device-mapper's, ublk's, discard, and the end of a process.
 //!
 //! They could be made by running `dmsetup`, `blkdiscard` and `kill`, but starting a process takes half
 //! a second under software emulation and the suite makes thousands of these requests. This is
@@ -166,4 +166,29 @@ pub fn kill(pid: u64) {
     // SAFETY: sends a signal; no memory is involved.
     let result = unsafe { libc::kill(process, libc::SIGKILL) };
     assert!(result == 0, "process {pid}: {}", io::Error::last_os_error());
+}
+
+/// Has the kernel stop a ublk device, as another program would.
+pub fn ublk_stop(id: u32) -> io::Result<()> {
+    ublk(libublk::sys::UBLK_U_CMD_STOP_DEV, id)
+}
+
+/// Has the kernel delete a ublk device, without waiting for those that have it open.
+pub fn ublk_delete(id: u32) -> io::Result<()> {
+    ublk(libublk::sys::UBLK_U_CMD_DEL_DEV_ASYNC, id)
+}
+
+fn ublk(op: u32, id: u32) -> io::Result<()> {
+    let control = OpenOptions::new().read(true).write(true).open("/dev/ublk-control")?;
+    let mut ring = io_uring::IoUring::<io_uring::squeue::Entry128>::builder().build(4)?;
+    let mut command = [0; 80];
+    command[..4].copy_from_slice(&id.to_le_bytes());
+    command[4..6].copy_from_slice(&u16::MAX.to_le_bytes());
+    let file = io_uring::types::Fd(control.as_raw_fd());
+    let entry = io_uring::opcode::UringCmd80::new(file, op).cmd(command).build();
+    // SAFETY: the entry holds its command, which names no memory; the file is open until the command has ended.
+    unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
+    ring.submit_and_wait(1)?;
+    let result = ring.completion().next().map_or(-libc::EIO, |done| done.result());
+    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
 }

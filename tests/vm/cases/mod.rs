@@ -17,6 +17,7 @@ mod full_edges;
 mod hangs;
 mod joins;
 mod kill;
+mod leaving;
 mod live;
 mod mirror_alternate;
 mod mirror_bad;
@@ -37,6 +38,7 @@ mod powercut_reopen;
 mod process;
 mod races;
 mod scale;
+mod tables;
 mod verbs;
 
 use crate::Case;
@@ -56,10 +58,12 @@ pub fn all() -> Vec<Case> {
     all.extend(bad_images::cases());
     all.extend(fio::cases());
     all.extend(verbs::cases());
+    all.extend(tables::cases());
     all.extend(hangs::cases());
     all.extend(process::cases());
     all.extend(scale::cases());
     all.extend(kill::cases());
+    all.extend(leaving::cases());
     all.extend(noted::cases());
     all.extend(admin::cases());
     all.extend(ends::cases());

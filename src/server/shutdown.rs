@@ -1,0 +1,86 @@
+//! The end of a server that is told to end (SIGTERM, SIGINT).
+//!
+//! Devices that are not in use are stopped and deleted. One that is in use must not go: what its users have in memory would
+//! be lost, and a file system on it would fail. If it can be recovered it is left waiting for another server: what it has
+//! acknowledged is put where it belongs, its requests wait in the kernel, and `recover` goes on with it. One that cannot be
+//! recovered keeps the server alive until it is no longer used.
+//!
+//! Rule kept here: an origin that may be written again, by the next server, keeps its snapshots; they would miss what it
+//! overwrites (I9).
+
+use std::time::Duration;
+
+use super::control::Server;
+use super::ending::{End, origins_first};
+use crate::failure::Reason;
+use crate::ublk::device;
+
+/// How often it is looked whether a device that keeps the server alive is still in use: the kernel tells nobody.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What keeps a server from its end.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It has not been told to end.
+    #[default]
+    No,
+    /// Devices are in use that would die with it.
+    Waits,
+    /// Nothing: those that are left wait for the next server.
+    Leaves,
+}
+
+impl Server {
+    /// Gives up what is not in use, and says what is to become of the rest.
+    pub(super) fn shut_down(&mut self) -> Result<(), Reason> {
+        let mut stays = Vec::new();
+        let mut ids: Vec<u32> = self.devices.keys().copied().collect();
+        origins_first(&mut ids, |id| self.is_origin(id));
+        for id in ids {
+            let beside_origin = stays.iter().any(|(other, _)| self.is_origin(*other)) && !self.is_origin(id);
+            let why = || format!("/dev/ublkb{id}: its origin is in use");
+            let why = if beside_origin { Some(why()) } else { self.try_end(id).err() };
+            stays.extend(why.map(|why| (id, why)));
+        }
+        let dies = |id: &u32| self.devices.get(id).is_some_and(|entry| !device::is_recoverable(&entry.info));
+        if stays.iter().any(|(id, _)| dies(id)) {
+            if self.ending != Ending::Waits {
+                for (_, why) in stays.iter().filter(|(id, _)| dies(id)) {
+                    log::warn!("{why}; it would die with its server (--no-recovery), which ends once it is unused");
+                }
+            }
+            self.ending = Ending::Waits;
+            return Ok(());
+        }
+        for (id, why) in &stays {
+            self.leave_waiting(*id, why)?;
+        }
+        self.ending = Ending::Leaves;
+        Ok(())
+    }
+
+    /// Deletes a device unless it is in use.
+    fn try_end(&mut self, id: u32) -> Result<(), Reason> {
+        device::not_in_use(id)?;
+        let cookie = self.devices.get(&id).map_or(0, |entry| entry.info.target_flags);
+        let End { lost, wrong } = self.take_down(id, cookie, false)?;
+        self.lost_at_end |= lost.is_some();
+        lost.iter().chain(&wrong).for_each(|error| log::error!("/dev/ublkb{id}: {error}"));
+        if let Some(entry) = self.devices.remove(&id) {
+            log::info!("{}: deleted", entry.name);
+        }
+        self.save();
+        Ok(())
+    }
+
+    /// Leaves a device to the next server. Its requests are held back, so that what it has acknowledged is complete.
+    fn leave_waiting(&mut self, id: u32, why: &str) -> Result<(), Reason> {
+        self.record(None)?;
+        if let Err(error) = self.hold(id, true).and_then(|held| held) {
+            self.lost_at_end = true;
+            log::error!("/dev/ublkb{id}: {error}");
+        }
+        log::warn!("{why}; it is left waiting for another server, and so is its I/O: run `ublk-dm recover {id}`");
+        Ok(())
+    }
+}

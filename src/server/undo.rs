@@ -1,0 +1,44 @@
+//! Commands that end when their clients have left: those have told their users that the command failed, so it is taken back.
+
+use super::control::Server;
+use crate::protocol::{Answer, Question};
+use crate::ublk::device;
+
+/// How a command is taken back whose client has left.
+#[derive(Clone, Copy)]
+pub(super) enum Undo {
+    Add,
+    Suspend(u32),
+    /// It is not: it has been done, whoever knows.
+    No,
+}
+
+impl Undo {
+    /// The one for a command.
+    pub(super) fn of(question: &Question) -> Undo {
+        match question {
+            Question::AddSnapshot(_) | Question::AddOrigin(_) | Question::AddMirror(_) => Undo::Add,
+            Question::Suspend { id, .. } => Undo::Suspend(*id),
+            _ => Undo::No,
+        }
+    }
+}
+
+impl Server {
+    /// Takes back what a command has done whose client has left without waiting for its end: it has told its user that the
+    /// command failed.
+    pub(super) fn take_back(&mut self, undo: Undo, answer: &Answer) {
+        let taken_back = match (undo, answer) {
+            (Undo::Add, Answer::Added { path }) => {
+                let id = path.trim_start_matches(device::BLOCK_PATH).parse();
+                id.map_err(|_| path.clone()).and_then(|id| self.del(&[id], true))
+            }
+            (Undo::Suspend(id), Answer::Done) => self.resume(id),
+            _ => return,
+        };
+        match taken_back {
+            Ok(_) => log::warn!("taken back: the client of the command has left before its end"),
+            Err(error) => log::warn!("cannot be taken back, though the client of the command has left: {error}"),
+        }
+    }
+}

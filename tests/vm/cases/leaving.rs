@@ -1,0 +1,141 @@
+//! Ends that nobody has asked the server for, or that come while a device is in use.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use crate::Case;
+use crate::disk::{Disk, MIB, is_free, slice};
+use crate::model::View;
+use crate::runner::scratch;
+use crate::sh::{sh, ublk_dm};
+use crate::{ioctl, kernel, server};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case { name: "leave-stopped", bound_s: 90, disks: &["n0", "n1"], run: |_| taken_away(ioctl::ublk_stop) },
+        Case { name: "leave-deleted", bound_s: 90, disks: &["n0", "n1"], run: |_| taken_away(ioctl::ublk_delete) },
+        Case { name: "leave-one-of-two", bound_s: 90, disks: &["n0", "n1"], run: |_| one_of_two() },
+        Case { name: "leave-sigterm-mounted", bound_s: 150, disks: &["n0", "n1"], run: |_| sigterm_mounted() },
+        Case { name: "leave-sigterm-open", bound_s: 90, disks: &["n0", "n1"], run: |_| sigterm_open() },
+    ]
+}
+
+const SIZE: u64 = 8 * MIB;
+
+fn id_of(name: &str) -> u32 {
+    u32::try_from(server::number(name, "/id")).expect("an id")
+}
+
+/// Another program stops or deletes a device: nobody is told that it lives, its disks are free, and what was written is
+/// there for the next one.
+fn taken_away(take: fn(u32) -> std::io::Result<()>) {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let view = View::new("snap", SIZE);
+    view.fill(&Disk::open(&origin));
+    let add = format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s");
+    let disk = Disk::open(&server::add(&add));
+    for at in (0..SIZE - 64).step_by(4001) {
+        view.write(&disk, at, 20);
+    }
+    drop(disk);
+    let pid = server::number("s", "/server_pid");
+    take(id_of("s")).expect("taken");
+    server::wait_for(20, "the device to be gone", || server::list().is_empty());
+    for line in ["recover s", "status s", "del s"] {
+        ublk_dm(line).refused();
+    }
+    server::wait_gone(pid);
+    assert!(is_free(&cow) && is_free(&origin), "the disks are let go");
+    server::assert_nothing_left("the end by another program");
+    let judge = kernel::snapshot("judge", &origin, &cow, "P", 8);
+    view.verify(&Disk::open(&judge));
+    kernel::remove("judge");
+    let again = Disk::open(&server::add(&add));
+    view.verify(&again);
+    drop(again);
+    server::del("s");
+}
+
+/// One device of a family is taken away; the others go on.
+fn one_of_two() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
+    ioctl::ublk_delete(id_of("s")).expect("deleted");
+    server::wait_for(20, "the snapshot to be gone", || server::list().len() == 1);
+    top.zero(0, 64);
+    assert!(server::device("o")["state"] == "live" && is_free(&cow));
+    let again = server::add(&format!("snapshot --origin {origin} --cow {cow} --name s --force"));
+    drop((top, again));
+    server::del("--all");
+    server::assert_nothing_left("del --all");
+}
+
+/// SIGTERM while the origin is mounted and written: the disk stays, what is written waits for the next server, and the
+/// snapshot has not missed anything.
+fn sigterm_mounted() {
+    let (origin, cow) = (slice("org", "n0", 0, 64 * MIB), slice("cow", "n1", 0, 64 * MIB));
+    let top = server::add(&format!("origin --origin {origin} --name o"));
+    sh(&format!("mkfs.ext4 -q {top}")).ok();
+    let dir = scratch("ends");
+    sh(&format!("mount {top} {dir}")).ok();
+    fs::write(format!("{dir}/before"), vec![1; 1 << 20]).expect("written");
+    sh("sync").ok();
+    let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
+    fs::write(format!("{dir}/cached"), vec![2; 1 << 20]).expect("in the page cache");
+    for _ in 0..2 {
+        let pid = server::number("o", "/server_pid");
+        sh(&format!("kill -TERM {pid}")).ok();
+        server::wait_gone(pid);
+        for name in ["o", "s"] {
+            server::wait_for(20, "state quiesced", || server::device(name)["state"] == "quiesced");
+        }
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| {
+                let file = fs::File::create(format!("{dir}/after")).expect("made");
+                std::io::Write::write_all(&mut &file, &vec![3; 1 << 20]).expect("written");
+                file.sync_all().expect("synced");
+            });
+            thread::sleep(Duration::from_secs(1));
+            assert!(!waits.is_finished(), "a write has ended without a server");
+            ublk_dm("recover --all").ok();
+        });
+    }
+    sh(&format!("umount {dir}")).ok();
+    sh(&format!("fsck.ext4 -fn {top}")).ok();
+    sh(&format!("mount -o ro,noload {snap} {dir}")).ok();
+    assert!(fs::read(format!("{dir}/before")).expect("there") == vec![1; 1 << 20]);
+    assert!(!fs::exists(format!("{dir}/after")).expect("readable"), "the snapshot has what came later");
+    sh(&format!("umount {dir}")).ok();
+    let pid = server::number("o", "/server_pid");
+    sh(&format!("kill -TERM {pid}")).ok();
+    server::wait_gone(pid);
+    server::assert_nothing_left("SIGTERM to a server whose devices are unused");
+    sh(&format!("mount -o ro {origin} {dir}")).ok();
+    for (name, byte) in [("before", 1), ("cached", 2), ("after", 3)] {
+        assert!(fs::read(format!("{dir}/{name}")).expect("there") == vec![byte; 1 << 20], "{name}");
+    }
+    sh(&format!("umount {dir}")).ok();
+}
+
+/// SIGTERM while a device is open that would die with its server: it is served until it is closed.
+fn sigterm_open() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let view = View::new("snap", SIZE);
+    view.fill(&Disk::open(&origin));
+    let add = format!("snapshot --origin {origin} --cow {cow} --name s --no-recovery");
+    let disk = Disk::open(&server::add(&add));
+    let pid = server::number("s", "/server_pid");
+    sh(&format!("kill -TERM {pid}")).ok();
+    thread::sleep(Duration::from_secs(4));
+    view.write(&disk, 100, 64);
+    view.verify(&disk);
+    assert!(server::log().contains("unused"), "the server says what it waits for: {}", server::log());
+    drop(disk);
+    server::wait_gone(pid);
+    server::assert_nothing_left("the close of the last user");
+    let judge = kernel::snapshot("judge", &origin, &cow, "P", 32);
+    view.verify(&Disk::open(&judge));
+    kernel::remove("judge");
+}

@@ -1,0 +1,126 @@
+//! Tables that change under load, and what the next server knows of a suspended device.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::Case;
+use crate::disk::{Buf, Disk, MIB, slice};
+use crate::load::{self, Plan};
+use crate::mirror::{self, Initial, Mirror, Shape, ours};
+use crate::model::View;
+use crate::server;
+use crate::sh::{binary, run_args, sh, ublk_dm};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case { name: "tables-resume-swaps", bound_s: 120, disks: &["n0", "n1"], run: resume_swaps },
+        Case { name: "tables-suspended-kill", bound_s: 120, disks: &["n0", "n1"], run: |_| suspended_kill() },
+    ]
+}
+
+const REGION: u64 = 512;
+const LEN: u64 = 32 * REGION;
+
+/// Device-mapper's usual idiom under writes: `load`, then `resume`, which suspends by itself. A table that cannot be put in
+/// place leaves the old one running, and `resume` of a device that runs changes nothing.
+fn resume_swaps(seed: u64) {
+    let legs = [slice("leg0", "n0", 0, LEN), slice("leg1", "n1", 0, LEN)];
+    let shape = Shape::new(LEN, REGION, &[&legs[0], &legs[1]]).initial(Initial::NoSync);
+    let view = View::new("mirr", LEN);
+    mirror::fill(&view, &shape);
+    let served = Mirror::open(ours(), "m", &shape);
+    let disk = served.disk();
+    let stop = AtomicBool::new(false);
+    let state = || server::device("m")["state"].clone();
+    thread::scope(|scope| {
+        let writes = scope.spawn(|| load::write(&view, &disk, seed, Plan::depth_32(1_000_000, 90), &stop));
+        for _ in 0..5 {
+            served.resume();
+            served.load(&shape);
+            served.resume();
+        }
+        if ours() == mirror::Engine::Ublk {
+            assert!(state() == "live", "after swaps: {}", state());
+            let absent = Shape::new(LEN, REGION, &[&legs[0], "/dev/not-there"]).initial(Initial::NoSync);
+            let loaded = run_args(&binary(), &["load", "m", "--table", &absent.table()]);
+            let resumed = if loaded.code == 0 { ublk_dm("resume m").refused() } else { loaded.refused() };
+            assert!(resumed.stderr.contains("not-there"), "{}", resumed.stderr);
+            assert!(state() == "live", "after a table that cannot be: {}", state());
+            let before = server::number("m", "/stats/writes");
+            server::wait_for(20, "writes to go on", || server::number("m", "/stats/writes") > before + 10);
+            // One that was suspended before stays so.
+            ublk_dm("suspend m").ok();
+            run_args(&binary(), &["load", "m", "--table", &absent.table()]);
+            ublk_dm("resume m").refused();
+            assert!(state() == "suspended", "after a table that cannot be: {}", state());
+            ublk_dm("resume m").ok();
+        }
+        stop.store(true, Ordering::Relaxed);
+        let done = writes.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        assert!(done > 20, "seed {seed}: only {done} writes");
+    });
+    view.verify(&disk);
+    drop(disk);
+    served.wait_in_sync();
+    served.close();
+    mirror::assert_legs_equal(&shape, "after swaps under load");
+}
+
+/// A suspended device whose server is killed is suspended again under the next one, whatever waits for it and as often as
+/// it is killed; and a table that was loaded is not forgotten.
+fn suspended_kill() {
+    let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 8 * MIB));
+    let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
+    let legs = [slice("leg0", "n0", 8 * MIB, LEN), slice("leg1", "n1", 8 * MIB, LEN)];
+    let shape = Shape::new(LEN, REGION, &[&legs[0], &legs[1]]).initial(Initial::NoSync);
+    let other = Shape::new(LEN, REGION, &[&legs[1], &legs[0]]).initial(Initial::NoSync);
+    let line = |shape: &Shape| shape.table();
+    ublk_dm("list").ok();
+    run_args(&binary(), &["create", "m", "--table", &line(&shape)]).ok();
+    let mirror = Disk::open(&format!("/dev/ublkb{}", server::number("m", "/id")));
+    let mut new = Buf::new(8);
+    new.fill(0xA5);
+    for name in ["o", "m"] {
+        ublk_dm(&format!("suspend {name}")).ok();
+    }
+    run_args(&binary(), &["load", "m", "--table", &line(&other)]).ok();
+    let before = server::table("m");
+    let ended = [AtomicBool::new(false), AtomicBool::new(false)];
+    thread::scope(|scope| {
+        for (disk, ended) in [&top, &mirror].into_iter().zip(&ended) {
+            let new = &new;
+            scope.spawn(move || {
+                disk.write(64, new);
+                ended.store(true, Ordering::SeqCst);
+            });
+        }
+        for _ in 0..2 {
+            thread::sleep(Duration::from_millis(500));
+            for name in ["o", "m"] {
+                let pid = server::number(name, "/server_pid");
+                sh(&format!("kill -9 {pid}")).ok();
+                server::wait_gone(pid);
+                server::wait_for(20, "state quiesced", || server::device(name)["state"] == "quiesced");
+            }
+            ublk_dm("recover --all").ok();
+            thread::sleep(Duration::from_millis(500));
+            for (name, ended) in ["o", "m"].into_iter().zip(&ended) {
+                assert!(server::device(name)["state"] == "suspended", "{}", server::device(name));
+                assert!(!ended.load(Ordering::SeqCst), "a write to {name} went through");
+            }
+            assert!(server::device("s")["state"] == "live", "{}", server::device("s"));
+            assert!(server::table("m") == before, "{}", server::table("m"));
+        }
+        for name in ["o", "m"] {
+            ublk_dm(&format!("resume {name}")).ok();
+        }
+    });
+    assert!(server::table("m") != before, "the table that was loaded is in place: {before}");
+    assert!(*mirror.read(64, 8) == *new && *top.read(64, 8) == *new, "the writes that waited are there");
+    drop((top, mirror));
+    server::del("--all");
+    server::assert_nothing_left("del --all");
+    mirror::assert_legs_equal(&shape, "after the end");
+}
