@@ -2,121 +2,87 @@
 
 mod ask;
 
-use std::path::PathBuf;
-
+use dm_targets::table::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use ask::{ask, connect, has_left, is_absent, until_left_or, write_line};
 
-/// What every device can be given.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Common {
-    pub name: Option<String>,
-    pub id: Option<u32>,
-    pub queues: u16,
-    pub depth: u16,
-    pub read_only: bool,
-    pub zero_copy: bool,
-    pub recovery: bool,
-    pub force: bool,
-}
-
-/// A snapshot to be added.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AddSnapshot {
-    pub origin: PathBuf,
-    pub cow: PathBuf,
-    pub chunk_sectors: Option<u64>,
-    pub persistent: bool,
-    pub overflow: bool,
-    pub discard_zeroes_cow: bool,
-    pub discard_passdown_origin: bool,
-    /// Length of the device; the origin's if not given.
-    pub len_sectors: Option<u64>,
-    pub common: Common,
-}
-
-/// An origin's device to be added.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AddOrigin {
-    pub origin: PathBuf,
-    pub common: Common,
-}
-
-/// What to believe about a mirror's legs at first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum InitialSync {
-    FromLog,
-    Sync,
-    NoSync,
-}
-
-/// A leg of a mirror.
+/// How a device is served, whatever it is made of. Fixed when the kernel adds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Leg {
-    pub path: PathBuf,
-    pub offset_sectors: u64,
+pub struct DeviceOptions {
+    /// Hardware queues.
+    pub queues: u16,
+    /// Requests in flight per queue.
+    pub depth: u16,
+    /// Users cannot write.
+    pub read_only: bool,
+    /// Requests' pages are used where they are, if the kernel can lend them.
+    pub zero_copy: bool,
+    /// The device waits for another server when its own dies.
+    pub recovery: bool,
 }
 
-/// A mirror to be added.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct AddMirror {
-    pub legs: Vec<Leg>,
-    /// The log's device; in memory if not given.
-    pub log: Option<PathBuf>,
-    pub region_sectors: Option<u64>,
-    pub initial_sync: InitialSync,
-    pub handle_errors: bool,
-    pub keep_log: bool,
-    /// The leg that a recovery reads from, by its place among the legs.
+/// All that a server needs to make a device, for the first time or again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// What it is made of, with absolute paths as device words.
+    #[serde(with = "table_line")]
+    pub table: Table,
+    /// How it is served.
+    pub options: DeviceOptions,
+    /// Its disks are taken although they have other users or hold something else.
+    pub force: bool,
+    /// A mirror starts without legs that cannot be read, as a table line means to the kernel.
+    pub degraded: bool,
+    /// A mirror's leg that the others are recovered from, by its place; `None`: the record of its legs decides.
     pub source: Option<usize>,
-    /// Length of the device; what all legs have if not given.
-    pub len_sectors: Option<u64>,
-    pub common: Common,
+}
+
+/// A table as its line.
+mod table_line {
+    use dm_targets::table::Table;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(table: &Table, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(table)
+    }
+
+    pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Table, D::Error> {
+        Table::parse(&String::deserialize(from)?).map_err(D::Error::custom)
+    }
 }
 
 /// A question to a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Question {
-    AddSnapshot(AddSnapshot),
-    AddOrigin(AddOrigin),
-    AddMirror(AddMirror),
+    /// Add a device.
+    Add {
+        /// Made up from its target and id if not given.
+        name: Option<String>,
+        /// The wanted N of `/dev/ublkbN`.
+        id: Option<u32>,
+        spec: DeviceSpec,
+    },
     /// Take over the devices of a server that died.
     Recover(Vec<DeviceState>),
     /// Delete devices; `force` also those in use.
-    Del {
-        ids: Vec<u32>,
-        force: bool,
-    },
+    Del { ids: Vec<u32>, force: bool },
     /// All about its devices.
     Report,
     /// Whether it lives, and what it is doing.
     Ping,
     /// Hold a device's requests back and wait for those in flight.
-    Suspend {
-        id: u32,
-        noflush: bool,
-    },
+    Suspend { id: u32, noflush: bool },
     /// Let them through again, to the table that was loaded if one was.
-    Resume {
-        id: u32,
-    },
+    Resume { id: u32 },
     /// Give a device another table, which its next resume puts in place.
-    Load {
-        id: u32,
-        table: Box<Question>,
-    },
+    Load { id: u32, spec: DeviceSpec },
     /// A message to a device's target.
-    Message {
-        id: u32,
-        words: Vec<String>,
-    },
+    Message { id: u32, words: Vec<String> },
     /// Wait until a device has had more events than that.
-    Wait {
-        id: u32,
-        events: Option<u32>,
-    },
+    Wait { id: u32, events: Option<u32> },
     /// End, deleting every device.
     Shutdown,
 }
@@ -140,13 +106,13 @@ pub struct DeviceState {
     pub name: String,
     /// Numbers of the block devices below it; of a file, its file system's.
     pub disks: Vec<(u32, u32)>,
-    pub added: Question,
+    pub spec: DeviceSpec,
     /// Its requests are held back.
     #[serde(default)]
     pub suspended: bool,
     /// The table that its next resume puts in place.
     #[serde(default)]
-    pub loaded: Option<Box<Question>>,
+    pub loaded: Option<DeviceSpec>,
 }
 
 /// All that is shown of a device.
@@ -190,7 +156,7 @@ impl Question {
     /// What it asks for, in the word of the verb.
     pub fn verb(&self) -> &'static str {
         match self {
-            Question::AddSnapshot(_) | Question::AddOrigin(_) | Question::AddMirror(_) => "add",
+            Question::Add { .. } => "add",
             Question::Recover(_) => "recover",
             Question::Del { .. } => "del",
             Question::Report => "list",

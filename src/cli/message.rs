@@ -32,16 +32,15 @@ fn with_absolute_paths(mut words: Vec<String>) -> Result<Vec<String>, Failure> {
 fn known_leg(word: &str) -> Result<String, Failure> {
     match word.parse::<usize>() {
         Ok(_) => Ok(word.to_owned()),
-        Err(_) => Ok(absolute(Path::new(word))?.display().to_string()),
+        Err(_) => absolute(Path::new(word)),
     }
 }
 
 fn new_leg(word: &str) -> Result<String, Failure> {
     let leg = leg_of(word)?;
-    let path = leg.path.display();
-    Ok(match leg.offset_sectors {
-        0 => path.to_string(),
-        sectors => format!("{path}:{}", sectors * 512),
+    Ok(match leg.offset.bytes() {
+        0 => leg.device,
+        bytes => format!("{}:{bytes}", leg.device),
     })
 }
 

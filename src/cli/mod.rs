@@ -11,6 +11,7 @@ mod order;
 mod orphan;
 mod remove;
 mod show;
+mod table;
 pub mod terminal;
 mod verdict;
 mod wait;
@@ -18,9 +19,7 @@ mod wait;
 use std::path::Path;
 use std::process::ExitCode;
 
-use dm_targets::table::Line;
-
-use crate::failure::{Failure, wrong_usage};
+use crate::failure::Failure;
 use crate::offline;
 use crate::protocol::Question;
 use crate::server::process;
@@ -64,10 +63,7 @@ fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>, json: bool) 
 }
 
 fn load(word: &str, line: &str, options: &cli::Loaded) -> Result<(), Failure> {
-    let line = Line::parse(line).map_err(|error| wrong_usage(error.to_string()))?;
     let common = cli::Common { force: options.force, ..cli::Common::unnamed() };
-    let (mut table, _) = add::question_of(line, &common)?;
-    add::name_source(&mut table, options.source.as_deref())?;
-    let table = Box::new(table);
-    ask(word, |id| Question::Load { id, table }).map(drop)
+    let spec = table::of_line(line, &common, options.source.as_deref())?;
+    ask(word, |id| Question::Load { id, spec }).map(drop)
 }

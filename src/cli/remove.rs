@@ -7,12 +7,12 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use super::add::place_of;
 use super::client::{Family, Known, must_answer, open_rundir, other_answer};
 use super::order::{self, Part};
+use super::table::place_of;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason, wrong_usage};
-use crate::protocol::{self, AddSnapshot, Answer, DeviceReport, DeviceState, Question};
+use crate::protocol::{self, Answer, DeviceReport, DeviceState, Question};
 use crate::rundir::{RunDir, Server, State};
 use crate::server::{self, process};
 use crate::storage::ublk_devices_below;
@@ -118,10 +118,7 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
         }
     }
     state.devices = left;
-    let recorded = match &device.added {
-        Question::AddSnapshot(add) => record_noted(rundir, key, &device, add),
-        _ => Ok(()),
-    };
+    let recorded = record_noted(rundir, key, &device);
     if state.devices.is_empty() {
         rundir.remove(key);
         return recorded;
@@ -130,9 +127,9 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
 }
 
 /// Puts what a dead server has noted where it belongs. The process may hold its disks for a moment longer.
-fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState, add: &AddSnapshot) -> Result<(), Reason> {
+fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
     for left in (0..RECORD_TRIES).rev() {
-        match server::Server::record_noted(rundir, key, add.clone()) {
+        match server::Server::record_noted(rundir, key, device) {
             Err(_) if left > 0 => std::thread::sleep(RECORD_PAUSE),
             Err(error) => {
                 let what = "deleted, but writes that it had acknowledged are not on its COW yet";
@@ -179,13 +176,8 @@ pub(super) fn taken_over(answer: Answer) -> Result<(), Failure> {
 
 /// A mirror as it was added, but for the leg that is right: which one was named then says nothing about now.
 fn with_source(mut device: DeviceState, source: Option<&Path>) -> Result<DeviceState, Reason> {
-    let Question::AddMirror(add) = &mut device.added else {
-        return match source {
-            Some(_) => Err(format!("{}: --source names a leg, and this is no mirror", device.name)),
-            None => Ok(device),
-        };
-    };
-    add.source = source.map(|source| place_of(&add.legs, source)).transpose().map_err(|failure| failure.message)?;
+    let source = source.map(|source| place_of(&device.spec.table, source)).transpose();
+    device.spec.source = source.map_err(|failure| format!("{}: {}", device.name, failure.message))?;
     Ok(device)
 }
 

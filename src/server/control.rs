@@ -13,13 +13,15 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use super::devices::{Directory, Entry, Over, free_name, no_device, state_of};
+use dm_targets::table::{Table, TargetParams};
+
+use super::devices::{Deps, Directory, Entry, free_name, no_device, state_of};
 use super::listener::{AtWork, Desk, Visit};
 use super::shutdown::{Ending, LOOK_AGAIN};
 use super::undo::Undo;
 use crate::data::{Family, FamilyHandle, QueueOptions, Served};
 use crate::failure::Reason;
-use crate::protocol::{self, Answer, Common, DeviceState, Question};
+use crate::protocol::{self, Answer, DeviceOptions, DeviceSpec, DeviceState, Question};
 use crate::rundir::RunDir;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::device;
@@ -54,33 +56,33 @@ pub struct Server {
 /// A device about to be added or taken over: its target is open and nothing has been written.
 pub(super) struct Prepared {
     pub(super) params: Params,
-    pub(super) common: Common,
     /// Names the opened target to the data thread.
     pub(super) ticket: u64,
-    pub(super) over: Over,
+    pub(super) deps: Deps,
     pub(super) read_only: bool,
-    pub(super) added: Question,
+    /// With what was left open in it settled.
+    pub(super) spec: DeviceSpec,
 }
 
 impl Prepared {
     pub(super) fn is_origin(&self) -> bool {
-        matches!(self.over, Over::Origin { .. })
-    }
-
-    /// The device's name if it has been given one, or a generated one that no other device has.
-    fn name(&self, id: u32, taken: &[String]) -> String {
-        let kind = match self.over {
-            Over::Origin { .. } => "origin",
-            Over::Snapshot { .. } => "snap",
-            Over::Mirror { .. } => "mirror",
-        };
-        self.common.name.clone().unwrap_or_else(|| free_name(&format!("{kind}{id}"), taken))
+        matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
     }
 
     /// How the device is made again after this server's death.
     fn state(&self, info: &DeviceInfo, name: &str) -> DeviceState {
-        state_of(info, name, &self.over, &self.added)
+        state_of(info, name, &self.deps, &self.spec)
     }
+}
+
+/// The name of a device that has been given none: one that no other device has.
+fn generated_name(table: &Table, id: u32, taken: &[String]) -> String {
+    let kind = match table.params {
+        TargetParams::SnapshotOrigin { .. } => "origin",
+        TargetParams::Snapshot(_) | TargetParams::SnapshotMerge(_) => "snap",
+        TargetParams::Mirror(_) => "mirror",
+    };
+    free_name(&format!("{kind}{id}"), taken)
 }
 
 impl Server {
@@ -203,12 +205,12 @@ impl Server {
     /// Does what a question asks for.
     pub fn carry_out(&mut self, question: Question) -> Result<Answer, Reason> {
         match question {
-            Question::AddSnapshot(_) | Question::AddOrigin(_) | Question::AddMirror(_) => self.add(question),
+            Question::Add { name, id, spec } => self.add(name, id, spec),
             Question::Recover(devices) => self.recover(devices),
             Question::Del { ids, force } => self.del(&ids, force),
             Question::Suspend { id, noflush } => self.suspend(id, noflush),
             Question::Resume { id } => self.resume(id),
-            Question::Load { id, table } => self.load(id, *table),
+            Question::Load { id, spec } => self.load(id, spec),
             Question::Message { id, words } => self.message(id, &words),
             Question::Report | Question::Ping | Question::Wait { .. } => Err("a question for the desk".to_owned()),
             Question::Shutdown => self.shut_down().map(|()| Answer::Done),
@@ -234,9 +236,9 @@ impl Server {
     }
 
     /// Adds one device.
-    fn add(&mut self, question: Question) -> Result<Answer, Reason> {
-        let prepared = self.prepare(question, false)?;
-        let added = self.bring_up(&prepared);
+    fn add(&mut self, name: Option<String>, id: Option<u32>, spec: DeviceSpec) -> Result<Answer, Reason> {
+        let prepared = self.prepare(spec, name.as_deref(), false)?;
+        let added = self.bring_up(&prepared, id, name);
         self.forget_ticket(&prepared)?;
         let (info, name) = added?;
         let path = format!("/dev/ublkb{}", info.id);
@@ -246,12 +248,14 @@ impl Server {
     }
 
     /// Opens the disks of a target and the target itself, without writing anything.
-    pub(super) fn prepare(&mut self, question: Question, again: bool) -> Result<Prepared, Reason> {
-        match question {
-            Question::AddSnapshot(add) => self.prepare_snapshot(add, again),
-            Question::AddOrigin(add) => self.prepare_origin(add),
-            Question::AddMirror(add) => self.prepare_mirror(add, again),
-            _ => Err("this adds no device".to_owned()),
+    pub(super) fn prepare(&mut self, spec: DeviceSpec, name: Option<&str>, again: bool) -> Result<Prepared, Reason> {
+        match spec.table.params.clone() {
+            TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
+            TargetParams::SnapshotOrigin { origin } => self.prepare_origin(&origin, spec),
+            TargetParams::Mirror(mirror) => self.prepare_mirror(&mirror, spec, name, again),
+            other @ TargetParams::SnapshotMerge(_) => {
+                Err(format!("target {}: not served by this version", other.name()))
+            }
         }
     }
 
@@ -289,9 +293,9 @@ impl Server {
     pub(super) fn keep(&mut self, prepared: Prepared, info: DeviceInfo, name: String) {
         let number = device::number(&mut self.control, info.id);
         log::info!("{name}: /dev/ublkb{} is live", info.id);
-        let Prepared { added, over, read_only, .. } = prepared;
+        let Prepared { spec, deps, read_only, .. } = prepared;
         let id = info.id;
-        self.devices.insert(id, Entry { name, added, info, number, over, read_only, suspended: false, loaded: None });
+        self.devices.insert(id, Entry { name, spec, info, number, deps, read_only, suspended: false, loaded: None });
     }
 
     /// Refuses disks, by the device that they would make, that cannot come below one that is there already.
@@ -303,18 +307,23 @@ impl Server {
 
     /// Whether one more device can have its requests' pages used where they are. The kernel's table of them is large and
     /// not endless: devices that do not fit are served by copying.
-    fn can_zero_copy(&self, common: &Common) -> Result<bool, Reason> {
-        let (queues, depth) = (common.queues, common.depth);
+    fn can_zero_copy(&self, options: &DeviceOptions) -> Result<bool, Reason> {
+        let (queues, depth) = (options.queues, options.depth);
         let ask = move |family: Rc<Family>| async move { family.ring.has_room_for_buffers(queues, depth) };
         self.family.call(ask).map_err(|error| error.to_string())
     }
 
     /// Adds a device, serves its queues, makes its target usable and starts it; takes everything back if that fails. What the
     /// next server needs is written down before anyone can use the device.
-    fn bring_up(&mut self, prepared: &Prepared) -> Result<(DeviceInfo, String), Reason> {
-        let zero_copy = self.can_zero_copy(&prepared.common)?;
-        let info = device::add(&mut self.control, &prepared.common, &prepared.params, zero_copy)?;
-        let name = self.register(prepared, &info).inspect_err(|_| {
+    fn bring_up(
+        &mut self,
+        prepared: &Prepared,
+        id: Option<u32>,
+        name: Option<String>,
+    ) -> Result<(DeviceInfo, String), Reason> {
+        let zero_copy = self.can_zero_copy(&prepared.spec.options)?;
+        let info = device::add(&mut self.control, id, &prepared.spec.options, &prepared.params, zero_copy)?;
+        let name = self.register(prepared, &info, name).inspect_err(|_| {
             if let Err(error) = device::delete(&mut self.control, info.id) {
                 log::warn!("{error}");
             }
@@ -334,11 +343,11 @@ impl Server {
     }
 
     /// Finds a name for a new device and writes down what the next server needs, while no other command looks for a name.
-    fn register(&self, prepared: &Prepared, info: &DeviceInfo) -> Result<String, Reason> {
+    fn register(&self, prepared: &Prepared, info: &DeviceInfo, name: Option<String>) -> Result<String, Reason> {
         let _directory = self.rundir.lock()?;
         let mut taken = self.rundir.names_beside(&self.key)?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));
-        let name = prepared.name(info.id, &taken);
+        let name = name.unwrap_or_else(|| generated_name(&prepared.spec.table, info.id, &taken));
         self.record(Some(prepared.state(info, &name)))?;
         Ok(name)
     }

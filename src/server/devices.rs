@@ -1,96 +1,101 @@
 //! What a server knows of its devices: their names, their disks, and how they were asked for.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dm_targets::units::Sector;
+use dm_targets::table::{self, TargetParams};
 
 use crate::failure::Reason;
-use crate::protocol::{DeviceState, Question};
+use crate::protocol::{DeviceSpec, DeviceState};
 use crate::storage::DiskId;
 use crate::ublk::DeviceInfo;
 
-/// A disk, and what the user called it.
-#[derive(Clone)]
-pub struct Named {
-    pub id: DiskId,
-    pub path: String,
-}
+/// The disks under a device, by their words in its table.
+#[derive(Clone, Default)]
+pub struct Deps(BTreeMap<String, DiskId>);
 
-impl Named {
-    pub(super) fn new(id: DiskId, path: &Path) -> Named {
-        Named { id, path: path.display().to_string() }
+impl Deps {
+    pub(super) fn insert(&mut self, word: &str, id: DiskId) {
+        self.0.insert(word.to_owned(), id);
     }
 
-    /// How it stands on a table line.
-    pub fn on_table_line(&self) -> String {
-        self.id.on_table_line(&self.path)
+    /// The disk of a word.
+    pub fn id(&self, word: &str) -> Option<DiskId> {
+        self.0.get(word).copied()
     }
-}
 
-/// The disks under a device.
-#[derive(Clone)]
-pub enum Over {
-    Origin { origin: Named },
-    Snapshot { origin: Named, cow: Named },
-    Mirror { legs: Vec<NamedLeg>, log: Option<Named> },
-}
+    /// How the disk of a word stands on a table line: `MAJ:MIN`, or the path of a file.
+    pub fn on_table_line(&self, word: &str) -> String {
+        self.id(word).map_or_else(|| word.to_owned(), |id| id.on_table_line(word))
+    }
 
-impl Over {
     /// The block devices' numbers; of a file, its file system's.
     pub fn numbers(&self) -> Vec<(u32, u32)> {
-        let disks: Vec<&Named> = match self {
-            Over::Origin { origin } => vec![origin],
-            Over::Snapshot { origin, cow } => vec![origin, cow],
-            Over::Mirror { legs, log } => legs.iter().map(|leg| &leg.disk).chain(log).collect(),
-        };
-        disks.into_iter().map(|disk| disk.id.block_number()).collect()
+        self.0.values().map(DiskId::block_number).collect()
     }
 }
 
-/// A leg of a mirror.
+/// A leg, for those who look for one.
 #[derive(Clone)]
-pub struct NamedLeg {
-    pub disk: Named,
-    pub offset: Sector,
+pub struct LegRef {
+    pub path: String,
+    pub disk: Option<DiskId>,
 }
 
 /// A device of this server.
 #[derive(Clone)]
 pub struct Entry {
     pub name: String,
-    pub added: Question,
+    pub spec: DeviceSpec,
     pub info: DeviceInfo,
     /// Major and minor of the disk.
     pub number: Option<(u32, u32)>,
-    pub over: Over,
+    pub deps: Deps,
     pub read_only: bool,
     /// Its requests are held back.
     pub suspended: bool,
     /// The table that its next resume puts in place.
-    pub loaded: Option<Question>,
+    pub loaded: Option<DeviceSpec>,
 }
 
 impl Entry {
+    /// The mirror that the device is, if it is one.
+    pub fn mirror(&self) -> Option<&table::Mirror> {
+        match &self.spec.table.params {
+            TargetParams::Mirror(mirror) => Some(mirror),
+            _ => None,
+        }
+    }
+
+    /// A mirror's legs.
+    pub fn legs(&self) -> Option<Vec<LegRef>> {
+        let leg = |leg: &table::Leg| LegRef { path: leg.device.clone(), disk: self.deps.id(&leg.device) };
+        self.mirror().map(|mirror| mirror.legs.iter().map(leg).collect())
+    }
+
+    /// Whether it is an origin's device.
+    pub fn is_origin(&self) -> bool {
+        matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
+    }
+
     /// How the device is made again after this server's death.
     pub(super) fn state(&self) -> DeviceState {
         DeviceState {
             suspended: self.suspended,
-            loaded: self.loaded.clone().map(Box::new),
-            ..state_of(&self.info, &self.name, &self.over, &self.added)
+            loaded: self.loaded.clone(),
+            ..state_of(&self.info, &self.name, &self.deps, &self.spec)
         }
     }
 }
 
 /// How a device is made again.
-pub(super) fn state_of(info: &DeviceInfo, name: &str, over: &Over, added: &Question) -> DeviceState {
+pub(super) fn state_of(info: &DeviceInfo, name: &str, deps: &Deps, spec: &DeviceSpec) -> DeviceState {
     DeviceState {
         id: info.id,
         cookie: info.target_flags,
         name: name.to_owned(),
-        disks: over.numbers(),
-        added: added.clone(),
+        disks: deps.numbers(),
+        spec: spec.clone(),
         suspended: false,
         loaded: None,
     }
@@ -110,11 +115,8 @@ impl Directory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn legs_of(&self, id: u32) -> Vec<NamedLeg> {
-        match self.devices().remove(&id).map(|entry| entry.over) {
-            Some(Over::Mirror { legs, .. }) => legs,
-            _ => Vec::new(),
-        }
+    pub(super) fn legs_of(&self, id: u32) -> Vec<LegRef> {
+        self.devices().get(&id).and_then(Entry::legs).unwrap_or_default()
     }
 }
 

@@ -4,7 +4,7 @@
 //! that goes alone while its origin is in use is marked invalid first) and I10 (what an end loses is an error).
 
 use super::control::Server;
-use super::devices::Over;
+use super::devices::Entry;
 use crate::failure::Reason;
 use crate::protocol::Answer;
 use crate::ublk::device;
@@ -75,7 +75,7 @@ impl Server {
     }
 
     pub(super) fn is_origin(&self, id: u32) -> bool {
-        self.devices.get(&id).is_some_and(|entry| matches!(entry.over, Over::Origin { .. }))
+        self.devices.get(&id).is_some_and(Entry::is_origin)
     }
 
     /// Whether a device's origin has a device that stays and is in use: it will be written without a snapshot that goes.

@@ -15,8 +15,9 @@ impl Server {
         let mut all = Vec::new();
         for device in devices {
             device::waiting(&mut self.control, device.id, device.cookie)?;
-            let DeviceState { id, cookie, name, added, suspended, loaded, .. } = device;
-            all.push((self.prepare(added, true)?, id, cookie, name, (suspended, loaded)));
+            let DeviceState { id, cookie, name, spec, suspended, loaded, .. } = device;
+            let prepared = self.prepare(spec, Some(&name), true)?;
+            all.push((prepared, id, cookie, name, (suspended, loaded)));
         }
         // Snapshots before origins.
         all.sort_by_key(|(prepared, ..)| prepared.is_origin());
@@ -38,7 +39,7 @@ impl Server {
             let id = info.id;
             self.keep(prepared, info, name);
             if let Some(entry) = self.devices.get_mut(&id) {
-                (entry.suspended, entry.loaded) = (suspended, loaded.map(|table| *table));
+                (entry.suspended, entry.loaded) = (suspended, loaded);
             }
         }
         self.save();

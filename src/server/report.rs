@@ -1,22 +1,20 @@
 //! What a server says about its devices: the objects of `list --json`, status lines and table lines.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 
 use dm_targets::mirror::legs::ErrorCounts;
 use dm_targets::mirror::target::{LegReport, Progress, Status};
 use dm_targets::snapshot::exceptions::Health;
-use dm_targets::snapshot::target::{OnFull, Options};
-use dm_targets::table::{
-    self, DiskLogState, LegHealth, Line, MirrorLog, MirrorLogStatus, MirrorStatus, SnapshotStatus, StoreType, Target,
-};
+use dm_targets::table::{self, DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus, SnapshotStatus, TargetParams};
 use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
 
-use super::devices::{Entry, Named, NamedLeg, Over};
+use super::devices::{Deps, Entry};
 use super::health;
 use crate::data::{Caller, Device, DeviceStats, Served};
 use crate::failure::Reason;
-use crate::protocol::{DeviceReport, InitialSync, Question};
+use crate::protocol::DeviceReport;
 use crate::ublk::device;
 
 /// What the data thread knows of a device.
@@ -64,8 +62,6 @@ struct SnapshotFacts {
     status: SnapshotStatus,
     chunk_size: ChunkSize,
     exceptions: usize,
-    persistent: bool,
-    options: Options,
 }
 
 /// Reports of all devices of a server, by id.
@@ -131,8 +127,6 @@ fn facts(id: u32, device: &Device, now_ms: u64) -> Facts {
                 },
                 chunk_size: snapshot.chunk_size(),
                 exceptions: snapshot.exceptions(),
-                persistent: snapshot.store().is_persistent(),
-                options: snapshot.options(),
             });
         }
     }
@@ -140,79 +134,38 @@ fn facts(id: u32, device: &Device, now_ms: u64) -> Facts {
 }
 
 fn report(entry: &Entry, facts: &Facts) -> DeviceReport {
-    let target = target(entry, facts);
-    let status = match (&facts.snapshot, &facts.mirror, &entry.over) {
+    let table = &entry.spec.table;
+    let status = match (&facts.snapshot, &facts.mirror, entry.mirror()) {
         (Some(snapshot), ..) => snapshot.status.to_string(),
-        (_, Some(mirror), Over::Mirror { legs, log }) => mirror_status(mirror, legs, log.as_ref()).to_string(),
+        (_, Some(facts), Some(mirror)) => mirror_status(facts, mirror, &entry.deps).to_string(),
         _ => String::new(),
     };
-    let status = format!("0 {} {} {status}", facts.size, target.name()).trim_end().to_owned();
-    let table = Line { len: facts.size, target }.to_string();
-    let disks = entry.over.numbers();
-    DeviceReport { id: facts.id, name: entry.name.clone(), json: object(entry, facts), status, table, disks }
+    let status = format!("0 {} {} {status}", facts.size, table.params.name()).trim_end().to_owned();
+    let word = |word: &str| Ok::<_, Infallible>(entry.deps.on_table_line(word));
+    let table = table.with_devices(word).map_or_else(|never| match never {}, |table| table.to_string());
+    let (name, disks) = (entry.name.clone(), entry.deps.numbers());
+    DeviceReport { id: facts.id, name, json: object(entry, facts), status, table, disks }
 }
 
-fn mirror_status(mirror: &MirrorFacts, legs: &[NamedLeg], log: Option<&Named>) -> MirrorStatus {
-    let status = &mirror.status;
+fn mirror_status(facts: &MirrorFacts, mirror: &table::Mirror, deps: &Deps) -> MirrorStatus {
+    let status = &facts.status;
+    let leg = |(leg, health): (&table::Leg, &LegHealth)| (deps.on_table_line(&leg.device), *health);
     MirrorStatus {
-        legs: legs.iter().zip(&status.legs).map(|(leg, health)| (leg.disk.on_table_line(), *health)).collect(),
+        legs: mirror.legs.iter().zip(&status.legs).map(leg).collect(),
         in_sync_regions: status.in_sync_regions,
         regions: status.regions,
-        log: match (log, status.log) {
-            (Some(log), Some(state)) => MirrorLogStatus::Disk { device: log.on_table_line(), state },
+        log: match (mirror.log_device(), status.log) {
+            (Some(log), Some(state)) => MirrorLogStatus::Disk { device: deps.on_table_line(log), state },
             _ => MirrorLogStatus::Core,
         },
     }
 }
 
-/// The device's target and its parameters in effect.
-fn target(entry: &Entry, facts: &Facts) -> Target {
-    match (&entry.over, &facts.snapshot) {
-        (Over::Snapshot { origin, cow }, Some(snapshot)) => snapshot_target(snapshot, origin, cow),
-        (Over::Origin { origin } | Over::Snapshot { origin, .. }, _) => {
-            Target::SnapshotOrigin { origin: origin.on_table_line() }
-        }
-        (Over::Mirror { legs, log }, _) => mirror_target(entry, facts, legs, log.as_ref()),
-    }
-}
-
-fn snapshot_target(snapshot: &SnapshotFacts, origin: &Named, cow: &Named) -> Target {
-    let overflow = snapshot.options.on_full == OnFull::Overflow;
-    Target::Snapshot(table::Snapshot {
-        origin: origin.on_table_line(),
-        cow: cow.on_table_line(),
-        store: if snapshot.persistent { StoreType::Persistent { overflow } } else { StoreType::Transient },
-        chunk_size: Some(snapshot.chunk_size),
-        discard_zeroes_cow: snapshot.options.discard_zeroes_cow,
-        discard_passdown_origin: snapshot.options.discard_passdown_origin,
-    })
-}
-
-fn mirror_target(entry: &Entry, facts: &Facts, legs: &[NamedLeg], log: Option<&Named>) -> Target {
-    let leg = |leg: &NamedLeg| table::Leg { device: leg.disk.on_table_line(), offset: leg.offset };
-    let (initial_sync, handle_errors, keep_log) = match &entry.added {
-        Question::AddMirror(add) => (add.initial_sync, add.handle_errors, add.keep_log),
-        _ => (InitialSync::FromLog, false, false),
-    };
-    Target::Mirror(table::Mirror {
-        log: log.map_or(MirrorLog::Core, |log| MirrorLog::Disk { device: log.on_table_line() }),
-        region_size: facts.mirror.as_ref().map_or(Sectors(0), |mirror| mirror.region_size),
-        initial_sync: match initial_sync {
-            InitialSync::FromLog => table::InitialSync::FromLog,
-            InitialSync::Sync => table::InitialSync::Sync,
-            InitialSync::NoSync => table::InitialSync::NoSync,
-        },
-        legs: legs.iter().map(leg).collect(),
-        handle_errors,
-        keep_log,
-    })
-}
-
 /// The `mirror` object of `list --json`.
-fn mirror_object(mirror: &MirrorFacts, legs: &[NamedLeg], log: Option<&Named>) -> Value {
-    let leg = |(named, leg): (&NamedLeg, &LegFacts)| {
+fn mirror_object(mirror: &MirrorFacts, table: &table::Mirror) -> Value {
+    let leg = |(named, leg): (&table::Leg, &LegFacts)| {
         json!({
-            "path": named.disk.path,
+            "path": named.device,
             "offset_bytes": named.offset.bytes(),
             "health": leg.health.letter().to_string(),
             "default": leg.default,
@@ -225,8 +178,8 @@ fn mirror_object(mirror: &MirrorFacts, legs: &[NamedLeg], log: Option<&Named>) -
         })
     };
     json!({
-        "legs": legs.iter().zip(&mirror.legs).map(leg).collect::<Vec<_>>(),
-        "log": log.map_or("core", |log| log.path.as_str()),
+        "legs": table.legs.iter().zip(&mirror.legs).map(leg).collect::<Vec<_>>(),
+        "log": table.log_device().unwrap_or("core"),
         "log_health": mirror.status.log.map(|state| state.letter().to_string()),
         "region_size_bytes": mirror.region_size.bytes(),
         "regions": mirror.status.regions,
@@ -266,31 +219,11 @@ fn health_of(facts: &Facts) -> &'static str {
 fn object(entry: &Entry, facts: &Facts) -> Value {
     let id = facts.id;
     let block = format!("/dev/ublkb{id}");
-    let over = match &entry.over {
-        Over::Origin { origin } => (origin.path.as_str(), None),
-        Over::Snapshot { origin, cow } => (origin.path.as_str(), Some(&cow.path)),
-        Over::Mirror { .. } => ("", None),
-    };
-    let snapshot = facts.snapshot.as_ref().map(|snapshot| {
-        json!({
-            "origin": over.0,
-            "cow": over.1,
-            "store": if snapshot.persistent { "persistent" } else { "transient" },
-            "chunk_size_bytes": snapshot.chunk_size.bytes(),
-            "valid": snapshot.status.valid,
-            "overflow": snapshot.status.overflowed,
-            "used_bytes": snapshot.status.usage.allocated.bytes(),
-            "total_bytes": snapshot.status.usage.total.bytes(),
-            "metadata_bytes": snapshot.status.usage.metadata.bytes(),
-            "exceptions": snapshot.exceptions,
-            "merge": null,
-        })
-    });
     let stats = facts.stats;
     let mut object = json!({
         "id": id,
         "name": entry.name,
-        "target": target(entry, facts).name(),
+        "target": entry.spec.table.params.name(),
         "state": if facts.suspended { "suspended" } else { "live" },
         "health": health_of(facts),
         "events": facts.events,
@@ -314,10 +247,27 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
             "commits": facts.commits, "errors": stats.errors,
         },
     });
-    match (snapshot, &facts.mirror, &entry.over) {
-        (Some(snapshot), ..) => object["snapshot"] = snapshot,
-        (_, Some(mirror), Over::Mirror { legs, log }) => object["mirror"] = mirror_object(mirror, legs, log.as_ref()),
-        _ => object["origin"] = json!({ "path": over.0 }),
+    match (&entry.spec.table.params, &facts.snapshot, &facts.mirror) {
+        (TargetParams::Snapshot(table), Some(snapshot), _) => object["snapshot"] = snapshot_object(snapshot, table),
+        (TargetParams::Mirror(table), _, Some(mirror)) => object["mirror"] = mirror_object(mirror, table),
+        (TargetParams::SnapshotOrigin { origin }, ..) => object["origin"] = json!({ "path": origin }),
+        _ => {}
     }
     object
+}
+
+fn snapshot_object(snapshot: &SnapshotFacts, table: &table::Snapshot) -> Value {
+    json!({
+        "origin": table.origin,
+        "cow": table.cow,
+        "store": if table.store.is_transient() { "transient" } else { "persistent" },
+        "chunk_size_bytes": snapshot.chunk_size.bytes(),
+        "valid": snapshot.status.valid,
+        "overflow": snapshot.status.overflowed,
+        "used_bytes": snapshot.status.usage.allocated.bytes(),
+        "total_bytes": snapshot.status.usage.total.bytes(),
+        "metadata_bytes": snapshot.status.usage.metadata.bytes(),
+        "exceptions": snapshot.exceptions,
+        "merge": null,
+    })
 }

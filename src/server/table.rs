@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use dm_targets::mirror::leg_state::Past;
+use dm_targets::table::TargetParams;
 
 use super::control::{Prepared, Server};
-use super::devices::{Over, no_device};
+use super::devices::{Deps, no_device};
 use crate::data::{Family, Served};
 use crate::failure::Reason;
-use crate::protocol::{Answer, Question};
+use crate::protocol::{Answer, DeviceSpec};
 
 impl Server {
     /// Holds a device's requests back. That is durable before the command ends: the next server holds them back as well.
@@ -52,8 +53,8 @@ impl Server {
     }
 
     /// Puts a loaded table in the place of the old one, or else the old one back: the device is then as it was before.
-    fn swap_table(&mut self, id: u32, table: Question, was_suspended: bool) -> Result<(), Reason> {
-        let old = self.devices.get(&id).ok_or_else(|| no_device(id))?.added.clone();
+    fn swap_table(&mut self, id: u32, table: DeviceSpec, was_suspended: bool) -> Result<(), Reason> {
+        let old = self.devices.get(&id).ok_or_else(|| no_device(id))?.spec.clone();
         let Err(error) = self.change_table(id, table, false) else { return Ok(()) };
         // The device had a target before, and has to have one again, with what is known of its disks by now.
         let back = self.change_table(id, old, true);
@@ -101,10 +102,14 @@ impl Server {
     }
 
     /// Takes a table for the next resume. Its disks are opened then, when the old table no longer has them.
-    pub(super) fn load(&mut self, id: u32, table: Question) -> Result<Answer, Reason> {
+    pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Answer, Reason> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
-        let before = match (&entry.over, &table) {
-            (Over::Mirror { .. }, Question::AddMirror(_)) => entry.loaded.replace(table),
+        let before = match (&entry.spec.table.params, &spec.table.params) {
+            (TargetParams::Mirror(_), TargetParams::Mirror(_)) => {
+                // Queues, depth and the rest were fixed when the kernel added the device.
+                spec.options = entry.spec.options.clone();
+                entry.loaded.replace(spec)
+            }
             _ => return Err(format!("/dev/ublkb{id}: only a mirror's table can be replaced, and by a mirror's")),
         };
         if let Err(why) = self.record(None) {
@@ -117,22 +122,25 @@ impl Server {
     }
 
     /// Puts another table in the place of a suspended device's; `again`: one that it had before.
-    fn change_table(&mut self, id: u32, table: Question, again: bool) -> Result<(), Reason> {
-        let Question::AddMirror(mut add) = table else { return Err("this is no mirror".to_owned()) };
+    fn change_table(&mut self, id: u32, mut spec: DeviceSpec, again: bool) -> Result<(), Reason> {
+        let TargetParams::Mirror(mirror) = spec.table.params.clone() else {
+            return Err("this is no mirror".to_owned());
+        };
+        let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
         let take = move |family: Rc<Family>| async move { family.take_target(id).await };
         self.family.call(take).map_err(|error| error.to_string())??;
         // What the old target has put on record in its end counts as well.
         let past = if again {
             // The word that was given with this table was about another moment.
-            add.source = None;
-            self.past_of(&add)
+            spec.source = None;
+            self.past_of(&mirror, None)
         } else {
             Past::Replaced(self.rundir.legs(&self.key).ok())
         };
-        let prepared = self.open_mirror(add, past)?;
-        let Prepared { ticket, over, added, params, .. } = prepared;
+        let prepared = self.open_mirror(&mirror, spec, Some(&name), past)?;
+        let Prepared { ticket, deps, spec, params, .. } = prepared;
         let fits = self.refuse_unfit(id, &params).map_err(|why| format!("the table: {why}"));
-        if let Err(why) = fits.and_then(|()| self.record_table(id, over, added, again)) {
+        if let Err(why) = fits.and_then(|()| self.record_table(id, deps, spec, again)) {
             let forget = move |family: Rc<Family>| async move { drop(family.opened.borrow_mut().remove(&ticket)) };
             self.family.call(forget).map_err(|error| error.to_string())?;
             return Err(why);
@@ -143,13 +151,13 @@ impl Server {
 
     /// Writes down what the device is made of from now on: the next server must not open the disks of the old table. The one
     /// that goes back is in the file already if it cannot be written.
-    fn record_table(&mut self, id: u32, over: Over, added: Question, again: bool) -> Result<(), Reason> {
+    fn record_table(&mut self, id: u32, deps: Deps, spec: DeviceSpec, again: bool) -> Result<(), Reason> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
-        let old = (std::mem::replace(&mut entry.over, over), std::mem::replace(&mut entry.added, added));
+        let old = (std::mem::replace(&mut entry.deps, deps), std::mem::replace(&mut entry.spec, spec));
         match self.record(None) {
             Err(why) if !again => {
                 if let Some(entry) = self.devices.get_mut(&id) {
-                    (entry.over, entry.added) = old;
+                    (entry.deps, entry.spec) = old;
                 }
                 return Err(format!("the table cannot be recorded: {why}"));
             }

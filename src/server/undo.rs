@@ -17,7 +17,7 @@ impl Undo {
     /// The one for a command.
     pub(super) fn of(question: &Question) -> Undo {
         match question {
-            Question::AddSnapshot(_) | Question::AddOrigin(_) | Question::AddMirror(_) => Undo::Add,
+            Question::Add { .. } => Undo::Add,
             Question::Suspend { id, .. } => Undo::Suspend(*id),
             _ => Undo::No,
         }

@@ -2,21 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use dm_targets::table::parse_size;
+use dm_targets::table::{Leg, parse_size};
+use dm_targets::units::Sector;
 
 use crate::failure::{Failure, wrong_usage};
-use crate::protocol::Leg;
 use crate::storage::DiskId;
 
 /// The path for a server, which has another working directory. One that is not UTF-8 cannot stand in a state file or a
 /// table line as it is, and a path that has been changed there could lead to another disk.
-pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+pub fn absolute(path: &Path) -> Result<String, Failure> {
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    if path.to_str().is_none() {
-        let hint = "name the disk by another path, e.g. through a symbolic link";
-        return Err(wrong_usage(format!("{}: the path is not UTF-8: {hint}", path.display())));
-    }
-    Ok(path)
+    let word = path.to_str().map(str::to_owned);
+    let hint = "name the disk by another path, e.g. through a symbolic link";
+    word.ok_or_else(|| wrong_usage(format!("{}: the path is not UTF-8: {hint}", path.display())))
 }
 
 /// `DEV` or `DEV:OFFSET`; a path that exists may itself hold colons.
@@ -31,7 +29,7 @@ pub fn leg_of(word: &str) -> Result<Leg, Failure> {
     if offset % 512 != 0 {
         return Err(wrong_usage(format!("leg {word}: the offset is not a multiple of 512 bytes")));
     }
-    Ok(Leg { path: absolute(Path::new(path))?, offset_sectors: offset / 512 })
+    Ok(Leg { device: absolute(Path::new(path))?, offset: Sector(offset / 512) })
 }
 
 /// A device word of a table line: a path, or `MAJ:MIN`.

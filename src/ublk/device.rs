@@ -9,7 +9,7 @@ use libublk::sys;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::failure::Reason;
-use crate::protocol::Common;
+use crate::protocol::DeviceOptions;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, DeviceState, Discard, Params, attrs};
 
@@ -72,19 +72,25 @@ fn is_ours(info: &DeviceInfo, cookie: u64) -> bool {
 }
 
 /// Has the kernel add a device with what it can do of what is wanted.
-pub fn add(control: &mut Control, common: &Common, params: &Params, zero_copy: bool) -> Result<DeviceInfo, Reason> {
+pub fn add(
+    control: &mut Control,
+    id: Option<u32>,
+    options: &DeviceOptions,
+    params: &Params,
+    zero_copy: bool,
+) -> Result<DeviceInfo, Reason> {
     let features = control.features().unwrap_or(0);
     let mut flags = u64::from(sys::UBLK_F_CMD_IOCTL_ENCODE);
-    if common.recovery {
+    if options.recovery {
         flags |= u64::from(sys::UBLK_F_USER_RECOVERY) | u64::from(sys::UBLK_F_USER_RECOVERY_REISSUE);
     }
     let wanted = u64::from(sys::UBLK_F_SUPPORT_ZERO_COPY) | u64::from(sys::UBLK_F_AUTO_BUF_REG);
-    if zero_copy && common.zero_copy && features & wanted == wanted {
+    if zero_copy && options.zero_copy && features & wanted == wanted {
         flags |= wanted;
     }
     // A snapshot's partitions are its origin's: nobody asked for them to appear a second time.
     flags |= features & u64::from(sys::UBLK_F_NO_AUTO_PART_SCAN);
-    let (id, queues, depth) = (common.id, common.queues, common.depth);
+    let (queues, depth) = (options.queues, options.depth);
     let wanted = AddDevice { id, queues, depth, max_io_bytes: MAX_IO_BYTES, flags, target_flags: new_cookie()? };
     let info = control.add(&wanted).map_err(|error| not_added(id, &error))?;
     if let Err(error) = control.set_params(info.id, params) {

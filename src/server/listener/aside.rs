@@ -10,7 +10,7 @@ use super::reply_late;
 use crate::data::Caller;
 use crate::failure::Reason;
 use crate::protocol::{Answer, Question};
-use crate::server::devices::NamedLeg;
+use crate::server::devices::LegRef;
 use crate::server::targets::mirror_messages::compare_or_repair;
 
 /// Questions that are answered aside at the same time: each costs a thread, and nobody needs more.
@@ -45,7 +45,7 @@ pub(super) fn aside(
     place: Place,
     family: &Caller,
     question: Question,
-    legs: Vec<NamedLeg>,
+    legs: Vec<LegRef>,
     connection: UnixStream,
 ) -> io::Result<()> {
     let family = family.clone();

@@ -11,24 +11,20 @@ use dm_targets::mirror::Event;
 use dm_targets::mirror::format::identity_of;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::target::{LegParts, Mirror, Parts};
-use dm_targets::table;
+use dm_targets::table::{InitialSync, Leg, Mirror as Table, MirrorLog};
 use dm_targets::units::{Sector, Sectors};
 
 use crate::data::{Events, Family, Opened, Served};
 use crate::failure::Reason;
-use crate::protocol::{AddMirror, InitialSync, Leg, Question};
+use crate::protocol::DeviceSpec;
 use crate::rundir::RunDir;
 use crate::server::control::{Prepared, Server};
-use crate::server::devices::{Named, NamedLeg, Over};
+use crate::server::devices::Deps;
 use crate::storage::content;
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, Claim, DiskId, OpenDisk, lasting_name};
 use crate::ublk::Discard;
 use crate::ublk::device;
-
-/// Unit of the dirty log unless the user says otherwise, 512 KiB: a recovery after a crash is short, and a log of 4 KiB
-/// serves 12 GiB.
-const DEFAULT_REGION: Sectors = Sectors(1024);
 
 /// The disks of a mirror, open.
 struct Disks {
@@ -41,66 +37,71 @@ struct Disks {
 }
 
 impl Server {
-    pub(in crate::server) fn prepare_mirror(&mut self, add: AddMirror, again: bool) -> Result<Prepared, Reason> {
+    pub(in crate::server) fn prepare_mirror(
+        &mut self,
+        mirror: &Table,
+        spec: DeviceSpec,
+        name: Option<&str>,
+        again: bool,
+    ) -> Result<Prepared, Reason> {
         if !self.devices.is_empty() || self.origin.is_some() {
-            return Err(format!("{}: in use by another device of this server", add.legs[0].path.display()));
+            return Err(format!("{}: in use by another device of this server", mirror.legs[0].device));
         }
-        let past = if again { self.past_of(&add) } else { Past::None };
-        self.open_mirror(add, past)
+        let past = if again { self.past_of(mirror, spec.source) } else { Past::None };
+        self.open_mirror(mirror, spec, name, past)
     }
 
     /// What a server that died has left of a mirror.
-    pub(in crate::server) fn past_of(&self, add: &AddMirror) -> Past {
+    pub(in crate::server) fn past_of(&self, mirror: &Table, source: Option<usize>) -> Past {
         let left = self.rundir.legs(&self.key);
-        if let (Err(why), None, None) = (&left, &add.log, add.source) {
+        if let (Err(why), MirrorLog::Core, None) = (&left, &mirror.log, source) {
             log::error!("the record of the legs cannot be used: {why}");
         }
         Past::TakenOver(left.ok())
     }
 
-    pub(in crate::server) fn open_mirror(&mut self, add: AddMirror, past: Past) -> Result<Prepared, Reason> {
-        let disks = open_disks(&add)?;
-        let region = region_size(&add, &disks)?;
+    pub(in crate::server) fn open_mirror(
+        &mut self,
+        mirror: &Table,
+        spec: DeviceSpec,
+        name: Option<&str>,
+        past: Past,
+    ) -> Result<Prepared, Reason> {
+        let disks = open_disks(mirror, spec.table.len, spec.force)?;
+        check_region(mirror, &disks)?;
         if !matches!(past, Past::TakenOver(_)) {
-            check_log(&disks, &add)?;
-            check_legs(&disks, &add, &past)?;
+            check_log(&disks, spec.force)?;
+            check_legs(&disks, mirror, &spec, &past)?;
         }
-        let over = Over::Mirror {
-            legs: disks.legs.iter().zip(&add.legs).map(|(disk, leg)| named_leg(disk.id, leg)).collect(),
-            log: disks.log.iter().zip(&add.log).map(|(disk, path)| Named::new(disk.id, path)).next(),
-        };
+        let mut deps = Deps::default();
+        let legs = disks.legs.iter().zip(&mirror.legs).map(|(disk, leg)| (leg.device.as_str(), disk.id));
+        let log = disks.log.iter().zip(mirror.log_device()).map(|(disk, word)| (word, disk.id));
+        legs.chain(log).for_each(|(word, id)| deps.insert(word, id));
         let limits: Vec<_> = disks.legs.iter().map(|leg| &leg.limits).collect();
         // A leg with a volatile cache may join later, and what users do not flush then is not flushed to it. Flushes of legs
         // without one cost nothing.
-        let params = device::params(&limits, true, disks.len, add.common.read_only, discard_of(&disks));
+        let read_only = spec.options.read_only;
+        let params = device::params(&limits, true, disks.len, read_only, discard_of(&disks));
         let ticket = self.next_ticket();
-        self.open_target(&add, disks, region, past, ticket)?;
-        let (common, read_only) = (add.common.clone(), add.common.read_only);
+        let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
+        self.open_target(mirror, disks, spec.source, past, label, ticket)?;
         // Which leg was right was said of this moment: from now on the record knows.
-        Ok(Prepared {
-            params,
-            common,
-            ticket,
-            over,
-            read_only,
-            added: Question::AddMirror(AddMirror { source: None, ..add }),
-        })
+        Ok(Prepared { params, ticket, deps, read_only, spec: DeviceSpec { source: None, ..spec } })
     }
 
     fn open_target(
         &self,
-        add: &AddMirror,
+        mirror: &Table,
         disks: Disks,
-        region_size: Sectors,
+        source: Option<usize>,
         past: Past,
+        label: String,
         ticket: u64,
     ) -> Result<(), Reason> {
-        let offsets = add.legs.iter().map(|leg| Sector(leg.offset_sectors));
-        let known: Vec<_> = offsets.zip(identities(add, &disks.legs)).collect();
-        let (handle_errors, keep_log) = (add.handle_errors, add.keep_log);
-        let label = add.common.name.clone().unwrap_or_else(|| add.legs[0].path.display().to_string());
+        let offsets = mirror.legs.iter().map(|leg| leg.offset);
+        let known: Vec<_> = offsets.zip(identities(&mirror.legs, &disks.legs)).collect();
+        let Table { handle_errors, keep_log, region_size, initial_sync, .. } = *mirror;
         let (rundir, key) = (self.rundir.clone(), self.key.clone());
-        let (initial_sync, source) = (add.initial_sync, add.source);
         let open = move |family: Rc<Family>| async move {
             let Disks { legs, log, len, .. } = disks;
             let legs = legs.into_iter().zip(known);
@@ -118,11 +119,7 @@ impl Server {
                 log: log.map(|disk| family.disk(disk)),
                 len,
                 region_size,
-                initial_sync: match initial_sync {
-                    InitialSync::FromLog => table::InitialSync::FromLog,
-                    InitialSync::Sync => table::InitialSync::Sync,
-                    InitialSync::NoSync => table::InitialSync::NoSync,
-                },
+                initial_sync,
                 handle_errors,
                 keep_log,
                 source,
@@ -143,74 +140,59 @@ impl Server {
 }
 
 /// Opens legs and log. A disk may hold several legs, side by side.
-fn open_disks(add: &AddMirror) -> Result<Disks, Reason> {
+fn open_disks(mirror: &Table, len: Sectors, force: bool) -> Result<Disks, Reason> {
     let mut legs: Vec<OpenDisk> = Vec::new();
-    for leg in &add.legs {
-        let id = std::fs::metadata(&leg.path).ok().and_then(|metadata| DiskId::of(&metadata));
+    for leg in &mirror.legs {
+        let id = std::fs::metadata(&leg.device).ok().and_then(|metadata| DiskId::of(&metadata));
         let ours = legs.iter().any(|other| Some(other.id) == id);
-        let claim = if add.common.force || ours { Claim::Shared } else { Claim::Exclusive };
-        legs.push(OpenDisk::open(&leg.path, Access::ReadWrite, claim).map_err(|error| error.to_string())?);
+        let claim = if force || ours { Claim::Shared } else { Claim::Exclusive };
+        legs.push(OpenDisk::open(&leg.device, Access::ReadWrite, claim).map_err(|error| error.to_string())?);
     }
-    let log = match &add.log {
+    let log = match mirror.log_device() {
         None => None,
         Some(path) => {
             let id = std::fs::metadata(path).ok().and_then(|metadata| DiskId::of(&metadata));
             if legs.iter().any(|leg| Some(leg.id) == id) {
-                return Err(format!("{}: a leg cannot be the log as well", path.display()));
+                return Err(format!("{path}: a leg cannot be the log as well"));
             }
             Some(OpenDisk::open(path, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?)
         }
     };
     let block = legs.iter().map(|leg| u64::from(leg.limits.logical_block_size)).max().unwrap_or(512) / 512;
-    let left = |(disk, leg): (&OpenDisk, &Leg)| disk.size_sectors.saturating_sub(leg.offset_sectors);
-    let least = legs.iter().zip(&add.legs).map(left).min().unwrap_or(0);
-    let len = add.len_sectors.unwrap_or(least / block * block);
-    for pair in legs.iter().zip(&add.legs) {
-        let (path, offset) = (pair.1.path.display(), pair.1.offset_sectors);
-        if len == 0 || len > left(pair) {
-            let (len, size) = (len.max(block), pair.0.size_sectors);
+    for (disk, leg) in legs.iter().zip(&mirror.legs) {
+        let (path, offset, size) = (&leg.device, leg.offset.0, disk.size_sectors);
+        if len.0 > size.saturating_sub(offset) {
             return Err(format!("{path}: {len} sectors from sector {offset} do not fit on a disk of {size} sectors"));
         }
-        if offset % (u64::from(pair.0.limits.logical_block_size) / 512) != 0 {
-            let block = pair.0.limits.logical_block_size;
+        if offset % (u64::from(disk.limits.logical_block_size) / 512) != 0 {
+            let block = disk.limits.logical_block_size;
             return Err(format!(
                 "{path}: offset of {offset} sectors: not a multiple of its block size of {block} bytes"
             ));
         }
     }
-    if len % block != 0 {
+    if len.0 % block != 0 {
         return Err(format!(
             "length of {len} sectors: not a multiple of the legs' block size of {} bytes",
             block * 512
         ));
     }
-    let ranges: Vec<_> = legs.iter().zip(&add.legs).map(|(disk, leg)| (disk.id, leg.offset_sectors)).collect();
+    let ranges: Vec<_> = legs.iter().zip(&mirror.legs).map(|(disk, leg)| (disk.id, leg.offset.0)).collect();
     for (at, (id, offset)) in ranges.iter().enumerate() {
-        if ranges[..at].iter().any(|(other, start)| other == id && start.abs_diff(*offset) < len) {
-            return Err(format!("{}: given for two legs that overlap", add.legs[at].path.display()));
+        if ranges[..at].iter().any(|(other, start)| other == id && start.abs_diff(*offset) < len.0) {
+            return Err(format!("{}: given for two legs that overlap", mirror.legs[at].device));
         }
     }
-    Ok(Disks { legs, log, len: Sectors(len), block: Sectors(block) })
+    Ok(Disks { legs, log, len, block: Sectors(block) })
 }
 
-fn region_size(add: &AddMirror, disks: &Disks) -> Result<Sectors, Reason> {
-    let largest = Sectors(1 << (63 - disks.len.0.leading_zeros()));
-    let region = add.region_sectors.map_or(DEFAULT_REGION.min(largest).max(disks.block), Sectors);
-    let leg = |leg: &Leg| table::Leg { device: String::new(), offset: Sector(leg.offset_sectors) };
-    let table = table::Mirror {
-        log: table::MirrorLog::Core,
-        region_size: region,
-        initial_sync: table::InitialSync::FromLog,
-        legs: add.legs.iter().map(leg).collect(),
-        handle_errors: add.handle_errors,
-        keep_log: add.keep_log,
-    };
-    table.check(disks.len).map_err(|error| error.to_string())?;
-    if region.0 % disks.block.0 != 0 {
-        let block = disks.block.bytes();
+fn check_region(mirror: &Table, disks: &Disks) -> Result<(), Reason> {
+    mirror.check(disks.len).map_err(|error| error.to_string())?;
+    if mirror.region_size.0 % disks.block.0 != 0 {
+        let (region, block) = (mirror.region_size, disks.block.bytes());
         return Err(format!("region size {region}: not a multiple of the legs' block size of {block} bytes"));
     }
-    Ok(region)
+    Ok(())
 }
 
 /// Discards go to all legs or to none.
@@ -227,39 +209,39 @@ fn discard_of(disks: &Disks) -> Option<Discard> {
 }
 
 /// Refuses a log device that holds something else.
-fn check_log(disks: &Disks, add: &AddMirror) -> Result<(), Reason> {
+fn check_log(disks: &Disks, force: bool) -> Result<(), Reason> {
     match &disks.log {
-        Some(log) if !add.common.force => content::refuse_other(log, Some(SignatureKind::MirrorLog), "a dirty log"),
+        Some(log) if !force => content::refuse_other(log, Some(SignatureKind::MirrorLog), "a dirty log"),
         _ => Ok(()),
     }
 }
 
 /// Refuses to recover over a leg that holds something other than the source does.
-fn check_legs(disks: &Disks, add: &AddMirror, past: &Past) -> Result<(), Reason> {
-    if add.common.force || add.initial_sync == InitialSync::NoSync {
+fn check_legs(disks: &Disks, mirror: &Table, spec: &DeviceSpec, past: &Past) -> Result<(), Reason> {
+    if spec.force || mirror.initial_sync == InitialSync::NoSync {
         return Ok(());
     }
-    if let Some(log) = disks.log.as_ref().filter(|_| add.initial_sync == InitialSync::FromLog) {
+    if let Some(log) = disks.log.as_ref().filter(|_| mirror.initial_sync == InitialSync::FromLog) {
         if content::of(log)?.is_some_and(|found| found.kind == SignatureKind::MirrorLog) {
             return Ok(());
         }
     }
     let known = match past {
-        Past::Replaced(Some(state)) => state.source_among(&identities(add, &disks.legs)),
+        Past::Replaced(Some(state)) => state.source_among(&identities(&mirror.legs, &disks.legs)),
         _ => None,
     };
-    let source = add.source.or(known).unwrap_or(0);
+    let source = spec.source.or(known).unwrap_or(0);
     let expected = content::of(&disks.legs[source]).map_err(|error| {
         format!("{error}; all would be copied from it, so name a leg that can be read with --source")
     })?;
     for (at, leg) in disks.legs.iter().enumerate() {
         // What stands before a leg's offset is none of the mirror's business.
-        if at == source || add.legs[at].offset_sectors != 0 {
+        if at == source || mirror.legs[at].offset != Sector(0) {
             continue;
         }
         let found = match content::of(leg) {
             // A table line means what it means to the kernel: a dead leg is one, and the mirror starts without it.
-            Err(error) if add.len_sectors.is_some() => {
+            Err(error) if spec.degraded => {
                 log::warn!("{error}: the mirror starts without this leg");
                 continue;
             }
@@ -279,22 +261,17 @@ fn check_legs(disks: &Disks, add: &AddMirror, past: &Past) -> Result<(), Reason>
 }
 
 /// What the legs are called for good. Where two have one name (serial numbers that somebody has set), paths must do.
-fn identities(add: &AddMirror, disks: &[OpenDisk]) -> Vec<u64> {
-    let named: Vec<u64> = disks.iter().zip(&add.legs).map(|(disk, leg)| identity(disk, leg)).collect();
+fn identities(legs: &[Leg], disks: &[OpenDisk]) -> Vec<u64> {
+    let named: Vec<u64> = disks.iter().zip(legs).map(|(disk, leg)| identity(disk, leg)).collect();
     if named.iter().collect::<HashSet<_>>().len() == named.len() {
         return named;
     }
-    let path = |leg: &Leg| identity_of(&format!("{} {}", leg.path.display(), leg.offset_sectors));
-    add.legs.iter().map(path).collect()
+    legs.iter().map(|leg| identity_of(&format!("{} {}", leg.device, leg.offset))).collect()
 }
 
 /// What a leg is known by in the log.
 pub(in crate::server) fn identity(disk: &OpenDisk, leg: &Leg) -> u64 {
-    identity_of(&format!("{} {}", lasting_name(disk), leg.offset_sectors))
-}
-
-pub(in crate::server) fn named_leg(id: DiskId, leg: &Leg) -> NamedLeg {
-    NamedLeg { disk: Named::new(id, &leg.path), offset: Sector(leg.offset_sectors) }
+    identity_of(&format!("{} {}", lasting_name(disk), leg.offset))
 }
 
 /// Hears of a mirror, and puts the state of its legs on record.

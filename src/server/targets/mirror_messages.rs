@@ -6,16 +6,16 @@ use std::rc::Rc;
 use dm_targets::mirror::compare::Difference;
 use dm_targets::mirror::legs::LegSet;
 use dm_targets::mirror::target::{LegParts, Mirror};
-use dm_targets::table::LegHealth;
-use dm_targets::units::{Sector, Sectors};
+use dm_targets::table::{Leg, LegHealth, Mirror as Table, TargetParams};
+use dm_targets::units::Sectors;
 use serde_json::json;
 
-use super::mirror::{identity, named_leg};
+use super::mirror::identity;
 use crate::data::{Caller, Family, Left, Served};
 use crate::failure::Reason;
-use crate::protocol::{Answer, Leg, Question};
+use crate::protocol::Answer;
 use crate::server::control::Server;
-use crate::server::devices::{NamedLeg, Over, no_device};
+use crate::server::devices::{Entry, LegRef, no_device};
 use crate::storage::content;
 use crate::storage::word::leg_of;
 use crate::storage::{Access, Claim, DiskId, OpenDisk};
@@ -34,38 +34,30 @@ impl Server {
         match *words {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
-                let (opened, named) = self.open_leg(id, &new, Some(at))?;
-                let identity = identity(&opened, &new);
+                let opened = self.open_leg(id, &new, Some(at))?;
+                let (identity, disk, offset) = (identity(&opened, &new), opened.id, new.offset);
                 self.on_mirror(id, move |family, mirror| async move {
-                    let offset = Sector(new.offset_sectors);
                     let parts = LegParts { disk: family.disk(opened), offset, identity };
                     mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
                 })?;
-                self.change_legs(id, |legs, added| (legs[at], added[at]) = named);
+                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs[at] = new);
             }
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
-                let (opened, named) = self.open_leg(id, &new, None)?;
-                let identity = identity(&opened, &new);
+                let opened = self.open_leg(id, &new, None)?;
+                let (identity, disk, offset) = (identity(&opened, &new), opened.id, new.offset);
                 self.on_mirror(id, move |family, mirror| async move {
-                    let offset = Sector(new.offset_sectors);
                     let parts = LegParts { disk: family.disk(opened), offset, identity };
                     mirror.add_leg(parts).await.map_err(|error| error.to_string())
                 })?;
-                self.change_legs(id, |legs, added| {
-                    legs.push(named.0);
-                    added.push(named.1);
-                });
+                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs.push(new));
             }
             ["remove-leg", leg] => {
                 let at = self.leg(id, leg)?;
                 self.on_mirror(id, move |_, mirror| async move {
                     mirror.remove_leg(at).await.map_err(|error| error.to_string())
                 })?;
-                self.change_legs(id, |legs, added| {
-                    legs.remove(at);
-                    added.remove(at);
-                });
+                self.change_legs(id, None, |legs| drop(legs.remove(at)));
             }
             ["recover"] => self.on_mirror(id, move |_, mirror| async move {
                 mirror.recover_again();
@@ -89,51 +81,48 @@ impl Server {
     }
 
     /// The legs of a mirror, or why there are none.
-    fn legs(&self, id: u32) -> Result<&[NamedLeg], Reason> {
-        match self.devices.get(&id).map(|entry| &entry.over) {
-            Some(Over::Mirror { legs, .. }) => Ok(legs),
-            Some(_) => Err(format!("/dev/ublkb{id}: only a mirror takes messages")),
-            None => Err(no_device(id)),
-        }
+    fn legs(&self, id: u32) -> Result<Vec<LegRef>, Reason> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        entry.legs().ok_or_else(|| format!("/dev/ublkb{id}: only a mirror takes messages"))
     }
 
     fn leg(&self, id: u32, word: &str) -> Result<usize, Reason> {
         let legs = self.legs(id)?;
-        find_leg(legs, word).ok_or_else(|| not_a_leg(legs, id, word))
+        find_leg(&legs, word).ok_or_else(|| not_a_leg(&legs, id, word))
     }
 
-    fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<(OpenDisk, (NamedLeg, Leg)), Reason> {
+    fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<OpenDisk, Reason> {
         // A leg that was away and has come back takes its own place, and is claimed already.
-        let known = std::fs::metadata(&leg.path).ok().and_then(|metadata| DiskId::of(&metadata));
+        let known = std::fs::metadata(&leg.device).ok().and_then(|metadata| DiskId::of(&metadata));
         let legs = self.legs(id)?;
-        let own = place.and_then(|at| legs.get(at)).is_some_and(|old| Some(old.disk.id) == known);
+        let own = place.and_then(|at| legs.get(at)).is_some_and(|old| old.disk.is_some() && old.disk == known);
         let claim = if own { Claim::Shared } else { Claim::Exclusive };
-        let disk = OpenDisk::open(&leg.path, Access::ReadWrite, claim).map_err(|error| error.to_string())?;
+        let disk = OpenDisk::open(&leg.device, Access::ReadWrite, claim).map_err(|error| error.to_string())?;
         let below = device::params(&[&disk.limits], true, Sectors(0), false, None);
-        self.refuse_unfit(id, &below).map_err(|why| format!("{}: {why}", leg.path.display()))?;
+        self.refuse_unfit(id, &below).map_err(|why| format!("{}: {why}", leg.device))?;
         self.refuse_other_content(id, &disk, leg)?;
-        let named = named_leg(disk.id, leg);
-        Ok((disk, (named, leg.clone())))
+        Ok(disk)
     }
 
     /// Refuses a disk that holds something other than the mirror's own content, which a former leg has.
     fn refuse_other_content(&self, id: u32, disk: &OpenDisk, leg: &Leg) -> Result<(), Reason> {
-        let found = content::of(disk)?.filter(|_| leg.offset_sectors == 0);
+        let found = content::of(disk)?.filter(|_| leg.offset.0 == 0);
         let Some(found) = found else { return Ok(()) };
         let alive = move |family: Rc<Family>| async move {
             let mirror = mirror_of(&family, id)?;
             Ok::<_, Reason>(mirror.legs().iter().map(|leg| leg.health == LegHealth::Alive).collect::<Vec<_>>())
         };
         let alive = self.family.call(alive).map_err(|error| error.to_string())??;
-        let mut others = self.legs(id)?.iter().zip(alive).filter(|(other, alive)| *alive && other.offset.0 == 0);
+        let Some(mirror) = self.devices.get(&id).and_then(Entry::mirror) else { return Ok(()) };
+        let mut others = mirror.legs.iter().zip(alive).filter(|(other, alive)| *alive && other.offset.0 == 0);
         let same = others.any(|(other, _)| {
-            let other = OpenDisk::open(&other.disk.path, Access::ReadOnly, Claim::Shared).ok();
+            let other = OpenDisk::open(&other.device, Access::ReadOnly, Claim::Shared).ok();
             other.and_then(|other| content::of(&other).ok().flatten()) == Some(found)
         });
         if same {
             return Ok(());
         }
-        let (path, name, offset) = (leg.path.display(), found.name, found.offset);
+        let (path, name, offset) = (&leg.device, found.name, found.offset);
         Err(format!("{path}: holds {name} (at byte {offset}), which recovery would destroy; wipe it first"))
     }
 
@@ -149,12 +138,15 @@ impl Server {
         self.family.call(run).map_err(|error| error.to_string())?
     }
 
-    /// Notes other legs, so that list, table and the next server know them.
-    fn change_legs(&mut self, id: u32, change: impl FnOnce(&mut Vec<NamedLeg>, &mut Vec<Leg>)) {
+    /// Notes other legs, so that list, table and the next server know them; `new` is the word and the disk of one that has
+    /// come.
+    fn change_legs(&mut self, id: u32, new: Option<(&str, DiskId)>, change: impl FnOnce(&mut Vec<Leg>)) {
         if let Some(entry) = self.devices.get_mut(&id) {
-            if let (Over::Mirror { legs, .. }, Question::AddMirror(added)) = (&mut entry.over, &mut entry.added) {
-                change(legs, &mut added.legs);
-                added.source = None;
+            if let TargetParams::Mirror(Table { legs, .. }) = &mut entry.spec.table.params {
+                change(legs);
+            }
+            if let Some((word, disk)) = new {
+                entry.deps.insert(word, disk);
             }
         }
         self.save();
@@ -166,19 +158,19 @@ fn new_leg(word: &str) -> Result<Leg, Reason> {
 }
 
 /// A leg by its path or by its place, counted from 0. Another path of the same disk will do, if one leg alone is on that.
-fn find_leg(legs: &[NamedLeg], word: &str) -> Option<usize> {
-    let by_path = legs.iter().position(|leg| leg.disk.path == word);
+fn find_leg(legs: &[LegRef], word: &str) -> Option<usize> {
+    let by_path = legs.iter().position(|leg| leg.path == word);
     by_path.or_else(|| word.parse().ok().filter(|at| *at < legs.len())).or_else(|| by_disk(legs, word))
 }
 
-fn by_disk(legs: &[NamedLeg], word: &str) -> Option<usize> {
+fn by_disk(legs: &[LegRef], word: &str) -> Option<usize> {
     let id = DiskId::of(&std::fs::metadata(word).ok()?)?;
-    let mut places = legs.iter().enumerate().filter(|(_, leg)| leg.disk.id == id).map(|(at, _)| at);
+    let mut places = legs.iter().enumerate().filter(|(_, leg)| leg.disk == Some(id)).map(|(at, _)| at);
     places.next().filter(|_| places.next().is_none())
 }
 
-fn not_a_leg(legs: &[NamedLeg], id: u32, word: &str) -> Reason {
-    let legs: Vec<_> = legs.iter().enumerate().map(|(at, leg)| format!("{at} ({})", leg.disk.path)).collect();
+fn not_a_leg(legs: &[LegRef], id: u32, word: &str) -> Reason {
+    let legs: Vec<_> = legs.iter().enumerate().map(|(at, leg)| format!("{at} ({})", leg.path)).collect();
     format!("{word}: not a leg of /dev/ublkb{id}, which has legs {}", legs.join(", "))
 }
 
@@ -201,7 +193,7 @@ pub(in crate::server) fn compare_or_repair(
     connection: &UnixStream,
     id: u32,
     words: &[String],
-    legs: &[NamedLeg],
+    legs: &[LegRef],
 ) -> Result<Answer, Reason> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let lines = match *words {

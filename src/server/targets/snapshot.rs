@@ -7,17 +7,18 @@ use std::rc::Rc;
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::journal::Notes;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::table::{Snapshot as Table, StoreType, TargetParams};
 use dm_targets::units::{ChunkSize, Sectors};
 
 use super::lost;
 use crate::data::{Events, Family, Opened, Served};
 use crate::failure::Reason;
-use crate::protocol::{AddOrigin, AddSnapshot, Question};
+use crate::protocol::{DeviceSpec, DeviceState};
 use crate::rundir::RunDir;
 use crate::rundir::journal::FileNotes;
 use crate::rundir::lost::LostStore;
 use crate::server::control::{Prepared, Server};
-use crate::server::devices::{Entry, Named, Over};
+use crate::server::devices::Deps;
 use crate::storage::content;
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind, lasting_name, lasting_name_of};
@@ -25,23 +26,34 @@ use crate::ublk::device;
 
 /// What the data thread found out about a snapshot it opened.
 struct Found {
-    chunk: Sectors,
+    chunk: ChunkSize,
     len: Sectors,
 }
 
+/// How a snapshot is opened.
+struct Opening {
+    /// Length of the device.
+    len: Sectors,
+    /// What stands on the COW is of no value.
+    overwrite: bool,
+    /// For a later server than the one that made it.
+    again: bool,
+    /// Where its loss is recorded, and whether it is lost already.
+    losses: LostStore,
+    lost: bool,
+    /// What its messages call it.
+    label: String,
+    ticket: u64,
+}
+
 impl Server {
-    pub(in crate::server) fn prepare_origin(&mut self, add: AddOrigin) -> Result<Prepared, Reason> {
-        let is_origin = |entry: &&Entry| matches!(entry.added, Question::AddOrigin(_));
-        if let Some(entry) = self.devices.values().find(is_origin) {
-            return Err(format!(
-                "{} already has a device: /dev/ublkb{} ({})",
-                add.origin.display(),
-                entry.info.id,
-                entry.name
-            ));
+    pub(in crate::server) fn prepare_origin(&mut self, path: &str, spec: DeviceSpec) -> Result<Prepared, Reason> {
+        if let Some(entry) = self.devices.values().find(|entry| entry.is_origin()) {
+            let (id, name) = (entry.info.id, &entry.name);
+            return Err(format!("{path} already has a device: /dev/ublkb{id} ({name})"));
         }
-        let (origin, limits, read_only) = self.claim_origin(&add.origin, add.common.force)?;
-        let read_only = read_only || add.common.read_only;
+        let (origin, limits, read_only) = self.claim_origin(path, spec.force)?;
+        let read_only = read_only || spec.options.read_only;
         let size = self.origin_size()?;
         let ticket = self.next_ticket();
         let open = move |family: Rc<Family>| async move {
@@ -51,49 +63,55 @@ impl Server {
             Ok::<(), Reason>(())
         };
         self.family.call(open).map_err(|error| error.to_string())??;
-        Ok(Prepared {
-            params: device::params(&[&limits], limits.volatile_cache, size, read_only, None),
-            common: add.common.clone(),
-            ticket,
-            over: Over::Origin { origin: Named::new(origin, &add.origin) },
-            read_only,
-            added: Question::AddOrigin(add),
-        })
+        let mut deps = Deps::default();
+        deps.insert(path, origin);
+        let params = device::params(&[&limits], limits.volatile_cache, size, read_only, None);
+        Ok(Prepared { params, ticket, deps, read_only, spec })
     }
 
-    pub(in crate::server) fn prepare_snapshot(&mut self, add: AddSnapshot, again: bool) -> Result<Prepared, Reason> {
-        let (origin, origin_limits, _) = self.claim_origin(&add.origin, add.common.force)?;
-        let cow = std::fs::metadata(&add.cow).ok().and_then(|metadata| DiskId::of(&metadata));
+    pub(in crate::server) fn prepare_snapshot(
+        &mut self,
+        snapshot: &Table,
+        mut spec: DeviceSpec,
+        name: Option<&str>,
+        again: bool,
+    ) -> Result<Prepared, Reason> {
+        let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, spec.force)?;
+        let cow = std::fs::metadata(&snapshot.cow).ok().and_then(|metadata| DiskId::of(&metadata));
         if cow == Some(origin) {
-            return Err(format!("{}: the origin cannot be its own COW", add.cow.display()));
+            return Err(format!("{}: the origin cannot be its own COW", snapshot.cow));
         }
-        let cow = OpenDisk::open(&add.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
-        let overwrite = !again && add.common.force;
+        let cow =
+            OpenDisk::open(&snapshot.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
+        let overwrite = !again && spec.force;
+        let persistent = !snapshot.store.is_transient();
         if !again && !overwrite {
-            let wanted = add.persistent.then_some(SignatureKind::SnapshotStore);
+            let wanted = persistent.then_some(SignatureKind::SnapshotStore);
             content::refuse_other(&cow, wanted, "a snapshot")?;
         }
-        let losses = LostStore::of(&self.rundir, &lasting_name(&cow), &lasting_name_of(origin, &add.origin));
-        let lost = add.persistent && lost::is_lost(&losses, &cow, again)?;
+        let origin_name = lasting_name_of(origin, Path::new(&snapshot.origin));
+        let losses = LostStore::of(&self.rundir, &lasting_name(&cow), &origin_name);
+        let lost = persistent && lost::is_lost(&losses, &cow, again)?;
         let (cow_id, cow_limits) = (cow.id, cow.limits);
         let ticket = self.next_ticket();
-        let found = self.open_snapshot(&add, cow, overwrite, ticket, again, (losses, lost))?;
-        let discard = add.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk));
+        let label = name.unwrap_or(&snapshot.cow).to_owned();
+        let opening = Opening { len: spec.table.len, overwrite, again, losses, lost, label, ticket };
+        let found = self.open_snapshot(snapshot, cow, opening)?;
+        let discard = snapshot.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk.sectors()));
         let limits = [&origin_limits, &cow_limits];
-        let read_only = add.common.read_only;
-        Ok(Prepared {
-            // Records that are only noted are lost with power: users must flush, whatever the COW is.
-            params: device::params(&limits, cow_limits.volatile_cache || add.persistent, found.len, read_only, discard),
-            common: add.common.clone(),
-            ticket,
-            over: Over::Snapshot { origin: Named::new(origin, &add.origin), cow: Named::new(cow_id, &add.cow) },
-            read_only,
-            added: Question::AddSnapshot(add),
-        })
+        let read_only = spec.options.read_only;
+        // Records that are only noted are lost with power: users must flush, whatever the COW is.
+        let params = device::params(&limits, cow_limits.volatile_cache || persistent, found.len, read_only, discard);
+        let mut deps = Deps::default();
+        deps.insert(&snapshot.origin, origin);
+        deps.insert(&snapshot.cow, cow_id);
+        let chunk_size = Some(found.chunk);
+        spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
+        Ok(Prepared { params, ticket, deps, read_only, spec })
     }
 
     /// Opens the origin for the family, once.
-    fn claim_origin(&mut self, path: &Path, force: bool) -> Result<(DiskId, Limits, bool), Reason> {
+    fn claim_origin(&mut self, path: &str, force: bool) -> Result<(DiskId, Limits, bool), Reason> {
         if let Some((id, limits, read_only)) = &self.origin {
             return Ok((*id, *limits, *read_only));
         }
@@ -121,28 +139,17 @@ impl Server {
         size.map_err(|error| error.to_string())?.ok_or_else(|| "the family has no origin".to_owned())
     }
 
-    fn open_snapshot(
-        &self,
-        add: &AddSnapshot,
-        cow: OpenDisk,
-        overwrite: bool,
-        ticket: u64,
-        again: bool,
-        (losses, lost): (LostStore, bool),
-    ) -> Result<Found, Reason> {
-        let on_full = if add.overflow { OnFull::Overflow } else { OnFull::Invalidate };
-        let (discard_zeroes_cow, discard_passdown_origin) = (add.discard_zeroes_cow, add.discard_passdown_origin);
+    fn open_snapshot(&self, snapshot: &Table, cow: OpenDisk, opening: Opening) -> Result<Found, Reason> {
+        let Opening { len, overwrite, again, losses, lost, label, ticket } = opening;
+        let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) = snapshot.store;
+        let on_full = if overflow { OnFull::Overflow } else { OnFull::Invalidate };
+        let Table { chunk_size, discard_zeroes_cow, discard_passdown_origin, .. } = *snapshot;
         let options = Options { on_full, discard_zeroes_cow, discard_passdown_origin };
-        let chunk_size = match add.chunk_sectors {
-            None => None,
-            Some(sectors) => Some(ChunkSize::from_sectors(sectors).ok_or_else(|| bad_chunk_size(sectors))?),
-        };
+        let persistent = !snapshot.store.is_transient();
         // What a transient store held died with the server that held it.
-        let lost = lost || again && !add.persistent;
-        let notes = if add.persistent { self.notes(&cow)? } else { None };
-        let path = add.cow.display().to_string();
-        let (persistent, len) = (add.persistent, add.len_sectors.map(Sectors));
-        let label = add.common.name.clone().unwrap_or_else(|| add.cow.display().to_string());
+        let lost = lost || again && !persistent;
+        let notes = if persistent { self.notes(&cow)? } else { None };
+        let path = snapshot.cow.clone();
         let open = move |family: Rc<Family>| async move {
             let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
             let cow = family.disk(cow);
@@ -160,7 +167,7 @@ impl Server {
                 overwrite,
                 lost,
                 losses: Rc::new(losses),
-                len,
+                len: Some(len),
                 options,
                 notes: notes.map(|notes| Rc::new(notes) as Rc<dyn Notes>),
                 listener: Rc::new(move |event| {
@@ -173,7 +180,7 @@ impl Server {
                 // A server that dies has had a store: what is there now is somebody else's.
                 return Err(format!("{path}: there is no snapshot store on it any more"));
             }
-            let found = Found { chunk: snapshot.chunk_size().sectors(), len: snapshot.len() };
+            let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len() };
             let opened = Opened { served: Served::Snapshot(snapshot), events };
             family.opened.borrow_mut().insert(ticket, opened);
             Ok::<Found, Reason>(found)
@@ -185,8 +192,10 @@ impl Server {
 impl Server {
     /// Records what a server that died has noted for a snapshot that gets no server again, so that its COW is complete for
     /// whoever opens it. Touches no disk if nothing is noted.
-    pub fn record_noted(rundir: &RunDir, key: &str, mut add: AddSnapshot) -> Result<(), Reason> {
-        let cow = std::fs::metadata(&add.cow).map_err(|error| format!("{}: {error}", add.cow.display()))?;
+    pub fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
+        let mut spec = device.spec.clone();
+        let TargetParams::Snapshot(snapshot) = spec.table.params.clone() else { return Ok(()) };
+        let cow = std::fs::metadata(&snapshot.cow).map_err(|error| format!("{}: {error}", snapshot.cow))?;
         let Some(path) = DiskId::of(&cow).map(|cow| rundir.records(cow)) else { return Ok(()) };
         if !FileNotes::exist(&path).map_err(|error| format!("{}: {error}", path.display()))? {
             return match std::fs::remove_file(&path) {
@@ -197,9 +206,9 @@ impl Server {
             };
         }
         // Of the origin only the size is wanted, whoever uses it.
-        add.common.force = true;
+        spec.force = true;
         let mut server = Server::start(key, rundir)?;
-        let recorded = server.prepare_snapshot(add, true).and_then(|prepared| {
+        let recorded = server.prepare_snapshot(&snapshot, spec, Some(&device.name), true).and_then(|prepared| {
             let record = move |family: Rc<Family>| async move {
                 let opened = family.opened.borrow_mut().remove(&prepared.ticket).ok_or("the snapshot is not open")?;
                 opened.served.activate(&family.executor).await?;
@@ -232,8 +241,4 @@ fn priority(event: &Event) -> log::Level {
         Event::Invalidated(_) | Event::MarkFailed(..) => log::Level::Error,
         Event::Overflowed | Event::Filling(_) => log::Level::Warn,
     }
-}
-
-fn bad_chunk_size(sectors: u64) -> Reason {
-    format!("chunk size of {sectors} sectors: it must be a power of two of at least one sector and at most 1 GiB")
 }

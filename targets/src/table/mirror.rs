@@ -86,6 +86,22 @@ impl Mirror {
         Ok(mirror)
     }
 
+    pub(super) fn devices_mut(&mut self) -> Vec<&mut String> {
+        let log = match &mut self.log {
+            MirrorLog::Core => None,
+            MirrorLog::Disk { device } => Some(device),
+        };
+        log.into_iter().chain(self.legs.iter_mut().map(|leg| &mut leg.device)).collect()
+    }
+
+    /// The log's device word, unless it is in memory.
+    pub fn log_device(&self) -> Option<&str> {
+        match &self.log {
+            MirrorLog::Core => None,
+            MirrorLog::Disk { device } => Some(device),
+        }
+    }
+
     /// The rules that hold between parameters and the device's length, for whoever makes them from something else than
     /// a line.
     ///

@@ -43,18 +43,21 @@ impl fmt::Display for TableError {
 
 impl std::error::Error for TableError {}
 
-/// One line of a table: a device that consists of one target, as all of ours do. It starts at sector 0.
+/// What a device is made of: one line with one target, which starts at sector 0.
+///
+/// It says all of it: two devices with equal tables are made of the same disks in the same way. How a device is
+/// served (queues, zero copy) stands beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct Table {
     /// The length of the device.
     pub len: Sectors,
-    /// What it is.
-    pub target: Target,
+    /// Its target, and what the target is made of.
+    pub params: TargetParams,
 }
 
 /// A target with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum TargetParams {
     /// `snapshot`: a snapshot of an origin.
     Snapshot(Snapshot),
     /// `snapshot-merge`: an origin into which one of its snapshots flows back.
@@ -68,41 +71,54 @@ pub enum Target {
     Mirror(Mirror),
 }
 
-impl Target {
+impl TargetParams {
     /// The target's name in table and status lines.
     pub fn name(&self) -> &'static str {
         match self {
-            Target::Snapshot(_) => "snapshot",
-            Target::SnapshotMerge(_) => "snapshot-merge",
-            Target::SnapshotOrigin { .. } => "snapshot-origin",
-            Target::Mirror(_) => "mirror",
+            TargetParams::Snapshot(_) => "snapshot",
+            TargetParams::SnapshotMerge(_) => "snapshot-merge",
+            TargetParams::SnapshotOrigin { .. } => "snapshot-origin",
+            TargetParams::Mirror(_) => "mirror",
+        }
+    }
+}
+
+impl TargetParams {
+    /// The device words, in the order of the line.
+    pub fn devices_mut(&mut self) -> Vec<&mut String> {
+        match self {
+            TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
+                vec![&mut snapshot.origin, &mut snapshot.cow]
+            }
+            TargetParams::SnapshotOrigin { origin } => vec![origin],
+            TargetParams::Mirror(mirror) => mirror.devices_mut(),
         }
     }
 }
 
 /// The arguments, without the target's name, as `table` shows them.
-impl fmt::Display for Target {
+impl fmt::Display for TargetParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Target::Snapshot(snapshot) | Target::SnapshotMerge(snapshot) => snapshot.fmt(f),
-            Target::SnapshotOrigin { origin } => Quoted(origin).fmt(f),
-            Target::Mirror(mirror) => mirror.fmt(f),
+            TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => snapshot.fmt(f),
+            TargetParams::SnapshotOrigin { origin } => Quoted(origin).fmt(f),
+            TargetParams::Mirror(mirror) => mirror.fmt(f),
         }
     }
 }
 
-impl fmt::Display for Line {
+impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "0 {} {} {}", self.len, self.target.name(), self.target)
+        write!(f, "0 {} {} {}", self.len, self.params.name(), self.params)
     }
 }
 
-impl Line {
+impl Table {
     /// Parses one line.
     ///
     /// # Errors
     /// The line is not one of the four targets, or one of its arguments is missing, malformed or out of range.
-    pub fn parse(text: &str) -> Result<Line, TableError> {
+    pub fn parse(text: &str) -> Result<Table, TableError> {
         let mut words = Words::new(text)?;
         let start = words.number("start", u64::MAX)?;
         if start != 0 {
@@ -114,29 +130,41 @@ impl Line {
         }
         let name = words.next("target")?;
         words.target = format!("{name}: ");
-        let target = match name.as_str() {
-            "snapshot" => Target::Snapshot(Snapshot::parse(&mut words, false)?),
-            "snapshot-merge" => Target::SnapshotMerge(Snapshot::parse(&mut words, true)?),
-            "snapshot-origin" => Target::SnapshotOrigin { origin: words.next("origin device")? },
-            "mirror" => Target::Mirror(Mirror::parse(&mut words, len)?),
+        let params = match name.as_str() {
+            "snapshot" => TargetParams::Snapshot(Snapshot::parse(&mut words, false)?),
+            "snapshot-merge" => TargetParams::SnapshotMerge(Snapshot::parse(&mut words, true)?),
+            "snapshot-origin" => TargetParams::SnapshotOrigin { origin: words.next("origin device")? },
+            "mirror" => TargetParams::Mirror(Mirror::parse(&mut words, len)?),
             _ => {
                 let known = "known are snapshot, snapshot-merge, snapshot-origin and mirror";
                 return Err(TableError::new(format!("target {}: {known}", shown(&name))));
             }
         };
         // The snapshot targets ignore what follows the features they counted; the others do not.
-        if matches!(target, Target::SnapshotOrigin { .. } | Target::Mirror(_)) {
+        if matches!(params, TargetParams::SnapshotOrigin { .. } | TargetParams::Mirror(_)) {
             words.end()?;
         }
-        Ok(Line { len, target })
+        Ok(Table { len, params })
+    }
+
+    /// The same table with other words for its devices.
+    ///
+    /// # Errors
+    /// `word` has none for a device.
+    pub fn with_devices<E>(&self, mut word: impl FnMut(&str) -> Result<String, E>) -> Result<Table, E> {
+        let mut table = self.clone();
+        for device in table.params.devices_mut() {
+            *device = word(device)?;
+        }
+        Ok(table)
     }
 
     /// Parses a whole table, as a file holds it: empty lines and lines that start with `#` are skipped, and exactly one
     /// line must remain.
     ///
     /// # Errors
-    /// As [`Line::parse`]; also no line at all, or more than one.
-    pub fn parse_table(text: &str) -> Result<Line, TableError> {
+    /// As [`Table::parse`]; also no line at all, or more than one.
+    pub fn parse_table(text: &str) -> Result<Table, TableError> {
         let mut lines = text
             .lines()
             .map(|line| line.trim_matches(is_space))
@@ -145,7 +173,7 @@ impl Line {
         if lines.next().is_some() {
             return Err(TableError::new("the table has more than one line; a device has one target"));
         }
-        Line::parse(first)
+        Table::parse(first)
     }
 }
 

@@ -30,8 +30,11 @@ pub enum StoreType {
         /// `PO`: a full COW makes the snapshot refuse writes (`Overflow`) where it can, instead of invalidating it.
         overflow: bool,
     },
-    /// `N`: in memory only.
-    Transient,
+    /// `N`, `NO`: in memory only.
+    Transient {
+        /// `NO`, which the kernel reads as `N`: as `PO`.
+        overflow: bool,
+    },
 }
 
 impl Snapshot {
@@ -48,7 +51,7 @@ impl Snapshot {
         let mut snapshot = Snapshot {
             origin,
             cow,
-            store: StoreType::Transient,
+            store: StoreType::Transient { overflow: false },
             chunk_size: None,
             discard_zeroes_cow: false,
             discard_passdown_origin: false,
@@ -87,9 +90,9 @@ impl Snapshot {
             "feature discard_passdown_origin needs discard_zeroes_cow"
         } else if self.origin == self.cow {
             "origin and COW are the same device"
-        } else if merge && self.store == StoreType::Transient {
+        } else if merge && self.store.is_transient() {
             "a transient store (N) cannot be merged"
-        } else if self.store == StoreType::Transient && self.chunk_size.is_none() {
+        } else if self.store.is_transient() && self.chunk_size.is_none() {
             "a transient store (N) needs a chunk size"
         } else {
             return Ok(());
@@ -98,13 +101,24 @@ impl Snapshot {
     }
 }
 
-/// Only the letters that the kernel looks at are looked at: `pOverflow` is `PO`, `Nothing` is `N`, `Pz` is nothing.
+impl StoreType {
+    /// Whether exceptions are kept in memory only.
+    pub fn is_transient(self) -> bool {
+        matches!(self, StoreType::Transient { .. })
+    }
+}
+
+/// Only the letters that the kernel looks at are looked at: `pOverflow` is `PO`, `Nothing` is `N`, `Pz` is nothing. `NO`
+/// is our own.
 fn store_type(word: &str) -> Option<StoreType> {
+    if word.eq_ignore_ascii_case("NO") {
+        return Some(StoreType::Transient { overflow: true });
+    }
     let mut letters = word.chars().map(|letter| letter.to_ascii_uppercase());
     match (letters.next(), letters.next()) {
         (Some('P'), None) => Some(StoreType::Persistent { overflow: false }),
         (Some('P'), Some('O')) => Some(StoreType::Persistent { overflow: true }),
-        (Some('N'), _) => Some(StoreType::Transient),
+        (Some('N'), _) => Some(StoreType::Transient { overflow: false }),
         _ => None,
     }
 }
@@ -114,7 +128,8 @@ impl fmt::Display for StoreType {
         f.write_str(match self {
             StoreType::Persistent { overflow: false } => "P",
             StoreType::Persistent { overflow: true } => "PO",
-            StoreType::Transient => "N",
+            StoreType::Transient { overflow: false } => "N",
+            StoreType::Transient { overflow: true } => "NO",
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::snapshot::format::Usage;
 use crate::units::ChunkSize;
 
 fn reprinted(text: &str) -> String {
-    match Line::parse(text) {
+    match Table::parse(text) {
         Ok(line) => line.to_string(),
         Err(error) => panic!("{text}: {error}"),
     }
@@ -40,6 +40,8 @@ fn the_kernels_leniencies_are_kept() {
         ("0 8192 snapshot a b po 16", "0 8192 snapshot a b PO 16"),
         ("0 8192 snapshot a b pOverflow 16", "0 8192 snapshot a b PO 16"),
         ("0 8192 snapshot a b nxyz 16", "0 8192 snapshot a b N 16"),
+        ("0 8192 snapshot a b no 16", "0 8192 snapshot a b NO 16"),
+        ("0 8192 snapshot a b nobody 16", "0 8192 snapshot a b N 16"),
         ("0 8192 snapshot a b P 16 0", "0 8192 snapshot a b P 16"),
         ("0 8192 snapshot a b P 16 0 whatever", "0 8192 snapshot a b P 16"),
         ("0 8192 snapshot a b P 16 1 Discard_Zeroes_COW more", "0 8192 snapshot a b P 16 1 discard_zeroes_cow"),
@@ -93,7 +95,7 @@ fn refusals_name_the_argument() {
         ("0 8 snapshot a b P 8 1 discard_passdown_origin", "snapshot: feature discard_passdown_origin needs"),
         ("0 8 snapshot-merge a b N 8", "snapshot-merge: a transient store (N) cannot be merged"),
     ] {
-        let error = Line::parse(text).expect_err(text).to_string();
+        let error = Table::parse(text).expect_err(text).to_string();
         assert!(error.starts_with(reason), "{text}: {error}");
         assert!(!error.contains('\n'), "{text}: {error}");
     }
@@ -124,19 +126,19 @@ fn mirror_refusals_name_the_argument() {
         ("core 1 8 2 a 0 b 0 1 handle_errors more", "\"more\" is one argument too many"),
         ("core 1 8 2 a 0 b 0 2 handle_errors", "feature count 2, but 1 follow"),
     ] {
-        let error = Line::parse(&format!("0 8192 mirror {arguments}")).expect_err(arguments).to_string();
+        let error = Table::parse(&format!("0 8192 mirror {arguments}")).expect_err(arguments).to_string();
         assert!(error.starts_with(&format!("mirror: {reason}")), "{arguments}: {error}");
     }
-    let huge = Line::parse("0 8589934593 mirror core 1 2 2 a 0 b 0").expect_err("too many regions");
+    let huge = Table::parse("0 8589934593 mirror core 1 2 2 a 0 b 0").expect_err("too many regions");
     assert_eq!(huge.to_string(), "mirror: region size 2: makes more than 4294967295 regions");
 }
 
 #[test]
 fn a_table_is_one_line() {
     let table = "# the data volume\n\n0 8192 snapshot-origin 254:0\n";
-    assert_eq!(Line::parse_table(table).unwrap().to_string(), "0 8192 snapshot-origin 254:0");
-    assert_eq!(Line::parse_table("#\n").unwrap_err().to_string(), "the table is empty");
-    let two = Line::parse_table("0 8 snapshot-origin a\n8 8 snapshot-origin b").unwrap_err();
+    assert_eq!(Table::parse_table(table).unwrap().to_string(), "0 8192 snapshot-origin 254:0");
+    assert_eq!(Table::parse_table("#\n").unwrap_err().to_string(), "the table is empty");
+    let two = Table::parse_table("0 8 snapshot-origin a\n8 8 snapshot-origin b").unwrap_err();
     assert!(two.to_string().starts_with("the table has more than one line"));
 }
 
@@ -166,8 +168,10 @@ fn device() -> impl Strategy<Value = String> {
 }
 
 fn snapshot() -> impl Strategy<Value = Snapshot> {
-    let store =
-        prop_oneof![any::<bool>().prop_map(|overflow| StoreType::Persistent { overflow }), Just(StoreType::Transient)];
+    let store = any::<(bool, bool)>().prop_map(|(persistent, overflow)| match persistent {
+        true => StoreType::Persistent { overflow },
+        false => StoreType::Transient { overflow },
+    });
     let chunk = prop::option::of(0_u32..=21);
     (device(), device(), store, chunk, 0..3_u8).prop_filter_map("same device or no chunk size", |parts| {
         let (origin, cow, store, chunk, features) = parts;
@@ -191,20 +195,20 @@ fn mirror(len: Sectors) -> impl Strategy<Value = Mirror> {
     })
 }
 
-fn line() -> impl Strategy<Value = Line> {
-    let target = |len: Sectors| {
+fn line() -> impl Strategy<Value = Table> {
+    let params = |len: Sectors| {
         prop_oneof![
-            snapshot().prop_map(Target::Snapshot),
+            snapshot().prop_map(TargetParams::Snapshot),
             snapshot().prop_filter_map("transient", |snapshot| {
-                snapshot.check(true).is_ok().then_some(Target::SnapshotMerge(snapshot))
+                snapshot.check(true).is_ok().then_some(TargetParams::SnapshotMerge(snapshot))
             }),
-            device().prop_map(|origin| Target::SnapshotOrigin { origin }),
-            mirror(len).prop_map(Target::Mirror),
+            device().prop_map(|origin| TargetParams::SnapshotOrigin { origin }),
+            mirror(len).prop_map(TargetParams::Mirror),
         ]
     };
     (12..40_u32, any::<u64>()).prop_flat_map(move |(bits, random)| {
         let len = Sectors(random % (1 << bits) + 1 + (1 << bits));
-        target(len).prop_map(move |target| Line { len, target })
+        params(len).prop_map(move |params| Table { len, params })
     })
 }
 
@@ -232,7 +236,7 @@ fn a_long_line_takes_one_pass() {
         format!("0 8 snapshot a b P {}", "\\".repeat(long)),
         "\n".repeat(long),
     ] {
-        let error = Line::parse_table(&text).err().map(|error| error.to_string());
+        let error = Table::parse_table(&text).err().map(|error| error.to_string());
         assert!(error.is_some_and(|error| !error.contains('\n')), "{}", &text[..20]);
     }
 }
@@ -241,8 +245,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
     #[test]
     fn a_damaged_line_is_refused_in_one_line_or_means_something(text in damaged()) {
-        match Line::parse(&text) {
-            Ok(line) => prop_assert_eq!(Line::parse(&line.to_string()), Ok(line)),
+        match Table::parse(&text) {
+            Ok(line) => prop_assert_eq!(Table::parse(&line.to_string()), Ok(line)),
             Err(error) => prop_assert!(!error.to_string().contains('\n'), "{}", error),
         }
     }
@@ -250,12 +254,12 @@ proptest! {
     #[test]
     fn every_line_survives_printing(line in line()) {
         let text = line.to_string();
-        prop_assert_eq!(Line::parse(&text), Ok(line), "{}", text);
+        prop_assert_eq!(Table::parse(&text), Ok(line), "{}", text);
     }
 
     #[test]
     fn no_text_panics(text in any::<String>()) {
-        for result in [Line::parse(&text), Line::parse_table(&text)] {
+        for result in [Table::parse(&text), Table::parse_table(&text)] {
             if let Err(error) = result {
                 prop_assert!(!error.to_string().contains('\n'), "{}", error);
             }
@@ -274,8 +278,8 @@ proptest! {
         ),
     ) {
         let text = format!("0 8192 {}", words.join(" "));
-        match Line::parse(&text) {
-            Ok(line) => prop_assert_eq!(Line::parse(&line.to_string()), Ok(line)),
+        match Table::parse(&text) {
+            Ok(line) => prop_assert_eq!(Table::parse(&line.to_string()), Ok(line)),
             Err(error) => prop_assert!(!error.to_string().contains('\n')),
         }
     }

@@ -139,7 +139,7 @@ fn transient() {
     let status = server::status("t");
     assert!(status == format!("0 {SIZE} snapshot 0/{SIZE} 0"), "status of an empty transient store: {status:?}");
     let table = server::table("t");
-    assert!(table.ends_with(" N 8"), "table of a transient store: {table:?}");
+    assert!(table.ends_with(" NO 8"), "table of a transient store: {table:?}");
     let (open, view) = (Disk::open(&dev), view.snapshot("snap"));
     for at in [0, 9, 4096, SIZE - 3] {
         view.write(&open, at, 3);

@@ -1,0 +1,158 @@
+//! What a command line says about a device as its table: flags and device-mapper's lines come to the same.
+//!
+//! Rule kept here: a table is complete before a server sees it. What flags leave open (the length, a region size) is
+//! measured on the disks now, so that a later server makes the same device again, whatever has become of the disks.
+
+use std::path::Path;
+
+use dm_targets::snapshot::format::DEFAULT_CHUNK_SECTORS;
+use dm_targets::table::{InitialSync, Leg, Mirror, MirrorLog, Snapshot, StoreType, Table, TargetParams};
+use dm_targets::units::{ChunkSize, Sector, Sectors};
+
+use super::args::{self, Add, Common};
+use crate::failure::{Failure, wrong_usage};
+use crate::protocol::{DeviceOptions, DeviceSpec};
+use crate::storage::word::{absolute, device_of, leg_of};
+use crate::storage::{Access, Claim, OpenDisk};
+
+/// Unit of the dirty log unless the user says otherwise, 512 KiB: a recovery after a crash is short, and a log of 4 KiB
+/// serves 12 GiB.
+const DEFAULT_REGION: Sectors = Sectors(1024);
+
+/// A device as the flags of `add` describe it.
+pub(super) fn of_flags(add: &Add) -> Result<DeviceSpec, Failure> {
+    match add {
+        Add::Snapshot(add) => Ok(spec(snapshot(add)?, &add.common, None)),
+        Add::Origin(add) => {
+            let origin = absolute(&add.origin)?;
+            let len = Measured::of(&origin)?.len;
+            Ok(spec(Table { len, params: TargetParams::SnapshotOrigin { origin } }, &add.common, None))
+        }
+        Add::Mirror(add) => {
+            let table = mirror(add)?;
+            let source = add.source.as_ref().map(|source| place_of(&table, source)).transpose()?;
+            Ok(spec(table, &add.common, source))
+        }
+    }
+}
+
+/// A device as a table line describes it, its device words turned into paths.
+pub(super) fn of_line(line: &str, common: &Common, source: Option<&Path>) -> Result<DeviceSpec, Failure> {
+    let table = Table::parse_table(line).map_err(|error| wrong_usage(error.to_string()))?;
+    let table = table.with_devices(|word| absolute(&device_of(word)))?;
+    let source = source.map(|source| place_of(&table, source)).transpose()?;
+    Ok(DeviceSpec { degraded: true, ..spec(table, common, source) })
+}
+
+fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
+    let options = DeviceOptions {
+        queues: common.queues,
+        depth: common.depth,
+        read_only: common.read_only,
+        zero_copy: !common.no_zero_copy,
+        recovery: !common.no_recovery,
+    };
+    DeviceSpec { table, options, force: common.force, degraded: false, source }
+}
+
+/// What a default depends on.
+struct Measured {
+    len: Sectors,
+    block: Sectors,
+}
+
+impl Measured {
+    /// Looks at a disk that may have other users.
+    fn of(path: &str) -> Result<Measured, Failure> {
+        let disk = OpenDisk::open(path, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
+        let block = Sectors::from_bytes(u64::from(disk.limits.logical_block_size));
+        Ok(Measured { len: Sectors(disk.size_sectors), block })
+    }
+}
+
+fn snapshot(add: &args::Snapshot) -> Result<Table, Failure> {
+    let chunk_size = match add.chunk_size {
+        None => None,
+        Some(bytes) => {
+            let whole = (bytes % 512 == 0).then(|| ChunkSize::from_sectors(bytes / 512)).flatten();
+            let hint = "it must be a power of two between 512 bytes and 1 GiB";
+            Some(whole.ok_or_else(|| wrong_usage(format!("chunk size of {bytes} bytes: {hint}")))?)
+        }
+    };
+    let (origin, cow) = (absolute(&add.origin)?, absolute(&add.cow)?);
+    let overflow = add.on_full == args::OnFull::Overflow;
+    let measured = Measured::of(&origin)?;
+    let (store, chunk_size) = match add.store {
+        args::Store::Persistent => (StoreType::Persistent { overflow }, chunk_size),
+        args::Store::Transient => {
+            // No store on the COW could say.
+            let block = measured.block.0.max(Measured::of(&cow)?.block.0);
+            let default = ChunkSize::from_sectors(DEFAULT_CHUNK_SECTORS.max(block));
+            (StoreType::Transient { overflow }, chunk_size.or(default))
+        }
+    };
+    let (discard_zeroes_cow, discard_passdown_origin) = (add.discard_zeroes_cow, add.discard_passdown_origin);
+    let params = Snapshot { origin, cow, store, chunk_size, discard_zeroes_cow, discard_passdown_origin };
+    if params.origin != params.cow {
+        params.check(false).map_err(|error| wrong_usage(error.to_string()))?;
+    }
+    Ok(Table { len: measured.len, params: TargetParams::Snapshot(params) })
+}
+
+fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
+    let (min, max) = (Mirror::MIN_LEGS, Mirror::MAX_LEGS);
+    if !(min..=max).contains(&add.legs.len()) {
+        let (count, legs) = (add.legs.len(), if add.legs.len() == 1 { "leg" } else { "legs" });
+        return Err(wrong_usage(format!("{count} {legs}: a mirror has {min} to {max}; give --leg for each")));
+    }
+    let legs = add.legs.iter().map(|word| leg_of(word)).collect::<Result<Vec<_>, _>>()?;
+    if let Some(bytes) = add.region_size {
+        if bytes % 512 != 0 || !(bytes / 512).is_power_of_two() || bytes / 512 < Mirror::MIN_REGION.0 {
+            return Err(wrong_usage(format!("region size of {bytes} bytes: it must be a power of two from 1 KiB")));
+        }
+    }
+    let (len, block) = fitting(&legs)?;
+    let largest = Sectors(1 << (63 - len.0.max(1).leading_zeros()));
+    let initial_sync = match (add.sync, add.nosync) {
+        (true, _) => InitialSync::Sync,
+        (_, true) => InitialSync::NoSync,
+        _ => InitialSync::FromLog,
+    };
+    let params = Mirror {
+        log: match add.log.as_str() {
+            "core" => MirrorLog::Core,
+            path => MirrorLog::Disk { device: absolute(Path::new(path))? },
+        },
+        region_size: add.region_size.map_or(DEFAULT_REGION.min(largest).max(block), Sectors::from_bytes),
+        initial_sync,
+        legs,
+        handle_errors: add.handle_errors,
+        keep_log: add.keep_log,
+    };
+    Ok(Table { len, params: TargetParams::Mirror(params) })
+}
+
+/// The longest mirror that every leg has room for, and the largest block among them.
+fn fitting(legs: &[Leg]) -> Result<(Sectors, Sectors), Failure> {
+    let measured = legs.iter().map(|leg| Measured::of(&leg.device)).collect::<Result<Vec<_>, _>>()?;
+    let block = measured.iter().map(|disk| disk.block).max().unwrap_or(Sectors(1));
+    let left = |(disk, leg): (&Measured, &Leg)| disk.len.0.saturating_sub(leg.offset.0) / block.0 * block.0;
+    let len = measured.iter().zip(legs).map(left).min().unwrap_or(0);
+    if len == 0 {
+        let at = measured.iter().zip(legs).position(|pair| left(pair) == 0).unwrap_or(0);
+        let (Leg { device, offset: Sector(offset) }, size) = (&legs[at], measured[at].len);
+        let why = format!("nothing is left from sector {offset} on a disk of {size} sectors");
+        return Err(format!("{device}: {why}").into());
+    }
+    Ok((Sectors(len), block))
+}
+
+/// The place of the leg that `--source` names.
+pub(super) fn place_of(table: &Table, source: &Path) -> Result<usize, Failure> {
+    let TargetParams::Mirror(Mirror { legs, .. }) = &table.params else {
+        return Err(wrong_usage("--source names a leg of a mirror, and the table has none"));
+    };
+    let word = absolute(source)?;
+    let place = legs.iter().position(|leg| leg.device == word);
+    place.ok_or_else(|| wrong_usage(format!("--source {word}: not one of the legs")))
+}
