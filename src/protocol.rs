@@ -37,6 +37,9 @@ pub struct DeviceSpec {
     pub degraded: bool,
     /// A mirror's leg that the others are recovered from, by its place; `None`: the record of its legs decides.
     pub source: Option<usize>,
+    /// A store that was made for another origin is this one's from now on.
+    #[serde(default)]
+    pub other_origin: bool,
 }
 
 /// A table as its line.

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dm_targets::table::parse_size;
 
+use super::journal::Journal;
+
 /// Block snapshots and mirrors: device-mapper's targets, served from user space on ublk
 #[derive(Parser)]
 #[command(name = "ublk-dm", version, arg_required_else_help = true, max_term_width = 100)]
@@ -186,6 +188,9 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Decide about acknowledged writes that a dead server has left and that no COW could be found for
+    #[command(subcommand)]
+    Journal(Journal),
     /// Show what this kernel's ublk driver can do
     Features {
         /// As one JSON object
@@ -314,6 +319,10 @@ pub struct Snapshot {
     /// Pass discards on to the origin as well
     #[arg(long, requires = "discard_zeroes_cow")]
     pub discard_passdown_origin: bool,
+    /// Use a store that says that it was made for another origin: if this is the same disk under another name. It belongs to
+    /// this origin from then on
+    #[arg(long)]
+    pub other_origin: bool,
     #[command(flatten)]
     pub common: Common,
 }

@@ -5,6 +5,7 @@ pub mod args;
 mod client;
 mod copy;
 mod interrupt;
+pub mod journal;
 mod keep;
 mod message;
 mod order;
@@ -50,6 +51,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Zero { to, json, force } => return copy::zero(&to, json, force),
         Verb::Check { path, origin, json } => return offline(offline::check, &path, origin.as_deref(), json),
         Verb::Dump { path, origin, json } => return offline(offline::dump, &path, origin.as_deref(), json),
+        Verb::Journal(what) => journal::run(&what)?,
         Verb::Features { json } => show::features(json)?,
         Verb::Serve { key } => return process::serve(&key),
     }

@@ -22,7 +22,10 @@ const DEFAULT_REGION: Sectors = Sectors(1024);
 /// A device as the flags of `add` describe it.
 pub(super) fn of_flags(add: &Add) -> Result<DeviceSpec, Failure> {
     match add {
-        Add::Snapshot(add) => Ok(spec(snapshot(add)?, &add.common, None)),
+        Add::Snapshot(add) => {
+            let other_origin = add.other_origin;
+            Ok(DeviceSpec { other_origin, ..spec(snapshot(add)?, &add.common, None) })
+        }
         Add::Origin(add) => {
             let origin = absolute(&add.origin)?;
             let len = Measured::of(&origin)?.len;
@@ -52,7 +55,7 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         zero_copy: !common.no_zero_copy,
         recovery: !common.no_recovery,
     };
-    DeviceSpec { table, options, force: common.force, degraded: false, source }
+    DeviceSpec { table, options, force: common.force, degraded: false, source, other_origin: false }
 }
 
 /// What a default depends on.

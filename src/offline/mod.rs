@@ -19,11 +19,12 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
-use dm_targets::snapshot::format::{self, Found, HEADER_BYTES, Header, HeaderError};
+use dm_targets::snapshot::format::identity::IDENTITY_END;
+use dm_targets::snapshot::format::{self, Found, HEADER_BYTES, Header, HeaderError, Identity};
 
 use crate::storage::signature;
 use image::Image;
-use report::{Kind, Report, StoreReport};
+use report::{IdentityReport, Kind, Report, StoreReport};
 use store::Store;
 
 /// What to look at, and how to say it.
@@ -171,6 +172,10 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
         Ok(Found::Store { header, chunk_size }) => {
             let store = Store::new(image, chunk_size);
             store.examine(header, origin.as_ref(), &mut report)?;
+            let identity = image.first_bytes::<IDENTITY_END>()?.and_then(|block| Identity::decode(&block));
+            if let (Some(store), Some(identity)) = (&mut report.snapshot_store, identity) {
+                store.identity = Some(IdentityReport::of(&identity));
+            }
             content = Content::Store(store);
         }
         Err(HeaderError::Foreign { magic }) if magic == log::MAGIC => {

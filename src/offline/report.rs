@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use dm_targets::snapshot::format::Header;
+use dm_targets::snapshot::format::{Header, Identity};
 use dm_targets::units::SECTOR_BYTES;
 use serde::Serialize;
 
@@ -81,8 +81,30 @@ pub(super) enum Kind {
 #[derive(Serialize)]
 pub(super) struct StoreReport {
     pub(super) header: HeaderReport,
+    /// Which store it is and whose; `null` if the kernel has made it.
+    pub(super) identity: Option<IdentityReport>,
     /// `null` from here on when the header cannot be used.
     pub(super) contents: Option<StoreContents>,
+}
+
+/// What a store says of itself in bytes that the kernel leaves alone.
+#[derive(Serialize)]
+pub(super) struct IdentityReport {
+    pub(super) store_id: String,
+    /// The origin that it was made for, by a name that lasts; `null` if that has none.
+    pub(super) origin: Option<String>,
+    /// The origin's size at that time.
+    pub(super) origin_size_bytes: u64,
+}
+
+impl IdentityReport {
+    pub(super) fn of(identity: &Identity) -> IdentityReport {
+        IdentityReport {
+            store_id: identity.store.to_string(),
+            origin: (!identity.origin.is_empty()).then(|| identity.origin_text().to_owned()),
+            origin_size_bytes: identity.origin_sectors.saturating_mul(SECTOR_BYTES),
+        }
+    }
 }
 
 /// The header's words.
@@ -245,6 +267,6 @@ impl StoreReport {
             chunk_sectors: header.chunk_sectors,
             chunk_size_bytes: u64::from(header.chunk_sectors) * SECTOR_BYTES,
         };
-        StoreReport { header, contents: None }
+        StoreReport { header, identity: None, contents: None }
     }
 }

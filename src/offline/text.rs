@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 
 use super::log::Log;
-use super::report::{Finding, Findings, Holes, LogReport, Report, StoreContents, StoreReport};
+use super::report::{Finding, Findings, Holes, IdentityReport, LogReport, Report, StoreContents, StoreReport};
 use super::store::{AreaEnd, Run, Store};
 use super::{Content, Error};
 
@@ -55,6 +55,11 @@ fn store_head(store: &StoreReport, out: &mut dyn Write) -> io::Result<()> {
     name(out, "valid", format_args!("{valid} ({})", header.valid_word))?;
     let (sectors, bytes) = (header.chunk_sectors, header.chunk_size_bytes);
     name(out, "chunk size", format_args!("{sectors} sectors ({bytes} bytes)"))?;
+    if let Some(IdentityReport { store_id, origin, origin_size_bytes }) = &store.identity {
+        let origin = origin.as_deref().unwrap_or("an origin without a lasting name");
+        name(out, "store id", store_id)?;
+        name(out, "made for", format_args!("{origin}, {origin_size_bytes} bytes"))?;
+    }
     match &store.contents {
         Some(contents) => store_contents(contents, out),
         None => Ok(()),

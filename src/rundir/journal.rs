@@ -1,12 +1,17 @@
-//! Notes of records in the run directory: a file for each COW, mapped, so that noting is two stores and outlives the
-//! process.
+//! The journal of a COW in the run directory: records that are not on the COW yet, in a mapped file, so that noting one is
+//! two stores and outlives the process.
 //!
 //! Layout, in words of 64 bits in the machine's byte order: a magic word, the boot's id (two words), the disk's number in
-//! this boot, how many records are on the COW, three words of zeroes; then [`PLACES`] places of two words, the chunk and
-//! the COW chunk of a record. A COW chunk of zero means that nothing stands there.
+//! this boot, how many records are on the COW, the store's id (two words, zero if it has none), a hash of the disk's
+//! lasting name (zero if it has none); then [`PLACES`] places of two words, the chunk and the COW chunk of a record. A COW
+//! chunk of zero means that nothing stands there.
 //!
 //! Rules kept here: I10 (a place is written with its COW chunk last, so it never shows half a record), and what
-//! [`Notes`] asks for: notes of another boot, or of another disk that has got the same device number, are not read.
+//! [`Notes`] asks for: a journal of another boot, or of a disk that was attached anew, is not read. It is not thrown away
+//! either: [`owner`] says whose it may be, and who decides is the administrator (`ublk-dm journal`).
+
+mod find;
+pub mod owner;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -18,60 +23,138 @@ use dm_targets::snapshot::journal::{Noted, Notes, PLACES};
 use dm_targets::units::{Chunk, CowChunk};
 
 use super::durable;
-use crate::storage::OpenDisk;
+use crate::sys::disk as sys;
 use crate::sys::mapping::Words;
+pub use find::{Purpose, find};
+use owner::Owner;
 
-/// First word of a file of notes, and its version: "ublkdmN1" on a little-endian machine.
+/// Tells one boot of the machine from another.
+pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// First word of a journal, and its version: "ublkdmN1" on a little-endian machine.
 const MAGIC: u64 = 0x314e_6d64_6b6c_6275;
 const HEADER_WORDS: usize = 8;
 const RECORDED_WORD: usize = 4;
 const WORDS: usize = HEADER_WORDS + 2 * PLACES;
-/// Tells one boot of the machine from another.
-pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const BYTES: u64 = (WORDS * size_of::<u64>()) as u64;
 
-/// The notes of one COW.
+/// The journal of one COW.
 pub struct FileNotes {
     path: PathBuf,
     words: Words,
+    /// Locked: it says that a server has the journal.
+    _file: File,
 }
 
 impl FileNotes {
-    /// Whether something is noted for a COW, as far as can be told without its claim.
-    pub fn exist(path: &Path) -> io::Result<bool> {
-        Ok(existing(path)?.is_some_and(|words| !left_in(&words).records.is_empty()))
-    }
-
-    /// Opens the notes of a COW that has been claimed, and makes them if they are not there. They are removed when they are
-    /// dropped, unless something stands in them.
-    pub fn open(path: &Path, cow: &OpenDisk) -> io::Result<FileNotes> {
-        let (boot, number) = (boot_id()?, cow.number_in_boot());
-        let header = [MAGIC, boot.0, boot.1, number];
-        if let Some(words) = existing(path)? {
-            if (0..).zip(header).all(|(at, word)| words.get(at) == word) {
-                return Ok(FileNotes { path: path.to_owned(), words });
+    /// Opens the journal of a COW that has been claimed, and makes it if it is not there. It is removed when it is
+    /// dropped, unless something stands in it.
+    pub fn open(path: &Path, owner: &Owner) -> io::Result<FileNotes> {
+        if let Some((file, words)) = existing(path)? {
+            if words.get(0) == MAGIC && owner::is_exactly(&owner::of_words(|at| words.get(at)), owner) {
+                sys::lock(&file, true)?;
+                return Ok(FileNotes { path: path.to_owned(), words, _file: file });
             }
-            log::warn!("{}: of another disk or another time, not used", path.display());
+            if !left_in(&words).records.is_empty() {
+                return Err(io::Error::other("it holds writes of another disk or another time"));
+            }
         }
-        let mut bytes: Vec<u8> = header.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut bytes: Vec<u8> = owner.words().iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.resize(WORDS * size_of::<u64>(), 0);
         // Written and not only made longer: there must be room for all of it before anyone relies on it.
         durable::replace(path, &bytes)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
-        Ok(FileNotes { path: path.to_owned(), words: Words::of_file(file.as_fd(), WORDS)? })
+        sys::lock(&file, true)?;
+        Ok(FileNotes { path: path.to_owned(), words: Words::of_file(file.as_fd(), WORDS)?, _file: file })
     }
 }
 
-fn existing(path: &Path) -> io::Result<Option<Words>> {
+/// A journal that no server has.
+pub struct Left {
+    pub path: PathBuf,
+    /// Whose it is; `None` if it is damaged.
+    pub owner: Option<Owner>,
+    /// Records that stand in it.
+    pub records: usize,
+}
+
+/// The journals in a directory that hold something and that no server has.
+pub fn left_in_directory(directory: &Path) -> io::Result<Vec<Left>> {
+    let mut left = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "records") {
+            left.extend(left_at(&path)?);
+        }
+    }
+    left.sort_by(|one, other| one.path.cmp(&other.path));
+    Ok(left)
+}
+
+/// A journal, if it is there, holds something and no server has it.
+pub fn left_at(path: &Path) -> io::Result<Option<Left>> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        file => file?,
+    };
+    if sys::is_locked(&file)? {
+        return Ok(None);
+    }
+    if file.metadata()?.len() != BYTES {
+        return Ok(Some(Left { path: path.to_owned(), owner: None, records: 0 }));
+    }
+    let words = Words::of_file(file.as_fd(), WORDS)?;
+    let records = left_in(&words).records.len();
+    let owner = (words.get(0) == MAGIC).then(|| owner::of_words(|at| words.get(at)));
+    Ok((records > 0 || owner.is_none()).then(|| Left { path: path.to_owned(), owner, records }))
+}
+
+/// Removes the journals of a disk in which nothing stands and that no server has.
+pub fn remove_empty(directory: &Path, key: &str) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let is_disks = path.extension().is_some_and(|end| end == "records") && owner::is_of_disk(&path, key);
+        if !is_disks {
+            continue;
+        }
+        if let Some((file, words)) = existing(&path).ok().flatten() {
+            if !sys::is_locked(&file)? && left_in(&words).records.is_empty() {
+                fs::remove_file(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Removes a journal that no server has.
+pub fn discard(path: &Path) -> io::Result<()> {
+    // Whoever opens it meanwhile is refused, and not left with a file that is no more.
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    sys::lock(&file, true)?;
+    fs::remove_file(path)
+}
+
+/// Gives a journal to another owner, under the path that is its own.
+pub fn give(from: &Path, to: &Path, owner: &Owner) -> io::Result<()> {
+    let mut bytes = fs::read(from)?;
+    let recorded = RECORDED_WORD * size_of::<u64>()..(RECORDED_WORD + 1) * size_of::<u64>();
+    let header: Vec<u8> = owner.words().iter().flat_map(|word| word.to_ne_bytes()).collect();
+    for (at, byte) in header.into_iter().enumerate().filter(|(at, _)| !recorded.contains(at)) {
+        bytes[at] = byte;
+    }
+    durable::replace(to, &bytes)?;
+    if from == to { Ok(()) } else { fs::remove_file(from) }
+}
+
+fn existing(path: &Path) -> io::Result<Option<(File, Words)>> {
     match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
-        Ok(file) if is_long_enough(&file)? => Words::of_file(file.as_fd(), WORDS).map(Some),
-        Ok(_) => Err(io::Error::other("not a file of notes: remove it to give up what it holds")),
+        Ok(file) if file.metadata()?.len() == BYTES => {
+            let words = Words::of_file(file.as_fd(), WORDS)?;
+            Ok(Some((file, words)))
+        }
+        Ok(_) => Err(io::Error::other("it is damaged")),
     }
-}
-
-fn is_long_enough(file: &File) -> io::Result<bool> {
-    Ok(file.metadata()?.len() == (WORDS * size_of::<u64>()) as u64)
 }
 
 fn left_in(words: &Words) -> Noted {
@@ -81,14 +164,6 @@ fn left_in(words: &Words) -> Noted {
         (new != 0).then_some(Record { old: Chunk(old), new: CowChunk(new) })
     };
     Noted { records: (0..PLACES).filter_map(place).collect(), recorded: words.get(RECORDED_WORD) }
-}
-
-/// The boot's id as two numbers.
-fn boot_id() -> io::Result<(u64, u64)> {
-    let text = fs::read_to_string(BOOT_ID)?.replace('-', "");
-    let number = |range: std::ops::Range<usize>| text.get(range).and_then(|part| u64::from_str_radix(part, 16).ok());
-    let id = number(0..16).zip(number(16..32));
-    id.ok_or_else(|| io::Error::other(format!("{BOOT_ID}: {text:?} is no id")))
 }
 
 impl Notes for FileNotes {

@@ -154,11 +154,6 @@ impl RunDir {
         Ok(names)
     }
 
-    /// Where records of a COW are noted that are not on it yet. No server's file: the next one needs it.
-    pub fn records(&self, cow: DiskId) -> PathBuf {
-        self.path.join(format!("{}.records", family_key(cow)))
-    }
-
     /// Removes all files of a server.
     pub fn remove(&self, key: &str) {
         self.remove_stale_lock(key);

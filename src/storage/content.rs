@@ -2,6 +2,8 @@
 
 use std::io;
 
+use dm_targets::snapshot::format::{Identity, MAGIC};
+
 use super::OpenDisk;
 use super::opening::Opening;
 use super::signature::{self, Signature, SignatureKind};
@@ -16,6 +18,18 @@ pub fn of(disk: &OpenDisk) -> Result<Option<Signature>, Reason> {
     let _opening = Opening::of(&disk.path);
     let (size, block) = (disk.size_sectors * 512, disk.limits.logical_block_size);
     signature::find_in_file(&disk.file, size, block).map_err(unreadable(disk))
+}
+
+/// A snapshot store on a COW.
+pub struct FoundStore {
+    /// What it says of itself; nothing if the kernel has made it.
+    pub identity: Option<Identity>,
+}
+
+/// The store on a COW, if there is one.
+pub fn store_on(disk: &OpenDisk) -> Result<Option<FoundStore>, Reason> {
+    let first = signature::first_sector(&disk.file, disk.limits.logical_block_size).map_err(unreadable(disk))?;
+    Ok(first.starts_with(&MAGIC.to_le_bytes()).then(|| FoundStore { identity: Identity::decode(&first) }))
 }
 
 /// Refuses a disk that holds something else than what is wanted. `what` would destroy it.

@@ -16,7 +16,7 @@ pub use below::ublk_devices_below;
 pub use busy::user_of;
 pub use error::OpenErrorKind;
 pub use id::DiskId;
-pub use identity::{lasting_name, lasting_name_of};
+pub use identity::{lasting_name, lasting_name_of, new_store_id, origin_name};
 pub use limits::Limits;
 pub use open::{Access, Claim, OpenDisk, size_now};
 pub use opening::opening;

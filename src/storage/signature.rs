@@ -133,9 +133,17 @@ pub fn find_in_file(file: &File, size_bytes: u64, block_bytes: u32) -> io::Resul
 /// # Errors
 /// Those of reading.
 pub fn starts_with_zeroes(file: &File, block_bytes: u32) -> io::Result<bool> {
+    Ok(first_sector(file, block_bytes)?.iter().all(|byte| *byte == 0))
+}
+
+/// The first sector.
+///
+/// # Errors
+/// Those of reading.
+pub fn first_sector(file: &File, block_bytes: u32) -> io::Result<[u8; 512]> {
     let mut sector = [0; 512];
     read_aligned(file, block_bytes, 0, &mut sector)?;
-    Ok(sector.iter().all(|byte| *byte == 0))
+    Ok(sector)
 }
 
 fn read_aligned(file: &File, block_bytes: u32, offset: u64, buffer: &mut [u8]) -> io::Result<()> {

@@ -62,6 +62,16 @@ pub fn lock(file: &File, write: bool) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Whether another open file description, perhaps in this process, has a lock on the file. Asks, and locks nothing.
+pub fn is_locked(file: &File) -> io::Result<bool> {
+    let short = |number: libc::c_int| libc::c_short::try_from(number).map_err(io::Error::other);
+    let (kind, whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
+    let mut lock = libc::flock { l_type: kind, l_whence: whence, l_start: 0, l_len: 0, l_pid: 0 };
+    // SAFETY: F_OFD_GETLK reads and writes one `flock`, which `lock` is; the descriptor is open.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(lock.l_type != short(libc::F_UNLCK)?) }
+}
+
 /// The alignment of memory and of offsets that `O_DIRECT` on this file needs, in bytes; zeros if it cannot
 /// be done; `None` if the kernel (before 6.1) or the file system does not say.
 pub fn direct_alignment(file: &File) -> io::Result<Option<(u32, u32)>> {

@@ -182,6 +182,7 @@ impl Rig {
                     chunk_size: ChunkSize::from_sectors(CHUNK_SECTORS),
                     persistent: true,
                     overwrite: false,
+                    ownership: None,
                     lost: false,
                     losses: Rc::new(NoLosses),
                     len: None,

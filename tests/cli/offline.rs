@@ -6,6 +6,8 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use dm_targets::mirror::format::LegFlags;
+use dm_targets::snapshot::format::identity::IDENTITY_END;
+use dm_targets::snapshot::format::{Identity, StoreId};
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -239,6 +241,24 @@ fn what_cannot_be_read_is_exit_code_1() {
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(error.contains(arguments.last().unwrap()), "{error}");
     }
+}
+
+/// A store of ours says which it is and whose; one of the kernel's says nothing.
+#[test]
+fn whose_a_store_is_is_shown() {
+    let mut bytes = Store::new(1, 80).filled(3, 0).bytes();
+    let case = Case::new(&bytes);
+    assert!(json(&run(&["check", case.path(), "--json"]))["snapshot_store"]["identity"].is_null());
+    let mut block = [0; IDENTITY_END];
+    block.copy_from_slice(&bytes[..IDENTITY_END]);
+    Identity::new(StoreId([0xab; 16]), 77, "dm/uuid LVM-1").encode(&mut block);
+    bytes[..IDENTITY_END].copy_from_slice(&block);
+    let case = Case::new(&bytes);
+    let identity = &json(&run(&["dump", case.path(), "--json"]))["snapshot_store"]["identity"];
+    assert_eq!(identity["store_id"], "ab".repeat(16));
+    assert_eq!((&identity["origin"], &identity["origin_size_bytes"]), (&"dm/uuid LVM-1".into(), &(77 * 512).into()));
+    let text = stdout(&run(&["check", case.path()]));
+    assert!(text.contains("dm/uuid LVM-1, 39424 bytes") && text.contains(&"ab".repeat(16)), "{text}");
 }
 
 /// What is done to a good image: words and bytes overwritten, mostly in metadata, and perhaps the end cut off.

@@ -87,6 +87,7 @@ impl Rig {
                 chunk_size: ChunkSize::from_sectors(chunk),
                 persistent: true,
                 overwrite: false,
+                ownership: None,
                 lost: false,
                 losses,
                 len: None,

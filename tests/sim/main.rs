@@ -21,6 +21,7 @@ mod mirror;
 mod model;
 mod mutants;
 mod named;
+mod ownership;
 mod pattern;
 mod seeded;
 mod short;

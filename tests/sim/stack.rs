@@ -183,6 +183,7 @@ impl Stack {
             chunk_size: ChunkSize::from_sectors(snap.chunk),
             persistent: true,
             overwrite: false,
+            ownership: None,
             lost: losses.recorded().is_some(),
             losses,
             len: None,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::journal::Notes;
+use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::table::{Snapshot as Table, StoreType, TargetParams};
 use dm_targets::units::{ChunkSize, Sectors};
@@ -13,15 +14,15 @@ use dm_targets::units::{ChunkSize, Sectors};
 use super::lost;
 use crate::data::{Events, Family, Opened, Served};
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, DeviceState};
-use crate::rundir::RunDir;
-use crate::rundir::journal::FileNotes;
+use crate::protocol::DeviceSpec;
 use crate::rundir::lost::LostStore;
 use crate::server::control::{Prepared, Server};
 use crate::server::devices::Deps;
 use crate::storage::content;
 use crate::storage::signature::SignatureKind;
-use crate::storage::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind, lasting_name, lasting_name_of};
+use crate::storage::{
+    Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind, lasting_name, lasting_name_of, new_store_id, origin_name,
+};
 use crate::ublk::device;
 
 /// What the data thread found out about a snapshot it opened.
@@ -41,6 +42,8 @@ struct Opening {
     /// Where its loss is recorded, and whether it is lost already.
     losses: LostStore,
     lost: bool,
+    /// Which store a new one is, and the origin that it must have been made for.
+    ownership: Ownership,
     /// What its messages call it.
     label: String,
     ticket: u64,
@@ -89,13 +92,18 @@ impl Server {
             let wanted = persistent.then_some(SignatureKind::SnapshotStore);
             content::refuse_other(&cow, wanted, "a snapshot")?;
         }
-        let origin_name = lasting_name_of(origin, Path::new(&snapshot.origin));
-        let losses = LostStore::of(&self.rundir, &lasting_name(&cow), &origin_name);
+        let origin_path = Path::new(&snapshot.origin);
+        let losses = LostStore::of(&self.rundir, &lasting_name(&cow), &lasting_name_of(origin, origin_path));
         let lost = persistent && lost::is_lost(&losses, &cow, again)?;
+        let ownership = Ownership {
+            store: new_store_id().map_err(|error| error.to_string())?,
+            origin: origin_name(origin_path, origin),
+            adopt: spec.other_origin,
+        };
         let (cow_id, cow_limits) = (cow.id, cow.limits);
         let ticket = self.next_ticket();
         let label = name.unwrap_or(&snapshot.cow).to_owned();
-        let opening = Opening { len: spec.table.len, overwrite, again, losses, lost, label, ticket };
+        let opening = Opening { len: spec.table.len, overwrite, again, losses, lost, ownership, label, ticket };
         let found = self.open_snapshot(snapshot, cow, opening)?;
         let discard = snapshot.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk.sectors()));
         let limits = [&origin_limits, &cow_limits];
@@ -140,7 +148,7 @@ impl Server {
     }
 
     fn open_snapshot(&self, snapshot: &Table, cow: OpenDisk, opening: Opening) -> Result<Found, Reason> {
-        let Opening { len, overwrite, again, losses, lost, label, ticket } = opening;
+        let Opening { len, overwrite, again, losses, lost, ownership, label, ticket } = opening;
         let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) = snapshot.store;
         let on_full = if overflow { OnFull::Overflow } else { OnFull::Invalidate };
         let Table { chunk_size, discard_zeroes_cow, discard_passdown_origin, .. } = *snapshot;
@@ -148,7 +156,7 @@ impl Server {
         let persistent = !snapshot.store.is_transient();
         // What a transient store held died with the server that held it.
         let lost = lost || again && !persistent;
-        let notes = if persistent { self.notes(&cow)? } else { None };
+        let notes = if persistent { self.journal(&cow, ownership.store)? } else { None };
         let path = snapshot.cow.clone();
         let open = move |family: Rc<Family>| async move {
             let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
@@ -165,6 +173,7 @@ impl Server {
                 chunk_size,
                 persistent,
                 overwrite,
+                ownership: Some(&ownership),
                 lost,
                 losses: Rc::new(losses),
                 len: Some(len),
@@ -186,52 +195,6 @@ impl Server {
             Ok::<Found, Reason>(found)
         };
         self.family.call(open).map_err(|error| error.to_string())?
-    }
-}
-
-impl Server {
-    /// Records what a server that died has noted for a snapshot that gets no server again, so that its COW is complete for
-    /// whoever opens it. Touches no disk if nothing is noted.
-    pub fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
-        let mut spec = device.spec.clone();
-        let TargetParams::Snapshot(snapshot) = spec.table.params.clone() else { return Ok(()) };
-        let cow = std::fs::metadata(&snapshot.cow).map_err(|error| format!("{}: {error}", snapshot.cow))?;
-        let Some(path) = DiskId::of(&cow).map(|cow| rundir.records(cow)) else { return Ok(()) };
-        if !FileNotes::exist(&path).map_err(|error| format!("{}: {error}", path.display()))? {
-            return match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    Err(format!("{}: {error}", path.display()))
-                }
-                _ => Ok(()),
-            };
-        }
-        // Of the origin only the size is wanted, whoever uses it.
-        spec.force = true;
-        let mut server = Server::start(key, rundir)?;
-        let recorded = server.prepare_snapshot(&snapshot, spec, Some(&device.name), true).and_then(|prepared| {
-            let record = move |family: Rc<Family>| async move {
-                let opened = family.opened.borrow_mut().remove(&prepared.ticket).ok_or("the snapshot is not open")?;
-                opened.served.activate(&family.executor).await?;
-                opened.served.close().await
-            };
-            server.family.call(record).map_err(|error| error.to_string())?
-        });
-        server.family.stop().map_err(|error| error.to_string())?;
-        recorded
-    }
-
-    /// Where the records of a COW are noted. Where there is no such place, and none can be made, its writes wait for their
-    /// records; but what is noted there must be read.
-    fn notes(&self, cow: &OpenDisk) -> Result<Option<FileNotes>, Reason> {
-        let path = self.rundir.records(cow.id);
-        match FileNotes::open(&path, cow) {
-            Ok(notes) => Ok(Some(notes)),
-            Err(error) if path.exists() => Err(format!("{}: {error}", path.display())),
-            Err(error) => {
-                log::warn!("{}: {error}; writes wait for their records", path.display());
-                Ok(None)
-            }
-        }
     }
 }
 

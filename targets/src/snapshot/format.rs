@@ -9,10 +9,11 @@
 //! All numbers are little-endian and there are no checksums, so everything that can be checked is checked here:
 //! the kernel takes any record, this loader refuses one that points outside the devices, into metadata, or twice.
 //!
-//! Here are the records and where they lie; the header is in `header`, and what is handed out next in `cursor`.
+//! Here are the records and where they lie; the header is in `header`, whose store it is in `identity`, and what is handed out next in `cursor`.
 
 mod cursor;
 mod header;
+pub mod identity;
 
 use std::fmt;
 
@@ -20,6 +21,7 @@ use crate::units::{Chunk, ChunkSize, CowChunk, Sector, Sectors};
 
 pub use cursor::{Cursor, Usage};
 pub use header::{Found, HEADER_BYTES, Header, HeaderError, MAGIC, VERSION, examine};
+pub use identity::{Identity, StoreId};
 
 /// Bytes of one exception record.
 pub const RECORD_BYTES: u64 = 16;

@@ -54,6 +54,7 @@ mod preserved;
 mod ranges;
 mod read;
 pub mod store;
+mod store_error;
 mod store_load;
 mod store_undo;
 mod store_write;

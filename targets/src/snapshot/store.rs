@@ -9,104 +9,19 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::fmt;
 use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health};
-use super::format::{self, Cursor, Found, HEADER_BYTES, HeaderError, Layout, Record, RecordError, Usage};
+use super::format::identity::IDENTITY_END;
+use super::format::{self, Cursor, Found, HEADER_BYTES, HeaderError, Identity, Layout, Record, StoreId, Usage};
 use super::journal::Noted;
+pub use super::store_error::StoreError;
 use super::store_load::{self, Loaded};
-use super::store_write::{Persistent, Unwritten};
+use super::store_write::{Ours, Persistent, Unwritten};
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::Executor;
 use crate::mutant::{self, Mutant};
 use crate::units::{ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
-
-/// Why a store cannot be opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StoreError {
-    /// A disk failed.
-    Disk(DiskError),
-    /// The header is not usable.
-    Header(Rc<str>, HeaderError),
-    /// A record is not usable.
-    Record(Rc<str>, RecordError),
-    /// The COW cannot hold a single exception of that chunk size, or ends before its own areas.
-    TooSmall {
-        /// The COW's name.
-        disk: Rc<str>,
-        /// Its size.
-        size: Sectors,
-        /// What it would need.
-        needed: Sectors,
-    },
-    /// The chunk size is not a multiple of a disk's block size.
-    ChunkBelowBlock {
-        /// The chunk size.
-        chunk: Sectors,
-        /// The larger of the disks' logical block sizes.
-        block_bytes: u32,
-    },
-    /// The snapshot would be longer than its origin: what is written there could not be opened again.
-    BehindOrigin {
-        /// The origin's name.
-        origin: Rc<str>,
-        /// The snapshot's length.
-        len: Sectors,
-        /// The origin's.
-        size: Sectors,
-    },
-    /// A store must be written to be used, and the COW is read-only.
-    ReadOnly(Rc<str>),
-    /// What a server that died has noted does not belong to the store.
-    Noted {
-        /// The COW's name.
-        disk: Rc<str>,
-        /// Where the notes are.
-        notes: String,
-        /// The first that does not fit.
-        record: Record,
-    },
-    /// No memory for buffers.
-    NoMemory,
-}
-
-impl From<DiskError> for StoreError {
-    fn from(error: DiskError) -> StoreError {
-        StoreError::Disk(error)
-    }
-}
-
-impl fmt::Display for StoreError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            StoreError::Disk(error) => error.fmt(f),
-            StoreError::Header(disk, error) => write!(f, "{disk}: {error}"),
-            StoreError::Record(disk, error) => write!(f, "{disk}: {error}; see `ublk-dm check {disk}`"),
-            StoreError::TooSmall { disk, size, needed } => {
-                write!(f, "{disk}: too small for a snapshot store: {size} sectors, at least {needed} are needed")
-            }
-            StoreError::ChunkBelowBlock { chunk, block_bytes } => write!(
-                f,
-                "chunk size of {} bytes is not a multiple of the disks' block size of {block_bytes} bytes",
-                chunk.bytes()
-            ),
-            StoreError::BehindOrigin { origin, len, size } => {
-                write!(f, "{origin}: has {size} sectors, less than the {len} of the snapshot")
-            }
-            StoreError::ReadOnly(disk) => write!(f, "{disk}: read-only; a snapshot store must be writable"),
-            StoreError::Noted { disk, notes, record } => write!(
-                f,
-                "{disk}: changed since its last server died, which had acknowledged writes that are not recorded there \
-                 (chunk {} in COW chunk {}): remove {notes} to give them up",
-                record.old.0, record.new.0
-            ),
-            StoreError::NoMemory => write!(f, "no memory left for buffers"),
-        }
-    }
-}
-
-impl std::error::Error for StoreError {}
 
 /// What is needed to open a store.
 pub struct OpenStore<'a> {
@@ -124,6 +39,19 @@ pub struct OpenStore<'a> {
     pub persistent: bool,
     /// Treat a COW that holds something else as empty.
     pub overwrite: bool,
+    /// Which store a new one is and whose; without it a new store has no identity, as one of the kernel's.
+    pub ownership: Option<&'a Ownership>,
+}
+
+/// Which store a new one is, and the origin that stores must have been made for.
+#[derive(Clone, Debug)]
+pub struct Ownership {
+    /// The id of a new store.
+    pub store: StoreId,
+    /// The origin's lasting name; empty if it has none.
+    pub origin: String,
+    /// A store that was made for another origin is this one's from now on.
+    pub adopt: bool,
 }
 
 /// A persistent or transient exception store.
@@ -161,10 +89,11 @@ impl Store {
         if open.cow.limits().read_only {
             return Err(StoreError::ReadOnly(open.cow.name().clone()));
         }
-        let found = match read_header(&open).await {
-            Err(StoreError::Header(_, HeaderError::Foreign { .. })) if open.overwrite => Found::Empty,
+        let (found, identity) = match read_header(&open).await {
+            Err(StoreError::Header(_, HeaderError::Foreign { .. })) if open.overwrite => (Found::Empty, None),
             found => found?,
         };
+        let (identity, adopted) = whose(&open, found, identity)?;
         let (chunk_size, health, unwritten) = match found {
             Found::Empty => (wanted, Health::Valid, Unwritten::NewStore),
             Found::Store { header, chunk_size } if header.valid == 0 => {
@@ -182,7 +111,8 @@ impl Store {
         };
         let Loaded { mapping, cursor, tail, stale, last } = loaded;
         let unwritten = if stale { Unwritten::StaleTail } else { unwritten };
-        let persistent = Persistent::new(&open, layout, tail, unwritten).ok_or(StoreError::NoMemory)?;
+        let ours = Ours { identity, adopted: adopted && health == Health::Valid };
+        let persistent = Persistent::new(&open, layout, tail, unwritten, ours).ok_or(StoreError::NoMemory)?;
         let store = Store {
             cow: open.cow.clone(),
             chunk_size,
@@ -351,7 +281,30 @@ fn check_size(chunk_size: ChunkSize, block_bytes: u32, cow: &Disk, fewest: u64) 
     Ok(())
 }
 
-async fn read_header(open: &OpenStore<'_>) -> Result<Found, StoreError> {
+/// The identity that the store has or will have, and whether its header has yet to say so; an error if it is another
+/// origin's.
+fn whose(
+    open: &OpenStore<'_>,
+    found: Found,
+    identity: Option<Identity>,
+) -> Result<(Option<Identity>, bool), StoreError> {
+    let Some(ownership) = open.ownership else { return Ok((identity, false)) };
+    let Ownership { store, origin, adopt } = ownership;
+    let ours = |store| Identity::new(store, open.origin.size().0, origin);
+    match (found, identity) {
+        (Found::Empty, _) => Ok((Some(ours(*store)), false)),
+        (Found::Store { .. }, Some(identity)) if identity.is_for(origin) => Ok((Some(identity), false)),
+        (Found::Store { .. }, Some(identity)) if *adopt => Ok((Some(ours(identity.store)), true)),
+        (Found::Store { .. }, Some(identity)) => Err(StoreError::OtherOrigin {
+            disk: open.cow.name().clone(),
+            made_for: identity.origin_text().into(),
+            origin: open.origin.name().clone(),
+        }),
+        (Found::Store { .. }, None) => Ok((None, false)),
+    }
+}
+
+async fn read_header(open: &OpenStore<'_>) -> Result<(Found, Option<Identity>), StoreError> {
     let block = open.cow.limits().logical_block_bytes;
     let needed = Sectors::from_bytes(u64::from(block));
     if open.cow.size() < needed {
@@ -359,7 +312,9 @@ async fn read_header(open: &OpenStore<'_>) -> Result<Found, StoreError> {
     }
     let buffer = Buffer::acquire(open.host, block).ok_or(StoreError::NoMemory)?;
     open.cow.read(Sector(0), needed, buffer.at(0)).await?;
-    let mut bytes = [0; HEADER_BYTES];
+    let (mut bytes, mut header) = ([0; IDENTITY_END], [0; HEADER_BYTES]);
     buffer.read(0, &mut bytes);
-    format::examine(&bytes).map_err(|error| StoreError::Header(open.cow.name().clone(), error))
+    header.copy_from_slice(&bytes[..HEADER_BYTES]);
+    let found = format::examine(&header).map_err(|error| StoreError::Header(open.cow.name().clone(), error))?;
+    Ok((found, Identity::decode(&bytes)))
 }

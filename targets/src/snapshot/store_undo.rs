@@ -21,8 +21,18 @@ impl Before {
     /// Reads it. `None` when there is no memory for it.
     pub(super) async fn read(host: &Rc<dyn Host>, cow: &Disk, chunk: ChunkSize) -> Result<Option<Before>, DiskError> {
         let overwritten = 2 * chunk.bytes();
-        let block = u64::from(cow.limits().logical_block_bytes);
-        let len = if overwritten <= REMEMBERED_BYTES { overwritten } else { block };
+        if overwritten > REMEMBERED_BYTES {
+            return Before::read_header(host, cow).await;
+        }
+        Before::read_start(host, cow, overwritten).await
+    }
+
+    /// Reads the header's block.
+    pub(super) async fn read_header(host: &Rc<dyn Host>, cow: &Disk) -> Result<Option<Before>, DiskError> {
+        Before::read_start(host, cow, u64::from(cow.limits().logical_block_bytes)).await
+    }
+
+    async fn read_start(host: &Rc<dyn Host>, cow: &Disk, len: u64) -> Result<Option<Before>, DiskError> {
         let Some(buffer) = buffer(host, len) else { return Ok(None) };
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         for piece in pieces(len) {

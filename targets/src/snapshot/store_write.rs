@@ -14,7 +14,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::format::{Header, Layout, RECORD_BYTES, Record};
+use super::format::identity::IDENTITY_END;
+use super::format::{HEADER_BYTES, Header, Identity, Layout, RECORD_BYTES, Record};
 use super::store::OpenStore;
 use super::store_undo::Before;
 use crate::disk::{Buffer, Disk, DiskError, Host, Memory};
@@ -36,6 +37,13 @@ pub(super) enum Unwritten {
     StaleTail,
 }
 
+/// What a store's header says beside what the kernel reads there.
+pub(super) struct Ours {
+    pub(super) identity: Option<Identity>,
+    /// The header does not say so yet.
+    pub(super) adopted: bool,
+}
+
 /// A store on its COW.
 pub(super) struct Persistent {
     io: io::Client,
@@ -44,6 +52,7 @@ pub(super) struct Persistent {
     /// The block of the current area that takes the next record; zero from there on.
     block: RefCell<Vec<u8>>,
     area_buffer: Buffer,
+    ours: Ours,
     /// Apart from the area's, because invalidation may run beside a commit.
     header_buffer: Buffer,
     zero_pages: Rc<[Buffer]>,
@@ -62,6 +71,7 @@ impl Persistent {
         layout: Layout,
         mut tail: Vec<u8>,
         unwritten: Unwritten,
+        ours: Ours,
     ) -> Option<Persistent> {
         let block_bytes = open.cow.limits().logical_block_bytes;
         tail.resize(block_bytes as usize, 0);
@@ -72,6 +82,7 @@ impl Persistent {
             layout,
             block_bytes,
             block: RefCell::new(tail),
+            ours,
             area_buffer: Buffer::acquire(open.host, block_bytes)?,
             header_buffer: Buffer::acquire(open.host, block_bytes)?,
             zero_pages: Rc::new([zero_page]),
@@ -84,6 +95,10 @@ impl Persistent {
 
     /// Writes what a usable store needs.
     pub(super) async fn activate(&self, cow: &Disk, position: (u64, u64)) -> Result<(), DiskError> {
+        if self.ours.adopted {
+            self.before.replace(Before::read_header(&self.host, cow).await?);
+            self.write_header(cow, true).await?;
+        }
         match self.unwritten.replace(Unwritten::Nothing) {
             Unwritten::Nothing => Ok(()),
             Unwritten::NewStore => {
@@ -158,9 +173,13 @@ impl Persistent {
 
     /// Durably says whether the store is valid.
     pub(super) async fn write_header(&self, cow: &Disk, valid: bool) -> Result<(), DiskError> {
-        let header = Header::new(self.layout.chunk_size, valid).encode();
+        let mut bytes = [0; IDENTITY_END];
+        bytes[..HEADER_BYTES].copy_from_slice(&Header::new(self.layout.chunk_size, valid).encode());
+        if let Some(identity) = &self.ours.identity {
+            identity.encode(&mut bytes);
+        }
         self.header_buffer.at(0).clear(0, u64::from(self.block_bytes));
-        self.header_buffer.write(0, &header);
+        self.header_buffer.write(0, &bytes);
         let op = IoOp::Write { preflush: false, fua: true };
         self.run(op, self.header_buffer.at(0), cow, Sector(0), self.block_sectors()).await
     }

@@ -11,7 +11,7 @@ use super::losses::LossRecord;
 use super::origin::Gate;
 use super::preserved;
 use super::ranges::IdleRuns;
-use super::store::{OpenStore, Store, StoreError};
+use super::store::{OpenStore, Ownership, Store, StoreError};
 use super::{Cause, Event};
 use crate::copy::{self, Job, Part};
 use crate::disk::{Disk, DiskError, Host};
@@ -70,6 +70,8 @@ pub struct Parts<'a> {
     pub persistent: bool,
     /// Treat a foreign COW as empty.
     pub overwrite: bool,
+    /// As [`OpenStore::ownership`].
+    pub ownership: Option<&'a Ownership>,
     /// The content of its store is gone or wrong: the snapshot is invalid from the start.
     pub lost: bool,
     /// Where it is recorded that its store is lost, when its COW cannot say so.
@@ -78,8 +80,7 @@ pub struct Parts<'a> {
     pub len: Option<Sectors>,
     /// What the user chose.
     pub options: Options,
-    /// Where records of acknowledged writes wait for their commit; without it writes wait instead. The device must say that
-    /// it has a volatile cache then. Only for persistent stores.
+    /// Where records of acknowledged writes wait for their commit; without it writes wait instead. Persistent stores only.
     pub notes: Option<Rc<dyn Notes>>,
     /// Hears of what an administrator should know.
     pub listener: Rc<dyn Fn(Event)>,
@@ -144,6 +145,7 @@ impl Snapshot {
             chunk_size: parts.chunk_size,
             persistent: parts.persistent,
             overwrite: parts.overwrite,
+            ownership: parts.ownership,
         };
         let (len, size) = (parts.len.unwrap_or(parts.origin.size()), parts.origin.size());
         if len > size {

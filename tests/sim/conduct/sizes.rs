@@ -41,6 +41,7 @@ fn opened_with(len: u64) -> (Result<u64, String>, bool) {
             chunk_size: ChunkSize::from_sectors(2),
             persistent: true,
             overwrite: false,
+            ownership: None,
             lost: false,
             losses: Rc::new(SimLosses::of("cow", None)),
             len: Some(Sectors(len)),

@@ -40,6 +40,7 @@ mod races;
 mod scale;
 mod tables;
 mod verbs;
+mod whose;
 
 use crate::Case;
 
@@ -67,6 +68,7 @@ pub fn all() -> Vec<Case> {
     all.extend(noted::cases());
     all.extend(admin::cases());
     all.extend(ends::cases());
+    all.extend(whose::cases());
     all.extend(copy::cases());
     all.extend(errors::cases());
     all.extend(errors_direct::cases());

@@ -45,16 +45,21 @@ enum After {
 }
 
 /// A snapshot of a filled origin, and what both must show.
-struct Rig {
-    origin: String,
-    cow: String,
+pub(super) struct Rig {
+    pub(super) origin: String,
+    pub(super) cow: String,
     view: View,
-    frozen: View,
+    pub(super) frozen: View,
 }
 
 impl Rig {
     fn new() -> Rig {
-        let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+        Rig::on(slice("cow", "n1", 0, 2 * SIZE))
+    }
+
+    /// With that COW.
+    pub(super) fn on(cow: String) -> Rig {
+        let origin = slice("org", "n0", 0, SIZE);
         let view = View::new("orig", SIZE);
         view.fill(&Disk::open(&origin));
         Disk::open(&cow).zero(0, CHUNK);
@@ -67,13 +72,13 @@ impl Rig {
         ["cow", "org"].into_iter().for_each(kernel::remove);
     }
 
-    fn add(&self, options: &str) -> Disk {
+    pub(super) fn add(&self, options: &str) -> Disk {
         let (origin, cow) = (&self.origin, &self.cow);
         Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s {options}")))
     }
 
     /// Writes to the snapshot and kills its server until some records have not reached the COW; gives the device's disk.
-    fn killed(&self, options: &str) -> Disk {
+    pub(super) fn killed(&self, options: &str) -> Disk {
         for round in 0..TRIES {
             let disk = self.add(options);
             let pid = server::number("s", "/server_pid");
@@ -111,7 +116,7 @@ fn kill(rig: &Rig, pid: u64) {
 }
 
 /// The file of notes, if there is one.
-fn notes() -> Option<PathBuf> {
+pub(super) fn notes() -> Option<PathBuf> {
     let files = fs::read_dir(server::run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
     files.into_iter().find(|path| path.extension().is_some_and(|end| end == "records"))
 }

@@ -1,0 +1,93 @@
+//! `journal`: what dead servers had acknowledged and could not put on a COW any more, where only a person can tell whose it
+//! is. Asks no server: a journal that a server has is not shown and not touched.
+
+use std::path::Path;
+
+use clap::Subcommand;
+
+use super::client::open_rundir;
+use super::terminal::print;
+use crate::failure::Failure;
+use crate::rundir::RunDir;
+use crate::rundir::journal::owner::{self, Owner};
+use crate::rundir::journal::{self, Left};
+use crate::storage::{Access, Claim, OpenDisk, content};
+
+/// What to do with journals.
+#[derive(Subcommand)]
+pub enum Journal {
+    /// List those that hold something: their paths and how many writes
+    List,
+    /// Say that a journal belongs to a COW: its next server records the writes there if they fit. Only right if the COW has
+    /// lost nothing that was written to it: after an orderly restart, or when it was attached anew
+    Use {
+        /// The journal, as `list` and refused commands show it
+        file: std::path::PathBuf,
+        /// The COW
+        #[arg(long, value_name = "DEV")]
+        cow: std::path::PathBuf,
+    },
+    /// Remove a journal: the writes in it are lost
+    Discard {
+        /// The journal, as `list` and refused commands show it
+        file: std::path::PathBuf,
+    },
+}
+
+/// Carries it out.
+pub(super) fn run(what: &Journal) -> Result<(), Failure> {
+    let rundir = open_rundir()?;
+    match what {
+        Journal::List => list(&rundir)?,
+        Journal::Use { file, cow } => give(&rundir, file, cow)?,
+        Journal::Discard { file } => {
+            let left = left(&rundir, file)?;
+            journal::discard(&left.path).map_err(|error| format!("{}: {error}", file.display()))?;
+        }
+    }
+    Ok(())
+}
+
+fn list(rundir: &RunDir) -> Result<(), Failure> {
+    let directory = rundir.path();
+    let left = journal::left_in_directory(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+    for Left { path, owner, records } in left {
+        let what = if owner.is_none() { "damaged".to_owned() } else { format!("{records} writes") };
+        print(&format!("{}: {what}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// A journal that no server has. Only those in the run directory are any.
+fn left(rundir: &RunDir, file: &Path) -> Result<Left, Failure> {
+    let name = file.file_name().filter(|_| file.extension().is_some_and(|end| end == "records"));
+    let path = name.map(|name| rundir.path().join(name));
+    let found = match &path {
+        Some(path) => journal::left_at(path).map_err(|error| format!("{}: {error}", path.display()))?,
+        None => None,
+    };
+    let none = || format!("{}: no journal that holds something and has no server; see `journal list`", file.display());
+    Ok(found.ok_or_else(none)?)
+}
+
+fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
+    let left = left(rundir, file)?;
+    let Some(found) = left.owner else {
+        return Err(format!("{}: damaged, nothing can be read from it", file.display()).into());
+    };
+    let disk = OpenDisk::open(cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
+    let store = content::store_on(&disk)?;
+    let store = store.ok_or_else(|| format!("{}: there is no snapshot store on it", cow.display()))?;
+    let owner = Owner::of(&disk, store.identity.map(|identity| identity.store))?;
+    if found.is_other_store(&owner) {
+        let hint = "its writes belong to another";
+        return Err(format!("{}: not the store that {} is about: {hint}", cow.display(), file.display()).into());
+    }
+    let to = rundir.path().join(owner::file_name(&disk));
+    let taken = to != left.path && journal::left_at(&to)?.is_some();
+    if taken {
+        let hint = "discard one of them";
+        return Err(format!("{}: has a journal of its own in {}: {hint}", cow.display(), to.display()).into());
+    }
+    journal::give(&left.path, &to, &owner).map_err(|error| format!("{}: {error}", to.display()).into())
+}

@@ -1,0 +1,198 @@
+//! Whose a journal is: a store, on a disk, in one life of the machine. Pure but for [`Owner::of`].
+//!
+//! A journal is used by the disk that it was made on and in the boot that it was made in, because only then the data that
+//! its records point to is known to be there: a disk that was attached anew (a loop device, a network disk) may have lost
+//! what was written to it last. One that may be the same disk's or store's stops whatever would use that disk, until it is
+//! given to it or given up; one that is certainly another's stops nobody.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use dm_targets::snapshot::format::StoreId;
+
+use super::{BOOT_ID, HEADER_WORDS, MAGIC};
+use crate::rundir::family_key;
+use crate::storage::{OpenDisk, lasting_name};
+
+/// Whose a journal is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The boot's id.
+    pub boot: (u64, u64),
+    /// The disk's number in that boot.
+    pub number: u64,
+    /// The store's id; zero if it has none.
+    pub store: (u64, u64),
+    /// A hash of the disk's lasting name; zero if it has none.
+    pub name: u64,
+}
+
+/// How a journal that no server has stands to a COW that is being opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinship {
+    /// It is this COW's.
+    Own,
+    /// It was made before the machine was started.
+    OtherBoot,
+    /// It is of the same disk or store, which has been attached anew, or of another disk that had the same number.
+    AttachedAnew,
+    /// It is of another store on the same disk.
+    OtherStore,
+    /// Its content is damaged, and its name says that it was this disk's.
+    Damaged,
+    /// It is another COW's.
+    None,
+}
+
+impl fmt::Display for Kinship {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Kinship::Own => "of this COW",
+            Kinship::OtherBoot => "of this COW or one like it, made before the machine was restarted",
+            Kinship::AttachedAnew => "of this COW before it was attached anew, or of another disk that had its number",
+            Kinship::OtherStore => "of another store that was on this disk",
+            Kinship::Damaged => "of a disk with this number, and damaged",
+            Kinship::None => "of another COW",
+        })
+    }
+}
+
+impl Owner {
+    /// Whose the journal of a COW is that holds, or will hold, that store.
+    ///
+    /// # Errors
+    /// If the boot cannot be told from another.
+    pub fn of(cow: &OpenDisk, store: Option<StoreId>) -> io::Result<Owner> {
+        let path = cow.path.display().to_string();
+        let name = Some(lasting_name(cow)).filter(|name| *name != path);
+        let store = store.map_or((0, 0), |store| {
+            let (high, low) = store.0.split_at(8);
+            (number_of(high), number_of(low))
+        });
+        Ok(Owner { boot: boot_id()?, number: cow.number_in_boot(), store, name: name.map_or(0, |name| hash(&name)) })
+    }
+
+    /// The words of a journal's header.
+    pub(super) fn words(&self) -> [u64; HEADER_WORDS] {
+        let Owner { boot, number, store, name } = *self;
+        [MAGIC, boot.0, boot.1, number, 0, store.0, store.1, name]
+    }
+
+    /// Whether the stores are known and not the same.
+    pub fn is_other_store(&self, other: &Owner) -> bool {
+        self.store != (0, 0) && other.store != (0, 0) && self.store != other.store
+    }
+}
+
+/// The owner in a journal's header.
+pub(super) fn of_words(word: impl Fn(usize) -> u64) -> Owner {
+    Owner { boot: (word(1), word(2)), number: word(3), store: (word(5), word(6)), name: word(7) }
+}
+
+/// Whether a journal is that owner's, beyond doubt.
+pub(super) fn is_exactly(found: &Owner, owner: &Owner) -> bool {
+    found.boot == owner.boot && found.number == owner.number && !found.is_other_store(owner)
+}
+
+/// How a journal stands to a COW with that key. The journal's file name begins with the key of its disk.
+pub fn kinship(journal: &Path, found: Option<&Owner>, key: &str, owner: &Owner) -> Kinship {
+    let same_key = is_of_disk(journal, key);
+    let Some(found) = found else { return if same_key { Kinship::Damaged } else { Kinship::None } };
+    let same_number = same_key && found.boot == owner.boot && found.number == owner.number;
+    let same_store = owner.store != (0, 0) && found.store == owner.store;
+    let same_name = owner.name != 0 && found.name == owner.name;
+    let other_name = owner.name != 0 && found.name != 0 && found.name != owner.name;
+    match found.is_other_store(owner) {
+        false if same_number => Kinship::Own,
+        true if same_number || same_name => Kinship::OtherStore,
+        true if !same_key || other_name => Kinship::None,
+        false if other_name && !same_store => Kinship::None,
+        _ if !(same_key || same_store || same_name) => Kinship::None,
+        _ if found.boot == owner.boot => Kinship::AttachedAnew,
+        _ => Kinship::OtherBoot,
+    }
+}
+
+/// Whether a journal is of a disk with that key, by its name.
+pub(super) fn is_of_disk(journal: &Path, key: &str) -> bool {
+    let file = journal.file_stem().map(|name| name.to_string_lossy()).unwrap_or_default();
+    file.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
+/// The name of a COW's journal: a disk that is attached anew under the same number gets another one.
+pub fn file_name(cow: &OpenDisk) -> String {
+    format!("{}-{:x}.records", family_key(cow.id), cow.number_in_boot())
+}
+
+fn number_of(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// FNV-1a, and never zero.
+fn hash(name: &str) -> u64 {
+    name.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        .max(1)
+}
+
+/// The boot's id as two numbers.
+fn boot_id() -> io::Result<(u64, u64)> {
+    let text = fs::read_to_string(BOOT_ID)?.replace('-', "");
+    let number = |range: std::ops::Range<usize>| text.get(range).and_then(|part| u64::from_str_radix(part, 16).ok());
+    let id = number(0..16).zip(number(16..32));
+    id.ok_or_else(|| io::Error::other(format!("{BOOT_ID}: {text:?} is no id")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: Owner = Owner { boot: (1, 2), number: 40, store: (5, 6), name: 9 };
+
+    fn of(journal: &str, found: Owner) -> Kinship {
+        kinship(Path::new(journal), Some(&found), "block-7-0", &OWNER)
+    }
+
+    #[test]
+    fn a_journal_is_its_own_disks_in_its_own_boot() {
+        assert_eq!(of("/run/block-7-0-28.records", OWNER), Kinship::Own);
+        assert_eq!(of("/run/block-7-0.records", OWNER), Kinship::Own, "as servers before this one named it");
+        assert_eq!(of("/run/block-7-0.records", Owner { store: (0, 0), name: 0, ..OWNER }), Kinship::Own);
+        assert_eq!(of("/run/block-7-0-28.records", Owner { boot: (1, 3), ..OWNER }), Kinship::OtherBoot);
+        assert_eq!(of("/run/block-7-0-28.records", Owner { store: (7, 7), ..OWNER }), Kinship::OtherStore);
+    }
+
+    #[test]
+    fn a_disk_that_was_attached_anew_is_known_by_its_store_or_name_and_else_feared_to_be_it() {
+        let anew = Owner { number: 41, ..OWNER };
+        for (journal, found) in [
+            ("/run/block-7-0-29.records", anew.clone()),
+            ("/run/block-7-1-29.records", anew.clone()),
+            ("/run/block-7-1-29.records", Owner { name: 0, ..anew.clone() }),
+            ("/run/block-7-1-29.records", Owner { name: 3, ..anew.clone() }),
+            ("/run/block-7-1-29.records", Owner { store: (0, 0), ..anew.clone() }),
+            ("/run/block-7-0-29.records", Owner { store: (0, 0), name: 0, ..anew.clone() }),
+        ] {
+            assert_eq!(of(journal, found.clone()), Kinship::AttachedAnew, "{journal} {found:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_certainly_anothers_stops_nobody() {
+        let anew = Owner { number: 41, ..OWNER };
+        for (journal, found) in [
+            ("/run/block-7-1-29.records", Owner { store: (7, 7), name: 0, ..anew.clone() }),
+            ("/run/block-7-1-29.records", Owner { store: (0, 0), name: 0, ..anew.clone() }),
+            ("/run/block-7-0-29.records", Owner { store: (7, 7), name: 8, ..anew.clone() }),
+            ("/run/block-7-0-29.records", Owner { store: (0, 0), name: 8, ..anew.clone() }),
+            ("/run/block-7-01-29.records", Owner { store: (0, 0), name: 0, ..anew }),
+        ] {
+            assert_eq!(of(journal, found.clone()), Kinship::None, "{journal} {found:?}");
+        }
+        let damaged = |journal| kinship(Path::new(journal), None, "block-7-0", &OWNER);
+        assert_eq!(damaged("/run/block-7-0-28.records"), Kinship::Damaged);
+        assert_eq!(damaged("/run/block-7-11-28.records"), Kinship::None);
+    }
+}

@@ -1,0 +1,108 @@
+//! Why a store cannot be opened, in one line for its user.
+
+use std::fmt;
+use std::rc::Rc;
+
+use super::format::{HeaderError, Record, RecordError};
+use crate::disk::DiskError;
+use crate::units::Sectors;
+
+/// Why a store cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// A disk failed.
+    Disk(DiskError),
+    /// The header is not usable.
+    Header(Rc<str>, HeaderError),
+    /// A record is not usable.
+    Record(Rc<str>, RecordError),
+    /// The COW cannot hold a single exception of that chunk size, or ends before its own areas.
+    TooSmall {
+        /// The COW's name.
+        disk: Rc<str>,
+        /// Its size.
+        size: Sectors,
+        /// What it would need.
+        needed: Sectors,
+    },
+    /// The chunk size is not a multiple of a disk's block size.
+    ChunkBelowBlock {
+        /// The chunk size.
+        chunk: Sectors,
+        /// The larger of the disks' logical block sizes.
+        block_bytes: u32,
+    },
+    /// The snapshot would be longer than its origin: what is written there could not be opened again.
+    BehindOrigin {
+        /// The origin's name.
+        origin: Rc<str>,
+        /// The snapshot's length.
+        len: Sectors,
+        /// The origin's.
+        size: Sectors,
+    },
+    /// A store must be written to be used, and the COW is read-only.
+    ReadOnly(Rc<str>),
+    /// What a server that died has noted does not belong to the store.
+    Noted {
+        /// The COW's name.
+        disk: Rc<str>,
+        /// Where the notes are.
+        notes: String,
+        /// The first that does not fit.
+        record: Record,
+    },
+    /// The store was made for another origin.
+    OtherOrigin {
+        /// The COW's name.
+        disk: Rc<str>,
+        /// The origin that it was made for.
+        made_for: Rc<str>,
+        /// The origin that it is used with.
+        origin: Rc<str>,
+    },
+    /// No memory for buffers.
+    NoMemory,
+}
+
+impl From<DiskError> for StoreError {
+    fn from(error: DiskError) -> StoreError {
+        StoreError::Disk(error)
+    }
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreError::Disk(error) => error.fmt(f),
+            StoreError::Header(disk, error) => write!(f, "{disk}: {error}"),
+            StoreError::Record(disk, error) => write!(f, "{disk}: {error}; see `ublk-dm check {disk}`"),
+            StoreError::TooSmall { disk, size, needed } => {
+                write!(f, "{disk}: too small for a snapshot store: {size} sectors, at least {needed} are needed")
+            }
+            StoreError::ChunkBelowBlock { chunk, block_bytes } => write!(
+                f,
+                "chunk size of {} bytes is not a multiple of the disks' block size of {block_bytes} bytes",
+                chunk.bytes()
+            ),
+            StoreError::BehindOrigin { origin, len, size } => {
+                write!(f, "{origin}: has {size} sectors, less than the {len} of the snapshot")
+            }
+            StoreError::ReadOnly(disk) => write!(f, "{disk}: read-only; a snapshot store must be writable"),
+            StoreError::Noted { disk, notes, record } => write!(
+                f,
+                "{disk}: changed since its last server died, which had acknowledged writes that are not recorded there \
+                 (chunk {} in COW chunk {}): `ublk-dm journal discard {notes}` gives them up",
+                record.old.0, record.new.0
+            ),
+            StoreError::OtherOrigin { disk, made_for, origin } => write!(
+                f,
+                "{disk}: its store was made for another origin ({made_for}) than {origin}: name that origin, wipe the \
+                 COW, or say --other-origin if it is the same disk under another name"
+            ),
+            StoreError::NoMemory => write!(f, "no memory left for buffers"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {}
