@@ -26,6 +26,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use crate::mutant::{self, Mutant};
 use crate::units::{SECTOR_BYTES, Sector, Sectors};
 
 pub use memory::{Buffer, BufferId, Host, Memory, PayloadId};
@@ -43,10 +44,20 @@ impl Errno {
     pub const EINVAL: Errno = Errno(22);
     /// No space left on the device: a full COW.
     pub const ENOSPC: Errno = Errno(28);
+    /// The user may not have more space.
+    pub const EDQUOT: Errno = Errno(122);
+    /// The file may not be that long.
+    pub const EFBIG: Errno = Errno(27);
     /// What the kernel makes of an operation that a disk's firmware refuses.
     pub const EREMOTEIO: Errno = Errno(121);
     /// The disk cannot do this kind of operation.
     pub const EOPNOTSUPP: Errno = Errno(95);
+
+    /// Whether there was no space for what was written: a COW that is a sparse file or a thin device is full then, whatever
+    /// its size.
+    pub fn is_no_space(self) -> bool {
+        matches!(self, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) && !mutant::is(Mutant::NoSpaceInvalidates)
+    }
 
     /// Whether the operation was refused as such, rather than failed by the medium.
     pub fn is_unsupported(self) -> bool {

@@ -54,6 +54,8 @@ pub enum Mutant {
     LastCommitIgnored,
     /// What a server has noted is forgotten by the next.
     NotesNotTakenOver,
+    /// A COW file that finds no space on its file system is taken for a broken disk.
+    NoSpaceInvalidates,
     /// A journal is taken over although the COW has got records since that are not in it.
     JournalOverForeign,
     /// I7: legs are written before the mark of their region is durable.

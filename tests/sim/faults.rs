@@ -2,6 +2,7 @@
 
 use dm_targets::disk::Errno;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
+use dm_targets::snapshot::target::OnFull;
 
 use crate::explore::Case;
 use crate::named;
@@ -42,6 +43,28 @@ pub fn cases() -> Vec<Case> {
         }
     }
     cases
+}
+
+/// Every write to a COW finds no space once, and from some moment on all do, with snapshots that stay readable then.
+pub fn no_space_cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = cases();
+    cases.retain(|case| case.faults.iter().all(|(disk, fault)| *disk > 0 && fault.matcher.class == Class::Write));
+    for case in &mut cases {
+        // What a write had begun that found no space is given up, and its chunk stays lost.
+        case.dense = false;
+        case.setup.snaps.iter_mut().for_each(|snap| snap.on_full = OnFull::Overflow);
+        case.faults.iter_mut().for_each(|(_, fault)| fault.errno = Errno::ENOSPC);
+    }
+    cases
+}
+
+#[test]
+fn every_write_to_a_cow_finds_no_space() {
+    let mut tally = Tally::default();
+    for case in no_space_cases() {
+        tally.run("no space", &case);
+    }
+    tally.finish("every_write_to_a_cow_finds_no_space", 7_000, 7_000);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::mirror::mutants as mirror;
 use crate::{faults, journal, named, seeded, short};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 25] = [
+const MUTANTS: [(Mutant, &str); 26] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -37,6 +37,7 @@ const MUTANTS: [(Mutant, &str); 25] = [
     (Mutant::LeftForgotten, "leaving"),
     (Mutant::LossForgotten, "unmarked"),
     (Mutant::LastCommitIgnored, "unmarked"),
+    (Mutant::NoSpaceInvalidates, "conduct"),
 ];
 
 /// What the tests of [`conduct`] notice of a mutant that no workload of one family can show.
@@ -49,6 +50,9 @@ fn kill_in_conduct(mutant: Mutant) -> Option<(String, Vec<String>)> {
         },
         Mutant::JoinAmongWrites => {
             (0..3000).find_map(|seed| conduct::join_among_discards(seed, Temper::Priorities).err())
+        }
+        Mutant::NoSpaceInvalidates => {
+            conduct::no_space::data_of_a_snapshot_write(28).err().map(|fault| (fault, Vec::new()))
         }
         Mutant::JournalOverForeign => journal::records_of_another().err().map(|fault| (fault, Vec::new())),
         Mutant::JoinKeepsSettled => [4, 8].into_iter().find_map(|chunk| conduct::settled::join_of_another(chunk).err()),

@@ -59,11 +59,18 @@ impl Snapshot {
                 Work::Commit => {
                     self.journal_batch(records.len());
                     self.committing.set(true);
+                    let before = self.store.recorded();
                     let result = self.store.commit(&records).await;
                     self.committing.set(false);
+                    let done = usize::try_from(self.store.recorded() - before).unwrap_or(0);
                     match result {
                         Ok(()) => self.publish(records.len()),
-                        Err(error) => self.begin_invalidation(Cause::Commit(error)),
+                        Err(error) => {
+                            self.publish(done);
+                            if !self.give_up_pending(&error) {
+                                self.begin_invalidation(Cause::of_commit(error));
+                            }
+                        }
                     }
                 }
                 Work::Invalidate => self.invalidate().await,
@@ -157,7 +164,7 @@ impl Snapshot {
         }
     }
 
-    fn wake_waiting(&self, slot: u32) {
+    pub(super) fn wake_waiting(&self, slot: u32) {
         if let Some(queue) = self.waiting.borrow().get(slot as usize) {
             queue.wake_all();
         }
@@ -166,7 +173,7 @@ impl Snapshot {
     /// Lets exceptions of a snapshot write, whose data is in the COW, be seen before they are recorded. `false` if that
     /// cannot be, and their records must be awaited.
     pub(super) fn note(&self, created: &[PendingId]) -> bool {
-        if self.notes.is_none() || !self.health().is_kept() {
+        if self.notes.is_none() || !self.health().is_kept() || self.store.fills_area() {
             return false;
         }
         for id in created {
@@ -185,7 +192,7 @@ impl Snapshot {
         true
     }
 
-    fn put_note(&self, slot: u32, record: Option<Record>) {
+    pub(super) fn put_note(&self, slot: u32, record: Option<Record>) {
         let skip = record.is_some() && mutant::is(Mutant::NotNoted);
         if let Some(notes) = self.notes.as_ref().filter(|_| !skip) {
             notes.put(slot as usize, record);

@@ -106,9 +106,15 @@ pub(super) struct Slot {
     generation: u32,
     /// How many exceptions began before it.
     pub(super) number: u64,
+    /// A write of the origin waits for it: it cannot be given up.
+    pub(super) for_origin: bool,
 }
 
 impl Slot {
+    pub(super) fn is_noted(&self) -> bool {
+        self.stage == Stage::Noted
+    }
+
     pub(super) fn has_data(&self) -> bool {
         matches!(self.stage, Stage::Copied | Stage::Noted)
     }
@@ -248,12 +254,13 @@ impl Exceptions {
     /// A new pending exception for a chunk that has none. Allocation order is the order of these calls.
     pub fn begin(&mut self, record: Record) -> PendingId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { record, stage: Stage::Free, generation: 0, number: 0 });
+            self.slots.push(Slot { record, stage: Stage::Free, generation: 0, number: 0, for_origin: false });
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         let entry = &mut self.slots[slot as usize];
         entry.record = record;
         entry.stage = Stage::Copying;
+        entry.for_origin = false;
         entry.number = self.recording.begin();
         self.pending.insert(record.old.0, slot);
         self.order.push_back(slot);
@@ -306,7 +313,7 @@ impl Exceptions {
         Some(slot)
     }
 
-    fn release(&mut self, slot: u32) {
+    pub(super) fn release(&mut self, slot: u32) {
         let entry = &mut self.slots[slot as usize];
         self.recording.noted -= usize::from(entry.stage == Stage::Noted);
         entry.stage = Stage::Free;

@@ -37,6 +37,11 @@ impl Recording {
         self.begun - 1
     }
 
+    /// There is nothing pending any more, and nothing to wait for if there was nothing noted.
+    fn catch_up(&mut self) {
+        self.recorded_to = self.begun;
+    }
+
     /// Whether noted exceptions are to be committed now.
     pub(super) fn is_due(&self) -> bool {
         self.wanted_to > self.recorded_to || self.noted >= MANY
@@ -64,6 +69,20 @@ impl Exceptions {
         let slots = self.order.iter().map(|slot| (*slot, &self.slots[*slot as usize]));
         let next = slots.filter(|(_, entry)| entry.has_data()).take(count);
         next.filter(|(_, entry)| entry.stage == Stage::Copied).map(|(slot, entry)| (slot, entry.record))
+    }
+
+    /// Called when exceptions were given up: if none is left, no record is missing.
+    pub(super) fn nothing_is_pending(&mut self) {
+        if self.order.is_empty() {
+            self.recording.catch_up();
+        }
+    }
+
+    /// A write of the origin waits for a pending exception.
+    pub(super) fn wanted_by_origin(&mut self, id: PendingId) {
+        if self.is_pending(id) {
+            self.slots[id.slot as usize].for_origin = true;
+        }
     }
 
     /// Noted exceptions.

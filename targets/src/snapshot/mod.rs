@@ -49,6 +49,7 @@ pub mod journal;
 mod journaled;
 pub mod losses;
 pub mod mapping;
+mod no_space;
 pub mod origin;
 mod preserved;
 mod ranges;
@@ -100,6 +101,18 @@ impl fmt::Display for Cause {
             Cause::Commit(error) => write!(f, "writing its exceptions failed: {error}"),
             Cause::Left => write!(f, "it was deleted while its origin is in use"),
         }
+    }
+}
+
+impl Cause {
+    /// Why a chunk could not be copied.
+    fn of_copy(error: DiskError) -> Cause {
+        if error.errno.is_no_space() { Cause::Full } else { Cause::Copy(error) }
+    }
+
+    /// Why records could not be written.
+    fn of_commit(error: DiskError) -> Cause {
+        if error.errno.is_no_space() { Cause::Full } else { Cause::Commit(error) }
     }
 }
 

@@ -224,13 +224,40 @@ impl Store {
             let room = usize::try_from(self.cursor.borrow().room_in_area()).unwrap_or(usize::MAX);
             let (now, later) = left.split_at(room.min(left.len()));
             let position = self.cursor.borrow().position();
-            store.commit_in_area(&self.cow, position, now, now.len() == room).await?;
-            for _ in now {
-                self.cursor.borrow_mut().commit();
+            let fills = now.len() == room;
+            if let Err(error) = store.prepare_next_area(&self.cow, position.0, fills).await {
+                // The records before the one that fills the area do not need the next one.
+                if error.errno.is_no_space() {
+                    self.commit_now(store, position, &now[..now.len() - 1], false).await?;
+                }
+                return Err(error);
             }
+            self.commit_now(store, position, now, fills).await?;
             left = later;
         }
         Ok(())
+    }
+
+    async fn commit_now(
+        &self,
+        store: &Persistent,
+        position: (u64, u64),
+        records: &[Record],
+        fills: bool,
+    ) -> Result<(), DiskError> {
+        store.commit_in_area(&self.cow, position, records, fills).await?;
+        records.iter().for_each(|_| self.cursor.borrow_mut().commit());
+        Ok(())
+    }
+
+    /// Exceptions that have got chunks and will get no records.
+    pub(super) fn give_up(&self, count: usize) {
+        (0..count).for_each(|_| self.cursor.borrow_mut().give_up());
+    }
+
+    /// Whether what is allocated fills an area, so that its commit needs space for the next one.
+    pub(super) fn fills_area(&self) -> bool {
+        self.persistent.is_some() && self.cursor.borrow().fills_area()
     }
 
     /// How many records are durable.

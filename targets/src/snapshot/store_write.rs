@@ -197,7 +197,16 @@ impl Persistent {
         self.run(op, self.area_buffer.at(0), cow, start, self.block_sectors()).await
     }
 
-    /// Writes records that fit into the current area, one block at a time.
+    /// Zeroes the area behind one that is to be filled (I2: the flush before the records covers it).
+    pub(super) async fn prepare_next_area(&self, cow: &Disk, area: u64, fills: bool) -> Result<(), DiskError> {
+        if !fills || mutant::is(Mutant::NextAreaLate) {
+            return Ok(());
+        }
+        self.zero(cow, self.layout.area_start(area + 1), self.layout.chunk_size.sectors()).await
+    }
+
+    /// Writes records that fit into the current area, one block at a time. The next area must have been prepared if they
+    /// fill it.
     pub(super) async fn commit_in_area(
         &self,
         cow: &Disk,
@@ -205,10 +214,6 @@ impl Persistent {
         records: &[Record],
         fills: bool,
     ) -> Result<(), DiskError> {
-        let next_area = (self.layout.area_start(area + 1), self.layout.chunk_size.sectors());
-        if fills && !mutant::is(Mutant::NextAreaLate) {
-            self.zero(cow, next_area.0, next_area.1).await?;
-        }
         let per_block = u64::from(self.block_bytes) / RECORD_BYTES;
         let (mut index, mut left) = (committed, records);
         let mut preflush = !mutant::is(Mutant::NoFlushBeforeArea);
@@ -230,7 +235,7 @@ impl Persistent {
             left = later;
         }
         if fills && mutant::is(Mutant::NextAreaLate) {
-            self.zero(cow, next_area.0, next_area.1).await?;
+            self.zero(cow, self.layout.area_start(area + 1), self.layout.chunk_size.sectors()).await?;
         }
         Ok(())
     }

@@ -300,7 +300,7 @@ impl Snapshot {
             state.copied(id, ok);
         }
         if let Some(error) = error {
-            self.cause.borrow_mut().get_or_insert(Cause::Copy(error));
+            self.cause.borrow_mut().get_or_insert(Cause::of_copy(error));
         }
         self.commit_wanted.wake_all();
     }
@@ -323,6 +323,7 @@ impl Snapshot {
             return Ok(None);
         };
         let id = state.begin(Record { old: chunk, new });
+        state.wanted_by_origin(id);
         let (from, count) = (self.chunk_size.start_of(chunk), self.origin_part(chunk));
         let at = self.chunk_size.start_of_cow(new);
         job.parts.push(Part { from, count, to: self.cow.clone(), at, failed: false });

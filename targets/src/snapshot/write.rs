@@ -3,11 +3,11 @@
 //! Rules kept here: I6 (everything started is awaited before a request ends), I10 (a write is acknowledged after its record
 //! is noted; with FUA, or where nothing can be noted, after it is durable).
 
+use super::Cause;
 use super::exceptions::{Health, PendingId, WriteStep};
 use super::format::Record;
 use super::ranges::Runs;
 use super::target::{MAX_PENDING, OnFull, Snapshot};
-use super::{Cause, Event};
 use crate::copy::{Flags, JobLease, Part};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError, payload};
@@ -39,6 +39,9 @@ impl Snapshot {
             self.lists.borrow_mut().push(created);
             self.idle_runs.give_back(runs);
             result?;
+            if self.health() == Health::Overflowed && !self.has_taken(request, done) {
+                return Err(TargetError::Full);
+            }
             match stop {
                 Stop::Done => {}
                 Stop::Wait(id) => self.shown(id).await,
@@ -130,6 +133,10 @@ impl Snapshot {
             self.count_copies(created.len() as u64, copied_bytes);
             drop(around);
             let ok = copy_error.is_none();
+            if self.overflows_at(copy_error.as_ref()) {
+                self.give_up_write(created);
+                return Err(TargetError::Full);
+            }
             if fua || !ok || !self.note(created) {
                 self.copied(created.iter().map(|id| (*id, ok)), copy_error);
                 for id in created {
@@ -156,11 +163,7 @@ impl Snapshot {
 
     async fn cow_is_full_for_writer(&self) {
         if self.options.on_full == OnFull::Overflow {
-            let first = self.health() == Health::Valid;
-            self.state.borrow_mut().overflow();
-            if first {
-                (self.listener)(Event::Overflowed);
-            }
+            self.begin_overflow();
             return;
         }
         self.begin_invalidation(Cause::Full);

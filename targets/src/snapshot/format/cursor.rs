@@ -111,6 +111,16 @@ impl Cursor {
         self.advance();
     }
 
+    /// Counts one allocated exception as one that will never be written; its chunk stays lost.
+    pub fn give_up(&mut self) {
+        self.pending = self.pending.saturating_sub(1);
+    }
+
+    /// Whether what is allocated fills the current area.
+    pub fn fills_area(&self) -> bool {
+        self.committed + self.pending >= self.layout.records_per_area()
+    }
+
     fn advance(&mut self) {
         self.committed += 1;
         if self.committed == self.layout.records_per_area() {
