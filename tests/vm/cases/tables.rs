@@ -14,7 +14,7 @@ use crate::sh::{binary, run_args, sh, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "tables-resume-swaps", bound_s: 120, disks: &["n0", "n1"], run: resume_swaps },
+        Case { name: "tables-resume-swaps", bound_s: 180, disks: &["n0", "n1"], run: resume_swaps },
         Case { name: "tables-suspended-kill", bound_s: 120, disks: &["n0", "n1"], run: |_| suspended_kill() },
     ]
 }
@@ -32,9 +32,11 @@ fn resume_swaps(seed: u64) {
     let served = Mirror::open(ours(), "m", &shape);
     let disk = served.disk();
     let stop = AtomicBool::new(false);
+    // More writers would leave no processor for the commands.
+    let plan = Plan { writers: 4, max_sectors: 64, writes: 1_000_000, seconds: 600, may_break: false };
     let state = || server::device("m")["state"].clone();
     thread::scope(|scope| {
-        let writes = scope.spawn(|| load::write(&view, &disk, seed, Plan::depth_32(1_000_000, 90), &stop));
+        let writes = scope.spawn(|| load::write(&view, &disk, seed, plan, &stop));
         for _ in 0..5 {
             served.resume();
             served.load(&shape);
