@@ -40,6 +40,9 @@ pub struct DeviceSpec {
     /// A store that was made for another origin is this one's from now on.
     #[serde(default)]
     pub other_origin: bool,
+    /// A snapshot's device is wanted although its COW says that it is invalid.
+    #[serde(default)]
+    pub allow_invalid: bool,
 }
 
 /// A table as its line.
@@ -137,6 +140,8 @@ pub struct DeviceReport {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
     Added {
+        /// What its user should know.
+        note: Option<String>,
         path: String,
     },
     Deleted,

@@ -150,7 +150,7 @@ fn ask_to_add(
     interrupt: &Interrupt,
 ) -> Result<String, Failure> {
     let answer = interrupt.add(rundir, key, server, question, Path::new(disk))?;
-    let path = if let Answer::Added { path } = &answer { path.clone() } else { String::new() };
+    let path = if let Answer::Added { path, .. } = &answer { path.clone() } else { String::new() };
     match print_added(answer, spec) {
         Err(failure) if !path.is_empty() => {
             take_back(rundir, key, &path)?;
@@ -209,9 +209,12 @@ fn check_name(rundir: &RunDir, lock: &mut FamilyLock, options: &cli::Common) -> 
 /// Prints what an `add` gave.
 pub(super) fn print_added(answer: Answer, spec: &DeviceSpec) -> Result<(), Failure> {
     match answer {
-        Answer::Added { path } => {
+        Answer::Added { path, note } => {
             print(&path)?;
             warn_of_forgetting(spec);
+            if let Some(note) = note {
+                log::warn!("{note}");
+            }
         }
         Answer::Failed { message } => return Err(message.into()),
         _ => return Err(other_answer()),

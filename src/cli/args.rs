@@ -316,6 +316,9 @@ pub struct Snapshot {
     /// Accept discards: those of whole chunks write zeroes to the COW
     #[arg(long)]
     pub discard_zeroes_cow: bool,
+    /// Add the device although the COW says that its snapshot is invalid: all I/O on it fails
+    #[arg(long)]
+    pub allow_invalid: bool,
     /// Pass discards on to the origin as well
     #[arg(long, requires = "discard_zeroes_cow")]
     pub discard_passdown_origin: bool,

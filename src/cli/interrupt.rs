@@ -69,7 +69,7 @@ impl Interrupt {
         match self.with(|state| (state.asked.take(), state.interrupted).1) {
             false => answer.map_err(|error| format!("{}: {error}", origin.display()).into()),
             true => {
-                if let Ok(Answer::Added { path }) = answer {
+                if let Ok(Answer::Added { path, .. }) = answer {
                     take_back(rundir, key, &path)?;
                 }
                 Err(interrupted())

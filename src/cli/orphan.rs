@@ -87,7 +87,15 @@ mod tests {
     fn state_of(name: &str, line: &str) -> DeviceState {
         let options = DeviceOptions { queues: 1, depth: 64, read_only: true, zero_copy: true, recovery: true };
         let table = Table::parse(line).unwrap();
-        let spec = DeviceSpec { table, options, force: false, degraded: false, source: None, other_origin: false };
+        let spec = DeviceSpec {
+            table,
+            options,
+            force: false,
+            degraded: false,
+            allow_invalid: false,
+            source: None,
+            other_origin: false,
+        };
         DeviceState {
             id: 1_048_575,
             cookie: 0,

@@ -23,8 +23,8 @@ const DEFAULT_REGION: Sectors = Sectors(1024);
 pub(super) fn of_flags(add: &Add) -> Result<DeviceSpec, Failure> {
     match add {
         Add::Snapshot(add) => {
-            let other_origin = add.other_origin;
-            Ok(DeviceSpec { other_origin, ..spec(snapshot(add)?, &add.common, None) })
+            let (other_origin, allow_invalid) = (add.other_origin, add.allow_invalid);
+            Ok(DeviceSpec { other_origin, allow_invalid, ..spec(snapshot(add)?, &add.common, None) })
         }
         Add::Origin(add) => {
             let origin = absolute(&add.origin)?;
@@ -44,7 +44,8 @@ pub(super) fn of_line(line: &str, common: &Common, source: Option<&Path>) -> Res
     let table = Table::parse_table(line).map_err(|error| wrong_usage(error.to_string()))?;
     let table = table.with_devices(|word| absolute(&device_of(word)))?;
     let source = source.map(|source| place_of(&table, source)).transpose()?;
-    Ok(DeviceSpec { degraded: true, ..spec(table, common, source) })
+    // Device-mapper's users see in the status that a snapshot is invalid, and need its device to activate the others.
+    Ok(DeviceSpec { degraded: true, allow_invalid: true, ..spec(table, common, source) })
 }
 
 fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
@@ -55,7 +56,8 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         zero_copy: !common.no_zero_copy,
         recovery: !common.no_recovery,
     };
-    DeviceSpec { table, options, force: common.force, degraded: false, source, other_origin: false }
+    let (degraded, allow_invalid, other_origin) = (false, false, false);
+    DeviceSpec { table, options, force: common.force, degraded, allow_invalid, source, other_origin }
 }
 
 /// What a default depends on.

@@ -239,12 +239,13 @@ impl Server {
     fn add(&mut self, name: Option<String>, id: Option<u32>, spec: DeviceSpec) -> Result<Answer, Reason> {
         let prepared = self.prepare(spec, name.as_deref(), false)?;
         let added = self.bring_up(&prepared, id, name);
+        let note = self.note_of(prepared.ticket)?;
         self.forget_ticket(&prepared)?;
         let (info, name) = added?;
         let path = format!("/dev/ublkb{}", info.id);
         self.keep(prepared, info, name);
         self.save();
-        Ok(Answer::Added { path })
+        Ok(Answer::Added { path, note })
     }
 
     /// Opens the disks of a target and the target itself, without writing anything.

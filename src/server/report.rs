@@ -71,7 +71,12 @@ pub fn devices(entries: &BTreeMap<u32, Entry>, family: &Caller) -> Result<Vec<De
         let now_ms = family.ring.host().now_ms();
         devices.iter().map(|(id, device)| facts(*id, device, now_ms)).collect::<Vec<_>>()
     });
-    let facts = facts.map_err(|error| error.to_string())?;
+    let mut facts = facts.map_err(|error| error.to_string())?;
+    for facts in &mut facts {
+        // An origin's device may be shorter than its disk.
+        let origin = |entry: &&Entry| matches!(entry.spec.table.params, TargetParams::SnapshotOrigin { .. });
+        facts.size = entries.get(&facts.id).filter(origin).map_or(facts.size, |entry| entry.spec.table.len);
+    }
     let of = |id: u32| facts.iter().find(|facts| facts.id == id);
     Ok(entries.iter().filter_map(|(id, entry)| Some(report(entry, of(*id)?))).collect())
 }
@@ -108,7 +113,6 @@ fn facts(id: u32, device: &Device, now_ms: u64) -> Facts {
             });
         }
         Served::Origin(origin) => {
-            facts.size = origin.disk().size();
             facts.logical_block_bytes = origin.disk().limits().logical_block_bytes;
         }
         Served::Snapshot(snapshot) => {

@@ -29,7 +29,7 @@ impl Server {
     /// command failed.
     pub(super) fn take_back(&mut self, undo: Undo, answer: &Answer) {
         let taken_back = match (undo, answer) {
-            (Undo::Add, Answer::Added { path }) => {
+            (Undo::Add, Answer::Added { path, .. }) => {
                 let id = path.trim_start_matches(device::BLOCK_PATH).parse();
                 id.map_err(|_| path.clone()).and_then(|id| self.del(&[id], true))
             }

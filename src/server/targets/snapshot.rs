@@ -5,6 +5,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use dm_targets::snapshot::Event;
+use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::journal::Notes;
 use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
@@ -39,11 +40,14 @@ struct Opening {
     overwrite: bool,
     /// For a later server than the one that made it.
     again: bool,
-    /// Where its loss is recorded, and whether it is lost already.
-    losses: LostStore,
+    /// The device is wanted although its snapshot is invalid.
+    allow_invalid: bool,
+    /// Its store is recorded as lost.
     lost: bool,
     /// Which store a new one is, and the origin that it must have been made for.
     ownership: Ownership,
+    /// Where that is recorded.
+    losses: LostStore,
     /// What its messages call it.
     label: String,
     ticket: u64,
@@ -57,7 +61,8 @@ impl Server {
         }
         let (origin, limits, read_only) = self.claim_origin(path, spec.force)?;
         let read_only = read_only || spec.options.read_only;
-        let size = self.origin_size()?;
+        let (len, size) = (spec.table.len, self.origin_size()?);
+        check_length(path, len, size, limits.logical_block_size)?;
         let ticket = self.next_ticket();
         let open = move |family: Rc<Family>| async move {
             let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
@@ -68,7 +73,7 @@ impl Server {
         self.family.call(open).map_err(|error| error.to_string())??;
         let mut deps = Deps::default();
         deps.insert(path, origin);
-        let params = device::params(&[&limits], limits.volatile_cache, size, read_only, None);
+        let params = device::params(&[&limits], limits.volatile_cache, len, read_only, None);
         Ok(Prepared { params, ticket, deps, read_only, spec })
     }
 
@@ -80,6 +85,7 @@ impl Server {
         again: bool,
     ) -> Result<Prepared, Reason> {
         let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, spec.force)?;
+        check_length(&snapshot.origin, spec.table.len, self.origin_size()?, origin_limits.logical_block_size)?;
         let cow = std::fs::metadata(&snapshot.cow).ok().and_then(|metadata| DiskId::of(&metadata));
         if cow == Some(origin) {
             return Err(format!("{}: the origin cannot be its own COW", snapshot.cow));
@@ -103,7 +109,9 @@ impl Server {
         let (cow_id, cow_limits) = (cow.id, cow.limits);
         let ticket = self.next_ticket();
         let label = name.unwrap_or(&snapshot.cow).to_owned();
-        let opening = Opening { len: spec.table.len, overwrite, again, losses, lost, ownership, label, ticket };
+        let allow_invalid = again || spec.allow_invalid;
+        let opening =
+            Opening { len: spec.table.len, overwrite, again, allow_invalid, lost, losses, ownership, label, ticket };
         let found = self.open_snapshot(snapshot, cow, opening)?;
         let discard = snapshot.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk.sectors()));
         let limits = [&origin_limits, &cow_limits];
@@ -140,6 +148,19 @@ impl Server {
         Ok((id, limits, read_only))
     }
 
+    /// What the user of a device that has been opened should know.
+    pub(in crate::server) fn note_of(&self, ticket: u64) -> Result<Option<String>, Reason> {
+        let note = move |family: Rc<Family>| async move {
+            let opened = family.opened.borrow().get(&ticket).cloned();
+            let Some(Served::Snapshot(snapshot)) = opened.map(|opened| opened.served) else { return None };
+            let invalid = snapshot.health() == Health::Invalid;
+            invalid.then(|| {
+                format!("{}: the snapshot on it is invalid: all I/O on its device fails", snapshot.cow().name())
+            })
+        };
+        self.family.call(note).map_err(|error| error.to_string())
+    }
+
     fn origin_size(&self) -> Result<Sectors, Reason> {
         let size = self
             .family
@@ -148,7 +169,7 @@ impl Server {
     }
 
     fn open_snapshot(&self, snapshot: &Table, cow: OpenDisk, opening: Opening) -> Result<Found, Reason> {
-        let Opening { len, overwrite, again, losses, lost, ownership, label, ticket } = opening;
+        let Opening { len, overwrite, again, allow_invalid, losses, lost, ownership, label, ticket } = opening;
         let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) = snapshot.store;
         let on_full = if overflow { OnFull::Overflow } else { OnFull::Invalidate };
         let Table { chunk_size, discard_zeroes_cow, discard_passdown_origin, .. } = *snapshot;
@@ -189,6 +210,10 @@ impl Server {
                 // A server that dies has had a store: what is there now is somebody else's.
                 return Err(format!("{path}: there is no snapshot store on it any more"));
             }
+            if snapshot.health() == Health::Invalid && !allow_invalid {
+                let hint = "zero its first sector to use it for a new one, or add it with --allow-invalid";
+                return Err(format!("{path}: the snapshot on it is invalid; {hint}"));
+            }
             let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len() };
             let opened = Opened { served: Served::Snapshot(snapshot), events };
             family.opened.borrow_mut().insert(ticket, opened);
@@ -203,5 +228,30 @@ fn priority(event: &Event) -> log::Level {
     match event {
         Event::Invalidated(_) | Event::MarkFailed(..) => log::Level::Error,
         Event::Overflowed | Event::Filling(_) => log::Level::Warn,
+    }
+}
+
+/// Refuses a table that is longer than its disk, or ends within a block, as the kernel does: what lies behind the end
+/// would be acknowledged and be nowhere.
+fn check_length(path: &str, len: Sectors, size: Sectors, block: u32) -> Result<(), Reason> {
+    if len > size {
+        return Err(format!("{path}: has {size} sectors, less than the {len} of the table"));
+    }
+    if len.bytes() % u64::from(block) != 0 {
+        return Err(format!("{path}: its blocks have {block} bytes, and a length of {len} sectors ends within one"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_is_no_longer_than_its_disk_and_ends_with_a_block() {
+        let check = |len| check_length("/dev/x", Sectors(len), Sectors(80), 4096);
+        assert_eq!((check(80), check(8)), (Ok(()), Ok(())));
+        assert!(check(88).unwrap_err().contains("less than the 88"));
+        assert!(check(12).unwrap_err().contains("ends within one"));
     }
 }

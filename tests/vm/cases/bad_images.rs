@@ -18,8 +18,8 @@ pub fn cases() -> Vec<Case> {
 
 /// Size of the origin where the image does not need one of its own.
 const ORIGIN_BYTES: u64 = 8 << 20;
-/// What `check` calls bad and `add` takes: nothing is there yet, or it says itself that it is of no use.
-const TAKEN: [&str; 4] = ["zeroes", "magic wiped", "marked invalid", "no room for data"];
+/// What `check` calls bad and `add` takes: nothing is there yet.
+const TAKEN: [&str; 3] = ["zeroes", "magic wiped", "no room for data"];
 
 /// What `add` says of an image. It stops at the first fault, in the order of opening, where repetition comes after all that is
 /// wrong with a record by itself; and it calls by one name whatever does not fit onto the COW.
@@ -31,6 +31,7 @@ fn reason(image: &images::BadImage) -> &'static str {
         // Two faults, of which `check` names the other one first.
         _ if image.name == "version and size" => "chunk size of",
         _ if image.name == "a record twice" => "repeats a COW chunk",
+        _ if image.name == "marked invalid" => "is invalid",
         "too_small" | "area_beyond_end" | "full_area_without_next" => "too small",
         "bad_version" => "format version",
         "bad_chunk_size" => "chunk size of",

@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "ends-left-behind", bound_s: 90, disks, run: |_| left_behind() },
         Case { name: "ends-mounted", bound_s: 90, disks, run: |_| mounted() },
         Case { name: "ends-last-commit", bound_s: 120, disks, run: |_| last_commit() },
+        Case { name: "ends-of-tables", bound_s: 60, disks, run: |_| tables() },
         Case { name: "ends-lost-recovered", bound_s: 90, disks, run: |_| lost_and_recovered() },
     ]
 }
@@ -137,6 +138,32 @@ fn last_commit() {
     // Also when no server is left.
     assert!(server::log().contains("are lost"), "the log that is kept says: {}", server::log());
     server::assert_nothing_left("del");
+}
+
+/// A device has the length of its table, and no table is longer than its disk.
+fn tables() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
+    let create = |name: &str, len: u64, target: &str| {
+        let line = format!("0 {len} {target}");
+        crate::sh::run_args(&crate::sh::binary(), &["create", name, "--table", &line])
+    };
+    for (target, name) in [
+        (format!("snapshot-origin {origin}"), "o"),
+        (format!("snapshot {origin} {cow} P 8"), "s"),
+        (format!("mirror core 2 1024 nosync 2 {origin} 0 {cow} 0"), "m"),
+    ] {
+        let disk = Disk::open(&create(name, SIZE / 2, &target).ok().line());
+        assert!(disk.sectors == SIZE / 2, "{target} has {} sectors", disk.sectors);
+        drop(disk);
+        let table = server::table(name);
+        assert!(table.starts_with(&format!("0 {} ", SIZE / 2)), "{target}: the table is {table}");
+        server::del(name);
+        Disk::open(&cow).zero(0, CHUNK);
+        let refused = create(name, SIZE + 8, &target).refused();
+        assert!(refused.code == 1 && refused.stderr.contains(&origin), "{target}: {:?}", refused.stderr);
+        assert!(Disk::open(&cow).read(0, 64).iter().all(|byte| *byte == 0), "{target}: the COW was written");
+        server::assert_nothing_left("a refused create");
+    }
 }
 
 /// The mark cannot be written, the server dies, and the next one knows.

@@ -4,6 +4,7 @@
 use crate::Case;
 use crate::disk::{Buf, Disk, MIB, slice};
 use crate::model::View;
+use crate::sh::ublk_dm;
 use crate::{kernel, server, store};
 
 pub fn cases() -> Vec<Case> {
@@ -130,8 +131,12 @@ fn snapshot_write(policy: &'static str) {
         kernel::remove("judge");
     } else {
         assert!(judged == status, "the kernel says {judged:?}, ublk-dm said {status:?}");
-        // It stays invalid for whoever opens it.
-        let again = setup.add("s");
+        // It stays invalid for whoever opens it, who must want that.
+        let (origin, cow) = (&setup.origin, &setup.cow);
+        let line = format!("snapshot --origin {origin} --cow {cow} --name s");
+        let said = ublk_dm(&format!("add {line}")).refused();
+        assert!(said.code == 1 && said.stderr.contains("is invalid"), "add says {:?}", said.stderr);
+        let again = Disk::open(&server::add(&format!("{line} --allow-invalid")));
         assert_status("s", "Invalid");
         assert_dead(&again);
         drop(again);
