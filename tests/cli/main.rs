@@ -5,3 +5,4 @@ mod images;
 mod numbers;
 mod offline;
 mod output;
+mod rooms;
