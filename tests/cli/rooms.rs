@@ -3,6 +3,8 @@
 //! Rules kept here: arrows between rooms go down only, and mirror and snapshot do not know each other. Every file opens
 //! with its `//!`, and is short enough to be read at once.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

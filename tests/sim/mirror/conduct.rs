@@ -93,7 +93,7 @@ fn a_large_discard_begins_a_bounded_number_of_regions_at_once() {
     rig.leg(0).release();
     rig.wait(&discard).unwrap();
     rig.settle();
-    assert_eq!((rig.status(), rig.mirror.dirty_regions()), (format!("{regions}/{regions} AA"), 0));
+    assert_eq!((rig.status(), rig.mirror.dirty_regions()), (format!("{regions}/{regions} AA core"), 0));
     let images = rig.close();
     assert!(images[0] == images[1]);
 }
