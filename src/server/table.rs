@@ -103,6 +103,7 @@ impl Server {
 
     /// Takes a table for the next resume. Its disks are opened then, when the old table no longer has them.
     pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Answer, Reason> {
+        self.refuse_circle_of(&spec.table.params)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let before = match (&entry.spec.table.params, &spec.table.params) {
             (TargetParams::Mirror(_), TargetParams::Mirror(_)) => {

@@ -1,13 +1,16 @@
-//! Which ublk devices a disk stands on, whatever is between: partitions, device-mapper, md, loop devices, file systems.
+//! What a disk stands on, whatever is between: partitions, device-mapper, md, loop devices, file systems, ublk devices.
+//!
+//! Rule kept here: a server never needs storage that it serves itself ([`circle`]).
 //!
 //! Everything is read off the kernel's own tables (sysfs and the list of mounts). No disk and no file is opened or looked
 //! up on the way: one that stands on a device whose server has died would never answer.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::DiskId;
 use super::busy::mounts;
 
 /// Where the kernel shows block devices by their numbers.
@@ -15,39 +18,133 @@ const SYSFS: &str = "/sys/dev/block";
 /// The mounts of this process.
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// The numbers N of the `/dev/ublkbN` that block devices of these numbers stand on, themselves included.
-pub fn ublk_devices_below(numbers: &[(u32, u32)]) -> BTreeSet<u32> {
-    let mountinfo = fs::read_to_string(MOUNTS).unwrap_or_default();
-    below(Path::new(SYSFS), &mountinfo, numbers)
+/// What other ublk devices stand on, as far as it is known, by N.
+pub type Through = BTreeMap<u32, Vec<(u32, u32)>>;
+
+/// A disk of a target, known and not yet opened.
+pub struct Standing<'a> {
+    /// Where it is.
+    pub path: &'a Path,
+    /// Which it is.
+    pub id: DiskId,
 }
 
-fn below(sysfs: &Path, mountinfo: &str, numbers: &[(u32, u32)]) -> BTreeSet<u32> {
-    let mut found = BTreeSet::new();
-    let mut seen = BTreeSet::new();
+/// What a disk of a target stands on and must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// A ublk device of the target's own server.
+    Ublk(u32),
+    /// Another disk of the target, by its place.
+    Disk(usize),
+}
+
+/// The numbers N of the `/dev/ublkbN` that block devices of these numbers stand on, themselves included.
+pub fn ublk_devices_below(numbers: &[(u32, u32)]) -> BTreeSet<u32> {
+    below(Path::new(SYSFS), &mountinfo(), numbers, &Through::new()).ublk
+}
+
+/// The first of a target's disks that stands on a device of its own server (`own`), or on another of the disks, however many
+/// are between: what is written to the one would have to be written to the other first.
+pub fn circle(disks: &[Standing<'_>], own: &BTreeSet<u32>, through: &Through) -> Option<(usize, Ground)> {
+    circle_in(Path::new(SYSFS), &mountinfo(), disks, own, through)
+}
+
+/// The number of the file system that holds a file which shows another number (btrfs), as far as the mounts tell by its
+/// path. Nothing is looked up there: it may not answer.
+pub fn number_of_mount(path: &Path, shown: (u32, u32)) -> (u32, u32) {
+    number_in_mounts(&mountinfo(), path, shown)
+}
+
+fn mountinfo() -> String {
+    fs::read_to_string(MOUNTS).unwrap_or_default()
+}
+
+fn circle_in(
+    sysfs: &Path,
+    mountinfo: &str,
+    disks: &[Standing<'_>],
+    own: &BTreeSet<u32>,
+    through: &Through,
+) -> Option<(usize, Ground)> {
+    let numbers: Vec<(u32, u32)> = disks.iter().map(|disk| number_of(mountinfo, disk)).collect();
+    disks.iter().enumerate().find_map(|(at, disk)| {
+        let below = below(sysfs, mountinfo, &[numbers[at]], through);
+        let stands_on = |(place, other): (usize, &Standing<'_>)| {
+            let found = match other.id {
+                _ if other.id == disk.id => false,
+                DiskId::Block { major, minor } => below.numbers.contains(&(major, minor)),
+                // Looked up only in a file system that has just answered for the other disk.
+                DiskId::File { .. } => {
+                    let here = below.files.iter().filter(|(_, mount)| *mount == numbers[place]);
+                    let mut ids = here.filter_map(|(path, _)| DiskId::of(&fs::metadata(path).ok()?));
+                    ids.any(|id| id == other.id)
+                }
+            };
+            found.then_some(Ground::Disk(place))
+        };
+        let ublk = below.ublk.intersection(own).next().map(|id| Ground::Ublk(*id));
+        Some((at, ublk.or_else(|| disks.iter().enumerate().find_map(stands_on))?))
+    })
+}
+
+/// The number from which to look for what is below a disk: its own, or its file system's.
+fn number_of(mountinfo: &str, disk: &Standing<'_>) -> (u32, u32) {
+    let path = fs::canonicalize(disk.path).unwrap_or_else(|_| disk.path.to_owned());
+    number_in_mounts(mountinfo, &path, disk.id.block_number())
+}
+
+/// A file system may show other numbers in its files than in the list of mounts (btrfs): there the path tells.
+fn number_in_mounts(mountinfo: &str, path: &Path, shown: (u32, u32)) -> (u32, u32) {
+    if shown.0 != 0 || mounts(mountinfo).any(|(text, ..)| number(text) == Some(shown)) {
+        return shown;
+    }
+    mount_of(mountinfo, path).unwrap_or(shown)
+}
+
+/// What is below some disks, themselves included.
+#[derive(Debug, Default)]
+struct Below {
+    /// The block devices and file systems.
+    numbers: BTreeSet<(u32, u32)>,
+    /// The N of the `/dev/ublkbN` among them.
+    ublk: BTreeSet<u32>,
+    /// The files behind loop devices, with their file systems.
+    files: Vec<(PathBuf, (u32, u32))>,
+}
+
+/// Goes on below the ublk devices of which it is known what they stand on.
+fn below(sysfs: &Path, mountinfo: &str, numbers: &[(u32, u32)], through: &Through) -> Below {
+    let mut found = Below::default();
     let mut left: Vec<(u32, u32)> = numbers.to_vec();
     while let Some(number) = left.pop() {
-        if !seen.insert(number) {
+        if !found.numbers.insert(number) {
             continue;
         }
-        let dir = match number.0 {
+        if number.0 == 0 {
             // A file system with a number of its own (btrfs): what it was mounted from.
-            0 => {
-                left.extend(source_of(mountinfo, number));
-                continue;
-            }
-            _ => sysfs.join(format!("{}:{}", number.0, number.1)),
-        };
-        // A partition is a part of its disk.
-        let dir = if dir.join("partition").exists() { parent(&dir) } else { dir };
+            left.extend(source_of(mountinfo, number));
+            continue;
+        }
+        let dir = sysfs.join(format!("{}:{}", number.0, number.1));
+        if dir.join("partition").exists() {
+            // It is a part of its disk.
+            left.extend(number_in(&parent(&dir)));
+            continue;
+        }
         if let Some(id) = ublk_id(&dir) {
-            found.insert(id);
+            found.ublk.insert(id);
+            left.extend(through.get(&id).into_iter().flatten());
             continue;
         }
         for slave in fs::read_dir(dir.join("slaves")).into_iter().flatten().flatten() {
             left.extend(number_in(&slave.path()));
         }
         if let Ok(file) = fs::read_to_string(dir.join("loop/backing_file")) {
-            left.extend(mount_of(mountinfo, Path::new(file.trim_end_matches('\n'))));
+            let file = Path::new(file.trim_end_matches('\n'));
+            if let Some(mount) = mount_of(mountinfo, file) {
+                left.push(mount);
+                found.files.push((file.to_owned(), mount));
+            }
         }
     }
     found
@@ -98,7 +195,8 @@ mod tests {
     use super::*;
 
     /// A sysfs with a ublk disk (259:0) that has a partition (259:1), a mapped device (252:0) over the partition, a file
-    /// system on that, and a loop device (7:0) over a file in it; and a disk (8:0) beside.
+    /// system on that, and a loop device (7:0) over a file in it; beside it a disk (8:0) with two partitions and another ublk
+    /// disk (259:2).
     fn stack() -> (tempfile::TempDir, String) {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
@@ -117,19 +215,95 @@ mod tests {
         fs::create_dir_all(at("loop0/loop")).unwrap();
         fs::write(at("loop0/loop/backing_file"), "/mnt/files/cow.img\n").unwrap();
         device("sda", "8:0");
+        for part in ["1", "2"] {
+            device(&format!("sda/sda{part}"), &format!("8:{part}"));
+            fs::write(at(&format!("sda/sda{part}/partition")), part).unwrap();
+        }
+        device("ublkb13", "259:2");
         let mounts = "1 1 8:0 / / rw - ext4 /dev/sda rw\n2 1 252:0 / /mnt/files rw - ext4 /dev/dm-0 rw\n";
         (dir, mounts.to_owned())
+    }
+
+    fn ublk(dir: &Path, mounts: &str, number: (u32, u32), through: &Through) -> Vec<u32> {
+        below(dir, mounts, &[number], through).ublk.into_iter().collect()
     }
 
     #[test]
     fn what_is_below_is_found_through_everything() {
         let (dir, mounts) = stack();
-        let below = |number| below(dir.path(), &mounts, &[number]).into_iter().collect::<Vec<_>>();
         for number in [(259, 0), (259, 1), (252, 0), (7, 0)] {
-            assert_eq!(below(number), [12], "{number:?}");
+            assert_eq!(ublk(dir.path(), &mounts, number, &Through::new()), [12], "{number:?}");
         }
-        assert!(below((8, 0)).is_empty());
-        assert!(below((99, 99)).is_empty(), "a device that is gone stands on nothing");
+        assert!(ublk(dir.path(), &mounts, (8, 0), &Through::new()).is_empty());
+        assert!(
+            ublk(dir.path(), &mounts, (99, 99), &Through::new()).is_empty(),
+            "a device that is gone stands on nothing"
+        );
+    }
+
+    #[test]
+    fn a_ublk_device_stands_on_what_its_server_says() {
+        let (dir, mounts) = stack();
+        let mirror = Through::from([(13, vec![(7, 0), (8, 0)])]);
+        assert_eq!(ublk(dir.path(), &mounts, (259, 2), &Through::new()), [13]);
+        assert_eq!(ublk(dir.path(), &mounts, (259, 2), &mirror), [12, 13]);
+        // Two that stand on each other, as can be found and must not hang.
+        let both = Through::from([(13, vec![(259, 0)]), (12, vec![(259, 2)])]);
+        assert_eq!(ublk(dir.path(), &mounts, (259, 2), &both), [12, 13]);
+    }
+
+    const BLOCK: fn(u32, u32) -> DiskId = |major, minor| DiskId::Block { major, minor };
+
+    fn circle_of(disks: &[(&str, DiskId)], own: &[u32], through: &Through) -> Option<(usize, Ground)> {
+        let (dir, mounts) = stack();
+        let disks: Vec<_> = disks.iter().map(|(path, id)| Standing { path: Path::new(path), id: *id }).collect();
+        circle_in(dir.path(), &mounts, &disks, &own.iter().copied().collect(), through)
+    }
+
+    #[test]
+    fn a_disk_that_stands_on_its_own_server_is_found() {
+        let (origin, none) = (("/dev/sda", BLOCK(8, 0)), Through::new());
+        let file = ("/mnt/files/cow.img", DiskId::File { dev: libc::makedev(252, 0), ino: 9 });
+        for cow in [file, ("/dev/loop0", BLOCK(7, 0)), ("/dev/ublkb12p1", BLOCK(259, 1))] {
+            assert_eq!(circle_of(&[origin, cow], &[12], &none), Some((1, Ground::Ublk(12))), "{}", cow.0);
+            assert_eq!(circle_of(&[origin, cow], &[13], &none), None, "{}: another server's device", cow.0);
+        }
+        let (cow, mirror) = (("/dev/ublkb13", BLOCK(259, 2)), Through::from([(13, vec![(7, 0), (8, 16)])]));
+        assert_eq!(circle_of(&[origin, cow], &[12], &mirror), Some((1, Ground::Ublk(12))));
+        assert_eq!(circle_of(&[origin, cow], &[12], &none), None);
+        // A file system whose files have other numbers than it: the path tells.
+        let file = ("/mnt/files/cow.img", DiskId::File { dev: libc::makedev(0, 77), ino: 9 });
+        assert_eq!(circle_of(&[origin, file], &[12], &none), Some((1, Ground::Ublk(12))));
+    }
+
+    #[test]
+    fn a_disk_that_stands_on_another_of_its_target_is_found() {
+        let (sda, one, two) = (("/dev/sda", BLOCK(8, 0)), ("/dev/sda1", BLOCK(8, 1)), ("/dev/sda2", BLOCK(8, 2)));
+        let file = ("/a.img", DiskId::File { dev: libc::makedev(8, 0), ino: 9 });
+        let other = ("/b.img", DiskId::File { dev: libc::makedev(8, 0), ino: 10 });
+        let found = |disks: &[(&str, DiskId)]| circle_of(disks, &[], &Through::new());
+        assert_eq!(found(&[sda, file]), Some((1, Ground::Disk(0))));
+        assert_eq!(found(&[sda, one]), Some((1, Ground::Disk(0))));
+        assert_eq!(found(&[one, sda]), Some((0, Ground::Disk(1))));
+        // Side by side, or the same disk twice (legs at other offsets).
+        for disks in [[one, two], [file, other], [sda, sda], [file, file]] {
+            assert_eq!(found(&disks), None);
+        }
+    }
+
+    #[test]
+    fn a_loop_device_stands_on_its_file() {
+        let (dir, _) = stack();
+        let path = dir.path().join("backing");
+        fs::write(&path, "x").unwrap();
+        fs::write(dir.path().join("loop0/loop/backing_file"), format!("{}\n", path.display())).unwrap();
+        let id = DiskId::of(&fs::metadata(&path).unwrap()).unwrap();
+        let (major, minor) = id.block_number();
+        let mounts = format!("1 1 {major}:{minor} / / rw - ext4 /dev/sda rw\n");
+        let disks = [("/dev/loop0", BLOCK(7, 0)), (path.to_str().unwrap(), id)];
+        let disks = disks.map(|(path, id)| Standing { path: Path::new(path), id });
+        let found = circle_in(dir.path(), &mounts, &disks, &BTreeSet::new(), &Through::new());
+        assert_eq!(found, Some((0, Ground::Disk(1))));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod opening;
 pub mod signature;
 pub mod word;
 
-pub use below::ublk_devices_below;
+pub use below::{Ground, Standing, Through, circle, number_of_mount, ublk_devices_below};
 pub use busy::user_of;
 pub use error::OpenErrorKind;
 pub use id::DiskId;

@@ -47,6 +47,9 @@ impl Server {
         if !self.devices.is_empty() || self.origin.is_some() {
             return Err(format!("{}: in use by another device of this server", mirror.legs[0].device));
         }
+        if !again {
+            self.refuse_circle_of(&spec.table.params)?;
+        }
         let past = if again { self.past_of(mirror, spec.source) } else { Past::None };
         self.open_mirror(mirror, spec, name, past)
     }

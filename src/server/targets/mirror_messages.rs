@@ -92,6 +92,7 @@ impl Server {
     }
 
     fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<OpenDisk, Reason> {
+        self.refuse_circle_of_leg(id, &leg.device, place)?;
         // A leg that was away and has come back takes its own place, and is claimed already.
         let known = std::fs::metadata(&leg.device).ok().and_then(|metadata| DiskId::of(&metadata));
         let legs = self.legs(id)?;

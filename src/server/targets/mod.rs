@@ -1,5 +1,6 @@
 //! What the server does for each kind of target before and beside the data path.
 
+mod circle;
 mod cow_journal;
 mod lost;
 pub mod mirror;

@@ -84,6 +84,9 @@ impl Server {
         name: Option<&str>,
         again: bool,
     ) -> Result<Prepared, Reason> {
+        if !again {
+            self.refuse_circle_of(&spec.table.params)?;
+        }
         let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, spec.force)?;
         check_length(&snapshot.origin, spec.table.len, self.origin_size()?, origin_limits.logical_block_size)?;
         let cow = std::fs::metadata(&snapshot.cow).ok().and_then(|metadata| DiskId::of(&metadata));

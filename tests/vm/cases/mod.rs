@@ -38,6 +38,7 @@ mod powercut_reopen;
 mod process;
 mod races;
 mod scale;
+mod stands;
 mod tables;
 mod verbs;
 mod whose;
@@ -69,6 +70,7 @@ pub fn all() -> Vec<Case> {
     all.extend(admin::cases());
     all.extend(ends::cases());
     all.extend(whose::cases());
+    all.extend(stands::cases());
     all.extend(copy::cases());
     all.extend(errors::cases());
     all.extend(errors_direct::cases());
