@@ -73,6 +73,8 @@ pub enum Question {
     },
     /// Take over the devices of a server that died.
     Recover(Vec<DeviceState>),
+    /// Take over devices that were left out when the others of a server that died were taken over.
+    RecoverLeftOut { ids: Vec<u32> },
     /// Delete devices; `force` also those in use.
     Del { ids: Vec<u32>, force: bool },
     /// All about its devices.
@@ -119,6 +121,9 @@ pub struct DeviceState {
     /// The table that its next resume puts in place.
     #[serde(default)]
     pub loaded: Option<DeviceSpec>,
+    /// Its origin may have been changed since its server died, and it was not there.
+    #[serde(default)]
+    pub lost: bool,
 }
 
 /// All that is shown of a device.
@@ -165,7 +170,7 @@ impl Question {
     pub fn verb(&self) -> &'static str {
         match self {
             Question::Add { .. } => "add",
-            Question::Recover(_) => "recover",
+            Question::Recover(_) | Question::RecoverLeftOut { .. } => "recover",
             Question::Del { .. } => "del",
             Question::Report => "list",
             Question::Ping => "ping",

@@ -3,10 +3,10 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use super::orphan;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Answer, DeviceReport, DeviceState, Question};
 use crate::rundir::{RunDir, Server, State};
+use crate::server::orphan;
 use crate::ublk::{self, Control, device};
 
 /// How often a server is asked for its devices that goes without an answer ...

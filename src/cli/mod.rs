@@ -9,7 +9,6 @@ pub mod journal;
 mod keep;
 mod message;
 mod order;
-mod orphan;
 mod remove;
 mod show;
 mod table;

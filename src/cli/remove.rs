@@ -3,6 +3,7 @@
 //! Rules kept here: a device is touched only after its cookie has been compared, because its number may be another device's
 //! by now; what fails keeps nothing from being done that does not depend on it, and has a line of its own.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -118,7 +119,7 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
         }
     }
     state.devices = left;
-    let recorded = record_noted(rundir, key, &device);
+    let recorded = complete(rundir, key, &device);
     if state.devices.is_empty() {
         rundir.remove(key);
         return recorded;
@@ -126,19 +127,15 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
     recorded.and(rundir.rewrite_state(key, &state))
 }
 
-/// Puts what a dead server has noted where it belongs. The process may hold its disks for a moment longer.
-fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
-    for left in (0..RECORD_TRIES).rev() {
-        match server::Server::record_noted(rundir, key, device) {
-            Err(_) if left > 0 => std::thread::sleep(RECORD_PAUSE),
-            Err(error) => {
-                let what = "deleted, but writes that it had acknowledged are not on its COW yet";
-                return Err(format!("{}: {what}: {error}; add it again", device.name));
-            }
-            Ok(()) => break,
+/// Leaves a deleted device's COW as it must be. The dead process may hold its disks for a moment longer.
+fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
+    for _ in 1..RECORD_TRIES {
+        if server::Server::complete(rundir, key, device).is_ok() {
+            return Ok(());
         }
+        std::thread::sleep(RECORD_PAUSE);
     }
-    Ok(())
+    server::Server::complete(rundir, key, device)
 }
 
 /// Takes over the devices of one dead server, and serves them in this process.
@@ -196,7 +193,11 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
     let is_chosen = |family: &&Family| all || family.devices.iter().any(|device| ids.contains(&device.id));
     let families: Vec<&Family> = known.families.iter().filter(is_chosen).collect();
     for at in order::recovery(&families.iter().map(|family| part_of(family)).collect::<Vec<_>>()) {
-        problems.extend(recover_family(&rundir, families[at], source));
+        let family = families[at];
+        let is_left_out =
+            |device: &&DeviceReport| (all || ids.contains(&device.id)) && device.json["server_pid"].is_null();
+        let left_out: Vec<&DeviceReport> = family.devices.iter().filter(is_left_out).collect();
+        problems.extend(recover_family(&rundir, family, &left_out, source));
     }
     verdict(problems)
 }
@@ -220,10 +221,11 @@ fn refuse_waiting(family: &Family) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Starts a new server for a family if its own has died. Returns what could not be done.
-fn recover_family(rundir: &RunDir, family: &Family, source: Option<&Path>) -> Vec<Reason> {
+/// Starts a new server for a family if its own has died; or has the one that lives take over the devices that were left out
+/// when it was started. Returns what could not be done.
+fn recover_family(rundir: &RunDir, family: &Family, left_out: &[&DeviceReport], source: Option<&Path>) -> Vec<Reason> {
     let key = &family.key;
-    if rundir.server(key).is_none_or(|server| server.lives) {
+    if left_out.is_empty() && !family.devices.is_empty() {
         return Vec::new();
     }
     // Whatever happens to this family, commands on others are not kept waiting.
@@ -231,7 +233,11 @@ fn recover_family(rundir: &RunDir, family: &Family, source: Option<&Path>) -> Ve
         Ok(lock) => lock,
         Err(why) => return vec![why],
     };
-    let Some(Server { lives: false, state: Some(state), .. }) = rundir.server(key) else { return Vec::new() };
+    let state = match rundir.server(key) {
+        Some(Server { connection: Some(server), .. }) => return recover_left_out(server, family, left_out),
+        Some(Server { lives: false, state: Some(state), .. }) => state,
+        _ => return Vec::new(),
+    };
     let is_left = |device: &DeviceState| family.devices.iter().any(|left| left.id == device.id);
     let devices: Vec<DeviceState> = state.devices.into_iter().filter(is_left).collect();
     if devices.is_empty() {
@@ -245,8 +251,20 @@ fn recover_family(rundir: &RunDir, family: &Family, source: Option<&Path>) -> Ve
     let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     rundir.remove_socket(key);
     let server = refuse_waiting(family).and_then(|()| process::start(rundir, key).map_err(|failure| failure.message));
-    let question = Question::Recover(devices);
-    match server.and_then(|server| protocol::ask(server, &question).map_err(|error| error.to_string())) {
+    ask_to_recover(server, &Question::Recover(devices), &names)
+}
+
+fn recover_left_out(server: UnixStream, family: &Family, left_out: &[&DeviceReport]) -> Vec<Reason> {
+    if left_out.is_empty() {
+        return Vec::new();
+    }
+    let names = left_out.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
+    let question = Question::RecoverLeftOut { ids: left_out.iter().map(|device| device.id).collect() };
+    ask_to_recover(refuse_waiting(family).map(|()| server), &question, &names)
+}
+
+fn ask_to_recover(server: Result<UnixStream, Reason>, question: &Question, names: &str) -> Vec<Reason> {
+    match server.and_then(|server| protocol::ask(server, question).map_err(|error| error.to_string())) {
         Ok(Answer::Recovered { problems }) => problems,
         Ok(Answer::Failed { message }) => vec![format!("{names}: not recovered: {message}")],
         Ok(_) => vec![format!("{names}: the new server gave an answer to another question")],

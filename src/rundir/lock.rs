@@ -114,7 +114,10 @@ impl RunDir {
             if try_lock(&file).map_err(why)? && is_at(&file, &path) {
                 let holder = Holder { pid: std::process::id(), doing: doing.to_owned(), name: None };
                 let mut lock = FamilyLock { file, path: path.clone(), holder };
-                lock.say().map_err(why)?;
+                // It is locked whether that can be written or not: on a full file system devices can still be deleted.
+                if let Err(error) = lock.say() {
+                    log::debug!("{}: {error}", path.display());
+                }
                 return Ok(lock);
             }
             if Instant::now() >= end {

@@ -13,10 +13,13 @@ use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use dm_targets::table::{Table, TargetParams};
+use dm_targets::table::TargetParams;
 
-use super::devices::{Deps, Directory, Entry, free_name, no_device, state_of};
+use super::devices::{Directory, Entry, LeftOut};
 use super::listener::{AtWork, Desk, Visit};
+pub(super) use super::prepared::Prepared;
+use super::prepared::generated_name;
+use super::recover::changes_origin;
 use super::shutdown::{Ending, LOOK_AGAIN};
 use super::undo::Undo;
 use crate::data::{Family, FamilyHandle, QueueOptions, Served};
@@ -25,7 +28,7 @@ use crate::protocol::{self, Answer, DeviceOptions, DeviceSpec, DeviceState, Ques
 use crate::rundir::RunDir;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::device;
-use crate::ublk::{Control, DeviceInfo, Params};
+use crate::ublk::{Control, DeviceInfo};
 
 /// How long a server that was started waits for its first device: commands ask at once.
 const FIRST_DEVICE_LIMIT: Duration = Duration::from_secs(10);
@@ -42,6 +45,10 @@ pub struct Server {
     pub(super) control: Control,
     pub(super) origin: Option<(DiskId, Limits, bool)>,
     pub(super) tickets: u64,
+    /// Devices that wait for a server and could not be taken over.
+    pub(super) left_out: BTreeMap<u32, LeftOut>,
+    /// The origin may have been changed since some were left out.
+    pub(super) origin_changed: bool,
     visits: (Sender<Visit>, Receiver<Visit>),
     /// Whether it has been told to end, and what keeps it.
     pub(super) ending: Ending,
@@ -51,38 +58,6 @@ pub struct Server {
     ended: bool,
     /// Something acknowledged was lost with a device, and the log says what.
     pub(super) lost_at_end: bool,
-}
-
-/// A device about to be added or taken over: its target is open and nothing has been written.
-pub(super) struct Prepared {
-    pub(super) params: Params,
-    /// Names the opened target to the data thread.
-    pub(super) ticket: u64,
-    pub(super) deps: Deps,
-    pub(super) read_only: bool,
-    /// With what was left open in it settled.
-    pub(super) spec: DeviceSpec,
-}
-
-impl Prepared {
-    pub(super) fn is_origin(&self) -> bool {
-        matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
-    }
-
-    /// How the device is made again after this server's death.
-    fn state(&self, info: &DeviceInfo, name: &str) -> DeviceState {
-        state_of(info, name, &self.deps, &self.spec)
-    }
-}
-
-/// The name of a device that has been given none: one that no other device has.
-fn generated_name(table: &Table, id: u32, taken: &[String]) -> String {
-    let kind = match table.params {
-        TargetParams::SnapshotOrigin { .. } => "origin",
-        TargetParams::Snapshot(_) | TargetParams::SnapshotMerge(_) => "snap",
-        TargetParams::Mirror(_) => "mirror",
-    };
-    free_name(&format!("{kind}{id}"), taken)
 }
 
 impl Server {
@@ -103,6 +78,8 @@ impl Server {
             control,
             origin: None,
             tickets: 0,
+            left_out: BTreeMap::new(),
+            origin_changed: false,
             visits,
             ending: Ending::No,
             keep_files: false,
@@ -207,6 +184,7 @@ impl Server {
         match question {
             Question::Add { name, id, spec } => self.add(name, id, spec),
             Question::Recover(devices) => self.recover(devices),
+            Question::RecoverLeftOut { ids } => self.recover_left_out(&ids),
             Question::Del { ids, force } => self.del(&ids, force),
             Question::Suspend { id, noflush } => self.suspend(id, noflush),
             Question::Resume { id } => self.resume(id),
@@ -226,12 +204,13 @@ impl Server {
     }
 
     pub(super) fn publish(&self) {
-        self.directory.publish(&self.devices);
+        self.directory.publish(&self.devices, &self.left_out);
     }
 
     /// Makes the state file tell, durably, of this server's devices, and of one that is to come.
     pub(super) fn record(&self, coming: Option<DeviceState>) -> Result<(), Reason> {
-        let devices = self.devices.values().map(Entry::state);
+        let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
+        let devices = self.devices.values().map(Entry::state).chain(left_out);
         self.rundir.write_state(&self.key, devices.chain(coming).collect())
     }
 
@@ -299,13 +278,6 @@ impl Server {
         self.devices.insert(id, Entry { name, spec, info, number, deps, read_only, suspended: false, loaded: None });
     }
 
-    /// Refuses disks, by the device that they would make, that cannot come below one that is there already.
-    pub(super) fn refuse_unfit(&mut self, id: u32, below: &Params) -> Result<(), Reason> {
-        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
-        let now = self.control.get_params(id).map_err(|error| error.to_string())?;
-        device::unfit(&now, below, device::is_zero_copy(&entry.info)).map_or(Ok(()), Err)
-    }
-
     /// Whether one more device can have its requests' pages used where they are. The kernel's table of them is large and
     /// not endless: devices that do not fit are served by copying.
     fn can_zero_copy(&self, options: &DeviceOptions) -> Result<bool, Reason> {
@@ -344,8 +316,11 @@ impl Server {
     }
 
     /// Finds a name for a new device and writes down what the next server needs, while no other command looks for a name.
-    fn register(&self, prepared: &Prepared, info: &DeviceInfo, name: Option<String>) -> Result<String, Reason> {
+    fn register(&mut self, prepared: &Prepared, info: &DeviceInfo, name: Option<String>) -> Result<String, Reason> {
         let _directory = self.rundir.lock()?;
+        if changes_origin(&prepared.spec) {
+            self.lose_left_out();
+        }
         let mut taken = self.rundir.names_beside(&self.key)?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));
         let name = name.unwrap_or_else(|| generated_name(&prepared.spec.table, info.id, &taken));

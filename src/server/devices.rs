@@ -98,21 +98,41 @@ pub(super) fn state_of(info: &DeviceInfo, name: &str, deps: &Deps, spec: &Device
         spec: spec.clone(),
         suspended: false,
         loaded: None,
+        lost: false,
     }
 }
 
+/// A device of a dead server that could not be taken over.
+#[derive(Clone)]
+pub struct LeftOut {
+    pub device: DeviceState,
+    /// Its I/O waits; else it has no disk any more.
+    pub waits: bool,
+    /// An earlier server wrote down that it is lost, and this one cannot know better.
+    pub for_good: bool,
+}
+
+/// Devices by id, and those that were left out.
+type Known = (BTreeMap<u32, Entry>, BTreeMap<u32, LeftOut>);
+
 /// What all threads know of the devices: as they were when nothing was being changed.
 #[derive(Clone, Default)]
-pub struct Directory(Arc<Mutex<BTreeMap<u32, Entry>>>);
+pub struct Directory(Arc<Mutex<Known>>);
 
 impl Directory {
     /// Puts other devices in the place of those that were known.
-    pub(super) fn publish(&self, devices: &BTreeMap<u32, Entry>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone_from(devices);
+    pub(super) fn publish(&self, devices: &BTreeMap<u32, Entry>, left_out: &BTreeMap<u32, LeftOut>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.0.clone_from(devices);
+        known.1.clone_from(left_out);
     }
 
     pub(super) fn devices(&self) -> BTreeMap<u32, Entry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    pub(super) fn left_out(&self) -> BTreeMap<u32, LeftOut> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
     pub(super) fn legs_of(&self, id: u32) -> Vec<LegRef> {

@@ -5,6 +5,7 @@
 
 use super::control::Server;
 use super::devices::Entry;
+use super::recover::changes_origin;
 use crate::failure::Reason;
 use crate::protocol::Answer;
 use crate::ublk::device;
@@ -43,12 +44,16 @@ impl Server {
     pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Answer, Reason> {
         if !force {
             // All or none: nothing has been deleted when one of them is refused here.
-            ids.iter().try_for_each(|id| device::not_in_use(*id))?;
+            let mut served = ids.iter().filter(|id| self.devices.contains_key(id));
+            served.try_for_each(|id| device::not_in_use(*id))?;
         }
         let mut ids = ids.to_vec();
         origins_first(&mut ids, |id| self.is_origin(id));
-        let cookie = |id: &u32| Some((*id, self.devices.get(id)?.info.target_flags));
         let mut failed = Vec::new();
+        for id in &ids {
+            failed.extend(self.del_left_out(*id, force).err());
+        }
+        let cookie = |id: &u32| Some((*id, self.devices.get(id)?.info.target_flags));
         for (id, cookie) in ids.iter().filter_map(cookie).collect::<Vec<_>>() {
             match self.take_down(id, cookie, force) {
                 Err(error) => {
@@ -65,13 +70,20 @@ impl Server {
                     failed.extend(wrong);
                 }
             }
-            if let Some(entry) = self.devices.remove(&id) {
-                log::info!("{}: deleted", entry.name);
-            }
-            self.save();
+            self.forget(id);
         }
         failed.iter().for_each(|error| log::error!("{error}"));
         if failed.is_empty() { Ok(Answer::Deleted) } else { Err(failed.join("; ")) }
+    }
+
+    /// Strikes a device that is gone off the list.
+    pub(super) fn forget(&mut self, id: u32) {
+        if let Some(entry) = self.devices.remove(&id) {
+            // What is known of its writes goes with it.
+            self.origin_changed |= changes_origin(&entry.spec);
+            log::info!("{}: deleted", entry.name);
+        }
+        self.save();
     }
 
     pub(super) fn is_origin(&self, id: u32) -> bool {

@@ -16,7 +16,8 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::devices::Directory;
+use super::devices::{Directory, LeftOut};
+use super::orphan;
 use super::targets::mirror_messages::takes_long;
 use crate::data::Caller;
 use crate::protocol::{self, Answer, Doing, Question};
@@ -114,7 +115,10 @@ impl Desk {
         match &question {
             Question::Report => {
                 // Nobody is told anything by a server that is ending: for whoever asks it is gone already.
-                let reports = report::devices(&self.directory.devices(), &self.family).map_err(io::Error::other)?;
+                let mut reports = report::devices(&self.directory.devices(), &self.family).map_err(io::Error::other)?;
+                let left_out = self.directory.left_out();
+                let state = |one: &LeftOut| if one.waits { "quiesced" } else { "dead" };
+                reports.extend(left_out.values().map(|one| orphan::report(&one.device, state(one), None)));
                 reply(connection, &Answer::Devices(reports))?;
             }
             Question::Ping => reply(connection, &Answer::Doing(self.doing()?))?,

@@ -27,7 +27,6 @@ impl Server {
             }
             Err(error) => log::error!("{name}: {error}"),
         }
-        self.devices.remove(&id);
-        self.save();
+        self.forget(id);
     }
 }

@@ -9,6 +9,8 @@ mod listener;
 pub mod logging;
 mod lost;
 pub mod manager;
+pub mod orphan;
+mod prepared;
 pub mod process;
 mod recover;
 mod report;

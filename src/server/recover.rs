@@ -1,49 +1,254 @@
 //! Taking over the devices of a server that died.
 //!
 //! Every target is there before any device lives again: requests that waited are sent once more, and an origin's must find
-//! all its snapshots.
+//! all its snapshots. What cannot be taken over is *left out*: it goes on waiting, it stays in the state file, and it can be
+//! taken over later, when what kept it away is mended.
+//!
+//! Rule kept here: I9. A snapshot that is left out is wrong from its origin's next change on. That it is lost is written down
+//! before anything lives that may change the origin; it is taken back only by the server that knows that nothing has.
 
-use super::control::Server;
+use std::rc::Rc;
+
+use dm_targets::table::TargetParams;
+
+use super::control::{Prepared, Server};
+use super::devices::{Entry, LeftOut};
+use crate::data::{Family, Served};
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceState};
-use crate::ublk::device;
+use crate::protocol::{Answer, DeviceSpec, DeviceState};
+use crate::rundir::RunDir;
+use crate::ublk::{DeviceInfo, DeviceState as DiskState, device};
+
+/// Whether the device's users can change its family's origin.
+pub(super) fn changes_origin(spec: &DeviceSpec) -> bool {
+    match &spec.table.params {
+        TargetParams::Snapshot(snapshot) => snapshot.discard_passdown_origin,
+        _ => true,
+    }
+}
 
 impl Server {
-    /// Takes over the devices of a server that died.
+    /// Takes over the devices of a server that died, each that can be.
     pub(super) fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Answer, Reason> {
         self.keep_files = true;
-        let mut all = Vec::new();
+        let (mut problems, mut reasons) = (Vec::new(), Vec::new());
+        let mut ready = Vec::new();
         for device in devices {
-            device::waiting(&mut self.control, device.id, device.cookie)?;
-            let DeviceState { id, cookie, name, spec, suspended, loaded, .. } = device;
-            let prepared = self.prepare(spec, Some(&name), true)?;
-            all.push((prepared, id, cookie, name, (suspended, loaded)));
+            match self.make_ready(&device) {
+                Ok(prepared) => ready.push((prepared, device)),
+                Err(why) => {
+                    problems.push(self.leave_out(device, &why));
+                    reasons.push(why);
+                }
+            }
+        }
+        if ready.is_empty() {
+            reasons.dedup();
+            return Err(reasons.join("; "));
         }
         // Snapshots before origins.
-        all.sort_by_key(|(prepared, ..)| prepared.is_origin());
+        ready.sort_by_key(|(prepared, _)| prepared.is_origin());
         let mut served = Vec::new();
-        for (prepared, id, cookie, name, held) in all {
-            let info = device::take_over(&mut self.control, id, cookie)?;
-            self.serve(&info, &prepared, &name)?;
-            self.forget_ticket(&prepared)?;
-            if held.0 {
-                // What was held back before is held back again, from the first request on.
-                self.hold(id, true)??;
+        for (prepared, device) in ready {
+            match self.serve_again(&prepared, &device) {
+                Ok(info) => {
+                    problems.extend(now_invalid(&device));
+                    served.push((prepared, info, device));
+                }
+                Err(why) => problems.push(self.leave_out(device, &why)),
             }
-            served.push((prepared, info, name, held));
         }
-        for (_, info, ..) in &served {
-            device::start(&mut self.control, info.id, true)?;
+        if !self.left_out.is_empty() && served.iter().any(|(prepared, ..)| changes_origin(&prepared.spec)) {
+            self.lose_left_out();
+            let served = served.iter().map(|(prepared, info, device)| served_state(prepared, info, device));
+            let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
+            self.rundir.write_state(&self.key, served.chain(left_out).collect())?;
         }
-        for (prepared, info, name, (suspended, loaded)) in served {
-            let id = info.id;
-            self.keep(prepared, info, name);
-            if let Some(entry) = self.devices.get_mut(&id) {
-                (entry.suspended, entry.loaded) = (suspended, loaded);
+        for (prepared, info, device) in served {
+            // One that cannot be started is this server's all the same: its target is where it belongs.
+            if let Err(why) = device::start(&mut self.control, info.id, true) {
+                problems.push(format!("{}: not recovered: {why}", device.name));
             }
+            self.keep_again(prepared, info, device);
         }
         self.save();
-        self.keep_files = false;
-        Ok(Answer::Recovered { problems: Vec::new() })
+        self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
+        Ok(Answer::Recovered { problems })
     }
+
+    /// Takes over devices that were left out. Nothing changes the origin meanwhile.
+    pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Answer, Reason> {
+        let held = self.hold_writers()?;
+        let mut problems = Vec::new();
+        for id in ids {
+            let Some(LeftOut { mut device, for_good, .. }) = self.left_out.get(id).cloned() else { continue };
+            let name = device.name.clone();
+            device.lost &= for_good || self.origin_changed;
+            match self.recover_one(device) {
+                Ok(invalid) => problems.extend(invalid),
+                Err(why) => problems.push(format!("{name}: not recovered: {why}")),
+            }
+        }
+        for id in held {
+            self.let_through(id, true)?;
+        }
+        self.save();
+        self.keep_files = !self.left_out.is_empty();
+        Ok(Answer::Recovered { problems })
+    }
+
+    /// Takes one device over; says so if that is invalid.
+    fn recover_one(&mut self, device: DeviceState) -> Result<Option<Reason>, Reason> {
+        let prepared = self.make_ready(&device)?;
+        let info = self.serve_again(&prepared, &device)?;
+        self.left_out.remove(&device.id);
+        let started = device::start(&mut self.control, info.id, true);
+        let invalid = now_invalid(&device);
+        self.keep_again(prepared, info, device);
+        started.map(|()| invalid)
+    }
+
+    /// Takes a device of a dead server among this one's, as it was: held back, or with a table that waits.
+    fn keep_again(&mut self, prepared: Prepared, info: DeviceInfo, device: DeviceState) {
+        let DeviceState { name, suspended, loaded, .. } = device;
+        let id = info.id;
+        self.keep(prepared, info, name);
+        if let Some(entry) = self.devices.get_mut(&id) {
+            (entry.suspended, entry.loaded) = (suspended, loaded);
+        }
+    }
+
+    /// Opens the target of a device that waits. Of a snapshot that is lost the COW is marked first.
+    fn make_ready(&mut self, device: &DeviceState) -> Result<Prepared, Reason> {
+        device::waiting(&mut self.control, device.id, device.cookie)?;
+        if device.lost {
+            self.mark_lost(device)?;
+        }
+        self.prepare(device.spec.clone(), Some(&device.name), true)
+    }
+
+    /// Claims a device and serves its queues; nothing comes before it is started.
+    fn serve_again(&mut self, prepared: &Prepared, device: &DeviceState) -> Result<DeviceInfo, Reason> {
+        let taken = device::take_over(&mut self.control, device.id, device.cookie);
+        let served = taken.and_then(|info| self.serve(&info, prepared, &device.name).map(|()| info));
+        self.forget_ticket(prepared)?;
+        let info = served?;
+        if device.suspended {
+            // What was held back before is held back again, from the first request on.
+            self.hold(info.id, true)??;
+        }
+        Ok(info)
+    }
+
+    fn leave_out(&mut self, device: DeviceState, why: &str) -> Reason {
+        let problem = format!("{}: not recovered: {why}", device.name);
+        log::warn!("{problem}");
+        let info = device::ours(&mut self.control, device.id, device.cookie).ok().flatten();
+        let waits = info.is_some_and(|info| info.state != DiskState::Dead);
+        let for_good = device.lost;
+        self.left_out.insert(device.id, LeftOut { device, waits, for_good });
+        problem
+    }
+
+    /// What is left out is lost from now on, unless this server finds that nothing has changed the origin.
+    pub(super) fn lose_left_out(&mut self) {
+        for LeftOut { device, .. } in self.left_out.values_mut() {
+            device.lost = is_persistent_snapshot(&device.spec);
+        }
+    }
+
+    /// Deletes a device that was left out. What waits for it gets errors.
+    pub(super) fn del_left_out(&mut self, id: u32, force: bool) -> Result<(), Reason> {
+        let Some(LeftOut { device, .. }) = self.left_out.get(&id).cloned() else { return Ok(()) };
+        if !force {
+            return Err(format!("/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"));
+        }
+        if device::ours(&mut self.control, id, device.cookie)?.is_some() {
+            device::stop(&mut self.control, id)?;
+            device::delete(&mut self.control, id)?;
+        }
+        self.left_out.remove(&id);
+        self.keep_files = !self.left_out.is_empty();
+        log::info!("{}: deleted", device.name);
+        self.save();
+        Server::complete(&self.rundir, &self.key, &device)
+    }
+
+    /// Leaves the COW of a deleted device as it must be: with what its dead server had noted, or marked if it is lost.
+    pub fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
+        if !device.lost {
+            return Server::record_noted(rundir, key, device).map_err(|why| {
+                let what = "deleted, but writes that it had acknowledged are not on its COW yet";
+                format!("{}: {what}: {why}; add it again", device.name)
+            });
+        }
+        let mut server = Server::start(key, rundir)?;
+        // Of the origin only the size is wanted, whatever uses it.
+        let spec = DeviceSpec { force: true, ..device.spec.clone() };
+        let marked = server.mark_lost(&DeviceState { spec, ..device.clone() });
+        server.family.stop().map_err(|error| error.to_string())?;
+        marked.map_err(|why| {
+            let what = "deleted, but its COW could not be marked invalid and must not be used again";
+            format!("{}: {what}, because its origin has changed: {why}", device.name)
+        })
+    }
+
+    /// Marks the COW of a snapshot invalid whose origin has changed without it.
+    fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
+        let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
+        let ticket = self.prepare(device.spec.clone(), Some(&device.name), true)?.ticket;
+        let mark = move |family: Rc<Family>| async move {
+            let opened = family.opened.borrow_mut().remove(&ticket).ok_or("the snapshot is not open")?;
+            match opened.served {
+                Served::Snapshot(snapshot) => snapshot.store().invalidate().await.map_err(|error| error.to_string()),
+                _ => Ok(()),
+            }
+        };
+        self.family.call(mark).map_err(|error| error.to_string())??;
+        // What was noted belongs to a store that is right no longer.
+        if let Err(why) = self.discard_journal(&snapshot.cow) {
+            log::debug!("{}: {why}", snapshot.cow);
+        }
+        log::warn!("{}: marked invalid: its origin was changed while it could not be opened", snapshot.cow);
+        Ok(())
+    }
+
+    /// Suspends the devices through which the origin changes, and finds out whether it has. Returns those that were not
+    /// suspended already.
+    fn hold_writers(&mut self) -> Result<Vec<u32>, Reason> {
+        let writes = |entry: &&Entry| changes_origin(&entry.spec);
+        let writers: Vec<u32> = self.devices.values().filter(writes).map(|entry| entry.info.id).collect();
+        let mut held = Vec::new();
+        for id in writers {
+            let runs = self.devices.get(&id).is_some_and(|entry| !entry.suspended);
+            if runs {
+                held.push(id);
+                if let Err(lost) = self.hold(id, false)? {
+                    log::error!("/dev/ublkb{id}: {lost}");
+                }
+            }
+            let changes = move |family: Rc<Family>| async move {
+                let stats = family.devices.borrow().get(&id).map(|device| device.stats());
+                stats.is_none_or(|stats| stats.writes + stats.discards > 0)
+            };
+            self.origin_changed |= self.family.call(changes).map_err(|error| error.to_string())?;
+        }
+        Ok(held)
+    }
+}
+
+/// Says that a device is served again and has nothing to show.
+fn now_invalid(device: &DeviceState) -> Option<Reason> {
+    let why = "its origin was changed while its COW could not be opened";
+    device.lost.then(|| format!("{}: it has a server again, and is invalid: {why}", device.name))
+}
+
+/// What is written down of a device that has been taken over.
+fn served_state(prepared: &Prepared, info: &DeviceInfo, device: &DeviceState) -> DeviceState {
+    let DeviceState { suspended, loaded, .. } = device;
+    DeviceState { suspended: *suspended, loaded: loaded.clone(), ..prepared.state(info, &device.name) }
+}
+
+fn is_persistent_snapshot(spec: &DeviceSpec) -> bool {
+    matches!(&spec.table.params, TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient())
 }

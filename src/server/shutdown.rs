@@ -66,10 +66,7 @@ impl Server {
         let End { lost, wrong } = self.take_down(id, cookie, false)?;
         self.lost_at_end |= lost.is_some();
         lost.iter().chain(&wrong).for_each(|error| log::error!("/dev/ublkb{id}: {error}"));
-        if let Some(entry) = self.devices.remove(&id) {
-            log::info!("{}: deleted", entry.name);
-        }
-        self.save();
+        self.forget(id);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use super::devices::{Deps, no_device};
 use crate::data::{Family, Served};
 use crate::failure::Reason;
 use crate::protocol::{Answer, DeviceSpec};
+use crate::ublk::{Params, device};
 
 impl Server {
     /// Holds a device's requests back. That is durable before the command ends: the next server holds them back as well.
@@ -88,7 +89,7 @@ impl Server {
     }
 
     /// Lets a suspended device's requests go on.
-    fn let_through(&self, id: u32, same_target: bool) -> Result<(), Reason> {
+    pub(super) fn let_through(&self, id: u32, same_target: bool) -> Result<(), Reason> {
         let resume = move |family: Rc<Family>| async move { family.resume(id, same_target).await };
         self.family.call(resume).map_err(|error| error.to_string())
     }
@@ -167,5 +168,12 @@ impl Server {
         }
         self.publish();
         Ok(())
+    }
+
+    /// Refuses disks, by the device that they would make, that cannot come below one that is there already.
+    pub(super) fn refuse_unfit(&mut self, id: u32, below: &Params) -> Result<(), Reason> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let now = self.control.get_params(id).map_err(|error| error.to_string())?;
+        device::unfit(&now, below, device::is_zero_copy(&entry.info)).map_or(Ok(()), Err)
     }
 }

@@ -49,6 +49,16 @@ impl Server {
         }
     }
 
+    /// Removes what is noted for the store on a COW: it is invalid.
+    pub(in crate::server) fn discard_journal(&self, cow: &str) -> Result<(), Reason> {
+        let cow = OpenDisk::open(cow, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
+        let Journal { path, is_left, .. } = find(&self.rundir, &cow, None)?;
+        if is_left {
+            journal::discard(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// Records what a server that died has noted for a snapshot that gets no server again, so that its COW is complete for
     /// whoever opens it. Touches no disk if nothing is noted anywhere.
     pub fn record_noted(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {

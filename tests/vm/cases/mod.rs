@@ -1,6 +1,7 @@
 //! The cases, most important first.
 
 mod admin;
+mod admin_left_out;
 mod alternate;
 mod areas;
 mod bad_images;
@@ -68,6 +69,7 @@ pub fn all() -> Vec<Case> {
     all.extend(leaving::cases());
     all.extend(noted::cases());
     all.extend(admin::cases());
+    all.extend(admin_left_out::cases());
     all.extend(ends::cases());
     all.extend(whose::cases());
     all.extend(stands::cases());

@@ -15,7 +15,7 @@ use crate::storage::DiskId;
 /// A report with all that a server would say and that is known without it; the rest is `null`.
 ///
 /// `state` is the kernel's word for the device, and `pid` the server that does not answer.
-pub(super) fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceReport {
+pub fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceReport {
     let DeviceSpec { table, options, .. } = &device.spec;
     let len = size_of(device.id).unwrap_or(table.len);
     let name = table.params.name();
@@ -104,6 +104,7 @@ mod tests {
             spec,
             suspended: false,
             loaded: None,
+            lost: false,
         }
     }
 

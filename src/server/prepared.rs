@@ -1,0 +1,39 @@
+//! A device on its way: what is known of it before the kernel adds it, or before it is taken over.
+
+use dm_targets::table::{Table, TargetParams};
+
+use super::devices::{Deps, free_name, state_of};
+use crate::protocol::{DeviceSpec, DeviceState};
+use crate::ublk::{DeviceInfo, Params};
+
+/// A device about to be added or taken over: its target is open and nothing has been written.
+pub(super) struct Prepared {
+    pub(super) params: Params,
+    /// Names the opened target to the data thread.
+    pub(super) ticket: u64,
+    pub(super) deps: Deps,
+    pub(super) read_only: bool,
+    /// With what was left open in it settled.
+    pub(super) spec: DeviceSpec,
+}
+
+impl Prepared {
+    pub(super) fn is_origin(&self) -> bool {
+        matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
+    }
+
+    /// How the device is made again after this server's death.
+    pub(super) fn state(&self, info: &DeviceInfo, name: &str) -> DeviceState {
+        state_of(info, name, &self.deps, &self.spec)
+    }
+}
+
+/// The name of a device that has been given none: one that no other device has.
+pub(super) fn generated_name(table: &Table, id: u32, taken: &[String]) -> String {
+    let kind = match table.params {
+        TargetParams::SnapshotOrigin { .. } => "origin",
+        TargetParams::Snapshot(_) | TargetParams::SnapshotMerge(_) => "snap",
+        TargetParams::Mirror(_) => "mirror",
+    };
+    free_name(&format!("{kind}{id}"), taken)
+}
