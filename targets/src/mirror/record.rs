@@ -67,7 +67,9 @@ impl Mirror {
             return Ok(());
         }
         let leg = |(leg, (identity, name)): (usize, (u64, String))| {
-            let source = truth.sources.has(leg) && !mutant::is(Mutant::SourceForgotten);
+            let unreadable = || self.state.borrow().legs.totals(leg).reads > 0;
+            let miscounted = mutant::is(Mutant::ReadErrorIsMiss) && unreadable();
+            let source = truth.sources.has(leg) && !mutant::is(Mutant::SourceForgotten) && !miscounted;
             KnownLeg { identity, name, source }
         };
         let legs = names().into_iter().enumerate().map(leg).collect();

@@ -281,8 +281,9 @@ impl Mirror {
     /// Notes an error of a leg and tells the listener of the first of its kind.
     pub(super) fn leg_failed(&self, leg: usize, failure: Failure, error: &DiskError) {
         let first = self.state.borrow_mut().legs.fail(leg, failure);
-        if mutant::is(Mutant::ReadErrorIsMiss) && matches!(failure, Failure::Sync | Failure::Read) {
-            self.state.borrow_mut().legs.miss(LegSet::one(leg));
+        if mutant::is(Mutant::ReadErrorIsMiss) {
+            self.recorded.set(None);
+            self.try_record();
         }
         if first {
             let disk = error.disk.clone();

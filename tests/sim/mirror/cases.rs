@@ -247,6 +247,7 @@ pub fn all() -> Vec<(&'static str, Vec<Case>)> {
         ("admin", admin()),
         ("legs", legs::changed()),
         ("failing", legs::failing()),
+        ("taken_out", legs::taken_out()),
         ("handed_over", legs::handed_over()),
         ("record", record::errors()),
         ("unwritten", record::unwritten()),

@@ -6,6 +6,7 @@ use dm_targets::mutant::{self, Mutant};
 
 use super::cases;
 use super::explore::{Case, explore};
+use super::take_over;
 
 /// All of them, each with the workloads where it should show first.
 pub const MUTANTS: [(Mutant, &str); 31] = [
@@ -25,7 +26,7 @@ pub const MUTANTS: [(Mutant, &str); 31] = [
     (Mutant::ChangeNotDurable, "legs"),
     (Mutant::NewLegInSync, "legs"),
     (Mutant::NamedBeforeCleared, "legs"),
-    (Mutant::BelievedBeforeNamed, "failing"),
+    (Mutant::BelievedBeforeNamed, "taken_out"),
     (Mutant::OldIdentityKept, "legs"),
     (Mutant::LegsNotNamed, "legs"),
     (Mutant::StrangersBelieved, "legs"),
@@ -41,6 +42,25 @@ pub const MUTANTS: [(Mutant, &str); 31] = [
     (Mutant::FailedFlushOvertaken, "flushes"),
     (Mutant::CopyThoughFlushFailed, "flushes"),
 ];
+
+/// What the tests of a single path notice: they are tried before whole workloads.
+pub fn kill_in_take_over(mutant: Mutant) -> bool {
+    let test: fn() = match mutant {
+        Mutant::ReadErrorIsMiss => {
+            take_over::a_sector_of_the_source_that_cannot_be_read_does_not_make_the_new_leg_the_source
+        }
+        Mutant::ResumedWhileRunning => take_over::resuming_a_mirror_that_runs_changes_nothing,
+        Mutant::UnflushedBelieved => take_over::what_was_written_before_a_failed_flush_is_copied_again,
+        Mutant::CopyThoughFlushFailed => {
+            take_over::a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
+        }
+        _ => return false,
+    };
+    mutant::set(Some(mutant));
+    let result = catch_unwind(test);
+    mutant::set(None);
+    result.is_err()
+}
 
 /// What a run that notices says.
 pub fn kill(mutant: Mutant, case: &Case) -> Option<(String, Vec<String>)> {

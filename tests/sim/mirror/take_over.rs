@@ -36,7 +36,7 @@ fn taken_over(rig: &Rig, setup: &Setup) -> Result<Rig, OpenError> {
 }
 
 #[test]
-fn a_sector_of_the_source_that_cannot_be_read_does_not_make_the_new_leg_the_source() {
+pub fn a_sector_of_the_source_that_cannot_be_read_does_not_make_the_new_leg_the_source() {
     let setup = Setup { initial: InitialSync::FromLog, sectors: 64, ..core() };
     let good = Image::from_fn(Sectors(64), |at| pattern::sector(pattern::ORIGIN, at));
     let new = Image::from_fn(Sectors(64), |at| pattern::sector(60, at));
@@ -201,7 +201,7 @@ fn a_log_that_failed_is_not_believed_by_the_next_server() {
 }
 
 #[test]
-fn what_was_written_before_a_failed_flush_is_copied_again() {
+pub fn what_was_written_before_a_failed_flush_is_copied_again() {
     for (log, resumed) in [(false, true), (false, false), (true, true), (true, false)] {
         let initial = if log { InitialSync::FromLog } else { InitialSync::NoSync };
         let setup = Setup { log, initial, ..Setup::small() };
@@ -228,7 +228,7 @@ fn what_was_written_before_a_failed_flush_is_copied_again() {
 }
 
 #[test]
-fn a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync() {
+pub fn a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync() {
     for log in [false, true] {
         let initial = if log { InitialSync::FromLog } else { InitialSync::NoSync };
         let setup = Setup { legs: 3, log, initial, ..Setup::small() };
@@ -256,7 +256,7 @@ fn a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync() {
 }
 
 #[test]
-fn resuming_a_mirror_that_runs_changes_nothing() {
+pub fn resuming_a_mirror_that_runs_changes_nothing() {
     for log in [true, false] {
         let initial = if log { InitialSync::FromLog } else { InitialSync::NoSync };
         let setup = Setup { log, initial, ..Setup::small() };
