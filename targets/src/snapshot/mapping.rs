@@ -323,7 +323,9 @@ mod tests {
             }
             let mut at_once = Mapping::default();
             prop_assert!(gathered.into_portions().all(|portion| at_once.append(portion)));
-            prop_assert!(at_once.memory_bytes() <= mapping.memory_bytes());
+            // The runs lie in leaves of other sizes, so the last one may have grown by a step more.
+            let step = LEAF_STEP * size_of::<Run>();
+            prop_assert!(at_once.memory_bytes() <= mapping.memory_bytes() + step);
             prop_assert_eq!(at_once.len(), mapping.len());
             // It grows like one that was made step by step.
             for old in (63_000..68_000).rev() {
