@@ -106,17 +106,19 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
     }
     let mut control = Control::open().map_err(|error| error.to_string())?;
     let Some(at) = state.devices.iter().position(|device| device.id == id) else { return Ok(()) };
-    // If its number is another device's by now, there is nothing left to delete.
-    if device::ours(&mut control, id, state.devices[at].cookie)?.is_some() {
-        device::stop(&mut control, id)?;
-        device::delete(&mut control, id)?;
-    }
     let device = state.devices.remove(at);
     let mut left = Vec::new();
     for device in std::mem::take(&mut state.devices) {
         if device::ours(&mut control, device.id, device.cookie)?.is_some() {
             left.push(device);
         }
+    }
+    // Before it is gone: a device that stays will be served again, and change what this one would have shown.
+    server::Server::record_left_behind(rundir, &device, &left)?;
+    // If its number is another device's by now, there is nothing left to delete.
+    if device::ours(&mut control, id, device.cookie)?.is_some() {
+        device::stop(&mut control, id)?;
+        device::delete(&mut control, id)?;
     }
     state.devices = left;
     let recorded = complete(rundir, key, &device);

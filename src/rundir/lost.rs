@@ -59,7 +59,7 @@ impl LostStore {
             true => Some(format!("it became invalid and its COW could not be marked ({file})")),
             // The store may be another origin's by now.
             false if entry.origin != self.origin => None,
-            false => Some(format!("its origin was changed after the snapshot had been deleted ({file})")),
+            false => Some(format!("its origin was changed, or could be, after the snapshot had been deleted ({file})")),
         })
     }
 

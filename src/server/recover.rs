@@ -7,8 +7,10 @@
 //! Rule kept here: I9. A snapshot that is left out is wrong from its origin's next change on. That it is lost is written down
 //! before anything lives that may change the origin; it is taken back only by the server that knows that nothing has.
 
+use std::path::Path;
 use std::rc::Rc;
 
+use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::table::TargetParams;
 
 use super::control::{Prepared, Server};
@@ -17,6 +19,8 @@ use crate::data::{Family, Served};
 use crate::failure::Reason;
 use crate::protocol::{Answer, DeviceSpec, DeviceState};
 use crate::rundir::RunDir;
+use crate::rundir::lost::LostStore;
+use crate::storage::{DiskId, lasting_name_of};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState, device};
 
 /// Whether the device's users can change its family's origin.
@@ -189,7 +193,20 @@ impl Server {
         server.family.stop().map_err(|error| error.to_string())?;
         marked.map_err(|why| {
             let what = "deleted, but its COW could not be marked invalid and must not be used again";
-            format!("{}: {what}, because its origin has changed: {why}", device.name)
+            let recorded = record_lost(rundir, device).err();
+            let recorded = recorded.map_or_else(String::new, |why| format!("; that is not recorded: {why}"));
+            format!("{}: {what}, because its origin has changed: {why}{recorded}", device.name)
+        })
+    }
+
+    /// Records that a deleted snapshot's COW must not be used again: a device that stays may change its origin without it.
+    pub fn record_left_behind(rundir: &RunDir, deleted: &DeviceState, staying: &[DeviceState]) -> Result<(), Reason> {
+        let changes = staying.iter().any(|device| changes_origin(&device.spec));
+        if !changes || !is_persistent_snapshot(&deleted.spec) {
+            return Ok(());
+        }
+        record_lost(rundir, deleted).map_err(|why| {
+            format!("{}: not deleted: that its COW is lost then cannot be recorded: {why}", deleted.name)
         })
     }
 
@@ -247,6 +264,18 @@ fn now_invalid(device: &DeviceState) -> Option<Reason> {
 fn served_state(prepared: &Prepared, info: &DeviceInfo, device: &DeviceState) -> DeviceState {
     let DeviceState { suspended, loaded, .. } = device;
     DeviceState { suspended: *suspended, loaded: loaded.clone(), ..prepared.state(info, &device.name) }
+}
+
+/// Has a later `add` refuse the COW of a snapshot that is gone.
+fn record_lost(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason> {
+    let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
+    let name = |path: &str| DiskId::of_path(Path::new(path)).map(|id| lasting_name_of(id, Path::new(path)));
+    let (Ok(cow), Ok(origin)) = (name(&snapshot.cow), name(&snapshot.origin)) else {
+        let what = "its disks are not there, so nothing keeps its COW from being used later";
+        log::warn!("{}: {what}; wipe it when it comes back", device.name);
+        return Ok(());
+    };
+    LostStore::of(rundir, &cow, &origin).record(Loss::OriginChanged)
 }
 
 fn is_persistent_snapshot(spec: &DeviceSpec) -> bool {

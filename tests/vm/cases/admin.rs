@@ -73,6 +73,12 @@ fn number_reused() {
     assert_failed(&ublk_dm("del --force s1"), &[&["s1", "no such device"]]);
     ublk_dm("recover --all").ok();
     assert!(server::device("o1")["state"] == "live" && server::device("t")["state"] == "live", "{:?}", states());
+    // The snapshot was deleted while its origin's device stayed: what is on its COW is right no longer.
+    let add = format!("add snapshot --origin {one} --cow {cow} --name again");
+    assert_failed(&ublk_dm(&add), &[&[&cow, "is lost", "zero its first sector"]]);
+    sh(&format!("dd if=/dev/zero of={cow} bs=4k count=1 oflag=direct status=none")).ok();
+    ublk_dm(&add).ok();
+    server::del("again");
     // A state file that could not be rewritten tells of a device whose number is another one's by now.
     kill("o1");
     let (file, number) = (state_file("\"o1\""), server::number("o1", "/id"));
