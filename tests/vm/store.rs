@@ -15,12 +15,25 @@ pub fn header(magic: u32, valid: u32, version: u32, chunk_sectors: u32) -> [u8; 
     bytes
 }
 
-/// The header chunk must be exactly that of a store with this chunk size: the fields, then zeroes.
+/// Whether what stands behind the fields of a header in its sector is nothing, as the kernel leaves it, or a store's identity as a
+/// whole: its magic, and a sum over it at the end.
+pub fn is_identity(bytes: &[u8]) -> bool {
+    let (said, hash) = bytes.split_at(bytes.len() - 8);
+    let sum = said
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    bytes.iter().all(|byte| *byte == 0) || said.starts_with(b"ublkdmI1") && hash == sum.to_le_bytes()
+}
+
+/// The header chunk must be exactly that of a store with this chunk size: the fields, perhaps an identity, then zeroes.
 pub fn assert_header(cow: &Disk, chunk_sectors: u64, valid: bool) {
     let chunk = cow.read(0, chunk_sectors);
     let mut expected = Buf::new(chunk_sectors);
     let size = u32::try_from(chunk_sectors).expect("small");
     expected[..16].copy_from_slice(&header(MAGIC, u32::from(valid), 1, size));
+    if is_identity(&chunk[16..us(SECTOR)]) {
+        expected[16..us(SECTOR)].copy_from_slice(&chunk[16..us(SECTOR)]);
+    }
     if *chunk != *expected {
         let byte = chunk.iter().zip(expected.iter()).position(|(a, b)| a != b).unwrap_or(0);
         panic!("{}: header chunk is wrong from byte {byte}: it begins {:02x?}", cow.path, &chunk[..16]);

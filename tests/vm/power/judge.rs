@@ -129,20 +129,11 @@ pub fn header(contents: &Contents, image: &Image, of: &Snapshot) -> Result<Heade
     }
     let chunk = u32::try_from(of.chunk).expect("small");
     for (valid, header) in [(0, Header::Invalid), (1, Header::Valid)] {
-        if bytes[..16] == store::header(store::MAGIC, valid, 1, chunk) && is_identity(&bytes[16..]) {
+        if bytes[..16] == store::header(store::MAGIC, valid, 1, chunk) && store::is_identity(&bytes[16..]) {
             return Ok(header);
         }
     }
     Err(format!("its header begins with {:02x?}", &bytes[..16]))
-}
-
-/// Whether what stands behind a header is nothing, or a store's identity as a whole.
-fn is_identity(bytes: &[u8]) -> bool {
-    let (said, hash) = bytes.split_at(bytes.len() - 8);
-    let sum = said
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    bytes.iter().all(|byte| *byte == 0) || said.starts_with(b"ublkdmI1") && hash == sum.to_le_bytes()
 }
 
 /// The records of a store: in the order of allocation, ended by zeroes, with an area behind every full one.
