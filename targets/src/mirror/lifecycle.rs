@@ -8,7 +8,7 @@ use super::bits::Bits;
 use super::config::{RecordError, check_leg};
 use super::flush::Flushes;
 use super::format::MAX_REGIONS;
-use super::leg_state::begin;
+use super::leg_state::{Past, begin};
 use super::legs::{LegSet, Legs, MAX_LEGS};
 use super::log::{Log, Unusable, Work};
 use super::recovery::LANES;
@@ -63,7 +63,11 @@ impl Mirror {
         if begun.sources.is_some() && !begun.named {
             legs.unsettle();
         }
-        let state = State { regions: Regions::new(bits, log.on_disk()), legs };
+        let mut regions = Regions::new(bits, log.on_disk());
+        if matches!(parts.past, Past::None) {
+            regions.begin_flushed();
+        }
+        let state = State { regions, legs };
         Ok(Rc::new(Mirror {
             host: parts.host.clone(),
             copy: parts.copy.clone(),

@@ -56,7 +56,7 @@ impl Set {
 }
 
 /// What has been written to the legs and not been flushed, as far as is known.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Unflushed {
     /// Since the flush that is under way was started, or since ever.
     fresh: Set,
@@ -78,6 +78,11 @@ impl Unflushed {
 }
 
 impl Regions {
+    /// What stands on the legs of a new mirror is what they keep: the administrator's word is about that, as in the kernel.
+    pub(super) fn begin_flushed(&mut self) {
+        self.unflushed = Unflushed::default();
+    }
+
     /// All legs are about to be flushed; says whether [`Regions::end_flush`] is to hear how it went.
     pub fn begin_flush(&mut self) -> bool {
         if self.logged || self.unflushed.under_way {
