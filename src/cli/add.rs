@@ -22,10 +22,7 @@ use crate::ublk::{Control, device, kernels};
 
 pub(super) fn add_device(add: Add) -> Result<ExitCode, Failure> {
     let spec = table::of_flags(&add)?;
-    let (Add::Snapshot(cli::Snapshot { common, .. })
-    | Add::Origin(cli::Origin { common, .. })
-    | Add::Mirror(cli::Mirror { common, .. })) = add;
-    add_target(spec, &common)
+    add_target(spec, add.common())
 }
 
 /// Adds a device as a device-mapper table line describes it.

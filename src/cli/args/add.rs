@@ -1,0 +1,210 @@
+//! The flags of `add`, `create` and `load`: what a device is made of and how it is served.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use dm_targets::table::parse_size;
+
+impl Add {
+    /// What every device can be given.
+    pub fn common(&self) -> &Common {
+        match self {
+            Add::Snapshot(add) => &add.common,
+            Add::Origin(add) => &add.common,
+            Add::Mirror(add) => &add.common,
+        }
+    }
+}
+
+/// What a table line does not say of a device.
+#[derive(Args)]
+pub struct Created {
+    /// The N of /dev/ublkbN [default: the first free one]
+    #[arg(long, value_name = "N")]
+    pub id: Option<u32>,
+    /// The device cannot be written
+    #[arg(long)]
+    pub read_only: bool,
+    /// The device dies with its server instead of waiting for another one
+    #[arg(long)]
+    pub no_recovery: bool,
+    #[command(flatten)]
+    pub loaded: Loaded,
+}
+
+/// What a table line does not say of its disks.
+#[derive(Args)]
+pub struct Loaded {
+    /// Use disks that are mounted or hold something else
+    #[arg(long)]
+    pub force: bool,
+    /// For a mirror: the leg to recover the others from [default: the first one that is not known to have failed]
+    #[arg(long, value_name = "DEV")]
+    pub source: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub enum Add {
+    /// A writable point-in-time copy of a disk
+    Snapshot(Snapshot),
+    /// The write path of a disk that has snapshots: use the device it prints instead of the disk
+    Origin(Origin),
+    /// The same data on two to nine disks
+    Mirror(Mirror),
+}
+
+#[derive(Args)]
+pub struct Mirror {
+    /// A disk to keep the data on, at least two: a block device or regular file, from an offset if one is given
+    #[arg(long = "leg", value_name = "DEV[:OFFSET]", required = true)]
+    pub legs: Vec<String>,
+    /// Where to note which regions may differ: `core` is memory, which is gone with the server's machine; every leg but one
+    /// is then written anew at the next start
+    #[arg(long, value_name = "core|DEV", default_value = "core")]
+    pub log: String,
+    /// Unit of noting and recovery, a power of two [default: 512 KiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_arg)]
+    pub region_size: Option<u64>,
+    /// Believe nothing about the legs: all is recovered from one
+    #[arg(long, conflicts_with = "nosync")]
+    pub sync: bool,
+    /// Believe that the legs are equal
+    #[arg(long)]
+    pub nosync: bool,
+    /// A write that did not reach every leg waits until the mirror has been mended (suspend, load, resume), instead of
+    /// going on with the legs that are left
+    #[arg(long)]
+    pub handle_errors: bool,
+    /// With --handle-errors: go on with the legs that are left as long as the log works
+    #[arg(long, requires = "handle_errors")]
+    pub keep_log: bool,
+    /// The leg to recover the others from [default: the first one that has not failed]
+    #[arg(long, value_name = "DEV")]
+    pub source: Option<PathBuf>,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Args)]
+pub struct Snapshot {
+    /// The disk to take a snapshot of: a block device or regular file
+    #[arg(long, value_name = "DEV")]
+    pub origin: PathBuf,
+    /// Where changed chunks are kept: a block device or regular file
+    #[arg(long, value_name = "DEV")]
+    pub cow: PathBuf,
+    /// Unit of copying, a power of two up to 1 GiB [default: what the COW has, or 16 KiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size_arg)]
+    pub chunk_size: Option<u64>,
+    /// Whether the snapshot outlives the server
+    #[arg(long, value_enum, default_value_t = Store::Persistent)]
+    pub store: Store,
+    /// What a write to the snapshot does when the COW is full
+    #[arg(long, value_enum, default_value_t = OnFull::Overflow)]
+    pub on_full: OnFull,
+    /// Accept discards: those of whole chunks write zeroes to the COW
+    #[arg(long)]
+    pub discard_zeroes_cow: bool,
+    /// Add the device although the COW says that its snapshot is invalid: all I/O on it fails
+    #[arg(long)]
+    pub allow_invalid: bool,
+    /// Pass discards on to the origin as well
+    #[arg(long, requires = "discard_zeroes_cow")]
+    pub discard_passdown_origin: bool,
+    /// Use a store that says that it was made for another origin: if this is the same disk under another name. It belongs to
+    /// this origin from then on
+    #[arg(long)]
+    pub other_origin: bool,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Args)]
+pub struct Origin {
+    /// The disk: a block device or regular file
+    #[arg(long, value_name = "DEV")]
+    pub origin: PathBuf,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Args)]
+pub struct Common {
+    /// Name of the device [default: target and id]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The N of /dev/ublkbN [default: the first free one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]
+    pub id: Option<u32>,
+    /// Hardware queues
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUES, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub queues: u16,
+    /// Requests in flight per queue
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_DEPTH, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    pub depth: u16,
+    /// The device cannot be written
+    #[arg(long)]
+    pub read_only: bool,
+    /// Stay in the foreground and serve, for service managers. Started again after its death with the same --name, takes
+    /// its devices over; a device of a server that runs already is watched over instead, and deleted by SIGTERM
+    #[arg(long)]
+    pub foreground: bool,
+    /// Copy request data even where the kernel could lend its pages
+    #[arg(long)]
+    pub no_zero_copy: bool,
+    /// The device dies with its server instead of waiting for another one
+    #[arg(long)]
+    pub no_recovery: bool,
+    /// Use disks that are mounted or hold something else
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl Common {
+    /// The defaults, under a name.
+    pub fn named(name: String) -> Common {
+        Common { name: Some(name), ..Common::unnamed() }
+    }
+
+    /// The defaults.
+    pub fn unnamed() -> Common {
+        Common {
+            name: None,
+            id: None,
+            queues: DEFAULT_QUEUES,
+            depth: DEFAULT_DEPTH,
+            read_only: false,
+            foreground: false,
+            no_zero_copy: false,
+            no_recovery: false,
+            force: false,
+        }
+    }
+}
+
+/// The largest number of a ublk device: the kernel makes a disk's minor number of it, which has 20 bits.
+const MAX_ID: i64 = (1 << 20) - 1;
+/// One queue serves a family's devices from one thread; more only spread the kernel's side.
+const DEFAULT_QUEUES: u16 = 1;
+/// Requests in flight per queue: what block devices commonly have.
+const DEFAULT_DEPTH: u16 = 128;
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Store {
+    /// Exceptions are kept on the COW device
+    Persistent,
+    /// Exceptions are kept in memory
+    Transient,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnFull {
+    /// The snapshot becomes invalid
+    Invalidate,
+    /// The write fails; what is there stays readable
+    Overflow,
+}
+
+fn parse_size_arg(text: &str) -> Result<u64, String> {
+    parse_size(text).map_err(|error| error.to_string())
+}
