@@ -123,7 +123,7 @@ pub enum Verb {
         #[arg(long, conflicts_with = "event_nr")]
         in_sync: bool,
     },
-    /// Take over devices whose server has died; I/O that waits goes on, and what was acknowledged is there
+    /// Take over devices whose server has died. Queued I/O resumes; no acknowledged write is lost
     Recover {
         /// Name, ublk id or /dev/ublkbN
         #[arg(required_unless_present = "all", conflicts_with = "all")]
