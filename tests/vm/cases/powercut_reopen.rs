@@ -105,8 +105,9 @@ fn go_on(seed: u64, requests: u64, origin: &str, top_view: &View, views: &[(usiz
     let mut rng = Rng::new(seed);
     let mut open = Vec::new();
     for (n, cow, _, view) in views {
-        let disk =
-            Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --allow-invalid --name rs{n}")));
+        // What was recorded is on other disks now than it was made for.
+        let flags = "--allow-invalid --other-origin";
+        let disk = Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} {flags} --name rs{n}")));
         match view {
             Some(view) => open.push((view, disk)),
             None => assert!(server::status(&format!("rs{n}")).ends_with(" Invalid"), "{cow} is invalid"),
