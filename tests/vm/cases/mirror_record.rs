@@ -9,7 +9,7 @@ use crate::kernel;
 use crate::mirror::{self, Engine, Mirror, Shape, ours};
 use crate::model::View;
 use crate::server;
-use crate::sh::{sh, ublk_dm};
+use crate::sh::{binary, run_args, sh, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1"];
@@ -75,7 +75,7 @@ fn lost() {
     ublk_dm("wait m --in-sync").ok();
     for spoil in ["rm -f", "truncate -s 20"] {
         kill_9();
-        sh(&format!("{spoil} ${{UBLK_DM_RUN_DIR:-/run/ublk-dm}}/mirror-*.legs")).ok();
+        run_args("sh", &["-c", &format!("{spoil} {}/mirror-*.legs", server::run_dir())]).ok();
         let refused = ublk_dm("recover m").refused();
         assert!(refused.stderr.contains("--source"), "{}", refused.stderr);
         ublk_dm(&format!("recover m --source {second}")).ok();
@@ -96,7 +96,7 @@ fn dead_leg() {
     let shape = Shape::new(LEN, REGION, &[&good.path, &dead]).features(&["handle_errors"]);
     for engine in [Engine::Kernel, ours()] {
         let served = Mirror::open(engine, "m", &shape);
-        served.wait_status(20, "the letter of a failed recovery", |status| status.short() == "0/48 AS core");
+        served.wait_status(20, "the letter of a failed recovery", |status| status.short() == "0/48 AS c");
         view.verify(&served.disk());
         served.close();
     }
@@ -112,7 +112,7 @@ fn relative_leg() {
     let [first, second] = [&legs[0].path, &legs[1].path];
     server::add(&format!("mirror --leg {first} --leg {second} --nosync --region-size {REGION}s --name m"));
     let (dir, name) = second.rsplit_once('/').expect("an absolute path");
-    sh(&format!("cd {dir} && {} message m repair {name}", crate::sh::binary())).ok();
+    run_args("sh", &["-c", &format!("cd {dir} && {} message m repair {name}", binary())]).ok();
     let refused = ublk_dm("message m repair 2").refused();
     assert!(refused.stderr.contains(&format!("0 ({first}), 1 ({second})")), "{}", refused.stderr);
     server::del("m");
