@@ -20,7 +20,7 @@ impl Add {
 #[derive(Args)]
 pub struct Created {
     /// The N of /dev/ublkbN [default: the first free one]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]
     pub id: Option<u32>,
     /// The device cannot be written
     #[arg(long)]

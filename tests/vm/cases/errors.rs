@@ -51,11 +51,19 @@ struct Row {
     says: &'static str,
 }
 
+/// The first areas: 256 records each, and as many chunks behind them.
+const AREAS: [Fault; 4] = [
+    (Fails::All, CHUNK, CHUNK),
+    (Fails::All, 258 * CHUNK, CHUNK),
+    (Fails::All, 515 * CHUNK, CHUNK),
+    (Fails::All, 772 * CHUNK, CHUNK),
+];
+
 const ROWS: [Row; 9] = [
     // COW data, from some chunk on.
     Row { cow: &[(Fails::All, 60 * CHUNK, 9 * MIB)], says: "copying a chunk failed", ..ROW },
-    // The current area.
-    Row { cow: &[(Fails::All, CHUNK, CHUNK)], after: 20, says: "writing its exceptions failed", ..ROW },
+    // The current area, whichever that is by the time the disk begins to fail.
+    Row { cow: &AREAS, after: 20, says: "writing its exceptions failed", ..ROW },
     // The next area, when the first one fills.
     Row { cow: &[(Fails::All, 258 * CHUNK, CHUNK)], says: "writing its exceptions failed", ..ROW },
     // Flushes alone; the mark is a FUA write and needs none.
