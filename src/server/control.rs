@@ -161,7 +161,7 @@ impl Server {
     }
 
     fn answer(&mut self, question: Question, mut connection: UnixStream) -> io::Result<()> {
-        let undo = Undo::of(&question);
+        let undo = Undo::of(&question, self);
         let answer = self.carry_out(question).unwrap_or_else(|message| Answer::Failed { message });
         let left = protocol::has_left(&connection);
         if left {

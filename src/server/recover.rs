@@ -84,7 +84,10 @@ impl Server {
     pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Answer, Reason> {
         let held = self.hold_writers()?;
         let mut problems = Vec::new();
-        for id in ids {
+        // Snapshots before their origin, whose requests that waited are sent once more.
+        let mut ids = ids.to_vec();
+        ids.sort_by_key(|id| self.left_out.get(id).is_some_and(|left| changes_origin(&left.device.spec)));
+        for id in &ids {
             let Some(LeftOut { mut device, for_good, .. }) = self.left_out.get(id).cloned() else { continue };
             let name = device.name.clone();
             device.lost &= for_good || self.origin_changed;
@@ -103,6 +106,11 @@ impl Server {
 
     /// Takes one device over; says so if that is invalid.
     fn recover_one(&mut self, device: DeviceState) -> Result<Option<Reason>, Reason> {
+        if changes_origin(&device.spec) && self.left_out.len() > 1 {
+            // From its start on, what is still left out is wrong.
+            self.lose_left_out();
+            self.record(None)?;
+        }
         let prepared = self.make_ready(&device)?;
         let info = self.serve_again(&prepared, &device)?;
         self.left_out.remove(&device.id);

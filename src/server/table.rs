@@ -74,7 +74,7 @@ impl Server {
     }
 
     /// Notes whether a device is suspended, and which table waits for its resume, for those who ask and for the next server.
-    fn record_suspended(&mut self, id: u32, suspended: bool) -> Result<(), Reason> {
+    pub(super) fn record_suspended(&mut self, id: u32, suspended: bool) -> Result<(), Reason> {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.suspended = suspended;
         }

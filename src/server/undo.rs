@@ -14,11 +14,12 @@ pub(super) enum Undo {
 }
 
 impl Undo {
-    /// The one for a command.
-    pub(super) fn of(question: &Question) -> Undo {
+    /// The one for a command. What was suspended before stays so.
+    pub(super) fn of(question: &Question, server: &Server) -> Undo {
+        let runs = |id: &u32| server.devices.get(id).is_some_and(|entry| !entry.suspended);
         match question {
             Question::Add { .. } => Undo::Add,
-            Question::Suspend { id, .. } => Undo::Suspend(*id),
+            Question::Suspend { id, .. } if runs(id) => Undo::Suspend(*id),
             _ => Undo::No,
         }
     }
@@ -33,7 +34,11 @@ impl Server {
                 let id = path.trim_start_matches(device::BLOCK_PATH).parse();
                 id.map_err(|_| path.clone()).and_then(|id| self.del(&[id], true))
             }
-            (Undo::Suspend(id), Answer::Done) => self.resume(id),
+            // Not `resume`, which would put a loaded table in place that has not been asked for.
+            (Undo::Suspend(id), Answer::Done) => {
+                let recorded = self.record_suspended(id, false);
+                recorded.and_then(|()| self.let_through(id, true)).map(|()| Answer::Done)
+            }
             _ => return,
         };
         match taken_back {

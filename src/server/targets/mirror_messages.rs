@@ -40,7 +40,7 @@ impl Server {
                     let parts = LegParts { disk: family.disk(opened), offset, identity };
                     mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
                 })?;
-                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs[at] = new);
+                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs[at] = new)?;
             }
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
@@ -50,14 +50,14 @@ impl Server {
                     let parts = LegParts { disk: family.disk(opened), offset, identity };
                     mirror.add_leg(parts).await.map_err(|error| error.to_string())
                 })?;
-                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs.push(new));
+                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs.push(new))?;
             }
             ["remove-leg", leg] => {
                 let at = self.leg(id, leg)?;
                 self.on_mirror(id, move |_, mirror| async move {
                     mirror.remove_leg(at).await.map_err(|error| error.to_string())
                 })?;
-                self.change_legs(id, None, |legs| drop(legs.remove(at)));
+                self.change_legs(id, None, |legs| drop(legs.remove(at)))?;
             }
             ["recover"] => self.on_mirror(id, move |_, mirror| async move {
                 mirror.recover_again();
@@ -141,7 +141,12 @@ impl Server {
 
     /// Notes other legs, so that list, table and the next server know them; `new` is the word and the disk of one that has
     /// come.
-    fn change_legs(&mut self, id: u32, new: Option<(&str, DiskId)>, change: impl FnOnce(&mut Vec<Leg>)) {
+    fn change_legs(
+        &mut self,
+        id: u32,
+        new: Option<(&str, DiskId)>,
+        change: impl FnOnce(&mut Vec<Leg>),
+    ) -> Result<(), Reason> {
         if let Some(entry) = self.devices.get_mut(&id) {
             if let TargetParams::Mirror(Table { legs, .. }) = &mut entry.spec.table.params {
                 change(legs);
@@ -150,7 +155,10 @@ impl Server {
                 entry.deps.insert(word, disk);
             }
         }
-        self.save();
+        self.publish();
+        self.record(None).map_err(|why| {
+            format!("done, but the state file still tells of the old legs: {why}; do it again when there is room")
+        })
     }
 }
 
