@@ -4,10 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use std::task::{Context, Waker};
 
-use super::Flags;
-use super::job::{Job, Part, SLICE_SECTORS};
+use super::budget::Budget;
+use super::job::{Job, SLICE_SECTORS};
+use super::part::{Flags, Part};
 use super::throttle::Throttle;
 use crate::disk::{Buffer, Disk, DiskError, Errno, Host, Memory};
 use crate::exec::{Executor, WaitQueue};
@@ -41,12 +41,8 @@ type Callback = Box<dyn FnOnce()>;
 
 struct Shared {
     executor: Executor,
-    host: Rc<dyn Host>,
-    throttle: Throttle,
-    reserve: RefCell<Option<Buffer>>,
-    reserve_id: u32,
+    budget: Budget,
     zero_pages: Rc<[Buffer]>,
-    waiting_for_memory: RefCell<Vec<Waker>>,
     /// Boxed, because a job is handed on several times.
     #[allow(clippy::vec_box)]
     idle_jobs: RefCell<Vec<Box<Job>>>,
@@ -54,8 +50,6 @@ struct Shared {
     /// Jobs and tokens whose callback has not returned.
     unfinished: Cell<usize>,
     closing: Cell<bool>,
-    /// Sectors of the source that have been dealt with since the client was made.
-    moved: Cell<u64>,
     changed: WaitQueue,
 }
 
@@ -70,23 +64,19 @@ impl Client {
     /// [`Client::destroy`].
     pub fn new(executor: &Executor, host: &Rc<dyn Host>, throttle: Option<Throttle>) -> Option<Client> {
         let slice_bytes = u32::try_from(Sectors(SLICE_SECTORS).bytes()).ok()?;
-        let reserve = Buffer::acquire(host, slice_bytes)?;
+        let throttle = throttle.unwrap_or_else(|| Throttle::new(100));
+        let budget = Budget::new(host, throttle, slice_bytes)?;
         let zero_page = Buffer::acquire(host, ZERO_PAGE_BYTES)?;
         zero_page.at(0).clear(0, u64::from(ZERO_PAGE_BYTES));
         let client = Client {
             shared: Rc::new(Shared {
                 executor: executor.clone(),
-                host: host.clone(),
-                throttle: throttle.unwrap_or_else(|| Throttle::new(100)),
-                reserve_id: reserve.id().0,
-                reserve: RefCell::new(Some(reserve)),
+                budget,
                 zero_pages: Rc::new([zero_page]),
-                waiting_for_memory: RefCell::default(),
                 idle_jobs: RefCell::default(),
                 callbacks: RefCell::default(),
                 unfinished: Cell::new(0),
                 closing: Cell::new(false),
-                moved: Cell::new(0),
                 changed: WaitQueue::default(),
             }),
         };
@@ -94,55 +84,14 @@ impl Client {
         Some(client)
     }
 
-    pub(super) fn host(&self) -> &Rc<dyn Host> {
-        &self.shared.host
-    }
-
-    pub(super) fn throttle(&self) -> &Throttle {
-        &self.shared.throttle
-    }
-
-    /// The time for the throttle, which costs a look at the clock and is not asked for when nothing is limited.
-    pub(super) fn throttle_ms(&self) -> u64 {
-        if self.shared.throttle.counts_time() { self.shared.host.now_ms() } else { 0 }
-    }
-
-    /// Memory for a slice: shared memory if there is some, else the reserve, else later.
-    pub(super) fn take_buffer(&self, count_sectors: u64, cx: &mut Context<'_>) -> Option<Buffer> {
-        let bytes = u32::try_from(Sectors(count_sectors).bytes()).ok()?;
-        let buffer = Buffer::acquire(&self.shared.host, bytes).or_else(|| self.shared.reserve.borrow_mut().take());
-        if buffer.is_none() {
-            let mut waiting = self.shared.waiting_for_memory.borrow_mut();
-            if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-                waiting.push(cx.waker().clone());
-            }
-        }
-        buffer
-    }
-
-    pub(super) fn add_moved(&self, sectors: u64) {
-        self.shared.moved.set(self.shared.moved.get() + sectors);
-    }
-
     /// Changes the share of time of this client's throttle, and of all that share it.
     pub fn set_throttle_percent(&self, percent: u32) {
-        self.shared.throttle.set_percent(percent);
+        self.shared.budget.throttle().set_percent(percent);
     }
 
     /// How far all jobs of this client together have come: sectors of their sources that have been dealt with.
     pub fn moved(&self) -> Sectors {
-        Sectors(self.shared.moved.get())
-    }
-
-    pub(super) fn give_back(&self, buffer: Buffer) {
-        if buffer.id().0 == self.shared.reserve_id {
-            *self.shared.reserve.borrow_mut() = Some(buffer);
-        }
-        if !self.shared.waiting_for_memory.borrow().is_empty() {
-            for waker in self.shared.waiting_for_memory.borrow_mut().drain(..) {
-                waker.wake();
-            }
-        }
+        self.shared.budget.moved()
     }
 
     /// A job to fill. It goes back to the client when dropped, with its memory.
@@ -153,7 +102,7 @@ impl Client {
 
     /// Copies a job's parts from `source`, reading each range once. Results are left in the parts.
     pub async fn run_parts(&self, job: &mut Job, source: &Disk, flags: Flags) {
-        job.run(self, Some(source), flags).await;
+        job.run(&self.shared.budget, Some(source), flags).await;
     }
 
     /// Copies `from` to up to eight destinations of the same length and waits.
@@ -162,7 +111,7 @@ impl Client {
         if !fill(&mut job, from.sector.0, from.count, to) {
             return refused(from);
         }
-        job.run(self, Some(&from.disk), effective(flags)).await;
+        job.run(&self.shared.budget, Some(&from.disk), effective(flags)).await;
         outcome(&job)
     }
 
@@ -181,7 +130,7 @@ impl Client {
             if !fill(&mut job, 0, first.count, to) {
                 return refused(first);
             }
-            job.run(self, None, effective(flags)).await;
+            job.run(&self.shared.budget, None, effective(flags)).await;
             let refused = job.write_error.as_ref().is_some_and(|error| error.errno.is_unsupported());
             if last_way || !refused {
                 return outcome(&job);

@@ -12,37 +12,16 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::Flags;
-use super::client::Client;
+use super::budget::Budget;
+use super::part::{Flags, Part, fail_overlapping, run_end, start_write};
 use super::throttle::{Admission, PAUSE_MS};
-use crate::disk::{Buffer, Disk, DiskError, Io, Memory, Op, OpKind};
+use crate::disk::{Buffer, Disk, DiskError, Io, Memory};
 use crate::units::{Sector, Sectors};
 
 /// Longest slice: 512 KiB, the kernel's default sub-job.
 pub const SLICE_SECTORS: u64 = 1024;
 /// Slices of one job in flight together, as in the kernel.
 pub const SLICES_IN_FLIGHT: usize = 8;
-
-/// A range of the source and one place it goes to.
-#[derive(Clone, Debug)]
-pub struct Part {
-    /// Where the range starts on the source.
-    pub from: Sector,
-    /// Its length.
-    pub count: Sectors,
-    /// The disk it is written to.
-    pub to: Disk,
-    /// Where on that disk.
-    pub at: Sector,
-    /// Set by the job: some piece of this part was not written.
-    pub failed: bool,
-}
-
-impl Part {
-    fn end(&self) -> u64 {
-        self.from.0 + self.count.0
-    }
-}
 
 enum State {
     Idle,
@@ -127,7 +106,7 @@ impl Job {
     }
 
     /// Runs the job: from `source`, or zeroes when it is `None`.
-    pub(super) fn run<'a>(&'a mut self, client: &'a Client, source: Option<&Disk>, flags: Flags) -> Run<'a> {
+    pub(super) fn run<'a>(&'a mut self, budget: &'a Budget, source: Option<&Disk>, flags: Flags) -> Run<'a> {
         self.source = source.cloned();
         self.flags = flags;
         self.cursor = 0;
@@ -136,7 +115,7 @@ impl Job {
         (self.active, self.used) = (0, 0);
         self.again.clear();
         self.stopped = false;
-        Run { job: self, client }
+        Run { job: self, budget }
     }
 
     /// The next range of the source that some part needs, at most a slice long.
@@ -165,7 +144,7 @@ impl Job {
     }
 
     /// Starts slices as long as there is something left to copy, a slice is idle and there is memory.
-    fn begin(&mut self, client: &Client, cx: &mut Context<'_>) {
+    fn begin(&mut self, budget: &Budget, cx: &mut Context<'_>) {
         let mut index = 0;
         while let Some((from, count)) = self.again.last().copied().or(self.next) {
             if self.stopped || self.active == self.slices.len() {
@@ -177,7 +156,7 @@ impl Job {
             let slice = &mut self.slices[index];
             slice.state = State::WantsWrite;
             if self.source.is_some() {
-                slice.buffer = client.take_buffer(count, cx);
+                slice.buffer = budget.take_buffer(count, cx);
                 slice.state = State::WantsRead;
                 if slice.buffer.is_none() {
                     slice.state = State::Idle;
@@ -210,34 +189,34 @@ impl Job {
     }
 
     /// Moves one slice forward; says whether anything changed.
-    fn step(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+    fn step(&mut self, index: usize, budget: &Budget, cx: &mut Context<'_>) -> bool {
         match self.slices[index].state {
             State::Idle => false,
-            State::WantsRead => self.read(index, client, cx),
-            State::Reading(_) => self.poll_read(index, client, cx),
-            State::WantsWrite => self.write(index, client, cx),
-            State::Writing => self.poll_writes(index, client, cx),
+            State::WantsRead => self.read(index, budget, cx),
+            State::Reading(_) => self.poll_read(index, budget, cx),
+            State::WantsWrite => self.write(index, budget, cx),
+            State::Writing => self.poll_writes(index, budget, cx),
         }
     }
 
     /// Whether the throttle lets this slice's next operation start.
-    fn admitted(slice: &mut Slice, client: &Client, cx: &mut Context<'_>) -> bool {
-        let now_ms = client.throttle_ms();
-        if now_ms >= slice.wake_at_ms || !client.throttle().counts_time() {
-            if client.throttle().admit(now_ms, slice.pauses) == Admission::Admitted {
+    fn admitted(slice: &mut Slice, budget: &Budget, cx: &mut Context<'_>) -> bool {
+        let now_ms = budget.throttle_ms();
+        if now_ms >= slice.wake_at_ms || !budget.throttle().counts_time() {
+            if budget.throttle().admit(now_ms, slice.pauses) == Admission::Admitted {
                 slice.pauses = 0;
                 return true;
             }
             slice.pauses += 1;
             slice.wake_at_ms = now_ms + PAUSE_MS;
         }
-        client.host().wake_at(slice.wake_at_ms, cx.waker());
+        budget.host().wake_at(slice.wake_at_ms, cx.waker());
         false
     }
 
-    fn read(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+    fn read(&mut self, index: usize, budget: &Budget, cx: &mut Context<'_>) -> bool {
         let slice = &mut self.slices[index];
-        if !Self::admitted(slice, client, cx) {
+        if !Self::admitted(slice, budget, cx) {
             return false;
         }
         let (Some(source), Some(buffer)) = (&self.source, &slice.buffer) else { return false };
@@ -245,11 +224,11 @@ impl Job {
         true
     }
 
-    fn poll_read(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+    fn poll_read(&mut self, index: usize, budget: &Budget, cx: &mut Context<'_>) -> bool {
         let slice = &mut self.slices[index];
         let State::Reading(io) = &mut slice.state else { return false };
         let Poll::Ready(result) = Pin::new(io).poll(cx) else { return false };
-        client.throttle().done(client.throttle_ms());
+        budget.throttle().done(budget.throttle_ms());
         slice.state = State::WantsWrite;
         if let Err(error) = result {
             self.read_error.get_or_insert(error);
@@ -263,23 +242,23 @@ impl Job {
                 if !self.cut(from, count) {
                     self.fail_range(from, count);
                 }
-                self.end(index, client);
+                self.end(index, budget);
             }
         }
         true
     }
 
-    fn write(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+    fn write(&mut self, index: usize, budget: &Budget, cx: &mut Context<'_>) -> bool {
         let (from, count) = (self.slices[index].from, self.slices[index].count);
         if self.flags.sequential_write && self.write_cursor != from {
             if self.stopped {
                 self.fail_range(from, count);
-                self.end(index, client);
+                self.end(index, budget);
                 return true;
             }
             return false;
         }
-        if !Self::admitted(&mut self.slices[index], client, cx) {
+        if !Self::admitted(&mut self.slices[index], budget, cx) {
             return false;
         }
         self.write_cursor = from + count;
@@ -305,7 +284,7 @@ impl Job {
         true
     }
 
-    fn poll_writes(&mut self, index: usize, client: &Client, cx: &mut Context<'_>) -> bool {
+    fn poll_writes(&mut self, index: usize, budget: &Budget, cx: &mut Context<'_>) -> bool {
         let slice = &mut self.slices[index];
         let (from, end) = (slice.from, slice.from + slice.count);
         let (parts, flags) = (&mut self.parts, self.flags);
@@ -323,8 +302,8 @@ impl Job {
         if !slice.writes.is_empty() {
             return false;
         }
-        client.throttle().done(client.throttle_ms());
-        self.end(index, client);
+        budget.throttle().done(budget.throttle_ms());
+        self.end(index, budget);
         true
     }
 
@@ -333,60 +312,33 @@ impl Job {
         fail_overlapping(&mut self.parts, from, from + count);
     }
 
-    fn end(&mut self, index: usize, client: &Client) {
+    fn end(&mut self, index: usize, budget: &Budget) {
         self.active -= 1;
         let slice = &mut self.slices[index];
         slice.state = State::Idle;
-        client.add_moved(slice.count);
+        budget.add_moved(slice.count);
         if let Some(buffer) = slice.buffer.take() {
-            client.give_back(buffer);
+            budget.give_back(buffer);
         }
     }
-}
-
-fn fail_overlapping(parts: &mut [Part], from: u64, end: u64) {
-    for part in parts.iter_mut().filter(|part| part.from.0 < end && part.end() > from) {
-        part.failed = true;
-    }
-}
-
-/// The last part of the run that starts at `first`: parts that continue each other on both disks are one write.
-fn run_end(parts: &[Part], first: usize) -> usize {
-    let mut last = first;
-    while let Some(next) = parts.get(last + 1) {
-        let part = &parts[last];
-        let follows = next.from.0 == part.end() && next.at.0 == part.at.0 + part.count.0;
-        if !follows || !next.to.same(&part.to) {
-            break;
-        }
-        last += 1;
-    }
-    last
-}
-
-/// Starts a write of data, or of zeroes in the way the disk does them best.
-fn start_write(part: &Part, at: Sector, count: u64, memory: Memory) -> Io {
-    let zeroes = matches!(memory, Memory::None);
-    let kind = if zeroes { OpKind::WriteZeroes } else { OpKind::Write { fua: false } };
-    part.to.start(Op { kind, sector: at, count: Sectors(count), memory })
 }
 
 /// The future of a running job.
 pub(super) struct Run<'a> {
     job: &'a mut Job,
-    client: &'a Client,
+    budget: &'a Budget,
 }
 
 impl Future for Run<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let Run { job, client } = &mut *self;
+        let Run { job, budget } = &mut *self;
         loop {
-            job.begin(client, cx);
+            job.begin(budget, cx);
             let (active, write_cursor) = (job.active, job.write_cursor);
             for index in 0..job.used {
-                while job.step(index, client, cx) {}
+                while job.step(index, budget, cx) {}
             }
             if job.done() {
                 // A part that no slice reached because the job stopped was not written either.

@@ -15,25 +15,16 @@
 //! [`Client::run_parts`] is the form under them: a list of parts that may overlap on the source, for an origin that feeds
 //! many snapshots with one read.
 
+mod budget;
 mod client;
 mod job;
+mod part;
 mod throttle;
 
 pub use client::{Client, JobLease, MAX_DESTINATIONS, Outcome, Token};
-pub use job::{Job, Part, SLICE_SECTORS, SLICES_IN_FLIGHT};
+pub use job::{Job, SLICE_SECTORS, SLICES_IN_FLIGHT};
+pub use part::{Flags, Part};
 pub use throttle::{Admission, Throttle};
-
-/// How a copy treats errors and order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flags {
-    /// Go on after errors; what could not be read is written as zeroes, as dm-io leaves it.
-    pub ignore_error: bool,
-    /// Issue writes in ascending order. Errors are then never ignored.
-    pub sequential_write: bool,
-    /// Parts do not concern each other: an error fails the parts it touches and stops nothing else. This is how the
-    /// snapshots of one origin share a read without sharing their fate.
-    pub independent: bool,
-}
 
 #[cfg(test)]
 mod tests;
