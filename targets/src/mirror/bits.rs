@@ -108,6 +108,12 @@ impl Bits {
     }
 }
 
+/// Lends bits as they are now.
+pub(super) trait WithBits {
+    /// Calls back with the bits.
+    fn with_bits(&self, work: impl FnOnce(&Bits));
+}
+
 /// The word of a bit; the vector was made, so its indices fit.
 fn index(at: u64) -> usize {
     usize::try_from(at / WORD_BITS).unwrap_or(usize::MAX)

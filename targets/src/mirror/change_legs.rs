@@ -16,9 +16,10 @@
 use std::fmt;
 use std::rc::Rc;
 
-use super::config::{RecordError, check_leg};
+use super::config::{LegParts, RecordError, check_leg};
 use super::legs::{LegSet, MAX_LEGS};
-use super::target::{LegParts, Mirror, OpenError, Phase, State};
+use super::open_error::OpenError;
+use super::target::{Mirror, Phase, State};
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 

@@ -4,46 +4,13 @@
 //! beside it does not bring that back though it may succeed. So a flush has succeeded only when all that were started
 //! before its end have ended too, and what they did to the legs is known and remembered.
 
-use std::cell::{Cell, RefCell};
-
 use super::legs::{Failure, LegSet, MAX_LEGS};
 use super::target::{Mirror, State};
 use super::write::{Done, Outcome, finish};
 use crate::disk::{Io, Memory, Op, OpKind};
-use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError};
 use crate::units::{Sector, Sectors};
-
-/// Flushes under way, by the order in which they were started.
-#[derive(Default)]
-pub(super) struct Flushes {
-    begun: Cell<u64>,
-    under_way: RefCell<Vec<u64>>,
-    ended: WaitQueue,
-}
-
-impl Flushes {
-    fn begin(&self) -> u64 {
-        let turn = self.begun.get();
-        self.begun.set(turn + 1);
-        self.under_way.borrow_mut().push(turn);
-        turn
-    }
-
-    /// One has ended; returns how many have been started by now.
-    fn end(&self, turn: u64) -> u64 {
-        self.under_way.borrow_mut().retain(|other| *other != turn);
-        self.ended.wake_all();
-        self.begun.get()
-    }
-
-    /// Waits until the first so many have ended.
-    async fn until_ended(&self, begun: u64) {
-        let ended = || self.under_way.borrow().iter().all(|turn| *turn >= begun);
-        self.ended.until(|| ended().then_some(())).await;
-    }
-}
 
 impl Mirror {
     /// Flushes all legs.

@@ -9,8 +9,8 @@
 //! over ([`Claims::exceed`]); a leg is known by its lasting identity, and one that the record does not know has nothing;
 //! where no leg is known to be right none is chosen ([`begin`]).
 
-use super::config::OpenError;
 use super::legs::LegSet;
+use super::open_error::OpenError;
 use crate::table::InitialSync;
 
 /// A leg in a leg state.

@@ -9,14 +9,16 @@
 //! A leg that is no source because it missed something is *stale*, which the log remembers: it is not read from either
 //! until everything is in sync again, although it is right where a region is.
 //!
-//! Which leg a read goes to is decided in `choose` beside this file.
+//! Which leg a read goes to is decided in `read_balance` beside this file.
 
-use super::read_balance::STREAMS;
 use crate::mutant::{self, Mutant};
 use crate::table::LegHealth;
 
 /// Most legs of a mirror: kcopyd copies from one to at most eight others.
 pub const MAX_LEGS: usize = 9;
+/// Sequential streams of reads that are kept apart on each leg.
+pub(super) const STREAMS: usize = 4;
+
 /// A set of legs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LegSet(pub u16);

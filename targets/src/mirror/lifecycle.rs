@@ -5,15 +5,16 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::Bits;
-use super::config::{RecordError, check_leg};
-use super::flush::Flushes;
+use super::config::{Parts, RecordError, check_leg};
+use super::flushes::Flushes;
 use super::format::MAX_REGIONS;
 use super::leg_state::{Past, begin};
 use super::legs::{LegSet, Legs, MAX_LEGS};
 use super::log::{Log, Unusable, Work};
+use super::open_error::OpenError;
 use super::recovery::LANES;
 use super::regions::Regions;
-use super::target::{CLEAN_DELAY_MS, Mirror, OpenError, Parts, Phase, State};
+use super::target::{CLEAN_DELAY_MS, Mirror, Phase, State};
 use crate::disk::DiskError;
 use crate::exec::{Executor, WaitQueue};
 use crate::mutant::{self, Mutant};
@@ -89,7 +90,7 @@ impl Mirror {
             reshapes: Cell::new(0),
             paused: Cell::new(0),
             recovering: Cell::new(0),
-            pass: Cell::new(None),
+            progress: Cell::new(None),
             cleaning: Cell::new(0),
             flags_pending: Cell::new(false),
             flags_lost: Cell::new(false),

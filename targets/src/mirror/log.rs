@@ -26,8 +26,6 @@ use crate::mutant::{self, Mutant};
 use crate::table::InitialSync;
 use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};
 
-pub(super) use batch::WithBits;
-
 /// Writes of one batch in flight together; the rest of a batch follows.
 const WRITES_IN_FLIGHT: usize = 8;
 /// Longest read or write of the log, and so the memory for one: 32 KiB, the bits of 262,144 regions.

@@ -4,12 +4,10 @@
 //! lately. A sequential stream stays on its leg, whose read-ahead it profits from, as long as that leg is not much busier
 //! than others. Reads of regions out of sync go to the default leg.
 
-use super::legs::{Failure, LegSet, Legs};
+use super::legs::{Failure, LegSet, Legs, STREAMS};
 use crate::mutant::{self, Mutant};
 use crate::units::{Sector, Sectors};
 
-/// Sequential streams that are kept apart on each leg.
-pub(super) const STREAMS: usize = 4;
 /// Reads in flight that a leg may have more than the least busy one before a stream leaves it.
 pub(super) const STREAM_SLACK: u32 = 8;
 /// Weight of the latest read in a leg's average latency: one part in so many.

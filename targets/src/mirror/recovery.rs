@@ -7,9 +7,10 @@
 //! Rules kept here: the source is the default leg, or another source leg where that cannot be read; a region counts as in
 //! sync only when every leg has been written; what could not be read is not written.
 
+use super::config::Progress;
 use super::legs::{Failure, LegSet};
 use super::regions::Span;
-use super::target::{Mirror, Progress, State};
+use super::target::{Mirror, State};
 use crate::copy::{Flags, Part, SLICE_SECTORS};
 use crate::disk::DiskError;
 use crate::mutant::{self, Mutant};
@@ -17,12 +18,6 @@ use crate::units::RegionIndex;
 
 /// Copies under way at the same time. Each takes at most 4 MiB, so all of them take half of what the server has.
 pub const LANES: usize = 8;
-
-/// A search through the regions for what is out of sync.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pass {
-    pub(super) progress: Progress,
-}
 
 /// What a copy of regions came to.
 enum Copied {
@@ -42,7 +37,7 @@ impl Mirror {
             self.recovering.set(self.recovering.get() - 1);
             if self.recovering.get() == 0 {
                 if self.paused.get() > 0 || !self.state.borrow().regions.has_recovery() {
-                    self.pass.set(None);
+                    self.progress.set(None);
                 }
                 self.quiet.wake_all();
             }
@@ -64,9 +59,9 @@ impl Mirror {
             (regions.next_recovery(most)?, lost)
         };
         self.recovering.set(self.recovering.get() + 1);
-        if self.pass.get().is_none() {
+        if self.progress.get().is_none() {
             let progress = Progress { done: 0, total: lost, bytes: 0, started_ms: self.host.now_ms() };
-            self.pass.set(Some(Pass { progress }));
+            self.progress.set(Some(progress));
         }
         Some(Some(span))
     }
@@ -138,9 +133,9 @@ impl Mirror {
     }
 
     fn count_bytes(&self, bytes: u64) {
-        if let Some(mut pass) = self.pass.get() {
-            pass.progress.bytes += bytes;
-            self.pass.set(Some(pass));
+        if let Some(mut progress) = self.progress.get() {
+            progress.bytes += bytes;
+            self.progress.set(Some(progress));
         }
     }
 
@@ -152,10 +147,10 @@ impl Mirror {
         };
         self.wake(wake);
         self.released.wake_all();
-        if let Some(mut pass) = self.pass.get().filter(|_| copied) {
-            pass.progress.done += span.count;
-            pass.progress.total = pass.progress.total.max(pass.progress.done);
-            self.pass.set(Some(pass));
+        if let Some(mut progress) = self.progress.get().filter(|_| copied) {
+            progress.done += span.count;
+            progress.total = progress.total.max(progress.done);
+            self.progress.set(Some(progress));
         }
         if copied {
             self.note_in_sync();

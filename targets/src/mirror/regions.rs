@@ -21,7 +21,7 @@
 use std::collections::VecDeque;
 
 use super::bits::Bits;
-use super::regions_flush::Unflushed;
+use super::unflushed::Unflushed;
 use crate::hash::NumberTable;
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
@@ -367,3 +367,7 @@ impl Regions {
 #[cfg(test)]
 #[path = "regions_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "regions_scenarios_tests.rs"]
+mod scenarios_tests;

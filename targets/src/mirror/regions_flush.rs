@@ -2,80 +2,15 @@
 //!
 //! A leg that could not be flushed may have lost everything that it was given since its last good flush, and a later good
 //! flush does not bring that back. With a log on a disk these are the dirty regions. A log in memory has none at rest, so
-//! they are counted here: up to [`MAX_UNFLUSHED`] by number, and beyond that as "any".
+//! they are kept in [`super::unflushed`].
 //!
 //! Rules kept here: what a leg may have lost is out of sync from the moment on in which its flush failed; and a copy that
 //! was under way then makes no region in sync, whichever leg it reads or writes.
 
 use super::regions::{Entry, Regions};
-use crate::hash::NumberTable;
+use super::unflushed::Unflushed;
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
-
-/// Regions known by number; more than that are copied as a whole after a failed flush. Bounds memory to a few MiB where
-/// users write everywhere and never flush.
-const MAX_UNFLUSHED: usize = 65_536;
-
-/// Some regions, or any.
-#[derive(Clone, Default)]
-struct Set {
-    numbers: NumberTable<()>,
-    any: bool,
-}
-
-impl Set {
-    fn add(&mut self, region: u64) {
-        if self.any || self.numbers.contains_key(&region) {
-            return;
-        }
-        if self.numbers.len() == MAX_UNFLUSHED {
-            self.add_any();
-        } else {
-            self.numbers.insert(region, ());
-        }
-    }
-
-    fn add_any(&mut self) {
-        self.any = true;
-        self.numbers.clear();
-    }
-
-    /// Takes all of another set in.
-    fn absorb(&mut self, other: &mut Set) {
-        if other.any {
-            self.add_any();
-        }
-        other.numbers.drain().for_each(|(region, ())| self.add(region));
-        other.any = false;
-    }
-
-    fn clear(&mut self) {
-        self.numbers.clear();
-        self.any = false;
-    }
-}
-
-/// What has been written to the legs and not been flushed, as far as is known.
-#[derive(Clone, Default)]
-pub(super) struct Unflushed {
-    /// Since the flush that is under way was started, or since ever.
-    fresh: Set,
-    /// Before it.
-    flushing: Set,
-    /// A flush is under way whose success is taken note of; others beside it only count if they fail.
-    under_way: bool,
-}
-
-impl Unflushed {
-    /// What earlier servers have written and not flushed is unknown: it may be anything.
-    pub(super) fn unknown() -> Unflushed {
-        Unflushed { fresh: Set { any: true, ..Set::default() }, flushing: Set::default(), under_way: false }
-    }
-
-    pub(super) fn add(&mut self, region: u64) {
-        self.fresh.add(region);
-    }
-}
 
 impl Regions {
     /// What stands on the legs of a new mirror is what they keep: the administrator's word is about that, as in the kernel.
@@ -85,24 +20,12 @@ impl Regions {
 
     /// All legs are about to be flushed; says whether [`Regions::end_flush`] is to hear how it went.
     pub fn begin_flush(&mut self) -> bool {
-        if self.logged || self.unflushed.under_way {
-            return false;
-        }
-        let Unflushed { fresh, flushing, under_way } = &mut self.unflushed;
-        *under_way = true;
-        flushing.absorb(fresh);
-        true
+        !self.logged && self.unflushed.begin_flush()
     }
 
     /// A flush of all legs has ended that [`Regions::begin_flush`] has taken note of.
     pub fn end_flush(&mut self, succeeded: bool) {
-        let Unflushed { fresh, flushing, under_way } = &mut self.unflushed;
-        *under_way = false;
-        if succeeded {
-            flushing.clear();
-        } else {
-            fresh.absorb(flushing);
-        }
+        self.unflushed.end_flush(succeeded);
     }
 
     /// A leg could not be flushed, so what was written since the last flush may be gone from it: every region in which
@@ -130,8 +53,7 @@ impl Regions {
     }
 
     fn lose_unflushed(&mut self) {
-        let mut lost = std::mem::take(&mut self.unflushed.fresh);
-        lost.absorb(&mut self.unflushed.flushing);
+        let lost = self.unflushed.take();
         if lost.any {
             (0..self.count()).for_each(|region| _ = self.desync(RegionIndex(region)));
         }

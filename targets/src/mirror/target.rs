@@ -5,13 +5,13 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::Event;
-use super::bits::Bits;
-pub use super::config::{LegParts, LegReport, OpenError, Parts, Progress, RecordError, Recorder, Status};
-use super::flush::Flushes;
+use super::bits::{Bits, WithBits};
+pub use super::config::{LegParts, LegReport, Parts, Progress, RecordError, Recorder, Status};
+use super::flushes::Flushes;
 use super::leg_state::Claims;
 use super::legs::{Failure, LegSet, Legs};
-use super::log::{Log, WithBits};
-use super::recovery::Pass;
+use super::log::Log;
+pub use super::open_error::OpenError;
 use super::regions::{Regions, Wake};
 use crate::copy;
 use crate::disk::{Disk, DiskError, Host};
@@ -71,7 +71,8 @@ pub struct Mirror {
     pub(super) paused: Cell<usize>,
     /// Lanes of recovery that have work.
     pub(super) recovering: Cell<usize>,
-    pub(super) pass: Cell<Option<Pass>>,
+    /// How far recovery has come, while it is under way.
+    pub(super) progress: Cell<Option<Progress>>,
     /// Batches of regions that are being cleaned.
     pub(super) cleaning: Cell<usize>,
     /// The legs in the log's header are others now, but a flush of the legs must come before they are written.
@@ -201,7 +202,7 @@ impl Mirror {
 
     /// Recovery, if it is under way.
     pub fn recovery(&self) -> Option<Progress> {
-        self.pass.get().map(|pass| pass.progress)
+        self.progress.get()
     }
 
     /// The share of wall time, in percent, during which recovery may copy.

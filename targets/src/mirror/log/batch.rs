@@ -7,7 +7,7 @@
 //! not: that a region is clean need not be durable, it only must not be so before the legs are flushed, which happens
 //! before the bit is set in memory.
 
-use super::super::bits::Bits;
+use super::super::bits::WithBits;
 use super::{Changed, Log, OnDisk, WRITES_IN_FLIGHT, sector};
 use crate::disk::{DiskError, Io};
 use crate::mutant::{self, Mutant};
@@ -15,12 +15,6 @@ use crate::units::Sectors;
 
 /// Bytes encoded at a time.
 const SECTOR_LEN: usize = 512;
-
-/// Lends the log's bits as they are now.
-pub(in crate::mirror) trait WithBits {
-    /// Calls back with the bits.
-    fn with_bits(&self, work: impl FnOnce(&Bits));
-}
 
 impl Log {
     /// Takes everything that has changed as a batch and writes it, with FUA if there are marks in it. `bits` lends the
