@@ -1,5 +1,5 @@
 //! The `mirror` target: its state, and what can be seen of it. Requests are in `read` and `write` beside this file, its
-//! beginning and end in `life`.
+//! beginning and end in `lifecycle`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

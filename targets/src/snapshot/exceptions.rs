@@ -13,11 +13,15 @@
 use std::collections::VecDeque;
 
 use super::format::Record;
-use super::journaled::Recording;
 use super::mapping::Mapping;
+use super::recording::Recording;
 use crate::hash::NumberTable as Table;
 use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, CowChunk};
+
+/// Exceptions of one snapshot that may be pending. The kernel's limit on copies in flight (2048) serves the same end:
+/// memory and the length of commits stay bounded when an origin is written faster than a COW.
+pub const MAX_PENDING: usize = 2048;
 
 /// Whether a snapshot can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

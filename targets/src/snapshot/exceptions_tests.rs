@@ -107,7 +107,7 @@ fn a_record_behind_noted_ones_takes_them_along_and_many_are_due() {
     assert_eq!(ready, [record(1, 2), record(2, 3)]);
     state.publish();
     state.publish();
-    for chunk in 10..10 + super::super::journaled::MANY as u64 {
+    for chunk in 10..10 + super::super::recording::MANY as u64 {
         assert!(!state.noted_is_due());
         let id = state.begin(record(chunk, chunk));
         state.note(id).unwrap();

@@ -1,6 +1,7 @@
 //! The format of snapshot stores: bytes, places and numbers, against those of the kernel.
 
 use super::*;
+use crate::units::{Chunk, ChunkSize, CowChunk, Sectors};
 
 fn layout(sectors: u64) -> Layout {
     Layout { chunk_size: ChunkSize::from_sectors(sectors).unwrap() }

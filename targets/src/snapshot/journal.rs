@@ -9,8 +9,8 @@
 //! What stands there belongs to one store on one disk in one life of the machine: whoever keeps it sees to that. After a
 //! loss of power nothing may stand there, because the data that the records point to may be lost as well.
 
+use super::exceptions::MAX_PENDING;
 use super::format::Record;
-use super::target::MAX_PENDING;
 
 /// Places for notes: one for each exception that may be pending.
 pub const PLACES: usize = MAX_PENDING;

@@ -14,40 +14,6 @@
 use super::exceptions::{Exceptions, PendingId, Stage};
 use super::format::Record;
 
-/// Noted exceptions at which their commit begins: large enough that its cost is nothing for each, and well below the
-/// number of exceptions that may be pending, so that writes go on meanwhile.
-pub const MANY: usize = 512;
-
-/// How far the records are. Numbers count exceptions in the order of their allocation.
-#[derive(Debug, Default)]
-pub(super) struct Recording {
-    begun: u64,
-    /// The records of all before this are durable.
-    pub(super) recorded_to: u64,
-    /// Somebody waits for the records of all before this.
-    wanted_to: u64,
-    /// Of all before this none is noted that began later.
-    noted_to: u64,
-    pub(super) noted: usize,
-}
-
-impl Recording {
-    pub(super) fn begin(&mut self) -> u64 {
-        self.begun += 1;
-        self.begun - 1
-    }
-
-    /// There is nothing pending any more, and nothing to wait for if there was nothing noted.
-    fn catch_up(&mut self) {
-        self.recorded_to = self.begun;
-    }
-
-    /// Whether noted exceptions are to be committed now.
-    pub(super) fn is_due(&self) -> bool {
-        self.wanted_to > self.recorded_to || self.noted >= MANY
-    }
-}
-
 impl Exceptions {
     /// Notes an exception whose data is in its COW chunk: the snapshot shows it from now on. Gives its record; `None`, and
     /// nothing happens, if it was given up or the snapshot is no longer kept.

@@ -11,7 +11,7 @@
 //! the data has been written, each snapshot's *committer* makes the record durable: flush, then area write with FUA, for
 //! everything that is ready at that moment and in the order of allocation. The write then asks again, and goes to the
 //! origin only when nobody objects: every snapshot has a durable record (I5), and no snapshot read of the old chunk is
-//! still on its way to the origin (I4). What every snapshot has is remembered (`settled`), so that writing it again asks
+//! still on its way to the origin (I4). What every snapshot has is remembered (`preserved`), so that writing it again asks
 //! nobody, however many snapshots there are.
 //!
 //! A **write to a snapshot** goes to the COW chunk if there is one. Otherwise a chunk is allocated, the new data is written
@@ -36,10 +36,10 @@
 //!
 //! # Who does what
 //!
-//! [`exceptions`] with `noted` decides (pure) with what [`mapping`] holds (pure), `settled` remembers what needs no decision
-//! (pure), [`format`] knows the bytes (pure), [`store`] with `persistent` makes records durable, [`journal`] is where they wait
-//! for it, [`target`] and [`origin`] carry requests out. All targets of a family run on one thread, so state is borrowed,
-//! never locked, and never borrowed across an await.
+//! [`exceptions`] with `journaled` decides, by what [`mapping`] and `recording` hold; `preserved` remembers what needs no
+//! decision; [`format`] knows the bytes. All of these are pure. [`store`] with `store_load` and `store_write` makes records
+//! durable, [`journal`] is where they wait for it, [`target`] and [`origin`] with `origin_gate` carry requests out. All
+//! targets of a family run on one thread, so state is borrowed, never locked, and never borrowed across an await.
 
 mod commit;
 mod ending;
@@ -51,12 +51,15 @@ pub mod losses;
 pub mod mapping;
 mod no_space;
 pub mod origin;
+mod origin_gate;
 mod preserved;
 mod ranges;
 mod read;
+mod recording;
 pub mod store;
 mod store_error;
 mod store_load;
+mod store_open;
 mod store_undo;
 mod store_write;
 pub mod target;

@@ -4,69 +4,21 @@
 //! because all that it writes is `settled`) and the use of one read for all snapshots that lack a chunk. Reads and flushes
 //! go straight through.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
-use super::losses::Departed;
+use super::origin_gate::Gate;
 use super::preserved;
 use super::target::{Crowded, Snapshot};
 use crate::copy::{self, Flags, Job, JobLease};
-use crate::disk::{Disk, Io};
-use crate::exec::WaitQueue;
+use crate::disk::Disk;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, pass_through};
 use crate::units::{Chunk, Sectors};
 
 /// One exception that a write created.
 type Created = (Rc<Snapshot>, PendingId);
-
-/// Counts what is changing the origin, and holds it back while a snapshot joins.
-#[derive(Default)]
-pub(super) struct Gate {
-    /// Changes that have been let through and not completed.
-    inside: Cell<usize>,
-    held: Cell<bool>,
-    changed: WaitQueue,
-    /// Snapshots that have left, which a change makes wrong.
-    departed: Departed,
-}
-
-impl Gate {
-    /// Waits until no snapshot is joining.
-    pub(super) async fn open(&self) {
-        if self.held.get() {
-            self.changed.until(|| (!self.held.get()).then_some(())).await;
-        }
-    }
-
-    /// Carries out a change. Whoever asked whether it may happen must not have awaited since. It does not happen if a
-    /// snapshot that has left would become wrong without a trace (I9).
-    pub(super) async fn pass(&self, change: impl FnOnce() -> Io) -> Result<(), TargetError> {
-        self.departed.record()?;
-        let change = change();
-        self.inside.set(self.inside.get() + 1);
-        let result = change.await;
-        self.inside.set(self.inside.get() - 1);
-        if self.held.get() {
-            self.changed.wake_all();
-        }
-        Ok(result?)
-    }
-
-    /// Holds back new changes, one caller at a time, and waits until those inside have completed.
-    async fn hold(&self) {
-        self.changed.until(|| (!self.held.replace(true)).then_some(())).await;
-        if !mutant::is(Mutant::JoinAmongWrites) {
-            self.changed.until(|| (self.inside.get() == 0).then_some(())).await;
-        }
-    }
-
-    fn release(&self) {
-        self.held.set(false);
-        self.changed.wake_all();
-    }
-}
 
 /// A disk and its snapshots.
 pub struct Origin {
@@ -118,10 +70,12 @@ impl Origin {
     pub async fn join(&self, snapshot: Rc<Snapshot>) {
         self.gate.hold().await;
         snapshot.set_settled(self.settled.clone());
-        self.gate.departed.forget(snapshot.losses.cow());
+        self.gate.departed().forget(snapshot.losses.cow());
         self.snapshots.borrow_mut().push(snapshot);
         if self.snapshots.borrow().len() == 1 || !mutant::is(Mutant::JoinKeepsSettled) {
-            self.settled.borrow_mut().restart(&self.snapshots.borrow());
+            let snapshots = self.snapshots.borrow();
+            let sizes = snapshots.iter().map(|snapshot| (snapshot.chunk_size(), snapshot.len()));
+            self.settled.borrow_mut().restart(sizes);
         }
         self.tell_who_is_alone();
         self.gate.release();
@@ -131,11 +85,11 @@ impl Origin {
     /// change, which records first that it is so no longer.
     pub fn leave(&self, snapshot: &Rc<Snapshot>) {
         if let Some(loss) = snapshot.loss_when_left() {
-            self.gate.departed.add(snapshot.losses.clone(), loss);
+            self.gate.departed().add(snapshot.losses.clone(), loss);
         }
         self.snapshots.borrow_mut().retain(|other| !Rc::ptr_eq(other, snapshot));
         if self.snapshots.borrow().is_empty() {
-            self.settled.borrow_mut().restart(&[]);
+            self.settled.borrow_mut().restart([]);
         }
         self.tell_who_is_alone();
     }

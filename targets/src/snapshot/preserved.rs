@@ -15,7 +15,6 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::target::Snapshot;
 use crate::units::{ChunkSize, Sector, Sectors};
 
 /// Most words of a table: 16 MiB for an origin, enough to know all of 256 GiB in chunks of 4 KiB, of 1 TiB in those of 16 KiB,
@@ -46,11 +45,11 @@ pub(super) struct Settled {
 }
 
 impl Settled {
-    /// Forgets everything, and begins again for these snapshots.
-    pub(super) fn restart(&mut self, snapshots: &[Rc<Snapshot>]) {
-        let grain = snapshots.iter().map(|snapshot| snapshot.chunk_size()).min();
-        let shortest = snapshots.iter().map(|snapshot| snapshot.len()).min().unwrap_or_default();
-        *self = grain.map_or_else(Settled::default, |grain| Settled::of(grain, shortest));
+    /// Forgets everything, and begins again for snapshots with these chunk sizes and lengths.
+    pub(super) fn restart(&mut self, snapshots: impl IntoIterator<Item = (ChunkSize, Sectors)>) {
+        let smallest = |(grain, shortest): (ChunkSize, Sectors), (size, len)| (grain.min(size), shortest.min(len));
+        let sizes = snapshots.into_iter().reduce(smallest);
+        *self = sizes.map_or_else(Settled::default, |(grain, shortest)| Settled::of(grain, shortest));
     }
 
     fn of(grain: ChunkSize, shortest: Sectors) -> Settled {
@@ -160,7 +159,7 @@ mod tests {
     #[test]
     fn without_snapshots_nothing_is_kept() {
         let mut settled = settled(8, 800);
-        settled.restart(&[]);
+        settled.restart([]);
         settled.settle(Sector(0), Sectors(8));
         settled.forget(Sector(0), Sectors(8));
         assert!(!settled.has(Sector(0), Sectors(8)) && settled.words.is_empty());

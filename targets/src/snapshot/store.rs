@@ -5,54 +5,22 @@
 //! its terminator their removal.
 //!
 //! Rules kept here: nothing is written before the whole store has been judged; and a chunk counts as committed, and the
-//! next record's place moves on, only when its record is durable. How records become durable is in `persistent`.
+//! next record's place moves on, only when its record is durable. How records become durable is in `store_write`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health};
 use super::format::identity::IDENTITY_END;
-use super::format::{self, Cursor, Found, HEADER_BYTES, HeaderError, Identity, Layout, Record, StoreId, Usage};
+use super::format::{self, Cursor, Found, HEADER_BYTES, HeaderError, Identity, Layout, Record, Usage};
 use super::journal::Noted;
 pub use super::store_error::StoreError;
 use super::store_load::{self, Loaded};
+pub use super::store_open::{OpenStore, Ownership};
 use super::store_write::{Ours, Persistent, Unwritten};
-use crate::disk::{Buffer, Disk, DiskError, Host};
-use crate::exec::Executor;
+use crate::disk::{Buffer, Disk, DiskError};
 use crate::mutant::{self, Mutant};
 use crate::units::{ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
-
-/// What is needed to open a store.
-pub struct OpenStore<'a> {
-    /// Runs the store's I/O.
-    pub executor: &'a Executor,
-    /// Lends its buffers.
-    pub host: &'a Rc<dyn Host>,
-    /// The origin: its size bounds the records, its block size the chunk size.
-    pub origin: &'a Disk,
-    /// The COW device.
-    pub cow: &'a Disk,
-    /// The chunk size of a new store; one on disk wins over it.
-    pub chunk_size: Option<ChunkSize>,
-    /// Whether records are kept on disk.
-    pub persistent: bool,
-    /// Treat a COW that holds something else as empty.
-    pub overwrite: bool,
-    /// Which store a new one is and whose; without it a new store has no identity, as one of the kernel's.
-    pub ownership: Option<&'a Ownership>,
-}
-
-/// Which store a new one is, and the origin that stores must have been made for.
-#[derive(Clone, Debug)]
-pub struct Ownership {
-    /// The id of a new store.
-    pub store: StoreId,
-    /// The origin's lasting name; empty if it has none.
-    pub origin: String,
-    /// A store that was made for another origin is this one's from now on.
-    pub adopt: bool,
-}
 
 /// A persistent or transient exception store.
 pub struct Store {

@@ -10,7 +10,8 @@ use std::task::Poll;
 use super::format::{self, Cursor, Layout, RECORD_BYTES, Record, RecordError, RecordFault};
 use super::journal::PLACES;
 use super::mapping::{Gathered, Mapping};
-use super::store::{OpenStore, StoreError};
+use super::store_error::StoreError;
+use super::store_open::OpenStore;
 use crate::disk::{Buffer, Io};
 use crate::units::{CowChunk, Sectors};
 

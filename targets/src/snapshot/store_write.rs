@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use super::format::identity::IDENTITY_END;
 use super::format::{HEADER_BYTES, Header, Identity, Layout, RECORD_BYTES, Record};
-use super::store::OpenStore;
+use super::store_open::OpenStore;
 use super::store_undo::Before;
 use crate::disk::{Buffer, Disk, DiskError, Host, Memory};
 use crate::io::{self, IoOp, IoRegion};

@@ -4,14 +4,16 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::exceptions::{Exceptions, Health, OriginStep, PendingId};
+use super::exceptions::{Exceptions, Health, MAX_PENDING, OriginStep, PendingId};
 use super::format::{Record, Usage};
 use super::journal::Notes;
 use super::losses::LossRecord;
-use super::origin::Gate;
+use super::origin_gate::Gate;
 use super::preserved;
 use super::ranges::IdleRuns;
-use super::store::{OpenStore, Ownership, Store, StoreError};
+use super::store::Store;
+use super::store_error::StoreError;
+use super::store_open::{OpenStore, Ownership};
 use super::{Cause, Event};
 use crate::copy::{self, Job, Part};
 use crate::disk::{Disk, DiskError, Host};
@@ -20,9 +22,6 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::units::{Chunk, ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
 
-/// Exceptions of one snapshot that may be pending. The kernel's limit on copies in flight (2048) serves the same end:
-/// memory and the length of commits stay bounded when an origin is written faster than a COW.
-pub const MAX_PENDING: usize = 2048;
 /// What a write to the snapshot does when the COW is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFull {

@@ -4,10 +4,10 @@
 //! is noted; with FUA, or where nothing can be noted, after it is durable).
 
 use super::Cause;
-use super::exceptions::{Health, PendingId, WriteStep};
+use super::exceptions::{Health, MAX_PENDING, PendingId, WriteStep};
 use super::format::Record;
 use super::ranges::Runs;
-use super::target::{MAX_PENDING, OnFull, Snapshot};
+use super::target::{OnFull, Snapshot};
 use crate::copy::{Flags, JobLease, Part};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError, payload};

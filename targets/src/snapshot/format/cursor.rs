@@ -4,7 +4,7 @@
 //! before an area could be filled that has no room for its successor, because a store like that cannot be opened
 //! again.
 
-use super::Layout;
+use super::layout::Layout;
 use crate::mutant::{self, Mutant};
 use crate::units::{CowChunk, Sectors};
 

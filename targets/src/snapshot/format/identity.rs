@@ -15,7 +15,7 @@
 
 use std::fmt;
 
-use super::MAGIC;
+use super::header::MAGIC;
 
 /// Bytes of a header that are read and written: the smallest block.
 pub const IDENTITY_END: usize = 512;
