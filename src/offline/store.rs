@@ -6,8 +6,8 @@
 use dm_targets::snapshot::format::{
     self, Cursor, Header, Layout, MIN_COW_CHUNKS, NEW_CHUNK_LIMIT, RECORD_BYTES, Record, RecordError, RecordFault,
 };
-use dm_targets::table::{MAX_LEN, SnapshotStatus};
-use dm_targets::units::{Chunk, ChunkSize, CowChunk, Sectors};
+use dm_targets::snapshot::status::SnapshotStatus;
+use dm_targets::units::{Chunk, ChunkSize, CowChunk, MAX_LEN, Sectors};
 
 use super::Error;
 use super::image::{Image, Progress};

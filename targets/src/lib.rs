@@ -12,7 +12,7 @@
 //! 3. *One seam.* Every disk operation passes [`disk::Disk`].
 //!
 //! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`], [`io`] (dm-io),
-//! [`copy`] (kcopyd), [`request`], [`snapshot`] and [`mirror`], which do not use each other; [`table`] stands beside them.
+//! [`copy`] (kcopyd), [`request`], [`snapshot`] and [`mirror`], which do not use each other, and [`table`].
 //!
 //! # The rules that keep data safe
 //!
@@ -42,3 +42,4 @@ pub mod sim;
 pub mod snapshot;
 pub mod table;
 pub mod units;
+mod words;

@@ -9,6 +9,9 @@ use std::fmt;
 /// Bytes in a sector: the unit of every table line and of the ublk interface, whatever the disk's own block size.
 pub const SECTOR_BYTES: u64 = 512;
 
+/// The longest device there can be: its length in bytes must fit the kernel's signed 64-bit file offset.
+pub const MAX_LEN: Sectors = Sectors(i64::MAX.unsigned_abs() / SECTOR_BYTES);
+
 /// A position on a device, in 512-byte sectors from its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sector(pub u64);

@@ -1,5 +1,7 @@
 //! Runs a workload with a crash at every moment, judges what survives, and lets some of it live on to the next crash.
 
+mod case;
+
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -8,71 +10,23 @@ use dm_targets::disk::PayloadId;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::Rng;
 use dm_targets::sim::crash::CrashKind;
-use dm_targets::sim::disk::{Fault, Matcher};
+use dm_targets::sim::disk::Fault;
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Step, Temper, World};
+use dm_targets::sim::world::{Step, World};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::units::{Sector, Sectors};
+
+pub use case::Case;
 
 use crate::judge::{Expect, judge, model_of};
 use crate::model::{Model, Moment, Ticket};
 use crate::pattern;
-use crate::stack::{self, Left, Setup, Stack};
+use crate::stack::{self, Left, Stack};
 use crate::workload::{self, Kind, Op};
 
 /// Steps after which a workload that has not ended is taken to hang.
 const STEP_LIMIT: usize = 100_000;
-
-/// A workload and everything that decides how it goes.
-#[derive(Clone)]
-pub struct Case {
-    /// The family.
-    pub setup: Setup,
-    /// What the family finds at first.
-    pub left: Left,
-    /// The requests.
-    pub ops: Vec<Op>,
-    /// How many of them are in flight together.
-    pub depth: usize,
-    /// Decides everything that is not decided here.
-    pub seed: u64,
-    /// How the scheduler chooses.
-    pub temper: Temper,
-    /// Errors to come, with the disk they are on.
-    pub faults: Vec<(usize, Fault)>,
-    /// Operations that complete last of all, with the disk they are on.
-    pub holds: Vec<(usize, Matcher)>,
-    /// Images to look at per moment, at most.
-    pub cap: usize,
-    /// Of so many survivors one lives on to the next crash; zero for none.
-    pub lives_on: usize,
-    /// Crash also while the family is opened.
-    pub crash_open: bool,
-    /// Records use data chunks one after the other.
-    pub dense: bool,
-}
-
-impl Case {
-    /// A case with the usual settings. Servers note records in every other one.
-    pub fn new(setup: &Setup, images: &[Image], ops: &[Op], seed: u64) -> Case {
-        let mut rng = Rng::new(seed);
-        Case {
-            setup: Setup { notes: seed % 2 == 0, ..setup.clone() },
-            left: Left::images(images),
-            ops: ops.to_vec(),
-            depth: 1 + rng.below(3),
-            temper: *rng.pick(&Temper::RANDOM),
-            seed,
-            faults: Vec::new(),
-            holds: Vec::new(),
-            cap: 12,
-            lives_on: 40,
-            crash_open: false,
-            dense: true,
-        }
-    }
-}
 
 /// A broken promise and how it came to it.
 #[derive(Debug)]

@@ -7,10 +7,11 @@ use super::Event;
 use super::leg_state::{LegState, Past};
 use super::legs::ErrorCounts;
 use super::open_error::OpenError;
+use super::status::LegHealth;
+use super::table::InitialSync;
 use crate::copy;
 use crate::disk::{Disk, Host};
 use crate::exec::Executor;
-use crate::table::{DiskLogState, InitialSync, LegHealth};
 use crate::units::{RegionSize, SECTOR_BYTES, Sector, Sectors};
 
 /// A leg and where on its disk it starts.
@@ -71,19 +72,6 @@ impl fmt::Display for RecordError {
 
 impl std::error::Error for RecordError {}
 
-/// Numbers and letters for a status line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Each leg's health, in table order.
-    pub legs: Vec<LegHealth>,
-    /// Regions in sync.
-    pub in_sync_regions: u64,
-    /// All regions.
-    pub regions: u64,
-    /// The log's state; `None` for one in memory.
-    pub log: Option<DiskLogState>,
-}
-
 /// What is known about a leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LegReport {
@@ -103,19 +91,6 @@ pub struct LegReport {
     pub stale: bool,
     /// Errors since the mirror was opened.
     pub errors: ErrorCounts,
-}
-
-/// How far recovery has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Regions recovered since it started.
-    pub done: u64,
-    /// Regions that were out of sync when it started.
-    pub total: u64,
-    /// Bytes read from the source since it started.
-    pub bytes: u64,
-    /// When it started, in the host's time.
-    pub started_ms: u64,
 }
 
 /// Checks that a leg can hold a mirror of that length.

@@ -14,8 +14,8 @@
 
 use super::bits::Bits;
 use super::legs::MAX_LEGS;
+use super::table::InitialSync;
 use crate::mutant::{self, Mutant};
-use crate::table::InitialSync;
 use crate::units::{RegionIndex, SECTOR_BYTES, Sectors};
 
 /// The first word, bytes `72 52 69 4D`.

@@ -11,7 +11,7 @@
 
 use super::legs::LegSet;
 use super::open_error::OpenError;
-use crate::table::InitialSync;
+use super::table::InitialSync;
 
 /// A leg in a leg state.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,8 +11,8 @@
 //!
 //! Which leg a read goes to is decided in `read_balance` beside this file.
 
+use super::status::LegHealth;
 use crate::mutant::{self, Mutant};
-use crate::table::LegHealth;
 
 /// Most legs of a mirror: kcopyd copies from one to at most eight others.
 pub const MAX_LEGS: usize = 9;

@@ -14,11 +14,11 @@ use super::log::{Log, Unusable, Work};
 use super::open_error::OpenError;
 use super::recovery::LANES;
 use super::regions::Regions;
+use super::table::InitialSync;
 use super::target::{CLEAN_DELAY_MS, Mirror, Phase, State};
 use crate::disk::DiskError;
 use crate::exec::{Executor, WaitQueue};
 use crate::mutant::{self, Mutant};
-use crate::table::InitialSync;
 use crate::units::RegionSize;
 
 /// Fewest legs.

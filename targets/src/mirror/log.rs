@@ -5,7 +5,7 @@
 //! its writes; a mark names the batch that will make it durable, and a write to the legs waits until that batch has
 //! *settled* (I7).
 //!
-//! How a batch is written is in `batch`. Left to others: when regions are cleaned (`clean`), and what a failed log
+//! How a batch is written is in `batch`. Left to others: when regions are cleaned (`cleaner`), and what a failed log
 //! means for writes (`write`).
 //!
 //! Rule kept here: a log that could not be read says nothing, and one that could not be written stays failed until it
@@ -20,10 +20,10 @@ use std::rc::Rc;
 use super::bits::Bits;
 use super::format::{HEADER_BYTES, Layout, LegFlags, resume};
 use super::legs::LegSet;
+use super::table::InitialSync;
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
-use crate::table::InitialSync;
 use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};
 
 /// Writes of one batch in flight together; the rest of a batch follows.

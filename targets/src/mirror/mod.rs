@@ -77,6 +77,8 @@ pub mod regions;
 mod regions_clean;
 mod regions_flush;
 mod regions_lock;
+pub mod status;
+pub mod table;
 pub mod target;
 mod unflushed;
 mod write;

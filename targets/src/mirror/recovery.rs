@@ -7,9 +7,9 @@
 //! Rules kept here: the source is the default leg, or another source leg where that cannot be read; a region counts as in
 //! sync only when every leg has been written; what could not be read is not written.
 
-use super::config::Progress;
 use super::legs::{Failure, LegSet};
 use super::regions::Span;
+use super::status::Progress;
 use super::target::{Mirror, State};
 use crate::copy::{Flags, Part, SLICE_SECTORS};
 use crate::disk::DiskError;

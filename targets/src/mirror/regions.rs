@@ -15,8 +15,8 @@
 //! released: that is how recovery and comparing have a region for themselves.
 //!
 //! Rules kept here: the decision halves of I7 (a write is told which write of the log it must wait for; a region becomes
-//! clean only if no write touched it since the legs' flush was started, in `idle` beside this file), and: a region that
-//! is out of sync never becomes clean by a completed write, only by recovery, which is in `withheld`.
+//! clean only if no write touched it since the legs' flush was started, in `regions_clean` beside this file), and: a region that
+//! is out of sync never becomes clean by a completed write, only by recovery, which is in `regions_lock`.
 
 use std::collections::VecDeque;
 

@@ -6,19 +6,21 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::{Bits, WithBits};
-pub use super::config::{LegParts, LegReport, Parts, Progress, RecordError, Recorder, Status};
+pub use super::config::{LegParts, LegReport, Parts, RecordError, Recorder};
 use super::flushes::Flushes;
 use super::leg_state::Claims;
 use super::legs::{Failure, LegSet, Legs};
 use super::log::Log;
 pub use super::open_error::OpenError;
 use super::regions::{Regions, Wake};
+use super::status::DiskLogState;
+pub use super::status::{Progress, Status};
+use super::table::InitialSync;
 use crate::copy;
 use crate::disk::{Disk, DiskError, Host};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
-use crate::table::{DiskLogState, InitialSync};
 use crate::units::{RegionIndex, RegionSize, Sector, Sectors};
 
 /// How long a region stays dirty after its last write: long enough that what is written again and again costs no writes of

@@ -2,7 +2,7 @@
 //!
 //! A chunk of the origin is in one of three states for a snapshot: *not copied* (the origin still holds what the snapshot
 //! shows), *pending* (a COW chunk is allocated, its data or its record is on the way), *complete* (the record is durable;
-//! the snapshot shows the COW chunk). A pending exception of a snapshot write may be *noted* (see `noted`): the snapshot
+//! the snapshot shows the COW chunk). A pending exception of a snapshot write may be *noted* (see `journaled`): the snapshot
 //! shows its COW chunk already, everything else goes on waiting for its record. The questions `before_…` say what a
 //! request to a chunk has to do next. They are asked again after every wait, so a request never acts on an old answer.
 //!

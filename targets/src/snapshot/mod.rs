@@ -56,12 +56,14 @@ mod preserved;
 mod ranges;
 mod read;
 mod recording;
+pub mod status;
 pub mod store;
 mod store_error;
 mod store_load;
 mod store_open;
 mod store_undo;
 mod store_write;
+pub mod table;
 pub mod target;
 mod write;
 

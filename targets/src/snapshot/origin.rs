@@ -1,7 +1,7 @@
 //! The `snapshot-origin` target: the write path of a disk that has snapshots.
 //!
 //! Rules kept here: I5 (a write is issued in the same step in which every snapshot said that it may pass, or would say so
-//! because all that it writes is `settled`) and the use of one read for all snapshots that lack a chunk. Reads and flushes
+//! because all that it writes is `preserved`) and the use of one read for all snapshots that lack a chunk. Reads and flushes
 //! go straight through.
 
 use std::cell::RefCell;

@@ -7,41 +7,18 @@
 //!
 //! Where the kernel is careless this is not: numbers that do not fit are refused instead of losing their upper bits.
 
-mod mirror;
 mod size;
-mod snapshot;
-mod status;
 
 use std::fmt;
 
-use crate::units::{SECTOR_BYTES, Sector, Sectors};
-
-pub use mirror::{InitialSync, Leg, Mirror, MirrorLog};
+pub use crate::mirror::status::{DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus};
+pub use crate::mirror::table::{InitialSync, Leg, Mirror, MirrorLog};
+pub use crate::snapshot::status::SnapshotStatus;
+pub use crate::snapshot::table::{Snapshot, StoreType};
+use crate::units::{MAX_LEN, Sectors};
+pub use crate::words::TableError;
+use crate::words::{Quoted, Words, is_space, shown};
 pub use size::{SizeError, parse_size};
-pub use snapshot::{Snapshot, StoreType};
-pub use status::{DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus, SnapshotStatus};
-
-/// The longest device there can be: its length in bytes must fit the kernel's signed 64-bit file offset.
-pub const MAX_LEN: Sectors = Sectors(i64::MAX.unsigned_abs() / SECTOR_BYTES);
-
-/// A table line that cannot be used, in one line of text that names the argument and the reason. The kernel answers
-/// each of them with `EINVAL`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableError(String);
-
-impl TableError {
-    fn new(text: impl Into<String>) -> TableError {
-        TableError(text.into())
-    }
-}
-
-impl fmt::Display for TableError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TableError {}
 
 /// What a device is made of: one line with one target, which starts at sector 0.
 ///
@@ -175,117 +152,6 @@ impl Table {
         }
         Table::parse(first)
     }
-}
-
-/// The words of a line, taken one by one. A backslash takes the next character's meaning away, as in the kernel.
-struct Words {
-    target: String,
-    words: std::vec::IntoIter<String>,
-}
-
-impl Words {
-    fn new(text: &str) -> Result<Words, TableError> {
-        if text.contains('\0') {
-            return Err(TableError::new("the line holds a zero byte"));
-        }
-        let mut words = Vec::new();
-        let mut word = String::new();
-        let mut chars = text.chars().peekable();
-        while let Some(char) = chars.next() {
-            if char == '\\' && chars.peek().is_some() {
-                word.extend(chars.next());
-            } else if !is_space(char) {
-                word.push(char);
-            } else if !word.is_empty() {
-                words.push(std::mem::take(&mut word));
-            }
-        }
-        if !word.is_empty() {
-            words.push(word);
-        }
-        Ok(Words { target: String::new(), words: words.into_iter() })
-    }
-
-    fn left(&self) -> usize {
-        self.words.len()
-    }
-
-    fn error(&self, text: impl fmt::Display) -> TableError {
-        TableError(format!("{}{text}", self.target))
-    }
-
-    fn next(&mut self, what: &str) -> Result<String, TableError> {
-        self.words.next().ok_or_else(|| self.error(format_args!("{what} is missing")))
-    }
-
-    /// A decimal number up to `max`.
-    fn number(&mut self, what: &str, max: u64) -> Result<u64, TableError> {
-        let word = self.next(what)?;
-        let digits = word.bytes().all(|byte| byte.is_ascii_digit());
-        match word.parse::<u64>() {
-            Ok(number) if digits && number <= max => Ok(number),
-            _ if digits => Err(self.error(format_args!("{what} {}: too large", shown(&word)))),
-            _ => Err(self.error(format_args!("{what} {}: not a decimal number", shown(&word)))),
-        }
-    }
-
-    /// The count that stands before optional words, and the words; nothing at all counts as none.
-    fn counted_features(&mut self, max: usize) -> Result<Vec<String>, TableError> {
-        if self.left() == 0 {
-            return Ok(Vec::new());
-        }
-        let count = self.number("feature count", u64::MAX)?;
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        if count > max {
-            return Err(self.error(format_args!("feature count {count}: at most {max}")));
-        }
-        if count > self.left() {
-            return Err(self.error(format_args!("feature count {count}, but {} follow", self.left())));
-        }
-        Ok(self.words.by_ref().take(count).collect())
-    }
-
-    fn end(&mut self) -> Result<(), TableError> {
-        match self.words.next() {
-            Some(word) => Err(self.error(format_args!("{} is one argument too many", shown(&word)))),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The characters that end a word; only ASCII ones, so a name in any script is one word.
-fn is_space(char: char) -> bool {
-    matches!(char, ' ' | '\t'..='\r')
-}
-
-/// A word in quotes for an error, short enough for one line.
-fn shown(word: &str) -> String {
-    const LONGEST: usize = 64;
-    if word.chars().count() <= LONGEST {
-        return format!("{word:?}");
-    }
-    let head: String = word.chars().take(LONGEST).collect();
-    format!("{head:?}...")
-}
-
-/// A device word in the form that parses back to it.
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for char in self.0.chars() {
-            if char == '\\' || is_space(char) {
-                f.write_str("\\")?;
-            }
-            write!(f, "{char}")?;
-        }
-        Ok(())
-    }
-}
-
-/// The last sector of a range must exist.
-fn range_fits(start: Sector, len: Sectors) -> bool {
-    start.0.checked_add(len.0).is_some_and(|end| end <= MAX_LEN.0)
 }
 
 #[cfg(test)]

@@ -3,8 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::snapshot::format::Usage;
-use crate::units::ChunkSize;
+use crate::units::{ChunkSize, Sector};
 
 fn reprinted(text: &str) -> String {
     match Table::parse(text) {
@@ -140,26 +139,6 @@ fn a_table_is_one_line() {
     assert_eq!(Table::parse_table("#\n").unwrap_err().to_string(), "the table is empty");
     let two = Table::parse_table("0 8 snapshot-origin a\n8 8 snapshot-origin b").unwrap_err();
     assert!(two.to_string().starts_with("the table has more than one line"));
-}
-
-#[test]
-fn status_lines_are_the_kernels() {
-    let usage = Usage { allocated: Sectors(32), total: Sectors(32768), metadata: Sectors(16) };
-    let mut status = SnapshotStatus { valid: true, merge_failed: false, overflowed: false, usage };
-    assert_eq!(status.to_string(), "32/32768 16");
-    status.overflowed = true;
-    assert_eq!(status.to_string(), "Overflow");
-    status.merge_failed = true;
-    assert_eq!(status.to_string(), "Merge failed");
-    status.valid = false;
-    assert_eq!(status.to_string(), "Invalid");
-
-    let legs = |second| vec![("1:2".to_string(), LegHealth::Alive), ("254:0".to_string(), second)];
-    let core = MirrorStatus { legs: legs(LegHealth::Dead), in_sync_regions: 7, regions: 8, log: MirrorLogStatus::Core };
-    assert_eq!(core.to_string(), "2 1:2 254:0 7/8 1 AD 1 core");
-    let log = MirrorLogStatus::Disk { device: "1:1".into(), state: DiskLogState::Alive };
-    let disk = MirrorStatus { legs: legs(LegHealth::Alive), in_sync_regions: 8, regions: 8, log };
-    assert_eq!(disk.to_string(), "2 1:2 254:0 8/8 1 AA 3 disk 1:1 A");
 }
 
 /// Device words with everything that must be quoted.

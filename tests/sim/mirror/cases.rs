@@ -6,10 +6,10 @@ pub mod legs;
 pub mod record;
 
 use dm_targets::disk::Errno;
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher};
 use dm_targets::sim::image::Image;
-use dm_targets::table::InitialSync;
 use dm_targets::units::{Sector, Sectors};
 
 use super::explore::{Admin, Case, explore};

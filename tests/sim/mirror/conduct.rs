@@ -1,10 +1,10 @@
 //! What users and administrators see of a mirror, in worlds where one thing happens after the other.
 
 use dm_targets::mirror::regions::Regions;
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::request::RequestKind;
 use dm_targets::sim::disk::{Class, DiskConfig, Matcher};
 use dm_targets::sim::image::Image;
-use dm_targets::table::InitialSync;
 use dm_targets::units::Sectors;
 
 use super::rig::{Rig, Setup, fail};

@@ -1,8 +1,10 @@
 //! Runs a workload on a mirror with a crash at every moment, judges what survives, and lets some of it live on.
 //!
-//! What is done to the mirror meanwhile is in [`traffic`], and with which legs it may be opened afterwards in [`tables`]. When nothing can happen any more and requests are still
-//! there they are held: the mirror is suspended and resumed, and goes on.
+//! What is done to the mirror meanwhile is in [`traffic`], and with which legs it may be opened afterwards in [`tables`].
+//! When nothing can happen any more and requests are still there they are held: the mirror is suspended and resumed, and
+//! goes on.
 
+mod case;
 mod tables;
 mod traffic;
 
@@ -12,115 +14,27 @@ use std::rc::Rc;
 use dm_targets::copy;
 use dm_targets::disk::Host;
 use dm_targets::mirror::leg_state::Past;
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::{Mirror, Parts};
 use dm_targets::sim::Rng;
 use dm_targets::sim::crash::CrashKind;
-use dm_targets::sim::disk::{Fault, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Step, Temper, World};
-use dm_targets::table::InitialSync;
+use dm_targets::sim::world::{Step, World};
+
+pub use case::{Admin, Case, When};
 
 use super::judge::{Left, judge, judge_take_over};
-use super::record::{Record, RecordFault};
+use super::record::Record;
 use super::rig::{Setup, Slot, disks, parts, world};
 use crate::explore::Violation;
 use crate::model::{Device, Model, Moment};
 use crate::pattern;
-use crate::workload::{self, Op};
+use crate::workload;
 use traffic::InFlight;
 
 /// Steps after which a workload that has not ended is taken to hang.
 const STEP_LIMIT: usize = 100_000;
-
-/// What an administrator does while the workload runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admin {
-    /// Nothing.
-    Nothing,
-    /// Compares the legs, which are the same wherever they are in sync.
-    Compare,
-    /// Takes a leg as right.
-    Repair(usize),
-    /// Puts the spare disk, the last one of the world, in the place of a leg.
-    Replace(usize),
-    /// Adds the spare disk as a leg.
-    Add,
-    /// Takes a leg out.
-    Remove(usize),
-    /// Resumes it, though it runs.
-    Resume,
-    /// Suspends and resumes it.
-    Suspend,
-}
-
-/// When the administrator begins; at the latest when nothing else happens any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum When {
-    /// After so many requests have been started.
-    Requests(usize),
-    /// As soon as everything is in sync.
-    InSync,
-}
-
-/// A workload and everything that decides how it goes.
-#[derive(Clone, Debug)]
-pub struct Case {
-    /// The mirror.
-    pub setup: Setup,
-    /// What its disks hold at first; a spare disk may come last.
-    pub images: Vec<Image>,
-    /// Places of the legs that the log's bits speak of at first.
-    pub told: Vec<usize>,
-    /// The requests.
-    pub ops: Vec<Op>,
-    /// How many of them are in flight together.
-    pub depth: usize,
-    /// What else is done.
-    pub admin: Admin,
-    /// And when.
-    pub admin_when: When,
-    /// Decides everything that is not decided here.
-    pub seed: u64,
-    /// How the scheduler chooses.
-    pub temper: Temper,
-    /// Errors to come, with the disk they are on.
-    pub faults: Vec<(usize, Fault)>,
-    /// Operations that complete last of all, with the disk they are on.
-    pub holds: Vec<(usize, Matcher)>,
-    /// Errors of the record of the legs.
-    pub record_fault: RecordFault,
-    /// Regions are cleaned as soon as nobody writes them.
-    pub eager: bool,
-    /// Images to look at per moment, at most.
-    pub cap: usize,
-    /// Of so many survivors one lives on to the next crash; zero for none.
-    pub lives_on: usize,
-}
-
-impl Case {
-    /// A case with the usual settings.
-    pub fn new(setup: &Setup, images: &[Image], ops: &[Op], seed: u64) -> Case {
-        let mut rng = Rng::new(seed);
-        Case {
-            setup: setup.clone(),
-            images: images.to_vec(),
-            told: setup.places(),
-            ops: ops.to_vec(),
-            depth: 1 + rng.below(3),
-            admin: Admin::Nothing,
-            admin_when: When::Requests(0),
-            temper: *rng.pick(&Temper::RANDOM),
-            seed,
-            faults: Vec::new(),
-            holds: Vec::new(),
-            record_fault: RecordFault::default(),
-            eager: !rng.one_in(3),
-            cap: 10,
-            lives_on: 40,
-        }
-    }
-}
 
 struct Run<'a> {
     case: &'a Case,

@@ -6,13 +6,13 @@ use std::rc::Rc;
 
 use dm_targets::copy;
 use dm_targets::disk::Host;
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::Mirror;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::disk::DiskConfig;
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Temper, World};
-use dm_targets::table::InitialSync;
 use dm_targets::units::{Sector, Sectors};
 
 use super::rig::{Setup, Slot, disks, parts};

@@ -1,13 +1,13 @@
 //! Lives of a mirror: restarts, suspensions, legs that come and go, and what is remembered of them.
 
 use dm_targets::mirror::format::LegFlags;
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::LegParts;
 use dm_targets::request::TargetError;
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::Temper;
-use dm_targets::table::InitialSync;
 use dm_targets::units::{Sector, Sectors};
 
 use super::cases::torn;

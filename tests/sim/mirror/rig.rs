@@ -6,13 +6,13 @@ use std::rc::Rc;
 use dm_targets::copy;
 use dm_targets::disk::{Errno, Host};
 use dm_targets::mirror::leg_state::Past;
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::{LegParts, Mirror, OpenError, Parts};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Temper, World};
-use dm_targets::table::InitialSync;
 use dm_targets::units::{Sector, Sectors};
 
 use super::record::{Record, RecordFault};

@@ -2,13 +2,13 @@
 //! is made of it. Also the errors after which a leg must not be believed any longer.
 
 use dm_targets::mirror::leg_state::{LegState, Past};
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::OpenError;
 use dm_targets::request::RequestKind;
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::Temper;
-use dm_targets::table::InitialSync;
 use dm_targets::units::Sectors;
 
 use super::rig::{Rig, Setup, fail, fail_at, world};

@@ -2,10 +2,10 @@
 //! and errors that all legs have at once.
 
 use dm_targets::disk::Errno;
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
 use dm_targets::sim::image::Image;
-use dm_targets::table::InitialSync;
 use dm_targets::units::Sectors;
 
 use super::super::explore::{Admin, Case, When};

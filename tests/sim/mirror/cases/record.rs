@@ -2,9 +2,9 @@
 //! or two, of any disk or of the record itself, while legs are changed, and while the mirror is suspended and resumed.
 
 use dm_targets::disk::Errno;
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher};
 use dm_targets::sim::image::Image;
-use dm_targets::table::InitialSync;
 use dm_targets::units::Sectors;
 
 use super::super::explore::{Admin, Case, When};

@@ -4,8 +4,8 @@
 
 use std::fmt;
 
-use super::{Quoted, TableError, Words, range_fits, shown};
-use crate::units::{Sector, Sectors};
+use crate::units::{MAX_LEN, Sector, Sectors};
+use crate::words::{Quoted, TableError, Words, shown};
 
 /// The parameters of a mirror.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Mirror {
     /// Smallest region.
     pub const MIN_REGION: Sectors = Sectors(2);
 
-    pub(super) fn parse(words: &mut Words, len: Sectors) -> Result<Mirror, TableError> {
+    pub(crate) fn parse(words: &mut Words, len: Sectors) -> Result<Mirror, TableError> {
         let (log, region_size, initial_sync) = parse_log(words)?;
         let count = words.number("number of legs", u32::MAX.into())?;
         let mut mirror =
@@ -86,7 +86,8 @@ impl Mirror {
         Ok(mirror)
     }
 
-    pub(super) fn devices_mut(&mut self) -> Vec<&mut String> {
+    /// The device words, in the order of the line.
+    pub(crate) fn devices_mut(&mut self) -> Vec<&mut String> {
         let log = match &mut self.log {
             MirrorLog::Core => None,
             MirrorLog::Disk { device } => Some(device),
@@ -136,6 +137,11 @@ fn legs_fit(count: usize) -> Result<(), TableError> {
         let legs = if count == 1 { "leg" } else { "legs" };
         Err(TableError::new(format!("{count} {legs}: must be {min} to {max}")))
     }
+}
+
+/// The last sector of a range must exist.
+fn range_fits(start: Sector, len: Sectors) -> bool {
+    start.0.checked_add(len.0).is_some_and(|end| end <= MAX_LEN.0)
 }
 
 fn parse_log(words: &mut Words) -> Result<(MirrorLog, Sectors, InitialSync), TableError> {

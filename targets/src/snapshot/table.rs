@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{Quoted, TableError, Words, shown};
 use crate::units::ChunkSize;
+use crate::words::{Quoted, TableError, Words, shown};
 
 /// The parameters of a snapshot, also of one that is being merged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub enum StoreType {
 
 impl Snapshot {
     /// The features come first, as in the kernel, so a line with two faults gets the same blame.
-    pub(super) fn parse(words: &mut Words, merge: bool) -> Result<Snapshot, TableError> {
+    pub(crate) fn parse(words: &mut Words, merge: bool) -> Result<Snapshot, TableError> {
         if words.left() < 4 {
             let given = words.left();
             return Err(

@@ -1,37 +1,33 @@
-//! Status lines in the kernel's form: what monitoring and LVM parse.
+//! A mirror's status: what is known, and its status line in the kernel's form, which monitoring and LVM parse. Pure.
 //!
-//! These are the arguments; `0 LENGTH TARGET ` stands before them. `snapshot-origin` has none.
+//! What the line shows are the arguments; `0 LENGTH mirror ` stands before them.
 
 use std::fmt;
 
-use crate::snapshot::format::Usage;
-
-/// What a snapshot's status line is made of, also of one that is being merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SnapshotStatus {
-    /// The snapshot can be used.
-    pub valid: bool,
-    /// A merge gave up.
-    pub merge_failed: bool,
-    /// The COW is full and the snapshot refuses writes.
-    pub overflowed: bool,
-    /// What the store uses; a merge is finished when `allocated` equals `metadata`.
-    pub usage: Usage,
+/// Numbers and letters for a status line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Each leg's health, in table order.
+    pub legs: Vec<LegHealth>,
+    /// Regions in sync.
+    pub in_sync_regions: u64,
+    /// All regions.
+    pub regions: u64,
+    /// The log's state; `None` for one in memory.
+    pub log: Option<DiskLogState>,
 }
 
-/// The first condition that holds decides, in the kernel's order.
-impl fmt::Display for SnapshotStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.valid {
-            f.write_str("Invalid")
-        } else if self.merge_failed {
-            f.write_str("Merge failed")
-        } else if self.overflowed {
-            f.write_str("Overflow")
-        } else {
-            write!(f, "{}/{} {}", self.usage.allocated, self.usage.total, self.usage.metadata)
-        }
-    }
+/// How far recovery has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Regions recovered since it started.
+    pub done: u64,
+    /// Regions that were out of sync when it started.
+    pub total: u64,
+    /// Bytes read from the source since it started.
+    pub bytes: u64,
+    /// When it started, in the host's time.
+    pub started_ms: u64,
 }
 
 /// What a mirror's status line is made of.
@@ -126,5 +122,21 @@ impl fmt::Display for MirrorStatus {
             MirrorLogStatus::Core => f.write_str("1 core"),
             MirrorLogStatus::Disk { device, state } => write!(f, "3 disk {device} {}", state.letter()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_lines_are_the_kernels() {
+        let legs = |second| vec![("1:2".to_string(), LegHealth::Alive), ("254:0".to_string(), second)];
+        let core =
+            MirrorStatus { legs: legs(LegHealth::Dead), in_sync_regions: 7, regions: 8, log: MirrorLogStatus::Core };
+        assert_eq!(core.to_string(), "2 1:2 254:0 7/8 1 AD 1 core");
+        let log = MirrorLogStatus::Disk { device: "1:1".into(), state: DiskLogState::Alive };
+        let disk = MirrorStatus { legs: legs(LegHealth::Alive), in_sync_regions: 8, regions: 8, log };
+        assert_eq!(disk.to_string(), "2 1:2 254:0 8/8 1 AA 3 disk 1:1 A");
     }
 }

@@ -1,0 +1,99 @@
+//! A workload of a mirror, and everything that decides how it goes.
+
+use dm_targets::sim::Rng;
+use dm_targets::sim::disk::{Fault, Matcher};
+use dm_targets::sim::image::Image;
+use dm_targets::sim::world::Temper;
+
+use crate::mirror::record::RecordFault;
+use crate::mirror::rig::Setup;
+use crate::workload::Op;
+
+/// What an administrator does while the workload runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admin {
+    /// Nothing.
+    Nothing,
+    /// Compares the legs, which are the same wherever they are in sync.
+    Compare,
+    /// Takes a leg as right.
+    Repair(usize),
+    /// Puts the spare disk, the last one of the world, in the place of a leg.
+    Replace(usize),
+    /// Adds the spare disk as a leg.
+    Add,
+    /// Takes a leg out.
+    Remove(usize),
+    /// Resumes it, though it runs.
+    Resume,
+    /// Suspends and resumes it.
+    Suspend,
+}
+
+/// When the administrator begins; at the latest when nothing else happens any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// After so many requests have been started.
+    Requests(usize),
+    /// As soon as everything is in sync.
+    InSync,
+}
+
+/// A workload and everything that decides how it goes.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The mirror.
+    pub setup: Setup,
+    /// What its disks hold at first; a spare disk may come last.
+    pub images: Vec<Image>,
+    /// Places of the legs that the log's bits speak of at first.
+    pub told: Vec<usize>,
+    /// The requests.
+    pub ops: Vec<Op>,
+    /// How many of them are in flight together.
+    pub depth: usize,
+    /// What else is done.
+    pub admin: Admin,
+    /// And when.
+    pub admin_when: When,
+    /// Decides everything that is not decided here.
+    pub seed: u64,
+    /// How the scheduler chooses.
+    pub temper: Temper,
+    /// Errors to come, with the disk they are on.
+    pub faults: Vec<(usize, Fault)>,
+    /// Operations that complete last of all, with the disk they are on.
+    pub holds: Vec<(usize, Matcher)>,
+    /// Errors of the record of the legs.
+    pub record_fault: RecordFault,
+    /// Regions are cleaned as soon as nobody writes them.
+    pub eager: bool,
+    /// Images to look at per moment, at most.
+    pub cap: usize,
+    /// Of so many survivors one lives on to the next crash; zero for none.
+    pub lives_on: usize,
+}
+
+impl Case {
+    /// A case with the usual settings.
+    pub fn new(setup: &Setup, images: &[Image], ops: &[Op], seed: u64) -> Case {
+        let mut rng = Rng::new(seed);
+        Case {
+            setup: setup.clone(),
+            images: images.to_vec(),
+            told: setup.places(),
+            ops: ops.to_vec(),
+            depth: 1 + rng.below(3),
+            admin: Admin::Nothing,
+            admin_when: When::Requests(0),
+            temper: *rng.pick(&Temper::RANDOM),
+            seed,
+            faults: Vec::new(),
+            holds: Vec::new(),
+            record_fault: RecordFault::default(),
+            eager: !rng.one_in(3),
+            cap: 10,
+            lives_on: 40,
+        }
+    }
+}
