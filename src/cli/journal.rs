@@ -1,13 +1,15 @@
 //! `journal`: what dead servers had acknowledged and could not put on a COW any more, where only a person can tell whose it
 //! is. Asks no server: a journal that a server has is not shown and not touched.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
 use super::client::open_rundir;
 use super::terminal::print;
-use crate::failure::Failure;
+use super::verdict::verdict;
+use crate::failure::{Failure, Reason};
 use crate::rundir::RunDir;
 use crate::rundir::journal::owner::{self, Owner};
 use crate::rundir::journal::{self, Left};
@@ -42,32 +44,55 @@ pub(super) fn run(what: &Journal) -> Result<(), Failure> {
         Journal::Use { file, cow } => give(&rundir, file, cow)?,
         Journal::Discard { file } => {
             let left = left(&rundir, file)?;
-            journal::discard(&left.path).map_err(|error| format!("{}: {error}", file.display()))?;
+            journal::discard(&left.path).map_err(|error| of_file(&left.path, &error))?;
         }
     }
     Ok(())
 }
 
+/// What cannot be looked at keeps the others from being shown no more than it keeps the command from failing.
 fn list(rundir: &RunDir) -> Result<(), Failure> {
     let directory = rundir.path();
-    let left = journal::left_in_directory(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
-    for Left { path, owner, records } in left {
-        let what = if owner.is_none() { "damaged".to_owned() } else { format!("{records} writes") };
-        print(&format!("{}: {what}", path.display()))?;
+    let paths = journal::paths_in(directory).map_err(|error| of_file(directory, &error))?;
+    let mut problems = Vec::new();
+    for path in paths {
+        match journal::left_at(&path) {
+            Ok(None) => {}
+            Ok(Some(Left { owner, records, .. })) => {
+                let what = if owner.is_none() { "damaged".to_owned() } else { format!("{records} writes") };
+                print(&format!("{}: {what}", path.display()))?;
+            }
+            Err(error) => problems.push(of_file(&path, &error)),
+        }
     }
-    Ok(())
+    verdict(problems)
 }
 
-/// A journal that no server has. Only those in the run directory are any.
+fn of_file(path: &Path, error: &io::Error) -> Reason {
+    format!("{}: {error}", path.display())
+}
+
+/// A journal that no server has. Only those in the run directory are any: what has such a name elsewhere is not taken for
+/// the one there.
 fn left(rundir: &RunDir, file: &Path) -> Result<Left, Failure> {
-    let name = file.file_name().filter(|_| file.extension().is_some_and(|end| end == "records"));
-    let path = name.map(|name| rundir.path().join(name));
-    let found = match &path {
-        Some(path) => journal::left_at(path).map_err(|error| format!("{}: {error}", path.display()))?,
-        None => None,
-    };
+    let path = in_rundir(rundir.path(), file)?;
+    let found = journal::left_at(&path).map_err(|error| of_file(&path, &error))?;
     let none = || format!("{}: no journal that holds something and has no server; see `journal list`", file.display());
     Ok(found.ok_or_else(none)?)
+}
+
+/// The path of a journal in the run directory, whichever way its user has written the directory.
+fn in_rundir(rundir: &Path, file: &Path) -> Result<PathBuf, Reason> {
+    let elsewhere = || {
+        let (file, rundir) = (file.display(), rundir.display());
+        format!("{file}: no journal of the run directory {rundir}; see `ublk-dm journal list` for their paths")
+    };
+    let name = file.file_name().filter(|_| file.extension().is_some_and(|end| end == journal::EXTENSION));
+    let name = name.ok_or_else(elsewhere)?;
+    let absolute = std::path::absolute(file).map_err(|error| of_file(file, &error))?;
+    let directory = absolute.parent().and_then(|directory| directory.canonicalize().ok());
+    let same = directory.is_some() && directory == rundir.canonicalize().ok();
+    if same { Ok(rundir.join(name)) } else { Err(elsewhere()) }
 }
 
 fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
@@ -78,16 +103,17 @@ fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
     let disk = OpenDisk::open(cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
     let store = content::store_on(&disk)?;
     let store = store.ok_or_else(|| format!("{}: there is no snapshot store on it", cow.display()))?;
-    let owner = Owner::of(&disk, store.identity.map(|identity| identity.store))?;
+    let owner =
+        Owner::of(&disk, store.identity.map(|identity| identity.store)).map_err(|error| of_file(cow, &error))?;
     if found.is_other_store(&owner) {
         let hint = "its writes belong to another";
         return Err(format!("{}: not the store that {} is about: {hint}", cow.display(), file.display()).into());
     }
     let to = rundir.path().join(owner::file_name(&disk));
-    let taken = to != left.path && journal::left_at(&to)?.is_some();
-    if taken {
+    let there = journal::left_at(&to).map_err(|error| of_file(&to, &error))?;
+    if to != left.path && there.is_some() {
         let hint = "discard one of them";
         return Err(format!("{}: has a journal of its own in {}: {hint}", cow.display(), to.display()).into());
     }
-    journal::give(&left.path, &to, &owner).map_err(|error| format!("{}: {error}", to.display()).into())
+    journal::give(&left.path, &to, &owner).map_err(|error| of_file(&to, &error).into())
 }

@@ -32,6 +32,8 @@ use owner::Owner;
 pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// First word of a journal, and its version: "ublkdmN1" on a little-endian machine.
 const MAGIC: u64 = 0x314e_6d64_6b6c_6275;
+/// What the names of journals end with.
+pub const EXTENSION: &str = "records";
 const HEADER_WORDS: usize = 8;
 const RECORDED_WORD: usize = 4;
 const WORDS: usize = HEADER_WORDS + 2 * PLACES;
@@ -77,16 +79,30 @@ pub struct Left {
     pub records: usize,
 }
 
+/// The paths of all journals in a directory. One that does not exist has none.
+pub fn paths_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(paths),
+        entries => entries?,
+    };
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == EXTENSION) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
 /// The journals in a directory that hold something and that no server has.
 pub fn left_in_directory(directory: &Path) -> io::Result<Vec<Left>> {
     let mut left = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|end| end == "records") {
-            left.extend(left_at(&path)?);
-        }
+    for path in paths_in(directory)? {
+        let found = left_at(&path);
+        left.extend(found.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?);
     }
-    left.sort_by(|one, other| one.path.cmp(&other.path));
     Ok(left)
 }
 
@@ -112,7 +128,7 @@ pub fn left_at(path: &Path) -> io::Result<Option<Left>> {
 pub fn remove_empty(directory: &Path, key: &str) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let is_disks = path.extension().is_some_and(|end| end == "records") && owner::is_of_disk(&path, key);
+        let is_disks = path.extension().is_some_and(|end| end == EXTENSION) && owner::is_of_disk(&path, key);
         if !is_disks {
             continue;
         }

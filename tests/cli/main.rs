@@ -2,6 +2,7 @@
 
 mod copy;
 mod images;
+mod journal;
 mod numbers;
 mod offline;
 mod output;

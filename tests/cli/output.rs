@@ -34,7 +34,7 @@ fn full() -> Stdio {
     File::options().write(true).open("/dev/full").expect("/dev/full").into()
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     let root = fs::metadata("/proc/self").expect("/proc").uid() == 0;
     if !root {
         println!("skipped: needs root");
