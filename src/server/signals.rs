@@ -1,12 +1,15 @@
 //! Signals to a server: those that end it become a question, so that they are answered in turn; no other one may.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use signal_hook::consts::{
     SIGALRM, SIGHUP, SIGIO, SIGPROF, SIGTSTP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, TERM_SIGNALS,
 };
 use signal_hook::iterator::Signals;
 
-use super::manager;
-use crate::protocol::{self, Question};
+use crate::failure::Reason;
+use crate::protocol::{self, Answer, Question};
 use crate::rundir::RunDir;
 
 /// Signals that would end or stop a process that does not expect them. A server has nothing to read anew, and what uses its
@@ -26,13 +29,59 @@ pub(super) fn answer(rundir: &RunDir, key: &str) -> Result<(), String> {
                 continue;
             }
             log::info!("{name}: ending");
-            manager::stopping();
-            match protocol::connect(&socket).and_then(|server| protocol::ask(server, &Question::Shutdown)) {
-                Ok(_) => {}
-                Err(error) => log::warn!("cannot end the server: {error}"),
+            if let Err(why) = end(&socket) {
+                log::error!("{name}: {why}");
             }
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(wait).map_err(|error| format!("signals: {error}"))?;
     Ok(())
+}
+
+/// Asks the server to end. It may refuse, and goes on with all that it has then; the next signal asks again.
+///
+/// The service manager is not told that the end has begun: a server that has been asked may have devices that keep it, and
+/// a manager that waits for an end kills what does not come to it.
+fn end(socket: &Path) -> Result<(), Reason> {
+    let hint = "the devices are served on; mend that and send the signal again, or delete them (`ublk-dm del`)";
+    let refused = |why: String| format!("the server cannot end: {why}; {hint}");
+    match protocol::connect(socket).and_then(|server| protocol::ask(server, &Question::Shutdown)) {
+        Ok(Answer::Failed { message }) => Err(refused(message)),
+        Ok(_) => Ok(()),
+        // It has ended before its answer was read.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
+        Err(error) => Err(refused(format!("{}: {error}", socket.display()))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_said_and_the_next_signal_asks_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("family.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let answers = [Answer::Failed { message: "the state file: No space left".to_owned() }, Answer::Done];
+        let server = std::thread::spawn(move || {
+            for answer in answers {
+                let (mut connection, _) = listener.accept().unwrap();
+                let mut line = String::new();
+                BufReader::new(&connection).read_line(&mut line).unwrap();
+                assert!(matches!(serde_json::from_str(&line).unwrap(), Question::Shutdown));
+                protocol::write_line(&mut connection, &answer).unwrap();
+            }
+        });
+        let why = end(&socket).unwrap_err();
+        assert!(why.contains("No space left") && why.contains("send the signal again"), "{why}");
+        end(&socket).unwrap();
+        server.join().unwrap();
+        // Where nothing can be asked, it is said as well.
+        std::fs::remove_file(&socket).unwrap();
+        assert!(end(&socket).unwrap_err().contains("family.sock"));
+    }
 }
