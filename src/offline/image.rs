@@ -5,7 +5,7 @@ use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
-use super::Error;
+use super::error::Error;
 
 /// How much is read at once; small areas are read whole.
 const PIECE_BYTES: usize = 256 * 1024;

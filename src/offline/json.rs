@@ -8,10 +8,11 @@ use std::io::{self, Write};
 use serde::Serialize;
 use serde::ser::{Error as _, SerializeSeq, Serializer};
 
+use super::content::Content;
+use super::error::Error;
 use super::log::Log;
 use super::report::Report;
 use super::store::Store;
-use super::{Content, Error};
 
 /// Prints what `check` found.
 pub(super) fn check(report: &Report, out: &mut dyn Write) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use dm_targets::mirror::format::{
 };
 use dm_targets::units::{RegionIndex, SECTOR_BYTES};
 
-use super::Error;
+use super::error::Error;
 use super::image::{Image, Progress};
 use super::report::{Finding, Kind, LegReport, LogReport, Report};
 
@@ -35,8 +35,7 @@ pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Optio
     let mut log = LogReport { version, regions: None, clean_regions: None, dirty_regions: None, legs };
     let findings = &mut report.findings;
     if !words.known_version() {
-        let known = [OLD_VERSION, VERSION];
-        let text = format!("log has format version {version}; only {known:?} are known");
+        let text = format!("log has format version {version}; only {OLD_VERSION} and {VERSION} are known");
         findings.violation(Kind::LogBadVersion, Some(4), text);
     }
     let least_bytes = if regions == REGIONS_UNKNOWN { 0 } else { bitset_bytes(regions) };

@@ -7,15 +7,17 @@
 //! The facts about the formats are in `dm_targets::snapshot::format` and, for the log, in [`log`]. Whether the chunk size
 //! fits the block sizes of the disks is left to `add`, which knows both disks.
 
+mod content;
+mod error;
 mod image;
 mod json;
 mod log;
 mod report;
 mod store;
+mod store_check;
 mod text;
 mod unique;
 
-use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -23,9 +25,12 @@ use dm_targets::snapshot::format::identity::IDENTITY_END;
 use dm_targets::snapshot::format::{self, Found, HEADER_BYTES, Header, HeaderError, Identity};
 
 use crate::storage::signature;
+use content::Content;
 use image::Image;
 use report::{IdentityReport, Kind, Report, StoreReport};
 use store::Store;
+
+pub(crate) use error::Error;
 
 /// What to look at, and how to say it.
 pub(crate) struct Request<'a> {
@@ -56,72 +61,8 @@ impl Verdict {
     }
 }
 
-/// Why there is no verdict: something could not be read or written. Exit code 1.
-#[derive(Debug)]
-pub(crate) enum Error {
-    /// An image could not be opened.
-    Open {
-        /// The image.
-        path: String,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// A directory, pipe or character device.
-    NotStorage {
-        /// What was named.
-        path: String,
-    },
-    /// An image could not be read.
-    Read {
-        /// The image.
-        path: String,
-        /// Where.
-        offset_bytes: u64,
-        /// The system's reason.
-        source: io::Error,
-    },
-    /// The result could not be written.
-    Output(io::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Open { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
-                write!(f, "{path}: cannot open: {source}; no root is needed, but permission to read is")
-            }
-            Error::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {
-                write!(f, "cannot open {path}: there is no such device or file: check the path")
-            }
-            Error::Open { path, source } => write!(f, "{path}: cannot open: {source}"),
-            Error::NotStorage { path } => write!(f, "{path}: is neither a block device nor a regular file"),
-            Error::Read { path, offset_bytes, source } => {
-                write!(f, "{path}: cannot read byte {offset_bytes}: {source}")
-            }
-            Error::Output(source) => write!(f, "cannot write the result: {source}"),
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Open { source, .. } | Error::Read { source, .. } | Error::Output(source) => Some(source),
-            Error::NotStorage { .. } => None,
-        }
-    }
-}
-
 /// [`check`] or [`dump`].
 pub(crate) type Verb = fn(&Request<'_>, &mut dyn Write) -> Result<Verdict, Error>;
-
-/// What an image was recognised as, with what `dump` needs to go through it once more.
-enum Content<'a> {
-    Store(Store<'a>),
-    Log(log::Log<'a>),
-    /// Nothing beyond the report can be read.
-    Nothing,
-}
 
 /// Checks the structure and prints what was found.
 ///

@@ -3,10 +3,11 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use super::content::Content;
+use super::error::Error;
 use super::log::Log;
 use super::report::{Finding, Findings, Holes, IdentityReport, LogReport, Report, StoreContents, StoreReport};
 use super::store::{AreaEnd, Run, Store};
-use super::{Content, Error};
 
 /// Width of the column of names.
 const NAME_WIDTH: usize = 14;

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, RandomState};
 use dm_targets::snapshot::format::{Record, RecordError, RecordFault};
 use dm_targets::units::CowChunk;
 
-use super::Error;
+use super::error::Error;
 use super::report::{Findings, HoleRange, Holes, MAX_LISTED_HOLES};
 use super::store::Store;
 

@@ -14,9 +14,8 @@ use dm_targets::units::Sectors;
 use io_uring::squeue;
 use io_uring::types::Fd;
 
+use super::inner::{FileTable, Inner, RingFile, Work};
 use super::merge::can_join;
-use super::slot::Work;
-use super::{Inner, SizeProbe};
 
 /// Places in the file table: a disk for every snapshot and two files for every device of a large family. Files that find
 /// no place are used by descriptor.
@@ -25,13 +24,6 @@ pub(super) const REGISTERED_FILES: u32 = 1024;
 const EARLY_RELEASE: (u32, u32) = (6, 13);
 /// The first kernel whose block devices take discards from a ring.
 const DISCARDS: (u32, u32) = (6, 12);
-
-/// Free places of the file table.
-pub(super) struct FileTable {
-    free: RefCell<Vec<u32>>,
-    /// Block devices take discards from a ring.
-    discards: bool,
-}
 
 impl FileTable {
     /// Has the kernel make the table, if it is one that gives entries back.
@@ -52,19 +44,6 @@ fn kernel_version() -> Option<(u32, u32)> {
     let release = name.release().to_str().ok()?;
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
-}
-
-/// An open file, with its place in the ring's file table if it has one.
-pub struct RingFile {
-    ring: Rc<Inner>,
-    file: OwnedFd,
-    place: Option<u32>,
-    /// A block device that takes discards. Others punch holes, which a block device would understand as writes of zeroes.
-    pub(super) discards: bool,
-    /// Operations on it that wait for the end of the round.
-    pub(super) held: RefCell<Vec<u32>>,
-    /// The sector behind the last read.
-    pub(super) last_read_end: Cell<u64>,
 }
 
 impl RingFile {
@@ -109,6 +88,9 @@ impl Drop for RingFile {
         }
     }
 }
+
+/// Looks at a file's size again, in sectors.
+pub type SizeProbe = Box<dyn Fn(RawFd) -> Option<Sectors>>;
 
 /// A block device or regular file on the ring.
 pub(super) struct RingDisk {

@@ -7,7 +7,8 @@ use io_uring::{opcode, squeue};
 
 use dm_targets::disk::{Memory, Op, OpKind};
 
-use super::{ARENA_INDEX, Inner, Payload, RingFile};
+use super::inner::{ARENA_INDEX, Inner, RingFile};
+use super::payloads::Payload;
 
 /// `_IO(0x12, 0)` of the kernel's `linux/blkdev.h`.
 const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;

@@ -15,8 +15,7 @@ use dm_targets::disk::{Memory, Op, OpKind};
 use io_uring::opcode::{Readv, ReadvFixed, Writev, WritevFixed};
 use io_uring::{IoUring, Probe, squeue};
 
-use super::slot::{NO_SLOT, Slot, Work};
-use super::{ARENA_INDEX, Inner, RingFile};
+use super::inner::{ARENA_INDEX, Inner, NO_SLOT, RingFile, Slot, Work};
 
 /// Most operations joined; the kernel's own bound on a vector that it need not allocate twice is lower, its limit higher.
 const MAX_JOINED: usize = 128;

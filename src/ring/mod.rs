@@ -3,21 +3,22 @@
 //! Rules kept here: I6 (what an entry points to is held until its completion has been reaped: see [`slot`] and
 //! [`entry`]), and: one submit-and-wait per round, nothing submitted one by one.
 //!
-//! [`slot`] says what is known of an operation from its start to its completion, [`entry`] how it looks to the kernel,
-//! [`merge`] when several become one, [`disk`] what a disk is, [`payloads`] where requests' data is, [`waiting`] which disks have not answered.
+//! [`inner`] says what a ring holds, [`slot`] what becomes of an operation from its start to its completion, [`entry`] how
+//! it looks to the kernel, [`merge`] when several become one, [`disk`] what a disk is, [`payloads`] where requests' data is,
+//! [`waiting`] which disks have not answered.
 
 pub mod arena;
 mod disk;
 mod entry;
+mod inner;
 mod merge;
 mod payloads;
 mod slot;
 mod waiting;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::Instant;
@@ -28,11 +29,12 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use arena::Arena;
-use disk::{FileTable, RingDisk};
+use disk::RingDisk;
+use inner::{ARENA_INDEX, FileTable, Inner, REGISTERED_BUFFERS, Slot, Work};
 use payloads::Payloads;
-use slot::{Slot, Work};
 
-pub use disk::RingFile;
+pub use disk::SizeProbe;
+pub use inner::RingFile;
 pub use payloads::Payload;
 pub use slot::Command;
 
@@ -40,10 +42,6 @@ pub use slot::Command;
 const SUBMISSION_ENTRIES: u32 = 1024;
 /// Completion entries; more only cost a slower path in the kernel, never a lost completion.
 const COMPLETION_ENTRIES: u32 = 16384;
-/// Most buffers the kernel registers with one ring, so, but for the last, most tags that can use zero copy in a family.
-const REGISTERED_BUFFERS: u32 = 16384;
-/// The last of them is the part of the arena that is used first.
-const ARENA_INDEX: u16 = 16383;
 /// Marks completions of the wake-up descriptor.
 const WAKE_DATA: u64 = u64::MAX;
 
@@ -51,30 +49,6 @@ const WAKE_DATA: u64 = u64::MAX;
 #[derive(Clone)]
 pub struct Ring {
     inner: Rc<Inner>,
-}
-
-struct Inner {
-    uring: RefCell<IoUring>,
-    slots: RefCell<Vec<Slot>>,
-    free: RefCell<Vec<u32>>,
-    completed: RefCell<Vec<(u64, i32)>>,
-    arena: RefCell<Arena>,
-    payloads: RefCell<Payloads>,
-    timers: RefCell<Vec<(u64, Waker)>>,
-    start: Instant,
-    /// Disk operations and commands that have been started.
-    started: Cell<u64>,
-    wake: RefCell<Option<OwnedFd>>,
-    wake_buffer: RefCell<Box<[u8; 8]>>,
-    mailbox_waker: RefCell<Option<Waker>>,
-    files: FileTable,
-    /// Files with operations that wait for the end of the round.
-    holding: RefCell<Vec<Rc<RingFile>>>,
-    fixed_vectors: bool,
-    registered_buffers: bool,
-    arena_registered: bool,
-    /// What the ring could not do at all, and cannot go on after.
-    broken: RefCell<VecDeque<io::Error>>,
 }
 
 impl Ring {
@@ -197,9 +171,6 @@ impl Ring {
         Rc::new(RingDisk::new(&self.inner, file, limits, size, probe))
     }
 }
-
-/// Looks at a file's size again, in sectors.
-pub type SizeProbe = Box<dyn Fn(RawFd) -> Option<Sectors>>;
 
 /// Has the kernel keep the first part of the arena at hand, so that it need not look up and pin its memory for every
 /// operation.

@@ -1,4 +1,4 @@
-//! Slots: what is known of an operation or a command from its start to its completion.
+//! Slots: an operation or a command from its start to its completion.
 //!
 //! A slot's number is the completion's user data. Short transfers and interrupted operations are started again for the
 //! rest, so that above this file an operation is all or nothing.
@@ -11,32 +11,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use dm_targets::disk::{Op, OpKind};
+use dm_targets::disk::OpKind;
 
-use super::{Inner, RingFile};
-
-/// No slot.
-pub(super) const NO_SLOT: u32 = u32::MAX;
-
-/// What a slot is for.
-pub(super) enum Work {
-    Disk { op: Op, file: Rc<RingFile>, done_bytes: u64 },
-    Command,
-    None,
-}
-
-/// What is known of an operation.
-pub(super) struct Slot {
-    pub(super) work: Work,
-    /// Counts what has been started, in order.
-    pub(super) number: u64,
-    result: Option<i32>,
-    waker: Option<Waker>,
-    detached: bool,
-    pub(super) iovecs: Vec<libc::iovec>,
-    /// The operation that was joined to this one.
-    pub(super) next: u32,
-}
+use super::inner::{Inner, NO_SLOT, Slot, Work};
 
 impl Slot {
     /// Whether an operation or command has been started for it and not ended.

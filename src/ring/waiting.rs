@@ -6,8 +6,8 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
 
-use super::slot::Work;
-use super::{Ring, RingFile};
+use super::Ring;
+use super::inner::{RingFile, Work};
 
 impl Ring {
     /// The disks with operations in flight, by the paths they were opened by, and the number of each one's oldest.

@@ -1,0 +1,60 @@
+//! Why there is no verdict about an image, in one line for its user.
+
+use std::fmt;
+use std::io;
+
+/// Why there is no verdict: something could not be read or written. Exit code 1.
+#[derive(Debug)]
+pub(crate) enum Error {
+    /// An image could not be opened.
+    Open {
+        /// The image.
+        path: String,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A directory, pipe or character device.
+    NotStorage {
+        /// What was named.
+        path: String,
+    },
+    /// An image could not be read.
+    Read {
+        /// The image.
+        path: String,
+        /// Where.
+        offset_bytes: u64,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The result could not be written.
+    Output(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Open { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
+                write!(f, "{path}: cannot open: {source}; no root is needed, but permission to read is")
+            }
+            Error::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {
+                write!(f, "cannot open {path}: there is no such device or file: check the path")
+            }
+            Error::Open { path, source } => write!(f, "{path}: cannot open: {source}"),
+            Error::NotStorage { path } => write!(f, "{path}: is neither a block device nor a regular file"),
+            Error::Read { path, offset_bytes, source } => {
+                write!(f, "{path}: cannot read byte {offset_bytes}: {source}")
+            }
+            Error::Output(source) => write!(f, "cannot write the result: {source}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Open { source, .. } | Error::Read { source, .. } | Error::Output(source) => Some(source),
+            Error::NotStorage { .. } => None,
+        }
+    }
+}
