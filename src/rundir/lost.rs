@@ -1,21 +1,62 @@
-//! Lost stores: COWs that look valid and must not be used, because their snapshot became wrong and the COW could not say so.
+//! Lost stores: those that look valid and must not be used, because their snapshot became wrong and the COW could not say so.
 //!
-//! A file for each COW, named after what the disk is called for good, so that it is found however the disk is attached.
+//! A file for each. A store of this program's is known by its id, on whatever disk, at whatever path, and as a copy. One
+//! of the kernel's has none: it is known by what its disk is called for good ([`disk_name`](crate::storage::disk_name)), or
+//! by the disk's path.
 //!
-//! Rules kept here: I9 (a file is whole and durable before the change of the origin that it speaks of: written, flushed,
-//! renamed, and its directory flushed), and a file goes only when the COW has been wiped, never by itself. The run
-//! directory is in memory unless it is put elsewhere: a server must never wait for a file system that it may serve itself.
+//! Rules kept here: I9 (a file is whole and durable before the change of the origin that it speaks of), and a file goes only
+//! when the store is gone from the very disk that it was on, never by itself. Where it cannot be known whether a record is of
+//! the store that is there, it is. The run directory is in memory unless it is put elsewhere: a server must never wait for a
+//! file system that it may serve itself.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use dm_targets::mirror::format::identity_of;
+use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 use serde::{Deserialize, Serialize};
 
-use super::RunDir;
+use super::{RunDir, boot_id, durable};
+use crate::storage::certainly_differ;
+
+/// Which store is on a COW, or will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one with this id.
+    Id(StoreId),
+    /// One of the kernel's.
+    WithoutId,
+    /// The COW could not be read, or its store dies with its server.
+    Unknown,
+}
+
+impl Which {
+    /// How it stands in a record.
+    fn word(self) -> Option<String> {
+        match self {
+            Which::Id(id) => Some(id.to_string()),
+            Which::WithoutId => Some("without id".to_owned()),
+            Which::Unknown => None,
+        }
+    }
+}
+
+/// A COW and its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cow {
+    /// Its store.
+    pub store: Which,
+    /// What its disk is called, best first.
+    pub names: Vec<String>,
+    /// What it was called by earlier versions.
+    pub former: String,
+    /// The disk's number in this boot; zero if it has none.
+    pub number: u64,
+    /// What the origin is called for good; empty if nothing lasts.
+    pub origin: String,
+}
 
 /// What stands in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,117 +66,159 @@ struct Entry {
     origin: String,
     /// The mark failed; else the origin was changed without the snapshot.
     mark_failed: bool,
+    /// Which store it is; nothing if that could not be known, as by earlier versions.
+    #[serde(default)]
+    store: Option<String>,
+    /// The disk's number, in that boot.
+    #[serde(default)]
+    number: u64,
+    #[serde(default)]
+    boot: String,
 }
 
 /// The record of one COW.
 pub struct LostStore {
-    path: PathBuf,
-    cow: String,
-    origin: String,
+    directory: PathBuf,
+    cow: Cow,
+    boot: String,
+    /// As the target knows the COW.
+    known_by: Vec<String>,
 }
 
 impl LostStore {
-    /// The record of a COW and its origin, by what they are called for good.
-    pub fn of(rundir: &RunDir, cow: &str, origin: &str) -> LostStore {
-        let path = rundir.path.join(format!("cow-{:016x}.lost", identity_of(cow)));
-        LostStore { path, cow: cow.to_owned(), origin: origin.to_owned() }
+    /// The record of a COW with that store.
+    pub fn of(rundir: &RunDir, cow: Cow) -> LostStore {
+        // A disk that cannot be told from one of another boot is taken for none that was known before.
+        let boot = boot_id().unwrap_or_default();
+        let name = cow.names.first().map_or("", String::as_str);
+        // By what is not known nothing is known again.
+        let store = cow.store.word().map(|word| format!("{word} on {name}"));
+        let disk = (store.is_some() && cow.number != 0).then(|| format!("{name}, {}", cow.number));
+        let known_by = store.into_iter().chain(disk).collect();
+        LostStore { directory: rundir.path.clone(), cow, boot, known_by }
     }
 
     /// Why the store on the COW is lost, if it is; with the file that says so.
     ///
     /// # Errors
-    /// The file cannot be read. What it says cannot be known then, and the COW must not be used.
+    /// A file cannot be read. What it says cannot be known then, and the COW must not be used.
     pub fn found(&self) -> io::Result<Option<String>> {
-        let text = match fs::read(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|error| self.unreadable(&error))?,
-        };
-        let entry: Entry = serde_json::from_slice(&text).map_err(|error| self.unreadable(&error.into()))?;
-        if entry.cow != self.cow {
-            return Ok(None); // another disk, whose name has the same number
+        if let Which::Id(id) = self.cow.store {
+            let path = self.of_store(id);
+            // Its name says enough, whatever has become of its content.
+            let entry = read(&path).or_else(|error| match error.kind() {
+                ErrorKind::InvalidData => Ok(Some(Entry { mark_failed: false, ..self.entry("", false) })),
+                _ => Err(error),
+            })?;
+            if let Some(entry) = entry {
+                return Ok(Some(why(&path, entry.mark_failed)));
+            }
         }
-        let file = self.path.display();
-        Ok(match entry.mark_failed {
-            true => Some(format!("it became invalid and its COW could not be marked ({file})")),
+        for name in self.cow.names.iter().chain([&self.cow.former]) {
+            let path = self.of_disk(name);
+            // Of another disk, whose name has the same number, it may be.
+            let Some(entry) = read(&path)?.filter(|entry| entry.cow == *name) else { continue };
+            let gone =
+                entry.store.is_some() && self.cow.store != Which::Unknown && entry.store != self.cow.store.word();
             // The store may be another origin's by now.
-            false if entry.origin != self.origin => None,
-            false => Some(format!("its origin was changed, or could be, after the snapshot had been deleted ({file})")),
-        })
+            let others = !entry.mark_failed && certainly_differ(&entry.origin, &self.cow.origin);
+            if !gone && !others {
+                return Ok(Some(why(&path, entry.mark_failed)));
+            }
+        }
+        Ok(None)
     }
 
-    fn unreadable(&self, error: &io::Error) -> io::Error {
-        io::Error::other(format!("{}: {error}", self.path.display()))
-    }
-
-    /// The COW has been wiped: nothing is lost on it any more.
-    pub fn forget(&self) -> io::Result<()> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.unreadable(&error)),
-            _ => Ok(()),
+    /// Forgets what was lost on the COW's disk and has gone from it. `here`: the store is there already.
+    pub fn tidy(&self, here: bool) {
+        for file in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let path = file.path();
+            let is_record = path.extension().is_some_and(|end| end == "lost");
+            let Some(entry) = is_record.then(|| read(&path).ok().flatten()).flatten() else { continue };
+            if self.is_gone(&entry, here) {
+                if let Err(error) = fs::remove_file(&path) {
+                    log::warn!("{}: {error}", path.display());
+                }
+            }
         }
     }
 
-    fn write(&self, entry: &Entry) -> io::Result<()> {
-        let new = self.path.with_extension("lost-new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(&serde_json::to_vec(entry)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        self.path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    /// Whether what an entry speaks of was on this very disk and is not any more.
+    fn is_gone(&self, entry: &Entry, here: bool) -> bool {
+        let same_name = self.cow.names.contains(&entry.cow) || self.cow.former == entry.cow;
+        let number = self.cow.number;
+        let same_disk = same_name && number != 0 && entry.number == number && entry.boot == self.boot;
+        match &entry.store {
+            // Whatever it was: it would be taken for the next one, too.
+            None => same_name && !here,
+            Some(store) => same_disk && !(here && Some(store) == self.cow.store.word().as_ref()),
+        }
+    }
+
+    fn of_store(&self, id: StoreId) -> PathBuf {
+        self.directory.join(format!("cow-store-{id}.lost"))
+    }
+
+    fn of_disk(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("cow-{:016x}.lost", identity_of(name)))
+    }
+
+    fn entry(&self, name: &str, mark_failed: bool) -> Entry {
+        Entry {
+            cow: name.to_owned(),
+            origin: self.cow.origin.clone(),
+            mark_failed,
+            store: self.cow.store.word(),
+            number: self.cow.number,
+            boot: self.boot.clone(),
+        }
+    }
+
+    fn write(&self, path: &Path, name: &str, loss: Loss) -> io::Result<()> {
+        let mut entry = self.entry(name, loss == Loss::MarkFailed);
+        // One that is wrong for any origin does not become less so.
+        let before = read(path).ok().flatten().filter(|before| before.cow == entry.cow && before.store == entry.store);
+        entry.mark_failed |= before.is_some_and(|before| before.mark_failed);
+        durable::replace(path, &serde_json::to_vec(&entry)?).map_err(|error| at(path, &error))
+    }
+}
+
+/// What stands in a file, if there is one. The error names it.
+fn read(path: &Path) -> io::Result<Option<Entry>> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        text => text.map_err(|error| at(path, &error))?,
+    };
+    let damaged = |error| io::Error::new(ErrorKind::InvalidData, format!("{}: damaged: {error}", path.display()));
+    serde_json::from_slice(&text).map(Some).map_err(damaged)
+}
+
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn why(path: &Path, mark_failed: bool) -> String {
+    let file = path.display();
+    match mark_failed {
+        true => format!("it became invalid and its COW could not be marked ({file})"),
+        false => format!("its origin was changed, or could be, after the snapshot had been deleted ({file})"),
     }
 }
 
 impl LossRecord for LostStore {
-    fn cow(&self) -> &str {
-        &self.cow
+    fn cow(&self) -> &[String] {
+        &self.known_by
     }
 
     fn record(&self, loss: Loss) -> Result<(), String> {
-        let mark_failed = loss == Loss::MarkFailed;
-        let entry = Entry { cow: self.cow.clone(), origin: self.origin.clone(), mark_failed };
-        self.write(&entry).map_err(|error| self.unreadable(&error).to_string())
+        let files: Vec<(PathBuf, &str)> = match self.cow.store {
+            Which::Id(id) => vec![(self.of_store(id), self.cow.names.first().map_or("", String::as_str))],
+            _ => self.cow.names.iter().map(|name| (self.of_disk(name), name.as_str())).collect(),
+        };
+        let written = files.iter().try_for_each(|(path, name)| self.write(path, name, loss));
+        written.map_err(|error| error.to_string())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn rundir() -> (tempfile::TempDir, RunDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let rundir = RunDir { path: dir.path().to_owned() };
-        (dir, rundir)
-    }
-
-    #[test]
-    fn a_lost_store_is_found_by_its_name_until_it_is_forgotten() {
-        let (_dir, rundir) = rundir();
-        let store = LostStore::of(&rundir, "wwid 1", "wwid 2");
-        assert_eq!(store.found().unwrap(), None);
-        store.record(Loss::MarkFailed).unwrap();
-        let again = LostStore::of(&rundir, "wwid 1", "wwid 3");
-        assert!(again.found().unwrap().unwrap().contains("could not be marked"), "whatever its origin is now");
-        assert_eq!(LostStore::of(&rundir, "wwid 4", "wwid 2").found().unwrap(), None);
-        again.forget().unwrap();
-        again.forget().unwrap();
-        assert_eq!(store.found().unwrap(), None);
-    }
-
-    #[test]
-    fn a_store_that_left_is_lost_for_its_own_origin_only() {
-        let (_dir, rundir) = rundir();
-        LostStore::of(&rundir, "wwid 1", "wwid 2").record(Loss::OriginChanged).unwrap();
-        assert!(LostStore::of(&rundir, "wwid 1", "wwid 2").found().unwrap().is_some());
-        assert_eq!(LostStore::of(&rundir, "wwid 1", "wwid 3").found().unwrap(), None);
-    }
-
-    #[test]
-    fn what_cannot_be_written_or_read_is_said() {
-        let (dir, rundir) = rundir();
-        let store = LostStore::of(&rundir, "wwid 1", "wwid 2");
-        fs::write(&store.path, b"{").unwrap();
-        assert!(store.found().unwrap_err().to_string().contains(".lost"));
-        drop(dir);
-        assert!(store.record(Loss::MarkFailed).unwrap_err().contains(".lost"));
-    }
-}
+mod tests;

@@ -7,20 +7,17 @@
 //! Rule kept here: I9. A snapshot that is left out is wrong from its origin's next change on. That it is lost is written down
 //! before anything lives that may change the origin; it is taken back only by the server that knows that nothing has.
 
-use std::path::Path;
 use std::rc::Rc;
 
-use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::table::TargetParams;
 
 use super::control::{Prepared, Server};
 use super::devices::{Entry, LeftOut};
+use super::targets::lost::{LeftError, record_left};
 use crate::data::{Family, Served};
 use crate::failure::Reason;
 use crate::protocol::{Answer, DeviceSpec, DeviceState};
 use crate::rundir::RunDir;
-use crate::rundir::lost::LostStore;
-use crate::storage::{DiskId, lasting_name_of};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState, device};
 
 /// Whether the device's users can change its family's origin.
@@ -277,13 +274,15 @@ fn served_state(prepared: &Prepared, info: &DeviceInfo, device: &DeviceState) ->
 /// Has a later `add` refuse the COW of a snapshot that is gone.
 fn record_lost(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason> {
     let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
-    let name = |path: &str| DiskId::of_path(Path::new(path)).map(|id| lasting_name_of(id, Path::new(path)));
-    let (Ok(cow), Ok(origin)) = (name(&snapshot.cow), name(&snapshot.origin)) else {
-        let what = "its disks are not there, so nothing keeps its COW from being used later";
-        log::warn!("{}: {what}; wipe it when it comes back", device.name);
-        return Ok(());
-    };
-    LostStore::of(rundir, &cow, &origin).record(Loss::OriginChanged)
+    match record_left(rundir, snapshot) {
+        Ok(()) => Ok(()),
+        Err(LeftError::NotRecorded(why)) => Err(why),
+        Err(LeftError::NoCow) => {
+            let what = "its COW is not there, so nothing keeps that from being used later";
+            log::warn!("{}: {what}; wipe it when it comes back", device.name);
+            Ok(())
+        }
+    }
 }
 
 fn is_persistent_snapshot(spec: &DeviceSpec) -> bool {

@@ -2,16 +2,21 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use dm_targets::snapshot::format::{StoreId, identity};
 
+use super::opening::Opening;
 use super::{DiskId, OpenDisk};
 
 /// Where the kernel tells what a disk is, best first: world wide names and serial numbers (the last is where virtio has
 /// it), then what stacked devices are called.
-const NAMES: [&str; 8] =
-    ["wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "md/uuid", "dm/name", "loop/backing_file"];
+const NAMES: [&str; 7] = ["wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "md/uuid", "dm/name"];
+/// Where it tells which file a loop device stands on.
+const BACKING_FILE: &str = "loop/backing_file";
+/// Where it shows block devices by their numbers.
+const SYSFS: &str = "/sys/dev/block";
 
 impl OpenDisk {
     /// A number that no other disk has had at the same place since the machine was started: the kernel's sequence number of
@@ -20,7 +25,7 @@ impl OpenDisk {
         let DiskId::Block { major, minor } = self.id else {
             return self.file.metadata().map_or(0, |metadata| born_ns(&metadata));
         };
-        let dir = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
+        let dir = Path::new(SYSFS).join(format!("{major}:{minor}"));
         let read = |name: &str| {
             let text = fs::read_to_string(dir.join(name)).ok()?;
             text.trim().parse::<u64>().ok()
@@ -31,42 +36,115 @@ impl OpenDisk {
     }
 }
 
-/// What a disk is called for good; its path if nothing better is known, as for a file.
+/// What a disk is called in the records of mirrors and journals; its path if nothing better is known, as for a file. Those
+/// records stand on disks and are compared with this: another form of the name would make strangers of their disks.
 pub fn lasting_name(disk: &OpenDisk) -> String {
     lasting_name_of(disk.id, &disk.path)
 }
 
-/// As [`lasting_name`], of a disk that is open elsewhere.
+/// As [`lasting_name`], of a disk that is not open.
 pub fn lasting_name_of(id: DiskId, path: &Path) -> String {
-    kernel_name(id).unwrap_or_else(|| path.display().to_string())
+    let DiskId::Block { major, minor } = id else { return path.display().to_string() };
+    let name = lasting_name_in(&Path::new(SYSFS).join(format!("{major}:{minor}")));
+    name.unwrap_or_else(|| path.display().to_string())
 }
 
-/// What the kernel calls a disk for good, if it is a block device that has such a name.
-fn kernel_name(id: DiskId) -> Option<String> {
-    let DiskId::Block { major, minor } = id else { return None };
-    let dir = Path::new("/sys/dev/block").join(format!("{major}:{minor}"));
-    let read = |dir: &Path, name: &str| {
-        let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
-        let text = text.trim();
-        (!text.is_empty()).then(|| format!("{name} {text}"))
-    };
-    // A partition is a part of its disk, by where it starts.
-    let partition = read(&dir, "partition").and_then(|_| read(&dir, "start")).unwrap_or_default();
-    let whole = if partition.is_empty() { dir } else { dir.join("..") };
-    NAMES.iter().find_map(|name| read(&whole, name)).map(|name| format!("{name} {partition}"))
+fn lasting_name_in(dir: &Path) -> Option<String> {
+    let disk = whole(dir);
+    let (name, text) = NAMES.iter().chain([&BACKING_FILE]).find_map(|name| Some((name, read(&disk, name)?)))?;
+    let start = start_of(dir).map_or_else(String::new, |start| format!("start {start}"));
+    Some(format!("{name} {text} {start}"))
 }
 
-/// By what a store knows its origin again, whatever its number and path have become; empty if nothing lasts, as of a
-/// device that says nothing of itself.
-pub fn origin_name(path: &Path, id: DiskId) -> String {
-    let DiskId::File { ino, .. } = id else {
-        return kernel_name(id).map_or_else(String::new, |name| name.trim_end().to_owned());
-    };
-    let here = fs::metadata(path).ok().filter(|metadata| DiskId::of(metadata) == Some(id));
-    let birth = here.map_or(0, |metadata| born_ns(&metadata));
-    let birth = if birth == 0 { String::new() } else { format!("{birth}-{ino}") };
+/// By what a disk is known again, whatever its number and path have become: the name of its hardware or of its stack; of a
+/// file its birth and number, beside its path; of a loop device those of its file. Empty if nothing lasts, as of a device
+/// that says nothing of itself.
+pub fn disk_name(path: &Path, id: DiskId) -> String {
+    // A file's file system may hang, and so may that of a loop device's file.
+    let _opening = Opening::of(path);
+    match id {
+        DiskId::Block { major, minor } => block_name(&Path::new(SYSFS).join(format!("{major}:{minor}"))),
+        DiskId::File { .. } => {
+            let here = fs::metadata(path).ok().filter(|metadata| DiskId::of(metadata) == Some(id));
+            name_of_file(path, here.as_ref(), 0)
+        }
+    }
+}
+
+/// What a disk is looked for by, best first, where its path must do if nothing else is known. A file, and a loop device on
+/// it, is found when it was moved (by birth and number) and when it was restored (by path).
+pub fn names_of(path: &Path, id: DiskId) -> Vec<String> {
+    let name = disk_name(path, id);
+    let by_path = |path: &str| format!("path {path}");
+    match identity::birth_and_path(&name) {
+        Some(("", path)) => vec![by_path(path)],
+        Some((birth, path)) => vec![identity::file_name(birth, "").trim_end().to_owned(), by_path(path)],
+        None if name.is_empty() => {
+            let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+            vec![by_path(&path.display().to_string())]
+        }
+        None => vec![name],
+    }
+}
+
+/// The name of the block device with that directory in sysfs.
+fn block_name(dir: &Path) -> String {
+    let (disk, start) = (whole(dir), start_of(dir));
+    if let Some((name, text)) = NAMES.iter().find_map(|name| Some((name, read(&disk, name)?))) {
+        return start.map_or_else(|| format!("{name} {text}"), |start| format!("{name} {text} start {start}"));
+    }
+    // Not trimmed but for its end of line: it is a path.
+    let Ok(file) = fs::read_to_string(disk.join(BACKING_FILE)) else { return String::new() };
+    let file = Path::new(file.trim_end_matches('\n'));
+    let offset = read(&disk, "loop/offset").and_then(|offset| offset.parse::<u64>().ok()).unwrap_or(0);
+    // One that is deleted has no metadata at its path, and its path says so.
+    name_of_file(file, fs::metadata(file).ok().as_ref(), offset + start.unwrap_or(0) * 512)
+}
+
+/// The name of what begins in a file at a byte. Birth and number are enough without the file system's name, which few file
+/// systems have for good: a file with the same ones elsewhere is in a copy of the file system, and so a copy.
+fn name_of_file(path: &Path, metadata: Option<&fs::Metadata>, offset: u64) -> String {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    identity::file_name(&birth, &path.display().to_string())
+    let birth = metadata.map_or(0, born_ns);
+    let birth = metadata.filter(|_| birth != 0).map(|metadata| format!("{birth}-{}", metadata.ino()));
+    let (birth, path) = (birth.unwrap_or_default(), path.display());
+    match offset {
+        0 => identity::file_name(&birth, &path.to_string()),
+        _ if birth.is_empty() => identity::file_name("", &format!("{path} +{offset}")),
+        _ => identity::file_name(&format!("{birth}+{offset}"), &format!("{path} +{offset}")),
+    }
+}
+
+/// The directory of the disk that a block device is or is a part of.
+fn whole(dir: &Path) -> PathBuf {
+    if dir.join("partition").exists() { dir.join("..") } else { dir.to_owned() }
+}
+
+/// Where a partition starts, in sectors.
+fn start_of(dir: &Path) -> Option<u64> {
+    read(dir, "partition")?;
+    read(dir, "start")?.parse().ok()
+}
+
+/// A line of sysfs, if there is one that says anything.
+fn read(dir: &Path, name: &str) -> Option<String> {
+    let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+/// Whether two names of disks are certainly of two: hardware does not change its name, and a file that was moved has its
+/// birth and one that was restored its path. What is stacked can be called one thing and another.
+pub fn certainly_differ(one: &str, other: &str) -> bool {
+    /// First words of names that a disk keeps.
+    const HARDWARE: [&str; 4] = ["wwid", "device/wwid", "device/serial", "serial"];
+    let (one, other) = (one.trim_end(), other.trim_end());
+    if let (Some(one), Some(other)) = (identity::birth_and_path(one), identity::birth_and_path(other)) {
+        return !one.0.is_empty() && !other.0.is_empty() && one.0 != other.0 && one.1 != other.1;
+    }
+    let kind =
+        |name: &str| HARDWARE.iter().position(|kind| name.split_once(' ').is_some_and(|(word, _)| word == *kind));
+    one != other && kind(one).is_some() && kind(one) == kind(other)
 }
 
 /// When a file was made, in nanoseconds since 1970; zero if its file system does not say.
@@ -86,3 +164,6 @@ pub fn new_store_id() -> io::Result<StoreId> {
     let number = u128::from_str_radix(&text, 16).map_err(|_| io::Error::other(format!("{UUID}: {text:?} is no id")))?;
     Ok(StoreId(number.to_be_bytes()))
 }
+
+#[cfg(test)]
+mod tests;

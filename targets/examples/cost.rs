@@ -43,8 +43,8 @@ struct NoMemory(Cell<u32>);
 struct NoLosses;
 
 impl LossRecord for NoLosses {
-    fn cow(&self) -> &str {
-        ""
+    fn cow(&self) -> &[String] {
+        &[]
     }
 
     fn record(&self, _: Loss) -> Result<(), String> {

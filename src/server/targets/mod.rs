@@ -2,7 +2,7 @@
 
 mod circle;
 mod cow_journal;
-mod lost;
+pub(super) mod lost;
 pub mod mirror;
 pub mod mirror_messages;
 mod snapshot;

@@ -21,9 +21,7 @@ use crate::server::control::{Prepared, Server};
 use crate::server::devices::Deps;
 use crate::storage::content;
 use crate::storage::signature::SignatureKind;
-use crate::storage::{
-    Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind, lasting_name, lasting_name_of, new_store_id, origin_name,
-};
+use crate::storage::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind, disk_name, new_store_id};
 use crate::ublk::device;
 
 /// What the data thread found out about a snapshot it opened.
@@ -102,13 +100,14 @@ impl Server {
             content::refuse_other(&cow, wanted, "a snapshot")?;
         }
         let origin_path = Path::new(&snapshot.origin);
-        let losses = LostStore::of(&self.rundir, &lasting_name(&cow), &lasting_name_of(origin, origin_path));
-        let lost = persistent && lost::is_lost(&losses, &cow, again)?;
         let ownership = Ownership {
             store: new_store_id().map_err(|error| error.to_string())?,
-            origin: origin_name(origin_path, origin),
+            origin: disk_name(origin_path, origin),
             adopt: spec.other_origin,
         };
+        let new = persistent.then_some(ownership.store);
+        let losses = lost::record_of(&self.rundir, &cow, new, &ownership.origin)?;
+        let lost = persistent && lost::is_lost(&losses, &cow, again)?;
         let (cow_id, cow_limits) = (cow.id, cow.limits);
         let ticket = self.next_ticket();
         let label = name.unwrap_or(&snapshot.cow).to_owned();

@@ -6,7 +6,7 @@ use crate::snapshot::losses::{Loss, LossRecord};
 
 /// The record of one COW.
 pub struct SimLosses {
-    cow: String,
+    cow: [String; 1],
     recorded: Cell<Option<Loss>>,
     /// Nothing can be recorded.
     full: Cell<bool>,
@@ -17,7 +17,7 @@ impl SimLosses {
     /// The record of a COW, with what stands there.
     pub fn of(cow: &str, recorded: Option<Loss>) -> SimLosses {
         let (full, changes) = (Cell::new(false), Cell::new(0));
-        SimLosses { cow: cow.to_owned(), recorded: Cell::new(recorded), full, changes }
+        SimLosses { cow: [cow.to_owned()], recorded: Cell::new(recorded), full, changes }
     }
 
     /// Whether it has no room from now on.
@@ -37,7 +37,7 @@ impl SimLosses {
 }
 
 impl LossRecord for SimLosses {
-    fn cow(&self) -> &str {
+    fn cow(&self) -> &[String] {
         &self.cow
     }
 

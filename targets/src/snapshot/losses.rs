@@ -21,8 +21,8 @@ pub enum Loss {
 
 /// Where a lost store is recorded: a place that outlives the process and does not depend on the COW.
 pub trait LossRecord {
-    /// The name of the COW that stays the same however it is attached.
-    fn cow(&self) -> &str;
+    /// What the COW is known by. Two records that have one of these in common are of the same COW.
+    fn cow(&self) -> &[String];
 
     /// Records that the store on the COW is lost. It is durable when this returns `Ok`, and whoever opens the COW next must
     /// find it. The error says why it could not be recorded.
@@ -42,8 +42,8 @@ impl Departed {
     }
 
     /// A snapshot on a COW joins: whatever left on that COW is right again, or gone.
-    pub(super) fn forget(&self, cow: &str) {
-        self.0.borrow_mut().retain(|(record, _)| record.cow() != cow);
+    pub(super) fn forget(&self, cow: &[String]) {
+        self.0.borrow_mut().retain(|(record, _)| !record.cow().iter().any(|name| cow.contains(name)));
     }
 
     /// The origin is about to change. An error if that cannot be recorded: it must not change then.

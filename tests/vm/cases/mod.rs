@@ -20,6 +20,7 @@ mod joins;
 mod kill;
 mod leaving;
 mod live;
+mod lost;
 mod mirror_alternate;
 mod mirror_bad;
 mod mirror_basic;
@@ -71,6 +72,7 @@ pub fn all() -> Vec<Case> {
     all.extend(admin::cases());
     all.extend(admin_left_out::cases());
     all.extend(ends::cases());
+    all.extend(lost::cases());
     all.extend(whose::cases());
     all.extend(stands::cases());
     all.extend(copy::cases());

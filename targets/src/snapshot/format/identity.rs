@@ -30,6 +30,9 @@ const HASH_AT: usize = 504;
 const NAME_BYTES: usize = HASH_AT - NAME_AT;
 /// How the name of an origin in a regular file begins; its birth and number, and its path, follow.
 const FILE: &str = "file ";
+/// How the name of an origin on a loop device began before it was that of its file; where in the file it began was not
+/// always said.
+const LOOP: &str = "loop/backing_file ";
 
 /// Tells a store from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +109,12 @@ impl Identity {
         if self.origin.is_empty() || origin.is_empty() || self.origin == origin {
             return true;
         }
+        let loop_file =
+            self.origin.strip_prefix(LOOP).map(|name| name.split_once(" start ").map_or(name, |(file, _)| file));
         match (birth_and_path(&self.origin), birth_and_path(origin)) {
+            (None, Some((_, path))) => {
+                loop_file.is_some_and(|file| path.split_once(" +").map_or(path, |(path, _)| path) == file)
+            }
             (Some((birth, path)), Some((other_birth, other_path))) => {
                 path == other_path || birth == other_birth && !birth.is_empty()
             }
@@ -124,8 +132,9 @@ impl Identity {
     }
 }
 
-fn birth_and_path(name: &str) -> Option<(&str, &str)> {
-    name.strip_prefix(FILE).and_then(|rest| rest.split_once(' '))
+/// What tells a file from others on its file system (empty if that is not known), and its path; `None` of another disk.
+pub fn birth_and_path(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(FILE)?.split_once(' ')
 }
 
 /// The name of an origin in a regular file: what tells it from others on its file system (empty if nothing does), its path.
@@ -167,6 +176,17 @@ mod tests {
         }
         assert_eq!(Identity::decode(&bytes[..511]), None);
         assert_eq!(Identity::decode(&[0; IDENTITY_END]), None);
+    }
+
+    #[test]
+    fn a_loop_device_was_known_by_its_path() {
+        let made_for = |name: &str| Identity::new(StoreId([1; 16]), 8, name);
+        for name in ["file 5-12 /a b/disk", "file  /a b/disk", "file 5-12+512 /a b/disk +512"] {
+            assert!(made_for("loop/backing_file /a b/disk").is_for(name), "{name}");
+            assert!(made_for("loop/backing_file /a b/disk start 1").is_for(name), "{name}");
+            assert!(!made_for("loop/backing_file /a b").is_for(name), "{name}");
+        }
+        assert!(!made_for("loop/backing_file /a").is_for("serial 1"));
     }
 
     #[test]

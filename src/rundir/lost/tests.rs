@@ -1,0 +1,157 @@
+//! Lost stores are found by whatever names them, and by nothing else.
+
+use super::*;
+
+fn rundir() -> (tempfile::TempDir, RunDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let rundir = RunDir { path: dir.path().to_owned() };
+    (dir, rundir)
+}
+
+const ONE: Which = Which::Id(StoreId([1; 16]));
+const TWO: Which = Which::Id(StoreId([2; 16]));
+
+fn cow(store: Which, name: &str) -> Cow {
+    let names = vec![name.to_owned()];
+    Cow { store, names, former: String::new(), number: 7, origin: "wwid o".to_owned() }
+}
+
+fn is_lost(rundir: &RunDir, cow: Cow) -> bool {
+    LostStore::of(rundir, cow).found().unwrap().is_some()
+}
+
+fn files(rundir: &RunDir) -> usize {
+    fs::read_dir(&rundir.path).unwrap().count()
+}
+
+#[test]
+fn a_store_with_an_id_is_lost_on_every_disk_and_path() {
+    for loss in [Loss::MarkFailed, Loss::OriginChanged] {
+        let (_dir, rundir) = rundir();
+        assert!(!is_lost(&rundir, cow(ONE, "/a")));
+        LostStore::of(&rundir, cow(ONE, "/a")).record(loss).unwrap();
+        for name in ["/a", "/b", "wwid 1"] {
+            assert!(is_lost(&rundir, cow(ONE, name)), "{name}");
+            assert!(
+                is_lost(&rundir, Cow { origin: "wwid p".to_owned(), ..cow(ONE, name) }),
+                "whatever is said of its origin"
+            );
+            assert!(!is_lost(&rundir, cow(TWO, name)), "{name}: another store");
+            assert!(!is_lost(&rundir, cow(Which::WithoutId, name)), "{name}: another store");
+        }
+    }
+}
+
+#[test]
+fn a_store_without_id_is_lost_under_each_name_of_its_disk() {
+    let (_dir, rundir) = rundir();
+    let names = vec!["file 5-12 ".to_owned(), "path /a".to_owned()];
+    let lost = Cow { names, ..cow(Which::WithoutId, "") };
+    LostStore::of(&rundir, lost.clone()).record(Loss::OriginChanged).unwrap();
+    assert!(is_lost(&rundir, lost));
+    assert!(is_lost(&rundir, cow(Which::WithoutId, "file 5-12 ")), "moved");
+    assert!(is_lost(&rundir, cow(Which::WithoutId, "path /a")), "restored");
+    assert!(is_lost(&rundir, cow(Which::Unknown, "path /a")), "unreadable");
+    assert!(!is_lost(&rundir, cow(ONE, "path /a")), "another store");
+    assert!(!is_lost(&rundir, cow(Which::WithoutId, "path /b")));
+}
+
+#[test]
+fn a_store_of_which_nothing_is_known_is_whichever_is_there() {
+    let (_dir, rundir) = rundir();
+    let unread = LostStore::of(&rundir, cow(Which::Unknown, "/a"));
+    unread.record(Loss::OriginChanged).unwrap();
+    for store in [ONE, Which::WithoutId, Which::Unknown] {
+        assert!(is_lost(&rundir, cow(store, "/a")), "{store:?}");
+    }
+    LostStore::of(&rundir, cow(ONE, "/a")).tidy(true);
+    assert!(is_lost(&rundir, cow(ONE, "/a")), "it may be this one");
+    LostStore::of(&rundir, Cow { number: 8, ..cow(ONE, "/a") }).tidy(false);
+    assert_eq!(files(&rundir), 0, "nothing is there that it could be");
+}
+
+#[test]
+fn another_origin_excuses_a_store_without_id_only_if_it_is_certainly_another() {
+    let (_dir, rundir) = rundir();
+    let with = |origin: &str| Cow { origin: origin.to_owned(), ..cow(Which::WithoutId, "wwid 1") };
+    LostStore::of(&rundir, with("wwid o")).record(Loss::OriginChanged).unwrap();
+    for origin in ["wwid o", "", "serial 2", "dm/name x", "file 5-12 /x"] {
+        assert!(is_lost(&rundir, with(origin)), "{origin:?}");
+    }
+    assert!(!is_lost(&rundir, with("wwid p")));
+    LostStore::of(&rundir, with("wwid o")).record(Loss::MarkFailed).unwrap();
+    assert!(is_lost(&rundir, with("wwid p")), "wrong for any");
+    LostStore::of(&rundir, with("wwid o")).record(Loss::OriginChanged).unwrap();
+    assert!(is_lost(&rundir, with("wwid p")), "it does not become right");
+}
+
+#[test]
+fn a_record_goes_only_with_its_store_from_its_own_disk() {
+    for (store, other) in [(ONE, TWO), (Which::WithoutId, ONE)] {
+        let (_dir, rundir) = rundir();
+        LostStore::of(&rundir, cow(store, "/a")).record(Loss::OriginChanged).unwrap();
+        // It is there; a copy is gone; another disk has come to the name or the number.
+        LostStore::of(&rundir, cow(store, "/a")).tidy(true);
+        LostStore::of(&rundir, cow(other, "/b")).tidy(false);
+        LostStore::of(&rundir, Cow { number: 8, ..cow(other, "/a") }).tidy(false);
+        LostStore::of(&rundir, Cow { number: 0, ..cow(other, "/a") }).tidy(true);
+        assert!(is_lost(&rundir, cow(store, "/a")), "{store:?}");
+        LostStore::of(&rundir, cow(other, "/a")).tidy(true);
+        assert_eq!(files(&rundir), 0, "{store:?}");
+        LostStore::of(&rundir, cow(store, "/a")).record(Loss::OriginChanged).unwrap();
+        LostStore::of(&rundir, cow(other, "/a")).tidy(false);
+        assert_eq!(files(&rundir), 0, "{store:?}: wiped");
+    }
+}
+
+#[test]
+fn a_cow_is_the_same_by_its_store_or_its_disk() {
+    let (_dir, rundir) = rundir();
+    let common = |one: Cow, other: Cow| {
+        let [one, other] = [one, other].map(|cow| LostStore::of(&rundir, cow));
+        one.cow().iter().any(|name| other.cow().contains(name))
+    };
+    assert!(common(cow(ONE, "/a"), Cow { number: 8, ..cow(ONE, "/a") }), "attached anew");
+    assert!(common(cow(ONE, "/a"), cow(TWO, "/a")), "a new store on the same disk");
+    assert!(!common(cow(ONE, "/a"), Cow { number: 8, ..cow(ONE, "/b") }), "a copy");
+    assert!(!common(cow(ONE, "serial 1"), Cow { number: 8, ..cow(TWO, "serial 1") }), "two disks with one name");
+    let unnumbered = |store, name| Cow { number: 0, ..cow(store, name) };
+    assert!(!common(unnumbered(ONE, "/a"), unnumbered(TWO, "/a")));
+    assert!(!common(cow(Which::Unknown, "/a"), cow(Which::Unknown, "/a")), "a transient store leaves what was there");
+}
+
+#[test]
+fn records_of_earlier_versions_are_found_and_go_when_the_disk_is_wiped() {
+    let (_dir, rundir) = rundir();
+    let now = Cow { former: "/img/cow".to_owned(), ..cow(ONE, "file 5-12 ") };
+    let path = LostStore::of(&rundir, now.clone()).of_disk("/img/cow");
+    for origin in ["/img/origin", "serial 1 "] {
+        let text = format!(r#"{{"cow":"/img/cow","origin":"{origin}","mark_failed":false}}"#);
+        fs::write(&path, text).unwrap();
+        let found = LostStore::of(&rundir, Cow { origin: "serial 1".to_owned(), ..now.clone() });
+        assert!(found.found().unwrap().is_some(), "{origin}");
+        found.tidy(true);
+        assert!(found.found().unwrap().is_some(), "{origin}");
+        found.tidy(false);
+        assert_eq!(files(&rundir), 0);
+    }
+}
+
+#[test]
+fn what_cannot_be_written_or_read_is_said() {
+    let (dir, rundir) = rundir();
+    let [store, disk] = [ONE, Which::WithoutId].map(|store| LostStore::of(&rundir, cow(store, "wwid 1")));
+    fs::write(disk.of_disk("wwid 1"), b"{").unwrap();
+    for record in [&store, &disk] {
+        assert!(record.found().unwrap_err().to_string().contains(".lost: damaged"));
+    }
+    fs::write(store.of_store(StoreId([1; 16])), b"{").unwrap();
+    assert!(store.found().unwrap().is_some(), "the name of the file says it");
+    fs::remove_file(store.of_store(StoreId([1; 16]))).unwrap();
+    fs::create_dir(store.of_store(StoreId([1; 16]))).unwrap();
+    assert!(store.found().is_err());
+    drop(dir);
+    for record in [store, disk] {
+        assert!(record.record(Loss::MarkFailed).unwrap_err().contains(".lost"));
+    }
+}

@@ -1,0 +1,119 @@
+//! Disks keep their names however they are reached; `sysfs` is a directory of files here.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+/// A directory of files that stands for sysfs, too.
+struct Rig(tempfile::TempDir);
+
+impl Rig {
+    fn new() -> Rig {
+        Rig(tempfile::tempdir().unwrap())
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().canonicalize().unwrap().join(path)
+    }
+
+    /// A file with something in it.
+    fn file(&self, name: &str) -> PathBuf {
+        fs::write(self.at(name), name).unwrap();
+        self.at(name)
+    }
+
+    /// The directory of a block device, with files in it.
+    fn device(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let dir = self.at(name);
+        for (file, text) in files {
+            let path = dir.join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, format!("{text}\n")).unwrap();
+        }
+        dir
+    }
+
+    fn loop_on(&self, name: &str, file: &str, offset: u64) -> PathBuf {
+        self.device(name, &[("loop/backing_file", file), ("loop/offset", &offset.to_string())])
+    }
+}
+
+fn name_at(path: &Path) -> String {
+    disk_name(path, DiskId::of_path(path).unwrap())
+}
+
+#[test]
+fn a_file_is_the_same_by_every_path() {
+    let rig = Rig::new();
+    let file = rig.file("a");
+    let id = DiskId::of_path(&file).unwrap();
+    let names = names_of(&file, id);
+    let path = format!("path {}", file.display());
+    assert!(names.len() == 2 && names[1] == path, "{names:?}: the temporary file's file system knows no time of birth");
+    symlink(&file, rig.at("link")).unwrap();
+    assert_eq!(names_of(&rig.at("link"), id), names);
+    fs::hard_link(&file, rig.at("hard")).unwrap();
+    assert_eq!(names_of(&rig.at("hard"), id)[0], names[0]);
+    fs::rename(&file, rig.at("moved")).unwrap();
+    assert_eq!(names_of(&rig.at("moved"), id)[0], names[0]);
+    // Another one at its path.
+    let other = names_of(&rig.file("a"), DiskId::of_path(&rig.at("a")).unwrap());
+    assert!(other[0] != names[0] && other[1] == names[1], "{other:?}");
+}
+
+#[test]
+fn a_loop_device_is_its_file() {
+    let rig = Rig::new();
+    let file = rig.file("a");
+    let whole = rig.loop_on("loop0", file.to_str().unwrap(), 0);
+    assert_eq!(block_name(&whole), name_at(&file));
+    let inside = rig.loop_on("loop1", file.to_str().unwrap(), 1 << 20);
+    assert!(certainly_differ(&block_name(&inside), &name_at(&file)), "it is a part of it");
+    let part = rig.device("loop0/loop0p1", &[("partition", "1"), ("start", "2048")]);
+    assert_eq!(block_name(&part), block_name(&inside), "the same part");
+    // A file that is deleted, or that a server in another root cannot see.
+    let gone = rig.loop_on("loop2", "/nowhere/a (deleted)", 0);
+    assert_eq!(block_name(&gone), "file  /nowhere/a (deleted)");
+    let blank = rig.loop_on("loop3", rig.file("with blank ").to_str().unwrap(), 0);
+    assert_eq!(block_name(&blank), name_at(&rig.at("with blank ")));
+    // As it is in the records of earlier versions.
+    assert_eq!(lasting_name_in(&part), Some(format!("loop/backing_file {} start 2048", file.display())));
+}
+
+#[test]
+fn a_disk_has_the_name_of_its_hardware_or_its_stack() {
+    let rig = Rig::new();
+    let disk = rig.device("sda", &[("device/wwid", "naa.5 "), ("device/serial", "7")]);
+    assert_eq!(block_name(&disk), "device/wwid naa.5");
+    assert_eq!(lasting_name_in(&disk).unwrap(), "device/wwid naa.5 ");
+    let part = rig.device("sda/sda1", &[("partition", "1"), ("start", "64")]);
+    assert_eq!(block_name(&part), "device/wwid naa.5 start 64");
+    assert_eq!(lasting_name_in(&part).unwrap(), "device/wwid naa.5 start 64");
+    assert_eq!(block_name(&rig.device("dm-0", &[("dm/name", "x"), ("dm/uuid", "")])), "dm/name x");
+    let unnamed = rig.device("vda", &[("serial", "")]);
+    assert_eq!((block_name(&unnamed), lasting_name_in(&unnamed)), (String::new(), None));
+}
+
+#[test]
+fn names_differ_for_certain_or_may_be_one_disks() {
+    for (one, other) in
+        [("wwid 1", "wwid 2"), ("serial 1", "serial 2"), ("wwid 1", "wwid 1 start 8"), ("file 5-12 /a", "file 5-13 /b")]
+    {
+        assert!(certainly_differ(one, other) && certainly_differ(other, one), "{one} and {other}");
+        assert!(!certainly_differ(one, one) && !certainly_differ(one, ""));
+    }
+    for (one, other) in [
+        ("wwid 1", "serial 1"),
+        ("wwid 1 ", "wwid 1"),
+        ("wwid 1", "/dev/sda"),
+        ("dm/name one", "dm/name two"),
+        ("dm/uuid 1", "dm/uuid 2"),
+        ("file 5-12 /a", "file 5-12 /b"),
+        ("file 5-12 /a", "file 6-13 /a"),
+        ("file  /a", "file 5-12 /b"),
+        ("loop/backing_file /a ", "file 5-12 /b"),
+        ("/a", "file 5-12 /b"),
+    ] {
+        assert!(!certainly_differ(one, other) && !certainly_differ(other, one), "{one} and {other}");
+    }
+}
