@@ -1,12 +1,14 @@
 //! What commands and servers say to each other: one JSON object a line, one question and one answer a connection.
 
 mod ask;
+mod cow;
 
 use dm_targets::table::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use ask::{ask, connect, has_left, is_absent, until_left_or, write_line};
+pub use cow::{Cow, Which};
 
 /// How a device is served, whatever it is made of. Fixed when the kernel adds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +123,9 @@ pub struct DeviceState {
     /// The table that its next resume puts in place.
     #[serde(default)]
     pub loaded: Option<DeviceSpec>,
+    /// Of a snapshot that outlives its server: by what its COW is known again.
+    #[serde(default)]
+    pub cow: Option<Cow>,
     /// Its origin may have been changed since its server died, and it was not there.
     #[serde(default)]
     pub lost: bool,

@@ -114,7 +114,7 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
         }
     }
     // Before it is gone: a device that stays will be served again, and change what this one would have shown.
-    server::Server::record_left_behind(rundir, &device, &left)?;
+    server::record_left_behind(rundir, key, &device, &left)?;
     // If its number is another device's by now, there is nothing left to delete.
     if device::ours(&mut control, id, device.cookie)?.is_some() {
         device::stop(&mut control, id)?;
@@ -132,12 +132,12 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
 /// Leaves a deleted device's COW as it must be. The dead process may hold its disks for a moment longer.
 fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
     for _ in 1..RECORD_TRIES {
-        if server::Server::complete(rundir, key, device).is_ok() {
+        if server::complete(rundir, key, device).is_ok() {
             return Ok(());
         }
         std::thread::sleep(RECORD_PAUSE);
     }
-    server::Server::complete(rundir, key, device)
+    server::complete(rundir, key, device)
 }
 
 /// Takes over the devices of one dead server, and serves them in this process.

@@ -17,11 +17,11 @@ use std::task::Waker;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::Family;
+use super::DataThread;
 use crate::protocol::until_left_or;
 
 /// What a data thread is to do.
-pub(super) type Job = Box<dyn FnOnce(Rc<Family>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
+pub(super) type Job = Box<dyn FnOnce(Rc<DataThread>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
 /// What has not been begun yet.
 #[derive(Default)]
@@ -80,7 +80,7 @@ impl Caller {
     }
 
     /// Runs a closure on the data thread and waits for what its future returns.
-    pub fn call<T, F>(&self, job: impl FnOnce(Rc<Family>) -> F + Send + 'static) -> io::Result<T>
+    pub fn call<T, F>(&self, job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static) -> io::Result<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + 'static,
@@ -93,7 +93,7 @@ impl Caller {
     pub fn call_for<T, F>(
         &self,
         client: &UnixStream,
-        job: impl FnOnce(Rc<Family>, Arc<Left>) -> F + Send + 'static,
+        job: impl FnOnce(Rc<DataThread>, Arc<Left>) -> F + Send + 'static,
     ) -> io::Result<T>
     where
         T: Send + 'static,
@@ -103,7 +103,7 @@ impl Caller {
         // Its other end closes with the job, however that ends.
         let (done, open) = UnixStream::pair()?;
         let known = left.clone();
-        let watched = move |family: Rc<Family>| async move { known.watched(job(family, known.clone())).await };
+        let watched = move |thread: Rc<DataThread>| async move { known.watched(job(thread, known.clone())).await };
         let result = self.begin(watched, move || drop(open))?;
         if until_left_or(client, &done)? {
             left.set();
@@ -115,7 +115,7 @@ impl Caller {
     /// Hands a job in. `ended` is called on the data thread when its result is there.
     fn begin<T, F>(
         &self,
-        job: impl FnOnce(Rc<Family>) -> F + Send + 'static,
+        job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,
         ended: impl FnOnce() + Send + 'static,
     ) -> io::Result<Receiver<T>>
     where
@@ -123,8 +123,8 @@ impl Caller {
         F: Future<Output = T> + 'static,
     {
         let (answer, result) = mpsc::channel();
-        let job: Job = Box::new(move |family| {
-            let work = job(family);
+        let job: Job = Box::new(move |thread| {
+            let work = job(thread);
             Box::pin(async move {
                 drop(answer.send(work.await));
                 ended();

@@ -7,6 +7,6 @@ mod queue;
 mod thread;
 
 pub use caller::{Caller, Left};
-pub use device::{Device, DeviceStats, Events, Opened, Served};
+pub use device::DeviceStats;
 pub use queue::QueueOptions;
-pub use thread::{Family, FamilyHandle, disk_limits, disk_on};
+pub use thread::{DataThread, Handle, disk_limits, disk_on};

@@ -1,7 +1,7 @@
 //! The data thread of a server: an origin, its snapshots and their devices, all on one ring.
 //!
 //! One thread owns everything that an origin and its snapshots share, so nothing is locked and no request changes
-//! threads. The control thread hands in closures ([`FamilyHandle::call`]); they run here between requests. What a
+//! threads. The control thread hands in closures ([`Handle::call`]); they run here between requests. What a
 //! device does with a request is in [`super::device`].
 //!
 //! Rule kept here: a device that is removed is taken apart in one order: its tags end, then its target is closed, and
@@ -18,54 +18,48 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::Poll;
 
 use dm_targets::copy;
+use dm_targets::device::Device;
 use dm_targets::disk::{Disk, Limits};
 use dm_targets::exec::Executor;
-use dm_targets::snapshot::origin::Origin;
-use dm_targets::snapshot::target::Snapshot;
+use dm_targets::group::{Group, Ticket};
 use dm_targets::units::Sectors;
 
 use super::caller::{Caller, Mailbox};
-use super::device::{Device, Opened, Served};
+use super::device::Served;
 use super::queue::{Queue, QueueOptions};
 use crate::ring::Ring;
 use crate::storage::OpenDisk;
 
 /// The control thread's end of a data thread.
-pub struct FamilyHandle {
+pub struct Handle {
     caller: Caller,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 /// Everything on the data thread.
-pub struct Family {
+pub struct DataThread {
     /// The ring.
     pub ring: Ring,
-    /// Its tasks.
-    pub executor: Executor,
-    /// The copy client of the family.
-    pub copy: copy::Client,
-    /// The origin, present from the first target on.
-    pub origin: RefCell<Option<Rc<Origin>>>,
-    /// Targets opened and not yet given a device, by ticket.
-    pub opened: RefCell<HashMap<u64, Opened>>,
-    /// Devices by ublk id.
-    pub devices: RefCell<HashMap<u32, Rc<Device>>>,
+    /// Targets and devices.
+    pub group: Group,
+    /// The queues of devices, by ublk id.
+    served: RefCell<HashMap<u32, Rc<Served>>>,
     /// Told of a device whose tags have all ended.
     lost: Rc<dyn Fn(u32)>,
 }
 
-impl FamilyHandle {
+impl Handle {
     /// Starts a data thread. `lost` is called on it with the id of a device that the kernel has stopped, whoever asked for
     /// that.
-    pub fn start(lost: impl Fn(u32) + Send + 'static) -> io::Result<FamilyHandle> {
+    pub fn start(lost: impl Fn(u32) + Send + 'static) -> io::Result<Handle> {
         let caller = Caller::new()?;
         let (report, started) = mpsc::channel();
         let (theirs, listen) = (caller.mailbox.clone(), caller.wake.try_clone()?);
         let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
-            match Family::new(listen, Rc::new(lost)) {
-                Ok(family) => {
+            match DataThread::new(listen, Rc::new(lost)) {
+                Ok(own) => {
                     if report.send(Ok(())).is_ok() {
-                        family.run(&theirs);
+                        own.run(&theirs);
                     }
                 }
                 // If nobody listens any more there is nobody to tell.
@@ -73,7 +67,7 @@ impl FamilyHandle {
             }
         })?;
         started.recv().unwrap_or_else(|_| Err(io::Error::other("the data thread ended at once")))?;
-        Ok(FamilyHandle { caller, thread: Some(thread) })
+        Ok(Handle { caller, thread: Some(thread) })
     }
 
     /// For other threads.
@@ -82,7 +76,7 @@ impl FamilyHandle {
     }
 
     /// As [`Caller::call`].
-    pub fn call<T, F>(&self, job: impl FnOnce(Rc<Family>) -> F + Send + 'static) -> io::Result<T>
+    pub fn call<T, F>(&self, job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static) -> io::Result<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + 'static,
@@ -98,8 +92,8 @@ impl FamilyHandle {
     }
 }
 
-impl Family {
-    fn new(wake: OwnedFd, lost: Rc<dyn Fn(u32)>) -> io::Result<Rc<Family>> {
+impl DataThread {
+    fn new(wake: OwnedFd, lost: Rc<dyn Fn(u32)>) -> io::Result<Rc<DataThread>> {
         #[cfg(feature = "mutants")]
         break_a_rule();
         let ring = Ring::new()?;
@@ -107,27 +101,20 @@ impl Family {
         let executor = Executor::new();
         let copy = copy::Client::new(&executor, &ring.host(), None)
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))?;
-        Ok(Rc::new(Family {
-            ring,
-            executor,
-            copy,
-            origin: RefCell::default(),
-            opened: RefCell::default(),
-            devices: RefCell::default(),
-            lost,
-        }))
+        let group = Group::new(executor, ring.host(), copy);
+        Ok(Rc::new(DataThread { ring, group, served: RefCell::default(), lost }))
     }
 
     fn run(self: Rc<Self>, mailbox: &Arc<Mutex<Mailbox>>) {
         let stopped = Rc::new(Cell::new(false));
-        let (family, theirs, flag) = (self.clone(), mailbox.clone(), stopped.clone());
-        self.executor.spawn(async move { family.read_mailbox(&theirs, &flag).await });
+        let (own, theirs, flag) = (self.clone(), mailbox.clone(), stopped.clone());
+        self.group.executor.spawn(async move { own.read_mailbox(&theirs, &flag).await });
         while !stopped.get() {
-            self.executor.run_ready();
+            self.group.executor.run_ready();
             if stopped.get() {
                 break;
             }
-            if let Err(error) = self.ring.turn(self.executor.ready() > 0) {
+            if let Err(error) = self.ring.turn(self.group.executor.ready() > 0) {
                 log::error!("the ring failed, the server cannot go on: {error}");
                 log::logger().flush();
                 std::process::abort();
@@ -148,7 +135,7 @@ impl Family {
             })
             .await;
             let Some(job) = job else { break };
-            self.executor.spawn(job(self.clone()));
+            self.group.executor.spawn(job(self.clone()));
         }
         stopped.set(true);
     }
@@ -159,93 +146,55 @@ impl Family {
         disk_on(&self.ring, open, limits)
     }
 
-    /// The origin of the family, made from an open disk the first time.
-    pub fn origin_or(&self, open: impl FnOnce() -> Option<OpenDisk>) -> Option<Rc<Origin>> {
-        if let Some(origin) = &*self.origin.borrow() {
-            return Some(origin.clone());
-        }
-        let origin = Origin::new(self.disk(open()?), self.copy.clone());
-        *self.origin.borrow_mut() = Some(origin.clone());
-        Some(origin)
+    /// Gives an opened target a device and serves its queues. Requests come once the kernel starts the device.
+    ///
+    /// # Errors
+    /// As [`Group::add`].
+    pub async fn serve(
+        &self,
+        id: u32,
+        name: &str,
+        file: File,
+        queues: &[QueueOptions],
+        ticket: Ticket,
+    ) -> Result<(), String> {
+        self.group
+            .add(id, ticket, |device| self.start(id, name, file, queues, device).map_err(|why| why.to_string()))
+            .await
     }
 
-    /// Starts serving a device's queues. Requests come once the kernel starts the device.
-    pub fn serve(&self, id: u32, name: &str, file: File, queues: &[QueueOptions], opened: Opened) -> io::Result<()> {
+    fn start(&self, id: u32, name: &str, file: File, queues: &[QueueOptions], device: Rc<Device>) -> io::Result<()> {
         let file = self.ring.file(OwnedFd::from(file));
         let open = |options| Queue::open(&self.ring, &file, options);
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
-        let device = Device::start(&self.executor, name, queues, opened);
-        self.devices.borrow_mut().insert(id, device.clone());
+        let served = Served::start(&self.group.executor, name, queues, device);
+        self.served.borrow_mut().insert(id, served.clone());
         let lost = self.lost.clone();
-        self.executor.spawn(async move {
-            device.all_ended().await;
-            drop(device);
+        self.group.executor.spawn(async move {
+            served.all_ended().await;
+            drop(served);
             lost(id);
         });
         Ok(())
     }
 
-    /// Adds a snapshot to the family's origin.
-    pub async fn join(&self, snapshot: Rc<Snapshot>) {
-        let origin = self.origin.borrow().clone();
-        if let Some(origin) = origin {
-            origin.join(snapshot).await;
-        }
+    /// A device's queues.
+    pub fn served(&self, id: u32) -> Option<Rc<Served>> {
+        self.served.borrow().get(&id).cloned()
     }
 
-    fn device(&self, id: u32) -> Option<Rc<Device>> {
-        self.devices.borrow().get(&id).cloned()
-    }
-
-    /// Holds a device's new requests back and waits for those that its target has. With `noflush` those that the target
-    /// cannot carry out now wait as well; else they fail. The error says what is lost.
-    pub async fn suspend(&self, id: u32, noflush: bool) -> Result<(), String> {
-        let Some(device) = self.device(id) else { return Ok(()) };
-        device.suspend(noflush).await
-    }
-
-    /// Lets a device's requests go on, to the target that was suspended or to a new one.
-    pub async fn resume(&self, id: u32, same_target: bool) {
-        let Some(device) = self.device(id) else { return };
-        device.resume(same_target).await;
-    }
-
-    /// Takes the target of a suspended device apart, so that its disks can be opened for another one.
-    pub async fn take_target(&self, id: u32) -> Result<(), String> {
-        let Some(device) = self.device(id) else { return Ok(()) };
-        device.take_target().await
-    }
-
-    /// Gives a suspended device a target that has been opened under a ticket.
-    pub async fn put_target(&self, id: u32, ticket: u64) -> Result<(), String> {
-        let device = self.device(id).ok_or("the device is gone")?;
-        let opened = self.opened.borrow_mut().remove(&ticket).ok_or("the target is not open")?;
-        opened.served.activate(&self.executor).await?;
-        device.put_target(opened);
-        Ok(())
-    }
-
-    /// Prepares a device for its end: what its target has is carried out or fails, what comes later fails.
-    pub async fn let_go(&self, id: u32) {
-        let Some(device) = self.device(id) else { return };
-        device.let_go().await;
-    }
-
-    /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after. With
-    /// `outlived` the origin's device stays and is in use: a snapshot is marked invalid while it still holds the origin's
-    /// writes back. The error says what is lost.
+    /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after.
+    ///
+    /// # Errors
+    /// As [`Group::remove`].
     pub async fn remove(&self, id: u32, outlived: bool) -> Result<(), String> {
-        let Some(device) = self.devices.borrow_mut().remove(&id) else { return Ok(()) };
-        device.ended().await;
-        // Writes of the origin no longer preserve anything for a snapshot without a device.
-        let (served, origin) = (device.served(), self.origin.borrow().clone());
-        if let (Served::Snapshot(snapshot), Some(origin)) = (&served, origin) {
-            if outlived {
-                snapshot.give_up().await;
-            }
-            origin.leave(snapshot);
+        let served = self.served.borrow_mut().remove(&id);
+        if let Some(served) = &served {
+            served.ended().await;
         }
-        served.close().await
+        let removed = self.group.remove(id, outlived).await;
+        drop(served);
+        removed
     }
 }
 

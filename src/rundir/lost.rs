@@ -19,44 +19,8 @@ use dm_targets::snapshot::losses::{Loss, LossRecord};
 use serde::{Deserialize, Serialize};
 
 use super::{RunDir, boot_id, durable};
+use crate::protocol::{Cow, Which};
 use crate::storage::certainly_differ;
-
-/// Which store is on a COW, or will be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// The one with this id.
-    Id(StoreId),
-    /// One of the kernel's.
-    WithoutId,
-    /// The COW could not be read, or its store dies with its server.
-    Unknown,
-}
-
-impl Which {
-    /// How it stands in a record.
-    fn word(self) -> Option<String> {
-        match self {
-            Which::Id(id) => Some(id.to_string()),
-            Which::WithoutId => Some("without id".to_owned()),
-            Which::Unknown => None,
-        }
-    }
-}
-
-/// A COW and its origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cow {
-    /// Its store.
-    pub store: Which,
-    /// What its disk is called, best first.
-    pub names: Vec<String>,
-    /// What it was called by earlier versions.
-    pub former: String,
-    /// The disk's number in this boot; zero if it has none.
-    pub number: u64,
-    /// What the origin is called for good; empty if nothing lasts.
-    pub origin: String,
-}
 
 /// What stands in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -16,9 +16,9 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::devices::{Directory, LeftOut};
+use super::admin::devices::{Directory, LeftOut};
+use super::compare::takes_long;
 use super::orphan;
-use super::targets::mirror_messages::takes_long;
 use crate::data::Caller;
 use crate::protocol::{self, Answer, Doing, Question};
 use crate::server::report;
@@ -142,7 +142,7 @@ impl Desk {
 
     /// What the server is doing, and which disks it waits for.
     fn doing(&self) -> io::Result<Doing> {
-        let mut oldest = self.family.call(|family| async move { family.ring.oldest() })?;
+        let mut oldest = self.family.call(|thread| async move { thread.ring.oldest() })?;
         oldest.extend(opening());
         Ok(Doing { command: self.at_work.verb(), oldest })
     }

@@ -1,23 +1,19 @@
 //! The server: its process, its control thread, and what it says about its devices.
 
+mod admin;
+mod compare;
 mod control;
-mod devices;
-mod ending;
+mod cow_journal;
 pub mod environment;
 pub mod health;
 mod listener;
+mod live;
 pub mod logging;
-mod lost;
 pub mod manager;
 pub mod orphan;
-mod prepared;
 pub mod process;
-mod recover;
 mod report;
-mod shutdown;
 mod signals;
-mod table;
-mod targets;
-mod undo;
 
 pub use control::Server;
+pub use live::{complete, record_left_behind};

@@ -104,6 +104,7 @@ mod tests {
             spec,
             suspended: false,
             loaded: None,
+            cow: None,
             lost: false,
         }
     }

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
+use dm_targets::device::Device;
 use dm_targets::mirror::legs::ErrorCounts;
 use dm_targets::mirror::target::{LegReport, Progress, Status};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::table::{self, DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus, SnapshotStatus, TargetParams};
+use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
 
-use super::devices::{Deps, Entry};
+use super::admin::devices::{Deps, Entry};
 use super::health;
-use crate::data::{Caller, Device, DeviceStats, Served};
+use crate::data::{Caller, DeviceStats};
 use crate::failure::Reason;
 use crate::protocol::DeviceReport;
 use crate::ublk::device;
@@ -66,10 +68,11 @@ struct SnapshotFacts {
 
 /// Reports of all devices of a server, by id.
 pub fn devices(entries: &BTreeMap<u32, Entry>, family: &Caller) -> Result<Vec<DeviceReport>, Reason> {
-    let facts = family.call(|family| async move {
-        let devices = family.devices.borrow();
-        let now_ms = family.ring.host().now_ms();
-        devices.iter().map(|(id, device)| facts(*id, device, now_ms)).collect::<Vec<_>>()
+    let facts = family.call(|thread| async move {
+        let now_ms = thread.group.host.now_ms();
+        let stats = |id: u32| thread.served(id).map(|served| served.stats()).unwrap_or_default();
+        let devices = thread.group.devices();
+        devices.iter().map(|(id, device)| facts(*id, device, stats(*id), now_ms)).collect::<Vec<_>>()
     });
     let mut facts = facts.map_err(|error| error.to_string())?;
     for facts in &mut facts {
@@ -81,23 +84,23 @@ pub fn devices(entries: &BTreeMap<u32, Entry>, family: &Caller) -> Result<Vec<De
     Ok(entries.iter().filter_map(|(id, entry)| Some(report(entry, of(*id)?))).collect())
 }
 
-fn facts(id: u32, device: &Device, now_ms: u64) -> Facts {
+fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
     let mut facts = Facts {
         id,
         size: Sectors(0),
         logical_block_bytes: 512,
-        stats: device.stats(),
+        stats,
         suspended: device.is_suspended(),
-        events: device.events.count(),
+        events: device.events().count(),
         copies: 0,
         copy_bytes: 0,
         commits: 0,
         snapshot: None,
         mirror: None,
     };
-    match &device.served() {
-        Served::Nothing => {}
-        Served::Mirror(mirror) => {
+    match &device.target() {
+        Target::Nothing => {}
+        Target::Mirror(mirror) => {
             facts.size = mirror.len();
             facts.logical_block_bytes = mirror.logical_block_bytes();
             let recovery = mirror.recovery();
@@ -112,10 +115,10 @@ fn facts(id: u32, device: &Device, now_ms: u64) -> Facts {
                 now_ms,
             });
         }
-        Served::Origin(origin) => {
+        Target::Origin(origin) => {
             facts.logical_block_bytes = origin.disk().limits().logical_block_bytes;
         }
-        Served::Snapshot(snapshot) => {
+        Target::Snapshot(snapshot) => {
             let (usage, copied) = (snapshot.usage(), snapshot.stats());
             facts.size = snapshot.len();
             facts.logical_block_bytes = snapshot.logical_block_bytes();

@@ -6,7 +6,7 @@ use dm_targets::snapshot::format::{Identity, MAGIC};
 
 use super::OpenDisk;
 use super::opening::Opening;
-use super::signature::{self, Signature, SignatureKind};
+use super::signature::{self, Signature};
 use crate::failure::Reason;
 
 fn unreadable(disk: &OpenDisk) -> impl Fn(io::Error) -> Reason {
@@ -31,21 +31,4 @@ pub fn store_on(disk: &OpenDisk) -> Result<Option<FoundStore>, Reason> {
     let _opening = Opening::of(&disk.path);
     let first = signature::first_sector(&disk.file, disk.limits.logical_block_size).map_err(unreadable(disk))?;
     Ok(first.starts_with(&MAGIC.to_le_bytes()).then(|| FoundStore { identity: Identity::decode(&first) }))
-}
-
-/// Refuses a disk that holds something else than what is wanted. `what` would destroy it.
-pub fn refuse_other(disk: &OpenDisk, wanted: Option<SignatureKind>, what: &str) -> Result<(), Reason> {
-    let path = disk.path.display();
-    let block = disk.limits.logical_block_size;
-    match of(disk)? {
-        None if signature::starts_with_zeroes(&disk.file, block).map_err(unreadable(disk))? => Ok(()),
-        None => Err(format!(
-            "{path}: holds something unknown, which {what} would destroy; zero its first sector, or use --force"
-        )),
-        Some(found) if Some(found.kind) == wanted => Ok(()),
-        Some(found) => Err(format!(
-            "{path}: holds {} (at byte {}), which {what} would destroy; wipe it, or use --force",
-            found.name, found.offset
-        )),
-    }
 }

@@ -14,7 +14,7 @@ pub mod word;
 
 pub use below::{Ground, Standing, Through, circle, number_of_mount, ublk_devices_below};
 pub use busy::user_of;
-pub use error::OpenErrorKind;
+pub use error::{OpenError, OpenErrorKind};
 pub use id::DiskId;
 pub use identity::{certainly_differ, disk_name, lasting_name, lasting_name_of, names_of, new_store_id};
 pub use limits::Limits;

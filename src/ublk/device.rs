@@ -11,7 +11,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::failure::Reason;
 use crate::protocol::DeviceOptions;
 use crate::storage::{DiskId, Limits};
-use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, DeviceState, Discard, Params, attrs};
+use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, Discard, Params, attrs};
 
 /// What the path of every disk begins with.
 pub const BLOCK_PATH: &str = "/dev/ublkb";
@@ -67,7 +67,7 @@ pub fn ours(control: &mut Control, id: u32, cookie: u64) -> Result<Option<Device
 }
 
 /// Whether the kernel's device of a number is the one that was given this cookie.
-fn is_ours(info: &DeviceInfo, cookie: u64) -> bool {
+pub fn is_ours(info: &DeviceInfo, cookie: u64) -> bool {
     cookie != 0 && info.target_flags == cookie
 }
 
@@ -115,30 +115,18 @@ fn not_added(id: Option<u32>, error: &ControlError) -> Reason {
     }
 }
 
-/// A device of ours that waits for a server.
-pub fn waiting(control: &mut Control, id: u32, cookie: u64) -> Result<DeviceInfo, Reason> {
-    let info = ours(control, id, cookie)?.ok_or_else(|| replaced(id))?;
-    match info.state {
-        DeviceState::Quiesced | DeviceState::FailIo => Ok(info),
-        DeviceState::Live => Err(format!("/dev/ublkb{id}: it has a server")),
-        DeviceState::Dead => Err(no_longer_waits(id, is_recoverable(&info))),
-    }
-}
-
-/// Takes over a device whose server has died.
-pub fn take_over(control: &mut Control, id: u32, cookie: u64) -> Result<DeviceInfo, Reason> {
-    waiting(control, id, cookie)?;
-    control.start_recovery(id).map_err(|error| error.to_string())?;
-    ours(control, id, cookie)?.ok_or_else(|| replaced(id))
-}
-
-fn replaced(id: u32) -> Reason {
+/// Why a device is not to be touched that has another one's number.
+pub fn replaced(id: u32) -> Reason {
     format!("/dev/ublkb{id}: it is another program's device now; the one that was there is gone")
 }
 
 /// Why a device without a disk cannot be taken over.
-fn no_longer_waits(id: u32, recoverable: bool) -> Reason {
-    let why = if recoverable { "it was stopped" } else { "it was added with --no-recovery, and ended with its server" };
+pub fn no_longer_waits(id: u32, info: &DeviceInfo) -> Reason {
+    let why = if is_recoverable(info) {
+        "it was stopped"
+    } else {
+        "it was added with --no-recovery, and ended with its server"
+    };
     format!("/dev/ublkb{id}: {why}; `ublk-dm del --force` removes what is left of it")
 }
 
@@ -299,6 +287,7 @@ pub fn params(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ublk::DeviceState;
 
     fn info(target_flags: u64) -> DeviceInfo {
         DeviceInfo {

@@ -13,6 +13,7 @@
 //!
 //! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`], [`io`] (dm-io),
 //! [`copy`] (kcopyd), [`request`], [`snapshot`] and [`mirror`], which do not use each other, and [`table`].
+//! Above them are [`target`], [`device`] and [`group`].
 //!
 //! # The rules that keep data safe
 //!
@@ -30,8 +31,10 @@
 #![forbid(unsafe_code)]
 
 pub mod copy;
+pub mod device;
 pub mod disk;
 pub mod exec;
+pub mod group;
 pub mod hash;
 pub mod io;
 pub mod mirror;
@@ -41,5 +44,6 @@ pub mod request;
 pub mod sim;
 pub mod snapshot;
 pub mod table;
+pub mod target;
 pub mod units;
 mod words;

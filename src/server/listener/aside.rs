@@ -10,8 +10,8 @@ use super::reply_late;
 use crate::data::Caller;
 use crate::failure::Reason;
 use crate::protocol::{Answer, Question};
-use crate::server::devices::LegRef;
-use crate::server::targets::mirror_messages::compare_or_repair;
+use crate::server::admin::devices::LegRef;
+use crate::server::compare::compare_or_repair;
 
 /// Questions that are answered aside at the same time: each costs a thread, and nobody needs more.
 const MAX_ASIDE: usize = 32;
@@ -63,11 +63,11 @@ pub(super) fn aside(
 /// Waits for a device's next event.
 fn wait(family: &Caller, client: &UnixStream, question: &Question) -> Result<Answer, Reason> {
     let Question::Wait { id, events } = *question else { return Err("not a question to be answered aside".to_owned()) };
-    let events = family.call_for(client, move |family, left| async move {
-        let device = family.devices.borrow().get(&id).cloned()?;
-        let seen = events.unwrap_or_else(|| device.events.count());
-        drop(family);
-        device.events.after_or(seen, || left.is_set()).await
+    let events = family.call_for(client, move |thread, left| async move {
+        let device = thread.group.device(id)?;
+        let seen = events.unwrap_or_else(|| device.events().count());
+        drop(thread);
+        device.events().after_or(seen, || left.is_set()).await
     });
     let events = events.map_err(|error| error.to_string())?;
     events.map(Answer::Events).ok_or_else(|| format!("/dev/ublkb{id}: the device is gone"))

@@ -62,6 +62,11 @@ impl TargetParams {
 
 impl TargetParams {
     /// The device words, in the order of the line.
+    pub fn devices(&self) -> Vec<String> {
+        self.clone().devices_mut().into_iter().map(std::mem::take).collect()
+    }
+
+    /// The device words, in the order of the line.
     pub fn devices_mut(&mut self) -> Vec<&mut String> {
         match self {
             TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {

@@ -44,6 +44,15 @@ impl fmt::Display for StoreId {
     }
 }
 
+impl StoreId {
+    /// The id that is shown so.
+    pub fn parse(text: &str) -> Option<StoreId> {
+        let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = digits.then(|| u128::from_str_radix(text, 16).ok())??;
+        Some(StoreId(number.to_be_bytes()))
+    }
+}
+
 /// What a store says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {

@@ -1,8 +1,10 @@
 //! A device on its way: what is known of it before the kernel adds it, or before it is taken over.
 
+use dm_targets::group::Ticket;
 use dm_targets::table::{Table, TargetParams};
 
 use super::devices::{Deps, free_name, state_of};
+use crate::protocol::Cow;
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::ublk::{DeviceInfo, Params};
 
@@ -10,11 +12,13 @@ use crate::ublk::{DeviceInfo, Params};
 pub(super) struct Prepared {
     pub(super) params: Params,
     /// Names the opened target to the data thread.
-    pub(super) ticket: u64,
+    pub(super) ticket: Ticket,
     pub(super) deps: Deps,
     pub(super) read_only: bool,
     /// With what was left open in it settled.
     pub(super) spec: DeviceSpec,
+    /// Of a snapshot that outlives its server: by what its COW is known again.
+    pub(super) cow: Option<Cow>,
 }
 
 impl Prepared {
@@ -24,7 +28,7 @@ impl Prepared {
 
     /// How the device is made again after this server's death.
     pub(super) fn state(&self, info: &DeviceInfo, name: &str) -> DeviceState {
-        state_of(info, name, &self.deps, &self.spec)
+        DeviceState { cow: self.cow.clone(), ..state_of(info, name, &self.deps, &self.spec) }
     }
 }
 

@@ -1,27 +1,29 @@
 //! Snapshots and their origin, up to the moment where the kernel adds a device: disks opened and claimed, the store read
 //! and judged, nothing written.
 
-use std::path::Path;
 use std::rc::Rc;
 
+use dm_targets::device::{Events, Opened};
+use dm_targets::group::Ticket;
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::journal::Notes;
 use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::table::{Snapshot as Table, StoreType, TargetParams};
+use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
+use super::content::refuse_other;
 use super::lost;
-use crate::data::{Events, Family, Opened, Served};
 use crate::failure::Reason;
 use crate::protocol::DeviceSpec;
-use crate::rundir::lost::LostStore;
-use crate::server::control::{Prepared, Server};
-use crate::server::devices::Deps;
-use crate::storage::content;
+use crate::server::admin::devices::Deps;
+use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
+use crate::server::admin::prepared::Prepared;
+use crate::server::admin::state::Administrator;
 use crate::storage::signature::SignatureKind;
-use crate::storage::{Access, Claim, DiskId, Limits, OpenDisk, OpenErrorKind, disk_name, new_store_id};
+use crate::storage::{Access, Claim, DiskId, Limits, OpenErrorKind};
 use crate::ublk::device;
 
 /// What the data thread found out about a snapshot it opened.
@@ -31,7 +33,7 @@ struct Found {
 }
 
 /// How a snapshot is opened.
-struct Opening {
+struct Opening<L> {
     /// Length of the device.
     len: Sectors,
     /// What stands on the COW is of no value.
@@ -45,14 +47,18 @@ struct Opening {
     /// Which store a new one is, and the origin that it must have been made for.
     ownership: Ownership,
     /// Where that is recorded.
-    losses: LostStore,
+    losses: L,
     /// What its messages call it.
     label: String,
-    ticket: u64,
+    ticket: Ticket,
 }
 
-impl Server {
-    pub(in crate::server) fn prepare_origin(&mut self, path: &str, spec: DeviceSpec) -> Result<Prepared, Reason> {
+impl<M: Machine> Administrator<M> {
+    pub(in crate::server::admin) fn prepare_origin(
+        &mut self,
+        path: &str,
+        spec: DeviceSpec,
+    ) -> Result<Prepared, Reason> {
         if let Some(entry) = self.devices.values().find(|entry| entry.is_origin()) {
             let (id, name) = (entry.info.id, &entry.name);
             return Err(format!("{path} already has a device: /dev/ublkb{id} ({name})"));
@@ -62,20 +68,20 @@ impl Server {
         let (len, size) = (spec.table.len, self.origin_size()?);
         check_length(path, len, size, limits.logical_block_size)?;
         let ticket = self.next_ticket();
-        let open = move |family: Rc<Family>| async move {
-            let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
-            let opened = Opened { served: Served::Origin(origin), events: Rc::default() };
-            family.opened.borrow_mut().insert(ticket, opened);
+        let open = move |thread: Rc<M::Thread>| async move {
+            let origin = thread.group().origin().ok_or("the family has no origin")?;
+            let opened = Opened { target: Target::Origin(origin), events: Rc::default() };
+            thread.group().keep_opened(ticket, opened);
             Ok::<(), Reason>(())
         };
-        self.family.call(open).map_err(|error| error.to_string())??;
+        self.machine.call(open)??;
         let mut deps = Deps::default();
         deps.insert(path, origin);
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, None);
-        Ok(Prepared { params, ticket, deps, read_only, spec })
+        Ok(Prepared { params, ticket, deps, read_only, spec, cow: None })
     }
 
-    pub(in crate::server) fn prepare_snapshot(
+    pub(in crate::server::admin) fn prepare_snapshot(
         &mut self,
         snapshot: &Table,
         mut spec: DeviceSpec,
@@ -87,28 +93,26 @@ impl Server {
         }
         let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, spec.force)?;
         check_length(&snapshot.origin, spec.table.len, self.origin_size()?, origin_limits.logical_block_size)?;
-        let cow = std::fs::metadata(&snapshot.cow).ok().and_then(|metadata| DiskId::of(&metadata));
-        if cow == Some(origin) {
+        if self.machine.disk_at(&snapshot.cow) == Some(origin) {
             return Err(format!("{}: the origin cannot be its own COW", snapshot.cow));
         }
         let cow =
-            OpenDisk::open(&snapshot.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
+            self.machine.open(&snapshot.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
         let overwrite = !again && spec.force;
         let persistent = !snapshot.store.is_transient();
         if !again && !overwrite {
             let wanted = persistent.then_some(SignatureKind::SnapshotStore);
-            content::refuse_other(&cow, wanted, "a snapshot")?;
+            refuse_other(&cow, wanted, "a snapshot")?;
         }
-        let origin_path = Path::new(&snapshot.origin);
         let ownership = Ownership {
-            store: new_store_id().map_err(|error| error.to_string())?,
-            origin: disk_name(origin_path, origin),
+            store: self.machine.new_store_id()?,
+            origin: self.machine.disk_name(origin, &snapshot.origin),
             adopt: spec.other_origin,
         };
-        let new = persistent.then_some(ownership.store);
-        let losses = lost::record_of(&self.rundir, &cow, new, &ownership.origin)?;
+        let known = lost::cow_of(&cow, persistent.then_some(ownership.store), &ownership.origin)?;
+        let losses = self.machine.records().losses(known.clone());
         let lost = persistent && lost::is_lost(&losses, &cow, again)?;
-        let (cow_id, cow_limits) = (cow.id, cow.limits);
+        let (cow_id, cow_limits) = (cow.id(), *cow.limits());
         let ticket = self.next_ticket();
         let label = name.unwrap_or(&snapshot.cow).to_owned();
         let allow_invalid = again || spec.allow_invalid;
@@ -125,7 +129,7 @@ impl Server {
         deps.insert(&snapshot.cow, cow_id);
         let chunk_size = Some(found.chunk);
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
-        Ok(Prepared { params, ticket, deps, read_only, spec })
+        Ok(Prepared { params, ticket, deps, read_only, spec, cow: persistent.then_some(known) })
     }
 
     /// Opens the origin for the family, once.
@@ -134,43 +138,32 @@ impl Server {
             return Ok((*id, *limits, *read_only));
         }
         let claim = if force { Claim::Shared } else { Claim::Exclusive };
-        let disk = match OpenDisk::open(path, Access::ReadWrite, claim) {
+        let disk = match self.machine.open(path, Access::ReadWrite, claim) {
             Err(error) if matches!(error.kind, OpenErrorKind::ReadOnly) => {
-                OpenDisk::open(path, Access::ReadOnly, claim)
+                self.machine.open(path, Access::ReadOnly, claim)
             }
             other => other,
         };
         let disk = disk.map_err(|error| error.to_string())?;
-        let (id, limits) = (disk.id, disk.limits);
-        let read_only = disk.access == Access::ReadOnly;
-        self.family
-            .call(move |family| async move { drop(family.origin_or(|| Some(disk))) })
-            .map_err(|error| error.to_string())?;
+        let (id, limits) = (disk.id(), *disk.limits());
+        let read_only = disk.is_read_only();
+        self.machine.call(move |thread| async move { thread.group().set_origin(thread.disk(disk)) })?;
         self.origin = Some((id, limits, read_only));
         Ok((id, limits, read_only))
     }
 
-    /// What the user of a device that has been opened should know.
-    pub(in crate::server) fn note_of(&self, ticket: u64) -> Result<Option<String>, Reason> {
-        let note = move |family: Rc<Family>| async move {
-            let opened = family.opened.borrow().get(&ticket).cloned();
-            let Some(Served::Snapshot(snapshot)) = opened.map(|opened| opened.served) else { return None };
-            let invalid = snapshot.health() == Health::Invalid;
-            invalid.then(|| {
-                format!("{}: the snapshot on it is invalid: all I/O on its device fails", snapshot.cow().name())
-            })
-        };
-        self.family.call(note).map_err(|error| error.to_string())
-    }
-
     fn origin_size(&self) -> Result<Sectors, Reason> {
-        let size = self
-            .family
-            .call(|family| async move { family.origin.borrow().as_ref().map(|origin| origin.disk().size()) });
-        size.map_err(|error| error.to_string())?.ok_or_else(|| "the family has no origin".to_owned())
+        let size =
+            self.machine.call(|thread| async move { thread.group().origin().map(|origin| origin.disk().size()) });
+        size?.ok_or_else(|| "the family has no origin".to_owned())
     }
 
-    fn open_snapshot(&self, snapshot: &Table, cow: OpenDisk, opening: Opening) -> Result<Found, Reason> {
+    fn open_snapshot(
+        &self,
+        snapshot: &Table,
+        cow: M::Open,
+        opening: Opening<<M::Records as Records>::Losses>,
+    ) -> Result<Found, Reason> {
         let Opening { len, overwrite, again, allow_invalid, losses, lost, ownership, label, ticket } = opening;
         let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) = snapshot.store;
         let on_full = if overflow { OnFull::Overflow } else { OnFull::Invalidate };
@@ -179,18 +172,18 @@ impl Server {
         let persistent = !snapshot.store.is_transient();
         // What a transient store held died with the server that held it.
         let lost = lost || again && !persistent;
-        let notes = if persistent { self.journal(&cow, ownership.store)? } else { None };
+        let notes = if persistent { self.machine.journal(&cow, ownership.store)? } else { None };
         let path = snapshot.cow.clone();
-        let open = move |family: Rc<Family>| async move {
-            let origin = family.origin.borrow().clone().ok_or("the family has no origin")?;
-            let cow = family.disk(cow);
-            let host = family.ring.host();
+        let open = move |thread: Rc<M::Thread>| async move {
+            let group = thread.group();
+            let origin = group.origin().ok_or("the family has no origin")?;
+            let cow = thread.disk(cow);
             let events = Rc::new(Events::default());
             let happened = events.clone();
             let parts = Parts {
-                executor: &family.executor,
-                host: &host,
-                copy: &family.copy,
+                executor: &group.executor,
+                host: &group.host,
+                copy: &group.copy,
                 origin: origin.disk(),
                 cow: &cow,
                 chunk_size,
@@ -204,7 +197,7 @@ impl Server {
                 notes: notes.map(|notes| Rc::new(notes) as Rc<dyn Notes>),
                 listener: Rc::new(move |event| {
                     log::log!(priority(&event), "{label}: {event}");
-                    happened.happen();
+                    happened.notify();
                 }),
             };
             let snapshot = Snapshot::open(parts).await.map_err(|error| error.to_string())?;
@@ -217,11 +210,10 @@ impl Server {
                 return Err(format!("{path}: the snapshot on it is invalid; {hint}"));
             }
             let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len() };
-            let opened = Opened { served: Served::Snapshot(snapshot), events };
-            family.opened.borrow_mut().insert(ticket, opened);
+            group.keep_opened(ticket, Opened { target: Target::Snapshot(snapshot), events });
             Ok::<Found, Reason>(found)
         };
-        self.family.call(open).map_err(|error| error.to_string())?
+        self.machine.call(open)?
     }
 }
 

@@ -10,29 +10,18 @@
 
 use std::time::Duration;
 
-use super::control::Server;
 use super::ending::{End, origins_first};
+use super::machine::Machine;
+use super::state::{Administrator, Ending};
 use crate::failure::Reason;
 use crate::ublk::device;
 
 /// How often it is looked whether a device that keeps the server alive is still in use: the kernel tells nobody.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What keeps a server from its end.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// It has not been told to end.
-    #[default]
-    No,
-    /// Devices are in use that would die with it.
-    Waits,
-    /// Nothing: those that are left wait for the next server.
-    Leaves,
-}
-
-impl Server {
+impl<M: Machine> Administrator<M> {
     /// Gives up what is not in use, and says what is to become of the rest.
-    pub(super) fn shut_down(&mut self) -> Result<(), Reason> {
+    pub fn shut_down(&mut self) -> Result<(), Reason> {
         let mut stays = Vec::new();
         let mut ids: Vec<u32> = self.devices.keys().copied().collect();
         origins_first(&mut ids, |id| self.is_origin(id));
@@ -61,7 +50,7 @@ impl Server {
 
     /// Deletes a device unless it is in use.
     fn try_end(&mut self, id: u32) -> Result<(), Reason> {
-        device::not_in_use(id)?;
+        self.machine.not_in_use(id)?;
         let cookie = self.devices.get(&id).map_or(0, |entry| entry.info.target_flags);
         let End { lost, wrong } = self.take_down(id, cookie, false)?;
         self.lost_at_end |= lost.is_some();

@@ -7,37 +7,40 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
+use dm_targets::device::{Events, Opened};
+use dm_targets::group::Ticket;
 use dm_targets::mirror::Event;
 use dm_targets::mirror::format::identity_of;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::target::{LegParts, Mirror, Parts};
 use dm_targets::table::{InitialSync, Leg, Mirror as Table, MirrorLog};
+use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
-use crate::data::{Events, Family, Opened, Served};
+use super::content::refuse_other;
 use crate::failure::Reason;
 use crate::protocol::DeviceSpec;
-use crate::rundir::RunDir;
-use crate::server::control::{Prepared, Server};
-use crate::server::devices::Deps;
-use crate::storage::content;
+use crate::server::admin::devices::Deps;
+use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
+use crate::server::admin::prepared::Prepared;
+use crate::server::admin::state::Administrator;
 use crate::storage::signature::SignatureKind;
-use crate::storage::{Access, Claim, DiskId, OpenDisk, lasting_name};
+use crate::storage::{Access, Claim};
 use crate::ublk::Discard;
 use crate::ublk::device;
 
 /// The disks of a mirror, open.
-struct Disks {
-    legs: Vec<OpenDisk>,
-    log: Option<OpenDisk>,
+struct Disks<D> {
+    legs: Vec<D>,
+    log: Option<D>,
     /// Length of the device.
     len: Sectors,
     /// Largest block size among the legs.
     block: Sectors,
 }
 
-impl Server {
-    pub(in crate::server) fn prepare_mirror(
+impl<M: Machine> Administrator<M> {
+    pub(in crate::server::admin) fn prepare_mirror(
         &mut self,
         mirror: &Table,
         spec: DeviceSpec,
@@ -55,32 +58,32 @@ impl Server {
     }
 
     /// What a server that died has left of a mirror.
-    pub(in crate::server) fn past_of(&self, mirror: &Table, source: Option<usize>) -> Past {
-        let left = self.rundir.legs(&self.key);
+    pub(in crate::server::admin) fn past_of(&self, mirror: &Table, source: Option<usize>) -> Past {
+        let left = self.machine.records().legs();
         if let (Err(why), MirrorLog::Core, None) = (&left, &mirror.log, source) {
             log::error!("the record of the legs cannot be used: {why}");
         }
         Past::TakenOver(left.ok())
     }
 
-    pub(in crate::server) fn open_mirror(
+    pub(in crate::server::admin) fn open_mirror(
         &mut self,
         mirror: &Table,
         spec: DeviceSpec,
         name: Option<&str>,
         past: Past,
     ) -> Result<Prepared, Reason> {
-        let disks = open_disks(mirror, spec.table.len, spec.force)?;
+        let disks = self.open_disks(mirror, spec.table.len, spec.force)?;
         check_region(mirror, &disks)?;
         if !matches!(past, Past::TakenOver(_)) {
             check_log(&disks, spec.force)?;
             check_legs(&disks, mirror, &spec, &past)?;
         }
         let mut deps = Deps::default();
-        let legs = disks.legs.iter().zip(&mirror.legs).map(|(disk, leg)| (leg.device.as_str(), disk.id));
-        let log = disks.log.iter().zip(mirror.log_device()).map(|(disk, word)| (word, disk.id));
+        let legs = disks.legs.iter().zip(&mirror.legs).map(|(disk, leg)| (leg.device.as_str(), disk.id()));
+        let log = disks.log.iter().zip(mirror.log_device()).map(|(disk, word)| (word, disk.id()));
         legs.chain(log).for_each(|(word, id)| deps.insert(word, id));
-        let limits: Vec<_> = disks.legs.iter().map(|leg| &leg.limits).collect();
+        let limits: Vec<_> = disks.legs.iter().map(|leg| leg.limits()).collect();
         // A leg with a volatile cache may join later, and what users do not flush then is not flushed to it. Flushes of legs
         // without one cost nothing.
         let read_only = spec.options.read_only;
@@ -89,37 +92,86 @@ impl Server {
         let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
         self.open_target(mirror, disks, spec.source, past, label, ticket)?;
         // Which leg was right was said of this moment: from now on the record knows.
-        Ok(Prepared { params, ticket, deps, read_only, spec: DeviceSpec { source: None, ..spec } })
+        Ok(Prepared { params, ticket, deps, read_only, spec: DeviceSpec { source: None, ..spec }, cow: None })
+    }
+
+    /// Opens legs and log. A disk may hold several legs, side by side.
+    fn open_disks(&self, mirror: &Table, len: Sectors, force: bool) -> Result<Disks<M::Open>, Reason> {
+        let mut legs: Vec<M::Open> = Vec::new();
+        for leg in &mirror.legs {
+            let id = self.machine.disk_at(&leg.device);
+            let ours = legs.iter().any(|other| Some(other.id()) == id);
+            let claim = if force || ours { Claim::Shared } else { Claim::Exclusive };
+            legs.push(self.machine.open(&leg.device, Access::ReadWrite, claim).map_err(|error| error.to_string())?);
+        }
+        let log = match mirror.log_device() {
+            None => None,
+            Some(path) => {
+                let id = self.machine.disk_at(path);
+                if legs.iter().any(|leg| Some(leg.id()) == id) {
+                    return Err(format!("{path}: a leg cannot be the log as well"));
+                }
+                Some(self.machine.open(path, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?)
+            }
+        };
+        let block = legs.iter().map(|leg| u64::from(leg.limits().logical_block_size)).max().unwrap_or(512) / 512;
+        for (disk, leg) in legs.iter().zip(&mirror.legs) {
+            let (path, offset, size) = (&leg.device, leg.offset.0, disk.size().0);
+            if len.0 > size.saturating_sub(offset) {
+                return Err(format!(
+                    "{path}: {len} sectors from sector {offset} do not fit on a disk of {size} sectors"
+                ));
+            }
+            if offset % (u64::from(disk.limits().logical_block_size) / 512) != 0 {
+                let block = disk.limits().logical_block_size;
+                return Err(format!(
+                    "{path}: offset of {offset} sectors: not a multiple of its block size of {block} bytes"
+                ));
+            }
+        }
+        if len.0 % block != 0 {
+            return Err(format!(
+                "length of {len} sectors: not a multiple of the legs' block size of {} bytes",
+                block * 512
+            ));
+        }
+        let ranges: Vec<_> = legs.iter().zip(&mirror.legs).map(|(disk, leg)| (disk.id(), leg.offset.0)).collect();
+        for (at, (id, offset)) in ranges.iter().enumerate() {
+            if ranges[..at].iter().any(|(other, start)| other == id && start.abs_diff(*offset) < len.0) {
+                return Err(format!("{}: given for two legs that overlap", mirror.legs[at].device));
+            }
+        }
+        Ok(Disks { legs, log, len, block: Sectors(block) })
     }
 
     fn open_target(
         &self,
         mirror: &Table,
-        disks: Disks,
+        disks: Disks<M::Open>,
         source: Option<usize>,
         past: Past,
         label: String,
-        ticket: u64,
+        ticket: Ticket,
     ) -> Result<(), Reason> {
         let offsets = mirror.legs.iter().map(|leg| leg.offset);
         let known: Vec<_> = offsets.zip(identities(&mirror.legs, &disks.legs)).collect();
         let Table { handle_errors, keep_log, region_size, initial_sync, .. } = *mirror;
-        let (rundir, key) = (self.rundir.clone(), self.key.clone());
-        let open = move |family: Rc<Family>| async move {
+        let records = self.machine.records().clone();
+        let open = move |thread: Rc<M::Thread>| async move {
             let Disks { legs, log, len, .. } = disks;
             let legs = legs.into_iter().zip(known);
-            let legs = legs.map(|(disk, (offset, identity))| LegParts { disk: family.disk(disk), offset, identity });
-            let host = family.ring.host();
+            let legs = legs.map(|(disk, (offset, identity))| LegParts { disk: thread.disk(disk), offset, identity });
+            let group = thread.group();
             let events = Rc::new(Events::default());
             let happened = events.clone();
-            let note = Rc::new(Note { rundir, key, label, failing: Cell::new(false) });
+            let note = Rc::new(Note { records, label, failing: Cell::new(false) });
             let recorder = note.clone();
             let parts = Parts {
-                executor: &family.executor,
-                host: &host,
-                copy: &family.copy,
+                executor: &group.executor,
+                host: &group.host,
+                copy: &group.copy,
                 legs: legs.collect(),
-                log: log.map(|disk| family.disk(disk)),
+                log: log.map(|disk| thread.disk(disk)),
                 len,
                 region_size,
                 initial_sync,
@@ -130,66 +182,18 @@ impl Server {
                 recorder: Rc::new(move |state: &LegState| recorder.record(state)),
                 listener: Rc::new(move |event| {
                     note.tell(&event);
-                    happened.happen();
+                    happened.notify();
                 }),
             };
             let mirror = Mirror::open(parts).await.map_err(|error| error.to_string())?;
-            let opened = Opened { served: Served::Mirror(mirror), events };
-            family.opened.borrow_mut().insert(ticket, opened);
+            group.keep_opened(ticket, Opened { target: Target::Mirror(mirror), events });
             Ok::<(), Reason>(())
         };
-        self.family.call(open).map_err(|error| error.to_string())?
+        self.machine.call(open)?
     }
 }
 
-/// Opens legs and log. A disk may hold several legs, side by side.
-fn open_disks(mirror: &Table, len: Sectors, force: bool) -> Result<Disks, Reason> {
-    let mut legs: Vec<OpenDisk> = Vec::new();
-    for leg in &mirror.legs {
-        let id = std::fs::metadata(&leg.device).ok().and_then(|metadata| DiskId::of(&metadata));
-        let ours = legs.iter().any(|other| Some(other.id) == id);
-        let claim = if force || ours { Claim::Shared } else { Claim::Exclusive };
-        legs.push(OpenDisk::open(&leg.device, Access::ReadWrite, claim).map_err(|error| error.to_string())?);
-    }
-    let log = match mirror.log_device() {
-        None => None,
-        Some(path) => {
-            let id = std::fs::metadata(path).ok().and_then(|metadata| DiskId::of(&metadata));
-            if legs.iter().any(|leg| Some(leg.id) == id) {
-                return Err(format!("{path}: a leg cannot be the log as well"));
-            }
-            Some(OpenDisk::open(path, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?)
-        }
-    };
-    let block = legs.iter().map(|leg| u64::from(leg.limits.logical_block_size)).max().unwrap_or(512) / 512;
-    for (disk, leg) in legs.iter().zip(&mirror.legs) {
-        let (path, offset, size) = (&leg.device, leg.offset.0, disk.size_sectors);
-        if len.0 > size.saturating_sub(offset) {
-            return Err(format!("{path}: {len} sectors from sector {offset} do not fit on a disk of {size} sectors"));
-        }
-        if offset % (u64::from(disk.limits.logical_block_size) / 512) != 0 {
-            let block = disk.limits.logical_block_size;
-            return Err(format!(
-                "{path}: offset of {offset} sectors: not a multiple of its block size of {block} bytes"
-            ));
-        }
-    }
-    if len.0 % block != 0 {
-        return Err(format!(
-            "length of {len} sectors: not a multiple of the legs' block size of {} bytes",
-            block * 512
-        ));
-    }
-    let ranges: Vec<_> = legs.iter().zip(&mirror.legs).map(|(disk, leg)| (disk.id, leg.offset.0)).collect();
-    for (at, (id, offset)) in ranges.iter().enumerate() {
-        if ranges[..at].iter().any(|(other, start)| other == id && start.abs_diff(*offset) < len.0) {
-            return Err(format!("{}: given for two legs that overlap", mirror.legs[at].device));
-        }
-    }
-    Ok(Disks { legs, log, len, block: Sectors(block) })
-}
-
-fn check_region(mirror: &Table, disks: &Disks) -> Result<(), Reason> {
+fn check_region<D>(mirror: &Table, disks: &Disks<D>) -> Result<(), Reason> {
     mirror.check(disks.len).map_err(|error| error.to_string())?;
     if mirror.region_size.0 % disks.block.0 != 0 {
         let (region, block) = (mirror.region_size, disks.block.bytes());
@@ -199,8 +203,8 @@ fn check_region(mirror: &Table, disks: &Disks) -> Result<(), Reason> {
 }
 
 /// Discards go to all legs or to none.
-fn discard_of(disks: &Disks) -> Option<Discard> {
-    let limits = || disks.legs.iter().map(|leg| &leg.limits);
+fn discard_of(disks: &Disks<impl OpenDisk>) -> Option<Discard> {
+    let limits = || disks.legs.iter().map(|leg| leg.limits());
     let max = limits().map(|limits| limits.discard_max_bytes).min().unwrap_or(0) / 512;
     let granularity = limits().map(|limits| limits.discard_granularity).max().unwrap_or(0);
     (max > 0).then(|| Discard {
@@ -212,20 +216,20 @@ fn discard_of(disks: &Disks) -> Option<Discard> {
 }
 
 /// Refuses a log device that holds something else.
-fn check_log(disks: &Disks, force: bool) -> Result<(), Reason> {
+fn check_log(disks: &Disks<impl OpenDisk>, force: bool) -> Result<(), Reason> {
     match &disks.log {
-        Some(log) if !force => content::refuse_other(log, Some(SignatureKind::MirrorLog), "a dirty log"),
+        Some(log) if !force => refuse_other(log, Some(SignatureKind::MirrorLog), "a dirty log"),
         _ => Ok(()),
     }
 }
 
 /// Refuses to recover over a leg that holds something other than the source does.
-fn check_legs(disks: &Disks, mirror: &Table, spec: &DeviceSpec, past: &Past) -> Result<(), Reason> {
+fn check_legs(disks: &Disks<impl OpenDisk>, mirror: &Table, spec: &DeviceSpec, past: &Past) -> Result<(), Reason> {
     if spec.force || mirror.initial_sync == InitialSync::NoSync {
         return Ok(());
     }
     if let Some(log) = disks.log.as_ref().filter(|_| mirror.initial_sync == InitialSync::FromLog) {
-        if content::of(log)?.is_some_and(|found| found.kind == SignatureKind::MirrorLog) {
+        if log.content()?.is_some_and(|found| found.kind == SignatureKind::MirrorLog) {
             return Ok(());
         }
     }
@@ -234,7 +238,7 @@ fn check_legs(disks: &Disks, mirror: &Table, spec: &DeviceSpec, past: &Past) -> 
         _ => None,
     };
     let source = spec.source.or(known).unwrap_or(0);
-    let expected = content::of(&disks.legs[source]).map_err(|error| {
+    let expected = disks.legs[source].content().map_err(|error| {
         format!("{error}; all would be copied from it, so name a leg that can be read with --source")
     })?;
     for (at, leg) in disks.legs.iter().enumerate() {
@@ -242,7 +246,7 @@ fn check_legs(disks: &Disks, mirror: &Table, spec: &DeviceSpec, past: &Past) -> 
         if at == source || mirror.legs[at].offset != Sector(0) {
             continue;
         }
-        let found = match content::of(leg) {
+        let found = match leg.content() {
             // A table line means what it means to the kernel: a dead leg is one, and the mirror starts without it.
             Err(error) if spec.degraded => {
                 log::warn!("{error}: the mirror starts without this leg");
@@ -253,10 +257,10 @@ fn check_legs(disks: &Disks, mirror: &Table, spec: &DeviceSpec, past: &Past) -> 
         if let Some(found) = found.filter(|found| Some(*found) != expected) {
             return Err(format!(
                 "{}: holds {} (at byte {}), which the recovery from {} would destroy; wipe it, or use --force",
-                leg.path.display(),
+                leg.path(),
                 found.name,
                 found.offset,
-                disks.legs[source].path.display()
+                disks.legs[source].path()
             ));
         }
     }
@@ -264,7 +268,7 @@ fn check_legs(disks: &Disks, mirror: &Table, spec: &DeviceSpec, past: &Past) -> 
 }
 
 /// What the legs are called for good. Where two have one name (serial numbers that somebody has set), paths must do.
-fn identities(legs: &[Leg], disks: &[OpenDisk]) -> Vec<u64> {
+fn identities(legs: &[Leg], disks: &[impl OpenDisk]) -> Vec<u64> {
     let named: Vec<u64> = disks.iter().zip(legs).map(|(disk, leg)| identity(disk, leg)).collect();
     if named.iter().collect::<HashSet<_>>().len() == named.len() {
         return named;
@@ -273,20 +277,19 @@ fn identities(legs: &[Leg], disks: &[OpenDisk]) -> Vec<u64> {
 }
 
 /// What a leg is known by in the log.
-pub(in crate::server) fn identity(disk: &OpenDisk, leg: &Leg) -> u64 {
-    identity_of(&format!("{} {}", lasting_name(disk), leg.offset))
+pub(super) fn identity(disk: &impl OpenDisk, leg: &Leg) -> u64 {
+    identity_of(&format!("{} {}", disk.lasting_name(), leg.offset))
 }
 
 /// Hears of a mirror, and puts the state of its legs on record.
-struct Note {
-    rundir: RunDir,
-    key: String,
+struct Note<R> {
+    records: R,
     label: String,
     /// The last attempt to write the record failed, and that was said.
     failing: Cell<bool>,
 }
 
-impl Note {
+impl<R: Records> Note<R> {
     fn tell(&self, event: &Event) {
         match event {
             Event::InSync => log::info!("{}: {event}", self.label),
@@ -296,7 +299,7 @@ impl Note {
 
     /// Called by the target before it acknowledges anything that depends on the state.
     fn record(&self, state: &LegState) -> Result<(), String> {
-        let written = self.rundir.write_legs(&self.key, state).map_err(|error| error.to_string());
+        let written = self.records.write_legs(state);
         let failed_before = self.failing.replace(written.is_err());
         match &written {
             Err(error) if !failed_before => log::error!(

@@ -1,12 +1,13 @@
 //! Commands that end when their clients have left: those have told their users that the command failed, so it is taken back.
 
-use super::control::Server;
+use super::machine::Machine;
+use super::state::Administrator;
 use crate::protocol::{Answer, Question};
 use crate::ublk::device;
 
 /// How a command is taken back whose client has left.
 #[derive(Clone, Copy)]
-pub(super) enum Undo {
+pub enum Undo {
     Add,
     Suspend(u32),
     /// It is not: it has been done, whoever knows.
@@ -15,8 +16,8 @@ pub(super) enum Undo {
 
 impl Undo {
     /// The one for a command. What was suspended before stays so.
-    pub(super) fn of(question: &Question, server: &Server) -> Undo {
-        let runs = |id: &u32| server.devices.get(id).is_some_and(|entry| !entry.suspended);
+    pub fn of<M: Machine>(question: &Question, admin: &Administrator<M>) -> Undo {
+        let runs = |id: &u32| admin.devices.get(id).is_some_and(|entry| !entry.suspended);
         match question {
             Question::Add { .. } => Undo::Add,
             Question::Suspend { id, .. } if runs(id) => Undo::Suspend(*id),
@@ -25,10 +26,10 @@ impl Undo {
     }
 }
 
-impl Server {
+impl<M: Machine> Administrator<M> {
     /// Takes back what a command has done whose client has left without waiting for its end: it has told its user that the
     /// command failed.
-    pub(super) fn take_back(&mut self, undo: Undo, answer: &Answer) {
+    pub fn take_back(&mut self, undo: Undo, answer: &Answer) {
         let taken_back = match (undo, answer) {
             (Undo::Add, Answer::Added { path, .. }) => {
                 let id = path.trim_start_matches(device::BLOCK_PATH).parse();

@@ -3,16 +3,14 @@
 //! The kernel gives all of a device's tags back then, and nothing else tells the server. A device that is stopped cannot be
 //! started again; so its disks are let go, the rest of it is deleted, and nobody is told any more that it lives.
 
-use super::control::Server;
 use super::ending::End;
+use super::machine::Machine;
+use super::state::Administrator;
 
-impl Server {
+impl<M: Machine> Administrator<M> {
     /// All tags of a device have ended. If the server itself has not had that done, the device is given up.
-    pub(super) fn lose(&mut self, id: u32) {
-        let over = self.family.call(move |family| async move {
-            family.devices.borrow().get(&id).is_some_and(|device| device.has_ended())
-        });
-        if !over.unwrap_or(false) {
+    pub fn lose(&mut self, id: u32) {
+        if !self.machine.has_ended(id) {
             return;
         }
         let known = self.devices.get(&id).map(|entry| (entry.name.clone(), entry.info.target_flags));

@@ -3,12 +3,12 @@
 //! Rules kept here: I9 (an origin ends before its snapshots, so that nothing is written which they do not have; a snapshot
 //! that goes alone while its origin is in use is marked invalid first) and I10 (what an end loses is an error).
 
-use super::control::Server;
 use super::devices::Entry;
-use super::recover::changes_origin;
+use super::devices::changes_origin;
+use super::machine::{Machine, Thread};
+use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::Answer;
-use crate::ublk::device;
 
 /// How the end of a device went that is gone.
 #[derive(Default)]
@@ -19,25 +19,27 @@ pub(super) struct End {
     pub(super) wrong: Option<Reason>,
 }
 
-impl Server {
+impl<M: Machine> Administrator<M> {
     /// Stops a device, takes its target apart and deletes it. One that may be in use is told to fail its requests first: the
     /// kernel waits for them, and a mirror may hold some for ever.
     pub(super) fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<End, Reason> {
         // Another program may have deleted it; what has its number now is not ours to stop.
-        let ours = device::ours(&mut self.control, id, cookie)?.is_some();
-        if !ours || force || !device::try_stop(&mut self.control, id)? {
-            self.family
-                .call(move |family| async move { family.let_go(id).await })
-                .map_err(|error| error.to_string())?;
-            let stopped = if ours { device::stop(&mut self.control, id) } else { Ok(()) };
+        let ours = self.ours(id, cookie)?.is_some();
+        if !ours || force || !self.machine.try_stop(id)? {
+            self.machine.call(move |thread| async move {
+                if let Some(device) = thread.group().device(id) {
+                    device.begin_delete().await;
+                }
+            })?;
+            let stopped = if ours { self.machine.stop(id) } else { Ok(()) };
             if let Err(error) = stopped {
                 log::warn!("{error}");
             }
         }
         let outlived = self.is_outlived(id);
-        let removed = self.family.call(move |family| async move { family.remove(id, outlived).await });
-        let deleted = if ours { device::delete(&mut self.control, id) } else { Ok(()) };
-        let lost = removed.map_err(|error| error.to_string())?.err();
+        let removed = self.machine.remove(id, outlived);
+        let deleted = if ours { self.machine.delete(id) } else { Ok(()) };
+        let lost = removed?.err();
         Ok(End { lost, wrong: deleted.err() })
     }
 
@@ -45,7 +47,7 @@ impl Server {
         if !force {
             // All or none: nothing has been deleted when one of them is refused here.
             let mut served = ids.iter().filter(|id| self.devices.contains_key(id));
-            served.try_for_each(|id| device::not_in_use(*id))?;
+            served.try_for_each(|id| self.machine.not_in_use(*id))?;
         }
         let mut ids = ids.to_vec();
         origins_first(&mut ids, |id| self.is_origin(id));
@@ -93,7 +95,7 @@ impl Server {
     /// Whether a device's origin has a device that stays and is in use: it will be written without a snapshot that goes.
     fn is_outlived(&self, id: u32) -> bool {
         let mut others = self.devices.keys().filter(|other| **other != id && self.is_origin(**other));
-        others.any(|origin| device::not_in_use(*origin).is_err())
+        others.any(|origin| self.machine.not_in_use(*origin).is_err())
     }
 }
 

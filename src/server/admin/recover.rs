@@ -7,28 +7,16 @@
 //! Rule kept here: I9. A snapshot that is left out is wrong from its origin's next change on. That it is lost is written down
 //! before anything lives that may change the origin; it is taken back only by the server that knows that nothing has.
 
-use std::rc::Rc;
-
-use dm_targets::table::TargetParams;
-
-use super::control::{Prepared, Server};
-use super::devices::{Entry, LeftOut};
-use super::targets::lost::{LeftError, record_left};
-use crate::data::{Family, Served};
+use super::devices::{Entry, LeftOut, changes_origin, is_persistent_snapshot};
+use super::machine::{Machine, Records, Thread};
+use super::orphans::complete;
+use super::prepared::Prepared;
+use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceSpec, DeviceState};
-use crate::rundir::RunDir;
-use crate::ublk::{DeviceInfo, DeviceState as DiskState, device};
+use crate::protocol::{Answer, DeviceState};
+use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
-/// Whether the device's users can change its family's origin.
-pub(super) fn changes_origin(spec: &DeviceSpec) -> bool {
-    match &spec.table.params {
-        TargetParams::Snapshot(snapshot) => snapshot.discard_passdown_origin,
-        _ => true,
-    }
-}
-
-impl Server {
+impl<M: Machine> Administrator<M> {
     /// Takes over the devices of a server that died, each that can be.
     pub(super) fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Answer, Reason> {
         self.keep_files = true;
@@ -63,11 +51,11 @@ impl Server {
             self.lose_left_out();
             let served = served.iter().map(|(prepared, info, device)| served_state(prepared, info, device));
             let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
-            self.rundir.write_state(&self.key, served.chain(left_out).collect())?;
+            self.machine.records().write_state(served.chain(left_out).collect())?;
         }
         for (prepared, info, device) in served {
             // One that cannot be started is this server's all the same: its target is where it belongs.
-            if let Err(why) = device::start(&mut self.control, info.id, true) {
+            if let Err(why) = self.machine.start(info.id, true) {
                 problems.push(format!("{}: not recovered: {why}", device.name));
             }
             self.keep_again(prepared, info, device);
@@ -111,7 +99,7 @@ impl Server {
         let prepared = self.make_ready(&device)?;
         let info = self.serve_again(&prepared, &device)?;
         self.left_out.remove(&device.id);
-        let started = device::start(&mut self.control, info.id, true);
+        let started = self.machine.start(info.id, true);
         let invalid = now_invalid(&device);
         self.keep_again(prepared, info, device);
         started.map(|()| invalid)
@@ -129,7 +117,7 @@ impl Server {
 
     /// Opens the target of a device that waits. Of a snapshot that is lost the COW is marked first.
     fn make_ready(&mut self, device: &DeviceState) -> Result<Prepared, Reason> {
-        device::waiting(&mut self.control, device.id, device.cookie)?;
+        self.waiting(device.id, device.cookie)?;
         if device.lost {
             self.mark_lost(device)?;
         }
@@ -138,8 +126,8 @@ impl Server {
 
     /// Claims a device and serves its queues; nothing comes before it is started.
     fn serve_again(&mut self, prepared: &Prepared, device: &DeviceState) -> Result<DeviceInfo, Reason> {
-        let taken = device::take_over(&mut self.control, device.id, device.cookie);
-        let served = taken.and_then(|info| self.serve(&info, prepared, &device.name).map(|()| info));
+        let taken = self.take_over(device.id, device.cookie);
+        let served = taken.and_then(|info| self.machine.serve(&info, &device.name, prepared.ticket).map(|()| info));
         self.forget_ticket(prepared)?;
         let info = served?;
         if device.suspended {
@@ -152,7 +140,7 @@ impl Server {
     fn leave_out(&mut self, device: DeviceState, why: &str) -> Reason {
         let problem = format!("{}: not recovered: {why}", device.name);
         log::warn!("{problem}");
-        let info = device::ours(&mut self.control, device.id, device.cookie).ok().flatten();
+        let info = self.ours(device.id, device.cookie).ok().flatten();
         let waits = info.is_some_and(|info| info.state != DiskState::Dead);
         let for_good = device.lost;
         self.left_out.insert(device.id, LeftOut { device, waits, for_good });
@@ -172,67 +160,15 @@ impl Server {
         if !force {
             return Err(format!("/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"));
         }
-        if device::ours(&mut self.control, id, device.cookie)?.is_some() {
-            device::stop(&mut self.control, id)?;
-            device::delete(&mut self.control, id)?;
+        if self.ours(id, device.cookie)?.is_some() {
+            self.machine.stop(id)?;
+            self.machine.delete(id)?;
         }
         self.left_out.remove(&id);
         self.keep_files = !self.left_out.is_empty();
         log::info!("{}: deleted", device.name);
         self.save();
-        Server::complete(&self.rundir, &self.key, &device)
-    }
-
-    /// Leaves the COW of a deleted device as it must be: with what its dead server had noted, or marked if it is lost.
-    pub fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
-        if !device.lost {
-            return Server::record_noted(rundir, key, device).map_err(|why| {
-                let what = "deleted, but writes that it had acknowledged are not on its COW yet";
-                format!("{}: {what}: {why}; add it again", device.name)
-            });
-        }
-        let mut server = Server::start(key, rundir)?;
-        // Of the origin only the size is wanted, whatever uses it.
-        let spec = DeviceSpec { force: true, ..device.spec.clone() };
-        let marked = server.mark_lost(&DeviceState { spec, ..device.clone() });
-        server.family.stop().map_err(|error| error.to_string())?;
-        marked.map_err(|why| {
-            let what = "deleted, but its COW could not be marked invalid and must not be used again";
-            let recorded = record_lost(rundir, device).err();
-            let recorded = recorded.map_or_else(String::new, |why| format!("; that is not recorded: {why}"));
-            format!("{}: {what}, because its origin has changed: {why}{recorded}", device.name)
-        })
-    }
-
-    /// Records that a deleted snapshot's COW must not be used again: a device that stays may change its origin without it.
-    pub fn record_left_behind(rundir: &RunDir, deleted: &DeviceState, staying: &[DeviceState]) -> Result<(), Reason> {
-        let changes = staying.iter().any(|device| changes_origin(&device.spec));
-        if !changes || !is_persistent_snapshot(&deleted.spec) {
-            return Ok(());
-        }
-        record_lost(rundir, deleted).map_err(|why| {
-            format!("{}: not deleted: that its COW is lost then cannot be recorded: {why}", deleted.name)
-        })
-    }
-
-    /// Marks the COW of a snapshot invalid whose origin has changed without it.
-    fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
-        let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
-        let ticket = self.prepare(device.spec.clone(), Some(&device.name), true)?.ticket;
-        let mark = move |family: Rc<Family>| async move {
-            let opened = family.opened.borrow_mut().remove(&ticket).ok_or("the snapshot is not open")?;
-            match opened.served {
-                Served::Snapshot(snapshot) => snapshot.store().invalidate().await.map_err(|error| error.to_string()),
-                _ => Ok(()),
-            }
-        };
-        self.family.call(mark).map_err(|error| error.to_string())??;
-        // What was noted belongs to a store that is right no longer.
-        if let Err(why) = self.discard_journal(&snapshot.cow) {
-            log::debug!("{}: {why}", snapshot.cow);
-        }
-        log::warn!("{}: marked invalid: its origin was changed while it could not be opened", snapshot.cow);
-        Ok(())
+        complete(self.machine.beside()?, &device)
     }
 
     /// Suspends the devices through which the origin changes, and finds out whether it has. Returns those that were not
@@ -249,11 +185,9 @@ impl Server {
                     log::error!("/dev/ublkb{id}: {lost}");
                 }
             }
-            let changes = move |family: Rc<Family>| async move {
-                let stats = family.devices.borrow().get(&id).map(|device| device.stats());
-                stats.is_none_or(|stats| stats.writes + stats.discards > 0)
-            };
-            self.origin_changed |= self.family.call(changes).map_err(|error| error.to_string())?;
+            self.origin_changed |= self.machine.call(move |thread| async move {
+                thread.group().device(id).is_none_or(|device| device.is_written())
+            })?;
         }
         Ok(held)
     }
@@ -269,22 +203,4 @@ fn now_invalid(device: &DeviceState) -> Option<Reason> {
 fn served_state(prepared: &Prepared, info: &DeviceInfo, device: &DeviceState) -> DeviceState {
     let DeviceState { suspended, loaded, .. } = device;
     DeviceState { suspended: *suspended, loaded: loaded.clone(), ..prepared.state(info, &device.name) }
-}
-
-/// Has a later `add` refuse the COW of a snapshot that is gone.
-fn record_lost(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason> {
-    let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
-    match record_left(rundir, snapshot) {
-        Ok(()) => Ok(()),
-        Err(LeftError::NotRecorded(why)) => Err(why),
-        Err(LeftError::NoCow) => {
-            let what = "its COW is not there, so nothing keeps that from being used later";
-            log::warn!("{}: {what}; wipe it when it comes back", device.name);
-            Ok(())
-        }
-    }
-}
-
-fn is_persistent_snapshot(spec: &DeviceSpec) -> bool {
-    matches!(&spec.table.params, TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient())
 }

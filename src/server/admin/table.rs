@@ -1,18 +1,18 @@
 //! Changing devices that are live: suspend and resume, another table.
 
-use std::rc::Rc;
-
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::table::TargetParams;
+use dm_targets::target::Target;
 
-use super::control::{Prepared, Server};
 use super::devices::{Deps, no_device};
-use crate::data::{Family, Served};
+use super::machine::{Machine, Records, Thread};
+use super::prepared::Prepared;
+use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{Answer, DeviceSpec};
 use crate::ublk::{Params, device};
 
-impl Server {
+impl<M: Machine> Administrator<M> {
     /// Holds a device's requests back. That is durable before the command ends: the next server holds them back as well.
     pub(super) fn suspend(&mut self, id: u32, noflush: bool) -> Result<Answer, Reason> {
         let was_suspended = self.devices.get(&id).ok_or_else(|| no_device(id))?.suspended;
@@ -84,22 +84,27 @@ impl Server {
 
     /// Holds a device's new requests back and waits for those that its target has. Says what is lost of what was acknowledged.
     pub(super) fn hold(&self, id: u32, noflush: bool) -> Result<Result<(), Reason>, Reason> {
-        let hold = move |family: Rc<Family>| async move { family.suspend(id, noflush).await };
-        self.family.call(hold).map_err(|error| error.to_string())
+        self.machine.call(move |thread| async move {
+            match thread.group().device(id) {
+                Some(device) => device.suspend(noflush).await,
+                None => Ok(()),
+            }
+        })
     }
 
     /// Lets a suspended device's requests go on.
     pub(super) fn let_through(&self, id: u32, same_target: bool) -> Result<(), Reason> {
-        let resume = move |family: Rc<Family>| async move { family.resume(id, same_target).await };
-        self.family.call(resume).map_err(|error| error.to_string())
+        self.machine.call(move |thread| async move {
+            if let Some(device) = thread.group().device(id) {
+                device.resume(same_target).await;
+            }
+        })
     }
 
     fn has_target(&self, id: u32) -> Result<bool, Reason> {
-        let ask = move |family: Rc<Family>| async move {
-            let device = family.devices.borrow().get(&id).cloned();
-            device.is_some_and(|device| !matches!(device.served(), Served::Nothing))
-        };
-        self.family.call(ask).map_err(|error| error.to_string())
+        self.machine.call(move |thread| async move {
+            thread.group().device(id).is_some_and(|device| !matches!(device.target(), Target::Nothing))
+        })
     }
 
     /// Takes a table for the next resume. Its disks are opened then, when the old table no longer has them.
@@ -129,26 +134,28 @@ impl Server {
             return Err("this is no mirror".to_owned());
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
-        let take = move |family: Rc<Family>| async move { family.take_target(id).await };
-        self.family.call(take).map_err(|error| error.to_string())??;
+        self.machine.call(move |thread| async move {
+            match thread.group().device(id) {
+                Some(device) => device.take_target().await,
+                None => Ok(()),
+            }
+        })??;
         // What the old target has put on record in its end counts as well.
         let past = if again {
             // The word that was given with this table was about another moment.
             spec.source = None;
             self.past_of(&mirror, None)
         } else {
-            Past::Replaced(self.rundir.legs(&self.key).ok())
+            Past::Replaced(self.machine.records().legs().ok())
         };
         let prepared = self.open_mirror(&mirror, spec, Some(&name), past)?;
         let Prepared { ticket, deps, spec, params, .. } = prepared;
         let fits = self.refuse_unfit(id, &params).map_err(|why| format!("the table: {why}"));
         if let Err(why) = fits.and_then(|()| self.record_table(id, deps, spec, again)) {
-            let forget = move |family: Rc<Family>| async move { drop(family.opened.borrow_mut().remove(&ticket)) };
-            self.family.call(forget).map_err(|error| error.to_string())?;
+            self.machine.call(move |thread| async move { drop(thread.group().take_opened(ticket)) })?;
             return Err(why);
         }
-        let put = move |family: Rc<Family>| async move { family.put_target(id, ticket).await };
-        self.family.call(put).map_err(|error| error.to_string())?
+        self.machine.call(move |thread| async move { thread.group().put_target(id, ticket).await })?
     }
 
     /// Writes down what the device is made of from now on: the next server must not open the disks of the old table. The one
@@ -173,7 +180,7 @@ impl Server {
     /// Refuses disks, by the device that they would make, that cannot come below one that is there already.
     pub(super) fn refuse_unfit(&mut self, id: u32, below: &Params) -> Result<(), Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
-        let now = self.control.get_params(id).map_err(|error| error.to_string())?;
+        let now = self.machine.params(id)?;
         device::unfit(&now, below, device::is_zero_copy(&entry.info)).map_or(Ok(()), Err)
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dm_targets::table::{self, TargetParams};
 
 use crate::failure::Reason;
+use crate::protocol::Cow;
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::storage::DiskId;
 use crate::ublk::DeviceInfo;
@@ -42,6 +43,10 @@ pub struct LegRef {
     pub disk: Option<DiskId>,
 }
 
+/// The messages that a mirror takes.
+pub const MESSAGES: &str =
+    "check, repair LEG, replace LEG DEV[:OFFSET], add-leg DEV[:OFFSET], remove-leg LEG, recover, throttle PERCENT";
+
 /// A device of this server.
 #[derive(Clone)]
 pub struct Entry {
@@ -56,6 +61,8 @@ pub struct Entry {
     pub suspended: bool,
     /// The table that its next resume puts in place.
     pub loaded: Option<DeviceSpec>,
+    /// Of a snapshot that outlives its server: by what its COW is known again.
+    pub cow: Option<Cow>,
 }
 
 impl Entry {
@@ -83,6 +90,7 @@ impl Entry {
         DeviceState {
             suspended: self.suspended,
             loaded: self.loaded.clone(),
+            cow: self.cow.clone(),
             ..state_of(&self.info, &self.name, &self.deps, &self.spec)
         }
     }
@@ -98,8 +106,22 @@ pub(super) fn state_of(info: &DeviceInfo, name: &str, deps: &Deps, spec: &Device
         spec: spec.clone(),
         suspended: false,
         loaded: None,
+        cow: None,
         lost: false,
     }
+}
+
+/// Whether the device's users can change its family's origin.
+pub(super) fn changes_origin(spec: &DeviceSpec) -> bool {
+    match &spec.table.params {
+        TargetParams::Snapshot(snapshot) => snapshot.discard_passdown_origin,
+        _ => true,
+    }
+}
+
+/// Whether the device is a snapshot that outlives its server.
+pub(super) fn is_persistent_snapshot(spec: &DeviceSpec) -> bool {
+    matches!(&spec.table.params, TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient())
 }
 
 /// A device of a dead server that could not be taken over.
@@ -127,15 +149,18 @@ impl Directory {
         known.1.clone_from(left_out);
     }
 
-    pub(super) fn devices(&self) -> BTreeMap<u32, Entry> {
+    /// The devices, by id.
+    pub fn devices(&self) -> BTreeMap<u32, Entry> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    pub(super) fn left_out(&self) -> BTreeMap<u32, LeftOut> {
+    /// Those that were left out, by id.
+    pub fn left_out(&self) -> BTreeMap<u32, LeftOut> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
-    pub(super) fn legs_of(&self, id: u32) -> Vec<LegRef> {
+    /// The legs of a mirror; none of any other device.
+    pub fn legs_of(&self, id: u32) -> Vec<LegRef> {
         self.devices().get(&id).and_then(Entry::legs).unwrap_or_default()
     }
 }
@@ -143,6 +168,23 @@ impl Directory {
 /// A device that is not this server's.
 pub(super) fn no_device(id: u32) -> Reason {
     format!("/dev/ublkb{id}: no such device; see `ublk-dm list`")
+}
+
+/// A leg by its path or by its place, counted from 0. Another path of the same disk will do, if one leg alone is on that.
+pub fn find_leg(legs: &[LegRef], word: &str) -> Option<usize> {
+    let by_path = legs.iter().position(|leg| leg.path == word);
+    by_path.or_else(|| word.parse().ok().filter(|at| *at < legs.len())).or_else(|| by_disk(legs, word))
+}
+
+fn by_disk(legs: &[LegRef], word: &str) -> Option<usize> {
+    let id = DiskId::of(&std::fs::metadata(word).ok()?)?;
+    let mut places = legs.iter().enumerate().filter(|(_, leg)| leg.disk == Some(id)).map(|(at, _)| at);
+    places.next().filter(|_| places.next().is_none())
+}
+
+pub fn not_a_leg(legs: &[LegRef], id: u32, word: &str) -> Reason {
+    let legs: Vec<_> = legs.iter().enumerate().map(|(at, leg)| format!("{at} ({})", leg.path)).collect();
+    format!("{word}: not a leg of /dev/ublkb{id}, which has legs {}", legs.join(", "))
 }
 
 /// A name that is not taken: the one that is wanted, or that with a number behind it.

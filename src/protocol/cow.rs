@@ -1,0 +1,57 @@
+//! By what a snapshot's COW is known again: its store, and its disk.
+
+use dm_targets::snapshot::format::StoreId;
+use serde::{Deserialize, Serialize};
+
+/// Which store is on a COW, or will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Option<String>", from = "Option<String>")]
+pub enum Which {
+    /// The one with this id.
+    Id(StoreId),
+    /// One of the kernel's.
+    WithoutId,
+    /// The COW could not be read, or its store dies with its server.
+    Unknown,
+}
+
+impl Which {
+    /// How it stands in a record.
+    pub fn word(self) -> Option<String> {
+        match self {
+            Which::Id(id) => Some(id.to_string()),
+            Which::WithoutId => Some("without id".to_owned()),
+            Which::Unknown => None,
+        }
+    }
+}
+
+impl From<Which> for Option<String> {
+    fn from(which: Which) -> Option<String> {
+        which.word()
+    }
+}
+
+impl From<Option<String>> for Which {
+    fn from(word: Option<String>) -> Which {
+        match word.as_deref() {
+            None => Which::Unknown,
+            Some(id) => StoreId::parse(id).map_or(Which::WithoutId, Which::Id),
+        }
+    }
+}
+
+/// A COW and its origin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cow {
+    /// Its store.
+    pub store: Which,
+    /// What its disk is called, best first.
+    pub names: Vec<String>,
+    /// What it was called by earlier versions.
+    pub former: String,
+    /// The disk's number in this boot; zero if it has none.
+    pub number: u64,
+    /// What the origin is called for good; empty if nothing lasts.
+    pub origin: String,
+}

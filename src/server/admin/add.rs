@@ -1,0 +1,133 @@
+//! Adding a device.
+//!
+//! A device comes in steps of which each can still be undone: the disks are opened and claimed, the store is read and judged,
+//! the kernel adds the device, its queues are served, and only then is the store written and the snapshot joins its origin;
+//! starting the device comes last. A step that fails takes the earlier ones back, so a failed `add` leaves nothing.
+
+use dm_targets::snapshot::exceptions::Health;
+use dm_targets::table::TargetParams;
+use dm_targets::target::Target;
+
+use super::devices::Entry;
+use super::devices::changes_origin;
+use super::machine::{Machine, Records, Thread};
+use super::prepared::{Prepared, generated_name};
+use super::state::Administrator;
+use crate::failure::Reason;
+use crate::protocol::{Answer, DeviceSpec};
+use crate::ublk::DeviceInfo;
+
+impl<M: Machine> Administrator<M> {
+    /// Adds one device.
+    pub(super) fn add(&mut self, name: Option<String>, id: Option<u32>, spec: DeviceSpec) -> Result<Answer, Reason> {
+        let prepared = self.prepare(spec, name.as_deref(), false)?;
+        let added = self.bring_up(&prepared, id, name);
+        let note = self.note_of(&prepared)?;
+        self.forget_ticket(&prepared)?;
+        let (info, name) = added?;
+        let path = format!("/dev/ublkb{}", info.id);
+        self.keep(prepared, info, name);
+        self.save();
+        Ok(Answer::Added { path, note })
+    }
+
+    /// Opens the disks of a target and the target itself, without writing anything.
+    pub(super) fn prepare(&mut self, spec: DeviceSpec, name: Option<&str>, again: bool) -> Result<Prepared, Reason> {
+        match spec.table.params.clone() {
+            TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
+            TargetParams::SnapshotOrigin { origin } => self.prepare_origin(&origin, spec),
+            TargetParams::Mirror(mirror) => self.prepare_mirror(&mirror, spec, name, again),
+            other @ TargetParams::SnapshotMerge(_) => {
+                Err(format!("target {}: not served by this version", other.name()))
+            }
+        }
+    }
+
+    /// What the user of a device that has been opened should know.
+    fn note_of(&self, prepared: &Prepared) -> Result<Option<String>, Reason> {
+        let ticket = prepared.ticket;
+        self.machine.call(move |thread| async move {
+            let opened = thread.group().opened(ticket);
+            let Some(Target::Snapshot(snapshot)) = opened.map(|opened| opened.target) else { return None };
+            let invalid = snapshot.health() == Health::Invalid;
+            invalid.then(|| {
+                format!("{}: the snapshot on it is invalid: all I/O on its device fails", snapshot.cow().name())
+            })
+        })
+    }
+
+    /// The data thread's own hold on a target is no longer needed.
+    pub(super) fn forget_ticket(&self, prepared: &Prepared) -> Result<(), Reason> {
+        let ticket = prepared.ticket;
+        self.machine.call(move |thread| async move {
+            let opened = thread.group().take_opened(ticket);
+            if let Some(Target::Snapshot(snapshot)) = opened.map(|opened| opened.target) {
+                snapshot.store().keep();
+            }
+        })
+    }
+
+    /// Puts back what the store of a snapshot that gets no device has overwritten.
+    fn unmake(&self, prepared: &Prepared) -> Result<(), Reason> {
+        let ticket = prepared.ticket;
+        self.machine.call(move |thread| async move {
+            match thread.group().opened(ticket).map(|opened| opened.target) {
+                Some(Target::Snapshot(snapshot)) => snapshot.store().unmake().await.map_err(|error| error.to_string()),
+                _ => Ok(()),
+            }
+        })?
+    }
+
+    /// Takes a device that is live among this server's. The caller makes that known.
+    pub(super) fn keep(&mut self, prepared: Prepared, info: DeviceInfo, name: String) {
+        let number = self.machine.number(info.id);
+        log::info!("{name}: /dev/ublkb{} is live", info.id);
+        let Prepared { spec, deps, read_only, cow, .. } = prepared;
+        let id = info.id;
+        self.devices
+            .insert(id, Entry { name, spec, info, number, deps, read_only, suspended: false, loaded: None, cow });
+    }
+
+    /// Adds a device, serves its queues, makes its target usable and starts it; takes everything back if that fails. What the
+    /// next server needs is written down before anyone can use the device.
+    fn bring_up(
+        &mut self,
+        prepared: &Prepared,
+        id: Option<u32>,
+        name: Option<String>,
+    ) -> Result<(DeviceInfo, String), Reason> {
+        let options = &prepared.spec.options;
+        let zero_copy = self.machine.can_zero_copy(options)?;
+        let info = self.machine.add(id, options, &prepared.params, zero_copy)?;
+        let name = self.register(prepared, &info, name).inspect_err(|_| {
+            if let Err(error) = self.machine.delete(info.id) {
+                log::warn!("{error}");
+            }
+        })?;
+        let served = self.machine.serve(&info, &name, prepared.ticket);
+        let started = served.and_then(|()| self.machine.start(info.id, false));
+        if let Err(error) = started {
+            let undone = self.take_down(info.id, info.target_flags, true);
+            let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(prepared), Err));
+            if let Err(error) = undone {
+                log::warn!("{error}");
+            }
+            self.save();
+            return Err(error);
+        }
+        Ok((info, name))
+    }
+
+    /// Finds a name for a new device and writes down what the next server needs, while no other command looks for a name.
+    fn register(&mut self, prepared: &Prepared, info: &DeviceInfo, name: Option<String>) -> Result<String, Reason> {
+        let _directory = self.machine.records().lock()?;
+        if changes_origin(&prepared.spec) {
+            self.lose_left_out();
+        }
+        let mut taken = self.machine.records().names_beside()?;
+        taken.extend(self.devices.values().map(|entry| entry.name.clone()));
+        let name = name.unwrap_or_else(|| generated_name(&prepared.spec.table, info.id, &taken));
+        self.record(Some(prepared.state(info, &name)))?;
+        Ok(name)
+    }
+}

@@ -1,0 +1,34 @@
+//! Devices of the kernel, known by their cookies.
+//!
+//! Rule kept here: a number may be another program's device by now; a device is ours only if it has the cookie that it was
+//! given.
+
+use super::machine::Machine;
+use super::state::Administrator;
+use crate::failure::Reason;
+use crate::ublk::device::{is_ours, no_longer_waits, replaced};
+use crate::ublk::{DeviceInfo, DeviceState};
+
+impl<M: Machine> Administrator<M> {
+    /// What the kernel knows of a device of ours; `None`: it is gone, and what has its number now is another one's.
+    pub(super) fn ours(&mut self, id: u32, cookie: u64) -> Result<Option<DeviceInfo>, Reason> {
+        Ok(self.machine.info(id)?.filter(|info| is_ours(info, cookie)))
+    }
+
+    /// A device of ours that waits for a server.
+    pub(super) fn waiting(&mut self, id: u32, cookie: u64) -> Result<DeviceInfo, Reason> {
+        let info = self.ours(id, cookie)?.ok_or_else(|| replaced(id))?;
+        match info.state {
+            DeviceState::Quiesced | DeviceState::FailIo => Ok(info),
+            DeviceState::Live => Err(format!("/dev/ublkb{id}: it has a server")),
+            DeviceState::Dead => Err(no_longer_waits(id, &info)),
+        }
+    }
+
+    /// Takes over a device whose server has died.
+    pub(super) fn take_over(&mut self, id: u32, cookie: u64) -> Result<DeviceInfo, Reason> {
+        self.waiting(id, cookie)?;
+        self.machine.start_recovery(id)?;
+        self.ours(id, cookie)?.ok_or_else(|| replaced(id))
+    }
+}

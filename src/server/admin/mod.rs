@@ -1,0 +1,49 @@
+//! The administrator of a family: takes its devices through their life. It acts through one trait ([`machine`]), so that a
+//! simulated machine can lose power, or its process, at each of its steps.
+//!
+//! Rules kept here: what a later server needs is durable in the state file before the command that depends on it ends; a
+//! device is touched only after its cookie has been compared; a command that fails says what is left of it.
+
+mod add;
+pub mod devices;
+mod ending;
+mod kernel;
+mod lost;
+pub mod machine;
+mod orphans;
+mod prepared;
+mod recover;
+mod shutdown;
+mod state;
+mod table;
+pub mod targets;
+mod undo;
+
+use crate::failure::Reason;
+use crate::protocol::{Answer, Question};
+use machine::Machine;
+pub use orphans::{complete, record_left_behind};
+pub use shutdown::LOOK_AGAIN;
+pub use state::{Administrator, Ending};
+pub use undo::Undo;
+
+impl<M: Machine> Administrator<M> {
+    /// Does what a question asks for.
+    ///
+    /// # Errors
+    /// Why not, and what is left of the attempt.
+    pub fn carry_out(&mut self, question: Question) -> Result<Answer, Reason> {
+        match question {
+            Question::Add { name, id, spec } => self.add(name, id, spec),
+            Question::Recover(devices) => self.recover(devices),
+            Question::RecoverLeftOut { ids } => self.recover_left_out(&ids),
+            Question::Del { ids, force } => self.del(&ids, force),
+            Question::Suspend { id, noflush } => self.suspend(id, noflush),
+            Question::Resume { id } => self.resume(id),
+            Question::Load { id, spec } => self.load(id, spec),
+            Question::Message { id, words } => self.message(id, &words),
+            Question::Report | Question::Ping | Question::Wait { .. } => Err("a question for the desk".to_owned()),
+            Question::Shutdown => self.shut_down().map(|()| Answer::Done),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Devices that get no server again: what becomes of their COWs.
+//!
+//! Rules kept here: I9 (a COW whose origin has changed without it is marked, or recorded as lost), I10 (what a dead server
+//! had acknowledged is on its COW before that can be used by another).
+
+use dm_targets::snapshot::losses::{Loss, LossRecord};
+use dm_targets::table::TargetParams;
+use dm_targets::target::Target;
+
+use super::devices::{Directory, changes_origin, is_persistent_snapshot};
+use super::machine::{Machine, Records, Thread};
+use super::state::Administrator;
+use crate::failure::Reason;
+use crate::protocol::{DeviceSpec, DeviceState};
+
+/// Leaves the COW of a deleted device as it must be: with what its dead server had noted, or marked if it is lost. The
+/// machine is the deleted device's own, without a server.
+///
+/// # Errors
+/// What is missing on the COW, and what to do about it.
+pub fn complete<M: Machine>(machine: M, device: &DeviceState) -> Result<(), Reason> {
+    let mut admin = Administrator::new(machine, Directory::default());
+    let completed = admin.complete(device);
+    admin.machine.end().and(completed)
+}
+
+impl<M: Machine> Administrator<M> {
+    /// Records what a server that died has noted for a snapshot that gets no server again, so that its COW is complete for
+    /// the next one that opens it.
+    fn record_noted(&mut self, device: &DeviceState) -> Result<(), Reason> {
+        let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
+        if !self.machine.is_journal_left(&snapshot.cow)? {
+            return Ok(());
+        }
+        // Of the origin only the size is wanted, whatever uses it.
+        let spec = DeviceSpec { force: true, ..device.spec.clone() };
+        let ticket = self.prepare(spec, Some(&device.name), true)?.ticket;
+        self.machine.call(move |thread| async move {
+            let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
+            opened.target.activate(&thread.group().executor).await?;
+            opened.target.close().await
+        })?
+    }
+
+    /// Marks the COW of a snapshot invalid whose origin has changed without it.
+    pub(super) fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
+        let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
+        let ticket = self.prepare(device.spec.clone(), Some(&device.name), true)?.ticket;
+        self.machine.call(move |thread| async move {
+            let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
+            match opened.target {
+                Target::Snapshot(snapshot) => snapshot.store().invalidate().await.map_err(|error| error.to_string()),
+                _ => Ok(()),
+            }
+        })??;
+        // What was noted belongs to a store that is right no longer.
+        if let Err(why) = self.machine.discard_journal(&snapshot.cow) {
+            log::debug!("{}: {why}", snapshot.cow);
+        }
+        log::warn!("{}: marked invalid: its origin was changed while it could not be opened", snapshot.cow);
+        Ok(())
+    }
+
+    fn complete(&mut self, device: &DeviceState) -> Result<(), Reason> {
+        if !device.lost {
+            return self.record_noted(device).map_err(|why| {
+                let what = "deleted, but writes that it had acknowledged are not on its COW yet";
+                format!("{}: {what}: {why}; add it again", device.name)
+            });
+        }
+        // Of the origin only the size is wanted, whatever uses it.
+        let spec = DeviceSpec { force: true, ..device.spec.clone() };
+        self.mark_lost(&DeviceState { spec, ..device.clone() }).map_err(|why| {
+            let what = "deleted, but its COW could not be marked invalid and must not be used again";
+            let recorded = record_lost(&self.machine, device).err();
+            let recorded = recorded.map_or_else(String::new, |why| format!("; that is not recorded: {why}"));
+            format!("{}: {what}, because its origin has changed: {why}{recorded}", device.name)
+        })
+    }
+}
+
+/// Records that a deleted snapshot's COW must not be used again: a device that stays may change its origin without it.
+///
+/// # Errors
+/// That cannot be recorded, and the device must not be deleted.
+pub fn record_left_behind<M: Machine>(
+    machine: &M,
+    deleted: &DeviceState,
+    staying: &[DeviceState],
+) -> Result<(), Reason> {
+    let changes = staying.iter().any(|device| changes_origin(&device.spec));
+    if !changes || !is_persistent_snapshot(&deleted.spec) {
+        return Ok(());
+    }
+    record_lost(machine, deleted)
+        .map_err(|why| format!("{}: not deleted: that its COW is lost then cannot be recorded: {why}", deleted.name))
+}
+
+/// Has a later `add` refuse the COW of a snapshot that is gone, whether its disk is there or not.
+fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Result<(), Reason> {
+    let cow = device.cow.clone().ok_or("the state file of an earlier version does not say what its COW is known by")?;
+    machine.records().losses(cow).record(Loss::OriginChanged)
+}

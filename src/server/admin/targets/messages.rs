@@ -1,0 +1,154 @@
+//! What a live mirror is told: comparisons, repairs, other legs, another table.
+
+use std::rc::Rc;
+
+use super::mirror::identity;
+use crate::failure::Reason;
+use crate::protocol::Answer;
+use crate::server::admin::devices::{Entry, LegRef, MESSAGES, find_leg, no_device, not_a_leg};
+use crate::server::admin::machine::{Machine, OpenDisk, Thread};
+use crate::server::admin::state::Administrator;
+use crate::storage::word::leg_of;
+use crate::storage::{Access, Claim, DiskId};
+use crate::ublk::device;
+use dm_targets::mirror::target::{LegParts, Mirror};
+use dm_targets::table::{Leg, LegHealth, Mirror as Table, TargetParams};
+use dm_targets::units::Sectors;
+
+impl<M: Machine> Administrator<M> {
+    /// Carries out a message that is done soon; the others are answered aside.
+    pub(in crate::server::admin) fn message(&mut self, id: u32, words: &[String]) -> Result<Answer, Reason> {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match *words {
+            ["replace", leg, disk] => {
+                let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
+                let opened = self.open_leg(id, &new, Some(at))?;
+                let (identity, disk, offset) = (identity(&opened, &new), opened.id(), new.offset);
+                self.on_mirror(id, move |thread, mirror| async move {
+                    let parts = LegParts { disk: thread.disk(opened), offset, identity };
+                    mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
+                })?;
+                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs[at] = new)?;
+            }
+            ["add-leg", disk] => {
+                let new = new_leg(disk)?;
+                let opened = self.open_leg(id, &new, None)?;
+                let (identity, disk, offset) = (identity(&opened, &new), opened.id(), new.offset);
+                self.on_mirror(id, move |thread, mirror| async move {
+                    let parts = LegParts { disk: thread.disk(opened), offset, identity };
+                    mirror.add_leg(parts).await.map_err(|error| error.to_string())
+                })?;
+                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs.push(new))?;
+            }
+            ["remove-leg", leg] => {
+                let at = self.leg(id, leg)?;
+                self.on_mirror(id, move |_, mirror| async move {
+                    mirror.remove_leg(at).await.map_err(|error| error.to_string())
+                })?;
+                self.change_legs(id, None, |legs| drop(legs.remove(at)))?;
+            }
+            ["recover"] => self.on_mirror(id, move |_, mirror| async move {
+                mirror.recover_again();
+                Ok(())
+            })?,
+            ["throttle", percent] => {
+                let percent = percent.parse::<u32>().ok().filter(|percent| (1..=100).contains(percent));
+                let percent = percent.ok_or_else(|| "throttle: a percentage from 1 to 100 is wanted".to_owned())?;
+                self.on_mirror(id, move |_, mirror| async move {
+                    mirror.set_throttle(percent);
+                    Ok(())
+                })?;
+            }
+            ["replace" | "add-leg" | "remove-leg" | "recover" | "throttle", ..] => {
+                let text = words.join(" ");
+                return Err(format!("message '{text}': a word is missing or too many; a mirror takes {MESSAGES}"));
+            }
+            _ => return Err(format!("message '{}': unknown; a mirror takes {MESSAGES}", words.join(" "))),
+        }
+        Ok(Answer::Lines(Vec::new()))
+    }
+
+    /// The legs of a mirror, or why there are none.
+    fn legs(&self, id: u32) -> Result<Vec<LegRef>, Reason> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        entry.legs().ok_or_else(|| format!("/dev/ublkb{id}: only a mirror takes messages"))
+    }
+
+    fn leg(&self, id: u32, word: &str) -> Result<usize, Reason> {
+        let legs = self.legs(id)?;
+        find_leg(&legs, word).ok_or_else(|| not_a_leg(&legs, id, word))
+    }
+
+    fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<M::Open, Reason> {
+        self.refuse_circle_of_leg(id, &leg.device, place)?;
+        // A leg that was away and has come back takes its own place, and is claimed already.
+        let known = self.machine.disk_at(&leg.device);
+        let legs = self.legs(id)?;
+        let own = place.and_then(|at| legs.get(at)).is_some_and(|old| old.disk.is_some() && old.disk == known);
+        let claim = if own { Claim::Shared } else { Claim::Exclusive };
+        let disk = self.machine.open(&leg.device, Access::ReadWrite, claim).map_err(|error| error.to_string())?;
+        let below = device::params(&[disk.limits()], true, Sectors(0), false, None);
+        self.refuse_unfit(id, &below).map_err(|why| format!("{}: {why}", leg.device))?;
+        self.refuse_other_content(id, &disk, leg)?;
+        Ok(disk)
+    }
+
+    /// Refuses a disk that holds something other than the mirror's own content, which a former leg has.
+    fn refuse_other_content(&self, id: u32, disk: &M::Open, leg: &Leg) -> Result<(), Reason> {
+        let found = disk.content()?.filter(|_| leg.offset.0 == 0);
+        let Some(found) = found else { return Ok(()) };
+        let alive = move |thread: Rc<M::Thread>| async move {
+            let mirror = thread.group().mirror(id)?;
+            Ok::<_, Reason>(mirror.legs().iter().map(|leg| leg.health == LegHealth::Alive).collect::<Vec<_>>())
+        };
+        let alive = self.machine.call(alive)??;
+        let Some(mirror) = self.devices.get(&id).and_then(Entry::mirror) else { return Ok(()) };
+        let mut others = mirror.legs.iter().zip(alive).filter(|(other, alive)| *alive && other.offset.0 == 0);
+        let same = others.any(|(other, _)| {
+            let other = self.machine.open(&other.device, Access::ReadOnly, Claim::Shared).ok();
+            other.and_then(|other| other.content().ok().flatten()) == Some(found)
+        });
+        if same {
+            return Ok(());
+        }
+        let (path, name, offset) = (&leg.device, found.name, found.offset);
+        Err(format!("{path}: holds {name} (at byte {offset}), which recovery would destroy; wipe it first"))
+    }
+
+    fn on_mirror<F: Future<Output = Result<(), String>> + 'static>(
+        &self,
+        id: u32,
+        job: impl FnOnce(Rc<M::Thread>, Rc<Mirror>) -> F + Send + 'static,
+    ) -> Result<(), Reason> {
+        self.machine.call(move |thread| async move {
+            let mirror = thread.group().mirror(id)?;
+            job(thread, mirror).await
+        })?
+    }
+
+    /// Notes other legs, so that list, table and the next server know them; `new` is the word and the disk of one that has
+    /// come.
+    fn change_legs(
+        &mut self,
+        id: u32,
+        new: Option<(&str, DiskId)>,
+        change: impl FnOnce(&mut Vec<Leg>),
+    ) -> Result<(), Reason> {
+        if let Some(entry) = self.devices.get_mut(&id) {
+            if let TargetParams::Mirror(Table { legs, .. }) = &mut entry.spec.table.params {
+                change(legs);
+            }
+            if let Some((word, disk)) = new {
+                entry.deps.insert(word, disk);
+            }
+        }
+        self.publish();
+        self.record(None).map_err(|why| {
+            format!("done, but the state file still tells of the old legs: {why}; do it again when there is room")
+        })
+    }
+}
+
+fn new_leg(word: &str) -> Result<Leg, Reason> {
+    leg_of(word).map_err(|failure| failure.message)
+}

@@ -1,0 +1,8 @@
+//! What the administrator does for each kind of target before and beside the data path.
+
+mod circle;
+mod content;
+mod lost;
+mod messages;
+mod mirror;
+mod snapshot;

@@ -1,0 +1,61 @@
+//! The journal of a snapshot's COW, as a server finds it before it opens the store.
+
+use std::path::PathBuf;
+
+use dm_targets::snapshot::format::StoreId;
+
+use crate::failure::Reason;
+use crate::rundir::RunDir;
+use crate::rundir::journal::owner::Owner;
+use crate::rundir::journal::{self, FileNotes, Purpose};
+use crate::storage::{Access, Claim, OpenDisk, content};
+
+/// A COW's journal: where, whose, and whether something stands in it.
+struct Journal {
+    path: PathBuf,
+    owner: Owner,
+    is_left: bool,
+}
+
+/// The journal of the store on a COW, or of the one that is to be made there, which gets that id.
+fn find(rundir: &RunDir, cow: &OpenDisk, new: Option<StoreId>) -> Result<Journal, Reason> {
+    let (store, purpose) = match content::store_on(cow)? {
+        Some(found) => (found.identity.map(|identity| identity.store), Purpose::GoOn),
+        None => (new, Purpose::NewStore),
+    };
+    let owner = Owner::of(cow, store).map_err(|error| error.to_string())?;
+    let (path, is_left) = journal::find(rundir.path(), cow, &owner, purpose)?;
+    Ok(Journal { path, owner, is_left })
+}
+
+fn open_shared(cow: &str) -> Result<OpenDisk, Reason> {
+    OpenDisk::open(cow, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())
+}
+
+/// The journal of a COW. Where there is no place for one its writes wait for their records; but what a dead server has
+/// left in one must be read.
+pub(super) fn open(rundir: &RunDir, cow: &OpenDisk, new: StoreId) -> Result<Option<FileNotes>, Reason> {
+    let Journal { path, owner, is_left } = find(rundir, cow, Some(new))?;
+    match FileNotes::open(&path, &owner) {
+        Ok(notes) => Ok(Some(notes)),
+        Err(error) if is_left || path.exists() => Err(format!("{}: {error}", path.display())),
+        Err(error) => {
+            log::warn!("{}: {error}; writes wait for their records", path.display());
+            Ok(None)
+        }
+    }
+}
+
+/// Removes what is noted for the store on a COW: it is invalid.
+pub(super) fn discard(rundir: &RunDir, cow: &str) -> Result<(), Reason> {
+    let Journal { path, is_left, .. } = find(rundir, &open_shared(cow)?, None)?;
+    if is_left {
+        journal::discard(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Whether something is noted for the store on a COW.
+pub(super) fn is_left(rundir: &RunDir, cow: &str) -> Result<bool, Reason> {
+    Ok(find(rundir, &open_shared(cow)?, None)?.is_left)
+}

@@ -1,0 +1,359 @@
+//! The machine that servers run on: ublk's control plane, real disks, the run directory, and a data thread.
+
+use std::collections::BTreeSet;
+use std::fs::OpenOptions;
+use std::future::Future;
+use std::path::Path;
+use std::rc::Rc;
+
+use dm_targets::disk::Disk;
+use dm_targets::group::{Group, Ticket};
+use dm_targets::mirror::leg_state::LegState;
+use dm_targets::snapshot::format::{Identity, StoreId};
+use dm_targets::units::Sectors;
+
+use super::admin::machine::{Losses, Machine, OpenDisk as Open, Records, Thread};
+use super::cow_journal;
+use crate::data::{Caller, DataThread, Handle, QueueOptions};
+use crate::failure::Reason;
+use crate::protocol::{Cow, Which};
+use crate::protocol::{DeviceOptions, DeviceState};
+use crate::rundir::journal::{self, FileNotes};
+use crate::rundir::lost::LostStore;
+use crate::rundir::{RunDir, family_key};
+use crate::storage::signature::{self, Signature};
+use crate::storage::{
+    Access, Claim, DiskId, Ground, Limits, OpenDisk, OpenError, Standing, Through, circle, content, disk_name,
+    lasting_name, lasting_name_of, names_of, new_store_id, number_of_mount,
+};
+use crate::ublk::{Control, DeviceInfo, Params, device};
+
+/// A family's part of the machine.
+pub struct Live {
+    control: Control,
+    thread: Handle,
+    files: Files,
+}
+
+/// A family's files.
+#[derive(Clone)]
+pub struct Files {
+    rundir: RunDir,
+    key: String,
+}
+
+impl Live {
+    /// Opens the control device and starts a data thread, which calls `lost` with the id of a device that the kernel has
+    /// stopped.
+    ///
+    /// # Errors
+    /// Either cannot be had.
+    pub fn start(key: &str, rundir: &RunDir, lost: impl Fn(u32) + Send + 'static) -> Result<Live, Reason> {
+        let control = Control::open().map_err(|error| error.to_string())?;
+        let thread = Handle::start(lost).map_err(|error| format!("cannot start the data thread: {error}"))?;
+        Ok(Live { control, thread, files: Files { rundir: rundir.clone(), key: key.to_owned() } })
+    }
+
+    /// For other threads.
+    pub fn caller(&self) -> Caller {
+        self.thread.caller()
+    }
+
+    /// Removes the family's socket and leaves what a later server needs.
+    pub fn remove_socket(&self) {
+        self.files.rundir.remove_socket(&self.files.key);
+    }
+
+    /// Removes all of the family's files.
+    pub fn remove_files(&self) {
+        self.files.rundir.remove(&self.files.key);
+    }
+
+    /// What the devices of other families stand on. A state file that cannot be read hides what it tells.
+    fn through(&self) -> Through {
+        let Files { rundir, key } = &self.files;
+        let keys = rundir.keys().unwrap_or_default();
+        let states = keys.iter().filter(|other| *other != key).filter_map(|other| rundir.state(other).ok()?);
+        states.flat_map(|state| state.devices).map(|device| (device.id, numbers(&device))).collect()
+    }
+}
+
+/// The numbers of a device's disks. Where a file shows a number that may be no file system's, that of its place comes in.
+fn numbers(device: &DeviceState) -> Vec<(u32, u32)> {
+    const NO_NUMBER: (u32, u32) = (0, 0);
+    let unsure = device.disks.iter().any(|number| number.0 == 0);
+    let words = device.spec.table.params.devices();
+    let files = words.into_iter().filter(|word| unsure && !word.starts_with("/dev/"));
+    let places = files.map(|word| number_of_mount(Path::new(&word), NO_NUMBER));
+    device.disks.iter().copied().chain(places).collect()
+}
+
+impl Machine for Live {
+    type Open = OpenDisk;
+    type Thread = DataThread;
+    type Records = Files;
+    type Notes = FileNotes;
+
+    fn beside(&self) -> Result<Live, Reason> {
+        Live::start(&self.files.key, &self.files.rundir, |_| {})
+    }
+
+    fn end(&mut self) -> Result<(), Reason> {
+        self.thread.stop().map_err(|error| error.to_string())
+    }
+
+    fn records(&self) -> &Files {
+        &self.files
+    }
+
+    fn call<T, F>(&self, job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static) -> Result<T, Reason>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        self.thread.call(job).map_err(|error| error.to_string())
+    }
+
+    fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason> {
+        match self.control.info(id) {
+            Ok(info) => Ok(Some(info)),
+            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn add(
+        &mut self,
+        id: Option<u32>,
+        options: &DeviceOptions,
+        params: &Params,
+        zero_copy: bool,
+    ) -> Result<DeviceInfo, Reason> {
+        device::add(&mut self.control, id, options, params, zero_copy)
+    }
+
+    fn serve(&self, info: &DeviceInfo, name: &str, ticket: Ticket) -> Result<(), Reason> {
+        let id = info.id;
+        let path = format!("/dev/ublkc{id}");
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|error| format!("{path}: {error}"))?;
+        let zero_copy = device::is_zero_copy(info);
+        let (depth, max_io_bytes) = (info.depth, info.max_io_bytes);
+        let queues: Vec<_> = (0..info.queues).map(|id| QueueOptions { id, depth, max_io_bytes, zero_copy }).collect();
+        let name = name.to_owned();
+        self.call(move |thread| async move { thread.serve(id, &name, file, &queues, ticket).await })?
+    }
+
+    fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
+        device::start(&mut self.control, id, again)
+    }
+
+    fn stop(&mut self, id: u32) -> Result<(), Reason> {
+        device::stop(&mut self.control, id)
+    }
+
+    fn try_stop(&mut self, id: u32) -> Result<bool, Reason> {
+        device::try_stop(&mut self.control, id)
+    }
+
+    fn delete(&mut self, id: u32) -> Result<(), Reason> {
+        device::delete(&mut self.control, id)
+    }
+
+    fn start_recovery(&mut self, id: u32) -> Result<(), Reason> {
+        self.control.start_recovery(id).map_err(|error| error.to_string())
+    }
+
+    fn not_in_use(&self, id: u32) -> Result<(), Reason> {
+        device::not_in_use(id)
+    }
+
+    fn params(&mut self, id: u32) -> Result<Params, Reason> {
+        self.control.get_params(id).map_err(|error| error.to_string())
+    }
+
+    fn number(&mut self, id: u32) -> Option<(u32, u32)> {
+        device::number(&mut self.control, id)
+    }
+
+    /// The kernel's table of registered buffers is large and not endless: devices that do not fit are served by copying.
+    fn can_zero_copy(&self, options: &DeviceOptions) -> Result<bool, Reason> {
+        let (queues, depth) = (options.queues, options.depth);
+        self.call(move |thread| async move { thread.ring.has_room_for_buffers(queues, depth) })
+    }
+
+    fn has_ended(&self, id: u32) -> bool {
+        let ended = self.call(move |thread| async move { thread.served(id).is_some_and(|served| served.has_ended()) });
+        ended.unwrap_or(false)
+    }
+
+    fn remove(&self, id: u32, outlived: bool) -> Result<Result<(), Reason>, Reason> {
+        self.call(move |thread| async move { thread.remove(id, outlived).await })
+    }
+
+    fn disk_at(&self, path: &str) -> Option<DiskId> {
+        DiskId::of(&std::fs::metadata(path).ok()?)
+    }
+
+    fn open(&self, path: &str, access: Access, claim: Claim) -> Result<OpenDisk, OpenError> {
+        OpenDisk::open(path, access, claim)
+    }
+
+    fn disk_name(&self, id: DiskId, path: &str) -> String {
+        disk_name(Path::new(path), id)
+    }
+
+    fn new_store_id(&self) -> Result<StoreId, Reason> {
+        new_store_id().map_err(|error| error.to_string())
+    }
+
+    fn circle(&self, words: &[&str], own: &BTreeSet<u32>) -> Option<(usize, Ground)> {
+        // What is not there is said when it is opened.
+        let (mut places, mut disks) = (Vec::new(), Vec::new());
+        for (at, word) in words.iter().enumerate() {
+            if let Some(id) = self.disk_at(word) {
+                places.push(at);
+                disks.push(Standing { path: Path::new(word), id });
+            }
+        }
+        let (at, ground) = circle(&disks, own, &self.through())?;
+        Some((places[at], if let Ground::Disk(other) = ground { Ground::Disk(places[other]) } else { ground }))
+    }
+
+    fn journal(&self, cow: &OpenDisk, new: StoreId) -> Result<Option<FileNotes>, Reason> {
+        cow_journal::open(&self.files.rundir, cow, new)
+    }
+
+    fn discard_journal(&self, cow: &str) -> Result<(), Reason> {
+        cow_journal::discard(&self.files.rundir, cow)
+    }
+
+    fn is_journal_left(&self, cow: &str) -> Result<bool, Reason> {
+        let directory = self.files.rundir.path();
+        let in_directory = |error| format!("{}: {error}", directory.display());
+        if let Some(id) = self.disk_at(cow) {
+            journal::remove_empty(directory, &family_key(id)).map_err(in_directory)?;
+        }
+        if journal::left_in_directory(directory).map_err(in_directory)?.is_empty() {
+            return Ok(false);
+        }
+        cow_journal::is_left(&self.files.rundir, cow)
+    }
+}
+
+impl Thread for DataThread {
+    type Open = OpenDisk;
+
+    fn group(&self) -> &Group {
+        &self.group
+    }
+
+    fn disk(&self, open: OpenDisk) -> Disk {
+        DataThread::disk(self, open)
+    }
+}
+
+impl Open for OpenDisk {
+    fn id(&self) -> DiskId {
+        self.id
+    }
+
+    fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn size(&self) -> Sectors {
+        Sectors(self.size_sectors)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.access == Access::ReadOnly
+    }
+
+    fn lasting_name(&self) -> String {
+        lasting_name(self)
+    }
+
+    fn store(&self) -> Result<Option<Option<Identity>>, Reason> {
+        Ok(content::store_on(self)?.map(|found| found.identity))
+    }
+
+    fn as_cow(&self, store: Which, origin: &str) -> Cow {
+        let (names, former) = (names_of(&self.path, self.id), lasting_name_of(self.id, &self.path));
+        Cow { store, names, former, number: self.number_in_boot(), origin: origin.to_owned() }
+    }
+
+    fn content(&self) -> Result<Option<Signature>, Reason> {
+        content::of(self)
+    }
+
+    fn starts_with_zeroes(&self) -> Result<bool, Reason> {
+        let zeroes = signature::starts_with_zeroes(&self.file, self.limits.logical_block_size);
+        zeroes.map_err(|error| format!("{}: cannot be read: {error}", self.path.display()))
+    }
+}
+
+impl Records for Files {
+    type Lock = std::fs::File;
+    type Losses = LostStore;
+
+    fn write_state(&self, devices: Vec<DeviceState>) -> Result<(), Reason> {
+        self.rundir.write_state(&self.key, devices)
+    }
+
+    fn lock(&self) -> Result<std::fs::File, Reason> {
+        self.rundir.lock()
+    }
+
+    fn names_beside(&self) -> Result<Vec<String>, Reason> {
+        self.rundir.names_beside(&self.key)
+    }
+
+    fn legs(&self) -> Result<LegState, String> {
+        self.rundir.legs(&self.key)
+    }
+
+    fn write_legs(&self, state: &LegState) -> Result<(), String> {
+        self.rundir.write_legs(&self.key, state).map_err(|error| error.to_string())
+    }
+
+    fn losses(&self, cow: Cow) -> LostStore {
+        LostStore::of(&self.rundir, cow)
+    }
+}
+
+impl Losses for LostStore {
+    fn found(&self) -> Result<Option<String>, Reason> {
+        LostStore::found(self).map_err(|error| error.to_string())
+    }
+
+    fn tidy(&self, here: bool) {
+        LostStore::tidy(self, here);
+    }
+}
+
+/// Leaves the COW of a deleted device of a dead server as it must be.
+///
+/// # Errors
+/// As [`super::admin::complete`].
+pub fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
+    super::admin::complete(Live::start(key, rundir, |_| {})?, device)
+}
+
+/// Records that a deleted snapshot's COW must not be used again, if a device that stays may change its origin.
+///
+/// # Errors
+/// As [`super::admin::record_left_behind`].
+pub fn record_left_behind(
+    rundir: &RunDir,
+    key: &str,
+    deleted: &DeviceState,
+    staying: &[DeviceState],
+) -> Result<(), Reason> {
+    let mut machine = Live::start(key, rundir, |_| {})?;
+    let recorded = super::admin::record_left_behind(&machine, deleted, staying);
+    machine.end().and(recorded)
+}

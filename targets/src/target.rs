@@ -1,0 +1,96 @@
+//! The one file that names all targets, with device-mapper's verbs: map, activate, suspend, resume, close.
+//!
+//! A new target is its folder and an arm in each function here. What a target is made of stands in its table
+//! ([`crate::table`]); what it shows of itself in its status.
+
+use std::rc::Rc;
+
+use crate::exec::Executor;
+use crate::mirror::target::Mirror;
+use crate::request::{Request, TargetError};
+use crate::snapshot::Cause;
+use crate::snapshot::origin::Origin;
+use crate::snapshot::target::Snapshot;
+
+/// What a device does with its requests.
+#[derive(Clone)]
+pub enum Target {
+    /// A snapshot.
+    Snapshot(Rc<Snapshot>),
+    /// The origin of snapshots.
+    Origin(Rc<Origin>),
+    /// A mirror.
+    Mirror(Rc<Mirror>),
+    /// A suspended device between two targets.
+    Nothing,
+}
+
+impl Target {
+    /// Carries a request out. When this returns, nothing of the request is in flight any more.
+    pub(crate) async fn map(&self, request: &Request) -> Result<(), TargetError> {
+        match self {
+            Target::Snapshot(snapshot) => snapshot.handle(request).await,
+            Target::Origin(origin) => origin.handle(request).await,
+            Target::Mirror(mirror) => mirror.handle(request).await,
+            Target::Nothing => Err(TargetError::Requeue),
+        }
+    }
+
+    /// Writes what the target needs to be used, and starts its tasks.
+    ///
+    /// # Errors
+    /// Why it cannot be used, in one line.
+    pub async fn activate(&self, executor: &Executor) -> Result<(), String> {
+        match self {
+            Target::Snapshot(snapshot) => snapshot.activate(executor).await.map_err(|error| error.to_string()),
+            Target::Origin(_) | Target::Nothing => Ok(()),
+            Target::Mirror(mirror) => mirror.activate(executor).await.map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Waits until nothing of the target is in flight and its tasks have ended.
+    ///
+    /// # Errors
+    /// What is lost with it.
+    pub async fn close(&self) -> Result<(), String> {
+        match self {
+            Target::Snapshot(snapshot) => snapshot.close().await.map_err(|cause| lost(snapshot, &cause)),
+            Target::Origin(_) | Target::Nothing => Ok(()),
+            Target::Mirror(mirror) => {
+                mirror.close().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// The target fails what it holds, or returns it to the device (`noflush`), and takes no more of that kind.
+    pub(crate) async fn suspend(&self, noflush: bool) {
+        if let Target::Mirror(mirror) = self {
+            mirror.suspend(noflush).await;
+        }
+    }
+
+    /// Puts what the target has acknowledged where another program looks for it.
+    ///
+    /// # Errors
+    /// What is not there, and lost.
+    pub(crate) async fn commit_all(&self) -> Result<(), String> {
+        match self {
+            Target::Snapshot(snapshot) => snapshot.commit_all().await.map_err(|cause| lost(snapshot, &cause)),
+            Target::Origin(_) | Target::Mirror(_) | Target::Nothing => Ok(()),
+        }
+    }
+
+    /// The target takes requests again.
+    pub(crate) async fn resume(&self) {
+        if let Target::Mirror(mirror) = self {
+            mirror.resume().await;
+        }
+    }
+}
+
+/// What is lost when the last records of a snapshot cannot be written.
+fn lost(snapshot: &Snapshot, cause: &Cause) -> String {
+    let cow = snapshot.cow().name();
+    format!("COW {cow}: {cause}; writes that were acknowledged and not flushed are lost, and the snapshot is invalid")
+}
