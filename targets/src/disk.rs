@@ -38,8 +38,6 @@ pub struct Errno(pub i32);
 impl Errno {
     /// Input/output error.
     pub const EIO: Errno = Errno(5);
-    /// Out of memory.
-    pub const ENOMEM: Errno = Errno(12);
     /// Invalid argument: what a misaligned or out-of-range operation gets.
     pub const EINVAL: Errno = Errno(22);
     /// No space left on the device: a full COW.

@@ -2,7 +2,25 @@
 //!
 //! A task is made when a device or snapshot comes and ends when it goes, so nothing is allocated per request: waking is
 //! pushing an index. Ready-made executors allocate or use shared atomic queues per wake, and none lets the order be
-//! chosen; here [`Executor::run_one`] takes the position to run, which is how the simulator explores interleavings.
+//! chosen; here `run_one` takes the position to run, which is how the simulator explores interleavings.
+
+//!
+//! ```
+//! use std::cell::Cell;
+//! use std::rc::Rc;
+//! use dm_targets::exec::{Executor, WaitQueue};
+//!
+//! let executor = Executor::new();
+//! let (door, open) = (Rc::new(WaitQueue::default()), Rc::new(Cell::new(false)));
+//! let (at_door, seen) = (door.clone(), open.clone());
+//! executor.spawn(async move { at_door.until(|| seen.get().then_some(())).await });
+//! executor.run_ready();
+//! assert_eq!(executor.live(), 1, "it waits");
+//! open.set(true);
+//! door.wake_all();
+//! executor.run_ready();
+//! assert_eq!(executor.live(), 0);
+//! ```
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,6 +41,7 @@ impl ReadyQueue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(index);
     }
 
+    #[cfg(any(test, feature = "sim"))]
     fn take(&self, position: usize) -> Option<u32> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(position)
     }
@@ -118,7 +137,9 @@ impl Executor {
         self.ready.len()
     }
 
-    /// Runs the ready task at a position of the queue, if there is one; says whether it did.
+    /// Runs the ready task at a position of the queue, if there is one; says whether it did. For the simulator, which
+    /// chooses.
+    #[cfg(any(test, feature = "sim"))]
     pub fn run_one(&self, position: usize) -> bool {
         let Some(index) = self.ready.take(position) else { return false };
         self.run(index);

@@ -11,6 +11,70 @@
 //!
 //! A client has a reserve: a fixed number of requests that can be in flight, allocated when it is made. More wait their
 //! turn in order. Users that wait for one another (metadata and data, say) must have separate clients.
+//!
+//! # Examples
+//!
+//! The same data, which its owner has in two pieces, goes to two disks, and comes back from one of them:
+//!
+//! ```
+//! use std::rc::Rc;
+//! use dm_targets::disk::{Buffer, Host, Memory};
+//! use dm_targets::exec::Executor;
+//! use dm_targets::io::{Client, DEFAULT_RESERVE, IoOp, IoRegion, Refused};
+//! use dm_targets::ram::{Ram, RamDisk};
+//! use dm_targets::units::{Sector, Sectors};
+//!
+//! let (ram, executor) = (Ram::new(), Executor::new());
+//! let host: Rc<dyn Host> = ram.clone();
+//! let disks = ["a", "b"].map(|name| RamDisk::new(&ram, Sectors(64), RamDisk::LIMITS).handle(name));
+//! let regions = disks.clone().map(|disk| IoRegion { disk, sector: Sector(8), count: Sectors(3) });
+//! let pieces = [512, 1024].map(|len_bytes| Buffer::acquire(&host, len_bytes).unwrap());
+//! pieces[0].write(0, &[1; 512]);
+//! pieces[1].write(0, &[2; 1024]);
+//! let data = Memory::Vector { buffers: Rc::new(pieces), offset_bytes: 0 };
+//!
+//! let client = Client::new(&executor, DEFAULT_RESERVE);
+//! let found = Buffer::acquire(&host, 1536).unwrap();
+//! let into = found.at(0);
+//! ram.run(&executor, async move {
+//!     let write = IoOp::Write { preflush: true, fua: true };
+//!     assert_eq!(client.run(write, data, &regions).await.unwrap().error_bits, 0);
+//!     assert!(client.run(IoOp::Read, into.clone(), &regions[1..]).await.unwrap().result().is_ok());
+//!     assert_eq!(client.run(IoOp::Read, into, &regions).await, Err(Refused::ReadOfMany));
+//! })
+//! .unwrap();
+//! let mut bytes = [0; 1536];
+//! found.read(0, &mut bytes);
+//! assert_eq!((&bytes[..512], &bytes[512..]), (&[1; 512][..], &[2; 1024][..]));
+//! assert_eq!((disks[0].counters().writes, disks[1].counters().reads), (1, 1));
+//! ```
+//!
+//! With a callback, and two disks of which one has no discards and neither can write zeroes by itself. A refusal is no
+//! failure: it has a bit of its own.
+//!
+//! ```
+//! # use std::cell::RefCell;
+//! # use std::rc::Rc;
+//! # use dm_targets::disk::{Limits, Memory};
+//! # use dm_targets::exec::Executor;
+//! # use dm_targets::io::{Client, DEFAULT_RESERVE, IoOp, IoRegion};
+//! # use dm_targets::ram::{Ram, RamDisk};
+//! # use dm_targets::units::{Sector, Sectors};
+//! let (ram, executor) = (Ram::new(), Executor::new());
+//! let able = Limits { max_discard: Sectors(1024), discard_granularity_bytes: 512, ..RamDisk::LIMITS };
+//! let disks = [able, RamDisk::LIMITS].map(|limits| RamDisk::new(&ram, Sectors(64), limits).handle("disk"));
+//! let regions: Vec<_> = disks.map(|disk| IoRegion { disk, sector: Sector(0), count: Sectors(64) }).into();
+//! let client = Client::new(&executor, DEFAULT_RESERVE);
+//! let outcomes = Rc::new(RefCell::new(Vec::new()));
+//! for op in [IoOp::Discard, IoOp::WriteZeroes] {
+//!     let outcomes = outcomes.clone();
+//!     client.start(op, Memory::None, regions.clone(), move |outcome| outcomes.borrow_mut().push(outcome.unwrap()));
+//! }
+//! assert!(outcomes.borrow().is_empty(), "never before `start` returns");
+//! executor.run_ready();
+//! let bits = |number: usize| (outcomes.borrow()[number].error_bits, outcomes.borrow()[number].unsupported_bits);
+//! assert_eq!((bits(0), bits(1)), ((0, 0b10), (0, 0b11)));
+//! ```
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

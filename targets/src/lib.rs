@@ -11,6 +11,8 @@
 //! 2. *A target never sees payload bytes.* It moves handles ([`disk::Memory`]). Only metadata has bytes.
 //! 3. *One seam.* Every disk operation passes [`disk::Disk`].
 //!
+//! Another program can use it, too: [`io`], [`copy`] and [`snapshot`] show how, on disks in memory ([`ram`]).
+//!
 //! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`], [`io`] (dm-io),
 //! [`copy`] (kcopyd), [`request`], [`snapshot`] and [`mirror`], which do not use each other, and [`table`].
 //! Above them are [`target`], [`device`] and [`group`].
@@ -39,6 +41,7 @@ pub mod hash;
 pub mod io;
 pub mod mirror;
 pub mod mutant;
+pub mod ram;
 pub mod request;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;

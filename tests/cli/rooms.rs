@@ -15,9 +15,9 @@ const SERVER: [&str; 13] = [
     "failure",
 ];
 /// The rooms of `targets/src/`, likewise.
-const TARGETS: [&str; 17] = [
-    "lib", "group", "device", "target", "sim", "table", "mirror", "snapshot", "copy", "request", "io", "exec", "disk",
-    "words", "mutant", "hash", "units",
+const TARGETS: [&str; 18] = [
+    "lib", "group", "device", "target", "sim", "table", "mirror", "snapshot", "copy", "request", "io", "ram", "exec",
+    "disk", "words", "mutant", "hash", "units",
 ];
 /// Neither may know the other.
 const STRANGERS: [(&str, &str); 1] = [("mirror", "snapshot")];

@@ -33,7 +33,8 @@ pub enum Memory {
         /// Where in it the operation starts.
         offset_bytes: u32,
     },
-    /// Buffers used one after the other, from `offset_bytes` into the first.
+    /// Buffers used one after the other, from `offset_bytes` into the first (dm-io's PAGE_LIST kind where it is no ring): for
+    /// data that its owner has in pieces. [`crate::io`] shows it in use.
     Vector {
         /// The buffers in order.
         buffers: Rc<[Buffer]>,
@@ -69,33 +70,47 @@ impl Memory {
     /// Fills a part with zeroes, so that a failed read never shows what the memory held before. A payload belongs to
     /// whoever made the request and sees the error instead.
     pub fn clear(&self, offset_bytes: u64, len_bytes: u64) {
-        let memory = self.advanced(offset_bytes);
-        match &memory {
+        let zeroes = [0; 4096];
+        self.advanced(offset_bytes).each_piece(len_bytes, |buffer, at, piece_bytes| {
+            let mut done = 0;
+            while done < piece_bytes {
+                let step = (piece_bytes - done).min(4096);
+                buffer.write(at + done, &zeroes[..step as usize]);
+                done += step;
+            }
+        });
+    }
+
+    /// Calls back with the pieces of buffers that the first `len_bytes` of this memory are, in order: the buffer, where in it
+    /// the piece starts, and how long it is. There are fewer bytes of them where the memory is shorter, and none of a payload.
+    pub(crate) fn each_piece(&self, len_bytes: u64, visit: impl FnMut(&Buffer, u32, u32)) {
+        match self {
             Memory::None | Memory::Payload { .. } => {}
             Memory::Buffer { buffer, offset_bytes } => {
-                clear_buffers(std::iter::once(buffer), *offset_bytes, len_bytes);
+                pieces(std::iter::once(buffer), *offset_bytes, len_bytes, visit);
             }
-            Memory::Vector { buffers, offset_bytes } => clear_buffers(buffers.iter(), *offset_bytes, len_bytes),
-            Memory::Pages { pages, offset_bytes } => clear_buffers(pages.iter().cycle(), *offset_bytes, len_bytes),
+            Memory::Vector { buffers, offset_bytes } => pieces(buffers.iter(), *offset_bytes, len_bytes, visit),
+            Memory::Pages { pages, offset_bytes } => pieces(pages.iter().cycle(), *offset_bytes, len_bytes, visit),
         }
     }
 }
 
-fn clear_buffers<'a>(buffers: impl Iterator<Item = &'a Buffer>, offset_bytes: u32, len_bytes: u64) {
-    let zeroes = [0; 4096];
-    let (mut skip, mut left) = (u64::from(offset_bytes), len_bytes);
+fn pieces<'a>(
+    buffers: impl Iterator<Item = &'a Buffer>,
+    offset_bytes: u32,
+    len_bytes: u64,
+    mut visit: impl FnMut(&Buffer, u32, u32),
+) {
+    let (mut skip, mut left) = (offset_bytes, len_bytes);
     for buffer in buffers {
-        let size = u64::from(buffer.len_bytes);
-        let mut at = skip.min(size);
+        let at = skip.min(buffer.len_bytes);
         skip -= at;
-        while at < size && left > 0 {
-            let step = (size - at).min(left).min(zeroes.len() as u64);
-            // both lie within a buffer, whose length is 32 bits
-            #[allow(clippy::cast_possible_truncation)]
-            buffer.write(at as u32, &zeroes[..step as usize]);
-            at += step;
-            left -= step;
+        // No longer than a buffer, whose length is 32 bits.
+        let piece_bytes = u32::try_from(left).unwrap_or(u32::MAX).min(buffer.len_bytes - at);
+        if piece_bytes > 0 {
+            visit(buffer, at, piece_bytes);
         }
+        left -= u64::from(piece_bytes);
         if left == 0 {
             return;
         }

@@ -24,13 +24,9 @@ impl Bits {
     }
 
     /// How many bits there are.
+    #[allow(clippy::len_without_is_empty)] // there is always a region
     pub fn len(&self) -> u64 {
         self.len
-    }
-
-    /// Whether there are no bits at all.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Words of the set; the last is padded with zeroes.

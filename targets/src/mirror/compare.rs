@@ -86,12 +86,11 @@ struct Scratch {
 }
 
 impl Mirror {
-    /// Tells of every range in which the legs differ. Ranges of different regions may touch.
-    pub async fn compare(&self, on_range: impl FnMut(Difference)) -> Result<(), CheckError> {
-        self.compare_until(|| false, on_range).await
-    }
-
-    /// Like [`Mirror::compare`], but ends between two regions once `stopped` says so.
+    /// Tells of every range in which the legs differ. Ranges of different regions may touch. Ends between two regions once
+    /// `stopped` says so.
+    ///
+    /// # Errors
+    /// It was stopped, the mirror is suspended, or there is no memory.
     pub async fn compare_until(
         &self,
         stopped: impl Fn() -> bool,
@@ -109,16 +108,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// Makes all legs what one of them is, wherever they differ.
+    /// Makes all legs what one of them is, wherever they differ. Ends between two regions once `stopped` says so; what has
+    /// been put out of sync by then is recovered all the same.
     ///
     /// # Errors
     /// The leg must be a source leg: where regions are out of sync no other is right.
-    pub async fn repair(&self, source_leg: usize) -> Result<Repaired, CheckError> {
-        self.repair_until(source_leg, || false).await
-    }
-
-    /// Like [`Mirror::repair`], but ends between two regions once `stopped` says so. What has been put out of sync by then
-    /// is recovered all the same.
     pub async fn repair_until(&self, source_leg: usize, stopped: impl Fn() -> bool) -> Result<Repaired, CheckError> {
         let mut scratch = self.scratch()?;
         self.may_be_source(source_leg)?;

@@ -108,11 +108,6 @@ impl Layout {
         Sectors(self.blocks() * u64::from(self.block_bytes) / SECTOR_BYTES)
     }
 
-    /// Whether the log has no blocks, which it always has.
-    pub fn is_empty(&self) -> bool {
-        self.blocks() == 0
-    }
-
     /// The block that holds a region's bit.
     pub fn block_of(&self, region: RegionIndex) -> u64 {
         bit_of(region).0 / u64::from(self.block_bytes)

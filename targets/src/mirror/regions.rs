@@ -47,11 +47,6 @@ pub struct Span {
 }
 
 impl Span {
-    /// From one region to another, both included.
-    pub fn between(first: RegionIndex, last: RegionIndex) -> Span {
-        Span { first, count: last.0 - first.0 + 1 }
-    }
-
     /// One region.
     pub fn one(region: RegionIndex) -> Span {
         Span { first: region, count: 1 }

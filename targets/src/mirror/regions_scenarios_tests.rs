@@ -10,7 +10,7 @@ fn a_write_waits_for_the_mark_that_covers_all_its_regions() {
     assert_eq!(regions.begin_write(Span::one(RegionIndex(1)), 5, |_| ()), 5);
     regions.end_write(Span::one(RegionIndex(1)), 0);
     assert_eq!(regions.begin_write(Span::one(RegionIndex(1)), 9, |_| ()), 5, "dirty already");
-    let span = Span::between(RegionIndex(0), RegionIndex(2));
+    let span = Span { first: RegionIndex(0), count: 3 };
     let mut marked = Vec::new();
     assert_eq!(regions.begin_write(span, 9, |region| marked.push(region.0)), 9);
     assert_eq!(marked, [0, 2]);

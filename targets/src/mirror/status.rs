@@ -56,7 +56,7 @@ pub enum LegHealth {
     SyncFailed,
     /// `R`: a read failed.
     ReadFailed,
-    /// `U`: something else.
+    /// `U`: something else. A letter of the kernel's: no error of ours is of an unknown kind.
     Unknown,
 }
 

@@ -109,11 +109,6 @@ impl Mirror {
         self.len
     }
 
-    /// Whether the mirror has no sectors at all, which it always has.
-    pub fn is_empty(&self) -> bool {
-        self.len.0 == 0
-    }
-
     /// Sectors of a region.
     pub fn region_size(&self) -> Sectors {
         self.region_size.sectors()
@@ -125,29 +120,9 @@ impl Mirror {
         blocks.unwrap_or(512)
     }
 
-    /// The device's physical block size: the largest of its legs'.
-    pub fn physical_block_bytes(&self) -> u32 {
-        let blocks = self.disks.borrow().iter().map(|leg| leg.disk.limits().physical_block_bytes).max();
-        blocks.unwrap_or(512)
-    }
-
-    /// Whether a leg has a volatile cache, so that the device needs flushes.
-    pub fn volatile_cache(&self) -> bool {
-        self.disks.borrow().iter().any(|leg| leg.disk.limits().volatile_cache)
-    }
-
     /// The largest discard: zero unless every leg has discards.
     pub fn max_discard(&self) -> Sectors {
         self.disks.borrow().iter().map(|leg| leg.disk.limits().max_discard).min().unwrap_or_default()
-    }
-
-    /// The discard granularity, zero if there is no discard.
-    pub fn discard_granularity_bytes(&self) -> u32 {
-        if self.max_discard().0 == 0 {
-            return 0;
-        }
-        let granularity = self.disks.borrow().iter().map(|leg| leg.disk.limits().discard_granularity_bytes).max();
-        granularity.unwrap_or(0).max(self.logical_block_bytes())
     }
 
     /// Numbers and letters for a status line.
@@ -187,11 +162,6 @@ impl Mirror {
         self.state.borrow().regions.count()
     }
 
-    /// Regions in sync.
-    pub fn in_sync_regions(&self) -> u64 {
-        self.state.borrow().regions.in_sync_count()
-    }
-
     /// Regions in sync that the log calls dirty.
     pub fn dirty_regions(&self) -> u64 {
         self.state.borrow().regions.dirty_count()
@@ -212,7 +182,8 @@ impl Mirror {
         self.copy.set_throttle_percent(percent);
     }
 
-    /// How long regions stay dirty after their last write, instead of [`CLEAN_DELAY_MS`].
+    /// How long regions stay dirty after their last write, instead of [`CLEAN_DELAY_MS`]: the simulator explores both.
+    #[cfg(any(test, feature = "sim"))]
     pub fn set_clean_delay_ms(&self, delay_ms: u64) {
         self.clean_delay_ms.set(delay_ms);
         self.idle.wake_all();

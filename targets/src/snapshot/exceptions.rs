@@ -180,14 +180,9 @@ impl Exceptions {
         self.health
     }
 
-    /// Bytes of memory that the complete exceptions take.
-    pub fn memory_bytes(&self) -> usize {
-        self.complete.memory_bytes()
-    }
-
     /// Complete exceptions.
     pub fn complete(&self) -> usize {
-        self.complete.len()
+        self.complete.count()
     }
 
     /// Pending exceptions.

@@ -115,13 +115,8 @@ pub struct Mapping {
 
 impl Mapping {
     /// How many chunks are mapped.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.chunks
-    }
-
-    /// Whether no chunk is mapped.
-    pub fn is_empty(&self) -> bool {
-        self.chunks == 0
     }
 
     /// The leaf that a chunk belongs to, and the position in it of the first run behind the chunk.
@@ -221,18 +216,6 @@ impl Mapping {
         runs.insert(position, run);
         self.firsts[leaf] = self.firsts[leaf].min(run.old);
     }
-
-    /// The COW chunks, in the order of the chunks they stand for.
-    pub fn cow_chunks(&self) -> impl Iterator<Item = CowChunk> + '_ {
-        let runs = self.leaves.iter().flatten();
-        runs.flat_map(|run| (run.cow()..run.cow() + run.len()).map(CowChunk))
-    }
-
-    /// Bytes of memory that it takes.
-    pub fn memory_bytes(&self) -> usize {
-        let leaves: usize = self.leaves.iter().map(|leaf| leaf.capacity() * size_of::<Run>()).sum();
-        leaves + self.leaves.capacity() * size_of::<Vec<Run>>() + self.firsts.capacity() * size_of::<u64>()
-    }
 }
 
 #[cfg(test)]
@@ -242,6 +225,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Mapping {
+        /// The COW chunks, in the order of the chunks they stand for.
+        fn cow_chunks(&self) -> impl Iterator<Item = CowChunk> + '_ {
+            let runs = self.leaves.iter().flatten();
+            runs.flat_map(|run| (run.cow()..run.cow() + run.len()).map(CowChunk))
+        }
+
+        /// Bytes of memory that it takes.
+        fn memory_bytes(&self) -> usize {
+            let leaves: usize = self.leaves.iter().map(|leaf| leaf.capacity() * size_of::<Run>()).sum();
+            leaves + self.leaves.capacity() * size_of::<Vec<Run>>() + self.firsts.capacity() * size_of::<u64>()
+        }
+    }
 
     #[test]
     fn a_run_takes_next_to_nothing() {
@@ -293,7 +290,7 @@ mod tests {
                     next += 1;
                 }
             }
-            prop_assert_eq!(mapping.len(), model.len());
+            prop_assert_eq!(mapping.count(), model.len());
             for old in 0..3100 {
                 prop_assert_eq!(mapping.get(Chunk(old)).map(|new| new.0), model.get(&old).copied());
             }
@@ -326,7 +323,7 @@ mod tests {
             // The runs lie in leaves of other sizes, so the last one may have grown by a step more.
             let step = LEAF_STEP * size_of::<Run>();
             prop_assert!(at_once.memory_bytes() <= mapping.memory_bytes() + step);
-            prop_assert_eq!(at_once.len(), mapping.len());
+            prop_assert_eq!(at_once.count(), mapping.count());
             // It grows like one that was made step by step.
             for old in (63_000..68_000).rev() {
                 let new = CowChunk(100_000 + old);

@@ -34,6 +34,76 @@
 //! has left its origin: the origin's next write records first that the snapshot is right no longer. A snapshot write that finds the COW full
 //! may instead leave the snapshot readable (`Overflow`).
 //!
+//! # Example
+//!
+//! A snapshot on disks in memory: it shows the origin as it was when the snapshot joined.
+//!
+//! ```
+//! use std::rc::Rc;
+//! use dm_targets::copy;
+//! use dm_targets::disk::Host;
+//! use dm_targets::exec::Executor;
+//! use dm_targets::ram::{Ram, RamDisk};
+//! use dm_targets::request::{Request, RequestKind};
+//! use dm_targets::snapshot::losses::{Loss, LossRecord};
+//! use dm_targets::snapshot::origin::Origin;
+//! use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+//! use dm_targets::units::{ChunkSize, Sector, Sectors};
+//!
+//! /// Where it is put on record that a snapshot is no longer right, when its COW cannot be marked: these COWs always can.
+//! struct NoLosses;
+//!
+//! impl LossRecord for NoLosses {
+//!     fn cow(&self) -> &[String] {
+//!         &[]
+//!     }
+//!
+//!     fn record(&self, _: Loss) -> Result<(), String> {
+//!         Err("there is no record".into())
+//!     }
+//! }
+//!
+//! let (ram, executor) = (Ram::new(), Executor::new());
+//! let host: Rc<dyn Host> = ram.clone();
+//! let [origin, cow] = ["origin", "cow"].map(|name| RamDisk::new(&ram, Sectors(1024), RamDisk::LIMITS).handle(name));
+//! let copy = copy::Client::new(&executor, &host, None).unwrap();
+//! let (written, read) = (ram.add_payload(vec![7; 512]), ram.add_payload(vec![7; 512]));
+//!
+//! let runner = executor.clone();
+//! ram.run(&executor, async move {
+//!     let origin = Origin::new(origin, copy.clone());
+//!     let parts = Parts {
+//!         executor: &runner,
+//!         host: &host,
+//!         copy: &copy,
+//!         origin: origin.disk(),
+//!         cow: &cow,
+//!         chunk_size: ChunkSize::from_sectors(8),
+//!         persistent: true,
+//!         overwrite: false,
+//!         ownership: None,
+//!         lost: false,
+//!         losses: Rc::new(NoLosses),
+//!         len: None,
+//!         options: Options { on_full: OnFull::Invalidate, discard_zeroes_cow: false, discard_passdown_origin: false },
+//!         notes: None,
+//!         listener: Rc::new(|event| println!("{event}")),
+//!     };
+//!     let snapshot = Snapshot::open(parts).await.unwrap();
+//!     snapshot.activate(&runner).await.unwrap();
+//!     origin.join(snapshot.clone()).await;
+//!
+//!     let request = |kind, payload| Request { kind, sector: Sector(9), count: Sectors(1), payload };
+//!     origin.handle(&request(RequestKind::Write { fua: false }, written)).await.unwrap();
+//!     snapshot.handle(&request(RequestKind::Read, read)).await.unwrap();
+//!     assert_eq!(snapshot.exceptions(), 1);
+//!     origin.leave(&snapshot);
+//!     snapshot.close().await.unwrap();
+//! })
+//! .unwrap();
+//! assert_eq!(ram.take_payload(read), Some(vec![0; 512]), "what stood there before the write");
+//! ```
+//!
 //! # Who does what
 //!
 //! [`exceptions`] with `journaled` decides, by what [`mapping`] and `recording` hold; `preserved` remembers what needs no

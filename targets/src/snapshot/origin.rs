@@ -60,11 +60,6 @@ impl Origin {
         &self.disk
     }
 
-    /// Its snapshots.
-    pub fn snapshots(&self) -> Vec<Rc<Snapshot>> {
-        self.snapshots.borrow().clone()
-    }
-
     /// Adds a snapshot at a moment when no write is in flight: what was acknowledged before is in the snapshot, what
     /// starts afterwards is not.
     pub async fn join(&self, snapshot: Rc<Snapshot>) {

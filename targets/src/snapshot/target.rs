@@ -211,11 +211,6 @@ impl Snapshot {
         self.len
     }
 
-    /// Whether the device has no sectors at all.
-    pub fn is_empty(&self) -> bool {
-        self.len.0 == 0
-    }
-
     /// The device's block size: the larger of its disks'.
     pub fn logical_block_bytes(&self) -> u32 {
         self.cow.limits().logical_block_bytes.max(self.origin.limits().logical_block_bytes)
@@ -224,11 +219,6 @@ impl Snapshot {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store
-    }
-
-    /// What the user chose.
-    pub fn options(&self) -> Options {
-        self.options
     }
 
     /// Whether it can be used.

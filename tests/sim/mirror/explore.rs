@@ -153,7 +153,7 @@ impl Run<'_> {
                 if self.case.eager {
                     mirror.set_clean_delay_ms(0);
                 }
-                self.began_in_sync = mirror.in_sync_regions() == mirror.regions();
+                self.began_in_sync = mirror.status().in_sync_regions == mirror.regions();
                 self.mirror = Some(mirror);
             }
             self.start_admin(false);

@@ -285,12 +285,15 @@ fn comparing_finds_what_differs_and_repairing_mends_it() {
         let ranges = |rig: &Rig| {
             rig.run(|mirror| async move {
                 let mut found = Vec::new();
-                mirror.compare(|range| found.push((range.sector.0, range.count.0, range.differing.0))).await.unwrap();
+                mirror
+                    .compare_until(|| false, |range| found.push((range.sector.0, range.count.0, range.differing.0)))
+                    .await
+                    .unwrap();
                 found
             })
         };
         assert_eq!(ranges(&rig), [(1, 1, 0b010), (2, 1, 0b010), (6, 1, 0b100)]);
-        let repaired = rig.run(move |mirror| async move { mirror.repair(source).await }).unwrap();
+        let repaired = rig.run(move |mirror| async move { mirror.repair_until(source, || false).await }).unwrap();
         assert_eq!((repaired.regions, repaired.left), (3, 0));
         assert_eq!(ranges(&rig), []);
         assert_eq!(rig.status(), "4/4 AAA A");

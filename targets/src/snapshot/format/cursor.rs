@@ -45,11 +45,6 @@ impl Cursor {
         (self.area, self.committed)
     }
 
-    /// Exceptions allocated and not yet committed.
-    pub fn pending(&self) -> u64 {
-        self.pending
-    }
-
     /// Records on disk.
     pub fn recorded(&self) -> u64 {
         self.area * self.layout.records_per_area() + self.committed

@@ -93,7 +93,7 @@ impl Run<'_> {
     pub(super) fn start_admin(&mut self, now: bool) {
         let due = |mirror: &Mirror| match self.case.admin_when {
             When::Requests(count) => self.next_op >= count,
-            When::InSync => mirror.in_sync_regions() == mirror.regions(),
+            When::InSync => mirror.status().in_sync_regions == mirror.regions(),
         };
         let due = |mirror: &Mirror| !self.admin_started && (now || due(mirror));
         let Some(mirror) = self.mirror.clone().filter(|mirror| due(mirror)) else { return };
@@ -108,12 +108,14 @@ impl Run<'_> {
                 Admin::Nothing => Ok(()),
                 Admin::Compare => {
                     let mut found = Vec::new();
-                    let result = mirror.compare(|range| found.push(range)).await;
+                    let result = mirror.compare_until(|| false, |range| found.push(range)).await;
                     let wrong = found.iter().find(|range| range.in_sync && !range.differing.is_empty());
                     let result = result.map_err(|error| error.to_string());
                     result.and_then(|()| wrong.map_or(Ok(()), |range| Err(format!("in sync and different: {range:?}"))))
                 }
-                Admin::Repair(leg) => mirror.repair(leg).await.map(|_| ()).map_err(|error| error.to_string()),
+                Admin::Repair(leg) => {
+                    mirror.repair_until(leg, || false).await.map(|_| ()).map_err(|error| error.to_string())
+                }
                 Admin::Replace(leg) => mirror.replace_leg(leg, spare).await.map_err(|error| error.to_string()),
                 Admin::Add => mirror.add_leg(spare).await.map_err(|error| error.to_string()),
                 Admin::Remove(leg) => mirror.remove_leg(leg).await.map_err(|error| error.to_string()),
@@ -136,7 +138,8 @@ impl Run<'_> {
         match &*self.admin.borrow() {
             Some(Err(error)) if self.faultless() => return Err(format!("{:?}: {error}", self.case.admin)),
             Some(Ok(())) => {
-                self.in_sync_since |= self.mirror.as_ref().is_some_and(|it| it.in_sync_regions() == it.regions());
+                self.in_sync_since |=
+                    self.mirror.as_ref().is_some_and(|it| it.status().in_sync_regions == it.regions());
             }
             _ => {}
         }
