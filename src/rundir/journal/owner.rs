@@ -14,7 +14,7 @@ use dm_targets::snapshot::format::StoreId;
 
 use super::{BOOT_ID, HEADER_WORDS, MAGIC};
 use crate::rundir::family_key;
-use crate::storage::{OpenDisk, lasting_name};
+use crate::storage::{OpenDisk, disk_name, lasting_name, names_of};
 
 /// Whose a journal is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Owner {
     pub store: (u64, u64),
     /// A hash of the disk's lasting name; zero if it has none.
     pub name: u64,
+    /// A hash of the name that earlier versions recorded for it, where they had one; not recorded any more.
+    pub former: u64,
 }
 
 /// How a journal that no server has stands to a COW that is being opened.
@@ -65,18 +67,21 @@ impl Owner {
     /// # Errors
     /// If the boot cannot be told from another.
     pub fn of(cow: &OpenDisk, store: Option<StoreId>) -> io::Result<Owner> {
-        let path = cow.path.display().to_string();
-        let name = Some(lasting_name(cow)).filter(|name| *name != path);
+        let former = Some(lasting_name(cow)).filter(|name| *name != cow.path.display().to_string());
+        // The same for a file and a loop device on it. A node in /dev is no name: the next disk may get it.
+        let lasts = !disk_name(&cow.path, cow.id).is_empty();
+        let name = names_of(&cow.path, cow.id).into_iter().next().filter(|_| lasts);
+        let [name, former] = [name, former].map(|name| name.map_or(0, |name| hash(&name)));
         let store = store.map_or((0, 0), |store| {
             let (high, low) = store.0.split_at(8);
             (number_of(high), number_of(low))
         });
-        Ok(Owner { boot: boot_id()?, number: cow.number_in_boot(), store, name: name.map_or(0, |name| hash(&name)) })
+        Ok(Owner { boot: boot_id()?, number: cow.number_in_boot(), store, name, former })
     }
 
     /// The words of a journal's header.
     pub(super) fn words(&self) -> [u64; HEADER_WORDS] {
-        let Owner { boot, number, store, name } = *self;
+        let Owner { boot, number, store, name, former: _ } = *self;
         [MAGIC, boot.0, boot.1, number, 0, store.0, store.1, name]
     }
 
@@ -88,7 +93,7 @@ impl Owner {
 
 /// The owner in a journal's header.
 pub(super) fn of_words(word: impl Fn(usize) -> u64) -> Owner {
-    Owner { boot: (word(1), word(2)), number: word(3), store: (word(5), word(6)), name: word(7) }
+    Owner { boot: (word(1), word(2)), number: word(3), store: (word(5), word(6)), name: word(7), former: 0 }
 }
 
 /// Whether a journal is that owner's, beyond doubt.
@@ -102,8 +107,8 @@ pub fn kinship(journal: &Path, found: Option<&Owner>, key: &str, owner: &Owner) 
     let Some(found) = found else { return if same_key { Kinship::Damaged } else { Kinship::None } };
     let same_number = same_key && found.boot == owner.boot && found.number == owner.number;
     let same_store = owner.store != (0, 0) && found.store == owner.store;
-    let same_name = owner.name != 0 && found.name == owner.name;
-    let other_name = owner.name != 0 && found.name != 0 && found.name != owner.name;
+    let same_name = found.name != 0 && [owner.name, owner.former].contains(&found.name);
+    let other_name = owner.name != 0 && found.name != 0 && !same_name;
     match found.is_other_store(owner) {
         false if same_number => Kinship::Own,
         true if same_number || same_name => Kinship::OtherStore,
@@ -148,8 +153,9 @@ fn boot_id() -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::{Access, Claim};
 
-    const OWNER: Owner = Owner { boot: (1, 2), number: 40, store: (5, 6), name: 9 };
+    const OWNER: Owner = Owner { boot: (1, 2), number: 40, store: (5, 6), name: 9, former: 10 };
 
     fn of(journal: &str, found: Owner) -> Kinship {
         kinship(Path::new(journal), Some(&found), "block-7-0", &OWNER)
@@ -177,6 +183,32 @@ mod tests {
         ] {
             assert_eq!(of(journal, found.clone()), Kinship::AttachedAnew, "{journal} {found:?}");
         }
+    }
+
+    #[test]
+    fn a_file_and_a_loop_device_on_it_have_one_journal() {
+        // The store is the kernel's; the numbers of file and loop device differ.
+        let without_id = |name| Owner { number: 41, store: (0, 0), name, ..OWNER };
+        assert_eq!(of("/run/file-3-12-29.records", without_id(9)), Kinship::AttachedAnew);
+        assert_eq!(of("/run/block-7-1-29.records", without_id(10)), Kinship::AttachedAnew, "as named before");
+        assert_eq!(of("/run/file-3-12-29.records", without_id(11)), Kinship::None);
+    }
+
+    #[test]
+    fn a_disk_has_one_name_by_each_path() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(4096).unwrap();
+        let link = file.path().with_extension("link");
+        std::os::unix::fs::symlink(file.path(), &link).unwrap();
+        let hard = file.path().with_extension("hard");
+        fs::hard_link(file.path(), &hard).unwrap();
+        let owner =
+            |path: &Path| Owner::of(&OpenDisk::open(path, Access::ReadOnly, Claim::Shared).unwrap(), None).unwrap();
+        let first = owner(file.path());
+        assert!(first.name != 0 && first.former == 0, "{first:?}");
+        assert!([&link, &hard].iter().all(|path| owner(path) == first));
+        fs::remove_file(link).unwrap();
+        fs::remove_file(hard).unwrap();
     }
 
     #[test]
