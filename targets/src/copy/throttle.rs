@@ -20,7 +20,7 @@ const UNLIMITED_PERCENT: u32 = 100;
 pub enum Admission {
     /// Start it, and say so with [`Throttle::done`] when it has ended.
     Admitted,
-    /// Ask again after [`PAUSE_MS`].
+    /// Ask again after 100 ms.
     Pause,
 }
 

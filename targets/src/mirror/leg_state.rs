@@ -6,8 +6,8 @@
 //! disk, for the day on which that disk fails.
 //!
 //! Rules kept here: a state on record never claims more than is true when a request is acknowledged or a leg is copied
-//! over ([`Claims::exceed`]); a leg is known by its lasting identity, and one that the record does not know has nothing;
-//! where no leg is known to be right none is chosen ([`begin`]).
+//! over (`Claims::exceed`); a leg is known by its lasting identity, and one that the record does not know has nothing;
+//! where no leg is known to be right none is chosen (`begin`).
 
 use super::legs::LegSet;
 use super::open_error::OpenError;

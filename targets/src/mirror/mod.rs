@@ -51,7 +51,7 @@
 //! # Who does what
 //!
 //! [`regions`] with `regions_clean`, `regions_lock` and `regions_flush`, [`legs`] with `read_balance`, and [`leg_state`]
-//! decide (pure), [`format`] knows the log's bytes (pure), `log` makes marks durable, `cleaner` makes regions clean,
+//! decide (pure), [`mod@format`] knows the log's bytes (pure), `log` makes marks durable, `cleaner` makes regions clean,
 //! `recovery` copies, `read`, `write` and `flush` carry requests out, `record` puts the state of the legs on record,
 //! [`target`] is the mirror's state and `lifecycle` its beginning and end, [`compare`] compares and repairs, `change_legs`
 //! changes the legs. All of it runs on one thread, so state is borrowed, never locked, and never borrowed across an await.

@@ -1,7 +1,7 @@
 //! Where the chunks of a snapshot are: a map from origin chunks to COW chunks that is small and never stops to grow.
 //!
 //! Pure. Neighbouring chunks that were copied one after the other are one entry of 16 bytes, a *run*; a lone chunk is a run
-//! of one. The runs stand in order in leaves of at most [`LEAF_RUNS`], found through a list of the leaves' first chunks. A
+//! of one. The runs stand in order in leaves of at most `LEAF_RUNS`, found through a list of the leaves' first chunks. A
 //! look-up is two binary searches, and adding a chunk moves at most one leaf. A hash table would save some steps of the
 //! search, but it is half empty after each doubling, stops every request while it doubles, and knows no runs.
 

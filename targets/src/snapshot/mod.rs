@@ -107,7 +107,7 @@
 //! # Who does what
 //!
 //! [`exceptions`] with `journaled` decides, by what [`mapping`] and `recording` hold; `preserved` remembers what needs no
-//! decision; [`format`] knows the bytes. All of these are pure. [`store`] with `store_load` and `store_write` makes records
+//! decision; [`mod@format`] knows the bytes. All of these are pure. [`store`] with `store_load` and `store_write` makes records
 //! durable, [`journal`] is where they wait for it, [`target`] and [`origin`] with `origin_gate` carry requests out. All
 //! targets of a family run on one thread, so state is borrowed, never locked, and never borrowed across an await.
 
