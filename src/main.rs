@@ -20,6 +20,11 @@ mod storage;
 mod sys;
 mod ublk;
 
+#[cfg(all(test, feature = "mutants"))]
+#[allow(clippy::unwrap_used)]
+#[path = "../tests/sim/admin/mod.rs"]
+mod admin_simulation;
+
 use std::io::IsTerminal;
 use std::process::ExitCode;
 

@@ -100,10 +100,9 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
                 let what = "its server has died and left devices behind";
                 return Err(format!("{disk}: {what}; {hint}").into());
             };
-            let devices = state.devices.into_iter().filter(|device| exists(device).unwrap_or(true)).collect();
             rundir.remove_socket(&key);
             let done = |answer| taken_over(answer).and_then(|()| print(&path));
-            process::foreground(&rundir, &key, Question::Recover(devices), lock, done)
+            process::foreground(&rundir, &key, Question::Recover(state.devices), lock, done)
         }
         _ if options.foreground => {
             rundir.remove(&key);

@@ -107,10 +107,11 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
     let mut control = Control::open().map_err(|error| error.to_string())?;
     let Some(at) = state.devices.iter().position(|device| device.id == id) else { return Ok(()) };
     let device = state.devices.remove(at);
+    // Those that another program has deleted stay in the file: the origin's next server must know of them.
     let mut left = Vec::new();
-    for device in std::mem::take(&mut state.devices) {
+    for device in &state.devices {
         if device::ours(&mut control, device.id, device.cookie)?.is_some() {
-            left.push(device);
+            left.push(device.clone());
         }
     }
     // Before it is gone: a device that stays will be served again, and change what this one would have shown.
@@ -120,9 +121,8 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
         device::stop(&mut control, id)?;
         device::delete(&mut control, id)?;
     }
-    state.devices = left;
     let recorded = complete(rundir, key, &device);
-    if state.devices.is_empty() {
+    if left.is_empty() {
         rundir.remove(key);
         return recorded;
     }
@@ -157,9 +157,7 @@ pub(super) fn recover_in_foreground(words: &[String], source: Option<&Path>) -> 
         return Err(format!("{}: its server is alive, there is nothing to take over", first.name).into());
     };
     refuse_waiting(family)?;
-    let is_left = |device: &DeviceState| family.devices.iter().any(|left| left.id == device.id);
-    let left = state.devices.into_iter().filter(is_left);
-    let devices = left.map(|device| with_source(device, source)).collect::<Result<_, _>>()?;
+    let devices = state.devices.into_iter().map(|device| with_source(device, source)).collect::<Result<_, _>>()?;
     rundir.remove_socket(&family.key);
     process::foreground(&rundir, &family.key, Question::Recover(devices), lock, taken_over)
 }
@@ -240,9 +238,9 @@ fn recover_family(rundir: &RunDir, family: &Family, left_out: &[&DeviceReport], 
         Some(Server { lives: false, state: Some(state), .. }) => state,
         _ => return Vec::new(),
     };
-    let is_left = |device: &DeviceState| family.devices.iter().any(|left| left.id == device.id);
-    let devices: Vec<DeviceState> = state.devices.into_iter().filter(is_left).collect();
-    if devices.is_empty() {
+    // Those that another program has deleted as well: what became of a snapshot matters to its origin's server.
+    let devices = state.devices;
+    if family.devices.is_empty() {
         rundir.remove(key);
         return Vec::new();
     }

@@ -1,6 +1,6 @@
 //! The server: its process, its control thread, and what it says about its devices.
 
-mod admin;
+pub mod admin;
 mod compare;
 mod control;
 mod cow_journal;

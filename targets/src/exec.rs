@@ -127,6 +127,13 @@ impl Executor {
         slots[index as usize].shared.wake_by_ref();
     }
 
+    /// Ends all tasks where they are, as the death of their process does.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn clear(&self) {
+        let tasks: Vec<_> = self.inner.slots.borrow_mut().iter_mut().filter_map(|slot| slot.task.take()).collect();
+        drop(tasks);
+    }
+
     /// Tasks that have not ended.
     pub fn live(&self) -> usize {
         self.inner.live.get()

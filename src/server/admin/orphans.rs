@@ -97,7 +97,7 @@ pub fn record_left_behind<M: Machine>(
 }
 
 /// Has a later `add` refuse the COW of a snapshot that is gone, whether its disk is there or not.
-fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Result<(), Reason> {
+pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Result<(), Reason> {
     let cow = device.cow.clone().ok_or("the state file of an earlier version does not say what its COW is known by")?;
     machine.records().losses(cow).record(Loss::OriginChanged)
 }

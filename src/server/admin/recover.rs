@@ -9,7 +9,7 @@
 
 use super::devices::{Entry, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
-use super::orphans::complete;
+use super::orphans::{complete, record_lost};
 use super::prepared::Prepared;
 use super::state::Administrator;
 use crate::failure::Reason;
@@ -22,6 +22,7 @@ impl<M: Machine> Administrator<M> {
         self.keep_files = true;
         let (mut problems, mut reasons) = (Vec::new(), Vec::new());
         let mut ready = Vec::new();
+        let (devices, gone) = self.split_gone(devices)?;
         for device in devices {
             match self.make_ready(&device) {
                 Ok(prepared) => ready.push((prepared, device)),
@@ -47,7 +48,9 @@ impl<M: Machine> Administrator<M> {
                 Err(why) => problems.push(self.leave_out(device, &why)),
             }
         }
-        if !self.left_out.is_empty() && served.iter().any(|(prepared, ..)| changes_origin(&prepared.spec)) {
+        let changes = served.iter().any(|(prepared, ..)| changes_origin(&prepared.spec));
+        problems.extend(self.give_up_gone(&gone, changes)?);
+        if !self.left_out.is_empty() && changes {
             self.lose_left_out();
             let served = served.iter().map(|(prepared, info, device)| served_state(prepared, info, device));
             let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
@@ -63,6 +66,29 @@ impl<M: Machine> Administrator<M> {
         self.save();
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
         Ok(Answer::Recovered { problems })
+    }
+
+    /// Sets those apart that another program has deleted.
+    fn split_gone(&mut self, devices: Vec<DeviceState>) -> Result<(Vec<DeviceState>, Vec<DeviceState>), Reason> {
+        let (mut there, mut gone) = (Vec::new(), Vec::new());
+        for device in devices {
+            let ours = self.ours(device.id, device.cookie)?.is_some();
+            if ours { there.push(device) } else { gone.push(device) }
+        }
+        Ok((there, gone))
+    }
+
+    /// A snapshot that another program has deleted misses what its origin's next change overwrites: that is on record before
+    /// the origin lives again.
+    fn give_up_gone(&mut self, gone: &[DeviceState], changes: bool) -> Result<Vec<Reason>, Reason> {
+        let mut problems = Vec::new();
+        for device in gone.iter().filter(|device| changes && is_persistent_snapshot(&device.spec)) {
+            record_lost(&self.machine, device)?;
+            let what =
+                "another program has deleted it; its COW must not be used again, since its origin lives without it";
+            problems.push(format!("{}: gone: {what}", device.name));
+        }
+        Ok(problems)
     }
 
     /// Takes over devices that were left out. Nothing changes the origin meanwhile.
@@ -159,6 +185,12 @@ impl<M: Machine> Administrator<M> {
         let Some(LeftOut { device, .. }) = self.left_out.get(&id).cloned() else { return Ok(()) };
         if !force {
             return Err(format!("/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"));
+        }
+        if device.lost {
+            // Before nothing tells of it any more: a process that ends now leaves no trace but this.
+            record_lost(&self.machine, &device).map_err(|why| {
+                format!("{}: not deleted: that its COW is lost cannot be recorded: {why}", device.name)
+            })?;
         }
         if self.ours(id, device.cookie)?.is_some() {
             self.machine.stop(id)?;

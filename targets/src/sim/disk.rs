@@ -114,6 +114,11 @@ impl SimDisk {
         self.faults.borrow_mut().push(fault);
     }
 
+    /// No error is to come any more.
+    pub fn mend(&self) {
+        self.faults.borrow_mut().clear();
+    }
+
     /// Operations submitted from now on that match do not complete before [`SimDisk::release`].
     pub fn hold(&self, matcher: Matcher) {
         self.holds.borrow_mut().push(matcher);

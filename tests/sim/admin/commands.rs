@@ -1,0 +1,297 @@
+//! What administrators ask for, as the commands do it, and what they are told. An exit of 0 is a promise.
+
+use dm_targets::mirror::table::{InitialSync, Leg, Mirror, MirrorLog};
+use dm_targets::snapshot::table::{Snapshot, StoreType};
+use dm_targets::table::{Table, TargetParams};
+use dm_targets::units::{ChunkSize, Sector, Sectors};
+
+use super::machine::{Process, SimMachine};
+use super::records::StateFile;
+use super::town::{CHUNK, COWS, Known, SECTORS, Snap, Town, What};
+use crate::protocol::{Answer, DeviceOptions, DeviceSpec, DeviceState, Question};
+use crate::server::admin::machine::{Machine, Records};
+use crate::server::admin::{self, Ending, Undo};
+use crate::ublk::device::is_ours;
+
+impl Town {
+    pub(super) fn spec(what: What) -> DeviceSpec {
+        let leg = |device: &str| Leg { device: device.to_owned(), offset: Sector(0) };
+        let params = match what {
+            What::Origin => TargetParams::SnapshotOrigin { origin: "/o".to_owned() },
+            What::Snap(at) => TargetParams::Snapshot(Snapshot {
+                origin: "/o".to_owned(),
+                cow: COWS[at].to_owned(),
+                store: StoreType::Persistent { overflow: false },
+                chunk_size: ChunkSize::from_sectors(CHUNK),
+                discard_zeroes_cow: false,
+                discard_passdown_origin: false,
+            }),
+            What::Mirror => TargetParams::Mirror(Mirror {
+                log: MirrorLog::Core,
+                region_size: Sectors(2),
+                initial_sync: InitialSync::FromLog,
+                legs: vec![leg("/a"), leg("/b")],
+                handle_errors: true,
+                keep_log: true,
+            }),
+        };
+        DeviceSpec {
+            table: Table { len: Sectors(SECTORS as u64), params },
+            options: DeviceOptions { queues: 1, depth: 1, read_only: false, zero_copy: false, recovery: true },
+            force: false,
+            degraded: false,
+            source: None,
+            other_origin: false,
+            allow_invalid: false,
+        }
+    }
+
+    /// Has the server of a family do something, as the control thread does; one that has no device left ends.
+    pub(super) fn ask(&mut self, key: &'static str, question: Question) -> Result<Answer, String> {
+        self.acting = Some(key);
+        let leaves = std::mem::take(&mut self.client_leaves);
+        let process = self.processes.get_mut(key).ok_or("there is no server")?;
+        let undo = Undo::of(&question, &process.admin);
+        let mut answer = process.admin.carry_out(question);
+        if leaves {
+            let told = answer.unwrap_or_else(|message| Answer::Failed { message });
+            process.admin.take_back(undo, &told);
+            answer = Err("interrupted".to_owned());
+        }
+        self.reap(key);
+        self.say(|| format!("   {answer:?}"));
+        answer
+    }
+
+    /// A server that has no device left ends.
+    pub(super) fn reap(&mut self, key: &'static str) {
+        let idle = self.processes.get(key).is_some_and(|process| process.admin.is_idle());
+        if self.site.is_dead() || !idle {
+            return;
+        }
+        let Some(process) = self.processes.remove(key) else { return };
+        if !process.admin.keeps_files() {
+            self.site.directory(key).remove();
+        }
+        if self.site.is_dead() {
+            self.processes.insert(key, process);
+        } else {
+            process.kill();
+        }
+    }
+
+    /// What a state file tells.
+    pub(super) fn state(&self, key: &str) -> Result<Vec<DeviceState>, String> {
+        match self.site.files(|files| files.states.get(key).cloned()) {
+            None => Ok(Vec::new()),
+            Some(StateFile::Damaged) => Err("the state file is damaged".to_owned()),
+            Some(StateFile::Whole(devices)) => Ok(devices),
+        }
+    }
+
+    /// The devices of a state file that the kernel still has.
+    pub(super) fn left(&self, key: &str) -> Result<Vec<DeviceState>, String> {
+        let devices = self.state(key)?;
+        let kernel = self.site.kernel.borrow();
+        let is_there = |device: &DeviceState| {
+            kernel.devices.get(&device.id).is_some_and(|found| is_ours(&found.info, device.cookie))
+        };
+        Ok(devices.into_iter().filter(is_there).collect())
+    }
+
+    pub(super) fn add(&mut self, what: What) -> Result<(), String> {
+        let key = what.key();
+        if self.has(what) {
+            return Err("it is there".to_owned());
+        }
+        if !self.processes.contains_key(key) {
+            if !self.left(key)?.is_empty() {
+                return Err("its server has died".to_owned());
+            }
+            self.site.directory(key).remove();
+            let process = Process::start(&self.site, key).ok_or("the server did not start")?;
+            self.processes.insert(key, process);
+        }
+        let question = Question::Add { name: None, id: None, spec: Town::spec(what) };
+        match self.ask(key, question) {
+            Ok(Answer::Added { path, .. }) if !self.site.is_dead() => {
+                let id: u32 = path.trim_start_matches("/dev/ublkb").parse().map_err(|_| path.clone())?;
+                let cookie = self.site.kernel.borrow().devices.get(&id).map_or(0, |device| device.info.target_flags);
+                self.devices.insert(what, Known { id, cookie, suspended: false });
+                if what == What::Origin {
+                    self.life += 1;
+                    for at in 0..self.snaps.len() {
+                        let there = self.has(What::Snap(at));
+                        if let Some(snap) = self.snaps[at].as_mut().filter(|_| there) {
+                            snap.life = self.life;
+                        }
+                    }
+                }
+                if let What::Snap(at) = what {
+                    let fresh = Snap {
+                        content: self.origin.frozen(),
+                        life: self.life,
+                        may_fail: false,
+                        owed: false,
+                        forfeit: false,
+                    };
+                    self.snaps[at].get_or_insert(fresh).life = self.life;
+                }
+                Ok(())
+            }
+            answer => {
+                if let (What::Snap(at), Err(why)) = (what, &answer) {
+                    let owed = self.snaps[at].as_ref().is_some_and(|snap| snap.owed && !snap.forfeit);
+                    if owed && !self.site.is_dead() && why != "interrupted" && !self.hindered() {
+                        return self.broken(format!("{what:?} is owed, and refused: {why}"));
+                    }
+                }
+                // What an add leaves that has not ended well is not known to be a snapshot of anything.
+                let unsure = self.site.is_dead() || matches!(&answer, Err(why) if why == "interrupted");
+                if let (What::Snap(at), true) = (what, unsure) {
+                    let content = self.origin.frozen();
+                    let snap = self.snaps[at].get_or_insert(Snap {
+                        content,
+                        life: self.life,
+                        may_fail: true,
+                        owed: false,
+                        forfeit: true,
+                    });
+                    snap.may_fail = true;
+                }
+                Err(answer.err().unwrap_or_else(|| "ended".to_owned()))
+            }
+        }
+    }
+
+    /// Whether something is away or full now.
+    pub(super) fn hindered(&self) -> bool {
+        self.faulty || self.site.shared.lock().unwrap().full || self.site.disks.iter().any(|slot| !slot.there.get())
+    }
+
+    pub(super) fn broken<T>(&mut self, why: String) -> Result<T, String> {
+        self.say(|| why.clone());
+        self.site.fault.borrow_mut().get_or_insert(why.clone());
+        Err(why)
+    }
+
+    /// Deletes a device as the command does, by its server or, when that has died, by itself.
+    pub(super) fn del(&mut self, what: What, force: bool) -> Result<(), String> {
+        let Some(Known { id, cookie, .. }) = self.devices.get(&what) else { return Err("not there".to_owned()) };
+        let (id, cookie, key) = (*id, *cookie, what.key());
+        let was_right = !force && matches!(what, What::Snap(_)) && matches!(self.read(what), Some(Ok(_)));
+        let deleted = if self.processes.contains_key(key) {
+            self.ask(key, Question::Del { ids: vec![id], force }).map(drop)
+        } else {
+            self.del_orphan(key, id, cookie, force)
+        };
+        self.troubled |= force;
+        let gone = !self.site.kernel.borrow().devices.get(&id).is_some_and(|device| is_ours(&device.info, cookie));
+        if deleted.is_ok() && !self.site.is_dead() && !gone {
+            return self.broken(format!("{what:?}: del has ended well and the device is there"));
+        }
+        if let What::Snap(at) = what {
+            let owed = was_right && deleted.is_ok() && !self.site.is_dead();
+            if let Some(snap) = self.snaps[at].as_mut() {
+                snap.owed = owed;
+            }
+        }
+        if gone {
+            self.devices.remove(&what);
+        }
+        deleted
+    }
+
+    pub(super) fn del_orphan(&mut self, key: &'static str, id: u32, cookie: u64, force: bool) -> Result<(), String> {
+        // The command itself acts, and its end ends no server.
+        self.acting = None;
+        if !force {
+            return Err("its server has died".to_owned());
+        }
+        let mut left = self.left(key)?;
+        let Some(at) = left.iter().position(|device| device.id == id && device.cookie == cookie) else {
+            return Err("not in the state file".to_owned());
+        };
+        let device = left.remove(at);
+        let mut machine = SimMachine::start(&self.site, key, u32::MAX)?;
+        admin::record_left_behind(&machine, &device, &left)?;
+        machine.stop(id)?;
+        machine.delete(id)?;
+        let completed = admin::complete(SimMachine::start(&self.site, key, u32::MAX - 1)?, &device);
+        if left.is_empty() {
+            self.site.directory(key).remove();
+            return completed;
+        }
+        let mut stay = self.state(key)?;
+        stay.retain(|other| other.cookie != cookie);
+        completed.and(self.site.directory(key).write_state(stay))
+    }
+
+    /// Takes over what waits, each family by itself. Problems are answered, and make the exit code 1.
+    pub(super) fn recover(&mut self) -> Result<(), String> {
+        let mut problems = Vec::new();
+        for key in ["mirror-a", "o"] {
+            if self.site.is_dead() {
+                break;
+            }
+            let known: Vec<u32> =
+                self.devices.iter().filter(|(what, _)| what.key() == key).map(|(_, device)| device.id).collect();
+            let answer = if self.processes.contains_key(key) {
+                self.ask(key, Question::RecoverLeftOut { ids: known })
+            } else {
+                match self.left(key) {
+                    Ok(devices) if devices.is_empty() => continue,
+                    Ok(_) => {
+                        let devices = self.state(key)?;
+                        let Some(process) = Process::start(&self.site, key) else { continue };
+                        self.processes.insert(key, process);
+                        self.ask(key, Question::Recover(devices))
+                    }
+                    Err(why) => Err(why),
+                }
+            };
+            match answer {
+                Ok(Answer::Recovered { problems: some }) => problems.extend(some),
+                Ok(_) => {}
+                Err(why) => problems.push(why),
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    }
+
+    pub(super) fn suspend(&mut self, what: What) -> Result<(), String> {
+        let id = self.devices.get(&what).ok_or("not there")?.id;
+        self.ask(what.key(), Question::Suspend { id, noflush: false })?;
+        if !self.site.is_dead() {
+            self.devices.get_mut(&what).ok_or("not there")?.suspended = true;
+        }
+        Ok(())
+    }
+
+    pub(super) fn resume(&mut self, what: What) -> Result<(), String> {
+        let id = self.devices.get(&what).ok_or("not there")?.id;
+        let resumed = self.ask(what.key(), Question::Resume { id }).map(drop);
+        if let Some(known) = self.devices.get_mut(&what) {
+            // Whatever it came to, the device may run.
+            known.suspended = false;
+        }
+        self.settle();
+        resumed
+    }
+
+    /// SIGTERM.
+    pub(super) fn terminate(&mut self, key: &'static str) -> Result<(), String> {
+        let ended = self.ask(key, Question::Shutdown).map(drop);
+        let leaves = self.processes.get(key).is_some_and(|process| process.admin.ending() == Ending::Leaves);
+        if leaves && !self.site.is_dead() {
+            if let Some(process) = self.processes.remove(key) {
+                process.kill();
+            }
+        }
+        let kernel = self.site.kernel.borrow();
+        let is_there =
+            |known: &Known| kernel.devices.get(&known.id).is_some_and(|device| is_ours(&device.info, known.cookie));
+        self.devices.retain(|_, known| is_there(known));
+        ended
+    }
+}

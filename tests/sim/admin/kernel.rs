@@ -1,0 +1,88 @@
+//! The ublk driver of the simulated machine: devices, their numbers, which it hands out again, and requests that wait for a
+//! server.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use dm_targets::request::Request;
+
+use crate::ublk::{DeviceInfo, DeviceState, Params};
+
+/// A request of a user that has not ended.
+#[derive(Clone)]
+pub struct Pending {
+    pub request: Request,
+    /// Its result, when a server has carried it out.
+    pub result: Rc<RefCell<Option<Result<(), String>>>>,
+}
+
+/// A device.
+pub struct Device {
+    pub info: DeviceInfo,
+    pub params: Params,
+    /// The process that serves it, or is to.
+    pub owner: Option<u32>,
+    /// A user has it open.
+    pub in_use: bool,
+    pub pending: Vec<Pending>,
+}
+
+/// The driver.
+#[derive(Default)]
+pub struct Kernel {
+    pub devices: BTreeMap<u32, Device>,
+    cookies: u64,
+}
+
+impl Kernel {
+    /// Adds a device under the first free number, as the kernel does.
+    pub fn add(&mut self, wanted: Option<u32>, recovery: bool, params: &Params, owner: u32) -> Option<DeviceInfo> {
+        let id = wanted.or_else(|| (0..).find(|id| !self.devices.contains_key(id)))?;
+        if self.devices.contains_key(&id) {
+            return None;
+        }
+        self.cookies += 1;
+        let info = DeviceInfo {
+            id,
+            state: DeviceState::Dead,
+            queues: 1,
+            depth: 1,
+            max_io_bytes: 1 << 19,
+            flags: if recovery { u64::from(libublk::sys::UBLK_F_USER_RECOVERY) } else { 0 },
+            target_flags: self.cookies,
+            server_pid: None,
+            owner_uid: 0,
+            owner_gid: 0,
+        };
+        let (info, params) = (info, params.clone());
+        let device = Device { info: info.clone(), params, owner: Some(owner), in_use: false, pending: Vec::new() };
+        self.devices.insert(id, device);
+        Some(info)
+    }
+
+    /// A process ends: its devices wait for another one, or fail what waits for them.
+    pub fn process_ended(&mut self, pid: u32) {
+        for device in self.devices.values_mut().filter(|device| device.owner == Some(pid)) {
+            device.owner = None;
+            let recovers = device.info.flags & u64::from(libublk::sys::UBLK_F_USER_RECOVERY) != 0;
+            match device.info.state {
+                DeviceState::Live if recovers => device.info.state = DeviceState::Quiesced,
+                DeviceState::Live => {
+                    device.info.state = DeviceState::Dead;
+                    device.fail();
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Device {
+    /// Ends what waits with an error.
+    pub fn fail(&mut self) {
+        for pending in self.pending.drain(..) {
+            pending.result.borrow_mut().get_or_insert(Err("the device is gone".to_owned()));
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! The simulated machine as a process sees it, and the processes.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::rc::Rc;
+
+use dm_targets::copy;
+use dm_targets::disk::{Disk, Host};
+use dm_targets::exec::Executor;
+use dm_targets::group::{Group, Ticket};
+use dm_targets::snapshot::format::StoreId;
+use dm_targets::snapshot::journal::Notes;
+use dm_targets::units::Sector;
+
+use super::kernel::{Kernel, Pending};
+use super::open::{HEAD, SimOpen, id_of};
+use super::records::{Directory, Journal};
+use super::site::Site;
+use crate::failure::Reason;
+use crate::protocol::DeviceOptions;
+use crate::server::admin::Administrator;
+use crate::server::admin::devices;
+use crate::server::admin::machine::{Machine, Thread};
+use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
+use crate::ublk::{DeviceInfo, DeviceState, Params};
+
+/// A process that serves a family.
+pub struct Process {
+    pub pid: u32,
+    pub admin: Administrator<SimMachine>,
+    pub executor: Executor,
+    thread: Rc<SimThread>,
+    site: Rc<Site>,
+}
+
+impl Process {
+    pub fn start(site: &Rc<Site>, key: &str) -> Option<Process> {
+        let pid = u32::try_from(site.next_number()).unwrap();
+        let machine = SimMachine::start(site, key, pid).ok()?;
+        let (executor, thread) = (machine.executor.clone(), machine.thread.clone());
+        let admin = Administrator::new(machine, devices::Directory::default());
+        Some(Process { pid, admin, executor, thread, site: site.clone() })
+    }
+
+    /// Has a device carry a request out; the result appears in `pending`.
+    pub fn pass(&self, id: u32, pending: &Pending) {
+        spawn_pass(&self.executor, &self.thread, id, pending);
+    }
+
+    /// The process ends where it is.
+    pub fn kill(self) {
+        let Process { pid, admin, executor, thread, site, .. } = self;
+        executor.clear();
+        drop((admin, thread));
+        site.process_ended(pid);
+    }
+}
+
+fn spawn_pass(executor: &Executor, thread: &Rc<SimThread>, id: u32, pending: &Pending) {
+    let Some(device) = thread.group.device(id) else { return };
+    let (request, result, site) = (pending.request, pending.result.clone(), thread.site.clone());
+    executor.spawn(async move {
+        let outcome = device.pass(&request).await.map_err(|error| error.to_string());
+        // What a process does after its end is not seen.
+        if !site.is_dead() {
+            *result.borrow_mut() = Some(outcome);
+        }
+    });
+}
+
+/// The thread of a process.
+pub struct SimThread {
+    group: Group,
+    site: Rc<Site>,
+}
+
+impl Thread for SimThread {
+    type Open = SimOpen;
+
+    fn group(&self) -> &Group {
+        &self.group
+    }
+
+    fn disk(&self, open: SimOpen) -> Disk {
+        self.site.disks[open.slot].disk.borrow().disk()
+    }
+}
+
+/// The machine as a process sees it.
+pub struct SimMachine {
+    site: Rc<Site>,
+    pid: u32,
+    directory: Directory,
+    executor: Executor,
+    thread: Rc<SimThread>,
+}
+
+impl SimMachine {
+    pub fn start(site: &Rc<Site>, key: &str, pid: u32) -> Result<SimMachine, Reason> {
+        let executor = Executor::new();
+        let host: Rc<dyn Host> = site.host.clone();
+        let copy = copy::Client::new(&executor, &host, None).ok_or("no memory")?;
+        let group = Group::new(executor.clone(), host, copy);
+        let thread = Rc::new(SimThread { group, site: site.clone() });
+        Ok(SimMachine { site: site.clone(), pid, directory: site.directory(key), executor, thread })
+    }
+
+    /// The kernel waits for what a device's server has been given before it stops the device.
+    fn wait_for_requests(&self, id: u32) -> Result<(), Reason> {
+        let given: Vec<Pending> = match self.site.kernel.borrow().devices.get(&id) {
+            Some(device) if device.owner == Some(self.pid) => device.pending.clone(),
+            Some(_) => Vec::new(),
+            None => return Err(gone(id)),
+        };
+        self.site.run(&self.executor, || given.iter().all(|pending| pending.result.borrow().is_some()))
+    }
+
+    /// Takes a step of the kernel.
+    fn act<T>(&self, act: impl FnOnce(&mut Kernel) -> Result<T, Reason>) -> Result<T, Reason> {
+        if !self.site.step() {
+            return Err("the machine has ended".to_owned());
+        }
+        act(&mut self.site.kernel.borrow_mut())
+    }
+}
+
+impl Drop for SimMachine {
+    /// Tasks hold their executor.
+    fn drop(&mut self) {
+        self.executor.clear();
+    }
+}
+
+fn gone(id: u32) -> Reason {
+    format!("/dev/ublkb{id}: no such device")
+}
+
+impl Machine for SimMachine {
+    type Open = SimOpen;
+    type Thread = SimThread;
+    type Records = Directory;
+    type Notes = Journal;
+
+    fn beside(&self) -> Result<SimMachine, Reason> {
+        SimMachine::start(&self.site, &self.directory.key, u32::try_from(self.site.next_number()).unwrap())
+    }
+
+    fn end(&mut self) -> Result<(), Reason> {
+        self.executor.clear();
+        self.site.process_ended(self.pid);
+        Ok(())
+    }
+
+    fn records(&self) -> &Directory {
+        &self.directory
+    }
+
+    fn call<T, F>(&self, job: impl FnOnce(Rc<SimThread>) -> F + Send + 'static) -> Result<T, Reason>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let result: Rc<RefCell<Option<T>>> = Rc::default();
+        let (slot, work) = (result.clone(), job(self.thread.clone()));
+        self.executor.spawn(async move {
+            let outcome = work.await;
+            *slot.borrow_mut() = Some(outcome);
+        });
+        self.site.run(&self.executor, || result.borrow().is_some())?;
+        result.borrow_mut().take().ok_or_else(|| "the thread has died".to_owned())
+    }
+
+    fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason> {
+        Ok(self.site.kernel.borrow().devices.get(&id).map(|device| device.info.clone()))
+    }
+
+    fn add(
+        &mut self,
+        id: Option<u32>,
+        options: &DeviceOptions,
+        params: &Params,
+        _zero_copy: bool,
+    ) -> Result<DeviceInfo, Reason> {
+        self.act(|kernel| kernel.add(id, options.recovery, params, self.pid).ok_or_else(|| "taken".to_owned()))
+    }
+
+    fn serve(&self, info: &DeviceInfo, _name: &str, ticket: Ticket) -> Result<(), Reason> {
+        let id = info.id;
+        self.call(move |thread| async move { thread.group.add(id, ticket, |_| Ok(())).await })?
+    }
+
+    fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
+        let waiting = self.act(|kernel| {
+            let device = kernel.devices.get_mut(&id).ok_or_else(|| gone(id))?;
+            let wanted = if again { DeviceState::Quiesced } else { DeviceState::Dead };
+            if device.info.state != wanted || device.owner != Some(self.pid) {
+                return Err(format!("/dev/ublkb{id}: cannot be started"));
+            }
+            device.info.state = DeviceState::Live;
+            Ok(device.pending.clone())
+        })?;
+        // What waited is sent once more.
+        waiting.iter().for_each(|pending| spawn_pass(&self.executor, &self.thread, id, pending));
+        Ok(())
+    }
+
+    fn stop(&mut self, id: u32) -> Result<(), Reason> {
+        self.wait_for_requests(id)?;
+        self.act(|kernel| {
+            let device = kernel.devices.get_mut(&id).ok_or_else(|| gone(id))?;
+            device.info.state = DeviceState::Dead;
+            device.fail();
+            Ok(())
+        })
+    }
+
+    fn try_stop(&mut self, id: u32) -> Result<bool, Reason> {
+        self.not_in_use(id)?;
+        self.stop(id).map(|()| true)
+    }
+
+    fn delete(&mut self, id: u32) -> Result<(), Reason> {
+        self.act(|kernel| {
+            let mut device = kernel.devices.remove(&id).ok_or_else(|| gone(id))?;
+            device.fail();
+            Ok(())
+        })
+    }
+
+    fn start_recovery(&mut self, id: u32) -> Result<(), Reason> {
+        let pid = self.pid;
+        self.act(|kernel| {
+            let device = kernel.devices.get_mut(&id).ok_or_else(|| gone(id))?;
+            if device.info.state != DeviceState::Quiesced || device.owner.is_some() {
+                return Err(format!("/dev/ublkb{id}: busy"));
+            }
+            device.owner = Some(pid);
+            Ok(())
+        })
+    }
+
+    fn not_in_use(&self, id: u32) -> Result<(), Reason> {
+        let kernel = self.site.kernel.borrow();
+        match kernel.devices.get(&id) {
+            Some(device) if device.in_use && device.info.state != DeviceState::Dead => {
+                Err(format!("/dev/ublkb{id}: it is in use"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn params(&mut self, id: u32) -> Result<Params, Reason> {
+        self.site.kernel.borrow().devices.get(&id).map(|device| device.params.clone()).ok_or_else(|| gone(id))
+    }
+
+    fn number(&mut self, id: u32) -> Option<(u32, u32)> {
+        Some((259, id))
+    }
+
+    fn can_zero_copy(&self, _options: &DeviceOptions) -> Result<bool, Reason> {
+        Ok(true)
+    }
+
+    fn has_ended(&self, id: u32) -> bool {
+        self.site.kernel.borrow().devices.get(&id).is_none_or(|device| device.info.state == DeviceState::Dead)
+    }
+
+    fn remove(&self, id: u32, outlived: bool) -> Result<Result<(), Reason>, Reason> {
+        self.call(move |thread| async move {
+            if let Some(device) = thread.group.device(id) {
+                device.events().end();
+            }
+            thread.group.remove(id, outlived).await
+        })
+    }
+
+    fn disk_at(&self, path: &str) -> Option<DiskId> {
+        self.site.slot(path).map(id_of)
+    }
+
+    fn open(&self, path: &str, access: Access, claim: Claim) -> Result<SimOpen, OpenError> {
+        let fail = |kind| OpenError { path: path.into(), kind };
+        let slot = self.site.slot(path).ok_or_else(|| fail(OpenErrorKind::Missing))?;
+        let found = &self.site.disks[slot];
+        if claim == Claim::Exclusive {
+            if found.claim.get().is_some_and(|pid| pid != self.pid) {
+                return Err(fail(OpenErrorKind::Busy { by: None }));
+            }
+            found.claim.set(Some(self.pid));
+        }
+        let visible = found.disk.borrow().visible();
+        let size = visible.size();
+        let bytes = visible.read(Sector(0), HEAD);
+        Ok(SimOpen { slot, path: path.to_owned(), size, bytes, read_only: access == Access::ReadOnly })
+    }
+
+    fn disk_name(&self, _id: DiskId, path: &str) -> String {
+        format!("serial {path}")
+    }
+
+    fn new_store_id(&self) -> Result<StoreId, Reason> {
+        Ok(StoreId(u128::from(self.site.next_number()).to_be_bytes()))
+    }
+
+    fn circle(&self, _words: &[&str], _own: &BTreeSet<u32>) -> Option<(usize, Ground)> {
+        None
+    }
+
+    fn journal(&self, cow: &SimOpen, _new: StoreId) -> Result<Option<Journal>, Reason> {
+        let journal = Journal { shared: self.site.shared.clone(), cow: cow.path.clone() };
+        if !journal.is_left() && self.directory.lock().full {
+            return Ok(None);
+        }
+        Ok(Some(journal))
+    }
+
+    fn discard_journal(&self, cow: &str) -> Result<(), Reason> {
+        Journal { shared: self.site.shared.clone(), cow: cow.to_owned() }.clear();
+        Ok(())
+    }
+
+    fn is_journal_left(&self, cow: &str) -> Result<bool, Reason> {
+        Ok(Journal { shared: self.site.shared.clone(), cow: cow.to_owned() }.is_left())
+    }
+}

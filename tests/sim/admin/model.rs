@@ -1,0 +1,81 @@
+//! What users may find: a naive model of disks, as sets of the values that a sector may have.
+
+/// A sector: what it may hold now, and what it may hold if the power goes now.
+#[derive(Clone, Debug)]
+struct Cell {
+    now: Vec<u32>,
+    durable: Vec<u32>,
+    /// It was written through this device: what a snapshot shows of its origin is made durable by flushes of that.
+    written: bool,
+}
+
+/// The content of a device.
+#[derive(Clone, Debug)]
+pub struct Content(Vec<Cell>);
+
+fn with(set: &mut Vec<u32>, value: u32) {
+    if !set.contains(&value) {
+        set.push(value);
+    }
+}
+
+impl Content {
+    /// A disk that holds these values, durably.
+    pub fn of(values: impl Iterator<Item = u32>) -> Content {
+        Content(values.map(|value| Cell { now: vec![value], durable: vec![value], written: false }).collect())
+    }
+
+    /// What a snapshot that is taken now shows for ever.
+    pub fn frozen(&self) -> Content {
+        let freeze = |cell: &Cell| {
+            let mut durable = cell.now.clone();
+            cell.durable.iter().for_each(|value| with(&mut durable, *value));
+            Cell { now: cell.now.clone(), durable, written: false }
+        };
+        Content(self.0.iter().map(freeze).collect())
+    }
+
+    /// A write is on its way.
+    pub fn begin(&mut self, sector: usize, value: u32) {
+        with(&mut self.0[sector].now, value);
+        with(&mut self.0[sector].durable, value);
+    }
+
+    /// It has been acknowledged.
+    pub fn acknowledge(&mut self, sector: usize, value: u32) {
+        self.0[sector].now = vec![value];
+        self.0[sector].written = true;
+        with(&mut self.0[sector].durable, value);
+    }
+
+    /// A flush has been acknowledged.
+    pub fn flush(&mut self) {
+        self.0.iter_mut().filter(|cell| cell.written).for_each(|cell| cell.durable = cell.now.clone());
+    }
+
+    /// The power has gone.
+    pub fn power_lost(&mut self) {
+        self.0.iter_mut().for_each(|cell| cell.now = cell.durable.clone());
+    }
+
+    /// Compares what was read. A sector that could hold several values holds what was seen from now on.
+    pub fn judge(&mut self, seen: &[u32]) -> Result<(), String> {
+        for (at, (cell, value)) in self.0.iter_mut().zip(seen).enumerate() {
+            if !cell.now.contains(value) {
+                return Err(format!("sector {at} shows {value} and may hold {:?}", cell.now));
+            }
+            cell.now = vec![*value];
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of a sector that holds a value.
+pub fn sector(value: u32) -> Vec<u8> {
+    value.to_le_bytes().iter().copied().cycle().take(512).collect()
+}
+
+/// The values of sectors.
+pub fn values(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks(512).map(|sector| u32::from_le_bytes([sector[0], sector[1], sector[2], sector[3]])).collect()
+}

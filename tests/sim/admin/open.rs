@@ -1,0 +1,95 @@
+//! A disk of the simulated machine that is open, as the administrator looks at it.
+
+use dm_targets::snapshot::format::{Identity, MAGIC};
+use dm_targets::units::Sectors;
+
+use crate::failure::Reason;
+use crate::protocol::{Cow, Which};
+use crate::server::admin::machine::OpenDisk;
+use crate::storage::signature::{self, Signature};
+use crate::storage::{DiskId, Limits};
+
+pub fn id_of(slot: usize) -> DiskId {
+    DiskId::Block { major: 8, minor: u32::try_from(slot).unwrap() }
+}
+
+/// What is looked at of a disk that is opened: all that a store, a log, or a file system begins with here.
+pub const HEAD: Sectors = Sectors(8);
+
+/// A disk that is open, with what it began with then.
+pub struct SimOpen {
+    pub slot: usize,
+    pub path: String,
+    pub size: Sectors,
+    pub bytes: Vec<u8>,
+    pub read_only: bool,
+}
+
+impl OpenDisk for SimOpen {
+    fn id(&self) -> DiskId {
+        id_of(self.slot)
+    }
+
+    fn path(&self) -> String {
+        self.path.clone()
+    }
+
+    fn size(&self) -> Sectors {
+        self.size
+    }
+
+    fn limits(&self) -> &Limits {
+        &LIMITS
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn lasting_name(&self) -> String {
+        format!("serial {}", self.path)
+    }
+
+    fn content(&self) -> Result<Option<Signature>, Reason> {
+        let read = |at: u64, buffer: &mut [u8]| {
+            let at = usize::try_from(at).unwrap();
+            let known = self.bytes.get(at..).unwrap_or_default();
+            let len = known.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&known[..len]);
+            Ok::<(), Reason>(())
+        };
+        signature::find(read, self.size.bytes())
+    }
+
+    fn store(&self) -> Result<Option<Option<Identity>>, Reason> {
+        let mut first = [0; 512];
+        first.copy_from_slice(&self.bytes[..512]);
+        Ok(first.starts_with(&MAGIC.to_le_bytes()).then(|| Identity::decode(&first)))
+    }
+
+    fn as_cow(&self, store: Which, origin: &str) -> Cow {
+        let name = self.lasting_name();
+        Cow { store, names: vec![name.clone()], former: name, number: 1, origin: origin.to_owned() }
+    }
+
+    fn starts_with_zeroes(&self) -> Result<bool, Reason> {
+        Ok(self.bytes[..512].iter().all(|byte| *byte == 0))
+    }
+}
+
+/// What every disk can do.
+static LIMITS: Limits = Limits {
+    logical_block_size: 512,
+    physical_block_size: 512,
+    io_min: 512,
+    io_opt: 0,
+    volatile_cache: true,
+    fua: true,
+    discard_max_bytes: 0,
+    discard_granularity: 0,
+    write_zeroes_max_bytes: 0,
+    dma_alignment: 3,
+    max_sectors_kb: 512,
+    rotational: false,
+    read_only: false,
+};

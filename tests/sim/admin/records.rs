@@ -1,0 +1,229 @@
+//! The run directory of the simulated machine: state files, records of legs and of lost stores, journals. It outlives
+//! processes and not the power, as in memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dm_targets::mirror::leg_state::LegState;
+use dm_targets::snapshot::format::Record;
+use dm_targets::snapshot::journal::{Noted, Notes};
+use dm_targets::snapshot::losses::{Loss, LossRecord};
+
+use crate::failure::Reason;
+use crate::protocol::{Cow, DeviceState, Which};
+use crate::server::admin::machine::{Losses, Records};
+
+/// A state file: what it tells, or that it cannot be read.
+#[derive(Clone)]
+pub enum StateFile {
+    Whole(Vec<DeviceState>),
+    Damaged,
+}
+
+/// The content of the directory.
+#[derive(Clone, Default)]
+pub struct Files {
+    pub states: BTreeMap<String, StateFile>,
+    legs: BTreeMap<String, LegState>,
+    lost: BTreeMap<String, (String, Loss)>,
+    notes: BTreeMap<String, Table>,
+}
+
+impl Files {
+    /// The state file of a family is damaged; or all files of it are gone, and all journals.
+    pub fn spoil(&mut self, key: &str, damage: bool) {
+        if damage {
+            if let Some(state) = self.states.get_mut(key) {
+                *state = StateFile::Damaged;
+            }
+        } else {
+            self.states.remove(key);
+            self.legs.remove(key);
+            if key == "o" {
+                self.notes.clear();
+            }
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Table {
+    places: BTreeMap<usize, Record>,
+    recorded: u64,
+}
+
+/// What all processes share.
+#[derive(Default)]
+pub struct Shared {
+    pub files: Files,
+    /// Nothing can be written.
+    pub full: bool,
+    /// The machine, or the process that writes, has ended.
+    pub dead: bool,
+    /// Counts what has been changed.
+    pub changes: u64,
+    /// The change at which everything ends.
+    pub crash_at: Option<u64>,
+}
+
+impl Shared {
+    /// Counts a change that is about to happen; `false` if everything has ended before it.
+    pub fn step(&mut self) -> bool {
+        if self.dead {
+            return false;
+        }
+        self.changes += 1;
+        self.dead = self.crash_at == Some(self.changes);
+        !self.dead
+    }
+
+    fn write(&mut self) -> Result<&mut Files, String> {
+        if self.full {
+            return Err("No space left on device (os error 28)".to_owned());
+        }
+        if self.step() { Ok(&mut self.files) } else { Err("the machine has ended".to_owned()) }
+    }
+}
+
+/// The directory as one family sees it.
+#[derive(Clone)]
+pub struct Directory {
+    pub shared: Arc<Mutex<Shared>>,
+    pub key: String,
+}
+
+impl Directory {
+    pub fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes all files of the family, as a server does in its end.
+    pub fn remove(&self) {
+        let mut shared = self.lock();
+        if shared.step() {
+            shared.files.states.remove(&self.key);
+            shared.files.legs.remove(&self.key);
+        }
+    }
+}
+
+impl Records for Directory {
+    type Lock = ();
+    type Losses = Lost;
+
+    fn write_state(&self, devices: Vec<DeviceState>) -> Result<(), Reason> {
+        let mut shared = self.lock();
+        let files = shared.write()?;
+        files.states.insert(self.key.clone(), StateFile::Whole(devices));
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<(), Reason> {
+        Ok(())
+    }
+
+    fn names_beside(&self) -> Result<Vec<String>, Reason> {
+        let shared = Directory::lock(self);
+        let others = shared.files.states.iter().filter(|(key, _)| **key != self.key);
+        let devices = others.filter_map(|(_, file)| match file {
+            StateFile::Whole(devices) => Some(devices),
+            StateFile::Damaged => None,
+        });
+        Ok(devices.flatten().map(|device| device.name.clone()).collect())
+    }
+
+    fn legs(&self) -> Result<LegState, String> {
+        Directory::lock(self).files.legs.get(&self.key).cloned().ok_or_else(|| "there is no record".to_owned())
+    }
+
+    fn write_legs(&self, state: &LegState) -> Result<(), String> {
+        let mut shared = Directory::lock(self);
+        shared.write()?.legs.insert(self.key.clone(), state.clone());
+        Ok(())
+    }
+
+    fn losses(&self, cow: Cow) -> Lost {
+        let name = cow.names.first().cloned().unwrap_or_default();
+        let by = match cow.store {
+            Which::Id(id) => id.to_string(),
+            _ => name.clone(),
+        };
+        Lost { shared: self.shared.clone(), known_by: vec![by, name], origin: cow.origin }
+    }
+}
+
+/// The record of one COW.
+pub struct Lost {
+    shared: Arc<Mutex<Shared>>,
+    known_by: Vec<String>,
+    origin: String,
+}
+
+impl LossRecord for Lost {
+    fn cow(&self) -> &[String] {
+        &self.known_by
+    }
+
+    fn record(&self, loss: Loss) -> Result<(), String> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.write()?.lost.insert(self.known_by[0].clone(), (self.origin.clone(), loss));
+        Ok(())
+    }
+}
+
+impl Losses for Lost {
+    fn found(&self) -> Result<Option<String>, Reason> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(shared.files.lost.get(&self.known_by[0]).map(|(_, loss)| format!("{loss:?}")))
+    }
+
+    /// Stores have ids here, so nothing is taken for another one.
+    fn tidy(&self, _here: bool) {}
+}
+
+/// The journal of one COW.
+pub struct Journal {
+    pub shared: Arc<Mutex<Shared>>,
+    pub cow: String,
+}
+
+impl Journal {
+    fn table<T>(&self, change: bool, work: impl FnOnce(&mut Table) -> T) -> Option<T> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        // Memory that is mapped already: it can be written when the directory is full.
+        let goes_on = !change || shared.step();
+        goes_on.then(|| work(shared.files.notes.entry(self.cow.clone()).or_default()))
+    }
+
+    /// Whether something stands in it.
+    pub fn is_left(&self) -> bool {
+        self.table(false, |table| !table.places.is_empty()).unwrap_or(false)
+    }
+}
+
+impl Notes for Journal {
+    fn left(&self) -> Noted {
+        let left =
+            |table: &mut Table| Noted { records: table.places.values().copied().collect(), recorded: table.recorded };
+        self.table(false, left).unwrap_or_default()
+    }
+
+    fn set_recorded(&self, count: u64) {
+        self.table(true, |table| table.recorded = count);
+    }
+
+    fn put(&self, place: usize, record: Option<Record>) {
+        self.table(true, |table| match record {
+            Some(record) => drop(table.places.insert(place, record)),
+            None => drop(table.places.remove(&place)),
+        });
+    }
+
+    fn clear(&self) {
+        self.table(true, |table| table.places.clear());
+    }
+
+    fn name(&self) -> String {
+        format!("journal of {}", self.cow)
+    }
+}

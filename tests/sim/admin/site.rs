@@ -1,0 +1,180 @@
+//! What outlives the processes of the simulated machine: disks, the kernel, the run directory, and the step at which the
+//! machine or a process ends.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use dm_targets::exec::Executor;
+use dm_targets::sim::Rng;
+use dm_targets::sim::crash::{CrashKind, survivors};
+use dm_targets::sim::disk::{DiskConfig, SimDisk};
+use dm_targets::sim::host::SimHost;
+use dm_targets::sim::image::Image;
+use dm_targets::sim::trace::Trace;
+use dm_targets::units::{Sector, Sectors};
+
+use super::kernel::Kernel;
+use super::records::{Directory, Files, Shared};
+use crate::failure::Reason;
+
+/// Steps after which something is taken to hang.
+const STEP_LIMIT: usize = 20_000;
+/// Buffers that the machine lends.
+const BUFFERS: usize = 4096;
+
+/// A disk of the machine.
+pub struct Slot {
+    pub path: String,
+    pub disk: RefCell<Rc<SimDisk>>,
+    /// It is attached.
+    pub there: Cell<bool>,
+    /// Claimed exclusively by that process.
+    pub claim: Rc<Cell<Option<u32>>>,
+}
+
+/// Everything that outlives a process.
+pub struct Site {
+    pub host: Rc<SimHost>,
+    trace: Trace,
+    pub disks: Vec<Slot>,
+    pub kernel: RefCell<Kernel>,
+    pub shared: Arc<Mutex<Shared>>,
+    numbers: Cell<u64>,
+    pub rng: RefCell<Rng>,
+    /// What broke a rule of the machine itself, such as something that hangs.
+    pub fault: RefCell<Option<String>>,
+}
+
+impl Site {
+    pub fn new(seed: u64, disks: &[(&str, Image)]) -> Rc<Site> {
+        let (host, trace) = (Rc::new(SimHost::new(BUFFERS)), Trace::default());
+        let slot = |(path, image): &(&str, Image)| Slot {
+            path: (*path).to_owned(),
+            disk: RefCell::new(SimDisk::new(path, DISK, image.clone(), &host, &trace)),
+            there: Cell::new(true),
+            claim: Rc::default(),
+        };
+        let disks = disks.iter().map(slot).collect();
+        Rc::new(Site {
+            host,
+            trace,
+            disks,
+            kernel: RefCell::default(),
+            shared: Arc::default(),
+            numbers: Cell::new(0),
+            rng: RefCell::new(Rng::new(seed)),
+            fault: RefCell::default(),
+        })
+    }
+
+    pub fn directory(&self, key: &str) -> Directory {
+        Directory { shared: self.shared.clone(), key: key.to_owned() }
+    }
+
+    pub fn files<T>(&self, look: impl FnOnce(&mut Files) -> T) -> T {
+        look(&mut self.directory("").lock().files)
+    }
+
+    /// Whether the process or machine that acts has ended.
+    pub fn is_dead(&self) -> bool {
+        self.directory("").lock().dead
+    }
+
+    /// Counts a change that is about to happen; `false` if everything has ended before it.
+    pub fn step(&self) -> bool {
+        self.directory("").lock().step()
+    }
+
+    pub fn next_number(&self) -> u64 {
+        self.numbers.set(self.numbers.get() + 1);
+        self.numbers.get()
+    }
+
+    pub fn slot(&self, path: &str) -> Option<usize> {
+        self.disks.iter().position(|slot| slot.path == path && slot.there.get())
+    }
+
+    /// Runs tasks and completes disk operations until `done`, or nothing is left to happen.
+    pub fn run(&self, executor: &Executor, mut done: impl FnMut() -> bool) -> Result<(), Reason> {
+        for _ in 0..STEP_LIMIT {
+            if self.is_dead() {
+                return Err("the machine has ended".to_owned());
+            }
+            if done() {
+                return Ok(());
+            }
+            if executor.ready() > 0 {
+                executor.run_one(0);
+                continue;
+            }
+            let disks = self.disks.iter().map(|slot| slot.disk.borrow().clone());
+            let open = disks.flat_map(|disk| disk.completable().into_iter().map(move |id| (disk.clone(), id))).next();
+            match open {
+                Some((disk, id)) => {
+                    if self.step() {
+                        disk.complete(id);
+                    }
+                }
+                None if self.host.advance_to_timer() => {}
+                None => return Err("it waits for what does not come".to_owned()),
+            }
+        }
+        self.fault.borrow_mut().get_or_insert("something goes on for ever".to_owned());
+        Err("it goes on for ever".to_owned())
+    }
+
+    /// A process ends. What it had given to disks is carried out by them.
+    pub fn process_ended(&self, pid: u32) {
+        self.kernel.borrow_mut().process_ended(pid);
+        for slot in &self.disks {
+            let disk = slot.disk.borrow();
+            for id in disk.completable() {
+                disk.complete(id);
+            }
+            if slot.claim.get() == Some(pid) {
+                slot.claim.set(None);
+            }
+        }
+    }
+
+    /// The power goes: what was not durable is kept or lost, and memory is empty.
+    pub fn power_lost(&self) {
+        let mut rng = self.rng.borrow_mut();
+        let spaces: Vec<_> = self.disks.iter().map(|slot| slot.disk.borrow().crash_space(CrashKind::Power)).collect();
+        let images = survivors(&spaces, 1, &mut rng).swap_remove(0);
+        for (slot, image) in self.disks.iter().zip(images) {
+            *slot.disk.borrow_mut() = SimDisk::new(&slot.path, DISK, image, &self.host, &self.trace);
+            slot.claim.set(None);
+        }
+        self.kernel.borrow_mut().devices.clear();
+        self.files(|files| *files = Files::default());
+    }
+
+    /// Zeroes the first sector of a disk, durably.
+    pub fn wipe(&self, disk: usize) {
+        let mut image = self.disks[disk].disk.borrow().visible();
+        image.write(Sector(0), &[0; 512]);
+        let slot = &self.disks[disk];
+        *slot.disk.borrow_mut() = SimDisk::new(&slot.path, DISK, image, &self.host, &self.trace);
+    }
+
+    /// Memory for a user's request.
+    pub fn payload(&self, bytes: Vec<u8>) -> dm_targets::disk::PayloadId {
+        self.host.add_payload(bytes)
+    }
+
+    pub fn take_payload(&self, id: dm_targets::disk::PayloadId) -> Vec<u8> {
+        self.host.take_payload(id)
+    }
+}
+
+/// How the disks behave: a failed flush really loses what was written since the last good one.
+const DISK: DiskConfig = DiskConfig {
+    logical_block_bytes: 512,
+    volatile_cache: true,
+    failed_flush_loses: true,
+    max_discard: Sectors(0),
+    max_write_zeroes: Sectors(0),
+    immediate: false,
+};

@@ -1,0 +1,378 @@
+//! Users and administrators of the simulated machine: what they ask for, what they are told, and what they may then rely
+//! on. An exit of 0 is a promise, and is judged as one.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use dm_targets::request::{Request, RequestKind};
+use dm_targets::sim::image::Image;
+use dm_targets::units::{Sector, Sectors};
+
+use super::kernel::Pending;
+use super::machine::Process;
+use super::model::{self, Content};
+use super::site::Site;
+use crate::ublk::DeviceState as DiskState;
+use crate::ublk::device::is_ours;
+
+/// Sectors of an origin or mirror.
+pub const SECTORS: usize = 8;
+pub const CHUNK: u64 = 2;
+const COW_SECTORS: u64 = 24;
+
+/// What a device is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum What {
+    Origin,
+    Snap(usize),
+    Mirror,
+}
+
+impl What {
+    pub fn key(self) -> &'static str {
+        if self == What::Mirror { "mirror-a" } else { "o" }
+    }
+}
+
+pub const COWS: [&str; 2] = ["/c0", "/c1"];
+
+/// What a user of a device knows.
+pub(super) struct Known {
+    pub id: u32,
+    pub cookie: u64,
+    pub suspended: bool,
+}
+
+/// What the model knows of a snapshot.
+pub(super) struct Snap {
+    pub content: Content,
+    /// The life of the origin's device in which it was there last.
+    pub life: u64,
+    /// It may have become invalid: something was away or could not be written.
+    pub may_fail: bool,
+    /// It was right when it was deleted, and nothing has changed its origin since: it must be there again.
+    pub owed: bool,
+    /// Nothing can be said of it: an add of it failed half way, or its users did what no snapshot survives.
+    pub forfeit: bool,
+}
+
+/// The machine, the model and the users.
+pub struct Town {
+    pub site: Rc<Site>,
+    pub processes: BTreeMap<&'static str, Process>,
+    pub devices: BTreeMap<What, Known>,
+    pub origin: Content,
+    pub mirror: Content,
+    /// Nothing is known of the mirror's legs any more.
+    pub mirror_forfeit: bool,
+    /// Devices of another program, which are nobody else's business.
+    pub foreign: Vec<(u32, u64)>,
+    pub snaps: [Option<Snap>; 2],
+    pub next_value: u32,
+    /// Counts the devices that the origin has had.
+    pub life: u64,
+    /// Something was away, full, forced, or lost its power: what is invalid then is not so in vain.
+    pub troubled: bool,
+    pub in_flight: Vec<InFlight>,
+    pub log: Option<Vec<String>>,
+    /// The client of the next command leaves before its end.
+    pub client_leaves: bool,
+    /// Errors may still come.
+    pub faulty: bool,
+    /// The family whose server acts, if one does: what a crash of a process ends.
+    pub acting: Option<&'static str>,
+}
+
+/// A request that has not ended: whose, what it writes if it is no flush, and its way through the kernel.
+type InFlight = (What, Option<(usize, u32)>, Pending);
+
+/// A rule was broken.
+pub type Broken = String;
+
+impl Town {
+    pub(super) fn new(seed: u64, log: bool) -> Town {
+        let content = |first: u32| (0..).map(move |at| first + at).take(SECTORS);
+        let image = |first: u32| {
+            let mut image = Image::zeroes(Sectors(SECTORS as u64));
+            let bytes: Vec<u8> = content(first).flat_map(model::sector).collect();
+            image.write(Sector(0), &bytes);
+            image
+        };
+        let cow = || Image::zeroes(Sectors(COW_SECTORS));
+        let blank = Image::zeroes(Sectors(SECTORS as u64));
+        let disks =
+            [("/o", image(100)), ("/c0", cow()), ("/c1", cow()), ("/a", image(200)), ("/b", image(200)), ("/c", blank)];
+        Town {
+            site: Site::new(seed, &disks),
+            processes: BTreeMap::new(),
+            devices: BTreeMap::new(),
+            origin: Content::of(content(100)),
+            mirror: Content::of(content(200)),
+            mirror_forfeit: false,
+            foreign: Vec::new(),
+            snaps: [None, None],
+            next_value: 1000,
+            life: 0,
+            troubled: false,
+            in_flight: Vec::new(),
+            log: log.then(Vec::new),
+            client_leaves: false,
+            faulty: false,
+            acting: None,
+        }
+    }
+
+    pub(super) fn say(&mut self, what: impl FnOnce() -> String) {
+        if let Some(log) = &mut self.log {
+            log.push(what());
+        }
+    }
+
+    pub(super) fn content(&mut self, what: What) -> Option<&mut Content> {
+        match what {
+            What::Origin => Some(&mut self.origin),
+            What::Mirror => Some(&mut self.mirror),
+            What::Snap(at) => self.snaps[at].as_mut().map(|snap| &mut snap.content),
+        }
+    }
+
+    pub(super) fn has(&self, what: What) -> bool {
+        self.devices.contains_key(&what)
+    }
+
+    /// Everything that a crash ends, ends; what it leaves is seen by the next command.
+    pub(super) fn crash(&mut self, power: bool) {
+        let acting = self.acting.take();
+        {
+            let mut shared = self.site.shared.lock().unwrap();
+            shared.dead = false;
+            shared.crash_at = None;
+        }
+        self.say(|| if power { "** the power ends".to_owned() } else { format!("** the server of {acting:?} ends") });
+        if power {
+            self.troubled = true;
+            let processes = std::mem::take(&mut self.processes);
+            processes.into_values().for_each(Process::kill);
+            self.site.power_lost();
+            self.devices.clear();
+            self.foreign.clear();
+            // A core log remembers nothing: who adds the mirror again must know which leg is right.
+            self.mirror_forfeit = true;
+            self.origin.power_lost();
+            self.mirror.power_lost();
+            self.snaps.iter_mut().flatten().for_each(|snap| snap.content.power_lost());
+            self.in_flight.clear();
+        } else if let Some(process) = acting.and_then(|key| self.processes.remove(key)) {
+            process.kill();
+        }
+        self.settle();
+    }
+
+    /// Takes notice of requests that have ended, after those that can end have done so.
+    pub(super) fn settle(&mut self) {
+        if !self.site.is_dead() {
+            for (what, _, pending) in &self.in_flight {
+                if let Some(process) = self.processes.get(what.key()) {
+                    drop(self.site.run(&process.executor, || pending.result.borrow().is_some()));
+                }
+            }
+        }
+        let mut still = Vec::new();
+        for (what, write, pending) in std::mem::take(&mut self.in_flight) {
+            let result = pending.result.borrow().clone();
+            match result {
+                None => still.push((what, write, pending)),
+                Some(result) => {
+                    self.strike(&pending);
+                    self.say(|| format!("   {what:?}: a request ends: {result:?}"));
+                    if result.is_ok() {
+                        if let Some(content) = self.content(what) {
+                            match write {
+                                Some((sector, value)) => content.acknowledge(sector, value),
+                                None => content.flush(),
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        self.in_flight = still;
+    }
+
+    pub(super) fn strike(&self, ended: &Pending) {
+        for device in self.site.kernel.borrow_mut().devices.values_mut() {
+            device.pending.retain(|other| !Rc::ptr_eq(&other.result, &ended.result));
+        }
+    }
+
+    /// Sends a request of a user, and lets things happen. It may go on waiting.
+    pub(super) fn send(&mut self, what: What, kind: RequestKind, sector: usize, bytes: Vec<u8>) -> Option<Pending> {
+        let Known { id, cookie, .. } = *self.devices.get(&what)?;
+        let count = Sectors(bytes.len() as u64 / 512);
+        let payload = self.site.payload(bytes);
+        let request = Request { kind, sector: Sector(sector as u64), count, payload };
+        let pending = Pending { request, result: Rc::default() };
+        {
+            let mut kernel = self.site.kernel.borrow_mut();
+            let device = kernel.devices.get_mut(&id).filter(|device| is_ours(&device.info, cookie))?;
+            match device.info.state {
+                DiskState::Dead => return None,
+                DiskState::FailIo => return None,
+                DiskState::Live | DiskState::Quiesced => device.pending.push(pending.clone()),
+            }
+            if device.info.state != DiskState::Live {
+                return Some(pending);
+            }
+        }
+        if let Some(process) = self.processes.get(what.key()) {
+            self.acting = Some(what.key());
+            process.pass(id, &pending);
+            let result = pending.result.clone();
+            drop(self.site.run(&process.executor, || result.borrow().is_some()));
+        }
+        Some(pending)
+    }
+
+    pub(super) fn write(&mut self, what: What, sector: usize) {
+        let busy = self.in_flight.iter().any(|(other, ..)| *other == what);
+        if busy || !self.has(what) {
+            return;
+        }
+        self.next_value += 1;
+        let value = self.next_value;
+        if let Some(pending) = self.send(what, RequestKind::Write { fua: false }, sector, model::sector(value)) {
+            if let Some(content) = self.content(what) {
+                content.begin(sector, value);
+            }
+            if what == What::Origin {
+                // As in the kernel: who adds an origin and writes it has added its snapshots before.
+                for at in 0..self.snaps.len() {
+                    let (there, life) = (self.has(What::Snap(at)), self.life);
+                    if let Some(snap) = self.snaps[at].as_mut().filter(|_| !there) {
+                        snap.owed = false;
+                        snap.forfeit |= snap.life != life;
+                    }
+                }
+            }
+            self.in_flight.push((what, Some((sector, value)), pending));
+        }
+        self.settle();
+    }
+
+    pub(super) fn flush(&mut self, what: What) {
+        let busy = self.in_flight.iter().any(|(other, ..)| *other == what);
+        if busy || !self.has(what) {
+            return;
+        }
+        if let Some(pending) = self.send(what, RequestKind::Flush, 0, Vec::new()) {
+            self.in_flight.push((what, None, pending));
+        }
+        self.settle();
+    }
+
+    /// Reads a whole device; `None` if it does not answer.
+    pub(super) fn read(&mut self, what: What) -> Option<Result<Vec<u32>, String>> {
+        let pending = self.send(what, RequestKind::Read, 0, vec![0; SECTORS * 512])?;
+        let result = pending.result.borrow().clone()?;
+        self.strike(&pending);
+        let bytes = self.site.take_payload(pending.request.payload);
+        self.settle();
+        Some(result.map(|()| model::values(&bytes)))
+    }
+
+    /// Reads a device and compares it.
+    pub(super) fn judge(&mut self, what: What) -> Result<(), Broken> {
+        if what == What::Mirror && self.mirror_forfeit {
+            return Ok(());
+        }
+        let Some(read) = self.read(what) else { return Ok(()) };
+        self.say(|| format!("   {what:?} shows {read:?}"));
+        let troubled = self.troubled;
+        let may_fail = match what {
+            What::Snap(at) => self.snaps[at].as_ref().is_none_or(|snap| snap.may_fail || snap.forfeit),
+            _ => false,
+        };
+        if let What::Snap(at) = what {
+            if self.snaps[at].as_ref().is_none_or(|snap| snap.forfeit) {
+                return Ok(());
+            }
+        }
+        let owed = matches!(what, What::Snap(at) if self.snaps[at].as_ref().is_some_and(|snap| snap.owed));
+        let owed = owed && !self.hindered();
+        match (read, self.content(what)) {
+            (Err(why), _) if owed => Err(format!("{what:?} is owed, and fails: {why}")),
+            (Ok(seen), Some(content)) => content.judge(&seen).map_err(|why| format!("{what:?} is wrong: {why}")),
+            (Err(_), _) if troubled || may_fail => Ok(()),
+            (Err(why), _) => Err(format!("{what:?} fails in vain: {why}")),
+            (Ok(_), None) => Ok(()),
+        }
+    }
+
+    /// Mends everything, takes everything over, and judges all that there is; then the same after an orderly end.
+    pub(super) fn end(&mut self) -> Result<(), Broken> {
+        self.mend();
+        let recovered = self.recover();
+        self.say(|| format!("end: recover: {recovered:?}"));
+        let all: Vec<What> = self.devices.keys().copied().collect();
+        for what in &all {
+            self.check_promise(*what, &recovered)?;
+        }
+        self.settle();
+        for what in &all {
+            let resumed = self.resume(*what);
+            self.say(|| format!("end: resume {what:?}: {resumed:?}"));
+        }
+        self.settle();
+        for what in &all {
+            self.judge(*what)?;
+        }
+        // All are unmounted and deleted, and added again: snapshots before their origin.
+        for what in &all {
+            self.set_use(*what, false);
+        }
+        for what in [What::Mirror, What::Origin, What::Snap(0), What::Snap(1)] {
+            if self.has(what) {
+                let deleted = self.del(what, false);
+                self.say(|| format!("end: del {what:?}: {deleted:?}"));
+            }
+        }
+        for what in [What::Snap(0), What::Snap(1), What::Origin] {
+            let known = if let What::Snap(at) = what { self.snaps[at].is_some() } else { true };
+            if known && !self.has(what) {
+                let added = self.add(what);
+                self.say(|| format!("end: add {what:?}: {added:?}"));
+            }
+        }
+        for what in [What::Snap(0), What::Snap(1), What::Origin] {
+            self.judge(what)?;
+        }
+        for (id, cookie) in &self.foreign {
+            let kernel = self.site.kernel.borrow();
+            let device = kernel.devices.get(id).filter(|device| is_ours(&device.info, *cookie));
+            if device.is_none_or(|device| device.info.state != DiskState::Live) {
+                return Err(format!("another program's device {id} was touched"));
+            }
+        }
+        let fault = self.site.fault.borrow_mut().take();
+        fault.map_or(Ok(()), Err)
+    }
+
+    /// Whether a device is what its last command has promised: there, and suspended if it was to be.
+    pub(super) fn check_promise(&mut self, what: What, recovered: &Result<(), String>) -> Result<(), Broken> {
+        let Known { id, cookie, suspended } = self.devices[&what];
+        let state = {
+            let kernel = self.site.kernel.borrow();
+            let device = kernel.devices.get(&id).filter(|device| is_ours(&device.info, cookie));
+            device.map(|device| device.info.state)
+        };
+        match state {
+            Some(DiskState::Live) if suspended => match self.read(what) {
+                Some(result) => Err(format!("{what:?} was suspended and answers: {result:?}")),
+                None => Ok(()),
+            },
+            Some(DiskState::Live) => Ok(()),
+            Some(_) if recovered.is_err() => Ok(()),
+            state => Err(format!("{what:?} is {state:?}, and recover has ended well")),
+        }
+    }
+}
