@@ -220,7 +220,11 @@ impl Engine {
                 "destinations": errors.collect::<Vec<_>>(),
                 "error": failed,
             });
-            print(&object.to_string())?;
+            // Whether it is done is said, whether that can be read or not.
+            let done = if failed.is_none() { "everything is written, but " } else { "" };
+            let why = failed.as_ref().map_or_else(String::new, |why| format!("{why}; "));
+            print(&object.to_string())
+                .map_err(|Failure { message, code }| Failure { message: format!("{why}{done}{message}"), code })?;
         }
         match failed {
             Some(message) => Err(message.into()),

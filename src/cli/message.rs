@@ -11,10 +11,17 @@ use crate::storage::word::{absolute, leg_of};
 
 pub(super) fn message(device: &str, words: Vec<String>) -> Result<(), Failure> {
     let words = with_absolute_paths(words)?;
-    if let Answer::Lines(lines) = ask(device, |id| Question::Message { id, words })? {
-        lines.iter().try_for_each(|line| print(line))?;
-    }
-    Ok(())
+    let changes = words.first().is_some_and(|verb| verb != "check");
+    let Answer::Lines(lines) = ask(device, |id| Question::Message { id, words })? else { return Ok(()) };
+    lines
+        .iter()
+        .try_for_each(|line| print(line))
+        .map_err(|failure| if changes { done(device, failure) } else { failure })
+}
+
+/// What the message has done stays done, though its user cannot read of it.
+fn done(device: &str, Failure { message, code }: Failure) -> Failure {
+    Failure { message: format!("{device}: the message was carried out, but {message}"), code }
 }
 
 /// Which words are legs and disks is said in the help of `message`; all others are passed on as they are.

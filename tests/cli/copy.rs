@@ -26,3 +26,23 @@ fn a_limit_on_file_sizes_is_an_error() {
     assert!(stderr.contains("File too large") && stderr.contains("to:"), "{stderr}");
     assert_eq!(fs::metadata(&to).expect("a destination").len(), 8 << 20);
 }
+
+/// What is done stays done when it cannot be read of, and the one line says so.
+#[test]
+fn a_copy_whose_result_cannot_be_written_says_that_it_is_done() {
+    let dir = TempDir::new().expect("a directory");
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::write(&from, vec![0x5a; 1 << 20]).expect("a source");
+    fs::write(&to, vec![0; 1 << 20]).expect("a destination");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
+    command.args(["copy", "--json", "--from"]).arg(&from).arg("--to").arg(&to);
+    let full = fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let output = command.stdout(full).output().expect("the program starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if stderr.contains("io_uring") {
+        return;
+    }
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("everything is written") && stderr.contains("No space left"), "{stderr}");
+    assert!(fs::read(&to).expect("a destination") == vec![0x5a; 1 << 20]);
+}
