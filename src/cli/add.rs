@@ -4,21 +4,23 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
-use dm_targets::table::{InitialSync, MirrorLog, Table, TargetParams};
+use dm_targets::table::{InitialSync, MirrorLog, TargetParams};
 
 use super::args::{self as cli, Add};
 use super::client::{open_rundir, other_answer};
-use super::interrupt::{Interrupt, take_back};
-use super::keep;
-use super::remove::taken_over;
+use super::family::{self, Locked, Wanted};
+use super::gone::{self, exists};
+use super::interrupt::{Interrupt, not_undone, take_back};
+use super::keep::{self, Signals};
 use super::table;
+use super::takeover;
 use super::terminal::print;
 use crate::failure::{Failure, wrong_usage};
 use crate::protocol::{Answer, DeviceSpec, DeviceState, Question};
-use crate::rundir::{FamilyLock, RunDir, Server, State, family_key};
+use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::process;
 use crate::storage::DiskId;
-use crate::ublk::{Control, device, kernels};
+use crate::ublk::{device, kernels};
 
 pub(super) fn add_device(add: Add) -> Result<ExitCode, Failure> {
     let spec = table::of_flags(&add)?;
@@ -45,84 +47,122 @@ pub(super) fn create(
     add_target(table::of_line(&text, &options, loaded.source.as_deref())?, &options)
 }
 
-/// The disk after which a device's family is named, and the name's beginning.
-fn family_of(table: &Table) -> Result<(&str, &'static str), Failure> {
-    match &table.params {
-        TargetParams::Snapshot(snapshot) => Ok((&snapshot.origin, "")),
-        TargetParams::SnapshotOrigin { origin } => Ok((origin, "")),
-        TargetParams::Mirror(mirror) => Ok((&mirror.legs[0].device, "mirror-")),
-        other @ TargetParams::SnapshotMerge(_) => {
-            Err(format!("target {}: not served by this version", other.name()).into())
-        }
-    }
-}
-
 fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failure> {
-    let (disk, prefix) = family_of(&spec.table)?;
+    let (disk, _) = family::disk_of(&spec.table)?;
     options.name.as_deref().map_or(Ok(()), refuse_odd_name)?;
     let rundir = open_rundir()?;
     if let Some(bug) = kernels::known_crash(&kernels::release()) {
         log::warn!("{bug}");
     }
-    let id = DiskId::of_path(Path::new(disk)).map_err(|error| error.to_string())?;
-    let key = format!("{prefix}{}", family_key(id));
     let question = Question::Add { name: options.name.clone(), id: options.id, spec: spec.clone() };
-    let mut lock = rundir.lock_family(&key, question.verb())?;
-    let there = rundir.server(&key);
-    let own = there.as_ref().and_then(|server| own_device(server, options, &spec.table));
+    let wanted = Wanted { table: &spec.table, own_name: options.name.as_deref().filter(|_| options.foreground) };
+    let Locked { key, mut lock, own } = family::lock(&rundir, &wanted, question.verb())?;
     if own.is_none() {
+        takeover::refuse_waiting(&disks_below(&spec))?;
         check_name(&rundir, &mut lock, options)?;
     }
-    match there {
-        Some(Server { connection: Some(_), .. }) if own.is_some() => {
-            let path = own.unwrap_or_default();
-            log::info!("{path} is there already");
-            print(&path)?;
-            drop(lock);
-            keep::keep(&rundir, &key, &path)
-        }
+    let there = rundir.server(&key);
+    if let (Some(own), Some(Server { connection: Some(_), .. })) = (&own, &there) {
+        return keep_own(&rundir, &key, there, own, lock);
+    }
+    let state = match there {
         Some(Server { connection: Some(server), .. }) => {
-            let path = ask_to_add(&rundir, &key, server, (&question, &spec), disk, &Interrupt::catch()?)?;
-            drop(lock);
-            if options.foreground { keep::keep(&rundir, &key, &path) } else { Ok(ExitCode::SUCCESS) }
+            return ask_living(&rundir, &key, server, (&question, &spec), options, lock);
         }
         Some(Server { lives: true, .. }) => {
-            Err(format!("{disk}: its server does not answer: it is stopped, or hangs").into())
+            return Err(format!("{disk}: its server does not answer: it is stopped, or hangs").into());
         }
         // Its devices would be forgotten with the file.
         Some(Server { damaged: Some(why), .. }) => {
             let hint = "remove it to go on without the devices that it tells of";
-            Err(format!("{disk}: {why}; {hint}").into())
+            return Err(format!("{disk}: {why}; {hint}").into());
         }
         Some(Server { state: Some(state), .. }) if has_devices(&state)? => {
-            let Some(path) = own else {
+            let Some(own) = own else {
                 let hint = "run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
                 let what = "its server has died and left devices behind";
                 return Err(format!("{disk}: {what}; {hint}").into());
             };
-            rundir.remove_socket(&key);
-            let done = |answer| taken_over(answer).and_then(|()| print(&path));
-            process::foreground(&rundir, &key, Question::Recover(state.devices), lock, done)
+            return take_own_over(&rundir, &key, state, own, lock);
         }
-        _ if options.foreground => {
-            rundir.remove(&key);
-            let added = |answer| print_added(answer, &spec);
-            process::foreground(&rundir, &key, question, lock, added)
-        }
-        _ => {
-            rundir.remove(&key);
-            let interrupt = Interrupt::catch()?;
-            let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
-            ask_to_add(&rundir, &key, server, (&question, &spec), disk, &interrupt)?;
-            Ok(ExitCode::SUCCESS)
-        }
+        there => there.and_then(|server| server.state),
+    };
+    if let Some(state) = state {
+        // All are gone; what they have left is settled before a new server comes.
+        gone::forget(&rundir, &key, &state.devices).iter().for_each(|why| log::error!("{why}"));
+    }
+    rundir.remove(&key);
+    if options.foreground {
+        let added = |answer| {
+            let was_added = matches!(answer, Answer::Added { .. });
+            let cow = if was_added { not_undone(&spec) } else { String::new() };
+            print_added(answer, &spec).map_err(|Failure { message, code }| Failure { message: message + &cow, code })
+        };
+        return process::foreground(&rundir, &key, question.clone(), lock, added);
+    }
+    let interrupt = Interrupt::catch()?;
+    let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
+    ask_to_add(&rundir, &key, server, (&question, &spec), &interrupt)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The numbers of the disks of a device that is to be. One that is not there is complained of when it is opened.
+fn disks_below(spec: &DeviceSpec) -> Vec<(u32, u32)> {
+    let mut table = spec.table.clone();
+    let words = table.params.devices_mut();
+    let ids = words.into_iter().filter_map(|word| DiskId::of_path(Path::new(word.as_str())).ok());
+    ids.map(|id| id.block_number()).collect()
+}
+
+/// Has a server add one more device to those that it has.
+fn ask_living(
+    rundir: &RunDir,
+    key: &str,
+    server: UnixStream,
+    (question, spec): (&Question, &DeviceSpec),
+    options: &cli::Common,
+    lock: FamilyLock,
+) -> Result<ExitCode, Failure> {
+    let signals = options.foreground.then(Signals::catch).transpose()?;
+    let path = ask_to_add(rundir, key, server, (question, spec), &Interrupt::catch()?)?;
+    match signals {
+        Some(signals) => keep::keep(rundir, key, &path, &signals, lock),
+        None => Ok(ExitCode::SUCCESS),
     }
 }
 
-/// Whether a device is still there, and not another one under its number.
-fn exists(device: &DeviceState) -> Result<bool, Failure> {
-    let mut control = Control::open().map_err(|error| error.to_string())?;
-    Ok(device::ours(&mut control, device.id, device.cookie)?.is_some())
+/// Keeps the device that this command has made in an earlier life and that another process serves, or is to serve now.
+fn keep_own(
+    rundir: &RunDir,
+    key: &str,
+    there: Option<Server>,
+    own: &DeviceState,
+    lock: FamilyLock,
+) -> Result<ExitCode, Failure> {
+    let signals = Signals::catch()?;
+    let server = there.and_then(|server| server.connection);
+    server.map_or(Ok(()), |server| takeover::by_server(server, own))?;
+    let path = format!("{}{}", device::BLOCK_PATH, own.id);
+    log::info!("{path} is there already");
+    print(&path)?;
+    keep::keep(rundir, key, &path, &signals, lock)
+}
+
+/// Takes the family of a device over that this command has made in an earlier life, and serves it in this process.
+fn take_own_over(
+    rundir: &RunDir,
+    key: &str,
+    state: State,
+    own: DeviceState,
+    lock: FamilyLock,
+) -> Result<ExitCode, Failure> {
+    takeover::refuse_waiting(&takeover::disks_of(&state.devices))?;
+    takeover::judge(rundir, &own)?;
+    rundir.remove_socket(key);
+    let path = format!("{}{}", device::BLOCK_PATH, own.id);
+    let wanted = [own];
+    let done = |answer| takeover::taken_over(answer, &wanted).and_then(|()| print(&path));
+    process::foreground(rundir, key, Question::Recover(state.devices), lock, done)
 }
 
 /// Whether a server that died has left something.
@@ -135,41 +175,24 @@ fn has_devices(state: &State) -> Result<bool, Failure> {
     Ok(false)
 }
 
-/// Asks a server for a device and prints its path. Nothing is left of it if the command is interrupted or its result
-/// cannot be printed.
+/// Asks a server for a device and prints its path. If the command is interrupted or its result cannot be printed, the device
+/// is taken back, and the command says what is left.
 fn ask_to_add(
     rundir: &RunDir,
     key: &str,
     server: UnixStream,
     (question, spec): (&Question, &DeviceSpec),
-    disk: &str,
     interrupt: &Interrupt,
 ) -> Result<String, Failure> {
-    let answer = interrupt.add(rundir, key, server, question, Path::new(disk))?;
+    let answer = interrupt.add(rundir, key, server, (question, spec))?;
     let path = if let Answer::Added { path, .. } = &answer { path.clone() } else { String::new() };
     match print_added(answer, spec) {
         Err(failure) if !path.is_empty() => {
-            take_back(rundir, key, &path)?;
-            Err(format!("{}; the device was deleted again", failure.message).into())
+            let taken_back = take_back(rundir, key, &path, spec);
+            Err(format!("{}; {taken_back}", failure.message).into())
         }
         printed => printed.map(|()| path),
     }
-}
-
-/// The device that a command in the foreground has made in an earlier life, if it is there: the same name over the same
-/// disks. (A mirror's legs may have been changed since; its family is that of its first leg.)
-fn own_device(server: &Server, options: &cli::Common, table: &Table) -> Option<String> {
-    let name = options.name.as_ref().filter(|_| options.foreground)?;
-    let same = |old: &Table| match (&old.params, &table.params) {
-        (TargetParams::Snapshot(old), TargetParams::Snapshot(new)) => {
-            (&old.origin, &old.cow) == (&new.origin, &new.cow)
-        }
-        (old, new) => std::mem::discriminant(old) == std::mem::discriminant(new),
-    };
-    let mut devices = server.state.iter().flat_map(|state| &state.devices);
-    let device =
-        devices.find(|device| device.name == *name && same(&device.spec.table) && exists(device).unwrap_or(false))?;
-    Some(format!("/dev/ublkb{}", device.id))
 }
 
 /// The longest name of a device, in bytes: device-mapper's limit, so that a name can be used there as well.

@@ -131,7 +131,8 @@ pub enum Verb {
         /// Every such device
         #[arg(long)]
         all: bool,
-        /// Stay in the foreground and serve, for service managers: the devices of one dead server
+        /// Stay in the foreground and serve, for service managers: the devices of one dead server, or none of them if one
+        /// that is named cannot be served. One that a living server has left out is taken over by that and watched over
         #[arg(long, conflicts_with = "all")]
         foreground: bool,
         /// For a mirror: the leg that has everything; all others are copied from it. Needed if none is known to be right

@@ -3,17 +3,21 @@
 //! The signal does not end the command but its question: the server cannot answer then, and takes the device back. An
 //! answer that had been sent before is read, and the device deleted by another question.
 
+use std::io::ErrorKind;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use dm_targets::table::TargetParams;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::failure::Failure;
-use crate::protocol::{self, Answer, Question};
+use super::family::disk_of;
+use crate::failure::{Failure, Reason};
+use crate::protocol::{self, Answer, DeviceSpec, Question};
 use crate::rundir::RunDir;
+use crate::ublk::device;
 
 #[derive(Default)]
 struct State {
@@ -55,42 +59,105 @@ impl Interrupt {
         rundir: &RunDir,
         key: &str,
         server: UnixStream,
-        question: &Question,
-        origin: &Path,
+        (question, spec): (&Question, &DeviceSpec),
     ) -> Result<Answer, Failure> {
+        let (disk, _) = disk_of(&spec.table)?;
         let ours = server.try_clone()?;
         if self.with(|state| {
             state.asked = Some(ours);
             state.interrupted
         }) {
-            return Err(interrupted());
+            return Err("interrupted: nothing was begun".to_owned().into());
         }
         let answer = protocol::ask(server, question);
         match self.with(|state| (state.asked.take(), state.interrupted).1) {
-            false => answer.map_err(|error| format!("{}: {error}", origin.display()).into()),
-            true => {
-                if let Ok(Answer::Added { path, .. }) = answer {
-                    take_back(rundir, key, &path)?;
+            false => answer.map_err(|error| {
+                let is_over = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
+                format!("{disk}: {error}; {}", if is_over { HAS_DIED } else { GOES_BACK }).into()
+            }),
+            true => Err(match answer {
+                Ok(Answer::Added { path, .. }) => {
+                    format!("interrupted: {}", take_back(rundir, key, &path, spec)).into()
                 }
-                Err(interrupted())
-            }
+                // It has come to nothing by itself.
+                Ok(Answer::Failed { message }) => format!("interrupted: {message}").into(),
+                _ => format!("interrupted: the device is not added; {GOES_BACK}").into(),
+            }),
         }
     }
 }
 
-fn interrupted() -> Failure {
-    "interrupted: the device is not added".to_owned().into()
+/// What a server leaves that dies over a command.
+const HAS_DIED: &str = "its server has ended, and `ublk-dm list` shows what it has left";
+/// What a server does that finds its client gone.
+const GOES_BACK: &str = "what its server has begun is taken back, and the server's log says so";
+
+/// Deletes a device that was added a moment ago and that no one was told of. Says what has become of it, and of its COW.
+pub(super) fn take_back(rundir: &RunDir, key: &str, path: &str, spec: &DeviceSpec) -> Reason {
+    let id: Option<u32> = path.strip_prefix(device::BLOCK_PATH).and_then(|id| id.parse().ok());
+    let ids = id.into_iter().collect();
+    let server = protocol::connect(&rundir.socket(key));
+    let deleted = match server.and_then(|server| protocol::ask(server, &Question::Del { ids, force: true })) {
+        Ok(Answer::Deleted) => Ok(()),
+        Ok(Answer::Failed { message }) => Err(message),
+        Ok(_) => Err("its server gave an answer to another question".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    outcome(path, spec, deleted, Path::new(path).exists())
 }
 
-/// Deletes a device that was added a moment ago and that no one was told of.
-pub(super) fn take_back(rundir: &RunDir, key: &str, path: &str) -> Result<(), Failure> {
-    let failed = |why: String| Failure::from(format!("{path} was added and cannot be deleted again: {why}"));
-    let id = path.strip_prefix("/dev/ublkb").and_then(|id| id.parse().ok());
-    let ids = vec![id.ok_or_else(|| failed("it has no id".to_owned()))?];
-    let server = protocol::connect(&rundir.socket(key)).map_err(|error| failed(error.to_string()))?;
-    match protocol::ask(server, &Question::Del { ids, force: true }) {
-        Ok(Answer::Failed { message }) => Err(failed(message)),
-        Ok(_) => Ok(()),
-        Err(error) => Err(failed(error.to_string())),
+/// What deleting a device does not undo, as the end of a sentence.
+pub(super) fn not_undone(spec: &DeviceSpec) -> String {
+    match &spec.table.params {
+        TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient() => {
+            format!("; if a new store was made on {}, what it has overwritten there is not put back", snapshot.cow)
+        }
+        _ => String::new(),
+    }
+}
+
+/// What is left of a device that was to be deleted again.
+fn outcome(path: &str, spec: &DeviceSpec, deleted: Result<(), Reason>, is_there: bool) -> Reason {
+    let cow = not_undone(spec);
+    match deleted {
+        Ok(()) => format!("the device was deleted again{cow}"),
+        Err(why) if is_there => {
+            format!("{path} was added and could not be deleted again: {why}; `ublk-dm del --force {path}` deletes it")
+        }
+        Err(why) => format!("the device was deleted again, but {why}{cow}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dm_targets::table::Table;
+
+    use super::*;
+    use crate::protocol::DeviceOptions;
+
+    fn spec(line: &str) -> DeviceSpec {
+        DeviceSpec {
+            table: Table::parse(line).unwrap(),
+            options: DeviceOptions { queues: 1, depth: 64, read_only: false, zero_copy: true, recovery: true },
+            force: true,
+            degraded: false,
+            source: None,
+            other_origin: false,
+            allow_invalid: false,
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_said() {
+        let snapshot = spec("0 64 snapshot /d/o /d/c P 8");
+        let deleted = outcome("/dev/ublkb7", &snapshot, Ok(()), false);
+        assert!(deleted.starts_with("the device was deleted again") && deleted.contains("/d/c"), "{deleted}");
+        let transient = outcome("/dev/ublkb7", &spec("0 64 snapshot /d/o /d/c N 8"), Ok(()), false);
+        assert_eq!(transient, "the device was deleted again");
+        let stays = outcome("/dev/ublkb7", &snapshot, Err("busy".to_owned()), true);
+        assert!(stays.contains("busy") && stays.contains("del --force /dev/ublkb7"), "{stays}");
+        assert!(!stays.contains("was deleted again"), "{stays}");
+        let lost = outcome("/dev/ublkb7", &snapshot, Err("its last records are lost".to_owned()), false);
+        assert!(lost.contains("deleted again, but its last records"), "{lost}");
     }
 }

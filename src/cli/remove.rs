@@ -6,23 +6,20 @@
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use super::client::{Family, Known, must_answer, open_rundir, other_answer};
+use super::client::{Family, Known, must_answer, open_rundir};
+use super::gone;
+use super::keep::{self, Signals};
 use super::order::{self, Part};
 use super::table::place_of;
+use super::takeover;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason, wrong_usage};
 use crate::protocol::{self, Answer, DeviceReport, DeviceState, Question};
-use crate::rundir::{RunDir, Server, State};
+use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::{self, process};
 use crate::storage::ublk_devices_below;
-use crate::ublk::{Control, DeviceState as DiskState, device};
-
-/// How often the disks of a server that has just died are asked for ...
-const RECORD_TRIES: u32 = 20;
-/// ... and the pause between: the kernel closes its files two seconds later at most.
-const RECORD_PAUSE: Duration = Duration::from_millis(100);
+use crate::ublk::{Control, device};
 
 /// A device that is to be deleted.
 struct Doomed {
@@ -51,7 +48,27 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
             kept.push(at);
         }
     }
+    if all {
+        for family in known.families.iter().filter(|family| family.devices.is_empty()) {
+            problems.extend(del_stale(&rundir, &family.key));
+        }
+    }
     verdict(problems)
+}
+
+/// Settles what a dead server has left none of whose devices is there, and removes its files.
+fn del_stale(rundir: &RunDir, key: &str) -> Vec<Reason> {
+    let settle = || {
+        let _lock = rundir.lock_family(key, "del")?;
+        let Some(Server { lives: false, state: Some(state), .. }) = rundir.server(key) else { return Ok(Vec::new()) };
+        for device in &state.devices {
+            if gone::exists(device).map_err(|failure| failure.message)? {
+                return Ok(Vec::new());
+            }
+        }
+        Ok(gone::forget(rundir, key, &state.devices))
+    };
+    settle().unwrap_or_else(|why| vec![why])
 }
 
 /// The devices that are meant, each once, and what is wrong with the words.
@@ -121,23 +138,12 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool
         device::stop(&mut control, id)?;
         device::delete(&mut control, id)?;
     }
-    let recorded = complete(rundir, key, &device);
+    let recorded = gone::complete(rundir, key, &device);
     if left.is_empty() {
-        rundir.remove(key);
+        gone::forget(rundir, key, &state.devices).iter().for_each(|why| log::error!("{why}"));
         return recorded;
     }
     recorded.and(rundir.rewrite_state(key, &state))
-}
-
-/// Leaves a deleted device's COW as it must be. The dead process may hold its disks for a moment longer.
-fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
-    for _ in 1..RECORD_TRIES {
-        if server::complete(rundir, key, device).is_ok() {
-            return Ok(());
-        }
-        std::thread::sleep(RECORD_PAUSE);
-    }
-    server::complete(rundir, key, device)
 }
 
 /// Takes over the devices of one dead server, and serves them in this process.
@@ -153,22 +159,45 @@ pub(super) fn recover_in_foreground(words: &[String], source: Option<&Path>) -> 
         }
     }
     let lock = rundir.lock_family(&family.key, "recover")?;
-    let Some(Server { lives: false, state: Some(state), .. }) = rundir.server(&family.key) else {
-        return Err(format!("{}: its server is alive, there is nothing to take over", first.name).into());
+    let state = match rundir.server(&family.key) {
+        Some(Server { lives: false, state: Some(state), .. }) => state,
+        Some(Server { connection: Some(server), state: Some(state), .. }) if first.json["server_pid"].is_null() => {
+            let [_] = words else {
+                let hint = "give each a process of its own";
+                return Err(wrong_usage(format!("{}: left out by a server that lives: {hint}", words.join(", "))));
+            };
+            let left_out = state.devices.into_iter().find(|device| device.id == first.id);
+            let left_out = left_out.ok_or_else(|| format!("{}: not in its server's state file", first.name))?;
+            return keep_left_out(&rundir, &family.key, server, &with_source(left_out, source)?, lock);
+        }
+        _ => return Err(format!("{}: its server is alive, there is nothing to take over", first.name).into()),
     };
-    refuse_waiting(family)?;
-    let devices = state.devices.into_iter().map(|device| with_source(device, source)).collect::<Result<_, _>>()?;
+    takeover::refuse_waiting(&takeover::disks_of(&state.devices))?;
+    let ids = words.iter().map(|word| Ok(known.find(word)?.1.id)).collect::<Result<Vec<_>, Reason>>()?;
+    let (mut devices, mut wanted) = (Vec::new(), Vec::new());
+    for device in state.devices {
+        let device = with_source(device, source)?;
+        wanted.extend(ids.contains(&device.id).then(|| device.clone()));
+        devices.push(device);
+    }
+    wanted.iter().try_for_each(|device| takeover::judge(&rundir, device))?;
     rundir.remove_socket(&family.key);
-    process::foreground(&rundir, &family.key, Question::Recover(devices), lock, taken_over)
+    let done = |answer| takeover::taken_over(answer, &wanted);
+    process::foreground(&rundir, &family.key, Question::Recover(devices), lock, done)
 }
 
-/// Takes the answer of a server in this process: what could not be taken over is said, and the rest is served.
-pub(super) fn taken_over(answer: Answer) -> Result<(), Failure> {
-    match answer {
-        Answer::Recovered { problems } => problems.iter().for_each(|why| log::error!("{why}")),
-        _ => return Err(other_answer()),
-    }
-    Ok(())
+/// Has a living server take over a device that it has left out, and keeps that.
+fn keep_left_out(
+    rundir: &RunDir,
+    key: &str,
+    server: UnixStream,
+    left_out: &DeviceState,
+    lock: FamilyLock,
+) -> Result<ExitCode, Failure> {
+    let signals = Signals::catch()?;
+    takeover::by_server(server, left_out)?;
+    let path = format!("{}{}", device::BLOCK_PATH, left_out.id);
+    keep::keep(rundir, key, &path, &signals, lock)
 }
 
 /// A mirror as it was added, but for the leg that is right: which one was named then says nothing about now.
@@ -209,18 +238,6 @@ fn part_of(family: &Family) -> Part {
     Part { ids, below: ublk_devices_below(&disks), ..Part::default() }
 }
 
-/// Refuses devices that stand on one whose server has died: it would not answer the new server that reads it.
-fn refuse_waiting(family: &Family) -> Result<(), Reason> {
-    let mut control = Control::open().map_err(|error| error.to_string())?;
-    for id in part_of(family).below {
-        if control.info(id).is_ok_and(|info| info.state == DiskState::Quiesced) {
-            let what = format!("what is below, /dev/ublkb{id}, waits for a server itself");
-            return Err(format!("{what}; recover that first, or all of them with --all"));
-        }
-    }
-    Ok(())
-}
-
 /// Starts a new server for a family if its own has died; or has the one that lives take over the devices that were left out
 /// when it was started. Returns what could not be done.
 fn recover_family(rundir: &RunDir, family: &Family, left_out: &[&DeviceReport], source: Option<&Path>) -> Vec<Reason> {
@@ -234,33 +251,34 @@ fn recover_family(rundir: &RunDir, family: &Family, left_out: &[&DeviceReport], 
         Err(why) => return vec![why],
     };
     let state = match rundir.server(key) {
-        Some(Server { connection: Some(server), .. }) => return recover_left_out(server, family, left_out),
+        Some(Server { connection: Some(server), .. }) => return recover_left_out(server, left_out),
         Some(Server { lives: false, state: Some(state), .. }) => state,
         _ => return Vec::new(),
     };
-    // Those that another program has deleted as well: what became of a snapshot matters to its origin's server.
-    let devices = state.devices;
     if family.devices.is_empty() {
-        rundir.remove(key);
-        return Vec::new();
+        return gone::forget(rundir, key, &state.devices);
     }
-    let devices: Vec<DeviceState> = match devices.into_iter().map(|device| with_source(device, source)).collect() {
+    // Those that another program has deleted as well: what became of a snapshot matters to its origin's server.
+    let devices = state.devices.into_iter();
+    let devices: Vec<DeviceState> = match devices.map(|device| with_source(device, source)).collect() {
         Ok(devices) => devices,
         Err(why) => return vec![why],
     };
     let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
+    let free = takeover::refuse_waiting(&takeover::disks_of(&devices));
     rundir.remove_socket(key);
-    let server = refuse_waiting(family).and_then(|()| process::start(rundir, key).map_err(|failure| failure.message));
+    let server = free.and_then(|()| process::start(rundir, key).map_err(|failure| failure.message));
     ask_to_recover(server, &Question::Recover(devices), &names)
 }
 
-fn recover_left_out(server: UnixStream, family: &Family, left_out: &[&DeviceReport]) -> Vec<Reason> {
+fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Vec<Reason> {
     if left_out.is_empty() {
         return Vec::new();
     }
     let names = left_out.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     let question = Question::RecoverLeftOut { ids: left_out.iter().map(|device| device.id).collect() };
-    ask_to_recover(refuse_waiting(family).map(|()| server), &question, &names)
+    let disks: Vec<_> = left_out.iter().flat_map(|device| device.disks.clone()).collect();
+    ask_to_recover(takeover::refuse_waiting(&disks).map(|()| server), &question, &names)
 }
 
 fn ask_to_recover(server: Result<UnixStream, Reason>, question: &Question, names: &str) -> Vec<Reason> {

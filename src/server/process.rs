@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{ChildStdout, Command, ExitCode, Stdio};
 use std::time::Duration;
 
@@ -14,10 +15,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::dup2_stdout;
 
 use super::{Server, environment, logging, manager, signals};
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Answer, Question};
 use crate::rundir::{self, FamilyLock, RunDir};
 use crate::sys::file_size;
+use crate::ublk::device;
 
 /// What a started server says when it listens.
 const READY: &str = "ready";
@@ -110,20 +112,21 @@ pub fn foreground(
 ) -> Result<ExitCode, Failure> {
     let takes_over = matches!(question, Question::Recover(_));
     let (mut server, listener) = listen(rundir, key, true, &environment::prepare(true))?;
-    let done = server.carry_out(question).map_err(Failure::from).and_then(done);
-    match done {
-        Ok(()) => {}
-        Err(failure) if takes_over => {
-            rundir.remove_socket(key);
-            return Err(failure);
-        }
-        Err(failure) => {
-            if let Err(error) = server.carry_out(Question::Shutdown) {
-                log::error!("{error}");
+    let answer = server.carry_out(question);
+    let added = if let Ok(Answer::Added { path, .. }) = &answer { Some(path.clone()) } else { None };
+    if let Err(Failure { message, code }) = answer.map_err(Failure::from).and_then(done) {
+        let message = match added {
+            _ if takes_over => {
+                rundir.remove_socket(key);
+                message
             }
-            rundir.remove(key);
-            return Err(failure);
-        }
+            Some(path) => format!("{message}; {}", take_back(rundir, key, &mut server, &path)),
+            None => {
+                rundir.remove(key);
+                message
+            }
+        };
+        return Err(Failure { message, code });
     }
     drop(lock);
     manager::ready("the devices answer");
@@ -131,6 +134,23 @@ pub fn foreground(
     let ended = server.run(listener);
     manager::stopping();
     Ok(ended)
+}
+
+/// Deletes what was added a moment ago and that no one was told of, with the server's files. Says what is left.
+fn take_back(rundir: &RunDir, key: &str, server: &mut Server, path: &str) -> Reason {
+    let ids = path.strip_prefix(device::BLOCK_PATH).and_then(|id| id.parse().ok()).into_iter().collect();
+    let deleted = server.carry_out(Question::Del { ids, force: true });
+    if let (Err(why), true) = (&deleted, Path::new(path).exists()) {
+        rundir.remove_socket(key);
+        return format!(
+            "{path} could not be deleted again and has no server now: {why}; `ublk-dm del --force {path}` deletes it"
+        );
+    }
+    rundir.remove(key);
+    match deleted {
+        Ok(_) => "the device was deleted again".to_owned(),
+        Err(why) => format!("the device was deleted again, but {why}"),
+    }
 }
 
 fn listen(rundir: &RunDir, key: &str, foreground: bool, failed: &[String]) -> Result<(Server, UnixListener), String> {

@@ -146,7 +146,8 @@ pub struct Common {
     #[arg(long)]
     pub read_only: bool,
     /// Stay in the foreground and serve, for service managers. Started again after its death with the same --name, takes
-    /// its devices over; a device of a server that runs already is watched over instead, and deleted by SIGTERM
+    /// its devices over, or none if that one cannot be served. A device of a server that runs already is watched over
+    /// instead, and deleted by SIGTERM; if it cannot be (it is in use), the command fails and the device stays
     #[arg(long)]
     pub foreground: bool,
     /// Copy request data even where the kernel could lend its pages

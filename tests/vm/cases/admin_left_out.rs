@@ -23,21 +23,21 @@ pub fn cases() -> Vec<Case> {
 }
 
 const SIZE: u64 = 4 * MIB;
-const CHUNK: u64 = 8;
+pub const CHUNK: u64 = 8;
 
 /// An origin with a sound snapshot, and one whose COW is a file that can be put aside.
-struct Stage {
-    origin: String,
-    top: String,
-    sound: String,
-    bad: String,
-    cow: String,
+pub struct Stage {
+    pub origin: String,
+    pub top: String,
+    pub sound: String,
+    pub bad: String,
+    pub cow: String,
     view: View,
-    frozen: View,
+    pub frozen: View,
 }
 
 impl Stage {
-    fn new(option: &str) -> Stage {
+    pub fn new(option: &str) -> Stage {
         let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
         let file = format!("{}/bad", scratch("cows"));
         fs::File::create(&file).and_then(|file| file.set_len(16 << 20)).expect("a file");
@@ -51,21 +51,21 @@ impl Stage {
         Stage { origin, top, sound, bad, cow: file, view, frozen }
     }
 
-    fn aside(&self) -> String {
+    pub fn aside(&self) -> String {
         format!("{}.aside", self.cow)
     }
 
     /// Kills the server and takes the second COW away.
-    fn break_up(&self) {
+    pub fn break_up(&self) {
         kill("o");
         fs::rename(&self.cow, self.aside()).expect("renamed");
     }
 
-    fn put_back(&self) {
+    pub fn put_back(&self) {
         fs::rename(self.aside(), &self.cow).expect("renamed");
     }
 
-    fn assert_states(&self, bad: &str) {
+    pub fn assert_states(&self, bad: &str) {
         let expected = [("o", "live"), ("sound", "live"), ("bad", bad)];
         let mut expected: Vec<_> = expected.iter().map(|(name, state)| (name.to_string(), state.to_string())).collect();
         let mut found = states();

@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "mirror-messages-check", bound_s: 90, disks, run: |_| check() },
         Case { name: "mirror-messages-check-under-load", bound_s: 90, disks, run: check_under_load },
         Case { name: "mirror-messages-legs", bound_s: 120, disks, run: legs },
+        Case { name: "mirror-messages-freed", bound_s: 120, disks, run: |_| freed() },
         Case { name: "mirror-messages-replace-failed", bound_s: 90, disks, run: |_| replace_failed() },
         Case { name: "mirror-messages-recover", bound_s: 90, disks, run: |_| recover() },
         Case { name: "mirror-messages-unfit", bound_s: 90, disks: &["n0", "n1", "k0"], run: |_| unfit() },
@@ -163,6 +164,46 @@ fn legs(seed: u64) {
     let judge = Mirror::open(Engine::Kernel, "judge", &left);
     assert!(judge.table() == table, "the kernel says {:?}, ublk-dm said {table:?}", judge.table());
     judge.close();
+    server::assert_nothing_left("del");
+}
+
+/// A first leg that was replaced is free, and so is the name of the mirror that is made over it: also for two commands that
+/// want it at the same time.
+fn freed() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let legs = ["n0", "n1", "n2", "n3"].map(|disk| slice(&format!("leg{disk}"), disk, 0, LEN));
+    let other = slice("other", "n3", LEN, LEN);
+    let add = |name: &str, second: &str| format!("add mirror --leg {} --leg {second} --name {name} --nosync", legs[0]);
+    ublk_dm(&add("m", &legs[1])).ok();
+    message(&format!("replace 0 {}", legs[2]));
+    let outs = thread::scope(|scope| {
+        let adds = [("n", &legs[3]), ("p", &other)].map(|(name, second)| {
+            let line = format!("{} --force", add(name, second));
+            scope.spawn(move || ublk_dm(&line))
+        });
+        adds.map(|add| add.join().expect("no panic"))
+    });
+    let done: Vec<_> = ["n", "p"].into_iter().zip(&outs).filter(|(_, out)| out.code == 0).collect();
+    assert!(done.len() == 1, "one has the disk: {:?}", outs.map(|out| (out.code, out.stderr)));
+    let name = done[0].0;
+    let refused = outs.iter().find(|out| out.code != 0).expect("the other one");
+    assert!(refused.stderr.contains("in use"), "{}", refused.stderr);
+    // Each has a server of its own, and comes back by itself.
+    assert!(server::number("m", "/server_pid") != server::number(name, "/server_pid"));
+    crate::cases::admin::kill(name);
+    assert!(server::device("m")["state"] == "live");
+    crate::cases::admin::kill("m");
+    ublk_dm("recover --all").ok();
+    assert!(server::list().iter().all(|device| device["state"] == "live"), "{:?}", server::list());
+    // The disk goes to who has it, whatever the name of the first server is worth by now.
+    server::del("m");
+    let out = ublk_dm(&add("q", &legs[1])).refused();
+    assert!(out.stderr.contains("in use"), "{}", out.stderr);
+    server::del(name);
+    ublk_dm(&add("q", &legs[1])).ok();
+    server::del("q");
     server::assert_nothing_left("del");
 }
 

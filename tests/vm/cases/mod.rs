@@ -1,6 +1,7 @@
 //! The cases, most important first.
 
 mod admin;
+mod admin_gone;
 mod admin_left_out;
 mod alternate;
 mod areas;
@@ -17,6 +18,7 @@ mod full;
 mod full_edges;
 mod hangs;
 mod joins;
+mod kept;
 mod kill;
 mod leaving;
 mod live;
@@ -65,11 +67,13 @@ pub fn all() -> Vec<Case> {
     all.extend(tables::cases());
     all.extend(hangs::cases());
     all.extend(process::cases());
+    all.extend(kept::cases());
     all.extend(scale::cases());
     all.extend(kill::cases());
     all.extend(leaving::cases());
     all.extend(noted::cases());
     all.extend(admin::cases());
+    all.extend(admin_gone::cases());
     all.extend(admin_left_out::cases());
     all.extend(ends::cases());
     all.extend(lost::cases());

@@ -31,7 +31,7 @@ const SIZE: u64 = 8 * MIB;
 /// Kernel flag of a thread whose memory is never got by I/O.
 const PF_MEMALLOC_NOIO: u64 = 0x0008_0000;
 
-fn disks() -> (String, String) {
+pub fn disks() -> (String, String) {
     (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE))
 }
 
@@ -138,13 +138,13 @@ fn log() {
 }
 
 /// A service in the foreground, as a manager starts it.
-struct Service {
+pub struct Service {
     child: Child,
     manager: UnixDatagram,
 }
 
 impl Service {
-    fn start(name: &str, arguments: &str) -> Service {
+    pub fn start(name: &str, arguments: &str) -> Service {
         let path = format!("/tmp/notify-{name}");
         fs::remove_file(&path).ok();
         let manager = UnixDatagram::bind(&path).expect("a socket");
@@ -160,15 +160,19 @@ impl Service {
         Service { child, manager }
     }
 
-    fn hears(&self, what: &str) {
+    pub fn hears(&self, what: &str) {
         heard(&self.manager, what, |message| message.lines().any(|line| line == what));
     }
 
-    fn signal(&self, name: &str) {
+    pub fn signal(&self, name: &str) {
         sh(&format!("kill -{name} {}", self.child.id())).ok();
     }
 
-    fn ends(&mut self) -> i32 {
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
+    pub fn ends(&mut self) -> i32 {
         let status = self.child.wait().expect("a child");
         status.code().unwrap_or(-1)
     }
@@ -254,6 +258,7 @@ fn undone() {
         let script = format!("$0 add snapshot --origin {o} --cow {c}{more} >/dev/full");
         let out = run_args("bash", &["-c", &script, &binary()]).refused();
         assert!(out.code == 1 && out.stderr.contains("No space left"), "{}", out.stderr);
+        assert!(out.stderr.contains("deleted again") && out.stderr.contains(&c), "what is left: {}", out.stderr);
         server::assert_nothing_left("add >/dev/full");
     }
     // A family that lives on.

@@ -1,0 +1,249 @@
+//! Which family a device belongs to: the name of its server's files, and the lock that commands on it take turns with.
+//!
+//! An origin's family is named after the origin. A mirror's is named after the first leg that it was made with, which may
+//! be another's by now: `message replace` puts another disk in its place. A new mirror over a disk that the server of that
+//! name has no more gets a name of its own, with a number behind it.
+//!
+//! Rule kept here: what was looked at without the lock is looked at once more under it. One lock is held at a time, so that
+//! no command waits for two families.
+
+use std::path::Path;
+
+use dm_targets::table::{Mirror, Table, TargetParams};
+
+use super::gone::exists;
+use crate::failure::Failure;
+use crate::protocol::DeviceState;
+use crate::rundir::{FamilyLock, RunDir, State, family_key};
+use crate::storage::DiskId;
+
+/// How often another command may change what was looked at before the lock was had.
+const TRIES: u32 = 16;
+
+/// A device that is to be added, as far as its family depends on it.
+pub(super) struct Wanted<'a> {
+    /// What it is made of.
+    pub table: &'a Table,
+    /// The name of a device that this command has made in an earlier life, if it may have.
+    pub own_name: Option<&'a str>,
+}
+
+/// The family of a device, locked.
+pub(super) struct Locked {
+    pub key: String,
+    pub lock: FamilyLock,
+    /// The device that the command has made in an earlier life, as the state file has it.
+    pub own: Option<DeviceState>,
+}
+
+/// The disk after which a device's family is named, and the name's beginning.
+pub(super) fn disk_of(table: &Table) -> Result<(&str, &'static str), Failure> {
+    match &table.params {
+        TargetParams::Snapshot(snapshot) => Ok((&snapshot.origin, "")),
+        TargetParams::SnapshotOrigin { origin } => Ok((origin, "")),
+        TargetParams::Mirror(mirror) => Ok((&mirror.legs[0].device, "mirror-")),
+        other @ TargetParams::SnapshotMerge(_) => {
+            Err(format!("target {}: not served by this version", other.name()).into())
+        }
+    }
+}
+
+/// Finds the family of a device and waits for other commands on it.
+pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<Locked, Failure> {
+    let (path, prefix) = disk_of(wanted.table)?;
+    let disk = DiskId::of_path(Path::new(path)).map_err(|error| error.to_string())?;
+    let base = format!("{prefix}{}", family_key(disk));
+    for _ in 0..TRIES {
+        let (key, _) = find(rundir, wanted, &base, disk)?;
+        let lock = rundir.lock_family(&key, doing)?;
+        let (again, own) = find(rundir, wanted, &base, disk)?;
+        if again == key {
+            return Ok(Locked { key, lock, own });
+        }
+    }
+    Err(format!("{path}: other commands keep changing what its server is; try again").into())
+}
+
+/// What is known of the servers that there are, by their names.
+fn find(
+    rundir: &RunDir,
+    wanted: &Wanted<'_>,
+    base: &str,
+    disk: DiskId,
+) -> Result<(String, Option<DeviceState>), Failure> {
+    let is_mirror = matches!(wanted.table.params, TargetParams::Mirror(_));
+    if !is_mirror && wanted.own_name.is_none() {
+        return Ok((base.to_owned(), None));
+    }
+    let keys = rundir.keys()?;
+    let states: Vec<_> = keys.iter().map(|key| (key.as_str(), rundir.state(key).ok().flatten())).collect();
+    let own = own_among(&states, wanted, base);
+    if let Some((key, own)) = own.filter(|(_, own)| exists(own).unwrap_or(true)) {
+        return Ok((key.to_owned(), Some(own)));
+    }
+    let key = if is_mirror { key_among(&states, base, disk, DiskId::of_path) } else { base.to_owned() };
+    Ok((key, None))
+}
+
+/// The device that a command has made in an earlier life: the same name over the same disks. A mirror's legs may have been
+/// changed since, all but one at a time; its family is still that of its first one.
+fn own_among<'a>(
+    states: &[(&'a str, Option<State>)],
+    wanted: &Wanted<'_>,
+    base: &str,
+) -> Option<(&'a str, DeviceState)> {
+    let name = wanted.own_name?;
+    let legs = |mirror: &Mirror| mirror.legs.iter().map(|leg| leg.device.clone()).collect::<Vec<_>>();
+    let same = |key: &str, old: &Table| match (&old.params, &wanted.table.params) {
+        (TargetParams::Snapshot(old), TargetParams::Snapshot(new)) => {
+            (&old.origin, &old.cow) == (&new.origin, &new.cow)
+        }
+        (TargetParams::SnapshotOrigin { .. }, TargetParams::SnapshotOrigin { .. }) => key == base,
+        (TargetParams::Mirror(old), TargetParams::Mirror(new)) => {
+            is_numbered(key, base) || legs(old).iter().any(|leg| legs(new).contains(leg))
+        }
+        _ => false,
+    };
+    let mut devices = states
+        .iter()
+        .flat_map(|(key, state)| state.iter().flat_map(|state| &state.devices).map(|device| (*key, device)));
+    let (key, own) = devices.find(|(key, device)| device.name == name && same(key, &device.spec.table))?;
+    Some((key, own.clone()))
+}
+
+/// The family that a mirror over a disk joins, or the name of a new one.
+fn key_among<E>(
+    states: &[(&str, Option<State>)],
+    base: &str,
+    disk: DiskId,
+    find: impl Fn(&Path) -> Result<DiskId, E>,
+) -> String {
+    let devices = |state: &State| state.devices.clone();
+    let has = |state: &State| devices(state).iter().any(|device| may_have(device, disk, &find));
+    let mut known = states.iter().filter(|(key, _)| is_numbered(key, base));
+    if let Some((key, _)) = known.find(|(_, state)| state.as_ref().is_some_and(&has)) {
+        return (*key).to_owned();
+    }
+    // Of a server that has said nothing yet it is not known which disks it has: it is waited for, and then looked at again.
+    let is_others = |key: &str| {
+        let state = states.iter().find(|(other, _)| *other == key).and_then(|(_, state)| state.as_ref());
+        state.is_some_and(|state| !state.devices.is_empty() && !has(state))
+    };
+    let mut number = 1;
+    let mut key = base.to_owned();
+    while is_others(&key) {
+        number += 1;
+        key = format!("{base}-{number}");
+    }
+    key
+}
+
+/// Whether a family has that name, or that name with a number behind it.
+fn is_numbered(key: &str, base: &str) -> bool {
+    let rest = key.strip_prefix(base).map(|rest| (rest, rest.strip_prefix('-')));
+    rest.is_some_and(|(rest, number)| rest.is_empty() || number.is_some_and(|number| number.parse::<u32>().is_ok()))
+}
+
+/// Whether a mirror stands on a disk. One whose paths lead nowhere any more may.
+fn may_have<E>(device: &DeviceState, disk: DiskId, find: impl Fn(&Path) -> Result<DiskId, E>) -> bool {
+    let TargetParams::Mirror(mirror) = &device.spec.table.params else { return true };
+    let mut words = mirror.legs.iter().map(|leg| leg.device.as_str()).chain(mirror.log_device());
+    // The numbers of disks that it no longer has may still be there; those that it has are.
+    device.disks.contains(&disk.block_number())
+        && words.any(|word| find(Path::new(word)).map_or(true, |found| found == disk))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{DeviceOptions, DeviceSpec};
+
+    fn mirror(name: &str, legs: [u32; 2], disks: &[u32]) -> DeviceState {
+        let line = format!("0 64 mirror core 1 16 2 /d/{} 0 /d/{} 0", legs[0], legs[1]);
+        let spec = DeviceSpec {
+            table: Table::parse(&line).unwrap(),
+            options: DeviceOptions { queues: 1, depth: 64, read_only: false, zero_copy: true, recovery: true },
+            force: false,
+            degraded: false,
+            source: None,
+            other_origin: false,
+            allow_invalid: false,
+        };
+        DeviceState {
+            id: 0,
+            cookie: 1,
+            name: name.to_owned(),
+            disks: disks.iter().map(|minor| (7, *minor)).collect(),
+            spec,
+            suspended: false,
+            loaded: None,
+            cow: None,
+            lost: false,
+        }
+    }
+
+    fn state(devices: Vec<DeviceState>) -> Option<State> {
+        Some(State::new("boot".to_owned(), devices))
+    }
+
+    fn disk(minor: u32) -> DiskId {
+        DiskId::Block { major: 7, minor }
+    }
+
+    /// `/d/N` is the disk 7:N; other paths lead nowhere.
+    fn find(path: &Path) -> Result<DiskId, ()> {
+        let minor = path.strip_prefix("/d").ok().and_then(|minor| minor.to_str()?.parse().ok());
+        minor.filter(|minor| *minor < 90).map(disk).ok_or(())
+    }
+
+    fn key(states: &[(&str, Option<State>)], minor: u32) -> String {
+        key_among(states, &format!("mirror-block-7-{minor}"), disk(minor), find)
+    }
+
+    #[test]
+    fn a_mirror_joins_the_server_that_has_its_first_leg() {
+        assert_eq!(key(&[], 1), "mirror-block-7-1");
+        let has_it = [("mirror-block-7-1", state(vec![mirror("m", [1, 2], &[1, 2])]))];
+        assert_eq!(key(&has_it, 1), "mirror-block-7-1");
+        // One that has begun, and one that cannot be read, are asked.
+        assert_eq!(key(&[("mirror-block-7-1", None)], 1), "mirror-block-7-1");
+        assert_eq!(key(&[("mirror-block-7-1", state(vec![]))], 1), "mirror-block-7-1");
+    }
+
+    #[test]
+    fn a_disk_that_a_mirror_no_longer_has_is_free_for_another() {
+        // The first leg was replaced; its number is still noted.
+        let freed = ("mirror-block-7-1", state(vec![mirror("m", [3, 2], &[1, 2, 3])]));
+        assert_eq!(key(std::slice::from_ref(&freed), 1), "mirror-block-7-1-2");
+        let second = ("mirror-block-7-1-2", state(vec![mirror("n", [1, 4], &[1, 4])]));
+        assert_eq!(key(&[freed.clone(), second.clone()], 1), "mirror-block-7-1-2", "who has it is asked");
+        assert_eq!(key(&[second], 1), "mirror-block-7-1-2", "the first one has ended meanwhile");
+        // That one's was replaced as well.
+        let second = ("mirror-block-7-1-2", state(vec![mirror("n", [5, 4], &[1, 4, 5])]));
+        assert_eq!(key(&[freed, second], 1), "mirror-block-7-1-3");
+        // Another disk's family is not one of this disk's.
+        let other = ("mirror-block-7-11", state(vec![mirror("m", [1, 2], &[1, 2])]));
+        assert_eq!(key(&[other], 1), "mirror-block-7-1");
+    }
+
+    #[test]
+    fn a_leg_that_cannot_be_found_may_be_any() {
+        let gone = ("mirror-block-7-1", state(vec![mirror("m", [99, 2], &[1, 2])]));
+        assert_eq!(key(std::slice::from_ref(&gone), 1), "mirror-block-7-1");
+    }
+
+    #[test]
+    fn a_mirror_is_its_commands_own_after_its_legs_were_changed() {
+        let own = |base: &str, name: &str, legs: [u32; 2]| {
+            let states = [("mirror-block-7-1", state(vec![mirror("m", [3, 2], &[1, 2, 3])]))];
+            let wanted = mirror(name, legs, &[]).spec.table;
+            let wanted = Wanted { table: &wanted, own_name: Some(name) };
+            own_among(&states, &wanted, base).map(|(key, _)| key.to_owned())
+        };
+        let family = Some("mirror-block-7-1".to_owned());
+        assert_eq!(own("mirror-block-7-1", "m", [1, 2]), family, "by the legs that it was made with");
+        assert_eq!(own("mirror-block-7-3", "m", [3, 2]), family, "by those that it has now");
+        assert_eq!(own("mirror-block-7-5", "m", [5, 6]), None, "a mirror of other disks is another one");
+        assert_eq!(own("mirror-block-7-1", "n", [1, 2]), None);
+    }
+}
