@@ -7,6 +7,7 @@ use dm_targets::table::Table;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::failure::Reason;
 pub use ask::{ask, connect, has_left, is_absent, until_left_or, write_line};
 pub use cow::{Cow, Which};
 
@@ -62,6 +63,21 @@ mod table_line {
     }
 }
 
+/// A device as questions name it. Between a look at the devices and the question a number can be given to another device; the
+/// cookie, which the kernel keeps with the device, cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRef {
+    pub id: u32,
+    pub cookie: u64,
+}
+
+impl DeviceRef {
+    /// Why a device that has its number, and not its cookie, is left alone.
+    pub fn replaced(self) -> Reason {
+        format!("/dev/ublkb{} is another device by now; see `ublk-dm list`", self.id)
+    }
+}
+
 /// A question to a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Question {
@@ -76,23 +92,23 @@ pub enum Question {
     /// Take over the devices of a server that died.
     Recover(Vec<DeviceState>),
     /// Take over devices that were left out when the others of a server that died were taken over.
-    RecoverLeftOut { ids: Vec<u32> },
+    RecoverLeftOut { devices: Vec<DeviceRef> },
     /// Delete devices; `force` also those in use.
-    Del { ids: Vec<u32>, force: bool },
+    Del { devices: Vec<DeviceRef>, force: bool },
     /// All about its devices.
     Report,
     /// Whether it lives, and what it is doing.
     Ping,
     /// Hold a device's requests back and wait for those in flight.
-    Suspend { id: u32, noflush: bool },
+    Suspend { device: DeviceRef, noflush: bool },
     /// Let them through again, to the table that was loaded if one was.
-    Resume { id: u32 },
+    Resume { device: DeviceRef },
     /// Give a device another table, which its next resume puts in place.
-    Load { id: u32, spec: DeviceSpec },
+    Load { device: DeviceRef, spec: DeviceSpec },
     /// A message to a device's target.
-    Message { id: u32, words: Vec<String> },
+    Message { device: DeviceRef, words: Vec<String> },
     /// Wait until a device has had more events than that.
-    Wait { id: u32, events: Option<u32> },
+    Wait { device: DeviceRef, events: Option<u32> },
     /// End, deleting every device.
     Shutdown,
 }
@@ -135,6 +151,8 @@ pub struct DeviceState {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeviceReport {
     pub id: u32,
+    /// What the kernel keeps with the device. It is for the next question, not for users.
+    pub cookie: u64,
     pub name: String,
     /// The device's object in `list --json`.
     pub json: Value,
@@ -146,6 +164,20 @@ pub struct DeviceReport {
     pub disks: Vec<(u32, u32)>,
 }
 
+impl DeviceReport {
+    /// The device, for a question.
+    pub fn device(&self) -> DeviceRef {
+        DeviceRef { id: self.id, cookie: self.cookie }
+    }
+}
+
+impl DeviceState {
+    /// The device, for a question.
+    pub fn device(&self) -> DeviceRef {
+        DeviceRef { id: self.id, cookie: self.cookie }
+    }
+}
+
 /// A server's answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
@@ -153,6 +185,7 @@ pub enum Answer {
         /// What its user should know.
         note: Option<String>,
         path: String,
+        device: DeviceRef,
     },
     Deleted,
     /// Devices have been taken over; what could not be done has a line each.
@@ -171,6 +204,26 @@ pub enum Answer {
 }
 
 impl Question {
+    /// The devices that it is about and that must be there.
+    pub fn devices(&self) -> &[DeviceRef] {
+        match self {
+            Question::RecoverLeftOut { devices } | Question::Del { devices, .. } => devices,
+            Question::Suspend { device, .. }
+            | Question::Resume { device }
+            | Question::Load { device, .. }
+            | Question::Message { device, .. }
+            | Question::Wait { device, .. } => std::slice::from_ref(device),
+            Question::Add { .. } | Question::Recover(_) | Question::Report | Question::Ping | Question::Shutdown => &[],
+        }
+    }
+
+    /// Refuses a question about a device whose number has another one by now. `cookie` is what a number's device has; one
+    /// that is not there is nothing to be taken for another.
+    pub fn refuse_replaced(&self, cookie: impl Fn(u32) -> Option<u64>) -> Result<(), Reason> {
+        let replaced = |device: &&DeviceRef| cookie(device.id).is_some_and(|cookie| cookie != device.cookie);
+        self.devices().iter().find(replaced).map_or(Ok(()), |device| Err(device.replaced()))
+    }
+
     /// What it asks for, in the word of the verb.
     pub fn verb(&self) -> &'static str {
         match self {
@@ -186,5 +239,30 @@ impl Question {
             Question::Wait { .. } => "wait",
             Question::Shutdown => "end",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_about_another_devices_number_is_refused() {
+        let device = DeviceRef { id: 3, cookie: 77 };
+        let here = |cookie| move |id| (id == 3).then_some(cookie);
+        for question in [
+            Question::Del { devices: vec![DeviceRef { id: 2, cookie: 5 }, device], force: true },
+            Question::RecoverLeftOut { devices: vec![device] },
+            Question::Suspend { device, noflush: false },
+            Question::Resume { device },
+            Question::Message { device, words: Vec::new() },
+            Question::Wait { device, events: None },
+        ] {
+            assert!(question.refuse_replaced(here(77)).is_ok(), "{}", question.verb());
+            let why = question.refuse_replaced(here(78)).unwrap_err();
+            assert!(why.starts_with("/dev/ublkb3 is another device by now"), "{why}");
+            assert!(question.refuse_replaced(|_| None).is_ok(), "one that is gone is no other one");
+        }
+        assert!(Question::Shutdown.refuse_replaced(here(78)).is_ok());
     }
 }

@@ -16,7 +16,7 @@ use super::table;
 use super::takeover;
 use super::terminal::print;
 use crate::failure::{Failure, wrong_usage};
-use crate::protocol::{Answer, DeviceSpec, DeviceState, Question};
+use crate::protocol::{Answer, DeviceRef, DeviceSpec, DeviceState, Question};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::process;
 use crate::storage::DiskId;
@@ -124,9 +124,9 @@ fn ask_living(
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
     let signals = options.foreground.then(Signals::catch).transpose()?;
-    let path = ask_to_add(rundir, key, server, (question, spec), &Interrupt::catch()?)?;
+    let device = ask_to_add(rundir, key, server, (question, spec), &Interrupt::catch()?)?;
     match signals {
-        Some(signals) => keep::keep(rundir, key, &path, &signals, lock),
+        Some(signals) => keep::keep(rundir, key, device, &signals, lock),
         None => Ok(ExitCode::SUCCESS),
     }
 }
@@ -145,7 +145,7 @@ fn keep_own(
     let path = format!("{}{}", device::BLOCK_PATH, own.id);
     log::info!("{path} is there already");
     print(&path)?;
-    keep::keep(rundir, key, &path, &signals, lock)
+    keep::keep(rundir, key, own.device(), &signals, lock)
 }
 
 /// Takes the family of a device over that this command has made in an earlier life, and serves it in this process.
@@ -183,15 +183,15 @@ fn ask_to_add(
     server: UnixStream,
     (question, spec): (&Question, &DeviceSpec),
     interrupt: &Interrupt,
-) -> Result<String, Failure> {
+) -> Result<DeviceRef, Failure> {
     let answer = interrupt.add(rundir, key, server, (question, spec))?;
-    let path = if let Answer::Added { path, .. } = &answer { path.clone() } else { String::new() };
-    match print_added(answer, spec) {
-        Err(failure) if !path.is_empty() => {
-            let taken_back = take_back(rundir, key, &path, spec);
+    let added = if let Answer::Added { device, .. } = &answer { Some(*device) } else { None };
+    match (print_added(answer, spec), added) {
+        (Err(failure), Some(device)) => {
+            let taken_back = take_back(rundir, key, device, spec);
             Err(format!("{}; {taken_back}", failure.message).into())
         }
-        printed => printed.map(|()| path),
+        (printed, added) => printed.and_then(|()| added.ok_or_else(other_answer)),
     }
 }
 
@@ -228,7 +228,7 @@ fn check_name(rundir: &RunDir, lock: &mut FamilyLock, options: &cli::Common) -> 
 /// Prints what an `add` gave.
 pub(super) fn print_added(answer: Answer, spec: &DeviceSpec) -> Result<(), Failure> {
     match answer {
-        Answer::Added { path, note } => {
+        Answer::Added { path, note, .. } => {
             print(&path)?;
             warn_of_forgetting(spec);
             if let Some(note) = note {

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Answer, DeviceReport, DeviceState, Question};
+use crate::protocol::{self, Answer, DeviceRef, DeviceReport, DeviceState, Question};
 use crate::rundir::{RunDir, Server, State};
 use crate::server::orphan;
 use crate::ublk::{self, Control, device};
@@ -96,14 +96,14 @@ impl Family {
 }
 
 /// Asks the server of a device.
-pub(super) fn ask(word: &str, question: impl FnOnce(u32) -> Question) -> Result<Answer, Failure> {
+pub(super) fn ask(word: &str, question: impl FnOnce(DeviceRef) -> Question) -> Result<Answer, Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
     let (family, device) = known.find(word)?;
     must_answer(device)?;
     let server = rundir.server(&family.key).and_then(|server| server.connection);
     let gone = || format!("/dev/ublkb{}: its server has died; see `ublk-dm recover`", device.id);
-    let answer = protocol::ask(server.ok_or_else(gone)?, &question(device.id));
+    let answer = protocol::ask(server.ok_or_else(gone)?, &question(device.device()));
     match answer.map_err(|error| format!("/dev/ublkb{}: {error}", device.id))? {
         Answer::Failed { message } => Err(message.into()),
         answer => Ok(answer),

@@ -15,7 +15,7 @@ use signal_hook::iterator::Signals;
 
 use super::family::disk_of;
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Answer, DeviceSpec, Question};
+use crate::protocol::{self, Answer, DeviceRef, DeviceSpec, Question};
 use crate::rundir::RunDir;
 use crate::ublk::device;
 
@@ -76,8 +76,8 @@ impl Interrupt {
                 format!("{disk}: {error}; {}", if is_over { HAS_DIED } else { GOES_BACK }).into()
             }),
             true => Err(match answer {
-                Ok(Answer::Added { path, .. }) => {
-                    format!("interrupted: {}", take_back(rundir, key, &path, spec)).into()
+                Ok(Answer::Added { device, .. }) => {
+                    format!("interrupted: {}", take_back(rundir, key, device, spec)).into()
                 }
                 // It has come to nothing by itself.
                 Ok(Answer::Failed { message }) => format!("interrupted: {message}").into(),
@@ -93,11 +93,11 @@ const HAS_DIED: &str = "its server has ended, and `ublk-dm list` shows what it h
 const GOES_BACK: &str = "what its server has begun is taken back, and the server's log says so";
 
 /// Deletes a device that was added a moment ago and that no one was told of. Says what has become of it, and of its COW.
-pub(super) fn take_back(rundir: &RunDir, key: &str, path: &str, spec: &DeviceSpec) -> Reason {
-    let id: Option<u32> = path.strip_prefix(device::BLOCK_PATH).and_then(|id| id.parse().ok());
-    let ids = id.into_iter().collect();
+pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &DeviceSpec) -> Reason {
+    let path = &format!("{}{}", device::BLOCK_PATH, which.id);
+    let del = Question::Del { devices: vec![which], force: true };
     let server = protocol::connect(&rundir.socket(key));
-    let deleted = match server.and_then(|server| protocol::ask(server, &Question::Del { ids, force: true })) {
+    let deleted = match server.and_then(|server| protocol::ask(server, &del)) {
         Ok(Answer::Deleted) => Ok(()),
         Ok(Answer::Failed { message }) => Err(message),
         Ok(_) => Err("its server gave an answer to another question".to_owned()),

@@ -21,7 +21,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Answer, Question};
+use crate::protocol::{self, Answer, DeviceRef, Question};
 use crate::rundir::{FamilyLock, RunDir};
 use crate::server::manager;
 use crate::ublk::{Control, device};
@@ -50,8 +50,7 @@ impl Signals {
 /// A device that is kept.
 struct Kept<'a> {
     path: &'a str,
-    id: u32,
-    cookie: u64,
+    device: DeviceRef,
     control: Control,
 }
 
@@ -63,15 +62,13 @@ struct Kept<'a> {
 pub(super) fn keep(
     rundir: &RunDir,
     key: &str,
-    path: &str,
+    device: DeviceRef,
     signals: &Signals,
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
-    let id = path.strip_prefix(device::BLOCK_PATH).and_then(|id| id.parse().ok());
-    let id = id.ok_or_else(|| format!("{path}: not a device of ublk"))?;
-    let mut control = Control::open().map_err(|error| error.to_string())?;
-    let cookie = control.info(id).map_err(|error| error.to_string())?.target_flags;
-    let mut kept = Kept { path, id, cookie, control };
+    let path = &format!("{}{}", device::BLOCK_PATH, device.id);
+    let control = Control::open().map_err(|error| error.to_string())?;
+    let mut kept = Kept { path, device, control };
     let socket = rundir.socket(key);
     let server = process_of(&socket).map_err(|error| format!("{path}: its server cannot be watched: {error}"))?;
     let devices = messages_of_kernel().map_err(|error| format!("{path}: the kernel cannot be heard: {error}"))?;
@@ -102,8 +99,8 @@ impl Kept<'_> {
     /// Whether it has been deleted, and not only stopped: a device that died with its server is still there.
     fn is_gone(&mut self) -> Result<bool, Reason> {
         // While a program has it open, its number is not free yet.
-        let has_node = Path::new(&format!("/dev/ublkc{}", self.id)).exists();
-        Ok(!has_node || device::ours(&mut self.control, self.id, self.cookie)?.is_none())
+        let has_node = Path::new(&format!("/dev/ublkc{}", self.device.id)).exists();
+        Ok(!has_node || device::ours(&mut self.control, self.device.id, self.device.cookie)?.is_none())
     }
 
     fn delete(&mut self, socket: &Path) -> Result<(), Reason> {
@@ -111,7 +108,7 @@ impl Kept<'_> {
             return Ok(());
         }
         let path = self.path;
-        let question = Question::Del { ids: vec![self.id], force: false };
+        let question = Question::Del { devices: vec![self.device], force: false };
         let stays = |why: &str| format!("{path}: not deleted, it stays with its server: {why}");
         match protocol::connect(socket).and_then(|server| protocol::ask(server, &question)) {
             Ok(Answer::Deleted) => Ok(()),

@@ -12,7 +12,7 @@ use crate::storage::word::{absolute, leg_of};
 pub(super) fn message(device: &str, words: Vec<String>) -> Result<(), Failure> {
     let words = with_absolute_paths(words)?;
     let changes = words.first().is_some_and(|verb| verb != "check");
-    let Answer::Lines(lines) = ask(device, |id| Question::Message { id, words })? else { return Ok(()) };
+    let Answer::Lines(lines) = ask(device, |device| Question::Message { device, words })? else { return Ok(()) };
     lines
         .iter()
         .try_for_each(|line| print(line))

@@ -39,8 +39,8 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::List { json } => show::list(json)?,
         Verb::Status { devices, json } => show::status(&devices, json)?,
         Verb::Table { devices } => show::lines(&devices, |device| device.table.clone())?,
-        Verb::Suspend { device, noflush } => drop(ask(&device, |id| Question::Suspend { id, noflush })?),
-        Verb::Resume { device } => drop(ask(&device, |id| Question::Resume { id })?),
+        Verb::Suspend { device, noflush } => drop(ask(&device, |device| Question::Suspend { device, noflush })?),
+        Verb::Resume { device } => drop(ask(&device, |device| Question::Resume { device })?),
         Verb::Load { device, table, options } => load(&device, &table, &options)?,
         Verb::Message { device, words } => message::message(&device, words)?,
         Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,
@@ -69,5 +69,5 @@ fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>, json: bool) 
 fn load(word: &str, line: &str, options: &cli::Loaded) -> Result<(), Failure> {
     let common = cli::Common { force: options.force, ..cli::Common::unnamed() };
     let spec = table::of_line(line, &common, options.source.as_deref())?;
-    ask(word, |id| Question::Load { id, spec }).map(drop)
+    ask(word, |device| Question::Load { device, spec }).map(drop)
 }

@@ -15,7 +15,7 @@ use super::table::place_of;
 use super::takeover;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason, wrong_usage};
-use crate::protocol::{self, Answer, DeviceReport, DeviceState, Question};
+use crate::protocol::{self, Answer, DeviceRef, DeviceReport, DeviceState, Question};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::{self, process};
 use crate::storage::ublk_devices_below;
@@ -74,17 +74,18 @@ fn del_stale(rundir: &RunDir, key: &str) -> Vec<Reason> {
 /// The devices that are meant, each once, and what is wrong with the words.
 fn doomed(known: &Known, words: &[String], all: bool) -> (Vec<Doomed>, Vec<Reason>) {
     let mut problems = if all { known.problems.clone() } else { Vec::new() };
-    let mut ids: Vec<u32> = if all { known.devices().iter().map(|device| device.id).collect() } else { Vec::new() };
+    let everything = if all { known.devices() } else { Vec::new() };
+    let mut chosen: Vec<DeviceRef> = everything.iter().map(|device| device.device()).collect();
     for word in words {
         match known.find(word) {
-            Ok((_, device)) if ids.contains(&device.id) => {}
-            Ok((_, device)) => ids.push(device.id),
+            Ok((_, device)) if chosen.contains(&device.device()) => {}
+            Ok((_, device)) => chosen.push(device.device()),
             Err(why) => problems.push(why),
         }
     }
     let mut doomed = Vec::new();
     for (server, family) in known.families.iter().enumerate() {
-        for device in family.devices.iter().filter(|device| ids.contains(&device.id)) {
+        for device in family.devices.iter().filter(|device| chosen.contains(&device.device())) {
             let is_origin = device.json["target"] == "snapshot-origin";
             let below = ublk_devices_below(&device.disks);
             let part = Part { ids: [device.id].into(), below, server, is_origin };
@@ -103,7 +104,7 @@ fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Re
     let gone = || format!("/dev/ublkb{id}: it has just been deleted by another command");
     match rundir.server(key).ok_or_else(gone)? {
         Server { connection: Some(server), .. } => {
-            match protocol::ask(server, &Question::Del { ids: vec![id], force }) {
+            match protocol::ask(server, &Question::Del { devices: vec![device.device()], force }) {
                 Ok(Answer::Deleted) => Ok(()),
                 Ok(Answer::Failed { message }) => Err(message),
                 Ok(_) => Err(format!("/dev/ublkb{id}: its server gave an answer to another question")),
@@ -112,17 +113,18 @@ fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Re
         }
         Server { lives: true, .. } => Err(format!("/dev/ublkb{id}: its server does not answer")),
         Server { damaged: Some(why), .. } => Err(why),
-        Server { state, .. } => del_orphan(rundir, key, state.ok_or_else(gone)?, id, force),
+        Server { state, .. } => del_orphan(rundir, key, state.ok_or_else(gone)?, device.device(), force),
     }
 }
 
 /// Deletes a device whose server has died. What waits for it gets errors.
-fn del_orphan(rundir: &RunDir, key: &str, mut state: State, id: u32, force: bool) -> Result<(), Reason> {
+fn del_orphan(rundir: &RunDir, key: &str, mut state: State, which: DeviceRef, force: bool) -> Result<(), Reason> {
+    let id = which.id;
     if !force {
         return Err(format!("/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"));
     }
     let mut control = Control::open().map_err(|error| error.to_string())?;
-    let Some(at) = state.devices.iter().position(|device| device.id == id) else { return Ok(()) };
+    let Some(at) = state.devices.iter().position(|device| device.device() == which) else { return Ok(()) };
     let device = state.devices.remove(at);
     // Those that another program has deleted stay in the file: the origin's next server must know of them.
     let mut left = Vec::new();
@@ -166,18 +168,18 @@ pub(super) fn recover_in_foreground(words: &[String], source: Option<&Path>) -> 
                 let hint = "give each a process of its own";
                 return Err(wrong_usage(format!("{}: left out by a server that lives: {hint}", words.join(", "))));
             };
-            let left_out = state.devices.into_iter().find(|device| device.id == first.id);
+            let left_out = state.devices.into_iter().find(|device| device.device() == first.device());
             let left_out = left_out.ok_or_else(|| format!("{}: not in its server's state file", first.name))?;
             return keep_left_out(&rundir, &family.key, server, &with_source(left_out, source)?, lock);
         }
         _ => return Err(format!("{}: its server is alive, there is nothing to take over", first.name).into()),
     };
     takeover::refuse_waiting(&takeover::disks_of(&state.devices))?;
-    let ids = words.iter().map(|word| Ok(known.find(word)?.1.id)).collect::<Result<Vec<_>, Reason>>()?;
+    let chosen = words.iter().map(|word| Ok(known.find(word)?.1.device())).collect::<Result<Vec<_>, Reason>>()?;
     let (mut devices, mut wanted) = (Vec::new(), Vec::new());
     for device in state.devices {
         let device = with_source(device, source)?;
-        wanted.extend(ids.contains(&device.id).then(|| device.clone()));
+        wanted.extend(chosen.contains(&device.device()).then(|| device.clone()));
         devices.push(device);
     }
     wanted.iter().try_for_each(|device| takeover::judge(&rundir, device))?;
@@ -196,8 +198,7 @@ fn keep_left_out(
 ) -> Result<ExitCode, Failure> {
     let signals = Signals::catch()?;
     takeover::by_server(server, left_out)?;
-    let path = format!("{}{}", device::BLOCK_PATH, left_out.id);
-    keep::keep(rundir, key, &path, &signals, lock)
+    keep::keep(rundir, key, left_out.device(), &signals, lock)
 }
 
 /// A mirror as it was added, but for the leg that is right: which one was named then says nothing about now.
@@ -212,19 +213,19 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
     let mut problems = if all { known.problems.clone() } else { Vec::new() };
-    let mut ids = Vec::new();
+    let mut chosen = Vec::new();
     for word in words {
         match known.find(word) {
-            Ok((_, device)) => ids.push(device.id),
+            Ok((_, device)) => chosen.push(device.device()),
             Err(why) => problems.push(why),
         }
     }
-    let is_chosen = |family: &&Family| all || family.devices.iter().any(|device| ids.contains(&device.id));
+    let is_chosen = |family: &&Family| all || family.devices.iter().any(|device| chosen.contains(&device.device()));
     let families: Vec<&Family> = known.families.iter().filter(is_chosen).collect();
     for at in order::recovery(&families.iter().map(|family| part_of(family)).collect::<Vec<_>>()) {
         let family = families[at];
         let is_left_out =
-            |device: &&DeviceReport| (all || ids.contains(&device.id)) && device.json["server_pid"].is_null();
+            |device: &&DeviceReport| (all || chosen.contains(&device.device())) && device.json["server_pid"].is_null();
         let left_out: Vec<&DeviceReport> = family.devices.iter().filter(is_left_out).collect();
         problems.extend(recover_family(&rundir, family, &left_out, source));
     }
@@ -276,7 +277,7 @@ fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Vec<Reaso
         return Vec::new();
     }
     let names = left_out.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
-    let question = Question::RecoverLeftOut { ids: left_out.iter().map(|device| device.id).collect() };
+    let question = Question::RecoverLeftOut { devices: left_out.iter().map(|device| device.device()).collect() };
     let disks: Vec<_> = left_out.iter().flat_map(|device| device.disks.clone()).collect();
     ask_to_recover(takeover::refuse_waiting(&disks).map(|()| server), &question, &names)
 }

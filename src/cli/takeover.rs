@@ -80,7 +80,7 @@ pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), 
     let DeviceState { name, id, cookie, .. } = wanted;
     refuse_unless_waiting(&mut control, *id, *cookie).map_err(|why| not_recovered(name, &why))?;
     refuse_waiting(&wanted.disks).map_err(|why| not_recovered(name, &why))?;
-    match protocol::ask(server, &Question::RecoverLeftOut { ids: vec![*id] }) {
+    match protocol::ask(server, &Question::RecoverLeftOut { devices: vec![wanted.device()] }) {
         Ok(answer) => taken_over(answer, std::slice::from_ref(wanted)),
         Err(error) => Err(not_recovered(name, &error.to_string()).into()),
     }

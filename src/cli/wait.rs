@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Waits for the next event.
 pub(super) fn event(word: &str, events: Option<u32>) -> Result<(), Failure> {
-    match ask(word, |id| Question::Wait { id, events })? {
+    match ask(word, |device| Question::Wait { device, events })? {
         Answer::Events(count) => print(&count.to_string()),
         _ => Err(other_answer()),
     }
@@ -27,8 +27,12 @@ pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
     let words = [word.to_owned()];
     let rundir = open_rundir()?;
     let mut bar = None;
+    let mut first = None;
     loop {
         let device = select(&rundir, &words)?.remove(0);
+        if *first.get_or_insert(device.device()) != device.device() {
+            return Err(device.device().replaced().into());
+        }
         let mirror = &device.json["mirror"];
         let number = |key: &str| mirror[key].as_u64();
         let (Some(regions), Some(in_sync), Some(region)) =

@@ -193,6 +193,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::protocol::DeviceRef;
 
     #[test]
     fn a_disk_is_silent_only_while_its_oldest_operation_stays_the_same() {
@@ -217,7 +218,7 @@ mod tests {
         assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
         assert!(begun.elapsed() >= ANSWER_LIMIT && begun.elapsed() < 3 * ANSWER_LIMIT);
         // A command notices it as soon as it looks what the server does.
-        let resume = Question::Resume { id: 0 };
+        let resume = Question::Resume { device: DeviceRef { id: 0, cookie: 1 } };
         let error = connect(&path).and_then(|server| ask(server, &resume)).unwrap_err();
         assert!(error.to_string().contains("has not answered"), "{error}");
         drop(listener);

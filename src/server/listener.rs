@@ -16,7 +16,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::admin::devices::{Directory, LeftOut};
+use super::admin::devices::{Directory, Entry, LeftOut};
 use super::compare::takes_long;
 use super::orphan;
 use crate::data::Caller;
@@ -130,8 +130,12 @@ impl Desk {
     }
 
     fn answer_aside(&self, question: Question, connection: UnixStream) -> io::Result<()> {
+        let devices = self.directory.devices();
+        if let Err(message) = question.refuse_replaced(|id| Some(devices.get(&id)?.info.target_flags)) {
+            return reply(connection, &Answer::Failed { message });
+        }
         let legs = match &question {
-            Question::Message { id, .. } => self.directory.legs_of(*id),
+            Question::Message { device, .. } => devices.get(&device.id).and_then(Entry::legs).unwrap_or_default(),
             _ => Vec::new(),
         };
         match Place::take() {

@@ -37,7 +37,8 @@ pub fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceRepo
     let status = format!("0 {len} {name} {state}");
     let table = table.with_devices(|device| Ok::<_, Infallible>(word(device)));
     let table = table.map_or_else(|never| match never {}, |table| Table { len, ..table }.to_string());
-    DeviceReport { id: device.id, name: device.name.clone(), json, status, table, disks: device.disks.clone() }
+    let (name, disks) = (device.name.clone(), device.disks.clone());
+    DeviceReport { id: device.id, cookie: device.cookie, name, json, status, table, disks }
 }
 
 /// The size that the kernel has for the device.

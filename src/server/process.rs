@@ -16,7 +16,7 @@ use rustix::stdio::dup2_stdout;
 
 use super::{Server, environment, logging, manager, signals};
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Answer, Question};
+use crate::protocol::{self, Answer, DeviceRef, Question};
 use crate::rundir::{self, FamilyLock, RunDir};
 use crate::sys::file_size;
 use crate::ublk::device;
@@ -113,14 +113,14 @@ pub fn foreground(
     let takes_over = matches!(question, Question::Recover(_));
     let (mut server, listener) = listen(rundir, key, true, &environment::prepare(true))?;
     let answer = server.carry_out(question);
-    let added = if let Ok(Answer::Added { path, .. }) = &answer { Some(path.clone()) } else { None };
+    let added = if let Ok(Answer::Added { device, .. }) = &answer { Some(*device) } else { None };
     if let Err(Failure { message, code }) = answer.map_err(Failure::from).and_then(done) {
         let message = match added {
             _ if takes_over => {
                 rundir.remove_socket(key);
                 message
             }
-            Some(path) => format!("{message}; {}", take_back(rundir, key, &mut server, &path)),
+            Some(device) => format!("{message}; {}", take_back(rundir, key, &mut server, device)),
             None => {
                 rundir.remove(key);
                 message
@@ -137,10 +137,10 @@ pub fn foreground(
 }
 
 /// Deletes what was added a moment ago and that no one was told of, with the server's files. Says what is left.
-fn take_back(rundir: &RunDir, key: &str, server: &mut Server, path: &str) -> Reason {
-    let ids = path.strip_prefix(device::BLOCK_PATH).and_then(|id| id.parse().ok()).into_iter().collect();
-    let deleted = server.carry_out(Question::Del { ids, force: true });
-    if let (Err(why), true) = (&deleted, Path::new(path).exists()) {
+fn take_back(rundir: &RunDir, key: &str, server: &mut Server, added: DeviceRef) -> Reason {
+    let path = format!("{}{}", device::BLOCK_PATH, added.id);
+    let deleted = server.carry_out(Question::Del { devices: vec![added], force: true });
+    if let (Err(why), true) = (&deleted, Path::new(&path).exists()) {
         rundir.remove_socket(key);
         return format!(
             "{path} could not be deleted again and has no server now: {why}; `ublk-dm del --force {path}` deletes it"

@@ -151,7 +151,8 @@ fn report(entry: &Entry, facts: &Facts) -> DeviceReport {
     let word = |word: &str| Ok::<_, Infallible>(entry.deps.on_table_line(word));
     let table = table.with_devices(word).map_or_else(|never| match never {}, |table| table.to_string());
     let (name, disks) = (entry.name.clone(), entry.deps.numbers());
-    DeviceReport { id: facts.id, name, json: object(entry, facts), status, table, disks }
+    let cookie = entry.info.target_flags;
+    DeviceReport { id: facts.id, cookie, name, json: object(entry, facts), status, table, disks }
 }
 
 fn mirror_status(facts: &MirrorFacts, mirror: &table::Mirror, deps: &Deps) -> MirrorStatus {

@@ -47,6 +47,16 @@ pub fn number(name: &str, pointer: &str) -> u64 {
     device.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{name}: no number {pointer} in {device}"))
 }
 
+/// What the kernel keeps with a device, as its state file has it.
+pub fn cookie(name: &str) -> u64 {
+    let files = fs::read_dir(run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
+    let states = files.filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let states = states.filter_map(|path| serde_json::from_slice::<Value>(&fs::read(path).ok()?).ok());
+    let devices: Vec<Value> = states.filter_map(|state| state["devices"].as_array().cloned()).flatten().collect();
+    let device = devices.iter().find(|device| device["name"] == name);
+    device.and_then(|device| device["cookie"].as_u64()).unwrap_or_else(|| panic!("no cookie of {name}: {devices:?}"))
+}
+
 pub fn status(name: &str) -> String {
     ublk_dm(&format!("status {name}")).ok().stdout.trim_end().to_string()
 }

@@ -14,8 +14,9 @@ use super::machine::{Machine, Records, Thread};
 use super::prepared::{Prepared, generated_name};
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceSpec};
+use crate::protocol::{Answer, DeviceRef, DeviceSpec};
 use crate::ublk::DeviceInfo;
+use crate::ublk::device::BLOCK_PATH;
 
 impl<M: Machine> Administrator<M> {
     /// Adds one device.
@@ -25,10 +26,11 @@ impl<M: Machine> Administrator<M> {
         let note = self.note_of(&prepared)?;
         self.forget_ticket(&prepared)?;
         let (info, name) = added?;
-        let path = format!("/dev/ublkb{}", info.id);
+        let path = format!("{BLOCK_PATH}{}", info.id);
+        let device = DeviceRef { id: info.id, cookie: info.target_flags };
         self.keep(prepared, info, name);
         self.save();
-        Ok(Answer::Added { path, note })
+        Ok(Answer::Added { path, note, device })
     }
 
     /// Opens the disks of a target and the target itself, without writing anything.

@@ -158,11 +158,6 @@ impl Directory {
     pub fn left_out(&self) -> BTreeMap<u32, LeftOut> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
-
-    /// The legs of a mirror; none of any other device.
-    pub fn legs_of(&self, id: u32) -> Vec<LegRef> {
-        self.devices().get(&id).and_then(Entry::legs).unwrap_or_default()
-    }
 }
 
 /// A device that is not this server's.

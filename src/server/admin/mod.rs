@@ -20,7 +20,7 @@ pub mod targets;
 mod undo;
 
 use crate::failure::Reason;
-use crate::protocol::{Answer, Question};
+use crate::protocol::{Answer, DeviceRef, Question};
 use machine::Machine;
 pub use orphans::{complete, record_left_behind};
 pub use shutdown::LOOK_AGAIN;
@@ -33,17 +33,28 @@ impl<M: Machine> Administrator<M> {
     /// # Errors
     /// Why not, and what is left of the attempt.
     pub fn carry_out(&mut self, question: Question) -> Result<Answer, Reason> {
+        question.refuse_replaced(|id| self.cookie_of(id))?;
         match question {
             Question::Add { name, id, spec } => self.add(name, id, spec),
             Question::Recover(devices) => self.recover(devices),
-            Question::RecoverLeftOut { ids } => self.recover_left_out(&ids),
-            Question::Del { ids, force } => self.del(&ids, force),
-            Question::Suspend { id, noflush } => self.suspend(id, noflush),
-            Question::Resume { id } => self.resume(id),
-            Question::Load { id, spec } => self.load(id, spec),
-            Question::Message { id, words } => self.message(id, &words),
+            Question::RecoverLeftOut { devices } => self.recover_left_out(&ids_of(&devices)),
+            Question::Del { devices, force } => self.del(&ids_of(&devices), force),
+            Question::Suspend { device, noflush } => self.suspend(device.id, noflush),
+            Question::Resume { device } => self.resume(device.id),
+            Question::Load { device, spec } => self.load(device.id, spec),
+            Question::Message { device, words } => self.message(device.id, &words),
             Question::Report | Question::Ping | Question::Wait { .. } => Err("a question for the desk".to_owned()),
             Question::Shutdown => self.shut_down().map(|()| Answer::Done),
         }
     }
+
+    /// The cookie of the device that has a number here, served or left out.
+    fn cookie_of(&self, id: u32) -> Option<u64> {
+        let served = self.devices.get(&id).map(|entry| entry.info.target_flags);
+        served.or_else(|| Some(self.left_out.get(&id)?.device.cookie))
+    }
+}
+
+fn ids_of(devices: &[DeviceRef]) -> Vec<u32> {
+    devices.iter().map(|device| device.id).collect()
 }

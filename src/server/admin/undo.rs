@@ -3,7 +3,6 @@
 use super::machine::Machine;
 use super::state::Administrator;
 use crate::protocol::{Answer, Question};
-use crate::ublk::device;
 
 /// How a command is taken back whose client has left.
 #[derive(Clone, Copy)]
@@ -20,7 +19,7 @@ impl Undo {
         let runs = |id: &u32| admin.devices.get(id).is_some_and(|entry| !entry.suspended);
         match question {
             Question::Add { .. } => Undo::Add,
-            Question::Suspend { id, .. } if runs(id) => Undo::Suspend(*id),
+            Question::Suspend { device, .. } if runs(&device.id) => Undo::Suspend(device.id),
             _ => Undo::No,
         }
     }
@@ -31,10 +30,7 @@ impl<M: Machine> Administrator<M> {
     /// command failed.
     pub fn take_back(&mut self, undo: Undo, answer: &Answer) {
         let taken_back = match (undo, answer) {
-            (Undo::Add, Answer::Added { path, .. }) => {
-                let id = path.trim_start_matches(device::BLOCK_PATH).parse();
-                id.map_err(|_| path.clone()).and_then(|id| self.del(&[id], true))
-            }
+            (Undo::Add, Answer::Added { device, .. }) => self.del(&[device.id], true),
             // Not `resume`, which would put a loaded table in place that has not been asked for.
             (Undo::Suspend(id), Answer::Done) => {
                 let recorded = self.record_suspended(id, false);

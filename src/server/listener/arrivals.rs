@@ -145,7 +145,7 @@ impl Arrival {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{has_left, write_line};
+    use crate::protocol::{DeviceRef, has_left, write_line};
 
     #[test]
     fn a_client_that_says_nothing_keeps_no_other_waiting() {
@@ -154,9 +154,10 @@ mod tests {
         let mute: Vec<_> = (0..MAX_ARRIVALS + 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let mut client = UnixStream::connect(&path).unwrap();
         let begun = Instant::now();
-        write_line(&mut client, &Question::Resume { id: 7 }).unwrap();
+        let device = DeviceRef { id: 7, cookie: u64::MAX };
+        write_line(&mut client, &Question::Resume { device }).unwrap();
         let (question, connection) = arrivals.next().unwrap().unwrap();
-        assert!(matches!(question, Question::Resume { id: 7 }) && !has_left(&connection));
+        assert!(matches!(question, Question::Resume { device: asked } if asked == device) && !has_left(&connection));
         assert!(begun.elapsed() < QUESTION_LIMIT / 2);
         assert!(has_left(&mute[0]) && has_left(&mute[1]) && !has_left(&mute[2]), "there is room for so many");
         // One that speaks in pieces is understood, and one that leaves is noticed.

@@ -51,7 +51,7 @@ pub(super) fn aside(
     let family = family.clone();
     let thread = move || {
         let answer = match &question {
-            Question::Message { id, words } => compare_or_repair(&family, &connection, *id, words, &legs),
+            Question::Message { device, words } => compare_or_repair(&family, &connection, device.id, words, &legs),
             question => wait(&family, &connection, question),
         };
         drop(place);
@@ -62,7 +62,10 @@ pub(super) fn aside(
 
 /// Waits for a device's next event.
 fn wait(family: &Caller, client: &UnixStream, question: &Question) -> Result<Answer, Reason> {
-    let Question::Wait { id, events } = *question else { return Err("not a question to be answered aside".to_owned()) };
+    let Question::Wait { device, events } = *question else {
+        return Err("not a question to be answered aside".to_owned());
+    };
+    let id = device.id;
     let events = family.call_for(client, move |thread, left| async move {
         let device = thread.group.device(id)?;
         let seen = events.unwrap_or_else(|| device.events().count());

@@ -8,7 +8,7 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 use super::machine::{Process, SimMachine};
 use super::records::StateFile;
 use super::town::{CHUNK, COWS, Known, SECTORS, Snap, Town, What};
-use crate::protocol::{Answer, DeviceOptions, DeviceSpec, DeviceState, Question};
+use crate::protocol::{Answer, DeviceOptions, DeviceRef, DeviceSpec, DeviceState, Question};
 use crate::server::admin::machine::{Machine, Records};
 use crate::server::admin::{self, Ending, Undo};
 use crate::ublk::device::is_ours;
@@ -181,7 +181,7 @@ impl Town {
         let (id, cookie, key) = (*id, *cookie, what.key());
         let was_right = !force && matches!(what, What::Snap(_)) && matches!(self.read(what), Some(Ok(_)));
         let deleted = if self.processes.contains_key(key) {
-            self.ask(key, Question::Del { ids: vec![id], force }).map(drop)
+            self.ask(key, Question::Del { devices: vec![DeviceRef { id, cookie }], force }).map(drop)
         } else {
             self.del_orphan(key, id, cookie, force)
         };
@@ -234,10 +234,10 @@ impl Town {
             if self.site.is_dead() {
                 break;
             }
-            let known: Vec<u32> =
-                self.devices.iter().filter(|(what, _)| what.key() == key).map(|(_, device)| device.id).collect();
+            let known = self.devices.iter().filter(|(what, _)| what.key() == key);
+            let known: Vec<DeviceRef> = known.map(|(_, known)| known.device()).collect();
             let answer = if self.processes.contains_key(key) {
-                self.ask(key, Question::RecoverLeftOut { ids: known })
+                self.ask(key, Question::RecoverLeftOut { devices: known })
             } else {
                 match self.left(key) {
                     Ok(devices) if devices.is_empty() => continue,
@@ -260,8 +260,8 @@ impl Town {
     }
 
     pub(super) fn suspend(&mut self, what: What) -> Result<(), String> {
-        let id = self.devices.get(&what).ok_or("not there")?.id;
-        self.ask(what.key(), Question::Suspend { id, noflush: false })?;
+        let device = self.devices.get(&what).ok_or("not there")?.device();
+        self.ask(what.key(), Question::Suspend { device, noflush: false })?;
         if !self.site.is_dead() {
             self.devices.get_mut(&what).ok_or("not there")?.suspended = true;
         }
@@ -269,8 +269,8 @@ impl Town {
     }
 
     pub(super) fn resume(&mut self, what: What) -> Result<(), String> {
-        let id = self.devices.get(&what).ok_or("not there")?.id;
-        let resumed = self.ask(what.key(), Question::Resume { id }).map(drop);
+        let device = self.devices.get(&what).ok_or("not there")?.device();
+        let resumed = self.ask(what.key(), Question::Resume { device }).map(drop);
         if let Some(known) = self.devices.get_mut(&what) {
             // Whatever it came to, the device may run.
             known.suspended = false;

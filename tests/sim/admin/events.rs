@@ -102,15 +102,15 @@ impl Town {
     }
 
     pub(super) fn replace(&mut self, leg: usize, disk: usize) -> Result<(), String> {
-        let id = self.devices.get(&What::Mirror).ok_or("not there")?.id;
+        let device = self.devices.get(&What::Mirror).ok_or("not there")?.device();
         let path = self.site.disks[disk].path.clone();
         let words = vec!["replace".to_owned(), leg.to_string(), path];
-        self.ask(What::Mirror.key(), Question::Message { id, words }).map(drop)
+        self.ask(What::Mirror.key(), Question::Message { device, words }).map(drop)
     }
 
     pub(super) fn load(&mut self) -> Result<(), String> {
-        let id = self.devices.get(&What::Mirror).ok_or("not there")?.id;
-        self.ask(What::Mirror.key(), Question::Load { id, spec: Town::spec(What::Mirror) }).map(drop)
+        let device = self.devices.get(&What::Mirror).ok_or("not there")?.device();
+        self.ask(What::Mirror.key(), Question::Load { device, spec: Town::spec(What::Mirror) }).map(drop)
     }
 
     /// Zeroes the first sector of a COW that no snapshot has, to use it for a new one.

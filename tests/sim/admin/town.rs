@@ -12,6 +12,7 @@ use super::kernel::Pending;
 use super::machine::Process;
 use super::model::{self, Content};
 use super::site::Site;
+use crate::protocol::DeviceRef;
 use crate::ublk::DeviceState as DiskState;
 use crate::ublk::device::is_ours;
 
@@ -41,6 +42,13 @@ pub(super) struct Known {
     pub id: u32,
     pub cookie: u64,
     pub suspended: bool,
+}
+
+impl Known {
+    /// The device, for a question.
+    pub fn device(&self) -> DeviceRef {
+        DeviceRef { id: self.id, cookie: self.cookie }
+    }
 }
 
 /// What the model knows of a snapshot.

@@ -87,12 +87,12 @@ fn hung_disk() {
 fn places() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, MIB));
     let snap = Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s")));
-    let id = server::number("s", "/id");
+    let (id, cookie) = (server::number("s", "/id"), server::cookie("s"));
     let sockets = std::fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
     let socket = sockets.into_iter().find(|path| path.extension().is_some_and(|end| end == "sock")).expect("a socket");
     for round in 0..100 {
         let mut client = UnixStream::connect(&socket).expect("a server");
-        writeln!(client, r#"{{"Wait":{{"id":{id},"events":null}}}}"#).expect("taken");
+        writeln!(client, r#"{{"Wait":{{"device":{{"id":{id},"cookie":{cookie}}},"events":null}}}}"#).expect("taken");
         if round % 10 == 0 {
             let pid = server::number("s", "/server_pid");
             server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));

@@ -30,11 +30,12 @@ fn without_a_place() {
     let (o, c) = disks();
     server::add(&format!("origin --origin {o} --name o"));
     let (id, pid) = (server::number("o", "/id"), server::number("o", "/server_pid"));
+    let cookie = server::cookie("o");
     let sockets = fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
     let socket = sockets.into_iter().find(|path| path.extension().is_some_and(|end| end == "sock")).expect("a socket");
     let wait = || {
         let mut client = UnixStream::connect(&socket).expect("a server");
-        writeln!(client, r#"{{"Wait":{{"id":{id},"events":null}}}}"#).expect("taken");
+        writeln!(client, r#"{{"Wait":{{"device":{{"id":{id},"cookie":{cookie}}},"events":null}}}}"#).expect("taken");
         client
     };
     let waiting: Vec<_> = (0..PLACES).map(|_| wait()).collect();

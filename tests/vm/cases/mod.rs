@@ -1,6 +1,7 @@
 //! The cases, most important first.
 
 mod admin;
+mod admin_asked;
 mod admin_gone;
 mod admin_left_out;
 mod alternate;
@@ -74,6 +75,7 @@ pub fn all() -> Vec<Case> {
     all.extend(noted::cases());
     all.extend(admin::cases());
     all.extend(admin_gone::cases());
+    all.extend(admin_asked::cases());
     all.extend(admin_left_out::cases());
     all.extend(ends::cases());
     all.extend(lost::cases());
