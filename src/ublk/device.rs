@@ -1,6 +1,7 @@
 //! A device's life in the kernel: what it is added with, started, stopped and deleted.
 
 use std::fs::OpenOptions;
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
@@ -166,20 +167,36 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
             Err(error) if error.errno() == Some(libc::EBUSY) && left > 0 => std::thread::sleep(STOP_PAUSE),
             Err(error) if error.errno() == Some(libc::EBUSY) => return Err(in_use(id, "open")),
             // Kernels before 7.0 are not asked; who has it open can be seen all the same.
-            Err(error) => {
-                log::debug!("{error}");
-                match user_of(id) {
-                    None => break,
-                    Some(_) if left > 0 => std::thread::sleep(STOP_PAUSE),
-                    Some(by) => return Err(in_use(id, &by)),
-                }
-            }
+            Err(ControlError::Unsupported { .. }) => match seen_user(id)? {
+                None => break,
+                Some(_) if left > 0 => std::thread::sleep(STOP_PAUSE),
+                Some(by) => return Err(in_use(id, &by)),
+            },
+            // There is no disk that could be in use.
+            Err(error) if error.errno() == Some(libc::ENODEV) => break,
+            Err(error) => return Err(error.to_string()),
         }
     }
     Ok(false)
 }
 
-/// Who uses a device, as far as it can be seen.
+/// Who uses a device, where nothing but looking tells. What cannot be looked at may be in use.
+fn seen_user(id: u32) -> Result<Option<String>, Reason> {
+    let unknown = |what: &str, error: io::Error| {
+        format!("{BLOCK_PATH}{id}: whether it is in use cannot be known: {what}: {error}; use --force if it is not")
+    };
+    match std::fs::metadata(format!("{BLOCK_PATH}{id}")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unknown("its node", error)),
+        Ok(_) => {}
+    }
+    for place in ["/proc/self/mountinfo", "/proc/self/fd"] {
+        std::fs::metadata(place).map_err(|error| unknown(place, error))?;
+    }
+    Ok(user_of(id))
+}
+
+/// Who uses a device that is in use, for a message: it decides nothing.
 fn user_of(id: u32) -> Option<String> {
     let metadata = std::fs::metadata(format!("{BLOCK_PATH}{id}")).ok()?;
     DiskId::of(&metadata).and_then(crate::storage::user_of)
@@ -224,13 +241,19 @@ fn in_use(id: u32, by: &str) -> Reason {
 
 /// A claim that is given up at once tells whether somebody else has one: a file system, another target, a swap area.
 pub fn not_in_use(id: u32) -> Result<(), Reason> {
-    let path = format!("/dev/ublkb{id}");
-    match OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(&path) {
-        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-            let by = user_of(id).unwrap_or_else(|| "in use".to_owned());
-            Err(in_use(id, &by))
-        }
-        _ => Ok(()),
+    let path = format!("{BLOCK_PATH}{id}");
+    let claimed = OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path);
+    not_claimed(id, claimed.map(drop))
+}
+
+/// What an attempt to claim a device says of its use. Only a disk that is not there has no user; any other error tells
+/// nothing, and a device of which nothing is known may be in use.
+fn not_claimed(id: u32, claimed: io::Result<()>) -> Result<(), Reason> {
+    let Err(error) = claimed else { return Ok(()) };
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Ok(()),
+        Some(libc::EBUSY) => Err(in_use(id, &user_of(id).unwrap_or_else(|| "in use".to_owned()))),
+        _ => Err(format!("{BLOCK_PATH}{id}: whether it is in use cannot be known: {error}; use --force if it is not")),
     }
 }
 
@@ -310,6 +333,20 @@ mod tests {
         assert!(!is_ours(&info(78), 77), "another device got the number");
         assert!(!is_ours(&info(0), 77), "another program's device got the number");
         assert!(!is_ours(&info(0), 0), "a cookie that was never given is no cookie");
+    }
+
+    #[test]
+    fn only_a_device_without_a_disk_is_unused_for_certain() {
+        let claim = |errno| not_claimed(1_048_575, Err(io::Error::from_raw_os_error(errno)));
+        for errno in [libc::ENOENT, libc::ENXIO, libc::ENODEV] {
+            assert!(claim(errno).is_ok(), "errno {errno}");
+        }
+        assert!(claim(libc::EBUSY).unwrap_err().contains("in use; end that first"));
+        for errno in [libc::EMFILE, libc::ENFILE, libc::EINTR, libc::EIO, libc::ENOMEM, libc::EPERM, libc::EACCES] {
+            let why = claim(errno).unwrap_err();
+            assert!(why.contains("cannot be known") && why.contains("os error"), "{why}");
+        }
+        assert!(not_claimed(0, Ok(())).is_ok());
     }
 
     #[test]
