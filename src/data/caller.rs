@@ -3,12 +3,11 @@
 //! A job runs between requests, and its caller waits for what it comes to. One that is done for a client of the server
 //! ([`Caller::call_for`]) learns when the client has left, and may end early: nothing is to wait for those who are gone.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -17,23 +16,14 @@ use std::task::Waker;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::DataThread;
+use super::mailbox::{Job, Mailbox};
+use super::thread::DataThread;
 use crate::protocol::until_left_or;
-
-/// What a data thread is to do.
-pub(super) type Job = Box<dyn FnOnce(Rc<DataThread>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
-
-/// What has not been begun yet.
-#[derive(Default)]
-pub(super) struct Mailbox {
-    pub(super) jobs: VecDeque<Job>,
-    pub(super) stop: bool,
-}
 
 /// What other threads reach a data thread by.
 #[derive(Clone)]
 pub struct Caller {
-    pub(super) mailbox: Arc<Mutex<Mailbox>>,
+    pub(super) mailbox: Arc<Mutex<Mailbox<DataThread>>>,
     pub(super) wake: Arc<OwnedFd>,
 }
 
@@ -123,7 +113,7 @@ impl Caller {
         F: Future<Output = T> + 'static,
     {
         let (answer, result) = mpsc::channel();
-        let job: Job = Box::new(move |thread| {
+        let job: Job<DataThread> = Box::new(move |thread| {
             let work = job(thread);
             Box::pin(async move {
                 drop(answer.send(work.await));
@@ -134,7 +124,7 @@ impl Caller {
         Ok(result)
     }
 
-    pub(super) fn post(&self, change: impl FnOnce(&mut Mailbox)) -> io::Result<()> {
+    pub(super) fn post(&self, change: impl FnOnce(&mut Mailbox<DataThread>)) -> io::Result<()> {
         change(&mut self.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
         self.wake()
     }

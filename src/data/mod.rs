@@ -2,11 +2,14 @@
 
 mod caller;
 mod device;
+mod handle;
+mod mailbox;
 #[allow(unsafe_code)]
 mod queue;
 mod thread;
 
 pub use caller::{Caller, Left};
 pub use device::DeviceStats;
+pub use handle::Handle;
 pub use queue::QueueOptions;
-pub use thread::{DataThread, Handle, disk_limits, disk_on};
+pub use thread::{DataThread, disk_limits, disk_on};

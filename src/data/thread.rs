@@ -1,7 +1,7 @@
 //! The data thread of a server: an origin, its snapshots and their devices, all on one ring.
 //!
 //! One thread owns everything that an origin and its snapshots share, so nothing is locked and no request changes
-//! threads. The control thread hands in closures ([`Handle::call`]); they run here between requests. What a
+//! threads. The control thread hands in closures ([`Caller::call`](super::Caller::call)); they run here between requests. What a
 //! device does with a request is in [`super::device`].
 //!
 //! Rule kept here: a device that is removed is taken apart in one order: its tags end, then its target is closed, and
@@ -10,11 +10,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fs::File;
-use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use dm_targets::copy;
@@ -24,17 +23,11 @@ use dm_targets::exec::Executor;
 use dm_targets::group::{Group, Ticket};
 use dm_targets::units::Sectors;
 
-use super::caller::{Caller, Mailbox};
 use super::device::Served;
+use super::mailbox::Mailbox;
 use super::queue::{Queue, QueueOptions};
 use crate::ring::Ring;
 use crate::storage::OpenDisk;
-
-/// The control thread's end of a data thread.
-pub struct Handle {
-    caller: Caller,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
 
 /// Everything on the data thread.
 pub struct DataThread {
@@ -48,52 +41,8 @@ pub struct DataThread {
     lost: Rc<dyn Fn(u32)>,
 }
 
-impl Handle {
-    /// Starts a data thread. `lost` is called on it with the id of a device that the kernel has stopped, whoever asked for
-    /// that.
-    pub fn start(lost: impl Fn(u32) + Send + 'static) -> io::Result<Handle> {
-        let caller = Caller::new()?;
-        let (report, started) = mpsc::channel();
-        let (theirs, listen) = (caller.mailbox.clone(), caller.wake.try_clone()?);
-        let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
-            match DataThread::new(listen, Rc::new(lost)) {
-                Ok(own) => {
-                    if report.send(Ok(())).is_ok() {
-                        own.run(&theirs);
-                    }
-                }
-                // If nobody listens any more there is nobody to tell.
-                Err(error) => drop(report.send(Err(error))),
-            }
-        })?;
-        started.recv().unwrap_or_else(|_| Err(io::Error::other("the data thread ended at once")))?;
-        Ok(Handle { caller, thread: Some(thread) })
-    }
-
-    /// For other threads.
-    pub fn caller(&self) -> Caller {
-        self.caller.clone()
-    }
-
-    /// As [`Caller::call`].
-    pub fn call<T, F>(&self, job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static) -> io::Result<T>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + 'static,
-    {
-        self.caller.call(job)
-    }
-
-    /// Ends the thread, which closes its disks. Its devices must be gone.
-    pub fn stop(&mut self) -> io::Result<()> {
-        self.caller.post(|mailbox| mailbox.stop = true)?;
-        let thread = self.thread.take();
-        thread.map_or(Ok(()), |thread| thread.join().map_err(|_| io::Error::other("the data thread panicked")))
-    }
-}
-
 impl DataThread {
-    fn new(wake: OwnedFd, lost: Rc<dyn Fn(u32)>) -> io::Result<Rc<DataThread>> {
+    pub(super) fn new(wake: OwnedFd, lost: Rc<dyn Fn(u32)>) -> io::Result<Rc<DataThread>> {
         #[cfg(feature = "mutants")]
         break_a_rule();
         let ring = Ring::new()?;
@@ -105,7 +54,7 @@ impl DataThread {
         Ok(Rc::new(DataThread { ring, group, served: RefCell::default(), lost }))
     }
 
-    fn run(self: Rc<Self>, mailbox: &Arc<Mutex<Mailbox>>) {
+    pub(super) fn run(self: Rc<Self>, mailbox: &Arc<Mutex<Mailbox<DataThread>>>) {
         let stopped = Rc::new(Cell::new(false));
         let (own, theirs, flag) = (self.clone(), mailbox.clone(), stopped.clone());
         self.group.executor.spawn(async move { own.read_mailbox(&theirs, &flag).await });
@@ -122,7 +71,7 @@ impl DataThread {
         }
     }
 
-    async fn read_mailbox(self: Rc<Self>, mailbox: &Arc<Mutex<Mailbox>>, stopped: &Cell<bool>) {
+    async fn read_mailbox(self: Rc<Self>, mailbox: &Arc<Mutex<Mailbox<DataThread>>>, stopped: &Cell<bool>) {
         loop {
             let job = std::future::poll_fn(|cx| {
                 self.ring.wake_on_message(cx.waker());
@@ -232,7 +181,7 @@ fn break_a_rule() {
     let name = std::env::var("UBLK_DM_MUTANT").unwrap_or_default();
     match Mutant::named(&name) {
         Some(mutant) => set(Some(mutant)),
-        None => log::error!("UBLK_DM_MUTANT: no mutant is named {name:?}"),
+        None => log::error!("UBLK_DM_MUTANT: no mutant is named \"{name}\""),
     }
     log::warn!("this server breaks a rule on purpose: {name}");
 }

@@ -40,7 +40,7 @@ pub(super) fn compare_or_repair(
                 repaired.map(|_| Vec::new()).map_err(|error| error.to_string())
             })
         }
-        _ => return Err(format!("message {:?}: a mirror takes {MESSAGES}", words.join(" "))),
+        _ => return Err(format!("message '{}': a mirror takes {MESSAGES}", words.join(" "))),
     };
     lines.map_err(|error| error.to_string())?.map(Answer::Lines)
 }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use dm_targets::snapshot::format::{StoreId, identity};
 
+use super::id::DiskId;
+use super::open::OpenDisk;
 use super::opening::Opening;
-use super::{DiskId, OpenDisk};
 
 /// Where the kernel tells what a disk is, best first: world wide names and serial numbers (the last is where virtio has
 /// it), then what stacked devices are called.
@@ -161,7 +162,8 @@ pub fn new_store_id() -> io::Result<StoreId> {
     /// A random number, as the kernel writes it.
     const UUID: &str = "/proc/sys/kernel/random/uuid";
     let text = fs::read_to_string(UUID)?.trim().replace('-', "");
-    let number = u128::from_str_radix(&text, 16).map_err(|_| io::Error::other(format!("{UUID}: {text:?} is no id")))?;
+    let number =
+        u128::from_str_radix(&text, 16).map_err(|_| io::Error::other(format!("{UUID} holds no id: {text}")))?;
     Ok(StoreId(number.to_be_bytes()))
 }
 

@@ -11,86 +11,23 @@
 //!
 //! A disk without a known signature may hold data all the same.
 
+mod found;
 mod probes;
+mod view;
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+pub use found::{Signature, SignatureKind};
+use view::{View, ZFS_BYTES, ZFS_OFFSET};
+
 /// Bytes looked at from the start: up to the end of a btrfs magic number and of a 64 KiB swap header.
 const HEAD_BYTES: u64 = 68 * 1024;
-/// Where ZFS keeps the array of its first label's uberblocks ...
-const ZFS_OFFSET: u64 = 128 * 1024;
-/// ... and how long that is.
-const ZFS_BYTES: u64 = 128 * 1024;
 /// Bytes looked at from the end: up to an md 0.90 superblock.
 const TAIL_BYTES: u64 = 132 * 1024;
 /// Reads start at multiples of this.
 const ALIGN: u64 = 4096;
-
-/// The sort of a signature.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum SignatureKind {
-    /// A device-mapper exception store: the COW of a snapshot.
-    SnapshotStore,
-    /// A device-mapper dirty log of a mirror.
-    MirrorLog,
-    /// A file system.
-    FileSystem,
-    /// Swap space, or a hibernation image in it.
-    Swap,
-    /// A partition table.
-    PartitionTable,
-    /// A part of something larger: RAID, LVM, a cache, a pool.
-    Member,
-    /// An encrypted disk.
-    Encrypted,
-}
-
-/// Something that a disk holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Signature {
-    /// What it is called, as in "it holds NAME".
-    pub name: &'static str,
-    /// Its sort.
-    pub kind: SignatureKind,
-    /// Where it was recognised, in bytes from the start.
-    pub offset: u64,
-}
-
-/// A stretch of the disk, and the disk's size.
-struct View<'a> {
-    bytes: &'a [u8],
-    start: u64,
-    size: u64,
-}
-
-impl<'a> View<'a> {
-    /// `len` bytes at `offset` of the disk, if they are in this stretch.
-    fn get(&self, offset: u64, len: usize) -> Option<&'a [u8]> {
-        let from = usize::try_from(offset.checked_sub(self.start)?).ok()?;
-        self.bytes.get(from..from.checked_add(len)?)
-    }
-
-    /// Whether `magic` stands at `offset`.
-    fn has(&self, offset: u64, magic: &[u8]) -> bool {
-        self.get(offset, magic.len()) == Some(magic)
-    }
-
-    /// The byte at `offset`; 0 outside.
-    fn u8(&self, offset: u64) -> u8 {
-        self.get(offset, 1).map_or(0, |bytes| bytes[0])
-    }
-
-    /// The little-endian number at `offset`; 0 outside.
-    fn u32(&self, offset: u64) -> u32 {
-        let mut array = [0; 4];
-        if let Some(bytes) = self.get(offset, 4) {
-            array.copy_from_slice(bytes);
-        }
-        u32::from_le_bytes(array)
-    }
-}
 
 /// Looks for the first known signature of a disk of `size_bytes`. `read` fills its buffer from a byte offset;
 /// it is called at multiples of 4096, never beyond the size, and at most three times.

@@ -197,7 +197,8 @@ impl Control {
     /// Sends one command and waits for it. `buffer` is its in and out memory and comes back.
     fn run(&mut self, command: &Command, id: Option<u32>, data: u64, buffer: Vec<u8>) -> Result<Vec<u8>, ControlError> {
         let dev_id = id.unwrap_or(NO_DEVICE);
-        log::trace!("ublk control: {} device {id:?} data {data}", command.name);
+        let device = id.map_or_else(|| "no device".to_owned(), |id| format!("device {id}"));
+        log::trace!("ublk control: {} {device} data {data}", command.name);
         match self.ring.run(command.op, dev_id, data, buffer, self.limit) {
             Ok((result, buffer)) if result >= 0 => Ok(buffer),
             Ok((result, _)) => Err(ControlError::of_command(command.name, command.since, id, -result)),

@@ -3,8 +3,9 @@
 //! Positions and numbers are those of the formats' own documents. Three probes, one for each stretch
 //! that is read; each names the first that fits.
 
-use super::SignatureKind::{Encrypted, FileSystem, Member, MirrorLog, PartitionTable, SnapshotStore, Swap};
-use super::{Signature, SignatureKind, View, ZFS_BYTES, ZFS_OFFSET};
+use super::found::SignatureKind::{Encrypted, FileSystem, Member, MirrorLog, PartitionTable, SnapshotStore, Swap};
+use super::found::{Signature, SignatureKind};
+use super::view::{View, ZFS_BYTES, ZFS_OFFSET};
 
 /// A signature that is nothing but bytes at a place.
 struct Magic {

@@ -1,0 +1,31 @@
+//! What can be found on a disk: a signature and its sort.
+
+/// The sort of a signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SignatureKind {
+    /// A device-mapper exception store: the COW of a snapshot.
+    SnapshotStore,
+    /// A device-mapper dirty log of a mirror.
+    MirrorLog,
+    /// A file system.
+    FileSystem,
+    /// Swap space, or a hibernation image in it.
+    Swap,
+    /// A partition table.
+    PartitionTable,
+    /// A part of something larger: RAID, LVM, a cache, a pool.
+    Member,
+    /// An encrypted disk.
+    Encrypted,
+}
+
+/// Something that a disk holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Signature {
+    /// What it is called, as in "it holds NAME".
+    pub name: &'static str,
+    /// Its sort.
+    pub kind: SignatureKind,
+    /// Where it was recognised, in bytes from the start.
+    pub offset: u64,
+}
