@@ -180,7 +180,12 @@ impl LossRecord for LostStore {
             _ => self.cow.names.iter().map(|name| (self.of_disk(name), name.as_str())).collect(),
         };
         let written = files.iter().try_for_each(|(path, name)| self.write(path, name, loss));
-        written.map_err(|error| error.to_string())
+        written.map_err(|error| error.to_string())?;
+        // That it has left says less, and would be recorded once more by the next server.
+        if let Err(error) = (RunDir { path: self.directory.clone() }).forget_departure(&self.cow) {
+            log::warn!("{error}");
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! State files are replaced durably and as a whole ([`durable`]). The directory belongs to its user alone (mode 0700), because
 //! what stands in it is believed.
 
+pub mod departed;
 pub mod durable;
 pub mod journal;
 mod legs;

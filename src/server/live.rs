@@ -18,6 +18,7 @@ use crate::data::{Caller, DataThread, Handle, QueueOptions};
 use crate::failure::Reason;
 use crate::protocol::{Cow, Which};
 use crate::protocol::{DeviceOptions, DeviceState};
+use crate::rundir::departed::Departure;
 use crate::rundir::journal::{self, FileNotes};
 use crate::rundir::lost::LostStore;
 use crate::rundir::{RunDir, family_key};
@@ -273,6 +274,10 @@ impl Open for OpenDisk {
         self.access == Access::ReadOnly
     }
 
+    fn number_in_boot(&self) -> u64 {
+        OpenDisk::number_in_boot(self)
+    }
+
     fn lasting_name(&self) -> String {
         lasting_name(self)
     }
@@ -318,6 +323,18 @@ impl Records for Files {
 
     fn write_legs(&self, state: &LegState) -> Result<(), String> {
         self.rundir.write_legs(&self.key, state).map_err(|error| error.to_string())
+    }
+
+    fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {
+        self.rundir.departures(&self.key, origin, number).map_err(|error| error.to_string())
+    }
+
+    fn note_departure(&self, departure: &Departure) -> Result<(), Reason> {
+        self.rundir.write_departure(&self.key, departure).map_err(|error| error.to_string())
+    }
+
+    fn forget_departure(&self, cow: &Cow) -> Result<(), Reason> {
+        self.rundir.forget_departure(cow).map_err(|error| error.to_string())
     }
 
     fn losses(&self, cow: Cow) -> LostStore {

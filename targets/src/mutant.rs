@@ -48,6 +48,8 @@ pub enum Mutant {
     LossNotTold,
     /// I9: the origin changes after a snapshot has left, and nothing says that the store is right no longer.
     LeftForgotten,
+    /// I9: a snapshot that has left under an earlier server is unknown to the next, which changes the origin.
+    DepartedNotRestored,
     /// I9: a store whose invalid mark cannot be written is not recorded as lost.
     LossForgotten,
     /// I10: a snapshot ends well although its last commit has failed.

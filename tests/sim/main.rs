@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod conduct;
+mod departed;
 mod explore;
 mod faults;
 mod fuzz;

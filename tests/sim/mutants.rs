@@ -8,10 +8,10 @@ use dm_targets::sim::world::Temper;
 use crate::conduct;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
-use crate::{faults, journal, named, seeded, short};
+use crate::{departed, faults, journal, named, seeded, short};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 26] = [
+const MUTANTS: [(Mutant, &str); 27] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -35,6 +35,7 @@ const MUTANTS: [(Mutant, &str); 26] = [
     (Mutant::LossNotTold, "faults"),
     (Mutant::JournalOverForeign, "journal"),
     (Mutant::LeftForgotten, "leaving"),
+    (Mutant::DepartedNotRestored, "leaving"),
     (Mutant::LossForgotten, "unmarked"),
     (Mutant::LastCommitIgnored, "unmarked"),
     (Mutant::NoSpaceInvalidates, "conduct"),
@@ -54,6 +55,7 @@ fn kill_in_conduct(mutant: Mutant) -> Option<(String, Vec<String>)> {
         Mutant::NoSpaceInvalidates => {
             conduct::no_space::data_of_a_snapshot_write(28).err().map(|fault| (fault, Vec::new()))
         }
+        Mutant::DepartedNotRestored => departed::origin_of_a_later_server().err().map(|fault| (fault, Vec::new())),
         Mutant::JournalOverForeign => journal::records_of_another().err().map(|fault| (fault, Vec::new())),
         Mutant::JoinKeepsSettled => [4, 8].into_iter().find_map(|chunk| conduct::settled::join_of_another(chunk).err()),
         _ => None,

@@ -262,6 +262,7 @@ fn clean_up() -> Result<(), Left> {
         bounded(5, &format!("umount -l {dir}"));
     }
     // A server that has answered `del` may still be ending.
+    server::forget_departed();
     let left = server::left_over();
     if !left.is_empty() {
         found.extend(left);

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,13 @@ pub fn forget_lost() -> usize {
     lost.len()
 }
 
+/// Removes what is known of snapshots that have left: the next case has other origins on the same disks.
+pub fn forget_departed() {
+    let files = fs::read_dir(run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let departed = files.filter(|path| path.extension().is_some_and(|end| end == "departed"));
+    departed.for_each(|path| fs::remove_file(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+}
+
 /// Waits until the server's process is no more.
 pub fn wait_gone(pid: u64) {
     wait_for(20, &format!("server process {pid} to end"), || !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false));
@@ -126,8 +134,9 @@ pub fn leftovers() -> Vec<String> {
         found.extend(names.filter(|n| n.starts_with("ublkb") || n.starts_with("ublkc")).map(|n| format!("{dir}/{n}")));
     }
     if let Ok(entries) = fs::read_dir(run_dir()) {
-        // Logs outlive devices.
-        let entries = entries.flatten().map(|e| e.path()).filter(|path| !path.ends_with("log"));
+        // Logs outlive devices, and so does what is known of COWs whose origins may still be changed.
+        let departed = |path: &Path| path.extension().is_some_and(|end| end == "departed");
+        let entries = entries.flatten().map(|e| e.path()).filter(|path| !path.ends_with("log") && !departed(path));
         found.extend(entries.map(|path| path.display().to_string()));
     }
     found

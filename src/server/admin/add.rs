@@ -86,6 +86,9 @@ impl<M: Machine> Administrator<M> {
         log::info!("{name}: /dev/ublkb{} is live", info.id);
         let Prepared { spec, deps, read_only, cow, .. } = prepared;
         let id = info.id;
+        if let Some(cow) = &cow {
+            self.forget_departure(cow);
+        }
         self.devices
             .insert(id, Entry { name, spec, info, number, deps, read_only, suspended: false, loaded: None, cow });
     }

@@ -23,6 +23,15 @@ impl<M: Machine> Administrator<M> {
     /// Stops a device, takes its target apart and deletes it. One that may be in use is told to fail its requests first: the
     /// kernel waits for them, and a mirror may hold some for ever.
     pub(super) fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<End, Reason> {
+        let noted = if self.is_outlived(id) { Ok(()) } else { self.note_departure(id, false) };
+        let unnoted = match noted {
+            // Another program has ended it, which cannot be refused: it is marked instead.
+            Err(why) if self.machine.has_ended(id) => {
+                log::error!("{why}");
+                true
+            }
+            noted => noted.map(|()| false)?,
+        };
         // Another program may have deleted it; what has its number now is not ours to stop.
         let ours = self.ours(id, cookie)?.is_some();
         if !ours || force || !self.machine.try_stop(id)? {
@@ -36,7 +45,10 @@ impl<M: Machine> Administrator<M> {
                 log::warn!("{error}");
             }
         }
-        let outlived = self.is_outlived(id);
+        let outlived = unnoted || self.is_outlived(id);
+        if let Err(why) = if outlived { self.note_departure(id, true) } else { Ok(()) } {
+            log::warn!("{why}");
+        }
         let removed = self.machine.remove(id, outlived);
         let deleted = if ours { self.machine.delete(id) } else { Ok(()) };
         let lost = removed?.err();
@@ -51,8 +63,15 @@ impl<M: Machine> Administrator<M> {
         }
         let mut ids = ids.to_vec();
         origins_first(&mut ids, |id| self.is_origin(id));
+        self.going = ids.iter().copied().collect();
+        let deleted = self.del_each(&ids, force);
+        self.going.clear();
+        deleted
+    }
+
+    fn del_each(&mut self, ids: &[u32], force: bool) -> Result<Answer, Reason> {
         let mut failed = Vec::new();
-        for id in &ids {
+        for id in ids {
             failed.extend(self.del_left_out(*id, force).err());
         }
         let cookie = |id: &u32| Some((*id, self.devices.get(id)?.info.target_flags));
@@ -60,6 +79,8 @@ impl<M: Machine> Administrator<M> {
             match self.take_down(id, cookie, force) {
                 Err(error) => {
                     failed.push(error);
+                    // It stays, so what goes after it leaves it behind.
+                    self.going.remove(&id);
                     if self.is_origin(id) {
                         // It stays, and would be written without them.
                         break;

@@ -18,6 +18,7 @@ use dm_targets::units::Sectors;
 use crate::failure::Reason;
 use crate::protocol::{Cow, Which};
 use crate::protocol::{DeviceOptions, DeviceState};
+use crate::rundir::departed::Departure;
 use crate::storage::signature::Signature;
 use crate::storage::{Access, Claim, DiskId, Ground, Limits, OpenError};
 use crate::ublk::{DeviceInfo, Params};
@@ -34,6 +35,8 @@ pub trait OpenDisk: Send + 'static {
     fn limits(&self) -> &Limits;
     /// Whether it was opened for reading only.
     fn is_read_only(&self) -> bool;
+    /// A number that no other disk has had at its place in this boot; zero if there is none.
+    fn number_in_boot(&self) -> u64;
     /// What it is called in the records of mirrors; its path if nothing better is known.
     fn lasting_name(&self) -> String;
     /// What it holds, if that is something known.
@@ -98,6 +101,21 @@ pub trait Records: Clone + Send + 'static {
     /// # Errors
     /// It cannot be written.
     fn write_legs(&self, state: &LegState) -> Result<(), String>;
+    /// The snapshots that are noted to have left an origin, known by its name and its number in this boot.
+    ///
+    /// # Errors
+    /// That cannot be known.
+    fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason>;
+    /// Notes, durably, that a snapshot has left its origin. Recording a loss of the COW ends that.
+    ///
+    /// # Errors
+    /// It cannot be noted.
+    fn note_departure(&self, departure: &Departure) -> Result<(), Reason>;
+    /// Forgets that a snapshot on a COW has left: there is one again.
+    ///
+    /// # Errors
+    /// It stays noted.
+    fn forget_departure(&self, cow: &Cow) -> Result<(), Reason>;
     /// The record of a COW that may be lost.
     fn losses(&self, cow: Cow) -> Self::Losses;
 }

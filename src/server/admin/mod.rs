@@ -5,6 +5,7 @@
 //! device is touched only after its cookie has been compared; a command that fails says what is left of it.
 
 mod add;
+mod departures;
 pub mod devices;
 mod ending;
 mod kernel;

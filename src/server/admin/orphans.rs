@@ -8,10 +8,12 @@ use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
 use super::devices::{Directory, changes_origin, is_persistent_snapshot};
-use super::machine::{Machine, Records, Thread};
+use super::machine::{Machine, OpenDisk, Records, Thread};
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, DeviceState};
+use crate::rundir::departed::Departure;
+use crate::storage::{Access, Claim};
 
 /// Leaves the COW of a deleted device as it must be: with what its dead server had noted, or marked if it is lost. The
 /// machine is the deleted device's own, without a server.
@@ -88,9 +90,13 @@ pub fn record_left_behind<M: Machine>(
     deleted: &DeviceState,
     staying: &[DeviceState],
 ) -> Result<(), Reason> {
-    let changes = staying.iter().any(|device| changes_origin(&device.spec));
-    if !changes || !is_persistent_snapshot(&deleted.spec) {
+    if staying.is_empty() || !is_persistent_snapshot(&deleted.spec) {
         return Ok(());
+    }
+    if !staying.iter().any(|device| changes_origin(&device.spec)) {
+        // Its origin may be added beside those that stay, by their next server.
+        return note_departure(machine, deleted)
+            .map_err(|why| format!("{}: not deleted: that it leaves its origin cannot be noted: {why}", deleted.name));
     }
     record_lost(machine, deleted)
         .map_err(|why| format!("{}: not deleted: that its COW is lost then cannot be recorded: {why}", deleted.name))
@@ -100,4 +106,14 @@ pub fn record_left_behind<M: Machine>(
 pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Result<(), Reason> {
     let cow = device.cow.clone().ok_or("the state file of an earlier version does not say what its COW is known by")?;
     machine.records().losses(cow).record(Loss::OriginChanged)
+}
+
+/// Notes that a snapshot of a dead server leaves an origin that nothing of its family changes.
+fn note_departure<M: Machine>(machine: &M, device: &DeviceState) -> Result<(), Reason> {
+    let (TargetParams::Snapshot(snapshot), Some(cow)) = (&device.spec.table.params, device.cow.clone()) else {
+        return Ok(());
+    };
+    let origin = machine.open(&snapshot.origin, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
+    let origin_number = origin.number_in_boot();
+    machine.records().note_departure(&Departure { cow, mark_failed: device.lost, origin_number })
 }

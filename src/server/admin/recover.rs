@@ -192,6 +192,8 @@ impl<M: Machine> Administrator<M> {
                 format!("{}: not deleted: that its COW is lost cannot be recorded: {why}", device.name)
             })?;
         }
+        let unnoted = |why| format!("/dev/ublkb{id}: not deleted: that its snapshot leaves cannot be noted: {why}");
+        self.note_left_out(&device).map_err(unnoted)?;
         if self.ours(id, device.cookie)?.is_some() {
             self.machine.stop(id)?;
             self.machine.delete(id)?;

@@ -1,6 +1,6 @@
 //! What the administrator knows of its family, and how that is put on record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dm_targets::group::Ticket;
 
@@ -28,6 +28,10 @@ pub struct Administrator<M: Machine> {
     pub(super) devices: BTreeMap<u32, Entry>,
     pub(super) directory: Directory,
     pub(super) origin: Option<(DiskId, Limits, bool)>,
+    /// The origin's number in this boot.
+    pub(super) origin_number: u64,
+    /// Devices that the command under way deletes.
+    pub(super) going: BTreeSet<u32>,
     pub(super) tickets: u64,
     /// Devices that wait for a server and could not be taken over.
     pub(super) left_out: BTreeMap<u32, LeftOut>,
@@ -49,6 +53,8 @@ impl<M: Machine> Administrator<M> {
             devices: BTreeMap::new(),
             directory,
             origin: None,
+            origin_number: 0,
+            going: BTreeSet::new(),
             tickets: 0,
             left_out: BTreeMap::new(),
             origin_changed: false,

@@ -45,7 +45,7 @@ impl Snapshot {
     }
 
     /// Why its store could come to be wrong when it has left its origin, if it could.
-    pub(super) fn loss_when_left(&self) -> Option<Loss> {
+    pub fn loss_when_left(&self) -> Option<Loss> {
         match self.health() {
             _ if !self.store.is_persistent() => None,
             Health::Valid | Health::Overflowed => Some(Loss::OriginChanged),

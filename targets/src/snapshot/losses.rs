@@ -41,6 +41,13 @@ impl Departed {
         }
     }
 
+    /// A snapshot has left under an earlier server, and the origin has not changed since.
+    pub(super) fn restore(&self, record: Rc<dyn LossRecord>, loss: Loss) {
+        if !mutant::is(Mutant::DepartedNotRestored) {
+            self.0.borrow_mut().push((record, loss));
+        }
+    }
+
     /// A snapshot on a COW joins: whatever left on that COW is right again, or gone.
     pub(super) fn forget(&self, cow: &[String]) {
         self.0.borrow_mut().retain(|(record, _)| !record.cow().iter().any(|name| cow.contains(name)));

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
+use super::losses::{Loss, LossRecord};
 use super::origin_gate::Gate;
 use super::preserved;
 use super::target::{Crowded, Snapshot};
@@ -87,6 +88,11 @@ impl Origin {
             self.settled.borrow_mut().restart([]);
         }
         self.tell_who_is_alone();
+    }
+
+    /// Takes over from an earlier server that a snapshot has left, before anything can change the origin.
+    pub fn restore_departed(&self, record: Rc<dyn LossRecord>, loss: Loss) {
+        self.gate.departed().restore(record, loss);
     }
 
     fn tell_who_is_alone(&self) {

@@ -46,6 +46,10 @@ impl OpenDisk for SimOpen {
         self.read_only
     }
 
+    fn number_in_boot(&self) -> u64 {
+        1
+    }
+
     fn lasting_name(&self) -> String {
         format!("serial {}", self.path)
     }

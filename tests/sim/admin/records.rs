@@ -11,6 +11,7 @@ use dm_targets::snapshot::losses::{Loss, LossRecord};
 
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceState, Which};
+use crate::rundir::departed::Departure;
 use crate::server::admin::machine::{Losses, Records};
 
 /// A state file: what it tells, or that it cannot be read.
@@ -26,6 +27,8 @@ pub struct Files {
     pub states: BTreeMap<String, StateFile>,
     legs: BTreeMap<String, LegState>,
     lost: BTreeMap<String, (String, Loss)>,
+    /// By the store on the COW.
+    departed: BTreeMap<String, Departure>,
     notes: BTreeMap<String, Table>,
 }
 
@@ -142,6 +145,28 @@ impl Records for Directory {
         Ok(())
     }
 
+    fn departures(&self, origin: &str, _number: u64) -> Result<Vec<Departure>, Reason> {
+        let shared = Directory::lock(self);
+        Ok(shared.files.departed.values().filter(|left| left.cow.origin == origin).cloned().collect())
+    }
+
+    fn note_departure(&self, departure: &Departure) -> Result<(), Reason> {
+        let known_by = self.losses(departure.cow.clone()).known_by;
+        let mut shared = Directory::lock(self);
+        shared.write()?.departed.insert(known_by[0].clone(), departure.clone());
+        Ok(())
+    }
+
+    fn forget_departure(&self, cow: &Cow) -> Result<(), Reason> {
+        let known_by = self.losses(cow.clone()).known_by;
+        let mut shared = Directory::lock(self);
+        // A file is removed where nothing can be written, too.
+        if shared.files.departed.contains_key(&known_by[0]) && shared.step() {
+            shared.files.departed.remove(&known_by[0]);
+        }
+        Ok(())
+    }
+
     fn losses(&self, cow: Cow) -> Lost {
         let name = cow.names.first().cloned().unwrap_or_default();
         let by = match cow.store {
@@ -166,7 +191,9 @@ impl LossRecord for Lost {
 
     fn record(&self, loss: Loss) -> Result<(), String> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        shared.write()?.lost.insert(self.known_by[0].clone(), (self.origin.clone(), loss));
+        let files = shared.write()?;
+        files.lost.insert(self.known_by[0].clone(), (self.origin.clone(), loss));
+        files.departed.remove(&self.known_by[0]);
         Ok(())
     }
 }

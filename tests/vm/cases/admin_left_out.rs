@@ -153,6 +153,7 @@ fn deleted() {
     server::del("--all");
     fs::remove_file(stage.aside()).ok();
     remove_records();
+    assert!(server::forget_lost() == 1, "that the deleted one is lost is on record: {:?}", server::lost());
     server::assert_nothing_left("del --all");
 }
 

@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "ends-origin-first", bound_s: 90, disks, run: origin_first },
         Case { name: "ends-left-behind", bound_s: 90, disks, run: |_| left_behind() },
+        Case { name: "ends-left-behind-killed", bound_s: 120, disks, run: |_| left_behind_and_killed() },
         Case { name: "ends-mounted", bound_s: 90, disks, run: |_| mounted() },
         Case { name: "ends-last-commit", bound_s: 120, disks, run: |_| last_commit() },
         Case { name: "ends-of-tables", bound_s: 60, disks, run: |_| tables() },
@@ -92,6 +93,55 @@ fn left_behind() {
     view.snapshot("snap").verify(&new);
     drop((new, top));
     server::del("o s");
+    server::assert_nothing_left("del");
+}
+
+/// As [`left_behind`], and the server that knew of it is killed, or ends, before the origin is written: the next one knows
+/// it as well.
+fn left_behind_and_killed() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
+    let view = View::new("orig", SIZE);
+    view.fill(&Disk::open(&origin));
+    let add_origin = format!("origin --origin {origin} --name o");
+    let line = format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s");
+    for killed in [true, false] {
+        server::add(&add_origin);
+        server::add(&line);
+        let frozen = view.snapshot("snap");
+        server::del("s");
+        let pid = server::number("o", "/server_pid");
+        if killed {
+            sh(&format!("kill -9 {pid}")).ok();
+            server::wait_gone(pid);
+            server::wait_for(20, "state quiesced", || server::device("o")["state"] == "quiesced");
+            ublk_dm("recover o").ok();
+        } else {
+            server::del("o");
+            server::add(&add_origin);
+        }
+        // Nothing has changed yet.
+        let again = Disk::open(&server::add(&line));
+        frozen.verify(&again);
+        drop(again);
+        server::del("s");
+        let pid = server::number("o", "/server_pid");
+        sh(&format!("kill -9 {pid}")).ok();
+        server::wait_gone(pid);
+        server::wait_for(20, "state quiesced", || server::device("o")["state"] == "quiesced");
+        ublk_dm("recover o").ok();
+        let id = server::number("o", "/id");
+        let top = Disk::open(&format!("/dev/ublkb{id}"));
+        view.write(&top, 300, 50);
+        drop(top);
+        let said = ublk_dm(&format!("add {line}")).refused();
+        assert!(said.code == 1 && said.stderr.contains("is lost: its origin was changed"), "{}", said.stderr);
+        Disk::open(&cow).zero(0, CHUNK);
+        let new = Disk::open(&server::add(&line));
+        view.snapshot("snap").verify(&new);
+        drop(new);
+        server::del("o s");
+        Disk::open(&cow).zero(0, CHUNK);
+    }
     server::assert_nothing_left("del");
 }
 

@@ -147,7 +147,11 @@ impl<M: Machine> Administrator<M> {
         let disk = disk.map_err(|error| error.to_string())?;
         let (id, limits) = (disk.id(), *disk.limits());
         let read_only = disk.is_read_only();
+        self.origin_number = disk.number_in_boot();
+        let name = self.machine.disk_name(id, path);
+        let departures = self.machine.records().departures(&name, self.origin_number)?;
         self.machine.call(move |thread| async move { thread.group().set_origin(thread.disk(disk)) })?;
+        self.restore_departures(departures)?;
         self.origin = Some((id, limits, read_only));
         Ok((id, limits, read_only))
     }

@@ -1,0 +1,211 @@
+//! Snapshots that have been deleted while their origin could go on: right until its next change, and wrong afterwards.
+//!
+//! A file for each, beside the records of lost stores ([`super::lost`]). It outlives the family, because the origin may be
+//! given another server before it is changed; whichever server that is takes the file over when it opens the origin.
+//!
+//! Rules kept here: I9 (the file is durable before the command ends that deletes the snapshot), and a file goes only when its
+//! store has been recorded as lost or a snapshot is served from its COW again. An origin is taken for the one in a file only
+//! if it is known to be: another one's writes would lose a snapshot that is right.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use dm_targets::mirror::format::identity_of;
+use dm_targets::snapshot::losses::Loss;
+use serde::{Deserialize, Serialize};
+
+use super::{RunDir, boot_id, durable};
+use crate::protocol::Cow;
+use crate::storage::certainly_differ;
+
+/// How the files' names end.
+const ENDING: &str = "departed";
+
+/// A snapshot that has left its origin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departure {
+    /// By what its COW is known again, and what its origin is called for good.
+    pub cow: Cow,
+    /// The COW could not be marked when it became invalid; else it is right until the origin changes.
+    pub mark_failed: bool,
+    /// The origin's number in that boot; zero if it has none.
+    pub origin_number: u64,
+}
+
+/// What stands in a file.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    /// The origin's family, and the boot in which its name and all numbers mean something.
+    key: String,
+    boot: String,
+    departure: Departure,
+}
+
+impl Departure {
+    /// Why the store must not be used when the origin has changed.
+    pub fn loss(&self) -> Loss {
+        if self.mark_failed { Loss::MarkFailed } else { Loss::OriginChanged }
+    }
+}
+
+impl Content {
+    /// Whether the snapshot has left that origin. A name that lasts decides; without one it is known by its number.
+    fn is_of(&self, key: &str, boot: &str, origin: &str, number: u64) -> bool {
+        let known = &self.departure.cow.origin;
+        if !known.is_empty() && !origin.is_empty() {
+            let here = self.key == key && self.boot == boot && self.departure.origin_number == number;
+            return known == origin || here && !certainly_differ(known, origin);
+        }
+        self.key == key && self.boot == boot && self.departure.origin_number == number
+    }
+}
+
+impl RunDir {
+    /// Writes down, durably, that a snapshot has left the origin of a family.
+    ///
+    /// # Errors
+    /// Why not, with the file's path.
+    pub fn write_departure(&self, key: &str, departure: &Departure) -> io::Result<()> {
+        let path = self.departed_file(&departure.cow);
+        let write = || {
+            let content = Content { key: key.to_owned(), boot: boot_id()?, departure: departure.clone() };
+            durable::replace(&path, &serde_json::to_vec_pretty(&content)?)
+        };
+        write().map_err(|error| at(&path, &error))
+    }
+
+    /// The snapshots that have left an origin: the disk with that name and number, of that family.
+    ///
+    /// # Errors
+    /// A file cannot be read; which origin it speaks of cannot be known then.
+    pub fn departures(&self, key: &str, origin: &str, number: u64) -> io::Result<Vec<Departure>> {
+        let boot = boot_id()?;
+        let mut found = Vec::new();
+        for (_, mut content) in self.departed_files()? {
+            if !content.is_of(key, &boot, origin, number) {
+                continue;
+            }
+            if content.boot != boot {
+                // It would be taken for another disk's.
+                content.departure.cow.number = 0;
+            }
+            found.push(content.departure);
+        }
+        Ok(found)
+    }
+
+    /// A COW has a snapshot again, or is recorded as lost: what left on it is over.
+    ///
+    /// # Errors
+    /// The file stays.
+    pub fn forget_departure(&self, cow: &Cow) -> io::Result<()> {
+        for (path, content) in self.departed_files()? {
+            if is_same(&content.departure.cow, cow) {
+                fs::remove_file(&path).map_err(|error| at(&path, &error))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn departed_file(&self, cow: &Cow) -> PathBuf {
+        let name = cow.names.first().map_or("", String::as_str);
+        let known = format!("{} on {name}", cow.store.word().unwrap_or_default());
+        self.path.join(format!("cow-{:016x}.{ENDING}", identity_of(&known)))
+    }
+
+    fn departed_files(&self) -> io::Result<Vec<(PathBuf, Content)>> {
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(|error| at(&self.path, &error))?,
+        };
+        let mut files = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            if path.extension().is_none_or(|end| end != ENDING) {
+                continue;
+            }
+            let bytes = match fs::read(&path) {
+                // Another family's is over.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                bytes => bytes.map_err(|error| at(&path, &error))?,
+            };
+            let damaged =
+                |error| io::Error::new(ErrorKind::InvalidData, format!("{}: damaged: {error}", path.display()));
+            let content = serde_json::from_slice(&bytes).map_err(damaged)?;
+            files.push((path, content));
+        }
+        Ok(files)
+    }
+}
+
+/// Whether two are the same store on the same disk.
+fn is_same(one: &Cow, other: &Cow) -> bool {
+    let same_disk = one.names.iter().any(|name| other.names.contains(name));
+    one.store == other.store && same_disk
+}
+
+fn at(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use dm_targets::snapshot::format::StoreId;
+
+    use super::*;
+    use crate::protocol::Which;
+    use crate::rundir::lost::LostStore;
+    use dm_targets::snapshot::losses::LossRecord;
+
+    fn departure(id: u8, name: &str, origin: &str) -> Departure {
+        let store = Which::Id(StoreId([id; 16]));
+        let (names, former) = (vec![name.to_owned()], String::new());
+        let cow = Cow { store, names, former, number: 7, origin: origin.to_owned() };
+        Departure { cow, mark_failed: false, origin_number: 3 }
+    }
+
+    fn rundir() -> (tempfile::TempDir, RunDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let rundir = RunDir { path: dir.path().to_owned() };
+        (dir, rundir)
+    }
+
+    #[test]
+    fn a_departure_is_found_by_its_origin_and_by_no_other() {
+        let (_dir, rundir) = rundir();
+        let (named, nameless) = (departure(1, "wwid a", "wwid o"), departure(2, "wwid b", ""));
+        for departure in [&named, &nameless] {
+            rundir.write_departure("block-1-2", departure).unwrap();
+        }
+        let found = |key, origin, number| rundir.departures(key, origin, number).unwrap();
+        assert_eq!(found("block-1-2", "", 3).len(), 2, "what has no name is what has the number");
+        assert_eq!(found("block-8-8", "wwid o", 9), std::slice::from_ref(&named), "attached anew, by its name");
+        assert_eq!(found("block-1-2", "wwid p", 3), [nameless], "another disk at the same place");
+        assert_eq!(found("block-1-2", "", 4), [], "another disk at the same place, without a name");
+        assert_eq!(found("block-1-3", "", 3), []);
+    }
+
+    #[test]
+    fn a_departure_ends_when_its_cow_is_used_again_or_recorded_as_lost() {
+        let (_dir, rundir) = rundir();
+        let (one, two) = (departure(1, "wwid a", "wwid o"), departure(2, "wwid b", "wwid o"));
+        for departure in [&one, &two] {
+            rundir.write_departure("k", departure).unwrap();
+        }
+        rundir.forget_departure(&departure(2, "wwid a", "").cow).unwrap();
+        assert_eq!(rundir.departures("k", "wwid o", 3).unwrap().len(), 2, "another store, on another disk");
+        rundir.forget_departure(&Cow { number: 9, ..one.cow }).unwrap();
+        assert_eq!(rundir.departures("k", "wwid o", 3).unwrap(), std::slice::from_ref(&two));
+        LostStore::of(&rundir, two.cow.clone()).record(two.loss()).unwrap();
+        assert_eq!(rundir.departures("k", "wwid o", 3).unwrap(), []);
+    }
+
+    #[test]
+    fn one_that_cannot_be_read_keeps_the_origin_away() {
+        let (dir, rundir) = rundir();
+        fs::write(dir.path().join("cow-1.departed"), "{").unwrap();
+        let why = rundir.departures("k", "", 0).unwrap_err().to_string();
+        assert!(why.contains("cow-1.departed: damaged"), "{why}");
+    }
+}

@@ -1,0 +1,77 @@
+//! Snapshots that are deleted while their family goes on: right until the origin's next change, which may come under another
+//! server than this one.
+//!
+//! Rule kept here: I9 (that a snapshot has left is durable before its device is gone, and every server knows it before it can
+//! change the origin). A snapshot that is deleted as the last of its family is its user's business, as with device-mapper:
+//! origin and snapshots are to be used together or not at all.
+
+use std::rc::Rc;
+
+use dm_targets::snapshot::losses::Loss;
+use dm_targets::target::Target;
+
+use super::machine::{Machine, Records, Thread};
+use super::state::Administrator;
+use crate::failure::Reason;
+use crate::protocol::{Cow, DeviceState};
+use crate::rundir::departed::Departure;
+
+impl<M: Machine> Administrator<M> {
+    /// Notes that a snapshot leaves, if a device stays through which, or beside which, its origin can come to be changed.
+    /// `outlived`: it is marked on its COW, and noted only if that fails.
+    pub(super) fn note_departure(&self, id: u32, outlived: bool) -> Result<(), Reason> {
+        let Some(cow) = self.devices.get(&id).and_then(|entry| entry.cow.clone()) else { return Ok(()) };
+        if !self.goes_on_without(id) {
+            return Ok(());
+        }
+        let loss = self.machine.call(move |thread| async move {
+            let device = thread.group().device(id);
+            let Some(Target::Snapshot(snapshot)) = device.map(|device| device.target()) else { return None };
+            if outlived {
+                snapshot.give_up().await;
+            }
+            snapshot.loss_when_left()
+        })?;
+        let Some(loss) = loss else { return Ok(()) };
+        let mark_failed = loss == Loss::MarkFailed;
+        let departure = Departure { cow, mark_failed, origin_number: self.origin_number };
+        self.machine.records().note_departure(&departure).map_err(|why| {
+            let what = "that its snapshot leaves the origin cannot be noted, so a later server could take it for right";
+            format!("/dev/ublkb{id}: not deleted: {what}: {why}")
+        })
+    }
+
+    /// Notes that a snapshot of a dead server is deleted, as far as it is known which it is.
+    pub(super) fn note_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
+        let Some(cow) = device.cow.clone().filter(|_| !device.lost && self.goes_on_without(device.id)) else {
+            return Ok(());
+        };
+        let departure = Departure { cow, mark_failed: false, origin_number: self.origin_number };
+        self.machine.records().note_departure(&departure)?;
+        self.restore_departures(vec![departure])
+    }
+
+    /// Has the origin know which snapshots have left it under earlier servers. It cannot be changed before that.
+    pub(super) fn restore_departures(&self, departures: Vec<Departure>) -> Result<(), Reason> {
+        let records = self.machine.records();
+        let left: Vec<_> = departures.into_iter().map(|left| (left.loss(), records.losses(left.cow))).collect();
+        self.machine.call(move |thread| async move {
+            let Some(origin) = thread.group().origin() else { return };
+            left.into_iter().for_each(|(loss, record)| origin.restore_departed(Rc::new(record), loss));
+        })
+    }
+
+    /// A snapshot is served from a COW: nothing has left on it.
+    pub(super) fn forget_departure(&self, cow: &Cow) {
+        if let Err(why) = self.machine.records().forget_departure(cow) {
+            // The next server forgets it when the snapshot joins; without that its origin's change makes the snapshot wrong.
+            log::warn!("{why}");
+        }
+    }
+
+    /// Whether the family has a device when the command under way has ended.
+    fn goes_on_without(&self, id: u32) -> bool {
+        let others = self.devices.keys().chain(self.left_out.keys());
+        others.into_iter().any(|other| *other != id && !self.going.contains(other))
+    }
+}
