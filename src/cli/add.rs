@@ -48,7 +48,7 @@ pub(super) fn create(
 }
 
 fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failure> {
-    let (disk, _) = family::disk_of(&spec.table)?;
+    let disk = spec.table.params.family().disk;
     options.name.as_deref().map_or(Ok(()), refuse_odd_name)?;
     let rundir = open_rundir()?;
     if let Some(bug) = kernels::known_crash(&kernels::release()) {

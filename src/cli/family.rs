@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use dm_targets::table::{Mirror, Table, TargetParams};
+use dm_targets::table::{Family, Mirror, Table, TargetParams};
 
 use super::gone::exists;
 use crate::failure::Failure;
@@ -36,21 +36,9 @@ pub(super) struct Locked {
     pub own: Option<DeviceState>,
 }
 
-/// The disk after which a device's family is named, and the name's beginning.
-pub(super) fn disk_of(table: &Table) -> Result<(&str, &'static str), Failure> {
-    match &table.params {
-        TargetParams::Snapshot(snapshot) => Ok((&snapshot.origin, "")),
-        TargetParams::SnapshotOrigin { origin } => Ok((origin, "")),
-        TargetParams::Mirror(mirror) => Ok((&mirror.legs[0].device, "mirror-")),
-        other @ TargetParams::SnapshotMerge(_) => {
-            Err(format!("target {}: not served by this version", other.name()).into())
-        }
-    }
-}
-
 /// Finds the family of a device and waits for other commands on it.
 pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<Locked, Failure> {
-    let (path, prefix) = disk_of(wanted.table)?;
+    let Family { disk: path, prefix } = wanted.table.params.family();
     let disk = DiskId::of_path(Path::new(path)).map_err(|error| error.to_string())?;
     let base = format!("{prefix}{}", family_key(disk));
     for _ in 0..TRIES {

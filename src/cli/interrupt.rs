@@ -13,7 +13,6 @@ use dm_targets::table::TargetParams;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::family::disk_of;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Answer, DeviceRef, DeviceSpec, Question};
 use crate::rundir::RunDir;
@@ -61,7 +60,7 @@ impl Interrupt {
         server: UnixStream,
         (question, spec): (&Question, &DeviceSpec),
     ) -> Result<Answer, Failure> {
-        let (disk, _) = disk_of(&spec.table)?;
+        let disk = spec.table.params.family().disk;
         let ours = server.try_clone()?;
         if self.with(|state| {
             state.asked = Some(ours);

@@ -31,7 +31,7 @@ pub fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceRepo
         number.trim().split_once(':').and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
     json["major"] = json!(number.map(|number| number.0));
     json["minor"] = json!(number.map(|number| number.1));
-    if let Some((key, object)) = disks_of(table) {
+    if let Some((key, object)) = disks_of(&table.params) {
         json[key] = object;
     }
     let status = format!("0 {len} {name} {state}");
@@ -52,9 +52,9 @@ fn word(path: &str) -> String {
     DiskId::of_path(Path::new(path)).map_or_else(|_| path.to_owned(), |id| id.on_table_line(path))
 }
 
-/// The disks of a device, as `list --json` has them.
-fn disks_of(table: &Table) -> Option<(&'static str, Value)> {
-    match &table.params {
+/// The disks of a device and what its table says of them, as `list --json` has it; what only a server knows is `null`.
+pub fn disks_of(params: &TargetParams) -> Option<(&'static str, Value)> {
+    match params {
         TargetParams::Snapshot(snapshot) => {
             let object = json!({
                 "origin": snapshot.origin, "cow": snapshot.cow,
@@ -76,6 +76,9 @@ fn disks_of(table: &Table) -> Option<(&'static str, Value)> {
             Some(("mirror", object))
         }
         TargetParams::SnapshotOrigin { origin } => Some(("origin", json!({ "path": origin }))),
+        TargetParams::Linear(linear) => {
+            Some(("linear", json!({ "path": linear.device, "offset_bytes": linear.offset.bytes() })))
+        }
         TargetParams::SnapshotMerge(_) => None,
     }
 }
@@ -120,6 +123,14 @@ mod tests {
         assert_eq!(report.json["snapshot"]["chunk_size_bytes"], 4096);
         assert_eq!((&report.json["queue_depth"], &report.json["read_only"]), (&json!(64), &json!(true)));
         assert_eq!((&report.json["health"], &report.json["size_bytes"]), (&json!("unknown"), &json!(32768)));
+    }
+
+    #[test]
+    fn a_dead_linear_device_shows_its_disk() {
+        let line = "0 64 linear /nonsense/a 8";
+        let report = report(&state_of("l", line), "quiesced", None);
+        assert_eq!((report.table.as_str(), report.status.as_str()), (line, "0 64 linear quiesced"));
+        assert_eq!(report.json["linear"], json!({ "path": "/nonsense/a", "offset_bytes": 4096 }));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::admin::devices::{Deps, Entry};
 use super::health;
+use super::orphan;
 use crate::data::{Caller, DeviceStats};
 use crate::failure::Reason;
 use crate::protocol::DeviceReport;
@@ -76,9 +77,9 @@ pub fn devices(entries: &BTreeMap<u32, Entry>, family: &Caller) -> Result<Vec<De
     });
     let mut facts = facts.map_err(|error| error.to_string())?;
     for facts in &mut facts {
-        // An origin's device may be shorter than its disk.
-        let origin = |entry: &&Entry| matches!(entry.spec.table.params, TargetParams::SnapshotOrigin { .. });
-        facts.size = entries.get(&facts.id).filter(origin).map_or(facts.size, |entry| entry.spec.table.len);
+        // A snapshot is cut to whole blocks of its disks.
+        let entry = entries.get(&facts.id).filter(|_| facts.snapshot.is_none());
+        facts.size = entry.map_or(facts.size, |entry| entry.spec.table.len);
     }
     let of = |id: u32| facts.iter().find(|facts| facts.id == id);
     Ok(entries.iter().filter_map(|(id, entry)| Some(report(entry, of(*id)?))).collect())
@@ -88,7 +89,7 @@ fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
     let mut facts = Facts {
         id,
         size: Sectors(0),
-        logical_block_bytes: 512,
+        logical_block_bytes: device.target().logical_block_bytes(),
         stats,
         suspended: device.is_suspended(),
         events: device.events().count(),
@@ -99,10 +100,7 @@ fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
         mirror: None,
     };
     match &device.target() {
-        Target::Nothing => {}
         Target::Mirror(mirror) => {
-            facts.size = mirror.len();
-            facts.logical_block_bytes = mirror.logical_block_bytes();
             let recovery = mirror.recovery();
             facts.copy_bytes = recovery.map_or(0, |progress| progress.bytes);
             facts.mirror = Some(MirrorFacts {
@@ -115,13 +113,9 @@ fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
                 now_ms,
             });
         }
-        Target::Origin(origin) => {
-            facts.logical_block_bytes = origin.disk().limits().logical_block_bytes;
-        }
         Target::Snapshot(snapshot) => {
             let (usage, copied) = (snapshot.usage(), snapshot.stats());
             facts.size = snapshot.len();
-            facts.logical_block_bytes = snapshot.logical_block_bytes();
             (facts.copies, facts.copy_bytes) = (copied.copies, copied.copy_bytes);
             facts.commits = snapshot.store().commits();
             let health = snapshot.health();
@@ -136,6 +130,8 @@ fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
                 exceptions: snapshot.exceptions(),
             });
         }
+        // They have nothing to tell but what their tables say.
+        Target::Origin(_) | Target::Linear(_) | Target::Nothing => {}
     }
     facts
 }
@@ -258,8 +254,11 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
     match (&entry.spec.table.params, &facts.snapshot, &facts.mirror) {
         (TargetParams::Snapshot(table), Some(snapshot), _) => object["snapshot"] = snapshot_object(snapshot, table),
         (TargetParams::Mirror(table), _, Some(mirror)) => object["mirror"] = mirror_object(mirror, table),
-        (TargetParams::SnapshotOrigin { origin }, ..) => object["origin"] = json!({ "path": origin }),
-        _ => {}
+        (params, ..) => {
+            if let Some((key, disks)) = orphan::disks_of(params) {
+                object[key] = disks;
+            }
+        }
     }
     object
 }

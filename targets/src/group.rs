@@ -1,5 +1,5 @@
-//! The targets and devices of one process: an origin with its snapshots, or a mirror. Everything that they share stands
-//! here, and is used by one thread.
+//! The targets and devices of one process: an origin with its snapshots, a mirror, or the linear devices of a disk.
+//! Everything that they share stands here, and is used by one thread.
 //!
 //! Rules kept here: a snapshot joins its origin after its store has been written, and leaves it before its target is taken
 //! apart; one that leaves while its origin goes on being changed is marked invalid first (I9).

@@ -1,4 +1,4 @@
-//! device-mapper's snapshot and mirror targets, and the two services they are made of, over an abstract disk.
+//! device-mapper's snapshot, mirror and linear targets, and the two services they are made of, over an abstract disk.
 //!
 //! This crate is the data path of `ublk-dm`. It knows no ublk, no io_uring, no files, threads, clocks or logging: it is
 //! given disks, memory and time through [`disk`] and runs on the executor in [`exec`]. So every rule about the safety of
@@ -14,7 +14,7 @@
 //! Another program can use it, too: [`io`], [`copy`] and [`snapshot`] show how, on disks in memory ([`ram`]).
 //!
 //! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`], [`io`] (dm-io),
-//! [`copy`] (kcopyd), [`request`], [`snapshot`] and [`mirror`], which do not use each other, and [`table`].
+//! [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`] and [`linear`], which do not use each other, and [`table`].
 //! Above them are [`target`], [`device`] and [`group`].
 //!
 //! # The rules that keep data safe
@@ -39,6 +39,7 @@ pub mod exec;
 pub mod group;
 pub mod hash;
 pub mod io;
+pub mod linear;
 pub mod mirror;
 pub mod mutant;
 pub mod ram;

@@ -122,6 +122,14 @@ pub enum Mutant {
     FailedFlushOvertaken,
     /// A region is in sync after a copy during which a leg could not be flushed.
     CopyThoughFlushFailed,
+    /// A linear device starts where its disk starts.
+    LinearOffsetDropped,
+    /// A linear device reaches beyond its end, into what lies behind it on the disk.
+    LinearUnbounded,
+    /// I10: a linear device answers a flush by itself.
+    LinearFlushDropped,
+    /// I10: a linear device's writes with FUA are durable when they are flushed only.
+    LinearFuaDropped,
 }
 
 #[cfg(any(test, feature = "sim"))]

@@ -6,6 +6,7 @@
 use std::rc::Rc;
 
 use crate::exec::Executor;
+use crate::linear::target::Linear;
 use crate::mirror::target::Mirror;
 use crate::request::{Request, TargetError};
 use crate::snapshot::Cause;
@@ -21,6 +22,8 @@ pub enum Target {
     Origin(Rc<Origin>),
     /// A mirror.
     Mirror(Rc<Mirror>),
+    /// A range of a disk.
+    Linear(Rc<Linear>),
     /// A suspended device between two targets.
     Nothing,
 }
@@ -32,6 +35,7 @@ impl Target {
             Target::Snapshot(snapshot) => snapshot.handle(request).await,
             Target::Origin(origin) => origin.handle(request).await,
             Target::Mirror(mirror) => mirror.handle(request).await,
+            Target::Linear(linear) => linear.handle(request).await,
             Target::Nothing => Err(TargetError::Requeue),
         }
     }
@@ -43,7 +47,7 @@ impl Target {
     pub async fn activate(&self, executor: &Executor) -> Result<(), String> {
         match self {
             Target::Snapshot(snapshot) => snapshot.activate(executor).await.map_err(|error| error.to_string()),
-            Target::Origin(_) | Target::Nothing => Ok(()),
+            Target::Origin(_) | Target::Linear(_) | Target::Nothing => Ok(()),
             Target::Mirror(mirror) => mirror.activate(executor).await.map_err(|error| error.to_string()),
         }
     }
@@ -55,7 +59,7 @@ impl Target {
     pub async fn close(&self) -> Result<(), String> {
         match self {
             Target::Snapshot(snapshot) => snapshot.close().await.map_err(|cause| lost(snapshot, &cause)),
-            Target::Origin(_) | Target::Nothing => Ok(()),
+            Target::Origin(_) | Target::Linear(_) | Target::Nothing => Ok(()),
             Target::Mirror(mirror) => {
                 mirror.close().await;
                 Ok(())
@@ -77,7 +81,18 @@ impl Target {
     pub(crate) async fn commit_all(&self) -> Result<(), String> {
         match self {
             Target::Snapshot(snapshot) => snapshot.commit_all().await.map_err(|cause| lost(snapshot, &cause)),
-            Target::Origin(_) | Target::Mirror(_) | Target::Nothing => Ok(()),
+            Target::Origin(_) | Target::Mirror(_) | Target::Linear(_) | Target::Nothing => Ok(()),
+        }
+    }
+
+    /// The block size of what users see: the largest of the disks'.
+    pub fn logical_block_bytes(&self) -> u32 {
+        match self {
+            Target::Snapshot(snapshot) => snapshot.logical_block_bytes(),
+            Target::Origin(origin) => origin.disk().limits().logical_block_bytes,
+            Target::Mirror(mirror) => mirror.logical_block_bytes(),
+            Target::Linear(linear) => linear.disk().limits().logical_block_bytes,
+            Target::Nothing => 512,
         }
     }
 

@@ -54,6 +54,14 @@ impl Sector {
     pub const fn plus(self, count: Sectors) -> Sector {
         Sector(self.0 + count.0)
     }
+
+    /// Whether a disk can be long enough to have so many sectors from here on.
+    pub const fn has_room_for(self, len: Sectors) -> bool {
+        match self.0.checked_add(len.0) {
+            Some(end) => end <= MAX_LEN.0,
+            None => false,
+        }
+    }
 }
 
 impl Sectors {

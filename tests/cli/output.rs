@@ -162,6 +162,7 @@ fn a_missing_disk_has_one_wording() {
         &["add", "snapshot", "--origin", "/dev/nonsense", "--cow", "/dev/null"],
         &["add", "mirror", "--leg", "/dev/nonsense", "--leg", "/dev/null"],
         &["create", "m", "--table", "0 8 snapshot-origin /dev/nonsense"],
+        &["create", "m", "--table", "0 8 linear /dev/nonsense 0"],
         &["copy", "--from", "/dev/nonsense", "--to", "/dev/null"],
         &["zero", "--to", "/dev/nonsense"],
         &["check", "/dev/nonsense"],
@@ -203,4 +204,27 @@ fn one_leg_is_a_leg() {
     let line = "0 8 mirror core 1 8 1 /dev/null 0";
     let output = ublk_dm(dir.path()).args(["create", "m", "--table", line]).output().expect("it starts");
     assert!(refused(&output, 2).contains("1 leg: "));
+}
+
+#[test]
+fn a_linear_line_that_means_nothing_is_wrong_usage() {
+    let dir = TempDir::new().expect("a directory");
+    let rundir = dir.path().join("run");
+    for (arguments, why) in [
+        ("", "device is missing"),
+        ("/dev/null", "offset is missing"),
+        ("/dev/null 0 0", "one argument too many"),
+        ("/dev/null 8k", "not a decimal number"),
+        ("/dev/null -8", "not a decimal number"),
+        ("/dev/null 18446744073709551615", "beyond any disk"),
+    ] {
+        let line = format!("0 8 linear {arguments}");
+        let output = ublk_dm(&rundir).args(["create", "l", "--table", &line]).output().expect("it starts");
+        let said = refused(&output, 2);
+        assert!(said.contains("linear: ") && said.contains(why), "{line}: {said}");
+    }
+    let line = "0 8 linear /dev/null 0";
+    let output = ublk_dm(&rundir).args(["create", "l", "--table", line, "--source", "/dev/null"]).output();
+    assert!(refused(&output.expect("it starts"), 2).contains("--source"));
+    assert!(!rundir.exists(), "a refused command line has made the run directory");
 }

@@ -17,6 +17,7 @@ mod fuzz;
 mod journal;
 mod judge;
 mod kernel;
+mod linear;
 mod losses;
 mod mirror;
 mod model;

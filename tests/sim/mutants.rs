@@ -8,7 +8,7 @@ use dm_targets::sim::world::Temper;
 use crate::conduct;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
-use crate::{departed, faults, journal, named, seeded, short};
+use crate::{departed, faults, journal, linear, named, seeded, short};
 
 /// All of them, each with the workloads where it should show first.
 const MUTANTS: [(Mutant, &str); 27] = [
@@ -113,10 +113,23 @@ fn every_mutant_is_killed() {
         println!("mutant {mutant:?} killed by case {tried}, {name} {:?} seed {}: {fault}", case.ops, case.seed);
         trace.iter().for_each(|line| println!("    {line}"));
     }
-    killed += mirror_mutants_killed();
-    let all = MUTANTS.iter().chain(&mirror::MUTANTS).filter(|(mutant, _)| is_chosen(*mutant)).count();
+    killed += mirror_mutants_killed() + linear_mutants_killed();
+    let all = MUTANTS.iter().chain(&mirror::MUTANTS).map(|(mutant, _)| mutant).chain(&linear::MUTANTS);
+    let all = all.filter(|mutant| is_chosen(**mutant)).count();
     println!("mutants={killed}/{all}");
     assert_eq!(killed, all);
+}
+
+fn linear_mutants_killed() -> usize {
+    let kill = |mutant: &Mutant| {
+        let fault = linear::kill(*mutant);
+        match &fault {
+            Some(fault) => println!("mutant {mutant:?} killed by linear: {fault}"),
+            None => println!("mutant {mutant:?} SURVIVES"),
+        }
+        fault.is_some()
+    };
+    linear::MUTANTS.into_iter().filter(|mutant| is_chosen(*mutant)).filter(kill).count()
 }
 
 fn mirror_mutants_killed() -> usize {

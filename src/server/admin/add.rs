@@ -39,6 +39,7 @@ impl<M: Machine> Administrator<M> {
             TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
             TargetParams::SnapshotOrigin { origin } => self.prepare_origin(&origin, spec),
             TargetParams::Mirror(mirror) => self.prepare_mirror(&mirror, spec, name, again),
+            TargetParams::Linear(linear) => self.prepare_linear(&linear, spec, again),
             other @ TargetParams::SnapshotMerge(_) => {
                 Err(format!("target {}: not served by this version", other.name()))
             }

@@ -34,10 +34,5 @@ impl Prepared {
 
 /// The name of a device that has been given none: one that no other device has.
 pub(super) fn generated_name(table: &Table, id: u32, taken: &[String]) -> String {
-    let kind = match table.params {
-        TargetParams::SnapshotOrigin { .. } => "origin",
-        TargetParams::Snapshot(_) | TargetParams::SnapshotMerge(_) => "snap",
-        TargetParams::Mirror(_) => "mirror",
-    };
-    free_name(&format!("{kind}{id}"), taken)
+    free_name(&format!("{}{id}", table.params.short_name()), taken)
 }

@@ -22,7 +22,7 @@ pub enum Ending {
     Leaves,
 }
 
-/// The administrator of an origin, its snapshots and their devices; or of a mirror.
+/// The administrator of an origin, its snapshots and their devices; of a mirror; or of the linear devices of a disk.
 pub struct Administrator<M: Machine> {
     pub(super) machine: M,
     pub(super) devices: BTreeMap<u32, Entry>,

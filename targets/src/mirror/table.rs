@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use crate::units::{MAX_LEN, Sector, Sectors};
+use crate::units::{Sector, Sectors};
 use crate::words::{Quoted, TableError, Words, shown};
 
 /// The parameters of a mirror.
@@ -118,7 +118,7 @@ impl Mirror {
             return Err(TableError::new(format!("region size {region}: makes more than {} regions", u32::MAX)));
         }
         legs_fit(self.legs.len())?;
-        if let Some(at) = self.legs.iter().position(|leg| !range_fits(leg.offset, len)) {
+        if let Some(at) = self.legs.iter().position(|leg| !leg.offset.has_room_for(len)) {
             let text = format!("offset {} of leg {at}: the leg would end beyond any device", self.legs[at].offset);
             return Err(TableError::new(text));
         }
@@ -137,11 +137,6 @@ fn legs_fit(count: usize) -> Result<(), TableError> {
         let legs = if count == 1 { "leg" } else { "legs" };
         Err(TableError::new(format!("{count} {legs}: must be {min} to {max}")))
     }
-}
-
-/// The last sector of a range must exist.
-fn range_fits(start: Sector, len: Sectors) -> bool {
-    start.0.checked_add(len.0).is_some_and(|end| end <= MAX_LEN.0)
 }
 
 fn parse_log(words: &mut Words) -> Result<(MirrorLog, Sectors, InitialSync), TableError> {

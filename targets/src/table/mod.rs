@@ -11,6 +11,7 @@ mod size;
 
 use std::fmt;
 
+pub use crate::linear::table::Linear;
 pub use crate::mirror::status::{DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus};
 pub use crate::mirror::table::{InitialSync, Leg, Mirror, MirrorLog};
 pub use crate::snapshot::status::SnapshotStatus;
@@ -46,21 +47,52 @@ pub enum TargetParams {
     },
     /// `mirror`: the same data on several legs.
     Mirror(Mirror),
+    /// `linear`: a range of one disk.
+    Linear(Linear),
+}
+
+/// What the devices of a server have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Family<'a> {
+    /// The disk whose name is theirs.
+    pub disk: &'a str,
+    /// What stands before that name: one disk may be an origin, a leg and more.
+    pub prefix: &'static str,
 }
 
 impl TargetParams {
     /// The target's name in table and status lines.
     pub fn name(&self) -> &'static str {
         match self {
+            TargetParams::Linear(_) => "linear",
             TargetParams::Snapshot(_) => "snapshot",
             TargetParams::SnapshotMerge(_) => "snapshot-merge",
             TargetParams::SnapshotOrigin { .. } => "snapshot-origin",
             TargetParams::Mirror(_) => "mirror",
         }
     }
-}
 
-impl TargetParams {
+    /// What the name of a device begins with that has been given none.
+    pub fn short_name(&self) -> &'static str {
+        match self {
+            TargetParams::Snapshot(_) | TargetParams::SnapshotMerge(_) => "snap",
+            TargetParams::SnapshotOrigin { .. } => "origin",
+            TargetParams::Mirror(_) => "mirror",
+            TargetParams::Linear(_) => "linear",
+        }
+    }
+
+    /// The devices with which this one shares a server.
+    pub fn family(&self) -> Family<'_> {
+        match self {
+            TargetParams::Snapshot(Snapshot { origin, .. })
+            | TargetParams::SnapshotMerge(Snapshot { origin, .. })
+            | TargetParams::SnapshotOrigin { origin } => Family { disk: origin, prefix: "" },
+            TargetParams::Mirror(mirror) => Family { disk: &mirror.legs[0].device, prefix: "mirror-" },
+            TargetParams::Linear(linear) => Family { disk: &linear.device, prefix: "linear-" },
+        }
+    }
+
     /// The device words, in the order of the line.
     pub fn devices(&self) -> Vec<String> {
         self.clone().devices_mut().into_iter().map(std::mem::take).collect()
@@ -74,6 +106,7 @@ impl TargetParams {
             }
             TargetParams::SnapshotOrigin { origin } => vec![origin],
             TargetParams::Mirror(mirror) => mirror.devices_mut(),
+            TargetParams::Linear(linear) => vec![&mut linear.device],
         }
     }
 }
@@ -85,6 +118,7 @@ impl fmt::Display for TargetParams {
             TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => snapshot.fmt(f),
             TargetParams::SnapshotOrigin { origin } => Quoted(origin).fmt(f),
             TargetParams::Mirror(mirror) => mirror.fmt(f),
+            TargetParams::Linear(linear) => linear.fmt(f),
         }
     }
 }
@@ -99,7 +133,7 @@ impl Table {
     /// Parses one line.
     ///
     /// # Errors
-    /// The line is not one of the four targets, or one of its arguments is missing, malformed or out of range.
+    /// The line is of no target that is known, or one of its arguments is missing, malformed or out of range.
     pub fn parse(text: &str) -> Result<Table, TableError> {
         let mut words = Words::new(text)?;
         let start = words.number("start", u64::MAX)?;
@@ -117,8 +151,9 @@ impl Table {
             "snapshot-merge" => TargetParams::SnapshotMerge(Snapshot::parse(&mut words, true)?),
             "snapshot-origin" => TargetParams::SnapshotOrigin { origin: words.next("origin device")? },
             "mirror" => TargetParams::Mirror(Mirror::parse(&mut words, len)?),
+            "linear" => TargetParams::Linear(Linear::parse(&mut words, len)?),
             _ => {
-                let known = "known are snapshot, snapshot-merge, snapshot-origin and mirror";
+                let known = "known are snapshot, snapshot-merge, snapshot-origin, mirror and linear";
                 return Err(TableError::new(format!("target {}: {known}", shown(&name))));
             }
         };

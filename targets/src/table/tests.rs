@@ -22,6 +22,8 @@ fn lines_in_the_kernels_form_are_printed_as_they_were() {
         "0 8192 snapshot 254:0 254:1 P 8 2 discard_zeroes_cow discard_passdown_origin",
         "0 8192 snapshot-merge 254:0 254:1 PO 8",
         "0 8192 snapshot-origin 254:0",
+        "0 8192 linear 254:0 0",
+        "0 8192 linear 254:0 18014398509473791",
         "0 8192 mirror core 1 1024 2 1:2 0 254:0 0",
         "0 8192 mirror core 2 1024 nosync 2 1:2 0 254:0 0 2 handle_errors keep_log",
         "0 8192 mirror disk 3 1:1 1024 nosync 2 1:2 0 254:0 0",
@@ -73,7 +75,15 @@ fn refusals_name_the_argument() {
         ("0 18014398509481984 snapshot-origin a", "length 18014398509481984: must be"),
         ("0 99999999999999999999 snapshot-origin a", "length \"99999999999999999999\": too large"),
         ("0 8", "target is missing"),
-        ("0 8 linear a 0", "target \"linear\": known are"),
+        ("0 8 striped 2 8 a 0 b 0", "target \"striped\": known are"),
+        ("0 8 linear", "linear: device is missing"),
+        ("0 8 linear a", "linear: offset is missing"),
+        ("0 8 linear a -1", "linear: offset \"-1\": not a decimal number"),
+        ("0 8 linear a 8s", "linear: offset \"8s\": not a decimal number"),
+        ("0 8 linear a 0 0", "linear: \"0\" is one argument too many"),
+        ("0 8 linear a 18014398509481976", "linear: offset 18014398509481976: the device would end"),
+        ("0 8 linear a 18446744073709551615", "linear: offset 18446744073709551615: the device would end"),
+        ("0 8 linear a 18446744073709551616", "linear: offset \"18446744073709551616\": too large"),
         ("0 8 snapshot-origin", "snapshot-origin: origin device is missing"),
         ("0 8 snapshot-origin a b", "snapshot-origin: \"b\" is one argument too many"),
         ("0 8 snapshot a b P", "snapshot: needs at least 4 arguments"),
@@ -183,6 +193,8 @@ fn line() -> impl Strategy<Value = Table> {
             }),
             device().prop_map(|origin| TargetParams::SnapshotOrigin { origin }),
             mirror(len).prop_map(TargetParams::Mirror),
+            (device(), 0..1_u64 << 40)
+                .prop_map(|(device, offset)| TargetParams::Linear(Linear { device, offset: Sector(offset) })),
         ]
     };
     (12..40_u32, any::<u64>()).prop_flat_map(move |(bits, random)| {
@@ -220,6 +232,19 @@ fn a_long_line_takes_one_pass() {
     }
 }
 
+#[test]
+fn a_line_says_which_devices_share_a_server() {
+    for (text, prefix, disk, name) in [
+        ("0 8 snapshot a b P 8", "", "a", "snap"),
+        ("0 8 snapshot-origin a", "", "a", "origin"),
+        ("0 8 mirror disk 2 log 2 2 a 0 b 0", "mirror-", "a", "mirror"),
+        ("0 8 linear a 8", "linear-", "a", "linear"),
+    ] {
+        let params = Table::parse(text).unwrap().params;
+        assert_eq!((params.family(), params.short_name()), (Family { disk, prefix }, name), "{text}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
     #[test]
@@ -249,7 +274,7 @@ proptest! {
     fn texts_made_of_our_words_print_to_what_they_mean(
         words in prop::collection::vec(
             prop_oneof![
-                Just("snapshot"), Just("snapshot-merge"), Just("mirror"), Just("core"), Just("disk"), Just("P"),
+                Just("snapshot"), Just("snapshot-merge"), Just("mirror"), Just("linear"), Just("core"), Just("disk"), Just("P"),
                 Just("N"), Just("sync"), Just("0"), Just("1"), Just("2"), Just("8"), Just("1024"), Just("a"), Just("b"),
                 Just("18446744073709551615"), Just("handle_errors"), Just("discard_zeroes_cow"), Just("\\"),
             ],

@@ -22,6 +22,7 @@ mod joins;
 mod kept;
 mod kill;
 mod leaving;
+mod linear;
 mod live;
 mod lost;
 mod mirror_alternate;
@@ -66,6 +67,7 @@ pub fn all() -> Vec<Case> {
     all.extend(fio::cases());
     all.extend(verbs::cases());
     all.extend(tables::cases());
+    all.extend(linear::cases());
     all.extend(hangs::cases());
     all.extend(process::cases());
     all.extend(kept::cases());

@@ -18,6 +18,7 @@ use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
 use super::content::refuse_other;
+use super::disks::{check_range, discard_of};
 use crate::failure::Reason;
 use crate::protocol::DeviceSpec;
 use crate::server::admin::devices::Deps;
@@ -26,7 +27,6 @@ use crate::server::admin::prepared::Prepared;
 use crate::server::admin::state::Administrator;
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, Claim};
-use crate::ublk::Discard;
 use crate::ublk::device;
 
 /// The disks of a mirror, open.
@@ -87,7 +87,9 @@ impl<M: Machine> Administrator<M> {
         // A leg with a volatile cache may join later, and what users do not flush then is not flushed to it. Flushes of legs
         // without one cost nothing.
         let read_only = spec.options.read_only;
-        let params = device::params(&limits, true, disks.len, read_only, discard_of(&disks));
+        // Discards go to all legs or to none, each with its own offset.
+        let discard = discard_of(&limits, Sector(0));
+        let params = device::params(&limits, true, disks.len, read_only, discard);
         let ticket = self.next_ticket();
         let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
         self.open_target(mirror, disks, spec.source, past, label, ticket)?;
@@ -116,18 +118,7 @@ impl<M: Machine> Administrator<M> {
         };
         let block = legs.iter().map(|leg| u64::from(leg.limits().logical_block_size)).max().unwrap_or(512) / 512;
         for (disk, leg) in legs.iter().zip(&mirror.legs) {
-            let (path, offset, size) = (&leg.device, leg.offset.0, disk.size().0);
-            if len.0 > size.saturating_sub(offset) {
-                return Err(format!(
-                    "{path}: {len} sectors from sector {offset} do not fit on a disk of {size} sectors"
-                ));
-            }
-            if offset % (u64::from(disk.limits().logical_block_size) / 512) != 0 {
-                let block = disk.limits().logical_block_size;
-                return Err(format!(
-                    "{path}: offset of {offset} sectors: not a multiple of its block size of {block} bytes"
-                ));
-            }
+            check_range(disk, leg.offset, len)?;
         }
         if len.0 % block != 0 {
             return Err(format!(
@@ -200,19 +191,6 @@ fn check_region<D>(mirror: &Table, disks: &Disks<D>) -> Result<(), Reason> {
         return Err(format!("region size {region}: not a multiple of the legs' block size of {block} bytes"));
     }
     Ok(())
-}
-
-/// Discards go to all legs or to none.
-fn discard_of(disks: &Disks<impl OpenDisk>) -> Option<Discard> {
-    let limits = || disks.legs.iter().map(|leg| leg.limits());
-    let max = limits().map(|limits| limits.discard_max_bytes).min().unwrap_or(0) / 512;
-    let granularity = limits().map(|limits| limits.discard_granularity).max().unwrap_or(0);
-    (max > 0).then(|| Discard {
-        alignment: 0,
-        granularity: granularity.max(512),
-        max_sectors: u32::try_from(max).unwrap_or(u32::MAX),
-        max_write_zeroes_sectors: 0,
-    })
 }
 
 /// Refuses a log device that holds something else.

@@ -2,6 +2,8 @@
 
 mod circle;
 mod content;
+mod disks;
+mod linear;
 mod lost;
 mod messages;
 mod mirror;

@@ -15,6 +15,7 @@ use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
 use super::content::refuse_other;
+use super::disks::check_length;
 use super::lost;
 use crate::failure::Reason;
 use crate::protocol::DeviceSpec;
@@ -23,7 +24,7 @@ use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::prepared::Prepared;
 use crate::server::admin::state::Administrator;
 use crate::storage::signature::SignatureKind;
-use crate::storage::{Access, Claim, DiskId, Limits, OpenErrorKind};
+use crate::storage::{Access, Claim, DiskId, Limits};
 use crate::ublk::device;
 
 /// What the data thread found out about a snapshot it opened.
@@ -137,14 +138,7 @@ impl<M: Machine> Administrator<M> {
         if let Some((id, limits, read_only)) = &self.origin {
             return Ok((*id, *limits, *read_only));
         }
-        let claim = if force { Claim::Shared } else { Claim::Exclusive };
-        let disk = match self.machine.open(path, Access::ReadWrite, claim) {
-            Err(error) if matches!(error.kind, OpenErrorKind::ReadOnly) => {
-                self.machine.open(path, Access::ReadOnly, claim)
-            }
-            other => other,
-        };
-        let disk = disk.map_err(|error| error.to_string())?;
+        let disk = self.open_as_it_is(path, force)?;
         let (id, limits) = (disk.id(), *disk.limits());
         let read_only = disk.is_read_only();
         self.origin_number = disk.number_in_boot();
@@ -226,30 +220,5 @@ fn priority(event: &Event) -> log::Level {
     match event {
         Event::Invalidated(_) | Event::MarkFailed(..) => log::Level::Error,
         Event::Overflowed | Event::Filling(_) => log::Level::Warn,
-    }
-}
-
-/// Refuses a table that is longer than its disk, or ends within a block, as the kernel does: what lies behind the end
-/// would be acknowledged and be nowhere.
-fn check_length(path: &str, len: Sectors, size: Sectors, block: u32) -> Result<(), Reason> {
-    if len > size {
-        return Err(format!("{path}: has {size} sectors, less than the {len} of the table"));
-    }
-    if len.bytes() % u64::from(block) != 0 {
-        return Err(format!("{path}: its blocks have {block} bytes, and a length of {len} sectors ends within one"));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_is_no_longer_than_its_disk_and_ends_with_a_block() {
-        let check = |len| check_length("/dev/x", Sectors(len), Sectors(80), 4096);
-        assert_eq!((check(80), check(8)), (Ok(()), Ok(())));
-        assert!(check(88).unwrap_err().contains("less than the 88"));
-        assert!(check(12).unwrap_err().contains("ends within one"));
     }
 }

@@ -1,0 +1,50 @@
+//! Linear devices, up to the moment where the kernel adds one: the disk opened and claimed, nothing written.
+
+use std::rc::Rc;
+
+use dm_targets::device::Opened;
+use dm_targets::linear::target::Linear;
+use dm_targets::table::Linear as Table;
+use dm_targets::target::Target;
+
+use super::disks::{check_length, check_range, discard_of};
+use crate::failure::Reason;
+use crate::protocol::DeviceSpec;
+use crate::server::admin::devices::Deps;
+use crate::server::admin::machine::{Machine, OpenDisk, Thread};
+use crate::server::admin::prepared::Prepared;
+use crate::server::admin::state::Administrator;
+use crate::ublk::device;
+
+impl<M: Machine> Administrator<M> {
+    pub(in crate::server::admin) fn prepare_linear(
+        &mut self,
+        linear: &Table,
+        spec: DeviceSpec,
+        again: bool,
+    ) -> Result<Prepared, Reason> {
+        let path = &linear.device;
+        if let Some(entry) = self.devices.values().next().filter(|_| !spec.force && !again) {
+            let (id, name) = (entry.info.id, &entry.name);
+            return Err(format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it"));
+        }
+        if !again {
+            self.refuse_circle_of(&spec.table.params)?;
+        }
+        let disk = self.open_as_it_is(path, spec.force)?;
+        let (len, start, limits) = (spec.table.len, linear.offset, *disk.limits());
+        check_range(&disk, start, len)?;
+        check_length(path, len, disk.size(), limits.logical_block_size)?;
+        let read_only = disk.is_read_only() || spec.options.read_only;
+        let mut deps = Deps::default();
+        deps.insert(path, disk.id());
+        let ticket = self.next_ticket();
+        self.machine.call(move |thread: Rc<M::Thread>| async move {
+            let target = Target::Linear(Rc::new(Linear::new(thread.disk(disk), start, len)));
+            thread.group().keep_opened(ticket, Opened { target, events: Rc::default() });
+        })?;
+        let discard = discard_of(&[&limits], start);
+        let params = device::params(&[&limits], limits.volatile_cache, len, read_only, discard);
+        Ok(Prepared { params, ticket, deps, read_only, spec, cow: None })
+    }
+}
