@@ -124,7 +124,7 @@ pub struct Doing {
 }
 
 /// A device of a server, and how to make it again.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceState {
     pub id: u32,
     /// What the kernel keeps with the device: its number may be another device's by now.

@@ -29,7 +29,8 @@ impl<M: Machine> Administrator<M> {
         let path = format!("{BLOCK_PATH}{}", info.id);
         let device = DeviceRef { id: info.id, cookie: info.target_flags };
         self.keep(prepared, info, name);
-        self.save();
+        // It is on record since before it could be used.
+        self.publish();
         Ok(Answer::Added { path, note, device })
     }
 
@@ -115,11 +116,8 @@ impl<M: Machine> Administrator<M> {
         if let Err(error) = started {
             let undone = self.take_down(info.id, info.target_flags, true);
             let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(prepared), Err));
-            if let Err(error) = undone {
-                log::warn!("{error}");
-            }
-            self.save();
-            return Err(error);
+            let left = [undone.err(), self.save().err()].into_iter().flatten();
+            return Err(left.fold(error, |error, left| format!("{error}; and {left}")));
         }
         Ok((info, name))
     }

@@ -70,7 +70,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     fn del_each(&mut self, ids: &[u32], force: bool) -> Result<Answer, Reason> {
-        let mut failed = Vec::new();
+        let (mut failed, mut saved) = (Vec::new(), Ok(()));
         for id in ids {
             failed.extend(self.del_left_out(*id, force).err());
         }
@@ -93,20 +93,24 @@ impl<M: Machine> Administrator<M> {
                     failed.extend(wrong);
                 }
             }
-            self.forget(id);
+            saved = self.forget(id).map_err(|why| format!("/dev/ublkb{id}: deleted, but {why}"));
         }
+        failed.extend(saved.err());
         failed.iter().for_each(|error| log::error!("{error}"));
         if failed.is_empty() { Ok(Answer::Deleted) } else { Err(failed.join("; ")) }
     }
 
     /// Strikes a device that is gone off the list.
-    pub(super) fn forget(&mut self, id: u32) {
+    ///
+    /// # Errors
+    /// The state file tells of it still.
+    pub(super) fn forget(&mut self, id: u32) -> Result<(), Reason> {
         if let Some(entry) = self.devices.remove(&id) {
             // What is known of its writes goes with it.
             self.origin_changed |= changes_origin(&entry.spec);
             log::info!("{}: deleted", entry.name);
         }
-        self.save();
+        self.save()
     }
 
     pub(super) fn is_origin(&self, id: u32) -> bool {

@@ -25,6 +25,8 @@ impl<M: Machine> Administrator<M> {
             }
             Err(error) => log::error!("{name}: {error}"),
         }
-        self.forget(id);
+        if let Err(why) = self.forget(id) {
+            log::error!("{name}: {why}");
+        }
     }
 }

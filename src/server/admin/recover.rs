@@ -63,7 +63,7 @@ impl<M: Machine> Administrator<M> {
             }
             self.keep_again(prepared, info, device);
         }
-        self.save();
+        problems.extend(self.save().err());
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
         Ok(Answer::Recovered { problems })
     }
@@ -110,7 +110,7 @@ impl<M: Machine> Administrator<M> {
         for id in held {
             self.let_through(id, true)?;
         }
-        self.save();
+        problems.extend(self.save().err());
         self.keep_files = !self.left_out.is_empty();
         Ok(Answer::Recovered { problems })
     }
@@ -201,8 +201,8 @@ impl<M: Machine> Administrator<M> {
         self.left_out.remove(&id);
         self.keep_files = !self.left_out.is_empty();
         log::info!("{}: deleted", device.name);
-        self.save();
-        complete(self.machine.beside()?, &device)
+        let saved = self.save().map_err(|why| format!("{}: deleted, but {why}", device.name));
+        complete(self.machine.beside()?, &device).and(saved)
     }
 
     /// Suspends the devices through which the origin changes, and finds out whether it has. Returns those that were not

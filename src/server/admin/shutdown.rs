@@ -5,10 +5,12 @@
 //! acknowledged is put where it belongs, its requests wait in the kernel, and `recover` goes on with it. One that cannot be
 //! recovered keeps the server alive until it is no longer used.
 //!
-//! Rule kept here: an origin that may be written again, by the next server, keeps its snapshots; they would miss what it
+//! Rules kept here: no device is left that the next server would not know of; an origin that may be written again, by the next server, keeps its snapshots; they would miss what it
 //! overwrites (I9).
 
 use std::time::Duration;
+
+use log::Level;
 
 use super::ending::{End, origins_first};
 use super::machine::Machine;
@@ -33,19 +35,37 @@ impl<M: Machine> Administrator<M> {
         }
         let dies = |id: &u32| self.devices.get(id).is_some_and(|entry| !device::is_recoverable(&entry.info));
         if stays.iter().any(|(id, _)| dies(id)) {
-            if self.ending != Ending::Waits {
-                for (_, why) in stays.iter().filter(|(id, _)| dies(id)) {
-                    log::warn!("{why}; it would die with its server (--no-recovery), which ends once it is unused");
-                }
-            }
-            self.ending = Ending::Waits;
+            let fatal = stays.iter().filter(|(id, _)| dies(id)).map(|(_, why)| why.as_str());
+            let why = fatal.collect::<Vec<_>>().join("; ");
+            self.wait_for_end(
+                Level::Warn,
+                format!("{why}; it would die with its server (--no-recovery), which ends once it is unused"),
+            );
             return Ok(());
         }
+        if !stays.is_empty() {
+            if let Err(why) = self.ensure_recorded() {
+                let hint = "the devices are served on; the server ends as soon as it can be written";
+                self.wait_for_end(
+                    Level::Error,
+                    format!("the server cannot end, for the next one would not know its devices: {why}; {hint}"),
+                );
+                return Ok(());
+            }
+        }
         for (id, why) in &stays {
-            self.leave_waiting(*id, why)?;
+            self.leave_waiting(*id, why);
         }
         self.ending = Ending::Leaves;
         Ok(())
+    }
+
+    /// Goes on until the end can be reached, which is tried again every [`LOOK_AGAIN`]. Each reason is said once.
+    fn wait_for_end(&mut self, level: Level, why: Reason) {
+        if self.kept_by.as_ref() != Some(&why) {
+            log::log!(level, "{why}");
+        }
+        (self.kept_by, self.ending) = (Some(why), Ending::Waits);
     }
 
     /// Deletes a device unless it is in use.
@@ -55,18 +75,19 @@ impl<M: Machine> Administrator<M> {
         let End { lost, wrong } = self.take_down(id, cookie, false)?;
         self.lost_at_end |= lost.is_some();
         lost.iter().chain(&wrong).for_each(|error| log::error!("/dev/ublkb{id}: {error}"));
-        self.forget(id);
+        if let Err(why) = self.forget(id) {
+            // Whether that matters is found out when all have ended that can.
+            log::warn!("/dev/ublkb{id}: deleted, but {why}");
+        }
         Ok(())
     }
 
     /// Leaves a device to the next server. Its requests are held back, so that what it has acknowledged is complete.
-    fn leave_waiting(&mut self, id: u32, why: &str) -> Result<(), Reason> {
-        self.record(None)?;
+    fn leave_waiting(&mut self, id: u32, why: &str) {
         if let Err(error) = self.hold(id, true).and_then(|held| held) {
             self.lost_at_end = true;
             log::error!("/dev/ublkb{id}: {error}");
         }
         log::warn!("{why}; it is left waiting for another server, and so is its I/O: run `ublk-dm recover {id}`");
-        Ok(())
     }
 }

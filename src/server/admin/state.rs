@@ -1,5 +1,6 @@
 //! What the administrator knows of its family, and how that is put on record.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dm_targets::group::Ticket;
@@ -16,7 +17,7 @@ pub enum Ending {
     /// It has not been told to end.
     #[default]
     No,
-    /// Devices are in use that would die with it.
+    /// Devices are in use that would die with it, or that the next server could not know of.
     Waits,
     /// Nothing: those that are left wait for the next server.
     Leaves,
@@ -39,6 +40,10 @@ pub struct Administrator<M: Machine> {
     pub(super) origin_changed: bool,
     /// Whether it has been told to end, and what keeps it.
     pub(super) ending: Ending,
+    /// What kept it from its end the last time that was tried, which has been said.
+    pub(super) kept_by: Option<Reason>,
+    /// What the state file tells, as far as this server has written it.
+    on_record: RefCell<Option<Vec<DeviceState>>>,
     /// The run directory's files describe devices of a dead server that have not been taken over yet.
     pub(super) keep_files: bool,
     /// Something acknowledged was lost with a device, and the log says what.
@@ -59,6 +64,8 @@ impl<M: Machine> Administrator<M> {
             left_out: BTreeMap::new(),
             origin_changed: false,
             ending: Ending::No,
+            kept_by: None,
+            on_record: RefCell::new(None),
             keep_files: false,
             lost_at_end: false,
         }
@@ -89,12 +96,16 @@ impl<M: Machine> Administrator<M> {
         self.lost_at_end
     }
 
-    /// What has been changed is known to the desk, and to the next server.
-    pub(super) fn save(&self) {
+    /// Makes what has been changed known to the desk, and to the next server. Where nothing is left there will be none.
+    pub(super) fn save(&self) -> Result<(), Reason> {
         self.publish();
-        if let Err(error) = self.record(None) {
-            log::error!("what has changed is not in the state file: {error}");
+        let nothing_left = self.devices.is_empty() && self.left_out.is_empty() && !self.keep_files;
+        match self.record(None) {
+            Err(why) if nothing_left => log::debug!("{why}"),
+            Err(why) => return Err(format!("what has changed is not on record for the next server: {why}")),
+            Ok(()) => {}
         }
+        Ok(())
     }
 
     pub(super) fn publish(&self) {
@@ -103,9 +114,27 @@ impl<M: Machine> Administrator<M> {
 
     /// Makes the state file tell, durably, of this server's devices, and of one that is to come.
     pub(super) fn record(&self, coming: Option<DeviceState>) -> Result<(), Reason> {
+        let mut devices = self.described();
+        devices.extend(coming);
+        devices.sort_by_key(|device| device.id);
+        self.machine.records().write_state(devices.clone())?;
+        self.on_record.replace(Some(devices));
+        Ok(())
+    }
+
+    /// Makes sure that the state file tells of this server's devices as they are. What is on record already is not written
+    /// again, for which there may be no room.
+    pub(super) fn ensure_recorded(&self) -> Result<(), Reason> {
+        let is_recorded = self.on_record.borrow().as_ref() == Some(&self.described());
+        if is_recorded { Ok(()) } else { self.record(None) }
+    }
+
+    /// What the next server needs of all devices, by id.
+    fn described(&self) -> Vec<DeviceState> {
         let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
-        let devices = self.devices.values().map(Entry::state).chain(left_out);
-        self.machine.records().write_state(devices.chain(coming).collect())
+        let mut devices: Vec<_> = self.devices.values().map(Entry::state).chain(left_out).collect();
+        devices.sort_by_key(|device| device.id);
+        devices
     }
 
     pub(super) fn next_ticket(&mut self) -> Ticket {

@@ -2,6 +2,7 @@
 //! every step, and then again. The judge is [`town`], which knows nothing of the administrator's insides.
 
 mod commands;
+mod ends;
 mod events;
 mod kernel;
 mod machine;
