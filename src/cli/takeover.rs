@@ -11,7 +11,8 @@ use super::client::other_answer;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Answer, DeviceState, Question};
 use crate::rundir::RunDir;
-use crate::rundir::journal::{self, owner::Owner};
+use crate::rundir::journal::find::{self, Purpose};
+use crate::rundir::journal::owner::Owner;
 use crate::storage::{Access, Claim, OpenDisk, content, ublk_devices_below};
 use crate::ublk::{Control, DeviceState as DiskState, device};
 
@@ -68,7 +69,7 @@ fn judge_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
     let Some(store) = content::store_on(&cow)? else { return Ok(()) };
     let owner = Owner::of(&cow, store.identity.map(|identity| identity.store));
     let owner = owner.map_err(|error| format!("{}: {error}", snapshot.cow))?;
-    journal::find(rundir.path(), &cow, &owner, journal::Purpose::GoOn).map(drop)
+    find::find(rundir.path(), &cow, &owner, Purpose::GoOn).map(drop)
 }
 
 /// Makes sure that a living server serves a device of its family: one that it has left out is taken over now.

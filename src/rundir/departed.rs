@@ -15,7 +15,9 @@ use dm_targets::mirror::format::identity_of;
 use dm_targets::snapshot::losses::Loss;
 use serde::{Deserialize, Serialize};
 
-use super::{RunDir, boot_id, durable};
+use super::boot::boot_id;
+use super::directory::RunDir;
+use super::durable;
 use crate::protocol::Cow;
 use crate::storage::certainly_differ;
 

@@ -1,16 +1,12 @@
 //! The journal of a COW in the run directory: records that are not on the COW yet, in a mapped file, so that noting one is
 //! two stores and outlives the process.
 //!
-//! Layout, in words of 64 bits in the machine's byte order: a magic word, the boot's id (two words), the disk's number in
-//! this boot, how many records are on the COW, the store's id (two words, zero if it has none), a hash of the disk's
-//! lasting name (zero if it has none); then [`PLACES`] places of two words, the chunk and the COW chunk of a record. A COW
-//! chunk of zero means that nothing stands there.
-//!
 //! Rules kept here: I10 (a place is written with its COW chunk last, so it never shows half a record), and what
 //! [`Notes`] asks for: a journal of another boot, or of a disk that was attached anew, is not read. It is not thrown away
 //! either: [`owner`] says whose it may be, and who decides is the administrator (`ublk-dm journal`).
 
-mod find;
+pub mod find;
+mod layout;
 pub mod owner;
 
 use std::fs::{self, File, OpenOptions};
@@ -25,19 +21,9 @@ use dm_targets::units::{Chunk, CowChunk};
 use super::durable;
 use crate::sys::disk as sys;
 use crate::sys::mapping::Words;
-pub use find::{Purpose, find};
+pub use layout::EXTENSION;
+use layout::{BYTES, HEADER_WORDS, MAGIC, RECORDED_WORD, WORDS};
 use owner::Owner;
-
-/// Tells one boot of the machine from another.
-pub(super) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-/// First word of a journal, and its version: "ublkdmN1" on a little-endian machine.
-const MAGIC: u64 = 0x314e_6d64_6b6c_6275;
-/// What the names of journals end with.
-pub const EXTENSION: &str = "records";
-const HEADER_WORDS: usize = 8;
-const RECORDED_WORD: usize = 4;
-const WORDS: usize = HEADER_WORDS + 2 * PLACES;
-const BYTES: u64 = (WORDS * size_of::<u64>()) as u64;
 
 /// The journal of one COW.
 pub struct FileNotes {

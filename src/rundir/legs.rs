@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use dm_targets::mirror::leg_state::{KnownLeg, LegState};
 use serde::{Deserialize, Serialize};
 
-use super::{RunDir, boot_id, durable};
+use super::boot::boot_id;
+use super::directory::RunDir;
+use super::durable;
 
 /// The format that is written. Another one is not believed.
 const VERSION: u32 = 1;

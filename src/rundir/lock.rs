@@ -17,7 +17,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::RunDir;
+use super::directory::RunDir;
 use crate::failure::Reason;
 
 /// How long the directory's lock is waited for: it is held for a few small files.

@@ -18,7 +18,9 @@ use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 use serde::{Deserialize, Serialize};
 
-use super::{RunDir, boot_id, durable};
+use super::boot::boot_id;
+use super::directory::RunDir;
+use super::durable;
 use crate::protocol::{Cow, Which};
 use crate::storage::certainly_differ;
 

@@ -4,8 +4,15 @@
 //! kernel hands out again; what cannot be read whole is not used in part; and devices of another boot are gone, whatever the
 //! file says.
 
+use std::fs;
+use std::io;
+
 use serde::{Deserialize, Serialize};
 
+use super::boot::boot_id;
+use super::directory::RunDir;
+use super::durable;
+use crate::failure::Reason;
 use crate::protocol::DeviceState;
 
 /// Version of the file: a program reads its own only.
@@ -46,6 +53,45 @@ impl State {
         }
         let state: State = serde_json::from_slice(bytes).map_err(damaged)?;
         Ok(Some(state).filter(|state| state.boot_id == boot_id))
+    }
+}
+
+impl RunDir {
+    /// Replaces a server's state file, durably.
+    ///
+    /// # Errors
+    /// Why not, with the file's path; the file is as it was.
+    pub fn write_state(&self, key: &str, devices: Vec<DeviceState>) -> Result<(), Reason> {
+        let path = self.state_file(key);
+        let write = || {
+            let bytes = serde_json::to_vec_pretty(&State::new(boot_id()?, devices))?;
+            durable::replace(&path, &bytes)
+        };
+        write().map_err(|error: io::Error| format!("{}: {error}", path.display()))
+    }
+
+    /// Replaces the state file of a server that died, durably.
+    pub fn rewrite_state(&self, key: &str, state: &State) -> Result<(), Reason> {
+        let path = self.state_file(key);
+        let write = || durable::replace(&path, &serde_json::to_vec_pretty(state)?);
+        write().map_err(|error: io::Error| format!("{}: {error}", path.display()))
+    }
+
+    /// Reads a server's state file; `None`: there is none, or it is of another boot.
+    pub fn state(&self, key: &str) -> Result<Option<State>, Reason> {
+        let path = self.state_file(key);
+        let why = |why: String| format!("{}: {why}", path.display());
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes.map_err(|error| why(error.to_string()))?,
+        };
+        let boot_id = boot_id().map_err(|error| why(error.to_string()))?;
+        State::parse(&bytes, &boot_id).map_err(why)
+    }
+
+    /// What all servers, dead ones included, have said of their devices, as far as it can be read.
+    pub fn states(&self) -> io::Result<Vec<State>> {
+        Ok(self.keys()?.iter().filter_map(|key| self.state(key).ok()?).collect())
     }
 }
 

@@ -6,8 +6,9 @@ use dm_targets::snapshot::format::StoreId;
 
 use crate::failure::Reason;
 use crate::rundir::RunDir;
+use crate::rundir::journal::find::{self, Purpose};
 use crate::rundir::journal::owner::Owner;
-use crate::rundir::journal::{self, FileNotes, Purpose};
+use crate::rundir::journal::{self, FileNotes};
 use crate::storage::{Access, Claim, OpenDisk, content};
 
 /// A COW's journal: where, whose, and whether something stands in it.
@@ -24,7 +25,7 @@ fn find(rundir: &RunDir, cow: &OpenDisk, new: Option<StoreId>) -> Result<Journal
         None => (new, Purpose::NewStore),
     };
     let owner = Owner::of(cow, store).map_err(|error| error.to_string())?;
-    let (path, is_left) = journal::find(rundir.path(), cow, &owner, purpose)?;
+    let (path, is_left) = find::find(rundir.path(), cow, &owner, purpose)?;
     Ok(Journal { path, owner, is_left })
 }
 

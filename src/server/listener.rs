@@ -9,25 +9,25 @@
 
 mod arrivals;
 mod aside;
+mod place;
+mod reply;
 
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::admin::devices::{Directory, Entry, LeftOut};
 use super::compare::takes_long;
 use super::orphan;
 use crate::data::Caller;
-use crate::protocol::{self, Answer, Doing, Question};
+use crate::protocol::{Answer, Doing, Question};
 use crate::server::report;
 use crate::storage::opening;
 use arrivals::Arrivals;
-use aside::{Place, aside};
-
-/// How long a client may take to read what it has asked for: commands do it at once.
-const READ_LIMIT: Duration = Duration::from_secs(10);
+use aside::aside;
+use place::Place;
+use reply::reply;
 
 /// What the control thread is told.
 pub(super) enum Visit {
@@ -140,7 +140,7 @@ impl Desk {
         };
         match Place::take() {
             Some(place) => aside(place, &self.family, question, legs, connection),
-            None => reply(connection, &aside::no_place()),
+            None => reply(connection, &place::no_place()),
         }
     }
 
@@ -149,37 +149,5 @@ impl Desk {
         let mut oldest = self.family.call(|thread| async move { thread.ring.oldest() })?;
         oldest.extend(opening());
         Ok(Doing { command: self.at_work.verb(), oldest })
-    }
-}
-
-/// Sends an answer. What does not fit into the socket at once is for a client that reads it slowly, or not at all: that is
-/// sent by a thread of its own, and not for long.
-fn reply(mut connection: UnixStream, answer: &Answer) -> io::Result<()> {
-    let mut line = serde_json::to_vec(answer)?;
-    line.push(b'\n');
-    connection.set_nonblocking(true)?;
-    let sent = match connection.write(&line) {
-        Ok(sent) if sent == line.len() => return Ok(()),
-        Ok(sent) => sent,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(error),
-    };
-    let Some(place) = Place::take() else { return Err(io::ErrorKind::WouldBlock.into()) };
-    connection.set_nonblocking(false)?;
-    connection.set_write_timeout(Some(READ_LIMIT))?;
-    let rest = move || {
-        if let Err(error) = connection.write_all(&line[sent..]) {
-            log::debug!("control socket: {error}");
-        }
-        drop(place);
-    };
-    std::thread::Builder::new().name("reply".into()).spawn(rest).map(drop)
-}
-
-/// Sends the answer to a question that was answered aside.
-fn reply_late(mut connection: UnixStream, answer: &Answer) {
-    let sent = connection.set_write_timeout(Some(READ_LIMIT));
-    if let Err(error) = sent.and_then(|()| protocol::write_line(&mut connection, answer)) {
-        log::debug!("control socket: {error}");
     }
 }

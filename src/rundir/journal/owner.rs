@@ -6,13 +6,13 @@
 //! given to it or given up; one that is certainly another's stops nobody.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use dm_targets::snapshot::format::StoreId;
 
-use super::{BOOT_ID, HEADER_WORDS, MAGIC};
+use super::layout::{HEADER_WORDS, MAGIC};
+use crate::rundir::boot::boot_numbers;
 use crate::rundir::family_key;
 use crate::storage::{OpenDisk, disk_name, lasting_name, names_of};
 
@@ -76,7 +76,7 @@ impl Owner {
             let (high, low) = store.0.split_at(8);
             (number_of(high), number_of(low))
         });
-        Ok(Owner { boot: boot_id()?, number: cow.number_in_boot(), store, name, former })
+        Ok(Owner { boot: boot_numbers()?, number: cow.number_in_boot(), store, name, former })
     }
 
     /// The words of a journal's header.
@@ -142,16 +142,10 @@ fn hash(name: &str) -> u64 {
         .max(1)
 }
 
-/// The boot's id as two numbers.
-fn boot_id() -> io::Result<(u64, u64)> {
-    let text = fs::read_to_string(BOOT_ID)?.replace('-', "");
-    let number = |range: std::ops::Range<usize>| text.get(range).and_then(|part| u64::from_str_radix(part, 16).ok());
-    let id = number(0..16).zip(number(16..32));
-    id.ok_or_else(|| io::Error::other(format!("{BOOT_ID}: {text:?} is no id")))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::storage::{Access, Claim};
 

@@ -4,41 +4,14 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::reply_late;
+use super::place::Place;
+use super::reply::reply_late;
 use crate::data::Caller;
 use crate::failure::Reason;
 use crate::protocol::{Answer, Question};
 use crate::server::admin::devices::LegRef;
 use crate::server::compare::compare_or_repair;
-
-/// Questions that are answered aside at the same time: each costs a thread, and nobody needs more.
-const MAX_ASIDE: usize = 32;
-
-/// How many there are.
-static ASIDE: AtomicUsize = AtomicUsize::new(0);
-
-/// One of [`MAX_ASIDE`]; given back however its owner ends.
-pub(super) struct Place;
-
-impl Place {
-    pub(super) fn take() -> Option<Place> {
-        let more = |taken: usize| (taken < MAX_ASIDE).then_some(taken + 1);
-        ASIDE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok().then(|| Place)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        ASIDE.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// What a client is told for whom there is no place.
-pub(super) fn no_place() -> Answer {
-    Answer::Failed { message: format!("more than {MAX_ASIDE} commands are waiting already") }
-}
 
 /// Answers a question by a thread of its own.
 pub(super) fn aside(

@@ -1,0 +1,112 @@
+//! The run directory itself: where it is, how its files are named, and which families it has.
+
+use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+use crate::storage::DiskId;
+
+/// Where it is unless [`VARIABLE`] says otherwise.
+const DEFAULT: &str = "/run/ublk-dm";
+
+/// Names another run directory.
+pub const VARIABLE: &str = "UBLK_DM_RUN_DIR";
+
+/// The run directory.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    pub(super) path: PathBuf,
+}
+
+/// What is wrong with the run directory, with its path and the way out.
+fn of_directory(path: &Path, what: &str, error: &io::Error) -> io::Error {
+    let hint = format!("set {VARIABLE} to a directory that can be written");
+    io::Error::new(error.kind(), format!("the run directory {} {what}: {error}; {hint}", path.display()))
+}
+
+/// The name of a disk in the directory; a family has its origin's.
+pub fn family_key(origin: DiskId) -> String {
+    match origin {
+        DiskId::Block { major, minor } => format!("block-{major}-{minor}"),
+        DiskId::File { dev, ino } => format!("file-{dev}-{ino}"),
+    }
+}
+
+impl RunDir {
+    /// Opens the run directory. One that does not exist yet has no servers; the first lock makes it.
+    pub fn open() -> io::Result<RunDir> {
+        let path = match std::env::var_os(VARIABLE) {
+            Some(path) if path.is_empty() => {
+                let what = format!("{VARIABLE} is empty: set it to a directory, or unset it for {DEFAULT}");
+                return Err(io::Error::new(ErrorKind::InvalidInput, what));
+            }
+            Some(path) => PathBuf::from(path),
+            None => PathBuf::from(DEFAULT),
+        };
+        // A server has another working directory.
+        let path = std::path::absolute(&path).map_err(|error| of_directory(&path, "cannot be used", &error))?;
+        match fs::metadata(&path) {
+            Ok(found) if !found.is_dir() => {
+                Err(of_directory(&path, "cannot be used", &ErrorKind::NotADirectory.into()))
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(of_directory(&path, "cannot be used", &error)),
+            _ => Ok(RunDir { path }),
+        }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes the directory if it does not exist, and fails if nothing can be written there.
+    pub(super) fn make(&self) -> io::Result<()> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
+        made.map_err(|error| of_directory(&self.path, "cannot be made", &error))?;
+        let writable = access(&self.path, Access::WRITE_OK);
+        writable.map_err(|error| of_directory(&self.path, "cannot be used", &error.into()))
+    }
+
+    /// A server's socket.
+    pub fn socket(&self, key: &str) -> PathBuf {
+        self.path.join(format!("{key}.sock"))
+    }
+
+    pub(super) fn state_file(&self, key: &str) -> PathBuf {
+        self.path.join(format!("{key}.json"))
+    }
+
+    /// Where a server's log is. It stays when the server is gone.
+    pub fn log_path(&self, key: &str) -> PathBuf {
+        self.path.join("log").join(format!("{key}.log"))
+    }
+
+    /// Removes the socket of a server that could not take over, and leaves what it should have taken over.
+    pub fn remove_socket(&self, key: &str) {
+        if let Err(error) = fs::remove_file(self.socket(key)) {
+            log::debug!("{key}: {error}");
+        }
+    }
+
+    /// The names of all families that have a server, dead or alive.
+    pub fn keys(&self) -> io::Result<Vec<String>> {
+        let mut keys = Vec::new();
+        let entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            entries => Some(entries.map_err(|error| of_directory(&self.path, "cannot be read", &error))?),
+        };
+        for entry in entries.into_iter().flatten() {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            if let Some(key) = name.strip_suffix(".json").or_else(|| name.strip_suffix(".sock")) {
+                keys.push(key.to_owned());
+            }
+        }
+        keys.sort();
+        keys.dedup();
+        Ok(keys)
+    }
+}

@@ -1,0 +1,58 @@
+//! A server as its files show it, whether it lives or not.
+
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use super::directory::RunDir;
+use super::state::State;
+use crate::failure::Reason;
+use crate::protocol;
+
+/// A server's files, whether it lives or not.
+pub struct Server {
+    pub key: String,
+    pub state: Option<State>,
+    /// Why its state file cannot be used, with its path.
+    pub damaged: Option<Reason>,
+    /// A connection to it; `None` if it takes none.
+    pub connection: Option<UnixStream>,
+    /// There is a process that listens, whether it answers or not.
+    pub lives: bool,
+}
+
+impl RunDir {
+    /// The names of all devices that state files tell of, but those of one server, and of those that are being added there.
+    pub fn names_beside(&self, key: &str) -> Result<Vec<String>, Reason> {
+        let keys = self.keys().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        // A file that cannot be read holds names that cannot be known.
+        let states = keys.iter().filter(|other| *other != key).filter_map(|other| self.state(other).ok()?);
+        let mut names: Vec<String> = states.flat_map(|state| state.devices).map(|device| device.name).collect();
+        names.extend(self.wanted_names(key).map_err(|error| format!("{}: {error}", self.path.display()))?);
+        Ok(names)
+    }
+
+    /// Removes all files of a server.
+    pub fn remove(&self, key: &str) {
+        self.remove_stale_lock(key);
+        for path in [self.socket(key), self.state_file(key), self.legs_file(key)] {
+            if let Err(error) = fs::remove_file(&path) {
+                if error.kind() != io::ErrorKind::NotFound {
+                    log::warn!("{}: {error}", path.display());
+                }
+            }
+        }
+    }
+
+    /// A server's files, if it has any.
+    pub fn server(&self, key: &str) -> Option<Server> {
+        let (state, damaged) = match self.state(key) {
+            Ok(state) => (state, None),
+            Err(why) => (None, Some(why)),
+        };
+        let connection = protocol::connect(&self.socket(key));
+        let lives = connection.as_ref().err().is_none_or(|error| !protocol::is_absent(error));
+        let known = state.is_some() || damaged.is_some() || lives;
+        known.then(|| Server { key: key.to_owned(), state, damaged, connection: connection.ok(), lives })
+    }
+}

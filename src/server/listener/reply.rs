@@ -1,0 +1,45 @@
+//! Answers on their way to clients.
+//!
+//! Rule kept here: a client that reads slowly, or not at all, keeps no other one waiting.
+
+use std::io::{self, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::place::Place;
+use crate::protocol::{self, Answer};
+
+/// How long a client may take to read what it has asked for: commands do it at once.
+const READ_LIMIT: Duration = Duration::from_secs(10);
+
+/// Sends an answer. What does not fit into the socket at once is for a client that reads it slowly, or not at all: that is
+/// sent by a thread of its own, and not for long.
+pub(super) fn reply(mut connection: UnixStream, answer: &Answer) -> io::Result<()> {
+    let mut line = serde_json::to_vec(answer)?;
+    line.push(b'\n');
+    connection.set_nonblocking(true)?;
+    let sent = match connection.write(&line) {
+        Ok(sent) if sent == line.len() => return Ok(()),
+        Ok(sent) => sent,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+        Err(error) => return Err(error),
+    };
+    let Some(place) = Place::take() else { return Err(io::ErrorKind::WouldBlock.into()) };
+    connection.set_nonblocking(false)?;
+    connection.set_write_timeout(Some(READ_LIMIT))?;
+    let rest = move || {
+        if let Err(error) = connection.write_all(&line[sent..]) {
+            log::debug!("control socket: {error}");
+        }
+        drop(place);
+    };
+    std::thread::Builder::new().name("reply".into()).spawn(rest).map(drop)
+}
+
+/// Sends the answer to a question that was answered aside.
+pub(super) fn reply_late(mut connection: UnixStream, answer: &Answer) {
+    let sent = connection.set_write_timeout(Some(READ_LIMIT));
+    if let Err(error) = sent.and_then(|()| protocol::write_line(&mut connection, answer)) {
+        log::debug!("control socket: {error}");
+    }
+}
