@@ -17,7 +17,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with};
 use serde::Serialize;
 
-use super::{Answer, Doing, Question};
+use super::message::{Answer, Doing, Question};
 
 /// How long a server that lives may take to answer what needs no disk. Its listener does it at once; a machine short of
 /// memory or processors is given time.

@@ -1,0 +1,140 @@
+//! Questions to a server, and its answers.
+
+use serde::{Deserialize, Serialize};
+
+use super::device::{DeviceRef, DeviceReport, DeviceSpec, DeviceState};
+use crate::failure::Reason;
+
+/// A question to a server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Question {
+    /// Add a device.
+    Add {
+        /// Made up from its target and id if not given.
+        name: Option<String>,
+        /// The wanted N of `/dev/ublkbN`.
+        id: Option<u32>,
+        spec: DeviceSpec,
+    },
+    /// Take over the devices of a server that died.
+    Recover(Vec<DeviceState>),
+    /// Take over devices that were left out when the others of a server that died were taken over.
+    RecoverLeftOut { devices: Vec<DeviceRef> },
+    /// Delete devices; `force` also those in use.
+    Del { devices: Vec<DeviceRef>, force: bool },
+    /// All about its devices.
+    Report,
+    /// Whether it lives, and what it is doing.
+    Ping,
+    /// Hold a device's requests back and wait for those in flight.
+    Suspend { device: DeviceRef, noflush: bool },
+    /// Let them through again, to the table that was loaded if one was.
+    Resume { device: DeviceRef },
+    /// Give a device another table, which its next resume puts in place.
+    Load { device: DeviceRef, spec: DeviceSpec },
+    /// A message to a device's target.
+    Message { device: DeviceRef, words: Vec<String> },
+    /// Wait until a device has had more events than that.
+    Wait { device: DeviceRef, events: Option<u32> },
+    /// End, deleting every device.
+    Shutdown,
+}
+
+/// What a server is doing.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Doing {
+    /// The command that is being carried out.
+    pub command: Option<String>,
+    /// Disks that have been given something to do, and the number of the oldest operation: as long as that is the same, the
+    /// disk has not answered.
+    pub oldest: Vec<(String, u64)>,
+}
+
+/// A server's answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Answer {
+    Added {
+        /// What its user should know.
+        note: Option<String>,
+        path: String,
+        device: DeviceRef,
+    },
+    Deleted,
+    /// Devices have been taken over; what could not be done has a line each.
+    Recovered {
+        problems: Vec<String>,
+    },
+    Done,
+    /// What a message gave, to be printed.
+    Lines(Vec<String>),
+    Events(u32),
+    Devices(Vec<DeviceReport>),
+    Doing(Doing),
+    Failed {
+        message: String,
+    },
+}
+
+impl Question {
+    /// The devices that it is about and that must be there.
+    pub fn devices(&self) -> &[DeviceRef] {
+        match self {
+            Question::RecoverLeftOut { devices } | Question::Del { devices, .. } => devices,
+            Question::Suspend { device, .. }
+            | Question::Resume { device }
+            | Question::Load { device, .. }
+            | Question::Message { device, .. }
+            | Question::Wait { device, .. } => std::slice::from_ref(device),
+            Question::Add { .. } | Question::Recover(_) | Question::Report | Question::Ping | Question::Shutdown => &[],
+        }
+    }
+
+    /// Refuses a question about a device whose number has another one by now. `cookie` is what a number's device has; one
+    /// that is not there is nothing to be taken for another.
+    pub fn refuse_replaced(&self, cookie: impl Fn(u32) -> Option<u64>) -> Result<(), Reason> {
+        let replaced = |device: &&DeviceRef| cookie(device.id).is_some_and(|cookie| cookie != device.cookie);
+        self.devices().iter().find(replaced).map_or(Ok(()), |device| Err(device.replaced()))
+    }
+
+    /// What it asks for, in the word of the verb.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Question::Add { .. } => "add",
+            Question::Recover(_) | Question::RecoverLeftOut { .. } => "recover",
+            Question::Del { .. } => "del",
+            Question::Report => "list",
+            Question::Ping => "ping",
+            Question::Suspend { .. } => "suspend",
+            Question::Resume { .. } => "resume",
+            Question::Load { .. } => "load",
+            Question::Message { .. } => "message",
+            Question::Wait { .. } => "wait",
+            Question::Shutdown => "end",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_about_another_devices_number_is_refused() {
+        let device = DeviceRef { id: 3, cookie: 77 };
+        let here = |cookie| move |id| (id == 3).then_some(cookie);
+        for question in [
+            Question::Del { devices: vec![DeviceRef { id: 2, cookie: 5 }, device], force: true },
+            Question::RecoverLeftOut { devices: vec![device] },
+            Question::Suspend { device, noflush: false },
+            Question::Resume { device },
+            Question::Message { device, words: Vec::new() },
+            Question::Wait { device, events: None },
+        ] {
+            assert!(question.refuse_replaced(here(77)).is_ok(), "{}", question.verb());
+            let why = question.refuse_replaced(here(78)).unwrap_err();
+            assert!(why.starts_with("/dev/ublkb3 is another device by now"), "{why}");
+            assert!(question.refuse_replaced(|_| None).is_ok(), "one that is gone is no other one");
+        }
+        assert!(Question::Shutdown.refuse_replaced(here(78)).is_ok());
+    }
+}
