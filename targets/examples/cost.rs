@@ -213,7 +213,6 @@ impl Rig {
         let slot = opened.clone();
         self.executor.spawn(async move {
             let parts = MirrorParts {
-                executor: &executor,
                 host: &host,
                 copy: &copy,
                 legs: legs.to_vec(),

@@ -11,7 +11,6 @@ use super::status::LegHealth;
 use super::table::InitialSync;
 use crate::copy;
 use crate::disk::{Disk, Host};
-use crate::exec::Executor;
 use crate::units::{RegionSize, SECTOR_BYTES, Sector, Sectors};
 
 /// A leg and where on its disk it starts.
@@ -27,8 +26,6 @@ pub struct LegParts {
 
 /// What is needed to make a mirror.
 pub struct Parts<'a> {
-    /// Runs its tasks.
-    pub executor: &'a Executor,
     /// Lends its buffers and its time.
     pub host: &'a Rc<dyn Host>,
     /// Copies in recovery, with the mirror's own throttle.

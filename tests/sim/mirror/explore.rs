@@ -170,8 +170,7 @@ impl Run<'_> {
         let (trace, recorder) = (self.world.trace.clone(), self.record.recorder());
         self.world.executor.spawn(async move {
             let listener = Rc::new(move |event: dm_targets::mirror::Event| trace.note(|| format!("event: {event}")));
-            let opened =
-                Mirror::open(Parts { listener, recorder, ..parts(&setup, &executor, &host, &copy, disks) }).await;
+            let opened = Mirror::open(Parts { listener, recorder, ..parts(&setup, &host, &copy, disks) }).await;
             let mut opened = opened.map_err(|error| error.to_string());
             if let Ok(mirror) = &opened {
                 if let Err(error) = mirror.activate(&executor).await {

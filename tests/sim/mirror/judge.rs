@@ -98,10 +98,10 @@ fn recover(setup: &Setup, images: &[Image]) -> Result<(Vec<SectorData>, Vec<Imag
     let host: Rc<dyn Host> = world.host.clone();
     let copy = copy::Client::new(&world.executor, &host, None).ok_or("no memory for a copy client")?;
     let opened: Slot<Result<Rc<Mirror>, String>> = Rc::default();
-    let (slot, executor, setup_of, disks) = (opened.clone(), world.executor.clone(), setup.clone(), disks(&world));
+    let (slot, setup_of, disks) = (opened.clone(), setup.clone(), disks(&world));
     let of_mirror = copy.clone();
     world.executor.spawn(async move {
-        let parts = parts(&setup_of, &executor, &host, &of_mirror, disks);
+        let parts = parts(&setup_of, &host, &of_mirror, disks);
         let mirror = Mirror::open(parts).await.map_err(|error| error.to_string());
         *slot.borrow_mut() = Some(mirror);
     });

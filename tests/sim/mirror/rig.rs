@@ -153,7 +153,7 @@ impl Rig {
         let recorder = record.recorder();
         world.executor.spawn(async move {
             let listener = Rc::new(move |event: dm_targets::mirror::Event| told.borrow_mut().push(event.to_string()));
-            let parts = Parts { listener, recorder, ..parts(&setup, &executor, &host, &of_mirror, disks) };
+            let parts = Parts { listener, recorder, ..parts(&setup, &host, &of_mirror, disks) };
             let mirror = Mirror::open(parts).await;
             if let Ok(mirror) = &mirror {
                 mirror.activate(&executor).await.unwrap();
@@ -291,7 +291,6 @@ impl Rig {
 /// What a mirror on these disks is made of; nobody listens.
 pub fn parts<'a>(
     setup: &Setup,
-    executor: &'a dm_targets::exec::Executor,
     host: &'a Rc<dyn Host>,
     copy: &'a copy::Client,
     mut disks: Vec<dm_targets::disk::Disk>,
@@ -299,7 +298,6 @@ pub fn parts<'a>(
     let log = setup.log.then(|| disks.remove(setup.legs));
     disks.truncate(setup.legs);
     Parts {
-        executor,
         host,
         copy,
         legs: disks

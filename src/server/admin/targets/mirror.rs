@@ -158,7 +158,6 @@ impl<M: Machine> Administrator<M> {
             let note = Rc::new(Note { records, label, failing: Cell::new(false) });
             let recorder = note.clone();
             let parts = Parts {
-                executor: &group.executor,
                 host: &group.host,
                 copy: &group.copy,
                 legs: legs.collect(),
