@@ -11,8 +11,8 @@ use dm_targets::copy::{Client, Flags, MAX_DESTINATIONS, Outcome, Throttle};
 use dm_targets::disk::Disk;
 use dm_targets::exec::Executor;
 use dm_targets::io::IoRegion;
-use dm_targets::table::parse_size;
 use dm_targets::units::{SECTOR_BYTES, Sector, Sectors};
+use dm_targets::words::parse_size;
 use serde_json::json;
 
 use super::terminal::{print, progress_bar};

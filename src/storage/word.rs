@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use dm_targets::table::{Leg, parse_size};
+use dm_targets::table::Leg;
 use dm_targets::units::Sector;
+use dm_targets::words::parse_size;
 
 use crate::failure::{Failure, wrong_usage};
 use crate::storage::DiskId;

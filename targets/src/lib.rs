@@ -50,4 +50,4 @@ pub mod snapshot;
 pub mod table;
 pub mod target;
 pub mod units;
-mod words;
+pub mod words;

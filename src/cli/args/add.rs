@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use dm_targets::table::parse_size;
+use dm_targets::words::parse_size;
 
 impl Add {
     /// What every device can be given.

@@ -7,8 +7,6 @@
 //!
 //! Where the kernel is careless this is not: numbers that do not fit are refused instead of losing their upper bits.
 
-mod size;
-
 use std::fmt;
 
 pub use crate::linear::table::Linear;
@@ -19,7 +17,6 @@ pub use crate::snapshot::table::{Snapshot, StoreType};
 use crate::units::{MAX_LEN, Sectors};
 pub use crate::words::TableError;
 use crate::words::{Quoted, Words, is_space, shown};
-pub use size::{SizeError, parse_size};
 
 /// What a device is made of: one line with one target, which starts at sector 0.
 ///
