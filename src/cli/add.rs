@@ -4,7 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 
-use dm_targets::table::{InitialSync, MirrorLog, TargetParams};
+use dm_targets::mirror::table::{InitialSync, MirrorLog};
+use dm_targets::table::TargetParams;
 
 use super::args::{self as cli, Add};
 use super::client::{open_rundir, other_answer};

@@ -9,7 +9,8 @@
 
 use std::path::Path;
 
-use dm_targets::table::{Family, Mirror, Table, TargetParams};
+use dm_targets::mirror::table::Mirror;
+use dm_targets::table::{Family, Table, TargetParams};
 
 use super::gone::exists;
 use crate::failure::Failure;

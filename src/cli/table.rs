@@ -5,8 +5,10 @@
 
 use std::path::Path;
 
+use dm_targets::mirror::table::{InitialSync, Leg, Mirror, MirrorLog};
 use dm_targets::snapshot::format::DEFAULT_CHUNK_SECTORS;
-use dm_targets::table::{InitialSync, Leg, Mirror, MirrorLog, Snapshot, StoreType, Table, TargetParams};
+use dm_targets::snapshot::table::{Snapshot, StoreType};
+use dm_targets::table::{Table, TargetParams};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use super::args::{self, Add, Common};

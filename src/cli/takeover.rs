@@ -5,7 +5,8 @@
 
 use std::os::unix::net::UnixStream;
 
-use dm_targets::table::{Snapshot, TargetParams};
+use dm_targets::snapshot::table::Snapshot;
+use dm_targets::table::TargetParams;
 
 use super::client::other_answer;
 use crate::failure::{Failure, Reason};

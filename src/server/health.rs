@@ -1,6 +1,7 @@
 //! The `health` of a device in `list --json`: one word for whoever watches many.
 
-use dm_targets::table::{LegHealth, SnapshotStatus};
+use dm_targets::mirror::status::LegHealth;
+use dm_targets::snapshot::status::SnapshotStatus;
 use dm_targets::units::Sectors;
 
 /// Nothing to do.

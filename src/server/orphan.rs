@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
 
-use dm_targets::table::{Leg, Table, TargetParams};
+use dm_targets::mirror::table::Leg;
+use dm_targets::table::{Table, TargetParams};
 use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
 

@@ -5,9 +5,13 @@ use std::convert::Infallible;
 
 use dm_targets::device::Device;
 use dm_targets::mirror::legs::ErrorCounts;
+use dm_targets::mirror::status::{DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus};
+use dm_targets::mirror::table::{Leg, Mirror};
 use dm_targets::mirror::target::{LegReport, Progress, Status};
 use dm_targets::snapshot::exceptions::Health;
-use dm_targets::table::{self, DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus, SnapshotStatus, TargetParams};
+use dm_targets::snapshot::status::SnapshotStatus;
+use dm_targets::snapshot::table::Snapshot;
+use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
@@ -151,9 +155,9 @@ fn report(entry: &Entry, facts: &Facts) -> DeviceReport {
     DeviceReport { id: facts.id, cookie, name, json: object(entry, facts), status, table, disks }
 }
 
-fn mirror_status(facts: &MirrorFacts, mirror: &table::Mirror, deps: &Deps) -> MirrorStatus {
+fn mirror_status(facts: &MirrorFacts, mirror: &Mirror, deps: &Deps) -> MirrorStatus {
     let status = &facts.status;
-    let leg = |(leg, health): (&table::Leg, &LegHealth)| (deps.on_table_line(&leg.device), *health);
+    let leg = |(leg, health): (&Leg, &LegHealth)| (deps.on_table_line(&leg.device), *health);
     MirrorStatus {
         legs: mirror.legs.iter().zip(&status.legs).map(leg).collect(),
         in_sync_regions: status.in_sync_regions,
@@ -166,8 +170,8 @@ fn mirror_status(facts: &MirrorFacts, mirror: &table::Mirror, deps: &Deps) -> Mi
 }
 
 /// The `mirror` object of `list --json`.
-fn mirror_object(mirror: &MirrorFacts, table: &table::Mirror) -> Value {
-    let leg = |(named, leg): (&table::Leg, &LegFacts)| {
+fn mirror_object(mirror: &MirrorFacts, table: &Mirror) -> Value {
+    let leg = |(named, leg): (&Leg, &LegFacts)| {
         json!({
             "path": named.device,
             "offset_bytes": named.offset.bytes(),
@@ -263,7 +267,7 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
     object
 }
 
-fn snapshot_object(snapshot: &SnapshotFacts, table: &table::Snapshot) -> Value {
+fn snapshot_object(snapshot: &SnapshotFacts, table: &Snapshot) -> Value {
     json!({
         "origin": table.origin,
         "cow": table.cow,

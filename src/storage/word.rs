@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use dm_targets::table::Leg;
+use dm_targets::mirror::table::Leg;
 use dm_targets::units::Sector;
 use dm_targets::words::parse_size;
 

@@ -16,12 +16,12 @@ use std::time::Instant;
 use dm_targets::copy;
 use dm_targets::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Op, OpId, PayloadId};
 use dm_targets::exec::Executor;
+use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::{LegParts, Mirror, Parts as MirrorParts};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
-use dm_targets::table::InitialSync;
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 /// Requests in flight together.

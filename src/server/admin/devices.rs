@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use dm_targets::table::{self, TargetParams};
+use dm_targets::mirror::table::{Leg, Mirror};
+use dm_targets::table::TargetParams;
 
 use crate::failure::Reason;
 use crate::protocol::Cow;
@@ -67,7 +68,7 @@ pub struct Entry {
 
 impl Entry {
     /// The mirror that the device is, if it is one.
-    pub fn mirror(&self) -> Option<&table::Mirror> {
+    pub fn mirror(&self) -> Option<&Mirror> {
         match &self.spec.table.params {
             TargetParams::Mirror(mirror) => Some(mirror),
             _ => None,
@@ -76,7 +77,7 @@ impl Entry {
 
     /// A mirror's legs.
     pub fn legs(&self) -> Option<Vec<LegRef>> {
-        let leg = |leg: &table::Leg| LegRef { path: leg.device.clone(), disk: self.deps.id(&leg.device) };
+        let leg = |leg: &Leg| LegRef { path: leg.device.clone(), disk: self.deps.id(&leg.device) };
         self.mirror().map(|mirror| mirror.legs.iter().map(leg).collect())
     }
 

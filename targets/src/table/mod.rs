@@ -9,14 +9,11 @@
 
 use std::fmt;
 
-pub use crate::linear::table::Linear;
-pub use crate::mirror::status::{DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus};
-pub use crate::mirror::table::{InitialSync, Leg, Mirror, MirrorLog};
-pub use crate::snapshot::status::SnapshotStatus;
-pub use crate::snapshot::table::{Snapshot, StoreType};
+use crate::linear::table::Linear;
+use crate::mirror::table::Mirror;
+use crate::snapshot::table::Snapshot;
 use crate::units::{MAX_LEN, Sectors};
-pub use crate::words::TableError;
-use crate::words::{Quoted, Words, is_space, shown};
+use crate::words::{Quoted, TableError, Words, is_space, shown};
 
 /// What a device is made of: one line with one target, which starts at sector 0.
 ///

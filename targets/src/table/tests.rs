@@ -3,6 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::mirror::table::{InitialSync, Leg, MirrorLog};
+use crate::snapshot::table::StoreType;
 use crate::units::{ChunkSize, Sector};
 
 fn reprinted(text: &str) -> String {

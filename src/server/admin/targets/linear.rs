@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use dm_targets::device::Opened;
+use dm_targets::linear::table::Linear as Table;
 use dm_targets::linear::target::Linear;
-use dm_targets::table::Linear as Table;
 use dm_targets::target::Target;
 
 use super::disks::{check_length, check_range, discard_of};

@@ -11,8 +11,10 @@ use crate::server::admin::state::Administrator;
 use crate::storage::word::leg_of;
 use crate::storage::{Access, Claim, DiskId};
 use crate::ublk::device;
+use dm_targets::mirror::status::LegHealth;
+use dm_targets::mirror::table::{Leg, Mirror as Table};
 use dm_targets::mirror::target::{LegParts, Mirror};
-use dm_targets::table::{Leg, LegHealth, Mirror as Table, TargetParams};
+use dm_targets::table::TargetParams;
 use dm_targets::units::Sectors;
 
 impl<M: Machine> Administrator<M> {

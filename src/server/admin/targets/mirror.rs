@@ -12,8 +12,8 @@ use dm_targets::group::Ticket;
 use dm_targets::mirror::Event;
 use dm_targets::mirror::format::identity_of;
 use dm_targets::mirror::leg_state::{LegState, Past};
+use dm_targets::mirror::table::{InitialSync, Leg, Mirror as Table, MirrorLog};
 use dm_targets::mirror::target::{LegParts, Mirror, Parts};
-use dm_targets::table::{InitialSync, Leg, Mirror as Table, MirrorLog};
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 

@@ -9,8 +9,9 @@ use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::journal::Notes;
 use dm_targets::snapshot::store::Ownership;
+use dm_targets::snapshot::table::{Snapshot as Table, StoreType};
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
-use dm_targets::table::{Snapshot as Table, StoreType, TargetParams};
+use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
