@@ -7,7 +7,7 @@ use io_uring::{opcode, squeue};
 
 use dm_targets::disk::{Memory, Op, OpKind};
 
-use super::inner::{ARENA_INDEX, Inner, RingFile};
+use super::inner::{BUFFERS_INDEX, Inner, RingFile};
 use super::payloads::Payload;
 
 /// `_IO(0x12, 0)` of the kernel's `linux/blkdev.h`.
@@ -85,10 +85,10 @@ impl Inner {
             }
             Memory::Buffer { buffer, offset_bytes } => {
                 let at = u32::try_from(u64::from(*offset_bytes) + done_bytes).ok()?;
-                let arena = self.arena.borrow();
-                let address = arena.address(buffer.id().0, at, bytes as usize)?.as_ptr();
-                let fixed = self.arena_registered && arena.is_hot(buffer.id().0);
-                Some(if fixed { Place::Fixed(address, ARENA_INDEX) } else { Place::Plain(address) })
+                let buffers = self.buffers.borrow();
+                let address = buffers.address(buffer.id().0, at, bytes as usize)?.as_ptr();
+                let fixed = self.buffers_registered && buffers.is_registered(buffer.id().0);
+                Some(if fixed { Place::Fixed(address, BUFFERS_INDEX) } else { Place::Plain(address) })
             }
             Memory::Vector { buffers, offset_bytes } => {
                 self.gather(buffers.iter(), u64::from(*offset_bytes) + done_bytes, u64::from(bytes), iovecs)?;
@@ -118,7 +118,7 @@ impl Inner {
             }
             let part = (size - skip).min(len);
             let address =
-                self.arena.borrow().address(buffer.id().0, u32::try_from(skip).ok()?, usize::try_from(part).ok()?)?;
+                self.buffers.borrow().address(buffer.id().0, u32::try_from(skip).ok()?, usize::try_from(part).ok()?)?;
             iovecs.push(libc::iovec { iov_base: address.as_ptr().cast(), iov_len: usize::try_from(part).ok()? });
             (skip, len) = (0, len - part);
             if len == 0 {

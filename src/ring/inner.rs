@@ -14,13 +14,13 @@ use std::time::Instant;
 use dm_targets::disk::Op;
 use io_uring::IoUring;
 
-use super::arena::Arena;
+use super::buffers::Buffers;
 use super::payloads::Payloads;
 
 /// Most buffers the kernel registers with one ring, so, but for the last, most tags that can use zero copy in a family.
 pub(super) const REGISTERED_BUFFERS: u32 = 16384;
-/// The last of them is the part of the arena that is used first.
-pub(super) const ARENA_INDEX: u16 = 16383;
+/// The last of them is the part of the buffers that is handed out first.
+pub(super) const BUFFERS_INDEX: u16 = 16383;
 
 /// A ring and all that goes with it.
 pub(super) struct Inner {
@@ -28,7 +28,7 @@ pub(super) struct Inner {
     pub(super) slots: RefCell<Vec<Slot>>,
     pub(super) free: RefCell<Vec<u32>>,
     pub(super) completed: RefCell<Vec<(u64, i32)>>,
-    pub(super) arena: RefCell<Arena>,
+    pub(super) buffers: RefCell<Buffers>,
     pub(super) payloads: RefCell<Payloads>,
     pub(super) timers: RefCell<Vec<(u64, Waker)>>,
     pub(super) start: Instant,
@@ -42,7 +42,7 @@ pub(super) struct Inner {
     pub(super) holding: RefCell<Vec<Rc<RingFile>>>,
     pub(super) fixed_vectors: bool,
     pub(super) registered_buffers: bool,
-    pub(super) arena_registered: bool,
+    pub(super) buffers_registered: bool,
     /// What the ring could not do at all, and cannot go on after.
     pub(super) broken: RefCell<VecDeque<io::Error>>,
 }

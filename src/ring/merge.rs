@@ -1,7 +1,7 @@
 //! Neighbouring operations of a round become one.
 //!
 //! Copies of chunks that different requests ask for go to neighbouring chunks of a COW, because these are handed out in
-//! order. So reads and writes of the arena's memory are held back until the round is submitted, and those that continue one
+//! order. So reads and writes of the buffers are held back until the round is submitted, and those that continue one
 //! another on a disk are sent as one vectored operation. Nothing is held longer than the round that started it, and
 //! operations in flight together may be carried out in any order anyway (see `dm_targets::disk`).
 //!
@@ -15,7 +15,7 @@ use dm_targets::disk::{Memory, Op, OpKind};
 use io_uring::opcode::{Readv, ReadvFixed, Writev, WritevFixed};
 use io_uring::{IoUring, Probe, squeue};
 
-use super::inner::{ARENA_INDEX, Inner, NO_SLOT, RingFile, Slot, Work};
+use super::inner::{BUFFERS_INDEX, Inner, NO_SLOT, RingFile, Slot, Work};
 
 /// Most operations joined; the kernel's own bound on a vector that it need not allocate twice is lower, its limit higher.
 const MAX_JOINED: usize = 128;
@@ -124,14 +124,14 @@ impl Inner {
         let mut slots = self.slots.borrow_mut();
         let mut iovecs = std::mem::take(&mut slots[list[0] as usize].iovecs);
         iovecs.clear();
-        let mut fixed = self.arena_registered && self.fixed_vectors;
-        let arena = self.arena.borrow();
+        let mut fixed = self.buffers_registered && self.fixed_vectors;
+        let buffers = self.buffers.borrow();
         for index in list {
             let Work::Disk { op, .. } = &slots[*index as usize].work else { return None };
             let Memory::Buffer { buffer, offset_bytes } = &op.memory else { return None };
             let iov_len = usize::try_from(op.count.bytes()).ok()?;
-            let iov_base = arena.address(buffer.id().0, *offset_bytes, iov_len)?.as_ptr().cast();
-            fixed &= arena.is_hot(buffer.id().0);
+            let iov_base = buffers.address(buffer.id().0, *offset_bytes, iov_len)?.as_ptr().cast();
+            fixed &= buffers.is_registered(buffer.id().0);
             iovecs.push(libc::iovec { iov_base, iov_len });
         }
         let slot = &mut slots[list[0] as usize];
@@ -141,9 +141,9 @@ impl Inner {
         let (fd, flags) = file.target();
         let offset = op.sector.bytes();
         let entry = match (op.kind, fixed) {
-            (OpKind::Read, true) => ReadvFixed::new(fd, memory, count, ARENA_INDEX).offset(offset).build(),
+            (OpKind::Read, true) => ReadvFixed::new(fd, memory, count, BUFFERS_INDEX).offset(offset).build(),
             (OpKind::Read, false) => Readv::new(fd, memory, count).offset(offset).build(),
-            (_, true) => WritevFixed::new(fd, memory, count, ARENA_INDEX).offset(offset).build(),
+            (_, true) => WritevFixed::new(fd, memory, count, BUFFERS_INDEX).offset(offset).build(),
             (_, false) => Writev::new(fd, memory, count).offset(offset).build(),
         };
         Some(entry.flags(flags))

@@ -7,7 +7,7 @@
 //! it looks to the kernel, [`merge`] when several become one, [`disk`] what a disk is, [`payloads`] where requests' data is,
 //! [`waiting`] which disks have not answered.
 
-pub mod arena;
+pub mod buffers;
 mod disk;
 mod entry;
 mod inner;
@@ -28,9 +28,9 @@ use dm_targets::units::Sectors;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use arena::Arena;
+use buffers::Buffers;
 use disk::RingDisk;
-use inner::{ARENA_INDEX, FileTable, Inner, REGISTERED_BUFFERS, Slot, Work};
+use inner::{BUFFERS_INDEX, FileTable, Inner, REGISTERED_BUFFERS, Slot, Work};
 use payloads::Payloads;
 
 pub use disk::SizeProbe;
@@ -65,9 +65,9 @@ impl Ring {
             builder.build(SUBMISSION_ENTRIES)
         };
         let uring = build(true).or_else(|_| build(false))?;
-        let arena = Arena::new()?;
+        let buffers = Buffers::new()?;
         let registered_buffers = uring.submitter().register_buffers_sparse(REGISTERED_BUFFERS).is_ok();
-        let arena_registered = registered_buffers && register_arena(&uring, &arena);
+        let buffers_registered = registered_buffers && register_buffers(&uring, &buffers);
         Ok(Ring {
             inner: Rc::new(Inner {
                 files: FileTable::new(&uring),
@@ -77,8 +77,8 @@ impl Ring {
                 slots: RefCell::default(),
                 free: RefCell::default(),
                 completed: RefCell::default(),
-                arena: RefCell::new(arena),
-                payloads: RefCell::new(Payloads::new(ARENA_INDEX)),
+                buffers: RefCell::new(buffers),
+                payloads: RefCell::new(Payloads::new(BUFFERS_INDEX)),
                 timers: RefCell::default(),
                 start: Instant::now(),
                 started: Cell::new(0),
@@ -86,7 +86,7 @@ impl Ring {
                 wake_buffer: RefCell::new(Box::new([0; 8])),
                 mailbox_waker: RefCell::default(),
                 registered_buffers,
-                arena_registered,
+                buffers_registered,
                 broken: RefCell::default(),
             }),
         })
@@ -172,13 +172,13 @@ impl Ring {
     }
 }
 
-/// Has the kernel keep the first part of the arena at hand, so that it need not look up and pin its memory for every
+/// Has the kernel keep the first part of the buffers at hand, so that it need not look up and pin its memory for every
 /// operation.
-fn register_arena(uring: &IoUring, arena: &Arena) -> bool {
-    let (base, len_bytes) = arena.hot();
+fn register_buffers(uring: &IoUring, buffers: &Buffers) -> bool {
+    let (base, len_bytes) = buffers.registered();
     let vector = libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len_bytes };
-    // SAFETY: the arena's mapping lives as long as the process.
-    let registered = unsafe { uring.submitter().register_buffers_update(u32::from(ARENA_INDEX), &[vector], None) };
+    // SAFETY: the buffers' mapping lives as long as the process.
+    let registered = unsafe { uring.submitter().register_buffers_update(u32::from(BUFFERS_INDEX), &[vector], None) };
     if let Err(error) = &registered {
         log::info!("the ring cannot register its memory: {error}");
     }
@@ -189,7 +189,7 @@ impl Inner {
     fn push(&self, entry: squeue::Entry) {
         let mut uring = self.uring.borrow_mut();
         // SAFETY: what the entry points to stays valid until its completion: buffers and iovecs are held by its slot,
-        // payloads and the arena live as long as their device and the process.
+        // payloads and the buffers live as long as their device and the process.
         while unsafe { uring.submission().push(&entry) }.is_err() {
             if let Err(error) = uring.submit() {
                 if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) {
@@ -268,23 +268,23 @@ impl Inner {
 
 impl Host for Inner {
     fn acquire(&self, len_bytes: u32) -> Option<BufferId> {
-        self.arena.borrow_mut().acquire(len_bytes).map(BufferId)
+        self.buffers.borrow_mut().acquire(len_bytes).map(BufferId)
     }
 
     fn retain(&self, id: BufferId) {
-        self.arena.borrow_mut().retain(id.0);
+        self.buffers.borrow_mut().retain(id.0);
     }
 
     fn release(&self, id: BufferId) {
-        self.arena.borrow_mut().release(id.0);
+        self.buffers.borrow_mut().release(id.0);
     }
 
     fn read(&self, id: BufferId, offset_bytes: u32, out: &mut [u8]) {
-        self.arena.borrow().read(id.0, offset_bytes, out);
+        self.buffers.borrow().read(id.0, offset_bytes, out);
     }
 
     fn write(&self, id: BufferId, offset_bytes: u32, bytes: &[u8]) {
-        self.arena.borrow().write(id.0, offset_bytes, bytes);
+        self.buffers.borrow().write(id.0, offset_bytes, bytes);
     }
 
     fn now_ms(&self) -> u64 {

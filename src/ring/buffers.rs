@@ -13,11 +13,11 @@ use crate::sys::mapping::map_anonymous;
 
 /// Memory for copies and metadata of one family. Touched only as far as it is used; when it is used up, copy clients
 /// fall back to their reserves and wait.
-pub const ARENA_BYTES: usize = 64 << 20;
+pub const BUFFERS_BYTES: usize = 64 << 20;
 /// The part that is registered with the ring, and so is always backed by memory. The free lists hand it out first; it is
 /// enough for the copies of one device at full depth, or for the slices of one large copy twice.
 const HOT_BYTES: usize = 8 << 20;
-/// Where huge pages start: the hot part is made of them if the kernel has some to give.
+/// Where huge pages start: the registered part is made of them if the kernel has some to give.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Smallest buffer: what O_DIRECT needs for any block size up to 4096.
 const PAGE_BYTES: usize = 4096;
@@ -38,7 +38,7 @@ struct Head {
 }
 
 /// The memory and its free lists.
-pub struct Arena {
+pub struct Buffers {
     base: NonNull<u8>,
     heads: Vec<Head>,
     lists: [u32; MAX_ORDER + 1],
@@ -46,21 +46,21 @@ pub struct Arena {
     counts: [u32; MAX_ORDER + 1],
 }
 
-impl Arena {
+impl Buffers {
     /// Maps the memory.
-    pub fn new() -> io::Result<Arena> {
-        let base = map_aligned(ARENA_BYTES)?;
+    pub fn new() -> io::Result<Buffers> {
+        let base = map_aligned(BUFFERS_BYTES)?;
         // SAFETY: advice about a part of the mapping just made; it has no effect on what the memory holds.
         if unsafe { libc::madvise(base.as_ptr().cast(), HOT_BYTES, libc::MADV_HUGEPAGE) } != 0 {
             log::debug!("no huge pages: {}", io::Error::last_os_error());
         }
         let empty = Head { order: 0, free: false, references: 0, next: NONE, prev: NONE };
-        let heads = vec![empty; ARENA_BYTES / PAGE_BYTES];
-        let mut arena = Arena { base, heads, lists: [NONE; MAX_ORDER + 1], counts: [0; MAX_ORDER + 1] };
-        for page in (0..arena.heads.len()).rev().step_by(1 << MAX_ORDER) {
-            arena.push(as_page(page + 1 - (1 << MAX_ORDER)), MAX_ORDER);
+        let heads = vec![empty; BUFFERS_BYTES / PAGE_BYTES];
+        let mut buffers = Buffers { base, heads, lists: [NONE; MAX_ORDER + 1], counts: [0; MAX_ORDER + 1] };
+        for page in (0..buffers.heads.len()).rev().step_by(1 << MAX_ORDER) {
+            buffers.push(as_page(page + 1 - (1 << MAX_ORDER)), MAX_ORDER);
         }
-        Ok(arena)
+        Ok(buffers)
     }
 
     fn push(&mut self, page: u32, order: usize) {
@@ -87,14 +87,14 @@ impl Arena {
         self.counts[head.order as usize] -= 1;
     }
 
-    /// The hot part: its start and its length in bytes.
-    pub fn hot(&self) -> (NonNull<u8>, usize) {
+    /// The registered part: its start and its length in bytes.
+    pub fn registered(&self) -> (NonNull<u8>, usize) {
         (self.base, HOT_BYTES)
     }
 
-    /// Whether a buffer is in the hot part.
-    pub fn is_hot(&self, page: u32) -> bool {
-        // The hot part is a multiple of the largest buffer, so no buffer lies across its end.
+    /// Whether a buffer is in the registered part.
+    pub fn is_registered(&self, page: u32) -> bool {
+        // The registered part is a multiple of the largest buffer, so no buffer lies across its end.
         (page as usize) < HOT_BYTES / PAGE_BYTES
     }
 
@@ -102,7 +102,7 @@ impl Arena {
     pub fn acquire(&mut self, len_bytes: u32) -> Option<u32> {
         let pages = (len_bytes as usize).div_ceil(PAGE_BYTES).max(1).next_power_of_two();
         let order = pages.trailing_zeros() as usize;
-        let room = |arena: &Arena| (order..=MAX_ORDER).find(|order| arena.lists[*order] != NONE);
+        let room = |buffers: &Buffers| (order..=MAX_ORDER).find(|order| buffers.lists[*order] != NONE);
         let from = match room(self) {
             Some(from) => from,
             None => {
@@ -181,7 +181,7 @@ impl Arena {
         if offset.checked_add(len_bytes)? > size {
             return None;
         }
-        // SAFETY: the page index comes from this arena and the range was just found to lie inside its buffer,
+        // SAFETY: the page index comes from this memory and the range was just found to lie inside its buffer,
         // which lies inside the mapping.
         Some(unsafe { self.base.add(page as usize * PAGE_BYTES + offset) })
     }
@@ -222,31 +222,31 @@ mod tests {
 
     #[test]
     fn buffers_split_and_join_again() {
-        let mut arena = Arena::new().unwrap();
-        let mut held: Vec<u32> = std::iter::from_fn(|| arena.acquire(512)).collect();
-        assert_eq!(held.len(), ARENA_BYTES / PAGE_BYTES);
+        let mut buffers = Buffers::new().unwrap();
+        let mut held: Vec<u32> = std::iter::from_fn(|| buffers.acquire(512)).collect();
+        assert_eq!(held.len(), BUFFERS_BYTES / PAGE_BYTES);
         held.sort_unstable();
         held.dedup();
-        assert_eq!(held.len(), ARENA_BYTES / PAGE_BYTES, "no page is handed out twice");
+        assert_eq!(held.len(), BUFFERS_BYTES / PAGE_BYTES, "no page is handed out twice");
         for page in held {
-            arena.release(page);
+            buffers.release(page);
         }
-        let large: Vec<u32> = std::iter::from_fn(|| arena.acquire(1 << 20)).collect();
-        assert_eq!(large.len(), ARENA_BYTES >> 20, "everything joined to the largest size");
+        let large: Vec<u32> = std::iter::from_fn(|| buffers.acquire(1 << 20)).collect();
+        assert_eq!(large.len(), BUFFERS_BYTES >> 20, "everything joined to the largest size");
     }
 
     #[test]
     fn a_held_buffer_is_not_handed_out_again() {
-        let mut arena = Arena::new().unwrap();
-        let page = arena.acquire(4096).unwrap();
-        arena.retain(page);
-        arena.release(page);
-        let other = arena.acquire(4096).unwrap();
+        let mut buffers = Buffers::new().unwrap();
+        let page = buffers.acquire(4096).unwrap();
+        buffers.retain(page);
+        buffers.release(page);
+        let other = buffers.acquire(4096).unwrap();
         assert_ne!(page, other);
-        arena.write(page, 100, b"kept");
+        buffers.write(page, 100, b"kept");
         let mut bytes = [0; 4];
-        arena.read(page, 100, &mut bytes);
+        buffers.read(page, 100, &mut bytes);
         assert_eq!(&bytes, b"kept");
-        assert!(arena.address(page, 4000, 97).is_none());
+        assert!(buffers.address(page, 4000, 97).is_none());
     }
 }
