@@ -20,7 +20,7 @@ use dm_targets::units::{Chunk, CowChunk};
 
 use super::durable;
 use crate::sys::disk as sys;
-use crate::sys::mapping::Words;
+use crate::sys::mapping::SharedWords;
 pub use layout::EXTENSION;
 use layout::{BYTES, HEADER_WORDS, MAGIC, RECORDED_WORD, WORDS};
 use owner::Owner;
@@ -28,7 +28,7 @@ use owner::Owner;
 /// The journal of one COW.
 pub struct FileNotes {
     path: PathBuf,
-    words: Words,
+    words: SharedWords,
     /// Locked: it says that a server has the journal.
     _file: File,
 }
@@ -52,7 +52,7 @@ impl FileNotes {
         durable::replace(path, &bytes)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         sys::lock(&file, true)?;
-        Ok(FileNotes { path: path.to_owned(), words: Words::of_file(file.as_fd(), WORDS)?, _file: file })
+        Ok(FileNotes { path: path.to_owned(), words: SharedWords::of_file(file.as_fd(), WORDS)?, _file: file })
     }
 }
 
@@ -104,7 +104,7 @@ pub fn left_at(path: &Path) -> io::Result<Option<Left>> {
     if file.metadata()?.len() != BYTES {
         return Ok(Some(Left { path: path.to_owned(), owner: None, records: 0 }));
     }
-    let words = Words::of_file(file.as_fd(), WORDS)?;
+    let words = SharedWords::of_file(file.as_fd(), WORDS)?;
     let records = left_in(&words).records.len();
     let owner = (words.get(0) == MAGIC).then(|| owner::of_words(|at| words.get(at)));
     Ok((records > 0 || owner.is_none()).then(|| Left { path: path.to_owned(), owner, records }))
@@ -147,19 +147,19 @@ pub fn give(from: &Path, to: &Path, owner: &Owner) -> io::Result<()> {
     if from == to { Ok(()) } else { fs::remove_file(from) }
 }
 
-fn existing(path: &Path) -> io::Result<Option<(File, Words)>> {
+fn existing(path: &Path) -> io::Result<Option<(File, SharedWords)>> {
     match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
         Ok(file) if file.metadata()?.len() == BYTES => {
-            let words = Words::of_file(file.as_fd(), WORDS)?;
+            let words = SharedWords::of_file(file.as_fd(), WORDS)?;
             Ok(Some((file, words)))
         }
         Ok(_) => Err(io::Error::other("it is damaged")),
     }
 }
 
-fn left_in(words: &Words) -> Noted {
+fn left_in(words: &SharedWords) -> Noted {
     let place = |place: usize| {
         let at = HEADER_WORDS + 2 * place;
         let (old, new) = (words.get(at), words.get(at + 1));

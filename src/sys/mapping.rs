@@ -64,16 +64,16 @@ fn checked(address: *mut libc::c_void) -> io::Result<NonNull<u8>> {
 }
 
 /// A file as a row of numbers, which outlive the process: what has been stored is in the file whenever the process dies.
-pub struct Words {
+pub struct SharedWords {
     mapping: Mapping,
     len: usize,
 }
 
-impl Words {
+impl SharedWords {
     /// Maps the first `len` numbers of a file that has as many.
-    pub fn of_file(file: BorrowedFd<'_>, len: usize) -> io::Result<Words> {
+    pub fn of_file(file: BorrowedFd<'_>, len: usize) -> io::Result<SharedWords> {
         let mapping = Mapping::shared(file, 0, len * size_of::<u64>(), libc::PROT_READ | libc::PROT_WRITE)?;
-        Ok(Words { mapping, len })
+        Ok(SharedWords { mapping, len })
     }
 
     fn word(&self, at: usize) -> &AtomicU64 {
