@@ -17,7 +17,7 @@ use dm_targets::copy;
 use dm_targets::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Op, OpId, PayloadId};
 use dm_targets::exec::Executor;
 use dm_targets::mirror::table::InitialSync;
-use dm_targets::mirror::target::{LegParts, Mirror, Parts as MirrorParts};
+use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::snapshot::origin::Origin;
@@ -212,7 +212,7 @@ impl Rig {
         let opened: Rc<RefCell<Option<Option<Rc<Mirror>>>>> = Rc::default();
         let slot = opened.clone();
         self.executor.spawn(async move {
-            let parts = MirrorParts {
+            let config = MirrorConfig {
                 host: &host,
                 copy: &copy,
                 legs: legs.to_vec(),
@@ -227,7 +227,7 @@ impl Rig {
                 recorder: Rc::new(|_| Ok(())),
                 listener: Rc::new(|_| {}),
             };
-            let mut mirror = Mirror::open(parts).await.ok();
+            let mut mirror = Mirror::open(config).await.ok();
             if let Some(opened) = &mirror {
                 mirror = opened.activate(&executor).await.is_ok().then(|| opened.clone());
             }

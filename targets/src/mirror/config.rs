@@ -25,7 +25,7 @@ pub struct LegParts {
 }
 
 /// What is needed to make a mirror.
-pub struct Parts<'a> {
+pub struct MirrorConfig<'a> {
     /// Lends its buffers and its time.
     pub host: &'a Rc<dyn Host>,
     /// Copies in recovery, with the mirror's own throttle.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::Bits;
-use super::config::{Parts, RecordError, check_leg};
+use super::config::{MirrorConfig, RecordError, check_leg};
 use super::flushes::Flushes;
 use super::format::MAX_REGIONS;
 use super::leg_state::{Past, begin};
@@ -30,57 +30,57 @@ impl Mirror {
     /// # Errors
     /// Legs, log and sizes that do not fit together. A log that cannot be read is no error: the mirror starts with
     /// nothing in sync, and with a failed log, as in the kernel.
-    pub async fn open(parts: Parts<'_>) -> Result<Rc<Mirror>, OpenError> {
-        let count = parts.legs.len();
+    pub async fn open(config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
+        let count = config.legs.len();
         if !(MIN_LEGS..=MAX_LEGS).contains(&count) {
             return Err(OpenError::LegCount(count));
         }
-        if let Some(leg) = parts.source.filter(|leg| *leg >= count) {
+        if let Some(leg) = config.source.filter(|leg| *leg >= count) {
             return Err(OpenError::NoSuchLeg(leg));
         }
-        let wrong_size = OpenError::RegionSize(parts.region_size);
-        let region_size = RegionSize::from_sectors(parts.region_size.0).ok_or(wrong_size.clone())?;
-        let regions = region_size.regions_in(parts.len);
-        if parts.region_size > parts.len || regions > MAX_REGIONS {
+        let wrong_size = OpenError::RegionSize(config.region_size);
+        let region_size = RegionSize::from_sectors(config.region_size.0).ok_or(wrong_size.clone())?;
+        let regions = region_size.regions_in(config.len);
+        if config.region_size > config.len || regions > MAX_REGIONS {
             return Err(wrong_size);
         }
-        for leg in &parts.legs {
-            check_leg(leg, parts.len, region_size)?;
+        for leg in &config.legs {
+            check_leg(leg, config.len, region_size)?;
         }
         let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
-        let name = parts.log.as_ref().map(|disk| disk.name().clone());
-        let log = Log::new(parts.host, parts.log, regions).map_err(|unusable| match (unusable, name) {
+        let name = config.log.as_ref().map(|disk| disk.name().clone());
+        let log = Log::new(config.host, config.log, regions).map_err(|unusable| match (unusable, name) {
             (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
             _ => OpenError::NoMemory,
         })?;
-        let identities: Vec<u64> = parts.legs.iter().map(|leg| leg.identity).collect();
-        let begun = begin(&parts.past, parts.initial_sync, parts.source, log.on_disk(), &identities)?;
+        let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
+        let begun = begin(&config.past, config.initial_sync, config.source, log.on_disk(), &identities)?;
         let stale = log.read(begun.initial, &mut bits, &identities).await;
         if begun.sources.is_none() && stale == LegSet::first(count) {
             return Err(OpenError::NoSource);
         }
-        let (handle_errors, keep_log) = (parts.handle_errors, parts.keep_log);
+        let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
         let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
         if begun.sources.is_some() && !begun.named {
             legs.unsettle();
         }
         let mut regions = Regions::new(bits, log.on_disk());
-        if matches!(parts.past, Past::None) {
+        if matches!(config.past, Past::None) {
             regions.begin_flushed();
         }
         let state = State { regions, legs };
         Ok(Rc::new(Mirror {
-            host: parts.host.clone(),
-            copy: parts.copy.clone(),
-            disks: RefCell::new(parts.legs),
+            host: config.host.clone(),
+            copy: config.copy.clone(),
+            disks: RefCell::new(config.legs),
             state: RefCell::new(state),
             log,
-            len: parts.len,
+            len: config.len,
             region_size,
-            initial_sync: parts.initial_sync,
+            initial_sync: config.initial_sync,
             handle_errors,
-            listener: parts.listener,
-            recorder: parts.recorder,
+            listener: config.listener,
+            recorder: config.recorder,
             recorded: Cell::new(None),
             clean_delay_ms: Cell::new(CLEAN_DELAY_MS),
             phase: Cell::new(Phase::Running),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::{Bits, WithBits};
-pub use super::config::{LegParts, LegReport, Parts, RecordError, Recorder};
+pub use super::config::{LegParts, LegReport, MirrorConfig, RecordError, Recorder};
 use super::flushes::Flushes;
 use super::leg_state::Claims;
 use super::legs::{Failure, LegSet, Legs};

@@ -15,7 +15,7 @@ use dm_targets::copy;
 use dm_targets::disk::Host;
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::mirror::table::InitialSync;
-use dm_targets::mirror::target::{Mirror, Parts};
+use dm_targets::mirror::target::{Mirror, MirrorConfig};
 use dm_targets::sim::Rng;
 use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::image::Image;
@@ -170,7 +170,7 @@ impl Run<'_> {
         let (trace, recorder) = (self.world.trace.clone(), self.record.recorder());
         self.world.executor.spawn(async move {
             let listener = Rc::new(move |event: dm_targets::mirror::Event| trace.note(|| format!("event: {event}")));
-            let opened = Mirror::open(Parts { listener, recorder, ..parts(&setup, &host, &copy, disks) }).await;
+            let opened = Mirror::open(MirrorConfig { listener, recorder, ..parts(&setup, &host, &copy, disks) }).await;
             let mut opened = opened.map_err(|error| error.to_string());
             if let Ok(mirror) = &opened {
                 if let Err(error) = mirror.activate(&executor).await {

@@ -101,8 +101,8 @@ fn recover(setup: &Setup, images: &[Image]) -> Result<(Vec<SectorData>, Vec<Imag
     let (slot, setup_of, disks) = (opened.clone(), setup.clone(), disks(&world));
     let of_mirror = copy.clone();
     world.executor.spawn(async move {
-        let parts = parts(&setup_of, &host, &of_mirror, disks);
-        let mirror = Mirror::open(parts).await.map_err(|error| error.to_string());
+        let config = parts(&setup_of, &host, &of_mirror, disks);
+        let mirror = Mirror::open(config).await.map_err(|error| error.to_string());
         *slot.borrow_mut() = Some(mirror);
     });
     world.executor.run_ready();

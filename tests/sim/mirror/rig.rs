@@ -7,7 +7,7 @@ use dm_targets::copy;
 use dm_targets::disk::{Errno, Host};
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::mirror::table::InitialSync;
-use dm_targets::mirror::target::{LegParts, Mirror, OpenError, Parts};
+use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig, OpenError};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::{Image, SectorData};
@@ -153,8 +153,8 @@ impl Rig {
         let recorder = record.recorder();
         world.executor.spawn(async move {
             let listener = Rc::new(move |event: dm_targets::mirror::Event| told.borrow_mut().push(event.to_string()));
-            let parts = Parts { listener, recorder, ..parts(&setup, &host, &of_mirror, disks) };
-            let mirror = Mirror::open(parts).await;
+            let config = MirrorConfig { listener, recorder, ..parts(&setup, &host, &of_mirror, disks) };
+            let mirror = Mirror::open(config).await;
             if let Ok(mirror) = &mirror {
                 mirror.activate(&executor).await.unwrap();
             }
@@ -294,10 +294,10 @@ pub fn parts<'a>(
     host: &'a Rc<dyn Host>,
     copy: &'a copy::Client,
     mut disks: Vec<dm_targets::disk::Disk>,
-) -> Parts<'a> {
+) -> MirrorConfig<'a> {
     let log = setup.log.then(|| disks.remove(setup.legs));
     disks.truncate(setup.legs);
-    Parts {
+    MirrorConfig {
         host,
         copy,
         legs: disks

@@ -13,7 +13,7 @@ use dm_targets::mirror::Event;
 use dm_targets::mirror::format::identity_of;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::{InitialSync, Leg, Mirror as Table, MirrorLog};
-use dm_targets::mirror::target::{LegParts, Mirror, Parts};
+use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig};
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
@@ -157,7 +157,7 @@ impl<M: Machine> Administrator<M> {
             let happened = events.clone();
             let note = Rc::new(Note { records, label, failing: Cell::new(false) });
             let recorder = note.clone();
-            let parts = Parts {
+            let config = MirrorConfig {
                 host: &group.host,
                 copy: &group.copy,
                 legs: legs.collect(),
@@ -175,7 +175,7 @@ impl<M: Machine> Administrator<M> {
                     happened.notify();
                 }),
             };
-            let mirror = Mirror::open(parts).await.map_err(|error| error.to_string())?;
+            let mirror = Mirror::open(config).await.map_err(|error| error.to_string())?;
             group.keep_opened(ticket, Opened { target: Target::Mirror(mirror), events });
             Ok::<(), Reason>(())
         };
