@@ -99,7 +99,7 @@ pub enum Mutant {
     /// The log names the legs that it is about only while one of them is stale.
     LegsNotNamed,
     /// A leg that the log does not know is taken to be in sync where the log says so of others.
-    StrangersBelieved,
+    ForeignLegsTrusted,
     /// A leg is taken out although no other is known to have everything durably.
     UnsettledSource,
     /// When a leg is taken out the others count as the same without being flushed.

@@ -270,7 +270,7 @@ impl LegFlags {
 
     /// Whether there are legs among these that the record does not know, although it knows others, or as many. The log's
     /// bits do not speak of them.
-    pub fn strangers(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
+    pub fn names_foreign_legs(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
         let Some(record) = Record::decode(header) else { return false };
         let known = identities.iter().filter(|id| record.place(**id).is_some()).count();
         known < identities.len() && (known > 0 || record.count != identities.len())
@@ -302,7 +302,7 @@ impl LegFlags {
     }
 }
 
-/// What stands in a record that is believed.
+/// What stands in a record that is trusted.
 struct Record {
     count: usize,
     flags: u16,
@@ -314,11 +314,11 @@ impl Record {
         let record = &header[LegFlags::START..LegFlags::START + LegFlags::BYTES];
         let count = usize::from(record[7]);
         let flags = u16::try_from(number(record, 8)).ok()?;
-        let believed = record[..7] == LegFlags::MAGIC
+        let trusted = record[..7] == LegFlags::MAGIC
             && (2..=MAX_LEGS).contains(&count)
             && number(record, LegFlags::CONTENT) == checksum(&record[..LegFlags::CONTENT]);
         // A record without any healthy leg was never written.
-        let healthy = believed && u32::from(flags) < (1 << count) - 1;
+        let healthy = trusted && u32::from(flags) < (1 << count) - 1;
         let identities = std::array::from_fn(|leg| number(record, LegFlags::IDENTITIES + 8 * leg));
         healthy.then_some(Record { count, flags, identities })
     }

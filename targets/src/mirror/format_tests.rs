@@ -183,8 +183,8 @@ fn leg_flags_are_believed_only_whole() {
     LegFlags::encode(&mut header, &ids, (1 << 9) - 1);
     assert_eq!(LegFlags::decode(&header, &ids), None, "a mirror always has a leg to copy from");
     LegFlags::encode(&mut header, &ids, 0);
-    assert_eq!((LegFlags::decode(&header, &ids), LegFlags::strangers(&header, &ids)), (None, false));
-    assert!(LegFlags::strangers(&header, &[1, 10]), "a record that names no stale leg names the others");
+    assert_eq!((LegFlags::decode(&header, &ids), LegFlags::names_foreign_legs(&header, &ids)), (None, false));
+    assert!(LegFlags::names_foreign_legs(&header, &[1, 10]), "a record that names no stale leg names the others");
     assert!(header[16 + LegFlags::BYTES..].iter().all(|byte| *byte == 0x55));
 }
 
@@ -193,7 +193,7 @@ fn a_leg_that_missed_something_is_known_wherever_it_stands() {
     let mut header = [0; HEADER_BYTES];
     // of the legs 7, 8 and 9 the first is stale
     LegFlags::encode(&mut header, &[7, 8, 9], 0b001);
-    for (legs, stale, strangers) in [
+    for (legs, stale, foreign_legs) in [
         (&[7, 8, 9][..], Some(0b001), false),
         (&[9, 8, 7], Some(0b100), false),
         (&[8, 7], Some(0b10), false),
@@ -204,8 +204,8 @@ fn a_leg_that_missed_something_is_known_wherever_it_stands() {
         (&[4, 5, 6], Some(0b001), false),   // other names: by place
         (&[4, 5], None, true),
     ] {
-        let told = (LegFlags::decode(&header, legs), LegFlags::strangers(&header, legs));
-        assert_eq!(told, (stale, strangers), "{legs:?}");
+        let told = (LegFlags::decode(&header, legs), LegFlags::names_foreign_legs(&header, legs));
+        assert_eq!(told, (stale, foreign_legs), "{legs:?}");
     }
     LegFlags::encode(&mut header, &[7, 8, 9], 0);
     assert_eq!(LegFlags::decode(&header, &[7, 5]), Some(0b10), "also where all were right");

@@ -72,7 +72,7 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Whether these claims are more than what is true: a server that believed them could take a leg for right that is
+    /// Whether these claims are more than what is true: a server that trusted them could take a leg for right that is
     /// not.
     pub(super) fn exceed(self, truth: Claims) -> bool {
         !self.sources.without(truth.sources).is_empty()

@@ -1,4 +1,4 @@
-//! What is believed of a record of legs.
+//! What is trusted of a record of legs.
 
 use super::*;
 

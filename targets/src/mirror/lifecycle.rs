@@ -174,7 +174,7 @@ impl Mirror {
     /// A log that names others than our legs says that nothing is in sync, durably, before it names ours: its bits were
     /// never about them.
     async fn forget_others(&self) {
-        if self.log.strangers.take() && !mutant::is(Mutant::NamedBeforeCleared) {
+        if self.log.foreign_legs.take() && !mutant::is(Mutant::NamedBeforeCleared) {
             self.write_log().await;
         }
     }

@@ -71,8 +71,8 @@ pub(super) struct Log {
     flags_batch: Cell<u64>,
     /// The header names the legs whatever there is to remember.
     named: Cell<bool>,
-    /// It names others than the mirror has, so nothing in it is believed.
-    pub(super) strangers: Cell<bool>,
+    /// It names others than the mirror has, so nothing in it is trusted.
+    pub(super) foreign_legs: Cell<bool>,
     /// A batch is wanted; with marks in it.
     wanted: Cell<bool>,
     marks: Cell<bool>,
@@ -134,7 +134,7 @@ impl Log {
             settled: Cell::new(0),
             flags_batch: Cell::new(0),
             named: Cell::new(false),
-            strangers: Cell::new(false),
+            foreign_legs: Cell::new(false),
             wanted: Cell::new(false),
             marks: Cell::new(false),
             closing: Cell::new(false),
@@ -177,10 +177,10 @@ impl Log {
             _ => LegFlags::missed(&header, legs),
         };
         // Whoever says that the legs are the same means all of them.
-        let believed = initial == InitialSync::NoSync || resumed.fresh || mutant::is(Mutant::StrangersBelieved);
-        if !believed && LegFlags::strangers(&header, legs) {
+        let trusted = initial == InitialSync::NoSync || resumed.fresh || mutant::is(Mutant::ForeignLegsTrusted);
+        if !trusted && LegFlags::names_foreign_legs(&header, legs) {
             bits.fill_from(0, false);
-            self.strangers.set(true);
+            self.foreign_legs.set(true);
         }
         let padded = result.unwrap_or(true);
         if padded || before != (*header, bits.count()) {

@@ -270,9 +270,9 @@ impl Regions {
     }
 
     /// Keeps in sync only what is set here, too. Nothing may be in flight.
-    pub fn distrust(&mut self, believed: &Bits) {
+    pub fn distrust(&mut self, trusted: &Bits) {
         self.clear_entries();
-        self.in_sync.intersect(believed);
+        self.in_sync.intersect(trusted);
         self.clean = self.in_sync.clone();
         self.in_sync_count = self.in_sync.count();
     }

@@ -11,7 +11,7 @@ use super::rig::{Rig, Setup, fail};
 use crate::pattern;
 
 /// Legs that differ everywhere, as disks that never met do.
-fn strangers(setup: &Setup, bits: u64) -> Vec<Image> {
+fn foreign_legs(setup: &Setup, bits: u64) -> Vec<Image> {
     let leg = |leg: u32| Image::from_fn(Sectors(setup.sectors), |at| pattern::sector(50 + leg, at));
     let mut images: Vec<Image> = (0..setup.legs).map(|number| leg(u32::try_from(number).unwrap())).collect();
     images.push(setup.log_image(bits));
@@ -42,7 +42,7 @@ fn a_write_is_marked_goes_to_all_legs_and_is_cleaned() {
 #[test]
 fn what_is_out_of_sync_is_copied_from_the_first_leg() {
     let setup = Setup { legs: 3, ..Setup::small() };
-    let rig = Rig::new(&setup, &strangers(&setup, 0b0100));
+    let rig = Rig::new(&setup, &foreign_legs(&setup, 0b0100));
     assert_eq!(rig.status(), "1/4 AAA A");
     rig.settle();
     assert_eq!((rig.status(), rig.log_bits()), ("4/4 AAA A".into(), 0b1111));

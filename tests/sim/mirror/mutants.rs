@@ -29,7 +29,7 @@ pub const MUTANTS: [(Mutant, &str); 31] = [
     (Mutant::BelievedBeforeNamed, "taken_out"),
     (Mutant::OldIdentityKept, "legs"),
     (Mutant::LegsNotNamed, "legs"),
-    (Mutant::StrangersBelieved, "legs"),
+    (Mutant::ForeignLegsTrusted, "legs"),
     (Mutant::UnsettledSource, "handed_over"),
     (Mutant::RemainingUnflushed, "failing"),
     (Mutant::RemainingNotRight, "failing"),
