@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
-use dm_targets::disk::PayloadId;
+use dm_targets::disk::{Memory, PayloadId};
 use dm_targets::exec::WaitQueue;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::units::{Sector, Sectors};
@@ -195,9 +195,9 @@ impl Queue {
             _ => None,
         };
         let count = if kind == Some(RequestKind::Flush) { 0 } else { u64::from(raw.nr_sectors) };
-        let payload = PayloadId(self.payloads.0 + u32::from(tag));
+        let memory = Memory::payload(PayloadId(self.payloads.0 + u32::from(tag)));
         let request =
-            kind.map(|kind| Request { kind, sector: Sector(raw.start_sector), count: Sectors(count), payload });
+            kind.map(|kind| Request { kind, sector: Sector(raw.start_sector), count: Sectors(count), memory });
         let has_data = matches!(kind, Some(RequestKind::Read | RequestKind::Write { .. }));
         let needs_registration = has_data && self.mapped.is_none() && raw.op_flags & sys::UBLK_IO_F_NEED_REG_BUF != 0;
         Descriptor { request, needs_registration }

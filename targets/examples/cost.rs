@@ -14,7 +14,7 @@ use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use dm_targets::copy;
-use dm_targets::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Op, OpId, PayloadId};
+use dm_targets::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Memory, Op, OpId, PayloadId};
 use dm_targets::exec::Executor;
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig};
@@ -257,7 +257,7 @@ impl Rig {
                 while next.get() < count {
                     let chunk = (first + next.replace(next.get() + 1)).wrapping_mul(STRIDE) % CHUNKS;
                     let (sector, count) = (Sector(chunk * CHUNK_SECTORS), Sectors(CHUNK_SECTORS));
-                    let request = Request { kind, sector, count, payload: PayloadId(0) };
+                    let request = Request { kind, sector, count, memory: Memory::payload(PayloadId(0)) };
                     let result = target.handle(&request).await;
                     assert!(result.is_ok(), "{result:?}");
                 }

@@ -243,6 +243,7 @@ impl Disk {
     }
 
     /// Starts an operation at once. One outside the contract is not passed on and completes with `EINVAL`.
+    #[inline]
     pub fn start(&self, op: Op) -> Io {
         let (kind, sector, count) = (op.kind, op.sector, op.count);
         let refused = !self.allowed(&op);

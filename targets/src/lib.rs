@@ -15,7 +15,7 @@
 //!
 //! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`], [`io`] (dm-io),
 //! [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`] and [`linear`], which do not use each other, and [`table`].
-//! Above them are [`target`], [`device`] and [`group`].
+//! Above them are [`target`], [`device`], [`stack`] (a device as a disk) and [`group`].
 //!
 //! # The rules that keep data safe
 //!
@@ -47,6 +47,7 @@ pub mod request;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod snapshot;
+pub mod stack;
 pub mod table;
 pub mod target;
 pub mod units;

@@ -120,6 +120,12 @@ pub enum Mutant {
     UnflushedBelieved,
     /// A flush succeeds although another one, started before its end, has failed on the same leg.
     FailedFlushOvertaken,
+    /// A flush of a disk that is a device does not reach the device.
+    StackKeepsFlush,
+    /// FUA of a write to a disk that is a device does not reach the device.
+    StackDropsFua,
+    /// I6: an operation on a disk that is a device completes before the device's request.
+    StackAcksEarly,
     /// A region is in sync after a copy during which a leg could not be flushed.
     CopyThoughFlushFailed,
     /// A linear device starts where its disk starts.

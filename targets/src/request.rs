@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use crate::disk::{Disk, DiskError, Errno, Io, Memory, Op, OpKind, PayloadId};
-use crate::units::{SECTOR_BYTES, Sector, Sectors};
+use crate::disk::{Disk, DiskError, Errno, Io, Memory, Op, OpKind};
+use crate::units::{Sector, Sectors};
 
-/// What a request asks for.
+/// What a request asks for: what a target can be asked, which is less than what a disk can do ([`OpKind`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestKind {
     /// Fill the payload.
@@ -21,8 +21,19 @@ pub enum RequestKind {
     Discard,
 }
 
+impl From<RequestKind> for OpKind {
+    fn from(kind: RequestKind) -> OpKind {
+        match kind {
+            RequestKind::Read => OpKind::Read,
+            RequestKind::Write { fua } => OpKind::Write { fua },
+            RequestKind::Flush => OpKind::Flush,
+            RequestKind::Discard => OpKind::Discard,
+        }
+    }
+}
+
 /// A request to a target, on one contiguous range of its device.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// What it asks for.
     pub kind: RequestKind,
@@ -30,8 +41,8 @@ pub struct Request {
     pub sector: Sector,
     /// How long it is; zero for a flush.
     pub count: Sectors,
-    /// Its data.
-    pub payload: PayloadId,
+    /// Where its data comes from or goes to.
+    pub memory: Memory,
 }
 
 /// Why a request failed.
@@ -92,20 +103,18 @@ impl fmt::Display for TargetError {
 }
 
 /// A request's data from an offset on.
+#[inline]
 pub(crate) fn payload(request: &Request, offset: Sectors) -> Memory {
-    // A request is shorter than 4 GiB: its length arrives as a 32-bit sector count below the transport's buffer size.
-    let offset_bytes = u32::try_from(offset.0 * SECTOR_BYTES).unwrap_or(u32::MAX);
-    Memory::Payload { id: request.payload, offset_bytes }
+    request.memory.advanced(offset.bytes())
 }
 
 /// The operation of a request that passes through a target unchanged.
+#[inline]
 pub(crate) fn pass_through(disk: &Disk, request: &Request) -> Io {
-    let memory = payload(request, Sectors(0));
-    match request.kind {
-        RequestKind::Write { fua } => disk.write(request.sector, request.count, memory, fua),
-        RequestKind::Discard => {
-            disk.start(Op { kind: OpKind::Discard, sector: request.sector, count: request.count, memory: Memory::None })
-        }
-        RequestKind::Read | RequestKind::Flush => disk.read(request.sector, request.count, memory),
-    }
+    let kind = match request.kind {
+        // As [`Disk::write`] has it.
+        RequestKind::Write { fua } => OpKind::Write { fua: fua && disk.limits().volatile_cache },
+        kind => kind.into(),
+    };
+    disk.start(Op { kind, sector: request.sector, count: request.count, memory: payload(request, Sectors(0)) })
 }

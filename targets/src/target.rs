@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use crate::disk::Limits;
 use crate::exec::Executor;
 use crate::linear::target::Linear;
 use crate::mirror::target::Mirror;
@@ -12,6 +13,7 @@ use crate::request::{Request, TargetError};
 use crate::snapshot::Cause;
 use crate::snapshot::origin::Origin;
 use crate::snapshot::target::Snapshot;
+use crate::units::Sectors;
 
 /// What a device does with its requests.
 #[derive(Clone)]
@@ -37,6 +39,28 @@ impl Target {
             Target::Mirror(mirror) => mirror.handle(request).await,
             Target::Linear(linear) => linear.handle(request).await,
             Target::Nothing => Err(TargetError::Requeue),
+        }
+    }
+
+    /// The length of the target; `None` between two targets.
+    pub fn size(&self) -> Option<Sectors> {
+        match self {
+            Target::Snapshot(snapshot) => Some(snapshot.len()),
+            Target::Origin(origin) => Some(origin.disk().size()),
+            Target::Mirror(mirror) => Some(mirror.len()),
+            Target::Linear(linear) => Some(linear.size()),
+            Target::Nothing => None,
+        }
+    }
+
+    /// What the target can do as a disk of another one; `None` between two targets.
+    pub fn limits(&self) -> Option<Limits> {
+        match self {
+            Target::Snapshot(snapshot) => Some(snapshot.limits()),
+            Target::Origin(origin) => Some(origin.limits()),
+            Target::Mirror(mirror) => Some(mirror.limits()),
+            Target::Linear(linear) => Some(linear.limits()),
+            Target::Nothing => None,
         }
     }
 

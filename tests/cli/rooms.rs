@@ -15,9 +15,9 @@ const SERVER: [&str; 13] = [
     "failure",
 ];
 /// The rooms of `targets/src/`, likewise.
-const TARGETS: [&str; 19] = [
-    "lib", "group", "device", "target", "sim", "table", "linear", "mirror", "snapshot", "copy", "request", "io", "ram",
-    "exec", "disk", "words", "mutant", "hash", "units",
+const TARGETS: [&str; 20] = [
+    "lib", "group", "stack", "device", "target", "sim", "table", "linear", "mirror", "snapshot", "copy", "request",
+    "io", "ram", "exec", "disk", "words", "mutant", "hash", "units",
 ];
 /// Neither may know the other: a target is its folder.
 const STRANGERS: [(&str, &str); 3] = [("mirror", "snapshot"), ("linear", "mirror"), ("linear", "snapshot")];

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::disk::{Disk, Errno, Host};
+use dm_targets::disk::{Disk, Errno, Host, Memory};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::{Image, SectorData};
@@ -140,7 +140,7 @@ impl Rig {
             _ => (RequestKind::Write { fua: false }, pattern::payload(id, first, count)),
         };
         let payload = self.world.host.add_payload(bytes);
-        let request = Request { kind, sector: Sector(first), count: Sectors(count), payload };
+        let request = Request { kind, sector: Sector(first), count: Sectors(count), memory: Memory::payload(payload) };
         let (device, host, done) = (self.device(device), self.world.host.clone(), Slot::default());
         let slot = done.clone();
         self.world.executor.spawn(async move {

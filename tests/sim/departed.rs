@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::disk::Host;
+use dm_targets::disk::{Host, Memory};
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Temper, World};
@@ -48,7 +48,7 @@ pub fn origin_of_a_later_server() -> Result<(), String> {
 fn handle(world: &World, origin: &Rc<Origin>, kind: RequestKind) -> Result<(), String> {
     let payload = world.host.add_payload(pattern::payload(pattern::PREPARED, 0, 2));
     let count = if kind == RequestKind::Flush { Sectors(0) } else { Sectors(2) };
-    let request = Request { kind, sector: Sector(0), count, payload };
+    let request = Request { kind, sector: Sector(0), count, memory: Memory::payload(payload) };
     let result: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
     let (slot, origin) = (result.clone(), origin.clone());
     world.executor.spawn(async move {

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
 
-use dm_targets::disk::PayloadId;
+use dm_targets::disk::{Memory, PayloadId};
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::Rng;
 use dm_targets::sim::crash::CrashKind;
@@ -179,7 +179,8 @@ impl Run<'_> {
         };
         self.world.trace.note(|| format!("-------- {op:?} starts (write {id} if it is one)"));
         let payload = self.world.host.add_payload(bytes);
-        let request = Request { kind, sector: Sector(op.first), count: Sectors(op.count), payload };
+        let request =
+            Request { kind, sector: Sector(op.first), count: Sectors(op.count), memory: Memory::payload(payload) };
         let result: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
         let (slot, stack) = (result.clone(), stack.clone());
         self.world.executor.spawn(async move {

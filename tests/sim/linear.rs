@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use dm_targets::device::{Device, Opened};
-use dm_targets::disk::Errno;
+use dm_targets::disk::{Errno, Memory};
 use dm_targets::linear::target::Linear;
 use dm_targets::mutant::{self, Mutant};
 use dm_targets::request::{Request, RequestKind, TargetError};
@@ -59,7 +59,7 @@ impl Fixture {
             _ => vec![0; usize::try_from(count * 512).unwrap()],
         };
         let payload = self.world.host.add_payload(data);
-        let request = Request { kind, sector: Sector(sector), count: Sectors(count), payload };
+        let request = Request { kind, sector: Sector(sector), count: Sectors(count), memory: Memory::payload(payload) };
         let (device, slot) = (self.device.clone(), Rc::new(RefCell::new(None)));
         let done = slot.clone();
         self.world.executor.spawn(async move { *done.borrow_mut() = Some(device.pass(&request).await) });

@@ -17,6 +17,7 @@ mod fuzz;
 mod journal;
 mod judge;
 mod kernel;
+mod left;
 mod linear;
 mod losses;
 mod mirror;
@@ -28,6 +29,7 @@ mod pattern;
 mod seeded;
 mod short;
 mod stack;
+mod stacked;
 mod tally;
 mod workload;
 

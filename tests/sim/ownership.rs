@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::disk::{Errno, Host};
+use dm_targets::disk::{Errno, Host, Memory};
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher};
 use dm_targets::sim::image::Image;
@@ -72,7 +72,8 @@ fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, 
                     let fault = Fault { matcher: Matcher::all(Class::Write), skip: 0, times: 1, errno: Errno::EIO };
                     faulty.inject(fault);
                     let kind = RequestKind::Write { fua: true };
-                    let request = Request { kind, sector: Sector(0), count: Sectors(2), payload };
+                    let request =
+                        Request { kind, sector: Sector(0), count: Sectors(2), memory: Memory::payload(payload) };
                     assert!(snapshot.handle(&request).await.is_err());
                 }
                 snapshot.close().await.unwrap();

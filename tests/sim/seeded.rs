@@ -35,6 +35,7 @@ fn random_setup(rng: &mut Rng) -> Setup {
         discards: false,
         notes: true,
         unrecordable: false,
+        mirrored: false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::disk::{Disk, Host};
+use dm_targets::disk::{Disk, Host, Memory};
 use dm_targets::exec::Executor;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::Rng;
@@ -16,15 +16,16 @@ use dm_targets::sim::losses::SimLosses;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Temper, World};
 use dm_targets::snapshot::exceptions::Health;
-use dm_targets::snapshot::format::Record;
 use dm_targets::snapshot::journal::{Noted, Notes};
-use dm_targets::snapshot::losses::Loss;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::pattern;
+use crate::stacked::Mirrors;
 use crate::workload::Op;
+
+pub use crate::left::Left;
 
 /// One snapshot of a family.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +57,9 @@ pub struct Setup {
     pub notes: bool,
     /// A store that is lost cannot be recorded as such.
     pub unrecordable: bool,
+    /// Each disk of the family is a mirror of the process. The first leg has the disk's place, the second one is behind all
+    /// of them.
+    pub mirrored: bool,
 }
 
 impl Setup {
@@ -72,6 +76,7 @@ impl Setup {
             discards: false,
             notes: true,
             unrecordable: false,
+            mirrored: false,
         }
     }
 
@@ -135,6 +140,7 @@ pub struct Stack {
     left: Vec<Cell<bool>>,
     copy: copy::Client,
     discards: bool,
+    below: Mirrors,
 }
 
 impl Stack {
@@ -146,10 +152,11 @@ impl Stack {
         kept: Vec<(Rc<SimNotes>, Rc<SimLosses>)>,
         setup: Setup,
     ) -> Result<Stack, String> {
+        let (disks, below) = Mirrors::below(&executor, &host, disks, &setup).await?;
         let copy = copy::Client::new(&executor, &host, None).ok_or("no memory for a copy client")?;
         let origin = Origin::new(disks[0].clone(), copy.clone());
         let (snaps, left) = (Vec::new(), Vec::new());
-        let mut stack = Stack { origin, snaps, left, copy, discards: setup.discards };
+        let mut stack = Stack { origin, snaps, left, copy, discards: setup.discards, below };
         for ((snap, cow), (notes, losses)) in setup.snaps.iter().zip(&disks[1..]).zip(kept) {
             let notes = setup.notes.then_some(notes as Rc<dyn Notes>);
             if let Err(error) = stack.add(&executor, &host, snap, cow, notes, losses).await {
@@ -231,6 +238,7 @@ impl Stack {
             result = result.and(self.clone().leave(number).await);
         }
         self.copy.destroy().await;
+        self.below.close().await;
         result
     }
 }
@@ -251,48 +259,11 @@ pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
     result
 }
 
-/// What a crash leaves: the content of the disks, and what each snapshot's server had noted.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Left {
-    /// The origin and the COWs.
-    pub images: Vec<Image>,
-    /// None, or one list for each snapshot.
-    pub notes: Vec<Noted>,
-    /// None, or for each snapshot whether its store is recorded as lost.
-    pub lost: Vec<Option<Loss>>,
-}
-
-impl Left {
-    /// Disks, and nothing noted.
-    pub fn images(images: &[Image]) -> Left {
-        Left { images: images.to_vec(), ..Left::default() }
-    }
-
-    /// What a world leaves behind after a crash.
-    pub fn of(world: &World, images: Vec<Image>, kind: CrashKind) -> Left {
-        Left { images, notes: world.noted(kind), lost: world.lost() }
-    }
-
-    /// Whether the store of a snapshot is recorded as lost.
-    pub fn is_lost(&self, snap: usize) -> bool {
-        self.lost.get(snap).is_some_and(Option::is_some)
-    }
-
-    /// Whether something is noted.
-    pub fn is_noted(&self) -> bool {
-        self.notes.iter().any(|noted| !noted.records.is_empty())
-    }
-
-    /// What is noted for a snapshot.
-    pub fn notes_of(&self, snap: usize) -> &[Record] {
-        self.notes.get(snap).map_or(&[], |noted| &noted.records)
-    }
-}
-
 /// A world that finds what was left.
 pub fn world(setup: &Setup, left: &Left, seed: u64, temper: Temper, immediate: bool, trace: Trace) -> World {
     let mut world = World::new(seed, temper, trace);
-    for (number, image) in left.images.iter().enumerate() {
+    let second = if setup.mirrored && left.images.len() <= 1 + setup.snaps.len() { &left.images[..] } else { &[] };
+    for (number, image) in left.images.iter().chain(second).enumerate() {
         let name = if number == 0 { "origin".into() } else { format!("cow{number}") };
         world.add_disk(&name, setup.disk_config(immediate), image.clone());
     }
@@ -313,7 +284,8 @@ pub fn prepare(setup: &Setup, images: &[Image], ops: &[Op]) -> Vec<Image> {
     for op in ops {
         let payload = world.host.add_payload(pattern::payload(pattern::PREPARED, op.first, op.count));
         let kind = RequestKind::Write { fua: false };
-        let request = Request { kind, sector: Sector(op.first), count: Sectors(op.count), payload };
+        let request =
+            Request { kind, sector: Sector(op.first), count: Sectors(op.count), memory: Memory::payload(payload) };
         let (stack, device) = (stack.clone(), op.device);
         world.executor.spawn(async move { stack.handle(device, request).await.unwrap() });
         world.executor.run_ready();
@@ -341,7 +313,9 @@ pub fn recover(setup: &Setup, left: &Left) -> Result<Recovered, String> {
     let opened = spawn_open(&world, setup);
     world.executor.run_ready();
     let stack = opened.borrow_mut().take().ok_or("opening does not end")??;
-    let writes = world.disks().iter().map(|disk| disk.writes()).sum();
+    // The second legs of mirrors get what the first ones have, each time.
+    let first = &world.disks()[..=setup.snaps.len()];
+    let writes = first.iter().map(|disk| disk.writes()).sum();
     let origin = read_all(&world, &stack, 0, setup.origin_sectors)?;
     let mut snaps = Vec::new();
     for number in 0..setup.snaps.len() {
@@ -353,7 +327,7 @@ pub fn recover(setup: &Setup, left: &Left) -> Result<Recovered, String> {
         });
     }
     close(&world, stack)?;
-    let images = world.disks().iter().map(|disk| disk.visible()).collect();
+    let images = first.iter().map(|disk| disk.visible()).collect();
     Ok(Recovered { origin, snaps, images, writes })
 }
 
@@ -380,7 +354,12 @@ pub fn close(world: &World, stack: Rc<Stack>) -> Result<(), String> {
 
 fn read_all(world: &World, stack: &Rc<Stack>, device: usize, sectors: u64) -> Result<Vec<SectorData>, String> {
     let payload = world.host.add_payload(vec![0; usize::try_from(sectors * 512).unwrap()]);
-    let request = Request { kind: RequestKind::Read, sector: Sector(0), count: Sectors(sectors), payload };
+    let request = Request {
+        kind: RequestKind::Read,
+        sector: Sector(0),
+        count: Sectors(sectors),
+        memory: Memory::payload(payload),
+    };
     let result: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
     let (slot, stack) = (result.clone(), stack.clone());
     world.executor.spawn(async move {

@@ -1,6 +1,6 @@
 //! A range of a disk: requests moved by its start and passed on.
 
-use crate::disk::{Disk, DiskError, Errno, OpKind};
+use crate::disk::{Disk, DiskError, Errno, Limits, OpKind};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, pass_through};
 use crate::units::{Sector, Sectors};
@@ -24,6 +24,16 @@ impl Linear {
         &self.disk
     }
 
+    /// Its length.
+    pub fn size(&self) -> Sectors {
+        self.len
+    }
+
+    /// What it can do as a disk of another target: what its disk can, but for zeroes, which targets are not asked to write.
+    pub fn limits(&self) -> Limits {
+        Limits { max_write_zeroes: Sectors(0), ..*self.disk.limits() }
+    }
+
     /// Carries a request out. When this returns, nothing of the request is in flight any more.
     ///
     /// # Errors
@@ -41,7 +51,7 @@ impl Linear {
         }
         let start = if mutant::is(Mutant::LinearOffsetDropped) { Sector(0) } else { self.start };
         let sector = start.plus(Sectors(request.sector.0));
-        Ok(pass_through(&self.disk, &Request { kind, sector, ..*request }).await?)
+        Ok(pass_through(&self.disk, &Request { kind, sector, ..request.clone() }).await?)
     }
 
     /// The kernel sends nothing that lies beyond a device's end. If it did, the sectors there would be another one's.
@@ -51,7 +61,7 @@ impl Linear {
             RequestKind::Write { fua } => OpKind::Write { fua },
             RequestKind::Discard => OpKind::Discard,
         };
-        let Request { sector, count, .. } = *request;
-        DiskError { kind, disk: self.disk.name().clone(), sector, count, errno: Errno::EIO }
+        let (disk, sector, count) = (self.disk.name().clone(), request.sector, request.count);
+        DiskError { kind, disk, sector, count, errno: Errno::EIO }
     }
 }

@@ -17,7 +17,7 @@ use super::status::DiskLogState;
 pub use super::status::{Progress, Status};
 use super::table::InitialSync;
 use crate::copy;
-use crate::disk::{Disk, DiskError, Host};
+use crate::disk::{Disk, DiskError, Host, Limits};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
@@ -123,6 +123,24 @@ impl Mirror {
     /// The largest discard: zero unless every leg has discards.
     pub fn max_discard(&self) -> Sectors {
         self.disks.borrow().iter().map(|leg| leg.disk.limits().max_discard).min().unwrap_or_default()
+    }
+
+    /// What it can do as a disk of another target.
+    pub fn limits(&self) -> Limits {
+        let disks = self.disks.borrow();
+        let limits = || disks.iter().map(|leg| leg.disk.limits());
+        let logical_block_bytes = self.logical_block_bytes();
+        let granularity = limits().map(|leg| leg.discard_granularity_bytes).max().unwrap_or(0).max(logical_block_bytes);
+        let max_discard = self.max_discard();
+        Limits {
+            logical_block_bytes,
+            physical_block_bytes: limits().map(|leg| leg.physical_block_bytes).max().unwrap_or(logical_block_bytes),
+            volatile_cache: limits().any(|leg| leg.volatile_cache),
+            read_only: false,
+            max_discard,
+            discard_granularity_bytes: if max_discard.0 == 0 { 0 } else { granularity },
+            max_write_zeroes: Sectors(0),
+        }
     }
 
     /// Numbers and letters for a status line.

@@ -41,7 +41,7 @@
 //! ```
 //! use std::rc::Rc;
 //! use dm_targets::copy;
-//! use dm_targets::disk::Host;
+//! use dm_targets::disk::{Host, Memory};
 //! use dm_targets::exec::Executor;
 //! use dm_targets::ram::{Ram, RamDisk};
 //! use dm_targets::request::{Request, RequestKind};
@@ -93,7 +93,9 @@
 //!     snapshot.activate(&runner).await.unwrap();
 //!     origin.join(snapshot.clone()).await;
 //!
-//!     let request = |kind, payload| Request { kind, sector: Sector(9), count: Sectors(1), payload };
+//!     let request = |kind, payload| {
+//!         Request { kind, sector: Sector(9), count: Sectors(1), memory: Memory::payload(payload) }
+//!     };
 //!     origin.handle(&request(RequestKind::Write { fua: false }, written)).await.unwrap();
 //!     snapshot.handle(&request(RequestKind::Read, read)).await.unwrap();
 //!     assert_eq!(snapshot.exceptions(), 1);
@@ -117,6 +119,7 @@ pub mod exceptions;
 pub mod format;
 pub mod journal;
 mod journaled;
+mod limits;
 pub mod losses;
 pub mod mapping;
 mod no_space;

@@ -13,7 +13,7 @@ use super::origin_gate::Gate;
 use super::preserved;
 use super::target::{Crowded, Snapshot};
 use crate::copy::{self, Flags, Job, JobLease};
-use crate::disk::Disk;
+use crate::disk::{Disk, Limits};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, pass_through};
 use crate::units::{Chunk, Sectors};
@@ -59,6 +59,12 @@ impl Origin {
     /// The disk.
     pub fn disk(&self) -> &Disk {
         &self.disk
+    }
+
+    /// What it can do as a disk of another target: what its disk can, but for discards.
+    pub fn limits(&self) -> Limits {
+        let (max_discard, max_write_zeroes) = (Sectors(0), Sectors(0));
+        Limits { max_discard, discard_granularity_bytes: 0, max_write_zeroes, ..*self.disk.limits() }
     }
 
     /// Adds a snapshot at a moment when no write is in flight: what was acknowledged before is in the snapshot, what

@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use dm_targets::disk::PayloadId;
 use dm_targets::request::Request;
 
 use crate::ublk::{DeviceInfo, DeviceState, Params};
@@ -13,6 +14,8 @@ use crate::ublk::{DeviceInfo, DeviceState, Params};
 #[derive(Clone)]
 pub struct Pending {
     pub request: Request,
+    /// Its data.
+    pub payload: PayloadId,
     /// Its result, when a server has carried it out.
     pub result: Rc<RefCell<Option<Result<(), String>>>>,
 }

@@ -59,7 +59,7 @@ impl Process {
 
 fn spawn_pass(executor: &Executor, thread: &Rc<SimThread>, id: u32, pending: &Pending) {
     let Some(device) = thread.group.device(id) else { return };
-    let (request, result, site) = (pending.request, pending.result.clone(), thread.site.clone());
+    let (request, result, site) = (pending.request.clone(), pending.result.clone(), thread.site.clone());
     executor.spawn(async move {
         let outcome = device.pass(&request).await.map_err(|error| error.to_string());
         // What a process does after its end is not seen.

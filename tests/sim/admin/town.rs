@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use dm_targets::disk::Memory;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::image::Image;
 use dm_targets::units::{Sector, Sectors};
@@ -218,8 +219,8 @@ impl Town {
         let Known { id, cookie, .. } = *self.devices.get(&what)?;
         let count = Sectors(bytes.len() as u64 / 512);
         let payload = self.site.payload(bytes);
-        let request = Request { kind, sector: Sector(sector as u64), count, payload };
-        let pending = Pending { request, result: Rc::default() };
+        let request = Request { kind, sector: Sector(sector as u64), count, memory: Memory::payload(payload) };
+        let pending = Pending { request, payload, result: Rc::default() };
         {
             let mut kernel = self.site.kernel.borrow_mut();
             let device = kernel.devices.get_mut(&id).filter(|device| is_ours(&device.info, cookie))?;
@@ -283,7 +284,7 @@ impl Town {
         let pending = self.send(what, RequestKind::Read, 0, vec![0; SECTORS * 512])?;
         let result = pending.result.borrow().clone()?;
         self.strike(&pending);
-        let bytes = self.site.take_payload(pending.request.payload);
+        let bytes = self.site.take_payload(pending.payload);
         self.settle();
         Some(result.map(|()| model::values(&bytes)))
     }

@@ -5,7 +5,7 @@ mod take_over;
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::disk::Host;
+use dm_targets::disk::{Host, Memory};
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::Mirror;
 use dm_targets::request::{Request, RequestKind};
@@ -159,7 +159,12 @@ fn all_clean(setup: &Setup, log: &Image) -> Result<(), String> {
 
 fn read_all(world: &World, mirror: &Rc<Mirror>, sectors: u64) -> Result<Vec<SectorData>, String> {
     let payload = world.host.add_payload(vec![0; usize::try_from(sectors * 512).unwrap()]);
-    let request = Request { kind: RequestKind::Read, sector: Sector(0), count: Sectors(sectors), payload };
+    let request = Request {
+        kind: RequestKind::Read,
+        sector: Sector(0),
+        count: Sectors(sectors),
+        memory: Memory::payload(payload),
+    };
     let (result, mirror) = (Slot::default(), mirror.clone());
     let slot: Slot<Result<(), String>> = Rc::clone(&result);
     world.executor.spawn(async move {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::disk::{Errno, Host};
+use dm_targets::disk::{Errno, Host, Memory};
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig, OpenError};
@@ -199,7 +199,7 @@ impl Rig {
             _ => vec![0x99; usize::try_from(count * 512).unwrap()],
         };
         let payload = self.world.host.add_payload(bytes);
-        let request = Request { kind, sector: Sector(first), count: Sectors(count), payload };
+        let request = Request { kind, sector: Sector(first), count: Sectors(count), memory: Memory::payload(payload) };
         let (mirror, host, done) = (self.mirror.clone(), self.world.host.clone(), Slot::default());
         let slot = done.clone();
         self.world.executor.spawn(async move {

@@ -6,7 +6,7 @@
 //! Rules asked of the mirror here: without injected errors nothing fails; a read shows what it may; where the legs
 //! compare as in sync they are the same; and with `handle_errors` alone an acknowledged write is on every leg.
 
-use dm_targets::disk::PayloadId;
+use dm_targets::disk::{Memory, PayloadId};
 use dm_targets::mirror::target::{LegParts, Mirror};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::image::SectorData;
@@ -66,7 +66,8 @@ impl Run<'_> {
         let id = self.write_id - 1;
         self.world.trace.note(|| format!("-------- {op:?} starts (write {id} if it is one)"));
         let payload = self.world.host.add_payload(bytes);
-        let request = Request { kind, sector: Sector(op.first), count: Sectors(op.count), payload };
+        let request =
+            Request { kind, sector: Sector(op.first), count: Sectors(op.count), memory: Memory::payload(payload) };
         let (result, mirror) = (Slot::default(), self.mirror.clone().unwrap());
         let slot: Slot<Result<(), TargetError>> = result.clone();
         self.world.executor.spawn(async move {

@@ -1,0 +1,46 @@
+//! What a crash leaves of a family.
+
+use dm_targets::sim::crash::CrashKind;
+use dm_targets::sim::image::Image;
+use dm_targets::sim::world::World;
+use dm_targets::snapshot::format::Record;
+use dm_targets::snapshot::journal::Noted;
+use dm_targets::snapshot::losses::Loss;
+
+/// What a crash leaves: the content of the disks, and what each snapshot's server had noted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Left {
+    /// The origin and the COWs.
+    pub images: Vec<Image>,
+    /// None, or one list for each snapshot.
+    pub notes: Vec<Noted>,
+    /// None, or for each snapshot whether its store is recorded as lost.
+    pub lost: Vec<Option<Loss>>,
+}
+
+impl Left {
+    /// Disks, and nothing noted.
+    pub fn images(images: &[Image]) -> Left {
+        Left { images: images.to_vec(), ..Left::default() }
+    }
+
+    /// What a world leaves behind after a crash.
+    pub fn of(world: &World, images: Vec<Image>, kind: CrashKind) -> Left {
+        Left { images, notes: world.noted(kind), lost: world.lost() }
+    }
+
+    /// Whether the store of a snapshot is recorded as lost.
+    pub fn is_lost(&self, snap: usize) -> bool {
+        self.lost.get(snap).is_some_and(Option::is_some)
+    }
+
+    /// Whether something is noted.
+    pub fn is_noted(&self) -> bool {
+        self.notes.iter().any(|noted| !noted.records.is_empty())
+    }
+
+    /// What is noted for a snapshot.
+    pub fn notes_of(&self, snap: usize) -> &[Record] {
+        self.notes.get(snap).map_or(&[], |noted| &noted.records)
+    }
+}
