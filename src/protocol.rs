@@ -3,9 +3,11 @@
 mod ask;
 mod cow;
 mod device;
+mod known;
 mod message;
 
 pub use ask::{ask, connect, has_left, is_absent, until_left_or, write_line};
 pub use cow::{Cow, Which};
 pub use device::{DeviceOptions, DeviceRef, DeviceReport, DeviceSpec, DeviceState};
+pub use known::{KnownDisk, KnownDisks};
 pub use message::{Answer, Doing, Question};

@@ -145,7 +145,7 @@ fn may_have<E>(device: &DeviceState, disk: DiskId, find: impl Fn(&Path) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{DeviceOptions, DeviceSpec};
+    use crate::protocol::{DeviceOptions, DeviceSpec, KnownDisks};
 
     fn mirror(name: &str, legs: [u32; 2], disks: &[u32]) -> DeviceState {
         let line = format!("0 64 mirror core 1 16 2 /d/{} 0 /d/{} 0", legs[0], legs[1]);
@@ -168,6 +168,7 @@ mod tests {
             loaded: None,
             cow: None,
             lost: false,
+            known: KnownDisks::default(),
         }
     }
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::cow::Cow;
+use super::known::KnownDisks;
 use crate::failure::Reason;
 
 /// How a device is served, whatever it is made of. Fixed when the kernel adds it.
@@ -96,6 +97,9 @@ pub struct DeviceState {
     /// Its origin may have been changed since its server died, and it was not there.
     #[serde(default)]
     pub lost: bool,
+    /// By what its disks are known again; an earlier version has not written it down.
+    #[serde(default)]
+    pub known: KnownDisks,
 }
 
 /// All that is shown of a device.

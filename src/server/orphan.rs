@@ -87,7 +87,7 @@ pub fn disks_of(params: &TargetParams) -> Option<(&'static str, Value)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::DeviceOptions;
+    use crate::protocol::{DeviceOptions, KnownDisks};
 
     fn state_of(name: &str, line: &str) -> DeviceState {
         let options = DeviceOptions { queues: 1, depth: 64, read_only: true, zero_copy: true, recovery: true };
@@ -111,6 +111,7 @@ mod tests {
             loaded: None,
             cow: None,
             lost: false,
+            known: KnownDisks::default(),
         }
     }
 

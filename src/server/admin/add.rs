@@ -14,14 +14,14 @@ use super::machine::{Machine, Records, Thread};
 use super::prepared::{Prepared, generated_name};
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceRef, DeviceSpec};
+use crate::protocol::{Answer, DeviceRef, DeviceSpec, KnownDisks};
 use crate::ublk::DeviceInfo;
 use crate::ublk::device::BLOCK_PATH;
 
 impl<M: Machine> Administrator<M> {
     /// Adds one device.
     pub(super) fn add(&mut self, name: Option<String>, id: Option<u32>, spec: DeviceSpec) -> Result<Answer, Reason> {
-        let prepared = self.prepare(spec, name.as_deref(), false)?;
+        let prepared = self.prepare(spec, name.as_deref(), None)?;
         let added = self.bring_up(&prepared, id, name);
         let note = self.note_of(&prepared)?;
         self.forget_ticket(&prepared)?;
@@ -34,11 +34,17 @@ impl<M: Machine> Administrator<M> {
         Ok(Answer::Added { path, note, device })
     }
 
-    /// Opens the disks of a target and the target itself, without writing anything.
-    pub(super) fn prepare(&mut self, spec: DeviceSpec, name: Option<&str>, again: bool) -> Result<Prepared, Reason> {
+    /// Opens the disks of a target and the target itself, without writing anything; `again`: what the disks were of a device
+    /// that is there already.
+    pub(super) fn prepare(
+        &mut self,
+        spec: DeviceSpec,
+        name: Option<&str>,
+        again: Option<&KnownDisks>,
+    ) -> Result<Prepared, Reason> {
         match spec.table.params.clone() {
             TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
-            TargetParams::SnapshotOrigin { origin } => self.prepare_origin(&origin, spec),
+            TargetParams::SnapshotOrigin { origin } => self.prepare_origin(&origin, spec, again),
             TargetParams::Mirror(mirror) => self.prepare_mirror(&mirror, spec, name, again),
             TargetParams::Linear(linear) => self.prepare_linear(&linear, spec, again),
             other @ TargetParams::SnapshotMerge(_) => {

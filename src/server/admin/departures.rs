@@ -34,7 +34,7 @@ impl<M: Machine> Administrator<M> {
         })?;
         let Some(loss) = loss else { return Ok(()) };
         let mark_failed = loss == Loss::MarkFailed;
-        let departure = Departure { cow, mark_failed, origin_number: self.origin_number };
+        let departure = Departure { cow, mark_failed, origin_number: self.origin_known.number };
         self.machine.records().note_departure(&departure).map_err(|why| {
             let what = "that its snapshot leaves the origin cannot be noted, so a later server could take it for right";
             format!("/dev/ublkb{id}: not deleted: {what}: {why}")
@@ -46,7 +46,7 @@ impl<M: Machine> Administrator<M> {
         let Some(cow) = device.cow.clone().filter(|_| !device.lost && self.goes_on_without(device.id)) else {
             return Ok(());
         };
-        let departure = Departure { cow, mark_failed: false, origin_number: self.origin_number };
+        let departure = Departure { cow, mark_failed: false, origin_number: self.origin_known.number };
         self.machine.records().note_departure(&departure)?;
         self.restore_departures(vec![departure])
     }

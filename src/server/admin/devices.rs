@@ -7,23 +7,23 @@ use dm_targets::mirror::table::{Leg, Mirror};
 use dm_targets::table::TargetParams;
 
 use crate::failure::Reason;
-use crate::protocol::Cow;
+use crate::protocol::{Cow, KnownDisk, KnownDisks};
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::storage::DiskId;
 use crate::ublk::DeviceInfo;
 
 /// The disks under a device, by their words in its table.
 #[derive(Clone, Default)]
-pub struct Deps(BTreeMap<String, DiskId>);
+pub struct Deps(BTreeMap<String, (DiskId, KnownDisk)>);
 
 impl Deps {
-    pub(super) fn insert(&mut self, word: &str, id: DiskId) {
-        self.0.insert(word.to_owned(), id);
+    pub(super) fn insert(&mut self, word: &str, id: DiskId, known: KnownDisk) {
+        self.0.insert(word.to_owned(), (id, known));
     }
 
     /// The disk of a word.
     pub fn id(&self, word: &str) -> Option<DiskId> {
-        self.0.get(word).copied()
+        self.0.get(word).map(|(id, _)| *id)
     }
 
     /// How the disk of a word stands on a table line: `MAJ:MIN`, or the path of a file.
@@ -31,9 +31,14 @@ impl Deps {
         self.id(word).map_or_else(|| word.to_owned(), |id| id.on_table_line(word))
     }
 
+    /// By what the disks are known again.
+    pub(super) fn known(&self) -> KnownDisks {
+        self.0.iter().map(|(word, (_, known))| (word.clone(), known.clone())).collect()
+    }
+
     /// The block devices' numbers; of a file, its file system's.
     pub fn numbers(&self) -> Vec<(u32, u32)> {
-        self.0.values().map(DiskId::block_number).collect()
+        self.0.values().map(|(id, _)| id.block_number()).collect()
     }
 }
 
@@ -109,6 +114,7 @@ pub(super) fn state_of(info: &DeviceInfo, name: &str, deps: &Deps, spec: &Device
         loaded: None,
         cow: None,
         lost: false,
+        known: deps.known(),
     }
 }
 

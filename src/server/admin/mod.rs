@@ -16,6 +16,7 @@ mod prepared;
 mod recover;
 mod shutdown;
 mod state;
+mod strangers;
 mod table;
 pub mod targets;
 mod undo;

@@ -36,7 +36,7 @@ impl<M: Machine> Administrator<M> {
         }
         // Of the origin only the size is wanted, whatever uses it.
         let spec = DeviceSpec { force: true, ..device.spec.clone() };
-        let ticket = self.prepare(spec, Some(&device.name), true)?.ticket;
+        let ticket = self.prepare(spec, Some(&device.name), Some(&device.known))?.ticket;
         self.machine.call(move |thread| async move {
             let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
             opened.target.activate(&thread.group().executor).await?;
@@ -47,7 +47,7 @@ impl<M: Machine> Administrator<M> {
     /// Marks the COW of a snapshot invalid whose origin has changed without it.
     pub(super) fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
         let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
-        let ticket = self.prepare(device.spec.clone(), Some(&device.name), true)?.ticket;
+        let ticket = self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.ticket;
         self.machine.call(move |thread| async move {
             let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
             match opened.target {

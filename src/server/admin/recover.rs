@@ -147,7 +147,7 @@ impl<M: Machine> Administrator<M> {
         if device.lost {
             self.mark_lost(device)?;
         }
-        self.prepare(device.spec.clone(), Some(&device.name), true)
+        self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))
     }
 
     /// Claims a device and serves its queues; nothing comes before it is started.

@@ -8,7 +8,7 @@ use dm_targets::group::Ticket;
 use super::devices::{Directory, Entry, LeftOut};
 use super::machine::{Machine, Records};
 use crate::failure::Reason;
-use crate::protocol::DeviceState;
+use crate::protocol::{DeviceState, KnownDisk};
 use crate::storage::{DiskId, Limits};
 
 /// What keeps a server from its end.
@@ -29,8 +29,8 @@ pub struct Administrator<M: Machine> {
     pub(super) devices: BTreeMap<u32, Entry>,
     pub(super) directory: Directory,
     pub(super) origin: Option<(DiskId, Limits, bool)>,
-    /// The origin's number in this boot.
-    pub(super) origin_number: u64,
+    /// By what the origin is known again.
+    pub(super) origin_known: KnownDisk,
     /// Devices that the command under way deletes.
     pub(super) going: BTreeSet<u32>,
     pub(super) tickets: u64,
@@ -58,7 +58,7 @@ impl<M: Machine> Administrator<M> {
             devices: BTreeMap::new(),
             directory,
             origin: None,
-            origin_number: 0,
+            origin_known: KnownDisk::default(),
             going: BTreeSet::new(),
             tickets: 0,
             left_out: BTreeMap::new(),

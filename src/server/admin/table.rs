@@ -9,7 +9,7 @@ use super::machine::{Machine, Records, Thread};
 use super::prepared::Prepared;
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceSpec};
+use crate::protocol::{Answer, DeviceSpec, KnownDisks};
 use crate::ublk::{Params, device};
 
 impl<M: Machine> Administrator<M> {
@@ -55,10 +55,11 @@ impl<M: Machine> Administrator<M> {
 
     /// Puts a loaded table in the place of the old one, or else the old one back: the device is then as it was before.
     fn swap_table(&mut self, id: u32, table: DeviceSpec, was_suspended: bool) -> Result<(), Reason> {
-        let old = self.devices.get(&id).ok_or_else(|| no_device(id))?.spec.clone();
-        let Err(error) = self.change_table(id, table, false) else { return Ok(()) };
+        let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let (old, known) = (old.spec.clone(), old.deps.known());
+        let Err(error) = self.change_table(id, table, None) else { return Ok(()) };
         // The device had a target before, and has to have one again, with what is known of its disks by now.
-        let back = self.change_table(id, old, true);
+        let back = self.change_table(id, old, Some(&known));
         let stays = match &back {
             Ok(()) if was_suspended => "the old table is still in place, the device stays suspended".to_owned(),
             Ok(()) => "the old table is still in place, the device runs on".to_owned(),
@@ -128,8 +129,8 @@ impl<M: Machine> Administrator<M> {
         Ok(Answer::Done)
     }
 
-    /// Puts another table in the place of a suspended device's; `again`: one that it had before.
-    fn change_table(&mut self, id: u32, mut spec: DeviceSpec, again: bool) -> Result<(), Reason> {
+    /// Puts another table in the place of a suspended device's; `again`: one that it had before, with what its disks were.
+    fn change_table(&mut self, id: u32, mut spec: DeviceSpec, again: Option<&KnownDisks>) -> Result<(), Reason> {
         let TargetParams::Mirror(mirror) = spec.table.params.clone() else {
             return Err("this is no mirror".to_owned());
         };
@@ -141,17 +142,17 @@ impl<M: Machine> Administrator<M> {
             }
         })??;
         // What the old target has put on record in its end counts as well.
-        let past = if again {
+        let past = if again.is_some() {
             // The word that was given with this table was about another moment.
             spec.source = None;
             self.past_of(&mirror, None)
         } else {
             Past::Replaced(self.machine.records().legs().ok())
         };
-        let prepared = self.open_mirror(&mirror, spec, Some(&name), past)?;
+        let prepared = self.open_mirror(&mirror, spec, Some(&name), past, again)?;
         let Prepared { ticket, deps, spec, params, .. } = prepared;
         let fits = self.refuse_unfit(id, &params).map_err(|why| format!("the table: {why}"));
-        if let Err(why) = fits.and_then(|()| self.record_table(id, deps, spec, again)) {
+        if let Err(why) = fits.and_then(|()| self.record_table(id, deps, spec, again.is_some())) {
             self.machine.call(move |thread| async move { drop(thread.group().take_opened(ticket)) })?;
             return Err(why);
         }

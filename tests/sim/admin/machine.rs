@@ -292,11 +292,12 @@ impl Machine for SimMachine {
         let visible = found.disk.borrow().visible();
         let size = visible.size();
         let bytes = visible.read(Sector(0), HEAD);
-        Ok(SimOpen { slot, path: path.to_owned(), size, bytes, read_only: access == Access::ReadOnly })
+        let (path, name, read_only) = (path.to_owned(), found.name.borrow().clone(), access == Access::ReadOnly);
+        Ok(SimOpen { slot, path, name, size, bytes, read_only })
     }
 
     fn disk_name(&self, _id: DiskId, path: &str) -> String {
-        format!("serial {path}")
+        self.site.slot(path).map_or_else(String::new, |slot| self.site.disks[slot].name.borrow().clone())
     }
 
     fn new_store_id(&self) -> Result<StoreId, Reason> {

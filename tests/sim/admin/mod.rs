@@ -10,6 +10,7 @@ mod model;
 mod open;
 mod records;
 mod site;
+mod strangers;
 mod town;
 
 use dm_targets::sim::Rng;

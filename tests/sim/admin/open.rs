@@ -20,6 +20,8 @@ pub const HEAD: Sectors = Sectors(8);
 pub struct SimOpen {
     pub slot: usize,
     pub path: String,
+    /// By what it is known for good.
+    pub name: String,
     pub size: Sectors,
     pub bytes: Vec<u8>,
     pub read_only: bool,
@@ -51,7 +53,7 @@ impl OpenDisk for SimOpen {
     }
 
     fn lasting_name(&self) -> String {
-        format!("serial {}", self.path)
+        self.name.clone()
     }
 
     fn content(&self) -> Result<Option<Signature>, Reason> {

@@ -29,6 +29,8 @@ pub struct Slot {
     pub disk: RefCell<Rc<SimDisk>>,
     /// It is attached.
     pub there: Cell<bool>,
+    /// By what it is known for good.
+    pub name: RefCell<String>,
     /// Claimed exclusively by that process.
     pub claim: Rc<Cell<Option<u32>>>,
 }
@@ -53,6 +55,7 @@ impl Site {
             path: (*path).to_owned(),
             disk: RefCell::new(SimDisk::new(path, DISK, image.clone(), &host, &trace)),
             there: Cell::new(true),
+            name: RefCell::new(format!("serial {path}")),
             claim: Rc::default(),
         };
         let disks = disks.iter().map(slot).collect();
@@ -149,6 +152,14 @@ impl Site {
         }
         self.kernel.borrow_mut().devices.clear();
         self.files(|files| *files = Files::default());
+    }
+
+    /// Puts another disk at the path of one, which is returned; that one as well can be put there again.
+    pub fn swap(&self, disk: usize, other: (String, Image)) -> (String, Image) {
+        let slot = &self.disks[disk];
+        let was = (slot.name.replace(other.0), slot.disk.borrow().visible());
+        *slot.disk.borrow_mut() = SimDisk::new(&slot.path, DISK, other.1, &self.host, &self.trace);
+        was
     }
 
     /// Zeroes the first sector of a disk, durably.

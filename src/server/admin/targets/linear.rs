@@ -9,7 +9,7 @@ use dm_targets::target::Target;
 
 use super::disks::{check_length, check_range, discard_of};
 use crate::failure::Reason;
-use crate::protocol::DeviceSpec;
+use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::prepared::Prepared;
@@ -21,23 +21,24 @@ impl<M: Machine> Administrator<M> {
         &mut self,
         linear: &Table,
         spec: DeviceSpec,
-        again: bool,
+        again: Option<&KnownDisks>,
     ) -> Result<Prepared, Reason> {
         let path = &linear.device;
-        if let Some(entry) = self.devices.values().next().filter(|_| !spec.force && !again) {
+        if let Some(entry) = self.devices.values().next().filter(|_| !spec.force && again.is_none()) {
             let (id, name) = (entry.info.id, &entry.name);
             return Err(format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it"));
         }
-        if !again {
+        if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
         }
         let disk = self.open_as_it_is(path, spec.force)?;
+        let known = self.recognized(path, &disk, again)?;
         let (len, start, limits) = (spec.table.len, linear.offset, *disk.limits());
         check_range(&disk, start, len)?;
         check_length(path, len, disk.size(), limits.logical_block_size)?;
         let read_only = disk.is_read_only() || spec.options.read_only;
         let mut deps = Deps::default();
-        deps.insert(path, disk.id());
+        deps.insert(path, disk.id(), known);
         let ticket = self.next_ticket();
         self.machine.call(move |thread: Rc<M::Thread>| async move {
             let target = Target::Linear(Rc::new(Linear::new(thread.disk(disk), start, len)));

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::mirror::identity;
 use crate::failure::Reason;
-use crate::protocol::Answer;
+use crate::protocol::{Answer, KnownDisk};
 use crate::server::admin::devices::{Entry, LegRef, MESSAGES, find_leg, no_device, not_a_leg};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::state::Administrator;
@@ -25,7 +25,7 @@ impl<M: Machine> Administrator<M> {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
                 let opened = self.open_leg(id, &new, Some(at))?;
-                let (identity, disk, offset) = (identity(&opened, &new), opened.id(), new.offset);
+                let (identity, disk, offset) = (identity(&opened, &new), self.found(&opened), new.offset);
                 self.on_mirror(id, move |thread, mirror| async move {
                     let parts = LegParts { disk: thread.disk(opened), offset, identity };
                     mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
@@ -35,7 +35,7 @@ impl<M: Machine> Administrator<M> {
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
                 let opened = self.open_leg(id, &new, None)?;
-                let (identity, disk, offset) = (identity(&opened, &new), opened.id(), new.offset);
+                let (identity, disk, offset) = (identity(&opened, &new), self.found(&opened), new.offset);
                 self.on_mirror(id, move |thread, mirror| async move {
                     let parts = LegParts { disk: thread.disk(opened), offset, identity };
                     mirror.add_leg(parts).await.map_err(|error| error.to_string())
@@ -128,20 +128,25 @@ impl<M: Machine> Administrator<M> {
         })?
     }
 
+    /// What is noted of the disk of a leg that comes.
+    fn found(&self, leg: &M::Open) -> (DiskId, KnownDisk) {
+        (leg.id(), self.known_disk(leg))
+    }
+
     /// Notes other legs, so that list, table and the next server know them; `new` is the word and the disk of one that has
     /// come.
     fn change_legs(
         &mut self,
         id: u32,
-        new: Option<(&str, DiskId)>,
+        new: Option<(&str, (DiskId, KnownDisk))>,
         change: impl FnOnce(&mut Vec<Leg>),
     ) -> Result<(), Reason> {
         if let Some(entry) = self.devices.get_mut(&id) {
             if let TargetParams::Mirror(Table { legs, .. }) = &mut entry.spec.table.params {
                 change(legs);
             }
-            if let Some((word, disk)) = new {
-                entry.deps.insert(word, disk);
+            if let Some((word, (id, known))) = new {
+                entry.deps.insert(word, id, known);
             }
         }
         self.publish();

@@ -20,7 +20,7 @@ use dm_targets::units::{Sector, Sectors};
 use super::content::refuse_other;
 use super::disks::{check_range, discard_of};
 use crate::failure::Reason;
-use crate::protocol::DeviceSpec;
+use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::prepared::Prepared;
@@ -45,16 +45,16 @@ impl<M: Machine> Administrator<M> {
         mirror: &Table,
         spec: DeviceSpec,
         name: Option<&str>,
-        again: bool,
+        again: Option<&KnownDisks>,
     ) -> Result<Prepared, Reason> {
         if !self.devices.is_empty() || self.origin.is_some() {
             return Err(format!("{}: in use by another device of this server", mirror.legs[0].device));
         }
-        if !again {
+        if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
         }
-        let past = if again { self.past_of(mirror, spec.source) } else { Past::None };
-        self.open_mirror(mirror, spec, name, past)
+        let past = if again.is_some() { self.past_of(mirror, spec.source) } else { Past::None };
+        self.open_mirror(mirror, spec, name, past, again)
     }
 
     /// What a server that died has left of a mirror.
@@ -72,17 +72,15 @@ impl<M: Machine> Administrator<M> {
         spec: DeviceSpec,
         name: Option<&str>,
         past: Past,
+        again: Option<&KnownDisks>,
     ) -> Result<Prepared, Reason> {
         let disks = self.open_disks(mirror, spec.table.len, spec.force)?;
+        let deps = self.deps_of(mirror, &disks, again)?;
         check_region(mirror, &disks)?;
         if !matches!(past, Past::TakenOver(_)) {
             check_log(&disks, spec.force)?;
             check_legs(&disks, mirror, &spec, &past)?;
         }
-        let mut deps = Deps::default();
-        let legs = disks.legs.iter().zip(&mirror.legs).map(|(disk, leg)| (leg.device.as_str(), disk.id()));
-        let log = disks.log.iter().zip(mirror.log_device()).map(|(disk, word)| (word, disk.id()));
-        legs.chain(log).for_each(|(word, id)| deps.insert(word, id));
         let limits: Vec<_> = disks.legs.iter().map(|leg| leg.limits()).collect();
         // A leg with a volatile cache may join later, and what users do not flush then is not flushed to it. Flushes of legs
         // without one cost nothing.
@@ -95,6 +93,16 @@ impl<M: Machine> Administrator<M> {
         self.open_target(mirror, disks, spec.source, past, label, ticket)?;
         // Which leg was right was said of this moment: from now on the record knows.
         Ok(Prepared { params, ticket, deps, read_only, spec: DeviceSpec { source: None, ..spec }, cow: None })
+    }
+
+    /// The disks by their words, unless `again` says that one was another.
+    fn deps_of(&self, mirror: &Table, disks: &Disks<M::Open>, again: Option<&KnownDisks>) -> Result<Deps, Reason> {
+        let legs = disks.legs.iter().zip(mirror.legs.iter().map(|leg| leg.device.as_str()));
+        let mut deps = Deps::default();
+        for (disk, word) in legs.chain(disks.log.iter().zip(mirror.log_device())) {
+            deps.insert(word, disk.id(), self.recognized(word, disk, again)?);
+        }
+        Ok(deps)
     }
 
     /// Opens legs and log. A disk may hold several legs, side by side.

@@ -19,11 +19,12 @@ use super::content::refuse_other;
 use super::disks::check_length;
 use super::lost;
 use crate::failure::Reason;
-use crate::protocol::DeviceSpec;
+use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::prepared::Prepared;
 use crate::server::admin::state::Administrator;
+use crate::server::admin::strangers::refuse_stranger;
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, Claim, DiskId, Limits};
 use crate::ublk::device;
@@ -60,12 +61,13 @@ impl<M: Machine> Administrator<M> {
         &mut self,
         path: &str,
         spec: DeviceSpec,
+        again: Option<&KnownDisks>,
     ) -> Result<Prepared, Reason> {
         if let Some(entry) = self.devices.values().find(|entry| entry.is_origin()) {
             let (id, name) = (entry.info.id, &entry.name);
             return Err(format!("{path} already has a device: /dev/ublkb{id} ({name})"));
         }
-        let (origin, limits, read_only) = self.claim_origin(path, spec.force)?;
+        let (origin, limits, read_only) = self.claim_origin(path, spec.force, again)?;
         let read_only = read_only || spec.options.read_only;
         let (len, size) = (spec.table.len, self.origin_size()?);
         check_length(path, len, size, limits.logical_block_size)?;
@@ -78,7 +80,7 @@ impl<M: Machine> Administrator<M> {
         };
         self.machine.call(open)??;
         let mut deps = Deps::default();
-        deps.insert(path, origin);
+        deps.insert(path, origin, self.origin_known.clone());
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, None);
         Ok(Prepared { params, ticket, deps, read_only, spec, cow: None })
     }
@@ -88,18 +90,20 @@ impl<M: Machine> Administrator<M> {
         snapshot: &Table,
         mut spec: DeviceSpec,
         name: Option<&str>,
-        again: bool,
+        again: Option<&KnownDisks>,
     ) -> Result<Prepared, Reason> {
-        if !again {
+        if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
         }
-        let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, spec.force)?;
+        let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, spec.force, again)?;
         check_length(&snapshot.origin, spec.table.len, self.origin_size()?, origin_limits.logical_block_size)?;
         if self.machine.disk_at(&snapshot.cow) == Some(origin) {
             return Err(format!("{}: the origin cannot be its own COW", snapshot.cow));
         }
         let cow =
             self.machine.open(&snapshot.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
+        let cow_known = self.recognized(&snapshot.cow, &cow, again)?;
+        let again = again.is_some();
         let overwrite = !again && spec.force;
         let persistent = !snapshot.store.is_transient();
         if !again && !overwrite {
@@ -127,24 +131,30 @@ impl<M: Machine> Administrator<M> {
         // Records that are only noted are lost with power: users must flush, whatever the COW is.
         let params = device::params(&limits, cow_limits.volatile_cache || persistent, found.len, read_only, discard);
         let mut deps = Deps::default();
-        deps.insert(&snapshot.origin, origin);
-        deps.insert(&snapshot.cow, cow_id);
+        deps.insert(&snapshot.origin, origin, self.origin_known.clone());
+        deps.insert(&snapshot.cow, cow_id, cow_known);
         let chunk_size = Some(found.chunk);
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
         Ok(Prepared { params, ticket, deps, read_only, spec, cow: persistent.then_some(known) })
     }
 
     /// Opens the origin for the family, once.
-    fn claim_origin(&mut self, path: &str, force: bool) -> Result<(DiskId, Limits, bool), Reason> {
+    fn claim_origin(
+        &mut self,
+        path: &str,
+        force: bool,
+        again: Option<&KnownDisks>,
+    ) -> Result<(DiskId, Limits, bool), Reason> {
         if let Some((id, limits, read_only)) = &self.origin {
+            refuse_stranger(path, again, &self.origin_known)?;
             return Ok((*id, *limits, *read_only));
         }
         let disk = self.open_as_it_is(path, force)?;
         let (id, limits) = (disk.id(), *disk.limits());
         let read_only = disk.is_read_only();
-        self.origin_number = disk.number_in_boot();
-        let name = self.machine.disk_name(id, path);
-        let departures = self.machine.records().departures(&name, self.origin_number)?;
+        self.origin_known = self.recognized(path, &disk, again)?;
+        let KnownDisk { name, number } = &self.origin_known;
+        let departures = self.machine.records().departures(name, *number)?;
         self.machine.call(move |thread| async move { thread.group().set_origin(thread.disk(disk)) })?;
         self.restore_departures(departures)?;
         self.origin = Some((id, limits, read_only));

@@ -1,0 +1,100 @@
+//! Other disks at the paths of those that a device is made of: attached there, or given their place, while it had no server.
+//!
+//! Rule kept here: a server that takes a device over opens for writing, by a path, only what may be the disk that was there.
+//! What is certainly another one is left alone, and so is the device.
+
+use super::machine::{Machine, OpenDisk};
+use super::state::Administrator;
+use crate::failure::Reason;
+use crate::protocol::{KnownDisk, KnownDisks};
+use crate::storage::certainly_differ;
+
+impl<M: Machine> Administrator<M> {
+    /// By what an open disk is known again.
+    pub(super) fn known_disk(&self, disk: &M::Open) -> KnownDisk {
+        let path = disk.path();
+        KnownDisk { name: self.machine.disk_name(disk.id(), &path), number: disk.number_in_boot() }
+    }
+
+    /// As that, for a device that is made of it; `again`: what its disks were, if it is there already.
+    pub(super) fn recognized(
+        &self,
+        word: &str,
+        disk: &M::Open,
+        again: Option<&KnownDisks>,
+    ) -> Result<KnownDisk, Reason> {
+        let here = self.known_disk(disk);
+        refuse_stranger(word, again, &here)?;
+        Ok(here)
+    }
+}
+
+/// Refuses a disk that is not the one that a word of a table stood for.
+pub(super) fn refuse_stranger(word: &str, again: Option<&KnownDisks>, here: &KnownDisk) -> Result<(), Reason> {
+    let Some(was) = again.and_then(|known| known.get(word)).filter(|was| is_stranger(was, here)) else { return Ok(()) };
+    let (was, is) = (called(was), called(here));
+    let hint = "attach the right one, or delete the device (`del --force`) and add it again with this one";
+    Err(format!("{word}: another disk is there: it was {was} and is {is}; {hint}"))
+}
+
+/// Whether two disks are certainly two. What has kept its name may have been attached anew, under another number.
+fn is_stranger(was: &KnownDisk, here: &KnownDisk) -> bool {
+    if was.name.is_empty() || here.name.is_empty() {
+        return was.number != 0 && here.number != 0 && was.number != here.number;
+    }
+    certainly_differ(&was.name, &here.name)
+}
+
+fn called(disk: &KnownDisk) -> String {
+    match disk.name.trim_end() {
+        "" => format!("disk {} of this boot, which has no name", disk.number),
+        name => format!("'{name}'"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(name: &str, number: u64) -> KnownDisk {
+        KnownDisk { name: name.to_owned(), number }
+    }
+
+    fn judged(was: KnownDisk, here: &KnownDisk) -> Result<(), Reason> {
+        refuse_stranger("/dev/x", Some(&KnownDisks::from([("/dev/x".to_owned(), was)])), here)
+    }
+
+    #[test]
+    fn a_disk_with_another_name_is_another() {
+        for (was, here) in [("serial A", "serial B"), ("wwid a", "wwid b"), ("file 1-2 /a", "file 3-4 /b")] {
+            let why = judged(disk(was, 1), &disk(here, 1)).unwrap_err();
+            assert!(why.starts_with("/dev/x: another disk") && why.contains(was) && why.contains(here), "{why}");
+            assert!(why.contains("attach the right one") && why.contains("del --force"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_keeps_its_name_may_come_under_another_number() {
+        // A file that was restored has its path, and one that was moved its birth.
+        for (was, here) in [("serial A", "serial A "), ("file 1-2 /a", "file 3-4 /a"), ("file 1-2 /a", "file 1-2 /b")] {
+            assert_eq!(judged(disk(was, 1), &disk(here, 2)), Ok(()), "{was} and {here}");
+        }
+    }
+
+    #[test]
+    fn a_disk_without_a_name_is_known_by_its_number_in_this_boot() {
+        for (was, here) in [("", ""), ("serial A", ""), ("", "serial B")] {
+            assert!(judged(disk(was, 1), &disk(here, 2)).is_err(), "{was} and {here}");
+            assert_eq!(judged(disk(was, 1), &disk(here, 1)), Ok(()), "{was} and {here}");
+            assert_eq!(judged(disk(was, 1), &disk(here, 0)), Ok(()), "nothing is known of it");
+        }
+        let why = judged(disk("", 7), &disk("serial B", 9)).unwrap_err();
+        assert!(why.contains("it was disk 7 of this boot, which has no name and is 'serial B'"), "{why}");
+    }
+
+    #[test]
+    fn what_no_server_has_written_down_is_believed() {
+        assert_eq!(refuse_stranger("/dev/x", None, &disk("serial A", 1)), Ok(()));
+        assert_eq!(refuse_stranger("/dev/x", Some(&KnownDisks::default()), &disk("serial A", 1)), Ok(()));
+    }
+}

@@ -1,0 +1,54 @@
+//! Other disks at the paths of those that a dead server's devices are made of.
+
+use dm_targets::sim::image::Image;
+use dm_targets::units::{Sector, Sectors};
+
+use super::town::{Town, What};
+
+/// The disks of the machine, by their places: origin, COW, a leg.
+const DISKS: [(usize, &str, What, &str); 3] =
+    [(0, "/o", What::Origin, "o"), (1, "/c0", What::Snap(0), "o"), (3, "/a", What::Mirror, "mirror-a")];
+
+/// A disk as large as another one, full of what is to stay.
+fn stranger(size: Sectors) -> Image {
+    let mut image = Image::zeroes(size);
+    image.write(Sector(0), &vec![0xA5; usize::try_from(size.bytes()).unwrap()]);
+    image
+}
+
+fn town() -> Town {
+    let mut town = Town::new(1, true);
+    for what in [What::Origin, What::Snap(0), What::Mirror] {
+        town.add(what).unwrap();
+    }
+    for (what, sector) in [(What::Origin, 1), (What::Snap(0), 3), (What::Mirror, 5)] {
+        town.write(what, sector);
+        town.flush(what);
+    }
+    town
+}
+
+/// A device is left out that finds another disk at one of its paths, and nothing is written there. With the right disk it
+/// comes back, and shows what it must.
+#[test]
+fn a_stranger_at_the_path_of_a_disk_is_left_alone() {
+    for (disk, path, what, key) in DISKS {
+        let mut town = town();
+        town.kill(key);
+        let size = town.site.disks[disk].disk.borrow().visible().size();
+        let right = town.site.swap(disk, ("serial STRANGER".to_owned(), stranger(size)));
+        let why = town.recover().unwrap_err();
+        let parts = [&format!("{path}: another disk is there"), &format!("serial {path}"), "serial STRANGER"];
+        assert!(parts.iter().all(|part| why.contains(*part)), "{path}: {why}");
+        assert!(town.read(what).is_none(), "{path}: {what:?} answers");
+        let (name, image) = town.site.swap(disk, right);
+        let (len, kept) = (image.size(), stranger(size));
+        assert!(image.read(Sector(0), len) == kept.read(Sector(0), len), "{path}: {name} was written");
+        assert_eq!(town.recover(), Ok(()), "{path}");
+        for what in [What::Origin, What::Snap(0), What::Mirror] {
+            assert_eq!(town.judge(what), Ok(()), "{path}: {what:?}");
+            assert!(matches!(town.read(what), Some(Ok(_))), "{path}: {what:?} does not answer");
+        }
+        assert_eq!(town.end(), Ok(()), "{path}");
+    }
+}
