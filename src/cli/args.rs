@@ -210,6 +210,12 @@ pub enum Verb {
         /// The family's name
         key: String,
     },
+    /// Read a disk's first block (started by whoever must not wait for that)
+    #[command(hide = true)]
+    AskDisk {
+        /// The disk's path
+        disk: PathBuf,
+    },
 }
 
 impl Verb {

@@ -26,6 +26,7 @@ use crate::failure::Failure;
 use crate::offline;
 use crate::protocol::Question;
 use crate::server::process;
+use crate::storage::silent;
 use args::{self as cli, Verb};
 use client::ask;
 use terminal::stdout;
@@ -56,6 +57,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Journal(what) => journal::run(&what)?,
         Verb::Features { json } => show::features(json)?,
         Verb::Serve { key } => return process::serve(&key),
+        Verb::AskDisk { disk } => silent::ask(&disk)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,7 @@ use crate::rundir::journal::{self, FileNotes};
 use crate::rundir::lost::LostStore;
 use crate::rundir::{RunDir, family_key};
 use crate::storage::signature::{self, Signature};
+use crate::storage::silent;
 use crate::storage::{
     Access, Claim, DiskId, Ground, Limits, OpenDisk, OpenError, Standing, Through, circle, content, disk_name,
     lasting_name, lasting_name_of, names_of, new_store_id, number_of_mount,
@@ -197,6 +198,10 @@ impl Machine for Live {
 
     fn open(&self, path: &str, access: Access, claim: Claim) -> Result<OpenDisk, OpenError> {
         OpenDisk::open(path, access, claim)
+    }
+
+    fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {
+        silent::silent(disks)
     }
 
     fn disk_name(&self, id: DiskId, path: &str) -> String {

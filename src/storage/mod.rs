@@ -10,6 +10,7 @@ mod limits;
 mod open;
 mod opening;
 pub mod signature;
+pub mod silent;
 pub mod word;
 
 pub use below::{Ground, Standing, Through, circle, number_of_mount, ublk_devices_below};

@@ -245,6 +245,8 @@ pub trait Machine: 'static {
     /// # Errors
     /// It cannot be opened so; it is unchanged and unclaimed.
     fn open(&self, path: &str, access: Access, claim: Claim) -> Result<Self::Open, OpenError>;
+    /// Those of some disks, asked all at once, that do not answer within a limit. This process opens none of them.
+    fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String>;
     /// By what a disk is known again, whatever its number and path have become; empty if nothing lasts.
     fn disk_name(&self, id: DiskId, path: &str) -> String;
     /// An id that no store has had.

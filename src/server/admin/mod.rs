@@ -15,6 +15,7 @@ mod orphans;
 mod prepared;
 mod recover;
 mod shutdown;
+mod silent;
 mod state;
 mod strangers;
 mod table;

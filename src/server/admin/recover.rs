@@ -11,6 +11,7 @@ use super::devices::{Entry, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::orphans::{complete, record_lost};
 use super::prepared::Prepared;
+use super::silent::Silent;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{Answer, DeviceState};
@@ -23,8 +24,9 @@ impl<M: Machine> Administrator<M> {
         let (mut problems, mut reasons) = (Vec::new(), Vec::new());
         let mut ready = Vec::new();
         let (devices, gone) = self.split_gone(devices)?;
+        let silent = Silent::among(&self.machine, devices.iter());
         for device in devices {
-            match self.make_ready(&device) {
+            match silent.refuse(&device).and_then(|()| self.make_ready(&device)) {
                 Ok(prepared) => ready.push((prepared, device)),
                 Err(why) => {
                     problems.push(self.leave_out(device, &why));
@@ -91,12 +93,15 @@ impl<M: Machine> Administrator<M> {
         Ok(problems)
     }
 
-    /// Takes over devices that were left out. Nothing changes the origin meanwhile.
+    /// Takes over devices that were left out. Nothing changes the origin meanwhile; its users wait for no disk that hangs.
     pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Answer, Reason> {
+        let (ids, mut problems) = self.that_answer(ids);
+        if ids.is_empty() {
+            return Ok(Answer::Recovered { problems });
+        }
         let held = self.hold_writers()?;
-        let mut problems = Vec::new();
         // Snapshots before their origin, whose requests that waited are sent once more.
-        let mut ids = ids.to_vec();
+        let mut ids = ids;
         ids.sort_by_key(|id| self.left_out.get(id).is_some_and(|left| changes_origin(&left.device.spec)));
         for id in &ids {
             let Some(LeftOut { mut device, for_good, .. }) = self.left_out.get(id).cloned() else { continue };
@@ -113,6 +118,21 @@ impl<M: Machine> Administrator<M> {
         problems.extend(self.save().err());
         self.keep_files = !self.left_out.is_empty();
         Ok(Answer::Recovered { problems })
+    }
+
+    /// Those of some devices that were left out whose disks answer, and what is to be said of the others.
+    fn that_answer(&self, ids: &[u32]) -> (Vec<u32>, Vec<Reason>) {
+        let wanted: Vec<&DeviceState> =
+            ids.iter().filter_map(|id| self.left_out.get(id)).map(|left_out| &left_out.device).collect();
+        let silent = Silent::among(&self.machine, wanted.iter().copied());
+        let (mut answer, mut problems) = (Vec::new(), Vec::new());
+        for device in wanted {
+            match silent.refuse(device) {
+                Ok(()) => answer.push(device.id),
+                Err(why) => problems.push(format!("{}: not recovered: {why}", device.name)),
+            }
+        }
+        (answer, problems)
     }
 
     /// Takes one device over; says so if that is invalid.

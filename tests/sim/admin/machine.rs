@@ -283,6 +283,11 @@ impl Machine for SimMachine {
         let fail = |kind| OpenError { path: path.into(), kind };
         let slot = self.site.slot(path).ok_or_else(|| fail(OpenErrorKind::Missing))?;
         let found = &self.site.disks[slot];
+        if found.hangs.get() {
+            let what = format!("{path} hangs, and is opened");
+            self.site.fault.borrow_mut().get_or_insert(what);
+            return Err(fail(OpenErrorKind::Missing));
+        }
         if claim == Claim::Exclusive {
             if found.claim.get().is_some_and(|pid| pid != self.pid) {
                 return Err(fail(OpenErrorKind::Busy { by: None }));
@@ -294,6 +299,11 @@ impl Machine for SimMachine {
         let bytes = visible.read(Sector(0), HEAD);
         let (path, name, read_only) = (path.to_owned(), found.name.borrow().clone(), access == Access::ReadOnly);
         Ok(SimOpen { slot, path, name, size, bytes, read_only })
+    }
+
+    fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {
+        let hangs = |disk: &&String| self.site.slot(disk).is_some_and(|slot| self.site.disks[slot].hangs.get());
+        disks.iter().filter(hangs).cloned().collect()
     }
 
     fn disk_name(&self, _id: DiskId, path: &str) -> String {

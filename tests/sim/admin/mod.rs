@@ -4,6 +4,7 @@
 mod commands;
 mod ends;
 mod events;
+mod hangs;
 mod kernel;
 mod machine;
 mod model;

@@ -31,6 +31,8 @@ pub struct Slot {
     pub there: Cell<bool>,
     /// By what it is known for good.
     pub name: RefCell<String>,
+    /// Whoever opens it waits, and so does what it has been given.
+    pub hangs: Cell<bool>,
     /// Claimed exclusively by that process.
     pub claim: Rc<Cell<Option<u32>>>,
 }
@@ -56,6 +58,7 @@ impl Site {
             disk: RefCell::new(SimDisk::new(path, DISK, image.clone(), &host, &trace)),
             there: Cell::new(true),
             name: RefCell::new(format!("serial {path}")),
+            hangs: Cell::new(false),
             claim: Rc::default(),
         };
         let disks = disks.iter().map(slot).collect();
@@ -111,7 +114,7 @@ impl Site {
                 executor.run_one(0);
                 continue;
             }
-            let disks = self.disks.iter().map(|slot| slot.disk.borrow().clone());
+            let disks = self.disks.iter().filter(|slot| !slot.hangs.get()).map(|slot| slot.disk.borrow().clone());
             let open = disks.flat_map(|disk| disk.completable().into_iter().map(move |id| (disk.clone(), id))).next();
             match open {
                 Some((disk, id)) => {

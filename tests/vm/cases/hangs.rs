@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::Case;
+use crate::cases::admin::{assert_failed, kill};
 use crate::disk::{Buf, Disk, MIB, slice};
 use crate::sh::{Out, sh, ublk_dm};
 use crate::{kernel, server};
@@ -14,6 +15,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "hang-server", bound_s: 240, disks: &["n0", "n1"], run: |_| stopped_server() },
         Case { name: "hang-disk", bound_s: 240, disks: &["n0", "n1"], run: |_| hung_disk() },
+        Case { name: "hang-recover", bound_s: 400, disks: &["n0", "n1"], run: |_| recovered_beside() },
         Case { name: "hang-places", bound_s: 60, disks: &["n0", "n1"], run: |_| places() },
     ]
 }
@@ -81,6 +83,68 @@ fn hung_disk() {
     server::assert_nothing_left("an add whose client had left");
     ublk_dm(&format!("add snapshot --origin {o0} --cow {c0} --name s0")).ok();
     server::del("s0");
+}
+
+/// An origin with a sound snapshot and one whose COW hangs while all of them wait for a server.
+struct Family {
+    origin: String,
+    top: String,
+    sound: String,
+    bad: String,
+    cow: String,
+}
+
+impl Family {
+    /// `before` is done while all are served.
+    fn dead(before: impl FnOnce(&Family)) -> Family {
+        let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("bad-cow", "n1", 8 * MIB, 8 * MIB));
+        let sound_cow = slice("cow", "n1", 0, 8 * MIB);
+        let snapshot = |cow: &str, name: &str| {
+            server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name {name}"))
+        };
+        let top = server::add(&format!("origin --origin {origin} --name o"));
+        let (sound, bad) = (snapshot(&sound_cow, "sound"), snapshot(&cow, "bad"));
+        let family = Family { origin, top, sound, bad, cow };
+        Disk::open(&family.top).write(0, &Buf::new(64));
+        before(&family);
+        kill("o");
+        kernel::suspend("bad-cow", true);
+        family
+    }
+}
+
+/// How long a command may take that finds out that a disk does not answer, on a slow machine.
+const SILENT_LIMIT: Duration = Duration::from_secs(100);
+
+/// A COW hangs while its family is taken over: origin and sound snapshot are there again, and their users do not notice the
+/// attempts that follow. When it answers the snapshot comes back, and is invalid.
+fn recovered_beside() {
+    let family = Family::dead(|_| {});
+    let told: &[&str] = &["bad: not recovered", &family.cow, "has not answered"];
+    let begun = Instant::now();
+    assert_failed(&ublk_dm("recover --all"), &[told]);
+    assert!(begun.elapsed() < SILENT_LIMIT, "it took {:?}", begun.elapsed());
+    let (top, sound) = (Disk::open(&family.top), Disk::open(&family.sound));
+    std::thread::scope(|scope| {
+        let again = scope.spawn(|| ublk_dm("recover bad"));
+        let mut longest = Duration::ZERO;
+        while !again.is_finished() {
+            let begun = Instant::now();
+            top.write(0, &Buf::new(64));
+            sound.read(0, 64);
+            longest = longest.max(begun.elapsed());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_failed(&again.join().expect("no panic"), &[told]);
+        assert!(longest < Duration::from_secs(10), "users have waited for {longest:?}");
+    });
+    drop((top, sound));
+    kernel::resume("bad-cow");
+    assert_failed(&ublk_dm("recover bad"), &[&["bad: ", "is invalid"]]);
+    assert!(Disk::open_read_only(&family.bad).try_read(0, &mut Buf::new(8)).is_err());
+    assert!(server::device("o")["state"] == "live" && Disk::open_read_only(&family.origin).sectors == 8 * MIB);
+    server::del("o sound bad");
+    server::assert_nothing_left("del of what had been left out");
 }
 
 /// Clients that wait for something and leave give up their places.

@@ -1,0 +1,89 @@
+//! Disks that hang while a family is taken over: they keep nothing down that does not stand on them. The simulated machine
+//! takes it for a fault when one is opened.
+
+use super::town::{Town, What};
+
+const BAD: What = What::Snap(0);
+
+/// An origin that was written under two snapshots, and whose server has died.
+fn dead_family() -> Town {
+    let mut town = Town::new(1, false);
+    for what in [What::Origin, BAD, What::Snap(1)] {
+        town.add(what).unwrap();
+    }
+    town.write(What::Origin, 3);
+    town.kill("o");
+    town
+}
+
+/// Has a disk hang, or answer again.
+fn hang(town: &mut Town, path: &str, hangs: bool) {
+    town.troubled |= hangs;
+    let slot = town.site.slot(path).unwrap();
+    town.site.disks[slot].hangs.set(hangs);
+}
+
+fn assert_served(town: &mut Town) {
+    town.write(What::Origin, 5);
+    assert!(town.in_flight.is_empty(), "the origin's write waits");
+    for what in [What::Origin, What::Snap(1)] {
+        assert!(matches!(town.read(what), Some(Ok(_))), "{what:?} is not served");
+        town.judge(what).unwrap();
+    }
+}
+
+fn assert_no_fault(town: &Town) {
+    assert_eq!(*town.site.fault.borrow(), None);
+}
+
+fn is_lost(town: &Town) -> bool {
+    let bad = town.devices[&BAD].id;
+    town.state("o").unwrap().iter().any(|device| device.id == bad && device.lost)
+}
+
+#[test]
+fn a_cow_that_hangs_keeps_nothing_else_down() {
+    let mut town = dead_family();
+    hang(&mut town, "/c0", true);
+    let why = town.recover().unwrap_err();
+    assert!(why.contains("not recovered: /c0 has not answered"), "{why}");
+    assert_served(&mut town);
+    assert!(is_lost(&town), "its origin lives without it, and that is not on record");
+    // Again: the origin's users do not notice.
+    let why = town.recover().unwrap_err();
+    assert!(why.contains("not recovered: /c0 has not answered"), "{why}");
+    assert_served(&mut town);
+    assert_no_fault(&town);
+    hang(&mut town, "/c0", false);
+    let why = town.recover().unwrap_err();
+    assert!(why.contains("is invalid") && !why.contains("not recovered"), "{why}");
+    assert!(matches!(town.read(BAD), Some(Err(_))), "a snapshot that missed a change shows something");
+    town.end().unwrap();
+}
+
+#[test]
+fn a_cow_that_answers_before_the_origin_is_written_is_right() {
+    let mut town = dead_family();
+    hang(&mut town, "/c0", true);
+    town.recover().unwrap_err();
+    hang(&mut town, "/c0", false);
+    town.recover().unwrap();
+    assert!(matches!(town.read(BAD), Some(Ok(_))));
+    town.judge(BAD).unwrap();
+    town.end().unwrap();
+}
+
+#[test]
+fn an_origin_that_hangs_is_waited_for_and_nothing_is_lost() {
+    let mut town = dead_family();
+    hang(&mut town, "/o", true);
+    let why = town.recover().unwrap_err();
+    assert!(why.contains("/o has not answered"), "{why}");
+    assert!(!is_lost(&town));
+    assert_no_fault(&town);
+    hang(&mut town, "/o", false);
+    town.recover().unwrap();
+    assert_served(&mut town);
+    town.judge(BAD).unwrap();
+    town.end().unwrap();
+}
