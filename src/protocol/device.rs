@@ -31,13 +31,14 @@ pub struct DeviceSpec {
     pub table: Table,
     /// How it is served.
     pub options: DeviceOptions,
-    /// Its disks are taken although they have other users or hold something else.
+    /// Its disks are taken although they have other users or hold something else. In a state file: a disk of it had to be
+    /// shared with other users, and is again.
     pub force: bool,
     /// A mirror starts without legs that cannot be read, as a table line means to the kernel.
     pub degraded: bool,
     /// A mirror's leg that the others are recovered from, by its place; `None`: the record of its legs decides.
     pub source: Option<usize>,
-    /// A store that was made for another origin is this one's from now on.
+    /// A store that was made for another origin is this one's from now on. In a state file: that is not on the COW yet.
     #[serde(default)]
     pub other_origin: bool,
     /// A snapshot's device is wanted although its COW says that it is invalid.

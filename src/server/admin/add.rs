@@ -92,13 +92,24 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn keep(&mut self, prepared: Prepared, info: DeviceInfo, name: String) {
         let number = self.machine.number(info.id);
         log::info!("{name}: /dev/ublkb{} is live", info.id);
-        let Prepared { spec, deps, read_only, cow, .. } = prepared;
+        let Prepared { mut spec, deps, read_only, cow, .. } = prepared;
         let id = info.id;
+        // Its store is this origin's now. A later one is asked for anew.
+        spec.other_origin = spec.other_origin && !self.is_valid(id);
         if let Some(cow) = &cow {
             self.forget_departure(cow);
         }
         self.devices
             .insert(id, Entry { name, spec, info, number, deps, read_only, suspended: false, loaded: None, cow });
+    }
+
+    /// Whether a device is a snapshot that is valid: only such a store can be adopted.
+    fn is_valid(&self, id: u32) -> bool {
+        let valid = self.machine.call(move |thread| async move {
+            let device = thread.group().device(id);
+            matches!(device.map(|device| device.target()), Some(Target::Snapshot(s)) if s.health() != Health::Invalid)
+        });
+        valid.unwrap_or(false)
     }
 
     /// Adds a device, serves its queues, makes its target usable and starts it; takes everything back if that fails. What the

@@ -29,6 +29,8 @@ pub struct Administrator<M: Machine> {
     pub(super) devices: BTreeMap<u32, Entry>,
     pub(super) directory: Directory,
     pub(super) origin: Option<(DiskId, Limits, bool)>,
+    /// The origin has other users.
+    pub(super) origin_shared: bool,
     /// By what the origin is known again.
     pub(super) origin_known: KnownDisk,
     /// Devices that the command under way deletes.
@@ -58,6 +60,7 @@ impl<M: Machine> Administrator<M> {
             devices: BTreeMap::new(),
             directory,
             origin: None,
+            origin_shared: false,
             origin_known: KnownDisk::default(),
             going: BTreeSet::new(),
             tickets: 0,

@@ -3,7 +3,9 @@
 use dm_targets::sim::image::Image;
 use dm_targets::units::{Sector, Sectors};
 
+use super::machine::Process;
 use super::town::{Town, What};
+use crate::protocol::{DeviceSpec, Question};
 
 /// The disks of the machine, by their places: origin, COW, a leg.
 const DISKS: [(usize, &str, What, &str); 3] =
@@ -51,4 +53,56 @@ fn a_stranger_at_the_path_of_a_disk_is_left_alone() {
         }
         assert_eq!(town.end(), Ok(()), "{path}");
     }
+}
+
+fn add_as(town: &mut Town, what: What, force: bool, other_origin: bool) -> Result<(), String> {
+    let spec = DeviceSpec { force, other_origin, ..Town::spec(what) };
+    let key = what.key();
+    if !town.processes.contains_key(key) {
+        let process = Process::start(&town.site, key).unwrap();
+        town.processes.insert(key, process);
+    }
+    town.ask(key, Question::Add { name: None, id: None, spec }).map(drop)
+}
+
+fn forced(town: &Town, key: &str) -> Vec<bool> {
+    town.state(key).unwrap().iter().map(|device| device.spec.force).collect()
+}
+
+/// What `--force` was said of is this moment; only a disk that has other users is shared by later servers, too.
+#[test]
+fn force_lasts_only_while_a_disk_is_shared() {
+    for (disk, what, key) in [(0, What::Origin, "o"), (0, What::Snap(1), "o"), (3, What::Mirror, "mirror-a")] {
+        for busy in [false, true] {
+            let mut town = Town::new(1, true);
+            let other = busy.then_some(u32::MAX);
+            town.site.disks[disk].claim.set(other);
+            add_as(&mut town, what, true, false).unwrap();
+            assert_eq!(forced(&town, key), [busy], "{what:?}");
+            let claim = town.site.disks[disk].claim.get();
+            assert!(claim.is_some() && (claim == other) == busy, "{what:?} is claimed by {claim:?}");
+            if key == "o" {
+                add_as(&mut town, What::Snap(0), false, false).unwrap();
+                assert_eq!(forced(&town, key), [busy, busy], "what is added to it later shares its origin");
+            }
+            town.kill(key);
+            assert_eq!(town.recover(), Ok(()), "{what:?}, busy: {busy}");
+            assert!(forced(&town, key).iter().all(|forced| *forced == busy), "{what:?}");
+        }
+    }
+}
+
+#[test]
+fn another_origin_is_said_once() {
+    let mut town = Town::new(1, true);
+    town.add(What::Snap(0)).unwrap();
+    town.del(What::Snap(0), false).unwrap();
+    let origin = town.site.disks[0].disk.borrow().visible();
+    drop(town.site.swap(0, ("serial OTHER".to_owned(), origin)));
+    let why = add_as(&mut town, What::Snap(0), false, false).unwrap_err();
+    assert!(why.contains("another origin"), "{why}");
+    add_as(&mut town, What::Snap(0), false, true).unwrap();
+    assert!(town.state("o").unwrap().iter().all(|device| !device.spec.other_origin));
+    town.kill("o");
+    assert_eq!(town.recover(), Ok(()));
 }

@@ -5,20 +5,59 @@ use dm_targets::units::{Sector, Sectors};
 use crate::failure::Reason;
 use crate::server::admin::machine::{Machine, OpenDisk};
 use crate::server::admin::state::Administrator;
-use crate::storage::{Access, Claim, Limits, OpenErrorKind};
+use crate::storage::{Access, Claim, Limits, OpenError, OpenErrorKind};
 use crate::ublk::Discard;
 
+/// Whether a disk is taken that has other users.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    Never,
+    /// It is forced, and was not needed before.
+    IfBusy,
+    /// A server before this one had to; a disk below two devices of a family must not depend on which comes first.
+    Always,
+}
+
+impl Sharing {
+    /// What a device's `force` means; `again`: it is there already.
+    pub(super) fn of(force: bool, again: bool) -> Sharing {
+        match (force, again) {
+            (false, _) => Sharing::Never,
+            (true, false) => Sharing::IfBusy,
+            (true, true) => Sharing::Always,
+        }
+    }
+}
+
 impl<M: Machine> Administrator<M> {
-    /// Opens the only disk of a target: for reading alone if it is write-protected, which makes the device so, too.
-    pub(super) fn open_as_it_is(&self, path: &str, force: bool) -> Result<M::Open, Reason> {
-        let claim = if force { Claim::Shared } else { Claim::Exclusive };
-        let disk = match self.machine.open(path, Access::ReadWrite, claim) {
+    /// Opens the only disk of a target: for reading alone if it is write-protected, which makes the device so, too. Says
+    /// whether it is shared, which `sharing` allows.
+    pub(super) fn open_as_it_is(&self, path: &str, sharing: Sharing) -> Result<(M::Open, bool), Reason> {
+        let disk = match self.open_sharing(path, Access::ReadWrite, sharing) {
             Err(error) if matches!(error.kind, OpenErrorKind::ReadOnly) => {
-                self.machine.open(path, Access::ReadOnly, claim)
+                self.open_sharing(path, Access::ReadOnly, sharing)
             }
             other => other,
         };
         disk.map_err(|error| error.to_string())
+    }
+
+    /// Opens a disk, and says whether it is shared.
+    pub(super) fn open_sharing(
+        &self,
+        path: &str,
+        access: Access,
+        sharing: Sharing,
+    ) -> Result<(M::Open, bool), OpenError> {
+        let open = |claim| Ok((self.machine.open(path, access, claim)?, claim == Claim::Shared));
+        match sharing {
+            Sharing::Never => open(Claim::Exclusive),
+            Sharing::Always => open(Claim::Shared),
+            Sharing::IfBusy => match open(Claim::Exclusive) {
+                Err(error) if matches!(error.kind, OpenErrorKind::Busy { .. }) => open(Claim::Shared),
+                other => other,
+            },
+        }
     }
 }
 

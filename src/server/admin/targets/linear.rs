@@ -7,7 +7,7 @@ use dm_targets::linear::table::Linear as Table;
 use dm_targets::linear::target::Linear;
 use dm_targets::target::Target;
 
-use super::disks::{check_length, check_range, discard_of};
+use super::disks::{Sharing, check_length, check_range, discard_of};
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
@@ -20,7 +20,7 @@ impl<M: Machine> Administrator<M> {
     pub(in crate::server::admin) fn prepare_linear(
         &mut self,
         linear: &Table,
-        spec: DeviceSpec,
+        mut spec: DeviceSpec,
         again: Option<&KnownDisks>,
     ) -> Result<Prepared, Reason> {
         let path = &linear.device;
@@ -31,7 +31,8 @@ impl<M: Machine> Administrator<M> {
         if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
         }
-        let disk = self.open_as_it_is(path, spec.force)?;
+        let (disk, shared) = self.open_as_it_is(path, Sharing::of(spec.force, again.is_some()))?;
+        spec.force = shared;
         let known = self.recognized(path, &disk, again)?;
         let (len, start, limits) = (spec.table.len, linear.offset, *disk.limits());
         check_range(&disk, start, len)?;

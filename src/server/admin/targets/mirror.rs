@@ -18,7 +18,7 @@ use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
 use super::content::refuse_other;
-use super::disks::{check_range, discard_of};
+use super::disks::{Sharing, check_range, discard_of};
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
@@ -33,6 +33,8 @@ use crate::ublk::device;
 struct Disks<D> {
     legs: Vec<D>,
     log: Option<D>,
+    /// A leg has other users.
+    shared: bool,
     /// Length of the device.
     len: Sectors,
     /// Largest block size among the legs.
@@ -74,7 +76,7 @@ impl<M: Machine> Administrator<M> {
         past: Past,
         again: Option<&KnownDisks>,
     ) -> Result<Prepared, Reason> {
-        let disks = self.open_disks(mirror, spec.table.len, spec.force)?;
+        let disks = self.open_disks(mirror, spec.table.len, Sharing::of(spec.force, again.is_some()))?;
         let deps = self.deps_of(mirror, &disks, again)?;
         check_region(mirror, &disks)?;
         if !matches!(past, Past::TakenOver(_)) {
@@ -88,11 +90,11 @@ impl<M: Machine> Administrator<M> {
         // Discards go to all legs or to none, each with its own offset.
         let discard = discard_of(&limits, Sector(0));
         let params = device::params(&limits, true, disks.len, read_only, discard);
-        let ticket = self.next_ticket();
+        let (ticket, force) = (self.next_ticket(), disks.shared);
         let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
         self.open_target(mirror, disks, spec.source, past, label, ticket)?;
-        // Which leg was right was said of this moment: from now on the record knows.
-        Ok(Prepared { params, ticket, deps, read_only, spec: DeviceSpec { source: None, ..spec }, cow: None })
+        // Which leg was right, and what may be overwritten, was said of this moment: from now on the record knows.
+        Ok(Prepared { params, ticket, deps, read_only, spec: DeviceSpec { source: None, force, ..spec }, cow: None })
     }
 
     /// The disks by their words, unless `again` says that one was another.
@@ -106,13 +108,17 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Opens legs and log. A disk may hold several legs, side by side.
-    fn open_disks(&self, mirror: &Table, len: Sectors, force: bool) -> Result<Disks<M::Open>, Reason> {
+    fn open_disks(&self, mirror: &Table, len: Sectors, sharing: Sharing) -> Result<Disks<M::Open>, Reason> {
         let mut legs: Vec<M::Open> = Vec::new();
+        let mut shared = false;
         for leg in &mirror.legs {
             let id = self.machine.disk_at(&leg.device);
             let ours = legs.iter().any(|other| Some(other.id()) == id);
-            let claim = if force || ours { Claim::Shared } else { Claim::Exclusive };
-            legs.push(self.machine.open(&leg.device, Access::ReadWrite, claim).map_err(|error| error.to_string())?);
+            let sharing = if ours { Sharing::Always } else { sharing };
+            let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
+            let (disk, with_others) = opened.map_err(|error| error.to_string())?;
+            shared |= with_others && !ours;
+            legs.push(disk);
         }
         let log = match mirror.log_device() {
             None => None,
@@ -140,7 +146,7 @@ impl<M: Machine> Administrator<M> {
                 return Err(format!("{}: given for two legs that overlap", mirror.legs[at].device));
             }
         }
-        Ok(Disks { legs, log, len, block: Sectors(block) })
+        Ok(Disks { legs, log, shared, len, block: Sectors(block) })
     }
 
     fn open_target(

@@ -16,7 +16,7 @@ use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
 use super::content::refuse_other;
-use super::disks::check_length;
+use super::disks::{Sharing, check_length};
 use super::lost;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
@@ -60,7 +60,7 @@ impl<M: Machine> Administrator<M> {
     pub(in crate::server::admin) fn prepare_origin(
         &mut self,
         path: &str,
-        spec: DeviceSpec,
+        mut spec: DeviceSpec,
         again: Option<&KnownDisks>,
     ) -> Result<Prepared, Reason> {
         if let Some(entry) = self.devices.values().find(|entry| entry.is_origin()) {
@@ -82,6 +82,7 @@ impl<M: Machine> Administrator<M> {
         let mut deps = Deps::default();
         deps.insert(path, origin, self.origin_known.clone());
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, None);
+        spec.force = self.origin_shared;
         Ok(Prepared { params, ticket, deps, read_only, spec, cow: None })
     }
 
@@ -134,6 +135,8 @@ impl<M: Machine> Administrator<M> {
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         deps.insert(&snapshot.cow, cow_id, cow_known);
         let chunk_size = Some(found.chunk);
+        // What `--force` overwrites was said of one moment; the origin is every device's of the family.
+        spec.force = self.origin_shared;
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
         Ok(Prepared { params, ticket, deps, read_only, spec, cow: persistent.then_some(known) })
     }
@@ -149,7 +152,7 @@ impl<M: Machine> Administrator<M> {
             refuse_stranger(path, again, &self.origin_known)?;
             return Ok((*id, *limits, *read_only));
         }
-        let disk = self.open_as_it_is(path, force)?;
+        let (disk, shared) = self.open_as_it_is(path, Sharing::of(force, again.is_some()))?;
         let (id, limits) = (disk.id(), *disk.limits());
         let read_only = disk.is_read_only();
         self.origin_known = self.recognized(path, &disk, again)?;
@@ -158,6 +161,7 @@ impl<M: Machine> Administrator<M> {
         self.machine.call(move |thread| async move { thread.group().set_origin(thread.disk(disk)) })?;
         self.restore_departures(departures)?;
         self.origin = Some((id, limits, read_only));
+        self.origin_shared = shared;
         Ok((id, limits, read_only))
     }
 
