@@ -210,6 +210,14 @@ pub enum Verb {
         /// The family's name
         key: String,
     },
+    /// Delete the device of a dead server (started by whoever must not wait for that)
+    #[command(hide = true)]
+    DeleteDevice {
+        /// Its number
+        id: u32,
+        /// Its cookie
+        cookie: u64,
+    },
     /// Read a disk's first block (started by whoever must not wait for that)
     #[command(hide = true)]
     AskDisk {

@@ -3,7 +3,7 @@
 //! Rule kept here: I9. What their server's state file says of them is settled before it is forgotten: one that is lost is
 //! marked or recorded as such, and what was acknowledged and noted is put on its COW.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceState;
@@ -11,9 +11,9 @@ use crate::rundir::RunDir;
 use crate::server;
 use crate::ublk::{Control, device};
 
-/// How often the disks of a server that has just died are asked for ...
-const RECORD_TRIES: u32 = 20;
-/// ... and the pause between: the kernel closes its files two seconds later at most.
+/// For how long the disks of a server that has just died are tried: the kernel closes its files two seconds later at most.
+const RECORD_PATIENCE: Duration = Duration::from_secs(5);
+/// The pause between two attempts.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether a device is still there, and not another one under its number.
@@ -37,11 +37,13 @@ pub(super) fn forget(rundir: &RunDir, key: &str, gone: &[DeviceState]) -> Vec<Re
 
 /// Leaves a deleted device's COW as it must be. The dead process may hold its disks for a moment longer.
 pub(super) fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
-    for _ in 1..RECORD_TRIES {
-        if server::complete(rundir, key, device).is_ok() {
-            return Ok(());
+    let begun = Instant::now();
+    loop {
+        let completed = server::complete(rundir, key, device);
+        // One that has found out that a disk does not answer has taken longer.
+        if completed.is_ok() || begun.elapsed() >= RECORD_PATIENCE {
+            return completed;
         }
         std::thread::sleep(RECORD_PAUSE);
     }
-    server::complete(rundir, key, device)
 }

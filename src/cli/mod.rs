@@ -27,6 +27,7 @@ use crate::offline;
 use crate::protocol::Question;
 use crate::server::process;
 use crate::storage::silent;
+use crate::ublk::apart;
 use args::{self as cli, Verb};
 use client::ask;
 use terminal::stdout;
@@ -57,6 +58,13 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Journal(what) => journal::run(&what)?,
         Verb::Features { json } => show::features(json)?,
         Verb::Serve { key } => return process::serve(&key),
+        Verb::DeleteDevice { id, cookie } => {
+            // Whoever has started this reads stdout.
+            if let Err(why) = apart::delete_now(id, cookie) {
+                terminal::print(&why)?;
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         Verb::AskDisk { disk } => silent::ask(&disk)?,
     }
     Ok(ExitCode::SUCCESS)

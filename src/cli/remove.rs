@@ -19,7 +19,7 @@ use crate::protocol::{self, Answer, DeviceRef, DeviceReport, DeviceState, Questi
 use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::{self, process};
 use crate::storage::ublk_devices_below;
-use crate::ublk::{Control, device};
+use crate::ublk::{Control, apart, device};
 
 /// A device that is to be deleted.
 struct Doomed {
@@ -136,10 +136,7 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, which: DeviceRef, fo
     // Before it is gone: a device that stays will be served again, and change what this one would have shown.
     server::record_left_behind(rundir, key, &device, &left)?;
     // If its number is another device's by now, there is nothing left to delete.
-    if device::ours(&mut control, id, device.cookie)?.is_some() {
-        device::stop(&mut control, id)?;
-        device::delete(&mut control, id)?;
-    }
+    apart::delete_apart(id, device.cookie)?;
     let recorded = gone::complete(rundir, key, &device);
     if left.is_empty() {
         gone::forget(rundir, key, &state.devices).iter().for_each(|why| log::error!("{why}"));

@@ -28,7 +28,7 @@ use crate::storage::{
     Access, Claim, DiskId, Ground, Limits, OpenDisk, OpenError, Standing, Through, circle, content, disk_name,
     lasting_name, lasting_name_of, names_of, new_store_id, number_of_mount,
 };
-use crate::ublk::{Control, DeviceInfo, Params, device};
+use crate::ublk::{Control, DeviceInfo, Params, apart, device};
 
 /// A family's part of the machine.
 pub struct Live {
@@ -161,6 +161,10 @@ impl Machine for Live {
         device::delete(&mut self.control, id)
     }
 
+    fn delete_orphan(&mut self, id: u32, cookie: u64) -> Result<(), Reason> {
+        apart::delete_apart(id, cookie)
+    }
+
     fn start_recovery(&mut self, id: u32) -> Result<(), Reason> {
         self.control.start_recovery(id).map_err(|error| error.to_string())
     }
@@ -241,6 +245,9 @@ impl Machine for Live {
         }
         if journal::left_in_directory(directory).map_err(in_directory)?.is_empty() {
             return Ok(false);
+        }
+        if !self.silent(&[cow.to_owned()].into()).is_empty() {
+            return Err(silent::no_answer(cow));
         }
         cow_journal::is_left(&self.files.rundir, cow)
     }

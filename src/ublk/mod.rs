@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows the server or its targets.
 
+pub mod apart;
 mod control;
 pub mod device;
 mod error;

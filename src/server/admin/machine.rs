@@ -208,6 +208,11 @@ pub trait Machine: 'static {
     /// # Errors
     /// The kernel does not.
     fn delete(&mut self, id: u32) -> Result<(), Reason>;
+    /// Stops and deletes a device whose server has died. What that had under way is not waited for beyond a limit.
+    ///
+    /// # Errors
+    /// The kernel does not, or not within the limit.
+    fn delete_orphan(&mut self, id: u32, cookie: u64) -> Result<(), Reason>;
     /// Claims a device whose server has died.
     ///
     /// # Errors

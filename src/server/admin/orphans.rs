@@ -1,7 +1,8 @@
 //! Devices that get no server again: what becomes of their COWs.
 //!
 //! Rules kept here: I9 (a COW whose origin has changed without it is marked, or recorded as lost), I10 (what a dead server
-//! had acknowledged is on its COW before that can be used by another).
+//! had acknowledged is on its COW before that can be used by another). Nothing is opened that does not answer: what is owed to it
+//! stays on record.
 
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::table::TargetParams;
@@ -9,10 +10,12 @@ use dm_targets::target::Target;
 
 use super::devices::{Directory, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, OpenDisk, Records, Thread};
+use super::silent::Silent;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::rundir::departed::Departure;
+use crate::storage::silent::no_answer;
 use crate::storage::{Access, Claim};
 
 /// Leaves the COW of a deleted device as it must be: with what its dead server had noted, or marked if it is lost. The
@@ -34,6 +37,7 @@ impl<M: Machine> Administrator<M> {
         if !self.machine.is_journal_left(&snapshot.cow)? {
             return Ok(());
         }
+        Silent::among(&self.machine, [device].into_iter()).refuse(device)?;
         // Of the origin only the size is wanted, whatever uses it.
         let spec = DeviceSpec { force: true, ..device.spec.clone() };
         let ticket = self.prepare(spec, Some(&device.name), Some(&device.known))?.ticket;
@@ -72,7 +76,9 @@ impl<M: Machine> Administrator<M> {
         }
         // Of the origin only the size is wanted, whatever uses it.
         let spec = DeviceSpec { force: true, ..device.spec.clone() };
-        self.mark_lost(&DeviceState { spec, ..device.clone() }).map_err(|why| {
+        let answers = Silent::among(&self.machine, [device].into_iter()).refuse(device);
+        let marked = answers.and_then(|()| self.mark_lost(&DeviceState { spec, ..device.clone() }));
+        marked.map_err(|why| {
             let what = "deleted, but its COW could not be marked invalid and must not be used again";
             let recorded = record_lost(&self.machine, device).err();
             let recorded = recorded.map_or_else(String::new, |why| format!("; that is not recorded: {why}"));
@@ -113,6 +119,9 @@ fn note_departure<M: Machine>(machine: &M, device: &DeviceState) -> Result<(), R
     let (TargetParams::Snapshot(snapshot), Some(cow)) = (&device.spec.table.params, device.cow.clone()) else {
         return Ok(());
     };
+    if !machine.silent(&[snapshot.origin.clone()].into()).is_empty() {
+        return Err(no_answer(&snapshot.origin));
+    }
     let origin = machine.open(&snapshot.origin, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
     let origin_number = origin.number_in_boot();
     machine.records().note_departure(&Departure { cow, mark_failed: device.lost, origin_number })

@@ -215,8 +215,7 @@ impl<M: Machine> Administrator<M> {
         let unnoted = |why| format!("/dev/ublkb{id}: not deleted: that its snapshot leaves cannot be noted: {why}");
         self.note_left_out(&device).map_err(unnoted)?;
         if self.ours(id, device.cookie)?.is_some() {
-            self.machine.stop(id)?;
-            self.machine.delete(id)?;
+            self.machine.delete_orphan(id, device.cookie)?;
         }
         self.left_out.remove(&id);
         self.keep_files = !self.left_out.is_empty();

@@ -12,6 +12,8 @@ fn dead_family() -> Town {
         town.add(what).unwrap();
     }
     town.write(What::Origin, 3);
+    // Noted, and not on its COW yet.
+    town.write(BAD, 6);
     town.kill("o");
     town
 }
@@ -86,4 +88,25 @@ fn an_origin_that_hangs_is_waited_for_and_nothing_is_lost() {
     assert_served(&mut town);
     town.judge(BAD).unwrap();
     town.end().unwrap();
+}
+
+#[test]
+fn a_snapshot_is_deleted_whose_cow_hangs() {
+    for alone in [true, false] {
+        let mut town = dead_family();
+        hang(&mut town, "/c0", true);
+        if !alone {
+            // By the server that has left it out, not by the command itself.
+            town.recover().unwrap_err();
+        }
+        let why = town.del(BAD, true).unwrap_err();
+        assert!(why.contains("deleted, but") && why.contains("/c0 has not answered"), "alone {alone}: {why}");
+        assert!(!town.has(BAD), "alone {alone}: {why}");
+        assert_no_fault(&town);
+        hang(&mut town, "/c0", false);
+        drop(town.recover());
+        assert_served(&mut town);
+        let why = town.add(BAD).unwrap_err();
+        assert!(why.contains("lost") || why.contains("invalid"), "alone {alone}: {why}");
+    }
 }

@@ -228,6 +228,11 @@ impl Machine for SimMachine {
         })
     }
 
+    fn delete_orphan(&mut self, id: u32, _cookie: u64) -> Result<(), Reason> {
+        self.stop(id)?;
+        self.delete(id)
+    }
+
     fn start_recovery(&mut self, id: u32) -> Result<(), Reason> {
         let pid = self.pid;
         self.act(|kernel| {

@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "hang-server", bound_s: 240, disks: &["n0", "n1"], run: |_| stopped_server() },
         Case { name: "hang-disk", bound_s: 240, disks: &["n0", "n1"], run: |_| hung_disk() },
         Case { name: "hang-recover", bound_s: 400, disks: &["n0", "n1"], run: |_| recovered_beside() },
+        Case { name: "hang-delete", bound_s: 400, disks: &["n0", "n1"], run: |_| deleted_beside() },
         Case { name: "hang-places", bound_s: 60, disks: &["n0", "n1"], run: |_| places() },
     ]
 }
@@ -145,6 +146,28 @@ fn recovered_beside() {
     assert!(server::device("o")["state"] == "live" && Disk::open_read_only(&family.origin).sectors == 8 * MIB);
     server::del("o sound bad");
     server::assert_nothing_left("del of what had been left out");
+}
+
+/// A snapshot of a dead server is deleted whose COW hangs: the command ends, what it had acknowledged stays on record, and
+/// the rest of its family is deleted as ever.
+fn deleted_beside() {
+    let family = Family::dead(|family| Disk::open(&family.bad).write(128, &Buf::new(8)));
+    let begun = Instant::now();
+    assert_failed(&ublk_dm("del bad --force"), &[&["bad: deleted, but", &family.cow, "has not answered"]]);
+    assert!(begun.elapsed() < SILENT_LIMIT, "it took {:?}", begun.elapsed());
+    assert!(!server::list().iter().any(|device| device["name"] == "bad"));
+    kernel::resume("bad-cow");
+    ublk_dm("del sound --force").ok();
+    ublk_dm("del o --force").ok();
+    let (origin, cow) = (&family.origin, &family.cow);
+    let out = ublk_dm(&format!("add snapshot --origin {origin} --cow {cow} --name bad")).refused();
+    assert!(out.stderr.contains(cow.as_str()) && out.stderr.contains("lost"), "{}", out.stderr);
+    assert!(server::forget_lost() > 0);
+    // What was noted is there still, for whoever wants it.
+    let files = std::fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
+    let noted: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "records")).collect();
+    assert!(noted.len() == 1, "journals: {noted:?}");
+    noted.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
 }
 
 /// Clients that wait for something and leave give up their places.

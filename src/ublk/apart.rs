@@ -1,0 +1,45 @@
+//! Deleting the device of a dead server, in a process of its own: the kernel waits for the requests that its server had given to
+//! disks, in a way that no signal ends.
+
+use std::time::Duration;
+
+use super::Control;
+use super::device::{delete, ours, stop};
+use crate::failure::Reason;
+use crate::sys::apart::{self, Outcome};
+
+/// The hidden verb that deletes a device.
+const DELETE_VERB: &str = "delete-device";
+/// How long that is waited for. The kernel gives up on a disk's command after 30 s.
+const DELETE_LIMIT: Duration = Duration::from_secs(40);
+
+/// Stops and deletes a device whose server is dead, if it is ours still.
+///
+/// # Errors
+/// Why not. If the kernel waits for too long it goes on by itself, and deletes the device when it can.
+pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
+    let (number, known_by) = (id.to_string(), cookie.to_string());
+    let outcome = apart::run(&[vec![DELETE_VERB, &number, &known_by]], DELETE_LIMIT).pop();
+    match outcome {
+        Some(Outcome::Done) => Ok(()),
+        Some(Outcome::Failed(why)) => Err(why),
+        Some(Outcome::Late) | None => {
+            let what = "the kernel waits for requests that its server had given to a disk";
+            let then = "the device goes when that answers, and `ublk-dm recover --all` settles then what is left of it";
+            Err(format!("/dev/ublkb{id}: not deleted within {} s: {what}; {then}", DELETE_LIMIT.as_secs()))
+        }
+    }
+}
+
+/// The same in this process, however long it takes.
+///
+/// # Errors
+/// Why not.
+pub fn delete_now(id: u32, cookie: u64) -> Result<(), Reason> {
+    let mut control = Control::open().map_err(|error| error.to_string())?;
+    if ours(&mut control, id, cookie)?.is_some() {
+        stop(&mut control, id)?;
+        delete(&mut control, id)?;
+    }
+    Ok(())
+}
