@@ -28,9 +28,13 @@ impl<M: Machine> Administrator<M> {
         let (info, name) = added?;
         let path = format!("{BLOCK_PATH}{}", info.id);
         let device = DeviceRef { id: info.id, cookie: info.target_flags };
+        let adopted = prepared.spec.other_origin;
         self.keep(prepared, info, name);
-        // It is on record since before it could be used.
+        // It is on record since before it could be used; that its store is adopted need not be said to the next server.
         self.publish();
+        if let Err(why) = if adopted { self.record(None) } else { Ok(()) } {
+            log::warn!("the next server will take the store for this origin's whatever it says: {why}");
+        }
         Ok(Answer::Added { path, note, device })
     }
 
