@@ -6,6 +6,7 @@
 use super::devices::Entry;
 use super::devices::changes_origin;
 use super::machine::{Machine, Thread};
+use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::Answer;
@@ -34,6 +35,7 @@ impl<M: Machine> Administrator<M> {
         };
         // Another program may have deleted it; what has its number now is not ours to stop.
         let ours = self.ours(id, cookie)?.is_some();
+        let force = force || mutant::is(Mutant::UseIgnored);
         if !ours || force || !self.machine.try_stop(id)? {
             self.machine.call(move |thread| async move {
                 if let Some(device) = thread.group().device(id) {
@@ -51,12 +53,12 @@ impl<M: Machine> Administrator<M> {
         }
         let removed = self.machine.remove(id, outlived);
         let deleted = if ours { self.machine.delete(id) } else { Ok(()) };
-        let lost = removed?.err();
+        let lost = removed?.err().filter(|_| !mutant::is(Mutant::LastCommitIgnored));
         Ok(End { lost, wrong: deleted.err() })
     }
 
     pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Answer, Reason> {
-        if !force {
+        if !force && !mutant::is(Mutant::UseIgnored) {
             // All or none: nothing has been deleted when one of them is refused here.
             let mut served = ids.iter().filter(|id| self.devices.contains_key(id));
             served.try_for_each(|id| self.machine.not_in_use(*id))?;

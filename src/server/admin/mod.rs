@@ -11,6 +11,7 @@ mod ending;
 mod kernel;
 mod lost;
 pub mod machine;
+pub mod mutant;
 mod orphans;
 mod prepared;
 mod recover;

@@ -10,6 +10,7 @@ use dm_targets::target::Target;
 
 use super::devices::{Directory, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, OpenDisk, Records, Thread};
+use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
 use crate::failure::Reason;
@@ -96,7 +97,7 @@ pub fn record_left_behind<M: Machine>(
     deleted: &DeviceState,
     staying: &[DeviceState],
 ) -> Result<(), Reason> {
-    if staying.is_empty() || !is_persistent_snapshot(&deleted.spec) {
+    if staying.is_empty() || !is_persistent_snapshot(&deleted.spec) || mutant::is(Mutant::LeftBehindForgotten) {
         return Ok(());
     }
     if !staying.iter().any(|device| changes_origin(&device.spec)) {

@@ -9,6 +9,7 @@
 
 use super::devices::{Entry, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
+use super::mutant::{self, Mutant};
 use super::orphans::{complete, record_lost};
 use super::prepared::Prepared;
 use super::silent::Silent;
@@ -31,6 +32,9 @@ impl<M: Machine> Administrator<M> {
                 Err(why) => {
                     problems.push(self.leave_out(device, &why));
                     reasons.push(why);
+                    if mutant::is(Mutant::StopAtFirst) {
+                        break;
+                    }
                 }
             }
         }
@@ -52,7 +56,7 @@ impl<M: Machine> Administrator<M> {
         }
         let changes = served.iter().any(|(prepared, ..)| changes_origin(&prepared.spec));
         problems.extend(self.give_up_gone(&gone, changes)?);
-        if !self.left_out.is_empty() && changes {
+        if !self.left_out.is_empty() && changes && !mutant::is(Mutant::LostAfterStart) {
             self.lose_left_out();
             let served = served.iter().map(|(prepared, info, device)| served_state(prepared, info, device));
             let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
@@ -65,8 +69,12 @@ impl<M: Machine> Administrator<M> {
             }
             self.keep_again(prepared, info, device);
         }
+        if changes && mutant::is(Mutant::LostAfterStart) {
+            self.lose_left_out();
+        }
         problems.extend(self.save().err());
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
+        self.keep_files &= !mutant::is(Mutant::LeftOutFilesRemoved);
         Ok(Answer::Recovered { problems })
     }
 
@@ -84,7 +92,10 @@ impl<M: Machine> Administrator<M> {
     /// the origin lives again.
     fn give_up_gone(&mut self, gone: &[DeviceState], changes: bool) -> Result<Vec<Reason>, Reason> {
         let mut problems = Vec::new();
-        for device in gone.iter().filter(|device| changes && is_persistent_snapshot(&device.spec)) {
+        for device in gone
+            .iter()
+            .filter(|device| changes && !mutant::is(Mutant::GoneForgotten) && is_persistent_snapshot(&device.spec))
+        {
             record_lost(&self.machine, device)?;
             let what =
                 "another program has deleted it; its COW must not be used again, since its origin lives without it";
@@ -195,6 +206,9 @@ impl<M: Machine> Administrator<M> {
 
     /// What is left out is lost from now on, unless this server finds that nothing has changed the origin.
     pub(super) fn lose_left_out(&mut self) {
+        if mutant::is(Mutant::LeftOutNotLost) {
+            return;
+        }
         for LeftOut { device, .. } in self.left_out.values_mut() {
             device.lost = is_persistent_snapshot(&device.spec);
         }
@@ -206,7 +220,7 @@ impl<M: Machine> Administrator<M> {
         if !force {
             return Err(format!("/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"));
         }
-        if device.lost {
+        if device.lost && !mutant::is(Mutant::DeletedBeforeRecord) {
             // Before nothing tells of it any more: a process that ends now leaves no trace but this.
             record_lost(&self.machine, &device).map_err(|why| {
                 format!("{}: not deleted: that its COW is lost cannot be recorded: {why}", device.name)

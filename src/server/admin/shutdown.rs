@@ -14,6 +14,7 @@ use log::Level;
 
 use super::ending::{End, origins_first};
 use super::machine::Machine;
+use super::mutant::{self, Mutant};
 use super::state::{Administrator, Ending};
 use crate::failure::Reason;
 use crate::ublk::device;
@@ -26,7 +27,9 @@ impl<M: Machine> Administrator<M> {
     pub fn shut_down(&mut self) -> Result<(), Reason> {
         let mut stays = Vec::new();
         let mut ids: Vec<u32> = self.devices.keys().copied().collect();
-        origins_first(&mut ids, |id| self.is_origin(id));
+        if !mutant::is(Mutant::SnapshotBeforeOrigin) {
+            origins_first(&mut ids, |id| self.is_origin(id));
+        }
         for id in ids {
             let beside_origin = stays.iter().any(|(other, _)| self.is_origin(*other)) && !self.is_origin(id);
             let why = || format!("/dev/ublkb{id}: its origin is in use");

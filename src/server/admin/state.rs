@@ -7,6 +7,7 @@ use dm_targets::group::Ticket;
 
 use super::devices::{Directory, Entry, LeftOut};
 use super::machine::{Machine, Records};
+use super::mutant::{self, Mutant};
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, KnownDisk};
 use crate::storage::{DiskId, Limits};
@@ -102,6 +103,9 @@ impl<M: Machine> Administrator<M> {
     /// Makes what has been changed known to the desk, and to the next server. Where nothing is left there will be none.
     pub(super) fn save(&self) -> Result<(), Reason> {
         self.publish();
+        if mutant::is(Mutant::StateNotSaved) {
+            return Ok(());
+        }
         let nothing_left = self.devices.is_empty() && self.left_out.is_empty() && !self.keep_files;
         match self.record(None) {
             Err(why) if nothing_left => log::debug!("{why}"),

@@ -6,6 +6,7 @@ use dm_targets::target::Target;
 
 use super::devices::{Deps, no_device};
 use super::machine::{Machine, Records, Thread};
+use super::mutant::{self, Mutant};
 use super::prepared::Prepared;
 use super::state::Administrator;
 use crate::failure::Reason;
@@ -59,7 +60,8 @@ impl<M: Machine> Administrator<M> {
         let (old, known) = (old.spec.clone(), old.deps.known());
         let Err(error) = self.change_table(id, table, None) else { return Ok(()) };
         // The device had a target before, and has to have one again, with what is known of its disks by now.
-        let back = self.change_table(id, old, Some(&known));
+        let forgotten = mutant::is(Mutant::HalfLoadForgotten);
+        let back = if forgotten { Ok(()) } else { self.change_table(id, old, Some(&known)) };
         let stays = match &back {
             Ok(()) if was_suspended => "the old table is still in place, the device stays suspended".to_owned(),
             Ok(()) => "the old table is still in place, the device runs on".to_owned(),
@@ -80,6 +82,9 @@ impl<M: Machine> Administrator<M> {
             entry.suspended = suspended;
         }
         self.publish();
+        if mutant::is(Mutant::SuspendNotRecorded) {
+            return Ok(());
+        }
         self.record(None)
     }
 

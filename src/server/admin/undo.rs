@@ -1,6 +1,7 @@
 //! Commands that end when their clients have left: those have told their users that the command failed, so it is taken back.
 
 use super::machine::Machine;
+use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::protocol::{Answer, Question};
 
@@ -19,7 +20,9 @@ impl Undo {
         let runs = |id: &u32| admin.devices.get(id).is_some_and(|entry| !entry.suspended);
         match question {
             Question::Add { .. } => Undo::Add,
-            Question::Suspend { device, .. } if runs(&device.id) => Undo::Suspend(device.id),
+            Question::Suspend { device, .. } if runs(&device.id) || mutant::is(Mutant::ResumedUnasked) => {
+                Undo::Suspend(device.id)
+            }
             _ => Undo::No,
         }
     }
@@ -30,6 +33,7 @@ impl<M: Machine> Administrator<M> {
     /// command failed.
     pub fn take_back(&mut self, undo: Undo, answer: &Answer) {
         let taken_back = match (undo, answer) {
+            (Undo::Add, Answer::Added { .. }) if mutant::is(Mutant::AddNotTakenBack) => return,
             (Undo::Add, Answer::Added { device, .. }) => self.del(&[device.id], true),
             // Not `resume`, which would put a loaded table in place that has not been asked for.
             (Undo::Suspend(id), Answer::Done) => {

@@ -7,13 +7,29 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use super::machine::{Process, SimMachine};
 use super::records::StateFile;
+use super::site::Site;
 use super::town::{CHUNK, COWS, Known, SECTORS, Snap, Town, What};
 use crate::protocol::{Answer, DeviceOptions, DeviceRef, DeviceSpec, DeviceState, Question};
 use crate::server::admin::machine::{Machine, Records};
 use crate::server::admin::{self, Ending, Undo};
+use crate::ublk::DeviceState as DiskState;
 use crate::ublk::device::is_ours;
 
 impl Town {
+    /// The mirror's table as it is, or with a leg that is not there.
+    pub(super) fn mirror_table(&self, absent: bool) -> DeviceSpec {
+        let mut spec = Town::spec(What::Mirror);
+        if let TargetParams::Mirror(mirror) = &mut spec.table.params {
+            for (leg, disk) in mirror.legs.iter_mut().zip(self.legs) {
+                leg.device.clone_from(&self.site.disks[disk].path);
+            }
+            if absent {
+                mirror.legs[1].device = "/absent".to_owned();
+            }
+        }
+        spec
+    }
+
     pub(super) fn spec(what: What) -> DeviceSpec {
         let leg = |device: &str| Leg { device: device.to_owned(), offset: Sector(0) };
         let params = match what {
@@ -50,15 +66,20 @@ impl Town {
     pub(super) fn ask(&mut self, key: &'static str, question: Question) -> Result<Answer, String> {
         self.acting = Some(key);
         let leaves = std::mem::take(&mut self.client_leaves);
+        let mut stays = false;
         let process = self.processes.get_mut(key).ok_or("there is no server")?;
         let undo = Undo::of(&question, &process.admin);
         let mut answer = process.admin.carry_out(question);
         if leaves {
             let told = answer.unwrap_or_else(|message| Answer::Failed { message });
             process.admin.take_back(undo, &told);
+            stays = taken_back_and_there(&self.site, &told);
             answer = Err("interrupted".to_owned());
         }
         self.reap(key);
+        if stays && !self.hindered() {
+            return self.broken("an interrupted add has left its device".to_owned());
+        }
         self.say(|| format!("   {answer:?}"));
         answer
     }
@@ -112,12 +133,17 @@ impl Town {
             let process = Process::start(&self.site, key).ok_or("the server did not start")?;
             self.processes.insert(key, process);
         }
-        let question = Question::Add { name: None, id: None, spec: Town::spec(what) };
+        let spec = if what == What::Mirror { self.mirror_table(false) } else { Town::spec(what) };
+        let question = Question::Add { name: None, id: None, spec };
         match self.ask(key, question) {
             Ok(Answer::Added { path, .. }) if !self.site.is_dead() => {
                 let id: u32 = path.trim_start_matches("/dev/ublkb").parse().map_err(|_| path.clone())?;
                 let cookie = self.site.kernel.borrow().devices.get(&id).map_or(0, |device| device.info.target_flags);
-                self.devices.insert(what, Known { id, cookie, suspended: false });
+                self.devices.insert(what, Known { id, cookie, suspended: false, in_use: false });
+                let told = self.state(key)?.iter().any(|device| device.cookie == cookie);
+                if !told && !self.hindered() {
+                    return self.broken(format!("{what:?} has been added, and the state file does not tell of it"));
+                }
                 if what == What::Origin {
                     self.life += 1;
                     for at in 0..self.snaps.len() {
@@ -179,6 +205,7 @@ impl Town {
     pub(super) fn del(&mut self, what: What, force: bool) -> Result<(), String> {
         let Some(Known { id, cookie, .. }) = self.devices.get(&what) else { return Err("not there".to_owned()) };
         let (id, cookie, key) = (*id, *cookie, what.key());
+        let in_use = self.site.kernel.borrow().devices.get(&id).is_some_and(|device| device.in_use);
         let was_right = !force && matches!(what, What::Snap(_)) && matches!(self.read(what), Some(Ok(_)));
         let deleted = if self.processes.contains_key(key) {
             self.ask(key, Question::Del { devices: vec![DeviceRef { id, cookie }], force }).map(drop)
@@ -187,11 +214,16 @@ impl Town {
         };
         self.troubled |= force;
         let gone = !self.site.kernel.borrow().devices.get(&id).is_some_and(|device| is_ours(&device.info, cookie));
+        if gone && in_use && !force && !self.site.is_dead() {
+            return self.broken(format!("{what:?}: deleted while it was in use"));
+        }
         if deleted.is_ok() && !self.site.is_dead() && !gone {
             return self.broken(format!("{what:?}: del has ended well and the device is there"));
         }
         if let What::Snap(at) = what {
-            let owed = was_right && deleted.is_ok() && !self.site.is_dead();
+            // One that goes while its origin is in use is marked.
+            let outlived = self.devices.get(&What::Origin).is_some_and(|origin| origin.in_use);
+            let owed = was_right && deleted.is_ok() && !self.site.is_dead() && !outlived;
             if let Some(snap) = self.snaps[at].as_mut() {
                 snap.owed = owed;
             }
@@ -256,7 +288,27 @@ impl Town {
                 Err(why) => problems.push(why),
             }
         }
+        if self.is_left_for_nothing() {
+            return self.broken(format!("the origin waits, though nothing hinders it: {problems:?}"));
+        }
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+    }
+
+    /// Whether the origin's device waits for a server after a recovery, and its own disk is there.
+    fn is_left_for_nothing(&self) -> bool {
+        let Some(known) = self.devices.get(&What::Origin) else { return false };
+        let kernel = self.site.kernel.borrow();
+        let waits = kernel.devices.get(&known.id).filter(|device| is_ours(&device.info, known.cookie));
+        let waits = waits.is_some_and(|device| device.info.state == DiskState::Quiesced);
+        let full = self.site.shared.lock().unwrap().full;
+        let own = *self.site.disks[0].name.borrow() == "serial /o";
+        let there = own
+            && !self.site.disks[0].hangs.get()
+            && self.site.disks[0].there.get()
+            && !full
+            && !self.faulty
+            && !self.site.is_dead();
+        waits && there && self.state("o").is_ok_and(|state| !state.is_empty())
     }
 
     pub(super) fn suspend(&mut self, what: What) -> Result<(), String> {
@@ -288,10 +340,30 @@ impl Town {
                 process.kill();
             }
         }
+        if let Some(what) = self.in_use_and_gone() {
+            return self.broken(format!("{what:?} was in use, and the end of its server has deleted it"));
+        }
+        let snaps = |town: &Town| [0, 1].map(|at| town.has(What::Snap(at)));
+        let before = snaps(self);
+        self.strike_gone();
+        if self.has(What::Origin) && !self.site.is_dead() && before != snaps(self) {
+            return self.broken("the end of a server has deleted a snapshot whose origin stays".to_owned());
+        }
+        ended
+    }
+
+    /// Forgets devices that are no more.
+    fn strike_gone(&mut self) {
         let kernel = self.site.kernel.borrow();
         let is_there =
             |known: &Known| kernel.devices.get(&known.id).is_some_and(|device| is_ours(&device.info, known.cookie));
         self.devices.retain(|_, known| is_there(known));
-        ended
     }
+}
+
+/// Whether a device that was taken back is there.
+fn taken_back_and_there(site: &Site, answer: &Answer) -> bool {
+    let Answer::Added { path, .. } = answer else { return false };
+    let id = path.trim_start_matches("/dev/ublkb").parse::<u32>().ok();
+    !site.is_dead() && id.is_some_and(|id| site.kernel.borrow().devices.contains_key(&id))
 }

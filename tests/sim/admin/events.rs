@@ -51,7 +51,7 @@ impl Town {
         if self.processes.contains_key(key) {
             return;
         }
-        self.troubled = true;
+        (self.troubled, self.spoilt) = (true, true);
         self.site.files(|files| files.spoil(key, damage));
         if !damage {
             // Nothing knows of the devices, and what was noted is gone.
@@ -77,8 +77,9 @@ impl Town {
         }
     }
 
-    /// Another program deletes a device of ours; the server notices it if it lives.
-    pub(super) fn steal(&mut self, what: What) {
+    /// Another program deletes a device of ours, and adds one in its place if it is `replaced`; the server notices it if it
+    /// lives.
+    pub(super) fn steal(&mut self, what: What, replaced: bool) {
         let Some(Known { id, cookie, .. }) = self.devices.get(&what) else { return };
         let (id, cookie) = (*id, *cookie);
         self.troubled = true;
@@ -90,6 +91,9 @@ impl Town {
             if let Some(mut device) = kernel.devices.remove(&id) {
                 device.fail();
             }
+        }
+        if replaced {
+            self.add_foreign();
         }
         self.devices.remove(&what);
         self.in_flight.retain(|(other, ..)| *other != what);
@@ -105,12 +109,23 @@ impl Town {
         let device = self.devices.get(&What::Mirror).ok_or("not there")?.device();
         let path = self.site.disks[disk].path.clone();
         let words = vec!["replace".to_owned(), leg.to_string(), path];
-        self.ask(What::Mirror.key(), Question::Message { device, words }).map(drop)
+        let freed = (0..self.site.disks.len()).find(|at| self.legs[leg] == *at);
+        self.ask(What::Mirror.key(), Question::Message { device, words })?;
+        if !self.site.is_dead() {
+            // What is not a leg any more is its user's, who writes to it.
+            self.legs[leg] = disk;
+            if let Some(freed) = freed.filter(|freed| !self.legs.contains(freed)) {
+                self.site.claim_for_user(freed);
+                self.freed.insert(freed);
+            }
+        }
+        self.freed.remove(&disk);
+        Ok(())
     }
 
-    pub(super) fn load(&mut self) -> Result<(), String> {
+    pub(super) fn load(&mut self, absent: bool) -> Result<(), String> {
         let device = self.devices.get(&What::Mirror).ok_or("not there")?.device();
-        self.ask(What::Mirror.key(), Question::Load { device, spec: Town::spec(What::Mirror) }).map(drop)
+        self.ask(What::Mirror.key(), Question::Load { device, spec: self.mirror_table(absent) }).map(drop)
     }
 
     /// Zeroes the first sector of a COW that no snapshot has, to use it for a new one.
@@ -123,9 +138,21 @@ impl Town {
     }
 
     pub(super) fn set_use(&mut self, what: What, in_use: bool) {
-        let Some(known) = self.devices.get(&what) else { return };
-        if let Some(device) = self.site.kernel.borrow_mut().devices.get_mut(&known.id) {
-            device.in_use = in_use;
+        let Some(known) = self.devices.get_mut(&what) else { return };
+        let cookie = known.cookie;
+        let mut kernel = self.site.kernel.borrow_mut();
+        let device = kernel.devices.get_mut(&known.id).filter(|device| is_ours(&device.info, cookie));
+        if let Some(device) = device {
+            (device.in_use, known.in_use) = (in_use, in_use);
         }
+    }
+
+    /// A device that users have open and that is not there.
+    pub(super) fn in_use_and_gone(&self) -> Option<What> {
+        let kernel = self.site.kernel.borrow();
+        let is_there =
+            |known: &Known| kernel.devices.get(&known.id).is_some_and(|device| is_ours(&device.info, known.cookie));
+        let dead = self.site.is_dead();
+        self.devices.iter().find(|(_, known)| known.in_use && !dead && !is_there(known)).map(|(what, _)| *what)
     }
 }

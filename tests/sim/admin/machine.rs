@@ -1,7 +1,7 @@
 //! The simulated machine as a process sees it, and the processes.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::rc::Rc;
 
@@ -94,6 +94,8 @@ pub struct SimMachine {
     directory: Directory,
     executor: Executor,
     thread: Rc<SimThread>,
+    /// The cookies of the devices that it serves.
+    served: RefCell<BTreeMap<u32, u64>>,
 }
 
 impl SimMachine {
@@ -103,7 +105,14 @@ impl SimMachine {
         let copy = copy::Client::new(&executor, &host, None).ok_or("no memory")?;
         let group = Group::new(executor.clone(), host, copy);
         let thread = Rc::new(SimThread { group, site: site.clone() });
-        Ok(SimMachine { site: site.clone(), pid, directory: site.directory(key), executor, thread })
+        Ok(SimMachine {
+            site: site.clone(),
+            pid,
+            directory: site.directory(key),
+            executor,
+            thread,
+            served: RefCell::default(),
+        })
     }
 
     /// The kernel waits for what a device's server has been given before it stops the device.
@@ -187,6 +196,7 @@ impl Machine for SimMachine {
 
     fn serve(&self, info: &DeviceInfo, _name: &str, ticket: Ticket) -> Result<(), Reason> {
         let id = info.id;
+        self.served.borrow_mut().insert(id, info.target_flags);
         self.call(move |thread| async move { thread.group.add(id, ticket, |_| Ok(())).await })?
     }
 
@@ -202,7 +212,9 @@ impl Machine for SimMachine {
         })?;
         // What waited is sent once more.
         waiting.iter().for_each(|pending| spawn_pass(&self.executor, &self.thread, id, pending));
-        Ok(())
+        // The thread that has the data runs ahead of the one that waits here.
+        drop(self.site.run(&self.executor, || waiting.iter().all(|pending| pending.result.borrow().is_some())));
+        if self.site.is_dead() { Err("the machine has ended".to_owned()) } else { Ok(()) }
     }
 
     fn stop(&mut self, id: u32) -> Result<(), Reason> {
@@ -268,7 +280,9 @@ impl Machine for SimMachine {
     }
 
     fn has_ended(&self, id: u32) -> bool {
-        self.site.kernel.borrow().devices.get(&id).is_none_or(|device| device.info.state == DeviceState::Dead)
+        let (kernel, served) = (self.site.kernel.borrow(), self.served.borrow());
+        let ours = kernel.devices.get(&id).filter(|device| served.get(&id) == Some(&device.info.target_flags));
+        ours.is_none_or(|device| device.info.state == DeviceState::Dead)
     }
 
     fn remove(&self, id: u32, outlived: bool) -> Result<Result<(), Reason>, Reason> {

@@ -11,11 +11,15 @@ mod model;
 mod open;
 mod records;
 mod site;
+mod stories;
 mod strangers;
 mod town;
+mod verdict;
 
+use crate::server::admin::mutant::{self, Mutant};
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::Class;
+use stories::stories;
 use town::{Broken, Town, What};
 
 /// What happens.
@@ -39,9 +43,9 @@ enum Step {
     Mend,
     LoseFiles(&'static str, bool),
     Foreign,
-    Steal(What),
+    Steal(What, bool),
     Replace(usize, usize),
-    Load,
+    Load(bool),
     Wipe(usize),
 }
 
@@ -86,11 +90,11 @@ fn life(seed: u64) -> Vec<Step> {
                 if rng.one_in(2) {
                     Step::Foreign
                 } else {
-                    Step::Steal(what)
+                    Step::Steal(what, rng.one_in(2))
                 }
             }
             37 => Step::Replace(rng.below(2), 3 + rng.below(3)),
-            38 => Step::Load,
+            38 => Step::Load(rng.one_in(2)),
             _ => Step::Wipe(rng.below(2)),
         });
     }
@@ -107,7 +111,7 @@ fn act(town: &mut Town, step: Step) {
         Step::Recover => town.recover(),
         Step::Terminate(key) => town.terminate(key),
         Step::Replace(leg, disk) => town.replace(leg, disk),
-        Step::Load => town.load(),
+        Step::Load(absent) => town.load(absent),
         event => {
             happen(town, event);
             Ok(())
@@ -132,7 +136,7 @@ fn happen(town: &mut Town, event: Step) {
         Step::Mend => town.mend(),
         Step::LoseFiles(key, damage) => town.lose_files(key, damage),
         Step::Foreign => town.add_foreign(),
-        Step::Steal(what) => town.steal(what),
+        Step::Steal(what, replaced) => town.steal(what, replaced),
         Step::Wipe(at) => town.wipe(at),
         _ => {}
     }
@@ -171,38 +175,137 @@ fn crash_if_due(town: &mut Town, crash: Option<Crash>) {
     shared.crash_at = again.filter(|_| is_first).map(|later| shared.changes + later);
 }
 
-/// Explores lives, and returns how many were judged, and the first that broke a rule.
+/// Ends at every change of a life, each alone and each with a second one.
+fn crashes(seed: u64, changes: u64) -> impl Iterator<Item = Crash> {
+    let later = move |at: u64| Some(1 + (seed ^ at).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 60);
+    (1..=changes).flat_map(move |at| {
+        [(at, false, None), (at, true, None), (at, false, later(at)), (at, at % 2 == 0, later(at + 7))]
+    })
+}
+
+/// The same with every second one that can come.
+fn all_crashes(changes: u64) -> impl Iterator<Item = Crash> {
+    let second = |at: u64| (1..60).map(move |later| (at, false, Some(later)));
+    (1..=changes).flat_map(move |at| [(at, false, None), (at, true, None)].into_iter().chain(second(at)))
+}
+
+/// Lives a life without a crash, and then with each; counts the states, and tells the first that broke a rule.
+fn explore_life(
+    seed: u64,
+    steps: &[Step],
+    crashes: impl FnOnce(u64) -> Box<dyn Iterator<Item = Crash>>,
+    states: &mut u64,
+) -> Option<String> {
+    let (changes, judged, _) = live(seed, steps, None, false);
+    *states += 1;
+    let broken = judged.err().map(|why| (None, why)).or_else(|| {
+        crashes(changes).find_map(|crash| {
+            *states += 1;
+            live(seed, steps, Some(crash), false).1.err().map(|why| (Some(crash), why))
+        })
+    });
+    let (crash, why) = broken?;
+    let (_, _, log) = live(seed, steps, crash, true);
+    Some(format!("life {seed}, crash {crash:?}: {why}\n{}", log.join("\n")))
+}
+
+/// Explores lives, and returns how many states were judged, and the first that broke a rule.
 fn explore(seeds: impl Iterator<Item = u64>) -> (u64, Option<String>) {
     let mut states = 0;
     for seed in seeds {
-        let steps = life(seed);
-        let (changes, judged, _) = live(seed, &steps, None, false);
-        states += 1;
-        let later = |at: u64| Some(1 + (seed ^ at).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 60);
-        let crashes = (1..=changes).flat_map(|at| {
-            [(at, false, None), (at, true, None), (at, false, later(at)), (at, at % 2 == 0, later(at + 7))]
-        });
-        let broken = judged.err().map(|why| (None, why)).or_else(|| {
-            crashes.into_iter().find_map(|crash| {
-                states += 1;
-                live(seed, &steps, Some(crash), false).1.err().map(|why| (Some(crash), why))
-            })
-        });
-        if let Some((crash, why)) = broken {
-            let (_, _, log) = live(seed, &steps, crash, true);
-            return (states, Some(format!("seed {seed}, crash {crash:?}: {why}\n{}", log.join("\n"))));
+        let all = move |changes| -> Box<dyn Iterator<Item = Crash>> { Box::new(crashes(seed, changes)) };
+        let broken = explore_life(seed, &life(seed), all, &mut states);
+        if broken.is_some() {
+            return (states, broken);
         }
     }
     (states, None)
 }
 
+/// Explores the lives that were written down: each without an end, then with every end and every second one.
+fn explore_stories(thread: u64) -> (u64, Option<String>) {
+    let mut states = 0;
+    let own = || (0..).zip(stories()).filter(|(number, _)| number % THREADS == thread);
+    let none = |_| -> Box<dyn Iterator<Item = Crash>> { Box::new(std::iter::empty()) };
+    let all = |changes| -> Box<dyn Iterator<Item = Crash>> { Box::new(all_crashes(changes)) };
+    let alone = own().find_map(|(number, story)| explore_life(number, &story, none, &mut states));
+    let broken = alone.or_else(|| own().find_map(|(number, story)| explore_life(number, &story, all, &mut states)));
+    (states, broken)
+}
+
+/// Lives that are explored. Together they come to more than half a million states.
+const LIVES: u64 = 6000;
+/// Lives in which a broken rule has to show.
+const MUTANT_LIVES: u64 = 300;
+/// Threads that explore: as many as the machine is sure to have.
+const THREADS: u64 = 2;
+
+fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
 #[test]
 fn lives_with_crashes() {
-    let count: u64 = std::env::var("SIM_ADMIN_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(200);
-    let first: u64 = std::env::var("SIM_ADMIN_FIRST").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    let (states, broken) = explore(first..first + count);
-    println!("{states} states of the administrator");
-    if let Some(broken) = broken {
-        panic!("{broken}");
+    let (first, count) = (number("SIM_ADMIN_FIRST", 0), number("SIM_ADMIN_SEEDS", LIVES));
+    let explored: Vec<_> = std::thread::scope(|scope| {
+        let explorers: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let (told, broken) = explore_stories(thread);
+                    let (lived, other) = explore((first..first + count).filter(|seed| seed % THREADS == thread));
+                    (told + lived, broken.or(other))
+                })
+            })
+            .collect();
+        explorers.into_iter().map(|explorer| explorer.join().unwrap()).collect()
+    });
+    println!("{} states of the administrator", explored.iter().map(|(states, _)| states).sum::<u64>());
+    let broken: Vec<_> = explored.into_iter().filter_map(|(_, broken)| broken).collect();
+    assert!(broken.is_empty(), "{}", broken.join("\n\n"));
+}
+
+#[test]
+fn every_mutant_of_the_administrator_is_killed() {
+    let wanted = std::env::var("SIM_MUTANT").ok();
+    let mut alive = Vec::new();
+    for mutant in Mutant::ALL {
+        if wanted.as_ref().is_some_and(|wanted| *wanted != format!("{mutant:?}")) {
+            continue;
+        }
+        mutant::set(Some(mutant));
+        let mut states = 0;
+        let told = (0..THREADS).find_map(|thread| {
+            let (told, why) = explore_stories(thread);
+            states += told;
+            why
+        });
+        let broken = told.or_else(|| {
+            let (lived, why) = explore(0..MUTANT_LIVES);
+            states += lived;
+            why
+        });
+        mutant::set(None);
+        match broken {
+            Some(why) if wanted.is_some() => println!("{mutant:?}: killed after {states} states\n{why}"),
+            Some(why) => println!("{mutant:?}: killed after {states} states: {}", why.lines().next().unwrap()),
+            None => alive.push(mutant),
+        }
     }
+    assert!(alive.is_empty(), "not noticed: {alive:?}");
+}
+
+/// Prints one of the stories: for who looks for what one leads to.
+#[test]
+fn a_story_is_told() {
+    let stories = stories();
+    let wanted = number("SIM_ADMIN_STORY", 0);
+    let mutant = std::env::var("SIM_MUTANT").ok();
+    mutant::set(
+        Mutant::ALL.into_iter().find(|known| mutant.as_ref().is_some_and(|name| *name == format!("{known:?}"))),
+    );
+    let story = &stories[usize::try_from(wanted).unwrap() % stories.len()];
+    let crash = Some((number("SIM_ADMIN_CRASH", 0), false, None)).filter(|(at, ..)| *at > 0);
+    let (changes, judged, log) = live(wanted, story, crash, true);
+    mutant::set(None);
+    println!("{}\n{changes} changes, {judged:?}", log.join("\n"));
 }

@@ -165,6 +165,19 @@ impl Site {
         was
     }
 
+    /// Another user has a disk and writes to it.
+    pub fn claim_for_user(&self, disk: usize) {
+        let mut image = self.disks[disk].disk.borrow().visible();
+        image.write(Sector(0), &[0xA5; 512]);
+        let slot = &self.disks[disk];
+        *slot.disk.borrow_mut() = SimDisk::new(&slot.path, DISK, image, &self.host, &self.trace);
+    }
+
+    /// Whether that user's data is still there.
+    pub fn is_users(&self, disk: usize) -> bool {
+        self.disks[disk].disk.borrow().visible().read(Sector(0), Sectors(1)) == [0xA5; 512]
+    }
+
     /// Zeroes the first sector of a disk, durably.
     pub fn wipe(&self, disk: usize) {
         let mut image = self.disks[disk].disk.borrow().visible();

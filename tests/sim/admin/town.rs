@@ -1,7 +1,7 @@
 //! Users and administrators of the simulated machine: what they ask for, what they are told, and what they may then rely
 //! on. An exit of 0 is a promise, and is judged as one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use dm_targets::disk::Memory;
@@ -43,6 +43,7 @@ pub(super) struct Known {
     pub id: u32,
     pub cookie: u64,
     pub suspended: bool,
+    pub in_use: bool,
 }
 
 impl Known {
@@ -74,12 +75,18 @@ pub struct Town {
     pub mirror: Content,
     /// Nothing is known of the mirror's legs any more.
     pub mirror_forfeit: bool,
+    /// The places of the mirror's legs.
+    pub legs: [usize; 2],
+    /// Disks that were legs, and have another user now.
+    pub freed: BTreeSet<usize>,
     /// Devices of another program, which are nobody else's business.
     pub foreign: Vec<(u32, u64)>,
     pub snaps: [Option<Snap>; 2],
     pub next_value: u32,
     /// Counts the devices that the origin has had.
     pub life: u64,
+    /// Files of the run directory were lost or damaged.
+    pub spoilt: bool,
     /// Something was away, full, forced, or lost its power: what is invalid then is not so in vain.
     pub troubled: bool,
     pub in_flight: Vec<InFlight>,
@@ -118,10 +125,13 @@ impl Town {
             origin: Content::of(content(100)),
             mirror: Content::of(content(200)),
             mirror_forfeit: false,
+            legs: [3, 4],
+            freed: BTreeSet::new(),
             foreign: Vec::new(),
             snaps: [None, None],
             next_value: 1000,
             life: 0,
+            spoilt: false,
             troubled: false,
             in_flight: Vec::new(),
             log: log.then(Vec::new),
@@ -154,8 +164,9 @@ impl Town {
         let acting = self.acting.take();
         {
             let mut shared = self.site.shared.lock().unwrap();
-            shared.dead = false;
-            shared.crash_at = None;
+            if std::mem::take(&mut shared.dead) {
+                shared.crash_at = None;
+            }
         }
         self.say(|| if power { "** the power ends".to_owned() } else { format!("** the server of {acting:?} ends") });
         if power {
@@ -314,74 +325,6 @@ impl Town {
             (Err(_), _) if troubled || may_fail => Ok(()),
             (Err(why), _) => Err(format!("{what:?} fails in vain: {why}")),
             (Ok(_), None) => Ok(()),
-        }
-    }
-
-    /// Mends everything, takes everything over, and judges all that there is; then the same after an orderly end.
-    pub(super) fn end(&mut self) -> Result<(), Broken> {
-        self.mend();
-        let recovered = self.recover();
-        self.say(|| format!("end: recover: {recovered:?}"));
-        let all: Vec<What> = self.devices.keys().copied().collect();
-        for what in &all {
-            self.check_promise(*what, &recovered)?;
-        }
-        self.settle();
-        for what in &all {
-            let resumed = self.resume(*what);
-            self.say(|| format!("end: resume {what:?}: {resumed:?}"));
-        }
-        self.settle();
-        for what in &all {
-            self.judge(*what)?;
-        }
-        // All are unmounted and deleted, and added again: snapshots before their origin.
-        for what in &all {
-            self.set_use(*what, false);
-        }
-        for what in [What::Mirror, What::Origin, What::Snap(0), What::Snap(1)] {
-            if self.has(what) {
-                let deleted = self.del(what, false);
-                self.say(|| format!("end: del {what:?}: {deleted:?}"));
-            }
-        }
-        for what in [What::Snap(0), What::Snap(1), What::Origin] {
-            let known = if let What::Snap(at) = what { self.snaps[at].is_some() } else { true };
-            if known && !self.has(what) {
-                let added = self.add(what);
-                self.say(|| format!("end: add {what:?}: {added:?}"));
-            }
-        }
-        for what in [What::Snap(0), What::Snap(1), What::Origin] {
-            self.judge(what)?;
-        }
-        for (id, cookie) in &self.foreign {
-            let kernel = self.site.kernel.borrow();
-            let device = kernel.devices.get(id).filter(|device| is_ours(&device.info, *cookie));
-            if device.is_none_or(|device| device.info.state != DiskState::Live) {
-                return Err(format!("another program's device {id} was touched"));
-            }
-        }
-        let fault = self.site.fault.borrow_mut().take();
-        fault.map_or(Ok(()), Err)
-    }
-
-    /// Whether a device is what its last command has promised: there, and suspended if it was to be.
-    pub(super) fn check_promise(&mut self, what: What, recovered: &Result<(), String>) -> Result<(), Broken> {
-        let Known { id, cookie, suspended } = self.devices[&what];
-        let state = {
-            let kernel = self.site.kernel.borrow();
-            let device = kernel.devices.get(&id).filter(|device| is_ours(&device.info, cookie));
-            device.map(|device| device.info.state)
-        };
-        match state {
-            Some(DiskState::Live) if suspended => match self.read(what) {
-                Some(result) => Err(format!("{what:?} was suspended and answers: {result:?}")),
-                None => Ok(()),
-            },
-            Some(DiskState::Live) => Ok(()),
-            Some(_) if recovered.is_err() => Ok(()),
-            state => Err(format!("{what:?} is {state:?}, and recover has ended well")),
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
+use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::prepared::Prepared;
 use crate::server::admin::state::Administrator;
 use crate::storage::signature::SignatureKind;
@@ -56,6 +57,7 @@ impl<M: Machine> Administrator<M> {
             self.refuse_circle_of(&spec.table.params)?;
         }
         let past = if again.is_some() { self.past_of(mirror, spec.source) } else { Past::None };
+        let past = if mutant::is(Mutant::SourceForgotten) { Past::None } else { past };
         self.open_mirror(mirror, spec, name, past, again)
     }
 
@@ -291,6 +293,7 @@ impl<R: Records> Note<R> {
     /// Called by the target before it acknowledges anything that depends on the state.
     fn record(&self, state: &LegState) -> Result<(), String> {
         let written = self.records.write_legs(state);
+        let written = if mutant::is(Mutant::LegRecordIgnored) { Ok(()) } else { written };
         let failed_before = self.failing.replace(written.is_err());
         match &written {
             Err(error) if !failed_before => log::error!(

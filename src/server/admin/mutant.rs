@@ -1,0 +1,97 @@
+//! Deliberate faults of the administrator: each breaks one of its rules, so that the simulator can show that it would
+//! notice. Without the feature `mutants` the question [`is`] is the constant `false` and nothing of this is left.
+
+/// The rules that can be broken, named after what is done wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// A device is taken for ours by its number alone.
+    NumberTrusted,
+    /// A server that ends deletes a snapshot whose origin is in use.
+    SnapshotBeforeOrigin,
+    /// A mirror that is taken over forgets which leg was right.
+    SourceForgotten,
+    /// What a device loses in its end is not told.
+    LastCommitIgnored,
+    /// A suspend that is taken back resumes what was suspended before.
+    ResumedUnasked,
+    /// A table that cannot take the old one's place leaves none.
+    HalfLoadForgotten,
+    /// The first device that cannot be taken over ends the recovery of all.
+    StopAtFirst,
+    /// A snapshot that is left out is not taken for lost when its origin is served.
+    LeftOutNotLost,
+    /// That it is lost is written down after the origin has been started.
+    LostAfterStart,
+    /// A lost snapshot is deleted before its loss is on record.
+    DeletedBeforeRecord,
+    /// A snapshot that another program has deleted is forgotten.
+    GoneForgotten,
+    /// The snapshot of a dead server is deleted, and its origin's next server does not know.
+    LeftBehindForgotten,
+    /// That a device is suspended is not on record.
+    SuspendNotRecorded,
+    /// The state file does not tell of a device before it has been started.
+    StateAfterStart,
+    /// A device that is gone stays in the state file, or one that has come is missing there.
+    StateNotSaved,
+    /// The device of a command whose client has left stays.
+    AddNotTakenBack,
+    /// The files of devices that could not be taken over are removed with their server.
+    LeftOutFilesRemoved,
+    /// A device in use is deleted without force.
+    UseIgnored,
+    /// A mirror's write that depends on the record of its legs does not wait for it.
+    LegRecordIgnored,
+    /// The state file goes on telling of the old legs.
+    LegsNotRecorded,
+}
+
+#[cfg(all(test, feature = "mutants"))]
+impl Mutant {
+    /// All of them.
+    pub const ALL: [Mutant; 20] = [
+        Mutant::NumberTrusted,
+        Mutant::SnapshotBeforeOrigin,
+        Mutant::SourceForgotten,
+        Mutant::LastCommitIgnored,
+        Mutant::ResumedUnasked,
+        Mutant::HalfLoadForgotten,
+        Mutant::StopAtFirst,
+        Mutant::LeftOutNotLost,
+        Mutant::LostAfterStart,
+        Mutant::DeletedBeforeRecord,
+        Mutant::GoneForgotten,
+        Mutant::LeftBehindForgotten,
+        Mutant::SuspendNotRecorded,
+        Mutant::StateAfterStart,
+        Mutant::StateNotSaved,
+        Mutant::AddNotTakenBack,
+        Mutant::LeftOutFilesRemoved,
+        Mutant::UseIgnored,
+        Mutant::LegRecordIgnored,
+        Mutant::LegsNotRecorded,
+    ];
+}
+
+#[cfg(feature = "mutants")]
+thread_local! {
+    static ACTIVE: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Breaks one rule on this thread from now on, or none.
+#[cfg(all(test, feature = "mutants"))]
+pub fn set(mutant: Option<Mutant>) {
+    ACTIVE.with(|active| active.set(mutant));
+}
+
+/// Whether a rule is to be broken.
+#[cfg(feature = "mutants")]
+pub fn is(mutant: Mutant) -> bool {
+    ACTIVE.with(|active| active.get() == Some(mutant))
+}
+
+/// Whether a rule is to be broken: never, in the program that people run.
+#[cfg(not(feature = "mutants"))]
+pub const fn is(_: Mutant) -> bool {
+    false
+}
