@@ -11,7 +11,7 @@ use super::args::{self as cli, Add};
 use super::client::{open_rundir, other_answer};
 use super::family::{self, Locked, Wanted};
 use super::gone::{self, exists};
-use super::interrupt::{Interrupt, not_undone, take_back};
+use super::interrupt::{Interrupt, take_back};
 use super::keep::{self, Signals};
 use super::table;
 use super::takeover;
@@ -94,11 +94,7 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     }
     rundir.remove(&key);
     if options.foreground {
-        let added = |answer| {
-            let was_added = matches!(answer, Answer::Added { .. });
-            let cow = if was_added { not_undone(&spec) } else { String::new() };
-            print_added(answer, &spec).map_err(|Failure { message, code }| Failure { message: message + &cow, code })
-        };
+        let added = |answer| print_added(answer, &spec);
         return process::foreground(&rundir, &key, question.clone(), lock, added);
     }
     let interrupt = Interrupt::catch()?;

@@ -1,7 +1,7 @@
 //! Ctrl-C in `add`: nothing is left, whenever it comes.
 //!
 //! The signal does not end the command but its question: the server cannot answer then, and takes the device back. An
-//! answer that had been sent before is read, and the device deleted by another question.
+//! answer that had been sent before is read, and the device taken back by another question.
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -94,36 +94,36 @@ const GOES_BACK: &str = "what its server has begun is taken back, and the server
 /// Deletes a device that was added a moment ago and that no one was told of. Says what has become of it, and of its COW.
 pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &DeviceSpec) -> Reason {
     let path = &format!("{}{}", device::BLOCK_PATH, which.id);
-    let del = Question::Del { devices: vec![which], force: true };
     let server = protocol::connect(&rundir.socket(key));
-    let deleted = match server.and_then(|server| protocol::ask(server, &del)) {
-        Ok(Answer::Deleted) => Ok(()),
+    let deleted = match server.and_then(|server| protocol::ask(server, &Question::TakeBack { device: which })) {
+        Ok(Answer::TakenBack { note }) => Ok(note),
+        Ok(Answer::Deleted) => Ok(None),
         Ok(Answer::Failed { message }) => Err(message),
-        Ok(_) => Err("its server gave an answer to another question".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(_) => Err(format!("its server gave an answer to another question{}", not_undone(spec))),
+        Err(error) => Err(format!("{error}{}", not_undone(spec))),
     };
-    outcome(path, spec, deleted, Path::new(path).exists())
+    outcome(path, deleted, Path::new(path).exists())
 }
 
-/// What deleting a device does not undo, as the end of a sentence.
-pub(super) fn not_undone(spec: &DeviceSpec) -> String {
+/// What is not known of the COW when a server has not answered, as the end of a sentence.
+fn not_undone(spec: &DeviceSpec) -> String {
     match &spec.table.params {
         TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient() => {
-            format!("; if a new store was made on {}, what it has overwritten there is not put back", snapshot.cow)
+            format!("; if a new store was made on {}, what it has overwritten there may not be put back", snapshot.cow)
         }
         _ => String::new(),
     }
 }
 
 /// What is left of a device that was to be deleted again.
-fn outcome(path: &str, spec: &DeviceSpec, deleted: Result<(), Reason>, is_there: bool) -> Reason {
-    let cow = not_undone(spec);
+fn outcome(path: &str, deleted: Result<Option<String>, Reason>, is_there: bool) -> Reason {
     match deleted {
-        Ok(()) => format!("the device was deleted again{cow}"),
+        Ok(None) => "the device was deleted again".to_owned(),
+        Ok(Some(note)) => format!("the device was deleted again; {note}"),
         Err(why) if is_there => {
             format!("{path} was added and could not be deleted again: {why}; `ublk-dm del --force {path}` deletes it")
         }
-        Err(why) => format!("the device was deleted again, but {why}{cow}"),
+        Err(why) => format!("the device was deleted again, but {why}"),
     }
 }
 
@@ -149,14 +149,15 @@ mod tests {
     #[test]
     fn what_is_left_is_said() {
         let snapshot = spec("0 64 snapshot /d/o /d/c P 8");
-        let deleted = outcome("/dev/ublkb7", &snapshot, Ok(()), false);
-        assert!(deleted.starts_with("the device was deleted again") && deleted.contains("/d/c"), "{deleted}");
-        let transient = outcome("/dev/ublkb7", &spec("0 64 snapshot /d/o /d/c N 8"), Ok(()), false);
-        assert_eq!(transient, "the device was deleted again");
-        let stays = outcome("/dev/ublkb7", &snapshot, Err("busy".to_owned()), true);
+        assert!(not_undone(&snapshot).contains("/d/c") && not_undone(&snapshot).contains("may not be put back"));
+        assert_eq!(not_undone(&spec("0 64 snapshot /d/o /d/c N 8")), "");
+        let noted = outcome("/dev/ublkb7", Ok(Some("/d/c is as it was".to_owned())), false);
+        assert_eq!(noted, "the device was deleted again; /d/c is as it was");
+        assert_eq!(outcome("/dev/ublkb7", Ok(None), false), "the device was deleted again");
+        let stays = outcome("/dev/ublkb7", Err("busy".to_owned()), true);
         assert!(stays.contains("busy") && stays.contains("del --force /dev/ublkb7"), "{stays}");
         assert!(!stays.contains("was deleted again"), "{stays}");
-        let lost = outcome("/dev/ublkb7", &snapshot, Err("its last records are lost".to_owned()), false);
+        let lost = outcome("/dev/ublkb7", Err("its last records are lost".to_owned()), false);
         assert!(lost.contains("deleted again, but its last records"), "{lost}");
     }
 }

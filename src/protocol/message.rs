@@ -22,6 +22,9 @@ pub enum Question {
     RecoverLeftOut { devices: Vec<DeviceRef> },
     /// Delete devices; `force` also those in use.
     Del { devices: Vec<DeviceRef>, force: bool },
+    /// Delete a device that was added a moment ago, because nobody will be told of it, and put back what its new store has
+    /// overwritten.
+    TakeBack { device: DeviceRef },
     /// All about its devices.
     Report,
     /// Whether it lives, and what it is doing.
@@ -60,6 +63,11 @@ pub enum Answer {
         device: DeviceRef,
     },
     Deleted,
+    /// A device has been deleted again.
+    TakenBack {
+        /// What that has left on its COW.
+        note: Option<String>,
+    },
     /// Devices have been taken over; what could not be done has a line each.
     Recovered {
         problems: Vec<String>,
@@ -80,7 +88,8 @@ impl Question {
     pub fn devices(&self) -> &[DeviceRef] {
         match self {
             Question::RecoverLeftOut { devices } | Question::Del { devices, .. } => devices,
-            Question::Suspend { device, .. }
+            Question::TakeBack { device }
+            | Question::Suspend { device, .. }
             | Question::Resume { device }
             | Question::Load { device, .. }
             | Question::Message { device, .. }
@@ -102,6 +111,7 @@ impl Question {
             Question::Add { .. } => "add",
             Question::Recover(_) | Question::RecoverLeftOut { .. } => "recover",
             Question::Del { .. } => "del",
+            Question::TakeBack { .. } => "take back",
             Question::Report => "list",
             Question::Ping => "ping",
             Question::Suspend { .. } => "suspend",
@@ -125,6 +135,7 @@ mod tests {
         for question in [
             Question::Del { devices: vec![DeviceRef { id: 2, cookie: 5 }, device], force: true },
             Question::RecoverLeftOut { devices: vec![device] },
+            Question::TakeBack { device },
             Question::Suspend { device, noflush: false },
             Question::Resume { device },
             Question::Message { device, words: Vec::new() },

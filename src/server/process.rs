@@ -139,7 +139,7 @@ pub fn foreground(
 /// Deletes what was added a moment ago and that no one was told of, with the server's files. Says what is left.
 fn take_back(rundir: &RunDir, key: &str, server: &mut Server, added: DeviceRef) -> Reason {
     let path = format!("{}{}", device::BLOCK_PATH, added.id);
-    let deleted = server.carry_out(Question::Del { devices: vec![added], force: true });
+    let deleted = server.carry_out(Question::TakeBack { device: added });
     if let (Err(why), true) = (&deleted, Path::new(&path).exists()) {
         rundir.remove_socket(key);
         return format!(
@@ -148,6 +148,7 @@ fn take_back(rundir: &RunDir, key: &str, server: &mut Server, added: DeviceRef) 
     }
     rundir.remove(key);
     match deleted {
+        Ok(Answer::TakenBack { note: Some(note) }) => format!("the device was deleted again; {note}"),
         Ok(_) => "the device was deleted again".to_owned(),
         Err(why) => format!("the device was deleted again, but {why}"),
     }

@@ -14,6 +14,7 @@ use crate::disk::{Disk, Host};
 use crate::exec::Executor;
 use crate::mirror::target::Mirror;
 use crate::snapshot::origin::Origin;
+use crate::snapshot::store::Unmade;
 use crate::target::Target;
 
 /// Names a target that has been opened and has no device yet.
@@ -64,6 +65,21 @@ impl Group {
     /// A target that has been opened, which is no longer kept.
     pub fn take_opened(&self, ticket: Ticket) -> Option<Opened> {
         self.opened.borrow_mut().remove(&ticket)
+    }
+
+    /// Lets go of a target that has got no device, or has one no longer, when what its new store has overwritten has been
+    /// put back: until then its disks stay claimed.
+    ///
+    /// # Errors
+    /// It cannot be put back.
+    pub async fn unmake(&self, ticket: Ticket) -> Result<Unmade, String> {
+        let opened = self.take_opened(ticket).map(|opened| opened.target);
+        let Some(Target::Snapshot(snapshot)) = opened else { return Ok(Unmade::NotNew) };
+        let unmade = snapshot.store().unmake().await.map_err(|error| error.to_string())?;
+        if let Some(origin) = self.origin().filter(|_| unmade.is_gone()) {
+            origin.forget_departed(&snapshot);
+        }
+        Ok(unmade)
     }
 
     /// A device.

@@ -14,6 +14,8 @@ pub enum Mutant {
     NextAreaLate,
     /// A new store gets its header before its first area is zero.
     HeaderBeforeArea,
+    /// A store is unmade while its header still says that it is valid.
+    UnmadeWhileValid,
     /// Bytes behind the terminator are kept on open.
     StaleTailKept,
     /// I3: exceptions are committed as their copies complete.

@@ -259,7 +259,7 @@ fn a_store_that_is_not_wanted_leaves_the_cow_as_it_was() {
         if wanted {
             snap.store().keep();
         }
-        rig.world.executor.spawn(async move { snap.store().unmake().await.unwrap() });
+        rig.world.executor.spawn(async move { snap.store().unmake().await.map(drop).unwrap() });
         rig.world.run(10_000);
         assert_eq!(cow.visible() == before, !wanted);
     }

@@ -31,6 +31,7 @@ mod short;
 mod stack;
 mod stacked;
 mod tally;
+mod unmake;
 mod workload;
 
 /// Added to every seed: the environment's `SIM_SEED`, or zero.

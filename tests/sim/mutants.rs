@@ -8,14 +8,15 @@ use dm_targets::sim::world::Temper;
 use crate::conduct;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
-use crate::{departed, faults, journal, linear, named, seeded, short};
+use crate::{departed, faults, journal, linear, named, seeded, short, unmake};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 27] = [
+const MUTANTS: [(Mutant, &str); 28] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
     (Mutant::HeaderBeforeArea, "creation"),
+    (Mutant::UnmadeWhileValid, "conduct"),
     (Mutant::StaleTailKept, "inherited"),
     (Mutant::OutOfOrder, "pending"),
     (Mutant::ReadsIgnored, "pending"),
@@ -55,6 +56,7 @@ fn kill_in_conduct(mutant: Mutant) -> Option<(String, Vec<String>)> {
         Mutant::NoSpaceInvalidates => {
             conduct::no_space::data_of_a_snapshot_write(28).err().map(|fault| (fault, Vec::new()))
         }
+        Mutant::UnmadeWhileValid => unmake::cut_at_every_step().err().map(|fault| (fault, Vec::new())),
         Mutant::DepartedNotRestored => departed::origin_of_a_later_server().err().map(|fault| (fault, Vec::new())),
         Mutant::JournalOverForeign => journal::records_of_another().err().map(|fault| (fault, Vec::new())),
         Mutant::JoinKeepsSettled => [4, 8].into_iter().find_map(|chunk| conduct::settled::join_of_another(chunk).err()),

@@ -4,7 +4,9 @@
 //! the kernel adds the device, its queues are served, and only then is the store written and the snapshot joins its origin;
 //! starting the device comes last. A step that fails takes the earlier ones back, so a failed `add` leaves nothing.
 
+use dm_targets::group::Ticket;
 use dm_targets::snapshot::exceptions::Health;
+use dm_targets::snapshot::store::Unmade;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
@@ -14,6 +16,7 @@ use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::prepared::{Prepared, generated_name};
 use super::state::Administrator;
+use super::unconfirmed::Unconfirmed;
 use crate::failure::Reason;
 use crate::protocol::{Answer, DeviceRef, DeviceSpec, KnownDisks};
 use crate::ublk::DeviceInfo;
@@ -25,11 +28,15 @@ impl<M: Machine> Administrator<M> {
         let prepared = self.prepare(spec, name.as_deref(), None)?;
         let added = self.bring_up(&prepared, id, name);
         let note = self.note_of(&prepared)?;
-        self.forget_ticket(&prepared)?;
-        let (info, name) = added?;
+        let ticket = prepared.ticket;
+        let (info, name) = match added {
+            Ok(added) => added,
+            Err(why) => return self.forget_ticket(ticket).and(Err(why)),
+        };
         let path = format!("{BLOCK_PATH}{}", info.id);
         let device = DeviceRef { id: info.id, cookie: info.target_flags };
         let adopted = prepared.spec.other_origin;
+        self.unconfirmed = Some(Unconfirmed { device, ticket, cow: prepared.cow.clone() });
         self.keep(prepared, info, name);
         // It is on record since before it could be used; that its store is adopted need not be said to the next server.
         self.publish();
@@ -72,8 +79,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// The data thread's own hold on a target is no longer needed.
-    pub(super) fn forget_ticket(&self, prepared: &Prepared) -> Result<(), Reason> {
-        let ticket = prepared.ticket;
+    pub(super) fn forget_ticket(&self, ticket: Ticket) -> Result<(), Reason> {
         self.machine.call(move |thread| async move {
             let opened = thread.group().take_opened(ticket);
             if let Some(Target::Snapshot(snapshot)) = opened.map(|opened| opened.target) {
@@ -82,15 +88,9 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Puts back what the store of a snapshot that gets no device has overwritten.
-    fn unmake(&self, prepared: &Prepared) -> Result<(), Reason> {
-        let ticket = prepared.ticket;
-        self.machine.call(move |thread| async move {
-            match thread.group().opened(ticket).map(|opened| opened.target) {
-                Some(Target::Snapshot(snapshot)) => snapshot.store().unmake().await.map_err(|error| error.to_string()),
-                _ => Ok(()),
-            }
-        })?
+    /// Puts back what the store of a snapshot has overwritten that gets no device, or loses it at once.
+    pub(super) fn unmake(&self, ticket: Ticket) -> Result<Unmade, Reason> {
+        self.machine.call(move |thread| async move { thread.group().unmake(ticket).await })?
     }
 
     /// Takes a device that is live among this server's. The caller makes that known.
@@ -137,7 +137,7 @@ impl<M: Machine> Administrator<M> {
         let started = served.and_then(|()| self.machine.start(info.id, false));
         if let Err(error) = started {
             let undone = self.take_down(info.id, info.target_flags, true);
-            let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(prepared), Err));
+            let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(prepared.ticket), Err));
             let left = [undone.err(), self.save().err()].into_iter().flatten();
             return Err(left.fold(error, |error, left| format!("{error}; and {left}")));
         }

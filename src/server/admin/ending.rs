@@ -107,6 +107,9 @@ impl<M: Machine> Administrator<M> {
     /// # Errors
     /// The state file tells of it still.
     pub(super) fn forget(&mut self, id: u32) -> Result<(), Reason> {
+        if self.unconfirmed.as_ref().is_some_and(|new| new.device.id == id) {
+            self.confirm();
+        }
         if let Some(entry) = self.devices.remove(&id) {
             // What is known of its writes goes with it.
             self.origin_changed |= changes_origin(&entry.spec);

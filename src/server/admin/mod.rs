@@ -21,6 +21,7 @@ mod state;
 mod strangers;
 mod table;
 pub mod targets;
+mod unconfirmed;
 mod undo;
 
 use crate::failure::Reason;
@@ -38,11 +39,15 @@ impl<M: Machine> Administrator<M> {
     /// Why not, and what is left of the attempt.
     pub fn carry_out(&mut self, question: Question) -> Result<Answer, Reason> {
         question.refuse_replaced(|id| self.cookie_of(id))?;
+        if !matches!(question, Question::TakeBack { .. }) {
+            self.confirm();
+        }
         match question {
             Question::Add { name, id, spec } => self.add(name, id, spec),
             Question::Recover(devices) => self.recover(devices),
             Question::RecoverLeftOut { devices } => self.recover_left_out(&ids_of(&devices)),
             Question::Del { devices, force } => self.del(&ids_of(&devices), force),
+            Question::TakeBack { device } => self.take_back_added(device),
             Question::Suspend { device, noflush } => self.suspend(device.id, noflush),
             Question::Resume { device } => self.resume(device.id),
             Question::Load { device, spec } => self.load(device.id, spec),

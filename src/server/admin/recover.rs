@@ -185,7 +185,7 @@ impl<M: Machine> Administrator<M> {
     fn serve_again(&mut self, prepared: &Prepared, device: &DeviceState) -> Result<DeviceInfo, Reason> {
         let taken = self.take_over(device.id, device.cookie);
         let served = taken.and_then(|info| self.machine.serve(&info, &device.name, prepared.ticket).map(|()| info));
-        self.forget_ticket(prepared)?;
+        self.forget_ticket(prepared.ticket)?;
         let info = served?;
         if device.suspended {
             // What was held back before is held back again, from the first request on.

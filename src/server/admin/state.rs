@@ -8,6 +8,7 @@ use dm_targets::group::Ticket;
 use super::devices::{Directory, Entry, LeftOut};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
+use super::unconfirmed::Unconfirmed;
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, KnownDisk};
 use crate::storage::{DiskId, Limits};
@@ -51,6 +52,8 @@ pub struct Administrator<M: Machine> {
     pub(super) keep_files: bool,
     /// Something acknowledged was lost with a device, and the log says what.
     pub(super) lost_at_end: bool,
+    /// The device that the last command has added.
+    pub(super) unconfirmed: Option<Unconfirmed>,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -72,6 +75,7 @@ impl<M: Machine> Administrator<M> {
             on_record: RefCell::new(None),
             keep_files: false,
             lost_at_end: false,
+            unconfirmed: None,
         }
     }
 

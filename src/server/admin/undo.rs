@@ -1,9 +1,19 @@
-//! Commands that end when their clients have left: those have told their users that the command failed, so it is taken back.
+//! Commands that are taken back: their clients have left before the end, and have told their users that the command failed;
+//! or they could not tell them of a device that was added.
+//!
+//! Rule kept here: what the new store of a snapshot has overwritten is remembered until the next command, so that a device of
+//! which nobody was told leaves its COW as it was.
 
+use dm_targets::snapshot::store::Unmade;
+use dm_targets::table::TargetParams;
+
+use super::devices::is_persistent_snapshot;
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
-use crate::protocol::{Answer, Question};
+use super::unconfirmed::Unconfirmed;
+use crate::failure::Reason;
+use crate::protocol::{Answer, DeviceRef, Question};
 
 /// How a command is taken back whose client has left.
 #[derive(Clone, Copy)]
@@ -34,7 +44,7 @@ impl<M: Machine> Administrator<M> {
     pub fn take_back(&mut self, undo: Undo, answer: &Answer) {
         let taken_back = match (undo, answer) {
             (Undo::Add, Answer::Added { .. }) if mutant::is(Mutant::AddNotTakenBack) => return,
-            (Undo::Add, Answer::Added { device, .. }) => self.del(&[device.id], true),
+            (Undo::Add, Answer::Added { device, .. }) => self.take_back_added(*device),
             // Not `resume`, which would put a loaded table in place that has not been asked for.
             (Undo::Suspend(id), Answer::Done) => {
                 let recorded = self.record_suspended(id, false);
@@ -43,8 +53,74 @@ impl<M: Machine> Administrator<M> {
             _ => return,
         };
         match taken_back {
+            Ok(Answer::TakenBack { note: Some(note) }) => {
+                log::warn!("taken back: the client of the command has left before its end; {note}");
+            }
             Ok(_) => log::warn!("taken back: the client of the command has left before its end"),
             Err(error) => log::warn!("cannot be taken back, though the client of the command has left: {error}"),
         }
+    }
+    /// The device that was added last stays: what its store has overwritten is forgotten.
+    pub(super) fn confirm(&mut self) {
+        if let Some(new) = self.unconfirmed.take() {
+            if let Err(why) = self.forget_ticket(new.ticket) {
+                log::warn!("{why}");
+            }
+        }
+    }
+
+    /// Deletes a device of which nobody was told, and puts back what its store has overwritten. Its COW is let go last.
+    pub(super) fn take_back_added(&mut self, device: DeviceRef) -> Result<Answer, Reason> {
+        let Some(spec) = self.devices.get(&device.id).map(|entry| entry.spec.clone()) else {
+            return self.del(&[device.id], true);
+        };
+        let new = self.unconfirmed.take_if(|new| new.device == device);
+        let deleted = self.del(&[device.id], true);
+        if self.devices.contains_key(&device.id) {
+            self.unconfirmed = new.or(self.unconfirmed.take());
+            return deleted;
+        }
+        let cow = if let TargetParams::Snapshot(snapshot) = &spec.table.params {
+            snapshot.cow.clone()
+        } else {
+            String::new()
+        };
+        let unmade = match new {
+            Some(new) => self.unmake_again(new),
+            None if is_persistent_snapshot(&spec) => Ok(Unmade::Stays),
+            None => Ok(Unmade::NotNew),
+        };
+        match (deleted, unmade) {
+            (Ok(_), Ok(unmade)) => Ok(Answer::TakenBack { note: left_on(&cow, unmade) }),
+            (Err(why), Ok(unmade)) => Err(left_on(&cow, unmade).map_or(why.clone(), |note| format!("{why}; {note}"))),
+            (deleted, Err(error)) => {
+                let why = format!("what its new store has overwritten on {cow} cannot be put back: {error}");
+                Err(deleted.err().map_or(why.clone(), |first| format!("{first}; {why}")))
+            }
+        }
+    }
+
+    fn unmake_again(&self, new: Unconfirmed) -> Result<Unmade, Reason> {
+        let unmade = self.unmake(new.ticket)?;
+        if let Some(cow) = new.cow.filter(|_| unmade.is_gone()) {
+            self.forget_departure(&cow);
+        }
+        Ok(unmade)
+    }
+}
+
+/// What taking a device back has left on its COW.
+fn left_on(cow: &str, unmade: Unmade) -> Option<String> {
+    match unmade {
+        Unmade::NotNew => None,
+        Unmade::Copies => Some(format!("chunks have been copied onto {cow}")),
+        Unmade::Whole => Some(format!("what its new store had overwritten on {cow} is put back")),
+        Unmade::ButCopies => Some(format!(
+            "what its new store had overwritten on {cow} is put back, but chunks have been copied onto the rest of it"
+        )),
+        Unmade::OnlyStart => Some(format!(
+            "of what its new store had overwritten on {cow} only the first block is put back: its chunks are too large"
+        )),
+        Unmade::Stays => Some(format!("if a new store was made on {cow}, it stays there")),
     }
 }

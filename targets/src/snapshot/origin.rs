@@ -96,6 +96,11 @@ impl Origin {
         self.tell_who_is_alone();
     }
 
+    /// The store of a snapshot that has left is gone from its COW: nothing is to be recorded of it.
+    pub fn forget_departed(&self, snapshot: &Snapshot) {
+        self.gate.departed().forget(snapshot.losses.cow());
+    }
+
     /// Takes over from an earlier server that a snapshot has left, before anything can change the origin.
     pub fn restore_departed(&self, record: Rc<dyn LossRecord>, loss: Loss) {
         self.gate.departed().restore(record, loss);

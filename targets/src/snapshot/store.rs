@@ -17,6 +17,7 @@ use super::journal::Noted;
 pub use super::store_error::StoreError;
 use super::store_load::{self, Loaded};
 pub use super::store_open::{OpenStore, Ownership};
+pub use super::store_undo::Unmade;
 use super::store_write::{Ours, Persistent, Unwritten};
 use crate::disk::{Buffer, Disk, DiskError};
 use crate::mutant::{self, Mutant};
@@ -29,6 +30,8 @@ pub struct Store {
     persistent: Option<Persistent>,
     cursor: RefCell<Cursor>,
     transient_next: Cell<u64>,
+    /// A chunk has been handed out.
+    used: Cell<bool>,
     /// The last records found on the COW, for [`Store::take_over`].
     last: RefCell<VecDeque<Record>>,
 }
@@ -50,6 +53,7 @@ impl Store {
                 persistent: None,
                 cursor,
                 transient_next,
+                used: Cell::new(false),
                 last: RefCell::default(),
             };
             return Ok((store, Exceptions::new(Health::Valid)));
@@ -87,6 +91,7 @@ impl Store {
             persistent: Some(persistent),
             cursor: RefCell::new(cursor),
             transient_next: Cell::new(0),
+            used: Cell::new(false),
             last: RefCell::new(last),
         };
         Ok((store, Exceptions::loaded(health, mapping)))
@@ -138,10 +143,11 @@ impl Store {
     }
 
     /// Unmakes a store that [`Store::activate`] has made, or begun to make. To be called when nothing else uses it.
-    pub async fn unmake(&self) -> Result<(), DiskError> {
+    pub async fn unmake(&self) -> Result<Unmade, DiskError> {
         match &self.persistent {
-            Some(store) => store.unmake(&self.cow).await,
-            None => Ok(()),
+            Some(store) => store.unmake(&self.cow, self.used.get()).await,
+            None if self.used.get() => Ok(Unmade::Copies),
+            None => Ok(Unmade::NotNew),
         }
     }
 
@@ -169,7 +175,10 @@ impl Store {
 
     /// Hands out the next COW chunk, or `None` when the COW is full even after looking at its size again.
     pub fn allocate(&self) -> Option<CowChunk> {
-        self.allocate_within(self.cow.size()).or_else(|| self.allocate_within(self.cow.refresh_size()))
+        let allocated = self.allocate_within(self.cow.size());
+        let allocated = allocated.or_else(|| self.allocate_within(self.cow.refresh_size()));
+        self.used.set(self.used.get() || allocated.is_some());
+        allocated
     }
 
     fn allocate_within(&self, size: Sectors) -> Option<CowChunk> {

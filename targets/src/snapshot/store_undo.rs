@@ -1,5 +1,8 @@
-//! Making a store, and unmaking it when the device it was made for does not come to be: a failed `add` leaves the COW
+//! Unmaking a store when the device it was made for does not come to be, or nobody has been told of it: the COW is left
 //! byte for byte as it was.
+//!
+//! Rule kept here: wherever it ends, the COW holds what it held before, a store that is invalid, or the empty one that was
+//! made; never the start of a valid store with other bytes in its first area.
 
 use std::rc::Rc;
 
@@ -12,9 +15,35 @@ const REMEMBERED_BYTES: u64 = 16 << 20;
 /// They are read and written in pieces of this.
 const PIECE_BYTES: u64 = 256 << 10;
 
+/// What has become of a COW whose store is not wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unmade {
+    /// The store was there before, or none was made: nothing was to be put back.
+    NotNew,
+    /// As that, but chunks have been copied onto a COW that had no store.
+    Copies,
+    /// It is as it was, byte for byte.
+    Whole,
+    /// What the store had overwritten is there again; chunks that were copied behind it stay.
+    ButCopies,
+    /// Only the first block is there again: the rest was too much to be remembered.
+    OnlyStart,
+    /// The store stays: what it had overwritten is not known, or records stand behind its header that were made since.
+    Stays,
+}
+
+impl Unmade {
+    /// Whether the store is gone.
+    pub fn is_gone(self) -> bool {
+        matches!(self, Unmade::Whole | Unmade::ButCopies | Unmade::OnlyStart)
+    }
+}
+
 /// What a COW held where a new store was written.
 pub(super) struct Before {
     bytes: Vec<u8>,
+    /// Length of its first block, which makes a store of it or none.
+    block: u64,
 }
 
 impl Before {
@@ -35,21 +64,47 @@ impl Before {
     async fn read_start(host: &Rc<dyn Host>, cow: &Disk, len: u64) -> Result<Option<Before>, DiskError> {
         let Some(buffer) = buffer(host, len) else { return Ok(None) };
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        for piece in pieces(len) {
+        for piece in pieces(0, len) {
             cow.read(piece.at, piece.count, buffer.at(0)).await?;
             buffer.read(0, &mut bytes[piece.range]);
         }
-        Ok(Some(Before { bytes }))
+        Ok(Some(Before { bytes, block: u64::from(cow.limits().logical_block_bytes) }))
     }
 
-    /// Puts it back, the first block last: until then there is a store or nothing that could be taken for one.
-    pub(super) async fn put_back(&self, host: &Rc<dyn Host>, cow: &Disk) -> Result<(), DiskError> {
-        let Some(buffer) = buffer(host, self.bytes.len() as u64) else { return Ok(()) };
-        for piece in pieces(self.bytes.len() as u64).collect::<Vec<_>>().into_iter().rev() {
-            buffer.write(0, &self.bytes[piece.range]);
-            cow.write(piece.at, piece.count, buffer.at(0), false).await?;
+    /// Bytes that are remembered.
+    pub(super) fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Whether there is more than the first block.
+    pub(super) fn has_rest(&self) -> bool {
+        self.len() > self.block
+    }
+
+    /// What it takes to put it back. `None` when there is no memory for it.
+    pub(super) fn buffer(&self, host: &Rc<dyn Host>) -> Option<Buffer> {
+        buffer(host, self.len())
+    }
+
+    /// Puts it back, the first block when the rest is durable: until then it must hold nothing that makes a valid store of
+    /// the rest.
+    pub(super) async fn put_back(&self, buffer: &Buffer, cow: &Disk) -> Result<(), DiskError> {
+        let rest = pieces(self.block, self.len());
+        for piece in rest {
+            self.write(piece, buffer, cow).await?;
+        }
+        if self.has_rest() {
+            cow.flush().await?;
+        }
+        for piece in pieces(0, self.block) {
+            self.write(piece, buffer, cow).await?;
         }
         cow.flush().await
+    }
+
+    async fn write(&self, piece: Piece, buffer: &Buffer, cow: &Disk) -> Result<(), DiskError> {
+        buffer.write(0, &self.bytes[piece.range]);
+        cow.write(piece.at, piece.count, buffer.at(0), false).await
     }
 }
 
@@ -59,9 +114,10 @@ struct Piece {
     range: std::ops::Range<usize>,
 }
 
-fn pieces(len: u64) -> impl Iterator<Item = Piece> {
-    (0..len.div_ceil(PIECE_BYTES)).map(move |number| {
-        let (start, end) = (number * PIECE_BYTES, len.min((number + 1) * PIECE_BYTES));
+/// What lies between two places, in pieces.
+fn pieces(from: u64, to: u64) -> impl Iterator<Item = Piece> {
+    (0..to.saturating_sub(from).div_ceil(PIECE_BYTES)).map(move |number| {
+        let (start, end) = (from + number * PIECE_BYTES, to.min(from + (number + 1) * PIECE_BYTES));
         let range = usize::try_from(start).unwrap_or(0)..usize::try_from(end).unwrap_or(0);
         Piece { at: Sector(Sectors::from_bytes(start).0), count: Sectors::from_bytes(end - start), range }
     })

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use super::format::identity::IDENTITY_END;
 use super::format::{HEADER_BYTES, Header, Identity, Layout, RECORD_BYTES, Record};
 use super::store_open::OpenStore;
-use super::store_undo::Before;
+use super::store_undo::{Before, Unmade};
 use crate::disk::{Buffer, Disk, DiskError, Host, Memory};
 use crate::io::{self, IoOp, IoRegion};
 use crate::mutant::{self, Mutant};
@@ -60,6 +60,10 @@ pub(super) struct Persistent {
     host: Rc<dyn Host>,
     /// What a new store has overwritten, until it is known to be wanted.
     before: RefCell<Option<Before>>,
+    /// This process has made the store, or made it this origin's.
+    made: Cell<bool>,
+    /// The header has been written, or may have been.
+    headed: Cell<bool>,
     /// Commits so far: area writes, not records.
     commits: Cell<u64>,
 }
@@ -89,6 +93,8 @@ impl Persistent {
             unwritten: Cell::new(unwritten),
             host: open.host.clone(),
             before: RefCell::default(),
+            made: Cell::new(false),
+            headed: Cell::new(false),
             commits: Cell::new(0),
         })
     }
@@ -96,12 +102,14 @@ impl Persistent {
     /// Writes what a usable store needs.
     pub(super) async fn activate(&self, cow: &Disk, position: (u64, u64)) -> Result<(), DiskError> {
         if self.ours.adopted {
+            self.made.set(true);
             self.before.replace(Before::read_header(&self.host, cow).await?);
             self.write_header(cow, true).await?;
         }
         match self.unwritten.replace(Unwritten::Nothing) {
             Unwritten::Nothing => Ok(()),
             Unwritten::NewStore => {
+                self.made.set(true);
                 let before = Before::read(&self.host, cow, self.layout.chunk_size).await?;
                 self.before.replace(before);
                 self.create(cow).await
@@ -111,13 +119,25 @@ impl Persistent {
         }
     }
 
-    /// Puts back what a new store has overwritten.
-    pub(super) async fn unmake(&self, cow: &Disk) -> Result<(), DiskError> {
-        let before = self.before.take();
-        match before {
-            Some(before) => before.put_back(&self.host, cow).await,
-            None => Ok(()),
+    /// Puts back what a new store has overwritten. `used`: it has got chunks.
+    pub(super) async fn unmake(&self, cow: &Disk, used: bool) -> Result<Unmade, DiskError> {
+        let Some(before) = self.before.take() else {
+            return Ok(if self.made.get() { Unmade::Stays } else { Unmade::NotNew });
+        };
+        // With records of this origin the store would be a wrong one of the origin that it was made for.
+        let is_mixed = self.ours.adopted && used;
+        let Some(buffer) = before.buffer(&self.host).filter(|_| !is_mixed) else { return Ok(Unmade::Stays) };
+        if before.has_rest() && self.headed.get() && !mutant::is(Mutant::UnmadeWhileValid) {
+            // What comes to stand in its first area is no records.
+            self.write_header(cow, false).await?;
         }
+        before.put_back(&buffer, cow).await?;
+        let is_start = !self.ours.adopted && before.len() < 2 * self.layout.chunk_size.bytes();
+        Ok(match (is_start, used) {
+            (true, _) => Unmade::OnlyStart,
+            (false, true) => Unmade::ButCopies,
+            (false, false) => Unmade::Whole,
+        })
     }
 
     /// What a new store has overwritten is forgotten.
@@ -173,6 +193,7 @@ impl Persistent {
 
     /// Durably says whether the store is valid.
     pub(super) async fn write_header(&self, cow: &Disk, valid: bool) -> Result<(), DiskError> {
+        self.headed.set(true);
         let mut bytes = [0; IDENTITY_END];
         bytes[..HEADER_BYTES].copy_from_slice(&Header::new(self.layout.chunk_size, valid).encode());
         if let Some(identity) = &self.ours.identity {

@@ -13,6 +13,7 @@ mod records;
 mod site;
 mod stories;
 mod strangers;
+mod takeback;
 mod town;
 mod verdict;
 

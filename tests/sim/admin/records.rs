@@ -33,6 +33,11 @@ pub struct Files {
 }
 
 impl Files {
+    /// No store is recorded as lost, and none as left by its snapshot.
+    pub fn tells_of_no_cow(&self) -> bool {
+        self.lost.is_empty() && self.departed.is_empty()
+    }
+
     /// The state file of a family is damaged; or all files of it are gone, and all journals.
     pub fn spoil(&mut self, key: &str, damage: bool) {
         if damage {

@@ -182,6 +182,11 @@ impl Site {
     pub fn wipe(&self, disk: usize) {
         let mut image = self.disks[disk].disk.borrow().visible();
         image.write(Sector(0), &[0; 512]);
+        self.put(disk, image);
+    }
+
+    /// Puts something on a disk, durably.
+    pub fn put(&self, disk: usize, image: Image) {
         let slot = &self.disks[disk];
         *slot.disk.borrow_mut() = SimDisk::new(&slot.path, DISK, image, &self.host, &self.trace);
     }

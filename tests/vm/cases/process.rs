@@ -254,17 +254,25 @@ fn family() {
 
 fn undone() {
     let (o, c) = disks();
+    // More than a new store overwrites.
+    let known: Vec<u8> = (0..64 << 10).map(|at: u32| (at / 7 % 251) as u8 | 1).collect();
+    let start = || Disk::open_read_only(&c).read(0, 128);
+    Disk::open_durable(&c).write_bytes(0, &known);
+    let before = start();
     for more in ["", " --foreground"] {
-        let script = format!("$0 add snapshot --origin {o} --cow {c}{more} >/dev/full");
+        let script = format!("$0 add snapshot --force --origin {o} --cow {c}{more} >/dev/full");
         let out = run_args("bash", &["-c", &script, &binary()]).refused();
         assert!(out.code == 1 && out.stderr.contains("No space left"), "{}", out.stderr);
         assert!(out.stderr.contains("deleted again") && out.stderr.contains(&c), "what is left: {}", out.stderr);
+        assert!(out.stderr.contains("is put back"), "{}", out.stderr);
         server::assert_nothing_left("add >/dev/full");
+        assert!(start()[..] == before[..], "what --force had overwritten{more}");
     }
     // A family that lives on.
     server::add(&format!("origin --origin {o} --name o"));
-    let script = format!("$0 add snapshot --origin {o} --cow {c} >/dev/full");
+    let script = format!("$0 add snapshot --force --origin {o} --cow {c} >/dev/full");
     run_args("bash", &["-c", &script, &binary()]).refused();
+    assert!(start()[..] == before[..], "what --force had overwritten, in a family that lives on");
     assert_eq!(server::list().len(), 1, "{:?}", server::list());
     server::del("o");
     server::assert_nothing_left("del");
@@ -273,11 +281,14 @@ fn undone() {
 /// Ctrl-C at any moment: either the device is there and its path was printed, or nothing is there.
 fn interrupted(seed: u64) {
     let (o, c) = disks();
+    let known: Vec<u8> = (0..64 << 10).map(|at: u32| (at / 5 % 251) as u8 | 1).collect();
     let mut rng = Rng::new(seed);
     let (mut added, mut undone) = (0, 0);
     for round in 0..24 {
+        Disk::open_durable(&c).write_bytes(0, &known);
+        let before = Disk::open_read_only(&c).read(0, 128);
         let mut command = Command::new(binary());
-        command.args(["add", "snapshot", "--origin", &o, "--cow", &c, "--name", "s"]);
+        command.args(["add", "snapshot", "--force", "--origin", &o, "--cow", &c, "--name", "s"]);
         let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
         std::thread::sleep(Duration::from_millis(rng.next() % (250 * (1 + round % 8))));
         sh(&format!("kill -INT {}", child.id()));
@@ -291,6 +302,8 @@ fn interrupted(seed: u64) {
             undone += 1;
         }
         server::assert_nothing_left("an interrupted add");
+        let as_it_was = Disk::open_read_only(&c).read(0, 128)[..] == before[..];
+        assert_eq!(as_it_was, !out.status.success(), "what --force had overwritten, in round {round}");
     }
     println!("  {added} added, {undone} interrupted");
     assert!(undone > 0, "no add was interrupted");
