@@ -22,6 +22,11 @@ impl Part {
     pub fn stands_on(&self, other: &Part) -> bool {
         !self.below.is_disjoint(&other.ids)
     }
+
+    /// Whether the other one is a snapshot of it.
+    pub fn is_origin_of(&self, other: &Part) -> bool {
+        self.server == other.server && self.is_origin && !other.is_origin
+    }
 }
 
 /// The places of devices in the order in which they are deleted: from the top down.
@@ -93,6 +98,13 @@ mod tests {
     fn a_snapshot_on_its_own_origin_goes_first_all_the_same() {
         let parts = [part(0, &[1], 0, false), part(1, &[], 0, true)];
         assert_eq!(deletion(&parts), [0, 1]);
+    }
+
+    #[test]
+    fn an_origin_has_its_own_servers_snapshots() {
+        let (origin, snapshot) = (part(0, &[], 0, true), part(1, &[], 0, false));
+        assert!(origin.is_origin_of(&snapshot) && !snapshot.is_origin_of(&origin) && !origin.is_origin_of(&origin));
+        assert!(!origin.is_origin_of(&part(2, &[], 1, false)), "it has another server");
     }
 
     #[test]

@@ -36,12 +36,18 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
     for at in order::deletion(&parts) {
         let Doomed { device, part } = &doomed[at];
         let above = kept.iter().find(|kept| !force && parts[**kept].stands_on(part));
-        let deleted = match above {
-            Some(above) => {
+        let origin = kept.iter().find(|kept| !force && parts[**kept].is_origin_of(part));
+        let deleted = match (above, origin) {
+            (Some(above), _) => {
                 let above = &doomed[*above].device.name;
                 Err(format!("{}: not deleted, because {above} stands on it", device.name))
             }
-            None => del_one(&rundir, &known.families[part.server].key, device, force),
+            // It would be written without them.
+            (_, Some(origin)) => {
+                let origin = &doomed[*origin].device.name;
+                Err(format!("{}: not deleted, because its origin {origin} stays and would make it wrong", device.name))
+            }
+            (None, None) => del_one(&rundir, &known.families[part.server].key, device, force),
         };
         if let Err(why) = deleted {
             problems.push(why);
@@ -139,8 +145,9 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, which: DeviceRef, fo
     apart::delete_apart(id, device.cookie)?;
     let recorded = gone::complete(rundir, key, &device);
     if left.is_empty() {
-        gone::forget(rundir, key, &state.devices).iter().for_each(|why| log::error!("{why}"));
-        return recorded;
+        let others = gone::forget(rundir, key, &state.devices);
+        let problems: Vec<Reason> = recorded.err().into_iter().chain(others).collect();
+        return if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
     }
     recorded.and(rundir.rewrite_state(key, &state))
 }
@@ -241,7 +248,8 @@ fn part_of(family: &Family) -> Part {
 fn recover_family(rundir: &RunDir, family: &Family, left_out: &[&DeviceReport], source: Option<&Path>) -> Vec<Reason> {
     let key = &family.key;
     if left_out.is_empty() && !family.devices.is_empty() {
-        return Vec::new();
+        // Served already, unless the server hangs.
+        return family.devices.first().and_then(|device| must_answer(device).err()).into_iter().collect();
     }
     // Whatever happens to this family, commands on others are not kept waiting.
     let _lock = match rundir.lock_family(key, "recover") {
@@ -251,6 +259,8 @@ fn recover_family(rundir: &RunDir, family: &Family, left_out: &[&DeviceReport], 
     let state = match rundir.server(key) {
         Some(Server { connection: Some(server), .. }) => return recover_left_out(server, left_out),
         Some(Server { lives: false, state: Some(state), .. }) => state,
+        Some(Server { lives: true, .. }) => return vec![format!("{key}: its server does not answer")],
+        Some(Server { damaged: Some(why), .. }) => return vec![why],
         _ => return Vec::new(),
     };
     if family.devices.is_empty() {

@@ -41,6 +41,14 @@ impl From<Option<String>> for Which {
     }
 }
 
+impl Cow {
+    /// Whether the other one is or may be on the same disk, or has the same store.
+    pub fn is_near(&self, other: &Cow) -> bool {
+        let same_store = matches!(self.store, Which::Id(_)) && self.store == other.store;
+        same_store || self.names.iter().any(|name| other.names.contains(name))
+    }
+}
+
 /// A COW and its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cow {

@@ -14,7 +14,7 @@ use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, DeviceState};
+use crate::protocol::{Cow, DeviceSpec, DeviceState, Which};
 use crate::rundir::departed::Departure;
 use crate::storage::silent::no_answer;
 use crate::storage::{Access, Claim};
@@ -49,9 +49,27 @@ impl<M: Machine> Administrator<M> {
         })?
     }
 
+    /// Refuses a COW on which another store has been made since its server died: that is another snapshot's.
+    pub(super) fn refuse_other_store(&self, device: &DeviceState) -> Result<(), Reason> {
+        let (TargetParams::Snapshot(snapshot), Some(Cow { store: Which::Id(own), .. })) =
+            (&device.spec.table.params, &device.cow)
+        else {
+            return Ok(());
+        };
+        let cow =
+            self.machine.open(&snapshot.cow, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
+        // One that is gone is said when it is opened.
+        match cow.store()? {
+            None => Ok(()),
+            Some(Some(identity)) if identity.store == *own => Ok(()),
+            Some(_) => Err(format!("{}: another snapshot has its store on it now", snapshot.cow)),
+        }
+    }
+
     /// Marks the COW of a snapshot invalid whose origin has changed without it.
     pub(super) fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
         let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
+        self.refuse_other_store(device)?;
         let ticket = self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.ticket;
         self.machine.call(move |thread| async move {
             let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
@@ -103,6 +121,7 @@ pub fn record_left_behind<M: Machine>(
     if !staying.iter().any(|device| changes_origin(&device.spec)) {
         // Its origin may be added beside those that stay, by their next server.
         return note_departure(machine, deleted)
+            .map(drop)
             .map_err(|why| format!("{}: not deleted: that it leaves its origin cannot be noted: {why}", deleted.name));
     }
     record_lost(machine, deleted)
@@ -115,15 +134,17 @@ pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Resu
     machine.records().losses(cow).record(Loss::OriginChanged)
 }
 
-/// Notes that a snapshot of a dead server leaves an origin that nothing of its family changes.
-fn note_departure<M: Machine>(machine: &M, device: &DeviceState) -> Result<(), Reason> {
+/// Notes that a snapshot of a dead server leaves an origin that nothing of its family changes, and returns what was noted.
+pub(super) fn note_departure<M: Machine>(machine: &M, device: &DeviceState) -> Result<Option<Departure>, Reason> {
     let (TargetParams::Snapshot(snapshot), Some(cow)) = (&device.spec.table.params, device.cow.clone()) else {
-        return Ok(());
+        return Ok(None);
     };
     if !machine.silent(&[snapshot.origin.clone()].into()).is_empty() {
         return Err(no_answer(&snapshot.origin));
     }
     let origin = machine.open(&snapshot.origin, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
     let origin_number = origin.number_in_boot();
-    machine.records().note_departure(&Departure { cow, mark_failed: device.lost, origin_number })
+    let departure = Departure { cow, mark_failed: device.lost, origin_number };
+    machine.records().note_departure(&departure)?;
+    Ok(Some(departure))
 }

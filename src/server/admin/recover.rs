@@ -10,7 +10,7 @@
 use super::devices::{Entry, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
-use super::orphans::{complete, record_lost};
+use super::orphans::{complete, note_departure, record_lost};
 use super::prepared::Prepared;
 use super::silent::Silent;
 use super::state::Administrator;
@@ -92,10 +92,15 @@ impl<M: Machine> Administrator<M> {
     /// the origin lives again.
     fn give_up_gone(&mut self, gone: &[DeviceState], changes: bool) -> Result<Vec<Reason>, Reason> {
         let mut problems = Vec::new();
-        for device in gone
-            .iter()
-            .filter(|device| changes && !mutant::is(Mutant::GoneForgotten) && is_persistent_snapshot(&device.spec))
+        for device in
+            gone.iter().filter(|device| !mutant::is(Mutant::GoneForgotten) && is_persistent_snapshot(&device.spec))
         {
+            if !changes {
+                // Its origin may be added, or taken over, beside those that live.
+                self.restore_departures(note_departure(&self.machine, device)?.into_iter().collect())?;
+                problems.push(format!("{}: gone: another program has deleted it", device.name));
+                continue;
+            }
             record_lost(&self.machine, device)?;
             let what =
                 "another program has deleted it; its COW must not be used again, since its origin lives without it";
@@ -175,6 +180,7 @@ impl<M: Machine> Administrator<M> {
     /// Opens the target of a device that waits. Of a snapshot that is lost the COW is marked first.
     fn make_ready(&mut self, device: &DeviceState) -> Result<Prepared, Reason> {
         self.waiting(device.id, device.cookie)?;
+        self.refuse_other_store(device)?;
         if device.lost {
             self.mark_lost(device)?;
         }

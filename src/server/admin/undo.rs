@@ -46,9 +46,11 @@ impl<M: Machine> Administrator<M> {
             (Undo::Add, Answer::Added { .. }) if mutant::is(Mutant::AddNotTakenBack) => return,
             (Undo::Add, Answer::Added { device, .. }) => self.take_back_added(*device),
             // Not `resume`, which would put a loaded table in place that has not been asked for.
-            (Undo::Suspend(id), Answer::Done) => {
-                let recorded = self.record_suspended(id, false);
-                recorded.and_then(|()| self.let_through(id, true)).map(|()| Answer::Done)
+            // One that has lost something has suspended the device all the same. Requests go on whether that can be recorded
+            // or not.
+            (Undo::Suspend(id), Answer::Done | Answer::Failed { .. }) if self.is_suspended(id) => {
+                let passes = self.let_through(id, true);
+                passes.and(self.record_suspended(id, false)).map(|()| Answer::Done)
             }
             _ => return,
         };
@@ -60,6 +62,10 @@ impl<M: Machine> Administrator<M> {
             Err(error) => log::warn!("cannot be taken back, though the client of the command has left: {error}"),
         }
     }
+    fn is_suspended(&self, id: u32) -> bool {
+        self.devices.get(&id).is_some_and(|entry| entry.suspended)
+    }
+
     /// The device that was added last stays: what its store has overwritten is forgotten.
     pub(super) fn confirm(&mut self) {
         if let Some(new) = self.unconfirmed.take() {

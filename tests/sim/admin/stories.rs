@@ -56,9 +56,20 @@ pub fn stories() -> Vec<Vec<Step>> {
         vec![Add(Origin), Add(Snap(0)), Kill(o), Steal(Snap(0), false), Recover, Write(Origin, 2)],
         vec![Add(Origin), Add(Snap(0)), Kill(o), Del(Snap(0), true), Recover, Write(Origin, 2)],
         // The same, and its COW is away: it is recorded by what it was known by.
-        vec![Add(Origin), Add(Snap(0)), Kill(o), Attach(COW, false), Del(Snap(0), true), Attach(COW, true), Recover, Write(Origin, 2)],
+        vec![
+            Add(Origin),
+            Add(Snap(0)),
+            Kill(o),
+            Attach(COW, false),
+            Del(Snap(0), true),
+            Attach(COW, true),
+            Recover,
+            Write(Origin, 2),
+        ],
         vec![Add(Origin), Add(Snap(0)), Del(Snap(0), false), Kill(o), Recover, Write(Origin, 2)],
         vec![Add(Origin), Add(Snap(0)), Use(Origin, true), Del(Snap(0), false), Write(Origin, 2), Kill(o), Recover],
+        // Another program has deleted a snapshot, and its origin comes later.
+        vec![Add(Snap(0)), Add(Snap(1)), Kill(o), Steal(Snap(0), false), Recover, Add(Origin), Write(Origin, 2)],
         // What is suspended stays so.
         vec![Add(Origin), Suspend(Origin), Write(Origin, 1), Kill(o), Recover],
         // The state file tells of what there is.

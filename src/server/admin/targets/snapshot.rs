@@ -19,8 +19,8 @@ use super::content::refuse_other;
 use super::disks::{Sharing, check_length};
 use super::lost;
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
-use crate::server::admin::devices::Deps;
+use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks};
+use crate::server::admin::devices::{Deps, LeftOut};
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::prepared::Prepared;
 use crate::server::admin::state::Administrator;
@@ -117,6 +117,9 @@ impl<M: Machine> Administrator<M> {
             adopt: spec.other_origin,
         };
         let known = lost::cow_of(&cow, persistent.then_some(ownership.store), &ownership.origin)?;
+        if !again {
+            self.refuse_cow_of_left_out(&snapshot.cow, &known)?;
+        }
         let losses = self.machine.records().losses(known.clone());
         let lost = persistent && lost::is_lost(&losses, &cow, again)?;
         let (cow_id, cow_limits) = (cow.id(), *cow.limits());
@@ -139,6 +142,14 @@ impl<M: Machine> Administrator<M> {
         spec.force = self.origin_shared;
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
         Ok(Prepared { params, ticket, deps, read_only, spec, cow: persistent.then_some(known) })
+    }
+
+    /// Refuses the COW of a device that waits for its server: what is on it belongs to that, and may be wrong by now.
+    fn refuse_cow_of_left_out(&self, path: &str, cow: &Cow) -> Result<(), Reason> {
+        let near = |left: &&LeftOut| left.device.cow.as_ref().is_some_and(|other| other.is_near(cow));
+        let Some(LeftOut { device, .. }) = self.left_out.values().find(near) else { return Ok(()) };
+        let hint = format!("`ublk-dm recover {0}` goes on with it, `ublk-dm del --force {0}` gives it up", device.name);
+        Err(format!("{path}: the COW of {}, which has no server: {hint}", device.name))
     }
 
     /// Opens the origin for the family, once.
