@@ -109,6 +109,20 @@ impl LostStore {
         }
     }
 
+    /// Forgets that this store is lost: it says so itself from now on.
+    pub fn forget(&self) {
+        let files: Vec<PathBuf> = match self.cow.store {
+            Which::Id(id) => vec![self.of_store(id)],
+            _ => self.cow.names.iter().map(|name| self.of_disk(name)).collect(),
+        };
+        for path in files {
+            let own = read(&path).ok().flatten().is_some_and(|entry| entry.store == self.cow.store.word());
+            if let Some(Err(error)) = own.then(|| fs::remove_file(&path)) {
+                log::warn!("{}: {error}", path.display());
+            }
+        }
+    }
+
     /// Whether what an entry speaks of was on this very disk and is not any more.
     fn is_gone(&self, entry: &Entry, here: bool) -> bool {
         let same_name = self.cow.names.contains(&entry.cow) || self.cow.former == entry.cow;

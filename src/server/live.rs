@@ -362,6 +362,10 @@ impl Losses for LostStore {
     fn tidy(&self, here: bool) {
         LostStore::tidy(self, here);
     }
+
+    fn forget(&self) {
+        LostStore::forget(self);
+    }
 }
 
 /// Leaves the COW of a deleted device of a dead server as it must be.

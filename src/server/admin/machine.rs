@@ -67,6 +67,8 @@ pub trait Losses: LossRecord + Send + 'static {
     fn found(&self) -> Result<Option<String>, Reason>;
     /// Forgets what was lost on the COW's disk and has gone from it. `here`: the store is there already.
     fn tidy(&self, here: bool);
+    /// Forgets this store's loss: it says itself that it is invalid.
+    fn forget(&self);
 }
 
 /// The run directory, as a family sees it. Copies see the same.

@@ -9,7 +9,7 @@ use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
 use super::devices::{Directory, changes_origin, is_persistent_snapshot};
-use super::machine::{Machine, OpenDisk, Records, Thread};
+use super::machine::{Losses, Machine, OpenDisk, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
@@ -97,6 +97,9 @@ impl<M: Machine> Administrator<M> {
         let spec = DeviceSpec { force: true, ..device.spec.clone() };
         let answers = Silent::among(&self.machine, [device].into_iter()).refuse(device);
         let marked = answers.and_then(|()| self.mark_lost(&DeviceState { spec, ..device.clone() }));
+        if let (Ok(()), Some(cow)) = (&marked, &device.cow) {
+            self.machine.records().losses(cow.clone()).forget();
+        }
         marked.map_err(|why| {
             let what = "deleted, but its COW could not be marked invalid and must not be used again";
             let recorded = record_lost(&self.machine, device).err();

@@ -10,8 +10,11 @@
 
 use std::time::Duration;
 
+use dm_targets::table::TargetParams;
+
 use log::Level;
 
+use super::devices::LeftOut;
 use super::ending::{End, origins_first};
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
@@ -31,8 +34,9 @@ impl<M: Machine> Administrator<M> {
             origins_first(&mut ids, |id| self.is_origin(id));
         }
         for id in ids {
-            let beside_origin = stays.iter().any(|(other, _)| self.is_origin(*other)) && !self.is_origin(id);
-            let why = || format!("/dev/ublkb{id}: its origin is in use");
+            let beside_origin = stays.iter().any(|(other, _)| self.is_origin(*other)) || self.has_waiting_origin();
+            let beside_origin = beside_origin && !self.is_origin(id);
+            let why = || format!("/dev/ublkb{id}: its origin is in use, or waits for a server");
             let why = if beside_origin { Some(why()) } else { self.try_end(id).err() };
             stays.extend(why.map(|why| (id, why)));
         }
@@ -69,6 +73,12 @@ impl<M: Machine> Administrator<M> {
             log::log!(level, "{why}");
         }
         (self.kept_by, self.ending) = (Some(why), Ending::Waits);
+    }
+
+    /// Whether the origin's device was left out and waits: what was sent to it is written when it is taken over.
+    fn has_waiting_origin(&self) -> bool {
+        let is_origin = |left: &LeftOut| matches!(left.device.spec.table.params, TargetParams::SnapshotOrigin { .. });
+        self.left_out.values().any(|left| left.waits && is_origin(left))
     }
 
     /// Deletes a device unless it is in use.

@@ -346,10 +346,18 @@ impl Town {
         let snaps = |town: &Town| [0, 1].map(|at| town.has(What::Snap(at)));
         let before = snaps(self);
         self.strike_gone();
-        if self.has(What::Origin) && !self.site.is_dead() && before != snaps(self) {
+        if self.is_alive(What::Origin) && !self.site.is_dead() && before != snaps(self) {
             return self.broken("the end of a server has deleted a snapshot whose origin stays".to_owned());
         }
         ended
+    }
+
+    /// Whether a device has a disk, served or waiting.
+    fn is_alive(&self, what: What) -> bool {
+        let kernel = self.site.kernel.borrow();
+        let known = self.devices.get(&what);
+        let device = known.and_then(|known| Some((kernel.devices.get(&known.id)?, known.cookie)));
+        device.is_some_and(|(device, cookie)| is_ours(&device.info, cookie) && device.info.state != DiskState::Dead)
     }
 
     /// Forgets devices that are no more.

@@ -108,23 +108,29 @@ impl Town {
     pub(super) fn replace(&mut self, leg: usize, disk: usize) -> Result<(), String> {
         let device = self.devices.get(&What::Mirror).ok_or("not there")?.device();
         let path = self.site.disks[disk].path.clone();
-        let words = vec!["replace".to_owned(), leg.to_string(), path];
-        let freed = (0..self.site.disks.len()).find(|at| self.legs[leg] == *at);
-        self.ask(What::Mirror.key(), Question::Message { device, words })?;
-        if !self.site.is_dead() {
-            // What is not a leg any more is its user's, who writes to it.
-            self.legs[leg] = disk;
-            if let Some(freed) = freed.filter(|freed| !self.legs.contains(freed)) {
-                self.site.claim_for_user(freed);
-                self.freed.insert(freed);
-            }
+        if self.legs.contains(&disk) {
+            return Err("it is a leg".to_owned());
         }
+        let words = vec!["replace".to_owned(), leg.to_string(), path];
         self.freed.remove(&disk);
+        if let Err(why) = self.ask(What::Mirror.key(), Question::Message { device, words }) {
+            // It may have been done.
+            self.loaded = true;
+            return Err(why);
+        }
+        let freed = std::mem::replace(&mut self.legs[leg], disk);
+        if !self.site.is_dead() && !self.loaded {
+            // What is not a leg any more is its user's, who writes to it.
+            self.site.claim_for_user(freed);
+            self.freed.insert(freed);
+        }
         Ok(())
     }
 
     pub(super) fn load(&mut self, absent: bool) -> Result<(), String> {
         let device = self.devices.get(&What::Mirror).ok_or("not there")?.device();
+        self.loaded = true;
+        self.freed.clear();
         self.ask(What::Mirror.key(), Question::Load { device, spec: self.mirror_table(absent) }).map(drop)
     }
 

@@ -211,6 +211,13 @@ impl Losses for Lost {
 
     /// Stores have ids here, so nothing is taken for another one.
     fn tidy(&self, _here: bool) {}
+
+    fn forget(&self) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if shared.step() {
+            shared.files.lost.remove(&self.known_by[0]);
+        }
+    }
 }
 
 /// The journal of one COW.

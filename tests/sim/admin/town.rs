@@ -77,6 +77,8 @@ pub struct Town {
     pub mirror_forfeit: bool,
     /// The places of the mirror's legs.
     pub legs: [usize; 2],
+    /// Another table was loaded: which disks it takes back is not followed.
+    pub loaded: bool,
     /// Disks that were legs, and have another user now.
     pub freed: BTreeSet<usize>,
     /// Devices of another program, which are nobody else's business.
@@ -126,6 +128,7 @@ impl Town {
             mirror: Content::of(content(200)),
             mirror_forfeit: false,
             legs: [3, 4],
+            loaded: false,
             freed: BTreeSet::new(),
             foreign: Vec::new(),
             snaps: [None, None],
