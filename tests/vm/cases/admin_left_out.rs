@@ -131,6 +131,8 @@ fn lost() {
         let valid = again.code == 0 && server::device("again")["snapshot"]["valid"] == true;
         assert!(!valid, "a lost store is taken for a good one");
         ublk_dm("del --all --force");
+        // Snapshots that were deleted beside others are on record when their origin, known by its name, is written again.
+        assert!(server::forget_lost() <= 2, "more records than snapshots");
         fs::remove_file(&stage.cow).expect("removable");
         for name in ["org", "cow"] {
             crate::kernel::remove(name);
@@ -153,7 +155,9 @@ fn deleted() {
     server::del("--all");
     fs::remove_file(stage.aside()).ok();
     remove_records();
-    assert!(server::forget_lost() == 1, "that the deleted one is lost is on record: {:?}", server::lost());
+    let lost = server::lost();
+    assert!(lost.len() == 1, "that the deleted one is lost is on record: {lost:?}");
+    server::forget_lost();
     server::assert_nothing_left("del --all");
 }
 
