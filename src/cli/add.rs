@@ -57,6 +57,8 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     }
     let question = Question::Add { name: options.name.clone(), id: options.id, spec: spec.clone() };
     let wanted = Wanted { table: &spec.table, own_name: options.name.as_deref().filter(|_| options.foreground) };
+    // Before anything is there that would be left behind. In the foreground the server's own signals come later.
+    let interrupt = (!options.foreground).then(Interrupt::catch).transpose()?;
     let Locked { key, mut lock, own } = family::lock(&rundir, &wanted, question.verb())?;
     if own.is_none() {
         takeover::refuse_waiting(&disks_below(&spec))?;
@@ -68,7 +70,7 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     }
     let state = match there {
         Some(Server { connection: Some(server), .. }) => {
-            return ask_living(&rundir, &key, server, (&question, &spec), options, lock);
+            return ask_living(&rundir, &key, server, (&question, &spec), interrupt, lock);
         }
         Some(Server { lives: true, .. }) => {
             return Err(format!("{disk}: its server does not answer: it is stopped, or hangs").into());
@@ -93,11 +95,10 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
         gone::forget(&rundir, &key, &state.devices).iter().for_each(|why| log::error!("{why}"));
     }
     rundir.remove(&key);
-    if options.foreground {
+    let Some(interrupt) = interrupt else {
         let added = |answer| print_added(answer, &spec);
         return process::foreground(&rundir, &key, question.clone(), lock, added);
-    }
-    let interrupt = Interrupt::catch()?;
+    };
     let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
     ask_to_add(&rundir, &key, server, (&question, &spec), &interrupt)?;
     Ok(ExitCode::SUCCESS)
@@ -117,15 +118,16 @@ fn ask_living(
     key: &str,
     server: UnixStream,
     (question, spec): (&Question, &DeviceSpec),
-    options: &cli::Common,
+    interrupt: Option<Interrupt>,
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
-    let signals = options.foreground.then(Signals::catch).transpose()?;
-    let device = ask_to_add(rundir, key, server, (question, spec), &Interrupt::catch()?)?;
-    match signals {
-        Some(signals) => keep::keep(rundir, key, device, &signals, lock),
-        None => Ok(ExitCode::SUCCESS),
-    }
+    let Some(interrupt) = interrupt else {
+        let signals = Signals::catch()?;
+        let device = ask_to_add(rundir, key, server, (question, spec), &Interrupt::catch()?)?;
+        return keep::keep(rundir, key, device, &signals, lock);
+    };
+    ask_to_add(rundir, key, server, (question, spec), &interrupt)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Keeps the device that this command has made in an earlier life and that another process serves, or is to serve now.

@@ -62,7 +62,7 @@ fn redirected() {
     snap.write(&disk, 3 * CHUNK + 1, 2);
     disk.flush().expect("a mended COW takes a flush");
     snap.verify(&disk);
-    assert_logged(&["v:", "Read at sector 24", "Input/output error"]);
+    assert_logged(&["v:", "read at sector 24", "Input/output error"]);
     drop(disk);
     server::del("v");
     scene.finish();
