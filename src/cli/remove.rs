@@ -220,7 +220,11 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
     let mut chosen = Vec::new();
     for word in words {
         match known.find(word) {
-            Ok((_, device)) => chosen.push(device.device()),
+            // One whose server hangs is not served, and cannot be taken over.
+            Ok((_, device)) => match must_answer(device) {
+                Ok(()) => chosen.push(device.device()),
+                Err(why) => problems.push(why),
+            },
             Err(why) => problems.push(why),
         }
     }
@@ -248,8 +252,7 @@ fn part_of(family: &Family) -> Part {
 fn recover_family(rundir: &RunDir, family: &Family, left_out: &[&DeviceReport], source: Option<&Path>) -> Vec<Reason> {
     let key = &family.key;
     if left_out.is_empty() && !family.devices.is_empty() {
-        // Served already, unless the server hangs.
-        return family.devices.first().and_then(|device| must_answer(device).err()).into_iter().collect();
+        return Vec::new();
     }
     // Whatever happens to this family, commands on others are not kept waiting.
     let _lock = match rundir.lock_family(key, "recover") {

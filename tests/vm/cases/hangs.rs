@@ -51,7 +51,7 @@ fn stopped_server() {
     within(&add(2)).ok();
     within("del s1").ok();
     within("recover --all").ok();
-    for line in ["suspend s0", "del s0", "del s0 --force", "status s0"] {
+    for line in ["recover s0", "suspend s0", "del s0", "del s0 --force", "status s0"] {
         let out = within(line).refused();
         assert!(out.stderr.contains("ublkb") && out.stderr.contains("answer"), "`{line}` said {:?}", out.stderr);
     }
