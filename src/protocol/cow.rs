@@ -4,7 +4,7 @@ use dm_targets::snapshot::format::StoreId;
 use serde::{Deserialize, Serialize};
 
 /// Which store is on a COW, or will be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Option<String>", from = "Option<String>")]
 pub enum Which {
     /// The one with this id.
@@ -12,6 +12,7 @@ pub enum Which {
     /// One of the kernel's.
     WithoutId,
     /// The COW could not be read, or its store dies with its server.
+    #[default]
     Unknown,
 }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::cow::Which;
+
 /// A disk that a device is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownDisk {
@@ -11,6 +13,9 @@ pub struct KnownDisk {
     pub name: String,
     /// Its number in this boot; zero if it has none.
     pub number: u64,
+    /// The store on it, if it is a COW.
+    #[serde(default)]
+    pub store: Which,
 }
 
 /// The disks of a device by their words in its table. One that a server of an earlier version has opened is missing.

@@ -14,7 +14,7 @@ use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{Cow, DeviceSpec, DeviceState, Which};
+use crate::protocol::{DeviceSpec, DeviceState};
 use crate::rundir::departed::Departure;
 use crate::storage::silent::no_answer;
 use crate::storage::{Access, Claim};
@@ -49,27 +49,9 @@ impl<M: Machine> Administrator<M> {
         })?
     }
 
-    /// Refuses a COW on which another store has been made since its server died: that is another snapshot's.
-    pub(super) fn refuse_other_store(&self, device: &DeviceState) -> Result<(), Reason> {
-        let (TargetParams::Snapshot(snapshot), Some(Cow { store: Which::Id(own), .. })) =
-            (&device.spec.table.params, &device.cow)
-        else {
-            return Ok(());
-        };
-        let cow =
-            self.machine.open(&snapshot.cow, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
-        // One that is gone is said when it is opened.
-        match cow.store()? {
-            None => Ok(()),
-            Some(Some(identity)) if identity.store == *own => Ok(()),
-            Some(_) => Err(format!("{}: another snapshot has its store on it now", snapshot.cow)),
-        }
-    }
-
     /// Marks the COW of a snapshot invalid whose origin has changed without it.
     pub(super) fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
         let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
-        self.refuse_other_store(device)?;
         let ticket = self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.ticket;
         self.machine.call(move |thread| async move {
             let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;

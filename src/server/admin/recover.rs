@@ -111,13 +111,12 @@ impl<M: Machine> Administrator<M> {
 
     /// Takes over devices that were left out. Nothing changes the origin meanwhile; its users wait for no disk that hangs.
     pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Answer, Reason> {
-        let (ids, mut problems) = self.that_answer(ids);
+        let (mut ids, mut problems) = self.that_answer(ids);
         if ids.is_empty() {
             return Ok(Answer::Recovered { problems });
         }
         let held = self.hold_writers()?;
         // Snapshots before their origin, whose requests that waited are sent once more.
-        let mut ids = ids;
         ids.sort_by_key(|id| self.left_out.get(id).is_some_and(|left| changes_origin(&left.device.spec)));
         for id in &ids {
             let Some(LeftOut { mut device, for_good, .. }) = self.left_out.get(id).cloned() else { continue };
@@ -180,7 +179,6 @@ impl<M: Machine> Administrator<M> {
     /// Opens the target of a device that waits. Of a snapshot that is lost the COW is marked first.
     fn make_ready(&mut self, device: &DeviceState) -> Result<Prepared, Reason> {
         self.waiting(device.id, device.cookie)?;
-        self.refuse_other_store(device)?;
         if device.lost {
             self.mark_lost(device)?;
         }

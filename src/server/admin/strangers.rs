@@ -3,17 +3,20 @@
 //! Rule kept here: a server that takes a device over opens for writing, by a path, only what may be the disk that was there.
 //! What is certainly another one is left alone, and so is the device.
 
+use dm_targets::snapshot::format::Identity;
+
 use super::machine::{Machine, OpenDisk};
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{KnownDisk, KnownDisks};
+use crate::protocol::{KnownDisk, KnownDisks, Which};
 use crate::storage::certainly_differ;
 
 impl<M: Machine> Administrator<M> {
     /// By what an open disk is known again.
     pub(super) fn known_disk(&self, disk: &M::Open) -> KnownDisk {
         let path = disk.path();
-        KnownDisk { name: self.machine.disk_name(disk.id(), &path), number: disk.number_in_boot() }
+        let (name, number) = (self.machine.disk_name(disk.id(), &path), disk.number_in_boot());
+        KnownDisk { name, number, store: Which::Unknown }
     }
 
     /// As that, for a device that is made of it; `again`: what its disks were, if it is there already.
@@ -37,6 +40,24 @@ pub(super) fn refuse_stranger(word: &str, again: Option<&KnownDisks>, here: &Kno
     Err(format!("{word}: another disk is there: it was {was} and is {is}; {hint}"))
 }
 
+/// Refuses a COW that is the right disk and has another snapshot's store by now: that is neither served nor marked. One
+/// without any store is refused when it is opened.
+pub(super) fn refuse_other_store(
+    word: &str,
+    again: Option<&KnownDisks>,
+    here: Option<Option<Identity>>,
+) -> Result<(), Reason> {
+    let Some(was) = again.and_then(|known| known.get(word)) else { return Ok(()) };
+    let Some(here) = here.map(|found| found.map_or(Which::WithoutId, |identity| Which::Id(identity.store))) else {
+        return Ok(());
+    };
+    if was.store == Which::Unknown || was.store == here {
+        return Ok(());
+    }
+    let hint = "delete the device (`del --force`) and add it again with this one";
+    Err(format!("{word}: another snapshot has its store on it now; {hint}"))
+}
+
 /// Whether two disks are certainly two. What has kept its name may have been attached anew, under another number.
 fn is_stranger(was: &KnownDisk, here: &KnownDisk) -> bool {
     if was.name.is_empty() || here.name.is_empty() {
@@ -57,7 +78,7 @@ mod tests {
     use super::*;
 
     fn disk(name: &str, number: u64) -> KnownDisk {
-        KnownDisk { name: name.to_owned(), number }
+        KnownDisk { name: name.to_owned(), number, store: Which::Unknown }
     }
 
     fn judged(was: KnownDisk, here: &KnownDisk) -> Result<(), Reason> {

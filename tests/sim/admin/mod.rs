@@ -1,6 +1,7 @@
 //! The administrator on a simulated machine: every command, in any order, with an end of its process or of the power at
 //! every step, and then again. The judge is [`town`], which knows nothing of the administrator's insides.
 
+mod beside;
 mod commands;
 mod ends;
 mod events;

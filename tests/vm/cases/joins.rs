@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "joins-come-and-go", bound_s: 150, disks: &["n0", "n1"], run: come_and_go },
         Case { name: "joins-both-orders", bound_s: 90, disks: &["n0", "n1"], run: |_| both_orders() },
         Case { name: "joins-del-mounted", bound_s: 60, disks: &["n0", "n1"], run: |_| del_mounted() },
+        Case { name: "joins-del-all-mounted", bound_s: 60, disks: &["n0", "n1"], run: |_| del_all_mounted() },
     ]
 }
 
@@ -155,4 +156,23 @@ fn del_mounted() {
     sh(&format!("e2fsck -fn {snap}")).ok();
     server::del("s");
     server::assert_nothing_left("del");
+}
+
+/// An origin that is in use stays, and so do its snapshots: without the origin's server they would be wrong.
+fn del_all_mounted() {
+    let (origin, cow, dir) = (node("n0"), node("n1"), scratch("mounted"));
+    sh(&format!("mkfs.ext4 -q -F {origin}")).ok();
+    let top = server::add(&format!("origin --origin {origin} --name o"));
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
+    sh(&format!("mount {top} {dir}")).ok();
+    for line in ["del --all", "del s o"] {
+        let refused = ublk_dm(line);
+        let said = &refused.stderr;
+        assert!(refused.code == 1 && said.contains("mounted") && said.contains("s: not deleted"), "{line}: {said}");
+        std::fs::write(format!("{dir}/file"), line).expect("the origin works");
+        assert!(server::device("s")["snapshot"]["valid"] == true, "{line} has cost the snapshot");
+    }
+    sh(&format!("umount {dir}")).ok();
+    server::del("--all");
+    server::assert_nothing_left("del --all");
 }

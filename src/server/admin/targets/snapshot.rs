@@ -24,7 +24,7 @@ use crate::server::admin::devices::{Deps, LeftOut};
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::prepared::Prepared;
 use crate::server::admin::state::Administrator;
-use crate::server::admin::strangers::refuse_stranger;
+use crate::server::admin::strangers::{refuse_other_store, refuse_stranger};
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, Claim, DiskId, Limits};
 use crate::ublk::device;
@@ -103,7 +103,8 @@ impl<M: Machine> Administrator<M> {
         }
         let cow =
             self.machine.open(&snapshot.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
-        let cow_known = self.recognized(&snapshot.cow, &cow, again)?;
+        let mut cow_known = self.recognized(&snapshot.cow, &cow, again)?;
+        refuse_other_store(&snapshot.cow, again, cow.store()?)?;
         let again = again.is_some();
         let overwrite = !again && spec.force;
         let persistent = !snapshot.store.is_transient();
@@ -136,6 +137,7 @@ impl<M: Machine> Administrator<M> {
         let params = device::params(&limits, cow_limits.volatile_cache || persistent, found.len, read_only, discard);
         let mut deps = Deps::default();
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
+        cow_known.store = known.store;
         deps.insert(&snapshot.cow, cow_id, cow_known);
         let chunk_size = Some(found.chunk);
         // What `--force` overwrites was said of one moment; the origin is every device's of the family.
@@ -167,7 +169,7 @@ impl<M: Machine> Administrator<M> {
         let (id, limits) = (disk.id(), *disk.limits());
         let read_only = disk.is_read_only();
         self.origin_known = self.recognized(path, &disk, again)?;
-        let KnownDisk { name, number } = &self.origin_known;
+        let KnownDisk { name, number, .. } = &self.origin_known;
         let departures = self.machine.records().departures(name, *number)?;
         self.machine.call(move |thread| async move { thread.group().set_origin(thread.disk(disk)) })?;
         self.restore_departures(departures)?;

@@ -1,0 +1,111 @@
+//! What becomes of a snapshot beside an origin that goes on without it, or that waits for a server.
+
+use dm_targets::sim::disk::Class;
+use dm_targets::sim::image::Image;
+
+use super::town::{Town, What};
+use crate::protocol::Question;
+
+const COW: usize = 1;
+
+fn town(devices: &[What]) -> Town {
+    let mut town = Town::new(1, true);
+    devices.iter().for_each(|what| town.add(*what).unwrap());
+    town
+}
+
+/// The COW as it is when a snapshot on it has a store with another id.
+fn other_store() -> Image {
+    let mut town = town(&[What::Origin, What::Snap(1), What::Snap(0)]);
+    town.del(What::Snap(0), false).unwrap();
+    town.site.disks[COW].disk.borrow().visible()
+}
+
+/// A snapshot whose COW is away when its origin is taken over, and which is lost since the origin has been written.
+fn left_out() -> Town {
+    let mut town = town(&[What::Origin, What::Snap(0)]);
+    town.kill("o");
+    town.attach(COW, false);
+    assert!(town.recover().unwrap_err().contains("/c0"));
+    town.write(What::Origin, 2);
+    town.attach(COW, true);
+    town
+}
+
+#[test]
+fn the_cow_of_a_device_that_waits_is_no_other_ones() {
+    for force in [false, true] {
+        let mut town = left_out();
+        let mut spec = Town::spec(What::Snap(0));
+        spec.force = force;
+        let why = town.ask("o", Question::Add { name: None, id: None, spec }).unwrap_err();
+        assert!(why.contains("/c0: the COW of ") && why.contains("recover"), "{why}");
+        assert_eq!(town.end(), Ok(()));
+    }
+}
+
+#[test]
+fn another_store_is_neither_served_nor_marked() {
+    let other = other_store();
+    for lost in [false, true] {
+        let mut town = if lost { left_out() } else { town(&[What::Origin, What::Snap(0)]) };
+        if !lost {
+            town.kill("o");
+        }
+        let right = town.site.swap(COW, ("serial /c0".to_owned(), other.clone()));
+        let why = town.recover().unwrap_err();
+        assert!(why.contains("another snapshot has its store on it"), "lost {lost}: {why}");
+        assert!(town.read(What::Snap(0)).is_none(), "lost {lost}: it is served");
+        let (_, kept) = town.site.swap(COW, right);
+        assert!(kept == other, "lost {lost}: the other store was written");
+        // With its own one it comes back, or is invalid.
+        assert_eq!(town.recover().is_ok(), !lost);
+        assert_eq!(town.end(), Ok(()), "lost {lost}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_another_program_deletes_is_not_forgotten_when_its_origin_comes_later() {
+    let mut town = town(&[What::Snap(0), What::Snap(1)]);
+    town.kill("o");
+    town.steal(What::Snap(0), false);
+    assert!(town.recover().unwrap_err().contains("gone"));
+    town.add(What::Origin).unwrap();
+    town.write(What::Origin, 2);
+    let why = town.add(What::Snap(0)).unwrap_err();
+    assert!(why.contains("is lost"), "{why}");
+    assert_eq!(town.end(), Ok(()));
+}
+
+#[test]
+fn sigterm_leaves_a_snapshot_whose_origin_waits() {
+    let mut town = town(&[What::Origin, What::Snap(0)]);
+    town.kill("o");
+    let id = town.devices[&What::Origin].id;
+    let hold = |town: &Town, owner| town.site.kernel.borrow_mut().devices.get_mut(&id).unwrap().owner = owner;
+    // The kernel does not hand the origin's device over, as when another process is at it.
+    hold(&town, Some(u32::MAX));
+    town.faulty = true;
+    assert!(town.recover().unwrap_err().contains("busy"));
+    hold(&town, None);
+    town.faulty = false;
+    assert_eq!(town.terminate("o"), Ok(()));
+    assert!(town.has(What::Snap(0)), "the snapshot is deleted, and its origin is written by the next server");
+    assert_eq!(town.recover(), Ok(()));
+    town.write(What::Origin, 2);
+    assert_eq!(town.judge(What::Snap(0)), Ok(()));
+    assert_eq!(town.end(), Ok(()));
+}
+
+#[test]
+fn a_suspend_that_loses_something_is_taken_back_as_well() {
+    let mut town = town(&[What::Origin, What::Snap(0)]);
+    town.write(What::Snap(0), 1);
+    for class in [Class::Write, Class::Flush] {
+        town.fail(COW, class, 0);
+    }
+    town.client_leaves = true;
+    town.suspend(What::Snap(0)).unwrap_err();
+    assert!(town.state("o").unwrap().iter().all(|device| !device.suspended), "it is on record as suspended");
+    assert!(matches!(town.read(What::Snap(0)), Some(Err(_))), "a request of an invalid snapshot waits");
+}
