@@ -32,10 +32,10 @@ pub enum Mutant {
     FullAreaWithoutSuccessor,
     /// A snapshot joins while writes and discards of the origin are in flight.
     JoinAmongWrites,
-    /// I5: what all snapshots had is still taken for settled when another has joined.
-    JoinKeepsSettled,
-    /// I5: a chunk is taken for settled while a write of it still waits.
-    SettledEarly,
+    /// I5: what all snapshots had is still taken for preserved when another has joined.
+    JoinKeepsPreserved,
+    /// I5: a chunk is taken for preserved while a write of it still waits.
+    PreservedEarly,
     /// The part of a chunk that a partial write leaves alone is not copied.
     PartialNotCopied,
     /// I10: a record is not noted before its write is acknowledged.

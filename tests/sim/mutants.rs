@@ -25,8 +25,8 @@ const MUTANTS: [(Mutant, &str); 28] = [
     (Mutant::InvalidMarkLate, "invalidation"),
     (Mutant::FullAreaWithoutSuccessor, "full"),
     (Mutant::JoinAmongWrites, "conduct"),
-    (Mutant::JoinKeepsSettled, "conduct"),
-    (Mutant::SettledEarly, "pending"),
+    (Mutant::JoinKeepsPreserved, "conduct"),
+    (Mutant::PreservedEarly, "pending"),
     (Mutant::PartialNotCopied, "short"),
     (Mutant::NotNoted, "noted"),
     (Mutant::NotedNotAwaited, "noted"),
@@ -59,7 +59,9 @@ fn kill_in_conduct(mutant: Mutant) -> Option<(String, Vec<String>)> {
         Mutant::UnmadeWhileValid => unmake::cut_at_every_step().err().map(|fault| (fault, Vec::new())),
         Mutant::DepartedNotRestored => departed::origin_of_a_later_server().err().map(|fault| (fault, Vec::new())),
         Mutant::JournalOverForeign => journal::records_of_another().err().map(|fault| (fault, Vec::new())),
-        Mutant::JoinKeepsSettled => [4, 8].into_iter().find_map(|chunk| conduct::settled::join_of_another(chunk).err()),
+        Mutant::JoinKeepsPreserved => {
+            [4, 8].into_iter().find_map(|chunk| conduct::settled::join_of_another(chunk).err())
+        }
         _ => None,
     };
     mutant::set(None);

@@ -109,7 +109,7 @@ impl Snapshot {
         }
         if state.health().is_kept() && state.ready(RECORDS_PER_COMMIT, records).is_err() {
             state.begin_invalidation();
-            self.settled().borrow_mut().forget_all();
+            self.preserved().borrow_mut().forget_all();
         }
         match state.health() {
             Health::Invalidating => return Some(Work::Invalidate),

@@ -27,7 +27,7 @@ pub struct Origin {
     copy: copy::Client,
     snapshots: RefCell<Vec<Rc<Snapshot>>>,
     /// What every snapshot has.
-    settled: preserved::Shared,
+    preserved: preserved::Shared,
     gate: Rc<Gate>,
     /// Lists of created exceptions, kept for the next write.
     lists: RefCell<Vec<Vec<Created>>>,
@@ -50,7 +50,7 @@ impl Origin {
             disk,
             copy,
             snapshots: RefCell::default(),
-            settled: preserved::Shared::default(),
+            preserved: preserved::Shared::default(),
             gate: Rc::default(),
             lists: RefCell::default(),
         })
@@ -71,13 +71,13 @@ impl Origin {
     /// starts afterwards is not.
     pub async fn join(&self, snapshot: Rc<Snapshot>) {
         self.gate.hold().await;
-        snapshot.set_settled(self.settled.clone());
+        snapshot.set_preserved(self.preserved.clone());
         self.gate.departed().forget(snapshot.losses.cow());
         self.snapshots.borrow_mut().push(snapshot);
-        if self.snapshots.borrow().len() == 1 || !mutant::is(Mutant::JoinKeepsSettled) {
+        if self.snapshots.borrow().len() == 1 || !mutant::is(Mutant::JoinKeepsPreserved) {
             let snapshots = self.snapshots.borrow();
             let sizes = snapshots.iter().map(|snapshot| (snapshot.chunk_size(), snapshot.len()));
-            self.settled.borrow_mut().restart(sizes);
+            self.preserved.borrow_mut().restart(sizes);
         }
         self.tell_who_is_alone();
         self.gate.release();
@@ -91,7 +91,7 @@ impl Origin {
         }
         self.snapshots.borrow_mut().retain(|other| !Rc::ptr_eq(other, snapshot));
         if self.snapshots.borrow().is_empty() {
-            self.settled.borrow_mut().restart([]);
+            self.preserved.borrow_mut().restart([]);
         }
         self.tell_who_is_alone();
     }
@@ -126,14 +126,14 @@ impl Origin {
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
         self.gate.open().await;
         let nobody_asks = self.snapshots.borrow().is_empty();
-        let mut may_pass = nobody_asks || self.settled.borrow().has(request.sector, request.count);
+        let mut may_pass = nobody_asks || self.preserved.borrow().has(request.sector, request.count);
         while !may_pass {
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
             let mut job = None;
             let obstacle = self.decide(request, &mut job, &mut created);
             may_pass = obstacle.is_none();
-            if may_pass || mutant::is(Mutant::SettledEarly) {
-                self.settled.borrow_mut().settle(request.sector, request.count);
+            if may_pass || mutant::is(Mutant::PreservedEarly) {
+                self.preserved.borrow_mut().insert(request.sector, request.count);
             }
             if let Some(mut job) = job {
                 self.copy_out(&mut job, &created).await;

@@ -1,6 +1,6 @@
 //! The parts of an origin that every snapshot has, so that writing them again asks nobody. Pure.
 //!
-//! A *grain* is a chunk of the smallest chunk size among the snapshots, so it lies in one chunk of each. It is settled when
+//! A *grain* is a chunk of the smallest chunk size among the snapshots, so it lies in one chunk of each. It is preserved when
 //! every snapshot has let a write of it pass ([`super::exceptions::OriginStep::Pass`]): each has a durable record for it
 //! (I5) or is invalid for good. That stays true, because records stay, and a read of a snapshot that begins afterwards goes
 //! to the COW (I4). Whatever ends it forgets what it concerns:
@@ -27,37 +27,37 @@ const GRAINS: u64 = u64::BITS as u64;
 #[derive(Clone, Copy, Default)]
 struct Word {
     number: u64,
-    /// The settled ones.
+    /// The preserved ones.
     bits: u64,
 }
 
 /// What an origin and its snapshots know together.
-pub(super) type Shared = Rc<RefCell<Settled>>;
+pub(super) type Shared = Rc<RefCell<Preserved>>;
 
-/// The settled grains of an origin.
+/// The preserved grains of an origin.
 #[derive(Default)]
-pub(super) struct Settled {
+pub(super) struct Preserved {
     grain: Option<ChunkSize>,
-    /// Snapshots are asked about everything before this: the shortest ends no earlier. What lies behind is never settled.
+    /// Snapshots are asked about everything before this: the shortest ends no earlier. What lies behind is never preserved.
     end: Sector,
     /// Empty, or a power of two.
     words: Vec<Word>,
 }
 
-impl Settled {
+impl Preserved {
     /// Forgets everything, and begins again for snapshots with these chunk sizes and lengths.
     pub(super) fn restart(&mut self, snapshots: impl IntoIterator<Item = (ChunkSize, Sectors)>) {
         let smallest = |(grain, shortest): (ChunkSize, Sectors), (size, len)| (grain.min(size), shortest.min(len));
         let sizes = snapshots.into_iter().reduce(smallest);
-        *self = sizes.map_or_else(Settled::default, |(grain, shortest)| Settled::of(grain, shortest));
+        *self = sizes.map_or_else(Preserved::default, |(grain, shortest)| Preserved::of(grain, shortest));
     }
 
-    fn of(grain: ChunkSize, shortest: Sectors) -> Settled {
+    fn of(grain: ChunkSize, shortest: Sectors) -> Preserved {
         // A grain that a snapshot ends in is asked about in part only.
         let grains = grain.chunk_of(Sector(shortest.0));
         let words = grains.0.div_ceil(GRAINS).min(MAX_WORDS).next_power_of_two();
         let words = vec![Word::default(); usize::try_from(words).unwrap_or(1)];
-        Settled { grain: Some(grain), end: grain.start_of(grains), words }
+        Preserved { grain: Some(grain), end: grain.start_of(grains), words }
     }
 
     /// The words that a range touches, each with the bits of the grains that it touches. Most touch one, which is the
@@ -76,10 +76,10 @@ impl Settled {
         usize::try_from(number).unwrap_or(usize::MAX) & (self.words.len() - 1)
     }
 
-    /// Whether all that a range touches is settled.
+    /// Whether all that a range touches is preserved.
     pub(super) fn has(&self, sector: Sector, count: Sectors) -> bool {
         let Some(grain) = self.grain else { return false };
-        let (first, mut later) = Settled::words_of(grain, sector, count);
+        let (first, mut later) = Preserved::words_of(grain, sector, count);
         self.knows(first) && later.all(|touched| self.knows(touched))
     }
 
@@ -89,9 +89,9 @@ impl Settled {
     }
 
     /// Every snapshot was asked about a range in this moment and let a write of it pass.
-    pub(super) fn settle(&mut self, sector: Sector, count: Sectors) {
+    pub(super) fn insert(&mut self, sector: Sector, count: Sectors) {
         let Some(grain) = self.grain.filter(|_| sector.plus(count) <= self.end) else { return };
-        let (first, later) = Settled::words_of(grain, sector, count);
+        let (first, later) = Preserved::words_of(grain, sector, count);
         self.learn(first);
         later.for_each(|touched| self.learn(touched));
     }
@@ -107,7 +107,7 @@ impl Settled {
     pub(super) fn forget(&mut self, sector: Sector, count: Sectors) {
         let Some(grain) = self.grain else { return };
         // No more words than there are: they come to all places.
-        let (first, later) = Settled::words_of(grain, sector, count);
+        let (first, later) = Preserved::words_of(grain, sector, count);
         for touched in std::iter::once(first).chain(later).take(self.words.len()) {
             let place = self.place(touched.number);
             self.words[place] = Word::default();
@@ -126,43 +126,43 @@ mod tests {
 
     use super::*;
 
-    fn settled(grain: u64, shortest: u64) -> Settled {
-        Settled::of(ChunkSize::from_sectors(grain).unwrap(), Sectors(shortest))
+    fn preserved(grain: u64, shortest: u64) -> Preserved {
+        Preserved::of(ChunkSize::from_sectors(grain).unwrap(), Sectors(shortest))
     }
 
     #[test]
     fn a_grain_that_a_snapshot_ends_in_is_never_settled() {
-        let mut settled = settled(8, 8 * 100 + 4);
-        settled.settle(Sector(8 * 99), Sectors(8));
-        assert!(settled.has(Sector(8 * 99 + 7), Sectors(1)));
-        settled.settle(Sector(8 * 100 + 4), Sectors(4));
-        settled.settle(Sector(8 * 99), Sectors(12));
-        assert!(!settled.has(Sector(8 * 100), Sectors(1)));
-        settled.settle(Sector(8 * 200), Sectors(8));
-        assert!(!settled.has(Sector(8 * 200), Sectors(8)), "behind the end");
+        let mut preserved = preserved(8, 8 * 100 + 4);
+        preserved.insert(Sector(8 * 99), Sectors(8));
+        assert!(preserved.has(Sector(8 * 99 + 7), Sectors(1)));
+        preserved.insert(Sector(8 * 100 + 4), Sectors(4));
+        preserved.insert(Sector(8 * 99), Sectors(12));
+        assert!(!preserved.has(Sector(8 * 100), Sectors(1)));
+        preserved.insert(Sector(8 * 200), Sectors(8));
+        assert!(!preserved.has(Sector(8 * 200), Sectors(8)), "behind the end");
     }
 
     #[test]
     fn its_memory_is_bounded_and_what_has_no_place_is_not_known() {
-        let mut settled = settled(1, 1 << 50);
-        assert_eq!(settled.words.len() as u64, MAX_WORDS);
+        let mut preserved = preserved(1, 1 << 50);
+        assert_eq!(preserved.words.len() as u64, MAX_WORDS);
         let (near, far) = (Sector(70), Sector(70 + MAX_WORDS * GRAINS));
-        settled.settle(near, Sectors(1));
-        assert!(!settled.has(far, Sectors(1)));
-        settled.settle(far, Sectors(1));
-        assert!(settled.has(far, Sectors(1)) && !settled.has(near, Sectors(1)));
-        settled.settle(near, Sectors(2));
-        settled.forget(Sector(0), Sectors(1 << 49));
-        assert!(!settled.has(near, Sectors(1)));
+        preserved.insert(near, Sectors(1));
+        assert!(!preserved.has(far, Sectors(1)));
+        preserved.insert(far, Sectors(1));
+        assert!(preserved.has(far, Sectors(1)) && !preserved.has(near, Sectors(1)));
+        preserved.insert(near, Sectors(2));
+        preserved.forget(Sector(0), Sectors(1 << 49));
+        assert!(!preserved.has(near, Sectors(1)));
     }
 
     #[test]
     fn without_snapshots_nothing_is_kept() {
-        let mut settled = settled(8, 800);
-        settled.restart([]);
-        settled.settle(Sector(0), Sectors(8));
-        settled.forget(Sector(0), Sectors(8));
-        assert!(!settled.has(Sector(0), Sectors(8)) && settled.words.is_empty());
+        let mut preserved = preserved(8, 800);
+        preserved.restart([]);
+        preserved.insert(Sector(0), Sectors(8));
+        preserved.forget(Sector(0), Sectors(8));
+        assert!(!preserved.has(Sector(0), Sectors(8)) && preserved.words.is_empty());
     }
 
     proptest! {
@@ -170,25 +170,25 @@ mod tests {
         fn it_knows_what_was_settled_and_not_forgotten(
             ops in prop::collection::vec((0_usize..2400, 1_usize..400, 0_u32..20), 1..60),
         ) {
-            let mut settled = settled(4, 2400);
+            let mut preserved = preserved(4, 2400);
             let mut model = [false; 600];
             for (first, count, kind) in ops {
                 let count = count.min(2400 - first);
                 let grains = first / 4..(first + count).div_ceil(4);
                 let (sector, count) = (Sector(first as u64), Sectors(count as u64));
-                prop_assert_eq!(settled.has(sector, count), model[grains.clone()].iter().all(|known| *known));
+                prop_assert_eq!(preserved.has(sector, count), model[grains.clone()].iter().all(|known| *known));
                 match kind {
                     0 => {
-                        settled.forget_all();
+                        preserved.forget_all();
                         model = [false; 600];
                     }
                     1..8 => {
                         // Its neighbours in a word may be forgotten as well.
-                        settled.forget(sector, count);
+                        preserved.forget(sector, count);
                         model[grains.start / 64 * 64..(grains.end.div_ceil(64) * 64).min(600)].fill(false);
                     }
                     _ => {
-                        settled.settle(sector, count);
+                        preserved.insert(sector, count);
                         model[grains].fill(true);
                     }
                 }

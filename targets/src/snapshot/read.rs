@@ -109,7 +109,7 @@ impl Snapshot {
         let (first, last) = (self.chunk_size.chunk_of(request.sector), self.chunk_size.chunk_of(last));
         let key = self.state.borrow_mut().track_read(first, last);
         let (start, end) = (self.chunk_size.start_of(first), self.chunk_size.start_of(Chunk(last.0 + 1)));
-        self.settled().borrow_mut().forget(start, Sectors(end.0 - start.0));
+        self.preserved().borrow_mut().forget(start, Sectors(end.0 - start.0));
         let result = gate.pass(|| pass_through(&self.origin, request)).await;
         self.state.borrow_mut().untrack_read(key);
         self.changed.wake_all();

@@ -125,7 +125,7 @@ pub struct Snapshot {
     /// The way to the origin, while that has no other snapshot.
     pub(super) alone: RefCell<Option<Rc<Gate>>>,
     /// What all snapshots of the origin have.
-    settled: RefCell<preserved::Shared>,
+    preserved: RefCell<preserved::Shared>,
     pub(super) announced: Cell<u8>,
     pub(super) stats: Cell<Stats>,
     /// Lists of created exceptions, kept for the next request.
@@ -186,7 +186,7 @@ impl Snapshot {
             closing: Cell::new(false),
             ended: Cell::new(false),
             alone: RefCell::default(),
-            settled: RefCell::default(),
+            preserved: RefCell::default(),
             announced: Cell::new(0),
             mark_failed: Cell::new(false),
             announced_end: Cell::new(false),
@@ -355,7 +355,7 @@ impl Snapshot {
 
     pub(super) fn begin_invalidation(&self, cause: Cause) {
         if self.state.borrow_mut().begin_invalidation() {
-            self.settled().borrow_mut().forget_all();
+            self.preserved().borrow_mut().forget_all();
             self.cause.borrow_mut().get_or_insert(cause);
             self.commit_wanted.wake_all();
         }
@@ -367,13 +367,13 @@ impl Snapshot {
     }
 
     /// Shares what all snapshots of the origin have.
-    pub(super) fn set_settled(&self, settled: preserved::Shared) {
-        self.settled.replace(settled);
+    pub(super) fn set_preserved(&self, preserved: preserved::Shared) {
+        self.preserved.replace(preserved);
     }
 
     /// What all snapshots of the origin have: whatever makes a write wait that would have passed must be forgotten there.
-    pub(super) fn settled(&self) -> preserved::Shared {
-        self.settled.borrow().clone()
+    pub(super) fn preserved(&self) -> preserved::Shared {
+        self.preserved.borrow().clone()
     }
 }
 
