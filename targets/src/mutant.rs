@@ -103,7 +103,7 @@ pub enum Mutant {
     /// A leg that the log does not know is taken to be in sync where the log says so of others.
     ForeignLegsTrusted,
     /// A leg is taken out although no other is known to have everything durably.
-    UnsettledSource,
+    UnflushedSource,
     /// When a leg is taken out the others count as the same without being flushed.
     RemainingUnflushed,
     /// When a leg is taken out the others count as the same although one of them is not right.

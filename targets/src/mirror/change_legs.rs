@@ -149,15 +149,15 @@ impl Mirror {
     /// Whether another leg has everything durably, so that the log can name it when this one is gone. Legs that were
     /// recovered not long ago are flushed for it.
     async fn spares(&self, index: usize) -> bool {
-        if !self.state.borrow().legs.settled_without(index) && !mutant::is(Mutant::UnsettledSource) {
+        if !self.state.borrow().legs.flushed_without(index) && !mutant::is(Mutant::UnflushedSource) {
             let sources = self.state.borrow().legs.sources();
             let failed = self.flush_before_cleaning().await;
-            self.state.borrow_mut().legs.settle(sources.without(failed));
+            self.state.borrow_mut().legs.mark_flushed(sources.without(failed));
             if !failed.is_empty() {
                 self.flush_missed(failed);
             }
         }
-        self.state.borrow().legs.settled_without(index) || mutant::is(Mutant::UnsettledSource)
+        self.state.borrow().legs.flushed_without(index) || mutant::is(Mutant::UnflushedSource)
     }
 
     async fn renew(&self, index: usize, leg: LegParts) -> Result<(), ChangeError> {

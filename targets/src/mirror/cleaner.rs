@@ -58,7 +58,7 @@ impl Mirror {
             if mutant::is(Mutant::CleanWithoutFlush) { Default::default() } else { self.flush_before_cleaning().await };
         {
             let State { regions, legs } = &mut *self.state.borrow_mut();
-            legs.settle(sources.without(failed));
+            legs.mark_flushed(sources.without(failed));
             if failed.is_empty() {
                 regions.finish_cleaning(taken, |region| self.log.clear(region));
             } else {

@@ -182,7 +182,7 @@ impl Mirror {
             regions.search_again(region);
         }
         if self.log.on_disk() {
-            self.log.until_settled(self.log.collecting()).await;
+            self.log.until_ended(self.log.collecting()).await;
         }
         Ok(())
     }

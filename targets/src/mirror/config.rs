@@ -83,7 +83,7 @@ pub struct LegReport {
     /// It is right everywhere, also where regions are out of sync.
     pub source: bool,
     /// It has everything durably.
-    pub settled: bool,
+    pub flushed: bool,
     /// It missed something and is not read from until everything has been recovered.
     pub stale: bool,
     /// Errors since the mirror was opened.

@@ -28,7 +28,7 @@ impl Mirror {
         let sources = self.state.borrow().legs.sources();
         let outcome = self.flush_legs().await;
         if outcome.missed().is_empty() {
-            self.state.borrow_mut().legs.settle(sources);
+            self.state.borrow_mut().legs.mark_flushed(sources);
             // Another flush that failed meanwhile has made legs stale: what this one promises only the others have.
             return if self.until_legs_remembered().await { Ok(Done::Yes) } else { Err(self.eio(None)) };
         }

@@ -136,7 +136,7 @@ pub struct Legs {
     sources: LegSet,
     stale: LegSet,
     /// Source legs of which that is durable: everything they have been recovered with was flushed.
-    settled: LegSet,
+    flushed: LegSet,
     /// Every region has been in sync since the last failure.
     in_sync: bool,
     /// A leg has failed since everything was in sync.
@@ -162,7 +162,7 @@ impl Legs {
             default,
             sources,
             stale,
-            settled: sources,
+            flushed: sources,
             in_sync: false,
             leg_failure: false,
             turn: 0,
@@ -195,28 +195,28 @@ impl Legs {
     }
 
     /// These legs have been flushed since they became sources.
-    pub fn settle(&mut self, flushed: LegSet) {
-        self.settled = LegSet((self.settled.0 | flushed.0) & self.sources.0);
+    pub fn mark_flushed(&mut self, legs: LegSet) {
+        self.flushed = LegSet((self.flushed.0 | legs.0) & self.sources.0);
     }
 
     /// None of the source legs is known to have been flushed.
-    pub fn unsettle(&mut self) {
-        self.settled = LegSet::default();
+    pub fn forget_flushed(&mut self) {
+        self.flushed = LegSet::default();
     }
 
     /// The source legs that have been flushed since they became sources.
-    pub fn settled(&self) -> LegSet {
-        LegSet(self.settled.0 & self.sources.0)
+    pub fn flushed(&self) -> LegSet {
+        LegSet(self.flushed.0 & self.sources.0)
     }
 
     /// Whether any source leg has been flushed since it became one.
-    pub fn any_settled(&self) -> bool {
-        !self.settled.is_empty()
+    pub fn any_flushed(&self) -> bool {
+        !self.flushed.is_empty()
     }
 
     /// Whether another source leg than this one has been flushed since it became one.
-    pub fn settled_without(&self, leg: usize) -> bool {
-        !LegSet(self.sources.0 & self.settled.0).without(LegSet::one(leg)).is_empty()
+    pub fn flushed_without(&self, leg: usize) -> bool {
+        !LegSet(self.sources.0 & self.flushed.0).without(LegSet::one(leg)).is_empty()
     }
 
     /// The legs that must not be copied from after a crash, for the log; `None` if no source leg has been flushed since it
@@ -226,7 +226,7 @@ impl Legs {
             // Nobody has missed anything yet; the first leg is the source again.
             return Some(LegSet::default());
         }
-        let right = LegSet(self.sources.0 & self.settled.0);
+        let right = LegSet(self.sources.0 & self.flushed.0);
         (!right.is_empty()).then(|| self.all().without(right))
     }
 
@@ -281,7 +281,7 @@ impl Legs {
         // Where all source legs failed they may differ from now on, so only one of them can go on being right.
         self.sources = if kept { left } else { LegSet::one(self.default) };
         self.stale = self.all().without(self.sources);
-        self.settle(LegSet::default());
+        self.mark_flushed(LegSet::default());
         self.choose_default();
         kept
     }
@@ -291,7 +291,7 @@ impl Legs {
         self.in_sync = false;
         self.sources = LegSet::one(self.default);
         self.stale = self.all().without(self.sources);
-        self.settle(LegSet::default());
+        self.mark_flushed(LegSet::default());
     }
 
     /// One leg is right from now on, by somebody's word.
@@ -337,7 +337,7 @@ impl Legs {
         }
         self.legs.remove(leg);
         (self.sources, self.stale) = (self.sources.closed_at(leg), self.stale.closed_at(leg));
-        self.settled = self.settled.closed_at(leg);
+        self.flushed = self.flushed.closed_at(leg);
         if self.default > leg {
             self.default -= 1;
         } else if self.default == leg {

@@ -150,9 +150,9 @@ fn the_log_never_names_only_legs_that_were_not_flushed() {
     assert_eq!((legs.stale(), legs.to_remember()), (LegSet(0), Some(LegSet(0b011))), "not flushed yet");
     legs.miss(LegSet::one(2));
     assert_eq!((legs.sources(), legs.to_remember()), (LegSet(0b011), None), "they must be flushed first");
-    legs.settle(LegSet(0b010));
+    legs.mark_flushed(LegSet(0b010));
     assert_eq!(legs.to_remember(), Some(LegSet(0b101)));
-    legs.settle(LegSet(0b101));
+    legs.mark_flushed(LegSet(0b101));
     assert_eq!(legs.to_remember(), Some(LegSet(0b100)), "only sources count");
     // Where nobody missed anything the first leg needs no flag.
     let fresh = Legs::new(3, false, false, LegSet(0), None);

@@ -62,7 +62,7 @@ impl Mirror {
         let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
         let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
         if begun.sources.is_some() && !begun.named {
-            legs.unsettle();
+            legs.forget_flushed();
         }
         let mut regions = Regions::new(bits, log.on_disk());
         if matches!(config.past, Past::None) {
@@ -121,10 +121,10 @@ impl Mirror {
         self.spawn(executor, |mirror| async move { mirror.log_loop().await });
         self.forget_others().await;
         self.note_in_sync();
-        let settled = self.state.borrow().legs.any_settled();
-        if self.state.borrow().legs.in_sync() && settled {
+        let flushed = self.state.borrow().legs.any_flushed();
+        if self.state.borrow().legs.in_sync() && flushed {
             // That was durable before we came.
-            self.settle_all();
+            self.commit_all();
         } else {
             self.remember_stale();
         }

@@ -3,7 +3,7 @@
 //! The bits themselves are kept by [`super::regions`]; what stands there may be on disk at any moment. Here is only
 //! what has changed since it was written, and how far writing has come. All marks made until a batch is taken share
 //! its writes; a mark names the batch that will make it durable, and a write to the legs waits until that batch has
-//! *settled* (I7).
+//! *ended* (I7).
 //!
 //! How a batch is written is in `batch`. Left to others: when regions are cleaned (`cleaner`), and what a failed log
 //! means for writes (`write`).
@@ -66,7 +66,7 @@ pub(super) struct Log {
     /// The batch that marks made now will be in.
     collecting: Cell<u64>,
     /// The last batch that was written, or could not be.
-    settled: Cell<u64>,
+    ended: Cell<u64>,
     /// The batch that makes the leg flags durable.
     flags_batch: Cell<u64>,
     /// The header names the legs whatever there is to remember.
@@ -131,7 +131,7 @@ impl Log {
             tail: RefCell::new(vec![0; tail]),
             changed: RefCell::new(Changed { queue: VecDeque::new(), queued }),
             collecting: Cell::new(1),
-            settled: Cell::new(0),
+            ended: Cell::new(0),
             flags_batch: Cell::new(0),
             named: Cell::new(false),
             foreign_legs: Cell::new(false),
@@ -235,8 +235,8 @@ impl Log {
     }
 
     /// Whether a batch has been written, or could not be.
-    pub(super) fn has_settled(&self, batch: u64) -> bool {
-        batch <= self.settled.get()
+    pub(super) fn has_ended(&self, batch: u64) -> bool {
+        batch <= self.ended.get()
     }
 
     /// Whether marks of earlier batches are missing on disk, because the disk refused them.
@@ -284,20 +284,20 @@ impl Log {
         }
     }
 
-    /// Waits until a batch has settled.
-    pub(super) async fn until_settled(&self, batch: u64) {
-        if !self.has_settled(batch) {
+    /// Waits until a batch has ended.
+    pub(super) async fn until_ended(&self, batch: u64) {
+        if !self.has_ended(batch) {
             if batch >= self.collecting.get() {
                 self.request();
             }
-            self.changes.until(|| self.has_settled(batch).then_some(())).await;
+            self.changes.until(|| self.has_ended(batch).then_some(())).await;
         }
     }
 
     /// Writes what has changed so far and waits for it; then everything written is made durable.
     pub(super) async fn sync(&self) -> Result<(), DiskError> {
         let Some(device) = &self.device else { return Ok(()) };
-        self.until_settled(self.collecting.get()).await;
+        self.until_ended(self.collecting.get()).await;
         if let Some(error) = self.failure.borrow().clone().filter(|_| self.last_failed.get()) {
             // A flush would say nothing about it; as in the kernel, the letter stays `D`.
             return Err(error);
@@ -328,12 +328,12 @@ impl Log {
 
     /// Whether the legs that missed something are in the header on disk, as far as that is possible.
     pub(super) fn remembers_legs(&self) -> bool {
-        self.has_settled(self.flags_batch.get())
+        self.has_ended(self.flags_batch.get())
     }
 
     /// Waits until the legs that missed something are remembered.
     pub(super) async fn until_legs_remembered(&self) {
-        self.until_settled(self.flags_batch.get()).await;
+        self.until_ended(self.flags_batch.get()).await;
     }
 
     /// Ends the log's task when nothing is left to write.

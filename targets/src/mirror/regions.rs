@@ -245,7 +245,7 @@ impl Regions {
             if self.flush_failed {
                 self.lose(region);
             }
-            self.settle(region, slot, now_ms, &mut wake);
+            self.retire(region, slot, now_ms, &mut wake);
         }
         wake
     }
@@ -337,7 +337,7 @@ impl Regions {
     }
 
     /// What becomes of an entry without writes in flight.
-    pub(super) fn settle(&mut self, region: u64, slot: u32, now_ms: u64, wake: &mut Wake) {
+    pub(super) fn retire(&mut self, region: u64, slot: u32, now_ms: u64, wake: &mut Wake) {
         let Entry { withheld, queued, .. } = self.entries[slot as usize];
         if self.in_sync.get(region) && !self.clean.get(region) {
             if self.logged {

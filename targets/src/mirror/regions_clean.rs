@@ -56,8 +56,8 @@ impl Regions {
                 self.dirty -= 1;
                 cleaned(*region);
             }
-            let settled = self.clean.get(region.0) || !self.in_sync.get(region.0);
-            if settled && !withheld && pending == 0 {
+            let done = self.clean.get(region.0) || !self.in_sync.get(region.0);
+            if done && !withheld && pending == 0 {
                 self.drop_entry(region.0, slot);
             }
         }

@@ -32,7 +32,7 @@ impl Regions {
             self.cursor = self.cursor.min(region.0);
         }
         if self.entries[slot as usize].pending == 0 {
-            self.settle(region.0, slot, now_ms, &mut Wake::default());
+            self.retire(region.0, slot, now_ms, &mut Wake::default());
         }
     }
 
@@ -95,7 +95,7 @@ impl Regions {
             }
             self.entries[slot as usize].touched_ms = now_ms;
             if self.entries[slot as usize].pending == 0 {
-                self.settle(region, slot, now_ms, &mut wake);
+                self.retire(region, slot, now_ms, &mut wake);
             }
         }
         wake

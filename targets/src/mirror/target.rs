@@ -168,7 +168,7 @@ impl Mirror {
             health: legs.health(leg),
             default: leg == legs.default_leg(),
             source: legs.sources().has(leg),
-            settled: legs.settled().has(leg),
+            flushed: legs.flushed().has(leg),
             stale: legs.stale().has(leg),
             errors: legs.totals(leg),
         };
@@ -308,11 +308,11 @@ impl Mirror {
     }
 
     /// All legs are right, and that is durable.
-    pub(super) fn settle_all(&self) {
+    pub(super) fn commit_all(&self) {
         {
             let legs = &mut self.state.borrow_mut().legs;
             let all = legs.all();
-            legs.settle(all);
+            legs.mark_flushed(all);
         }
         self.put_stale();
     }
@@ -355,7 +355,7 @@ impl Mirror {
         };
         if news {
             if mutant::is(Mutant::StaleClearedEarly) {
-                self.settle_all();
+                self.commit_all();
             }
             // The record may claim less than is true.
             self.try_record();

@@ -1,7 +1,7 @@
 //! Writes and discards of a mirror.
 //!
 //! Rules kept here: I6 (every leg's operation is awaited before a request ends), I7 (no leg is written before the log's
-//! batch with the mark has settled), I10 (a write that only some legs have is acknowledged after the log says which).
+//! batch with the mark has ended), I10 (a write that only some legs have is acknowledged after the log says which).
 
 use super::Event;
 use super::legs::{Failure, LegSet, MAX_LEGS, Verdict};
@@ -119,16 +119,16 @@ impl Mirror {
     }
 
     async fn write_stretch(&self, request: &Request, stretch: &Stretch) -> Result<Done, TargetError> {
-        if !self.log.has_settled(stretch.batch) {
+        if !self.log.has_ended(stretch.batch) {
             if mutant::is(Mutant::LegBeforeMark) {
                 self.log.request();
             } else {
-                self.log.until_settled(stretch.batch).await;
+                self.log.until_ended(stretch.batch).await;
             }
         }
         if self.log.is_behind() && !self.handle_errors {
             // A failed log is no reason not to write then, but it may work again.
-            self.log.until_settled(self.log.collecting()).await;
+            self.log.until_ended(self.log.collecting()).await;
         }
         // Also where the region is out of sync: the log on disk may not say so.
         let log_failed = self.handle_errors && self.log.failed.get();

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grain_that_a_snapshot_ends_in_is_never_settled() {
+    fn a_grain_that_a_snapshot_ends_in_is_never_preserved() {
         let mut preserved = preserved(8, 8 * 100 + 4);
         preserved.insert(Sector(8 * 99), Sectors(8));
         assert!(preserved.has(Sector(8 * 99 + 7), Sectors(1)));
@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_knows_what_was_settled_and_not_forgotten(
+        fn it_knows_what_was_preserved_and_not_forgotten(
             ops in prop::collection::vec((0_usize..2400, 1_usize..400, 0_u32..20), 1..60),
         ) {
             let mut preserved = preserved(4, 2400);

@@ -290,7 +290,7 @@ impl Run<'_> {
         let is_right = |disk: usize| {
             let identity = self.identity(disk);
             let known = record.legs.iter().position(|leg| leg.source && leg.identity == identity);
-            known.is_some_and(|leg| mirror.legs().get(leg).is_some_and(|leg| leg.settled))
+            known.is_some_and(|leg| mirror.legs().get(leg).is_some_and(|leg| leg.flushed))
         };
         table.iter().position(|disk| is_right(*disk))
     }

@@ -30,7 +30,7 @@ pub const MUTANTS: [(Mutant, &str); 31] = [
     (Mutant::OldIdentityKept, "legs"),
     (Mutant::LegsNotNamed, "legs"),
     (Mutant::ForeignLegsTrusted, "legs"),
-    (Mutant::UnsettledSource, "handed_over"),
+    (Mutant::UnflushedSource, "handed_over"),
     (Mutant::RemainingUnflushed, "failing"),
     (Mutant::RemainingNotRight, "failing"),
     (Mutant::SourceForgotten, "record"),

@@ -33,7 +33,7 @@ impl Log {
             self.failed.set(self.failed.get() | fua);
             self.failure.borrow_mut().get_or_insert(error.clone());
         }
-        self.settled.set(batch);
+        self.ended.set(batch);
         self.changes.wake_all();
         result
     }
