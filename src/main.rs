@@ -1,11 +1,12 @@
 //! `ublk-dm`: device-mapper's snapshot and mirror targets as a userspace server on ublk.
 //!
-//! Commands are short-lived: they find or start the server of a family and ask it over a socket in the run directory. A
-//! server is this same program under the hidden verb `serve`; it has a control thread ([`server`]) and a data thread
-//! ([`data`]) whose one ring ([`ring`]) carries ublk commands and disk I/O alike.
+//! Commands are short-lived: they find or start the server of a family and ask it over a socket in
+//! the run directory. A server is this same program under the hidden verb `serve`; it has a control
+//! thread ([`server`]) and a data thread ([`data`]) whose one ring ([`ring`]) carries ublk commands
+//! and disk I/O alike.
 //!
-//! `unsafe` is only where rings and memory are owned, and in `sys` for calls that no safe crate has: the compiler refuses
-//! it everywhere else.
+//! `unsafe` is only where rings and memory are owned, and in `sys` for calls that no safe crate
+//! has: the compiler refuses it everywhere else.
 
 mod cli;
 mod data;
@@ -41,7 +42,8 @@ fn usage_line(error: &clap::Error) -> String {
         return "a verb or an argument is missing; see `ublk-dm --help`".to_owned();
     }
     let text = error.to_string();
-    let message: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let message: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let message = message.join(" ");
     format!("{}; see `--help`", message.strip_prefix("error: ").unwrap_or(&message))
 }
@@ -77,8 +79,11 @@ fn main() -> ExitCode {
         (false, 1) => log::LevelFilter::Info,
         (false, _) => log::LevelFilter::Debug,
     };
-    let level =
-        if matches!(cli.verb, cli::args::Verb::Serve { .. }) { level.max(log::LevelFilter::Info) } else { level };
+    let level = if matches!(cli.verb, cli::args::Verb::Serve { .. }) {
+        level.max(log::LevelFilter::Info)
+    } else {
+        level
+    };
     server::logging::install(level);
     if cli.verb.serves() {
         server::environment::close_inherited();

@@ -1,4 +1,5 @@
-//! What commands and servers say to each other: one JSON object a line, one question and one answer a connection.
+//! What commands and servers say to each other: one JSON object a line, one command and one answer
+//! a connection.
 
 mod ask;
 mod cow;
@@ -10,4 +11,4 @@ pub use ask::{ask, connect, has_left, is_absent, until_left_or, write_line};
 pub use cow::{Cow, Which};
 pub use device::{DeviceOptions, DeviceRef, DeviceReport, DeviceSpec, DeviceState};
 pub use known::{KnownDisk, KnownDisks};
-pub use message::{Answer, Doing, Question};
+pub use message::{Command, Doing, Reply};

@@ -17,7 +17,7 @@ use super::table;
 use super::takeover;
 use super::terminal::print;
 use crate::failure::{Failure, wrong_usage};
-use crate::protocol::{Answer, DeviceRef, DeviceSpec, DeviceState, Question};
+use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::process;
 use crate::storage::DiskId;
@@ -37,9 +37,8 @@ pub(super) fn create(
 ) -> Result<ExitCode, Failure> {
     let text = match (table, file) {
         (Some(line), _) => line,
-        (None, Some(path)) if path != Path::new("-") => {
-            std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?
-        }
+        (None, Some(path)) if path != Path::new("-") => std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display()))?,
         (None, _) => std::io::read_to_string(std::io::stdin())?,
     };
     let cli::Created { id, read_only, no_recovery, loaded } = created;
@@ -55,11 +54,15 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     if let Some(bug) = kernels::known_crash(&kernels::release()) {
         log::warn!("{bug}");
     }
-    let question = Question::Add { name: options.name.clone(), id: options.id, spec: spec.clone() };
-    let wanted = Wanted { table: &spec.table, own_name: options.name.as_deref().filter(|_| options.foreground) };
-    // Before anything is there that would be left behind. In the foreground the server's own signals come later.
+    let command = Command::Add { name: options.name.clone(), id: options.id, spec: spec.clone() };
+    let wanted = Wanted {
+        table: &spec.table,
+        own_name: options.name.as_deref().filter(|_| options.foreground),
+    };
+    // Before anything is there that would be left behind. In the foreground the server's own
+    // signals come later.
     let interrupt = (!options.foreground).then(Interrupt::catch).transpose()?;
-    let Locked { key, mut lock, own } = family::lock(&rundir, &wanted, question.verb())?;
+    let Locked { key, mut lock, own } = family::lock(&rundir, &wanted, command.verb())?;
     if own.is_none() {
         takeover::refuse_waiting(&disks_below(&spec))?;
         check_name(&rundir, &mut lock, options)?;
@@ -70,10 +73,12 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     }
     let state = match there {
         Some(Server { connection: Some(server), .. }) => {
-            return ask_living(&rundir, &key, server, (&question, &spec), interrupt, lock);
+            return ask_living(&rundir, &key, server, (&command, &spec), interrupt, lock);
         }
         Some(Server { lives: true, .. }) => {
-            return Err(format!("{disk}: its server does not answer: it is stopped, or hangs").into());
+            return Err(
+                format!("{disk}: its server does not answer: it is stopped, or hangs").into()
+            );
         }
         // Its devices would be forgotten with the file.
         Some(Server { damaged: Some(why), .. }) => {
@@ -96,15 +101,16 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     }
     rundir.remove(&key);
     let Some(interrupt) = interrupt else {
-        let added = |answer| print_added(answer, &spec);
-        return process::foreground(&rundir, &key, question.clone(), lock, added);
+        let added = |reply| print_added(reply, &spec);
+        return process::foreground(&rundir, &key, command.clone(), lock, added);
     };
     let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
-    ask_to_add(&rundir, &key, server, (&question, &spec), &interrupt)?;
+    ask_to_add(&rundir, &key, server, (&command, &spec), &interrupt)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The numbers of the disks of a device that is to be. One that is not there is complained of when it is opened.
+/// The numbers of the disks of a device that is to be. One that is not there is complained of when
+/// it is opened.
 fn disks_below(spec: &DeviceSpec) -> Vec<(u32, u32)> {
     let mut table = spec.table.clone();
     let words = table.params.devices_mut();
@@ -117,20 +123,21 @@ fn ask_living(
     rundir: &RunDir,
     key: &str,
     server: UnixStream,
-    (question, spec): (&Question, &DeviceSpec),
+    (command, spec): (&Command, &DeviceSpec),
     interrupt: Option<Interrupt>,
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
     let Some(interrupt) = interrupt else {
         let signals = Signals::catch()?;
-        let device = ask_to_add(rundir, key, server, (question, spec), &Interrupt::catch()?)?;
+        let device = ask_to_add(rundir, key, server, (command, spec), &Interrupt::catch()?)?;
         return keep::keep(rundir, key, device, &signals, lock);
     };
-    ask_to_add(rundir, key, server, (question, spec), &interrupt)?;
+    ask_to_add(rundir, key, server, (command, spec), &interrupt)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keeps the device that this command has made in an earlier life and that another process serves, or is to serve now.
+/// Keeps the device that this command has made in an earlier life and that another process serves,
+/// or is to serve now.
 fn keep_own(
     rundir: &RunDir,
     key: &str,
@@ -147,7 +154,8 @@ fn keep_own(
     keep::keep(rundir, key, own.device(), &signals, lock)
 }
 
-/// Takes the family of a device over that this command has made in an earlier life, and serves it in this process.
+/// Takes the family of a device over that this command has made in an earlier life, and serves it
+/// in this process.
 fn take_own_over(
     rundir: &RunDir,
     key: &str,
@@ -160,8 +168,8 @@ fn take_own_over(
     rundir.remove_socket(key);
     let path = format!("{}{}", device::BLOCK_PATH, own.id);
     let wanted = [own];
-    let done = |answer| takeover::taken_over(answer, &wanted).and_then(|()| print(&path));
-    process::foreground(rundir, key, Question::Recover(state.devices), lock, done)
+    let done = |reply| takeover::taken_over(reply, &wanted).and_then(|()| print(&path));
+    process::foreground(rundir, key, Command::Recover(state.devices), lock, done)
 }
 
 /// Whether a server that died has left something.
@@ -174,18 +182,18 @@ fn has_devices(state: &State) -> Result<bool, Failure> {
     Ok(false)
 }
 
-/// Asks a server for a device and prints its path. If the command is interrupted or its result cannot be printed, the device
-/// is taken back, and the command says what is left.
+/// Asks a server for a device and prints its path. If the command is interrupted or its result
+/// cannot be printed, the device is taken back, and the command says what is left.
 fn ask_to_add(
     rundir: &RunDir,
     key: &str,
     server: UnixStream,
-    (question, spec): (&Question, &DeviceSpec),
+    (command, spec): (&Command, &DeviceSpec),
     interrupt: &Interrupt,
 ) -> Result<DeviceRef, Failure> {
-    let answer = interrupt.add(rundir, key, server, (question, spec))?;
-    let added = if let Answer::Added { device, .. } = &answer { Some(*device) } else { None };
-    match (print_added(answer, spec), added) {
+    let reply = interrupt.add(rundir, key, server, (command, spec))?;
+    let added = if let Reply::Added { device, .. } = &reply { Some(*device) } else { None };
+    match (print_added(reply, spec), added) {
         (Err(failure), Some(device)) => {
             let taken_back = take_back(rundir, key, device, spec);
             Err(format!("{}; {taken_back}", failure.message).into())
@@ -194,28 +202,41 @@ fn ask_to_add(
     }
 }
 
-/// The longest name of a device, in bytes: device-mapper's limit, so that a name can be used there as well.
+/// The longest name of a device, in bytes: device-mapper's limit, so that a name can be used there
+/// as well.
 const MAX_NAME_BYTES: usize = 127;
 
-/// Refuses names that could be taken for something else, or do something to the terminal that shows them.
+/// Refuses names that could be taken for something else, or do something to the terminal that shows
+/// them.
 fn refuse_odd_name(name: &str) -> Result<(), Failure> {
     if name.len() > MAX_NAME_BYTES {
         let (start, len) = (name.chars().take(16).collect::<String>(), name.len());
-        return Err(wrong_usage(format!("name {start}...: it has {len} bytes, more than {MAX_NAME_BYTES}")));
+        return Err(wrong_usage(format!(
+            "name {start}...: it has {len} bytes, more than {MAX_NAME_BYTES}"
+        )));
     }
     let why = match name {
         "" => "it is empty",
         _ if name.contains(char::is_control) => "it has a control character",
-        _ if name.contains(|letter: char| letter.is_whitespace() || letter == '/') => "it has a space or a slash",
-        _ if name.bytes().all(|byte| byte.is_ascii_digit()) => "it is a number, and would be taken for an id",
+        _ if name.contains(|letter: char| letter.is_whitespace() || letter == '/') => {
+            "it has a space or a slash"
+        }
+        _ if name.bytes().all(|byte| byte.is_ascii_digit()) => {
+            "it is a number, and would be taken for an id"
+        }
         _ => return Ok(()),
     };
     Err(wrong_usage(format!("name '{name}': {why}; choose another one")))
 }
 
-fn check_name(rundir: &RunDir, lock: &mut FamilyLock, options: &cli::Common) -> Result<(), Failure> {
+fn check_name(
+    rundir: &RunDir,
+    lock: &mut FamilyLock,
+    options: &cli::Common,
+) -> Result<(), Failure> {
     let Some(name) = &options.name else { return Ok(()) };
-    // What servers have written down is asked, and not they: one that hangs must not keep others from adding devices.
+    // What servers have written down is asked, and not they: one that hangs must not keep others
+    // from adding devices.
     let is_taken = |device: DeviceState| device.name == *name && exists(&device).unwrap_or(true);
     let taken = || Ok(rundir.states()?.into_iter().flat_map(|state| state.devices).any(is_taken));
     if !lock.take_name(rundir, name, taken)? {
@@ -225,16 +246,16 @@ fn check_name(rundir: &RunDir, lock: &mut FamilyLock, options: &cli::Common) -> 
 }
 
 /// Prints what an `add` gave.
-pub(super) fn print_added(answer: Answer, spec: &DeviceSpec) -> Result<(), Failure> {
-    match answer {
-        Answer::Added { path, note, .. } => {
+pub(super) fn print_added(reply: Reply, spec: &DeviceSpec) -> Result<(), Failure> {
+    match reply {
+        Reply::Added { path, note, .. } => {
             print(&path)?;
             warn_of_forgetting(spec);
             if let Some(note) = note {
                 log::warn!("{note}");
             }
         }
-        Answer::Failed { message } => return Err(message.into()),
+        Reply::Failed { message } => return Err(message.into()),
         _ => return Err(other_answer()),
     }
     Ok(())
@@ -251,5 +272,8 @@ fn warn_of_forgetting(spec: &DeviceSpec) {
         InitialSync::NoSync => "its legs are taken for equal now".to_owned(),
         _ => format!("its other legs are recovered from {source} now (--source names another)"),
     };
-    log::warn!("a core log remembers nothing: {now}, and whoever adds the mirror again must know which leg is right");
+    log::warn!(
+        "a core log remembers nothing: {now}, and whoever adds the mirror again must know which \
+         leg is right"
+    );
 }

@@ -1,4 +1,5 @@
-//! The command line: verbs, flags and their help, in one place. Spelling here is a contract with users' scripts.
+//! The command line: verbs, flags and their help, in one place. Spelling here is a contract with
+//! users' scripts.
 
 mod add;
 
@@ -30,9 +31,10 @@ pub enum Verb {
     Add(Add),
     /// Add a device from a device-mapper table line and print its path
     ///
-    /// Targets are `snapshot ORIGIN COW P|PO|N CHUNK`, `snapshot-origin DEV`, `mirror LOG_TYPE COUNT LOG_ARGS... LEGS
-    /// (DEV OFFSET)...`, and `linear DEV OFFSET`: the sectors of a disk from OFFSET on. A disk is a path or MAJ:MIN; lengths,
-    /// offsets and chunks are in sectors of 512 bytes.
+    /// Targets are `snapshot ORIGIN COW P|PO|N CHUNK`, `snapshot-origin DEV`,
+    /// `mirror LOG_TYPE COUNT LOG_ARGS... LEGS (DEV OFFSET)...`, and `linear DEV OFFSET`: the
+    /// sectors of a disk from OFFSET on. A disk is a path or MAJ:MIN; lengths, offsets and chunks
+    /// are in sectors of 512 bytes.
     Create {
         /// Name of the device
         name: String,
@@ -46,8 +48,9 @@ pub enum Verb {
     },
     /// Delete devices
     ///
-    /// An origin ends before its snapshots. A snapshot that is deleted while its origin is mounted is over: its COW is marked
-    /// invalid. One whose origin is not in use can be added again as long as the origin has not been written.
+    /// An origin ends before its snapshots. A snapshot that is deleted while its origin is mounted
+    /// is over: its COW is marked invalid. One whose origin is not in use can be added again as
+    /// long as the origin has not been written.
     Del {
         /// Name, ublk id or /dev/ublkbN
         #[arg(required_unless_present = "all", conflicts_with = "all")]
@@ -55,8 +58,9 @@ pub enum Verb {
         /// Every device
         #[arg(long)]
         all: bool,
-        /// Also devices that are mounted or in use, or whose server has died; what uses them gets I/O errors. What a server
-        /// that died had acknowledged and not recorded yet is put on the COW
+        /// Also devices that are mounted or in use, or whose server has died; what uses them gets
+        /// I/O errors. What a server that died had acknowledged and not recorded yet is put on the
+        /// COW
         #[arg(long)]
         force: bool,
     },
@@ -87,8 +91,9 @@ pub enum Verb {
         #[arg(long)]
         noflush: bool,
     },
-    /// Let a suspended device's I/O go on, through the table that was loaded if there is one. A device that runs is
-    /// suspended for that moment; if the new table cannot be put in place, the old one goes on
+    /// Let a suspended device's I/O go on, through the table that was loaded if there is one. A
+    /// device that runs is suspended for that moment; if the new table cannot be put in place, the
+    /// old one goes on
     Resume {
         /// Name, ublk id or /dev/ublkbN
         device: String,
@@ -105,10 +110,11 @@ pub enum Verb {
     },
     /// Tell a device's target something
     ///
-    /// A mirror understands: `check` (compare the legs, one JSON object per range that differs), `repair LEG` (take that leg
-    /// as right wherever they differ), `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`, `remove-leg LEG`, `recover`
-    /// (try again what could not be copied), and `throttle PERCENT` (the share of the time in which recovery may have I/O in
-    /// flight). LEG is a path, or a number: legs are counted from 0, here and in every message about them.
+    /// A mirror understands: `check` (compare the legs, one JSON object per range that differs),
+    /// `repair LEG` (take that leg as right wherever they differ), `replace LEG DEV[:OFFSET]`,
+    /// `add-leg DEV[:OFFSET]`, `remove-leg LEG`, `recover` (try again what could not be copied),
+    /// and `throttle PERCENT` (the share of the time in which recovery may have I/O in flight). LEG
+    /// is a path, or a number: legs are counted from 0, here and in every message about them.
     #[command(verbatim_doc_comment)]
     Message {
         /// Name, ublk id or /dev/ublkbN
@@ -121,7 +127,8 @@ pub enum Verb {
     Wait {
         /// Name, ublk id or /dev/ublkbN
         device: String,
-        /// Return at once if there have been others than so many [default: as many as there are now]
+        /// Return at once if there have been others than so many
+        /// [default: as many as there are now]
         event_nr: Option<u32>,
         /// Wait until all regions of a mirror are in sync, with a progress bar on a terminal
         #[arg(long, conflicts_with = "event_nr")]
@@ -135,11 +142,13 @@ pub enum Verb {
         /// Every such device
         #[arg(long)]
         all: bool,
-        /// Stay in the foreground and serve, for service managers: the devices of one dead server, or none of them if one
-        /// that is named cannot be served. One that a living server has left out is taken over by that and watched over
+        /// Stay in the foreground and serve, for service managers: the devices of one dead server,
+        /// or none of them if one that is named cannot be served. One that a living server has left
+        /// out is taken over by that and watched over
         #[arg(long, conflicts_with = "all")]
         foreground: bool,
-        /// For a mirror: the leg that has everything; all others are copied from it. Needed if none is known to be right
+        /// For a mirror: the leg that has everything; all others are copied from it. Needed if none
+        /// is known to be right
         #[arg(long, value_name = "DEV", conflicts_with = "all")]
         source: Option<PathBuf>,
     },
@@ -152,7 +161,12 @@ pub enum Verb {
         #[arg(long, value_name = "DEV[:START]", required = true)]
         to: Vec<String>,
         /// Share of the time during which I/O may be in flight
-        #[arg(long, value_name = "PERCENT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100))]
+        #[arg(
+            long,
+            value_name = "PERCENT",
+            default_value_t = 100,
+            value_parser = clap::value_parser!(u32).range(1..=100)
+        )]
         throttle: u32,
         /// Result as one JSON object
         #[arg(long)]
@@ -195,7 +209,8 @@ pub enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Decide about acknowledged writes that a dead server has left and that no COW could be found for
+    /// Decide about acknowledged writes that a dead server has left and that no COW could be found
+    /// for
     #[command(subcommand)]
     Journal(Journal),
     /// Show what this kernel's ublk driver can do

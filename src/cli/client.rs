@@ -1,10 +1,10 @@
-//! A command's way to the servers: the run directory, questions, and what is known of all devices.
+//! A command's way to the servers: the run directory, commands, and what is known of all devices.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Answer, DeviceRef, DeviceReport, DeviceState, Question};
+use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply};
 use crate::rundir::{RunDir, Server, State};
 use crate::server::orphan;
 use crate::ublk::{self, Control, device};
@@ -21,9 +21,12 @@ pub(super) fn open_rundir() -> Result<RunDir, Failure> {
 }
 
 pub(super) fn require_root() -> Result<(), Failure> {
-    let root = std::fs::metadata("/proc/self").map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
+    let root = std::fs::metadata("/proc/self")
+        .map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
     match root {
-        Ok(false) => Err("must be run as root: block devices are added and opened".to_owned().into()),
+        Ok(false) => {
+            Err("must be run as root: block devices are added and opened".to_owned().into())
+        }
         _ => Ok(()),
     }
 }
@@ -43,11 +46,12 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// Asks every server, and looks at what those that died have left. All are asked at once: one that does not answer costs
-    /// its limit only once, however many there are.
+    /// Asks every server, and looks at what those that died have left. All are asked at once: one
+    /// that does not answer costs its limit only once, however many there are.
     pub fn of(rundir: &RunDir) -> Result<Known, Failure> {
         let keys = rundir.keys()?;
-        let ask = |key: &String| rundir.server(key).map_or(Ok(None), |server| family_of(rundir, server));
+        let ask =
+            |key: &String| rundir.server(key).map_or(Ok(None), |server| family_of(rundir, server));
         let answers = std::thread::scope(|scope| {
             let asked: Vec<_> = keys.iter().map(|key| scope.spawn(|| ask(key))).collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
@@ -56,8 +60,8 @@ impl Known {
             asked.into_iter().map(join).collect::<Vec<Result<Option<Family>, Reason>>>()
         });
         let mut known = Known::default();
-        for answer in answers {
-            match answer {
+        for reply in answers {
+            match reply {
                 Ok(family) => known.families.extend(family),
                 Err(why) => known.problems.push(why),
             }
@@ -75,15 +79,19 @@ impl Known {
     /// The device that a word names, and its server.
     pub fn find<'a>(&'a self, word: &str) -> Result<(&'a Family, &'a DeviceReport), Reason> {
         let families = self.families.iter();
-        let mut found = families.flat_map(|family| family.named(word).map(move |device| (family, device)));
+        let mut found =
+            families.flat_map(|family| family.named(word).map(move |device| (family, device)));
         match (found.next(), found.next()) {
             (Some(found), None) => Ok(found),
-            (Some((_, one)), Some((_, other))) => {
-                Err(format!("{word}: the name of /dev/ublkb{} and of /dev/ublkb{}; use one of these", one.id, other.id))
-            }
+            (Some((_, one)), Some((_, other))) => Err(format!(
+                "{word}: the name of /dev/ublkb{} and of /dev/ublkb{}; use one of these",
+                one.id, other.id
+            )),
             (None, _) => match self.problems.first() {
                 None => Err(format!("{word}: no such device; see `ublk-dm list`")),
-                Some(problem) => Err(format!("{word}: no such device, as far as can be known: {problem}")),
+                Some(problem) => {
+                    Err(format!("{word}: no such device, as far as can be known: {problem}"))
+                }
             },
         }
     }
@@ -96,22 +104,25 @@ impl Family {
 }
 
 /// Asks the server of a device.
-pub(super) fn ask(word: &str, question: impl FnOnce(DeviceRef) -> Question) -> Result<Answer, Failure> {
+pub(super) fn ask(
+    word: &str,
+    command: impl FnOnce(DeviceRef) -> Command,
+) -> Result<Reply, Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
     let (family, device) = known.find(word)?;
     must_answer(device)?;
     let server = rundir.server(&family.key).and_then(|server| server.connection);
     let gone = || format!("/dev/ublkb{}: its server has died; see `ublk-dm recover`", device.id);
-    let answer = protocol::ask(server.ok_or_else(gone)?, &question(device.device()));
-    match answer.map_err(|error| format!("/dev/ublkb{}: {error}", device.id))? {
-        Answer::Failed { message } => Err(message.into()),
-        answer => Ok(answer),
+    let reply = protocol::ask(server.ok_or_else(gone)?, &command(device.device()));
+    match reply.map_err(|error| format!("/dev/ublkb{}: {error}", device.id))? {
+        Reply::Failed { message } => Err(message.into()),
+        reply => Ok(reply),
     }
 }
 
-/// A server's devices. One that goes without an answer has ended in good order, and then nothing is left of it; or it is
-/// dying, and nobody listens a moment later; or it has a successor.
+/// A server's devices. One that goes without an answer has ended in good order, and then nothing is
+/// left of it; or it is dying, and nobody listens a moment later; or it has a successor.
 fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> {
     let key = server.key.clone();
     let mut server = Some(server);
@@ -121,9 +132,11 @@ fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> 
         if let Some(why) = &asked.damaged {
             log::warn!("{why}; its server lives and is asked instead");
         }
-        match protocol::ask(connection, &Question::Report) {
-            Ok(Answer::Devices(devices)) => return Ok(Some(Family { key, devices })),
-            Ok(Answer::Failed { message }) => return Err(format!("{key}: its server says: {message}")),
+        match protocol::ask(connection, &Command::Report) {
+            Ok(Reply::Devices(devices)) => return Ok(Some(Family { key, devices })),
+            Ok(Reply::Failed { message }) => {
+                return Err(format!("{key}: its server says: {message}"));
+            }
             Ok(_) => return Err(format!("{key}: its server gave an answer to another question")),
             Err(error) if error.kind() == ErrorKind::InvalidData => {
                 return Err(format!("{key}: its server is of another version: {error}"));
@@ -144,11 +157,13 @@ fn from_state(server: Server) -> Result<Option<Family>, Reason> {
     let Server { key, state, damaged, lives, .. } = server;
     if let Some(why) = damaged {
         let server = if lives { "does not answer" } else { "has died" };
-        let hint = "so its devices cannot be told from those of others; remove the file to go on without them";
+        let hint = "so its devices cannot be told from those of others; remove the file to go on \
+                    without them";
         return Err(format!("{why}; its server {server}, {hint}"));
     }
     let Some(state) = state else { return Ok(None) };
-    let devices = reports_of(&state, lives).map_err(|why| format!("{key}: its server does not answer, and {why}"))?;
+    let devices = reports_of(&state, lives)
+        .map_err(|why| format!("{key}: its server does not answer, and {why}"))?;
     Ok(Some(Family { key, devices }))
 }
 
@@ -179,11 +194,17 @@ fn unanswered(device: &DeviceState, state: ublk::DeviceState, server: Option<u32
 
 /// Whether a word names a device: by name, id or path.
 fn names(device: &DeviceReport, word: &str) -> bool {
-    device.name == word || device.id.to_string() == word || format!("/dev/ublkb{}", device.id) == word
+    device.name == word
+        || device.id.to_string() == word
+        || format!("/dev/ublkb{}", device.id) == word
 }
 
-/// The devices that words name, all if there are none; and what is wrong with the words, or cannot be known.
-pub(super) fn chosen(rundir: &RunDir, words: &[String]) -> Result<(Vec<DeviceReport>, Vec<Reason>), Failure> {
+/// The devices that words name, all if there are none; and what is wrong with the words, or cannot
+/// be known.
+pub(super) fn chosen(
+    rundir: &RunDir,
+    words: &[String],
+) -> Result<(Vec<DeviceReport>, Vec<Reason>), Failure> {
     let known = Known::of(rundir)?;
     if words.is_empty() {
         return Ok((known.devices().into_iter().cloned().collect(), known.problems));

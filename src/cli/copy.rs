@@ -47,19 +47,30 @@ fn split(word: &str) -> Result<(&str, Option<u64>, Option<u64>), Failure> {
 /// Opens a range. A length that is not given is `len`, or else what is left of the disk.
 ///
 /// `claimed` are the disks that this command holds already: several ranges may be on one.
-fn open(word: &str, access: Access, force: bool, len: Option<Sectors>, claimed: &[DiskId]) -> Result<Range, Failure> {
+fn open(
+    word: &str,
+    access: Access,
+    force: bool,
+    len: Option<Sectors>,
+    claimed: &[DiskId],
+) -> Result<Range, Failure> {
     let (path, start, own_len) = split(word)?;
     let id = std::fs::metadata(path).ok().and_then(|metadata| DiskId::of(&metadata));
     if len.is_some() && own_len.is_some() {
-        return Err(wrong(format!("{word}: the length is the source's, only a start can be given here")));
+        return Err(wrong(format!(
+            "{word}: the length is the source's, only a start can be given here"
+        )));
     }
     let ours = id.is_some_and(|id| claimed.contains(&id));
-    let claim = if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
+    let claim =
+        if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
     let disk = OpenDisk::open(path, access, claim).map_err(|error| error.to_string())?;
     let block = u64::from(disk.limits.logical_block_size);
     for bytes in [start, own_len].into_iter().flatten() {
         if bytes % block != 0 {
-            return Err(wrong(format!("{word}: {bytes} is not a multiple of the disk's block size of {block} bytes")));
+            return Err(wrong(format!(
+                "{word}: {bytes} is not a multiple of the disk's block size of {block} bytes"
+            )));
         }
     }
     let start = Sector(start.unwrap_or(0) / SECTOR_BYTES);
@@ -79,11 +90,15 @@ fn open(word: &str, access: Access, force: bool, len: Option<Sectors>, claimed: 
     Ok(Range { disk, start, count: Sectors(count) })
 }
 
-/// Refuses ranges of one disk that touch: what would be read from them depends on the order of writes.
+/// Refuses ranges of one disk that touch: what would be read from them depends on the order of
+/// writes.
 fn refuse_overlap(ranges: &[(DiskId, Sector, Sectors, &str)]) -> Result<(), Failure> {
     for (index, (disk, start, count, word)) in ranges.iter().enumerate() {
         for (other_disk, other_start, other_count, other) in &ranges[index + 1..] {
-            if disk == other_disk && *start < other_start.plus(*other_count) && *other_start < start.plus(*count) {
+            if disk == other_disk
+                && *start < other_start.plus(*other_count)
+                && *other_start < start.plus(*count)
+            {
                 return Err(wrong(format!("{word} and {other} overlap")));
             }
         }
@@ -95,9 +110,16 @@ fn range_of<'a>(range: &Range, word: &'a str) -> (DiskId, Sector, Sectors, &'a s
     (range.disk.id, range.start, range.count, word)
 }
 
-fn open_destinations(words: &[String], force: bool, len: Option<Sectors>) -> Result<Vec<Range>, Failure> {
+fn open_destinations(
+    words: &[String],
+    force: bool,
+    len: Option<Sectors>,
+) -> Result<Vec<Range>, Failure> {
     if words.len() > MAX_DESTINATIONS {
-        return Err(wrong(format!("{} destinations: at most {MAX_DESTINATIONS} can be written at once", words.len())));
+        return Err(wrong(format!(
+            "{} destinations: at most {MAX_DESTINATIONS} can be written at once",
+            words.len()
+        )));
     }
     let (mut ranges, mut claimed) = (Vec::new(), Vec::new());
     for word in words {
@@ -109,7 +131,13 @@ fn open_destinations(words: &[String], force: bool, len: Option<Sectors>) -> Res
 }
 
 /// Copies a range to up to eight destinations.
-pub fn copy(from: &str, to: &[String], throttle: u32, json: bool, force: bool) -> Result<ExitCode, Failure> {
+pub fn copy(
+    from: &str,
+    to: &[String],
+    throttle: u32,
+    json: bool,
+    force: bool,
+) -> Result<ExitCode, Failure> {
     let source = open(from, Access::ReadOnly, force, None, &[])?;
     let destinations = open_destinations(to, force, Some(source.count))?;
     let mut ranges = vec![range_of(&source, from)];
@@ -129,7 +157,8 @@ pub fn copy(from: &str, to: &[String], throttle: u32, json: bool, force: bool) -
 /// Zeroes ranges.
 pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure> {
     let destinations = open_destinations(to, force, None)?;
-    let ranges: Vec<_> = destinations.iter().zip(to).map(|(range, word)| range_of(range, word)).collect();
+    let ranges: Vec<_> =
+        destinations.iter().zip(to).map(|(range, word)| range_of(range, word)).collect();
     refuse_overlap(&ranges)?;
     let engine = Engine::new(100)?;
     let total = Sectors(destinations.iter().map(|range| range.count.0).sum());
@@ -208,10 +237,10 @@ impl Engine {
         let failed = outcome.first_error.as_ref().map(ToString::to_string);
         let failed = failed.or(flushed.err().map(|failure| failure.message));
         if json {
-            let errors = words
-                .iter()
-                .enumerate()
-                .map(|(index, word)| json!({ "path": word, "failed": outcome.write_err & (1 << index) != 0 }));
+            let errors = words.iter().enumerate().map(|(index, word)| {
+                let failed = outcome.write_err & (1 << index) != 0;
+                json!({ "path": word, "failed": failed })
+            });
             let object = json!({
                 "version": 1,
                 "bytes": total.bytes(),
@@ -223,8 +252,10 @@ impl Engine {
             // Whether it is done is said, whether that can be read or not.
             let done = if failed.is_none() { "everything is written, but " } else { "" };
             let why = failed.as_ref().map_or_else(String::new, |why| format!("{why}; "));
-            print(&object.to_string())
-                .map_err(|Failure { message, code }| Failure { message: format!("{why}{done}{message}"), code })?;
+            print(&object.to_string()).map_err(|Failure { message, code }| Failure {
+                message: format!("{why}{done}{message}"),
+                code,
+            })?;
         }
         match failed {
             Some(message) => Err(message.into()),

@@ -1,11 +1,13 @@
-//! Which family a device belongs to: the name of its server's files, and the lock that commands on it take turns with.
+//! Which family a device belongs to: the name of its server's files, and the lock that commands on
+//! it take turns with.
 //!
-//! An origin's family is named after the origin. A mirror's is named after the first leg that it was made with, which may
-//! be another's by now: `message replace` puts another disk in its place. A new mirror over a disk that the server of that
-//! name has no more gets a name of its own, with a number behind it.
+//! An origin's family is named after the origin. A mirror's is named after the first leg that it
+//! was made with, which may be another's by now: `message replace` puts another disk in its place.
+//! A new mirror over a disk that the server of that name has no more gets a name of its own, with a
+//! number behind it.
 //!
-//! Rule kept here: what was looked at without the lock is looked at once more under it. One lock is held at a time, so that
-//! no command waits for two families.
+//! Rule kept here: what was looked at without the lock is looked at once more under it. One lock is
+//! held at a time, so that no command waits for two families.
 
 use std::path::Path;
 
@@ -65,24 +67,28 @@ fn find(
         return Ok((base.to_owned(), None));
     }
     let keys = rundir.keys()?;
-    let states: Vec<_> = keys.iter().map(|key| (key.as_str(), rundir.state(key).ok().flatten())).collect();
+    let states: Vec<_> =
+        keys.iter().map(|key| (key.as_str(), rundir.state(key).ok().flatten())).collect();
     let own = own_among(&states, wanted, base);
     if let Some((key, own)) = own.filter(|(_, own)| exists(own).unwrap_or(true)) {
         return Ok((key.to_owned(), Some(own)));
     }
-    let key = if is_mirror { key_among(&states, base, disk, DiskId::of_path) } else { base.to_owned() };
+    let key =
+        if is_mirror { key_among(&states, base, disk, DiskId::of_path) } else { base.to_owned() };
     Ok((key, None))
 }
 
-/// The device that a command has made in an earlier life: the same name over the same disks. A mirror's legs may have been
-/// changed since, all but one at a time; its family is still that of its first one.
+/// The device that a command has made in an earlier life: the same name over the same disks. A
+/// mirror's legs may have been changed since, all but one at a time; its family is still that of
+/// its first one.
 fn own_among<'a>(
     states: &[(&'a str, Option<State>)],
     wanted: &Wanted<'_>,
     base: &str,
 ) -> Option<(&'a str, DeviceState)> {
     let name = wanted.own_name?;
-    let legs = |mirror: &Mirror| mirror.legs.iter().map(|leg| leg.device.clone()).collect::<Vec<_>>();
+    let legs =
+        |mirror: &Mirror| mirror.legs.iter().map(|leg| leg.device.clone()).collect::<Vec<_>>();
     let same = |key: &str, old: &Table| match (&old.params, &wanted.table.params) {
         (TargetParams::Snapshot(old), TargetParams::Snapshot(new)) => {
             (&old.origin, &old.cow) == (&new.origin, &new.cow)
@@ -93,10 +99,11 @@ fn own_among<'a>(
         }
         _ => false,
     };
-    let mut devices = states
-        .iter()
-        .flat_map(|(key, state)| state.iter().flat_map(|state| &state.devices).map(|device| (*key, device)));
-    let (key, own) = devices.find(|(key, device)| device.name == name && same(key, &device.spec.table))?;
+    let mut devices = states.iter().flat_map(|(key, state)| {
+        state.iter().flat_map(|state| &state.devices).map(|device| (*key, device))
+    });
+    let (key, own) =
+        devices.find(|(key, device)| device.name == name && same(key, &device.spec.table))?;
     Some((key, own.clone()))
 }
 
@@ -113,9 +120,11 @@ fn key_among<E>(
     if let Some((key, _)) = known.find(|(_, state)| state.as_ref().is_some_and(&has)) {
         return (*key).to_owned();
     }
-    // Of a server that has said nothing yet it is not known which disks it has: it is waited for, and then looked at again.
+    // Of a server that has said nothing yet it is not known which disks it has: it is waited for,
+    // and then looked at again.
     let is_others = |key: &str| {
-        let state = states.iter().find(|(other, _)| *other == key).and_then(|(_, state)| state.as_ref());
+        let state =
+            states.iter().find(|(other, _)| *other == key).and_then(|(_, state)| state.as_ref());
         state.is_some_and(|state| !state.devices.is_empty() && !has(state))
     };
     let mut number = 1;
@@ -130,11 +139,17 @@ fn key_among<E>(
 /// Whether a family has that name, or that name with a number behind it.
 fn is_numbered(key: &str, base: &str) -> bool {
     let rest = key.strip_prefix(base).map(|rest| (rest, rest.strip_prefix('-')));
-    rest.is_some_and(|(rest, number)| rest.is_empty() || number.is_some_and(|number| number.parse::<u32>().is_ok()))
+    rest.is_some_and(|(rest, number)| {
+        rest.is_empty() || number.is_some_and(|number| number.parse::<u32>().is_ok())
+    })
 }
 
 /// Whether a mirror stands on a disk. One whose paths lead nowhere any more may.
-fn may_have<E>(device: &DeviceState, disk: DiskId, find: impl Fn(&Path) -> Result<DiskId, E>) -> bool {
+fn may_have<E>(
+    device: &DeviceState,
+    disk: DiskId,
+    find: impl Fn(&Path) -> Result<DiskId, E>,
+) -> bool {
     let TargetParams::Mirror(mirror) = &device.spec.table.params else { return true };
     let mut words = mirror.legs.iter().map(|leg| leg.device.as_str()).chain(mirror.log_device());
     // The numbers of disks that it no longer has may still be there; those that it has are.
@@ -151,7 +166,13 @@ mod tests {
         let line = format!("0 64 mirror core 1 16 2 /d/{} 0 /d/{} 0", legs[0], legs[1]);
         let spec = DeviceSpec {
             table: Table::parse(&line).unwrap(),
-            options: DeviceOptions { queues: 1, depth: 64, read_only: false, zero_copy: true, recovery: true },
+            options: DeviceOptions {
+                queues: 1,
+                depth: 64,
+                read_only: false,
+                zero_copy: true,
+                recovery: true,
+            },
             force: false,
             degraded: false,
             source: None,
@@ -206,7 +227,11 @@ mod tests {
         let freed = ("mirror-block-7-1", state(vec![mirror("m", [3, 2], &[1, 2, 3])]));
         assert_eq!(key(std::slice::from_ref(&freed), 1), "mirror-block-7-1-2");
         let second = ("mirror-block-7-1-2", state(vec![mirror("n", [1, 4], &[1, 4])]));
-        assert_eq!(key(&[freed.clone(), second.clone()], 1), "mirror-block-7-1-2", "who has it is asked");
+        assert_eq!(
+            key(&[freed.clone(), second.clone()], 1),
+            "mirror-block-7-1-2",
+            "who has it is asked"
+        );
         assert_eq!(key(&[second], 1), "mirror-block-7-1-2", "the first one has ended meanwhile");
         // That one's was replaced as well.
         let second = ("mirror-block-7-1-2", state(vec![mirror("n", [5, 4], &[1, 4, 5])]));
@@ -231,9 +256,17 @@ mod tests {
             own_among(&states, &wanted, base).map(|(key, _)| key.to_owned())
         };
         let family = Some("mirror-block-7-1".to_owned());
-        assert_eq!(own("mirror-block-7-1", "m", [1, 2]), family, "by the legs that it was made with");
+        assert_eq!(
+            own("mirror-block-7-1", "m", [1, 2]),
+            family,
+            "by the legs that it was made with"
+        );
         assert_eq!(own("mirror-block-7-3", "m", [3, 2]), family, "by those that it has now");
-        assert_eq!(own("mirror-block-7-5", "m", [5, 6]), None, "a mirror of other disks is another one");
+        assert_eq!(
+            own("mirror-block-7-5", "m", [5, 6]),
+            None,
+            "a mirror of other disks is another one"
+        );
         assert_eq!(own("mirror-block-7-1", "n", [1, 2]), None);
     }
 }

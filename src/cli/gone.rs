@@ -1,7 +1,8 @@
 //! Devices of a dead server that are gone: another program has deleted them meanwhile.
 //!
-//! Rule kept here: I9. What their server's state file says of them is settled before it is forgotten: one that is lost is
-//! marked or recorded as such, and what was acknowledged and noted is put on its COW.
+//! Rule kept here: I9. What their server's state file says of them is settled before it is
+//! forgotten: one that is lost is marked or recorded as such, and what was acknowledged and noted
+//! is put on its COW.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use crate::rundir::RunDir;
 use crate::server;
 use crate::ublk::{Control, device};
 
-/// For how long the disks of a server that has just died are tried: the kernel closes its files two seconds later at most.
+/// For how long the disks of a server that has just died are tried: the kernel closes its files two
+/// seconds later at most.
 const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause between two attempts.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
@@ -22,20 +24,28 @@ pub(super) fn exists(device: &DeviceState) -> Result<bool, Failure> {
     Ok(device::ours(&mut control, device.id, device.cookie)?.is_some())
 }
 
-/// Does for the devices of a dead server, none of which is there, what is done for one that is deleted, and removes the
-/// server's files. Returns what could not be done.
+/// Does for the devices of a dead server, none of which is there, what is done for one that is
+/// deleted, and removes the server's files. Returns what could not be done.
 pub(super) fn forget(rundir: &RunDir, key: &str, gone: &[DeviceState]) -> Vec<Reason> {
     let settle = |device: &DeviceState| {
-        log::info!("{}: /dev/ublkb{} was deleted while its server was dead", device.name, device.id);
+        log::info!(
+            "{}: /dev/ublkb{} was deleted while its server was dead",
+            device.name,
+            device.id
+        );
         complete(rundir, key, device).err()
     };
     let problems = gone.iter().filter_map(settle).collect();
     rundir.remove(key);
-    log::info!("{key}: none of its server's devices is left, nothing is to be recovered: its files are removed");
+    log::info!(
+        "{key}: none of its server's devices is left, nothing is to be recovered: its files are \
+         removed"
+    );
     problems
 }
 
-/// Leaves a deleted device's COW as it must be. The dead process may hold its disks for a moment longer.
+/// Leaves a deleted device's COW as it must be. The dead process may hold its disks for a moment
+/// longer.
 pub(super) fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
     let begun = Instant::now();
     loop {

@@ -1,7 +1,8 @@
 //! Ctrl-C in `add`: nothing is left, whenever it comes.
 //!
-//! The signal does not end the command but its question: the server cannot answer then, and takes the device back. An
-//! answer that had been sent before is read, and the device taken back by another question.
+//! The signal does not end the command but its command: the server cannot answer then, and takes
+//! the device back. An answer that had been sent before is read, and the device taken back by
+//! another command.
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -14,14 +15,14 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Answer, DeviceRef, DeviceSpec, Question};
+use crate::protocol::{self, Command, DeviceRef, DeviceSpec, Reply};
 use crate::rundir::RunDir;
 use crate::ublk::device;
 
 #[derive(Default)]
 struct State {
     interrupted: bool,
-    /// The question that is being answered.
+    /// The command that is being answered.
     asked: Option<UnixStream>,
 }
 
@@ -46,7 +47,9 @@ impl Interrupt {
     fn interrupt(&self) {
         self.with(|state| {
             state.interrupted = true;
-            if let Some(Err(error)) = state.asked.as_ref().map(|server| server.shutdown(Shutdown::Both)) {
+            if let Some(Err(error)) =
+                state.asked.as_ref().map(|server| server.shutdown(Shutdown::Both))
+            {
                 log::debug!("control socket: {error}");
             }
         });
@@ -58,8 +61,8 @@ impl Interrupt {
         rundir: &RunDir,
         key: &str,
         server: UnixStream,
-        (question, spec): (&Question, &DeviceSpec),
-    ) -> Result<Answer, Failure> {
+        (command, spec): (&Command, &DeviceSpec),
+    ) -> Result<Reply, Failure> {
         let disk = spec.table.params.family().disk;
         let ours = server.try_clone()?;
         if self.with(|state| {
@@ -68,18 +71,19 @@ impl Interrupt {
         }) {
             return Err("interrupted: nothing was begun".to_owned().into());
         }
-        let answer = protocol::ask(server, question);
+        let reply = protocol::ask(server, command);
         match self.with(|state| (state.asked.take(), state.interrupted).1) {
-            false => answer.map_err(|error| {
-                let is_over = matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
+            false => reply.map_err(|error| {
+                let is_over =
+                    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
                 format!("{disk}: {error}; {}", if is_over { HAS_DIED } else { GOES_BACK }).into()
             }),
-            true => Err(match answer {
-                Ok(Answer::Added { device, .. }) => {
+            true => Err(match reply {
+                Ok(Reply::Added { device, .. }) => {
                     format!("interrupted: {}", take_back(rundir, key, device, spec)).into()
                 }
                 // It has come to nothing by itself.
-                Ok(Answer::Failed { message }) => format!("interrupted: {message}").into(),
+                Ok(Reply::Failed { message }) => format!("interrupted: {message}").into(),
                 _ => format!("interrupted: the device is not added; {GOES_BACK}").into(),
             }),
         }
@@ -91,14 +95,17 @@ const HAS_DIED: &str = "its server has ended, and `ublk-dm list` shows what it h
 /// What a server does that finds its client gone.
 const GOES_BACK: &str = "what its server has begun is taken back, and the server's log says so";
 
-/// Deletes a device that was added a moment ago and that no one was told of. Says what has become of it, and of its COW.
+/// Deletes a device that was added a moment ago and that no one was told of. Says what has become
+/// of it, and of its COW.
 pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &DeviceSpec) -> Reason {
     let path = &format!("{}{}", device::BLOCK_PATH, which.id);
     let server = protocol::connect(&rundir.socket(key));
-    let deleted = match server.and_then(|server| protocol::ask(server, &Question::TakeBack { device: which })) {
-        Ok(Answer::TakenBack { note }) => Ok(note),
-        Ok(Answer::Deleted) => Ok(None),
-        Ok(Answer::Failed { message }) => Err(message),
+    let deleted = match server
+        .and_then(|server| protocol::ask(server, &Command::TakeBack { device: which }))
+    {
+        Ok(Reply::TakenBack { note }) => Ok(note),
+        Ok(Reply::Deleted) => Ok(None),
+        Ok(Reply::Failed { message }) => Err(message),
         Ok(_) => Err(format!("its server gave an answer to another question{}", not_undone(spec))),
         Err(error) => Err(format!("{error}{}", not_undone(spec))),
     };
@@ -109,7 +116,11 @@ pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &Dev
 fn not_undone(spec: &DeviceSpec) -> String {
     match &spec.table.params {
         TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient() => {
-            format!("; if a new store was made on {}, what it has overwritten there may not be put back", snapshot.cow)
+            format!(
+                "; if a new store was made on {}, what it has overwritten there may not be put \
+                 back",
+                snapshot.cow
+            )
         }
         _ => String::new(),
     }
@@ -121,7 +132,10 @@ fn outcome(path: &str, deleted: Result<Option<String>, Reason>, is_there: bool) 
         Ok(None) => "the device was deleted again".to_owned(),
         Ok(Some(note)) => format!("the device was deleted again; {note}"),
         Err(why) if is_there => {
-            format!("{path} was added and could not be deleted again: {why}; `ublk-dm del --force {path}` deletes it")
+            format!(
+                "{path} was added and could not be deleted again: {why}; `ublk-dm del --force \
+                 {path}` deletes it"
+            )
         }
         Err(why) => format!("the device was deleted again, but {why}"),
     }
@@ -137,7 +151,13 @@ mod tests {
     fn spec(line: &str) -> DeviceSpec {
         DeviceSpec {
             table: Table::parse(line).unwrap(),
-            options: DeviceOptions { queues: 1, depth: 64, read_only: false, zero_copy: true, recovery: true },
+            options: DeviceOptions {
+                queues: 1,
+                depth: 64,
+                read_only: false,
+                zero_copy: true,
+                recovery: true,
+            },
             force: true,
             degraded: false,
             source: None,
@@ -149,7 +169,10 @@ mod tests {
     #[test]
     fn what_is_left_is_said() {
         let snapshot = spec("0 64 snapshot /d/o /d/c P 8");
-        assert!(not_undone(&snapshot).contains("/d/c") && not_undone(&snapshot).contains("may not be put back"));
+        assert!(
+            not_undone(&snapshot).contains("/d/c")
+                && not_undone(&snapshot).contains("may not be put back")
+        );
         assert_eq!(not_undone(&spec("0 64 snapshot /d/o /d/c N 8")), "");
         let noted = outcome("/dev/ublkb7", Ok(Some("/d/c is as it was".to_owned())), false);
         assert_eq!(noted, "the device was deleted again; /d/c is as it was");

@@ -1,5 +1,6 @@
-//! `journal`: what dead servers had acknowledged and could not put on a COW any more, where only a person can tell whose it
-//! is. Asks no server: a journal that a server has is not shown and not touched.
+//! `journal`: what dead servers had acknowledged and could not put on a COW any more, where only a
+//! person can tell whose it is. Asks no server: a journal that a server has is not shown and not
+//! touched.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,8 +21,9 @@ use crate::storage::{Access, Claim, OpenDisk, content};
 pub enum Journal {
     /// List those that hold something: their paths and how many writes
     List,
-    /// Say that a journal belongs to a COW: its next server records the writes there if they fit. Only right if the COW has
-    /// lost nothing that was written to it: after an orderly restart, or when it was attached anew
+    /// Say that a journal belongs to a COW: its next server records the writes there if they fit.
+    /// Only right if the COW has lost nothing that was written to it: after an orderly restart, or
+    /// when it was attached anew
     Use {
         /// The journal, as `list` and refused commands show it
         file: std::path::PathBuf,
@@ -50,7 +52,8 @@ pub(super) fn run(what: &Journal) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What cannot be looked at keeps the others from being shown no more than it keeps the command from failing.
+/// What cannot be looked at keeps the others from being shown no more than it keeps the command
+/// from failing.
 fn list(rundir: &RunDir) -> Result<(), Failure> {
     let directory = rundir.path();
     let paths = journal::paths_in(directory).map_err(|error| of_file(directory, &error))?;
@@ -59,7 +62,11 @@ fn list(rundir: &RunDir) -> Result<(), Failure> {
         match journal::left_at(&path) {
             Ok(None) => {}
             Ok(Some(Left { owner, records, .. })) => {
-                let what = if owner.is_none() { "damaged".to_owned() } else { format!("{records} writes") };
+                let what = if owner.is_none() {
+                    "damaged".to_owned()
+                } else {
+                    format!("{records} writes")
+                };
                 print(&format!("{}: {what}", path.display()))?;
             }
             Err(error) => problems.push(of_file(&path, &error)),
@@ -72,12 +79,17 @@ fn of_file(path: &Path, error: &io::Error) -> Reason {
     format!("{}: {error}", path.display())
 }
 
-/// A journal that no server has. Only those in the run directory are any: what has such a name elsewhere is not taken for
-/// the one there.
+/// A journal that no server has. Only those in the run directory are any: what has such a name
+/// elsewhere is not taken for the one there.
 fn left(rundir: &RunDir, file: &Path) -> Result<Left, Failure> {
     let path = in_rundir(rundir.path(), file)?;
     let found = journal::left_at(&path).map_err(|error| of_file(&path, &error))?;
-    let none = || format!("{}: no journal that holds something and has no server; see `journal list`", file.display());
+    let none = || {
+        format!(
+            "{}: no journal that holds something and has no server; see `journal list`",
+            file.display()
+        )
+    };
     Ok(found.ok_or_else(none)?)
 }
 
@@ -85,9 +97,13 @@ fn left(rundir: &RunDir, file: &Path) -> Result<Left, Failure> {
 fn in_rundir(rundir: &Path, file: &Path) -> Result<PathBuf, Reason> {
     let elsewhere = || {
         let (file, rundir) = (file.display(), rundir.display());
-        format!("{file}: no journal of the run directory {rundir}; see `ublk-dm journal list` for their paths")
+        format!(
+            "{file}: no journal of the run directory {rundir}; see `ublk-dm journal list` for \
+             their paths"
+        )
     };
-    let name = file.file_name().filter(|_| file.extension().is_some_and(|end| end == journal::EXTENSION));
+    let name =
+        file.file_name().filter(|_| file.extension().is_some_and(|end| end == journal::EXTENSION));
     let name = name.ok_or_else(elsewhere)?;
     let absolute = std::path::absolute(file).map_err(|error| of_file(file, &error))?;
     let directory = absolute.parent().and_then(|directory| directory.canonicalize().ok());
@@ -100,20 +116,32 @@ fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
     let Some(found) = left.owner else {
         return Err(format!("{}: damaged, nothing can be read from it", file.display()).into());
     };
-    let disk = OpenDisk::open(cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
+    let disk = OpenDisk::open(cow, Access::ReadWrite, Claim::Exclusive)
+        .map_err(|error| error.to_string())?;
     let store = content::store_on(&disk)?;
-    let store = store.ok_or_else(|| format!("{}: there is no snapshot store on it", cow.display()))?;
-    let owner =
-        Owner::of(&disk, store.identity.map(|identity| identity.store)).map_err(|error| of_file(cow, &error))?;
+    let store =
+        store.ok_or_else(|| format!("{}: there is no snapshot store on it", cow.display()))?;
+    let owner = Owner::of(&disk, store.identity.map(|identity| identity.store))
+        .map_err(|error| of_file(cow, &error))?;
     if found.is_other_store(&owner) {
         let hint = "its writes belong to another";
-        return Err(format!("{}: not the store that {} is about: {hint}", cow.display(), file.display()).into());
+        return Err(format!(
+            "{}: not the store that {} is about: {hint}",
+            cow.display(),
+            file.display()
+        )
+        .into());
     }
     let to = rundir.path().join(owner::file_name(&disk));
     let there = journal::left_at(&to).map_err(|error| of_file(&to, &error))?;
     if to != left.path && there.is_some() {
         let hint = "discard one of them";
-        return Err(format!("{}: has a journal of its own in {}: {hint}", cow.display(), to.display()).into());
+        return Err(format!(
+            "{}: has a journal of its own in {}: {hint}",
+            cow.display(),
+            to.display()
+        )
+        .into());
     }
     journal::give(&left.path, &to, &owner).map_err(|error| of_file(&to, &error).into())
 }

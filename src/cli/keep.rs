@@ -1,8 +1,10 @@
-//! `--foreground` for a device that another process serves: the command stays for as long as the device does, so that a
-//! service manager can own it. A family has one server, which is the process that came first.
+//! `--foreground` for a device that another process serves: the command stays for as long as the
+//! device does, so that a service manager can own it. A family has one server, which is the process
+//! that came first.
 //!
-//! Nothing is asked of that server meanwhile, so there is no limit to how many commands keep devices of it: that the device
-//! is gone is heard from the kernel, and that the server has died from the server's process.
+//! Nothing is asked of that server meanwhile, so there is no limit to how many commands keep
+//! devices of it: that the device is gone is heard from the kernel, and that the server has died
+//! from the server's process.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -21,7 +23,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
 
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Answer, DeviceRef, Question};
+use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{FamilyLock, RunDir};
 use crate::server::manager;
 use crate::ublk::{Control, device};
@@ -54,9 +56,9 @@ struct Kept<'a> {
     control: Control,
 }
 
-/// Watches over a device until it is deleted. Signals that end a process delete it; the death of its server is a failure,
-/// so that a service manager starts the command again, which takes the device over. So is a signal at which it cannot be
-/// deleted: it stays with its server then.
+/// Watches over a device until it is deleted. Signals that end a process delete it; the death of
+/// its server is a failure, so that a service manager starts the command again, which takes the
+/// device over. So is a signal at which it cannot be deleted: it stays with its server then.
 ///
 /// The lock is held until everything that can happen to the device is watched.
 pub(super) fn keep(
@@ -70,13 +72,16 @@ pub(super) fn keep(
     let control = Control::open().map_err(|error| error.to_string())?;
     let mut kept = Kept { path, device, control };
     let socket = rundir.socket(key);
-    let server = process_of(&socket).map_err(|error| format!("{path}: its server cannot be watched: {error}"))?;
-    let devices = messages_of_kernel().map_err(|error| format!("{path}: the kernel cannot be heard: {error}"))?;
+    let server = process_of(&socket)
+        .map_err(|error| format!("{path}: its server cannot be watched: {error}"))?;
+    let devices = messages_of_kernel()
+        .map_err(|error| format!("{path}: the kernel cannot be heard: {error}"))?;
     drop(lock);
     manager::ready("the device answers; another process serves it");
     manager::watch(socket.clone());
     while !kept.is_gone()? {
-        let [signal, died, changed] = [&signals.0 as &dyn std::os::fd::AsFd, &server, &devices].map(|fd| fd.as_fd());
+        let [signal, died, changed] =
+            [&signals.0 as &dyn std::os::fd::AsFd, &server, &devices].map(|fd| fd.as_fd());
         let mut fds = [signal, died, changed].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         retry_on_intr(|| poll(&mut fds, None)).map_err(io::Error::from)?;
         let [signal, died, changed] = fds.map(|fd| !fd.revents().is_empty());
@@ -96,11 +101,13 @@ pub(super) fn keep(
 }
 
 impl Kept<'_> {
-    /// Whether it has been deleted, and not only stopped: a device that died with its server is still there.
+    /// Whether it has been deleted, and not only stopped: a device that died with its server is
+    /// still there.
     fn is_gone(&mut self) -> Result<bool, Reason> {
         // While a program has it open, its number is not free yet.
         let has_node = Path::new(&format!("/dev/ublkc{}", self.device.id)).exists();
-        Ok(!has_node || device::ours(&mut self.control, self.device.id, self.device.cookie)?.is_none())
+        Ok(!has_node
+            || device::ours(&mut self.control, self.device.id, self.device.cookie)?.is_none())
     }
 
     fn delete(&mut self, socket: &Path) -> Result<(), Reason> {
@@ -108,12 +115,12 @@ impl Kept<'_> {
             return Ok(());
         }
         let path = self.path;
-        let question = Question::Del { devices: vec![self.device], force: false };
+        let command = Command::Del { devices: vec![self.device], force: false };
         let stays = |why: &str| format!("{path}: not deleted, it stays with its server: {why}");
-        match protocol::connect(socket).and_then(|server| protocol::ask(server, &question)) {
-            Ok(Answer::Deleted) => Ok(()),
-            Ok(Answer::Failed { message }) if self.is_gone()? => Err(message),
-            Ok(Answer::Failed { message }) => Err(stays(&message)),
+        match protocol::connect(socket).and_then(|server| protocol::ask(server, &command)) {
+            Ok(Reply::Deleted) => Ok(()),
+            Ok(Reply::Failed { message }) if self.is_gone()? => Err(message),
+            Ok(Reply::Failed { message }) => Err(stays(&message)),
             Ok(_) => Err(stays("it gave an answer to another question")),
             Err(error) => Err(stays(&error.to_string())),
         }
@@ -125,14 +132,15 @@ fn process_of(socket: &Path) -> io::Result<OwnedFd> {
     let connection = protocol::connect(socket)?;
     let process = pidfd_open(socket_peercred(&connection)?.pid, PidfdFlags::empty())?;
     // Who answers has not ended, and its number is not another process's.
-    protocol::ask(connection, &Question::Ping)?;
+    protocol::ask(connection, &Command::Ping)?;
     Ok(process)
 }
 
 /// Where the kernel says that devices come and go. It does so after their files have gone.
 fn messages_of_kernel() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(KOBJECT_UEVENT))?;
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(KOBJECT_UEVENT))?;
     bind(&socket, &SocketAddrNetlink::new(0, FROM_KERNEL))?;
     Ok(socket)
 }
@@ -163,7 +171,8 @@ mod tests {
         let listener = UnixListener::bind(&socket).unwrap();
         let server = std::thread::spawn(move || {
             let (mut connection, _) = listener.accept().unwrap();
-            protocol::write_line(&mut connection, &Answer::Doing(protocol::Doing::default())).unwrap();
+            protocol::write_line(&mut connection, &Reply::Doing(protocol::Doing::default()))
+                .unwrap();
             connection
         });
         let process = process_of(&socket).unwrap();

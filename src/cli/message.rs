@@ -1,18 +1,20 @@
-//! `message`: words to a device's target. The server has another working directory, so paths among them are made absolute
-//! here, as `add` does.
+//! `message`: words to a device's target. The server has another working directory, so paths among
+//! them are made absolute here, as `add` does.
 
 use std::path::Path;
 
 use super::client::ask;
 use super::terminal::print;
 use crate::failure::Failure;
-use crate::protocol::{Answer, Question};
+use crate::protocol::{Command, Reply};
 use crate::storage::word::{absolute, leg_of};
 
 pub(super) fn message(device: &str, words: Vec<String>) -> Result<(), Failure> {
     let words = with_absolute_paths(words)?;
     let changes = words.first().is_some_and(|verb| verb != "check");
-    let Answer::Lines(lines) = ask(device, |device| Question::Message { device, words })? else { return Ok(()) };
+    let Reply::Lines(lines) = ask(device, |device| Command::Message { device, words })? else {
+        return Ok(());
+    };
     lines
         .iter()
         .try_for_each(|line| print(line))
@@ -24,7 +26,8 @@ fn done(device: &str, Failure { message, code }: Failure) -> Failure {
     Failure { message: format!("{device}: the message was carried out, but {message}"), code }
 }
 
-/// Which words are legs and disks is said in the help of `message`; all others are passed on as they are.
+/// Which words are legs and disks is said in the help of `message`; all others are passed on as
+/// they are.
 fn with_absolute_paths(mut words: Vec<String>) -> Result<Vec<String>, Failure> {
     match &mut words[..] {
         [verb, leg, disk] if verb == "replace" => (*leg, *disk) = (known_leg(leg)?, new_leg(disk)?),
@@ -71,7 +74,10 @@ mod tests {
             ("check", "check".to_owned()),
         ] {
             let words = words.split(' ').map(str::to_owned).collect();
-            assert_eq!(with_absolute_paths(words).ok(), Some(expected.split(' ').map(str::to_owned).collect()));
+            assert_eq!(
+                with_absolute_paths(words).ok(),
+                Some(expected.split(' ').map(str::to_owned).collect())
+            );
         }
     }
 }

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use crate::failure::Failure;
 use crate::offline;
-use crate::protocol::Question;
+use crate::protocol::Command;
 use crate::server::process;
 use crate::storage::silent;
 use crate::ublk::apart;
@@ -36,13 +36,17 @@ use terminal::stdout;
 pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Add(add) => return add::add_device(add),
-        Verb::Create { name, table, file, options } => return add::create(name, table, file.as_deref(), &options),
+        Verb::Create { name, table, file, options } => {
+            return add::create(name, table, file.as_deref(), &options);
+        }
         Verb::Del { devices, all, force } => remove::del(&devices, all, force)?,
         Verb::List { json } => show::list(json)?,
         Verb::Status { devices, json } => show::status(&devices, json)?,
         Verb::Table { devices } => show::lines(&devices, |device| device.table.clone())?,
-        Verb::Suspend { device, noflush } => drop(ask(&device, |device| Question::Suspend { device, noflush })?),
-        Verb::Resume { device } => drop(ask(&device, |device| Question::Resume { device })?),
+        Verb::Suspend { device, noflush } => {
+            drop(ask(&device, |device| Command::Suspend { device, noflush })?)
+        }
+        Verb::Resume { device } => drop(ask(&device, |device| Command::Resume { device })?),
         Verb::Load { device, table, options } => load(&device, &table, &options)?,
         Verb::Message { device, words } => message::message(&device, words)?,
         Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,
@@ -50,11 +54,19 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Recover { devices, foreground: true, source, .. } => {
             return remove::recover_in_foreground(&devices, source.as_deref());
         }
-        Verb::Recover { devices, all, source, .. } => remove::recover(&devices, all, source.as_deref())?,
-        Verb::Copy { from, to, throttle, json, force } => return copy::copy(&from, &to, throttle, json, force),
+        Verb::Recover { devices, all, source, .. } => {
+            remove::recover(&devices, all, source.as_deref())?
+        }
+        Verb::Copy { from, to, throttle, json, force } => {
+            return copy::copy(&from, &to, throttle, json, force);
+        }
         Verb::Zero { to, json, force } => return copy::zero(&to, json, force),
-        Verb::Check { path, origin, json } => return offline(offline::check, &path, origin.as_deref(), json),
-        Verb::Dump { path, origin, json } => return offline(offline::dump, &path, origin.as_deref(), json),
+        Verb::Check { path, origin, json } => {
+            return offline(offline::check, &path, origin.as_deref(), json);
+        }
+        Verb::Dump { path, origin, json } => {
+            return offline(offline::dump, &path, origin.as_deref(), json);
+        }
         Verb::Journal(what) => journal::run(&what)?,
         Verb::Features { json } => show::features(json)?,
         Verb::Serve { key } => return process::serve(&key),
@@ -71,7 +83,12 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
 }
 
 /// `check` and `dump`: the result goes to stdout as it is found, and the verdict is the exit code.
-fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>, json: bool) -> Result<ExitCode, Failure> {
+fn offline(
+    verb: offline::Verb,
+    path: &Path,
+    origin: Option<&Path>,
+    json: bool,
+) -> Result<ExitCode, Failure> {
     let verdict = verb(&offline::Request { path, origin, json }, &mut stdout());
     Ok(ExitCode::from(verdict.map_err(|error| error.to_string())?.exit_code()))
 }
@@ -79,5 +96,5 @@ fn offline(verb: offline::Verb, path: &Path, origin: Option<&Path>, json: bool) 
 fn load(word: &str, line: &str, options: &cli::Loaded) -> Result<(), Failure> {
     let common = cli::Common { force: options.force, ..cli::Common::unnamed() };
     let spec = table::of_line(line, &common, options.source.as_deref())?;
-    ask(word, |device| Question::Load { device, spec }).map(drop)
+    ask(word, |device| Command::Load { device, spec }).map(drop)
 }

@@ -1,7 +1,9 @@
-//! In which order devices are deleted and servers recovered: by what stands on what. Nothing here asks the kernel.
+//! In which order devices are deleted and servers recovered: by what stands on what. Nothing here
+//! asks the kernel.
 //!
-//! Rules kept here: a device is deleted before those that it stands on; an origin before its snapshots, so that nothing is
-//! written to it any more when they leave; and a server is recovered after those that its devices stand on.
+//! Rules kept here: a device is deleted before those that it stands on; an origin before its
+//! snapshots, so that nothing is written to it any more when they leave; and a server is recovered
+//! after those that its devices stand on.
 
 use std::collections::BTreeSet;
 
@@ -44,8 +46,8 @@ pub(super) fn recovery(parts: &[Part]) -> Vec<usize> {
     order(parts.len(), |one, other| parts[one].stands_on(&parts[other]), |_, _| false)
 }
 
-/// All places from 0, each after those it must wait for, and after those it should wait for where both cannot be had. Places
-/// that wait for each other come last, as they stand.
+/// All places from 0, each after those it must wait for, and after those it should wait for where
+/// both cannot be had. Places that wait for each other come last, as they stand.
 fn order(
     count: usize,
     must_wait: impl Fn(usize, usize) -> bool,
@@ -58,7 +60,8 @@ fn order(
             !left.iter().any(|other| *other != one && wait(one, *other))
         };
         let best = left.iter().position(|one| free(&must_wait, *one) && free(&should_wait, *one));
-        let place = best.or_else(|| left.iter().position(|one| free(&must_wait, *one))).unwrap_or(0);
+        let place =
+            best.or_else(|| left.iter().position(|one| free(&must_wait, *one))).unwrap_or(0);
         ordered.push(left.remove(place));
     }
     ordered
@@ -103,7 +106,11 @@ mod tests {
     #[test]
     fn an_origin_has_its_own_servers_snapshots() {
         let (origin, snapshot) = (part(0, &[], 0, true), part(1, &[], 0, false));
-        assert!(origin.is_origin_of(&snapshot) && !snapshot.is_origin_of(&origin) && !origin.is_origin_of(&origin));
+        assert!(
+            origin.is_origin_of(&snapshot)
+                && !snapshot.is_origin_of(&origin)
+                && !origin.is_origin_of(&origin)
+        );
         assert!(!origin.is_origin_of(&part(2, &[], 1, false)), "it has another server");
     }
 

@@ -1,7 +1,8 @@
 //! `del` and `recover`: the end of devices, and a new server for those whose own has died.
 //!
-//! Rules kept here: a device is touched only after its cookie has been compared, because its number may be another device's
-//! by now; what fails keeps nothing from being done that does not depend on it, and has a line of its own.
+//! Rules kept here: a device is touched only after its cookie has been compared, because its number
+//! may be another device's by now; what fails keeps nothing from being done that does not depend on
+//! it, and has a line of its own.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -15,7 +16,7 @@ use super::table::place_of;
 use super::takeover;
 use super::verdict::verdict;
 use crate::failure::{Failure, Reason, wrong_usage};
-use crate::protocol::{self, Answer, DeviceRef, DeviceReport, DeviceState, Question};
+use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::{self, process};
 use crate::storage::ublk_devices_below;
@@ -45,7 +46,10 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
             // It would be written without them.
             (_, Some(origin)) => {
                 let origin = &doomed[*origin].device.name;
-                Err(format!("{}: not deleted, because its origin {origin} stays and would make it wrong", device.name))
+                Err(format!(
+                    "{}: not deleted, because its origin {origin} stays and would make it wrong",
+                    device.name
+                ))
             }
             (None, None) => del_one(&rundir, &known.families[part.server].key, device, force),
         };
@@ -66,7 +70,9 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
 fn del_stale(rundir: &RunDir, key: &str) -> Vec<Reason> {
     let settle = || {
         let _lock = rundir.lock_family(key, "del")?;
-        let Some(Server { lives: false, state: Some(state), .. }) = rundir.server(key) else { return Ok(Vec::new()) };
+        let Some(Server { lives: false, state: Some(state), .. }) = rundir.server(key) else {
+            return Ok(Vec::new());
+        };
         for device in &state.devices {
             if gone::exists(device).map_err(|failure| failure.message)? {
                 return Ok(Vec::new());
@@ -110,36 +116,52 @@ fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Re
     let gone = || format!("/dev/ublkb{id}: it has just been deleted by another command");
     match rundir.server(key).ok_or_else(gone)? {
         Server { connection: Some(server), .. } => {
-            match protocol::ask(server, &Question::Del { devices: vec![device.device()], force }) {
-                Ok(Answer::Deleted) => Ok(()),
-                Ok(Answer::Failed { message }) => Err(message),
-                Ok(_) => Err(format!("/dev/ublkb{id}: its server gave an answer to another question")),
+            match protocol::ask(server, &Command::Del { devices: vec![device.device()], force }) {
+                Ok(Reply::Deleted) => Ok(()),
+                Ok(Reply::Failed { message }) => Err(message),
+                Ok(_) => {
+                    Err(format!("/dev/ublkb{id}: its server gave an answer to another question"))
+                }
                 Err(error) => Err(format!("/dev/ublkb{id}: {error}")),
             }
         }
         Server { lives: true, .. } => Err(format!("/dev/ublkb{id}: its server does not answer")),
         Server { damaged: Some(why), .. } => Err(why),
-        Server { state, .. } => del_orphan(rundir, key, state.ok_or_else(gone)?, device.device(), force),
+        Server { state, .. } => {
+            del_orphan(rundir, key, state.ok_or_else(gone)?, device.device(), force)
+        }
     }
 }
 
 /// Deletes a device whose server has died. What waits for it gets errors.
-fn del_orphan(rundir: &RunDir, key: &str, mut state: State, which: DeviceRef, force: bool) -> Result<(), Reason> {
+fn del_orphan(
+    rundir: &RunDir,
+    key: &str,
+    mut state: State,
+    which: DeviceRef,
+    force: bool,
+) -> Result<(), Reason> {
     let id = which.id;
     if !force {
-        return Err(format!("/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"));
+        return Err(format!(
+            "/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"
+        ));
     }
     let mut control = Control::open().map_err(|error| error.to_string())?;
-    let Some(at) = state.devices.iter().position(|device| device.device() == which) else { return Ok(()) };
+    let Some(at) = state.devices.iter().position(|device| device.device() == which) else {
+        return Ok(());
+    };
     let device = state.devices.remove(at);
-    // Those that another program has deleted stay in the file: the origin's next server must know of them.
+    // Those that another program has deleted stay in the file: the origin's next server must know
+    // of them.
     let mut left = Vec::new();
     for device in &state.devices {
         if device::ours(&mut control, device.id, device.cookie)?.is_some() {
             left.push(device.clone());
         }
     }
-    // Before it is gone: a device that stays will be served again, and change what this one would have shown.
+    // Before it is gone: a device that stays will be served again, and change what this one would
+    // have shown.
     server::record_left_behind(rundir, key, &device, &left)?;
     // If its number is another device's by now, there is nothing left to delete.
     apart::delete_apart(id, device.cookie)?;
@@ -153,7 +175,10 @@ fn del_orphan(rundir: &RunDir, key: &str, mut state: State, which: DeviceRef, fo
 }
 
 /// Takes over the devices of one dead server, and serves them in this process.
-pub(super) fn recover_in_foreground(words: &[String], source: Option<&Path>) -> Result<ExitCode, Failure> {
+pub(super) fn recover_in_foreground(
+    words: &[String],
+    source: Option<&Path>,
+) -> Result<ExitCode, Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
     let (family, first) = known.find(&words[0])?;
@@ -161,25 +186,50 @@ pub(super) fn recover_in_foreground(words: &[String], source: Option<&Path>) -> 
         let (other, device) = known.find(word)?;
         if other.key != family.key {
             let hint = "give it a process of its own";
-            return Err(wrong_usage(format!("{}: had another server than {}: {hint}", device.name, first.name)));
+            return Err(wrong_usage(format!(
+                "{}: had another server than {}: {hint}",
+                device.name, first.name
+            )));
         }
     }
     let lock = rundir.lock_family(&family.key, "recover")?;
     let state = match rundir.server(&family.key) {
         Some(Server { lives: false, state: Some(state), .. }) => state,
-        Some(Server { connection: Some(server), state: Some(state), .. }) if first.json["server_pid"].is_null() => {
+        Some(Server { connection: Some(server), state: Some(state), .. })
+            if first.json["server_pid"].is_null() =>
+        {
             let [_] = words else {
                 let hint = "give each a process of its own";
-                return Err(wrong_usage(format!("{}: left out by a server that lives: {hint}", words.join(", "))));
+                return Err(wrong_usage(format!(
+                    "{}: left out by a server that lives: {hint}",
+                    words.join(", ")
+                )));
             };
-            let left_out = state.devices.into_iter().find(|device| device.device() == first.device());
-            let left_out = left_out.ok_or_else(|| format!("{}: not in its server's state file", first.name))?;
-            return keep_left_out(&rundir, &family.key, server, &with_source(left_out, source)?, lock);
+            let left_out =
+                state.devices.into_iter().find(|device| device.device() == first.device());
+            let left_out = left_out
+                .ok_or_else(|| format!("{}: not in its server's state file", first.name))?;
+            return keep_left_out(
+                &rundir,
+                &family.key,
+                server,
+                &with_source(left_out, source)?,
+                lock,
+            );
         }
-        _ => return Err(format!("{}: its server is alive, there is nothing to take over", first.name).into()),
+        _ => {
+            return Err(format!(
+                "{}: its server is alive, there is nothing to take over",
+                first.name
+            )
+            .into());
+        }
     };
     takeover::refuse_waiting(&takeover::disks_of(&state.devices))?;
-    let chosen = words.iter().map(|word| Ok(known.find(word)?.1.device())).collect::<Result<Vec<_>, Reason>>()?;
+    let chosen = words
+        .iter()
+        .map(|word| Ok(known.find(word)?.1.device()))
+        .collect::<Result<Vec<_>, Reason>>()?;
     let (mut devices, mut wanted) = (Vec::new(), Vec::new());
     for device in state.devices {
         let device = with_source(device, source)?;
@@ -188,8 +238,8 @@ pub(super) fn recover_in_foreground(words: &[String], source: Option<&Path>) -> 
     }
     wanted.iter().try_for_each(|device| takeover::judge(&rundir, device))?;
     rundir.remove_socket(&family.key);
-    let done = |answer| takeover::taken_over(answer, &wanted);
-    process::foreground(&rundir, &family.key, Question::Recover(devices), lock, done)
+    let done = |reply| takeover::taken_over(reply, &wanted);
+    process::foreground(&rundir, &family.key, Command::Recover(devices), lock, done)
 }
 
 /// Has a living server take over a device that it has left out, and keeps that.
@@ -205,10 +255,12 @@ fn keep_left_out(
     keep::keep(rundir, key, left_out.device(), &signals, lock)
 }
 
-/// A mirror as it was added, but for the leg that is right: which one was named then says nothing about now.
+/// A mirror as it was added, but for the leg that is right: which one was named then says nothing
+/// about now.
 fn with_source(mut device: DeviceState, source: Option<&Path>) -> Result<DeviceState, Reason> {
     let source = source.map(|source| place_of(&device.spec.table, source)).transpose();
-    device.spec.source = source.map_err(|failure| format!("{}: {}", device.name, failure.message))?;
+    device.spec.source =
+        source.map_err(|failure| format!("{}: {}", device.name, failure.message))?;
     Ok(device)
 }
 
@@ -228,12 +280,15 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
             Err(why) => problems.push(why),
         }
     }
-    let is_chosen = |family: &&Family| all || family.devices.iter().any(|device| chosen.contains(&device.device()));
+    let is_chosen = |family: &&Family| {
+        all || family.devices.iter().any(|device| chosen.contains(&device.device()))
+    };
     let families: Vec<&Family> = known.families.iter().filter(is_chosen).collect();
     for at in order::recovery(&families.iter().map(|family| part_of(family)).collect::<Vec<_>>()) {
         let family = families[at];
-        let is_left_out =
-            |device: &&DeviceReport| (all || chosen.contains(&device.device())) && device.json["server_pid"].is_null();
+        let is_left_out = |device: &&DeviceReport| {
+            (all || chosen.contains(&device.device())) && device.json["server_pid"].is_null()
+        };
         let left_out: Vec<&DeviceReport> = family.devices.iter().filter(is_left_out).collect();
         problems.extend(recover_family(&rundir, family, &left_out, source));
     }
@@ -242,14 +297,20 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
 
 /// A server's devices as one.
 fn part_of(family: &Family) -> Part {
-    let disks: Vec<(u32, u32)> = family.devices.iter().flat_map(|device| device.disks.clone()).collect();
+    let disks: Vec<(u32, u32)> =
+        family.devices.iter().flat_map(|device| device.disks.clone()).collect();
     let ids = family.devices.iter().map(|device| device.id).collect();
     Part { ids, below: ublk_devices_below(&disks), ..Part::default() }
 }
 
-/// Starts a new server for a family if its own has died; or has the one that lives take over the devices that were left out
-/// when it was started. Returns what could not be done.
-fn recover_family(rundir: &RunDir, family: &Family, left_out: &[&DeviceReport], source: Option<&Path>) -> Vec<Reason> {
+/// Starts a new server for a family if its own has died; or has the one that lives take over the
+/// devices that were left out when it was started. Returns what could not be done.
+fn recover_family(
+    rundir: &RunDir,
+    family: &Family,
+    left_out: &[&DeviceReport],
+    source: Option<&Path>,
+) -> Vec<Reason> {
     let key = &family.key;
     if left_out.is_empty() && !family.devices.is_empty() {
         return Vec::new();
@@ -262,24 +323,28 @@ fn recover_family(rundir: &RunDir, family: &Family, left_out: &[&DeviceReport], 
     let state = match rundir.server(key) {
         Some(Server { connection: Some(server), .. }) => return recover_left_out(server, left_out),
         Some(Server { lives: false, state: Some(state), .. }) => state,
-        Some(Server { lives: true, .. }) => return vec![format!("{key}: its server does not answer")],
+        Some(Server { lives: true, .. }) => {
+            return vec![format!("{key}: its server does not answer")];
+        }
         Some(Server { damaged: Some(why), .. }) => return vec![why],
         _ => return Vec::new(),
     };
     if family.devices.is_empty() {
         return gone::forget(rundir, key, &state.devices);
     }
-    // Those that another program has deleted as well: what became of a snapshot matters to its origin's server.
+    // Those that another program has deleted as well: what became of a snapshot matters to its
+    // origin's server.
     let devices = state.devices.into_iter();
-    let devices: Vec<DeviceState> = match devices.map(|device| with_source(device, source)).collect() {
-        Ok(devices) => devices,
-        Err(why) => return vec![why],
-    };
+    let devices: Vec<DeviceState> =
+        match devices.map(|device| with_source(device, source)).collect() {
+            Ok(devices) => devices,
+            Err(why) => return vec![why],
+        };
     let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     let free = takeover::refuse_waiting(&takeover::disks_of(&devices));
     rundir.remove_socket(key);
     let server = free.and_then(|()| process::start(rundir, key).map_err(|failure| failure.message));
-    ask_to_recover(server, &Question::Recover(devices), &names)
+    ask_to_recover(server, &Command::Recover(devices), &names)
 }
 
 fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Vec<Reason> {
@@ -287,15 +352,23 @@ fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Vec<Reaso
         return Vec::new();
     }
     let names = left_out.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
-    let question = Question::RecoverLeftOut { devices: left_out.iter().map(|device| device.device()).collect() };
+    let command = Command::RecoverLeftOut {
+        devices: left_out.iter().map(|device| device.device()).collect(),
+    };
     let disks: Vec<_> = left_out.iter().flat_map(|device| device.disks.clone()).collect();
-    ask_to_recover(takeover::refuse_waiting(&disks).map(|()| server), &question, &names)
+    ask_to_recover(takeover::refuse_waiting(&disks).map(|()| server), &command, &names)
 }
 
-fn ask_to_recover(server: Result<UnixStream, Reason>, question: &Question, names: &str) -> Vec<Reason> {
-    match server.and_then(|server| protocol::ask(server, question).map_err(|error| error.to_string())) {
-        Ok(Answer::Recovered { problems }) => problems,
-        Ok(Answer::Failed { message }) => vec![format!("{names}: not recovered: {message}")],
+fn ask_to_recover(
+    server: Result<UnixStream, Reason>,
+    command: &Command,
+    names: &str,
+) -> Vec<Reason> {
+    match server
+        .and_then(|server| protocol::ask(server, command).map_err(|error| error.to_string()))
+    {
+        Ok(Reply::Recovered { problems }) => problems,
+        Ok(Reply::Failed { message }) => vec![format!("{names}: not recovered: {message}")],
         Ok(_) => vec![format!("{names}: the new server gave an answer to another question")],
         Err(why) => vec![format!("{names}: not recovered: {why}")],
     }

@@ -18,7 +18,11 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
     }
     for device in known.devices() {
         let text = |key: &str| device.json[key].as_str().unwrap_or("").to_owned();
-        let state = if answers(device) || text("state") != "live" { text("state") } else { "hangs".to_owned() };
+        let state = if answers(device) || text("state") != "live" {
+            text("state")
+        } else {
+            "hangs".to_owned()
+        };
         let snapshot = &device.json["snapshot"];
         let legs = device.json["mirror"]["legs"].as_array().into_iter().flatten();
         let legs: Vec<&str> = legs.filter_map(|leg| leg["path"].as_str()).collect();
@@ -27,7 +31,12 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
             _ if !legs.is_empty() => legs.join(" "),
             _ => device.json["origin"]["path"].as_str().unwrap_or("").to_owned(),
         };
-        print(&format!("{:<14} {:<16} {:<16} {state:<9} {over}", device.name, text("block_device"), text("target"),))?;
+        print(&format!(
+            "{:<14} {:<16} {:<16} {state:<9} {over}",
+            device.name,
+            text("block_device"),
+            text("target"),
+        ))?;
     }
     verdict(known.problems)
 }
@@ -47,7 +56,10 @@ pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
 }
 
 /// Prints a line of every device of which one can be said.
-pub(super) fn lines(words: &[String], line: impl Fn(&DeviceReport) -> String) -> Result<(), Failure> {
+pub(super) fn lines(
+    words: &[String],
+    line: impl Fn(&DeviceReport) -> String,
+) -> Result<(), Failure> {
     let (devices, mut problems) = chosen(&open_rundir()?, words)?;
     for device in &devices {
         let prefix = if words.len() == 1 { String::new() } else { format!("{}: ", device.name) };
@@ -60,7 +72,9 @@ pub(super) fn lines(words: &[String], line: impl Fn(&DeviceReport) -> String) ->
 }
 
 pub(super) fn features(json: bool) -> Result<(), Failure> {
-    let bits = Control::open().and_then(|mut control| control.features()).map_err(|error| error.to_string())?;
+    let bits = Control::open()
+        .and_then(|mut control| control.features())
+        .map_err(|error| error.to_string())?;
     if json {
         let names = ublk::feature_names(bits);
         return print(

@@ -1,7 +1,9 @@
-//! What a command line says about a device as its table: flags and device-mapper's lines come to the same.
+//! What a command line says about a device as its table: flags and device-mapper's lines come to
+//! the same.
 //!
-//! Rule kept here: a table is complete before a server sees it. What flags leave open (the length, a region size) is
-//! measured on the disks now, so that a later server makes the same device again, whatever has become of the disks.
+//! Rule kept here: a table is complete before a server sees it. What flags leave open (the length,
+//! a region size) is measured on the disks now, so that a later server makes the same device again,
+//! whatever has become of the disks.
 
 use std::path::Path;
 
@@ -17,8 +19,8 @@ use crate::protocol::{DeviceOptions, DeviceSpec};
 use crate::storage::word::{absolute, device_of, leg_of};
 use crate::storage::{Access, Claim, OpenDisk};
 
-/// Unit of the dirty log unless the user says otherwise, 512 KiB: a recovery after a crash is short, and a log of 4 KiB
-/// serves 12 GiB.
+/// Unit of the dirty log unless the user says otherwise, 512 KiB: a recovery after a crash is
+/// short, and a log of 4 KiB serves 12 GiB.
 const DEFAULT_REGION: Sectors = Sectors(1024);
 
 /// A device as the flags of `add` describe it.
@@ -26,12 +28,20 @@ pub(super) fn of_flags(add: &Add) -> Result<DeviceSpec, Failure> {
     match add {
         Add::Snapshot(add) => {
             let (other_origin, allow_invalid) = (add.other_origin, add.allow_invalid);
-            Ok(DeviceSpec { other_origin, allow_invalid, ..spec(snapshot(add)?, &add.common, None) })
+            Ok(DeviceSpec {
+                other_origin,
+                allow_invalid,
+                ..spec(snapshot(add)?, &add.common, None)
+            })
         }
         Add::Origin(add) => {
             let origin = absolute(&add.origin)?;
             let len = Measured::of(&origin)?.len;
-            Ok(spec(Table { len, params: TargetParams::SnapshotOrigin { origin } }, &add.common, None))
+            Ok(spec(
+                Table { len, params: TargetParams::SnapshotOrigin { origin } },
+                &add.common,
+                None,
+            ))
         }
         Add::Mirror(add) => {
             let table = mirror(add)?;
@@ -42,11 +52,16 @@ pub(super) fn of_flags(add: &Add) -> Result<DeviceSpec, Failure> {
 }
 
 /// A device as a table line describes it, its device words turned into paths.
-pub(super) fn of_line(line: &str, common: &Common, source: Option<&Path>) -> Result<DeviceSpec, Failure> {
+pub(super) fn of_line(
+    line: &str,
+    common: &Common,
+    source: Option<&Path>,
+) -> Result<DeviceSpec, Failure> {
     let table = Table::parse_table(line).map_err(|error| wrong_usage(error.to_string()))?;
     let table = table.with_devices(|word| absolute(&device_of(word)))?;
     let source = source.map(|source| place_of(&table, source)).transpose()?;
-    // Device-mapper's users see in the status that a snapshot is invalid, and need its device to activate the others.
+    // Device-mapper's users see in the status that a snapshot is invalid, and need its device to
+    // activate the others.
     Ok(DeviceSpec { degraded: true, allow_invalid: true, ..spec(table, common, source) })
 }
 
@@ -59,7 +74,15 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         recovery: !common.no_recovery,
     };
     let (degraded, allow_invalid, other_origin) = (false, false, false);
-    DeviceSpec { table, options, force: common.force, degraded, allow_invalid, source, other_origin }
+    DeviceSpec {
+        table,
+        options,
+        force: common.force,
+        degraded,
+        allow_invalid,
+        source,
+        other_origin,
+    }
 }
 
 /// What a default depends on.
@@ -71,7 +94,8 @@ struct Measured {
 impl Measured {
     /// Looks at a disk that may have other users.
     fn of(path: &str) -> Result<Measured, Failure> {
-        let disk = OpenDisk::open(path, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
+        let disk = OpenDisk::open(path, Access::ReadOnly, Claim::Shared)
+            .map_err(|error| error.to_string())?;
         let block = Sectors::from_bytes(u64::from(disk.limits.logical_block_size));
         Ok(Measured { len: Sectors(disk.size_sectors), block })
     }
@@ -98,8 +122,10 @@ fn snapshot(add: &args::Snapshot) -> Result<Table, Failure> {
             (StoreType::Transient { overflow }, chunk_size.or(default))
         }
     };
-    let (discard_zeroes_cow, discard_passdown_origin) = (add.discard_zeroes_cow, add.discard_passdown_origin);
-    let params = Snapshot { origin, cow, store, chunk_size, discard_zeroes_cow, discard_passdown_origin };
+    let (discard_zeroes_cow, discard_passdown_origin) =
+        (add.discard_zeroes_cow, add.discard_passdown_origin);
+    let params =
+        Snapshot { origin, cow, store, chunk_size, discard_zeroes_cow, discard_passdown_origin };
     if params.origin != params.cow {
         params.check(false).map_err(|error| wrong_usage(error.to_string()))?;
     }
@@ -110,12 +136,19 @@ fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
     let (min, max) = (Mirror::MIN_LEGS, Mirror::MAX_LEGS);
     if !(min..=max).contains(&add.legs.len()) {
         let (count, legs) = (add.legs.len(), if add.legs.len() == 1 { "leg" } else { "legs" });
-        return Err(wrong_usage(format!("{count} {legs}: a mirror has {min} to {max}; give --leg for each")));
+        return Err(wrong_usage(format!(
+            "{count} {legs}: a mirror has {min} to {max}; give --leg for each"
+        )));
     }
     let legs = add.legs.iter().map(|word| leg_of(word)).collect::<Result<Vec<_>, _>>()?;
     if let Some(bytes) = add.region_size {
-        if bytes % 512 != 0 || !(bytes / 512).is_power_of_two() || bytes / 512 < Mirror::MIN_REGION.0 {
-            return Err(wrong_usage(format!("region size of {bytes} bytes: it must be a power of two from 1 KiB")));
+        if bytes % 512 != 0
+            || !(bytes / 512).is_power_of_two()
+            || bytes / 512 < Mirror::MIN_REGION.0
+        {
+            return Err(wrong_usage(format!(
+                "region size of {bytes} bytes: it must be a power of two from 1 KiB"
+            )));
         }
     }
     let (len, block) = fitting(&legs)?;
@@ -130,7 +163,9 @@ fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
             "core" => MirrorLog::Core,
             path => MirrorLog::Disk { device: absolute(Path::new(path))? },
         },
-        region_size: add.region_size.map_or(DEFAULT_REGION.min(largest).max(block), Sectors::from_bytes),
+        region_size: add
+            .region_size
+            .map_or(DEFAULT_REGION.min(largest).max(block), Sectors::from_bytes),
         initial_sync,
         legs,
         handle_errors: add.handle_errors,
@@ -141,9 +176,12 @@ fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
 
 /// The longest mirror that every leg has room for, and the largest block among them.
 fn fitting(legs: &[Leg]) -> Result<(Sectors, Sectors), Failure> {
-    let measured = legs.iter().map(|leg| Measured::of(&leg.device)).collect::<Result<Vec<_>, _>>()?;
+    let measured =
+        legs.iter().map(|leg| Measured::of(&leg.device)).collect::<Result<Vec<_>, _>>()?;
     let block = measured.iter().map(|disk| disk.block).max().unwrap_or(Sectors(1));
-    let left = |(disk, leg): (&Measured, &Leg)| disk.len.0.saturating_sub(leg.offset.0) / block.0 * block.0;
+    let left = |(disk, leg): (&Measured, &Leg)| {
+        disk.len.0.saturating_sub(leg.offset.0) / block.0 * block.0
+    };
     let len = measured.iter().zip(legs).map(left).min().unwrap_or(0);
     if len == 0 {
         let at = measured.iter().zip(legs).position(|pair| left(pair) == 0).unwrap_or(0);

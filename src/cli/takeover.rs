@@ -1,7 +1,9 @@
-//! `--foreground` for devices that wait for a server: this process becomes that, or has the one that lives take them over.
+//! `--foreground` for devices that wait for a server: this process becomes that, or has the one
+//! that lives take them over.
 //!
-//! Rule kept here: the command succeeds only if every device that it names is served. One that cannot be opened is found
-//! out before any other is touched: those go on waiting, for a `recover` that brings back what can be.
+//! Rule kept here: the command succeeds only if every device that it names is served. One that
+//! cannot be opened is found out before any other is touched: those go on waiting, for a `recover`
+//! that brings back what can be.
 
 use std::os::unix::net::UnixStream;
 
@@ -10,14 +12,15 @@ use dm_targets::table::TargetParams;
 
 use super::client::other_answer;
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Answer, DeviceState, Question};
+use crate::protocol::{self, Command, DeviceState, Reply};
 use crate::rundir::RunDir;
 use crate::rundir::journal::find::{self, Purpose};
 use crate::rundir::journal::owner::Owner;
 use crate::storage::{Access, Claim, OpenDisk, content, ublk_devices_below};
 use crate::ublk::{Control, DeviceState as DiskState, device};
 
-/// Refuses disks that stand on a device whose server has died: it would not answer whoever reads it.
+/// Refuses disks that stand on a device whose server has died: it would not answer whoever reads
+/// it.
 pub(super) fn refuse_waiting(disks: &[(u32, u32)]) -> Result<(), Reason> {
     let below = ublk_devices_below(disks);
     if below.is_empty() {
@@ -38,16 +41,18 @@ pub(super) fn disks_of(devices: &[DeviceState]) -> Vec<(u32, u32)> {
     devices.iter().flat_map(|device| device.disks.clone()).collect()
 }
 
-/// Finds out whether a device that waits can be taken over, as far as that can be known beforehand. Nothing is changed: once
-/// its family has a server without it, its origin may be written, and it is recorded as lost.
+/// Finds out whether a device that waits can be taken over, as far as that can be known beforehand.
+/// Nothing is changed: once its family has a server without it, its origin may be written, and it
+/// is recorded as lost.
 pub(super) fn judge(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason> {
     let DeviceState { id, cookie, name, spec, .. } = device;
     let mut control = Control::open().map_err(|error| error.to_string())?;
-    let judged = refuse_unless_waiting(&mut control, *id, *cookie).and_then(|()| match &spec.table.params {
-        TargetParams::Snapshot(snapshot) => judge_cow(rundir, snapshot),
-        // Where an origin or a mirror cannot be opened, nothing of its family can.
-        _ => Ok(()),
-    });
+    let judged =
+        refuse_unless_waiting(&mut control, *id, *cookie).and_then(|()| match &spec.table.params {
+            TargetParams::Snapshot(snapshot) => judge_cow(rundir, snapshot),
+            // Where an origin or a mirror cannot be opened, nothing of its family can.
+            _ => Ok(()),
+        });
     judged.map_err(|why| format!("{name}: not recovered, and nothing else with it: {why}"))
 }
 
@@ -63,7 +68,8 @@ fn refuse_unless_waiting(control: &mut Control, id: u32, cookie: u64) -> Result<
 
 /// Whether a snapshot's COW is there, and no journal that may be its own has to be asked for first.
 fn judge_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
-    let cow = OpenDisk::open(&snapshot.cow, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
+    let cow = OpenDisk::open(&snapshot.cow, Access::ReadOnly, Claim::Shared)
+        .map_err(|error| error.to_string())?;
     if snapshot.store.is_transient() {
         return Ok(());
     }
@@ -73,7 +79,8 @@ fn judge_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
     find::find(rundir.path(), &cow, &owner, Purpose::GoOn).map(drop)
 }
 
-/// Makes sure that a living server serves a device of its family: one that it has left out is taken over now.
+/// Makes sure that a living server serves a device of its family: one that it has left out is taken
+/// over now.
 pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), Failure> {
     let mut control = Control::open().map_err(|error| error.to_string())?;
     if is_served(&mut control, wanted)? {
@@ -82,18 +89,18 @@ pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), 
     let DeviceState { name, id, cookie, .. } = wanted;
     refuse_unless_waiting(&mut control, *id, *cookie).map_err(|why| not_recovered(name, &why))?;
     refuse_waiting(&wanted.disks).map_err(|why| not_recovered(name, &why))?;
-    match protocol::ask(server, &Question::RecoverLeftOut { devices: vec![wanted.device()] }) {
-        Ok(answer) => taken_over(answer, std::slice::from_ref(wanted)),
+    match protocol::ask(server, &Command::RecoverLeftOut { devices: vec![wanted.device()] }) {
+        Ok(reply) => taken_over(reply, std::slice::from_ref(wanted)),
         Err(error) => Err(not_recovered(name, &error.to_string()).into()),
     }
 }
 
-/// Takes the answer of a server that was to take devices over. What could not be done for others is said, and they wait; the
-/// command fails if one of `wanted` is not served.
-pub(super) fn taken_over(answer: Answer, wanted: &[DeviceState]) -> Result<(), Failure> {
-    let problems = match answer {
-        Answer::Recovered { problems } => problems,
-        Answer::Failed { message } => return Err(message.into()),
+/// Takes the answer of a server that was to take devices over. What could not be done for others is
+/// said, and they wait; the command fails if one of `wanted` is not served.
+pub(super) fn taken_over(reply: Reply, wanted: &[DeviceState]) -> Result<(), Failure> {
+    let problems = match reply {
+        Reply::Recovered { problems } => problems,
+        Reply::Failed { message } => return Err(message.into()),
         _ => return Err(other_answer()),
     };
     let mut control = Control::open().map_err(|error| error.to_string())?;
@@ -108,17 +115,23 @@ pub(super) fn taken_over(answer: Answer, wanted: &[DeviceState]) -> Result<(), F
 
 /// Whether users of a device have their requests answered.
 fn is_served(control: &mut Control, device: &DeviceState) -> Result<bool, Reason> {
-    Ok(device::ours(control, device.id, device.cookie)?.is_some_and(|info| info.state == DiskState::Live))
+    Ok(device::ours(control, device.id, device.cookie)?
+        .is_some_and(|info| info.state == DiskState::Live))
 }
 
 /// What a server has said of a device that it could not take over.
 fn reason_of(problems: &[Reason], name: &str) -> Reason {
-    let of_it = problems.iter().find(|why| why.strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")));
+    let of_it = problems
+        .iter()
+        .find(|why| why.strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")));
     of_it.cloned().unwrap_or_else(|| not_recovered(name, &problems.join("; ")))
 }
 
 fn not_recovered(name: &str, why: &str) -> Reason {
-    format!("{name}: not recovered: {}", if why.is_empty() { "its server has not said why" } else { why })
+    format!(
+        "{name}: not recovered: {}",
+        if why.is_empty() { "its server has not said why" } else { why }
+    )
 }
 
 #[cfg(test)]

@@ -9,15 +9,15 @@ use serde_json::Value;
 use super::client::{ask, open_rundir, other_answer, select};
 use super::terminal::{print, progress_bar};
 use crate::failure::Failure;
-use crate::protocol::{Answer, Question};
+use crate::protocol::{Command, Reply};
 
 /// How often a recovery is looked at: a bar that moves, and nothing that its server would feel.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Waits for the next event.
 pub(super) fn event(word: &str, events: Option<u32>) -> Result<(), Failure> {
-    match ask(word, |device| Question::Wait { device, events })? {
-        Answer::Events(count) => print(&count.to_string()),
+    match ask(word, |device| Command::Wait { device, events })? {
+        Reply::Events(count) => print(&count.to_string()),
         _ => Err(other_answer()),
     }
 }
@@ -49,7 +49,10 @@ pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
         if mirror["recovery"] == Value::Null {
             bar.abandon();
             let left = regions - in_sync;
-            return Err(format!("{word}: recovery has ended and {left} of {regions} regions are not in sync").into());
+            return Err(format!(
+                "{word}: recovery has ended and {left} of {regions} regions are not in sync"
+            )
+            .into());
         }
         sleep(LOOK);
     }

@@ -1,7 +1,8 @@
-//! A device whose queues are served: requests come from its tags, and what the target says goes back to the kernel.
+//! A device whose queues are served: requests come from its tags, and what the target says goes
+//! back to the kernel.
 //!
-//! Rule kept here: no request ends with `EAGAIN`, which the kernel does not take for the error of a disk: it gets `EIO`
-//! instead.
+//! Rule kept here: no request ends with `EAGAIN`, which the kernel does not take for the error of a
+//! disk: it gets `EIO` instead.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -34,12 +35,20 @@ pub struct Served {
 
 impl Served {
     /// Serves the queues of a device.
-    pub(super) fn start(executor: &Executor, name: &str, queues: Vec<Rc<Queue>>, device: Rc<Device>) -> Rc<Served> {
-        let served = Rc::new(Served { device, queues, stats: Cell::default(), name: name.to_owned() });
+    pub(super) fn start(
+        executor: &Executor,
+        name: &str,
+        queues: Vec<Rc<Queue>>,
+        device: Rc<Device>,
+    ) -> Rc<Served> {
+        let served =
+            Rc::new(Served { device, queues, stats: Cell::default(), name: name.to_owned() });
         for queue in &served.queues {
             for tag in 0..queue.depth() {
                 let (queue, served) = (queue.clone(), served.clone());
-                executor.spawn(async move { queue.serve(tag, async |request| served.handle(request).await).await });
+                executor.spawn(async move {
+                    queue.serve(tag, async |request| served.handle(request).await).await
+                });
             }
         }
         served
@@ -74,7 +83,9 @@ impl Served {
         let mut stats = self.stats.get();
         let bytes = request.count.bytes();
         match request.kind {
-            RequestKind::Read => (stats.reads, stats.read_bytes) = (stats.reads + 1, stats.read_bytes + bytes),
+            RequestKind::Read => {
+                (stats.reads, stats.read_bytes) = (stats.reads + 1, stats.read_bytes + bytes)
+            }
             RequestKind::Write { .. } => {
                 (stats.writes, stats.write_bytes) = (stats.writes + 1, stats.write_bytes + bytes)
             }
@@ -82,16 +93,22 @@ impl Served {
             RequestKind::Discard => stats.discards += 1,
         }
         let outcome = match result {
-            // Reads and writes end with their full length; the others with nothing, because byte counts overflow.
+            // Reads and writes end with their full length; the others with nothing, because byte
+            // counts overflow.
             Ok(()) => match request.kind {
-                RequestKind::Read | RequestKind::Write { .. } => i32::try_from(bytes).unwrap_or(i32::MAX),
+                RequestKind::Read | RequestKind::Write { .. } => {
+                    i32::try_from(bytes).unwrap_or(i32::MAX)
+                }
                 RequestKind::Flush | RequestKind::Discard => 0,
             },
             Err(error) => {
                 stats.errors += 1;
                 if stats.errors.is_power_of_two() {
                     let (name, kind, sector) = (&self.name, word(request.kind), request.sector);
-                    log::warn!("{name}: {kind} at sector {sector}: {error} (error {})", stats.errors);
+                    log::warn!(
+                        "{name}: {kind} at sector {sector}: {error} (error {})",
+                        stats.errors
+                    );
                 }
                 // A busy errno would make the kernel fail the request in another way.
                 match error.errno().0 {

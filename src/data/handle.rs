@@ -1,59 +1,147 @@
-//! The owner's end of a data thread: starts it, and ends it.
+//! How other threads have something done on a data thread: a mailbox of jobs, and an eventfd that
+//! wakes the thread's ring.
+//!
+//! A job runs between requests, and its caller waits for what it comes to. One that is done for a
+//! client of the server ([`Owner::call_for`]) learns when the client has left, and may end early:
+//! nothing is to wait for those who are gone.
 
 use std::future::Future;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::rc::Rc;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::task::Waker;
 
-use super::caller::Caller;
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::mailbox::{Job, Mailbox};
 use super::thread::DataThread;
+use crate::protocol::until_left_or;
 
-/// The control thread's end of a data thread.
+/// What other threads reach a data thread by.
+#[derive(Clone)]
 pub struct Handle {
-    caller: Caller,
-    thread: Option<std::thread::JoinHandle<()>>,
+    pub(super) mailbox: Arc<Mutex<Mailbox<DataThread>>>,
+    pub(super) wake: Arc<OwnedFd>,
+}
+
+/// Whether the client that a job is done for has left.
+#[derive(Default)]
+pub struct Left {
+    set: AtomicBool,
+    /// The job's task.
+    task: Mutex<Option<Waker>>,
+}
+
+impl Left {
+    /// It has.
+    pub fn is_set(&self) -> bool {
+        self.set.load(Ordering::Acquire)
+    }
+
+    fn set(&self) {
+        self.set.store(true, Ordering::Release);
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    /// Carries a job out. Its task runs, whatever it waits for, when the client leaves.
+    async fn watched<F: Future>(&self, job: F) -> F::Output {
+        let mut job = pin!(job);
+        std::future::poll_fn(|cx| {
+            let task = &mut *self.task.lock().unwrap_or_else(PoisonError::into_inner);
+            if !task.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                *task = Some(cx.waker().clone());
+            }
+            job.as_mut().poll(cx)
+        })
+        .await
+    }
 }
 
 impl Handle {
-    /// Starts a data thread. `lost` is called on it with the id of a device that the kernel has stopped, whoever asked for
-    /// that.
-    pub fn start(lost: impl Fn(u32) + Send + 'static) -> io::Result<Handle> {
-        let caller = Caller::new()?;
-        let (report, started) = mpsc::channel();
-        let (theirs, listen) = (caller.mailbox.clone(), caller.wake.try_clone()?);
-        let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
-            match DataThread::new(listen, Rc::new(lost)) {
-                Ok(own) => {
-                    if report.send(Ok(())).is_ok() {
-                        own.run(&theirs);
-                    }
-                }
-                // If nobody listens any more there is nobody to tell.
-                Err(error) => drop(report.send(Err(error))),
-            }
-        })?;
-        started.recv().unwrap_or_else(|_| Err(io::Error::other("the data thread ended at once")))?;
-        Ok(Handle { caller, thread: Some(thread) })
+    pub(super) fn new() -> io::Result<Handle> {
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
+        Ok(Handle { mailbox: Arc::default(), wake })
     }
 
-    /// For other threads.
-    pub fn caller(&self) -> Caller {
-        self.caller.clone()
-    }
-
-    /// As [`Caller::call`].
-    pub fn call<T, F>(&self, job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static) -> io::Result<T>
+    /// Runs a closure on the data thread and waits for what its future returns.
+    pub fn call<T, F>(
+        &self,
+        job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,
+    ) -> io::Result<T>
     where
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        self.caller.call(job)
+        self.begin(job, || {})?.recv().map_err(|_| died())
     }
 
-    /// Ends the thread, which closes its disks. Its devices must be gone.
-    pub fn stop(&mut self) -> io::Result<()> {
-        self.caller.post(|mailbox| mailbox.stop = true)?;
-        let thread = self.thread.take();
-        thread.map_or(Ok(()), |thread| thread.join().map_err(|_| io::Error::other("the data thread panicked")))
+    /// Like [`Owner::call`], for the client at the other end of a connection: when it leaves, the
+    /// job is told, and should end.
+    pub fn call_for<T, F>(
+        &self,
+        client: &UnixStream,
+        job: impl FnOnce(Rc<DataThread>, Arc<Left>) -> F + Send + 'static,
+    ) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let left = Arc::new(Left::default());
+        // Its other end closes with the job, however that ends.
+        let (done, open) = UnixStream::pair()?;
+        let known = left.clone();
+        let watched = move |thread: Rc<DataThread>| async move {
+            known.watched(job(thread, known.clone())).await
+        };
+        let result = self.begin(watched, move || drop(open))?;
+        if until_left_or(client, &done)? {
+            left.set();
+            self.wake()?;
+        }
+        result.recv().map_err(|_| died())
     }
+
+    /// Hands a job in. `ended` is called on the data thread when its result is there.
+    fn begin<T, F>(
+        &self,
+        job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Receiver<T>>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let (reply, result) = mpsc::channel();
+        let job: Job<DataThread> = Box::new(move |thread| {
+            let work = job(thread);
+            Box::pin(async move {
+                drop(reply.send(work.await));
+                ended();
+            })
+        });
+        self.post(|mailbox| mailbox.jobs.push_back(job))?;
+        Ok(result)
+    }
+
+    pub(super) fn post(&self, change: impl FnOnce(&mut Mailbox<DataThread>)) -> io::Result<()> {
+        change(&mut self.mailbox.lock().unwrap_or_else(PoisonError::into_inner));
+        self.wake()
+    }
+
+    fn wake(&self) -> io::Result<()> {
+        rustix::io::write(&self.wake, &1_u64.to_le_bytes())?;
+        Ok(())
+    }
+}
+
+fn died() -> io::Error {
+    io::Error::other("the data thread has died")
 }

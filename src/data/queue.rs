@@ -1,11 +1,12 @@
 //! One hardware queue of a ublk device: the shared descriptors and the tasks that serve its tags.
 //!
-//! libublk has a queue plane, but it registers its files and buffers once per ring, so a second device could never join a
-//! ring that is in use; here the queues of all devices of a family share one. What is needed of it is small: a mapping of
-//! request descriptors, and two commands a tag. The numbers and structures are libublk's.
+//! libublk has a queue plane, but it registers its files and buffers once per ring, so a second
+//! device could never join a ring that is in use; here the queues of all devices of a family share
+//! one. What is needed of it is small: a mapping of request descriptors, and two commands a tag.
+//! The numbers and structures are libublk's.
 //!
-//! Rules kept here: I6 (a tag has one task, which completes a request exactly once and only after the target has returned;
-//! the mapping outlives the tasks, which hold the queue).
+//! Rules kept here: I6 (a tag has one task, which completes a request exactly once and only after
+//! the target has returned; the mapping outlives the tasks, which hold the queue).
 
 use std::cell::Cell;
 use std::io;
@@ -84,7 +85,9 @@ impl Queue {
                 *payload = Payload::Mapped { address, len_bytes: each };
             }
         }
-        let payloads = ring.add_payloads(&payloads).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        let payloads = ring
+            .add_payloads(&payloads)
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
         let serving = Cell::new(options.depth);
         let (ring, file, ended) = (ring.clone(), file.clone(), WaitQueue::default());
         Ok(Rc::new(Queue {
@@ -106,7 +109,8 @@ impl Queue {
         self.depth
     }
 
-    /// Serves a tag until the device stops: `handle` carries a request out and gives its result, 0 or a negative errno.
+    /// Serves a tag until the device stops: `handle` carries a request out and gives its result, 0
+    /// or a negative errno.
     pub async fn serve(self: Rc<Self>, tag: u16, handle: impl AsyncFn(&Descriptor) -> i32) {
         let mut result = self.command(sys::UBLK_U_IO_FETCH_REQ, tag, 0).await;
         while result == i32::try_from(sys::UBLK_IO_RES_OK).unwrap_or(0) {
@@ -122,7 +126,8 @@ impl Queue {
         self.ended.wake_all();
     }
 
-    /// The kernel had no memory to register the request's buffer with the request: it is tried once more by itself.
+    /// The kernel had no memory to register the request's buffer with the request: it is tried once
+    /// more by itself.
     async fn handle_unregistered(
         &self,
         tag: u16,
@@ -150,7 +155,8 @@ impl Queue {
 
     /// A command about a tag. `result` is the request's for a commit.
     fn command(&self, op: u32, tag: u16, result: i32) -> crate::ring::Command {
-        let registered = op == sys::UBLK_U_IO_REGISTER_IO_BUF || op == sys::UBLK_U_IO_UNREGISTER_IO_BUF;
+        let registered =
+            op == sys::UBLK_U_IO_REGISTER_IO_BUF || op == sys::UBLK_U_IO_UNREGISTER_IO_BUF;
         let payload = self.payloads.0 + u32::from(tag);
         let mut address = 0;
         let mut auto = None;
@@ -158,12 +164,16 @@ impl Queue {
             // The kernel copies to and from here.
             Some(mapping) => {
                 // SAFETY: the mapping has room for `depth` payloads and the tag is below it.
-                address =
-                    unsafe { mapping.base().add(usize::from(tag) * self.each) }.as_ptr().expose_provenance() as u64;
+                address = unsafe { mapping.base().add(usize::from(tag) * self.each) }
+                    .as_ptr()
+                    .expose_provenance() as u64;
             }
             None if registered => address = u64::from(payload),
-            // Where the kernel shall register the next request's buffer: index in the low 16 bits, flags above.
-            None => auto = Some(u64::from(payload) | u64::from(sys::UBLK_AUTO_BUF_REG_FALLBACK) << 16),
+            // Where the kernel shall register the next request's buffer: index in the low 16 bits,
+            // flags above.
+            None => {
+                auto = Some(u64::from(payload) | u64::from(sys::UBLK_AUTO_BUF_REG_FALLBACK) << 16)
+            }
         }
         let mut bytes = [0; 16];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
@@ -180,8 +190,9 @@ impl Queue {
     }
 
     fn descriptor(&self, tag: u16) -> Descriptor {
-        // SAFETY: the mapping holds `depth` descriptors, the tag is below it, and the kernel writes a tag's descriptor only
-        // while it has not handed the tag to us. The read is volatile because the kernel wrote it.
+        // SAFETY: the mapping holds `depth` descriptors, the tag is below it, and the kernel writes
+        // a tag's descriptor only while it has not handed the tag to us. The read is volatile
+        // because the kernel wrote it.
         let raw = unsafe {
             let all = self.descriptors.base().as_ptr().cast::<sys::ublksrv_io_desc>();
             all.add(usize::from(tag)).read_volatile()
@@ -196,16 +207,21 @@ impl Queue {
         };
         let count = if kind == Some(RequestKind::Flush) { 0 } else { u64::from(raw.nr_sectors) };
         let memory = Memory::payload(PayloadId(self.payloads.0 + u32::from(tag)));
-        let request =
-            kind.map(|kind| Request { kind, sector: Sector(raw.start_sector), count: Sectors(count), memory });
+        let request = kind.map(|kind| Request {
+            kind,
+            sector: Sector(raw.start_sector),
+            count: Sectors(count),
+            memory,
+        });
         let has_data = matches!(kind, Some(RequestKind::Read | RequestKind::Write { .. }));
-        let needs_registration = has_data && self.mapped.is_none() && raw.op_flags & sys::UBLK_IO_F_NEED_REG_BUF != 0;
+        let needs_registration =
+            has_data && self.mapped.is_none() && raw.op_flags & sys::UBLK_IO_F_NEED_REG_BUF != 0;
         Descriptor { request, needs_registration }
     }
 }
 
-/// The mappings end with the queue. They are used by the tag tasks alone, which hold the queue and so have all ended; every
-/// request's operations were awaited before its tag was completed.
+/// The mappings end with the queue. They are used by the tag tasks alone, which hold the queue and
+/// so have all ended; every request's operations were awaited before its tag was completed.
 impl Drop for Queue {
     fn drop(&mut self) {
         self.ring.remove_payloads(self.payloads, usize::from(self.depth));
@@ -216,6 +232,7 @@ fn map_descriptors(file: &Rc<RingFile>, options: &QueueOptions) -> io::Result<Ma
     let len = round_to_page(usize::from(options.depth) * DESCRIPTOR_BYTES);
     // Each queue's area has the size of the largest possible queue's.
     let stride = round_to_page(sys::UBLK_MAX_QUEUE_DEPTH as usize * DESCRIPTOR_BYTES);
-    let offset = libc::off_t::try_from(stride * usize::from(options.id)).map_err(io::Error::other)?;
+    let offset =
+        libc::off_t::try_from(stride * usize::from(options.id)).map_err(io::Error::other)?;
     Mapping::of_file(file.as_fd(), offset, len)
 }

@@ -1,11 +1,12 @@
 //! The data thread of a server: an origin, its snapshots and their devices, all on one ring.
 //!
-//! One thread owns everything that an origin and its snapshots share, so nothing is locked and no request changes
-//! threads. The control thread hands in closures ([`Caller::call`](super::Caller::call)); they run here between requests. What a
-//! device does with a request is in [`super::device`].
+//! One thread owns everything that an origin and its snapshots share, so nothing is locked and no
+//! request changes threads. The control thread hands in closures
+//! ([`Owner::call`](super::Owner::call)); they run here between requests. What a device does with a
+//! request is in [`super::device`].
 //!
-//! Rule kept here: a device that is removed is taken apart in one order: its tags end, then its target is closed, and
-//! its file last.
+//! Rule kept here: a device that is removed is taken apart in one order: its tags end, then its
+//! target is closed, and its file last.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -71,7 +72,11 @@ impl DataThread {
         }
     }
 
-    async fn read_mailbox(self: Rc<Self>, mailbox: &Arc<Mutex<Mailbox<DataThread>>>, stopped: &Cell<bool>) {
+    async fn read_mailbox(
+        self: Rc<Self>,
+        mailbox: &Arc<Mutex<Mailbox<DataThread>>>,
+        stopped: &Cell<bool>,
+    ) {
         loop {
             let job = std::future::poll_fn(|cx| {
                 self.ring.wake_on_message(cx.waker());
@@ -95,7 +100,8 @@ impl DataThread {
         disk_on(&self.ring, open, limits)
     }
 
-    /// Gives an opened target a device and serves its queues. Requests come once the kernel starts the device.
+    /// Gives an opened target a device and serves its queues. Requests come once the kernel starts
+    /// the device.
     ///
     /// # Errors
     /// As [`Group::add`].
@@ -108,11 +114,20 @@ impl DataThread {
         ticket: Ticket,
     ) -> Result<(), String> {
         self.group
-            .add(id, ticket, |device| self.start(id, name, file, queues, device).map_err(|why| why.to_string()))
+            .add(id, ticket, |device| {
+                self.start(id, name, file, queues, device).map_err(|why| why.to_string())
+            })
             .await
     }
 
-    fn start(&self, id: u32, name: &str, file: File, queues: &[QueueOptions], device: Rc<Device>) -> io::Result<()> {
+    fn start(
+        &self,
+        id: u32,
+        name: &str,
+        file: File,
+        queues: &[QueueOptions],
+        device: Rc<Device>,
+    ) -> io::Result<()> {
         let file = self.ring.file(OwnedFd::from(file));
         let open = |options| Queue::open(&self.ring, &file, options);
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
@@ -132,7 +147,8 @@ impl DataThread {
         self.served.borrow().get(&id).cloned()
     }
 
-    /// Waits until a stopped device's tags have ended, and takes its target apart. The character device is closed after.
+    /// Waits until a stopped device's tags have ended, and takes its target apart. The character
+    /// device is closed after.
     ///
     /// # Errors
     /// As [`Group::remove`].
@@ -152,11 +168,15 @@ pub fn disk_on(ring: &Ring, open: OpenDisk, limits: Limits) -> Disk {
     let size = Sectors(open.size_sectors);
     let name = open.path.display().to_string();
     if open.buffered {
-        log::warn!("{name}: its file system has no direct I/O, so everything goes through the page cache");
+        log::warn!(
+            "{name}: its file system has no direct I/O, so everything goes through the page cache"
+        );
     }
     let (id, block) = (open.id, limits.logical_block_bytes);
     let duplicate = open.file.try_clone();
-    let probe = Box::new(move |_| crate::storage::size_now(duplicate.as_ref().ok()?, id, block).ok().map(Sectors));
+    let probe = Box::new(move |_| {
+        crate::storage::size_now(duplicate.as_ref().ok()?, id, block).ok().map(Sectors)
+    });
     Disk::new(&name, ring.disk(OwnedFd::from(open.file), limits, size, probe))
 }
 

@@ -35,13 +35,18 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Open { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
-                write!(f, "{path}: cannot open: {source}; no root is needed, but permission to read is")
+                write!(
+                    f,
+                    "{path}: cannot open: {source}; no root is needed, but permission to read is"
+                )
             }
             Error::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {
                 write!(f, "cannot open {path}: there is no such device or file: check the path")
             }
             Error::Open { path, source } => write!(f, "{path}: cannot open: {source}"),
-            Error::NotStorage { path } => write!(f, "{path}: is neither a block device nor a regular file"),
+            Error::NotStorage { path } => {
+                write!(f, "{path}: is neither a block device nor a regular file")
+            }
             Error::Read { path, offset_bytes, source } => {
                 write!(f, "{path}: cannot read byte {offset_bytes}: {source}")
             }
@@ -53,7 +58,9 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Open { source, .. } | Error::Read { source, .. } | Error::Output(source) => Some(source),
+            Error::Open { source, .. } | Error::Read { source, .. } | Error::Output(source) => {
+                Some(source)
+            }
             Error::NotStorage { .. } => None,
         }
     }

@@ -20,7 +20,8 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Opens a block device or a regular file. The kind is looked at first, because opening a pipe would wait.
+    /// Opens a block device or a regular file. The kind is looked at first, because opening a pipe
+    /// would wait.
     pub(super) fn open(path: &Path) -> Result<Image, Error> {
         let name = path.display().to_string();
         let failed = |source| Error::Open { path: name.clone(), source };
@@ -60,9 +61,15 @@ impl Image {
         Ok(Some(bytes))
     }
 
-    /// Reads a range piece by piece, as far as the image goes and until `visit` (position, bytes) has seen enough.
-    /// Every piece but the last is a multiple of 4096 bytes long, so records are never cut.
-    pub(super) fn read_pieces(&self, start_bytes: u64, len_bytes: u64, visit: &mut Visit<'_>) -> Result<(), Error> {
+    /// Reads a range piece by piece, as far as the image goes and until `visit` (position, bytes)
+    /// has seen enough. Every piece but the last is a multiple of 4096 bytes long, so records are
+    /// never cut.
+    pub(super) fn read_pieces(
+        &self,
+        start_bytes: u64,
+        len_bytes: u64,
+        visit: &mut Visit<'_>,
+    ) -> Result<(), Error> {
         let end = start_bytes.saturating_add(len_bytes).min(self.size_bytes);
         let mut buffer = Vec::new();
         let mut at = start_bytes;

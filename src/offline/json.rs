@@ -1,6 +1,7 @@
 //! The report as one JSON object on one line.
 //!
-//! What `dump` adds (records, dirty regions) is written as it is read: an object may be larger than memory.
+//! What `dump` adds (records, dirty regions) is written as it is read: an object may be larger than
+//! memory.
 
 use std::cell::RefCell;
 use std::io::{self, Write};
@@ -20,9 +21,17 @@ pub(super) fn check(report: &Report, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 /// Prints what `dump` found: the same with `areas` of a store or `dirty` runs of a log.
-pub(super) fn dump(report: &Report, content: &Content<'_>, out: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn dump(
+    report: &Report,
+    content: &Content<'_>,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     let failed = RefCell::new(None);
-    let count = report.snapshot_store.as_ref().and_then(|store| store.contents.as_ref()).map_or(0, |it| it.areas);
+    let count = report
+        .snapshot_store
+        .as_ref()
+        .and_then(|store| store.contents.as_ref())
+        .map_or(0, |it| it.areas);
     let (areas, dirty) = match content {
         Content::Store(store) => (Some(Areas { store, count, failed: &failed }), None),
         Content::Log(log) => (None, Some(DirtyRuns { log, failed: &failed })),
@@ -100,7 +109,12 @@ impl Serialize for Records<'_> {
         stream(serializer, self.failed, |next| {
             let read = self.store.read_area(self.area, &mut |index, record| {
                 let offset_bytes = self.store.record_offset_bytes(self.area, index);
-                next(RecordDump { index, offset_bytes, old_chunk: record.old.0, new_chunk: record.new.0 })
+                next(RecordDump {
+                    index,
+                    offset_bytes,
+                    old_chunk: record.old.0,
+                    new_chunk: record.new.0,
+                })
             });
             read.map(|_| ())
         })

@@ -1,8 +1,9 @@
-//! Judging and showing a mirror's dirty log. Its format is the data path's, `dm_targets::mirror::format`.
+//! Judging and showing a mirror's dirty log. Its format is the data path's,
+//! `dm_targets::mirror::format`.
 
 use dm_targets::mirror::format::{
-    HEADER_BYTES, LegFlags, MAX_REGIONS, OLD_VERSION, REGIONS_UNKNOWN, VERSION, WORDS_BYTES, Words, bit_of,
-    bitset_bytes,
+    HEADER_BYTES, LegFlags, MAX_REGIONS, OLD_VERSION, REGIONS_UNKNOWN, VERSION, WORDS_BYTES, Words,
+    bit_of, bitset_bytes,
 };
 use dm_targets::units::{RegionIndex, SECTOR_BYTES};
 
@@ -32,10 +33,12 @@ pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Optio
     let Words { version, regions, .. } = words;
     let legs = image.first_bytes()?.and_then(|header| LegFlags::recorded(&header));
     let legs = legs.map(|legs| legs.into_iter().map(|stale| LegReport { stale }).collect());
-    let mut log = LogReport { version, regions: None, clean_regions: None, dirty_regions: None, legs };
+    let mut log =
+        LogReport { version, regions: None, clean_regions: None, dirty_regions: None, legs };
     let findings = &mut report.findings;
     if !words.known_version() {
-        let text = format!("log has format version {version}; only {OLD_VERSION} and {VERSION} are known");
+        let text =
+            format!("log has format version {version}; only {OLD_VERSION} and {VERSION} are known");
         findings.violation(Kind::LogBadVersion, Some(4), text);
     }
     let least_bytes = if regions == REGIONS_UNKNOWN { 0 } else { bitset_bytes(regions) };
@@ -48,7 +51,10 @@ pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Optio
         }
     }
     if least_bytes.next_multiple_of(SECTOR_BYTES) > image.size_bytes() {
-        let text = format!("log needs {least_bytes} bytes, but the device ends at byte {}", image.size_bytes());
+        let text = format!(
+            "log needs {least_bytes} bytes, but the device ends at byte {}",
+            image.size_bytes()
+        );
         findings.violation(Kind::LogTruncated, Some(image.size_bytes()), text);
     }
     let readable = findings.violations_total == 0 && log.regions.is_some();
@@ -61,7 +67,8 @@ pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Optio
                 area: None,
                 index: None,
                 offset_bytes: Some(bit_of(RegionIndex(regions)).0),
-                message: format!("{padding} bits set after the last region; a mirror clears them").into(),
+                message: format!("{padding} bits set after the last region; a mirror clears them")
+                    .into(),
             });
         }
     }
@@ -108,17 +115,25 @@ impl Log<'_> {
     }
 
     /// Goes through the runs of dirty regions in order.
-    pub(super) fn dirty_runs(&self, visit: &mut dyn FnMut(DirtyRun) -> Result<(), Error>) -> Result<(), Error> {
+    pub(super) fn dirty_runs(
+        &self,
+        visit: &mut dyn FnMut(DirtyRun) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let mut run: Option<DirtyRun> = None;
         self.words(&mut |first_region, word| {
             let mut dirty = !word & self.mask(first_region);
             while dirty != 0 {
                 let skipped = dirty.trailing_zeros();
                 let count = (dirty >> skipped).trailing_ones();
-                let found = DirtyRun { first_region: first_region + u64::from(skipped), regions: u64::from(count) };
+                let found = DirtyRun {
+                    first_region: first_region + u64::from(skipped),
+                    regions: u64::from(count),
+                };
                 dirty &= if skipped + count == 64 { 0 } else { u64::MAX << (skipped + count) };
                 match &mut run {
-                    Some(run) if run.first_region + run.regions == found.first_region => run.regions += found.regions,
+                    Some(run) if run.first_region + run.regions == found.first_region => {
+                        run.regions += found.regions
+                    }
                     _ => {
                         if let Some(done) = run.replace(found) {
                             visit(done)?;

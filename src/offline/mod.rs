@@ -1,11 +1,13 @@
 //! `check` and `dump`: what a COW device or a mirror's log holds, without a server, ublk or root.
 //!
-//! The image is opened for reading only and is never written. Everything in it may be hostile: nothing found in it sizes
-//! an allocation, scans stop at terminators and at the device's end, and each list has a named limit ([`report`],
-//! [`unique`]). A device that a server is using may change while it is read; its faults then mean nothing.
+//! The image is opened for reading only and is never written. Everything in it may be hostile:
+//! nothing found in it sizes an allocation, scans stop at terminators and at the device's end, and
+//! each list has a named limit ([`report`], [`unique`]). A device that a server is using may change
+//! while it is read; its faults then mean nothing.
 //!
-//! The facts about the formats are in `dm_targets::snapshot::format` and, for the log, in [`log`]. Whether the chunk size
-//! fits the block sizes of the disks is left to `add`, which knows both disks.
+//! The facts about the formats are in `dm_targets::snapshot::format` and, for the log, in [`log`].
+//! Whether the chunk size fits the block sizes of the disks is left to `add`, which knows both
+//! disks.
 
 mod content;
 mod error;
@@ -36,7 +38,8 @@ pub(crate) use error::Error;
 pub(crate) struct Request<'a> {
     /// The COW device, mirror log or image file.
     pub(crate) path: &'a Path,
-    /// The origin, whose size bounds the records of a snapshot store; without it only absurd ones are found.
+    /// The origin, whose size bounds the records of a snapshot store; without it only absurd ones
+    /// are found.
     pub(crate) origin: Option<&'a Path>,
     /// One JSON object instead of text.
     pub(crate) json: bool,
@@ -71,7 +74,10 @@ pub(crate) type Verb = fn(&Request<'_>, &mut dyn Write) -> Result<Verdict, Error
 pub(crate) fn check(request: &Request<'_>, out: &mut dyn Write) -> Result<Verdict, Error> {
     let image = Image::open(request.path)?;
     let (report, _) = examine(&image, request)?;
-    finish(&report, if request.json { json::check(&report, out) } else { text::check(&report, out) })
+    finish(
+        &report,
+        if request.json { json::check(&report, out) } else { text::check(&report, out) },
+    )
 }
 
 /// Prints everything the structure holds, as far as it can be read, and what is wrong with it.
@@ -81,7 +87,11 @@ pub(crate) fn check(request: &Request<'_>, out: &mut dyn Write) -> Result<Verdic
 pub(crate) fn dump(request: &Request<'_>, out: &mut dyn Write) -> Result<Verdict, Error> {
     let image = Image::open(request.path)?;
     let (report, content) = examine(&image, request)?;
-    let printed = if request.json { json::dump(&report, &content, out) } else { text::dump(&report, &content, out) };
+    let printed = if request.json {
+        json::dump(&report, &content, out)
+    } else {
+        text::dump(&report, &content, out)
+    };
     finish(&report, printed)
 }
 
@@ -106,14 +116,17 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
     let mut content = Content::Nothing;
     match format::examine(&first) {
         Ok(Found::Empty) => {
-            let mut text = "no store: the first word is zero, so a snapshot would make a new store here".to_string();
+            let mut text =
+                "no store: the first word is zero, so a snapshot would make a new store here"
+                    .to_string();
             text += &looks_like(image)?;
             report.findings.violation(Kind::NoStore, Some(0), text);
         }
         Ok(Found::Store { header, chunk_size }) => {
             let store = Store::new(image, chunk_size);
             store.examine(header, origin.as_ref(), &mut report)?;
-            let identity = image.first_bytes::<IDENTITY_END>()?.and_then(|block| Identity::decode(&block));
+            let identity =
+                image.first_bytes::<IDENTITY_END>()?.and_then(|block| Identity::decode(&block));
             if let (Some(store), Some(identity)) = (&mut report.snapshot_store, identity) {
                 store.identity = Some(IdentityReport::of(&identity));
             }
@@ -123,17 +136,25 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
             content = log::examine(image, &mut report)?.map_or(Content::Nothing, Content::Log);
         }
         Err(error) => {
-            let more = if matches!(error, HeaderError::Foreign { .. }) { looks_like(image)? } else { String::new() };
+            let more = if matches!(error, HeaderError::Foreign { .. }) {
+                looks_like(image)?
+            } else {
+                String::new()
+            };
             bad_header(&first, error, &more, &mut report);
         }
     }
     Ok((report.judged(), content))
 }
 
-/// Names what is there instead of a store, if it is known. The remains of a file system may lie behind a wiped header.
+/// Names what is there instead of a store, if it is known. The remains of a file system may lie
+/// behind a wiped header.
 fn looks_like(image: &Image) -> Result<String, Error> {
-    let found = signature::find(|offset_bytes, bytes| image.read(offset_bytes, bytes), image.size_bytes())?;
-    Ok(found.map_or_else(String::new, |found| format!("; signature of {} at byte {}", found.name, found.offset)))
+    let found =
+        signature::find(|offset_bytes, bytes| image.read(offset_bytes, bytes), image.size_bytes())?;
+    Ok(found.map_or_else(String::new, |found| {
+        format!("; signature of {} at byte {}", found.name, found.offset)
+    }))
 }
 
 /// A header that cannot be used: both of its faults are told, although one would do.
@@ -150,6 +171,10 @@ fn bad_header(first: &[u8; HEADER_BYTES], error: HeaderError, more: &str, report
     report.findings.violation(kind, Some(offset_bytes), format!("{error}{more}"));
     let version = header.map_or(format::VERSION, |header| header.version);
     if kind == Kind::BadChunkSize && version != format::VERSION {
-        report.findings.violation(Kind::BadVersion, Some(8), HeaderError::Version { version }.to_string());
+        report.findings.violation(
+            Kind::BadVersion,
+            Some(8),
+            HeaderError::Version { version }.to_string(),
+        );
     }
 }

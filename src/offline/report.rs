@@ -1,6 +1,7 @@
 //! What `check` and `dump` found: one structure that text and JSON are made from.
 //!
-//! In JSON sizes are bytes, unknown is `null` and an empty list is `[]`; keys may be added, never renamed.
+//! In JSON sizes are bytes, unknown is `null` and an empty list is `[]`; keys may be added, never
+//! renamed.
 
 use std::borrow::Cow;
 
@@ -183,7 +184,8 @@ pub(super) struct LogReport {
     pub(super) regions: Option<u64>,
     pub(super) clean_regions: Option<u64>,
     pub(super) dirty_regions: Option<u64>,
-    /// The legs that it names, in the table's order; `null` if none has ever failed or been changed by ublk-dm.
+    /// The legs that it names, in the table's order; `null` if none has ever failed or been changed
+    /// by ublk-dm.
     pub(super) legs: Option<Vec<LegReport>>,
 }
 

@@ -1,9 +1,12 @@
 //! A snapshot's exception store, area by area, and how it is read.
 //!
-//! The areas are read several times (once for the records by themselves, then for repetitions, then for `dump`) rather
-//! than kept: a store may have more records than there is memory. Whether it is right is judged in `store_check`.
+//! The areas are read several times (once for the records by themselves, then for repetitions, then
+//! for `dump`) rather than kept: a store may have more records than there is memory. Whether it is
+//! right is judged in `store_check`.
 
-use dm_targets::snapshot::format::{self, Layout, NEW_CHUNK_LIMIT, RECORD_BYTES, Record, RecordError, RecordFault};
+use dm_targets::snapshot::format::{
+    self, Layout, NEW_CHUNK_LIMIT, RECORD_BYTES, Record, RecordError, RecordFault,
+};
 use dm_targets::units::{Chunk, ChunkSize, CowChunk, Sectors};
 
 use super::error::Error;
@@ -42,7 +45,11 @@ pub(super) enum AreaEnd {
 
 impl<'a> Store<'a> {
     pub(super) fn new(image: &'a Image, chunk_size: ChunkSize) -> Store<'a> {
-        Store { image, layout: Layout { chunk_size }, cow_size: Sectors::from_bytes(image.size_bytes()) }
+        Store {
+            image,
+            layout: Layout { chunk_size },
+            cow_size: Sectors::from_bytes(image.size_bytes()),
+        }
     }
 
     /// Where things are.
@@ -52,7 +59,8 @@ impl<'a> Store<'a> {
 
     /// Whether the COW chunk of a record can be its own: on the device, and not metadata.
     pub(super) fn new_is_usable(&self, record: Record) -> bool {
-        format::check_record(self.layout, record, None, self.layout.cow_chunks(self.cow_size)).is_none()
+        format::check_record(self.layout, record, None, self.layout.cow_chunks(self.cow_size))
+            .is_none()
     }
 
     /// Where a record is on the device.
@@ -68,17 +76,21 @@ impl<'a> Store<'a> {
     ) -> Result<Area, Error> {
         let len_bytes = self.layout.chunk_size.bytes();
         let mut found = Area { records: 0, end: AreaEnd::Full };
-        self.image.read_pieces(self.layout.area_start(area).bytes(), len_bytes, &mut |_, bytes| {
-            for bytes in bytes.chunks_exact(RECORD_LEN) {
-                let Some(record) = Record::decode(bytes) else {
-                    found.end = AreaEnd::Terminator;
-                    return Ok(Progress::Enough);
-                };
-                visit(found.records, record)?;
-                found.records += 1;
-            }
-            Ok(Progress::More)
-        })?;
+        self.image.read_pieces(
+            self.layout.area_start(area).bytes(),
+            len_bytes,
+            &mut |_, bytes| {
+                for bytes in bytes.chunks_exact(RECORD_LEN) {
+                    let Some(record) = Record::decode(bytes) else {
+                        found.end = AreaEnd::Terminator;
+                        return Ok(Progress::Enough);
+                    };
+                    visit(found.records, record)?;
+                    found.records += 1;
+                }
+                Ok(Progress::More)
+            },
+        )?;
         if self.layout.area_chunk(area).0 >= self.layout.cow_chunks(self.cow_size) {
             found.end = AreaEnd::CutOff;
         }
@@ -86,9 +98,14 @@ impl<'a> Store<'a> {
     }
 
     /// Goes through all records with their areas and indices.
-    pub(super) fn read_all(&self, visit: &mut dyn FnMut(u64, u64, Record) -> Result<(), Error>) -> Result<(), Error> {
+    pub(super) fn read_all(
+        &self,
+        visit: &mut dyn FnMut(u64, u64, Record) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         for area in 0.. {
-            if self.read_area(area, &mut |index, record| visit(area, index, record))?.end != AreaEnd::Full {
+            if self.read_area(area, &mut |index, record| visit(area, index, record))?.end
+                != AreaEnd::Full
+            {
                 break;
             }
         }

@@ -1,6 +1,8 @@
-//! Judging a snapshot's exception store: each record by itself, the end of the last area, what repeats, what is lost.
+//! Judging a snapshot's exception store: each record by itself, the end of the last area, what
+//! repeats, what is lost.
 //!
-//! Rule kept here: nothing found in the store sizes an allocation, and both halves of a record are judged.
+//! Rule kept here: nothing found in the store sizes an allocation, and both halves of a record are
+//! judged.
 
 use dm_targets::snapshot::format::{
     self, Cursor, Header, MIN_COW_CHUNKS, RECORD_BYTES, Record, RecordError, RecordFault,
@@ -10,7 +12,9 @@ use dm_targets::units::{CowChunk, MAX_LEN, Sectors};
 
 use super::error::Error;
 use super::image::{Image, Progress};
-use super::report::{Finding, Findings, Kind, OriginReport, Report, StaleTail, StoreContents, StoreReport};
+use super::report::{
+    Finding, Findings, Kind, OriginReport, Report, StaleTail, StoreContents, StoreReport,
+};
 use super::store::{Area, AreaEnd, RECORD_LEN, Store};
 use super::unique;
 
@@ -24,7 +28,12 @@ struct Scan {
 
 impl Store<'_> {
     /// Examines everything and adds it to the report.
-    pub(super) fn examine(&self, header: Header, origin: Option<&Image>, report: &mut Report) -> Result<(), Error> {
+    pub(super) fn examine(
+        &self,
+        header: Header,
+        origin: Option<&Image>,
+        report: &mut Report,
+    ) -> Result<(), Error> {
         let findings = &mut report.findings;
         let cow_chunks = self.layout.cow_chunks(self.cow_size);
         if header.valid == 0 {
@@ -32,7 +41,8 @@ impl Store<'_> {
             findings.violation(Kind::MarkedInvalid, Some(4), text.into());
         }
         if cow_chunks < MIN_COW_CHUNKS {
-            let text = format!("has {cow_chunks} chunks; a store needs {MIN_COW_CHUNKS} to hold anything");
+            let text =
+                format!("has {cow_chunks} chunks; a store needs {MIN_COW_CHUNKS} to hold anything");
             findings.violation(Kind::TooSmall, None, text);
         }
         let origin = origin.map(|image| {
@@ -44,13 +54,18 @@ impl Store<'_> {
         let origin_chunks = origin.as_ref().map_or(any_origin_chunks, |origin| origin.chunks);
         let scan = self.scan(origin_chunks, findings)?;
         self.judge_end(&scan, findings);
-        let stale_tail = if scan.last.end == AreaEnd::Terminator { self.stale_tail(&scan, findings)? } else { None };
+        let stale_tail = if scan.last.end == AreaEnd::Terminator {
+            self.stale_tail(&scan, findings)?
+        } else {
+            None
+        };
         unique::old_chunks(self, scan.records, findings)?;
         let holes = unique::new_chunks(self, scan.records, scan.cursor.next_free(), findings)?;
 
         let usage = scan.cursor.usage(self.cow_size, 0);
         let valid = header.valid != 0;
-        let status = SnapshotStatus { valid, merge_failed: false, overflowed: false, usage }.to_string();
+        let status =
+            SnapshotStatus { valid, merge_failed: false, overflowed: false, usage }.to_string();
         let contents = StoreContents {
             chunks: cow_chunks,
             records_per_area: self.layout.records_per_area(),
@@ -66,7 +81,10 @@ impl Store<'_> {
             stale_tail,
             origin,
         };
-        report.set_store(StoreReport { contents: Some(contents), ..StoreReport::header_only(header) });
+        report.set_store(StoreReport {
+            contents: Some(contents),
+            ..StoreReport::header_only(header)
+        });
         Ok(())
     }
 
@@ -79,7 +97,8 @@ impl Store<'_> {
             let cursor = &mut scan.cursor;
             scan.last = self.read_area(area, &mut |index, record| {
                 self.judge(area, index, record, origin_chunks, findings);
-                // A chunk that is not the record's own takes part in nothing but the count: chunk 0 moves no cursor.
+                // A chunk that is not the record's own takes part in nothing but the count: chunk 0
+                // moves no cursor.
                 let new = if self.new_is_usable(record) { record.new } else { CowChunk(0) };
                 cursor.load(1, new);
                 Ok(())
@@ -90,7 +109,14 @@ impl Store<'_> {
         Ok(scan)
     }
 
-    fn judge(&self, area: u64, index: u64, record: Record, origin_chunks: u64, findings: &mut Findings) {
+    fn judge(
+        &self,
+        area: u64,
+        index: u64,
+        record: Record,
+        origin_chunks: u64,
+        findings: &mut Findings,
+    ) {
         let cow_chunks = self.layout.cow_chunks(self.cow_size);
         let fault = format::check_record(self.layout, record, Some(origin_chunks), cow_chunks);
         let Some(fault) = fault else { return };
@@ -112,12 +138,16 @@ impl Store<'_> {
         let start = self.layout.area_start(area).bytes();
         let size = self.image.size_bytes();
         let (kind, message) = if area == 0 {
-            let text = format!("area 0 at byte {start} does not fit on the device, which ends at byte {size}");
+            let text = format!(
+                "area 0 at byte {start} does not fit on the device, which ends at byte {size}"
+            );
             (Kind::AreaBeyondEnd, text)
         } else {
             let full = area - 1;
-            let text =
-                format!("area {full} is full, but area {area} at byte {start} does not fit: it ends at byte {size}");
+            let text = format!(
+                "area {full} is full, but area {area} at byte {start} does not fit: it ends at \
+                 byte {size}"
+            );
             (Kind::FullAreaWithoutNext, text)
         };
         findings.add(Finding {
@@ -129,8 +159,9 @@ impl Store<'_> {
         });
     }
 
-    /// Records behind the terminator: ignored now, but the kernel keeps them and they count again as soon as a new
-    /// record takes the terminator's place. This program clears them when it opens a store.
+    /// Records behind the terminator: ignored now, but the kernel keeps them and they count again
+    /// as soon as a new record takes the terminator's place. This program clears them when it opens
+    /// a store.
     fn stale_tail(&self, scan: &Scan, findings: &mut Findings) -> Result<Option<StaleTail>, Error> {
         const ZERO_RECORD: [u8; RECORD_LEN] = [0; RECORD_LEN];
         let area = scan.areas - 1;
@@ -160,8 +191,11 @@ impl Store<'_> {
                 area: Some(area),
                 index: Some(index),
                 offset_bytes: Some(offset_bytes),
-                message: format!("{records} stale records after the end of area {area}; the kernel may revive them")
-                    .into(),
+                message: format!(
+                    "{records} stale records after the end of area {area}; the kernel \
+                    may revive them"
+                )
+                .into(),
             });
         }
         Ok(tail)

@@ -6,7 +6,9 @@ use std::io::{self, Write};
 use super::content::Content;
 use super::error::Error;
 use super::log::Log;
-use super::report::{Finding, Findings, Holes, IdentityReport, LogReport, Report, StoreContents, StoreReport};
+use super::report::{
+    Finding, Findings, Holes, IdentityReport, LogReport, Report, StoreContents, StoreReport,
+};
 use super::store::{AreaEnd, Run, Store};
 
 /// Width of the column of names.
@@ -20,7 +22,11 @@ pub(super) fn check(report: &Report, out: &mut dyn Write) -> Result<(), Error> {
 }
 
 /// Prints what `dump` found: records and dirty regions between head and verdict.
-pub(super) fn dump(report: &Report, content: &Content<'_>, out: &mut dyn Write) -> Result<(), Error> {
+pub(super) fn dump(
+    report: &Report,
+    content: &Content<'_>,
+    out: &mut dyn Write,
+) -> Result<(), Error> {
     let mut out = io::BufWriter::new(out);
     head(report, &mut out).map_err(Error::Output)?;
     if let Some(bytes) = &report.first_bytes {
@@ -70,7 +76,11 @@ fn store_head(store: &StoreReport, out: &mut dyn Write) -> io::Result<()> {
 fn store_contents(contents: &StoreContents, out: &mut dyn Write) -> io::Result<()> {
     let StoreContents { areas, records, last_area_records, records_per_area, .. } = contents;
     name(out, "chunks", contents.chunks)?;
-    name(out, "areas", format_args!("{areas}, the last with {last_area_records} of {records_per_area} records"))?;
+    name(
+        out,
+        "areas",
+        format_args!("{areas}, the last with {last_area_records} of {records_per_area} records"),
+    )?;
     name(out, "records", records)?;
     name(out, "next free", format_args!("chunk {}", contents.next_free_chunk))?;
     name(out, "status", &contents.status)?;
@@ -84,7 +94,9 @@ fn store_contents(contents: &StoreContents, out: &mut dyn Write) -> io::Result<(
     }
     match &contents.origin {
         None => Ok(()),
-        Some(origin) => name(out, "origin", format_args!("{}, {} chunks", origin.path, origin.chunks)),
+        Some(origin) => {
+            name(out, "origin", format_args!("{}, {} chunks", origin.path, origin.chunks))
+        }
     }
 }
 
@@ -111,12 +123,17 @@ fn holes_text(holes: &Holes) -> String {
 
 fn log_head(log: &LogReport, out: &mut dyn Write) -> io::Result<()> {
     name(out, "holds", format_args!("a mirror's dirty log, version {}", log.version))?;
-    let known = |count: Option<u64>| count.map_or_else(|| "unknown".to_string(), |count| count.to_string());
+    let known =
+        |count: Option<u64>| count.map_or_else(|| "unknown".to_string(), |count| count.to_string());
     name(out, "regions", known(log.regions))?;
     name(out, "clean", known(log.clean_regions))?;
     name(out, "dirty", known(log.dirty_regions))?;
     let Some(legs) = &log.legs else { return Ok(()) };
-    let stale = legs.iter().zip(1..).filter(|(leg, _)| leg.stale).map(|(_, number): (_, usize)| number.to_string());
+    let stale = legs
+        .iter()
+        .zip(1..)
+        .filter(|(leg, _)| leg.stale)
+        .map(|(_, number): (_, usize)| number.to_string());
     let stale = stale.collect::<Vec<_>>().join(", ");
     name(out, "legs", legs.len())?;
     name(out, "stale legs", if stale.is_empty() { "none" } else { &stale })
@@ -158,7 +175,11 @@ fn print_run(run: Run, out: &mut dyn Write) -> Result<(), Error> {
         writeln!(out, "  record {index:>8}: origin chunk {} -> COW chunk {}", old.0, new.0)
     } else {
         let (old, new) = (old.0, new.0);
-        writeln!(out, "  record {index:>8}: origin chunks {old}-{old_end} -> COW chunks {new}-{new_end} ({count})")
+        writeln!(
+            out,
+            "  record {index:>8}: origin chunks {old}-{old_end} -> COW chunks {new}-{new_end} \
+             ({count})"
+        )
     };
     line.map_err(Error::Output)
 }
@@ -197,7 +218,9 @@ fn verdict(report: &Report, out: &mut dyn Write) -> io::Result<()> {
 
 fn found(out: &mut dyn Write, what: &str, finding: &Finding) -> io::Result<()> {
     match finding.offset_bytes {
-        Some(offset_bytes) => name(out, what, format_args!("byte {offset_bytes}: {}", finding.message)),
+        Some(offset_bytes) => {
+            name(out, what, format_args!("byte {offset_bytes}: {}", finding.message))
+        }
         None => name(out, what, &finding.message),
     }
 }

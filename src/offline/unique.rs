@@ -1,8 +1,8 @@
 //! Repetitions among records, and the holes between them, in bounded memory.
 //!
-//! The numbers of all records are sorted. If there are more than [`PART_RECORDS`], the numbers are dealt out to as many
-//! parts by a keyed hash and the areas are read once per part, so neither a huge store nor a crafted one takes more than
-//! about 32 bytes times that limit.
+//! The numbers of all records are sorted. If there are more than [`PART_RECORDS`], the numbers are
+//! dealt out to as many parts by a keyed hash and the areas are read once per part, so neither a
+//! huge store nor a crafted one takes more than about 32 bytes times that limit.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -17,21 +17,30 @@ use super::store::Store;
 const PART_RECORDS: u64 = 1 << 24;
 
 /// Finds records about the same origin chunk.
-pub(super) fn old_chunks(store: &Store<'_>, records: u64, findings: &mut Findings) -> Result<(), Error> {
-    let mut search = Search { store, fault: RecordFault::OldTwice, findings, seen: Vec::new(), repeated: 0 };
+pub(super) fn old_chunks(
+    store: &Store<'_>,
+    records: u64,
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    let mut search =
+        Search { store, fault: RecordFault::OldTwice, findings, seen: Vec::new(), repeated: 0 };
     search.run(records, PART_RECORDS, &|record| Some(record.old.0))?;
     Ok(())
 }
 
-/// Finds records that use the same COW chunk, and the data chunks before `next_free` that none uses.
+/// Finds records that use the same COW chunk, and the data chunks before `next_free` that none
+/// uses.
 pub(super) fn new_chunks(
     store: &Store<'_>,
     records: u64,
     next_free: CowChunk,
     findings: &mut Findings,
 ) -> Result<Holes, Error> {
-    let mut search = Search { store, fault: RecordFault::NewTwice, findings, seen: Vec::new(), repeated: 0 };
-    let used = search.run(records, PART_RECORDS, &|record| store.new_is_usable(record).then_some(record.new.0))?;
+    let mut search =
+        Search { store, fault: RecordFault::NewTwice, findings, seen: Vec::new(), repeated: 0 };
+    let used = search.run(records, PART_RECORDS, &|record| {
+        store.new_is_usable(record).then_some(record.new.0)
+    })?;
     let chunks = store.data_chunks_before(next_free).saturating_sub(used);
     let ranges = (records <= PART_RECORDS).then(|| hole_ranges(store, &search.seen));
     Ok(Holes { chunks, ranges })
@@ -49,7 +58,12 @@ struct Search<'a, 'b> {
 
 impl Search<'_, '_> {
     /// Searches all records and returns how many different numbers there are.
-    fn run(&mut self, records: u64, part_records: u64, key: &dyn Fn(Record) -> Option<u64>) -> Result<u64, Error> {
+    fn run(
+        &mut self,
+        records: u64,
+        part_records: u64,
+        key: &dyn Fn(Record) -> Option<u64>,
+    ) -> Result<u64, Error> {
         let parts = records.div_ceil(part_records).max(1);
         let mut numbers = 0;
         let dealer = RandomState::new();
@@ -85,15 +99,21 @@ impl Search<'_, '_> {
                 continue;
             }
             self.repeated += 1;
-            let ((area, index), (earlier_area, earlier_index)) = (self.store.place(*later), self.store.place(*earlier));
-            let record = if self.findings.has_room() { self.store.record_at(area, index)? } else { None };
+            let ((area, index), (earlier_area, earlier_index)) =
+                (self.store.place(*later), self.store.place(*earlier));
+            let record =
+                if self.findings.has_room() { self.store.record_at(area, index)? } else { None };
             // Without a record the list is full, or the device has changed since.
             let Some(record) = record else {
                 self.findings.count_only();
                 continue;
             };
             let more = format!(", as record {earlier_index} of area {earlier_area}");
-            self.store.add(self.findings, RecordError { area, index, record, fault: self.fault }, &more);
+            self.store.add(
+                self.findings,
+                RecordError { area, index, record, fault: self.fault },
+                &more,
+            );
         }
         self.seen.dedup_by_key(|(key, _)| *key);
         Ok(())
@@ -116,7 +136,9 @@ fn hole_ranges(store: &Store<'_>, seen: &[(u64, u64)]) -> Vec<HoleRange> {
 
 /// The data chunks from `first` up to, not including, `end`.
 fn hole(store: &Store<'_>, first: u64, end: u64) -> Option<HoleRange> {
-    let chunks = store.data_chunks_before(CowChunk(end)).checked_sub(store.data_chunks_before(CowChunk(first)))?;
+    let chunks = store
+        .data_chunks_before(CowChunk(end))
+        .checked_sub(store.data_chunks_before(CowChunk(first)))?;
     if chunks == 0 {
         return None;
     }
@@ -140,7 +162,8 @@ mod tests {
         let layout = dm_targets::snapshot::format::Layout { chunk_size };
         for (number, record) in records.iter().enumerate() {
             let (area, index) = (number / 32, number % 32);
-            let start = usize::try_from(layout.area_start(area as u64).bytes()).unwrap() + index * 16;
+            let start =
+                usize::try_from(layout.area_start(area as u64).bytes()).unwrap() + index * 16;
             bytes[start..start + 16].copy_from_slice(&record.encode());
         }
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -153,17 +176,23 @@ mod tests {
     fn parts_find_what_one_search_finds() {
         // 100 records, of which 20 repeat an origin chunk and 30 are about the same one
         let old = |number: u64| if number < 70 { number % 50 } else { 1000 };
-        let records: Vec<_> = (0..100).map(|n| Record { old: Chunk(old(n)), new: CowChunk(n + 2 + n / 32) }).collect();
+        let records: Vec<_> = (0..100)
+            .map(|n| Record { old: Chunk(old(n)), new: CowChunk(n + 2 + n / 32) })
+            .collect();
         with_store(&records, |store| {
             for part_records in [1, 3, 10, 99, 100, 1000] {
                 let mut findings = Findings::default();
                 let fault = RecordFault::OldTwice;
-                let mut search = Search { store, fault, findings: &mut findings, seen: Vec::new(), repeated: 0 };
-                let different = search.run(100, part_records, &|record| Some(record.old.0)).unwrap();
+                let mut search =
+                    Search { store, fault, findings: &mut findings, seen: Vec::new(), repeated: 0 };
+                let different =
+                    search.run(100, part_records, &|record| Some(record.old.0)).unwrap();
                 assert_eq!((different, findings.violations_total), (51, 49), "{part_records}");
-                let mut places: Vec<_> = findings.violations.iter().map(|found| (found.area, found.index)).collect();
+                let mut places: Vec<_> =
+                    findings.violations.iter().map(|found| (found.area, found.index)).collect();
                 places.sort_unstable();
-                let expected = (50..70).chain(71..100).map(|number| (Some(number / 32), Some(number % 32)));
+                let expected =
+                    (50..70).chain(71..100).map(|number| (Some(number / 32), Some(number % 32)));
                 assert!(places.into_iter().eq(expected), "{part_records}");
             }
         });
@@ -176,7 +205,10 @@ mod tests {
         with_store(&records, |store| {
             let holes = new_chunks(store, 5, CowChunk(37), &mut Findings::default()).unwrap();
             let ranges = holes.ranges.unwrap();
-            let ranges: Vec<_> = ranges.iter().map(|hole| (hole.first_chunk, hole.last_chunk, hole.chunks)).collect();
+            let ranges: Vec<_> = ranges
+                .iter()
+                .map(|hole| (hole.first_chunk, hole.last_chunk, hole.chunks))
+                .collect();
             assert_eq!(ranges, [(4, 5, 2), (7, 31, 25), (33, 35, 2)]);
             assert_eq!(holes.chunks, 29);
         });

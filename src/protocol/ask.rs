@@ -1,9 +1,10 @@
 //! Asking a server, and for how long.
 //!
-//! Rule kept here: a command waits without a limit for nothing. A server that is stopped or hangs is noticed because its
-//! listener, which does nothing else, does not answer either; a disk that does not answer is noticed because its oldest
-//! operation stays the same. What is waited for on purpose (an event, the end of a comparison) may take its time, as long
-//! as server and disks answer.
+//! Rule kept here: a command waits without a limit for nothing. A server that is stopped or hangs
+//! is noticed because its listener, which does nothing else, does not answer either; a disk that
+//! does not answer is noticed because its oldest operation stays the same. What is waited for on
+//! purpose (an event, the end of a comparison) may take its time, as long as server and disks
+//! answer.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -14,18 +15,20 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect as connect_to, socket_with,
+};
 use serde::Serialize;
 
-use super::message::{Answer, Doing, Question};
+use super::message::{Command, Doing, Reply};
 
-/// How long a server that lives may take to answer what needs no disk. Its listener does it at once; a machine short of
-/// memory or processors is given time.
+/// How long a server that lives may take to answer what needs no disk. Its listener does it at
+/// once; a machine short of memory or processors is given time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 /// How often a server that is at work is asked whether it still lives, and what it waits for.
 const PROBE_PAUSE: Duration = Duration::from_secs(3);
-/// How long a disk may take for one operation. The kernel gives up on an NVMe or SCSI command after 30 s and says so: a
-/// disk that is silent for longer hangs.
+/// How long a disk may take for one operation. The kernel gives up on an NVMe or SCSI command after
+/// 30 s and says so: a disk that is silent for longer hangs.
 const DISK_LIMIT: Duration = Duration::from_secs(40);
 /// How long a command may take whose server and disks all answer: against kernels that hang.
 const COMMAND_LIMIT: Duration = Duration::from_secs(600);
@@ -41,15 +44,17 @@ struct Patience {
 }
 
 impl Patience {
-    fn with(question: &Question) -> Patience {
-        match question {
-            Question::Report | Question::Ping => {
+    fn with(command: &Command) -> Patience {
+        match command {
+            Command::Report | Command::Ping => {
                 Patience { total: Some(ANSWER_LIMIT), probes: false, watches_disks: false }
             }
             // Its end is what a user waits for.
-            Question::Wait { .. } | Question::Shutdown => Patience { total: None, probes: true, watches_disks: false },
+            Command::Wait { .. } | Command::Shutdown => {
+                Patience { total: None, probes: true, watches_disks: false }
+            }
             // A comparison takes as long as its disks.
-            Question::Message { .. } => Patience { total: None, probes: true, watches_disks: true },
+            Command::Message { .. } => Patience { total: None, probes: true, watches_disks: true },
             _ => Patience { total: Some(COMMAND_LIMIT), probes: true, watches_disks: true },
         }
     }
@@ -61,7 +66,12 @@ struct Silence(HashMap<(String, u64), Instant>);
 
 impl Silence {
     /// Takes what the server says now, and names a disk that has been silent for too long.
-    fn longer_than(&mut self, limit: Duration, oldest: &[(String, u64)], now: Instant) -> Option<String> {
+    fn longer_than(
+        &mut self,
+        limit: Duration,
+        oldest: &[(String, u64)],
+        now: Instant,
+    ) -> Option<String> {
         self.0.retain(|operation, _| oldest.contains(operation));
         for operation in oldest {
             self.0.entry(operation.clone()).or_insert(now);
@@ -88,16 +98,19 @@ pub fn is_absent(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// `TimedOut`, with who or what does not answer; whatever the socket says.
-pub fn ask(mut server: UnixStream, question: &Question) -> io::Result<Answer> {
-    let patience = Patience::with(question);
+pub fn ask(mut server: UnixStream, command: &Command) -> io::Result<Reply> {
+    let patience = Patience::with(command);
     let begun = Instant::now();
     let mut silence = Silence::default();
     server.set_write_timeout(Some(ANSWER_LIMIT))?;
-    write_line(&mut server, question).map_err(|error| if is_late(&error) { no_answer(&server) } else { error })?;
+    write_line(&mut server, command)
+        .map_err(|error| if is_late(&error) { no_answer(&server) } else { error })?;
     let mut line = Vec::new();
     let mut reader = BufReader::new(&server);
     loop {
-        server.set_read_timeout(Some(patience.total.map_or(PROBE_PAUSE, |total| total.min(PROBE_PAUSE))))?;
+        server.set_read_timeout(Some(
+            patience.total.map_or(PROBE_PAUSE, |total| total.min(PROBE_PAUSE)),
+        ))?;
         match reader.read_until(b'\n', &mut line) {
             // What has come already stays in the line.
             Err(error) if is_late(&error) => {}
@@ -107,7 +120,11 @@ pub fn ask(mut server: UnixStream, question: &Question) -> io::Result<Answer> {
         }
         let waited = begun.elapsed();
         if patience.total.is_some_and(|total| waited >= total) {
-            return Err(if patience.probes { gave_up(waited, "it has not ended") } else { no_answer(&server) });
+            return Err(if patience.probes {
+                gave_up(waited, "it has not ended")
+            } else {
+                no_answer(&server)
+            });
         }
         let doing = if patience.probes { probe(&server)? } else { None };
         let Some(doing) = doing else { continue };
@@ -121,8 +138,8 @@ pub fn ask(mut server: UnixStream, question: &Question) -> io::Result<Answer> {
 /// What a server is doing; `None` if it speaks another version's language, or is about to end.
 fn probe(server: &UnixStream) -> io::Result<Option<Doing>> {
     let Some(path) = server.peer_addr()?.as_pathname().map(PathBuf::from) else { return Ok(None) };
-    match connect(&path).and_then(|probe| ask(probe, &Question::Ping)) {
-        Ok(Answer::Doing(doing)) => Ok(Some(doing)),
+    match connect(&path).and_then(|probe| ask(probe, &Command::Ping)) {
+        Ok(Reply::Doing(doing)) => Ok(Some(doing)),
         Err(error) if is_late(&error) => Err(no_answer(server)),
         // The end of the connection that waits says more.
         Ok(_) | Err(_) => Ok(None),
@@ -134,9 +151,11 @@ fn is_late(error: &io::Error) -> bool {
 }
 
 fn no_answer(server: &UnixStream) -> io::Error {
-    let process = socket_peercred(server).map(|peer| format!(" (process {})", peer.pid.as_raw_nonzero()));
+    let process =
+        socket_peercred(server).map(|peer| format!(" (process {})", peer.pid.as_raw_nonzero()));
     let (process, seconds) = (process.unwrap_or_default(), ANSWER_LIMIT.as_secs());
-    let message = format!("its server{process} has not answered for {seconds} s: it is stopped, or hangs");
+    let message =
+        format!("its server{process} has not answered for {seconds} s: it is stopped, or hangs");
     io::Error::new(io::ErrorKind::TimedOut, message)
 }
 
@@ -166,7 +185,8 @@ pub fn has_left(connection: &UnixStream) -> bool {
 pub fn until_left_or(connection: &UnixStream, done: impl AsFd) -> io::Result<bool> {
     let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     loop {
-        let mut fds = [PollFd::new(connection, PollFlags::RDHUP), PollFd::new(&done, PollFlags::IN)];
+        let mut fds =
+            [PollFd::new(connection, PollFlags::RDHUP), PollFd::new(&done, PollFlags::IN)];
         match poll(&mut fds, None) {
             Err(error) if error == rustix::io::Errno::INTR => continue,
             Err(error) => return Err(error.into()),
@@ -202,10 +222,18 @@ mod tests {
         let busy = |operation| vec![("/dev/sda".to_owned(), operation)];
         let mut silence = Silence::default();
         assert_eq!(silence.longer_than(limit, &busy(1), start), None);
-        assert_eq!(silence.longer_than(limit, &busy(2), later(39)), None, "the first one has ended");
+        assert_eq!(
+            silence.longer_than(limit, &busy(2), later(39)),
+            None,
+            "the first one has ended"
+        );
         assert_eq!(silence.longer_than(limit, &busy(2), later(60)), None);
         assert_eq!(silence.longer_than(limit, &[], later(70)), None);
-        assert_eq!(silence.longer_than(limit, &busy(2), later(80)), None, "it is another time of the same number");
+        assert_eq!(
+            silence.longer_than(limit, &busy(2), later(80)),
+            None,
+            "it is another time of the same number"
+        );
         assert_eq!(silence.longer_than(limit, &busy(2), later(120)), Some("/dev/sda".to_owned()));
     }
 
@@ -214,11 +242,14 @@ mod tests {
         let path = std::env::temp_dir().join(format!("ublk-dm-ask-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let begun = Instant::now();
-        let error = connect(&path).and_then(|server| ask(server, &Question::Report)).unwrap_err();
-        assert!(error.to_string().contains(&format!("(process {})", std::process::id())), "{error}");
+        let error = connect(&path).and_then(|server| ask(server, &Command::Report)).unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("(process {})", std::process::id())),
+            "{error}"
+        );
         assert!(begun.elapsed() >= ANSWER_LIMIT && begun.elapsed() < 3 * ANSWER_LIMIT);
         // A command notices it as soon as it looks what the server does.
-        let resume = Question::Resume { device: DeviceRef { id: 0, cookie: 1 } };
+        let resume = Command::Resume { device: DeviceRef { id: 0, cookie: 1 } };
         let error = connect(&path).and_then(|server| ask(server, &resume)).unwrap_err();
         assert!(error.to_string().contains("has not answered"), "{error}");
         drop(listener);

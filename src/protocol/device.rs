@@ -1,4 +1,5 @@
-//! A device in the words of the protocol: how it is made, what of it outlives its server, and what is shown of it.
+//! A device in the words of the protocol: how it is made, what of it outlives its server, and what
+//! is shown of it.
 
 use dm_targets::table::Table;
 use serde::{Deserialize, Serialize};
@@ -31,14 +32,16 @@ pub struct DeviceSpec {
     pub table: Table,
     /// How it is served.
     pub options: DeviceOptions,
-    /// Its disks are taken although they have other users or hold something else. In a state file: a disk of it had to be
-    /// shared with other users, and is again.
+    /// Its disks are taken although they have other users or hold something else. In a state file:
+    /// a disk of it had to be shared with other users, and is again.
     pub force: bool,
     /// A mirror starts without legs that cannot be read, as a table line means to the kernel.
     pub degraded: bool,
-    /// A mirror's leg that the others are recovered from, by its place; `None`: the record of its legs decides.
+    /// A mirror's leg that the others are recovered from, by its place; `None`: the record of its
+    /// legs decides.
     pub source: Option<usize>,
-    /// A store that was made for another origin is this one's from now on. In a state file: that is not on the COW yet.
+    /// A store that was made for another origin is this one's from now on. In a state file: that is
+    /// not on the COW yet.
     #[serde(default)]
     pub other_origin: bool,
     /// A snapshot's device is wanted although its COW says that it is invalid.
@@ -61,8 +64,8 @@ mod table_line {
     }
 }
 
-/// A device as questions name it. Between a look at the devices and the question a number can be given to another device; the
-/// cookie, which the kernel keeps with the device, cannot.
+/// A device as commands name it. Between a look at the devices and the command a number can be
+/// given to another device; the cookie, which the kernel keeps with the device, cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRef {
     pub id: u32,
@@ -107,7 +110,7 @@ pub struct DeviceState {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeviceReport {
     pub id: u32,
-    /// What the kernel keeps with the device. It is for the next question, not for users.
+    /// What the kernel keeps with the device. It is for the next command, not for users.
     pub cookie: u64,
     pub name: String,
     /// The device's object in `list --json`.
@@ -121,14 +124,14 @@ pub struct DeviceReport {
 }
 
 impl DeviceReport {
-    /// The device, for a question.
+    /// The device, for a command.
     pub fn device(&self) -> DeviceRef {
         DeviceRef { id: self.id, cookie: self.cookie }
     }
 }
 
 impl DeviceState {
-    /// The device, for a question.
+    /// The device, for a command.
     pub fn device(&self) -> DeviceRef {
         DeviceRef { id: self.id, cookie: self.cookie }
     }

@@ -1,4 +1,5 @@
-//! By what the disks of a device are known again when its next server finds something at their paths.
+//! By what the disks of a device are known again when its next server finds something at their
+//! paths.
 
 use std::collections::BTreeMap;
 
@@ -18,5 +19,6 @@ pub struct KnownDisk {
     pub store: Which,
 }
 
-/// The disks of a device by their words in its table. One that a server of an earlier version has opened is missing.
+/// The disks of a device by their words in its table. One that a server of an earlier version has
+/// opened is missing.
 pub type KnownDisks = BTreeMap<String, KnownDisk>;

@@ -1,13 +1,13 @@
-//! Questions to a server, and its answers.
+//! Commands to a server, and its answers.
 
 use serde::{Deserialize, Serialize};
 
 use super::device::{DeviceRef, DeviceReport, DeviceSpec, DeviceState};
 use crate::failure::Reason;
 
-/// A question to a server.
+/// A command to a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Question {
+pub enum Command {
     /// Add a device.
     Add {
         /// Made up from its target and id if not given.
@@ -22,8 +22,8 @@ pub enum Question {
     RecoverLeftOut { devices: Vec<DeviceRef> },
     /// Delete devices; `force` also those in use.
     Del { devices: Vec<DeviceRef>, force: bool },
-    /// Delete a device that was added a moment ago, because nobody will be told of it, and put back what its new store has
-    /// overwritten.
+    /// Delete a device that was added a moment ago, because nobody will be told of it, and put back
+    /// what its new store has overwritten.
     TakeBack { device: DeviceRef },
     /// All about its devices.
     Report,
@@ -48,14 +48,14 @@ pub enum Question {
 pub struct Doing {
     /// The command that is being carried out.
     pub command: Option<String>,
-    /// Disks that have been given something to do, and the number of the oldest operation: as long as that is the same, the
-    /// disk has not answered.
+    /// Disks that have been given something to do, and the number of the oldest operation: as long
+    /// as that is the same, the disk has not answered.
     pub oldest: Vec<(String, u64)>,
 }
 
 /// A server's answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Answer {
+pub enum Reply {
     Added {
         /// What its user should know.
         note: Option<String>,
@@ -83,43 +83,48 @@ pub enum Answer {
     },
 }
 
-impl Question {
+impl Command {
     /// The devices that it is about and that must be there.
     pub fn devices(&self) -> &[DeviceRef] {
         match self {
-            Question::RecoverLeftOut { devices } | Question::Del { devices, .. } => devices,
-            Question::TakeBack { device }
-            | Question::Suspend { device, .. }
-            | Question::Resume { device }
-            | Question::Load { device, .. }
-            | Question::Message { device, .. }
-            | Question::Wait { device, .. } => std::slice::from_ref(device),
-            Question::Add { .. } | Question::Recover(_) | Question::Report | Question::Ping | Question::Shutdown => &[],
+            Command::RecoverLeftOut { devices } | Command::Del { devices, .. } => devices,
+            Command::TakeBack { device }
+            | Command::Suspend { device, .. }
+            | Command::Resume { device }
+            | Command::Load { device, .. }
+            | Command::Message { device, .. }
+            | Command::Wait { device, .. } => std::slice::from_ref(device),
+            Command::Add { .. }
+            | Command::Recover(_)
+            | Command::Report
+            | Command::Ping
+            | Command::Shutdown => &[],
         }
     }
 
-    /// Refuses a question about a device whose number has another one by now. `cookie` is what a number's device has; one
-    /// that is not there is nothing to be taken for another.
+    /// Refuses a command about a device whose number has another one by now. `cookie` is what a
+    /// number's device has; one that is not there is nothing to be taken for another.
     pub fn refuse_replaced(&self, cookie: impl Fn(u32) -> Option<u64>) -> Result<(), Reason> {
-        let replaced = |device: &&DeviceRef| cookie(device.id).is_some_and(|cookie| cookie != device.cookie);
+        let replaced =
+            |device: &&DeviceRef| cookie(device.id).is_some_and(|cookie| cookie != device.cookie);
         self.devices().iter().find(replaced).map_or(Ok(()), |device| Err(device.replaced()))
     }
 
     /// What it asks for, in the word of the verb.
     pub fn verb(&self) -> &'static str {
         match self {
-            Question::Add { .. } => "add",
-            Question::Recover(_) | Question::RecoverLeftOut { .. } => "recover",
-            Question::Del { .. } => "del",
-            Question::TakeBack { .. } => "take back",
-            Question::Report => "list",
-            Question::Ping => "ping",
-            Question::Suspend { .. } => "suspend",
-            Question::Resume { .. } => "resume",
-            Question::Load { .. } => "load",
-            Question::Message { .. } => "message",
-            Question::Wait { .. } => "wait",
-            Question::Shutdown => "end",
+            Command::Add { .. } => "add",
+            Command::Recover(_) | Command::RecoverLeftOut { .. } => "recover",
+            Command::Del { .. } => "del",
+            Command::TakeBack { .. } => "take back",
+            Command::Report => "list",
+            Command::Ping => "ping",
+            Command::Suspend { .. } => "suspend",
+            Command::Resume { .. } => "resume",
+            Command::Load { .. } => "load",
+            Command::Message { .. } => "message",
+            Command::Wait { .. } => "wait",
+            Command::Shutdown => "end",
         }
     }
 }
@@ -132,20 +137,20 @@ mod tests {
     fn a_question_about_another_devices_number_is_refused() {
         let device = DeviceRef { id: 3, cookie: 77 };
         let here = |cookie| move |id| (id == 3).then_some(cookie);
-        for question in [
-            Question::Del { devices: vec![DeviceRef { id: 2, cookie: 5 }, device], force: true },
-            Question::RecoverLeftOut { devices: vec![device] },
-            Question::TakeBack { device },
-            Question::Suspend { device, noflush: false },
-            Question::Resume { device },
-            Question::Message { device, words: Vec::new() },
-            Question::Wait { device, events: None },
+        for command in [
+            Command::Del { devices: vec![DeviceRef { id: 2, cookie: 5 }, device], force: true },
+            Command::RecoverLeftOut { devices: vec![device] },
+            Command::TakeBack { device },
+            Command::Suspend { device, noflush: false },
+            Command::Resume { device },
+            Command::Message { device, words: Vec::new() },
+            Command::Wait { device, events: None },
         ] {
-            assert!(question.refuse_replaced(here(77)).is_ok(), "{}", question.verb());
-            let why = question.refuse_replaced(here(78)).unwrap_err();
+            assert!(command.refuse_replaced(here(77)).is_ok(), "{}", command.verb());
+            let why = command.refuse_replaced(here(78)).unwrap_err();
             assert!(why.starts_with("/dev/ublkb3 is another device by now"), "{why}");
-            assert!(question.refuse_replaced(|_| None).is_ok(), "one that is gone is no other one");
+            assert!(command.refuse_replaced(|_| None).is_ok(), "one that is gone is no other one");
         }
-        assert!(Question::Shutdown.refuse_replaced(here(78)).is_ok());
+        assert!(Command::Shutdown.refuse_replaced(here(78)).is_ok());
     }
 }

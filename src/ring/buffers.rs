@@ -1,21 +1,23 @@
 //! The memory that I/O happens in: one mapping, handed out in page-aligned powers of two.
 //!
-//! Rule I6 is kept by counting: a buffer is handed out again only when nobody, an operation in flight included, holds it
-//! any more. The mapping itself lives as long as the process, so no operation can ever outlive it.
+//! Rule I6 is kept by counting: a buffer is handed out again only when nobody, an operation in
+//! flight included, holds it any more. The mapping itself lives as long as the process, so no
+//! operation can ever outlive it.
 //!
-//! The allocator is a buddy system with its lists in arrays beside the memory: nothing is allocated after start, and both
-//! taking and giving back cost a few steps.
+//! The allocator is a buddy system with its lists in arrays beside the memory: nothing is allocated
+//! after start, and both taking and giving back cost a few steps.
 
 use std::io;
 use std::ptr::NonNull;
 
 use crate::sys::mapping::map_anonymous;
 
-/// Memory for copies and metadata of one family. Touched only as far as it is used; when it is used up, copy clients
-/// fall back to their reserves and wait.
+/// Memory for copies and metadata of one family. Touched only as far as it is used; when it is used
+/// up, copy clients fall back to their reserves and wait.
 pub const BUFFERS_BYTES: usize = 64 << 20;
-/// The part that is registered with the ring, and so is always backed by memory. The free lists hand it out first; it is
-/// enough for the copies of one device at full depth, or for the slices of one large copy twice.
+/// The part that is registered with the ring, and so is always backed by memory. The free lists
+/// hand it out first; it is enough for the copies of one device at full depth, or for the slices of
+/// one large copy twice.
 const HOT_BYTES: usize = 8 << 20;
 /// Where huge pages start: the registered part is made of them if the kernel has some to give.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
@@ -23,7 +25,8 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 const PAGE_BYTES: usize = 4096;
 /// Largest buffer: 1 MiB, twice the largest slice of a copy.
 const MAX_ORDER: usize = 8;
-/// Free buffers of a size that are kept as they are, for the next of that size; more are joined with their neighbours.
+/// Free buffers of a size that are kept as they are, for the next of that size; more are joined
+/// with their neighbours.
 const KEPT: u32 = 64;
 const NONE: u32 = u32::MAX;
 
@@ -50,13 +53,15 @@ impl Buffers {
     /// Maps the memory.
     pub fn new() -> io::Result<Buffers> {
         let base = map_aligned(BUFFERS_BYTES)?;
-        // SAFETY: advice about a part of the mapping just made; it has no effect on what the memory holds.
+        // SAFETY: advice about a part of the mapping just made; it has no effect on what the memory
+        // holds.
         if unsafe { libc::madvise(base.as_ptr().cast(), HOT_BYTES, libc::MADV_HUGEPAGE) } != 0 {
             log::debug!("no huge pages: {}", io::Error::last_os_error());
         }
         let empty = Head { order: 0, free: false, references: 0, next: NONE, prev: NONE };
         let heads = vec![empty; BUFFERS_BYTES / PAGE_BYTES];
-        let mut buffers = Buffers { base, heads, lists: [NONE; MAX_ORDER + 1], counts: [0; MAX_ORDER + 1] };
+        let mut buffers =
+            Buffers { base, heads, lists: [NONE; MAX_ORDER + 1], counts: [0; MAX_ORDER + 1] };
         for page in (0..buffers.heads.len()).rev().step_by(1 << MAX_ORDER) {
             buffers.push(as_page(page + 1 - (1 << MAX_ORDER)), MAX_ORDER);
         }
@@ -66,7 +71,8 @@ impl Buffers {
     fn push(&mut self, page: u32, order: usize) {
         let next = self.lists[order];
         let order_byte = u8::try_from(order).unwrap_or(u8::MAX);
-        self.heads[page as usize] = Head { order: order_byte, free: true, references: 0, next, prev: NONE };
+        self.heads[page as usize] =
+            Head { order: order_byte, free: true, references: 0, next, prev: NONE };
         if next != NONE {
             self.heads[next as usize].prev = page;
         }
@@ -94,7 +100,8 @@ impl Buffers {
 
     /// Whether a buffer is in the registered part.
     pub fn is_registered(&self, page: u32) -> bool {
-        // The registered part is a multiple of the largest buffer, so no buffer lies across its end.
+        // The registered part is a multiple of the largest buffer, so no buffer lies across its
+        // end.
         (page as usize) < HOT_BYTES / PAGE_BYTES
     }
 
@@ -102,7 +109,8 @@ impl Buffers {
     pub fn acquire(&mut self, len_bytes: u32) -> Option<u32> {
         let pages = (len_bytes as usize).div_ceil(PAGE_BYTES).max(1).next_power_of_two();
         let order = pages.trailing_zeros() as usize;
-        let room = |buffers: &Buffers| (order..=MAX_ORDER).find(|order| buffers.lists[*order] != NONE);
+        let room =
+            |buffers: &Buffers| (order..=MAX_ORDER).find(|order| buffers.lists[*order] != NONE);
         let from = match room(self) {
             Some(from) => from,
             None => {
@@ -116,7 +124,8 @@ impl Buffers {
             self.push(page + (1 << split), split);
         }
         let order_byte = u8::try_from(order).unwrap_or(u8::MAX);
-        self.heads[page as usize] = Head { order: order_byte, free: false, references: 1, next: NONE, prev: NONE };
+        self.heads[page as usize] =
+            Head { order: order_byte, free: false, references: 1, next: NONE, prev: NONE };
         Some(page)
     }
 
@@ -174,23 +183,25 @@ impl Buffers {
         }
     }
 
-    /// Where a buffer's byte is, for an operation of `len_bytes` from there; `None` if that leaves the buffer.
+    /// Where a buffer's byte is, for an operation of `len_bytes` from there; `None` if that leaves
+    /// the buffer.
     pub fn address(&self, page: u32, offset_bytes: u32, len_bytes: usize) -> Option<NonNull<u8>> {
         let size = PAGE_BYTES << self.heads[page as usize].order;
         let offset = offset_bytes as usize;
         if offset.checked_add(len_bytes)? > size {
             return None;
         }
-        // SAFETY: the page index comes from this memory and the range was just found to lie inside its buffer,
-        // which lies inside the mapping.
+        // SAFETY: the page index comes from this memory and the range was just found to lie inside
+        // its buffer, which lies inside the mapping.
         Some(unsafe { self.base.add(page as usize * PAGE_BYTES + offset) })
     }
 
     /// Copies out of a buffer; a range outside it reads as nothing.
     pub fn read(&self, page: u32, offset_bytes: u32, out: &mut [u8]) {
         if let Some(address) = self.address(page, offset_bytes, out.len()) {
-            // SAFETY: the range is inside the mapping, `out` is ordinary memory elsewhere, and no operation is writing
-            // to a buffer whose bytes its owner looks at (the owner awaited it).
+            // SAFETY: the range is inside the mapping, `out` is ordinary memory elsewhere, and no
+            // operation is writing to a buffer whose bytes its owner looks at (the owner awaited
+            // it).
             unsafe { std::ptr::copy_nonoverlapping(address.as_ptr(), out.as_mut_ptr(), out.len()) }
         }
     }
@@ -212,7 +223,8 @@ fn as_page(index: usize) -> u32 {
 fn map_aligned(len_bytes: usize) -> io::Result<NonNull<u8>> {
     let base = map_anonymous(len_bytes + HUGE_PAGE_BYTES)?;
     let ahead = base.as_ptr().align_offset(HUGE_PAGE_BYTES);
-    // SAFETY: the mapping is longer by as much as the start is moved at most. What lies outside is never touched.
+    // SAFETY: the mapping is longer by as much as the start is moved at most. What lies outside is
+    // never touched.
     Ok(unsafe { base.add(ahead) })
 }
 

@@ -1,8 +1,8 @@
 //! Files and disks on the ring.
 //!
-//! A file used through the ring's file table spares the kernel a look-up on every operation. Kernels before 6.13 give a
-//! table entry back only when all older requests have ended, and the ublk commands of an idle device never do; there, files
-//! are used by descriptor.
+//! A file used through the ring's file table spares the kernel a look-up on every operation.
+//! Kernels before 6.13 give a table entry back only when all older requests have ended, and the
+//! ublk commands of an idle device never do; there, files are used by descriptor.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -17,8 +17,8 @@ use io_uring::types::Fd;
 use super::inner::{FileTable, Inner, RingFile, Work};
 use super::merge::can_join;
 
-/// Places in the file table: a disk for every snapshot and two files for every device of a large family. Files that find
-/// no place are used by descriptor.
+/// Places in the file table: a disk for every snapshot and two files for every device of a large
+/// family. Files that find no place are used by descriptor.
 pub(super) const REGISTERED_FILES: u32 = 1024;
 /// The first kernel that gives a table entry back when its own requests have ended.
 const EARLY_RELEASE: (u32, u32) = (6, 13);
@@ -29,7 +29,9 @@ impl FileTable {
     /// Has the kernel make the table, if it is one that gives entries back.
     pub(super) fn new(uring: &io_uring::IoUring) -> FileTable {
         let is_at_least = |wanted| kernel_version().is_some_and(|version| version >= wanted);
-        let free = if is_at_least(EARLY_RELEASE) && uring.submitter().register_files_sparse(REGISTERED_FILES).is_ok() {
+        let free = if is_at_least(EARLY_RELEASE)
+            && uring.submitter().register_files_sparse(REGISTERED_FILES).is_ok()
+        {
             (0..REGISTERED_FILES).rev().collect()
         } else {
             Vec::new()
@@ -50,14 +52,16 @@ impl RingFile {
     pub(super) fn new(ring: &Rc<Inner>, file: OwnedFd) -> RingFile {
         let mut place = ring.files.free.borrow_mut().pop();
         if let Some(index) = place {
-            let registered = ring.uring.borrow().submitter().register_files_update(index, &[file.as_raw_fd()]);
+            let registered =
+                ring.uring.borrow().submitter().register_files_update(index, &[file.as_raw_fd()]);
             if registered.is_err() {
                 ring.files.free.borrow_mut().push(index);
                 place = None;
             }
         }
-        let is_block = rustix::fs::fstat(&file)
-            .is_ok_and(|status| rustix::fs::FileType::from_raw_mode(status.st_mode).is_block_device());
+        let is_block = rustix::fs::fstat(&file).is_ok_and(|status| {
+            rustix::fs::FileType::from_raw_mode(status.st_mode).is_block_device()
+        });
         let discards = is_block && ring.files.discards;
         let (held, last_read_end) = (RefCell::default(), Cell::new(u64::MAX));
         RingFile { ring: ring.clone(), file, place, discards, held, last_read_end }
@@ -102,7 +106,13 @@ pub(super) struct RingDisk {
 }
 
 impl RingDisk {
-    pub(super) fn new(ring: &Rc<Inner>, file: OwnedFd, limits: Limits, size: Sectors, probe: SizeProbe) -> RingDisk {
+    pub(super) fn new(
+        ring: &Rc<Inner>,
+        file: OwnedFd,
+        limits: Limits,
+        size: Sectors,
+        probe: SizeProbe,
+    ) -> RingDisk {
         let file = Rc::new(RingFile::new(ring, file));
         RingDisk { ring: ring.clone(), file, limits, size: Cell::new(size), probe }
     }
@@ -121,7 +131,9 @@ impl Backend for RingDisk {
     }
 
     fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {
-        self.ring.poll_slot(id.0, waker).map(|result| if result < 0 { Err(Errno(-result)) } else { Ok(()) })
+        self.ring
+            .poll_slot(id.0, waker)
+            .map(|result| if result < 0 { Err(Errno(-result)) } else { Ok(()) })
     }
 
     fn detach(&self, id: OpId) {

@@ -1,6 +1,7 @@
 //! How an operation becomes an entry of the submission queue.
 //!
-//! Rule kept here: I6 (an entry points only into memory that its slot, its device or the process holds).
+//! Rule kept here: I6 (an entry points only into memory that its slot, its device or the process
+//! holds).
 
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{opcode, squeue};
@@ -40,15 +41,21 @@ impl Inner {
         let entry = match op.kind {
             OpKind::Flush => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
             OpKind::Discard if file.discards => discard_entry(fd, offset, len),
-            OpKind::Discard => opcode::Fallocate::new(fd, len).offset(offset).mode(punch_hole).build(),
-            OpKind::WriteZeroes => opcode::Fallocate::new(fd, len).offset(offset).mode(zero_range).build(),
+            OpKind::Discard => {
+                opcode::Fallocate::new(fd, len).offset(offset).mode(punch_hole).build()
+            }
+            OpKind::WriteZeroes => {
+                opcode::Fallocate::new(fd, len).offset(offset).mode(zero_range).build()
+            }
             OpKind::Read => {
                 let bytes = u32::try_from(len).ok()?;
                 match self.place(&op.memory, done_bytes, bytes, iovecs)? {
                     Place::Fixed(address, index) => {
                         opcode::ReadFixed::new(fd, address, bytes, index).offset(offset).build()
                     }
-                    Place::Plain(address) => opcode::Read::new(fd, address, bytes).offset(offset).build(),
+                    Place::Plain(address) => {
+                        opcode::Read::new(fd, address, bytes).offset(offset).build()
+                    }
                     Place::Vector => {
                         let count = u32::try_from(iovecs.len()).ok()?;
                         opcode::Readv::new(fd, iovecs.as_ptr(), count).offset(offset).build()
@@ -64,16 +71,23 @@ impl Inner {
         Some(entry.flags(flags))
     }
 
-    fn place(&self, memory: &Memory, done_bytes: u64, bytes: u32, iovecs: &mut Vec<libc::iovec>) -> Option<Place> {
+    fn place(
+        &self,
+        memory: &Memory,
+        done_bytes: u64,
+        bytes: u32,
+        iovecs: &mut Vec<libc::iovec>,
+    ) -> Option<Place> {
         match memory {
             Memory::None => None,
             Memory::Payload { id, offset_bytes } => {
                 let at = usize::try_from(u64::from(*offset_bytes) + done_bytes).ok()?;
                 match self.payloads.borrow().get(*id)? {
                     // A registered request buffer is addressed by the offset in it.
-                    Payload::Registered => {
-                        Some(Place::Fixed(std::ptr::without_provenance_mut(at), u16::try_from(id.0).ok()?))
-                    }
+                    Payload::Registered => Some(Place::Fixed(
+                        std::ptr::without_provenance_mut(at),
+                        u16::try_from(id.0).ok()?,
+                    )),
                     Payload::Mapped { address, len_bytes } => {
                         if at + bytes as usize > len_bytes {
                             return None;
@@ -88,14 +102,28 @@ impl Inner {
                 let buffers = self.buffers.borrow();
                 let address = buffers.address(buffer.id().0, at, bytes as usize)?.as_ptr();
                 let fixed = self.buffers_registered && buffers.is_registered(buffer.id().0);
-                Some(if fixed { Place::Fixed(address, BUFFERS_INDEX) } else { Place::Plain(address) })
+                Some(if fixed {
+                    Place::Fixed(address, BUFFERS_INDEX)
+                } else {
+                    Place::Plain(address)
+                })
             }
             Memory::Vector { buffers, offset_bytes } => {
-                self.gather(buffers.iter(), u64::from(*offset_bytes) + done_bytes, u64::from(bytes), iovecs)?;
+                self.gather(
+                    buffers.iter(),
+                    u64::from(*offset_bytes) + done_bytes,
+                    u64::from(bytes),
+                    iovecs,
+                )?;
                 Some(Place::Vector)
             }
             Memory::Pages { pages, offset_bytes } => {
-                self.gather(pages.iter().cycle(), u64::from(*offset_bytes) + done_bytes, u64::from(bytes), iovecs)?;
+                self.gather(
+                    pages.iter().cycle(),
+                    u64::from(*offset_bytes) + done_bytes,
+                    u64::from(bytes),
+                    iovecs,
+                )?;
                 Some(Place::Vector)
             }
         }
@@ -117,9 +145,15 @@ impl Inner {
                 continue;
             }
             let part = (size - skip).min(len);
-            let address =
-                self.buffers.borrow().address(buffer.id().0, u32::try_from(skip).ok()?, usize::try_from(part).ok()?)?;
-            iovecs.push(libc::iovec { iov_base: address.as_ptr().cast(), iov_len: usize::try_from(part).ok()? });
+            let address = self.buffers.borrow().address(
+                buffer.id().0,
+                u32::try_from(skip).ok()?,
+                usize::try_from(part).ok()?,
+            )?;
+            iovecs.push(libc::iovec {
+                iov_base: address.as_ptr().cast(),
+                iov_len: usize::try_from(part).ok()?,
+            });
             (skip, len) = (0, len - part);
             if len == 0 {
                 return Some(());
@@ -129,8 +163,9 @@ impl Inner {
     }
 }
 
-/// A discard of a block device: where it starts stands in the address, its length at the start of the command. It is done by a
-/// worker, which may wait: asked not to wait, a device that cannot promise that (many of device-mapper's) refuses discards.
+/// A discard of a block device: where it starts stands in the address, its length at the start of
+/// the command. It is done by a worker, which may wait: asked not to wait, a device that cannot
+/// promise that (many of device-mapper's) refuses discards.
 #[allow(clippy::host_endian_bytes)] // as the kernel reads it
 fn discard_entry(fd: Fd, offset: u64, len: u64) -> squeue::Entry {
     let mut command = [0; 16];
@@ -155,7 +190,9 @@ fn write_entry(
         Place::Fixed(address, index) => {
             opcode::WriteFixed::new(fd, address, bytes, index).offset(offset).rw_flags(sync).build()
         }
-        Place::Plain(address) => opcode::Write::new(fd, address, bytes).offset(offset).rw_flags(sync).build(),
+        Place::Plain(address) => {
+            opcode::Write::new(fd, address, bytes).offset(offset).rw_flags(sync).build()
+        }
         Place::Vector => {
             let count = u32::try_from(iovecs.len()).ok()?;
             opcode::Writev::new(fd, iovecs.as_ptr(), count).offset(offset).rw_flags(sync).build()

@@ -1,7 +1,8 @@
 //! What a ring holds: the ring itself, its slots, and the files that they work on.
 //!
-//! A ring knows its slots, a slot the file that it works on, and a file the ring in whose table it has a place: so these types
-//! stand together. What is done with them is in the files beside this one.
+//! A ring knows its slots, a slot the file that it works on, and a file the ring in whose table it
+//! has a place: so these types stand together. What is done with them is in the files beside this
+//! one.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -17,7 +18,8 @@ use io_uring::IoUring;
 use super::buffers::Buffers;
 use super::payloads::Payloads;
 
-/// Most buffers the kernel registers with one ring, so, but for the last, most tags that can use zero copy in a family.
+/// Most buffers the kernel registers with one ring, so, but for the last, most tags that can use
+/// zero copy in a family.
 pub(super) const REGISTERED_BUFFERS: u32 = 16384;
 /// The last of them is the part of the buffers that is handed out first.
 pub(super) const BUFFERS_INDEX: u16 = 16383;
@@ -85,7 +87,8 @@ pub struct RingFile {
     pub(super) ring: Rc<Inner>,
     pub(super) file: OwnedFd,
     pub(super) place: Option<u32>,
-    /// A block device that takes discards. Others punch holes, which a block device would understand as writes of zeroes.
+    /// A block device that takes discards. Others punch holes, which a block device would
+    /// understand as writes of zeroes.
     pub(super) discards: bool,
     /// Operations on it that wait for the end of the round.
     pub(super) held: RefCell<Vec<u32>>,

@@ -1,13 +1,15 @@
 //! Neighbouring operations of a round become one.
 //!
-//! Copies of chunks that different requests ask for go to neighbouring chunks of a COW, because these are handed out in
-//! order. So reads and writes of the buffers are held back until the round is submitted, and those that continue one
-//! another on a disk are sent as one vectored operation. Nothing is held longer than the round that started it, and
-//! operations in flight together may be carried out in any order anyway (see `dm_targets::disk`).
+//! Copies of chunks that different requests ask for go to neighbouring chunks of a COW, because
+//! these are handed out in order. So reads and writes of the buffers are held back until the round
+//! is submitted, and those that continue one another on a disk are sent as one vectored operation.
+//! Nothing is held longer than the round that started it, and operations in flight together may be
+//! carried out in any order anyway (see `dm_targets::disk`).
 //!
-//! Rules kept here: I6 (each operation keeps its own slot until the joint one has completed; the list of memory belongs to
-//! the first one's slot), and: an error is that of the operation that it belongs to. A joint operation that fails or falls
-//! short is taken apart, and each of its operations is tried by itself.
+//! Rules kept here: I6 (each operation keeps its own slot until the joint one has completed; the
+//! list of memory belongs to the first one's slot), and: an error is that of the operation that it
+//! belongs to. A joint operation that fails or falls short is taken apart, and each of its
+//! operations is tried by itself.
 
 use std::rc::Rc;
 
@@ -17,7 +19,8 @@ use io_uring::{IoUring, Probe, squeue};
 
 use super::inner::{BUFFERS_INDEX, Inner, NO_SLOT, RingFile, Slot, Work};
 
-/// Most operations joined; the kernel's own bound on a vector that it need not allocate twice is lower, its limit higher.
+/// Most operations joined; the kernel's own bound on a vector that it need not allocate twice is
+/// lower, its limit higher.
 const MAX_JOINED: usize = 128;
 /// Longest joint operation: a slice of the copy engine.
 const MAX_JOINED_BYTES: u64 = 1 << 19;
@@ -30,8 +33,9 @@ pub(super) fn has_fixed_vectors(uring: &IoUring) -> bool {
         && probe.is_supported(WritevFixed::CODE)
 }
 
-/// Whether an operation may be held back to be joined with others. Reads of an origin are where its users write, so only
-/// one that goes on where the last one ended is worth it; writes to a COW nearly always have neighbours.
+/// Whether an operation may be held back to be joined with others. Reads of an origin are where its
+/// users write, so only one that goes on where the last one ended is worth it; writes to a COW
+/// nearly always have neighbours.
 pub(super) fn can_join(file: &RingFile, op: &Op) -> bool {
     if !matches!(op.memory, Memory::Buffer { .. }) || op.count.bytes() >= MAX_JOINED_BYTES {
         return false;
@@ -141,7 +145,9 @@ impl Inner {
         let (fd, flags) = file.target();
         let offset = op.sector.bytes();
         let entry = match (op.kind, fixed) {
-            (OpKind::Read, true) => ReadvFixed::new(fd, memory, count, BUFFERS_INDEX).offset(offset).build(),
+            (OpKind::Read, true) => {
+                ReadvFixed::new(fd, memory, count, BUFFERS_INDEX).offset(offset).build()
+            }
             (OpKind::Read, false) => Readv::new(fd, memory, count).offset(offset).build(),
             (_, true) => WritevFixed::new(fd, memory, count, BUFFERS_INDEX).offset(offset).build(),
             (_, false) => Writev::new(fd, memory, count).offset(offset).build(),
@@ -154,7 +160,8 @@ impl Inner {
         let whole = u64::try_from(result).is_ok_and(|moved| moved == self.joint_bytes(first));
         let mut index = first;
         while index != NO_SLOT {
-            let next = std::mem::replace(&mut self.slots.borrow_mut()[index as usize].next, NO_SLOT);
+            let next =
+                std::mem::replace(&mut self.slots.borrow_mut()[index as usize].next, NO_SLOT);
             if whole {
                 // Any positive number says that it has been carried out.
                 self.finish(index, 1);
@@ -242,7 +249,9 @@ mod tests {
         let places = [5_u8, 3, 4, 9, 20, 8, 10, 31, 30, 60];
         let buffers: Vec<Buffer> = places.iter().map(|place| buffer(&ring, *place)).collect();
         let at = |place: u8| Sector(u64::from(place) * 8);
-        let write = |(place, buffer): (&u8, &Buffer)| disk.write(at(*place), Sectors(8), buffer.at(0), false);
+        let write = |(place, buffer): (&u8, &Buffer)| {
+            disk.write(at(*place), Sectors(8), buffer.at(0), false)
+        };
         let written = results(&ring, places.iter().zip(&buffers).map(write).collect());
         assert!(written.iter().all(Result::is_ok), "{written:?}");
         assert_eq!(disk.counters().writes, 10, "each counts as what it was started as");
@@ -262,7 +271,9 @@ mod tests {
         // The disk is believed to be longer than the file: the joint read ends early.
         let disk = disk(&ring, &file, 64);
         let buffers: Vec<Buffer> = (0..5).map(|_| buffer(&ring, 0)).collect();
-        let read = |(place, buffer): (u64, &Buffer)| disk.read(Sector(place * 8), Sectors(8), buffer.at(0));
+        let read = |(place, buffer): (u64, &Buffer)| {
+            disk.read(Sector(place * 8), Sectors(8), buffer.at(0))
+        };
         let found = results(&ring, (0..).zip(&buffers).map(read).collect());
         assert_eq!(found, [Ok(()), Ok(()), Ok(()), Err(Errno::EIO), Err(Errno::EIO)]);
         for buffer in &buffers[..3] {

@@ -1,11 +1,12 @@
-//! The ring of a thread: disk operations and ublk commands of a whole family go through one io_uring.
+//! The ring of a thread: disk operations and ublk commands of a whole family go through one
+//! io_uring.
 //!
-//! Rules kept here: I6 (what an entry points to is held until its completion has been reaped: see [`slot`] and
-//! [`entry`]), and: one submit-and-wait per round, nothing submitted one by one.
+//! Rules kept here: I6 (what an entry points to is held until its completion has been reaped: see
+//! [`slot`] and [`entry`]), and: one submit-and-wait per round, nothing submitted one by one.
 //!
-//! [`inner`] says what a ring holds, [`slot`] what becomes of an operation from its start to its completion, [`entry`] how
-//! it looks to the kernel, [`merge`] when several become one, [`disk`] what a disk is, [`payloads`] where requests' data is,
-//! [`waiting`] which disks have not answered.
+//! [`inner`] says what a ring holds, [`slot`] what becomes of an operation from its start to its
+//! completion, [`entry`] how it looks to the kernel, [`merge`] when several become one, [`disk`]
+//! what a disk is, [`payloads`] where requests' data is, [`waiting`] which disks have not answered.
 
 pub mod buffers;
 mod disk;
@@ -38,7 +39,8 @@ pub use inner::RingFile;
 pub use payloads::Payload;
 pub use slot::Command;
 
-/// Submission entries: a full round of every tag of a few devices. When they are used up the round is submitted early.
+/// Submission entries: a full round of every tag of a few devices. When they are used up the round
+/// is submitted early.
 const SUBMISSION_ENTRIES: u32 = 1024;
 /// Completion entries; more only cost a slower path in the kernel, never a lost completion.
 const COMPLETION_ENTRIES: u32 = 16384;
@@ -66,7 +68,8 @@ impl Ring {
         };
         let uring = build(true).or_else(|_| build(false))?;
         let buffers = Buffers::new()?;
-        let registered_buffers = uring.submitter().register_buffers_sparse(REGISTERED_BUFFERS).is_ok();
+        let registered_buffers =
+            uring.submitter().register_buffers_sparse(REGISTERED_BUFFERS).is_ok();
         let buffers_registered = registered_buffers && register_buffers(&uring, &buffers);
         Ok(Ring {
             inner: Rc::new(Inner {
@@ -97,8 +100,8 @@ impl Ring {
         self.inner.clone()
     }
 
-    /// Whether the requests of that many more queues can use pages where they are: the kernel can register buffers with
-    /// the ring, and there is room for one for each tag.
+    /// Whether the requests of that many more queues can use pages where they are: the kernel can
+    /// register buffers with the ring, and there is room for one for each tag.
     pub fn has_room_for_buffers(&self, queues: u16, depth: u16) -> bool {
         self.inner.registered_buffers && self.inner.payloads.borrow().has_room(queues, depth)
     }
@@ -108,8 +111,8 @@ impl Ring {
         Rc::new(RingFile::new(&self.inner, file))
     }
 
-    /// Adds payloads for the tags of a queue and gives the id of the first; `None` if there is no room for as many
-    /// registered ones.
+    /// Adds payloads for the tags of a queue and gives the id of the first; `None` if there is no
+    /// room for as many registered ones.
     pub fn add_payloads(&self, payloads: &[Payload]) -> Option<PayloadId> {
         self.inner.payloads.borrow_mut().add(payloads)
     }
@@ -126,7 +129,8 @@ impl Ring {
         Command::new(&self.inner, slot)
     }
 
-    /// Lets another thread wake this one by writing to an eventfd: the task that awaits [`Ring::woken`] runs then.
+    /// Lets another thread wake this one by writing to an eventfd: the task that awaits
+    /// [`Ring::woken`] runs then.
     pub fn listen(&self, wake: OwnedFd) {
         *self.inner.wake.borrow_mut() = Some(wake);
         self.inner.arm_wake();
@@ -137,7 +141,8 @@ impl Ring {
         *self.inner.mailbox_waker.borrow_mut() = Some(waker.clone());
     }
 
-    /// Submits what has been prepared, waits for at least one completion unless `busy`, and hands completions out.
+    /// Submits what has been prepared, waits for at least one completion unless `busy`, and hands
+    /// completions out.
     pub fn turn(&self, busy: bool) -> io::Result<()> {
         let inner = &self.inner;
         if let Some(error) = inner.broken.borrow_mut().pop_front() {
@@ -147,8 +152,9 @@ impl Ring {
         let want = usize::from(!busy);
         let submitted = match inner.next_timer_ms() {
             Some(wait_ms) if !busy => {
-                let time =
-                    Timespec::new().sec(wait_ms / 1000).nsec(u32::try_from(wait_ms % 1000).unwrap_or(0) * 1_000_000);
+                let time = Timespec::new()
+                    .sec(wait_ms / 1000)
+                    .nsec(u32::try_from(wait_ms % 1000).unwrap_or(0) * 1_000_000);
                 let uring = inner.uring.borrow();
                 uring.submitter().submit_with_args(want, &SubmitArgs::new().timespec(&time))
             }
@@ -167,18 +173,26 @@ impl Ring {
     }
 
     /// A disk on this ring.
-    pub fn disk(&self, file: OwnedFd, limits: Limits, size: Sectors, probe: SizeProbe) -> Rc<dyn Backend> {
+    pub fn disk(
+        &self,
+        file: OwnedFd,
+        limits: Limits,
+        size: Sectors,
+        probe: SizeProbe,
+    ) -> Rc<dyn Backend> {
         Rc::new(RingDisk::new(&self.inner, file, limits, size, probe))
     }
 }
 
-/// Has the kernel keep the first part of the buffers at hand, so that it need not look up and pin its memory for every
-/// operation.
+/// Has the kernel keep the first part of the buffers at hand, so that it need not look up and pin
+/// its memory for every operation.
 fn register_buffers(uring: &IoUring, buffers: &Buffers) -> bool {
     let (base, len_bytes) = buffers.registered();
     let vector = libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len_bytes };
     // SAFETY: the buffers' mapping lives as long as the process.
-    let registered = unsafe { uring.submitter().register_buffers_update(u32::from(BUFFERS_INDEX), &[vector], None) };
+    let registered = unsafe {
+        uring.submitter().register_buffers_update(u32::from(BUFFERS_INDEX), &[vector], None)
+    };
     if let Err(error) = &registered {
         log::info!("the ring cannot register its memory: {error}");
     }
@@ -188,8 +202,8 @@ fn register_buffers(uring: &IoUring, buffers: &Buffers) -> bool {
 impl Inner {
     fn push(&self, entry: squeue::Entry) {
         let mut uring = self.uring.borrow_mut();
-        // SAFETY: what the entry points to stays valid until its completion: buffers and iovecs are held by its slot,
-        // payloads and the buffers live as long as their device and the process.
+        // SAFETY: what the entry points to stays valid until its completion: buffers and iovecs are
+        // held by its slot, payloads and the buffers live as long as their device and the process.
         while unsafe { uring.submission().push(&entry) }.is_err() {
             if let Err(error) = uring.submit() {
                 if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) {
@@ -228,7 +242,9 @@ impl Inner {
         let mut completed = self.completed.take();
         {
             let mut uring = self.uring.borrow_mut();
-            completed.extend(uring.completion().map(|entry: cqueue::Entry| (entry.user_data(), entry.result())));
+            completed.extend(
+                uring.completion().map(|entry: cqueue::Entry| (entry.user_data(), entry.result())),
+            );
         }
         for (data, result) in completed.drain(..) {
             if data == WAKE_DATA {

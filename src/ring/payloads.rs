@@ -1,7 +1,8 @@
 //! Where the data of every tag of a family is.
 //!
-//! The kernel has room for so many registered buffers, each under the index of its payload; they have the lower part of the
-//! table to themselves, so that devices find the room again that they had, in whatever order a new server takes them over.
+//! The kernel has room for so many registered buffers, each under the index of its payload; they
+//! have the lower part of the table to themselves, so that devices find the room again that they
+//! had, in whatever order a new server takes them over.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -40,8 +41,8 @@ impl Payloads {
         *self.table.get(id.0 as usize)?
     }
 
-    /// Adds the payloads of a queue, all of one kind, and gives the id of the first; `None` if there is no room for as
-    /// many registered ones.
+    /// Adds the payloads of a queue, all of one kind, and gives the id of the first; `None` if
+    /// there is no room for as many registered ones.
     pub(super) fn add(&mut self, payloads: &[Payload]) -> Option<PayloadId> {
         let registered = payloads.iter().any(|payload| matches!(payload, Payload::Registered));
         let part = if registered { 0..self.buffers } else { self.buffers..u32::MAX as usize };
@@ -91,7 +92,10 @@ mod tests {
         assert_eq!(payloads.add(&[mapped; 3]), Some(PayloadId(10)));
         assert_eq!(payloads.add(&[Payload::Registered; 4]), Some(PayloadId(0)));
         assert!(
-            payloads.has_room(1, 6) && payloads.has_room(2, 3) && !payloads.has_room(2, 4) && !payloads.has_room(1, 7)
+            payloads.has_room(1, 6)
+                && payloads.has_room(2, 3)
+                && !payloads.has_room(2, 4)
+                && !payloads.has_room(1, 7)
         );
         assert_eq!(payloads.add(&[Payload::Registered; 4]), Some(PayloadId(4)));
         assert_eq!(payloads.add(&[Payload::Registered; 4]), None);

@@ -1,10 +1,10 @@
 //! Slots: an operation or a command from its start to its completion.
 //!
-//! A slot's number is the completion's user data. Short transfers and interrupted operations are started again for the
-//! rest, so that above this file an operation is all or nothing.
+//! A slot's number is the completion's user data. Short transfers and interrupted operations are
+//! started again for the rest, so that above this file an operation is all or nothing.
 //!
-//! Rule kept here: I6 (the slot of an operation holds its buffer until the completion has been reaped; slots are never
-//! freed earlier, whoever stopped waiting).
+//! Rule kept here: I6 (the slot of an operation holds its buffer until the completion has been
+//! reaped; slots are never freed earlier, whoever stopped waiting).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -57,7 +57,8 @@ impl Inner {
         self.free.borrow_mut().push(index);
     }
 
-    /// The kernel has completed what was submitted for a slot: the operation has ended, or goes on with the rest.
+    /// The kernel has completed what was submitted for a slot: the operation has ended, or goes on
+    /// with the rest.
     pub(super) fn complete(&self, index: u32, result: i32) {
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[index as usize];
@@ -81,7 +82,9 @@ impl Inner {
         let slot = &mut slots[index as usize];
         let result = match &slot.work {
             // Nothing moved and no error: the file ends before the range.
-            Work::Disk { op, .. } if result == 0 && matches!(op.kind, OpKind::Read | OpKind::Write { .. }) => {
+            Work::Disk { op, .. }
+                if result == 0 && matches!(op.kind, OpKind::Read | OpKind::Write { .. }) =>
+            {
                 -libc::EIO
             }
             _ => result,

@@ -15,7 +15,9 @@ pub(super) fn boot_id() -> io::Result<String> {
 pub(super) fn boot_numbers() -> io::Result<(u64, u64)> {
     let text = boot_id()?;
     let digits = text.replace('-', "");
-    let number = |range: std::ops::Range<usize>| digits.get(range).and_then(|part| u64::from_str_radix(part, 16).ok());
+    let number = |range: std::ops::Range<usize>| {
+        digits.get(range).and_then(|part| u64::from_str_radix(part, 16).ok())
+    };
     let id = number(0..16).zip(number(16..32));
     id.ok_or_else(|| io::Error::other(format!("{BOOT_ID} holds no id: {text}")))
 }

@@ -1,11 +1,14 @@
-//! Snapshots that have been deleted while their origin could go on: right until its next change, and wrong afterwards.
+//! Snapshots that have been deleted while their origin could go on: right until its next change,
+//! and wrong afterwards.
 //!
-//! A file for each, beside the records of lost stores ([`super::lost`]). It outlives the family, because the origin may be
-//! given another server before it is changed; whichever server that is takes the file over when it opens the origin.
+//! A file for each, beside the records of lost stores ([`super::lost`]). It outlives the family,
+//! because the origin may be given another server before it is changed; whichever server that is
+//! takes the file over when it opens the origin.
 //!
-//! Rules kept here: I9 (the file is durable before the command ends that deletes the snapshot), and a file goes only when its
-//! store has been recorded as lost or a snapshot is served from its COW again. An origin is taken for the one in a file only
-//! if it is known to be: another one's writes would lose a snapshot that is right.
+//! Rules kept here: I9 (the file is durable before the command ends that deletes the snapshot), and
+//! a file goes only when its store has been recorded as lost or a snapshot is served from its COW
+//! again. An origin is taken for the one in a file only if it is known to be: another one's writes
+//! would lose a snapshot that is right.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -29,7 +32,8 @@ const ENDING: &str = "departed";
 pub struct Departure {
     /// By what its COW is known again, and what its origin is called for good.
     pub cow: Cow,
-    /// The COW could not be marked when it became invalid; else it is right until the origin changes.
+    /// The COW could not be marked when it became invalid; else it is right until the origin
+    /// changes.
     pub mark_failed: bool,
     /// The origin's number in that boot; zero if it has none.
     pub origin_number: u64,
@@ -52,11 +56,13 @@ impl Departure {
 }
 
 impl Content {
-    /// Whether the snapshot has left that origin. A name that lasts decides; without one it is known by its number.
+    /// Whether the snapshot has left that origin. A name that lasts decides; without one it is
+    /// known by its number.
     fn is_of(&self, key: &str, boot: &str, origin: &str, number: u64) -> bool {
         let known = &self.departure.cow.origin;
         if !known.is_empty() && !origin.is_empty() {
-            let here = self.key == key && self.boot == boot && self.departure.origin_number == number;
+            let here =
+                self.key == key && self.boot == boot && self.departure.origin_number == number;
             return known == origin || here && !certainly_differ(known, origin);
         }
         self.key == key && self.boot == boot && self.departure.origin_number == number
@@ -71,7 +77,8 @@ impl RunDir {
     pub fn write_departure(&self, key: &str, departure: &Departure) -> io::Result<()> {
         let path = self.departed_file(&departure.cow);
         let write = || {
-            let content = Content { key: key.to_owned(), boot: boot_id()?, departure: departure.clone() };
+            let content =
+                Content { key: key.to_owned(), boot: boot_id()?, departure: departure.clone() };
             durable::replace(&path, &serde_json::to_vec_pretty(&content)?)
         };
         write().map_err(|error| at(&path, &error))
@@ -132,8 +139,12 @@ impl RunDir {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 bytes => bytes.map_err(|error| at(&path, &error))?,
             };
-            let damaged =
-                |error| io::Error::new(ErrorKind::InvalidData, format!("{}: damaged: {error}", path.display()));
+            let damaged = |error| {
+                io::Error::new(
+                    ErrorKind::InvalidData,
+                    format!("{}: damaged: {error}", path.display()),
+                )
+            };
             let content = serde_json::from_slice(&bytes).map_err(damaged)?;
             files.push((path, content));
         }
@@ -182,7 +193,11 @@ mod tests {
         }
         let found = |key, origin, number| rundir.departures(key, origin, number).unwrap();
         assert_eq!(found("block-1-2", "", 3).len(), 2, "what has no name is what has the number");
-        assert_eq!(found("block-8-8", "wwid o", 9), std::slice::from_ref(&named), "attached anew, by its name");
+        assert_eq!(
+            found("block-8-8", "wwid o", 9),
+            std::slice::from_ref(&named),
+            "attached anew, by its name"
+        );
         assert_eq!(found("block-1-2", "wwid p", 3), [nameless], "another disk at the same place");
         assert_eq!(found("block-1-2", "", 4), [], "another disk at the same place, without a name");
         assert_eq!(found("block-1-3", "", 3), []);
@@ -196,7 +211,11 @@ mod tests {
             rundir.write_departure("k", departure).unwrap();
         }
         rundir.forget_departure(&departure(2, "wwid a", "").cow).unwrap();
-        assert_eq!(rundir.departures("k", "wwid o", 3).unwrap().len(), 2, "another store, on another disk");
+        assert_eq!(
+            rundir.departures("k", "wwid o", 3).unwrap().len(),
+            2,
+            "another store, on another disk"
+        );
         rundir.forget_departure(&Cow { number: 9, ..one.cow }).unwrap();
         assert_eq!(rundir.departures("k", "wwid o", 3).unwrap(), std::slice::from_ref(&two));
         LostStore::of(&rundir, two.cow.clone()).record(two.loss()).unwrap();

@@ -24,7 +24,10 @@ pub struct RunDir {
 /// What is wrong with the run directory, with its path and the way out.
 fn of_directory(path: &Path, what: &str, error: &io::Error) -> io::Error {
     let hint = format!("set {VARIABLE} to a directory that can be written");
-    io::Error::new(error.kind(), format!("the run directory {} {what}: {error}; {hint}", path.display()))
+    io::Error::new(
+        error.kind(),
+        format!("the run directory {} {what}: {error}; {hint}", path.display()),
+    )
 }
 
 /// The name of a disk in the directory; a family has its origin's.
@@ -36,23 +39,29 @@ pub fn family_key(origin: DiskId) -> String {
 }
 
 impl RunDir {
-    /// Opens the run directory. One that does not exist yet has no servers; the first lock makes it.
+    /// Opens the run directory. One that does not exist yet has no servers; the first lock makes
+    /// it.
     pub fn open() -> io::Result<RunDir> {
         let path = match std::env::var_os(VARIABLE) {
             Some(path) if path.is_empty() => {
-                let what = format!("{VARIABLE} is empty: set it to a directory, or unset it for {DEFAULT}");
+                let what = format!(
+                    "{VARIABLE} is empty: set it to a directory, or unset it for {DEFAULT}"
+                );
                 return Err(io::Error::new(ErrorKind::InvalidInput, what));
             }
             Some(path) => PathBuf::from(path),
             None => PathBuf::from(DEFAULT),
         };
         // A server has another working directory.
-        let path = std::path::absolute(&path).map_err(|error| of_directory(&path, "cannot be used", &error))?;
+        let path = std::path::absolute(&path)
+            .map_err(|error| of_directory(&path, "cannot be used", &error))?;
         match fs::metadata(&path) {
             Ok(found) if !found.is_dir() => {
                 Err(of_directory(&path, "cannot be used", &ErrorKind::NotADirectory.into()))
             }
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(of_directory(&path, "cannot be used", &error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(of_directory(&path, "cannot be used", &error))
+            }
             _ => Ok(RunDir { path }),
         }
     }
@@ -84,7 +93,8 @@ impl RunDir {
         self.path.join("log").join(format!("{key}.log"))
     }
 
-    /// Removes the socket of a server that could not take over, and leaves what it should have taken over.
+    /// Removes the socket of a server that could not take over, and leaves what it should have
+    /// taken over.
     pub fn remove_socket(&self, key: &str) {
         if let Err(error) = fs::remove_file(self.socket(key)) {
             log::debug!("{key}: {error}");
@@ -96,7 +106,9 @@ impl RunDir {
         let mut keys = Vec::new();
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
-            entries => Some(entries.map_err(|error| of_directory(&self.path, "cannot be read", &error))?),
+            entries => {
+                Some(entries.map_err(|error| of_directory(&self.path, "cannot be read", &error))?)
+            }
         };
         for entry in entries.into_iter().flatten() {
             let name = entry?.file_name();

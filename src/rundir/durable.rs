@@ -1,13 +1,13 @@
-//! Files of the run directory that are replaced as a whole: a reader, and the machine after a loss of power, has one whole
-//! version of them.
+//! Files of the run directory that are replaced as a whole: a reader, and the machine after a loss
+//! of power, has one whole version of them.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// Replaces a file, durably: its bytes are on the disk before its name leads to them, and the name is before this returns. A
-/// failure leaves the file as it was, and nothing else.
+/// Replaces a file, durably: its bytes are on the disk before its name leads to them, and the name
+/// is before this returns. A failure leaves the file as it was, and nothing else.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension(match path.extension() {
         Some(extension) => format!("{}-new", extension.to_string_lossy()),
@@ -24,7 +24,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

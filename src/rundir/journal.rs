@@ -1,9 +1,10 @@
-//! The journal of a COW in the run directory: records that are not on the COW yet, in a mapped file, so that noting one is
-//! two stores and outlives the process.
+//! The journal of a COW in the run directory: records that are not on the COW yet, in a mapped
+//! file, so that noting one is two stores and outlives the process.
 //!
-//! Rules kept here: I10 (a place is written with its COW chunk last, so it never shows half a record), and what
-//! [`Notes`] asks for: a journal of another boot, or of a disk that was attached anew, is not read. It is not thrown away
-//! either: [`owner`] says whose it may be, and who decides is the administrator (`ublk-dm journal`).
+//! Rules kept here: I10 (a place is written with its COW chunk last, so it never shows half a
+//! record), and what [`Notes`] asks for: a journal of another boot, or of a disk that was attached
+//! anew, is not read. It is not thrown away either: [`owner`] says whose it may be, and who decides
+//! is the administrator (`ublk-dm journal`).
 
 pub mod find;
 mod layout;
@@ -34,11 +35,13 @@ pub struct FileNotes {
 }
 
 impl FileNotes {
-    /// Opens the journal of a COW that has been claimed, and makes it if it is not there. It is removed when it is
-    /// dropped, unless something stands in it.
+    /// Opens the journal of a COW that has been claimed, and makes it if it is not there. It is
+    /// removed when it is dropped, unless something stands in it.
     pub fn open(path: &Path, owner: &Owner) -> io::Result<FileNotes> {
         if let Some((file, words)) = existing(path)? {
-            if words.get(0) == MAGIC && owner::is_exactly(&owner::of_words(|at| words.get(at)), owner) {
+            if words.get(0) == MAGIC
+                && owner::is_exactly(&owner::of_words(|at| words.get(at)), owner)
+            {
                 sys::lock(&file, true)?;
                 return Ok(FileNotes { path: path.to_owned(), words, _file: file });
             }
@@ -48,11 +51,16 @@ impl FileNotes {
         }
         let mut bytes: Vec<u8> = owner.words().iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.resize(WORDS * size_of::<u64>(), 0);
-        // Written and not only made longer: there must be room for all of it before anyone relies on it.
+        // Written and not only made longer: there must be room for all of it before anyone relies
+        // on it.
         durable::replace(path, &bytes)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         sys::lock(&file, true)?;
-        Ok(FileNotes { path: path.to_owned(), words: SharedWords::of_file(file.as_fd(), WORDS)?, _file: file })
+        Ok(FileNotes {
+            path: path.to_owned(),
+            words: SharedWords::of_file(file.as_fd(), WORDS)?,
+            _file: file,
+        })
     }
 }
 
@@ -87,7 +95,9 @@ pub fn left_in_directory(directory: &Path) -> io::Result<Vec<Left>> {
     let mut left = Vec::new();
     for path in paths_in(directory)? {
         let found = left_at(&path);
-        left.extend(found.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?);
+        left.extend(found.map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?);
     }
     Ok(left)
 }
@@ -114,7 +124,8 @@ pub fn left_at(path: &Path) -> io::Result<Option<Left>> {
 pub fn remove_empty(directory: &Path, key: &str) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
-        let is_disks = path.extension().is_some_and(|end| end == EXTENSION) && owner::is_of_disk(&path, key);
+        let is_disks =
+            path.extension().is_some_and(|end| end == EXTENSION) && owner::is_of_disk(&path, key);
         if !is_disks {
             continue;
         }

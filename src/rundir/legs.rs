@@ -1,9 +1,10 @@
-//! The record of a mirror's legs: which of them have everything that was acknowledged. A mirror whose dirty log is in memory
-//! has no other place for it, and a server that takes over must not recover from a leg that has missed writes (I10).
+//! The record of a mirror's legs: which of them have everything that was acknowledged. A mirror
+//! whose dirty log is in memory has no other place for it, and a server that takes over must not
+//! recover from a leg that has missed writes (I10).
 //!
-//! The file is replaced durably before the request that depends on it is acknowledged; what stands in
-//! it is decided by `dm_targets::mirror::leg_state`. It is believed only in the boot in which it was written: no device
-//! outlives that, and what is in a disk's cache may not either.
+//! The file is replaced durably before the request that depends on it is acknowledged; what stands
+//! in it is decided by `dm_targets::mirror::leg_state`. It is believed only in the boot in which it
+//! was written: no device outlives that, and what is in a disk's cache may not either.
 
 use std::fs;
 use std::io;
@@ -73,7 +74,8 @@ impl RunDir {
 }
 
 fn decode(bytes: &[u8], boot: &str) -> Result<LegState, String> {
-    let content: Content = serde_json::from_slice(bytes).map_err(|error| format!("damaged: {error}"))?;
+    let content: Content =
+        serde_json::from_slice(bytes).map_err(|error| format!("damaged: {error}"))?;
     if content.version != VERSION {
         return Err(format!("has format {}, which this version does not know", content.version));
     }
@@ -81,7 +83,8 @@ fn decode(bytes: &[u8], boot: &str) -> Result<LegState, String> {
         return Err("was written before the machine was restarted".to_owned());
     }
     let leg = |leg: Leg| {
-        let identity = u64::from_str_radix(&leg.identity, 16).map_err(|error| format!("damaged: {error}"))?;
+        let identity =
+            u64::from_str_radix(&leg.identity, 16).map_err(|error| format!("damaged: {error}"))?;
         Ok::<_, String>(KnownLeg { identity, name: leg.path, source: leg.source })
     };
     let legs = content.legs.into_iter().map(leg).collect::<Result<_, _>>()?;
@@ -101,18 +104,32 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_anything_else_is_refused() {
         let (rundir, key) = (rundir(), "mirror");
-        let leg = |identity, source| KnownLeg { identity, name: format!("/dev/leg{identity}"), source };
-        let state = LegState { legs: vec![leg(1, false), leg(u64::MAX, true)], in_sync: false, log_works: true };
+        let leg =
+            |identity, source| KnownLeg { identity, name: format!("/dev/leg{identity}"), source };
+        let state = LegState {
+            legs: vec![leg(1, false), leg(u64::MAX, true)],
+            in_sync: false,
+            log_works: true,
+        };
         assert!(rundir.legs(key).unwrap_err().ends_with("No such file or directory (os error 2)"));
         rundir.write_legs(key, &state).unwrap();
         assert_eq!(rundir.legs(key), Ok(state));
         let bytes = fs::read(rundir.legs_file(key)).unwrap();
-        assert_eq!(decode(&bytes, "another"), Err("was written before the machine was restarted".to_owned()));
+        assert_eq!(
+            decode(&bytes, "another"),
+            Err("was written before the machine was restarted".to_owned())
+        );
         for len in 0..bytes.len() {
-            assert!(decode(&bytes[..len], "another").unwrap_err().starts_with("damaged: "), "{len} bytes");
+            assert!(
+                decode(&bytes[..len], "another").unwrap_err().starts_with("damaged: "),
+                "{len} bytes"
+            );
         }
         let later = String::from_utf8(bytes).unwrap().replace("\"version\": 1", "\"version\": 2");
-        assert_eq!(decode(later.as_bytes(), ""), Err("has format 2, which this version does not know".to_owned()));
+        assert_eq!(
+            decode(later.as_bytes(), ""),
+            Err("has format 2, which this version does not know".to_owned())
+        );
         fs::remove_dir_all(&rundir.path).unwrap();
     }
 

@@ -1,11 +1,13 @@
 //! Locks of the run directory: one for each family, and one for the directory itself.
 //!
-//! A command that changes a family holds the family's lock until the server has answered, which may take as long as a
-//! disk; it never keeps commands on other families waiting. The directory's own lock is held for steps that touch nothing
-//! but small files in it. Whoever waits for a lock does so within a limit, and is told who has it.
+//! A command that changes a family holds the family's lock until the server has answered, which may
+//! take as long as a disk; it never keeps commands on other families waiting. The directory's own
+//! lock is held for steps that touch nothing but small files in it. Whoever waits for a lock does
+//! so within a limit, and is told who has it.
 //!
-//! Rule kept here: a lock's file is removed only by the process that has locked it, and a process that has locked a file
-//! which is not the one in the directory any more tries again; so two processes never hold one family.
+//! Rule kept here: a lock's file is removed only by the process that has locked it, and a process
+//! that has locked a file which is not the one in the directory any more tries again; so two
+//! processes never hold one family.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -22,7 +24,8 @@ use crate::failure::Reason;
 
 /// How long the directory's lock is waited for: it is held for a few small files.
 const DIRECTORY_LIMIT: Duration = Duration::from_secs(10);
-/// How long a family's is waited for: as long as a command may wait for a disk that does not answer, and some.
+/// How long a family's is waited for: as long as a command may wait for a disk that does not
+/// answer, and some.
 const FAMILY_LIMIT: Duration = Duration::from_secs(60);
 /// The pause between two attempts: the kernel's lock has no limit of its own.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -46,8 +49,9 @@ pub struct FamilyLock {
 }
 
 impl FamilyLock {
-    /// Takes a name for the device that is being added, unless another command on its way to add one has it, or `taken`
-    /// says that a device has it. The name is ours until the lock is dropped.
+    /// Takes a name for the device that is being added, unless another command on its way to add
+    /// one has it, or `taken` says that a device has it. The name is ours until the lock is
+    /// dropped.
     pub fn take_name(
         &mut self,
         rundir: &RunDir,
@@ -93,7 +97,9 @@ impl RunDir {
         while !try_lock(&file).map_err(why)? {
             if Instant::now() >= end {
                 let (path, seconds) = (self.path.display(), DIRECTORY_LIMIT.as_secs());
-                return Err(format!("{path}: another command has locked it for {seconds} s: it is stopped, or hangs"));
+                return Err(format!(
+                    "{path}: another command has locked it for {seconds} s: it is stopped, or hangs"
+                ));
             }
             std::thread::sleep(PAUSE);
         }
@@ -103,7 +109,8 @@ impl RunDir {
     /// Waits for other commands that change the family, and keeps further ones away.
     ///
     /// # Errors
-    /// Another command has held the lock for longer than it may wait itself; the message says which.
+    /// Another command has held the lock for longer than it may wait itself; the message says
+    /// which.
     pub fn lock_family(&self, key: &str, doing: &str) -> Result<FamilyLock, Reason> {
         let path = self.lock_file(key);
         let why = |error: io::Error| format!("{}: {error}", path.display());
@@ -112,9 +119,11 @@ impl RunDir {
         loop {
             let file = open(&path).map_err(why)?;
             if try_lock(&file).map_err(why)? && is_at(&file, &path) {
-                let holder = Holder { pid: std::process::id(), doing: doing.to_owned(), name: None };
+                let holder =
+                    Holder { pid: std::process::id(), doing: doing.to_owned(), name: None };
                 let mut lock = FamilyLock { file, path: path.clone(), holder };
-                // It is locked whether that can be written or not: on a full file system devices can still be deleted.
+                // It is locked whether that can be written or not: on a full file system devices
+                // can still be deleted.
                 if let Err(error) = lock.say() {
                     log::debug!("{}: {error}", path.display());
                 }
@@ -123,7 +132,9 @@ impl RunDir {
             if Instant::now() >= end {
                 let Holder { pid, doing, .. } = holder_of(&path);
                 let seconds = FAMILY_LIMIT.as_secs();
-                return Err(format!("{key}: `ublk-dm {doing}` (process {pid}) has been at it for {seconds} s"));
+                return Err(format!(
+                    "{key}: `ublk-dm {doing}` (process {pid}) has been at it for {seconds} s"
+                ));
             }
             std::thread::sleep(PAUSE);
         }
@@ -166,7 +177,9 @@ fn try_lock(file: &File) -> io::Result<bool> {
 
 /// Whether an open file is still the one at a path.
 fn is_at(file: &File, path: &Path) -> bool {
-    let same = |one: fs::Metadata, other: fs::Metadata| (one.dev(), one.ino()) == (other.dev(), other.ino());
+    let same = |one: fs::Metadata, other: fs::Metadata| {
+        (one.dev(), one.ino()) == (other.dev(), other.ino())
+    };
     file.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(|(one, other)| same(one, other))
 }
 
@@ -206,7 +219,8 @@ mod tests {
 
     impl Temporary {
         fn new(name: &str) -> Temporary {
-            let path = std::env::temp_dir().join(format!("ublk-dm-lock-{name}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("ublk-dm-lock-{name}-{}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
             Temporary(RunDir { path })
         }

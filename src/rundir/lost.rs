@@ -1,13 +1,15 @@
-//! Lost stores: those that look valid and must not be used, because their snapshot became wrong and the COW could not say so.
+//! Lost stores: those that look valid and must not be used, because their snapshot became wrong and
+//! the COW could not say so.
 //!
-//! A file for each. A store of this program's is known by its id, on whatever disk, at whatever path, and as a copy. One
-//! of the kernel's has none: it is known by what its disk is called for good ([`disk_name`](crate::storage::disk_name)), or
-//! by the disk's path.
+//! A file for each. A store of this program's is known by its id, on whatever disk, at whatever
+//! path, and as a copy. One of the kernel's has none: it is known by what its disk is called for
+//! good ([`disk_name`](crate::storage::disk_name)), or by the disk's path.
 //!
-//! Rules kept here: I9 (a file is whole and durable before the change of the origin that it speaks of), and a file goes only
-//! when the store is gone from the very disk that it was on, never by itself. Where it cannot be known whether a record is of
-//! the store that is there, it is. The run directory is in memory unless it is put elsewhere: a server must never wait for a
-//! file system that it may serve itself.
+//! Rules kept here: I9 (a file is whole and durable before the change of the origin that it speaks
+//! of), and a file goes only when the store is gone from the very disk that it was on, never by
+//! itself. Where it cannot be known whether a record is of the store that is there, it is. The run
+//! directory is in memory unless it is put elsewhere: a server must never wait for a file system
+//! that it may serve itself.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -54,7 +56,8 @@ pub struct LostStore {
 impl LostStore {
     /// The record of a COW with that store.
     pub fn of(rundir: &RunDir, cow: Cow) -> LostStore {
-        // A disk that cannot be told from one of another boot is taken for none that was known before.
+        // A disk that cannot be told from one of another boot is taken for none that was known
+        // before.
         let boot = boot_id().unwrap_or_default();
         let name = cow.names.first().map_or("", String::as_str);
         // By what is not known nothing is known again.
@@ -73,7 +76,9 @@ impl LostStore {
             let path = self.of_store(id);
             // Its name says enough, whatever has become of its content.
             let entry = read(&path).or_else(|error| match error.kind() {
-                ErrorKind::InvalidData => Ok(Some(Entry { mark_failed: false, ..self.entry("", false) })),
+                ErrorKind::InvalidData => {
+                    Ok(Some(Entry { mark_failed: false, ..self.entry("", false) }))
+                }
                 _ => Err(error),
             })?;
             if let Some(entry) = entry {
@@ -84,8 +89,9 @@ impl LostStore {
             let path = self.of_disk(name);
             // Of another disk, whose name has the same number, it may be.
             let Some(entry) = read(&path)?.filter(|entry| entry.cow == *name) else { continue };
-            let gone =
-                entry.store.is_some() && self.cow.store != Which::Unknown && entry.store != self.cow.store.word();
+            let gone = entry.store.is_some()
+                && self.cow.store != Which::Unknown
+                && entry.store != self.cow.store.word();
             // The store may be another origin's by now.
             let others = !entry.mark_failed && certainly_differ(&entry.origin, &self.cow.origin);
             if !gone && !others {
@@ -95,12 +101,15 @@ impl LostStore {
         Ok(None)
     }
 
-    /// Forgets what was lost on the COW's disk and has gone from it. `here`: the store is there already.
+    /// Forgets what was lost on the COW's disk and has gone from it. `here`: the store is there
+    /// already.
     pub fn tidy(&self, here: bool) {
         for file in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let path = file.path();
             let is_record = path.extension().is_some_and(|end| end == "lost");
-            let Some(entry) = is_record.then(|| read(&path).ok().flatten()).flatten() else { continue };
+            let Some(entry) = is_record.then(|| read(&path).ok().flatten()).flatten() else {
+                continue;
+            };
             if self.is_gone(&entry, here) {
                 if let Err(error) = fs::remove_file(&path) {
                     log::warn!("{}: {error}", path.display());
@@ -116,7 +125,10 @@ impl LostStore {
             _ => self.cow.names.iter().map(|name| self.of_disk(name)).collect(),
         };
         for path in files {
-            let own = read(&path).ok().flatten().is_some_and(|entry| entry.store == self.cow.store.word());
+            let own = read(&path)
+                .ok()
+                .flatten()
+                .is_some_and(|entry| entry.store == self.cow.store.word());
             if let Some(Err(error)) = own.then(|| fs::remove_file(&path)) {
                 log::warn!("{}: {error}", path.display());
             }
@@ -127,7 +139,8 @@ impl LostStore {
     fn is_gone(&self, entry: &Entry, here: bool) -> bool {
         let same_name = self.cow.names.contains(&entry.cow) || self.cow.former == entry.cow;
         let number = self.cow.number;
-        let same_disk = same_name && number != 0 && entry.number == number && entry.boot == self.boot;
+        let same_disk =
+            same_name && number != 0 && entry.number == number && entry.boot == self.boot;
         match &entry.store {
             // Whatever it was: it would be taken for the next one, too.
             None => same_name && !here,
@@ -157,7 +170,10 @@ impl LostStore {
     fn write(&self, path: &Path, name: &str, loss: Loss) -> io::Result<()> {
         let mut entry = self.entry(name, loss == Loss::MarkFailed);
         // One that is wrong for any origin does not become less so.
-        let before = read(path).ok().flatten().filter(|before| before.cow == entry.cow && before.store == entry.store);
+        let before = read(path)
+            .ok()
+            .flatten()
+            .filter(|before| before.cow == entry.cow && before.store == entry.store);
         entry.mark_failed |= before.is_some_and(|before| before.mark_failed);
         durable::replace(path, &serde_json::to_vec(&entry)?).map_err(|error| at(path, &error))
     }
@@ -169,7 +185,9 @@ fn read(path: &Path) -> io::Result<Option<Entry>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         text => text.map_err(|error| at(path, &error))?,
     };
-    let damaged = |error| io::Error::new(ErrorKind::InvalidData, format!("{}: damaged: {error}", path.display()));
+    let damaged = |error| {
+        io::Error::new(ErrorKind::InvalidData, format!("{}: damaged: {error}", path.display()))
+    };
     serde_json::from_slice(&text).map(Some).map_err(damaged)
 }
 
@@ -181,7 +199,9 @@ fn why(path: &Path, mark_failed: bool) -> String {
     let file = path.display();
     match mark_failed {
         true => format!("it became invalid and its COW could not be marked ({file})"),
-        false => format!("its origin was changed, or could be, after the snapshot had been deleted ({file})"),
+        false => format!(
+            "its origin was changed, or could be, after the snapshot had been deleted ({file})"
+        ),
     }
 }
 
@@ -192,7 +212,9 @@ impl LossRecord for LostStore {
 
     fn record(&self, loss: Loss) -> Result<(), String> {
         let files: Vec<(PathBuf, &str)> = match self.cow.store {
-            Which::Id(id) => vec![(self.of_store(id), self.cow.names.first().map_or("", String::as_str))],
+            Which::Id(id) => {
+                vec![(self.of_store(id), self.cow.names.first().map_or("", String::as_str))]
+            }
             _ => self.cow.names.iter().map(|name| (self.of_disk(name), name.as_str())).collect(),
         };
         let written = files.iter().try_for_each(|(path, name)| self.write(path, name, loss));

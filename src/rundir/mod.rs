@@ -1,8 +1,9 @@
-//! The run directory: a socket and a state file per server, notes per COW, and the locks that commands take turns with
-//! ([`lock`]); and in `log/` the logs of servers, which stay when those are gone.
+//! The run directory: a socket and a state file per server, notes per COW, and the locks that
+//! commands take turns with ([`lock`]); and in `log/` the logs of servers, which stay when those
+//! are gone.
 //!
-//! State files are replaced durably and as a whole ([`durable`]). The directory belongs to its user alone (mode 0700), because
-//! what stands in it is believed.
+//! State files are replaced durably and as a whole ([`durable`]). The directory belongs to its user
+//! alone (mode 0700), because what stands in it is believed.
 
 mod boot;
 pub mod departed;

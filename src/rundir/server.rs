@@ -22,13 +22,18 @@ pub struct Server {
 }
 
 impl RunDir {
-    /// The names of all devices that state files tell of, but those of one server, and of those that are being added there.
+    /// The names of all devices that state files tell of, but those of one server, and of those
+    /// that are being added there.
     pub fn names_beside(&self, key: &str) -> Result<Vec<String>, Reason> {
         let keys = self.keys().map_err(|error| format!("{}: {error}", self.path.display()))?;
         // A file that cannot be read holds names that cannot be known.
-        let states = keys.iter().filter(|other| *other != key).filter_map(|other| self.state(other).ok()?);
-        let mut names: Vec<String> = states.flat_map(|state| state.devices).map(|device| device.name).collect();
-        names.extend(self.wanted_names(key).map_err(|error| format!("{}: {error}", self.path.display()))?);
+        let states =
+            keys.iter().filter(|other| *other != key).filter_map(|other| self.state(other).ok()?);
+        let mut names: Vec<String> =
+            states.flat_map(|state| state.devices).map(|device| device.name).collect();
+        names.extend(
+            self.wanted_names(key).map_err(|error| format!("{}: {error}", self.path.display()))?,
+        );
         Ok(names)
     }
 
@@ -53,6 +58,12 @@ impl RunDir {
         let connection = protocol::connect(&self.socket(key));
         let lives = connection.as_ref().err().is_none_or(|error| !protocol::is_absent(error));
         let known = state.is_some() || damaged.is_some() || lives;
-        known.then(|| Server { key: key.to_owned(), state, damaged, connection: connection.ok(), lives })
+        known.then(|| Server {
+            key: key.to_owned(),
+            state,
+            damaged,
+            connection: connection.ok(),
+            lives,
+        })
     }
 }

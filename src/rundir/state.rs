@@ -1,8 +1,8 @@
 //! A server's state file: which devices are its, and how they are made again when it has died.
 //!
-//! Rules kept here: a device is known by the cookie that the kernel keeps with it, never by its number alone, which the
-//! kernel hands out again; what cannot be read whole is not used in part; and devices of another boot are gone, whatever the
-//! file says.
+//! Rules kept here: a device is known by the cookie that the kernel keeps with it, never by its
+//! number alone, which the kernel hands out again; what cannot be read whole is not used in part;
+//! and devices of another boot are gone, whatever the file says.
 
 use std::fs;
 use std::io;
@@ -48,8 +48,15 @@ impl State {
         let damaged = |error: serde_json::Error| format!("damaged: {error}");
         match serde_json::from_slice::<Version>(bytes).map_err(damaged)?.version {
             Some(VERSION) => {}
-            Some(version) => return Err(format!("of version {version}; this program reads version {VERSION}")),
-            None => return Err("written by an earlier version of this program, which alone can read it".to_owned()),
+            Some(version) => {
+                return Err(format!("of version {version}; this program reads version {VERSION}"));
+            }
+            None => {
+                return Err(
+                    "written by an earlier version of this program, which alone can read it"
+                        .to_owned(),
+                );
+            }
         }
         let state: State = serde_json::from_slice(bytes).map_err(damaged)?;
         Ok(Some(state).filter(|state| state.boot_id == boot_id))
@@ -103,7 +110,10 @@ mod tests {
     fn a_state_reads_back() {
         let bytes = serde_json::to_vec(&State::new("b1".to_owned(), Vec::new())).unwrap();
         let state = State::parse(&bytes, "b1").unwrap().unwrap();
-        assert_eq!((state.version, state.pid, state.devices.len()), (VERSION, std::process::id(), 0));
+        assert_eq!(
+            (state.version, state.pid, state.devices.len()),
+            (VERSION, std::process::id(), 0)
+        );
     }
 
     #[test]

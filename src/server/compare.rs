@@ -1,4 +1,5 @@
-//! Messages that take as long as a mirror's disks: comparisons and repairs. They change nothing that the administrator knows.
+//! Messages that take as long as a mirror's disks: comparisons and repairs. They change nothing
+//! that the administrator knows.
 
 use std::os::unix::net::UnixStream;
 
@@ -8,9 +9,9 @@ use dm_targets::mirror::target::Mirror;
 use serde_json::json;
 
 use super::admin::devices::{LegRef, MESSAGES, find_leg, not_a_leg};
-use crate::data::{Caller, Left};
+use crate::data::{Handle, Left};
 use crate::failure::Reason;
-use crate::protocol::Answer;
+use crate::protocol::Reply;
 
 /// Differing ranges that a comparison reports; who has more needs a recovery, not a list.
 const MAX_DIFFERENCES: usize = 10_000;
@@ -22,16 +23,17 @@ pub(super) fn takes_long(words: &[String]) -> bool {
 
 /// Compares the legs, or makes them equal.
 pub(super) fn compare_or_repair(
-    family: &Caller,
+    family: &Handle,
     connection: &UnixStream,
     id: u32,
     words: &[String],
     legs: &[LegRef],
-) -> Result<Answer, Reason> {
+) -> Result<Reply, Reason> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let lines = match *words {
-        ["check"] => family
-            .call_for(connection, move |thread, left| async move { compare(&*thread.group.mirror(id)?, &left).await }),
+        ["check"] => family.call_for(connection, move |thread, left| async move {
+            compare(&*thread.group.mirror(id)?, &left).await
+        }),
         ["repair", word] => {
             let leg = find_leg(legs, word).ok_or_else(|| not_a_leg(legs, id, word))?;
             family.call_for(connection, move |thread, left| async move {
@@ -42,7 +44,7 @@ pub(super) fn compare_or_repair(
         }
         _ => return Err(format!("message '{}': a mirror takes {MESSAGES}", words.join(" "))),
     };
-    lines.map_err(|error| error.to_string())?.map(Answer::Lines)
+    lines.map_err(|error| error.to_string())?.map(Reply::Lines)
 }
 
 /// One line for each range in which the legs differ.
@@ -63,7 +65,9 @@ async fn compare(mirror: &Mirror, left: &Left) -> Result<Vec<String>, Reason> {
     );
     compared.await.map_err(|error| error.to_string())?;
     let legs = mirror.legs();
-    let names = |set: LegSet| set.iter().filter_map(|leg| Some(legs.get(leg)?.name.to_string())).collect::<Vec<_>>();
+    let names = |set: LegSet| {
+        set.iter().filter_map(|leg| Some(legs.get(leg)?.name.to_string())).collect::<Vec<_>>()
+    };
     let line = |difference: &Difference| {
         json!({
             "start_bytes": difference.sector.bytes(),
@@ -83,5 +87,6 @@ async fn compare(mirror: &Mirror, left: &Left) -> Result<Vec<String>, Reason> {
 
 fn continues(last: &Difference, next: &Difference) -> bool {
     last.sector.plus(last.count) == next.sector
-        && (last.differing, last.unreadable, last.in_sync) == (next.differing, next.unreadable, next.in_sync)
+        && (last.differing, last.unreadable, last.in_sync)
+            == (next.differing, next.unreadable, next.in_sync)
 }

@@ -1,5 +1,5 @@
-//! A server's control thread: takes what is asked for from [`super::listener`], one thing after the other, and has the
-//! administrator do it.
+//! A server's control thread: takes what is asked for from [`super::listener`], one thing after the
+//! other, and has the administrator do it.
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -10,10 +10,10 @@ use std::time::Duration;
 use super::admin::devices::Directory;
 use super::admin::machine::Machine;
 use super::admin::{Administrator, Ending, LOOK_AGAIN, Undo};
-use super::listener::{AtWork, Desk, Visit};
+use super::listener::{AtWork, Listener, Pending};
 use super::live::Live;
 use crate::failure::Reason;
-use crate::protocol::{self, Answer, Question};
+use crate::protocol::{self, Command, Reply};
 use crate::rundir::RunDir;
 
 /// How long a server that was started waits for its first device: commands ask at once.
@@ -25,7 +25,7 @@ pub struct Server {
     directory: Directory,
     /// What it is doing, for those who wait.
     at_work: AtWork,
-    visits: (Sender<Visit>, Receiver<Visit>),
+    pending: (Sender<Pending>, Receiver<Pending>),
     /// Its files are removed and its disks closed.
     ended: bool,
 }
@@ -36,18 +36,25 @@ impl Server {
     /// # Errors
     /// The control device cannot be opened, or the data thread not be started.
     pub fn start(key: &str, rundir: &RunDir) -> Result<Server, Reason> {
-        let visits = channel();
-        let lost: Sender<Visit> = visits.0.clone();
-        let live = Live::start(key, rundir, move |id| drop(lost.send(Visit::Lost(id))))?;
+        let pending = channel();
+        let lost: Sender<Pending> = pending.0.clone();
+        let live = Live::start(key, rundir, move |id| drop(lost.send(Pending::Lost(id))))?;
         let directory = Directory::default();
         let admin = Administrator::new(live, directory.clone());
-        Ok(Server { admin, directory, at_work: AtWork::default(), visits, ended: false })
+        Ok(Server { admin, directory, at_work: AtWork::default(), pending, ended: false })
     }
 
-    /// Answers questions until the last device is gone. It has failed if something acknowledged was lost with a device.
+    /// Answers commands until the last device is gone. It has failed if something acknowledged was
+    /// lost with a device.
     pub fn run(mut self, listener: UnixListener) -> ExitCode {
-        let caller = self.admin.machine().caller();
-        match Desk::open(listener, &self.directory, caller, &self.at_work, self.visits.0.clone()) {
+        let handle = self.admin.machine().handle();
+        match Listener::open(
+            listener,
+            &self.directory,
+            handle,
+            &self.at_work,
+            self.pending.0.clone(),
+        ) {
             Ok(()) => self.answer_all(),
             Err(error) => log::error!("the server cannot be talked to: {error}"),
         }
@@ -55,12 +62,12 @@ impl Server {
         if self.admin.has_lost() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 
-    /// Does what a question asks for, without a client.
+    /// Does what a command asks for, without a client.
     ///
     /// # Errors
     /// As [`Administrator::carry_out`].
-    pub fn carry_out(&mut self, question: Question) -> Result<Answer, Reason> {
-        self.admin.carry_out(question)
+    pub fn carry_out(&mut self, command: Command) -> Result<Reply, Reason> {
+        self.admin.carry_out(command)
     }
 
     /// Lets go of everything, once: what has the same names afterwards is a successor's.
@@ -69,7 +76,8 @@ impl Server {
             return;
         }
         if self.admin.ending() == Ending::Leaves && !self.admin.is_idle() {
-            // The kernel takes back what the devices hold, as at any other end of a server; nothing is taken apart.
+            // The kernel takes back what the devices hold, as at any other end of a server; nothing
+            // is taken apart.
             self.admin.machine().remove_socket();
             std::process::exit(i32::from(self.admin.has_lost()));
         }
@@ -86,22 +94,22 @@ impl Server {
     }
 
     fn answer_all(&mut self) {
-        while let Some(visit) = self.next_visit() {
-            match visit {
+        while let Some(pending) = self.next_visit() {
+            match pending {
                 // What nobody waits for any more is not begun.
-                Visit::Command(question, connection) if protocol::has_left(&connection) => {
-                    log::info!("{}: not begun, its client has left", question.verb());
+                Pending::Command(command, connection) if protocol::has_left(&connection) => {
+                    log::info!("{}: not begun, its client has left", command.verb());
                 }
-                Visit::Command(question, connection) => {
-                    self.at_work.begin(question.verb());
-                    let answered = self.answer(question, connection);
+                Pending::Command(command, connection) => {
+                    self.at_work.begin(command.verb());
+                    let answered = self.reply(command, connection);
                     self.at_work.end();
                     if let Err(error) = answered {
                         log::warn!("control socket: {error}");
                     }
                 }
-                Visit::Lost(id) => self.admin.lose(id),
-                Visit::Nothing => {}
+                Pending::Lost(id) => self.admin.lose(id),
+                Pending::Nothing => {}
             }
             if self.admin.ending() == Ending::Waits {
                 if let Err(error) = self.admin.shut_down() {
@@ -114,34 +122,39 @@ impl Server {
         }
     }
 
-    /// What is to be done next; `None` when nobody will want anything. A server that is kept by users of its devices looks at
-    /// them from time to time; whoever has started one asks at once, unless they were killed.
-    fn next_visit(&self) -> Option<Visit> {
-        let visits = &self.visits.1;
+    /// What is to be done next; `None` when nobody will want anything. A server that is kept by
+    /// users of its devices looks at them from time to time; whoever has started one asks at once,
+    /// unless they were killed.
+    fn next_visit(&self) -> Option<Pending> {
+        let pending = &self.pending.1;
         if self.admin.is_idle() {
-            return visits.recv_timeout(FIRST_DEVICE_LIMIT).ok();
+            return pending.recv_timeout(FIRST_DEVICE_LIMIT).ok();
         }
         match self.admin.ending() {
-            Ending::No => visits.recv().ok(),
-            Ending::Waits | Ending::Leaves => Some(visits.recv_timeout(LOOK_AGAIN).unwrap_or(Visit::Nothing)),
+            Ending::No => pending.recv().ok(),
+            Ending::Waits | Ending::Leaves => {
+                Some(pending.recv_timeout(LOOK_AGAIN).unwrap_or(Pending::Nothing))
+            }
         }
     }
 
-    fn answer(&mut self, question: Question, mut connection: UnixStream) -> io::Result<()> {
-        let undo = Undo::of(&question, &self.admin);
-        let answer = self.admin.carry_out(question).unwrap_or_else(|message| Answer::Failed { message });
+    fn reply(&mut self, command: Command, mut connection: UnixStream) -> io::Result<()> {
+        let undo = Undo::of(&command, &self.admin);
+        let reply =
+            self.admin.carry_out(command).unwrap_or_else(|message| Reply::Failed { message });
         let left = protocol::has_left(&connection);
         if left {
-            self.admin.take_back(undo, &answer);
+            self.admin.take_back(undo, &reply);
         }
         if self.admin.is_idle() {
-            // Gone before the answer: whoever reads it finds no trace of the server, and can open its disks.
+            // Gone before the answer: whoever reads it finds no trace of the server, and can open
+            // its disks.
             self.end();
         }
-        let written = protocol::write_line(&mut connection, &answer);
+        let written = protocol::write_line(&mut connection, &reply);
         if written.is_err() && !left {
             // It has left between the look and the answer.
-            self.admin.take_back(undo, &answer);
+            self.admin.take_back(undo, &reply);
         }
         written
     }

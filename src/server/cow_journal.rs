@@ -33,9 +33,13 @@ fn open_shared(cow: &str) -> Result<OpenDisk, Reason> {
     OpenDisk::open(cow, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())
 }
 
-/// The journal of a COW. Where there is no place for one its writes wait for their records; but what a dead server has
-/// left in one must be read.
-pub(super) fn open(rundir: &RunDir, cow: &OpenDisk, new: StoreId) -> Result<Option<FileNotes>, Reason> {
+/// The journal of a COW. Where there is no place for one its writes wait for their records; but
+/// what a dead server has left in one must be read.
+pub(super) fn open(
+    rundir: &RunDir,
+    cow: &OpenDisk,
+    new: StoreId,
+) -> Result<Option<FileNotes>, Reason> {
     let Journal { path, owner, is_left } = find(rundir, cow, Some(new))?;
     match FileNotes::open(&path, &owner) {
         Ok(notes) => Ok(Some(notes)),

@@ -20,7 +20,8 @@ pub fn of_snapshot(status: &SnapshotStatus, chunk: Sectors) -> &'static str {
     }
 }
 
-/// A mirror's health: one that has lost something is degraded, whatever else is recovered meanwhile.
+/// A mirror's health: one that has lost something is degraded, whatever else is recovered
+/// meanwhile.
 pub fn of_mirror(
     mut legs: impl Iterator<Item = LegHealth>,
     log_works: bool,
@@ -46,7 +47,11 @@ mod tests {
             valid,
             merge_failed: false,
             overflowed,
-            usage: Usage { allocated: Sectors(allocated), total: Sectors(100), metadata: Sectors(8) },
+            usage: Usage {
+                allocated: Sectors(allocated),
+                total: Sectors(100),
+                metadata: Sectors(8),
+            },
         };
         assert_eq!(of_snapshot(&status(true, false, 92), Sectors(8)), "ok");
         assert_eq!(of_snapshot(&status(true, false, 96), Sectors(8)), "full");
@@ -61,7 +66,9 @@ mod tests {
         assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 9, true), "recovering");
         assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 9, false), "degraded");
         assert_eq!(of_mirror([Alive, Alive].into_iter(), false, 0, false), "degraded");
-        for leg in [Dead, ReadFailed, LegHealth::FlushFailed, LegHealth::SyncFailed, LegHealth::Unknown] {
+        for leg in
+            [Dead, ReadFailed, LegHealth::FlushFailed, LegHealth::SyncFailed, LegHealth::Unknown]
+        {
             assert_eq!(of_mirror([Alive, leg].into_iter(), true, 9, true), "degraded");
         }
     }

@@ -1,11 +1,13 @@
-//! The desk of a server: takes questions, and answers those that change nothing itself.
+//! The listener of a server: takes commands, and answers those that change nothing itself.
 //!
-//! Whatever changes devices goes to the control thread, one thing after the other, and may take as long as a disk that
-//! does not answer. Meanwhile the desk goes on: what there is and how it is can always be asked. Questions that wait for
-//! something without changing anything (an event, a comparison) are answered by a thread of their own.
+//! Whatever changes devices goes to the control thread, one thing after the other, and may take as
+//! long as a disk that does not answer. Meanwhile the listener goes on: what there is and how it is
+//! can always be asked. Commands that wait for something without changing anything (an event, a
+//! comparison) are answered by a thread of their own.
 //!
-//! Rule kept here: no client keeps another one waiting. One that says nothing, or does not read, is not waited for; one
-//! that leaves gives up its place, and what it has asked for and is not begun yet is not done.
+//! Rule kept here: no client keeps another one waiting. One that says nothing, or does not read, is
+//! not waited for; one that leaves gives up its place, and what it has asked for and is not begun
+//! yet is not done.
 
 mod arrivals;
 mod aside;
@@ -17,11 +19,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::admin::devices::{Directory, Entry, LeftOut};
+use super::admin::devices::{Device, Directory, LeftOut};
 use super::compare::takes_long;
 use super::orphan;
-use crate::data::Caller;
-use crate::protocol::{Answer, Doing, Question};
+use crate::data::Handle;
+use crate::protocol::{Command, Doing, Reply};
 use crate::server::report;
 use crate::storage::opening;
 use arrivals::Arrivals;
@@ -30,12 +32,12 @@ use place::Place;
 use reply::reply;
 
 /// What the control thread is told.
-pub(super) enum Visit {
+pub(super) enum Pending {
     /// Do this; the client waits for the answer.
-    Command(Question, UnixStream),
+    Command(Command, UnixStream),
     /// All tags of this device have ended.
     Lost(u32),
-    /// A client has come and left without a question: it may be the one that has started the server.
+    /// A client has come and left without a command: it may be the one that has started the server.
     Nothing,
 }
 
@@ -63,26 +65,30 @@ impl AtWork {
     }
 }
 
-/// Takes questions for as long as the process lives.
-pub(super) struct Desk {
+/// Takes commands for as long as the process lives.
+pub(super) struct Listener {
     directory: Directory,
-    family: Caller,
+    family: Handle,
     at_work: AtWork,
-    control: Sender<Visit>,
+    control: Sender<Pending>,
 }
 
-impl Desk {
-    /// Opens a desk at a socket. What it cannot answer itself goes to `control`.
+impl Listener {
+    /// Starts the thread that listens at a socket. What it cannot answer itself goes to `control`.
     pub(super) fn open(
-        listener: UnixListener,
+        socket: UnixListener,
         directory: &Directory,
-        family: Caller,
+        family: Handle,
         at_work: &AtWork,
-        control: Sender<Visit>,
+        control: Sender<Pending>,
     ) -> io::Result<()> {
-        let desk = Desk { directory: directory.clone(), family, at_work: at_work.clone(), control };
-        let arrivals = Arrivals::at(listener)?;
-        std::thread::Builder::new().name("desk".into()).spawn(move || desk.serve(arrivals)).map(drop)
+        let listener =
+            Listener { directory: directory.clone(), family, at_work: at_work.clone(), control };
+        let arrivals = Arrivals::at(socket)?;
+        std::thread::Builder::new()
+            .name("listener".into())
+            .spawn(move || listener.serve(arrivals))
+            .map(drop)
     }
 
     fn serve(&self, mut arrivals: Arrivals) {
@@ -94,52 +100,62 @@ impl Desk {
                     return;
                 }
             };
-            let answered = asked.map(|(question, connection)| self.answer(question, connection));
-            let visit = match answered {
+            let answered = asked.map(|(command, connection)| self.reply(command, connection));
+            let pending = match answered {
                 Some(Ok(None)) => continue,
-                Some(Ok(Some(visit))) => visit,
+                Some(Ok(Some(pending))) => pending,
                 Some(Err(error)) => {
                     log::warn!("control socket: {error}");
-                    Visit::Nothing
+                    Pending::Nothing
                 }
-                None => Visit::Nothing,
+                None => Pending::Nothing,
             };
-            if self.control.send(visit).is_err() {
+            if self.control.send(pending).is_err() {
                 return;
             }
         }
     }
 
-    /// Answers a question that changes nothing; hands on any other.
-    fn answer(&self, question: Question, connection: UnixStream) -> io::Result<Option<Visit>> {
-        match &question {
-            Question::Report => {
-                // Nobody is told anything by a server that is ending: for whoever asks it is gone already.
-                let mut reports = report::devices(&self.directory.devices(), &self.family).map_err(io::Error::other)?;
+    /// Answers a command that changes nothing; hands on any other.
+    fn reply(&self, command: Command, connection: UnixStream) -> io::Result<Option<Pending>> {
+        match &command {
+            Command::Report => {
+                // Nobody is told anything by a server that is ending: for whoever asks it is gone
+                // already.
+                let mut reports = report::devices(&self.directory.devices(), &self.family)
+                    .map_err(io::Error::other)?;
                 let left_out = self.directory.left_out();
                 let state = |one: &LeftOut| if one.waits { "quiesced" } else { "dead" };
-                reports.extend(left_out.values().map(|one| orphan::report(&one.device, state(one), None)));
-                reply(connection, &Answer::Devices(reports))?;
+                reports.extend(
+                    left_out.values().map(|one| orphan::report(&one.device, state(one), None)),
+                );
+                reply(connection, &Reply::Devices(reports))?;
             }
-            Question::Ping => reply(connection, &Answer::Doing(self.doing()?))?,
-            Question::Wait { .. } => self.answer_aside(question, connection)?,
-            Question::Message { words, .. } if takes_long(words) => self.answer_aside(question, connection)?,
-            _ => return Ok(Some(Visit::Command(question, connection))),
+            Command::Ping => reply(connection, &Reply::Doing(self.doing()?))?,
+            Command::Wait { .. } => self.answer_aside(command, connection)?,
+            Command::Message { words, .. } if takes_long(words) => {
+                self.answer_aside(command, connection)?
+            }
+            _ => return Ok(Some(Pending::Command(command, connection))),
         }
         Ok(None)
     }
 
-    fn answer_aside(&self, question: Question, connection: UnixStream) -> io::Result<()> {
+    fn answer_aside(&self, command: Command, connection: UnixStream) -> io::Result<()> {
         let devices = self.directory.devices();
-        if let Err(message) = question.refuse_replaced(|id| Some(devices.get(&id)?.info.target_flags)) {
-            return reply(connection, &Answer::Failed { message });
+        if let Err(message) =
+            command.refuse_replaced(|id| Some(devices.get(&id)?.info.target_flags))
+        {
+            return reply(connection, &Reply::Failed { message });
         }
-        let legs = match &question {
-            Question::Message { device, .. } => devices.get(&device.id).and_then(Entry::legs).unwrap_or_default(),
+        let legs = match &command {
+            Command::Message { device, .. } => {
+                devices.get(&device.id).and_then(Device::legs).unwrap_or_default()
+            }
             _ => Vec::new(),
         };
         match Place::take() {
-            Some(place) => aside(place, &self.family, question, legs, connection),
+            Some(place) => aside(place, &self.family, command, legs, connection),
             None => reply(connection, &place::no_place()),
         }
     }

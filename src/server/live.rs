@@ -1,4 +1,7 @@
-//! The machine that servers run on: ublk's control plane, real disks, the run directory, and a data thread.
+//! The machine that servers run on: ublk's control plane, real disks, the run directory, and a data
+//! thread.
+
+mod disk;
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -6,34 +9,31 @@ use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
 
-use dm_targets::disk::Disk;
-use dm_targets::group::{Group, Ticket};
+use dm_targets::group::Ticket;
 use dm_targets::mirror::leg_state::LegState;
-use dm_targets::snapshot::format::{Identity, StoreId};
-use dm_targets::units::Sectors;
+use dm_targets::snapshot::format::StoreId;
 
-use super::admin::machine::{Losses, Machine, OpenDisk as Open, Records, Thread};
+use super::admin::machine::{Losses, Machine, Records};
 use super::cow_journal;
-use crate::data::{Caller, DataThread, Handle, QueueOptions};
+use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::Reason;
-use crate::protocol::{Cow, Which};
+use crate::protocol::Cow;
 use crate::protocol::{DeviceOptions, DeviceState};
 use crate::rundir::departed::Departure;
 use crate::rundir::journal::{self, FileNotes};
 use crate::rundir::lost::LostStore;
 use crate::rundir::{RunDir, family_key};
-use crate::storage::signature::{self, Signature};
 use crate::storage::silent;
 use crate::storage::{
-    Access, Claim, DiskId, Ground, Limits, OpenDisk, OpenError, Standing, Through, circle, content, disk_name,
-    lasting_name, lasting_name_of, names_of, new_store_id, number_of_mount,
+    Access, Claim, DiskId, Ground, OpenDisk, OpenError, Standing, Through, circle, disk_name,
+    new_store_id, number_of_mount,
 };
 use crate::ublk::{Control, DeviceInfo, Params, apart, device};
 
 /// A family's part of the machine.
 pub struct Live {
     control: Control,
-    thread: Handle,
+    thread: Owner,
     files: Files,
 }
 
@@ -45,20 +45,25 @@ pub struct Files {
 }
 
 impl Live {
-    /// Opens the control device and starts a data thread, which calls `lost` with the id of a device that the kernel has
-    /// stopped.
+    /// Opens the control device and starts a data thread, which calls `lost` with the id of a
+    /// device that the kernel has stopped.
     ///
     /// # Errors
     /// Either cannot be had.
-    pub fn start(key: &str, rundir: &RunDir, lost: impl Fn(u32) + Send + 'static) -> Result<Live, Reason> {
+    pub fn start(
+        key: &str,
+        rundir: &RunDir,
+        lost: impl Fn(u32) + Send + 'static,
+    ) -> Result<Live, Reason> {
         let control = Control::open().map_err(|error| error.to_string())?;
-        let thread = Handle::start(lost).map_err(|error| format!("cannot start the data thread: {error}"))?;
+        let thread =
+            Owner::start(lost).map_err(|error| format!("cannot start the data thread: {error}"))?;
         Ok(Live { control, thread, files: Files { rundir: rundir.clone(), key: key.to_owned() } })
     }
 
     /// For other threads.
-    pub fn caller(&self) -> Caller {
-        self.thread.caller()
+    pub fn handle(&self) -> Handle {
+        self.thread.handle()
     }
 
     /// Removes the family's socket and leaves what a later server needs.
@@ -71,16 +76,21 @@ impl Live {
         self.files.rundir.remove(&self.files.key);
     }
 
-    /// What the devices of other families stand on. A state file that cannot be read hides what it tells.
+    /// What the devices of other families stand on. A state file that cannot be read hides what it
+    /// tells.
     fn through(&self) -> Through {
         let Files { rundir, key } = &self.files;
         let keys = rundir.keys().unwrap_or_default();
-        let states = keys.iter().filter(|other| *other != key).filter_map(|other| rundir.state(other).ok()?);
+        let states = keys
+            .iter()
+            .filter(|other| *other != key)
+            .filter_map(|other| rundir.state(other).ok()?);
         states.flat_map(|state| state.devices).map(|device| (device.id, numbers(&device))).collect()
     }
 }
 
-/// The numbers of a device's disks. Where a file shows a number that may be no file system's, that of its place comes in.
+/// The numbers of a device's disks. Where a file shows a number that may be no file system's, that
+/// of its place comes in.
 fn numbers(device: &DeviceState) -> Vec<(u32, u32)> {
     const NO_NUMBER: (u32, u32) = (0, 0);
     let unsure = device.disks.iter().any(|number| number.0 == 0);
@@ -108,7 +118,10 @@ impl Machine for Live {
         &self.files
     }
 
-    fn call<T, F>(&self, job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static) -> Result<T, Reason>
+    fn call<T, F>(
+        &self,
+        job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,
+    ) -> Result<T, Reason>
     where
         T: Send + 'static,
         F: Future<Output = T> + 'static,
@@ -137,12 +150,20 @@ impl Machine for Live {
     fn serve(&self, info: &DeviceInfo, name: &str, ticket: Ticket) -> Result<(), Reason> {
         let id = info.id;
         let path = format!("/dev/ublkc{id}");
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|error| format!("{path}: {error}"))?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|error| format!("{path}: {error}"))?;
         let zero_copy = device::is_zero_copy(info);
         let (depth, max_io_bytes) = (info.depth, info.max_io_bytes);
-        let queues: Vec<_> = (0..info.queues).map(|id| QueueOptions { id, depth, max_io_bytes, zero_copy }).collect();
+        let queues: Vec<_> = (0..info.queues)
+            .map(|id| QueueOptions { id, depth, max_io_bytes, zero_copy })
+            .collect();
         let name = name.to_owned();
-        self.call(move |thread| async move { thread.serve(id, &name, file, &queues, ticket).await })?
+        self.call(
+            move |thread| async move { thread.serve(id, &name, file, &queues, ticket).await },
+        )?
     }
 
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
@@ -181,14 +202,17 @@ impl Machine for Live {
         device::number(&mut self.control, id)
     }
 
-    /// The kernel's table of registered buffers is large and not endless: devices that do not fit are served by copying.
+    /// The kernel's table of registered buffers is large and not endless: devices that do not fit
+    /// are served by copying.
     fn can_zero_copy(&self, options: &DeviceOptions) -> Result<bool, Reason> {
         let (queues, depth) = (options.queues, options.depth);
         self.call(move |thread| async move { thread.ring.has_room_for_buffers(queues, depth) })
     }
 
     fn has_ended(&self, id: u32) -> bool {
-        let ended = self.call(move |thread| async move { thread.served(id).is_some_and(|served| served.has_ended()) });
+        let ended = self.call(move |thread| async move {
+            thread.served(id).is_some_and(|served| served.has_ended())
+        });
         ended.unwrap_or(false)
     }
 
@@ -226,7 +250,10 @@ impl Machine for Live {
             }
         }
         let (at, ground) = circle(&disks, own, &self.through())?;
-        Some((places[at], if let Ground::Disk(other) = ground { Ground::Disk(places[other]) } else { ground }))
+        Some((
+            places[at],
+            if let Ground::Disk(other) = ground { Ground::Disk(places[other]) } else { ground },
+        ))
     }
 
     fn journal(&self, cow: &OpenDisk, new: StoreId) -> Result<Option<FileNotes>, Reason> {
@@ -250,66 +277,6 @@ impl Machine for Live {
             return Err(silent::no_answer(cow));
         }
         cow_journal::is_left(&self.files.rundir, cow)
-    }
-}
-
-impl Thread for DataThread {
-    type Open = OpenDisk;
-
-    fn group(&self) -> &Group {
-        &self.group
-    }
-
-    fn disk(&self, open: OpenDisk) -> Disk {
-        DataThread::disk(self, open)
-    }
-}
-
-impl Open for OpenDisk {
-    fn id(&self) -> DiskId {
-        self.id
-    }
-
-    fn path(&self) -> String {
-        self.path.display().to_string()
-    }
-
-    fn size(&self) -> Sectors {
-        Sectors(self.size_sectors)
-    }
-
-    fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    fn is_read_only(&self) -> bool {
-        self.access == Access::ReadOnly
-    }
-
-    fn number_in_boot(&self) -> u64 {
-        OpenDisk::number_in_boot(self)
-    }
-
-    fn lasting_name(&self) -> String {
-        lasting_name(self)
-    }
-
-    fn store(&self) -> Result<Option<Option<Identity>>, Reason> {
-        Ok(content::store_on(self)?.map(|found| found.identity))
-    }
-
-    fn as_cow(&self, store: Which, origin: &str) -> Cow {
-        let (names, former) = (names_of(&self.path, self.id), lasting_name_of(self.id, &self.path));
-        Cow { store, names, former, number: self.number_in_boot(), origin: origin.to_owned() }
-    }
-
-    fn content(&self) -> Result<Option<Signature>, Reason> {
-        content::of(self)
-    }
-
-    fn starts_with_zeroes(&self) -> Result<bool, Reason> {
-        let zeroes = signature::starts_with_zeroes(&self.file, self.limits.logical_block_size);
-        zeroes.map_err(|error| format!("{}: cannot be read: {error}", self.path.display()))
     }
 }
 
@@ -376,7 +343,8 @@ pub fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), 
     super::admin::complete(Live::start(key, rundir, |_| {})?, device)
 }
 
-/// Records that a deleted snapshot's COW must not be used again, if a device that stays may change its origin.
+/// Records that a deleted snapshot's COW must not be used again, if a device that stays may change
+/// its origin.
 ///
 /// # Errors
 /// As [`super::admin::record_left_behind`].

@@ -1,12 +1,14 @@
-//! The log of a server: every line has a priority, reaches the machine's log, and outlives the device.
+//! The log of a server: every line has a priority, reaches the machine's log, and outlives the
+//! device.
 //!
-//! A line goes to a file below the run directory ([`file`]), which stays when the device is gone; to the journal, or where
-//! there is none to syslog ([`system`]); and in the foreground to stderr, with `<N>` in front where stderr is the journal,
-//! which then gets no second copy.
+//! A line goes to a file below the run directory ([`file`]), which stays when the device is gone;
+//! to the journal, or where there is none to syslog ([`system`]); and in the foreground to stderr,
+//! with `<N>` in front where stderr is the journal, which then gets no second copy.
 //!
-//! Rules kept here: logging never blocks the thread that logs. Lines go through a queue of [`MAX_QUEUED`] to a thread that
-//! writes them, and a line that finds the queue full is dropped, counted, and the count is said. Who ends the process waits
-//! for what is queued, but no longer than [`FLUSH_LIMIT`].
+//! Rules kept here: logging never blocks the thread that logs. Lines go through a queue of
+//! [`MAX_QUEUED`] to a thread that writes them, and a line that finds the queue full is dropped,
+//! counted, and the count is said. Who ends the process waits for what is queued, but no longer
+//! than [`FLUSH_LIMIT`].
 
 mod file;
 mod system;
@@ -29,7 +31,8 @@ pub use file::open as open_file;
 
 /// Lines that wait to be written: a second of a busy server's, and little memory.
 const MAX_QUEUED: usize = 1024;
-/// How long the end of a process waits for its last lines: a journal that does not answer keeps nothing alive.
+/// How long the end of a process waits for its last lines: a journal that does not answer keeps
+/// nothing alive.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// Between two looks for room in the queue at the end of a process.
 const FLUSH_PAUSE: Duration = Duration::from_millis(10);
@@ -110,7 +113,8 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// Makes this process log as a server. Called once, before its threads start.
 ///
 /// # Errors
-/// The thread cannot be started. Destinations that cannot be opened are left out, and it is said in the others.
+/// The thread cannot be started. Destinations that cannot be opened are left out, and it is said in
+/// the others.
 pub fn start(destination: Destination) -> io::Result<()> {
     let command = COMMAND.get().map_or(LevelFilter::Warn, Logger::filter);
     // What happens to devices is information, and is asked for when it is too late to switch it on.
@@ -205,12 +209,16 @@ impl Sinks {
             }
             let dropped = DROPPED.swap(0, Ordering::Relaxed);
             if dropped > 0 {
-                self.write(&own_line(Level::Warn, format!("{dropped} log lines were dropped: the log is too slow")));
+                self.write(&own_line(
+                    Level::Warn,
+                    format!("{dropped} log lines were dropped: the log is too slow"),
+                ));
             }
         }
     }
 
-    /// Writes a line everywhere. A destination that fails is not spoken of: the others have the line.
+    /// Writes a line everywhere. A destination that fails is not spoken of: the others have the
+    /// line.
     fn write(&mut self, line: &Line) {
         if let Some(file) = &mut self.file {
             drop(file.write(&with_time(line)));
@@ -264,7 +272,13 @@ mod tests {
         let filter = env_logger::Builder::new().filter_level(LevelFilter::Info).build();
         let log = Queue { filter, jobs };
         let say = |text: &str| {
-            log.log(&Record::builder().level(Level::Warn).target("t").args(format_args!("{text}")).build());
+            log.log(
+                &Record::builder()
+                    .level(Level::Warn)
+                    .target("t")
+                    .args(format_args!("{text}"))
+                    .build(),
+            );
         };
         DROPPED.store(0, Ordering::Relaxed);
         ["one", "two", "three", "four"].into_iter().for_each(say);

@@ -1,7 +1,7 @@
 //! What a service manager is told by a process in the foreground: ready, stopping, still at work.
 //!
-//! A server in the background was started by another process and has no manager: [`super::process`] takes the manager's
-//! variables out of its environment.
+//! A server in the background was started by another process and has no manager: [`super::process`]
+//! takes the manager's variables out of its environment.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::protocol::{self, Answer, Question};
+use crate::protocol::{self, Command, Reply};
 
-/// How long a manager may take to hear something. One that does not read keeps no device from its end.
+/// How long a manager may take to hear something. One that does not read keeps no device from its
+/// end.
 const NOTIFY_LIMIT: Duration = Duration::from_secs(2);
 
 fn notify(states: &[NotifyState<'_>]) {
@@ -20,7 +21,8 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells the manager something for as long as [`NOTIFY_LIMIT`]: its socket is full while it does not read.
+/// Tells the manager something for as long as [`NOTIFY_LIMIT`]: its socket is full while it does
+/// not read.
 fn notify_within_limit(tell: impl FnOnce() + Send + 'static) {
     let (told, heard) = channel::<()>();
     let tell = move || {
@@ -44,8 +46,8 @@ pub fn stopping() {
     notify_within_limit(|| notify(&[NotifyState::Stopping]));
 }
 
-/// Says that a server is at work, twice in the time that the manager gives it, for as long as it answers at its socket:
-/// then the thread that takes questions and the one that has the data go on.
+/// Says that a server is at work, twice in the time that the manager gives it, for as long as it
+/// answers at its socket: then the thread that takes commands and the one that has the data go on.
 pub fn watch(socket: PathBuf) {
     let mut limit_us = 0;
     if !sd_notify::watchdog_enabled(false, &mut limit_us) {
@@ -53,8 +55,9 @@ pub fn watch(socket: PathBuf) {
     }
     let pause = Duration::from_micros(limit_us / 2);
     let beat = move || loop {
-        let answer = protocol::connect(&socket).and_then(|server| protocol::ask(server, &Question::Report));
-        if matches!(answer, Ok(Answer::Devices(_))) {
+        let reply =
+            protocol::connect(&socket).and_then(|server| protocol::ask(server, &Command::Report));
+        if matches!(reply, Ok(Reply::Devices(_))) {
             notify(&[NotifyState::Watchdog]);
         }
         std::thread::sleep(pause);

@@ -1,4 +1,5 @@
-//! What is known of a device whose server is dead or does not answer: what its state file and the kernel say.
+//! What is known of a device whose server is dead or does not answer: what its state file and the
+//! kernel say.
 
 use std::convert::Infallible;
 use std::fs;
@@ -21,15 +22,20 @@ pub fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceRepo
     let len = size_of(device.id).unwrap_or(table.len);
     let name = table.params.name();
     let mut json = json!({
-        "id": device.id, "name": device.name, "target": name, "state": state, "health": health::UNKNOWN,
-        "block_device": format!("/dev/ublkb{}", device.id), "char_device": format!("/dev/ublkc{}", device.id),
+        "id": device.id, "name": device.name, "target": name, "state": state,
+        "health": health::UNKNOWN,
+        "block_device": format!("/dev/ublkb{}", device.id),
+        "char_device": format!("/dev/ublkc{}", device.id),
         "size_bytes": len.bytes(), "server_pid": pid, "answers": false, "stats": null,
         "read_only": options.read_only, "queues": options.queues, "queue_depth": options.depth,
         "recovery": options.recovery,
     });
-    let number = fs::read_to_string(format!("/sys/block/ublkb{}/dev", device.id)).unwrap_or_default();
     let number =
-        number.trim().split_once(':').and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
+        fs::read_to_string(format!("/sys/block/ublkb{}/dev", device.id)).unwrap_or_default();
+    let number = number
+        .trim()
+        .split_once(':')
+        .and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
     json["major"] = json!(number.map(|number| number.0));
     json["minor"] = json!(number.map(|number| number.1));
     if let Some((key, object)) = disks_of(&table.params) {
@@ -37,7 +43,8 @@ pub fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceRepo
     }
     let status = format!("0 {len} {name} {state}");
     let table = table.with_devices(|device| Ok::<_, Infallible>(word(device)));
-    let table = table.map_or_else(|never| match never {}, |table| Table { len, ..table }.to_string());
+    let table =
+        table.map_or_else(|never| match never {}, |table| Table { len, ..table }.to_string());
     let (name, disks) = (device.name.clone(), device.disks.clone());
     DeviceReport { id: device.id, cookie: device.cookie, name, json, status, table, disks }
 }
@@ -53,7 +60,8 @@ fn word(path: &str) -> String {
     DiskId::of_path(Path::new(path)).map_or_else(|_| path.to_owned(), |id| id.on_table_line(path))
 }
 
-/// The disks of a device and what its table says of them, as `list --json` has it; what only a server knows is `null`.
+/// The disks of a device and what its table says of them, as `list --json` has it; what only a
+/// server knows is `null`.
 pub fn disks_of(params: &TargetParams) -> Option<(&'static str, Value)> {
     match params {
         TargetParams::Snapshot(snapshot) => {
@@ -61,13 +69,17 @@ pub fn disks_of(params: &TargetParams) -> Option<(&'static str, Value)> {
                 "origin": snapshot.origin, "cow": snapshot.cow,
                 "store": if snapshot.store.is_transient() { "transient" } else { "persistent" },
                 "chunk_size_bytes": snapshot.chunk_size.map(ChunkSize::bytes),
-                "valid": null, "overflow": null, "used_bytes": null, "total_bytes": null, "metadata_bytes": null,
+                "valid": null, "overflow": null, "used_bytes": null, "total_bytes": null,
+                "metadata_bytes": null,
                 "exceptions": null, "merge": null,
             });
             Some(("snapshot", object))
         }
         TargetParams::Mirror(mirror) => {
-            let leg = |leg: &Leg| json!({ "path": leg.device, "offset_bytes": leg.offset.bytes(), "health": null });
+            let leg = |leg: &Leg| {
+                let (path, offset) = (&leg.device, leg.offset.bytes());
+                json!({ "path": path, "offset_bytes": offset, "health": null })
+            };
             let object = json!({
                 "legs": mirror.legs.iter().map(leg).collect::<Vec<_>>(),
                 "log": mirror.log_device().unwrap_or("core"),
@@ -77,9 +89,10 @@ pub fn disks_of(params: &TargetParams) -> Option<(&'static str, Value)> {
             Some(("mirror", object))
         }
         TargetParams::SnapshotOrigin { origin } => Some(("origin", json!({ "path": origin }))),
-        TargetParams::Linear(linear) => {
-            Some(("linear", json!({ "path": linear.device, "offset_bytes": linear.offset.bytes() })))
-        }
+        TargetParams::Linear(linear) => Some((
+            "linear",
+            json!({ "path": linear.device, "offset_bytes": linear.offset.bytes() }),
+        )),
         TargetParams::SnapshotMerge(_) => None,
     }
 }
@@ -90,7 +103,13 @@ mod tests {
     use crate::protocol::{DeviceOptions, KnownDisks};
 
     fn state_of(name: &str, line: &str) -> DeviceState {
-        let options = DeviceOptions { queues: 1, depth: 64, read_only: true, zero_copy: true, recovery: true };
+        let options = DeviceOptions {
+            queues: 1,
+            depth: 64,
+            read_only: true,
+            zero_copy: true,
+            recovery: true,
+        };
         let table = Table::parse(line).unwrap();
         let spec = DeviceSpec {
             table,
@@ -123,8 +142,14 @@ mod tests {
         assert_eq!(report.status, "0 64 snapshot quiesced");
         assert_eq!(report.json["snapshot"]["cow"], "/nonsense/c");
         assert_eq!(report.json["snapshot"]["chunk_size_bytes"], 4096);
-        assert_eq!((&report.json["queue_depth"], &report.json["read_only"]), (&json!(64), &json!(true)));
-        assert_eq!((&report.json["health"], &report.json["size_bytes"]), (&json!("unknown"), &json!(32768)));
+        assert_eq!(
+            (&report.json["queue_depth"], &report.json["read_only"]),
+            (&json!(64), &json!(true))
+        );
+        assert_eq!(
+            (&report.json["health"], &report.json["size_bytes"]),
+            (&json!("unknown"), &json!(32768))
+        );
     }
 
     #[test]

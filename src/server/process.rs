@@ -1,14 +1,15 @@
 //! Starting and ending a server process.
 //!
-//! `add` starts a server in a session of its own and waits until it says on its stdout that it listens. From then on the
-//! server's only ties are its socket, its state file and its log in the run directory. A server in the foreground is the
-//! process that was started, and belongs to a service manager.
+//! `add` starts a server in a session of its own and waits until it says on its stdout that it
+//! listens. From then on the server's only ties are its socket, its state file and its log in the
+//! run directory. A server in the foreground is the process that was started, and belongs to a
+//! service manager.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{ChildStdout, Command, ExitCode, Stdio};
+use std::process::{ChildStdout, Command as Process, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,24 +17,32 @@ use rustix::stdio::dup2_stdout;
 
 use super::{Server, environment, logging, manager, signals};
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Answer, DeviceRef, Question};
+use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{self, FamilyLock, RunDir};
 use crate::sys::file_size;
 use crate::ublk::device;
 
 /// What a started server says when it listens.
 const READY: &str = "ready";
-/// How long it may take until then: it opens the control device, which may load the driver, and makes its ring.
+/// How long it may take until then: it opens the control device, which may load the driver, and
+/// makes its ring.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// What a service manager tells the process that it has started, and no other one.
-const MANAGERS_VARIABLES: [&str; 7] =
-    ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "JOURNAL_STREAM"];
+const MANAGERS_VARIABLES: [&str; 7] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "JOURNAL_STREAM",
+];
 
 /// Starts the server of a family and connects to it.
 pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
     let log = logging::open_file(&rundir.log_path(key))?;
     let program = std::env::current_exe()?;
-    let mut command = Command::new(program);
+    let mut command = Process::new(program);
     command.args(["serve", key]).env(rundir::VARIABLE, rundir.path()).current_dir("/");
     for name in MANAGERS_VARIABLES {
         command.env_remove(name);
@@ -49,7 +58,9 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
         if !says_something(&stdout)? {
             child.kill()?;
             let seconds = START_LIMIT.as_secs();
-            return Err(format!("the server did not start: it has said nothing for {seconds} s").into());
+            return Err(
+                format!("the server did not start: it has said nothing for {seconds} s").into()
+            );
         }
         BufReader::new(stdout.take(4096)).read_line(&mut line)?;
     }
@@ -62,7 +73,8 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
         };
         return Err(format!("the server did not start: {why}").into());
     }
-    protocol::connect(&rundir.socket(key)).map_err(|error| format!("cannot reach the server: {error}").into())
+    protocol::connect(&rundir.socket(key))
+        .map_err(|error| format!("cannot reach the server: {error}").into())
 }
 
 /// Waits until a server that is being started has said something, or ended.
@@ -99,22 +111,23 @@ fn say(line: &str) -> io::Result<()> {
     stdout.flush()
 }
 
-/// Adds the first device of a family, or takes one over whose server has died, and serves it in this process.
+/// Adds the first device of a family, or takes one over whose server has died, and serves it in
+/// this process.
 ///
-/// `done` takes the server's answer. If it cannot, what was added is deleted again; what was taken over stays for the next
-/// server.
+/// `done` takes the server's answer. If it cannot, what was added is deleted again; what was taken
+/// over stays for the next server.
 pub fn foreground(
     rundir: &RunDir,
     key: &str,
-    question: Question,
+    command: Command,
     lock: FamilyLock,
-    done: impl FnOnce(Answer) -> Result<(), Failure>,
+    done: impl FnOnce(Reply) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
-    let takes_over = matches!(question, Question::Recover(_));
+    let takes_over = matches!(command, Command::Recover(_));
     let (mut server, listener) = listen(rundir, key, true, &environment::prepare(true))?;
-    let answer = server.carry_out(question);
-    let added = if let Ok(Answer::Added { device, .. }) = &answer { Some(*device) } else { None };
-    if let Err(Failure { message, code }) = answer.map_err(Failure::from).and_then(done) {
+    let reply = server.carry_out(command);
+    let added = if let Ok(Reply::Added { device, .. }) = &reply { Some(*device) } else { None };
+    if let Err(Failure { message, code }) = reply.map_err(Failure::from).and_then(done) {
         let message = match added {
             _ if takes_over => {
                 rundir.remove_socket(key);
@@ -136,32 +149,43 @@ pub fn foreground(
     Ok(ended)
 }
 
-/// Deletes what was added a moment ago and that no one was told of, with the server's files. Says what is left.
+/// Deletes what was added a moment ago and that no one was told of, with the server's files. Says
+/// what is left.
 fn take_back(rundir: &RunDir, key: &str, server: &mut Server, added: DeviceRef) -> Reason {
     let path = format!("{}{}", device::BLOCK_PATH, added.id);
-    let deleted = server.carry_out(Question::TakeBack { device: added });
+    let deleted = server.carry_out(Command::TakeBack { device: added });
     if let (Err(why), true) = (&deleted, Path::new(&path).exists()) {
         rundir.remove_socket(key);
         return format!(
-            "{path} could not be deleted again and has no server now: {why}; `ublk-dm del --force {path}` deletes it"
+            "{path} could not be deleted again and has no server now: {why}; `ublk-dm del --force \
+             {path}` deletes it"
         );
     }
     rundir.remove(key);
     match deleted {
-        Ok(Answer::TakenBack { note: Some(note) }) => format!("the device was deleted again; {note}"),
+        Ok(Reply::TakenBack { note: Some(note) }) => {
+            format!("the device was deleted again; {note}")
+        }
         Ok(_) => "the device was deleted again".to_owned(),
         Err(why) => format!("the device was deleted again, but {why}"),
     }
 }
 
-fn listen(rundir: &RunDir, key: &str, foreground: bool, failed: &[String]) -> Result<(Server, UnixListener), String> {
-    let destination = logging::Destination { file: rundir.log_path(key), key: key.to_owned(), foreground };
+fn listen(
+    rundir: &RunDir,
+    key: &str,
+    foreground: bool,
+    failed: &[String],
+) -> Result<(Server, UnixListener), String> {
+    let destination =
+        logging::Destination { file: rundir.log_path(key), key: key.to_owned(), foreground };
     logging::start(destination).map_err(|error| format!("the log: {error}"))?;
     failed.iter().for_each(|what| log::warn!("{what}"));
     let server = Server::start(key, rundir)?;
     let socket = rundir.socket(key);
-    let listener = UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
-    signals::answer(rundir, key)?;
+    let listener =
+        UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
+    signals::reply(rundir, key)?;
     file_size::lift();
     Ok((server, listener))
 }

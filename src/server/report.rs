@@ -1,9 +1,10 @@
-//! What a server says about its devices: the objects of `list --json`, status lines and table lines.
+//! What a server says about its devices: the objects of `list --json`, status lines and table
+//! lines.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use dm_targets::device::Device;
+use dm_targets::device::Device as Served;
 use dm_targets::mirror::legs::ErrorCounts;
 use dm_targets::mirror::status::{DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus};
 use dm_targets::mirror::table::{Leg, Mirror};
@@ -16,10 +17,10 @@ use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
 
-use super::admin::devices::{Deps, Entry};
+use super::admin::devices::{Deps, Device};
 use super::health;
 use super::orphan;
-use crate::data::{Caller, DeviceStats};
+use crate::data::{DeviceStats, Handle};
 use crate::failure::Reason;
 use crate::protocol::DeviceReport;
 use crate::ublk::device;
@@ -72,12 +73,18 @@ struct SnapshotFacts {
 }
 
 /// Reports of all devices of a server, by id.
-pub fn devices(entries: &BTreeMap<u32, Entry>, family: &Caller) -> Result<Vec<DeviceReport>, Reason> {
+pub fn devices(
+    entries: &BTreeMap<u32, Device>,
+    family: &Handle,
+) -> Result<Vec<DeviceReport>, Reason> {
     let facts = family.call(|thread| async move {
         let now_ms = thread.group.host.now_ms();
         let stats = |id: u32| thread.served(id).map(|served| served.stats()).unwrap_or_default();
         let devices = thread.group.devices();
-        devices.iter().map(|(id, device)| facts(*id, device, stats(*id), now_ms)).collect::<Vec<_>>()
+        devices
+            .iter()
+            .map(|(id, device)| facts(*id, device, stats(*id), now_ms))
+            .collect::<Vec<_>>()
     });
     let mut facts = facts.map_err(|error| error.to_string())?;
     for facts in &mut facts {
@@ -89,7 +96,7 @@ pub fn devices(entries: &BTreeMap<u32, Entry>, family: &Caller) -> Result<Vec<De
     Ok(entries.iter().filter_map(|(id, entry)| Some(report(entry, of(*id)?))).collect())
 }
 
-fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
+fn facts(id: u32, device: &Served, stats: DeviceStats, now_ms: u64) -> Facts {
     let mut facts = Facts {
         id,
         size: Sectors(0),
@@ -140,7 +147,7 @@ fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
     facts
 }
 
-fn report(entry: &Entry, facts: &Facts) -> DeviceReport {
+fn report(entry: &Device, facts: &Facts) -> DeviceReport {
     let table = &entry.spec.table;
     let status = match (&facts.snapshot, &facts.mirror, entry.mirror()) {
         (Some(snapshot), ..) => snapshot.status.to_string(),
@@ -149,7 +156,8 @@ fn report(entry: &Entry, facts: &Facts) -> DeviceReport {
     };
     let status = format!("0 {} {} {status}", facts.size, table.params.name()).trim_end().to_owned();
     let word = |word: &str| Ok::<_, Infallible>(entry.deps.on_table_line(word));
-    let table = table.with_devices(word).map_or_else(|never| match never {}, |table| table.to_string());
+    let table =
+        table.with_devices(word).map_or_else(|never| match never {}, |table| table.to_string());
     let (name, disks) = (entry.name.clone(), entry.deps.numbers());
     let cookie = entry.info.target_flags;
     DeviceReport { id: facts.id, cookie, name, json: object(entry, facts), status, table, disks }
@@ -163,7 +171,9 @@ fn mirror_status(facts: &MirrorFacts, mirror: &Mirror, deps: &Deps) -> MirrorSta
         in_sync_regions: status.in_sync_regions,
         regions: status.regions,
         log: match (mirror.log_device(), status.log) {
-            (Some(log), Some(state)) => MirrorLogStatus::Disk { device: deps.on_table_line(log), state },
+            (Some(log), Some(state)) => {
+                MirrorLogStatus::Disk { device: deps.on_table_line(log), state }
+            }
             _ => MirrorLogStatus::Core,
         },
     }
@@ -201,7 +211,8 @@ fn mirror_object(mirror: &MirrorFacts, table: &Mirror) -> Value {
 fn recovery_object(progress: Progress, mirror: &MirrorFacts) -> Value {
     let elapsed_ms = mirror.now_ms.saturating_sub(progress.started_ms).max(1);
     let rate = progress.bytes.saturating_mul(1000) / elapsed_ms;
-    let left = progress.total.saturating_sub(progress.done).saturating_mul(mirror.region_size.bytes());
+    let left =
+        progress.total.saturating_sub(progress.done).saturating_mul(mirror.region_size.bytes());
     json!({
         "done_regions": progress.done,
         "total_regions": progress.total,
@@ -218,13 +229,18 @@ fn health_of(facts: &Facts) -> &'static str {
             let Status { regions, in_sync_regions, log, .. } = mirror.status;
             let log_works = log.is_none_or(|log| log == DiskLogState::Alive);
             let legs = mirror.legs.iter().map(|leg| leg.health);
-            health::of_mirror(legs, log_works, regions.saturating_sub(in_sync_regions), mirror.recovery.is_some())
+            health::of_mirror(
+                legs,
+                log_works,
+                regions.saturating_sub(in_sync_regions),
+                mirror.recovery.is_some(),
+            )
         }
         _ => health::OK,
     }
 }
 
-fn object(entry: &Entry, facts: &Facts) -> Value {
+fn object(entry: &Device, facts: &Facts) -> Value {
     let id = facts.id;
     let block = format!("/dev/ublkb{id}");
     let stats = facts.stats;
@@ -256,8 +272,12 @@ fn object(entry: &Entry, facts: &Facts) -> Value {
         },
     });
     match (&entry.spec.table.params, &facts.snapshot, &facts.mirror) {
-        (TargetParams::Snapshot(table), Some(snapshot), _) => object["snapshot"] = snapshot_object(snapshot, table),
-        (TargetParams::Mirror(table), _, Some(mirror)) => object["mirror"] = mirror_object(mirror, table),
+        (TargetParams::Snapshot(table), Some(snapshot), _) => {
+            object["snapshot"] = snapshot_object(snapshot, table)
+        }
+        (TargetParams::Mirror(table), _, Some(mirror)) => {
+            object["mirror"] = mirror_object(mirror, table)
+        }
         (params, ..) => {
             if let Some((key, disks)) = orphan::disks_of(params) {
                 object[key] = disks;

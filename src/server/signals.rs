@@ -1,4 +1,5 @@
-//! Signals to a server: those that end it become a question, so that they are answered in turn; no other one may.
+//! Signals to a server: those that end it become a command, so that they are answered in turn; no
+//! other one may.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -9,15 +10,17 @@ use signal_hook::consts::{
 use signal_hook::iterator::Signals;
 
 use crate::failure::Reason;
-use crate::protocol::{self, Answer, Question};
+use crate::protocol::{self, Command, Reply};
 use crate::rundir::RunDir;
 
-/// Signals that would end or stop a process that does not expect them. A server has nothing to read anew, and what uses its
-/// devices must not wait because a terminal was closed. (SIGPIPE and SIGXFSZ are ignored from the start.)
-const IGNORED: [i32; 9] = [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGTSTP];
+/// Signals that would end or stop a process that does not expect them. A server has nothing to read
+/// anew, and what uses its devices must not wait because a terminal was closed. (SIGPIPE and
+/// SIGXFSZ are ignored from the start.)
+const IGNORED: [i32; 9] =
+    [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGTSTP];
 
 /// Answers signals from now on.
-pub(super) fn answer(rundir: &RunDir, key: &str) -> Result<(), String> {
+pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<(), String> {
     let all = TERM_SIGNALS.iter().chain(&IGNORED);
     let mut signals = Signals::new(all).map_err(|error| format!("signals: {error}"))?;
     let socket = rundir.socket(key);
@@ -34,19 +37,24 @@ pub(super) fn answer(rundir: &RunDir, key: &str) -> Result<(), String> {
             }
         }
     };
-    std::thread::Builder::new().name("signals".into()).spawn(wait).map_err(|error| format!("signals: {error}"))?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(wait)
+        .map_err(|error| format!("signals: {error}"))?;
     Ok(())
 }
 
-/// Asks the server to end. It may refuse, and goes on with all that it has then; the next signal asks again.
+/// Asks the server to end. It may refuse, and goes on with all that it has then; the next signal
+/// asks again.
 ///
-/// The service manager is not told that the end has begun: a server that has been asked may have devices that keep it, and
-/// a manager that waits for an end kills what does not come to it.
+/// The service manager is not told that the end has begun: a server that has been asked may have
+/// devices that keep it, and a manager that waits for an end kills what does not come to it.
 fn end(socket: &Path) -> Result<(), Reason> {
-    let hint = "the devices are served on; mend that and send the signal again, or delete them (`ublk-dm del`)";
+    let hint = "the devices are served on; mend that and send the signal again, or delete them \
+                (`ublk-dm del`)";
     let refused = |why: String| format!("the server cannot end: {why}; {hint}");
-    match protocol::connect(socket).and_then(|server| protocol::ask(server, &Question::Shutdown)) {
-        Ok(Answer::Failed { message }) => Err(refused(message)),
+    match protocol::connect(socket).and_then(|server| protocol::ask(server, &Command::Shutdown)) {
+        Ok(Reply::Failed { message }) => Err(refused(message)),
         Ok(_) => Ok(()),
         // It has ended before its answer was read.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
@@ -66,14 +74,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("family.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let answers = [Answer::Failed { message: "the state file: No space left".to_owned() }, Answer::Done];
+        let answers =
+            [Reply::Failed { message: "the state file: No space left".to_owned() }, Reply::Done];
         let server = std::thread::spawn(move || {
-            for answer in answers {
+            for reply in answers {
                 let (mut connection, _) = listener.accept().unwrap();
                 let mut line = String::new();
                 BufReader::new(&connection).read_line(&mut line).unwrap();
-                assert!(matches!(serde_json::from_str(&line).unwrap(), Question::Shutdown));
-                protocol::write_line(&mut connection, &answer).unwrap();
+                assert!(matches!(serde_json::from_str(&line).unwrap(), Command::Shutdown));
+                protocol::write_line(&mut connection, &reply).unwrap();
             }
         });
         let why = end(&socket).unwrap_err();

@@ -1,9 +1,11 @@
-//! What a disk stands on, whatever is between: partitions, device-mapper, md, loop devices, file systems, ublk devices.
+//! What a disk stands on, whatever is between: partitions, device-mapper, md, loop devices, file
+//! systems, ublk devices.
 //!
 //! Rule kept here: a server never needs storage that it serves itself ([`circle`]).
 //!
-//! Everything is read off the kernel's own tables (sysfs and the list of mounts). No disk and no file is opened or looked
-//! up on the way: one that stands on a device whose server has died would never answer.
+//! Everything is read off the kernel's own tables (sysfs and the list of mounts). No disk and no
+//! file is opened or looked up on the way: one that stands on a device whose server has died would
+//! never answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -38,19 +40,25 @@ pub enum Ground {
     Disk(usize),
 }
 
-/// The numbers N of the `/dev/ublkbN` that block devices of these numbers stand on, themselves included.
+/// The numbers N of the `/dev/ublkbN` that block devices of these numbers stand on, themselves
+/// included.
 pub fn ublk_devices_below(numbers: &[(u32, u32)]) -> BTreeSet<u32> {
     below(Path::new(SYSFS), &mountinfo(), numbers, &Through::new()).ublk
 }
 
-/// The first of a target's disks that stands on a device of its own server (`own`), or on another of the disks, however many
-/// are between: what is written to the one would have to be written to the other first.
-pub fn circle(disks: &[Standing<'_>], own: &BTreeSet<u32>, through: &Through) -> Option<(usize, Ground)> {
+/// The first of a target's disks that stands on a device of its own server (`own`), or on another
+/// of the disks, however many are between: what is written to the one would have to be written to
+/// the other first.
+pub fn circle(
+    disks: &[Standing<'_>],
+    own: &BTreeSet<u32>,
+    through: &Through,
+) -> Option<(usize, Ground)> {
     circle_in(Path::new(SYSFS), &mountinfo(), disks, own, through)
 }
 
-/// The number of the file system that holds a file which shows another number (btrfs), as far as the mounts tell by its
-/// path. Nothing is looked up there: it may not answer.
+/// The number of the file system that holds a file which shows another number (btrfs), as far as
+/// the mounts tell by its path. Nothing is looked up there: it may not answer.
 pub fn number_of_mount(path: &Path, shown: (u32, u32)) -> (u32, u32) {
     number_in_mounts(&mountinfo(), path, shown)
 }
@@ -76,7 +84,8 @@ fn circle_in(
                 // Looked up only in a file system that has just answered for the other disk.
                 DiskId::File { .. } => {
                     let here = below.files.iter().filter(|(_, mount)| *mount == numbers[place]);
-                    let mut ids = here.filter_map(|(path, _)| DiskId::of(&fs::metadata(path).ok()?));
+                    let mut ids =
+                        here.filter_map(|(path, _)| DiskId::of(&fs::metadata(path).ok()?));
                     ids.any(|id| id == other.id)
                 }
             };
@@ -93,7 +102,8 @@ fn number_of(mountinfo: &str, disk: &Standing<'_>) -> (u32, u32) {
     number_in_mounts(mountinfo, &path, disk.id.block_number())
 }
 
-/// A file system may show other numbers in its files than in the list of mounts (btrfs): there the path tells.
+/// A file system may show other numbers in its files than in the list of mounts (btrfs): there the
+/// path tells.
 fn number_in_mounts(mountinfo: &str, path: &Path, shown: (u32, u32)) -> (u32, u32) {
     if shown.0 != 0 || mounts(mountinfo).any(|(text, ..)| number(text) == Some(shown)) {
         return shown;
@@ -152,7 +162,10 @@ fn below(sysfs: &Path, mountinfo: &str, numbers: &[(u32, u32)], through: &Throug
 
 /// The directory of a partition's disk.
 fn parent(dir: &Path) -> PathBuf {
-    fs::canonicalize(dir).ok().and_then(|dir| dir.parent().map(Path::to_owned)).unwrap_or_else(|| dir.join(".."))
+    fs::canonicalize(dir)
+        .ok()
+        .and_then(|dir| dir.parent().map(Path::to_owned))
+        .unwrap_or_else(|| dir.join(".."))
 }
 
 /// N, if the directory is that of `ublkbN`.
@@ -194,9 +207,9 @@ mod tests {
 
     use super::*;
 
-    /// A sysfs with a ublk disk (259:0) that has a partition (259:1), a mapped device (252:0) over the partition, a file
-    /// system on that, and a loop device (7:0) over a file in it; beside it a disk (8:0) with two partitions and another ublk
-    /// disk (259:2).
+    /// A sysfs with a ublk disk (259:0) that has a partition (259:1), a mapped device (252:0) over
+    /// the partition, a file system on that, and a loop device (7:0) over a file in it; beside it a
+    /// disk (8:0) with two partitions and another ublk disk (259:2).
     fn stack() -> (tempfile::TempDir, String) {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
@@ -220,7 +233,8 @@ mod tests {
             fs::write(at(&format!("sda/sda{part}/partition")), part).unwrap();
         }
         device("ublkb13", "259:2");
-        let mounts = "1 1 8:0 / / rw - ext4 /dev/sda rw\n2 1 252:0 / /mnt/files rw - ext4 /dev/dm-0 rw\n";
+        let mounts =
+            "1 1 8:0 / / rw - ext4 /dev/sda rw\n2 1 252:0 / /mnt/files rw - ext4 /dev/dm-0 rw\n";
         (dir, mounts.to_owned())
     }
 
@@ -254,9 +268,14 @@ mod tests {
 
     const BLOCK: fn(u32, u32) -> DiskId = |major, minor| DiskId::Block { major, minor };
 
-    fn circle_of(disks: &[(&str, DiskId)], own: &[u32], through: &Through) -> Option<(usize, Ground)> {
+    fn circle_of(
+        disks: &[(&str, DiskId)],
+        own: &[u32],
+        through: &Through,
+    ) -> Option<(usize, Ground)> {
         let (dir, mounts) = stack();
-        let disks: Vec<_> = disks.iter().map(|(path, id)| Standing { path: Path::new(path), id: *id }).collect();
+        let disks: Vec<_> =
+            disks.iter().map(|(path, id)| Standing { path: Path::new(path), id: *id }).collect();
         circle_in(dir.path(), &mounts, &disks, &own.iter().copied().collect(), through)
     }
 
@@ -265,10 +284,21 @@ mod tests {
         let (origin, none) = (("/dev/sda", BLOCK(8, 0)), Through::new());
         let file = ("/mnt/files/cow.img", DiskId::File { dev: libc::makedev(252, 0), ino: 9 });
         for cow in [file, ("/dev/loop0", BLOCK(7, 0)), ("/dev/ublkb12p1", BLOCK(259, 1))] {
-            assert_eq!(circle_of(&[origin, cow], &[12], &none), Some((1, Ground::Ublk(12))), "{}", cow.0);
-            assert_eq!(circle_of(&[origin, cow], &[13], &none), None, "{}: another server's device", cow.0);
+            assert_eq!(
+                circle_of(&[origin, cow], &[12], &none),
+                Some((1, Ground::Ublk(12))),
+                "{}",
+                cow.0
+            );
+            assert_eq!(
+                circle_of(&[origin, cow], &[13], &none),
+                None,
+                "{}: another server's device",
+                cow.0
+            );
         }
-        let (cow, mirror) = (("/dev/ublkb13", BLOCK(259, 2)), Through::from([(13, vec![(7, 0), (8, 16)])]));
+        let (cow, mirror) =
+            (("/dev/ublkb13", BLOCK(259, 2)), Through::from([(13, vec![(7, 0), (8, 16)])]));
         assert_eq!(circle_of(&[origin, cow], &[12], &mirror), Some((1, Ground::Ublk(12))));
         assert_eq!(circle_of(&[origin, cow], &[12], &none), None);
         // A file system whose files have other numbers than it: the path tells.
@@ -278,7 +308,8 @@ mod tests {
 
     #[test]
     fn a_disk_that_stands_on_another_of_its_target_is_found() {
-        let (sda, one, two) = (("/dev/sda", BLOCK(8, 0)), ("/dev/sda1", BLOCK(8, 1)), ("/dev/sda2", BLOCK(8, 2)));
+        let (sda, one, two) =
+            (("/dev/sda", BLOCK(8, 0)), ("/dev/sda1", BLOCK(8, 1)), ("/dev/sda2", BLOCK(8, 2)));
         let file = ("/a.img", DiskId::File { dev: libc::makedev(8, 0), ino: 9 });
         let other = ("/b.img", DiskId::File { dev: libc::makedev(8, 0), ino: 10 });
         let found = |disks: &[(&str, DiskId)]| circle_of(disks, &[], &Through::new());
@@ -296,7 +327,8 @@ mod tests {
         let (dir, _) = stack();
         let path = dir.path().join("backing");
         fs::write(&path, "x").unwrap();
-        fs::write(dir.path().join("loop0/loop/backing_file"), format!("{}\n", path.display())).unwrap();
+        fs::write(dir.path().join("loop0/loop/backing_file"), format!("{}\n", path.display()))
+            .unwrap();
         let id = DiskId::of(&fs::metadata(&path).unwrap()).unwrap();
         let (major, minor) = id.block_number();
         let mounts = format!("1 1 {major}:{minor} / / rw - ext4 /dev/sda rw\n");

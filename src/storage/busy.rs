@@ -1,7 +1,7 @@
 //! Who uses a disk, in words for a message.
 //!
-//! Looks where the kernel shows it: mounts, swap, devices stacked above, processes. A best effort after
-//! the kernel has refused a claim; it decides nothing.
+//! Looks where the kernel shows it: mounts, swap, devices stacked above, processes. A best effort
+//! after the kernel has refused a claim; it decides nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -18,7 +18,9 @@ pub fn user_of(id: DiskId) -> Option<String> {
             let here = sysfs_dir(&id.to_string());
             mounted_at(&mountinfo, major, minor)
                 .map(|point| format!("mounted on {point}"))
-                .or_else(|| mounted_by_name(&mountinfo, id).map(|point| format!("mounted on {point}")))
+                .or_else(|| {
+                    mounted_by_name(&mountinfo, id).map(|point| format!("mounted on {point}"))
+                })
                 .or_else(|| swap_of(&swaps, id).then(|| "used as swap".to_owned()))
                 .or_else(|| holder_in(&here).map(|holder| format!("used by {holder}")))
                 .or_else(|| partition_user(&here, &mountinfo))
@@ -65,7 +67,11 @@ fn is_disk(path: &str, id: DiskId) -> bool {
 
 /// The device is in `/proc/swaps`.
 fn swap_of(swaps: &str, id: DiskId) -> bool {
-    swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).any(|path| is_disk(&unescape(path), id))
+    swaps
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .any(|path| is_disk(&unescape(path), id))
 }
 
 /// Undoes the octal escapes of `/proc`: space, tab, newline, backslash.
@@ -92,13 +98,18 @@ fn partition_user(dir: &Path, mountinfo: &str) -> Option<String> {
         let name = dir.canonicalize().ok()?.file_name()?.to_string_lossy().into_owned();
         mounted_at(mountinfo, major.parse().ok()?, minor.parse().ok()?)
             .map(|point| format!("in use: its {what} {name} is mounted on {point}"))
-            .or_else(|| holder_in(dir).map(|holder| format!("in use: its {what} {name} is used by {holder}")))
+            .or_else(|| {
+                holder_in(dir)
+                    .map(|holder| format!("in use: its {what} {name} is used by {holder}"))
+            })
     };
     if dir.join("partition").exists() {
         return use_of(&dir.join(".."), "disk");
     }
     let inside = fs::read_dir(dir).ok()?.filter_map(Result::ok).map(|entry| entry.path());
-    inside.filter(|path| path.join("partition").exists()).find_map(|path| use_of(&path, "partition"))
+    inside
+        .filter(|path| path.join("partition").exists())
+        .find_map(|path| use_of(&path, "partition"))
 }
 
 /// A process that has the disk open.

@@ -1,4 +1,5 @@
-//! What a disk holds before it is given a new purpose: nothing that somebody may miss is overwritten.
+//! What a disk holds before it is given a new purpose: nothing that somebody may miss is
+//! overwritten.
 
 use std::io;
 
@@ -29,6 +30,9 @@ pub struct FoundStore {
 /// The store on a COW, if there is one.
 pub fn store_on(disk: &OpenDisk) -> Result<Option<FoundStore>, Reason> {
     let _opening = Opening::of(&disk.path);
-    let first = signature::first_sector(&disk.file, disk.limits.logical_block_size).map_err(unreadable(disk))?;
-    Ok(first.starts_with(&MAGIC.to_le_bytes()).then(|| FoundStore { identity: Identity::decode(&first) }))
+    let first = signature::first_sector(&disk.file, disk.limits.logical_block_size)
+        .map_err(unreadable(disk))?;
+    Ok(first
+        .starts_with(&MAGIC.to_le_bytes())
+        .then(|| FoundStore { identity: Identity::decode(&first) }))
 }

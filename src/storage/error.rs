@@ -86,7 +86,9 @@ impl fmt::Display for OpenError {
         write!(f, "cannot open {}: ", self.path.display())?;
         match &self.kind {
             OpenErrorKind::Missing => write!(f, "there is no such device or file: check the path"),
-            OpenErrorKind::Permission(error) => write!(f, "{error}: run as root or change its permissions"),
+            OpenErrorKind::Permission(error) => {
+                write!(f, "{error}: run as root or change its permissions")
+            }
             OpenErrorKind::WrongKind { what } => {
                 write!(f, "it is {what}: name a block device or a regular file")
             }
@@ -95,18 +97,23 @@ impl fmt::Display for OpenError {
             OpenErrorKind::Busy { by: None } => {
                 write!(f, "it is mounted or in use (errno {}): end that use first", libc::EBUSY)
             }
-            OpenErrorKind::ReadOnly => write!(f, "it is read-only: make it writable (blockdev --setrw, or remount)"),
+            OpenErrorKind::ReadOnly => {
+                write!(f, "it is read-only: make it writable (blockdev --setrw, or remount)")
+            }
             OpenErrorKind::NoDevice(error) => {
                 write!(f, "{error}: see whether its driver is loaded and its medium there")
             }
-            OpenErrorKind::Empty => write!(f, "its size is 0: give it a size (truncate -s), or connect the device"),
+            OpenErrorKind::Empty => {
+                write!(f, "its size is 0: give it a size (truncate -s), or connect the device")
+            }
             OpenErrorKind::TooSmall { bytes, block } => {
                 write!(f, "it has {bytes} bytes, less than one block of {block}: enlarge it")
             }
             OpenErrorKind::Ragged { bytes, block } => {
                 write!(
                     f,
-                    "it has {bytes} bytes, not a multiple of its block of {block}: give it a whole size (truncate -s)"
+                    "it has {bytes} bytes, not a multiple of its block of {block}: give it a whole \
+                     size (truncate -s)"
                 )
             }
             OpenErrorKind::Io(error) => write!(f, "{error}: {}", hint(error)),

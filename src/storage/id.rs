@@ -28,7 +28,9 @@ impl fmt::Display for DiskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DiskId::Block { major, minor } => write!(f, "{major}:{minor}"),
-            DiskId::File { dev, ino } => write!(f, "file {ino} on {}:{}", libc::major(*dev), libc::minor(*dev)),
+            DiskId::File { dev, ino } => {
+                write!(f, "file {ino} on {}:{}", libc::major(*dev), libc::minor(*dev))
+            }
         }
     }
 }
@@ -50,7 +52,8 @@ impl DiskId {
         }
     }
 
-    /// The identity of what `metadata` describes; `None` if it is neither a block device nor a file.
+    /// The identity of what `metadata` describes; `None` if it is neither a block device nor a
+    /// file.
     pub fn of(metadata: &Metadata) -> Option<DiskId> {
         let kind = metadata.file_type();
         if kind.is_block_device() {

@@ -11,17 +11,19 @@ use super::id::DiskId;
 use super::open::OpenDisk;
 use super::opening::Opening;
 
-/// Where the kernel tells what a disk is, best first: world wide names and serial numbers (the last is where virtio has
-/// it), then what stacked devices are called.
-const NAMES: [&str; 7] = ["wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "md/uuid", "dm/name"];
+/// Where the kernel tells what a disk is, best first: world wide names and serial numbers (the last
+/// is where virtio has it), then what stacked devices are called.
+const NAMES: [&str; 7] =
+    ["wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "md/uuid", "dm/name"];
 /// Where it tells which file a loop device stands on.
 const BACKING_FILE: &str = "loop/backing_file";
 /// Where it shows block devices by their numbers.
 const SYSFS: &str = "/sys/dev/block";
 
 impl OpenDisk {
-    /// A number that no other disk has had at the same place since the machine was started: the kernel's sequence number of
-    /// a block device, the time of birth of a file. Zero if the machine knows none.
+    /// A number that no other disk has had at the same place since the machine was started: the
+    /// kernel's sequence number of a block device, the time of birth of a file. Zero if the machine
+    /// knows none.
     pub fn number_in_boot(&self) -> u64 {
         let DiskId::Block { major, minor } = self.id else {
             return self.file.metadata().map_or(0, |metadata| born_ns(&metadata));
@@ -37,8 +39,9 @@ impl OpenDisk {
     }
 }
 
-/// What a disk is called in the records of mirrors and journals; its path if nothing better is known, as for a file. Those
-/// records stand on disks and are compared with this: another form of the name would make strangers of their disks.
+/// What a disk is called in the records of mirrors and journals; its path if nothing better is
+/// known, as for a file. Those records stand on disks and are compared with this: another form of
+/// the name would make strangers of their disks.
 pub fn lasting_name(disk: &OpenDisk) -> String {
     lasting_name_of(disk.id, &disk.path)
 }
@@ -52,19 +55,22 @@ pub fn lasting_name_of(id: DiskId, path: &Path) -> String {
 
 fn lasting_name_in(dir: &Path) -> Option<String> {
     let disk = whole(dir);
-    let (name, text) = NAMES.iter().chain([&BACKING_FILE]).find_map(|name| Some((name, read(&disk, name)?)))?;
+    let (name, text) =
+        NAMES.iter().chain([&BACKING_FILE]).find_map(|name| Some((name, read(&disk, name)?)))?;
     let start = start_of(dir).map_or_else(String::new, |start| format!("start {start}"));
     Some(format!("{name} {text} {start}"))
 }
 
-/// By what a disk is known again, whatever its number and path have become: the name of its hardware or of its stack; of a
-/// file its birth and number, beside its path; of a loop device those of its file. Empty if nothing lasts, as of a device
-/// that says nothing of itself.
+/// By what a disk is known again, whatever its number and path have become: the name of its
+/// hardware or of its stack; of a file its birth and number, beside its path; of a loop device
+/// those of its file. Empty if nothing lasts, as of a device that says nothing of itself.
 pub fn disk_name(path: &Path, id: DiskId) -> String {
     // A file's file system may hang, and so may that of a loop device's file.
     let _opening = Opening::of(path);
     match id {
-        DiskId::Block { major, minor } => block_name(&Path::new(SYSFS).join(format!("{major}:{minor}"))),
+        DiskId::Block { major, minor } => {
+            block_name(&Path::new(SYSFS).join(format!("{major}:{minor}")))
+        }
         DiskId::File { .. } => {
             let here = fs::metadata(path).ok().filter(|metadata| DiskId::of(metadata) == Some(id));
             name_of_file(path, here.as_ref(), 0)
@@ -72,14 +78,17 @@ pub fn disk_name(path: &Path, id: DiskId) -> String {
     }
 }
 
-/// What a disk is looked for by, best first, where its path must do if nothing else is known. A file, and a loop device on
-/// it, is found when it was moved (by birth and number) and when it was restored (by path).
+/// What a disk is looked for by, best first, where its path must do if nothing else is known. A
+/// file, and a loop device on it, is found when it was moved (by birth and number) and when it was
+/// restored (by path).
 pub fn names_of(path: &Path, id: DiskId) -> Vec<String> {
     let name = disk_name(path, id);
     let by_path = |path: &str| format!("path {path}");
     match identity::birth_and_path(&name) {
         Some(("", path)) => vec![by_path(path)],
-        Some((birth, path)) => vec![identity::file_name(birth, "").trim_end().to_owned(), by_path(path)],
+        Some((birth, path)) => {
+            vec![identity::file_name(birth, "").trim_end().to_owned(), by_path(path)]
+        }
         None if name.is_empty() => {
             let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
             vec![by_path(&path.display().to_string())]
@@ -92,22 +101,28 @@ pub fn names_of(path: &Path, id: DiskId) -> Vec<String> {
 fn block_name(dir: &Path) -> String {
     let (disk, start) = (whole(dir), start_of(dir));
     if let Some((name, text)) = NAMES.iter().find_map(|name| Some((name, read(&disk, name)?))) {
-        return start.map_or_else(|| format!("{name} {text}"), |start| format!("{name} {text} start {start}"));
+        return start.map_or_else(
+            || format!("{name} {text}"),
+            |start| format!("{name} {text} start {start}"),
+        );
     }
     // Not trimmed but for its end of line: it is a path.
     let Ok(file) = fs::read_to_string(disk.join(BACKING_FILE)) else { return String::new() };
     let file = Path::new(file.trim_end_matches('\n'));
-    let offset = read(&disk, "loop/offset").and_then(|offset| offset.parse::<u64>().ok()).unwrap_or(0);
+    let offset =
+        read(&disk, "loop/offset").and_then(|offset| offset.parse::<u64>().ok()).unwrap_or(0);
     // One that is deleted has no metadata at its path, and its path says so.
     name_of_file(file, fs::metadata(file).ok().as_ref(), offset + start.unwrap_or(0) * 512)
 }
 
-/// The name of what begins in a file at a byte. Birth and number are enough without the file system's name, which few file
-/// systems have for good: a file with the same ones elsewhere is in a copy of the file system, and so a copy.
+/// The name of what begins in a file at a byte. Birth and number are enough without the file
+/// system's name, which few file systems have for good: a file with the same ones elsewhere is in a
+/// copy of the file system, and so a copy.
 fn name_of_file(path: &Path, metadata: Option<&fs::Metadata>, offset: u64) -> String {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let birth = metadata.map_or(0, born_ns);
-    let birth = metadata.filter(|_| birth != 0).map(|metadata| format!("{birth}-{}", metadata.ino()));
+    let birth =
+        metadata.filter(|_| birth != 0).map(|metadata| format!("{birth}-{}", metadata.ino()));
     let (birth, path) = (birth.unwrap_or_default(), path.display());
     match offset {
         0 => identity::file_name(&birth, &path.to_string()),
@@ -134,23 +149,28 @@ fn read(dir: &Path, name: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Whether two names of disks are certainly of two: hardware does not change its name, and a file that was moved has its
-/// birth and one that was restored its path. What is stacked can be called one thing and another.
+/// Whether two names of disks are certainly of two: hardware does not change its name, and a file
+/// that was moved has its birth and one that was restored its path. What is stacked can be called
+/// one thing and another.
 pub fn certainly_differ(one: &str, other: &str) -> bool {
     /// First words of names that a disk keeps.
     const HARDWARE: [&str; 4] = ["wwid", "device/wwid", "device/serial", "serial"];
     let (one, other) = (one.trim_end(), other.trim_end());
-    if let (Some(one), Some(other)) = (identity::birth_and_path(one), identity::birth_and_path(other)) {
+    if let (Some(one), Some(other)) =
+        (identity::birth_and_path(one), identity::birth_and_path(other))
+    {
         return !one.0.is_empty() && !other.0.is_empty() && one.0 != other.0 && one.1 != other.1;
     }
-    let kind =
-        |name: &str| HARDWARE.iter().position(|kind| name.split_once(' ').is_some_and(|(word, _)| word == *kind));
+    let kind = |name: &str| {
+        HARDWARE.iter().position(|kind| name.split_once(' ').is_some_and(|(word, _)| word == *kind))
+    };
     one != other && kind(one).is_some() && kind(one) == kind(other)
 }
 
 /// When a file was made, in nanoseconds since 1970; zero if its file system does not say.
 fn born_ns(metadata: &fs::Metadata) -> u64 {
-    let age = metadata.created().ok().and_then(|born| born.duration_since(std::time::UNIX_EPOCH).ok());
+    let age =
+        metadata.created().ok().and_then(|born| born.duration_since(std::time::UNIX_EPOCH).ok());
     age.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0))
 }
 
@@ -162,8 +182,8 @@ pub fn new_store_id() -> io::Result<StoreId> {
     /// A random number, as the kernel writes it.
     const UUID: &str = "/proc/sys/kernel/random/uuid";
     let text = fs::read_to_string(UUID)?.trim().replace('-', "");
-    let number =
-        u128::from_str_radix(&text, 16).map_err(|_| io::Error::other(format!("{UUID} holds no id: {text}")))?;
+    let number = u128::from_str_radix(&text, 16)
+        .map_err(|_| io::Error::other(format!("{UUID} holds no id: {text}")))?;
     Ok(StoreId(number.to_be_bytes()))
 }
 

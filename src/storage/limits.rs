@@ -1,8 +1,8 @@
 //! What a disk can do: block sizes, cache, discard, alignment.
 //!
-//! A block device says it in `queue/` of its sysfs directory; a partition's queue is its disk's. What a
-//! kernel does not say becomes the value that cannot lose data or break a request: a volatile cache, no
-//! FUA, no discard, memory aligned to the logical block.
+//! A block device says it in `queue/` of its sysfs directory; a partition's queue is its disk's.
+//! What a kernel does not say becomes the value that cannot lose data or break a request: a
+//! volatile cache, no FUA, no discard, memory aligned to the logical block.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -18,7 +18,8 @@ const SMALL_BLOCK: u32 = 512;
 const LARGE_BLOCK: u32 = 4096;
 /// The largest hole punched into a file at once: file systems do it in one transaction or a few.
 const FILE_DISCARD_MAX_BYTES: u64 = 1 << 30;
-/// The largest request to a file, in KiB. Files have no such limit; this is what disks usually have.
+/// The largest request to a file, in KiB. Files have no such limit; this is what disks usually
+/// have.
 const FILE_MAX_SECTORS_KB: u32 = 1280;
 
 /// What a disk can do.
@@ -72,13 +73,16 @@ impl Limits {
             physical_block_size: or_block("physical_block_size"),
             io_min: or_block("minimum_io_size"),
             io_opt: small("optimal_io_size").unwrap_or(0),
-            volatile_cache: attribute("write_cache").is_none_or(|text| text.trim() != "write through"),
+            volatile_cache: attribute("write_cache")
+                .is_none_or(|text| text.trim() != "write through"),
             fua: number("fua") == Some(1),
             discard_max_bytes: number("discard_max_bytes").unwrap_or(0),
             discard_granularity: small("discard_granularity").unwrap_or(0),
             write_zeroes_max_bytes: number("write_zeroes_max_bytes").unwrap_or(0),
             dma_alignment: small("dma_alignment").unwrap_or(logical_block_size - 1),
-            max_sectors_kb: small("max_sectors_kb").filter(|&kb| kb > 0).unwrap_or(FILE_MAX_SECTORS_KB),
+            max_sectors_kb: small("max_sectors_kb")
+                .filter(|&kb| kb > 0)
+                .unwrap_or(FILE_MAX_SECTORS_KB),
             rotational: number("rotational") == Some(1),
             read_only: false,
         }
@@ -93,7 +97,8 @@ impl Limits {
             None => (LARGE_BLOCK, LARGE_BLOCK),
         };
         let unit = u32::try_from(metadata.blksize()).unwrap_or(LARGE_BLOCK);
-        let unit = if unit.is_power_of_two() { unit.clamp(SMALL_BLOCK, 1 << 16) } else { LARGE_BLOCK };
+        let unit =
+            if unit.is_power_of_two() { unit.clamp(SMALL_BLOCK, 1 << 16) } else { LARGE_BLOCK };
         let physical = unit.max(logical);
         let holes = sys::hole_support(file)?;
         Ok(Limits {

@@ -17,7 +17,9 @@ pub use below::{Ground, Standing, Through, circle, number_of_mount, ublk_devices
 pub use busy::user_of;
 pub use error::{OpenError, OpenErrorKind};
 pub use id::DiskId;
-pub use identity::{certainly_differ, disk_name, lasting_name, lasting_name_of, names_of, new_store_id};
+pub use identity::{
+    certainly_differ, disk_name, lasting_name, lasting_name_of, names_of, new_store_id,
+};
 pub use limits::Limits;
 pub use open::{Access, Claim, OpenDisk, size_now};
 pub use opening::opening;

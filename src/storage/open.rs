@@ -2,13 +2,15 @@
 //!
 //! Rules kept here:
 //!
-//! - A disk that a target will write is claimed, so that neither a mount nor a second server can have it:
-//!   `O_EXCL` for a block device, a lock on the open file for a regular file. Both end with the descriptor.
-//! - Opening changes nothing: no byte, no size, no allocation. Whether a file can be punched is known by
-//!   its file system, not tried.
+//! - A disk that a target will write is claimed, so that neither a mount nor a second server can
+//!   have it: `O_EXCL` for a block device, a lock on the open file for a regular file. Both end
+//!   with the descriptor.
+//! - Opening changes nothing: no byte, no size, no allocation. Whether a file can be punched is
+//!   known by its file system, not tried.
 //! - I/O goes past the page cache (`O_DIRECT`); a file whose file system refuses that is opened
 //!   without and says so ([`OpenDisk::buffered`]).
-//! - A file, or a device that does not say, is taken to have a volatile cache: flushes are never lost.
+//! - A file, or a device that does not say, is taken to have a volatile cache: flushes are never
+//!   lost.
 //!
 //! What the disk holds is left to `signature`; I/O to the ring.
 
@@ -39,7 +41,8 @@ pub enum Access {
 /// Whether a disk may have other users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Claim {
-    /// Nobody else may claim it. Of a regular file that is only read this keeps writers away, not readers.
+    /// Nobody else may claim it. Of a regular file that is only read this keeps writers away, not
+    /// readers.
     Exclusive,
     /// Others may have it: no claim is made, and nobody else's is looked at.
     Shared,
@@ -69,12 +72,17 @@ impl OpenDisk {
     ///
     /// # Errors
     /// [`OpenErrorKind`] has the list. The disk is unchanged and unclaimed then.
-    pub fn open(path: impl AsRef<Path>, access: Access, claim: Claim) -> Result<OpenDisk, OpenError> {
+    pub fn open(
+        path: impl AsRef<Path>,
+        access: Access,
+        claim: Claim,
+    ) -> Result<OpenDisk, OpenError> {
         let path = path.as_ref();
         let _opening = Opening::of(path);
         let fail = |kind| OpenError { path: path.to_owned(), kind };
         // Looked at first: opening a pipe would wait, opening some character devices acts.
-        let metadata = std::fs::metadata(path).map_err(|error| fail(OpenErrorKind::of_io(error)))?;
+        let metadata =
+            std::fs::metadata(path).map_err(|error| fail(OpenErrorKind::of_io(error)))?;
         let id = identify(&metadata).map_err(fail)?;
         let (file, buffered) = open_file(path, id, access, claim).map_err(fail)?;
         let opened = file.metadata().map_err(|error| fail(OpenErrorKind::of_io(error)))?;
@@ -102,7 +110,8 @@ impl DiskId {
     /// There is nothing at the path, or no disk.
     pub fn of_path(path: &Path) -> Result<DiskId, OpenError> {
         let fail = |kind| OpenError { path: path.to_owned(), kind };
-        let metadata = std::fs::metadata(path).map_err(|error| fail(OpenErrorKind::of_io(error)))?;
+        let metadata =
+            std::fs::metadata(path).map_err(|error| fail(OpenErrorKind::of_io(error)))?;
         identify(&metadata).map_err(fail)
     }
 }
@@ -124,15 +133,26 @@ fn identify(metadata: &Metadata) -> Result<DiskId, OpenErrorKind> {
 }
 
 /// Opens and claims; says whether the file is buffered.
-fn open_file(path: &Path, id: DiskId, access: Access, claim: Claim) -> Result<(File, bool), OpenErrorKind> {
+fn open_file(
+    path: &Path,
+    id: DiskId,
+    access: Access,
+    claim: Claim,
+) -> Result<(File, bool), OpenErrorKind> {
     let is_file = matches!(id, DiskId::File { .. });
     let exclusive = if claim == Claim::Exclusive && !is_file { libc::O_EXCL } else { 0 };
     let open = |direct: i32| {
         // The standard library adds O_CLOEXEC.
-        OpenOptions::new().read(true).write(access == Access::ReadWrite).custom_flags(direct | exclusive).open(path)
+        OpenOptions::new()
+            .read(true)
+            .write(access == Access::ReadWrite)
+            .custom_flags(direct | exclusive)
+            .open(path)
     };
     let outcome = match open(libc::O_DIRECT) {
-        Err(error) if is_file && error.raw_os_error() == Some(libc::EINVAL) => open(0).map(|file| (file, true)),
+        Err(error) if is_file && error.raw_os_error() == Some(libc::EINVAL) => {
+            open(0).map(|file| (file, true))
+        }
         // Some file systems take the flag and refuse the I/O.
         Ok(file) if is_file && !sys::direct_works(&file) => open(0).map(|file| (file, true)),
         outcome => outcome.map(|file| (file, false)),
@@ -140,20 +160,29 @@ fn open_file(path: &Path, id: DiskId, access: Access, claim: Claim) -> Result<(F
     let (file, buffered) = outcome.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY | libc::ETXTBSY) => OpenErrorKind::Busy { by: user_of(id) },
         // The kernel says "permission denied" of a read-only device, too.
-        Some(libc::EACCES) if access == Access::ReadWrite && limits::is_set_read_only(id) => OpenErrorKind::ReadOnly,
+        Some(libc::EACCES) if access == Access::ReadWrite && limits::is_set_read_only(id) => {
+            OpenErrorKind::ReadOnly
+        }
         _ => OpenErrorKind::of_io(error),
     })?;
     if is_file && claim == Claim::Exclusive {
-        sys::lock(&file, access == Access::ReadWrite).map_err(|error| match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::EACCES) => OpenErrorKind::Busy { by: user_of(id) },
-            _ => OpenErrorKind::of_io(error),
+        sys::lock(&file, access == Access::ReadWrite).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EAGAIN | libc::EACCES) => OpenErrorKind::Busy { by: user_of(id) },
+                _ => OpenErrorKind::of_io(error),
+            }
         })?;
     }
     Ok((file, buffered))
 }
 
 /// The limits of an open disk and its size in sectors.
-fn examine(file: &File, id: DiskId, metadata: &Metadata, buffered: bool) -> Result<(Limits, u64), OpenErrorKind> {
+fn examine(
+    file: &File,
+    id: DiskId,
+    metadata: &Metadata,
+    buffered: bool,
+) -> Result<(Limits, u64), OpenErrorKind> {
     let (limits, bytes) = match id {
         DiskId::Block { major, minor } => {
             let bytes = sys::size_bytes(file).map_err(OpenErrorKind::of_io)?;
@@ -167,7 +196,9 @@ fn examine(file: &File, id: DiskId, metadata: &Metadata, buffered: bool) -> Resu
     match whole_sectors(bytes, limits.logical_block_size) {
         0 if bytes == 0 => Err(OpenErrorKind::Empty),
         0 => Err(OpenErrorKind::TooSmall { bytes, block: limits.logical_block_size }),
-        sectors if sectors * SECTOR != bytes => Err(OpenErrorKind::Ragged { bytes, block: limits.logical_block_size }),
+        sectors if sectors * SECTOR != bytes => {
+            Err(OpenErrorKind::Ragged { bytes, block: limits.logical_block_size })
+        }
         sectors => Ok((limits, sectors)),
     }
 }

@@ -1,5 +1,5 @@
-//! Which disk is being opened or looked at, for those who wait: a disk that hangs keeps a thread inside the kernel, where
-//! nothing can be asked of it.
+//! Which disk is being opened or looked at, for those who wait: a disk that hangs keeps a thread
+//! inside the kernel, where nothing can be asked of it.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

@@ -1,13 +1,15 @@
 //! What a disk holds already: file systems, partition tables, RAID, and our own stores.
 //!
-//! Used before a disk is given a new purpose, so that nothing is overwritten by mistake. Rules kept here:
+//! Used before a disk is given a new purpose, so that nothing is overwritten by mistake. Rules kept
+//! here:
 //!
-//! - Pure: [`find`] decides on bytes that a closure reads; [`find_in_file`] brings them from a disk.
-//! - Nothing is written, and no more than three stretches are read: the first 68 KiB, the ZFS labels'
-//!   128 KiB, and the last 132 KiB.
+//! - Pure: [`find`] decides on bytes that a closure reads; [`find_in_file`] brings them from a
+//!   disk.
+//! - Nothing is written, and no more than three stretches are read: the first 68 KiB, the ZFS
+//!   labels' 128 KiB, and the last 132 KiB.
 //! - A magic number of two bytes counts only together with plausible fields around it.
-//! - Order is meaning: a store of ours is named before the remains of a file system it was made on, a GPT
-//!   before the MBR that protects it.
+//! - Order is meaning: a store of ours is named before the remains of a file system it was made on,
+//!   a GPT before the MBR that protects it.
 //!
 //! A disk without a known signature may hold data all the same.
 
@@ -22,19 +24,23 @@ use std::os::unix::fs::FileExt;
 pub use found::{Signature, SignatureKind};
 use view::{View, ZFS_BYTES, ZFS_OFFSET};
 
-/// Bytes looked at from the start: up to the end of a btrfs magic number and of a 64 KiB swap header.
+/// Bytes looked at from the start: up to the end of a btrfs magic number and of a 64 KiB swap
+/// header.
 const HEAD_BYTES: u64 = 68 * 1024;
 /// Bytes looked at from the end: up to an md 0.90 superblock.
 const TAIL_BYTES: u64 = 132 * 1024;
 /// Reads start at multiples of this.
 const ALIGN: u64 = 4096;
 
-/// Looks for the first known signature of a disk of `size_bytes`. `read` fills its buffer from a byte offset;
-/// it is called at multiples of 4096, never beyond the size, and at most three times.
+/// Looks for the first known signature of a disk of `size_bytes`. `read` fills its buffer from a
+/// byte offset; it is called at multiples of 4096, never beyond the size, and at most three times.
 ///
 /// # Errors
 /// Those of `read`.
-pub fn find<E>(mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>, size_bytes: u64) -> Result<Option<Signature>, E> {
+pub fn find<E>(
+    mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>,
+    size_bytes: u64,
+) -> Result<Option<Signature>, E> {
     let mut look = |start: u64, end: u64, probe: fn(&View<'_>) -> Option<Signature>| {
         let end = end.min(size_bytes);
         // The stretches are below 200 KiB.
@@ -56,16 +62,21 @@ pub fn find<E>(mut read: impl FnMut(u64, &mut [u8]) -> Result<(), E>, size_bytes
     look(tail, size_bytes, probes::tail)
 }
 
-/// [`find`] on an open disk. `block_bytes` is its logical block, of which `size_bytes` is a multiple; memory,
-/// offsets and lengths are right for `O_DIRECT`.
+/// [`find`] on an open disk. `block_bytes` is its logical block, of which `size_bytes` is a
+/// multiple; memory, offsets and lengths are right for `O_DIRECT`.
 ///
 /// # Errors
 /// Those of reading; `UnexpectedEof` if the disk is shorter than `size_bytes`.
-pub fn find_in_file(file: &File, size_bytes: u64, block_bytes: u32) -> io::Result<Option<Signature>> {
+pub fn find_in_file(
+    file: &File,
+    size_bytes: u64,
+    block_bytes: u32,
+) -> io::Result<Option<Signature>> {
     find(|offset, buffer| read_aligned(file, block_bytes, offset, buffer), size_bytes)
 }
 
-/// Whether the first sector holds nothing at all: what has no known signature may still be somebody's.
+/// Whether the first sector holds nothing at all: what has no known signature may still be
+/// somebody's.
 ///
 /// # Errors
 /// Those of reading.

@@ -11,11 +11,13 @@ use crate::sys::apart::{self, Outcome};
 
 /// The hidden verb that asks a disk.
 pub const ASK_VERB: &str = "ask-disk";
-/// How long a disk may take to open and to read its first block. The kernel gives up on an NVMe or SCSI command after 30 s and
-/// says so, and a snapshot whose COW is left out may be lost: what still may come to an answer is waited for.
+/// How long a disk may take to open and to read its first block. The kernel gives up on an NVMe or
+/// SCSI command after 30 s and says so, and a snapshot whose COW is left out may be lost: what
+/// still may come to an answer is waited for.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(35);
 
-/// Those of some disks that do not answer in time. An error is an answer: whoever opens the disk is told more.
+/// Those of some disks that do not answer in time. An error is an answer: whoever opens the disk is
+/// told more.
 pub fn silent(disks: &BTreeSet<String>) -> BTreeSet<String> {
     let jobs: Vec<Vec<&str>> = disks.iter().map(|disk| vec![ASK_VERB, "--", disk]).collect();
     let outcomes = apart::run(&jobs, ANSWER_LIMIT);
@@ -33,6 +35,7 @@ pub fn no_answer(disk: &str) -> Reason {
 /// # Errors
 /// It cannot be opened or read.
 pub fn ask(disk: &Path) -> Result<(), Reason> {
-    let open = OpenDisk::open(disk, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
+    let open =
+        OpenDisk::open(disk, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
     content::store_on(&open).map(drop)
 }

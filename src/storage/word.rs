@@ -9,8 +9,9 @@ use dm_targets::words::parse_size;
 use crate::failure::{Failure, wrong_usage};
 use crate::storage::DiskId;
 
-/// The path for a server, which has another working directory. One that is not UTF-8 cannot stand in a state file or a
-/// table line as it is, and a path that has been changed there could lead to another disk.
+/// The path for a server, which has another working directory. One that is not UTF-8 cannot stand
+/// in a state file or a table line as it is, and a path that has been changed there could lead to
+/// another disk.
 pub fn absolute(path: &Path) -> Result<String, Failure> {
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let word = path.to_str().map(str::to_owned);
@@ -22,7 +23,8 @@ pub fn absolute(path: &Path) -> Result<String, Failure> {
 pub fn leg_of(word: &str) -> Result<Leg, Failure> {
     let (path, offset) = match word.rsplit_once(':') {
         Some((path, offset)) if !Path::new(word).exists() => {
-            let bytes = parse_size(offset).map_err(|error| wrong_usage(format!("leg {word}: {error}")))?;
+            let bytes =
+                parse_size(offset).map_err(|error| wrong_usage(format!("leg {word}: {error}")))?;
             (path, bytes)
         }
         _ => (word, 0),
@@ -44,21 +46,28 @@ pub fn device_of(word: &str) -> PathBuf {
 
 fn number_of(word: &str) -> Option<DiskId> {
     // A leading sign is accepted by the parser and is no number of a device.
-    let number = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let number =
+        |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
     let (major, minor) = word.split_once(':')?;
     Some(DiskId::Block { major: number(major)?, minor: number(minor)? })
 }
 
-/// The node of a block device. The links in `/dev/block` are udev's; where that does not run, the kernel knows what it has
-/// called the node, and the last resort is to look at all of them.
+/// The node of a block device. The links in `/dev/block` are udev's; where that does not run, the
+/// kernel knows what it has called the node, and the last resort is to look at all of them.
 fn by_number(wanted: DiskId) -> Option<PathBuf> {
-    let is_wanted = |path: &PathBuf| std::fs::metadata(path).ok().as_ref().and_then(DiskId::of) == Some(wanted);
-    let uevent = std::fs::read_to_string(format!("/sys/dev/block/{wanted}/uevent")).unwrap_or_default();
+    let is_wanted =
+        |path: &PathBuf| std::fs::metadata(path).ok().as_ref().and_then(DiskId::of) == Some(wanted);
+    let uevent =
+        std::fs::read_to_string(format!("/sys/dev/block/{wanted}/uevent")).unwrap_or_default();
     let named = uevent.lines().find_map(|line| line.strip_prefix("DEVNAME="));
     let link = Path::new("/dev/block").join(wanted.to_string());
     let known = [Some(link), named.map(|name| Path::new("/dev").join(name))];
     let known = known.into_iter().flatten().find(is_wanted);
-    known.or_else(|| [Path::new("/dev"), Path::new("/dev/mapper")].into_iter().find_map(|dir| node_in(dir, &is_wanted)))
+    known.or_else(|| {
+        [Path::new("/dev"), Path::new("/dev/mapper")]
+            .into_iter()
+            .find_map(|dir| node_in(dir, &is_wanted))
+    })
 }
 
 fn node_in(dir: &Path, is_wanted: &impl Fn(&PathBuf) -> bool) -> Option<PathBuf> {
@@ -72,7 +81,9 @@ mod tests {
     #[test]
     fn only_two_numbers_are_a_device_number() {
         assert_eq!(number_of("259:3"), Some(DiskId::Block { major: 259, minor: 3 }));
-        for word in ["259", "259:", ":3", "+259:3", "259:-3", "/dev/x:1", "1:2:3", "99999999999:1", ""] {
+        for word in
+            ["259", "259:", ":3", "+259:3", "259:-3", "/dev/x:1", "1:2:3", "99999999999:1", ""]
+        {
             assert_eq!(number_of(word), None, "{word}");
         }
         assert_eq!(device_of("/dev/sda"), Path::new("/dev/sda"));
@@ -82,10 +93,18 @@ mod tests {
     #[test]
     fn every_disk_with_a_node_is_found_by_its_number() {
         let Ok(disks) = std::fs::read_dir("/sys/dev/block") else { return };
-        for number in disks.filter_map(Result::ok).map(|entry| entry.file_name().to_string_lossy().into_owned()) {
+        for number in disks
+            .filter_map(Result::ok)
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        {
             let wanted = number_of(&number).unwrap();
             if let Some(path) = by_number(wanted) {
-                assert_eq!(DiskId::of(&std::fs::metadata(&path).unwrap()), Some(wanted), "{}", path.display());
+                assert_eq!(
+                    DiskId::of(&std::fs::metadata(&path).unwrap()),
+                    Some(wanted),
+                    "{}",
+                    path.display()
+                );
             }
         }
     }

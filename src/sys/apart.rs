@@ -1,8 +1,9 @@
 //! Work in processes of their own, for what may keep a thread inside the kernel for good.
 //!
-//! A thread would not do: a process ends, for whoever waits for it and for its open files, with its last thread, and one
-//! that waits for a disk cannot be killed. The children are this program under its hidden verbs; they have none of
-//! its descriptors but a pipe, and one that is late stays behind alone.
+//! A thread would not do: a process ends, for whoever waits for it and for its open files, with its
+//! last thread, and one that waits for a disk cannot be killed. The children are this program under
+//! its hidden verbs; they have none of its descriptors but a pipe, and one that is late stays
+//! behind alone.
 
 use std::io::{self, Read};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -26,7 +27,8 @@ pub enum Outcome {
     Late,
 }
 
-/// Has this program carry out some hidden verbs, all at once, and waits for their ends, at most `limit`.
+/// Has this program carry out some hidden verbs, all at once, and waits for their ends, at most
+/// `limit`.
 pub fn run(jobs: &[Vec<&str>], limit: Duration) -> Vec<Outcome> {
     let command = |words: &Vec<&str>| {
         let mut command = Command::new(PROGRAM);
@@ -38,9 +40,15 @@ pub fn run(jobs: &[Vec<&str>], limit: Duration) -> Vec<Outcome> {
 
 fn run_all(commands: impl Iterator<Item = Command>, limit: Duration) -> Vec<Outcome> {
     let end = Instant::now() + limit;
-    // Nothing that anyone else waits for, or that could not be unmounted, stays with a child that is late.
+    // Nothing that anyone else waits for, or that could not be unmounted, stays with a child that
+    // is late.
     let start = |mut command: Command| {
-        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+        command
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
     };
     let children: Vec<io::Result<Child>> = commands.map(start).collect();
     let outcome = |child: io::Result<Child>| match child {
@@ -91,7 +99,8 @@ fn is_readable(stdout: &ChildStdout, end: Instant) -> bool {
     }
 }
 
-/// Takes notice of a late child's end, whenever that is. This thread waits for nothing that keeps a process from its own end.
+/// Takes notice of a late child's end, whenever that is. This thread waits for nothing that keeps a
+/// process from its own end.
 fn reap_later(mut child: Child) {
     let wait = move || drop(child.wait());
     if let Err(error) = std::thread::Builder::new().name("late child".into()).spawn(wait) {
@@ -116,13 +125,20 @@ mod tests {
         let outcomes = run_all(lines.into_iter().map(shell), Duration::from_secs(1));
         let failed = |why: &str| Outcome::Failed(why.to_owned());
         assert_eq!(outcomes[..4], [Outcome::Late, Outcome::Done, Outcome::Late, failed("why")]);
-        assert!(matches!(&outcomes[4], Outcome::Failed(why) if why.contains("exit status: 3")), "{:?}", outcomes[4]);
+        assert!(
+            matches!(&outcomes[4], Outcome::Failed(why) if why.contains("exit status: 3")),
+            "{:?}",
+            outcomes[4]
+        );
         assert!(begun.elapsed() < Duration::from_millis(2900), "{:?}", begun.elapsed());
     }
 
     #[test]
     fn what_cannot_be_begun_is_not_late() {
         let outcomes = run_all([Command::new("/nonsense")].into_iter(), Duration::from_secs(1));
-        assert!(matches!(&outcomes[..], [Outcome::Failed(why)] if why.contains("No such file")), "{outcomes:?}");
+        assert!(
+            matches!(&outcomes[..], [Outcome::Failed(why)] if why.contains("No such file")),
+            "{outcomes:?}"
+        );
     }
 }

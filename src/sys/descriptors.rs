@@ -2,8 +2,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit of open files as far as this process may: a server has several for each device, and the soft limit
-/// is meant for programs that use `select`.
+/// Raises the limit of open files as far as this process may: a server has several for each device,
+/// and the soft limit is meant for programs that use `select`.
 pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {
@@ -15,21 +15,28 @@ pub fn raise_limit() {
 }
 
 fn limit() -> String {
-    getrlimit(Resource::Nofile).current.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
+    getrlimit(Resource::Nofile)
+        .current
+        .map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
 }
 
 /// What to do where there are too many open files.
 pub fn limit_hint() -> String {
-    format!("at most {} files may be open here: raise the hard limit (ulimit -Hn, LimitNOFILE=)", limit())
+    format!(
+        "at most {} files may be open here: raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+        limit()
+    )
 }
 
 /// Closes every descriptor but stdin, stdout and stderr.
 ///
-/// What the caller of a server has open is the caller's: a lock that it holds, a pipe whose end it waits for, a file
-/// system that it wants to unmount. Called first thing in a process, before anything of its own is open.
+/// What the caller of a server has open is the caller's: a lock that it holds, a pipe whose end it
+/// waits for, a file system that it wants to unmount. Called first thing in a process, before
+/// anything of its own is open.
 pub fn close_inherited() {
     const FIRST: libc::c_uint = 3;
-    // SAFETY: nothing in this process owns a descriptor from FIRST on yet, so none is closed under its owner.
+    // SAFETY: nothing in this process owns a descriptor from FIRST on yet, so none is closed under
+    // its owner.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, 0) };
     if closed != 0 {
         log::warn!("close_range: {}", std::io::Error::last_os_error());

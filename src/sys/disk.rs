@@ -1,7 +1,7 @@
 //! The system calls about an open disk that the standard library does not have.
 //!
-//! All of them ask; only [`lock`] changes anything, and that is the open file's lock. `unsafe` are those that no safe crate
-//! has.
+//! All of them ask; only [`lock`] changes anything, and that is the open file's lock. `unsafe` are
+//! those that no safe crate has.
 
 use std::fs::File;
 use std::io;
@@ -18,12 +18,12 @@ const BLKROGET: libc::Ioctl = libc::_IO(0x12, 94);
 /// Alignment, in bytes, that satisfies every device's memory and offset rules when probing.
 const PROBE_ALIGN: usize = 4096;
 
-/// Asks a block device for a number with an ioctl that writes a `T`. Unlike a seek these take no lock that a hanging disk
-/// could hold.
+/// Asks a block device for a number with an ioctl that writes a `T`. Unlike a seek these take no
+/// lock that a hanging disk could hold.
 fn ask<T: Default>(file: &File, request: libc::Ioctl) -> io::Result<T> {
     let mut answer = T::default();
-    // SAFETY: the callers pair `request` with the type that it writes, `answer` is one and lives through
-    // the call, and the descriptor is open.
+    // SAFETY: the callers pair `request` with the type that it writes, `answer` is one and lives
+    // through the call, and the descriptor is open.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, &raw mut answer) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
@@ -56,24 +56,35 @@ pub fn lock(file: &File, write: bool) -> io::Result<()> {
     let kind = if write { libc::F_WRLCK } else { libc::F_RDLCK };
     let short = |number: libc::c_int| libc::c_short::try_from(number).map_err(io::Error::other);
     // From 0, and a length of 0 reaches to any future end; l_pid must be 0.
-    let lock = libc::flock { l_type: short(kind)?, l_whence: short(libc::SEEK_SET)?, l_start: 0, l_len: 0, l_pid: 0 };
+    let lock = libc::flock {
+        l_type: short(kind)?,
+        l_whence: short(libc::SEEK_SET)?,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
     // SAFETY: F_OFD_SETLK reads one `flock`, which `lock` is; the descriptor is open.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether another open file description, perhaps in this process, has a lock on the file. Asks, and locks nothing.
+/// Whether another open file description, perhaps in this process, has a lock on the file. Asks,
+/// and locks nothing.
 pub fn is_locked(file: &File) -> io::Result<bool> {
     let short = |number: libc::c_int| libc::c_short::try_from(number).map_err(io::Error::other);
     let (kind, whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
     let mut lock = libc::flock { l_type: kind, l_whence: whence, l_start: 0, l_len: 0, l_pid: 0 };
     // SAFETY: F_OFD_GETLK reads and writes one `flock`, which `lock` is; the descriptor is open.
     let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(lock.l_type != short(libc::F_UNLCK)?) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(lock.l_type != short(libc::F_UNLCK)?)
+    }
 }
 
-/// The alignment of memory and of offsets that `O_DIRECT` on this file needs, in bytes; zeros if it cannot
-/// be done; `None` if the kernel (before 6.1) or the file system does not say.
+/// The alignment of memory and of offsets that `O_DIRECT` on this file needs, in bytes; zeros if it
+/// cannot be done; `None` if the kernel (before 6.1) or the file system does not say.
 pub fn direct_alignment(file: &File) -> io::Result<Option<(u32, u32)>> {
     let answer = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
     let known = StatxFlags::from_bits_retain(answer.stx_mask).contains(StatxFlags::DIOALIGN);
@@ -107,12 +118,15 @@ pub struct HoleSupport {
     pub zero: bool,
 }
 
-/// What `fallocate` can do, by the kind of file system: to try it would change the file's times and blocks.
+/// What `fallocate` can do, by the kind of file system: to try it would change the file's times and
+/// blocks.
 pub fn hole_support(file: &File) -> io::Result<HoleSupport> {
     let kind = rustix::fs::fstatfs(file)?.f_type;
     // Magic numbers have 32 bits; the field's width and sign depend on the machine.
     Ok(match kind as u64 & 0xffff_ffff {
-        0x0000_ef53 | 0x5846_5342 | 0x9123_683e | 0xf2f5_2010 => HoleSupport { punch: true, zero: true },
+        0x0000_ef53 | 0x5846_5342 | 0x9123_683e | 0xf2f5_2010 => {
+            HoleSupport { punch: true, zero: true }
+        }
         // tmpfs
         0x0102_1994 => HoleSupport { punch: true, zero: false },
         _ => HoleSupport { punch: false, zero: false },

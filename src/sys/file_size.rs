@@ -1,11 +1,14 @@
-//! The limit on the size of files that a process writes (`ulimit -f`), which is about files and not about disks: here a file
-//! may be a disk, and a write that the limit refuses is an error of that disk, never the end of the process.
+//! The limit on the size of files that a process writes (`ulimit -f`), which is about files and not
+//! about disks: here a file may be a disk, and a write that the limit refuses is an error of that
+//! disk, never the end of the process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// A write beyond the limit fails with EFBIG instead of killing the process. Programs that this one starts inherit it.
+/// A write beyond the limit fails with EFBIG instead of killing the process. Programs that this one
+/// starts inherit it.
 pub fn ignore_signal() {
-    // SAFETY: ignoring a signal installs no handler, so nothing runs when it comes; no other thread is there yet.
+    // SAFETY: ignoring a signal installs no handler, so nothing runs when it comes; no other thread
+    // is there yet.
     if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
         log::warn!("SIGXFSZ cannot be ignored: {}", std::io::Error::last_os_error());
     }
@@ -24,7 +27,9 @@ pub fn lift() {
     }
     match (setrlimit(Resource::Fsize, as_far_as_allowed), found.maximum) {
         (Ok(()), None) => {}
-        (Ok(()), Some(bytes)) => log::warn!("files behind byte {bytes} cannot be written (ulimit -f)"),
+        (Ok(()), Some(bytes)) => {
+            log::warn!("files behind byte {bytes} cannot be written (ulimit -f)")
+        }
         (Err(error), _) => log::warn!("the limit on the size of files stays (ulimit -f): {error}"),
     }
 }

@@ -1,7 +1,7 @@
 //! Memory from the kernel: anonymous mappings, and files that are mapped.
 //!
-//! Rule kept here: I6 as far as mappings go. What ends with an owner is unmapped when that is dropped, and its owner says why
-//! nothing uses it any more then.
+//! Rule kept here: I6 as far as mappings go. What ends with an owner is unmapped when that is
+//! dropped, and its owner says why nothing uses it any more then.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub fn map_anonymous(len_bytes: usize) -> io::Result<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: a new private mapping at an address of the kernel's choice touches nothing that exists.
+    // SAFETY: a new private mapping at an address of the kernel's choice touches nothing that
+    // exists.
     checked(unsafe { libc::mmap(std::ptr::null_mut(), len_bytes, protection, flags, -1, 0) })
 }
 
@@ -29,15 +30,26 @@ impl Mapping {
     }
 
     /// The start of a file, or of a part of it, for reading.
-    pub fn of_file(file: BorrowedFd<'_>, offset: libc::off_t, len_bytes: usize) -> io::Result<Mapping> {
+    pub fn of_file(
+        file: BorrowedFd<'_>,
+        offset: libc::off_t,
+        len_bytes: usize,
+    ) -> io::Result<Mapping> {
         Mapping::shared(file, offset, len_bytes, libc::PROT_READ)
     }
 
-    fn shared(file: BorrowedFd<'_>, offset: libc::off_t, len_bytes: usize, access: libc::c_int) -> io::Result<Mapping> {
+    fn shared(
+        file: BorrowedFd<'_>,
+        offset: libc::off_t,
+        len_bytes: usize,
+        access: libc::c_int,
+    ) -> io::Result<Mapping> {
         let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
         let fd = file.as_raw_fd();
-        // SAFETY: a new mapping of a file at an address of the kernel's choice touches nothing that exists.
-        let address = unsafe { libc::mmap(std::ptr::null_mut(), len_bytes, access, flags, fd, offset) };
+        // SAFETY: a new mapping of a file at an address of the kernel's choice touches nothing that
+        // exists.
+        let address =
+            unsafe { libc::mmap(std::ptr::null_mut(), len_bytes, access, flags, fd, offset) };
         Ok(Mapping { base: checked(address)?, len_bytes })
     }
 
@@ -49,7 +61,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `mmap` with this length, and its owner has seen to it that nothing uses it.
+        // SAFETY: the mapping was made by `mmap` with this length, and its owner has seen to it
+        // that nothing uses it.
         if unsafe { libc::munmap(self.base.as_ptr().cast(), self.len_bytes) } != 0 {
             log::warn!("munmap: {}", io::Error::last_os_error());
         }
@@ -63,7 +76,8 @@ fn checked(address: *mut libc::c_void) -> io::Result<NonNull<u8>> {
     NonNull::new(address.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
 }
 
-/// A file as a row of numbers, which outlive the process: what has been stored is in the file whenever the process dies.
+/// A file as a row of numbers, which outlive the process: what has been stored is in the file
+/// whenever the process dies.
 pub struct SharedWords {
     mapping: Mapping,
     len: usize,
@@ -72,14 +86,15 @@ pub struct SharedWords {
 impl SharedWords {
     /// Maps the first `len` numbers of a file that has as many.
     pub fn of_file(file: BorrowedFd<'_>, len: usize) -> io::Result<SharedWords> {
-        let mapping = Mapping::shared(file, 0, len * size_of::<u64>(), libc::PROT_READ | libc::PROT_WRITE)?;
+        let mapping =
+            Mapping::shared(file, 0, len * size_of::<u64>(), libc::PROT_READ | libc::PROT_WRITE)?;
         Ok(SharedWords { mapping, len })
     }
 
     fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at < self.len, "there are {} words and none has number {at}", self.len);
-        // SAFETY: the mapping holds `len` words from a page's start, so they are aligned, and it lives as long as `self`.
-        // Nobody reaches them but by this reference's atomic operations.
+        // SAFETY: the mapping holds `len` words from a page's start, so they are aligned, and it
+        // lives as long as `self`. Nobody reaches them but by this reference's atomic operations.
         unsafe { AtomicU64::from_ptr(self.mapping.base.cast::<u64>().add(at).as_ptr()) }
     }
 
@@ -94,5 +109,6 @@ impl SharedWords {
     }
 }
 
-// SAFETY: the mapping belongs to its owner alone, whichever thread that is on; nothing in it is bound to a thread.
+// SAFETY: the mapping belongs to its owner alone, whichever thread that is on; nothing in it is
+// bound to a thread.
 unsafe impl Send for Mapping {}

@@ -1,5 +1,5 @@
-//! Deleting the device of a dead server, in a process of its own: the kernel waits for the requests that its server had given to
-//! disks, in a way that no signal ends.
+//! Deleting the device of a dead server, in a process of its own: the kernel waits for the requests
+//! that its server had given to disks, in a way that no signal ends.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ const DELETE_LIMIT: Duration = Duration::from_secs(40);
 /// Stops and deletes a device whose server is dead, if it is ours still.
 ///
 /// # Errors
-/// Why not. If the kernel waits for too long it goes on by itself, and deletes the device when it can.
+/// Why not. If the kernel waits for too long it goes on by itself, and deletes the device when it
+/// can.
 pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
     let (number, known_by) = (id.to_string(), cookie.to_string());
     let outcome = apart::run(&[vec![DELETE_VERB, &number, &known_by]], DELETE_LIMIT).pop();
@@ -25,8 +26,12 @@ pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
         Some(Outcome::Failed(why)) => Err(why),
         Some(Outcome::Late) | None => {
             let what = "the kernel waits for requests that its server had given to a disk";
-            let then = "the device goes when that answers, and `ublk-dm recover --all` settles then what is left of it";
-            Err(format!("/dev/ublkb{id}: not deleted within {} s: {what}; {then}", DELETE_LIMIT.as_secs()))
+            let then = "the device goes when that answers, and `ublk-dm recover --all` settles \
+                        then what is left of it";
+            Err(format!(
+                "/dev/ublkb{id}: not deleted within {} s: {what}; {then}",
+                DELETE_LIMIT.as_secs()
+            ))
         }
     }
 }

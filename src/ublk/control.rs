@@ -1,9 +1,10 @@
 //! The ublk control plane: adding, starting, stopping, recovering and deleting devices.
 //!
-//! Every command goes as one `UringCmd80` over an own ring to `/dev/ublk-control` and is waited for,
-//! so all of this belongs on a control thread, never on a queue thread. Rules kept here:
+//! Every command goes as one `UringCmd80` over an own ring to `/dev/ublk-control` and is waited
+//! for, so all of this belongs on a control thread, never on a queue thread. Rules kept here:
 //!
-//! - Nothing is deleted or stopped by a `Drop`: a device outlives the object, and the process, that made it.
+//! - Nothing is deleted or stopped by a `Drop`: a device outlives the object, and the process, that
+//!   made it.
 //! - What the kernel grants is reported, not what was asked: it drops unknown flags and parameter
 //!   types in silence. The caller compares.
 //! - Memory handed to a command lives until the command has ended (`ring`).
@@ -30,7 +31,8 @@ use super::wire::NO_DEVICE;
 const CONTROL_PATH: &str = "/dev/ublk-control";
 /// How long a freshly loaded driver may take until its device node is there.
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
-/// How often START_USER_RECOVERY is tried while the kernel still tidies up after the dead server ...
+/// How often START_USER_RECOVERY is tried while the kernel still tidies up after the dead server
+/// ...
 const RECOVERY_TRIES: u32 = 300;
 /// ... and the pause between two tries: half a minute in all.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(100);
@@ -74,8 +76,8 @@ impl Control {
     /// Opens `/dev/ublk-control`, loading `ublk_drv` if it is not there.
     ///
     /// # Errors
-    /// [`ControlError::DriverAbsent`], [`ControlError::Permission`], [`ControlError::IoUringDisabled`],
-    /// or [`ControlError::System`] for anything else.
+    /// [`ControlError::DriverAbsent`], [`ControlError::Permission`],
+    /// [`ControlError::IoUringDisabled`], or [`ControlError::System`] for anything else.
     pub fn open() -> Result<Control, ControlError> {
         let device = open_control_device()?;
         let ring = CommandRing::new(device).map_err(ControlError::of_ring_setup)?;
@@ -84,7 +86,8 @@ impl Control {
 
     /// Sets how long a command may take (`None`, the default: for ever). A command that takes
     /// longer is interrupted where the kernel allows it (START_DEV, DEL_DEV) and fails with
-    /// [`ControlError::Timeout`]; one that cannot be interrupted (STOP_DEV) leaves this object unusable.
+    /// [`ControlError::Timeout`]; one that cannot be interrupted (STOP_DEV) leaves this object
+    /// unusable.
     pub fn set_time_limit(&mut self, limit: Option<Duration>) {
         self.limit = limit;
     }
@@ -98,19 +101,20 @@ impl Control {
         Ok(wire::get_u64(&bytes, 0))
     }
 
-    /// Adds a device and returns what the kernel granted: `flags` without those it does not know and
-    /// with those it forces, queues clamped to the CPUs. `/dev/ublkcN` exists afterwards.
+    /// Adds a device and returns what the kernel granted: `flags` without those it does not know
+    /// and with those it forces, queues clamped to the CPUs. `/dev/ublkcN` exists afterwards.
     ///
     /// # Errors
     /// EEXIST: the id is taken; EPERM: not privileged; EINVAL: depth or size out of range.
     pub fn add(&mut self, wanted: &AddDevice) -> Result<DeviceInfo, ControlError> {
         let granted = self.run(&ADD_DEV, wanted.id, 0, wanted.encode())?;
-        DeviceInfo::decode(&granted).ok_or_else(|| ControlError::unexpected(ADD_DEV.name, wanted.id))
+        DeviceInfo::decode(&granted)
+            .ok_or_else(|| ControlError::unexpected(ADD_DEV.name, wanted.id))
     }
 
-    /// Sets the device's limits; before START_DEV only. Parameter types that the kernel does not know
-    /// are dropped in silence: read them back with [`Control::get_params`]. After a refusal the device has no
-    /// limits at all, not the earlier ones, and cannot be started.
+    /// Sets the device's limits; before START_DEV only. Parameter types that the kernel does not
+    /// know are dropped in silence: read them back with [`Control::get_params`]. After a refusal
+    /// the device has no limits at all, not the earlier ones, and cannot be started.
     ///
     /// # Errors
     /// EINVAL: a limit the kernel refuses; EACCES: the device is live.
@@ -118,7 +122,8 @@ impl Control {
         self.run(&SET_PARAMS, Some(id), 0, params.encode()).map(drop)
     }
 
-    /// The limits the kernel holds for the device; `devt` has the disk's numbers once it is started.
+    /// The limits the kernel holds for the device; `devt` has the disk's numbers once it is
+    /// started.
     ///
     /// # Errors
     /// ENODEV: no such device.
@@ -127,8 +132,9 @@ impl Control {
         Ok(Params::decode(&bytes))
     }
 
-    /// Makes `/dev/ublkbN` appear. Blocks until every queue has fetched, and for the partition scan,
-    /// which reads the disk: the queues must be serving already. `pid` is the server's process id.
+    /// Makes `/dev/ublkbN` appear. Blocks until every queue has fetched, and for the partition
+    /// scan, which reads the disk: the queues must be serving already. `pid` is the server's
+    /// process id.
     ///
     /// # Errors
     /// EEXIST: it is live; EINVAL: parameters missing or `pid` is not the opener of `/dev/ublkcN`.
@@ -152,9 +158,9 @@ impl Control {
         self.run(&TRY_STOP_DEV, Some(id), 0, Vec::new()).map(drop)
     }
 
-    /// Deletes the device, stopping it if need be, and waits until nobody holds `/dev/ublkcN`
-    /// (a ring's registered files count as holders). If the time limit ends that wait, the device is gone
-    /// all the same, and its id is free once the last holder is.
+    /// Deletes the device, stopping it if need be, and waits until nobody holds `/dev/ublkcN` (a
+    /// ring's registered files count as holders). If the time limit ends that wait, the device is
+    /// gone all the same, and its id is free once the last holder is.
     ///
     /// # Errors
     /// ENODEV: no such device.
@@ -168,14 +174,17 @@ impl Control {
     /// ENODEV: no such device; [`ControlError::Unexpected`]: a state this program does not know.
     pub fn info(&mut self, id: u32) -> Result<DeviceInfo, ControlError> {
         let bytes = self.run(&GET_DEV_INFO, Some(id), 0, vec![0; DEV_INFO_BYTES])?;
-        DeviceInfo::decode(&bytes).ok_or_else(|| ControlError::unexpected(GET_DEV_INFO.name, Some(id)))
+        DeviceInfo::decode(&bytes)
+            .ok_or_else(|| ControlError::unexpected(GET_DEV_INFO.name, Some(id)))
     }
 
-    /// Claims a device whose server is gone. Tries again for half a minute while the kernel says EBUSY:
-    /// it may still be tidying up after the dead server. Ask [`Control::info`] first if it may be alive.
+    /// Claims a device whose server is gone. Tries again for half a minute while the kernel says
+    /// EBUSY: it may still be tidying up after the dead server. Ask [`Control::info`] first if it
+    /// may be alive.
     ///
     /// # Errors
-    /// EBUSY: the old server still holds it; EINVAL: added without recovery, or no server is missing.
+    /// EBUSY: the old server still holds it; EINVAL: added without recovery, or no server is
+    /// missing.
     pub fn start_recovery(&mut self, id: u32) -> Result<(), ControlError> {
         for _ in 1..RECOVERY_TRIES {
             match self.run(&START_USER_RECOVERY, Some(id), 0, Vec::new()) {
@@ -186,7 +195,8 @@ impl Control {
         self.run(&START_USER_RECOVERY, Some(id), 0, Vec::new()).map(drop)
     }
 
-    /// Makes a claimed device live again under the process `pid`. Blocks until every queue has fetched.
+    /// Makes a claimed device live again under the process `pid`. Blocks until every queue has
+    /// fetched.
     ///
     /// # Errors
     /// EBUSY: recovery was not started; EINVAL: `pid` is not the opener of `/dev/ublkcN`.
@@ -195,14 +205,24 @@ impl Control {
     }
 
     /// Sends one command and waits for it. `buffer` is its in and out memory and comes back.
-    fn run(&mut self, command: &Command, id: Option<u32>, data: u64, buffer: Vec<u8>) -> Result<Vec<u8>, ControlError> {
+    fn run(
+        &mut self,
+        command: &Command,
+        id: Option<u32>,
+        data: u64,
+        buffer: Vec<u8>,
+    ) -> Result<Vec<u8>, ControlError> {
         let dev_id = id.unwrap_or(NO_DEVICE);
         let device = id.map_or_else(|| "no device".to_owned(), |id| format!("device {id}"));
         log::trace!("ublk control: {} {device} data {data}", command.name);
         match self.ring.run(command.op, dev_id, data, buffer, self.limit) {
             Ok((result, buffer)) if result >= 0 => Ok(buffer),
-            Ok((result, _)) => Err(ControlError::of_command(command.name, command.since, id, -result)),
-            Err(RingError::Timeout(limit)) => Err(ControlError::Timeout { command: command.name, device: id, limit }),
+            Ok((result, _)) => {
+                Err(ControlError::of_command(command.name, command.since, id, -result))
+            }
+            Err(RingError::Timeout(limit)) => {
+                Err(ControlError::Timeout { command: command.name, device: id, limit })
+            }
             Err(RingError::Io(source)) => Err(ControlError::System {
                 what: format!("send the ublk command {}", command.name),
                 hint: "start again; the ring of this control connection is lost",
@@ -221,7 +241,9 @@ fn pid_word(pid: i32) -> u64 {
 /// Opens the control device, loading the driver once if the node is not there.
 fn open_control_device() -> Result<File, ControlError> {
     let open = || OpenOptions::new().read(true).write(true).open(CONTROL_PATH);
-    let absent = |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO));
+    let absent = |error: &io::Error| {
+        matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO))
+    };
     let mut outcome = open();
     let mut reason = String::new();
     if outcome.as_ref().is_err_and(absent) {
@@ -241,7 +263,11 @@ fn open_control_device() -> Result<File, ControlError> {
     outcome.map_err(|error| match error.kind() {
         _ if absent(&error) => ControlError::DriverAbsent { reason },
         io::ErrorKind::PermissionDenied => ControlError::Permission { source: error },
-        _ => ControlError::System { what: format!("open {CONTROL_PATH}"), hint: "see the kernel log", source: error },
+        _ => ControlError::System {
+            what: format!("open {CONTROL_PATH}"),
+            hint: "see the kernel log",
+            source: error,
+        },
     })
 }
 

@@ -18,11 +18,12 @@ use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, Discard, Params,
 pub const BLOCK_PATH: &str = "/dev/ublkb";
 /// Largest request the kernel hands over in one piece: a slice of the copy engine.
 const MAX_IO_BYTES: u32 = 1 << 19;
-/// How long starting a device may take. It waits for nothing but this server, which is there; a device that cannot be
-/// started is better reported than waited for.
+/// How long starting a device may take. It waits for nothing but this server, which is there; a
+/// device that cannot be started is better reported than waited for.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often a device that somebody has open is asked to stop: udev looks at a disk for a moment after each unmount ...
+/// How often a device that somebody has open is asked to stop: udev looks at a disk for a moment
+/// after each unmount ...
 const STOP_TRIES: u32 = 20;
 /// ... and the pause between: two seconds in all.
 const STOP_PAUSE: Duration = Duration::from_millis(100);
@@ -30,35 +31,44 @@ const STOP_PAUSE: Duration = Duration::from_millis(100);
 /// How long a deleted device is waited for until whoever has it open closes it.
 const DELETE_LIMIT: Duration = Duration::from_secs(3);
 
-/// Why disks that would make a device like `below` cannot come below one that is there already: what users may send it was
-/// settled when it was added. Only with zero copy do disks get their memory. A length of 0 is that of a leg by itself, which is
-/// measured where it joins.
+/// Why disks that would make a device like `below` cannot come below one that is there already:
+/// what users may send it was settled when it was added. Only with zero copy do disks get their
+/// memory. A length of 0 is that of a leg by itself, which is measured where it joins.
 pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String> {
     if below.dev_sectors > 0 && below.dev_sectors != device.dev_sectors {
-        return Some(format!("it makes a device of {} sectors: its length cannot change", below.dev_sectors));
+        return Some(format!(
+            "it makes a device of {} sectors: its length cannot change",
+            below.dev_sectors
+        ));
     }
     if below.logical_shift > device.logical_shift {
         let (block, of_device) = (1_u64 << below.logical_shift, 1_u64 << device.logical_shift);
-        return Some(format!("blocks of {block} bytes are too large for a device with blocks of {of_device}"));
+        return Some(format!(
+            "blocks of {block} bytes are too large for a device with blocks of {of_device}"
+        ));
     }
     let mask = |params: &Params| params.dma_alignment_mask.unwrap_or(511); // the block layer's own
     (zero_copy && mask(below) > mask(device)).then(|| {
         let (needed, given) = (mask(below) + 1, mask(device) + 1);
-        format!("it needs memory aligned to {needed} bytes, and the device's users align to {given}")
+        format!(
+            "it needs memory aligned to {needed} bytes, and the device's users align to {given}"
+        )
     })
 }
 
-/// A number that the kernel keeps with a device, so that another one with its number is never taken for it. It is never 0,
-/// which devices of other programs have.
+/// A number that the kernel keeps with a device, so that another one with its number is never taken
+/// for it. It is never 0, which devices of other programs have.
 fn new_cookie() -> Result<u64, Reason> {
     let mut bytes = [0; 8];
     while bytes == [0; 8] {
-        getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| format!("no random number: {error}"))?;
+        getrandom(&mut bytes, GetRandomFlags::empty())
+            .map_err(|error| format!("no random number: {error}"))?;
     }
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// What the kernel knows of a device of ours; `None`: it is gone, and what has its number now is another one's.
+/// What the kernel knows of a device of ours; `None`: it is gone, and what has its number now is
+/// another one's.
 pub fn ours(control: &mut Control, id: u32, cookie: u64) -> Result<Option<DeviceInfo>, Reason> {
     match control.info(id) {
         Ok(info) => Ok(Some(info).filter(|info| is_ours(info, cookie))),
@@ -83,7 +93,8 @@ pub fn add(
     let features = control.features().unwrap_or(0);
     let mut flags = u64::from(sys::UBLK_F_CMD_IOCTL_ENCODE);
     if options.recovery {
-        flags |= u64::from(sys::UBLK_F_USER_RECOVERY) | u64::from(sys::UBLK_F_USER_RECOVERY_REISSUE);
+        flags |=
+            u64::from(sys::UBLK_F_USER_RECOVERY) | u64::from(sys::UBLK_F_USER_RECOVERY_REISSUE);
     }
     let wanted = u64::from(sys::UBLK_F_SUPPORT_ZERO_COPY) | u64::from(sys::UBLK_F_AUTO_BUF_REG);
     if zero_copy && options.zero_copy && features & wanted == wanted {
@@ -92,7 +103,14 @@ pub fn add(
     // A snapshot's partitions are its origin's: nobody asked for them to appear a second time.
     flags |= features & u64::from(sys::UBLK_F_NO_AUTO_PART_SCAN);
     let (queues, depth) = (options.queues, options.depth);
-    let wanted = AddDevice { id, queues, depth, max_io_bytes: MAX_IO_BYTES, flags, target_flags: new_cookie()? };
+    let wanted = AddDevice {
+        id,
+        queues,
+        depth,
+        max_io_bytes: MAX_IO_BYTES,
+        flags,
+        target_flags: new_cookie()?,
+    };
     let info = control.add(&wanted).map_err(|error| not_added(id, &error))?;
     if let Err(error) = control.set_params(info.id, params) {
         if let Err(error) = delete(control, info.id) {
@@ -107,10 +125,16 @@ pub fn add(
 fn not_added(id: Option<u32>, error: &ControlError) -> Reason {
     match (id, error.errno()) {
         (Some(id), Some(libc::EEXIST)) => {
-            format!("--id {id}: there is a device /dev/ublkb{id} already; leave --id out for the first free one")
+            format!(
+                "--id {id}: there is a device /dev/ublkb{id} already; leave --id out for the first \
+                 free one"
+            )
         }
         (Some(id), Some(libc::EINVAL | libc::ENOSPC)) => {
-            format!("--id {id}: this kernel has no device of that number; leave --id out for the first free one")
+            format!(
+                "--id {id}: this kernel has no device of that number; leave --id out for the first \
+                 free one"
+            )
         }
         _ => error.to_string(),
     }
@@ -138,16 +162,17 @@ pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Reason> 
     let started = if again { control.end_recovery(id, pid) } else { control.start(id, pid) };
     control.set_time_limit(None);
     started.map_err(|error| error.to_string())?;
-    // A device that comes back has kept both. Besides, setting them waits for its requests, which may be held back.
+    // A device that comes back has kept both. Besides, setting them waits for its requests, which
+    // may be held back.
     if !again {
         leave_order_to_disks(id);
     }
     Ok(())
 }
 
-/// Requests of a stacked device are put in order and held back by the disks below, where it is known what that costs.
-/// The kernel gives a device with one queue a scheduler and write-back throttling of its own: work done twice, on every
-/// request. An administrator can set both again.
+/// Requests of a stacked device are put in order and held back by the disks below, where it is
+/// known what that costs. The kernel gives a device with one queue a scheduler and write-back
+/// throttling of its own: work done twice, on every request. An administrator can set both again.
 fn leave_order_to_disks(id: u32) {
     for (attribute, value) in [("scheduler", "none"), ("wbt_lat_usec", "0")] {
         let path = format!("/sys/block/ublkb{id}/queue/{attribute}");
@@ -157,14 +182,16 @@ fn leave_order_to_disks(id: u32) {
     }
 }
 
-/// Stops a device that nobody has open; any other stays as it is. `false`: this kernel (before 7.0) cannot ask, and the
-/// device has not been stopped.
+/// Stops a device that nobody has open; any other stays as it is. `false`: this kernel (before 7.0)
+/// cannot ask, and the device has not been stopped.
 pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
     not_in_use(id)?;
     for left in (0..STOP_TRIES).rev() {
         match control.try_stop(id) {
             Ok(()) => return Ok(true),
-            Err(error) if error.errno() == Some(libc::EBUSY) && left > 0 => std::thread::sleep(STOP_PAUSE),
+            Err(error) if error.errno() == Some(libc::EBUSY) && left > 0 => {
+                std::thread::sleep(STOP_PAUSE)
+            }
             Err(error) if error.errno() == Some(libc::EBUSY) => return Err(in_use(id, "open")),
             // Kernels before 7.0 are not asked; who has it open can be seen all the same.
             Err(ControlError::Unsupported { .. }) => match seen_user(id)? {
@@ -183,7 +210,10 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
 /// Who uses a device, where nothing but looking tells. What cannot be looked at may be in use.
 fn seen_user(id: u32) -> Result<Option<String>, Reason> {
     let unknown = |what: &str, error: io::Error| {
-        format!("{BLOCK_PATH}{id}: whether it is in use cannot be known: {what}: {error}; use --force if it is not")
+        format!(
+            "{BLOCK_PATH}{id}: whether it is in use cannot be known: {what}: {error}; use --force \
+             if it is not"
+        )
     };
     match std::fs::metadata(format!("{BLOCK_PATH}{id}")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -202,19 +232,22 @@ fn user_of(id: u32) -> Option<String> {
     DiskId::of(&metadata).and_then(crate::storage::user_of)
 }
 
-/// Stops a device, whoever uses it. The kernel waits until the requests that its server has been given have ended.
+/// Stops a device, whoever uses it. The kernel waits until the requests that its server has been
+/// given have ended.
 pub fn stop(control: &mut Control, id: u32) -> Result<(), Reason> {
     control.stop(id).map_err(|error| error.to_string())
 }
 
-/// Deletes a stopped device. One that somebody still has open is gone for everybody else at once, and its id is free when
-/// the last one closes it; nobody waits for that here.
+/// Deletes a stopped device. One that somebody still has open is gone for everybody else at once,
+/// and its id is free when the last one closes it; nobody waits for that here.
 pub fn delete(control: &mut Control, id: u32) -> Result<(), Reason> {
     control.set_time_limit(Some(DELETE_LIMIT));
     let deleted = control.del(id);
     control.set_time_limit(None);
     match deleted {
-        Err(ControlError::Timeout { .. }) => log::info!("/dev/ublkb{id}: somebody still has it open"),
+        Err(ControlError::Timeout { .. }) => {
+            log::info!("/dev/ublkb{id}: somebody still has it open")
+        }
         deleted => return deleted.map_err(|error| error.to_string()),
     }
     Ok(())
@@ -239,21 +272,26 @@ fn in_use(id: u32, by: &str) -> Reason {
     format!("/dev/ublkb{id}: it is {by}; end that first, or use --force")
 }
 
-/// A claim that is given up at once tells whether somebody else has one: a file system, another target, a swap area.
+/// A claim that is given up at once tells whether somebody else has one: a file system, another
+/// target, a swap area.
 pub fn not_in_use(id: u32) -> Result<(), Reason> {
     let path = format!("{BLOCK_PATH}{id}");
-    let claimed = OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path);
+    let claimed =
+        OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path);
     not_claimed(id, claimed.map(drop))
 }
 
-/// What an attempt to claim a device says of its use. Only a disk that is not there has no user; any other error tells
-/// nothing, and a device of which nothing is known may be in use.
+/// What an attempt to claim a device says of its use. Only a disk that is not there has no user;
+/// any other error tells nothing, and a device of which nothing is known may be in use.
 fn not_claimed(id: u32, claimed: io::Result<()>) -> Result<(), Reason> {
     let Err(error) = claimed else { return Ok(()) };
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Ok(()),
         Some(libc::EBUSY) => Err(in_use(id, &user_of(id).unwrap_or_else(|| "in use".to_owned()))),
-        _ => Err(format!("{BLOCK_PATH}{id}: whether it is in use cannot be known: {error}; use --force if it is not")),
+        _ => Err(format!(
+            "{BLOCK_PATH}{id}: whether it is in use cannot be known: {error}; use --force if it is \
+             not"
+        )),
     }
 }
 
@@ -308,60 +346,4 @@ pub fn params(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ublk::DeviceState;
-
-    fn info(target_flags: u64) -> DeviceInfo {
-        DeviceInfo {
-            id: 3,
-            state: DeviceState::Quiesced,
-            queues: 1,
-            depth: 1,
-            max_io_bytes: 4096,
-            flags: 0,
-            target_flags,
-            server_pid: None,
-            owner_uid: 0,
-            owner_gid: 0,
-        }
-    }
-
-    #[test]
-    fn a_device_is_known_by_its_cookie() {
-        assert!(is_ours(&info(77), 77));
-        assert!(!is_ours(&info(78), 77), "another device got the number");
-        assert!(!is_ours(&info(0), 77), "another program's device got the number");
-        assert!(!is_ours(&info(0), 0), "a cookie that was never given is no cookie");
-    }
-
-    #[test]
-    fn only_a_device_without_a_disk_is_unused_for_certain() {
-        let claim = |errno| not_claimed(1_048_575, Err(io::Error::from_raw_os_error(errno)));
-        for errno in [libc::ENOENT, libc::ENXIO, libc::ENODEV] {
-            assert!(claim(errno).is_ok(), "errno {errno}");
-        }
-        assert!(claim(libc::EBUSY).unwrap_err().contains("in use; end that first"));
-        for errno in [libc::EMFILE, libc::ENFILE, libc::EINTR, libc::EIO, libc::ENOMEM, libc::EPERM, libc::EACCES] {
-            let why = claim(errno).unwrap_err();
-            assert!(why.contains("cannot be known") && why.contains("os error"), "{why}");
-        }
-        assert!(not_claimed(0, Ok(())).is_ok());
-    }
-
-    #[test]
-    fn cookies_differ() {
-        let cookies: std::collections::HashSet<u64> = (0..64).map(|_| new_cookie().unwrap()).collect();
-        assert!(cookies.len() == 64 && !cookies.contains(&0));
-    }
-
-    #[test]
-    fn a_number_that_cannot_be_had_is_named() {
-        let error = |errno| ControlError::Command { command: "ADD_DEV", device: Some(7), errno };
-        let taken = not_added(Some(7), &error(libc::EEXIST));
-        assert!(taken.starts_with("--id 7: ") && taken.contains("already"), "{taken}");
-        let absent = not_added(Some(7), &error(libc::EINVAL));
-        assert!(absent.starts_with("--id 7: ") && absent.contains("no device of that number"), "{absent}");
-        assert!(!not_added(None, &error(libc::EINVAL)).contains("--id"));
-    }
-}
+mod tests;

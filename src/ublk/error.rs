@@ -1,7 +1,7 @@
 //! What can go wrong with the control plane, and what to do about it.
 //!
-//! Each message is one line: what failed, on which device, why, the errno's text, and a hint. The kernel's
-//! errno stays available to the caller, who may know more than the hint does.
+//! Each message is one line: what failed, on which device, why, the errno's text, and a hint. The
+//! kernel's errno stays available to the caller, who may know more than the hint does.
 
 use std::error::Error;
 use std::fmt;
@@ -79,7 +79,9 @@ impl ControlError {
     pub fn errno(&self) -> Option<i32> {
         match self {
             ControlError::Command { errno, .. } => Some(*errno),
-            ControlError::Permission { source } | ControlError::System { source, .. } => source.raw_os_error(),
+            ControlError::Permission { source } | ControlError::System { source, .. } => {
+                source.raw_os_error()
+            }
             ControlError::Unsupported { .. } => Some(libc::EOPNOTSUPP),
             ControlError::Timeout { .. } => Some(libc::ETIMEDOUT),
             ControlError::DriverAbsent { .. }
@@ -142,18 +144,33 @@ fn hint(command: &str, errno: i32) -> &'static str {
         ("ADD_DEV", libc::EEXIST) => "the id is taken: choose another with --id, or none",
         ("START_DEV", libc::EEXIST) => "the device is already started",
         ("ADD_DEV", libc::ENOSPC) => "the id is too large: choose another with --id, or none",
-        ("ADD_DEV" | "START_DEV", libc::ENOMEM) => "the kernel is short of memory: use fewer queues or a smaller depth",
-        ("START_USER_RECOVERY", libc::EBUSY) => "its server is still alive, or another one is taking over",
-        ("START_USER_RECOVERY", libc::EINVAL) => "the device was added without recovery, or its server is not gone",
-        ("TRY_STOP_DEV", libc::EBUSY) => "the disk is in use: unmount or close it first",
-        ("QUIESCE_DEV", libc::EBUSY) => "all its requests are still being served: try again with a longer time",
-        (_, libc::EBUSY) => "the device is busy: try again",
-        ("SET_PARAMS" | "UPDATE_SIZE", libc::EINVAL) => "the kernel refuses one of the limits; see the kernel log",
-        ("START_DEV", libc::EINVAL) => "the server that opened the device must start it, after its limits are set",
-        ("ADD_DEV", libc::EINVAL) => {
-            "the depth is at most 4096, requests at most 32 MiB in whole pages; or the flags do not go together"
+        ("ADD_DEV" | "START_DEV", libc::ENOMEM) => {
+            "the kernel is short of memory: use fewer queues or a smaller depth"
         }
-        (_, libc::EMFILE) => "too many files are open: raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+        ("START_USER_RECOVERY", libc::EBUSY) => {
+            "its server is still alive, or another one is taking over"
+        }
+        ("START_USER_RECOVERY", libc::EINVAL) => {
+            "the device was added without recovery, or its server is not gone"
+        }
+        ("TRY_STOP_DEV", libc::EBUSY) => "the disk is in use: unmount or close it first",
+        ("QUIESCE_DEV", libc::EBUSY) => {
+            "all its requests are still being served: try again with a longer time"
+        }
+        (_, libc::EBUSY) => "the device is busy: try again",
+        ("SET_PARAMS" | "UPDATE_SIZE", libc::EINVAL) => {
+            "the kernel refuses one of the limits; see the kernel log"
+        }
+        ("START_DEV", libc::EINVAL) => {
+            "the server that opened the device must start it, after its limits are set"
+        }
+        ("ADD_DEV", libc::EINVAL) => {
+            "the depth is at most 4096, requests at most 32 MiB in whole pages; or the flags do \
+             not go together"
+        }
+        (_, libc::EMFILE) => {
+            "too many files are open: raise the hard limit (ulimit -Hn, LimitNOFILE=)"
+        }
         (_, libc::EINTR) => "it was interrupted: try again",
         _ => "see the kernel log",
     }
@@ -183,7 +200,8 @@ impl fmt::Display for ControlError {
             ControlError::DriverAbsent { reason } => {
                 write!(
                     f,
-                    "the kernel's ublk driver is absent ({reason}): run `modprobe ublk_drv`, or use a kernel that has it (Linux 6.4 or later with CONFIG_BLK_DEV_UBLK)"
+                    "the kernel's ublk driver is absent ({reason}): run `modprobe ublk_drv`, or \
+                     use a kernel that has it (Linux 6.4 or later with CONFIG_BLK_DEV_UBLK)"
                 )
             }
             ControlError::Permission { source } => {
@@ -192,7 +210,8 @@ impl fmt::Display for ControlError {
             ControlError::IoUringDisabled { setting: 1 } => {
                 write!(
                     f,
-                    "io_uring is disabled for ordinary users: run as root or set the sysctl kernel.io_uring_disabled=0"
+                    "io_uring is disabled for ordinary users: run as root or set the sysctl \
+                     kernel.io_uring_disabled=0"
                 )
             }
             ControlError::IoUringDisabled { .. } => {
@@ -201,19 +220,33 @@ impl fmt::Display for ControlError {
             ControlError::Unsupported { command, device, since } => {
                 write!(
                     f,
-                    "{} failed: not supported by this kernel or device: it needs Linux {since} or later",
+                    "{} failed: not supported by this kernel or device: it needs Linux {since} or \
+                     later",
                     Target(command, *device)
                 )
             }
             ControlError::Command { command, device, errno } => {
-                write!(f, "{} failed: {}: {}", Target(command, *device), errno_text(*errno), hint(command, *errno))
+                write!(
+                    f,
+                    "{} failed: {}: {}",
+                    Target(command, *device),
+                    errno_text(*errno),
+                    hint(command, *errno)
+                )
             }
             ControlError::Timeout { command, device, limit } => {
                 let hint = match *command {
-                    "DEL_DEV" => "a process still holds its character device; it goes when that ends",
+                    "DEL_DEV" => {
+                        "a process still holds its character device; it goes when that ends"
+                    }
                     _ => "see whether its server is alive and serves every queue",
                 };
-                write!(f, "{} failed: no answer within {} ms: {hint}", Target(command, *device), limit.as_millis())
+                write!(
+                    f,
+                    "{} failed: no answer within {} ms: {hint}",
+                    Target(command, *device),
+                    limit.as_millis()
+                )
             }
             ControlError::Unexpected { command, device } => {
                 write!(

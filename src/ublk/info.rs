@@ -1,7 +1,7 @@
 //! What is asked for when a device is added, and what the kernel says of a device.
 //!
-//! Both are the driver's 64-byte `ublksrv_ctrl_dev_info`. The kernel's answer is believed only where it
-//! makes sense: a state this program does not know is refused, never guessed.
+//! Both are the driver's 64-byte `ublksrv_ctrl_dev_info`. The kernel's answer is believed only
+//! where it makes sense: a state this program does not know is refused, never guessed.
 
 use libublk::sys;
 
@@ -98,7 +98,8 @@ pub struct DeviceInfo {
     pub flags: u64,
     /// What [`AddDevice::target_flags`] was.
     pub target_flags: u64,
-    /// The server given at the last start; it may be dead. `None`: none since it was added or stopped.
+    /// The server given at the last start; it may be dead. `None`: none since it was added or
+    /// stopped.
     pub server_pid: Option<i32>,
     /// User who added the device.
     pub owner_uid: u32,
@@ -149,8 +150,14 @@ mod tests {
 
     #[test]
     fn what_is_asked_reads_back() {
-        let wanted =
-            AddDevice { id: None, queues: 3, depth: 128, max_io_bytes: 1 << 20, flags: 0x1208, target_flags: 0xd00d };
+        let wanted = AddDevice {
+            id: None,
+            queues: 3,
+            depth: 128,
+            max_io_bytes: 1 << 20,
+            flags: 0x1208,
+            target_flags: 0xd00d,
+        };
         let info = DeviceInfo::decode(&wanted.encode()).unwrap();
         assert_eq!(info.id, NO_DEVICE);
         assert_eq!((info.queues, info.depth, info.max_io_bytes), (3, 128, 1 << 20));

@@ -3,7 +3,8 @@
 /// A kernel that this program may bring down.
 const CRASH: &str = "adding a ublk device can crash this kernel: use another one (see the README)";
 /// A kernel on which a takeover may go wrong.
-const RECOVERY: &str = "recovery under load can leave requests waiting on this kernel: Linux 7.1 or later is better";
+const RECOVERY: &str =
+    "recovery under load can leave requests waiting on this kernel: Linux 7.1 or later is better";
 
 /// The release of the running kernel.
 pub fn release() -> String {
@@ -15,7 +16,8 @@ pub fn known_crash(release: &str) -> Option<&'static str> {
     known_bug(release).filter(|bug| *bug == CRASH)
 }
 
-/// What is wrong with the ublk driver of a kernel, by its release (`uname -r`): `None` if nothing is known.
+/// What is wrong with the ublk driver of a kernel, by its release (`uname -r`): `None` if nothing
+/// is known.
 ///
 /// Only what concerns every user of this program is here; the README has the rest.
 pub fn known_bug(release: &str) -> Option<&'static str> {

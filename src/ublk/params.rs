@@ -1,8 +1,9 @@
 //! The limits of a disk, as the driver's `ublk_params`.
 //!
-//! The structure is encoded by hand because the bindings end before `dma_align` and `segment`, which zero
-//! copy needs. The kernel takes the first bytes it knows and drops the rest in silence, so what counts
-//! is what [`Params::decode`] reads back. Only the parts whose type bit is set are read.
+//! The structure is encoded by hand because the bindings end before `dma_align` and `segment`,
+//! which zero copy needs. The kernel takes the first bytes it knows and drops the rest in silence,
+//! so what counts is what [`Params::decode`] reads back. Only the parts whose type bit is set are
+//! read.
 
 use libublk::sys;
 
@@ -86,7 +87,8 @@ pub struct Params {
     pub devt: Option<Devt>,
 }
 
-/// Limits of discard and write-zeroes. The kernel wants exactly one segment per discard, so it gets that.
+/// Limits of discard and write-zeroes. The kernel wants exactly one segment per discard, so it gets
+/// that.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Discard {
     /// Bytes from the disk's start to the first granule.
@@ -190,7 +192,8 @@ impl Params {
                 max_sectors: get_u32(bytes, at::DISCARD_SECTORS),
                 max_write_zeroes_sectors: get_u32(bytes, at::WRITE_ZEROES_SECTORS),
             }),
-            dma_alignment_mask: has(sys::UBLK_PARAM_TYPE_DMA_ALIGN).then(|| get_u32(bytes, at::DMA_ALIGNMENT)),
+            dma_alignment_mask: has(sys::UBLK_PARAM_TYPE_DMA_ALIGN)
+                .then(|| get_u32(bytes, at::DMA_ALIGNMENT)),
             segment: has(sys::UBLK_PARAM_TYPE_SEGMENT).then(|| Segment {
                 boundary_mask: get_u64(bytes, at::SEG_BOUNDARY),
                 max_bytes: get_u32(bytes, at::SEG_BYTES),
@@ -227,7 +230,11 @@ mod tests {
                 max_write_zeroes_sectors: 77,
             }),
             dma_alignment_mask: Some(511),
-            segment: Some(Segment { boundary_mask: 0xffff_ffff, max_bytes: 32768, max_segments: 33 }),
+            segment: Some(Segment {
+                boundary_mask: 0xffff_ffff,
+                max_bytes: 32768,
+                max_segments: 33,
+            }),
             devt: None,
         }
     }

@@ -1,8 +1,8 @@
 //! The ring that carries control commands, one at a time.
 //!
-//! Rule I6 for commands: the memory a command reads and writes is owned here until the command has ended.
-//! If its end cannot be seen (the wait fails, or it cannot be interrupted in time), the memory is given up
-//! for good rather than freed, and the ring refuses all further commands.
+//! Rule I6 for commands: the memory a command reads and writes is owned here until the command has
+//! ended. If its end cannot be seen (the wait fails, or it cannot be interrupted in time), the
+//! memory is given up for good rather than freed, and the ring refuses all further commands.
 
 use std::fs::File;
 use std::io;
@@ -63,11 +63,12 @@ impl CommandRing {
         Ok(CommandRing { ring, device, last_key: CANCEL_KEY, broken: false })
     }
 
-    /// Sends one command and waits for its end, at most `limit`. Returns its result (negative: an errno)
-    /// and the buffer, into which the kernel may have written.
+    /// Sends one command and waits for its end, at most `limit`. Returns its result (negative: an
+    /// errno) and the buffer, into which the kernel may have written.
     ///
     /// # Errors
-    /// [`RingError`]. After an error whose command may still be running every later call fails with ENOTCONN.
+    /// [`RingError`]. After an error whose command may still be running every later call fails with
+    /// ENOTCONN.
     pub(super) fn run(
         &mut self,
         op: u32,
@@ -82,7 +83,8 @@ impl CommandRing {
         let command = encode(dev_id, data, &mut buffer).map_err(RingError::Io)?;
         self.last_key += 1;
         let key = self.last_key;
-        let entry = opcode::UringCmd80::new(types::Fd(self.device.as_raw_fd()), op).cmd(command).build();
+        let entry =
+            opcode::UringCmd80::new(types::Fd(self.device.as_raw_fd()), op).cmd(command).build();
         self.push(entry.user_data(key)).map_err(RingError::Io)?;
 
         // Set until the end was seen: a panic on the way leaves the ring unusable, too.
@@ -103,9 +105,13 @@ impl CommandRing {
         }
     }
 
-    /// Waits for the command `key`; interrupts it when `limit` is over. Returns its result and whether
-    /// it was interrupted.
-    fn wait_or_cancel(&mut self, key: u64, limit: Option<Duration>) -> Result<(i32, bool), RingError> {
+    /// Waits for the command `key`; interrupts it when `limit` is over. Returns its result and
+    /// whether it was interrupted.
+    fn wait_or_cancel(
+        &mut self,
+        key: u64,
+        limit: Option<Duration>,
+    ) -> Result<(i32, bool), RingError> {
         if let Some(result) = self.wait(key, limit).map_err(RingError::Io)? {
             return Ok((result, false));
         }
@@ -152,21 +158,24 @@ impl CommandRing {
 
     /// Queues one entry.
     fn push(&mut self, entry: squeue::Entry128) -> io::Result<()> {
-        // SAFETY: an entry pushed here is a cancellation, which has no memory, or a command. A command's only
-        // pointer is to the heap memory of `run`'s buffer, which `run` neither touches nor moves nor frees
-        // before the command's completion was seen (it leaks the buffer if it never is). The device's
-        // descriptor is open for as long as `self`, and the kernel takes its own reference at submission.
+        // SAFETY: an entry pushed here is a cancellation, which has no memory, or a command. A
+        // command's only pointer is to the heap memory of `run`'s buffer, which `run` neither
+        // touches nor moves nor frees before the command's completion was seen (it leaks the buffer
+        // if it never is). The device's descriptor is open for as long as `self`, and the kernel
+        // takes its own reference at submission.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.map_err(|_| io::Error::from_raw_os_error(libc::EBUSY))
     }
 }
 
-/// The command's part of the entry. `buffer`'s heap memory must stay where it is until the command ended.
+/// The command's part of the entry. `buffer`'s heap memory must stay where it is until the command
+/// ended.
 ///
 /// # Errors
 /// EINVAL: the buffer is longer than a command can say.
 fn encode(dev_id: u32, data: u64, buffer: &mut Vec<u8>) -> io::Result<[u8; 80]> {
-    let len = u16::try_from(buffer.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let len =
+        u16::try_from(buffer.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let mut command = [0; 80];
     put_u32(&mut command, at::DEV_ID, dev_id);
     put_u16(&mut command, at::QUEUE_ID, u16::MAX);

@@ -1,9 +1,11 @@
-//! What the data path itself costs: requests over disks that do nothing, without a kernel, a ring or a clock.
+//! What the data path itself costs: requests over disks that do nothing, without a kernel, a ring
+//! or a clock.
 //!
-//! `cargo run --release -p dm-targets --example cost -- ORIGINS-SNAPSHOTS EXCEPTIONS REQUESTS` fills as many snapshots of
-//! one origin with that many scattered exceptions each, and then prints nanoseconds per request for reads of a snapshot,
-//! for writes to the origin that every snapshot has a copy for already, for first writes to both, and for writes to a
-//! mirror of two legs. Where one instruction is one nanosecond (ci/vm --icount) these are instructions. Under callgrind it
+//! `cargo run --release -p dm-targets --example cost -- ORIGINS-SNAPSHOTS EXCEPTIONS REQUESTS`
+//! fills as many snapshots of one origin with that many scattered exceptions each, and then prints
+//! nanoseconds per request for reads of a snapshot, for writes to the origin that every snapshot
+//! has a copy for already, for first writes to both, and for writes to a mirror of two legs. Where
+//! one instruction is one nanosecond (ci/vm --icount) these are instructions. Under callgrind it
 //! says where they go.
 
 use std::cell::{Cell, RefCell};
@@ -169,10 +171,14 @@ impl Rig {
         let made: Rc<RefCell<Vec<Rc<Snapshot>>>> = Rc::default();
         for _ in 0..count {
             let (runner, host, copy) = (executor.clone(), host.clone(), copy.clone());
-            let (origin, made, cow) = (origin.clone(), made.clone(), Disk::new("cow", disk.clone()));
+            let (origin, made, cow) =
+                (origin.clone(), made.clone(), Disk::new("cow", disk.clone()));
             executor.spawn(async move {
-                let options =
-                    Options { on_full: OnFull::Overflow, discard_zeroes_cow: false, discard_passdown_origin: false };
+                let options = Options {
+                    on_full: OnFull::Overflow,
+                    discard_zeroes_cow: false,
+                    discard_passdown_origin: false,
+                };
                 let parts = Parts {
                     executor: &runner,
                     host: &host,
@@ -207,8 +213,11 @@ impl Rig {
     /// A mirror whose legs are in sync and whose log is in memory.
     fn mirror(&self) -> Option<Rc<Mirror>> {
         let (executor, host, copy) = (self.executor.clone(), self.host.clone(), self.copy.clone());
-        let legs =
-            [1, 2].map(|identity| LegParts { disk: Disk::new("leg", self.disk.clone()), offset: Sector(0), identity });
+        let legs = [1, 2].map(|identity| LegParts {
+            disk: Disk::new("leg", self.disk.clone()),
+            offset: Sector(0),
+            identity,
+        });
         let opened: Rc<RefCell<Option<Option<Rc<Mirror>>>>> = Rc::default();
         let slot = opened.clone();
         self.executor.spawn(async move {
@@ -255,9 +264,11 @@ impl Rig {
             let (next, left, target) = (next.clone(), left.clone(), target.clone());
             self.executor.spawn(async move {
                 while next.get() < count {
-                    let chunk = (first + next.replace(next.get() + 1)).wrapping_mul(STRIDE) % CHUNKS;
+                    let chunk =
+                        (first + next.replace(next.get() + 1)).wrapping_mul(STRIDE) % CHUNKS;
                     let (sector, count) = (Sector(chunk * CHUNK_SECTORS), Sectors(CHUNK_SECTORS));
-                    let request = Request { kind, sector, count, memory: Memory::payload(PayloadId(0)) };
+                    let request =
+                        Request { kind, sector, count, memory: Memory::payload(PayloadId(0)) };
                     let result = target.handle(&request).await;
                     assert!(result.is_ok(), "{result:?}");
                 }
@@ -275,7 +286,9 @@ fn main() -> ExitCode {
         eprintln!("usage: cost SNAPSHOTS EXCEPTIONS REQUESTS");
         return ExitCode::from(2);
     };
-    let Some(rig) = Rig::new(usize::try_from(snapshots).unwrap_or(1)) else { return ExitCode::FAILURE };
+    let Some(rig) = Rig::new(usize::try_from(snapshots).unwrap_or(1)) else {
+        return ExitCode::FAILURE;
+    };
     let Some(mirror) = rig.mirror().map(Target::Mirror) else { return ExitCode::FAILURE };
     let write = RequestKind::Write { fua: false };
     let origin = Target::Origin(rig.origin.clone());
@@ -288,8 +301,10 @@ fn main() -> ExitCode {
     let own = rig.run(requests, exceptions + requests, write, &snapshot);
     let mirrored = rig.run(requests, 0, write, &mirror);
     println!(
-        "{snapshots} snapshots, {exceptions} exceptions each: snapshot read copied {copied:.0} ns, not copied \
-         {not_copied:.0} ns, first write {own:.0} ns; origin write again {again:.0} ns, first {first:.0} ns; \
+        "{snapshots} snapshots, {exceptions} exceptions each: snapshot read copied {copied:.0} ns, \
+         not copied \
+         {not_copied:.0} ns, first write {own:.0} ns; \
+         origin write again {again:.0} ns, first {first:.0} ns; \
          mirror write {mirrored:.0} ns"
     );
     ExitCode::SUCCESS

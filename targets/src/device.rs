@@ -1,10 +1,12 @@
-//! A device: its target, the gate before it, and what has happened to it. Where its requests come from is the caller's
-//! business: a server's queues, or a simulated user.
+//! A device: its target, the gate before it, and what has happened to it. Where its requests come
+//! from is the caller's business: a server's queues, or a simulated user.
 //!
-//! A *suspended* device holds new requests back; one that is *ending* fails them. What the target could not carry out when
-//! it was suspended comes back and waits with the others, for the target that is there when the device is resumed.
+//! A *suspended* device holds new requests back; one that is *ending* fails them. What the target
+//! could not carry out when it was suspended comes back and waits with the others, for the target
+//! that is there when the device is resumed.
 //!
-//! Rule kept here: suspending ends only when the target has no request left, so that another target can take its place.
+//! Rule kept here: suspending ends only when the target has no request left, so that another target
+//! can take its place.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -38,8 +40,8 @@ impl Events {
         self.changed.wake_all();
     }
 
-    /// Waits until the count differs from `seen` and returns it; `None` when the device is gone, or `stopped` says that
-    /// the wait is over.
+    /// Waits until the count differs from `seen` and returns it; `None` when the device is gone, or
+    /// `stopped` says that the wait is over.
     pub async fn after_or(&self, seen: u32, stopped: impl Fn() -> bool) -> Option<u32> {
         let other = |count: u32| (count != seen).then_some(Some(count));
         let ended = || self.gone.get() || stopped();
@@ -145,10 +147,12 @@ impl Device {
                 self.changed.wake_all();
             }
             match result {
-                // It could not be carried out by this target and is for the next one. It is not tried again before something
-                // has changed: a target that is away while its device runs would be asked for ever.
+                // It could not be carried out by this target and is for the next one. It is not
+                // tried again before something has changed: a target that is away while its device
+                // runs would be asked for ever.
                 Err(TargetError::Requeue) => {
-                    let changed = || self.suspended.get() || self.ending.get() || self.swaps.get() != swaps;
+                    let changed =
+                        || self.suspended.get() || self.ending.get() || self.swaps.get() != swaps;
                     self.changed.until(|| changed().then_some(())).await;
                 }
                 result => return result,
@@ -156,7 +160,8 @@ impl Device {
         }
     }
 
-    /// Holds new requests back and waits for those that the target has. The device is suspended also after an error.
+    /// Holds new requests back and waits for those that the target has. The device is suspended
+    /// also after an error.
     ///
     /// # Errors
     /// What is lost of what was acknowledged.
@@ -194,7 +199,8 @@ impl Device {
         self.changed.wake_all();
     }
 
-    /// Begins the device's end: what its target has is carried out or fails, what comes later fails.
+    /// Begins the device's end: what its target has is carried out or fails, what comes later
+    /// fails.
     pub async fn begin_delete(&self) {
         self.suspended.set(true);
         self.target().suspend(false).await;

@@ -1,20 +1,24 @@
 //! The one seam through which storage is reached.
 //!
-//! A [`Disk`] is what targets hold. It checks the contract below, counts, and hands the operation to a [`Backend`]:
-//! the server's ring, or a simulated disk. A [`Host`] lends the memory and the time of the thread that all of them run
-//! on; what an operation's memory is made of is in `memory`.
+//! A [`Disk`] is what targets hold. It checks the contract below, counts, and hands the operation
+//! to a [`Backend`]: the server's ring, or a simulated disk. A [`Host`] lends the memory and the
+//! time of the thread that all of them run on; what an operation's memory is made of is in
+//! `memory`.
 //!
 //! # The contract
 //!
-//! * [`Disk::start`] submits at once; the returned [`Io`] only waits. Several operations are made concurrent by starting
-//!   them all before awaiting the first. Operations in flight together may be carried out in any order.
-//! * An operation either transferred everything or failed; a backend repeats short transfers itself. A failed read or
-//!   write leaves its range, and only its range, undefined.
-//! * A completed write is visible to later reads, and may be lost when power is. It is durable after a `Flush` that was
-//!   *started* after the write completed, or on its own completion if it was a FUA write.
-//! * I6: memory outlives the operation that uses it. A buffer is held by the operation itself until the completion. The
-//!   payload of a request is held by whoever completes the request, which therefore may only happen when every [`Io`]
-//!   on it has completed: targets await all that they started, also after an error.
+//! * [`Disk::start`] submits at once; the returned [`Io`] only waits. Several operations are made
+//!   concurrent by starting them all before awaiting the first. Operations in flight together may
+//!   be carried out in any order.
+//! * An operation either transferred everything or failed; a backend repeats short transfers
+//!   itself. A failed read or write leaves its range, and only its range, undefined.
+//! * A completed write is visible to later reads, and may be lost when power is. It is durable
+//!   after a `Flush` that was *started* after the write completed, or on its own completion if it
+//!   was a FUA write.
+//! * I6: memory outlives the operation that uses it. A buffer is held by the operation itself until
+//!   the completion. The payload of a request is held by whoever completes the request, which
+//!   therefore may only happen when every [`Io`] on it has completed: targets await all that they
+//!   started, also after an error.
 //! * Positions and lengths are multiples of the disk's logical block size and lie inside the disk.
 
 mod memory;
@@ -31,7 +35,8 @@ use crate::units::{SECTOR_BYTES, Sector, Sectors};
 
 pub use memory::{Buffer, BufferId, Host, Memory, PayloadId};
 
-/// An error number as the kernel or the disk gave it, positive (`EIO` is 5). It reaches the caller unchanged.
+/// An error number as the kernel or the disk gave it, positive (`EIO` is 5). It reaches the caller
+/// unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Errno(pub i32);
 
@@ -51,10 +56,11 @@ impl Errno {
     /// The disk cannot do this kind of operation.
     pub const EOPNOTSUPP: Errno = Errno(95);
 
-    /// Whether there was no space for what was written: a COW that is a sparse file or a thin device is full then, whatever
-    /// its size.
+    /// Whether there was no space for what was written: a COW that is a sparse file or a thin
+    /// device is full then, whatever its size.
     pub fn is_no_space(self) -> bool {
-        matches!(self, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) && !mutant::is(Mutant::NoSpaceInvalidates)
+        matches!(self, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)
+            && !mutant::is(Mutant::NoSpaceInvalidates)
     }
 
     /// Whether the operation was refused as such, rather than failed by the medium.
@@ -160,7 +166,11 @@ impl fmt::Display for DiskError {
             OpKind::WriteZeroes => "write of zeroes",
         };
         let text = std::io::Error::from_raw_os_error(self.errno.0);
-        write!(f, "{}: {what} of {} sectors at sector {}: {text}", self.disk, self.count, self.sector)
+        write!(
+            f,
+            "{}: {what} of {} sectors at sector {}: {text}",
+            self.disk, self.count, self.sector
+        )
     }
 }
 
@@ -180,7 +190,7 @@ pub struct Counters {
 }
 
 #[derive(Default)]
-struct Tally {
+struct Counts {
     reads: Cell<u64>,
     writes: Cell<u64>,
     flushes: Cell<u64>,
@@ -193,10 +203,11 @@ struct DiskInner {
     limits: Limits,
     /// Bits of a sector number that are zero at the start of a logical block.
     block_mask: u64,
-    tally: Tally,
+    counts: Counts,
 }
 
-/// A disk as targets see it: the only place where the contract is checked and operations are counted.
+/// A disk as targets see it: the only place where the contract is checked and operations are
+/// counted.
 #[derive(Clone)]
 pub struct Disk {
     inner: Rc<DiskInner>,
@@ -208,7 +219,15 @@ impl Disk {
         let limits = backend.limits();
         let block_mask = (u64::from(limits.logical_block_bytes) / SECTOR_BYTES).saturating_sub(1);
         let name = name.into();
-        Disk { inner: Rc::new(DiskInner { backend, name, limits, block_mask, tally: Tally::default() }) }
+        Disk {
+            inner: Rc::new(DiskInner {
+                backend,
+                name,
+                limits,
+                block_mask,
+                counts: Counts::default(),
+            }),
+        }
     }
 
     /// The name that errors show.
@@ -233,8 +252,13 @@ impl Disk {
 
     /// What went through it so far.
     pub fn counters(&self) -> Counters {
-        let Tally { reads, writes, flushes, errors } = &self.inner.tally;
-        Counters { reads: reads.get(), writes: writes.get(), flushes: flushes.get(), errors: errors.get() }
+        let Counts { reads, writes, flushes, errors } = &self.inner.counts;
+        Counters {
+            reads: reads.get(),
+            writes: writes.get(),
+            flushes: flushes.get(),
+            errors: errors.get(),
+        }
     }
 
     /// Whether two handles reach the same open disk.
@@ -242,18 +266,20 @@ impl Disk {
         Rc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Starts an operation at once. One outside the contract is not passed on and completes with `EINVAL`.
+    /// Starts an operation at once. One outside the contract is not passed on and completes with
+    /// `EINVAL`.
     #[inline]
     pub fn start(&self, op: Op) -> Io {
         let (kind, sector, count) = (op.kind, op.sector, op.count);
         let refused = !self.allowed(&op);
         debug_assert!(!refused, "{}: operation outside the contract: {op:?}", self.inner.name);
-        let state = if refused { IoState::Refused } else { IoState::Started(self.inner.backend.start(op)) };
-        let tally = &self.inner.tally;
+        let state =
+            if refused { IoState::Refused } else { IoState::Started(self.inner.backend.start(op)) };
+        let counts = &self.inner.counts;
         match kind {
-            OpKind::Read => tally.reads.set(tally.reads.get() + 1),
-            OpKind::Write { .. } => tally.writes.set(tally.writes.get() + 1),
-            OpKind::Flush => tally.flushes.set(tally.flushes.get() + 1),
+            OpKind::Read => counts.reads.set(counts.reads.get() + 1),
+            OpKind::Write { .. } => counts.writes.set(counts.writes.get() + 1),
+            OpKind::Flush => counts.flushes.set(counts.flushes.get() + 1),
             OpKind::Discard | OpKind::WriteZeroes => {}
         }
         Io { disk: self.clone(), kind, sector, count, state }
@@ -266,7 +292,8 @@ impl Disk {
 
     /// Writes memory to a range.
     pub fn write(&self, sector: Sector, count: Sectors, memory: Memory, fua: bool) -> Io {
-        // A disk without a volatile cache makes every write durable; asking for FUA would only cost.
+        // A disk without a volatile cache makes every write durable; asking for FUA would only
+        // cost.
         let fua = fua && self.limits().volatile_cache;
         self.start(Op { kind: OpKind::Write { fua }, sector, count, memory })
     }
@@ -276,7 +303,13 @@ impl Disk {
         if !self.limits().volatile_cache {
             return Ok(());
         }
-        self.start(Op { kind: OpKind::Flush, sector: Sector(0), count: Sectors(0), memory: Memory::None }).await
+        self.start(Op {
+            kind: OpKind::Flush,
+            sector: Sector(0),
+            count: Sectors(0),
+            memory: Memory::None,
+        })
+        .await
     }
 
     fn allowed(&self, op: &Op) -> bool {
@@ -313,8 +346,14 @@ pub struct Io {
 impl Io {
     fn error(&self, errno: Errno) -> DiskError {
         let inner = &self.disk.inner;
-        inner.tally.errors.set(inner.tally.errors.get() + 1);
-        DiskError { kind: self.kind, disk: inner.name.clone(), sector: self.sector, count: self.count, errno }
+        inner.counts.errors.set(inner.counts.errors.get() + 1);
+        DiskError {
+            kind: self.kind,
+            disk: inner.name.clone(),
+            sector: self.sector,
+            count: self.count,
+            errno,
+        }
     }
 }
 

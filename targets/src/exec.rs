@@ -1,8 +1,9 @@
 //! The scheduler that all tasks of a family run on: one thread, no locks held while a task runs.
 //!
-//! A task is made when a device or snapshot comes and ends when it goes, so nothing is allocated per request: waking is
-//! pushing an index. Ready-made executors allocate or use shared atomic queues per wake, and none lets the order be
-//! chosen; here `run_one` takes the position to run, which is how the simulator explores interleavings.
+//! A task is made when a device or snapshot comes and ends when it goes, so nothing is allocated
+//! per request: waking is pushing an index. Ready-made executors allocate or use shared atomic
+//! queues per wake, and none lets the order be chosen; here `run_one` takes the position to run,
+//! which is how the simulator explores interleavings.
 
 //!
 //! ```
@@ -118,7 +119,11 @@ impl Executor {
             None => {
                 // More than 2^32 tasks cannot exist: each owns heap memory.
                 let index = u32::try_from(slots.len()).unwrap_or(u32::MAX);
-                let shared = Arc::new(TaskWaker { index, queued: AtomicBool::new(false), ready: self.ready.clone() });
+                let shared = Arc::new(TaskWaker {
+                    index,
+                    queued: AtomicBool::new(false),
+                    ready: self.ready.clone(),
+                });
                 slots.push(Slot { task: Some((task, Waker::from(shared.clone()))), shared });
                 index
             }
@@ -130,7 +135,8 @@ impl Executor {
     /// Ends all tasks where they are, as the death of their process does.
     #[cfg(any(test, feature = "sim"))]
     pub fn clear(&self) {
-        let tasks: Vec<_> = self.inner.slots.borrow_mut().iter_mut().filter_map(|slot| slot.task.take()).collect();
+        let tasks: Vec<_> =
+            self.inner.slots.borrow_mut().iter_mut().filter_map(|slot| slot.task.take()).collect();
         drop(tasks);
     }
 
@@ -144,8 +150,8 @@ impl Executor {
         self.ready.len()
     }
 
-    /// Runs the ready task at a position of the queue, if there is one; says whether it did. For the simulator, which
-    /// chooses.
+    /// Runs the ready task at a position of the queue, if there is one; says whether it did. For
+    /// the simulator, which chooses.
     #[cfg(any(test, feature = "sim"))]
     pub fn run_one(&self, position: usize) -> bool {
         let Some(index) = self.ready.take(position) else { return false };
@@ -163,7 +169,9 @@ impl Executor {
             task
         };
         match task.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Pending => self.inner.slots.borrow_mut()[index as usize].task = Some((task, waker)),
+            Poll::Pending => {
+                self.inner.slots.borrow_mut()[index as usize].task = Some((task, waker))
+            }
             Poll::Ready(()) => {
                 self.inner.free.borrow_mut().push(index);
                 self.inner.live.set(self.inner.live.get() - 1);
@@ -188,7 +196,8 @@ impl Executor {
     }
 }
 
-/// Tasks waiting for something to change. Waking is always followed by looking again, so a wake too many is harmless.
+/// Tasks waiting for something to change. Waking is always followed by looking again, so a wake too
+/// many is harmless.
 #[derive(Default)]
 pub struct WaitQueue {
     wakers: RefCell<Vec<Waker>>,
@@ -196,7 +205,10 @@ pub struct WaitQueue {
 
 impl WaitQueue {
     /// Waits until `ready` gives a value. It is called at once and after each wake of this queue.
-    pub fn until<'a, T>(&'a self, mut ready: impl FnMut() -> Option<T> + 'a) -> impl Future<Output = T> + 'a {
+    pub fn until<'a, T>(
+        &'a self,
+        mut ready: impl FnMut() -> Option<T> + 'a,
+    ) -> impl Future<Output = T> + 'a {
         std::future::poll_fn(move |cx| match ready() {
             Some(value) => Poll::Ready(value),
             None => {
@@ -211,7 +223,8 @@ impl WaitQueue {
 
     /// Wakes all that wait.
     pub fn wake_all(&self) {
-        // The list keeps its memory: it is taken out only while waking, and wakers never run tasks themselves.
+        // The list keeps its memory: it is taken out only while waking, and wakers never run tasks
+        // themselves.
         for waker in self.wakers.borrow_mut().drain(..) {
             waker.wake();
         }
@@ -238,7 +251,11 @@ mod tests {
         assert_eq!((executor.live(), done.get()), (3, 0));
         queue.wake_all();
         executor.run_ready();
-        assert_eq!((executor.live(), done.get()), (3, 0), "a wake without the condition changes nothing");
+        assert_eq!(
+            (executor.live(), done.get()),
+            (3, 0),
+            "a wake without the condition changes nothing"
+        );
         flag.set(true);
         queue.wake_all();
         executor.run_ready();

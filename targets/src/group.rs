@@ -1,8 +1,9 @@
-//! The targets and devices of one process: an origin with its snapshots, a mirror, or the linear devices of a disk.
-//! Everything that they share stands here, and is used by one thread.
+//! The targets and devices of one process: an origin with its snapshots, a mirror, or the linear
+//! devices of a disk. Everything that they share stands here, and is used by one thread.
 //!
-//! Rules kept here: a snapshot joins its origin after its store has been written, and leaves it before its target is taken
-//! apart; one that leaves while its origin goes on being changed is marked invalid first (I9).
+//! Rules kept here: a snapshot joins its origin after its store has been written, and leaves it
+//! before its target is taken apart; one that leaves while its origin goes on being changed is
+//! marked invalid first (I9).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -38,7 +39,8 @@ pub struct Group {
 impl Group {
     /// A group without devices.
     pub fn new(executor: Executor, host: Rc<dyn Host>, copy: copy::Client) -> Group {
-        let (origin, opened, devices) = (RefCell::default(), RefCell::default(), RefCell::default());
+        let (origin, opened, devices) =
+            (RefCell::default(), RefCell::default(), RefCell::default());
         Group { executor, host, copy, origin, opened, devices }
     }
 
@@ -67,8 +69,8 @@ impl Group {
         self.opened.borrow_mut().remove(&ticket)
     }
 
-    /// Lets go of a target that has got no device, or has one no longer, when what its new store has overwritten has been
-    /// put back: until then its disks stay claimed.
+    /// Lets go of a target that has got no device, or has one no longer, when what its new store
+    /// has overwritten has been put back: until then its disks stay claimed.
     ///
     /// # Errors
     /// It cannot be put back.
@@ -104,8 +106,8 @@ impl Group {
         self.devices.borrow().clone()
     }
 
-    /// Makes an opened target usable and gives it a device; `serve` serves the device's queues. A snapshot joins its
-    /// origin last.
+    /// Makes an opened target usable and gives it a device; `serve` serves the device's queues. A
+    /// snapshot joins its origin last.
     ///
     /// # Errors
     /// The target cannot be used, or the queues not be served. The target has been closed then.
@@ -143,8 +145,9 @@ impl Group {
         Ok(())
     }
 
-    /// Takes a device's target apart. Its requests have ended. With `outlived` the origin's device stays and is in use: a
-    /// snapshot is marked invalid while it still holds the origin's writes back.
+    /// Takes a device's target apart. Its requests have ended. With `outlived` the origin's device
+    /// stays and is in use: a snapshot is marked invalid while it still holds the origin's writes
+    /// back.
     ///
     /// # Errors
     /// What is lost with it.

@@ -1,20 +1,24 @@
 //! dm-io: one operation on regions of one or many disks, with one error bit per region.
 //!
-//! A request names an operation, its memory and up to [`MAX_REGIONS`] regions; a read has exactly one. The same data goes
-//! to every region. Regions are issued in index order, run concurrently and complete in any order. Long regions are cut
-//! into pieces of at most [`MAX_PIECE_BYTES`]; there is no atomicity across pieces and no barrier between them. Nothing
-//! is retried, and an error in one piece stops no other.
+//! A request names an operation, its memory and up to [`MAX_REGIONS`] regions; a read has exactly
+//! one. The same data goes to every region. Regions are issued in index order, run concurrently and
+//! complete in any order. Long regions are cut into pieces of at most [`MAX_PIECE_BYTES`]; there is
+//! no atomicity across pieces and no barrier between them. Nothing is retried, and an error in one
+//! piece stops no other.
 //!
-//! Every service exists in two forms: [`Client::run`] is awaited by the task that asked (synchronous), and
-//! [`Client::start`] returns at once and calls back exactly once (asynchronous). Where the kernel keeps only an error bit,
-//! the first error is kept as well, so that its errno can reach the caller unchanged.
+//! Every service exists in two forms: [`Client::run`] is awaited by the task that asked
+//! (synchronous), and [`Client::start`] returns at once and calls back exactly once (asynchronous).
+//! Where the kernel keeps only an error bit, the first error is kept as well, so that its errno can
+//! reach the caller unchanged.
 //!
-//! A client has a reserve: a fixed number of requests that can be in flight, allocated when it is made. More wait their
-//! turn in order. Users that wait for one another (metadata and data, say) must have separate clients.
+//! A client has a reserve: a fixed number of requests that can be in flight, allocated when it is
+//! made. More wait their turn in order. Users that wait for one another (metadata and data, say)
+//! must have separate clients.
 //!
 //! # Examples
 //!
-//! The same data, which its owner has in two pieces, goes to two disks, and comes back from one of them:
+//! The same data, which its owner has in two pieces, goes to two disks, and comes back from one of
+//! them:
 //!
 //! ```
 //! use std::rc::Rc;
@@ -26,7 +30,8 @@
 //!
 //! let (ram, executor) = (Ram::new(), Executor::new());
 //! let host: Rc<dyn Host> = ram.clone();
-//! let disks = ["a", "b"].map(|name| RamDisk::new(&ram, Sectors(64), RamDisk::LIMITS).handle(name));
+//! let disk = |name: &str| RamDisk::new(&ram, Sectors(64), RamDisk::LIMITS).handle(name);
+//! let disks = ["a", "b"].map(disk);
 //! let regions = disks.clone().map(|disk| IoRegion { disk, sector: Sector(8), count: Sectors(3) });
 //! let pieces = [512, 1024].map(|len_bytes| Buffer::acquire(&host, len_bytes).unwrap());
 //! pieces[0].write(0, &[1; 512]);
@@ -39,7 +44,8 @@
 //! ram.run(&executor, async move {
 //!     let write = IoOp::Write { preflush: true, fua: true };
 //!     assert_eq!(client.run(write, data, &regions).await.unwrap().error_bits, 0);
-//!     assert!(client.run(IoOp::Read, into.clone(), &regions[1..]).await.unwrap().result().is_ok());
+//!     let outcome = client.run(IoOp::Read, into.clone(), &regions[1..]).await.unwrap();
+//!     assert!(outcome.result().is_ok());
 //!     assert_eq!(client.run(IoOp::Read, into, &regions).await, Err(Refused::ReadOfMany));
 //! })
 //! .unwrap();
@@ -49,8 +55,8 @@
 //! assert_eq!((disks[0].counters().writes, disks[1].counters().reads), (1, 1));
 //! ```
 //!
-//! With a callback, and two disks of which one has no discards and neither can write zeroes by itself. A refusal is no
-//! failure: it has a bit of its own.
+//! With a callback, and two disks of which one has no discards and neither can write zeroes by
+//! itself. A refusal is no failure: it has a bit of its own.
 //!
 //! ```
 //! # use std::cell::RefCell;
@@ -61,18 +67,26 @@
 //! # use dm_targets::ram::{Ram, RamDisk};
 //! # use dm_targets::units::{Sector, Sectors};
 //! let (ram, executor) = (Ram::new(), Executor::new());
-//! let able = Limits { max_discard: Sectors(1024), discard_granularity_bytes: 512, ..RamDisk::LIMITS };
-//! let disks = [able, RamDisk::LIMITS].map(|limits| RamDisk::new(&ram, Sectors(64), limits).handle("disk"));
-//! let regions: Vec<_> = disks.map(|disk| IoRegion { disk, sector: Sector(0), count: Sectors(64) }).into();
+//! let able = Limits {
+//!     max_discard: Sectors(1024),
+//!     discard_granularity_bytes: 512,
+//!     ..RamDisk::LIMITS
+//! };
+//! let disk = |limits| RamDisk::new(&ram, Sectors(64), limits).handle("disk");
+//! let disks = [able, RamDisk::LIMITS].map(disk);
+//! let region = |disk| IoRegion { disk, sector: Sector(0), count: Sectors(64) };
+//! let regions: Vec<_> = disks.map(region).into();
 //! let client = Client::new(&executor, DEFAULT_RESERVE);
 //! let outcomes = Rc::new(RefCell::new(Vec::new()));
 //! for op in [IoOp::Discard, IoOp::WriteZeroes] {
 //!     let outcomes = outcomes.clone();
-//!     client.start(op, Memory::None, regions.clone(), move |outcome| outcomes.borrow_mut().push(outcome.unwrap()));
+//!     let keep = move |outcome: Result<_, _>| outcomes.borrow_mut().push(outcome.unwrap());
+//!     client.start(op, Memory::None, regions.clone(), keep);
 //! }
 //! assert!(outcomes.borrow().is_empty(), "never before `start` returns");
 //! executor.run_ready();
-//! let bits = |number: usize| (outcomes.borrow()[number].error_bits, outcomes.borrow()[number].unsupported_bits);
+//! let outcomes = outcomes.borrow();
+//! let bits = |number: usize| (outcomes[number].error_bits, outcomes[number].unsupported_bits);
 //! assert_eq!((bits(0), bits(1)), ((0, 0b10), (0, 0b11)));
 //! ```
 
@@ -93,7 +107,8 @@ pub const DEFAULT_RESERVE: usize = 16;
 /// The largest reserve a client may ask for, as in the kernel.
 pub const MAX_RESERVE: usize = 1024;
 
-/// A range of a disk. (The dirty log's regions are something else, so neither type is called plain `Region`.)
+/// A range of a disk. (The dirty log's regions are something else, so neither type is called plain
+/// `Region`.)
 #[derive(Clone, Debug)]
 pub struct IoRegion {
     /// The disk.
@@ -132,7 +147,8 @@ impl IoOp {
 pub struct Outcome {
     /// Bit *i* is set if some piece of region *i* failed.
     pub error_bits: u64,
-    /// Bit *i* is set if region *i*'s disk refused the operation as such. A region can be in both sets.
+    /// Bit *i* is set if region *i*'s disk refused the operation as such. A region can be in both
+    /// sets.
     pub unsupported_bits: u64,
     /// The first error met.
     pub first_error: Option<DiskError>,
@@ -145,7 +161,11 @@ impl Outcome {
     }
 
     fn add(&mut self, region: usize, error: DiskError) {
-        let bits = if error.errno.is_unsupported() { &mut self.unsupported_bits } else { &mut self.error_bits };
+        let bits = if error.errno.is_unsupported() {
+            &mut self.unsupported_bits
+        } else {
+            &mut self.error_bits
+        };
         *bits |= 1 << region;
         self.first_error.get_or_insert(error);
     }
@@ -200,7 +220,12 @@ impl Client {
     }
 
     /// Carries a request out and gives its outcome when every piece has completed.
-    pub async fn run(&self, op: IoOp, memory: Memory, regions: &[IoRegion]) -> Result<Outcome, Refused> {
+    pub async fn run(
+        &self,
+        op: IoOp,
+        memory: Memory,
+        regions: &[IoRegion],
+    ) -> Result<Outcome, Refused> {
         if op == IoOp::Read && regions.len() > 1 {
             return Err(Refused::ReadOfMany);
         }
@@ -235,8 +260,8 @@ impl Client {
         Ok(outcome)
     }
 
-    /// Carries a request out in the background and calls `notify` exactly once with its outcome, never before this
-    /// call returns.
+    /// Carries a request out in the background and calls `notify` exactly once with its outcome,
+    /// never before this call returns.
     pub fn start(
         &self,
         op: IoOp,
@@ -288,18 +313,28 @@ fn piece_limit(op: IoOp, disk: &Disk) -> u64 {
     }
 }
 
-fn issue(op: IoOp, memory: &Memory, index: usize, region: &IoRegion, pieces: &mut Vec<Piece>, outcome: &mut Outcome) {
+fn issue(
+    op: IoOp,
+    memory: &Memory,
+    index: usize,
+    region: &IoRegion,
+    pieces: &mut Vec<Piece>,
+    outcome: &mut Outcome,
+) {
     let limit = piece_limit(op, &region.disk);
     let kind = match op {
         IoOp::Read => OpKind::Read,
-        IoOp::Write { fua, .. } => OpKind::Write { fua: fua && region.disk.limits().volatile_cache },
+        IoOp::Write { fua, .. } => {
+            OpKind::Write { fua: fua && region.disk.limits().volatile_cache }
+        }
         IoOp::Discard => OpKind::Discard,
         IoOp::WriteZeroes => OpKind::WriteZeroes,
     };
     if limit == 0 && region.count.0 > 0 {
         let (sector, count) = (region.sector, region.count);
         let errno = crate::disk::Errno::EOPNOTSUPP;
-        outcome.add(index, DiskError { kind, disk: region.disk.name().clone(), sector, count, errno });
+        outcome
+            .add(index, DiskError { kind, disk: region.disk.name().clone(), sector, count, errno });
         return;
     }
     let mut done = 0;
@@ -307,8 +342,11 @@ fn issue(op: IoOp, memory: &Memory, index: usize, region: &IoRegion, pieces: &mu
         let count = Sectors(limit.min(region.count.0 - done));
         let sector = region.sector.plus(Sectors(done));
         let offset_bytes = Sectors(done).bytes();
-        let data =
-            if matches!(op, IoOp::Read | IoOp::Write { .. }) { memory.advanced(offset_bytes) } else { Memory::None };
+        let data = if matches!(op, IoOp::Read | IoOp::Write { .. }) {
+            memory.advanced(offset_bytes)
+        } else {
+            Memory::None
+        };
         let io = region.disk.start(Op { kind, sector, count, memory: data });
         pieces.push(Piece { io, region: index, offset_bytes, count });
         done += count.0;

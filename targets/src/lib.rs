@@ -1,21 +1,28 @@
-//! device-mapper's snapshot, mirror and linear targets, and the two services they are made of, over an abstract disk.
+//! device-mapper's snapshot, mirror and linear targets, and the two services they are made of, over
+//! an abstract disk.
 //!
-//! This crate is the data path of `ublk-dm`. It knows no ublk, no io_uring, no files, threads, clocks or logging: it is
-//! given disks, memory and time through [`disk`] and runs on the executor in [`exec`]. So every rule about the safety of
-//! data is here, and is tested on any machine in microseconds, with disks that lose power.
+//! This crate is the data path of `ublk-dm`. It knows no ublk, no io_uring, no files, threads,
+//! clocks or logging: it is given disks, memory and time through [`disk`] and runs on the executor
+//! in [`exec`]. So every rule about the safety of data is here, and is tested on any machine in
+//! microseconds, with disks that lose power.
 //!
 //! Three ideas carry it:
 //!
-//! 1. *Decide, then do.* What a request must do next is a pure function on plain state (`snapshot::exceptions`,
-//!    `snapshot::format`, `mirror::regions`, `mirror::legs`, `mirror::format`). The asynchronous code around it is thin, and holds no borrow across an await.
-//! 2. *A target never sees payload bytes.* It moves handles ([`disk::Memory`]). Only metadata has bytes.
+//! 1. *Decide, then do.* What a request must do next is a pure function on plain state
+//!    (`snapshot::exceptions`, `snapshot::format`, `mirror::regions`, `mirror::legs`,
+//!    `mirror::format`). The asynchronous code around it is thin, and holds no borrow across an
+//!    await.
+//! 2. *A target never sees payload bytes.* It moves handles ([`disk::Memory`]). Only metadata has
+//!    bytes.
 //! 3. *One seam.* Every disk operation passes [`disk::Disk`].
 //!
-//! Another program can use it, too: [`io`], [`copy`] and [`snapshot`] show how, on disks in memory ([`ram`]).
+//! Another program can use it, too: [`io`], [`copy`] and [`snapshot`] show how, on disks in memory
+//! ([`ram`]).
 //!
-//! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`], [`io`] (dm-io),
-//! [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`] and [`linear`], which do not use each other, and [`table`].
-//! Above them are [`target`], [`device`], [`stack`] (a device as a disk) and [`group`].
+//! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`],
+//! [`io`] (dm-io), [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`] and [`linear`], which
+//! do not use each other, and [`table`]. Above them are [`target`], [`device`], [`stack`] (a device
+//! as a disk) and [`group`].
 //!
 //! # The rules that keep data safe
 //!
@@ -25,11 +32,15 @@
 //! * **I2** the next metadata area is durably zero before the record that fills the current one
 //! * **I3** exceptions become visible in the order they were allocated
 //! * **I4** an origin write waits until snapshot reads of the old chunk have drained
-//! * **I5** an origin write is issued only when every valid snapshot of that origin has a durable record for the chunk
+//! * **I5** an origin write is issued only when every valid snapshot of that origin has a durable
+//!   record for the chunk
 //! * **I6** memory outlives the operation that uses it; a request is completed exactly once
-//! * **I7** a dirty bit is durable before any leg is written; it is cleared only after all legs completed and were flushed
-//! * **I9** a snapshot that can no longer be right is durably marked invalid before the write that makes it wrong
-//! * **I10** a write that was acknowledged survives the death of the server; one that was flushed, the loss of power
+//! * **I7** a dirty bit is durable before any leg is written; it is cleared only after all legs
+//!   completed and were flushed
+//! * **I9** a snapshot that can no longer be right is durably marked invalid before the write that
+//!   makes it wrong
+//! * **I10** a write that was acknowledged survives the death of the server; one that was flushed,
+//!   the loss of power
 #![forbid(unsafe_code)]
 
 pub mod copy;

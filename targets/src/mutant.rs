@@ -1,6 +1,8 @@
-//! Deliberate faults: each breaks one ordering rule, so that the tests can show that they would notice.
+//! Deliberate faults: each breaks one ordering rule, so that the tests can show that they would
+//! notice.
 //!
-//! Without the feature `sim` the question [`is`] is the constant `false` and nothing of this is left in the program.
+//! Without the feature `sim` the question [`is`] is the constant `false` and nothing of this is
+//! left in the program.
 
 /// The rules that can be broken, named after what is done wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,11 +48,14 @@ pub enum Mutant {
     FlushLeavesNotes,
     /// A write with FUA is answered before the record of its chunk is durable.
     FuaLeavesNotes,
-    /// A flush or a write with FUA succeeds although what was acknowledged is lost with the snapshot.
+    /// A flush or a write with FUA succeeds although what was acknowledged is lost with the
+    /// snapshot.
     LossNotTold,
-    /// I9: the origin changes after a snapshot has left, and nothing says that the store is right no longer.
+    /// I9: the origin changes after a snapshot has left, and nothing says that the store is right
+    /// no longer.
     LeftForgotten,
-    /// I9: a snapshot that has left under an earlier server is unknown to the next, which changes the origin.
+    /// I9: a snapshot that has left under an earlier server is unknown to the next, which changes
+    /// the origin.
     DepartedNotRestored,
     /// I9: a store whose invalid mark cannot be written is not recorded as lost.
     LossForgotten,

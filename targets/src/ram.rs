@@ -1,9 +1,10 @@
-//! A machine in memory: all that the services and targets of this crate need, for programs without a kernel and for the
-//! examples of this documentation.
+//! A machine in memory: all that the services and targets of this crate need, for programs without
+//! a kernel and for the examples of this documentation.
 //!
-//! A [`Ram`] lends buffers from the heap. Its clock stands still while any task can run and then goes on to the next moment
-//! that one waits for, so nothing ever sleeps. A [`RamDisk`] carries an operation out when it is started; it never fails and
-//! has no cache that it could lose. (Disks that fail, and lose power, are those of the simulator.)
+//! A [`Ram`] lends buffers from the heap. Its clock stands still while any task can run and then
+//! goes on to the next moment that one waits for, so nothing ever sleeps. A [`RamDisk`] carries an
+//! operation out when it is started; it never fails and has no cache that it could lose. (Disks
+//! that fail, and lose power, are those of the simulator.)
 //!
 //! ```
 //! use std::rc::Rc;
@@ -17,7 +18,8 @@
 //! let disk = RamDisk::new(&ram, Sectors(64), RamDisk::LIMITS);
 //! let (buffer, handle) = (Buffer::acquire(&host, 512).unwrap(), disk.handle("scratch"));
 //! buffer.write(0, b"hello");
-//! let written = ram.run(&Executor::new(), async move { handle.write(Sector(9), Sectors(1), buffer.at(0), false).await });
+//! let write = async move { handle.write(Sector(9), Sectors(1), buffer.at(0), false).await };
+//! let written = ram.run(&Executor::new(), write);
 //! assert_eq!(written, Some(Ok(())));
 //! assert_eq!(disk.bytes(Sector(9), Sectors(1))[..5], *b"hello");
 //! ```
@@ -27,7 +29,9 @@ use std::future::Future;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
-use crate::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Memory, Op, OpId, OpKind, PayloadId};
+use crate::disk::{
+    Backend, BufferId, Disk, Errno, Host, Limits, Memory, Op, OpId, OpKind, PayloadId,
+};
 use crate::exec::Executor;
 use crate::units::{Sector, Sectors};
 
@@ -62,8 +66,13 @@ impl Ram {
         self.payloads.borrow_mut().get_mut(id.0 as usize)?.take()
     }
 
-    /// Runs a task until it has ended, with all tasks that it needs; `None` if it waits for something that never comes.
-    pub fn run<T: 'static>(&self, executor: &Executor, task: impl Future<Output = T> + 'static) -> Option<T> {
+    /// Runs a task until it has ended, with all tasks that it needs; `None` if it waits for
+    /// something that never comes.
+    pub fn run<T: 'static>(
+        &self,
+        executor: &Executor,
+        task: impl Future<Output = T> + 'static,
+    ) -> Option<T> {
         let result = Rc::new(RefCell::new(None));
         let slot = result.clone();
         executor.spawn(async move {
@@ -78,7 +87,8 @@ impl Ram {
         }
     }
 
-    /// Goes on to the next moment that a task waits for, and wakes it; `false` if none waits for a moment.
+    /// Goes on to the next moment that a task waits for, and wakes it; `false` if none waits for a
+    /// moment.
     fn advance(&self) -> bool {
         let mut timers = self.timers.borrow_mut();
         let Some(next_ms) = timers.iter().map(|(time_ms, _)| *time_ms).min() else { return false };
@@ -92,11 +102,13 @@ impl Ram {
         true
     }
 
-    /// Copies between a disk's bytes and an operation's memory. An error if the operation is longer than its memory.
+    /// Copies between a disk's bytes and an operation's memory. An error if the operation is longer
+    /// than its memory.
     fn transfer(&self, memory: &Memory, on_disk: &mut [u8], read: bool) -> Result<(), Errno> {
         if let Memory::Payload { id, offset_bytes } = memory {
             let mut payloads = self.payloads.borrow_mut();
-            let payload = payloads.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Errno::EINVAL)?;
+            let payload =
+                payloads.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Errno::EINVAL)?;
             let start = *offset_bytes as usize;
             let in_memory = payload.get_mut(start..start + on_disk.len()).ok_or(Errno::EINVAL)?;
             if read {
@@ -236,7 +248,11 @@ impl Backend for RamDisk {
     }
 
     fn poll(&self, id: OpId, _: &Waker) -> Poll<Result<(), Errno>> {
-        Poll::Ready(if id.0 == 0 { Ok(()) } else { Err(Errno(i32::try_from(id.0).unwrap_or(i32::MAX))) })
+        Poll::Ready(if id.0 == 0 {
+            Ok(())
+        } else {
+            Err(Errno(i32::try_from(id.0).unwrap_or(i32::MAX)))
+        })
     }
 
     fn detach(&self, _: OpId) {}

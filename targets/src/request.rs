@@ -5,7 +5,8 @@ use std::fmt;
 use crate::disk::{Disk, DiskError, Errno, Io, Memory, Op, OpKind};
 use crate::units::{Sector, Sectors};
 
-/// What a request asks for: what a target can be asked, which is less than what a disk can do ([`OpKind`]).
+/// What a request asks for: what a target can be asked, which is less than what a disk can do
+/// ([`OpKind`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestKind {
     /// Fill the payload.
@@ -65,7 +66,8 @@ pub enum TargetError {
 }
 
 impl TargetError {
-    /// What the one who made the request is told. An invalid or full snapshot gives `EIO`, as in the kernel.
+    /// What the one who made the request is told. An invalid or full snapshot gives `EIO`, as in
+    /// the kernel.
     pub fn errno(&self) -> Errno {
         match self {
             TargetError::Disk(error) => error.errno,
@@ -94,7 +96,8 @@ impl fmt::Display for TargetError {
             TargetError::Unsupported => write!(f, "operation not supported"),
             TargetError::Unrecorded => write!(
                 f,
-                "a snapshot of this disk is no longer right, and neither its COW nor the run directory can say so"
+                "a snapshot of this disk is no longer right, and neither its COW nor the run \
+                 directory can say so"
             ),
             TargetError::Ending => write!(f, "the device is being deleted"),
             TargetError::Requeue => write!(f, "held until the device was suspended"),
@@ -116,5 +119,10 @@ pub(crate) fn pass_through(disk: &Disk, request: &Request) -> Io {
         RequestKind::Write { fua } => OpKind::Write { fua: fua && disk.limits().volatile_cache },
         kind => kind.into(),
     };
-    disk.start(Op { kind, sector: request.sector, count: request.count, memory: payload(request, Sectors(0)) })
+    disk.start(Op {
+        kind,
+        sector: request.sector,
+        count: request.count,
+        memory: payload(request, Sectors(0)),
+    })
 }

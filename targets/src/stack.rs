@@ -1,25 +1,29 @@
-//! A device as a disk: what lets a snapshot of a mirror, a mirror over linear segments or a snapshot of a snapshot be a
-//! table whose disk is another device of the process. The whole stack is one hop through ublk.
+//! A device as a disk: what lets a snapshot of a mirror, a mirror over linear segments or a
+//! snapshot of a snapshot be a table whose disk is another device of the process. The whole stack
+//! is one hop through ublk.
 //!
-//! An operation of the upper target becomes a request to the lower device, which a *slot* carries out. A slot is a task that
-//! is made with the disk and ends with it, as a queue's tags are with their device: an operation allocates nothing, and
-//! a completion only wakes a task, so that no stack is deep enough to overflow the thread's.
+//! An operation of the upper target becomes a request to the lower device, which a *slot* carries
+//! out. A slot is a task that is made with the disk and ends with it, as a queue's tags are with
+//! their device: an operation allocates nothing, and a completion only wakes a task, so that no
+//! stack is deep enough to overflow the thread's.
 //!
-//! Where all slots are busy, operations wait in the order in which they came. Their number is bounded by what the upper
-//! target has in flight. A wait cannot become a deadlock: an operation in a slot waits for disks, for an administrator, or
-//! for operations that are in slots or further down, never for one that came later.
+//! Where all slots are busy, operations wait in the order in which they came. Their number is
+//! bounded by what the upper target has in flight. A wait cannot become a deadlock: an operation in
+//! a slot waits for disks, for an administrator, or for operations that are in slots or further
+//! down, never for one that came later.
 //!
 //! What whoever builds a stack must see to:
 //!
-//! * Each level has a [`copy::Client`](crate::copy::Client) of its own: an upper copy may wait for a lower one, and with
-//!   one reserve for both each could have what the other needs.
-//! * A stack has no circle, and is suspended from its top down and resumed from its bottom up: a suspended device holds
-//!   the operations of those above it.
+//! * Each level has a [`copy::Client`](crate::copy::Client) of its own: an upper copy may wait for
+//!   a lower one, and with one reserve for both each could have what the other needs.
+//! * A stack has no circle, and is suspended from its top down and resumed from its bottom up: a
+//!   suspended device holds the operations of those above it.
 //! * A table that takes another one's place below is no shorter and has no larger blocks.
 //!
-//! Rules kept here, which are the contract of [`disk`](crate::disk): I6 (an operation's memory is held until the target
-//! has returned, and only then is the operation complete); a flush is passed down whatever the disks are, and covers what
-//! completed before it started, because the lower request starts later still; FUA is passed down; an error keeps its errno.
+//! Rules kept here, which are the contract of [`disk`](crate::disk): I6 (an operation's memory is
+//! held until the target has returned, and only then is the operation complete); a flush is passed
+//! down whatever the disks are, and covers what completed before it started, because the lower
+//! request starts later still; FUA is passed down; an error keeps its errno.
 //!
 //! ```
 //! use std::rc::Rc;
@@ -42,7 +46,8 @@
 //!
 //! let disk = stack::disk(&executor, "device", &device, stack::SLOTS).unwrap();
 //! assert_eq!(disk.size(), Sectors(64));
-//! let (data, found) = (Buffer::acquire(&host, 512).unwrap(), Buffer::acquire(&host, 512).unwrap());
+//! let buffer = || Buffer::acquire(&host, 512).unwrap();
+//! let (data, found) = (buffer(), buffer());
 //! data.write(0, &[7; 512]);
 //! let into = found.at(0);
 //! ram.run(&executor, async move {
@@ -71,19 +76,20 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind};
 use crate::units::{Sector, Sectors};
 
-/// Slots of a disk, unless another number is asked for: the depth that the lower device's queue would have if it were
-/// reached through the kernel. Each takes a few kilobytes.
+/// Slots of a disk, unless another number is asked for: the depth that the lower device's queue
+/// would have if it were reached through the kernel. Each takes a few kilobytes.
 pub const SLOTS: usize = 128;
 
-/// A disk of which every operation is a request to a device; `None` if the device has no target to take the size and
-/// the limits from, or if it had no slots.
+/// A disk of which every operation is a request to a device; `None` if the device has no target to
+/// take the size and the limits from, or if it had no slots.
 pub fn disk(executor: &Executor, name: &str, device: &Rc<Device>, slots: usize) -> Option<Disk> {
     let target = device.target();
     let (size, limits) = (target.size()?, target.limits()?);
     if slots == 0 {
         return None;
     }
-    // Whether a flush has anything to do is the target's business: the one that is there later may need it.
+    // Whether a flush has anything to do is the target's business: the one that is there later may
+    // need it.
     let limits = Limits { volatile_cache: true, max_write_zeroes: Sectors(0), ..limits };
     let shared = Rc::new(Shared {
         device: device.clone(),
@@ -103,7 +109,8 @@ pub fn disk(executor: &Executor, name: &str, device: &Rc<Device>, slots: usize) 
     Some(Disk::new(name, Rc::new(Stack { shared })))
 }
 
-/// The backend. It is one of its own, so that the slots, which hold the rest, notice when the disk has gone.
+/// The backend. It is one of its own, so that the slots, which hold the rest, notice when the disk
+/// has gone.
 struct Stack {
     shared: Rc<Shared>,
 }
@@ -241,13 +248,19 @@ impl Shared {
 fn request(op: Op) -> Option<Request> {
     let kind = match op.kind {
         OpKind::Read => RequestKind::Read,
-        OpKind::Write { fua } => RequestKind::Write { fua: fua && !mutant::is(Mutant::StackDropsFua) },
+        OpKind::Write { fua } => {
+            RequestKind::Write { fua: fua && !mutant::is(Mutant::StackDropsFua) }
+        }
         OpKind::Flush => RequestKind::Flush,
         OpKind::Discard => RequestKind::Discard,
         OpKind::WriteZeroes => return None,
     };
     let Op { sector, count, memory, .. } = op;
-    let memory = if matches!(kind, RequestKind::Flush | RequestKind::Discard) { Memory::None } else { memory };
+    let memory = if matches!(kind, RequestKind::Flush | RequestKind::Discard) {
+        Memory::None
+    } else {
+        memory
+    };
     let sector = if kind == RequestKind::Flush { Sector(0) } else { sector };
     Some(Request { kind, sector, count, memory })
 }

@@ -1,7 +1,8 @@
-//! The one file that names all targets, with device-mapper's verbs: map, activate, suspend, resume, close.
+//! The one file that names all targets, with device-mapper's verbs: map, activate, suspend, resume,
+//! close.
 //!
-//! A new target is its folder and an arm in each function here. What a target is made of stands in its table
-//! ([`crate::table`]); what it shows of itself in its status.
+//! A new target is its folder and an arm in each function here. What a target is made of stands in
+//! its table ([`crate::table`]); what it shows of itself in its status.
 
 use std::rc::Rc;
 
@@ -70,9 +71,13 @@ impl Target {
     /// Why it cannot be used, in one line.
     pub async fn activate(&self, executor: &Executor) -> Result<(), String> {
         match self {
-            Target::Snapshot(snapshot) => snapshot.activate(executor).await.map_err(|error| error.to_string()),
+            Target::Snapshot(snapshot) => {
+                snapshot.activate(executor).await.map_err(|error| error.to_string())
+            }
             Target::Origin(_) | Target::Linear(_) | Target::Nothing => Ok(()),
-            Target::Mirror(mirror) => mirror.activate(executor).await.map_err(|error| error.to_string()),
+            Target::Mirror(mirror) => {
+                mirror.activate(executor).await.map_err(|error| error.to_string())
+            }
         }
     }
 
@@ -82,7 +87,9 @@ impl Target {
     /// What is lost with it.
     pub async fn close(&self) -> Result<(), String> {
         match self {
-            Target::Snapshot(snapshot) => snapshot.close().await.map_err(|cause| lost(snapshot, &cause)),
+            Target::Snapshot(snapshot) => {
+                snapshot.close().await.map_err(|cause| lost(snapshot, &cause))
+            }
             Target::Origin(_) | Target::Linear(_) | Target::Nothing => Ok(()),
             Target::Mirror(mirror) => {
                 mirror.close().await;
@@ -91,7 +98,8 @@ impl Target {
         }
     }
 
-    /// The target fails what it holds, or returns it to the device (`noflush`), and takes no more of that kind.
+    /// The target fails what it holds, or returns it to the device (`noflush`), and takes no more
+    /// of that kind.
     pub(crate) async fn suspend(&self, noflush: bool) {
         if let Target::Mirror(mirror) = self {
             mirror.suspend(noflush).await;
@@ -104,7 +112,9 @@ impl Target {
     /// What is not there, and lost.
     pub(crate) async fn commit_all(&self) -> Result<(), String> {
         match self {
-            Target::Snapshot(snapshot) => snapshot.commit_all().await.map_err(|cause| lost(snapshot, &cause)),
+            Target::Snapshot(snapshot) => {
+                snapshot.commit_all().await.map_err(|cause| lost(snapshot, &cause))
+            }
             Target::Origin(_) | Target::Mirror(_) | Target::Linear(_) | Target::Nothing => Ok(()),
         }
     }
@@ -131,5 +141,8 @@ impl Target {
 /// What is lost when the last records of a snapshot cannot be written.
 fn lost(snapshot: &Snapshot, cause: &Cause) -> String {
     let cow = snapshot.cow().name();
-    format!("COW {cow}: {cause}; writes that were acknowledged and not flushed are lost, and the snapshot is invalid")
+    format!(
+        "COW {cow}: {cause}; writes that were acknowledged and not flushed are lost, and the \
+         snapshot is invalid"
+    )
 }

@@ -1,15 +1,17 @@
 //! Positions and lengths that cannot be mistaken for one another.
 //!
-//! Device-mapper counts almost everything in 512-byte sectors and in chunks of sectors. A position in the origin, a
-//! position in the COW device and a length are different things that are all "a number" in C; here each has a type,
-//! and only the conversions that mean something exist.
+//! Device-mapper counts almost everything in 512-byte sectors and in chunks of sectors. A position
+//! in the origin, a position in the COW device and a length are different things that are all "a
+//! number" in C; here each has a type, and only the conversions that mean something exist.
 
 use std::fmt;
 
-/// Bytes in a sector: the unit of every table line and of the ublk interface, whatever the disk's own block size.
+/// Bytes in a sector: the unit of every table line and of the ublk interface, whatever the disk's
+/// own block size.
 pub const SECTOR_BYTES: u64 = 512;
 
-/// The longest device there can be: its length in bytes must fit the kernel's signed 64-bit file offset.
+/// The longest device there can be: its length in bytes must fit the kernel's signed 64-bit file
+/// offset.
 pub const MAX_LEN: Sectors = Sectors(i64::MAX.unsigned_abs() / SECTOR_BYTES);
 
 /// A position on a device, in 512-byte sectors from its start.
@@ -78,10 +80,12 @@ impl Sectors {
 
 impl ChunkSize {
     /// The largest legal chunk: 1 GiB, because the kernel keeps its byte count in an `int`
-    /// (exception store, rule 1.3: at most `0x7FFFFFFF >> 9` sectors, so the next lower power of two).
+    /// (exception store, rule 1.3: at most `0x7FFFFFFF >> 9` sectors, so the next lower power of
+    /// two).
     pub const MAX_SECTORS: u64 = 2_097_152;
 
-    /// A chunk size from sectors; `None` unless it is a power of two between 1 and [`Self::MAX_SECTORS`].
+    /// A chunk size from sectors; `None` unless it is a power of two between 1 and
+    /// [`Self::MAX_SECTORS`].
     pub const fn from_sectors(sectors: u64) -> Option<ChunkSize> {
         if sectors.is_power_of_two() && sectors <= Self::MAX_SECTORS {
             // at most 21, so the cast keeps everything
@@ -132,7 +136,8 @@ impl RegionSize {
     /// The smallest legal region.
     pub const MIN_SECTORS: u64 = 2;
 
-    /// A region size from sectors; `None` unless it is a power of two of at least [`Self::MIN_SECTORS`].
+    /// A region size from sectors; `None` unless it is a power of two of at least
+    /// [`Self::MIN_SECTORS`].
     pub const fn from_sectors(sectors: u64) -> Option<RegionSize> {
         if sectors.is_power_of_two() && sectors >= Self::MIN_SECTORS {
             // at most 63, so the cast keeps everything
@@ -195,7 +200,10 @@ mod tests {
     fn a_sector_belongs_to_one_region() {
         assert_eq!([0, 1, 3, 12].map(RegionSize::from_sectors), [None; 4]);
         let size = RegionSize::from_sectors(8).unwrap();
-        assert_eq!((size.region_of(Sector(23)), size.start_of(RegionIndex(2))), (RegionIndex(2), Sector(16)));
+        assert_eq!(
+            (size.region_of(Sector(23)), size.start_of(RegionIndex(2))),
+            (RegionIndex(2), Sector(16))
+        );
         assert_eq!((size.regions_in(Sectors(17)), size.sectors()), (3, Sectors(8)));
     }
 

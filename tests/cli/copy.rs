@@ -1,12 +1,13 @@
-//! `copy` between files. Needs io_uring; where a container forbids that, the program says so and the test has nothing to show.
+//! `copy` between files. Needs io_uring; where a container forbids that, the program says so and
+//! the test has nothing to show.
 
 use std::fs;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A destination that may not be written as far as that (`ulimit -f`) is an error like a full file system, not the end by a
-/// signal, and what was copied until then stays.
+/// A destination that may not be written as far as that (`ulimit -f`) is an error like a full file
+/// system, not the end by a signal, and what was copied until then stays.
 #[test]
 fn a_limit_on_file_sizes_is_an_error() {
     let dir = TempDir::new().expect("a directory");
@@ -43,6 +44,9 @@ fn a_copy_whose_result_cannot_be_written_says_that_it_is_done() {
         return;
     }
     assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("everything is written") && stderr.contains("No space left"), "{stderr}");
+    assert!(
+        stderr.contains("everything is written") && stderr.contains("No space left"),
+        "{stderr}"
+    );
     assert!(fs::read(&to).expect("a destination") == vec![0x5a; 1 << 20]);
 }

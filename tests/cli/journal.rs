@@ -1,5 +1,5 @@
-//! `journal`: which files it takes for journals, and what it says of those that it does not. Needs root, as every verb that
-//! looks into the run directory does, and no ublk.
+//! `journal`: which files it takes for journals, and what it says of those that it does not. Needs
+//! root, as every verb that looks into the run directory does, and no ublk.
 
 use std::fs;
 use std::path::Path;
@@ -30,7 +30,10 @@ fn there_is_nothing_to_list_where_no_run_directory_is() {
     let dir = TempDir::new().expect("a directory");
     let rundir = dir.path().join("run");
     let output = journal(&rundir, dir.path(), &["list"]);
-    assert_eq!((output.status.code(), output.stdout.len(), said(&output)), (Some(0), 0, String::new()));
+    assert_eq!(
+        (output.status.code(), output.stdout.len(), said(&output)),
+        (Some(0), 0, String::new())
+    );
     assert!(!rundir.exists(), "looking has made the run directory");
 }
 
@@ -54,10 +57,17 @@ fn a_file_elsewhere_is_no_journal() {
             let here = if file == NAME { other.as_path() } else { dir.path() };
             let output = journal(&rundir, here, arguments);
             assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", said(&output));
-            assert!(said(&output).contains(file) && said(&output).contains("journal list"), "{}", said(&output));
+            assert!(
+                said(&output).contains(file) && said(&output).contains("journal list"),
+                "{}",
+                said(&output)
+            );
         }
     }
-    assert!(rundir.join(NAME).exists() && other.join(NAME).exists(), "a file was removed that was not named");
+    assert!(
+        rundir.join(NAME).exists() && other.join(NAME).exists(),
+        "a file was removed that was not named"
+    );
     // The same file by another path is the same file.
     let linked = dir.path().join("linked");
     std::os::unix::fs::symlink(&rundir, &linked).expect("a link");
@@ -81,7 +91,11 @@ fn every_journal_is_listed_by_itself() {
     fs::write(dir.path().join(NAME), b"damaged").expect("a file");
     let output = journal(dir.path(), dir.path(), &["list"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("a.records") && said(&output).lines().count() == 1, "{}", said(&output));
+    assert!(
+        said(&output).contains("a.records") && said(&output).lines().count() == 1,
+        "{}",
+        said(&output)
+    );
     let listed = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(listed.contains(NAME) && listed.contains("damaged"), "{listed}");
 }

@@ -1,7 +1,8 @@
-//! What is printed and what is refused: a result that cannot be written is a failure, and a refusal is one line that says
-//! what is wrong, whatever is in the user's words.
+//! What is printed and what is refused: a result that cannot be written is a failure, and a refusal
+//! is one line that says what is wrong, whatever is in the user's words.
 //!
-//! Nothing here needs ublk. Verbs that look for devices need root: without it those tests say so and end.
+//! Nothing here needs ublk. Verbs that look for devices need root: without it those tests say so
+//! and end.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -46,12 +47,17 @@ pub fn is_root() -> bool {
 fn a_result_that_cannot_be_written_is_a_failure() {
     let dir = TempDir::new().expect("a directory");
     for arguments in [&["--help"][..], &["--version"], &["add", "--help"], &["help", "list"]] {
-        let output = ublk_dm(dir.path()).args(arguments).stdout(full()).output().expect("it starts");
+        let output =
+            ublk_dm(dir.path()).args(arguments).stdout(full()).output().expect("it starts");
         let why = refused(&output, 1);
         assert!(why.contains("stdout") && why.contains("No space left"), "{arguments:?}: {why}");
     }
     if is_root() {
-        let output = ublk_dm(dir.path()).args(["list", "--json"]).stdout(full()).output().expect("it starts");
+        let output = ublk_dm(dir.path())
+            .args(["list", "--json"])
+            .stdout(full())
+            .output()
+            .expect("it starts");
         assert!(refused(&output, 1).contains("No space left"));
     }
 }
@@ -65,7 +71,11 @@ fn a_reader_that_leaves_is_no_failure() {
         }
         let (reader, writer) = UnixStream::pair().expect("a socket pair");
         drop(reader);
-        let output = ublk_dm(dir.path()).args(arguments).stdout(OwnedFd::from(writer)).output().expect("it starts");
+        let output = ublk_dm(dir.path())
+            .args(arguments)
+            .stdout(OwnedFd::from(writer))
+            .output()
+            .expect("it starts");
         assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
     }
 }
@@ -75,7 +85,11 @@ fn a_complaint_that_cannot_be_written_keeps_its_exit_code() {
     let dir = TempDir::new().expect("a directory");
     let status = ublk_dm(dir.path()).arg("nonsense").stderr(full()).status().expect("it starts");
     assert_eq!(status.code(), Some(2));
-    let status = ublk_dm(dir.path()).args(["check", "/nonsense"]).stderr(full()).status().expect("it starts");
+    let status = ublk_dm(dir.path())
+        .args(["check", "/nonsense"])
+        .stderr(full())
+        .status()
+        .expect("it starts");
     assert_eq!(status.code(), Some(1));
 }
 
@@ -87,7 +101,10 @@ fn a_run_directory_that_cannot_be_used_is_named() {
     for path in [file.clone(), file.join("below")] {
         let output = ublk_dm(&path).args(["list", "--json"]).output().expect("it starts");
         let why = refused(&output, 1);
-        assert!(why.contains(path.to_str().expect("text")) && why.contains("UBLK_DM_RUN_DIR"), "{why}");
+        assert!(
+            why.contains(path.to_str().expect("text")) && why.contains("UBLK_DM_RUN_DIR"),
+            "{why}"
+        );
     }
     let output = ublk_dm(Path::new("")).arg("list").output().expect("it starts");
     assert!(refused(&output, 1).contains("UBLK_DM_RUN_DIR is empty"));
@@ -96,7 +113,8 @@ fn a_run_directory_that_cannot_be_used_is_named() {
         let disk = dir.path().join("disk");
         fs::write(&disk, vec![0; 1 << 20]).expect("a disk");
         let mut add = ublk_dm(Path::new("/proc/ublk-dm"));
-        let output = add.args(["add", "origin", "--origin"]).arg(&disk).output().expect("it starts");
+        let output =
+            add.args(["add", "origin", "--origin"]).arg(&disk).output().expect("it starts");
         assert!(refused(&output, 1).contains("/proc/ublk-dm"));
     }
 }
@@ -123,18 +141,23 @@ fn odd_names_and_ids_are_wrong_usage() {
     fs::write(&origin, vec![0; 1 << 20]).expect("an origin");
     let origin = origin.to_str().expect("text");
     let long = "x".repeat(128);
-    for name in ["\u{1b}[31mred", "a\u{7f}b", "\u{9b}2J", "a b", "a/b", "", "77", "99999999999", &long] {
+    for name in
+        ["\u{1b}[31mred", "a\u{7f}b", "\u{9b}2J", "a b", "a/b", "", "77", "99999999999", &long]
+    {
         let arguments = ["add", "origin", "--origin", origin, "--name", name];
         let output = ublk_dm(&rundir).args(arguments).output().expect("it starts");
         let why = refused(&output, 2);
         assert!(why.contains("name") && why.len() < 250, "{why}");
         let table = "0 8 snapshot-origin /dev/null";
-        let output = ublk_dm(&rundir).args(["create", name, "--table", table]).output().expect("it starts");
+        let output =
+            ublk_dm(&rundir).args(["create", name, "--table", table]).output().expect("it starts");
         refused(&output, 2);
     }
     for id in ["1048576", "99999999", "4294967295", "4294967296", "-1"] {
-        let output =
-            ublk_dm(&rundir).args(["add", "origin", "--origin", origin, "--id", id]).output().expect("it starts");
+        let output = ublk_dm(&rundir)
+            .args(["add", "origin", "--origin", origin, "--id", id])
+            .output()
+            .expect("it starts");
         assert!(refused(&output, 2).contains(id));
     }
     assert!(!rundir.exists(), "a refused command line has made the run directory");
@@ -143,7 +166,11 @@ fn odd_names_and_ids_are_wrong_usage() {
 #[test]
 fn the_words_of_a_user_do_nothing_to_the_terminal() {
     let dir = TempDir::new().expect("a directory");
-    for arguments in [&["list", "\u{1b}]0;title\u{7}"][..], &["check", "/\u{1b}[2J"], &["add", "origin", "--\u{1b}c"]] {
+    for arguments in [
+        &["list", "\u{1b}]0;title\u{7}"][..],
+        &["check", "/\u{1b}[2J"],
+        &["add", "origin", "--\u{1b}c"],
+    ] {
         let output = ublk_dm(dir.path()).args(arguments).output().expect("it starts");
         let code = if arguments[0] == "check" { 1 } else { 2 };
         refused(&output, code);
@@ -179,7 +206,11 @@ fn a_path_that_is_not_utf8_is_refused() {
     let dir = TempDir::new().expect("a directory");
     let path = dir.path().join(OsStr::from_bytes(b"disk\xff"));
     fs::write(&path, vec![0; 1 << 20]).expect("a disk");
-    let output = ublk_dm(dir.path()).args(["add", "origin", "--origin"]).arg(&path).output().expect("it starts");
+    let output = ublk_dm(dir.path())
+        .args(["add", "origin", "--origin"])
+        .arg(&path)
+        .output()
+        .expect("it starts");
     assert!(refused(&output, 2).contains("UTF-8"));
     // A relative path in a directory that is not.
     let below = dir.path().join(OsStr::from_bytes(b"dir\xff"));
@@ -199,10 +230,14 @@ fn a_path_that_is_not_utf8_is_refused() {
 #[test]
 fn one_leg_is_a_leg() {
     let dir = TempDir::new().expect("a directory");
-    let output = ublk_dm(dir.path()).args(["add", "mirror", "--leg", "/dev/null"]).output().expect("it starts");
+    let output = ublk_dm(dir.path())
+        .args(["add", "mirror", "--leg", "/dev/null"])
+        .output()
+        .expect("it starts");
     assert!(refused(&output, 2).contains("1 leg: "));
     let line = "0 8 mirror core 1 8 1 /dev/null 0";
-    let output = ublk_dm(dir.path()).args(["create", "m", "--table", line]).output().expect("it starts");
+    let output =
+        ublk_dm(dir.path()).args(["create", "m", "--table", line]).output().expect("it starts");
     assert!(refused(&output, 2).contains("1 leg: "));
 }
 
@@ -219,12 +254,14 @@ fn a_linear_line_that_means_nothing_is_wrong_usage() {
         ("/dev/null 18446744073709551615", "beyond any disk"),
     ] {
         let line = format!("0 8 linear {arguments}");
-        let output = ublk_dm(&rundir).args(["create", "l", "--table", &line]).output().expect("it starts");
+        let output =
+            ublk_dm(&rundir).args(["create", "l", "--table", &line]).output().expect("it starts");
         let said = refused(&output, 2);
         assert!(said.contains("linear: ") && said.contains(why), "{line}: {said}");
     }
     let line = "0 8 linear /dev/null 0";
-    let output = ublk_dm(&rundir).args(["create", "l", "--table", line, "--source", "/dev/null"]).output();
+    let output =
+        ublk_dm(&rundir).args(["create", "l", "--table", line, "--source", "/dev/null"]).output();
     assert!(refused(&output.expect("it starts"), 2).contains("--source"));
     assert!(!rundir.exists(), "a refused command line has made the run directory");
 }

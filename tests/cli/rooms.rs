@@ -1,7 +1,7 @@
 //! The house: which room may use which, read from the `use` lines of the sources.
 //!
-//! Rules kept here: arrows between rooms go down only, and mirror and snapshot do not know each other. Every file opens
-//! with its `//!`, and is short enough to be read at once.
+//! Rules kept here: arrows between rooms go down only, and mirror and snapshot do not know each
+//! other. Every file opens with its `//!`, and is short enough to be read at once.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,18 +11,21 @@ use std::path::{Path, PathBuf};
 
 /// The rooms of `src/`, each of which may use only those behind it.
 const SERVER: [&str; 13] = [
-    "main", "cli", "server", "offline", "data", "ring", "ublk", "rundir", "storage", "sys", "log", "protocol",
-    "failure",
+    "main", "cli", "server", "offline", "data", "ring", "ublk", "rundir", "storage", "sys", "log",
+    "protocol", "failure",
 ];
 /// The rooms of `targets/src/`, likewise.
 const TARGETS: [&str; 20] = [
-    "lib", "group", "stack", "device", "target", "sim", "table", "linear", "mirror", "snapshot", "copy", "request",
-    "io", "ram", "exec", "disk", "words", "mutant", "hash", "units",
+    "lib", "group", "stack", "device", "target", "sim", "table", "linear", "mirror", "snapshot",
+    "copy", "request", "io", "ram", "exec", "disk", "words", "mutant", "hash", "units",
 ];
 /// Neither may know the other: a target is its folder.
-const STRANGERS: [(&str, &str); 3] = [("mirror", "snapshot"), ("linear", "mirror"), ("linear", "snapshot")];
+const STRANGERS: [(&str, &str); 3] =
+    [("mirror", "snapshot"), ("linear", "mirror"), ("linear", "snapshot")];
 /// Longest file, in lines: what is read in one sitting.
 const MAX_LINES: usize = 400;
+/// Longest line, in characters: two files fit side by side on a screen.
+const MAX_COLUMNS: usize = 100;
 
 /// A crate's sources: each file's path under `src/`, with what stands before its tests.
 struct Sources {
@@ -68,7 +71,11 @@ impl Sources {
     fn imports(&self, file: &Path) -> BTreeSet<PathBuf> {
         let module = module_of(file);
         let paths = paths_in(&self.files[file]);
-        paths.iter().filter_map(|path| self.resolve(&module, path, 0)).filter(|other| other != file).collect()
+        paths
+            .iter()
+            .filter_map(|path| self.resolve(&module, path, 0))
+            .filter(|other| other != file)
+            .collect()
     }
 
     /// The circles of files that import each other: in each, every file needs every other one.
@@ -80,7 +87,12 @@ impl Sources {
             let mut left = vec![*from];
             let reached = reach.entry(from).or_default();
             while let Some(file) = left.pop() {
-                left.extend(arrows[file].iter().map(PathBuf::as_path).filter(|other| reached.insert(*other)));
+                left.extend(
+                    arrows[file]
+                        .iter()
+                        .map(PathBuf::as_path)
+                        .filter(|other| reached.insert(*other)),
+                );
             }
         }
         let circle = |file: &Path| -> BTreeSet<PathBuf> {
@@ -107,7 +119,9 @@ impl Sources {
             }
         }
         let (file, len) = self.file_of(&words)?;
-        let Some(name) = words.get(len).filter(|_| depth < 4 && words.len() > len) else { return Some(file) };
+        let Some(name) = words.get(len).filter(|_| depth < 4 && words.len() > len) else {
+            return Some(file);
+        };
         let passed_on = paths_after(&PASSING_ON, &self.files[&file]);
         let child = passed_on.iter().find(|path| path.last() == Some(name) && path[0] != "crate");
         let deeper = child.and_then(|path| self.resolve(&module_of(&file), path, depth + 1));
@@ -122,30 +136,40 @@ fn is_test(path: &Path) -> bool {
 
 /// `cli/mod.rs` and `cli.rs` are the module `cli`.
 fn module_of(file: &Path) -> Vec<String> {
-    let path = if file.ends_with("mod.rs") { file.parent().unwrap().to_owned() } else { file.with_extension("") };
+    let path = if file.ends_with("mod.rs") {
+        file.parent().unwrap().to_owned()
+    } else {
+        file.with_extension("")
+    };
     let words = path.iter().map(|word| word.to_str().unwrap().to_owned());
     words.filter(|word| word != "main" && word != "lib").collect()
 }
 
-/// How a statement begins that makes names of other files this file's own, for itself or for others, too.
+/// How a statement begins that makes names of other files this file's own, for itself or for
+/// others, too.
 const PASSING_ON: [&str; 3] = ["pub use ", "pub(crate) use ", "pub(super) use "];
 
-/// The paths that a file names: its `use` statements, and `crate::`, `super::`, `self::` and its children's names
-/// wherever they stand in its code.
+/// The paths that a file names: its `use` statements, and `crate::`, `super::`, `self::` and its
+/// children's names wherever they stand in its code.
 fn paths_in(text: &str) -> Vec<Vec<String>> {
     let text = without_tests(text);
     let mut paths = paths_after(&["use "], &text);
     paths.extend(paths_after(&PASSING_ON, &text));
     let children = text.lines().filter_map(|line| {
-        let (_, name) = line.split_once("mod ").filter(|(before, _)| ["", "pub ", "pub(crate) "].contains(before))?;
+        let (_, name) = line
+            .split_once("mod ")
+            .filter(|(before, _)| ["", "pub ", "pub(crate) "].contains(before))?;
         name.strip_suffix(';').map(|name| format!("{name}::"))
     });
-    let starts: Vec<String> = ["crate::", "super::", "self::"].map(String::from).into_iter().chain(children).collect();
+    let starts: Vec<String> =
+        ["crate::", "super::", "self::"].map(String::from).into_iter().chain(children).collect();
     let in_path = |c: char| c.is_alphanumeric() || matches!(c, '_' | ':');
     for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
         for (at, _) in starts.iter().flat_map(|start| line.match_indices(start.as_str())) {
             if !line[..at].ends_with(in_path) {
-                paths.push(words_of(&line[at..].chars().take_while(|c| in_path(*c)).collect::<String>()));
+                paths.push(words_of(
+                    &line[at..].chars().take_while(|c| in_path(*c)).collect::<String>(),
+                ));
             }
         }
     }
@@ -225,12 +249,14 @@ fn arrows_go_down(sources: &Sources, rooms: &[&str]) -> Vec<String> {
     for file in sources.files.keys() {
         let from = room(file);
         let Some(at) = place(&from) else {
-            faults.push(format!("{}: stands in no room that ARCHITECTURE.md names", file.display()));
+            faults
+                .push(format!("{}: stands in no room that ARCHITECTURE.md names", file.display()));
             continue;
         };
         for other in sources.imports(file) {
             let to = room(&other);
-            let strangers = STRANGERS.iter().any(|pair| *pair == (&*from, &*to) || *pair == (&*to, &*from));
+            let strangers =
+                STRANGERS.iter().any(|pair| *pair == (&*from, &*to) || *pair == (&*to, &*from));
             if strangers || place(&to).is_some_and(|to| to < at) {
                 faults.push(format!("{} uses {}", file.display(), other.display()));
             }
@@ -251,8 +277,11 @@ fn circles_of(sources: &Sources) -> Vec<String> {
     for circle in sources.circles() {
         faults.push("these import each other in a circle:".to_owned());
         for file in &circle {
-            let others: Vec<String> =
-                sources.imports(file).intersection(&circle).map(|other| other.display().to_string()).collect();
+            let others: Vec<String> = sources
+                .imports(file)
+                .intersection(&circle)
+                .map(|other| other.display().to_string())
+                .collect();
             faults.push(format!("    {} uses {}", file.display(), others.join(", ")));
         }
     }
@@ -266,7 +295,8 @@ fn no_files_import_each_other_in_a_circle() {
     }
 }
 
-/// Whether Rust's Debug output stands in a text that users read. An assertion's is for those who mend the program.
+/// Whether Rust's Debug output stands in a text that users read. An assertion's is for those who
+/// mend the program.
 fn shows_debug(text: &str) -> bool {
     let is_debug = |line: &str| line.contains(":?}") || line.contains(":#?}");
     without_tests(text).lines().any(|line| is_debug(line) && !line.contains("assert"))
@@ -289,7 +319,13 @@ fn every_file_says_what_it_is_and_is_short() {
         for (file, text) in &Sources::all(dir).files {
             assert!(text.starts_with("//!"), "{dir}/{}: does not open with //!", file.display());
             let lines = text.lines().count();
-            assert!(lines <= MAX_LINES, "{dir}/{}: {lines} lines, at most {MAX_LINES}", file.display());
+            assert!(
+                lines <= MAX_LINES,
+                "{dir}/{}: {lines} lines, at most {MAX_LINES}",
+                file.display()
+            );
+            let long = text.lines().position(|line| line.chars().count() > MAX_COLUMNS);
+            assert_eq!(long, None, "{dir}/{}: a line is too long", file.display());
         }
     }
 }
@@ -321,10 +357,18 @@ fn circles_are_found_and_what_tests_use_counts_for_nothing() {
         ("a/mod.rs", "mod b;\npub struct A;\nfn a() {\n    b::b();\n}\n"),
         ("a/b.rs", "fn b(_: super::A) {}\n"),
     ]);
-    assert_eq!(circles_of(&parent).len(), 3, "a type of the parent's own, and a child called by its name");
+    assert_eq!(
+        circles_of(&parent).len(),
+        3,
+        "a type of the parent's own, and a child called by its name"
+    );
     let tests = sources(&[
         ("a.rs", "use crate::b::B;\n"),
-        ("b.rs", "#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}\n#[cfg(test)]\nuse crate::a::A;\npub struct B;\n"),
+        (
+            "b.rs",
+            "#[cfg(test)]\nmod tests {\n    use crate::a::A;\n}\n#[cfg(test)]\nuse \
+             crate::a::A;\npub struct B;\n",
+        ),
     ]);
     assert_eq!(circles_of(&tests), Vec::<String>::new());
 }

@@ -1,4 +1,5 @@
-//! A snapshot that has left under an earlier server: the next one knows it before the origin changes.
+//! A snapshot that has left under an earlier server: the next one knows it before the origin
+//! changes.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -7,7 +8,7 @@ use dm_targets::copy;
 use dm_targets::disk::{Host, Memory};
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Temper, World};
+use dm_targets::sim::world::{Schedule, World};
 use dm_targets::snapshot::losses::Loss;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::units::{Sector, Sectors};
@@ -19,7 +20,7 @@ use crate::stack::{self, Left, Setup};
 pub fn origin_of_a_later_server() -> Result<(), String> {
     let setup = Setup { discards: true, ..Setup::small() };
     let left = Left::images(&setup.created_images()?);
-    let world = stack::world(&setup, &left, 0, Temper::InOrder, true, Trace::default());
+    let world = stack::world(&setup, &left, 0, Schedule::InOrder, true, Trace::default());
     let host: Rc<dyn Host> = world.host.clone();
     let copy = copy::Client::new(&world.executor, &host, None).ok_or("no memory")?;
     let origin = Origin::new(world.disks()[0].disk(), copy.clone());
@@ -32,8 +33,12 @@ pub fn origin_of_a_later_server() -> Result<(), String> {
         return Err("it is recorded as lost, and nothing has changed".into());
     }
     record.set_full(true);
-    if handle(&world, &origin, RequestKind::Write { fua: false }).is_ok() || world.disks()[0].visible() != before {
-        return Err("the origin has changed, and that makes a snapshot wrong without a record".into());
+    if handle(&world, &origin, RequestKind::Write { fua: false }).is_ok()
+        || world.disks()[0].visible() != before
+    {
+        return Err(
+            "the origin has changed, and that makes a snapshot wrong without a record".into()
+        );
     }
     record.set_full(false);
     handle(&world, &origin, RequestKind::Write { fua: false })?;

@@ -1,4 +1,5 @@
-//! Runs a workload with a crash at every moment, judges what survives, and lets some of it live on to the next crash.
+//! Runs a workload with a crash at every moment, judges what survives, and lets some of it live on
+//! to the next crash.
 
 mod case;
 
@@ -19,8 +20,8 @@ use dm_targets::units::{Sector, Sectors};
 
 pub use case::Case;
 
-use crate::judge::{Expect, judge, model_of};
 use crate::model::{Model, Moment, Ticket};
+use crate::oracle::{Expect, judge, model_of};
 use crate::pattern;
 use crate::stack::{self, Left, Stack};
 use crate::workload::{self, Kind, Op};
@@ -67,8 +68,10 @@ pub fn explore(case: &Case) -> Result<u64, Violation> {
 
 fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
     let trace = Trace::recording();
-    let model = model_of(&case.setup, &case.left).map_err(|fault| Violation { fault, trace: Vec::new() })?;
-    let world = stack::world(&case.setup, &case.left, case.seed, case.temper, false, trace.clone());
+    let model = model_of(&case.setup, &case.left)
+        .map_err(|fault| Violation { fault, trace: Vec::new() })?;
+    let world =
+        stack::world(&case.setup, &case.left, case.seed, case.schedule, false, trace.clone());
     for (disk, fault) in &case.faults {
         world.disks()[*disk].inject(*fault);
     }
@@ -141,7 +144,9 @@ impl Run<'_> {
                     }
                     stack = Some(opened);
                 }
-                Some(Err(_)) if self.world.disks().iter().any(|disk| disk.failed() > 0) => return self.refused(),
+                Some(Err(_)) if self.world.disks().iter().any(|disk| disk.failed() > 0) => {
+                    return self.refused();
+                }
                 Some(Err(error)) => return Err(Stop::Here(error)),
             }
             self.collect(stack.as_ref())?;
@@ -153,7 +158,8 @@ impl Run<'_> {
     /// Whether the next request may start. A snapshot leaves when none of its own are in flight.
     fn may_submit(&self) -> bool {
         let Some(op) = self.case.ops.get(self.next_op) else { return false };
-        let hinders = |flight: &InFlight| flight.op.device == op.device || flight.op.kind == Kind::Discard;
+        let hinders =
+            |flight: &InFlight| flight.op.device == op.device || flight.op.kind == Kind::Discard;
         let busy = op.kind == Kind::Leave && self.in_flight.iter().any(hinders);
         self.in_flight.len() < self.case.depth && !busy
     }
@@ -167,7 +173,8 @@ impl Run<'_> {
             Kind::Flush => (RequestKind::Flush, self.model.submit(true), Vec::new()),
             Kind::Leave => return self.leave(stack, op.device - 1),
             Kind::Discard => {
-                let ticket = self.model.submit_write(op.device, pattern::DISCARD, op.first, op.count, false);
+                let ticket =
+                    self.model.submit_write(op.device, pattern::DISCARD, op.first, op.count, false);
                 self.model.may_be_discarded_below(op.first, op.count);
                 (RequestKind::Discard, ticket, Vec::new())
             }
@@ -179,8 +186,12 @@ impl Run<'_> {
         };
         self.world.trace.note(|| format!("-------- {op:?} starts (write {id} if it is one)"));
         let payload = self.world.host.add_payload(bytes);
-        let request =
-            Request { kind, sector: Sector(op.first), count: Sectors(op.count), memory: Memory::payload(payload) };
+        let request = Request {
+            kind,
+            sector: Sector(op.first),
+            count: Sectors(op.count),
+            memory: Memory::payload(payload),
+        };
         let result: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
         let (slot, stack) = (result.clone(), stack.clone());
         self.world.executor.spawn(async move {
@@ -221,7 +232,9 @@ impl Run<'_> {
             match outcome {
                 // What was discarded may be gone, or gone later.
                 Ok(()) if op.kind == Kind::Discard => continue,
-                Ok(()) if self.lost(op, stack) => return Err(format!("{op:?} succeeded on a snapshot that is lost")),
+                Ok(()) if self.lost(op, stack) => {
+                    return Err(format!("{op:?} succeeded on a snapshot that is lost"));
+                }
                 Ok(()) => self.model.succeeded(op.device, ticket),
                 Err(_) if self.may_fail(op) => continue,
                 Err(error) => return Err(format!("{op:?} failed: {error}")),
@@ -233,7 +246,9 @@ impl Run<'_> {
                 if dead {
                     return Err(format!("{op:?} of an invalid snapshot succeeded"));
                 }
-                device.judge(op.first, &shown, Moment::Read { started }).map_err(|fault| format!("{op:?}: {fault}"))?;
+                device
+                    .judge(op.first, &shown, Moment::Read { started })
+                    .map_err(|fault| format!("{op:?}: {fault}"))?;
             }
         }
         Ok(())
@@ -260,9 +275,19 @@ impl Run<'_> {
     fn may_fail(&self, op: Op) -> bool {
         match op.device.checked_sub(1) {
             // The origin's writer must never see an error that is not its own.
-            None if self.case.faults.iter().any(|(disk, fault)| *disk == 0 && covers(fault, op)) => true,
+            None if self
+                .case
+                .faults
+                .iter()
+                .any(|(disk, fault)| *disk == 0 && covers(fault, op)) =>
+            {
+                true
+            }
             // Unless a snapshot would become wrong without a trace.
-            None => self.case.setup.unrecordable && self.model.snaps.iter().any(|snap| snap.failed || snap.left),
+            None => {
+                self.case.setup.unrecordable
+                    && self.model.snaps.iter().any(|snap| snap.failed || snap.left)
+            }
             Some(snap) => self.model.snaps[snap].may_fail(),
         }
     }
@@ -287,10 +312,16 @@ impl Run<'_> {
 
     fn look_at(&mut self, left: &Left, moment: Moment) -> Result<(), Stop> {
         let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
-        let noted = left.notes.iter().flat_map(|noted| &noted.records).map(|record| record.old.0 << 32 ^ record.new.0);
+        let noted = left
+            .notes
+            .iter()
+            .flat_map(|noted| &noted.records)
+            .map(|record| record.old.0 << 32 ^ record.new.0);
         let lost = left.lost.iter().map(|lost| u64::from(lost.is_some()));
         let hash = left.images.iter().map(Image::hash).chain(noted).chain(lost);
-        let hash = hash.fold(of_model, |hash, part| (hash.rotate_left(9) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let hash = hash.fold(of_model, |hash, part| {
+            (hash.rotate_left(9) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        });
         if !self.seen.insert(hash) {
             return Ok(());
         }
@@ -309,7 +340,13 @@ impl Run<'_> {
         let setup = &self.case.setup;
         let (seed, block) = (self.rng.next_u64(), u64::from(setup.block_bytes) / 512);
         let len = 1 + self.rng.below(2);
-        let ops = workload::random_ops(&mut self.rng, len, setup.snaps.len() + 1, setup.origin_sectors, block);
+        let ops = workload::random_ops(
+            &mut self.rng,
+            len,
+            setup.snaps.len() + 1,
+            setup.origin_sectors,
+            block,
+        );
         let mut case = Case { left: left.clone(), ..Case::new(setup, &[], &ops, seed) };
         // What was allocated and not noted leaves a hole before what was.
         let dense = self.case.dense && !left.is_noted();
@@ -318,7 +355,8 @@ impl Run<'_> {
         live(&case, self.write_id + 1000)
     }
 
-    /// Opening failed because a disk did: nothing is left behind, and what is on the disks is as good as before.
+    /// Opening failed because a disk did: nothing is left behind, and what is on the disks is as
+    /// good as before.
     fn refused(&mut self) -> Result<(), Stop> {
         self.world.run(STEP_LIMIT);
         if self.world.executor.live() > 0 || self.world.host.lent() > 0 {
@@ -349,7 +387,9 @@ fn covers(fault: &Fault, op: Op) -> bool {
     use dm_targets::sim::disk::Class;
     match op.kind {
         Kind::Read => matches!(fault.matcher.class, Class::Read | Class::Any),
-        Kind::Write(_) => matches!(fault.matcher.class, Class::Write | Class::WriteFua | Class::Any),
+        Kind::Write(_) => {
+            matches!(fault.matcher.class, Class::Write | Class::WriteFua | Class::Any)
+        }
         Kind::Flush => matches!(fault.matcher.class, Class::Flush | Class::Any),
         Kind::Discard => matches!(fault.matcher.class, Class::Discard | Class::Any),
         Kind::Leave => false,

@@ -1,13 +1,14 @@
-//! Every disk operation of some workloads fails once: the error matrix of the snapshot targets, with crashes on top.
+//! Every disk operation of some workloads fails once: the error matrix of the snapshot targets,
+//! with crashes on top.
 
 use dm_targets::disk::Errno;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
 use dm_targets::snapshot::target::OnFull;
 
+use crate::counts::Counts;
 use crate::explore::Case;
-use crate::named;
+use crate::scenarios;
 use crate::stack::Setup;
-use crate::tally::Tally;
 use crate::workload::{flush, read, write};
 
 /// Operations of a class that are failed one after the other, more than any of these workloads has.
@@ -27,28 +28,43 @@ pub fn cases() -> Vec<Case> {
     for (number, ops) in workloads.iter().enumerate() {
         bases.push(Case::new(&setup, &images, ops, crate::seed_base() + number as u64));
     }
-    bases.extend(named::roll_over().into_iter().step_by(6).take(4));
-    bases.extend(named::invalidation().into_iter().step_by(12).take(2));
+    bases.extend(scenarios::roll_over().into_iter().step_by(6).take(4));
+    bases.extend(scenarios::invalidation().into_iter().step_by(12).take(2));
     let mut cases = Vec::new();
     for base in bases {
         for disk in 0..=base.setup.snaps.len() {
             for class in [Class::Read, Class::Write, Class::Flush] {
                 for skip in 0..STEPS {
-                    let fault = Fault { matcher: Matcher::all(class), skip, times: 1, errno: Errno::EIO };
-                    cases.push(Case { faults: vec![(disk, fault)], cap: 4, lives_on: 0, ..base.clone() });
+                    let fault =
+                        Fault { matcher: Matcher::all(class), skip, times: 1, errno: Errno::EIO };
+                    cases.push(Case {
+                        faults: vec![(disk, fault)],
+                        cap: 4,
+                        lives_on: 0,
+                        ..base.clone()
+                    });
                 }
-                let fault = Fault { matcher: Matcher::all(class), skip: 2, times: 100, errno: Errno::EIO };
-                cases.push(Case { faults: vec![(disk, fault)], cap: 4, lives_on: 0, ..base.clone() });
+                let fault =
+                    Fault { matcher: Matcher::all(class), skip: 2, times: 100, errno: Errno::EIO };
+                cases.push(Case {
+                    faults: vec![(disk, fault)],
+                    cap: 4,
+                    lives_on: 0,
+                    ..base.clone()
+                });
             }
         }
     }
     cases
 }
 
-/// Every write to a COW finds no space once, and from some moment on all do, with snapshots that stay readable then.
+/// Every write to a COW finds no space once, and from some moment on all do, with snapshots that
+/// stay readable then.
 pub fn no_space_cases() -> Vec<Case> {
     let mut cases: Vec<Case> = cases();
-    cases.retain(|case| case.faults.iter().all(|(disk, fault)| *disk > 0 && fault.matcher.class == Class::Write));
+    cases.retain(|case| {
+        case.faults.iter().all(|(disk, fault)| *disk > 0 && fault.matcher.class == Class::Write)
+    });
     for case in &mut cases {
         // What a write had begun that found no space is given up, and its chunk stays lost.
         case.dense = false;
@@ -60,18 +76,18 @@ pub fn no_space_cases() -> Vec<Case> {
 
 #[test]
 fn every_write_to_a_cow_finds_no_space() {
-    let mut tally = Tally::default();
+    let mut counts = Counts::default();
     for case in no_space_cases() {
-        tally.run("no space", &case);
+        counts.run("no space", &case);
     }
-    tally.finish("every_write_to_a_cow_finds_no_space", 7_000, 7_000);
+    counts.finish("every_write_to_a_cow_finds_no_space", 7_000, 7_000);
 }
 
 #[test]
 fn every_disk_operation_fails_once() {
-    let mut tally = Tally::default();
+    let mut counts = Counts::default();
     for case in cases() {
-        tally.run("one error", &case);
+        counts.run("one error", &case);
     }
-    tally.finish("every_disk_operation_fails_once", 24_000, 24_000);
+    counts.finish("every_disk_operation_fails_once", 24_000, 24_000);
 }

@@ -1,13 +1,14 @@
-//! Stores that nobody wrote: good ones with words changed, as a failing disk or an enemy leaves them, opened by the code
-//! under test and by the naive loader. They must agree on which can be used and on what it shows; a store that is refused
-//! stays byte for byte as it was, and nothing of it stays in memory.
+//! Stores that nobody wrote: good ones with words changed, as a failing disk or an enemy leaves
+//! them, opened by the code under test and by the naive loader. They must agree on which can be
+//! used and on what it shows; a store that is refused stays byte for byte as it was, and nothing of
+//! it stays in memory.
 //!
 //! The budget is a number of images, not a time.
 
 use dm_targets::sim::Rng;
 use dm_targets::sim::image::{Image, SECTOR_LEN};
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::Temper;
+use dm_targets::sim::world::Schedule;
 use dm_targets::units::{Sector, Sectors};
 
 use crate::kernel::{self, Loaded};
@@ -17,7 +18,8 @@ use crate::workload::{Op, write};
 /// Images that are tried.
 const IMAGES: u64 = 12_000;
 
-/// Good stores to start from: empty, with a few exceptions, with a full area, of two block sizes of areas.
+/// Good stores to start from: empty, with a few exceptions, with a full area, of two block sizes of
+/// areas.
 fn stores() -> Vec<(Setup, Vec<Image>)> {
     let mut stores = Vec::new();
     for (setup, chunks) in [
@@ -37,7 +39,8 @@ fn stores() -> Vec<(Setup, Vec<Image>)> {
 
 /// Changes a few words, mostly where metadata is, mostly to something near the truth.
 fn damage(cow: &mut Image, chunk: u64, rng: &mut Rng) {
-    let edges = [0, 1, 2, 33, 34, 35, 66, 79, 80, 1 << 32, (1 << 56) - 1, 1 << 56, u64::MAX, 0x7041_6E53];
+    let edges =
+        [0, 1, 2, 33, 34, 35, 66, 79, 80, 1 << 32, (1 << 56) - 1, 1 << 56, u64::MAX, 0x7041_6E53];
     for _ in 0..=rng.below(3) {
         let sector = match rng.below(4) {
             0 => 0,
@@ -60,9 +63,10 @@ fn damage(cow: &mut Image, chunk: u64, rng: &mut Rng) {
     }
 }
 
-/// What the code under test says of a store that the naive loader refuses; it must have written nothing.
+/// What the code under test says of a store that the naive loader refuses; it must have written
+/// nothing.
 fn refusal(setup: &Setup, images: &[Image]) -> Result<String, String> {
-    let world = world(setup, &Left::images(images), 0, Temper::InOrder, true, Trace::default());
+    let world = world(setup, &Left::images(images), 0, Schedule::InOrder, true, Trace::default());
     let opened = spawn_open(&world, setup);
     world.run(100_000);
     let error = match opened.borrow_mut().take() {
@@ -92,7 +96,8 @@ fn damaged_stores_are_used_or_refused_as_the_format_says() {
         damage(&mut images[1], setup.snaps[0].chunk, &mut rng);
         match kernel::load(&images[1], setup.origin_sectors) {
             Err(fault) => {
-                refusal(setup, &images).unwrap_or_else(|ours| panic!("seed {seed}: {fault}, and ours: {ours}"));
+                refusal(setup, &images)
+                    .unwrap_or_else(|ours| panic!("seed {seed}: {fault}, and ours: {ours}"));
                 refused += 1;
             }
             // Without the magic word's bytes there is no store, and a new one takes its place.
@@ -100,21 +105,27 @@ fn damaged_stores_are_used_or_refused_as_the_format_says() {
             Ok(loaded) => {
                 let ours = recover(setup, &Left::images(&images))
                     .unwrap_or_else(|ours| panic!("seed {seed}: usable, but ours: {ours}"));
-                assert!(ours.snaps[0] == kernel::view(&loaded, &images[1], &images[0]), "seed {seed}: another view");
+                assert!(
+                    ours.snaps[0] == kernel::view(&loaded, &images[1], &images[0]),
+                    "seed {seed}: another view"
+                );
                 used += 1;
             }
         }
     }
     println!("fuzz: images={IMAGES} used={used} refused={refused}");
-    assert!(used > IMAGES / 10 && refused > IMAGES / 10, "the damage is too weak or too strong to mean anything");
+    assert!(
+        used > IMAGES / 10 && refused > IMAGES / 10,
+        "the damage is too weak or too strong to mean anything"
+    );
 }
 
 /// Repetition is seen when all records are there; which record it is must still be told.
 #[test]
 fn a_record_that_repeats_another_is_named() {
     let (setup, images) = &stores()[2];
-    // Chunks of one sector: 32 records in area 0, two in area 1, which is chunk 34.
-    // A change: half a record (0 old, 1 new) of an area, and the record of area 0 whose half it gets.
+    // Chunks of one sector: 32 records in area 0, two in area 1, which is chunk 34. A change: half
+    // a record (0 old, 1 new) of an area, and the record of area 0 whose half it gets.
     let refused = |changes: &[(u64, usize, usize, usize)]| {
         let mut images = images.clone();
         let first = images[1].read(Sector(1), Sectors(1));

@@ -1,5 +1,5 @@
-//! Whose journal it is: records that a dead server could not write any more are used on the store as it left it, and
-//! refused as soon as another program has gone on with the COW.
+//! Whose journal it is: records that a dead server could not write any more are used on the store
+//! as it left it, and refused as soon as another program has gone on with the COW.
 
 use dm_targets::snapshot::format::Record;
 use dm_targets::snapshot::journal::Noted;
@@ -12,9 +12,10 @@ fn record(old: u64, new: u64) -> Record {
     Record { old: Chunk(old), new: CowChunk(new) }
 }
 
-/// A dead server had handed out COW chunk 2 for a copy that never ended and journaled a write in chunk 3. Another program
-/// goes on with the COW, and its records take the chunks before the journal's: nothing overlaps, and still the journal is
-/// no longer about this store. An error says what was accepted.
+/// A dead server had handed out COW chunk 2 for a copy that never ended and journaled a write in
+/// chunk 3. Another program goes on with the COW, and its records take the chunks before the
+/// journal's: nothing overlaps, and still the journal is no longer about this store. An error says
+/// what was accepted.
 pub fn records_of_another() -> Result<(), String> {
     let setup = Setup::single(14, 2, 30);
     let made = setup.created_images()?;
@@ -29,7 +30,9 @@ pub fn records_of_another() -> Result<(), String> {
         let images = prepare(&setup, &made, &ops);
         let notes = vec![Noted { records: journal.clone(), recorded }];
         if recover(&setup, &Left { images, notes, ..Left::default() }).is_ok() {
-            return Err(format!("{foreign} records of another program: a journal of {journal:?} is taken over"));
+            return Err(format!(
+                "{foreign} records of another program: a journal of {journal:?} is taken over"
+            ));
         }
     }
     Ok(())
@@ -40,7 +43,8 @@ fn a_journal_is_refused_when_another_program_has_written_records() {
     records_of_another().unwrap();
 }
 
-/// The last commit may have become durable without being counted, in part or whole: its records are in the journal.
+/// The last commit may have become durable without being counted, in part or whole: its records are
+/// in the journal.
 #[test]
 fn a_commit_that_was_not_counted_is_the_servers_own() {
     let setup = Setup::single(14, 2, 30);
@@ -49,7 +53,9 @@ fn a_commit_that_was_not_counted_is_the_servers_own() {
     for recorded in 0..=2 {
         let records = vec![record(2, 2), record(3, 3), record(0, 4)];
         let notes = vec![Noted { records, recorded }];
-        let shown = recover(&setup, &Left { images: images.clone(), notes, ..Left::default() }).unwrap().snaps[0]
+        let shown = recover(&setup, &Left { images: images.clone(), notes, ..Left::default() })
+            .unwrap()
+            .snaps[0]
             .clone()
             .unwrap();
         assert_eq!(shown[..2], images[1].sectors[8..10]);

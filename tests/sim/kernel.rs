@@ -1,5 +1,5 @@
-//! The exception store as the kernel reads it, written a second time and naively: bytes in, snapshot view out. Shares
-//! nothing with the code under test.
+//! The exception store as the kernel reads it, written a second time and naively: bytes in,
+//! snapshot view out. Shares nothing with the code under test.
 
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::units::{Sector, Sectors};
@@ -22,7 +22,8 @@ pub struct Store {
     pub chunk: u64,
     /// Old and new chunk of every record, in the order of the areas.
     pub records: Vec<(u64, u64)>,
-    /// Something stands behind the terminator of the last area. The kernel ignores it now and writes it back later.
+    /// Something stands behind the terminator of the last area. The kernel ignores it now and
+    /// writes it back later.
     pub stale_tail: bool,
 }
 
@@ -91,7 +92,8 @@ fn load_areas(cow: &Image, chunk: u64) -> Result<(Vec<(u64, u64)>, bool), String
 }
 
 impl Store {
-    /// Whether the records use the data chunks one after the other, as stores that were always committed in order do.
+    /// Whether the records use the data chunks one after the other, as stores that were always
+    /// committed in order do.
     pub fn is_dense(&self) -> bool {
         let per_area = self.chunk * 32;
         let mut data_chunks = (2..).filter(|chunk| chunk % (per_area + 1) != 1);
@@ -108,7 +110,8 @@ pub fn view(loaded: &Loaded, cow: &Image, origin: &Image) -> Option<Vec<SectorDa
         Loaded::Valid(store) => {
             let len = usize::try_from(store.chunk).unwrap();
             for (old, new) in &store.records {
-                let (old, new) = (usize::try_from(*old).unwrap() * len, usize::try_from(*new).unwrap() * len);
+                let (old, new) =
+                    (usize::try_from(*old).unwrap() * len, usize::try_from(*new).unwrap() * len);
                 let count = len.min(view.len() - old);
                 view[old..old + count].clone_from_slice(&cow.sectors[new..new + count]);
             }
@@ -117,8 +120,9 @@ pub fn view(loaded: &Loaded, cow: &Image, origin: &Image) -> Option<Vec<SectorDa
     Some(view)
 }
 
-/// How many exceptions a COW can hold: those it has, and the data chunks behind the last one used; less one where filling
-/// an area would need a next area that the COW has no room for (exception store, rule 5.3).
+/// How many exceptions a COW can hold: those it has, and the data chunks behind the last one used;
+/// less one where filling an area would need a next area that the COW has no room for (exception
+/// store, rule 5.3).
 pub fn capacity(cow_sectors: u64, chunk: u64, records: &[(u64, u64)]) -> u64 {
     let (per_area, chunks) = (chunk * 32, cow_sectors / chunk);
     let first_free = records.iter().map(|(_, new)| new + 1).max().unwrap_or(2);

@@ -1,7 +1,8 @@
-//! Linear devices on a simulated disk: what lands where, what lies beside the range, errors, and what a flush is worth.
+//! Linear devices on a simulated disk: what lands where, what lies beside the range, errors, and
+//! what a flush is worth.
 //!
-//! Rules held here: nothing outside the range is touched, and I10. Each check says what is wrong instead of panicking, so
-//! that the mutants can be shown to it.
+//! Rules held here: nothing outside the range is touched, and I10. Each check says what is wrong
+//! instead of panicking, so that the mutants can be shown to it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -15,7 +16,7 @@ use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Temper, World};
+use dm_targets::sim::world::{Schedule, World};
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
@@ -32,8 +33,12 @@ const NEW: u32 = pattern::FIRST_WRITE;
 const STEPS: usize = 1000;
 
 /// Each rule, with what shows that it is broken.
-pub const MUTANTS: [Mutant; 4] =
-    [Mutant::LinearOffsetDropped, Mutant::LinearUnbounded, Mutant::LinearFlushDropped, Mutant::LinearFuaDropped];
+pub const MUTANTS: [Mutant; 4] = [
+    Mutant::LinearOffsetDropped,
+    Mutant::LinearUnbounded,
+    Mutant::LinearFlushDropped,
+    Mutant::LinearFuaDropped,
+];
 
 struct Fixture {
     world: World,
@@ -43,7 +48,7 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Fixture {
-        let mut world = World::new(crate::seed_base(), Temper::InOrder, Trace::default());
+        let mut world = World::new(crate::seed_base(), Schedule::InOrder, Trace::default());
         let config = DiskConfig { max_discard: Sectors(DISK), ..DiskConfig::default() };
         let image = Image::from_fn(Sectors(DISK), |at| pattern::sector(OLD, at));
         let disk = world.add_disk("disk", config, image);
@@ -53,16 +58,28 @@ impl Fixture {
     }
 
     /// One request to its end, with the memory that it leaves.
-    fn ask(&self, kind: RequestKind, sector: u64, count: u64) -> (Result<(), TargetError>, Vec<u8>) {
+    fn ask(
+        &self,
+        kind: RequestKind,
+        sector: u64,
+        count: u64,
+    ) -> (Result<(), TargetError>, Vec<u8>) {
         let data = match kind {
             RequestKind::Write { .. } => pattern::payload(NEW, sector, count),
             _ => vec![0; usize::try_from(count * 512).unwrap()],
         };
         let payload = self.world.host.add_payload(data);
-        let request = Request { kind, sector: Sector(sector), count: Sectors(count), memory: Memory::payload(payload) };
+        let request = Request {
+            kind,
+            sector: Sector(sector),
+            count: Sectors(count),
+            memory: Memory::payload(payload),
+        };
         let (device, slot) = (self.device.clone(), Rc::new(RefCell::new(None)));
         let done = slot.clone();
-        self.world.executor.spawn(async move { *done.borrow_mut() = Some(device.pass(&request).await) });
+        self.world
+            .executor
+            .spawn(async move { *done.borrow_mut() = Some(device.pass(&request).await) });
         assert!(self.world.run(STEPS), "a request does not end");
         let result = slot.borrow_mut().take();
         (result.expect("a request has no result"), self.world.host.take_payload(payload))
@@ -98,7 +115,10 @@ fn requests_land_at_the_offset() -> Result<(), String> {
         let old = pattern::payload(OLD, START + sector, count);
         must(result.is_ok() && data == old, "a read shows another place of the disk")?;
         must(fixture.write(sector, count).is_ok(), "a write fails")?;
-        must(fixture.disk.visible() == Fixture::expected(sector, count), "a write lands at another place")?;
+        must(
+            fixture.disk.visible() == Fixture::expected(sector, count),
+            "a write lands at another place",
+        )?;
         let (_, data) = fixture.ask(RequestKind::Read, sector, count);
         must(data == pattern::payload(NEW, sector, count), "what was written is not read")?;
         // A disk tells where a discard goes by failing the one that touches the right sectors.
@@ -110,10 +130,16 @@ fn requests_land_at_the_offset() -> Result<(), String> {
             errno: Errno(121),
         });
         let (result, _) = fixture.ask(RequestKind::Discard, sector, count);
-        must(result.is_err_and(|error| error.errno() == Errno(121)), "a discard goes to another place")?;
+        must(
+            result.is_err_and(|error| error.errno() == Errno(121)),
+            "a discard goes to another place",
+        )?;
         must(fixture.ask(RequestKind::Discard, sector, count).0.is_ok(), "a discard fails")?;
         let neighbours = |image: &Image| {
-            (image.read(Sector(0), Sectors(START)), image.read(Sector(START + LEN), Sectors(DISK - START - LEN)))
+            (
+                image.read(Sector(0), Sectors(START)),
+                image.read(Sector(START + LEN), Sectors(DISK - START - LEN)),
+            )
         };
         let before = neighbours(&Fixture::expected(sector, count));
         must(neighbours(&fixture.disk.visible()) == before, "a discard takes a neighbour's data")?;
@@ -126,8 +152,12 @@ fn nothing_beside_the_range_is_touched() -> Result<(), String> {
         for kind in [RequestKind::Read, RequestKind::Write { fua: false }, RequestKind::Discard] {
             let fixture = Fixture::new();
             let (result, data) = fixture.ask(kind, sector, count);
-            must(result.is_err_and(|error| error.errno() == Errno::EIO), "a request beyond the end is carried out")?;
-            let untouched = matches!(kind, RequestKind::Write { .. }) || data.iter().all(|byte| *byte == 0);
+            must(
+                result.is_err_and(|error| error.errno() == Errno::EIO),
+                "a request beyond the end is carried out",
+            )?;
+            let untouched =
+                matches!(kind, RequestKind::Write { .. }) || data.iter().all(|byte| *byte == 0);
             must(untouched, "a neighbour's data was read")?;
             let image = Image::from_fn(Sectors(DISK), |at| pattern::sector(OLD, at));
             must(fixture.disk.visible() == image, "a neighbour's data was changed")?;
@@ -148,7 +178,10 @@ fn errors_reach_the_user_as_they_are() -> Result<(), String> {
             let fixture = Fixture::new();
             fixture.disk.inject(Fault { matcher: Matcher::all(class), skip: 0, times: 1, errno });
             let failed = fixture.ask(kind, 4, count).0;
-            must(failed.is_err_and(|error| error.errno() == errno), "an error is another one, or none")?;
+            must(
+                failed.is_err_and(|error| error.errno() == errno),
+                "an error is another one, or none",
+            )?;
             must(fixture.ask(kind, 4, count).0.is_ok(), "an error stays")?;
         }
     }

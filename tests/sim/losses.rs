@@ -27,7 +27,8 @@ pub fn leaving() -> Vec<Case> {
     cases
 }
 
-/// The COW fails from some write on, its mark included. That can be recorded, or it cannot and the origin must not change.
+/// The COW fails from some write on, its mark included. That can be recorded, or it cannot and the
+/// origin must not change.
 pub fn unmarked() -> Vec<Case> {
     let mut cases = Vec::new();
     for unrecordable in [false, true] {
@@ -39,10 +40,18 @@ pub fn unmarked() -> Vec<Case> {
             vec![write(2, 0, 4), write(1, 2, 2), write(0, 0, 7), write(0, 0, 7)],
             vec![write(1, 0, 2), write(1, 4, 1), leave(1), write(0, 2, 2), write_fua(0, 0, 2)],
         ]) {
-            for (class, skip) in [(Class::Write, 0), (Class::Write, 1), (Class::Write, 3), (Class::WriteFua, 0)] {
+            for (class, skip) in
+                [(Class::Write, 0), (Class::Write, 1), (Class::Write, 3), (Class::WriteFua, 0)]
+            {
                 for seed in 0..6 {
-                    let fault = Fault { matcher: Matcher::all(class), skip, times: 1000, errno: Errno::EIO };
-                    let case = Case::new(&setup, &images, &ops, crate::seed_base() + 100 * number + seed);
+                    let fault = Fault {
+                        matcher: Matcher::all(class),
+                        skip,
+                        times: 1000,
+                        errno: Errno::EIO,
+                    };
+                    let case =
+                        Case::new(&setup, &images, &ops, crate::seed_base() + 100 * number + seed);
                     cases.push(Case { faults: vec![(1, fault)], ..case });
                 }
             }

@@ -1,21 +1,23 @@
 //! Crashes at every moment, judged by a naive model. Needs nothing but time.
 //!
-//! [`explore`](explore::explore) runs a workload on simulated disks with the real code. At every step it asks what the
-//! disks may hold if the power goes or the process dies now, and opens that with the real code, with a second loader that
-//! knows only the kernel's rules, and with the [`model`], which knows only what was acknowledged. Some survivors live on,
-//! through another workload and another crash.
+//! [`explore`](explore::explore) runs a workload on simulated disks with the real code. At every
+//! step it asks what the disks may hold if the power goes or the process dies now, and opens that
+//! with the real code, with a second loader that knows only the kernel's rules, and with the
+//! [`model`], which knows only what was acknowledged. Some survivors live on, through another
+//! workload and another crash.
 //!
-//! A failure prints its workload, made as short as possible, its seed and everything that happened. `SIM_SEED=n` moves all
-//! seeds, for running the same tests over other interleavings.
+//! A failure prints its workload, made as short as possible, its seed and everything that happened.
+//! `SIM_SEED=n` moves all seeds, for running the same tests over other interleavings.
 #![allow(clippy::unwrap_used)]
 
-mod conduct;
+mod behaviour;
+mod counts;
 mod departed;
+mod exhaustive;
 mod explore;
 mod faults;
 mod fuzz;
 mod journal;
-mod judge;
 mod kernel;
 mod left;
 mod linear;
@@ -23,14 +25,13 @@ mod losses;
 mod mirror;
 mod model;
 mod mutants;
-mod named;
+mod oracle;
 mod ownership;
 mod pattern;
+mod scenarios;
 mod seeded;
-mod short;
 mod stack;
 mod stacked;
-mod tally;
 mod unmake;
 mod workload;
 

@@ -1,8 +1,10 @@
-//! The judge: what each sector of each device may show. It knows about requests and acknowledgements, nothing else.
+//! The judge: what each sector of each device may show. It knows about requests and
+//! acknowledgements, nothing else.
 //!
-//! A device is a row of registers. A write is *settled* when it must survive: after a power cut if it was acknowledged
-//! with FUA or before a flush that was acknowledged, after the death of the process if it was acknowledged (I10). A
-//! sector shows some write that was made to it, or what was there at first; but nothing that a settled write came after.
+//! A device is a row of registers. A write is *settled* when it must survive: after a power cut if
+//! it was acknowledged with FUA or before a flush that was acknowledged, after the death of the
+//! process if it was acknowledged (I10). A sector shows some write that was made to it, or what was
+//! there at first; but nothing that a settled write came after.
 
 use std::collections::BTreeSet;
 
@@ -56,20 +58,28 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device that shows this, and something else if the power goes before its notes are recorded.
+    /// A device that shows this, and something else if the power goes before its notes are
+    /// recorded.
     pub fn new(base: Vec<SectorData>, without_notes: Option<Vec<SectorData>>) -> Device {
         Device { base, without_notes, writes: Vec::new() }
     }
 
     /// Everything a sector may show.
     pub fn legal(&self, sector: u64, moment: Moment) -> Vec<SectorData> {
-        let here: Vec<&Write> =
-            self.writes.iter().filter(|write| write.first <= sector && sector < write.end).collect();
+        let here: Vec<&Write> = self
+            .writes
+            .iter()
+            .filter(|write| write.first <= sector && sector < write.end)
+            .collect();
         let settled: Vec<&&Write> = here.iter().filter(|write| write.settled(moment)).collect();
-        let superseded =
-            |write: &Write| settled.iter().any(|later| write.acked.is_some_and(|time| time < later.submitted));
-        let mut legal: Vec<SectorData> =
-            here.iter().filter(|write| !superseded(write)).map(|write| pattern::sector(write.id, sector)).collect();
+        let superseded = |write: &Write| {
+            settled.iter().any(|later| write.acked.is_some_and(|time| time < later.submitted))
+        };
+        let mut legal: Vec<SectorData> = here
+            .iter()
+            .filter(|write| !superseded(write))
+            .map(|write| pattern::sector(write.id, sector))
+            .collect();
         if settled.is_empty() {
             let at = usize::try_from(sector).unwrap();
             legal.push(self.base[at].clone());
@@ -83,7 +93,8 @@ impl Device {
     pub fn judge(&self, first: u64, shown: &[SectorData], moment: Moment) -> Result<(), String> {
         for (sector, data) in (first..).zip(shown) {
             // Most sectors were never written; do not build a list for them.
-            let untouched = !self.writes.iter().any(|write| write.first <= sector && sector < write.end);
+            let untouched =
+                !self.writes.iter().any(|write| write.first <= sector && sector < write.end);
             if untouched && self.base[usize::try_from(sector).unwrap()] == *data {
                 continue;
             }
@@ -91,7 +102,9 @@ impl Device {
             if !legal.contains(data) {
                 let legal: Vec<_> = legal.iter().map(pattern::describe).collect();
                 let (shown, legal) = (pattern::describe(data), legal.join(" | "));
-                return Err(format!("sector {sector} shows {shown}, legal after {moment:?}: {legal}"));
+                return Err(format!(
+                    "sector {sector} shows {shown}, legal after {moment:?}: {legal}"
+                ));
             }
         }
         Ok(())
@@ -129,9 +142,11 @@ impl Snap {
         self.may_be_invalid() || self.touched.len() as u64 > self.capacity
     }
 
-    /// Whether it may be invalid: there is no room for a chunk that somebody could not do without, or a disk failed.
+    /// Whether it may be invalid: there is no room for a chunk that somebody could not do without,
+    /// or a disk failed.
     pub fn may_be_invalid(&self) -> bool {
-        let full = self.touched.len() as u64 > self.capacity && (self.origin_wrote || !self.overflows);
+        let full =
+            self.touched.len() as u64 > self.capacity && (self.origin_wrote || !self.overflows);
         self.dead || self.outlived || self.failed || full
     }
 }
@@ -181,7 +196,14 @@ impl Model {
     }
 
     /// A write is submitted.
-    pub fn submit_write(&mut self, device: usize, id: u32, first: u64, count: u64, fua: bool) -> Ticket {
+    pub fn submit_write(
+        &mut self,
+        device: usize,
+        id: u32,
+        first: u64,
+        count: u64,
+        fua: bool,
+    ) -> Ticket {
         self.now += 1;
         for (number, snap) in self.snaps.iter_mut().enumerate() {
             if device == 0 || device == number + 1 {
@@ -192,7 +214,15 @@ impl Model {
         }
         let submitted = self.now;
         let writes = &mut self.device(device).writes;
-        writes.push(Write { id, first, end: first + count, fua, submitted, acked: None, flushed: false });
+        writes.push(Write {
+            id,
+            first,
+            end: first + count,
+            fua,
+            submitted,
+            acked: None,
+            flushed: false,
+        });
         Ticket::Write(writes.len() - 1)
     }
 
@@ -201,7 +231,15 @@ impl Model {
         self.snaps.iter_mut().for_each(|snap| snap.outlived |= snap.left);
         if self.snaps.iter().filter(|snap| !snap.left).count() == 1 {
             let (id, submitted) = (pattern::DISCARD, self.now);
-            let write = Write { id, first, end: first + count, fua: false, submitted, acked: None, flushed: false };
+            let write = Write {
+                id,
+                first,
+                end: first + count,
+                fua: false,
+                submitted,
+                acked: None,
+                flushed: false,
+            };
             self.origin.writes.push(write);
         }
     }
@@ -248,7 +286,11 @@ mod tests {
 
     #[test]
     fn only_settled_writes_hide_earlier_ones() {
-        let mut model = Model::new(Device::new(vec![pattern::sector(pattern::ORIGIN, 0)], None), Vec::new(), true);
+        let mut model = Model::new(
+            Device::new(vec![pattern::sector(pattern::ORIGIN, 0)], None),
+            Vec::new(),
+            true,
+        );
         let first = model.submit_write(0, 100, 0, 1, false);
         assert_eq!(legal(&model, Moment::PowerCut).len(), 2);
         model.succeeded(0, first);
@@ -257,14 +299,21 @@ mod tests {
         let flush = model.submit(true);
         let second = model.submit_write(0, 101, 0, 1, true);
         model.succeeded(0, flush);
-        assert_eq!(legal(&model, Moment::PowerCut), ["write 100's sector 0", "write 101's sector 0"]);
+        assert_eq!(
+            legal(&model, Moment::PowerCut),
+            ["write 100's sector 0", "write 101's sector 0"]
+        );
         model.succeeded(0, second);
         assert_eq!(legal(&model, Moment::PowerCut), ["write 101's sector 0"]);
     }
 
     #[test]
     fn writes_in_flight_together_may_end_in_any_order() {
-        let mut model = Model::new(Device::new(vec![pattern::sector(pattern::ORIGIN, 0)], None), Vec::new(), false);
+        let mut model = Model::new(
+            Device::new(vec![pattern::sector(pattern::ORIGIN, 0)], None),
+            Vec::new(),
+            false,
+        );
         let one = model.submit_write(0, 100, 0, 1, false);
         let two = model.submit_write(0, 101, 0, 1, false);
         model.succeeded(0, two);

@@ -3,12 +3,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use dm_targets::mutant::{self, Mutant};
-use dm_targets::sim::world::Temper;
+use dm_targets::sim::world::Schedule;
 
-use crate::conduct;
+use crate::behaviour;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
-use crate::{departed, faults, journal, linear, named, seeded, short, unmake};
+use crate::{departed, exhaustive, faults, journal, linear, scenarios, seeded, unmake};
 
 /// All of them, each with the workloads where it should show first.
 const MUTANTS: [(Mutant, &str); 28] = [
@@ -16,7 +16,7 @@ const MUTANTS: [(Mutant, &str); 28] = [
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
     (Mutant::HeaderBeforeArea, "creation"),
-    (Mutant::UnmadeWhileValid, "conduct"),
+    (Mutant::UnmadeWhileValid, "behaviour"),
     (Mutant::StaleTailKept, "inherited"),
     (Mutant::OutOfOrder, "pending"),
     (Mutant::ReadsIgnored, "pending"),
@@ -24,8 +24,8 @@ const MUTANTS: [(Mutant, &str); 28] = [
     (Mutant::AckBeforeRecord, "short"),
     (Mutant::InvalidMarkLate, "invalidation"),
     (Mutant::FullAreaWithoutSuccessor, "full"),
-    (Mutant::JoinAmongWrites, "conduct"),
-    (Mutant::JoinKeepsPreserved, "conduct"),
+    (Mutant::JoinAmongWrites, "behaviour"),
+    (Mutant::JoinKeepsPreserved, "behaviour"),
     (Mutant::PreservedEarly, "pending"),
     (Mutant::PartialNotCopied, "short"),
     (Mutant::NotNoted, "noted"),
@@ -39,28 +39,36 @@ const MUTANTS: [(Mutant, &str); 28] = [
     (Mutant::DepartedNotRestored, "leaving"),
     (Mutant::LossForgotten, "unmarked"),
     (Mutant::LastCommitIgnored, "unmarked"),
-    (Mutant::NoSpaceInvalidates, "conduct"),
+    (Mutant::NoSpaceInvalidates, "behaviour"),
 ];
 
-/// What the tests of [`conduct`] notice of a mutant that no workload of one family can show.
-fn kill_in_conduct(mutant: Mutant) -> Option<(String, Vec<String>)> {
+/// What the tests of [`behaviour`] notice of a mutant that no workload of one family can show.
+fn kill_in_behaviour(mutant: Mutant) -> Option<(String, Vec<String>)> {
     mutant::set(Some(mutant));
     let fault = match mutant {
-        Mutant::StaleTailKept => match conduct::exceptions_before_a_stale_block() {
+        Mutant::StaleTailKept => match behaviour::exceptions_before_a_stale_block() {
             (32, _) => None,
-            (shown, trace) => Some((format!("{shown} exceptions are shown, 32 were written"), trace)),
+            (shown, trace) => {
+                Some((format!("{shown} exceptions are shown, 32 were written"), trace))
+            }
         },
-        Mutant::JoinAmongWrites => {
-            (0..3000).find_map(|seed| conduct::join_among_discards(seed, Temper::Priorities).err())
-        }
+        Mutant::JoinAmongWrites => (0..3000).find_map(|seed| {
+            behaviour::joins::join_among_discards(seed, Schedule::Priorities).err()
+        }),
         Mutant::NoSpaceInvalidates => {
-            conduct::no_space::data_of_a_snapshot_write(28).err().map(|fault| (fault, Vec::new()))
+            behaviour::no_space::data_of_a_snapshot_write(28).err().map(|fault| (fault, Vec::new()))
         }
-        Mutant::UnmadeWhileValid => unmake::cut_at_every_step().err().map(|fault| (fault, Vec::new())),
-        Mutant::DepartedNotRestored => departed::origin_of_a_later_server().err().map(|fault| (fault, Vec::new())),
-        Mutant::JournalOverForeign => journal::records_of_another().err().map(|fault| (fault, Vec::new())),
+        Mutant::UnmadeWhileValid => {
+            unmake::cut_at_every_step().err().map(|fault| (fault, Vec::new()))
+        }
+        Mutant::DepartedNotRestored => {
+            departed::origin_of_a_later_server().err().map(|fault| (fault, Vec::new()))
+        }
+        Mutant::JournalOverForeign => {
+            journal::records_of_another().err().map(|fault| (fault, Vec::new()))
+        }
         Mutant::JoinKeepsPreserved => {
-            [4, 8].into_iter().find_map(|chunk| conduct::settled::join_of_another(chunk).err())
+            [4, 8].into_iter().find_map(|chunk| behaviour::settled::join_of_another(chunk).err())
         }
         _ => None,
     };
@@ -81,8 +89,8 @@ fn kill(mutant: Mutant, case: &Case) -> Option<(String, Vec<String>)> {
 }
 
 fn workloads(first: &str) -> impl Iterator<Item = (&'static str, Case)> {
-    let mut groups = named::all();
-    groups.insert(0, ("short", short::pairs().collect()));
+    let mut groups = scenarios::all();
+    groups.insert(0, ("short", exhaustive::pairs().collect()));
     groups.push(("seeded", seeded::cases().take(100).collect()));
     groups.push(("faults", faults::cases()));
     groups.sort_by_key(|(name, _)| *name != first);
@@ -99,8 +107,8 @@ fn every_mutant_is_killed() {
     let mut killed = 0;
     for (mutant, first) in MUTANTS.into_iter().filter(|(mutant, _)| is_chosen(*mutant)) {
         let mut tried = 0;
-        if let Some((fault, trace)) = kill_in_conduct(mutant) {
-            println!("mutant {mutant:?} killed by conduct: {fault}");
+        if let Some((fault, trace)) = kill_in_behaviour(mutant) {
+            println!("mutant {mutant:?} killed by behaviour: {fault}");
             trace.iter().for_each(|line| println!("    {line}"));
             killed += 1;
             continue;
@@ -114,11 +122,15 @@ fn every_mutant_is_killed() {
             continue;
         };
         killed += 1;
-        println!("mutant {mutant:?} killed by case {tried}, {name} {:?} seed {}: {fault}", case.ops, case.seed);
+        println!(
+            "mutant {mutant:?} killed by case {tried}, {name} {:?} seed {}: {fault}",
+            case.ops, case.seed
+        );
         trace.iter().for_each(|line| println!("    {line}"));
     }
     killed += mirror_mutants_killed() + linear_mutants_killed();
-    let all = MUTANTS.iter().chain(&mirror::MUTANTS).map(|(mutant, _)| mutant).chain(&linear::MUTANTS);
+    let all =
+        MUTANTS.iter().chain(&mirror::MUTANTS).map(|(mutant, _)| mutant).chain(&linear::MUTANTS);
     let all = all.filter(|mutant| is_chosen(**mutant)).count();
     println!("mutants={killed}/{all}");
     assert_eq!(killed, all);
@@ -154,7 +166,10 @@ fn mirror_mutants_killed() -> usize {
             continue;
         };
         killed += 1;
-        println!("mutant {mutant:?} killed by case {tried}, {name} {:?} seed {}: {fault}", case.ops, case.seed);
+        println!(
+            "mutant {mutant:?} killed by case {tried}, {name} {:?} seed {}: {fault}",
+            case.ops, case.seed
+        );
         trace.iter().for_each(|line| println!("    {line}"));
     }
     killed

@@ -1,4 +1,5 @@
-//! Whose store it is: one that was made for another origin is refused, and left alone, unless its user says otherwise.
+//! Whose store it is: one that was made for another origin is refused, and left alone, unless its
+//! user says otherwise.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,7 +11,7 @@ use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::losses::SimLosses;
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Temper, World};
+use dm_targets::sim::world::{Schedule, World};
 use dm_targets::snapshot::format::identity::IDENTITY_END;
 use dm_targets::snapshot::format::{Header, Identity, StoreId};
 use dm_targets::snapshot::origin::Origin;
@@ -36,10 +37,11 @@ enum Then {
 
 /// Opens a snapshot and ends it; returns what is on the COW then.
 fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, String> {
-    let mut world = World::new(0, Temper::InOrder, Trace::default());
+    let mut world = World::new(0, Schedule::InOrder, Trace::default());
     let config = DiskConfig { immediate: true, ..DiskConfig::default() };
     let image = Image::from_fn(Sectors(16), |at| pattern::sector(pattern::ORIGIN, at));
-    let (origin, cow_disk) = (world.add_disk("origin", config, image), world.add_disk("cow", config, cow.clone()));
+    let (origin, cow_disk) =
+        (world.add_disk("origin", config, image), world.add_disk("cow", config, cow.clone()));
     let host: Rc<dyn Host> = world.host.clone();
     let copy = copy::Client::new(&world.executor, &host, None).unwrap();
     let payload = world.host.add_payload(pattern::payload(9, 0, 2));
@@ -60,7 +62,11 @@ fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, 
             lost: false,
             losses: Rc::new(SimLosses::of("cow", None)),
             len: None,
-            options: Options { on_full: OnFull::Overflow, discard_zeroes_cow: false, discard_passdown_origin: false },
+            options: Options {
+                on_full: OnFull::Overflow,
+                discard_zeroes_cow: false,
+                discard_passdown_origin: false,
+            },
             notes: None,
             listener: Rc::new(|_| {}),
         };
@@ -69,11 +75,20 @@ fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, 
             Ok(snapshot) => {
                 snapshot.activate(&executor).await.unwrap();
                 if then == Then::Invalidate {
-                    let fault = Fault { matcher: Matcher::all(Class::Write), skip: 0, times: 1, errno: Errno::EIO };
+                    let fault = Fault {
+                        matcher: Matcher::all(Class::Write),
+                        skip: 0,
+                        times: 1,
+                        errno: Errno::EIO,
+                    };
                     faulty.inject(fault);
                     let kind = RequestKind::Write { fua: true };
-                    let request =
-                        Request { kind, sector: Sector(0), count: Sectors(2), memory: Memory::payload(payload) };
+                    let request = Request {
+                        kind,
+                        sector: Sector(0),
+                        count: Sectors(2),
+                        memory: Memory::payload(payload),
+                    };
                     assert!(snapshot.handle(&request).await.is_err());
                 }
                 snapshot.close().await.unwrap();
@@ -103,13 +118,23 @@ fn a_store_is_used_with_the_origin_that_it_was_made_for() {
     assert_eq!(identity(&made), Some(Identity::new(StoreId([1; 16]), 16, "serial A")));
     let refused = used(&made, whose(2, "serial B", false), Then::Close).unwrap_err();
     assert!(refused.contains("serial A") && refused.contains("--other-origin"), "{refused}");
-    for ownership in [whose(2, "serial A", false), whose(2, "", false), whose(2, "serial A", true), None] {
+    for ownership in
+        [whose(2, "serial A", false), whose(2, "", false), whose(2, "serial A", true), None]
+    {
         assert_eq!(used(&made, ownership, Then::Close).as_ref(), Ok(&made), "nothing is written");
     }
     let adopted = used(&made, whose(2, "serial B", true), Then::Close).unwrap();
-    assert_eq!(identity(&adopted), Some(Identity::new(StoreId([1; 16]), 16, "serial B")), "the store is the same");
+    assert_eq!(
+        identity(&adopted),
+        Some(Identity::new(StoreId([1; 16]), 16, "serial B")),
+        "the store is the same"
+    );
     assert_eq!(adopted.sectors[1..], made.sectors[1..]);
-    assert_eq!(used(&made, whose(2, "serial B", true), Then::Unmake).as_ref(), Ok(&made), "a failed add");
+    assert_eq!(
+        used(&made, whose(2, "serial B", true), Then::Unmake).as_ref(),
+        Ok(&made),
+        "a failed add"
+    );
 }
 
 #[test]

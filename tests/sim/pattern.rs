@@ -1,4 +1,5 @@
-//! What is written: every sector of every write has content of its own, so that whatever is read says where it is from.
+//! What is written: every sector of every write has content of its own, so that whatever is read
+//! says where it is from.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

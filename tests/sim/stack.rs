@@ -1,31 +1,33 @@
-//! The code under test, put together as the server does it: one copy client, an origin, its snapshots.
+//! The code under test, put together as the server does it: one copy client, an origin, its
+//! snapshots.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::disk::{Disk, Host, Memory};
+use dm_targets::disk::{Disk, Host};
 use dm_targets::exec::Executor;
-use dm_targets::request::{Request, RequestKind};
+use dm_targets::request::Request;
 use dm_targets::sim::Rng;
-use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::DiskConfig;
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::journal::SimNotes;
 use dm_targets::sim::losses::SimLosses;
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Temper, World};
-use dm_targets::snapshot::exceptions::Health;
+use dm_targets::sim::world::{Schedule, World};
 use dm_targets::snapshot::journal::{Noted, Notes};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
-use dm_targets::units::{ChunkSize, Sector, Sectors};
+use dm_targets::units::{ChunkSize, Sectors};
 
 use crate::pattern;
 use crate::stacked::Mirrors;
-use crate::workload::Op;
 
 pub use crate::left::Left;
+
+mod runs;
+
+pub use runs::{close, prepare, recover};
 
 /// One snapshot of a family.
 #[derive(Clone, Copy, Debug)]
@@ -51,21 +53,24 @@ pub struct Setup {
     pub volatile: bool,
     /// Once everything is open the machine has no buffer left: copies must do with their reserve.
     pub scarce: bool,
-    /// Whole-chunk discards of snapshots write zeroes, and are passed down to the origin where it has one snapshot.
+    /// Whole-chunk discards of snapshots write zeroes, and are passed down to the origin where it
+    /// has one snapshot.
     pub discards: bool,
     /// Snapshot writes are acknowledged when their records are noted.
     pub notes: bool,
     /// A store that is lost cannot be recorded as such.
     pub unrecordable: bool,
-    /// Each disk of the family is a mirror of the process. The first leg has the disk's place, the second one is behind all
-    /// of them.
+    /// Each disk of the family is a mirror of the process. The first leg has the disk's place, the
+    /// second one is behind all of them.
     pub mirrored: bool,
 }
 
 impl Setup {
-    /// A snapshot of two-sector chunks and one of four, over three and a half chunks of the former; room for everything.
+    /// A snapshot of two-sector chunks and one of four, over three and a half chunks of the former;
+    /// room for everything.
     pub fn small() -> Setup {
-        let snap = |chunk, cow_sectors| SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate };
+        let snap =
+            |chunk, cow_sectors| SnapSetup { chunk, cow_sectors, on_full: OnFull::Invalidate };
         let snaps = vec![snap(2, 20), snap(4, 24)];
         Setup {
             origin_sectors: 7,
@@ -96,15 +101,24 @@ impl Setup {
     pub fn disk_config(&self, immediate: bool) -> DiskConfig {
         let (logical_block_bytes, volatile_cache) = (self.block_bytes, self.volatile);
         let max_discard = if self.discards { Sectors(self.origin_sectors) } else { Sectors(0) };
-        DiskConfig { logical_block_bytes, volatile_cache, max_discard, immediate, ..DiskConfig::default() }
+        DiskConfig {
+            logical_block_bytes,
+            volatile_cache,
+            max_discard,
+            immediate,
+            ..DiskConfig::default()
+        }
     }
 
-    /// The origin before anything happened, and COWs that an earlier, larger snapshot has left behind: every sector
-    /// would pass for part of an area, and only the magic word has been wiped.
+    /// The origin before anything happened, and COWs that an earlier, larger snapshot has left
+    /// behind: every sector would pass for part of an area, and only the magic word has been wiped.
     pub fn blank_images(&self) -> Vec<Image> {
-        let mut images = vec![Image::from_fn(Sectors(self.origin_sectors), |at| pattern::sector(pattern::ORIGIN, at))];
+        let mut images = vec![Image::from_fn(Sectors(self.origin_sectors), |at| {
+            pattern::sector(pattern::ORIGIN, at)
+        })];
         for snap in &self.snaps {
-            images.push(Image::from_fn(Sectors(snap.cow_sectors), |at| self.old_metadata(at, snap)));
+            images
+                .push(Image::from_fn(Sectors(snap.cow_sectors), |at| self.old_metadata(at, snap)));
         }
         images
     }
@@ -153,7 +167,8 @@ impl Stack {
         setup: Setup,
     ) -> Result<Stack, String> {
         let (disks, below) = Mirrors::below(&executor, &host, disks, &setup).await?;
-        let copy = copy::Client::new(&executor, &host, None).ok_or("no memory for a copy client")?;
+        let copy =
+            copy::Client::new(&executor, &host, None).ok_or("no memory for a copy client")?;
         let origin = Origin::new(disks[0].clone(), copy.clone());
         let (snaps, left) = (Vec::new(), Vec::new());
         let mut stack = Stack { origin, snaps, left, copy, discards: setup.discards, below };
@@ -249,7 +264,8 @@ pub type Opening = Rc<RefCell<Option<Result<Rc<Stack>, String>>>>;
 /// Starts opening a family in a world; the result appears when it is there.
 pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
     let result: Opening = Rc::default();
-    let (executor, host, setup, slot) = (world.executor.clone(), world.host.clone(), setup.clone(), result.clone());
+    let (executor, host, setup, slot) =
+        (world.executor.clone(), world.host.clone(), setup.clone(), result.clone());
     let disks = world.disks().iter().map(|disk| disk.disk()).collect();
     let kept = world.notes().iter().cloned().zip(world.losses().iter().cloned()).collect();
     world.executor.spawn(async move {
@@ -260,9 +276,20 @@ pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
 }
 
 /// A world that finds what was left.
-pub fn world(setup: &Setup, left: &Left, seed: u64, temper: Temper, immediate: bool, trace: Trace) -> World {
-    let mut world = World::new(seed, temper, trace);
-    let second = if setup.mirrored && left.images.len() <= 1 + setup.snaps.len() { &left.images[..] } else { &[] };
+pub fn world(
+    setup: &Setup,
+    left: &Left,
+    seed: u64,
+    schedule: Schedule,
+    immediate: bool,
+    trace: Trace,
+) -> World {
+    let mut world = World::new(seed, schedule, trace);
+    let second = if setup.mirrored && left.images.len() <= 1 + setup.snaps.len() {
+        &left.images[..]
+    } else {
+        &[]
+    };
     for (number, image) in left.images.iter().chain(second).enumerate() {
         let name = if number == 0 { "origin".into() } else { format!("cow{number}") };
         world.add_disk(&name, setup.disk_config(immediate), image.clone());
@@ -273,101 +300,4 @@ pub fn world(setup: &Setup, left: &Left, seed: u64, temper: Temper, immediate: b
         world.losses()[snap].set_full(setup.unrecordable);
     }
     world
-}
-
-/// The images after some requests were carried out one after the other, without a crash.
-pub fn prepare(setup: &Setup, images: &[Image], ops: &[Op]) -> Vec<Image> {
-    let world = world(setup, &Left::images(images), 0, Temper::InOrder, true, Trace::default());
-    let opened = spawn_open(&world, setup);
-    world.executor.run_ready();
-    let stack = opened.borrow_mut().take().unwrap().unwrap();
-    for op in ops {
-        let payload = world.host.add_payload(pattern::payload(pattern::PREPARED, op.first, op.count));
-        let kind = RequestKind::Write { fua: false };
-        let request =
-            Request { kind, sector: Sector(op.first), count: Sectors(op.count), memory: Memory::payload(payload) };
-        let (stack, device) = (stack.clone(), op.device);
-        world.executor.spawn(async move { stack.handle(device, request).await.unwrap() });
-        world.executor.run_ready();
-        world.host.take_payload(payload);
-    }
-    close(&world, stack).unwrap();
-    world.disks().iter().map(|disk| disk.visible()).collect()
-}
-
-/// What the code under test makes of what was left.
-pub struct Recovered {
-    /// What the origin shows.
-    pub origin: Vec<SectorData>,
-    /// What each snapshot shows; `None` for an invalid one.
-    pub snaps: Vec<Option<Vec<SectorData>>>,
-    /// The images afterwards.
-    pub images: Vec<Image>,
-    /// Writes it took to open them.
-    pub writes: u64,
-}
-
-/// Opens what was left with the real code, reads everything and closes again.
-pub fn recover(setup: &Setup, left: &Left) -> Result<Recovered, String> {
-    let world = world(setup, left, 0, Temper::InOrder, true, Trace::default());
-    let opened = spawn_open(&world, setup);
-    world.executor.run_ready();
-    let stack = opened.borrow_mut().take().ok_or("opening does not end")??;
-    // The second legs of mirrors get what the first ones have, each time.
-    let first = &world.disks()[..=setup.snaps.len()];
-    let writes = first.iter().map(|disk| disk.writes()).sum();
-    let origin = read_all(&world, &stack, 0, setup.origin_sectors)?;
-    let mut snaps = Vec::new();
-    for number in 0..setup.snaps.len() {
-        let shown = read_all(&world, &stack, number + 1, setup.origin_sectors);
-        snaps.push(match (stack.snaps[number].health(), shown) {
-            (Health::Valid, shown) => Some(shown?),
-            (Health::Invalid, Err(_)) => None,
-            (health, shown) => return Err(format!("snap{}: opened as {health:?}, read {shown:?}", number + 1)),
-        });
-    }
-    close(&world, stack)?;
-    let images = first.iter().map(|disk| disk.visible()).collect();
-    Ok(Recovered { origin, snaps, images, writes })
-}
-
-/// Ends a family that has nothing left to do, and checks that nothing of it stays behind.
-pub fn close(world: &World, stack: Rc<Stack>) -> Result<(), String> {
-    let unmarked = stack.snaps.iter().any(|snap| snap.health() == Health::Unmarked);
-    let closed: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
-    let slot = closed.clone();
-    world.executor.spawn(async move {
-        let result = stack.close().await;
-        *slot.borrow_mut() = Some(result);
-    });
-    world.run(10_000);
-    closed.borrow_mut().take().ok_or("the end does not end")??;
-    // A store whose end cannot be made durable keeps what belongs to it.
-    if !unmarked && world.noted(CrashKind::Process).iter().any(|noted| !noted.records.is_empty()) {
-        return Err("after the end notes are left".into());
-    }
-    match (world.executor.live(), world.host.lent()) {
-        (0, 0) => Ok(()),
-        (tasks, buffers) => Err(format!("after the end {tasks} tasks and {buffers} buffers are left")),
-    }
-}
-
-fn read_all(world: &World, stack: &Rc<Stack>, device: usize, sectors: u64) -> Result<Vec<SectorData>, String> {
-    let payload = world.host.add_payload(vec![0; usize::try_from(sectors * 512).unwrap()]);
-    let request = Request {
-        kind: RequestKind::Read,
-        sector: Sector(0),
-        count: Sectors(sectors),
-        memory: Memory::payload(payload),
-    };
-    let result: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
-    let (slot, stack) = (result.clone(), stack.clone());
-    world.executor.spawn(async move {
-        let outcome = stack.handle(device, request).await;
-        *slot.borrow_mut() = Some(outcome);
-    });
-    world.executor.run_ready();
-    let outcome = result.borrow_mut().take().ok_or("a read does not end")?;
-    let bytes = world.host.take_payload(payload);
-    outcome.map(|()| bytes.chunks(512).map(SectorData::new).collect())
 }

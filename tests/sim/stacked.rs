@@ -1,5 +1,6 @@
-//! Devices on devices: a family whose origin and COWs are mirrors of the same process, judged as a family on plain disks is.
-//! A mirror must keep what a disk keeps, so the model need not know of it; its first leg is what a later life reads.
+//! Devices on devices: a family whose origin and COWs are mirrors of the same process, judged as a
+//! family on plain disks is. A mirror must keep what a disk keeps, so the model need not know of
+//! it; its first leg is what a later life reads.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,16 +15,16 @@ use dm_targets::mutant::{self, Mutant};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Temper, World};
+use dm_targets::sim::world::{Schedule, World};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::stack;
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
 use crate::explore::{Case, explore};
-use crate::mirror::rig;
+use crate::mirror::fixture;
 use crate::stack::Setup;
-use crate::{named, seeded, short};
+use crate::{exhaustive, scenarios, seeded};
 
 /// Few, so that operations also wait for a slot.
 const SLOTS: usize = 3;
@@ -47,17 +48,26 @@ impl Mirrors {
         if !setup.mirrored {
             return Ok((disks, Mirrors::default()));
         }
-        let copy = copy::Client::new(executor, host, None).ok_or("no memory for the mirrors' copy client")?;
+        let copy = copy::Client::new(executor, host, None)
+            .ok_or("no memory for the mirrors' copy client")?;
         let (first, second) = disks.split_at(1 + setup.snaps.len());
         let (mut upper, mut devices) = (Vec::new(), Vec::new());
         for (one, two) in first.iter().zip(second) {
             let region = (u64::from(setup.block_bytes) / 512).max(2);
-            let of_mirror = rig::Setup { log: false, sectors: one.size().0, region, ..rig::Setup::small() };
-            let parts = rig::parts(&of_mirror, host, &copy, vec![one.clone(), two.clone()]);
-            let target = Target::Mirror(Mirror::open(parts).await.map_err(|error| error.to_string())?);
+            let of_mirror = fixture::Setup {
+                log: false,
+                sectors: one.size().0,
+                region,
+                ..fixture::Setup::small()
+            };
+            let parts = fixture::parts(&of_mirror, host, &copy, vec![one.clone(), two.clone()]);
+            let target =
+                Target::Mirror(Mirror::open(parts).await.map_err(|error| error.to_string())?);
             target.activate(executor).await?;
             let device = Rc::new(Device::new(Opened { target, events: Rc::default() }));
-            upper.push(stack::disk(executor, one.name(), &device, SLOTS).ok_or("a mirror is no disk")?);
+            upper.push(
+                stack::disk(executor, one.name(), &device, SLOTS).ok_or("a mirror is no disk")?,
+            );
             devices.push(device);
         }
         Ok((upper, Mirrors { devices, copy: Some(copy) }))
@@ -74,20 +84,23 @@ impl Mirrors {
     }
 }
 
-/// Cases of families on plain disks, on mirrors. Disks that fail are left out: a mirror goes on without them, and its first
-/// leg would no longer be what it shows.
+/// Cases of families on plain disks, on mirrors. Disks that fail are left out: a mirror goes on
+/// without them, and its first leg would no longer be what it shows.
 fn cases() -> impl Iterator<Item = Case> {
-    let families = short::pairs().step_by(97).chain(seeded::cases().take(8));
-    let families =
-        families.chain(named::all().into_iter().filter(|(name, _)| *name == "noted").flat_map(|(_, all)| all));
-    families.filter(|case| case.faults.is_empty() && case.left.images.len() == 1 + case.setup.snaps.len()).map(
-        |mut case| {
+    let families = exhaustive::pairs().step_by(97).chain(seeded::cases().take(8));
+    let families = families.chain(
+        scenarios::all().into_iter().filter(|(name, _)| *name == "noted").flat_map(|(_, all)| all),
+    );
+    families
+        .filter(|case| {
+            case.faults.is_empty() && case.left.images.len() == 1 + case.setup.snaps.len()
+        })
+        .map(|mut case| {
             case.setup.mirrored = true;
             // Twice as many disks: what may survive is a sample of more.
             case.cap = case.cap.min(8);
             case
-        },
-    )
+        })
 }
 
 #[test]
@@ -126,9 +139,14 @@ fn rules_of_a_device_as_a_disk_are_tested() {
 
 #[test]
 fn an_error_keeps_its_errno_and_a_suspended_device_holds() {
-    let mut world = World::new(0, Temper::InOrder, Trace::default());
+    let mut world = World::new(0, Schedule::InOrder, Trace::default());
     let lowest = world.add_disk("lowest", DiskConfig::default(), Image::zeroes(Sectors(16)));
-    let fault = |class, errno| Fault { matcher: Matcher::all(class), skip: 0, times: 1, errno: Errno(errno) };
+    let fault = |class, errno| Fault {
+        matcher: Matcher::all(class),
+        skip: 0,
+        times: 1,
+        errno: Errno(errno),
+    };
     lowest.inject(fault(Class::Read, 61));
     lowest.inject(fault(Class::Flush, 121));
     let host: Rc<dyn Host> = world.host.clone();
@@ -152,7 +170,8 @@ fn an_error_keeps_its_errno_and_a_suspended_device_holds() {
         copy.destroy().await;
     });
     world.run(1000);
-    let errors: Vec<_> = results.borrow().iter().map(|result| result.as_ref().err().map(|e| e.errno.0)).collect();
+    let errors: Vec<_> =
+        results.borrow().iter().map(|result| result.as_ref().err().map(|e| e.errno.0)).collect();
     assert_eq!(errors, [Some(61), Some(121)], "what comes to a suspended device waits");
     world.executor.spawn(async move { device.resume(true).await });
     world.run(1000);

@@ -1,4 +1,5 @@
-//! A store that is unmade: its COW is as it was, and wherever that ends it holds an invalid store or an empty one.
+//! A store that is unmade: its COW is as it was, and wherever that ends it holds an invalid store
+//! or an empty one.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::DiskConfig;
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Step, Temper, World};
+use dm_targets::sim::world::{Schedule, Step, World};
 use dm_targets::snapshot::format::MAGIC;
 use dm_targets::snapshot::store::{OpenStore, Store, Unmade};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
@@ -31,25 +32,29 @@ fn judge(cow: &Image) -> Result<(), String> {
     let (is_store, is_valid) = (head.starts_with(&MAGIC.to_le_bytes()), head[4..8] != [0; 4]);
     match (is_store, is_valid) {
         (true, false) => Ok(()),
-        (true, true) if cow.read(Sector(CHUNK), Sectors(CHUNK)).iter().all(|byte| *byte == 0) => Ok(()),
+        (true, true) if cow.read(Sector(CHUNK), Sectors(CHUNK)).iter().all(|byte| *byte == 0) => {
+            Ok(())
+        }
         (true, true) => Err("a store that looks right has records that nobody has made".to_owned()),
         (false, _) if *cow == known() => Ok(()),
-        (false, _) => Err("there is no store any more, and not yet what was there before".to_owned()),
+        (false, _) => {
+            Err("there is no store any more, and not yet what was there before".to_owned())
+        }
     }
 }
 
 /// A store is made over other content and unmade, and the power goes at every step.
 pub fn cut_at_every_step() -> Result<(), String> {
-    for temper in Temper::RANDOM {
+    for schedule in Schedule::RANDOM {
         for seed in 0..4 {
-            unmake(seed, temper)?;
+            unmake(seed, schedule)?;
         }
     }
     Ok(())
 }
 
-fn unmake(seed: u64, temper: Temper) -> Result<(), String> {
-    let mut world = World::new(seed, temper, Trace::default());
+fn unmake(seed: u64, schedule: Schedule) -> Result<(), String> {
+    let mut world = World::new(seed, schedule, Trace::default());
     let origin = world.add_disk("origin", DiskConfig::default(), Image::zeroes(Sectors(16)));
     let cow = world.add_disk("cow", DiskConfig::default(), known());
     let host: Rc<dyn Host> = world.host.clone();
@@ -88,6 +93,9 @@ fn unmake(seed: u64, temper: Temper) -> Result<(), String> {
 
 #[test]
 fn a_store_that_is_unmade_is_never_a_wrong_one() {
-    assert!(judge(&known()).is_ok() && judge(&Image::from_fn(Sectors(24), |_| SectorData::zero())).is_err());
+    assert!(
+        judge(&known()).is_ok()
+            && judge(&Image::from_fn(Sectors(24), |_| SectorData::zero())).is_err()
+    );
     cut_at_every_step().unwrap();
 }

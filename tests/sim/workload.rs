@@ -64,7 +64,8 @@ pub const fn leave(device: usize) -> Op {
 
 impl fmt::Debug for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let device = if self.device == 0 { "origin".into() } else { format!("snap{}", self.device) };
+        let device =
+            if self.device == 0 { "origin".into() } else { format!("snap{}", self.device) };
         let (first, count) = (self.first, self.count);
         match self.kind {
             Kind::Read => write!(f, "{device}.read({first}+{count})"),
@@ -98,7 +99,8 @@ pub fn random_ops(rng: &mut Rng, len: usize, devices: usize, sectors: u64, block
     (0..len).map(|_| random_op(rng, devices, sectors, block)).collect()
 }
 
-/// The shortest sequence found by leaving out requests that still fails. `fails` is asked again and again.
+/// The shortest sequence found by leaving out requests that still fails. `fails` is asked again and
+/// again.
 pub fn shrink(ops: &[Op], mut fails: impl FnMut(&[Op]) -> bool) -> Vec<Op> {
     let mut ops = ops.to_vec();
     loop {
@@ -121,7 +123,9 @@ mod tests {
     #[test]
     fn shrinking_keeps_what_matters() {
         let ops = [flush(0), write(1, 0, 1), flush(1), write(1, 3, 1), read(0, 0, 1)];
-        let shorter = shrink(&ops, |ops| ops.iter().filter(|op| matches!(op.kind, Kind::Write(_))).count() == 2);
+        let shorter = shrink(&ops, |ops| {
+            ops.iter().filter(|op| matches!(op.kind, Kind::Write(_))).count() == 2
+        });
         assert_eq!(shorter, [write(1, 0, 1), write(1, 3, 1)]);
     }
 }

@@ -1,8 +1,8 @@
-//! Disks in one condition at a time, below mirrors: sound, broken in part or as a whole, slow. What `faults` can do, in
-//! the words that the mirror's table of failures uses.
+//! Disks in one condition at a time, below mirrors: sound, broken in part or as a whole, slow. What
+//! `faults` can do, in the words that the mirror's table of failures uses.
 //!
-//! The device is one tail longer than asked for, where nobody reads or writes: a fault of writes there makes flushes fail
-//! and nothing else.
+//! The device is one tail longer than asked for, where nobody reads or writes: a fault of writes
+//! there makes flushes fail and nothing else.
 
 use std::thread;
 
@@ -41,14 +41,16 @@ pub struct Faulty {
 }
 
 impl Faulty {
-    /// A sound device of `sectors` sectors (and the tail) at `start` of one of the machine's test disks.
+    /// A sound device of `sectors` sectors (and the tail) at `start` of one of the machine's test
+    /// disks.
     pub fn new(name: &'static str, disk: &str, start: u64, sectors: u64) -> Faulty {
         let disk = faults::Faulty::new(name, disk, start, sectors + TAIL);
         let path = disk.node.clone();
         Faulty { disk, sectors, path }
     }
 
-    /// From now on this is wrong with it, and nothing else. Requests that wait in a slow disk end first.
+    /// From now on this is wrong with it, and nothing else. Requests that wait in a slow disk end
+    /// first.
     pub fn set(&self, fault: Fault) {
         let all = self.sectors + TAIL;
         let one = match fault {
@@ -59,7 +61,9 @@ impl Faulty {
             Fault::Writes => (Fails::WritesAndFlushes, 0, all),
             Fault::Reads => (Fails::Reads, 0, all),
             Fault::Gone => (Fails::All, 0, all),
-            Fault::Slow { read_ms, write_ms } => (Fails::NothingButSlow { read_ms, write_ms }, 0, all),
+            Fault::Slow { read_ms, write_ms } => {
+                (Fails::NothingButSlow { read_ms, write_ms }, 0, all)
+            }
         };
         self.disk.set(&[one]);
     }

@@ -73,7 +73,8 @@ impl Disk {
 
     /// A disk whose writes are durable when they return (they are sent with FUA).
     pub fn open_durable(path: &str) -> Disk {
-        Disk::open_with(path, true, libc::O_DSYNC).unwrap_or_else(|e| panic!("cannot open {path}: {e}"))
+        Disk::open_with(path, true, libc::O_DSYNC)
+            .unwrap_or_else(|e| panic!("cannot open {path}: {e}"))
     }
 
     pub fn try_open(path: &str, write: bool) -> io::Result<Disk> {
@@ -81,7 +82,11 @@ impl Disk {
     }
 
     fn open_with(path: &str, write: bool, flags: i32) -> io::Result<Disk> {
-        let mut file = OpenOptions::new().read(true).write(write).custom_flags(libc::O_DIRECT | flags).open(path)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(write)
+            .custom_flags(libc::O_DIRECT | flags)
+            .open(path)?;
         let sectors = file.seek(SeekFrom::End(0))? / SECTOR;
         let block = block_bytes(path) / SECTOR;
         Ok(Disk { file, path: path.to_string(), sectors, block })
@@ -97,14 +102,16 @@ impl Disk {
 
     pub fn read(&self, sector: u64, sectors: u64) -> Buf {
         let mut buf = Buf::new(sectors);
-        self.try_read(sector, &mut buf)
-            .unwrap_or_else(|e| panic!("{}: read of {sectors} sectors at {sector}: {e}", self.path));
+        self.try_read(sector, &mut buf).unwrap_or_else(|e| {
+            panic!("{}: read of {sectors} sectors at {sector}: {e}", self.path)
+        });
         buf
     }
 
     pub fn write(&self, sector: u64, buf: &Buf) {
-        self.try_write(sector, buf)
-            .unwrap_or_else(|e| panic!("{}: write of {} bytes at sector {sector}: {e}", self.path, buf.len()));
+        self.try_write(sector, buf).unwrap_or_else(|e| {
+            panic!("{}: write of {} bytes at sector {sector}: {e}", self.path, buf.len())
+        });
     }
 
     /// Writes bytes that need not fill whole sectors; the rest of the last block is zero.
@@ -133,7 +140,9 @@ fn block_bytes(path: &str) -> u64 {
     let real = fs::canonicalize(path).unwrap_or_else(|e| panic!("{path}: {e}"));
     let name = real.file_name().and_then(|n| n.to_str()).unwrap_or("").to_string();
     match fs::read_to_string(format!("/sys/class/block/{name}/queue/logical_block_size")) {
-        Ok(text) => text.trim().parse().unwrap_or_else(|e| panic!("{path}: block size {text:?}: {e}")),
+        Ok(text) => {
+            text.trim().parse().unwrap_or_else(|e| panic!("{path}: block size {text:?}: {e}"))
+        }
         Err(_) => SECTOR, // a regular file
     }
 }
@@ -141,7 +150,8 @@ fn block_bytes(path: &str) -> u64 {
 /// The node of one of the machine's test disks, `n0` to `n5`, `k0`, `k1`, `s0`, `s1`, `big0`.
 pub fn node(disk: &str) -> String {
     let link = format!("/run/disks/{disk}");
-    let real = fs::canonicalize(&link).unwrap_or_else(|e| panic!("{link}: {e} (ci/vm makes these links)"));
+    let real =
+        fs::canonicalize(&link).unwrap_or_else(|e| panic!("{link}: {e} (ci/vm makes these links)"));
     real.to_str().expect("ASCII path").to_string()
 }
 
@@ -150,10 +160,14 @@ pub fn slice(name: &str, disk: &str, start: u64, sectors: u64) -> String {
     kernel::create(name, &format!("0 {sectors} linear {} {start}", node(disk)))
 }
 
-/// Requests of one kind that a disk has completed: the first field (0) counts reads, the fifth (4) writes.
+/// Requests of one kind that a disk has completed: the first field (0) counts reads, the fifth (4)
+/// writes.
 pub fn completed(path: &str, field: usize) -> u64 {
     let name = fs::canonicalize(path).expect("a device");
-    let stat = format!("/sys/class/block/{}/stat", name.file_name().and_then(|n| n.to_str()).expect("ASCII"));
+    let stat = format!(
+        "/sys/class/block/{}/stat",
+        name.file_name().and_then(|n| n.to_str()).expect("ASCII")
+    );
     let text = fs::read_to_string(&stat).unwrap_or_else(|e| panic!("{stat}: {e}"));
     let word = text.split_whitespace().nth(field);
     word.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{stat}: {text:?}"))
@@ -167,7 +181,8 @@ pub fn is_free(path: &str) -> bool {
 /// Makes a disk as good as new: discarded, and certainly zero at its start and end.
 pub fn wipe(disk: &str) {
     let open = Disk::open(&node(disk));
-    ioctl::discard(&open.file, open.sectors * SECTOR).unwrap_or_else(|e| panic!("{disk}: discard: {e}"));
+    ioctl::discard(&open.file, open.sectors * SECTOR)
+        .unwrap_or_else(|e| panic!("{disk}: discard: {e}"));
     open.zero(0, 2 * MIB);
     open.zero(open.sectors / 8 * 8 - MIB, MIB);
 }
@@ -178,7 +193,8 @@ pub fn digest(disk: &Disk, sector: u64, sectors: u64) -> u64 {
     while at < sector + sectors {
         let step = MIB.min(sector + sectors - at);
         for word in disk.read(at, step).chunks_exact(8) {
-            hash = (hash ^ u64::from_le_bytes(word.try_into().expect("8 bytes"))).wrapping_mul(0x0100_0000_01b3);
+            hash = (hash ^ u64::from_le_bytes(word.try_into().expect("8 bytes")))
+                .wrapping_mul(0x0100_0000_01b3);
         }
         at += step;
     }

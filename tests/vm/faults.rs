@@ -1,8 +1,10 @@
-//! A disk whose sectors can be made to fail while it is in use: slices of a real one, some of them under `dm-flakey`.
+//! A disk whose sectors can be made to fail while it is in use: slices of a real one, some of them
+//! under `dm-flakey`.
 //!
-//! device-mapper sends a flush to every part of a table, and `dm-flakey` fails it like a write. So a part that fails
-//! writes and lies where nobody writes makes flushes fail and nothing else; for the same reason every other fault of
-//! writes is one of `dm-error`'s, which gets no flushes, where reads of the same sectors do not matter.
+//! device-mapper sends a flush to every part of a table, and `dm-flakey` fails it like a write. So
+//! a part that fails writes and lies where nobody writes makes flushes fail and nothing else; for
+//! the same reason every other fault of writes is one of `dm-error`'s, which gets no flushes, where
+//! reads of the same sectors do not matter.
 
 use crate::disk::node;
 use crate::kernel;
@@ -41,20 +43,27 @@ impl Faulty {
         made
     }
 
-    /// From now on these fail, and nothing else does. Ranges are in ascending order and do not meet.
+    /// From now on these fail, and nothing else does. Ranges are in ascending order and do not
+    /// meet.
     pub fn set(&self, faults: &[Fault]) {
         kernel::swap(self.name, &self.table(faults));
     }
 
     fn table(&self, faults: &[Fault]) -> String {
         let (mut lines, mut at) = (Vec::new(), 0);
-        let linear = |at: u64, len: u64| format!("{at} {len} linear {} {}", self.real, self.start + at);
+        let linear =
+            |at: u64, len: u64| format!("{at} {len} linear {} {}", self.real, self.start + at);
         for (fails, start, len) in faults {
             if *start > at {
                 lines.push(linear(at, start - at));
             }
-            let flakey =
-                |feature| format!("{start} {len} flakey {} {} 0 180 1 {feature}", self.real, self.start + start);
+            let flakey = |feature| {
+                format!(
+                    "{start} {len} flakey {} {} 0 180 1 {feature}",
+                    self.real,
+                    self.start + start
+                )
+            };
             lines.push(match fails {
                 Fails::Reads => flakey("error_reads"),
                 Fails::WritesAndFlushes => flakey("error_writes"),

@@ -1,7 +1,8 @@
-//! The few requests to the kernel that have no safe function: device-mapper's, ublk's, discard, and the end of a process.
+//! The few requests to the kernel that have no safe function: device-mapper's, ublk's, discard, and
+//! the end of a process.
 //!
-//! They could be made by running `dmsetup`, `blkdiscard` and `kill`, but starting a process takes half
-//! a second under software emulation and the suite makes thousands of these requests. This is
+//! They could be made by running `dmsetup`, `blkdiscard` and `kill`, but starting a process takes
+//! half a second under software emulation and the suite makes thousands of these requests. This is
 //! the only file of the suite with unsafe code.
 
 use std::fs::{File, OpenOptions};
@@ -31,9 +32,15 @@ const TABLE_LOAD: u32 = 9;
 const TABLE_STATUS: u32 = 12;
 const TARGET_MESSAGE: u32 = 14;
 
-/// Sends one request about the device `name` with `targets` target specifications, or a message, in `spec`; the answer
-/// comes back in the same bytes.
-fn request(number: u32, name: &str, flags: u32, targets: usize, spec: &[u8]) -> io::Result<Vec<u8>> {
+/// Sends one request about the device `name` with `targets` target specifications, or a message, in
+/// `spec`; the answer comes back in the same bytes.
+fn request(
+    number: u32,
+    name: &str,
+    flags: u32,
+    targets: usize,
+    spec: &[u8],
+) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0u8; ROOM];
     let mut put = |at: usize, value: u32| bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     put(0, 4); // version 4.0.0
@@ -58,7 +65,8 @@ fn specs(table: &str) -> io::Result<(usize, Vec<u8>)> {
         let words: Vec<&str> = line.splitn(4, ' ').collect();
         let mut spec = vec![0u8; SPEC];
         for (at, word) in [0, 8].into_iter().zip(&words) {
-            spec[at..at + 8].copy_from_slice(&word.parse::<u64>().map_err(io::Error::other)?.to_le_bytes());
+            spec[at..at + 8]
+                .copy_from_slice(&word.parse::<u64>().map_err(io::Error::other)?.to_le_bytes());
         }
         spec[24..24 + words[2].len()].copy_from_slice(words[2].as_bytes());
         spec.extend(words.get(3).unwrap_or(&"").as_bytes());
@@ -88,7 +96,8 @@ pub fn dm_create(name: &str, table: &str, read_only: bool) -> io::Result<String>
     Ok(node)
 }
 
-/// Puts another table under a device in use: what is in flight ends on the old one, the rest waits for the new one.
+/// Puts another table under a device in use: what is in flight ends on the old one, the rest waits
+/// for the new one.
 pub fn dm_swap(name: &str, table: &str) -> io::Result<()> {
     dm_suspend(name, true)?;
     let loaded = dm_load(name, table);
@@ -110,7 +119,8 @@ pub fn dm_load(name: &str, table: &str) -> io::Result<()> {
     request(TABLE_LOAD, name, 0, targets, &specs).map(|_| ())
 }
 
-/// Suspends a device without freezing its file system; with `noflush` its target need not end what it holds.
+/// Suspends a device without freezing its file system; with `noflush` its target need not end what
+/// it holds.
 pub fn dm_suspend(name: &str, noflush: bool) -> io::Result<()> {
     let flags = SUSPEND | SKIP_LOCKFS | if noflush { NOFLUSH } else { 0 };
     request(DEV_SUSPEND, name, flags, 0, &[]).map(|_| ())
@@ -140,7 +150,13 @@ pub fn dm_line(name: &str, table: bool) -> io::Result<String> {
         String::from_utf8_lossy(&bytes[from..end]).into_owned()
     };
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-    let line = format!("{} {} {} {}", number(start), number(start + 8), text(start + 24), text(start + SPEC));
+    let line = format!(
+        "{} {} {} {}",
+        number(start),
+        number(start + 8),
+        text(start + 24),
+        text(start + SPEC)
+    );
     Ok(line.trim_end().to_string())
 }
 
@@ -186,7 +202,8 @@ fn ublk(op: u32, id: u32) -> io::Result<()> {
     command[4..6].copy_from_slice(&u16::MAX.to_le_bytes());
     let file = io_uring::types::Fd(control.as_raw_fd());
     let entry = io_uring::opcode::UringCmd80::new(file, op).cmd(command).build();
-    // SAFETY: the entry holds its command, which names no memory; the file is open until the command has ended.
+    // SAFETY: the entry holds its command, which names no memory; the file is open until the
+    // command has ended.
     unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)?;
     ring.submit_and_wait(1)?;
     let result = ring.completion().next().map_or(-libc::EIO, |done| done.result());

@@ -6,7 +6,9 @@
 use std::fs;
 
 use crate::disk::Disk;
-use crate::ioctl::{dm_create, dm_line, dm_load, dm_message, dm_remove, dm_resume, dm_suspend, dm_swap};
+use crate::ioctl::{
+    dm_create, dm_line, dm_load, dm_message, dm_remove, dm_resume, dm_suspend, dm_swap,
+};
 
 /// Activates a device with a table of one line or more; returns its node.
 pub fn create(name: &str, table: &str) -> String {
@@ -56,10 +58,14 @@ pub fn queue(node: &str, attribute: &str) -> String {
 /// The names of all device-mapper devices.
 pub fn names() -> Vec<String> {
     let devices = fs::read_dir("/sys/block").expect("/sys/block").flatten();
-    devices.filter_map(|d| fs::read_to_string(d.path().join("dm/name")).ok()).map(|n| n.trim().to_string()).collect()
+    devices
+        .filter_map(|d| fs::read_to_string(d.path().join("dm/name")).ok())
+        .map(|n| n.trim().to_string())
+        .collect()
 }
 
-/// Suspends a device; with `noflush` requests that its target holds wait for the next table, else they fail.
+/// Suspends a device; with `noflush` requests that its target holds wait for the next table, else
+/// they fail.
 pub fn suspend(name: &str, noflush: bool) {
     dm_suspend(name, noflush).unwrap_or_else(|e| panic!("the kernel cannot suspend {name}: {e}"));
 }
@@ -73,11 +79,16 @@ pub fn resume(name: &str) {
     dm_resume(name).unwrap_or_else(|e| panic!("the kernel cannot resume {name}: {e}"));
 }
 
-/// Ends whatever a device holds, with errors: the kernel's mirror would hold a write for ever, and whoever waits for it
-/// could not even be killed.
+/// Ends whatever a device holds, with errors: the kernel's mirror would hold a write for ever, and
+/// whoever waits for it could not even be killed.
 pub fn break_off(name: &str) {
-    let sectors = dm_line(name, true).ok().and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).unwrap_or(8);
-    for step in [dm_suspend(name, false), dm_load(name, &format!("0 {sectors} error")), dm_resume(name)] {
+    let sectors = dm_line(name, true)
+        .ok()
+        .and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok())
+        .unwrap_or(8);
+    for step in
+        [dm_suspend(name, false), dm_load(name, &format!("0 {sectors} error")), dm_resume(name)]
+    {
         step.ok(); // half of it may have been done already
     }
 }

@@ -67,7 +67,13 @@ impl Drop for StopOnDrop<'_> {
 }
 
 /// Writes at random until the plan or `stop` ends it; returns the number of writes.
-pub fn write(view: &View, disk: &Disk, seed: u64, plan: Plan, stop: &AtomicBool) -> Result<u64, String> {
+pub fn write(
+    view: &View,
+    disk: &Disk,
+    seed: u64,
+    plan: Plan,
+    stop: &AtomicBool,
+) -> Result<u64, String> {
     let (done, until) = (AtomicU64::new(0), Instant::now() + Duration::from_secs(plan.seconds));
     let one = |thread: u64| -> Result<(), String> {
         let mut rng = Rng::new(seed ^ (thread << 48));
@@ -85,7 +91,12 @@ pub fn write(view: &View, disk: &Disk, seed: u64, plan: Plan, stop: &AtomicBool)
             match disk.try_write(sector, &stamped(ticket)) {
                 Ok(()) => view.end(ticket),
                 Err(_) if plan.may_break => return Ok(()),
-                Err(e) => return Err(format!("{}: write of {sectors} sectors at {sector}: {e}", disk.path)),
+                Err(e) => {
+                    return Err(format!(
+                        "{}: write of {sectors} sectors at {sector}: {e}",
+                        disk.path
+                    ));
+                }
             }
             if rng.below(64) == 0 && !plan.may_break {
                 disk.flush().map_err(|e| format!("{}: flush: {e}", disk.path))?;
@@ -98,7 +109,13 @@ pub fn write(view: &View, disk: &Disk, seed: u64, plan: Plan, stop: &AtomicBool)
 }
 
 /// Reads at random and verifies until `stop`; returns the number of reads.
-pub fn verify(view: &View, disk: &Disk, seed: u64, readers: usize, stop: &AtomicBool) -> Result<u64, String> {
+pub fn verify(
+    view: &View,
+    disk: &Disk,
+    seed: u64,
+    readers: usize,
+    stop: &AtomicBool,
+) -> Result<u64, String> {
     let done = AtomicU64::new(0);
     let one = |thread: u64| -> Result<(), String> {
         let mut rng = Rng::new(seed ^ (thread << 40));
@@ -115,7 +132,10 @@ pub fn verify(view: &View, disk: &Disk, seed: u64, readers: usize, stop: &Atomic
 }
 
 /// Runs all at once; the first error stops the others and is returned.
-fn gather<F: FnOnce() -> Result<(), String> + Send>(jobs: Vec<F>, stop: &AtomicBool) -> Result<(), String> {
+fn gather<F: FnOnce() -> Result<(), String> + Send>(
+    jobs: Vec<F>,
+    stop: &AtomicBool,
+) -> Result<(), String> {
     thread::scope(|scope| {
         let run = |job: F| {
             let result = job();
@@ -125,8 +145,10 @@ fn gather<F: FnOnce() -> Result<(), String> + Send>(jobs: Vec<F>, stop: &AtomicB
             result
         };
         let threads: Vec<_> = jobs.into_iter().map(|job| scope.spawn(move || run(job))).collect();
-        let results: Vec<_> =
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|_| Err("a thread panicked".into()))).collect();
+        let results: Vec<_> = threads
+            .into_iter()
+            .map(|t| t.join().unwrap_or_else(|_| Err("a thread panicked".into())))
+            .collect();
         results.into_iter().collect()
     })
 }

@@ -1,4 +1,5 @@
-//! The dirty log's format as the kernel writes it: judged and forged here, independently of the program's own code.
+//! The dirty log's format as the kernel writes it: judged and forged here, independently of the
+//! program's own code.
 
 use crate::disk::{Buf, Disk, SECTOR, us};
 
@@ -33,7 +34,14 @@ impl Image {
 
     /// What LVM writes before the log is used for the first time.
     pub fn lvm(byte: u8) -> Image {
-        Image { magic: MAGIC, version: 2, nr_regions: u64::MAX, filler: byte, bits: Vec::new(), rest: byte }
+        Image {
+            magic: MAGIC,
+            version: 2,
+            nr_regions: u64::MAX,
+            filler: byte,
+            bits: Vec::new(),
+            rest: byte,
+        }
     }
 
     /// Writes it over the device's first `sectors` sectors.
@@ -60,8 +68,9 @@ pub fn save(path: &str, regions: u64) -> Buf {
     Disk::open_read_only(path).read(0, sectors(regions))
 }
 
-/// The header's first 16 bytes and the bits: what must be equal whoever wrote it. The bytes between them belong to nobody
-/// or to the program under test; those behind the bits are whoever's they were.
+/// The header's first 16 bytes and the bits: what must be equal whoever wrote it. The bytes between
+/// them belong to nobody or to the program under test; those behind the bits are whoever's they
+/// were.
 pub fn canonical(path: &str, regions: u64) -> Vec<u8> {
     let all = save(path, regions);
     let end = BITS + us(regions.div_ceil(64) * 8);

@@ -9,11 +9,11 @@
 //!
 //! `ci/vm` boots the machine this needs; without it (`UBLK_DM_VM` unset) the suite says so and
 //! skips. Random cases take their seed from `UBLK_DM_SEED` and print it. Each case runs in a
-//! process of its own, so that one that hangs is reported and left behind; between cases
-//! everything they made is taken down and their disks are wiped. `UBLK_DM_SLOW=N` gives
-//! every case N times its time. `UBLK_DM_BIN` puts another
-//! program in the place of the `ublk-dm` just built; `UBLK_DM_JUDGE=1` puts the kernel there in the cases of mirrors that
-//! can be played so, which tests the cases themselves.
+//! process of its own, so that one that hangs is reported and left behind; between cases everything
+//! they made is taken down and their disks are wiped. `UBLK_DM_SLOW=N` gives every case N times its
+//! time. `UBLK_DM_BIN` puts another program in the place of the `ublk-dm` just built;
+//! `UBLK_DM_JUDGE=1` puts the kernel there in the cases of mirrors that can be played so, which
+//! tests the cases themselves.
 
 mod cases;
 mod condition;
@@ -72,8 +72,10 @@ fn main() -> ExitCode {
     let queue = args.first().filter(|word| *word == "--queue").and_then(|_| args.get(1));
     // What `cargo test` passes to every test target is none of ours.
     let words: Vec<&String> = args.iter().filter(|word| !word.starts_with('-')).collect();
-    let chosen: Vec<&Case> =
-        all.iter().filter(|case| words.is_empty() || words.iter().any(|word| case.name.contains(*word))).collect();
+    let chosen: Vec<&Case> = all
+        .iter()
+        .filter(|case| words.is_empty() || words.iter().any(|word| case.name.contains(*word)))
+        .collect();
     if chosen.is_empty() && queue.is_none() {
         println!("no case has a name like {words:?}; see --list");
         println!("0 passed, 1 failed");

@@ -1,7 +1,7 @@
 //! Mirrors, served by the kernel's dm-mirror or by `ublk-dm`: one set of words for both.
 //!
-//! With `UBLK_DM_JUDGE=1` the kernel stands on both sides. That tests the cases: what they ask of `ublk-dm`, the judge
-//! itself must be able to do.
+//! With `UBLK_DM_JUDGE=1` the kernel stands on both sides. That tests the cases: what they ask of
+//! `ublk-dm`, the judge itself must be able to do.
 //!
 //! What is said about a mirror in a line of text is in [`lines`].
 
@@ -50,7 +50,9 @@ impl Mirror {
 
     pub fn try_open(engine: Engine, name: &str, shape: &Shape) -> Result<Mirror, String> {
         let path = match engine {
-            Engine::Kernel => crate::ioctl::dm_create(name, &shape.table(), false).map_err(|e| e.to_string())?,
+            Engine::Kernel => {
+                crate::ioctl::dm_create(name, &shape.table(), false).map_err(|e| e.to_string())?
+            }
             Engine::Ublk => {
                 let out = run_args(&binary(), &["create", name, "--table", &shape.table()]);
                 if out.code != 0 {
@@ -131,7 +133,12 @@ impl Mirror {
         match self.engine {
             Engine::Kernel => kernel::suspend(&self.name, noflush),
             Engine::Ublk => {
-                ublk_dm(&format!("suspend {}{}", self.name, if noflush { " --noflush" } else { "" })).ok();
+                ublk_dm(&format!(
+                    "suspend {}{}",
+                    self.name,
+                    if noflush { " --noflush" } else { "" }
+                ))
+                .ok();
             }
         }
     }
@@ -178,7 +185,10 @@ impl Drop for Mirror {
         match self.engine {
             Engine::Kernel => kernel::break_off(&self.name),
             Engine::Ublk => {
-                let out: Out = run_args("timeout", &["-k", "2", "20", &binary(), "del", "--force", &self.name]);
+                let out: Out = run_args(
+                    "timeout",
+                    &["-k", "2", "20", &binary(), "del", "--force", &self.name],
+                );
                 if out.code != 0 {
                     println!("  `{}` gave exit code {}: {}", out.what, out.code, out.stderr.trim());
                 }
@@ -214,7 +224,10 @@ pub struct Request {
 
 impl Request {
     /// Runs something on the device's own thread.
-    pub fn start(path: &str, what: impl FnOnce(&Disk) -> std::io::Result<()> + Send + 'static) -> Request {
+    pub fn start(
+        path: &str,
+        what: impl FnOnce(&Disk) -> std::io::Result<()> + Send + 'static,
+    ) -> Request {
         let (done, end) = channel();
         let disk = Disk::open(path);
         thread::spawn(move || {
@@ -268,7 +281,8 @@ pub fn fill(view: &View, shape: &Shape) {
 
 /// The regions in which the legs differ.
 pub fn differing(shape: &Shape) -> Vec<u64> {
-    let legs: Vec<(Disk, u64)> = shape.legs.iter().map(|(path, at)| (Disk::open_read_only(path), *at)).collect();
+    let legs: Vec<(Disk, u64)> =
+        shape.legs.iter().map(|(path, at)| (Disk::open_read_only(path), *at)).collect();
     let differs = |region: &u64| {
         let at = region * shape.region;
         let len = shape.region.min(shape.len - at);
@@ -280,5 +294,9 @@ pub fn differing(shape: &Shape) -> Vec<u64> {
 
 pub fn assert_legs_equal(shape: &Shape, when: &str) {
     let regions = differing(shape);
-    assert!(regions.is_empty(), "{when}: the legs of `{}` differ in regions {regions:?}", shape.table());
+    assert!(
+        regions.is_empty(),
+        "{when}: the legs of `{}` differ in regions {regions:?}",
+        shape.table()
+    );
 }

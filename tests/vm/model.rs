@@ -54,7 +54,10 @@ impl View {
 
     pub fn with_cells(tag: &str, cells: Vec<Cell>) -> View {
         let tag = u32::from_be_bytes(tag.as_bytes().try_into().expect("a tag has four letters"));
-        View { tag, state: Mutex::new(State { cells, generation: 0, busy: Vec::new(), window: None }) }
+        View {
+            tag,
+            state: Mutex::new(State { cells, generation: 0, busy: Vec::new(), window: None }),
+        }
     }
 
     /// A snapshot taken now, while nobody writes.
@@ -185,7 +188,9 @@ impl View {
     pub fn verify_range(&self, disk: &Disk, sector: u64, sectors: u64) {
         match self.try_verify(disk, sector, sectors) {
             Ok(true) => {}
-            Ok(false) => panic!("{}: sectors {sector}+{sectors} are still being written", disk.path),
+            Ok(false) => {
+                panic!("{}: sectors {sector}+{sectors} are still being written", disk.path)
+            }
             Err(why) => panic!("{why}"),
         }
     }
@@ -193,7 +198,9 @@ impl View {
     /// Whether a disk holds something else anywhere. Nobody may be writing.
     pub fn differs(&self, disk: &Disk) -> bool {
         let step = |at: u64| MIB.min(self.sectors() - at);
-        let wrong = |at| compare(&disk.path, at, &self.cells(at, step(at)), &disk.read(at, step(at))).is_err();
+        let wrong = |at| {
+            compare(&disk.path, at, &self.cells(at, step(at)), &disk.read(at, step(at))).is_err()
+        };
         (0..self.sectors()).step_by(us(MIB)).any(wrong)
     }
 
@@ -257,7 +264,8 @@ fn stamp(cell: Cell, sector: u64, mut word: impl FnMut(usize, [u8; 8])) {
     }
     word(0, cell.to_le_bytes());
     word(8, sector.to_le_bytes());
-    let mut value = cell.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ sector.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let mut value =
+        cell.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ sector.wrapping_mul(0xd6e8_feb8_6659_fd93);
     for at in (16..us(SECTOR)).step_by(8) {
         value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
         word(at, value.to_le_bytes());
@@ -270,7 +278,8 @@ fn matches(cell: Cell, sector: u64, bytes: &[u8]) -> bool {
     same
 }
 
-/// What a sector says of itself: its cell and the sector it was written for; zeroes are cell 0. `None`: no stamp.
+/// What a sector says of itself: its cell and the sector it was written for; zeroes are cell 0.
+/// `None`: no stamp.
 pub fn stamp_of(bytes: &[u8]) -> Option<(Cell, u64)> {
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
     let (cell, sector) = (word(0), word(8));

@@ -1,9 +1,10 @@
 //! Cases that several machines take from one directory, each the next when it is free.
 //!
-//! The directory holds `waiting`, with an empty file for each case, named by its place in the order and its name
-//! (`0001-basic`), and one directory for each machine. A machine takes a case by moving its file to its own directory: of
-//! two that try, the file system lets one succeed, so that no case runs twice and none is lost. Where a machine dies,
-//! `ci/vm-suite` sees from its directory what it had taken.
+//! The directory holds `waiting`, with an empty file for each case, named by its place in the order
+//! and its name (`0001-basic`), and one directory for each machine. A machine takes a case by
+//! moving its file to its own directory: of two that try, the file system lets one succeed, so that
+//! no case runs twice and none is lost. Where a machine dies, `ci/vm-suite` sees from its directory
+//! what it had taken.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -30,8 +31,13 @@ impl Queue {
         files.sort_unstable();
         for file in files {
             match fs::rename(self.waiting.join(&file), self.mine.join(&file)) {
-                Ok(()) => return Ok(Some(file.split_once('-').map_or(file.as_str(), |(_, name)| name).to_string())),
-                Err(error) if error.kind() == ErrorKind::NotFound => {} // another machine was faster
+                Ok(()) => {
+                    return Ok(Some(
+                        file.split_once('-').map_or(file.as_str(), |(_, name)| name).to_string(),
+                    ));
+                }
+                // Another machine was faster.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }

@@ -37,8 +37,12 @@ pub fn child(case: &Case) -> ExitCode {
     panic::set_hook(Box::new(move |info| {
         default(info);
         let payload = info.payload();
-        let text = payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-        let place = info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
+        let text = payload
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or(payload.downcast_ref::<&str>().copied());
+        let place =
+            info.location().map(|l| format!(" ({}:{})", l.file(), l.line())).unwrap_or_default();
         let why = format!("{}{place}", text.unwrap_or("panic"));
         // Only the first panic tells the cause; later ones are other threads falling over it.
         let path = env::var("UBLK_DM_VM_WHY").unwrap_or_else(|_| "/dev/null".to_string());
@@ -71,8 +75,8 @@ pub fn run(cases: &[&Case]) -> ExitCode {
     tally.end(begun)
 }
 
-/// Runs cases out of a queue until none is left, or until one leaves the machine in a state that would fail the next ones:
-/// those are for a new machine.
+/// Runs cases out of a queue until none is left, or until one leaves the machine in a state that
+/// would fail the next ones: those are for a new machine.
 pub fn run_queue(all: &[Case], queue: &Queue) -> ExitCode {
     let begun = Instant::now();
     let mut tally = Tally::default();
@@ -115,7 +119,8 @@ impl Tally {
         let seed = seed();
         let result = one(case, seed);
         let cleaned = clean_up();
-        let clean = !matches!(result, Err(End::Hangs(_))) && !matches!(cleaned, Err(Left { for_good: true, .. }));
+        let clean = !matches!(result, Err(End::Hangs(_)))
+            && !matches!(cleaned, Err(Left { for_good: true, .. }));
         let why = match (result, cleaned) {
             (Ok(()), Ok(())) => None,
             (Ok(()), Err(left)) => Some(left.what),
@@ -162,7 +167,8 @@ struct Left {
 
 fn seed() -> u64 {
     let given = env::var("UBLK_DM_SEED").ok().and_then(|s| s.parse().ok());
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| u64::from(d.subsec_nanos()));
+    let clock =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| u64::from(d.subsec_nanos()));
     given.unwrap_or(clock)
 }
 
@@ -254,7 +260,8 @@ fn clean_up() -> Result<(), Left> {
     mirror::break_off_all(); // before anything that could wait for what they hold
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let ours = |line: &&str| line.split(' ').nth(1).is_some_and(|dir| dir.starts_with(SCRATCH));
-    let mut dirs: Vec<&str> = mounts.lines().filter(ours).filter_map(|l| l.split(' ').nth(1)).collect();
+    let mut dirs: Vec<&str> =
+        mounts.lines().filter(ours).filter_map(|l| l.split(' ').nth(1)).collect();
     dirs.reverse();
     for dir in dirs {
         found.push(format!("mount {dir}"));
@@ -289,5 +296,9 @@ fn clean_up() -> Result<(), Left> {
     fs::remove_dir_all(SCRATCH).ok();
     // No case is to find what another one has logged.
     fs::remove_dir_all(format!("{}/log", server::run_dir())).ok();
-    if found.is_empty() { Ok(()) } else { Err(Left { what: format!("left behind: {}", found.join(", ")), for_good }) }
+    if found.is_empty() {
+        Ok(())
+    } else {
+        Err(Left { what: format!("left behind: {}", found.join(", ")), for_good })
+    }
 }

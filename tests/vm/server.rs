@@ -15,8 +15,14 @@ pub fn add(line: &str) -> String {
     let out = ublk_dm(&format!("add {line}")).ok();
     let path = out.line();
     let number = path.strip_prefix("/dev/ublkb").and_then(|n| n.parse::<u32>().ok());
-    assert!(number.is_some() && out.stdout == format!("{path}\n"), "`{}` printed {:?}", out.what, out.stdout);
-    let kind = fs::metadata(&path).unwrap_or_else(|e| panic!("`{}`: {path}: {e}", out.what)).file_type();
+    assert!(
+        number.is_some() && out.stdout == format!("{path}\n"),
+        "`{}` printed {:?}",
+        out.what,
+        out.stdout
+    );
+    let kind =
+        fs::metadata(&path).unwrap_or_else(|e| panic!("`{}`: {path}: {e}", out.what)).file_type();
     assert!(kind.is_block_device(), "`{}`: {path} is no block device", out.what);
     path
 }
@@ -30,32 +36,46 @@ pub fn del(names: &str) {
 /// The devices of `list --json`.
 pub fn list() -> Vec<Value> {
     let out = ublk_dm("list --json").ok();
-    let json: Value =
-        serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("list --json: {e} in {:?}", out.stdout));
+    let json: Value = serde_json::from_str(&out.stdout)
+        .unwrap_or_else(|e| panic!("list --json: {e} in {:?}", out.stdout));
     assert!(json["version"] == 1, "list --json has version {}", json["version"]);
-    json["devices"].as_array().unwrap_or_else(|| panic!("list --json has no devices: {json}")).clone()
+    json["devices"]
+        .as_array()
+        .unwrap_or_else(|| panic!("list --json has no devices: {json}"))
+        .clone()
 }
 
 /// One device of `list --json`.
 pub fn device(name: &str) -> Value {
     let all = list();
-    all.iter().find(|d| d["name"] == name).unwrap_or_else(|| panic!("list --json has no {name}: {all:?}")).clone()
+    all.iter()
+        .find(|d| d["name"] == name)
+        .unwrap_or_else(|| panic!("list --json has no {name}: {all:?}"))
+        .clone()
 }
 
 /// A number of `list --json` by its JSON pointer, e.g. `/stats/copies`.
 pub fn number(name: &str, pointer: &str) -> u64 {
     let device = device(name);
-    device.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{name}: no number {pointer} in {device}"))
+    device
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .unwrap_or_else(|| panic!("{name}: no number {pointer} in {device}"))
 }
 
 /// What the kernel keeps with a device, as its state file has it.
 pub fn cookie(name: &str) -> u64 {
-    let files = fs::read_dir(run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
+    let files =
+        fs::read_dir(run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
     let states = files.filter(|path| path.extension().is_some_and(|end| end == "json"));
-    let states = states.filter_map(|path| serde_json::from_slice::<Value>(&fs::read(path).ok()?).ok());
-    let devices: Vec<Value> = states.filter_map(|state| state["devices"].as_array().cloned()).flatten().collect();
+    let states =
+        states.filter_map(|path| serde_json::from_slice::<Value>(&fs::read(path).ok()?).ok());
+    let devices: Vec<Value> =
+        states.filter_map(|state| state["devices"].as_array().cloned()).flatten().collect();
     let device = devices.iter().find(|device| device["name"] == name);
-    device.and_then(|device| device["cookie"].as_u64()).unwrap_or_else(|| panic!("no cookie of {name}: {devices:?}"))
+    device
+        .and_then(|device| device["cookie"].as_u64())
+        .unwrap_or_else(|| panic!("no cookie of {name}: {devices:?}"))
 }
 
 pub fn status(name: &str) -> String {
@@ -68,7 +88,11 @@ pub fn table(name: &str) -> String {
 
 /// What servers have logged since the case began.
 pub fn log() -> String {
-    let logs = fs::read_dir(format!("{}/log", run_dir())).into_iter().flatten().flatten().map(|entry| entry.path());
+    let logs = fs::read_dir(format!("{}/log", run_dir()))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
     let logs = logs.filter(|path| path.extension().is_some_and(|end| end == "log"));
     logs.map(|path| fs::read_to_string(path).unwrap_or_default()).collect()
 }
@@ -92,16 +116,21 @@ pub fn forget_lost() -> usize {
     lost.len()
 }
 
-/// Removes what is known of snapshots that have left: the next case has other origins on the same disks.
+/// Removes what is known of snapshots that have left: the next case has other origins on the same
+/// disks.
 pub fn forget_departed() {
     let files = fs::read_dir(run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
     let departed = files.filter(|path| path.extension().is_some_and(|end| end == "departed"));
-    departed.for_each(|path| fs::remove_file(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())));
+    departed.for_each(|path| {
+        fs::remove_file(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    });
 }
 
 /// Waits until the server's process is no more.
 pub fn wait_gone(pid: u64) {
-    wait_for(20, &format!("server process {pid} to end"), || !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false));
+    wait_for(20, &format!("server process {pid} to end"), || {
+        !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false)
+    });
 }
 
 /// Polls until it holds; panics after `seconds`.
@@ -116,7 +145,10 @@ pub fn wait_for(seconds: u64, what: &str, mut holds: impl FnMut() -> bool) {
 /// The ids of all processes that run the program under test.
 pub fn processes() -> Vec<u64> {
     let binary = binary();
-    let ids = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let ids = fs::read_dir("/proc")
+        .expect("/proc")
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok());
     ids.filter(|id: &u64| {
         let words = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
         let exe = fs::read_link(format!("/proc/{id}/exe")).ok();
@@ -130,13 +162,24 @@ pub fn processes() -> Vec<u64> {
 pub fn leftovers() -> Vec<String> {
     let mut found: Vec<String> = processes().iter().map(|id| format!("process {id}")).collect();
     for dir in ["/dev", "/sys/block"] {
-        let names = fs::read_dir(dir).expect("readable").flatten().filter_map(|e| e.file_name().into_string().ok());
-        found.extend(names.filter(|n| n.starts_with("ublkb") || n.starts_with("ublkc")).map(|n| format!("{dir}/{n}")));
+        let names = fs::read_dir(dir)
+            .expect("readable")
+            .flatten()
+            .filter_map(|e| e.file_name().into_string().ok());
+        found.extend(
+            names
+                .filter(|n| n.starts_with("ublkb") || n.starts_with("ublkc"))
+                .map(|n| format!("{dir}/{n}")),
+        );
     }
     if let Ok(entries) = fs::read_dir(run_dir()) {
-        // Logs outlive devices, and so does what is known of COWs whose origins may still be changed.
+        // Logs outlive devices, and so does what is known of COWs whose origins may still be
+        // changed.
         let departed = |path: &Path| path.extension().is_some_and(|end| end == "departed");
-        let entries = entries.flatten().map(|e| e.path()).filter(|path| !path.ends_with("log") && !departed(path));
+        let entries = entries
+            .flatten()
+            .map(|e| e.path())
+            .filter(|path| !path.ends_with("log") && !departed(path));
         found.extend(entries.map(|path| path.display().to_string()));
     }
     found
@@ -160,7 +203,8 @@ pub fn assert_nothing_left(after: &str) {
     assert!(found.is_empty(), "left behind after {after}: {}", found.join(", "));
 }
 
-/// Whether a server has a question that waits for something: its thread sleeps once the question is where it belongs.
+/// Whether a server has a question that waits for something: its thread sleeps once the question is
+/// where it belongs.
 pub fn has_waiting_question(pid: u64) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     tasks.into_iter().any(|task| {

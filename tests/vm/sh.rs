@@ -28,7 +28,11 @@ impl Out {
             self.what,
             self.code,
             self.stderr.trim(),
-            if self.stdout.is_empty() { String::new() } else { format!(" (stdout: {})", self.stdout.trim()) }
+            if self.stdout.is_empty() {
+                String::new()
+            } else {
+                format!(" (stdout: {})", self.stdout.trim())
+            }
         );
         self
     }
@@ -44,7 +48,12 @@ impl Out {
             self.stdout,
             self.stderr
         );
-        assert!(self.stdout.is_empty(), "`{}` failed but printed to stdout: {:?}", self.what, self.stdout);
+        assert!(
+            self.stdout.is_empty(),
+            "`{}` failed but printed to stdout: {:?}",
+            self.what,
+            self.stdout
+        );
         assert!(
             self.stderr.lines().count() == 1 && self.stderr.trim().len() > 10,
             "`{}` should say why in exactly one line, said {:?}",
@@ -57,7 +66,12 @@ impl Out {
     /// The only line of stdout.
     pub fn line(&self) -> String {
         let lines: Vec<&str> = self.stdout.lines().collect();
-        assert!(lines.len() == 1, "`{}` should print one line, printed {:?}", self.what, self.stdout);
+        assert!(
+            lines.len() == 1,
+            "`{}` should print one line, printed {:?}",
+            self.what,
+            self.stdout
+        );
         lines[0].trim_end().to_string()
     }
 }
@@ -65,8 +79,8 @@ impl Out {
 /// Says that the programs are in memory already.
 const IN_MEMORY: &str = "UBLK_DM_IN_MEMORY";
 
-/// Puts the suite and the program under test into memory and goes on from there: started from the VM's root file system
-/// each takes two seconds to load, every time.
+/// Puts the suite and the program under test into memory and goes on from there: started from the
+/// VM's root file system each takes two seconds to load, every time.
 pub fn run_from_memory() -> std::io::Result<()> {
     if env::var_os(IN_MEMORY).is_some() {
         return Ok(());
@@ -78,7 +92,11 @@ pub fn run_from_memory() -> std::io::Result<()> {
     if std::fs::exists(&mutants)? {
         std::fs::copy(mutants, env::temp_dir().join("ublk-dm-mutants"))?;
     }
-    Err(Command::new(suite).args(env::args_os().skip(1)).env(IN_MEMORY, "1").env("UBLK_DM_BIN", program).exec())
+    Err(Command::new(suite)
+        .args(env::args_os().skip(1))
+        .env(IN_MEMORY, "1")
+        .env("UBLK_DM_BIN", program)
+        .exec())
 }
 
 /// A program to be run in the place of the one under test, and the rule that it is to break.

@@ -15,17 +15,19 @@ pub fn header(magic: u32, valid: u32, version: u32, chunk_sectors: u32) -> [u8; 
     bytes
 }
 
-/// Whether what stands behind the fields of a header in its sector is nothing, as the kernel leaves it, or a store's identity as a
-/// whole: its magic, and a sum over it at the end.
+/// Whether what stands behind the fields of a header in its sector is nothing, as the kernel leaves
+/// it, or a store's identity as a whole: its magic, and a sum over it at the end.
 pub fn is_identity(bytes: &[u8]) -> bool {
     let (said, hash) = bytes.split_at(bytes.len() - 8);
-    let sum = said
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
-    bytes.iter().all(|byte| *byte == 0) || said.starts_with(b"ublkdmI1") && hash == sum.to_le_bytes()
+    let sum = said.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    bytes.iter().all(|byte| *byte == 0)
+        || said.starts_with(b"ublkdmI1") && hash == sum.to_le_bytes()
 }
 
-/// The header chunk must be exactly that of a store with this chunk size: the fields, perhaps an identity, then zeroes.
+/// The header chunk must be exactly that of a store with this chunk size: the fields, perhaps an
+/// identity, then zeroes.
 pub fn assert_header(cow: &Disk, chunk_sectors: u64, valid: bool) {
     let chunk = cow.read(0, chunk_sectors);
     let mut expected = Buf::new(chunk_sectors);
@@ -36,7 +38,11 @@ pub fn assert_header(cow: &Disk, chunk_sectors: u64, valid: bool) {
     }
     if *chunk != *expected {
         let byte = chunk.iter().zip(expected.iter()).position(|(a, b)| a != b).unwrap_or(0);
-        panic!("{}: header chunk is wrong from byte {byte}: it begins {:02x?}", cow.path, &chunk[..16]);
+        panic!(
+            "{}: header chunk is wrong from byte {byte}: it begins {:02x?}",
+            cow.path,
+            &chunk[..16]
+        );
     }
 }
 
@@ -76,8 +82,9 @@ pub fn write_area(cow: &Disk, chunk_sectors: u64, area: u64, records: &[(u64, u6
 pub fn forge(cow: &Disk, chunk_sectors: u64, count: u64, old: impl Fn(u64) -> u64) {
     let epa = per_area(chunk_sectors);
     for area in 0..=count / epa {
-        let records: Vec<_> =
-            (area * epa..count.min((area + 1) * epa)).map(|i| (old(i), data_chunk(chunk_sectors, i))).collect();
+        let records: Vec<_> = (area * epa..count.min((area + 1) * epa))
+            .map(|i| (old(i), data_chunk(chunk_sectors, i)))
+            .collect();
         write_area(cow, chunk_sectors, area, &records);
     }
     let mut first = Buf::new(chunk_sectors);

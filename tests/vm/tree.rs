@@ -73,8 +73,9 @@ fn walk(root: &Path, dir: &Path, tree: &mut Tree) {
             format!("-> {}", fs::read_link(&path).unwrap_or_else(|e| fail(&path, e)).display())
         } else {
             let bytes = fs::read(&path).unwrap_or_else(|e| fail(&path, e));
-            let hash =
-                bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3));
+            let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| {
+                (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3)
+            });
             format!("{} bytes {hash:016x}", bytes.len())
         };
         tree.insert(name, what);

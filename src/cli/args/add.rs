@@ -38,7 +38,8 @@ pub struct Loaded {
     /// Use disks that are mounted or hold something else
     #[arg(long)]
     pub force: bool,
-    /// For a mirror: the leg to recover the others from [default: the first one that is not known to have failed]
+    /// For a mirror: the leg to recover the others from
+    /// [default: the first one that is not known to have failed]
     #[arg(long, value_name = "DEV")]
     pub source: Option<PathBuf>,
 }
@@ -55,11 +56,12 @@ pub enum Add {
 
 #[derive(Args)]
 pub struct Mirror {
-    /// A disk to keep the data on, at least two: a block device or regular file, from an offset if one is given
+    /// A disk to keep the data on, at least two: a block device or regular file, from an offset if
+    /// one is given
     #[arg(long = "leg", value_name = "DEV[:OFFSET]", required = true)]
     pub legs: Vec<String>,
-    /// Where to note which regions may differ: `core` is memory, which is gone with the server's machine; every leg but one
-    /// is then written anew at the next start
+    /// Where to note which regions may differ: `core` is memory, which is gone with the server's
+    /// machine; every leg but one is then written anew at the next start
     #[arg(long, value_name = "core|DEV", default_value = "core")]
     pub log: String,
     /// Unit of noting and recovery, a power of two [default: 512 KiB]
@@ -71,8 +73,8 @@ pub struct Mirror {
     /// Believe that the legs are equal
     #[arg(long)]
     pub nosync: bool,
-    /// A write that did not reach every leg waits until the mirror has been mended (suspend, load, resume), instead of
-    /// going on with the legs that are left
+    /// A write that did not reach every leg waits until the mirror has been mended (suspend, load,
+    /// resume), instead of going on with the legs that are left
     #[arg(long)]
     pub handle_errors: bool,
     /// With --handle-errors: go on with the legs that are left as long as the log works
@@ -111,8 +113,8 @@ pub struct Snapshot {
     /// Pass discards on to the origin as well
     #[arg(long, requires = "discard_zeroes_cow")]
     pub discard_passdown_origin: bool,
-    /// Use a store that says that it was made for another origin: if this is the same disk under another name. It belongs to
-    /// this origin from then on
+    /// Use a store that says that it was made for another origin: if this is the same disk under
+    /// another name. It belongs to this origin from then on
     #[arg(long)]
     pub other_origin: bool,
     #[command(flatten)]
@@ -137,17 +139,28 @@ pub struct Common {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]
     pub id: Option<u32>,
     /// Hardware queues
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_QUEUES, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DEFAULT_QUEUES,
+        value_parser = clap::value_parser!(u16).range(1..=64)
+    )]
     pub queues: u16,
     /// Requests in flight per queue
-    #[arg(long, value_name = "N", default_value_t = DEFAULT_DEPTH, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = DEFAULT_DEPTH,
+        value_parser = clap::value_parser!(u16).range(1..=4096)
+    )]
     pub depth: u16,
     /// The device cannot be written
     #[arg(long)]
     pub read_only: bool,
-    /// Stay in the foreground and serve, for service managers. Started again after its death with the same --name, takes
-    /// its devices over, or none if that one cannot be served. A device of a server that runs already is watched over
-    /// instead, and deleted by SIGTERM; if it cannot be (it is in use), the command fails and the device stays
+    /// Stay in the foreground and serve, for service managers. Started again after its death with
+    /// the same --name, takes its devices over, or none if that one cannot be served. A device of a
+    /// server that runs already is watched over instead, and deleted by SIGTERM; if it cannot be
+    /// (it is in use), the command fails and the device stays
     #[arg(long)]
     pub foreground: bool,
     /// Copy request data even where the kernel could lend its pages
@@ -183,7 +196,8 @@ impl Common {
     }
 }
 
-/// The largest number of a ublk device: the kernel makes a disk's minor number of it, which has 20 bits.
+/// The largest number of a ublk device: the kernel makes a disk's minor number of it, which has 20
+/// bits.
 const MAX_ID: i64 = (1 << 20) - 1;
 /// One queue serves a family's devices from one thread; more only spread the kernel's side.
 const DEFAULT_QUEUES: u16 = 1;

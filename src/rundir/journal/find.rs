@@ -1,7 +1,8 @@
 //! The journal of a COW that is being opened, found among those that dead servers have left.
 //!
-//! Rule kept here: what a server had acknowledged is used or asked for, never passed over. A journal that may be of this
-//! COW and is not certainly so stops its opening, and the message says which file it is and what can be done.
+//! Rule kept here: what a server had acknowledged is used or asked for, never passed over. A
+//! journal that may be of this COW and is not certainly so stops its opening, and the message says
+//! which file it is and what can be done.
 
 use std::path::{Path, PathBuf};
 
@@ -24,8 +25,14 @@ pub enum Purpose {
 ///
 /// # Errors
 /// If there is one that may be this COW's and is not certainly so.
-pub fn find(directory: &Path, cow: &OpenDisk, owner: &Owner, purpose: Purpose) -> Result<(PathBuf, bool), Reason> {
-    let left = left_in_directory(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
+pub fn find(
+    directory: &Path,
+    cow: &OpenDisk,
+    owner: &Owner,
+    purpose: Purpose,
+) -> Result<(PathBuf, bool), Reason> {
+    let left = left_in_directory(directory)
+        .map_err(|error| format!("{}: {error}", directory.display()))?;
     let key = family_key(cow.id);
     let mut own = None;
     for journal in left {
@@ -46,6 +53,8 @@ fn refusal(cow: &Path, journal: &Left, kinship: Kinship) -> Reason {
     let what = format!("{cow}: {file} holds acknowledged writes that are on no COW yet, {kinship}");
     match kinship {
         Kinship::Damaged | Kinship::OtherStore => format!("{what}: {give_up}"),
-        _ => format!("{what}: `ublk-dm journal use {file} --cow {cow}` if they belong here, {give_up}"),
+        _ => format!(
+            "{what}: `ublk-dm journal use {file} --cow {cow}` if they belong here, {give_up}"
+        ),
     }
 }

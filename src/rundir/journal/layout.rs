@@ -1,9 +1,10 @@
 //! How a journal is laid out in its file.
 //!
-//! In words of 64 bits in the machine's byte order: a magic word, the boot's id (two words), the disk's number in
-//! this boot, how many records are on the COW, the store's id (two words, zero if it has none), a hash of the disk's
-//! lasting name (zero if it has none); then [`PLACES`] places of two words, the chunk and the COW chunk of a record. A COW
-//! chunk of zero means that nothing stands there.
+//! In words of 64 bits in the machine's byte order: a magic word, the boot's id (two words), the
+//! disk's number in this boot, how many records are on the COW, the store's id (two words, zero if
+//! it has none), a hash of the disk's lasting name (zero if it has none); then [`PLACES`] places of
+//! two words, the chunk and the COW chunk of a record. A COW chunk of zero means that nothing
+//! stands there.
 
 use dm_targets::snapshot::journal::PLACES;
 

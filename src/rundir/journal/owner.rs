@@ -1,9 +1,10 @@
 //! Whose a journal is: a store, on a disk, in one life of the machine. Pure but for [`Owner::of`].
 //!
-//! A journal is used by the disk that it was made on and in the boot that it was made in, because only then the data that
-//! its records point to is known to be there: a disk that was attached anew (a loop device, a network disk) may have lost
-//! what was written to it last. One that may be the same disk's or store's stops whatever would use that disk, until it is
-//! given to it or given up; one that is certainly another's stops nobody.
+//! A journal is used by the disk that it was made on and in the boot that it was made in, because
+//! only then the data that its records point to is known to be there: a disk that was attached anew
+//! (a loop device, a network disk) may have lost what was written to it last. One that may be the
+//! same disk's or store's stops whatever would use that disk, until it is given to it or given up;
+//! one that is certainly another's stops nobody.
 
 use std::fmt;
 use std::io;
@@ -27,7 +28,8 @@ pub struct Owner {
     pub store: (u64, u64),
     /// A hash of the disk's lasting name; zero if it has none.
     pub name: u64,
-    /// A hash of the name that earlier versions recorded for it, where they had one; not recorded any more.
+    /// A hash of the name that earlier versions recorded for it, where they had one; not recorded
+    /// any more.
     pub former: u64,
 }
 
@@ -38,7 +40,8 @@ pub enum Kinship {
     Own,
     /// It was made before the machine was started.
     OtherBoot,
-    /// It is of the same disk or store, which has been attached anew, or of another disk that had the same number.
+    /// It is of the same disk or store, which has been attached anew, or of another disk that had
+    /// the same number.
     AttachedAnew,
     /// It is of another store on the same disk.
     OtherStore,
@@ -52,8 +55,12 @@ impl fmt::Display for Kinship {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Kinship::Own => "of this COW",
-            Kinship::OtherBoot => "of this COW or one like it, made before the machine was restarted",
-            Kinship::AttachedAnew => "of this COW before it was attached anew, or of another disk that had its number",
+            Kinship::OtherBoot => {
+                "of this COW or one like it, made before the machine was restarted"
+            }
+            Kinship::AttachedAnew => {
+                "of this COW before it was attached anew, or of another disk that had its number"
+            }
             Kinship::OtherStore => "of another store that was on this disk",
             Kinship::Damaged => "of a disk with this number, and damaged",
             Kinship::None => "of another COW",
@@ -68,7 +75,8 @@ impl Owner {
     /// If the boot cannot be told from another.
     pub fn of(cow: &OpenDisk, store: Option<StoreId>) -> io::Result<Owner> {
         let former = Some(lasting_name(cow)).filter(|name| *name != cow.path.display().to_string());
-        // The same for a file and a loop device on it. A node in /dev is no name: the next disk may get it.
+        // The same for a file and a loop device on it. A node in /dev is no name: the next disk may
+        // get it.
         let lasts = !disk_name(&cow.path, cow.id).is_empty();
         let name = names_of(&cow.path, cow.id).into_iter().next().filter(|_| lasts);
         let [name, former] = [name, former].map(|name| name.map_or(0, |name| hash(&name)));
@@ -93,7 +101,13 @@ impl Owner {
 
 /// The owner in a journal's header.
 pub(super) fn of_words(word: impl Fn(usize) -> u64) -> Owner {
-    Owner { boot: (word(1), word(2)), number: word(3), store: (word(5), word(6)), name: word(7), former: 0 }
+    Owner {
+        boot: (word(1), word(2)),
+        number: word(3),
+        store: (word(5), word(6)),
+        name: word(7),
+        former: 0,
+    }
 }
 
 /// Whether a journal is that owner's, beyond doubt.
@@ -101,7 +115,8 @@ pub(super) fn is_exactly(found: &Owner, owner: &Owner) -> bool {
     found.boot == owner.boot && found.number == owner.number && !found.is_other_store(owner)
 }
 
-/// How a journal stands to a COW with that key. The journal's file name begins with the key of its disk.
+/// How a journal stands to a COW with that key. The journal's file name begins with the key of its
+/// disk.
 pub fn kinship(journal: &Path, found: Option<&Owner>, key: &str, owner: &Owner) -> Kinship {
     let same_key = is_of_disk(journal, key);
     let Some(found) = found else { return if same_key { Kinship::Damaged } else { Kinship::None } };
@@ -126,7 +141,8 @@ pub(super) fn is_of_disk(journal: &Path, key: &str) -> bool {
     file.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
-/// The name of a COW's journal: a disk that is attached anew under the same number gets another one.
+/// The name of a COW's journal: a disk that is attached anew under the same number gets another
+/// one.
 pub fn file_name(cow: &OpenDisk) -> String {
     format!("{}-{:x}.records", family_key(cow.id), cow.number_in_boot())
 }
@@ -138,7 +154,9 @@ fn number_of(bytes: &[u8]) -> u64 {
 /// FNV-1a, and never zero.
 fn hash(name: &str) -> u64 {
     name.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
         .max(1)
 }
 
@@ -158,10 +176,23 @@ mod tests {
     #[test]
     fn a_journal_is_its_own_disks_in_its_own_boot() {
         assert_eq!(of("/run/block-7-0-28.records", OWNER), Kinship::Own);
-        assert_eq!(of("/run/block-7-0.records", OWNER), Kinship::Own, "as servers before this one named it");
-        assert_eq!(of("/run/block-7-0.records", Owner { store: (0, 0), name: 0, ..OWNER }), Kinship::Own);
-        assert_eq!(of("/run/block-7-0-28.records", Owner { boot: (1, 3), ..OWNER }), Kinship::OtherBoot);
-        assert_eq!(of("/run/block-7-0-28.records", Owner { store: (7, 7), ..OWNER }), Kinship::OtherStore);
+        assert_eq!(
+            of("/run/block-7-0.records", OWNER),
+            Kinship::Own,
+            "as servers before this one named it"
+        );
+        assert_eq!(
+            of("/run/block-7-0.records", Owner { store: (0, 0), name: 0, ..OWNER }),
+            Kinship::Own
+        );
+        assert_eq!(
+            of("/run/block-7-0-28.records", Owner { boot: (1, 3), ..OWNER }),
+            Kinship::OtherBoot
+        );
+        assert_eq!(
+            of("/run/block-7-0-28.records", Owner { store: (7, 7), ..OWNER }),
+            Kinship::OtherStore
+        );
     }
 
     #[test]
@@ -184,7 +215,11 @@ mod tests {
         // The store is the kernel's; the numbers of file and loop device differ.
         let without_id = |name| Owner { number: 41, store: (0, 0), name, ..OWNER };
         assert_eq!(of("/run/file-3-12-29.records", without_id(9)), Kinship::AttachedAnew);
-        assert_eq!(of("/run/block-7-1-29.records", without_id(10)), Kinship::AttachedAnew, "as named before");
+        assert_eq!(
+            of("/run/block-7-1-29.records", without_id(10)),
+            Kinship::AttachedAnew,
+            "as named before"
+        );
         assert_eq!(of("/run/file-3-12-29.records", without_id(11)), Kinship::None);
     }
 
@@ -196,8 +231,10 @@ mod tests {
         std::os::unix::fs::symlink(file.path(), &link).unwrap();
         let hard = file.path().with_extension("hard");
         fs::hard_link(file.path(), &hard).unwrap();
-        let owner =
-            |path: &Path| Owner::of(&OpenDisk::open(path, Access::ReadOnly, Claim::Shared).unwrap(), None).unwrap();
+        let owner = |path: &Path| {
+            Owner::of(&OpenDisk::open(path, Access::ReadOnly, Claim::Shared).unwrap(), None)
+                .unwrap()
+        };
         let first = owner(file.path());
         assert!(first.name != 0 && first.former == 0, "{first:?}");
         assert!([&link, &hard].iter().all(|path| owner(path) == first));

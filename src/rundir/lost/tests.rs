@@ -114,10 +114,16 @@ fn a_cow_is_the_same_by_its_store_or_its_disk() {
     assert!(common(cow(ONE, "/a"), Cow { number: 8, ..cow(ONE, "/a") }), "attached anew");
     assert!(common(cow(ONE, "/a"), cow(TWO, "/a")), "a new store on the same disk");
     assert!(!common(cow(ONE, "/a"), Cow { number: 8, ..cow(ONE, "/b") }), "a copy");
-    assert!(!common(cow(ONE, "serial 1"), Cow { number: 8, ..cow(TWO, "serial 1") }), "two disks with one name");
+    assert!(
+        !common(cow(ONE, "serial 1"), Cow { number: 8, ..cow(TWO, "serial 1") }),
+        "two disks with one name"
+    );
     let unnumbered = |store, name| Cow { number: 0, ..cow(store, name) };
     assert!(!common(unnumbered(ONE, "/a"), unnumbered(TWO, "/a")));
-    assert!(!common(cow(Which::Unknown, "/a"), cow(Which::Unknown, "/a")), "a transient store leaves what was there");
+    assert!(
+        !common(cow(Which::Unknown, "/a"), cow(Which::Unknown, "/a")),
+        "a transient store leaves what was there"
+    );
 }
 
 #[test]
@@ -140,7 +146,8 @@ fn records_of_earlier_versions_are_found_and_go_when_the_disk_is_wiped() {
 #[test]
 fn what_cannot_be_written_or_read_is_said() {
     let (dir, rundir) = rundir();
-    let [store, disk] = [ONE, Which::WithoutId].map(|store| LostStore::of(&rundir, cow(store, "wwid 1")));
+    let [store, disk] =
+        [ONE, Which::WithoutId].map(|store| LostStore::of(&rundir, cow(store, "wwid 1")));
     fs::write(disk.of_disk("wwid 1"), b"{").unwrap();
     for record in [&store, &disk] {
         assert!(record.found().unwrap_err().to_string().contains(".lost: damaged"));

@@ -1,8 +1,9 @@
 //! Adding a device.
 //!
-//! A device comes in steps of which each can still be undone: the disks are opened and claimed, the store is read and judged,
-//! the kernel adds the device, its queues are served, and only then is the store written and the snapshot joins its origin;
-//! starting the device comes last. A step that fails takes the earlier ones back, so a failed `add` leaves nothing.
+//! A device comes in steps of which each can still be undone: the disks are opened and claimed, the
+//! store is read and judged, the kernel adds the device, its queues are served, and only then is
+//! the store written and the snapshot joins its origin; starting the device comes last. A step that
+//! fails takes the earlier ones back, so a failed `add` leaves nothing.
 
 use dm_targets::group::Ticket;
 use dm_targets::snapshot::exceptions::Health;
@@ -10,21 +11,26 @@ use dm_targets::snapshot::store::Unmade;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
-use super::devices::Entry;
+use super::devices::Device;
 use super::devices::changes_origin;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
-use super::prepared::{Prepared, generated_name};
+use super::new_device::{NewDevice, generated_name};
 use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceRef, DeviceSpec, KnownDisks};
+use crate::protocol::{DeviceRef, DeviceSpec, KnownDisks, Reply};
 use crate::ublk::DeviceInfo;
 use crate::ublk::device::BLOCK_PATH;
 
 impl<M: Machine> Administrator<M> {
     /// Adds one device.
-    pub(super) fn add(&mut self, name: Option<String>, id: Option<u32>, spec: DeviceSpec) -> Result<Answer, Reason> {
+    pub(super) fn add(
+        &mut self,
+        name: Option<String>,
+        id: Option<u32>,
+        spec: DeviceSpec,
+    ) -> Result<Reply, Reason> {
         let prepared = self.prepare(spec, name.as_deref(), None)?;
         let added = self.bring_up(&prepared, id, name);
         let note = self.note_of(&prepared)?;
@@ -38,22 +44,25 @@ impl<M: Machine> Administrator<M> {
         let adopted = prepared.spec.other_origin;
         self.unconfirmed = Some(Unconfirmed { device, ticket, cow: prepared.cow.clone() });
         self.keep(prepared, info, name);
-        // It is on record since before it could be used; that its store is adopted need not be said to the next server.
+        // It is on record since before it could be used; that its store is adopted need not be said
+        // to the next server.
         self.publish();
         if let Err(why) = if adopted { self.record(None) } else { Ok(()) } {
-            log::warn!("the next server will take the store for this origin's whatever it says: {why}");
+            log::warn!(
+                "the next server will take the store for this origin's whatever it says: {why}"
+            );
         }
-        Ok(Answer::Added { path, note, device })
+        Ok(Reply::Added { path, note, device })
     }
 
-    /// Opens the disks of a target and the target itself, without writing anything; `again`: what the disks were of a device
-    /// that is there already.
+    /// Opens the disks of a target and the target itself, without writing anything; `again`: what
+    /// the disks were of a device that is there already.
     pub(super) fn prepare(
         &mut self,
         spec: DeviceSpec,
         name: Option<&str>,
         again: Option<&KnownDisks>,
-    ) -> Result<Prepared, Reason> {
+    ) -> Result<NewDevice, Reason> {
         match spec.table.params.clone() {
             TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
             TargetParams::SnapshotOrigin { origin } => self.prepare_origin(&origin, spec, again),
@@ -66,14 +75,19 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// What the user of a device that has been opened should know.
-    fn note_of(&self, prepared: &Prepared) -> Result<Option<String>, Reason> {
+    fn note_of(&self, prepared: &NewDevice) -> Result<Option<String>, Reason> {
         let ticket = prepared.ticket;
         self.machine.call(move |thread| async move {
             let opened = thread.group().opened(ticket);
-            let Some(Target::Snapshot(snapshot)) = opened.map(|opened| opened.target) else { return None };
+            let Some(Target::Snapshot(snapshot)) = opened.map(|opened| opened.target) else {
+                return None;
+            };
             let invalid = snapshot.health() == Health::Invalid;
             invalid.then(|| {
-                format!("{}: the snapshot on it is invalid: all I/O on its device fails", snapshot.cow().name())
+                format!(
+                    "{}: the snapshot on it is invalid: all I/O on its device fails",
+                    snapshot.cow().name()
+                )
             })
         })
     }
@@ -88,40 +102,55 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Puts back what the store of a snapshot has overwritten that gets no device, or loses it at once.
+    /// Puts back what the store of a snapshot has overwritten that gets no device, or loses it at
+    /// once.
     pub(super) fn unmake(&self, ticket: Ticket) -> Result<Unmade, Reason> {
         self.machine.call(move |thread| async move { thread.group().unmake(ticket).await })?
     }
 
     /// Takes a device that is live among this server's. The caller makes that known.
-    pub(super) fn keep(&mut self, prepared: Prepared, info: DeviceInfo, name: String) {
+    pub(super) fn keep(&mut self, prepared: NewDevice, info: DeviceInfo, name: String) {
         let number = self.machine.number(info.id);
         log::info!("{name}: /dev/ublkb{} is live", info.id);
-        let Prepared { mut spec, deps, read_only, cow, .. } = prepared;
+        let NewDevice { mut spec, deps, read_only, cow, .. } = prepared;
         let id = info.id;
         // Its store is this origin's now. A later one is asked for anew.
         spec.other_origin = spec.other_origin && !self.is_valid(id);
         if let Some(cow) = &cow {
             self.forget_departure(cow);
         }
-        self.devices
-            .insert(id, Entry { name, spec, info, number, deps, read_only, suspended: false, loaded: None, cow });
+        self.devices.insert(
+            id,
+            Device {
+                name,
+                spec,
+                info,
+                number,
+                deps,
+                read_only,
+                suspended: false,
+                loaded: None,
+                cow,
+            },
+        );
     }
 
     /// Whether a device is a snapshot that is valid: only such a store can be adopted.
     fn is_valid(&self, id: u32) -> bool {
         let valid = self.machine.call(move |thread| async move {
             let device = thread.group().device(id);
-            matches!(device.map(|device| device.target()), Some(Target::Snapshot(s)) if s.health() != Health::Invalid)
+            let target = device.map(|device| device.target());
+            matches!(target, Some(Target::Snapshot(s)) if s.health() != Health::Invalid)
         });
         valid.unwrap_or(false)
     }
 
-    /// Adds a device, serves its queues, makes its target usable and starts it; takes everything back if that fails. What the
-    /// next server needs is written down before anyone can use the device.
+    /// Adds a device, serves its queues, makes its target usable and starts it; takes everything
+    /// back if that fails. What the next server needs is written down before anyone can use the
+    /// device.
     fn bring_up(
         &mut self,
-        prepared: &Prepared,
+        prepared: &NewDevice,
         id: Option<u32>,
         name: Option<String>,
     ) -> Result<(DeviceInfo, String), Reason> {
@@ -137,15 +166,22 @@ impl<M: Machine> Administrator<M> {
         let started = served.and_then(|()| self.machine.start(info.id, false));
         if let Err(error) = started {
             let undone = self.take_down(info.id, info.target_flags, true);
-            let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(prepared.ticket), Err));
+            let undone =
+                undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(prepared.ticket), Err));
             let left = [undone.err(), self.save().err()].into_iter().flatten();
             return Err(left.fold(error, |error, left| format!("{error}; and {left}")));
         }
         Ok((info, name))
     }
 
-    /// Finds a name for a new device and writes down what the next server needs, while no other command looks for a name.
-    fn register(&mut self, prepared: &Prepared, info: &DeviceInfo, name: Option<String>) -> Result<String, Reason> {
+    /// Finds a name for a new device and writes down what the next server needs, while no other
+    /// command looks for a name.
+    fn register(
+        &mut self,
+        prepared: &NewDevice,
+        info: &DeviceInfo,
+        name: Option<String>,
+    ) -> Result<String, Reason> {
         let _directory = self.machine.records().lock()?;
         if changes_origin(&prepared.spec) {
             self.lose_left_out();

@@ -1,9 +1,10 @@
-//! Snapshots that are deleted while their family goes on: right until the origin's next change, which may come under another
-//! server than this one.
+//! Snapshots that are deleted while their family goes on: right until the origin's next change,
+//! which may come under another server than this one.
 //!
-//! Rule kept here: I9 (that a snapshot has left is durable before its device is gone, and every server knows it before it can
-//! change the origin). A snapshot that is deleted as the last of its family is its user's business, as with device-mapper:
-//! origin and snapshots are to be used together or not at all.
+//! Rule kept here: I9 (that a snapshot has left is durable before its device is gone, and every
+//! server knows it before it can change the origin). A snapshot that is deleted as the last of its
+//! family is its user's business, as with device-mapper: origin and snapshots are to be used
+//! together or not at all.
 
 use std::rc::Rc;
 
@@ -17,16 +18,20 @@ use crate::protocol::{Cow, DeviceState};
 use crate::rundir::departed::Departure;
 
 impl<M: Machine> Administrator<M> {
-    /// Notes that a snapshot leaves, if a device stays through which, or beside which, its origin can come to be changed.
-    /// `outlived`: it is marked on its COW, and noted only if that fails.
+    /// Notes that a snapshot leaves, if a device stays through which, or beside which, its origin
+    /// can come to be changed. `outlived`: it is marked on its COW, and noted only if that fails.
     pub(super) fn note_departure(&self, id: u32, outlived: bool) -> Result<(), Reason> {
-        let Some(cow) = self.devices.get(&id).and_then(|entry| entry.cow.clone()) else { return Ok(()) };
+        let Some(cow) = self.devices.get(&id).and_then(|entry| entry.cow.clone()) else {
+            return Ok(());
+        };
         if !self.goes_on_without(id) {
             return Ok(());
         }
         let loss = self.machine.call(move |thread| async move {
             let device = thread.group().device(id);
-            let Some(Target::Snapshot(snapshot)) = device.map(|device| device.target()) else { return None };
+            let Some(Target::Snapshot(snapshot)) = device.map(|device| device.target()) else {
+                return None;
+            };
             if outlived {
                 snapshot.give_up().await;
             }
@@ -36,35 +41,43 @@ impl<M: Machine> Administrator<M> {
         let mark_failed = loss == Loss::MarkFailed;
         let departure = Departure { cow, mark_failed, origin_number: self.origin_known.number };
         self.machine.records().note_departure(&departure).map_err(|why| {
-            let what = "that its snapshot leaves the origin cannot be noted, so a later server could take it for right";
+            let what = "that its snapshot leaves the origin cannot be noted, so a later server \
+                        could take it for right";
             format!("/dev/ublkb{id}: not deleted: {what}: {why}")
         })
     }
 
     /// Notes that a snapshot of a dead server is deleted, as far as it is known which it is.
     pub(super) fn note_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
-        let Some(cow) = device.cow.clone().filter(|_| !device.lost && self.goes_on_without(device.id)) else {
+        let Some(cow) =
+            device.cow.clone().filter(|_| !device.lost && self.goes_on_without(device.id))
+        else {
             return Ok(());
         };
-        let departure = Departure { cow, mark_failed: false, origin_number: self.origin_known.number };
+        let departure =
+            Departure { cow, mark_failed: false, origin_number: self.origin_known.number };
         self.machine.records().note_departure(&departure)?;
         self.restore_departures(vec![departure])
     }
 
-    /// Has the origin know which snapshots have left it under earlier servers. It cannot be changed before that.
+    /// Has the origin know which snapshots have left it under earlier servers. It cannot be changed
+    /// before that.
     pub(super) fn restore_departures(&self, departures: Vec<Departure>) -> Result<(), Reason> {
         let records = self.machine.records();
-        let left: Vec<_> = departures.into_iter().map(|left| (left.loss(), records.losses(left.cow))).collect();
+        let left: Vec<_> =
+            departures.into_iter().map(|left| (left.loss(), records.losses(left.cow))).collect();
         self.machine.call(move |thread| async move {
             let Some(origin) = thread.group().origin() else { return };
-            left.into_iter().for_each(|(loss, record)| origin.restore_departed(Rc::new(record), loss));
+            left.into_iter()
+                .for_each(|(loss, record)| origin.restore_departed(Rc::new(record), loss));
         })
     }
 
     /// A snapshot is served from a COW: nothing has left on it.
     pub(super) fn forget_departure(&self, cow: &Cow) {
         if let Err(why) = self.machine.records().forget_departure(cow) {
-            // The next server forgets it when the snapshot joins; without that its origin's change makes the snapshot wrong.
+            // The next server forgets it when the snapshot joins; without that its origin's change
+            // makes the snapshot wrong.
             log::warn!("{why}");
         }
     }

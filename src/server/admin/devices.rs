@@ -50,12 +50,12 @@ pub struct LegRef {
 }
 
 /// The messages that a mirror takes.
-pub const MESSAGES: &str =
-    "check, repair LEG, replace LEG DEV[:OFFSET], add-leg DEV[:OFFSET], remove-leg LEG, recover, throttle PERCENT";
+pub const MESSAGES: &str = "check, repair LEG, replace LEG DEV[:OFFSET], add-leg DEV[:OFFSET], \
+                            remove-leg LEG, recover, throttle PERCENT";
 
 /// A device of this server.
 #[derive(Clone)]
-pub struct Entry {
+pub struct Device {
     pub name: String,
     pub spec: DeviceSpec,
     pub info: DeviceInfo,
@@ -71,7 +71,7 @@ pub struct Entry {
     pub cow: Option<Cow>,
 }
 
-impl Entry {
+impl Device {
     /// The mirror that the device is, if it is one.
     pub fn mirror(&self) -> Option<&Mirror> {
         match &self.spec.table.params {
@@ -103,7 +103,12 @@ impl Entry {
 }
 
 /// How a device is made again.
-pub(super) fn state_of(info: &DeviceInfo, name: &str, deps: &Deps, spec: &DeviceSpec) -> DeviceState {
+pub(super) fn state_of(
+    info: &DeviceInfo,
+    name: &str,
+    deps: &Deps,
+    spec: &DeviceSpec,
+) -> DeviceState {
     DeviceState {
         id: info.id,
         cookie: info.target_flags,
@@ -142,7 +147,7 @@ pub struct LeftOut {
 }
 
 /// Devices by id, and those that were left out.
-type Known = (BTreeMap<u32, Entry>, BTreeMap<u32, LeftOut>);
+type Known = (BTreeMap<u32, Device>, BTreeMap<u32, LeftOut>);
 
 /// What all threads know of the devices: as they were when nothing was being changed.
 #[derive(Clone, Default)]
@@ -150,14 +155,18 @@ pub struct Directory(Arc<Mutex<Known>>);
 
 impl Directory {
     /// Puts other devices in the place of those that were known.
-    pub(super) fn publish(&self, devices: &BTreeMap<u32, Entry>, left_out: &BTreeMap<u32, LeftOut>) {
+    pub(super) fn publish(
+        &self,
+        devices: &BTreeMap<u32, Device>,
+        left_out: &BTreeMap<u32, LeftOut>,
+    ) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.0.clone_from(devices);
         known.1.clone_from(left_out);
     }
 
     /// The devices, by id.
-    pub fn devices(&self) -> BTreeMap<u32, Entry> {
+    pub fn devices(&self) -> BTreeMap<u32, Device> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
@@ -172,20 +181,25 @@ pub(super) fn no_device(id: u32) -> Reason {
     format!("/dev/ublkb{id}: no such device; see `ublk-dm list`")
 }
 
-/// A leg by its path or by its place, counted from 0. Another path of the same disk will do, if one leg alone is on that.
+/// A leg by its path or by its place, counted from 0. Another path of the same disk will do, if one
+/// leg alone is on that.
 pub fn find_leg(legs: &[LegRef], word: &str) -> Option<usize> {
     let by_path = legs.iter().position(|leg| leg.path == word);
-    by_path.or_else(|| word.parse().ok().filter(|at| *at < legs.len())).or_else(|| by_disk(legs, word))
+    by_path
+        .or_else(|| word.parse().ok().filter(|at| *at < legs.len()))
+        .or_else(|| by_disk(legs, word))
 }
 
 fn by_disk(legs: &[LegRef], word: &str) -> Option<usize> {
     let id = DiskId::of(&std::fs::metadata(word).ok()?)?;
-    let mut places = legs.iter().enumerate().filter(|(_, leg)| leg.disk == Some(id)).map(|(at, _)| at);
+    let mut places =
+        legs.iter().enumerate().filter(|(_, leg)| leg.disk == Some(id)).map(|(at, _)| at);
     places.next().filter(|_| places.next().is_none())
 }
 
 pub fn not_a_leg(legs: &[LegRef], id: u32, word: &str) -> Reason {
-    let legs: Vec<_> = legs.iter().enumerate().map(|(at, leg)| format!("{at} ({})", leg.path)).collect();
+    let legs: Vec<_> =
+        legs.iter().enumerate().map(|(at, leg)| format!("{at} ({})", leg.path)).collect();
     format!("{word}: not a leg of /dev/ublkb{id}, which has legs {}", legs.join(", "))
 }
 
@@ -206,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_generated_name_is_not_taken() {
-        let taken = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let taken =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(free_name("snap1", &taken(&["snap2", "origin1"])), "snap1");
         assert_eq!(free_name("snap1", &taken(&["snap1"])), "snap1-2");
         assert_eq!(free_name("snap1", &taken(&["snap1-2", "snap1", "snap1-3"])), "snap1-4");

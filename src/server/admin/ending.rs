@@ -1,15 +1,16 @@
 //! The end of devices: in which order they go, and what is lost with them.
 //!
-//! Rules kept here: I9 (an origin ends before its snapshots, so that nothing is written which they do not have; a snapshot
-//! that goes alone while its origin is in use is marked invalid first) and I10 (what an end loses is an error).
+//! Rules kept here: I9 (an origin ends before its snapshots, so that nothing is written which they
+//! do not have; a snapshot that goes alone while its origin is in use is marked invalid first) and
+//! I10 (what an end loses is an error).
 
-use super::devices::Entry;
+use super::devices::Device;
 use super::devices::changes_origin;
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::Answer;
+use crate::protocol::Reply;
 
 /// How the end of a device went that is gone.
 #[derive(Default)]
@@ -21,8 +22,8 @@ pub(super) struct End {
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Stops a device, takes its target apart and deletes it. One that may be in use is told to fail its requests first: the
-    /// kernel waits for them, and a mirror may hold some for ever.
+    /// Stops a device, takes its target apart and deletes it. One that may be in use is told to
+    /// fail its requests first: the kernel waits for them, and a mirror may hold some for ever.
     pub(super) fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<End, Reason> {
         let noted = if self.is_outlived(id) { Ok(()) } else { self.note_departure(id, false) };
         let unnoted = match noted {
@@ -57,7 +58,7 @@ impl<M: Machine> Administrator<M> {
         Ok(End { lost, wrong: deleted.err() })
     }
 
-    pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Answer, Reason> {
+    pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Reply, Reason> {
         if !force && !mutant::is(Mutant::UseIgnored) {
             // All or none: nothing has been deleted when one of them is refused here.
             let mut served = ids.iter().filter(|id| self.devices.contains_key(id));
@@ -71,7 +72,7 @@ impl<M: Machine> Administrator<M> {
         deleted
     }
 
-    fn del_each(&mut self, ids: &[u32], force: bool) -> Result<Answer, Reason> {
+    fn del_each(&mut self, ids: &[u32], force: bool) -> Result<Reply, Reason> {
         let (mut failed, mut saved) = (Vec::new(), Ok(()));
         for id in ids {
             failed.extend(self.del_left_out(*id, force).err());
@@ -99,7 +100,7 @@ impl<M: Machine> Administrator<M> {
         }
         failed.extend(saved.err());
         failed.iter().for_each(|error| log::error!("{error}"));
-        if failed.is_empty() { Ok(Answer::Deleted) } else { Err(failed.join("; ")) }
+        if failed.is_empty() { Ok(Reply::Deleted) } else { Err(failed.join("; ")) }
     }
 
     /// Strikes a device that is gone off the list.
@@ -119,12 +120,14 @@ impl<M: Machine> Administrator<M> {
     }
 
     pub(super) fn is_origin(&self, id: u32) -> bool {
-        self.devices.get(&id).is_some_and(Entry::is_origin)
+        self.devices.get(&id).is_some_and(Device::is_origin)
     }
 
-    /// Whether a device's origin has a device that stays and is in use: it will be written without a snapshot that goes.
+    /// Whether a device's origin has a device that stays and is in use: it will be written without
+    /// a snapshot that goes.
     fn is_outlived(&self, id: u32) -> bool {
-        let mut others = self.devices.keys().filter(|other| **other != id && self.is_origin(**other));
+        let mut others =
+            self.devices.keys().filter(|other| **other != id && self.is_origin(**other));
         others.any(|origin| self.machine.not_in_use(*origin).is_err())
     }
 }

@@ -1,7 +1,7 @@
 //! Devices of the kernel, known by their cookies.
 //!
-//! Rule kept here: a number may be another program's device by now; a device is ours only if it has the cookie that it was
-//! given.
+//! Rule kept here: a number may be another program's device by now; a device is ours only if it has
+//! the cookie that it was given.
 
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
@@ -11,9 +11,13 @@ use crate::ublk::device::{is_ours, no_longer_waits, replaced};
 use crate::ublk::{DeviceInfo, DeviceState};
 
 impl<M: Machine> Administrator<M> {
-    /// What the kernel knows of a device of ours; `None`: it is gone, and what has its number now is another one's.
+    /// What the kernel knows of a device of ours; `None`: it is gone, and what has its number now
+    /// is another one's.
     pub(super) fn ours(&mut self, id: u32, cookie: u64) -> Result<Option<DeviceInfo>, Reason> {
-        Ok(self.machine.info(id)?.filter(|info| is_ours(info, cookie) || mutant::is(Mutant::NumberTrusted)))
+        Ok(self
+            .machine
+            .info(id)?
+            .filter(|info| is_ours(info, cookie) || mutant::is(Mutant::NumberTrusted)))
     }
 
     /// A device of ours that waits for a server.

@@ -1,5 +1,6 @@
-//! What the administrator of a family acts through: the control plane of ublk, disks, the run directory, and the thread
-//! that has the targets. A real machine has them all; a simulated one loses power.
+//! What the administrator of a family acts through: the control plane of ublk, disks, the run
+//! directory, and the thread that has the targets. A real machine has them all; a simulated one
+//! loses power.
 //!
 //! Nothing here decides anything: what may be done when is the administrator's business.
 
@@ -65,7 +66,8 @@ pub trait Losses: LossRecord + Send + 'static {
     /// # Errors
     /// It cannot be known.
     fn found(&self) -> Result<Option<String>, Reason>;
-    /// Forgets what was lost on the COW's disk and has gone from it. `here`: the store is there already.
+    /// Forgets what was lost on the COW's disk and has gone from it. `here`: the store is there
+    /// already.
     fn tidy(&self, here: bool);
     /// Forgets this store's loss: it says itself that it is invalid.
     fn forget(&self);
@@ -103,7 +105,8 @@ pub trait Records: Clone + Send + 'static {
     /// # Errors
     /// It cannot be written.
     fn write_legs(&self, state: &LegState) -> Result<(), String>;
-    /// The snapshots that are noted to have left an origin, known by its name and its number in this boot.
+    /// The snapshots that are noted to have left an origin, known by its name and its number in
+    /// this boot.
     ///
     /// # Errors
     /// That cannot be known.
@@ -164,7 +167,10 @@ pub trait Machine: 'static {
     ///
     /// # Errors
     /// The thread has died.
-    fn call<T, F>(&self, job: impl FnOnce(Rc<Self::Thread>) -> F + Send + 'static) -> Result<T, Reason>
+    fn call<T, F>(
+        &self,
+        job: impl FnOnce(Rc<Self::Thread>) -> F + Send + 'static,
+    ) -> Result<T, Reason>
     where
         T: Send + 'static,
         F: Future<Output = T> + 'static;
@@ -200,7 +206,8 @@ pub trait Machine: 'static {
     /// # Errors
     /// The kernel does not.
     fn stop(&mut self, id: u32) -> Result<(), Reason>;
-    /// Stops a device that is not in use. `false`: this kernel cannot ask, and the device has not been stopped.
+    /// Stops a device that is not in use. `false`: this kernel cannot ask, and the device has not
+    /// been stopped.
     ///
     /// # Errors
     /// It is in use, or that cannot be known.
@@ -210,7 +217,8 @@ pub trait Machine: 'static {
     /// # Errors
     /// The kernel does not.
     fn delete(&mut self, id: u32) -> Result<(), Reason>;
-    /// Stops and deletes a device whose server has died. What that had under way is not waited for beyond a limit.
+    /// Stops and deletes a device whose server has died. What that had under way is not waited for
+    /// beyond a limit.
     ///
     /// # Errors
     /// The kernel does not, or not within the limit.
@@ -239,7 +247,8 @@ pub trait Machine: 'static {
     fn can_zero_copy(&self, options: &DeviceOptions) -> Result<bool, Reason>;
     /// Whether all tags of a device have ended.
     fn has_ended(&self, id: u32) -> bool;
-    /// Waits until a stopped device's tags have ended, and takes its target apart. The inner error says what is lost.
+    /// Waits until a stopped device's tags have ended, and takes its target apart. The inner error
+    /// says what is lost.
     ///
     /// # Errors
     /// The thread has died.
@@ -252,16 +261,19 @@ pub trait Machine: 'static {
     /// # Errors
     /// It cannot be opened so; it is unchanged and unclaimed.
     fn open(&self, path: &str, access: Access, claim: Claim) -> Result<Self::Open, OpenError>;
-    /// Those of some disks, asked all at once, that do not answer within a limit. This process opens none of them.
+    /// Those of some disks, asked all at once, that do not answer within a limit. This process
+    /// opens none of them.
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String>;
-    /// By what a disk is known again, whatever its number and path have become; empty if nothing lasts.
+    /// By what a disk is known again, whatever its number and path have become; empty if nothing
+    /// lasts.
     fn disk_name(&self, id: DiskId, path: &str) -> String;
     /// An id that no store has had.
     ///
     /// # Errors
     /// There is none to be had.
     fn new_store_id(&self) -> Result<StoreId, Reason>;
-    /// The first of some disks that stands on one of the family's own devices, or on another of the disks.
+    /// The first of some disks that stands on one of the family's own devices, or on another of the
+    /// disks.
     fn circle(&self, words: &[&str], own: &BTreeSet<u32>) -> Option<(usize, Ground)>;
 
     /// The journal of a COW. `None`: there is no place for one, and writes wait for their records.
@@ -274,7 +286,8 @@ pub trait Machine: 'static {
     /// # Errors
     /// It stays.
     fn discard_journal(&self, cow: &str) -> Result<(), Reason>;
-    /// Whether a dead server has left something in the journal of a COW. Touches no disk if nothing is noted anywhere.
+    /// Whether a dead server has left something in the journal of a COW. Touches no disk if nothing
+    /// is noted anywhere.
     ///
     /// # Errors
     /// It cannot be known.

@@ -1,8 +1,9 @@
-//! The administrator of a family: takes its devices through their life. It acts through one trait ([`machine`]), so that a
-//! simulated machine can lose power, or its process, at each of its steps.
+//! The administrator of a family: takes its devices through their life. It acts through one trait
+//! ([`machine`]), so that a simulated machine can lose power, or its process, at each of its steps.
 //!
-//! Rules kept here: what a later server needs is durable in the state file before the command that depends on it ends; a
-//! device is touched only after its cookie has been compared; a command that fails says what is left of it.
+//! Rules kept here: what a later server needs is durable in the state file before the command that
+//! depends on it ends; a device is touched only after its cookie has been compared; a command that
+//! fails says what is left of it.
 
 mod add;
 mod departures;
@@ -12,8 +13,8 @@ mod kernel;
 mod lost;
 pub mod machine;
 pub mod mutant;
+mod new_device;
 mod orphans;
-mod prepared;
 mod recover;
 mod shutdown;
 mod silent;
@@ -25,7 +26,7 @@ mod unconfirmed;
 mod undo;
 
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceRef, Question};
+use crate::protocol::{Command, DeviceRef, Reply};
 use machine::Machine;
 pub use orphans::{complete, record_left_behind};
 pub use shutdown::LOOK_AGAIN;
@@ -33,27 +34,29 @@ pub use state::{Administrator, Ending};
 pub use undo::Undo;
 
 impl<M: Machine> Administrator<M> {
-    /// Does what a question asks for.
+    /// Does what a command asks for.
     ///
     /// # Errors
     /// Why not, and what is left of the attempt.
-    pub fn carry_out(&mut self, question: Question) -> Result<Answer, Reason> {
-        question.refuse_replaced(|id| self.cookie_of(id))?;
-        if !matches!(question, Question::TakeBack { .. }) {
+    pub fn carry_out(&mut self, command: Command) -> Result<Reply, Reason> {
+        command.refuse_replaced(|id| self.cookie_of(id))?;
+        if !matches!(command, Command::TakeBack { .. }) {
             self.confirm();
         }
-        match question {
-            Question::Add { name, id, spec } => self.add(name, id, spec),
-            Question::Recover(devices) => self.recover(devices),
-            Question::RecoverLeftOut { devices } => self.recover_left_out(&ids_of(&devices)),
-            Question::Del { devices, force } => self.del(&ids_of(&devices), force),
-            Question::TakeBack { device } => self.take_back_added(device),
-            Question::Suspend { device, noflush } => self.suspend(device.id, noflush),
-            Question::Resume { device } => self.resume(device.id),
-            Question::Load { device, spec } => self.load(device.id, spec),
-            Question::Message { device, words } => self.message(device.id, &words),
-            Question::Report | Question::Ping | Question::Wait { .. } => Err("a question for the desk".to_owned()),
-            Question::Shutdown => self.shut_down().map(|()| Answer::Done),
+        match command {
+            Command::Add { name, id, spec } => self.add(name, id, spec),
+            Command::Recover(devices) => self.recover(devices),
+            Command::RecoverLeftOut { devices } => self.recover_left_out(&ids_of(&devices)),
+            Command::Del { devices, force } => self.del(&ids_of(&devices), force),
+            Command::TakeBack { device } => self.take_back_added(device),
+            Command::Suspend { device, noflush } => self.suspend(device.id, noflush),
+            Command::Resume { device } => self.resume(device.id),
+            Command::Load { device, spec } => self.load(device.id, spec),
+            Command::Message { device, words } => self.message(device.id, &words),
+            Command::Report | Command::Ping | Command::Wait { .. } => {
+                Err("a command for the listener".to_owned())
+            }
+            Command::Shutdown => self.shut_down().map(|()| Reply::Done),
         }
     }
 

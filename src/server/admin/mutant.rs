@@ -1,5 +1,6 @@
-//! Deliberate faults of the administrator: each breaks one of its rules, so that the simulator can show that it would
-//! notice. Without the feature `mutants` the question [`is`] is the constant `false` and nothing of this is left.
+//! Deliberate faults of the administrator: each breaks one of its rules, so that the simulator can
+//! show that it would notice. Without the feature `mutants` the command [`is`] is the constant
+//! `false` and nothing of this is left.
 
 /// The rules that can be broken, named after what is done wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! Devices that get no server again: what becomes of their COWs.
 //!
-//! Rules kept here: I9 (a COW whose origin has changed without it is marked, or recorded as lost), I10 (what a dead server
-//! had acknowledged is on its COW before that can be used by another). Nothing is opened that does not answer: what is owed to it
-//! stays on record.
+//! Rules kept here: I9 (a COW whose origin has changed without it is marked, or recorded as lost),
+//! I10 (what a dead server had acknowledged is on its COW before that can be used by another).
+//! Nothing is opened that does not answer: what is owed to it stays on record.
 
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::table::TargetParams;
@@ -19,8 +19,8 @@ use crate::rundir::departed::Departure;
 use crate::storage::silent::no_answer;
 use crate::storage::{Access, Claim};
 
-/// Leaves the COW of a deleted device as it must be: with what its dead server had noted, or marked if it is lost. The
-/// machine is the deleted device's own, without a server.
+/// Leaves the COW of a deleted device as it must be: with what its dead server had noted, or marked
+/// if it is lost. The machine is the deleted device's own, without a server.
 ///
 /// # Errors
 /// What is missing on the COW, and what to do about it.
@@ -31,8 +31,8 @@ pub fn complete<M: Machine>(machine: M, device: &DeviceState) -> Result<(), Reas
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Records what a server that died has noted for a snapshot that gets no server again, so that its COW is complete for
-    /// the next one that opens it.
+    /// Records what a server that died has noted for a snapshot that gets no server again, so that
+    /// its COW is complete for the next one that opens it.
     fn record_noted(&mut self, device: &DeviceState) -> Result<(), Reason> {
         let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
         if !self.machine.is_journal_left(&snapshot.cow)? {
@@ -52,11 +52,14 @@ impl<M: Machine> Administrator<M> {
     /// Marks the COW of a snapshot invalid whose origin has changed without it.
     pub(super) fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
         let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
-        let ticket = self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.ticket;
+        let ticket =
+            self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.ticket;
         self.machine.call(move |thread| async move {
             let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
             match opened.target {
-                Target::Snapshot(snapshot) => snapshot.store().invalidate().await.map_err(|error| error.to_string()),
+                Target::Snapshot(snapshot) => {
+                    snapshot.store().invalidate().await.map_err(|error| error.to_string())
+                }
                 _ => Ok(()),
             }
         })??;
@@ -64,7 +67,10 @@ impl<M: Machine> Administrator<M> {
         if let Err(why) = self.machine.discard_journal(&snapshot.cow) {
             log::debug!("{}: {why}", snapshot.cow);
         }
-        log::warn!("{}: marked invalid: its origin was changed while it could not be opened", snapshot.cow);
+        log::warn!(
+            "{}: marked invalid: its origin was changed while it could not be opened",
+            snapshot.cow
+        );
         Ok(())
     }
 
@@ -83,15 +89,18 @@ impl<M: Machine> Administrator<M> {
             self.machine.records().losses(cow.clone()).forget();
         }
         marked.map_err(|why| {
-            let what = "deleted, but its COW could not be marked invalid and must not be used again";
+            let what =
+                "deleted, but its COW could not be marked invalid and must not be used again";
             let recorded = record_lost(&self.machine, device).err();
-            let recorded = recorded.map_or_else(String::new, |why| format!("; that is not recorded: {why}"));
+            let recorded =
+                recorded.map_or_else(String::new, |why| format!("; that is not recorded: {why}"));
             format!("{}: {what}, because its origin has changed: {why}{recorded}", device.name)
         })
     }
 }
 
-/// Records that a deleted snapshot's COW must not be used again: a device that stays may change its origin without it.
+/// Records that a deleted snapshot's COW must not be used again: a device that stays may change its
+/// origin without it.
 ///
 /// # Errors
 /// That cannot be recorded, and the device must not be deleted.
@@ -100,34 +109,55 @@ pub fn record_left_behind<M: Machine>(
     deleted: &DeviceState,
     staying: &[DeviceState],
 ) -> Result<(), Reason> {
-    if staying.is_empty() || !is_persistent_snapshot(&deleted.spec) || mutant::is(Mutant::LeftBehindForgotten) {
+    if staying.is_empty()
+        || !is_persistent_snapshot(&deleted.spec)
+        || mutant::is(Mutant::LeftBehindForgotten)
+    {
         return Ok(());
     }
     if !staying.iter().any(|device| changes_origin(&device.spec)) {
         // Its origin may be added beside those that stay, by their next server.
-        return note_departure(machine, deleted)
-            .map(drop)
-            .map_err(|why| format!("{}: not deleted: that it leaves its origin cannot be noted: {why}", deleted.name));
+        return note_departure(machine, deleted).map(drop).map_err(|why| {
+            format!(
+                "{}: not deleted: that it leaves its origin cannot be noted: {why}",
+                deleted.name
+            )
+        });
     }
-    record_lost(machine, deleted)
-        .map_err(|why| format!("{}: not deleted: that its COW is lost then cannot be recorded: {why}", deleted.name))
+    record_lost(machine, deleted).map_err(|why| {
+        format!(
+            "{}: not deleted: that its COW is lost then cannot be recorded: {why}",
+            deleted.name
+        )
+    })
 }
 
 /// Has a later `add` refuse the COW of a snapshot that is gone, whether its disk is there or not.
 pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Result<(), Reason> {
-    let cow = device.cow.clone().ok_or("the state file of an earlier version does not say what its COW is known by")?;
+    let cow = device
+        .cow
+        .clone()
+        .ok_or("the state file of an earlier version does not say what its COW is known by")?;
     machine.records().losses(cow).record(Loss::OriginChanged)
 }
 
-/// Notes that a snapshot of a dead server leaves an origin that nothing of its family changes, and returns what was noted.
-pub(super) fn note_departure<M: Machine>(machine: &M, device: &DeviceState) -> Result<Option<Departure>, Reason> {
-    let (TargetParams::Snapshot(snapshot), Some(cow)) = (&device.spec.table.params, device.cow.clone()) else {
+/// Notes that a snapshot of a dead server leaves an origin that nothing of its family changes, and
+/// returns what was noted.
+pub(super) fn note_departure<M: Machine>(
+    machine: &M,
+    device: &DeviceState,
+) -> Result<Option<Departure>, Reason> {
+    let (TargetParams::Snapshot(snapshot), Some(cow)) =
+        (&device.spec.table.params, device.cow.clone())
+    else {
         return Ok(None);
     };
     if !machine.silent(&[snapshot.origin.clone()].into()).is_empty() {
         return Err(no_answer(&snapshot.origin));
     }
-    let origin = machine.open(&snapshot.origin, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
+    let origin = machine
+        .open(&snapshot.origin, Access::ReadOnly, Claim::Shared)
+        .map_err(|error| error.to_string())?;
     let origin_number = origin.number_in_boot();
     let departure = Departure { cow, mark_failed: device.lost, origin_number };
     machine.records().note_departure(&departure)?;

@@ -1,26 +1,28 @@
 //! Taking over the devices of a server that died.
 //!
-//! Every target is there before any device lives again: requests that waited are sent once more, and an origin's must find
-//! all its snapshots. What cannot be taken over is *left out*: it goes on waiting, it stays in the state file, and it can be
-//! taken over later, when what kept it away is mended.
+//! Every target is there before any device lives again: requests that waited are sent once more,
+//! and an origin's must find all its snapshots. What cannot be taken over is *left out*: it goes on
+//! waiting, it stays in the state file, and it can be taken over later, when what kept it away is
+//! mended.
 //!
-//! Rule kept here: I9. A snapshot that is left out is wrong from its origin's next change on. That it is lost is written down
-//! before anything lives that may change the origin; it is taken back only by the server that knows that nothing has.
+//! Rule kept here: I9. A snapshot that is left out is wrong from its origin's next change on. That
+//! it is lost is written down before anything lives that may change the origin; it is taken back
+//! only by the server that knows that nothing has.
 
-use super::devices::{Entry, LeftOut, changes_origin, is_persistent_snapshot};
+use super::devices::{Device, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
+use super::new_device::NewDevice;
 use super::orphans::{complete, note_departure, record_lost};
-use super::prepared::Prepared;
 use super::silent::Silent;
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceState};
+use crate::protocol::{DeviceState, Reply};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
 impl<M: Machine> Administrator<M> {
     /// Takes over the devices of a server that died, each that can be.
-    pub(super) fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Answer, Reason> {
+    pub(super) fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Reply, Reason> {
         self.keep_files = true;
         let (mut problems, mut reasons) = (Vec::new(), Vec::new());
         let mut ready = Vec::new();
@@ -58,12 +60,14 @@ impl<M: Machine> Administrator<M> {
         problems.extend(self.give_up_gone(&gone, changes)?);
         if !self.left_out.is_empty() && changes && !mutant::is(Mutant::LostAfterStart) {
             self.lose_left_out();
-            let served = served.iter().map(|(prepared, info, device)| served_state(prepared, info, device));
+            let served =
+                served.iter().map(|(prepared, info, device)| served_state(prepared, info, device));
             let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
             self.machine.records().write_state(served.chain(left_out).collect())?;
         }
         for (prepared, info, device) in served {
-            // One that cannot be started is this server's all the same: its target is where it belongs.
+            // One that cannot be started is this server's all the same: its target is where it
+            // belongs.
             if let Err(why) = self.machine.start(info.id, true) {
                 problems.push(format!("{}: not recovered: {why}", device.name));
             }
@@ -75,11 +79,14 @@ impl<M: Machine> Administrator<M> {
         problems.extend(self.save().err());
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
         self.keep_files &= !mutant::is(Mutant::LeftOutFilesRemoved);
-        Ok(Answer::Recovered { problems })
+        Ok(Reply::Recovered { problems })
     }
 
     /// Sets those apart that another program has deleted.
-    fn split_gone(&mut self, devices: Vec<DeviceState>) -> Result<(Vec<DeviceState>, Vec<DeviceState>), Reason> {
+    fn split_gone(
+        &mut self,
+        devices: Vec<DeviceState>,
+    ) -> Result<(Vec<DeviceState>, Vec<DeviceState>), Reason> {
         let (mut there, mut gone) = (Vec::new(), Vec::new());
         for device in devices {
             let ours = self.ours(device.id, device.cookie)?.is_some();
@@ -88,38 +95,45 @@ impl<M: Machine> Administrator<M> {
         Ok((there, gone))
     }
 
-    /// A snapshot that another program has deleted misses what its origin's next change overwrites: that is on record before
-    /// the origin lives again.
+    /// A snapshot that another program has deleted misses what its origin's next change overwrites:
+    /// that is on record before the origin lives again.
     fn give_up_gone(&mut self, gone: &[DeviceState], changes: bool) -> Result<Vec<Reason>, Reason> {
         let mut problems = Vec::new();
-        for device in
-            gone.iter().filter(|device| !mutant::is(Mutant::GoneForgotten) && is_persistent_snapshot(&device.spec))
-        {
+        for device in gone.iter().filter(|device| {
+            !mutant::is(Mutant::GoneForgotten) && is_persistent_snapshot(&device.spec)
+        }) {
             if !changes {
                 // Its origin may be added, or taken over, beside those that live.
-                self.restore_departures(note_departure(&self.machine, device)?.into_iter().collect())?;
+                self.restore_departures(
+                    note_departure(&self.machine, device)?.into_iter().collect(),
+                )?;
                 problems.push(format!("{}: gone: another program has deleted it", device.name));
                 continue;
             }
             record_lost(&self.machine, device)?;
-            let what =
-                "another program has deleted it; its COW must not be used again, since its origin lives without it";
+            let what = "another program has deleted it; its COW must not be used again, since its \
+                        origin lives without it";
             problems.push(format!("{}: gone: {what}", device.name));
         }
         Ok(problems)
     }
 
-    /// Takes over devices that were left out. Nothing changes the origin meanwhile; its users wait for no disk that hangs.
-    pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Answer, Reason> {
+    /// Takes over devices that were left out. Nothing changes the origin meanwhile; its users wait
+    /// for no disk that hangs.
+    pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Reply, Reason> {
         let (mut ids, mut problems) = self.that_answer(ids);
         if ids.is_empty() {
-            return Ok(Answer::Recovered { problems });
+            return Ok(Reply::Recovered { problems });
         }
         let held = self.hold_writers()?;
         // Snapshots before their origin, whose requests that waited are sent once more.
-        ids.sort_by_key(|id| self.left_out.get(id).is_some_and(|left| changes_origin(&left.device.spec)));
+        ids.sort_by_key(|id| {
+            self.left_out.get(id).is_some_and(|left| changes_origin(&left.device.spec))
+        });
         for id in &ids {
-            let Some(LeftOut { mut device, for_good, .. }) = self.left_out.get(id).cloned() else { continue };
+            let Some(LeftOut { mut device, for_good, .. }) = self.left_out.get(id).cloned() else {
+                continue;
+            };
             let name = device.name.clone();
             device.lost &= for_good || self.origin_changed;
             match self.recover_one(device) {
@@ -132,22 +146,26 @@ impl<M: Machine> Administrator<M> {
         }
         problems.extend(self.save().err());
         self.keep_files = !self.left_out.is_empty();
-        Ok(Answer::Recovered { problems })
+        Ok(Reply::Recovered { problems })
     }
 
-    /// Those of some devices that were left out whose disks answer, and what is to be said of the others.
+    /// Those of some devices that were left out whose disks answer, and what is to be said of the
+    /// others.
     fn that_answer(&self, ids: &[u32]) -> (Vec<u32>, Vec<Reason>) {
-        let wanted: Vec<&DeviceState> =
-            ids.iter().filter_map(|id| self.left_out.get(id)).map(|left_out| &left_out.device).collect();
+        let wanted: Vec<&DeviceState> = ids
+            .iter()
+            .filter_map(|id| self.left_out.get(id))
+            .map(|left_out| &left_out.device)
+            .collect();
         let silent = Silent::among(&self.machine, wanted.iter().copied());
-        let (mut answer, mut problems) = (Vec::new(), Vec::new());
+        let (mut reply, mut problems) = (Vec::new(), Vec::new());
         for device in wanted {
             match silent.refuse(device) {
-                Ok(()) => answer.push(device.id),
+                Ok(()) => reply.push(device.id),
                 Err(why) => problems.push(format!("{}: not recovered: {why}", device.name)),
             }
         }
-        (answer, problems)
+        (reply, problems)
     }
 
     /// Takes one device over; says so if that is invalid.
@@ -166,8 +184,9 @@ impl<M: Machine> Administrator<M> {
         started.map(|()| invalid)
     }
 
-    /// Takes a device of a dead server among this one's, as it was: held back, or with a table that waits.
-    fn keep_again(&mut self, prepared: Prepared, info: DeviceInfo, device: DeviceState) {
+    /// Takes a device of a dead server among this one's, as it was: held back, or with a table that
+    /// waits.
+    fn keep_again(&mut self, prepared: NewDevice, info: DeviceInfo, device: DeviceState) {
         let DeviceState { name, suspended, loaded, .. } = device;
         let id = info.id;
         self.keep(prepared, info, name);
@@ -177,7 +196,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Opens the target of a device that waits. Of a snapshot that is lost the COW is marked first.
-    fn make_ready(&mut self, device: &DeviceState) -> Result<Prepared, Reason> {
+    fn make_ready(&mut self, device: &DeviceState) -> Result<NewDevice, Reason> {
         self.waiting(device.id, device.cookie)?;
         if device.lost {
             self.mark_lost(device)?;
@@ -186,9 +205,15 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Claims a device and serves its queues; nothing comes before it is started.
-    fn serve_again(&mut self, prepared: &Prepared, device: &DeviceState) -> Result<DeviceInfo, Reason> {
+    fn serve_again(
+        &mut self,
+        prepared: &NewDevice,
+        device: &DeviceState,
+    ) -> Result<DeviceInfo, Reason> {
         let taken = self.take_over(device.id, device.cookie);
-        let served = taken.and_then(|info| self.machine.serve(&info, &device.name, prepared.ticket).map(|()| info));
+        let served = taken.and_then(|info| {
+            self.machine.serve(&info, &device.name, prepared.ticket).map(|()| info)
+        });
         self.forget_ticket(prepared.ticket)?;
         let info = served?;
         if device.suspended {
@@ -208,7 +233,8 @@ impl<M: Machine> Administrator<M> {
         problem
     }
 
-    /// What is left out is lost from now on, unless this server finds that nothing has changed the origin.
+    /// What is left out is lost from now on, unless this server finds that nothing has changed the
+    /// origin.
     pub(super) fn lose_left_out(&mut self) {
         if mutant::is(Mutant::LeftOutNotLost) {
             return;
@@ -222,15 +248,24 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn del_left_out(&mut self, id: u32, force: bool) -> Result<(), Reason> {
         let Some(LeftOut { device, .. }) = self.left_out.get(&id).cloned() else { return Ok(()) };
         if !force {
-            return Err(format!("/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"));
+            return Err(format!(
+                "/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that \
+                 waits"
+            ));
         }
         if device.lost && !mutant::is(Mutant::DeletedBeforeRecord) {
-            // Before nothing tells of it any more: a process that ends now leaves no trace but this.
+            // Before nothing tells of it any more: a process that ends now leaves no trace but
+            // this.
             record_lost(&self.machine, &device).map_err(|why| {
-                format!("{}: not deleted: that its COW is lost cannot be recorded: {why}", device.name)
+                format!(
+                    "{}: not deleted: that its COW is lost cannot be recorded: {why}",
+                    device.name
+                )
             })?;
         }
-        let unnoted = |why| format!("/dev/ublkb{id}: not deleted: that its snapshot leaves cannot be noted: {why}");
+        let unnoted = |why| {
+            format!("/dev/ublkb{id}: not deleted: that its snapshot leaves cannot be noted: {why}")
+        };
         self.note_left_out(&device).map_err(unnoted)?;
         if self.ours(id, device.cookie)?.is_some() {
             self.machine.delete_orphan(id, device.cookie)?;
@@ -242,11 +277,12 @@ impl<M: Machine> Administrator<M> {
         complete(self.machine.beside()?, &device).and(saved)
     }
 
-    /// Suspends the devices through which the origin changes, and finds out whether it has. Returns those that were not
-    /// suspended already.
+    /// Suspends the devices through which the origin changes, and finds out whether it has. Returns
+    /// those that were not suspended already.
     fn hold_writers(&mut self) -> Result<Vec<u32>, Reason> {
-        let writes = |entry: &&Entry| changes_origin(&entry.spec);
-        let writers: Vec<u32> = self.devices.values().filter(writes).map(|entry| entry.info.id).collect();
+        let writes = |entry: &&Device| changes_origin(&entry.spec);
+        let writers: Vec<u32> =
+            self.devices.values().filter(writes).map(|entry| entry.info.id).collect();
         let mut held = Vec::new();
         for id in writers {
             let runs = self.devices.get(&id).is_some_and(|entry| !entry.suspended);
@@ -271,7 +307,11 @@ fn now_invalid(device: &DeviceState) -> Option<Reason> {
 }
 
 /// What is written down of a device that has been taken over.
-fn served_state(prepared: &Prepared, info: &DeviceInfo, device: &DeviceState) -> DeviceState {
+fn served_state(prepared: &NewDevice, info: &DeviceInfo, device: &DeviceState) -> DeviceState {
     let DeviceState { suspended, loaded, .. } = device;
-    DeviceState { suspended: *suspended, loaded: loaded.clone(), ..prepared.state(info, &device.name) }
+    DeviceState {
+        suspended: *suspended,
+        loaded: loaded.clone(),
+        ..prepared.state(info, &device.name)
+    }
 }

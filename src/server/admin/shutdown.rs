@@ -1,12 +1,13 @@
 //! The end of a server that is told to end (SIGTERM, SIGINT).
 //!
-//! Devices that are not in use are stopped and deleted. One that is in use must not go: what its users have in memory would
-//! be lost, and a file system on it would fail. If it can be recovered it is left waiting for another server: what it has
-//! acknowledged is put where it belongs, its requests wait in the kernel, and `recover` goes on with it. One that cannot be
-//! recovered keeps the server alive until it is no longer used.
+//! Devices that are not in use are stopped and deleted. One that is in use must not go: what its
+//! users have in memory would be lost, and a file system on it would fail. If it can be recovered
+//! it is left waiting for another server: what it has acknowledged is put where it belongs, its
+//! requests wait in the kernel, and `recover` goes on with it. One that cannot be recovered keeps
+//! the server alive until it is no longer used.
 //!
-//! Rules kept here: no device is left that the next server would not know of; an origin that may be written again, by the next server, keeps its snapshots; they would miss what it
-//! overwrites (I9).
+//! Rules kept here: no device is left that the next server would not know of; an origin that may be
+//! written again, by the next server, keeps its snapshots; they would miss what it overwrites (I9).
 
 use std::time::Duration;
 
@@ -22,7 +23,8 @@ use super::state::{Administrator, Ending};
 use crate::failure::Reason;
 use crate::ublk::device;
 
-/// How often it is looked whether a device that keeps the server alive is still in use: the kernel tells nobody.
+/// How often it is looked whether a device that keeps the server alive is still in use: the kernel
+/// tells nobody.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl<M: Machine> Administrator<M> {
@@ -34,28 +36,38 @@ impl<M: Machine> Administrator<M> {
             origins_first(&mut ids, |id| self.is_origin(id));
         }
         for id in ids {
-            let beside_origin = stays.iter().any(|(other, _)| self.is_origin(*other)) || self.has_waiting_origin();
+            let beside_origin =
+                stays.iter().any(|(other, _)| self.is_origin(*other)) || self.has_waiting_origin();
             let beside_origin = beside_origin && !self.is_origin(id);
             let why = || format!("/dev/ublkb{id}: its origin is in use, or waits for a server");
             let why = if beside_origin { Some(why()) } else { self.try_end(id).err() };
             stays.extend(why.map(|why| (id, why)));
         }
-        let dies = |id: &u32| self.devices.get(id).is_some_and(|entry| !device::is_recoverable(&entry.info));
+        let dies = |id: &u32| {
+            self.devices.get(id).is_some_and(|entry| !device::is_recoverable(&entry.info))
+        };
         if stays.iter().any(|(id, _)| dies(id)) {
             let fatal = stays.iter().filter(|(id, _)| dies(id)).map(|(_, why)| why.as_str());
             let why = fatal.collect::<Vec<_>>().join("; ");
             self.wait_for_end(
                 Level::Warn,
-                format!("{why}; it would die with its server (--no-recovery), which ends once it is unused"),
+                format!(
+                    "{why}; it would die with its server (--no-recovery), which ends once it \
+                         is unused"
+                ),
             );
             return Ok(());
         }
         if !stays.is_empty() {
             if let Err(why) = self.ensure_recorded() {
-                let hint = "the devices are served on; the server ends as soon as it can be written";
+                let hint =
+                    "the devices are served on; the server ends as soon as it can be written";
                 self.wait_for_end(
                     Level::Error,
-                    format!("the server cannot end, for the next one would not know its devices: {why}; {hint}"),
+                    format!(
+                        "the server cannot end, for the next one would not know its devices: \
+                             {why}; {hint}"
+                    ),
                 );
                 return Ok(());
             }
@@ -67,7 +79,8 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Goes on until the end can be reached, which is tried again every [`LOOK_AGAIN`]. Each reason is said once.
+    /// Goes on until the end can be reached, which is tried again every [`LOOK_AGAIN`]. Each reason
+    /// is said once.
     fn wait_for_end(&mut self, level: Level, why: Reason) {
         if self.kept_by.as_ref() != Some(&why) {
             log::log!(level, "{why}");
@@ -75,9 +88,12 @@ impl<M: Machine> Administrator<M> {
         (self.kept_by, self.ending) = (Some(why), Ending::Waits);
     }
 
-    /// Whether the origin's device was left out and waits: what was sent to it is written when it is taken over.
+    /// Whether the origin's device was left out and waits: what was sent to it is written when it
+    /// is taken over.
     fn has_waiting_origin(&self) -> bool {
-        let is_origin = |left: &LeftOut| matches!(left.device.spec.table.params, TargetParams::SnapshotOrigin { .. });
+        let is_origin = |left: &LeftOut| {
+            matches!(left.device.spec.table.params, TargetParams::SnapshotOrigin { .. })
+        };
         self.left_out.values().any(|left| left.waits && is_origin(left))
     }
 
@@ -95,12 +111,16 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Leaves a device to the next server. Its requests are held back, so that what it has acknowledged is complete.
+    /// Leaves a device to the next server. Its requests are held back, so that what it has
+    /// acknowledged is complete.
     fn leave_waiting(&mut self, id: u32, why: &str) {
         if let Err(error) = self.hold(id, true).and_then(|held| held) {
             self.lost_at_end = true;
             log::error!("/dev/ublkb{id}: {error}");
         }
-        log::warn!("{why}; it is left waiting for another server, and so is its I/O: run `ublk-dm recover {id}`");
+        log::warn!(
+            "{why}; it is left waiting for another server, and so is its I/O: run `ublk-dm recover \
+             {id}`"
+        );
     }
 }

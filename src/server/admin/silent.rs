@@ -1,6 +1,7 @@
 //! Disks that do not answer: found out before anything waits for them.
 //!
-//! Rule kept here: one disk that hangs keeps nothing down but the devices that stand on it, and no writer waits for it.
+//! Rule kept here: one disk that hangs keeps nothing down but the devices that stand on it, and no
+//! writer waits for it.
 
 use std::collections::BTreeSet;
 
@@ -14,8 +15,12 @@ pub(super) struct Silent(BTreeSet<String>);
 
 impl Silent {
     /// Asks the disks of some devices, each once and all at the same time.
-    pub(super) fn among<'a, M: Machine>(machine: &M, devices: impl Iterator<Item = &'a DeviceState>) -> Silent {
-        let disks: BTreeSet<String> = devices.flat_map(|device| device.spec.table.params.devices()).collect();
+    pub(super) fn among<'a, M: Machine>(
+        machine: &M,
+        devices: impl Iterator<Item = &'a DeviceState>,
+    ) -> Silent {
+        let disks: BTreeSet<String> =
+            devices.flat_map(|device| device.spec.table.params.devices()).collect();
         Silent(machine.silent(&disks))
     }
 

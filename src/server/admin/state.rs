@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dm_targets::group::Ticket;
 
-use super::devices::{Directory, Entry, LeftOut};
+use super::devices::{Device, Directory, LeftOut};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
 use super::unconfirmed::Unconfirmed;
@@ -25,10 +25,11 @@ pub enum Ending {
     Leaves,
 }
 
-/// The administrator of an origin, its snapshots and their devices; of a mirror; or of the linear devices of a disk.
+/// The administrator of an origin, its snapshots and their devices; of a mirror; or of the linear
+/// devices of a disk.
 pub struct Administrator<M: Machine> {
     pub(super) machine: M,
-    pub(super) devices: BTreeMap<u32, Entry>,
+    pub(super) devices: BTreeMap<u32, Device>,
     pub(super) directory: Directory,
     pub(super) origin: Option<(DiskId, Limits, bool)>,
     /// The origin has other users.
@@ -48,7 +49,8 @@ pub struct Administrator<M: Machine> {
     pub(super) kept_by: Option<Reason>,
     /// What the state file tells, as far as this server has written it.
     on_record: RefCell<Option<Vec<DeviceState>>>,
-    /// The run directory's files describe devices of a dead server that have not been taken over yet.
+    /// The run directory's files describe devices of a dead server that have not been taken over
+    /// yet.
     pub(super) keep_files: bool,
     /// Something acknowledged was lost with a device, and the log says what.
     pub(super) lost_at_end: bool,
@@ -104,7 +106,8 @@ impl<M: Machine> Administrator<M> {
         self.lost_at_end
     }
 
-    /// Makes what has been changed known to the desk, and to the next server. Where nothing is left there will be none.
+    /// Makes what has been changed known to the listener, and to the next server. Where nothing is
+    /// left there will be none.
     pub(super) fn save(&self) -> Result<(), Reason> {
         self.publish();
         if mutant::is(Mutant::StateNotSaved) {
@@ -113,7 +116,11 @@ impl<M: Machine> Administrator<M> {
         let nothing_left = self.devices.is_empty() && self.left_out.is_empty() && !self.keep_files;
         match self.record(None) {
             Err(why) if nothing_left => log::debug!("{why}"),
-            Err(why) => return Err(format!("what has changed is not on record for the next server: {why}")),
+            Err(why) => {
+                return Err(format!(
+                    "what has changed is not on record for the next server: {why}"
+                ));
+            }
             Ok(()) => {}
         }
         Ok(())
@@ -133,8 +140,8 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Makes sure that the state file tells of this server's devices as they are. What is on record already is not written
-    /// again, for which there may be no room.
+    /// Makes sure that the state file tells of this server's devices as they are. What is on record
+    /// already is not written again, for which there may be no room.
     pub(super) fn ensure_recorded(&self) -> Result<(), Reason> {
         let is_recorded = self.on_record.borrow().as_ref() == Some(&self.described());
         if is_recorded { Ok(()) } else { self.record(None) }
@@ -143,7 +150,8 @@ impl<M: Machine> Administrator<M> {
     /// What the next server needs of all devices, by id.
     fn described(&self) -> Vec<DeviceState> {
         let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
-        let mut devices: Vec<_> = self.devices.values().map(Entry::state).chain(left_out).collect();
+        let mut devices: Vec<_> =
+            self.devices.values().map(Device::state).chain(left_out).collect();
         devices.sort_by_key(|device| device.id);
         devices
     }

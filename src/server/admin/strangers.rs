@@ -1,7 +1,8 @@
-//! Other disks at the paths of those that a device is made of: attached there, or given their place, while it had no server.
+//! Other disks at the paths of those that a device is made of: attached there, or given their
+//! place, while it had no server.
 //!
-//! Rule kept here: a server that takes a device over opens for writing, by a path, only what may be the disk that was there.
-//! What is certainly another one is left alone, and so is the device.
+//! Rule kept here: a server that takes a device over opens for writing, by a path, only what may be
+//! the disk that was there. What is certainly another one is left alone, and so is the device.
 
 use dm_targets::snapshot::format::Identity;
 
@@ -19,7 +20,8 @@ impl<M: Machine> Administrator<M> {
         KnownDisk { name, number, store: Which::Unknown }
     }
 
-    /// As that, for a device that is made of it; `again`: what its disks were, if it is there already.
+    /// As that, for a device that is made of it; `again`: what its disks were, if it is there
+    /// already.
     pub(super) fn recognized(
         &self,
         word: &str,
@@ -33,22 +35,32 @@ impl<M: Machine> Administrator<M> {
 }
 
 /// Refuses a disk that is not the one that a word of a table stood for.
-pub(super) fn refuse_stranger(word: &str, again: Option<&KnownDisks>, here: &KnownDisk) -> Result<(), Reason> {
-    let Some(was) = again.and_then(|known| known.get(word)).filter(|was| is_stranger(was, here)) else { return Ok(()) };
+pub(super) fn refuse_stranger(
+    word: &str,
+    again: Option<&KnownDisks>,
+    here: &KnownDisk,
+) -> Result<(), Reason> {
+    let Some(was) = again.and_then(|known| known.get(word)).filter(|was| is_stranger(was, here))
+    else {
+        return Ok(());
+    };
     let (was, is) = (called(was), called(here));
-    let hint = "attach the right one, or delete the device (`del --force`) and add it again with this one";
+    let hint =
+        "attach the right one, or delete the device (`del --force`) and add it again with this one";
     Err(format!("{word}: another disk is there: it was {was} and is {is}; {hint}"))
 }
 
-/// Refuses a COW that is the right disk and has another snapshot's store by now: that is neither served nor marked. One
-/// without any store is refused when it is opened.
+/// Refuses a COW that is the right disk and has another snapshot's store by now: that is neither
+/// served nor marked. One without any store is refused when it is opened.
 pub(super) fn refuse_other_store(
     word: &str,
     again: Option<&KnownDisks>,
     here: Option<Option<Identity>>,
 ) -> Result<(), Reason> {
     let Some(was) = again.and_then(|known| known.get(word)) else { return Ok(()) };
-    let Some(here) = here.map(|found| found.map_or(Which::WithoutId, |identity| Which::Id(identity.store))) else {
+    let Some(here) =
+        here.map(|found| found.map_or(Which::WithoutId, |identity| Which::Id(identity.store)))
+    else {
         return Ok(());
     };
     if was.store == Which::Unknown || was.store == here {
@@ -58,7 +70,8 @@ pub(super) fn refuse_other_store(
     Err(format!("{word}: another snapshot has its store on it now; {hint}"))
 }
 
-/// Whether two disks are certainly two. What has kept its name may have been attached anew, under another number.
+/// Whether two disks are certainly two. What has kept its name may have been attached anew, under
+/// another number.
 fn is_stranger(was: &KnownDisk, here: &KnownDisk) -> bool {
     if was.name.is_empty() || here.name.is_empty() {
         return was.number != 0 && here.number != 0 && was.number != here.number;
@@ -87,9 +100,14 @@ mod tests {
 
     #[test]
     fn a_disk_with_another_name_is_another() {
-        for (was, here) in [("serial A", "serial B"), ("wwid a", "wwid b"), ("file 1-2 /a", "file 3-4 /b")] {
+        for (was, here) in
+            [("serial A", "serial B"), ("wwid a", "wwid b"), ("file 1-2 /a", "file 3-4 /b")]
+        {
             let why = judged(disk(was, 1), &disk(here, 1)).unwrap_err();
-            assert!(why.starts_with("/dev/x: another disk") && why.contains(was) && why.contains(here), "{why}");
+            assert!(
+                why.starts_with("/dev/x: another disk") && why.contains(was) && why.contains(here),
+                "{why}"
+            );
             assert!(why.contains("attach the right one") && why.contains("del --force"), "{why}");
         }
     }
@@ -97,7 +115,11 @@ mod tests {
     #[test]
     fn a_disk_that_keeps_its_name_may_come_under_another_number() {
         // A file that was restored has its path, and one that was moved its birth.
-        for (was, here) in [("serial A", "serial A "), ("file 1-2 /a", "file 3-4 /a"), ("file 1-2 /a", "file 1-2 /b")] {
+        for (was, here) in [
+            ("serial A", "serial A "),
+            ("file 1-2 /a", "file 3-4 /a"),
+            ("file 1-2 /a", "file 1-2 /b"),
+        ] {
             assert_eq!(judged(disk(was, 1), &disk(here, 2)), Ok(()), "{was} and {here}");
         }
     }
@@ -110,12 +132,18 @@ mod tests {
             assert_eq!(judged(disk(was, 1), &disk(here, 0)), Ok(()), "nothing is known of it");
         }
         let why = judged(disk("", 7), &disk("serial B", 9)).unwrap_err();
-        assert!(why.contains("it was disk 7 of this boot, which has no name and is 'serial B'"), "{why}");
+        assert!(
+            why.contains("it was disk 7 of this boot, which has no name and is 'serial B'"),
+            "{why}"
+        );
     }
 
     #[test]
     fn what_no_server_has_written_down_is_believed() {
         assert_eq!(refuse_stranger("/dev/x", None, &disk("serial A", 1)), Ok(()));
-        assert_eq!(refuse_stranger("/dev/x", Some(&KnownDisks::default()), &disk("serial A", 1)), Ok(()));
+        assert_eq!(
+            refuse_stranger("/dev/x", Some(&KnownDisks::default()), &disk("serial A", 1)),
+            Ok(())
+        );
     }
 }

@@ -7,15 +7,16 @@ use dm_targets::target::Target;
 use super::devices::{Deps, no_device};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
-use super::prepared::Prepared;
+use super::new_device::NewDevice;
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceSpec, KnownDisks};
+use crate::protocol::{DeviceSpec, KnownDisks, Reply};
 use crate::ublk::{Params, device};
 
 impl<M: Machine> Administrator<M> {
-    /// Holds a device's requests back. That is durable before the command ends: the next server holds them back as well.
-    pub(super) fn suspend(&mut self, id: u32, noflush: bool) -> Result<Answer, Reason> {
+    /// Holds a device's requests back. That is durable before the command ends: the next server
+    /// holds them back as well.
+    pub(super) fn suspend(&mut self, id: u32, noflush: bool) -> Result<Reply, Reason> {
         let was_suspended = self.devices.get(&id).ok_or_else(|| no_device(id))?.suspended;
         let held = self.hold(id, noflush)?;
         if let Err(why) = self.record_suspended(id, true) {
@@ -23,19 +24,21 @@ impl<M: Machine> Administrator<M> {
                 self.record_suspended(id, false).ok();
                 self.let_through(id, true)?;
             }
-            return Err(format!("/dev/ublkb{id}: that it is suspended cannot be recorded: {why}; it runs on"));
+            return Err(format!(
+                "/dev/ublkb{id}: that it is suspended cannot be recorded: {why}; it runs on"
+            ));
         }
-        held.map(|()| Answer::Done).map_err(|lost| format!("/dev/ublkb{id}: suspended, but {lost}"))
+        held.map(|()| Reply::Done).map_err(|lost| format!("/dev/ublkb{id}: suspended, but {lost}"))
     }
 
-    /// Lets requests go on; a table that was loaded takes the place of the old one first, for which the device is suspended
-    /// if it is not. One that runs and has no other table goes on running.
-    pub(super) fn resume(&mut self, id: u32) -> Result<Answer, Reason> {
+    /// Lets requests go on; a table that was loaded takes the place of the old one first, for which
+    /// the device is suspended if it is not. One that runs and has no other table goes on running.
+    pub(super) fn resume(&mut self, id: u32) -> Result<Reply, Reason> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let (was_suspended, loaded) = (entry.suspended, entry.loaded.take());
         let same_target = loaded.is_none();
         if same_target && !was_suspended {
-            return Ok(Answer::Done);
+            return Ok(Reply::Done);
         }
         if let Some(table) = loaded {
             if !was_suspended {
@@ -49,34 +52,48 @@ impl<M: Machine> Administrator<M> {
             return Err(format!("/dev/ublkb{id}: it has no table any more: load one first"));
         }
         self.let_through(id, same_target)?;
-        self.record_suspended(id, false)
-            .map_err(|why| format!("/dev/ublkb{id}: it runs, but the next server will find it suspended: {why}"))?;
-        Ok(Answer::Done)
+        self.record_suspended(id, false).map_err(|why| {
+            format!("/dev/ublkb{id}: it runs, but the next server will find it suspended: {why}")
+        })?;
+        Ok(Reply::Done)
     }
 
-    /// Puts a loaded table in the place of the old one, or else the old one back: the device is then as it was before.
-    fn swap_table(&mut self, id: u32, table: DeviceSpec, was_suspended: bool) -> Result<(), Reason> {
+    /// Puts a loaded table in the place of the old one, or else the old one back: the device is
+    /// then as it was before.
+    fn swap_table(
+        &mut self,
+        id: u32,
+        table: DeviceSpec,
+        was_suspended: bool,
+    ) -> Result<(), Reason> {
         let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let (old, known) = (old.spec.clone(), old.deps.known());
         let Err(error) = self.change_table(id, table, None) else { return Ok(()) };
-        // The device had a target before, and has to have one again, with what is known of its disks by now.
+        // The device had a target before, and has to have one again, with what is known of its
+        // disks by now.
         let forgotten = mutant::is(Mutant::HalfLoadForgotten);
         let back = if forgotten { Ok(()) } else { self.change_table(id, old, Some(&known)) };
         let stays = match &back {
-            Ok(()) if was_suspended => "the old table is still in place, the device stays suspended".to_owned(),
+            Ok(()) if was_suspended => {
+                "the old table is still in place, the device stays suspended".to_owned()
+            }
             Ok(()) => "the old table is still in place, the device runs on".to_owned(),
-            Err(back) => format!("and the old table cannot be put back, the device stays suspended: {back}"),
+            Err(back) => {
+                format!("and the old table cannot be put back, the device stays suspended: {back}")
+            }
         };
         let suspended = was_suspended || back.is_err();
         if !suspended {
             self.let_through(id, false)?;
         }
         let recorded = self.record_suspended(id, suspended);
-        let recorded = recorded.map_or_else(|why| format!("; that is not recorded: {why}"), |()| String::new());
+        let recorded = recorded
+            .map_or_else(|why| format!("; that is not recorded: {why}"), |()| String::new());
         Err(format!("{error}; {stays}{recorded}"))
     }
 
-    /// Notes whether a device is suspended, and which table waits for its resume, for those who ask and for the next server.
+    /// Notes whether a device is suspended, and which table waits for its resume, for those who ask
+    /// and for the next server.
     pub(super) fn record_suspended(&mut self, id: u32, suspended: bool) -> Result<(), Reason> {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.suspended = suspended;
@@ -88,7 +105,8 @@ impl<M: Machine> Administrator<M> {
         self.record(None)
     }
 
-    /// Holds a device's new requests back and waits for those that its target has. Says what is lost of what was acknowledged.
+    /// Holds a device's new requests back and waits for those that its target has. Says what is
+    /// lost of what was acknowledged.
     pub(super) fn hold(&self, id: u32, noflush: bool) -> Result<Result<(), Reason>, Reason> {
         self.machine.call(move |thread| async move {
             match thread.group().device(id) {
@@ -109,12 +127,16 @@ impl<M: Machine> Administrator<M> {
 
     fn has_target(&self, id: u32) -> Result<bool, Reason> {
         self.machine.call(move |thread| async move {
-            thread.group().device(id).is_some_and(|device| !matches!(device.target(), Target::Nothing))
+            thread
+                .group()
+                .device(id)
+                .is_some_and(|device| !matches!(device.target(), Target::Nothing))
         })
     }
 
-    /// Takes a table for the next resume. Its disks are opened then, when the old table no longer has them.
-    pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Answer, Reason> {
+    /// Takes a table for the next resume. Its disks are opened then, when the old table no longer
+    /// has them.
+    pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Reply, Reason> {
         self.refuse_circle_of(&spec.table.params)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let before = match (&entry.spec.table.params, &spec.table.params) {
@@ -123,7 +145,11 @@ impl<M: Machine> Administrator<M> {
                 spec.options = entry.spec.options.clone();
                 entry.loaded.replace(spec)
             }
-            _ => return Err(format!("/dev/ublkb{id}: only a mirror's table can be replaced, and by a mirror's")),
+            _ => {
+                return Err(format!(
+                    "/dev/ublkb{id}: only a mirror's table can be replaced, and by a mirror's"
+                ));
+            }
         };
         if let Err(why) = self.record(None) {
             if let Some(entry) = self.devices.get_mut(&id) {
@@ -131,11 +157,17 @@ impl<M: Machine> Administrator<M> {
             }
             return Err(format!("/dev/ublkb{id}: the table cannot be recorded: {why}"));
         }
-        Ok(Answer::Done)
+        Ok(Reply::Done)
     }
 
-    /// Puts another table in the place of a suspended device's; `again`: one that it had before, with what its disks were.
-    fn change_table(&mut self, id: u32, mut spec: DeviceSpec, again: Option<&KnownDisks>) -> Result<(), Reason> {
+    /// Puts another table in the place of a suspended device's; `again`: one that it had before,
+    /// with what its disks were.
+    fn change_table(
+        &mut self,
+        id: u32,
+        mut spec: DeviceSpec,
+        again: Option<&KnownDisks>,
+    ) -> Result<(), Reason> {
         let TargetParams::Mirror(mirror) = spec.table.params.clone() else {
             return Err("this is no mirror".to_owned());
         };
@@ -155,20 +187,29 @@ impl<M: Machine> Administrator<M> {
             Past::Replaced(self.machine.records().legs().ok())
         };
         let prepared = self.open_mirror(&mirror, spec, Some(&name), past, again)?;
-        let Prepared { ticket, deps, spec, params, .. } = prepared;
+        let NewDevice { ticket, deps, spec, params, .. } = prepared;
         let fits = self.refuse_unfit(id, &params).map_err(|why| format!("the table: {why}"));
         if let Err(why) = fits.and_then(|()| self.record_table(id, deps, spec, again.is_some())) {
-            self.machine.call(move |thread| async move { drop(thread.group().take_opened(ticket)) })?;
+            self.machine
+                .call(move |thread| async move { drop(thread.group().take_opened(ticket)) })?;
             return Err(why);
         }
-        self.machine.call(move |thread| async move { thread.group().put_target(id, ticket).await })?
+        self.machine
+            .call(move |thread| async move { thread.group().put_target(id, ticket).await })?
     }
 
-    /// Writes down what the device is made of from now on: the next server must not open the disks of the old table. The one
-    /// that goes back is in the file already if it cannot be written.
-    fn record_table(&mut self, id: u32, deps: Deps, spec: DeviceSpec, again: bool) -> Result<(), Reason> {
+    /// Writes down what the device is made of from now on: the next server must not open the disks
+    /// of the old table. The one that goes back is in the file already if it cannot be written.
+    fn record_table(
+        &mut self,
+        id: u32,
+        deps: Deps,
+        spec: DeviceSpec,
+        again: bool,
+    ) -> Result<(), Reason> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
-        let old = (std::mem::replace(&mut entry.deps, deps), std::mem::replace(&mut entry.spec, spec));
+        let old =
+            (std::mem::replace(&mut entry.deps, deps), std::mem::replace(&mut entry.spec, spec));
         match self.record(None) {
             Err(why) if !again => {
                 if let Some(entry) = self.devices.get_mut(&id) {
@@ -176,14 +217,17 @@ impl<M: Machine> Administrator<M> {
                 }
                 return Err(format!("the table cannot be recorded: {why}"));
             }
-            Err(why) => log::error!("the old table is back and the state file may tell of the other one: {why}"),
+            Err(why) => log::error!(
+                "the old table is back and the state file may tell of the other one: {why}"
+            ),
             Ok(()) => {}
         }
         self.publish();
         Ok(())
     }
 
-    /// Refuses disks, by the device that they would make, that cannot come below one that is there already.
+    /// Refuses disks, by the device that they would make, that cannot come below one that is there
+    /// already.
     pub(super) fn refuse_unfit(&mut self, id: u32, below: &Params) -> Result<(), Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let now = self.machine.params(id)?;

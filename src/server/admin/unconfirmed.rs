@@ -1,4 +1,5 @@
-//! The device that was added last: what its store has overwritten is remembered until the next command.
+//! The device that was added last: what its store has overwritten is remembered until the next
+//! command.
 
 use dm_targets::group::Ticket;
 

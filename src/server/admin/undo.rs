@@ -1,8 +1,8 @@
-//! Commands that are taken back: their clients have left before the end, and have told their users that the command failed;
-//! or they could not tell them of a device that was added.
+//! Commands that are taken back: their clients have left before the end, and have told their users
+//! that the command failed; or they could not tell them of a device that was added.
 //!
-//! Rule kept here: what the new store of a snapshot has overwritten is remembered until the next command, so that a device of
-//! which nobody was told leaves its COW as it was.
+//! Rule kept here: what the new store of a snapshot has overwritten is remembered until the next
+//! command, so that a device of which nobody was told leaves its COW as it was.
 
 use dm_targets::snapshot::store::Unmade;
 use dm_targets::table::TargetParams;
@@ -13,7 +13,7 @@ use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
 use crate::failure::Reason;
-use crate::protocol::{Answer, DeviceRef, Question};
+use crate::protocol::{Command, DeviceRef, Reply};
 
 /// How a command is taken back whose client has left.
 #[derive(Clone, Copy)]
@@ -26,11 +26,13 @@ pub enum Undo {
 
 impl Undo {
     /// The one for a command. What was suspended before stays so.
-    pub fn of<M: Machine>(question: &Question, admin: &Administrator<M>) -> Undo {
+    pub fn of<M: Machine>(command: &Command, admin: &Administrator<M>) -> Undo {
         let runs = |id: &u32| admin.devices.get(id).is_some_and(|entry| !entry.suspended);
-        match question {
-            Question::Add { .. } => Undo::Add,
-            Question::Suspend { device, .. } if runs(&device.id) || mutant::is(Mutant::ResumedUnasked) => {
+        match command {
+            Command::Add { .. } => Undo::Add,
+            Command::Suspend { device, .. }
+                if runs(&device.id) || mutant::is(Mutant::ResumedUnasked) =>
+            {
                 Undo::Suspend(device.id)
             }
             _ => Undo::No,
@@ -39,27 +41,29 @@ impl Undo {
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Takes back what a command has done whose client has left without waiting for its end: it has told its user that the
-    /// command failed.
-    pub fn take_back(&mut self, undo: Undo, answer: &Answer) {
-        let taken_back = match (undo, answer) {
-            (Undo::Add, Answer::Added { .. }) if mutant::is(Mutant::AddNotTakenBack) => return,
-            (Undo::Add, Answer::Added { device, .. }) => self.take_back_added(*device),
+    /// Takes back what a command has done whose client has left without waiting for its end: it has
+    /// told its user that the command failed.
+    pub fn take_back(&mut self, undo: Undo, reply: &Reply) {
+        let taken_back = match (undo, reply) {
+            (Undo::Add, Reply::Added { .. }) if mutant::is(Mutant::AddNotTakenBack) => return,
+            (Undo::Add, Reply::Added { device, .. }) => self.take_back_added(*device),
             // Not `resume`, which would put a loaded table in place that has not been asked for.
-            // One that has lost something has suspended the device all the same. Requests go on whether that can be recorded
-            // or not.
-            (Undo::Suspend(id), Answer::Done | Answer::Failed { .. }) if self.is_suspended(id) => {
+            // One that has lost something has suspended the device all the same. Requests go on
+            // whether that can be recorded or not.
+            (Undo::Suspend(id), Reply::Done | Reply::Failed { .. }) if self.is_suspended(id) => {
                 let passes = self.let_through(id, true);
-                passes.and(self.record_suspended(id, false)).map(|()| Answer::Done)
+                passes.and(self.record_suspended(id, false)).map(|()| Reply::Done)
             }
             _ => return,
         };
         match taken_back {
-            Ok(Answer::TakenBack { note: Some(note) }) => {
+            Ok(Reply::TakenBack { note: Some(note) }) => {
                 log::warn!("taken back: the client of the command has left before its end; {note}");
             }
             Ok(_) => log::warn!("taken back: the client of the command has left before its end"),
-            Err(error) => log::warn!("cannot be taken back, though the client of the command has left: {error}"),
+            Err(error) => log::warn!(
+                "cannot be taken back, though the client of the command has left: {error}"
+            ),
         }
     }
     fn is_suspended(&self, id: u32) -> bool {
@@ -75,8 +79,9 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Deletes a device of which nobody was told, and puts back what its store has overwritten. Its COW is let go last.
-    pub(super) fn take_back_added(&mut self, device: DeviceRef) -> Result<Answer, Reason> {
+    /// Deletes a device of which nobody was told, and puts back what its store has overwritten. Its
+    /// COW is let go last.
+    pub(super) fn take_back_added(&mut self, device: DeviceRef) -> Result<Reply, Reason> {
         let Some(spec) = self.devices.get(&device.id).map(|entry| entry.spec.clone()) else {
             return self.del(&[device.id], true);
         };
@@ -97,10 +102,14 @@ impl<M: Machine> Administrator<M> {
             None => Ok(Unmade::NotNew),
         };
         match (deleted, unmade) {
-            (Ok(_), Ok(unmade)) => Ok(Answer::TakenBack { note: left_on(&cow, unmade) }),
-            (Err(why), Ok(unmade)) => Err(left_on(&cow, unmade).map_or(why.clone(), |note| format!("{why}; {note}"))),
+            (Ok(_), Ok(unmade)) => Ok(Reply::TakenBack { note: left_on(&cow, unmade) }),
+            (Err(why), Ok(unmade)) => {
+                Err(left_on(&cow, unmade).map_or(why.clone(), |note| format!("{why}; {note}")))
+            }
             (deleted, Err(error)) => {
-                let why = format!("what its new store has overwritten on {cow} cannot be put back: {error}");
+                let why = format!(
+                    "what its new store has overwritten on {cow} cannot be put back: {error}"
+                );
                 Err(deleted.err().map_or(why.clone(), |first| format!("{first}; {why}")))
             }
         }
@@ -122,10 +131,12 @@ fn left_on(cow: &str, unmade: Unmade) -> Option<String> {
         Unmade::Copies => Some(format!("chunks have been copied onto {cow}")),
         Unmade::Whole => Some(format!("what its new store had overwritten on {cow} is put back")),
         Unmade::ButCopies => Some(format!(
-            "what its new store had overwritten on {cow} is put back, but chunks have been copied onto the rest of it"
+            "what its new store had overwritten on {cow} is put back, but chunks have been copied \
+             onto the rest of it"
         )),
         Unmade::OnlyStart => Some(format!(
-            "of what its new store had overwritten on {cow} only the first block is put back: its chunks are too large"
+            "of what its new store had overwritten on {cow} only the first block is put back: its \
+             chunks are too large"
         )),
         Unmade::Stays => Some(format!("if a new store was made on {cow}, it stays there")),
     }

@@ -1,7 +1,7 @@
 //! Clients that have come and not said yet what they want.
 //!
-//! All of them are waited for at once, so that one that says nothing keeps nobody waiting. There is room for so many; when
-//! it is used up, the one that has been there for longest leaves.
+//! All of them are waited for at once, so that one that says nothing keeps nobody waiting. There is
+//! room for so many; when it is used up, the one that has been there for longest leaves.
 
 use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::protocol::Question;
+use crate::protocol::Command;
 
 /// How long a client may take to say what it wants: commands do it at once.
 const QUESTION_LIMIT: Duration = Duration::from_secs(10);
 /// Most clients that have come and said nothing yet.
 const MAX_ARRIVALS: usize = 64;
-/// Longest question: one that recovers some ten thousand devices.
+/// Longest command: one that recovers some ten thousand devices.
 const MAX_QUESTION_BYTES: usize = 16 << 20;
 /// How much is read at once.
 const PIECE_BYTES: usize = 16 << 10;
@@ -31,8 +31,8 @@ struct Arrival {
 enum Progress {
     /// It has not said everything yet.
     Waits,
-    Asks(Question),
-    /// It has left, or said what is no question.
+    Asks(Command),
+    /// It has left, or said what is no command.
     Left,
 }
 
@@ -48,40 +48,45 @@ impl Arrivals {
         Ok(Arrivals { listener, arrivals: Vec::new() })
     }
 
-    /// Waits for the next question; `None` when a client has left without one.
+    /// Waits for the next command; `None` when a client has left without one.
     ///
     /// # Errors
     /// The socket is of no use any more.
-    pub(super) fn next(&mut self) -> io::Result<Option<(Question, UnixStream)>> {
+    pub(super) fn next(&mut self) -> io::Result<Option<(Command, UnixStream)>> {
         loop {
             let at = match self.wait()? {
                 Some(at) => at,
                 None => continue,
             };
             let arrival = &mut self.arrivals[at];
-            let progress = if arrival.until <= Instant::now() { Progress::Left } else { arrival.listen() };
+            let progress =
+                if arrival.until <= Instant::now() { Progress::Left } else { arrival.listen() };
             match progress {
                 Progress::Waits => {}
                 Progress::Left => {
                     self.arrivals.remove(at);
                     return Ok(None);
                 }
-                Progress::Asks(question) => {
+                Progress::Asks(command) => {
                     let Arrival { connection, .. } = self.arrivals.remove(at);
                     connection.set_nonblocking(false)?;
-                    return Ok(Some((question, connection)));
+                    return Ok(Some((command, connection)));
                 }
             }
         }
     }
 
-    /// Takes new clients in, and waits until one of those that are there says something, or has been silent for too long.
+    /// Takes new clients in, and waits until one of those that are there says something, or has
+    /// been silent for too long.
     fn wait(&mut self) -> io::Result<Option<usize>> {
         let now = Instant::now();
-        let left = self.arrivals.iter().map(|arrival| arrival.until.saturating_duration_since(now)).min();
+        let left =
+            self.arrivals.iter().map(|arrival| arrival.until.saturating_duration_since(now)).min();
         let limit = left.and_then(|left| Timespec::try_from(left).ok());
         let mut fds = vec![PollFd::new(&self.listener, PollFlags::IN)];
-        fds.extend(self.arrivals.iter().map(|arrival| PollFd::new(&arrival.connection, PollFlags::IN)));
+        fds.extend(
+            self.arrivals.iter().map(|arrival| PollFd::new(&arrival.connection, PollFlags::IN)),
+        );
         match poll(&mut fds, limit.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -101,7 +106,8 @@ impl Arrivals {
     fn take_in(&mut self) -> io::Result<()> {
         let connection = match self.listener.accept() {
             Ok((connection, _)) => connection,
-            // The client has left already, or there is no descriptor for it now: it finds out by itself.
+            // The client has left already, or there is no descriptor for it now: it finds out by
+            // itself.
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {
                     log::warn!("control socket: {error}");
@@ -114,7 +120,11 @@ impl Arrivals {
         if self.arrivals.len() == MAX_ARRIVALS {
             self.arrivals.remove(0);
         }
-        self.arrivals.push(Arrival { connection, said: Vec::new(), until: Instant::now() + QUESTION_LIMIT });
+        self.arrivals.push(Arrival {
+            connection,
+            said: Vec::new(),
+            until: Instant::now() + QUESTION_LIMIT,
+        });
         Ok(())
     }
 }
@@ -126,14 +136,22 @@ impl Arrival {
         match self.connection.read(&mut piece) {
             Ok(0) => return Progress::Left,
             Ok(count) => self.said.extend_from_slice(&piece[..count]),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(_) => return Progress::Left,
         }
         if self.said.last() != Some(&b'\n') {
-            return if self.said.len() > MAX_QUESTION_BYTES { Progress::Left } else { Progress::Waits };
+            return if self.said.len() > MAX_QUESTION_BYTES {
+                Progress::Left
+            } else {
+                Progress::Waits
+            };
         }
         match serde_json::from_slice(&self.said) {
-            Ok(question) => Progress::Asks(question),
+            Ok(command) => Progress::Asks(command),
             Err(error) => {
                 log::warn!("control socket: {error}");
                 Progress::Left
@@ -149,22 +167,30 @@ mod tests {
 
     #[test]
     fn a_client_that_says_nothing_keeps_no_other_waiting() {
-        let path = std::env::temp_dir().join(format!("ublk-dm-desk-{}.sock", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("ublk-dm-listener-{}.sock", std::process::id()));
         let mut arrivals = Arrivals::at(UnixListener::bind(&path).unwrap()).unwrap();
-        let mute: Vec<_> = (0..MAX_ARRIVALS + 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
+        let mute: Vec<_> =
+            (0..MAX_ARRIVALS + 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
         let mut client = UnixStream::connect(&path).unwrap();
         let begun = Instant::now();
         let device = DeviceRef { id: 7, cookie: u64::MAX };
-        write_line(&mut client, &Question::Resume { device }).unwrap();
-        let (question, connection) = arrivals.next().unwrap().unwrap();
-        assert!(matches!(question, Question::Resume { device: asked } if asked == device) && !has_left(&connection));
+        write_line(&mut client, &Command::Resume { device }).unwrap();
+        let (command, connection) = arrivals.next().unwrap().unwrap();
+        assert!(
+            matches!(command, Command::Resume { device: asked } if asked == device)
+                && !has_left(&connection)
+        );
         assert!(begun.elapsed() < QUESTION_LIMIT / 2);
-        assert!(has_left(&mute[0]) && has_left(&mute[1]) && !has_left(&mute[2]), "there is room for so many");
+        assert!(
+            has_left(&mute[0]) && has_left(&mute[1]) && !has_left(&mute[2]),
+            "there is room for so many"
+        );
         // One that speaks in pieces is understood, and one that leaves is noticed.
         drop(mute);
         let mut left = 0;
         let mut slow = UnixStream::connect(&path).unwrap();
-        let line = serde_json::to_vec(&Question::Ping).unwrap();
+        let line = serde_json::to_vec(&Command::Ping).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for byte in line.iter().chain(b"\n") {

@@ -1,41 +1,45 @@
-//! Questions that wait for something without changing anything, each answered by a thread of its own.
+//! Commands that wait for something without changing anything, each answered by a thread of its
+//! own.
 //!
-//! Rule kept here: a place is given back when its question has ended, and the question ends when its client leaves.
+//! Rule kept here: a place is given back when its command has ended, and the command ends when its
+//! client leaves.
 
 use std::io;
 use std::os::unix::net::UnixStream;
 
 use super::place::Place;
 use super::reply::reply_late;
-use crate::data::Caller;
+use crate::data::Handle;
 use crate::failure::Reason;
-use crate::protocol::{Answer, Question};
+use crate::protocol::{Command, Reply};
 use crate::server::admin::devices::LegRef;
 use crate::server::compare::compare_or_repair;
 
-/// Answers a question by a thread of its own.
+/// Answers a command by a thread of its own.
 pub(super) fn aside(
     place: Place,
-    family: &Caller,
-    question: Question,
+    family: &Handle,
+    command: Command,
     legs: Vec<LegRef>,
     connection: UnixStream,
 ) -> io::Result<()> {
     let family = family.clone();
     let thread = move || {
-        let answer = match &question {
-            Question::Message { device, words } => compare_or_repair(&family, &connection, device.id, words, &legs),
-            question => wait(&family, &connection, question),
+        let reply = match &command {
+            Command::Message { device, words } => {
+                compare_or_repair(&family, &connection, device.id, words, &legs)
+            }
+            command => wait(&family, &connection, command),
         };
         drop(place);
-        reply_late(connection, &answer.unwrap_or_else(|message| Answer::Failed { message }));
+        reply_late(connection, &reply.unwrap_or_else(|message| Reply::Failed { message }));
     };
     std::thread::Builder::new().name("aside".into()).spawn(thread).map(drop)
 }
 
 /// Waits for a device's next event.
-fn wait(family: &Caller, client: &UnixStream, question: &Question) -> Result<Answer, Reason> {
-    let Question::Wait { device, events } = *question else {
+fn wait(family: &Handle, client: &UnixStream, command: &Command) -> Result<Reply, Reason> {
+    let Command::Wait { device, events } = *command else {
         return Err("not a question to be answered aside".to_owned());
     };
     let id = device.id;
@@ -46,5 +50,5 @@ fn wait(family: &Caller, client: &UnixStream, question: &Question) -> Result<Ans
         device.events().after_or(seen, || left.is_set()).await
     });
     let events = events.map_err(|error| error.to_string())?;
-    events.map(Answer::Events).ok_or_else(|| format!("/dev/ublkb{id}: the device is gone"))
+    events.map(Reply::Events).ok_or_else(|| format!("/dev/ublkb{id}: the device is gone"))
 }

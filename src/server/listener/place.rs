@@ -4,9 +4,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::protocol::Answer;
+use crate::protocol::Reply;
 
-/// Questions that are answered aside at the same time: each costs a thread, and nobody needs more.
+/// Commands that are answered aside at the same time: each costs a thread, and nobody needs more.
 const MAX_ASIDE: usize = 32;
 
 /// How many there are.
@@ -29,6 +29,6 @@ impl Drop for Place {
 }
 
 /// What a client is told for whom there is no place.
-pub(super) fn no_place() -> Answer {
-    Answer::Failed { message: format!("more than {MAX_ASIDE} commands are waiting already") }
+pub(super) fn no_place() -> Reply {
+    Reply::Failed { message: format!("more than {MAX_ASIDE} commands are waiting already") }
 }

@@ -7,15 +7,15 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::place::Place;
-use crate::protocol::{self, Answer};
+use crate::protocol::{self, Reply};
 
 /// How long a client may take to read what it has asked for: commands do it at once.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
-/// Sends an answer. What does not fit into the socket at once is for a client that reads it slowly, or not at all: that is
-/// sent by a thread of its own, and not for long.
-pub(super) fn reply(mut connection: UnixStream, answer: &Answer) -> io::Result<()> {
-    let mut line = serde_json::to_vec(answer)?;
+/// Sends an answer. What does not fit into the socket at once is for a client that reads it slowly,
+/// or not at all: that is sent by a thread of its own, and not for long.
+pub(super) fn reply(mut connection: UnixStream, reply: &Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
     connection.set_nonblocking(true)?;
     let sent = match connection.write(&line) {
@@ -36,10 +36,10 @@ pub(super) fn reply(mut connection: UnixStream, answer: &Answer) -> io::Result<(
     std::thread::Builder::new().name("reply".into()).spawn(rest).map(drop)
 }
 
-/// Sends the answer to a question that was answered aside.
-pub(super) fn reply_late(mut connection: UnixStream, answer: &Answer) {
+/// Sends the answer to a command that was answered aside.
+pub(super) fn reply_late(mut connection: UnixStream, reply: &Reply) {
     let sent = connection.set_write_timeout(Some(READ_LIMIT));
-    if let Err(error) = sent.and_then(|()| protocol::write_line(&mut connection, answer)) {
+    if let Err(error) = sent.and_then(|()| protocol::write_line(&mut connection, reply)) {
         log::debug!("control socket: {error}");
     }
 }

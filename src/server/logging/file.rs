@@ -1,4 +1,5 @@
-//! Log files below the run directory: they stay when the device is gone, and are bounded in size and number.
+//! Log files below the run directory: they stay when the device is gone, and are bounded in size
+//! and number.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,7 +11,8 @@ use rustix::stdio::dup2_stderr;
 
 /// A file that is longer is put aside, in the place of the one before it.
 const MAX_BYTES: u64 = 256 * 1024;
-/// Servers whose logs are kept: those of the disks used last. With [`MAX_BYTES`] 32 MiB of memory at most.
+/// Servers whose logs are kept: those of the disks used last. With [`MAX_BYTES`] 32 MiB of memory
+/// at most.
 const MAX_SERVERS: usize = 64;
 
 /// A server's log file.
@@ -22,9 +24,11 @@ pub(super) struct LogFile {
     takes_stderr: bool,
 }
 
-/// Opens a log file to be appended to; makes its directory, and removes the oldest logs if there are too many.
+/// Opens a log file to be appended to; makes its directory, and removes the oldest logs if there
+/// are too many.
 pub fn open(path: &Path) -> io::Result<File> {
-    let in_path = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let in_path =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     if let Some(dir) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(in_path)?;
         if !path.exists() {
@@ -38,8 +42,9 @@ pub fn open(path: &Path) -> io::Result<File> {
 fn remove_oldest(dir: &Path, keep: usize) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let logs = entries.filter(|path| path.extension().is_some_and(|end| end == "log"));
-    let written =
-        |path: &PathBuf| fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let written = |path: &PathBuf| {
+        fs::metadata(path).and_then(|data| data.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+    };
     let mut logs: Vec<_> = logs.map(|path| (written(&path), path)).collect();
     logs.sort();
     let too_many = logs.len().saturating_sub(keep);

@@ -17,7 +17,8 @@ const FACILITY: u8 = 3;
 pub(super) enum SystemLog {
     /// The journal's own protocol.
     Journal { journal: JournalLog, key: String },
-    /// A datagram for each line. It is addressed each time, so that a daemon that was started anew is found.
+    /// A datagram for each line. It is addressed each time, so that a daemon that was started anew
+    /// is found.
     Syslog { socket: UnixDatagram, key: String },
 }
 
@@ -27,7 +28,10 @@ impl SystemLog {
         let key = key.to_owned();
         if let Ok(journal) = JournalLog::empty() {
             let journal = journal.with_syslog_identifier(IDENTIFIER.to_owned());
-            return Some(SystemLog::Journal { journal: journal.add_extra_field("UBLK_DM_SERVER", &key), key });
+            return Some(SystemLog::Journal {
+                journal: journal.add_extra_field("UBLK_DM_SERVER", &key),
+                key,
+            });
         }
         UnixDatagram::unbound().ok().map(|socket| SystemLog::Syslog { socket, key })
     }
@@ -38,7 +42,11 @@ impl SystemLog {
             SystemLog::Journal { journal, key } => {
                 let prefixed = format!("{key}: {message}");
                 let sent = journal.journal_send(
-                    &Record::builder().level(level).target(target).args(format_args!("{prefixed}")).build(),
+                    &Record::builder()
+                        .level(level)
+                        .target(target)
+                        .args(format_args!("{prefixed}"))
+                        .build(),
                 );
                 drop(sent);
             }
@@ -56,7 +64,8 @@ fn syslog_line(level: Level, pid: u32, key: &str, message: &str) -> String {
     format!("<{priority}>{IDENTIFIER}[{pid}]: {key}: {}", message.replace('\n', " "))
 }
 
-/// Priorities of syslog and the journal, as the journal's crate chooses them: a server's information is a notice.
+/// Priorities of syslog and the journal, as the journal's crate chooses them: a server's
+/// information is a notice.
 pub(super) fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,

@@ -49,7 +49,10 @@ fn a_file_is_the_same_by_every_path() {
     let id = DiskId::of_path(&file).unwrap();
     let names = names_of(&file, id);
     let path = format!("path {}", file.display());
-    assert!(names.len() == 2 && names[1] == path, "{names:?}: the temporary file's file system knows no time of birth");
+    assert!(
+        names.len() == 2 && names[1] == path,
+        "{names:?}: the temporary file's file system knows no time of birth"
+    );
     symlink(&file, rig.at("link")).unwrap();
     assert_eq!(names_of(&rig.at("link"), id), names);
     fs::hard_link(&file, rig.at("hard")).unwrap();
@@ -77,7 +80,10 @@ fn a_loop_device_is_its_file() {
     let blank = rig.loop_on("loop3", rig.file("with blank ").to_str().unwrap(), 0);
     assert_eq!(block_name(&blank), name_at(&rig.at("with blank ")));
     // As it is in the records of earlier versions.
-    assert_eq!(lasting_name_in(&part), Some(format!("loop/backing_file {} start 2048", file.display())));
+    assert_eq!(
+        lasting_name_in(&part),
+        Some(format!("loop/backing_file {} start 2048", file.display()))
+    );
 }
 
 #[test]
@@ -96,9 +102,12 @@ fn a_disk_has_the_name_of_its_hardware_or_its_stack() {
 
 #[test]
 fn names_differ_for_certain_or_may_be_one_disks() {
-    for (one, other) in
-        [("wwid 1", "wwid 2"), ("serial 1", "serial 2"), ("wwid 1", "wwid 1 start 8"), ("file 5-12 /a", "file 5-13 /b")]
-    {
+    for (one, other) in [
+        ("wwid 1", "wwid 2"),
+        ("serial 1", "serial 2"),
+        ("wwid 1", "wwid 1 start 8"),
+        ("file 5-12 /a", "file 5-13 /b"),
+    ] {
         assert!(certainly_differ(one, other) && certainly_differ(other, one), "{one} and {other}");
         assert!(!certainly_differ(one, one) && !certainly_differ(one, ""));
     }
@@ -114,6 +123,9 @@ fn names_differ_for_certain_or_may_be_one_disks() {
         ("loop/backing_file /a ", "file 5-12 /b"),
         ("/a", "file 5-12 /b"),
     ] {
-        assert!(!certainly_differ(one, other) && !certainly_differ(other, one), "{one} and {other}");
+        assert!(
+            !certainly_differ(one, other) && !certainly_differ(other, one),
+            "{one} and {other}"
+        );
     }
 }

@@ -15,7 +15,10 @@ fn file_of(dir: &TempDir, name: &str, bytes: u64) -> PathBuf {
 fn refusal(path: &Path, access: Access) -> OpenError {
     let error = OpenDisk::open(path, access, Claim::Exclusive).unwrap_err();
     let line = error.to_string();
-    assert!(!line.contains('\n') && line.starts_with(&format!("cannot open {}: ", path.display())), "{line}");
+    assert!(
+        !line.contains('\n') && line.starts_with(&format!("cannot open {}: ", path.display())),
+        "{line}"
+    );
     error
 }
 
@@ -27,8 +30,13 @@ fn a_file_is_a_disk() {
     assert_eq!(disk.size_sectors % u64::from(disk.limits.logical_block_size / 512), 0);
     assert_eq!(disk.size_sectors, 2056);
     let ragged = file_of(&dir, "ragged", (1 << 20) + 700);
-    assert!(matches!(refusal(&ragged, Access::ReadOnly).kind, OpenErrorKind::Ragged { bytes: 1_049_276, .. }));
-    assert!(disk.limits.logical_block_size.is_power_of_two() && disk.limits.logical_block_size >= 512);
+    assert!(matches!(
+        refusal(&ragged, Access::ReadOnly).kind,
+        OpenErrorKind::Ragged { bytes: 1_049_276, .. }
+    ));
+    assert!(
+        disk.limits.logical_block_size.is_power_of_two() && disk.limits.logical_block_size >= 512
+    );
     assert!(disk.limits.physical_block_size >= disk.limits.logical_block_size);
     assert!(disk.limits.volatile_cache && !disk.limits.fua && !disk.limits.read_only);
     assert_eq!(disk.id.on_table_line(&path.display().to_string()), path.display().to_string());
@@ -82,7 +90,10 @@ fn what_is_no_disk_is_refused() {
     let error = refusal(dir.path(), Access::ReadOnly);
     assert!(matches!(error.kind, OpenErrorKind::WrongKind { what: "a directory" }), "{error}");
     let error = refusal(Path::new("/dev/null"), Access::ReadOnly);
-    assert!(matches!(error.kind, OpenErrorKind::WrongKind { what: "a character device" }), "{error}");
+    assert!(
+        matches!(error.kind, OpenErrorKind::WrongKind { what: "a character device" }),
+        "{error}"
+    );
     let error = refusal(&dir.path().join("none"), Access::ReadOnly);
     assert!(matches!(error.kind, OpenErrorKind::Missing), "{error}");
     let path = file_of(&dir, "file", 1 << 20);
@@ -111,7 +122,10 @@ fn opening_leaves_the_file_as_it_was() {
     drop(OpenDisk::open(&path, Access::ReadWrite, Claim::Exclusive).unwrap());
     let after = path.metadata().unwrap();
     assert_eq!((before.len(), before.blocks()), (after.len(), after.blocks()));
-    assert_eq!((before.mtime_nsec(), before.ctime_nsec()), (after.mtime_nsec(), after.ctime_nsec()));
+    assert_eq!(
+        (before.mtime_nsec(), before.ctime_nsec()),
+        (after.mtime_nsec(), after.ctime_nsec())
+    );
 }
 
 #[test]

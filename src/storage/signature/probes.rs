@@ -1,9 +1,11 @@
 //! The signatures: where each stands and how it is told from chance.
 //!
-//! Positions and numbers are those of the formats' own documents. Three probes, one for each stretch
-//! that is read; each names the first that fits.
+//! Positions and numbers are those of the formats' own documents. Three probes, one for each
+//! stretch that is read; each names the first that fits.
 
-use super::found::SignatureKind::{Encrypted, FileSystem, Member, MirrorLog, PartitionTable, SnapshotStore, Swap};
+use super::found::SignatureKind::{
+    Encrypted, FileSystem, Member, MirrorLog, PartitionTable, SnapshotStore, Swap,
+};
 use super::found::{Signature, SignatureKind};
 use super::view::{View, ZFS_BYTES, ZFS_OFFSET};
 
@@ -16,7 +18,12 @@ struct Magic {
 }
 
 /// Declares a row.
-const fn magic(name: &'static str, kind: SignatureKind, offset: u64, bytes: &'static [u8]) -> Magic {
+const fn magic(
+    name: &'static str,
+    kind: SignatureKind,
+    offset: u64,
+    bytes: &'static [u8],
+) -> Magic {
     Magic { name, kind, offset, bytes }
 }
 
@@ -48,8 +55,18 @@ const MAGICS: &[Magic] = &[
     magic("ISO 9660", FileSystem, 32769, b"CD001"),
     magic("NTFS", FileSystem, 3, b"NTFS    "),
     magic("exFAT", FileSystem, 3, b"EXFAT   "),
-    magic("bcache", Member, 4096 + 24, b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81"),
-    magic("bcachefs", FileSystem, 4096 + 24, b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef"),
+    magic(
+        "bcache",
+        Member,
+        4096 + 24,
+        b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81",
+    ),
+    magic(
+        "bcachefs",
+        FileSystem,
+        4096 + 24,
+        b"\xc6\x85\x73\xf6\x66\xce\x90\xa9\xd9\x6a\x60\xcf\x80\x3d\xf7\xef",
+    ),
 ];
 
 /// md's magic number, little-endian.
@@ -140,7 +157,8 @@ fn lvm(view: &View<'_>) -> Option<Signature> {
         .map(|offset| Signature { name: "an LVM2 physical volume", kind: Member, offset })
 }
 
-/// An md superblock. Version 1 is little-endian; 0.90 is in the byte order of the machine that made it.
+/// An md superblock. Version 1 is little-endian; 0.90 is in the byte order of the machine that made
+/// it.
 fn md(view: &View<'_>, offset: u64, name: &'static str, version_1: bool) -> Option<Signature> {
     let mut reversed = MD_MAGIC;
     reversed.reverse();
@@ -158,7 +176,8 @@ fn gpt(view: &View<'_>, offsets: [u64; 2]) -> Option<Signature> {
     Some(Signature { name: "a GPT partition table", kind: PartitionTable, offset })
 }
 
-/// A sector that ends in 55 AA: the start of a FAT, or a partition table with at least one partition.
+/// A sector that ends in 55 AA: the start of a FAT, or a partition table with at least one
+/// partition.
 fn boot_sector(view: &View<'_>) -> Option<Signature> {
     if !view.has(510, &[0x55, 0xAA]) {
         return None;
@@ -171,7 +190,8 @@ fn boot_sector(view: &View<'_>) -> Option<Signature> {
     }
     let entries = [446, 462, 478, 494];
     let flags_fit = entries.iter().all(|&entry| matches!(view.u8(entry), 0x00 | 0x80));
-    let partition = |entry: u64| view.u8(entry + 4) != 0 && view.u32(entry + 8) > 0 && view.u32(entry + 12) > 0;
+    let partition =
+        |entry: u64| view.u8(entry + 4) != 0 && view.u32(entry + 8) > 0 && view.u32(entry + 12) > 0;
     let found = flags_fit && entries.into_iter().any(partition);
     found.then_some(Signature { name: "an MBR partition table", kind: PartitionTable, offset: 510 })
 }

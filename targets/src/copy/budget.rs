@@ -1,7 +1,7 @@
 //! The memory and the time that the jobs of one client share.
 //!
-//! Rule kept here: a job always makes progress. When the shared memory is used up it gets the client's own reserve, one
-//! slice, or is woken when that comes back.
+//! Rule kept here: a job always makes progress. When the shared memory is used up it gets the
+//! client's own reserve, one slice, or is woken when that comes back.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,7 +24,11 @@ pub(super) struct Budget {
 
 impl Budget {
     /// With a reserve of so many bytes; `None` if the host cannot even lend that.
-    pub(super) fn new(host: &Rc<dyn Host>, throttle: Throttle, reserve_bytes: u32) -> Option<Budget> {
+    pub(super) fn new(
+        host: &Rc<dyn Host>,
+        throttle: Throttle,
+        reserve_bytes: u32,
+    ) -> Option<Budget> {
         let reserve = Buffer::acquire(host, reserve_bytes)?;
         Some(Budget {
             host: host.clone(),
@@ -44,7 +48,8 @@ impl Budget {
         &self.throttle
     }
 
-    /// The time for the throttle, which costs a look at the clock and is not asked for when nothing is limited.
+    /// The time for the throttle, which costs a look at the clock and is not asked for when nothing
+    /// is limited.
     pub(super) fn throttle_ms(&self) -> u64 {
         if self.throttle.counts_time() { self.host.now_ms() } else { 0 }
     }
@@ -52,7 +57,8 @@ impl Budget {
     /// Memory for a slice: shared memory if there is some, else the reserve, else later.
     pub(super) fn take_buffer(&self, count_sectors: u64, cx: &mut Context<'_>) -> Option<Buffer> {
         let bytes = u32::try_from(Sectors(count_sectors).bytes()).ok()?;
-        let buffer = Buffer::acquire(&self.host, bytes).or_else(|| self.reserve.borrow_mut().take());
+        let buffer =
+            Buffer::acquire(&self.host, bytes).or_else(|| self.reserve.borrow_mut().take());
         if buffer.is_none() {
             let mut waiting = self.waiting_for_memory.borrow_mut();
             if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {

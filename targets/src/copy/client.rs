@@ -60,9 +60,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client with a reserve of one slice; `None` if the host cannot even lend that. Its worker task runs until
-    /// [`Client::destroy`].
-    pub fn new(executor: &Executor, host: &Rc<dyn Host>, throttle: Option<Throttle>) -> Option<Client> {
+    /// A client with a reserve of one slice; `None` if the host cannot even lend that. Its worker
+    /// task runs until [`Client::destroy`].
+    pub fn new(
+        executor: &Executor,
+        host: &Rc<dyn Host>,
+        throttle: Option<Throttle>,
+    ) -> Option<Client> {
         let slice_bytes = u32::try_from(Sectors(SLICE_SECTORS).bytes()).ok()?;
         let throttle = throttle.unwrap_or_else(|| Throttle::new(100));
         let budget = Budget::new(host, throttle, slice_bytes)?;
@@ -89,7 +93,8 @@ impl Client {
         self.shared.budget.throttle().set_percent(percent);
     }
 
-    /// How far all jobs of this client together have come: sectors of their sources that have been dealt with.
+    /// How far all jobs of this client together have come: sectors of their sources that have been
+    /// dealt with.
     pub fn moved(&self) -> Sectors {
         self.shared.budget.moved()
     }
@@ -115,12 +120,15 @@ impl Client {
         outcome(&job)
     }
 
-    /// Makes up to eight regions of the same length read as zeroes and waits. Uses write-zeroes if every disk has it,
-    /// and ordinary writes otherwise, also when a disk refuses a write-zeroes that it advertised.
+    /// Makes up to eight regions of the same length read as zeroes and waits. Uses write-zeroes if
+    /// every disk has it, and ordinary writes otherwise, also when a disk refuses a write-zeroes
+    /// that it advertised.
     pub async fn zero(&self, to: &[IoRegion], flags: Flags) -> Outcome {
         let Some(first) = to.first() else { return Outcome::default() };
         let able = to.iter().all(|region| region.disk.limits().max_write_zeroes.0 >= SLICE_SECTORS);
-        for zeroes in [Memory::None, Memory::Pages { pages: self.shared.zero_pages.clone(), offset_bytes: 0 }] {
+        for zeroes in
+            [Memory::None, Memory::Pages { pages: self.shared.zero_pages.clone(), offset_bytes: 0 }]
+        {
             let last_way = !matches!(zeroes, Memory::None);
             if !able && !last_way {
                 continue;
@@ -131,7 +139,8 @@ impl Client {
                 return refused(first);
             }
             job.run(&self.shared.budget, None, effective(flags)).await;
-            let refused = job.write_error.as_ref().is_some_and(|error| error.errno.is_unsupported());
+            let refused =
+                job.write_error.as_ref().is_some_and(|error| error.errno.is_unsupported());
             if last_way || !refused {
                 return outcome(&job);
             }
@@ -140,20 +149,32 @@ impl Client {
     }
 
     /// Copies in the background; `notify` is called by the client's worker.
-    pub fn submit_copy(&self, from: IoRegion, to: Vec<IoRegion>, flags: Flags, notify: impl FnOnce(Outcome) + 'static) {
+    pub fn submit_copy(
+        &self,
+        from: IoRegion,
+        to: Vec<IoRegion>,
+        flags: Flags,
+        notify: impl FnOnce(Outcome) + 'static,
+    ) {
         let token = self.prepare_callback(notify);
         let client = self.clone();
         self.shared.executor.spawn(async move { token.fire(client.copy(&from, &to, flags).await) });
     }
 
     /// Zeroes in the background; `notify` is called by the client's worker.
-    pub fn submit_zero(&self, to: Vec<IoRegion>, flags: Flags, notify: impl FnOnce(Outcome) + 'static) {
+    pub fn submit_zero(
+        &self,
+        to: Vec<IoRegion>,
+        flags: Flags,
+        notify: impl FnOnce(Outcome) + 'static,
+    ) {
         let token = self.prepare_callback(notify);
         let client = self.clone();
         self.shared.executor.spawn(async move { token.fire(client.zero(&to, flags).await) });
     }
 
-    /// Reserves a callback for a result that is not a copy's, to be run in turn with those of copies.
+    /// Reserves a callback for a result that is not a copy's, to be run in turn with those of
+    /// copies.
     pub fn prepare_callback(&self, notify: impl FnOnce(Outcome) + 'static) -> Token {
         self.shared.unfinished.set(self.shared.unfinished.get() + 1);
         Token { notify: Box::new(notify), shared: self.shared.clone() }
@@ -191,7 +212,8 @@ async fn worker(shared: Rc<Shared>) {
     }
 }
 
-/// A callback that was prepared and must be fired exactly once; the client cannot be destroyed before.
+/// A callback that was prepared and must be fired exactly once; the client cannot be destroyed
+/// before.
 #[must_use = "a prepared callback holds its client until it is fired"]
 pub struct Token {
     notify: Box<dyn FnOnce(Outcome)>,
@@ -217,13 +239,17 @@ impl Deref for JobLease {
     type Target = Job;
     fn deref(&self) -> &Job {
         // Present until dropped.
-        self.job.as_ref().unwrap_or_else(|| unreachable!("a lease holds its job until it is dropped"))
+        self.job
+            .as_ref()
+            .unwrap_or_else(|| unreachable!("a lease holds its job until it is dropped"))
     }
 }
 
 impl DerefMut for JobLease {
     fn deref_mut(&mut self) -> &mut Job {
-        self.job.as_mut().unwrap_or_else(|| unreachable!("a lease holds its job until it is dropped"))
+        self.job
+            .as_mut()
+            .unwrap_or_else(|| unreachable!("a lease holds its job until it is dropped"))
     }
 }
 
@@ -242,7 +268,8 @@ fn effective(flags: Flags) -> Flags {
 
 /// One part a destination; `false` if the request is none that can be carried out.
 fn fill(job: &mut Job, from: u64, count: Sectors, to: &[IoRegion]) -> bool {
-    if to.is_empty() || to.len() > MAX_DESTINATIONS || to.iter().any(|region| region.count != count) {
+    if to.is_empty() || to.len() > MAX_DESTINATIONS || to.iter().any(|region| region.count != count)
+    {
         return false;
     }
     let part = |region: &IoRegion| Part {

@@ -1,12 +1,14 @@
-//! The engine of a copy job: slices of the source are read once and written to every part that needs them.
+//! The engine of a copy job: slices of the source are read once and written to every part that
+//! needs them.
 //!
-//! A job is a list of [`Part`]s, each a range of the source and where it goes. Parts may overlap: that is how one read of
-//! an origin serves all its snapshots. The source ranges are cut into slices of at most [`SLICE_SECTORS`], of which at
-//! most [`SLICES_IN_FLIGHT`] are in flight. Slices start in ascending order and complete in any; a slice's writes start
-//! only when its read has completed. After an error no further slice starts, unless errors are ignored.
+//! A job is a list of [`Part`]s, each a range of the source and where it goes. Parts may overlap:
+//! that is how one read of an origin serves all its snapshots. The source ranges are cut into
+//! slices of at most [`SLICE_SECTORS`], of which at most [`SLICES_IN_FLIGHT`] are in flight. Slices
+//! start in ascending order and complete in any; a slice's writes start only when its read has
+//! completed. After an error no further slice starts, unless errors are ignored.
 //!
-//! The engine is one future that moves its slices forward whenever the task is woken, so a job needs no tasks of its own
-//! and allocates nothing once its lists have grown.
+//! The engine is one future that moves its slices forward whenever the task is woken, so a job
+//! needs no tasks of its own and allocates nothing once its lists have grown.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -47,13 +49,22 @@ struct Slice {
 impl Slice {
     fn new() -> Slice {
         let state = State::Idle;
-        Slice { state, from: 0, count: 0, buffer: None, writes: Vec::new(), pauses: 0, wake_at_ms: 0 }
+        Slice {
+            state,
+            from: 0,
+            count: 0,
+            buffer: None,
+            writes: Vec::new(),
+            pauses: 0,
+            wake_at_ms: 0,
+        }
     }
 }
 
 /// A reusable job: fill `parts`, run it, look at the parts.
 pub struct Job {
-    /// What to copy. Parts of one destination that follow each other here and on both disks are written together.
+    /// What to copy. Parts of one destination that follow each other here and on both disks are
+    /// written together.
     pub parts: Vec<Part>,
     /// The first read error of the last run.
     pub read_error: Option<DiskError>,
@@ -106,7 +117,12 @@ impl Job {
     }
 
     /// Runs the job: from `source`, or zeroes when it is `None`.
-    pub(super) fn run<'a>(&'a mut self, budget: &'a Budget, source: Option<&Disk>, flags: Flags) -> Run<'a> {
+    pub(super) fn run<'a>(
+        &'a mut self,
+        budget: &'a Budget,
+        source: Option<&Disk>,
+        flags: Flags,
+    ) -> Run<'a> {
         self.source = source.cloned();
         self.flags = flags;
         self.cursor = 0;
@@ -125,7 +141,8 @@ impl Job {
             return (start < part.end()).then(|| (start, (part.end() - start).min(SLICE_SECTORS)));
         }
         let needs = |part: &&Part| part.end() > self.cursor && part.count.0 > 0;
-        let start = self.parts.iter().filter(needs).map(|part| part.from.0.max(self.cursor)).min()?;
+        let start =
+            self.parts.iter().filter(needs).map(|part| part.from.0.max(self.cursor)).min()?;
         let limit = start + SLICE_SECTORS;
         let mut end = start;
         loop {
@@ -143,7 +160,8 @@ impl Job {
         self.active == 0 && (self.stopped || self.next.is_none() && self.again.is_empty())
     }
 
-    /// Starts slices as long as there is something left to copy, a slice is idle and there is memory.
+    /// Starts slices as long as there is something left to copy, a slice is idle and there is
+    /// memory.
     fn begin(&mut self, budget: &Budget, cx: &mut Context<'_>) {
         let mut index = 0;
         while let Some((from, count)) = self.again.last().copied().or(self.next) {
@@ -173,12 +191,15 @@ impl Job {
         }
     }
 
-    /// Where a slice that cannot be read serves several parts that are to fail by themselves, it is cut at their ends, and
-    /// each piece tried: what one of them needs must not fail for what only another needs. `false` if there is one piece.
+    /// Where a slice that cannot be read serves several parts that are to fail by themselves, it is
+    /// cut at their ends, and each piece tried: what one of them needs must not fail for what only
+    /// another needs. `false` if there is one piece.
     fn cut(&mut self, from: u64, count: u64) -> bool {
         let ends = self.parts.iter().flat_map(|part| [part.from.0, part.end()]);
-        let mut cuts: Vec<u64> =
-            ends.filter(|at| from < *at && *at < from + count).chain([from, from + count]).collect();
+        let mut cuts: Vec<u64> = ends
+            .filter(|at| from < *at && *at < from + count)
+            .chain([from, from + count])
+            .collect();
         cuts.sort_unstable();
         cuts.dedup();
         let able = self.flags.independent && !self.flags.sequential_write && cuts.len() > 2;
@@ -220,7 +241,8 @@ impl Job {
             return false;
         }
         let (Some(source), Some(buffer)) = (&self.source, &slice.buffer) else { return false };
-        slice.state = State::Reading(source.read(Sector(slice.from), Sectors(slice.count), buffer.at(0)));
+        slice.state =
+            State::Reading(source.read(Sector(slice.from), Sectors(slice.count), buffer.at(0)));
         true
     }
 
@@ -273,7 +295,9 @@ impl Job {
                 let at = Sector(head.at.0 + (start - head.from.0));
                 let memory = match &slice.buffer {
                     // A slice is far below 4 GiB.
-                    Some(buffer) => buffer.at(u32::try_from(Sectors(start - from).bytes()).unwrap_or(u32::MAX)),
+                    Some(buffer) => {
+                        buffer.at(u32::try_from(Sectors(start - from).bytes()).unwrap_or(u32::MAX))
+                    }
                     None => self.zeroes.clone(),
                 };
                 slice.writes.push((start_write(head, at, end - start, memory), first, last));

@@ -1,19 +1,19 @@
 //! kcopyd: copies from one disk to several, and zeroing.
 //!
-//! A [`Client`] belongs to one user (a snapshot's origin, a mirror, a command). It moves data only: it never flushes,
-//! never retries and keeps no order between jobs. What it guarantees:
+//! A [`Client`] belongs to one user (a snapshot's origin, a mirror, a command). It moves data only:
+//! it never flushes, never retries and keeps no order between jobs. What it guarantees:
 //!
 //! * a slice's writes start after its read has completed; all destinations are written in parallel;
-//! * memory is bounded: eight slices of 512 KiB a job, and when the shared memory is used up one slice at a time in the
-//!   client's own reserve, so that a job always makes progress;
-//! * callbacks of one client run one after the other, never inside the call that submitted the job; the same holds for
-//!   results handed in through [`Token::fire`];
-//! * a read error is reported apart from write errors, and a write error on one destination does not keep the data from
-//!   the others.
+//! * memory is bounded: eight slices of 512 KiB a job, and when the shared memory is used up one
+//!   slice at a time in the client's own reserve, so that a job always makes progress;
+//! * callbacks of one client run one after the other, never inside the call that submitted the job;
+//!   the same holds for results handed in through [`Token::fire`];
+//! * a read error is reported apart from write errors, and a write error on one destination does
+//!   not keep the data from the others.
 //!
-//! [`Client::copy`] and [`Client::zero`] are awaited; [`Client::submit_copy`] and [`Client::submit_zero`] call back.
-//! [`Client::run_parts`] is the form under them: a list of parts that may overlap on the source, for an origin that feeds
-//! many snapshots with one read.
+//! [`Client::copy`] and [`Client::zero`] are awaited; [`Client::submit_copy`] and
+//! [`Client::submit_zero`] call back. [`Client::run_parts`] is the form under them: a list of parts
+//! that may overlap on the source, for an origin that feeds many snapshots with one read.
 //!
 //! # Examples
 //!
@@ -31,7 +31,11 @@
 //! let (ram, executor) = (Ram::new(), Executor::new());
 //! let host: Rc<dyn Host> = ram.clone();
 //! let disks = [0, 1, 2].map(|_| RamDisk::new(&ram, Sectors(4096), RamDisk::LIMITS));
-//! let all = |disk: &Rc<RamDisk>| IoRegion { disk: disk.handle("disk"), sector: Sector(0), count: Sectors(4096) };
+//! let all = |disk: &Rc<RamDisk>| IoRegion {
+//!     disk: disk.handle("disk"),
+//!     sector: Sector(0),
+//!     count: Sectors(4096),
+//! };
 //! let (from, to) = (all(&disks[0]), [all(&disks[1]), all(&disks[2])]);
 //! let mark = Buffer::acquire(&host, 512).unwrap();
 //! mark.write(0, &[7; 512]);
@@ -49,7 +53,8 @@
 //! assert_eq!(last, [7, 7, 0]);
 //! ```
 //!
-//! With callbacks, which come one after the other. A result that is not a copy's takes its turn among them:
+//! With callbacks, which come one after the other. A result that is not a copy's takes its turn
+//! among them:
 //!
 //! ```
 //! # use std::cell::RefCell;

@@ -12,8 +12,8 @@ pub struct Flags {
     pub ignore_error: bool,
     /// Issue writes in ascending order. Errors are then never ignored.
     pub sequential_write: bool,
-    /// Parts do not concern each other: an error fails the parts it touches and stops nothing else. This is how the
-    /// snapshots of one origin share a read without sharing their fate.
+    /// Parts do not concern each other: an error fails the parts it touches and stops nothing else.
+    /// This is how the snapshots of one origin share a read without sharing their fate.
     pub independent: bool,
 }
 
@@ -46,7 +46,8 @@ pub(super) fn fail_overlapping(parts: &mut [Part], from: u64, end: u64) {
     }
 }
 
-/// The last part of the run that starts at `first`: parts that continue each other on both disks are one write.
+/// The last part of the run that starts at `first`: parts that continue each other on both disks
+/// are one write.
 pub(super) fn run_end(parts: &[Part], first: usize) -> usize {
     let mut last = first;
     while let Some(next) = parts.get(last + 1) {

@@ -8,7 +8,7 @@ use crate::disk::{Buffer, Errno, Host, Memory};
 use crate::io::{self, IoOp, IoRegion, Refused};
 use crate::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk, Trace};
 use crate::sim::image::{Image, SectorData};
-use crate::sim::world::{Temper, World};
+use crate::sim::world::{Schedule, World};
 use crate::units::{Sector, Sectors};
 
 /// More than eight slices, so that every slot of a job is used again.
@@ -22,11 +22,16 @@ struct Rig {
 
 /// A source with content of its own in each sector, and empty destinations.
 fn rig(destinations: usize) -> Rig {
-    let mut world = World::new(1, Temper::InOrder, Trace::default());
+    let mut world = World::new(1, Schedule::InOrder, Trace::default());
     let content = |sector: u64| SectorData::new(&sector.to_le_bytes().repeat(64));
-    let mut disks = vec![world.add_disk("from", DiskConfig::default(), Image::from_fn(Sectors(LEN), content))];
+    let mut disks =
+        vec![world.add_disk("from", DiskConfig::default(), Image::from_fn(Sectors(LEN), content))];
     for index in 0..destinations {
-        disks.push(world.add_disk(&format!("to{index}"), DiskConfig::default(), Image::zeroes(Sectors(LEN))));
+        disks.push(world.add_disk(
+            &format!("to{index}"),
+            DiskConfig::default(),
+            Image::zeroes(Sectors(LEN)),
+        ));
     }
     let host: Rc<dyn Host> = world.host.clone();
     let client = Client::new(&world.executor, &host, None).unwrap();
@@ -44,7 +49,8 @@ impl Rig {
         let result: Rc<RefCell<Option<Outcome>>> = Rc::default();
         let slot = result.clone();
         self.world.executor.spawn(async move {
-            let outcome = client.copy(&from, &to, Flags { independent: true, ..Flags::default() }).await;
+            let outcome =
+                client.copy(&from, &to, Flags { independent: true, ..Flags::default() }).await;
             *slot.borrow_mut() = Some(outcome);
         });
         self.world.run(100_000);
@@ -68,7 +74,11 @@ fn one_read_feeds_every_destination() {
     for disk in 1..=3 {
         assert!(rig.content(disk) == rig.content(0));
     }
-    assert_eq!(rig.client.moved(), Sectors(LEN), "each sector was dealt with once, not once per destination");
+    assert_eq!(
+        rig.client.moved(),
+        Sectors(LEN),
+        "each sector was dealt with once, not once per destination"
+    );
 }
 
 #[test]
@@ -88,7 +98,8 @@ fn a_read_error_is_told_apart() {
     assert!(outcome.read_err && outcome.first_error.is_some_and(|error| error.errno == Errno::EIO));
 }
 
-/// What only one part needs and cannot be read is not the failure of its neighbours, which were to be read with it.
+/// What only one part needs and cannot be read is not the failure of its neighbours, which were to
+/// be read with it.
 #[test]
 fn neighbours_are_read_without_what_cannot_be() {
     let rig = rig(2);
@@ -103,7 +114,13 @@ fn neighbours_are_read_without_what_cannot_be() {
         // The last one needs what the second does.
         for (first, count, disk) in [(8, 8, 0), (16, 8, 1), (24, 8, 0), (0, 16, 1), (16, 16, 0)] {
             let (from, count) = (Sector(first), Sectors(count));
-            job.parts.push(Part { from, count, to: to[disk].clone(), at: Sector(first + 100), failed: false });
+            job.parts.push(Part {
+                from,
+                count,
+                to: to[disk].clone(),
+                at: Sector(first + 100),
+                failed: false,
+            });
         }
         client.run_parts(&mut job, &from, Flags { independent: true, ..Flags::default() }).await;
         assert!(job.read_error.is_some());
@@ -112,7 +129,8 @@ fn neighbours_are_read_without_what_cannot_be() {
     rig.world.run(100_000);
     assert_eq!(*failed.borrow(), [false, true, false, false, true]);
     let copied = |disk: usize, first: usize, count: usize| {
-        rig.content(disk)[(first + 100) * 512..][..count * 512] == rig.content(0)[first * 512..][..count * 512]
+        rig.content(disk)[(first + 100) * 512..][..count * 512]
+            == rig.content(0)[first * 512..][..count * 512]
     };
     assert!(copied(1, 8, 8) && copied(1, 24, 8) && copied(2, 0, 16));
 }
@@ -161,7 +179,9 @@ fn dm_io_has_a_bit_for_each_region_and_refuses_what_it_must() {
     let regions = vec![rig.region(1), rig.region(2)];
     for op in [IoOp::Write { preflush: true, fua: true }, IoOp::Read] {
         let outcomes = outcomes.clone();
-        client.start(op, memory.clone(), regions.clone(), move |outcome| outcomes.borrow_mut().push(outcome));
+        client.start(op, memory.clone(), regions.clone(), move |outcome| {
+            outcomes.borrow_mut().push(outcome)
+        });
     }
     assert!(outcomes.borrow().is_empty());
     rig.world.run(100_000);

@@ -1,7 +1,9 @@
-//! The copy throttle: a share of wall time during which at least one copy of a group of clients may be in flight.
+//! The copy throttle: a share of wall time during which at least one copy of a group of clients may
+//! be in flight.
 //!
-//! Pure: it is told the time. The numbers are the kernel's: a window of 1.024 s after which both sums decay, pauses of
-//! 100 ms, and at most ten of them before an operation is let through anyway, so that even 0 % makes progress.
+//! Pure: it is told the time. The numbers are the kernel's: a window of 1.024 s after which both
+//! sums decay, pauses of 100 ms, and at most ten of them before an operation is let through anyway,
+//! so that even 0 % makes progress.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -101,7 +103,8 @@ impl Sums {
 mod tests {
     use super::*;
 
-    /// Lets operations of 10 ms run one after the other for a while and says for how much of the time one was in flight.
+    /// Lets operations of 10 ms run one after the other for a while and says for how much of the
+    /// time one was in flight.
     fn share(percent: u32) -> f64 {
         let throttle = Throttle::new(percent);
         let (mut now, mut busy) = (0_u64, 0_u64);

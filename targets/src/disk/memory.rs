@@ -1,10 +1,10 @@
 //! The memory of operations: handles that targets pass on, and buffers that a [`Host`] lends.
 //!
-//! Targets never see the bytes of a request, so a payload has only a name here. Buffers can be looked into, for
-//! metadata.
+//! Targets never see the bytes of a request, so a payload has only a name here. Buffers can be
+//! looked into, for metadata.
 //!
-//! Rule kept here: the half of I6 that is about buffers (one goes back to its host only when the last handle to it is
-//! dropped, and an operation in flight has one).
+//! Rule kept here: the half of I6 that is about buffers (one goes back to its host only when the
+//! last handle to it is dropped, and an operation in flight has one).
 
 use std::fmt;
 use std::rc::Rc;
@@ -26,23 +26,24 @@ pub enum Memory {
         /// Where in it the operation starts.
         offset_bytes: u32,
     },
-    /// One contiguous buffer (dm-io's KMEM and VMA kinds: the distinction has no meaning outside a kernel).
+    /// One contiguous buffer (dm-io's KMEM and VMA kinds: the distinction has no meaning outside a
+    /// kernel).
     Buffer {
         /// The buffer.
         buffer: Buffer,
         /// Where in it the operation starts.
         offset_bytes: u32,
     },
-    /// Buffers used one after the other, from `offset_bytes` into the first (dm-io's PAGE_LIST kind where it is no ring): for
-    /// data that its owner has in pieces. [`crate::io`] shows it in use.
+    /// Buffers used one after the other, from `offset_bytes` into the first (dm-io's PAGE_LIST kind
+    /// where it is no ring): for data that its owner has in pieces. [`crate::io`] shows it in use.
     Vector {
         /// The buffers in order.
         buffers: Rc<[Buffer]>,
         /// Where in the first buffer the operation starts.
         offset_bytes: u32,
     },
-    /// A list of pages, used round and round until the length is reached (kcopyd's zero page is a list of one),
-    /// from `offset_bytes` into the first.
+    /// A list of pages, used round and round until the length is reached (kcopyd's zero page is a
+    /// list of one), from `offset_bytes` into the first.
     Pages {
         /// The pages in order.
         pages: Rc<[Buffer]>,
@@ -60,11 +61,14 @@ impl Memory {
     /// The same memory from `bytes` further on.
     #[inline]
     pub fn advanced(&self, bytes: u64) -> Memory {
-        // No request is longer than 4 GiB: lengths come from 32-bit sector counts cut far below that.
+        // No request is longer than 4 GiB: lengths come from 32-bit sector counts cut far below
+        // that.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         // What nearly all requests have is two numbers: nothing is counted or cloned for it.
         match *self {
-            Memory::Payload { id, offset_bytes } => Memory::Payload { id, offset_bytes: offset_bytes + bytes },
+            Memory::Payload { id, offset_bytes } => {
+                Memory::Payload { id, offset_bytes: offset_bytes + bytes }
+            }
             _ => self.clone_advanced(bytes),
         }
     }
@@ -84,8 +88,8 @@ impl Memory {
         memory
     }
 
-    /// Fills a part with zeroes, so that a failed read never shows what the memory held before. A payload belongs to
-    /// whoever made the request and sees the error instead.
+    /// Fills a part with zeroes, so that a failed read never shows what the memory held before. A
+    /// payload belongs to whoever made the request and sees the error instead.
     pub fn clear(&self, offset_bytes: u64, len_bytes: u64) {
         let zeroes = [0; 4096];
         self.advanced(offset_bytes).each_piece(len_bytes, |buffer, at, piece_bytes| {
@@ -98,16 +102,21 @@ impl Memory {
         });
     }
 
-    /// Calls back with the pieces of buffers that the first `len_bytes` of this memory are, in order: the buffer, where in it
-    /// the piece starts, and how long it is. There are fewer bytes of them where the memory is shorter, and none of a payload.
+    /// Calls back with the pieces of buffers that the first `len_bytes` of this memory are, in
+    /// order: the buffer, where in it the piece starts, and how long it is. There are fewer bytes
+    /// of them where the memory is shorter, and none of a payload.
     pub(crate) fn each_piece(&self, len_bytes: u64, visit: impl FnMut(&Buffer, u32, u32)) {
         match self {
             Memory::None | Memory::Payload { .. } => {}
             Memory::Buffer { buffer, offset_bytes } => {
                 pieces(std::iter::once(buffer), *offset_bytes, len_bytes, visit);
             }
-            Memory::Vector { buffers, offset_bytes } => pieces(buffers.iter(), *offset_bytes, len_bytes, visit),
-            Memory::Pages { pages, offset_bytes } => pieces(pages.iter().cycle(), *offset_bytes, len_bytes, visit),
+            Memory::Vector { buffers, offset_bytes } => {
+                pieces(buffers.iter(), *offset_bytes, len_bytes, visit)
+            }
+            Memory::Pages { pages, offset_bytes } => {
+                pieces(pages.iter().cycle(), *offset_bytes, len_bytes, visit)
+            }
         }
     }
 }
@@ -140,8 +149,8 @@ pub struct BufferId(pub u32);
 
 /// The memory and the time of one thread. Buffers are page aligned and contiguous.
 pub trait Host {
-    /// Lends a buffer of at least `len_bytes`, or `None` when the memory set aside for buffers is used up.
-    /// The buffer starts with one reference. Its content is undefined.
+    /// Lends a buffer of at least `len_bytes`, or `None` when the memory set aside for buffers is
+    /// used up. The buffer starts with one reference. Its content is undefined.
     fn acquire(&self, len_bytes: u32) -> Option<BufferId>;
     /// One more reference to a buffer.
     fn retain(&self, id: BufferId);
@@ -157,7 +166,8 @@ pub trait Host {
     fn wake_at(&self, time_ms: u64, waker: &Waker);
 }
 
-/// A counted handle to a buffer of a [`Host`]; the buffer goes back when the last handle is dropped.
+/// A counted handle to a buffer of a [`Host`]; the buffer goes back when the last handle is
+/// dropped.
 pub struct Buffer {
     host: Rc<dyn Host>,
     id: BufferId,

@@ -29,7 +29,8 @@ impl Linear {
         self.len
     }
 
-    /// What it can do as a disk of another target: what its disk can, but for zeroes, which targets are not asked to write.
+    /// What it can do as a disk of another target: what its disk can, but for zeroes, which targets
+    /// are not asked to write.
     pub fn limits(&self) -> Limits {
         Limits { max_write_zeroes: Sectors(0), ..*self.disk.limits() }
     }
@@ -42,7 +43,9 @@ impl Linear {
         let kind = match request.kind {
             RequestKind::Flush if mutant::is(Mutant::LinearFlushDropped) => return Ok(()),
             RequestKind::Flush => return Ok(self.disk.flush().await?),
-            RequestKind::Write { .. } if mutant::is(Mutant::LinearFuaDropped) => RequestKind::Write { fua: false },
+            RequestKind::Write { .. } if mutant::is(Mutant::LinearFuaDropped) => {
+                RequestKind::Write { fua: false }
+            }
             kind => kind,
         };
         let end = request.sector.0.checked_add(request.count.0);
@@ -54,7 +57,8 @@ impl Linear {
         Ok(pass_through(&self.disk, &Request { kind, sector, ..request.clone() }).await?)
     }
 
-    /// The kernel sends nothing that lies beyond a device's end. If it did, the sectors there would be another one's.
+    /// The kernel sends nothing that lies beyond a device's end. If it did, the sectors there would
+    /// be another one's.
     fn beyond(&self, request: &Request) -> DiskError {
         let kind = match request.kind {
             RequestKind::Read | RequestKind::Flush => OpKind::Read,

@@ -1,7 +1,7 @@
 //! Sets of regions as bits, in the order and the words of the dirty log. Pure.
 //!
-//! Region *r* is bit *r* mod 64 of word *r*/64; written as little-endian words this is the log's bitset, lowest bit first.
-//! Bits after the last region are always zero, so that counting is exact.
+//! Region *r* is bit *r* mod 64 of word *r*/64; written as little-endian words this is the log's
+//! bitset, lowest bit first. Bits after the last region are always zero, so that counting is exact.
 
 /// Bits of a word.
 const WORD_BITS: u64 = 64;
@@ -141,11 +141,17 @@ mod tests {
                     let mut filled = bits.clone();
                     filled.fill_from(from, value);
                     for at in 0..len {
-                        let expected = if at < from { list[usize::try_from(at).unwrap()] } else { value };
+                        let expected =
+                            if at < from { list[usize::try_from(at).unwrap()] } else { value };
                         assert_eq!(filled.get(at), expected);
                     }
-                    let ones = filled.words().iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
-                    assert_eq!(ones, (0..len).filter(|at| filled.get(*at)).count() as u64, "padding stays zero");
+                    let ones =
+                        filled.words().iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+                    assert_eq!(
+                        ones,
+                        (0..len).filter(|at| filled.get(*at)).count() as u64,
+                        "padding stays zero"
+                    );
                 }
             }
         }

@@ -1,17 +1,20 @@
 //! Changing the legs of a mirror under I/O: replace, add, remove.
 //!
-//! Requests wait at the gate while legs are changed, which takes no longer than what is in flight and two writes of the
-//! log. What was held because of the old legs is tried again with the new ones.
+//! Requests wait at the gate while legs are changed, which takes no longer than what is in flight
+//! and two writes of the log. What was held because of the old legs is tried again with the new
+//! ones.
 //!
 //! Rules kept here, whatever the table that the mirror is opened with after a crash:
 //!
-//! * A new leg is right nowhere. The log names the legs that it is about from its first change on, and in that write
-//!   nothing is in sync any more; only when that is durable the new leg is named, as stale; and only then it is written.
-//! * A leg that is taken out is up to date no longer. Before its successor or the others are in sync anywhere in the log
-//!   it is not named there any more, so if it comes back it is recovered like a new one.
+//! * A new leg is right nowhere. The log names the legs that it is about from its first change on,
+//!   and in that write nothing is in sync any more; only when that is durable the new leg is named,
+//!   as stale; and only then it is written.
+//! * A leg that is taken out is up to date no longer. Before its successor or the others are in
+//!   sync anywhere in the log it is not named there any more, so if it comes back it is recovered
+//!   like a new one.
 //! * Before a leg goes another one must be known to have everything durably, for the log to name.
-//! * The record of the legs has the change before it is made, so a server that takes over with the old table or with the
-//!   new one finds no leg called right that is not.
+//! * The record of the legs has the change before it is made, so a server that takes over with the
+//!   old table or with the new one finds no leg called right that is not.
 
 use std::fmt;
 use std::rc::Rc;
@@ -43,7 +46,11 @@ impl fmt::Display for ChangeError {
         match self {
             ChangeError::Unfit(error) => error.fmt(f),
             ChangeError::LastSource(leg, disk) => {
-                write!(f, "leg {leg} ({disk}) is the only one known to be right: wait until the others are")
+                write!(
+                    f,
+                    "leg {leg} ({disk}) is the only one known to be right: wait until the others \
+                     are"
+                )
             }
             ChangeError::Record(error) => error.fmt(f),
             ChangeError::Log => write!(f, "the dirty log cannot be written"),
@@ -58,8 +65,8 @@ impl Mirror {
     /// Puts another disk in the place of a leg. Everything is recovered to it.
     ///
     /// # Errors
-    /// The new leg does not fit, the old one is the only one that is right, or the log cannot be written. The legs are as
-    /// they were then.
+    /// The new leg does not fit, the old one is the only one that is right, or the log cannot be
+    /// written. The legs are as they were then.
     pub async fn replace_leg(&self, index: usize, leg: LegParts) -> Result<(), ChangeError> {
         self.existing(index)?;
         self.renew(index, leg).await
@@ -68,7 +75,8 @@ impl Mirror {
     /// Adds a leg behind the others. Everything is recovered to it.
     ///
     /// # Errors
-    /// It does not fit, there are nine, or the log cannot be written. The legs are as they were then.
+    /// It does not fit, there are nine, or the log cannot be written. The legs are as they were
+    /// then.
     pub async fn add_leg(&self, leg: LegParts) -> Result<(), ChangeError> {
         let count = self.disks.borrow().len();
         if count == MAX_LEGS {
@@ -80,7 +88,8 @@ impl Mirror {
     /// Takes a leg out. If all others are right, everything is in sync afterwards.
     ///
     /// # Errors
-    /// There are only two, it is the only one that is right, or the log cannot be written. The legs are as they were then.
+    /// There are only two, it is the only one that is right, or the log cannot be written. The legs
+    /// are as they were then.
     pub async fn remove_leg(&self, index: usize) -> Result<(), ChangeError> {
         self.existing(index)?;
         let count = self.disks.borrow().len();
@@ -98,7 +107,12 @@ impl Mirror {
             return Err(self.last_source(index));
         }
         self.record_change(index, None).map_err(ChangeError::Record)?;
-        let names = self.identities().into_iter().enumerate().filter(|(leg, _)| *leg != index).map(|(_, id)| id);
+        let names = self
+            .identities()
+            .into_iter()
+            .enumerate()
+            .filter(|(leg, _)| *leg != index)
+            .map(|(_, id)| id);
         let stale = self.state.borrow().legs.to_remember().unwrap_or_default().closed_at(index);
         self.log.name_legs();
         self.log.set_flags(&names.collect::<Vec<_>>(), stale);
@@ -117,7 +131,8 @@ impl Mirror {
         Ok(())
     }
 
-    /// If all legs that are left are right, everything is in sync. They are flushed before the log says so.
+    /// If all legs that are left are right, everything is in sync. They are flushed before the log
+    /// says so.
     async fn believe_remaining(&self) {
         let all_right = {
             let State { regions, legs } = &*self.state.borrow();
@@ -146,10 +161,11 @@ impl Mirror {
         if exists { Ok(()) } else { Err(ChangeError::Unfit(OpenError::NoSuchLeg(index))) }
     }
 
-    /// Whether another leg has everything durably, so that the log can name it when this one is gone. Legs that were
-    /// recovered not long ago are flushed for it.
+    /// Whether another leg has everything durably, so that the log can name it when this one is
+    /// gone. Legs that were recovered not long ago are flushed for it.
     async fn spares(&self, index: usize) -> bool {
-        if !self.state.borrow().legs.flushed_without(index) && !mutant::is(Mutant::UnflushedSource) {
+        if !self.state.borrow().legs.flushed_without(index) && !mutant::is(Mutant::UnflushedSource)
+        {
             let sources = self.state.borrow().legs.sources();
             let failed = self.flush_before_cleaning().await;
             self.state.borrow_mut().legs.mark_flushed(sources.without(failed));

@@ -1,8 +1,9 @@
-//! The cleaner of a mirror: one task that makes regions clean when nobody has written them for a while.
+//! The cleaner of a mirror: one task that makes regions clean when nobody has written them for a
+//! while.
 //!
-//! Rules kept here: the second half of I7 (regions become clean, and stale legs are forgotten, only after a flush of all
-//! legs that started after the last write or copy to them had completed). The log never names only legs as right that have
-//! not been flushed since they were recovered.
+//! Rules kept here: the second half of I7 (regions become clean, and stale legs are forgotten, only
+//! after a flush of all legs that started after the last write or copy to them had completed). The
+//! log never names only legs as right that have not been flushed since they were recovered.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -26,8 +27,8 @@ impl Mirror {
     /// Waits until some region has been left alone for long enough; `false` at the mirror's end.
     async fn cleaning_due(&self) -> bool {
         let mut due = pin!(self.idle.until(|| {
-            let due =
-                self.flags_pending.get() || self.next_cleaning_ms().is_some_and(|at_ms| at_ms <= self.host.now_ms());
+            let due = self.flags_pending.get()
+                || self.next_cleaning_ms().is_some_and(|at_ms| at_ms <= self.host.now_ms());
             if self.closing.get() { Some(false) } else { due.then_some(true) }
         }));
         std::future::poll_fn(|cx| {
@@ -44,7 +45,8 @@ impl Mirror {
         self.state.borrow().regions.next_idle_ms(self.clean_delay_ms.get())
     }
 
-    /// Makes a batch of regions clean that nobody has touched for `delay_ms`; says whether there were any.
+    /// Makes a batch of regions clean that nobody has touched for `delay_ms`; says whether there
+    /// were any.
     pub(super) async fn clean(&self, delay_ms: u64, taken: &mut Vec<RegionIndex>) -> bool {
         taken.clear();
         self.state.borrow_mut().regions.take_idle(self.host.now_ms(), delay_ms, BATCH, taken);
@@ -54,8 +56,11 @@ impl Mirror {
         }
         self.cleaning.set(self.cleaning.get() + 1);
         let sources = self.state.borrow().legs.sources();
-        let failed =
-            if mutant::is(Mutant::CleanWithoutFlush) { Default::default() } else { self.flush_before_cleaning().await };
+        let failed = if mutant::is(Mutant::CleanWithoutFlush) {
+            Default::default()
+        } else {
+            self.flush_before_cleaning().await
+        };
         {
             let State { regions, legs } = &mut *self.state.borrow_mut();
             legs.mark_flushed(sources.without(failed));
@@ -67,7 +72,8 @@ impl Mirror {
             }
         }
         if flags || !failed.is_empty() {
-            // A flush that failed is not repeated: what is left then cannot be told from what is lost.
+            // A flush that failed is not repeated: what is left then cannot be told from what is
+            // lost.
             let put = self.put_stale();
             self.flags_lost.set(!put);
             self.flags_pending.set(false);

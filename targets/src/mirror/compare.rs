@@ -1,10 +1,12 @@
 //! Comparing the legs of a mirror, and repairing them where they differ.
 //!
-//! Both go through the mirror region by region, under users' I/O: a region is withheld from writes while it is looked at,
-//! so what is found differing is no write on its way. This is the one place that looks at users' data.
+//! Both go through the mirror region by region, under users' I/O: a region is withheld from writes
+//! while it is looked at, so what is found differing is no write on its way. This is the one place
+//! that looks at users' data.
 //!
-//! Repair takes one leg as right. That is remembered in the log first; then each region that differs is put out of sync,
-//! durably, and recovery does the rest. So a crash in the middle leaves each region as it was or as the named leg has it.
+//! Repair takes one leg as right. That is remembered in the log first; then each region that
+//! differs is put out of sync, durably, and recovery does the rest. So a crash in the middle leaves
+//! each region as it was or as the named leg has it.
 
 use std::fmt;
 use std::rc::Rc;
@@ -46,7 +48,8 @@ pub enum CheckError {
     Unwanted,
     /// There is no such leg.
     NoSuchLeg(usize),
-    /// The leg named as right has missed something, or is not known to have everything: its place and its disk.
+    /// The leg named as right has missed something, or is not known to have everything: its place
+    /// and its disk.
     NotRight(usize, Rc<str>),
     /// The state of the legs could not be recorded.
     Record(RecordError),
@@ -58,9 +61,15 @@ impl fmt::Display for CheckError {
             CheckError::NoMemory => write!(f, "no memory to compare the legs"),
             CheckError::Stopped => write!(f, "the mirror was suspended meanwhile"),
             CheckError::Unwanted => write!(f, "stopped before its end"),
-            CheckError::NoSuchLeg(leg) => write!(f, "there is no leg {leg} (legs are counted from 0)"),
+            CheckError::NoSuchLeg(leg) => {
+                write!(f, "there is no leg {leg} (legs are counted from 0)")
+            }
             CheckError::NotRight(leg, disk) => {
-                write!(f, "leg {leg} ({disk}) is not up to date everywhere: nothing can be repaired from it")
+                write!(
+                    f,
+                    "leg {leg} ({disk}) is not up to date everywhere: nothing can be repaired from \
+                     it"
+                )
             }
             CheckError::Record(error) => error.fmt(f),
         }
@@ -86,8 +95,8 @@ struct Scratch {
 }
 
 impl Mirror {
-    /// Tells of every range in which the legs differ. Ranges of different regions may touch. Ends between two regions once
-    /// `stopped` says so.
+    /// Tells of every range in which the legs differ. Ranges of different regions may touch. Ends
+    /// between two regions once `stopped` says so.
     ///
     /// # Errors
     /// It was stopped, the mirror is suspended, or there is no memory.
@@ -108,12 +117,16 @@ impl Mirror {
         Ok(())
     }
 
-    /// Makes all legs what one of them is, wherever they differ. Ends between two regions once `stopped` says so; what has
-    /// been put out of sync by then is recovered all the same.
+    /// Makes all legs what one of them is, wherever they differ. Ends between two regions once
+    /// `stopped` says so; what has been put out of sync by then is recovered all the same.
     ///
     /// # Errors
     /// The leg must be a source leg: where regions are out of sync no other is right.
-    pub async fn repair_until(&self, source_leg: usize, stopped: impl Fn() -> bool) -> Result<Repaired, CheckError> {
+    pub async fn repair_until(
+        &self,
+        source_leg: usize,
+        stopped: impl Fn() -> bool,
+    ) -> Result<Repaired, CheckError> {
         let mut scratch = self.scratch()?;
         self.may_be_source(source_leg)?;
         let mut repaired = Repaired::default();
@@ -124,7 +137,10 @@ impl Mirror {
             }
             self.withhold(region).await?;
             let mut differs = false;
-            self.compare_region(region, &mut scratch, &mut |difference| differs |= difference.in_sync).await;
+            self.compare_region(region, &mut scratch, &mut |difference| {
+                differs |= difference.in_sync
+            })
+            .await;
             let result = if differs { self.desync(region, source_leg).await } else { Ok(()) };
             self.release(region);
             result?;
@@ -161,10 +177,11 @@ impl Mirror {
         CheckError::NotRight(leg, self.disks.borrow()[leg].disk.name().clone())
     }
 
-    /// Puts a withheld region out of sync, durably, with one leg as the only source. That is made durable first, or a
-    /// crash would recover the region from another leg.
+    /// Puts a withheld region out of sync, durably, with one leg as the only source. That is made
+    /// durable first, or a crash would recover the region from another leg.
     async fn desync(&self, region: RegionIndex, source_leg: usize) -> Result<(), CheckError> {
-        // Recovery of another region may have put everything in sync meanwhile, which makes all legs sources.
+        // Recovery of another region may have put everything in sync meanwhile, which makes all
+        // legs sources.
         while self.state.borrow().legs.sources() != LegSet::one(source_leg) {
             self.may_be_source(source_leg)?;
             self.state.borrow_mut().legs.believe(source_leg);
@@ -189,7 +206,8 @@ impl Mirror {
 
     fn scratch(&self) -> Result<Scratch, CheckError> {
         let buffers = 0..self.disks.borrow().len();
-        let buffers: Option<Vec<Buffer>> = buffers.map(|_| Buffer::acquire(&self.host, PIECE_BYTES)).collect();
+        let buffers: Option<Vec<Buffer>> =
+            buffers.map(|_| Buffer::acquire(&self.host, PIECE_BYTES)).collect();
         let bytes = [vec![0; PIECE_BYTES as usize], vec![0; PIECE_BYTES as usize]];
         Ok(Scratch { buffers: buffers.ok_or(CheckError::NoMemory)?, bytes })
     }
@@ -204,7 +222,8 @@ impl Mirror {
             if self.state.borrow_mut().regions.withhold(region) {
                 break;
             }
-            let ours = || self.state.borrow().regions.access(region) != super::regions::Access::Withheld;
+            let ours =
+                || self.state.borrow().regions.access(region) != super::regions::Access::Withheld;
             self.released.until(|| ours().then_some(())).await;
         }
         self.under_way.set(self.under_way.get() + 1);
@@ -220,7 +239,12 @@ impl Mirror {
         self.leave();
     }
 
-    async fn compare_region(&self, region: RegionIndex, scratch: &mut Scratch, on_range: &mut impl FnMut(Difference)) {
+    async fn compare_region(
+        &self,
+        region: RegionIndex,
+        scratch: &mut Scratch,
+        on_range: &mut impl FnMut(Difference),
+    ) {
         let in_sync = self.state.borrow().regions.is_in_sync(region);
         let (start, len) = (self.region_size.start_of(region), self.len_of(region, 1));
         let mut done = Sectors(0);
@@ -230,8 +254,13 @@ impl Mirror {
             let sector = start.plus(done);
             let unreadable = self.read_all_legs(sector, count, scratch).await;
             self.compare_piece(count, unreadable, scratch, |at, differing| {
-                let found =
-                    Difference { sector: sector.plus(Sectors(at)), count: Sectors(1), differing, unreadable, in_sync };
+                let found = Difference {
+                    sector: sector.plus(Sectors(at)),
+                    count: Sectors(1),
+                    differing,
+                    unreadable,
+                    in_sync,
+                };
                 extend(&mut open, found, on_range);
             });
             done.0 += count.0;
@@ -261,7 +290,8 @@ impl Mirror {
         unreadable
     }
 
-    /// Tells of every sector, counted from the start of the piece, in which legs differ from the default leg.
+    /// Tells of every sector, counted from the start of the piece, in which legs differ from the
+    /// default leg.
     fn compare_piece(
         &self,
         count: Sectors,
@@ -280,7 +310,9 @@ impl Mirror {
         let mut sectors = vec![LegSet::default(); len / SECTOR_LEN];
         if let Some(reference) = reference {
             buffers[reference].read(0, &mut right[..len]);
-            for leg in readable.without(LegSet::one(reference)).iter().filter(|leg| *leg < buffers.len()) {
+            for leg in
+                readable.without(LegSet::one(reference)).iter().filter(|leg| *leg < buffers.len())
+            {
                 buffers[leg].read(0, &mut other[..len]);
                 let pairs = right[..len].chunks(SECTOR_LEN).zip(other[..len].chunks(SECTOR_LEN));
                 for (set, (right, other)) in sectors.iter_mut().zip(pairs) {

@@ -54,7 +54,8 @@ pub struct MirrorConfig<'a> {
     pub listener: Rc<dyn Fn(Event)>,
 }
 
-/// Puts the state of the legs on record. Called when it changes, and never for a request that changes nothing.
+/// Puts the state of the legs on record. Called when it changes, and never for a request that
+/// changes nothing.
 pub type Recorder = dyn Fn(&LegState) -> Result<(), String>;
 
 /// The state of the legs could not be put on record, so what depends on it was not done.
@@ -91,7 +92,11 @@ pub struct LegReport {
 }
 
 /// Checks that a leg can hold a mirror of that length.
-pub(super) fn check_leg(leg: &LegParts, len: Sectors, region_size: RegionSize) -> Result<(), OpenError> {
+pub(super) fn check_leg(
+    leg: &LegParts,
+    len: Sectors,
+    region_size: RegionSize,
+) -> Result<(), OpenError> {
     let limits = leg.disk.limits();
     let block = u64::from(limits.logical_block_bytes) / SECTOR_BYTES;
     if [len.0, region_size.sectors().0, leg.offset.0].iter().any(|sectors| sectors % block != 0) {

@@ -1,8 +1,9 @@
 //! Flushes of a mirror: users' own, and those before regions are cleaned.
 //!
-//! Rule kept here: a flush that fails on a leg loses what that leg was given before, and another one that is under way
-//! beside it does not bring that back though it may succeed. So a flush has succeeded only when all that were started
-//! before its end have ended too, and what they did to the legs is known and remembered.
+//! Rule kept here: a flush that fails on a leg loses what that leg was given before, and another
+//! one that is under way beside it does not bring that back though it may succeed. So a flush has
+//! succeeded only when all that were started before its end have ended too, and what they did to
+//! the legs is known and remembered.
 
 use super::legs::{Failure, LegSet, MAX_LEGS};
 use super::target::{Mirror, State};
@@ -17,7 +18,11 @@ impl Mirror {
     pub(super) async fn flush(&self, _: &Request) -> Result<(), TargetError> {
         loop {
             let log_failed = self.handle_errors && self.log.failed.get();
-            let done = if log_failed { self.resolve(true, true, None).await? } else { self.flush_once().await? };
+            let done = if log_failed {
+                self.resolve(true, true, None).await?
+            } else {
+                self.flush_once().await?
+            };
             if done == Done::Yes {
                 return Ok(());
             }
@@ -29,8 +34,13 @@ impl Mirror {
         let outcome = self.flush_legs().await;
         if outcome.missed().is_empty() {
             self.state.borrow_mut().legs.mark_flushed(sources);
-            // Another flush that failed meanwhile has made legs stale: what this one promises only the others have.
-            return if self.until_legs_remembered().await { Ok(Done::Yes) } else { Err(self.eio(None)) };
+            // Another flush that failed meanwhile has made legs stale: what this one promises only
+            // the others have.
+            return if self.until_legs_remembered().await {
+                Ok(Done::Yes)
+            } else {
+                Err(self.eio(None))
+            };
         }
         if outcome.failed.is_empty() {
             return Err(outcome.first_error().map_or(TargetError::Unsupported, TargetError::Disk));
@@ -40,7 +50,8 @@ impl Mirror {
         self.resolve(false, kept, outcome.first_error()).await
     }
 
-    /// Legs that could not be flushed may have lost what was written to dirty regions. Says whether a source leg is left.
+    /// Legs that could not be flushed may have lost what was written to dirty regions. Says whether
+    /// a source leg is left.
     pub(super) fn flush_missed(&self, failed: LegSet) -> bool {
         let kept = {
             let State { regions, legs } = &mut *self.state.borrow_mut();
@@ -58,7 +69,12 @@ impl Mirror {
         let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
         for (leg, parts) in self.disks.borrow().iter().enumerate() {
             if parts.disk.limits().volatile_cache {
-                let op = Op { kind: OpKind::Flush, sector: Sector(0), count: Sectors(0), memory: Memory::None };
+                let op = Op {
+                    kind: OpKind::Flush,
+                    sector: Sector(0),
+                    count: Sectors(0),
+                    memory: Memory::None,
+                };
                 ios[leg] = Some(parts.disk.start(op));
             }
         }
@@ -73,7 +89,8 @@ impl Mirror {
         outcome
     }
 
-    /// Flushes all legs before regions are cleaned; gives those that failed. A leg that has no flush needs none.
+    /// Flushes all legs before regions are cleaned; gives those that failed. A leg that has no
+    /// flush needs none.
     pub(super) async fn flush_before_cleaning(&self) -> LegSet {
         let outcome = self.flush_legs().await;
         for (leg, error) in outcome.errors.iter().filter(|(leg, _)| outcome.failed.has(*leg)) {

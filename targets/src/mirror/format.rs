@@ -2,15 +2,19 @@
 //!
 //! ```text
 //! byte 0      magic "rRiM", version, number of regions (64 bits)
-//! byte 16     not interpreted by the kernel, which keeps it: here the legs that missed something ([`LegFlags`])
-//! byte 1024   one bit a region, lowest bit first: 1 clean, 0 dirty or not in sync; padded with zeroes to 64 bits
+//! byte 16     not interpreted by the kernel, which keeps it: here the legs that missed something
+//!             ([`LegFlags`])
+//! byte 1024   one bit a region, lowest bit first: 1 clean, 0 dirty or not in sync; padded with
+//!             zeroes to 64 bits
 //! ```
 //!
-//! All numbers are little-endian. Version 1 means the same on little-endian machines. LVM makes logs whose number of
-//! regions is all ones: such a log says nothing of how many there are, and its bits are used as they are.
+//! All numbers are little-endian. Version 1 means the same on little-endian machines. LVM makes
+//! logs whose number of regions is all ones: such a log says nothing of how many there are, and its
+//! bits are used as they are.
 //!
-//! The kernel always writes the whole log. Here only the blocks that changed are written: a torn write of the whole log
-//! leaves each block old or new, which is all that writing the changed ones can leave, so any kernel must cope with it.
+//! The kernel always writes the whole log. Here only the blocks that changed are written: a torn
+//! write of the whole log leaves each block old or new, which is all that writing the changed ones
+//! can leave, so any kernel must cope with it.
 
 use super::bits::Bits;
 use super::legs::MAX_LEGS;
@@ -52,7 +56,8 @@ impl Words {
     /// Reads the words.
     pub fn decode(bytes: &[u8; WORDS_BYTES]) -> Words {
         let [m0, m1, m2, m3, v0, v1, v2, v3, regions @ ..] = *bytes;
-        let (magic, version) = (u32::from_le_bytes([m0, m1, m2, m3]), u32::from_le_bytes([v0, v1, v2, v3]));
+        let (magic, version) =
+            (u32::from_le_bytes([m0, m1, m2, m3]), u32::from_le_bytes([v0, v1, v2, v3]));
         Words { magic, version, regions: u64::from_le_bytes(regions) }
     }
 
@@ -113,8 +118,16 @@ impl Layout {
         bit_of(region).0 / u64::from(self.block_bytes)
     }
 
-    /// Fills `out` with the log's bytes from `start_bytes` on. `tail` is what stood behind the bits.
-    pub fn encode(&self, start_bytes: u64, header: &[u8; HEADER_BYTES], bits: &Bits, tail: &[u8], out: &mut [u8]) {
+    /// Fills `out` with the log's bytes from `start_bytes` on. `tail` is what stood behind the
+    /// bits.
+    pub fn encode(
+        &self,
+        start_bytes: u64,
+        header: &[u8; HEADER_BYTES],
+        bits: &Bits,
+        tail: &[u8],
+        out: &mut [u8],
+    ) {
         let mut at = start_bytes;
         let mut out = out;
         while !out.is_empty() {
@@ -136,8 +149,8 @@ impl Layout {
         }
     }
 
-    /// Takes bytes that were read from `start_bytes` on into the parts of the log. Says whether there were bits after the
-    /// last region, which are dropped.
+    /// Takes bytes that were read from `start_bytes` on into the parts of the log. Says whether
+    /// there were bits after the last region, which are dropped.
     pub fn decode(
         &self,
         start_bytes: u64,
@@ -154,7 +167,8 @@ impl Layout {
             if at < HEADER_BYTES as u64 {
                 header[to_index(at)..to_index(at) + 8].copy_from_slice(&word);
             } else if at < used {
-                let (index, word) = (to_index((at - HEADER_BYTES as u64) / WORD_BYTES), u64::from_le_bytes(word));
+                let (index, word) =
+                    (to_index((at - HEADER_BYTES as u64) / WORD_BYTES), u64::from_le_bytes(word));
                 bits.set_word(index, word);
                 padded |= bits.words()[index] != word;
             } else {
@@ -174,9 +188,15 @@ pub struct Resumed {
     pub fresh: bool,
 }
 
-/// Brings a log that was read (or could not be) to what the mirror starts from: the header names the regions there are,
-/// and the bits say which of them are in sync. The kernel's rules, in its order.
-pub fn resume(header: &mut [u8; HEADER_BYTES], bits: &mut Bits, readable: bool, initial: InitialSync) -> Resumed {
+/// Brings a log that was read (or could not be) to what the mirror starts from: the header names
+/// the regions there are, and the bits say which of them are in sync. The kernel's rules, in its
+/// order.
+pub fn resume(
+    header: &mut [u8; HEADER_BYTES],
+    bits: &mut Bits,
+    readable: bool,
+    initial: InitialSync,
+) -> Resumed {
     let mut first = [0; WORDS_BYTES];
     first.copy_from_slice(&header[..WORDS_BYTES]);
     let mut words = Words::decode(&first);
@@ -190,7 +210,8 @@ pub fn resume(header: &mut [u8; HEADER_BYTES], bits: &mut Bits, readable: bool, 
     } else {
         words.version = VERSION;
     }
-    // The kernel looks at 32 bits of the number: all ones are more regions than there can be, 2^32 are none.
+    // The kernel looks at 32 bits of the number: all ones are more regions than there can be, 2^32
+    // are none.
     let known = words.regions & MAX_REGIONS;
     bits.fill_from(known, initial == InitialSync::NoSync);
     words.regions = bits.len();
@@ -198,8 +219,8 @@ pub fn resume(header: &mut [u8; HEADER_BYTES], bits: &mut Bits, readable: bool, 
     resumed
 }
 
-/// The legs that a log is about and which of them missed something, where the kernel leaves room: it keeps these bytes and
-/// does not look at them.
+/// The legs that a log is about and which of them missed something, where the kernel leaves room:
+/// it keeps these bytes and does not look at them.
 ///
 /// ```text
 /// byte 16     "dmlegs", format 1, number of legs
@@ -208,22 +229,26 @@ pub fn resume(header: &mut [u8; HEADER_BYTES], bits: &mut Bits, readable: bool, 
 /// byte 104    a checksum of the 88 bytes before it (64 bits)
 /// ```
 ///
-/// A leg is known by its identity, wherever in the table it stands. A log gets a record when a leg misses something or the
-/// legs are changed, and keeps it from then on: a leg that was taken out and comes back is told from those that stayed.
-/// LVM's fresh headers are all zeroes or all ones there, which is no record.
+/// A leg is known by its identity, wherever in the table it stands. A log gets a record when a leg
+/// misses something or the legs are changed, and keeps it from then on: a leg that was taken out
+/// and comes back is told from those that stayed. LVM's fresh headers are all zeroes or all ones
+/// there, which is no record.
 pub struct LegFlags;
 
 /// The identity of a leg that has none: it is known by its place alone.
 pub const NO_IDENTITY: u64 = 0;
 
-/// The identity of what a text describes: a leg's disk, by a name that stays, and where on it the leg starts.
+/// The identity of what a text describes: a leg's disk, by a name that stays, and where on it the
+/// leg starts.
 pub fn identity_of(text: &str) -> u64 {
     checksum(text.as_bytes()).max(NO_IDENTITY + 1)
 }
 
 /// FNV-1a: against garbage and torn writes, not against an adversary.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, byte| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3))
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
+    })
 }
 
 /// A number in a record.
@@ -241,10 +266,12 @@ impl LegFlags {
     pub const BYTES: usize = Self::CONTENT + 8;
     const MAGIC: [u8; 7] = *b"dmlegs\x01";
 
-    /// The flags for legs of these identities; `None` if there is no record, it knows none of them as healthy, or all.
+    /// The flags for legs of these identities; `None` if there is no record, it knows none of them
+    /// as healthy, or all.
     ///
-    /// A leg that the record does not know is taken for one that missed something, as long as a healthy one is known.
-    /// Where the record knows no leg by its identity, and there are as many, it is their places that count.
+    /// A leg that the record does not know is taken for one that missed something, as long as a
+    /// healthy one is known. Where the record knows no leg by its identity, and there are as many,
+    /// it is their places that count.
     pub fn decode(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
         let all = (1 << identities.len()) - 1;
         LegFlags::missed(header, identities).filter(|missed| u32::from(*missed) < all)
@@ -257,27 +284,30 @@ impl LegFlags {
             return (record.count == identities.len() && record.flags != 0).then_some(record.flags);
         }
         let missed = |id: &u64| record.place(*id).is_none_or(|leg| record.flags >> leg & 1 == 1);
-        let now = identities.iter().enumerate().fold(0, |now, (leg, id)| now | u16::from(missed(id)) << leg);
+        let now = identities
+            .iter()
+            .enumerate()
+            .fold(0, |now, (leg, id)| now | u16::from(missed(id)) << leg);
         (now != 0).then_some(now)
     }
 
-    /// The record for whoever has no legs to ask about: of each leg that it names, whether that missed something. `None` if
-    /// there is none.
+    /// The record for whoever has no legs to ask about: of each leg that it names, whether that
+    /// missed something. `None` if there is none.
     pub fn recorded(header: &[u8; HEADER_BYTES]) -> Option<Vec<bool>> {
         let record = Record::decode(header)?;
         Some((0..record.count).map(|leg| record.flags >> leg & 1 == 1).collect())
     }
 
-    /// Whether there are legs among these that the record does not know, although it knows others, or as many. The log's
-    /// bits do not speak of them.
+    /// Whether there are legs among these that the record does not know, although it knows others,
+    /// or as many. The log's bits do not speak of them.
     pub fn names_foreign_legs(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
         let Some(record) = Record::decode(header) else { return false };
         let known = identities.iter().filter(|id| record.place(**id).is_some()).count();
         known < identities.len() && (known > 0 || record.count != identities.len())
     }
 
-    /// Puts flags of legs of these identities into a header. Where nothing has ever been to be remembered there is no
-    /// record, and none is made as long as there are no flags.
+    /// Puts flags of legs of these identities into a header. Where nothing has ever been to be
+    /// remembered there is no record, and none is made as long as there are no flags.
     pub fn encode(header: &mut [u8; HEADER_BYTES], identities: &[u64], flags: u16) {
         let there = header[Self::START..].starts_with(&Self::MAGIC);
         if flags != 0 || there && !mutant::is(Mutant::LegsNotNamed) {
@@ -294,7 +324,9 @@ impl LegFlags {
         record[..7].copy_from_slice(&Self::MAGIC);
         record[7] = u8::try_from(identities.len()).unwrap_or(u8::MAX);
         record[8..16].copy_from_slice(&u64::from(flags).to_le_bytes());
-        for (place, id) in record[Self::IDENTITIES..Self::CONTENT].chunks_exact_mut(8).zip(identities) {
+        for (place, id) in
+            record[Self::IDENTITIES..Self::CONTENT].chunks_exact_mut(8).zip(identities)
+        {
             place.copy_from_slice(&id.to_le_bytes());
         }
         let sum = checksum(&record[..Self::CONTENT]);
@@ -325,7 +357,9 @@ impl Record {
 
     /// Where a leg stands.
     fn place(&self, identity: u64) -> Option<usize> {
-        self.identities[..self.count].iter().position(|known| *known == identity && identity != NO_IDENTITY)
+        self.identities[..self.count]
+            .iter()
+            .position(|known| *known == identity && identity != NO_IDENTITY)
     }
 }
 

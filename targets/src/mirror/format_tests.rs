@@ -14,7 +14,8 @@ impl Log {
     fn decode(regions: u64, block_bytes: u32, image: &[u8]) -> Log {
         let layout = Layout { regions, block_bytes };
         let tail = vec![0; to_index(layout.len().bytes() - layout.used_bytes())];
-        let mut log = Log { layout, header: [0; HEADER_BYTES], bits: Bits::zeroes(regions).unwrap(), tail };
+        let mut log =
+            Log { layout, header: [0; HEADER_BYTES], bits: Bits::zeroes(regions).unwrap(), tail };
         let len = to_index(layout.len().bytes());
         layout.decode(0, &image[..len], &mut log.header, &mut log.bits, &mut log.tail);
         log
@@ -110,7 +111,11 @@ fn logs_fresh_from_lvm_are_used_as_they_are() {
     assert_eq!(opened(&ones, 9, InitialSync::FromLog), (vec![], text.into(), HEALTHY));
     let mut log = Log::decode(9, 512, &ones);
     log.resume(InitialSync::FromLog);
-    assert_eq!(&log.encode()[HEADER_BYTES..HEADER_BYTES + 8], [0xff, 1, 0, 0, 0, 0, 0, 0], "padding is cleared");
+    assert_eq!(
+        &log.encode()[HEADER_BYTES..HEADER_BYTES + 8],
+        [0xff, 1, 0, 0, 0, 0, 0, 0],
+        "padding is cleared"
+    );
     for legs in 2..=9 {
         assert_eq!(LegFlags::decode(&log.header, &[0; 9][..legs]), None);
         assert_eq!(LegFlags::decode(&Log::decode(9, 512, &zeroes).header, &[0; 9][..legs]), None);
@@ -130,7 +135,11 @@ fn grown_mirrors_have_new_regions_out_of_sync() {
         (65, &[1, 0, 0, 0, 0, 0, 0, 0][..])
     );
     let truncated = image(MAGIC, 2, 1 << 32, 0, &[0xff]);
-    assert_eq!(opened(&truncated, 8, InitialSync::FromLog).0, (0..8).collect::<Vec<_>>(), "2^32 acts as 0");
+    assert_eq!(
+        opened(&truncated, 8, InitialSync::FromLog).0,
+        (0..8).collect::<Vec<_>>(),
+        "2^32 acts as 0"
+    );
     let above = image(MAGIC, 2, (1 << 32) + 3, 0, &[0xff]);
     assert_eq!(opened(&above, 8, InitialSync::FromLog).0, (3..8).collect::<Vec<_>>());
 }
@@ -138,7 +147,10 @@ fn grown_mirrors_have_new_regions_out_of_sync() {
 #[test]
 fn versions_and_foreign_headers() {
     let old = image(MAGIC, 1, 8, 0, &[0x7f]);
-    assert_eq!(opened(&old, 8, InitialSync::FromLog), (vec![7], "7252694d020000000800000000000000".into(), HEALTHY));
+    assert_eq!(
+        opened(&old, 8, InitialSync::FromLog),
+        (vec![7], "7252694d020000000800000000000000".into(), HEALTHY)
+    );
     let unknown = image(MAGIC, 7, 8, 0, &[0xff]);
     let failed = Resumed { failed: true, fresh: false };
     let all: Vec<u64> = (0..8).collect();
@@ -152,7 +164,10 @@ fn versions_and_foreign_headers() {
         assert_eq!(opened(&foreign, 8, InitialSync::NoSync), (vec![], text.into(), fresh));
         let mut log = Log::decode(8, 512, &foreign);
         log.resume(InitialSync::FromLog);
-        assert!(log.encode()[16..HEADER_BYTES].iter().all(|byte| *byte == 0x55), "what is not ours is kept");
+        assert!(
+            log.encode()[16..HEADER_BYTES].iter().all(|byte| *byte == 0x55),
+            "what is not ours is kept"
+        );
     }
     let mut log = Log::decode(8, 512, &unknown);
     let resumed = resume(&mut log.header, &mut log.bits, false, InitialSync::FromLog);
@@ -183,8 +198,14 @@ fn leg_flags_are_believed_only_whole() {
     LegFlags::encode(&mut header, &ids, (1 << 9) - 1);
     assert_eq!(LegFlags::decode(&header, &ids), None, "a mirror always has a leg to copy from");
     LegFlags::encode(&mut header, &ids, 0);
-    assert_eq!((LegFlags::decode(&header, &ids), LegFlags::names_foreign_legs(&header, &ids)), (None, false));
-    assert!(LegFlags::names_foreign_legs(&header, &[1, 10]), "a record that names no stale leg names the others");
+    assert_eq!(
+        (LegFlags::decode(&header, &ids), LegFlags::names_foreign_legs(&header, &ids)),
+        (None, false)
+    );
+    assert!(
+        LegFlags::names_foreign_legs(&header, &[1, 10]),
+        "a record that names no stale leg names the others"
+    );
     assert!(header[16 + LegFlags::BYTES..].iter().all(|byte| *byte == 0x55));
 }
 

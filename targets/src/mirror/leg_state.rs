@@ -1,13 +1,15 @@
 //! What a later server must know of a mirror's legs, and what it may begin with. Pure.
 //!
-//! A log on a disk says which regions may differ and which legs have missed something. A mirror whose log is in memory has
-//! only its *leg state*, which its server keeps where the death of the process does not reach: which legs are sources,
-//! that is have everything that was acknowledged, and whether every region was in sync. The same is kept for a log on a
-//! disk, for the day on which that disk fails.
+//! A log on a disk says which regions may differ and which legs have missed something. A mirror
+//! whose log is in memory has only its *leg state*, which its server keeps where the death of the
+//! process does not reach: which legs are sources, that is have everything that was acknowledged,
+//! and whether every region was in sync. The same is kept for a log on a disk, for the day on which
+//! that disk fails.
 //!
-//! Rules kept here: a state on record never claims more than is true when a request is acknowledged or a leg is copied
-//! over (`Claims::exceed`); a leg is known by its lasting identity, and one that the record does not know has nothing;
-//! where no leg is known to be right none is chosen (`begin`).
+//! Rules kept here: a state on record never claims more than is true when a request is acknowledged
+//! or a leg is copied over (`Claims::exceed`); a leg is known by its lasting identity, and one that
+//! the record does not know has nothing; where no leg is known to be right none is chosen
+//! (`begin`).
 
 use super::legs::LegSet;
 use super::open_error::OpenError;
@@ -20,7 +22,8 @@ pub struct KnownLeg {
     pub identity: u64,
     /// What its disk was called, for people.
     pub name: String,
-    /// It has everything that was acknowledged. The others have missed something, or were never recovered.
+    /// It has everything that was acknowledged. The others have missed something, or were never
+    /// recovered.
     pub source: bool,
 }
 
@@ -57,7 +60,8 @@ impl LegState {
 
     fn select(&self, identities: &[u64], wanted: impl Fn(Option<&KnownLeg>) -> bool) -> LegSet {
         let mut set = LegSet::default();
-        let chosen = identities.iter().enumerate().filter(|(_, identity)| wanted(self.of(**identity)));
+        let chosen =
+            identities.iter().enumerate().filter(|(_, identity)| wanted(self.of(**identity)));
         chosen.for_each(|(leg, _)| set.add(leg));
         set
     }
@@ -72,8 +76,8 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Whether these claims are more than what is true: a server that trusted them could take a leg for right that is
-    /// not.
+    /// Whether these claims are more than what is true: a server that trusted them could take a leg
+    /// for right that is not.
     pub(super) fn exceed(self, truth: Claims) -> bool {
         !self.sources.without(truth.sources).is_empty()
             || self.in_sync && !truth.in_sync
@@ -96,7 +100,8 @@ pub enum Past {
     /// Nothing: what the administrator says is all there is to know.
     #[default]
     None,
-    /// This mirror's table takes the place of another one's, which left this, or nothing that can be read.
+    /// This mirror's table takes the place of another one's, which left this, or nothing that can
+    /// be read.
     Replaced(Option<LegState>),
     /// A server died and left this, or nothing that can be read.
     TakenOver(Option<LegState>),
@@ -113,8 +118,9 @@ pub(super) struct Beginning {
     pub(super) named: bool,
 }
 
-/// Decides what a mirror begins with. `initial` is the administrator's word, which was about another moment when a server
-/// takes over; `source` is said now, and counts for more than what is on record.
+/// Decides what a mirror begins with. `initial` is the administrator's word, which was about
+/// another moment when a server takes over; `source` is said now, and counts for more than what is
+/// on record.
 pub(super) fn begin(
     past: &Past,
     initial: InitialSync,
@@ -126,7 +132,9 @@ pub(super) fn begin(
     let from_log = Beginning { initial: InitialSync::FromLog, sources: None, named: false };
     match past {
         Past::None => Ok(said),
-        Past::TakenOver(_) if source.is_some() => Ok(Beginning { initial: InitialSync::Sync, ..said }),
+        Past::TakenOver(_) if source.is_some() => {
+            Ok(Beginning { initial: InitialSync::Sync, ..said })
+        }
         Past::TakenOver(state) => match state {
             // The log was there all the time, and knows more than the record.
             None if log_on_disk => Ok(from_log),
@@ -134,11 +142,16 @@ pub(super) fn begin(
             None => Err(OpenError::NoSource),
             Some(state) => from_record(state, identities),
         },
-        // Another table on the same disks: the log or the administrator decide, but nothing that is known is forgotten.
+        // Another table on the same disks: the log or the administrator decide, but nothing that is
+        // known is forgotten.
         Past::Replaced(_) if source.is_some() => Ok(said),
         Past::Replaced(None) if log_on_disk || initial == InitialSync::NoSync => Ok(said),
         Past::Replaced(None) => Err(OpenError::NoSource),
-        Past::Replaced(Some(state)) if log_on_disk && (state.log_works || initial == InitialSync::FromLog) => Ok(said),
+        Past::Replaced(Some(state))
+            if log_on_disk && (state.log_works || initial == InitialSync::FromLog) =>
+        {
+            Ok(said)
+        }
         Past::Replaced(Some(state)) => {
             let (sources, missed) = (state.sources(identities), state.missed(identities));
             let known = !sources.is_empty() || !missed.is_empty();
@@ -152,7 +165,8 @@ pub(super) fn begin(
     }
 }
 
-/// Writes that were in flight when the server died are sent once more, so legs that had everything become equal again.
+/// Writes that were in flight when the server died are sent once more, so legs that had everything
+/// become equal again.
 fn from_record(state: &LegState, identities: &[u64]) -> Result<Beginning, OpenError> {
     let sources = state.sources(identities);
     if sources.is_empty() {

@@ -1,13 +1,14 @@
 //! The legs of a mirror: what went wrong on them, and which of them are right. Pure.
 //!
-//! Every region that is in sync is the same on all legs. Where one is not, the *source legs* are right, and the same; all
-//! other legs may hold anything there. The *default leg* is the source leg that reads of such regions go to and that they
-//! are recovered from. At first, when nobody knows which legs are right, there is one source leg; when all regions are in
-//! sync, all legs are sources. A leg that misses a write is none any more, and there is always one: a write that no source
-//! leg took has changed nothing that anybody was promised.
+//! Every region that is in sync is the same on all legs. Where one is not, the *source legs* are
+//! right, and the same; all other legs may hold anything there. The *default leg* is the source leg
+//! that reads of such regions go to and that they are recovered from. At first, when it is
+//! not known which legs are right, there is one source leg; when all regions are in sync, all are.
+//! A leg that misses a write is none any more. There is always one: a write that no source leg took
+//! has not been acknowledged.
 //!
-//! A leg that is no source because it missed something is *stale*, which the log remembers: it is not read from either
-//! until everything is in sync again, although it is right where a region is.
+//! A leg that is no source because it missed something is *stale*, which the log remembers: it is
+//! not read from either until everything is in sync again, although it is right where a region is.
 //!
 //! Which leg a read goes to is decided in `read_balance` beside this file.
 
@@ -16,7 +17,7 @@ use crate::mutant::{self, Mutant};
 
 /// Most legs of a mirror: kcopyd copies from one to at most eight others.
 pub const MAX_LEGS: usize = 9;
-/// Sequential streams of reads that are kept apart on each leg.
+/// Sequential streams of reads told apart on each leg.
 pub(super) const STREAMS: usize = 4;
 
 /// A set of legs.
@@ -145,9 +146,15 @@ pub struct Legs {
 }
 
 impl Legs {
-    /// Healthy legs of which `stale` missed something in an earlier life, and `sources` are those that are right. If none is
-    /// named it is the first that is not stale, and there must be one.
-    pub fn new(count: usize, handle_errors: bool, keep_log: bool, stale: LegSet, sources: Option<LegSet>) -> Legs {
+    /// Healthy legs of which `stale` missed something in an earlier life, and `sources` are those
+    /// that are right. If none is named it is the first that is not stale, and there must be one.
+    pub fn new(
+        count: usize,
+        handle_errors: bool,
+        keep_log: bool,
+        stale: LegSet,
+        sources: Option<LegSet>,
+    ) -> Legs {
         let all = LegSet::first(count);
         let default = sources.unwrap_or(all.without(stale)).iter().next().unwrap_or(0);
         let stale = match sources {
@@ -219,8 +226,8 @@ impl Legs {
         !LegSet(self.sources.0 & self.flushed.0).without(LegSet::one(leg)).is_empty()
     }
 
-    /// The legs that must not be copied from after a crash, for the log; `None` if no source leg has been flushed since it
-    /// became one, so that all others may still be needed.
+    /// The legs that must not be copied from after a crash, for the log; `None` if no source leg
+    /// has been flushed since it became one, so that all others may still be needed.
     pub fn to_remember(&self) -> Option<LegSet> {
         if self.stale.is_empty() && self.sources != self.all() {
             // Nobody has missed anything yet; the first leg is the source again.
@@ -252,8 +259,8 @@ impl Legs {
         self.legs[leg].totals
     }
 
-    /// Notes an error of a leg; says whether it is the leg's first of that kind. A default leg that fails gives way to a
-    /// source leg without errors, if there is one.
+    /// Notes an error of a leg; says whether it is the leg's first of that kind. A default leg that
+    /// fails gives way to a source leg without errors, if there is one.
     pub fn fail(&mut self, leg: usize, failure: Failure) -> bool {
         let Some(it) = self.legs.get_mut(leg) else { return false };
         self.leg_failure = true;
@@ -272,13 +279,14 @@ impl Legs {
         first
     }
 
-    /// Some legs missed something that others took: they are sources no more. `false` if no source leg took it; then one
-    /// of them stays the source, and what was missed counts as never written.
+    /// Some legs missed something that others took: they are sources no more. `false` if no source
+    /// leg took it; then one of them stays the source, and what was missed counts as never written.
     pub fn miss(&mut self, missed: LegSet) -> bool {
         self.in_sync = false;
         let left = self.sources.without(missed);
         let kept = !left.is_empty();
-        // Where all source legs failed they may differ from now on, so only one of them can go on being right.
+        // Where all source legs failed they may differ from now on, so only one of them can go on
+        // being right.
         self.sources = if kept { left } else { LegSet::one(self.default) };
         self.stale = self.all().without(self.sources);
         self.mark_flushed(LegSet::default());
@@ -300,8 +308,8 @@ impl Legs {
         self.diverge();
     }
 
-    /// Every region is in sync: errors are forgotten and all legs are sources, though some of them must be flushed before
-    /// the log may say so. `false` if that was known.
+    /// Every region is in sync: errors are forgotten and all legs are sources, though some of them
+    /// must be flushed before the log may say so. `false` if that was known.
     pub fn all_in_sync(&mut self) -> bool {
         if self.in_sync {
             return false;
@@ -316,7 +324,8 @@ impl Legs {
         true
     }
 
-    /// A new leg takes the place of one, or comes last; it is right nowhere. `false` if no source leg would be left.
+    /// A new leg takes the place of one, or comes last; it is right nowhere. `false` if no source
+    /// leg would be left.
     pub fn renew(&mut self, leg: usize) -> bool {
         if self.sources.without(LegSet::one(leg)).is_empty() {
             return false;
@@ -366,8 +375,8 @@ impl Legs {
         }
     }
 
-    /// What becomes of a write or flush that did not reach all legs, or whose mark did not reach the log. `kept`: some
-    /// source leg took it.
+    /// What becomes of a write or flush that did not reach all legs, or whose mark did not reach
+    /// the log. `kept`: some source leg took it.
     pub fn verdict(&self, log_failed: bool, kept: bool) -> Verdict {
         let hopeless = self.legs.iter().all(|leg| leg.kinds != 0);
         if hopeless || self.keep_log && log_failed {
@@ -388,5 +397,4 @@ impl Legs {
 }
 
 #[cfg(test)]
-#[path = "legs_tests.rs"]
 mod tests;

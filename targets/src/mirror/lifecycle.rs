@@ -25,11 +25,12 @@ use crate::units::RegionSize;
 const MIN_LEGS: usize = 2;
 
 impl Mirror {
-    /// Opens a mirror: looks at its disks and reads its log. Nothing is written; [`Mirror::activate`] makes it usable.
+    /// Opens a mirror: looks at its disks and reads its log. Nothing is written;
+    /// [`Mirror::activate`] makes it usable.
     ///
     /// # Errors
-    /// Legs, log and sizes that do not fit together. A log that cannot be read is no error: the mirror starts with
-    /// nothing in sync, and with a failed log, as in the kernel.
+    /// Legs, log and sizes that do not fit together. A log that cannot be read is no error: the
+    /// mirror starts with nothing in sync, and with a failed log, as in the kernel.
     pub async fn open(config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
         let count = config.legs.len();
         if !(MIN_LEGS..=MAX_LEGS).contains(&count) {
@@ -39,7 +40,8 @@ impl Mirror {
             return Err(OpenError::NoSuchLeg(leg));
         }
         let wrong_size = OpenError::RegionSize(config.region_size);
-        let region_size = RegionSize::from_sectors(config.region_size.0).ok_or(wrong_size.clone())?;
+        let region_size =
+            RegionSize::from_sectors(config.region_size.0).ok_or(wrong_size.clone())?;
         let regions = region_size.regions_in(config.len);
         if config.region_size > config.len || regions > MAX_REGIONS {
             return Err(wrong_size);
@@ -49,12 +51,15 @@ impl Mirror {
         }
         let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
         let name = config.log.as_ref().map(|disk| disk.name().clone());
-        let log = Log::new(config.host, config.log, regions).map_err(|unusable| match (unusable, name) {
-            (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
-            _ => OpenError::NoMemory,
+        let log = Log::new(config.host, config.log, regions).map_err(|unusable| {
+            match (unusable, name) {
+                (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
+                _ => OpenError::NoMemory,
+            }
         })?;
         let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
-        let begun = begin(&config.past, config.initial_sync, config.source, log.on_disk(), &identities)?;
+        let begun =
+            begin(&config.past, config.initial_sync, config.source, log.on_disk(), &identities)?;
         let stale = log.read(begun.initial, &mut bits, &identities).await;
         if begun.sources.is_none() && stale == LegSet::first(count) {
             return Err(OpenError::NoSource);
@@ -105,12 +110,12 @@ impl Mirror {
         }))
     }
 
-    /// Writes the log, and starts what makes the mirror work: the log's task, the cleaner, recovery. They run until
-    /// [`Mirror::close`].
+    /// Writes the log, and starts what makes the mirror work: the log's task, the cleaner,
+    /// recovery. They run until [`Mirror::close`].
     ///
     /// # Errors
-    /// The state of the legs cannot be recorded; nothing has been written then. A log that cannot be written is no error:
-    /// the mirror does without, as its features say.
+    /// The state of the legs cannot be recorded; nothing has been written then. A log that cannot
+    /// be written is no error: the mirror does without, as its features say.
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), RecordError> {
         self.record()?;
         if self.log.dead.get() {
@@ -137,7 +142,11 @@ impl Mirror {
         Ok(())
     }
 
-    fn spawn<F: Future<Output = ()> + 'static>(self: &Rc<Self>, executor: &Executor, task: impl FnOnce(Rc<Self>) -> F) {
+    fn spawn<F: Future<Output = ()> + 'static>(
+        self: &Rc<Self>,
+        executor: &Executor,
+        task: impl FnOnce(Rc<Self>) -> F,
+    ) {
         self.tasks.set(self.tasks.get() + 1);
         let (mirror, task) = (self.clone(), task(self.clone()));
         executor.spawn(async move {
@@ -161,7 +170,8 @@ impl Mirror {
         }
     }
 
-    /// Writes all of the log that may differ from what is on disk, durably. If that succeeds, marks can be made again.
+    /// Writes all of the log that may differ from what is on disk, durably. If that succeeds, marks
+    /// can be made again.
     pub(super) async fn write_log(&self) {
         self.log.change_header();
         self.log.failed.set(false);
@@ -171,8 +181,8 @@ impl Mirror {
         }
     }
 
-    /// A log that names others than our legs says that nothing is in sync, durably, before it names ours: its bits were
-    /// never about them.
+    /// A log that names others than our legs says that nothing is in sync, durably, before it names
+    /// ours: its bits were never about them.
     async fn forget_others(&self) {
         if self.log.foreign_legs.take() && !mutant::is(Mutant::NamedBeforeCleared) {
             self.write_log().await;
@@ -185,8 +195,9 @@ impl Mirror {
         }
     }
 
-    /// Suspends the mirror: what is held ends, with [`crate::request::TargetError::Requeue`] if `noflush` and with `EIO`
-    /// otherwise, recovery stops, and what has been written is clean in the log. Requests that come from now on wait.
+    /// Suspends the mirror: what is held ends, with [`crate::request::TargetError::Requeue`] if
+    /// `noflush` and with `EIO` otherwise, recovery stops, and what has been written is clean in
+    /// the log. Requests that come from now on wait.
     pub async fn suspend(&self, noflush: bool) {
         let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
         self.phase.set(if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush });
@@ -201,7 +212,9 @@ impl Mirror {
 
     /// Waits until no request is under way or held.
     pub(super) async fn until_idle(&self) {
-        self.quiet.until(|| (self.under_way.get() + self.held_count.get() == 0).then_some(())).await;
+        self.quiet
+            .until(|| (self.under_way.get() + self.held_count.get() == 0).then_some(()))
+            .await;
     }
 
     /// Makes every region clean that can be, and the log durable.
@@ -218,9 +231,10 @@ impl Mirror {
         }
     }
 
-    /// Goes on after [`Mirror::suspend`]: the log is read and written again, and recovery looks at everything that is out
-    /// of sync. With `sync` and a log on disk that is everything, as in the kernel.
-    /// Harmless to a mirror that runs, as in the kernel: nothing is looked at, and recovery goes on as it was.
+    /// Goes on after [`Mirror::suspend`]: the log is read and written again, and recovery looks at
+    /// everything that is out of sync. With `sync` and a log on disk that is everything, as in the
+    /// kernel. Harmless to a mirror that runs, as in the kernel: nothing is looked at, and recovery
+    /// goes on as it was.
     pub async fn resume(&self) {
         let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
         if !suspended && !mutant::is(Mutant::ResumedWhileRunning) {
@@ -244,7 +258,11 @@ impl Mirror {
         let regions = self.state.borrow().regions.count();
         let Some(mut bits) = Bits::zeroes(regions) else { return };
         let known = self.log.dead.get();
-        let initial = if self.initial_sync == InitialSync::Sync { InitialSync::Sync } else { InitialSync::FromLog };
+        let initial = if self.initial_sync == InitialSync::Sync {
+            InitialSync::Sync
+        } else {
+            InitialSync::FromLog
+        };
         let readable = self.log.read_again(initial, &mut bits, &self.identities()).await;
         if readable || initial == InitialSync::Sync {
             let State { regions, legs } = &mut *self.state.borrow_mut();
@@ -261,8 +279,9 @@ impl Mirror {
         self.remember_stale();
     }
 
-    /// Ends the mirror: nothing is held or in flight any more, and all its tasks have ended. What waited because the
-    /// mirror was suspended is for the next table. Requests must not come any more.
+    /// Ends the mirror: nothing is held or in flight any more, and all its tasks have ended. What
+    /// waited because the mirror was suspended is for the next table. Requests must not come any
+    /// more.
     pub async fn close(&self) {
         if self.phase.get() == Phase::Running {
             self.phase.set(Phase::SuspendedFlush);

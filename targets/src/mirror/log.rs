@@ -1,15 +1,15 @@
 //! The dirty log: marks made durable in batches, on a device or nowhere.
 //!
-//! The bits themselves are kept by [`super::regions`]; what stands there may be on disk at any moment. Here is only
-//! what has changed since it was written, and how far writing has come. All marks made until a batch is taken share
-//! its writes; a mark names the batch that will make it durable, and a write to the legs waits until that batch has
-//! *ended* (I7).
+//! The bits themselves are kept by [`super::regions`]; what stands there may be on disk at any
+//! moment. Here is only what has changed since it was written, and how far writing has come. All
+//! marks made until a batch is taken share its writes; a mark names the batch that will make it
+//! durable, and a write to the legs waits until that batch has *ended* (I7).
 //!
-//! How a batch is written is in `batch`. Left to others: when regions are cleaned (`cleaner`), and what a failed log
-//! means for writes (`write`).
+//! How a batch is written is in `batch`. Left to others: when regions are cleaned (`cleaner`), and
+//! what a failed log means for writes (`write`).
 //!
-//! Rule kept here: a log that could not be read says nothing, and one that could not be written stays failed until it
-//! has been written as a whole.
+//! Rule kept here: a log that could not be read says nothing, and one that could not be written
+//! stays failed until it has been written as a whole.
 
 mod batch;
 
@@ -28,7 +28,8 @@ use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};
 
 /// Writes of one batch in flight together; the rest of a batch follows.
 const WRITES_IN_FLIGHT: usize = 8;
-/// Longest read or write of the log, and so the memory for one: 32 KiB, the bits of 262,144 regions.
+/// Longest read or write of the log, and so the memory for one: 32 KiB, the bits of 262,144
+/// regions.
 const PIECE_BYTES: u32 = 32 * 1024;
 
 /// What the log's task does next.
@@ -79,7 +80,8 @@ pub(super) struct Log {
     closing: Cell<bool>,
     /// A read or write failed at some time: letter `D`.
     pub(super) dead: Cell<bool>,
-    /// A flush of the log's device failed: letter `F`. That a leg could not be flushed is the leg's letter, as in the kernel.
+    /// A flush of the log's device failed: letter `F`. That a leg could not be flushed is the leg's
+    /// letter, as in the kernel.
     pub(super) flush_failed: Cell<bool>,
     /// Marks could not be made durable. Stays until the log has been written as a whole.
     pub(super) failed: Cell<bool>,
@@ -102,7 +104,11 @@ pub(super) enum Unusable {
 
 impl Log {
     /// A log for so many regions; nothing is read yet.
-    pub(super) fn new(host: &Rc<dyn Host>, disk: Option<Disk>, regions: u64) -> Result<Log, Unusable> {
+    pub(super) fn new(
+        host: &Rc<dyn Host>,
+        disk: Option<Disk>,
+        regions: u64,
+    ) -> Result<Log, Unusable> {
         let block_bytes = disk.as_ref().map_or(512, |disk| disk.limits().logical_block_bytes);
         let layout = Layout { regions, block_bytes };
         let mut tail = 0;
@@ -120,7 +126,8 @@ impl Log {
                 // at most eight pieces
                 #[allow(clippy::cast_possible_truncation)]
                 let pieces = layout.blocks().min(WRITES_IN_FLIGHT as u64) as u32;
-                let buffer = Buffer::acquire(host, piece_bytes * pieces).ok_or(Unusable::NoMemory)?;
+                let buffer =
+                    Buffer::acquire(host, piece_bytes * pieces).ok_or(Unusable::NoMemory)?;
                 Some(OnDisk { disk, buffer, piece_bytes })
             }
         };
@@ -154,8 +161,9 @@ impl Log {
         self.device.is_some()
     }
 
-    /// Reads the log: which regions are in sync, and which legs, of those identities, missed something. Nothing is
-    /// written yet. An error of the device is not one of this call: the log is taken to be empty, and is dead.
+    /// Reads the log: which regions are in sync, and which legs, of those identities, missed
+    /// something. Nothing is written yet. An error of the device is not one of this call: the log
+    /// is taken to be empty, and is dead.
     pub(super) async fn read(&self, initial: InitialSync, bits: &mut Bits, legs: &[u64]) -> LegSet {
         let Some(device) = &self.device else {
             bits.fill_from(0, initial == InitialSync::NoSync);
@@ -177,7 +185,9 @@ impl Log {
             _ => LegFlags::missed(&header, legs),
         };
         // Whoever says that the legs are the same means all of them.
-        let trusted = initial == InitialSync::NoSync || resumed.fresh || mutant::is(Mutant::ForeignLegsTrusted);
+        let trusted = initial == InitialSync::NoSync
+            || resumed.fresh
+            || mutant::is(Mutant::ForeignLegsTrusted);
         if !trusted && LegFlags::names_foreign_legs(&header, legs) {
             bits.fill_from(0, false);
             self.foreign_legs.set(true);
@@ -192,9 +202,14 @@ impl Log {
         LegSet(flags.unwrap_or(0))
     }
 
-    /// Reads the log of a mirror that is in use; says whether it could be read and understood. If not, what was known of
-    /// its other content stays.
-    pub(super) async fn read_again(&self, initial: InitialSync, bits: &mut Bits, legs: &[u64]) -> bool {
+    /// Reads the log of a mirror that is in use; says whether it could be read and understood. If
+    /// not, what was known of its other content stays.
+    pub(super) async fn read_again(
+        &self,
+        initial: InitialSync,
+        bits: &mut Bits,
+        legs: &[u64],
+    ) -> bool {
         let (header, tail) = (self.header.borrow().clone(), self.tail.borrow().clone());
         let dead = self.dead.replace(false);
         self.read(initial, bits, legs).await;
@@ -326,7 +341,8 @@ impl Log {
         self.named.set(!mutant::is(Mutant::LegsNotNamed));
     }
 
-    /// Whether the legs that missed something are in the header on disk, as far as that is possible.
+    /// Whether the legs that missed something are in the header on disk, as far as that is
+    /// possible.
     pub(super) fn remembers_legs(&self) -> bool {
         self.has_ended(self.flags_batch.get())
     }

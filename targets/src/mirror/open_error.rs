@@ -11,9 +11,11 @@ use crate::units::Sectors;
 pub enum OpenError {
     /// Fewer legs than two or more than nine.
     LegCount(usize),
-    /// The region size is no power of two of at least two sectors, is larger than the mirror, or makes too many regions.
+    /// The region size is no power of two of at least two sectors, is larger than the mirror, or
+    /// makes too many regions.
     RegionSize(Sectors),
-    /// Something is not a multiple of a disk's block: the length, the region size, or a leg's offset.
+    /// Something is not a multiple of a disk's block: the length, the region size, or a leg's
+    /// offset.
     Misaligned {
         /// The disk.
         disk: Rc<str>,
@@ -48,13 +50,15 @@ impl fmt::Display for OpenError {
             OpenError::LegCount(count) => write!(f, "{count} legs: must be 2 to {MAX_LEGS}"),
             OpenError::RegionSize(size) => write!(
                 f,
-                "region size of {size} sectors: must be a power of two from 2 sectors to the mirror's length and make \
+                "region size of {size} sectors: must be a power of two from 2 sectors to the \
+                 mirror's length and make \
                  fewer than 2^32 regions"
             ),
             OpenError::Misaligned { disk, block_bytes } => {
                 write!(
                     f,
-                    "{disk}: length, region size and offset must be multiples of its block of {block_bytes} bytes"
+                    "{disk}: length, region size and offset must be multiples of its block of \
+                     {block_bytes} bytes"
                 )
             }
             OpenError::LegTooSmall { disk, needed } => {
@@ -63,9 +67,14 @@ impl fmt::Display for OpenError {
             OpenError::LogTooSmall { disk, needed } => {
                 write!(f, "{disk}: too small for the dirty log, which takes {needed} sectors")
             }
-            OpenError::NoSuchLeg(leg) => write!(f, "there is no leg {leg} (legs are counted from 0)"),
+            OpenError::NoSuchLeg(leg) => {
+                write!(f, "there is no leg {leg} (legs are counted from 0)")
+            }
             OpenError::NoSource => {
-                write!(f, "none of its legs is known to have everything: name the right one with --source")
+                write!(
+                    f,
+                    "none of its legs is known to have everything: name the right one with --source"
+                )
             }
             OpenError::NoMemory => write!(f, "no memory for the dirty log"),
         }

@@ -1,6 +1,7 @@
 //! Reads of a mirror.
 //!
-//! Rules kept here: I6, and: where legs may differ only the source legs are read, the default leg first.
+//! Rules kept here: I6, and: where legs may differ only the source legs are read, the default leg
+//! first.
 
 use super::legs::{Failure, LegSet};
 use super::target::{Mirror, State};
@@ -13,7 +14,8 @@ impl Mirror {
         let mut done = Sectors(0);
         while done < request.count {
             let (sector, left) = (request.sector.plus(done), Sectors(request.count.0 - done.0));
-            let (first, last) = (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
+            let (first, last) =
+                (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
             let (_, span) = self.state.borrow().regions.alike_for_read(first, last);
             let count = self.until_end_of(RegionIndex(first.0 + span.count - 1), sector, left);
             self.read_stretch(request, done, count).await?;
@@ -23,17 +25,27 @@ impl Mirror {
     }
 
     /// Reads a part of a request, from one leg after the other until one can be read.
-    async fn read_stretch(&self, request: &Request, offset: Sectors, count: Sectors) -> Result<(), TargetError> {
+    async fn read_stretch(
+        &self,
+        request: &Request,
+        offset: Sectors,
+        count: Sectors,
+    ) -> Result<(), TargetError> {
         let sector = request.sector.plus(offset);
         let mut tried = LegSet::default();
         let mut first_error: Option<DiskError> = None;
         loop {
             let leg = self.pick_leg(sector, count, tried);
-            let Some(leg) = leg else { return Err(first_error.unwrap_or_else(|| self.no_leg(sector, count)).into()) };
+            let Some(leg) = leg else {
+                return Err(first_error.unwrap_or_else(|| self.no_leg(sector, count)).into());
+            };
             let (disk, at) = self.place(leg, sector);
             let started_ms = self.host.now_ms();
             let result = disk.read(at, count, payload(request, offset)).await;
-            self.state.borrow_mut().legs.end_read(leg, self.host.now_ms().saturating_sub(started_ms));
+            self.state
+                .borrow_mut()
+                .legs
+                .end_read(leg, self.host.now_ms().saturating_sub(started_ms));
             match result {
                 Ok(()) => return Ok(()),
                 Err(error) if error.errno.is_unsupported() => return Err(error.into()),
@@ -46,10 +58,12 @@ impl Mirror {
         }
     }
 
-    /// The leg for a read, which begins. The regions are looked at again for each attempt: they may have got out of sync.
+    /// The leg for a read, which begins. The regions are looked at again for each attempt: they may
+    /// have got out of sync.
     fn pick_leg(&self, sector: Sector, count: Sectors, tried: LegSet) -> Option<usize> {
         let State { regions, legs } = &mut *self.state.borrow_mut();
-        let (first, last) = (self.region_of(sector), self.region_of(Sector(sector.0 + count.0 - 1)));
+        let (first, last) =
+            (self.region_of(sector), self.region_of(Sector(sector.0 + count.0 - 1)));
         let in_sync = (first.0..=last.0).all(|region| regions.is_in_sync(RegionIndex(region)));
         let leg = if in_sync { legs.pick(sector, tried) } else { legs.pick_source(tried) }?;
         legs.begin_read(leg, sector, count);
@@ -58,6 +72,12 @@ impl Mirror {
 
     fn no_leg(&self, sector: Sector, count: Sectors) -> DiskError {
         let (disk, sector) = self.place(0, sector);
-        DiskError { kind: OpKind::Read, disk: disk.name().clone(), sector, count, errno: Errno::EIO }
+        DiskError {
+            kind: OpKind::Read,
+            disk: disk.name().clone(),
+            sector,
+            count,
+            errno: Errno::EIO,
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! Which leg a read goes to. Pure.
 //!
-//! Reads of regions in sync go to the leg with the least to do: fewest reads in flight, weighted with how long it took
-//! lately. A sequential stream stays on its leg, whose read-ahead it profits from, as long as that leg is not much busier
-//! than others. Reads of regions out of sync go to the default leg.
+//! Reads of regions in sync go to the leg with the least to do: fewest reads in flight, weighted
+//! with how long it took lately. A sequential stream stays on its leg, whose read-ahead it profits
+//! from, as long as that leg is not much busier than others. Reads of regions out of sync go to the
+//! default leg.
 
 use super::legs::{Failure, LegSet, Legs, STREAMS};
 use crate::mutant::{self, Mutant};
@@ -12,14 +13,15 @@ use crate::units::{Sector, Sectors};
 pub(super) const STREAM_SLACK: u32 = 8;
 /// Weight of the latest read in a leg's average latency: one part in so many.
 const AVERAGED: u64 = 8;
-/// Fraction of its average by which a leg's latency fades with each read that passes it by, so that it is tried again.
+/// Fraction of its average by which a leg's latency fades with each read that passes it by, so that
+/// it is tried again.
 const FADING: u64 = 256;
 /// Fixed-point factor of average latencies.
 const SCALE: u64 = 1024;
 
 impl Legs {
-    /// The leg for a read of a region that is in sync, of those not tried yet: one without errors if there is one, else
-    /// one that could be written at least, else any that is not stale.
+    /// The leg for a read of a region that is in sync, of those not tried yet: one without errors
+    /// if there is one, else one that could be written at least, else any that is not stale.
     pub fn pick(&mut self, sector: Sector, tried: LegSet) -> Option<usize> {
         let untried = self.all().without(self.stale()).without(tried);
         let at_most = |kinds: u8| {
@@ -37,8 +39,8 @@ impl Legs {
         Some(leg)
     }
 
-    /// The leg for a read of a region that is out of sync: the default leg, or if that was tried another source leg,
-    /// which holds the same.
+    /// The leg for a read of a region that is out of sync: the default leg, or if that was tried
+    /// another source leg, which holds the same.
     pub fn pick_source(&mut self, tried: LegSet) -> Option<usize> {
         if mutant::is(Mutant::OutOfSyncReadsSpread) {
             self.turn = (self.turn + 1) % self.legs.len();
@@ -52,7 +54,9 @@ impl Legs {
         let least = candidates.iter().map(|leg| self.legs[leg].reads_in_flight).min()?;
         candidates.iter().find(|leg| {
             let it = &self.legs[*leg];
-            it.streams.contains(&sector.0) && sector.0 > 0 && it.reads_in_flight <= least + STREAM_SLACK
+            it.streams.contains(&sector.0)
+                && sector.0 > 0
+                && it.reads_in_flight <= least + STREAM_SLACK
         })
     }
 
@@ -63,7 +67,8 @@ impl Legs {
             (u64::from(it.reads_in_flight) + 1) * (SCALE + it.latency)
         };
         // Of equally busy legs the one whose turn it is.
-        let in_turn = (0..count).map(|step| (self.turn + step) % count).filter(|leg| candidates.has(*leg));
+        let in_turn =
+            (0..count).map(|step| (self.turn + step) % count).filter(|leg| candidates.has(*leg));
         in_turn.min_by_key(cost)
     }
 

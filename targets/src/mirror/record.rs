@@ -1,9 +1,9 @@
 //! The record of a mirror's legs: put where a later server finds it whenever it changes.
 //!
-//! Rule kept here (I10): no write, discard or flush is acknowledged, and no leg is copied over, while the record claims
-//! more than is true. Where it cannot be written, what depends on it fails; each such request tries once more, so it works
-//! again as soon as there is room. A record that claims less than is true hurts nobody but costs a later server more
-//! copying.
+//! Rule kept here (I10): no write, discard or flush is acknowledged, and no leg is copied over,
+//! while the record claims more than is true. Where it cannot be written, what depends on it fails;
+//! each such request tries once more, so it works again as soon as there is room. A record that
+//! claims less than is true hurts nobody but costs a later server more copying.
 
 use super::config::RecordError;
 use super::leg_state::{Claims, KnownLeg, LegState};
@@ -17,7 +17,11 @@ impl Mirror {
     fn claims(&self) -> Claims {
         let State { regions, legs } = &*self.state.borrow();
         let log_works = self.log.on_disk() && !self.log.dead.get() && !self.log.failed.get();
-        Claims { sources: legs.sources(), in_sync: regions.all_in_sync() && legs.sources() == legs.all(), log_works }
+        Claims {
+            sources: legs.sources(),
+            in_sync: regions.all_in_sync() && legs.sources() == legs.all(),
+            log_works,
+        }
     }
 
     /// Puts what is true of the legs on record, unless it is there.
@@ -32,19 +36,28 @@ impl Mirror {
         self.put(self.claims(), names)
     }
 
-    /// Puts what is true on record if that can be done now; what depends on it asks for it once more.
+    /// Puts what is true on record if that can be done now; what depends on it asks for it once
+    /// more.
     pub(super) fn try_record(&self) {
         if self.record().is_err() {
             // Nothing is acknowledged until it succeeds: see `acknowledge`.
         }
     }
 
-    /// Puts on record that one leg will be another disk, be added or be taken out: before it is so, and claiming nothing
-    /// that is not true before as well.
-    pub(super) fn record_change(&self, index: usize, new: Option<(u64, String)>) -> Result<(), RecordError> {
+    /// Puts on record that one leg will be another disk, be added or be taken out: before it is so,
+    /// and claiming nothing that is not true before as well.
+    pub(super) fn record_change(
+        &self,
+        index: usize,
+        new: Option<(u64, String)>,
+    ) -> Result<(), RecordError> {
         let truth = self.claims();
-        let mut names: Vec<_> =
-            self.disks.borrow().iter().map(|leg| (leg.identity, leg.disk.name().to_string())).collect();
+        let mut names: Vec<_> = self
+            .disks
+            .borrow()
+            .iter()
+            .map(|leg| (leg.identity, leg.disk.name().to_string()))
+            .collect();
         let sources = truth.sources.without(LegSet::one(index));
         let taken_out = new.is_none();
         let sources = if taken_out { sources.closed_at(index) } else { sources };
@@ -61,7 +74,11 @@ impl Mirror {
         put
     }
 
-    fn put(&self, truth: Claims, names: impl FnOnce() -> Vec<(u64, String)>) -> Result<(), RecordError> {
+    fn put(
+        &self,
+        truth: Claims,
+        names: impl FnOnce() -> Vec<(u64, String)>,
+    ) -> Result<(), RecordError> {
         let before = self.recorded.get();
         if before == Some(truth) {
             return Ok(());
@@ -69,7 +86,8 @@ impl Mirror {
         let leg = |(leg, (identity, name)): (usize, (u64, String))| {
             let unreadable = || self.state.borrow().legs.totals(leg).reads > 0;
             let miscounted = mutant::is(Mutant::ReadErrorIsMiss) && unreadable();
-            let source = truth.sources.has(leg) && !mutant::is(Mutant::SourceForgotten) && !miscounted;
+            let source =
+                truth.sources.has(leg) && !mutant::is(Mutant::SourceForgotten) && !miscounted;
             KnownLeg { identity, name, source }
         };
         let legs = names().into_iter().enumerate().map(leg).collect();
@@ -97,10 +115,11 @@ impl Mirror {
         self.recorded.get() == Some(self.claims()) || self.record().is_ok()
     }
 
-    /// The last step of a request that has been carried out: it succeeds if what a later server will believe of the legs
-    /// is true.
+    /// The last step of a request that has been carried out: it succeeds if what a later server
+    /// will believe of the legs is true.
     pub(super) fn acknowledge(&self) -> Result<(), TargetError> {
-        let claims_too_much = self.recorded.get().is_none_or(|recorded| recorded.exceed(self.claims()));
+        let claims_too_much =
+            self.recorded.get().is_none_or(|recorded| recorded.exceed(self.claims()));
         if !claims_too_much || mutant::is(Mutant::AckBeforeLegState) || self.record().is_ok() {
             return Ok(());
         }

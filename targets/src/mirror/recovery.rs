@@ -1,11 +1,13 @@
 //! Recovery of a mirror: regions that are out of sync are copied from the default leg.
 //!
-//! [`LANES`] tasks recover at the same time, each its own regions. Small regions that follow each other are copied
-//! together, up to the copy engine's largest slice, and one by one if that fails. A region is withheld from users' writes
-//! from the moment it is chosen until its copy has ended; nothing else of the mirror is.
+//! [`LANES`] tasks recover at the same time, each its own regions. Small regions that follow each
+//! other are copied together, up to the copy engine's largest slice, and one by one if that fails.
+//! A region is withheld from users' writes from the moment it is chosen until its copy has ended;
+//! nothing else of the mirror is.
 //!
-//! Rules kept here: the source is the default leg, or another source leg where that cannot be read; a region counts as in
-//! sync only when every leg has been written; what could not be read is not written.
+//! Rules kept here: the source is the default leg, or another source leg where that cannot be read;
+//! a region counts as in sync only when every leg has been written; what could not be read is not
+//! written.
 
 use super::legs::{Failure, LegSet};
 use super::regions::Span;
@@ -16,7 +18,8 @@ use crate::disk::DiskError;
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 
-/// Copies under way at the same time. Each takes at most 4 MiB, so all of them take half of what the server has.
+/// Copies under way at the same time. Each takes at most 4 MiB, so all of them take half of what
+/// the server has.
 pub const LANES: usize = 8;
 
 /// What a copy of regions came to.
@@ -60,7 +63,8 @@ impl Mirror {
         };
         self.recovering.set(self.recovering.get() + 1);
         if self.progress.get().is_none() {
-            let progress = Progress { done: 0, total: lost, bytes: 0, started_ms: self.host.now_ms() };
+            let progress =
+                Progress { done: 0, total: lost, bytes: 0, started_ms: self.host.now_ms() };
             self.progress.set(Some(progress));
         }
         Some(Some(span))
@@ -102,7 +106,8 @@ impl Mirror {
 
     /// Copies regions from one leg to all that are no sources.
     async fn copy_regions(&self, span: Span, source: usize) -> Copied {
-        let (sector, count) = (self.region_size.start_of(span.first), self.len_of(span.first, span.count));
+        let (sector, count) =
+            (self.region_size.start_of(span.first), self.len_of(span.first, span.count));
         let (mut source, mut targets) = {
             let legs = &self.state.borrow().legs;
             (source, legs.all().without(legs.sources()))

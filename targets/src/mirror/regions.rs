@@ -1,8 +1,9 @@
 //! The regions of a mirror and what a request must do about them. Pure: no I/O, no waiting.
 //!
-//! Two bits a region say almost everything. *In sync*: the legs are the same there, but for writes in flight. *Clean*:
-//! what the log has, or may have at any moment; it is cleared before a leg is written and set when the legs are known to
-//! be the same durably. Together they are the kernel's states:
+//! Two bits a region say almost everything. *In sync*: the legs are the same there, but for writes
+//! in flight. *Clean*: what the log has, or may have at any moment; it is cleared before a leg is
+//! written and set when the legs are known to be the same durably. Together they are the kernel's
+//! states:
 //!
 //! | in sync | clean | state |
 //! | --- | --- | --- |
@@ -10,13 +11,15 @@
 //! | yes | no | dirty: writes are in flight, or were not long ago |
 //! | no | no | out of sync; *recovering* while it is withheld for a copy |
 //!
-//! A region has an entry only while there is more to know: writes in flight, the write of the log that made it dirty,
-//! whether it is withheld. A withheld region has no writes in flight once it is *quiet*, and new ones wait until it is
-//! released: that is how recovery and comparing have a region for themselves.
+//! A region has an entry only while there is more to know: writes in flight, the write of the log
+//! that made it dirty, whether it is withheld. A withheld region has no writes in flight once it is
+//! *quiet*, and new ones wait until it is released: that is how recovery and comparing have a
+//! region for themselves.
 //!
-//! Rules kept here: the decision halves of I7 (a write is told which write of the log it must wait for; a region becomes
-//! clean only if no write touched it since the legs' flush was started, in `regions_clean` beside this file), and: a region that
-//! is out of sync never becomes clean by a completed write, only by recovery, which is in `regions_lock`.
+//! Rules kept here: the decision halves of I7 (a write is told which write of the log it must wait
+//! for; a region becomes clean only if no write touched it since the legs' flush was started, in
+//! `regions_clean` beside this file), and: a region that is out of sync never becomes clean by a
+//! completed write, only by recovery, which is in `regions_lock`.
 
 use std::collections::VecDeque;
 
@@ -109,13 +112,15 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Dirty regions without writes that may wait to be cleaned; more are cleaned at once. Bounds what a crash leaves to
-    /// recover beside what is in flight, and the memory of entries.
+    /// Dirty regions without writes that may wait to be cleaned; more are cleaned at once. Bounds
+    /// what a crash leaves to recover beside what is in flight, and the memory of entries.
     pub const MAX_IDLE: usize = 4096;
-    /// Entries after which writes to further regions wait: bounds memory where flushing is slower than dirtying.
+    /// Entries after which writes to further regions wait: bounds memory where flushing is slower
+    /// than dirtying.
     pub const MAX_ENTRIES: usize = 65536;
-    /// Regions that a request begins together: a discard of 4 GiB touches four million regions of 1 KiB, which would take
-    /// seconds without anyone else's turn, and memory that was never given back.
+    /// Regions that a request begins together: a discard of 4 GiB touches four million regions of 1
+    /// KiB, which would take seconds without anyone else's turn, and memory that was never given
+    /// back.
     pub const MAX_SPAN: u64 = 4096;
 
     /// The regions of a mirror whose log says that these are in sync and clean.
@@ -169,7 +174,8 @@ impl Regions {
 
     /// What a write may do in a region.
     pub fn access(&self, region: RegionIndex) -> Access {
-        let withheld = self.index.get(&region.0).is_some_and(|slot| self.entries[*slot as usize].withheld);
+        let withheld =
+            self.index.get(&region.0).is_some_and(|slot| self.entries[*slot as usize].withheld);
         if withheld && !mutant::is(Mutant::RecoveringNotHeld) {
             Access::Withheld
         } else if self.in_sync.get(region.0) {
@@ -201,12 +207,19 @@ impl Regions {
 
     /// Whether there is room for the entries of a write; if not, cleaning is overdue.
     pub fn has_room(&self, span: Span) -> bool {
-        self.index.len() < Self::MAX_ENTRIES || span.numbers().all(|region| self.index.contains_key(&region))
+        self.index.len() < Self::MAX_ENTRIES
+            || span.numbers().all(|region| self.index.contains_key(&region))
     }
 
-    /// A write to these regions begins. Gives the write of the log that must be durable before a leg is written (I7): for
-    /// regions that were clean the one that collects marks now, `mark`. `marked` hears of each region that was clean.
-    pub fn begin_write(&mut self, span: Span, mark: u64, mut marked: impl FnMut(RegionIndex)) -> u64 {
+    /// A write to these regions begins. Gives the write of the log that must be durable before a
+    /// leg is written (I7): for regions that were clean the one that collects marks now, `mark`.
+    /// `marked` hears of each region that was clean.
+    pub fn begin_write(
+        &mut self,
+        span: Span,
+        mark: u64,
+        mut marked: impl FnMut(RegionIndex),
+    ) -> u64 {
         let mut wait_for = 0;
         for region in span.numbers() {
             let slot = self.slot_of(region);
@@ -257,14 +270,15 @@ impl Regions {
         }
     }
 
-    /// The mirror is resumed, or somebody says that its legs are better: recovery starts at the first region, and flushes
-    /// may succeed again.
+    /// The mirror is resumed, or somebody says that its legs are better: recovery starts at the
+    /// first region, and flushes may succeed again.
     pub fn restart(&mut self) {
         self.cursor = 0;
         self.flush_failed = false;
     }
 
-    /// Everything is in sync, so an earlier failure to flush a leg says nothing about what is written from now on.
+    /// Everything is in sync, so an earlier failure to flush a leg says nothing about what is
+    /// written from now on.
     pub fn forget_failed_flush(&mut self) {
         self.flush_failed = false;
     }
@@ -277,8 +291,9 @@ impl Regions {
         self.in_sync_count = self.in_sync.count();
     }
 
-    /// Nothing is in sync any more, or everything is. Nothing may be in flight. An earlier failure to flush a leg says
-    /// nothing about what is written from now on: either everything is copied again, or has been flushed.
+    /// Nothing is in sync any more, or everything is. Nothing may be in flight. An earlier failure
+    /// to flush a leg says nothing about what is written from now on: either everything is copied
+    /// again, or has been flushed.
     pub fn set_all(&mut self, in_sync: bool) {
         self.clear_entries();
         self.flush_failed = false;
@@ -287,7 +302,8 @@ impl Regions {
         self.in_sync_count = self.in_sync.count();
     }
 
-    /// One region is out of sync, withheld or not; says whether its bit in the log has to be cleared.
+    /// One region is out of sync, withheld or not; says whether its bit in the log has to be
+    /// cleared.
     pub fn desync(&mut self, region: RegionIndex) -> bool {
         self.lose(region.0);
         self.clean.put(region.0, false)

@@ -1,25 +1,35 @@
 //! Regions that nobody writes any more, and when they become clean. Pure.
 //!
-//! A dirty region without writes in flight stands in a queue. When it has been left alone for long enough it is *taken*,
-//! the legs are flushed, and if still no write has come it is clean.
+//! A dirty region without writes in flight stands in a queue. When it has been left alone for long
+//! enough it is *taken*, the legs are flushed, and if still no write has come it is clean.
 //!
-//! Rule kept here: the deciding half of I7 (a region becomes clean only if no write touched it since before the flush).
+//! Rule kept here: the deciding half of I7 (a region becomes clean only if no write touched it
+//! since before the flush).
 
 use super::regions::{Entry, Regions};
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 
 impl Regions {
-    /// When the next region is to be cleaned, in the time of [`Regions::take_idle`]; `None` if none waits.
+    /// When the next region is to be cleaned, in the time of [`Regions::take_idle`]; `None` if none
+    /// waits.
     pub fn next_idle_ms(&self, delay_ms: u64) -> Option<u64> {
         let overdue = self.idle.len() > Self::MAX_IDLE || self.index.len() >= Self::MAX_ENTRIES;
         self.idle.front().map(|(_, queued_ms)| if overdue { 0 } else { queued_ms + delay_ms })
     }
 
-    /// Takes regions that no write has touched for `delay_ms`, at most `most`: they may become clean when a flush of the
-    /// legs that starts now has completed, unless a write comes before.
-    pub fn take_idle(&mut self, now_ms: u64, delay_ms: u64, most: usize, taken: &mut Vec<RegionIndex>) {
-        while taken.len() < most && self.next_idle_ms(delay_ms).is_some_and(|due_ms| due_ms <= now_ms) {
+    /// Takes regions that no write has touched for `delay_ms`, at most `most`: they may become
+    /// clean when a flush of the legs that starts now has completed, unless a write comes before.
+    pub fn take_idle(
+        &mut self,
+        now_ms: u64,
+        delay_ms: u64,
+        most: usize,
+        taken: &mut Vec<RegionIndex>,
+    ) {
+        while taken.len() < most
+            && self.next_idle_ms(delay_ms).is_some_and(|due_ms| due_ms <= now_ms)
+        {
             let overdue = self.idle.len() > Self::MAX_IDLE || self.index.len() >= Self::MAX_ENTRIES;
             let Some((slot, _)) = self.idle.pop_front() else { break };
             let entry = &mut self.entries[slot as usize];
@@ -44,8 +54,8 @@ impl Regions {
         }
     }
 
-    /// The legs were flushed: of the regions taken, those that no write has touched since are clean. `cleaned` hears of
-    /// each.
+    /// The legs were flushed: of the regions taken, those that no write has touched since are
+    /// clean. `cleaned` hears of each.
     pub fn finish_cleaning(&mut self, taken: &[RegionIndex], mut cleaned: impl FnMut(RegionIndex)) {
         for region in taken {
             let Some(slot) = self.index.get(&region.0).copied() else { continue };

@@ -1,11 +1,13 @@
-//! Regions that have been written since the legs were last flushed, and what a failed flush makes of them. Pure.
+//! Regions that have been written since the legs were last flushed, and what a failed flush makes
+//! of them. Pure.
 //!
-//! A leg that could not be flushed may have lost everything that it was given since its last good flush, and a later good
-//! flush does not bring that back. With a log on a disk these are the dirty regions. A log in memory has none at rest, so
-//! they are kept in [`super::unflushed`].
+//! A leg that could not be flushed may have lost everything that it was given since its last good
+//! flush, and a later good flush does not bring that back. With a log on a disk these are the dirty
+//! regions. A log in memory has none at rest, so they are kept in [`super::unflushed`].
 //!
-//! Rules kept here: what a leg may have lost is out of sync from the moment on in which its flush failed; and a copy that
-//! was under way then makes no region in sync, whichever leg it reads or writes.
+//! Rules kept here: what a leg may have lost is out of sync from the moment on in which its flush
+//! failed; and a copy that was under way then makes no region in sync, whichever leg it reads or
+//! writes.
 
 use super::regions::{Entry, Regions};
 use super::unflushed::Unflushed;
@@ -13,12 +15,14 @@ use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 
 impl Regions {
-    /// What stands on the legs of a new mirror is what they keep: the administrator's word is about that, as in the kernel.
+    /// What stands on the legs of a new mirror is what they keep: the administrator's word is about
+    /// that, as in the kernel.
     pub(super) fn begin_flushed(&mut self) {
         self.unflushed = Unflushed::default();
     }
 
-    /// All legs are about to be flushed; says whether [`Regions::end_flush`] is to hear how it went.
+    /// All legs are about to be flushed; says whether [`Regions::end_flush`] is to hear how it
+    /// went.
     pub fn begin_flush(&mut self) -> bool {
         !self.logged && self.unflushed.begin_flush()
     }
@@ -28,8 +32,9 @@ impl Regions {
         self.unflushed.end_flush(succeeded);
     }
 
-    /// A leg could not be flushed, so what was written since the last flush may be gone from it: every region in which
-    /// something was is out of sync, and whatever is written from now on will be.
+    /// A leg could not be flushed, so what was written since the last flush may be gone from it:
+    /// every region in which something was is out of sync, and whatever is written from now on will
+    /// be.
     pub fn fail_flush(&mut self) {
         self.flush_failed = true;
         for slot in 0..self.entries.len() {

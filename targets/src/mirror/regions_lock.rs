@@ -1,16 +1,19 @@
 //! Regions that somebody has alone, and which of them recovery takes next. Pure.
 //!
-//! Recovery *withholds* the regions it is going to copy, and so does whoever compares or repairs them. A withheld region
-//! belongs to one alone: writes in flight in it end, and new ones wait until it is released.
+//! Recovery *withholds* the regions it is going to copy, and so does whoever compares or repairs
+//! them. A withheld region belongs to one alone: writes in flight in it end, and new ones wait
+//! until it is released.
 //!
-//! Rules kept here: a search for work gives each region out of sync once, and comes back to one that somebody else had;
-//! and a region that could not be recovered, or whose legs could not be flushed meanwhile, stays out of sync.
+//! Rules kept here: a search for work gives each region out of sync once, and comes back to one
+//! that somebody else had; and a region that could not be recovered, or whose legs could not be
+//! flushed meanwhile, stays out of sync.
 
 use super::regions::{Regions, Span, Wake};
 use crate::units::RegionIndex;
 
 impl Regions {
-    /// Takes a region for somebody alone; `false` if somebody else has it. New writes wait from now on.
+    /// Takes a region for somebody alone; `false` if somebody else has it. New writes wait from now
+    /// on.
     pub fn withhold(&mut self, region: RegionIndex) -> bool {
         let slot = self.slot_of(region.0);
         let entry = &mut self.entries[slot as usize];
@@ -19,7 +22,8 @@ impl Regions {
 
     /// Whether withheld regions have no writes in flight.
     pub fn is_quiet(&self, span: Span) -> bool {
-        let pending = |region| self.index.get(&region).map_or(0, |slot| self.entries[*slot as usize].pending);
+        let pending =
+            |region| self.index.get(&region).map_or(0, |slot| self.entries[*slot as usize].pending);
         span.numbers().all(|region| pending(region) == 0)
     }
 
@@ -36,8 +40,9 @@ impl Regions {
         }
     }
 
-    /// The next regions to recover, withheld from now on: the first that is out of sync, and up to `most` in all that
-    /// follow each other and have no writes in flight. Each region is given once; [`Regions::search_again`] starts anew.
+    /// The next regions to recover, withheld from now on: the first that is out of sync, and up to
+    /// `most` in all that follow each other and have no writes in flight. Each region is given
+    /// once; [`Regions::search_again`] starts anew.
     pub fn next_recovery(&mut self, most: u64) -> Option<Span> {
         let first = loop {
             let found = self.in_sync.next_zero(self.cursor);
@@ -71,10 +76,13 @@ impl Regions {
             let entry = &self.entries[*slot as usize];
             entry.withheld || entry.pending > 0
         };
-        region < self.count() && !self.in_sync.get(region) && !self.index.get(&region).is_some_and(busy)
+        region < self.count()
+            && !self.in_sync.get(region)
+            && !self.index.get(&region).is_some_and(busy)
     }
 
-    /// Recovery of withheld regions has ended. If it succeeded they are in sync, and dirty until the next cleaning.
+    /// Recovery of withheld regions has ended. If it succeeded they are in sync, and dirty until
+    /// the next cleaning.
     pub fn end_recovery(&mut self, span: Span, recovered: bool, now_ms: u64) -> Wake {
         let mut wake = Wake::default();
         for region in span.numbers() {

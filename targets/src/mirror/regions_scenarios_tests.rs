@@ -57,7 +57,11 @@ fn recovery_gives_each_region_once_and_joins_neighbours() {
     for span in &spans {
         regions.end_recovery(*span, span.first.0 != 64, 0);
     }
-    assert_eq!((regions.in_sync_count(), regions.next_recovery(8)), (194, None), "a failed region is not tried again");
+    assert_eq!(
+        (regions.in_sync_count(), regions.next_recovery(8)),
+        (194, None),
+        "a failed region is not tried again"
+    );
     regions.search_again(RegionIndex(0));
     assert_eq!(regions.next_recovery(8), Some(Span { first: RegionIndex(64), count: 6 }));
 }

@@ -1,4 +1,5 @@
-//! Every sequence of a few events on three regions, against rules that can be read off without knowing the code.
+//! Every sequence of a few events on three regions, against rules that can be read off without
+//! knowing the code.
 
 use super::*;
 
@@ -61,7 +62,8 @@ struct Seen {
     taken: bool,
     /// A leg's flush failed while it was withheld.
     spoiled: bool,
-    /// Without a log on a disk: written since the last good flush, and before the one that is under way.
+    /// Without a log on a disk: written since the last good flush, and before the one that is under
+    /// way.
     fresh: bool,
     flushing: bool,
 }
@@ -88,7 +90,15 @@ impl World {
             (it.in_sync, it.clean) = (true, true);
         }
         let regions = Regions::new(bits, logged);
-        World { regions, seen, taken: Vec::new(), recovering: None, now_ms: 0, logged, flush_under_way: false }
+        World {
+            regions,
+            seen,
+            taken: Vec::new(),
+            recovering: None,
+            now_ms: 0,
+            logged,
+            flush_under_way: false,
+        }
     }
 
     fn at(&mut self, region: u64) -> &mut Seen {
@@ -206,7 +216,8 @@ impl World {
             return false;
         }
         let (mark, mut marked) = (self.now_ms, false);
-        let wait_for = self.regions.begin_write(Span::one(RegionIndex(region)), mark, |_| marked = true);
+        let wait_for =
+            self.regions.begin_write(Span::one(RegionIndex(region)), mark, |_| marked = true);
         assert_eq!(marked, it.clean, "I7: exactly what the log calls clean has to be marked");
         assert!(!marked || wait_for == mark);
         let it = self.at(region);
@@ -222,8 +233,14 @@ impl World {
                 let Some(span) = self.regions.next_recovery(2) else { return false };
                 for region in span.numbers() {
                     let it = self.at(region);
-                    assert!(!it.in_sync && !it.withheld, "only what is out of sync and nobody's is recovered");
-                    assert!(region == span.first.0 || it.pending == 0, "a region in use is not joined");
+                    assert!(
+                        !it.in_sync && !it.withheld,
+                        "only what is out of sync and nobody's is recovered"
+                    );
+                    assert!(
+                        region == span.first.0 || it.pending == 0,
+                        "a region in use is not joined"
+                    );
                     it.recovering = true;
                 }
                 self.recovering = Some(span);
@@ -253,9 +270,16 @@ impl World {
 
     fn check(&mut self, path: &[Event]) {
         for (region, it) in (0..).zip(&self.seen) {
-            assert_eq!(self.regions.is_in_sync(RegionIndex(region)), it.in_sync, "{path:?}: region {region}");
+            assert_eq!(
+                self.regions.is_in_sync(RegionIndex(region)),
+                it.in_sync,
+                "{path:?}: region {region}"
+            );
             assert_eq!(self.regions.clean.get(region), it.clean, "{path:?}: region {region}");
-            assert!(!it.clean || it.in_sync && it.pending == 0, "{path:?}: region {region} must not be clean");
+            assert!(
+                !it.clean || it.in_sync && it.pending == 0,
+                "{path:?}: region {region} must not be clean"
+            );
         }
         let count = |what: fn(&Seen) -> bool| self.seen.iter().filter(|it| what(it)).count() as u64;
         assert_eq!(self.regions.in_sync_count(), count(|it| it.in_sync), "{path:?}");
@@ -316,7 +340,9 @@ fn random_long_sequences_keep_the_rules() {
         let mut world = World::new(round % 8, round % 3 > 0);
         let mut path = Vec::new();
         for _ in 0..60 {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed = seed
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             let event = EVENTS[usize::try_from((seed >> 33) % EVENTS.len() as u64).unwrap()];
             if event != Event::FailFlush || round % 4 == 0 {
                 if world.happen(event) {

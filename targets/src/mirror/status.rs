@@ -1,4 +1,5 @@
-//! A mirror's status: what is known, and its status line in the kernel's form, which monitoring and LVM parse. Pure.
+//! A mirror's status: what is known, and its status line in the kernel's form, which monitoring and
+//! LVM parse. Pure.
 //!
 //! What the line shows are the arguments; `0 LENGTH mirror ` stands before them.
 
@@ -120,7 +121,9 @@ impl fmt::Display for MirrorStatus {
         write!(f, " {}/{} 1 {letters} ", self.in_sync_regions, self.regions)?;
         match &self.log {
             MirrorLogStatus::Core => f.write_str("1 core"),
-            MirrorLogStatus::Disk { device, state } => write!(f, "3 disk {device} {}", state.letter()),
+            MirrorLogStatus::Disk { device, state } => {
+                write!(f, "3 disk {device} {}", state.letter())
+            }
         }
     }
 }
@@ -131,12 +134,18 @@ mod tests {
 
     #[test]
     fn status_lines_are_the_kernels() {
-        let legs = |second| vec![("1:2".to_string(), LegHealth::Alive), ("254:0".to_string(), second)];
-        let core =
-            MirrorStatus { legs: legs(LegHealth::Dead), in_sync_regions: 7, regions: 8, log: MirrorLogStatus::Core };
+        let legs =
+            |second| vec![("1:2".to_string(), LegHealth::Alive), ("254:0".to_string(), second)];
+        let core = MirrorStatus {
+            legs: legs(LegHealth::Dead),
+            in_sync_regions: 7,
+            regions: 8,
+            log: MirrorLogStatus::Core,
+        };
         assert_eq!(core.to_string(), "2 1:2 254:0 7/8 1 AD 1 core");
         let log = MirrorLogStatus::Disk { device: "1:1".into(), state: DiskLogState::Alive };
-        let disk = MirrorStatus { legs: legs(LegHealth::Alive), in_sync_regions: 8, regions: 8, log };
+        let disk =
+            MirrorStatus { legs: legs(LegHealth::Alive), in_sync_regions: 8, regions: 8, log };
         assert_eq!(disk.to_string(), "2 1:2 254:0 8/8 1 AA 3 disk 1:1 A");
     }
 }

@@ -1,4 +1,5 @@
-//! The arguments of `mirror`: `LOG_TYPE COUNT LOG_ARGUMENT... LEGS (DEVICE OFFSET)... [COUNT FEATURE...]`.
+//! The arguments of `mirror`:
+//! `LOG_TYPE COUNT LOG_ARGUMENT... LEGS (DEVICE OFFSET)... [COUNT FEATURE...]`.
 //!
 //! The log's arguments are `REGION_SIZE [sync|nosync]`, for `disk` after the log's device.
 
@@ -67,9 +68,16 @@ impl Mirror {
     pub(crate) fn parse(words: &mut Words, len: Sectors) -> Result<Mirror, TableError> {
         let (log, region_size, initial_sync) = parse_log(words)?;
         let count = words.number("number of legs", u32::MAX.into())?;
-        let mut mirror =
-            Mirror { log, region_size, initial_sync, legs: Vec::new(), handle_errors: false, keep_log: false };
-        legs_fit(usize::try_from(count).unwrap_or(usize::MAX)).map_err(|error| words.error(error))?;
+        let mut mirror = Mirror {
+            log,
+            region_size,
+            initial_sync,
+            legs: Vec::new(),
+            handle_errors: false,
+            keep_log: false,
+        };
+        legs_fit(usize::try_from(count).unwrap_or(usize::MAX))
+            .map_err(|error| words.error(error))?;
         for leg in 0..count {
             let device = words.next(&format!("device of leg {leg}"))?;
             let offset = Sector(words.number(&format!("offset of leg {leg}"), u64::MAX)?);
@@ -79,7 +87,9 @@ impl Mirror {
             match feature.as_str() {
                 "handle_errors" => mirror.handle_errors = true,
                 "keep_log" => mirror.keep_log = true,
-                _ => return Err(words.error(format_args!("feature {} is unknown", shown(&feature)))),
+                _ => {
+                    return Err(words.error(format_args!("feature {} is unknown", shown(&feature))));
+                }
             }
         }
         mirror.check(len).map_err(|error| words.error(error))?;
@@ -103,23 +113,34 @@ impl Mirror {
         }
     }
 
-    /// The rules that hold between parameters and the device's length, for whoever makes them from something else than
-    /// a line.
+    /// The rules that hold between parameters and the device's length, for whoever makes them from
+    /// something else than a line.
     ///
     /// # Errors
     /// A value or combination that the kernel refuses, too.
     pub fn check(&self, len: Sectors) -> Result<(), TableError> {
         let region = self.region_size.0;
-        if !region.is_power_of_two() || self.region_size < Self::MIN_REGION || self.region_size > len {
-            let text = format!("region size {region}: must be a power of two from 2 sectors to the length, {len}");
+        if !region.is_power_of_two()
+            || self.region_size < Self::MIN_REGION
+            || self.region_size > len
+        {
+            let text = format!(
+                "region size {region}: must be a power of two from 2 sectors to the length, {len}"
+            );
             return Err(TableError::new(text));
         }
         if u32::try_from(len.0.div_ceil(region)).is_err() {
-            return Err(TableError::new(format!("region size {region}: makes more than {} regions", u32::MAX)));
+            return Err(TableError::new(format!(
+                "region size {region}: makes more than {} regions",
+                u32::MAX
+            )));
         }
         legs_fit(self.legs.len())?;
         if let Some(at) = self.legs.iter().position(|leg| !leg.offset.has_room_for(len)) {
-            let text = format!("offset {} of leg {at}: the leg would end beyond any device", self.legs[at].offset);
+            let text = format!(
+                "offset {} of leg {at}: the leg would end beyond any device",
+                self.legs[at].offset
+            );
             return Err(TableError::new(text));
         }
         if self.keep_log && !self.handle_errors {
@@ -144,14 +165,23 @@ fn parse_log(words: &mut Words) -> Result<(MirrorLog, Sectors, InitialSync), Tab
     let least = match kind.as_str() {
         "core" => 1,
         "disk" => 2,
-        _ => return Err(words.error(format_args!("log type {}: must be core or disk", shown(&kind)))),
+        _ => {
+            return Err(
+                words.error(format_args!("log type {}: must be core or disk", shown(&kind)))
+            );
+        }
     };
     let count = words.number("number of log arguments", u32::MAX.into())?;
     if count < least || count > least + 1 {
         let most = least + 1;
-        return Err(words.error(format_args!("{count} arguments for a {kind} log: must be {least} or {most}")));
+        return Err(words
+            .error(format_args!("{count} arguments for a {kind} log: must be {least} or {most}")));
     }
-    let log = if kind == "disk" { MirrorLog::Disk { device: words.next("log device")? } } else { MirrorLog::Core };
+    let log = if kind == "disk" {
+        MirrorLog::Disk { device: words.next("log device")? }
+    } else {
+        MirrorLog::Core
+    };
     let region_size = Sectors(words.number("region size", u32::MAX.into())?);
     if count == least {
         return Ok((log, region_size, InitialSync::FromLog));
@@ -161,8 +191,14 @@ fn parse_log(words: &mut Words) -> Result<(MirrorLog, Sectors, InitialSync), Tab
         "sync" => InitialSync::Sync,
         "nosync" => InitialSync::NoSync,
         // Before Linux 2.6.22 this stood among the log's arguments.
-        "block_on_error" => return Err(words.error("log argument block_on_error is now the feature handle_errors")),
-        _ => return Err(words.error(format_args!("log argument {}: must be sync or nosync", shown(&word)))),
+        "block_on_error" => {
+            return Err(words.error("log argument block_on_error is now the feature handle_errors"));
+        }
+        _ => {
+            return Err(
+                words.error(format_args!("log argument {}: must be sync or nosync", shown(&word)))
+            );
+        }
     };
     Ok((log, region_size, initial_sync))
 }

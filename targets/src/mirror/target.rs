@@ -1,5 +1,5 @@
-//! The `mirror` target: its state, and what can be seen of it. Requests are in `read` and `write` beside this file, its
-//! beginning and end in `lifecycle`.
+//! The `mirror` target: its state, and what can be seen of it. Requests are in `read` and `write`
+//! beside this file, its beginning and end in `lifecycle`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,8 +23,8 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::units::{RegionIndex, RegionSize, Sector, Sectors};
 
-/// How long a region stays dirty after its last write: long enough that what is written again and again costs no writes of
-/// the log, short enough that a crash leaves little to recover.
+/// How long a region stays dirty after its last write: long enough that what is written again and
+/// again costs no writes of the log, short enough that a crash leaves little to recover.
 pub const CLEAN_DELAY_MS: u64 = 500;
 
 /// Whether requests are taken, and what becomes of those that are held.
@@ -77,7 +77,8 @@ pub struct Mirror {
     pub(super) progress: Cell<Option<Progress>>,
     /// Batches of regions that are being cleaned.
     pub(super) cleaning: Cell<usize>,
-    /// The legs in the log's header are others now, but a flush of the legs must come before they are written.
+    /// The legs in the log's header are others now, but a flush of the legs must come before they
+    /// are written.
     pub(super) flags_pending: Cell<bool>,
     /// That flush failed.
     pub(super) flags_lost: Cell<bool>,
@@ -116,13 +117,19 @@ impl Mirror {
 
     /// The device's block size: the largest of its legs'.
     pub fn logical_block_bytes(&self) -> u32 {
-        let blocks = self.disks.borrow().iter().map(|leg| leg.disk.limits().logical_block_bytes).max();
+        let blocks =
+            self.disks.borrow().iter().map(|leg| leg.disk.limits().logical_block_bytes).max();
         blocks.unwrap_or(512)
     }
 
     /// The largest discard: zero unless every leg has discards.
     pub fn max_discard(&self) -> Sectors {
-        self.disks.borrow().iter().map(|leg| leg.disk.limits().max_discard).min().unwrap_or_default()
+        self.disks
+            .borrow()
+            .iter()
+            .map(|leg| leg.disk.limits().max_discard)
+            .min()
+            .unwrap_or_default()
     }
 
     /// What it can do as a disk of another target.
@@ -130,11 +137,18 @@ impl Mirror {
         let disks = self.disks.borrow();
         let limits = || disks.iter().map(|leg| leg.disk.limits());
         let logical_block_bytes = self.logical_block_bytes();
-        let granularity = limits().map(|leg| leg.discard_granularity_bytes).max().unwrap_or(0).max(logical_block_bytes);
+        let granularity = limits()
+            .map(|leg| leg.discard_granularity_bytes)
+            .max()
+            .unwrap_or(0)
+            .max(logical_block_bytes);
         let max_discard = self.max_discard();
         Limits {
             logical_block_bytes,
-            physical_block_bytes: limits().map(|leg| leg.physical_block_bytes).max().unwrap_or(logical_block_bytes),
+            physical_block_bytes: limits()
+                .map(|leg| leg.physical_block_bytes)
+                .max()
+                .unwrap_or(logical_block_bytes),
             volatile_cache: limits().any(|leg| leg.volatile_cache),
             read_only: false,
             max_discard,
@@ -146,11 +160,12 @@ impl Mirror {
     /// Numbers and letters for a status line.
     pub fn status(&self) -> Status {
         let State { regions, legs } = &*self.state.borrow();
-        let log = self.log.on_disk().then(|| match (self.log.flush_failed.get(), self.log.dead.get()) {
-            (true, _) => DiskLogState::FlushFailed,
-            (false, true) => DiskLogState::Dead,
-            (false, false) => DiskLogState::Alive,
-        });
+        let log =
+            self.log.on_disk().then(|| match (self.log.flush_failed.get(), self.log.dead.get()) {
+                (true, _) => DiskLogState::FlushFailed,
+                (false, true) => DiskLogState::Dead,
+                (false, false) => DiskLogState::Alive,
+            });
         Status {
             legs: (0..legs.count()).map(|leg| legs.health(leg)).collect(),
             in_sync_regions: regions.in_sync_count(),
@@ -200,15 +215,16 @@ impl Mirror {
         self.copy.set_throttle_percent(percent);
     }
 
-    /// How long regions stay dirty after their last write, instead of [`CLEAN_DELAY_MS`]: the simulator explores both.
+    /// How long regions stay dirty after their last write, instead of [`CLEAN_DELAY_MS`]: the
+    /// simulator explores both.
     #[cfg(any(test, feature = "sim"))]
     pub fn set_clean_delay_ms(&self, delay_ms: u64) {
         self.clean_delay_ms.set(delay_ms);
         self.idle.wake_all();
     }
 
-    /// Carries a request out. When this returns, nothing of the request is in flight any more. Requests that come while
-    /// the mirror is suspended wait until it is resumed, or closed.
+    /// Carries a request out. When this returns, nothing of the request is in flight any more.
+    /// Requests that come while the mirror is suspended wait until it is resumed, or closed.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
         if self.gate_closed.get() {
             self.gate.until(|| (!self.gate_closed.get() || self.closing.get()).then_some(())).await;
@@ -223,7 +239,11 @@ impl Mirror {
             RequestKind::Flush => self.flush(request).await,
         };
         self.leave();
-        if request.kind == RequestKind::Read || result.is_err() { result } else { self.acknowledge() }
+        if request.kind == RequestKind::Read || result.is_err() {
+            result
+        } else {
+            self.acknowledge()
+        }
     }
 
     /// A request is under way no longer.
@@ -283,8 +303,8 @@ impl Mirror {
         }
     }
 
-    /// Puts the legs that are stale now into the log's header, or has the cleaner do so after a flush if that must come
-    /// first.
+    /// Puts the legs that are stale now into the log's header, or has the cleaner do so after a
+    /// flush if that must come first.
     pub(super) fn remember_stale(&self) {
         if !self.put_stale() {
             self.flags_pending.set(true);
@@ -322,8 +342,8 @@ impl Mirror {
         !self.flags_pending.get() && !self.flags_lost.get() && self.log.remembers_legs()
     }
 
-    /// Waits until the legs that are stale are remembered; `false` if they cannot be, because no leg that is left is
-    /// known to have everything durably.
+    /// Waits until the legs that are stale are remembered; `false` if they cannot be, because no
+    /// leg that is left is known to have everything durably.
     pub(super) async fn until_legs_remembered(&self) -> bool {
         while !self.legs_remembered() {
             self.quiet.until(|| (!self.flags_pending.get()).then_some(())).await;

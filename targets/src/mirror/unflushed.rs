@@ -4,8 +4,8 @@
 
 use crate::hash::NumberTable;
 
-/// Regions known by number; more than that are copied as a whole after a failed flush. Bounds memory to a few MiB where
-/// users write everywhere and never flush.
+/// Regions known by number; more than that are copied as a whole after a failed flush. Bounds
+/// memory to a few MiB where users write everywhere and never flush.
 const MAX_UNFLUSHED: usize = 65_536;
 
 /// Some regions, or any.
@@ -54,21 +54,27 @@ pub(super) struct Unflushed {
     fresh: Lost,
     /// Before it.
     flushing: Lost,
-    /// A flush is under way whose success is taken note of; others beside it only count if they fail.
+    /// A flush is under way whose success is taken note of; others beside it only count if they
+    /// fail.
     under_way: bool,
 }
 
 impl Unflushed {
     /// What earlier servers have written and not flushed is unknown: it may be anything.
     pub(super) fn unknown() -> Unflushed {
-        Unflushed { fresh: Lost { any: true, ..Lost::default() }, flushing: Lost::default(), under_way: false }
+        Unflushed {
+            fresh: Lost { any: true, ..Lost::default() },
+            flushing: Lost::default(),
+            under_way: false,
+        }
     }
 
     pub(super) fn add(&mut self, region: u64) {
         self.fresh.add(region);
     }
 
-    /// A flush begins that covers all that has been written; `false` if another one is under way and counts.
+    /// A flush begins that covers all that has been written; `false` if another one is under way
+    /// and counts.
     pub(super) fn begin_flush(&mut self) -> bool {
         if self.under_way {
             return false;

@@ -1,7 +1,8 @@
 //! Writes and discards of a mirror.
 //!
-//! Rules kept here: I6 (every leg's operation is awaited before a request ends), I7 (no leg is written before the log's
-//! batch with the mark has ended), I10 (a write that only some legs have is acknowledged after the log says which).
+//! Rules kept here: I6 (every leg's operation is awaited before a request ends), I7 (no leg is
+//! written before the log's batch with the mark has ended), I10 (a write that only some legs have
+//! is acknowledged after the log says which).
 
 use super::Event;
 use super::legs::{Failure, LegSet, MAX_LEGS, Verdict};
@@ -62,7 +63,8 @@ impl Outcome {
     }
 }
 
-/// Whether a disk refused an operation as such. Firmware answers `EREMOTEIO` where it lacks discards or flushes.
+/// Whether a disk refused an operation as such. Firmware answers `EREMOTEIO` where it lacks
+/// discards or flushes.
 fn is_refusal(error: &DiskError) -> bool {
     let no_data = matches!(error.kind, OpKind::Discard | OpKind::Flush);
     error.errno.is_unsupported() || no_data && error.errno == Errno::EREMOTEIO
@@ -71,7 +73,8 @@ fn is_refusal(error: &DiskError) -> bool {
 impl Mirror {
     /// Carries a write or discard out.
     pub(super) async fn write(&self, request: &Request) -> Result<(), TargetError> {
-        let most = if request.kind == RequestKind::Discard { self.max_discard() } else { request.count };
+        let most =
+            if request.kind == RequestKind::Discard { self.max_discard() } else { request.count };
         if most.0 == 0 {
             return Err(TargetError::Unsupported);
         }
@@ -91,7 +94,8 @@ impl Mirror {
         Ok(())
     }
 
-    /// Decides what a write may do from a sector on, as far as its regions are alike, and begins it in them.
+    /// Decides what a write may do from a sector on, as far as its regions are alike, and begins it
+    /// in them.
     fn plan(&self, sector: Sector, offset: Sectors, left: Sectors) -> Plan {
         let State { regions, .. } = &mut *self.state.borrow_mut();
         let (first, last) = (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
@@ -103,7 +107,8 @@ impl Mirror {
         if !regions.has_room(span) {
             return Plan::NoRoom(span);
         }
-        let batch = regions.begin_write(span, self.log.collecting(), |region| self.log.mark(region));
+        let batch =
+            regions.begin_write(span, self.log.collecting(), |region| self.log.mark(region));
         let count = self.until_end_of(RegionIndex(first.0 + span.count - 1), sector, left);
         Plan::Go(Stretch { span, sector, offset, count, in_sync: access == Access::InSync, batch })
     }
@@ -118,7 +123,11 @@ impl Mirror {
         self.released.until(|| self.state.borrow().regions.has_room(span).then_some(())).await;
     }
 
-    async fn write_stretch(&self, request: &Request, stretch: &Stretch) -> Result<Done, TargetError> {
+    async fn write_stretch(
+        &self,
+        request: &Request,
+        stretch: &Stretch,
+    ) -> Result<Done, TargetError> {
         if !self.log.has_ended(stretch.batch) {
             if mutant::is(Mutant::LegBeforeMark) {
                 self.log.request();
@@ -160,7 +169,9 @@ impl Mirror {
     /// Writes a stretch to some legs, all at once, and waits for all of them (I6).
     async fn write_legs(&self, request: &Request, stretch: &Stretch, targets: LegSet) -> Outcome {
         let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
-        for (leg, parts) in self.disks.borrow().iter().enumerate().filter(|(leg, _)| targets.has(*leg)) {
+        for (leg, parts) in
+            self.disks.borrow().iter().enumerate().filter(|(leg, _)| targets.has(*leg))
+        {
             let sector = parts.offset.plus(Sectors(stretch.sector.0));
             ios[leg] = Some(match request.kind {
                 RequestKind::Write { fua } => {
@@ -183,10 +194,17 @@ impl Mirror {
         self.wake(wake);
     }
 
-    /// Some legs refused an operation as such, or a discard failed: no leg is the worse for it. Where other legs carried
-    /// it out the legs differ now, which recovery mends at once.
-    fn refused(&self, request: &Request, stretch: &Stretch, targets: LegSet, outcome: &Outcome) -> TargetError {
-        let nothing_happened = outcome.failed.is_empty() && targets.without(outcome.refused).is_empty();
+    /// Some legs refused an operation as such, or a discard failed: no leg is the worse for it.
+    /// Where other legs carried it out the legs differ now, which recovery mends at once.
+    fn refused(
+        &self,
+        request: &Request,
+        stretch: &Stretch,
+        targets: LegSet,
+        outcome: &Outcome,
+    ) -> TargetError {
+        let nothing_happened =
+            outcome.failed.is_empty() && targets.without(outcome.refused).is_empty();
         if !nothing_happened {
             {
                 let State { regions, legs } = &mut *self.state.borrow_mut();
@@ -246,7 +264,8 @@ impl Mirror {
         }
     }
 
-    /// What becomes of a request that did not reach all legs: `kept` says whether a source leg has it.
+    /// What becomes of a request that did not reach all legs: `kept` says whether a source leg has
+    /// it.
     pub(super) async fn resolve(
         &self,
         log_failed: bool,

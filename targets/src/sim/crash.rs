@@ -1,9 +1,10 @@
 //! What a disk may hold after the power has gone.
 //!
-//! A write is *durable* when it completed with FUA, or when a flush that was started after its completion has completed;
-//! without a volatile cache completion is enough. Every other write, completed or in flight, is kept, lost or torn, for
-//! each unit of the disk by itself: a disk writes back its cache in any order and stops anywhere. So a unit holds either
-//! its last durable content or that of any later write to it, and a [`CrashSpace`] is the product of these choices.
+//! A write is *durable* when it completed with FUA, or when a flush that was started after its
+//! completion has completed; without a volatile cache completion is enough. Every other write,
+//! completed or in flight, is kept, lost or torn, for each unit of the disk by itself: a disk
+//! writes back its cache in any order and stops anywhere. So a unit holds either its last durable
+//! content or that of any later write to it, and a [`CrashSpace`] is the product of these choices.
 
 use super::Rng;
 use super::image::{Image, SectorData, index};
@@ -44,7 +45,13 @@ pub(super) struct Media {
 impl Media {
     pub(super) fn new(image: Image) -> Media {
         let durable_order = vec![0; image.sectors.len()];
-        Media { visible: image.clone(), durable: image, durable_order, unflushed: Vec::new(), completions: 0 }
+        Media {
+            visible: image.clone(),
+            durable: image,
+            durable_order,
+            unflushed: Vec::new(),
+            completions: 0,
+        }
     }
 
     /// Completions so far: what a flush that starts now will make durable.
@@ -103,7 +110,9 @@ impl Media {
 
     fn drop_superseded(&mut self) {
         let durable_order = &self.durable_order;
-        self.unflushed.retain(|write| (0..write.data.len()).any(|at| durable_order[write.first + at] < write.order));
+        self.unflushed.retain(|write| {
+            (0..write.data.len()).any(|at| durable_order[write.first + at] < write.order)
+        });
     }
 
     /// What may survive, given the writes in flight.
@@ -119,7 +128,10 @@ impl Media {
                 let live = |(at, data): (usize, &SectorData)| {
                     (self.durable_order[write.first + at] < write.order).then(|| data.clone())
                 };
-                writes.push(Candidate { first: write.first, data: write.data.iter().enumerate().map(live).collect() });
+                writes.push(Candidate {
+                    first: write.first,
+                    data: write.data.iter().enumerate().map(live).collect(),
+                });
             }
         }
         let flying = |(sector, data): (Sector, &[SectorData])| Candidate {
@@ -132,7 +144,8 @@ impl Media {
     }
 }
 
-/// A write that may or may not survive; sectors that something durable has replaced since are `None`.
+/// A write that may or may not survive; sectors that something durable has replaced since are
+/// `None`.
 #[derive(Clone, Debug)]
 struct Candidate {
     first: usize,
@@ -170,11 +183,14 @@ impl CrashSpace {
         self.writes.len()
     }
 
-    /// The units with a choice: where they start and which writes they may show beside the durable content.
+    /// The units with a choice: where they start and which writes they may show beside the durable
+    /// content.
     fn choices(&self) -> Vec<(usize, Vec<usize>)> {
         let mut choices: Vec<(usize, Vec<usize>)> = Vec::new();
         for (number, write) in self.writes.iter().enumerate() {
-            for at in (0..write.data.len()).step_by(self.unit).filter(|at| write.data[*at].is_some()) {
+            for at in
+                (0..write.data.len()).step_by(self.unit).filter(|at| write.data[*at].is_some())
+            {
                 let start = write.first + at;
                 match choices.iter_mut().find(|(unit, _)| *unit == start) {
                     Some((_, numbers)) => numbers.push(number),
@@ -251,20 +267,24 @@ impl CrashSpace {
     }
 }
 
-/// The images of several disks after one crash, each disk by itself: all combinations if there are at most `cap`, and
-/// otherwise `cap` of them, with the two extremes, single exceptions to either, and everything in between.
+/// The images of several disks after one crash, each disk by itself: all combinations if there are
+/// at most `cap`, and otherwise `cap` of them, with the two extremes, single exceptions to either,
+/// and everything in between.
 pub fn survivors(spaces: &[CrashSpace], cap: usize, rng: &mut Rng) -> Vec<Vec<Image>> {
     let combinations = spaces.iter().map(CrashSpace::combinations).fold(1, u64::saturating_mul);
     if combinations <= cap as u64 {
         return (0..combinations).map(|number| combination(spaces, number)).collect();
     }
-    let all = |fate: Fate| spaces.iter().map(|space| vec![fate; space.writes()]).collect::<Vec<_>>();
+    let all =
+        |fate: Fate| spaces.iter().map(|space| vec![fate; space.writes()]).collect::<Vec<_>>();
     let mut plans = vec![all(Fate::Lost), all(Fate::Kept)];
     while plans.len() < cap.max(2) {
         plans.push(plan(spaces, rng));
     }
     plans.truncate(cap.max(1));
-    let images = |plan: Vec<Vec<Fate>>| spaces.iter().zip(plan).map(|(space, fates)| space.image(&fates)).collect();
+    let images = |plan: Vec<Vec<Fate>>| {
+        spaces.iter().zip(plan).map(|(space, fates)| space.image(&fates)).collect()
+    };
     plans.into_iter().map(images).collect()
 }
 
@@ -314,76 +334,4 @@ fn plan(spaces: &[CrashSpace], rng: &mut Rng) -> Vec<Vec<Fate>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::units::Sectors;
-
-    fn data(value: u8) -> SectorData {
-        SectorData::new(&[value])
-    }
-
-    fn first_bytes(image: &Image) -> Vec<u8> {
-        image.sectors.iter().map(|data| data.bytes()[0]).collect()
-    }
-
-    fn all(media: &Media, in_flight: &[(Sector, &[SectorData])]) -> Vec<Vec<u8>> {
-        let space = media.crash_space(CrashKind::Power, 1, in_flight.iter().copied());
-        let mut images: Vec<_> = (0..space.combinations()).map(|n| first_bytes(&space.combination(n))).collect();
-        images.sort();
-        images.dedup();
-        images
-    }
-
-    #[test]
-    fn a_unit_shows_its_durable_content_or_any_later_write() {
-        let mut media = Media::new(Image::zeroes(Sectors(2)));
-        media.write(Sector(0), &[data(1), data(1)], false);
-        let mark = media.mark();
-        media.write(Sector(0), &[data(2)], false);
-        assert_eq!(all(&media, &[]), [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]]);
-        media.flush(mark);
-        assert_eq!(all(&media, &[]), [[1, 1], [2, 1]], "only what completed before the flush started is durable");
-        let flying = [data(3)];
-        assert_eq!(all(&media, &[(Sector(1), &flying)]), [[1, 1], [1, 3], [2, 1], [2, 3]]);
-    }
-
-    #[test]
-    fn a_durable_write_replaces_older_unflushed_ones() {
-        let mut media = Media::new(Image::zeroes(Sectors(2)));
-        media.write(Sector(0), &[data(1), data(1)], false);
-        media.write(Sector(0), &[data(2)], true);
-        assert_eq!(all(&media, &[]), [[2, 0], [2, 1]]);
-        media.write(Sector(0), &[data(3)], false);
-        media.flush(0);
-        assert_eq!(all(&media, &[]), [[2, 0], [2, 1], [3, 0], [3, 1]], "a flush from before changes nothing");
-        media.flush(media.mark());
-        assert_eq!(all(&media, &[]), [[3, 1]]);
-    }
-
-    #[test]
-    fn a_dead_process_leaves_what_completed() {
-        let mut media = Media::new(Image::zeroes(Sectors(1)));
-        media.write(Sector(0), &[data(1)], false);
-        let space = media.crash_space(CrashKind::Process, 1, std::iter::empty());
-        assert_eq!((space.combinations(), first_bytes(&space.combination(0))), (1, vec![1]));
-    }
-
-    #[test]
-    fn sampled_survivors_are_among_the_enumerated() {
-        let mut media = Media::new(Image::zeroes(Sectors(4)));
-        media.write(Sector(0), &[data(1), data(1), data(1)], false);
-        media.write(Sector(1), &[data(2), data(2)], false);
-        let space = media.crash_space(CrashKind::Power, 1, std::iter::empty());
-        let legal = all(&media, &[]);
-        assert_eq!(space.combinations(), 2 * 3 * 3);
-        let spaces = [space];
-        let mut seen: Vec<_> = (0..100)
-            .flat_map(|seed| survivors(&spaces, 5, &mut Rng::new(seed)))
-            .map(|images| first_bytes(&images[0]))
-            .collect();
-        seen.sort();
-        seen.dedup();
-        assert!(seen.iter().all(|image| legal.contains(image)));
-        assert!(seen.len() > legal.len() / 2, "{} of {}", seen.len(), legal.len());
-    }
-}
+mod tests;

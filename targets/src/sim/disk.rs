@@ -1,11 +1,13 @@
 //! A disk whose operations are submitted and completed apart.
 //!
-//! A submitted operation waits until the scheduler completes it; the order is the scheduler's choice. Its effect is seen
-//! at its completion, so operations in flight together happen in any order. A write's data is taken when it is submitted
-//! and must not have changed when it completes (I6); a read's memory is written at its completion.
+//! A submitted operation waits until the scheduler completes it; the order is the scheduler's
+//! choice. Its effect is seen at its completion, so operations in flight together happen in any
+//! order. A write's data is taken when it is submitted and must not have changed when it completes
+//! (I6); a read's memory is written at its completion.
 //!
-//! Faults are rules: which operations, how many of them to let pass first, which errno. A failed write leaves a part of
-//! its range written. Held operations do not complete until they are released.
+//! Faults are rules: which operations, how many of them to let pass first, which errno. A failed
+//! write leaves a part of its range written. Held operations do not complete until they are
+//! released.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -36,7 +38,8 @@ pub struct DiskConfig {
     pub max_discard: Sectors,
     /// Largest write-zeroes; zero if there is none.
     pub max_write_zeroes: Sectors,
-    /// Operations complete when they are submitted: for looking at an image without exploring anything.
+    /// Operations complete when they are submitted: for looking at an image without exploring
+    /// anything.
     pub immediate: bool,
 }
 
@@ -86,7 +89,13 @@ pub struct SimDisk {
 
 impl SimDisk {
     /// A disk with that content.
-    pub fn new(name: &str, config: DiskConfig, image: Image, host: &Rc<SimHost>, trace: &Trace) -> Rc<SimDisk> {
+    pub fn new(
+        name: &str,
+        config: DiskConfig,
+        image: Image,
+        host: &Rc<SimHost>,
+        trace: &Trace,
+    ) -> Rc<SimDisk> {
         Rc::new(SimDisk {
             name: name.into(),
             config,
@@ -172,9 +181,14 @@ impl SimDisk {
     /// What may survive if it ends now.
     pub fn crash_space(&self, kind: CrashKind) -> CrashSpace {
         let flights = self.flights.borrow();
-        let open = flights.values().filter(|flight| flight.result.is_none() && !flight.data.is_empty());
+        let open =
+            flights.values().filter(|flight| flight.result.is_none() && !flight.data.is_empty());
         let unit = self.config.logical_block_bytes as usize / SECTOR_LEN;
-        self.media.borrow().crash_space(kind, unit, open.map(|flight| (flight.op.sector, &flight.data[..])))
+        self.media.borrow().crash_space(
+            kind,
+            unit,
+            open.map(|flight| (flight.op.sector, &flight.data[..])),
+        )
     }
 
     /// Completes an operation in flight.
@@ -216,7 +230,12 @@ impl SimDisk {
             }
             OpKind::Write { fua } => {
                 let now = self.captured(op);
-                assert!(now == flight.data, "I6: {}: the memory of write #{} changed in flight", self.name, id.0);
+                assert!(
+                    now == flight.data,
+                    "I6: {}: the memory of write #{} changed in flight",
+                    self.name,
+                    id.0
+                );
                 media.write(op.sector, &flight.data, fua || !self.config.volatile_cache);
             }
             OpKind::WriteZeroes | OpKind::Discard => {
@@ -226,7 +245,8 @@ impl SimDisk {
         }
     }
 
-    /// What an operation that fails leaves behind: of a write, some sectors; in a read's memory, garbage.
+    /// What an operation that fails leaves behind: of a write, some sectors; in a read's memory,
+    /// garbage.
     fn half_effect(&self, flight: &Flight, id: OpId) {
         self.failed.set(self.failed.get() + 1);
         if flight.op.kind == OpKind::Read {
@@ -246,7 +266,9 @@ impl SimDisk {
 
     fn captured(&self, op: &Op) -> Vec<SectorData> {
         match op.kind {
-            OpKind::Write { .. } => sectors_of(&self.host.gather(&op.memory, index(op.count.bytes()))),
+            OpKind::Write { .. } => {
+                sectors_of(&self.host.gather(&op.memory, index(op.count.bytes())))
+            }
             OpKind::WriteZeroes | OpKind::Discard => vec![SectorData::zero(); index(op.count.0)],
             OpKind::Read | OpKind::Flush => Vec::new(),
         }
@@ -320,7 +342,8 @@ impl Backend for SimDisk {
     }
 
     fn limits(&self) -> Limits {
-        let discard_granularity_bytes = if self.config.max_discard.0 > 0 { self.config.logical_block_bytes } else { 0 };
+        let discard_granularity_bytes =
+            if self.config.max_discard.0 > 0 { self.config.logical_block_bytes } else { 0 };
         Limits {
             logical_block_bytes: self.config.logical_block_bytes,
             physical_block_bytes: self.config.logical_block_bytes,

@@ -1,4 +1,5 @@
-//! Rules for what goes wrong on a simulated disk: which operations, how many pass first, which errno.
+//! Rules for what goes wrong on a simulated disk: which operations, how many pass first, which
+//! errno.
 
 use crate::disk::{Errno, Op, OpKind};
 

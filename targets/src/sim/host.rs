@@ -1,17 +1,19 @@
 //! Memory and time of the simulated machine.
 //!
-//! A buffer or payload that is used after its release is a broken rule I6 and panics. Buffer ids are never used twice,
-//! so that a stale one cannot reach somebody else's memory. A new buffer holds garbage, as real memory does.
+//! A buffer or payload that is used after its release is a broken rule I6 and panics. Buffer ids
+//! are never used twice, so that a stale one cannot reach somebody else's memory. A new buffer
+//! holds garbage, as real memory does.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
 
 use crate::disk::{BufferId, Host, Memory, PayloadId};
 
-/// Buffers given back are kept for the next simulated machine, up to this many: making memory anew for each of a
-/// hundred thousand machines would take longer than everything else.
+/// Buffers given back are kept for the next simulated machine, up to this many: making memory anew
+/// for each of a hundred thousand machines would take longer than everything else.
 const POOLED: usize = 32;
-/// What memory holds before anything was written to it: the same in every run, so that runs can be repeated.
+/// What memory holds before anything was written to it: the same in every run, so that runs can be
+/// repeated.
 const GARBAGE: u8 = 0xDB;
 
 thread_local! {
@@ -78,7 +80,8 @@ impl SimHost {
         payload.unwrap_or_else(|| panic!("I6: request {} was completed twice", id.0))
     }
 
-    /// Moves the clock to the earliest timer and wakes its task; `false` if nobody waits for the time.
+    /// Moves the clock to the earliest timer and wakes its task; `false` if nobody waits for the
+    /// time.
     pub fn advance_to_timer(&self) -> bool {
         let mut timers = self.timers.borrow_mut();
         let Some(next) = timers.iter().map(|(time, _)| *time).min() else { return false };
@@ -120,7 +123,9 @@ impl SimHost {
             let from = &bytes[done..done + range_len];
             match range {
                 Range::Payload(id, offset) => {
-                    self.with_payload(id, |payload| payload[offset..offset + range_len].copy_from_slice(from));
+                    self.with_payload(id, |payload| {
+                        payload[offset..offset + range_len].copy_from_slice(from)
+                    });
                 }
                 Range::Buffer(id, offset) => self.with(id, |slot| slot.write(offset, from)),
             }
@@ -134,7 +139,9 @@ impl SimHost {
             Memory::Payload { id, offset_bytes } => {
                 return each(Range::Payload(*id, *offset_bytes as usize), len);
             }
-            Memory::Buffer { buffer, offset_bytes } => (std::slice::from_ref(buffer), *offset_bytes, 1),
+            Memory::Buffer { buffer, offset_bytes } => {
+                (std::slice::from_ref(buffer), *offset_bytes, 1)
+            }
             Memory::Vector { buffers, offset_bytes } => (&buffers[..], *offset_bytes, 1),
             Memory::Pages { pages, offset_bytes } => (&pages[..], *offset_bytes, usize::MAX),
         };

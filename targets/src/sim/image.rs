@@ -31,7 +31,9 @@ impl SectorData {
         for word in bytes.chunks_exact(8) {
             let mut value = [0; 8];
             value.copy_from_slice(word);
-            hash = (hash ^ u64::from_le_bytes(value)).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+            hash = (hash ^ u64::from_le_bytes(value))
+                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                .rotate_left(29);
         }
         SectorData(Rc::new(Content { hash: mix(hash), bytes }))
     }
@@ -54,7 +56,8 @@ impl SectorData {
 
 impl PartialEq for SectorData {
     fn eq(&self, other: &SectorData) -> bool {
-        Rc::ptr_eq(&self.0, &other.0) || (self.0.hash == other.0.hash && self.0.bytes == other.0.bytes)
+        Rc::ptr_eq(&self.0, &other.0)
+            || (self.0.hash == other.0.hash && self.0.bytes == other.0.bytes)
     }
 }
 
@@ -105,7 +108,9 @@ impl Image {
 
     /// A hash of everything.
     pub fn hash(&self) -> u64 {
-        self.sectors.iter().fold(self.sectors.len() as u64, |hash, data| mix(hash.rotate_left(5) ^ data.hash()))
+        self.sectors
+            .iter()
+            .fold(self.sectors.len() as u64, |hash, data| mix(hash.rotate_left(5) ^ data.hash()))
     }
 }
 

@@ -29,7 +29,10 @@ impl SimNotes {
 
 impl Notes for SimNotes {
     fn left(&self) -> Noted {
-        Noted { records: self.places.borrow().values().copied().collect(), recorded: self.recorded.get() }
+        Noted {
+            records: self.places.borrow().values().copied().collect(),
+            recorded: self.recorded.get(),
+        }
     }
 
     fn set_recorded(&self, count: u64) {

@@ -1,4 +1,5 @@
-//! A record of lost stores that outlives the simulated process and a loss of power, as its contract asks.
+//! A record of lost stores that outlives the simulated process and a loss of power, as its contract
+//! asks.
 
 use std::cell::Cell;
 

@@ -1,16 +1,18 @@
 //! A machine that loses power: simulated memory, disks and scheduling, for tests on any machine.
 //!
-//! * [`host`]: buffers and payloads that panic when they are used after their release (rule I6), and a clock that moves
-//!   only when it is told to.
-//! * [`disk`]: a disk that records submission and completion apart, with a volatile cache, injected errors and delays.
-//! * [`crash`]: what such a disk may hold after the power has gone: durable writes always, every other write kept, lost
-//!   or torn.
+//! * [`host`]: buffers and payloads that panic when they are used after their release (rule I6),
+//!   and a clock that moves only when it is told to.
+//! * [`disk`]: a disk that records submission and completion apart, with a volatile cache, injected
+//!   errors and delays.
+//! * [`crash`]: what such a disk may hold after the power has gone: durable writes always, every
+//!   other write kept, lost or torn.
 //! * [`journal`]: what a snapshot's server notes, which outlives the process only.
 //! * [`losses`]: the record of stores that are right no longer, which outlives everything.
 //! * [`world`]: the executor, the disks and a seeded scheduler that picks what happens next.
 //!
-//! Everything is a function of its seed. What a broken contract does here is a panic that names the rule, never a quiet
-//! wrong answer. The judge of what targets do with all this is in the tests, which know nothing of the targets' insides.
+//! Everything is a function of its seed. What a broken contract does here is a panic that names the
+//! rule, never a quiet wrong answer. The judge of what targets do with all this is in the tests,
+//! which know nothing of the targets' insides.
 
 pub mod crash;
 pub mod disk;
@@ -41,7 +43,8 @@ impl Rng {
     /// A number below `limit`, which must not be zero.
     pub fn below(&mut self, limit: usize) -> usize {
         assert!(limit > 0, "there is nothing to choose from");
-        // A remainder's bias does not matter for limits this small, and it fits because the limit did.
+        // A remainder's bias does not matter for limits this small, and it fits because the limit
+        // did.
         usize::try_from(self.next_u64() % limit as u64).unwrap_or(0)
     }
 

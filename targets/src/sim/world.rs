@@ -1,9 +1,10 @@
 //! The simulated machine as a whole, and the scheduler that picks what happens next.
 //!
-//! At every step one thing happens: a ready task runs, an operation in flight completes, or whoever drives the world does
-//! something of its own. Which one is drawn from the seed, by one of several tempers: uniform choice finds the ordinary
-//! races, fixed random priorities starve single operations for long (the races that need one slow disk), and tasks first
-//! is how a real machine behaves when its disks are slow.
+//! At every step one thing happens: a ready task runs, an operation in flight completes, or whoever
+//! drives the world does something of its own. Which one is drawn from the seed, by one of several
+//! tempers: uniform choice finds the ordinary races, fixed random priorities starve single
+//! operations for long (the races that need one slow disk), and tasks first is how a real machine
+//! behaves when its disks are slow.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -23,7 +24,7 @@ use crate::snapshot::losses::Loss;
 
 /// How the scheduler chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Temper {
+pub enum Schedule {
     /// Everything in the order it became possible.
     InOrder,
     /// Anything possible, equally likely.
@@ -34,9 +35,10 @@ pub enum Temper {
     Priorities,
 }
 
-impl Temper {
+impl Schedule {
     /// The ones that depend on the seed.
-    pub const RANDOM: [Temper; 3] = [Temper::Uniform, Temper::TasksFirst, Temper::Priorities];
+    pub const RANDOM: [Schedule; 3] =
+        [Schedule::Uniform, Schedule::TasksFirst, Schedule::Priorities];
 }
 
 /// What a step was.
@@ -68,14 +70,14 @@ pub struct World {
     disks: Vec<Rc<SimDisk>>,
     notes: Vec<Rc<SimNotes>>,
     losses: Vec<Rc<SimLosses>>,
-    temper: Temper,
+    schedule: Schedule,
     seed: u64,
     rng: RefCell<Rng>,
 }
 
 impl World {
     /// A machine without disks.
-    pub fn new(seed: u64, temper: Temper, trace: Trace) -> World {
+    pub fn new(seed: u64, schedule: Schedule, trace: Trace) -> World {
         World {
             executor: Executor::new(),
             host: Rc::new(SimHost::new(BUFFERS)),
@@ -83,7 +85,7 @@ impl World {
             disks: Vec::new(),
             notes: Vec::new(),
             losses: Vec::new(),
-            temper,
+            schedule,
             seed,
             rng: RefCell::new(Rng::new(seed)),
         }
@@ -128,28 +130,35 @@ impl World {
 
     /// What stands in each of them: it outlives the process and not the power.
     pub fn noted(&self, kind: CrashKind) -> Vec<Noted> {
-        let left = |notes: &Rc<SimNotes>| if kind == CrashKind::Process { notes.left() } else { Noted::default() };
+        let left = |notes: &Rc<SimNotes>| {
+            if kind == CrashKind::Process { notes.left() } else { Noted::default() }
+        };
         self.notes.iter().map(left).collect()
     }
 
-    /// Lets one thing happen. With `driver` the driver's own next action is among the choices, and taking it is up to the
-    /// driver.
+    /// Lets one thing happen. With `driver` the driver's own next action is among the choices, and
+    /// taking it is up to the driver.
     pub fn step(&self, driver: bool) -> Step {
         let ready = self.executor.ready();
-        let open: Vec<_> =
-            self.disks.iter().flat_map(|disk| disk.completable().into_iter().map(move |id| (disk, id))).collect();
+        let open: Vec<_> = self
+            .disks
+            .iter()
+            .flat_map(|disk| disk.completable().into_iter().map(move |id| (disk, id)))
+            .collect();
         let choices = ready + open.len() + usize::from(driver);
         if choices == 0 {
             return if self.host.advance_to_timer() { Step::Time } else { Step::Nothing };
         }
-        let choice = match self.temper {
-            Temper::InOrder => 0,
-            Temper::Uniform => self.rng.borrow_mut().below(choices),
-            Temper::TasksFirst if ready > 0 => self.rng.borrow_mut().below(ready),
-            Temper::Priorities if ready > 0 => self.rng.borrow_mut().below(ready),
-            Temper::TasksFirst => self.rng.borrow_mut().below(choices),
-            Temper::Priorities if driver && self.rng.borrow_mut().one_in(open.len() + 1) => choices - 1,
-            Temper::Priorities => self.highest(&open),
+        let choice = match self.schedule {
+            Schedule::InOrder => 0,
+            Schedule::Uniform => self.rng.borrow_mut().below(choices),
+            Schedule::TasksFirst if ready > 0 => self.rng.borrow_mut().below(ready),
+            Schedule::Priorities if ready > 0 => self.rng.borrow_mut().below(ready),
+            Schedule::TasksFirst => self.rng.borrow_mut().below(choices),
+            Schedule::Priorities if driver && self.rng.borrow_mut().one_in(open.len() + 1) => {
+                choices - 1
+            }
+            Schedule::Priorities => self.highest(&open),
         };
         if choice < ready {
             self.executor.run_one(choice);
@@ -170,7 +179,8 @@ impl World {
         open.iter().enumerate().max_by_key(|(_, op)| priority(op)).map_or(0, |(at, _)| at)
     }
 
-    /// Steps until nothing can happen any more, at most `limit` times; says whether it came to rest.
+    /// Steps until nothing can happen any more, at most `limit` times; says whether it came to
+    /// rest.
     pub fn run(&self, limit: usize) -> bool {
         (0..limit).any(|_| self.step(false) == Step::Nothing)
     }
@@ -201,8 +211,8 @@ mod tests {
     use crate::units::{Sector, Sectors};
     use std::cell::Cell;
 
-    fn world(temper: Temper, seed: u64) -> (World, Disk) {
-        let mut world = World::new(seed, temper, Trace::recording());
+    fn world(schedule: Schedule, seed: u64) -> (World, Disk) {
+        let mut world = World::new(seed, schedule, Trace::recording());
         let disk = world.add_disk("d0", DiskConfig::default(), Image::zeroes(Sectors(8))).disk();
         (world, disk)
     }
@@ -215,8 +225,8 @@ mod tests {
     }
 
     /// Two overlapping writes in flight together; gives what a read sees afterwards and the trace.
-    fn race(temper: Temper, seed: u64) -> (u8, Vec<String>) {
-        let (world, disk) = world(temper, seed);
+    fn race(schedule: Schedule, seed: u64) -> (u8, Vec<String>) {
+        let (world, disk) = world(schedule, seed);
         let (one, two) = (buffer(&world, 1), buffer(&world, 2));
         let seen = Rc::new(Cell::new(0));
         let result = seen.clone();
@@ -237,17 +247,17 @@ mod tests {
 
     #[test]
     fn a_seed_decides_everything_and_seeds_differ() {
-        assert_eq!(race(Temper::InOrder, 0).0, 2);
-        for temper in Temper::RANDOM {
-            let seen: Vec<u8> = (0..32).map(|seed| race(temper, seed).0).collect();
-            assert!(seen.contains(&1) && seen.contains(&2), "{temper:?} leaves out an order");
-            assert_eq!(race(temper, 7), race(temper, 7));
+        assert_eq!(race(Schedule::InOrder, 0).0, 2);
+        for schedule in Schedule::RANDOM {
+            let seen: Vec<u8> = (0..32).map(|seed| race(schedule, seed).0).collect();
+            assert!(seen.contains(&1) && seen.contains(&2), "{schedule:?} leaves out an order");
+            assert_eq!(race(schedule, 7), race(schedule, 7));
         }
     }
 
     #[test]
     fn faults_hit_the_operation_they_name_and_holds_delay() {
-        let (world, disk) = world(Temper::InOrder, 0);
+        let (world, disk) = world(Schedule::InOrder, 0);
         let matcher = Matcher { class: Class::Write, first: 2, end: 3 };
         world.disks()[0].inject(Fault { matcher, skip: 1, times: 1, errno: Errno(28) });
         world.disks()[0].hold(Matcher { class: Class::Write, first: 5, end: 6 });
@@ -261,7 +271,11 @@ mod tests {
             });
         }
         assert!(world.run(100));
-        let errors: Vec<_> = results.borrow().iter().map(|result| result.as_ref().err().map(|e| e.errno.0)).collect();
+        let errors: Vec<_> = results
+            .borrow()
+            .iter()
+            .map(|result| result.as_ref().err().map(|e| e.errno.0))
+            .collect();
         assert_eq!(errors, [None, None, Some(28), None], "the held write has not completed");
         world.disks()[0].release();
         assert!(world.run(100));
@@ -271,7 +285,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "changed in flight")]
     fn memory_of_a_write_must_not_change() {
-        let (world, disk) = world(Temper::InOrder, 0);
+        let (world, disk) = world(Schedule::InOrder, 0);
         let memory = buffer(&world, 1);
         let io = disk.write(Sector(0), Sectors(1), memory.at(0), false);
         memory.write(0, &[2]);
@@ -282,9 +296,13 @@ mod tests {
     #[test]
     #[should_panic(expected = "outlived request")]
     fn a_payload_must_outlive_its_operations() {
-        let (world, disk) = world(Temper::InOrder, 0);
+        let (world, disk) = world(Schedule::InOrder, 0);
         let id = world.host.add_payload(vec![0; 512]);
-        drop(disk.read(Sector(0), Sectors(1), crate::disk::Memory::Payload { id, offset_bytes: 0 }));
+        drop(disk.read(
+            Sector(0),
+            Sectors(1),
+            crate::disk::Memory::Payload { id, offset_bytes: 0 },
+        ));
         world.host.take_payload(id);
         world.run(10);
     }

@@ -1,8 +1,10 @@
-//! The committer of a snapshot: one task that makes its exceptions durable, and its end; and who waits for it.
+//! The committer of a snapshot: one task that makes its exceptions durable, and its end; and who
+//! waits for it.
 //!
-//! Rules kept here: I1 and I3 with the store (it takes what is ready, in the order of allocation), I9 (the invalid mark is
-//! durable, or recorded, before it releases anyone), I10 (a note is written before its write is acknowledged and erased after its
-//! commit; a flush is answered when all that was noted before it is recorded).
+//! Rules kept here: I1 and I3 with the store (it takes what is ready, in the order of allocation),
+//! I9 (the invalid mark is durable, or recorded, before it releases anyone), I10 (a note is written
+//! before its write is acknowledged and erased after its commit; a flush is answered when all that
+//! was noted before it is recorded).
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -16,12 +18,13 @@ use crate::exec::Executor;
 use crate::mutant::{self, Mutant};
 use crate::request::TargetError;
 
-/// Records a commit takes at most; the rest is taken by the next one. Bounds how long a waiter sits in one commit.
+/// Records a commit takes at most; the rest is taken by the next one. Bounds how long a waiter sits
+/// in one commit.
 const RECORDS_PER_COMMIT: usize = 4096;
 /// Percentages of COW use that are announced: time to grow it.
 const ANNOUNCED: [u8; 4] = [50, 80, 90, 95];
-/// How long a record lingers that nobody waits for: half of what disks let data stand in their caches, so that little is
-/// lost with power even where nobody ever flushes.
+/// How long a record lingers that nobody waits for: half of what disks let data stand in their
+/// caches, so that little is lost with power even where nobody ever flushes.
 const LINGER_MS: u64 = 500;
 
 /// What the committer does next.
@@ -32,8 +35,8 @@ enum Work {
 }
 
 impl Snapshot {
-    /// Writes what the store needs, records what a server that died has noted, and starts the committer, which runs until
-    /// [`Snapshot::close`].
+    /// Writes what the store needs, records what a server that died has noted, and starts the
+    /// committer, which runs until [`Snapshot::close`].
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
         if self.store.is_new() {
             // They belong to a store that is no more.
@@ -86,7 +89,8 @@ impl Snapshot {
         let mut work = pin!(self.commit_wanted.until(|| self.next_work(records)));
         std::future::poll_fn(|cx| {
             let next = work.as_mut().poll(cx);
-            // A note whose time has come is asked for already, and waits for what was allocated before it.
+            // A note whose time has come is asked for already, and waits for what was allocated
+            // before it.
             let to_ms = self.noted_since_ms.get().map_or(0, |since_ms| since_ms + LINGER_MS);
             if next.is_pending() && to_ms > 0 {
                 let now_ms = self.host.now_ms();
@@ -119,15 +123,20 @@ impl Snapshot {
         (self.closing.get() && state.pending() == 0).then_some(Work::End)
     }
 
-    /// Before a commit all its records are in the journal, those included whose writes wait for it: whatever the next
-    /// server finds on the COW beyond the records that the journal counts and not in it was written by another.
+    /// Before a commit all its records are in the journal, those included whose writes wait for it:
+    /// whatever the next server finds on the COW beyond the records that the journal counts and not
+    /// in it was written by another.
     fn journal_batch(&self, count: usize) {
         let Some(notes) = &self.notes else { return };
-        self.state.borrow().unjournaled(count).for_each(|(slot, record)| notes.put(slot as usize, Some(record)));
+        self.state
+            .borrow()
+            .unjournaled(count)
+            .for_each(|(slot, record)| notes.put(slot as usize, Some(record)));
     }
 
     fn publish(&self, count: usize) {
-        // Counted before they are taken out of the journal: in between they are in both, never in neither.
+        // Counted before they are taken out of the journal: in between they are in both, never in
+        // neither.
         if let Some(notes) = &self.notes {
             notes.set_recorded(self.store.recorded());
         }
@@ -170,8 +179,8 @@ impl Snapshot {
         }
     }
 
-    /// Lets exceptions of a snapshot write, whose data is in the COW, be seen before they are recorded. `false` if that
-    /// cannot be, and their records must be awaited.
+    /// Lets exceptions of a snapshot write, whose data is in the COW, be seen before they are
+    /// recorded. `false` if that cannot be, and their records must be awaited.
     pub(super) fn note(&self, created: &[PendingId]) -> bool {
         if self.notes.is_none() || !self.health().is_kept() || self.store.fills_area() {
             return false;
@@ -185,7 +194,8 @@ impl Snapshot {
         if first {
             self.noted_since_ms.set(Some(self.host.now_ms()));
         }
-        // The committer sleeps until then, or somebody has been waiting for the record behind these.
+        // The committer sleeps until then, or somebody has been waiting for the record behind
+        // these.
         if first || self.state.borrow().noted_is_due() {
             self.commit_wanted.wake_all();
         }
@@ -216,7 +226,8 @@ impl Snapshot {
         true
     }
 
-    /// Makes everything durable that was acknowledged before; an error if the snapshot could not be kept.
+    /// Makes everything durable that was acknowledged before; an error if the snapshot could not be
+    /// kept.
     pub(super) async fn flush(&self) -> Result<(), TargetError> {
         let commit_runs = self.committing.get();
         let recorded = !mutant::is(Mutant::FlushLeavesNotes) && self.record_noted().await;
@@ -227,8 +238,13 @@ impl Snapshot {
         self.still_kept()
     }
 
-    /// What was acknowledged before may be lost with the snapshot: whoever asks for durability must hear of it.
+    /// What was acknowledged before may be lost with the snapshot: whoever asks for durability must
+    /// hear of it.
     pub(super) fn still_kept(&self) -> Result<(), TargetError> {
-        if self.health().is_kept() || mutant::is(Mutant::LossNotTold) { Ok(()) } else { Err(TargetError::Invalid) }
+        if self.health().is_kept() || mutant::is(Mutant::LossNotTold) {
+            Ok(())
+        } else {
+            Err(TargetError::Invalid)
+        }
     }
 }

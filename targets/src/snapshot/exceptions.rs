@@ -1,14 +1,17 @@
 //! The exceptions of one snapshot and what a request must do about them. Pure: no I/O, no waiting.
 //!
-//! A chunk of the origin is in one of three states for a snapshot: *not copied* (the origin still holds what the snapshot
-//! shows), *pending* (a COW chunk is allocated, its data or its record is on the way), *complete* (the record is durable;
-//! the snapshot shows the COW chunk). A pending exception of a snapshot write may be *noted* (see `journaled`): the snapshot
-//! shows its COW chunk already, everything else goes on waiting for its record. The questions `before_…` say what a
-//! request to a chunk has to do next. They are asked again after every wait, so a request never acts on an old answer.
+//! A chunk of the origin is in one of three states for a snapshot: *not copied* (the origin still
+//! holds what the snapshot shows), *pending* (a COW chunk is allocated, its data or its record is
+//! on the way), *complete* (the record is durable; the snapshot shows the COW chunk). A pending
+//! exception of a snapshot write may be *noted* (see `journaled`): the snapshot shows its COW chunk
+//! already, everything else goes on waiting for its record. The questions `before_…` say what a
+//! request to a chunk has to do next. They are asked again after every wait, so a request never
+//! acts on an old answer.
 //!
-//! Rules kept here: I3 (pending exceptions are committed in the order they were allocated), the decision halves of I4
-//! (an origin write waits for snapshot reads that still go to the origin) and I5 (it waits for the record), and I9
-//! (between losing a chunk and the durable invalid mark, writes to the origin wait).
+//! Rules kept here: I3 (pending exceptions are committed in the order they were allocated), the
+//! decision halves of I4 (an origin write waits for snapshot reads that still go to the origin) and
+//! I5 (it waits for the record), and I9 (between losing a chunk and the durable invalid mark,
+//! writes to the origin wait).
 
 use std::collections::VecDeque;
 
@@ -19,8 +22,9 @@ use crate::hash::NumberTable as Table;
 use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, CowChunk};
 
-/// Exceptions of one snapshot that may be pending. The kernel's limit on copies in flight (2048) serves the same end:
-/// memory and the length of commits stay bounded when an origin is written faster than a COW.
+/// Exceptions of one snapshot that may be pending. The kernel's limit on copies in flight (2048)
+/// serves the same end: memory and the length of commits stay bounded when an origin is written
+/// faster than a COW.
 pub const MAX_PENDING: usize = 2048;
 
 /// Whether a snapshot can be used.
@@ -28,11 +32,13 @@ pub const MAX_PENDING: usize = 2048;
 pub enum Health {
     /// Reads and writes work.
     Valid,
-    /// The COW is full: what is there can be read, nothing more can be written. Kept in memory only, as in the kernel.
+    /// The COW is full: what is there can be read, nothing more can be written. Kept in memory
+    /// only, as in the kernel.
     Overflowed,
     /// A chunk could not be kept, and the mark that says so is being made durable.
     Invalidating,
-    /// The mark can be neither written nor recorded: the snapshot shows nothing, and its origin must not change.
+    /// The mark can be neither written nor recorded: the snapshot shows nothing, and its origin
+    /// must not change.
     Unmarked,
     /// The snapshot shows nothing any more, for good.
     Invalid,
@@ -165,7 +171,8 @@ impl Exceptions {
         }
     }
 
-    /// Takes over a record that is not in the store yet; `false` if the origin chunk has one already.
+    /// Takes over a record that is not in the store yet; `false` if the origin chunk has one
+    /// already.
     pub fn load(&mut self, record: Record) -> bool {
         self.complete.insert(record.old, record.new)
     }
@@ -195,7 +202,8 @@ impl Exceptions {
         if !self.health.is_kept() {
             return ReadStep::Fail;
         }
-        // A pending exception does not count unless it is noted: until its record is durable the snapshot shows the origin.
+        // A pending exception does not count unless it is noted: until its record is durable the
+        // snapshot shows the origin.
         self.complete.get(chunk).map_or(ReadStep::Origin, ReadStep::Cow)
     }
 
@@ -222,7 +230,8 @@ impl Exceptions {
         if mutant::is(Mutant::OriginBeforeCommit) && self.has_data(chunk) {
             return OriginStep::Pass;
         }
-        // A noted exception is among the complete ones too, and must have its record like any other (I5).
+        // A noted exception is among the complete ones too, and must have its record like any other
+        // (I5).
         if self.recording.noted > 0 && !mutant::is(Mutant::NotedNotAwaited) {
             if let Some(slot) = self.pending.get(&chunk.0) {
                 return OriginStep::Wait(self.id(*slot));
@@ -233,7 +242,9 @@ impl Exceptions {
             let wait = read && !mutant::is(Mutant::ReadsIgnored);
             return if wait { OriginStep::WaitReads } else { OriginStep::Pass };
         }
-        self.pending.get(&chunk.0).map_or(OriginStep::CopyOut, |slot| OriginStep::Wait(self.id(*slot)))
+        self.pending
+            .get(&chunk.0)
+            .map_or(OriginStep::CopyOut, |slot| OriginStep::Wait(self.id(*slot)))
     }
 
     fn has_data(&self, chunk: Chunk) -> bool {
@@ -250,10 +261,17 @@ impl Exceptions {
         slot.generation == id.generation && slot.stage != Stage::Free
     }
 
-    /// A new pending exception for a chunk that has none. Allocation order is the order of these calls.
+    /// A new pending exception for a chunk that has none. Allocation order is the order of these
+    /// calls.
     pub fn begin(&mut self, record: Record) -> PendingId {
         let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { record, stage: Stage::Free, generation: 0, number: 0, for_origin: false });
+            self.slots.push(Slot {
+                record,
+                stage: Stage::Free,
+                generation: 0,
+                number: 0,
+                for_origin: false,
+            });
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
         });
         let entry = &mut self.slots[slot as usize];
@@ -266,18 +284,20 @@ impl Exceptions {
         self.id(slot)
     }
 
-    /// A pending exception's data is in its COW chunk, or could not be put there. Nothing happens if the exception was
-    /// given up meanwhile.
+    /// A pending exception's data is in its COW chunk, or could not be put there. Nothing happens
+    /// if the exception was given up meanwhile.
     pub fn copied(&mut self, id: PendingId, ok: bool) {
         if self.is_pending(id) {
             self.slots[id.slot as usize].stage = if ok { Stage::Copied } else { Stage::Failed };
-            // Its record is waited for, or its failure: also by whoever notes the last one that stands before it.
+            // Its record is waited for, or its failure: also by whoever notes the last one that
+            // stands before it.
             self.want(id);
         }
     }
 
-    /// The records to be committed now, at most `max`: those at the head of the allocation order whose data is there (I3),
-    /// if one of them is waited for. `Err` if the head's data could not be copied.
+    /// The records to be committed now, at most `max`: those at the head of the allocation order
+    /// whose data is there (I3), if one of them is waited for. `Err` if the head's data could not
+    /// be copied.
     pub fn ready(&self, max: usize, records: &mut Vec<Record>) -> Result<(), CopyFailed> {
         records.clear();
         if !self.recording.is_due() {
@@ -295,7 +315,8 @@ impl Exceptions {
         Ok(())
     }
 
-    /// The oldest pending exception is durable: from now on the snapshot shows its COW chunk. Gives its slot.
+    /// The oldest pending exception is durable: from now on the snapshot shows its COW chunk. Gives
+    /// its slot.
     pub fn publish(&mut self) -> Option<u32> {
         let slot = if mutant::is(Mutant::OutOfOrder) {
             let first = self.order.iter().position(|slot| self.slots[*slot as usize].has_data())?;
@@ -359,7 +380,8 @@ impl Exceptions {
         }
     }
 
-    /// The mark is durable, or cannot be made so: gives up every pending exception and forgets the rest.
+    /// The mark is durable, or cannot be made so: gives up every pending exception and forgets the
+    /// rest.
     pub fn invalidate(&mut self, marked: bool) {
         self.health = if marked { Health::Invalid } else { Health::Unmarked };
         while let Some(slot) = self.order.pop_front() {

@@ -1,16 +1,19 @@
-//! The persistent exception store on disk, version 1, as the kernel writes it. Pure: bytes in, facts out.
+//! The persistent exception store on disk, version 1, as the kernel writes it. Pure: bytes in,
+//! facts out.
 //!
 //! ```text
 //! chunk 0        header: "SnAp", valid, version, chunk size in sectors; the rest zero
-//! chunk 1        area 0: records of 16 bytes, old chunk and new chunk, ended by a record with new chunk 0
+//! chunk 1        area 0: records of 16 bytes, old chunk and new chunk, ended by a record with new
+//!                chunk 0
 //! chunk 2..      as many data chunks as an area has records, then area 1, and so on
 //! ```
 //!
-//! All numbers are little-endian and there are no checksums, so everything that can be checked is checked here:
-//! the kernel takes any record, this loader refuses one that points outside the devices, into metadata, or twice.
+//! All numbers are little-endian and there are no checksums, so everything that can be checked is
+//! checked here: the kernel takes any record, this loader refuses one that points outside the
+//! devices, into metadata, or twice.
 //!
-//! The header is in `header`, whose store it is in `identity`, where things lie in `layout`, the records are in `record`,
-//! and what is handed out next is in `cursor`.
+//! The header is in `header`, whose store it is in `identity`, where things lie in `layout`, the
+//! records are in `record`, and what is handed out next is in `cursor`.
 
 mod cursor;
 mod header;

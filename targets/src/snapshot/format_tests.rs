@@ -15,8 +15,15 @@ fn the_header_is_the_kernels() {
     let invalid = Header::new(ChunkSize::from_sectors(8).unwrap(), false).encode();
     assert_eq!(invalid, *b"SnAp\0\0\0\0\x01\0\0\0\x08\0\0\0");
     assert_eq!(examine(&[0; 16]), Ok(Found::Empty));
-    assert_eq!(examine(b"\0\0\0\0abcdefghijkl"), Ok(Found::Empty), "only the magic word is looked at");
-    assert_eq!(examine(b"ABCD\x01\0\0\0\x01\0\0\0\x08\0\0\0"), Err(HeaderError::Foreign { magic: 0x4443_4241 }));
+    assert_eq!(
+        examine(b"\0\0\0\0abcdefghijkl"),
+        Ok(Found::Empty),
+        "only the magic word is looked at"
+    );
+    assert_eq!(
+        examine(b"ABCD\x01\0\0\0\x01\0\0\0\x08\0\0\0"),
+        Err(HeaderError::Foreign { magic: 0x4443_4241 })
+    );
     for sectors in [0_u8, 3, 7] {
         let mut bytes = fresh;
         bytes[12] = sectors;
@@ -88,7 +95,9 @@ fn a_cow_that_ends_with_a_stride_is_full_one_record_early() {
 
 #[test]
 fn records_are_checked_one_by_one() {
-    let check = |old, new| check_record(layout(8), Record { old: Chunk(old), new: CowChunk(new) }, Some(10), 300);
+    let check = |old, new| {
+        check_record(layout(8), Record { old: Chunk(old), new: CowChunk(new) }, Some(10), 300)
+    };
     assert_eq!(check(9, 299), None);
     assert_eq!(check(10, 2), Some(RecordFault::OldBeyondOrigin));
     assert_eq!(check(0, 300), Some(RecordFault::NewBeyondCow));

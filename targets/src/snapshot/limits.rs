@@ -5,16 +5,21 @@ use crate::disk::Limits;
 use crate::units::Sectors;
 
 impl Snapshot {
-    /// What it can do as a disk of another target: blocks no smaller than those of its disks, and discards of a chunk each
-    /// if it takes any.
+    /// What it can do as a disk of another target: blocks no smaller than those of its disks, and
+    /// discards of a chunk each if it takes any.
     pub fn limits(&self) -> Limits {
         let (origin, cow) = (self.origin.limits(), self.cow().limits());
         let logical_block_bytes = self.logical_block_bytes();
-        let chunk = if self.options.discard_zeroes_cow { self.chunk_size().sectors() } else { Sectors(0) };
+        let chunk =
+            if self.options.discard_zeroes_cow { self.chunk_size().sectors() } else { Sectors(0) };
         Limits {
             logical_block_bytes,
-            physical_block_bytes: origin.physical_block_bytes.max(cow.physical_block_bytes).max(logical_block_bytes),
-            // Records that are only noted are lost with power: users must flush, whatever the COW is.
+            physical_block_bytes: origin
+                .physical_block_bytes
+                .max(cow.physical_block_bytes)
+                .max(logical_block_bytes),
+            // Records that are only noted are lost with power: users must flush, whatever the COW
+            // is.
             volatile_cache: cow.volatile_cache || self.store().is_persistent(),
             read_only: false,
             max_discard: chunk,

@@ -1,8 +1,9 @@
-//! Stores that are no longer right and cannot say so themselves: the mark could not be written to the COW, or the COW was let
-//! go and the origin changes without it.
+//! Stores that are no longer right and cannot say so themselves: the mark could not be written to
+//! the COW, or the COW was let go and the origin changes without it.
 //!
-//! Rule kept here: I9 where the COW cannot hold the mark. Such a store is recorded elsewhere ([`LossRecord`]), durably,
-//! before the change of the origin that makes it wrong; a change that cannot be recorded does not happen.
+//! Rule kept here: I9 where the COW cannot hold the mark. Such a store is recorded elsewhere
+//! ([`LossRecord`]), durably, before the change of the origin that makes it wrong; a change that
+//! cannot be recorded does not happen.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,17 +20,19 @@ pub enum Loss {
     OriginChanged,
 }
 
-/// Where a lost store is recorded: a place that outlives the process and does not depend on the COW.
+/// Where a lost store is recorded: a place that outlives the process and does not depend on the
+/// COW.
 pub trait LossRecord {
     /// What the COW is known by. Two records that have one of these in common are of the same COW.
     fn cow(&self) -> &[String];
 
-    /// Records that the store on the COW is lost. It is durable when this returns `Ok`, and whoever opens the COW next must
-    /// find it. The error says why it could not be recorded.
+    /// Records that the store on the COW is lost. It is durable when this returns `Ok`, and whoever
+    /// opens the COW next must find it. The error says why it could not be recorded.
     fn record(&self, loss: Loss) -> Result<(), String>;
 }
 
-/// Snapshots that have left an origin: they are right until its next change, which records them first.
+/// Snapshots that have left an origin: they are right until its next change, which records them
+/// first.
 #[derive(Default)]
 pub(super) struct Departed(RefCell<Vec<(Rc<dyn LossRecord>, Loss)>>);
 
@@ -50,7 +53,9 @@ impl Departed {
 
     /// A snapshot on a COW joins: whatever left on that COW is right again, or gone.
     pub(super) fn forget(&self, cow: &[String]) {
-        self.0.borrow_mut().retain(|(record, _)| !record.cow().iter().any(|name| cow.contains(name)));
+        self.0
+            .borrow_mut()
+            .retain(|(record, _)| !record.cow().iter().any(|name| cow.contains(name)));
     }
 
     /// The origin is about to change. An error if that cannot be recorded: it must not change then.

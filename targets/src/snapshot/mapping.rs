@@ -1,20 +1,24 @@
-//! Where the chunks of a snapshot are: a map from origin chunks to COW chunks that is small and never stops to grow.
+//! Where the chunks of a snapshot are: a map from origin chunks to COW chunks that is small and
+//! never stops to grow.
 //!
-//! Pure. Neighbouring chunks that were copied one after the other are one entry of 16 bytes, a *run*; a lone chunk is a run
-//! of one. The runs stand in order in leaves of at most `LEAF_RUNS`, found through a list of the leaves' first chunks. A
-//! look-up is two binary searches, and adding a chunk moves at most one leaf. A hash table would save some steps of the
-//! search, but it is half empty after each doubling, stops every request while it doubles, and knows no runs.
+//! Pure. Neighbouring chunks that were copied one after the other are one entry of 16 bytes, a
+//! *run*; a lone chunk is a run of one. The runs stand in order in leaves of at most `LEAF_RUNS`,
+//! found through a list of the leaves' first chunks. A look-up is two binary searches, and adding a
+//! chunk moves at most one leaf. A hash table would save some steps of the search, but it is half
+//! empty after each doubling, stops every request while it doubles, and knows no runs.
 
 use crate::units::{Chunk, CowChunk};
 
-/// Most runs of a leaf: 4 KiB, of which an addition moves half on average. Shorter leaves would make their list long.
+/// Most runs of a leaf: 4 KiB, of which an addition moves half on average. Shorter leaves would
+/// make their list long.
 const LEAF_RUNS: usize = 256;
 /// Runs by which a full leaf's memory grows.
 const LEAF_STEP: usize = 16;
-/// Bits of a run's COW chunk; the rest holds its length. No device has more: 2^56 chunks of 512 bytes are 32 EiB.
+/// Bits of a run's COW chunk; the rest holds its length. No device has more: 2^56 chunks of 512
+/// bytes are 32 EiB.
 const NEW_BITS: u32 = 56;
-/// Fewest chunks that a portion stands for: few enough that putting it in order keeps nobody waiting. (Of more than 2^32
-/// chunks portions are larger.)
+/// Fewest chunks that a portion stands for: few enough that putting it in order keeps nobody
+/// waiting. (Of more than 2^32 chunks portions are larger.)
 const PORTION_CHUNKS: u64 = 1 << 16;
 /// About the most portions, which bounds what they take while they are empty.
 const MAX_PORTIONS: u64 = 1 << 16;
@@ -46,9 +50,12 @@ impl Run {
         self.old + self.len()
     }
 
-    /// Whether another run goes on where this one ends, on both disks, and there is room for its length.
+    /// Whether another run goes on where this one ends, on both disks, and there is room for its
+    /// length.
     fn takes(&self, next: &Run) -> bool {
-        self.end() == next.old && self.cow() + self.len() == next.cow() && self.len() + next.len() <= MAX_RUN
+        self.end() == next.old
+            && self.cow() + self.len() == next.cow()
+            && self.len() + next.len() <= MAX_RUN
     }
 
     fn append(&mut self, next: &Run) {
@@ -56,8 +63,8 @@ impl Run {
     }
 }
 
-/// Chunks of an origin in any order, in portions that lie in order: a map is made of them with a fraction of the work of
-/// adding them one by one, and with a pause after each portion.
+/// Chunks of an origin in any order, in portions that lie in order: a map is made of them with a
+/// fraction of the work of adding them one by one, and with a pause after each portion.
 pub struct Gathered {
     portions: Vec<Vec<Run>>,
     /// How many chunks of the origin a portion stands for: 2 to this power.
@@ -73,9 +80,12 @@ impl Gathered {
         Gathered { portions: std::iter::repeat_with(Vec::new).take(count).collect(), shift }
     }
 
-    /// Adds a chunk; `false`, and nothing is added, if it is none of the origin's or some chunk must have come twice by now.
+    /// Adds a chunk; `false`, and nothing is added, if it is none of the origin's or some chunk
+    /// must have come twice by now.
     pub fn push(&mut self, old: Chunk, new: CowChunk) -> bool {
-        let Some(runs) = usize::try_from(old.0 >> self.shift).ok().and_then(|at| self.portions.get_mut(at)) else {
+        let Some(runs) =
+            usize::try_from(old.0 >> self.shift).ok().and_then(|at| self.portions.get_mut(at))
+        else {
             return false;
         };
         let run = Run::one(old.0, new.0);
@@ -122,7 +132,8 @@ impl Mapping {
     /// The leaf that a chunk belongs to, and the position in it of the first run behind the chunk.
     fn find(&self, chunk: u64) -> (usize, usize) {
         let leaf = self.firsts.partition_point(|first| *first <= chunk).saturating_sub(1);
-        let position = self.leaves.get(leaf).map_or(0, |runs| runs.partition_point(|run| run.old <= chunk));
+        let position =
+            self.leaves.get(leaf).map_or(0, |runs| runs.partition_point(|run| run.old <= chunk));
         (leaf, position)
     }
 
@@ -146,7 +157,8 @@ impl Mapping {
             }
             joined
         });
-        self.chunks += usize::try_from(runs.iter().map(Run::len).sum::<u64>()).unwrap_or(usize::MAX);
+        self.chunks +=
+            usize::try_from(runs.iter().map(Run::len).sum::<u64>()).unwrap_or(usize::MAX);
         let mut rest = &runs[..];
         if let Some(last) = self.leaves.last_mut() {
             if let (Some(before), Some(first)) = (last.last_mut(), rest.first()) {
@@ -235,8 +247,11 @@ mod tests {
 
         /// Bytes of memory that it takes.
         fn memory_bytes(&self) -> usize {
-            let leaves: usize = self.leaves.iter().map(|leaf| leaf.capacity() * size_of::<Run>()).sum();
-            leaves + self.leaves.capacity() * size_of::<Vec<Run>>() + self.firsts.capacity() * size_of::<u64>()
+            let leaves: usize =
+                self.leaves.iter().map(|leaf| leaf.capacity() * size_of::<Run>()).sum();
+            leaves
+                + self.leaves.capacity() * size_of::<Vec<Run>>()
+                + self.firsts.capacity() * size_of::<u64>()
         }
     }
 
@@ -277,7 +292,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_map(ops in prop::collection::vec((0_u64..3000, 0_u64..40, any::<bool>()), 1..400)) {
+        fn it_is_a_map(
+            ops in prop::collection::vec((0_u64..3000, 0_u64..40, any::<bool>()), 1..400)
+        ) {
             let (mut mapping, mut model, mut next) = (Mapping::default(), BTreeMap::new(), 2);
             for (start, len, down) in ops {
                 for step in 0..len {
@@ -302,10 +319,12 @@ mod tests {
             ops in prop::collection::vec((64_000_u64..67_000, 0_u64..700, any::<bool>()), 0..30),
             twice in prop::option::of(any::<prop::sample::Index>()),
         ) {
-            let (mut mapping, mut gathered, mut order) = (Mapping::default(), Gathered::of(200_000), Vec::new());
+            let (mut mapping, mut gathered) = (Mapping::default(), Gathered::of(200_000));
+            let mut order = Vec::new();
             for (start, len, down) in ops {
                 for step in 0..len {
-                    let (old, new) = (if down { start + len - step } else { start + step }, order.len() as u64 + 2);
+                    let old = if down { start + len - step } else { start + step };
+                    let new = order.len() as u64 + 2;
                     if mapping.insert(Chunk(old), CowChunk(new)) {
                         prop_assert!(gathered.push(Chunk(old), CowChunk(new)));
                         order.push(old);

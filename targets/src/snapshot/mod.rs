@@ -2,37 +2,44 @@
 //!
 //! # The protocol
 //!
-//! A snapshot shows the origin as it was when the snapshot was made. It keeps, in its COW device, the old content of
-//! chunks that the origin has overwritten since, and the new content of chunks written through the snapshot itself; an
-//! *exception* maps a chunk of the origin to a chunk of the COW.
+//! A snapshot shows the origin as it was when the snapshot was made. It keeps, in its COW device,
+//! the old content of chunks that the origin has overwritten since, and the new content of chunks
+//! written through the snapshot itself; an *exception* maps a chunk of the origin to a chunk of the
+//! COW.
 //!
-//! A **write to the origin** first asks every snapshot ([`exceptions::Exceptions::before_origin_write`]). Where a chunk
-//! has no exception one is allocated; one read of the origin then feeds the COWs of all snapshots that lack the chunk. When
-//! the data has been written, each snapshot's *committer* makes the record durable: flush, then area write with FUA, for
-//! everything that is ready at that moment and in the order of allocation. The write then asks again, and goes to the
-//! origin only when nobody objects: every snapshot has a durable record (I5), and no snapshot read of the old chunk is
-//! still on its way to the origin (I4). What every snapshot has is remembered (`preserved`), so that writing it again asks
-//! nobody, however many snapshots there are.
+//! A **write to the origin** first asks every snapshot
+//! ([`exceptions::Exceptions::before_origin_write`]). Where a chunk has no exception one is
+//! allocated; one read of the origin then feeds the COWs of all snapshots that lack the chunk. When
+//! the data has been written, each snapshot's *committer* makes the record durable: flush, then
+//! area write with FUA, for everything that is ready at that moment and in the order of allocation.
+//! The write then asks again, and goes to the origin only when nobody objects: every snapshot has a
+//! durable record (I5), and no snapshot read of the old chunk is still on its way to the origin
+//! (I4). What every snapshot has is remembered (`preserved`), so that writing it again asks nobody,
+//! however many snapshots there are.
 //!
-//! A **write to a snapshot** goes to the COW chunk if there is one. Otherwise a chunk is allocated, the new data is written
-//! straight to it, the part of the chunk that the write does not cover is copied beside it, and the record is committed;
-//! only then is the write acknowledged (I10). The kernel copies the whole chunk first and writes the new data last; since
-//! nobody can see the COW chunk before its record, both orders show the same, and this one is shorter by a write.
+//! A **write to a snapshot** goes to the COW chunk if there is one. Otherwise a chunk is allocated,
+//! the new data is written straight to it, the part of the chunk that the write does not cover is
+//! copied beside it, and the record is committed; only then is the write acknowledged (I10). The
+//! kernel copies the whole chunk first and writes the new data last; since nobody can see the COW
+//! chunk before its record, both orders show the same, and this one is shorter by a write.
 //!
-//! A snapshot write without FUA does not wait for its record if the record can be *noted*, in memory that outlives the
-//! process: the device says that it has a volatile cache, so its users flush where they must not lose anything, and a flush
-//! waits for all records. The snapshot shows the chunk from then on. What a server noted and could not record any more is
-//! recorded by the next one before it serves. Writes of the origin always wait for the record: without it the snapshot
-//! would show the origin's new data after a loss of power, which is neither what was written nor what was there before.
+//! A snapshot write without FUA does not wait for its record if the record can be *noted*, in
+//! memory that outlives the process: the device says that it has a volatile cache, so its users
+//! flush where they must not lose anything, and a flush waits for all records. The snapshot shows
+//! the chunk from then on. What a server noted and could not record any more is recorded by the
+//! next one before it serves. Writes of the origin always wait for the record: without it the
+//! snapshot would show the origin's new data after a loss of power, which is neither what was
+//! written nor what was there before.
 //!
-//! A **read of a snapshot** goes to the COW where there is an exception and to the origin where there is none, and in the
-//! latter case is tracked until it has completed.
+//! A **read of a snapshot** goes to the COW where there is an exception and to the origin where
+//! there is none, and in the latter case is tracked until it has completed.
 //!
-//! When a chunk cannot be kept (the COW is full, a disk failed) the snapshot becomes invalid: its committer makes the mark
-//! on disk durable, and only then are the writes that had to wait let through (I9). If the mark cannot be written it is
-//! recorded elsewhere; if it cannot be recorded either, those writes fail ([`losses`]). The same holds for a snapshot that
-//! has left its origin: the origin's next write records first that the snapshot is right no longer. A snapshot write that finds the COW full
-//! may instead leave the snapshot readable (`Overflow`).
+//! When a chunk cannot be kept (the COW is full, a disk failed) the snapshot becomes invalid: its
+//! committer makes the mark on disk durable, and only then are the writes that had to wait let
+//! through (I9). If the mark cannot be written it is recorded elsewhere; if it cannot be recorded
+//! either, those writes fail ([`losses`]). The same holds for a snapshot that has left its origin:
+//! the origin's next write records first that the snapshot is right no longer. A snapshot write
+//! that finds the COW full may instead leave the snapshot readable (`Overflow`).
 //!
 //! # Example
 //!
@@ -50,7 +57,7 @@
 //! use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 //! use dm_targets::units::{ChunkSize, Sector, Sectors};
 //!
-//! /// Where it is put on record that a snapshot is no longer right, when its COW cannot be marked: these COWs always can.
+//! /// Records that a snapshot is no longer right where its COW cannot be marked: these always can.
 //! struct NoLosses;
 //!
 //! impl LossRecord for NoLosses {
@@ -65,7 +72,8 @@
 //!
 //! let (ram, executor) = (Ram::new(), Executor::new());
 //! let host: Rc<dyn Host> = ram.clone();
-//! let [origin, cow] = ["origin", "cow"].map(|name| RamDisk::new(&ram, Sectors(1024), RamDisk::LIMITS).handle(name));
+//! let disk = |name: &str| RamDisk::new(&ram, Sectors(1024), RamDisk::LIMITS).handle(name);
+//! let [origin, cow] = ["origin", "cow"].map(disk);
 //! let copy = copy::Client::new(&executor, &host, None).unwrap();
 //! let (written, read) = (ram.add_payload(vec![7; 512]), ram.add_payload(vec![7; 512]));
 //!
@@ -85,7 +93,11 @@
 //!         lost: false,
 //!         losses: Rc::new(NoLosses),
 //!         len: None,
-//!         options: Options { on_full: OnFull::Invalidate, discard_zeroes_cow: false, discard_passdown_origin: false },
+//!         options: Options {
+//!             on_full: OnFull::Invalidate,
+//!             discard_zeroes_cow: false,
+//!             discard_passdown_origin: false,
+//!         },
 //!         notes: None,
 //!         listener: Rc::new(|event| println!("{event}")),
 //!     };
@@ -108,10 +120,12 @@
 //!
 //! # Who does what
 //!
-//! [`exceptions`] with `journaled` decides, by what [`mapping`] and `recording` hold; `preserved` remembers what needs no
-//! decision; [`mod@format`] knows the bytes. All of these are pure. [`store`] with `store_load` and `store_write` makes records
-//! durable, [`journal`] is where they wait for it, [`target`] and [`origin`] with `origin_gate` carry requests out. All
-//! targets of a family run on one thread, so state is borrowed, never locked, and never borrowed across an await.
+//! [`exceptions`] with `journaled` decides, by what [`mapping`] and `recording` hold; `preserved`
+//! remembers what needs no decision; [`mod@format`] knows the bytes. All of these are pure.
+//! [`store`] with `store_load` and `store_write` makes records durable, [`journal`] is where they
+//! wait for it, [`target`] and [`origin`] with `origin_gate` carry requests out. All targets of a
+//! family run on one thread, so state is borrowed, never locked, and never borrowed across an
+//! await.
 
 mod commit;
 mod ending;
@@ -125,6 +139,7 @@ pub mod mapping;
 mod no_space;
 pub mod origin;
 mod origin_gate;
+mod parts;
 mod preserved;
 mod ranges;
 mod read;
@@ -149,8 +164,8 @@ use crate::disk::DiskError;
 pub enum Event {
     /// The snapshot can no longer be used, and why.
     Invalidated(Cause),
-    /// The mark that says so could not be written: the COW still looks valid and must not be used. Whether that could be
-    /// recorded elsewhere; where not, why not.
+    /// The mark that says so could not be written: the COW still looks valid and must not be used.
+    /// Whether that could be recorded elsewhere; where not, why not.
     MarkFailed(DiskError, Result<(), String>),
     /// The COW is full; the snapshot can be read and no longer written.
     Overflowed,
@@ -200,14 +215,18 @@ impl fmt::Display for Event {
             Event::Invalidated(cause) => write!(f, "snapshot invalidated: {cause}"),
             Event::MarkFailed(error, Ok(())) => write!(
                 f,
-                "could not mark the COW invalid on disk, it must not be used again: {error}; the run directory remembers it"
+                "could not mark the COW invalid on disk, it must not be used again: {error}; the \
+                 run directory remembers it"
             ),
             Event::MarkFailed(error, Err(why)) => write!(
                 f,
-                "could not mark the COW invalid on disk: {error}; nor can the run directory remember it: {why}; \
+                "could not mark the COW invalid on disk: {error}; nor can the run directory \
+                 remember it: {why}; \
                  writes of the origin fail until one of them can"
             ),
-            Event::Overflowed => write!(f, "COW is full: the snapshot can still be read, new writes to it fail"),
+            Event::Overflowed => {
+                write!(f, "COW is full: the snapshot can still be read, new writes to it fail")
+            }
             Event::Filling(percent) => write!(f, "COW is {percent} % full"),
         }
     }

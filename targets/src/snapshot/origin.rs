@@ -1,8 +1,8 @@
 //! The `snapshot-origin` target: the write path of a disk that has snapshots.
 //!
-//! Rules kept here: I5 (a write is issued in the same step in which every snapshot said that it may pass, or would say so
-//! because all that it writes is `preserved`) and the use of one read for all snapshots that lack a chunk. Reads and flushes
-//! go straight through.
+//! Rules kept here: I5 (a write is issued in the same step in which every snapshot said that it may
+//! pass, or would say so because all that it writes is `preserved`) and the use of one read for all
+//! snapshots that lack a chunk. Reads and flushes go straight through.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -64,11 +64,16 @@ impl Origin {
     /// What it can do as a disk of another target: what its disk can, but for discards.
     pub fn limits(&self) -> Limits {
         let (max_discard, max_write_zeroes) = (Sectors(0), Sectors(0));
-        Limits { max_discard, discard_granularity_bytes: 0, max_write_zeroes, ..*self.disk.limits() }
+        Limits {
+            max_discard,
+            discard_granularity_bytes: 0,
+            max_write_zeroes,
+            ..*self.disk.limits()
+        }
     }
 
-    /// Adds a snapshot at a moment when no write is in flight: what was acknowledged before is in the snapshot, what
-    /// starts afterwards is not.
+    /// Adds a snapshot at a moment when no write is in flight: what was acknowledged before is in
+    /// the snapshot, what starts afterwards is not.
     pub async fn join(&self, snapshot: Rc<Snapshot>) {
         self.gate.hold().await;
         snapshot.set_preserved(self.preserved.clone());
@@ -83,8 +88,8 @@ impl Origin {
         self.gate.release();
     }
 
-    /// Takes a snapshot out; writes no longer preserve anything for it. Its store stays right until the origin's next
-    /// change, which records first that it is so no longer.
+    /// Takes a snapshot out; writes no longer preserve anything for it. Its store stays right until
+    /// the origin's next change, which records first that it is so no longer.
     pub fn leave(&self, snapshot: &Rc<Snapshot>) {
         if let Some(loss) = snapshot.loss_when_left() {
             self.gate.departed().add(snapshot.losses.clone(), loss);
@@ -101,7 +106,8 @@ impl Origin {
         self.gate.departed().forget(snapshot.losses.cow());
     }
 
-    /// Takes over from an earlier server that a snapshot has left, before anything can change the origin.
+    /// Takes over from an earlier server that a snapshot has left, before anything can change the
+    /// origin.
     pub fn restore_departed(&self, record: Rc<dyn LossRecord>, loss: Loss) {
         self.gate.departed().restore(record, loss);
     }
@@ -126,7 +132,8 @@ impl Origin {
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
         self.gate.open().await;
         let nobody_asks = self.snapshots.borrow().is_empty();
-        let mut may_pass = nobody_asks || self.preserved.borrow().has(request.sector, request.count);
+        let mut may_pass =
+            nobody_asks || self.preserved.borrow().has(request.sector, request.count);
         while !may_pass {
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
             let mut job = None;
@@ -142,7 +149,9 @@ impl Origin {
             self.lists.borrow_mut().push(created);
             match obstacle {
                 Some(Obstacle::Pending(snapshot, id)) => snapshot.pending_done(id).await,
-                Some(Obstacle::NotYet(snapshot, chunk)) => snapshot.origin_write_allowed(chunk).await,
+                Some(Obstacle::NotYet(snapshot, chunk)) => {
+                    snapshot.origin_write_allowed(chunk).await
+                }
                 Some(Obstacle::Crowded(snapshot)) => snapshot.room_for_pending().await,
                 Some(Obstacle::Unmarked(snapshot)) if snapshot.mark_again().await => {}
                 Some(Obstacle::Unmarked(_)) => return Err(TargetError::Unrecorded),
@@ -154,9 +163,15 @@ impl Origin {
         self.gate.pass(|| pass_through(&self.disk, request)).await
     }
 
-    /// Asks every snapshot about every chunk of a write. Creates the exceptions that are missing, with their copies in
-    /// the job, and gives the last obstacle met; none was met and none created if every snapshot lets it pass.
-    fn decide(&self, request: &Request, job: &mut Option<JobLease>, created: &mut Vec<Created>) -> Option<Obstacle> {
+    /// Asks every snapshot about every chunk of a write. Creates the exceptions that are missing,
+    /// with their copies in the job, and gives the last obstacle met; none was met and none created
+    /// if every snapshot lets it pass.
+    fn decide(
+        &self,
+        request: &Request,
+        job: &mut Option<JobLease>,
+        created: &mut Vec<Created>,
+    ) -> Option<Obstacle> {
         let mut obstacle = None;
         for snapshot in self.snapshots.borrow().iter() {
             let end = request.sector.plus(request.count).0.min(snapshot.len().0);
@@ -172,7 +187,9 @@ impl Origin {
                     OriginStep::Pass => continue,
                     OriginStep::Wait(id) => Some(Obstacle::Pending(snapshot.clone(), id)),
                     OriginStep::MarkAgain => Some(Obstacle::Unmarked(snapshot.clone())),
-                    OriginStep::WaitReads | OriginStep::WaitInvalid => Some(Obstacle::NotYet(snapshot.clone(), chunk)),
+                    OriginStep::WaitReads | OriginStep::WaitInvalid => {
+                        Some(Obstacle::NotYet(snapshot.clone(), chunk))
+                    }
                     OriginStep::CopyOut => match self.begin_copy_out(snapshot, chunk, job) {
                         Ok(Some(id)) => {
                             created.push((snapshot.clone(), id));

@@ -1,7 +1,8 @@
 //! The way to an origin: what changes it passes here, is counted, and waits while a snapshot joins.
 //!
-//! Rules kept here: a snapshot joins at a moment when no change is in flight, so that it has what was acknowledged before
-//! and nothing else; and I9 (no change makes a snapshot that has left wrong without a record of that).
+//! Rules kept here: a snapshot joins at a moment when no change is in flight, so that it has what
+//! was acknowledged before and nothing else; and I9 (no change makes a snapshot that has left wrong
+//! without a record of that).
 
 use std::cell::Cell;
 
@@ -35,8 +36,8 @@ impl Gate {
         }
     }
 
-    /// Carries out a change. Whoever asked whether it may happen must not have awaited since. It does not happen if a
-    /// snapshot that has left would become wrong without a trace (I9).
+    /// Carries out a change. Whoever asked whether it may happen must not have awaited since. It
+    /// does not happen if a snapshot that has left would become wrong without a trace (I9).
     pub(super) async fn pass(&self, change: impl FnOnce() -> Io) -> Result<(), TargetError> {
         self.departed.record()?;
         let change = change();

@@ -1,24 +1,26 @@
 //! The parts of an origin that every snapshot has, so that writing them again asks nobody. Pure.
 //!
-//! A *grain* is a chunk of the smallest chunk size among the snapshots, so it lies in one chunk of each. It is preserved when
-//! every snapshot has let a write of it pass ([`super::exceptions::OriginStep::Pass`]): each has a durable record for it
-//! (I5) or is invalid for good. That stays true, because records stay, and a read of a snapshot that begins afterwards goes
-//! to the COW (I4). Whatever ends it forgets what it concerns:
+//! A *grain* is a chunk of the smallest chunk size among the snapshots, so it lies in one chunk of
+//! each. It is preserved when every snapshot has let a write of it pass
+//! ([`super::exceptions::OriginStep::Pass`]): each has a durable record for it (I5) or is invalid
+//! for good. That stays true, because records stay, and a read of a snapshot that begins afterwards
+//! goes to the COW (I4). Whatever ends it forgets what it concerns:
 //!
 //! * a snapshot that joins has nothing yet (everything);
 //! * one that is becoming invalid holds all writes back until it is marked (everything; I9);
 //! * a discard on its way to the origin holds writes of its range back (its range).
 //!
-//! One that leaves ends nothing. To forget too much costs time and never data, which bounds the memory: a table of
-//! [`MAX_WORDS`] words, where a word of grains that comes to the place of another replaces it.
+//! One that leaves ends nothing. To forget too much costs time and never data, which bounds the
+//! memory: a table of [`MAX_WORDS`] words, where a word of grains that comes to the place of
+//! another replaces it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::units::{ChunkSize, Sector, Sectors};
 
-/// Most words of a table: 16 MiB for an origin, enough to know all of 256 GiB in chunks of 4 KiB, of 1 TiB in those of 16 KiB,
-/// or a million scattered chunks. Smaller origins get smaller tables.
+/// Most words of a table: 16 MiB for an origin, enough to know all of 256 GiB in chunks of 4 KiB,
+/// of 1 TiB in those of 16 KiB, or a million scattered chunks. Smaller origins get smaller tables.
 const MAX_WORDS: u64 = 1 << 20;
 /// Grains of a word.
 const GRAINS: u64 = u64::BITS as u64;
@@ -38,7 +40,8 @@ pub(super) type Shared = Rc<RefCell<Preserved>>;
 #[derive(Default)]
 pub(super) struct Preserved {
     grain: Option<ChunkSize>,
-    /// Snapshots are asked about everything before this: the shortest ends no earlier. What lies behind is never preserved.
+    /// Snapshots are asked about everything before this: the shortest ends no earlier. What lies
+    /// behind is never preserved.
     end: Sector,
     /// Empty, or a power of two.
     words: Vec<Word>,
@@ -47,9 +50,12 @@ pub(super) struct Preserved {
 impl Preserved {
     /// Forgets everything, and begins again for snapshots with these chunk sizes and lengths.
     pub(super) fn restart(&mut self, snapshots: impl IntoIterator<Item = (ChunkSize, Sectors)>) {
-        let smallest = |(grain, shortest): (ChunkSize, Sectors), (size, len)| (grain.min(size), shortest.min(len));
+        let smallest = |(grain, shortest): (ChunkSize, Sectors), (size, len)| {
+            (grain.min(size), shortest.min(len))
+        };
         let sizes = snapshots.into_iter().reduce(smallest);
-        *self = sizes.map_or_else(Preserved::default, |(grain, shortest)| Preserved::of(grain, shortest));
+        *self = sizes
+            .map_or_else(Preserved::default, |(grain, shortest)| Preserved::of(grain, shortest));
     }
 
     fn of(grain: ChunkSize, shortest: Sectors) -> Preserved {
@@ -60,15 +66,20 @@ impl Preserved {
         Preserved { grain: Some(grain), end: grain.start_of(grains), words }
     }
 
-    /// The words that a range touches, each with the bits of the grains that it touches. Most touch one, which is the
-    /// first: it is there at once.
-    fn words_of(grain: ChunkSize, sector: Sector, count: Sectors) -> (Word, impl Iterator<Item = Word>) {
+    /// The words that a range touches, each with the bits of the grains that it touches. Most touch
+    /// one, which is the first: it is there at once.
+    fn words_of(
+        grain: ChunkSize,
+        sector: Sector,
+        count: Sectors,
+    ) -> (Word, impl Iterator<Item = Word>) {
         let last = grain.chunk_of(Sector(sector.0 + count.0.saturating_sub(1))).0;
         let first = grain.chunk_of(sector).0;
         let to_last = u64::MAX >> (GRAINS - 1 - last % GRAINS);
         let word = move |number| if number == last / GRAINS { to_last } else { u64::MAX };
         let number = first / GRAINS;
-        let later = (number + 1..last / GRAINS + 1).map(move |number| Word { number, bits: word(number) });
+        let later =
+            (number + 1..last / GRAINS + 1).map(move |number| Word { number, bits: word(number) });
         (Word { number, bits: (u64::MAX << (first % GRAINS)) & word(number) }, later)
     }
 
@@ -176,7 +187,8 @@ mod tests {
                 let count = count.min(2400 - first);
                 let grains = first / 4..(first + count).div_ceil(4);
                 let (sector, count) = (Sector(first as u64), Sectors(count as u64));
-                prop_assert_eq!(preserved.has(sector, count), model[grains.clone()].iter().all(|known| *known));
+                let all = model[grains.clone()].iter().all(|known| *known);
+                prop_assert_eq!(preserved.has(sector, count), all);
                 match kind {
                     0 => {
                         preserved.forget_all();
@@ -185,7 +197,8 @@ mod tests {
                     1..8 => {
                         // Its neighbours in a word may be forgotten as well.
                         preserved.forget(sector, count);
-                        model[grains.start / 64 * 64..(grains.end.div_ceil(64) * 64).min(600)].fill(false);
+                        let end = (grains.end.div_ceil(64) * 64).min(600);
+                        model[grains.start / 64 * 64..end].fill(false);
                     }
                     _ => {
                         preserved.insert(sector, count);

@@ -33,7 +33,14 @@ impl Runs {
     }
 
     /// Adds a range, joined with the last one if it continues it.
-    pub(super) fn push(&mut self, disk: &Disk, at: Sector, count: Sectors, offset: Sectors, fresh: bool) {
+    pub(super) fn push(
+        &mut self,
+        disk: &Disk,
+        at: Sector,
+        count: Sectors,
+        offset: Sectors,
+        fresh: bool,
+    ) {
         if let Some(last) = self.items.last_mut() {
             let follows = last.at.plus(last.count) == at && last.fresh == fresh;
             if follows && last.disk.same(disk) {
@@ -49,8 +56,8 @@ impl Runs {
         self.ios.extend(self.items.iter().map(op));
     }
 
-    /// Awaits every operation, also after an error (I6), and gives the first error of the old and of the fresh ranges.
-    /// There are no ranges afterwards.
+    /// Awaits every operation, also after an error (I6), and gives the first error of the old and
+    /// of the fresh ranges. There are no ranges afterwards.
     pub(super) async fn finish(&mut self) -> (Option<DiskError>, Option<DiskError>) {
         let (mut old, mut fresh) = (None, None);
         // From the last to the first, so that the first one's error stays.

@@ -21,7 +21,12 @@ impl Snapshot {
         result
     }
 
-    async fn read_stretch(&self, request: &Request, done: &mut Sectors, runs: &mut Runs) -> Result<(), TargetError> {
+    async fn read_stretch(
+        &self,
+        request: &Request,
+        done: &mut Sectors,
+        runs: &mut Runs,
+    ) -> Result<(), TargetError> {
         let tracked = self.map_read(request, done, runs)?;
         runs.start(|run| run.disk.read(run.at, run.count, payload(request, run.offset)));
         let (error, _) = runs.finish().await;
@@ -32,15 +37,22 @@ impl Snapshot {
         if let Some(error) = error {
             return Err(error.into());
         }
-        // Origin writes do not wait for the reads of an invalid snapshot (I4), so this one may have been overtaken.
+        // Origin writes do not wait for the reads of an invalid snapshot (I4), so this one may have
+        // been overtaken.
         if tracked.is_some() && !self.health().is_kept() {
             return Err(TargetError::Invalid);
         }
         Ok(())
     }
 
-    /// Decides where the next ranges of a read are; the key says that some are on the origin and must be untracked.
-    fn map_read(&self, request: &Request, done: &mut Sectors, runs: &mut Runs) -> Result<Option<u32>, TargetError> {
+    /// Decides where the next ranges of a read are; the key says that some are on the origin and
+    /// must be untracked.
+    fn map_read(
+        &self,
+        request: &Request,
+        done: &mut Sectors,
+        runs: &mut Runs,
+    ) -> Result<Option<u32>, TargetError> {
         let mut state = self.state.borrow_mut();
         let first = self.chunk_size.chunk_of(request.sector.plus(*done));
         let mut last_on_origin = None;
@@ -75,8 +87,11 @@ impl Snapshot {
                 // The snapshot goes on showing the origin: a discarded range may have any content.
                 ReadStep::Origin => {}
                 ReadStep::Cow(new) if count == self.chunk_size.sectors() => {
-                    let region =
-                        crate::io::IoRegion { disk: self.cow.clone(), sector: self.in_cow(new, sector), count };
+                    let region = crate::io::IoRegion {
+                        disk: self.cow.clone(),
+                        sector: self.in_cow(new, sector),
+                        count,
+                    };
                     let outcome = self.copy.zero(&[region], Flags::default()).await;
                     if let Some(error) = outcome.first_error {
                         return Err(error.into());
@@ -90,9 +105,9 @@ impl Snapshot {
         self.pass_discard_down(request).await
     }
 
-    /// Discards the origin's range as well. The kernel does so under all other snapshots of the origin, which then show
-    /// undefined data; here a discard stays in this snapshot as long as there are others, and one that joins meanwhile
-    /// waits for it as it waits for writes.
+    /// Discards the origin's range as well. The kernel does so under all other snapshots of the
+    /// origin, which then show undefined data; here a discard stays in this snapshot as long as
+    /// there are others, and one that joins meanwhile waits for it as it waits for writes.
     async fn pass_discard_down(&self, request: &Request) -> Result<(), TargetError> {
         let limits = self.origin.limits();
         let able = limits.max_discard >= request.count && !limits.read_only;
@@ -106,9 +121,11 @@ impl Snapshot {
             return Ok(());
         }
         let last = Sector(request.sector.0 + request.count.0.saturating_sub(1));
-        let (first, last) = (self.chunk_size.chunk_of(request.sector), self.chunk_size.chunk_of(last));
+        let (first, last) =
+            (self.chunk_size.chunk_of(request.sector), self.chunk_size.chunk_of(last));
         let key = self.state.borrow_mut().track_read(first, last);
-        let (start, end) = (self.chunk_size.start_of(first), self.chunk_size.start_of(Chunk(last.0 + 1)));
+        let (start, end) =
+            (self.chunk_size.start_of(first), self.chunk_size.start_of(Chunk(last.0 + 1)));
         self.preserved().borrow_mut().forget(start, Sectors(end.0 - start.0));
         let result = gate.pass(|| pass_through(&self.origin, request)).await;
         self.state.borrow_mut().untrack_read(key);

@@ -1,7 +1,8 @@
-//! How far the records of a snapshot's exceptions are, and when noted ones are to be committed. Pure.
+//! How far the records of a snapshot's exceptions are, and when noted ones are to be committed.
+//! Pure.
 
-/// Noted exceptions at which their commit begins: large enough that its cost is nothing for each, and well below the
-/// number of exceptions that may be pending, so that writes go on meanwhile.
+/// Noted exceptions at which their commit begins: large enough that its cost is nothing for each,
+/// and well below the number of exceptions that may be pending, so that writes go on meanwhile.
 pub const MANY: usize = 512;
 
 /// How far the records are. Numbers count exceptions in the order of their allocation.

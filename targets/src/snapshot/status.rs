@@ -42,7 +42,8 @@ mod tests {
     #[test]
     fn status_lines_are_the_kernels() {
         let usage = Usage { allocated: Sectors(32), total: Sectors(32768), metadata: Sectors(16) };
-        let mut status = SnapshotStatus { valid: true, merge_failed: false, overflowed: false, usage };
+        let mut status =
+            SnapshotStatus { valid: true, merge_failed: false, overflowed: false, usage };
         assert_eq!(status.to_string(), "32/32768 16");
         status.overflowed = true;
         assert_eq!(status.to_string(), "Overflow");

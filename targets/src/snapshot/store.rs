@@ -1,18 +1,21 @@
 //! The exception store: where records live and how they become durable.
 //!
-//! Opening has two steps. [`Store::open`] only reads and judges, so that a refused COW is left byte for byte as it was.
-//! [`Store::activate`] then writes what a usable store needs: a new one its area and header, one with stale bytes behind
-//! its terminator their removal.
+//! Opening has two steps. [`Store::open`] only reads and judges, so that a refused COW is left byte
+//! for byte as it was. [`Store::activate`] then writes what a usable store needs: a new one its
+//! area and header, one with stale bytes behind its terminator their removal.
 //!
-//! Rules kept here: nothing is written before the whole store has been judged; and a chunk counts as committed, and the
-//! next record's place moves on, only when its record is durable. How records become durable is in `store_write`.
+//! Rules kept here: nothing is written before the whole store has been judged; and a chunk counts
+//! as committed, and the next record's place moves on, only when its record is durable. How records
+//! become durable is in `store_write`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use super::exceptions::{Exceptions, Health};
 use super::format::identity::IDENTITY_END;
-use super::format::{self, Cursor, Found, HEADER_BYTES, HeaderError, Identity, Layout, Record, Usage};
+use super::format::{
+    self, Cursor, Found, HEADER_BYTES, HeaderError, Identity, Layout, Record, Usage,
+};
 use super::journal::Noted;
 pub use super::store_error::StoreError;
 use super::store_load::{self, Loaded};
@@ -39,10 +42,12 @@ pub struct Store {
 impl Store {
     /// Reads and judges; writes nothing. Gives the store and the exceptions it holds.
     pub async fn open(open: OpenStore<'_>) -> Result<(Store, Exceptions), StoreError> {
-        let block_bytes = open.cow.limits().logical_block_bytes.max(open.origin.limits().logical_block_bytes);
+        let block_bytes =
+            open.cow.limits().logical_block_bytes.max(open.origin.limits().logical_block_bytes);
         let default = format::DEFAULT_CHUNK_SECTORS.max(u64::from(block_bytes) / SECTOR_BYTES);
         let wanted = open.chunk_size.or(ChunkSize::from_sectors(default));
-        let wanted = wanted.ok_or(StoreError::ChunkBelowBlock { chunk: Sectors(default), block_bytes })?;
+        let wanted =
+            wanted.ok_or(StoreError::ChunkBelowBlock { chunk: Sectors(default), block_bytes })?;
         if !open.persistent {
             check_size(wanted, block_bytes, open.cow, 1)?;
             let cursor = RefCell::new(Cursor::new(Layout { chunk_size: wanted }));
@@ -62,7 +67,9 @@ impl Store {
             return Err(StoreError::ReadOnly(open.cow.name().clone()));
         }
         let (found, identity) = match read_header(&open).await {
-            Err(StoreError::Header(_, HeaderError::Foreign { .. })) if open.overwrite => (Found::Empty, None),
+            Err(StoreError::Header(_, HeaderError::Foreign { .. })) if open.overwrite => {
+                (Found::Empty, None)
+            }
             found => found?,
         };
         let (identity, adopted) = whose(&open, found, identity)?;
@@ -84,7 +91,8 @@ impl Store {
         let Loaded { mapping, cursor, tail, stale, last } = loaded;
         let unwritten = if stale { Unwritten::StaleTail } else { unwritten };
         let ours = Ours { identity, adopted: adopted && health == Health::Valid };
-        let persistent = Persistent::new(&open, layout, tail, unwritten, ours).ok_or(StoreError::NoMemory)?;
+        let persistent =
+            Persistent::new(&open, layout, tail, unwritten, ours).ok_or(StoreError::NoMemory)?;
         let store = Store {
             cow: open.cow.clone(),
             chunk_size,
@@ -97,8 +105,9 @@ impl Store {
         Ok((store, Exceptions::loaded(health, mapping)))
     }
 
-    /// Takes over records that a server noted and could not write any more. Gives those that are not in the store, for
-    /// [`Store::commit`]; a store that is new or invalid has no use for any. An error if one cannot be of this store.
+    /// Takes over records that a server noted and could not write any more. Gives those that are
+    /// not in the store, for [`Store::commit`]; a store that is new or invalid has no use for any.
+    /// An error if one cannot be of this store.
     pub(super) fn take_over(
         &self,
         noted: Noted,
@@ -115,7 +124,9 @@ impl Store {
             let (disk, notes) = (self.cow.name().clone(), notes.to_owned());
             StoreError::Noted { disk, notes, record: *record }
         };
-        if let Some(first) = noted.first().filter(|_| !is_own_end(&last, self.recorded(), recorded, &noted)) {
+        if let Some(first) =
+            noted.first().filter(|_| !is_own_end(&last, self.recorded(), recorded, &noted))
+        {
             return Err(misfit(first));
         }
         let mut cursor = self.cursor.borrow_mut();
@@ -125,8 +136,10 @@ impl Store {
         // Killed between its commit and the end of its note.
         noted.retain(|record| exceptions.mapped(record.old) != Some(record.new));
         for record in &noted {
-            let fault = format::check_record(cursor.layout(), *record, Some(origin_chunks), cow_chunks);
-            // Commits follow the order of allocation, so what is not recorded lies behind all that is.
+            let fault =
+                format::check_record(cursor.layout(), *record, Some(origin_chunks), cow_chunks);
+            // Commits follow the order of allocation, so what is not recorded lies behind all that
+            // is.
             if fault.is_some() || !cursor.take_over(record.new) || !exceptions.load(*record) {
                 return Err(misfit(record));
             }
@@ -142,7 +155,8 @@ impl Store {
         store.activate(&self.cow, position).await
     }
 
-    /// Unmakes a store that [`Store::activate`] has made, or begun to make. To be called when nothing else uses it.
+    /// Unmakes a store that [`Store::activate`] has made, or begun to make. To be called when
+    /// nothing else uses it.
     pub async fn unmake(&self) -> Result<Unmade, DiskError> {
         match &self.persistent {
             Some(store) => store.unmake(&self.cow, self.used.get()).await,
@@ -173,7 +187,8 @@ impl Store {
         self.chunk_size
     }
 
-    /// Hands out the next COW chunk, or `None` when the COW is full even after looking at its size again.
+    /// Hands out the next COW chunk, or `None` when the COW is full even after looking at its size
+    /// again.
     pub fn allocate(&self) -> Option<CowChunk> {
         let allocated = self.allocate_within(self.cow.size());
         let allocated = allocated.or_else(|| self.allocate_within(self.cow.refresh_size()));
@@ -265,15 +280,25 @@ impl Store {
     }
 }
 
-/// Whether a COW with so many records, these the last, has got no others since a server died that knew of `known` records
-/// and had the rest in its journal: its last commit may have become durable without being counted.
+/// Whether a COW with so many records, these the last, has got no others since a server died that
+/// knew of `known` records and had the rest in its journal: its last commit may have become durable
+/// without being counted.
 fn is_own_end(last: &VecDeque<Record>, recorded: u64, known: u64, journal: &[Record]) -> bool {
-    let Some(since) = recorded.checked_sub(known).and_then(|count| usize::try_from(count).ok()) else { return false };
-    let in_journal = |record: &Record| journal.contains(record) || mutant::is(Mutant::JournalOverForeign);
+    let Some(since) = recorded.checked_sub(known).and_then(|count| usize::try_from(count).ok())
+    else {
+        return false;
+    };
+    let in_journal =
+        |record: &Record| journal.contains(record) || mutant::is(Mutant::JournalOverForeign);
     since <= last.len() && last.iter().rev().take(since).all(in_journal)
 }
 
-fn check_size(chunk_size: ChunkSize, block_bytes: u32, cow: &Disk, fewest: u64) -> Result<(), StoreError> {
+fn check_size(
+    chunk_size: ChunkSize,
+    block_bytes: u32,
+    cow: &Disk,
+    fewest: u64,
+) -> Result<(), StoreError> {
     let chunk = chunk_size.sectors();
     if chunk.bytes() % u64::from(block_bytes) != 0 {
         return Err(StoreError::ChunkBelowBlock { chunk, block_bytes });
@@ -285,8 +310,8 @@ fn check_size(chunk_size: ChunkSize, block_bytes: u32, cow: &Disk, fewest: u64) 
     Ok(())
 }
 
-/// The identity that the store has or will have, and whether its header has yet to say so; an error if it is another
-/// origin's.
+/// The identity that the store has or will have, and whether its header has yet to say so; an error
+/// if it is another origin's.
 fn whose(
     open: &OpenStore<'_>,
     found: Found,
@@ -297,7 +322,9 @@ fn whose(
     let ours = |store| Identity::new(store, open.origin.size().0, origin);
     match (found, identity) {
         (Found::Empty, _) => Ok((Some(ours(*store)), false)),
-        (Found::Store { .. }, Some(identity)) if identity.is_for(origin) => Ok((Some(identity), false)),
+        (Found::Store { .. }, Some(identity)) if identity.is_for(origin) => {
+            Ok((Some(identity), false))
+        }
         (Found::Store { .. }, Some(identity)) if *adopt => Ok((Some(ours(identity.store)), true)),
         (Found::Store { .. }, Some(identity)) => Err(StoreError::OtherOrigin {
             disk: open.cow.name().clone(),
@@ -312,13 +339,18 @@ async fn read_header(open: &OpenStore<'_>) -> Result<(Found, Option<Identity>), 
     let block = open.cow.limits().logical_block_bytes;
     let needed = Sectors::from_bytes(u64::from(block));
     if open.cow.size() < needed {
-        return Err(StoreError::TooSmall { disk: open.cow.name().clone(), size: open.cow.size(), needed });
+        return Err(StoreError::TooSmall {
+            disk: open.cow.name().clone(),
+            size: open.cow.size(),
+            needed,
+        });
     }
     let buffer = Buffer::acquire(open.host, block).ok_or(StoreError::NoMemory)?;
     open.cow.read(Sector(0), needed, buffer.at(0)).await?;
     let (mut bytes, mut header) = ([0; IDENTITY_END], [0; HEADER_BYTES]);
     buffer.read(0, &mut bytes);
     header.copy_from_slice(&bytes[..HEADER_BYTES]);
-    let found = format::examine(&header).map_err(|error| StoreError::Header(open.cow.name().clone(), error))?;
+    let found = format::examine(&header)
+        .map_err(|error| StoreError::Header(open.cow.name().clone(), error))?;
     Ok((found, Identity::decode(&bytes)))
 }

@@ -32,7 +32,8 @@ pub enum StoreError {
         /// The larger of the disks' logical block sizes.
         block_bytes: u32,
     },
-    /// The snapshot would be longer than its origin: what is written there could not be opened again.
+    /// The snapshot would be longer than its origin: what is written there could not be opened
+    /// again.
     BehindOrigin {
         /// The origin's name.
         origin: Rc<str>,
@@ -76,28 +77,39 @@ impl fmt::Display for StoreError {
         match self {
             StoreError::Disk(error) => error.fmt(f),
             StoreError::Header(disk, error) => write!(f, "{disk}: {error}"),
-            StoreError::Record(disk, error) => write!(f, "{disk}: {error}; see `ublk-dm check {disk}`"),
+            StoreError::Record(disk, error) => {
+                write!(f, "{disk}: {error}; see `ublk-dm check {disk}`")
+            }
             StoreError::TooSmall { disk, size, needed } => {
-                write!(f, "{disk}: too small for a snapshot store: {size} sectors, at least {needed} are needed")
+                write!(
+                    f,
+                    "{disk}: too small for a snapshot store: {size} sectors, at least {needed} are \
+                     needed"
+                )
             }
             StoreError::ChunkBelowBlock { chunk, block_bytes } => write!(
                 f,
-                "chunk size of {} bytes is not a multiple of the disks' block size of {block_bytes} bytes",
+                "chunk size of {} bytes is not a multiple of the disks' block size of \
+                 {block_bytes} bytes",
                 chunk.bytes()
             ),
             StoreError::BehindOrigin { origin, len, size } => {
                 write!(f, "{origin}: has {size} sectors, less than the {len} of the snapshot")
             }
-            StoreError::ReadOnly(disk) => write!(f, "{disk}: read-only; a snapshot store must be writable"),
+            StoreError::ReadOnly(disk) => {
+                write!(f, "{disk}: read-only; a snapshot store must be writable")
+            }
             StoreError::Noted { disk, notes, record } => write!(
                 f,
-                "{disk}: changed since its last server died, which had acknowledged writes that are not recorded there \
+                "{disk}: changed since its last server died, which had acknowledged writes that \
+                 are not recorded there \
                  (chunk {} in COW chunk {}): `ublk-dm journal discard {notes}` gives them up",
                 record.old.0, record.new.0
             ),
             StoreError::OtherOrigin { disk, made_for, origin } => write!(
                 f,
-                "{disk}: its store was made for another origin ({made_for}) than {origin}: name that origin, wipe the \
+                "{disk}: its store was made for another origin ({made_for}) than {origin}: name \
+                 that origin, wipe the \
                  COW, or say --other-origin if it is the same disk under another name"
             ),
             StoreError::NoMemory => write!(f, "no memory left for buffers"),

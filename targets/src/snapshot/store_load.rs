@@ -1,8 +1,10 @@
-//! Loading a store: its areas are read, several ahead, and every record is checked before it counts.
+//! Loading a store: its areas are read, several ahead, and every record is checked before it
+//! counts.
 //!
-//! Records are gathered and put in order when all are there, in portions between which others go on. Whether one repeats
-//! another is seen only then; which one it is, is found by going through them a second time, one by one. So a good store
-//! pays nothing for the message of a bad one. A bad one is left as soon as it has more records than can be.
+//! Records are gathered and put in order when all are there, in portions between which others go
+//! on. Whether one repeats another is seen only then; which one it is, is found by going through
+//! them a second time, one by one. So a good store pays nothing for the message of a bad one. A bad
+//! one is left as soon as it has more records than can be.
 
 use std::collections::{HashSet, VecDeque};
 use std::task::Poll;
@@ -19,7 +21,8 @@ use crate::units::{CowChunk, Sectors};
 const PIECE_BYTES: u64 = 1 << 19;
 /// The same as [`RECORD_BYTES`], for memory.
 const RECORD_LEN: usize = size_of::<[u64; 2]>();
-/// Pieces read ahead while loading. The kernel reads 12 ahead; twice as many are asked for 12 at a time.
+/// Pieces read ahead while loading. The kernel reads 12 ahead; twice as many are asked for 12 at a
+/// time.
 const PIECES_AHEAD: usize = 24;
 /// Runs that are sorted before others go on: a few milliseconds' work.
 const SORTED_AT_ONCE: usize = 1 << 15;
@@ -66,8 +69,8 @@ pub(super) async fn load(open: &OpenStore<'_>, layout: Layout) -> Result<Loaded,
 
 /// Records that have been checked each by itself, and how it is found out that one repeats another.
 enum Records {
-    /// All together, at the end, for stores whose COW chunks are in order: all but those of old kernels. When it is no longer
-    /// orderly, they must be looked at one by one.
+    /// All together, at the end, for stores whose COW chunks are in order: all but those of old
+    /// kernels. When it is no longer orderly, they must be looked at one by one.
     Together { chunks: Gathered, last: u64, orderly: bool },
     /// Each when it comes, which takes several times as long.
     Single { mapping: Mapping, new: HashSet<u64> },
@@ -180,15 +183,16 @@ impl<'a> Loader<'a> {
         let (mut area, mut offset) = (0, 0);
         let mut ended = None;
         loop {
-            // Half of them together, which is one submission. Within the area that has ended only the search for stale
-            // bytes goes on.
+            // Half of them together, which is one submission. Within the area that has ended only
+            // the search for stale bytes goes on.
             let more = if ahead.len() <= PIECES_AHEAD / 2 { PIECES_AHEAD - ahead.len() } else { 0 };
             for _ in 0..more {
                 if !self.area_exists(area) || ended.is_some_and(|end| end != area) {
                     break;
                 }
                 match self.start_piece(area, offset, piece_len) {
-                    Err(StoreError::NoMemory) if !ahead.is_empty() => break, // others have it: fewer ahead will do
+                    // Others have it: fewer ahead will do.
+                    Err(StoreError::NoMemory) if !ahead.is_empty() => break,
                     piece => ahead.push_back(piece?),
                 }
                 offset += piece_len;
@@ -220,7 +224,8 @@ impl<'a> Loader<'a> {
         self.layout.area_chunk(area).0 < self.cow_chunks
     }
 
-    /// A full last area whose successor would lie beyond the device: such a store cannot be opened by anyone.
+    /// A full last area whose successor would lie beyond the device: such a store cannot be opened
+    /// by anyone.
     fn no_successor(&self, area: u64) -> StoreError {
         let needed = self.layout.area_start(area).plus(self.layout.chunk_size.sectors());
         let disk = self.open.cow.name().clone();
@@ -243,7 +248,12 @@ impl<'a> Loader<'a> {
         let (mut taken, mut highest) = (0, CowChunk(0));
         for record in slots.map_while(Record::decode) {
             self.check(record)
-                .map_err(|fault| RecordError { area, index: offset / RECORD_BYTES + taken as u64, record, fault })
+                .map_err(|fault| RecordError {
+                    area,
+                    index: offset / RECORD_BYTES + taken as u64,
+                    record,
+                    fault,
+                })
                 .map_err(|error| StoreError::Record(self.open.cow.name().clone(), error))?;
             highest = highest.max(record.new);
             taken += 1;
@@ -270,7 +280,8 @@ impl<'a> Loader<'a> {
     }
 
     fn check(&mut self, record: Record) -> Result<(), RecordFault> {
-        let alone = format::check_record(self.layout, record, Some(self.origin_chunks), self.cow_chunks);
+        let alone =
+            format::check_record(self.layout, record, Some(self.origin_chunks), self.cow_chunks);
         alone.or_else(|| self.records.take(record)).map_or(Ok(()), Err)
     }
 }

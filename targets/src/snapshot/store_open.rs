@@ -23,7 +23,8 @@ pub struct OpenStore<'a> {
     pub persistent: bool,
     /// Treat a COW that holds something else as empty.
     pub overwrite: bool,
-    /// Which store a new one is and whose; without it a new store has no identity, as one of the kernel's.
+    /// Which store a new one is and whose; without it a new store has no identity, as one of the
+    /// kernel's.
     pub ownership: Option<&'a Ownership>,
 }
 

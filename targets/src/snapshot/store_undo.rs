@@ -1,16 +1,18 @@
-//! Unmaking a store when the device it was made for does not come to be, or nobody has been told of it: the COW is left
-//! byte for byte as it was.
+//! Unmaking a store when the device it was made for does not come to be, or nobody has been told of
+//! it: the COW is left byte for byte as it was.
 //!
-//! Rule kept here: wherever it ends, the COW holds what it held before, a store that is invalid, or the empty one that was
-//! made; never the start of a valid store with other bytes in its first area.
+//! Rule kept here: wherever it ends, the COW holds what it held before, a store that is invalid, or
+//! the empty one that was made; never the start of a valid store with other bytes in its first
+//! area.
 
 use std::rc::Rc;
 
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::units::{ChunkSize, Sector, Sectors};
 
-/// Bytes that are remembered: all that a new store overwrites with chunks of up to 8 MiB. Of larger chunks the first block
-/// is put back, which unmakes the store; what stood behind it in area 0 stays zero.
+/// Bytes that are remembered: all that a new store overwrites with chunks of up to 8 MiB. Of larger
+/// chunks the first block is put back, which unmakes the store; what stood behind it in area 0
+/// stays zero.
 const REMEMBERED_BYTES: u64 = 16 << 20;
 /// They are read and written in pieces of this.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -28,7 +30,8 @@ pub enum Unmade {
     ButCopies,
     /// Only the first block is there again: the rest was too much to be remembered.
     OnlyStart,
-    /// The store stays: what it had overwritten is not known, or records stand behind its header that were made since.
+    /// The store stays: what it had overwritten is not known, or records stand behind its header
+    /// that were made since.
     Stays,
 }
 
@@ -48,7 +51,11 @@ pub(super) struct Before {
 
 impl Before {
     /// Reads it. `None` when there is no memory for it.
-    pub(super) async fn read(host: &Rc<dyn Host>, cow: &Disk, chunk: ChunkSize) -> Result<Option<Before>, DiskError> {
+    pub(super) async fn read(
+        host: &Rc<dyn Host>,
+        cow: &Disk,
+        chunk: ChunkSize,
+    ) -> Result<Option<Before>, DiskError> {
         let overwritten = 2 * chunk.bytes();
         if overwritten > REMEMBERED_BYTES {
             return Before::read_header(host, cow).await;
@@ -57,11 +64,18 @@ impl Before {
     }
 
     /// Reads the header's block.
-    pub(super) async fn read_header(host: &Rc<dyn Host>, cow: &Disk) -> Result<Option<Before>, DiskError> {
+    pub(super) async fn read_header(
+        host: &Rc<dyn Host>,
+        cow: &Disk,
+    ) -> Result<Option<Before>, DiskError> {
         Before::read_start(host, cow, u64::from(cow.limits().logical_block_bytes)).await
     }
 
-    async fn read_start(host: &Rc<dyn Host>, cow: &Disk, len: u64) -> Result<Option<Before>, DiskError> {
+    async fn read_start(
+        host: &Rc<dyn Host>,
+        cow: &Disk,
+        len: u64,
+    ) -> Result<Option<Before>, DiskError> {
         let Some(buffer) = buffer(host, len) else { return Ok(None) };
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         for piece in pieces(0, len) {
@@ -86,8 +100,8 @@ impl Before {
         buffer(host, self.len())
     }
 
-    /// Puts it back, the first block when the rest is durable: until then it must hold nothing that makes a valid store of
-    /// the rest.
+    /// Puts it back, the first block when the rest is durable: until then it must hold nothing that
+    /// makes a valid store of the rest.
     pub(super) async fn put_back(&self, buffer: &Buffer, cow: &Disk) -> Result<(), DiskError> {
         let rest = pieces(self.block, self.len());
         for piece in rest {
@@ -119,7 +133,11 @@ fn pieces(from: u64, to: u64) -> impl Iterator<Item = Piece> {
     (0..to.saturating_sub(from).div_ceil(PIECE_BYTES)).map(move |number| {
         let (start, end) = (from + number * PIECE_BYTES, to.min(from + (number + 1) * PIECE_BYTES));
         let range = usize::try_from(start).unwrap_or(0)..usize::try_from(end).unwrap_or(0);
-        Piece { at: Sector(Sectors::from_bytes(start).0), count: Sectors::from_bytes(end - start), range }
+        Piece {
+            at: Sector(Sectors::from_bytes(start).0),
+            count: Sectors::from_bytes(end - start),
+            range,
+        }
     })
 }
 

@@ -2,14 +2,18 @@
 //!
 //! Rules kept here:
 //!
-//! * I1: a batch of records is written after a flush that began when all their data had been written, with FUA.
-//! * I2: before the record that fills an area, the next area is written with zeroes, and that flush covers it.
-//! * The records of a batch are written one disk block at a time, each a single FUA write, so a torn write can never
-//!   leave a later record without an earlier one.
-//! * Area 0 is zero and flushed before the header that makes it count; what stands behind the terminator is zeroed
-//!   before the first commit. The kernel does neither (its header comes first, its tail is written back).
+//! * I1: a batch of records is written after a flush that began when all their data had been
+//!   written, with FUA.
+//! * I2: before the record that fills an area, the next area is written with zeroes, and that flush
+//!   covers it.
+//! * The records of a batch are written one disk block at a time, each a single FUA write, so a
+//!   torn write can never leave a later record without an earlier one.
+//! * Area 0 is zero and flushed before the header that makes it count; what stands behind the
+//!   terminator is zeroed before the first commit. The kernel does neither (its header comes first,
+//!   its tail is written back).
 //!
-//! Only blocks that change are written, where the kernel writes the whole area. On disk there is no difference.
+//! Only blocks that change are written, where the kernel writes the whole area. On disk there is no
+//! difference.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,7 +27,8 @@ use crate::io::{self, IoOp, IoRegion};
 use crate::mutant::{self, Mutant};
 use crate::units::{Sector, Sectors};
 
-/// Bytes of zeroes written in one go when an area is cleared; bounds what one clearing puts in flight.
+/// Bytes of zeroes written in one go when an area is cleared; bounds what one clearing puts in
+/// flight.
 const ZERO_STRETCH_BYTES: u64 = 8 << 20;
 /// Bytes of the buffer that zeroes are written from.
 const ZERO_PAGE_BYTES: u32 = 65536;
@@ -69,7 +74,8 @@ pub(super) struct Persistent {
 }
 
 impl Persistent {
-    /// Borrows what writing takes; `None` when there is no memory for it. `tail` is what stands in the current block.
+    /// Borrows what writing takes; `None` when there is no memory for it. `tail` is what stands in
+    /// the current block.
     pub(super) fn new(
         open: &OpenStore<'_>,
         layout: Layout,
@@ -124,9 +130,12 @@ impl Persistent {
         let Some(before) = self.before.take() else {
             return Ok(if self.made.get() { Unmade::Stays } else { Unmade::NotNew });
         };
-        // With records of this origin the store would be a wrong one of the origin that it was made for.
+        // With records of this origin the store would be a wrong one of the origin that it was made
+        // for.
         let is_mixed = self.ours.adopted && used;
-        let Some(buffer) = before.buffer(&self.host).filter(|_| !is_mixed) else { return Ok(Unmade::Stays) };
+        let Some(buffer) = before.buffer(&self.host).filter(|_| !is_mixed) else {
+            return Ok(Unmade::Stays);
+        };
         if before.has_rest() && self.headed.get() && !mutant::is(Mutant::UnmadeWhileValid) {
             // What comes to stand in its first area is no records.
             self.write_header(cow, false).await?;
@@ -155,7 +164,14 @@ impl Persistent {
         self.commits.get()
     }
 
-    async fn run(&self, op: IoOp, memory: Memory, cow: &Disk, at: Sector, count: Sectors) -> Result<(), DiskError> {
+    async fn run(
+        &self,
+        op: IoOp,
+        memory: Memory,
+        cow: &Disk,
+        at: Sector,
+        count: Sectors,
+    ) -> Result<(), DiskError> {
         let region = [IoRegion { disk: cow.clone(), sector: at, count }];
         self.io.run(op, memory, &region).await.map_or(Ok(()), io::Outcome::result)
     }
@@ -176,8 +192,9 @@ impl Persistent {
         Sectors::from_bytes(u64::from(self.block_bytes))
     }
 
-    /// A new store: the header's chunk behind its first block and area 0 are zero and durable before the header is
-    /// written. Until then the COW has no magic word, or a foreign one, and is no store.
+    /// A new store: the header's chunk behind its first block and area 0 are zero and durable
+    /// before the header is written. Until then the COW has no magic word, or a foreign one, and is
+    /// no store.
     async fn create(&self, cow: &Disk) -> Result<(), DiskError> {
         if mutant::is(Mutant::HeaderBeforeArea) {
             self.write_header(cow, true).await?;
@@ -205,10 +222,16 @@ impl Persistent {
         self.run(op, self.header_buffer.at(0), cow, Sector(0), self.block_sectors()).await
     }
 
-    /// Zeroes what stands behind the terminator: first the blocks after the current one, durably, then its own rest.
-    /// The other way round, a full current block would run into stale records after a crash.
-    async fn drop_stale_tail(&self, cow: &Disk, (area, committed): (u64, u64)) -> Result<(), DiskError> {
-        let block_start = committed * RECORD_BYTES / u64::from(self.block_bytes) * u64::from(self.block_bytes);
+    /// Zeroes what stands behind the terminator: first the blocks after the current one, durably,
+    /// then its own rest. The other way round, a full current block would run into stale records
+    /// after a crash.
+    async fn drop_stale_tail(
+        &self,
+        cow: &Disk,
+        (area, committed): (u64, u64),
+    ) -> Result<(), DiskError> {
+        let block_start =
+            committed * RECORD_BYTES / u64::from(self.block_bytes) * u64::from(self.block_bytes);
         let start = self.layout.area_start(area).plus(Sectors::from_bytes(block_start));
         let area_end = self.layout.area_start(area).plus(self.layout.chunk_size.sectors());
         let next = start.plus(self.block_sectors());
@@ -218,16 +241,22 @@ impl Persistent {
         self.run(op, self.area_buffer.at(0), cow, start, self.block_sectors()).await
     }
 
-    /// Zeroes the area behind one that is to be filled (I2: the flush before the records covers it).
-    pub(super) async fn prepare_next_area(&self, cow: &Disk, area: u64, fills: bool) -> Result<(), DiskError> {
+    /// Zeroes the area behind one that is to be filled (I2: the flush before the records covers
+    /// it).
+    pub(super) async fn prepare_next_area(
+        &self,
+        cow: &Disk,
+        area: u64,
+        fills: bool,
+    ) -> Result<(), DiskError> {
         if !fills || mutant::is(Mutant::NextAreaLate) {
             return Ok(());
         }
         self.zero(cow, self.layout.area_start(area + 1), self.layout.chunk_size.sectors()).await
     }
 
-    /// Writes records that fit into the current area, one block at a time. The next area must have been prepared if they
-    /// fill it.
+    /// Writes records that fit into the current area, one block at a time. The next area must have
+    /// been prepared if they fill it.
     pub(super) async fn commit_in_area(
         &self,
         cow: &Disk,
@@ -242,8 +271,10 @@ impl Persistent {
             let room = usize::try_from(per_block - index % per_block).unwrap_or(usize::MAX);
             let (now, later) = left.split_at(room.min(left.len()));
             self.fill_block(index % per_block, now);
-            let at =
-                self.layout.area_start(area).plus(Sectors::from_bytes(index / per_block * u64::from(self.block_bytes)));
+            let at = self
+                .layout
+                .area_start(area)
+                .plus(Sectors::from_bytes(index / per_block * u64::from(self.block_bytes)));
             let op = IoOp::Write { preflush, fua: !mutant::is(Mutant::NoFua) };
             self.run(op, self.area_buffer.at(0), cow, at, self.block_sectors()).await?;
             self.commits.set(self.commits.get() + 1);
@@ -256,7 +287,8 @@ impl Persistent {
             left = later;
         }
         if fills && mutant::is(Mutant::NextAreaLate) {
-            self.zero(cow, self.layout.area_start(area + 1), self.layout.chunk_size.sectors()).await?;
+            self.zero(cow, self.layout.area_start(area + 1), self.layout.chunk_size.sectors())
+                .await?;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! The arguments of `snapshot` and `snapshot-merge`: `ORIGIN COW P|PO|N CHUNK_SIZE [COUNT FEATURE...]`.
+//! The arguments of `snapshot` and `snapshot-merge`:
+//! `ORIGIN COW P|PO|N CHUNK_SIZE [COUNT FEATURE...]`.
 
 use std::fmt;
 
@@ -27,7 +28,8 @@ pub struct Snapshot {
 pub enum StoreType {
     /// `P`, `PO`: on the COW, so that they outlive the device.
     Persistent {
-        /// `PO`: a full COW makes the snapshot refuse writes (`Overflow`) where it can, instead of invalidating it.
+        /// `PO`: a full COW makes the snapshot refuse writes (`Overflow`) where it can, instead of
+        /// invalidating it.
         overflow: bool,
     },
     /// `N`, `NO`: in memory only.
@@ -42,9 +44,9 @@ impl Snapshot {
     pub(crate) fn parse(words: &mut Words, merge: bool) -> Result<Snapshot, TableError> {
         if words.left() < 4 {
             let given = words.left();
-            return Err(
-                words.error(format_args!("needs at least 4 arguments (origin, COW, type, chunk size), has {given}"))
-            );
+            return Err(words.error(format_args!(
+                "needs at least 4 arguments (origin, COW, type, chunk size), has {given}"
+            )));
         }
         let (origin, cow) = (words.next("origin device")?, words.next("COW device")?);
         let (store, chunk) = (words.next("type")?, words.number("chunk size", u32::MAX.into()));
@@ -60,28 +62,33 @@ impl Snapshot {
             match feature.to_ascii_lowercase().as_str() {
                 "discard_zeroes_cow" => snapshot.discard_zeroes_cow = true,
                 "discard_passdown_origin" => snapshot.discard_passdown_origin = true,
-                _ => return Err(words.error(format_args!("feature {} is unknown", shown(&feature)))),
+                _ => {
+                    return Err(words.error(format_args!("feature {} is unknown", shown(&feature))));
+                }
             }
         }
         snapshot.store = store_type(&store).ok_or_else(|| {
-            words.error(format_args!("type {}: must be P, PO (persistent) or N (transient)", shown(&store)))
+            words.error(format_args!(
+                "type {}: must be P, PO (persistent) or N (transient)",
+                shown(&store)
+            ))
         })?;
         let sectors = chunk?;
         if sectors != 0 {
             snapshot.chunk_size = ChunkSize::from_sectors(sectors);
             if snapshot.chunk_size.is_none() {
                 let max = ChunkSize::MAX_SECTORS;
-                return Err(
-                    words.error(format_args!("chunk size {sectors}: must be a power of two up to {max} sectors"))
-                );
+                return Err(words.error(format_args!(
+                    "chunk size {sectors}: must be a power of two up to {max} sectors"
+                )));
             }
         }
         snapshot.check(merge).map_err(|error| words.error(error))?;
         Ok(snapshot)
     }
 
-    /// The rules that hold between parameters, for whoever makes them from something else than a line; `merge` for
-    /// `snapshot-merge`.
+    /// The rules that hold between parameters, for whoever makes them from something else than a
+    /// line; `merge` for `snapshot-merge`.
     ///
     /// # Errors
     /// A combination that the kernel refuses, too.
@@ -108,8 +115,8 @@ impl StoreType {
     }
 }
 
-/// Only the letters that the kernel looks at are looked at: `pOverflow` is `PO`, `Nothing` is `N`, `Pz` is nothing. `NO`
-/// is our own.
+/// Only the letters that the kernel looks at are looked at: `pOverflow` is `PO`, `Nothing` is `N`,
+/// `Pz` is nothing. `NO` is our own.
 fn store_type(word: &str) -> Option<StoreType> {
     if word.eq_ignore_ascii_case("NO") {
         return Some(StoreType::Transient { overflow: true });

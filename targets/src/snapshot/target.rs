@@ -1,5 +1,5 @@
-//! The `snapshot` target: its life, and what an origin asks of it. Requests are in `read` and `write` beside this file,
-//! the task that makes exceptions durable in `commit`.
+//! The `snapshot` target: its life, and what an origin asks of it. Requests are in `read` and
+//! `write` beside this file, the task that makes exceptions durable in `commit`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,38 +9,19 @@ use super::format::{Record, Usage};
 use super::journal::Notes;
 use super::losses::LossRecord;
 use super::origin_gate::Gate;
+pub use super::parts::{OnFull, Options, Parts};
 use super::preserved;
 use super::ranges::IdleRuns;
 use super::store::Store;
 use super::store_error::StoreError;
-use super::store_open::{OpenStore, Ownership};
+use super::store_open::OpenStore;
 use super::{Cause, Event};
 use crate::copy::{self, Job, Part};
 use crate::disk::{Disk, DiskError, Host};
-use crate::exec::{Executor, WaitQueue};
+use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::units::{Chunk, ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
-
-/// What a write to the snapshot does when the COW is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFull {
-    /// The snapshot becomes invalid (store type `P`).
-    Invalidate,
-    /// The snapshot stays readable (store type `PO`).
-    Overflow,
-}
-
-/// What the user chose.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// What a full COW does to snapshot writes.
-    pub on_full: OnFull,
-    /// Whole-chunk discards write zeroes to the COW chunk; without it discards are not supported.
-    pub discard_zeroes_cow: bool,
-    /// Discards also go to the origin.
-    pub discard_passdown_origin: bool,
-}
 
 /// Numbers since the snapshot was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,40 +30,6 @@ pub struct Stats {
     pub copies: u64,
     /// Bytes read from the origin for them.
     pub copy_bytes: u64,
-}
-
-/// What is needed to make a snapshot.
-pub struct Parts<'a> {
-    /// Runs its committer.
-    pub executor: &'a Executor,
-    /// Lends its buffers.
-    pub host: &'a Rc<dyn Host>,
-    /// Copies its chunks: the family's client.
-    pub copy: &'a copy::Client,
-    /// The disk it is a snapshot of.
-    pub origin: &'a Disk,
-    /// Where it keeps chunks.
-    pub cow: &'a Disk,
-    /// Chunk size of a new store.
-    pub chunk_size: Option<ChunkSize>,
-    /// Whether the store outlives the server.
-    pub persistent: bool,
-    /// Treat a foreign COW as empty.
-    pub overwrite: bool,
-    /// As [`OpenStore::ownership`].
-    pub ownership: Option<&'a Ownership>,
-    /// The content of its store is gone or wrong: the snapshot is invalid from the start.
-    pub lost: bool,
-    /// Where it is recorded that its store is lost, when its COW cannot say so.
-    pub losses: Rc<dyn LossRecord>,
-    /// Length of the snapshot device; `None` for the origin's.
-    pub len: Option<Sectors>,
-    /// What the user chose.
-    pub options: Options,
-    /// Where records of acknowledged writes wait for their commit; without it writes wait instead. Persistent stores only.
-    pub notes: Option<Rc<dyn Notes>>,
-    /// Hears of what an administrator should know.
-    pub listener: Rc<dyn Fn(Event)>,
 }
 
 /// A snapshot.
@@ -114,7 +61,8 @@ pub struct Snapshot {
     pub(super) state: RefCell<Exceptions>,
     /// Waiters of each pending exception, by slot.
     pub(super) waiting: RefCell<Vec<Rc<WaitQueue>>>,
-    /// Waiters for anything else: drained reads, the end of invalidation, room for more pending exceptions.
+    /// Waiters for anything else: drained reads, the end of invalidation, room for more pending
+    /// exceptions.
     pub(super) changed: WaitQueue,
     pub(super) commit_wanted: WaitQueue,
     /// A commit is on its way.
@@ -148,7 +96,11 @@ impl Snapshot {
         };
         let (len, size) = (parts.len.unwrap_or(parts.origin.size()), parts.origin.size());
         if len > size {
-            return Err(StoreError::BehindOrigin { origin: parts.origin.name().clone(), len, size });
+            return Err(StoreError::BehindOrigin {
+                origin: parts.origin.name().clone(),
+                len,
+                size,
+            });
         }
         let (store, mut exceptions) = Store::open(open).await?;
         let lost = parts.lost && exceptions.health() == Health::Valid;
@@ -158,7 +110,9 @@ impl Snapshot {
         let notes = parts.notes.filter(|_| store.is_persistent());
         let inherited = match &notes {
             Some(_) if mutant::is(Mutant::NotesNotTakenOver) => Vec::new(),
-            Some(notes) => store.take_over(notes.left(), &mut exceptions, parts.origin, &notes.name())?,
+            Some(notes) => {
+                store.take_over(notes.left(), &mut exceptions, parts.origin, &notes.name())?
+            }
             None => Vec::new(),
         };
         Ok(Rc::new(Snapshot {
@@ -231,7 +185,8 @@ impl Snapshot {
         self.state.borrow().complete()
     }
 
-    /// The status line's numbers. The COW's size is looked at: it may have been made larger since a chunk was allocated.
+    /// The status line's numbers. The COW's size is looked at: it may have been made larger since a
+    /// chunk was allocated.
     pub fn usage(&self) -> Usage {
         self.cow.refresh_size();
         self.known_usage()
@@ -267,8 +222,8 @@ impl Snapshot {
         self.chunk_size.start_of_cow(chunk).plus(self.chunk_size.offset_of(sector))
     }
 
-    /// How much of a chunk the origin has; less than a chunk only at its end. What is left there of a block of the COW
-    /// cannot be reached through the snapshot, whose blocks are no smaller.
+    /// How much of a chunk the origin has; less than a chunk only at its end. What is left there of
+    /// a block of the COW cannot be reached through the snapshot, whose blocks are no smaller.
     pub(super) fn origin_part(&self, chunk: Chunk) -> Sectors {
         let start = self.chunk_size.start_of(chunk);
         let size = whole_blocks(self.origin.size(), &self.origin, &self.cow);
@@ -283,7 +238,11 @@ impl Snapshot {
     }
 
     /// Reports the data of pending exceptions as written or not, and wakes the committer.
-    pub(super) fn copied(&self, results: impl Iterator<Item = (PendingId, bool)>, error: Option<DiskError>) {
+    pub(super) fn copied(
+        &self,
+        results: impl Iterator<Item = (PendingId, bool)>,
+        error: Option<DiskError>,
+    ) {
         let mut state = self.state.borrow_mut();
         for (id, ok) in results {
             state.copied(id, ok);
@@ -299,9 +258,14 @@ impl Snapshot {
         self.state.borrow().before_origin_write(chunk)
     }
 
-    /// Allocates an exception for an origin write and adds its copy to the job. `Err` if there is no room for more pending
-    /// ones; `Ok(None)` if the COW is full, in which case invalidation has begun.
-    pub(super) fn begin_copy_out(&self, chunk: Chunk, job: &mut Job) -> Result<Option<PendingId>, Crowded> {
+    /// Allocates an exception for an origin write and adds its copy to the job. `Err` if there is
+    /// no room for more pending ones; `Ok(None)` if the COW is full, in which case invalidation has
+    /// begun.
+    pub(super) fn begin_copy_out(
+        &self,
+        chunk: Chunk,
+        job: &mut Job,
+    ) -> Result<Option<PendingId>, Crowded> {
         let mut state = self.state.borrow_mut();
         if state.pending() >= MAX_PENDING {
             return Err(Crowded);
@@ -347,7 +311,8 @@ impl Snapshot {
         self.changed.until(|| room(&self.state.borrow()).then_some(())).await;
     }
 
-    /// Waits until no snapshot read is on its way to a chunk of the origin, or the snapshot is durably invalid.
+    /// Waits until no snapshot read is on its way to a chunk of the origin, or the snapshot is
+    /// durably invalid.
     pub(super) async fn origin_write_allowed(&self, chunk: Chunk) {
         let waits = |step| matches!(step, OriginStep::WaitReads | OriginStep::WaitInvalid);
         self.changed.until(|| (!waits(self.before_origin_write(chunk))).then_some(())).await;
@@ -371,7 +336,8 @@ impl Snapshot {
         self.preserved.replace(preserved);
     }
 
-    /// What all snapshots of the origin have: whatever makes a write wait that would have passed must be forgotten there.
+    /// What all snapshots of the origin have: whatever makes a write wait that would have passed
+    /// must be forgotten there.
     pub(super) fn preserved(&self) -> preserved::Shared {
         self.preserved.borrow().clone()
     }

@@ -1,7 +1,8 @@
 //! Writes to a snapshot.
 //!
-//! Rules kept here: I6 (everything started is awaited before a request ends), I10 (a write is acknowledged after its record
-//! is noted; with FUA, or where nothing can be noted, after it is durable).
+//! Rules kept here: I6 (everything started is awaited before a request ends), I10 (a write is
+//! acknowledged after its record is noted; with FUA, or where nothing can be noted, after it is
+//! durable).
 
 use super::Cause;
 use super::exceptions::{Health, MAX_PENDING, PendingId, WriteStep};
@@ -56,8 +57,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Decides what the next ranges of a write need: existing COW chunks, or new ones with the rest of their chunk
-    /// copied beside.
+    /// Decides what the next ranges of a write need: existing COW chunks, or new ones with the rest
+    /// of their chunk copied beside.
     fn map_write(
         &self,
         request: &Request,
@@ -92,7 +93,14 @@ impl Snapshot {
     }
 
     /// Adds to a job what a write of `count` at `sector` leaves alone of its chunk.
-    fn copy_around(&self, chunk: Chunk, new: CowChunk, sector: Sector, count: Sectors, around: &mut Option<JobLease>) {
+    fn copy_around(
+        &self,
+        chunk: Chunk,
+        new: CowChunk,
+        sector: Sector,
+        count: Sectors,
+        around: &mut Option<JobLease>,
+    ) {
         if mutant::is(Mutant::PartialNotCopied) {
             return;
         }
@@ -118,8 +126,11 @@ impl Snapshot {
         mut around: Option<JobLease>,
         created: &[PendingId],
     ) -> Result<(), TargetError> {
-        // The flush before the record covers fresh data; only data in chunks that exist needs FUA of its own.
-        runs.start(|run| run.disk.write(run.at, run.count, payload(request, run.offset), fua && !run.fresh));
+        // The flush before the record covers fresh data; only data in chunks that exist needs FUA
+        // of its own.
+        runs.start(|run| {
+            run.disk.write(run.at, run.count, payload(request, run.offset), fua && !run.fresh)
+        });
         if let Some(job) = &mut around {
             self.copy.run_parts(job, &self.origin, Flags::default()).await;
         }
@@ -127,7 +138,8 @@ impl Snapshot {
         if !created.is_empty() {
             let (mut copy_error, mut copied_bytes) = (fresh_error, 0);
             if let Some(job) = &around {
-                copy_error = job.read_error.clone().or_else(|| job.write_error.clone()).or(copy_error);
+                copy_error =
+                    job.read_error.clone().or_else(|| job.write_error.clone()).or(copy_error);
                 copied_bytes = job.parts.iter().map(|part| part.count.bytes()).sum();
             }
             self.count_copies(created.len() as u64, copied_bytes);

@@ -1,11 +1,13 @@
 //! Device-mapper table lines and status lines: text to typed parameters and back.
 //!
-//! A line is `START LENGTH TARGET ARGUMENTS...`. What the kernel takes is taken, what it refuses is refused, each refusal
-//! with one line that names the argument; printing gives the kernel's own form, so a line that was printed parses to what
-//! was printed. Pure: device words stay words, and what needs the devices (do they exist, are they large enough, are
-//! origin and COW one device under two names, their block sizes) is left to whoever opens them.
+//! A line is `START LENGTH TARGET ARGUMENTS...`. What the kernel takes is taken, what it refuses is
+//! refused, each refusal with one line that names the argument; printing gives the kernel's own
+//! form, so a line that was printed parses to what was printed. Pure: device words stay words, and
+//! what needs the devices (do they exist, are they large enough, are origin and COW one device
+//! under two names, their block sizes) is left to whoever opens them.
 //!
-//! Where the kernel is careless this is not: numbers that do not fit are refused instead of losing their upper bits.
+//! Where the kernel is careless this is not: numbers that do not fit are refused instead of losing
+//! their upper bits.
 
 use std::fmt;
 
@@ -17,8 +19,8 @@ use crate::words::{Quoted, TableError, Words, is_space, shown};
 
 /// What a device is made of: one line with one target, which starts at sector 0.
 ///
-/// It says all of it: two devices with equal tables are made of the same disks in the same way. How a device is
-/// served (queues, zero copy) stands beside it.
+/// It says all of it: two devices with equal tables are made of the same disks in the same way. How
+/// a device is served (queues, zero copy) stands beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// The length of the device.
@@ -82,7 +84,9 @@ impl TargetParams {
             TargetParams::Snapshot(Snapshot { origin, .. })
             | TargetParams::SnapshotMerge(Snapshot { origin, .. })
             | TargetParams::SnapshotOrigin { origin } => Family { disk: origin, prefix: "" },
-            TargetParams::Mirror(mirror) => Family { disk: &mirror.legs[0].device, prefix: "mirror-" },
+            TargetParams::Mirror(mirror) => {
+                Family { disk: &mirror.legs[0].device, prefix: "mirror-" }
+            }
             TargetParams::Linear(linear) => Family { disk: &linear.device, prefix: "linear-" },
         }
     }
@@ -109,7 +113,9 @@ impl TargetParams {
 impl fmt::Display for TargetParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => snapshot.fmt(f),
+            TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
+                snapshot.fmt(f)
+            }
             TargetParams::SnapshotOrigin { origin } => Quoted(origin).fmt(f),
             TargetParams::Mirror(mirror) => mirror.fmt(f),
             TargetParams::Linear(linear) => linear.fmt(f),
@@ -127,12 +133,15 @@ impl Table {
     /// Parses one line.
     ///
     /// # Errors
-    /// The line is of no target that is known, or one of its arguments is missing, malformed or out of range.
+    /// The line is of no target that is known, or one of its arguments is missing, malformed or out
+    /// of range.
     pub fn parse(text: &str) -> Result<Table, TableError> {
         let mut words = Words::new(text)?;
         let start = words.number("start", u64::MAX)?;
         if start != 0 {
-            return Err(TableError::new(format!("start {start}: a device has one target, which starts at sector 0")));
+            return Err(TableError::new(format!(
+                "start {start}: a device has one target, which starts at sector 0"
+            )));
         }
         let len = Sectors(words.number("length", u64::MAX)?);
         if len.0 == 0 || len > MAX_LEN {
@@ -143,11 +152,14 @@ impl Table {
         let params = match name.as_str() {
             "snapshot" => TargetParams::Snapshot(Snapshot::parse(&mut words, false)?),
             "snapshot-merge" => TargetParams::SnapshotMerge(Snapshot::parse(&mut words, true)?),
-            "snapshot-origin" => TargetParams::SnapshotOrigin { origin: words.next("origin device")? },
+            "snapshot-origin" => {
+                TargetParams::SnapshotOrigin { origin: words.next("origin device")? }
+            }
             "mirror" => TargetParams::Mirror(Mirror::parse(&mut words, len)?),
             "linear" => TargetParams::Linear(Linear::parse(&mut words, len)?),
             _ => {
-                let known = "known are snapshot, snapshot-merge, snapshot-origin, mirror and linear";
+                let known =
+                    "known are snapshot, snapshot-merge, snapshot-origin, mirror and linear";
                 return Err(TableError::new(format!("target {}: {known}", shown(&name))));
             }
         };
@@ -162,7 +174,10 @@ impl Table {
     ///
     /// # Errors
     /// `word` has none for a device.
-    pub fn with_devices<E>(&self, mut word: impl FnMut(&str) -> Result<String, E>) -> Result<Table, E> {
+    pub fn with_devices<E>(
+        &self,
+        mut word: impl FnMut(&str) -> Result<String, E>,
+    ) -> Result<Table, E> {
         let mut table = self.clone();
         for device in table.params.devices_mut() {
             *device = word(device)?;
@@ -170,8 +185,8 @@ impl Table {
         Ok(table)
     }
 
-    /// Parses a whole table, as a file holds it: empty lines and lines that start with `#` are skipped, and exactly one
-    /// line must remain.
+    /// Parses a whole table, as a file holds it: empty lines and lines that start with `#` are
+    /// skipped, and exactly one line must remain.
     ///
     /// # Errors
     /// As [`Table::parse`]; also no line at all, or more than one.
@@ -182,7 +197,9 @@ impl Table {
             .filter(|line| !line.is_empty() && !line.starts_with('#'));
         let first = lines.next().ok_or_else(|| TableError::new("the table is empty"))?;
         if lines.next().is_some() {
-            return Err(TableError::new("the table has more than one line; a device has one target"));
+            return Err(TableError::new(
+                "the table has more than one line; a device has one target",
+            ));
         }
         Table::parse(first)
     }

@@ -47,8 +47,14 @@ fn the_kernels_leniencies_are_kept() {
         ("0 8192 snapshot a b nobody 16", "0 8192 snapshot a b N 16"),
         ("0 8192 snapshot a b P 16 0", "0 8192 snapshot a b P 16"),
         ("0 8192 snapshot a b P 16 0 whatever", "0 8192 snapshot a b P 16"),
-        ("0 8192 snapshot a b P 16 1 Discard_Zeroes_COW more", "0 8192 snapshot a b P 16 1 discard_zeroes_cow"),
-        ("0 8 snapshot a b P 8 2 discard_zeroes_cow discard_zeroes_cow", "0 8 snapshot a b P 8 1 discard_zeroes_cow"),
+        (
+            "0 8192 snapshot a b P 16 1 Discard_Zeroes_COW more",
+            "0 8192 snapshot a b P 16 1 discard_zeroes_cow",
+        ),
+        (
+            "0 8 snapshot a b P 8 2 discard_zeroes_cow discard_zeroes_cow",
+            "0 8 snapshot a b P 8 1 discard_zeroes_cow",
+        ),
         (
             "0 8 snapshot a b P 8 2 discard_passdown_origin discard_zeroes_cow",
             "0 8 snapshot a b P 8 2 discard_zeroes_cow discard_passdown_origin",
@@ -83,8 +89,14 @@ fn refusals_name_the_argument() {
         ("0 8 linear a -1", "linear: offset \"-1\": not a decimal number"),
         ("0 8 linear a 8s", "linear: offset \"8s\": not a decimal number"),
         ("0 8 linear a 0 0", "linear: \"0\" is one argument too many"),
-        ("0 8 linear a 18014398509481976", "linear: offset 18014398509481976: the device would end"),
-        ("0 8 linear a 18446744073709551615", "linear: offset 18446744073709551615: the device would end"),
+        (
+            "0 8 linear a 18014398509481976",
+            "linear: offset 18014398509481976: the device would end",
+        ),
+        (
+            "0 8 linear a 18446744073709551615",
+            "linear: offset 18446744073709551615: the device would end",
+        ),
         ("0 8 linear a 18446744073709551616", "linear: offset \"18446744073709551616\": too large"),
         ("0 8 snapshot-origin", "snapshot-origin: origin device is missing"),
         ("0 8 snapshot-origin a b", "snapshot-origin: \"b\" is one argument too many"),
@@ -103,7 +115,10 @@ fn refusals_name_the_argument() {
         ("0 8 snapshot a b P 8 one", "snapshot: feature count \"one\": not a decimal number"),
         ("0 8 snapshot a b P 8 1 fast", "snapshot: feature \"fast\" is unknown"),
         ("0 8 snapshot a b Q 7 1 fast", "snapshot: feature \"fast\" is unknown"),
-        ("0 8 snapshot a b P 8 1 discard_passdown_origin", "snapshot: feature discard_passdown_origin needs"),
+        (
+            "0 8 snapshot a b P 8 1 discard_passdown_origin",
+            "snapshot: feature discard_passdown_origin needs",
+        ),
         ("0 8 snapshot-merge a b N 8", "snapshot-merge: a transient store (N) cannot be merged"),
     ] {
         let error = Table::parse(text).expect_err(text).to_string();
@@ -120,13 +135,19 @@ fn mirror_refusals_name_the_argument() {
         ("core 0", "0 arguments for a core log"),
         ("core 4294967295 8", "4294967295 arguments for a core log"),
         ("core 3 8 sync block_on_error 2 a 0 b 0", "3 arguments for a core log"),
-        ("core 2 8 block_on_error 2 a 0 b 0", "log argument block_on_error is now the feature handle_errors"),
+        (
+            "core 2 8 block_on_error 2 a 0 b 0",
+            "log argument block_on_error is now the feature handle_errors",
+        ),
         ("core 2 8 Sync 2 a 0 b 0", "log argument \"Sync\": must be sync or nosync"),
         ("disk 1 8 2 a 0 b 0", "1 arguments for a disk log"),
         ("disk 2 1:1", "region size is missing"),
         ("core 1 1 2 a 0 b 0", "region size 1: must be a power of two"),
         ("core 1 1000 2 a 0 b 0", "region size 1000: must be a power of two"),
-        ("core 1 16384 2 a 0 b 0", "region size 16384: must be a power of two from 2 sectors to the length, 8192"),
+        (
+            "core 1 16384 2 a 0 b 0",
+            "region size 16384: must be a power of two from 2 sectors to the length, 8192",
+        ),
         ("core 1 8 1 a 0", "1 leg: must be 2 to 9"),
         ("core 1 8 10 a 0", "10 legs: must be 2 to 9"),
         ("core 1 8 2 a 0 b", "offset of leg 1 is missing"),
@@ -137,10 +158,12 @@ fn mirror_refusals_name_the_argument() {
         ("core 1 8 2 a 0 b 0 1 handle_errors more", "\"more\" is one argument too many"),
         ("core 1 8 2 a 0 b 0 2 handle_errors", "feature count 2, but 1 follow"),
     ] {
-        let error = Table::parse(&format!("0 8192 mirror {arguments}")).expect_err(arguments).to_string();
+        let error =
+            Table::parse(&format!("0 8192 mirror {arguments}")).expect_err(arguments).to_string();
         assert!(error.starts_with(&format!("mirror: {reason}")), "{arguments}: {error}");
     }
-    let huge = Table::parse("0 8589934593 mirror core 1 2 2 a 0 b 0").expect_err("too many regions");
+    let huge =
+        Table::parse("0 8589934593 mirror core 1 2 2 a 0 b 0").expect_err("too many regions");
     assert_eq!(huge.to_string(), "mirror: region size 2: makes more than 4294967295 regions");
 }
 
@@ -164,24 +187,44 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
         false => StoreType::Transient { overflow },
     });
     let chunk = prop::option::of(0_u32..=21);
-    (device(), device(), store, chunk, 0..3_u8).prop_filter_map("same device or no chunk size", |parts| {
-        let (origin, cow, store, chunk, features) = parts;
-        let chunk_size = chunk.and_then(|shift| ChunkSize::from_sectors(1 << shift));
-        let (discard_zeroes_cow, discard_passdown_origin) = (features > 0, features > 1);
-        let snapshot = Snapshot { origin, cow, store, chunk_size, discard_zeroes_cow, discard_passdown_origin };
-        snapshot.check(false).is_ok().then_some(snapshot)
-    })
+    (device(), device(), store, chunk, 0..3_u8).prop_filter_map(
+        "same device or no chunk size",
+        |parts| {
+            let (origin, cow, store, chunk, features) = parts;
+            let chunk_size = chunk.and_then(|shift| ChunkSize::from_sectors(1 << shift));
+            let (discard_zeroes_cow, discard_passdown_origin) = (features > 0, features > 1);
+            let snapshot = Snapshot {
+                origin,
+                cow,
+                store,
+                chunk_size,
+                discard_zeroes_cow,
+                discard_passdown_origin,
+            };
+            snapshot.check(false).is_ok().then_some(snapshot)
+        },
+    )
 }
 
 fn mirror(len: Sectors) -> impl Strategy<Value = Mirror> {
-    let log = prop_oneof![Just(MirrorLog::Core), device().prop_map(|device| MirrorLog::Disk { device })];
-    let sync = prop_oneof![Just(InitialSync::FromLog), Just(InitialSync::Sync), Just(InitialSync::NoSync)];
-    let leg = (device(), 0..1_u64 << 40).prop_map(|(device, offset)| Leg { device, offset: Sector(offset) });
+    let log =
+        prop_oneof![Just(MirrorLog::Core), device().prop_map(|device| MirrorLog::Disk { device })];
+    let sync =
+        prop_oneof![Just(InitialSync::FromLog), Just(InitialSync::Sync), Just(InitialSync::NoSync)];
+    let leg = (device(), 0..1_u64 << 40)
+        .prop_map(|(device, offset)| Leg { device, offset: Sector(offset) });
     let legs = prop::collection::vec(leg, 2..=9);
     (log, 1..32_u32, sync, legs, 0..3_u8).prop_filter_map("regions do not fit", move |parts| {
         let (log, shift, initial_sync, legs, features) = parts;
         let (handle_errors, keep_log) = (features > 0, features > 1);
-        let mirror = Mirror { log, region_size: Sectors(1 << shift), initial_sync, legs, handle_errors, keep_log };
+        let mirror = Mirror {
+            log,
+            region_size: Sectors(1 << shift),
+            initial_sync,
+            legs,
+            handle_errors,
+            keep_log,
+        };
         mirror.check(len).is_ok().then_some(mirror)
     })
 }
@@ -195,8 +238,10 @@ fn line() -> impl Strategy<Value = Table> {
             }),
             device().prop_map(|origin| TargetParams::SnapshotOrigin { origin }),
             mirror(len).prop_map(TargetParams::Mirror),
-            (device(), 0..1_u64 << 40)
-                .prop_map(|(device, offset)| TargetParams::Linear(Linear { device, offset: Sector(offset) })),
+            (device(), 0..1_u64 << 40).prop_map(|(device, offset)| TargetParams::Linear(Linear {
+                device,
+                offset: Sector(offset)
+            })),
         ]
     };
     (12..40_u32, any::<u64>()).prop_flat_map(move |(bits, random)| {
@@ -205,9 +250,11 @@ fn line() -> impl Strategy<Value = Table> {
     })
 }
 
-/// A line with some characters changed, doubled or left out: nearly right, which goes further than text by chance.
+/// A line with some characters changed, doubled or left out: nearly right, which goes further than
+/// text by chance.
 fn damaged() -> impl Strategy<Value = String> {
-    let changes = prop::collection::vec((any::<prop::sample::Index>(), "[ 0-9a-zA-Z:/\\\\-]{0,3}"), 1..4);
+    let changes =
+        prop::collection::vec((any::<prop::sample::Index>(), "[ 0-9a-zA-Z:/\\\\-]{0,3}"), 1..4);
     (line(), changes).prop_map(|(line, changes)| {
         let mut text: Vec<char> = line.to_string().chars().collect();
         for (at, new) in changes {
@@ -243,7 +290,11 @@ fn a_line_says_which_devices_share_a_server() {
         ("0 8 linear a 8", "linear-", "a", "linear"),
     ] {
         let params = Table::parse(text).unwrap().params;
-        assert_eq!((params.family(), params.short_name()), (Family { disk, prefix }, name), "{text}");
+        assert_eq!(
+            (params.family(), params.short_name()),
+            (Family { disk, prefix }, name),
+            "{text}"
+        );
     }
 }
 
@@ -276,9 +327,12 @@ proptest! {
     fn texts_made_of_our_words_print_to_what_they_mean(
         words in prop::collection::vec(
             prop_oneof![
-                Just("snapshot"), Just("snapshot-merge"), Just("mirror"), Just("linear"), Just("core"), Just("disk"), Just("P"),
-                Just("N"), Just("sync"), Just("0"), Just("1"), Just("2"), Just("8"), Just("1024"), Just("a"), Just("b"),
-                Just("18446744073709551615"), Just("handle_errors"), Just("discard_zeroes_cow"), Just("\\"),
+                Just("snapshot"), Just("snapshot-merge"), Just("mirror"), Just("linear"),
+                Just("core"), Just("disk"), Just("P"),
+                Just("N"), Just("sync"), Just("0"), Just("1"), Just("2"), Just("8"),
+                Just("1024"), Just("a"), Just("b"),
+                Just("18446744073709551615"), Just("handle_errors"), Just("discard_zeroes_cow"),
+                Just("\\"),
             ],
             0..14,
         ),

@@ -4,7 +4,7 @@ use dm_targets::sim::disk::Class;
 use dm_targets::sim::image::Image;
 
 use super::town::{Town, What};
-use crate::protocol::Question;
+use crate::protocol::Command;
 
 const COW: usize = 1;
 
@@ -21,7 +21,8 @@ fn other_store() -> Image {
     town.site.disks[COW].disk.borrow().visible()
 }
 
-/// A snapshot whose COW is away when its origin is taken over, and which is lost since the origin has been written.
+/// A snapshot whose COW is away when its origin is taken over, and which is lost since the origin
+/// has been written.
 fn left_out() -> Town {
     let mut town = town(&[What::Origin, What::Snap(0)]);
     town.kill("o");
@@ -38,7 +39,7 @@ fn the_cow_of_a_device_that_waits_is_no_other_ones() {
         let mut town = left_out();
         let mut spec = Town::spec(What::Snap(0));
         spec.force = force;
-        let why = town.ask("o", Question::Add { name: None, id: None, spec }).unwrap_err();
+        let why = town.ask("o", Command::Add { name: None, id: None, spec }).unwrap_err();
         assert!(why.contains("/c0: the COW of ") && why.contains("recover"), "{why}");
         assert_eq!(town.end(), Ok(()));
     }
@@ -82,7 +83,9 @@ fn sigterm_leaves_a_snapshot_whose_origin_waits() {
     let mut town = town(&[What::Origin, What::Snap(0)]);
     town.kill("o");
     let id = town.devices[&What::Origin].id;
-    let hold = |town: &Town, owner| town.site.kernel.borrow_mut().devices.get_mut(&id).unwrap().owner = owner;
+    let hold = |town: &Town, owner| {
+        town.site.kernel.borrow_mut().devices.get_mut(&id).unwrap().owner = owner
+    };
     // The kernel does not hand the origin's device over, as when another process is at it.
     hold(&town, Some(u32::MAX));
     town.faulty = true;
@@ -90,7 +93,10 @@ fn sigterm_leaves_a_snapshot_whose_origin_waits() {
     hold(&town, None);
     town.faulty = false;
     assert_eq!(town.terminate("o"), Ok(()));
-    assert!(town.has(What::Snap(0)), "the snapshot is deleted, and its origin is written by the next server");
+    assert!(
+        town.has(What::Snap(0)),
+        "the snapshot is deleted, and its origin is written by the next server"
+    );
     assert_eq!(town.recover(), Ok(()));
     town.write(What::Origin, 2);
     assert_eq!(town.judge(What::Snap(0)), Ok(()));
@@ -106,6 +112,12 @@ fn a_suspend_that_loses_something_is_taken_back_as_well() {
     }
     town.client_leaves = true;
     town.suspend(What::Snap(0)).unwrap_err();
-    assert!(town.state("o").unwrap().iter().all(|device| !device.suspended), "it is on record as suspended");
-    assert!(matches!(town.read(What::Snap(0)), Some(Err(_))), "a request of an invalid snapshot waits");
+    assert!(
+        town.state("o").unwrap().iter().all(|device| !device.suspended),
+        "it is on record as suspended"
+    );
+    assert!(
+        matches!(town.read(What::Snap(0)), Some(Err(_))),
+        "a request of an invalid snapshot waits"
+    );
 }

@@ -1,87 +1,38 @@
-//! What administrators ask for, as the commands do it, and what they are told. An exit of 0 is a promise.
-
-use dm_targets::mirror::table::{InitialSync, Leg, Mirror, MirrorLog};
-use dm_targets::snapshot::table::{Snapshot, StoreType};
-use dm_targets::table::{Table, TargetParams};
-use dm_targets::units::{ChunkSize, Sector, Sectors};
+//! What administrators ask for, as the commands do it, and what they are told. An exit of 0 is a
+//! promise.
 
 use super::machine::{Process, SimMachine};
 use super::records::StateFile;
 use super::site::Site;
-use super::town::{CHUNK, COWS, Known, SECTORS, Snap, Town, What};
-use crate::protocol::{Answer, DeviceOptions, DeviceRef, DeviceSpec, DeviceState, Question};
+use super::town::{Known, Snap, Town, What};
+use crate::protocol::{Command, DeviceRef, DeviceState, Reply};
 use crate::server::admin::machine::{Machine, Records};
 use crate::server::admin::{self, Ending, Undo};
 use crate::ublk::DeviceState as DiskState;
 use crate::ublk::device::is_ours;
 
 impl Town {
-    /// The mirror's table as it is, or with a leg that is not there.
-    pub(super) fn mirror_table(&self, absent: bool) -> DeviceSpec {
-        let mut spec = Town::spec(What::Mirror);
-        if let TargetParams::Mirror(mirror) = &mut spec.table.params {
-            for (leg, disk) in mirror.legs.iter_mut().zip(self.legs) {
-                leg.device.clone_from(&self.site.disks[disk].path);
-            }
-            if absent {
-                mirror.legs[1].device = "/absent".to_owned();
-            }
-        }
-        spec
-    }
-
-    pub(super) fn spec(what: What) -> DeviceSpec {
-        let leg = |device: &str| Leg { device: device.to_owned(), offset: Sector(0) };
-        let params = match what {
-            What::Origin => TargetParams::SnapshotOrigin { origin: "/o".to_owned() },
-            What::Snap(at) => TargetParams::Snapshot(Snapshot {
-                origin: "/o".to_owned(),
-                cow: COWS[at].to_owned(),
-                store: StoreType::Persistent { overflow: false },
-                chunk_size: ChunkSize::from_sectors(CHUNK),
-                discard_zeroes_cow: false,
-                discard_passdown_origin: false,
-            }),
-            What::Mirror => TargetParams::Mirror(Mirror {
-                log: MirrorLog::Core,
-                region_size: Sectors(2),
-                initial_sync: InitialSync::FromLog,
-                legs: vec![leg("/a"), leg("/b")],
-                handle_errors: true,
-                keep_log: true,
-            }),
-        };
-        DeviceSpec {
-            table: Table { len: Sectors(SECTORS as u64), params },
-            options: DeviceOptions { queues: 1, depth: 1, read_only: false, zero_copy: false, recovery: true },
-            force: false,
-            degraded: false,
-            source: None,
-            other_origin: false,
-            allow_invalid: false,
-        }
-    }
-
-    /// Has the server of a family do something, as the control thread does; one that has no device left ends.
-    pub(super) fn ask(&mut self, key: &'static str, question: Question) -> Result<Answer, String> {
+    /// Has the server of a family do something, as the control thread does; one that has no device
+    /// left ends.
+    pub(super) fn ask(&mut self, key: &'static str, command: Command) -> Result<Reply, String> {
         self.acting = Some(key);
         let leaves = std::mem::take(&mut self.client_leaves);
         let mut stays = false;
         let process = self.processes.get_mut(key).ok_or("there is no server")?;
-        let undo = Undo::of(&question, &process.admin);
-        let mut answer = process.admin.carry_out(question);
+        let undo = Undo::of(&command, &process.admin);
+        let mut reply = process.admin.carry_out(command);
         if leaves {
-            let told = answer.unwrap_or_else(|message| Answer::Failed { message });
+            let told = reply.unwrap_or_else(|message| Reply::Failed { message });
             process.admin.take_back(undo, &told);
             stays = taken_back_and_there(&self.site, &told);
-            answer = Err("interrupted".to_owned());
+            reply = Err("interrupted".to_owned());
         }
         self.reap(key);
         if stays && !self.hindered() {
             return self.broken("an interrupted add has left its device".to_owned());
         }
-        self.say(|| format!("   {answer:?}"));
-        answer
+        self.say(|| format!("   {reply:?}"));
+        reply
     }
 
     /// A server that has no device left ends.
@@ -134,15 +85,24 @@ impl Town {
             self.processes.insert(key, process);
         }
         let spec = if what == What::Mirror { self.mirror_table(false) } else { Town::spec(what) };
-        let question = Question::Add { name: None, id: None, spec };
-        match self.ask(key, question) {
-            Ok(Answer::Added { path, .. }) if !self.site.is_dead() => {
-                let id: u32 = path.trim_start_matches("/dev/ublkb").parse().map_err(|_| path.clone())?;
-                let cookie = self.site.kernel.borrow().devices.get(&id).map_or(0, |device| device.info.target_flags);
+        let command = Command::Add { name: None, id: None, spec };
+        match self.ask(key, command) {
+            Ok(Reply::Added { path, .. }) if !self.site.is_dead() => {
+                let id: u32 =
+                    path.trim_start_matches("/dev/ublkb").parse().map_err(|_| path.clone())?;
+                let cookie = self
+                    .site
+                    .kernel
+                    .borrow()
+                    .devices
+                    .get(&id)
+                    .map_or(0, |device| device.info.target_flags);
                 self.devices.insert(what, Known { id, cookie, suspended: false, in_use: false });
                 let told = self.state(key)?.iter().any(|device| device.cookie == cookie);
                 if !told && !self.hindered() {
-                    return self.broken(format!("{what:?} has been added, and the state file does not tell of it"));
+                    return self.broken(format!(
+                        "{what:?} has been added, and the state file does not tell of it"
+                    ));
                 }
                 if what == What::Origin {
                     self.life += 1;
@@ -165,15 +125,18 @@ impl Town {
                 }
                 Ok(())
             }
-            answer => {
-                if let (What::Snap(at), Err(why)) = (what, &answer) {
-                    let owed = self.snaps[at].as_ref().is_some_and(|snap| snap.owed && !snap.forfeit);
+            reply => {
+                if let (What::Snap(at), Err(why)) = (what, &reply) {
+                    let owed =
+                        self.snaps[at].as_ref().is_some_and(|snap| snap.owed && !snap.forfeit);
                     if owed && !self.site.is_dead() && why != "interrupted" && !self.hindered() {
                         return self.broken(format!("{what:?} is owed, and refused: {why}"));
                     }
                 }
-                // What an add leaves that has not ended well is not known to be a snapshot of anything.
-                let unsure = self.site.is_dead() || matches!(&answer, Err(why) if why == "interrupted");
+                // What an add leaves that has not ended well is not known to be a snapshot of
+                // anything.
+                let unsure =
+                    self.site.is_dead() || matches!(&reply, Err(why) if why == "interrupted");
                 if let (What::Snap(at), true) = (what, unsure) {
                     let content = self.origin.frozen();
                     let snap = self.snaps[at].get_or_insert(Snap {
@@ -185,14 +148,16 @@ impl Town {
                     });
                     snap.may_fail = true;
                 }
-                Err(answer.err().unwrap_or_else(|| "ended".to_owned()))
+                Err(reply.err().unwrap_or_else(|| "ended".to_owned()))
             }
         }
     }
 
     /// Whether something is away or full now.
     pub(super) fn hindered(&self) -> bool {
-        self.faulty || self.site.shared.lock().unwrap().full || self.site.disks.iter().any(|slot| !slot.there.get())
+        self.faulty
+            || self.site.shared.lock().unwrap().full
+            || self.site.disks.iter().any(|slot| !slot.there.get())
     }
 
     pub(super) fn broken<T>(&mut self, why: String) -> Result<T, String> {
@@ -203,17 +168,26 @@ impl Town {
 
     /// Deletes a device as the command does, by its server or, when that has died, by itself.
     pub(super) fn del(&mut self, what: What, force: bool) -> Result<(), String> {
-        let Some(Known { id, cookie, .. }) = self.devices.get(&what) else { return Err("not there".to_owned()) };
+        let Some(Known { id, cookie, .. }) = self.devices.get(&what) else {
+            return Err("not there".to_owned());
+        };
         let (id, cookie, key) = (*id, *cookie, what.key());
         let in_use = self.site.kernel.borrow().devices.get(&id).is_some_and(|device| device.in_use);
-        let was_right = !force && matches!(what, What::Snap(_)) && matches!(self.read(what), Some(Ok(_)));
+        let was_right =
+            !force && matches!(what, What::Snap(_)) && matches!(self.read(what), Some(Ok(_)));
         let deleted = if self.processes.contains_key(key) {
-            self.ask(key, Question::Del { devices: vec![DeviceRef { id, cookie }], force }).map(drop)
+            self.ask(key, Command::Del { devices: vec![DeviceRef { id, cookie }], force }).map(drop)
         } else {
             self.del_orphan(key, id, cookie, force)
         };
         self.troubled |= force;
-        let gone = !self.site.kernel.borrow().devices.get(&id).is_some_and(|device| is_ours(&device.info, cookie));
+        let gone = !self
+            .site
+            .kernel
+            .borrow()
+            .devices
+            .get(&id)
+            .is_some_and(|device| is_ours(&device.info, cookie));
         if gone && in_use && !force && !self.site.is_dead() {
             return self.broken(format!("{what:?}: deleted while it was in use"));
         }
@@ -234,14 +208,21 @@ impl Town {
         deleted
     }
 
-    pub(super) fn del_orphan(&mut self, key: &'static str, id: u32, cookie: u64, force: bool) -> Result<(), String> {
+    pub(super) fn del_orphan(
+        &mut self,
+        key: &'static str,
+        id: u32,
+        cookie: u64,
+        force: bool,
+    ) -> Result<(), String> {
         // The command itself acts, and its end ends no server.
         self.acting = None;
         if !force {
             return Err("its server has died".to_owned());
         }
         let mut left = self.left(key)?;
-        let Some(at) = left.iter().position(|device| device.id == id && device.cookie == cookie) else {
+        let Some(at) = left.iter().position(|device| device.id == id && device.cookie == cookie)
+        else {
             return Err("not in the state file".to_owned());
         };
         let device = left.remove(at);
@@ -259,7 +240,8 @@ impl Town {
         completed.and(self.site.directory(key).write_state(stay))
     }
 
-    /// Takes over what waits, each family by itself. Problems are answered, and make the exit code 1.
+    /// Takes over what waits, each family by itself. Problems are answered, and make the exit code
+    /// 1.
     pub(super) fn recover(&mut self) -> Result<(), String> {
         let mut problems = Vec::new();
         for key in ["mirror-a", "o"] {
@@ -268,8 +250,8 @@ impl Town {
             }
             let known = self.devices.iter().filter(|(what, _)| what.key() == key);
             let known: Vec<DeviceRef> = known.map(|(_, known)| known.device()).collect();
-            let answer = if self.processes.contains_key(key) {
-                self.ask(key, Question::RecoverLeftOut { devices: known })
+            let reply = if self.processes.contains_key(key) {
+                self.ask(key, Command::RecoverLeftOut { devices: known })
             } else {
                 match self.left(key) {
                     Ok(devices) if devices.is_empty() => continue,
@@ -277,19 +259,20 @@ impl Town {
                         let devices = self.state(key)?;
                         let Some(process) = Process::start(&self.site, key) else { continue };
                         self.processes.insert(key, process);
-                        self.ask(key, Question::Recover(devices))
+                        self.ask(key, Command::Recover(devices))
                     }
                     Err(why) => Err(why),
                 }
             };
-            match answer {
-                Ok(Answer::Recovered { problems: some }) => problems.extend(some),
+            match reply {
+                Ok(Reply::Recovered { problems: some }) => problems.extend(some),
                 Ok(_) => {}
                 Err(why) => problems.push(why),
             }
         }
         if self.is_left_for_nothing() {
-            return self.broken(format!("the origin waits, though nothing hinders it: {problems:?}"));
+            return self
+                .broken(format!("the origin waits, though nothing hinders it: {problems:?}"));
         }
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
     }
@@ -298,7 +281,8 @@ impl Town {
     fn is_left_for_nothing(&self) -> bool {
         let Some(known) = self.devices.get(&What::Origin) else { return false };
         let kernel = self.site.kernel.borrow();
-        let waits = kernel.devices.get(&known.id).filter(|device| is_ours(&device.info, known.cookie));
+        let waits =
+            kernel.devices.get(&known.id).filter(|device| is_ours(&device.info, known.cookie));
         let waits = waits.is_some_and(|device| device.info.state == DiskState::Quiesced);
         let full = self.site.shared.lock().unwrap().full;
         let own = *self.site.disks[0].name.borrow() == "serial /o";
@@ -313,7 +297,7 @@ impl Town {
 
     pub(super) fn suspend(&mut self, what: What) -> Result<(), String> {
         let device = self.devices.get(&what).ok_or("not there")?.device();
-        self.ask(what.key(), Question::Suspend { device, noflush: false })?;
+        self.ask(what.key(), Command::Suspend { device, noflush: false })?;
         if !self.site.is_dead() {
             self.devices.get_mut(&what).ok_or("not there")?.suspended = true;
         }
@@ -322,7 +306,7 @@ impl Town {
 
     pub(super) fn resume(&mut self, what: What) -> Result<(), String> {
         let device = self.devices.get(&what).ok_or("not there")?.device();
-        let resumed = self.ask(what.key(), Question::Resume { device }).map(drop);
+        let resumed = self.ask(what.key(), Command::Resume { device }).map(drop);
         if let Some(known) = self.devices.get_mut(&what) {
             // Whatever it came to, the device may run.
             known.suspended = false;
@@ -333,21 +317,25 @@ impl Town {
 
     /// SIGTERM.
     pub(super) fn terminate(&mut self, key: &'static str) -> Result<(), String> {
-        let ended = self.ask(key, Question::Shutdown).map(drop);
-        let leaves = self.processes.get(key).is_some_and(|process| process.admin.ending() == Ending::Leaves);
+        let ended = self.ask(key, Command::Shutdown).map(drop);
+        let leaves =
+            self.processes.get(key).is_some_and(|process| process.admin.ending() == Ending::Leaves);
         if leaves && !self.site.is_dead() {
             if let Some(process) = self.processes.remove(key) {
                 process.kill();
             }
         }
         if let Some(what) = self.in_use_and_gone() {
-            return self.broken(format!("{what:?} was in use, and the end of its server has deleted it"));
+            return self
+                .broken(format!("{what:?} was in use, and the end of its server has deleted it"));
         }
         let snaps = |town: &Town| [0, 1].map(|at| town.has(What::Snap(at)));
         let before = snaps(self);
         self.strike_gone();
         if self.is_alive(What::Origin) && !self.site.is_dead() && before != snaps(self) {
-            return self.broken("the end of a server has deleted a snapshot whose origin stays".to_owned());
+            return self.broken(
+                "the end of a server has deleted a snapshot whose origin stays".to_owned(),
+            );
         }
         ended
     }
@@ -357,21 +345,24 @@ impl Town {
         let kernel = self.site.kernel.borrow();
         let known = self.devices.get(&what);
         let device = known.and_then(|known| Some((kernel.devices.get(&known.id)?, known.cookie)));
-        device.is_some_and(|(device, cookie)| is_ours(&device.info, cookie) && device.info.state != DiskState::Dead)
+        device.is_some_and(|(device, cookie)| {
+            is_ours(&device.info, cookie) && device.info.state != DiskState::Dead
+        })
     }
 
     /// Forgets devices that are no more.
     fn strike_gone(&mut self) {
         let kernel = self.site.kernel.borrow();
-        let is_there =
-            |known: &Known| kernel.devices.get(&known.id).is_some_and(|device| is_ours(&device.info, known.cookie));
+        let is_there = |known: &Known| {
+            kernel.devices.get(&known.id).is_some_and(|device| is_ours(&device.info, known.cookie))
+        };
         self.devices.retain(|_, known| is_there(known));
     }
 }
 
 /// Whether a device that was taken back is there.
-fn taken_back_and_there(site: &Site, answer: &Answer) -> bool {
-    let Answer::Added { path, .. } = answer else { return false };
+fn taken_back_and_there(site: &Site, reply: &Reply) -> bool {
+    let Reply::Added { path, .. } = reply else { return false };
     let id = path.trim_start_matches("/dev/ublkb").parse::<u32>().ok();
     !site.is_dead() && id.is_some_and(|id| site.kernel.borrow().devices.contains_key(&id))
 }

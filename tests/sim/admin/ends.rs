@@ -1,5 +1,5 @@
-//! The end of a server that is told to end while nothing can be written down: it leaves no device that the next server would
-//! not know of, and comes to its end by itself once it can.
+//! The end of a server that is told to end while nothing can be written down: it leaves no device
+//! that the next server would not know of, and comes to its end by itself once it can.
 
 use super::Step::{Add, Full, Terminate, Use};
 use super::What::{Origin, Snap};
@@ -29,12 +29,14 @@ fn what_is_not_on_record_keeps_the_server() {
     let steps = [Add(Origin), Add(Snap(0)), Add(Snap(1)), Use(Origin, true), Full(true)];
     let mut town = town_after(&steps);
     let deleted = town.del(Snap(1), false);
-    assert!(deleted.is_err_and(|why| why.contains("deleted, but") && why.contains("not on record")));
+    assert!(
+        deleted.is_err_and(|why| why.contains("deleted, but") && why.contains("not on record"))
+    );
     act(&mut town, Terminate("o"));
     let admin = |town: &mut Town| {
-        town.processes
-            .get_mut("o")
-            .map(|process| process.admin.shut_down().map(|()| process.admin.ending() == Ending::Leaves))
+        town.processes.get_mut("o").map(|process| {
+            process.admin.shut_down().map(|()| process.admin.ending() == Ending::Leaves)
+        })
     };
     assert_eq!(admin(&mut town), Some(Ok(false)), "{:?}", town.log);
     // Without another signal.

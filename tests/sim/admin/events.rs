@@ -1,11 +1,11 @@
-//! What happens to a machine beside its commands: processes that are killed, disks that go away or fail, a run directory
-//! that is full or lost, other programs.
+//! What happens to a machine beside its commands: processes that are killed, disks that go away or
+//! fail, a run directory that is full or lost, other programs.
 
 use dm_targets::disk::Errno;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
 
 use super::town::{Known, Town, What};
-use crate::protocol::Question;
+use crate::protocol::Command;
 use crate::ublk::device::is_ours;
 use crate::ublk::{DeviceState as DiskState, Params};
 
@@ -77,8 +77,8 @@ impl Town {
         }
     }
 
-    /// Another program deletes a device of ours, and adds one in its place if it is `replaced`; the server notices it if it
-    /// lives.
+    /// Another program deletes a device of ours, and adds one in its place if it is `replaced`; the
+    /// server notices it if it lives.
     pub(super) fn steal(&mut self, what: What, replaced: bool) {
         let Some(Known { id, cookie, .. }) = self.devices.get(&what) else { return };
         let (id, cookie) = (*id, *cookie);
@@ -113,7 +113,7 @@ impl Town {
         }
         let words = vec!["replace".to_owned(), leg.to_string(), path];
         self.freed.remove(&disk);
-        if let Err(why) = self.ask(What::Mirror.key(), Question::Message { device, words }) {
+        if let Err(why) = self.ask(What::Mirror.key(), Command::Message { device, words }) {
             // It may have been done.
             self.loaded = true;
             return Err(why);
@@ -131,7 +131,8 @@ impl Town {
         let device = self.devices.get(&What::Mirror).ok_or("not there")?.device();
         self.loaded = true;
         self.freed.clear();
-        self.ask(What::Mirror.key(), Question::Load { device, spec: self.mirror_table(absent) }).map(drop)
+        self.ask(What::Mirror.key(), Command::Load { device, spec: self.mirror_table(absent) })
+            .map(drop)
     }
 
     /// Zeroes the first sector of a COW that no snapshot has, to use it for a new one.
@@ -147,7 +148,8 @@ impl Town {
         let Some(known) = self.devices.get_mut(&what) else { return };
         let cookie = known.cookie;
         let mut kernel = self.site.kernel.borrow_mut();
-        let device = kernel.devices.get_mut(&known.id).filter(|device| is_ours(&device.info, cookie));
+        let device =
+            kernel.devices.get_mut(&known.id).filter(|device| is_ours(&device.info, cookie));
         if let Some(device) = device {
             (device.in_use, known.in_use) = (in_use, in_use);
         }
@@ -156,9 +158,13 @@ impl Town {
     /// A device that users have open and that is not there.
     pub(super) fn in_use_and_gone(&self) -> Option<What> {
         let kernel = self.site.kernel.borrow();
-        let is_there =
-            |known: &Known| kernel.devices.get(&known.id).is_some_and(|device| is_ours(&device.info, known.cookie));
+        let is_there = |known: &Known| {
+            kernel.devices.get(&known.id).is_some_and(|device| is_ours(&device.info, known.cookie))
+        };
         let dead = self.site.is_dead();
-        self.devices.iter().find(|(_, known)| known.in_use && !dead && !is_there(known)).map(|(what, _)| *what)
+        self.devices
+            .iter()
+            .find(|(_, known)| known.in_use && !dead && !is_there(known))
+            .map(|(what, _)| *what)
     }
 }

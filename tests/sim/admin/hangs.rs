@@ -1,5 +1,5 @@
-//! Disks that hang while a family is taken over: they keep nothing down that does not stand on them. The simulated machine
-//! takes it for a fault when one is opened.
+//! Disks that hang while a family is taken over: they keep nothing down that does not stand on
+//! them. The simulated machine takes it for a fault when one is opened.
 
 use super::town::{Town, What};
 
@@ -59,7 +59,10 @@ fn a_cow_that_hangs_keeps_nothing_else_down() {
     hang(&mut town, "/c0", false);
     let why = town.recover().unwrap_err();
     assert!(why.contains("is invalid") && !why.contains("not recovered"), "{why}");
-    assert!(matches!(town.read(BAD), Some(Err(_))), "a snapshot that missed a change shows something");
+    assert!(
+        matches!(town.read(BAD), Some(Err(_))),
+        "a snapshot that missed a change shows something"
+    );
     town.end().unwrap();
 }
 
@@ -100,7 +103,10 @@ fn a_snapshot_is_deleted_whose_cow_hangs() {
             town.recover().unwrap_err();
         }
         let why = town.del(BAD, true).unwrap_err();
-        assert!(why.contains("deleted, but") && why.contains("/c0 has not answered"), "alone {alone}: {why}");
+        assert!(
+            why.contains("deleted, but") && why.contains("/c0 has not answered"),
+            "alone {alone}: {why}"
+        );
         assert!(!town.has(BAD), "alone {alone}: {why}");
         assert_no_fault(&town);
         hang(&mut town, "/c0", false);

@@ -1,5 +1,5 @@
-//! The ublk driver of the simulated machine: devices, their numbers, which it hands out again, and requests that wait for a
-//! server.
+//! The ublk driver of the simulated machine: devices, their numbers, which it hands out again, and
+//! requests that wait for a server.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -40,7 +40,13 @@ pub struct Kernel {
 
 impl Kernel {
     /// Adds a device under the first free number, as the kernel does.
-    pub fn add(&mut self, wanted: Option<u32>, recovery: bool, params: &Params, owner: u32) -> Option<DeviceInfo> {
+    pub fn add(
+        &mut self,
+        wanted: Option<u32>,
+        recovery: bool,
+        params: &Params,
+        owner: u32,
+    ) -> Option<DeviceInfo> {
         let id = wanted.or_else(|| (0..).find(|id| !self.devices.contains_key(id)))?;
         if self.devices.contains_key(&id) {
             return None;
@@ -59,7 +65,13 @@ impl Kernel {
             owner_gid: 0,
         };
         let (info, params) = (info, params.clone());
-        let device = Device { info: info.clone(), params, owner: Some(owner), in_use: false, pending: Vec::new() };
+        let device = Device {
+            info: info.clone(),
+            params,
+            owner: Some(owner),
+            in_use: false,
+            pending: Vec::new(),
+        };
         self.devices.insert(id, device);
         Some(info)
     }

@@ -59,7 +59,8 @@ impl Process {
 
 fn spawn_pass(executor: &Executor, thread: &Rc<SimThread>, id: u32, pending: &Pending) {
     let Some(device) = thread.group.device(id) else { return };
-    let (request, result, site) = (pending.request.clone(), pending.result.clone(), thread.site.clone());
+    let (request, result, site) =
+        (pending.request.clone(), pending.result.clone(), thread.site.clone());
     executor.spawn(async move {
         let outcome = device.pass(&request).await.map_err(|error| error.to_string());
         // What a process does after its end is not seen.
@@ -122,7 +123,8 @@ impl SimMachine {
             Some(_) => Vec::new(),
             None => return Err(gone(id)),
         };
-        self.site.run(&self.executor, || given.iter().all(|pending| pending.result.borrow().is_some()))
+        self.site
+            .run(&self.executor, || given.iter().all(|pending| pending.result.borrow().is_some()))
     }
 
     /// Takes a step of the kernel.
@@ -152,7 +154,11 @@ impl Machine for SimMachine {
     type Notes = Journal;
 
     fn beside(&self) -> Result<SimMachine, Reason> {
-        SimMachine::start(&self.site, &self.directory.key, u32::try_from(self.site.next_number()).unwrap())
+        SimMachine::start(
+            &self.site,
+            &self.directory.key,
+            u32::try_from(self.site.next_number()).unwrap(),
+        )
     }
 
     fn end(&mut self) -> Result<(), Reason> {
@@ -191,7 +197,9 @@ impl Machine for SimMachine {
         params: &Params,
         _zero_copy: bool,
     ) -> Result<DeviceInfo, Reason> {
-        self.act(|kernel| kernel.add(id, options.recovery, params, self.pid).ok_or_else(|| "taken".to_owned()))
+        self.act(|kernel| {
+            kernel.add(id, options.recovery, params, self.pid).ok_or_else(|| "taken".to_owned())
+        })
     }
 
     fn serve(&self, info: &DeviceInfo, _name: &str, ticket: Ticket) -> Result<(), Reason> {
@@ -213,7 +221,9 @@ impl Machine for SimMachine {
         // What waited is sent once more.
         waiting.iter().for_each(|pending| spawn_pass(&self.executor, &self.thread, id, pending));
         // The thread that has the data runs ahead of the one that waits here.
-        drop(self.site.run(&self.executor, || waiting.iter().all(|pending| pending.result.borrow().is_some())));
+        drop(self.site.run(&self.executor, || {
+            waiting.iter().all(|pending| pending.result.borrow().is_some())
+        }));
         if self.site.is_dead() { Err("the machine has ended".to_owned()) } else { Ok(()) }
     }
 
@@ -268,7 +278,13 @@ impl Machine for SimMachine {
     }
 
     fn params(&mut self, id: u32) -> Result<Params, Reason> {
-        self.site.kernel.borrow().devices.get(&id).map(|device| device.params.clone()).ok_or_else(|| gone(id))
+        self.site
+            .kernel
+            .borrow()
+            .devices
+            .get(&id)
+            .map(|device| device.params.clone())
+            .ok_or_else(|| gone(id))
     }
 
     fn number(&mut self, id: u32) -> Option<(u32, u32)> {
@@ -281,7 +297,10 @@ impl Machine for SimMachine {
 
     fn has_ended(&self, id: u32) -> bool {
         let (kernel, served) = (self.site.kernel.borrow(), self.served.borrow());
-        let ours = kernel.devices.get(&id).filter(|device| served.get(&id) == Some(&device.info.target_flags));
+        let ours = kernel
+            .devices
+            .get(&id)
+            .filter(|device| served.get(&id) == Some(&device.info.target_flags));
         ours.is_none_or(|device| device.info.state == DeviceState::Dead)
     }
 
@@ -316,17 +335,22 @@ impl Machine for SimMachine {
         let visible = found.disk.borrow().visible();
         let size = visible.size();
         let bytes = visible.read(Sector(0), HEAD);
-        let (path, name, read_only) = (path.to_owned(), found.name.borrow().clone(), access == Access::ReadOnly);
+        let (path, name, read_only) =
+            (path.to_owned(), found.name.borrow().clone(), access == Access::ReadOnly);
         Ok(SimOpen { slot, path, name, size, bytes, read_only })
     }
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {
-        let hangs = |disk: &&String| self.site.slot(disk).is_some_and(|slot| self.site.disks[slot].hangs.get());
+        let hangs = |disk: &&String| {
+            self.site.slot(disk).is_some_and(|slot| self.site.disks[slot].hangs.get())
+        };
         disks.iter().filter(hangs).cloned().collect()
     }
 
     fn disk_name(&self, _id: DiskId, path: &str) -> String {
-        self.site.slot(path).map_or_else(String::new, |slot| self.site.disks[slot].name.borrow().clone())
+        self.site
+            .slot(path)
+            .map_or_else(String::new, |slot| self.site.disks[slot].name.borrow().clone())
     }
 
     fn new_store_id(&self) -> Result<StoreId, Reason> {

@@ -1,5 +1,6 @@
-//! The administrator on a simulated machine: every command, in any order, with an end of its process or of the power at
-//! every step, and then again. The judge is [`town`], which knows nothing of the administrator's insides.
+//! The administrator on a simulated machine: every command, in any order, with an end of its
+//! process or of the power at every step, and then again. The judge is [`town`], which knows
+//! nothing of the administrator's insides.
 
 mod beside;
 mod commands;
@@ -12,6 +13,7 @@ mod model;
 mod open;
 mod records;
 mod site;
+mod specs;
 mod stories;
 mod strangers;
 mod takeback;
@@ -57,7 +59,8 @@ const KEYS: [&str; 2] = ["o", "mirror-a"];
 /// A life of a machine.
 fn life(seed: u64) -> Vec<Step> {
     let mut rng = Rng::new(seed);
-    let mut steps = vec![Step::Add(What::Origin), Step::Write(What::Origin, rng.below(town::SECTORS))];
+    let mut steps =
+        vec![Step::Add(What::Origin), Step::Write(What::Origin, rng.below(town::SECTORS))];
     if rng.one_in(3) {
         steps = vec![Step::Add(What::Mirror)];
     } else {
@@ -144,11 +147,17 @@ fn happen(town: &mut Town, event: Step) {
     }
 }
 
-/// An end: at which change, whether the power goes, and how many changes later it comes once more, if it does.
+/// An end: at which change, whether the power goes, and how many changes later it comes once more,
+/// if it does.
 type Crash = (u64, bool, Option<u64>);
 
 /// Lives a life with a crash at one change, if any; returns how many changes there were.
-fn live(seed: u64, steps: &[Step], crash: Option<Crash>, log: bool) -> (u64, Result<(), Broken>, Vec<String>) {
+fn live(
+    seed: u64,
+    steps: &[Step],
+    crash: Option<Crash>,
+    log: bool,
+) -> (u64, Result<(), Broken>, Vec<String>) {
     let mut town = Town::new(seed, log);
     town.site.shared.lock().unwrap().crash_at = crash.map(|(at, ..)| at);
     for step in steps {
@@ -181,17 +190,24 @@ fn crash_if_due(town: &mut Town, crash: Option<Crash>) {
 fn crashes(seed: u64, changes: u64) -> impl Iterator<Item = Crash> {
     let later = move |at: u64| Some(1 + (seed ^ at).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 60);
     (1..=changes).flat_map(move |at| {
-        [(at, false, None), (at, true, None), (at, false, later(at)), (at, at % 2 == 0, later(at + 7))]
+        [
+            (at, false, None),
+            (at, true, None),
+            (at, false, later(at)),
+            (at, at % 2 == 0, later(at + 7)),
+        ]
     })
 }
 
 /// The same with every second one that can come.
 fn all_crashes(changes: u64) -> impl Iterator<Item = Crash> {
     let second = |at: u64| (1..60).map(move |later| (at, false, Some(later)));
-    (1..=changes).flat_map(move |at| [(at, false, None), (at, true, None)].into_iter().chain(second(at)))
+    (1..=changes)
+        .flat_map(move |at| [(at, false, None), (at, true, None)].into_iter().chain(second(at)))
 }
 
-/// Lives a life without a crash, and then with each; counts the states, and tells the first that broke a rule.
+/// Lives a life without a crash, and then with each; counts the states, and tells the first that
+/// broke a rule.
 fn explore_life(
     seed: u64,
     steps: &[Step],
@@ -215,7 +231,8 @@ fn explore_life(
 fn explore(seeds: impl Iterator<Item = u64>) -> (u64, Option<String>) {
     let mut states = 0;
     for seed in seeds {
-        let all = move |changes| -> Box<dyn Iterator<Item = Crash>> { Box::new(crashes(seed, changes)) };
+        let all =
+            move |changes| -> Box<dyn Iterator<Item = Crash>> { Box::new(crashes(seed, changes)) };
         let broken = explore_life(seed, &life(seed), all, &mut states);
         if broken.is_some() {
             return (states, broken);
@@ -224,14 +241,17 @@ fn explore(seeds: impl Iterator<Item = u64>) -> (u64, Option<String>) {
     (states, None)
 }
 
-/// Explores the lives that were written down: each without an end, then with every end and every second one.
+/// Explores the lives that were written down: each without an end, then with every end and every
+/// second one.
 fn explore_stories(thread: u64) -> (u64, Option<String>) {
     let mut states = 0;
     let own = || (0..).zip(stories()).filter(|(number, _)| number % THREADS == thread);
     let none = |_| -> Box<dyn Iterator<Item = Crash>> { Box::new(std::iter::empty()) };
     let all = |changes| -> Box<dyn Iterator<Item = Crash>> { Box::new(all_crashes(changes)) };
     let alone = own().find_map(|(number, story)| explore_life(number, &story, none, &mut states));
-    let broken = alone.or_else(|| own().find_map(|(number, story)| explore_life(number, &story, all, &mut states)));
+    let broken = alone.or_else(|| {
+        own().find_map(|(number, story)| explore_life(number, &story, all, &mut states))
+    });
     (states, broken)
 }
 
@@ -254,14 +274,18 @@ fn lives_with_crashes() {
             .map(|thread| {
                 scope.spawn(move || {
                     let (told, broken) = explore_stories(thread);
-                    let (lived, other) = explore((first..first + count).filter(|seed| seed % THREADS == thread));
+                    let (lived, other) =
+                        explore((first..first + count).filter(|seed| seed % THREADS == thread));
                     (told + lived, broken.or(other))
                 })
             })
             .collect();
         explorers.into_iter().map(|explorer| explorer.join().unwrap()).collect()
     });
-    println!("{} states of the administrator", explored.iter().map(|(states, _)| states).sum::<u64>());
+    println!(
+        "{} states of the administrator",
+        explored.iter().map(|(states, _)| states).sum::<u64>()
+    );
     let broken: Vec<_> = explored.into_iter().filter_map(|(_, broken)| broken).collect();
     assert!(broken.is_empty(), "{}", broken.join("\n\n"));
 }
@@ -288,8 +312,13 @@ fn every_mutant_of_the_administrator_is_killed() {
         });
         mutant::set(None);
         match broken {
-            Some(why) if wanted.is_some() => println!("{mutant:?}: killed after {states} states\n{why}"),
-            Some(why) => println!("{mutant:?}: killed after {states} states: {}", why.lines().next().unwrap()),
+            Some(why) if wanted.is_some() => {
+                println!("{mutant:?}: killed after {states} states\n{why}")
+            }
+            Some(why) => println!(
+                "{mutant:?}: killed after {states} states: {}",
+                why.lines().next().unwrap()
+            ),
             None => alive.push(mutant),
         }
     }
@@ -303,7 +332,9 @@ fn a_story_is_told() {
     let wanted = number("SIM_ADMIN_STORY", 0);
     let mutant = std::env::var("SIM_MUTANT").ok();
     mutant::set(
-        Mutant::ALL.into_iter().find(|known| mutant.as_ref().is_some_and(|name| *name == format!("{known:?}"))),
+        Mutant::ALL
+            .into_iter()
+            .find(|known| mutant.as_ref().is_some_and(|name| *name == format!("{known:?}"))),
     );
     let story = &stories[usize::try_from(wanted).unwrap() % stories.len()];
     let crash = Some((number("SIM_ADMIN_CRASH", 0), false, None)).filter(|(at, ..)| *at > 0);

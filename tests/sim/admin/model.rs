@@ -5,7 +5,8 @@
 struct Cell {
     now: Vec<u32>,
     durable: Vec<u32>,
-    /// It was written through this device: what a snapshot shows of its origin is made durable by flushes of that.
+    /// It was written through this device: what a snapshot shows of its origin is made durable by
+    /// flushes of that.
     written: bool,
 }
 
@@ -22,7 +23,11 @@ fn with(set: &mut Vec<u32>, value: u32) {
 impl Content {
     /// A disk that holds these values, durably.
     pub fn of(values: impl Iterator<Item = u32>) -> Content {
-        Content(values.map(|value| Cell { now: vec![value], durable: vec![value], written: false }).collect())
+        Content(
+            values
+                .map(|value| Cell { now: vec![value], durable: vec![value], written: false })
+                .collect(),
+        )
     }
 
     /// What a snapshot that is taken now shows for ever.
@@ -50,7 +55,10 @@ impl Content {
 
     /// A flush has been acknowledged.
     pub fn flush(&mut self) {
-        self.0.iter_mut().filter(|cell| cell.written).for_each(|cell| cell.durable = cell.now.clone());
+        self.0
+            .iter_mut()
+            .filter(|cell| cell.written)
+            .for_each(|cell| cell.durable = cell.now.clone());
     }
 
     /// The power has gone.
@@ -58,7 +66,8 @@ impl Content {
         self.0.iter_mut().for_each(|cell| cell.now = cell.durable.clone());
     }
 
-    /// Compares what was read. A sector that could hold several values holds what was seen from now on.
+    /// Compares what was read. A sector that could hold several values holds what was seen from now
+    /// on.
     pub fn judge(&mut self, seen: &[u32]) -> Result<(), String> {
         for (at, (cell, value)) in self.0.iter_mut().zip(seen).enumerate() {
             if !cell.now.contains(value) {
@@ -77,5 +86,8 @@ pub fn sector(value: u32) -> Vec<u8> {
 
 /// The values of sectors.
 pub fn values(bytes: &[u8]) -> Vec<u32> {
-    bytes.chunks(512).map(|sector| u32::from_le_bytes([sector[0], sector[1], sector[2], sector[3]])).collect()
+    bytes
+        .chunks(512)
+        .map(|sector| u32::from_le_bytes([sector[0], sector[1], sector[2], sector[3]]))
+        .collect()
 }

@@ -13,7 +13,8 @@ pub fn id_of(slot: usize) -> DiskId {
     DiskId::Block { major: 8, minor: u32::try_from(slot).unwrap() }
 }
 
-/// What is looked at of a disk that is opened: all that a store, a log, or a file system begins with here.
+/// What is looked at of a disk that is opened: all that a store, a log, or a file system begins
+/// with here.
 pub const HEAD: Sectors = Sectors(8);
 
 /// A disk that is open, with what it began with then.

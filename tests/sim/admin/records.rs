@@ -1,5 +1,5 @@
-//! The run directory of the simulated machine: state files, records of legs and of lost stores, journals. It outlives
-//! processes and not the power, as in memory.
+//! The run directory of the simulated machine: state files, records of legs and of lost stores,
+//! journals. It outlives processes and not the power, as in memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -141,7 +141,12 @@ impl Records for Directory {
     }
 
     fn legs(&self) -> Result<LegState, String> {
-        Directory::lock(self).files.legs.get(&self.key).cloned().ok_or_else(|| "there is no record".to_owned())
+        Directory::lock(self)
+            .files
+            .legs
+            .get(&self.key)
+            .cloned()
+            .ok_or_else(|| "there is no record".to_owned())
     }
 
     fn write_legs(&self, state: &LegState) -> Result<(), String> {
@@ -152,7 +157,13 @@ impl Records for Directory {
 
     fn departures(&self, origin: &str, _number: u64) -> Result<Vec<Departure>, Reason> {
         let shared = Directory::lock(self);
-        Ok(shared.files.departed.values().filter(|left| left.cow.origin == origin).cloned().collect())
+        Ok(shared
+            .files
+            .departed
+            .values()
+            .filter(|left| left.cow.origin == origin)
+            .cloned()
+            .collect())
     }
 
     fn note_departure(&self, departure: &Departure) -> Result<(), Reason> {
@@ -242,8 +253,10 @@ impl Journal {
 
 impl Notes for Journal {
     fn left(&self) -> Noted {
-        let left =
-            |table: &mut Table| Noted { records: table.places.values().copied().collect(), recorded: table.recorded };
+        let left = |table: &mut Table| Noted {
+            records: table.places.values().copied().collect(),
+            recorded: table.recorded,
+        };
         self.table(false, left).unwrap_or_default()
     }
 

@@ -1,5 +1,5 @@
-//! What outlives the processes of the simulated machine: disks, the kernel, the run directory, and the step at which the
-//! machine or a process ends.
+//! What outlives the processes of the simulated machine: disks, the kernel, the run directory, and
+//! the step at which the machine or a process ends.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -114,8 +114,14 @@ impl Site {
                 executor.run_one(0);
                 continue;
             }
-            let disks = self.disks.iter().filter(|slot| !slot.hangs.get()).map(|slot| slot.disk.borrow().clone());
-            let open = disks.flat_map(|disk| disk.completable().into_iter().map(move |id| (disk.clone(), id))).next();
+            let disks = self
+                .disks
+                .iter()
+                .filter(|slot| !slot.hangs.get())
+                .map(|slot| slot.disk.borrow().clone());
+            let open = disks
+                .flat_map(|disk| disk.completable().into_iter().map(move |id| (disk.clone(), id)))
+                .next();
             match open {
                 Some((disk, id)) => {
                     if self.step() {
@@ -147,17 +153,23 @@ impl Site {
     /// The power goes: what was not durable is kept or lost, and memory is empty.
     pub fn power_lost(&self) {
         let mut rng = self.rng.borrow_mut();
-        let spaces: Vec<_> = self.disks.iter().map(|slot| slot.disk.borrow().crash_space(CrashKind::Power)).collect();
+        let spaces: Vec<_> = self
+            .disks
+            .iter()
+            .map(|slot| slot.disk.borrow().crash_space(CrashKind::Power))
+            .collect();
         let images = survivors(&spaces, 1, &mut rng).swap_remove(0);
         for (slot, image) in self.disks.iter().zip(images) {
-            *slot.disk.borrow_mut() = SimDisk::new(&slot.path, DISK, image, &self.host, &self.trace);
+            *slot.disk.borrow_mut() =
+                SimDisk::new(&slot.path, DISK, image, &self.host, &self.trace);
             slot.claim.set(None);
         }
         self.kernel.borrow_mut().devices.clear();
         self.files(|files| *files = Files::default());
     }
 
-    /// Puts another disk at the path of one, which is returned; that one as well can be put there again.
+    /// Puts another disk at the path of one, which is returned; that one as well can be put there
+    /// again.
     pub fn swap(&self, disk: usize, other: (String, Image)) -> (String, Image) {
         let slot = &self.disks[disk];
         let was = (slot.name.replace(other.0), slot.disk.borrow().visible());

@@ -17,17 +17,52 @@ pub fn stories() -> Vec<Vec<Step>> {
         vec![Add(Origin), Steal(Origin, true)],
         vec![Add(Origin), Kill(o), Steal(Origin, true), Recover],
         // SIGTERM while the origin is in use, and its snapshot has the lower number.
-        vec![Add(Snap(0)), Add(Origin), Use(Origin, true), Terminate(o), Write(Origin, 1), Recover, Write(Origin, 2)],
+        vec![
+            Add(Snap(0)),
+            Add(Origin),
+            Use(Origin, true),
+            Terminate(o),
+            Write(Origin, 1),
+            Recover,
+            Write(Origin, 2),
+        ],
         // A mirror whose first leg has missed something.
-        vec![Add(Mirror), Fail(LEG, Class::Write, 0), Write(Mirror, 3), Kill(m), Mend, Recover, Write(Mirror, 4)],
+        vec![
+            Add(Mirror),
+            Fail(LEG, Class::Write, 0),
+            Write(Mirror, 3),
+            Kill(m),
+            Mend,
+            Recover,
+            Write(Mirror, 4),
+        ],
         // The last commit of a snapshot fails.
-        vec![Add(Origin), Add(Snap(0)), Write(Snap(0), 1), Fail(COW, Class::Write, 0), Del(Snap(0), false)],
-        vec![Add(Origin), Add(Snap(0)), Write(Snap(0), 1), Fail(COW, Class::Flush, 0), Del(Snap(0), false)],
+        vec![
+            Add(Origin),
+            Add(Snap(0)),
+            Write(Snap(0), 1),
+            Fail(COW, Class::Write, 0),
+            Del(Snap(0), false),
+        ],
+        vec![
+            Add(Origin),
+            Add(Snap(0)),
+            Write(Snap(0), 1),
+            Fail(COW, Class::Flush, 0),
+            Del(Snap(0), false),
+        ],
         // A suspend of what was suspended is taken back.
         vec![Add(Origin), Suspend(Origin), Leave, Suspend(Origin)],
         // A table whose leg is not there.
         vec![Add(Mirror), Write(Mirror, 1), Load(true), Resume(Mirror), Write(Mirror, 2)],
-        vec![Add(Mirror), Write(Mirror, 1), Load(false), Suspend(Mirror), Write(Mirror, 2), Resume(Mirror)],
+        vec![
+            Add(Mirror),
+            Write(Mirror, 1),
+            Load(false),
+            Suspend(Mirror),
+            Write(Mirror, 2),
+            Resume(Mirror),
+        ],
         // A snapshot's COW is away when its origin is taken over.
         vec![Add(Snap(0)), Add(Origin), Kill(o), Attach(COW, false), Recover, Write(Origin, 2)],
         vec![
@@ -50,7 +85,15 @@ pub fn stories() -> Vec<Vec<Step>> {
             Attach(COW, true),
             Recover,
         ],
-        vec![Add(Origin), Add(Snap(0)), Kill(o), Attach(COW, false), Recover, Write(Origin, 2), Del(Snap(0), true)],
+        vec![
+            Add(Origin),
+            Add(Snap(0)),
+            Kill(o),
+            Attach(COW, false),
+            Recover,
+            Write(Origin, 2),
+            Del(Snap(0), true),
+        ],
         vec![Add(Snap(0)), Add(Origin), Kill(o), Attach(COW, false), Recover, Del(Origin, false)],
         // A snapshot goes while nothing serves it, and its origin lives on.
         vec![Add(Origin), Add(Snap(0)), Kill(o), Steal(Snap(0), false), Recover, Write(Origin, 2)],
@@ -67,9 +110,25 @@ pub fn stories() -> Vec<Vec<Step>> {
             Write(Origin, 2),
         ],
         vec![Add(Origin), Add(Snap(0)), Del(Snap(0), false), Kill(o), Recover, Write(Origin, 2)],
-        vec![Add(Origin), Add(Snap(0)), Use(Origin, true), Del(Snap(0), false), Write(Origin, 2), Kill(o), Recover],
+        vec![
+            Add(Origin),
+            Add(Snap(0)),
+            Use(Origin, true),
+            Del(Snap(0), false),
+            Write(Origin, 2),
+            Kill(o),
+            Recover,
+        ],
         // Another program has deleted a snapshot, and its origin comes later.
-        vec![Add(Snap(0)), Add(Snap(1)), Kill(o), Steal(Snap(0), false), Recover, Add(Origin), Write(Origin, 2)],
+        vec![
+            Add(Snap(0)),
+            Add(Snap(1)),
+            Kill(o),
+            Steal(Snap(0), false),
+            Recover,
+            Add(Origin),
+            Write(Origin, 2),
+        ],
         // What is suspended stays so.
         vec![Add(Origin), Suspend(Origin), Write(Origin, 1), Kill(o), Recover],
         // The state file tells of what there is.

@@ -5,11 +5,14 @@ use dm_targets::units::{Sector, Sectors};
 
 use super::machine::Process;
 use super::town::{Town, What};
-use crate::protocol::{DeviceSpec, Question};
+use crate::protocol::{Command, DeviceSpec};
 
 /// The disks of the machine, by their places: origin, COW, a leg.
-const DISKS: [(usize, &str, What, &str); 3] =
-    [(0, "/o", What::Origin, "o"), (1, "/c0", What::Snap(0), "o"), (3, "/a", What::Mirror, "mirror-a")];
+const DISKS: [(usize, &str, What, &str); 3] = [
+    (0, "/o", What::Origin, "o"),
+    (1, "/c0", What::Snap(0), "o"),
+    (3, "/a", What::Mirror, "mirror-a"),
+];
 
 /// A disk as large as another one, full of what is to stay.
 fn stranger(size: Sectors) -> Image {
@@ -30,8 +33,8 @@ fn town() -> Town {
     town
 }
 
-/// A device is left out that finds another disk at one of its paths, and nothing is written there. With the right disk it
-/// comes back, and shows what it must.
+/// A device is left out that finds another disk at one of its paths, and nothing is written there.
+/// With the right disk it comes back, and shows what it must.
 #[test]
 fn a_stranger_at_the_path_of_a_disk_is_left_alone() {
     for (disk, path, what, key) in DISKS {
@@ -40,12 +43,19 @@ fn a_stranger_at_the_path_of_a_disk_is_left_alone() {
         let size = town.site.disks[disk].disk.borrow().visible().size();
         let right = town.site.swap(disk, ("serial STRANGER".to_owned(), stranger(size)));
         let why = town.recover().unwrap_err();
-        let parts = [&format!("{path}: another disk is there"), &format!("serial {path}"), "serial STRANGER"];
+        let parts = [
+            &format!("{path}: another disk is there"),
+            &format!("serial {path}"),
+            "serial STRANGER",
+        ];
         assert!(parts.iter().all(|part| why.contains(*part)), "{path}: {why}");
         assert!(town.read(what).is_none(), "{path}: {what:?} answers");
         let (name, image) = town.site.swap(disk, right);
         let (len, kept) = (image.size(), stranger(size));
-        assert!(image.read(Sector(0), len) == kept.read(Sector(0), len), "{path}: {name} was written");
+        assert!(
+            image.read(Sector(0), len) == kept.read(Sector(0), len),
+            "{path}: {name} was written"
+        );
         assert_eq!(town.recover(), Ok(()), "{path}");
         for what in [What::Origin, What::Snap(0), What::Mirror] {
             assert_eq!(town.judge(what), Ok(()), "{path}: {what:?}");
@@ -62,17 +72,20 @@ fn add_as(town: &mut Town, what: What, force: bool, other_origin: bool) -> Resul
         let process = Process::start(&town.site, key).unwrap();
         town.processes.insert(key, process);
     }
-    town.ask(key, Question::Add { name: None, id: None, spec }).map(drop)
+    town.ask(key, Command::Add { name: None, id: None, spec }).map(drop)
 }
 
 fn forced(town: &Town, key: &str) -> Vec<bool> {
     town.state(key).unwrap().iter().map(|device| device.spec.force).collect()
 }
 
-/// What `--force` was said of is this moment; only a disk that has other users is shared by later servers, too.
+/// What `--force` was said of is this moment; only a disk that has other users is shared by later
+/// servers, too.
 #[test]
 fn force_lasts_only_while_a_disk_is_shared() {
-    for (disk, what, key) in [(0, What::Origin, "o"), (0, What::Snap(1), "o"), (3, What::Mirror, "mirror-a")] {
+    for (disk, what, key) in
+        [(0, What::Origin, "o"), (0, What::Snap(1), "o"), (3, What::Mirror, "mirror-a")]
+    {
         for busy in [false, true] {
             let mut town = Town::new(1, true);
             let other = busy.then_some(u32::MAX);
@@ -80,10 +93,17 @@ fn force_lasts_only_while_a_disk_is_shared() {
             add_as(&mut town, what, true, false).unwrap();
             assert_eq!(forced(&town, key), [busy], "{what:?}");
             let claim = town.site.disks[disk].claim.get();
-            assert!(claim.is_some() && (claim == other) == busy, "{what:?} is claimed by {claim:?}");
+            assert!(
+                claim.is_some() && (claim == other) == busy,
+                "{what:?} is claimed by {claim:?}"
+            );
             if key == "o" {
                 add_as(&mut town, What::Snap(0), false, false).unwrap();
-                assert_eq!(forced(&town, key), [busy, busy], "what is added to it later shares its origin");
+                assert_eq!(
+                    forced(&town, key),
+                    [busy, busy],
+                    "what is added to it later shares its origin"
+                );
             }
             town.kill(key);
             assert_eq!(town.recover(), Ok(()), "{what:?}, busy: {busy}");

@@ -1,5 +1,5 @@
-//! A snapshot of which nobody was told, on a COW that holds something else: the COW is as it was, and wherever that ends
-//! nothing on it is taken for a store that was never made.
+//! A snapshot of which nobody was told, on a COW that holds something else: the COW is as it was,
+//! and wherever that ends nothing on it is taken for a store that was never made.
 
 use dm_targets::sim::image::Image;
 use dm_targets::snapshot::format::MAGIC;
@@ -8,7 +8,7 @@ use dm_targets::units::{Sector, Sectors};
 use super::machine::Process;
 use super::model;
 use super::town::{CHUNK, SECTORS, Town, What};
-use crate::protocol::{Answer, DeviceRef, DeviceSpec, Question};
+use crate::protocol::{Command, DeviceRef, DeviceSpec, Reply};
 
 /// The slot of the COW.
 const COW: usize = 1;
@@ -60,15 +60,15 @@ fn cow(town: &Town) -> Image {
 
 fn add(town: &mut Town) -> Result<DeviceRef, String> {
     let spec = DeviceSpec { force: true, ..Town::spec(What::Snap(0)) };
-    match town.ask("o", Question::Add { name: None, id: None, spec })? {
-        Answer::Added { device, .. } => Ok(device),
+    match town.ask("o", Command::Add { name: None, id: None, spec })? {
+        Reply::Added { device, .. } => Ok(device),
         _ => Err("another answer".to_owned()),
     }
 }
 
 fn take_back(town: &mut Town, device: DeviceRef) -> Result<Option<String>, String> {
-    match town.ask("o", Question::TakeBack { device })? {
-        Answer::TakenBack { note } => Ok(note),
+    match town.ask("o", Command::TakeBack { device })? {
+        Reply::TakenBack { note } => Ok(note),
         _ => Err("another answer".to_owned()),
     }
 }
@@ -128,7 +128,10 @@ fn a_cow_is_harmless_wherever_it_ends() {
                         break;
                     }
                     town.crash(power);
-                    assert!(is_harmless(&cow(&town)), "{way:?} {beside:?}, power {power}, step {at}");
+                    assert!(
+                        is_harmless(&cow(&town)),
+                        "{way:?} {beside:?}, power {power}, step {at}"
+                    );
                 }
             }
         }
@@ -141,9 +144,15 @@ fn copied_chunks_are_told_of() {
     let device = add(&mut town).unwrap();
     town.write(What::Origin, SECTORS - 1);
     let note = take_back(&mut town, device).unwrap().unwrap();
-    assert!(note.contains("is put back, but chunks have been copied") && note.contains("/c0"), "{note}");
+    assert!(
+        note.contains("is put back, but chunks have been copied") && note.contains("/c0"),
+        "{note}"
+    );
     let (now, start) = (cow(&town), Sectors(2 * CHUNK));
-    assert!(now.read(Sector(0), start) == known().read(Sector(0), start), "what the store has overwritten");
+    assert!(
+        now.read(Sector(0), start) == known().read(Sector(0), start),
+        "what the store has overwritten"
+    );
     assert!(now != known(), "what was copied");
 }
 

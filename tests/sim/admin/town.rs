@@ -1,5 +1,5 @@
-//! Users and administrators of the simulated machine: what they ask for, what they are told, and what they may then rely
-//! on. An exit of 0 is a promise, and is judged as one.
+//! Users and administrators of the simulated machine: what they ask for, what they are told, and
+//! what they may then rely on. An exit of 0 is a promise, and is judged as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -47,7 +47,7 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// The device, for a question.
+    /// The device, for a command.
     pub fn device(&self) -> DeviceRef {
         DeviceRef { id: self.id, cookie: self.cookie }
     }
@@ -60,9 +60,11 @@ pub(super) struct Snap {
     pub life: u64,
     /// It may have become invalid: something was away or could not be written.
     pub may_fail: bool,
-    /// It was right when it was deleted, and nothing has changed its origin since: it must be there again.
+    /// It was right when it was deleted, and nothing has changed its origin since: it must be there
+    /// again.
     pub owed: bool,
-    /// Nothing can be said of it: an add of it failed half way, or its users did what no snapshot survives.
+    /// Nothing can be said of it: an add of it failed half way, or its users did what no snapshot
+    /// survives.
     pub forfeit: bool,
 }
 
@@ -101,7 +103,8 @@ pub struct Town {
     pub acting: Option<&'static str>,
 }
 
-/// A request that has not ended: whose, what it writes if it is no flush, and its way through the kernel.
+/// A request that has not ended: whose, what it writes if it is no flush, and its way through the
+/// kernel.
 type InFlight = (What, Option<(usize, u32)>, Pending);
 
 /// A rule was broken.
@@ -118,8 +121,14 @@ impl Town {
         };
         let cow = || Image::zeroes(Sectors(COW_SECTORS));
         let blank = Image::zeroes(Sectors(SECTORS as u64));
-        let disks =
-            [("/o", image(100)), ("/c0", cow()), ("/c1", cow()), ("/a", image(200)), ("/b", image(200)), ("/c", blank)];
+        let disks = [
+            ("/o", image(100)),
+            ("/c0", cow()),
+            ("/c1", cow()),
+            ("/a", image(200)),
+            ("/b", image(200)),
+            ("/c", blank),
+        ];
         Town {
             site: Site::new(seed, &disks),
             processes: BTreeMap::new(),
@@ -171,7 +180,13 @@ impl Town {
                 shared.crash_at = None;
             }
         }
-        self.say(|| if power { "** the power ends".to_owned() } else { format!("** the server of {acting:?} ends") });
+        self.say(|| {
+            if power {
+                "** the power ends".to_owned()
+            } else {
+                format!("** the server of {acting:?} ends")
+            }
+        });
         if power {
             self.troubled = true;
             let processes = std::mem::take(&mut self.processes);
@@ -229,15 +244,27 @@ impl Town {
     }
 
     /// Sends a request of a user, and lets things happen. It may go on waiting.
-    pub(super) fn send(&mut self, what: What, kind: RequestKind, sector: usize, bytes: Vec<u8>) -> Option<Pending> {
+    pub(super) fn send(
+        &mut self,
+        what: What,
+        kind: RequestKind,
+        sector: usize,
+        bytes: Vec<u8>,
+    ) -> Option<Pending> {
         let Known { id, cookie, .. } = *self.devices.get(&what)?;
         let count = Sectors(bytes.len() as u64 / 512);
         let payload = self.site.payload(bytes);
-        let request = Request { kind, sector: Sector(sector as u64), count, memory: Memory::payload(payload) };
+        let request = Request {
+            kind,
+            sector: Sector(sector as u64),
+            count,
+            memory: Memory::payload(payload),
+        };
         let pending = Pending { request, payload, result: Rc::default() };
         {
             let mut kernel = self.site.kernel.borrow_mut();
-            let device = kernel.devices.get_mut(&id).filter(|device| is_ours(&device.info, cookie))?;
+            let device =
+                kernel.devices.get_mut(&id).filter(|device| is_ours(&device.info, cookie))?;
             match device.info.state {
                 DiskState::Dead => return None,
                 DiskState::FailIo => return None,
@@ -263,12 +290,15 @@ impl Town {
         }
         self.next_value += 1;
         let value = self.next_value;
-        if let Some(pending) = self.send(what, RequestKind::Write { fua: false }, sector, model::sector(value)) {
+        if let Some(pending) =
+            self.send(what, RequestKind::Write { fua: false }, sector, model::sector(value))
+        {
             if let Some(content) = self.content(what) {
                 content.begin(sector, value);
             }
             if what == What::Origin {
-                // As in the kernel: who adds an origin and writes it has added its snapshots before.
+                // As in the kernel: who adds an origin and writes it has added its snapshots
+                // before.
                 for at in 0..self.snaps.len() {
                     let (there, life) = (self.has(What::Snap(at)), self.life);
                     if let Some(snap) = self.snaps[at].as_mut().filter(|_| !there) {
@@ -312,7 +342,9 @@ impl Town {
         self.say(|| format!("   {what:?} shows {read:?}"));
         let troubled = self.troubled;
         let may_fail = match what {
-            What::Snap(at) => self.snaps[at].as_ref().is_none_or(|snap| snap.may_fail || snap.forfeit),
+            What::Snap(at) => {
+                self.snaps[at].as_ref().is_none_or(|snap| snap.may_fail || snap.forfeit)
+            }
             _ => false,
         };
         if let What::Snap(at) = what {
@@ -320,11 +352,14 @@ impl Town {
                 return Ok(());
             }
         }
-        let owed = matches!(what, What::Snap(at) if self.snaps[at].as_ref().is_some_and(|snap| snap.owed));
+        let owed =
+            matches!(what, What::Snap(at) if self.snaps[at].as_ref().is_some_and(|snap| snap.owed));
         let owed = owed && !self.hindered();
         match (read, self.content(what)) {
             (Err(why), _) if owed => Err(format!("{what:?} is owed, and fails: {why}")),
-            (Ok(seen), Some(content)) => content.judge(&seen).map_err(|why| format!("{what:?} is wrong: {why}")),
+            (Ok(seen), Some(content)) => {
+                content.judge(&seen).map_err(|why| format!("{what:?} is wrong: {why}"))
+            }
             (Err(_), _) if troubled || may_fail => Ok(()),
             (Err(why), _) => Err(format!("{what:?} fails in vain: {why}")),
             (Ok(_), None) => Ok(()),

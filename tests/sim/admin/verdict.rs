@@ -5,7 +5,8 @@ use crate::ublk::DeviceState as DiskState;
 use crate::ublk::device::is_ours;
 
 impl Town {
-    /// Mends everything, takes everything over, and judges all that there is; then the same after an orderly end.
+    /// Mends everything, takes everything over, and judges all that there is; then the same after
+    /// an orderly end.
     pub(super) fn end(&mut self) -> Result<(), Broken> {
         self.mend();
         self.check_known()?;
@@ -68,7 +69,8 @@ impl Town {
         device.is_some_and(|device| device.info.state == DiskState::Live)
     }
 
-    /// Whether every device that has a disk is known to a state file: what nothing tells of cannot be taken over.
+    /// Whether every device that has a disk is known to a state file: what nothing tells of cannot
+    /// be taken over.
     fn check_known(&self) -> Result<(), Broken> {
         if self.spoilt {
             return Ok(());
@@ -84,16 +86,24 @@ impl Town {
             .devices
             .values()
             .filter(|device| !self.foreign.contains(&(device.info.id, device.info.target_flags)));
-        let unknown =
-            ours.filter(|device| device.info.state != DiskState::Dead && !told.contains(&device.info.target_flags));
+        let unknown = ours.filter(|device| {
+            device.info.state != DiskState::Dead && !told.contains(&device.info.target_flags)
+        });
         unknown
-            .map(|device| Err(format!("/dev/ublkb{} is there, and no state file tells of it", device.info.id)))
+            .map(|device| {
+                Err(format!("/dev/ublkb{} is there, and no state file tells of it", device.info.id))
+            })
             .next()
             .unwrap_or(Ok(()))
     }
 
-    /// Whether a device is what its last command has promised: there, and suspended if it was to be.
-    pub(super) fn check_promise(&mut self, what: What, recovered: &Result<(), String>) -> Result<(), Broken> {
+    /// Whether a device is what its last command has promised: there, and suspended if it was to
+    /// be.
+    pub(super) fn check_promise(
+        &mut self,
+        what: What,
+        recovered: &Result<(), String>,
+    ) -> Result<(), Broken> {
         let Known { id, cookie, suspended, .. } = self.devices[&what];
         let state = {
             let kernel = self.site.kernel.borrow();

@@ -3,7 +3,7 @@
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::{Fault, Matcher};
 use dm_targets::sim::image::Image;
-use dm_targets::sim::world::Temper;
+use dm_targets::sim::world::Schedule;
 
 use crate::stack::{Left, Setup};
 use crate::workload::Op;
@@ -22,7 +22,7 @@ pub struct Case {
     /// Decides everything that is not decided here.
     pub seed: u64,
     /// How the scheduler chooses.
-    pub temper: Temper,
+    pub schedule: Schedule,
     /// Errors to come, with the disk they are on.
     pub faults: Vec<(usize, Fault)>,
     /// Operations that complete last of all, with the disk they are on.
@@ -46,7 +46,7 @@ impl Case {
             left: Left::images(images),
             ops: ops.to_vec(),
             depth: 1 + rng.below(3),
-            temper: *rng.pick(&Temper::RANDOM),
+            schedule: *rng.pick(&Schedule::RANDOM),
             seed,
             faults: Vec::new(),
             holds: Vec::new(),

@@ -1,6 +1,6 @@
-//! The mirrors and workloads that are crashed: all short sequences of requests, longer random ones, one error at every
-//! operation for each combination of features, and legs that are compared, repaired and replaced meanwhile. More of legs
-//! that change is in [`legs`].
+//! The mirrors and workloads that are crashed: all short sequences of requests, longer random ones,
+//! one error at every operation for each combination of features, and legs that are compared,
+//! repaired and replaced meanwhile. More of legs that change is in [`legs`].
 
 pub mod legs;
 pub mod record;
@@ -13,7 +13,7 @@ use dm_targets::sim::image::Image;
 use dm_targets::units::{Sector, Sectors};
 
 use super::explore::{Admin, Case, explore};
-use super::rig::Setup;
+use super::fixture::Setup;
 use crate::explore::Violation;
 use crate::pattern;
 use crate::workload::{self, Op, discard, flush, random_ops, read, write, write_fua};
@@ -70,7 +70,8 @@ fn alphabet() -> Vec<Op> {
 fn sequences(len: usize) -> Vec<Vec<Op>> {
     let mut sequences = vec![Vec::new()];
     for _ in 0..len {
-        let longer = |ops: Vec<Op>| alphabet().into_iter().map(move |op| [&ops[..], &[op]].concat());
+        let longer =
+            |ops: Vec<Op>| alphabet().into_iter().map(move |op| [&ops[..], &[op]].concat());
         sequences = sequences.into_iter().flat_map(longer).collect();
     }
     sequences
@@ -129,11 +130,18 @@ pub fn seeded() -> impl Iterator<Item = Case> {
             sectors,
             region: (block * (1 << rng.below(3))).max(2),
             initial: if rng.one_in(8) { InitialSync::Sync } else { InitialSync::FromLog },
-            disk: DiskConfig { logical_block_bytes, volatile_cache: !rng.one_in(6), ..Setup::small().disk },
+            disk: DiskConfig {
+                logical_block_bytes,
+                volatile_cache: !rng.one_in(6),
+                ..Setup::small().disk
+            },
             ..Setup::small()
         };
         let setup = Setup { region: setup.region.min(1 << sectors.ilog2()), ..setup };
-        let (bits, stale) = (if rng.one_in(3) { u64::MAX } else { rng.next_u64() }, rng.below((1 << setup.legs) - 1));
+        let (bits, stale) = (
+            if rng.one_in(3) { u64::MAX } else { rng.next_u64() },
+            rng.below((1 << setup.legs) - 1),
+        );
         let images = torn(&setup, bits, u16::try_from(stale).unwrap());
         let len = 5 + rng.below(8);
         let ops = random_ops(&mut rng, len, 1, sectors, block);
@@ -145,12 +153,14 @@ pub fn seeded() -> impl Iterator<Item = Case> {
     })
 }
 
-/// Errors of one leg. Where regions are out of sync at first the only right one must not lose what it is asked to keep.
+/// Errors of one leg. Where regions are out of sync at first the only right one must not lose what
+/// it is asked to keep.
 fn random_faults(rng: &mut Rng, setup: &Setup, bits: u64) -> Vec<(usize, Fault)> {
     let right = bits >> setup.regions() == u64::MAX >> setup.regions();
     let leg = if right { rng.below(setup.legs) } else { setup.legs - 1 };
     let class = *rng.pick(&[Class::Write, Class::Flush, Class::Write, Class::Any]);
-    let (skip, times) = (u32::try_from(rng.below(10)).unwrap(), if rng.one_in(2) { 1 } else { u32::MAX });
+    let (skip, times) =
+        (u32::try_from(rng.below(10)).unwrap(), if rng.one_in(2) { 1 } else { u32::MAX });
     vec![(leg, Fault { matcher: Matcher::all(class), skip, times, errno: Errno::EIO })]
 }
 
@@ -167,13 +177,23 @@ pub fn faults() -> Vec<Case> {
         for legs in [2, 3] {
             let setup = Setup { legs, ..Setup::small() }.features(handle_errors, keep_log);
             for (number, ops) in workloads.iter().enumerate() {
-                let base = Case::new(&setup, &setup.clean_images(), ops, crate::seed_base() + number as u64);
+                let base = Case::new(
+                    &setup,
+                    &setup.clean_images(),
+                    ops,
+                    crate::seed_base() + number as u64,
+                );
                 let base = Case { cap: 4, lives_on: 60, ..base };
                 for disk in 0..=legs {
                     for class in [Class::Read, Class::Write, Class::Flush, Class::Discard] {
                         for skip in 0..STEPS {
                             for times in [1, u32::MAX] {
-                                let fault = Fault { matcher: Matcher::all(class), skip, times, errno: Errno::EIO };
+                                let fault = Fault {
+                                    matcher: Matcher::all(class),
+                                    skip,
+                                    times,
+                                    errno: Errno::EIO,
+                                };
                                 cases.push(Case {
                                     faults: vec![(disk, fault)],
                                     seed: base.seed + u64::from(skip),
@@ -189,16 +209,24 @@ pub fn faults() -> Vec<Case> {
     cases
 }
 
-/// Writes that fail while a mirror is recovered and soon after, on the leg that is recovered from and on the other one.
+/// Writes that fail while a mirror is recovered and soon after, on the leg that is recovered from
+/// and on the other one.
 pub fn recoveries() -> Vec<Case> {
     let mut cases = Vec::new();
     for (handle_errors, keep_log) in FEATURES {
         for (bits, stale) in [(0, 0), (0b1001, 0), (0b0001, 0b01)] {
             let setup = Setup::small().features(handle_errors, keep_log);
-            for ops in [vec![write(0, 0, 7)], vec![write(0, 1, 2), flush(0), write(0, 4, 3), flush(0)]] {
+            for ops in
+                [vec![write(0, 0, 7)], vec![write(0, 1, 2), flush(0), write(0, 4, 3), flush(0)]]
+            {
                 for skip in 0..STEPS {
                     for leg in 0..2 {
-                        let fault = Fault { matcher: Matcher::all(Class::Write), skip, times: 3, errno: Errno::EIO };
+                        let fault = Fault {
+                            matcher: Matcher::all(Class::Write),
+                            skip,
+                            times: 3,
+                            errno: Errno::EIO,
+                        };
                         let seed = crate::seed_base() + u64::from(skip);
                         let base = Case::new(&setup, &torn(&setup, bits, stale), &ops, seed);
                         cases.push(Case { faults: vec![(leg, fault)], cap: 5, ..base });
@@ -221,8 +249,15 @@ pub fn admin() -> Vec<Case> {
                 images = torn(&setup, 0b0101, 0);
             }
             let spare = Image::from_fn(Sectors(7), |at| pattern::sector(60, at));
-            for admin in [Admin::Compare, Admin::Repair(0), Admin::Repair(1), Admin::Replace(1), Admin::Replace(0)] {
-                let right = seed % 2 == 0 || matches!(admin, Admin::Compare | Admin::Repair(0) | Admin::Replace(1));
+            for admin in [
+                Admin::Compare,
+                Admin::Repair(0),
+                Admin::Repair(1),
+                Admin::Replace(1),
+                Admin::Replace(0),
+            ] {
+                let right = seed % 2 == 0
+                    || matches!(admin, Admin::Compare | Admin::Repair(0) | Admin::Replace(1));
                 if !right {
                     continue;
                 }
@@ -277,12 +312,13 @@ fn fail(case: &Case, violation: &Violation) -> ! {
     let shorter = explore(&again(&ops)).err();
     let violation = shorter.as_ref().unwrap_or(violation);
     panic!(
-        "{}\nworkload {ops:?} (found with {:?})\nseed {} depth {} {:?} eager {} {:?} {:?} faults {:?}\n{:#?}\ntrace:\n{}",
+        "{}\nworkload {ops:?} (found with {:?})\nseed {} depth {} {:?} eager {} {:?} {:?} faults \
+         {:?}\n{:#?}\ntrace:\n{}",
         violation.fault,
         case.ops,
         case.seed,
         case.depth,
-        case.temper,
+        case.schedule,
         case.eager,
         case.admin,
         case.admin_when,

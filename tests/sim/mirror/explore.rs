@@ -1,8 +1,9 @@
-//! Runs a workload on a mirror with a crash at every moment, judges what survives, and lets some of it live on.
+//! Runs a workload on a mirror with a crash at every moment, judges what survives, and lets some of
+//! it live on.
 //!
-//! What is done to the mirror meanwhile is in [`traffic`], and with which legs it may be opened afterwards in [`tables`].
-//! When nothing can happen any more and requests are still there they are held: the mirror is suspended and resumed, and
-//! goes on.
+//! What is done to the mirror meanwhile is in [`traffic`], and with which legs it may be opened
+//! afterwards in [`tables`]. When nothing can happen any more and requests are still there they are
+//! held: the mirror is suspended and resumed, and goes on.
 
 mod case;
 mod tables;
@@ -24,9 +25,9 @@ use dm_targets::sim::world::{Step, World};
 
 pub use case::{Admin, Case, When};
 
-use super::judge::{Left, judge, judge_take_over};
+use super::fixture::{Setup, Slot, disks, parts, world};
+use super::oracle::{Left, judge, judge_take_over};
 use super::record::Record;
-use super::rig::{Setup, Slot, disks, parts, world};
 use crate::explore::Violation;
 use crate::model::{Device, Model, Moment};
 use crate::pattern;
@@ -85,8 +86,11 @@ fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
         }
         _ => judge(&case.setup, &case.images, None, &case.told, case.lenient()),
     };
-    let shown = before.map_err(|fault| Violation { fault: format!("before anything: {fault}"), trace: Vec::new() })?;
-    let world = world(&case.setup, &case.images, case.seed, case.temper, trace.clone());
+    let shown = before.map_err(|fault| Violation {
+        fault: format!("before anything: {fault}"),
+        trace: Vec::new(),
+    })?;
+    let world = world(&case.setup, &case.images, case.seed, case.schedule, trace.clone());
     for (disk, fault) in &case.faults {
         world.disks()[*disk].inject(*fault);
     }
@@ -101,7 +105,11 @@ fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
         record: Record::holding(None, case.record_fault),
         mirror: None,
         opening: Rc::default(),
-        model: Model::new(Device::new(shown.shown, None), Vec::new(), case.setup.disk.volatile_cache),
+        model: Model::new(
+            Device::new(shown.shown, None),
+            Vec::new(),
+            case.setup.disk.volatile_cache,
+        ),
         next_op: 0,
         in_flight: Vec::new(),
         admin: Rc::default(),
@@ -164,13 +172,21 @@ impl Run<'_> {
     }
 
     fn spawn_open(&self) {
-        let (executor, host): (_, Rc<dyn Host>) = (self.world.executor.clone(), self.world.host.clone());
+        let (executor, host): (_, Rc<dyn Host>) =
+            (self.world.executor.clone(), self.world.host.clone());
         let (copy, setup, slot, disks) =
             (self.copy.clone(), self.case.setup.clone(), self.opening.clone(), disks(&self.world));
         let (trace, recorder) = (self.world.trace.clone(), self.record.recorder());
         self.world.executor.spawn(async move {
-            let listener = Rc::new(move |event: dm_targets::mirror::Event| trace.note(|| format!("event: {event}")));
-            let opened = Mirror::open(MirrorConfig { listener, recorder, ..parts(&setup, &host, &copy, disks) }).await;
+            let listener = Rc::new(move |event: dm_targets::mirror::Event| {
+                trace.note(|| format!("event: {event}"))
+            });
+            let opened = Mirror::open(MirrorConfig {
+                listener,
+                recorder,
+                ..parts(&setup, &host, &copy, disks)
+            })
+            .await;
             let mut opened = opened.map_err(|error| error.to_string());
             if let Ok(mirror) = &opened {
                 if let Err(error) = mirror.activate(&executor).await {
@@ -200,7 +216,10 @@ impl Run<'_> {
         }
         if mirror.held() == 0 || self.suspends > 8 {
             let stuck = self.in_flight.first().map(|it| it.op);
-            return Err(format!("{stuck:?} never ends, {} are held, admin runs: {admin_runs}", mirror.held()));
+            return Err(format!(
+                "{stuck:?} never ends, {} are held, admin runs: {admin_runs}",
+                mirror.held()
+            ));
         }
         self.suspends += 1;
         let noflush = self.rng.one_in(2);
@@ -219,9 +238,10 @@ impl Run<'_> {
         }
         self.judged = now;
         let cap = self.case.cap;
-        for (kind, moment, cap) in
-            [(CrashKind::Power, Moment::PowerCut, cap), (CrashKind::Process, Moment::ProcessDeath, cap.div_ceil(4))]
-        {
+        for (kind, moment, cap) in [
+            (CrashKind::Power, Moment::PowerCut, cap),
+            (CrashKind::Process, Moment::ProcessDeath, cap.div_ceil(4)),
+        ] {
             for images in self.world.crash(kind, cap) {
                 self.look_at(&images, moment)?;
             }
@@ -232,10 +252,11 @@ impl Run<'_> {
     fn look_at(&mut self, images: &[Image], moment: Moment) -> Result<(), Stop> {
         let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
         let left = self.left(moment);
-        let of_model = left.as_ref().map_or(of_model, |left| crate::mirror::fingerprint(of_model, left));
-        let hash = images
-            .iter()
-            .fold(of_model, |hash, image| (hash.rotate_left(9) ^ image.hash()).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let of_model =
+            left.as_ref().map_or(of_model, |left| crate::mirror::fingerprint(of_model, left));
+        let hash = images.iter().fold(of_model, |hash, image| {
+            (hash.rotate_left(9) ^ image.hash()).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        });
         if !self.seen.insert(hash) {
             return Ok(());
         }
@@ -244,12 +265,14 @@ impl Run<'_> {
             let (mut setup, images) = table.open(self.case, images);
             let model = Some((&self.model, moment));
             if let Some(left) = &left {
-                judge_take_over(&setup, &images, left, model)
-                    .map_err(|fault| format!("{fault} (opened with disks {:?}, {left:?})", table.legs))?;
+                judge_take_over(&setup, &images, left, model).map_err(|fault| {
+                    format!("{fault} (opened with disks {:?}, {left:?})", table.legs)
+                })?;
                 let again = self.case.lives_on > 0 && left.in_flight.is_empty() && !left.may_differ;
                 if again && self.rng.one_in(self.case.lives_on) {
                     (setup.past, setup.source) = (Past::TakenOver(left.record.clone()), None);
-                    self.states += self.second_life(&setup, &images, table.told).map_err(Stop::Later)?;
+                    self.states +=
+                        self.second_life(&setup, &images, table.told).map_err(Stop::Later)?;
                 }
                 continue;
             }
@@ -263,7 +286,10 @@ impl Run<'_> {
             }
             judge(&setup, &images, model, &table.told, self.case.lenient())
                 .map_err(|fault| format!("{fault} (opened with disks {:?})", table.legs))?;
-            if self.case.lives_on == 0 || self.case.lenient() || !self.rng.one_in(self.case.lives_on) {
+            if self.case.lives_on == 0
+                || self.case.lenient()
+                || !self.rng.one_in(self.case.lives_on)
+            {
                 continue;
             }
             self.states += self.second_life(&setup, &images, table.told).map_err(Stop::Later)?;
@@ -296,7 +322,12 @@ impl Run<'_> {
     }
 
     /// What survived is opened, used and crashed again.
-    fn second_life(&mut self, setup: &Setup, images: &[Image], told: Vec<usize>) -> Result<u64, Violation> {
+    fn second_life(
+        &mut self,
+        setup: &Setup,
+        images: &[Image],
+        told: Vec<usize>,
+    ) -> Result<u64, Violation> {
         // What was said of legs that had never met is not said again.
         let initial = if setup.log { setup.initial } else { InitialSync::FromLog };
         let setup = &Setup { initial, ..setup.clone() };
@@ -308,12 +339,16 @@ impl Run<'_> {
         live(&case, self.write_id + 1000)
     }
 
-    /// Everything has ended: closing leaves nothing behind, and what is on the disks is as good as it was.
+    /// Everything has ended: closing leaves nothing behind, and what is on the disks is as good as
+    /// it was.
     fn end(&mut self, mirror: &Rc<Mirror>) -> Result<(), String> {
         let failed = self.world.disks().iter().any(|disk| disk.failed() > 0);
         let status = mirror.status();
         if !failed && status.in_sync_regions != status.regions {
-            return Err(format!("recovery has ended at {}/{}", status.in_sync_regions, status.regions));
+            return Err(format!(
+                "recovery has ended at {}/{}",
+                status.in_sync_regions, status.regions
+            ));
         }
         let (mirror, copy) = (mirror.clone(), self.copy.clone());
         self.mirror = None;

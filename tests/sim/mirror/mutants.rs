@@ -1,4 +1,5 @@
-//! The tests of mirrors test themselves: each rule is broken on purpose, and some workload must notice.
+//! The tests of mirrors test themselves: each rule is broken on purpose, and some workload must
+//! notice.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -46,11 +47,9 @@ pub const MUTANTS: [(Mutant, &str); 31] = [
 /// What the tests of a single path notice: they are tried before whole workloads.
 pub fn kill_in_take_over(mutant: Mutant) -> bool {
     let test: fn() = match mutant {
-        Mutant::ReadErrorIsMiss => {
-            take_over::a_sector_of_the_source_that_cannot_be_read_does_not_make_the_new_leg_the_source
-        }
+        Mutant::ReadErrorIsMiss => take_over::a_source_with_a_bad_sector_stays_the_source,
         Mutant::ResumedWhileRunning => take_over::resuming_a_mirror_that_runs_changes_nothing,
-        Mutant::UnflushedBelieved => take_over::what_was_written_before_a_failed_flush_is_copied_again,
+        Mutant::UnflushedBelieved => take_over::writes_before_a_failed_flush_are_copied_again,
         Mutant::CopyThoughFlushFailed => {
             take_over::a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
         }

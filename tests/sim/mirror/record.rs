@@ -1,4 +1,5 @@
-//! The record of a mirror's legs: it outlives the simulated process, is gone with the power, and can fail.
+//! The record of a mirror's legs: it outlives the simulated process, is gone with the power, and
+//! can fail.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

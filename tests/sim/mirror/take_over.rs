@@ -1,5 +1,6 @@
-//! A mirror whose log is in memory, its server dies, and another one takes over: what the record of the legs says, and what
-//! is made of it. Also the errors after which a leg must not be believed any longer.
+//! A mirror whose log is in memory, its server dies, and another one takes over: what the record of
+//! the legs says, and what is made of it. Also the errors after which a leg must not be believed
+//! any longer.
 
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::InitialSync;
@@ -8,10 +9,10 @@ use dm_targets::request::RequestKind;
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::Temper;
+use dm_targets::sim::world::Schedule;
 use dm_targets::units::Sectors;
 
-use super::rig::{Rig, Setup, fail, fail_at, world};
+use super::fixture::{Fixture, Setup, fail, fail_at, world};
 use crate::pattern;
 
 /// A log in memory, and legs that are equal.
@@ -19,34 +20,37 @@ fn core() -> Setup {
     Setup { log: false, initial: InitialSync::NoSync, ..Setup::small() }
 }
 
-fn images(rig: &Rig) -> Vec<Image> {
-    rig.world.disks().iter().map(|disk| disk.visible()).collect()
+fn images(fixture: &Fixture) -> Vec<Image> {
+    fixture.world.disks().iter().map(|disk| disk.visible()).collect()
 }
 
 /// Which legs the record calls sources, and whether everything was in sync.
-fn record(rig: &Rig) -> (Vec<bool>, bool) {
-    let LegState { legs, in_sync, .. } = rig.record.left().unwrap();
+fn record(fixture: &Fixture) -> (Vec<bool>, bool) {
+    let LegState { legs, in_sync, .. } = fixture.record.left().unwrap();
     (legs.iter().map(|leg| leg.source).collect(), in_sync)
 }
 
 /// The server dies, and the next one has these disks, known by these identities.
-fn taken_over(rig: &Rig, setup: &Setup) -> Result<Rig, OpenError> {
-    let past = Past::TakenOver(rig.record.left());
-    Rig::new_or(&Setup { past, initial: InitialSync::NoSync, source: None, ..setup.clone() }, &images(rig))
+fn taken_over(fixture: &Fixture, setup: &Setup) -> Result<Fixture, OpenError> {
+    let past = Past::TakenOver(fixture.record.left());
+    Fixture::new_or(
+        &Setup { past, initial: InitialSync::NoSync, source: None, ..setup.clone() },
+        &images(fixture),
+    )
 }
 
 #[test]
-pub fn a_sector_of_the_source_that_cannot_be_read_does_not_make_the_new_leg_the_source() {
+pub fn a_source_with_a_bad_sector_stays_the_source() {
     let setup = Setup { initial: InitialSync::FromLog, sectors: 64, ..core() };
     let good = Image::from_fn(Sectors(64), |at| pattern::sector(pattern::ORIGIN, at));
     let new = Image::from_fn(Sectors(64), |at| pattern::sector(60, at));
-    let world = world(&setup, &[good.clone(), new], 0, Temper::InOrder, Trace::default());
+    let world = world(&setup, &[good.clone(), new], 0, Schedule::InOrder, Trace::default());
     fail_at(&world.disks()[0], Class::Read, 3);
     world.disks()[1].hold(Matcher { class: Class::Write, first: 8, end: 64 });
-    let rig = Rig::open(world, &setup).unwrap();
-    rig.settle();
-    assert_eq!(record(&rig), (vec![true, false], false));
-    let next = taken_over(&rig, &setup).unwrap();
+    let fixture = Fixture::open(world, &setup).unwrap();
+    fixture.settle();
+    assert_eq!(record(&fixture), (vec![true, false], false));
+    let next = taken_over(&fixture, &setup).unwrap();
     next.settle();
     assert_eq!(next.status(), "32/32 AA core");
     assert_eq!((&next.leg(0).visible(), &next.leg(1).visible()), (&good, &good));
@@ -57,24 +61,25 @@ fn the_source_is_remembered_when_legs_change_before_recovery_ends() {
     let setup = Setup { initial: InitialSync::FromLog, source: Some(1), ..core() };
     let good = Image::from_fn(Sectors(7), |at| pattern::sector(pattern::ORIGIN, at));
     let blank = Image::zeroes(Sectors(7));
-    let mut world = world(&setup, &[blank.clone(), good.clone()], 0, Temper::InOrder, Trace::default());
+    let mut world =
+        world(&setup, &[blank.clone(), good.clone()], 0, Schedule::InOrder, Trace::default());
     fail_at(&world.disks()[0], Class::Write, 3);
     world.add_disk("spare", setup.disk, blank);
-    let rig = Rig::open(world, &setup).unwrap();
-    let third = spare_of(&rig);
-    rig.run(|mirror| async move { mirror.add_leg(third).await.unwrap() });
-    assert_eq!(record(&rig), (vec![false, true, false], false));
+    let fixture = Fixture::open(world, &setup).unwrap();
+    let third = spare_of(&fixture);
+    fixture.run(|mirror| async move { mirror.add_leg(third).await.unwrap() });
+    assert_eq!(record(&fixture), (vec![false, true, false], false));
     for legs in [2, 3] {
         let mut setup = Setup { legs, ..setup.clone() };
         setup.identities[2] = 9;
-        let next = taken_over(&rig, &setup).unwrap();
+        let next = taken_over(&fixture, &setup).unwrap();
         next.settle();
         assert_eq!(next.leg(0).visible(), good, "with {legs} legs");
     }
 }
 
-fn spare_of(rig: &Rig) -> dm_targets::mirror::target::LegParts {
-    let disk = rig.world.disks()[2].disk();
+fn spare_of(fixture: &Fixture) -> dm_targets::mirror::target::LegParts {
+    let disk = fixture.world.disks()[2].disk();
     dm_targets::mirror::target::LegParts { disk, offset: dm_targets::units::Sector(0), identity: 9 }
 }
 
@@ -82,11 +87,17 @@ fn spare_of(rig: &Rig) -> dm_targets::mirror::target::LegParts {
 fn another_table_forgets_no_source() {
     let setup = Setup { initial: InitialSync::FromLog, source: Some(1), ..core() };
     let good = Image::from_fn(Sectors(7), |at| pattern::sector(pattern::ORIGIN, at));
-    let world = world(&setup, &[Image::zeroes(Sectors(7)), good.clone()], 0, Temper::InOrder, Trace::default());
+    let world = world(
+        &setup,
+        &[Image::zeroes(Sectors(7)), good.clone()],
+        0,
+        Schedule::InOrder,
+        Trace::default(),
+    );
     world.disks()[0].hold(Matcher { class: Class::Write, first: 0, end: 7 });
-    let rig = Rig::open(world, &setup).unwrap();
-    let past = Past::Replaced(rig.record.left());
-    let next = Rig::new(&Setup { past, source: None, ..setup.clone() }, &images(&rig));
+    let fixture = Fixture::open(world, &setup).unwrap();
+    let past = Past::Replaced(fixture.record.left());
+    let next = Fixture::new(&Setup { past, source: None, ..setup.clone() }, &images(&fixture));
     next.settle();
     assert_eq!(next.leg(0).visible(), good);
 }
@@ -94,18 +105,18 @@ fn another_table_forgets_no_source() {
 #[test]
 fn an_error_of_the_only_right_leg_does_not_make_the_other_one_right() {
     for class in [Class::Write, Class::Flush] {
-        let rig = Rig::new(&core(), &core().clean_images());
-        rig.settle();
-        fail(&rig.leg(0), Class::Write, 1);
-        rig.write(70, 2, 2).unwrap();
-        rig.flush().unwrap();
-        fail(&rig.leg(1), class, 1);
+        let fixture = Fixture::new(&core(), &core().clean_images());
+        fixture.settle();
+        fail(&fixture.leg(0), Class::Write, 1);
+        fixture.write(70, 2, 2).unwrap();
+        fixture.flush().unwrap();
+        fail(&fixture.leg(1), class, 1);
         match class {
-            Class::Write => assert!(rig.write(71, 6, 1).is_err()),
-            _ => assert!(rig.flush().is_err()),
+            Class::Write => assert!(fixture.write(71, 6, 1).is_err()),
+            _ => assert!(fixture.flush().is_err()),
         }
-        assert_eq!(record(&rig), (vec![false, true], false));
-        let next = taken_over(&rig, &core()).unwrap();
+        assert_eq!(record(&fixture), (vec![false, true], false));
+        let next = taken_over(&fixture, &core()).unwrap();
         next.settle();
         assert_eq!(next.status(), "4/4 AA core");
         assert_eq!(next.read(2, 1).unwrap()[0], pattern::sector(70, 2));
@@ -114,74 +125,82 @@ fn an_error_of_the_only_right_leg_does_not_make_the_other_one_right() {
 
 #[test]
 fn a_discard_that_one_leg_fails_is_on_record_before_it_ends() {
-    let rig = Rig::new(&core(), &core().clean_images());
-    rig.settle();
-    assert_eq!(record(&rig), (vec![true, true], true));
-    fail(&rig.leg(1), Class::Discard, 1);
-    rig.leg(1).hold(Matcher::all(Class::Write));
-    assert!(rig.wait(&rig.start(RequestKind::Discard, 0, 2, 2)).is_err());
-    assert_eq!(record(&rig), (vec![true, false], false));
+    let fixture = Fixture::new(&core(), &core().clean_images());
+    fixture.settle();
+    assert_eq!(record(&fixture), (vec![true, true], true));
+    fail(&fixture.leg(1), Class::Discard, 1);
+    fixture.leg(1).hold(Matcher::all(Class::Write));
+    assert!(fixture.wait(&fixture.start(RequestKind::Discard, 0, 2, 2)).is_err());
+    assert_eq!(record(&fixture), (vec![true, false], false));
 }
 
 #[test]
 fn what_the_record_does_not_say_is_not_acknowledged() {
     for times in [1, u32::MAX] {
-        let rig = Rig::new(&core(), &core().clean_images());
-        rig.settle();
-        rig.record.fail(0, times);
-        fail(&rig.leg(1), Class::Write, 1);
-        let acknowledged = rig.write(70, 2, 2).is_ok();
+        let fixture = Fixture::new(&core(), &core().clean_images());
+        fixture.settle();
+        fixture.record.fail(0, times);
+        fail(&fixture.leg(1), Class::Write, 1);
+        let acknowledged = fixture.write(70, 2, 2).is_ok();
         // One more attempt is made for the write itself.
         assert_eq!(acknowledged, times == 1);
-        assert_eq!(rig.write(71, 2, 2).is_ok(), times == 1);
-        assert_eq!(rig.flush().is_ok(), times == 1);
-        rig.record.fail(0, 0);
-        rig.write(72, 2, 2).unwrap();
-        assert_eq!(record(&rig), (vec![true, false], false));
+        assert_eq!(fixture.write(71, 2, 2).is_ok(), times == 1);
+        assert_eq!(fixture.flush().is_ok(), times == 1);
+        fixture.record.fail(0, 0);
+        fixture.write(72, 2, 2).unwrap();
+        assert_eq!(record(&fixture), (vec![true, false], false));
     }
 }
 
 #[test]
 fn a_mirror_whose_legs_cannot_be_recorded_is_not_begun() {
-    let rig = Rig::new(&core(), &core().clean_images());
-    rig.record.fail(0, u32::MAX);
-    let mut world = world(&core(), &core().clean_images(), 0, Temper::InOrder, Trace::default());
+    let fixture = Fixture::new(&core(), &core().clean_images());
+    fixture.record.fail(0, u32::MAX);
+    let mut world = world(&core(), &core().clean_images(), 0, Schedule::InOrder, Trace::default());
     world.add_disk("spare", core().disk, Image::zeroes(Sectors(7)));
-    let (disk, before) = (world.disks()[2].disk(), record(&rig));
-    let leg = dm_targets::mirror::target::LegParts { disk, offset: dm_targets::units::Sector(0), identity: 9 };
-    let changed = rig.run(|mirror| async move { mirror.add_leg(leg).await });
+    let (disk, before) = (world.disks()[2].disk(), record(&fixture));
+    let leg = dm_targets::mirror::target::LegParts {
+        disk,
+        offset: dm_targets::units::Sector(0),
+        identity: 9,
+    };
+    let changed = fixture.run(|mirror| async move { mirror.add_leg(leg).await });
     let why = "the state of the legs cannot be recorded: no space left on device";
     assert_eq!(changed.unwrap_err().to_string(), why);
-    assert_eq!((rig.mirror.legs().len(), record(&rig)), (2, before));
+    assert_eq!((fixture.mirror.legs().len(), record(&fixture)), (2, before));
 }
 
 #[test]
 fn without_a_record_no_leg_is_chosen() {
-    let rig = Rig::new(&core(), &core().clean_images());
-    fail(&rig.leg(1), Class::Write, 1);
-    rig.write(70, 2, 2).unwrap();
+    let fixture = Fixture::new(&core(), &core().clean_images());
+    fail(&fixture.leg(1), Class::Write, 1);
+    fixture.write(70, 2, 2).unwrap();
     let past = Past::TakenOver(None);
-    let refused = Rig::new_or(&Setup { past, ..core() }, &images(&rig)).err();
+    let refused = Fixture::new_or(&Setup { past, ..core() }, &images(&fixture)).err();
     assert_eq!(refused, Some(OpenError::NoSource));
     // Of the legs that are left none has everything.
     let others = Setup { identities: [7, 2, 3, 4, 5, 6, 7, 8, 9], ..core() };
-    assert_eq!(taken_over(&rig, &others).err(), Some(OpenError::NoSource));
+    assert_eq!(taken_over(&fixture, &others).err(), Some(OpenError::NoSource));
 }
 
 #[test]
 fn a_log_on_a_disk_that_names_no_right_leg_needs_a_source() {
     let setup = Setup::small();
-    let rig = Rig::new(&setup, &setup.clean_images());
-    fail(&rig.leg(0), Class::Write, 1);
-    rig.write(70, 2, 2).unwrap();
+    let fixture = Fixture::new(&setup, &setup.clean_images());
+    fail(&fixture.leg(0), Class::Write, 1);
+    fixture.write(70, 2, 2).unwrap();
     let others = Setup { identities: [1, 9, 3, 4, 5, 6, 7, 8, 9], ..setup.clone() };
     for initial in [InitialSync::FromLog, InitialSync::Sync] {
         let others = Setup { initial, ..others.clone() };
-        assert_eq!(Rig::new_or(&others, &images(&rig)).err(), Some(OpenError::NoSource), "{initial:?}");
-        Rig::new_or(&Setup { source: Some(1), ..others }, &images(&rig)).unwrap();
+        assert_eq!(
+            Fixture::new_or(&others, &images(&fixture)).err(),
+            Some(OpenError::NoSource),
+            "{initial:?}"
+        );
+        Fixture::new_or(&Setup { source: Some(1), ..others }, &images(&fixture)).unwrap();
     }
     // `sync` says that everything is to be copied, not from where.
-    let again = Rig::new(&Setup { initial: InitialSync::Sync, ..setup }, &images(&rig));
+    let again = Fixture::new(&Setup { initial: InitialSync::Sync, ..setup }, &images(&fixture));
     again.settle();
     assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(70, 2));
 }
@@ -189,41 +208,48 @@ fn a_log_on_a_disk_that_names_no_right_leg_needs_a_source() {
 #[test]
 fn a_log_that_failed_is_not_believed_by_the_next_server() {
     let setup = Setup::small();
-    let rig = Rig::new(&setup, &setup.clean_images());
-    rig.settle();
-    fail(&rig.log(), Class::Write, u32::MAX);
-    fail(&rig.leg(0), Class::Write, 1);
-    rig.write(70, 2, 2).unwrap();
-    assert_eq!(record(&rig), (vec![false, true], false));
-    let next = taken_over(&rig, &setup).unwrap();
+    let fixture = Fixture::new(&setup, &setup.clean_images());
+    fixture.settle();
+    fail(&fixture.log(), Class::Write, u32::MAX);
+    fail(&fixture.leg(0), Class::Write, 1);
+    fixture.write(70, 2, 2).unwrap();
+    assert_eq!(record(&fixture), (vec![false, true], false));
+    let next = taken_over(&fixture, &setup).unwrap();
     next.settle();
-    assert_eq!((next.status().as_str(), next.read(2, 1).unwrap()[0] == pattern::sector(70, 2)), ("4/4 AA A", true));
+    assert_eq!(
+        (next.status().as_str(), next.read(2, 1).unwrap()[0] == pattern::sector(70, 2)),
+        ("4/4 AA A", true)
+    );
 }
 
 #[test]
-pub fn what_was_written_before_a_failed_flush_is_copied_again() {
+pub fn writes_before_a_failed_flush_are_copied_again() {
     for (log, resumed) in [(false, true), (false, false), (true, true), (true, false)] {
         let initial = if log { InitialSync::FromLog } else { InitialSync::NoSync };
         let setup = Setup { log, initial, ..Setup::small() };
-        let rig = Rig::new(&setup, &setup.clean_images());
-        rig.settle();
-        rig.flush().unwrap();
-        rig.write(70, 2, 2).unwrap();
-        fail(&rig.leg(0), Class::Flush, 1);
-        rig.flush().unwrap();
+        let fixture = Fixture::new(&setup, &setup.clean_images());
+        fixture.settle();
+        fixture.flush().unwrap();
+        fixture.write(70, 2, 2).unwrap();
+        fail(&fixture.leg(0), Class::Flush, 1);
+        fixture.flush().unwrap();
         let letter = if log { "A" } else { "core" };
-        assert_eq!(rig.status(), format!("3/4 DA {letter}"));
-        let before = rig.leg(0).writes();
+        assert_eq!(fixture.status(), format!("3/4 DA {letter}"));
+        let before = fixture.leg(0).writes();
         if resumed {
-            rig.run(|mirror| async move {
+            fixture.run(|mirror| async move {
                 mirror.suspend(false).await;
                 mirror.resume().await;
             });
         } else {
-            rig.mirror.recover_again();
+            fixture.mirror.recover_again();
         }
-        rig.settle();
-        assert_eq!((rig.status(), rig.leg(0).writes() - before), (format!("4/4 AA {letter}"), 1), "log {log}");
+        fixture.settle();
+        assert_eq!(
+            (fixture.status(), fixture.leg(0).writes() - before),
+            (format!("4/4 AA {letter}"), 1),
+            "log {log}"
+        );
     }
 }
 
@@ -232,26 +258,26 @@ pub fn a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
     for log in [false, true] {
         let initial = if log { InitialSync::FromLog } else { InitialSync::NoSync };
         let setup = Setup { legs: 3, log, initial, ..Setup::small() };
-        let rig = Rig::new(&setup, &setup.clean_images());
-        rig.settle();
-        rig.flush().unwrap();
-        fail(&rig.leg(2), Class::Write, 1);
-        rig.write(70, 0, 2).unwrap();
-        rig.leg(2).hold(Matcher { class: Class::Write, first: 0, end: 2 });
-        rig.mirror.recover_again();
+        let fixture = Fixture::new(&setup, &setup.clean_images());
+        fixture.settle();
+        fixture.flush().unwrap();
+        fail(&fixture.leg(2), Class::Write, 1);
+        fixture.write(70, 0, 2).unwrap();
+        fixture.leg(2).hold(Matcher { class: Class::Write, first: 0, end: 2 });
+        fixture.mirror.recover_again();
         for _ in 0..50 {
-            rig.world.step(false);
+            fixture.world.step(false);
         }
-        assert_eq!(rig.leg(2).in_flight(), 1);
-        let before = rig.leg(0).writes();
-        fail(&rig.leg(0), Class::Flush, 1);
-        rig.flush().unwrap();
-        rig.leg(2).release();
-        rig.settle();
-        assert!(rig.status().starts_with("3/4"), "{}", rig.status());
-        rig.mirror.recover_again();
-        rig.settle();
-        assert!(rig.status().starts_with("4/4") && rig.leg(0).writes() > before);
+        assert_eq!(fixture.leg(2).in_flight(), 1);
+        let before = fixture.leg(0).writes();
+        fail(&fixture.leg(0), Class::Flush, 1);
+        fixture.flush().unwrap();
+        fixture.leg(2).release();
+        fixture.settle();
+        assert!(fixture.status().starts_with("3/4"), "{}", fixture.status());
+        fixture.mirror.recover_again();
+        fixture.settle();
+        assert!(fixture.status().starts_with("4/4") && fixture.leg(0).writes() > before);
     }
 }
 
@@ -260,23 +286,23 @@ pub fn resuming_a_mirror_that_runs_changes_nothing() {
     for log in [true, false] {
         let initial = if log { InitialSync::FromLog } else { InitialSync::NoSync };
         let setup = Setup { log, initial, ..Setup::small() };
-        let rig = Rig::new(&setup, &setup.clean_images());
-        rig.settle();
+        let fixture = Fixture::new(&setup, &setup.clean_images());
+        fixture.settle();
         for leg in 0..2 {
-            rig.leg(leg).hold(Matcher { class: Class::Write, first: 0, end: 2 });
+            fixture.leg(leg).hold(Matcher { class: Class::Write, first: 0, end: 2 });
         }
-        let write = rig.start_write(70, 0, 2);
+        let write = fixture.start_write(70, 0, 2);
         for _ in 0..200 {
-            rig.world.step(false);
+            fixture.world.step(false);
         }
-        rig.run(|mirror| async move { mirror.resume().await });
+        fixture.run(|mirror| async move { mirror.resume().await });
         for _ in 0..200 {
-            rig.world.step(false);
+            fixture.world.step(false);
         }
-        assert!(rig.status().starts_with("4/4"), "{}", rig.status());
-        (0..2).for_each(|leg| rig.leg(leg).release());
-        rig.wait(&write).unwrap();
-        rig.settle();
-        assert_eq!(rig.leg(0).visible().sectors[..7], rig.leg(1).visible().sectors[..7]);
+        assert!(fixture.status().starts_with("4/4"), "{}", fixture.status());
+        (0..2).for_each(|leg| fixture.leg(leg).release());
+        fixture.wait(&write).unwrap();
+        fixture.settle();
+        assert_eq!(fixture.leg(0).visible().sectors[..7], fixture.leg(1).visible().sectors[..7]);
     }
 }

@@ -1,5 +1,6 @@
-//! An administrator's doings after servers have died: device numbers that the kernel has handed out again, a run directory
-//! that is full or damaged, several families of which one cannot be helped, stacks, and names.
+//! An administrator's doings after servers have died: device numbers that the kernel has handed out
+//! again, a run directory that is full or damaged, several families of which one cannot be helped,
+//! stacks, and names.
 //!
 //! Whatever fails, the rest is done, and the exit code says so.
 
@@ -33,7 +34,9 @@ pub fn kill(name: &str) {
     let pid = server::number(name, "/server_pid");
     sh(&format!("kill -9 {pid}")).ok();
     server::wait_gone(pid);
-    server::wait_for(20, "the server's death to be seen", || server::device(name)["state"] != "live");
+    server::wait_for(20, "the server's death to be seen", || {
+        server::device(name)["state"] != "live"
+    });
 }
 
 /// States of all devices by name.
@@ -44,12 +47,27 @@ pub fn states() -> Vec<(String, String)> {
 
 /// Asserts that a command failed with exactly these lines, each of which holds the given words.
 pub fn assert_failed(out: &Out, lines: &[&[&str]]) {
-    assert!(out.code == 1, "`{}` should exit with 1, did with {}: {}", out.what, out.code, out.stderr);
+    assert!(
+        out.code == 1,
+        "`{}` should exit with 1, did with {}: {}",
+        out.what,
+        out.code,
+        out.stderr
+    );
     let said: Vec<&str> = out.stderr.lines().collect();
-    assert!(said.len() == lines.len(), "`{}` should say {} lines, said {said:?}", out.what, lines.len());
+    assert!(
+        said.len() == lines.len(),
+        "`{}` should say {} lines, said {said:?}",
+        out.what,
+        lines.len()
+    );
     for words in lines {
         let has = |line: &&&str| words.iter().all(|word| line.contains(word));
-        assert!(said.iter().any(|line| has(&line)), "`{}`: no line with {words:?} in {said:?}", out.what);
+        assert!(
+            said.iter().any(|line| has(&line)),
+            "`{}`: no line with {words:?} in {said:?}",
+            out.what
+        );
     }
 }
 
@@ -59,8 +77,8 @@ fn cow_file(name: &str) -> String {
     path
 }
 
-/// The kernel hands a deleted device's number out again, to another family: neither `recover` nor `del` takes the one for
-/// the other.
+/// The kernel hands a deleted device's number out again, to another family: neither `recover` nor
+/// `del` takes the one for the other.
 fn number_reused() {
     let (one, other) = (slice("one", "n0", 0, SIZE), slice("two", "n0", SIZE, SIZE));
     let (cow, second) = (slice("cow", "n1", 0, SIZE), slice("cow2", "n1", SIZE, SIZE));
@@ -69,17 +87,26 @@ fn number_reused() {
     let id = server::number("s1", "/id");
     kill("o1");
     ublk_dm("del --force s1").ok();
-    assert!(server::add(&format!("snapshot --origin {other} --cow {second} --name t --id {id}")) == path);
+    assert!(
+        server::add(&format!("snapshot --origin {other} --cow {second} --name t --id {id}"))
+            == path
+    );
     assert_failed(&ublk_dm("del --force s1"), &[&["s1", "no such device"]]);
     ublk_dm("recover --all").ok();
-    assert!(server::device("o1")["state"] == "live" && server::device("t")["state"] == "live", "{:?}", states());
-    // The snapshot was deleted while its origin's device stayed: what is on its COW is right no longer.
+    assert!(
+        server::device("o1")["state"] == "live" && server::device("t")["state"] == "live",
+        "{:?}",
+        states()
+    );
+    // The snapshot was deleted while its origin's device stayed: what is on its COW is right no
+    // longer.
     let add = format!("add snapshot --origin {one} --cow {cow} --name again");
     assert_failed(&ublk_dm(&add), &[&[&cow, "is lost", "zero its first sector"]]);
     sh(&format!("dd if=/dev/zero of={cow} bs=4k count=1 oflag=direct status=none")).ok();
     ublk_dm(&add).ok();
     server::del("again");
-    // A state file that could not be rewritten tells of a device whose number is another one's by now.
+    // A state file that could not be rewritten tells of a device whose number is another one's by
+    // now.
     kill("o1");
     let (file, number) = (state_file("\"o1\""), server::number("o1", "/id"));
     let state = fs::read_to_string(&file).expect("a state file");
@@ -89,14 +116,19 @@ fn number_reused() {
     server::add(&format!("snapshot --origin {other} --cow {third} --name u --id {number}"));
     assert_failed(&ublk_dm("del --force o1"), &[&["o1", "no such device"]]);
     ublk_dm("recover --all").ok();
-    assert!(states().len() == 2 && states().iter().all(|(_, state)| state == "live"), "{:?}", states());
+    assert!(
+        states().len() == 2 && states().iter().all(|(_, state)| state == "live"),
+        "{:?}",
+        states()
+    );
     server::del("--all");
     server::assert_nothing_left("del --all");
 }
 
 /// The state file that holds a text.
 fn state_file(text: &str) -> String {
-    let files = fs::read_dir(run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
+    let files =
+        fs::read_dir(run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
     let mut files = files.filter(|path| path.extension().is_some_and(|end| end == "json"));
     let file = files.find(|path| fs::read_to_string(path).is_ok_and(|found| found.contains(text)));
     file.unwrap_or_else(|| panic!("no state file with {text}")).display().to_string()
@@ -111,7 +143,8 @@ fn in_dir(dir: &str, line: &str) -> Out {
     run_args("env", &args)
 }
 
-/// A run directory without room for a state file: nothing is added that no next server would know of.
+/// A run directory without room for a state file: nothing is added that no next server would know
+/// of.
 fn run_dir_full() {
     let dir = scratch("run");
     sh(&format!("mount -t tmpfs -o size=256k,mode=0700 tmpfs {dir}")).ok();
@@ -140,7 +173,8 @@ fn run_dir_full() {
     server::assert_nothing_left("del --all");
 }
 
-/// A server that lives is asked, whatever its state file says; of one that has died a damaged file is named.
+/// A server that lives is asked, whatever its state file says; of one that has died a damaged file
+/// is named.
 fn state_damaged() {
     let (origin, cow) = (slice("one", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
     server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
@@ -162,7 +196,10 @@ fn state_damaged() {
             assert_failed(&ublk_dm(verb), &[&[&file]]);
         }
         assert_failed(&ublk_dm("del --force s"), &[&["s: no such device", &file]]);
-        assert_failed(&ublk_dm(&format!("add snapshot --origin {origin} --cow {cow} --name u")), &[&[&file]]);
+        assert_failed(
+            &ublk_dm(&format!("add snapshot --origin {origin} --cow {cow} --name u")),
+            &[&[&file]],
+        );
     }
     fs::write(&file, whole).expect("writable");
     ublk_dm("recover --all").ok();
@@ -170,15 +207,21 @@ fn state_damaged() {
     server::assert_nothing_left("del");
 }
 
-/// Four families die, one for good and one whose COW is gone: the others are recovered and deleted all the same.
+/// Four families die, one for good and one whose COW is gone: the others are recovered and deleted
+/// all the same.
 fn each_by_itself() {
-    let origins: Vec<String> = (0..4).map(|n| slice(&format!("org{n}"), "n0", n * SIZE, SIZE)).collect();
+    let origins: Vec<String> =
+        (0..4).map(|n| slice(&format!("org{n}"), "n0", n * SIZE, SIZE)).collect();
     let cows: Vec<String> = (0..4).map(|n| cow_file(&format!("c{n}"))).collect();
     for n in 0..4 {
         let option = if n == 2 { "--no-recovery" } else { "" };
-        server::add(&format!("snapshot --origin {} --cow {} --name s{n} {option}", origins[n], cows[n]));
+        server::add(&format!(
+            "snapshot --origin {} --cow {} --name s{n} {option}",
+            origins[n], cows[n]
+        ));
     }
-    let pids: BTreeSet<u64> = (0..4).map(|n| server::number(&format!("s{n}"), "/server_pid")).collect();
+    let pids: BTreeSet<u64> =
+        (0..4).map(|n| server::number(&format!("s{n}"), "/server_pid")).collect();
     for pid in &pids {
         sh(&format!("kill -9 {pid}")).ok();
         server::wait_gone(*pid);
@@ -202,10 +245,14 @@ fn each_by_itself() {
 /// No two devices have one name, whether given or generated, living or dead.
 fn names() {
     let (one, other) = (slice("one", "n0", 0, SIZE), slice("two", "n0", SIZE, SIZE));
-    let cows: Vec<String> = (0..3).map(|n| slice(&format!("cow{n}"), "n1", n * SIZE, SIZE)).collect();
+    let cows: Vec<String> =
+        (0..3).map(|n| slice(&format!("cow{n}"), "n1", n * SIZE, SIZE)).collect();
     server::add(&format!("snapshot --origin {one} --cow {} --name snap1 --id 0", cows[0]));
     let path = server::add(&format!("snapshot --origin {other} --cow {} --id 1", cows[1]));
-    let distinct = || states().iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>().len() == states().len();
+    let distinct = || {
+        states().iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>().len()
+            == states().len()
+    };
     assert!(distinct(), "{:?}", states());
     kill("snap1");
     ublk_dm(&format!("add snapshot --origin {other} --cow {} --name snap1", cows[2])).refused();
@@ -233,7 +280,8 @@ fn number_refused() {
     server::assert_nothing_left("refused numbers");
 }
 
-/// A snapshot's COW is on a mirror of ublk-dm: both servers die, and both come back, the lower one first.
+/// A snapshot's COW is on a mirror of ublk-dm: both servers die, and both come back, the lower one
+/// first.
 fn stack_recovered() {
     let origin = slice("one", "n0", 0, SIZE);
     let (left, right) = (slice("left", "n1", 0, 4 * SIZE), slice("right", "n2", 0, 4 * SIZE));
@@ -252,15 +300,24 @@ fn stack_recovered() {
     server::assert_nothing_left("del --all of a snapshot over a mirror");
 }
 
-/// A mirror over a snapshot of a snapshot, whatever their numbers are: `del --all` begins at the top.
+/// A mirror over a snapshot of a snapshot, whatever their numbers are: `del --all` begins at the
+/// top.
 fn stack_deleted() {
     let (origin, other) = (slice("one", "n0", 0, SIZE), slice("two", "n0", SIZE, SIZE));
     let (cow, second) = (slice("cow", "n1", 0, SIZE), slice("cow2", "n1", SIZE, SIZE));
     for ids in [[0, 1, 2], [2, 1, 0]] {
-        let lowest = server::add(&format!("snapshot --origin {origin} --cow {cow} --name a --force --id {}", ids[0]));
-        let middle =
-            server::add(&format!("snapshot --origin {lowest} --cow {second} --name b --force --id {}", ids[1]));
-        server::add(&format!("mirror --leg {middle} --leg {other} --nosync --force --name c --id {}", ids[2]));
+        let lowest = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --name a --force --id {}",
+            ids[0]
+        ));
+        let middle = server::add(&format!(
+            "snapshot --origin {lowest} --cow {second} --name b --force --id {}",
+            ids[1]
+        ));
+        server::add(&format!(
+            "mirror --leg {middle} --leg {other} --nosync --force --name c --id {}",
+            ids[2]
+        ));
         server::del("--all");
         server::assert_nothing_left("del --all of a stack");
     }

@@ -1,4 +1,5 @@
-//! Questions that come late: between `list` and the question a device's number has been given to another one.
+//! Questions that come late: between `list` and the question a device's number has been given to
+//! another one.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -18,13 +19,16 @@ const SIZE: u64 = 4 * MIB;
 
 /// Asks the only server there is.
 fn ask(question: &Value) -> Value {
-    let entries = std::fs::read_dir(run_dir()).expect("readable").flatten().map(|entry| entry.path());
-    let mut sockets = entries.into_iter().filter(|path| path.extension().is_some_and(|end| end == "sock"));
+    let entries =
+        std::fs::read_dir(run_dir()).expect("readable").flatten().map(|entry| entry.path());
+    let mut sockets =
+        entries.into_iter().filter(|path| path.extension().is_some_and(|end| end == "sock"));
     let mut server = UnixStream::connect(sockets.next().expect("a socket")).expect("a server");
     writeln!(server, "{question}").expect("taken");
     let mut answer = String::new();
     BufReader::new(server).read_line(&mut answer).expect("an answer");
-    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{question}: {error} in {answer:?}"))
+    serde_json::from_str(&answer)
+        .unwrap_or_else(|error| panic!("{question}: {error} in {answer:?}"))
 }
 
 /// Whatever is asked about the device that was there does nothing to the one that is there.
@@ -35,12 +39,17 @@ fn asked_late() {
     let path = server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
     let (id, old) = (server::number("s", "/id"), server::cookie("s"));
     server::del("s");
-    assert!(server::add(&format!("snapshot --origin {origin} --cow {other} --name t --id {id}")) == path);
+    assert!(
+        server::add(&format!("snapshot --origin {origin} --cow {other} --name t --id {id}"))
+            == path
+    );
     let line = "0 8192 mirror core 1 1024 2 /dev/null 0 /dev/null 0";
     let device = |cookie: u64| json!({ "id": id, "cookie": cookie });
     let spec = json!({
         "table": line, "force": false, "degraded": false, "source": null,
-        "options": { "queues": 1, "depth": 64, "read_only": false, "zero_copy": true, "recovery": true },
+        "options": {
+            "queues": 1, "depth": 64, "read_only": false, "zero_copy": true, "recovery": true,
+        },
     });
     for question in [
         json!({ "Del": { "devices": [device(old)], "force": true } }),
@@ -53,7 +62,8 @@ fn asked_late() {
         json!({ "RecoverLeftOut": { "devices": [device(old)] } }),
     ] {
         let answer = ask(&question);
-        let said = answer["Failed"]["message"].as_str().unwrap_or_else(|| panic!("{question}: {answer}"));
+        let said =
+            answer["Failed"]["message"].as_str().unwrap_or_else(|| panic!("{question}: {answer}"));
         assert!(said.contains(&format!("{path} is another device by now")), "{question}: {said}");
     }
     assert!(server::device("t")["state"] == "live", "{}", server::device("t"));

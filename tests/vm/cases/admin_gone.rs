@@ -1,4 +1,5 @@
-//! Devices of a dead server that another program has deleted, and disks that wait for a server themselves.
+//! Devices of a dead server that another program has deleted, and disks that wait for a server
+//! themselves.
 
 use crate::Case;
 use crate::cases::admin::{assert_failed, kill, states};
@@ -25,7 +26,8 @@ fn delete(name: &str) {
     server::wait_for(20, &format!("{name} to be gone"), gone);
 }
 
-/// Nothing is left of a family but its files: they are removed, and it is said that there is nothing to recover.
+/// Nothing is left of a family but its files: they are removed, and it is said that there is
+/// nothing to recover.
 fn gone() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
     for line in ["recover --all", "del --all", "add"] {
@@ -45,13 +47,18 @@ fn gone() {
             let out = ublk_dm(&format!("-v {line}")).ok();
             assert!(out.stdout.is_empty(), "{:?}", out.stdout);
             let has = |words: &str| out.stderr.lines().any(|said| said.contains(words));
-            assert!(has("s: /dev/ublkb") && has("nothing is to be recovered"), "`{line}` said {:?}", out.stderr);
+            assert!(
+                has("s: /dev/ublkb") && has("nothing is to be recovered"),
+                "`{line}` said {:?}",
+                out.stderr
+            );
         }
         server::assert_nothing_left(line);
     }
 }
 
-/// A snapshot is gone and its origin comes back: what is on the COW is right no longer, as after `del`.
+/// A snapshot is gone and its origin comes back: what is on the COW is right no longer, as after
+/// `del`.
 fn gone_snapshot() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
     let add = format!("snapshot --origin {origin} --cow {cow} --name s");
@@ -69,7 +76,10 @@ fn gone_snapshot() {
             service = Some(started);
         }
         Disk::open(&top).zero(0, 64);
-        assert_failed(&ublk_dm(&format!("add {add}")), &[&[&cow, "is lost", "zero its first sector"]]);
+        assert_failed(
+            &ublk_dm(&format!("add {add}")),
+            &[&[&cow, "is lost", "zero its first sector"]],
+        );
         server::del("o");
         if let Some(mut service) = service {
             service.ends();
@@ -83,7 +93,8 @@ fn gone_snapshot() {
 
 /// Nothing is added over a device that waits for a server: it would wait as well.
 fn waits_below() {
-    let (origin, cow, leg) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE), slice("leg", "n2", 0, SIZE));
+    let (origin, cow, leg) =
+        (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE), slice("leg", "n2", 0, SIZE));
     let top = server::add(&format!("origin --origin {origin} --name o"));
     kill("o");
     for line in [

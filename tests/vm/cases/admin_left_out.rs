@@ -1,5 +1,5 @@
-//! Families of which one part cannot be taken over: the rest comes back, and what is left out comes back later, unless its
-//! origin has changed without it. Then it says so, for good.
+//! Families of which one part cannot be taken over: the rest comes back, and what is left out comes
+//! back later, unless its origin has changed without it. Then it says so, for good.
 
 use std::fs;
 
@@ -45,8 +45,12 @@ impl Stage {
         view.fill(&Disk::open(&origin));
         let frozen = view.snapshot("snap");
         let top = server::add(&format!("origin --origin {origin} --name o"));
-        let sound = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name sound"));
-        let bad = server::add(&format!("snapshot --origin {origin} --cow {file} --chunk-size 4k --name bad {option}"));
+        let sound = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --chunk-size 4k --name sound"
+        ));
+        let bad = server::add(&format!(
+            "snapshot --origin {origin} --cow {file} --chunk-size 4k --name bad {option}"
+        ));
         view.write(&Disk::open(&top), 0, CHUNK);
         Stage { origin, top, sound, bad, cow: file, view, frozen }
     }
@@ -67,7 +71,8 @@ impl Stage {
 
     pub fn assert_states(&self, bad: &str) {
         let expected = [("o", "live"), ("sound", "live"), ("bad", bad)];
-        let mut expected: Vec<_> = expected.iter().map(|(name, state)| (name.to_string(), state.to_string())).collect();
+        let mut expected: Vec<_> =
+            expected.iter().map(|(name, state)| (name.to_string(), state.to_string())).collect();
         let mut found = states();
         expected.sort();
         found.sort();
@@ -75,13 +80,16 @@ impl Stage {
     }
 }
 
-/// Whichever device is asked for, origin and sound snapshot come back, and the other one when its COW has: its origin has
-/// not been written. Whoever reads it waits until then.
+/// Whichever device is asked for, origin and sound snapshot come back, and the other one when its
+/// COW has: its origin has not been written. Whoever reads it waits until then.
 fn comes_back() {
     let stage = Stage::new("");
     for words in ["--all", "o", "sound"] {
         stage.break_up();
-        assert_failed(&ublk_dm(&format!("recover {words}")), &[&["bad: not recovered", &stage.cow]]);
+        assert_failed(
+            &ublk_dm(&format!("recover {words}")),
+            &[&["bad: not recovered", &stage.cow]],
+        );
         stage.assert_states("quiesced");
         stage.view.verify(&Disk::open(&stage.top));
         stage.frozen.verify(&Disk::open(&stage.sound));
@@ -102,8 +110,8 @@ fn comes_back() {
     server::assert_nothing_left("del");
 }
 
-/// The origin is written while a snapshot is left out: that is invalid from then on, for this server, for the next one, and
-/// for `add`.
+/// The origin is written while a snapshot is left out: that is invalid from then on, for this
+/// server, for the next one, and for `add`.
 fn lost() {
     for killed_again in [false, true] {
         let stage = Stage::new("");
@@ -117,7 +125,10 @@ fn lost() {
             assert_failed(&ublk_dm("recover --all"), &[&["bad: not recovered"]]);
         }
         stage.put_back();
-        assert_failed(&ublk_dm("recover --all"), &[&["bad: ", "is invalid", "its origin was changed"]]);
+        assert_failed(
+            &ublk_dm("recover --all"),
+            &[&["bad: ", "is invalid", "its origin was changed"]],
+        );
         let json = server::device("bad");
         let shows = Disk::try_open(&stage.bad, false).is_ok_and(|disk| {
             let mut buf = crate::disk::Buf::new(CHUNK);
@@ -127,11 +138,15 @@ fn lost() {
         stage.frozen.verify(&Disk::open(&stage.sound));
         ublk_dm("del --all --force").ok();
         // Neither is it taken for a snapshot that is right later.
-        let again = ublk_dm(&format!("add snapshot --origin {} --cow {} --name again", stage.origin, stage.cow));
+        let again = ublk_dm(&format!(
+            "add snapshot --origin {} --cow {} --name again",
+            stage.origin, stage.cow
+        ));
         let valid = again.code == 0 && server::device("again")["snapshot"]["valid"] == true;
         assert!(!valid, "a lost store is taken for a good one");
         ublk_dm("del --all --force");
-        // Snapshots that were deleted beside others are on record when their origin, known by its name, is written again.
+        // Snapshots that were deleted beside others are on record when their origin, known by its
+        // name, is written again.
         assert!(server::forget_lost() <= 2, "more records than snapshots");
         fs::remove_file(&stage.cow).expect("removable");
         for name in ["org", "cow"] {
@@ -172,7 +187,10 @@ fn no_recovery() {
     ublk_dm("del --force bad").ok();
     server::del("--all");
     // What died is no snapshot of the origin any more, and says so.
-    let again = ublk_dm(&format!("add snapshot --origin {} --cow {} --name again", stage.origin, stage.cow));
+    let again = ublk_dm(&format!(
+        "add snapshot --origin {} --cow {} --name again",
+        stage.origin, stage.cow
+    ));
     let valid = again.code == 0 && server::device("again")["snapshot"]["valid"] == true;
     assert!(!valid, "a snapshot that missed changes of its origin is taken for a good one");
     ublk_dm("del --all --force");
@@ -182,7 +200,8 @@ fn no_recovery() {
 
 /// Removes what is noted for a COW that was away when its device was deleted.
 fn remove_records() {
-    let files = fs::read_dir(server::run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files =
+        fs::read_dir(server::run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
     let records = files.filter(|path| path.extension().is_some_and(|end| end == "records"));
     records.for_each(|path| fs::remove_file(path).expect("removable"));
 }

@@ -38,9 +38,24 @@ pub enum Engine {
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "alternate-cs8", bound_s: 180, disks: &["n0", "n1"], run: |s| run(s, cs8("n0", "n1", 0)) },
-        Case { name: "alternate-cs8-short", bound_s: 180, disks: &["n0", "n1"], run: |s| run(s, cs8("n0", "n1", 3)) },
-        Case { name: "alternate-cs8-4k", bound_s: 180, disks: &["k0", "k1"], run: |s| run(s, cs8("k0", "k1", 0)) },
+        Case {
+            name: "alternate-cs8",
+            bound_s: 180,
+            disks: &["n0", "n1"],
+            run: |s| run(s, cs8("n0", "n1", 0)),
+        },
+        Case {
+            name: "alternate-cs8-short",
+            bound_s: 180,
+            disks: &["n0", "n1"],
+            run: |s| run(s, cs8("n0", "n1", 3)),
+        },
+        Case {
+            name: "alternate-cs8-4k",
+            bound_s: 180,
+            disks: &["k0", "k1"],
+            run: |s| run(s, cs8("k0", "k1", 0)),
+        },
         Case {
             name: "alternate-cs32-short",
             bound_s: 180,
@@ -90,7 +105,16 @@ pub fn cases() -> Vec<Case> {
 /// a 4 KiB chunk is never short.
 fn cs8(origin: &'static str, cow: &'static str, short: u64) -> Setup {
     let (origin_sectors, cow_sectors) = (4 * MIB + short, 8 * MIB);
-    Setup { chunk: 8, origin, cow, origin_sectors, cow_sectors, writes: 40, max_sectors: 64, fill_chunks: 800 }
+    Setup {
+        chunk: 8,
+        origin,
+        cow,
+        origin_sectors,
+        cow_sectors,
+        writes: 40,
+        max_sectors: 64,
+        fill_chunks: 800,
+    }
 }
 
 /// Three areas would take 48 MiB with 16 KiB chunks, 768 MiB with 64 KiB, 192 GiB with 1 MiB.
@@ -124,8 +148,10 @@ pub fn open(engine: Engine, origin: &str, cow: &str, chunk: u64) -> Served {
         Engine::Ublk => {
             let bytes = chunk * 512;
             let top = server::add(&format!("origin --origin {origin} --name uorg"));
-            let line =
-                format!("snapshot --origin {origin} --cow {cow} --chunk-size {bytes} --on-full overflow --name usnap");
+            let line = format!(
+                "snapshot --origin {origin} --cow {cow} --chunk-size {bytes} --on-full overflow \
+                 --name usnap"
+            );
             (server::add(&line), top)
         }
     };
@@ -143,8 +169,12 @@ impl Served {
     /// Status and table lines of the snapshot, table line of the origin.
     fn lines(&self) -> [String; 3] {
         match self.engine {
-            Engine::Kernel => [kernel::status("ksnap"), kernel::table("ksnap"), kernel::table("korg")],
-            Engine::Ublk => [server::status("usnap"), server::table("usnap"), server::table("uorg")],
+            Engine::Kernel => {
+                [kernel::status("ksnap"), kernel::table("ksnap"), kernel::table("korg")]
+            }
+            Engine::Ublk => {
+                [server::status("usnap"), server::table("usnap"), server::table("uorg")]
+            }
         }
     }
 
@@ -169,14 +199,19 @@ fn run(seed: u64, setup: Setup) {
     store::poison(&raw_cow, setup.chunk, 5);
     let snap_view = org_view.snapshot("snap");
     // Either may be the one that makes the store.
-    let order = if seed % 2 == 0 { [Engine::Ublk, Engine::Kernel] } else { [Engine::Kernel, Engine::Ublk] };
+    let order =
+        if seed % 2 == 0 { [Engine::Ublk, Engine::Kernel] } else { [Engine::Kernel, Engine::Ublk] };
     let mut last = None;
     // Three rounds; the seventh turn only looks at what the sixth left.
     for turn in 0..7u64 {
         let served = open(order[usize::from(turn % 2 == 1)], &origin, &cow, setup.chunk);
         let lines = served.lines();
         let told = last.as_ref().is_none_or(|last| *last == lines);
-        assert!(told, "turn {turn}, seed {seed}: the last writer said {last:?}, after the hand-over it is {lines:?}");
+        assert!(
+            told,
+            "turn {turn}, seed {seed}: the last writer said {last:?}, after the hand-over it is \
+             {lines:?}"
+        );
         snap_view.verify(&served.snapshot);
         org_view.verify(&served.origin);
         store::assert_header(&raw_cow, setup.chunk, true);
@@ -190,8 +225,12 @@ fn run(seed: u64, setup: Setup) {
         served.close();
         assert_records(&raw_cow, &setup, turn, seed);
     }
-    let areas = store::records(&raw_cow, setup.chunk).len() as u64 / store::per_area(setup.chunk) + 1;
-    assert!(areas > 3 || setup.chunk > 8, "the case is meant to reach a fourth area, it reached {areas}");
+    let areas =
+        store::records(&raw_cow, setup.chunk).len() as u64 / store::per_area(setup.chunk) + 1;
+    assert!(
+        areas > 3 || setup.chunk > 8,
+        "the case is meant to reach a fourth area, it reached {areas}"
+    );
 }
 
 /// Whole chunks in a scattered order, so that records do not just count up.
@@ -205,7 +244,13 @@ fn fill(served: &Served, snap_view: &View, chunks: u64, chunk: u64) {
 
 /// Both devices at once, eight deep each, and the places where mistakes like to live.
 fn write_both(served: &Served, snap_view: &View, org_view: &View, seed: u64, setup: &Setup) {
-    let plan = Plan { writers: 8, max_sectors: setup.max_sectors, writes: setup.writes, seconds: 30, may_break: false };
+    let plan = Plan {
+        writers: 8,
+        max_sectors: setup.max_sectors,
+        writes: setup.writes,
+        seconds: 30,
+        may_break: false,
+    };
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let snap = scope.spawn(|| load::write(snap_view, &served.snapshot, seed, plan, &stop));

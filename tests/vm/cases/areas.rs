@@ -94,7 +94,10 @@ fn run(seed: u64, forged: Forged) {
         let served = open(engine, &origin, &cow, chunk);
         let status = served.status();
         if let Some(last) = &last {
-            assert!(*last == status, "turn {turn}, seed {seed}: status was {last:?}, the other one says {status:?}");
+            assert!(
+                *last == status,
+                "turn {turn}, seed {seed}: status was {last:?}, the other one says {status:?}"
+            );
         }
         verify(&served, &samples, chunk, seed);
         for _ in 0..5 {
@@ -107,10 +110,17 @@ fn run(seed: u64, forged: Forged) {
         store::assert_header(&raw_cow, chunk, true);
     }
     let records = store::records(&raw_cow, chunk);
-    assert!(records.len() as u64 == fresh, "seed {seed}: {} records, expected {fresh}", records.len());
+    assert!(
+        records.len() as u64 == fresh,
+        "seed {seed}: {} records, expected {fresh}",
+        records.len()
+    );
     for (index, record) in (0u64..).zip(&records) {
         let expected = (forged.old(index), store::data_chunk(chunk, index));
-        assert!(*record == expected, "seed {seed}: record {index} is {record:?}, should be {expected:?}");
+        assert!(
+            *record == expected,
+            "seed {seed}: record {index} is {record:?}, should be {expected:?}"
+        );
     }
 }
 
@@ -122,7 +132,11 @@ fn tag(kind: u64, index: u64) -> Cell {
 
 /// Writes a chunk that has no record yet, whole on the snapshot.
 fn append(served: &Served, forged: &Forged, index: u64) -> Ticket {
-    let content = Ticket { sector: forged.old(index) * forged.chunk, sectors: forged.chunk, cell: tag(1, index) };
+    let content = Ticket {
+        sector: forged.old(index) * forged.chunk,
+        sectors: forged.chunk,
+        cell: tag(1, index),
+    };
     served.snapshot.write(content.sector, &stamped(content));
     content
 }

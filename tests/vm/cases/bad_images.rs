@@ -1,10 +1,10 @@
-//! Every crafted bad image, given to `add` as a COW: refused with its reason, byte for byte untouched. What `check` and
-//! `dump` say of them is tested without a kernel (`tests/cli`).
+//! Every crafted bad image, given to `add` as a COW: refused with its reason, byte for byte
+//! untouched. What `check` and `dump` say of them is tested without a kernel (`tests/cli`).
 
 use std::fs;
 
 #[allow(dead_code)]
-#[path = "../../cli/images.rs"]
+#[path = "../../cli/images/mod.rs"]
 mod images;
 
 use crate::Case;
@@ -21,8 +21,9 @@ const ORIGIN_BYTES: u64 = 8 << 20;
 /// What `check` calls bad and `add` takes: nothing is there yet.
 const TAKEN: [&str; 3] = ["zeroes", "magic wiped", "no room for data"];
 
-/// What `add` says of an image. It stops at the first fault, in the order of opening, where repetition comes after all that is
-/// wrong with a record by itself; and it calls by one name whatever does not fit onto the COW.
+/// What `add` says of an image. It stops at the first fault, in the order of opening, where
+/// repetition comes after all that is wrong with a record by itself; and it calls by one name
+/// whatever does not fit onto the COW.
 fn reason(image: &images::BadImage) -> &'static str {
     match image.kind {
         // No disk at all.
@@ -64,7 +65,10 @@ fn every_image() {
         }
         assert!(fs::read(&cow).expect("tmpfs") == image.bytes, "{name}: the image was changed");
         let blank = fs::read(&origin).expect("tmpfs");
-        assert!(blank.len() as u64 == size && blank.iter().all(|byte| *byte == 0), "{name}: the origin was changed");
+        assert!(
+            blank.len() as u64 == size && blank.iter().all(|byte| *byte == 0),
+            "{name}: the origin was changed"
+        );
     }
     println!("  {refused} images refused by add");
     assert!(wrong.is_empty(), "{}", wrong.join("; "));

@@ -15,7 +15,12 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "bad-arguments", bound_s: 120, disks: &["n0", "n1"], run: |_| arguments() },
         Case { name: "bad-devices", bound_s: 120, disks: &["n0", "n1", "n2"], run: |_| devices() },
-        Case { name: "bad-chunk-size", bound_s: 90, disks: &["n0", "n1", "k0", "k1"], run: |_| chunk_sizes() },
+        Case {
+            name: "bad-chunk-size",
+            bound_s: 90,
+            disks: &["n0", "n1", "k0", "k1"],
+            run: |_| chunk_sizes(),
+        },
         Case { name: "bad-foreign-cow", bound_s: 120, disks: &["n0", "n1", "n2"], run: foreign },
         Case { name: "bad-store", bound_s: 180, disks: &["n0", "n1"], run: |_| stores() },
         Case { name: "bad-in-use", bound_s: 120, disks: &["n0", "n1", "n2"], run: |_| in_use() },
@@ -35,7 +40,11 @@ fn refuse_by(disks: &[&str], run: impl FnOnce() -> Out) -> Out {
     let out = run().refused();
     server::assert_nothing_left(&out.what);
     for (disk, before) in disks.iter().zip(before) {
-        assert!(before == disk::digest_ends(disk), "`{}` was refused but wrote to {disk}", out.what);
+        assert!(
+            before == disk::digest_ends(disk),
+            "`{}` was refused but wrote to {disk}",
+            out.what
+        );
     }
     out
 }
@@ -71,9 +80,15 @@ fn arguments() {
             || line.contains("--")
             || line.starts_with("nonsense")
             || line.starts_with("add ");
-        let nameless = line.starts_with("del ") || line.starts_with("status ") || line.starts_with("table ");
+        let nameless =
+            line.starts_with("del ") || line.starts_with("status ") || line.starts_with("table ");
         let code = if nameless { 1 } else { 2 };
-        assert!(out.code == code || !usage, "`{}` should exit with {code}, did with {}", out.what, out.code);
+        assert!(
+            out.code == code || !usage,
+            "`{}` should exit with {code}, did with {}",
+            out.what,
+            out.code
+        );
     }
     // A name can be had once.
     server::add(&format!("snapshot --origin {o} --cow {c} --name once"));
@@ -82,7 +97,10 @@ fn arguments() {
     ublk_dm(&format!("add snapshot --origin {o2} --cow {c2} --name once")).refused();
     let id = server::number("once", "/id");
     ublk_dm(&format!("add snapshot --origin {o2} --cow {c2} --name twice --id {id}")).refused();
-    assert!(before == (disk::digest_ends(&o2), disk::digest_ends(&c2)), "a refused name or id wrote to the disks");
+    assert!(
+        before == (disk::digest_ends(&o2), disk::digest_ends(&c2)),
+        "a refused name or id wrote to the disks"
+    );
     assert!(server::list().len() == 1, "one device expected: {:?}", server::list());
     server::del("once");
     server::assert_nothing_left("del");
@@ -137,7 +155,12 @@ fn chunk_sizes() {
     let (ko, kc) = (slice("korg", "k0", 0, SIZE), slice("kcow", "k1", 0, SIZE));
     refuse(&format!("add snapshot --origin {o} --cow {kc} --chunk-size 2048"), &[&o, &kc]);
     refuse(&format!("add snapshot --origin {ko} --cow {c} --chunk-size 512"), &[&ko, &c]);
-    refuse(&format!("add snapshot --origin {o} --cow {c} --chunk-size 4k --store transient --chunk-size=0"), &[&o, &c]);
+    refuse(
+        &format!(
+            "add snapshot --origin {o} --cow {c} --chunk-size 4k --store transient --chunk-size=0"
+        ),
+        &[&o, &c],
+    );
 }
 
 /// A COW that holds something else.
@@ -230,7 +253,12 @@ fn in_use() {
     refuse(&format!("add snapshot --origin {o} --cow {other}"), &[&o]);
     refuse(&format!("add origin --origin {other}"), &[]);
     sh(&format!("umount {dir}")).ok();
-    let held = OpenOptions::new().read(true).write(true).custom_flags(libc::O_EXCL).open(&c).expect("free");
+    let held = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_EXCL)
+        .open(&c)
+        .expect("free");
     refuse(&format!("add snapshot --origin {o} --cow {c}"), &[&o]);
     drop(held);
     // Below a device-mapper device.

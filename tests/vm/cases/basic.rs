@@ -12,7 +12,12 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "basic", bound_s: 60, disks: &["n0", "n1"], run: |_| basic() },
         Case { name: "basic-transient", bound_s: 60, disks: &["n0", "n1"], run: |_| transient() },
-        Case { name: "basic-default-chunk-size", bound_s: 60, disks: &["n0", "n1", "k0", "k1"], run: |_| defaults() },
+        Case {
+            name: "basic-default-chunk-size",
+            bound_s: 60,
+            disks: &["n0", "n1", "k0", "k1"],
+            run: |_| defaults(),
+        },
         Case { name: "basic-regular-files", bound_s: 60, disks: &["n0"], run: |_| regular_files() },
         Case { name: "basic-many-tags", bound_s: 120, disks: &["n0", "n1"], run: |_| many_tags() },
         Case { name: "basic-read-only", bound_s: 60, disks: &["n0", "n1"], run: |_| read_only() },
@@ -31,10 +36,16 @@ fn basic() {
     }
     let before = disk::digest(&raw, 0, SIZE);
     let dev = server::add(&format!(
-        "snapshot --origin {origin} --cow {cow} --chunk-size 16KiB --on-full invalidate --name snap0"
+        "snapshot --origin {origin} --cow {cow} --chunk-size 16KiB --on-full invalidate --name \
+         snap0"
     ));
     let open = Disk::open(&dev);
-    assert!(open.sectors == raw.sectors, "{dev} has {} sectors, its origin {}", open.sectors, raw.sectors);
+    assert!(
+        open.sectors == raw.sectors,
+        "{dev} has {} sectors, its origin {}",
+        open.sectors,
+        raw.sectors
+    );
     describe_empty(&dev, &origin, &cow);
     view = view.snapshot("snap");
     // Part of a chunk, a whole chunk, the last sectors, and many at once.
@@ -45,17 +56,24 @@ fn basic() {
     for at in [0, 100 * MIB - 512, raw.sectors - 2 * MIB] {
         view.verify_range(&open, at, 2 * MIB);
     }
-    assert!(before == disk::digest(&raw, 0, SIZE), "{origin} was changed by writes to its snapshot");
+    assert!(
+        before == disk::digest(&raw, 0, SIZE),
+        "{origin} was changed by writes to its snapshot"
+    );
     // Chunks 0, 10, 7 chunks from 100 MiB - 64 sectors on (2 before, 136/32 after), the last.
     let exceptions = 1 + 1 + 7 + 1;
     let json = server::device("snap0");
-    assert!(json["snapshot"]["exceptions"] == exceptions, "exceptions of {exceptions} chunks: {json}");
+    assert!(
+        json["snapshot"]["exceptions"] == exceptions,
+        "exceptions of {exceptions} chunks: {json}"
+    );
     assert!(
         json["stats"]["writes"].as_u64() >= Some(4) && json["stats"]["errors"] == 0,
         "stats after 4 writes: {json}"
     );
     assert!(json["stats"]["flushes"].as_u64() >= Some(1), "stats after a flush: {json}");
-    let (status, table, pid) = (server::status("snap0"), server::table("snap0"), json["server_pid"].as_u64());
+    let (status, table, pid) =
+        (server::status("snap0"), server::table("snap0"), json["server_pid"].as_u64());
     for other in [&dev, "0"] {
         let same = server::status(other);
         assert!(
@@ -77,7 +95,11 @@ fn basic() {
         "the kernel says {:?}, ublk-dm said {status:?}",
         kernel::status("judge")
     );
-    assert!(kernel::table("judge") == table, "the kernel says {:?}, ublk-dm said {table:?}", kernel::table("judge"));
+    assert!(
+        kernel::table("judge") == table,
+        "the kernel says {:?}, ublk-dm said {table:?}",
+        kernel::table("judge")
+    );
     let open = Disk::open(&judge);
     for at in [0, 100 * MIB - 512, raw.sectors - 2 * MIB] {
         view.verify_range(&open, at, 2 * MIB);
@@ -118,14 +140,32 @@ fn describe_empty(dev: &str, origin: &str, cow: &str) {
         ("/stats/copies", 0.into()),
     ];
     for (pointer, value) in expect {
-        assert!(json.pointer(pointer) == Some(&value), "list --json: {pointer} should be {value} in {json}");
+        assert!(
+            json.pointer(pointer) == Some(&value),
+            "list --json: {pointer} should be {value} in {json}"
+        );
     }
     for key in ["major", "minor", "queues", "queue_depth", "server_pid"] {
         assert!(json[key].is_u64(), "list --json: {key} should be a number in {json}");
     }
-    assert!(json["zero_copy"] == kernel_lends_pages(), "list --json: zero_copy of a device by itself: {json}");
-    for key in ["reads", "read_bytes", "write_bytes", "flushes", "discards", "copy_bytes", "commits", "errors"] {
-        assert!(json["stats"][key].is_u64(), "list --json: stats.{key} should be a number in {json}");
+    assert!(
+        json["zero_copy"] == kernel_lends_pages(),
+        "list --json: zero_copy of a device by itself: {json}"
+    );
+    for key in [
+        "reads",
+        "read_bytes",
+        "write_bytes",
+        "flushes",
+        "discards",
+        "copy_bytes",
+        "commits",
+        "errors",
+    ] {
+        assert!(
+            json["stats"][key].is_u64(),
+            "list --json: stats.{key} should be a number in {json}"
+        );
     }
 }
 
@@ -134,10 +174,14 @@ fn transient() {
     let view = View::new("orig", SIZE);
     view.fill(&Disk::open(&origin));
     let before = disk::digest_ends(&origin);
-    let dev =
-        server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4096 --store transient --name t"));
+    let dev = server::add(&format!(
+        "snapshot --origin {origin} --cow {cow} --chunk-size 4096 --store transient --name t"
+    ));
     let status = server::status("t");
-    assert!(status == format!("0 {SIZE} snapshot 0/{SIZE} 0"), "status of an empty transient store: {status:?}");
+    assert!(
+        status == format!("0 {SIZE} snapshot 0/{SIZE} 0"),
+        "status of an empty transient store: {status:?}"
+    );
     let table = server::table("t");
     assert!(table.ends_with(" NO 8"), "table of a transient store: {table:?}");
     let (open, view) = (Disk::open(&dev), view.snapshot("snap"));
@@ -147,7 +191,10 @@ fn transient() {
     view.verify(&open);
     // Chunks 0 and 1, 512, the last one.
     let status = server::status("t");
-    assert!(status == format!("0 {SIZE} snapshot 32/{SIZE} 0"), "status after four exceptions: {status:?}");
+    assert!(
+        status == format!("0 {SIZE} snapshot 32/{SIZE} 0"),
+        "status after four exceptions: {status:?}"
+    );
     drop(open);
     server::del("t");
     server::assert_nothing_left("del");
@@ -159,17 +206,22 @@ fn kernel_lends_pages() -> bool {
     std::env::var("UBLK_DM_KERNEL").is_ok_and(|kernel| kernel == "new")
 }
 
-/// The kernel's table of registered buffers is as large as seven of these devices. The eighth is served by copying, and so
-/// is whoever asks for that.
+/// The kernel's table of registered buffers is as large as seven of these devices. The eighth is
+/// served by copying, and so is whoever asks for that.
 fn many_tags() {
     let origin = slice("org", "n0", 0, MIB);
     let view = View::new("orig", MIB);
     view.fill(&Disk::open(&origin));
     for n in 0..8 {
         let cow = slice(&format!("c{n}"), "n1", n * 2 * MIB, 2 * MIB);
-        let dev = server::add(&format!("snapshot --origin {origin} --cow {cow} --name s{n} --depth 2048"));
+        let dev = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --name s{n} --depth 2048"
+        ));
         let json = server::device(&format!("s{n}"));
-        assert!(json["zero_copy"] == (n < 7 && kernel_lends_pages()), "device {n} of 2048 tags: {json}");
+        assert!(
+            json["zero_copy"] == (n < 7 && kernel_lends_pages()),
+            "device {n} of 2048 tags: {json}"
+        );
         let (disk, view) = (Disk::open(&dev), view.snapshot("snap"));
         view.write(&disk, 5, 70);
         view.verify(&disk);
@@ -177,7 +229,9 @@ fn many_tags() {
     server::del("s3");
     let cow = slice("cn", "n1", 16 * MIB, 2 * MIB);
     for (options, expected) in [("--no-zero-copy", false), ("", kernel_lends_pages())] {
-        server::add(&format!("snapshot --origin {origin} --cow {cow} --name n --depth 2048 {options}"));
+        server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --name n --depth 2048 {options}"
+        ));
         let json = server::device("n");
         assert!(json["zero_copy"] == expected, "{options}: {json}");
         server::del("n");
@@ -193,14 +247,20 @@ fn defaults() {
         server::add(&format!("snapshot --origin {origin} --cow {cow} --name d"));
         let json = server::device("d");
         assert!(json["snapshot"]["chunk_size_bytes"] == 16384, "chunk size of a new store: {json}");
-        assert!(json["logical_block_size"] == block, "logical block size over {block}-byte blocks: {json}");
+        assert!(
+            json["logical_block_size"] == block,
+            "logical block size over {block}-byte blocks: {json}"
+        );
         server::del("d");
         Disk::open(&cow).zero(0, 8);
         server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 64k --name d"));
         server::del("d");
         server::add(&format!("snapshot --origin {origin} --cow {cow} --name d"));
         let json = server::device("d");
-        assert!(json["snapshot"]["chunk_size_bytes"] == 65536, "chunk size of an old store: {json}");
+        assert!(
+            json["snapshot"]["chunk_size_bytes"] == 65536,
+            "chunk size of an old store: {json}"
+        );
         server::del("d");
         server::assert_nothing_left("del");
         store::assert_header(&Disk::open(&cow), 128, true);
@@ -220,7 +280,8 @@ fn regular_files() {
     }
     let view = View::new("orig", 8 * MIB);
     view.fill(&Disk::open(&origin));
-    let dev = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name f"));
+    let dev =
+        server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name f"));
     let (open, snap) = (Disk::open(&dev), view.snapshot("snap"));
     for at in (0..8 * MIB).step_by(1000) {
         snap.write(&open, at, 16);
@@ -231,7 +292,8 @@ fn regular_files() {
     let status = server::status("f");
     server::del("f");
     server::assert_nothing_left("del");
-    let looped = |path: &str| sh::sh(&format!("losetup --find --show --direct-io=on {path}")).ok().line();
+    let looped =
+        |path: &str| sh::sh(&format!("losetup --find --show --direct-io=on {path}")).ok().line();
     let (origin, cow) = (looped(&origin), looped(&cow));
     let judge = kernel::snapshot("judge", &origin, &cow, "P", 8);
     assert!(
@@ -250,7 +312,8 @@ fn read_only() {
     let view = View::new("orig", SIZE);
     view.fill(&Disk::open(&origin));
     sh::sh(&format!("blockdev --setro {origin}")).ok();
-    let dev = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name w"));
+    let dev =
+        server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name w"));
     let (open, snap) = (Disk::open(&dev), view.snapshot("snap"));
     snap.write(&open, 77, 5);
     snap.verify(&open);

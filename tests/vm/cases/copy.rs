@@ -9,9 +9,24 @@ use crate::sh::{Out, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "copy-two-destinations", bound_s: 90, disks: &["n0", "n1", "n2"], run: |_| two_destinations() },
-        Case { name: "copy-eight-destinations", bound_s: 90, disks: &["n0", "n1"], run: |_| eight_destinations() },
-        Case { name: "copy-between-block-sizes", bound_s: 60, disks: &["n0", "k0"], run: |_| block_sizes() },
+        Case {
+            name: "copy-two-destinations",
+            bound_s: 90,
+            disks: &["n0", "n1", "n2"],
+            run: |_| two_destinations(),
+        },
+        Case {
+            name: "copy-eight-destinations",
+            bound_s: 90,
+            disks: &["n0", "n1"],
+            run: |_| eight_destinations(),
+        },
+        Case {
+            name: "copy-between-block-sizes",
+            bound_s: 60,
+            disks: &["n0", "k0"],
+            run: |_| block_sizes(),
+        },
         Case { name: "copy-zero", bound_s: 60, disks: &["n0", "n1"], run: |_| zero() },
         Case { name: "copy-refused", bound_s: 60, disks: &["n0", "n1", "k0"], run: |_| refused() },
     ]
@@ -41,11 +56,19 @@ fn two_destinations() {
         let same = disk::digest(&disk, at, len) == disk::digest(&source_disk, start, len);
         assert!(same, "{path} does not hold the copy at sector {at}");
         let around = [disk.read(at - 1, 1), disk.read(at + len, 1)];
-        assert!(around.iter().all(|b| b.iter().all(|x| *x == 0)), "{path}: the copy wrote beside its range");
+        assert!(
+            around.iter().all(|b| b.iter().all(|x| *x == 0)),
+            "{path}: the copy wrote beside its range"
+        );
     }
     source.verify_range(&source_disk, 0, 16 * MIB);
     let quiet = ublk_dm(&format!("copy --from {from}:0+1MiB --to {to}:64MiB")).ok();
-    assert!(quiet.stderr.is_empty(), "`{}` in a pipe should be silent, said {:?}", quiet.what, quiet.stderr);
+    assert!(
+        quiet.stderr.is_empty(),
+        "`{}` in a pipe should be silent, said {:?}",
+        quiet.what,
+        quiet.stderr
+    );
 }
 
 fn eight_destinations() {
@@ -68,7 +91,10 @@ fn block_sizes() {
     view.write(&Disk::open(&small), 0, 4 * MIB);
     ublk_dm(&format!("copy --from {small}:0+2MiB --to {large}:8KiB")).ok();
     let back = Disk::open(&large);
-    assert!(disk::digest(&back, 16, 2 * MIB) == disk::digest(&Disk::open(&small), 0, 2 * MIB), "{large} differs");
+    assert!(
+        disk::digest(&back, 16, 2 * MIB) == disk::digest(&Disk::open(&small), 0, 2 * MIB),
+        "{large} differs"
+    );
 }
 
 fn zero() {
@@ -80,7 +106,10 @@ fn zero() {
         let out = ublk_dm(&format!("zero --to {path}:1000s+5000s --to {path}:3MiB+1s --json")).ok();
         assert_json(&out);
         for (at, len) in [(1000, 5000), (3 * MIB, 1)] {
-            assert!(disk.read(at, len).iter().all(|b| *b == 0), "{path}: sectors {at}+{len} are not zero");
+            assert!(
+                disk.read(at, len).iter().all(|b| *b == 0),
+                "{path}: sectors {at}+{len} are not zero"
+            );
         }
         for (at, len) in [(0, 1000), (6000, 3 * MIB - 6000), (3 * MIB + 1, 5 * MIB - 1)] {
             view.verify_range(&disk, at, len);

@@ -1,5 +1,5 @@
-//! How snapshots end: after their origin, before it, and when their last records or their mark cannot be written. What a
-//! snapshot shows afterwards is right, or it is known to be lost.
+//! How snapshots end: after their origin, before it, and when their last records or their mark
+//! cannot be written. What a snapshot shows afterwards is right, or it is known to be lost.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -18,7 +18,12 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "ends-origin-first", bound_s: 90, disks, run: origin_first },
         Case { name: "ends-left-behind", bound_s: 90, disks, run: |_| left_behind() },
-        Case { name: "ends-left-behind-killed", bound_s: 120, disks, run: |_| left_behind_and_killed() },
+        Case {
+            name: "ends-left-behind-killed",
+            bound_s: 120,
+            disks,
+            run: |_| left_behind_and_killed(),
+        },
         Case { name: "ends-mounted", bound_s: 90, disks, run: |_| mounted() },
         Case { name: "ends-last-commit", bound_s: 120, disks, run: |_| last_commit() },
         Case { name: "ends-of-tables", bound_s: 60, disks, run: |_| tables() },
@@ -38,7 +43,10 @@ fn origin_first(seed: u64) {
     let snapshot = format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s");
     server::add(&snapshot);
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
-    assert!(server::number("s", "/id") < server::number("o", "/id"), "the snapshot must come first");
+    assert!(
+        server::number("s", "/id") < server::number("o", "/id"),
+        "the snapshot must come first"
+    );
     let frozen = view.snapshot("snap");
     let stop = AtomicBool::new(false);
     let plan = Plan { max_sectors: 64, may_break: true, ..Plan::depth_32(1_000_000, 60) };
@@ -65,7 +73,8 @@ fn origin_first(seed: u64) {
     server::assert_nothing_left("del");
 }
 
-/// A snapshot that leaves is right until its origin is written, and refused from then on, until its COW is wiped.
+/// A snapshot that leaves is right until its origin is written, and refused from then on, until its
+/// COW is wiped.
 fn left_behind() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
     let view = View::new("orig", SIZE);
@@ -85,7 +94,11 @@ fn left_behind() {
     view.write(&top, 300, 50);
     for option in ["", " --force"] {
         let said = ublk_dm(&format!("add {line}{option}")).refused();
-        assert!(said.code == 1 && said.stderr.contains("is lost: its origin was changed"), "{}", said.stderr);
+        assert!(
+            said.code == 1 && said.stderr.contains("is lost: its origin was changed"),
+            "{}",
+            said.stderr
+        );
     }
     assert!(server::lost().len() == 1, "one store is lost: {:?}", server::lost());
     Disk::open(&cow).zero(0, CHUNK);
@@ -96,8 +109,8 @@ fn left_behind() {
     server::assert_nothing_left("del");
 }
 
-/// As [`left_behind`], and the server that knew of it is killed, or ends, before the origin is written: the next one knows
-/// it as well.
+/// As [`left_behind`], and the server that knew of it is killed, or ends, before the origin is
+/// written: the next one knows it as well.
 fn left_behind_and_killed() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
     let view = View::new("orig", SIZE);
@@ -134,7 +147,11 @@ fn left_behind_and_killed() {
         view.write(&top, 300, 50);
         drop(top);
         let said = ublk_dm(&format!("add {line}")).refused();
-        assert!(said.code == 1 && said.stderr.contains("is lost: its origin was changed"), "{}", said.stderr);
+        assert!(
+            said.code == 1 && said.stderr.contains("is lost: its origin was changed"),
+            "{}",
+            said.stderr
+        );
         Disk::open(&cow).zero(0, CHUNK);
         let new = Disk::open(&server::add(&line));
         view.snapshot("snap").verify(&new);
@@ -160,12 +177,14 @@ fn mounted() {
     server::assert_nothing_left("del");
 }
 
-/// A write that is acknowledged and not flushed, and whose record cannot be written: `del` and `suspend` say so.
+/// A write that is acknowledged and not flushed, and whose record cannot be written: `del` and
+/// `suspend` say so.
 fn last_commit() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), Faulty::new("bad", "n1", 0, SIZE));
     let line = format!("snapshot --origin {origin} --cow {} --chunk-size 4k --name s", cow.node);
     for verb in ["suspend s", "del s"] {
-        // A record lingers for half a second: on a slow machine that can be over before the verb comes.
+        // A record lingers for half a second: on a slow machine that can be over before the verb
+        // comes.
         let told = (0..8).any(|_| {
             cow.set(&[]);
             Disk::open(&cow.node).zero(0, CHUNK);
@@ -179,7 +198,8 @@ fn last_commit() {
                 ublk_dm("resume s").ok();
                 server::del("s");
             }
-            let told = out.code == 1 && out.stderr.contains(&cow.node) && out.stderr.contains("are lost");
+            let told =
+                out.code == 1 && out.stderr.contains(&cow.node) && out.stderr.contains("are lost");
             assert!(told || out.code == 0, "{verb}: exit {} and {:?}", out.code, out.stderr);
             told
         });
@@ -210,8 +230,15 @@ fn tables() {
         server::del(name);
         Disk::open(&cow).zero(0, CHUNK);
         let refused = create(name, SIZE + 8, &target).refused();
-        assert!(refused.code == 1 && refused.stderr.contains(&origin), "{target}: {:?}", refused.stderr);
-        assert!(Disk::open(&cow).read(0, 64).iter().all(|byte| *byte == 0), "{target}: the COW was written");
+        assert!(
+            refused.code == 1 && refused.stderr.contains(&origin),
+            "{target}: {:?}",
+            refused.stderr
+        );
+        assert!(
+            Disk::open(&cow).read(0, 64).iter().all(|byte| *byte == 0),
+            "{target}: the COW was written"
+        );
         server::assert_nothing_left("a refused create");
     }
 }

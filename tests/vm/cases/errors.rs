@@ -1,8 +1,9 @@
-//! The error matrix under load: a disk fails at one step of keeping a chunk while the origin is being written.
+//! The error matrix under load: a disk fails at one step of keeping a chunk while the origin is
+//! being written.
 //!
-//! Whatever fails, the origin's writers see nothing, the snapshot says `Invalid` and never shows a wrong sector, another
-//! snapshot of the same origin stays exact, the log names disk and sector, the COW is marked where the mark can be
-//! written, and the device can be deleted.
+//! Whatever fails, the origin's writers see nothing, the snapshot says `Invalid` and never shows a
+//! wrong sector, another snapshot of the same origin stays exact, the log names disk and sector,
+//! the COW is marked where the mark can be written, and the device can be deleted.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -26,7 +27,12 @@ pub fn cases() -> Vec<Case> {
         Case { name: "error-cow-gone", bound_s: 120, disks, run: |s| row(s, &ROWS[5]) },
         Case { name: "error-origin-read", bound_s: 120, disks, run: |s| row(s, &ROWS[6]) },
         Case { name: "error-transient-data", bound_s: 120, disks, run: |s| row(s, &ROWS[7]) },
-        Case { name: "error-transient-origin-read", bound_s: 120, disks, run: |s| row(s, &ROWS[8]) },
+        Case {
+            name: "error-transient-origin-read",
+            bound_s: 120,
+            disks,
+            run: |s| row(s, &ROWS[8]),
+        },
     ]
 }
 
@@ -78,8 +84,17 @@ const ROWS: [Row; 9] = [
     // The whole COW.
     Row { cow: &[(Fails::All, 0, COW)], after: 20, marked: false, says: "failed", ..ROW },
     // The origin cannot be read where it is about to be overwritten.
-    Row { origin: &[(Fails::Reads, UNREADABLE.0, UNREADABLE.1)], says: "copying a chunk failed", ..ROW },
-    Row { store: "transient", cow: &[(Fails::All, 60 * CHUNK, 9 * MIB)], says: "copying a chunk failed", ..ROW },
+    Row {
+        origin: &[(Fails::Reads, UNREADABLE.0, UNREADABLE.1)],
+        says: "copying a chunk failed",
+        ..ROW
+    },
+    Row {
+        store: "transient",
+        cow: &[(Fails::All, 60 * CHUNK, 9 * MIB)],
+        says: "copying a chunk failed",
+        ..ROW
+    },
     Row {
         store: "transient",
         origin: &[(Fails::Reads, UNREADABLE.0, UNREADABLE.1)],
@@ -88,7 +103,8 @@ const ROWS: [Row; 9] = [
     },
 ];
 
-const ROW: Row = Row { store: "persistent", cow: &[], origin: &[], after: 0, marked: true, says: "" };
+const ROW: Row =
+    Row { store: "persistent", cow: &[], origin: &[], after: 0, marked: true, says: "" };
 
 /// An origin with two snapshots, one of which is to suffer.
 pub struct Scene {
@@ -106,7 +122,10 @@ impl Scene {
         view.fill(&Disk::open(&origin.node));
         let top = Disk::open(&server::add(&format!("origin --origin {} --name o", origin.node)));
         let roomy = slice("good", "n2", 0, 16 * MIB);
-        let good = server::add(&format!("snapshot --origin {} --cow {roomy} --chunk-size 16k --name g", origin.node));
+        let good = server::add(&format!(
+            "snapshot --origin {} --cow {roomy} --chunk-size 16k --name g",
+            origin.node
+        ));
         let good = (view.snapshot("none"), Disk::open(&good), roomy);
         view.write(&top, UNREADABLE.0, UNREADABLE.1);
         Scene { origin, cow, view, top, good }
@@ -123,15 +142,24 @@ impl Scene {
         (self.view.snapshot("snap"), Disk::open(&path))
     }
 
-    /// Everybody else is as ever; then all is taken down. What remains are the disks: the origin's and the COW.
+    /// Everybody else is as ever; then all is taken down. What remains are the disks: the origin's
+    /// and the COW.
     pub fn finish(self) -> (String, String) {
         self.origin.set(&[]);
         self.cow.set(&[]);
         let (frozen, good, cow) = self.good;
         frozen.verify(&good);
         self.view.verify(&self.top);
-        assert!(server::status("g").contains('/'), "the other snapshot is {:?}", server::status("g"));
-        assert!(server::number("g", "/stats/errors") == 0, "the other snapshot counts errors: {}", server::device("g"));
+        assert!(
+            server::status("g").contains('/'),
+            "the other snapshot is {:?}",
+            server::status("g")
+        );
+        assert!(
+            server::number("g", "/stats/errors") == 0,
+            "the other snapshot counts errors: {}",
+            server::device("g")
+        );
         drop((good, self.top));
         server::del("--all");
         server::assert_nothing_left("del --all");
@@ -143,14 +171,21 @@ impl Scene {
     }
 }
 
-/// A line of the servers' logs with all these words. Lines are written by a thread of their own, a moment later.
+/// A line of the servers' logs with all these words. Lines are written by a thread of their own, a
+/// moment later.
 pub fn assert_logged(words: &[&str]) {
     let found = || server::log().lines().any(|line| words.iter().all(|word| line.contains(word)));
     server::wait_for(5, &format!("a line of the log with {words:?} in {}", server::log()), found);
 }
 
 /// Reads until `stop`: what can be read must be right. Counts the reads that were.
-fn watch(view: &View, disk: &Disk, seed: u64, right: &AtomicU64, stop: &AtomicBool) -> Result<(), String> {
+fn watch(
+    view: &View,
+    disk: &Disk,
+    seed: u64,
+    right: &AtomicU64,
+    stop: &AtomicBool,
+) -> Result<(), String> {
     let mut rng = Rng::new(seed);
     while !stop.load(Ordering::Relaxed) {
         let (sector, sectors) = rng.range(disk.sectors, 1, 64);
@@ -167,32 +202,47 @@ fn row(seed: u64, row: &Row) {
     let scene = Scene::new();
     let (frozen, victim) = scene.add(row.store);
     let (stop, reads) = (AtomicBool::new(false), [AtomicU64::new(0), AtomicU64::new(0)]);
-    let plan = Plan { writers: 8, max_sectors: 64, writes: u64::MAX, seconds: 60, may_break: false };
+    let plan =
+        Plan { writers: 8, max_sectors: 64, writes: u64::MAX, seconds: 60, may_break: false };
     thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
         let readers: Vec<_> = (0..)
             .zip(&reads)
             .map(|(n, reads)| (n, reads, &frozen, &victim, &stop))
-            .map(|(n, reads, frozen, victim, stop)| scope.spawn(move || watch(frozen, victim, seed ^ n, reads, stop)))
+            .map(|(n, reads, frozen, victim, stop)| {
+                scope.spawn(move || watch(frozen, victim, seed ^ n, reads, stop))
+            })
             .collect();
         // An invalid snapshot gives them nothing to read.
-        server::wait_for(20, "the first reads", || reads.iter().all(|reads| reads.load(Ordering::Relaxed) > 0));
+        server::wait_for(20, "the first reads", || {
+            reads.iter().all(|reads| reads.load(Ordering::Relaxed) > 0)
+        });
         let writer = scope.spawn(|| load::write(&scene.view, &scene.top, seed, plan, &stop));
         if row.after > 0 {
-            server::wait_for(20, "exceptions", || server::number("v", "/snapshot/exceptions") >= row.after);
+            server::wait_for(20, "exceptions", || {
+                server::number("v", "/snapshot/exceptions") >= row.after
+            });
         }
         scene.cow.set(row.cow);
         scene.origin.set(row.origin);
-        server::wait_for(30, "the snapshot to be invalid", || server::status("v").ends_with(" Invalid"));
+        server::wait_for(30, "the snapshot to be invalid", || {
+            server::status("v").ends_with(" Invalid")
+        });
         let writes = server::number("o", "/stats/writes");
-        server::wait_for(20, "the origin to go on", || server::number("o", "/stats/writes") > writes + 50);
+        server::wait_for(20, "the origin to go on", || {
+            server::number("o", "/stats/writes") > writes + 50
+        });
         stop.store(true, Ordering::Relaxed);
         writer.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         for reader in readers {
             reader.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         }
     });
-    assert!(server::number("o", "/stats/errors") == 0, "the origin counts errors: {}", server::device("o"));
+    assert!(
+        server::number("o", "/stats/errors") == 0,
+        "the origin counts errors: {}",
+        server::device("o")
+    );
     assert!(victim.try_read(0, &mut Buf::new(8)).is_err(), "an invalid snapshot reads");
     assert!(victim.try_write(0, &Buf::new(8)).is_err(), "an invalid snapshot takes writes");
     let disk = if row.origin.is_empty() { &scene.cow.node } else { &scene.origin.node };
@@ -209,7 +259,10 @@ fn row(seed: u64, row: &Row) {
         let said = ublk_dm(&format!("add {}", scene.line(row.store))).refused();
         assert!(said.code == 1 && said.stderr.contains("could not be marked"), "{}", said.stderr);
     }
-    assert!(server::forget_lost() == usize::from(lost), "what is lost and not marked is recorded, and nothing else");
+    assert!(
+        server::forget_lost() == usize::from(lost),
+        "what is lost and not marked is recorded, and nothing else"
+    );
     let (origin, cow) = scene.finish();
     judge_mark(&origin, &cow, row);
 }

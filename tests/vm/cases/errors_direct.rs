@@ -1,5 +1,6 @@
-//! The rest of the error matrix: errors that are the caller's own (of data that was copied before, of flushes, of the
-//! origin), errors under a write to the snapshot, and errors while a store is opened or made.
+//! The rest of the error matrix: errors that are the caller's own (of data that was copied before,
+//! of flushes, of the origin), errors under a write to the snapshot, and errors while a store is
+//! opened or made.
 
 use std::io;
 
@@ -37,7 +38,8 @@ fn assert_valid(name: &str) {
     assert!(status.contains('/'), "{name} should still be valid, is {status:?}");
 }
 
-/// Chunks that have been copied: whoever reads or writes them gets the COW's error, nothing else happens.
+/// Chunks that have been copied: whoever reads or writes them gets the COW's error, nothing else
+/// happens.
 fn redirected() {
     let scene = Scene::new();
     let (snap, disk) = scene.add("persistent");
@@ -47,7 +49,10 @@ fn redirected() {
     }
     scene.cow.set(&[DATA]);
     for sector in [3 * CHUNK, 100 * CHUNK] {
-        assert_eio("a read of a copied chunk", disk.try_read(sector, &mut crate::disk::Buf::new(2)));
+        assert_eio(
+            "a read of a copied chunk",
+            disk.try_read(sector, &mut crate::disk::Buf::new(2)),
+        );
         assert_eio("a write to a copied chunk", snap.try_write(&disk, sector, 2));
     }
     // What the origin holds can still be read, and copied chunks of the origin be written.
@@ -89,7 +94,11 @@ fn of_the_origin() {
     snap.verify(&disk);
     // A disk that failed a write may hold either; here the fault let nothing through.
     scene.view.verify(&scene.top);
-    assert!(server::number("o", "/stats/errors") == 4, "the origin should count four errors: {}", server::device("o"));
+    assert!(
+        server::number("o", "/stats/errors") == 4,
+        "the origin should count four errors: {}",
+        server::device("o")
+    );
     drop(disk);
     server::del("v");
     scene.finish();
@@ -103,13 +112,16 @@ struct Write {
     sectors: u64,
     /// How many such writes it may take.
     count: u64,
-    /// It is the record that cannot be kept: the writer hears of it with FUA at once, without at the next flush.
+    /// It is the record that cannot be kept: the writer hears of it with FUA at once, without at
+    /// the next flush.
     record: bool,
 }
 
-const WHOLE: Write = Write { what: "", cow: &[], origin: &[], sectors: CHUNK, count: 1, record: false };
+const WHOLE: Write =
+    Write { what: "", cow: &[], origin: &[], sectors: CHUNK, count: 1, record: false };
 const RECORD: Write = Write { record: true, ..WHOLE };
-const UNREADABLE_REST: Write = Write { origin: &[(Fails::Reads, UNREADABLE.0, UNREADABLE.1)], sectors: 3, ..WHOLE };
+const UNREADABLE_REST: Write =
+    Write { origin: &[(Fails::Reads, UNREADABLE.0, UNREADABLE.1)], sectors: 3, ..WHOLE };
 const WRITES: [Write; 8] = [
     Write { what: "of a whole chunk", cow: &[DATA], ..WHOLE },
     Write { what: "of part of a chunk", cow: &[DATA], sectors: 3, ..WHOLE },
@@ -117,16 +129,24 @@ const WRITES: [Write; 8] = [
     Write { what: "whose record cannot be written", cow: &[(Fails::All, CHUNK, CHUNK)], ..RECORD },
     Write { what: "whose flush fails", cow: &[FLUSHES], ..RECORD },
     // With chunks of 8 sectors an area has 256 records, and the next one is chunk 258.
-    Write { what: "that fills an area", cow: &[(Fails::All, 258 * CHUNK, CHUNK)], count: 256, ..RECORD },
+    Write {
+        what: "that fills an area",
+        cow: &[(Fails::All, 258 * CHUNK, CHUNK)],
+        count: 256,
+        ..RECORD
+    },
     Write { what: "to a transient store", cow: &[(Fails::All, 0, COW)], ..WHOLE },
     Write { what: "to a transient store, whose rest cannot be read", ..UNREADABLE_REST },
 ];
 
-/// A write to the snapshot that cannot be kept: the writer hears of it, the snapshot is invalid, the origin is as ever.
+/// A write to the snapshot that cannot be kept: the writer hears of it, the snapshot is invalid,
+/// the origin is as ever.
 fn snapshot_writes() {
     let scene = Scene::new();
     let variants = |write: &Write| if write.record { vec![true, false] } else { vec![false] };
-    for (write, fua) in WRITES.iter().flat_map(|write| variants(write).into_iter().map(move |fua| (write, fua))) {
+    for (write, fua) in
+        WRITES.iter().flat_map(|write| variants(write).into_iter().map(move |fua| (write, fua)))
+    {
         let Write { what, cow, origin, sectors, count, .. } = *write;
         let kind = if what.contains("transient") { "transient" } else { "persistent" };
         Disk::open(&scene.cow.node).zero(0, 2 * CHUNK);
@@ -134,14 +154,19 @@ fn snapshot_writes() {
         scene.cow.set(cow);
         scene.origin.set(origin);
         let writer = if fua { Disk::open_durable(&disk.path) } else { Disk::open(&disk.path) };
-        let failed = (0..count).find_map(|n| snap.try_write(&writer, UNREADABLE.0 + n * CHUNK, sectors).err());
-        let last = if write.record && !fua { failed.or_else(|| disk.flush().err()) } else { failed };
+        let failed = (0..count)
+            .find_map(|n| snap.try_write(&writer, UNREADABLE.0 + n * CHUNK, sectors).err());
+        let last =
+            if write.record && !fua { failed.or_else(|| disk.flush().err()) } else { failed };
         drop(writer);
         assert_eio(&format!("a write {what}"), last.map_or(Ok(()), Err));
         let status = server::status("v");
         assert!(status.ends_with(" Invalid"), "after a write {what} the snapshot is {status:?}");
         assert_logged(&["v:", "invalidated", "at sector"]);
-        assert_eio("a read of an invalid snapshot", disk.try_read(0, &mut crate::disk::Buf::new(8)));
+        assert_eio(
+            "a read of an invalid snapshot",
+            disk.try_read(0, &mut crate::disk::Buf::new(8)),
+        );
         scene.view.write(&scene.top, UNREADABLE.0 + 2, 20);
         drop(disk);
         server::del("v");
@@ -169,7 +194,8 @@ fn opening() {
         let out = ublk_dm(&format!("add {}", scene.line("persistent"))).refused();
         let said = out.stderr;
         let sector = format!("at sector {}", at * CHUNK);
-        // The start of the disk is looked at before anything is taken for a store, and read as a whole.
+        // The start of the disk is looked at before anything is taken for a store, and read as a
+        // whole.
         let told = said.contains(&scene.cow.node) && (at <= 1 || said.contains(&sector));
         assert!(told, "{what} is unreadable: {said:?}");
         assert!(server::list().len() == 2, "a refused add left something: {:?}", server::list());
@@ -196,12 +222,19 @@ fn creating() {
     for (what, faults) in rows {
         scene.cow.set(faults);
         let out = ublk_dm(&format!("add {}", scene.line("persistent"))).refused();
-        assert!(out.stderr.contains(&scene.cow.node), "{what} cannot be written, the message is {:?}", out.stderr);
+        assert!(
+            out.stderr.contains(&scene.cow.node),
+            "{what} cannot be written, the message is {:?}",
+            out.stderr
+        );
         assert!(server::list().len() == 2, "a failed add left something: {:?}", server::list());
         scene.view.write(&scene.top, 77, 100);
         scene.cow.set(&[]);
         let header = Disk::open(&scene.cow.node).read(0, 1);
-        assert!(header.iter().all(|byte| *byte == 0), "{what} cannot be written, but there is a header");
+        assert!(
+            header.iter().all(|byte| *byte == 0),
+            "{what} cannot be written, but there is a header"
+        );
     }
     let (snap, disk) = scene.add("persistent");
     scene.view.write(&scene.top, 70, 100);

@@ -13,12 +13,42 @@ use crate::{server, tree};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "fs-ext4-nvme", bound_s: 150, disks: &["n0", "n1"], run: |s| run(s, "ext4", "n0", "n1") },
-        Case { name: "fs-xfs-nvme", bound_s: 150, disks: &["n0", "n1"], run: |s| run(s, "xfs", "n0", "n1") },
-        Case { name: "fs-btrfs-nvme", bound_s: 150, disks: &["n0", "n1"], run: |s| run(s, "btrfs", "n0", "n1") },
-        Case { name: "fs-ext4-sata", bound_s: 150, disks: &["s0", "s1"], run: |s| run(s, "ext4", "s0", "s1") },
-        Case { name: "fs-xfs-sata", bound_s: 150, disks: &["s0", "s1"], run: |s| run(s, "xfs", "s0", "s1") },
-        Case { name: "fs-btrfs-sata", bound_s: 150, disks: &["s0", "s1"], run: |s| run(s, "btrfs", "s0", "s1") },
+        Case {
+            name: "fs-ext4-nvme",
+            bound_s: 150,
+            disks: &["n0", "n1"],
+            run: |s| run(s, "ext4", "n0", "n1"),
+        },
+        Case {
+            name: "fs-xfs-nvme",
+            bound_s: 150,
+            disks: &["n0", "n1"],
+            run: |s| run(s, "xfs", "n0", "n1"),
+        },
+        Case {
+            name: "fs-btrfs-nvme",
+            bound_s: 150,
+            disks: &["n0", "n1"],
+            run: |s| run(s, "btrfs", "n0", "n1"),
+        },
+        Case {
+            name: "fs-ext4-sata",
+            bound_s: 150,
+            disks: &["s0", "s1"],
+            run: |s| run(s, "ext4", "s0", "s1"),
+        },
+        Case {
+            name: "fs-xfs-sata",
+            bound_s: 150,
+            disks: &["s0", "s1"],
+            run: |s| run(s, "xfs", "s0", "s1"),
+        },
+        Case {
+            name: "fs-btrfs-sata",
+            bound_s: 150,
+            disks: &["s0", "s1"],
+            run: |s| run(s, "btrfs", "s0", "s1"),
+        },
     ]
 }
 
@@ -42,16 +72,22 @@ fn run(seed: u64, kind: &str, origin_disk: &str, cow_disk: &str) {
         let _stop = StopOnDrop(&stop);
         let churn = scope.spawn(|| tree::churn(&dir, seed, &stop));
         thread::sleep(std::time::Duration::from_millis(500));
-        let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name snap"));
+        let snap = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --chunk-size 16k --name snap"
+        ));
         tree::change(&dir, &mut rng, FILES, MAX_BYTES);
         sh("sync").ok();
         stop.store(true, Ordering::Relaxed);
-        let files = churn.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let files =
+            churn.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         assert!(files > 3, "only {files} files written beside the snapshot");
         snap
     });
     let now = tree::take(&dir);
-    assert!(server::number("snap", "/snapshot/exceptions") > 0, "the origin's writes copied nothing");
+    assert!(
+        server::number("snap", "/snapshot/exceptions") > 0,
+        "the origin's writes copied nothing"
+    );
     if kind == "btrfs" {
         // Two devices with one identity: btrfs must never see both.
         sh(&format!("umount {dir}")).ok();
@@ -68,7 +104,11 @@ fn run(seed: u64, kind: &str, origin_disk: &str, cow_disk: &str) {
         sh("btrfs device scan --forget").ok();
     }
     sh(&format!("mount -t {kind} {option} {snap} {snap_dir}")).ok();
-    tree::assert_same(&format!("{kind} written on {snap}, seed {seed}"), &changed, &tree::take(&snap_dir));
+    tree::assert_same(
+        &format!("{kind} written on {snap}, seed {seed}"),
+        &changed,
+        &tree::take(&snap_dir),
+    );
     sh(&format!("umount {snap_dir}")).ok();
     check(kind, &snap);
     if kind == "btrfs" {

@@ -10,21 +10,32 @@ use crate::{kernel, server};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "fio-snapshot", bound_s: 150, disks: &["n0", "n1"], run: |s| snapshot(s, "n0", "n1", (512, 1)) },
+        Case {
+            name: "fio-snapshot",
+            bound_s: 150,
+            disks: &["n0", "n1"],
+            run: |s| snapshot(s, "n0", "n1", (512, 1)),
+        },
         Case {
             name: "fio-snapshot-4k",
             bound_s: 150,
             disks: &["k0", "k1"],
             run: |s| snapshot(s, "k0", "k1", (4096, 1)),
         },
-        Case { name: "fio-two-queues", bound_s: 150, disks: &["n0", "n1"], run: |s| snapshot(s, "n0", "n1", (512, 2)) },
+        Case {
+            name: "fio-two-queues",
+            bound_s: 150,
+            disks: &["n0", "n1"],
+            run: |s| snapshot(s, "n0", "n1", (512, 2)),
+        },
         Case { name: "fio-origin", bound_s: 150, disks: &["n0", "n1"], run: origin },
     ]
 }
 
 const SIZE: u64 = 16 * MIB;
 
-/// Writes all of the device at random, then reads it back against the checksums; several jobs have a part and a CPU each.
+/// Writes all of the device at random, then reads it back against the checksums; several jobs have
+/// a part and a CPU each.
 fn verify(path: &str, seed: u64, block: u64, jobs: u64) {
     // On a path that is no device fio would make a file and be content.
     let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
@@ -68,17 +79,24 @@ fn snapshot(seed: u64, origin_disk: &str, cow_disk: &str, (block, queues): (u64,
     let (origin, cow) = (slice("org", origin_disk, 0, SIZE), slice("cow", cow_disk, 0, 2 * SIZE));
     let view = View::new("orig", SIZE);
     view.fill(&Disk::open(&origin));
-    let dev =
-        server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s --queues {queues}"));
+    let dev = server::add(&format!(
+        "snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s --queues {queues}"
+    ));
     let name = dev.trim_start_matches("/dev/");
-    let found = std::fs::read_dir(format!("/sys/block/{name}/mq")).expect("a device has queues").count() as u64;
+    let found = std::fs::read_dir(format!("/sys/block/{name}/mq"))
+        .expect("a device has queues")
+        .count() as u64;
     assert!(
         (found, server::number("s", "/queues")) == (queues, queues),
         "{found} queues and not {queues}: {}",
         server::device("s")
     );
     verify(&dev, seed, block, queues);
-    assert!(server::number("s", "/stats/errors") == 0, "errors were counted: {}", server::device("s"));
+    assert!(
+        server::number("s", "/stats/errors") == 0,
+        "errors were counted: {}",
+        server::device("s")
+    );
     let (status, digest) = (server::status("s"), crate::disk::digest(&Disk::open(&dev), 0, SIZE));
     server::del("s");
     server::assert_nothing_left("del");
@@ -90,7 +108,10 @@ fn snapshot(seed: u64, origin_disk: &str, cow_disk: &str, (block, queues): (u64,
         kernel::status("judge")
     );
     let judged = crate::disk::digest(&Disk::open(&judge), 0, SIZE);
-    assert!(judged == digest, "the kernel reads other bytes from {cow} than ublk-dm did, seed {seed}");
+    assert!(
+        judged == digest,
+        "the kernel reads other bytes from {cow} than ublk-dm did, seed {seed}"
+    );
     kernel::remove("judge");
 }
 
@@ -99,10 +120,12 @@ fn origin(seed: u64) {
     let view = View::new("orig", SIZE);
     view.fill(&Disk::open(&origin));
     let top = server::add(&format!("origin --origin {origin} --name o"));
-    let dev = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s"));
+    let dev =
+        server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s"));
     verify(&top, seed, 512, 1);
     view.verify(&Disk::open(&dev));
-    let (copies, exceptions) = (server::number("s", "/stats/copies"), server::number("s", "/snapshot/exceptions"));
+    let (copies, exceptions) =
+        (server::number("s", "/stats/copies"), server::number("s", "/snapshot/exceptions"));
     assert!(
         copies == exceptions && exceptions == SIZE / 32,
         "{copies} copies for {exceptions} exceptions of {} chunks",

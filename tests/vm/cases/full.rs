@@ -65,8 +65,10 @@ pub fn setup(policy: &'static str, cow_chunks: u64) -> Setup {
 impl Setup {
     pub fn add(&self, name: &str) -> Disk {
         let line = "snapshot --chunk-size 4k --origin";
-        let path =
-            server::add(&format!("{line} {} --cow {} --on-full {} --name {name}", self.origin, self.cow, self.policy));
+        let path = server::add(&format!(
+            "{line} {} --cow {} --on-full {} --name {name}",
+            self.origin, self.cow, self.policy
+        ));
         Disk::open(&path)
     }
 
@@ -85,7 +87,10 @@ impl Setup {
 
 pub fn assert_status(name: &str, args: &str) {
     let status = server::status(name);
-    assert!(status == format!("0 {SIZE} snapshot {args}"), "status of {name} is {status:?}, should be {args:?}");
+    assert!(
+        status == format!("0 {SIZE} snapshot {args}"),
+        "status of {name} is {status:?}, should be {args:?}"
+    );
 }
 
 /// The kernel's own snapshot must refuse all I/O.
@@ -107,13 +112,19 @@ fn snapshot_write(policy: &'static str) {
     assert!(full.is_err(), "a write to a full COW succeeded");
     if policy == "overflow" {
         assert_status("s", "Overflow");
-        assert!(server::device("s")["snapshot"]["overflow"] == true, "list --json should say overflow");
+        assert!(
+            server::device("s")["snapshot"]["overflow"] == true,
+            "list --json should say overflow"
+        );
         snap.verify(&disk);
         // Overflow ends writes altogether, those to copied chunks included.
         assert!(snap.try_write(&disk, 0, 8).is_err(), "an overflowed snapshot took a write");
     } else {
         assert_status("s", "Invalid");
-        assert!(server::device("s")["snapshot"]["valid"] == false, "list --json should say not valid");
+        assert!(
+            server::device("s")["snapshot"]["valid"] == false,
+            "list --json should say not valid"
+        );
         assert_dead(&disk);
     }
     let status = server::status("s");
@@ -168,13 +179,15 @@ fn origin_write(policy: &'static str) {
     assert!(judged == status, "the kernel says {judged:?}, ublk-dm said {status:?}");
 }
 
-/// A store without metadata: every chunk is data, and when there is none left the snapshot is invalid, whoever needed it.
+/// A store without metadata: every chunk is data, and when there is none left the snapshot is
+/// invalid, whoever needed it.
 fn transient() {
     for by_origin in [false, true] {
         let setup = setup("invalidate", 20);
         let top = Disk::open(&server::add(&format!("origin --origin {} --name o", setup.origin)));
         let line = format!(
-            "snapshot --origin {} --cow {} --chunk-size 4k --store transient --on-full invalidate --name s",
+            "snapshot --origin {} --cow {} --chunk-size 4k --store transient --on-full invalidate \
+             --name s",
             setup.origin, setup.cow
         );
         let (snap, disk) = (setup.view.snapshot("snap"), Disk::open(&server::add(&line)));
@@ -188,7 +201,10 @@ fn transient() {
         snap.verify(&disk);
         match by_origin {
             true => setup.view.write(&top, 1000 * CHUNK, 9),
-            false => assert!(snap.try_write(&disk, 1000 * CHUNK, 9).is_err(), "a write to a full COW succeeded"),
+            false => assert!(
+                snap.try_write(&disk, 1000 * CHUNK, 9).is_err(),
+                "a write to a full COW succeeded"
+            ),
         }
         assert_status("s", "Invalid");
         assert_dead(&disk);
@@ -211,9 +227,15 @@ fn exact_fit() {
         for chunk in 0..room {
             snap.write(&disk, chunk * CHUNK, CHUNK);
         }
-        assert!(snap.try_write(&disk, room * CHUNK, CHUNK).is_err(), "the record of exception {room} has no place");
+        assert!(
+            snap.try_write(&disk, room * CHUNK, CHUNK).is_err(),
+            "the record of exception {room} has no place"
+        );
         assert_status("s", "Overflow");
-        assert!(server::device("s")["snapshot"]["valid"] == true, "the snapshot should still be valid");
+        assert!(
+            server::device("s")["snapshot"]["valid"] == true,
+            "the snapshot should still be valid"
+        );
         snap.verify(&disk);
         drop(disk);
         server::del("s");
@@ -222,13 +244,19 @@ fn exact_fit() {
         let (status, total) = (kernel::status("judge"), setup.total());
         let used = (1 + stride + room) * CHUNK; // header, areas, data
         let expected = format!("0 {SIZE} snapshot {used}/{total} {}", (1 + stride) * CHUNK);
-        assert!(status == expected, "{stride} strides: the kernel says {status:?}, should say {expected:?}");
+        assert!(
+            status == expected,
+            "{stride} strides: the kernel says {status:?}, should say {expected:?}"
+        );
         snap.verify(&Disk::open(&judge));
         kernel::remove("judge");
         // And ublk-dm opens it again, as full as before.
         let disk = setup.add("s");
         snap.verify(&disk);
-        assert!(snap.try_write(&disk, room * CHUNK, CHUNK).is_err(), "a full store took a chunk after re-opening");
+        assert!(
+            snap.try_write(&disk, room * CHUNK, CHUNK).is_err(),
+            "a full store took a chunk after re-opening"
+        );
         drop(disk);
         server::del("s");
         server::assert_nothing_left("del");
@@ -243,11 +271,13 @@ fn under_load(seed: u64) {
     let roomy = slice("roomy", "n2", 0, 32 * MIB);
     let top = Disk::open(&server::add(&format!("origin --origin {} --name o", setup.origin)));
     let small = setup.add("s");
-    let line = format!("snapshot --origin {} --cow {roomy} --chunk-size 16k --name big", setup.origin);
+    let line =
+        format!("snapshot --origin {} --cow {roomy} --chunk-size 16k --name big", setup.origin);
     let (big, frozen) = (Disk::open(&server::add(&line)), setup.view.snapshot("none"));
     let stop = std::sync::atomic::AtomicBool::new(false);
     let plan = crate::load::Plan::depth_32(400, 30);
-    crate::load::write(&setup.view, &top, seed, plan, &stop).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    crate::load::write(&setup.view, &top, seed, plan, &stop)
+        .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     assert_status("s", "Invalid");
     assert_dead(&small);
     frozen.verify(&big);

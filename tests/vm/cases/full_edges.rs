@@ -1,5 +1,6 @@
-//! The boundaries of a store, one by one: its first chunks, the end of an area at the end of the COW, sectors that are no
-//! chunk, a COW that grows, bytes behind the terminator. What one can open the other can, and both say the same.
+//! The boundaries of a store, one by one: its first chunks, the end of an area at the end of the
+//! COW, sectors that are no chunk, a COW that grows, bytes behind the terminator. What one can open
+//! the other can, and both say the same.
 
 use crate::Case;
 use crate::cases::full::{CHUNK, SIZE, assert_dead, assert_status, setup};
@@ -11,8 +12,18 @@ use crate::{kernel, server, store};
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1"];
     vec![
-        Case { name: "full-exact-fit-invalidate", bound_s: 120, disks, run: |_| exact_fit_snapshot() },
-        Case { name: "full-exact-fit-origin-write", bound_s: 120, disks, run: |_| exact_fit_origin() },
+        Case {
+            name: "full-exact-fit-invalidate",
+            bound_s: 120,
+            disks,
+            run: |_| exact_fit_snapshot(),
+        },
+        Case {
+            name: "full-exact-fit-origin-write",
+            bound_s: 120,
+            disks,
+            run: |_| exact_fit_origin(),
+        },
         Case { name: "full-one-more-than-exact", bound_s: 120, disks, run: |_| one_more() },
         Case { name: "full-no-successor", bound_s: 60, disks, run: |_| no_successor() },
         Case { name: "full-partial-chunk", bound_s: 60, disks, run: |_| partial_chunk() },
@@ -22,7 +33,8 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Exceptions that fit into a COW which ends with the first stride: one less than an area has records.
+/// Exceptions that fit into a COW which ends with the first stride: one less than an area has
+/// records.
 const ROOM: u64 = 255;
 
 fn take_down() {
@@ -41,7 +53,10 @@ fn exact_fit_snapshot() {
     snap.verify(&disk);
     // What is there can be written on.
     snap.write(&disk, 17, 3);
-    assert!(snap.try_write(&disk, ROOM * CHUNK, 1).is_err(), "the record of exception {ROOM} has no place");
+    assert!(
+        snap.try_write(&disk, ROOM * CHUNK, 1).is_err(),
+        "the record of exception {ROOM} has no place"
+    );
     assert_status("s", "Invalid");
     assert_dead(&disk);
     drop(disk);
@@ -50,7 +65,8 @@ fn exact_fit_snapshot() {
     assert!(setup.judged().ends_with(" Invalid"), "the kernel says {:?}", setup.judged());
 }
 
-/// The same by writes to the origin, whatever the policy; closed one exception before, the kernel opens it.
+/// The same by writes to the origin, whatever the policy; closed one exception before, the kernel
+/// opens it.
 fn exact_fit_origin() {
     for policy in ["invalidate", "overflow"] {
         let setup = setup(policy, 258);
@@ -94,7 +110,11 @@ fn one_more() {
     drop(disk);
     take_down();
     let judge = kernel::snapshot("judge", &setup.origin, &setup.cow, "PO", CHUNK);
-    assert!(kernel::status("judge").ends_with(" 2072/2072 24"), "the kernel says {:?}", kernel::status("judge"));
+    assert!(
+        kernel::status("judge").ends_with(" 2072/2072 24"),
+        "the kernel says {:?}",
+        kernel::status("judge")
+    );
     snap.verify(&Disk::open(&judge));
     kernel::remove("judge");
     let disk = setup.add("s");
@@ -118,7 +138,10 @@ fn no_successor() {
     let checked = ublk_dm(&format!("check {}", setup.cow));
     assert!(checked.code == 3, "`{}` gave {}: {}", checked.what, checked.code, checked.stdout);
     let table = format!("0 {SIZE} snapshot {} {} P {CHUNK}", setup.origin, setup.cow);
-    assert!(crate::ioctl::dm_create("judge", &table, false).is_err(), "the kernel opens what ublk-dm refuses");
+    assert!(
+        crate::ioctl::dm_create("judge", &table, false).is_err(),
+        "the kernel opens what ublk-dm refuses"
+    );
     assert!(before == disk::digest(&cow, 0, cow.sectors), "{} was refused and written", setup.cow);
 }
 
@@ -130,7 +153,8 @@ fn partial_chunk() {
     let raw = Disk::open(&cow);
     raw.write(20 * CHUNK, &Disk::open(&origin).read(0, 7));
     let before = disk::digest(&raw, 20 * CHUNK, 7);
-    let path = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
+    let path =
+        server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
     let (snap, disk) = (view.snapshot("snap"), Disk::open(&path));
     for chunk in 0..18 {
         snap.write(&disk, chunk * CHUNK, CHUNK);
@@ -146,12 +170,14 @@ fn partial_chunk() {
     kernel::remove("judge");
 }
 
-/// The status line of an empty store, of one exception, and across the first area, for several chunk sizes; ours and the
-/// kernel's.
+/// The status line of an empty store, of one exception, and across the first area, for several
+/// chunk sizes; ours and the kernel's.
 fn numbers() {
     for (n, chunk) in [1, 8, 16, 32].into_iter().enumerate() {
-        let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", n as u64 * 8 * MIB, 4 * MIB));
-        let line = format!("snapshot --origin {origin} --cow {cow} --chunk-size {} --name s", chunk * 512);
+        let (origin, cow) =
+            (slice("org", "n0", 0, SIZE), slice("cow", "n1", n as u64 * 8 * MIB, 4 * MIB));
+        let line =
+            format!("snapshot --origin {origin} --cow {cow} --chunk-size {} --name s", chunk * 512);
         let path = server::add(&line);
         assert_status("s", &format!("{}/{} {}", 2 * chunk, 4 * MIB, 2 * chunk));
         let (view, disk) = (View::new("snap", SIZE), Disk::open(&path));
@@ -166,7 +192,11 @@ fn numbers() {
         let status = server::status("s");
         server::del("s");
         let judge = kernel::snapshot("judge", &origin, &cow, "P", chunk);
-        assert!(kernel::status("judge") == status, "the kernel says {:?}, not {status:?}", kernel::status("judge"));
+        assert!(
+            kernel::status("judge") == status,
+            "the kernel says {:?}, not {status:?}",
+            kernel::status("judge")
+        );
         view.verify(&Disk::open(&judge));
         ["judge", "cow", "org"].into_iter().for_each(kernel::remove);
     }
@@ -176,7 +206,8 @@ fn numbers() {
 /// A COW that grows is used at once; one that has overflowed stays so until it is opened again.
 fn grown() {
     let setup = setup("overflow", 20);
-    let grow = |chunks: u64| kernel::swap("cow", &format!("0 {} linear {} 0", chunks * CHUNK, node("n1")));
+    let grow =
+        |chunks: u64| kernel::swap("cow", &format!("0 {} linear {} 0", chunks * CHUNK, node("n1")));
     let (snap, disk) = (setup.view.snapshot("snap"), setup.add("s"));
     (0..18).for_each(|chunk| snap.write(&disk, chunk * CHUNK, CHUNK));
     assert_status("s", "160/160 16");
@@ -185,7 +216,10 @@ fn grown() {
     assert_status("s", "320/320 16");
     assert!(snap.try_write(&disk, 38 * CHUNK, CHUNK).is_err(), "a write to a full COW succeeded");
     grow(60);
-    assert!(snap.try_write(&disk, 38 * CHUNK, CHUNK).is_err(), "an overflowed snapshot took a write");
+    assert!(
+        snap.try_write(&disk, 38 * CHUNK, CHUNK).is_err(),
+        "an overflowed snapshot took a write"
+    );
     assert_status("s", "Overflow");
     snap.verify(&disk);
     drop(disk);
@@ -202,8 +236,8 @@ fn grown() {
     kernel::remove("judge");
 }
 
-/// A record behind the terminator, as a torn write of another kernel leaves it, is gone for good once ublk-dm has opened
-/// the store: the kernel's own next record would bring it back.
+/// A record behind the terminator, as a torn write of another kernel leaves it, is gone for good
+/// once ublk-dm has opened the store: the kernel's own next record would bring it back.
 fn stale_tail() {
     let setup = setup("overflow", 200);
     let cow = Disk::open(&setup.cow);
@@ -219,12 +253,20 @@ fn stale_tail() {
     drop(disk);
     server::del("s");
     let judge = Disk::open(&kernel::snapshot("judge", &setup.origin, &setup.cow, "P", CHUNK));
-    assert!(kernel::status("judge").ends_with("24/1600 16"), "the kernel says {:?}", kernel::status("judge"));
+    assert!(
+        kernel::status("judge").ends_with("24/1600 16"),
+        "the kernel says {:?}",
+        kernel::status("judge")
+    );
     snap.write(&judge, 20 * CHUNK, CHUNK);
     drop(judge);
     kernel::remove("judge");
     let judge = Disk::open(&kernel::snapshot("judge", &setup.origin, &setup.cow, "P", CHUNK));
-    assert!(kernel::status("judge").ends_with("32/1600 16"), "the kernel says {:?}", kernel::status("judge"));
+    assert!(
+        kernel::status("judge").ends_with("32/1600 16"),
+        "the kernel says {:?}",
+        kernel::status("judge")
+    );
     snap.verify(&judge);
     drop(judge);
     kernel::remove("judge");

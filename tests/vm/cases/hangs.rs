@@ -1,5 +1,5 @@
-//! Servers, disks and clients that do not answer: nothing waits for them without a limit, others are not kept waiting at
-//! all, and a client that leaves takes nothing with it.
+//! Servers, disks and clients that do not answer: nothing waits for them without a limit, others
+//! are not kept waiting at all, and a client that leaves takes nothing with it.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,12 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "hang-server", bound_s: 240, disks: &["n0", "n1"], run: |_| stopped_server() },
         Case { name: "hang-disk", bound_s: 240, disks: &["n0", "n1"], run: |_| hung_disk() },
-        Case { name: "hang-recover", bound_s: 400, disks: &["n0", "n1"], run: |_| recovered_beside() },
+        Case {
+            name: "hang-recover",
+            bound_s: 400,
+            disks: &["n0", "n1"],
+            run: |_| recovered_beside(),
+        },
         Case { name: "hang-delete", bound_s: 400, disks: &["n0", "n1"], run: |_| deleted_beside() },
         Case { name: "hang-places", bound_s: 60, disks: &["n0", "n1"], run: |_| places() },
     ]
@@ -31,54 +36,83 @@ fn within(line: &str) -> Out {
     out
 }
 
-/// A server that is stopped: only its own devices are out of reach, and what was asked of it meanwhile is not done later.
+/// A server that is stopped: only its own devices are out of reach, and what was asked of it
+/// meanwhile is not done later.
 fn stopped_server() {
     let disks: Vec<_> = (0..3u64)
         .map(|n| {
-            let names = [["o0", "c0"], ["o1", "c1"], ["o2", "c2"]][usize::try_from(n).expect("small")];
-            (slice(names[0], "n0", n * 8 * MIB, 8 * MIB), slice(names[1], "n1", n * 8 * MIB, 8 * MIB))
+            let names =
+                [["o0", "c0"], ["o1", "c1"], ["o2", "c2"]][usize::try_from(n).expect("small")];
+            (
+                slice(names[0], "n0", n * 8 * MIB, 8 * MIB),
+                slice(names[1], "n1", n * 8 * MIB, 8 * MIB),
+            )
         })
         .collect();
-    let add = |n: usize| format!("add snapshot --origin {} --cow {} --name s{n}", disks[n].0, disks[n].1);
+    let add =
+        |n: usize| format!("add snapshot --origin {} --cow {} --name s{n}", disks[n].0, disks[n].1);
     ublk_dm(&add(0)).ok();
     ublk_dm(&add(1)).ok();
     let pid = server::number("s0", "/server_pid");
     sh(&format!("kill -STOP {pid}")).ok();
     let listed = within("list").ok().stdout;
-    assert!(listed.lines().any(|line| line.starts_with("s0 ") && line.contains(" hangs ")), "{listed}");
-    assert!(listed.lines().any(|line| line.starts_with("s1 ") && line.contains(" live ")), "{listed}");
+    assert!(
+        listed.lines().any(|line| line.starts_with("s0 ") && line.contains(" hangs ")),
+        "{listed}"
+    );
+    assert!(
+        listed.lines().any(|line| line.starts_with("s1 ") && line.contains(" live ")),
+        "{listed}"
+    );
     assert!(server::device("s0")["answers"] == false && server::device("s1")["answers"] != false);
     within(&add(2)).ok();
     within("del s1").ok();
     within("recover --all").ok();
     for line in ["recover s0", "suspend s0", "del s0", "del s0 --force", "status s0"] {
         let out = within(line).refused();
-        assert!(out.stderr.contains("ublkb") && out.stderr.contains("answer"), "`{line}` said {:?}", out.stderr);
+        assert!(
+            out.stderr.contains("ublkb") && out.stderr.contains("answer"),
+            "`{line}` said {:?}",
+            out.stderr
+        );
     }
     sh(&format!("kill -CONT {pid}")).ok();
     server::wait_for(20, "s0 to be live", || server::device("s0")["answers"] != false);
-    assert!(server::device("s0")["state"] == "live", "a command was carried out whose client had left");
+    assert!(
+        server::device("s0")["state"] == "live",
+        "a command was carried out whose client had left"
+    );
     server::del("s0 s2");
     server::assert_nothing_left("del of what was stopped");
 }
 
-/// A disk that hangs: the command that waits for it ends and says which disk; others do not notice; in the end nothing of
-/// it is left.
+/// A disk that hangs: the command that waits for it ends and says which disk; others do not notice;
+/// in the end nothing of it is left.
 fn hung_disk() {
     let (o0, c0) = (slice("o0", "n0", 0, 8 * MIB), slice("c0", "n1", 0, 8 * MIB));
     let (o1, c1) = (slice("o1", "n0", 8 * MIB, 8 * MIB), slice("c1", "n1", 8 * MIB, 8 * MIB));
     kernel::suspend("c0", true);
     std::thread::scope(|scope| {
-        let hangs = scope.spawn(|| ublk_dm(&format!("add snapshot --origin {o0} --cow {c0} --name s0")).refused());
+        let hangs = scope.spawn(|| {
+            ublk_dm(&format!("add snapshot --origin {o0} --cow {c0} --name s0")).refused()
+        });
         std::thread::sleep(Duration::from_secs(3));
         within(&format!("add snapshot --origin {o1} --cow {c1} --name s1")).ok();
         within("list").ok();
         let out = within(&format!("add snapshot --origin {o1} --cow {c1} --name s0")).refused();
-        assert!(out.stderr.contains("name"), "a name that is on its way to a device is taken: {}", out.stderr);
+        assert!(
+            out.stderr.contains("name"),
+            "a name that is on its way to a device is taken: {}",
+            out.stderr
+        );
         within("del s1").ok();
         let out = hangs.join().expect("no panic");
         assert!(out.stderr.contains("does not answer"), "{}", out.stderr);
-        assert!(out.stderr.contains("/c0") || out.stderr.contains("/dm-"), "which disk? {}", out.stderr);
+        assert!(
+            out.stderr.contains("/c0") || out.stderr.contains("/dm-"),
+            "which disk? {}",
+            out.stderr
+        );
     });
     kernel::resume("c0");
     server::assert_nothing_left("an add whose client had left");
@@ -98,10 +132,13 @@ struct Family {
 impl Family {
     /// `before` is done while all are served.
     fn dead(before: impl FnOnce(&Family)) -> Family {
-        let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("bad-cow", "n1", 8 * MIB, 8 * MIB));
+        let (origin, cow) =
+            (slice("org", "n0", 0, 8 * MIB), slice("bad-cow", "n1", 8 * MIB, 8 * MIB));
         let sound_cow = slice("cow", "n1", 0, 8 * MIB);
         let snapshot = |cow: &str, name: &str| {
-            server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name {name}"))
+            server::add(&format!(
+                "snapshot --origin {origin} --cow {cow} --chunk-size 4k --name {name}"
+            ))
         };
         let top = server::add(&format!("origin --origin {origin} --name o"));
         let (sound, bad) = (snapshot(&sound_cow, "sound"), snapshot(&cow, "bad"));
@@ -117,8 +154,9 @@ impl Family {
 /// How long a command may take that finds out that a disk does not answer, on a slow machine.
 const SILENT_LIMIT: Duration = Duration::from_secs(100);
 
-/// A COW hangs while its family is taken over: origin and sound snapshot are there again, and their users do not notice the
-/// attempts that follow. When it answers the snapshot comes back, and is invalid.
+/// A COW hangs while its family is taken over: origin and sound snapshot are there again, and their
+/// users do not notice the attempts that follow. When it answers the snapshot comes back, and is
+/// invalid.
 fn recovered_beside() {
     let family = Family::dead(|_| {});
     let told: &[&str] = &["bad: not recovered", &family.cow, "has not answered"];
@@ -143,17 +181,23 @@ fn recovered_beside() {
     kernel::resume("bad-cow");
     assert_failed(&ublk_dm("recover bad"), &[&["bad: ", "is invalid"]]);
     assert!(Disk::open_read_only(&family.bad).try_read(0, &mut Buf::new(8)).is_err());
-    assert!(server::device("o")["state"] == "live" && Disk::open_read_only(&family.origin).sectors == 8 * MIB);
+    assert!(
+        server::device("o")["state"] == "live"
+            && Disk::open_read_only(&family.origin).sectors == 8 * MIB
+    );
     server::del("o sound bad");
     server::assert_nothing_left("del of what had been left out");
 }
 
-/// A snapshot of a dead server is deleted whose COW hangs: the command ends, what it had acknowledged stays on record, and
-/// the rest of its family is deleted as ever.
+/// A snapshot of a dead server is deleted whose COW hangs: the command ends, what it had
+/// acknowledged stays on record, and the rest of its family is deleted as ever.
 fn deleted_beside() {
     let family = Family::dead(|family| Disk::open(&family.bad).write(128, &Buf::new(8)));
     let begun = Instant::now();
-    assert_failed(&ublk_dm("del bad --force"), &[&["bad: deleted, but", &family.cow, "has not answered"]]);
+    assert_failed(
+        &ublk_dm("del bad --force"),
+        &[&["bad: deleted, but", &family.cow, "has not answered"]],
+    );
     assert!(begun.elapsed() < SILENT_LIMIT, "it took {:?}", begun.elapsed());
     assert!(!server::list().iter().any(|device| device["name"] == "bad"));
     kernel::resume("bad-cow");
@@ -164,8 +208,10 @@ fn deleted_beside() {
     assert!(out.stderr.contains(cow.as_str()) && out.stderr.contains("lost"), "{}", out.stderr);
     assert!(server::forget_lost() > 0);
     // What was noted is there still, for whoever wants it.
-    let files = std::fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
-    let noted: Vec<_> = files.filter(|path| path.extension().is_some_and(|end| end == "records")).collect();
+    let files =
+        std::fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
+    let noted: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|end| end == "records")).collect();
     assert!(noted.len() == 1, "journals: {noted:?}");
     noted.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
 }
@@ -173,13 +219,23 @@ fn deleted_beside() {
 /// Clients that wait for something and leave give up their places.
 fn places() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, MIB));
-    let snap = Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s")));
+    let snap = Disk::open(&server::add(&format!(
+        "snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"
+    )));
     let (id, cookie) = (server::number("s", "/id"), server::cookie("s"));
-    let sockets = std::fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
-    let socket = sockets.into_iter().find(|path| path.extension().is_some_and(|end| end == "sock")).expect("a socket");
+    let sockets =
+        std::fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
+    let socket = sockets
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|end| end == "sock"))
+        .expect("a socket");
     for round in 0..100 {
         let mut client = UnixStream::connect(&socket).expect("a server");
-        writeln!(client, r#"{{"Wait":{{"device":{{"id":{id},"cookie":{cookie}}},"events":null}}}}"#).expect("taken");
+        writeln!(
+            client,
+            r#"{{"Wait":{{"device":{{"id":{id},"cookie":{cookie}}},"events":null}}}}"#
+        )
+        .expect("taken");
         if round % 10 == 0 {
             let pid = server::number("s", "/server_pid");
             server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));

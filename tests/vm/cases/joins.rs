@@ -14,11 +14,31 @@ use crate::{server, tree};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "joins-mounted-origin", bound_s: 150, disks: &["n0", "n1", "n2"], run: mounted },
+        Case {
+            name: "joins-mounted-origin",
+            bound_s: 150,
+            disks: &["n0", "n1", "n2"],
+            run: mounted,
+        },
         Case { name: "joins-come-and-go", bound_s: 150, disks: &["n0", "n1"], run: come_and_go },
-        Case { name: "joins-both-orders", bound_s: 90, disks: &["n0", "n1"], run: |_| both_orders() },
-        Case { name: "joins-del-mounted", bound_s: 60, disks: &["n0", "n1"], run: |_| del_mounted() },
-        Case { name: "joins-del-all-mounted", bound_s: 60, disks: &["n0", "n1"], run: |_| del_all_mounted() },
+        Case {
+            name: "joins-both-orders",
+            bound_s: 90,
+            disks: &["n0", "n1"],
+            run: |_| both_orders(),
+        },
+        Case {
+            name: "joins-del-mounted",
+            bound_s: 60,
+            disks: &["n0", "n1"],
+            run: |_| del_mounted(),
+        },
+        Case {
+            name: "joins-del-all-mounted",
+            bound_s: 60,
+            disks: &["n0", "n1"],
+            run: |_| del_all_mounted(),
+        },
     ]
 }
 
@@ -33,9 +53,19 @@ fn mounted(seed: u64) {
         let _stop = StopOnDrop(&stop);
         let churn = scope.spawn(|| tree::churn(&dir, seed, &stop));
         for (n, chunk) in (0u64..).zip(["4k", "64k", "16k", "512k"]) {
-            let cow = slice(&format!("cow{n}"), if n % 2 == 0 { "n1" } else { "n2" }, n * 100 * MIB, 64 * MIB);
-            let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size {chunk} --name s{n}"));
-            assert!(server::number(&format!("s{n}"), "/server_pid") == pid, "s{n} is not in its origin's process");
+            let cow = slice(
+                &format!("cow{n}"),
+                if n % 2 == 0 { "n1" } else { "n2" },
+                n * 100 * MIB,
+                64 * MIB,
+            );
+            let snap = server::add(&format!(
+                "snapshot --origin {origin} --cow {cow} --chunk-size {chunk} --name s{n}"
+            ));
+            assert!(
+                server::number(&format!("s{n}"), "/server_pid") == pid,
+                "s{n} is not in its origin's process"
+            );
             thread::sleep(std::time::Duration::from_millis(500));
             if n > 0 {
                 server::del(&format!("s{}", n - 1));
@@ -45,10 +75,15 @@ fn mounted(seed: u64) {
             assert!(valid == true, "{snap} is not valid");
         }
         stop.store(true, Ordering::Relaxed);
-        let files = churn.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let files =
+            churn.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         assert!(files > 10, "only {files} files written");
     });
-    assert!(server::number("org", "/stats/errors") == 0, "the origin counts errors: {}", server::device("org"));
+    assert!(
+        server::number("org", "/stats/errors") == 0,
+        "the origin counts errors: {}",
+        server::device("org")
+    );
     sh(&format!("umount {dir}")).ok();
     sh(&format!("e2fsck -fn {top}")).ok();
     // The snapshot of a running file system: its journal makes it clean again.
@@ -75,7 +110,9 @@ fn come_and_go(seed: u64) {
         for (n, chunk) in (0u64..).zip(["256k", "4k", "32k", "256k", "4k", "32k"]) {
             let cow = slice(&format!("cow{n}"), "n1", n * 64 * MIB, 24 * MIB);
             let base = view.open_window();
-            let path = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size {chunk} --name s{n}"));
+            let path = server::add(&format!(
+                "snapshot --origin {origin} --cow {cow} --chunk-size {chunk} --name s{n}"
+            ));
             let maybe = view.close_window();
             let disk = Disk::open(&path);
             let frozen = View::with_cells("none", settle(&disk, base, &maybe));
@@ -89,12 +126,17 @@ fn come_and_go(seed: u64) {
         }
         server::del("s5");
         stop.store(true, Ordering::Relaxed);
-        let writes = writer.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let writes =
+            writer.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         assert!(writes > 50, "only {writes} writes");
     });
     view.verify(&top);
     drop(top);
-    assert!(server::number("org", "/stats/errors") == 0, "the origin counts errors: {}", server::device("org"));
+    assert!(
+        server::number("org", "/stats/errors") == 0,
+        "the origin counts errors: {}",
+        server::device("org")
+    );
     server::del("org");
     // The load has an end: on a slow machine the last ones are deleted after it, and are not lost.
     assert!(server::forget_lost() > 0, "snapshots that the origin has outlived are lost");
@@ -111,7 +153,9 @@ fn both_orders() {
         let view = View::new("orig", size);
         view.fill(&Disk::open(&origin));
         let add_origin = || server::add(&format!("origin --origin {origin} --name o"));
-        let add_snapshot = || server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
+        let add_snapshot = || {
+            server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"))
+        };
         let (top, snap) = if origin_first {
             let top = add_origin();
             (top, add_snapshot())
@@ -119,8 +163,12 @@ fn both_orders() {
             let snap = add_snapshot();
             (add_origin(), snap)
         };
-        let (before, after) = (server::number("o", "/server_pid"), server::number("s", "/server_pid"));
-        assert!(before == after, "origin and snapshot have different servers, {before} and {after}");
+        let (before, after) =
+            (server::number("o", "/server_pid"), server::number("s", "/server_pid"));
+        assert!(
+            before == after,
+            "origin and snapshot have different servers, {before} and {after}"
+        );
         let (top, snap) = (Disk::open(&top), Disk::open(&snap));
         let frozen = view.snapshot("snap");
         for at in (0..size - 16).step_by(999) {
@@ -148,9 +196,17 @@ fn del_mounted() {
     sh(&format!("mkfs.ext4 -q -F {snap}")).ok();
     sh(&format!("mount {snap} {dir}")).ok();
     let refused = ublk_dm("del s").refused();
-    assert!(refused.code == 1, "del of a mounted device should exit with 1, did with {}", refused.code);
+    assert!(
+        refused.code == 1,
+        "del of a mounted device should exit with 1, did with {}",
+        refused.code
+    );
     let refused = ublk_dm("del --all").refused();
-    assert!(refused.code == 1, "del --all with a mounted device should exit with 1, did with {}", refused.code);
+    assert!(
+        refused.code == 1,
+        "del --all with a mounted device should exit with 1, did with {}",
+        refused.code
+    );
     std::fs::write(format!("{dir}/file"), "still here").expect("the device still works");
     sh(&format!("umount {dir}")).ok();
     sh(&format!("e2fsck -fn {snap}")).ok();
@@ -158,7 +214,8 @@ fn del_mounted() {
     server::assert_nothing_left("del");
 }
 
-/// An origin that is in use stays, and so do its snapshots: without the origin's server they would be wrong.
+/// An origin that is in use stays, and so do its snapshots: without the origin's server they would
+/// be wrong.
 fn del_all_mounted() {
     let (origin, cow, dir) = (node("n0"), node("n1"), scratch("mounted"));
     sh(&format!("mkfs.ext4 -q -F {origin}")).ok();
@@ -168,7 +225,10 @@ fn del_all_mounted() {
     for line in ["del --all", "del s o"] {
         let refused = ublk_dm(line);
         let said = &refused.stderr;
-        assert!(refused.code == 1 && said.contains("mounted") && said.contains("s: not deleted"), "{line}: {said}");
+        assert!(
+            refused.code == 1 && said.contains("mounted") && said.contains("s: not deleted"),
+            "{line}: {said}"
+        );
         std::fs::write(format!("{dir}/file"), line).expect("the origin works");
         assert!(server::device("s")["snapshot"]["valid"] == true, "{line} has cost the snapshot");
     }

@@ -1,5 +1,5 @@
-//! Devices in the foreground that another process serves, or is to serve: what a service manager sees of them, whatever
-//! happens to the device, to its server and to the disks below.
+//! Devices in the foreground that another process serves, or is to serve: what a service manager
+//! sees of them, whatever happens to the device, to its server and to the disks below.
 
 use std::fs;
 use std::io::Write;
@@ -16,26 +16,45 @@ use crate::sh::{binary, run_args, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "kept-without-a-place", bound_s: 120, disks: &["n0", "n1"], run: |_| without_a_place() },
+        Case {
+            name: "kept-without-a-place",
+            bound_s: 120,
+            disks: &["n0", "n1"],
+            run: |_| without_a_place(),
+        },
         Case { name: "kept-ends", bound_s: 120, disks: &["n0", "n1"], run: |_| ends() },
-        Case { name: "kept-left-out", bound_s: 180, disks: &["n0", "n1", "n2"], run: |_| left_out() },
+        Case {
+            name: "kept-left-out",
+            bound_s: 180,
+            disks: &["n0", "n1", "n2"],
+            run: |_| left_out(),
+        },
     ]
 }
 
 /// Questions that a server lets wait at the same time.
 const PLACES: usize = 32;
 
-/// However many commands wait for something at the server, a device is kept, and its manager told so.
+/// However many commands wait for something at the server, a device is kept, and its manager told
+/// so.
 fn without_a_place() {
     let (o, c) = disks();
     server::add(&format!("origin --origin {o} --name o"));
     let (id, pid) = (server::number("o", "/id"), server::number("o", "/server_pid"));
     let cookie = server::cookie("o");
-    let sockets = fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
-    let socket = sockets.into_iter().find(|path| path.extension().is_some_and(|end| end == "sock")).expect("a socket");
+    let sockets =
+        fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
+    let socket = sockets
+        .into_iter()
+        .find(|path| path.extension().is_some_and(|end| end == "sock"))
+        .expect("a socket");
     let wait = || {
         let mut client = UnixStream::connect(&socket).expect("a server");
-        writeln!(client, r#"{{"Wait":{{"device":{{"id":{id},"cookie":{cookie}}},"events":null}}}}"#).expect("taken");
+        writeln!(
+            client,
+            r#"{{"Wait":{{"device":{{"id":{id},"cookie":{cookie}}},"events":null}}}}"#
+        )
+        .expect("taken");
         client
     };
     let waiting: Vec<_> = (0..PLACES).map(|_| wait()).collect();
@@ -43,7 +62,8 @@ fn without_a_place() {
         let out = run_args("timeout", &["2", &binary(), "wait", "o"]);
         out.stderr.contains("are waiting already")
     });
-    let mut kept = Service::start("s", &format!("add snapshot --origin {o} --cow {c} --name s --foreground"));
+    let mut kept =
+        Service::start("s", &format!("add snapshot --origin {o} --cow {c} --name s --foreground"));
     kept.hears("READY=1");
     for _ in 0..3 {
         kept.hears("WATCHDOG=1");
@@ -105,16 +125,23 @@ fn ends() {
     server::assert_nothing_left("del");
 }
 
-/// A device that cannot be taken over is no success for the command that names it, and does not harm the others; when it
-/// can be, the same command has it taken over, whoever serves the others by then.
+/// A device that cannot be taken over is no success for the command that names it, and does not
+/// harm the others; when it can be, the same command has it taken over, whoever serves the others
+/// by then.
 fn left_out() {
     let stage = Stage::new("");
     let (origin, cow) = (&stage.origin, &stage.cow);
-    let add = format!("add snapshot --origin {origin} --cow {cow} --chunk-size 4k --name bad --foreground");
+    let add = format!(
+        "add snapshot --origin {origin} --cow {cow} --chunk-size 4k --name bad --foreground"
+    );
     stage.break_up();
     for line in [add.as_str(), "recover --foreground bad", "recover --foreground o bad"] {
         assert_failed(&ublk_dm(line), &[&["bad: not recovered", cow]]);
-        assert!(states().iter().all(|(_, state)| state == "quiesced"), "after `{line}`: {:?}", states());
+        assert!(
+            states().iter().all(|(_, state)| state == "quiesced"),
+            "after `{line}`: {:?}",
+            states()
+        );
     }
     // The others come up, in a process of their own.
     let mut first = Service::start("o", "recover --foreground o");

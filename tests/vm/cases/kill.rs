@@ -18,9 +18,19 @@ use crate::{kernel, server, store};
 pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "kill-sigterm", bound_s: 90, disks: &["n0", "n1"], run: |_| sigterm() },
-        Case { name: "kill-9-recoverable", bound_s: 120, disks: &["n0", "n1"], run: |s| kill_9(s, "") },
+        Case {
+            name: "kill-9-recoverable",
+            bound_s: 120,
+            disks: &["n0", "n1"],
+            run: |s| kill_9(s, ""),
+        },
         Case { name: "kill-9-recovered", bound_s: 120, disks: &["n0", "n1"], run: recovered },
-        Case { name: "kill-9-no-recovery", bound_s: 120, disks: &["n0", "n1"], run: |s| kill_9(s, "--no-recovery") },
+        Case {
+            name: "kill-9-no-recovery",
+            bound_s: 120,
+            disks: &["n0", "n1"],
+            run: |s| kill_9(s, "--no-recovery"),
+        },
     ]
 }
 
@@ -31,7 +41,8 @@ fn sigterm() {
     let view = View::new("orig", SIZE);
     view.fill(&Disk::open(&origin));
     let top = server::add(&format!("origin --origin {origin} --name o"));
-    let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
+    let snap =
+        server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
     let (top, disk, frozen) = (Disk::open(&top), Disk::open(&snap), view.snapshot("snap"));
     for at in (0..SIZE - 64).step_by(4001) {
         view.write(&top, at, 20);
@@ -61,13 +72,17 @@ fn kill_9(seed: u64, option: &str) {
     let mut snap_view = view.snapshot("snap");
     for round in 0..2u64 {
         let top = server::add(&format!("origin --origin {origin} --name o {option}"));
-        let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s {option}"));
+        let snap = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s {option}"
+        ));
         let (top, disk) = (Disk::open(&top), Disk::open(&snap));
         let pid = server::number("s", "/server_pid");
-        let (stop, plan) = (AtomicBool::new(false), Plan { may_break: true, ..Plan::depth_32(100_000, 40) });
+        let (stop, plan) =
+            (AtomicBool::new(false), Plan { may_break: true, ..Plan::depth_32(100_000, 40) });
         thread::scope(|scope| {
             let _stop = StopOnDrop(&stop);
-            // Each load closes its device in the end: the kernel lets go of a deleted one only then.
+            // Each load closes its device in the end: the kernel lets go of a deleted one only
+            // then.
             let (view, snap_view, stop) = (&view, &snap_view, &stop);
             let one = scope.spawn(move || load::write(view, &top, seed ^ round, plan, stop));
             let two = scope.spawn(move || load::write(snap_view, &disk, !seed ^ round, plan, stop));
@@ -78,7 +93,9 @@ fn kill_9(seed: u64, option: &str) {
             server::wait_gone(pid);
             // With recovery the writers now wait for a new server; --force ends that.
             if option.is_empty() {
-                server::wait_for(20, "state quiesced", || server::device("s")["state"] == "quiesced");
+                server::wait_for(20, "state quiesced", || {
+                    server::device("s")["state"] == "quiesced"
+                });
                 ublk_dm("del s o --force").ok();
             }
             for load in [one, two] {
@@ -116,20 +133,25 @@ fn recovered(seed: u64) {
     view.fill(&Disk::open(&origin));
     let snap_view = view.snapshot("snap");
     let top = server::add(&format!("origin --origin {origin} --name o"));
-    let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s"));
+    let snap =
+        server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 16k --name s"));
     let (top, disk) = (Disk::open(&top), Disk::open(&snap));
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
-        let one = scope.spawn(|| load::write(&view, &top, seed, Plan::depth_32(100_000, 60), &stop));
-        let two = scope.spawn(|| load::write(&snap_view, &disk, !seed, Plan::depth_32(100_000, 60), &stop));
+        let one =
+            scope.spawn(|| load::write(&view, &top, seed, Plan::depth_32(100_000, 60), &stop));
+        let two = scope
+            .spawn(|| load::write(&snap_view, &disk, !seed, Plan::depth_32(100_000, 60), &stop));
         for _ in 0..2 {
             thread::sleep(Duration::from_millis(1500));
             let pid = server::number("s", "/server_pid");
             sh(&format!("kill -9 {pid}")).ok();
             server::wait_gone(pid);
             for name in ["s", "o"] {
-                server::wait_for(20, "state quiesced", || server::device(name)["state"] == "quiesced");
+                server::wait_for(20, "state quiesced", || {
+                    server::device(name)["state"] == "quiesced"
+                });
             }
             ublk_dm("recover --all").ok();
             assert!(server::number("o", "/server_pid") != pid, "a new server");
@@ -137,7 +159,8 @@ fn recovered(seed: u64) {
         thread::sleep(Duration::from_millis(1500));
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         for load in [one, two] {
-            let writes = load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+            let writes =
+                load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
             assert!(writes > 20, "only {writes} writes");
         }
     });
@@ -148,7 +171,11 @@ fn recovered(seed: u64) {
     server::del("s o");
     server::assert_nothing_left("del after recovery");
     let judge = kernel::snapshot("judge", &origin, &cow, "P", 32);
-    assert!(kernel::status("judge") == status, "the kernel says {:?}, not {status:?}", kernel::status("judge"));
+    assert!(
+        kernel::status("judge") == status,
+        "the kernel says {:?}, not {status:?}",
+        kernel::status("judge")
+    );
     snap_view.verify(&Disk::open(&judge));
     kernel::remove("judge");
 }

@@ -13,11 +13,31 @@ use crate::{ioctl, kernel, server};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "leave-stopped", bound_s: 90, disks: &["n0", "n1"], run: |_| taken_away(ioctl::ublk_stop) },
-        Case { name: "leave-deleted", bound_s: 90, disks: &["n0", "n1"], run: |_| taken_away(ioctl::ublk_delete) },
+        Case {
+            name: "leave-stopped",
+            bound_s: 90,
+            disks: &["n0", "n1"],
+            run: |_| taken_away(ioctl::ublk_stop),
+        },
+        Case {
+            name: "leave-deleted",
+            bound_s: 90,
+            disks: &["n0", "n1"],
+            run: |_| taken_away(ioctl::ublk_delete),
+        },
         Case { name: "leave-one-of-two", bound_s: 90, disks: &["n0", "n1"], run: |_| one_of_two() },
-        Case { name: "leave-sigterm-mounted", bound_s: 150, disks: &["n0", "n1"], run: |_| sigterm_mounted() },
-        Case { name: "leave-sigterm-open", bound_s: 90, disks: &["n0", "n1"], run: |_| sigterm_open() },
+        Case {
+            name: "leave-sigterm-mounted",
+            bound_s: 150,
+            disks: &["n0", "n1"],
+            run: |_| sigterm_mounted(),
+        },
+        Case {
+            name: "leave-sigterm-open",
+            bound_s: 90,
+            disks: &["n0", "n1"],
+            run: |_| sigterm_open(),
+        },
     ]
 }
 
@@ -27,8 +47,8 @@ fn id_of(name: &str) -> u32 {
     u32::try_from(server::number(name, "/id")).expect("an id")
 }
 
-/// Another program stops or deletes a device: nobody is told that it lives, its disks are free, and what was written is
-/// there for the next one.
+/// Another program stops or deletes a device: nobody is told that it lives, its disks are free, and
+/// what was written is there for the next one.
 fn taken_away(take: fn(u32) -> std::io::Result<()>) {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
     let view = View::new("snap", SIZE);
@@ -74,8 +94,8 @@ fn one_of_two() {
     server::assert_nothing_left("del --all");
 }
 
-/// SIGTERM while the origin is mounted and written: the disk stays, what is written waits for the next server, and the
-/// snapshot has not missed anything.
+/// SIGTERM while the origin is mounted and written: the disk stays, what is written waits for the
+/// next server, and the snapshot has not missed anything.
 fn sigterm_mounted() {
     let (origin, cow) = (slice("org", "n0", 0, 64 * MIB), slice("cow", "n1", 0, 64 * MIB));
     let top = server::add(&format!("origin --origin {origin} --name o"));
@@ -108,7 +128,10 @@ fn sigterm_mounted() {
     sh(&format!("fsck.ext4 -fn {top}")).ok();
     sh(&format!("mount -o ro,noload {snap} {dir}")).ok();
     assert!(fs::read(format!("{dir}/before")).expect("there") == vec![1; 1 << 20]);
-    assert!(!fs::exists(format!("{dir}/after")).expect("readable"), "the snapshot has what came later");
+    assert!(
+        !fs::exists(format!("{dir}/after")).expect("readable"),
+        "the snapshot has what came later"
+    );
     sh(&format!("umount {dir}")).ok();
     let pid = server::number("o", "/server_pid");
     sh(&format!("kill -TERM {pid}")).ok();
@@ -133,7 +156,11 @@ fn sigterm_open() {
     thread::sleep(Duration::from_secs(4));
     view.write(&disk, 100, 64);
     view.verify(&disk);
-    assert!(server::log().contains("unused"), "the server says what it waits for: {}", server::log());
+    assert!(
+        server::log().contains("unused"),
+        "the server says what it waits for: {}",
+        server::log()
+    );
     drop(disk);
     server::wait_gone(pid);
     server::assert_nothing_left("the close of the last user");

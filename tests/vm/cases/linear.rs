@@ -1,5 +1,5 @@
-//! Linear devices, with the kernel's own target as the judge: the same data at the same place of the disk, the same lines;
-//! a server that dies loses nothing, and what is refused leaves no trace.
+//! Linear devices, with the kernel's own target as the judge: the same data at the same place of
+//! the disk, the same lines; a server that dies loses nothing, and what is refused leaves no trace.
 
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -31,7 +31,8 @@ fn neighbours(disk: &Disk) -> (u64, u64) {
     (disk::digest(disk, 0, START), disk::digest(disk, START + LEN, 2 * MIB))
 }
 
-/// Written here and read by the kernel, and the other way round; status, table and JSON; suspend, resume and del.
+/// Written here and read by the kernel, and the other way round; status, table and JSON; suspend,
+/// resume and del.
 fn basic() {
     let whole = node("n0");
     let (view, raw) = (View::new("line", LEN), Disk::open(&whole));
@@ -45,8 +46,14 @@ fn basic() {
     disk.flush().expect("a flush");
     view.write(&disk, LEN - 9, 9);
     let json = server::device("l");
-    assert!(json["target"] == "linear" && json["health"] == "ok" && json["size_bytes"] == LEN * 512, "{json}");
-    assert!(json["linear"]["path"] == whole.as_str() && json["linear"]["offset_bytes"] == START * 512, "{json}");
+    assert!(
+        json["target"] == "linear" && json["health"] == "ok" && json["size_bytes"] == LEN * 512,
+        "{json}"
+    );
+    assert!(
+        json["linear"]["path"] == whole.as_str() && json["linear"]["offset_bytes"] == START * 512,
+        "{json}"
+    );
     let (status, table) = (server::status("l"), server::table("l"));
     ublk_dm("suspend l").ok();
     assert!(server::device("l")["state"] == "suspended");
@@ -61,7 +68,11 @@ fn basic() {
     assert!(neighbours(&raw) == before, "something beside the device was written");
     drop(raw);
     let judge = slice("judge", "n0", START, LEN);
-    assert!((kernel::status("judge"), kernel::table("judge")) == (status, table), "{}", kernel::table("judge"));
+    assert!(
+        (kernel::status("judge"), kernel::table("judge")) == (status, table),
+        "{}",
+        kernel::table("judge")
+    );
     view.verify(&Disk::open(&judge));
     view.write(&Disk::open(&judge), 77, 1000);
     kernel::remove("judge");
@@ -125,9 +136,19 @@ fn bad() {
         let out = create("l", line, &[]).refused();
         assert!(out.code == code, "`{}`: exit code {}", out.what, out.code);
         server::assert_nothing_left(&out.what);
-        assert!(before == [&small, &large].map(|disk| disk::digest_ends(disk)), "`{}` wrote", out.what);
+        assert!(
+            before == [&small, &large].map(|disk| disk::digest_ends(disk)),
+            "`{}` wrote",
+            out.what
+        );
     };
-    for args in ["".to_string(), small.clone(), format!("{small} -1"), format!("{small} 8k"), format!("{small} 0 0")] {
+    for args in [
+        "".to_string(),
+        small.clone(),
+        format!("{small} -1"),
+        format!("{small} 8k"),
+        format!("{small} 0 0"),
+    ] {
         refuse(2, &format!("0 {LEN} linear {args}"));
     }
     refuse(2, &format!("8 {LEN} linear {small} 0"));

@@ -15,7 +15,12 @@ use crate::{kernel, server, store};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "live-three-snapshots", bound_s: 240, disks: &["n0", "n1", "n2", "n3"], run: three },
+        Case {
+            name: "live-three-snapshots",
+            bound_s: 240,
+            disks: &["n0", "n1", "n2", "n3"],
+            run: three,
+        },
         Case { name: "live-writable-snapshots", bound_s: 180, disks: &["n0", "n1"], run: writable },
         Case { name: "live-one-chunk", bound_s: 120, disks: &["n0", "n1"], run: one_chunk },
     ]
@@ -26,8 +31,10 @@ const SHAPES: [(&str, u64); 3] = [("n1", 8), ("n2", 32), ("n3", 128)];
 
 fn three(seed: u64) {
     let origin = slice("org", "n0", 0, SIZE);
-    let cows: Vec<String> =
-        SHAPES.iter().map(|(disk, chunk)| slice(&format!("cow{chunk}"), disk, 0, 24 * MIB)).collect();
+    let cows: Vec<String> = SHAPES
+        .iter()
+        .map(|(disk, chunk)| slice(&format!("cow{chunk}"), disk, 0, 24 * MIB))
+        .collect();
     let view = View::new("orig", SIZE);
     view.fill(&Disk::open(&origin));
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name org")));
@@ -41,19 +48,26 @@ fn three(seed: u64) {
         for (n, (_, chunk)) in SHAPES.iter().enumerate() {
             pause(600);
             let base = view.open_window();
-            let line = format!("snapshot --origin {origin} --cow {} --chunk-size {} --name s{n}", cows[n], chunk * 512);
+            let line = format!(
+                "snapshot --origin {origin} --cow {} --chunk-size {} --name s{n}",
+                cows[n],
+                chunk * 512
+            );
             let path = server::add(&line);
             let maybe = view.close_window();
             let disk = Disk::open(&path);
             // Leaked on purpose: readers of all three share them until the process ends.
-            let frozen: &'static View = Box::leak(Box::new(View::with_cells("none", settle(&disk, base, &maybe))));
+            let frozen: &'static View =
+                Box::leak(Box::new(View::with_cells("none", settle(&disk, base, &maybe))));
             views.push(frozen);
             let stop = &stop;
-            readers.push(scope.spawn(move || load::verify(frozen, &disk, seed ^ n as u64, 3, stop)));
+            readers
+                .push(scope.spawn(move || load::verify(frozen, &disk, seed ^ n as u64, 3, stop)));
         }
         pause(5000);
         stop.store(true, Ordering::Relaxed);
-        let writes = writer.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let writes =
+            writer.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         assert!(writes > 100, "only {writes} writes: too slow to mean anything");
         for reader in readers {
             reader.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
@@ -74,9 +88,15 @@ fn finish(seed: u64, origin: &str, cows: &[String], view: &View, views: &[&View]
         frozen.verify(&Disk::open(&path));
         let (copies, exceptions) =
             (server::number(&name, "/stats/copies"), server::number(&name, "/snapshot/exceptions"));
-        assert!(copies == exceptions, "seed {seed}: {name} has {exceptions} exceptions but made {copies} copies");
+        assert!(
+            copies == exceptions,
+            "seed {seed}: {name} has {exceptions} exceptions but made {copies} copies"
+        );
         let records = store::records(&Disk::open(&cows[n]), SHAPES[n].1).len() as u64;
-        assert!(records == exceptions, "seed {seed}: {name} has {records} records on disk, says {exceptions}");
+        assert!(
+            records == exceptions,
+            "seed {seed}: {name} has {records} records on disk, says {exceptions}"
+        );
         statuses.push(server::status(&name));
     }
     server::del("s0 s1 s2 org");
@@ -109,8 +129,10 @@ fn writable(seed: u64) {
     let mut snaps = Vec::new();
     for (n, chunk) in [8u64, 64].into_iter().enumerate() {
         let cow = slice(&format!("cow{n}"), "n1", n as u64 * 64 * MIB, 24 * MIB);
-        let path =
-            server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size {} --name s{n}", chunk * 512));
+        let path = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --chunk-size {} --name s{n}",
+            chunk * 512
+        ));
         snaps.push((view.snapshot(["sn_a", "sn_b"][n]), Disk::open(&path), cow, chunk));
     }
     let stop = AtomicBool::new(false);
@@ -119,13 +141,19 @@ fn writable(seed: u64) {
         let mut loads = vec![scope.spawn(|| load::write(&view, &top, seed, plan, &stop))];
         for (n, (view, disk, ..)) in snaps.iter().enumerate() {
             let stop = &stop;
-            loads.push(scope.spawn(move || load::write(view, disk, seed + 1 + n as u64, plan, stop)));
+            loads.push(
+                scope.spawn(move || load::write(view, disk, seed + 1 + n as u64, plan, stop)),
+            );
         }
-        let readers: Vec<_> =
-            snaps.iter().map(|(view, disk, ..)| scope.spawn(|| load::verify(view, disk, seed, 2, &stop))).collect();
+        let readers: Vec<_> = snaps
+            .iter()
+            .map(|(view, disk, ..)| scope.spawn(|| load::verify(view, disk, seed, 2, &stop)))
+            .collect();
         let done: Vec<_> = loads.into_iter().map(|l| l.join().expect("no panic")).collect();
         stop.store(true, Ordering::Relaxed);
-        for result in done.into_iter().chain(readers.into_iter().map(|r| r.join().expect("no panic"))) {
+        for result in
+            done.into_iter().chain(readers.into_iter().map(|r| r.join().expect("no panic")))
+        {
             result.unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         }
     });
@@ -148,7 +176,10 @@ fn writable(seed: u64) {
         let mut old: Vec<_> = records.iter().map(|r| r.0).collect();
         old.sort_unstable();
         old.dedup();
-        assert!(old.len() == records.len(), "seed {seed}: an origin chunk has two records in {cow}");
+        assert!(
+            old.len() == records.len(),
+            "seed {seed}: an origin chunk has two records in {cow}"
+        );
     }
 }
 
@@ -161,10 +192,13 @@ fn one_chunk(seed: u64) {
         let view = View::new("orig", size);
         view.fill(&Disk::open(&origin));
         let top = Disk::open(&server::add(&format!("origin --origin {origin} --name org")));
-        let path = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 128k --name s"));
+        let path = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --chunk-size 128k --name s"
+        ));
         let (disk, snap) = (Disk::open(&path), view.snapshot("snap"));
         let stop = AtomicBool::new(false);
-        let plan = Plan { writers: 16, max_sectors: 256, writes: 300, seconds: 10, may_break: false };
+        let plan =
+            Plan { writers: 16, max_sectors: 256, writes: 300, seconds: 10, may_break: false };
         thread::scope(|scope| {
             let on_origin = scope.spawn(|| load::write(&view, &top, seed ^ round, plan, &stop));
             let on_snapshot = scope.spawn(|| load::write(&snap, &disk, !seed ^ round, plan, &stop));

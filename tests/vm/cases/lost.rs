@@ -1,4 +1,5 @@
-//! Lost stores by other paths: what is known to be wrong is refused however its COW is reached, and nothing else is.
+//! Lost stores by other paths: what is known to be wrong is refused however its COW is reached, and
+//! nothing else is.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -28,7 +29,11 @@ fn line(origin: &str, cow: &str) -> String {
 fn refused(origin: &str, cow: &str) {
     for option in ["", " --force"] {
         let said = ublk_dm(&format!("add {}{option}", line(origin, cow))).refused();
-        assert!(said.code == 1 && said.stderr.contains("is lost: its origin was changed"), "{cow}: {}", said.stderr);
+        assert!(
+            said.code == 1 && said.stderr.contains("is lost: its origin was changed"),
+            "{cow}: {}",
+            said.stderr
+        );
     }
 }
 
@@ -42,7 +47,8 @@ fn detach(node: &str) {
     server::wait_for(20, "the loop device to go", || !fs::exists(&backing).expect("sysfs"));
 }
 
-/// A snapshot leaves and its origin is written: the COW, a file, is refused by every path, until its first sector is zeroed.
+/// A snapshot leaves and its origin is written: the COW, a file, is refused by every path, until
+/// its first sector is zeroed.
 fn any_path() {
     let origin = slice("org", "n0", 0, SIZE);
     let dir = scratch("lost");
@@ -65,7 +71,8 @@ fn any_path() {
         view.write(&top, 200, 50);
         symlink(&cow, at("link")).expect("a link");
         fs::hard_link(&cow, at("hard")).expect("a hard link");
-        let mut paths = vec![cow.clone(), at("link"), at("hard"), attach(&cow), attach(&at("hard"))];
+        let mut paths =
+            vec![cow.clone(), at("link"), at("hard"), attach(&cow), attach(&at("hard"))];
         if !made_by_kernel {
             // A store that has no id cannot be told from its copy's.
             fs::copy(&cow, &copy).expect("a copy");
@@ -82,12 +89,15 @@ fn any_path() {
         view.snapshot("snap").verify(&new);
         drop((new, top));
         server::del("o s");
-        ["link", "hard", "cow"].iter().for_each(|name| fs::remove_file(at(name)).expect("removable"));
+        ["link", "hard", "cow"]
+            .iter()
+            .for_each(|name| fs::remove_file(at(name)).expect("removable"));
         server::assert_nothing_left("del");
     }
 }
 
-/// Another store at the name of a disk that had a lost one is accepted, and the lost one is still refused when it is back.
+/// Another store at the name of a disk that had a lost one is accepted, and the lost one is still
+/// refused when it is back.
 fn other_store() {
     let (one, two) = (slice("one", "n0", 0, SIZE), slice("two", "n0", SIZE, SIZE));
     let (view, other) = (View::new("one_", SIZE), View::new("two_", SIZE));

@@ -1,8 +1,9 @@
 //! The kernel and `ublk-dm` take turns on the legs and the disk log of one mirror.
 //!
-//! At every hand-over the one opens what the other left, after a clean end or with dirty regions as after a power cut.
-//! Then the second leg holds other bytes in every region: in the dirty ones they must be gone after the recovery, in the
-//! clean ones they must still be there, for nothing that was in sync is copied.
+//! At every hand-over the one opens what the other left, after a clean end or with dirty regions as
+//! after a power cut. Then the second leg holds other bytes in every region: in the dirty ones they
+//! must be gone after the recovery, in the clean ones they must still be there, for nothing that
+//! was in sync is copied.
 
 use std::thread;
 use std::time::Duration;
@@ -71,7 +72,11 @@ fn turns(seed: u64, short: u64) {
         if turn < 6 {
             write(&stage, &served, seed ^ turn);
         }
-        dirty = if turn % 4 < 2 { stop_dirty(&stage, served, &mut rng, &what) } else { stop_clean(&stage, served) };
+        dirty = if turn % 4 < 2 {
+            stop_dirty(&stage, served, &mut rng, &what)
+        } else {
+            stop_clean(&stage, served)
+        };
     }
 }
 
@@ -80,7 +85,8 @@ fn mark(region: u64) -> u64 {
     region * REGION + region * 37 % (REGION - 72)
 }
 
-/// Other bytes in each region of the second leg: one sector if the log says that the region is clean, much if not.
+/// Other bytes in each region of the second leg: one sector if the log says that the region is
+/// clean, much if not.
 fn poison(stage: &Stage, dirty: &[u64]) {
     let leg = Disk::open(&stage.leg1.path);
     for region in 0..stage.shape.regions() {
@@ -91,7 +97,8 @@ fn poison(stage: &Stage, dirty: &[u64]) {
     }
 }
 
-/// Clean regions still hold what was put there, then they are mended; all others are equal to the first leg.
+/// Clean regions still hold what was put there, then they are mended; all others are equal to the
+/// first leg.
 fn assert_recovered(stage: &Stage, dirty: &[u64], what: &str) {
     let (first, second) = (Disk::open_read_only(&stage.leg0), Disk::open(&stage.leg1.path));
     for region in (0..stage.shape.regions()).filter(|region| !dirty.contains(region)) {
@@ -108,7 +115,8 @@ fn assert_recovered(stage: &Stage, dirty: &[u64], what: &str) {
 fn write(stage: &Stage, served: &Mirror, seed: u64) {
     let plan = Plan { writers: 8, max_sectors: 512, writes: 60, seconds: 20, may_break: false };
     let stop = std::sync::atomic::AtomicBool::new(false);
-    load::write(&stage.view, &served.disk(), seed, plan, &stop).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    load::write(&stage.view, &served.disk(), seed, plan, &stop)
+        .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
 }
 
 fn stop_clean(stage: &Stage, served: Mirror) -> Vec<u64> {
@@ -139,7 +147,10 @@ fn stop_dirty(stage: &Stage, served: Mirror, rng: &mut Rng, what: &str) -> Vec<u
     server::wait_for(20, "marks in the log", || log::dirty(stage.log(), REGIONS) == regions);
     thread::sleep(Duration::from_millis(50));
     for (request, _) in &requests {
-        assert!(request.did(0) == Did::Held, "{what}: a write was acknowledged that is not on both legs");
+        assert!(
+            request.did(0) == Did::Held,
+            "{what}: a write was acknowledged that is not on both legs"
+        );
     }
     match served.engine {
         Engine::Kernel => {
@@ -147,7 +158,10 @@ fn stop_dirty(stage: &Stage, served: Mirror, rng: &mut Rng, what: &str) -> Vec<u
             let saved = log::save(stage.log(), REGIONS);
             stage.leg1.heal();
             for (request, ticket) in requests {
-                assert!(request.did(20_000) == Did::Success, "{what}: a slow write has not ended well");
+                assert!(
+                    request.did(20_000) == Did::Success,
+                    "{what}: a slow write has not ended well"
+                );
                 stage.view.end(ticket);
             }
             served.close();
@@ -161,10 +175,14 @@ fn stop_dirty(stage: &Stage, served: Mirror, rng: &mut Rng, what: &str) -> Vec<u
             ublk_dm("del m --force").ok();
             served.forget();
             for (request, _) in &requests {
-                assert!(request.did(20_000) != Did::Held, "{what}: a write hangs after del --force");
+                assert!(
+                    request.did(20_000) != Did::Held,
+                    "{what}: a write hangs after del --force"
+                );
             }
             server::assert_nothing_left("kill -9 and del --force");
-            // Writes that were never acknowledged may be on the first leg or not: what is there counts.
+            // Writes that were never acknowledged may be on the first leg or not: what is there
+            // counts.
             let maybe = stage.view.take_unacknowledged();
             let cells = settle(&Disk::open(&stage.leg0), stage.view.open_window(), &maybe);
             stage.view.close_window();
@@ -183,7 +201,8 @@ fn stir(stage: &Stage, served: &Mirror) -> bool {
     log::dirty(stage.log(), REGIONS).is_empty()
 }
 
-/// Logs of all kinds of origin: after the start and after the end the log has the same bytes whoever served.
+/// Logs of all kinds of origin: after the start and after the end the log has the same bytes
+/// whoever served.
 fn logs() {
     const FEW: u64 = 20;
     let stage = Stage::new(FEW, 0);

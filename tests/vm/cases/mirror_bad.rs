@@ -1,5 +1,5 @@
-//! What bad input for a mirror gets: exit code 1 or 2, one line on stderr, nothing on stdout; no device, no process, no
-//! file; legs and log byte for byte as they were.
+//! What bad input for a mirror gets: exit code 1 or 2, one line on stderr, nothing on stdout; no
+//! device, no process, no file; legs and log byte for byte as they were.
 
 use crate::Case;
 use crate::disk::{self, Disk, MIB, node, slice};
@@ -11,9 +11,24 @@ use crate::sh::{Out, binary, run_args, sh, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "mirror-bad-arguments", bound_s: 120, disks: &["n0", "n1", "n2"], run: |_| arguments() },
-        Case { name: "mirror-bad-tables", bound_s: 120, disks: &["n0", "n1", "n2"], run: |_| tables() },
-        Case { name: "mirror-bad-disks", bound_s: 120, disks: &["n0", "n1", "n2", "k0"], run: |_| disks() },
+        Case {
+            name: "mirror-bad-arguments",
+            bound_s: 120,
+            disks: &["n0", "n1", "n2"],
+            run: |_| arguments(),
+        },
+        Case {
+            name: "mirror-bad-tables",
+            bound_s: 120,
+            disks: &["n0", "n1", "n2"],
+            run: |_| tables(),
+        },
+        Case {
+            name: "mirror-bad-disks",
+            bound_s: 120,
+            disks: &["n0", "n1", "n2", "k0"],
+            run: |_| disks(),
+        },
     ]
 }
 
@@ -29,7 +44,11 @@ fn refuse_by(disks: &[&str], run: impl FnOnce() -> Out) -> Out {
     let out = run().refused();
     server::assert_nothing_left(&out.what);
     for (disk, before) in disks.iter().zip(before) {
-        assert!(before == disk::digest_ends(disk), "`{}` was refused but wrote to {disk}", out.what);
+        assert!(
+            before == disk::digest_ends(disk),
+            "`{}` was refused but wrote to {disk}",
+            out.what
+        );
     }
     out
 }
@@ -38,7 +57,8 @@ fn arguments() {
     if ours() == Engine::Kernel {
         return;
     }
-    let (a, b, log) = (slice("leg0", "n0", 0, SIZE), slice("leg1", "n1", 0, SIZE), slice("log", "n2", 0, 64));
+    let (a, b, log) =
+        (slice("leg0", "n0", 0, SIZE), slice("leg1", "n1", 0, SIZE), slice("log", "n2", 0, 64));
     let ten: String = (0..10).map(|n| format!(" --leg {a}:{}s", n * 64)).collect();
     let two = format!("add mirror --leg {a} --leg {b}");
     let usage = [
@@ -73,7 +93,19 @@ fn arguments() {
     ] {
         refuse(&line, &[&a, &b, &log]);
     }
-    for bad in ["0", "1", "1s", "1000s", "511", "3s", "1000", "16MiB", "1TiB", "99999999999999999999", "-1"] {
+    for bad in [
+        "0",
+        "1",
+        "1s",
+        "1000s",
+        "511",
+        "3s",
+        "1000",
+        "16MiB",
+        "1TiB",
+        "99999999999999999999",
+        "-1",
+    ] {
         refuse(&format!("{two} --region-size={bad}"), &[&a, &b]);
     }
     for bad in ["message nobody check", "suspend nobody", "load nobody --table x", "wait nobody"] {
@@ -85,7 +117,8 @@ fn tables() {
     if ours() == Engine::Kernel {
         return;
     }
-    let (a, b, log) = (slice("leg0", "n0", 0, SIZE), slice("leg1", "n1", 0, SIZE), slice("log", "n2", 0, 64));
+    let (a, b, log) =
+        (slice("leg0", "n0", 0, SIZE), slice("leg1", "n1", 0, SIZE), slice("log", "n2", 0, 64));
     let legs = format!("2 {a} 0 {b} 0");
     for args in [
         "".to_string(),
@@ -129,8 +162,12 @@ fn disks() {
     if ours() == Engine::Kernel {
         return;
     }
-    let (a, b, other, dir) =
-        (slice("leg0", "n0", 0, SIZE), slice("leg1", "n1", 0, SIZE), node("n2"), scratch("mounted"));
+    let (a, b, other, dir) = (
+        slice("leg0", "n0", 0, SIZE),
+        slice("leg1", "n1", 0, SIZE),
+        node("n2"),
+        scratch("mounted"),
+    );
     let two = format!("add mirror --leg {a} --leg {b}");
     // A log that has no room for its bits, and one whose blocks are larger than itself.
     let tiny = slice("tiny", "n2", 0, 2);
@@ -143,7 +180,8 @@ fn disks() {
         refuse(&format!("add mirror --leg {a} --leg {} --log {b}", node("k0")), &[&a, &b]);
         disk::wipe("n1");
     }
-    // The first leg is where everything comes from: it may hold what it likes; and --force means it.
+    // The first leg is where everything comes from: it may hold what it likes; and --force means
+    // it.
     sh(&format!("mkfs.ext4 -q -F {a}")).ok();
     sh(&format!("mkfs.ext4 -q -F {b}")).ok();
     server::add(&format!("mirror --leg {a} --leg {b} --force --name m"));
@@ -193,7 +231,10 @@ fn disks() {
     }
     ublk_dm(&format!("message m add-leg {a}")).refused();
     ublk_dm(&format!("message m replace 1 {log}")).refused();
-    assert!(before == [&a, &b, &log].map(|path| disk::digest_ends(path)), "refused lines wrote to the disks");
+    assert!(
+        before == [&a, &b, &log].map(|path| disk::digest_ends(path)),
+        "refused lines wrote to the disks"
+    );
     server::del("m");
     server::assert_nothing_left("del");
 }

@@ -1,5 +1,6 @@
-//! One mirror, nothing fails: it answers, is described truthfully and in the kernel's words, all legs get everything, and
-//! it goes without a trace. With two, three and nine legs, offsets, all kinds of disks, files, and file systems on top.
+//! One mirror, nothing fails: it answers, is described truthfully and in the kernel's words, all
+//! legs get everything, and it goes without a trace. With two, three and nine legs, offsets, all
+//! kinds of disks, files, and file systems on top.
 
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,8 +19,18 @@ use crate::{kernel, log, server, tree};
 pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "mirror-basic", bound_s: 90, disks: &["n0", "n1"], run: |_| basic() },
-        Case { name: "mirror-basic-tables", bound_s: 120, disks: &["n0", "n1", "n2"], run: |_| tables() },
-        Case { name: "mirror-basic-legs", bound_s: 120, disks: &["n0", "n1", "n2", "s0", "s1"], run: legs },
+        Case {
+            name: "mirror-basic-tables",
+            bound_s: 120,
+            disks: &["n0", "n1", "n2"],
+            run: |_| tables(),
+        },
+        Case {
+            name: "mirror-basic-legs",
+            bound_s: 120,
+            disks: &["n0", "n1", "n2", "s0", "s1"],
+            run: legs,
+        },
         Case { name: "mirror-basic-files", bound_s: 90, disks: &["n0", "n1"], run: files },
         Case { name: "mirror-basic-ext4", bound_s: 120, disks: &["n0", "s0", "n2"], run: ext4 },
         Case { name: "mirror-basic-fio", bound_s: 120, disks: &["n0", "n1", "n2"], run: fio },
@@ -40,10 +51,15 @@ fn basic() {
     view.fill(&Disk::open(&first));
     let out = ublk_dm(&format!("add mirror --leg {first} --leg {second} --name m")).ok();
     let (dev, said) = (out.line(), out.stderr.trim().to_string());
-    assert!(said.contains("core log remembers nothing") && said.contains(&first), "of a core log add says {said:?}");
+    assert!(
+        said.contains("core log remembers nothing") && said.contains(&first),
+        "of a core log add says {said:?}"
+    );
     describe(&dev, &first, &second, len);
     let shape = Shape::new(len, REGION, &[&first, &second]);
-    server::wait_for(30, "the recovery", || server::number("m", "/mirror/in_sync_regions") == shape.regions());
+    server::wait_for(30, "the recovery", || {
+        server::number("m", "/mirror/in_sync_regions") == shape.regions()
+    });
     let json = server::device("m");
     assert!(json["mirror"]["recovery"].is_null(), "recovery of a mirror in sync: {json}");
     let disk = Disk::open(&dev);
@@ -55,10 +71,16 @@ fn basic() {
     view.verify(&disk);
     let json = server::device("m");
     let stats = &json["stats"];
-    assert!(stats["writes"].as_u64() >= Some(4) && stats["errors"] == 0, "stats after 4 writes: {json}");
+    assert!(
+        stats["writes"].as_u64() >= Some(4) && stats["errors"] == 0,
+        "stats after 4 writes: {json}"
+    );
     assert!(stats["flushes"].as_u64() >= Some(1), "stats after a flush: {json}");
     let (status, table) = (server::status("m"), server::table("m"));
-    assert!(ublk_dm("message m check").ok().stdout.is_empty(), "`check` finds differences in a sound mirror");
+    assert!(
+        ublk_dm("message m check").ok().stdout.is_empty(),
+        "`check` finds differences in a sound mirror"
+    );
     drop(disk);
     server::del("m");
     server::assert_nothing_left("del");
@@ -66,7 +88,11 @@ fn basic() {
     view.verify(&Disk::open(&first));
     let judge = Mirror::open(Engine::Kernel, "judge", &shape);
     judge.wait_in_sync();
-    assert!(judge.status_line() == status, "the kernel says {:?}, ublk-dm said {status:?}", judge.status_line());
+    assert!(
+        judge.status_line() == status,
+        "the kernel says {:?}, ublk-dm said {status:?}",
+        judge.status_line()
+    );
     assert!(judge.table() == table, "the kernel says {:?}, ublk-dm said {table:?}", judge.table());
     judge.close();
 }
@@ -92,17 +118,29 @@ fn describe(dev: &str, first: &str, second: &str, len: u64) {
         ("/mirror/legs/0/read_errors", 0.into()),
     ];
     for (pointer, value) in expect {
-        assert!(json.pointer(pointer) == Some(&value), "list --json: {pointer} should be {value} in {json}");
+        assert!(
+            json.pointer(pointer) == Some(&value),
+            "list --json: {pointer} should be {value} in {json}"
+        );
     }
     for key in ["in_sync_regions", "dirty_regions"] {
-        assert!(json["mirror"][key].is_u64(), "list --json: mirror.{key} should be a number in {json}");
+        assert!(
+            json["mirror"][key].is_u64(),
+            "list --json: mirror.{key} should be a number in {json}"
+        );
     }
     for key in ["write_errors", "flush_errors"] {
-        assert!(json["mirror"]["legs"][1][key] == 0, "list --json: legs[1].{key} should be 0 in {json}");
+        assert!(
+            json["mirror"]["legs"][1][key] == 0,
+            "list --json: legs[1].{key} should be 0 in {json}"
+        );
     }
     let recovery = &json["mirror"]["recovery"];
     let known = ["done_regions", "total_regions"].iter().all(|key| recovery[key].is_u64());
-    assert!(recovery.is_null() || known, "list --json: recovery should be null or tell regions in {json}");
+    assert!(
+        recovery.is_null() || known,
+        "list --json: recovery should be null or tell regions in {json}"
+    );
 }
 
 /// Flags and table lines mean the same, and the kernel's own lines come out.
@@ -111,7 +149,8 @@ fn tables() {
     let paths = [slice("leg0", "n0", 0, len), slice("leg1", "n1", 0, len + 4096)];
     let log = slice("log", "n2", 0, 64);
     let shape = |initial, features: &'static [&'static str]| {
-        let mut shape = Shape::new(len, 512, &[&paths[0], &paths[1]]).initial(initial).features(features);
+        let mut shape =
+            Shape::new(len, 512, &[&paths[0], &paths[1]]).initial(initial).features(features);
         shape.legs[1].1 = 4096;
         shape
     };
@@ -132,16 +171,24 @@ fn tables() {
         let lines = (judge.status_line(), judge.table());
         judge.close();
         for by_flags in [true, false] {
-            let served = if by_flags { Mirror::add(ours(), "m", &shape) } else { Mirror::open(ours(), "m", &shape) };
+            let served = if by_flags {
+                Mirror::add(ours(), "m", &shape)
+            } else {
+                Mirror::open(ours(), "m", &shape)
+            };
             served.wait_in_sync();
             let own = (served.status_line(), served.table());
-            assert!(own == lines, "by flags: {by_flags}: the kernel says {lines:?}, ublk-dm {own:?}");
+            assert!(
+                own == lines,
+                "by flags: {by_flags}: the kernel says {lines:?}, ublk-dm {own:?}"
+            );
             served.close();
         }
     }
 }
 
-/// Two to nine legs at offsets on NVMe and SATA: a recovery with writes and verifying readers beside it.
+/// Two to nine legs at offsets on NVMe and SATA: a recovery with writes and verifying readers
+/// beside it.
 fn legs(seed: u64) {
     let len = 6 * MIB + 80; // the last region is short
     let disks = ["n0", "n1", "s0", "n2", "s1", "n0", "n1", "s0", "n2"];
@@ -149,7 +196,9 @@ fn legs(seed: u64) {
         let mut shape = Shape::new(len, 512, &[]);
         for (n, disk) in (0u64..).zip(&disks[..count]) {
             let offset = n % 3 * 520;
-            shape.legs.push((slice(&format!("leg{n}"), disk, n / 5 * 64 * MIB, len + offset), offset));
+            shape
+                .legs
+                .push((slice(&format!("leg{n}"), disk, n / 5 * 64 * MIB, len + offset), offset));
         }
         let view = View::new("mirr", len);
         view.fill(&Disk::open(&shape.legs[0].0));
@@ -161,7 +210,10 @@ fn legs(seed: u64) {
             let done = load::write(&view, &disk, seed, plan, &AtomicBool::new(false));
             served.wait_in_sync();
             stop.store(true, Ordering::Relaxed);
-            reader.join().expect("no panic").unwrap_or_else(|why| panic!("{count} legs, seed {seed}: {why}"));
+            reader
+                .join()
+                .expect("no panic")
+                .unwrap_or_else(|why| panic!("{count} legs, seed {seed}: {why}"));
             done.unwrap_or_else(|why| panic!("{count} legs, seed {seed}: {why}"));
         });
         view.verify(&disk);
@@ -170,7 +222,11 @@ fn legs(seed: u64) {
         served.close();
         mirror::assert_legs_equal(&shape, &format!("{count} legs, seed {seed}"));
         let judge = Mirror::open(Engine::Kernel, "judge", &shape.clone().initial(Initial::NoSync));
-        assert!(judge.status_line() == status, "the kernel says {:?}, ublk-dm {status:?}", judge.status_line());
+        assert!(
+            judge.status_line() == status,
+            "the kernel says {:?}, ublk-dm {status:?}",
+            judge.status_line()
+        );
         assert!(
             judge.table().replace("core 2 512 nosync", "core 1 512") == table,
             "the kernel says {:?}, not {table:?}",
@@ -208,7 +264,8 @@ fn files(seed: u64) {
     served.close();
     mirror::assert_legs_equal(&shape, &format!("files, seed {seed}"));
     assert!(log::dirty(&dirty, shape.regions()).is_empty(), "the log should be clean after del");
-    let looped = |path: &str| sh(&format!("losetup --find --show --direct-io=on {path}")).ok().line();
+    let looped =
+        |path: &str| sh(&format!("losetup --find --show --direct-io=on {path}")).ok().line();
     shape.legs = vec![(looped(&first), 0), (looped(&second), 0)];
     shape.log = Some(looped(&dirty));
     let judge = Mirror::open(Engine::Kernel, "judge", &shape);
@@ -244,19 +301,24 @@ fn ext4(seed: u64) {
     }
 }
 
-/// fio's verification at depth 32; the second leg is slow for a while, and the log is asked for much.
+/// fio's verification at depth 32; the second leg is slow for a while, and the log is asked for
+/// much.
 fn fio(seed: u64) {
     let len = 16 * MIB;
     let first = slice("leg0", "n0", 0, len);
     let second = Faulty::new("leg1", "n1", 0, len);
-    let shape =
-        Shape::new(len, 128, &[&first, &second.path]).log(&slice("log", "n2", 0, 64)).features(&["handle_errors"]);
+    let shape = Shape::new(len, 128, &[&first, &second.path])
+        .log(&slice("log", "n2", 0, 64))
+        .features(&["handle_errors"]);
     let served = Mirror::open(ours(), "m", &shape);
     second.set(Fault::Slow { read_ms: 5, write_ms: 2 });
-    let line = "--name=v --bssplit=512/10:4k/25:12k/15:16k/15:64k/20:256k/15 --blockalign=512 --rw=randwrite --direct=1 \
-                --ioengine=io_uring --iodepth=32 --verify=crc32c --do_verify=1 --verify_fatal=1 --verify_backlog=256 \
+    let line = "--name=v --bssplit=512/10:4k/25:12k/15:16k/15:64k/20:256k/15 --blockalign=512 \
+                --rw=randwrite --direct=1 \
+                --ioengine=io_uring --iodepth=32 --verify=crc32c --do_verify=1 --verify_fatal=1 \
+                 --verify_backlog=256 \
                 --verify_state_save=0 --allow_file_create=0 --size=100%";
-    let (file, seeded) = (format!("--filename={}", served.path), format!("--randseed={}", seed % (1 << 31)));
+    let (file, seeded) =
+        (format!("--filename={}", served.path), format!("--randseed={}", seed % (1 << 31)));
     let mut args: Vec<&str> = line.split_whitespace().collect();
     args.extend([file.as_str(), seeded.as_str()]);
     run_args("fio", &args).ok();
@@ -264,5 +326,8 @@ fn fio(seed: u64) {
     served.wait_in_sync();
     served.close();
     mirror::assert_legs_equal(&shape, &format!("fio, seed {seed}"));
-    assert!(log::dirty(shape.log.as_deref().expect("a log"), shape.regions()).is_empty(), "a dirty log after del");
+    assert!(
+        log::dirty(shape.log.as_deref().expect("a log"), shape.regions()).is_empty(),
+        "a dirty log after del"
+    );
 }

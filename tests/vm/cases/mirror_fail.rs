@@ -1,9 +1,11 @@
-//! What becomes of a mirror's requests when disks fail: each row of the kernel's table, with each set of features, played
-//! to the kernel's dm-mirror and to `ublk-dm`, and what both did compared.
+//! What becomes of a mirror's requests when disks fail: each row of the kernel's table, with each
+//! set of features, played to the kernel's dm-mirror and to `ublk-dm`, and what both did compared.
 //!
-//! A play: two legs in sync, something fails, a request comes, then more requests; the state is read; the mirror is
-//! suspended, the disk healed, a new table loaded. In the end everything that was acknowledged is there, and the legs are
-//! equal over the whole device.
+//! A play: two legs in sync, something fails, a request comes, then more requests; the state is
+//! read; the mirror is suspended, the disk healed, a new table loaded. In the end everything that
+//! was acknowledged is there, and the legs are equal over the whole device.
+
+mod table;
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
@@ -12,15 +14,27 @@ use crate::log::{self, Image};
 use crate::mirror::{self, Did, Engine, Initial, Mirror, Request, Shape};
 use crate::model::{Ticket, View};
 
+use table::{FLUSH, FLUSH_SUSPEND, LOG, READ, WRITE, WRITE_DISK_LOG};
+
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1", "n2"];
     vec![
         Case { name: "mirror-fail-write", bound_s: 120, disks, run: |s| rows(s, WRITE) },
-        Case { name: "mirror-fail-write-disk-log", bound_s: 120, disks, run: |s| rows(s, WRITE_DISK_LOG) },
+        Case {
+            name: "mirror-fail-write-disk-log",
+            bound_s: 120,
+            disks,
+            run: |s| rows(s, WRITE_DISK_LOG),
+        },
         Case { name: "mirror-fail-read", bound_s: 120, disks, run: |s| rows(s, READ) },
         Case { name: "mirror-fail-flush", bound_s: 120, disks, run: |s| rows(s, FLUSH) },
         Case { name: "mirror-fail-log", bound_s: 120, disks, run: |s| rows(s, LOG) },
-        Case { name: "mirror-fail-flush-suspend", bound_s: 120, disks, run: |s| rows(s, FLUSH_SUSPEND) },
+        Case {
+            name: "mirror-fail-flush-suspend",
+            bound_s: 120,
+            disks,
+            run: |s| rows(s, FLUSH_SUSPEND),
+        },
     ]
 }
 
@@ -59,89 +73,12 @@ struct Row {
 }
 
 impl Row {
-    /// How long a request may take before it counts as held: long where it is not to be held, since the machine may be slow.
+    /// How long a request may take before it counts as held: long where it is not to be held, since
+    /// the machine may be slow.
     fn patience_ms(&self, features: &[&str]) -> u64 {
         if self.known[features.len()].starts_with("Held") { 1000 } else { 10_000 }
     }
 }
-
-const ROW: Row = Row {
-    faults: [Fault::None; 3],
-    disk_log: false,
-    ask: Ask::Write,
-    flush_suspend: false,
-    known: ["", "", ""],
-    own: None,
-};
-
-const LEG_1: [Fault; 3] = [Fault::None, BAD, Fault::None];
-const LEG_0: [Fault; 3] = [BAD, Fault::None, Fault::None];
-const LEGS: [Fault; 3] = [BAD, BAD, Fault::None];
-
-const UNREADABLE: Fault = Fault::Unreadable { sector: 3 * REGION, sectors: REGION };
-
-const WRITE: &[Row] = &[
-    Row { faults: LEG_1, known: ["Success 7/8 AD c", "Held 7/8 AD c", "Success 7/8 AD c"], ..ROW },
-    Row { faults: LEG_0, known: ["Success 7/8 DA c", "Held 7/8 DA c", "Success 7/8 DA c"], ..ROW },
-    Row { faults: LEGS, known: ["Eio 7/8 DD c", "Eio 7/8 DD c", "Eio 7/8 DD c"], ..ROW },
-];
-
-const WRITE_DISK_LOG: &[Row] = &[
-    Row { faults: LEG_1, disk_log: true, known: ["Success 7/8 AD A", "Held 7/8 AD A", "Success 7/8 AD A"], ..ROW },
-    Row { faults: LEG_0, disk_log: true, known: ["Success 7/8 DA A", "Held 7/8 DA A", "Success 7/8 DA A"], ..ROW },
-    Row { faults: LEGS, disk_log: true, known: ["Eio 7/8 DD A", "Eio 7/8 DD A", "Eio 7/8 DD A"], ..ROW },
-];
-
-const READ: &[Row] = &[
-    Row {
-        faults: [UNREADABLE, Fault::None, Fault::None],
-        ask: Ask::Read,
-        known: ["Success 8/8 RA c", "Success 8/8 RA c", "Success 8/8 RA c"],
-        ..ROW
-    },
-    Row { faults: [UNREADABLE, UNREADABLE, Fault::None], ask: Ask::Read, known: ["Eio", "Eio", "Eio"], ..ROW },
-];
-
-const FLUSH: &[Row] = &[
-    Row {
-        faults: [Fault::None, Fault::Flushes, Fault::None],
-        ask: Ask::Sync,
-        known: ["Success 8/8 AD c", "Held 8/8 AD c", "Success 8/8 AD c"],
-        ..ROW
-    },
-    Row {
-        faults: [Fault::Flushes, Fault::None, Fault::None],
-        ask: Ask::Sync,
-        known: ["Success 8/8 DA c", "Held 8/8 DA c", "Success 8/8 DA c"],
-        ..ROW
-    },
-    Row {
-        faults: [Fault::Flushes, Fault::Flushes, Fault::None],
-        disk_log: true,
-        ask: Ask::Sync,
-        known: ["Eio 8/8 DD A", "Eio 8/8 DD A", "Eio 8/8 DD A"],
-        ..ROW
-    },
-];
-
-const LOG_BAD: [Fault; 3] = [Fault::None, Fault::None, Fault::Gone];
-
-const LOG: &[Row] = &[
-    Row { faults: LOG_BAD, disk_log: true, known: ["Success 8/8 AA D", "Held 8/8 AA D", "Eio 8/8 AA D"], ..ROW },
-    Row {
-        faults: [Fault::None, Fault::None, Fault::Flushes],
-        disk_log: true,
-        known: ["Success 8/8 AA F", "Held 8/8 AA F", "Eio 8/8 AA F"],
-        // It writes the log with FUA and needs no flush.
-        own: Some("Success 8/8 AA A"),
-        ..ROW
-    },
-];
-
-const FLUSH_SUSPEND: &[Row] = &[
-    Row { faults: LEG_1, disk_log: true, flush_suspend: true, known: ["", "Held 7/8 AD A", ""], ..ROW },
-    Row { faults: LOG_BAD, disk_log: true, flush_suspend: true, known: ["", "Held 8/8 AA D", ""], ..ROW },
-];
 
 const FEATURES: [&[&str]; 3] = [&[], &["handle_errors"], &["handle_errors", "keep_log"]];
 
@@ -170,18 +107,23 @@ impl Stage {
     /// Disks full of stamps, equal; a log that says so.
     fn new() -> Stage {
         let legs = [Faulty::new("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN)];
-        let stage =
-            Stage { legs, log: Faulty::new("log", "n2", 0, log::sectors(REGIONS)), view: View::new("mirr", LEN) };
+        let stage = Stage {
+            legs,
+            log: Faulty::new("log", "n2", 0, log::sectors(REGIONS)),
+            view: View::new("mirr", LEN),
+        };
         mirror::fill(&stage.view, &stage.shape(false, &[]));
         stage
     }
 
     fn shape(&self, disk_log: bool, features: &'static [&'static str]) -> Shape {
-        let shape = Shape::new(LEN, REGION, &[&self.legs[0].path, &self.legs[1].path]).features(features);
+        let shape =
+            Shape::new(LEN, REGION, &[&self.legs[0].path, &self.legs[1].path]).features(features);
         if disk_log { shape.log(&self.log.path) } else { shape }
     }
 
-    /// Legs and log as before anything failed. What a write that ended with an error left is written over.
+    /// Legs and log as before anything failed. What a write that ended with an error left is
+    /// written over.
     fn reset(&self) {
         let leg = Disk::open(&self.legs[0].path);
         for (sector, sectors) in [FIRST, LATER[0], LATER[1]] {
@@ -214,7 +156,10 @@ fn rows(seed: u64, rows: &[Row]) {
             }
             let judge = play(Engine::Kernel, &stage, row, features);
             println!("  {row:?} {features:?}: the kernel: {judge:?}");
-            assert!(judge.first.starts_with(known), "the kernel should say {known:?} to {row:?} with {features:?}");
+            assert!(
+                judge.first.starts_with(known),
+                "the kernel should say {known:?} to {row:?} with {features:?}"
+            );
             let ours = play(mirror::ours(), &stage, row, features);
             println!("    ublk-dm: {ours:?}");
             if let (Engine::Ublk, Some(own)) = (mirror::ours(), row.own) {
@@ -234,12 +179,24 @@ fn compare(judge: &Seen, ours: &Seen, what: &str) {
     assert!(judge.first == ours.first, "{what}: the kernel says {judge:?}, ublk-dm {ours:?}");
     for (theirs, own) in judge.later.iter().zip(&ours.later) {
         let better = *theirs == Did::Eio && *own == Did::Success;
-        assert!(own == theirs || better, "{what}: later writes: the kernel says {judge:?}, ublk-dm {ours:?}");
+        assert!(
+            own == theirs || better,
+            "{what}: later writes: the kernel says {judge:?}, ublk-dm {ours:?}"
+        );
     }
-    assert!(judge.held == ours.held, "{what}: the held write: the kernel says {judge:?}, ublk-dm {ours:?}");
-    assert!(judge.dirty == ours.dirty, "{what}: the log's dirty regions: the kernel says {judge:?}, ublk-dm {ours:?}");
+    assert!(
+        judge.held == ours.held,
+        "{what}: the held write: the kernel says {judge:?}, ublk-dm {ours:?}"
+    );
+    assert!(
+        judge.dirty == ours.dirty,
+        "{what}: the log's dirty regions: the kernel says {judge:?}, ublk-dm {ours:?}"
+    );
     for (theirs, own) in judge.reads.chars().zip(ours.reads.chars()) {
-        assert!(own == theirs || own == 'r', "{what}: reads: the kernel says {judge:?}, ublk-dm {ours:?}");
+        assert!(
+            own == theirs || own == 'r',
+            "{what}: reads: the kernel says {judge:?}, ublk-dm {ours:?}"
+        );
     }
 }
 
@@ -261,7 +218,13 @@ fn play(engine: Engine, stage: &Stage, row: &Row, features: &'static [&'static s
     if !holding || row.ask != Ask::Write {
         settle(view, ticket, row.ask == Ask::Write && did == Did::Success);
     }
-    let mut seen = Seen { first, later: [Did::Held, Did::Held], reads: String::new(), dirty: Vec::new(), held: None };
+    let mut seen = Seen {
+        first,
+        later: [Did::Held, Did::Held],
+        reads: String::new(),
+        dirty: Vec::new(),
+        held: None,
+    };
     if !holding {
         seen.later = LATER.map(|range| write_one(&served, view, range, patience_ms));
     }
@@ -275,8 +238,11 @@ fn play(engine: Engine, stage: &Stage, row: &Row, features: &'static [&'static s
         settle_held(row.ask, view, ticket, seen.held.as_ref());
     }
     stage.heal();
-    let next =
-        if row.faults[0] == Fault::None { stage.shape(row.disk_log, features) } else { turned(stage, row, features) };
+    let next = if row.faults[0] == Fault::None {
+        stage.shape(row.disk_log, features)
+    } else {
+        turned(stage, row, features)
+    };
     served.load(&next);
     served.resume();
     if holding && !row.flush_suspend {
@@ -304,7 +270,8 @@ fn ask(served: &Mirror, ask: Ask, ticket: Ticket) -> Request {
     }
 }
 
-/// A request counts as held when it has not ended in time, the mirror has noticed what failed, and a while has passed.
+/// A request counts as held when it has not ended in time, the mirror has noticed what failed, and
+/// a while has passed.
 fn request_did(served: &Mirror, request: &Request, patience_ms: u64) -> Did {
     match request.did(patience_ms) {
         Did::Held => {
@@ -352,13 +319,23 @@ fn read_one(served: &Mirror, view: &View, region: u64) -> char {
 fn finish(served: Mirror, view: &View, shape: &Shape, row: &Row, seen: &Seen) {
     let status = served.wait_in_sync();
     let good = if row.disk_log { "8/8 AA A" } else { "8/8 AA c" };
-    assert!(status.short() == good, "{:?}, {row:?}: status is {} after the repair", served.engine, status.short());
+    assert!(
+        status.short() == good,
+        "{:?}, {row:?}: status is {} after the repair",
+        served.engine,
+        status.short()
+    );
     let what = format!("{:?}, {row:?} after the repair", served.engine);
     let disk = served.disk();
-    let wrong: Vec<u64> =
-        (0..REGIONS).filter(|region| view.try_verify(&disk, region * REGION, REGION).is_err()).collect();
+    let wrong: Vec<u64> = (0..REGIONS)
+        .filter(|region| view.try_verify(&disk, region * REGION, REGION).is_err())
+        .collect();
     let failed = |region: &u64| match region {
-        3 => seen.first.starts_with("Eio") || seen.later[0] == Did::Eio || seen.held == Some(Did::Eio),
+        3 => {
+            seen.first.starts_with("Eio")
+                || seen.later[0] == Did::Eio
+                || seen.held == Some(Did::Eio)
+        }
         5 => seen.later[1] == Did::Eio,
         _ => false,
     };

@@ -1,6 +1,6 @@
-//! The server of a mirror is killed in mid-write and in mid-recovery, with its log in memory and on a disk, and either
-//! recovered or cleared away: no acknowledged write is lost, and a region that is not known to be in sync reads the same
-//! each time until it is recovered.
+//! The server of a mirror is killed in mid-write and in mid-recovery, with its log in memory and on
+//! a disk, and either recovered or cleared away: no acknowledged write is lost, and a region that
+//! is not known to be in sync reads the same each time until it is recovered.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -19,8 +19,18 @@ use crate::{kernel, server};
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1", "n2"];
     vec![
-        Case { name: "mirror-kill-recovered-core", bound_s: 120, disks, run: |seed| recovered(seed, false) },
-        Case { name: "mirror-kill-recovered-disk", bound_s: 120, disks, run: |seed| recovered(seed, true) },
+        Case {
+            name: "mirror-kill-recovered-core",
+            bound_s: 120,
+            disks,
+            run: |seed| recovered(seed, false),
+        },
+        Case {
+            name: "mirror-kill-recovered-disk",
+            bound_s: 120,
+            disks,
+            run: |seed| recovered(seed, true),
+        },
         Case { name: "mirror-kill-added-again", bound_s: 120, disks, run: again },
         Case { name: "mirror-kill-same-bytes", bound_s: 120, disks, run: |_| same_bytes() },
         Case { name: "mirror-kill-degraded", bound_s: 90, disks, run: |_| degraded() },
@@ -61,7 +71,8 @@ fn kill_9() {
     server::wait_gone(pid);
 }
 
-/// Killed three times under load, first in the middle of the recovery; nobody who writes notices anything but the wait.
+/// Killed three times under load, first in the middle of the recovery; nobody who writes notices
+/// anything but the wait.
 fn recovered(seed: u64, disk_log: bool) {
     if ours() == Engine::Kernel {
         return;
@@ -87,7 +98,8 @@ fn recovered(seed: u64, disk_log: bool) {
         }
         thread::sleep(Duration::from_millis(700));
         stop.store(true, Ordering::Relaxed);
-        let writes = load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let writes =
+            load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         reader.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         assert!(writes > 30, "only {writes} writes");
     });
@@ -98,15 +110,23 @@ fn recovered(seed: u64, disk_log: bool) {
     server::assert_nothing_left("del after recovery");
     mirror::assert_legs_equal(&shape, &format!("killed and recovered, seed {seed}"));
     if disk_log {
-        assert!(log::dirty(&stage.log.path, REGIONS).is_empty(), "seed {seed}: a dirty log after del");
+        assert!(
+            log::dirty(&stage.log.path, REGIONS).is_empty(),
+            "seed {seed}: a dirty log after del"
+        );
         let judge = Mirror::open(Engine::Kernel, "judge", &shape);
-        assert!(judge.status().short() == "96/96 AA A", "the kernel says {}", judge.status().short());
+        assert!(
+            judge.status().short() == "96/96 AA A",
+            "the kernel says {}",
+            judge.status().short()
+        );
         stage.view.verify(&judge.disk());
         judge.close();
     }
 }
 
-/// Killed under load and deleted; then added again by `ublk-dm`, and once more opened by the kernel.
+/// Killed under load and deleted; then added again by `ublk-dm`, and once more opened by the
+/// kernel.
 fn again(seed: u64) {
     if ours() == Engine::Kernel {
         return;
@@ -125,7 +145,8 @@ fn again(seed: u64) {
             kill_9();
             server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
             ublk_dm("del m --force").ok();
-            let writes = load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+            let writes =
+                load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
             assert!(writes > 20, "only {writes} writes before the kill");
         });
         drop(disk);
@@ -135,7 +156,10 @@ fn again(seed: u64) {
         let dirty = log::dirty(&stage.log.path, REGIONS);
         let differing = mirror::differing(&shape);
         let silent: Vec<_> = differing.iter().filter(|region| !dirty.contains(region)).collect();
-        assert!(silent.is_empty(), "seed {seed}: the legs differ in {silent:?}, which the log calls clean");
+        assert!(
+            silent.is_empty(),
+            "seed {seed}: the legs differ in {silent:?}, which the log calls clean"
+        );
         let engine = if round == 0 { Engine::Ublk } else { Engine::Kernel };
         let served = Mirror::open(engine, "m", &shape);
         let maybe = view.take_unacknowledged();
@@ -150,7 +174,8 @@ fn again(seed: u64) {
     }
 }
 
-/// Regions out of sync whose legs differ in every sector: each read gives the same bytes, whichever leg is faster.
+/// Regions out of sync whose legs differ in every sector: each read gives the same bytes, whichever
+/// leg is faster.
 fn same_bytes() {
     if ours() == Engine::Kernel {
         return;
@@ -200,16 +225,19 @@ fn same_bytes() {
     }
 }
 
-/// Killed while a leg is lost: whoever takes over must know that the leg is stale, wherever the log is, and also if all
-/// legs were declared equal at the beginning.
+/// Killed while a leg is lost: whoever takes over must know that the leg is stale, wherever the log
+/// is, and also if all legs were declared equal at the beginning.
 fn degraded() {
     if ours() == Engine::Kernel {
         return;
     }
     let stage = Stage::new();
-    for (disk_log, initial) in
-        [(false, Initial::FromLog), (true, Initial::FromLog), (false, Initial::NoSync), (true, Initial::NoSync)]
-    {
+    for (disk_log, initial) in [
+        (false, Initial::FromLog),
+        (true, Initial::FromLog),
+        (false, Initial::NoSync),
+        (true, Initial::NoSync),
+    ] {
         Image::new(REGIONS, false).put(&Disk::open(&stage.log.path), log::sectors(REGIONS));
         mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
         let shape = stage.shape(disk_log).features(&["handle_errors", "keep_log"]).initial(initial);
@@ -228,20 +256,25 @@ fn degraded() {
         stage.view.verify(&disk);
         drop(disk);
         served.close();
-        mirror::assert_legs_equal(&shape, &format!("recovered while degraded, disk log: {disk_log}, {initial:?}"));
+        mirror::assert_legs_equal(
+            &shape,
+            &format!("recovered while degraded, disk log: {disk_log}, {initial:?}"),
+        );
     }
 }
 
 /// Kills the server, mends the disks and lets another one take over.
 fn take_over(stage: &Stage) {
     kill_9();
-    // A killed process ends when its writes have, and those on a slow disk wait until that is mended.
+    // A killed process ends when its writes have, and those on a slow disk wait until that is
+    // mended.
     stage.legs.iter().for_each(Faulty::heal);
     server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
     ublk_dm("recover m").ok();
 }
 
-/// Killed while a leg that was just put in is being written: it holds old bytes, and is nobody to read from.
+/// Killed while a leg that was just put in is being written: it holds old bytes, and is nobody to
+/// read from.
 fn new_leg() {
     if ours() == Engine::Kernel {
         return;
@@ -272,7 +305,10 @@ fn new_leg() {
         drop(disk);
         served.close();
         let shape = Shape::new(LEN, REGION, &[&new.path, &stage.legs[1].path]);
-        mirror::assert_legs_equal(&shape, &format!("killed while a leg was new, disk log: {disk_log}"));
+        mirror::assert_legs_equal(
+            &shape,
+            &format!("killed while a leg was new, disk log: {disk_log}"),
+        );
     }
 }
 
@@ -286,10 +322,14 @@ fn source() {
         mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
         Disk::open(&stage.legs[0].path).zero(0, LEN);
         Disk::open(&stage.log.path).zero(0, log::sectors(REGIONS));
-        // A killed process ends when its writes have: longer than this is longer than anybody waits for that.
+        // A killed process ends when its writes have: longer than this is longer than anybody waits
+        // for that.
         stage.legs[0].set(Fault::Slow { read_ms: 0, write_ms: 4_000 });
         let [first, second] = [&stage.legs[0].path, &stage.legs[1].path];
-        let line = format!("mirror --leg {first} --leg {second} --log {log} --source {second} --region-size {REGION}s");
+        let line = format!(
+            "mirror --leg {first} --leg {second} --log {log} --source {second} --region-size \
+             {REGION}s"
+        );
         let path = server::add(&format!("{line} --name m"));
         let disk = Disk::open(&path);
         stage.view.verify_range(&disk, 0, LEN);
@@ -298,7 +338,10 @@ fn source() {
         drop(disk);
         ublk_dm("wait m --in-sync").ok();
         server::del("m");
-        mirror::assert_legs_equal(&stage.shape(false), &format!("recovered from the second leg, log {log}"));
+        mirror::assert_legs_equal(
+            &stage.shape(false),
+            &format!("recovered from the second leg, log {log}"),
+        );
         stage.view.verify_range(&Disk::open(first), 0, LEN);
     }
 }
@@ -321,7 +364,10 @@ fn sigterm(seed: u64) {
     server::wait_gone(pid);
     served.forget();
     server::assert_nothing_left("SIGTERM");
-    assert!(log::dirty(&stage.log.path, REGIONS).is_empty(), "seed {seed}: a dirty log after SIGTERM");
+    assert!(
+        log::dirty(&stage.log.path, REGIONS).is_empty(),
+        "seed {seed}: a dirty log after SIGTERM"
+    );
     mirror::assert_legs_equal(&shape, &format!("after SIGTERM, seed {seed}"));
     let judge = kernel::create("judge", &shape.table());
     stage.view.verify(&Disk::open(&judge));

@@ -1,5 +1,7 @@
-//! What a live mirror is told: `check` finds exactly what differs, `repair` takes the named leg's word for it, and legs are
-//! replaced, added and removed while I/O goes on.
+//! What a live mirror is told: `check` finds exactly what differs, `repair` takes the named leg's
+//! word for it, and legs are replaced, added and removed while I/O goes on.
+
+mod unfit;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,24 +10,44 @@ use serde_json::Value;
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
-use crate::disk::{Buf, Disk, completed, node, slice};
+use crate::disk::{Buf, Disk, slice};
 use crate::load::{self, Plan, StopOnDrop};
 use crate::mirror::{self, Did, Engine, Initial, Mirror, Request, Shape, ours};
 use crate::model::View;
 use crate::server;
-use crate::sh::{binary, run_args, ublk_dm};
+use crate::sh::ublk_dm;
 
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1", "n2", "n3"];
     vec![
         Case { name: "mirror-messages-check", bound_s: 90, disks, run: |_| check() },
-        Case { name: "mirror-messages-check-under-load", bound_s: 90, disks, run: check_under_load },
+        Case {
+            name: "mirror-messages-check-under-load",
+            bound_s: 90,
+            disks,
+            run: check_under_load,
+        },
         Case { name: "mirror-messages-legs", bound_s: 120, disks, run: legs },
         Case { name: "mirror-messages-freed", bound_s: 120, disks, run: |_| freed() },
-        Case { name: "mirror-messages-replace-failed", bound_s: 90, disks, run: |_| replace_failed() },
+        Case {
+            name: "mirror-messages-replace-failed",
+            bound_s: 90,
+            disks,
+            run: |_| replace_failed(),
+        },
         Case { name: "mirror-messages-recover", bound_s: 90, disks, run: |_| recover() },
-        Case { name: "mirror-messages-unfit", bound_s: 90, disks: &["n0", "n1", "k0"], run: |_| unfit() },
-        Case { name: "mirror-messages-refused", bound_s: 90, disks: &["n0", "n1", "k0"], run: |_| refused_table() },
+        Case {
+            name: "mirror-messages-unfit",
+            bound_s: 90,
+            disks: &["n0", "n1", "k0"],
+            run: |_| unfit::unfit(),
+        },
+        Case {
+            name: "mirror-messages-refused",
+            bound_s: 90,
+            disks: &["n0", "n1", "k0"],
+            run: |_| unfit::refused_table(),
+        },
         Case { name: "mirror-messages-throttle", bound_s: 90, disks, run: |_| throttle() },
     ]
 }
@@ -40,8 +62,10 @@ fn message(words: &str) -> String {
 /// What `check` found: start, length, legs.
 fn differences() -> Vec<(u64, u64)> {
     let line = |text: &str| -> (u64, u64) {
-        let json: Value = serde_json::from_str(text).unwrap_or_else(|e| panic!("check printed {text:?}: {e}"));
-        let number = |key: &str| json[key].as_u64().unwrap_or_else(|| panic!("no number {key} in {json}"));
+        let json: Value =
+            serde_json::from_str(text).unwrap_or_else(|e| panic!("check printed {text:?}: {e}"));
+        let number =
+            |key: &str| json[key].as_u64().unwrap_or_else(|| panic!("no number {key} in {json}"));
         assert!(json["legs"].is_array(), "no legs in {json}");
         (number("start_bytes") / 512, number("len_bytes") / 512)
     };
@@ -68,14 +92,21 @@ fn check() {
         Disk::open(&legs[leg]).write(sector, &buf);
     }
     let found = differences();
-    let hit = |sector: u64| found.iter().any(|(start, len)| (*start..start + len).contains(&sector));
+    let hit =
+        |sector: u64| found.iter().any(|(start, len)| (*start..start + len).contains(&sector));
     for (leg, sector, sectors) in SPOTS {
         let all = (sector..sector + sectors).all(hit);
-        assert!(all, "leg {leg} differs in {sectors} sectors from {sector} on; check says {found:?}");
+        assert!(
+            all,
+            "leg {leg} differs in {sectors} sectors from {sector} on; check says {found:?}"
+        );
     }
     let told: u64 = found.iter().map(|(_, len)| len).sum();
     let put: u64 = SPOTS.iter().map(|(_, _, len)| len).sum();
-    assert!(told <= put + 8 * 2 * SPOTS.len() as u64, "check says {found:?}, which is {told} sectors, not {put}");
+    assert!(
+        told <= put + 8 * 2 * SPOTS.len() as u64,
+        "check says {found:?}, which is {told} sectors, not {put}"
+    );
     // Leg 1 is right, whatever it holds.
     message("repair 1");
     assert!(differences().is_empty(), "legs differ after the repair in {:?}", differences());
@@ -104,7 +135,8 @@ fn check_under_load(seed: u64) {
     let (disk, stop) = (served.disk(), AtomicBool::new(false));
     thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
-        let load = scope.spawn(|| load::write(&view, &disk, seed, Plan::depth_32(100_000, 60), &stop));
+        let load =
+            scope.spawn(|| load::write(&view, &disk, seed, Plan::depth_32(100_000, 60), &stop));
         for _ in 0..4 {
             let found = differences();
             assert!(found.is_empty(), "seed {seed}: differences under load: {found:?}");
@@ -146,14 +178,19 @@ fn legs(seed: u64) {
             assert!(status.letters == "A".repeat(count), "after `{words}`: {}", status.short());
         }
         stop.store(true, Ordering::Relaxed);
-        let writes = load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let writes =
+            load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         reader.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         assert!(writes > 50, "only {writes} writes");
     });
     view.verify(&disk);
     let json = server::device("m");
-    let paths: Vec<&str> =
-        json["mirror"]["legs"].as_array().expect("legs").iter().filter_map(|l| l["path"].as_str()).collect();
+    let paths: Vec<&str> = json["mirror"]["legs"]
+        .as_array()
+        .expect("legs")
+        .iter()
+        .filter_map(|l| l["path"].as_str())
+        .collect();
     assert!(paths == [&legs[2], &legs[3]], "the legs are {paths:?}");
     drop(disk);
     let left = Shape::new(LEN, REGION, &[&legs[2], &legs[3]]);
@@ -167,15 +204,17 @@ fn legs(seed: u64) {
     server::assert_nothing_left("del");
 }
 
-/// A first leg that was replaced is free, and so is the name of the mirror that is made over it: also for two commands that
-/// want it at the same time.
+/// A first leg that was replaced is free, and so is the name of the mirror that is made over it:
+/// also for two commands that want it at the same time.
 fn freed() {
     if ours() == Engine::Kernel {
         return;
     }
     let legs = ["n0", "n1", "n2", "n3"].map(|disk| slice(&format!("leg{disk}"), disk, 0, LEN));
     let other = slice("other", "n3", LEN, LEN);
-    let add = |name: &str, second: &str| format!("add mirror --leg {} --leg {second} --name {name} --nosync", legs[0]);
+    let add = |name: &str, second: &str| {
+        format!("add mirror --leg {} --leg {second} --name {name} --nosync", legs[0])
+    };
     ublk_dm(&add("m", &legs[1])).ok();
     message(&format!("replace 0 {}", legs[2]));
     let outs = thread::scope(|scope| {
@@ -234,105 +273,8 @@ fn replace_failed() {
     server::assert_nothing_left("del");
 }
 
-/// A table that is refused leaves the old one, with what is known of its legs by now: also where that one had called them equal.
-fn refused_table() {
-    if ours() == Engine::Kernel {
-        return;
-    }
-    let (first, large) = (slice("leg0", "n0", 0, LEN), slice("large", "k0", 0, LEN));
-    let second = Faulty::new("leg1", "n1", 0, LEN);
-    let shape = Shape::new(LEN, REGION, &[&first, &second.path])
-        .initial(Initial::NoSync)
-        .features(&["handle_errors", "keep_log"]);
-    let view = View::new("mirr", LEN);
-    mirror::fill(&view, &shape);
-    let served = Mirror::open(Engine::Ublk, "m", &shape);
-    let disk = served.disk();
-    second.set(Fault::Gone);
-    view.write(&disk, 3 * REGION, 64);
-    served.wait_status(10, "a failed leg", |status| status.letters == "AD");
-    second.heal();
-    let other = Shape::new(LEN, REGION, &[&first, &large]);
-    run_args(&binary(), &["load", "m", "--table", &other.table()]).ok();
-    ublk_dm("suspend m").ok();
-    ublk_dm("resume m").refused();
-    ublk_dm("resume m").ok();
-    view.verify(&disk);
-    served.wait_in_sync();
-    view.verify(&disk);
-    drop(disk);
-    served.close();
-    mirror::assert_legs_equal(&shape, "after a refused table");
-    server::assert_nothing_left("del");
-}
-
-/// Users' requests have the blocks and the flushes of the device as it was added: a leg that joins must be able to take
-/// them, and one that has a cache must be told to flush it.
-fn unfit() {
-    if ours() == Engine::Kernel {
-        return;
-    }
-    let legs = ["n0", "n1"].map(|disk| slice(&format!("leg{disk}"), disk, 0, LEN));
-    let (large, cached) = (slice("large", "k0", 0, LEN), slice("cached", "n1", LEN, LEN));
-    for leg in &legs {
-        set_cache(leg, "write through");
-    }
-    let shape = Shape::new(LEN, REGION, &[&legs[0], &legs[1]]);
-    let view = View::new("mirr", LEN);
-    view.fill(&Disk::open(&legs[0]));
-    let served = Mirror::open(Engine::Ublk, "m", &shape);
-    served.wait_in_sync();
-    let table = server::table("m");
-    for words in [format!("replace 1 {large}"), format!("add-leg {large}")] {
-        let said = ublk_dm(&format!("message m {words}")).refused().stderr;
-        assert!(said.contains(&large) && said.contains("blocks of 4096 bytes"), "{words}: {said:?}");
-    }
-    assert!(server::table("m") == table, "a refused leg is in the table: {}", server::table("m"));
-    let other = Shape::new(LEN, REGION, &[&legs[0], &large]);
-    run_args(&binary(), &["load", "m", "--table", &other.table()]).ok();
-    ublk_dm("suspend m").ok();
-    let said = ublk_dm("resume m").refused().stderr;
-    assert!(said.contains("blocks of 4096 bytes"), "resume with the table: {said:?}");
-    run_args(&binary(), &["load", "m", "--table", &shape.table()]).ok();
-    ublk_dm("resume m").ok();
-    served.wait_in_sync();
-    let disk = served.disk();
-    view.write(&disk, 1, 1);
-    view.verify(&disk);
-    // The device was made from disks without a cache.
-    message(&format!("replace 0 {cached}"));
-    served.wait_in_sync();
-    // The block layer passes on flushes to devices with a cache only.
-    let cache = std::fs::read_to_string(attribute(&served.path, "queue/write_cache")).expect("an attribute");
-    assert!(cache.trim() == "write back", "the mirror's cache is {cache:?}");
-    let before = flushes(&node("n1"));
-    disk.flush().expect("a flush");
-    assert!(flushes(&node("n1")) > before, "a flush does not reach the leg that has a cache");
-    view.verify(&disk);
-    drop(disk);
-    served.close();
-    mirror::assert_legs_equal(&Shape::new(LEN, REGION, &[&cached, &legs[1]]), "after the replacement");
-    legs.iter().for_each(|leg| set_cache(leg, "write back"));
-    server::assert_nothing_left("del");
-}
-
-fn attribute(path: &str, name: &str) -> String {
-    let node = std::fs::canonicalize(path).expect("a device");
-    format!("/sys/class/block/{}/{name}", node.file_name().and_then(|name| name.to_str()).expect("ASCII"))
-}
-
-/// Has the kernel believe of a disk what the case needs.
-fn set_cache(path: &str, cache: &str) {
-    let path = attribute(path, "queue/write_cache");
-    std::fs::write(&path, cache).unwrap_or_else(|e| panic!("{path}: {e}"));
-}
-
-/// Flushes that a disk has completed; those above it do not count any.
-fn flushes(path: &str) -> u64 {
-    completed(path, 15)
-}
-
-/// What the source could not give stays out of sync, and is copied when it can be read again and somebody says so.
+/// What the source could not give stays out of sync, and is copied when it can be read again and
+/// somebody says so.
 fn recover() {
     if ours() == Engine::Kernel {
         return;
@@ -343,7 +285,9 @@ fn recover() {
     view.fill(&Disk::open(&first.path));
     first.set(Fault::Unreadable { sector: 3 * REGION, sectors: REGION });
     let served = Mirror::open(Engine::Ublk, "m", &shape);
-    let left = served.wait_status(20, "one region that cannot be read", |status| status.short().starts_with("23/24"));
+    let left = served.wait_status(20, "one region that cannot be read", |status| {
+        status.short().starts_with("23/24")
+    });
     assert!(left.letters == "SA", "{}", left.short());
     first.heal();
     message("recover");

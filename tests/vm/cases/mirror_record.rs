@@ -1,5 +1,5 @@
-//! Which legs of a mirror have everything is on record while its log is in memory: a bad sector of the only good leg, a
-//! record that is gone, and a leg that is dead from the beginning.
+//! Which legs of a mirror have everything is on record while its log is in memory: a bad sector of
+//! the only good leg, a record that is gone, and a leg that is dead from the beginning.
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
@@ -32,8 +32,8 @@ fn kill_9() {
     server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
 }
 
-/// One sector of the only good leg cannot be read, and the server dies during the first recovery: the new leg is not
-/// copied over the good one.
+/// One sector of the only good leg cannot be read, and the server dies during the first recovery:
+/// the new leg is not copied over the good one.
 fn bad_sector() {
     if ours() == Engine::Kernel {
         return;
@@ -45,7 +45,10 @@ fn bad_sector() {
     Disk::open(&new.path).zero(0, LEN);
     good.set(&[(Fails::Reads, 3 * REGION, 8)]);
     new.set(Fault::Slow { read_ms: 0, write_ms: 1_000 });
-    server::add(&format!("mirror --leg {} --leg {} --region-size {REGION}s --name m", good.node, new.path));
+    server::add(&format!(
+        "mirror --leg {} --leg {} --region-size {REGION}s --name m",
+        good.node, new.path
+    ));
     server::wait_for(30, "an error of recovery", || {
         server::device("m").pointer("/mirror/legs/0/health") != Some(&"A".into())
     });
@@ -71,7 +74,9 @@ fn lost() {
     view.fill(&Disk::open(&legs[1].path));
     let [first, second] = [&legs[0].path, &legs[1].path];
     Disk::open(first).zero(0, LEN);
-    server::add(&format!("mirror --leg {first} --leg {second} --source {second} --region-size {REGION}s --name m"));
+    server::add(&format!(
+        "mirror --leg {first} --leg {second} --source {second} --region-size {REGION}s --name m"
+    ));
     ublk_dm("wait m --in-sync").ok();
     for spoil in ["rm -f", "truncate -s 20"] {
         kill_9();
@@ -87,7 +92,8 @@ fn lost() {
     view.verify_range(&Disk::open(first), 0, LEN);
 }
 
-/// A table line with a leg that is dead means what it means to the kernel: the mirror starts without it.
+/// A table line with a leg that is dead means what it means to the kernel: the mirror starts
+/// without it.
 fn dead_leg() {
     let good = Faulty::new("good", "n0", 0, LEN);
     let dead = kernel::create("dead", &format!("0 {LEN} error"));
@@ -96,21 +102,26 @@ fn dead_leg() {
     let shape = Shape::new(LEN, REGION, &[&good.path, &dead]).features(&["handle_errors"]);
     for engine in [Engine::Kernel, ours()] {
         let served = Mirror::open(engine, "m", &shape);
-        served.wait_status(20, "the letter of a failed recovery", |status| status.short() == "0/48 AS c");
+        served.wait_status(20, "the letter of a failed recovery", |status| {
+            status.short() == "0/48 AS c"
+        });
         view.verify(&served.disk());
         served.close();
     }
     kernel::remove("dead");
 }
 
-/// A leg is named by a path relative to the caller's directory, and by a number from 0, as in the error that lists them.
+/// A leg is named by a path relative to the caller's directory, and by a number from 0, as in the
+/// error that lists them.
 fn relative_leg() {
     if ours() == Engine::Kernel {
         return;
     }
     let legs = [Faulty::new("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN)];
     let [first, second] = [&legs[0].path, &legs[1].path];
-    server::add(&format!("mirror --leg {first} --leg {second} --nosync --region-size {REGION}s --name m"));
+    server::add(&format!(
+        "mirror --leg {first} --leg {second} --nosync --region-size {REGION}s --name m"
+    ));
     let (dir, name) = second.rsplit_once('/').expect("an absolute path");
     run_args("sh", &["-c", &format!("cd {dir} && {} message m repair {name}", binary())]).ok();
     let refused = ublk_dm("message m repair 2").refused();

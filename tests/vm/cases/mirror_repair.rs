@@ -1,8 +1,10 @@
-//! Mirrors whose disks fail while they are brought back in step, or fail for a while and return: during recovery, under
-//! load, when the log's "clean" is about to be written, and when the log cannot even be read.
+//! Mirrors whose disks fail while they are brought back in step, or fail for a while and return:
+//! during recovery, under load, when the log's "clean" is about to be written, and when the log
+//! cannot even be read.
 //!
-//! Where `ublk-dm` means to do better than the kernel the case says so and asks for that: what could not be copied does
-//! not count as in sync, and a leg that failed is remembered as long as the log is there.
+//! Where `ublk-dm` means to do better than the kernel the case says so and asks for that: what
+//! could not be copied does not count as in sync, and a leg that failed is remembered as long as
+//! the log is there.
 
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -45,8 +47,11 @@ struct Stage {
 impl Stage {
     fn new() -> Stage {
         let legs = [Faulty::new("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN)];
-        let stage =
-            Stage { legs, log: Faulty::new("log", "n2", 0, log::sectors(REGIONS)), view: View::new("mirr", LEN) };
+        let stage = Stage {
+            legs,
+            log: Faulty::new("log", "n2", 0, log::sectors(REGIONS)),
+            view: View::new("mirr", LEN),
+        };
         stage.view.fill(&Disk::open(&stage.legs[0].path));
         stage
     }
@@ -70,7 +75,8 @@ impl Stage {
 fn assert_whole(mirror: Mirror, view: &View, shape: &Shape, when: &str) {
     let disk = mirror.disk();
     for region in 0..REGIONS {
-        view.try_verify(&disk, region * REGION, REGION).unwrap_or_else(|why| panic!("{when}: {why}"));
+        view.try_verify(&disk, region * REGION, REGION)
+            .unwrap_or_else(|why| panic!("{when}: {why}"));
     }
     drop(disk);
     mirror.close();
@@ -107,11 +113,15 @@ fn recovery() {
             let disk = served.disk();
             for region in 0..REGIONS {
                 let right = stage.view.try_verify(&disk, region * REGION, REGION).is_ok();
-                // With an unreadable source the region cannot be read; it must not be made up either.
+                // With an unreadable source the region cannot be read; it must not be made up
+                // either.
                 let source = faults == read_error && region == 3;
                 let read = disk.try_read(region * REGION, &mut Buf::new(REGION)).is_ok();
                 let zeroes = engine == Engine::Kernel && features.is_empty();
-                assert!(right || (source && (!read || zeroes)), "{what}: region {region} reads wrong");
+                assert!(
+                    right || (source && (!read || zeroes)),
+                    "{what}: region {region} reads wrong"
+                );
             }
             drop(disk);
             stage.legs.iter().for_each(Faulty::heal);
@@ -128,8 +138,9 @@ fn recovery() {
     }
 }
 
-/// Nothing can be flushed, then a region be written on no leg: whoever asks gets an error, at once whatever the features. What
-/// was acknowledged before is there, and when the legs are back they are made equal, by the same server or the next.
+/// Nothing can be flushed, then a region be written on no leg: whoever asks gets an error, at once
+/// whatever the features. What was acknowledged before is there, and when the legs are back they
+/// are made equal, by the same server or the next.
 fn all_legs() {
     if ours() == Engine::Kernel {
         return;
@@ -144,16 +155,23 @@ fn all_legs() {
         stage.legs.iter().for_each(|leg| leg.set(Fault::Flushes));
         let flush = Request::start(&served.path, |disk| disk.flush());
         assert!(flush.did(10_000) == Did::Eio, "{what}: a flush that no leg took");
-        stage.legs.iter().for_each(|leg| leg.set(Fault::Bad { sector: 3 * REGION, sectors: REGION }));
+        stage
+            .legs
+            .iter()
+            .for_each(|leg| leg.set(Fault::Bad { sector: 3 * REGION, sectors: REGION }));
         let ticket = stage.view.begin(3 * REGION + 8, 64).expect("nobody else writes");
         let did = Request::write(&served.path, ticket).did(10_000);
         assert!(did == Did::Eio, "{what}: a write that no leg took: {did:?}");
         stage.view.cancel(ticket);
         let status = served.status();
-        // Which letters depends on who finds out first, the user's flush or the one before regions become clean.
+        // Which letters depends on who finds out first, the user's flush or the one before regions
+        // become clean.
         let failed = status.letters.chars().all(|letter| letter != 'A') && status.log == "A";
         assert!(failed, "{what}: status is {}", status.short());
-        assert!(log::dirty(&stage.log.path, REGIONS).contains(&3), "{what}: region 3 is clean in the log");
+        assert!(
+            log::dirty(&stage.log.path, REGIONS).contains(&3),
+            "{what}: region 3 is clean in the log"
+        );
         stage.view.verify_range(&served.disk(), 5 * REGION, 64);
         if again {
             served.close();
@@ -164,7 +182,10 @@ fn all_legs() {
             ublk_dm("message m recover").ok();
         }
         served.wait_status(20, "8/8 AA A", |status| status.short() == "8/8 AA A");
-        served.disk().flush().unwrap_or_else(|e| panic!("{what}: flush of legs that are back: {e}"));
+        served
+            .disk()
+            .flush()
+            .unwrap_or_else(|e| panic!("{what}: flush of legs that are back: {e}"));
         assert_whole(served, &stage.view, &shape, &what);
         let dirty = log::dirty(&stage.log.path, REGIONS);
         assert!(dirty.is_empty(), "{what}: the log calls {dirty:?} dirty");
@@ -190,8 +211,9 @@ fn leg_flush() {
         }
         let status = served.status();
         // What may have been lost is out of sync for ublk-dm; the kernel only keeps it dirty.
-        let right =
-            status.letters == "AF" && status.log == "A" && (engine == Engine::Ublk || status.in_sync == REGIONS);
+        let right = status.letters == "AF"
+            && status.log == "A"
+            && (engine == Engine::Ublk || status.in_sync == REGIONS);
         assert!(right, "{engine:?}: status is {} after a leg could not be flushed", status.short());
         drop(disk);
         served.suspend(false);
@@ -208,7 +230,8 @@ fn leg_flush() {
     }
 }
 
-/// The log cannot be read, or not be written, when the mirror starts: nothing is known, everything is recovered.
+/// The log cannot be read, or not be written, when the mirror starts: nothing is known, everything
+/// is recovered.
 fn log_at_start() {
     let stage = Stage::new();
     for fault in [Fault::Reads, Fault::Writes, Fault::Gone] {
@@ -228,13 +251,19 @@ fn log_at_start() {
             let served = Mirror::add_forced(engine, "m", &shape);
             // A device added with flags is as long as its legs, so the numbers of regions differ.
             let status = served.wait_in_sync().short();
-            let status = status.split_once(' ').map_or(status.clone(), |(_, letters)| letters.to_owned());
+            let status =
+                status.split_once(' ').map_or(status.clone(), |(_, letters)| letters.to_owned());
             assert!(
                 judge.get_or_insert(status.clone()) == &status,
                 "{fault:?}: {engine:?} says {status}, not {judge:?}"
             );
             stage.view.write(&served.disk(), 6 * REGION, 64);
-            assert_whole(served, &stage.view, &shape, &format!("{engine:?} with a log that has {fault:?}"));
+            assert_whole(
+                served,
+                &stage.view,
+                &shape,
+                &format!("{engine:?} with a log that has {fault:?}"),
+            );
             stage.log.heal();
         }
     }
@@ -249,7 +278,13 @@ fn outage(seed: u64) {
             let shape = stage.disk(features);
             let served = Mirror::open(engine, "m", &shape);
             let (disk, stop) = (served.disk(), AtomicBool::new(false));
-            let plan = Plan { writers: 8, max_sectors: 256, writes: 100_000, seconds: 2, may_break: false };
+            let plan = Plan {
+                writers: 8,
+                max_sectors: 256,
+                writes: 100_000,
+                seconds: 2,
+                may_break: false,
+            };
             let writes = thread::scope(|scope| {
                 let load = scope.spawn(|| load::write(&stage.view, &disk, seed, plan, &stop));
                 thread::sleep(Duration::from_millis(400));
@@ -270,7 +305,11 @@ fn outage(seed: u64) {
             drop(disk);
             if features != HANDLE {
                 let status = served.status();
-                assert!(status.letters == "AD" && status.in_sync < REGIONS, "{engine:?}: {}", status.short());
+                assert!(
+                    status.letters == "AD" && status.in_sync < REGIONS,
+                    "{engine:?}: {}",
+                    status.short()
+                );
                 served.suspend(false);
                 served.resume();
             }
@@ -285,8 +324,8 @@ fn outage(seed: u64) {
     }
 }
 
-/// Leg 0 has missed an acknowledged write. Whatever happens then, it is not the one to copy from: `ublk-dm` keeps that in
-/// the log. (The kernel would recover from it.)
+/// Leg 0 has missed an acknowledged write. Whatever happens then, it is not the one to copy from:
+/// `ublk-dm` keeps that in the log. (The kernel would recover from it.)
 fn stale_leg() {
     if ours() == Engine::Kernel {
         return;
@@ -311,7 +350,10 @@ fn stale_leg() {
             served.close();
         }
         server::assert_nothing_left(end);
-        assert!(log::dirty(&stage.log.path, REGIONS).contains(&3), "{end}: region 3 should be dirty in the log");
+        assert!(
+            log::dirty(&stage.log.path, REGIONS).contains(&3),
+            "{end}: region 3 should be dirty in the log"
+        );
         stage.legs[0].heal();
         if end == "turned" {
             // As an administrator would do it who knows the kernel: the good leg first.
@@ -322,9 +364,16 @@ fn stale_leg() {
         served.wait_status(20, "8/8 AA A", |status| status.short() == "8/8 AA A");
         assert_whole(served, &stage.view, &shape, &format!("after {end} with a stale leg"));
         // Then it is as good as the other, and the kernel takes the log as it is.
-        assert!(raw_log.read(0, 8)[..4] == log::MAGIC.to_le_bytes(), "{end}: the log has lost its magic");
+        assert!(
+            raw_log.read(0, 8)[..4] == log::MAGIC.to_le_bytes(),
+            "{end}: the log has lost its magic"
+        );
         let judge = kernel::create("judge", &shape.table());
-        assert!(kernel::status("judge").contains(" 8/8 1 AA "), "{end}: the kernel says {}", kernel::status("judge"));
+        assert!(
+            kernel::status("judge").contains(" 8/8 1 AA "),
+            "{end}: the kernel says {}",
+            kernel::status("judge")
+        );
         stage.view.verify_range(&Disk::open(&judge), 0, LEN);
         kernel::remove("judge");
     }

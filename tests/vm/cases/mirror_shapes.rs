@@ -1,5 +1,6 @@
-//! Mirrors of all sizes and on disks of unlike kinds: region counts around a word of the log's bits and the largest
-//! that there can be, blocks of 512 and 4096 bytes in one mirror, legs of which one cannot discard.
+//! Mirrors of all sizes and on disks of unlike kinds: region counts around a word of the log's bits
+//! and the largest that there can be, blocks of 512 and 4096 bytes in one mirror, legs of which one
+//! cannot discard.
 
 use std::fs;
 
@@ -14,11 +15,31 @@ use crate::{kernel, server};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "mirror-basic-regions", bound_s: 120, disks: &["n0", "n1", "n2"], run: |_| regions() },
+        Case {
+            name: "mirror-basic-regions",
+            bound_s: 120,
+            disks: &["n0", "n1", "n2"],
+            run: |_| regions(),
+        },
         Case { name: "mirror-basic-largest", bound_s: 120, disks: &["big0", "n2"], run: largest },
-        Case { name: "mirror-basic-most-regions", bound_s: 300, disks: &["big0"], run: most_regions },
-        Case { name: "mirror-basic-blocks", bound_s: 120, disks: &["n0", "k0", "k1"], run: |_| blocks() },
-        Case { name: "mirror-basic-discard", bound_s: 90, disks: &["n0", "n1"], run: |_| discards() },
+        Case {
+            name: "mirror-basic-most-regions",
+            bound_s: 300,
+            disks: &["big0"],
+            run: most_regions,
+        },
+        Case {
+            name: "mirror-basic-blocks",
+            bound_s: 120,
+            disks: &["n0", "k0", "k1"],
+            run: |_| blocks(),
+        },
+        Case {
+            name: "mirror-basic-discard",
+            bound_s: 90,
+            disks: &["n0", "n1"],
+            run: |_| discards(),
+        },
     ]
 }
 
@@ -30,14 +51,16 @@ fn regions() {
         let len = count * REGION - if count == 65 { 7 } else { 0 };
         let legs = [slice("leg0", "n0", 0, len), slice("leg1", "n1", 0, len)];
         let dirty = slice("log", "n2", 0, log::sectors(count));
-        let shape = Shape::new(len, REGION, &[&legs[0], &legs[1]]).log(&dirty).features(&["handle_errors"]);
+        let shape =
+            Shape::new(len, REGION, &[&legs[0], &legs[1]]).log(&dirty).features(&["handle_errors"]);
         let mut judge = None;
         for engine in [Engine::Kernel, ours()] {
             let view = View::new("mirr", len);
             view.fill(&Disk::open(&legs[0]));
             Disk::open(&legs[1]).zero(0, len);
             Image { rest: 0xFF, ..Image::lvm(0) }.put(&Disk::open(&dirty), log::sectors(count));
-            Image { nr_regions: 0, rest: 0xFF, ..Image::lvm(0) }.put(&Disk::open(&dirty), log::sectors(count));
+            Image { nr_regions: 0, rest: 0xFF, ..Image::lvm(0) }
+                .put(&Disk::open(&dirty), log::sectors(count));
             let served = Mirror::add(engine, "m", &shape);
             served.wait_in_sync();
             let disk = served.disk();
@@ -52,7 +75,10 @@ fn regions() {
             mirror::assert_legs_equal(&shape, &format!("{engine:?}, {count} regions"));
             let seen = (lines, log::canonical(&dirty, count));
             let judge = judge.get_or_insert_with(|| seen.clone());
-            assert!(*judge == seen, "{count} regions: {engine:?} made {seen:02x?}, the kernel {judge:02x?}");
+            assert!(
+                *judge == seen,
+                "{count} regions: {engine:?} made {seen:02x?}, the kernel {judge:02x?}"
+            );
         }
         ["leg0", "leg1", "log"].into_iter().for_each(kernel::remove);
     }
@@ -89,7 +115,10 @@ fn largest(seed: u64) {
         }
         let raw = Disk::open_read_only(&dirty);
         let (first, last) = (raw.read(0, 8), raw.read((1024 + count / 8) / 4096 * 8, 8));
-        assert!(first[8..16] == count.to_le_bytes() && first[1024..].iter().all(|b| *b == 0xFF), "{engine:?}: bad log");
+        assert!(
+            first[8..16] == count.to_le_bytes() && first[1024..].iter().all(|b| *b == 0xFF),
+            "{engine:?}: bad log"
+        );
         let at = disk::us((1024 + count / 8) % 4096);
         let (full, part) = (count / 8 * 8, count % 8);
         assert!(
@@ -100,8 +129,8 @@ fn largest(seed: u64) {
     }
 }
 
-/// As many regions as there can be: a bitset of 512 MiB, of which marks must hit the right bits. The judge is left out, for it
-/// dies of more than half as many (`BUG_ON` in `memweight`).
+/// As many regions as there can be: a bitset of 512 MiB, of which marks must hit the right bits.
+/// The judge is left out, for it dies of more than half as many (`BUG_ON` in `memweight`).
 fn most_regions(seed: u64) {
     if ours() == Engine::Kernel {
         return;
@@ -115,7 +144,10 @@ fn most_regions(seed: u64) {
     let dirty = slice("log", "big0", 2 * PART, log::sectors(COUNT));
     let shape = Shape::new(LEN, 2, &[&first, &second.path]).log(&dirty).initial(Initial::NoSync);
     let more = Shape::new(LEN + 1, 2, &[&disk::node("big0"), &second.path]);
-    assert!(Mirror::try_open(Engine::Ublk, "m", &more).is_err(), "one region more should be refused");
+    assert!(
+        Mirror::try_open(Engine::Ublk, "m", &more).is_err(),
+        "one region more should be refused"
+    );
     let served = Mirror::open(Engine::Ublk, "m", &shape);
     let words = || [0, (1 << 31) / 64, COUNT / 64].map(|word| log::word(&dirty, word));
     let clean = [u64::MAX, u64::MAX, u64::MAX >> 1];
@@ -137,18 +169,27 @@ fn most_regions(seed: u64) {
     served.close();
     for ticket in tickets {
         for leg in [&first, &second.path] {
-            compare(leg, ticket.sector, &[cell; 2], &Disk::open_read_only(leg).read(ticket.sector, 2))
-                .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+            compare(
+                leg,
+                ticket.sector,
+                &[cell; 2],
+                &Disk::open_read_only(leg).read(ticket.sector, 2),
+            )
+            .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         }
     }
     server::assert_nothing_left("del");
 }
 
-/// One leg and then the log with blocks of 4096 bytes: the mirror takes the largest blocks of its legs.
+/// One leg and then the log with blocks of 4096 bytes: the mirror takes the largest blocks of its
+/// legs.
 fn blocks() {
     let len = 4 * MIB;
-    let (small, large, other) =
-        (slice("leg0", "n0", 0, len), slice("leg1", "k0", 0, len), slice("leg2", "n0", 64 * MIB, len));
+    let (small, large, other) = (
+        slice("leg0", "n0", 0, len),
+        slice("leg1", "k0", 0, len),
+        slice("leg2", "n0", 64 * MIB, len),
+    );
     let dirty = slice("log", "k1", 0, 64);
     for (shape, block) in [
         (Shape::new(len, 512, &[&small, &large]).log(&dirty), 8),
@@ -175,12 +216,16 @@ fn blocks() {
             drop(disk);
             served.close();
             mirror::assert_legs_equal(&shape, &format!("{engine:?}, blocks of {block} sectors"));
-            assert!(shape.log.is_none() || log::dirty(&dirty, shape.regions()).is_empty(), "{engine:?}: a dirty log");
+            assert!(
+                shape.log.is_none() || log::dirty(&dirty, shape.regions()).is_empty(),
+                "{engine:?}: a dirty log"
+            );
         }
     }
 }
 
-/// Discards go to all legs if all can; a leg that cannot takes the mirror's offer back, and no health letter.
+/// Discards go to all legs if all can; a leg that cannot takes the mirror's offer back, and no
+/// health letter.
 fn discards() {
     let len = 8 * MIB;
     let (first, second) = (slice("leg0", "n0", 0, len), slice("leg1", "n1", 0, len));
@@ -190,17 +235,30 @@ fn discards() {
         let shape = Shape::new(len, 1024, &legs);
         let served = Mirror::add(ours(), "m", &shape);
         let node = served.path.trim_start_matches("/dev/");
-        let offered = fs::read_to_string(format!("/sys/class/block/{node}/queue/discard_max_bytes")).expect("sysfs");
-        assert!((offered.trim() != "0") == able, "over {legs:?} discards of {} bytes are offered", offered.trim());
+        let offered =
+            fs::read_to_string(format!("/sys/class/block/{node}/queue/discard_max_bytes"))
+                .expect("sysfs");
+        assert!(
+            (offered.trim() != "0") == able,
+            "over {legs:?} discards of {} bytes are offered",
+            offered.trim()
+        );
         let view = View::new("mirr", len);
         let disk = served.disk();
         view.fill(&disk);
         served.wait_in_sync();
-        let out =
-            crate::sh::sh(&format!("blkdiscard --offset {} --length {} {}", 3 * MIB * 512, 2 * MIB * 512, served.path));
+        let out = crate::sh::sh(&format!(
+            "blkdiscard --offset {} --length {} {}",
+            3 * MIB * 512,
+            2 * MIB * 512,
+            served.path
+        ));
         assert!((out.code == 0) == able, "`{}` gave exit code {}", out.what, out.code);
         let status = served.status().short();
-        assert!(status == "8/8 AA c" || status == "16/16 AA c", "status is {status} after a discard");
+        assert!(
+            status == "8/8 AA c" || status == "16/16 AA c",
+            "status is {status} after a discard"
+        );
         view.verify_range(&disk, 0, 3 * MIB);
         view.verify_range(&disk, 5 * MIB, 3 * MIB);
         view.write(&disk, 3 * MIB, 2 * MIB);

@@ -1,7 +1,8 @@
 //! Legs of unlike speed, and a leg on another machine.
 //!
-//! Reads are spread over the legs, and a slow leg loses them. A leg behind nvme-tcp (to an nvmet target of this machine)
-//! is lost and comes back: a degraded mirror and a recovery, and nothing hangs.
+//! Reads are spread over the legs, and a slow leg loses them. A leg behind nvme-tcp (to an nvmet
+//! target of this machine) is lost and comes back: a degraded mirror and a recovery, and nothing
+//! hangs.
 
 use std::fs;
 use std::path::Path;
@@ -62,7 +63,10 @@ fn slow_leg(seed: u64) {
     let served = Mirror::open(Engine::Ublk, "m", &shape);
     let disk = served.disk();
     let even = spread(&view, &disk, seed, [&legs[0].path, &legs[1].path]);
-    assert!(even.iter().all(|reads| *reads > 100), "seed {seed}: of 480 reads the legs got {even:?}");
+    assert!(
+        even.iter().all(|reads| *reads > 100),
+        "seed {seed}: of 480 reads the legs got {even:?}"
+    );
     legs[0].set(Fault::Slow { read_ms: 60, write_ms: 0 });
     let uneven = spread(&view, &disk, !seed, [&legs[0].path, &legs[1].path]);
     println!("  reads: {even:?} evenly, {uneven:?} with a slow first leg");
@@ -71,7 +75,8 @@ fn slow_leg(seed: u64) {
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let reader = scope.spawn(|| load::verify(&view, &disk, seed, 3, &stop));
-        let done = load::write(&view, &disk, seed, Plan::depth_32(150, 10), &AtomicBool::new(false));
+        let done =
+            load::write(&view, &disk, seed, Plan::depth_32(150, 10), &AtomicBool::new(false));
         stop.store(true, Ordering::Relaxed);
         done.unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         reader.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
@@ -83,8 +88,8 @@ fn slow_leg(seed: u64) {
     mirror::assert_legs_equal(&shape, "after a slow leg");
 }
 
-/// A leg that does not answer at all. Whoever writes waits, and so does a command that waits for the write; but what there
-/// is and how it is can be asked all the time, or nobody would know why.
+/// A leg that does not answer at all. Whoever writes waits, and so does a command that waits for
+/// the write; but what there is and how it is can be asked all the time, or nobody would know why.
 fn hung_leg() {
     if ours() == Engine::Kernel {
         return;
@@ -99,10 +104,16 @@ fn hung_leg() {
     let before = completed(&legs[0], 4);
     thread::scope(|scope| {
         let write = scope.spawn(|| view.write(&disk, 8, 64));
-        server::wait_for(20, "the write to reach the other leg", || completed(&legs[0], 4) > before);
+        server::wait_for(20, "the write to reach the other leg", || {
+            completed(&legs[0], 4) > before
+        });
         let waits = scope.spawn(|| drop(ublk_dm("suspend m").ok()));
-        server::wait_for(20, "the device to be suspended", || server::device("m")["state"] == "suspended");
-        assert!(server::status("m").contains("mirror 2") && server::table("m").contains("mirror core"));
+        server::wait_for(20, "the device to be suspended", || {
+            server::device("m")["state"] == "suspended"
+        });
+        assert!(
+            server::status("m").contains("mirror 2") && server::table("m").contains("mirror core")
+        );
         assert!(!waits.is_finished() && !write.is_finished(), "the leg was not hung");
         kernel::resume("leg1");
     });
@@ -130,9 +141,13 @@ impl Remote {
         if !Path::new("/sys/kernel/config/nvmet").exists() {
             sh("mount -t configfs none /sys/kernel/config").ok();
         }
-        let (port, subsystem) =
-            ("/sys/kernel/config/nvmet/ports/1".to_string(), format!("/sys/kernel/config/nvmet/subsystems/{NQN}"));
-        let put = |path: String, value: &str| fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let (port, subsystem) = (
+            "/sys/kernel/config/nvmet/ports/1".to_string(),
+            format!("/sys/kernel/config/nvmet/subsystems/{NQN}"),
+        );
+        let put = |path: String, value: &str| {
+            fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"))
+        };
         let dir = |path: &str| fs::create_dir(path).unwrap_or_else(|e| panic!("{path}: {e}"));
         dir(&subsystem);
         put(format!("{subsystem}/attr_allow_any_host"), "1");
@@ -141,18 +156,23 @@ impl Remote {
         put(format!("{subsystem}/namespaces/1/device_path"), disk);
         put(format!("{subsystem}/namespaces/1/enable"), "1");
         dir(&port);
-        for (key, value) in
-            [("addr_trtype", "tcp"), ("addr_adrfam", "ipv4"), ("addr_traddr", "127.0.0.1"), ("addr_trsvcid", "4420")]
-        {
+        for (key, value) in [
+            ("addr_trtype", "tcp"),
+            ("addr_adrfam", "ipv4"),
+            ("addr_traddr", "127.0.0.1"),
+            ("addr_trsvcid", "4420"),
+        ] {
             put(format!("{port}/{key}"), value);
         }
         let mut remote = Remote { port, subsystem, path: String::new() };
         remote.offer();
         let line = format!(
-            "transport=tcp,traddr=127.0.0.1,trsvcid=4420,nqn={NQN},reconnect_delay=1,ctrl_loss_tmo=600,fast_io_fail_tmo=1,\
+            "transport=tcp,traddr=127.0.0.1,trsvcid=4420,nqn={NQN},reconnect_delay=1,\
+             ctrl_loss_tmo=600,fast_io_fail_tmo=1,\
              keep_alive_tmo=10,nr_io_queues=1"
         );
-        fs::write("/dev/nvme-fabrics", &line).unwrap_or_else(|e| panic!("/dev/nvme-fabrics: {line}: {e}"));
+        fs::write("/dev/nvme-fabrics", &line)
+            .unwrap_or_else(|e| panic!("/dev/nvme-fabrics: {line}: {e}"));
         server::wait_for(20, "the disk behind the network", || remote.find());
         remote
     }
@@ -161,9 +181,12 @@ impl Remote {
     fn find(&mut self) -> bool {
         for entry in fs::read_dir("/sys/block").expect("/sys/block").flatten() {
             let serial = fs::read_to_string(entry.path().join("device/serial")).unwrap_or_default();
-            let named = fs::read_to_string(entry.path().join("device/subsysnqn")).unwrap_or_default();
+            let named =
+                fs::read_to_string(entry.path().join("device/subsysnqn")).unwrap_or_default();
             let name = entry.file_name().into_string().expect("ASCII");
-            if (serial.trim() == "tcp0" || named.trim() == NQN) && Path::new(&format!("/dev/{name}")).exists() {
+            if (serial.trim() == "tcp0" || named.trim() == NQN)
+                && Path::new(&format!("/dev/{name}")).exists()
+            {
                 self.path = format!("/dev/{name}");
                 return true;
             }
@@ -177,7 +200,8 @@ impl Remote {
 
     fn offer(&self) {
         let link = self.link();
-        std::os::unix::fs::symlink(&self.subsystem, &link).unwrap_or_else(|e| panic!("{link}: {e}"));
+        std::os::unix::fs::symlink(&self.subsystem, &link)
+            .unwrap_or_else(|e| panic!("{link}: {e}"));
     }
 
     /// The other machine is gone: no connection, and no new one.
@@ -188,7 +212,8 @@ impl Remote {
 
     /// Whether it answers.
     fn answers(&self) -> bool {
-        Disk::try_open(&self.path, false).is_ok_and(|disk| disk.try_read(0, &mut crate::disk::Buf::new(8)).is_ok())
+        Disk::try_open(&self.path, false)
+            .is_ok_and(|disk| disk.try_read(0, &mut crate::disk::Buf::new(8)).is_ok())
     }
 }
 
@@ -213,13 +238,16 @@ fn nvme_tcp(seed: u64) {
     let far = Remote::new(&node("n1"));
     let second = kernel::create("leg1", &format!("0 {LEN} linear {} 0", far.path));
     let log = slice("log", "n2", 0, 64);
-    let shape = Shape::new(LEN, REGION, &[&first, &second]).log(&log).features(&["handle_errors", "keep_log"]);
+    let shape = Shape::new(LEN, REGION, &[&first, &second])
+        .log(&log)
+        .features(&["handle_errors", "keep_log"]);
     let view = View::new("mirr", LEN);
     view.fill(&Disk::open(&first));
     let served = Mirror::open(ours(), "m", &shape);
     served.wait_in_sync();
     let (disk, stop) = (served.disk(), AtomicBool::new(false));
-    let plan = Plan { writers: 6, max_sectors: 128, writes: 1_000_000, seconds: 100, may_break: false };
+    let plan =
+        Plan { writers: 6, max_sectors: 128, writes: 1_000_000, seconds: 100, may_break: false };
     thread::scope(|scope| {
         let _stop = load::StopOnDrop(&stop);
         let load = scope.spawn(|| load::write(&view, &disk, seed, plan, &stop));
@@ -227,11 +255,15 @@ fn nvme_tcp(seed: u64) {
         thread::sleep(Duration::from_millis(700));
         far.withdraw();
         let begun = Instant::now();
-        let status = served.wait_status(40, "a degraded mirror", |status| ["AD", "AF"].contains(&&*status.letters));
+        let status = served.wait_status(40, "a degraded mirror", |status| {
+            ["AD", "AF"].contains(&&*status.letters)
+        });
         println!("  lost after {} ms: {}", begun.elapsed().as_millis(), status.short());
         thread::sleep(Duration::from_millis(500));
         let before = completed(&served.path, 4);
-        server::wait_for(20, "writes to go on while a leg is lost", || completed(&served.path, 4) >= before + 20);
+        server::wait_for(20, "writes to go on while a leg is lost", || {
+            completed(&served.path, 4) >= before + 20
+        });
         far.offer();
         server::wait_for(40, "the disk to answer again", || far.answers());
         // It is the same disk, but it has missed writes: put in again, it is recovered.
@@ -243,7 +275,9 @@ fn nvme_tcp(seed: u64) {
                 served.resume();
             }
         }
-        served.wait_status(40, "a recovered mirror", |status| status.letters == "AA" && status.in_sync == status.total);
+        served.wait_status(40, "a recovered mirror", |status| {
+            status.letters == "AA" && status.in_sync == status.total
+        });
         stop.store(true, Ordering::Relaxed);
         load.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         reader.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));

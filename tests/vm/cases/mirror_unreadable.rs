@@ -1,5 +1,6 @@
-//! A source with sectors that cannot be read, and disks that fail discards: what is not known to be the same on all legs does
-//! not count as in sync, nothing is made up, and no leg is the worse for a discard.
+//! A source with sectors that cannot be read, and disks that fail discards: what is not known to be
+//! the same on all legs does not count as in sync, nothing is made up, and no leg is the worse for
+//! a discard.
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
@@ -15,7 +16,12 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "mirror-unreadable-sectors", bound_s: 120, disks, run: |_| sectors() },
         Case { name: "mirror-unreadable-other-leg", bound_s: 60, disks, run: |_| other_leg() },
-        Case { name: "mirror-discard-without-zeroes", bound_s: 60, disks, run: |_| without_zeroes() },
+        Case {
+            name: "mirror-discard-without-zeroes",
+            bound_s: 60,
+            disks,
+            run: |_| without_zeroes(),
+        },
         Case { name: "mirror-fail-discard", bound_s: 120, disks, run: |_| discards() },
     ]
 }
@@ -29,14 +35,15 @@ const FEATURES: [&[&str]; 3] = [&[], &["handle_errors"], &["handle_errors", "kee
 /// What stands on a leg before it is recovered.
 const OLD: u8 = 0xD1;
 
-/// Where the source cannot be read, the other leg keeps what it had, the region is out of sync, for as long as that is so and
-/// also for the next server, and everything else is recovered.
+/// Where the source cannot be read, the other leg keeps what it had, the region is out of sync, for
+/// as long as that is so and also for the next server, and everything else is recovered.
 fn sectors() {
     if ours() == Engine::Kernel {
         return;
     }
     let first = Faulty::new("leg0", "n0", 0, LEN);
-    let (second, dirty) = (slice("leg1", "n1", 0, LEN), slice("log", "n2", 0, log::sectors(REGIONS)));
+    let (second, dirty) =
+        (slice("leg1", "n1", 0, LEN), slice("log", "n2", 0, log::sectors(REGIONS)));
     let view = View::new("mirr", LEN);
     view.fill(&Disk::open(&first.path));
     for features in [FEATURES[0], FEATURES[2]] {
@@ -70,8 +77,9 @@ fn sectors() {
     }
 }
 
-/// Every sector can be read and is right, but for the region that is out of sync. There the mirror gives what the source
-/// has or an error, and a leg may also hold what it held; where the source cannot be read there is nothing else.
+/// Every sector can be read and is right, but for the region that is out of sync. There the mirror
+/// gives what the source has or an error, and a leg may also hold what it held; where the source
+/// cannot be read there is nothing else.
 fn assert_nothing_made_up(view: &View, path: &str, leg: bool, what: &str) {
     let disk = Disk::open_read_only(path);
     let lost = HOLE.0 / REGION * REGION;
@@ -85,7 +93,11 @@ fn assert_nothing_made_up(view: &View, path: &str, leg: bool, what: &str) {
         let right = compare(path, sector, &view.cells(sector, 1), &buf);
         let hole = (HOLE.0..HOLE.0 + HOLE.1).contains(&sector);
         let kept = leg && buf.iter().all(|byte| *byte == OLD);
-        assert!(kept || right.is_ok() && !hole, "{what}: {path}, sector {sector}: {right:?}, first byte {}", buf[0]);
+        assert!(
+            kept || right.is_ok() && !hole,
+            "{what}: {path}, sector {sector}: {right:?}, first byte {}",
+            buf[0]
+        );
     }
 }
 
@@ -110,11 +122,15 @@ fn other_leg() {
     view.verify(&Disk::open(&third));
     first.heal();
     served.close();
-    mirror::assert_legs_equal(&Shape::new(LEN, REGION, &[&first.path, &second, &third]), "after a leg has joined");
+    mirror::assert_legs_equal(
+        &Shape::new(LEN, REGION, &[&first.path, &second, &third]),
+        "after a leg has joined",
+    );
 }
 
-/// A discard that fails on the first leg and is done on the other: the user hears what the kernel's users hear, no leg is the
-/// worse for it, and nothing is held. Where the kernel leaves legs that differ `ublk-dm` recovers.
+/// A discard that fails on the first leg and is done on the other: the user hears what the kernel's
+/// users hear, no leg is the worse for it, and nothing is held. Where the kernel leaves legs that
+/// differ `ublk-dm` recovers.
 fn discards() {
     let legs = [Faulty::new("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN)];
     let view = View::new("mirr", LEN);
@@ -132,18 +148,22 @@ fn discards() {
 /// Plays one discard of two regions; returns its exit code.
 fn one_discard(engine: Engine, shape: &Shape, view: &View, legs: &[Faulty; 2]) -> i32 {
     const CUT: (u64, u64) = (3 * REGION, 2 * REGION);
-    let what = format!("{engine:?} with {:?}, a discard that fails on the first leg", shape.features);
+    let what =
+        format!("{engine:?} with {:?}, a discard that fails on the first leg", shape.features);
     let served = Mirror::open(engine, "m", shape);
     let events = || if engine == Engine::Ublk { server::number("m", "/events") } else { 0 };
     let before = events();
     legs[0].set(Fault::Writes);
     let (at, len) = (CUT.0 * SECTOR, CUT.1 * SECTOR);
-    let out = sh(&format!("timeout -k 2 30 blkdiscard --force --offset {at} --length {len} {}", served.path));
+    let out = sh(&format!(
+        "timeout -k 2 30 blkdiscard --force --offset {at} --length {len} {}",
+        served.path
+    ));
     assert!(out.code != 124, "{what}: it is held");
     legs[0].heal();
     if engine == Engine::Ublk {
-        // Closing the device flushes it, which failed on that leg as well: what it was given since its last good flush is
-        // out of sync until it is mended.
+        // Closing the device flushes it, which failed on that leg as well: what it was given since
+        // its last good flush is out of sync until it is mended.
         ublk_dm("message m recover").ok();
     }
     served.wait_status(20, "8/8 AA c", |status| status.short() == "8/8 AA c");
@@ -154,7 +174,8 @@ fn one_discard(engine: Engine, shape: &Shape, view: &View, legs: &[Faulty; 2]) -
             assert!(differing == [3, 4], "{what}: the legs differ in regions {differing:?}");
         }
         Engine::Ublk => {
-            let errors = [0, 1].map(|leg| server::number("m", &format!("/mirror/legs/{leg}/write_errors")));
+            let errors =
+                [0, 1].map(|leg| server::number("m", &format!("/mirror/legs/{leg}/write_errors")));
             assert!(errors == [0, 0], "{what}: the legs have {errors:?} errors of writes");
             assert!(events() > before, "{what}: nothing was recovered");
             mirror::assert_legs_equal(shape, &what);
@@ -174,8 +195,8 @@ fn one_discard(engine: Engine, shape: &Shape, view: &View, legs: &[Faulty; 2]) -
     out.code
 }
 
-/// A leg that has discards and no command to write zeroes, as many SATA disks: it is discarded as the other is, and the legs
-/// stay in sync.
+/// A leg that has discards and no command to write zeroes, as many SATA disks: it is discarded as
+/// the other is, and the legs stay in sync.
 fn without_zeroes() {
     if ours() == Engine::Kernel {
         return;
@@ -183,7 +204,10 @@ fn without_zeroes() {
     let (first, second) = (slice("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN));
     second.set(Fault::Slow { read_ms: 0, write_ms: 0 });
     let offers = |attribute| crate::kernel::queue(&second.path, attribute) != "0";
-    assert!(offers("discard_max_bytes") && !offers("write_zeroes_max_bytes"), "this disk is no use here");
+    assert!(
+        offers("discard_max_bytes") && !offers("write_zeroes_max_bytes"),
+        "this disk is no use here"
+    );
     let shape = Shape::new(LEN, REGION, &[&first, &second.path]).initial(Initial::NoSync);
     let view = View::new("mirr", LEN);
     mirror::fill(&view, &shape);
@@ -192,6 +216,9 @@ fn without_zeroes() {
     let (at, len) = (3 * REGION * SECTOR, 2 * REGION * SECTOR);
     sh(&format!("blkdiscard --force --offset {at} --length {len} {}", served.path)).ok();
     let (status, events) = (served.status().short(), server::number("m", "/events") - before);
-    assert!(status == "8/8 AA c" && events == 0, "status is {status}, {events} events after a discard");
+    assert!(
+        status == "8/8 AA c" && events == 0,
+        "status is {status}, {events} events after a discard"
+    );
     served.close();
 }

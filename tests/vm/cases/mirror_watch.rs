@@ -1,5 +1,6 @@
-//! What can be seen of a mirror while something happens to it: its events, how far a recovery is and how fast it goes,
-//! that a throttle slows it down, and how little the log costs writes that come together.
+//! What can be seen of a mirror while something happens to it: its events, how far a recovery is
+//! and how fast it goes, that a throttle slows it down, and how little the log costs writes that
+//! come together.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,15 +29,16 @@ pub fn cases() -> Vec<Case> {
 /// Half a MiB: what one copy of a recovery carries.
 const REGION: u64 = 1024;
 
-/// `wait` ends when a recovery has, when a leg fails and when the log does; until then it waits, and what has happened
-/// already it does not wait for.
+/// `wait` ends when a recovery has, when a leg fails and when the log does; until then it waits,
+/// and what has happened already it does not wait for.
 fn events() {
     if ours() == Engine::Kernel {
         return;
     }
     const LEN: u64 = 8 * REGION;
     let first = slice("leg0", "n0", 0, LEN);
-    let (second, dirty) = (Faulty::new("leg1", "n1", 0, LEN), Faulty::new("log", "n2", 0, log::sectors(8)));
+    let (second, dirty) =
+        (Faulty::new("leg1", "n1", 0, LEN), Faulty::new("log", "n2", 0, log::sectors(8)));
     let shape = Shape::new(LEN, REGION, &[&first, &second.path]).log(&dirty.path);
     let view = View::new("mirr", LEN);
     view.fill(&Disk::open(&first));
@@ -50,12 +52,20 @@ fn events() {
         second.set(Fault::Gone);
         view.write(&disk, 8, 8);
     });
-    assert!(served.status().letters == "AD", "status is {} after a leg has failed", served.status().short());
+    assert!(
+        served.status().letters == "AD",
+        "status is {} after a leg has failed",
+        served.status().short()
+    );
     let lost = next_event(failed, || {
         dirty.set(Fault::Gone);
         view.write(&disk, 5 * REGION, 8);
     });
-    assert!(served.status().short() == "6/8 AD D", "status is {} without a log", served.status().short());
+    assert!(
+        served.status().short() == "6/8 AD D",
+        "status is {} without a log",
+        served.status().short()
+    );
     for past in [none, synced, failed] {
         let now = ublk_dm(&format!("wait m {past}")).ok().line();
         assert!(now == lost.to_string(), "`wait m {past}` says {now} after {lost} events");
@@ -83,11 +93,13 @@ fn next_event(seen: u64, happen: impl FnOnce()) -> u64 {
 /// What `status --json` says of the recovery of the mirror `m`.
 fn progress() -> Value {
     let out = ublk_dm("status m --json").ok().line();
-    let json: Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("status --json: {e} in {out:?}"));
+    let json: Value =
+        serde_json::from_str(&out).unwrap_or_else(|e| panic!("status --json: {e} in {out:?}"));
     json["mirror"]["recovery"].clone()
 }
 
-/// How far a recovery is, how fast it goes and how long it will take: numbers that fit each other and the clock.
+/// How far a recovery is, how fast it goes and how long it will take: numbers that fit each other
+/// and the clock.
 fn recovery() {
     if ours() == Engine::Kernel {
         return;
@@ -112,14 +124,21 @@ fn recovery() {
         else {
             panic!("a recovery of {REGIONS} regions says {json}");
         };
-        assert!(number("total_regions") == Some(REGIONS) && (done..REGIONS).contains(&now), "{json} after {done} done");
+        assert!(
+            number("total_regions") == Some(REGIONS) && (done..REGIONS).contains(&now),
+            "{json} after {done} done"
+        );
         if now == done {
             return false;
         }
         (done, seen) = (now, seen + 1);
         let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).expect("not so long");
-        assert!((now * REGION * 512..=REGIONS * REGION * 512).contains(&bytes), "too few or too many bytes: {json}");
-        // The server counts the time since it began, which was after `begun`; no copy takes less than COPY_MS, but for a tick.
+        assert!(
+            (now * REGION * 512..=REGIONS * REGION * 512).contains(&bytes),
+            "too few or too many bytes: {json}"
+        );
+        // The server counts the time since it began, which was after `begun`; no copy takes less
+        // than COPY_MS, but for a tick.
         let possible = bytes * 1000 / elapsed_ms..=bytes * 1000 / (COPY_MS - 10);
         assert!(possible.contains(&rate), "the rate should be in {possible:?}: {json}");
         let left = (REGIONS - now) * REGION * 512;
@@ -133,8 +152,9 @@ fn recovery() {
     mirror::assert_legs_equal(&shape, "after a recovery that was looked at");
 }
 
-/// With a throttle of one percent copies that take a while each wait for a second first, so on however fast a machine no
-/// more are done in some time than that allows; without it they would all be done by then.
+/// With a throttle of one percent copies that take a while each wait for a second first, so on
+/// however fast a machine no more are done in some time than that allows; without it they would all
+/// be done by then.
 fn throttle() {
     if ours() == Engine::Kernel {
         return;
@@ -154,7 +174,10 @@ fn throttle() {
     thread::sleep(Duration::from_secs(3));
     let after = served.status().in_sync;
     let (limited, most) = (after - before, LANES * (begun.elapsed().as_secs() + 2));
-    assert!(limited <= most && after < REGIONS, "{limited} regions, not at most {most}, with a throttle of 1 %");
+    assert!(
+        limited <= most && after < REGIONS,
+        "{limited} regions, not at most {most}, with a throttle of 1 %"
+    );
     ublk_dm("message m throttle 100").ok();
     let begun = Instant::now();
     served.wait_in_sync();
@@ -164,8 +187,9 @@ fn throttle() {
     mirror::assert_legs_equal(&shape, "after a throttled recovery");
 }
 
-/// Writes to clean regions that come while the log is being written share the next write of it: two or three writes of the
-/// log for all of them, and some for regions that become clean meanwhile, however slow the machine is.
+/// Writes to clean regions that come while the log is being written share the next write of it: two
+/// or three writes of the log for all of them, and some for regions that become clean meanwhile,
+/// however slow the machine is.
 fn shared_marks() {
     const REGIONS: u64 = 128;
     const WRITES: u64 = 32;
@@ -193,7 +217,10 @@ fn shared_marks() {
         }
         let writes = completed(&dirty.path, 4) - before;
         println!("  {engine:?}: {writes} writes of the log for {WRITES} writes");
-        assert!((1..=WRITES / 4).contains(&writes), "{engine:?}: {writes} writes of the log for {WRITES} writes");
+        assert!(
+            (1..=WRITES / 4).contains(&writes),
+            "{engine:?}: {writes} writes of the log for {WRITES} writes"
+        );
         dirty.heal();
         view.verify(&served.disk());
         served.close();

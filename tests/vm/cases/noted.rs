@@ -1,5 +1,6 @@
-//! Snapshot writes whose records are only noted when they are acknowledged: they outlive the server (I10), a flush and a
-//! write of the origin wait for their records, and notes that belong to another store are refused.
+//! Snapshot writes whose records are only noted when they are acknowledged: they outlive the server
+//! (I10), a flush and a write of the origin wait for their records, and notes that belong to
+//! another store are refused.
 //!
 //! Removing the notes is what a loss of power does to them.
 
@@ -24,14 +25,25 @@ pub fn cases() -> Vec<Case> {
         Case { name: "noted-reused", bound_s: 120, disks, run: |_| reused() },
         Case { name: "noted-misfit", bound_s: 120, disks, run: |_| misfit() },
         Case { name: "noted-mutant-not-noted", bound_s: 120, disks, run: |_| not_noted() },
-        Case { name: "noted-mutant-flush", bound_s: 120, disks, run: |_| noticed("FlushLeavesNotes", flush_loses) },
-        Case { name: "noted-mutant-origin", bound_s: 120, disks, run: |_| noticed("NotedNotAwaited", origin_shows) },
+        Case {
+            name: "noted-mutant-flush",
+            bound_s: 120,
+            disks,
+            run: |_| noticed("FlushLeavesNotes", flush_loses),
+        },
+        Case {
+            name: "noted-mutant-origin",
+            bound_s: 120,
+            disks,
+            run: |_| noticed("NotedNotAwaited", origin_shows),
+        },
     ]
 }
 
 const SIZE: u64 = 4 * MIB;
 const CHUNK: u64 = 8;
-/// Chunks written before the server is killed: few, so that the kill comes before their records are written.
+/// Chunks written before the server is killed: few, so that the kill comes before their records are
+/// written.
 const WRITES: u64 = 24;
 /// Tries until a kill has come in time.
 const TRIES: u64 = 8;
@@ -45,26 +57,26 @@ enum After {
 }
 
 /// A snapshot of a filled origin, and what both must show.
-pub(super) struct Rig {
+pub(super) struct Fixture {
     pub(super) origin: String,
     pub(super) cow: String,
     view: View,
     pub(super) frozen: View,
 }
 
-impl Rig {
-    fn new() -> Rig {
-        Rig::on(slice("cow", "n1", 0, 2 * SIZE))
+impl Fixture {
+    fn new() -> Fixture {
+        Fixture::on(slice("cow", "n1", 0, 2 * SIZE))
     }
 
     /// With that COW.
-    pub(super) fn on(cow: String) -> Rig {
+    pub(super) fn on(cow: String) -> Fixture {
         let origin = slice("org", "n0", 0, SIZE);
         let view = View::new("orig", SIZE);
         view.fill(&Disk::open(&origin));
         Disk::open(&cow).zero(0, CHUNK);
         let frozen = view.snapshot("snap");
-        Rig { origin, cow, view, frozen }
+        Fixture { origin, cow, view, frozen }
     }
 
     /// Makes room for another one.
@@ -74,10 +86,13 @@ impl Rig {
 
     pub(super) fn add(&self, options: &str) -> Disk {
         let (origin, cow) = (&self.origin, &self.cow);
-        Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s {options}")))
+        Disk::open(&server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s {options}"
+        )))
     }
 
-    /// Writes to the snapshot and kills its server until some records have not reached the COW; gives the device's disk.
+    /// Writes to the snapshot and kills its server until some records have not reached the COW;
+    /// gives the device's disk.
     pub(super) fn killed(&self, options: &str) -> Disk {
         for round in 0..TRIES {
             let disk = self.add(options);
@@ -86,10 +101,16 @@ impl Rig {
             // On a slow machine fewer come in time.
             let writes = (WRITES >> round).max(1);
             for n in 0..writes {
-                self.frozen.write(&disk, (round * WRITES + n) * CHUNK * 3 % (SIZE - CHUNK), 1 + n % CHUNK);
+                self.frozen.write(
+                    &disk,
+                    (round * WRITES + n) * CHUNK * 3 % (SIZE - CHUNK),
+                    1 + n % CHUNK,
+                );
             }
             kill(self, pid);
-            if store::records(&Disk::open(&self.cow), CHUNK).len() < before + 1 + (writes / 2) as usize {
+            if store::records(&Disk::open(&self.cow), CHUNK).len()
+                < before + 1 + (writes / 2) as usize
+            {
                 assert!(notes().is_some(), "there are records that are nowhere");
                 return disk;
             }
@@ -106,24 +127,27 @@ impl Rig {
     }
 }
 
-fn kill(rig: &Rig, pid: u64) {
+fn kill(fixture: &Fixture, pid: u64) {
     ioctl::kill(pid);
     server::wait_gone(pid);
     // It lets go of its disks a little later.
-    for path in [&rig.origin, &rig.cow] {
+    for path in [&fixture.origin, &fixture.cow] {
         server::wait_for(20, &format!("{path} to be let go"), || is_free(path));
     }
 }
 
 /// The file of notes, if there is one.
 pub(super) fn notes() -> Option<PathBuf> {
-    let files = fs::read_dir(server::run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
+    let files = fs::read_dir(server::run_dir())
+        .expect("a run directory")
+        .flatten()
+        .map(|entry| entry.path());
     files.into_iter().find(|path| path.extension().is_some_and(|end| end == "records"))
 }
 
 fn outlives(after: After) {
-    let rig = Rig::new();
-    let disk = rig.killed("");
+    let fixture = Fixture::new();
+    let disk = fixture.killed("");
     let disk = match after {
         After::Recover => {
             server::wait_for(20, "state quiesced", || server::device("s")["state"] == "quiesced");
@@ -133,80 +157,84 @@ fn outlives(after: After) {
         After::Add => {
             drop(disk);
             // Somebody has the COW, so deleting the device cannot put the records there.
-            kernel::create("hold", &format!("0 {} linear {} 0", 2 * SIZE, rig.cow));
+            kernel::create("hold", &format!("0 {} linear {} 0", 2 * SIZE, fixture.cow));
             let said = ublk_dm("del s --force").refused().stderr;
             assert!(said.contains("not on its COW yet"), "said {said:?}");
             kernel::remove("hold");
             assert!(notes().is_some(), "the notes are kept");
-            rig.add("")
+            fixture.add("")
         }
         After::Delete => {
             drop(disk);
             ublk_dm("del s --force").ok();
             server::assert_nothing_left("del --force");
-            return rig.judge();
+            return fixture.judge();
         }
     };
-    rig.frozen.verify(&disk);
+    fixture.frozen.verify(&disk);
     drop(disk);
     server::del("s");
     server::assert_nothing_left("del");
-    rig.judge();
+    fixture.judge();
 }
 
 /// A suspended snapshot is complete on its COW.
 fn suspended() {
-    let rig = Rig::new();
-    let disk = rig.add("");
+    let fixture = Fixture::new();
+    let disk = fixture.add("");
     for n in 0..WRITES {
-        rig.frozen.write(&disk, n * CHUNK * 5, 3);
+        fixture.frozen.write(&disk, n * CHUNK * 5, 3);
     }
     ublk_dm("suspend s").ok();
-    let records = store::records(&Disk::open_read_only(&rig.cow), CHUNK);
+    let records = store::records(&Disk::open_read_only(&fixture.cow), CHUNK);
     assert!(records.len() as u64 == WRITES, "{} records of {WRITES}", records.len());
     ublk_dm("resume s").ok();
-    rig.frozen.verify(&disk);
+    fixture.frozen.verify(&disk);
     drop(disk);
     server::del("s");
 }
 
 /// Whether a write that was flushed is lost with the notes.
 fn flush_loses() -> bool {
-    let rig = Rig::new();
-    let disk = rig.add("--no-recovery");
+    let fixture = Fixture::new();
+    let disk = fixture.add("--no-recovery");
     let pid = server::number("s", "/server_pid");
     for n in 0..WRITES {
-        rig.frozen.write(&disk, n * CHUNK * 2 + n % 3, 2);
+        fixture.frozen.write(&disk, n * CHUNK * 2 + n % 3, 2);
     }
     disk.flush().expect("a flush");
-    kill(&rig, pid);
+    kill(&fixture, pid);
     drop(disk);
     lose_power();
-    let judge = kernel::snapshot("judge", &rig.origin, &rig.cow, "P", CHUNK);
-    let lost = rig.frozen.differs(&Disk::open(&judge));
+    let judge = kernel::snapshot("judge", &fixture.origin, &fixture.cow, "P", CHUNK);
+    let lost = fixture.frozen.differs(&Disk::open(&judge));
     kernel::remove("judge");
-    rig.end();
+    fixture.end();
     lost
 }
 
-/// Whether a snapshot shows what was written to the origin, under a chunk of its own that was only noted.
+/// Whether a snapshot shows what was written to the origin, under a chunk of its own that was only
+/// noted.
 fn origin_shows() -> bool {
-    let rig = Rig::new();
-    let disk = rig.add("--no-recovery");
-    let top = Disk::open(&server::add(&format!("origin --origin {} --name o --no-recovery", rig.origin)));
+    let fixture = Fixture::new();
+    let disk = fixture.add("--no-recovery");
+    let top = Disk::open(&server::add(&format!(
+        "origin --origin {} --name o --no-recovery",
+        fixture.origin
+    )));
     let pid = server::number("s", "/server_pid");
     for n in 0..WRITES {
-        rig.frozen.write(&disk, n * CHUNK * 2, CHUNK);
-        rig.view.write(&top, n * CHUNK * 2, CHUNK);
+        fixture.frozen.write(&disk, n * CHUNK * 2, CHUNK);
+        fixture.view.write(&top, n * CHUNK * 2, CHUNK);
     }
-    kill(&rig, pid);
+    kill(&fixture, pid);
     drop((disk, top));
     lose_power();
-    let judge = kernel::snapshot("judge", &rig.origin, &rig.cow, "P", CHUNK);
+    let judge = kernel::snapshot("judge", &fixture.origin, &fixture.cow, "P", CHUNK);
     // Every record had to be there before the origin was written.
-    let shows = rig.frozen.differs(&Disk::open(&judge));
+    let shows = fixture.frozen.differs(&Disk::open(&judge));
     kernel::remove("judge");
-    rig.end();
+    fixture.end();
     shows
 }
 
@@ -220,57 +248,63 @@ fn lose_power() {
 
 /// Somebody else has gone on with the COW: nothing of the notes is used, and the COW is left alone.
 fn misfit() {
-    let rig = Rig::new();
-    drop(rig.killed("--no-recovery"));
-    let judge = kernel::snapshot("judge", &rig.origin, &rig.cow, "P", CHUNK);
+    let fixture = Fixture::new();
+    drop(fixture.killed("--no-recovery"));
+    let judge = kernel::snapshot("judge", &fixture.origin, &fixture.cow, "P", CHUNK);
     ublk_dm("del s --force").refused();
     let other = Disk::open(&judge);
     for n in 0..4 * WRITES {
-        rig.view.snapshot("kern").write(&other, SIZE - (n + 1) * CHUNK, CHUNK);
+        fixture.view.snapshot("kern").write(&other, SIZE - (n + 1) * CHUNK, CHUNK);
     }
     drop(other);
     kernel::remove("judge");
-    let before = digest_ends(&rig.cow);
-    let add = format!("add snapshot --origin {} --cow {} --chunk-size 4k --name s", rig.origin, rig.cow);
+    let before = digest_ends(&fixture.cow);
+    let add = format!(
+        "add snapshot --origin {} --cow {} --chunk-size 4k --name s",
+        fixture.origin, fixture.cow
+    );
     let refused = ublk_dm(&add).refused();
     let path = notes().expect("the notes are kept");
     let said = refused.stderr.trim();
-    assert!(said.contains("not recorded") && said.contains(path.to_str().expect("ASCII")), "said {said:?}");
-    assert!(digest_ends(&rig.cow) == before, "the COW was changed");
+    assert!(
+        said.contains("not recorded") && said.contains(path.to_str().expect("ASCII")),
+        "said {said:?}"
+    );
+    assert!(digest_ends(&fixture.cow) == before, "the COW was changed");
     fs::remove_file(path).expect("removable");
     server::assert_nothing_left("a refused add");
     ublk_dm(&add).ok();
     server::del("s");
 }
 
-/// The COW holds something else by now, which begins with zeroes as most things do: it is left alone, and so is a
-/// store that has fewer records than the notes know of.
+/// The COW holds something else by now, which begins with zeroes as most things do: it is left
+/// alone, and so is a store that has fewer records than the notes know of.
 fn reused() {
-    let rig = Rig::new();
-    let older = Disk::open(&rig.cow).read(0, 64);
-    let disk = rig.add("");
-    rig.frozen.write(&disk, SIZE - CHUNK, CHUNK);
+    let fixture = Fixture::new();
+    let older = Disk::open(&fixture.cow).read(0, 64);
+    let disk = fixture.add("");
+    fixture.frozen.write(&disk, SIZE - CHUNK, CHUNK);
     drop(disk);
     server::del("s");
-    drop(rig.killed(""));
+    drop(fixture.killed(""));
     server::wait_for(20, "state quiesced", || server::device("s")["state"] == "quiesced");
     let mut other = crate::disk::Buf::new(64);
     other[1024..3000].fill(0x5a);
-    let cow = Disk::open(&rig.cow);
+    let cow = Disk::open(&fixture.cow);
     cow.zero(0, 64);
     store::forge(&cow, CHUNK, 0, |at| at);
     let forged = cow.read(0, 64);
     for content in [&other, &older, &forged] {
         cow.write(0, content);
-        let before = digest_ends(&rig.cow);
+        let before = digest_ends(&fixture.cow);
         ublk_dm("recover s").refused();
-        assert!(digest_ends(&rig.cow) == before, "recover wrote to a COW that is none");
+        assert!(digest_ends(&fixture.cow) == before, "recover wrote to a COW that is none");
     }
     cow.write(0, &other);
     drop(cow);
-    let before = digest_ends(&rig.cow);
+    let before = digest_ends(&fixture.cow);
     ublk_dm("del s --force").refused();
-    assert!(digest_ends(&rig.cow) == before, "del --force wrote to a disk that is no COW");
+    assert!(digest_ends(&fixture.cow) == before, "del --force wrote to a disk that is no COW");
     fs::remove_file(notes().expect("the notes are kept")).expect("removable");
     server::assert_nothing_left("del --force");
 }
@@ -278,16 +312,16 @@ fn reused() {
 /// Without notes an acknowledged write dies with its server.
 fn not_noted() {
     sh::use_mutant("NotNoted");
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     for round in 0..TRIES {
-        let disk = rig.add("--no-recovery");
+        let disk = fixture.add("--no-recovery");
         let pid = server::number("s", "/server_pid");
-        (0..WRITES).for_each(|n| rig.frozen.write(&disk, (round * WRITES + n) * CHUNK, CHUNK));
-        kill(&rig, pid);
+        (0..WRITES).for_each(|n| fixture.frozen.write(&disk, (round * WRITES + n) * CHUNK, CHUNK));
+        kill(&fixture, pid);
         drop(disk);
         ublk_dm("del s --force").ok();
-        let disk = rig.add("--no-recovery");
-        let lost = rig.frozen.differs(&disk);
+        let disk = fixture.add("--no-recovery");
+        let lost = fixture.frozen.differs(&disk);
         drop(disk);
         server::del("s");
         if lost {

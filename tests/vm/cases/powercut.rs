@@ -1,8 +1,9 @@
-//! Power cuts of the real server: loads recorded by `dm-log-writes`, cut at every flush, every FUA write and every
-//! acknowledgement, with what lies between kept, lost or torn (`power::replay`).
+//! Power cuts of the real server: loads recorded by `dm-log-writes`, cut at every flush, every FUA
+//! write and every acknowledgement, with what lies between kept, lost or torn (`power::replay`).
 //!
-//! Origin and COWs are slices of one device, so that the record has one order. Every state is judged from its bytes
-//! (`power::judge`); some are written to a disk and opened by the kernel and by ublk-dm, which go on with them.
+//! Origin and COWs are slices of one device, so that the record has one order. Every state is
+//! judged from its bytes (`power::oracle`); some are written to a disk and opened by the kernel and
+//! by ublk-dm, which go on with them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -14,15 +15,20 @@ use crate::disk::{Disk, MIB, node};
 use crate::load::Rng;
 use crate::model::{Cell, View, stamped};
 use crate::power::history::{History, Promise};
-use crate::power::judge::{Header, Layout, Snapshot, header, view};
 use crate::power::log::{self, Contents};
+use crate::power::oracle::{Header, Layout, Snapshot, header, view};
 use crate::power::replay::{Image, Record, Tally};
 use crate::{kernel, server, store};
 
 pub fn cases() -> Vec<Case> {
     let disks = &[DISK, "n1", "n2"];
     vec![
-        Case { name: "powercut-writes", bound_s: 180, disks, run: |seed| writes(seed, &[(8, 10 * MIB)]) },
+        Case {
+            name: "powercut-writes",
+            bound_s: 180,
+            disks,
+            run: |seed| writes(seed, &[(8, 10 * MIB)]),
+        },
         Case {
             name: "powercut-two-snapshots",
             bound_s: 300,
@@ -35,9 +41,10 @@ pub fn cases() -> Vec<Case> {
 }
 
 const ORIGIN: u64 = 3 * MIB + 3;
-/// What is recorded. `dm-log-writes` lists a write with the first flush sent after its completion; if a second flush, sent
-/// later, completed before the first one, the record would deny what that second one made durable. So flushes are sent
-/// one after another (the `one` device below) to a disk with a single queue, which completes them in that order.
+/// What is recorded. `dm-log-writes` lists a write with the first flush sent after its completion;
+/// if a second flush, sent later, completed before the first one, the record would deny what that
+/// second one made durable. So flushes are sent one after another (the `one` device below) to a
+/// disk with a single queue, which completes them in that order.
 const DISK: &str = "s0";
 /// Fewer cuts or states than this, and a load was too small to mean anything.
 const CUTS: u64 = 400;
@@ -81,7 +88,8 @@ struct Device<'a> {
     crowd: Option<AtomicU64>,
 }
 
-/// Requests to one chunk of a crowd, and the largest pause of a writer, so that they do not come all at once.
+/// Requests to one chunk of a crowd, and the largest pause of a writer, so that they do not come
+/// all at once.
 const CROWD: u64 = 6;
 const CROWD_PAUSE_MS: u64 = 12;
 /// Sectors of a crowded chunk.
@@ -91,7 +99,8 @@ pub const CROWD_CHUNK: u64 = 64;
 pub fn prepare(cows: &[(u64, u64)]) -> Vec<Cell> {
     let origin = View::new("bas0", ORIGIN);
     let disk = Disk::open(&node(DISK));
-    origin.fill(&Disk::open(&kernel::create("fill", &format!("0 {ORIGIN} linear {} 0", disk.path))));
+    origin
+        .fill(&Disk::open(&kernel::create("fill", &format!("0 {ORIGIN} linear {} 0", disk.path))));
     kernel::remove("fill");
     let mut start = ORIGIN;
     for (chunk, sectors) in cows {
@@ -115,25 +124,33 @@ pub fn record(load: Load) -> (Record, Layout) {
     let logged = kernel::create("lw", &format!("0 {total} log-writes {} {}", raw.path, node("n1")));
     // Reads and writes at once, flushes one by one.
     let flush_ms = if load.crowded { 8 } else { 1 };
-    let one = kernel::create("one", &format!("0 {total} delay {logged} 0 0 {logged} 0 0 {logged} 0 {flush_ms}"));
+    let one = kernel::create(
+        "one",
+        &format!("0 {total} delay {logged} 0 0 {logged} 0 0 {logged} 0 {flush_ms}"),
+    );
     let origin = kernel::create("org", &format!("0 {ORIGIN} linear {one} 0"));
     assert!(
         kernel::queue(&origin, "write_cache") == "write back",
         "{origin} has no volatile cache: cuts prove nothing"
     );
     let tag = |kind: &str| format!("{kind}{}", load.round);
-    let mut layout = Layout { origin: History::new(&tag("org"), load.origin), snapshots: Vec::new() };
+    let mut layout =
+        Layout { origin: History::new(&tag("org"), load.origin), snapshots: Vec::new() };
     let top = server::add(&format!("origin --origin {origin} --name o"));
     kernel::message("lw", "mark c,0");
     let mut nodes = vec![top];
     let mut at = ORIGIN;
     let last = load.snapshots.len();
     for (n, snapshot) in (1..).zip(load.snapshots) {
-        let cow = kernel::create(&format!("cow{n}"), &format!("0 {} linear {one} {at}", snapshot.cow_sectors));
+        let cow = kernel::create(
+            &format!("cow{n}"),
+            &format!("0 {} linear {one} {at}", snapshot.cow_sectors),
+        );
         if snapshot.cells.is_some() {
             kernel::message("lw", &format!("mark c,{n}"));
         }
-        let options = format!("--chunk-size {} --on-full invalidate --name s{n}", snapshot.chunk * 512);
+        let options =
+            format!("--chunk-size {} --on-full invalidate --name s{n}", snapshot.chunk * 512);
         nodes.push(server::add(&format!("snapshot --origin {origin} --cow {cow} {options}")));
         kernel::message("lw", &format!("mark c,{n}"));
         let cells = snapshot.cells.unwrap_or_else(|| layout.origin.view().open_window());
@@ -141,7 +158,8 @@ pub fn record(load: Load) -> (Record, Layout) {
         let history = History::new(&tag(&format!("s{n}_")[..3]), cells);
         layout.snapshots.push(Snapshot { start: at, sectors, chunk, history, may_end });
         at += sectors;
-        let written: Vec<usize> = load.written.iter().copied().filter(|number| *number <= n).collect();
+        let written: Vec<usize> =
+            load.written.iter().copied().filter(|number| *number <= n).collect();
         // With all devices there is twice as much to do.
         let requests = load.requests * if n == last { 2 } else { 1 };
         write(&layout, &nodes, &written, load.seed ^ n as u64, requests, load.crowded);
@@ -163,19 +181,32 @@ fn assert_replays(record: &Record, raw: &Disk) {
     let first = log::add_range(raw, 0, record.start.len() as u64, &mut real);
     for (sector, (atom, found)) in record.end().iter().zip(first..).enumerate() {
         let same = record.contents.bytes(*atom) == real.bytes(found);
-        assert!(same, "the record of writes does not lead to what sector {sector} of the disk holds");
+        assert!(
+            same,
+            "the record of writes does not lead to what sector {sector} of the disk holds"
+        );
     }
 }
 
 fn verify_live(layout: &Layout, nodes: &[String]) {
     layout.origin.view().verify(&Disk::open(&nodes[0]));
-    for (snapshot, node) in layout.snapshots.iter().zip(&nodes[1..]).filter(|(snapshot, _)| !snapshot.may_end) {
+    for (snapshot, node) in
+        layout.snapshots.iter().zip(&nodes[1..]).filter(|(snapshot, _)| !snapshot.may_end)
+    {
         snapshot.history.view().verify(&Disk::open(node));
     }
 }
 
-/// First one request after another, then many at once, on all devices; ends with a flush of the origin.
-fn write(layout: &Layout, nodes: &[String], written: &[usize], seed: u64, requests: u64, crowded: bool) {
+/// First one request after another, then many at once, on all devices; ends with a flush of the
+/// origin.
+fn write(
+    layout: &Layout,
+    nodes: &[String],
+    written: &[usize],
+    seed: u64,
+    requests: u64,
+    crowded: bool,
+) {
     let history = |n: usize| if n == 0 { &layout.origin } else { &layout.snapshots[n - 1].history };
     let device = |n: usize| Device {
         number: n,
@@ -242,16 +273,28 @@ pub struct Sample {
     pub image: Image,
 }
 
-/// Judges every state of every cut; panics at the first that breaks a promise. Keeps `samples` of them, evenly spread.
+/// Judges every state of every cut; panics at the first that breaks a promise. Keeps `samples` of
+/// them, evenly spread.
 pub fn judge(record: &Record, layout: &Layout, seed: u64, samples: usize) -> (Tally, Vec<Sample>) {
-    let (tally, kept) = try_judge(record, layout, seed, samples).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-    println!("  cuts={} states={} of {} events, all as promised", tally.cuts, tally.states, record.events.len());
+    let (tally, kept) =
+        try_judge(record, layout, seed, samples).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    println!(
+        "  cuts={} states={} of {} events, all as promised",
+        tally.cuts,
+        tally.states,
+        record.events.len()
+    );
     assert!(tally.cuts >= CUTS, "only {} cuts, at least {CUTS} are wanted", tally.cuts);
     assert!(tally.states >= STATES, "only {} states, at least {STATES} are wanted", tally.states);
     (tally, kept)
 }
 
-pub fn try_judge(record: &Record, layout: &Layout, seed: u64, samples: usize) -> Result<(Tally, Vec<Sample>), String> {
+pub fn try_judge(
+    record: &Record,
+    layout: &Layout,
+    seed: u64,
+    samples: usize,
+) -> Result<(Tally, Vec<Sample>), String> {
     let step = record.events.len() / (samples + 1) + 1;
     let (mut kept, mut next) = (Vec::<Sample>::new(), step);
     let tally = record.every_cut(layout, seed, |position, image, promises: &[Promise]| {
@@ -260,7 +303,8 @@ pub fn try_judge(record: &Record, layout: &Layout, seed: u64, samples: usize) ->
             kept.push(Sample { position, image: image.clone() });
         }
         let at = |why: String| {
-            let events = &record.events[position.saturating_sub(3)..(position + 2).min(record.events.len())];
+            let events =
+                &record.events[position.saturating_sub(3)..(position + 2).min(record.events.len())];
             format!("cut after event {position}: {why}; events around: {events:?}")
         };
         layout.judge(&record.contents, image, promises).map_err(at)
@@ -270,26 +314,43 @@ pub fn try_judge(record: &Record, layout: &Layout, seed: u64, samples: usize) ->
 
 fn starts(cows: &[(u64, u64)], may_end: bool) -> Vec<Start> {
     cows.iter()
-        .map(|(chunk, cow_sectors)| Start { chunk: *chunk, cow_sectors: *cow_sectors, cells: None, may_end })
+        .map(|(chunk, cow_sectors)| Start {
+            chunk: *chunk,
+            cow_sectors: *cow_sectors,
+            cells: None,
+            may_end,
+        })
         .collect()
 }
 
-/// Random writes to the origin and all its snapshots, which are made one after another on COWs full of old metadata.
+/// Random writes to the origin and all its snapshots, which are made one after another on COWs full
+/// of old metadata.
 fn writes(seed: u64, cows: &[(u64, u64)]) {
     let origin = prepare(cows);
     let all: Vec<usize> = (0..=cows.len()).collect();
     let requests = 40 / cows.len() as u64;
-    let load = Load { seed, origin, snapshots: starts(cows, false), round: 1, requests, written: &all, crowded: false };
+    let load = Load {
+        seed,
+        origin,
+        snapshots: starts(cows, false),
+        round: 1,
+        requests,
+        written: &all,
+        crowded: false,
+    };
     let (record, layout) = record(load);
     let last = layout.snapshots.last().expect("one");
-    let exceptions = crate::power::judge::records(&record.contents, &record.end(), last).expect("a store").len();
+    let exceptions = crate::power::oracle::records(&record.contents, &record.end(), last)
+        .expect("a store")
+        .len();
     println!("  {exceptions} exceptions in the last store");
     assert!(exceptions > 256, "only {exceptions} exceptions: no area was filled");
     let (_, samples) = judge(&record, &layout, seed, SAMPLES);
     samples.iter().for_each(|sample| reopen(seed, &record, &layout, sample));
 }
 
-/// The COW runs full under origin writes: before the mark the snapshot is right, after it it is invalid.
+/// The COW runs full under origin writes: before the mark the snapshot is right, after it it is
+/// invalid.
 fn full(seed: u64) {
     let cows = [(8, 300 * 8)];
     let load = Load {

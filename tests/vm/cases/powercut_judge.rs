@@ -1,13 +1,13 @@
-//! That the judge of power cuts would notice: records made by hand which break a promise must be found out, and servers
-//! that break a rule on purpose, too.
+//! That the judge of power cuts would notice: records made by hand which break a promise must be
+//! found out, and servers that break a rule on purpose, too.
 
 use crate::Case;
 use crate::cases::powercut::{CROWD_CHUNK, Load, Start, prepare, record, try_judge};
 use crate::disk::MIB;
 use crate::model::{Ticket, stamped};
 use crate::power::history::History;
-use crate::power::judge::{Layout, Snapshot};
 use crate::power::log::{Contents, Event};
+use crate::power::oracle::{Layout, Snapshot};
 use crate::power::replay::Record;
 use crate::{sh, store};
 
@@ -23,7 +23,8 @@ const CHUNK: u64 = 8;
 const ORIGIN: u64 = 4 * CHUNK;
 const COW: u64 = 7 * CHUNK;
 
-/// One record with one snapshot, which is there from the beginning, and one write to chunk 1 of the origin.
+/// One record with one snapshot, which is there from the beginning, and one write to chunk 1 of the
+/// origin.
 struct ByHand {
     record: Record,
     layout: Layout,
@@ -32,7 +33,8 @@ struct ByHand {
 impl ByHand {
     fn new() -> ByHand {
         let mut contents = Contents::default();
-        let cells: Vec<u64> = (1..=ORIGIN).map(|n| u64::from(u32::from_be_bytes(*b"bas0")) << 32 | n).collect();
+        let cells: Vec<u64> =
+            (1..=ORIGIN).map(|n| u64::from(u32::from_be_bytes(*b"bas0")) << 32 | n).collect();
         for (sector, cell) in (0..).zip(&cells) {
             contents.add(&stamped(Ticket { sector, sectors: 1, cell: *cell }));
         }
@@ -42,7 +44,8 @@ impl ByHand {
         contents.add(&vec![0; crate::disk::us((COW - 1) * 512)]);
         let start = (0..u32::try_from(ORIGIN + COW).expect("small")).collect();
         let history = History::new("s1_1", cells.clone());
-        let snapshot = Snapshot { start: ORIGIN, sectors: COW, chunk: CHUNK, history, may_end: false };
+        let snapshot =
+            Snapshot { start: ORIGIN, sectors: COW, chunk: CHUNK, history, may_end: false };
         let layout = Layout { origin: History::new("org1", cells), snapshots: vec![snapshot] };
         let events = vec![Event::Mark("c,0".into()), Event::Mark("c,1".into())];
         ByHand { record: Record { contents, start, events }, layout }
@@ -50,13 +53,23 @@ impl ByHand {
 
     fn push(&mut self, sector: u64, bytes: &[u8], fua: bool) {
         let first = self.record.contents.add(bytes);
-        self.record.events.push(Event::Write { sector, sectors: bytes.len() as u64 / 512, first, fua });
+        self.record.events.push(Event::Write {
+            sector,
+            sectors: bytes.len() as u64 / 512,
+            first,
+            fua,
+        });
     }
 
     /// The old content of chunk 1 goes to COW chunk 2.
     fn copy(&mut self) {
         let first = u32::try_from(CHUNK).expect("small");
-        self.record.events.push(Event::Write { sector: ORIGIN + 2 * CHUNK, sectors: CHUNK, first, fua: false });
+        self.record.events.push(Event::Write {
+            sector: ORIGIN + 2 * CHUNK,
+            sectors: CHUNK,
+            first,
+            fua: false,
+        });
     }
 
     fn commit(&mut self, fua: bool) {
@@ -73,7 +86,8 @@ impl ByHand {
         // Plain writes are listed with the next flush; the acknowledgement came before.
         let mark = Event::Mark(format!("a,0,{acknowledged}"));
         let plain = |event: &Event| matches!(event, Event::Write { fua: false, .. });
-        let at = self.record.events.iter().rposition(|event| !plain(event)).map_or(0, |last| last + 1);
+        let at =
+            self.record.events.iter().rposition(|event| !plain(event)).map_or(0, |last| last + 1);
         self.record.events.insert(at, mark);
     }
 
@@ -92,7 +106,9 @@ impl ByHand {
     fn found_out(&self, what: &str, why: &str) {
         match self.verdict() {
             Ok(()) => panic!("the judge did not notice: {what}"),
-            Err(found) => assert!(found.contains(why), "{what}: found {found:?} instead of {why:?}"),
+            Err(found) => {
+                assert!(found.contains(why), "{what}: found {found:?} instead of {why:?}")
+            }
         }
     }
 }
@@ -152,19 +168,22 @@ fn by_hand() {
     gone.found_out("no header", "has no header");
 }
 
-/// Loads after which a mutant that nobody noticed has survived: whether a write comes at the wrong moment is chance.
+/// Loads after which a mutant that nobody noticed has survived: whether a write comes at the wrong
+/// moment is chance.
 const TRIES: u64 = 4;
 
-/// Each of these servers loses something in some cut; the records of the right one are accepted in `powercut`.
+/// Each of these servers loses something in some cut; the records of the right one are accepted in
+/// `powercut`.
 fn mutants(seed: u64) {
     // With chunks of one sector an area is full after 32 records.
     let small = [("NextAreaLate", 1)];
-    let crowded =
-        ["NoFlushBeforeArea", "NoFua", "OriginBeforeCommit", "HeaderBeforeArea"].map(|name| (name, CROWD_CHUNK));
+    let crowded = ["NoFlushBeforeArea", "NoFua", "OriginBeforeCommit", "HeaderBeforeArea"]
+        .map(|name| (name, CROWD_CHUNK));
     for (name, chunk) in crowded.into_iter().chain(small) {
         sh::use_mutant(name);
         let found = (1..=TRIES).find_map(|load| Some((load, broken(seed + load, chunk)?)));
-        let (load, why) = found.unwrap_or_else(|| panic!("seed {seed}: {name} survives {TRIES} loads"));
+        let (load, why) =
+            found.unwrap_or_else(|| panic!("seed {seed}: {name} survives {TRIES} loads"));
         println!("  {name}, load {load}: {}", why.split("; events").next().unwrap_or_default());
     }
 }
@@ -175,7 +194,14 @@ fn broken(seed: u64, chunk: u64) -> Option<String> {
     let cow_sectors = 10 * MIB;
     let origin = prepare(&[(chunk, cow_sectors)]);
     let snapshots = vec![Start { chunk, cow_sectors, cells: None, may_end: false }];
-    let (record, layout) =
-        record(Load { seed, origin, snapshots, round: 1, requests: 15, written: &[0, 1], crowded: true });
+    let (record, layout) = record(Load {
+        seed,
+        origin,
+        snapshots,
+        round: 1,
+        requests: 15,
+        written: &[0, 1],
+        crowded: true,
+    });
     try_judge(&record, &layout, seed, 0).err()
 }

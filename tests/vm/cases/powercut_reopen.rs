@@ -1,11 +1,11 @@
-//! States after a power cut, opened in earnest: `ublk-dm check`, the kernel's snapshot and ublk-dm itself must all show
-//! what the bytes say, and ublk-dm must be able to go on.
+//! States after a power cut, opened in earnest: `ublk-dm check`, the kernel's snapshot and ublk-dm
+//! itself must all show what the bytes say, and ublk-dm must be able to go on.
 
 use crate::cases::powercut::Sample;
 use crate::disk::{Buf, Disk, MIB, SECTOR, node, us};
 use crate::load::Rng;
 use crate::model::{Cell, View};
-use crate::power::judge::{Header, Layout, header, view};
+use crate::power::oracle::{Header, Layout, header, view};
 use crate::power::replay::Record;
 use crate::sh::ublk_dm;
 use crate::{kernel, server};
@@ -23,10 +23,14 @@ pub struct Reopened {
 impl Reopened {
     pub fn of(record: &Record, layout: &Layout, sample: &Sample) -> Reopened {
         let sectors = layout.origin_sectors();
-        let origin = sample.image[..us(sectors)].iter().map(|atom| record.contents.seen(*atom).cell).collect();
+        let origin = sample.image[..us(sectors)]
+            .iter()
+            .map(|atom| record.contents.seen(*atom).cell)
+            .collect();
         let of = |snapshot| match header(&record.contents, &sample.image, snapshot) {
             Ok(Header::Valid) => {
-                let view = view(&record.contents, &sample.image, snapshot, sectors).expect("judged before");
+                let view = view(&record.contents, &sample.image, snapshot, sectors)
+                    .expect("judged before");
                 Some(view.iter().map(|seen| seen.cell).collect())
             }
             _ => None,
@@ -78,14 +82,19 @@ pub fn reopen(seed: u64, record: &Record, layout: &Layout, sample: &Sample) {
         match &view {
             Some(view) => view.verify(&Disk::open(&judge)),
             None => {
-                assert!(kernel::status("judge").ends_with(" Invalid"), "the kernel says {:?}", kernel::status("judge"))
+                assert!(
+                    kernel::status("judge").ends_with(" Invalid"),
+                    "the kernel says {:?}",
+                    kernel::status("judge")
+                )
             }
         }
         kernel::remove("judge");
         views.push((n, cow, chunk, view));
     }
     // A COW with no room to speak of would only run full.
-    let requests = if layout.snapshots.iter().any(|snapshot| snapshot.may_end) { 0 } else { REQUESTS };
+    let requests =
+        if layout.snapshots.iter().any(|snapshot| snapshot.may_end) { 0 } else { REQUESTS };
     go_on(seed, requests, &origin, &top_view, &views);
     for (_, cow, chunk, view) in &views {
         let judge = kernel::snapshot("judge", &origin, cow, "P", *chunk);
@@ -99,7 +108,13 @@ pub fn reopen(seed: u64, record: &Record, layout: &Layout, sample: &Sample) {
 }
 
 /// ublk-dm opens what is there, shows the same, and takes so many writes to everything.
-fn go_on(seed: u64, requests: u64, origin: &str, top_view: &View, views: &[(usize, String, u64, Option<View>)]) {
+fn go_on(
+    seed: u64,
+    requests: u64,
+    origin: &str,
+    top_view: &View,
+    views: &[(usize, String, u64, Option<View>)],
+) {
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name ro")));
     top_view.verify(&top);
     let mut rng = Rng::new(seed);
@@ -107,14 +122,19 @@ fn go_on(seed: u64, requests: u64, origin: &str, top_view: &View, views: &[(usiz
     for (n, cow, _, view) in views {
         // What was recorded is on other disks now than it was made for.
         let flags = "--allow-invalid --other-origin";
-        let disk = Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} {flags} --name rs{n}")));
+        let disk = Disk::open(&server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} {flags} --name rs{n}"
+        )));
         match view {
             Some(view) => open.push((view, disk)),
-            None => assert!(server::status(&format!("rs{n}")).ends_with(" Invalid"), "{cow} is invalid"),
+            None => {
+                assert!(server::status(&format!("rs{n}")).ends_with(" Invalid"), "{cow} is invalid")
+            }
         }
     }
     for _ in 0..requests {
-        for (view, disk) in open.iter().map(|(view, disk)| (*view, disk)).chain([(top_view, &top)]) {
+        for (view, disk) in open.iter().map(|(view, disk)| (*view, disk)).chain([(top_view, &top)])
+        {
             let (sector, sectors) = rng.range(disk.sectors, 1, 64);
             view.write(disk, sector, sectors);
         }

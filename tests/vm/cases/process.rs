@@ -1,5 +1,6 @@
-//! The server as a process: what it takes from its caller (nothing), which signals it survives, where its log goes, what a
-//! service manager hears, and what a command that fails late or is interrupted leaves (nothing).
+//! The server as a process: what it takes from its caller (nothing), which signals it survives,
+//! where its log goes, what a service manager hears, and what a command that fails late or is
+//! interrupted leaves (nothing).
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -16,11 +17,26 @@ use crate::sh::{binary, run_args, sh, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case { name: "process-nothing-inherited", bound_s: 60, disks: &["n0", "n1"], run: |_| nothing_inherited() },
+        Case {
+            name: "process-nothing-inherited",
+            bound_s: 60,
+            disks: &["n0", "n1"],
+            run: |_| nothing_inherited(),
+        },
         Case { name: "process-signals", bound_s: 60, disks: &["n0", "n1"], run: |_| signals() },
         Case { name: "process-log", bound_s: 60, disks: &["n0", "n1"], run: |_| log() },
-        Case { name: "process-foreground", bound_s: 120, disks: &["n0", "n1"], run: |_| foreground() },
-        Case { name: "process-family-foreground", bound_s: 120, disks: &["n0", "n1"], run: |_| family() },
+        Case {
+            name: "process-foreground",
+            bound_s: 120,
+            disks: &["n0", "n1"],
+            run: |_| foreground(),
+        },
+        Case {
+            name: "process-family-foreground",
+            bound_s: 120,
+            disks: &["n0", "n1"],
+            run: |_| family(),
+        },
         Case { name: "process-undone", bound_s: 120, disks: &["n0", "n1"], run: |_| undone() },
         Case { name: "process-interrupted", bound_s: 240, disks: &["n0", "n1"], run: interrupted },
         Case { name: "process-health", bound_s: 60, disks: &["n0", "n1"], run: |_| health() },
@@ -50,8 +66,8 @@ fn nothing_inherited() {
     let (o, c) = disks();
     let dir = scratch("inherited");
     fs::create_dir_all(&dir).expect("tmpfs");
-    let script =
-        "cd $3; umask 000; ulimit -Sn 48; exec 9>lock; flock 9 && $0 add snapshot --origin $1 --cow $2 --name s";
+    let script = "cd $3; umask 000; ulimit -Sn 48; exec 9>lock; flock 9 && $0 add snapshot \
+                  --origin $1 --cow $2 --name s";
     run_args("bash", &["-c", script, &binary(), &o, &c, &dir]).ok();
     sh(&format!("flock -n {dir}/lock true")).ok();
     let pid = pid_of("s");
@@ -72,11 +88,18 @@ fn nothing_inherited() {
     }
     // Every page of the program's text is locked, not only those that ran.
     let smaps = read("smaps");
-    let of_text = smaps.lines().skip_while(|line| !line.contains(" r-xp ") || !line.contains("ublk-dm"));
+    let of_text =
+        smaps.lines().skip_while(|line| !line.contains(" r-xp ") || !line.contains("ublk-dm"));
     let line = |key: &str| of_text.clone().find(|line| line.starts_with(key)).expect("a line");
-    let number = |key: &str| line(key).split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
+    let number =
+        |key: &str| line(key).split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
     assert!(line("VmFlags:").split_whitespace().any(|flag| flag == "lo"), "{}", line("VmFlags:"));
-    assert!(number("Size:").is_some() && number("Rss:") == number("Size:"), "text: {} {}", line("Size:"), line("Rss:"));
+    assert!(
+        number("Size:").is_some() && number("Rss:") == number("Size:"),
+        "text: {} {}",
+        line("Size:"),
+        line("Rss:")
+    );
     server::del("s");
     server::assert_nothing_left("del");
 }
@@ -85,7 +108,9 @@ fn signals() {
     let (o, c) = disks();
     let dev = server::add(&format!("snapshot --origin {o} --cow {c} --name s"));
     let pid = pid_of("s");
-    for signal in ["HUP", "PIPE", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "XCPU", "XFSZ", "TSTP"] {
+    for signal in
+        ["HUP", "PIPE", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "XCPU", "XFSZ", "TSTP"]
+    {
         sh(&format!("kill -{signal} {pid}")).ok();
         Disk::open(&dev).write(0, &Buf::new(8));
         assert_eq!(pid_of("s"), pid, "SIG{signal} ended the server");
@@ -101,7 +126,9 @@ fn heard(socket: &UnixDatagram, what: &str, mut holds: impl FnMut(&str) -> bool)
     socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     let (mut lines, mut bytes) = (Vec::new(), [0; 4096]);
     loop {
-        let len = socket.recv(&mut bytes).unwrap_or_else(|error| panic!("no {what}: {error}, but {lines:?}"));
+        let len = socket
+            .recv(&mut bytes)
+            .unwrap_or_else(|error| panic!("no {what}: {error}, but {lines:?}"));
         lines.push(String::from_utf8_lossy(&bytes[..len]).into_owned());
         if lines.last().is_some_and(|line| holds(line)) {
             return lines;
@@ -124,15 +151,24 @@ fn log() {
     (0..8).for_each(|chunk| disk.write(chunk * 8, &Buf::new(8)));
     drop(disk);
     // What is lost is an error; as it fills it is a warning.
-    heard(&syslog, "line about the full COW", |line| line.starts_with("<28>") && line.contains("full"));
-    heard(&syslog, "line about the lost snapshot", |line| line.starts_with("<27>") && line.contains("invalidated"));
+    heard(&syslog, "line about the full COW", |line| {
+        line.starts_with("<28>") && line.contains("full")
+    });
+    heard(&syslog, "line about the lost snapshot", |line| {
+        line.starts_with("<27>") && line.contains("invalidated")
+    });
     server::del("--all");
-    heard(&syslog, "line about the end", |line| line.starts_with("<29>") && line.contains("s: deleted"));
+    heard(&syslog, "line about the end", |line| {
+        line.starts_with("<29>") && line.contains("s: deleted")
+    });
     fs::remove_file("/dev/log").ok();
     // The log outlives the devices, for the owner only.
     server::wait_gone(pid);
     let text = server::log();
-    assert!(text.contains("INFO  s: deleted") && text.contains("ERROR s: snapshot invalidated"), "{text}");
+    assert!(
+        text.contains("INFO  s: deleted") && text.contains("ERROR s: snapshot invalidated"),
+        "{text}"
+    );
     let mode = run_args("stat", &["-c", "%a", &format!("{}/log", server::run_dir())]).ok().line();
     assert_eq!(mode, "700");
 }
@@ -233,7 +269,12 @@ fn family() {
     second.signal("TERM");
     second.hears("STOPPING=1");
     assert_eq!(second.ends(), 0);
-    assert_eq!(server::list().len(), 1, "the snapshot is gone, its origin is not: {:?}", server::list());
+    assert_eq!(
+        server::list().len(),
+        1,
+        "the snapshot is gone, its origin is not: {:?}",
+        server::list()
+    );
     let mut second = Service::start("s", &snapshot);
     second.hears("READY=1");
     // The server dies, and with it both commands: whichever is started first has the family.
@@ -263,7 +304,11 @@ fn undone() {
         let script = format!("$0 add snapshot --force --origin {o} --cow {c}{more} >/dev/full");
         let out = run_args("bash", &["-c", &script, &binary()]).refused();
         assert!(out.code == 1 && out.stderr.contains("No space left"), "{}", out.stderr);
-        assert!(out.stderr.contains("deleted again") && out.stderr.contains(&c), "what is left: {}", out.stderr);
+        assert!(
+            out.stderr.contains("deleted again") && out.stderr.contains(&c),
+            "what is left: {}",
+            out.stderr
+        );
         assert!(out.stderr.contains("is put back"), "{}", out.stderr);
         server::assert_nothing_left("add >/dev/full");
         assert!(start()[..] == before[..], "what --force had overwritten{more}");
@@ -289,7 +334,8 @@ fn interrupted(seed: u64) {
         let before = Disk::open_read_only(&c).read(0, 128);
         let mut command = Command::new(binary());
         command.args(["add", "snapshot", "--force", "--origin", &o, "--cow", &c, "--name", "s"]);
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let child =
+            command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
         std::thread::sleep(Duration::from_millis(rng.next() % (250 * (1 + round % 8))));
         sh(&format!("kill -INT {}", child.id()));
         let out = child.wait_with_output().expect("a child");
@@ -303,7 +349,11 @@ fn interrupted(seed: u64) {
         }
         server::assert_nothing_left("an interrupted add");
         let as_it_was = Disk::open_read_only(&c).read(0, 128)[..] == before[..];
-        assert_eq!(as_it_was, !out.status.success(), "what --force had overwritten, in round {round}");
+        assert_eq!(
+            as_it_was,
+            !out.status.success(),
+            "what --force had overwritten, in round {round}"
+        );
     }
     println!("  {added} added, {undone} interrupted");
     assert!(undone > 0, "no add was interrupted");

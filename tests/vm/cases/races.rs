@@ -1,5 +1,6 @@
-//! Slow disks, so that whatever can overtake does: reads, writes and flushes are each delayed apart (`dm-delay`) while
-//! everybody works on the same few chunks, in sectors, and snapshots come and go.
+//! Slow disks, so that whatever can overtake does: reads, writes and flushes are each delayed apart
+//! (`dm-delay`) while everybody works on the same few chunks, in sectors, and snapshots come and
+//! go.
 //!
 //! Nobody may ever see a wrong sector, nobody stalls, and the server does not grow.
 
@@ -19,8 +20,18 @@ pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1"];
     vec![
         Case { name: "races-overtaken-read", bound_s: 60, disks, run: |_| overtaken_read() },
-        Case { name: "races-slow-origin", bound_s: 120, disks, run: |s| rounds(s, [7, 1, 2], [1, 2, 3]) },
-        Case { name: "races-slow-cow", bound_s: 120, disks, run: |s| rounds(s, [1, 3, 1], [2, 6, 9]) },
+        Case {
+            name: "races-slow-origin",
+            bound_s: 120,
+            disks,
+            run: |s| rounds(s, [7, 1, 2], [1, 2, 3]),
+        },
+        Case {
+            name: "races-slow-cow",
+            bound_s: 120,
+            disks,
+            run: |s| rounds(s, [1, 3, 1], [2, 6, 9]),
+        },
     ]
 }
 
@@ -34,19 +45,32 @@ const GROWTH_KIB: u64 = 16 << 10;
 const RSS_KIB: u64 = 200 << 10;
 
 /// A disk whose reads, writes and flushes take these milliseconds.
-fn slow(name: &str, disk: &str, start: u64, sectors: u64, [reads, writes, flushes]: [u64; 3]) -> String {
+fn slow(
+    name: &str,
+    disk: &str,
+    start: u64,
+    sectors: u64,
+    [reads, writes, flushes]: [u64; 3],
+) -> String {
     let real = node(disk);
     let part = |delay: u64| format!("{real} {start} {delay}");
-    kernel::create(name, &format!("0 {sectors} delay {} {} {}", part(reads), part(writes), part(flushes)))
+    kernel::create(
+        name,
+        &format!("0 {sectors} delay {} {} {}", part(reads), part(writes), part(flushes)),
+    )
 }
 
-/// A snapshot's read is on its way to the origin, which is slow, when the chunk has been copied and the origin's write
-/// could go on. It must wait for the read; a server that lets it pass shows the new data in the old snapshot.
+/// A snapshot's read is on its way to the origin, which is slow, when the chunk has been copied and
+/// the origin's write could go on. It must wait for the read; a server that lets it pass shows the
+/// new data in the old snapshot.
 fn overtaken_read() {
     read_beside_a_copy().unwrap_or_else(|why| panic!("{why}"));
     sh::use_mutant("ReadsIgnored");
     // The read may have come too late to be overtaken.
-    assert!((0..4).any(|_| read_beside_a_copy().is_err()), "ReadsIgnored goes unnoticed: the disk was not slow enough");
+    assert!(
+        (0..4).any(|_| read_beside_a_copy().is_err()),
+        "ReadsIgnored goes unnoticed: the disk was not slow enough"
+    );
 }
 
 /// Reads from the snapshot what is being copied for a write of the origin.
@@ -58,7 +82,8 @@ fn read_beside_a_copy() -> Result<(), String> {
     let view = View::new("orig", MIB);
     view.fill(&Disk::open(&origin));
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
-    let path = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
+    let path =
+        server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"));
     let (frozen, disk) = (view.open_window(), Disk::open(&path));
     let mut buf = Buf::new(8);
     thread::scope(|scope| {
@@ -88,7 +113,9 @@ impl Guest {
         let name = format!("s{n}");
         let chunk = ["4k", "64k", "512", "16k"][crate::disk::us(n % 4)];
         let base = view.open_window();
-        let path = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size {chunk} --name {name}"));
+        let path = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --chunk-size {chunk} --name {name}"
+        ));
         let maybe = view.close_window();
         let disk = Arc::new(Disk::open(&path));
         let own = Arc::new(View::with_cells("snap", settle(&disk, base, &maybe)));
@@ -99,7 +126,13 @@ impl Guest {
         };
         let mut all = vec![work(|view, disk, seed, stop| load::verify(view, disk, seed, 4, stop))];
         if n % 2 == 0 {
-            let plan = Plan { writers: 4, max_sectors: 12, writes: u64::MAX, seconds: 100, may_break: false };
+            let plan = Plan {
+                writers: 4,
+                max_sectors: 12,
+                writes: u64::MAX,
+                seconds: 100,
+                may_break: false,
+            };
             all.push(thread::spawn({
                 let (own, disk, stop) = (own.clone(), disk.clone(), stop.clone());
                 move || load::write(&own, &disk, !seed ^ n, plan, &stop)
@@ -111,11 +144,17 @@ impl Guest {
     fn leave(self, seed: u64) {
         self.stop.store(true, Ordering::Relaxed);
         for work in self.work {
-            let done = work.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {}: {why}", self.name));
+            let done = work
+                .join()
+                .expect("no panic")
+                .unwrap_or_else(|why| panic!("seed {seed}: {}: {why}", self.name));
             assert!(done > 0, "{}: nothing was done in a whole round", self.name);
         }
         let device = server::device(&self.name);
-        assert!(device["snapshot"]["valid"] == true && device["stats"]["errors"] == 0, "seed {seed}: {device}");
+        assert!(
+            device["snapshot"]["valid"] == true && device["stats"]["errors"] == 0,
+            "seed {seed}: {device}"
+        );
         server::del(&self.name);
     }
 }
@@ -134,7 +173,8 @@ fn rounds(seed: u64, origin_ms: [u64; 3], cow_ms: [u64; 3]) {
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
     let pid = server::number("o", "/server_pid");
     let stop = AtomicBool::new(false);
-    let plan = Plan { writers: 10, max_sectors: 24, writes: u64::MAX, seconds: 100, may_break: false };
+    let plan =
+        Plan { writers: 10, max_sectors: 24, writes: u64::MAX, seconds: 100, may_break: false };
     thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
         let writer = scope.spawn(|| load::write(&view, &top, seed, plan, &stop));
@@ -148,7 +188,12 @@ fn rounds(seed: u64, origin_ms: [u64; 3], cow_ms: [u64; 3]) {
                 guests.remove(0).leave(seed);
             }
             let now = server::number("o", "/stats/writes");
-            assert!(now >= writes + WRITES_PER_ROUND, "round {n}: {} writes in {:?}", now - writes, start.elapsed());
+            assert!(
+                now >= writes + WRITES_PER_ROUND,
+                "round {n}: {} writes in {:?}",
+                now - writes,
+                start.elapsed()
+            );
             writes = now;
             if n == 1 {
                 early = rss_kib(pid);
@@ -157,12 +202,19 @@ fn rounds(seed: u64, origin_ms: [u64; 3], cow_ms: [u64; 3]) {
         guests.into_iter().for_each(|guest| guest.leave(seed));
         let late = rss_kib(pid);
         println!("  {writes} origin writes; the server has {early} KiB, then {late} KiB");
-        assert!(late < early + GROWTH_KIB && late < RSS_KIB, "the server grew from {early} to {late} KiB");
+        assert!(
+            late < early + GROWTH_KIB && late < RSS_KIB,
+            "the server grew from {early} to {late} KiB"
+        );
         stop.store(true, Ordering::Relaxed);
         writer.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     });
     view.verify(&top);
-    assert!(server::number("o", "/stats/errors") == 0, "the origin counts errors: {}", server::device("o"));
+    assert!(
+        server::number("o", "/stats/errors") == 0,
+        "the origin counts errors: {}",
+        server::device("o")
+    );
     drop(top);
     server::del("o");
     assert!(server::forget_lost() > 0, "snapshots that the origin has outlived are lost");

@@ -20,15 +20,23 @@ fn devices() {
     let size = 2 * MIB;
     let mut all = Vec::new();
     for n in 0..64u64 {
-        let (origin, cow) =
-            (slice(&format!("o{n}"), "n0", n * 4 * MIB, size), slice(&format!("c{n}"), "n1", n * 4 * MIB, 4 * MIB));
+        let (origin, cow) = (
+            slice(&format!("o{n}"), "n0", n * 4 * MIB, size),
+            slice(&format!("c{n}"), "n1", n * 4 * MIB, 4 * MIB),
+        );
         let view = View::new("orig", size);
         let raw = Disk::open(&origin);
         view.write(&raw, n, 40);
-        let dev = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name d{n}"));
+        let dev = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --chunk-size 4k --name d{n}"
+        ));
         all.push((Disk::open(&dev), view.snapshot("snap")));
     }
-    assert!(server::list().len() == 64, "64 devices expected, list --json has {}", server::list().len());
+    assert!(
+        server::list().len() == 64,
+        "64 devices expected, list --json has {}",
+        server::list().len()
+    );
     for (n, (disk, view)) in all.iter().enumerate() {
         view.write(disk, 17 * n as u64, 50);
     }
@@ -51,7 +59,9 @@ fn snapshots(seed: u64) {
     let mut all = Vec::new();
     for n in 0..100u64 {
         let cow = slice(&format!("c{n}"), "n1", n * 4 * MIB, 4 * MIB);
-        let dev = server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s{n}"));
+        let dev = server::add(&format!(
+            "snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s{n}"
+        ));
         all.push((dev, view.snapshot("none"), cow));
         let (at, len) = rng.range(size, 1, 32);
         view.write(&top, at, len);
@@ -94,7 +104,8 @@ fn sixteen_tib(seed: u64) {
         cell
     };
     let check = |disk: &Disk, at: u64, cell: u64| {
-        compare(&disk.path, at, &[cell; 5], &disk.read(at, 5)).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        compare(&disk.path, at, &[cell; 5], &disk.read(at, 5))
+            .unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     };
     let mut cells = Vec::new();
     for (n, at) in places.iter().enumerate() {

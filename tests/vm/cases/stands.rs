@@ -1,5 +1,5 @@
-//! Disks that stand on a device of the server that would use them: refused at once, through whatever is between, and nothing
-//! has been done; the device that they stand on serves on.
+//! Disks that stand on a device of the server that would use them: refused at once, through
+//! whatever is between, and nothing has been done; the device that they stand on serves on.
 
 use std::fs;
 
@@ -34,7 +34,8 @@ impl Mounted {
         sh(&format!("mount {disk} {dir}")).ok();
         let file = format!("{dir}/file");
         // Written, so that nothing is allocated later.
-        sh(&format!("dd if=/dev/zero of={file} bs=1M count={} conv=fsync", (FILE * 512) >> 20)).ok();
+        sh(&format!("dd if=/dev/zero of={file} bs=1M count={} conv=fsync", (FILE * 512) >> 20))
+            .ok();
         Mounted { dir, file }
     }
 
@@ -45,19 +46,26 @@ impl Mounted {
 
 fn refused(out: Out, words: &[&str]) {
     let said = out.refused();
-    assert!(said.code == 1 && said.stderr.lines().count() == 1, "exit {}: {}", said.code, said.stderr);
+    assert!(
+        said.code == 1 && said.stderr.lines().count() == 1,
+        "exit {}: {}",
+        said.code,
+        said.stderr
+    );
     assert!(words.iter().all(|word| said.stderr.contains(word)), "no {words:?} in {}", said.stderr);
 }
 
-/// A COW file in the file system on its origin's device; a loop device over it, a mapped device over that, a mirror with such
-/// a leg.
+/// A COW file in the file system on its origin's device; a loop device over it, a mapped device
+/// over that, a mirror with such a leg.
 fn cow_on_its_origin() {
     let (origin, other) = (slice("org", "n0", 0, SIZE), slice("oth", "n1", 0, FILE));
     let device = server::add(&format!("origin --origin {origin} --name o"));
     let mounted = Mounted::on(&device);
     let file = &mounted.file;
     let before = digest_ends(file);
-    let add = |cow: &str, more: &str| ublk_dm(&format!("add snapshot --origin {origin} --cow {cow} --name s {more}"));
+    let add = |cow: &str, more: &str| {
+        ublk_dm(&format!("add snapshot --origin {origin} --cow {cow} --name s {more}"))
+    };
     for more in ["", "--force", "--store transient"] {
         refused(add(file, more), &[file, &device, "(o)", "stands on"]);
     }
@@ -111,7 +119,10 @@ fn leg_on_its_mirror() {
     refused(ublk_dm(&format!("message m add-leg {looped}")), &[&looped, &device]);
     let load = |table: &str| run_args(&binary(), &["load", "m", "--table", table]);
     refused(load(&format!("0 {FILE} mirror core 1 1024 2 {one} 0 {file} 0")), &[file, &device]);
-    refused(load(&format!("0 {SIZE} mirror disk 2 {looped} 1024 2 {one} 0 {two} 0")), &[&looped, &device]);
+    refused(
+        load(&format!("0 {SIZE} mirror disk 2 {looped} 1024 2 {one} 0 {two} 0")),
+        &[&looped, &device],
+    );
     sh(&format!("losetup -d {looped}")).ok();
     assert!(digest_ends(file) == before, "the file was changed");
     fs::write(format!("{}/more", mounted.dir), vec![7; 1 << 20]).expect("writable");

@@ -15,15 +15,21 @@ use crate::sh::{binary, run_args, sh, ublk_dm};
 pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "tables-resume-swaps", bound_s: 180, disks: &["n0", "n1"], run: resume_swaps },
-        Case { name: "tables-suspended-kill", bound_s: 120, disks: &["n0", "n1"], run: |_| suspended_kill() },
+        Case {
+            name: "tables-suspended-kill",
+            bound_s: 120,
+            disks: &["n0", "n1"],
+            run: |_| suspended_kill(),
+        },
     ]
 }
 
 const REGION: u64 = 512;
 const LEN: u64 = 32 * REGION;
 
-/// Device-mapper's usual idiom under writes: `load`, then `resume`, which suspends by itself. A table that cannot be put in
-/// place leaves the old one running, and `resume` of a device that runs changes nothing.
+/// Device-mapper's usual idiom under writes: `load`, then `resume`, which suspends by itself. A
+/// table that cannot be put in place leaves the old one running, and `resume` of a device that runs
+/// changes nothing.
 fn resume_swaps(seed: u64) {
     let legs = [slice("leg0", "n0", 0, LEN), slice("leg1", "n1", 0, LEN)];
     let shape = Shape::new(LEN, REGION, &[&legs[0], &legs[1]]).initial(Initial::NoSync);
@@ -33,7 +39,8 @@ fn resume_swaps(seed: u64) {
     let disk = served.disk();
     let stop = AtomicBool::new(false);
     // More writers would leave no processor for the commands.
-    let plan = Plan { writers: 4, max_sectors: 64, writes: 1_000_000, seconds: 600, may_break: false };
+    let plan =
+        Plan { writers: 4, max_sectors: 64, writes: 1_000_000, seconds: 600, may_break: false };
     let state = || server::device("m")["state"].clone();
     thread::scope(|scope| {
         let writes = scope.spawn(|| load::write(&view, &disk, seed, plan, &stop));
@@ -44,13 +51,17 @@ fn resume_swaps(seed: u64) {
         }
         if ours() == mirror::Engine::Ublk {
             assert!(state() == "live", "after swaps: {}", state());
-            let absent = Shape::new(LEN, REGION, &[&legs[0], "/dev/not-there"]).initial(Initial::NoSync);
+            let absent =
+                Shape::new(LEN, REGION, &[&legs[0], "/dev/not-there"]).initial(Initial::NoSync);
             let loaded = run_args(&binary(), &["load", "m", "--table", &absent.table()]);
-            let resumed = if loaded.code == 0 { ublk_dm("resume m").refused() } else { loaded.refused() };
+            let resumed =
+                if loaded.code == 0 { ublk_dm("resume m").refused() } else { loaded.refused() };
             assert!(resumed.stderr.contains("not-there"), "{}", resumed.stderr);
             assert!(state() == "live", "after a table that cannot be: {}", state());
             let before = server::number("m", "/stats/writes");
-            server::wait_for(20, "writes to go on", || server::number("m", "/stats/writes") > before + 10);
+            server::wait_for(20, "writes to go on", || {
+                server::number("m", "/stats/writes") > before + 10
+            });
             // One that was suspended before stays so.
             ublk_dm("suspend m").ok();
             run_args(&binary(), &["load", "m", "--table", &absent.table()]);
@@ -59,7 +70,8 @@ fn resume_swaps(seed: u64) {
             ublk_dm("resume m").ok();
         }
         stop.store(true, Ordering::Relaxed);
-        let done = writes.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let done =
+            writes.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
         assert!(done > 20, "seed {seed}: only {done} writes");
     });
     view.verify(&disk);
@@ -69,8 +81,8 @@ fn resume_swaps(seed: u64) {
     mirror::assert_legs_equal(&shape, "after swaps under load");
 }
 
-/// A suspended device whose server is killed is suspended again under the next one, whatever waits for it and as often as
-/// it is killed; and a table that was loaded is not forgotten.
+/// A suspended device whose server is killed is suspended again under the next one, whatever waits
+/// for it and as often as it is killed; and a table that was loaded is not forgotten.
 fn suspended_kill() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 8 * MIB));
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
@@ -104,7 +116,9 @@ fn suspended_kill() {
                 let pid = server::number(name, "/server_pid");
                 sh(&format!("kill -9 {pid}")).ok();
                 server::wait_gone(pid);
-                server::wait_for(20, "state quiesced", || server::device(name)["state"] == "quiesced");
+                server::wait_for(20, "state quiesced", || {
+                    server::device(name)["state"] == "quiesced"
+                });
             }
             ublk_dm("recover --all").ok();
             thread::sleep(Duration::from_millis(500));
@@ -120,7 +134,10 @@ fn suspended_kill() {
         }
     });
     assert!(server::table("m") != before, "the table that was loaded is in place: {before}");
-    assert!(*mirror.read(64, 8) == *new && *top.read(64, 8) == *new, "the writes that waited are there");
+    assert!(
+        *mirror.read(64, 8) == *new && *top.read(64, 8) == *new,
+        "the writes that waited are there"
+    );
     drop((top, mirror));
     server::del("--all");
     server::assert_nothing_left("del --all");

@@ -12,16 +12,23 @@ use crate::sh::{self, ublk_dm};
 pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "verbs-suspend", bound_s: 60, disks: &["n0", "n1"], run: |_| suspend() },
-        Case { name: "verbs-create-by-number", bound_s: 60, disks: &["n0", "n1"], run: |_| by_number() },
+        Case {
+            name: "verbs-create-by-number",
+            bound_s: 60,
+            disks: &["n0", "n1"],
+            run: |_| by_number(),
+        },
         Case { name: "verbs-wait", bound_s: 60, disks: &["n0", "n1"], run: |_| wait() },
     ]
 }
 
-/// I/O to a suspended device waits, neither lost nor failed; its neighbours go on; it can be deleted all the same.
+/// I/O to a suspended device waits, neither lost nor failed; its neighbours go on; it can be
+/// deleted all the same.
 fn suspend() {
     let (origin, cow) = (node("n0"), slice("cow", "n1", 0, 32 * MIB));
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name org")));
-    let snap = Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --name s")));
+    let snap =
+        Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --name s")));
     ublk_dm("suspend s").ok();
     assert!(server::device("s")["state"] == "suspended", "{}", server::device("s"));
     let (mut new, mut old) = (Buf::new(8), Buf::new(8));
@@ -41,7 +48,10 @@ fn suspend() {
     snap.try_read(64, &mut old).expect("readable");
     assert!(*old == *new, "the write that waited is there");
     old = snap.read(0, 8);
-    assert!(old.iter().all(|byte| *byte == 0), "the snapshot kept what the origin's write replaced");
+    assert!(
+        old.iter().all(|byte| *byte == 0),
+        "the snapshot kept what the origin's write replaced"
+    );
     for bad in ["suspend nobody", "resume nobody", "wait nobody"] {
         ublk_dm(bad).refused();
     }
@@ -52,7 +62,8 @@ fn suspend() {
     server::assert_nothing_left("del --all of a suspended device");
 }
 
-/// What `table` prints is understood by `create` and `load`, where no udev makes links for device numbers.
+/// What `table` prints is understood by `create` and `load`, where no udev makes links for device
+/// numbers.
 fn by_number() {
     let run = |args: &[&str]| sh::run_args(&sh::binary(), args);
     assert!(!std::path::Path::new("/dev/block").exists(), "udev runs here");
@@ -79,7 +90,9 @@ fn by_number() {
 /// `wait` returns at the next event, at once when there was one, and when the device goes.
 fn wait() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, MIB));
-    let snap = Disk::open(&server::add(&format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s")));
+    let snap = Disk::open(&server::add(&format!(
+        "snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s"
+    )));
     let (none, pid) = (server::number("s", "/events"), server::number("s", "/server_pid"));
     thread::scope(|scope| {
         let waiting = scope.spawn(|| ublk_dm("wait s").ok().line());

@@ -1,7 +1,7 @@
-//! Whose is it: a COW that was attached anew under a journal that is not certainly its own, and a store that was made for
-//! another origin. Both are asked for, and nothing is lost by the refusal.
+//! Whose is it: a COW that was attached anew under a journal that is not certainly its own, and a
+//! store that was made for another origin. Both are asked for, and nothing is lost by the refusal.
 
-use super::noted::{Rig, notes};
+use super::noted::{Fixture, notes};
 use crate::Case;
 use crate::disk::{Buf, Disk, MIB, digest_ends, slice};
 use crate::server;
@@ -21,32 +21,35 @@ fn attached_anew() {
     let file = file.to_str().expect("ASCII");
     sh::sh(&format!("truncate -s 8M {file}")).ok();
     let attach = || sh::sh(&format!("losetup --find --show {file}")).ok().line();
-    let rig = Rig::on(attach());
+    let fixture = Fixture::on(attach());
     for verb in ["discard", "use"] {
-        drop(rig.killed(""));
+        drop(fixture.killed(""));
         server::wait_for(20, "state quiesced", || server::device("s")["state"] == "quiesced");
-        sh::sh(&format!("losetup -d {}", rig.cow)).ok();
+        sh::sh(&format!("losetup -d {}", fixture.cow)).ok();
         server::wait_for(20, "the loop device to go", || {
-            !std::fs::exists(format!("/sys/block/{}/loop", &rig.cow["/dev/".len()..])).expect("sysfs")
+            !std::fs::exists(format!("/sys/block/{}/loop", &fixture.cow["/dev/".len()..]))
+                .expect("sysfs")
         });
-        assert!(attach() == rig.cow, "another loop device");
-        let before = digest_ends(&rig.cow);
+        assert!(attach() == fixture.cow, "another loop device");
+        let before = digest_ends(&fixture.cow);
         let said = ublk_dm("recover s").refused().stderr;
         let journal = notes().expect("the journal is kept");
         let journal = journal.to_str().expect("ASCII");
         assert!(said.contains(journal) && said.contains("attached anew"), "said {said:?}");
-        assert!(digest_ends(&rig.cow) == before, "a refused recover wrote to the COW");
+        assert!(digest_ends(&fixture.cow) == before, "a refused recover wrote to the COW");
         assert!(ublk_dm("journal list").ok().line().starts_with(journal));
         if verb == "use" {
-            ublk_dm(&format!("journal use {journal} --cow {}", rig.cow)).ok();
+            ublk_dm(&format!("journal use {journal} --cow {}", fixture.cow)).ok();
             ublk_dm("recover s").ok();
-            rig.frozen.verify(&Disk::open(&format!("/dev/ublkb{}", server::number("s", "/id"))));
+            fixture
+                .frozen
+                .verify(&Disk::open(&format!("/dev/ublkb{}", server::number("s", "/id"))));
             server::del("s");
         } else {
             ublk_dm(&format!("journal discard {journal}")).ok();
             ublk_dm("recover s").ok();
             server::del("s");
-            Disk::open(&rig.cow).zero(0, 8);
+            Disk::open(&fixture.cow).zero(0, 8);
         }
         server::assert_nothing_left("del");
     }
@@ -59,14 +62,19 @@ fn other_origin() {
     let cow = slice("cow", "n1", 0, 4 * MIB);
     Disk::open(&cow).zero(0, 8);
     let add = |origin: &str, more: &str| {
-        ublk_dm(&format!("add snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s {more}"))
+        ublk_dm(&format!(
+            "add snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s {more}"
+        ))
     };
     Disk::open(&add(&one, "").ok().line()).write(0, &Buf::new(8));
     server::del("s");
     let before = digest_ends(&cow);
     for more in ["", "--force"] {
         let said = add(&two, more).refused().stderr;
-        assert!(said.contains("made for another origin") && said.contains("dm/name one"), "said {said:?}");
+        assert!(
+            said.contains("made for another origin") && said.contains("dm/name one"),
+            "said {said:?}"
+        );
         assert!(digest_ends(&cow) == before, "the COW was changed");
         server::assert_nothing_left("a refused add");
     }

@@ -1,7 +1,7 @@
 //! The lines of a mirror: its table, as the kernel and as `ublk-dm` take it, and its status.
 //!
-//! Rule kept here: both engines get the same mirror from one [`Shape`], and a status that is not exactly what the
-//! kernel writes ends the case.
+//! Rule kept here: both engines get the same mirror from one [`Shape`], and a status that is not
+//! exactly what the kernel writes ends the case.
 
 use crate::disk::us;
 
@@ -66,9 +66,16 @@ impl Shape {
             Initial::NoSync => args.push("nosync".to_string()),
         }
         let kind = if self.log.is_some() { "disk" } else { "core" };
-        let legs: Vec<String> = self.legs.iter().map(|(path, offset)| format!("{path} {offset}")).collect();
-        let mut line =
-            format!("0 {} mirror {kind} {} {} {} {}", self.len, args.len(), args.join(" "), legs.len(), legs.join(" "));
+        let legs: Vec<String> =
+            self.legs.iter().map(|(path, offset)| format!("{path} {offset}")).collect();
+        let mut line = format!(
+            "0 {} mirror {kind} {} {} {} {}",
+            self.len,
+            args.len(),
+            args.join(" "),
+            legs.len(),
+            legs.join(" ")
+        );
         if !self.features.is_empty() {
             line += &format!(" {} {}", self.features.len(), self.features.join(" "));
         }
@@ -79,7 +86,11 @@ impl Shape {
     pub fn flags(&self) -> String {
         let mut line = format!("mirror --region-size {}s", self.region);
         for (path, offset) in &self.legs {
-            line += &if *offset == 0 { format!(" --leg {path}") } else { format!(" --leg {path}:{offset}s") };
+            line += &if *offset == 0 {
+                format!(" --leg {path}")
+            } else {
+                format!(" --leg {path}:{offset}s")
+            };
         }
         if let Some(log) = &self.log {
             line += &format!(" --log {log}");
@@ -115,14 +126,20 @@ impl Status {
         let words: Vec<&str> = line.split(' ').collect();
         let legs = us(number(words.get(3).unwrap_or_else(|| bad())));
         let rest = words.get(4 + legs..).unwrap_or_else(|| bad());
-        let (in_sync, total) = rest.first().and_then(|word| word.split_once('/')).unwrap_or_else(|| bad());
+        let (in_sync, total) =
+            rest.first().and_then(|word| word.split_once('/')).unwrap_or_else(|| bad());
         let log = match rest.get(3..) {
             Some(["1", "core"]) => "c",
             Some(["3", "disk", _, letter]) => letter,
             _ => bad(),
         };
         assert!(rest[1] == "1" && rest[2].len() == legs, "letters of {legs} legs in {line:?}");
-        Status { in_sync: number(in_sync), total: number(total), letters: rest[2].to_string(), log: log.to_string() }
+        Status {
+            in_sync: number(in_sync),
+            total: number(total),
+            letters: rest[2].to_string(),
+            log: log.to_string(),
+        }
     }
 
     /// As in the tables of these cases: `7/8 AD c`.

@@ -1,9 +1,10 @@
-//! What a device was told and what it promised: every write in the order it was sent, when it was acknowledged, and what
-//! flushes covered.
+//! What a device was told and what it promised: every write in the order it was sent, when it was
+//! acknowledged, and what flushes covered.
 //!
-//! The load tells the log, too: a mark `a,DEVICE,N` says that N writes had been acknowledged, `f,DEVICE,N` that a flush
-//! completed that was sent after N acknowledgements, `c,DEVICE` that the device exists. Marks are sent after the fact they
-//! state, so whoever finds one in the log may rely on it for everything that follows.
+//! The load tells the log, too: a mark `a,DEVICE,N` says that N writes had been acknowledged,
+//! `f,DEVICE,N` that a flush completed that was sent after N acknowledgements, `c,DEVICE` that the
+//! device exists. Marks are sent after the fact they state, so whoever finds one in the log may
+//! rely on it for everything that follows.
 
 use std::sync::Mutex;
 
@@ -16,7 +17,8 @@ use super::log::Seen;
 #[derive(Clone, Copy)]
 struct Change {
     cell: Cell,
-    /// Its place in the order of acknowledgements, from 1 on; 0 for what was there at the beginning.
+    /// Its place in the order of acknowledgements, from 1 on; 0 for what was there at the
+    /// beginning.
     acknowledged: u64,
     /// It was to be durable when acknowledged.
     durable: bool,
@@ -95,8 +97,13 @@ impl History {
         self.inner().acknowledged
     }
 
-    /// The first sector that holds what it must not after a cut: neither what was promised last nor anything sent later.
-    pub fn first_wrong(&self, promise: Promise, found: impl Iterator<Item = Seen>) -> Option<(u64, Seen)> {
+    /// The first sector that holds what it must not after a cut: neither what was promised last nor
+    /// anything sent later.
+    pub fn first_wrong(
+        &self,
+        promise: Promise,
+        found: impl Iterator<Item = Seen>,
+    ) -> Option<(u64, Seen)> {
         let inner = self.inner();
         let mut all = (0..).zip(&inner.sectors).zip(found);
         let wrong = all.find(|((sector, changes), seen)| {
@@ -106,7 +113,8 @@ impl History {
         wrong.map(|((sector, _), seen)| (sector, seen))
     }
 
-    /// Whether a content was certainly sent by the time `acknowledged` writes had been acknowledged.
+    /// Whether a content was certainly sent by the time `acknowledged` writes had been
+    /// acknowledged.
     pub fn sent_before(&self, sector: u64, cell: Cell, acknowledged: u64) -> bool {
         let inner = self.inner();
         let change = inner.sectors.get(us(sector)).and_then(|c| c.iter().find(|c| c.cell == cell));
@@ -117,7 +125,9 @@ impl History {
     pub fn expected(&self, sector: u64, promise: Promise) -> String {
         let inner = self.inner();
         let changes = &inner.sectors[us(sector)];
-        let covered = |c: &Change| c.acknowledged <= if c.durable { promise.acknowledged } else { promise.flushed };
+        let covered = |c: &Change| {
+            c.acknowledged <= if c.durable { promise.acknowledged } else { promise.flushed }
+        };
         let from = changes.iter().rposition(covered).unwrap_or(0);
         changes[from..].iter().map(|c| crate::model::name(c.cell)).collect::<Vec<_>>().join(", or ")
     }

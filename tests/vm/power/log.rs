@@ -1,12 +1,15 @@
 //! The record of a load that `dm-log-writes` leaves on its log device.
 //!
-//! Facts, from the kernel's `Documentation/admin-guide/device-mapper/log-writes.rst` and from records of known loads: sector 0
-//! holds a little-endian header (magic, version, number of entries, sector size), every entry is one sector (place, length,
-//! flags, length of a mark's text) followed by its data. The order is that of durability: a write is listed when a flush
-//! that was sent after its completion has completed, just before that flush; a FUA write when it completes; a mark at once.
+//! Facts, from the kernel's `Documentation/admin-guide/device-mapper/log-writes.rst` and from
+//! records of known loads: sector 0 holds a little-endian header (magic, version, number of
+//! entries, sector size), every entry is one sector (place, length, flags, length of a mark's text)
+//! followed by its data. The order is that of durability: a write is listed when a flush that was
+//! sent after its completion has completed, just before that flush; a FUA write when it completes;
+//! a mark at once.
 //!
-//! So when an entry is in the list, everything before it is on the medium, with one exception: a plain write may be listed
-//! behind a FUA write to the same sector that came later. [`super::replay`] tells them apart by their stamps.
+//! So when an entry is in the list, everything before it is on the medium, with one exception: a
+//! plain write may be listed behind a FUA write to the same sector that came later.
+//! [`super::replay`] tells them apart by their stamps.
 
 use crate::disk::{Disk, MIB, SECTOR, us};
 use crate::model::{Cell, stamp_of};
@@ -92,11 +95,14 @@ pub fn read(disk: &Disk, contents: &mut Contents) -> Vec<Event> {
     let (mut events, mut at) = (Vec::new(), 1);
     for _ in 0..word(&head, 16) {
         let entry = disk.read(at, 1);
-        let (sector, sectors, flags, text) = (word(&entry, 0), word(&entry, 8), word(&entry, 16), word(&entry, 24));
+        let (sector, sectors, flags, text) =
+            (word(&entry, 0), word(&entry, 8), word(&entry, 16), word(&entry, 24));
         at += 1;
         if flags & MARK != 0 {
             let text = &entry[32..32 + us(text.min(SECTOR - 32))];
-            events.push(Event::Mark(String::from_utf8_lossy(text).trim_end_matches('\0').to_string()));
+            events.push(Event::Mark(
+                String::from_utf8_lossy(text).trim_end_matches('\0').to_string(),
+            ));
             continue;
         }
         assert!(flags & DISCARD == 0, "{}: a discard, which nobody sent", disk.path);

@@ -1,19 +1,22 @@
 //! The states in which a cut may leave the disk.
 //!
-//! A cut right after an event of the log leaves all that is listed up to it: that is the log's order. What else may be
-//! there is what was sent before the cut and had no promise yet, each write whole, torn by sector or lost:
+//! A cut right after an event of the log leaves all that is listed up to it: that is the log's
+//! order. What else may be there is what was sent before the cut and had no promise yet, each write
+//! whole, torn by sector or lost:
 //!
 //! * just before a flush completes, every plain write that the flush covers;
-//! * at any moment, plain writes of requests that were acknowledged by then (their stamps and the marks tell);
+//! * at any moment, plain writes of requests that were acknowledged by then (their stamps and the
+//!   marks tell);
 //! * just before a FUA write completes, any of its sectors.
 //!
-//! Nothing else is used: of a write that is listed later it is not known whether it had been sent at all.
+//! Nothing else is used: of a write that is listed later it is not known whether it had been sent
+//! at all.
 
 use crate::load::Rng;
 
 use super::history::Promise;
-use super::judge::{Layout, Promises};
 use super::log::{Atom, Contents, Event, Seen};
+use super::oracle::{Layout, Promises};
 
 /// Random choices among the optional writes of one cut.
 const RANDOM_STATES: u64 = 2;
@@ -37,9 +40,9 @@ pub struct Tally {
     pub states: u64,
 }
 
-/// Orders the contents that one sector may get in the course of a load, whose tags are `KxxR`: `R` counts the loads that
-/// a disk has been through; in one load what was there (`b`) comes before the origin's writes (`o`), and what was copied
-/// of these before the snapshot's own (`s`).
+/// Orders the contents that one sector may get in the course of a load, whose tags are `KxxR`: `R`
+/// counts the loads that a disk has been through; in one load what was there (`b`) comes before the
+/// origin's writes (`o`), and what was copied of these before the snapshot's own (`s`).
 fn rank(seen: Seen) -> (u8, u8, u64) {
     let tag = seen.cell.to_be_bytes();
     (tag[3], tag[0], seen.cell & 0xffff_ffff)
@@ -79,7 +82,8 @@ impl Record {
         (0..sectors).zip(first..).map(move |(n, atom)| (crate::disk::us(sector + n), atom))
     }
 
-    /// Calls `judge` with every state of every cut; the position names the last event that happened.
+    /// Calls `judge` with every state of every cut; the position names the last event that
+    /// happened.
     pub fn every_cut(
         &self,
         layout: &Layout,
@@ -150,7 +154,9 @@ impl Record {
                 states.push(chosen(&mut |_| some.below(8) < share, &mut || tear.below(2) == 0));
             }
         }
-        if let Some(event @ Event::Write { sectors: 2.., fua: true, .. }) = self.events.get(position + 1) {
+        if let Some(event @ Event::Write { sectors: 2.., fua: true, .. }) =
+            self.events.get(position + 1)
+        {
             let mut state = image.clone();
             for (sector, atom) in Record::sectors(event).filter(|_| rng.below(2) == 0) {
                 state[sector] = atom;
@@ -161,7 +167,12 @@ impl Record {
     }
 
     /// The writes that may have happened besides; whether a flush is about to complete.
-    fn optional(&self, position: usize, layout: &Layout, promises: &Promises) -> (Vec<&Event>, bool) {
+    fn optional(
+        &self,
+        position: usize,
+        layout: &Layout,
+        promises: &Promises,
+    ) -> (Vec<&Event>, bool) {
         let rest = &self.events[position + 1..];
         let plain = |event: &&Event| matches!(event, Event::Write { fua: false, .. });
         let group: Vec<&Event> = rest.iter().take_while(plain).collect();
@@ -175,8 +186,9 @@ impl Record {
             flushes < 2
         });
         let known = |event: &&Event| {
-            Record::sectors(event)
-                .all(|(sector, atom)| layout.sent_before(sector as u64, self.contents.seen(atom), promises.all()))
+            Record::sectors(event).all(|(sector, atom)| {
+                layout.sent_before(sector as u64, self.contents.seen(atom), promises.all())
+            })
         };
         (near.filter(plain).filter(known).collect(), false)
     }

@@ -1,25 +1,35 @@
-//! Disks that stand on a device of the server that would use them: a COW file in the file system that is mounted from its own
-//! origin's device, a leg of a mirror in a file system on that mirror. Such a write would wait for itself, and after the
-//! server's death neither could come back: refused before the server opens anything.
+//! Disks that stand on a device of the server that would use them: a COW file in the file system
+//! that is mounted from its own origin's device, a leg of a mirror in a file system on that mirror.
+//! Such a write would wait for itself, and after the server's death neither could come back:
+//! refused before the server opens anything.
 
 use dm_targets::table::TargetParams;
 
 use crate::failure::Reason;
-use crate::server::admin::devices::Entry;
+use crate::server::admin::devices::Device;
 use crate::server::admin::machine::Machine;
 use crate::server::admin::state::Administrator;
 use crate::storage::Ground;
 
 impl<M: Machine> Administrator<M> {
     /// Refuses a table whose disks stand on a device of this server, or on each other.
-    pub(in crate::server::admin) fn refuse_circle_of(&self, table: &TargetParams) -> Result<(), Reason> {
+    pub(in crate::server::admin) fn refuse_circle_of(
+        &self,
+        table: &TargetParams,
+    ) -> Result<(), Reason> {
         let words = table.devices();
         self.refuse_circle(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Refuses a new leg, in the place of an old one or beside all, that stands on its mirror or on a disk of that.
-    pub(super) fn refuse_circle_of_leg(&self, id: u32, leg: &str, place: Option<usize>) -> Result<(), Reason> {
-        let Some(mirror) = self.devices.get(&id).and_then(Entry::mirror) else { return Ok(()) };
+    /// Refuses a new leg, in the place of an old one or beside all, that stands on its mirror or on
+    /// a disk of that.
+    pub(super) fn refuse_circle_of_leg(
+        &self,
+        id: u32,
+        leg: &str,
+        place: Option<usize>,
+    ) -> Result<(), Reason> {
+        let Some(mirror) = self.devices.get(&id).and_then(Device::mirror) else { return Ok(()) };
         let stay = mirror.legs.iter().enumerate().filter(|(at, _)| Some(*at) != place);
         let others = stay.map(|(_, other)| other.device.as_str()).chain(mirror.log_device());
         self.refuse_circle(&std::iter::once(leg).chain(others).collect::<Vec<_>>())
@@ -32,7 +42,8 @@ impl<M: Machine> Administrator<M> {
             Ground::Ublk(id) => {
                 let name = self.devices.get(&id).map_or("", |entry| entry.name.as_str());
                 format!(
-                    "/dev/ublkb{id} ({name}), whose own server it would belong to: writes would wait for themselves"
+                    "/dev/ublkb{id} ({name}), whose own server it would belong to: writes would \
+                     wait for themselves"
                 )
             }
             Ground::Disk(other) => format!("{}, another disk of the same device", words[other]),

@@ -1,16 +1,22 @@
-//! What a disk holds before it is given a new purpose: nothing that somebody may miss is overwritten.
+//! What a disk holds before it is given a new purpose: nothing that somebody may miss is
+//! overwritten.
 
 use crate::failure::Reason;
 use crate::server::admin::machine::OpenDisk;
 use crate::storage::signature::SignatureKind;
 
 /// Refuses a disk that holds something else than what is wanted. `what` would destroy it.
-pub(super) fn refuse_other(disk: &impl OpenDisk, wanted: Option<SignatureKind>, what: &str) -> Result<(), Reason> {
+pub(super) fn refuse_other(
+    disk: &impl OpenDisk,
+    wanted: Option<SignatureKind>,
+    what: &str,
+) -> Result<(), Reason> {
     let path = disk.path();
     match disk.content()? {
         None if disk.starts_with_zeroes()? => Ok(()),
         None => Err(format!(
-            "{path}: holds something unknown, which {what} would destroy; zero its first sector, or use --force"
+            "{path}: holds something unknown, which {what} would destroy; zero its first sector, \
+             or use --force"
         )),
         Some(found) if Some(found.kind) == wanted => Ok(()),
         Some(found) => Err(format!(

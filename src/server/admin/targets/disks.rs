@@ -1,4 +1,5 @@
-//! Disks below a target: opened for what they can do, and large enough for what a table says of them.
+//! Disks below a target: opened for what they can do, and large enough for what a table says of
+//! them.
 
 use dm_targets::units::{Sector, Sectors};
 
@@ -14,7 +15,8 @@ pub(super) enum Sharing {
     Never,
     /// It is forced, and was not needed before.
     IfBusy,
-    /// A server before this one had to; a disk below two devices of a family must not depend on which comes first.
+    /// A server before this one had to; a disk below two devices of a family must not depend on
+    /// which comes first.
     Always,
 }
 
@@ -30,9 +32,13 @@ impl Sharing {
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Opens the only disk of a target: for reading alone if it is write-protected, which makes the device so, too. Says
-    /// whether it is shared, which `sharing` allows.
-    pub(super) fn open_as_it_is(&self, path: &str, sharing: Sharing) -> Result<(M::Open, bool), Reason> {
+    /// Opens the only disk of a target: for reading alone if it is write-protected, which makes the
+    /// device so, too. Says whether it is shared, which `sharing` allows.
+    pub(super) fn open_as_it_is(
+        &self,
+        path: &str,
+        sharing: Sharing,
+    ) -> Result<(M::Open, bool), Reason> {
         let disk = match self.open_sharing(path, Access::ReadWrite, sharing) {
             Err(error) if matches!(error.kind, OpenErrorKind::ReadOnly) => {
                 self.open_sharing(path, Access::ReadOnly, sharing)
@@ -54,21 +60,30 @@ impl<M: Machine> Administrator<M> {
             Sharing::Never => open(Claim::Exclusive),
             Sharing::Always => open(Claim::Shared),
             Sharing::IfBusy => match open(Claim::Exclusive) {
-                Err(error) if matches!(error.kind, OpenErrorKind::Busy { .. }) => open(Claim::Shared),
+                Err(error) if matches!(error.kind, OpenErrorKind::Busy { .. }) => {
+                    open(Claim::Shared)
+                }
                 other => other,
             },
         }
     }
 }
 
-/// Refuses a table that is longer than its disk, or ends within a block, as the kernel does: what lies behind the end
-/// would be acknowledged and be nowhere.
-pub(super) fn check_length(path: &str, len: Sectors, size: Sectors, block: u32) -> Result<(), Reason> {
+/// Refuses a table that is longer than its disk, or ends within a block, as the kernel does: what
+/// lies behind the end would be acknowledged and be nowhere.
+pub(super) fn check_length(
+    path: &str,
+    len: Sectors,
+    size: Sectors,
+    block: u32,
+) -> Result<(), Reason> {
     if len > size {
         return Err(format!("{path}: has {size} sectors, less than the {len} of the table"));
     }
     if len.bytes() % u64::from(block) != 0 {
-        return Err(format!("{path}: its blocks have {block} bytes, and a length of {len} sectors ends within one"));
+        return Err(format!(
+            "{path}: its blocks have {block} bytes, and a length of {len} sectors ends within one"
+        ));
     }
     Ok(())
 }
@@ -78,21 +93,32 @@ pub(super) fn check_range(disk: &impl OpenDisk, start: Sector, len: Sectors) -> 
     check_place(&disk.path(), start, len, disk.size(), disk.limits().logical_block_size)
 }
 
-fn check_place(path: &str, start: Sector, len: Sectors, size: Sectors, block: u32) -> Result<(), Reason> {
+fn check_place(
+    path: &str,
+    start: Sector,
+    len: Sectors,
+    size: Sectors,
+    block: u32,
+) -> Result<(), Reason> {
     if len.0 > size.0.saturating_sub(start.0) {
-        return Err(format!("{path}: {len} sectors from sector {start} do not fit on a disk of {size} sectors"));
+        return Err(format!(
+            "{path}: {len} sectors from sector {start} do not fit on a disk of {size} sectors"
+        ));
     }
     if start.bytes() % u64::from(block) != 0 {
-        return Err(format!("{path}: offset of {start} sectors: not a multiple of its block size of {block} bytes"));
+        return Err(format!(
+            "{path}: offset of {start} sectors: not a multiple of its block size of {block} bytes"
+        ));
     }
     Ok(())
 }
 
-/// The discards that every one of some disks takes; none if one takes none. The device starts at `start` of each, which
-/// need not be where a granule does.
+/// The discards that every one of some disks takes; none if one takes none. The device starts at
+/// `start` of each, which need not be where a granule does.
 pub(super) fn discard_of(disks: &[&Limits], start: Sector) -> Option<Discard> {
     let max = disks.iter().map(|limits| limits.discard_max_bytes).min().unwrap_or(0) / 512;
-    let granularity = disks.iter().map(|limits| limits.discard_granularity).max().unwrap_or(0).max(512);
+    let granularity =
+        disks.iter().map(|limits| limits.discard_granularity).max().unwrap_or(0).max(512);
     let into = start.bytes() % u64::from(granularity);
     (max > 0).then(|| Discard {
         alignment: if into == 0 { 0 } else { granularity - u32::try_from(into).unwrap_or(0) },
@@ -116,7 +142,8 @@ mod tests {
 
     #[test]
     fn a_range_lies_on_its_disk_and_starts_with_a_block() {
-        let check = |start, len| check_place("/dev/x", Sector(start), Sectors(len), Sectors(80), 4096);
+        let check =
+            |start, len| check_place("/dev/x", Sector(start), Sectors(len), Sectors(80), 4096);
         assert_eq!((check(0, 80), check(72, 8)), (Ok(()), Ok(())));
         for (start, len) in [(0, 88), (72, 16), (80, 8), (1 << 62, 8)] {
             assert!(check(start, len).unwrap_err().contains("do not fit"), "{len} from {start}");

@@ -1,4 +1,5 @@
-//! Linear devices, up to the moment where the kernel adds one: the disk opened and claimed, nothing written.
+//! Linear devices, up to the moment where the kernel adds one: the disk opened and claimed, nothing
+//! written.
 
 use std::rc::Rc;
 
@@ -12,7 +13,7 @@ use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
-use crate::server::admin::prepared::Prepared;
+use crate::server::admin::new_device::NewDevice;
 use crate::server::admin::state::Administrator;
 use crate::ublk::device;
 
@@ -22,9 +23,10 @@ impl<M: Machine> Administrator<M> {
         linear: &Table,
         mut spec: DeviceSpec,
         again: Option<&KnownDisks>,
-    ) -> Result<Prepared, Reason> {
+    ) -> Result<NewDevice, Reason> {
         let path = &linear.device;
-        if let Some(entry) = self.devices.values().next().filter(|_| !spec.force && again.is_none()) {
+        if let Some(entry) = self.devices.values().next().filter(|_| !spec.force && again.is_none())
+        {
             let (id, name) = (entry.info.id, &entry.name);
             return Err(format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it"));
         }
@@ -47,6 +49,6 @@ impl<M: Machine> Administrator<M> {
         })?;
         let discard = discard_of(&[&limits], start);
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, discard);
-        Ok(Prepared { params, ticket, deps, read_only, spec, cow: None })
+        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: None })
     }
 }

@@ -1,4 +1,5 @@
-//! COWs whose store is recorded as lost: refused when they are added, invalid when a dead server's device is taken over.
+//! COWs whose store is recorded as lost: refused when they are added, invalid when a dead server's
+//! device is taken over.
 
 use dm_targets::snapshot::format::StoreId;
 
@@ -6,29 +7,39 @@ use crate::failure::Reason;
 use crate::protocol::{Cow, Which};
 use crate::server::admin::machine::{Losses, OpenDisk};
 
-/// A COW with the store that is on it, or with the one that is to be made there, which gets the id of `new`; without that
-/// it is none that lasts.
-pub(super) fn cow_of(cow: &impl OpenDisk, new: Option<StoreId>, origin: &str) -> Result<Cow, Reason> {
+/// A COW with the store that is on it, or with the one that is to be made there, which gets the id
+/// of `new`; without that it is none that lasts.
+pub(super) fn cow_of(
+    cow: &impl OpenDisk,
+    new: Option<StoreId>,
+    origin: &str,
+) -> Result<Cow, Reason> {
     let store = match new {
-        Some(new) => cow
-            .store()?
-            .map_or(Which::Id(new), |found| found.map_or(Which::WithoutId, |identity| Which::Id(identity.store))),
+        Some(new) => cow.store()?.map_or(Which::Id(new), |found| {
+            found.map_or(Which::WithoutId, |identity| Which::Id(identity.store))
+        }),
         None => Which::Unknown,
     };
     Ok(cow.as_cow(store, origin))
 }
 
-/// Whether the store on a COW is lost and its device is to be invalid. `again`: the device exists and its server has died;
-/// a new one is refused instead. What is recorded of a store that has gone from the COW is forgotten.
-pub(super) fn is_lost(record: &impl Losses, cow: &impl OpenDisk, again: bool) -> Result<bool, Reason> {
+/// Whether the store on a COW is lost and its device is to be invalid. `again`: the device exists
+/// and its server has died; a new one is refused instead. What is recorded of a store that has gone
+/// from the COW is forgotten.
+pub(super) fn is_lost(
+    record: &impl Losses,
+    cow: &impl OpenDisk,
+    again: bool,
+) -> Result<bool, Reason> {
     let path = cow.path();
     let here = cow.store()?.is_some();
     record.tidy(here);
     if !here {
         return Ok(false);
     }
-    let found =
-        record.found().map_err(|error| format!("{path}: whether its store is lost cannot be known: {error}"))?;
+    let found = record
+        .found()
+        .map_err(|error| format!("{path}: whether its store is lost cannot be known: {error}"))?;
     match found {
         None => Ok(false),
         Some(_) if again => Ok(true),

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use super::mirror::identity;
 use crate::failure::Reason;
-use crate::protocol::{Answer, KnownDisk};
-use crate::server::admin::devices::{Entry, LegRef, MESSAGES, find_leg, no_device, not_a_leg};
+use crate::protocol::{KnownDisk, Reply};
+use crate::server::admin::devices::{Device, LegRef, MESSAGES, find_leg, no_device, not_a_leg};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
@@ -20,13 +20,18 @@ use dm_targets::units::Sectors;
 
 impl<M: Machine> Administrator<M> {
     /// Carries out a message that is done soon; the others are answered aside.
-    pub(in crate::server::admin) fn message(&mut self, id: u32, words: &[String]) -> Result<Answer, Reason> {
+    pub(in crate::server::admin) fn message(
+        &mut self,
+        id: u32,
+        words: &[String],
+    ) -> Result<Reply, Reason> {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match *words {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
                 let opened = self.open_leg(id, &new, Some(at))?;
-                let (identity, disk, offset) = (identity(&opened, &new), self.found(&opened), new.offset);
+                let (identity, disk, offset) =
+                    (identity(&opened, &new), self.found(&opened), new.offset);
                 self.on_mirror(id, move |thread, mirror| async move {
                     let parts = LegParts { disk: thread.disk(opened), offset, identity };
                     mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
@@ -36,7 +41,8 @@ impl<M: Machine> Administrator<M> {
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
                 let opened = self.open_leg(id, &new, None)?;
-                let (identity, disk, offset) = (identity(&opened, &new), self.found(&opened), new.offset);
+                let (identity, disk, offset) =
+                    (identity(&opened, &new), self.found(&opened), new.offset);
                 self.on_mirror(id, move |thread, mirror| async move {
                     let parts = LegParts { disk: thread.disk(opened), offset, identity };
                     mirror.add_leg(parts).await.map_err(|error| error.to_string())
@@ -55,8 +61,10 @@ impl<M: Machine> Administrator<M> {
                 Ok(())
             })?,
             ["throttle", percent] => {
-                let percent = percent.parse::<u32>().ok().filter(|percent| (1..=100).contains(percent));
-                let percent = percent.ok_or_else(|| "throttle: a percentage from 1 to 100 is wanted".to_owned())?;
+                let percent =
+                    percent.parse::<u32>().ok().filter(|percent| (1..=100).contains(percent));
+                let percent = percent
+                    .ok_or_else(|| "throttle: a percentage from 1 to 100 is wanted".to_owned())?;
                 self.on_mirror(id, move |_, mirror| async move {
                     mirror.set_throttle(percent);
                     Ok(())
@@ -64,11 +72,18 @@ impl<M: Machine> Administrator<M> {
             }
             ["replace" | "add-leg" | "remove-leg" | "recover" | "throttle", ..] => {
                 let text = words.join(" ");
-                return Err(format!("message '{text}': a word is missing or too many; a mirror takes {MESSAGES}"));
+                return Err(format!(
+                    "message '{text}': a word is missing or too many; a mirror takes {MESSAGES}"
+                ));
             }
-            _ => return Err(format!("message '{}': unknown; a mirror takes {MESSAGES}", words.join(" "))),
+            _ => {
+                return Err(format!(
+                    "message '{}': unknown; a mirror takes {MESSAGES}",
+                    words.join(" ")
+                ));
+            }
         }
-        Ok(Answer::Lines(Vec::new()))
+        Ok(Reply::Lines(Vec::new()))
     }
 
     /// The legs of a mirror, or why there are none.
@@ -87,26 +102,35 @@ impl<M: Machine> Administrator<M> {
         // A leg that was away and has come back takes its own place, and is claimed already.
         let known = self.machine.disk_at(&leg.device);
         let legs = self.legs(id)?;
-        let own = place.and_then(|at| legs.get(at)).is_some_and(|old| old.disk.is_some() && old.disk == known);
+        let own = place
+            .and_then(|at| legs.get(at))
+            .is_some_and(|old| old.disk.is_some() && old.disk == known);
         let claim = if own { Claim::Shared } else { Claim::Exclusive };
-        let disk = self.machine.open(&leg.device, Access::ReadWrite, claim).map_err(|error| error.to_string())?;
+        let disk = self
+            .machine
+            .open(&leg.device, Access::ReadWrite, claim)
+            .map_err(|error| error.to_string())?;
         let below = device::params(&[disk.limits()], true, Sectors(0), false, None);
         self.refuse_unfit(id, &below).map_err(|why| format!("{}: {why}", leg.device))?;
         self.refuse_other_content(id, &disk, leg)?;
         Ok(disk)
     }
 
-    /// Refuses a disk that holds something other than the mirror's own content, which a former leg has.
+    /// Refuses a disk that holds something other than the mirror's own content, which a former leg
+    /// has.
     fn refuse_other_content(&self, id: u32, disk: &M::Open, leg: &Leg) -> Result<(), Reason> {
         let found = disk.content()?.filter(|_| leg.offset.0 == 0);
         let Some(found) = found else { return Ok(()) };
         let alive = move |thread: Rc<M::Thread>| async move {
             let mirror = thread.group().mirror(id)?;
-            Ok::<_, Reason>(mirror.legs().iter().map(|leg| leg.health == LegHealth::Alive).collect::<Vec<_>>())
+            Ok::<_, Reason>(
+                mirror.legs().iter().map(|leg| leg.health == LegHealth::Alive).collect::<Vec<_>>(),
+            )
         };
         let alive = self.machine.call(alive)??;
-        let Some(mirror) = self.devices.get(&id).and_then(Entry::mirror) else { return Ok(()) };
-        let mut others = mirror.legs.iter().zip(alive).filter(|(other, alive)| *alive && other.offset.0 == 0);
+        let Some(mirror) = self.devices.get(&id).and_then(Device::mirror) else { return Ok(()) };
+        let mut others =
+            mirror.legs.iter().zip(alive).filter(|(other, alive)| *alive && other.offset.0 == 0);
         let same = others.any(|(other, _)| {
             let other = self.machine.open(&other.device, Access::ReadOnly, Claim::Shared).ok();
             other.and_then(|other| other.content().ok().flatten()) == Some(found)
@@ -115,7 +139,9 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         let (path, name, offset) = (&leg.device, found.name, found.offset);
-        Err(format!("{path}: holds {name} (at byte {offset}), which recovery would destroy; wipe it first"))
+        Err(format!(
+            "{path}: holds {name} (at byte {offset}), which recovery would destroy; wipe it first"
+        ))
     }
 
     fn on_mirror<F: Future<Output = Result<(), String>> + 'static>(
@@ -134,8 +160,8 @@ impl<M: Machine> Administrator<M> {
         (leg.id(), self.known_disk(leg))
     }
 
-    /// Notes other legs, so that list, table and the next server know them; `new` is the word and the disk of one that has
-    /// come.
+    /// Notes other legs, so that list, table and the next server know them; `new` is the word and
+    /// the disk of one that has come.
     fn change_legs(
         &mut self,
         id: u32,
@@ -155,7 +181,10 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         self.record(None).map_err(|why| {
-            format!("done, but the state file still tells of the old legs: {why}; do it again when there is room")
+            format!(
+                "done, but the state file still tells of the old legs: {why}; do it again when \
+                     there is room"
+            )
         })
     }
 }

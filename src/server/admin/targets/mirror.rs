@@ -1,7 +1,9 @@
-//! Mirrors: opened up to the moment where the kernel adds a device, given another table, and talked to.
+//! Mirrors: opened up to the moment where the kernel adds a device, given another table, and talked
+//! to.
 //!
-//! Which legs are up to date is put on record in the run directory before anything that depends on it is acknowledged
-//! ([`crate::rundir`]); what that means for a server that takes over is decided by the target.
+//! Which legs are up to date is put on record in the run directory before anything that depends on
+//! it is acknowledged ([`crate::rundir`]); what that means for a server that takes over is decided
+//! by the target.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -24,7 +26,7 @@ use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::mutant::{self, Mutant};
-use crate::server::admin::prepared::Prepared;
+use crate::server::admin::new_device::NewDevice;
 use crate::server::admin::state::Administrator;
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, Claim};
@@ -49,9 +51,12 @@ impl<M: Machine> Administrator<M> {
         spec: DeviceSpec,
         name: Option<&str>,
         again: Option<&KnownDisks>,
-    ) -> Result<Prepared, Reason> {
+    ) -> Result<NewDevice, Reason> {
         if !self.devices.is_empty() || self.origin.is_some() {
-            return Err(format!("{}: in use by another device of this server", mirror.legs[0].device));
+            return Err(format!(
+                "{}: in use by another device of this server",
+                mirror.legs[0].device
+            ));
         }
         if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
@@ -77,8 +82,9 @@ impl<M: Machine> Administrator<M> {
         name: Option<&str>,
         past: Past,
         again: Option<&KnownDisks>,
-    ) -> Result<Prepared, Reason> {
-        let disks = self.open_disks(mirror, spec.table.len, Sharing::of(spec.force, again.is_some()))?;
+    ) -> Result<NewDevice, Reason> {
+        let disks =
+            self.open_disks(mirror, spec.table.len, Sharing::of(spec.force, again.is_some()))?;
         let deps = self.deps_of(mirror, &disks, again)?;
         check_region(mirror, &disks)?;
         if !matches!(past, Past::TakenOver(_)) {
@@ -86,8 +92,8 @@ impl<M: Machine> Administrator<M> {
             check_legs(&disks, mirror, &spec, &past)?;
         }
         let limits: Vec<_> = disks.legs.iter().map(|leg| leg.limits()).collect();
-        // A leg with a volatile cache may join later, and what users do not flush then is not flushed to it. Flushes of legs
-        // without one cost nothing.
+        // A leg with a volatile cache may join later, and what users do not flush then is not
+        // flushed to it. Flushes of legs without one cost nothing.
         let read_only = spec.options.read_only;
         // Discards go to all legs or to none, each with its own offset.
         let discard = discard_of(&limits, Sector(0));
@@ -95,12 +101,25 @@ impl<M: Machine> Administrator<M> {
         let (ticket, force) = (self.next_ticket(), disks.shared);
         let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
         self.open_target(mirror, disks, spec.source, past, label, ticket)?;
-        // Which leg was right, and what may be overwritten, was said of this moment: from now on the record knows.
-        Ok(Prepared { params, ticket, deps, read_only, spec: DeviceSpec { source: None, force, ..spec }, cow: None })
+        // Which leg was right, and what may be overwritten, was said of this moment: from now on
+        // the record knows.
+        Ok(NewDevice {
+            params,
+            ticket,
+            deps,
+            read_only,
+            spec: DeviceSpec { source: None, force, ..spec },
+            cow: None,
+        })
     }
 
     /// The disks by their words, unless `again` says that one was another.
-    fn deps_of(&self, mirror: &Table, disks: &Disks<M::Open>, again: Option<&KnownDisks>) -> Result<Deps, Reason> {
+    fn deps_of(
+        &self,
+        mirror: &Table,
+        disks: &Disks<M::Open>,
+        again: Option<&KnownDisks>,
+    ) -> Result<Deps, Reason> {
         let legs = disks.legs.iter().zip(mirror.legs.iter().map(|leg| leg.device.as_str()));
         let mut deps = Deps::default();
         for (disk, word) in legs.chain(disks.log.iter().zip(mirror.log_device())) {
@@ -110,7 +129,12 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Opens legs and log. A disk may hold several legs, side by side.
-    fn open_disks(&self, mirror: &Table, len: Sectors, sharing: Sharing) -> Result<Disks<M::Open>, Reason> {
+    fn open_disks(
+        &self,
+        mirror: &Table,
+        len: Sectors,
+        sharing: Sharing,
+    ) -> Result<Disks<M::Open>, Reason> {
         let mut legs: Vec<M::Open> = Vec::new();
         let mut shared = false;
         for leg in &mirror.legs {
@@ -129,10 +153,16 @@ impl<M: Machine> Administrator<M> {
                 if legs.iter().any(|leg| Some(leg.id()) == id) {
                     return Err(format!("{path}: a leg cannot be the log as well"));
                 }
-                Some(self.machine.open(path, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?)
+                Some(
+                    self.machine
+                        .open(path, Access::ReadWrite, Claim::Exclusive)
+                        .map_err(|error| error.to_string())?,
+                )
             }
         };
-        let block = legs.iter().map(|leg| u64::from(leg.limits().logical_block_size)).max().unwrap_or(512) / 512;
+        let block =
+            legs.iter().map(|leg| u64::from(leg.limits().logical_block_size)).max().unwrap_or(512)
+                / 512;
         for (disk, leg) in legs.iter().zip(&mirror.legs) {
             check_range(disk, leg.offset, len)?;
         }
@@ -142,9 +172,13 @@ impl<M: Machine> Administrator<M> {
                 block * 512
             ));
         }
-        let ranges: Vec<_> = legs.iter().zip(&mirror.legs).map(|(disk, leg)| (disk.id(), leg.offset.0)).collect();
+        let ranges: Vec<_> =
+            legs.iter().zip(&mirror.legs).map(|(disk, leg)| (disk.id(), leg.offset.0)).collect();
         for (at, (id, offset)) in ranges.iter().enumerate() {
-            if ranges[..at].iter().any(|(other, start)| other == id && start.abs_diff(*offset) < len.0) {
+            if ranges[..at]
+                .iter()
+                .any(|(other, start)| other == id && start.abs_diff(*offset) < len.0)
+            {
                 return Err(format!("{}: given for two legs that overlap", mirror.legs[at].device));
             }
         }
@@ -167,7 +201,11 @@ impl<M: Machine> Administrator<M> {
         let open = move |thread: Rc<M::Thread>| async move {
             let Disks { legs, log, len, .. } = disks;
             let legs = legs.into_iter().zip(known);
-            let legs = legs.map(|(disk, (offset, identity))| LegParts { disk: thread.disk(disk), offset, identity });
+            let legs = legs.map(|(disk, (offset, identity))| LegParts {
+                disk: thread.disk(disk),
+                offset,
+                identity,
+            });
             let group = thread.group();
             let events = Rc::new(Events::default());
             let happened = events.clone();
@@ -203,7 +241,9 @@ fn check_region<D>(mirror: &Table, disks: &Disks<D>) -> Result<(), Reason> {
     mirror.check(disks.len).map_err(|error| error.to_string())?;
     if mirror.region_size.0 % disks.block.0 != 0 {
         let (region, block) = (mirror.region_size, disks.block.bytes());
-        return Err(format!("region size {region}: not a multiple of the legs' block size of {block} bytes"));
+        return Err(format!(
+            "region size {region}: not a multiple of the legs' block size of {block} bytes"
+        ));
     }
     Ok(())
 }
@@ -217,7 +257,12 @@ fn check_log(disks: &Disks<impl OpenDisk>, force: bool) -> Result<(), Reason> {
 }
 
 /// Refuses to recover over a leg that holds something other than the source does.
-fn check_legs(disks: &Disks<impl OpenDisk>, mirror: &Table, spec: &DeviceSpec, past: &Past) -> Result<(), Reason> {
+fn check_legs(
+    disks: &Disks<impl OpenDisk>,
+    mirror: &Table,
+    spec: &DeviceSpec,
+    past: &Past,
+) -> Result<(), Reason> {
     if spec.force || mirror.initial_sync == InitialSync::NoSync {
         return Ok(());
     }
@@ -232,7 +277,9 @@ fn check_legs(disks: &Disks<impl OpenDisk>, mirror: &Table, spec: &DeviceSpec, p
     };
     let source = spec.source.or(known).unwrap_or(0);
     let expected = disks.legs[source].content().map_err(|error| {
-        format!("{error}; all would be copied from it, so name a leg that can be read with --source")
+        format!(
+            "{error}; all would be copied from it, so name a leg that can be read with --source"
+        )
     })?;
     for (at, leg) in disks.legs.iter().enumerate() {
         // What stands before a leg's offset is none of the mirror's business.
@@ -240,7 +287,8 @@ fn check_legs(disks: &Disks<impl OpenDisk>, mirror: &Table, spec: &DeviceSpec, p
             continue;
         }
         let found = match leg.content() {
-            // A table line means what it means to the kernel: a dead leg is one, and the mirror starts without it.
+            // A table line means what it means to the kernel: a dead leg is one, and the mirror
+            // starts without it.
             Err(error) if spec.degraded => {
                 log::warn!("{error}: the mirror starts without this leg");
                 continue;
@@ -249,7 +297,8 @@ fn check_legs(disks: &Disks<impl OpenDisk>, mirror: &Table, spec: &DeviceSpec, p
         };
         if let Some(found) = found.filter(|found| Some(*found) != expected) {
             return Err(format!(
-                "{}: holds {} (at byte {}), which the recovery from {} would destroy; wipe it, or use --force",
+                "{}: holds {} (at byte {}), which the recovery from {} would destroy; wipe it, or \
+                 use --force",
                 leg.path(),
                 found.name,
                 found.offset,
@@ -260,7 +309,8 @@ fn check_legs(disks: &Disks<impl OpenDisk>, mirror: &Table, spec: &DeviceSpec, p
     Ok(())
 }
 
-/// What the legs are called for good. Where two have one name (serial numbers that somebody has set), paths must do.
+/// What the legs are called for good. Where two have one name (serial numbers that somebody has
+/// set), paths must do.
 fn identities(legs: &[Leg], disks: &[impl OpenDisk]) -> Vec<u64> {
     let named: Vec<u64> = disks.iter().zip(legs).map(|(disk, leg)| identity(disk, leg)).collect();
     if named.iter().collect::<HashSet<_>>().len() == named.len() {
@@ -297,11 +347,14 @@ impl<R: Records> Note<R> {
         let failed_before = self.failing.replace(written.is_err());
         match &written {
             Err(error) if !failed_before => log::error!(
-                "{}: which of its legs are up to date cannot be recorded in the run directory: {error}; writes that depend \
+                "{}: which of its legs are up to date cannot be recorded in the run directory: \
+                 {error}; writes that depend \
                  on it fail until it can",
                 self.label
             ),
-            Ok(()) if failed_before => log::warn!("{}: the state of its legs is on record again", self.label),
+            Ok(()) if failed_before => {
+                log::warn!("{}: the state of its legs is on record again", self.label)
+            }
             _ => {}
         }
         written

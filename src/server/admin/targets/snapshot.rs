@@ -1,5 +1,5 @@
-//! Snapshots and their origin, up to the moment where the kernel adds a device: disks opened and claimed, the store read
-//! and judged, nothing written.
+//! Snapshots and their origin, up to the moment where the kernel adds a device: disks opened and
+//! claimed, the store read and judged, nothing written.
 
 use std::rc::Rc;
 
@@ -22,7 +22,7 @@ use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::{Deps, LeftOut};
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
-use crate::server::admin::prepared::Prepared;
+use crate::server::admin::new_device::NewDevice;
 use crate::server::admin::state::Administrator;
 use crate::server::admin::strangers::{refuse_other_store, refuse_stranger};
 use crate::storage::signature::SignatureKind;
@@ -62,7 +62,7 @@ impl<M: Machine> Administrator<M> {
         path: &str,
         mut spec: DeviceSpec,
         again: Option<&KnownDisks>,
-    ) -> Result<Prepared, Reason> {
+    ) -> Result<NewDevice, Reason> {
         if let Some(entry) = self.devices.values().find(|entry| entry.is_origin()) {
             let (id, name) = (entry.info.id, &entry.name);
             return Err(format!("{path} already has a device: /dev/ublkb{id} ({name})"));
@@ -83,7 +83,7 @@ impl<M: Machine> Administrator<M> {
         deps.insert(path, origin, self.origin_known.clone());
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, None);
         spec.force = self.origin_shared;
-        Ok(Prepared { params, ticket, deps, read_only, spec, cow: None })
+        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: None })
     }
 
     pub(in crate::server::admin) fn prepare_snapshot(
@@ -92,17 +92,24 @@ impl<M: Machine> Administrator<M> {
         mut spec: DeviceSpec,
         name: Option<&str>,
         again: Option<&KnownDisks>,
-    ) -> Result<Prepared, Reason> {
+    ) -> Result<NewDevice, Reason> {
         if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
         }
         let (origin, origin_limits, _) = self.claim_origin(&snapshot.origin, spec.force, again)?;
-        check_length(&snapshot.origin, spec.table.len, self.origin_size()?, origin_limits.logical_block_size)?;
+        check_length(
+            &snapshot.origin,
+            spec.table.len,
+            self.origin_size()?,
+            origin_limits.logical_block_size,
+        )?;
         if self.machine.disk_at(&snapshot.cow) == Some(origin) {
             return Err(format!("{}: the origin cannot be its own COW", snapshot.cow));
         }
-        let cow =
-            self.machine.open(&snapshot.cow, Access::ReadWrite, Claim::Exclusive).map_err(|error| error.to_string())?;
+        let cow = self
+            .machine
+            .open(&snapshot.cow, Access::ReadWrite, Claim::Exclusive)
+            .map_err(|error| error.to_string())?;
         let mut cow_known = self.recognized(&snapshot.cow, &cow, again)?;
         refuse_other_store(&snapshot.cow, again, cow.store()?)?;
         let again = again.is_some();
@@ -127,30 +134,52 @@ impl<M: Machine> Administrator<M> {
         let ticket = self.next_ticket();
         let label = name.unwrap_or(&snapshot.cow).to_owned();
         let allow_invalid = again || spec.allow_invalid;
-        let opening =
-            Opening { len: spec.table.len, overwrite, again, allow_invalid, lost, losses, ownership, label, ticket };
+        let opening = Opening {
+            len: spec.table.len,
+            overwrite,
+            again,
+            allow_invalid,
+            lost,
+            losses,
+            ownership,
+            label,
+            ticket,
+        };
         let found = self.open_snapshot(snapshot, cow, opening)?;
-        let discard = snapshot.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk.sectors()));
+        let discard =
+            snapshot.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk.sectors()));
         let limits = [&origin_limits, &cow_limits];
         let read_only = spec.options.read_only;
         // Records that are only noted are lost with power: users must flush, whatever the COW is.
-        let params = device::params(&limits, cow_limits.volatile_cache || persistent, found.len, read_only, discard);
+        let params = device::params(
+            &limits,
+            cow_limits.volatile_cache || persistent,
+            found.len,
+            read_only,
+            discard,
+        );
         let mut deps = Deps::default();
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         cow_known.store = known.store;
         deps.insert(&snapshot.cow, cow_id, cow_known);
         let chunk_size = Some(found.chunk);
-        // What `--force` overwrites was said of one moment; the origin is every device's of the family.
+        // What `--force` overwrites was said of one moment; the origin is every device's of the
+        // family.
         spec.force = self.origin_shared;
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
-        Ok(Prepared { params, ticket, deps, read_only, spec, cow: persistent.then_some(known) })
+        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: persistent.then_some(known) })
     }
 
-    /// Refuses the COW of a device that waits for its server: what is on it belongs to that, and may be wrong by now.
+    /// Refuses the COW of a device that waits for its server: what is on it belongs to that, and
+    /// may be wrong by now.
     fn refuse_cow_of_left_out(&self, path: &str, cow: &Cow) -> Result<(), Reason> {
-        let near = |left: &&LeftOut| left.device.cow.as_ref().is_some_and(|other| other.is_near(cow));
+        let near =
+            |left: &&LeftOut| left.device.cow.as_ref().is_some_and(|other| other.is_near(cow));
         let Some(LeftOut { device, .. }) = self.left_out.values().find(near) else { return Ok(()) };
-        let hint = format!("`ublk-dm recover {0}` goes on with it, `ublk-dm del --force {0}` gives it up", device.name);
+        let hint = format!(
+            "`ublk-dm recover {0}` goes on with it, `ublk-dm del --force {0}` gives it up",
+            device.name
+        );
         Err(format!("{path}: the COW of {}, which has no server: {hint}", device.name))
     }
 
@@ -171,7 +200,8 @@ impl<M: Machine> Administrator<M> {
         self.origin_known = self.recognized(path, &disk, again)?;
         let KnownDisk { name, number, .. } = &self.origin_known;
         let departures = self.machine.records().departures(name, *number)?;
-        self.machine.call(move |thread| async move { thread.group().set_origin(thread.disk(disk)) })?;
+        self.machine
+            .call(move |thread| async move { thread.group().set_origin(thread.disk(disk)) })?;
         self.restore_departures(departures)?;
         self.origin = Some((id, limits, read_only));
         self.origin_shared = shared;
@@ -179,8 +209,9 @@ impl<M: Machine> Administrator<M> {
     }
 
     fn origin_size(&self) -> Result<Sectors, Reason> {
-        let size =
-            self.machine.call(|thread| async move { thread.group().origin().map(|origin| origin.disk().size()) });
+        let size = self.machine.call(|thread| async move {
+            thread.group().origin().map(|origin| origin.disk().size())
+        });
         size?.ok_or_else(|| "the family has no origin".to_owned())
     }
 
@@ -190,8 +221,19 @@ impl<M: Machine> Administrator<M> {
         cow: M::Open,
         opening: Opening<<M::Records as Records>::Losses>,
     ) -> Result<Found, Reason> {
-        let Opening { len, overwrite, again, allow_invalid, losses, lost, ownership, label, ticket } = opening;
-        let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) = snapshot.store;
+        let Opening {
+            len,
+            overwrite,
+            again,
+            allow_invalid,
+            losses,
+            lost,
+            ownership,
+            label,
+            ticket,
+        } = opening;
+        let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) =
+            snapshot.store;
         let on_full = if overflow { OnFull::Overflow } else { OnFull::Invalidate };
         let Table { chunk_size, discard_zeroes_cow, discard_passdown_origin, .. } = *snapshot;
         let options = Options { on_full, discard_zeroes_cow, discard_passdown_origin };
@@ -232,7 +274,8 @@ impl<M: Machine> Administrator<M> {
                 return Err(format!("{path}: there is no snapshot store on it any more"));
             }
             if snapshot.health() == Health::Invalid && !allow_invalid {
-                let hint = "zero its first sector to use it for a new one, or add it with --allow-invalid";
+                let hint =
+                    "zero its first sector to use it for a new one, or add it with --allow-invalid";
                 return Err(format!("{path}: the snapshot on it is invalid; {hint}"));
             }
             let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len() };

@@ -1,11 +1,12 @@
 //! One batch of the log on its way to the device.
 //!
-//! One task writes ([`Log::write`]), one batch after the other, so two writes of a block never overtake each other.
-//! Neighbouring blocks are written together, and a few such writes are in flight at a time.
+//! One task writes ([`Log::write`]), one batch after the other, so two writes of a block never
+//! overtake each other. Neighbouring blocks are written together, and a few such writes are in
+//! flight at a time.
 //!
-//! Rule kept here: the durable half of I7. Batches with marks are written with FUA. Batches that only clean regions are
-//! not: that a region is clean need not be durable, it only must not be so before the legs are flushed, which happens
-//! before the bit is set in memory.
+//! Rule kept here: the durable half of I7. Batches with marks are written with FUA. Batches that
+//! only clean regions are not: that a region is clean need not be durable, it only must not be so
+//! before the legs are flushed, which happens before the bit is set in memory.
 
 use super::super::bits::WithBits;
 use super::{Changed, Log, OnDisk, WRITES_IN_FLIGHT, sector};
@@ -17,8 +18,8 @@ use crate::units::Sectors;
 const SECTOR_LEN: usize = 512;
 
 impl Log {
-    /// Takes everything that has changed as a batch and writes it, with FUA if there are marks in it. `bits` lends the
-    /// bits as they are at that moment.
+    /// Takes everything that has changed as a batch and writes it, with FUA if there are marks in
+    /// it. `bits` lends the bits as they are at that moment.
     pub(in crate::mirror) async fn write(&self, bits: &impl WithBits) -> Result<(), DiskError> {
         let Some(device) = &self.device else { return Ok(()) };
         self.wanted.set(false);
@@ -38,15 +39,23 @@ impl Log {
         result
     }
 
-    async fn write_changed(&self, device: &OnDisk, bits: &impl WithBits, fua: bool) -> Result<(), DiskError> {
-        // Blocks that change from now on are the next batch's, whatever their content is when this one writes them.
+    async fn write_changed(
+        &self,
+        device: &OnDisk,
+        bits: &impl WithBits,
+        fua: bool,
+    ) -> Result<(), DiskError> {
+        // Blocks that change from now on are the next batch's, whatever their content is when this
+        // one writes them.
         let mut left = self.changed.borrow().queue.len();
         let mut first_error = None;
-        let mut ios: [Option<(Io, u64, u64)>; WRITES_IN_FLIGHT] = [const { None }; WRITES_IN_FLIGHT];
+        let mut ios: [Option<(Io, u64, u64)>; WRITES_IN_FLIGHT] =
+            [const { None }; WRITES_IN_FLIGHT];
         while left > 0 {
             for (piece, io) in ios.iter_mut().enumerate() {
                 if left > 0 {
-                    // A mark made since the batch was taken may be in a block that is written only now.
+                    // A mark made since the batch was taken may be in a block that is written only
+                    // now.
                     let fua = (fua || self.marks.get()) && !mutant::is(Mutant::MarkNotDurable);
                     *io = Some(self.start_run(device, bits, fua, piece, &mut left));
                 }
@@ -63,7 +72,8 @@ impl Log {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// Starts the write of the oldest changed block, with those that follow it on disk and in the queue.
+    /// Starts the write of the oldest changed block, with those that follow it on disk and in the
+    /// queue.
     fn start_run(
         &self,
         device: &OnDisk,
@@ -99,7 +109,12 @@ impl Log {
             device.buffer.write(offset_bytes + sector_bytes as u32, &out);
         }
         let at = sector(first * block_bytes);
-        let io = device.disk.write(at, Sectors::from_bytes(count * block_bytes), device.buffer.at(offset_bytes), fua);
+        let io = device.disk.write(
+            at,
+            Sectors::from_bytes(count * block_bytes),
+            device.buffer.at(offset_bytes),
+            fua,
+        );
         (io, first, count)
     }
 }

@@ -1,8 +1,9 @@
-//! Where the next exception goes: the chunk for its data, and the area and index for its record. Pure.
+//! Where the next exception goes: the chunk for its data, and the area and index for its record.
+//! Pure.
 //!
-//! Rules kept here: a chunk that holds metadata is never handed out, and neither is one twice; and a COW is full
-//! before an area could be filled that has no room for its successor, because a store like that cannot be opened
-//! again.
+//! Rules kept here: a chunk that holds metadata is never handed out, and neither is one twice; and
+//! a COW is full before an area could be filled that has no room for its successor, because a store
+//! like that cannot be opened again.
 
 use super::layout::Layout;
 use crate::mutant::{self, Mutant};
@@ -55,11 +56,12 @@ impl Cursor {
         self.next_free
     }
 
-    /// Takes over records found on disk, of whose COW chunks this one is the highest. A record's position says nothing about
-    /// its chunk: stores of old kernels have holes.
+    /// Takes over records found on disk, of whose COW chunks this one is the highest. A record's
+    /// position says nothing about its chunk: stores of old kernels have holes.
     pub fn load(&mut self, records: u64, highest: CowChunk) {
         if self.next_free.0 <= highest.0 {
-            // The chunk after the last may be an area; data written there would destroy it (CVE-2013-4299).
+            // The chunk after the last may be an area; data written there would destroy it
+            // (CVE-2013-4299).
             self.next_free = self.layout.skip_metadata(CowChunk(highest.0 + 1));
         }
         let records = self.recorded() + records;
@@ -67,14 +69,18 @@ impl Cursor {
         self.committed = records % self.layout.records_per_area();
     }
 
-    /// Hands out a COW chunk, or `None` when the COW is full. Full is also a COW whose last slot of an area could be
-    /// filled but that has no room for the next area: the kernel invalidates the snapshot there (rule 5.3).
+    /// Hands out a COW chunk, or `None` when the COW is full. Full is also a COW whose last slot of
+    /// an area could be filled but that has no room for the next area: the kernel invalidates the
+    /// snapshot there (rule 5.3).
     pub fn allocate(&mut self, cow_size: Sectors) -> Option<CowChunk> {
         let cow_chunks = self.layout.cow_chunks(cow_size);
-        let records = self.area * self.layout.records_per_area() + self.committed + self.pending + 1;
+        let records =
+            self.area * self.layout.records_per_area() + self.committed + self.pending + 1;
         let fills_area = records % self.layout.records_per_area() == 0;
         let next_area = self.layout.area_chunk(records / self.layout.records_per_area());
-        let no_successor = fills_area && next_area.0 >= cow_chunks && !mutant::is(Mutant::FullAreaWithoutSuccessor);
+        let no_successor = fills_area
+            && next_area.0 >= cow_chunks
+            && !mutant::is(Mutant::FullAreaWithoutSuccessor);
         if self.next_free.0 >= cow_chunks || no_successor {
             return None;
         }
@@ -84,8 +90,8 @@ impl Cursor {
         Some(new)
     }
 
-    /// Counts a chunk as allocated that was handed out before the store was opened; `false`, and nothing changes, unless it
-    /// lies behind all others.
+    /// Counts a chunk as allocated that was handed out before the store was opened; `false`, and
+    /// nothing changes, unless it lies behind all others.
     pub fn take_over(&mut self, new: CowChunk) -> bool {
         let behind = self.next_free.0 <= new.0;
         if behind {
@@ -128,6 +134,10 @@ impl Cursor {
     pub fn usage(&self, cow_size: Sectors, noted: u64) -> Usage {
         let chunk = self.layout.chunk_size.sectors().0;
         let area = self.area + (self.committed + noted) / self.layout.records_per_area();
-        Usage { allocated: Sectors(self.next_free.0 * chunk), total: cow_size, metadata: Sectors((area + 2) * chunk) }
+        Usage {
+            allocated: Sectors(self.next_free.0 * chunk),
+            total: cow_size,
+            metadata: Sectors((area + 2) * chunk),
+        }
     }
 }

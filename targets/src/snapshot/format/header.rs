@@ -1,7 +1,7 @@
 //! The header of a store: its bytes, and what may be made of them. Pure.
 //!
-//! Rule kept here: a COW is judged as the kernel judges it, by the magic word, then the chunk size, then the version;
-//! what is found is never guessed at.
+//! Rule kept here: a COW is judged as the kernel judges it, by the magic word, then the chunk size,
+//! then the version; what is found is never guessed at.
 
 use std::fmt;
 
@@ -33,7 +33,8 @@ pub enum HeaderError {
         /// The word found.
         magic: u32,
     },
-    /// The chunk size is not a power of two of sectors up to 1 GiB, or not a multiple of a disk's block size.
+    /// The chunk size is not a power of two of sectors up to 1 GiB, or not a multiple of a disk's
+    /// block size.
     ChunkSize {
         /// The sectors found.
         sectors: u32,
@@ -78,7 +79,9 @@ impl Header {
     /// The header's bytes; the rest of its chunk is zero.
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];
-        for (at, word) in [MAGIC, self.valid, self.version, self.chunk_sectors].into_iter().enumerate() {
+        for (at, word) in
+            [MAGIC, self.valid, self.version, self.chunk_sectors].into_iter().enumerate()
+        {
             bytes[at * 4..at * 4 + 4].copy_from_slice(&word.to_le_bytes());
         }
         bytes
@@ -110,11 +113,16 @@ impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             HeaderError::Foreign { magic } => {
-                write!(f, "holds something else: its first word is {magic:#010x}, neither zero nor a snapshot's")
+                write!(
+                    f,
+                    "holds something else: its first word is {magic:#010x}, neither zero nor a \
+                     snapshot's"
+                )
             }
             HeaderError::ChunkSize { sectors } => write!(
                 f,
-                "header names a chunk size of {sectors} sectors; it must be a power of two of at most {} sectors \
+                "header names a chunk size of {sectors} sectors; it must be a power of two of at \
+                 most {} sectors \
                  and a multiple of the disks' block sizes",
                 ChunkSize::MAX_SECTORS
             ),

@@ -1,5 +1,5 @@
-//! Which store it is and which origin it was made for, in the bytes of the header's block that mean nothing to the kernel.
-//! Pure.
+//! Which store it is and which origin it was made for, in the bytes of the header's block that mean
+//! nothing to the kernel. Pure.
 //!
 //! ```text
 //! byte 16   "ublkdmI1"
@@ -10,8 +10,9 @@
 //! byte 504  a hash of bytes 16 to 503
 //! ```
 //!
-//! The kernel reads the first 16 bytes only, never writes the header of a store that it opens, and writes zeroes here when
-//! it makes a store or marks one invalid. So a store of the kernel's has no identity, and an identity that is there is right.
+//! The kernel reads the first 16 bytes only, never writes the header of a store that it opens, and
+//! writes zeroes here when it makes a store or marks one invalid. So a store of the kernel's has no
+//! identity, and an identity that is there is right.
 
 use std::fmt;
 
@@ -30,8 +31,8 @@ const HASH_AT: usize = 504;
 const NAME_BYTES: usize = HASH_AT - NAME_AT;
 /// How the name of an origin in a regular file begins; its birth and number, and its path, follow.
 const FILE: &str = "file ";
-/// How the name of an origin on a loop device began before it was that of its file; where in the file it began was not
-/// always said.
+/// How the name of an origin on a loop device began before it was that of its file; where in the
+/// file it began was not always said.
 const LOOP: &str = "loop/backing_file ";
 
 /// Tells a store from all others.
@@ -66,7 +67,9 @@ pub struct Identity {
 
 fn hash(bytes: &[u8]) -> u64 {
     // FNV-1a: it tells an identity from what else may stand there, and defends against nothing.
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// The end of a name that fits, from a letter's start on.
@@ -85,7 +88,9 @@ impl Identity {
     /// The identity in a header's block; `None` if it has none.
     pub fn decode(block: &[u8]) -> Option<Identity> {
         let field = |at: usize, len: usize| block.get(at..at + len);
-        let number = |at: usize| field(at, 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+        let number = |at: usize| {
+            field(at, 8).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes)
+        };
         let is_store = field(0, 4)? == MAGIC.to_le_bytes() && field(MAGIC_AT, 8)? == IDENTITY_MAGIC;
         if !is_store || number(HASH_AT)? != hash(field(MAGIC_AT, HASH_AT - MAGIC_AT)?) {
             return None;
@@ -111,19 +116,20 @@ impl Identity {
         block[HASH_AT..].copy_from_slice(&hash.to_le_bytes());
     }
 
-    /// Whether it was made for an origin of that name, as far as both are known. A file that was renamed has its birth and
-    /// number still, and one that was restored its path.
+    /// Whether it was made for an origin of that name, as far as both are known. A file that was
+    /// renamed has its birth and number still, and one that was restored its path.
     pub fn is_for(&self, origin: &str) -> bool {
         let origin = kept(origin);
         if self.origin.is_empty() || origin.is_empty() || self.origin == origin {
             return true;
         }
-        let loop_file =
-            self.origin.strip_prefix(LOOP).map(|name| name.split_once(" start ").map_or(name, |(file, _)| file));
+        let loop_file = self
+            .origin
+            .strip_prefix(LOOP)
+            .map(|name| name.split_once(" start ").map_or(name, |(file, _)| file));
         match (birth_and_path(&self.origin), birth_and_path(origin)) {
-            (None, Some((_, path))) => {
-                loop_file.is_some_and(|file| path.split_once(" +").map_or(path, |(path, _)| path) == file)
-            }
+            (None, Some((_, path))) => loop_file
+                .is_some_and(|file| path.split_once(" +").map_or(path, |(path, _)| path) == file),
             (Some((birth, path)), Some((other_birth, other_path))) => {
                 path == other_path || birth == other_birth && !birth.is_empty()
             }
@@ -141,12 +147,14 @@ impl Identity {
     }
 }
 
-/// What tells a file from others on its file system (empty if that is not known), and its path; `None` of another disk.
+/// What tells a file from others on its file system (empty if that is not known), and its path;
+/// `None` of another disk.
 pub fn birth_and_path(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(FILE)?.split_once(' ')
 }
 
-/// The name of an origin in a regular file: what tells it from others on its file system (empty if nothing does), its path.
+/// The name of an origin in a regular file: what tells it from others on its file system (empty if
+/// nothing does), its path.
 pub fn file_name(birth: &str, path: &str) -> String {
     format!("{FILE}{birth} {path}")
 }
@@ -159,7 +167,8 @@ mod tests {
 
     fn block(identity: &Identity) -> [u8; IDENTITY_END] {
         let mut block = [0; IDENTITY_END];
-        block[..16].copy_from_slice(&Header::new(ChunkSize::from_sectors(32).unwrap(), true).encode());
+        block[..16]
+            .copy_from_slice(&Header::new(ChunkSize::from_sectors(32).unwrap(), true).encode());
         identity.encode(&mut block);
         block
     }
@@ -207,7 +216,10 @@ mod tests {
         assert!(file.is_for(&file_name("5-12", "/b/disk")), "renamed");
         assert!(file.is_for(&file_name("6-13", "/a/disk")), "restored");
         assert!(!file.is_for(&file_name("6-13", "/b/disk")));
-        assert!(!made_for(&file_name("", "/a")).is_for(&file_name("", "/b")), "nothing known but the path");
+        assert!(
+            !made_for(&file_name("", "/a")).is_for(&file_name("", "/b")),
+            "nothing known but the path"
+        );
         assert_eq!((file.origin_text(), made_for("").origin_text()), ("/a/disk", "unknown"));
     }
 }

@@ -5,7 +5,8 @@ use std::fmt;
 use super::layout::Layout;
 use crate::units::{Chunk, CowChunk};
 
-/// The kernel keeps a run length in the upper 8 bits of `new_chunk`, so no chunk number may reach them.
+/// The kernel keeps a run length in the upper 8 bits of `new_chunk`, so no chunk number may reach
+/// them.
 pub const NEW_CHUNK_LIMIT: u64 = 1 << 56;
 fn double_word(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
@@ -82,8 +83,8 @@ impl fmt::Display for RecordError {
 
 impl std::error::Error for RecordError {}
 
-/// Checks one record by itself; repetition is for whoever sees all of them. `origin_chunks` is `None` when the origin
-/// is unknown (an offline check of a COW alone).
+/// Checks one record by itself; repetition is for whoever sees all of them. `origin_chunks` is
+/// `None` when the origin is unknown (an offline check of a COW alone).
 pub fn check_record(
     layout: Layout,
     record: Record,

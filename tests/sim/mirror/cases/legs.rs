@@ -1,5 +1,5 @@
-//! Legs that come and go while users write: replaced, added and taken out, with and without errors of any disk meanwhile;
-//! and errors that all legs have at once.
+//! Legs that come and go while users write: replaced, added and taken out, with and without errors
+//! of any disk meanwhile; and errors that all legs have at once.
 
 use dm_targets::disk::Errno;
 use dm_targets::mirror::table::InitialSync;
@@ -9,7 +9,7 @@ use dm_targets::sim::image::Image;
 use dm_targets::units::Sectors;
 
 use super::super::explore::{Admin, Case, When};
-use super::super::rig::Setup;
+use super::super::fixture::Setup;
 use super::{FEATURES, run, torn};
 use crate::pattern;
 use crate::workload::{flush, random_ops, read, write, write_fua};
@@ -56,7 +56,10 @@ pub fn changed() -> Vec<Case> {
             (&core, core.clean_images(), Some(0)),
         ];
         for (setup, images, right) in mirrors {
-            for admin in changes(legs).into_iter().filter(|admin| right.is_none_or(|leg| !takes(*admin, leg))) {
+            for admin in changes(legs)
+                .into_iter()
+                .filter(|admin| right.is_none_or(|leg| !takes(*admin, leg)))
+            {
                 for seed in 0..SEEDS {
                     let seed = crate::seed_base() + seed;
                     let mut rng = Rng::new(seed * 7 + legs as u64);
@@ -74,24 +77,29 @@ pub fn changed() -> Vec<Case> {
     cases
 }
 
-/// Legs are changed, and one disk, old, new or the log's, fails meanwhile, once or for good. The features take turns.
+/// Legs are changed, and one disk, old, new or the log's, fails meanwhile, once or for good. The
+/// features take turns.
 pub fn failing() -> Vec<Case> {
     let ops = [write(0, 1, 2), flush(0), write_fua(0, 4, 3), write(0, 0, 3), read(0, 0, 7)];
     let mut cases = Vec::new();
     for legs in [2, 3] {
         for admin in changes(legs) {
-            for (disk, class) in (0..=legs + 1).flat_map(|disk| FAILING.map(|class| (disk, class))) {
+            for (disk, class) in (0..=legs + 1).flat_map(|disk| FAILING.map(|class| (disk, class)))
+            {
                 for skip in 0..3 {
                     let seed = crate::seed_base() + cases.len() as u64;
                     // Without `handle_errors` nothing is promised of a log that failed.
-                    let features = usize::try_from(seed % 3).unwrap().max(usize::from(disk == legs));
+                    let features =
+                        usize::try_from(seed % 3).unwrap().max(usize::from(disk == legs));
                     let (handle_errors, keep_log) = FEATURES[features];
                     let setup = Setup { legs, ..Setup::small() }.features(handle_errors, keep_log);
                     let images = with_spare(&setup, setup.clean_images());
                     let times = if skip % 2 == 0 { u32::MAX } else { 1 };
-                    let fault = Fault { matcher: Matcher::all(class), skip, times, errno: Errno::EIO };
+                    let fault =
+                        Fault { matcher: Matcher::all(class), skip, times, errno: Errno::EIO };
                     let base = Case::new(&setup, &images, &ops, seed);
-                    let (faults, admin_when) = (vec![(disk, fault)], When::Requests(cases.len() / 3 % 4));
+                    let (faults, admin_when) =
+                        (vec![(disk, fault)], When::Requests(cases.len() / 3 % 4));
                     cases.push(Case { admin, admin_when, faults, cap: 4, lives_on: 80, ..base });
                 }
             }
@@ -100,24 +108,40 @@ pub fn failing() -> Vec<Case> {
     cases
 }
 
-/// A leg that has missed a write is taken out while users write again and again to a region that is out of sync: these
-/// writes need no mark, so nothing but the change itself writes the log.
+/// A leg that has missed a write is taken out while users write again and again to a region that is
+/// out of sync: these writes need no mark, so nothing but the change itself writes the log.
 pub fn taken_out() -> Vec<Case> {
     let setup = Setup { legs: 3, ..Setup::small() };
     let mut cases = Vec::new();
-    for (leg, seed) in (0..3).flat_map(|leg| (0..4 * SEEDS).map(move |seed| (leg, crate::seed_base() + seed))) {
+    for (leg, seed) in
+        (0..3).flat_map(|leg| (0..4 * SEEDS).map(move |seed| (leg, crate::seed_base() + seed)))
+    {
         let (handle_errors, keep_log) = FEATURES[2];
         let setup = setup.clone().features(handle_errors, keep_log);
         let ops = [write(0, 0, 2), write(0, 1, 1), write(0, 0, 1), write(0, 0, 2), read(0, 0, 7)];
         let base = Case::new(&setup, &with_spare(&setup, setup.clean_images()), &ops, seed);
-        let fault = Fault { matcher: Matcher::all(Class::Write), skip: 0, times: u32::MAX, errno: Errno::EIO };
-        let (admin, admin_when) = (Admin::Remove(leg), When::Requests(1 + usize::try_from(seed % 3).unwrap()));
-        cases.push(Case { admin, admin_when, faults: vec![(leg, fault)], cap: 4, lives_on: 50, ..base });
+        let fault = Fault {
+            matcher: Matcher::all(Class::Write),
+            skip: 0,
+            times: u32::MAX,
+            errno: Errno::EIO,
+        };
+        let (admin, admin_when) =
+            (Admin::Remove(leg), When::Requests(1 + usize::try_from(seed % 3).unwrap()));
+        cases.push(Case {
+            admin,
+            admin_when,
+            faults: vec![(leg, fault)],
+            cap: 4,
+            lives_on: 50,
+            ..base
+        });
     }
     cases
 }
 
-/// The leg that everything has just been recovered from goes, and a flush or write of the others fails.
+/// The leg that everything has just been recovered from goes, and a flush or write of the others
+/// fails.
 pub fn handed_over() -> Vec<Case> {
     let mut cases = Vec::new();
     for legs in [2, 3] {
@@ -127,11 +151,25 @@ pub fn handed_over() -> Vec<Case> {
             for admin in changes(legs).into_iter().filter(|admin| takes(*admin, right)) {
                 for class in [Class::Flush, Class::Write] {
                     for skip in 0..STEPS {
-                        let fault = Fault { matcher: Matcher::all(class), skip, times: u32::MAX, errno: Errno::EIO };
+                        let fault = Fault {
+                            matcher: Matcher::all(class),
+                            skip,
+                            times: u32::MAX,
+                            errno: Errno::EIO,
+                        };
                         let ops = [write(0, 1, 2), write(0, 3, 3)];
-                        let base = Case::new(&setup, &images, &ops, crate::seed_base() + u64::from(skip));
-                        let faults = (0..legs).filter(|leg| *leg != right).map(|leg| (leg, fault)).collect();
-                        cases.push(Case { admin, admin_when: When::InSync, faults, cap: 4, lives_on: 50, ..base });
+                        let base =
+                            Case::new(&setup, &images, &ops, crate::seed_base() + u64::from(skip));
+                        let faults =
+                            (0..legs).filter(|leg| *leg != right).map(|leg| (leg, fault)).collect();
+                        cases.push(Case {
+                            admin,
+                            admin_when: When::InSync,
+                            faults,
+                            cap: 4,
+                            lives_on: 50,
+                            ..base
+                        });
                     }
                 }
             }
@@ -151,10 +189,13 @@ pub fn all_fail() -> Vec<Case> {
         for legs in [2, 3] {
             let setup = Setup { legs, ..Setup::small() }.features(handle_errors, keep_log);
             for (bits, stale) in [(u64::MAX, 0), (0b1001, 0), (0b0110, 0b01)] {
-                for (ops, class) in workloads.iter().flat_map(|ops| [(ops, Class::Write), (ops, Class::Flush)]) {
+                for (ops, class) in
+                    workloads.iter().flat_map(|ops| [(ops, Class::Write), (ops, Class::Flush)])
+                {
                     for skip in 0..STEPS {
                         let times = if skip % 2 == 0 { 1 } else { u32::MAX };
-                        let fault = Fault { matcher: Matcher::all(class), skip, times, errno: Errno::EIO };
+                        let fault =
+                            Fault { matcher: Matcher::all(class), skip, times, errno: Errno::EIO };
                         let seed = crate::seed_base() + u64::from(skip);
                         let base = Case::new(&setup, &torn(&setup, bits, stale), ops, seed);
                         let faults = (0..legs).map(|leg| (leg, fault)).collect();
@@ -174,7 +215,11 @@ fn legs_change_under_writes() {
 
 #[test]
 fn disks_fail_while_legs_change() {
-    run("mirror::disks_fail_while_legs_change", failing().into_iter().chain(handed_over()).chain(taken_out()), 45_000);
+    run(
+        "mirror::disks_fail_while_legs_change",
+        failing().into_iter().chain(handed_over()).chain(taken_out()),
+        45_000,
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! Mirrors whose log is in memory: what is on record of their legs must do for the server that comes next, after one error
-//! or two, of any disk or of the record itself, while legs are changed, and while the mirror is suspended and resumed.
+//! Mirrors whose log is in memory: what is on record of their legs must do for the server that
+//! comes next, after one error or two, of any disk or of the record itself, while legs are changed,
+//! and while the mirror is suspended and resumed.
 
 use dm_targets::disk::Errno;
 use dm_targets::mirror::table::InitialSync;
@@ -8,8 +9,8 @@ use dm_targets::sim::image::Image;
 use dm_targets::units::Sectors;
 
 use super::super::explore::{Admin, Case, When};
+use super::super::fixture::Setup;
 use super::super::record::RecordFault;
-use super::super::rig::Setup;
 use super::{FEATURES, run, torn};
 use crate::pattern;
 use crate::workload::{Op, discard, flush, read, write, write_fua};
@@ -31,7 +32,8 @@ fn workloads() -> [Vec<Op>; 3] {
     ]
 }
 
-/// Mirrors that begin in sync, and one that is recovered from a leg other than the first; with the leg that is right.
+/// Mirrors that begin in sync, and one that is recovered from a leg other than the first; with the
+/// leg that is right.
 fn mirrors() -> Vec<(Setup, Vec<Image>, Option<usize>)> {
     let mut mirrors = Vec::new();
     for legs in [2, 3] {
@@ -60,11 +62,19 @@ pub fn errors() -> Vec<Case> {
                 for skip in 0..STEPS {
                     let times = if cases.len() % 2 == 0 { 1 } else { u32::MAX };
                     let base = case(&setup, &images, &ops, cases.len());
-                    cases.push(Case { faults: vec![(leg, fault(class, skip, times))], ..base.clone() });
-                    // The other leg follows, with a write that it had already taken part in, or with a flush.
+                    cases.push(Case {
+                        faults: vec![(leg, fault(class, skip, times))],
+                        ..base.clone()
+                    });
+                    // The other leg follows, with a write that it had already taken part in, or
+                    // with a flush.
                     let other = (leg + 1) % setup.legs;
                     if right != Some(leg) {
-                        let later = fault(if skip % 2 == 0 { Class::Write } else { Class::Flush }, skip + 1, 1);
+                        let later = fault(
+                            if skip % 2 == 0 { Class::Write } else { Class::Flush },
+                            skip + 1,
+                            1,
+                        );
                         let faults = vec![(leg, fault(class, skip, 1)), (other, later)];
                         cases.push(Case { faults, ..base });
                     }
@@ -75,17 +85,24 @@ pub fn errors() -> Vec<Case> {
     cases
 }
 
-/// The record of the legs cannot be written, once or any more, beside errors that have to stand in it.
+/// The record of the legs cannot be written, once or any more, beside errors that have to stand in
+/// it.
 pub fn unwritten() -> Vec<Case> {
     let mut cases = Vec::new();
     for (setup, images, _) in mirrors() {
         for ops in workloads() {
-            for (leg, class) in [(0, Class::Write), (1, Class::Write), (1, Class::Flush), (1, Class::Discard)] {
+            for (leg, class) in
+                [(0, Class::Write), (1, Class::Write), (1, Class::Flush), (1, Class::Discard)]
+            {
                 for skip in 1..STEPS {
                     for times in [1, u32::MAX] {
                         let base = case(&setup, &images, &ops, cases.len());
                         let faults = vec![(leg, fault(class, skip - 1, 1))];
-                        cases.push(Case { faults, record_fault: RecordFault { skip, times }, ..base });
+                        cases.push(Case {
+                            faults,
+                            record_fault: RecordFault { skip, times },
+                            ..base
+                        });
                     }
                 }
             }
@@ -94,17 +111,21 @@ pub fn unwritten() -> Vec<Case> {
     cases
 }
 
-/// Legs come and go before everything is in sync, and the mirror is suspended and resumed, or only resumed.
+/// Legs come and go before everything is in sync, and the mirror is suspended and resumed, or only
+/// resumed.
 pub fn administered() -> Vec<Case> {
     let mut cases = Vec::new();
     for (setup, images, right) in mirrors() {
-        let mut verbs = vec![Admin::Resume, Admin::Suspend, Admin::Add, Admin::Replace(0), Admin::Repair(1)];
+        let mut verbs =
+            vec![Admin::Resume, Admin::Suspend, Admin::Add, Admin::Replace(0), Admin::Repair(1)];
         if setup.legs > 2 {
             verbs.extend([Admin::Remove(0), Admin::Remove(2)]);
         }
         let spare = Image::from_fn(Sectors(setup.sectors), |at| pattern::sector(60, at));
         let images = [&images[..], &[spare]].concat();
-        for admin in verbs.into_iter().filter(|admin| right.is_none() || *admin != Admin::Replace(1)) {
+        for admin in
+            verbs.into_iter().filter(|admin| right.is_none() || *admin != Admin::Replace(1))
+        {
             for ops in workloads() {
                 for start in 0..3 {
                     let mut base = case(&setup, &images, &ops, cases.len());
@@ -112,7 +133,12 @@ pub fn administered() -> Vec<Case> {
                         base.record_fault = RecordFault { skip: 1 + start, times: 1 };
                     }
                     let depth = 1 + start as usize;
-                    cases.push(Case { admin, admin_when: When::Requests(start as usize), depth, ..base });
+                    cases.push(Case {
+                        admin,
+                        admin_when: When::Requests(start as usize),
+                        depth,
+                        ..base
+                    });
                 }
             }
         }
@@ -129,7 +155,8 @@ pub fn flushes() -> Vec<Case> {
         let logged = Setup { log: true, initial: InitialSync::FromLog, ..core.clone() };
         for setup in [core, logged] {
             for ops in workloads() {
-                for (leg, skip) in (0..legs).flat_map(|leg| (0..STEPS).map(move |skip| (leg, skip))) {
+                for (leg, skip) in (0..legs).flat_map(|leg| (0..STEPS).map(move |skip| (leg, skip)))
+                {
                     for admin in [Admin::Suspend, Admin::Nothing, Admin::Compare] {
                         let base = case(&setup, &setup.clean_images(), &ops, cases.len());
                         let faults = vec![(leg, fault(Class::Flush, skip, 1))];

@@ -3,10 +3,10 @@
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::{Fault, Matcher};
 use dm_targets::sim::image::Image;
-use dm_targets::sim::world::Temper;
+use dm_targets::sim::world::Schedule;
 
+use crate::mirror::fixture::Setup;
 use crate::mirror::record::RecordFault;
-use crate::mirror::rig::Setup;
 use crate::workload::Op;
 
 /// What an administrator does while the workload runs.
@@ -59,7 +59,7 @@ pub struct Case {
     /// Decides everything that is not decided here.
     pub seed: u64,
     /// How the scheduler chooses.
-    pub temper: Temper,
+    pub schedule: Schedule,
     /// Errors to come, with the disk they are on.
     pub faults: Vec<(usize, Fault)>,
     /// Operations that complete last of all, with the disk they are on.
@@ -86,7 +86,7 @@ impl Case {
             depth: 1 + rng.below(3),
             admin: Admin::Nothing,
             admin_when: When::Requests(0),
-            temper: *rng.pick(&Temper::RANDOM),
+            schedule: *rng.pick(&Schedule::RANDOM),
             seed,
             faults: Vec::new(),
             holds: Vec::new(),

@@ -1,13 +1,14 @@
 //! With which legs a mirror may be opened after a crash, when an administrator was changing them.
 //!
-//! Until the change has been acknowledged a server that takes over knows the old legs only; a script that nobody has
-//! mended names them for ever. The new ones may be named as soon as the log knows the new leg, or that can have been
-//! written. What comes back that was taken out, or never got in, is not up to date, and the log's bits do not speak of it.
+//! Until the change has been acknowledged a server that takes over knows the old legs only; a
+//! script that nobody has mended names them for ever. The new ones may be named as soon as the log
+//! knows the new leg, or that can have been written. What comes back that was taken out, or never
+//! got in, is not up to date, and the log's bits do not speak of it.
 
 use dm_targets::sim::image::Image;
 use dm_targets::units::{Sector, Sectors};
 
-use super::super::rig::Setup;
+use super::super::fixture::Setup;
 use super::{Admin, Case, Run};
 
 /// What the spare disk is known by.
@@ -29,7 +30,8 @@ impl Table {
             *identity = identity_of(case, *disk);
         }
         let log = case.setup.log.then_some(case.setup.legs);
-        let images = self.legs.iter().copied().chain(log).map(|disk| images[disk].clone()).collect();
+        let images =
+            self.legs.iter().copied().chain(log).map(|disk| images[disk].clone()).collect();
         (setup, images)
     }
 }
@@ -53,7 +55,8 @@ impl Run<'_> {
             Admin::Replace(leg) => new[leg] = spare,
             Admin::Add => new.push(spare),
             Admin::Remove(leg) => drop(new.remove(leg)),
-            Admin::Nothing | Admin::Compare | Admin::Repair(_) | Admin::Resume | Admin::Suspend => {}
+            Admin::Nothing | Admin::Compare | Admin::Repair(_) | Admin::Resume | Admin::Suspend => {
+            }
         }
         if !self.admin_started || new == old {
             // A mirror that has been opened has told the log of all its legs.
@@ -62,7 +65,8 @@ impl Run<'_> {
         }
         let mut tables = Vec::new();
         let stayed: Vec<usize> = old.iter().copied().filter(|leg| new.contains(leg)).collect();
-        // When the legs that stayed fail one by one only the new one may be right, and nobody can do without it.
+        // When the legs that stayed fail one by one only the new one may be right, and nobody can
+        // do without it.
         let sound = stayed.iter().any(|leg| self.case.faults.iter().all(|(disk, _)| disk != leg));
         if sound || !self.in_sync_since {
             tables.push(Table { legs: old, told: stayed });

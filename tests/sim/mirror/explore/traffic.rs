@@ -1,10 +1,12 @@
-//! What users and the administrator do while a mirror is explored, and whether what they are told is right.
+//! What users and the administrator do while a mirror is explored, and whether what they are told
+//! is right.
 //!
-//! Requests that overlap one that is in flight wait for it: where users race their own writes, legs may end up
-//! different, as in the kernel.
+//! Requests that overlap one that is in flight wait for it: where users race their own writes, legs
+//! may end up different, as in the kernel.
 //!
-//! Rules asked of the mirror here: without injected errors nothing fails; a read shows what it may; where the legs
-//! compare as in sync they are the same; and with `handle_errors` alone an acknowledged write is on every leg.
+//! Rules asked of the mirror here: without injected errors nothing fails; a read shows what it may;
+//! where the legs compare as in sync they are the same; and with `handle_errors` alone an
+//! acknowledged write is on every leg.
 
 use dm_targets::disk::{Memory, PayloadId};
 use dm_targets::mirror::target::{LegParts, Mirror};
@@ -12,8 +14,8 @@ use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::image::SectorData;
 use dm_targets::units::{Sector, Sectors};
 
+use super::super::fixture::{Slot, disks};
 use super::super::record::RecordFault;
-use super::super::rig::{Slot, disks};
 use super::tables::SPARE_IDENTITY;
 use super::{Admin, Run, When};
 use crate::model::{Moment, Ticket};
@@ -52,7 +54,8 @@ impl Run<'_> {
             Kind::Read => (RequestKind::Read, self.model.submit(false), vec![0x99; len]),
             Kind::Flush => (RequestKind::Flush, self.model.submit(true), Vec::new()),
             Kind::Discard => {
-                let ticket = self.model.submit_write(0, pattern::DISCARD, op.first, op.count, false);
+                let ticket =
+                    self.model.submit_write(0, pattern::DISCARD, op.first, op.count, false);
                 (RequestKind::Discard, ticket, Vec::new())
             }
             Kind::Leave => unreachable!("a mirror has no snapshots"),
@@ -66,8 +69,12 @@ impl Run<'_> {
         let id = self.write_id - 1;
         self.world.trace.note(|| format!("-------- {op:?} starts (write {id} if it is one)"));
         let payload = self.world.host.add_payload(bytes);
-        let request =
-            Request { kind, sector: Sector(op.first), count: Sectors(op.count), memory: Memory::payload(payload) };
+        let request = Request {
+            kind,
+            sector: Sector(op.first),
+            count: Sectors(op.count),
+            memory: Memory::payload(payload),
+        };
         let (result, mirror) = (Slot::default(), self.mirror.clone().unwrap());
         let slot: Slot<Result<(), TargetError>> = result.clone();
         self.world.executor.spawn(async move {
@@ -110,16 +117,27 @@ impl Run<'_> {
                 Admin::Compare => {
                     let mut found = Vec::new();
                     let result = mirror.compare_until(|| false, |range| found.push(range)).await;
-                    let wrong = found.iter().find(|range| range.in_sync && !range.differing.is_empty());
+                    let wrong =
+                        found.iter().find(|range| range.in_sync && !range.differing.is_empty());
                     let result = result.map_err(|error| error.to_string());
-                    result.and_then(|()| wrong.map_or(Ok(()), |range| Err(format!("in sync and different: {range:?}"))))
+                    result.and_then(|()| {
+                        wrong.map_or(Ok(()), |range| {
+                            Err(format!("in sync and different: {range:?}"))
+                        })
+                    })
                 }
-                Admin::Repair(leg) => {
-                    mirror.repair_until(leg, || false).await.map(|_| ()).map_err(|error| error.to_string())
+                Admin::Repair(leg) => mirror
+                    .repair_until(leg, || false)
+                    .await
+                    .map(|_| ())
+                    .map_err(|error| error.to_string()),
+                Admin::Replace(leg) => {
+                    mirror.replace_leg(leg, spare).await.map_err(|error| error.to_string())
                 }
-                Admin::Replace(leg) => mirror.replace_leg(leg, spare).await.map_err(|error| error.to_string()),
                 Admin::Add => mirror.add_leg(spare).await.map_err(|error| error.to_string()),
-                Admin::Remove(leg) => mirror.remove_leg(leg).await.map_err(|error| error.to_string()),
+                Admin::Remove(leg) => {
+                    mirror.remove_leg(leg).await.map_err(|error| error.to_string())
+                }
                 Admin::Resume => {
                     mirror.resume().await;
                     Ok(())
@@ -137,10 +155,14 @@ impl Run<'_> {
     /// Takes the results of requests that have ended.
     pub(super) fn collect(&mut self) -> Result<(), String> {
         match &*self.admin.borrow() {
-            Some(Err(error)) if self.faultless() => return Err(format!("{:?}: {error}", self.case.admin)),
+            Some(Err(error)) if self.faultless() => {
+                return Err(format!("{:?}: {error}", self.case.admin));
+            }
             Some(Ok(())) => {
-                self.in_sync_since |=
-                    self.mirror.as_ref().is_some_and(|it| it.status().in_sync_regions == it.regions());
+                self.in_sync_since |= self
+                    .mirror
+                    .as_ref()
+                    .is_some_and(|it| it.status().in_sync_regions == it.regions());
             }
             _ => {}
         }
@@ -173,10 +195,14 @@ impl Run<'_> {
         self.case.faults.is_empty() && self.case.record_fault == RecordFault::default()
     }
 
-    /// With `handle_errors` alone, what was acknowledged is on all legs, if all were known to be in sync at first.
+    /// With `handle_errors` alone, what was acknowledged is on all legs, if all were known to be in
+    /// sync at first.
     fn check_hold(&self, op: Op, id: u32) -> Result<(), String> {
         let setup = &self.case.setup;
-        let holds = setup.handle_errors && !setup.keep_log && self.suspends == 0 && self.case.admin == Admin::Nothing;
+        let holds = setup.handle_errors
+            && !setup.keep_log
+            && self.suspends == 0
+            && self.case.admin == Admin::Nothing;
         let log_works = self.case.faults.iter().all(|(disk, _)| *disk < setup.legs);
         if !holds || !self.began_in_sync || !log_works || !matches!(op.kind, Kind::Write(_)) {
             return Ok(());
@@ -185,7 +211,9 @@ impl Run<'_> {
             let image = self.world.disks()[leg].visible();
             for at in op.first..op.first + op.count {
                 if image.sectors[usize::try_from(at).unwrap()] != pattern::sector(id, at) {
-                    return Err(format!("{op:?} was acknowledged, but sector {at} of leg {leg} missed it"));
+                    return Err(format!(
+                        "{op:?} was acknowledged, but sector {at} of leg {leg} missed it"
+                    ));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use dm_targets::disk::Host;
 use dm_targets::sim::image::Image;
 use dm_targets::sim::losses::SimLosses;
-use dm_targets::sim::world::Temper;
+use dm_targets::sim::world::Schedule;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sectors};
 
@@ -14,18 +14,25 @@ use super::{Rig, Slot, calm};
 /// A monitor that has grown a COW must not be told that it is as full as before.
 #[test]
 fn a_cow_that_has_grown_is_seen_by_the_next_status() {
-    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     let cow = rig.add(2, 8, OnFull::Overflow, calm());
     rig.run(0, 100, 0, 4).unwrap();
-    assert_eq!((rig.snaps[0].usage().allocated, rig.snaps[0].usage().total), (Sectors(8), Sectors(8)));
+    assert_eq!(
+        (rig.snaps[0].usage().allocated, rig.snaps[0].usage().total),
+        (Sectors(8), Sectors(8))
+    );
     cow.grow(Sectors(24));
-    assert_eq!((rig.snaps[0].usage().allocated, rig.snaps[0].usage().total), (Sectors(8), Sectors(24)));
+    assert_eq!(
+        (rig.snaps[0].usage().allocated, rig.snaps[0].usage().total),
+        (Sectors(8), Sectors(24))
+    );
     rig.close();
 }
 
-/// Opens a snapshot of so many sectors of an origin of 16, and gives what is said and whether the COW is as it was.
+/// Opens a snapshot of so many sectors of an origin of 16, and gives what is said and whether the
+/// COW is as it was.
 fn opened_with(len: u64) -> (Result<u64, String>, bool) {
-    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     let cow = rig.world.add_disk("cow", calm(), Image::zeroes(Sectors(60)));
     let opened: Slot<Result<u64, String>> = Rc::default();
     let (slot, executor, disk) = (opened.clone(), rig.world.executor.clone(), cow.disk());
@@ -45,7 +52,11 @@ fn opened_with(len: u64) -> (Result<u64, String>, bool) {
             lost: false,
             losses: Rc::new(SimLosses::of("cow", None)),
             len: Some(Sectors(len)),
-            options: Options { on_full: OnFull::Overflow, discard_zeroes_cow: false, discard_passdown_origin: false },
+            options: Options {
+                on_full: OnFull::Overflow,
+                discard_zeroes_cow: false,
+                discard_passdown_origin: false,
+            },
             notes: None,
             listener: Rc::new(|_| {}),
         };
@@ -57,12 +68,16 @@ fn opened_with(len: u64) -> (Result<u64, String>, bool) {
     (said, cow.visible() == Image::zeroes(Sectors(60)))
 }
 
-/// What is written behind the origin's end has a record that no store may have: the next server would refuse it.
+/// What is written behind the origin's end has a record that no store may have: the next server
+/// would refuse it.
 #[test]
 fn a_snapshot_is_no_longer_than_its_origin() {
     assert_eq!(opened_with(16), (Ok(16), true));
     assert_eq!(opened_with(9), (Ok(9), true));
     let (said, untouched) = opened_with(17);
     let said = said.unwrap_err();
-    assert!(untouched && said.contains("origin") && said.contains("16") && said.contains("17"), "{said}");
+    assert!(
+        untouched && said.contains("origin") && said.contains("16") && said.contains("17"),
+        "{said}"
+    );
 }

@@ -1,10 +1,11 @@
 //! Whether a disk that lost its power still holds what was promised.
 //!
-//! The rules, for an origin and its snapshots on one disk: every sector of the origin holds what was flushed last or
-//! something sent later. A COW whose device was never acknowledged has no header, or an empty store. Otherwise its header
-//! is right and its records are those of a store without holes; what the snapshot shows through them is, sector by
-//! sector, what was flushed last or something sent to the snapshot later: never anything that only the origin was told.
-//! Where a COW could run full the header may say invalid instead.
+//! The rules, for an origin and its snapshots on one disk: every sector of the origin holds what
+//! was flushed last or something sent later. A COW whose device was never acknowledged has no
+//! header, or an empty store. Otherwise its header is right and its records are those of a store
+//! without holes; what the snapshot shows through them is, sector by sector, what was flushed last
+//! or something sent to the snapshot later: never anything that only the origin was told. Where a
+//! COW could run full the header may say invalid instead.
 
 use crate::disk::us;
 use crate::store;
@@ -25,7 +26,8 @@ pub struct Snapshot {
     pub may_end: bool,
 }
 
-/// An origin at the start of a disk, and the COWs of its snapshots behind it. Devices are numbered in this order.
+/// An origin at the start of a disk, and the COWs of its snapshots behind it. Devices are numbered
+/// in this order.
 pub struct Layout {
     pub origin: History,
     pub snapshots: Vec<Snapshot>,
@@ -62,22 +64,29 @@ impl Layout {
         self.origin.view().sectors()
     }
 
-    /// Whether a sector's content was certainly sent to it by then. A chunk that was copied bears the stamp of an older
-    /// write, so in a COW only the snapshot's own writes tell.
+    /// Whether a sector's content was certainly sent to it by then. A chunk that was copied bears
+    /// the stamp of an older write, so in a COW only the snapshot's own writes tell.
     pub fn sent_before(&self, sector: u64, seen: Seen, promises: &[Promise]) -> bool {
         if sector < self.origin_sectors() {
-            return seen.sector == sector && self.origin.sent_before(sector, seen.cell, promises[0].acknowledged);
+            return seen.sector == sector
+                && self.origin.sent_before(sector, seen.cell, promises[0].acknowledged);
         }
         let of = |s: &Snapshot| (s.start..s.start + s.sectors).contains(&sector);
         let found = self.snapshots.iter().zip(&promises[1..]).find(|(snapshot, _)| of(snapshot));
         let own = |cell: u64| cell.to_be_bytes()[0] == b's';
         found.is_some_and(|(snapshot, promise)| {
-            own(seen.cell) && snapshot.history.sent_before(seen.sector, seen.cell, promise.acknowledged)
+            own(seen.cell)
+                && snapshot.history.sent_before(seen.sector, seen.cell, promise.acknowledged)
         })
     }
 
     /// Judges a state.
-    pub fn judge(&self, contents: &Contents, image: &Image, promises: &[Promise]) -> Result<(), String> {
+    pub fn judge(
+        &self,
+        contents: &Contents,
+        image: &Image,
+        promises: &[Promise],
+    ) -> Result<(), String> {
         let origin = image[..us(self.origin_sectors())].iter().map(|atom| contents.seen(*atom));
         if let Some((sector, seen)) = self.origin.first_wrong(promises[0], origin) {
             return Err(wrong("origin", &self.origin, sector, promises[0], seen));
@@ -85,20 +94,34 @@ impl Layout {
         for (n, (snapshot, promise)) in self.snapshots.iter().zip(&promises[1..]).enumerate() {
             let of = |why: String| format!("snapshot {n}: {why}");
             match header(contents, image, snapshot).map_err(of)? {
-                Header::Absent if promise.created => return Err(of("it was acknowledged and has no header".into())),
+                Header::Absent if promise.created => {
+                    return Err(of("it was acknowledged and has no header".into()));
+                }
                 Header::Absent => {}
-                Header::Invalid if !snapshot.may_end => return Err(of("it says that it is invalid".into())),
+                Header::Invalid if !snapshot.may_end => {
+                    return Err(of("it says that it is invalid".into()));
+                }
                 Header::Invalid => {}
-                Header::Valid => self.judge_view(contents, image, snapshot, *promise).map_err(of)?,
+                Header::Valid => {
+                    self.judge_view(contents, image, snapshot, *promise).map_err(of)?
+                }
             }
         }
         Ok(())
     }
 
-    fn judge_view(&self, contents: &Contents, image: &Image, of: &Snapshot, promise: Promise) -> Result<(), String> {
+    fn judge_view(
+        &self,
+        contents: &Contents,
+        image: &Image,
+        of: &Snapshot,
+        promise: Promise,
+    ) -> Result<(), String> {
         let view = view(contents, image, of, self.origin_sectors())?;
         let found = of.history.first_wrong(promise, view.into_iter());
-        found.map_or(Ok(()), |(sector, seen)| Err(wrong("its view", &of.history, sector, promise, seen)))
+        found.map_or(Ok(()), |(sector, seen)| {
+            Err(wrong("its view", &of.history, sector, promise, seen))
+        })
     }
 }
 
@@ -129,14 +152,17 @@ pub fn header(contents: &Contents, image: &Image, of: &Snapshot) -> Result<Heade
     }
     let chunk = u32::try_from(of.chunk).expect("small");
     for (valid, header) in [(0, Header::Invalid), (1, Header::Valid)] {
-        if bytes[..16] == store::header(store::MAGIC, valid, 1, chunk) && store::is_identity(&bytes[16..]) {
+        if bytes[..16] == store::header(store::MAGIC, valid, 1, chunk)
+            && store::is_identity(&bytes[16..])
+        {
             return Ok(header);
         }
     }
     Err(format!("its header begins with {:02x?}", &bytes[..16]))
 }
 
-/// The records of a store: in the order of allocation, ended by zeroes, with an area behind every full one.
+/// The records of a store: in the order of allocation, ended by zeroes, with an area behind every
+/// full one.
 pub fn records(contents: &Contents, image: &Image, of: &Snapshot) -> Result<Vec<u64>, String> {
     let (mut old_chunks, chunk) = (Vec::new(), of.chunk);
     for area in 0.. {
@@ -147,14 +173,19 @@ pub fn records(contents: &Contents, image: &Image, of: &Snapshot) -> Result<Vec<
         let mut ended = false;
         for sector in start..start + chunk {
             for bytes in contents.bytes(image[us(of.start + sector)]).chunks_exact(16) {
-                let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
+                let word =
+                    |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
                 let (old, new, index) = (word(0), word(8), old_chunks.len() as u64);
                 if ended && (old, new) != (0, 0) {
-                    return Err(format!("area {area}: {old} -> {new} stands behind the terminator"));
+                    return Err(format!(
+                        "area {area}: {old} -> {new} stands behind the terminator"
+                    ));
                 }
                 ended |= new == 0;
                 if !ended && new != store::data_chunk(chunk, index) {
-                    return Err(format!("record {index} is {old} -> {new}, which was not its turn"));
+                    return Err(format!(
+                        "record {index} is {old} -> {new}, which was not its turn"
+                    ));
                 }
                 if !ended {
                     old_chunks.push(old);
@@ -169,8 +200,14 @@ pub fn records(contents: &Contents, image: &Image, of: &Snapshot) -> Result<Vec<
 }
 
 /// What a snapshot shows.
-pub fn view(contents: &Contents, image: &Image, of: &Snapshot, sectors: u64) -> Result<Vec<Seen>, String> {
-    let mut view: Vec<Seen> = image[..us(sectors)].iter().map(|atom| contents.seen(*atom)).collect();
+pub fn view(
+    contents: &Contents,
+    image: &Image,
+    of: &Snapshot,
+    sectors: u64,
+) -> Result<Vec<Seen>, String> {
+    let mut view: Vec<Seen> =
+        image[..us(sectors)].iter().map(|atom| contents.seen(*atom)).collect();
     let mut copied = vec![false; us(sectors.div_ceil(of.chunk))];
     for (index, old) in (0..).zip(records(contents, image, of)?) {
         match copied.get_mut(us(old)) {

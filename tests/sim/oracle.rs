@@ -1,4 +1,5 @@
-//! Judges images that survived a crash: with the kernel's rules, with the code under test, and with the model.
+//! Judges images that survived a crash: with the kernel's rules, with the code under test, and with
+//! the model.
 
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::snapshot::target::OnFull;
@@ -20,16 +21,27 @@ fn tell(number: usize) -> impl FnOnce(String) -> String {
     move |fault| format!("snap{}: {fault}", number + 1)
 }
 
-/// Judges what survived: the store's structure, what everything shows, and that opening it twice makes no difference. The
-/// kernel must show the same; what a server has noted it finds only when the next server has recorded it.
-pub fn judge(setup: &Setup, model: &Model, left: &Left, moment: Moment, expect: Expect) -> Result<Vec<Image>, String> {
+/// Judges what survived: the store's structure, what everything shows, and that opening it twice
+/// makes no difference. The kernel must show the same; what a server has noted it finds only when
+/// the next server has recorded it.
+pub fn judge(
+    setup: &Setup,
+    model: &Model,
+    left: &Left,
+    moment: Moment,
+    expect: Expect,
+) -> Result<Vec<Image>, String> {
     let mut views = Vec::new();
     for (number, snap) in model.snaps.iter().enumerate() {
-        let loaded = kernel::load(&left.images[number + 1], setup.origin_sectors).map_err(tell(number))?;
+        let loaded =
+            kernel::load(&left.images[number + 1], setup.origin_sectors).map_err(tell(number))?;
         if left.is_lost(number) {
             // What the COW shows means nothing, to whoever knows.
             if !snap.may_be_invalid() {
-                return Err(format!("snap{}: is recorded as lost and nothing has gone wrong", number + 1));
+                return Err(format!(
+                    "snap{}: is recorded as lost and nothing has gone wrong",
+                    number + 1
+                ));
             }
             views.push(None);
             continue;
@@ -38,8 +50,11 @@ pub fn judge(setup: &Setup, model: &Model, left: &Left, moment: Moment, expect: 
         views.push(kernel::view(&loaded, &left.images[number + 1], &left.images[0]));
     }
     let recovered = recover(setup, left)?;
-    for (number, view) in views.iter_mut().enumerate().filter(|(number, _)| left.is_noted() && !left.is_lost(*number)) {
-        let loaded = kernel::load(&recovered.images[number + 1], setup.origin_sectors).map_err(tell(number))?;
+    for (number, view) in
+        views.iter_mut().enumerate().filter(|(number, _)| left.is_noted() && !left.is_lost(*number))
+    {
+        let loaded = kernel::load(&recovered.images[number + 1], setup.origin_sectors)
+            .map_err(tell(number))?;
         *view = kernel::view(&loaded, &recovered.images[number + 1], &recovered.images[0]);
     }
     model.origin.judge(0, &recovered.origin, moment).map_err(|fault| format!("origin: {fault}"))?;
@@ -67,11 +82,16 @@ pub fn judge(setup: &Setup, model: &Model, left: &Left, moment: Moment, expect: 
 fn check_store(loaded: &Loaded, snap: &Snap, expect: Expect) -> Result<(), String> {
     match loaded {
         Loaded::Empty if expect.open => Err("there is no store any more".into()),
-        Loaded::Invalid if !snap.may_be_invalid() => Err("is invalid and nothing has gone wrong".into()),
-        Loaded::Empty | Loaded::Valid(_) if snap.dead => Err("was durably invalid (I9) and is valid again".into()),
-        Loaded::Valid(store) if expect.open && store.stale_tail => {
-            Err("stale bytes stand behind the terminator, where the kernel would take them for records".into())
+        Loaded::Invalid if !snap.may_be_invalid() => {
+            Err("is invalid and nothing has gone wrong".into())
         }
+        Loaded::Empty | Loaded::Valid(_) if snap.dead => {
+            Err("was durably invalid (I9) and is valid again".into())
+        }
+        Loaded::Valid(store) if expect.open && store.stale_tail => Err(
+            "stale bytes stand behind the terminator, where the kernel would take them for records"
+                .into(),
+        ),
         Loaded::Valid(store) if expect.dense && !store.is_dense() => {
             Err(format!("I3: records leave holes: {:?}", store.records))
         }
@@ -79,8 +99,8 @@ fn check_store(loaded: &Loaded, snap: &Snap, expect: Expect) -> Result<(), Strin
     }
 }
 
-/// The model of a family that starts from what was left: what that shows by the kernel's rules is what must stay. Until the
-/// notes are recorded, a loss of power takes them.
+/// The model of a family that starts from what was left: what that shows by the kernel's rules is
+/// what must stay. Until the notes are recorded, a loss of power takes them.
 pub fn model_of(setup: &Setup, left: &Left) -> Result<Model, String> {
     let images = &left.images;
     let mut snaps = Vec::new();
@@ -93,7 +113,8 @@ pub fn model_of(setup: &Setup, left: &Left) -> Result<Model, String> {
             let noted: Vec<_> = noted.filter(|record| !store.records.contains(record)).collect();
             store.records.extend(noted);
         }
-        let view: Option<Vec<SectorData>> = kernel::view(&loaded, cow, &images[0]).filter(|_| !left.is_lost(number));
+        let view: Option<Vec<SectorData>> =
+            kernel::view(&loaded, cow, &images[0]).filter(|_| !left.is_lost(number));
         let (chunk, records) = match &loaded {
             Loaded::Valid(store) => (store.chunk, &store.records[..]),
             _ => (snap.chunk, &[][..]),

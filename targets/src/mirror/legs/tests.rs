@@ -30,14 +30,19 @@ fn letters_show_the_worst_that_happened() {
     assert_eq!(legs.totals(1), ErrorCounts { reads: 2, writes: 2, flushes: 1, syncs: 2 });
     legs.miss(LegSet::one(1));
     assert!(legs.all_in_sync() && !legs.all_in_sync());
-    assert_eq!((legs.health(1), legs.totals(1).syncs), (Alive, 2), "letters are forgotten, totals are not");
+    assert_eq!(
+        (legs.health(1), legs.totals(1).syncs),
+        (Alive, 2),
+        "letters are forgotten, totals are not"
+    );
 }
 
 #[test]
 fn the_first_error_of_each_kind_is_news() {
     let mut legs = legs(2, true, false);
-    let news: Vec<bool> =
-        [Failure::Read, Failure::Read, Failure::Write, Failure::Read].map(|failure| legs.fail(0, failure)).into();
+    let news: Vec<bool> = [Failure::Read, Failure::Read, Failure::Write, Failure::Read]
+        .map(|failure| legs.fail(0, failure))
+        .into();
     assert_eq!(news, [true, false, true, false]);
 }
 
@@ -59,7 +64,8 @@ fn verdicts_follow_the_table() {
                     } else if kept {
                         Verdict::Succeed
                     } else {
-                        // Where the kernel would acknowledge what only a leg has that nobody will read.
+                        // Where the kernel would acknowledge what only a leg has that nobody will
+                        // read.
                         Verdict::Fail
                     };
                     assert_eq!(legs.verdict(log_failed, kept), expected);
@@ -75,7 +81,10 @@ fn a_leg_that_missed_something_is_neither_source_nor_default_nor_read() {
     let mut legs = legs(3, false, false);
     legs.fail(0, Failure::Write);
     assert!(legs.miss(LegSet::one(0)));
-    assert_eq!((legs.default_leg(), legs.sources(), legs.stale()), (1, LegSet(0b110), LegSet(0b001)));
+    assert_eq!(
+        (legs.default_leg(), legs.sources(), legs.stale()),
+        (1, LegSet(0b110), LegSet(0b001))
+    );
     for _ in 0..10 {
         assert!(legs.pick(Sector(0), LegSet::default()).is_some_and(|leg| leg != 0));
     }
@@ -110,7 +119,10 @@ fn read_errors_move_the_default_leg_but_leave_it_a_source() {
         assert_eq!((legs.default_leg(), legs.sources()), (1, LegSet(0b11)));
         legs.fail(1, Failure::Read);
         assert_eq!(legs.default_leg(), 1);
-        assert!(legs.pick(Sector(0), LegSet::default()).is_some(), "each may still have what the other has not");
+        assert!(
+            legs.pick(Sector(0), LegSet::default()).is_some(),
+            "each may still have what the other has not"
+        );
         let first = legs.pick(Sector(0), LegSet::default()).unwrap();
         assert_eq!(legs.pick(Sector(0), LegSet::one(first)), Some(1 - first));
     }
@@ -147,9 +159,17 @@ fn the_log_never_names_only_legs_that_were_not_flushed() {
     let mut legs = Legs::new(3, false, false, LegSet(0b011), None);
     assert_eq!(legs.to_remember(), Some(LegSet(0b011)));
     legs.all_in_sync();
-    assert_eq!((legs.stale(), legs.to_remember()), (LegSet(0), Some(LegSet(0b011))), "not flushed yet");
+    assert_eq!(
+        (legs.stale(), legs.to_remember()),
+        (LegSet(0), Some(LegSet(0b011))),
+        "not flushed yet"
+    );
     legs.miss(LegSet::one(2));
-    assert_eq!((legs.sources(), legs.to_remember()), (LegSet(0b011), None), "they must be flushed first");
+    assert_eq!(
+        (legs.sources(), legs.to_remember()),
+        (LegSet(0b011), None),
+        "they must be flushed first"
+    );
     legs.mark_flushed(LegSet(0b010));
     assert_eq!(legs.to_remember(), Some(LegSet(0b101)));
     legs.mark_flushed(LegSet(0b101));
@@ -163,13 +183,25 @@ fn the_log_never_names_only_legs_that_were_not_flushed() {
 fn legs_come_and_go() {
     let mut three = legs(3, true, false);
     assert!(three.renew(0));
-    assert_eq!((three.default_leg(), three.sources(), three.stale()), (1, LegSet(0b110), LegSet(0b001)));
+    assert_eq!(
+        (three.default_leg(), three.sources(), three.stale()),
+        (1, LegSet(0b110), LegSet(0b001))
+    );
     assert!(three.renew(3), "a fourth");
-    assert_eq!((three.count(), three.sources(), three.stale()), (4, LegSet(0b0110), LegSet(0b1001)));
+    assert_eq!(
+        (three.count(), three.sources(), three.stale()),
+        (4, LegSet(0b0110), LegSet(0b1001))
+    );
     assert!(three.remove(0));
-    assert_eq!((three.default_leg(), three.sources(), three.stale()), (0, LegSet(0b011), LegSet(0b100)));
+    assert_eq!(
+        (three.default_leg(), three.sources(), three.stale()),
+        (0, LegSet(0b011), LegSet(0b100))
+    );
     assert!(three.remove(0));
-    assert_eq!((three.default_leg(), three.sources(), three.stale()), (0, LegSet(0b01), LegSet(0b10)));
+    assert_eq!(
+        (three.default_leg(), three.sources(), three.stale()),
+        (0, LegSet(0b01), LegSet(0b10))
+    );
     assert!(!three.remove(0) && !three.renew(0), "the only right one stays");
 }
 

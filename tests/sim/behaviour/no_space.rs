@@ -1,7 +1,8 @@
-//! A COW that finds no space before its end: a sparse file on a full file system, a thin device with a full pool.
+//! A COW that finds no space before its end: a sparse file on a full file system, a thin device
+//! with a full pool.
 
 use dm_targets::sim::disk::{Class, SimDisk};
-use dm_targets::sim::world::Temper;
+use dm_targets::sim::world::Schedule;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::target::OnFull;
 
@@ -22,20 +23,27 @@ fn stays_readable(rig: &mut Rig, cow: &SimDisk, written: u64) -> Result<(), Stri
         return Err(format!("the snapshot is {health:?}"));
     }
     let events = rig.events.borrow().clone();
-    assert_eq!(events.iter().filter(|event| event.contains("COW is full")).count(), 1, "{events:?}");
+    assert_eq!(
+        events.iter().filter(|event| event.contains("COW is full")).count(),
+        1,
+        "{events:?}"
+    );
     let shown = rig.run(1, 0, 0, 64).unwrap();
     for at in 0..64 {
         let wanted = if at < written { pattern::sector(100, at) } else { origin_at(at) };
         assert_eq!(shown[usize::try_from(at).unwrap()], wanted, "sector {at}");
     }
-    let mut later = Rig::new(64, calm(), 0, Temper::InOrder);
-    assert_eq!(later.open_image(1, cow.visible(), OnFull::Overflow, calm()).health(), Health::Valid);
+    let mut later = Rig::new(64, calm(), 0, Schedule::InOrder);
+    assert_eq!(
+        later.open_image(1, cow.visible(), OnFull::Overflow, calm()).health(),
+        Health::Valid
+    );
     Ok(())
 }
 
 /// A write of the snapshot finds no space for its data. An error says what became of the snapshot.
 pub fn data_of_a_snapshot_write(errno: i32) -> Result<(), String> {
-    let mut rig = Rig::new(64, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(64, calm(), 0, Schedule::InOrder);
     let cow = rig.add(1, 120, OnFull::Overflow, calm());
     rig.run(1, 100, 0, 4).unwrap();
     // Its third chunk finds none: none of it is kept.
@@ -54,7 +62,7 @@ fn a_snapshot_write_without_space_for_its_data_leaves_an_overflowed_snapshot() {
 /// The same where the rest of a chunk is copied beside the write.
 #[test]
 fn the_rest_of_a_chunk_finds_no_space() {
-    let mut rig = Rig::new(64, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(64, calm(), 0, Schedule::InOrder);
     let cow = rig.add(4, 120, OnFull::Overflow, calm());
     error_at(&cow, Class::Write, 10, 28);
     assert_eq!(rig.errno(1, 101, 0, 1), 5);
@@ -66,7 +74,7 @@ fn the_rest_of_a_chunk_finds_no_space() {
 #[test]
 fn the_next_area_finds_no_space() {
     for (count, by_origin) in [(1, false), (3, false), (1, true), (40, false)] {
-        let mut rig = Rig::new(64, calm(), 0, Temper::InOrder);
+        let mut rig = Rig::new(64, calm(), 0, Schedule::InOrder);
         let cow = rig.add(1, 120, OnFull::Overflow, calm());
         rig.run(1, 100, 0, 31).unwrap();
         error_at(&cow, Class::Write, 34, 28);
@@ -85,7 +93,7 @@ fn the_next_area_finds_no_space() {
 #[test]
 fn an_origin_write_without_space_leaves_an_invalid_snapshot_that_says_why() {
     for errno in NO_SPACE {
-        let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+        let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
         let cow = rig.add(2, 40, OnFull::Overflow, calm());
         error_at(&cow, Class::Write, 4, errno);
         rig.run(0, 100, 0, 1).unwrap();
@@ -97,7 +105,7 @@ fn an_origin_write_without_space_leaves_an_invalid_snapshot_that_says_why() {
 
 #[test]
 fn with_the_other_policy_full_is_invalid() {
-    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     let cow = rig.add(2, 40, OnFull::Invalidate, calm());
     error_at(&cow, Class::Write, 4, 28);
     rig.errno(1, 100, 0, 1);

@@ -12,7 +12,7 @@ use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Temper, World};
+use dm_targets::sim::world::{Schedule, World};
 use dm_targets::units::{Sector, Sectors};
 
 use super::record::{Record, RecordFault};
@@ -93,7 +93,10 @@ impl Setup {
     /// Legs that are all the same, and a log that says so.
     pub fn clean_images(&self) -> Vec<Image> {
         let mut images =
-            vec![Image::from_fn(Sectors(self.sectors), |at| pattern::sector(pattern::ORIGIN, at)); self.legs];
+            vec![
+                Image::from_fn(Sectors(self.sectors), |at| pattern::sector(pattern::ORIGIN, at));
+                self.legs
+            ];
         if self.log {
             images.push(self.log_image(u64::MAX));
         }
@@ -118,7 +121,7 @@ impl Setup {
 }
 
 /// The running mirror.
-pub struct Rig {
+pub struct Fixture {
     /// The machine.
     pub world: World,
     /// The mirror.
@@ -130,30 +133,34 @@ pub struct Rig {
     copy: copy::Client,
 }
 
-impl Rig {
+impl Fixture {
     /// Opens a mirror on images; nothing else happens until the next step.
-    pub fn new(setup: &Setup, images: &[Image]) -> Rig {
-        Rig::new_or(setup, images).unwrap()
+    pub fn new(setup: &Setup, images: &[Image]) -> Fixture {
+        Fixture::new_or(setup, images).unwrap()
     }
 
     /// The same for one that may be refused.
-    pub fn new_or(setup: &Setup, images: &[Image]) -> Result<Rig, OpenError> {
-        Rig::open(world(setup, images, 0, Temper::InOrder, Trace::default()), setup)
+    pub fn new_or(setup: &Setup, images: &[Image]) -> Result<Fixture, OpenError> {
+        Fixture::open(world(setup, images, 0, Schedule::InOrder, Trace::default()), setup)
     }
 
     /// Opens a mirror in a world whose disks are its legs and its log.
-    pub fn open(world: World, setup: &Setup) -> Result<Rig, OpenError> {
+    pub fn open(world: World, setup: &Setup) -> Result<Fixture, OpenError> {
         let host: Rc<dyn Host> = world.host.clone();
         let copy = copy::Client::new(&world.executor, &host, None).unwrap();
         let events: Rc<RefCell<Vec<String>>> = Rc::default();
         let opened: Slot<Result<Rc<Mirror>, OpenError>> = Rc::default();
-        let (slot, told, executor, of_mirror) = (opened.clone(), events.clone(), world.executor.clone(), copy.clone());
+        let (slot, told, executor, of_mirror) =
+            (opened.clone(), events.clone(), world.executor.clone(), copy.clone());
         let (setup, disks) = (setup.clone(), disks(&world));
         let record = Record::holding(None, RecordFault::default());
         let recorder = record.recorder();
         world.executor.spawn(async move {
-            let listener = Rc::new(move |event: dm_targets::mirror::Event| told.borrow_mut().push(event.to_string()));
-            let config = MirrorConfig { listener, recorder, ..parts(&setup, &host, &of_mirror, disks) };
+            let listener = Rc::new(move |event: dm_targets::mirror::Event| {
+                told.borrow_mut().push(event.to_string())
+            });
+            let config =
+                MirrorConfig { listener, recorder, ..parts(&setup, &host, &of_mirror, disks) };
             let mirror = Mirror::open(config).await;
             if let Ok(mirror) = &mirror {
                 mirror.activate(&executor).await.unwrap();
@@ -167,7 +174,7 @@ impl Rig {
             world.step(false);
         }
         let mirror = opened.borrow_mut().take().expect("opening does not end")?;
-        Ok(Rig { world, mirror, events, record, copy })
+        Ok(Fixture { world, mirror, events, record, copy })
     }
 
     /// A leg's disk.
@@ -199,19 +206,30 @@ impl Rig {
             _ => vec![0x99; usize::try_from(count * 512).unwrap()],
         };
         let payload = self.world.host.add_payload(bytes);
-        let request = Request { kind, sector: Sector(first), count: Sectors(count), memory: Memory::payload(payload) };
+        let request = Request {
+            kind,
+            sector: Sector(first),
+            count: Sectors(count),
+            memory: Memory::payload(payload),
+        };
         let (mirror, host, done) = (self.mirror.clone(), self.world.host.clone(), Slot::default());
         let slot = done.clone();
         self.world.executor.spawn(async move {
             let result = mirror.handle(&request).await;
             let bytes = host.take_payload(payload);
-            *slot.borrow_mut() = Some(result.map(|()| bytes.chunks(512).map(SectorData::new).collect()));
+            *slot.borrow_mut() =
+                Some(result.map(|()| bytes.chunks(512).map(SectorData::new).collect()));
         });
         done
     }
 
     /// Starts a write.
-    pub fn start_write(&self, id: u32, first: u64, count: u64) -> Slot<Result<Vec<SectorData>, TargetError>> {
+    pub fn start_write(
+        &self,
+        id: u32,
+        first: u64,
+        count: u64,
+    ) -> Slot<Result<Vec<SectorData>, TargetError>> {
         self.start(RequestKind::Write { fua: false }, id, first, count)
     }
 
@@ -247,12 +265,18 @@ impl Rig {
     }
 
     /// Runs something of the mirror's own to its end.
-    pub fn run<T: 'static, F: Future<Output = T> + 'static>(&self, task: impl FnOnce(Rc<Mirror>) -> F) -> T {
+    pub fn run<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        task: impl FnOnce(Rc<Mirror>) -> F,
+    ) -> T {
         self.wait(&self.spawn(task))
     }
 
     /// Starts something of the mirror's own.
-    pub fn spawn<T: 'static, F: Future<Output = T> + 'static>(&self, task: impl FnOnce(Rc<Mirror>) -> F) -> Slot<T> {
+    pub fn spawn<T: 'static, F: Future<Output = T> + 'static>(
+        &self,
+        task: impl FnOnce(Rc<Mirror>) -> F,
+    ) -> Slot<T> {
         let (task, slot) = (task(self.mirror.clone()), Slot::default());
         let done = slot.clone();
         self.world.executor.spawn(async move { *done.borrow_mut() = Some(task.await) });
@@ -324,8 +348,14 @@ pub fn disks(world: &World) -> Vec<dm_targets::disk::Disk> {
 }
 
 /// A world whose disks hold these images.
-pub fn world(setup: &Setup, images: &[Image], seed: u64, temper: Temper, trace: Trace) -> World {
-    let mut world = World::new(seed, temper, trace);
+pub fn world(
+    setup: &Setup,
+    images: &[Image],
+    seed: u64,
+    schedule: Schedule,
+    trace: Trace,
+) -> World {
+    let mut world = World::new(seed, schedule, trace);
     for (number, image) in images.iter().enumerate() {
         let name = if number == setup.legs { "log".into() } else { format!("leg{number}") };
         world.add_disk(&name, setup.disk, image.clone());

@@ -1,4 +1,5 @@
-//! Workloads that go where mistakes are: the ends of areas and COWs, creation, invalidation, what earlier stores left.
+//! Workloads that go where mistakes are: the ends of areas and COWs, creation, invalidation, what
+//! earlier stores left.
 
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::{Image, SectorData};
@@ -7,14 +8,15 @@ use dm_targets::snapshot::journal::Noted;
 use dm_targets::snapshot::target::OnFull;
 use dm_targets::units::{Chunk, CowChunk, Sector, Sectors};
 
+use crate::counts::Counts;
 use crate::explore::Case;
 use crate::kernel;
 use crate::losses;
 use crate::stack::{Left, Setup, prepare, recover};
-use crate::tally::Tally;
 use crate::workload::{Op, discard, flush, read, write, write_fua};
 
-/// A store that holds `records` exceptions for the first chunks, one of which each write of one chunk has made.
+/// A store that holds `records` exceptions for the first chunks, one of which each write of one
+/// chunk has made.
 fn filled(setup: &Setup, records: u64) -> Vec<Image> {
     let chunk = setup.snaps[0].chunk;
     let ops: Vec<Op> = (0..records).map(|number| write(0, number * chunk, chunk)).collect();
@@ -25,7 +27,8 @@ fn seeds(setup: &Setup, images: &[Image], ops: &[Op], count: u64) -> impl Iterat
     (0..count).map(|seed| Case::new(setup, images, ops, crate::seed_base() + seed))
 }
 
-/// Areas that become exactly full, and one record more; also a block of an area, and more than an area at once.
+/// Areas that become exactly full, and one record more; also a block of an area, and more than an
+/// area at once.
 pub fn roll_over() -> Vec<Case> {
     let mut cases = Vec::new();
     // chunks of one sector: 32 records an area
@@ -58,7 +61,9 @@ pub fn roll_over() -> Vec<Case> {
     }
     // the first block of the second area becomes full: the kernel goes on reading in the next
     let setup = Setup::single(200, 2, 240);
-    for ops in [vec![write(0, 120, 72)], vec![write(0, 120, 70), write(1, 190, 2), write(0, 192, 2)]] {
+    for ops in
+        [vec![write(0, 120, 72)], vec![write(0, 120, 70), write(1, 190, 2), write(0, 192, 2)]]
+    {
         cases.extend(seeds(&setup, &filled(&setup, 60), &ops, 6));
     }
     for case in &mut cases {
@@ -90,7 +95,8 @@ pub fn full() -> Vec<Case> {
     cases
 }
 
-/// A full COW with a healthy snapshot beside it: the marked one must be marked before the origin is written.
+/// A full COW with a healthy snapshot beside it: the marked one must be marked before the origin is
+/// written.
 pub fn invalidation() -> Vec<Case> {
     let mut setup = Setup::small();
     setup.snaps[1].cow_sectors = 12;
@@ -109,7 +115,8 @@ pub fn invalidation() -> Vec<Case> {
     cases
 }
 
-/// Copies that take longer than everything else, with everything that can want the same chunk meanwhile.
+/// Copies that take longer than everything else, with everything that can want the same chunk
+/// meanwhile.
 pub fn pending() -> Vec<Case> {
     let setup = Setup::small();
     let images = setup.created_images().unwrap();
@@ -166,7 +173,8 @@ fn with_area(setup: &Setup, records: &[(u64, u64)]) -> Vec<Image> {
     images
 }
 
-/// Areas with records behind the terminator, as a torn write of the kernel leaves them, and stores with holes.
+/// Areas with records behind the terminator, as a torn write of the kernel leaves them, and stores
+/// with holes.
 pub fn inherited() -> Vec<Case> {
     let mut cases = Vec::new();
     let one = Setup::single(30, 1, 40);
@@ -180,13 +188,22 @@ pub fn inherited() -> Vec<Case> {
         (&two, vec![(10, 2), (0, 0), (12, 4)]),
         (&two, late),
     ] {
-        for ops in [vec![write(0, 20, 1)], vec![write(1, 21, 3), flush(1)], vec![write(0, 1, 2), write(1, 28, 2)]] {
+        for ops in [
+            vec![write(0, 20, 1)],
+            vec![write(1, 21, 3), flush(1)],
+            vec![write(0, 1, 2), write(1, 28, 2)],
+        ] {
             for case in seeds(setup, &with_area(setup, &records), &ops, 6) {
                 cases.push(Case { crash_open: true, lives_on: 12, ..case });
             }
         }
     }
-    for case in seeds(&one, &with_area(&one, &[(1, 2), (2, 33), (7, 9)]), &[write(0, 3, 4), write(1, 9, 1)], 8) {
+    for case in seeds(
+        &one,
+        &with_area(&one, &[(1, 2), (2, 33), (7, 9)]),
+        &[write(0, 3, 4), write(1, 9, 1)],
+        8,
+    ) {
         cases.push(Case { dense: false, ..case });
     }
     cases
@@ -211,7 +228,11 @@ pub fn other_disks() -> Vec<Case> {
     let through = Setup { volatile: false, ..Setup::small() };
     let ops = [write(0, 0, 3), write(1, 1, 1), write(2, 5, 2), write(0, 4, 3)];
     cases.extend(seeds(&through, &through.created_images().unwrap(), &ops, 24));
-    assert_eq!(large.created_images().unwrap()[1].read(Sector(8), Sectors(8)), vec![0; 4096], "area 0 is zero");
+    assert_eq!(
+        large.created_images().unwrap()[1].read(Sector(8), Sectors(8)),
+        vec![0; 4096],
+        "area 0 is zero"
+    );
     cases
 }
 
@@ -238,8 +259,8 @@ pub fn discards() -> Vec<Case> {
     cases
 }
 
-/// Writes of a snapshot whose records are only noted, with everything that must wait for them; and exceptions that
-/// never get so far, which leave holes behind.
+/// Writes of a snapshot whose records are only noted, with everything that must wait for them; and
+/// exceptions that never get so far, which leave holes behind.
 pub fn noted() -> Vec<Case> {
     let setup = Setup::small();
     let images = setup.created_images().unwrap();
@@ -282,17 +303,17 @@ pub fn all() -> Vec<(&'static str, Vec<Case>)> {
 
 #[test]
 fn named_workloads() {
-    let mut tally = Tally::default();
+    let mut counts = Counts::default();
     for (name, cases) in all() {
         for case in cases {
-            tally.run(name, &case);
+            counts.run(name, &case);
         }
     }
-    tally.finish("named_workloads", 90_000, 3_000);
+    counts.finish("named_workloads", 90_000, 3_000);
 }
 
-/// Left notes are for the store they were made with: a new one has no use for them, and an older state of their own or
-/// another store is refused.
+/// Left notes are for the store they were made with: a new one has no use for them, and an older
+/// state of their own or another store is refused.
 #[test]
 fn notes_are_used_by_their_own_store_only() {
     let setup = Setup::single(7, 2, 20);

@@ -1,25 +1,36 @@
-//! Writes of what every snapshot has: they ask nobody, and still everybody who has come or changed since.
+//! Writes of what every snapshot has: they ask nobody, and still everybody who has come or changed
+//! since.
 
 use dm_targets::sim::disk::{Class, Matcher};
-use dm_targets::sim::world::Temper;
+use dm_targets::sim::world::Schedule;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::target::OnFull;
 
 use super::{Rig, calm};
 use crate::pattern;
 
-/// A snapshot that joins an origin whose every chunk the others have keeps its own, whatever its chunk size; and goes on
-/// doing so when the others have left. `Err` tells what is wrong, and how it came to that.
+/// A snapshot that joins an origin whose every chunk the others have keeps its own, whatever its
+/// chunk size; and goes on doing so when the others have left. `Err` tells what is wrong, and how
+/// it came to that.
 pub fn join_of_another(chunk: u64) -> Result<(), (String, Vec<String>)> {
-    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     rig.add(4, 60, OnFull::Invalidate, calm());
     rig.run(0, 100, 0, 16).unwrap();
     rig.run(0, 101, 0, 16).unwrap();
     rig.add(chunk, 60, OnFull::Invalidate, calm());
     let shown = |rig: &Rig, snap, id, moment: &str| {
-        let kept = rig.run(snap, 0, 0, 16).unwrap().iter().zip(0..).all(|(data, at)| *data == pattern::sector(id, at));
-        let fault =
-            || (format!("chunks of {chunk}: {moment} snap{snap} does not show write {id}"), rig.world.trace.lines());
+        let kept = rig
+            .run(snap, 0, 0, 16)
+            .unwrap()
+            .iter()
+            .zip(0..)
+            .all(|(data, at)| *data == pattern::sector(id, at));
+        let fault = || {
+            (
+                format!("chunks of {chunk}: {moment} snap{snap} does not show write {id}"),
+                rig.world.trace.lines(),
+            )
+        };
         if kept { Ok(()) } else { Err(fault()) }
     };
     for at in 0..8 {
@@ -45,7 +56,7 @@ fn a_snapshot_that_joins_late_keeps_what_others_have() {
 
 #[test]
 fn writes_of_what_every_snapshot_has_wait_while_one_becomes_invalid() {
-    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     rig.add(2, 60, OnFull::Invalidate, calm());
     // One chunk beside the header and the area.
     let cow = rig.add(2, 8, OnFull::Invalidate, calm());

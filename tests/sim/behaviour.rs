@@ -1,5 +1,5 @@
-//! What users and administrators see, in worlds where one thing happens after the other: errors and whose they are, full
-//! and growing COWs, snapshots that join a busy origin.
+//! What users and administrators see, in worlds where one thing happens after the other: errors and
+//! whose they are, full and growing COWs, snapshots that join a busy origin.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -10,7 +10,7 @@ use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Temper, World};
+use dm_targets::sim::world::{Schedule, World};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
@@ -18,6 +18,7 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::pattern;
 
+pub mod joins;
 pub mod no_space;
 pub mod settled;
 mod sizes;
@@ -52,8 +53,8 @@ impl Device {
 }
 
 impl Rig {
-    fn new(sectors: u64, config: DiskConfig, seed: u64, temper: Temper) -> Rig {
-        let mut world = World::new(seed, temper, Trace::recording());
+    fn new(sectors: u64, config: DiskConfig, seed: u64, schedule: Schedule) -> Rig {
+        let mut world = World::new(seed, schedule, Trace::recording());
         let image = Image::from_fn(Sectors(sectors), |at| pattern::sector(pattern::ORIGIN, at));
         let disk = world.add_disk("origin", config, image).disk();
         let host: Rc<dyn Host> = world.host.clone();
@@ -63,16 +64,29 @@ impl Rig {
     }
 
     /// Opens a snapshot; it has still to join the origin.
-    fn open(&mut self, chunk: u64, cow_sectors: u64, on_full: OnFull, config: DiskConfig) -> Rc<Snapshot> {
+    fn open(
+        &mut self,
+        chunk: u64,
+        cow_sectors: u64,
+        on_full: OnFull,
+        config: DiskConfig,
+    ) -> Rc<Snapshot> {
         self.open_image(chunk, Image::zeroes(Sectors(cow_sectors)), on_full, config)
     }
 
     /// Opens a snapshot on a COW that holds something.
-    fn open_image(&mut self, chunk: u64, image: Image, on_full: OnFull, config: DiskConfig) -> Rc<Snapshot> {
+    fn open_image(
+        &mut self,
+        chunk: u64,
+        image: Image,
+        on_full: OnFull,
+        config: DiskConfig,
+    ) -> Rc<Snapshot> {
         let name = format!("cow{}", self.world.disks().len());
         let cow = self.world.add_disk(&name, config, image).disk();
         let opened: Slot<Rc<Snapshot>> = Rc::default();
-        let (slot, events, executor) = (opened.clone(), self.events.clone(), self.world.executor.clone());
+        let (slot, events, executor) =
+            (opened.clone(), self.events.clone(), self.world.executor.clone());
         let (host, copy): (Rc<dyn Host>, _) = (self.world.host.clone(), self.copy.clone());
         let origin: Disk = self.origin.disk().clone();
         let (discard_zeroes_cow, discard_passdown_origin) = (self.discards, self.discards);
@@ -117,7 +131,13 @@ impl Rig {
     }
 
     /// Adds a snapshot to an idle origin.
-    fn add(&mut self, chunk: u64, cow_sectors: u64, on_full: OnFull, config: DiskConfig) -> Rc<SimDisk> {
+    fn add(
+        &mut self,
+        chunk: u64,
+        cow_sectors: u64,
+        on_full: OnFull,
+        config: DiskConfig,
+    ) -> Rc<SimDisk> {
         let snap = self.open(chunk, cow_sectors, on_full, config);
         let joined = self.join(&snap);
         self.world.run(10_000);
@@ -133,25 +153,43 @@ impl Rig {
     }
 
     /// Starts a write, with `id` zero a read, with [`pattern::DISCARD`] a discard.
-    fn start(&self, device: usize, id: u32, first: u64, count: u64) -> Slot<Result<Vec<SectorData>, TargetError>> {
+    fn start(
+        &self,
+        device: usize,
+        id: u32,
+        first: u64,
+        count: u64,
+    ) -> Slot<Result<Vec<SectorData>, TargetError>> {
         let (kind, bytes) = match id {
             0 => (RequestKind::Read, vec![0; usize::try_from(count * 512).unwrap()]),
             pattern::DISCARD => (RequestKind::Discard, Vec::new()),
             _ => (RequestKind::Write { fua: false }, pattern::payload(id, first, count)),
         };
         let payload = self.world.host.add_payload(bytes);
-        let request = Request { kind, sector: Sector(first), count: Sectors(count), memory: Memory::payload(payload) };
+        let request = Request {
+            kind,
+            sector: Sector(first),
+            count: Sectors(count),
+            memory: Memory::payload(payload),
+        };
         let (device, host, done) = (self.device(device), self.world.host.clone(), Slot::default());
         let slot = done.clone();
         self.world.executor.spawn(async move {
             let result = device.handle(request).await;
             let bytes = host.take_payload(payload);
-            *slot.borrow_mut() = Some(result.map(|()| bytes.chunks(512).map(SectorData::new).collect()));
+            *slot.borrow_mut() =
+                Some(result.map(|()| bytes.chunks(512).map(SectorData::new).collect()));
         });
         done
     }
 
-    fn run(&self, device: usize, id: u32, first: u64, count: u64) -> Result<Vec<SectorData>, TargetError> {
+    fn run(
+        &self,
+        device: usize,
+        id: u32,
+        first: u64,
+        count: u64,
+    ) -> Result<Vec<SectorData>, TargetError> {
         let done = self.start(device, id, first, count);
         self.world.run(10_000);
         let result = done.borrow_mut().take();
@@ -188,7 +226,7 @@ fn calm() -> DiskConfig {
 
 #[test]
 fn an_error_on_redirected_requests_reaches_the_user_and_nothing_else() {
-    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     let cow = rig.add(2, 40, OnFull::Invalidate, calm());
     rig.run(1, 100, 0, 2).unwrap();
     // chunk 0 of the origin is in COW chunk 2: sectors 4 and 5
@@ -207,7 +245,7 @@ fn an_error_on_redirected_requests_reaches_the_user_and_nothing_else() {
 
 #[test]
 fn an_error_of_a_copy_is_the_snapshots_and_names_disk_and_sector() {
-    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     rig.add(2, 40, OnFull::Invalidate, calm());
     rig.add(4, 40, OnFull::Overflow, calm());
     let cow = rig.world.disks()[2].clone();
@@ -223,7 +261,7 @@ fn an_error_of_a_copy_is_the_snapshots_and_names_disk_and_sector() {
 
 #[test]
 fn a_cow_that_has_grown_is_used() {
-    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     let cow = rig.add(2, 8, OnFull::Overflow, calm());
     rig.run(0, 100, 0, 4).unwrap();
     cow.grow(Sectors(12));
@@ -233,12 +271,16 @@ fn a_cow_that_has_grown_is_used() {
     assert_eq!(rig.snaps[0].health(), Health::Overflowed);
     assert_eq!(rig.run(1, 0, 4, 4).unwrap()[3], pattern::sector(pattern::ORIGIN, 7));
     rig.run(0, 103, 12, 1).unwrap();
-    assert_eq!(rig.snaps[0].health(), Health::Invalid, "an origin write cannot do without its chunk");
+    assert_eq!(
+        rig.snaps[0].health(),
+        Health::Invalid,
+        "an origin write cannot do without its chunk"
+    );
 }
 
 #[test]
 fn a_cow_with_larger_blocks_than_the_origin_keeps_its_last_short_chunk() {
-    let mut rig = Rig::new(20, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(20, calm(), 0, Schedule::InOrder);
     let large = DiskConfig { logical_block_bytes: 4096, ..DiskConfig::default() };
     rig.add(8, 160, OnFull::Invalidate, large);
     rig.run(0, 100, 16, 4).unwrap();
@@ -247,7 +289,7 @@ fn a_cow_with_larger_blocks_than_the_origin_keeps_its_last_short_chunk() {
 
 #[test]
 fn a_store_that_is_not_wanted_leaves_the_cow_as_it_was() {
-    let mut rig = Rig::new(16, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     let before = Image::from_fn(Sectors(40), |at| match at {
         0 => SectorData::zero(),
         _ => pattern::sector(pattern::PREPARED, at),
@@ -265,9 +307,9 @@ fn a_store_that_is_not_wanted_leaves_the_cow_as_it_was() {
     }
 }
 
-/// Exceptions that a store shows after its first block of records has been filled up, when the next block held old
-/// records behind the terminator: 32, unless they come back; and how it came to that. Chunks of two sectors have areas of
-/// two blocks.
+/// Exceptions that a store shows after its first block of records has been filled up, when the next
+/// block held old records behind the terminator: 32, unless they come back; and how it came to
+/// that. Chunks of two sectors have areas of two blocks.
 pub fn exceptions_before_a_stale_block() -> (usize, Vec<String>) {
     let record = |old: u64, new: u64| [old.to_le_bytes(), new.to_le_bytes()].concat();
     let mut cow = Image::zeroes(Sectors(160));
@@ -277,11 +319,11 @@ pub fn exceptions_before_a_stale_block() -> (usize, Vec<String>) {
     area.extend((40..49).flat_map(|index| record(index, index)));
     area.resize(1024, 0);
     cow.write(Sector(2), &area);
-    let mut rig = Rig::new(128, calm(), 0, Temper::InOrder);
+    let mut rig = Rig::new(128, calm(), 0, Schedule::InOrder);
     rig.open_image(2, cow, OnFull::Invalidate, calm());
     rig.run(1, 100, 62, 2).unwrap();
     let left = rig.world.disks()[1].visible();
-    let mut later = Rig::new(128, calm(), 0, Temper::InOrder);
+    let mut later = Rig::new(128, calm(), 0, Schedule::InOrder);
     let shown = later.open_image(2, left, OnFull::Invalidate, calm()).exceptions();
     (shown, [rig.world.trace.lines(), later.world.trace.lines()].concat())
 }
@@ -291,81 +333,19 @@ fn what_stood_behind_the_terminator_does_not_come_back() {
     assert_eq!(exceptions_before_a_stale_block().0, 32);
 }
 
-/// Whether a snapshot shows a moment of an origin: everything that was acknowledged before it joined, nothing that was
-/// started afterwards, and the same again when it is read again.
-fn join_under_load(seed: u64, temper: Temper) {
-    let mut rig = Rig::new(12, calm(), seed, temper);
-    rig.add(2, 60, OnFull::Invalidate, calm());
-    let late = rig.open(4, 60, OnFull::Invalidate, calm());
-    rig.run(0, 100, 0, 4).unwrap();
-    let mut writes: Vec<_> = (0..4).map(|n| rig.start(0, 101 + n, u64::from(n) * 2, 3)).collect();
-    let joined = rig.join(&late);
-    for _ in 0..seed % 40 {
-        rig.world.step(false);
-    }
-    let settled = joined.borrow().is_some();
-    writes.push(rig.start(0, 110, 0, 12));
-    let read = rig.start(2, 0, 0, 12);
-    assert!(rig.world.run(10_000));
-    assert!(writes.iter().all(|write| matches!(*write.borrow(), Some(Ok(_)))));
-    assert!(joined.borrow().is_some());
-    let shown = rig.run(2, 0, 0, 12).unwrap();
-    if settled {
-        assert!(!shown.iter().zip(0..).any(|(data, at)| *data == pattern::sector(110, at)), "seed {seed} {temper:?}");
-        assert_eq!(read.borrow_mut().take().unwrap().unwrap(), shown, "seed {seed} {temper:?}");
-    }
-    assert!((0..4).all(|at| shown[at] != pattern::sector(pattern::ORIGIN, at as u64)), "seed {seed} {temper:?}");
-    rig.run(0, 111, 0, 12).unwrap();
-    assert_eq!(rig.run(2, 0, 0, 12).unwrap(), shown, "seed {seed} {temper:?}");
-    drop(late);
-    rig.close();
-}
-
-#[test]
-fn a_snapshot_that_joins_a_busy_origin_shows_one_moment() {
-    for seed in 0..3000 {
-        join_under_load(crate::seed_base() + seed, Temper::RANDOM[usize::try_from(seed % 3).unwrap()]);
-    }
-}
-
-/// The same for discards that a snapshot passes down to the origin: one that joins shows each range either before or
-/// after its discard, and goes on doing so. `Err` tells what is wrong, and how it came to that.
-pub fn join_among_discards(seed: u64, temper: Temper) -> Result<(), (String, Vec<String>)> {
-    let mut rig = Rig::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, seed, temper);
-    rig.discards = true;
-    rig.add(2, 60, OnFull::Invalidate, calm());
-    let late = rig.open(4, 60, OnFull::Invalidate, calm());
-    let discards = [(0, 4), (5, 3), (10, 2)].map(|(first, count)| rig.start(1, pattern::DISCARD, first, count));
-    let joined = rig.join(&late);
-    for _ in 0..seed % 40 {
-        rig.world.step(false);
-    }
-    let settled = joined.borrow().is_some();
-    let read = rig.start(2, 0, 0, 12);
-    assert!(rig.world.run(10_000));
-    assert!(discards.iter().all(|discard| matches!(*discard.borrow(), Some(Ok(_)))));
-    let shown = rig.run(2, 0, 0, 12).unwrap();
-    if settled && read.borrow_mut().take().unwrap().unwrap() != shown {
-        let fault = format!("seed {seed} {temper:?}: a snapshot of a moment has changed by a discard");
-        return Err((fault, rig.world.trace.lines()));
-    }
-    // It has company now: what is discarded stays in the snapshot it is discarded from.
-    rig.run(1, pattern::DISCARD, 0, 12).unwrap();
-    assert_eq!(rig.run(2, 0, 0, 12).unwrap(), shown, "seed {seed} {temper:?}");
-    drop(late);
-    rig.close();
-    Ok(())
-}
-
 #[test]
 fn a_discard_reaches_the_origin_only_while_it_has_one_snapshot() {
-    let mut rig = Rig::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, 0, Temper::InOrder);
+    let mut rig =
+        Rig::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, 0, Schedule::InOrder);
     rig.discards = true;
     rig.add(2, 60, OnFull::Invalidate, calm());
     rig.run(1, pattern::DISCARD, 2, 4).unwrap();
-    assert_eq!(rig.run(0, 0, 1, 2).unwrap(), [pattern::sector(pattern::ORIGIN, 1), SectorData::zero()]);
+    assert_eq!(
+        rig.run(0, 0, 1, 2).unwrap(),
+        [pattern::sector(pattern::ORIGIN, 1), SectorData::zero()]
+    );
     for seed in 0..3000 {
-        let temper = Temper::RANDOM[usize::try_from(seed % 3).unwrap()];
-        join_among_discards(crate::seed_base() + seed, temper).unwrap();
+        let schedule = Schedule::RANDOM[usize::try_from(seed % 3).unwrap()];
+        joins::join_among_discards(crate::seed_base() + seed, schedule).unwrap();
     }
 }

@@ -1,14 +1,18 @@
-//! All short sequences of requests over an origin of three and a half chunks with two snapshots of different chunk sizes.
+//! All short sequences of requests over an origin of three and a half chunks with two snapshots of
+//! different chunk sizes.
 
+use crate::counts::Counts;
 use crate::explore::Case;
 use crate::stack::Setup;
-use crate::tally::Tally;
 use crate::workload::{Op, flush, read, write, write_fua};
 
-/// What sequences are made of: whole chunks, parts, ranges across chunks, the short last chunk, everything.
+/// What sequences are made of: whole chunks, parts, ranges across chunks, the short last chunk,
+/// everything.
 fn alphabet() -> Vec<Op> {
     let mut ops = Vec::new();
-    ops.extend([(0, 2), (1, 2), (2, 1), (4, 3), (0, 7)].map(|(first, count)| write(0, first, count)));
+    ops.extend(
+        [(0, 2), (1, 2), (2, 1), (4, 3), (0, 7)].map(|(first, count)| write(0, first, count)),
+    );
     ops.extend([(0, 2), (1, 1), (3, 2), (6, 1)].map(|(first, count)| write(1, first, count)));
     ops.extend([(0, 4), (3, 2), (5, 2)].map(|(first, count)| write(2, first, count)));
     ops.extend([write_fua(0, 2, 2), write_fua(1, 0, 1), write_fua(2, 4, 3)]);
@@ -20,7 +24,8 @@ fn alphabet() -> Vec<Op> {
 fn sequences(len: usize) -> Vec<Vec<Op>> {
     let mut sequences = vec![Vec::new()];
     for _ in 0..len {
-        let longer = |ops: Vec<Op>| alphabet().into_iter().map(move |op| [&ops[..], &[op]].concat());
+        let longer =
+            |ops: Vec<Op>| alphabet().into_iter().map(move |op| [&ops[..], &[op]].concat());
         sequences = sequences.into_iter().flat_map(longer).collect();
     }
     sequences
@@ -33,7 +38,9 @@ pub fn pairs() -> impl Iterator<Item = Case> {
     let sequences = sequences(1).into_iter().chain(sequences(2)).enumerate();
     sequences.flat_map(move |(number, ops)| {
         let (setup, images) = (setup.clone(), images.clone());
-        (0..4).map(move |seed| Case::new(&setup, &images, &ops, crate::seed_base() + number as u64 * 4 + seed))
+        (0..4).map(move |seed| {
+            Case::new(&setup, &images, &ops, crate::seed_base() + number as u64 * 4 + seed)
+        })
     })
 }
 
@@ -42,20 +49,21 @@ fn triples() -> impl Iterator<Item = Case> {
     let setup = Setup::small();
     let images = setup.created_images().unwrap();
     sequences(3).into_iter().enumerate().flat_map(move |(number, ops)| {
-        let case = |seed| Case { cap: 6, ..Case::new(&setup, &images, &ops, crate::seed_base() + seed) };
+        let case =
+            |seed| Case { cap: 6, ..Case::new(&setup, &images, &ops, crate::seed_base() + seed) };
         [case(number as u64 * 2), case(number as u64 * 2 + 1)]
     })
 }
 
 fn explore_sequences(test: &str, part: usize, at_least: u64) {
-    let mut tally = Tally::default();
+    let mut counts = Counts::default();
     for case in pairs().skip(part).step_by(2) {
-        tally.run("up to two requests", &case);
+        counts.run("up to two requests", &case);
     }
     for case in triples().skip(part).step_by(2) {
-        tally.run("three requests", &case);
+        counts.run("three requests", &case);
     }
-    tally.finish(test, at_least, 40_000);
+    counts.finish(test, at_least, 40_000);
 }
 
 #[test]

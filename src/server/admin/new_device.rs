@@ -9,7 +9,7 @@ use crate::protocol::{DeviceSpec, DeviceState};
 use crate::ublk::{DeviceInfo, Params};
 
 /// A device about to be added or taken over: its target is open and nothing has been written.
-pub(super) struct Prepared {
+pub(super) struct NewDevice {
     pub(super) params: Params,
     /// Names the opened target to the data thread.
     pub(super) ticket: Ticket,
@@ -21,7 +21,7 @@ pub(super) struct Prepared {
     pub(super) cow: Option<Cow>,
 }
 
-impl Prepared {
+impl NewDevice {
     pub(super) fn is_origin(&self) -> bool {
         matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
     }

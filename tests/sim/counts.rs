@@ -7,13 +7,13 @@ use crate::workload::{self, Op};
 
 /// Counts states over many cases and fails with everything needed to repeat a failure.
 #[derive(Default)]
-pub struct Tally {
+pub struct Counts {
     states: u64,
     cases: u64,
     of: BTreeMap<&'static str, u64>,
 }
 
-impl Tally {
+impl Counts {
     /// Explores a case.
     pub fn run(&mut self, kind: &'static str, case: &Case) {
         match explore(case) {
@@ -29,9 +29,16 @@ impl Tally {
     /// Prints the counts, of which none must fall: not all together, and not that of one kind.
     pub fn finish(self, test: &str, at_least: u64, each_at_least: u64) {
         println!("{test}: cases={} states={} {:?}", self.cases, self.states, self.of);
-        assert!(self.states >= at_least, "{test} explores only {} states, {at_least} are expected", self.states);
+        assert!(
+            self.states >= at_least,
+            "{test} explores only {} states, {at_least} are expected",
+            self.states
+        );
         let few = self.of.iter().find(|(_, states)| **states < each_at_least);
-        assert!(few.is_none(), "{test} explores only {few:?} states, {each_at_least} of each are expected");
+        assert!(
+            few.is_none(),
+            "{test} explores only {few:?} states, {each_at_least} of each are expected"
+        );
     }
 }
 
@@ -46,7 +53,7 @@ fn fail(kind: &str, case: &Case, violation: &Violation) -> ! {
         case.ops,
         case.seed,
         case.depth,
-        case.temper,
+        case.schedule,
         case.setup,
         violation.trace.join("\n")
     );

@@ -1,4 +1,5 @@
-//! Judges what survived a crash of a mirror: with the log's bits as a kernel reads them, and with the code under test.
+//! Judges what survived a crash of a mirror: with the log's bits as a kernel reads them, and with
+//! the code under test.
 
 mod take_over;
 
@@ -12,10 +13,10 @@ use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::disk::DiskConfig;
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::{Temper, World};
+use dm_targets::sim::world::{Schedule, World};
 use dm_targets::units::{Sector, Sectors};
 
-use super::rig::{Setup, Slot, disks, parts};
+use super::fixture::{Setup, Slot, disks, parts};
 use crate::model::{Model, Moment};
 use crate::pattern;
 
@@ -27,10 +28,11 @@ pub struct Judged {
     pub shown: Vec<SectorData>,
 }
 
-/// Judges images: legs and log. Legs are the same where the log says so; what is shown is what may be, before recovery
-/// and after it, however often it is read; recovery makes all legs the same and the log clean; and opening once more
-/// changes nothing. The log speaks of the legs at the places `told`, not of one that left before. With `lenient` nothing
-/// can be promised, and nothing is judged.
+/// Judges images: legs and log. Legs are the same where the log says so; what is shown is what may
+/// be, before recovery and after it, however often it is read; recovery makes all legs the same and
+/// the log clean; and opening once more changes nothing. The log speaks of the legs at the places
+/// `told`, not of one that left before. With `lenient` nothing can be promised, and nothing is
+/// judged.
 pub fn judge(
     setup: &Setup,
     images: &[Image],
@@ -39,9 +41,12 @@ pub fn judge(
     lenient: bool,
 ) -> Result<Judged, String> {
     if lenient {
-        return Ok(Judged { shown: images[0].sectors[..usize::try_from(setup.sectors).unwrap()].to_vec() });
+        return Ok(Judged {
+            shown: images[0].sectors[..usize::try_from(setup.sectors).unwrap()].to_vec(),
+        });
     }
-    // A log in memory is gone, so nothing may be believed, whatever was said when the mirror was made.
+    // A log in memory is gone, so nothing may be believed, whatever was said when the mirror was
+    // made.
     let initial = if setup.log { setup.initial } else { InitialSync::FromLog };
     let setup = &Setup { initial, ..setup.clone() };
     if setup.log {
@@ -61,7 +66,8 @@ pub fn judge(
     Ok(Judged { shown })
 }
 
-/// Where the log has a one the legs must be the same. Read as a kernel would, knowing nothing of the code under test.
+/// Where the log has a one the legs must be the same. Read as a kernel would, knowing nothing of
+/// the code under test.
 fn same_where_clean(setup: &Setup, images: &[Image], told: &[usize]) -> Result<(), String> {
     let log = &images[setup.legs];
     let bytes = log.read(Sector(0), log.size());
@@ -77,10 +83,13 @@ fn same_where_clean(setup: &Setup, images: &[Image], told: &[usize]) -> Result<(
             let first = told[0];
             for leg in told[1..].iter().copied() {
                 if images[leg].sectors[at] != images[first].sectors[at] {
-                    let (one, other) =
-                        (pattern::describe(&images[first].sectors[at]), pattern::describe(&images[leg].sectors[at]));
+                    let (one, other) = (
+                        pattern::describe(&images[first].sectors[at]),
+                        pattern::describe(&images[leg].sectors[at]),
+                    );
                     return Err(format!(
-                        "I7: region {region} is clean, but sector {at} is {one} on leg {first} and {other} on leg {leg}"
+                        "I7: region {region} is clean, but sector {at} is {one} on leg {first} and \
+                         {other} on leg {leg}"
                     ));
                 }
             }
@@ -91,12 +100,13 @@ fn same_where_clean(setup: &Setup, images: &[Image], told: &[usize]) -> Result<(
 
 /// Opens images with the real code, reads, recovers, reads again, and closes.
 fn recover(setup: &Setup, images: &[Image]) -> Result<(Vec<SectorData>, Vec<Image>), String> {
-    let mut world = World::new(0, Temper::InOrder, Trace::default());
+    let mut world = World::new(0, Schedule::InOrder, Trace::default());
     for image in images {
         world.add_disk("disk", DiskConfig { immediate: true, ..setup.disk }, image.clone());
     }
     let host: Rc<dyn Host> = world.host.clone();
-    let copy = copy::Client::new(&world.executor, &host, None).ok_or("no memory for a copy client")?;
+    let copy =
+        copy::Client::new(&world.executor, &host, None).ok_or("no memory for a copy client")?;
     let opened: Slot<Result<Rc<Mirror>, String>> = Rc::default();
     let (slot, setup_of, disks) = (opened.clone(), setup.clone(), disks(&world));
     let of_mirror = copy.clone();
@@ -149,7 +159,10 @@ fn all_clean(setup: &Setup, log: &Image) -> Result<(), String> {
     let bytes = log.read(Sector(0), Sectors(3.min(log.size().0)));
     let ones: u64 = bytes[1024..].iter().map(|byte| u64::from(byte.count_ones())).sum();
     if ones != setup.regions() && setup.regions() <= 512 * 8 {
-        return Err(format!("after recovery and closing {ones} of {} regions are clean", setup.regions()));
+        return Err(format!(
+            "after recovery and closing {ones} of {} regions are clean",
+            setup.regions()
+        ));
     }
     if bytes[16..40].starts_with(b"dmlegs") && bytes[24..32] != [0; 8] {
         return Err("after recovery a leg is still remembered as stale".into());

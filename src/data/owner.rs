@@ -1,0 +1,66 @@
+//! The owner's end of a data thread: starts it, and ends it.
+
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+use std::sync::mpsc;
+
+use super::handle::Handle;
+use super::thread::DataThread;
+
+/// The control thread's end of a data thread.
+pub struct Owner {
+    handle: Handle,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Owner {
+    /// Starts a data thread. `lost` is called on it with the id of a device that the kernel has
+    /// stopped, whoever asked for that.
+    pub fn start(lost: impl Fn(u32) + Send + 'static) -> io::Result<Owner> {
+        let handle = Handle::new()?;
+        let (report, started) = mpsc::channel();
+        let (theirs, listen) = (handle.mailbox.clone(), handle.wake.try_clone()?);
+        let thread = std::thread::Builder::new().name("data".into()).spawn(move || {
+            match DataThread::new(listen, Rc::new(lost)) {
+                Ok(own) => {
+                    if report.send(Ok(())).is_ok() {
+                        own.run(&theirs);
+                    }
+                }
+                // If nobody listens any more there is nobody to tell.
+                Err(error) => drop(report.send(Err(error))),
+            }
+        })?;
+        started
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the data thread ended at once")))?;
+        Ok(Owner { handle, thread: Some(thread) })
+    }
+
+    /// For other threads.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// As [`Owner::call`].
+    pub fn call<T, F>(
+        &self,
+        job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,
+    ) -> io::Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        self.handle.call(job)
+    }
+
+    /// Ends the thread, which closes its disks. Its devices must be gone.
+    pub fn stop(&mut self) -> io::Result<()> {
+        self.handle.post(|mailbox| mailbox.stop = true)?;
+        let thread = self.thread.take();
+        thread.map_or(Ok(()), |thread| {
+            thread.join().map_err(|_| io::Error::other("the data thread panicked"))
+        })
+    }
+}

@@ -1,0 +1,76 @@
+//! Disks of the machine that servers run on: how they are opened, and what stands on them, is
+//! [`storage`](crate::storage)'s business.
+
+use dm_targets::disk::Disk;
+use dm_targets::group::Group;
+use dm_targets::snapshot::format::Identity;
+use dm_targets::units::Sectors;
+
+use crate::data::DataThread;
+use crate::failure::Reason;
+use crate::protocol::{Cow, Which};
+use crate::server::admin::machine::{OpenDisk as Open, Thread};
+use crate::storage::signature::{self, Signature};
+use crate::storage::{
+    Access, DiskId, Limits, OpenDisk, content, lasting_name, lasting_name_of, names_of,
+};
+
+impl Thread for DataThread {
+    type Open = OpenDisk;
+
+    fn group(&self) -> &Group {
+        &self.group
+    }
+
+    fn disk(&self, open: OpenDisk) -> Disk {
+        DataThread::disk(self, open)
+    }
+}
+
+impl Open for OpenDisk {
+    fn id(&self) -> DiskId {
+        self.id
+    }
+
+    fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn size(&self) -> Sectors {
+        Sectors(self.size_sectors)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.access == Access::ReadOnly
+    }
+
+    fn number_in_boot(&self) -> u64 {
+        OpenDisk::number_in_boot(self)
+    }
+
+    fn lasting_name(&self) -> String {
+        lasting_name(self)
+    }
+
+    fn store(&self) -> Result<Option<Option<Identity>>, Reason> {
+        Ok(content::store_on(self)?.map(|found| found.identity))
+    }
+
+    fn as_cow(&self, store: Which, origin: &str) -> Cow {
+        let (names, former) = (names_of(&self.path, self.id), lasting_name_of(self.id, &self.path));
+        Cow { store, names, former, number: self.number_in_boot(), origin: origin.to_owned() }
+    }
+
+    fn content(&self) -> Result<Option<Signature>, Reason> {
+        content::of(self)
+    }
+
+    fn starts_with_zeroes(&self) -> Result<bool, Reason> {
+        let zeroes = signature::starts_with_zeroes(&self.file, self.limits.logical_block_size);
+        zeroes.map_err(|error| format!("{}: cannot be read: {error}", self.path.display()))
+    }
+}

@@ -1,0 +1,68 @@
+//! Tests of [`device`](super): cookies, numbers, users.
+
+use super::*;
+use crate::ublk::DeviceState;
+
+fn info(target_flags: u64) -> DeviceInfo {
+    DeviceInfo {
+        id: 3,
+        state: DeviceState::Quiesced,
+        queues: 1,
+        depth: 1,
+        max_io_bytes: 4096,
+        flags: 0,
+        target_flags,
+        server_pid: None,
+        owner_uid: 0,
+        owner_gid: 0,
+    }
+}
+
+#[test]
+fn a_device_is_known_by_its_cookie() {
+    assert!(is_ours(&info(77), 77));
+    assert!(!is_ours(&info(78), 77), "another device got the number");
+    assert!(!is_ours(&info(0), 77), "another program's device got the number");
+    assert!(!is_ours(&info(0), 0), "a cookie that was never given is no cookie");
+}
+
+#[test]
+fn only_a_device_without_a_disk_is_unused_for_certain() {
+    let claim = |errno| not_claimed(1_048_575, Err(io::Error::from_raw_os_error(errno)));
+    for errno in [libc::ENOENT, libc::ENXIO, libc::ENODEV] {
+        assert!(claim(errno).is_ok(), "errno {errno}");
+    }
+    assert!(claim(libc::EBUSY).unwrap_err().contains("in use; end that first"));
+    for errno in [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::EINTR,
+        libc::EIO,
+        libc::ENOMEM,
+        libc::EPERM,
+        libc::EACCES,
+    ] {
+        let why = claim(errno).unwrap_err();
+        assert!(why.contains("cannot be known") && why.contains("os error"), "{why}");
+    }
+    assert!(not_claimed(0, Ok(())).is_ok());
+}
+
+#[test]
+fn cookies_differ() {
+    let cookies: std::collections::HashSet<u64> = (0..64).map(|_| new_cookie().unwrap()).collect();
+    assert!(cookies.len() == 64 && !cookies.contains(&0));
+}
+
+#[test]
+fn a_number_that_cannot_be_had_is_named() {
+    let error = |errno| ControlError::Command { command: "ADD_DEV", device: Some(7), errno };
+    let taken = not_added(Some(7), &error(libc::EEXIST));
+    assert!(taken.starts_with("--id 7: ") && taken.contains("already"), "{taken}");
+    let absent = not_added(Some(7), &error(libc::EINVAL));
+    assert!(
+        absent.starts_with("--id 7: ") && absent.contains("no device of that number"),
+        "{absent}"
+    );
+    assert!(!not_added(None, &error(libc::EINVAL)).contains("--id"));
+}
