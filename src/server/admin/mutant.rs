@@ -45,12 +45,14 @@ pub enum Mutant {
     LegRecordIgnored,
     /// The state file goes on telling of the old legs.
     LegsNotRecorded,
+    /// A disk is taken for the one that stood at its path before.
+    StrangerBelieved,
 }
 
 #[cfg(all(test, feature = "mutants"))]
 impl Mutant {
     /// All of them.
-    pub const ALL: [Mutant; 20] = [
+    pub const ALL: [Mutant; 21] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,
         Mutant::SourceForgotten,
@@ -71,6 +73,7 @@ impl Mutant {
         Mutant::UseIgnored,
         Mutant::LegRecordIgnored,
         Mutant::LegsNotRecorded,
+        Mutant::StrangerBelieved,
     ];
 }
 

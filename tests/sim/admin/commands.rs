@@ -19,6 +19,11 @@ impl Town {
         let leaves = std::mem::take(&mut self.client_leaves);
         let mut stays = false;
         let process = self.processes.get_mut(key).ok_or("there is no server")?;
+        let patient = !matches!(
+            command,
+            Command::Recover(_) | Command::RecoverLeftOut { .. } | Command::Del { force: true, .. }
+        );
+        self.site.impatient.set(!patient);
         let undo = Undo::of(&command, &process.admin);
         let mut reply = process.admin.carry_out(command);
         if leaves {
@@ -27,6 +32,7 @@ impl Town {
             stays = taken_back_and_there(&self.site, &told);
             reply = Err("interrupted".to_owned());
         }
+        self.site.impatient.set(false);
         self.reap(key);
         if stays && !self.hindered() {
             return self.broken("an interrupted add has left its device".to_owned());
@@ -75,6 +81,9 @@ impl Town {
         let key = what.key();
         if self.has(what) {
             return Err("it is there".to_owned());
+        }
+        if (0..self.site.disks.len()).any(|disk| !self.site.is_own(disk)) {
+            return Err("first the right disks are put back".to_owned());
         }
         if !self.processes.contains_key(key) {
             if !self.left(key)?.is_empty() {
@@ -157,7 +166,8 @@ impl Town {
     pub(super) fn hindered(&self) -> bool {
         self.faulty
             || self.site.shared.lock().unwrap().full
-            || self.site.disks.iter().any(|slot| !slot.there.get())
+            || self.site.disks.iter().any(|slot| !slot.there.get() || slot.hangs.get())
+            || !self.strangers.is_empty()
     }
 
     pub(super) fn broken<T>(&mut self, why: String) -> Result<T, String> {
@@ -227,10 +237,12 @@ impl Town {
         };
         let device = left.remove(at);
         let mut machine = SimMachine::start(&self.site, key, u32::MAX)?;
+        self.site.impatient.set(true);
         admin::record_left_behind(&machine, &device, &left)?;
         machine.stop(id)?;
         machine.delete(id)?;
         let completed = admin::complete(SimMachine::start(&self.site, key, u32::MAX - 1)?, &device);
+        self.site.impatient.set(false);
         if left.is_empty() {
             self.site.directory(key).remove();
             return completed;
@@ -285,7 +297,7 @@ impl Town {
             kernel.devices.get(&known.id).filter(|device| is_ours(&device.info, known.cookie));
         let waits = waits.is_some_and(|device| device.info.state == DiskState::Quiesced);
         let full = self.site.shared.lock().unwrap().full;
-        let own = *self.site.disks[0].name.borrow() == "serial /o";
+        let own = self.site.is_own(0);
         let there = own
             && !self.site.disks[0].hangs.get()
             && self.site.disks[0].there.get()

@@ -3,7 +3,10 @@
 
 use dm_targets::disk::Errno;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
+use dm_targets::sim::image::Image;
+use dm_targets::units::Sector;
 
+use super::site::Attached;
 use super::town::{Known, Town, What};
 use crate::protocol::Command;
 use crate::ublk::device::is_ours;
@@ -38,9 +41,11 @@ impl Town {
 
     /// All disks are there and work again, and there is room.
     pub(super) fn mend(&mut self) {
-        for slot in &self.site.disks {
-            slot.there.set(true);
-            slot.disk.borrow().mend();
+        for disk in 0..self.site.disks.len() {
+            self.site.disks[disk].there.set(true);
+            self.put_right(disk);
+            self.site.disks[disk].disk.borrow().mend();
+            self.hang(disk, false);
         }
         self.faulty = false;
         self.site.shared.lock().unwrap().full = false;
@@ -108,6 +113,9 @@ impl Town {
     pub(super) fn replace(&mut self, leg: usize, disk: usize) -> Result<(), String> {
         let device = self.devices.get(&What::Mirror).ok_or("not there")?.device();
         let path = self.site.disks[disk].path.clone();
+        if !self.site.is_own(disk) {
+            return Err("it is another disk".to_owned());
+        }
         if self.legs.contains(&disk) {
             return Err("it is a leg".to_owned());
         }
@@ -135,9 +143,53 @@ impl Town {
             .map(drop)
     }
 
+    /// A disk does not answer for a while: what it is given waits.
+    pub(super) fn hang(&mut self, disk: usize, hangs: bool) {
+        self.troubled |= hangs;
+        self.site.disks[disk].hangs.set(hangs);
+        if !hangs {
+            self.settle();
+        }
+    }
+
+    /// Another disk comes to the path of one that no server has open, or the right one comes back.
+    /// In the place of a COW it is a copy of it: the same store, on another disk.
+    pub(super) fn swap(&mut self, disk: usize) {
+        if !self.site.is_own(disk) {
+            self.put_right(disk);
+            return;
+        }
+        let slot = &self.site.disks[disk];
+        if slot.claim.get().is_some() {
+            return;
+        }
+        let mut image = slot.disk.borrow().visible();
+        if !slot.path.starts_with("/c") {
+            image.write(Sector(0), &vec![0x5A; usize::try_from(image.size().bytes()).unwrap()]);
+        }
+        let named = !slot.name.borrow().is_empty();
+        let name = if named { format!("serial of another {}", slot.path) } else { String::new() };
+        let number = self.site.foreign_number();
+        self.troubled = true;
+        self.strangers.insert(disk, image.clone());
+        let right = self.site.exchange(disk, Attached { name, number, image });
+        self.site.disks[disk].aside.replace(Some(right));
+    }
+
+    /// The right disk is at its path. Nothing has written to the one that was there meanwhile.
+    fn put_right(&mut self, disk: usize) {
+        let Some(right) = self.site.disks[disk].aside.take() else { return };
+        let stranger = self.site.exchange(disk, right);
+        if self.strangers.remove(&disk).is_some_and(|image| differ(&image, &stranger.image)) {
+            let path = self.site.disks[disk].path.clone();
+            drop(self.broken::<()>(format!("{path}: another disk was there, and was written")));
+        }
+    }
+
     /// Zeroes the first sector of a COW that no snapshot has, to use it for a new one.
     pub(super) fn wipe(&mut self, at: usize) {
-        if self.has(What::Snap(at)) || self.processes.contains_key("o") {
+        let own = self.site.is_own(1 + at);
+        if self.has(What::Snap(at)) || self.processes.contains_key("o") || !own {
             return;
         }
         self.site.wipe(1 + at);
@@ -167,4 +219,9 @@ impl Town {
             .find(|(_, known)| known.in_use && !dead && !is_there(known))
             .map(|(what, _)| *what)
     }
+}
+
+/// Whether two disks hold different things.
+fn differ(one: &Image, other: &Image) -> bool {
+    one.read(Sector(0), one.size()) != other.read(Sector(0), other.size())
 }

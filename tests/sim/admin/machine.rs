@@ -123,8 +123,18 @@ impl SimMachine {
             Some(_) => Vec::new(),
             None => return Err(gone(id)),
         };
-        self.site
-            .run(&self.executor, || given.iter().all(|pending| pending.result.borrow().is_some()))
+        self.wait(|| given.iter().all(|pending| pending.result.borrow().is_some()))
+    }
+
+    /// Waits for something. A disk that hangs answers in the end.
+    fn wait(&self, mut done: impl FnMut() -> bool) -> Result<(), Reason> {
+        loop {
+            match self.site.run(&self.executor, &mut done) {
+                Err(why) if self.site.is_dead() || !self.site.answer() => return Err(why),
+                Err(_) => {}
+                Ok(()) => return Ok(()),
+            }
+        }
     }
 
     /// Takes a step of the kernel.
@@ -182,7 +192,7 @@ impl Machine for SimMachine {
             let outcome = work.await;
             *slot.borrow_mut() = Some(outcome);
         });
-        self.site.run(&self.executor, || result.borrow().is_some())?;
+        self.wait(|| result.borrow().is_some())?;
         result.borrow_mut().take().ok_or_else(|| "the thread has died".to_owned())
     }
 
@@ -321,6 +331,10 @@ impl Machine for SimMachine {
         let fail = |kind| OpenError { path: path.into(), kind };
         let slot = self.site.slot(path).ok_or_else(|| fail(OpenErrorKind::Missing))?;
         let found = &self.site.disks[slot];
+        if found.hangs.get() && !self.site.impatient.get() {
+            // Whoever opens it waits until it answers.
+            found.hangs.set(false);
+        }
         if found.hangs.get() {
             let what = format!("{path} hangs, and is opened");
             self.site.fault.borrow_mut().get_or_insert(what);
@@ -335,9 +349,10 @@ impl Machine for SimMachine {
         let visible = found.disk.borrow().visible();
         let size = visible.size();
         let bytes = visible.read(Sector(0), HEAD);
-        let (path, name, read_only) =
-            (path.to_owned(), found.name.borrow().clone(), access == Access::ReadOnly);
-        Ok(SimOpen { slot, path, name, size, bytes, read_only })
+        let (path, name, number) =
+            (path.to_owned(), found.name.borrow().clone(), found.number.get());
+        let read_only = access == Access::ReadOnly;
+        Ok(SimOpen { slot, path, name, number, size, bytes, read_only })
     }
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {

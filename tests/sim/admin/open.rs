@@ -21,8 +21,9 @@ pub const HEAD: Sectors = Sectors(8);
 pub struct SimOpen {
     pub slot: usize,
     pub path: String,
-    /// By what it is known for good.
+    /// By what it is known for good; empty if nothing lasts.
     pub name: String,
+    pub number: u64,
     pub size: Sectors,
     pub bytes: Vec<u8>,
     pub read_only: bool,
@@ -50,11 +51,11 @@ impl OpenDisk for SimOpen {
     }
 
     fn number_in_boot(&self) -> u64 {
-        1
+        self.number
     }
 
     fn lasting_name(&self) -> String {
-        self.name.clone()
+        if self.name.is_empty() { self.path.clone() } else { self.name.clone() }
     }
 
     fn content(&self) -> Result<Option<Signature>, Reason> {
@@ -76,7 +77,8 @@ impl OpenDisk for SimOpen {
 
     fn as_cow(&self, store: Which, origin: &str) -> Cow {
         let name = self.lasting_name();
-        Cow { store, names: vec![name.clone()], former: name, number: 1, origin: origin.to_owned() }
+        let (names, number) = (vec![name.clone()], self.number);
+        Cow { store, names, former: name, number, origin: origin.to_owned() }
     }
 
     fn starts_with_zeroes(&self) -> Result<bool, Reason> {

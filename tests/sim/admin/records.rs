@@ -155,15 +155,14 @@ impl Records for Directory {
         Ok(())
     }
 
-    fn departures(&self, origin: &str, _number: u64) -> Result<Vec<Departure>, Reason> {
+    fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {
         let shared = Directory::lock(self);
-        Ok(shared
-            .files
-            .departed
-            .values()
-            .filter(|left| left.cow.origin == origin)
-            .cloned()
-            .collect())
+        let is_of = |left: &&Departure| match left.cow.origin.as_str() {
+            // A name that lasts decides; without one the origin is known by its number.
+            known if !known.is_empty() && !origin.is_empty() => known == origin,
+            _ => left.origin_number == number,
+        };
+        Ok(shared.files.departed.values().filter(is_of).cloned().collect())
     }
 
     fn note_departure(&self, departure: &Departure) -> Result<(), Reason> {

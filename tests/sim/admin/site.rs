@@ -31,11 +31,25 @@ pub struct Slot {
     pub there: Cell<bool>,
     /// By what it is known for good.
     pub name: RefCell<String>,
+    /// A number that no other disk has had here.
+    pub number: Cell<u64>,
     /// Whoever opens it waits, and so does what it has been given.
     pub hangs: Cell<bool>,
+    /// The right disk, while another one has its place.
+    pub aside: RefCell<Option<Attached>>,
     /// Claimed exclusively by that process.
     pub claim: Rc<Cell<Option<u32>>>,
 }
+
+/// What stands at the path of a disk.
+pub struct Attached {
+    pub name: String,
+    pub number: u64,
+    pub image: Image,
+}
+
+/// The numbers of the disks that the machine begins with.
+const FIRST_NUMBER: u64 = 10;
 
 /// Everything that outlives a process.
 pub struct Site {
@@ -48,20 +62,25 @@ pub struct Site {
     pub rng: RefCell<Rng>,
     /// What broke a rule of the machine itself, such as something that hangs.
     pub fault: RefCell<Option<String>>,
+    /// What acts now must not wait for a disk that hangs; else that answers in the end.
+    pub impatient: Cell<bool>,
 }
 
 impl Site {
-    pub fn new(seed: u64, disks: &[(&str, Image)]) -> Rc<Site> {
+    /// A machine with these disks; `named`: each has a serial number.
+    pub fn new(seed: u64, disks: &[(&str, Image)], named: bool) -> Rc<Site> {
         let (host, trace) = (Rc::new(SimHost::new(BUFFERS)), Trace::default());
-        let slot = |(path, image): &(&str, Image)| Slot {
+        let slot = |(number, (path, image)): (u64, &(&str, Image))| Slot {
             path: (*path).to_owned(),
             disk: RefCell::new(SimDisk::new(path, DISK, image.clone(), &host, &trace)),
             there: Cell::new(true),
-            name: RefCell::new(format!("serial {path}")),
+            name: RefCell::new(if named { format!("serial {path}") } else { String::new() }),
+            number: Cell::new(number),
             hangs: Cell::new(false),
+            aside: RefCell::default(),
             claim: Rc::default(),
         };
-        let disks = disks.iter().map(slot).collect();
+        let disks = (FIRST_NUMBER..).zip(disks).map(slot).collect();
         Rc::new(Site {
             host,
             trace,
@@ -71,6 +90,7 @@ impl Site {
             numbers: Cell::new(0),
             rng: RefCell::new(Rng::new(seed)),
             fault: RefCell::default(),
+            impatient: Cell::new(false),
         })
     }
 
@@ -170,11 +190,38 @@ impl Site {
 
     /// Puts another disk at the path of one, which is returned; that one as well can be put there
     /// again.
-    pub fn swap(&self, disk: usize, other: (String, Image)) -> (String, Image) {
+    pub fn swap(&self, disk: usize, (name, image): (String, Image)) -> (String, Image) {
+        let own = name == format!("serial {}", self.disks[disk].path);
+        let number = if own { FIRST_NUMBER + disk as u64 } else { self.foreign_number() };
+        let was = self.exchange(disk, Attached { name, number, image });
+        (was.name, was.image)
+    }
+
+    /// A number that none of the machine's own disks has.
+    pub fn foreign_number(&self) -> u64 {
+        FIRST_NUMBER + self.disks.len() as u64 + self.next_number()
+    }
+
+    /// Whether the disk is the one that the machine began with.
+    pub fn is_own(&self, disk: usize) -> bool {
+        self.disks[disk].number.get() == FIRST_NUMBER + disk as u64
+    }
+
+    pub fn exchange(&self, disk: usize, other: Attached) -> Attached {
         let slot = &self.disks[disk];
-        let was = (slot.name.replace(other.0), slot.disk.borrow().visible());
-        *slot.disk.borrow_mut() = SimDisk::new(&slot.path, DISK, other.1, &self.host, &self.trace);
-        was
+        let image = slot.disk.borrow().visible();
+        let number = slot.number.replace(other.number);
+        let name = slot.name.replace(other.name);
+        self.put(disk, other.image);
+        Attached { name, number, image }
+    }
+
+    /// Has the disks answer at last that something waits for. `false`: none of them hangs.
+    pub fn answer(&self) -> bool {
+        let waited_for = |slot: &&Slot| slot.hangs.get() && slot.disk.borrow().in_flight() > 0;
+        let answering: Vec<_> = self.disks.iter().filter(waited_for).collect();
+        answering.iter().for_each(|slot| slot.hangs.set(false));
+        !answering.is_empty()
     }
 
     /// Another user has a disk and writes to it.

@@ -153,6 +153,33 @@ pub fn stories() -> Vec<Vec<Step>> {
         ],
         // A leg that has been replaced is its user's.
         vec![Add(Mirror), Replace(0, 5), Write(Mirror, 3), Kill(m), Recover, Write(Mirror, 4)],
+        // Another disk stands at the path of one, and goes again.
+        vec![
+            Add(Origin),
+            Add(Snap(0)),
+            Write(Snap(0), 3),
+            Kill(o),
+            Swap(COW),
+            Recover,
+            Write(Origin, 2),
+            Swap(COW),
+            Recover,
+        ],
+        vec![Add(Origin), Write(Origin, 1), Kill(o), Swap(0), Recover, Swap(0), Recover],
+        vec![Add(Mirror), Write(Mirror, 1), Kill(m), Swap(LEG), Recover, Swap(LEG), Recover],
+        // A COW does not answer for a while.
+        vec![
+            Add(Origin),
+            Add(Snap(0)),
+            Write(Snap(0), 3),
+            Kill(o),
+            Hang(COW),
+            Recover,
+            Write(Origin, 2),
+            Answer,
+            Recover,
+        ],
+        vec![Add(Origin), Add(Snap(0)), Hang(0), Write(Origin, 2), Kill(o), Recover],
         // A COW is used again.
         vec![
             Add(Origin),

@@ -83,6 +83,8 @@ pub struct Town {
     pub loaded: bool,
     /// Disks that were legs, and have another user now.
     pub freed: BTreeSet<usize>,
+    /// What other disks hold that have the place of one of ours.
+    pub strangers: BTreeMap<usize, Image>,
     /// Devices of another program, which are nobody else's business.
     pub foreign: Vec<(u32, u64)>,
     pub snaps: [Option<Snap>; 2],
@@ -130,7 +132,7 @@ impl Town {
             ("/c", blank),
         ];
         Town {
-            site: Site::new(seed, &disks),
+            site: Site::new(seed, &disks, seed % 4 != 3),
             processes: BTreeMap::new(),
             devices: BTreeMap::new(),
             origin: Content::of(content(100)),
@@ -139,6 +141,7 @@ impl Town {
             legs: [3, 4],
             loaded: false,
             freed: BTreeSet::new(),
+            strangers: BTreeMap::new(),
             foreign: Vec::new(),
             snaps: [None, None],
             next_value: 1000,
