@@ -7,7 +7,7 @@ use std::rc::Rc;
 use dm_targets::copy;
 use dm_targets::disk::{Errno, Host, Memory};
 use dm_targets::request::{Request, RequestKind};
-use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher};
+use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::losses::SimLosses;
 use dm_targets::sim::trace::Trace;
@@ -75,21 +75,7 @@ fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, 
             Ok(snapshot) => {
                 snapshot.activate(&executor).await.unwrap();
                 if then == Then::Invalidate {
-                    let fault = Fault {
-                        matcher: Matcher::all(Class::Write),
-                        skip: 0,
-                        times: 1,
-                        errno: Errno::EIO,
-                    };
-                    faulty.inject(fault);
-                    let kind = RequestKind::Write { fua: true };
-                    let request = Request {
-                        kind,
-                        sector: Sector(0),
-                        count: Sectors(2),
-                        memory: Memory::payload(payload),
-                    };
-                    assert!(snapshot.handle(&request).await.is_err());
+                    fail_a_write(&snapshot, &faulty, Memory::payload(payload)).await;
                 }
                 snapshot.close().await.unwrap();
                 if then == Then::Unmake {
@@ -105,6 +91,15 @@ fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, 
     world.host.take_payload(payload);
     let done = result.borrow_mut().take().unwrap();
     done.map(|()| cow_disk.visible())
+}
+
+/// A write to the snapshot fails, because its COW does.
+async fn fail_a_write(snapshot: &Snapshot, cow: &SimDisk, memory: Memory) {
+    let matcher = Matcher::all(Class::Write);
+    cow.inject(Fault { matcher, skip: 0, times: 1, errno: Errno::EIO });
+    let kind = RequestKind::Write { fua: true };
+    let request = Request { kind, sector: Sector(0), count: Sectors(2), memory };
+    assert!(snapshot.handle(&request).await.is_err());
 }
 
 fn identity(cow: &Image) -> Option<Identity> {

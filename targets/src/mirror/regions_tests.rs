@@ -111,57 +111,17 @@ impl World {
         let now_ms = self.now_ms;
         match event {
             Event::Begin(region) => return self.begin(region),
-            Event::End(region) => {
-                if self.at(region).pending == 0 {
-                    return false;
-                }
-                self.regions.end_write(Span::one(RegionIndex(region)), now_ms);
-                self.at(region).pending -= 1;
-                let (flush_failed, logged) = (self.regions.flush_failed, self.logged);
-                let it = self.at(region);
-                it.fresh |= it.in_sync && !logged;
-                if it.pending == 0 {
-                    it.in_sync &= !flush_failed;
-                    it.taken &= it.in_sync;
-                    it.clean |= it.in_sync && !logged;
-                }
+            // A write ends and fails only while it is in flight.
+            Event::End(region) | Event::Fail(region) if self.at(region).pending == 0 => {
+                return false;
             }
+            Event::End(region) => self.end(region),
             Event::Fail(region) => {
-                // A write fails only while it is in flight.
-                if self.at(region).pending == 0 {
-                    return false;
-                }
                 self.regions.fail(Span::one(RegionIndex(region)));
                 let it = self.at(region);
                 (it.in_sync, it.taken) = (false, false);
             }
-            Event::FailFlush => {
-                self.regions.fail_flush();
-                for it in &mut self.seen {
-                    it.in_sync &= it.clean && !it.fresh && !it.flushing;
-                    it.clean &= it.in_sync;
-                    it.taken &= it.in_sync;
-                    it.spoiled = it.recovering || it.withheld;
-                    (it.fresh, it.flushing) = (false, false);
-                }
-            }
-            Event::BeginFlush => {
-                let counts = !self.logged && !self.flush_under_way;
-                assert_eq!(self.regions.begin_flush(), counts);
-                self.flush_under_way |= counts;
-                for it in self.seen.iter_mut().filter(|_| counts) {
-                    it.flushing |= std::mem::take(&mut it.fresh);
-                }
-            }
-            Event::EndFlush(succeeded) => {
-                if !std::mem::take(&mut self.flush_under_way) {
-                    return false;
-                }
-                self.regions.end_flush(succeeded);
-                for it in &mut self.seen {
-                    it.fresh |= std::mem::take(&mut it.flushing) && !succeeded;
-                }
-            }
+            Event::FailFlush | Event::BeginFlush | Event::EndFlush(_) => return self.flush(event),
             Event::Take => {
                 if !self.taken.is_empty() {
                     return false;
@@ -199,6 +159,53 @@ impl World {
                 self.at(region).spoiled = false;
             }
             Event::SearchAgain => self.regions.search_again(RegionIndex(0)),
+        }
+        true
+    }
+
+    fn end(&mut self, region: u64) {
+        self.regions.end_write(Span::one(RegionIndex(region)), self.now_ms);
+        self.at(region).pending -= 1;
+        let (flush_failed, logged) = (self.regions.flush_failed, self.logged);
+        let it = self.at(region);
+        it.fresh |= it.in_sync && !logged;
+        if it.pending == 0 {
+            it.in_sync &= !flush_failed;
+            it.taken &= it.in_sync;
+            it.clean |= it.in_sync && !logged;
+        }
+    }
+
+    fn flush(&mut self, event: Event) -> bool {
+        match event {
+            Event::FailFlush => {
+                self.regions.fail_flush();
+                for it in &mut self.seen {
+                    it.in_sync &= it.clean && !it.fresh && !it.flushing;
+                    it.clean &= it.in_sync;
+                    it.taken &= it.in_sync;
+                    it.spoiled = it.recovering || it.withheld;
+                    (it.fresh, it.flushing) = (false, false);
+                }
+            }
+            Event::BeginFlush => {
+                let counts = !self.logged && !self.flush_under_way;
+                assert_eq!(self.regions.begin_flush(), counts);
+                self.flush_under_way |= counts;
+                for it in self.seen.iter_mut().filter(|_| counts) {
+                    it.flushing |= std::mem::take(&mut it.fresh);
+                }
+            }
+            Event::EndFlush(succeeded) => {
+                if !std::mem::take(&mut self.flush_under_way) {
+                    return false;
+                }
+                self.regions.end_flush(succeeded);
+                for it in &mut self.seen {
+                    it.fresh |= std::mem::take(&mut it.flushing) && !succeeded;
+                }
+            }
+            _ => return false,
         }
         true
     }

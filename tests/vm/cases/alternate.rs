@@ -36,68 +36,23 @@ pub enum Engine {
     Ublk,
 }
 
+/// A case of the usual bound.
+fn case(name: &'static str, disks: &'static [&'static str], run: fn(u64)) -> Case {
+    Case { name, bound_s: 180, disks, run }
+}
+
 pub fn cases() -> Vec<Case> {
     vec![
-        Case {
-            name: "alternate-cs8",
-            bound_s: 180,
-            disks: &["n0", "n1"],
-            run: |s| run(s, cs8("n0", "n1", 0)),
-        },
-        Case {
-            name: "alternate-cs8-short",
-            bound_s: 180,
-            disks: &["n0", "n1"],
-            run: |s| run(s, cs8("n0", "n1", 3)),
-        },
-        Case {
-            name: "alternate-cs8-4k",
-            bound_s: 180,
-            disks: &["k0", "k1"],
-            run: |s| run(s, cs8("k0", "k1", 0)),
-        },
-        Case {
-            name: "alternate-cs32-short",
-            bound_s: 180,
-            disks: &["n0", "n1"],
-            run: |s| run(s, large("n0", "n1", 32, 17)),
-        },
-        Case {
-            name: "alternate-cs32-4k-short",
-            bound_s: 180,
-            disks: &["k0", "k1"],
-            run: |s| run(s, large("k0", "k1", 32, 8)),
-        },
-        Case {
-            name: "alternate-cs128",
-            bound_s: 180,
-            disks: &["n0", "n1"],
-            run: |s| run(s, large("n0", "n1", 128, 0)),
-        },
-        Case {
-            name: "alternate-cs128-short",
-            bound_s: 180,
-            disks: &["s0", "s1"],
-            run: |s| run(s, large("s0", "s1", 128, 1)),
-        },
-        Case {
-            name: "alternate-cs128-4k-short",
-            bound_s: 180,
-            disks: &["k0", "k1"],
-            run: |s| run(s, large("k0", "k1", 128, 8)),
-        },
-        Case {
-            name: "alternate-cs2048-short",
-            bound_s: 180,
-            disks: &["n0", "n1"],
-            run: |s| run(s, large("n0", "n1", 2048, 1000)),
-        },
-        Case {
-            name: "alternate-cs2048-4k",
-            bound_s: 180,
-            disks: &["k0", "k1"],
-            run: |s| run(s, large("k0", "k1", 2048, 0)),
-        },
+        case("alternate-cs8", &["n0", "n1"], |s| run(s, cs8("n0", "n1", 0))),
+        case("alternate-cs8-short", &["n0", "n1"], |s| run(s, cs8("n0", "n1", 3))),
+        case("alternate-cs8-4k", &["k0", "k1"], |s| run(s, cs8("k0", "k1", 0))),
+        case("alternate-cs32-short", &["n0", "n1"], |s| run(s, large("n0", "n1", 32, 17))),
+        case("alternate-cs32-4k-short", &["k0", "k1"], |s| run(s, large("k0", "k1", 32, 8))),
+        case("alternate-cs128", &["n0", "n1"], |s| run(s, large("n0", "n1", 128, 0))),
+        case("alternate-cs128-short", &["s0", "s1"], |s| run(s, large("s0", "s1", 128, 1))),
+        case("alternate-cs128-4k-short", &["k0", "k1"], |s| run(s, large("k0", "k1", 128, 8))),
+        case("alternate-cs2048-short", &["n0", "n1"], |s| run(s, large("n0", "n1", 2048, 1000))),
+        case("alternate-cs2048-4k", &["k0", "k1"], |s| run(s, large("k0", "k1", 2048, 0))),
     ]
 }
 

@@ -60,6 +60,26 @@ fn basic() {
         before == disk::digest(&raw, 0, SIZE),
         "{origin} was changed by writes to its snapshot"
     );
+    let told = describe_used(&dev);
+    drop(open);
+    let pid = server::device("snap0")["server_pid"].as_u64();
+    server::del("snap0");
+    for path in [&origin, &cow] {
+        assert!(disk::is_free(path), "del was answered while the server had {path}");
+    }
+    server::wait_gone(pid.expect("a pid"));
+    server::assert_nothing_left("del");
+    opens_in_the_kernel(&origin, &cow, &view, &told);
+}
+
+/// What is said of the snapshot after those writes, which the kernel is to say as well.
+struct Told {
+    status: String,
+    table: String,
+}
+
+/// What is said of the snapshot after those writes.
+fn describe_used(dev: &str) -> Told {
     // Chunks 0, 10, 7 chunks from 100 MiB - 64 sectors on (2 before, 136/32 after), the last.
     let exceptions = 1 + 1 + 7 + 1;
     let json = server::device("snap0");
@@ -72,41 +92,31 @@ fn basic() {
         "stats after 4 writes: {json}"
     );
     assert!(json["stats"]["flushes"].as_u64() >= Some(1), "stats after a flush: {json}");
-    let (status, table, pid) =
-        (server::status("snap0"), server::table("snap0"), json["server_pid"].as_u64());
-    for other in [&dev, "0"] {
+    let told = Told { status: server::status("snap0"), table: server::table("snap0") };
+    for other in [dev, "0"] {
         let same = server::status(other);
         assert!(
-            other == "0" && json["id"] != 0 || same == status,
-            "status {other} is {same:?}, status snap0 {status:?}"
+            other == "0" && json["id"] != 0 || same == told.status,
+            "status {other} is {same:?}, status snap0 {:?}",
+            told.status
         );
     }
-    drop(open);
-    server::del("snap0");
-    for path in [&origin, &cow] {
-        assert!(disk::is_free(path), "del was answered while the server had {path}");
-    }
-    server::wait_gone(pid.expect("a pid"));
-    server::assert_nothing_left("del");
+    told
+}
 
-    let judge = kernel::snapshot("judge", &origin, &cow, "P", CHUNK);
-    assert!(
-        kernel::status("judge") == status,
-        "the kernel says {:?}, ublk-dm said {status:?}",
-        kernel::status("judge")
-    );
-    assert!(
-        kernel::table("judge") == table,
-        "the kernel says {:?}, ublk-dm said {table:?}",
-        kernel::table("judge")
-    );
+/// The kernel finds the same snapshot on the disks.
+fn opens_in_the_kernel(origin: &str, cow: &str, view: &View, told: &Told) {
+    let judge = kernel::snapshot("judge", origin, cow, "P", CHUNK);
+    let (status, table) = (kernel::status("judge"), kernel::table("judge"));
+    assert!(status == told.status, "the kernel says {status:?}, ublk-dm said {:?}", told.status);
+    assert!(table == told.table, "the kernel says {table:?}, ublk-dm said {:?}", told.table);
     let open = Disk::open(&judge);
-    for at in [0, 100 * MIB - 512, raw.sectors - 2 * MIB] {
+    for at in [0, 100 * MIB - 512, open.sectors - 2 * MIB] {
         view.verify_range(&open, at, 2 * MIB);
     }
     drop(open);
     kernel::remove("judge");
-    store::assert_header(&Disk::open(&cow), CHUNK, true);
+    store::assert_header(&Disk::open(cow), CHUNK, true);
 }
 
 /// Every key of the contract, on a store without exceptions.

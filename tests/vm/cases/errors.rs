@@ -247,10 +247,15 @@ fn row(seed: u64, row: &Row) {
     assert!(victim.try_write(0, &Buf::new(8)).is_err(), "an invalid snapshot takes writes");
     let disk = if row.origin.is_empty() { &scene.cow.node } else { &scene.origin.node };
     assert_logged(&["v:", "invalidated", row.says, disk, "at sector"]);
+    drop(victim);
+    finish(scene, row);
+}
+
+/// Deletes the snapshot, and sees that what is lost is on record, and that the COW says the rest.
+fn finish(scene: Scene, row: &Row) {
     if row.store == "persistent" && !row.marked {
         assert_logged(&["v:", "could not mark", &scene.cow.node]);
     }
-    drop(victim);
     server::del("v");
     scene.cow.set(&[]);
     scene.origin.set(&[]);

@@ -9,6 +9,7 @@ use crate::disk::node;
 use crate::load::{Rng, StopOnDrop};
 use crate::runner::scratch;
 use crate::sh::sh;
+use crate::tree::Tree;
 use crate::{server, tree};
 
 pub fn cases() -> Vec<Case> {
@@ -57,7 +58,7 @@ const MAX_BYTES: u64 = 300 << 10;
 
 fn run(seed: u64, kind: &str, origin_disk: &str, cow_disk: &str) {
     let (origin, cow) = (node(origin_disk), node(cow_disk));
-    let (dir, snap_dir) = (scratch("origin"), scratch("snapshot"));
+    let dir = scratch("origin");
     let top = server::add(&format!("origin --origin {origin} --name org"));
     let quiet = if kind == "ext4" { "-q -F" } else { "-q -f" };
     sh(&format!("mkfs.{kind} {quiet} {top}")).ok();
@@ -88,31 +89,12 @@ fn run(seed: u64, kind: &str, origin_disk: &str, cow_disk: &str) {
         server::number("snap", "/snapshot/exceptions") > 0,
         "the origin's writes copied nothing"
     );
+    // Two devices with one identity: btrfs must never see both.
     if kind == "btrfs" {
-        // Two devices with one identity: btrfs must never see both.
         sh(&format!("umount {dir}")).ok();
-        sh("btrfs device scan --forget").ok();
     }
-    let option = if kind == "xfs" { "-o nouuid" } else { "" };
-    sh(&format!("mount -t {kind} {option} {snap} {snap_dir}")).ok();
-    tree::assert_same(&format!("{kind} on {snap}, seed {seed}"), &then, &tree::take(&snap_dir));
-    // The snapshot is writable and keeps what is written.
-    tree::change(&snap_dir, &mut rng, FILES / 3, MAX_BYTES);
-    let changed = tree::take(&snap_dir);
-    sh(&format!("umount {snap_dir}")).ok();
+    use_snapshot(seed, kind, &snap, &then, &mut rng);
     if kind == "btrfs" {
-        sh("btrfs device scan --forget").ok();
-    }
-    sh(&format!("mount -t {kind} {option} {snap} {snap_dir}")).ok();
-    tree::assert_same(
-        &format!("{kind} written on {snap}, seed {seed}"),
-        &changed,
-        &tree::take(&snap_dir),
-    );
-    sh(&format!("umount {snap_dir}")).ok();
-    check(kind, &snap);
-    if kind == "btrfs" {
-        sh("btrfs device scan --forget").ok();
         sh(&format!("mount -t {kind} {top} {dir}")).ok();
     }
     tree::assert_same(&format!("{kind} on {top}, seed {seed}"), &now, &tree::take(&dir));
@@ -124,6 +106,31 @@ fn run(seed: u64, kind: &str, origin_disk: &str, cow_disk: &str) {
     server::assert_nothing_left("del");
     // The origin without ublk-dm.
     check(kind, &origin);
+}
+
+/// The snapshot shows the tree as it was, is writable and keeps what is written.
+fn use_snapshot(seed: u64, kind: &str, snap: &str, then: &Tree, rng: &mut Rng) {
+    let dir = scratch("snapshot");
+    let option = if kind == "xfs" { "-o nouuid" } else { "" };
+    let mount = || {
+        if kind == "btrfs" {
+            sh("btrfs device scan --forget").ok();
+        }
+        sh(&format!("mount -t {kind} {option} {snap} {dir}")).ok();
+    };
+    mount();
+    tree::assert_same(&format!("{kind} on {snap}, seed {seed}"), then, &tree::take(&dir));
+    tree::change(&dir, rng, FILES / 3, MAX_BYTES);
+    let changed = tree::take(&dir);
+    sh(&format!("umount {dir}")).ok();
+    mount();
+    let what = format!("{kind} written on {snap}, seed {seed}");
+    tree::assert_same(&what, &changed, &tree::take(&dir));
+    sh(&format!("umount {dir}")).ok();
+    check(kind, snap);
+    if kind == "btrfs" {
+        sh("btrfs device scan --forget").ok();
+    }
 }
 
 fn check(kind: &str, path: &str) {

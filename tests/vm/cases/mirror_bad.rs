@@ -190,22 +190,32 @@ fn disks() {
     sh(&format!("e2fsck -fn {b}")).ok();
     disk::wipe("n0");
     disk::wipe("n1");
-    // Mounted, held, below another device.
+    used_disks(&a, &b, &other, &dir);
+    taken_disks(&a, &b, &other);
+}
+
+/// Mounted, held, below another device.
+fn used_disks(a: &str, b: &str, other: &str, dir: &str) {
+    let two = format!("add mirror --leg {a} --leg {b}");
     sh(&format!("mkfs.ext4 -q -F {other}")).ok();
     sh(&format!("mount {other} {dir}")).ok();
-    refuse(&format!("add mirror --leg {a} --leg {other}"), &[&a]);
-    refuse(&format!("add mirror --leg {other} --leg {a}"), &[&a]);
-    refuse(&format!("{two} --log {other}"), &[&a, &b]);
+    refuse(&format!("add mirror --leg {a} --leg {other}"), &[a]);
+    refuse(&format!("add mirror --leg {other} --leg {a}"), &[a]);
+    refuse(&format!("{two} --log {other}"), &[a, b]);
     sh(&format!("umount {dir}")).ok();
     disk::wipe("n2");
     crate::kernel::create("above", &format!("0 {SIZE} linear {b} 0"));
-    refuse(&two, &[&a, &b]);
+    refuse(&two, &[a, b]);
     crate::kernel::remove("above");
-    // A mirror's legs and log are nobody else's.
+}
+
+/// A mirror's legs and log are no other device's.
+fn taken_disks(a: &str, b: &str, other: &str) {
+    let two = format!("add mirror --leg {a} --leg {b}");
     let log = slice("log", "n2", 0, 64);
     Image::new(16, true).put(&Disk::open(&log), 8);
     server::add(&format!("{} --log {log} --name m", two.trim_start_matches("add ")));
-    let before = [&a, &b, &log].map(|path| disk::digest_ends(path));
+    let before = [a, b, &log].map(disk::digest_ends);
     for line in [
         format!("add mirror --leg {a} --leg {other} --name n"),
         format!("add mirror --leg {other} --leg {} --log {log} --name n", node("k0")),
@@ -231,10 +241,7 @@ fn disks() {
     }
     ublk_dm(&format!("message m add-leg {a}")).refused();
     ublk_dm(&format!("message m replace 1 {log}")).refused();
-    assert!(
-        before == [&a, &b, &log].map(|path| disk::digest_ends(path)),
-        "refused lines wrote to the disks"
-    );
+    assert!(before == [a, b, &log].map(disk::digest_ends), "refused lines wrote to the disks");
     server::del("m");
     server::assert_nothing_left("del");
 }
