@@ -12,6 +12,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use crate::exec::WaitQueue;
+use crate::gate::{Closed, Gate};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::target::Target;
 
@@ -73,17 +74,13 @@ pub struct Opened {
 pub struct Device {
     target: RefCell<Target>,
     events: Rc<Events>,
-    /// Requests wait.
-    suspended: Cell<bool>,
-    /// Requests fail.
-    ending: Cell<bool>,
-    /// Requests that the target has.
-    inside: Cell<usize>,
+    /// Guards the target: inside are the requests that it has. Held while the device is suspended,
+    /// and closed when it is ending.
+    gate: Gate,
     /// Targets that have taken another one's place.
     swaps: Cell<u64>,
     /// Something was written or discarded through it.
     written: Cell<bool>,
-    changed: WaitQueue,
 }
 
 impl Device {
@@ -93,12 +90,9 @@ impl Device {
         Device {
             target: RefCell::new(target),
             events,
-            suspended: Cell::new(false),
-            ending: Cell::new(false),
-            inside: Cell::new(0),
+            gate: Gate::default(),
             swaps: Cell::new(0),
             written: Cell::new(false),
-            changed: WaitQueue::default(),
         }
     }
 
@@ -109,7 +103,7 @@ impl Device {
 
     /// Whether requests are held back.
     pub fn is_suspended(&self) -> bool {
-        self.suspended.get()
+        self.gate.is_held()
     }
 
     /// Whether something was written or discarded through it, or may have been.
@@ -128,32 +122,25 @@ impl Device {
     /// The target's; `Ending` if the device is being deleted.
     pub async fn pass(&self, request: &Request) -> Result<(), TargetError> {
         loop {
-            if self.suspended.get() {
-                self.changed.until(|| (!self.suspended.get()).then_some(())).await;
-            }
-            if self.ending.get() {
+            if let Err(Closed) = self.gate.opened().await {
                 return Err(TargetError::Ending);
             }
             if matches!(request.kind, RequestKind::Write { .. } | RequestKind::Discard) {
                 self.written.set(true);
             }
             let swaps = self.swaps.get();
-            self.inside.set(self.inside.get() + 1);
+            self.gate.enter();
             let target = self.target();
             let result = target.map(request).await;
             drop(target);
-            self.inside.set(self.inside.get() - 1);
-            if self.suspended.get() {
-                self.changed.wake_all();
-            }
+            self.gate.leave();
             match result {
                 // It could not be carried out by this target and is for the next one. It is not
                 // tried again before something has changed: a target that is away while its device
                 // runs would be asked for ever.
                 Err(TargetError::Requeue) => {
-                    let changed =
-                        || self.suspended.get() || self.ending.get() || self.swaps.get() != swaps;
-                    self.changed.until(|| changed().then_some(())).await;
+                    let changed = || !self.gate.is_open() || self.swaps.get() != swaps;
+                    self.gate.until(|| changed().then_some(())).await;
                 }
                 result => return result,
             }
@@ -166,10 +153,9 @@ impl Device {
     /// # Errors
     /// What is lost of what was acknowledged.
     pub async fn suspend(&self, noflush: bool) -> Result<(), String> {
-        self.suspended.set(true);
-        self.changed.wake_all();
+        self.gate.hold();
         self.target().suspend(noflush).await;
-        self.changed.until(|| (self.inside.get() == 0).then_some(())).await;
+        self.gate.drained().await;
         self.target().commit_all().await
     }
 
@@ -178,8 +164,7 @@ impl Device {
         if same_target {
             self.target().resume().await;
         }
-        self.suspended.set(false);
-        self.changed.wake_all();
+        self.gate.release();
     }
 
     /// Takes the target apart; nothing stands in its place.
@@ -196,16 +181,14 @@ impl Device {
         opened.events.forward_to(&self.events);
         self.target.replace(opened.target);
         self.swaps.set(self.swaps.get() + 1);
-        self.changed.wake_all();
+        self.gate.wake();
     }
 
     /// Begins the device's end: what its target has is carried out or fails, what comes later
     /// fails.
     pub async fn begin_delete(&self) {
-        self.suspended.set(true);
+        self.gate.hold();
         self.target().suspend(false).await;
-        self.ending.set(true);
-        self.suspended.set(false);
-        self.changed.wake_all();
+        self.gate.close();
     }
 }

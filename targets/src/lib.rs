@@ -19,10 +19,10 @@
 //! Another program can use it, too: [`io`], [`copy`] and [`snapshot`] show how, on disks in memory
 //! ([`ram`]).
 //!
-//! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`],
-//! [`io`] (dm-io), [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`] and [`linear`], which
-//! do not use each other, and [`table`]. Above them are [`target`], [`device`], [`stack`] (a device
-//! as a disk) and [`group`].
+//! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`]
+//! with `gate`, [`io`] (dm-io), [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`] and
+//! [`linear`], which do not use each other, and [`table`]. Above them are [`target`], [`device`],
+//! [`stack`] (a device as a disk) and [`group`].
 //!
 //! # The rules that keep data safe
 //!
@@ -47,6 +47,7 @@ pub mod copy;
 pub mod device;
 pub mod disk;
 pub mod exec;
+mod gate;
 pub mod group;
 pub mod hash;
 pub mod io;

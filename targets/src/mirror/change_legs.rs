@@ -231,10 +231,12 @@ impl Mirror {
             return Err(ChangeError::Busy);
         }
         self.phase.set(Phase::Changing);
-        self.gate_closed.set(true);
+        self.gate.hold();
         self.pause_recovery().await;
-        let at_rest = || self.under_way.get() == 0 || mutant::is(Mutant::ChangeAmongWrites);
-        self.quiet.until(|| (at_rest() && self.cleaning.get() == 0).then_some(())).await;
+        if !mutant::is(Mutant::ChangeAmongWrites) {
+            self.gate.drained().await;
+        }
+        self.quiet.until(|| (self.cleaning.get() == 0).then_some(())).await;
         Ok(())
     }
 
@@ -252,8 +254,7 @@ impl Mirror {
         self.state.borrow_mut().regions.search_again(RegionIndex(0));
         self.reshapes.set(self.reshapes.get() + 1);
         self.phase.set(Phase::Running);
-        self.gate_closed.set(false);
-        self.gate.wake_all();
+        self.gate.release();
         self.note_in_sync();
         self.go_on();
     }

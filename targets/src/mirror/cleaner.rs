@@ -29,7 +29,7 @@ impl Mirror {
         let mut due = pin!(self.idle.until(|| {
             let due = self.flags_pending.get()
                 || self.next_cleaning_ms().is_some_and(|at_ms| at_ms <= self.host.now_ms());
-            if self.closing.get() { Some(false) } else { due.then_some(true) }
+            if self.gate.is_closed() { Some(false) } else { due.then_some(true) }
         }));
         std::future::poll_fn(|cx| {
             let waits = due.as_mut().poll(cx);

@@ -226,7 +226,7 @@ impl Mirror {
                 || self.state.borrow().regions.access(region) != super::regions::Access::Withheld;
             self.released.until(|| ours().then_some(())).await;
         }
-        self.under_way.set(self.under_way.get() + 1);
+        self.gate.enter();
         let span = super::regions::Span::one(region);
         self.quiet.until(|| self.state.borrow().regions.is_quiet(span).then_some(())).await;
         Ok(())
@@ -236,7 +236,7 @@ impl Mirror {
         self.state.borrow_mut().regions.release(region, self.host.now_ms());
         self.released.wake_all();
         self.work.wake_all();
-        self.leave();
+        self.gate.leave();
     }
 
     async fn compare_region(

@@ -18,6 +18,7 @@ use super::table::InitialSync;
 use super::target::{CLEAN_DELAY_MS, Mirror, Phase, State};
 use crate::disk::DiskError;
 use crate::exec::{Executor, WaitQueue};
+use crate::gate::Gate;
 use crate::mutant::{self, Mutant};
 use crate::units::RegionSize;
 
@@ -89,8 +90,7 @@ impl Mirror {
             recorded: Cell::new(None),
             clean_delay_ms: Cell::new(CLEAN_DELAY_MS),
             phase: Cell::new(Phase::Running),
-            gate_closed: Cell::new(false),
-            under_way: Cell::new(0),
+            gate: Gate::default(),
             held_count: Cell::new(0),
             reshapes: Cell::new(0),
             paused: Cell::new(0),
@@ -99,12 +99,10 @@ impl Mirror {
             cleaning: Cell::new(0),
             flags_pending: Cell::new(false),
             flags_lost: Cell::new(false),
-            closing: Cell::new(false),
             flushes: Flushes::default(),
             tasks: Cell::new(0),
             released: WaitQueue::default(),
             quiet: WaitQueue::default(),
-            gate: WaitQueue::default(),
             work: WaitQueue::default(),
             idle: WaitQueue::default(),
         }))
@@ -201,8 +199,7 @@ impl Mirror {
     pub async fn suspend(&self, noflush: bool) {
         let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
         self.phase.set(if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush });
-        self.gate_closed.set(true);
-        self.gate.wake_all();
+        self.gate.hold();
         if !suspended {
             self.pause_recovery().await;
         }
@@ -212,9 +209,8 @@ impl Mirror {
 
     /// Waits until no request is under way or held.
     pub(super) async fn until_idle(&self) {
-        self.quiet
-            .until(|| (self.under_way.get() + self.held_count.get() == 0).then_some(()))
-            .await;
+        let idle = || self.gate.inside() + self.held_count.get() == 0;
+        self.gate.until(|| idle().then_some(())).await;
     }
 
     /// Makes every region clean that can be, and the log durable.
@@ -247,8 +243,7 @@ impl Mirror {
         self.write_log().await;
         self.try_record();
         self.phase.set(Phase::Running);
-        self.gate_closed.set(false);
-        self.gate.wake_all();
+        self.gate.release();
         self.note_in_sync();
         self.go_on();
     }
@@ -285,13 +280,12 @@ impl Mirror {
     pub async fn close(&self) {
         if self.phase.get() == Phase::Running {
             self.phase.set(Phase::SuspendedFlush);
-            self.gate.wake_all();
+            self.gate.hold();
         }
         self.pause_recovery().await;
         self.until_idle().await;
         self.clean_everything().await;
-        self.closing.set(true);
-        self.gate.wake_all();
+        self.gate.close();
         self.work.wake_all();
         self.idle.wake_all();
         self.log.close();

@@ -49,7 +49,7 @@ impl Mirror {
 
     /// The next regions to recover; `None` inside at the mirror's end.
     fn next_recovery(&self) -> Option<Option<Span>> {
-        if self.closing.get() {
+        if self.gate.is_closed() {
             return Some(None);
         }
         if self.paused.get() > 0 || !self.may_copy() {

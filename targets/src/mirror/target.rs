@@ -19,6 +19,7 @@ use super::table::InitialSync;
 use crate::copy;
 use crate::disk::{Disk, DiskError, Host, Limits};
 use crate::exec::WaitQueue;
+use crate::gate::{Closed, Gate};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::units::{RegionIndex, RegionSize, Sector, Sectors};
@@ -62,10 +63,10 @@ pub struct Mirror {
     pub(super) recorded: Cell<Option<Claims>>,
     pub(super) clean_delay_ms: Cell<u64>,
     pub(super) phase: Cell<Phase>,
-    /// New requests wait.
-    pub(super) gate_closed: Cell<bool>,
-    /// Requests under way; held ones are not among them.
-    pub(super) under_way: Cell<usize>,
+    /// Guards the legs and the log: inside are the requests that are under way, and regions that
+    /// are compared. Held whenever requests are not taken, and closed at the mirror's end. Requests
+    /// that the mirror itself holds have left, and wait for what the gate says of `phase`.
+    pub(super) gate: Gate,
     pub(super) held_count: Cell<usize>,
     /// Changes whenever legs have been changed, for what is held.
     pub(super) reshapes: Cell<u64>,
@@ -82,7 +83,6 @@ pub struct Mirror {
     pub(super) flags_pending: Cell<bool>,
     /// That flush failed.
     pub(super) flags_lost: Cell<bool>,
-    pub(super) closing: Cell<bool>,
     pub(super) flushes: Flushes,
     /// Tasks that have not ended.
     pub(super) tasks: Cell<usize>,
@@ -90,8 +90,6 @@ pub struct Mirror {
     pub(super) released: WaitQueue,
     /// For those who wait until nothing is under way.
     pub(super) quiet: WaitQueue,
-    /// For held requests, and those that wait at the gate.
-    pub(super) gate: WaitQueue,
     /// For lanes of recovery.
     pub(super) work: WaitQueue,
     /// For the cleaner.
@@ -226,31 +224,20 @@ impl Mirror {
     /// Carries a request out. When this returns, nothing of the request is in flight any more.
     /// Requests that come while the mirror is suspended wait until it is resumed, or closed.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
-        if self.gate_closed.get() {
-            self.gate.until(|| (!self.gate_closed.get() || self.closing.get()).then_some(())).await;
-            if self.closing.get() {
-                return Err(TargetError::Requeue);
-            }
+        if let Err(Closed) = self.gate.opened().await {
+            return Err(TargetError::Requeue);
         }
-        self.under_way.set(self.under_way.get() + 1);
+        self.gate.enter();
         let result = match request.kind {
             RequestKind::Read => self.read(request).await,
             RequestKind::Write { .. } | RequestKind::Discard => self.write(request).await,
             RequestKind::Flush => self.flush(request).await,
         };
-        self.leave();
+        self.gate.leave();
         if request.kind == RequestKind::Read || result.is_err() {
             result
         } else {
             self.acknowledge()
-        }
-    }
-
-    /// A request is under way no longer.
-    pub(super) fn leave(&self) {
-        self.under_way.set(self.under_way.get() - 1);
-        if self.under_way.get() == 0 && self.phase.get() != Phase::Running {
-            self.quiet.wake_all();
         }
     }
 

@@ -301,7 +301,7 @@ impl Mirror {
         if self.held_count.get() == 1 {
             (self.listener)(Event::WritesHeld);
         }
-        self.leave();
+        self.gate.leave();
         let ended = || match self.phase.get() {
             Phase::SuspendedNoflush => Some(Err(TargetError::Requeue)),
             Phase::SuspendedFlush => Some(Err(self.eio(error.clone()))),
@@ -310,7 +310,7 @@ impl Mirror {
         };
         let result = self.gate.until(ended).await;
         self.held_count.set(self.held_count.get() - 1);
-        self.under_way.set(self.under_way.get() + 1);
+        self.gate.enter();
         result
     }
 }

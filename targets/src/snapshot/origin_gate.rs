@@ -4,21 +4,18 @@
 //! was acknowledged before and nothing else; and I9 (no change makes a snapshot that has left wrong
 //! without a record of that).
 
-use std::cell::Cell;
-
 use super::losses::Departed;
 use crate::disk::Io;
-use crate::exec::WaitQueue;
+use crate::gate;
 use crate::mutant::{self, Mutant};
 use crate::request::TargetError;
 
 /// Counts what is changing the origin, and holds it back while a snapshot joins.
 #[derive(Default)]
 pub(super) struct Gate {
-    /// Changes that have been let through and not completed.
-    inside: Cell<usize>,
-    held: Cell<bool>,
-    changed: WaitQueue,
+    /// Guards the origin's content: inside are the changes that have been let through and not
+    /// completed. Held while a snapshot joins.
+    gate: gate::Gate,
     /// Snapshots that have left, which a change makes wrong.
     departed: Departed,
 }
@@ -31,8 +28,8 @@ impl Gate {
 
     /// Waits until no snapshot is joining.
     pub(super) async fn open(&self) {
-        if self.held.get() {
-            self.changed.until(|| (!self.held.get()).then_some(())).await;
+        if !self.gate.is_open() {
+            self.gate.until(|| self.gate.is_open().then_some(())).await;
         }
     }
 
@@ -41,26 +38,22 @@ impl Gate {
     pub(super) async fn pass(&self, change: impl FnOnce() -> Io) -> Result<(), TargetError> {
         self.departed.record()?;
         let change = change();
-        self.inside.set(self.inside.get() + 1);
+        self.gate.enter();
         let result = change.await;
-        self.inside.set(self.inside.get() - 1);
-        if self.held.get() {
-            self.changed.wake_all();
-        }
+        self.gate.leave();
         Ok(result?)
     }
 
     /// Holds back new changes, one caller at a time, and waits until those inside have completed.
     pub(super) async fn hold(&self) {
-        self.changed.until(|| (!self.held.replace(true)).then_some(())).await;
+        self.gate.hold_alone().await;
         if !mutant::is(Mutant::JoinAmongWrites) {
-            self.changed.until(|| (self.inside.get() == 0).then_some(())).await;
+            self.gate.drained().await;
         }
     }
 
     /// Lets changes through again.
     pub(super) fn release(&self) {
-        self.held.set(false);
-        self.changed.wake_all();
+        self.gate.release();
     }
 }
