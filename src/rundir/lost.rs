@@ -26,6 +26,10 @@ use super::durable;
 use crate::protocol::{Cow, Which};
 use crate::storage::certainly_differ;
 
+/// How the name of a disk begins that says nothing of itself: what no other disk is called before
+/// the next boot.
+const NUMBER: &str = "disk";
+
 /// What stands in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
@@ -55,10 +59,15 @@ pub struct LostStore {
 
 impl LostStore {
     /// The record of a COW with that store.
-    pub fn of(rundir: &RunDir, cow: Cow) -> LostStore {
+    pub fn of(rundir: &RunDir, mut cow: Cow) -> LostStore {
         // A disk that cannot be told from one of another boot is taken for none that was known
         // before.
         let boot = boot_id().unwrap_or_default();
+        if let ([path], true) = (cow.names.as_slice(), cow.number != 0 && !boot.is_empty()) {
+            if path.starts_with("path ") {
+                cow.names.push(format!("{NUMBER} {} in boot {boot}", cow.number));
+            }
+        }
         let name = cow.names.first().map_or("", String::as_str);
         // By what is not known nothing is known again.
         let store = cow.store.word().map(|word| format!("{word} on {name}"));
@@ -141,6 +150,10 @@ impl LostStore {
         let number = self.cow.number;
         let same_disk =
             same_name && number != 0 && entry.number == number && entry.boot == self.boot;
+        if entry.cow.starts_with(NUMBER) && entry.boot != self.boot && !self.boot.is_empty() {
+            // By that name no disk is called any more.
+            return true;
+        }
         match &entry.store {
             // Whatever it was: it would be taken for the next one, too.
             None => same_name && !here,

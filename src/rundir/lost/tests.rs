@@ -162,3 +162,32 @@ fn what_cannot_be_written_or_read_is_said() {
         assert!(record.record(Loss::MarkFailed).unwrap_err().contains(".lost"));
     }
 }
+
+#[test]
+fn a_disk_that_says_nothing_of_itself_is_known_under_another_path_in_the_same_boot() {
+    let (_dir, rundir) = rundir();
+    LostStore::of(&rundir, cow(Which::WithoutId, "path /dev/vdb"))
+        .record(Loss::OriginChanged)
+        .unwrap();
+    let here = |path: &str, number| Cow { number, ..cow(Which::WithoutId, path) };
+    assert!(is_lost(&rundir, here("path /dev/vdc", 7)), "the same disk");
+    assert!(!is_lost(&rundir, here("path /dev/vdc", 8)), "another disk");
+    assert!(!is_lost(&rundir, here("path /dev/vdc", 0)), "of which nothing is known");
+    assert!(!is_lost(&rundir, here("wwid a", 7)), "a disk with a name");
+    assert!(is_lost(&rundir, here("path /dev/vdb", 8)), "it may have been attached anew");
+    // The store is gone from it.
+    LostStore::of(&rundir, here("path /dev/vdc", 7)).tidy(false);
+    assert!(!is_lost(&rundir, here("path /dev/vdc", 7)));
+}
+
+#[test]
+fn a_number_of_another_boot_is_no_name_any_more() {
+    let (_dir, rundir) = rundir();
+    let mut lost = LostStore::of(&rundir, cow(Which::WithoutId, "path /dev/vdb"));
+    lost.boot = "an earlier one".to_owned();
+    lost.record(Loss::OriginChanged).unwrap();
+    assert_eq!(files(&rundir), 2);
+    LostStore::of(&rundir, cow(ONE, "wwid a")).tidy(true);
+    assert_eq!(files(&rundir), 1, "by the path it is lost in any boot");
+    assert!(is_lost(&rundir, cow(Which::WithoutId, "path /dev/vdb")));
+}
