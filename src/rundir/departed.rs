@@ -79,7 +79,8 @@ impl RunDir {
         let write = || {
             let content =
                 Content { key: key.to_owned(), boot: boot_id()?, departure: departure.clone() };
-            durable::replace(&path, &serde_json::to_vec_pretty(&content)?)
+            // The snapshot stays if this fails, and has not left.
+            durable::create(&path, &serde_json::to_vec_pretty(&content)?)
         };
         write().map_err(|error| at(&path, &error))
     }

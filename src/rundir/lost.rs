@@ -188,7 +188,14 @@ impl LostStore {
             .flatten()
             .filter(|before| before.cow == entry.cow && before.store == entry.store);
         entry.mark_failed |= before.is_some_and(|before| before.mark_failed);
-        durable::replace(path, &serde_json::to_vec(&entry)?).map_err(|error| at(path, &error))
+        let bytes = serde_json::to_vec(&entry)?;
+        // The write that waits for it fails if this does, and then the store is right.
+        let written = if path.exists() {
+            durable::replace(path, &bytes)
+        } else {
+            durable::create(path, &bytes)
+        };
+        written.map_err(|error| at(path, &error))
     }
 }
 

@@ -67,7 +67,8 @@ impl RunDir {
     /// Replaces a server's state file, durably.
     ///
     /// # Errors
-    /// Why not, with the file's path; the file is as it was.
+    /// Why not, with the file's path; the file is as it was, or the error says that it is replaced
+    /// and may not outlive a loss of power, which no device does either.
     pub fn write_state(&self, key: &str, devices: Vec<DeviceState>) -> Result<(), Reason> {
         let path = self.state_file(key);
         let write = || {

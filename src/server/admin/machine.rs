@@ -83,7 +83,8 @@ pub trait Records: Clone + Send + 'static {
     /// Replaces the state file, durably.
     ///
     /// # Errors
-    /// Why not, with the file's path; the file is as it was.
+    /// Why not, with the file's path; the file is as it was, or the error says that it is replaced
+    /// and may not outlive a loss of power, which no device does either.
     fn write_state(&self, devices: Vec<DeviceState>) -> Result<(), Reason>;
     /// Takes the directory's lock.
     ///
