@@ -7,7 +7,7 @@ mod device;
 mod known;
 mod message;
 
-pub use ask::{ask, connect, has_left, is_absent, until_left_or, write_line};
+pub use ask::{Silence, ask, connect, has_left, is_absent, until_left_or, write_line};
 pub use cow::{Cow, Which};
 pub use device::{DeviceOptions, DeviceRef, DeviceReport, DeviceSpec, DeviceState};
 pub use known::{KnownDisk, KnownDisks};

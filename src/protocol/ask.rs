@@ -62,11 +62,11 @@ impl Patience {
 
 /// Since when disks have been busy with the same operation.
 #[derive(Default)]
-struct Silence(HashMap<(String, u64), Instant>);
+pub struct Silence(HashMap<(String, u64), Instant>);
 
 impl Silence {
     /// Takes what the server says now, and names a disk that has been silent for too long.
-    fn longer_than(
+    pub fn longer_than(
         &mut self,
         limit: Duration,
         oldest: &[(String, u64)],

@@ -38,7 +38,13 @@ impl Server {
     pub fn start(key: &str, rundir: &RunDir) -> Result<Server, Reason> {
         let pending = channel();
         let lost: Sender<Pending> = pending.0.clone();
-        let live = Live::start(key, rundir, move |id| drop(lost.send(Pending::Lost(id))))?;
+        let ended: Sender<Pending> = pending.0.clone();
+        let live = Live::start(
+            key,
+            rundir,
+            move |id| drop(lost.send(Pending::Lost(id))),
+            move || drop(ended.send(Pending::Nothing)),
+        )?;
         let directory = Directory::default();
         let admin = Administrator::new(live, directory.clone());
         Ok(Server { admin, directory, at_work: AtWork::default(), pending, ended: false })
@@ -81,9 +87,11 @@ impl Server {
             self.admin.machine().remove_socket();
             std::process::exit(i32::from(self.admin.has_lost()));
         }
-        let keeps_files = self.admin.keeps_files();
+        let (keeps_files, waits) = (self.admin.keeps_files(), self.admin.is_waiting());
         let machine = self.admin.machine();
-        if let Err(error) = Machine::end(machine) {
+        // What a disk has been given that does not answer ends with the process.
+        let ended = if waits { Ok(()) } else { Machine::end(machine) };
+        if let Err(error) = ended {
             log::error!("{error}");
         }
         if keeps_files {
@@ -111,6 +119,7 @@ impl Server {
                 Pending::Lost(id) => self.admin.lose(id),
                 Pending::Nothing => {}
             }
+            self.admin.settle();
             if self.admin.ending() == Ending::Waits {
                 if let Err(error) = self.admin.shut_down() {
                     log::error!("the server cannot end: {error}");

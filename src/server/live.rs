@@ -3,38 +3,50 @@
 
 mod disk;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::future::Future;
+use std::io;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
 
 use dm_targets::group::Ticket;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::StoreId;
 
-use super::admin::machine::{Losses, Machine, Records};
+use super::admin::machine::{Losses, Machine, Records, Served, Waited};
 use super::cow_journal;
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::Reason;
-use crate::protocol::Cow;
+use crate::protocol::{Cow, Silence};
 use crate::protocol::{DeviceOptions, DeviceState};
 use crate::rundir::departed::Departure;
 use crate::rundir::journal::{self, FileNotes};
 use crate::rundir::lost::LostStore;
 use crate::rundir::{RunDir, family_key};
-use crate::storage::silent;
+use crate::storage::silent::{self, ANSWER_LIMIT};
 use crate::storage::{
-    Access, Claim, DiskId, Ground, OpenDisk, OpenError, Standing, Through, circle, disk_name,
-    new_store_id, number_of_mount,
+    Access, Claim, DiskId, Ground, OpenDisk, OpenError, OpenErrorKind, Standing, Through, circle,
+    disk_name, new_store_id, number_of_mount,
 };
 use crate::ublk::{Control, DeviceInfo, Params, apart, device};
+
+/// How often it is looked whether a disk answers that a job waits for.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
 /// A family's part of the machine.
 pub struct Live {
     control: Control,
     thread: Owner,
     files: Files,
+    /// Since when disks have been silent.
+    silence: RefCell<Silence>,
+    /// Told when a job has ended that may have been given up.
+    ended: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// A family's files.
@@ -46,7 +58,8 @@ pub struct Files {
 
 impl Live {
     /// Opens the control device and starts a data thread, which calls `lost` with the id of a
-    /// device that the kernel has stopped.
+    /// device that the kernel has stopped, and `ended` when something has ended that waited for
+    /// disks.
     ///
     /// # Errors
     /// Either cannot be had.
@@ -54,11 +67,14 @@ impl Live {
         key: &str,
         rundir: &RunDir,
         lost: impl Fn(u32) + Send + 'static,
+        ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Live, Reason> {
         let control = Control::open().map_err(|error| error.to_string())?;
         let thread =
             Owner::start(lost).map_err(|error| format!("cannot start the data thread: {error}"))?;
-        Ok(Live { control, thread, files: Files { rundir: rundir.clone(), key: key.to_owned() } })
+        let files = Files { rundir: rundir.clone(), key: key.to_owned() };
+        let (silence, ended) = (RefCell::default(), Arc::new(ended));
+        Ok(Live { control, thread, files, silence, ended })
     }
 
     /// For other threads.
@@ -107,7 +123,7 @@ impl Machine for Live {
     type Notes = FileNotes;
 
     fn beside(&self) -> Result<Live, Reason> {
-        Live::start(&self.files.key, &self.files.rundir, |_| {})
+        Live::start(&self.files.key, &self.files.rundir, |_| {}, || {})
     }
 
     fn end(&mut self) -> Result<(), Reason> {
@@ -129,6 +145,33 @@ impl Machine for Live {
         self.thread.call(job).map_err(|error| error.to_string())
     }
 
+    fn call_while_answered<T, F>(
+        &self,
+        job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,
+    ) -> Result<Waited<T>, Reason>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let ended = self.ended.clone();
+        let begun = self.thread.handle().begin(job, move || ended());
+        let result = begun.map_err(|error| error.to_string())?;
+        loop {
+            match result.recv_timeout(LOOK_PAUSE) {
+                Ok(result) => return Ok(Waited::Done(result)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err("the data thread has died".to_owned());
+                }
+            }
+            let oldest = self.call(|thread| async move { thread.ring.oldest() })?;
+            let mut silence = self.silence.borrow_mut();
+            if let Some(disk) = silence.longer_than(ANSWER_LIMIT, &oldest, Instant::now()) {
+                return Ok(Waited::Silent(disk, Box::new(move || result.try_recv().ok())));
+            }
+        }
+    }
+
     fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason> {
         match self.control.info(id) {
             Ok(info) => Ok(Some(info)),
@@ -147,7 +190,12 @@ impl Machine for Live {
         device::add(&mut self.control, id, options, params, zero_copy)
     }
 
-    fn serve(&self, info: &DeviceInfo, name: &str, ticket: Ticket) -> Result<(), Reason> {
+    fn serve(
+        &self,
+        info: &DeviceInfo,
+        name: &str,
+        ticket: Ticket,
+    ) -> Result<Waited<Served>, Reason> {
         let id = info.id;
         let path = format!("/dev/ublkc{id}");
         let file = OpenOptions::new()
@@ -161,9 +209,9 @@ impl Machine for Live {
             .map(|id| QueueOptions { id, depth, max_io_bytes, zero_copy })
             .collect();
         let name = name.to_owned();
-        self.call(
-            move |thread| async move { thread.serve(id, &name, file, &queues, ticket).await },
-        )?
+        self.call_while_answered(move |thread| async move {
+            thread.serve(id, &name, file, &queues, ticket).await
+        })
     }
 
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
@@ -216,8 +264,8 @@ impl Machine for Live {
         ended.unwrap_or(false)
     }
 
-    fn remove(&self, id: u32, outlived: bool) -> Result<Result<(), Reason>, Reason> {
-        self.call(move |thread| async move { thread.remove(id, outlived).await })
+    fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Served>, Reason> {
+        self.call_while_answered(move |thread| async move { thread.remove(id, outlived).await })
     }
 
     fn disk_at(&self, path: &str) -> Option<DiskId> {
@@ -225,7 +273,12 @@ impl Machine for Live {
     }
 
     fn open(&self, path: &str, access: Access, claim: Claim) -> Result<OpenDisk, OpenError> {
-        OpenDisk::open(path, access, claim)
+        let (wanted, disk) = (path.to_owned(), Path::new(path));
+        let opened = silent::within_limit(disk, move || OpenDisk::open(wanted, access, claim));
+        opened.unwrap_or_else(|why| {
+            let kind = OpenErrorKind::Io(io::Error::new(io::ErrorKind::TimedOut, why));
+            Err(OpenError { path: disk.to_owned(), kind })
+        })
     }
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {
@@ -340,7 +393,7 @@ impl Losses for LostStore {
 /// # Errors
 /// As [`super::admin::complete`].
 pub fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
-    super::admin::complete(Live::start(key, rundir, |_| {})?, device)
+    super::admin::complete(Live::start(key, rundir, |_| {}, || {})?, device)
 }
 
 /// Records that a deleted snapshot's COW must not be used again, if a device that stays may change
@@ -354,7 +407,7 @@ pub fn record_left_behind(
     deleted: &DeviceState,
     staying: &[DeviceState],
 ) -> Result<(), Reason> {
-    let mut machine = Live::start(key, rundir, |_| {})?;
+    let mut machine = Live::start(key, rundir, |_| {}, || {})?;
     let recorded = super::admin::record_left_behind(&machine, deleted, staying);
     machine.end().and(recorded)
 }

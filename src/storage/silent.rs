@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use super::content;
@@ -30,6 +31,34 @@ pub fn no_answer(disk: &str) -> Reason {
     format!("{disk} has not answered for {} s", ANSWER_LIMIT.as_secs())
 }
 
+/// Does something with a disk that may fall silent meanwhile, on a thread of its own. One that is
+/// late is left behind: its result, such as an open disk, is let go when the disk answers.
+///
+/// # Errors
+/// The disk has not answered; or there is no thread to be had.
+pub fn within_limit<T: Send + 'static>(
+    disk: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Reason> {
+    within(ANSWER_LIMIT, disk, work)
+}
+
+fn within<T: Send + 'static>(
+    limit: Duration,
+    disk: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Reason> {
+    let (done, result) = channel();
+    let work = move || drop(done.send(work()));
+    let path = disk.display();
+    let thread = std::thread::Builder::new().name("disk".into()).spawn(work);
+    thread.map_err(|error| format!("{path}: cannot be looked at: {error}"))?;
+    result.recv_timeout(limit).map_err(|error| match error {
+        RecvTimeoutError::Timeout => no_answer(&path.to_string()),
+        RecvTimeoutError::Disconnected => format!("{path}: could not be looked at"),
+    })
+}
+
 /// Opens a disk and reads its first block, in a process that does nothing else.
 ///
 /// # Errors
@@ -38,4 +67,24 @@ pub fn ask(disk: &Path) -> Result<(), Reason> {
     let open =
         OpenDisk::open(disk, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
     content::store_on(&open).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_falls_silent_is_left_behind_with_what_comes_of_it() {
+        let (limit, disk) = (Duration::from_millis(100), Path::new("/d"));
+        assert_eq!(within(limit, disk, || 7), Ok(7));
+        let (answer, silent) = channel::<()>();
+        let (held, let_go) = channel::<()>();
+        let opened = within(limit, disk, move || {
+            assert!(silent.recv().is_err());
+            held
+        });
+        assert!(opened.is_err_and(|why| why.starts_with("/d has not answered")));
+        drop(answer);
+        assert!(let_go.recv_timeout(ANSWER_LIMIT) == Err(RecvTimeoutError::Disconnected));
+    }
 }

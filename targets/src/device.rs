@@ -5,8 +5,9 @@
 //! could not carry out when it was suspended comes back and waits with the others, for the target
 //! that is there when the device is resumed.
 //!
-//! Rule kept here: suspending ends only when the target has no request left, so that another target
-//! can take its place.
+//! Rules kept here: suspending ends only when the target has no request left, so that another target
+//! can take its place. A suspension or an end that waits for a disk can be given up: the device goes
+//! on as it was, at once if nothing but requests is waited for.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -77,6 +78,8 @@ pub struct Device {
     /// Guards the target: inside are the requests that it has. Held while the device is suspended,
     /// and closed when it is ending.
     gate: Gate,
+    /// The suspension or the end that has been begun is not wanted any more.
+    given_up: Cell<bool>,
     /// Targets that have taken another one's place.
     swaps: Cell<u64>,
     /// Something was written or discarded through it.
@@ -91,6 +94,7 @@ impl Device {
             target: RefCell::new(target),
             events,
             gate: Gate::default(),
+            given_up: Cell::new(false),
             swaps: Cell::new(0),
             written: Cell::new(false),
         }
@@ -151,12 +155,42 @@ impl Device {
     /// also after an error.
     ///
     /// # Errors
-    /// What is lost of what was acknowledged.
+    /// What is lost of what was acknowledged; or it was given up, and the device runs on.
     pub async fn suspend(&self, noflush: bool) -> Result<(), String> {
+        let ran = self.hold(noflush).await;
+        let given_up = self.given_up.get();
+        let committed = if given_up { Ok(()) } else { self.target().commit_all().await };
+        if ran && self.given_up.take() {
+            self.resume(true).await;
+        } else if !given_up {
+            return committed;
+        }
+        committed.and(Err("given up; the device is as it was".to_owned()))
+    }
+
+    /// Holds new requests back until the target has none any more, or that is given up. Says whether
+    /// the device ran before.
+    async fn hold(&self, noflush: bool) -> bool {
+        let ran = self.gate.is_open();
+        self.given_up.set(false);
         self.gate.hold();
         self.target().suspend(noflush).await;
-        self.gate.drained().await;
-        self.target().commit_all().await
+        let over = || self.gate.inside() == 0 || self.given_up.get();
+        self.gate.until(|| over().then_some(())).await;
+        ran
+    }
+
+    /// Gives up a suspension or an end that is under way and waits for a disk. The device goes on as
+    /// it was, as soon as it can.
+    pub fn give_up(&self) {
+        self.given_up.set(true);
+        self.gate.wake();
+        self.target().give_up();
+    }
+
+    /// Lets requests go on after a suspension or an end that was given up, and ended all the same.
+    pub async fn run_on(&self) {
+        self.resume(true).await;
     }
 
     /// Lets requests go on, to the target that was suspended or to a new one.
@@ -185,10 +219,20 @@ impl Device {
     }
 
     /// Begins the device's end: what its target has is carried out or fails, what comes later
-    /// fails.
-    pub async fn begin_delete(&self) {
-        self.gate.hold();
-        self.target().suspend(false).await;
+    /// waits until [`Device::end_requests`]. Says whether it has begun, and was not given up.
+    pub async fn begin_delete(&self) -> bool {
+        let ran = self.hold(false).await;
+        if self.given_up.take() {
+            if ran {
+                self.resume(true).await;
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Fails what waits and what comes from now on: the device ends.
+    pub fn end_requests(&self) {
         self.gate.close();
     }
 }

@@ -106,6 +106,13 @@ impl Target {
         }
     }
 
+    /// A suspension that waits for a disk ends without having suspended anything.
+    pub(crate) fn give_up(&self) {
+        if let Target::Mirror(mirror) = self {
+            mirror.give_up();
+        }
+    }
+
     /// Puts what the target has acknowledged where another program looks for it.
     ///
     /// # Errors

@@ -13,11 +13,13 @@ use dm_targets::target::Target;
 
 use super::devices::Device;
 use super::devices::changes_origin;
-use super::machine::{Machine, Records, Thread};
+use super::machine::{Machine, Records, Served, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::{NewDevice, generated_name};
+use super::silent::Silent;
 use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
+use super::unfinished::Errand;
 use crate::failure::Reason;
 use crate::protocol::{DeviceRef, DeviceSpec, KnownDisks, Reply};
 use crate::ublk::DeviceInfo;
@@ -31,12 +33,15 @@ impl<M: Machine> Administrator<M> {
         id: Option<u32>,
         spec: DeviceSpec,
     ) -> Result<Reply, Reason> {
+        Silent::on(&self.machine, spec.table.params.devices())?;
         let prepared = self.prepare(spec, name.as_deref(), None)?;
         let added = self.bring_up(&prepared, id, name);
         let note = self.note_of(&prepared)?;
         let ticket = prepared.ticket;
         let (info, name) = match added {
             Ok(added) => added,
+            // It is needed for the way back.
+            Err(why) if self.is_coming(ticket) => return Err(why),
             Err(why) => return self.forget_ticket(ticket).and(Err(why)),
         };
         let path = format!("{BLOCK_PATH}{}", info.id);
@@ -162,16 +167,50 @@ impl<M: Machine> Administrator<M> {
                 log::warn!("{error}");
             }
         })?;
-        let served = self.machine.serve(&info, &name, prepared.ticket);
+        let served = self.serve_new(prepared, &info, &name)?;
         let started = served.and_then(|()| self.machine.start(info.id, false));
         if let Err(error) = started {
-            let undone = self.take_down(info.id, info.target_flags, true);
-            let undone =
-                undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(prepared.ticket), Err));
-            let left = [undone.err(), self.save().err()].into_iter().flatten();
-            return Err(left.fold(error, |error, left| format!("{error}; and {left}")));
+            return Err(self.undo(&info, prepared.ticket, error));
         }
         Ok((info, name))
+    }
+
+    /// Serves the queues of a new device, as far as disks answer. Where one does not, what has been
+    /// begun is taken back when that answers; the state file tells of the device until then.
+    ///
+    /// # Errors
+    /// A disk does not answer.
+    fn serve_new(
+        &mut self,
+        prepared: &NewDevice,
+        info: &DeviceInfo,
+        name: &str,
+    ) -> Result<Served, Reason> {
+        let ticket = prepared.ticket;
+        let served = match self.machine.serve(info, name, ticket) {
+            Ok(served) => served,
+            Err(why) => return Ok(Err(why)),
+        };
+        let device = info.clone();
+        let then = move |admin: &mut Administrator<M>, _: Served| {
+            let why = admin.undo(&device, ticket, "its disk answers again".to_owned());
+            log::warn!("/dev/ublkb{}: the add is taken back: {why}", device.id);
+        };
+        let coming = prepared.state(info, name);
+        self.unless_silent(Errand::on(info.id, "add"), served, then).map_err(|why| {
+            if let Some(unfinished) = self.unfinished.last_mut() {
+                unfinished.coming = Some((ticket, coming));
+            }
+            format!("{why}; what has been begun is taken back when it does")
+        })
+    }
+
+    /// Takes a device back that cannot be added; says what is left.
+    fn undo(&mut self, info: &DeviceInfo, ticket: Ticket, error: Reason) -> Reason {
+        let undone = self.take_down(info.id, info.target_flags, true);
+        let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(ticket), Err));
+        let left = [undone.err(), self.save().err()].into_iter().flatten();
+        left.fold(error, |error, left| format!("{error}; and {left}"))
     }
 
     /// Finds a name for a new device and writes down what the next server needs, while no other

@@ -13,6 +13,7 @@ use dm_targets::target::Target;
 
 use super::machine::{Machine, Records, Thread};
 use super::state::Administrator;
+use super::unfinished::Errand;
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceState};
 use crate::rundir::departed::Departure;
@@ -20,23 +21,31 @@ use crate::rundir::departed::Departure;
 impl<M: Machine> Administrator<M> {
     /// Notes that a snapshot leaves, if a device stays through which, or beside which, its origin
     /// can come to be changed. `outlived`: it is marked on its COW, and noted only if that fails.
-    pub(super) fn note_departure(&self, id: u32, outlived: bool) -> Result<(), Reason> {
+    pub(super) fn note_departure(&mut self, id: u32, outlived: bool) -> Result<(), Reason> {
         let Some(cow) = self.devices.get(&id).and_then(|entry| entry.cow.clone()) else {
             return Ok(());
         };
         if !self.goes_on_without(id) {
             return Ok(());
         }
-        let loss = self.machine.call(move |thread| async move {
-            let device = thread.group().device(id);
-            let Some(Target::Snapshot(snapshot)) = device.map(|device| device.target()) else {
-                return None;
-            };
-            if outlived {
-                snapshot.give_up().await;
+        let leave = move |mark: bool| {
+            move |thread: Rc<M::Thread>| async move {
+                let device = thread.group().device(id);
+                let Some(Target::Snapshot(snapshot)) = device.map(|device| device.target()) else {
+                    return None;
+                };
+                if mark {
+                    snapshot.give_up().await;
+                }
+                snapshot.loss_when_left()
             }
-            snapshot.loss_when_left()
-        })?;
+        };
+        // A mark that its COW does not take in time counts as one that has failed.
+        let marked = self.wait_for(Errand::on(id, "del"), leave(outlived), |_, _| {});
+        let loss = match marked {
+            Ok(loss) => loss,
+            Err(_) => self.machine.call(leave(false))?,
+        };
         let Some(loss) = loss else { return Ok(()) };
         let mark_failed = loss == Loss::MarkFailed;
         let departure = Departure { cow, mark_failed, origin_number: self.origin_known.number };

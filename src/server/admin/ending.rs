@@ -4,11 +4,14 @@
 //! do not have; a snapshot that goes alone while its origin is in use is marked invalid first) and
 //! I10 (what an end loses is an error).
 
+use std::rc::Rc;
+
 use super::devices::Device;
 use super::devices::changes_origin;
-use super::machine::{Machine, Thread};
+use super::machine::{Machine, Served, Thread, Waited};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
+use super::unfinished::Errand;
 use crate::failure::Reason;
 use crate::protocol::Reply;
 
@@ -23,8 +26,11 @@ pub(super) struct End {
 
 impl<M: Machine> Administrator<M> {
     /// Stops a device, takes its target apart and deletes it. One that may be in use is told to
-    /// fail its requests first: the kernel waits for them, and a mirror may hold some for ever.
+    /// fail its requests first: the kernel waits for them, and a mirror may hold some for ever. If a
+    /// disk does not answer those, the device runs on; if the disk falls silent afterwards, the device
+    /// goes when that answers.
     pub(super) fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<End, Reason> {
+        self.refuse_unfinished(id)?;
         let noted = if self.is_outlived(id) { Ok(()) } else { self.note_departure(id, false) };
         let unnoted = match noted {
             // Another program has ended it, which cannot be refused: it is marked instead.
@@ -38,11 +44,7 @@ impl<M: Machine> Administrator<M> {
         let ours = self.ours(id, cookie)?.is_some();
         let force = force || mutant::is(Mutant::UseIgnored);
         if !ours || force || !self.machine.try_stop(id)? {
-            self.machine.call(move |thread| async move {
-                if let Some(device) = thread.group().device(id) {
-                    device.begin_delete().await;
-                }
-            })?;
+            self.begin_end(id)?;
             let stopped = if ours { self.machine.stop(id) } else { Ok(()) };
             if let Err(error) = stopped {
                 log::warn!("{error}");
@@ -52,10 +54,53 @@ impl<M: Machine> Administrator<M> {
         if let Err(why) = if outlived { self.note_departure(id, true) } else { Ok(()) } {
             log::warn!("{why}");
         }
-        let removed = self.machine.remove(id, outlived);
+        let removed = match self.machine.remove(id, outlived) {
+            Ok(removed) => self.removed(id, cookie, removed)?,
+            Err(why) => Err(why),
+        };
         let deleted = if ours { self.machine.delete(id) } else { Ok(()) };
-        let lost = removed?.err().filter(|_| !mutant::is(Mutant::LastCommitIgnored));
+        let lost = removed.err().filter(|_| !mutant::is(Mutant::LastCommitIgnored));
         Ok(End { lost, wrong: deleted.err() })
+    }
+
+    /// Has a device fail its requests.
+    fn begin_end(&mut self, id: u32) -> Result<(), Reason> {
+        let job = move |thread: Rc<M::Thread>| async move {
+            if let Some(device) = thread.group().device(id) {
+                device.begin_delete().await;
+            }
+        };
+        let then = move |admin: &mut Administrator<M>, ()| admin.run_on(id, "del");
+        self.wait_for(Errand::on(id, "del"), job, then).map_err(|why| {
+            self.give_up(id);
+            format!("/dev/ublkb{id}: not deleted: {why}")
+        })?;
+        self.machine.call(move |thread| async move {
+            if let Some(device) = thread.group().device(id) {
+                device.end_requests();
+            }
+        })
+    }
+
+    /// Takes what a device's end has come to, or leaves that to the time when its disk answers.
+    fn removed(
+        &mut self,
+        id: u32,
+        cookie: u64,
+        removed: Waited<Served>,
+    ) -> Result<Result<(), Reason>, Reason> {
+        let then = move |admin: &mut Administrator<M>, removed: Result<(), Reason>| {
+            let ours = admin.ours(id, cookie).is_ok_and(|info| info.is_some());
+            let deleted = if ours { admin.machine.delete(id) } else { Ok(()) };
+            admin.lost_at_end |= removed.is_err();
+            let forgotten = admin.forget(id);
+            let wrong = [removed.err(), deleted.err(), forgotten.err()];
+            wrong.iter().flatten().for_each(|why| log::error!("/dev/ublkb{id}: {why}"));
+        };
+        let what = "it is stopped, and goes when the disk answers; what it had acknowledged stays on \
+                    record";
+        self.unless_silent(Errand::on(id, "del"), removed, then)
+            .map_err(|why| format!("/dev/ublkb{id}: not deleted yet: {why}; {what}"))
     }
 
     pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Reply, Reason> {

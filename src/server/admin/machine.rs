@@ -137,6 +137,20 @@ pub trait Thread: 'static {
     fn disk(&self, open: Self::Open) -> Disk;
 }
 
+/// What serving a device's queues has come to.
+pub type Served = Result<(), Reason>;
+
+/// The result of a job that is waited for no longer; `None` until the job has ended.
+pub type Late<T> = Box<dyn FnMut() -> Option<T>>;
+
+/// What has become of a job that was waited for while disks answer.
+pub enum Waited<T> {
+    /// It has ended.
+    Done(T),
+    /// This disk does not answer. The job goes on by itself.
+    Silent(String, Late<T>),
+}
+
 /// The machine of one family.
 pub trait Machine: 'static {
     /// An open disk.
@@ -176,6 +190,19 @@ pub trait Machine: 'static {
         T: Send + 'static,
         F: Future<Output = T> + 'static;
 
+    /// The same for a job that waits for disks: one that is silent for longer than disks may be is
+    /// not waited for.
+    ///
+    /// # Errors
+    /// The thread has died.
+    fn call_while_answered<T, F>(
+        &self,
+        job: impl FnOnce(Rc<Self::Thread>) -> F + Send + 'static,
+    ) -> Result<Waited<T>, Reason>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static;
+
     /// What the kernel knows of a number; `None`: there is no such device.
     ///
     /// # Errors
@@ -192,11 +219,17 @@ pub trait Machine: 'static {
         params: &Params,
         zero_copy: bool,
     ) -> Result<DeviceInfo, Reason>;
-    /// Serves a device's queues with an opened target, which is made usable.
+    /// Serves a device's queues with an opened target, which is made usable. The inner error is
+    /// [`Group::add`]'s.
     ///
     /// # Errors
-    /// As [`Group::add`].
-    fn serve(&self, info: &DeviceInfo, name: &str, ticket: Ticket) -> Result<(), Reason>;
+    /// The character device cannot be opened, or the thread has died.
+    fn serve(
+        &self,
+        info: &DeviceInfo,
+        name: &str,
+        ticket: Ticket,
+    ) -> Result<Waited<Served>, Reason>;
     /// Makes a device live whose queues are served, for the first time or again.
     ///
     /// # Errors
@@ -253,7 +286,7 @@ pub trait Machine: 'static {
     ///
     /// # Errors
     /// The thread has died.
-    fn remove(&self, id: u32, outlived: bool) -> Result<Result<(), Reason>, Reason>;
+    fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Served>, Reason>;
 
     /// The disk that a path leads to, if there is one.
     fn disk_at(&self, path: &str) -> Option<DiskId>;

@@ -24,6 +24,7 @@ mod table;
 pub mod targets;
 mod unconfirmed;
 mod undo;
+mod unfinished;
 
 use crate::failure::Reason;
 use crate::protocol::{Command, DeviceRef, Reply};
@@ -39,6 +40,7 @@ impl<M: Machine> Administrator<M> {
     /// # Errors
     /// Why not, and what is left of the attempt.
     pub fn carry_out(&mut self, command: Command) -> Result<Reply, Reason> {
+        self.settle();
         command.refuse_replaced(|id| self.cookie_of(id))?;
         if !matches!(command, Command::TakeBack { .. }) {
             self.confirm();

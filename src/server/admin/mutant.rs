@@ -47,11 +47,18 @@ pub enum Mutant {
     LegsNotRecorded,
     /// A disk is taken for the one that stood at its path before.
     StrangerBelieved,
+    /// A disk that does not answer is waited for.
+    SilentDiskAwaited,
+    /// A suspend that was given up stays when its disk answers.
+    SuspendedLate,
 }
 
 #[cfg(all(test, feature = "mutants"))]
 impl Mutant {
-    /// All of them.
+    /// Those that need a disk that hangs, which lives that are made up do not have.
+    pub const OF_HANGS: [Mutant; 2] = [Mutant::SilentDiskAwaited, Mutant::SuspendedLate];
+
+    /// All others.
     pub const ALL: [Mutant; 21] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,

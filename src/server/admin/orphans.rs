@@ -4,6 +4,8 @@
 //! I10 (what a dead server had acknowledged is on its COW before that can be used by another).
 //! Nothing is opened that does not answer: what is owed to it stays on record.
 
+use std::rc::Rc;
+
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
@@ -13,6 +15,7 @@ use super::machine::{Losses, Machine, OpenDisk, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
+use super::unfinished::Errand;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::rundir::departed::Departure;
@@ -27,7 +30,8 @@ use crate::storage::{Access, Claim};
 pub fn complete<M: Machine>(machine: M, device: &DeviceState) -> Result<(), Reason> {
     let mut admin = Administrator::new(machine, Directory::default());
     let completed = admin.complete(device);
-    admin.machine.end().and(completed)
+    // What a disk has been given that does not answer ends with this process.
+    if admin.is_waiting() { completed } else { admin.machine.end().and(completed) }
 }
 
 impl<M: Machine> Administrator<M> {
@@ -42,11 +46,12 @@ impl<M: Machine> Administrator<M> {
         // Of the origin only the size is wanted, whatever uses it.
         let spec = DeviceSpec { force: true, ..device.spec.clone() };
         let ticket = self.prepare(spec, Some(&device.name), Some(&device.known))?.ticket;
-        self.machine.call(move |thread| async move {
+        let record = move |thread: Rc<M::Thread>| async move {
             let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
             opened.target.activate(&thread.group().executor).await?;
             opened.target.close().await
-        })?
+        };
+        self.wait_for(Errand::on(device.id, "del"), record, |_, _| {})?
     }
 
     /// Marks the COW of a snapshot invalid whose origin has changed without it.
@@ -54,7 +59,7 @@ impl<M: Machine> Administrator<M> {
         let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
         let ticket =
             self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.ticket;
-        self.machine.call(move |thread| async move {
+        let mark = move |thread: Rc<M::Thread>| async move {
             let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
             match opened.target {
                 Target::Snapshot(snapshot) => {
@@ -62,7 +67,8 @@ impl<M: Machine> Administrator<M> {
                 }
                 _ => Ok(()),
             }
-        })??;
+        };
+        self.wait_for(Errand::on(device.id, "recover"), mark, |_, _| {})??;
         // What was noted belongs to a store that is right no longer.
         if let Err(why) = self.machine.discard_journal(&snapshot.cow) {
             log::debug!("{}: {why}", snapshot.cow);

@@ -16,6 +16,7 @@ use super::new_device::NewDevice;
 use super::orphans::{complete, note_departure, record_lost};
 use super::silent::Silent;
 use super::state::Administrator;
+use super::unfinished::Errand;
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, Reply};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
@@ -142,7 +143,7 @@ impl<M: Machine> Administrator<M> {
             }
         }
         for id in held {
-            self.let_through(id, true)?;
+            self.let_through(id, true, "recover")?;
         }
         problems.extend(self.save().err());
         self.keep_files = !self.left_out.is_empty();
@@ -212,13 +213,15 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<DeviceInfo, Reason> {
         let taken = self.take_over(device.id, device.cookie);
         let served = taken.and_then(|info| {
-            self.machine.serve(&info, &device.name, prepared.ticket).map(|()| info)
+            let served = self.machine.serve(&info, &device.name, prepared.ticket)?;
+            self.unless_silent(Errand::on(info.id, "recover"), served, |_, _| {})??;
+            Ok(info)
         });
         self.forget_ticket(prepared.ticket)?;
         let info = served?;
         if device.suspended {
             // What was held back before is held back again, from the first request on.
-            self.hold(info.id, true)??;
+            self.hold(info.id, true, "recover")??;
         }
         Ok(info)
     }
@@ -288,7 +291,7 @@ impl<M: Machine> Administrator<M> {
             let runs = self.devices.get(&id).is_some_and(|entry| !entry.suspended);
             if runs {
                 held.push(id);
-                if let Err(lost) = self.hold(id, false)? {
+                if let Err(lost) = self.hold(id, false, "recover")? {
                     log::error!("/dev/ublkb{id}: {lost}");
                 }
             }

@@ -43,8 +43,11 @@ impl<M: Machine> Administrator<M> {
             let why = if beside_origin { Some(why()) } else { self.try_end(id).err() };
             stays.extend(why.map(|why| (id, why)));
         }
+        // One that is stopped already has no users whose requests could wait, or die.
         let dies = |id: &u32| {
-            self.devices.get(id).is_some_and(|entry| !device::is_recoverable(&entry.info))
+            let is_stopped = self.refuse_unfinished(*id).is_err() && self.machine.has_ended(*id);
+            let entry = self.devices.get(id).filter(|_| !is_stopped);
+            entry.is_some_and(|entry| !device::is_recoverable(&entry.info))
         };
         if stays.iter().any(|(id, _)| dies(id)) {
             let fatal = stays.iter().filter(|(id, _)| dies(id)).map(|(_, why)| why.as_str());
@@ -97,11 +100,25 @@ impl<M: Machine> Administrator<M> {
         self.left_out.values().any(|left| left.waits && is_origin(left))
     }
 
-    /// Deletes a device unless it is in use.
+    /// Deletes a device unless it is in use. One that can be recovered is stopped only when its disks
+    /// have taken what it had acknowledged: it waits for another server if they do not answer.
     fn try_end(&mut self, id: u32) -> Result<(), Reason> {
+        self.refuse_unfinished(id)?;
         self.machine.not_in_use(id)?;
-        let cookie = self.devices.get(&id).map_or(0, |entry| entry.info.target_flags);
-        let End { lost, wrong } = self.take_down(id, cookie, false)?;
+        let Some(entry) = self.devices.get(&id) else { return Ok(()) };
+        let (cookie, ran) = (entry.info.target_flags, !entry.suspended);
+        let held = device::is_recoverable(&entry.info) && ran;
+        let first = if held { self.hold(id, true, "shutdown")? } else { Ok(()) };
+        let ended = self.take_down(id, cookie, false);
+        let End { lost, wrong } = match ended {
+            Ok(end) => end,
+            Err(why) if held => {
+                self.let_through(id, true, "shutdown")?;
+                return Err(why);
+            }
+            Err(why) => return Err(why),
+        };
+        let lost = first.err().or(lost);
         self.lost_at_end |= lost.is_some();
         lost.iter().chain(&wrong).for_each(|error| log::error!("/dev/ublkb{id}: {error}"));
         if let Err(why) = self.forget(id) {
@@ -112,9 +129,11 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Leaves a device to the next server. Its requests are held back, so that what it has
-    /// acknowledged is complete.
+    /// acknowledged is complete. Where a disk does not answer that stays on record.
     fn leave_waiting(&mut self, id: u32, why: &str) {
-        if let Err(error) = self.hold(id, true).and_then(|held| held) {
+        let unfinished = self.refuse_unfinished(id);
+        let held = unfinished.and_then(|()| self.hold(id, true, "shutdown"));
+        if let Err(error) = held.and_then(|held| held) {
             self.lost_at_end = true;
             log::error!("/dev/ublkb{id}: {error}");
         }

@@ -24,6 +24,15 @@ impl Silent {
         Silent(machine.silent(&disks))
     }
 
+    /// Refuses disks of which one does not answer.
+    pub(super) fn on<M: Machine>(
+        machine: &M,
+        disks: impl IntoIterator<Item = String>,
+    ) -> Result<(), Reason> {
+        let disks = disks.into_iter().collect();
+        machine.silent(&disks).first().map_or(Ok(()), |disk| Err(no_answer(disk)))
+    }
+
     /// Refuses a device that stands on one of them.
     pub(super) fn refuse(&self, device: &DeviceState) -> Result<(), Reason> {
         let mut disks = device.spec.table.params.devices().into_iter();

@@ -9,6 +9,7 @@ use super::devices::{Device, Directory, LeftOut};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
 use super::unconfirmed::Unconfirmed;
+use super::unfinished::Unfinished;
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, KnownDisk};
 use crate::storage::{DiskId, Limits};
@@ -56,6 +57,8 @@ pub struct Administrator<M: Machine> {
     pub(super) lost_at_end: bool,
     /// The device that the last command has added.
     pub(super) unconfirmed: Option<Unconfirmed>,
+    /// What waits for disks that do not answer.
+    pub(super) unfinished: Vec<Unfinished<M>>,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -78,6 +81,7 @@ impl<M: Machine> Administrator<M> {
             keep_files: false,
             lost_at_end: false,
             unconfirmed: None,
+            unfinished: Vec::new(),
         }
     }
 
@@ -113,7 +117,10 @@ impl<M: Machine> Administrator<M> {
         if mutant::is(Mutant::StateNotSaved) {
             return Ok(());
         }
-        let nothing_left = self.devices.is_empty() && self.left_out.is_empty() && !self.keep_files;
+        let nothing_left = self.devices.is_empty()
+            && self.left_out.is_empty()
+            && self.unfinished.is_empty()
+            && !self.keep_files;
         match self.record(None) {
             Err(why) if nothing_left => log::debug!("{why}"),
             Err(why) => {
@@ -150,8 +157,9 @@ impl<M: Machine> Administrator<M> {
     /// What the next server needs of all devices, by id.
     fn described(&self) -> Vec<DeviceState> {
         let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
+        let coming = self.unfinished.iter().filter_map(|one| Some(one.coming.as_ref()?.1.clone()));
         let mut devices: Vec<_> =
-            self.devices.values().map(Device::state).chain(left_out).collect();
+            self.devices.values().map(Device::state).chain(left_out).chain(coming).collect();
         devices.sort_by_key(|device| device.id);
         devices
     }

@@ -1,5 +1,7 @@
 //! Changing devices that are live: suspend and resume, another table.
 
+use std::rc::Rc;
+
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
@@ -9,6 +11,7 @@ use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
+use super::unfinished::Errand;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks, Reply};
 use crate::ublk::{Params, device};
@@ -17,12 +20,15 @@ impl<M: Machine> Administrator<M> {
     /// Holds a device's requests back. That is durable before the command ends: the next server
     /// holds them back as well.
     pub(super) fn suspend(&mut self, id: u32, noflush: bool) -> Result<Reply, Reason> {
+        self.refuse_unfinished(id)?;
         let was_suspended = self.devices.get(&id).ok_or_else(|| no_device(id))?.suspended;
-        let held = self.hold(id, noflush)?;
+        let held = self
+            .hold(id, noflush, "suspend")
+            .map_err(|why| format!("/dev/ublkb{id}: not suspended: {why}"))?;
         if let Err(why) = self.record_suspended(id, true) {
             if !was_suspended {
                 self.record_suspended(id, false).ok();
-                self.let_through(id, true)?;
+                self.let_through(id, true, "suspend")?;
             }
             return Err(format!(
                 "/dev/ublkb{id}: that it is suspended cannot be recorded: {why}; it runs on"
@@ -34,6 +40,7 @@ impl<M: Machine> Administrator<M> {
     /// Lets requests go on; a table that was loaded takes the place of the old one first, for which
     /// the device is suspended if it is not. One that runs and has no other table goes on running.
     pub(super) fn resume(&mut self, id: u32) -> Result<Reply, Reason> {
+        self.refuse_unfinished(id)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let (was_suspended, loaded) = (entry.suspended, entry.loaded.take());
         let same_target = loaded.is_none();
@@ -42,8 +49,15 @@ impl<M: Machine> Administrator<M> {
         }
         if let Some(table) = loaded {
             if !was_suspended {
-                if let Err(lost) = self.hold(id, false)? {
-                    log::error!("/dev/ublkb{id}: {lost}");
+                match self.hold(id, false, "resume") {
+                    Ok(Ok(())) => {}
+                    Ok(Err(lost)) => log::error!("/dev/ublkb{id}: {lost}"),
+                    Err(why) => {
+                        if let Some(entry) = self.devices.get_mut(&id) {
+                            entry.loaded = Some(table);
+                        }
+                        return Err(format!("/dev/ublkb{id}: the old table stays: {why}"));
+                    }
                 }
             }
             self.swap_table(id, table, was_suspended)?;
@@ -51,7 +65,7 @@ impl<M: Machine> Administrator<M> {
         if !self.has_target(id)? {
             return Err(format!("/dev/ublkb{id}: it has no table any more: load one first"));
         }
-        self.let_through(id, same_target)?;
+        self.let_through(id, same_target, "resume")?;
         self.record_suspended(id, false).map_err(|why| {
             format!("/dev/ublkb{id}: it runs, but the next server will find it suspended: {why}")
         })?;
@@ -84,7 +98,7 @@ impl<M: Machine> Administrator<M> {
         };
         let suspended = was_suspended || back.is_err();
         if !suspended {
-            self.let_through(id, false)?;
+            self.let_through(id, false, "resume")?;
         }
         let recorded = self.record_suspended(id, suspended);
         let recorded = recorded
@@ -106,22 +120,82 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Holds a device's new requests back and waits for those that its target has. Says what is
-    /// lost of what was acknowledged.
-    pub(super) fn hold(&self, id: u32, noflush: bool) -> Result<Result<(), Reason>, Reason> {
-        self.machine.call(move |thread| async move {
+    /// lost of what was acknowledged. Given up it runs on, at once or when the disk answers.
+    ///
+    /// # Errors
+    /// A disk does not answer; or the thread has died.
+    pub(super) fn hold(
+        &mut self,
+        id: u32,
+        noflush: bool,
+        verb: &'static str,
+    ) -> Result<Result<(), Reason>, Reason> {
+        let job = move |thread: Rc<M::Thread>| async move {
             match thread.group().device(id) {
                 Some(device) => device.suspend(noflush).await,
                 None => Ok(()),
             }
-        })
+        };
+        let then = move |admin: &mut Administrator<M>, _| admin.run_on(id, verb);
+        self.wait_for(Errand::on(id, verb), job, then).inspect_err(|_| self.give_up(id))
+    }
+
+    /// Has a device give up what it has begun.
+    pub(super) fn give_up(&mut self, id: u32) {
+        if mutant::is(Mutant::SuspendedLate) {
+            return;
+        }
+        let given_up = self.machine.call(move |thread| async move {
+            if let Some(device) = thread.group().device(id) {
+                device.give_up();
+            }
+        });
+        if let Err(why) = given_up {
+            log::error!("{why}");
+        }
+        self.settle();
+    }
+
+    /// What was given up has ended: the device is as it was before.
+    pub(super) fn run_on(&mut self, id: u32, verb: &'static str) {
+        let Some(entry) = self.devices.get(&id) else { return };
+        if entry.suspended || mutant::is(Mutant::SuspendedLate) {
+            return;
+        }
+        log::warn!("{}: its disk answers again; `{verb}` is taken back", entry.name);
+        let job = move |thread: Rc<M::Thread>| async move {
+            if let Some(device) = thread.group().device(id) {
+                device.run_on().await;
+            }
+        };
+        if let Err(why) = self.wait_for(Errand::on(id, verb), job, |_, ()| {}) {
+            log::error!("/dev/ublkb{id}: {why}; its requests go on when it does");
+        }
     }
 
     /// Lets a suspended device's requests go on.
-    pub(super) fn let_through(&self, id: u32, same_target: bool) -> Result<(), Reason> {
-        self.machine.call(move |thread| async move {
+    ///
+    /// # Errors
+    /// A disk does not answer: they go on when it does.
+    pub(super) fn let_through(
+        &mut self,
+        id: u32,
+        same_target: bool,
+        verb: &'static str,
+    ) -> Result<(), Reason> {
+        let job = move |thread: Rc<M::Thread>| async move {
             if let Some(device) = thread.group().device(id) {
                 device.resume(same_target).await;
             }
+        };
+        let then = move |admin: &mut Administrator<M>, ()| {
+            log::warn!("/dev/ublkb{id}: its disk answers again; its requests go on");
+            if let Err(why) = admin.record_suspended(id, false) {
+                log::error!("/dev/ublkb{id}: the next server will find it suspended: {why}");
+            }
+        };
+        self.wait_for(Errand::on(id, verb), job, then).map_err(|why| {
+            format!("/dev/ublkb{id}: its requests wait until that disk answers: {why}")
         })
     }
 
@@ -137,6 +211,7 @@ impl<M: Machine> Administrator<M> {
     /// Takes a table for the next resume. Its disks are opened then, when the old table no longer
     /// has them.
     pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Reply, Reason> {
+        self.refuse_unfinished(id)?;
         self.refuse_circle_of(&spec.table.params)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let before = match (&entry.spec.table.params, &spec.table.params) {

@@ -51,7 +51,7 @@ impl<M: Machine> Administrator<M> {
             // One that has lost something has suspended the device all the same. Requests go on
             // whether that can be recorded or not.
             (Undo::Suspend(id), Reply::Done | Reply::Failed { .. }) if self.is_suspended(id) => {
-                let passes = self.let_through(id, true);
+                let passes = self.let_through(id, true, "suspend");
                 passes.and(self.record_suspended(id, false)).map(|()| Reply::Done)
             }
             _ => return,

@@ -11,6 +11,7 @@ use crate::failure::Reason;
 use crate::protocol::{Cow, Which};
 use crate::server::admin::machine::{OpenDisk as Open, Thread};
 use crate::storage::signature::{self, Signature};
+use crate::storage::silent;
 use crate::storage::{
     Access, DiskId, Limits, OpenDisk, content, lasting_name, lasting_name_of, names_of,
 };
@@ -57,7 +58,7 @@ impl Open for OpenDisk {
     }
 
     fn store(&self) -> Result<Option<Option<Identity>>, Reason> {
-        Ok(content::store_on(self)?.map(|found| found.identity))
+        look(self, |disk| Ok(content::store_on(disk)?.map(|found| found.identity)))
     }
 
     fn as_cow(&self, store: Which, origin: &str) -> Cow {
@@ -66,11 +67,26 @@ impl Open for OpenDisk {
     }
 
     fn content(&self) -> Result<Option<Signature>, Reason> {
-        content::of(self)
+        look(self, content::of)
     }
 
     fn starts_with_zeroes(&self) -> Result<bool, Reason> {
-        let zeroes = signature::starts_with_zeroes(&self.file, self.limits.logical_block_size);
-        zeroes.map_err(|error| format!("{}: cannot be read: {error}", self.path.display()))
+        look(self, |disk| {
+            let zeroes = signature::starts_with_zeroes(&disk.file, disk.limits.logical_block_size);
+            zeroes.map_err(|error| format!("{}: cannot be read: {error}", disk.path.display()))
+        })
     }
+}
+
+/// Reads from a disk that may fall silent meanwhile, with the same claim.
+fn look<T: Send + 'static>(
+    disk: &OpenDisk,
+    read: impl FnOnce(&OpenDisk) -> Result<T, Reason> + Send + 'static,
+) -> Result<T, Reason> {
+    let file = disk.file.try_clone();
+    let file = file.map_err(|error| format!("{}: {error}", disk.path.display()))?;
+    let OpenDisk { id, access, buffered, size_sectors, limits, .. } = *disk;
+    let path = disk.path.clone();
+    let same = OpenDisk { file, path, id, access, buffered, size_sectors, limits };
+    silent::within_limit(&disk.path, move || read(&same))?
 }

@@ -39,6 +39,8 @@ pub enum ChangeError {
     Log,
     /// The mirror is suspended, or its legs are being changed already.
     Busy,
+    /// It was given up while something was under way.
+    GivenUp,
 }
 
 impl fmt::Display for ChangeError {
@@ -55,6 +57,7 @@ impl fmt::Display for ChangeError {
             ChangeError::Record(error) => error.fmt(f),
             ChangeError::Log => write!(f, "the dirty log cannot be written"),
             ChangeError::Busy => write!(f, "the mirror is suspended or being changed"),
+            ChangeError::GivenUp => write!(f, "given up; the legs are as they were"),
         }
     }
 }
@@ -225,19 +228,19 @@ impl Mirror {
         self.handle_errors && self.log.failed.get()
     }
 
-    /// Stops requests and recovery. What is held stays so.
+    /// Stops requests and recovery. What is held stays so. Given up, all goes on as it was.
     async fn begin_change(&self) -> Result<(), ChangeError> {
         if self.phase.get() != Phase::Running {
             return Err(ChangeError::Busy);
         }
         self.phase.set(Phase::Changing);
         self.gate.hold();
-        self.pause_recovery().await;
-        if !mutant::is(Mutant::ChangeAmongWrites) {
-            self.gate.drained().await;
+        let among_writes = mutant::is(Mutant::ChangeAmongWrites);
+        if self.come_to_rest(|| self.gate.inside() == 0 || among_writes).await {
+            return Ok(());
         }
-        self.quiet.until(|| (self.cleaning.get() == 0).then_some(())).await;
-        Ok(())
+        self.run_on();
+        Err(ChangeError::GivenUp)
     }
 
     /// Makes durable what the log says of the legs now.

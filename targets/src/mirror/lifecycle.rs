@@ -93,6 +93,7 @@ impl Mirror {
             gate: Gate::default(),
             held_count: Cell::new(0),
             reshapes: Cell::new(0),
+            given_up: Cell::new(false),
             paused: Cell::new(0),
             recovering: Cell::new(0),
             progress: Cell::new(None),
@@ -195,22 +196,55 @@ impl Mirror {
 
     /// Suspends the mirror: what is held ends, with [`crate::request::TargetError::Requeue`] if
     /// `noflush` and with `EIO` otherwise, recovery stops, and what has been written is clean in
-    /// the log. Requests that come from now on wait.
+    /// the log. Requests that come from now on wait. If it is given up before that, a mirror that ran
+    /// runs on.
     pub async fn suspend(&self, noflush: bool) {
         let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
         self.phase.set(if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush });
         self.gate.hold();
-        if !suspended {
-            self.pause_recovery().await;
+        if suspended {
+            self.until_idle().await;
+        } else if !self.come_to_rest(|| self.is_idle()).await {
+            return self.run_on();
         }
-        self.until_idle().await;
         self.clean_everything().await;
+    }
+
+    /// Whether no request is under way or held.
+    fn is_idle(&self) -> bool {
+        self.gate.inside() + self.held_count.get() == 0
     }
 
     /// Waits until no request is under way or held.
     pub(super) async fn until_idle(&self) {
-        let idle = || self.gate.inside() + self.held_count.get() == 0;
-        self.gate.until(|| idle().then_some(())).await;
+        self.gate.until(|| self.is_idle().then_some(())).await;
+    }
+
+    /// Stops recovery, until [`Mirror::go_on`], and waits until that, what else is under way and the
+    /// cleaner have ended. `false`: that was given up, for it waits for a disk.
+    pub(super) async fn come_to_rest(&self, is_idle: impl Fn() -> bool) -> bool {
+        self.paused.set(self.paused.get() + 1);
+        self.given_up.set(false);
+        let unless = |rests: bool| (rests || self.given_up.get()).then_some(());
+        self.quiet.until(|| unless(self.recovering.get() == 0)).await;
+        self.gate.until(|| unless(is_idle())).await;
+        self.quiet.until(|| unless(self.cleaning.get() == 0)).await;
+        !self.given_up.get()
+    }
+
+    /// Gives up a suspension, or a change of legs, that waits for what is under way: nothing has been
+    /// changed then, and nothing will be.
+    pub fn give_up(&self) {
+        self.given_up.set(true);
+        self.quiet.wake_all();
+        self.gate.wake();
+    }
+
+    /// Goes on as before, after [`Mirror::come_to_rest`] has been given up.
+    pub(super) fn run_on(&self) {
+        self.phase.set(Phase::Running);
+        self.gate.release();
+        self.go_on();
     }
 
     /// Makes every region clean that can be, and the log durable.

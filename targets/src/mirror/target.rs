@@ -70,6 +70,8 @@ pub struct Mirror {
     pub(super) held_count: Cell<usize>,
     /// Changes whenever legs have been changed, for what is held.
     pub(super) reshapes: Cell<u64>,
+    /// What waits until nothing is under way is to give that up.
+    pub(super) given_up: Cell<bool>,
     /// Recovery takes no more work.
     pub(super) paused: Cell<usize>,
     /// Lanes of recovery that have work.

@@ -1,7 +1,8 @@
 //! What administrators ask for, as the commands do it, and what they are told. An exit of 0 is a
 //! promise.
 
-use super::machine::{Process, SimMachine};
+use super::machine::SimMachine;
+use super::process::Process;
 use super::records::StateFile;
 use super::site::Site;
 use super::town::{Known, Snap, Town, What};

@@ -1,4 +1,4 @@
-//! The simulated machine as a process sees it, and the processes.
+//! The simulated machine as a process sees it.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,65 +15,19 @@ use dm_targets::units::Sector;
 
 use super::kernel::{Kernel, Pending};
 use super::open::{HEAD, SimOpen, id_of};
+use super::process::spawn_pass;
 use super::records::{Directory, Journal};
 use super::site::Site;
 use crate::failure::Reason;
 use crate::protocol::DeviceOptions;
-use crate::server::admin::Administrator;
-use crate::server::admin::devices;
-use crate::server::admin::machine::{Machine, Thread};
+use crate::server::admin::machine::{Machine, Served, Thread, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
 use crate::ublk::{DeviceInfo, DeviceState, Params};
 
-/// A process that serves a family.
-pub struct Process {
-    pub pid: u32,
-    pub admin: Administrator<SimMachine>,
-    pub executor: Executor,
-    thread: Rc<SimThread>,
-    site: Rc<Site>,
-}
-
-impl Process {
-    pub fn start(site: &Rc<Site>, key: &str) -> Option<Process> {
-        let pid = u32::try_from(site.next_number()).unwrap();
-        let machine = SimMachine::start(site, key, pid).ok()?;
-        let (executor, thread) = (machine.executor.clone(), machine.thread.clone());
-        let admin = Administrator::new(machine, devices::Directory::default());
-        Some(Process { pid, admin, executor, thread, site: site.clone() })
-    }
-
-    /// Has a device carry a request out; the result appears in `pending`.
-    pub fn pass(&self, id: u32, pending: &Pending) {
-        spawn_pass(&self.executor, &self.thread, id, pending);
-    }
-
-    /// The process ends where it is.
-    pub fn kill(self) {
-        let Process { pid, admin, executor, thread, site, .. } = self;
-        executor.clear();
-        drop((admin, thread));
-        site.process_ended(pid);
-    }
-}
-
-fn spawn_pass(executor: &Executor, thread: &Rc<SimThread>, id: u32, pending: &Pending) {
-    let Some(device) = thread.group.device(id) else { return };
-    let (request, result, site) =
-        (pending.request.clone(), pending.result.clone(), thread.site.clone());
-    executor.spawn(async move {
-        let outcome = device.pass(&request).await.map_err(|error| error.to_string());
-        // What a process does after its end is not seen.
-        if !site.is_dead() {
-            *result.borrow_mut() = Some(outcome);
-        }
-    });
-}
-
 /// The thread of a process.
 pub struct SimThread {
-    group: Group,
-    site: Rc<Site>,
+    pub(super) group: Group,
+    pub(super) site: Rc<Site>,
 }
 
 impl Thread for SimThread {
@@ -93,8 +47,8 @@ pub struct SimMachine {
     site: Rc<Site>,
     pid: u32,
     directory: Directory,
-    executor: Executor,
-    thread: Rc<SimThread>,
+    pub(super) executor: Executor,
+    pub(super) thread: Rc<SimThread>,
     /// The cookies of the devices that it serves.
     served: RefCell<BTreeMap<u32, u64>>,
 }
@@ -116,6 +70,24 @@ impl SimMachine {
         })
     }
 
+    /// Hands a job in; its result appears.
+    fn begin<T, F>(
+        &self,
+        job: impl FnOnce(Rc<SimThread>) -> F + Send + 'static,
+    ) -> Rc<RefCell<Option<T>>>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let result: Rc<RefCell<Option<T>>> = Rc::default();
+        let (slot, work) = (result.clone(), job(self.thread.clone()));
+        self.executor.spawn(async move {
+            let outcome = work.await;
+            *slot.borrow_mut() = Some(outcome);
+        });
+        result
+    }
+
     /// The kernel waits for what a device's server has been given before it stops the device.
     fn wait_for_requests(&self, id: u32) -> Result<(), Reason> {
         let given: Vec<Pending> = match self.site.kernel.borrow().devices.get(&id) {
@@ -130,7 +102,8 @@ impl SimMachine {
     fn wait(&self, mut done: impl FnMut() -> bool) -> Result<(), Reason> {
         loop {
             match self.site.run(&self.executor, &mut done) {
-                Err(why) if self.site.is_dead() || !self.site.answer() => return Err(why),
+                Err(why) if self.site.is_dead() || self.site.gives_up.get() => return Err(why),
+                Err(why) if !self.site.answer() => return Err(why),
                 Err(_) => {}
                 Ok(()) => return Ok(()),
             }
@@ -186,14 +159,32 @@ impl Machine for SimMachine {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        let result: Rc<RefCell<Option<T>>> = Rc::default();
-        let (slot, work) = (result.clone(), job(self.thread.clone()));
-        self.executor.spawn(async move {
-            let outcome = work.await;
-            *slot.borrow_mut() = Some(outcome);
-        });
+        let result = self.begin(job);
         self.wait(|| result.borrow().is_some())?;
         result.borrow_mut().take().ok_or_else(|| "the thread has died".to_owned())
+    }
+
+    fn call_while_answered<T, F>(
+        &self,
+        job: impl FnOnce(Rc<SimThread>) -> F + Send + 'static,
+    ) -> Result<Waited<T>, Reason>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let result = self.begin(job);
+        let waited = self.wait(|| result.borrow().is_some());
+        if let Some(result) = result.borrow_mut().take() {
+            return waited.map(|()| Waited::Done(result));
+        }
+        let hangs = self.site.disks.iter().find(|slot| slot.hangs.get());
+        match (waited, hangs) {
+            (Err(_), Some(slot)) if !self.site.is_dead() => {
+                Ok(Waited::Silent(slot.path.clone(), Box::new(move || result.borrow_mut().take())))
+            }
+            (Err(why), _) => Err(why),
+            (Ok(()), _) => Err("the thread has died".to_owned()),
+        }
     }
 
     fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason> {
@@ -212,10 +203,17 @@ impl Machine for SimMachine {
         })
     }
 
-    fn serve(&self, info: &DeviceInfo, _name: &str, ticket: Ticket) -> Result<(), Reason> {
+    fn serve(
+        &self,
+        info: &DeviceInfo,
+        _name: &str,
+        ticket: Ticket,
+    ) -> Result<Waited<Served>, Reason> {
         let id = info.id;
         self.served.borrow_mut().insert(id, info.target_flags);
-        self.call(move |thread| async move { thread.group.add(id, ticket, |_| Ok(())).await })?
+        self.call_while_answered(move |thread| async move {
+            thread.group.add(id, ticket, |_| Ok(())).await
+        })
     }
 
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
@@ -314,8 +312,8 @@ impl Machine for SimMachine {
         ours.is_none_or(|device| device.info.state == DeviceState::Dead)
     }
 
-    fn remove(&self, id: u32, outlived: bool) -> Result<Result<(), Reason>, Reason> {
-        self.call(move |thread| async move {
+    fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Served>, Reason> {
+        self.call_while_answered(move |thread| async move {
             if let Some(device) = thread.group.device(id) {
                 device.events().end();
             }
@@ -331,7 +329,7 @@ impl Machine for SimMachine {
         let fail = |kind| OpenError { path: path.into(), kind };
         let slot = self.site.slot(path).ok_or_else(|| fail(OpenErrorKind::Missing))?;
         let found = &self.site.disks[slot];
-        if found.hangs.get() && !self.site.impatient.get() {
+        if found.hangs.get() && !self.site.impatient.get() && !self.site.gives_up.get() {
             // Whoever opens it waits until it answers.
             found.hangs.set(false);
         }
@@ -356,6 +354,10 @@ impl Machine for SimMachine {
     }
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {
+        if !self.site.impatient.get() && !self.site.gives_up.get() {
+            // They are waited for until they answer.
+            return BTreeSet::new();
+        }
         let hangs = |disk: &&String| {
             self.site.slot(disk).is_some_and(|slot| self.site.disks[slot].hangs.get())
         };

@@ -37,6 +37,8 @@ pub struct Slot {
     pub hangs: Cell<bool>,
     /// The right disk, while another one has its place.
     pub aside: RefCell<Option<Attached>>,
+    /// It hangs after so many more operations.
+    pub hangs_after: Cell<Option<u32>>,
     /// Claimed exclusively by that process.
     pub claim: Rc<Cell<Option<u32>>>,
 }
@@ -64,6 +66,8 @@ pub struct Site {
     pub fault: RefCell<Option<String>>,
     /// What acts now must not wait for a disk that hangs; else that answers in the end.
     pub impatient: Cell<bool>,
+    /// What waits for a disk that hangs is given up, and that disk goes on hanging.
+    pub gives_up: Cell<bool>,
 }
 
 impl Site {
@@ -78,6 +82,7 @@ impl Site {
             number: Cell::new(number),
             hangs: Cell::new(false),
             aside: RefCell::default(),
+            hangs_after: Cell::new(None),
             claim: Rc::default(),
         };
         let disks = (FIRST_NUMBER..).zip(disks).map(slot).collect();
@@ -91,6 +96,7 @@ impl Site {
             rng: RefCell::new(Rng::new(seed)),
             fault: RefCell::default(),
             impatient: Cell::new(false),
+            gives_up: Cell::new(false),
         })
     }
 
@@ -134,6 +140,12 @@ impl Site {
                 executor.run_one(0);
                 continue;
             }
+            for slot in self.disks.iter().filter(|slot| slot.hangs_after.get() == Some(0)) {
+                if !slot.disk.borrow().completable().is_empty() {
+                    slot.hangs_after.set(None);
+                    slot.hangs.set(true);
+                }
+            }
             let disks = self
                 .disks
                 .iter()
@@ -145,6 +157,7 @@ impl Site {
             match open {
                 Some((disk, id)) => {
                     if self.step() {
+                        self.count(&disk);
                         disk.complete(id);
                     }
                 }
@@ -154,6 +167,14 @@ impl Site {
         }
         self.fault.borrow_mut().get_or_insert("something goes on for ever".to_owned());
         Err("it goes on for ever".to_owned())
+    }
+
+    /// One operation of a disk less until it hangs.
+    fn count(&self, disk: &Rc<SimDisk>) {
+        let same = |slot: &&Slot| Rc::ptr_eq(&slot.disk.borrow(), disk);
+        if let Some(slot) = self.disks.iter().find(same) {
+            slot.hangs_after.set(slot.hangs_after.get().map(|left| left.saturating_sub(1)));
+        }
     }
 
     /// A process ends. What it had given to disks is carried out by them.

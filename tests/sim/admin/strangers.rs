@@ -3,7 +3,7 @@
 use dm_targets::sim::image::Image;
 use dm_targets::units::{Sector, Sectors};
 
-use super::machine::Process;
+use super::process::Process;
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceSpec};
 

@@ -5,8 +5,8 @@ use dm_targets::sim::image::Image;
 use dm_targets::snapshot::format::MAGIC;
 use dm_targets::units::{Sector, Sectors};
 
-use super::machine::Process;
 use super::model;
+use super::process::Process;
 use super::town::{CHUNK, SECTORS, Town, What};
 use crate::protocol::{Command, DeviceRef, DeviceSpec, Reply};
 

@@ -10,8 +10,8 @@ use dm_targets::sim::image::Image;
 use dm_targets::units::{Sector, Sectors};
 
 use super::kernel::Pending;
-use super::machine::Process;
 use super::model::{self, Content};
+use super::process::Process;
 use super::site::Site;
 use crate::protocol::DeviceRef;
 use crate::ublk::DeviceState as DiskState;

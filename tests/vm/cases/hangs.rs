@@ -22,6 +22,8 @@ pub fn cases() -> Vec<Case> {
             run: |_| recovered_beside(),
         },
         Case { name: "hang-delete", bound_s: 400, disks: &["n0", "n1"], run: |_| deleted_beside() },
+        Case { name: "hang-mirror", bound_s: 400, disks: &["n0", "n1"], run: |_| hung_leg() },
+        Case { name: "hang-end", bound_s: 400, disks: &["n0", "n1"], run: |_| ended_beside() },
         Case { name: "hang-places", bound_s: 60, disks: &["n0", "n1"], run: |_| places() },
     ]
 }
@@ -107,7 +109,7 @@ fn hung_disk() {
         );
         within("del s1").ok();
         let out = hangs.join().expect("no panic");
-        assert!(out.stderr.contains("does not answer"), "{}", out.stderr);
+        assert!(out.stderr.contains("has not answered"), "{}", out.stderr);
         assert!(
             out.stderr.contains("/c0") || out.stderr.contains("/dm-"),
             "which disk? {}",
@@ -214,6 +216,67 @@ fn deleted_beside() {
         files.filter(|path| path.extension().is_some_and(|end| end == "records")).collect();
     assert!(noted.len() == 1, "journals: {noted:?}");
     noted.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
+}
+
+/// Commands to a mirror of which a leg has been given something and does not answer: each ends, names
+/// the disk, and has done nothing; the server does other things meanwhile.
+fn hung_leg() {
+    let a = slice("l0", "n0", 0, 8 * MIB);
+    let b = slice("l1", "n1", 0, 8 * MIB);
+    let c = slice("l2", "n0", 8 * MIB, 8 * MIB);
+    let top = server::add(&format!("mirror --leg {a} --leg {b} --name m"));
+    server::wait_for(60, "the legs to be equal", || {
+        ublk_dm("status m").ok().stdout.contains("64/64")
+            || server::device("m")["mirror"]["in_sync_regions"]
+                == server::device("m")["mirror"]["regions"]
+    });
+    kernel::suspend("l1", true);
+    std::thread::scope(|scope| {
+        let writes = scope.spawn(|| Disk::open(&top).write(0, &Buf::new(8)));
+        std::thread::sleep(Duration::from_secs(2));
+        for line in ["suspend m", "del m --force", &format!("message m replace 1 {c}")] {
+            let begun = Instant::now();
+            let out = ublk_dm(line).refused();
+            assert!(out.stderr.contains("has not answered"), "`{line}`: {}", out.stderr);
+            assert!(begun.elapsed() < SILENT_LIMIT, "`{line}` took {:?}", begun.elapsed());
+            within("message m throttle 50").ok();
+            within("status m").ok();
+        }
+        assert!(!writes.is_finished());
+        kernel::resume("l1");
+        writes.join().expect("no panic");
+    });
+    assert!(server::device("m")["state"] == "live", "it was done behind its user's back");
+    let table = ublk_dm("table m").ok().stdout;
+    ublk_dm(&format!("message m replace 1 {c}")).ok();
+    assert!(ublk_dm("table m").ok().stdout != table);
+    server::del("m");
+    server::assert_nothing_left("del of a mirror of which a leg had hung");
+}
+
+/// A server is told to end while a COW hangs: it ends as far as the kernel lets it, and its device
+/// waits with all that it had acknowledged.
+fn ended_beside() {
+    let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 8 * MIB));
+    let add = format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s");
+    let top = server::add(&add);
+    let mut written = Buf::new(8);
+    written.fill(7);
+    Disk::open(&top).write(128, &written);
+    let pid = server::number("s", "/server_pid");
+    kernel::suspend("cow", true);
+    sh(&format!("kill -TERM {pid}")).ok();
+    let listens = || {
+        let files = std::fs::read_dir(server::run_dir()).expect("readable").flatten();
+        files.into_iter().any(|file| file.path().extension().is_some_and(|end| end == "sock"))
+    };
+    server::wait_for(SILENT_LIMIT.as_secs(), "the server to end", || !listens());
+    kernel::resume("cow");
+    server::wait_for(20, "the device to wait", || server::device("s")["state"] == "quiesced");
+    ublk_dm("recover s").ok();
+    assert!(Disk::open_read_only(&top).read(128, 8)[..] == written[..], "it is lost");
+    server::del("s");
+    server::assert_nothing_left("del of what waited");
 }
 
 /// Clients that wait for something and leave give up their places.

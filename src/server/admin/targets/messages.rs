@@ -1,5 +1,6 @@
 //! What a live mirror is told: comparisons, repairs, other legs, another table.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use super::mirror::identity;
@@ -8,7 +9,9 @@ use crate::protocol::{KnownDisk, Reply};
 use crate::server::admin::devices::{Device, LegRef, MESSAGES, find_leg, no_device, not_a_leg};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::mutant::{self, Mutant};
+use crate::server::admin::silent::Silent;
 use crate::server::admin::state::Administrator;
+use crate::server::admin::unfinished::Errand;
 use crate::storage::word::leg_of;
 use crate::storage::{Access, Claim, DiskId};
 use crate::ublk::device;
@@ -25,36 +28,37 @@ impl<M: Machine> Administrator<M> {
         id: u32,
         words: &[String],
     ) -> Result<Reply, Reason> {
+        self.refuse_unfinished(id)?;
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match *words {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
                 let opened = self.open_leg(id, &new, Some(at))?;
-                let (identity, disk, offset) =
-                    (identity(&opened, &new), self.found(&opened), new.offset);
-                self.on_mirror(id, move |thread, mirror| async move {
+                let (identity, offset) = (identity(&opened, &new), new.offset);
+                let change =
+                    Change::with(&new, self.found(&opened), move |legs, new| legs[at] = new);
+                self.change(id, change, move |thread, mirror| async move {
                     let parts = LegParts { disk: thread.disk(opened), offset, identity };
                     mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
                 })?;
-                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs[at] = new)?;
             }
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
                 let opened = self.open_leg(id, &new, None)?;
-                let (identity, disk, offset) =
-                    (identity(&opened, &new), self.found(&opened), new.offset);
-                self.on_mirror(id, move |thread, mirror| async move {
+                let (identity, offset) = (identity(&opened, &new), new.offset);
+                let change = Change::with(&new, self.found(&opened), |legs, new| legs.push(new));
+                self.change(id, change, move |thread, mirror| async move {
                     let parts = LegParts { disk: thread.disk(opened), offset, identity };
                     mirror.add_leg(parts).await.map_err(|error| error.to_string())
                 })?;
-                self.change_legs(id, Some((&new.device.clone(), disk)), |legs| legs.push(new))?;
             }
             ["remove-leg", leg] => {
                 let at = self.leg(id, leg)?;
-                self.on_mirror(id, move |_, mirror| async move {
+                let change =
+                    Change { new: None, apply: Box::new(move |legs| drop(legs.remove(at))) };
+                self.change(id, change, move |_, mirror| async move {
                     mirror.remove_leg(at).await.map_err(|error| error.to_string())
                 })?;
-                self.change_legs(id, None, |legs| drop(legs.remove(at)))?;
             }
             ["recover"] => self.on_mirror(id, move |_, mirror| async move {
                 mirror.recover_again();
@@ -99,6 +103,7 @@ impl<M: Machine> Administrator<M> {
 
     fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<M::Open, Reason> {
         self.refuse_circle_of_leg(id, &leg.device, place)?;
+        Silent::on(&self.machine, [leg.device.clone()])?;
         // A leg that was away and has come back takes its own place, and is claimed already.
         let known = self.machine.disk_at(&leg.device);
         let legs = self.legs(id)?;
@@ -144,6 +149,52 @@ impl<M: Machine> Administrator<M> {
         ))
     }
 
+    /// Has a mirror change its legs, and notes it. One that waits for a disk that does not answer is
+    /// given up; if it has come too far for that it is carried out when the disk answers.
+    fn change<F: Future<Output = Result<(), String>> + 'static>(
+        &mut self,
+        id: u32,
+        change: Change,
+        job: impl FnOnce(Rc<M::Thread>, Rc<Mirror>) -> F + Send + 'static,
+    ) -> Result<(), Reason> {
+        let change = Rc::new(Cell::new(Some(change)));
+        let later = change.clone();
+        let job = move |thread: Rc<M::Thread>| async move {
+            let mirror = thread.group().mirror(id)?;
+            job(thread, mirror).await
+        };
+        let then = move |admin: &mut Administrator<M>, changed: Result<(), String>| {
+            let noted = changed.and_then(|()| {
+                log::warn!("/dev/ublkb{id}: its disk answers again; its legs have been changed");
+                later.take().map_or(Ok(()), |change| admin.change_legs(id, change))
+            });
+            if let Err(why) = noted {
+                log::warn!("/dev/ublkb{id}: {why}");
+            }
+        };
+        match self.wait_for(Errand::on(id, "message"), job, then) {
+            Ok(changed) => {
+                changed?;
+                change.take().map_or(Ok(()), |change| self.change_legs(id, change))
+            }
+            Err(why) => {
+                self.give_up_change(id);
+                Err(format!("/dev/ublkb{id}: its legs have not been changed: {why}"))
+            }
+        }
+    }
+
+    fn give_up_change(&mut self, id: u32) {
+        let given_up = self.on_mirror(id, |_, mirror| async move {
+            mirror.give_up();
+            Ok(())
+        });
+        if let Err(why) = given_up {
+            log::error!("{why}");
+        }
+        self.settle();
+    }
+
     fn on_mirror<F: Future<Output = Result<(), String>> + 'static>(
         &self,
         id: u32,
@@ -160,20 +211,14 @@ impl<M: Machine> Administrator<M> {
         (leg.id(), self.known_disk(leg))
     }
 
-    /// Notes other legs, so that list, table and the next server know them; `new` is the word and
-    /// the disk of one that has come.
-    fn change_legs(
-        &mut self,
-        id: u32,
-        new: Option<(&str, (DiskId, KnownDisk))>,
-        change: impl FnOnce(&mut Vec<Leg>),
-    ) -> Result<(), Reason> {
+    /// Notes other legs, so that list, table and the next server know them.
+    fn change_legs(&mut self, id: u32, change: Change) -> Result<(), Reason> {
         if let Some(entry) = self.devices.get_mut(&id) {
             if let TargetParams::Mirror(Table { legs, .. }) = &mut entry.spec.table.params {
-                change(legs);
+                (change.apply)(legs);
             }
-            if let Some((word, (id, known))) = new {
-                entry.deps.insert(word, id, known);
+            if let Some((word, (id, known))) = change.new {
+                entry.deps.insert(&word, id, known);
             }
         }
         self.publish();
@@ -186,6 +231,24 @@ impl<M: Machine> Administrator<M> {
                      there is room"
             )
         })
+    }
+}
+
+/// What becomes of the legs of a table.
+struct Change {
+    /// The word and the disk of one that has come.
+    new: Option<(String, (DiskId, KnownDisk))>,
+    apply: Box<dyn FnOnce(&mut Vec<Leg>)>,
+}
+
+impl Change {
+    fn with(
+        leg: &Leg,
+        disk: (DiskId, KnownDisk),
+        apply: impl FnOnce(&mut Vec<Leg>, Leg) + 'static,
+    ) -> Change {
+        let (word, leg) = (leg.device.clone(), leg.clone());
+        Change { new: Some((word, disk)), apply: Box::new(move |legs| apply(legs, leg)) }
     }
 }
 

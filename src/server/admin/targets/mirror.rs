@@ -186,7 +186,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     fn open_target(
-        &self,
+        &mut self,
         mirror: &Table,
         disks: Disks<M::Open>,
         source: Option<usize>,
@@ -233,7 +233,7 @@ impl<M: Machine> Administrator<M> {
             group.keep_opened(ticket, Opened { target: Target::Mirror(mirror), events });
             Ok::<(), Reason>(())
         };
-        self.machine.call(open)?
+        self.open_while_answered(ticket, open)?
     }
 }
 

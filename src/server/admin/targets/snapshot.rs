@@ -216,7 +216,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     fn open_snapshot(
-        &self,
+        &mut self,
         snapshot: &Table,
         cow: M::Open,
         opening: Opening<<M::Records as Records>::Losses>,
@@ -282,7 +282,7 @@ impl<M: Machine> Administrator<M> {
             group.keep_opened(ticket, Opened { target: Target::Snapshot(snapshot), events });
             Ok::<Found, Reason>(found)
         };
-        self.machine.call(open)?
+        self.open_while_answered(ticket, open)?
     }
 }
 

@@ -1,0 +1,57 @@
+//! The processes of the simulated machine.
+
+use std::rc::Rc;
+
+use dm_targets::exec::Executor;
+
+use super::kernel::Pending;
+use super::machine::{SimMachine, SimThread};
+use super::site::Site;
+use crate::server::admin::Administrator;
+use crate::server::admin::devices;
+
+/// A process that serves a family.
+pub struct Process {
+    pub pid: u32,
+    pub admin: Administrator<SimMachine>,
+    pub executor: Executor,
+    thread: Rc<SimThread>,
+    site: Rc<Site>,
+}
+
+impl Process {
+    pub fn start(site: &Rc<Site>, key: &str) -> Option<Process> {
+        let pid = u32::try_from(site.next_number()).unwrap();
+        let machine = SimMachine::start(site, key, pid).ok()?;
+        let (executor, thread) = (machine.executor.clone(), machine.thread.clone());
+        let admin = Administrator::new(machine, devices::Directory::default());
+        Some(Process { pid, admin, executor, thread, site: site.clone() })
+    }
+
+    /// Has a device carry a request out; the result appears in `pending`.
+    pub fn pass(&self, id: u32, pending: &Pending) {
+        spawn_pass(&self.executor, &self.thread, id, pending);
+    }
+
+    /// The process ends where it is.
+    pub fn kill(self) {
+        let Process { pid, admin, executor, thread, site, .. } = self;
+        executor.clear();
+        drop((admin, thread));
+        site.process_ended(pid);
+    }
+}
+
+/// Has a device carry a request out.
+pub(super) fn spawn_pass(executor: &Executor, thread: &Rc<SimThread>, id: u32, pending: &Pending) {
+    let Some(device) = thread.group.device(id) else { return };
+    let (request, result, site) =
+        (pending.request.clone(), pending.result.clone(), thread.site.clone());
+    executor.spawn(async move {
+        let outcome = device.pass(&request).await.map_err(|error| error.to_string());
+        // What a process does after its end is not seen.
+        if !site.is_dead() {
+            *result.borrow_mut() = Some(outcome);
+        }
+    });
+}
