@@ -15,7 +15,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::dup2_stdout;
 
-use super::{Server, environment, logging, manager, signals};
+use super::signals::{self, Beginning};
+use super::{Server, environment, logging, manager};
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{self, FamilyLock, RunDir};
@@ -24,6 +25,8 @@ use crate::ublk::device;
 
 /// What a started server says when it listens.
 const READY: &str = "ready";
+/// Why a server has not begun that was told to end meanwhile.
+const INTERRUPTED: &str = "interrupted by a signal";
 /// How long it may take until then: it opens the control device, which may load the driver, and
 /// makes its ring.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -88,13 +91,18 @@ fn says_something(stdout: &ChildStdout) -> std::io::Result<bool> {
 pub fn serve(key: &str) -> Result<ExitCode, Failure> {
     let failed = environment::prepare(false);
     let rundir = RunDir::open()?;
-    let (server, listener) = match listen(&rundir, key, false, &failed) {
+    let (server, listener, beginning) = match listen(&rundir, key, false, &failed) {
         Ok(started) => started,
         Err(error) => {
             say(&error)?;
             return Ok(ExitCode::FAILURE);
         }
     };
+    if !beginning.is_over() {
+        rundir.remove_socket(key);
+        say(INTERRUPTED)?;
+        return Ok(ExitCode::FAILURE);
+    }
     if let Err(error) = say(READY) {
         // The starter has gone: there will be no first device.
         rundir.remove_socket(key);
@@ -115,7 +123,8 @@ fn say(line: &str) -> io::Result<()> {
 /// this process.
 ///
 /// `done` takes the server's answer. If it cannot, what was added is deleted again; what was taken
-/// over stays for the next server.
+/// over stays for the next server. So it is if a signal comes that ends processes before devices
+/// have been added or taken over.
 pub fn foreground(
     rundir: &RunDir,
     key: &str,
@@ -124,10 +133,12 @@ pub fn foreground(
     done: impl FnOnce(Reply) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
     let takes_over = matches!(command, Command::Recover(_));
-    let (mut server, listener) = listen(rundir, key, true, &environment::prepare(true))?;
+    let (mut server, listener, beginning) = listen(rundir, key, true, &environment::prepare(true))?;
     let reply = server.carry_out(command);
     let added = if let Ok(Reply::Added { device, .. }) = &reply { Some(*device) } else { None };
-    if let Err(Failure { message, code }) = reply.map_err(Failure::from).and_then(done) {
+    let unless_told =
+        |reply| if beginning.is_over() { done(reply) } else { Err(INTERRUPTED.to_owned().into()) };
+    if let Err(Failure { message, code }) = reply.map_err(Failure::from).and_then(unless_told) {
         let message = match added {
             _ if takes_over => {
                 rundir.remove_socket(key);
@@ -176,18 +187,18 @@ fn listen(
     key: &str,
     foreground: bool,
     failed: &[String],
-) -> Result<(Server, UnixListener), String> {
+) -> Result<(Server, UnixListener, Beginning), String> {
     let destination =
         logging::Destination { file: rundir.log_path(key), key: key.to_owned(), foreground };
     logging::start(destination).map_err(|error| format!("the log: {error}"))?;
     failed.iter().for_each(|what| log::warn!("{what}"));
+    let beginning = signals::reply(rundir, key)?;
     let server = Server::start(key, rundir)?;
     let socket = rundir.socket(key);
     let listener =
         UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
-    signals::reply(rundir, key)?;
     file_size::lift();
-    Ok((server, listener))
+    Ok((server, listener, beginning))
 }
 
 /// Lets go of the starter's pipe.

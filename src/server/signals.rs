@@ -3,6 +3,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use signal_hook::consts::{
     SIGALRM, SIGHUP, SIGIO, SIGPROF, SIGTSTP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, TERM_SIGNALS,
@@ -19,11 +20,50 @@ use crate::rundir::RunDir;
 const IGNORED: [i32; 9] =
     [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGTSTP];
 
+/// How far a server has come, for those who tell it to end.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Stage {
+    /// It adds or takes over its first devices, and nothing can be asked of it.
+    #[default]
+    Begins,
+    /// It has been told to end before it could be asked.
+    Told,
+    /// It answers at its socket.
+    Answers,
+}
+
+/// The beginning of a server: a signal that comes before it answers is kept for it.
+#[derive(Clone, Default)]
+pub(super) struct Beginning(Arc<Mutex<Stage>>);
+
+impl Beginning {
+    /// The server answers at its socket from now on. `false`: it has been told to end, and must not
+    /// begin.
+    pub(super) fn is_over(&self) -> bool {
+        let stage = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stage == Stage::Begins {
+            *stage = Stage::Answers;
+        }
+        *stage == Stage::Answers
+    }
+
+    /// Tells a server to end that does not answer yet. `false`: it has to be asked.
+    fn tell(&self) -> bool {
+        let stage = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if *stage == Stage::Begins {
+            *stage = Stage::Told;
+        }
+        *stage == Stage::Told
+    }
+}
+
 /// Answers signals from now on.
-pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<(), String> {
+pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<Beginning, String> {
     let all = TERM_SIGNALS.iter().chain(&IGNORED);
     let mut signals = Signals::new(all).map_err(|error| format!("signals: {error}"))?;
     let socket = rundir.socket(key);
+    let beginning = Beginning::default();
+    let told = beginning.clone();
     let wait = move || {
         for signal in signals.forever() {
             let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
@@ -32,6 +72,9 @@ pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<(), String> {
                 continue;
             }
             log::info!("{name}: ending");
+            if told.tell() {
+                continue;
+            }
             if let Err(why) = end(&socket) {
                 log::error!("{name}: {why}");
             }
@@ -41,7 +84,7 @@ pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<(), String> {
         .name("signals".into())
         .spawn(wait)
         .map_err(|error| format!("signals: {error}"))?;
-    Ok(())
+    Ok(beginning)
 }
 
 /// Asks the server to end. It may refuse, and goes on with all that it has then; the next signal
@@ -68,6 +111,17 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+
+    #[test]
+    fn a_signal_that_comes_before_the_server_answers_is_not_lost() {
+        let beginning = Beginning::default();
+        assert!(beginning.clone().tell() && beginning.tell(), "it could not be asked");
+        assert!(!beginning.is_over() && !beginning.is_over(), "it begins though told to end");
+        let beginning = Beginning::default();
+        assert!(beginning.is_over());
+        assert!(!beginning.tell(), "it answers, and is not asked");
+        assert!(beginning.is_over());
+    }
 
     #[test]
     fn a_refusal_is_said_and_the_next_signal_asks_again() {

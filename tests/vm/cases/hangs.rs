@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::Case;
 use crate::cases::admin::{assert_failed, kill};
+use crate::cases::process::Service;
 use crate::disk::{Buf, Disk, MIB, slice};
 use crate::sh::{Out, sh, ublk_dm};
 use crate::{kernel, server};
@@ -24,6 +25,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "hang-delete", bound_s: 400, disks: &["n0", "n1"], run: |_| deleted_beside() },
         Case { name: "hang-mirror", bound_s: 400, disks: &["n0", "n1"], run: |_| hung_leg() },
         Case { name: "hang-end", bound_s: 400, disks: &["n0", "n1"], run: |_| ended_beside() },
+        Case { name: "hang-early", bound_s: 240, disks: &["n0", "n1"], run: |_| told_early() },
         Case { name: "hang-places", bound_s: 60, disks: &["n0", "n1"], run: |_| places() },
     ]
 }
@@ -277,6 +279,22 @@ fn ended_beside() {
     assert!(Disk::open_read_only(&top).read(128, 8)[..] == written[..], "it is lost");
     server::del("s");
     server::assert_nothing_left("del of what waited");
+}
+
+/// A command in the foreground is told to end while it adds: nothing is left, and it has failed.
+fn told_early() {
+    let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 8 * MIB));
+    kernel::suspend("cow", true);
+    let mut added = Service::start(
+        "s",
+        &format!("add snapshot --origin {origin} --cow {cow} --name s --foreground"),
+    );
+    std::thread::sleep(Duration::from_secs(5));
+    added.signal("TERM");
+    std::thread::sleep(Duration::from_secs(15));
+    kernel::resume("cow");
+    assert_eq!(added.ends(), 1, "it was told to end while it added");
+    server::assert_nothing_left("SIGTERM to an add");
 }
 
 /// Clients that wait for something and leave give up their places.
