@@ -109,7 +109,8 @@ impl Handle {
         result.recv().map_err(|_| died())
     }
 
-    /// Hands a job in and does not wait for what it comes to. `ended` is called on the data thread when its result is there.
+    /// Hands a job in and does not wait for what it comes to. `ended` is called on the data thread
+    /// when its result is there.
     pub fn begin<T, F>(
         &self,
         job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,

@@ -76,6 +76,11 @@ impl Server {
         self.admin.carry_out(command)
     }
 
+    /// Whether it has no device, not even one that is to be taken back.
+    pub fn is_idle(&self) -> bool {
+        self.admin.is_idle()
+    }
+
     /// Lets go of everything, once: what has the same names afterwards is a successor's.
     fn end(&mut self) {
         if std::mem::replace(&mut self.ended, true) {

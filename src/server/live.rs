@@ -2,17 +2,14 @@
 //! thread.
 
 mod disk;
+mod patience;
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::time::{Duration, Instant};
 
 use dm_targets::group::Ticket;
 use dm_targets::mirror::leg_state::LegState;
@@ -22,31 +19,26 @@ use super::admin::machine::{Losses, Machine, Records, Served, Waited};
 use super::cow_journal;
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::Reason;
-use crate::protocol::{Cow, Silence};
+use crate::protocol::Cow;
 use crate::protocol::{DeviceOptions, DeviceState};
 use crate::rundir::departed::Departure;
 use crate::rundir::journal::{self, FileNotes};
 use crate::rundir::lost::LostStore;
 use crate::rundir::{RunDir, family_key};
-use crate::storage::silent::{self, ANSWER_LIMIT};
+use crate::storage::silent;
 use crate::storage::{
     Access, Claim, DiskId, Ground, OpenDisk, OpenError, OpenErrorKind, Standing, Through, circle,
     disk_name, new_store_id, number_of_mount,
 };
 use crate::ublk::{Control, DeviceInfo, Params, apart, device};
-
-/// How often it is looked whether a disk answers that a job waits for.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
+use patience::Patience;
 
 /// A family's part of the machine.
 pub struct Live {
     control: Control,
     thread: Owner,
     files: Files,
-    /// Since when disks have been silent.
-    silence: RefCell<Silence>,
-    /// Told when a job has ended that may have been given up.
-    ended: Arc<dyn Fn() + Send + Sync>,
+    patience: Patience,
 }
 
 /// A family's files.
@@ -73,8 +65,7 @@ impl Live {
         let thread =
             Owner::start(lost).map_err(|error| format!("cannot start the data thread: {error}"))?;
         let files = Files { rundir: rundir.clone(), key: key.to_owned() };
-        let (silence, ended) = (RefCell::default(), Arc::new(ended));
-        Ok(Live { control, thread, files, silence, ended })
+        Ok(Live { control, thread, files, patience: Patience::new(ended) })
     }
 
     /// For other threads.
@@ -153,23 +144,7 @@ impl Machine for Live {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        let ended = self.ended.clone();
-        let begun = self.thread.handle().begin(job, move || ended());
-        let result = begun.map_err(|error| error.to_string())?;
-        loop {
-            match result.recv_timeout(LOOK_PAUSE) {
-                Ok(result) => return Ok(Waited::Done(result)),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err("the data thread has died".to_owned());
-                }
-            }
-            let oldest = self.call(|thread| async move { thread.ring.oldest() })?;
-            let mut silence = self.silence.borrow_mut();
-            if let Some(disk) = silence.longer_than(ANSWER_LIMIT, &oldest, Instant::now()) {
-                return Ok(Waited::Silent(disk, Box::new(move || result.try_recv().ok())));
-            }
-        }
+        self.patience.call(&self.thread, job)
     }
 
     fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason> {

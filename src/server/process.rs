@@ -145,9 +145,14 @@ pub fn foreground(
                 message
             }
             Some(device) => format!("{message}; {}", take_back(rundir, key, &mut server, device)),
-            None => {
+            None if server.is_idle() => {
                 rundir.remove(key);
                 message
+            }
+            // A disk does not answer, and what has been begun ends with this process.
+            None => {
+                rundir.remove_socket(key);
+                format!("{message}; see `ublk-dm list` for what is left")
             }
         };
         return Err(Failure { message, code });

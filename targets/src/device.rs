@@ -5,9 +5,9 @@
 //! could not carry out when it was suspended comes back and waits with the others, for the target
 //! that is there when the device is resumed.
 //!
-//! Rules kept here: suspending ends only when the target has no request left, so that another target
-//! can take its place. A suspension or an end that waits for a disk can be given up: the device goes
-//! on as it was, at once if nothing but requests is waited for.
+//! Rules kept here: suspending ends only when the target has no request left, so that another
+//! target can take its place. A suspension or an end that waits for a disk can be given up: the
+//! device goes on as it was, at once if nothing but requests is waited for.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -168,8 +168,8 @@ impl Device {
         committed.and(Err("given up; the device is as it was".to_owned()))
     }
 
-    /// Holds new requests back until the target has none any more, or that is given up. Says whether
-    /// the device ran before.
+    /// Holds new requests back until the target has none any more, or that is given up. Says
+    /// whether the device ran before.
     async fn hold(&self, noflush: bool) -> bool {
         let ran = self.gate.is_open();
         self.given_up.set(false);
@@ -180,8 +180,8 @@ impl Device {
         ran
     }
 
-    /// Gives up a suspension or an end that is under way and waits for a disk. The device goes on as
-    /// it was, as soon as it can.
+    /// Gives up a suspension or an end that is under way and waits for a disk. The device goes on
+    /// as it was, as soon as it can.
     pub fn give_up(&self) {
         self.given_up.set(true);
         self.gate.wake();

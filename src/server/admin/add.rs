@@ -19,7 +19,7 @@ use super::new_device::{NewDevice, generated_name};
 use super::silent::Silent;
 use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
-use super::unfinished::Errand;
+use super::waiting::Errand;
 use crate::failure::Reason;
 use crate::protocol::{DeviceRef, DeviceSpec, KnownDisks, Reply};
 use crate::ublk::DeviceInfo;

@@ -13,7 +13,7 @@ use dm_targets::target::Target;
 
 use super::machine::{Machine, Records, Thread};
 use super::state::Administrator;
-use super::unfinished::Errand;
+use super::waiting::Errand;
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceState};
 use crate::rundir::departed::Departure;

@@ -11,7 +11,7 @@ use super::devices::changes_origin;
 use super::machine::{Machine, Served, Thread, Waited};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
-use super::unfinished::Errand;
+use super::waiting::Errand;
 use crate::failure::Reason;
 use crate::protocol::Reply;
 
@@ -26,9 +26,9 @@ pub(super) struct End {
 
 impl<M: Machine> Administrator<M> {
     /// Stops a device, takes its target apart and deletes it. One that may be in use is told to
-    /// fail its requests first: the kernel waits for them, and a mirror may hold some for ever. If a
-    /// disk does not answer those, the device runs on; if the disk falls silent afterwards, the device
-    /// goes when that answers.
+    /// fail its requests first: the kernel waits for them, and a mirror may hold some for ever. If
+    /// a disk does not answer those, the device runs on; if the disk falls silent afterwards, the
+    /// device goes when that answers.
     pub(super) fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<End, Reason> {
         self.refuse_unfinished(id)?;
         let noted = if self.is_outlived(id) { Ok(()) } else { self.note_departure(id, false) };
@@ -97,8 +97,8 @@ impl<M: Machine> Administrator<M> {
             let wrong = [removed.err(), deleted.err(), forgotten.err()];
             wrong.iter().flatten().for_each(|why| log::error!("/dev/ublkb{id}: {why}"));
         };
-        let what = "it is stopped, and goes when the disk answers; what it had acknowledged stays on \
-                    record";
+        let what = "it is stopped, and goes when the disk answers; what it had acknowledged stays \
+                    on record";
         self.unless_silent(Errand::on(id, "del"), removed, then)
             .map_err(|why| format!("/dev/ublkb{id}: not deleted yet: {why}; {what}"))
     }

@@ -25,6 +25,7 @@ pub mod targets;
 mod unconfirmed;
 mod undo;
 mod unfinished;
+mod waiting;
 
 use crate::failure::Reason;
 use crate::protocol::{Command, DeviceRef, Reply};

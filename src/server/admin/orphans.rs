@@ -15,7 +15,7 @@ use super::machine::{Losses, Machine, OpenDisk, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
-use super::unfinished::Errand;
+use super::waiting::Errand;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::rundir::departed::Departure;

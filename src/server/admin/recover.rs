@@ -16,7 +16,7 @@ use super::new_device::NewDevice;
 use super::orphans::{complete, note_departure, record_lost};
 use super::silent::Silent;
 use super::state::Administrator;
-use super::unfinished::Errand;
+use super::waiting::Errand;
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, Reply};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
@@ -291,8 +291,16 @@ impl<M: Machine> Administrator<M> {
             let runs = self.devices.get(&id).is_some_and(|entry| !entry.suspended);
             if runs {
                 held.push(id);
-                if let Err(lost) = self.hold(id, false, "recover")? {
-                    log::error!("/dev/ublkb{id}: {lost}");
+                match self.hold(id, false, "recover") {
+                    Ok(Ok(())) => {}
+                    Ok(Err(lost)) => log::error!("/dev/ublkb{id}: {lost}"),
+                    Err(why) => {
+                        held.pop();
+                        for other in held {
+                            self.let_through(other, true, "recover")?;
+                        }
+                        return Err(format!("/dev/ublkb{id}: its writers cannot be held: {why}"));
+                    }
                 }
             }
             self.origin_changed |= self.machine.call(move |thread| async move {

@@ -100,8 +100,9 @@ impl<M: Machine> Administrator<M> {
         self.left_out.values().any(|left| left.waits && is_origin(left))
     }
 
-    /// Deletes a device unless it is in use. One that can be recovered is stopped only when its disks
-    /// have taken what it had acknowledged: it waits for another server if they do not answer.
+    /// Deletes a device unless it is in use. One that can be recovered is stopped only when its
+    /// disks have taken what it had acknowledged: it waits for another server if they do not
+    /// answer.
     fn try_end(&mut self, id: u32) -> Result<(), Reason> {
         self.refuse_unfinished(id)?;
         self.machine.not_in_use(id)?;

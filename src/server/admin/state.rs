@@ -58,7 +58,7 @@ pub struct Administrator<M: Machine> {
     /// The device that the last command has added.
     pub(super) unconfirmed: Option<Unconfirmed>,
     /// What waits for disks that do not answer.
-    pub(super) unfinished: Vec<Unfinished<M>>,
+    pub(super) unfinished: Vec<Unfinished<Administrator<M>>>,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -90,9 +90,9 @@ impl<M: Machine> Administrator<M> {
         &mut self.machine
     }
 
-    /// Whether it has no device.
+    /// Whether it has no device, nor one that is to be taken back when its disk answers.
     pub fn is_idle(&self) -> bool {
-        self.devices.is_empty()
+        self.devices.is_empty() && self.unfinished.iter().all(|one| one.coming.is_none())
     }
 
     /// Whether it has been told to end, and what keeps it.

@@ -11,7 +11,7 @@ use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
-use super::unfinished::Errand;
+use super::waiting::Errand;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks, Reply};
 use crate::ublk::{Params, device};

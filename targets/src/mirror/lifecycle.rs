@@ -196,8 +196,8 @@ impl Mirror {
 
     /// Suspends the mirror: what is held ends, with [`crate::request::TargetError::Requeue`] if
     /// `noflush` and with `EIO` otherwise, recovery stops, and what has been written is clean in
-    /// the log. Requests that come from now on wait. If it is given up before that, a mirror that ran
-    /// runs on.
+    /// the log. Requests that come from now on wait. If it is given up before that, a mirror that
+    /// ran runs on.
     pub async fn suspend(&self, noflush: bool) {
         let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
         self.phase.set(if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush });
@@ -220,8 +220,8 @@ impl Mirror {
         self.gate.until(|| self.is_idle().then_some(())).await;
     }
 
-    /// Stops recovery, until [`Mirror::go_on`], and waits until that, what else is under way and the
-    /// cleaner have ended. `false`: that was given up, for it waits for a disk.
+    /// Stops recovery, until [`Mirror::go_on`], and waits until that, what else is under way and
+    /// the cleaner have ended. `false`: that was given up, for it waits for a disk.
     pub(super) async fn come_to_rest(&self, is_idle: impl Fn() -> bool) -> bool {
         self.paused.set(self.paused.get() + 1);
         self.given_up.set(false);
@@ -232,8 +232,8 @@ impl Mirror {
         !self.given_up.get()
     }
 
-    /// Gives up a suspension, or a change of legs, that waits for what is under way: nothing has been
-    /// changed then, and nothing will be.
+    /// Gives up a suspension, or a change of legs, that waits for what is under way: nothing has
+    /// been changed then, and nothing will be.
     pub fn give_up(&self) {
         self.given_up.set(true);
         self.quiet.wake_all();

@@ -27,7 +27,7 @@ fn family() -> Town {
     town
 }
 
-fn process<'a>(town: &'a mut Town, what: What) -> &'a mut Process {
+fn process(town: &mut Town, what: What) -> &mut Process {
     town.processes.get_mut(what.key()).unwrap()
 }
 
@@ -196,6 +196,22 @@ fn a_disk_that_hangs_is_not_added() {
     }
     town.add(BAD).unwrap();
     town.judge(BAD).unwrap();
+    town.end().unwrap();
+}
+
+/// The first device of a server: that stays until it has taken the device back.
+#[test]
+fn a_server_stays_until_a_new_device_is_taken_back() {
+    let mut town = town();
+    town.site.disks[1].hangs_after.set(Some(1));
+    let why = town.add(BAD).unwrap_err();
+    assert!(why.contains("/c0 has not answered") && why.contains("taken back"), "{why}");
+    assert!(!town.site.kernel.borrow().devices.is_empty());
+    assert_eq!(town.state("o").unwrap().len(), 1, "the next server does not know of it");
+    answer(&mut town, "/c0", BAD);
+    assert!(process(&mut town, BAD).admin.is_idle());
+    assert!(town.site.kernel.borrow().devices.is_empty() && town.state("o").unwrap().is_empty());
+    town.add(BAD).unwrap();
     town.end().unwrap();
 }
 

@@ -220,8 +220,8 @@ fn deleted_beside() {
     noted.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
 }
 
-/// Commands to a mirror of which a leg has been given something and does not answer: each ends, names
-/// the disk, and has done nothing; the server does other things meanwhile.
+/// Commands to a mirror of which a leg has been given something and does not answer: each ends,
+/// names the disk, and has done nothing; the server does other things meanwhile.
 fn hung_leg() {
     let a = slice("l0", "n0", 0, 8 * MIB);
     let b = slice("l1", "n1", 0, 8 * MIB);

@@ -11,7 +11,7 @@ use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::silent::Silent;
 use crate::server::admin::state::Administrator;
-use crate::server::admin::unfinished::Errand;
+use crate::server::admin::waiting::Errand;
 use crate::storage::word::leg_of;
 use crate::storage::{Access, Claim, DiskId};
 use crate::ublk::device;
@@ -149,8 +149,8 @@ impl<M: Machine> Administrator<M> {
         ))
     }
 
-    /// Has a mirror change its legs, and notes it. One that waits for a disk that does not answer is
-    /// given up; if it has come too far for that it is carried out when the disk answers.
+    /// Has a mirror change its legs, and notes it. One that waits for a disk that does not answer
+    /// is given up; if it has come too far for that it is carried out when the disk answers.
     fn change<F: Future<Output = Result<(), String>> + 'static>(
         &mut self,
         id: u32,
@@ -234,11 +234,14 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
+/// Changes the legs of a table.
+type Apply = Box<dyn FnOnce(&mut Vec<Leg>)>;
+
 /// What becomes of the legs of a table.
 struct Change {
     /// The word and the disk of one that has come.
     new: Option<(String, (DiskId, KnownDisk))>,
-    apply: Box<dyn FnOnce(&mut Vec<Leg>)>,
+    apply: Apply,
 }
 
 impl Change {

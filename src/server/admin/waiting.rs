@@ -1,0 +1,133 @@
+//! How long commands wait for disks: as long as those answer.
+//!
+//! Rules kept here: the thread that carries commands out waits for no disk that is silent, so other
+//! commands go on. What was begun is taken back or completed when the disk answers, as its command
+//! has said, and the log says so; until then no other command changes that device. What a later
+//! server must know of it stays on record.
+
+use std::future::Future;
+use std::rc::Rc;
+
+use dm_targets::group::Ticket;
+
+use super::machine::{Late, Machine, Waited};
+use super::mutant::{self, Mutant};
+use super::state::Administrator;
+use super::unfinished::Unfinished;
+use crate::failure::Reason;
+use crate::storage::silent::no_answer;
+
+/// What a job is about, and for whom it is done.
+#[derive(Clone, Copy)]
+pub(super) struct Errand {
+    pub(super) id: Option<u32>,
+    pub(super) verb: &'static str,
+}
+
+impl Errand {
+    /// A device that is there.
+    pub(super) fn on(id: u32, verb: &'static str) -> Errand {
+        Errand { id: Some(id), verb }
+    }
+}
+
+impl<M: Machine> Administrator<M> {
+    /// Runs a job on the thread that has the targets and waits for what it comes to, while disks
+    /// answer. What it comes to later is for `then`.
+    ///
+    /// # Errors
+    /// The thread has died; or which disk does not answer.
+    pub(super) fn wait_for<T, F>(
+        &mut self,
+        errand: Errand,
+        job: impl FnOnce(Rc<M::Thread>) -> F + Send + 'static,
+        then: impl FnOnce(&mut Administrator<M>, T) + 'static,
+    ) -> Result<T, Reason>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        if mutant::is(Mutant::SilentDiskAwaited) {
+            return self.machine.call(job);
+        }
+        let waited = self.machine.call_while_answered(job)?;
+        self.unless_silent(errand, waited, then)
+    }
+
+    /// Takes what a job has come to, or notes that it has not ended.
+    ///
+    /// # Errors
+    /// Which disk does not answer.
+    pub(super) fn unless_silent<T: 'static>(
+        &mut self,
+        Errand { id, verb }: Errand,
+        waited: Waited<T>,
+        then: impl FnOnce(&mut Administrator<M>, T) + 'static,
+    ) -> Result<T, Reason> {
+        let (disk, mut late): (String, Late<T>) = match waited {
+            Waited::Done(result) => return Ok(result),
+            Waited::Silent(disk, late) => (disk, late),
+        };
+        let mut then = Some(then);
+        let settle = move |admin: &mut Administrator<M>| {
+            let Some(result) = late() else { return false };
+            if let Some(then) = then.take() {
+                then(admin, result);
+            }
+            true
+        };
+        let why = no_answer(&disk);
+        self.unfinished.push(Unfinished { id, verb, disk, coming: None, settle: Box::new(settle) });
+        Err(why)
+    }
+
+    /// Takes notice of what has ended meanwhile.
+    pub fn settle(&mut self) {
+        let mut all = std::mem::take(&mut self.unfinished);
+        all.retain_mut(|one| !(one.settle)(self));
+        self.unfinished.splice(0..0, all);
+    }
+
+    /// Whether something waits for a disk that does not answer.
+    pub fn is_waiting(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
+    /// Whether a new device waits for a disk, and is taken back later.
+    pub(super) fn is_coming(&self, ticket: Ticket) -> bool {
+        let mut coming = self.unfinished.iter().filter_map(|one| one.coming.as_ref());
+        coming.any(|(other, _)| *other == ticket)
+    }
+
+    /// Opens a target, as far as disks answer. One that comes later is let go.
+    ///
+    /// # Errors
+    /// The thread has died; or which disk does not answer.
+    pub(super) fn open_while_answered<T, F>(
+        &mut self,
+        ticket: Ticket,
+        open: impl FnOnce(Rc<M::Thread>) -> F + Send + 'static,
+    ) -> Result<T, Reason>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        let then = move |admin: &mut Administrator<M>, _| {
+            if let Err(why) = admin.forget_ticket(ticket) {
+                log::warn!("{why}");
+            }
+        };
+        self.wait_for(Errand { id: None, verb: "add" }, open, then)
+    }
+
+    /// Refuses a device of which a command has not ended.
+    pub(super) fn refuse_unfinished(&self, id: u32) -> Result<(), Reason> {
+        match self.unfinished.iter().find(|one| one.id == Some(id)) {
+            None => Ok(()),
+            Some(Unfinished { verb, disk, .. }) => Err(format!(
+                "/dev/ublkb{id}: its `{verb}` has not ended, for {disk} does not answer; try again \
+                 when it does"
+            )),
+        }
+    }
+}
