@@ -4,6 +4,8 @@ use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
+use dm_targets::origins::DiskKey;
+
 /// Which disk it is, whatever path leads to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DiskId {
@@ -49,6 +51,15 @@ impl DiskId {
         match *self {
             DiskId::Block { major, minor } => (major, minor),
             DiskId::File { dev, .. } => (libc::major(dev), libc::minor(dev)),
+        }
+    }
+
+    /// What the origin on the disk is found by.
+    pub fn key(&self) -> DiskKey {
+        match *self {
+            // No file has the number 0.
+            DiskId::Block { major, minor } => DiskKey(u64::from(major) << 32 | u64::from(minor), 0),
+            DiskId::File { dev, ino } => DiskKey(dev, ino),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The targets and devices of one process: an origin with its snapshots, a mirror, or the linear
+//! The targets and devices of one process: origins with their snapshots, a mirror, or the linear
 //! devices of a disk. Everything that they share stands here, and is used by one thread.
 //!
 //! Rules kept here: a snapshot joins its origin after its store has been written, and leaves it
@@ -14,6 +14,7 @@ use crate::device::{Device, Opened};
 use crate::disk::{Disk, Host};
 use crate::exec::Executor;
 use crate::mirror::target::Mirror;
+use crate::origins::{DiskKey, Origins};
 use crate::snapshot::origin::Origin;
 use crate::snapshot::store::Unmade;
 use crate::target::Target;
@@ -30,8 +31,7 @@ pub struct Group {
     pub host: Rc<dyn Host>,
     /// Copies their chunks and regions.
     pub copy: copy::Client,
-    /// The origin, present from the first target on that needs it.
-    origin: RefCell<Option<Rc<Origin>>>,
+    origins: Origins,
     opened: RefCell<HashMap<Ticket, Opened>>,
     devices: RefCell<BTreeMap<u32, Rc<Device>>>,
 }
@@ -39,19 +39,19 @@ pub struct Group {
 impl Group {
     /// A group without devices.
     pub fn new(executor: Executor, host: Rc<dyn Host>, copy: copy::Client) -> Group {
-        let (origin, opened, devices) =
-            (RefCell::default(), RefCell::default(), RefCell::default());
-        Group { executor, host, copy, origin, opened, devices }
+        let (opened, devices) = (RefCell::default(), RefCell::default());
+        Group { executor, host, copy, origins: Origins::default(), opened, devices }
     }
 
-    /// The origin, if there is one.
-    pub fn origin(&self) -> Option<Rc<Origin>> {
-        self.origin.borrow().clone()
+    /// The origin of a disk, if a target needs it.
+    pub fn origin(&self, key: DiskKey) -> Option<Rc<Origin>> {
+        self.origins.get(key)
     }
 
-    /// Makes a disk the origin.
-    pub fn set_origin(&self, disk: Disk) {
-        *self.origin.borrow_mut() = Some(Origin::new(disk, self.copy.clone()));
+    /// The origin of a disk, which is opened if there is none. It is gone again when a target has
+    /// ended and none needs it.
+    pub fn origin_or(&self, key: DiskKey, open: impl FnOnce() -> Disk) -> Rc<Origin> {
+        self.origins.get_or(key, || Origin::new(open(), self.copy.clone()))
     }
 
     /// Keeps a target that has been opened until it gets a device or is forgotten.
@@ -69,6 +69,15 @@ impl Group {
         self.opened.borrow_mut().remove(&ticket)
     }
 
+    /// Lets go of origins that no target needs any more.
+    pub fn forget_unused_origins(&self) {
+        let opened = self.opened.borrow();
+        let opened = opened.values().map(|opened| opened.target.clone());
+        let devices = self.devices.borrow();
+        let served = devices.values().map(|device| device.target());
+        self.origins.forget_unused(&opened.chain(served).collect::<Vec<_>>());
+    }
+
     /// Lets go of a target that has got no device, or has one no longer, when what its new store
     /// has overwritten has been put back: until then its disks stay claimed.
     ///
@@ -76,11 +85,17 @@ impl Group {
     /// It cannot be put back.
     pub async fn unmake(&self, ticket: Ticket) -> Result<Unmade, String> {
         let opened = self.take_opened(ticket).map(|opened| opened.target);
-        let Some(Target::Snapshot(snapshot)) = opened else { return Ok(Unmade::NotNew) };
-        let unmade = snapshot.store().unmake().await.map_err(|error| error.to_string())?;
-        if let Some(origin) = self.origin().filter(|_| unmade.is_gone()) {
-            origin.forget_departed(&snapshot);
-        }
+        let unmade = match &opened {
+            Some(Target::Snapshot(snapshot)) => {
+                let unmade = snapshot.store().unmake().await.map_err(|error| error.to_string())?;
+                if unmade.is_gone() {
+                    self.origins.forget_departed(snapshot);
+                }
+                unmade
+            }
+            _ => Unmade::NotNew,
+        };
+        self.forget_unused_origins();
         Ok(unmade)
     }
 
@@ -127,22 +142,62 @@ impl Group {
             return Err(format!("cannot serve the queues: {why}"));
         }
         self.devices.borrow_mut().insert(id, device);
-        if let (Target::Snapshot(snapshot), Some(origin)) = (target, self.origin()) {
-            origin.join(snapshot).await;
-        }
+        self.join(&target).await;
         Ok(())
     }
 
-    /// Gives a suspended device a target that has been opened.
+    /// A snapshot joins the origin of its disk.
+    async fn join(&self, target: &Target) {
+        if let Target::Snapshot(snapshot) = target {
+            if let Some(origin) = self.origins.of(snapshot) {
+                origin.join(snapshot.clone()).await;
+            }
+        }
+    }
+
+    /// A snapshot leaves the origin of its disk: writes no longer preserve anything for it. If it
+    /// is `outlived` it is marked invalid while it still holds the origin's writes back.
+    async fn leave(&self, target: &Target, outlived: bool) {
+        if let Target::Snapshot(snapshot) = target {
+            if let Some(origin) = self.origins.of(snapshot) {
+                if outlived {
+                    snapshot.give_up().await;
+                }
+                origin.leave(snapshot);
+            }
+        }
+    }
+
+    /// Takes the target of a suspended device apart; nothing stands in its place until
+    /// [`Group::put_target`]. An origin outlives its device's target: its snapshots stay, and with
+    /// them the origin, for the next target of that disk.
+    ///
+    /// # Errors
+    /// What is lost with it.
+    pub async fn take_target(&self, id: u32) -> Result<(), String> {
+        let Some(device) = self.device(id) else { return Ok(()) };
+        self.leave(&device.target(), false).await;
+        let taken = device.take_target().await;
+        self.forget_unused_origins();
+        taken
+    }
+
+    /// Gives a suspended device a target that has been opened. A snapshot joins its origin last.
     ///
     /// # Errors
     /// The target cannot be used.
     pub async fn put_target(&self, id: u32, ticket: Ticket) -> Result<(), String> {
         let device = self.device(id).ok_or("the device is gone")?;
-        let opened = self.take_opened(ticket).ok_or("the target is not open")?;
-        opened.target.activate(&self.executor).await?;
-        device.put_target(opened);
-        Ok(())
+        let opened = self.opened(ticket).ok_or("the target is not open")?;
+        let target = opened.target.clone();
+        let activated = target.activate(&self.executor).await;
+        if activated.is_ok() {
+            device.put_target(opened);
+            self.join(&target).await;
+        }
+        drop(self.take_opened(ticket));
+        self.forget_unused_origins();
+        activated
     }
 
     /// Takes a device's target apart. Its requests have ended. With `outlived` the origin's device
@@ -155,13 +210,9 @@ impl Group {
         let removed = self.devices.borrow_mut().remove(&id);
         let Some(device) = removed else { return Ok(()) };
         let target = device.target();
-        // Writes of the origin no longer preserve anything for a snapshot without a device.
-        if let (Target::Snapshot(snapshot), Some(origin)) = (&target, self.origin()) {
-            if outlived {
-                snapshot.give_up().await;
-            }
-            origin.leave(snapshot);
-        }
-        target.close().await
+        self.leave(&target, outlived).await;
+        let closed = target.close().await;
+        self.forget_unused_origins();
+        closed
     }
 }

@@ -22,7 +22,7 @@
 //! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`]
 //! with `gate`, [`io`] (dm-io), [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`] and
 //! [`linear`], which do not use each other, and [`table`]. Above them are [`target`], [`device`],
-//! [`stack`] (a device as a disk) and [`group`].
+//! [`stack`] (a device as a disk), [`origins`] and [`group`].
 //!
 //! # The rules that keep data safe
 //!
@@ -54,6 +54,7 @@ pub mod io;
 pub mod linear;
 pub mod mirror;
 pub mod mutant;
+pub mod origins;
 pub mod ram;
 pub mod request;
 #[cfg(any(test, feature = "sim"))]

@@ -57,6 +57,9 @@ pub enum Mutant {
     /// I9: a snapshot that has left under an earlier server is unknown to the next, which changes
     /// the origin.
     DepartedNotRestored,
+    /// I9: what has left an origin that no device needs any more is unknown to the next origin of
+    /// its disk.
+    DepartedGoWithOrigin,
     /// I9: a store whose invalid mark cannot be written is not recorded as lost.
     LossForgotten,
     /// I10: a snapshot ends well although its last commit has failed.

@@ -15,9 +15,10 @@ const SERVER: [&str; 13] = [
     "protocol", "failure",
 ];
 /// The rooms of `targets/src/`, likewise.
-const TARGETS: [&str; 21] = [
-    "lib", "group", "stack", "device", "target", "sim", "table", "linear", "mirror", "snapshot",
-    "copy", "request", "io", "ram", "gate", "exec", "disk", "words", "mutant", "hash", "units",
+const TARGETS: [&str; 22] = [
+    "lib", "group", "origins", "stack", "device", "target", "sim", "table", "linear", "mirror",
+    "snapshot", "copy", "request", "io", "ram", "gate", "exec", "disk", "words", "mutant", "hash",
+    "units",
 ];
 /// Neither may know the other: a target is its folder.
 const STRANGERS: [(&str, &str); 3] =

@@ -26,6 +26,7 @@ mod mirror;
 mod model;
 mod mutants;
 mod oracle;
+mod origins;
 mod ownership;
 mod pattern;
 mod scenarios;

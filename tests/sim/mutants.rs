@@ -8,10 +8,10 @@ use dm_targets::sim::world::Schedule;
 use crate::behaviour;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
-use crate::{departed, exhaustive, faults, journal, linear, scenarios, seeded, unmake};
+use crate::{departed, exhaustive, faults, journal, linear, origins, scenarios, seeded, unmake};
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 28] = [
+const MUTANTS: [(Mutant, &str); 29] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -37,6 +37,7 @@ const MUTANTS: [(Mutant, &str); 28] = [
     (Mutant::JournalOverForeign, "journal"),
     (Mutant::LeftForgotten, "leaving"),
     (Mutant::DepartedNotRestored, "leaving"),
+    (Mutant::DepartedGoWithOrigin, "leaving"),
     (Mutant::LossForgotten, "unmarked"),
     (Mutant::LastCommitIgnored, "unmarked"),
     (Mutant::NoSpaceInvalidates, "behaviour"),
@@ -63,6 +64,9 @@ fn kill_in_behaviour(mutant: Mutant) -> Option<(String, Vec<String>)> {
         }
         Mutant::DepartedNotRestored => {
             departed::origin_of_a_later_server().err().map(|fault| (fault, Vec::new()))
+        }
+        Mutant::DepartedGoWithOrigin => {
+            origins::origin_that_comes_back().err().map(|fault| (fault, Vec::new()))
         }
         Mutant::JournalOverForeign => {
             journal::records_of_another().err().map(|fault| (fault, Vec::new()))

@@ -17,6 +17,7 @@ use super::waiting::Errand;
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceState};
 use crate::rundir::departed::Departure;
+use crate::storage::DiskId;
 
 impl<M: Machine> Administrator<M> {
     /// Notes that a snapshot leaves, if a device stays through which, or beside which, its origin
@@ -69,14 +70,23 @@ impl<M: Machine> Administrator<M> {
         self.restore_departures(vec![departure])
     }
 
-    /// Has the origin know which snapshots have left it under earlier servers. It cannot be changed
-    /// before that.
+    /// Has the origin know which snapshots have left it under earlier servers. One that is not open
+    /// learns of them when it is.
     pub(super) fn restore_departures(&self, departures: Vec<Departure>) -> Result<(), Reason> {
+        self.origin.map_or(Ok(()), |(id, ..)| self.restore_departures_of(id, departures))
+    }
+
+    /// The same for an origin that is being opened. It cannot be changed before that.
+    pub(super) fn restore_departures_of(
+        &self,
+        id: DiskId,
+        departures: Vec<Departure>,
+    ) -> Result<(), Reason> {
         let records = self.machine.records();
         let left: Vec<_> =
             departures.into_iter().map(|left| (left.loss(), records.losses(left.cow))).collect();
         self.machine.call(move |thread| async move {
-            let Some(origin) = thread.group().origin() else { return };
+            let Some(origin) = thread.group().origin(id.key()) else { return };
             left.into_iter()
                 .for_each(|(loss, record)| origin.restore_departed(Rc::new(record), loss));
         })

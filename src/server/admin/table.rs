@@ -247,12 +247,7 @@ impl<M: Machine> Administrator<M> {
             return Err("this is no mirror".to_owned());
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
-        self.machine.call(move |thread| async move {
-            match thread.group().device(id) {
-                Some(device) => device.take_target().await,
-                None => Ok(()),
-            }
-        })??;
+        self.machine.call(move |thread| async move { thread.group().take_target(id).await })??;
         // What the old target has put on record in its end counts as well.
         let past = if again.is_some() {
             // The word that was given with this table was about another moment.

@@ -34,7 +34,7 @@ pub trait LossRecord {
 /// Snapshots that have left an origin: they are right until its next change, which records them
 /// first.
 #[derive(Default)]
-pub(super) struct Departed(RefCell<Vec<(Rc<dyn LossRecord>, Loss)>>);
+pub(crate) struct Departed(RefCell<Vec<(Rc<dyn LossRecord>, Loss)>>);
 
 impl Departed {
     /// A snapshot leaves.
@@ -51,8 +51,23 @@ impl Departed {
         }
     }
 
+    /// Whether none has left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.borrow().is_empty()
+    }
+
+    /// All that have left, which are no longer here.
+    pub(crate) fn take(&self) -> Departed {
+        Departed(RefCell::new(self.0.take()))
+    }
+
+    /// The origin stands for one that is gone: what had left that one.
+    pub(crate) fn take_over(&self, departed: Departed) {
+        self.0.borrow_mut().append(&mut departed.0.borrow_mut());
+    }
+
     /// A snapshot on a COW joins: whatever left on that COW is right again, or gone.
-    pub(super) fn forget(&self, cow: &[String]) {
+    pub(crate) fn forget(&self, cow: &[String]) {
         self.0
             .borrow_mut()
             .retain(|(record, _)| !record.cow().iter().any(|name| cow.contains(name)));

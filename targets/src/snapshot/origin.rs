@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
-use super::losses::{Loss, LossRecord};
+use super::losses::{Departed, Loss, LossRecord};
 use super::origin_gate::Gate;
 use super::preserved;
 use super::target::{Crowded, Snapshot};
@@ -77,7 +77,7 @@ impl Origin {
     pub async fn join(&self, snapshot: Rc<Snapshot>) {
         self.gate.hold().await;
         snapshot.set_preserved(self.preserved.clone());
-        self.gate.departed().forget(snapshot.losses.cow());
+        self.gate.departed().forget(snapshot.cow_names());
         self.snapshots.borrow_mut().push(snapshot);
         if self.snapshots.borrow().len() == 1 || !mutant::is(Mutant::JoinKeepsPreserved) {
             let snapshots = self.snapshots.borrow();
@@ -103,7 +103,12 @@ impl Origin {
 
     /// The store of a snapshot that has left is gone from its COW: nothing is to be recorded of it.
     pub fn forget_departed(&self, snapshot: &Snapshot) {
-        self.gate.departed().forget(snapshot.losses.cow());
+        self.gate.departed().forget(snapshot.cow_names());
+    }
+
+    /// Snapshots that have left, which its next change makes wrong.
+    pub(crate) fn departed(&self) -> &Departed {
+        self.gate.departed()
     }
 
     /// Takes over from an earlier server that a snapshot has left, before anything can change the

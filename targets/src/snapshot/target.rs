@@ -155,6 +155,16 @@ impl Snapshot {
         &self.cow
     }
 
+    /// What the COW is known by.
+    pub(crate) fn cow_names(&self) -> &[String] {
+        self.losses.cow()
+    }
+
+    /// Whether it is a snapshot of that open disk.
+    pub(crate) fn is_of(&self, disk: &Disk) -> bool {
+        self.origin.same(disk)
+    }
+
     /// The chunk size in use.
     pub fn chunk_size(&self) -> ChunkSize {
         self.chunk_size

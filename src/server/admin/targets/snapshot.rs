@@ -29,6 +29,9 @@ use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, Claim, DiskId, Limits};
 use crate::ublk::device;
 
+/// An origin was opened, and no target that needs it.
+const NO_ORIGIN: &str = "the family has no origin";
+
 /// What the data thread found out about a snapshot it opened.
 struct Found {
     chunk: ChunkSize,
@@ -54,6 +57,7 @@ struct Opening<L> {
     /// What its messages call it.
     label: String,
     ticket: Ticket,
+    origin: DiskId,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -69,11 +73,11 @@ impl<M: Machine> Administrator<M> {
         }
         let (origin, limits, read_only) = self.claim_origin(path, spec.force, again)?;
         let read_only = read_only || spec.options.read_only;
-        let (len, size) = (spec.table.len, self.origin_size()?);
+        let (len, size) = (spec.table.len, self.origin_size(origin)?);
         check_length(path, len, size, limits.logical_block_size)?;
         let ticket = self.next_ticket();
         let open = move |thread: Rc<M::Thread>| async move {
-            let origin = thread.group().origin().ok_or("the family has no origin")?;
+            let origin = thread.group().origin(origin.key()).ok_or(NO_ORIGIN)?;
             let opened = Opened { target: Target::Origin(origin), events: Rc::default() };
             thread.group().keep_opened(ticket, opened);
             Ok::<(), Reason>(())
@@ -100,7 +104,7 @@ impl<M: Machine> Administrator<M> {
         check_length(
             &snapshot.origin,
             spec.table.len,
-            self.origin_size()?,
+            self.origin_size(origin)?,
             origin_limits.logical_block_size,
         )?;
         if self.machine.disk_at(&snapshot.cow) == Some(origin) {
@@ -144,6 +148,7 @@ impl<M: Machine> Administrator<M> {
             ownership,
             label,
             ticket,
+            origin,
         };
         let found = self.open_snapshot(snapshot, cow, opening)?;
         let discard =
@@ -183,16 +188,18 @@ impl<M: Machine> Administrator<M> {
         Err(format!("{path}: the COW of {}, which has no server: {hint}", device.name))
     }
 
-    /// Opens the origin for the family, once.
+    /// Opens the origin for the family, unless a target has it open.
     fn claim_origin(
         &mut self,
         path: &str,
         force: bool,
         again: Option<&KnownDisks>,
     ) -> Result<(DiskId, Limits, bool), Reason> {
-        if let Some((id, limits, read_only)) = &self.origin {
-            refuse_stranger(path, again, &self.origin_known)?;
-            return Ok((*id, *limits, *read_only));
+        if let Some((id, limits, read_only)) = self.origin {
+            if self.is_open(id)? {
+                refuse_stranger(path, again, &self.origin_known)?;
+                return Ok((id, limits, read_only));
+            }
         }
         let (disk, shared) = self.open_as_it_is(path, Sharing::of(force, again.is_some()))?;
         let (id, limits) = (disk.id(), *disk.limits());
@@ -200,19 +207,25 @@ impl<M: Machine> Administrator<M> {
         self.origin_known = self.recognized(path, &disk, again)?;
         let KnownDisk { name, number, .. } = &self.origin_known;
         let departures = self.machine.records().departures(name, *number)?;
-        self.machine
-            .call(move |thread| async move { thread.group().set_origin(thread.disk(disk)) })?;
-        self.restore_departures(departures)?;
+        self.machine.call(move |thread| async move {
+            drop(thread.group().origin_or(id.key(), || thread.disk(disk)));
+        })?;
+        self.restore_departures_of(id, departures)?;
         self.origin = Some((id, limits, read_only));
         self.origin_shared = shared;
         Ok((id, limits, read_only))
     }
 
-    fn origin_size(&self) -> Result<Sectors, Reason> {
-        let size = self.machine.call(|thread| async move {
-            thread.group().origin().map(|origin| origin.disk().size())
+    fn is_open(&self, origin: DiskId) -> Result<bool, Reason> {
+        self.machine
+            .call(move |thread| async move { thread.group().origin(origin.key()).is_some() })
+    }
+
+    fn origin_size(&self, origin: DiskId) -> Result<Sectors, Reason> {
+        let size = self.machine.call(move |thread| async move {
+            thread.group().origin(origin.key()).map(|origin| origin.disk().size())
         });
-        size?.ok_or_else(|| "the family has no origin".to_owned())
+        size?.ok_or_else(|| NO_ORIGIN.to_owned())
     }
 
     fn open_snapshot(
@@ -231,6 +244,7 @@ impl<M: Machine> Administrator<M> {
             ownership,
             label,
             ticket,
+            origin,
         } = opening;
         let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) =
             snapshot.store;
@@ -244,7 +258,7 @@ impl<M: Machine> Administrator<M> {
         let path = snapshot.cow.clone();
         let open = move |thread: Rc<M::Thread>| async move {
             let group = thread.group();
-            let origin = group.origin().ok_or("the family has no origin")?;
+            let origin = group.origin(origin.key()).ok_or(NO_ORIGIN)?;
             let cow = thread.disk(cow);
             let events = Rc::new(Events::default());
             let happened = events.clone();

@@ -1,0 +1,85 @@
+//! The origins of a process, by disk: made when a snapshot or an origin's device first needs one,
+//! and gone when none does. So an origin outlives its device's table, and a snapshot whose disk is
+//! a snapshot of the same process has an origin of its own.
+//!
+//! Rules kept here: all targets of a disk share one origin (I5: a write asks every snapshot of the
+//! disk); and what has left an origin is known again when the disk gets the next one, before that
+//! one can change it (I9).
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::mutant::{self, Mutant};
+use crate::snapshot::losses::Departed;
+use crate::snapshot::origin::Origin;
+use crate::snapshot::target::Snapshot;
+use crate::target::Target;
+
+/// Names a disk, whatever path led to it: two numbers of the caller's choice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DiskKey(pub u64, pub u64);
+
+/// The origins of a process.
+#[derive(Default)]
+pub(crate) struct Origins {
+    used: RefCell<BTreeMap<DiskKey, Rc<Origin>>>,
+    /// What had left origins that are gone.
+    departed: RefCell<BTreeMap<DiskKey, Departed>>,
+}
+
+impl Origins {
+    /// The origin of a disk, if there is one.
+    pub(crate) fn get(&self, key: DiskKey) -> Option<Rc<Origin>> {
+        self.used.borrow().get(&key).cloned()
+    }
+
+    /// The origin of a disk, made if there is none. It must get a user before the next call of
+    /// [`Origins::forget_unused`].
+    pub(crate) fn get_or(&self, key: DiskKey, make: impl FnOnce() -> Rc<Origin>) -> Rc<Origin> {
+        if let Some(origin) = self.get(key) {
+            return origin;
+        }
+        let origin = make();
+        if let Some(departed) = self.departed.borrow_mut().remove(&key) {
+            origin.departed().take_over(departed);
+        }
+        self.used.borrow_mut().insert(key, origin.clone());
+        origin
+    }
+
+    /// The origin that a snapshot was opened for.
+    pub(crate) fn of(&self, snapshot: &Snapshot) -> Option<Rc<Origin>> {
+        let used = self.used.borrow();
+        used.values().find(|origin| snapshot.is_of(origin.disk())).cloned()
+    }
+
+    /// Lets go of each origin that is none of these targets, and that none of them is a snapshot
+    /// of.
+    pub(crate) fn forget_unused(&self, targets: &[Target]) {
+        let is_used = |origin: &Rc<Origin>| {
+            targets.iter().any(|target| match target {
+                Target::Origin(used) => Rc::ptr_eq(used, origin),
+                Target::Snapshot(snapshot) => snapshot.is_of(origin.disk()),
+                Target::Mirror(_) | Target::Linear(_) | Target::Nothing => false,
+            })
+        };
+        self.used.borrow_mut().retain(|key, origin| {
+            let used = is_used(origin);
+            let departed = origin.departed();
+            if !used && !departed.is_empty() && !mutant::is(Mutant::DepartedGoWithOrigin) {
+                let mut left = self.departed.borrow_mut();
+                left.entry(*key).or_default().take_over(departed.take());
+            }
+            used
+        });
+    }
+
+    /// The store of a snapshot that has left is gone from its COW: nothing is to be recorded of it,
+    /// whether its origin is there or not.
+    pub(crate) fn forget_departed(&self, snapshot: &Snapshot) {
+        let used = self.used.borrow();
+        used.values().for_each(|origin| origin.forget_departed(snapshot));
+        self.departed.borrow().values().for_each(|departed| departed.forget(snapshot.cow_names()));
+    }
+}
