@@ -10,5 +10,5 @@ mod message;
 pub use ask::{Silence, ask, connect, has_left, is_absent, until_left_or, write_line};
 pub use cow::{Cow, Which};
 pub use device::{DeviceOptions, DeviceRef, DeviceReport, DeviceSpec, DeviceState};
-pub use known::{KnownDisk, KnownDisks};
+pub use known::{KnownDisk, KnownDisks, Place};
 pub use message::{Command, Doing, Reply};

@@ -19,6 +19,8 @@ use super::terminal::{print, progress_bar};
 use crate::data::{disk_limits, disk_on};
 use crate::failure::Failure;
 use crate::ring::Ring;
+use crate::rundir::RunDir;
+use crate::server::claims::refuse_claimed;
 use crate::storage::{Access, Claim, DiskId, OpenDisk};
 
 /// A range of a disk as the user wrote it.
@@ -65,6 +67,10 @@ fn open(
     let claim =
         if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
     let disk = OpenDisk::open(path, access, claim).map_err(|error| error.to_string())?;
+    if claim == Claim::Exclusive {
+        refuse_claimed(&RunDir::open()?, &disk)
+            .map_err(|error| format!("{error}; --force writes to it all the same"))?;
+    }
     let block = u64::from(disk.limits.logical_block_size);
     for bytes in [start, own_len].into_iter().flatten() {
         if bytes % block != 0 {
@@ -90,24 +96,22 @@ fn open(
     Ok(Range { disk, start, count: Sectors(count) })
 }
 
-/// Refuses ranges of one disk that touch: what would be read from them depends on the order of
-/// writes.
-fn refuse_overlap(ranges: &[(DiskId, Sector, Sectors, &str)]) -> Result<(), Failure> {
-    for (index, (disk, start, count, word)) in ranges.iter().enumerate() {
-        for (other_disk, other_start, other_count, other) in &ranges[index + 1..] {
-            if disk == other_disk
-                && *start < other_start.plus(*other_count)
-                && *other_start < start.plus(*count)
-            {
-                return Err(wrong(format!("{word} and {other} overlap")));
-            }
+/// Refuses ranges of one disk that touch, whatever the disk is called: what would be read from them
+/// depends on the order of writes.
+fn refuse_overlap(ranges: &[(&Range, &str)]) -> Result<(), Failure> {
+    let placed: Vec<_> = ranges
+        .iter()
+        .map(|(range, word)| {
+            let place = range.disk.place().part(range.start.bytes(), range.count.bytes());
+            (place, *word)
+        })
+        .collect();
+    for (at, (place, word)) in placed.iter().enumerate() {
+        if let Some((_, other)) = placed[..at].iter().find(|(other, _)| other.overlaps(place)) {
+            return Err(wrong(format!("{other} and {word} overlap")));
         }
     }
     Ok(())
-}
-
-fn range_of<'a>(range: &Range, word: &'a str) -> (DiskId, Sector, Sectors, &'a str) {
-    (range.disk.id, range.start, range.count, word)
 }
 
 fn open_destinations(
@@ -140,8 +144,8 @@ pub fn copy(
 ) -> Result<ExitCode, Failure> {
     let source = open(from, Access::ReadOnly, force, None, &[])?;
     let destinations = open_destinations(to, force, Some(source.count))?;
-    let mut ranges = vec![range_of(&source, from)];
-    ranges.extend(destinations.iter().zip(to).map(|(range, word)| range_of(range, word)));
+    let mut ranges = vec![(&source, from)];
+    ranges.extend(destinations.iter().zip(to.iter().map(String::as_str)));
     refuse_overlap(&ranges)?;
     let engine = Engine::new(throttle)?;
     let total = source.count;
@@ -157,8 +161,7 @@ pub fn copy(
 /// Zeroes ranges.
 pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure> {
     let destinations = open_destinations(to, force, None)?;
-    let ranges: Vec<_> =
-        destinations.iter().zip(to).map(|(range, word)| range_of(range, word)).collect();
+    let ranges: Vec<_> = destinations.iter().zip(to.iter().map(String::as_str)).collect();
     refuse_overlap(&ranges)?;
     let engine = Engine::new(100)?;
     let total = Sectors(destinations.iter().map(|range| range.count.0).sum());

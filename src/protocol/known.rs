@@ -7,6 +7,33 @@ use serde::{Deserialize, Serialize};
 
 use super::cow::Which;
 
+/// Where the bytes of a disk are in the end, through loop devices and partitions, in this boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The disk or the file that has them; empty if that is not known.
+    pub on: String,
+    /// Where they begin there.
+    pub start: u64,
+    /// Where they end there; the largest number if with the disk.
+    pub end: u64,
+}
+
+impl Place {
+    /// Whether some byte is in both.
+    pub fn overlaps(&self, other: &Place) -> bool {
+        !self.on.is_empty()
+            && self.on == other.on
+            && self.start < other.end
+            && other.start < self.end
+    }
+
+    /// A part of it.
+    pub fn part(&self, start: u64, len: u64) -> Place {
+        let from = self.start.saturating_add(start);
+        Place { on: self.on.clone(), start: from, end: self.end.min(from.saturating_add(len)) }
+    }
+}
+
 /// A disk that a device is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownDisk {
@@ -17,8 +44,49 @@ pub struct KnownDisk {
     /// The store on it, if it is a COW.
     #[serde(default)]
     pub store: Which,
+    /// Where its bytes are; an earlier version has not written it down.
+    #[serde(default)]
+    pub place: Place,
+}
+
+impl KnownDisk {
+    /// Whether a byte of the one disk may be a byte of the other: in one place, whatever the paths
+    /// are, or with one name (a disk that was attached anew, or that has two paths).
+    pub fn shares_with(&self, other: &KnownDisk) -> bool {
+        let (one, two) = (self.name.trim_end(), other.name.trim_end());
+        self.place.overlaps(&other.place) || !one.is_empty() && one == two
+    }
 }
 
 /// The disks of a device by their words in its table. One that a server of an earlier version has
 /// opened is missing.
 pub type KnownDisks = BTreeMap<String, KnownDisk>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(on: &str, start: u64, end: u64) -> Place {
+        Place { on: on.to_owned(), start, end }
+    }
+
+    fn disk(name: &str, place: Place) -> KnownDisk {
+        KnownDisk { name: name.to_owned(), place, ..KnownDisk::default() }
+    }
+
+    #[test]
+    fn disks_share_bytes_by_their_places_or_by_one_name() {
+        let whole = || at("block 8:0 7", 0, u64::MAX);
+        let (first, second) = (at("block 8:0 7", 512, 1024), at("block 8:0 7", 1024, 2048));
+        assert!(first.overlaps(&whole()) && whole().overlaps(&second));
+        assert!(!first.overlaps(&second), "two partitions of a disk");
+        assert!(!whole().overlaps(&at("block 8:0 8", 0, u64::MAX)), "another disk of that number");
+        assert!(!Place::default().overlaps(&Place::default()), "of which nothing is known");
+        assert_eq!(whole().part(512, 512), first);
+        assert_eq!(first.part(256, 4096), at("block 8:0 7", 768, 1024));
+        let shares = |one: KnownDisk, two: KnownDisk| one.shares_with(&two);
+        assert!(shares(disk("", whole()), disk("serial A", whole())));
+        assert!(shares(disk("serial A", whole()), disk("serial A", at("block 8:16 9", 0, 9))));
+        assert!(!shares(disk("", whole()), disk("", at("block 8:16 9", 0, 9))));
+    }
+}

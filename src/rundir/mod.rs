@@ -6,6 +6,7 @@
 //! alone (mode 0700), because what stands in it is believed.
 
 mod boot;
+mod claims;
 pub mod departed;
 mod directory;
 pub mod durable;
@@ -16,6 +17,8 @@ pub mod lost;
 mod server;
 mod state;
 
+#[cfg(test)]
+pub use claims::is_made_of;
 pub use directory::{RunDir, VARIABLE, family_key};
 pub use lock::FamilyLock;
 pub use server::Server;

@@ -16,11 +16,10 @@ use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::StoreId;
 
 use super::admin::machine::{Losses, Machine, Records, Served, Waited};
-use super::cow_journal;
+use super::{claims, cow_journal};
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::Reason;
-use crate::protocol::Cow;
-use crate::protocol::{DeviceOptions, DeviceState};
+use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk};
 use crate::rundir::departed::Departure;
 use crate::rundir::journal::{self, FileNotes};
 use crate::rundir::lost::LostStore;
@@ -262,6 +261,10 @@ impl Machine for Live {
 
     fn disk_name(&self, id: DiskId, path: &str) -> String {
         disk_name(Path::new(path), id)
+    }
+
+    fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
+        claims::claimed(&self.files.rundir, Some(&self.files.key), id, disk)
     }
 
     fn new_store_id(&self) -> Result<StoreId, Reason> {

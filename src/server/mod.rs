@@ -1,6 +1,7 @@
 //! The server: its process, its control thread, and what it says about its devices.
 
 pub mod admin;
+pub mod claims;
 mod compare;
 mod control;
 mod cow_journal;

@@ -33,6 +33,18 @@ pub enum OpenErrorKind {
         /// By whom, as far as can be found out; continues "it is".
         by: Option<String>,
     },
+    /// A device is made of it that waits for its next server.
+    Awaited {
+        /// The device's name.
+        name: String,
+        /// Its number.
+        id: u32,
+    },
+    /// Whether a device waits for it cannot be known.
+    Unclear {
+        /// Why.
+        why: String,
+    },
     /// It is to be written and cannot be (EROFS, a read-only device).
     ReadOnly,
     /// There is a device node and no device, or no medium (ENXIO, ENODEV, ENOMEDIUM).
@@ -96,6 +108,17 @@ impl fmt::Display for OpenError {
             OpenErrorKind::Busy { by: Some(by) } => write!(f, "it is {by}: end that use first"),
             OpenErrorKind::Busy { by: None } => {
                 write!(f, "it is mounted or in use (errno {}): end that use first", libc::EBUSY)
+            }
+            OpenErrorKind::Awaited { name, id } => {
+                write!(
+                    f,
+                    "it is a disk of {name} (/dev/ublkb{id}), which waits for its next server: go \
+                     on with that (`ublk-dm recover {name}`) or give it up (`ublk-dm del --force \
+                     {name}`) first"
+                )
+            }
+            OpenErrorKind::Unclear { why } => {
+                write!(f, "whether a device waits for it cannot be known: {why}")
             }
             OpenErrorKind::ReadOnly => {
                 write!(f, "it is read-only: make it writable (blockdev --setrw, or remount)")

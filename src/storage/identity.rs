@@ -16,9 +16,9 @@ use super::opening::Opening;
 const NAMES: [&str; 7] =
     ["wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "md/uuid", "dm/name"];
 /// Where it tells which file a loop device stands on.
-const BACKING_FILE: &str = "loop/backing_file";
+pub(super) const BACKING_FILE: &str = "loop/backing_file";
 /// Where it shows block devices by their numbers.
-const SYSFS: &str = "/sys/dev/block";
+pub(super) const SYSFS: &str = "/sys/dev/block";
 
 impl OpenDisk {
     /// A number that no other disk has had at the same place since the machine was started: the
@@ -132,18 +132,18 @@ fn name_of_file(path: &Path, metadata: Option<&fs::Metadata>, offset: u64) -> St
 }
 
 /// The directory of the disk that a block device is or is a part of.
-fn whole(dir: &Path) -> PathBuf {
+pub(super) fn whole(dir: &Path) -> PathBuf {
     if dir.join("partition").exists() { dir.join("..") } else { dir.to_owned() }
 }
 
 /// Where a partition starts, in sectors.
-fn start_of(dir: &Path) -> Option<u64> {
+pub(super) fn start_of(dir: &Path) -> Option<u64> {
     read(dir, "partition")?;
     read(dir, "start")?.parse().ok()
 }
 
 /// A line of sysfs, if there is one that says anything.
-fn read(dir: &Path, name: &str) -> Option<String> {
+pub(super) fn read(dir: &Path, name: &str) -> Option<String> {
     let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
@@ -168,7 +168,7 @@ pub fn certainly_differ(one: &str, other: &str) -> bool {
 }
 
 /// When a file was made, in nanoseconds since 1970; zero if its file system does not say.
-fn born_ns(metadata: &fs::Metadata) -> u64 {
+pub(super) fn born_ns(metadata: &fs::Metadata) -> u64 {
     let age =
         metadata.created().ok().and_then(|born| born.duration_since(std::time::UNIX_EPOCH).ok());
     age.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0))

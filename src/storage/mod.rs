@@ -9,6 +9,7 @@ mod identity;
 mod limits;
 mod open;
 mod opening;
+mod place;
 pub mod signature;
 pub mod silent;
 pub mod word;

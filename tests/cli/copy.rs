@@ -50,3 +50,39 @@ fn a_copy_whose_result_cannot_be_written_says_that_it_is_done() {
     );
     assert!(fs::read(&to).expect("a destination") == vec![0x5a; 1 << 20]);
 }
+
+/// A state file that cannot be read may tell of a device that waits for the disk which it is named
+/// after: that disk is not written to, and is read as ever.
+#[test]
+fn a_disk_of_which_it_is_not_known_whether_a_device_waits_is_not_written() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = TempDir::new().expect("a directory");
+    let (disk, other) = (dir.path().join("disk"), dir.path().join("other"));
+    fs::write(&disk, vec![0x5a; 1 << 20]).expect("a disk");
+    fs::write(&other, vec![0; 1 << 20]).expect("a disk");
+    let found = fs::metadata(&disk).expect("a disk");
+    let rundir = dir.path().join("run");
+    fs::create_dir(&rundir).expect("a run directory");
+    let state = rundir.join(format!("file-{}-{}.json", found.dev(), found.ino()));
+    fs::write(&state, "{").expect("a state file");
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
+        command.env("UBLK_DM_RUN_DIR", &rundir).args(args);
+        let output = command.output().expect("the program starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let [disk, other] = [&disk, &other].map(|path| path.to_str().expect("ASCII"));
+    let state = state.to_str().expect("ASCII");
+    for args in [["zero", "--to", disk].as_slice(), &["copy", "--from", other, "--to", disk]] {
+        let (code, said) = run(args);
+        let words = [disk, state, "damaged", "--force"];
+        assert!(code == Some(1) && words.iter().all(|word| said.contains(word)), "{said}");
+        assert_eq!(fs::read(disk).expect("a disk"), vec![0x5a; 1 << 20]);
+    }
+    for args in [["copy", "--from", disk, "--to", other].as_slice(), &["zero", "--to", other]] {
+        let (code, said) = run(args);
+        assert!(code == Some(0) || said.contains("io_uring"), "{said}");
+    }
+    let (code, said) = run(&["zero", "--force", "--to", disk]);
+    assert!(code == Some(0) || said.contains("io_uring"), "{said}");
+}

@@ -222,6 +222,10 @@ impl<M: Machine> Administrator<M> {
         name: Option<String>,
     ) -> Result<String, Reason> {
         let _directory = self.machine.records().lock()?;
+        // By force one that others have is taken.
+        if !prepared.spec.force {
+            self.refuse_claimed(&prepared.deps)?;
+        }
         if changes_origin(&prepared.spec) {
             self.lose_left_out();
         }

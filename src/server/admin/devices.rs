@@ -31,6 +31,21 @@ impl Deps {
         self.id(word).map_or_else(|| word.to_owned(), |id| id.on_table_line(word))
     }
 
+    /// The disks with their words.
+    pub(super) fn disks(&self) -> impl Iterator<Item = (&str, DiskId, &KnownDisk)> {
+        self.0.iter().map(|(word, (id, known))| (word.as_str(), *id, known))
+    }
+
+    /// Whether a disk is among them.
+    pub(super) fn has(&self, disk: DiskId) -> bool {
+        self.0.values().any(|(id, _)| *id == disk)
+    }
+
+    /// Forgets the disks that a table does not name.
+    pub(super) fn retain(&mut self, words: &[String]) {
+        self.0.retain(|word, _| words.contains(word));
+    }
+
     /// By what the disks are known again.
     pub(super) fn known(&self) -> KnownDisks {
         self.0.iter().map(|(word, (_, known))| (word.clone(), known.clone())).collect()

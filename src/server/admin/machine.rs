@@ -17,11 +17,10 @@ use dm_targets::snapshot::losses::LossRecord;
 use dm_targets::units::Sectors;
 
 use crate::failure::Reason;
-use crate::protocol::{Cow, Which};
-use crate::protocol::{DeviceOptions, DeviceState};
+use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk, Place, Which};
 use crate::rundir::departed::Departure;
 use crate::storage::signature::Signature;
-use crate::storage::{Access, Claim, DiskId, Ground, Limits, OpenError};
+use crate::storage::{Access, Claim, DiskId, Ground, Limits, OpenError, OpenErrorKind};
 use crate::ublk::{DeviceInfo, Params};
 
 /// A disk that is open, and not yet a target's.
@@ -38,6 +37,8 @@ pub trait OpenDisk: Send + 'static {
     fn is_read_only(&self) -> bool;
     /// A number that no other disk has had at its place in this boot; zero if there is none.
     fn number_in_boot(&self) -> u64;
+    /// Where its bytes are, whatever leads to them.
+    fn place(&self) -> Place;
     /// What it is called in the records of mirrors; its path if nothing better is known.
     fn lasting_name(&self) -> String;
     /// What it holds, if that is something known.
@@ -301,6 +302,9 @@ pub trait Machine: 'static {
     /// By what a disk is known again, whatever its number and path have become; empty if nothing
     /// lasts.
     fn disk_name(&self, id: DiskId, path: &str) -> String;
+    /// Why a disk must not be taken: a device of another family is made of it, or of a part, and
+    /// has another name for it or no server.
+    fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind>;
     /// An id that no store has had.
     ///
     /// # Errors

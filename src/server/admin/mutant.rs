@@ -47,6 +47,8 @@ pub enum Mutant {
     LegsNotRecorded,
     /// A disk is taken for the one that stood at its path before.
     StrangerBelieved,
+    /// A disk of a device without a server is taken by another family.
+    WaitingDisksFree,
     /// A disk that does not answer is waited for.
     SilentDiskAwaited,
     /// A suspend that was given up stays when its disk answers.
@@ -59,7 +61,7 @@ impl Mutant {
     pub const OF_HANGS: [Mutant; 2] = [Mutant::SilentDiskAwaited, Mutant::SuspendedLate];
 
     /// All others.
-    pub const ALL: [Mutant; 21] = [
+    pub const ALL: [Mutant; 22] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,
         Mutant::SourceForgotten,
@@ -81,6 +83,7 @@ impl Mutant {
         Mutant::LegRecordIgnored,
         Mutant::LegsNotRecorded,
         Mutant::StrangerBelieved,
+        Mutant::WaitingDisksFree,
     ];
 }
 

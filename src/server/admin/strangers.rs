@@ -18,7 +18,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn known_disk(&self, disk: &M::Open) -> KnownDisk {
         let path = disk.path();
         let (name, number) = (self.machine.disk_name(disk.id(), &path), disk.number_in_boot());
-        KnownDisk { name, number, store: Which::Unknown }
+        KnownDisk { name, number, store: Which::Unknown, place: disk.place() }
     }
 
     /// As that, for a device that is made of it; `again`: what its disks were, if it is there
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     fn disk(name: &str, number: u64) -> KnownDisk {
-        KnownDisk { name: name.to_owned(), number, store: Which::Unknown }
+        KnownDisk { name: name.to_owned(), number, ..KnownDisk::default() }
     }
 
     fn judged(was: KnownDisk, here: &KnownDisk) -> Result<(), Reason> {

@@ -8,7 +8,7 @@ use dm_targets::units::Sectors;
 
 use crate::data::DataThread;
 use crate::failure::Reason;
-use crate::protocol::{Cow, Which};
+use crate::protocol::{Cow, Place, Which};
 use crate::server::admin::machine::{OpenDisk as Open, Thread};
 use crate::storage::signature::{self, Signature};
 use crate::storage::silent;
@@ -51,6 +51,10 @@ impl Open for OpenDisk {
 
     fn number_in_boot(&self) -> u64 {
         OpenDisk::number_in_boot(self)
+    }
+
+    fn place(&self) -> Place {
+        OpenDisk::place(self)
     }
 
     fn lasting_name(&self) -> String {

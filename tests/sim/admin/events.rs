@@ -119,6 +119,10 @@ impl Town {
         if self.legs.contains(&disk) {
             return Err("it is a leg".to_owned());
         }
+        // Its user has no other use for it unless it is the disk of a device.
+        if disk == 0 && !self.has(What::Origin) {
+            return Err("its content is wanted".to_owned());
+        }
         let words = vec!["replace".to_owned(), leg.to_string(), path];
         self.freed.remove(&disk);
         if let Err(why) = self.ask(What::Mirror.key(), Command::Message { device, words }) {

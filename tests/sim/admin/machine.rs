@@ -14,12 +14,12 @@ use dm_targets::snapshot::journal::Notes;
 use dm_targets::units::Sector;
 
 use super::kernel::{Kernel, Pending};
-use super::open::{HEAD, SimOpen, id_of};
+use super::open::{HEAD, Hold, SimOpen, id_of};
 use super::process::spawn_pass;
 use super::records::{Directory, Journal};
 use super::site::Site;
 use crate::failure::Reason;
-use crate::protocol::DeviceOptions;
+use crate::protocol::{DeviceOptions, KnownDisk};
 use crate::server::admin::machine::{Machine, Served, Thread, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
 use crate::ublk::{DeviceInfo, DeviceState, Params};
@@ -37,7 +37,8 @@ impl Thread for SimThread {
         &self.group
     }
 
-    fn disk(&self, open: SimOpen) -> Disk {
+    fn disk(&self, mut open: SimOpen) -> Disk {
+        open.hold.0 = None;
         self.site.disks[open.slot].disk.borrow().disk()
     }
 }
@@ -338,19 +339,17 @@ impl Machine for SimMachine {
             self.site.fault.borrow_mut().get_or_insert(what);
             return Err(fail(OpenErrorKind::Missing));
         }
-        if claim == Claim::Exclusive {
-            if found.claim.get().is_some_and(|pid| pid != self.pid) {
-                return Err(fail(OpenErrorKind::Busy { by: None }));
-            }
-            found.claim.set(Some(self.pid));
-        }
+        let exclusive = claim == Claim::Exclusive;
+        let held = if exclusive { found.claim(self.pid) } else { Some(Hold(None)) };
+        let hold = held.ok_or_else(|| fail(OpenErrorKind::Busy { by: None }))?;
         let visible = found.disk.borrow().visible();
         let size = visible.size();
         let bytes = visible.read(Sector(0), HEAD);
         let (path, name, number) =
             (path.to_owned(), found.name.borrow().clone(), found.number.get());
         let read_only = access == Access::ReadOnly;
-        Ok(SimOpen { slot, path, name, number, size, bytes, read_only })
+        let place = self.site.place(slot);
+        Ok(SimOpen { slot, place, path, name, number, size, bytes, read_only, hold })
     }
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {
@@ -368,6 +367,10 @@ impl Machine for SimMachine {
         self.site
             .slot(path)
             .map_or_else(String::new, |slot| self.site.disks[slot].name.borrow().clone())
+    }
+
+    fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
+        self.site.claimed(&self.directory, id, disk)
     }
 
     fn new_store_id(&self) -> Result<StoreId, Reason> {

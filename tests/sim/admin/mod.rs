@@ -22,6 +22,7 @@ mod strangers;
 mod takeback;
 mod town;
 mod verdict;
+mod waiting;
 
 use crate::server::admin::mutant::{self, Mutant};
 use lives::{Step, act, life};

@@ -1,10 +1,12 @@
 //! A disk of the simulated machine that is open, as the administrator looks at it.
 
+use std::sync::{Arc, Mutex};
+
 use dm_targets::snapshot::format::{Identity, MAGIC};
 use dm_targets::units::Sectors;
 
 use crate::failure::Reason;
-use crate::protocol::{Cow, Which};
+use crate::protocol::{Cow, Place, Which};
 use crate::server::admin::machine::OpenDisk;
 use crate::storage::signature::{self, Signature};
 use crate::storage::{DiskId, Limits};
@@ -17,9 +19,36 @@ pub fn id_of(slot: usize) -> DiskId {
 /// with here.
 pub const HEAD: Sectors = Sectors(8);
 
+/// Which process has claimed a disk.
+#[derive(Default)]
+pub struct Claimant(Mutex<Option<u32>>);
+
+impl Claimant {
+    pub fn get(&self) -> Option<u32> {
+        *self.0.lock().unwrap()
+    }
+
+    pub fn set(&self, claimant: Option<u32>) {
+        *self.0.lock().unwrap() = claimant;
+    }
+}
+
+/// A claim, given up with the open disk unless a target has got that.
+pub struct Hold(pub Option<Arc<Claimant>>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if let Some(claimant) = &self.0 {
+            claimant.set(None);
+        }
+    }
+}
+
 /// A disk that is open, with what it began with then.
 pub struct SimOpen {
     pub slot: usize,
+    /// The disk that has its bytes.
+    pub place: String,
     pub path: String,
     /// By what it is known for good; empty if nothing lasts.
     pub name: String,
@@ -27,6 +56,7 @@ pub struct SimOpen {
     pub size: Sectors,
     pub bytes: Vec<u8>,
     pub read_only: bool,
+    pub hold: Hold,
 }
 
 impl OpenDisk for SimOpen {
@@ -52,6 +82,10 @@ impl OpenDisk for SimOpen {
 
     fn number_in_boot(&self) -> u64 {
         self.number
+    }
+
+    fn place(&self) -> Place {
+        Place { on: self.place.clone(), start: 0, end: u64::MAX }
     }
 
     fn lasting_name(&self) -> String {

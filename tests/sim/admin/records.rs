@@ -105,6 +105,17 @@ impl Directory {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The devices of all other families, as their state files tell.
+    pub fn devices_beside(&self) -> Vec<DeviceState> {
+        let shared = self.lock();
+        let others = shared.files.states.iter().filter(|(key, _)| **key != self.key);
+        let devices = others.filter_map(|(_, file)| match file {
+            StateFile::Whole(devices) => Some(devices),
+            StateFile::Damaged => None,
+        });
+        devices.flatten().cloned().collect()
+    }
+
     /// Removes all files of the family, as a server does in its end.
     pub fn remove(&self) {
         let mut shared = self.lock();
@@ -131,13 +142,7 @@ impl Records for Directory {
     }
 
     fn names_beside(&self) -> Result<Vec<String>, Reason> {
-        let shared = Directory::lock(self);
-        let others = shared.files.states.iter().filter(|(key, _)| **key != self.key);
-        let devices = others.filter_map(|(_, file)| match file {
-            StateFile::Whole(devices) => Some(devices),
-            StateFile::Damaged => None,
-        });
-        Ok(devices.flatten().map(|device| device.name.clone()).collect())
+        Ok(self.devices_beside().into_iter().map(|device| device.name).collect())
     }
 
     fn legs(&self) -> Result<LegState, String> {

@@ -15,8 +15,13 @@ use dm_targets::sim::trace::Trace;
 use dm_targets::units::{Sector, Sectors};
 
 use super::kernel::Kernel;
+use super::open::{Claimant, Hold};
 use super::records::{Directory, Files, Shared};
 use crate::failure::Reason;
+use crate::protocol::KnownDisk;
+use crate::rundir::is_made_of;
+use crate::storage::{DiskId, OpenErrorKind};
+use crate::ublk::device::is_ours;
 
 /// Steps after which something is taken to hang.
 const STEP_LIMIT: usize = 20_000;
@@ -27,6 +32,8 @@ const BUFFERS: usize = 4096;
 pub struct Slot {
     pub path: String,
     pub disk: RefCell<Rc<SimDisk>>,
+    /// It is another name of that disk, if of one.
+    pub same_as: Cell<Option<usize>>,
     /// It is attached.
     pub there: Cell<bool>,
     /// By what it is known for good.
@@ -40,7 +47,19 @@ pub struct Slot {
     /// It hangs after so many more operations.
     pub hangs_after: Cell<Option<u32>>,
     /// Claimed exclusively by that process.
-    pub claim: Rc<Cell<Option<u32>>>,
+    pub claim: Arc<Claimant>,
+}
+
+impl Slot {
+    /// Claims it for a process, unless another one has; until the hold is dropped if it had not.
+    pub fn claim(&self, pid: u32) -> Option<Hold> {
+        let claimant = self.claim.get();
+        if claimant.is_some_and(|other| other != pid) {
+            return None;
+        }
+        self.claim.set(Some(pid));
+        Some(Hold(claimant.is_none().then(|| self.claim.clone())))
+    }
 }
 
 /// What stands at the path of a disk.
@@ -77,13 +96,14 @@ impl Site {
         let slot = |(number, (path, image)): (u64, &(&str, Image))| Slot {
             path: (*path).to_owned(),
             disk: RefCell::new(SimDisk::new(path, DISK, image.clone(), &host, &trace)),
+            same_as: Cell::new(None),
             there: Cell::new(true),
             name: RefCell::new(if named { format!("serial {path}") } else { String::new() }),
             number: Cell::new(number),
             hangs: Cell::new(false),
             aside: RefCell::default(),
             hangs_after: Cell::new(None),
-            claim: Rc::default(),
+            claim: Arc::default(),
         };
         let disks = (FIRST_NUMBER..).zip(disks).map(slot).collect();
         Rc::new(Site {
@@ -106,6 +126,24 @@ impl Site {
 
     pub fn files<T>(&self, look: impl FnOnce(&mut Files) -> T) -> T {
         look(&mut self.directory("").lock().files)
+    }
+
+    /// The disk that has the bytes of one.
+    pub fn place(&self, disk: usize) -> String {
+        let disk = self.disks[disk].same_as.get().unwrap_or(disk);
+        format!("disk {disk} {}", self.disks[disk].number.get())
+    }
+
+    /// Why a family must not take a disk: a device of another one is made of it.
+    pub fn claimed(&self, own: &Directory, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
+        let kernel = self.kernel.borrow();
+        let beside = own.devices_beside().into_iter();
+        beside.filter(|device| is_made_of(device, id, disk)).find_map(|device| {
+            let there = kernel.devices.get(&device.id)?;
+            let is_there = is_ours(&there.info, device.cookie);
+            let (name, id) = (device.name, device.id);
+            is_there.then_some(OpenErrorKind::Awaited { name, id })
+        })
     }
 
     /// Whether the process or machine that acts has ended.

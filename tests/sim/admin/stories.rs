@@ -180,6 +180,16 @@ pub fn stories() -> Vec<Vec<Step>> {
             Recover,
         ],
         vec![Add(Origin), Add(Snap(0)), Hang(0), Write(Origin, 2), Kill(o), Recover],
+        // A disk of a device without a server is not taken by another family.
+        vec![
+            Add(Origin),
+            Add(Mirror),
+            Write(Origin, 1),
+            Kill(o),
+            Replace(0, 0),
+            Del(Mirror, false),
+            Recover,
+        ],
         // A COW is used again.
         vec![
             Add(Origin),

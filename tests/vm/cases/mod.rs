@@ -9,6 +9,7 @@ mod areas;
 mod bad_images;
 mod bad_input;
 mod basic;
+mod claims;
 mod copy;
 mod ends;
 mod errors;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Case> {
     all.extend(ends::cases());
     all.extend(lost::cases());
     all.extend(whose::cases());
+    all.extend(claims::cases());
     all.extend(stands::cases());
     all.extend(copy::cases());
     all.extend(errors::cases());

@@ -4,7 +4,10 @@
 use dm_targets::units::{Sector, Sectors};
 
 use crate::failure::Reason;
+use crate::protocol::KnownDisk;
+use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk};
+use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
 use crate::storage::{Access, Claim, Limits, OpenError, OpenErrorKind};
 use crate::ublk::Discard;
@@ -13,6 +16,8 @@ use crate::ublk::Discard;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
     Never,
+    /// It is not, and was a disk of the device before: no other device may have claimed it since.
+    Own,
     /// It is forced, and was not needed before.
     IfBusy,
     /// A server before this one had to; a disk below two devices of a family must not depend on
@@ -24,7 +29,8 @@ impl Sharing {
     /// What a device's `force` means; `again`: it is there already.
     pub(super) fn of(force: bool, again: bool) -> Sharing {
         match (force, again) {
-            (false, _) => Sharing::Never,
+            (false, false) => Sharing::Never,
+            (false, true) => Sharing::Own,
             (true, false) => Sharing::IfBusy,
             (true, true) => Sharing::Always,
         }
@@ -57,16 +63,61 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(M::Open, bool), OpenError> {
         let open = |claim| Ok((self.machine.open(path, access, claim)?, claim == Claim::Shared));
         match sharing {
-            Sharing::Never => open(Claim::Exclusive),
+            Sharing::Never => Ok((self.open_unclaimed(path, access)?, false)),
+            Sharing::Own => open(Claim::Exclusive),
             Sharing::Always => open(Claim::Shared),
-            Sharing::IfBusy => match open(Claim::Exclusive) {
-                Err(error) if matches!(error.kind, OpenErrorKind::Busy { .. }) => {
-                    open(Claim::Shared)
-                }
-                other => other,
+            Sharing::IfBusy => match self.open_unclaimed(path, access) {
+                Err(error) if is_others(&error) => open(Claim::Shared),
+                other => other.map(|disk| (disk, false)),
             },
         }
     }
+
+    /// Opens a disk that nobody else has, and on which no device of another family stands.
+    fn open_unclaimed(&self, path: &str, access: Access) -> Result<M::Open, OpenError> {
+        let disk = self.machine.open(path, access, Claim::Exclusive)?;
+        let claimed = self.machine.claimed(disk.id(), &self.known_disk(&disk));
+        match claimed.filter(|_| !mutant::is(Mutant::WaitingDisksFree)) {
+            Some(kind) => Err(OpenError { path: path.into(), kind }),
+            None => Ok(disk),
+        }
+    }
+
+    /// Refuses the disks of a new device that have become another family's since they were opened.
+    /// Called while the run directory is locked: of two that come at once one sees the other.
+    pub(in crate::server::admin) fn refuse_claimed(&self, deps: &Deps) -> Result<(), Reason> {
+        let is_own = |id| self.devices.values().any(|device| device.deps.has(id));
+        let mut new = deps.disks().filter(|(_, id, _)| !is_own(*id));
+        let claimed = new.find_map(|(word, id, known)| {
+            let kind = self.machine.claimed(id, known)?;
+            Some(OpenError { path: word.into(), kind }.to_string())
+        });
+        claimed.map_or(Ok(()), Err)
+    }
+
+    /// Refuses a disk of which bytes are those of another disk of the family: what is written
+    /// through the one would overwrite what is behind the other.
+    pub(super) fn refuse_other_name(
+        &self,
+        path: &str,
+        disk: &KnownDisk,
+        origin: &str,
+    ) -> Result<(), Reason> {
+        let origin = std::iter::once((origin.to_owned(), self.origin_known.clone()));
+        let live = self.devices.values().flat_map(|device| device.deps.known());
+        let left_out = self.left_out.values().flat_map(|left| left.device.known.clone());
+        let mut others = origin.chain(live).chain(left_out);
+        let same = others.find(|(_, other)| other.place.overlaps(&disk.place));
+        same.map_or(Ok(()), |(other, _)| {
+            Err(format!("{path}: it is {other} under another name; use another disk"))
+        })
+    }
+}
+
+/// Whether `--force` shares a disk that cannot be opened so.
+fn is_others(error: &OpenError) -> bool {
+    use OpenErrorKind::{Awaited, Busy, Unclear};
+    matches!(error.kind, Busy { .. } | Awaited { .. } | Unclear { .. })
 }
 
 /// Refuses a table that is longer than its disk, or ends within a block, as the kernel does: what

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use super::disks::Sharing;
 use super::mirror::identity;
 use crate::failure::Reason;
 use crate::protocol::{KnownDisk, Reply};
@@ -110,11 +111,9 @@ impl<M: Machine> Administrator<M> {
         let own = place
             .and_then(|at| legs.get(at))
             .is_some_and(|old| old.disk.is_some() && old.disk == known);
-        let claim = if own { Claim::Shared } else { Claim::Exclusive };
-        let disk = self
-            .machine
-            .open(&leg.device, Access::ReadWrite, claim)
-            .map_err(|error| error.to_string())?;
+        let sharing = if own { Sharing::Always } else { Sharing::Never };
+        let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
+        let (disk, _) = opened.map_err(|error| error.to_string())?;
         let below = device::params(&[disk.limits()], true, Sectors(0), false, None);
         self.refuse_unfit(id, &below).map_err(|why| format!("{}: {why}", leg.device))?;
         self.refuse_other_content(id, &disk, leg)?;
@@ -220,6 +219,8 @@ impl<M: Machine> Administrator<M> {
             if let Some((word, (id, known))) = change.new {
                 entry.deps.insert(&word, id, known);
             }
+            // A disk that has gone is free for others.
+            entry.deps.retain(&entry.spec.table.params.devices());
         }
         self.publish();
         if mutant::is(Mutant::LegsNotRecorded) {

@@ -28,8 +28,8 @@ use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::new_device::NewDevice;
 use crate::server::admin::state::Administrator;
+use crate::storage::Access;
 use crate::storage::signature::SignatureKind;
-use crate::storage::{Access, Claim};
 use crate::ublk::device;
 
 /// The disks of a mirror, open.
@@ -146,6 +146,11 @@ impl<M: Machine> Administrator<M> {
             shared |= with_others && !ours;
             legs.push(disk);
         }
+        let log_sharing = if sharing == Sharing::Own || sharing == Sharing::Always {
+            Sharing::Own
+        } else {
+            Sharing::Never
+        };
         let log = match mirror.log_device() {
             None => None,
             Some(path) => {
@@ -153,11 +158,12 @@ impl<M: Machine> Administrator<M> {
                 if legs.iter().any(|leg| Some(leg.id()) == id) {
                     return Err(format!("{path}: a leg cannot be the log as well"));
                 }
-                Some(
-                    self.machine
-                        .open(path, Access::ReadWrite, Claim::Exclusive)
-                        .map_err(|error| error.to_string())?,
-                )
+                let opened = self.open_sharing(path, Access::ReadWrite, log_sharing);
+                let (log, _) = opened.map_err(|error| error.to_string())?;
+                if legs.iter().any(|leg| leg.place().overlaps(&log.place())) {
+                    return Err(format!("{path}: it is a leg under another name"));
+                }
+                Some(log)
             }
         };
         let block =
@@ -172,13 +178,11 @@ impl<M: Machine> Administrator<M> {
                 block * 512
             ));
         }
+        let pairs = legs.iter().zip(&mirror.legs);
         let ranges: Vec<_> =
-            legs.iter().zip(&mirror.legs).map(|(disk, leg)| (disk.id(), leg.offset.0)).collect();
-        for (at, (id, offset)) in ranges.iter().enumerate() {
-            if ranges[..at]
-                .iter()
-                .any(|(other, start)| other == id && start.abs_diff(*offset) < len.0)
-            {
+            pairs.map(|(disk, leg)| disk.place().part(leg.offset.bytes(), len.bytes())).collect();
+        for (at, range) in ranges.iter().enumerate() {
+            if ranges[..at].iter().any(|other| other.overlaps(range)) {
                 return Err(format!("{}: given for two legs that overlap", mirror.legs[at].device));
             }
         }

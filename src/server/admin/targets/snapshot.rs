@@ -26,7 +26,7 @@ use crate::server::admin::new_device::NewDevice;
 use crate::server::admin::state::Administrator;
 use crate::server::admin::strangers::{refuse_other_store, refuse_stranger};
 use crate::storage::signature::SignatureKind;
-use crate::storage::{Access, Claim, DiskId, Limits};
+use crate::storage::{Access, DiskId, Limits};
 use crate::ublk::device;
 
 /// An origin was opened, and no target that needs it.
@@ -110,10 +110,10 @@ impl<M: Machine> Administrator<M> {
         if self.machine.disk_at(&snapshot.cow) == Some(origin) {
             return Err(format!("{}: the origin cannot be its own COW", snapshot.cow));
         }
-        let cow = self
-            .machine
-            .open(&snapshot.cow, Access::ReadWrite, Claim::Exclusive)
-            .map_err(|error| error.to_string())?;
+        // Not even by force: what another device has on it would be its store's.
+        let sharing = Sharing::of(false, again.is_some());
+        let opened = self.open_sharing(&snapshot.cow, Access::ReadWrite, sharing);
+        let (cow, _) = opened.map_err(|error| error.to_string())?;
         let mut cow_known = self.recognized(&snapshot.cow, &cow, again)?;
         refuse_other_store(&snapshot.cow, again, cow.store()?)?;
         let again = again.is_some();
@@ -131,6 +131,7 @@ impl<M: Machine> Administrator<M> {
         let known = lost::cow_of(&cow, persistent.then_some(ownership.store), &ownership.origin)?;
         if !again {
             self.refuse_cow_of_left_out(&snapshot.cow, &known)?;
+            self.refuse_other_name(&snapshot.cow, &cow_known, &snapshot.origin)?;
         }
         let losses = self.machine.records().losses(known.clone());
         let lost = persistent && lost::is_lost(&losses, &cow, again)?;

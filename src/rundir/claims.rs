@@ -1,0 +1,159 @@
+//! Which devices are made of a disk, by the state files of their servers, dead or alive.
+//!
+//! Rule kept here: what the next server of a device needs is nobody's to take. A server that lives
+//! claims its disks; of one that has died, and of a device that it has left out, only the state
+//! file says so. A file and a loop device on it are claimed apart, and are one here.
+
+use crate::failure::Reason;
+use crate::protocol::{DeviceState, KnownDisk};
+use crate::storage::DiskId;
+
+use super::directory::{RunDir, family_key};
+
+impl RunDir {
+    /// The devices of all families but `own` that are made of a disk or a part of it. Whether the
+    /// kernel has them still is not asked.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or the state file of a server that has its name from the disk.
+    /// Other files that cannot be read hide what they tell.
+    pub fn devices_on(
+        &self,
+        own: Option<&str>,
+        id: DiskId,
+        disk: &KnownDisk,
+    ) -> Result<Vec<DeviceState>, Reason> {
+        let keys = self.keys().map_err(|error| error.to_string())?;
+        let mut found = Vec::new();
+        for key in keys.iter().filter(|key| Some(key.as_str()) != own) {
+            match self.state(key) {
+                Ok(state) => {
+                    let devices = state.into_iter().flat_map(|state| state.devices);
+                    found.extend(devices.filter(|device| is_made_of(device, id, disk)));
+                }
+                Err(why) if is_named_after(key, id) => {
+                    let hint = "remove it to go on without the devices that it tells of";
+                    return Err(format!("{why}; {hint}"));
+                }
+                Err(why) => log::debug!("{why}"),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Whether a server has its name from a disk: an origin, a first leg. A mirror may have a number
+/// behind it.
+fn is_named_after(key: &str, id: DiskId) -> bool {
+    let name = family_key(id);
+    let at = key.find(&name).filter(|at| *at == 0 || key[..*at].ends_with('-'));
+    at.is_some_and(|at| {
+        let rest = &key[at + name.len()..];
+        rest.is_empty() || rest.starts_with('-')
+    })
+}
+
+/// Whether a device is made of a disk or a part of it.
+pub fn is_made_of(device: &DeviceState, id: DiskId, disk: &KnownDisk) -> bool {
+    if device.known.is_empty() {
+        // An earlier version has written down the numbers of block devices alone.
+        let is_block = matches!(id, DiskId::Block { .. });
+        return is_block && device.disks.contains(&id.block_number());
+    }
+    // What a mirror was made of once is not its any more.
+    let words = device.spec.table.params.devices();
+    let mut known = words.iter().filter_map(|word| device.known.get(word));
+    known.any(|known| known.shares_with(disk))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use dm_targets::table::Table;
+
+    use super::*;
+    use crate::protocol::{DeviceOptions, DeviceSpec, KnownDisks, Place};
+
+    const ID: DiskId = DiskId::Block { major: 8, minor: 0 };
+
+    fn known(on: &str) -> KnownDisk {
+        let place = Place { on: on.to_owned(), start: 0, end: u64::MAX };
+        KnownDisk { place, ..KnownDisk::default() }
+    }
+
+    fn device(line: &str, disks: &[(&str, &str)]) -> DeviceState {
+        let known: KnownDisks =
+            disks.iter().map(|(word, on)| ((*word).to_owned(), known(on))).collect();
+        let options = DeviceOptions {
+            queues: 1,
+            depth: 1,
+            read_only: false,
+            zero_copy: false,
+            recovery: true,
+        };
+        let spec = DeviceSpec {
+            table: Table::parse(line).unwrap(),
+            options,
+            force: false,
+            degraded: false,
+            source: None,
+            other_origin: false,
+            allow_invalid: false,
+        };
+        let (cow, loaded, name) = (None, None, "s".to_owned());
+        let (id, cookie, suspended, lost) = (3, 9, false, false);
+        let disks = vec![(8, 0)];
+        DeviceState { id, cookie, name, disks, spec, suspended, loaded, cow, lost, known }
+    }
+
+    fn rundir(devices: Vec<DeviceState>) -> (tempfile::TempDir, RunDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let rundir = RunDir { path: dir.path().to_owned() };
+        rundir.write_state("block-7-1", devices).unwrap();
+        (dir, rundir)
+    }
+
+    #[test]
+    fn a_disk_of_another_familys_device_is_found() {
+        let line = "0 8 snapshot /o /c P 8";
+        let (_dir, rundir) = rundir(vec![device(line, &[("/o", "o"), ("/c", "c"), ("/x", "x")])]);
+        let names = |own, on| {
+            let found = rundir.devices_on(own, ID, &known(on)).unwrap();
+            found.into_iter().map(|device| device.name).collect::<Vec<_>>()
+        };
+        for on in ["o", "c"] {
+            assert_eq!(names(None, on), ["s"], "{on}");
+            assert_eq!(names(Some("block-7-2"), on), ["s"], "{on}: for another family");
+            assert!(names(Some("block-7-1"), on).is_empty(), "{on}: its own family");
+        }
+        assert!(names(None, "y").is_empty());
+        assert!(names(None, "x").is_empty(), "what its table does not name any more");
+    }
+
+    #[test]
+    fn a_device_of_an_earlier_version_is_found_by_numbers() {
+        let (_dir, rundir) = rundir(vec![device("0 8 linear /o 0", &[])]);
+        assert_eq!(rundir.devices_on(None, ID, &known("o")).unwrap().len(), 1);
+        let file = DiskId::File { dev: libc::makedev(8, 0), ino: 3 };
+        assert!(rundir.devices_on(None, file, &known("o")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_state_file_speaks_for_the_disk_that_it_is_named_after() {
+        for (key, blocks) in [
+            ("block-8-0", true),
+            ("mirror-block-8-0", true),
+            ("mirror-block-8-0-2", true),
+            ("block-8-01", false),
+            ("block-18-0", false),
+            ("block-8-16", false),
+        ] {
+            let (dir, rundir) = rundir(Vec::new());
+            fs::write(dir.path().join(format!("{key}.json")), "{").unwrap();
+            let found = rundir.devices_on(None, ID, &known("o"));
+            assert_eq!(found.is_err(), blocks, "{key}");
+            assert!(found.err().is_none_or(|why| why.contains("damaged") && why.contains(key)));
+        }
+    }
+}

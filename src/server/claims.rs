@@ -1,0 +1,53 @@
+//! Disks that are not to be taken because devices of other families are made of them, though no
+//! server has claimed them, or has claimed the same bytes under another name.
+
+use crate::protocol::{DeviceState, KnownDisk};
+use crate::rundir::RunDir;
+use crate::storage::{DiskId, OpenDisk, OpenError, OpenErrorKind, disk_name};
+use crate::ublk::{Control, DeviceState as State, device};
+
+/// By what an open disk is known, here and to those who come later.
+pub fn known(disk: &OpenDisk) -> KnownDisk {
+    let name = disk_name(&disk.path, disk.id);
+    let (number, place) = (disk.number_in_boot(), disk.place());
+    KnownDisk { name, number, place, ..KnownDisk::default() }
+}
+
+/// Why a disk must not be taken, by a command that has no family or by a server whose family is
+/// `own`.
+pub fn claimed(
+    rundir: &RunDir,
+    own: Option<&str>,
+    id: DiskId,
+    disk: &KnownDisk,
+) -> Option<OpenErrorKind> {
+    match rundir.devices_on(own, id, disk) {
+        Ok(devices) => devices.iter().find_map(holds),
+        Err(why) => Some(OpenErrorKind::Unclear { why }),
+    }
+}
+
+/// Refuses a disk that a command has opened to write to it.
+///
+/// # Errors
+/// It is a disk of a device.
+pub fn refuse_claimed(rundir: &RunDir, disk: &OpenDisk) -> Result<(), OpenError> {
+    let kind = claimed(rundir, None, disk.id, &known(disk));
+    kind.map_or(Ok(()), |kind| Err(OpenError { path: disk.path.clone(), kind }))
+}
+
+/// How a device holds its disks; nothing if it is gone. One of which the kernel does not tell may
+/// be there.
+fn holds(device: &DeviceState) -> Option<OpenErrorKind> {
+    let (id, name) = (device.id, device.name.clone());
+    let found = Control::open().map_err(|error| error.to_string());
+    let found = found.and_then(|mut control| device::ours(&mut control, id, device.cookie));
+    match found.ok().map(|info| info.map(|info| info.state)) {
+        Some(None) => None,
+        Some(Some(State::Live)) => {
+            let by = format!("a disk of {name} (/dev/ublkb{id}), under this name or another");
+            Some(OpenErrorKind::Busy { by: Some(by) })
+        }
+        _ => Some(OpenErrorKind::Awaited { name, id }),
+    }
+}

@@ -1,0 +1,163 @@
+//! The disks of devices that have no server are their next server's: no other family takes them.
+
+use dm_targets::table::TargetParams;
+
+use super::process::Process;
+use super::town::{Town, What};
+use crate::protocol::{Command, DeviceSpec};
+
+const EVERYTHING: [What; 3] = [What::Origin, What::Snap(0), What::Mirror];
+
+/// A mirror of these legs.
+fn mirror_of(legs: [&str; 2], force: bool) -> DeviceSpec {
+    let mut spec = DeviceSpec { force, ..Town::spec(What::Mirror) };
+    if let TargetParams::Mirror(mirror) = &mut spec.table.params {
+        for (leg, disk) in mirror.legs.iter_mut().zip(legs) {
+            leg.device = disk.to_owned();
+        }
+    }
+    spec
+}
+
+/// A snapshot with this origin and this COW.
+fn snapshot_of(origin: &str, cow: &str, force: bool) -> DeviceSpec {
+    let mut spec = DeviceSpec { force, ..Town::spec(What::Snap(0)) };
+    if let TargetParams::Snapshot(snapshot) = &mut spec.table.params {
+        (snapshot.origin, snapshot.cow) = (origin.to_owned(), cow.to_owned());
+    }
+    spec
+}
+
+/// Has the new server of a family add a device.
+fn add(town: &mut Town, key: &'static str, spec: DeviceSpec) -> Result<(), String> {
+    let process = Process::start(&town.site, key).unwrap();
+    town.processes.insert(key, process);
+    town.ask(key, Command::Add { name: None, id: None, spec }).map(drop)
+}
+
+fn dead() -> Town {
+    let mut town = Town::new(1, true);
+    EVERYTHING.iter().for_each(|what| town.add(*what).unwrap());
+    for (what, sector) in [(What::Origin, 1), (What::Snap(0), 3), (What::Mirror, 5)] {
+        town.write(what, sector);
+        town.flush(what);
+    }
+    ["o", "mirror-a"].iter().for_each(|key| town.kill(key));
+    town
+}
+
+fn refused(town: &mut Town, path: &str, added: Result<(), String>) {
+    let why = added.unwrap_err();
+    let parts = [path, "waits for its next server", "ublk-dm recover", "ublk-dm del --force"];
+    assert!(parts.iter().all(|part| why.contains(part)), "{path}: {why}");
+    town.kill("other");
+}
+
+#[test]
+fn a_disk_of_a_dead_servers_device_is_no_leg_origin_or_cow_of_another_one() {
+    let mut town = dead();
+    for (path, spec) in [
+        ("/o", mirror_of(["/o", "/c"], false)),
+        ("/c0", mirror_of(["/c", "/c0"], false)),
+        ("/a", snapshot_of("/a", "/c1", false)),
+        ("/b", snapshot_of("/c", "/b", false)),
+        // What is on a COW is never shared.
+        ("/b", snapshot_of("/c", "/b", true)),
+    ] {
+        let added = add(&mut town, "other", spec);
+        refused(&mut town, path, added);
+    }
+    assert_eq!(town.recover(), Ok(()));
+    for what in EVERYTHING {
+        assert_eq!(town.judge(what), Ok(()), "{what:?}");
+        assert!(matches!(town.read(what), Some(Ok(_))), "{what:?} does not answer");
+    }
+    assert_eq!(town.end(), Ok(()));
+}
+
+#[test]
+fn a_disk_of_a_dead_servers_device_does_not_come_below_a_live_mirror() {
+    let mut town = Town::new(1, true);
+    EVERYTHING.iter().for_each(|what| town.add(*what).unwrap());
+    town.kill("o");
+    let device = town.devices[&What::Mirror].device();
+    for words in [["replace", "0", "/o"].as_slice(), &["add-leg", "/o"], &["add-leg", "/c0"]] {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let path = words[words.len() - 1].clone();
+        let told = town.ask("mirror-a", Command::Message { device, words }).map(drop);
+        refused(&mut town, &path, told);
+    }
+    assert_eq!(town.recover(), Ok(()));
+    assert_eq!(town.end(), Ok(()));
+}
+
+/// The server that goes on with the origin lives, and has left a snapshot out.
+#[test]
+fn a_disk_of_a_device_that_was_left_out_is_no_other_familys() {
+    let mut town = Town::new(1, true);
+    EVERYTHING.iter().for_each(|what| town.add(*what).unwrap());
+    town.kill("o");
+    town.attach(1, false);
+    assert!(town.recover().is_err());
+    town.attach(1, true);
+    let device = town.devices[&What::Mirror].device();
+    let words = ["add-leg", "/c0"].map(str::to_owned).to_vec();
+    let told = town.ask("mirror-a", Command::Message { device, words }).map(drop);
+    refused(&mut town, "/c0", told);
+    assert_eq!(town.recover(), Ok(()));
+    assert_eq!(town.end(), Ok(()));
+}
+
+#[test]
+fn force_shares_what_it_shares_of_a_live_device() {
+    let mut town = dead();
+    add(&mut town, "other", mirror_of(["/o", "/c"], true)).unwrap();
+    let state = town.state("other").unwrap();
+    assert!(state[0].spec.force, "the next server shares it, too");
+}
+
+/// What a device is made of is free when the device is deleted, and a leg when it is replaced.
+#[test]
+fn a_disk_that_is_given_up_is_free() {
+    let mut town = Town::new(1, true);
+    town.add(What::Origin).unwrap();
+    town.add(What::Mirror).unwrap();
+    let device = town.devices[&What::Mirror].device();
+    let words = ["replace", "1", "/c"].map(str::to_owned).to_vec();
+    town.ask("mirror-a", Command::Message { device, words }).unwrap();
+    town.kill("o");
+    town.kill("mirror-a");
+    add(&mut town, "other", snapshot_of("/b", "/c1", false)).unwrap();
+    town.del(What::Origin, true).unwrap();
+    let process = town.processes.remove("other").unwrap();
+    process.kill();
+    add(&mut town, "third", mirror_of(["/o", "/c0"], true)).unwrap();
+    assert!(!town.state("third").unwrap()[0].spec.force, "it had no other user");
+}
+
+/// As a file and a loop device on it.
+#[test]
+fn a_file_by_two_names_is_one_disk() {
+    let with_name = |path: usize, other: usize| {
+        let town = Town::new(1, true);
+        town.site.disks[path].same_as.set(Some(other));
+        town
+    };
+    // Of two families that live.
+    let mut town = with_name(5, 0);
+    town.add(What::Origin).unwrap();
+    let added = add(&mut town, "other", mirror_of(["/c", "/b"], false));
+    assert!(added.unwrap_err().contains("/c: it is a disk of "));
+    // Of one: a COW in its origin, and in another COW.
+    let mut town = with_name(1, 0);
+    let why = add(&mut town, "o", snapshot_of("/o", "/c0", false)).unwrap_err();
+    assert!(why.contains("/c0: it is /o under another name"), "{why}");
+    let mut town = with_name(2, 1);
+    town.add(What::Snap(0)).unwrap();
+    let why = town.add(What::Snap(1)).unwrap_err();
+    assert!(why.contains("/c1: it is /c0 under another name"), "{why}");
+    // Of one mirror.
+    let mut town = with_name(4, 3);
+    let why = town.add(What::Mirror).unwrap_err();
+    assert!(why.contains("/b: given for two legs that overlap"), "{why}");
+}
