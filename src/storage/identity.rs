@@ -167,6 +167,21 @@ pub fn certainly_differ(one: &str, other: &str) -> bool {
     one != other && kind(one).is_some() && kind(one) == kind(other)
 }
 
+/// Whether two names of disks are of one kind, so that they say of each other whether they are of
+/// one disk: a serial number says nothing of a file's name.
+pub fn are_of_one_kind(one: &str, other: &str) -> bool {
+    let kind = |name: &str| {
+        let word = name.split_once(' ').map_or("", |(word, _)| word);
+        // What is stacked is called now one thing and now another.
+        if word.starts_with("dm/") || word.starts_with("md/") {
+            "stack".to_owned()
+        } else {
+            word.to_owned()
+        }
+    };
+    kind(one) == kind(other)
+}
+
 /// When a file was made, in nanoseconds since 1970; zero if its file system does not say.
 pub(super) fn born_ns(metadata: &fs::Metadata) -> u64 {
     let age =

@@ -19,7 +19,7 @@ pub use busy::user_of;
 pub use error::{OpenError, OpenErrorKind};
 pub use id::DiskId;
 pub use identity::{
-    certainly_differ, disk_name, lasting_name, lasting_name_of, names_of, new_store_id,
+    are_of_one_kind, certainly_differ, disk_name, lasting_name, lasting_name_of, names_of, new_store_id,
 };
 pub use limits::Limits;
 pub use open::{Access, Claim, OpenDisk, size_now};

@@ -11,7 +11,7 @@ use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{KnownDisk, KnownDisks, Which};
-use crate::storage::certainly_differ;
+use crate::storage::{are_of_one_kind, certainly_differ};
 
 impl<M: Machine> Administrator<M> {
     /// By what an open disk is known again.
@@ -72,12 +72,13 @@ pub(super) fn refuse_other_store(
 }
 
 /// Whether two disks are certainly two. What has kept its name may have been attached anew, under
-/// another number.
+/// another number; where the names say nothing of each other the number in this boot decides.
 fn is_stranger(was: &KnownDisk, here: &KnownDisk) -> bool {
     if mutant::is(Mutant::StrangerBelieved) {
         return false;
     }
-    if was.name.is_empty() || here.name.is_empty() {
+    let named = !was.name.is_empty() && !here.name.is_empty();
+    if !named || !are_of_one_kind(&was.name, &here.name) {
         return was.number != 0 && here.number != 0 && was.number != here.number;
     }
     certainly_differ(&was.name, &here.name)
@@ -140,6 +141,25 @@ mod tests {
             why.contains("it was disk 7 of this boot, which has no name and is 'serial B'"),
             "{why}"
         );
+    }
+
+    #[test]
+    fn names_of_two_kinds_say_nothing_of_each_other() {
+        let names = ["wwid a", "device/serial a", "serial a", "file 1-2 /a", "dm/uuid a"];
+        for (at, was) in names.iter().enumerate() {
+            for here in names.iter().skip(at + 1) {
+                for (was, here) in [(was, here), (here, was)] {
+                    let judged = |number| judged(disk(was, 1), &disk(here, number));
+                    assert!(judged(2).unwrap_err().contains("another disk"), "{was}, {here}");
+                    assert_eq!(judged(1), Ok(()), "{was} and {here}: one number in this boot");
+                    assert_eq!(judged(0), Ok(()), "nothing is known of it");
+                }
+            }
+        }
+        // A stack has several names, and may be made anew.
+        for (was, here) in [("dm/uuid a", "dm/name b"), ("md/uuid a", "dm/uuid b")] {
+            assert_eq!(judged(disk(was, 1), &disk(here, 2)), Ok(()), "{was} and {here}");
+        }
     }
 
     #[test]
