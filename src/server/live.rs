@@ -16,7 +16,8 @@ use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::StoreId;
 
 use super::admin::machine::{Losses, Machine, Records, Served, Waited};
-use super::{claims, cow_journal};
+use super::claims;
+use super::cow_journal;
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk};

@@ -39,9 +39,25 @@ impl OpenDisk {
     }
 }
 
-/// What a disk is called in the records of mirrors and journals; its path if nothing better is
-/// known, as for a file. Those records stand on disks and are compared with this: another form of
-/// the name would make strangers of their disks.
+/// What a leg is called in the records of mirrors. A file, and a loop device on it, is known by its
+/// birth and number: another file at its path is another leg. All else is called as ever, since
+/// those records stand on disks: another form of the name would make strangers of their legs.
+pub fn leg_name(disk: &OpenDisk) -> String {
+    name_of_leg(&disk_name(&disk.path, disk.id), lasting_name(disk))
+}
+
+/// The same of what a disk is known by again, and what it was called by earlier versions.
+pub fn name_of_leg(name: &str, former: String) -> String {
+    match identity::birth_and_path(name) {
+        Some((birth, _)) if !birth.is_empty() => {
+            identity::file_name(birth, "").trim_end().to_owned()
+        }
+        _ => former,
+    }
+}
+
+/// What a disk is called in the records of journals, and was in those of mirrors by earlier
+/// versions; its path if nothing better is known, as for a file.
 pub fn lasting_name(disk: &OpenDisk) -> String {
     lasting_name_of(disk.id, &disk.path)
 }

@@ -18,8 +18,11 @@ pub use below::{Ground, Standing, Through, circle, number_of_mount, ublk_devices
 pub use busy::user_of;
 pub use error::{OpenError, OpenErrorKind};
 pub use id::DiskId;
+#[cfg(test)]
+pub use identity::name_of_leg;
 pub use identity::{
-    are_of_one_kind, certainly_differ, disk_name, lasting_name, lasting_name_of, names_of, new_store_id,
+    are_of_one_kind, certainly_differ, disk_name, lasting_name, lasting_name_of, leg_name,
+    names_of, new_store_id,
 };
 pub use limits::Limits;
 pub use open::{Access, Claim, OpenDisk, size_now};

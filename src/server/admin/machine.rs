@@ -41,6 +41,8 @@ pub trait OpenDisk: Send + 'static {
     fn place(&self) -> Place;
     /// What it is called in the records of mirrors; its path if nothing better is known.
     fn lasting_name(&self) -> String;
+    /// What earlier versions called it there.
+    fn former_name(&self) -> String;
     /// What it holds, if that is something known.
     ///
     /// # Errors

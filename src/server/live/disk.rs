@@ -13,7 +13,7 @@ use crate::server::admin::machine::{OpenDisk as Open, Thread};
 use crate::storage::signature::{self, Signature};
 use crate::storage::silent;
 use crate::storage::{
-    Access, DiskId, Limits, OpenDisk, content, lasting_name, lasting_name_of, names_of,
+    Access, DiskId, Limits, OpenDisk, content, lasting_name, lasting_name_of, leg_name, names_of,
 };
 
 impl Thread for DataThread {
@@ -58,6 +58,10 @@ impl Open for OpenDisk {
     }
 
     fn lasting_name(&self) -> String {
+        leg_name(self)
+    }
+
+    fn former_name(&self) -> String {
         lasting_name(self)
     }
 

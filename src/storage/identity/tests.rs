@@ -129,3 +129,27 @@ fn names_differ_for_certain_or_may_be_one_disks() {
         );
     }
 }
+
+#[test]
+fn a_leg_in_a_file_is_known_by_its_birth() {
+    let rig = Rig::new();
+    let name = |path: &Path| {
+        leg_name(
+            &OpenDisk::open(path, crate::storage::Access::ReadOnly, crate::storage::Claim::Shared)
+                .unwrap(),
+        )
+    };
+    let file = rig.file("leg");
+    fs::write(&file, [1; 4096]).unwrap();
+    let first = name(&file);
+    assert!(first.starts_with("file ") && !first.contains('/'), "{first}");
+    fs::rename(&file, rig.at("moved")).unwrap();
+    assert_eq!(name(&rig.at("moved")), first);
+    fs::write(&file, [2; 4096]).unwrap();
+    assert_ne!(name(&file), first, "another file at its path");
+    let looped = rig.loop_on("loop0", rig.at("moved").to_str().unwrap(), 0);
+    assert_eq!(name_of_leg(&block_name(&looped), "loop".to_owned()), first);
+    for (known, former) in [("wwid a", "wwid a "), ("file  /a", "/a"), ("", "/dev/vda")] {
+        assert_eq!(name_of_leg(known, former.to_owned()), former, "as ever");
+    }
+}

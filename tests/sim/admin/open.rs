@@ -9,7 +9,7 @@ use crate::failure::Reason;
 use crate::protocol::{Cow, Place, Which};
 use crate::server::admin::machine::OpenDisk;
 use crate::storage::signature::{self, Signature};
-use crate::storage::{DiskId, Limits};
+use crate::storage::{DiskId, Limits, name_of_leg};
 
 pub fn id_of(slot: usize) -> DiskId {
     DiskId::Block { major: 8, minor: u32::try_from(slot).unwrap() }
@@ -89,6 +89,10 @@ impl OpenDisk for SimOpen {
     }
 
     fn lasting_name(&self) -> String {
+        name_of_leg(&self.name, self.former_name())
+    }
+
+    fn former_name(&self) -> String {
         if self.name.is_empty() { self.path.clone() } else { self.name.clone() }
     }
 
@@ -110,7 +114,7 @@ impl OpenDisk for SimOpen {
     }
 
     fn as_cow(&self, store: Which, origin: &str) -> Cow {
-        let name = self.lasting_name();
+        let name = self.former_name();
         let (names, number) = (vec![name.clone()], self.number);
         Cow { store, names, former: name, number, origin: origin.to_owned() }
     }

@@ -126,3 +126,24 @@ fn another_origin_is_said_once() {
     town.kill("o");
     assert_eq!(town.recover(), Ok(()));
 }
+
+/// What was at a leg's path is a file that has been restored, for all that is known of it; it is
+/// not the file that was in sync.
+#[test]
+fn another_file_at_the_path_of_a_leg_has_not_been_in_sync() {
+    for (disk, there) in [(3, "file 1-2 /a"), (4, "file 1-3 /b")] {
+        let mut town = Town::new(1, true);
+        *town.site.disks[disk].name.borrow_mut() = there.to_owned();
+        town.add(What::Mirror).unwrap();
+        town.write(What::Mirror, 5);
+        town.flush(What::Mirror);
+        town.kill("mirror-a");
+        let size = town.site.disks[disk].disk.borrow().visible().size();
+        let (_, path) = there.rsplit_once(' ').unwrap();
+        drop(town.site.swap(disk, (format!("file 9-9 {path}"), stranger(size))));
+        assert_eq!(town.recover(), Ok(()), "{path}");
+        assert_eq!(town.judge(What::Mirror), Ok(()), "{path}");
+        assert!(matches!(town.read(What::Mirror), Some(Ok(_))), "{path}");
+        assert_eq!(town.end(), Ok(()), "{path}");
+    }
+}

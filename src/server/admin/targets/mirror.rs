@@ -99,6 +99,7 @@ impl<M: Machine> Administrator<M> {
         let discard = discard_of(&limits, Sector(0));
         let params = device::params(&limits, true, disks.len, read_only, discard);
         let (ticket, force) = (self.next_ticket(), disks.shared);
+        let past = with_names_of_today(past, &mirror.legs, &disks.legs);
         let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
         self.open_target(mirror, disks, spec.source, past, label, ticket)?;
         // Which leg was right, and what may be overwritten, was said of this moment: from now on
@@ -326,6 +327,27 @@ fn identities(legs: &[Leg], disks: &[impl OpenDisk]) -> Vec<u64> {
 /// What a leg is known by in the log.
 pub(super) fn identity(disk: &impl OpenDisk, leg: &Leg) -> u64 {
     identity_of(&format!("{} {}", disk.lasting_name(), leg.offset))
+}
+
+/// What is on record of the legs under the names that an earlier version has given them, under
+/// those of this one. A leg that the record knows by its name of today is not looked for.
+fn with_names_of_today(past: Past, legs: &[Leg], disks: &[impl OpenDisk]) -> Past {
+    let today = |mut state: LegState| {
+        for (leg, disk) in legs.iter().zip(disks) {
+            let now = identity(disk, leg);
+            let former = identity_of(&format!("{} {}", disk.former_name(), leg.offset));
+            if state.legs.iter().all(|known| known.identity != now) {
+                let known = state.legs.iter_mut().find(|known| known.identity == former);
+                known.into_iter().for_each(|known| known.identity = now);
+            }
+        }
+        state
+    };
+    match past {
+        Past::None => Past::None,
+        Past::Replaced(state) => Past::Replaced(state.map(today)),
+        Past::TakenOver(state) => Past::TakenOver(state.map(today)),
+    }
 }
 
 /// Hears of a mirror, and puts the state of its legs on record.
