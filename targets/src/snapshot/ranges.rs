@@ -32,7 +32,7 @@ impl Runs {
         self.items.len() == RUNS
     }
 
-    /// Adds a range, joined with the last one if it continues it.
+    /// Adds a range, joined with the last one if it continues that, on the disk and in the request.
     pub(super) fn push(
         &mut self,
         disk: &Disk,
@@ -42,8 +42,9 @@ impl Runs {
         fresh: bool,
     ) {
         if let Some(last) = self.items.last_mut() {
-            let follows = last.at.plus(last.count) == at && last.fresh == fresh;
-            if follows && last.disk.same(disk) {
+            let follows =
+                last.at.plus(last.count) == at && last.offset.0 + last.count.0 == offset.0;
+            if follows && last.fresh == fresh && last.disk.same(disk) {
                 last.count.0 += count.0;
                 return;
             }
