@@ -142,7 +142,7 @@ fn facts(id: u32, device: &Served, stats: DeviceStats, now_ms: u64) -> Facts {
             });
         }
         // They have nothing to tell but what their tables say.
-        Target::Origin(_) | Target::Linear(_) | Target::Nothing => {}
+        Target::Origin(_) | Target::Merge(_) | Target::Linear(_) | Target::Nothing => {}
     }
     facts
 }

@@ -37,6 +37,7 @@
 //! * **I6** memory outlives the operation that uses it; a request is completed exactly once
 //! * **I7** a dirty bit is durable before any leg is written; it is cleared only after all legs
 //!   completed and were flushed
+//! * **I8** a merge flushes the origin before it removes records
 //! * **I9** a snapshot that can no longer be right is durably marked invalid before the write that
 //!   makes it wrong
 //! * **I10** a write that was acknowledged survives the death of the server; one that was flushed,

@@ -138,6 +138,32 @@ pub enum Mutant {
     StackAcksEarly,
     /// A region is in sync after a copy during which a leg could not be flushed.
     CopyThoughFlushFailed,
+    /// I8: a merge removes records and flushes the origin afterwards.
+    MergeRemovesFirst,
+    /// I8: a merge removes records although a flush of the origin has failed since their copy.
+    MergeBelievesFlush,
+    /// A record that a merge removes is not durably gone when its chunk is taken to be on the
+    /// origin.
+    MergeRemovesSoftly,
+    /// A batch is merged while a write of one of its chunks is on its way to the COW.
+    MergeAmongWrites,
+    /// I5: other snapshots are asked when a batch begins, and not those that join before it is
+    /// copied.
+    MergeAsksEarly,
+    /// After a commit that failed a merge goes on from its own memory, where the records are gone.
+    MergeTrustsBuffer,
+    /// A write that is held goes to the origin before the records are removed.
+    MergeLetsHeldGo,
+    /// A chunk whose record may be gone is written on the COW alone.
+    MergeDoubtfulOnCow,
+    /// A chunk that is being merged is read from the origin.
+    MergeShowsEarly,
+    /// I10: a flush of an origin that is being merged does not reach the COW.
+    MergeFlushesOrigin,
+    /// I10: a flush succeeds although one of the merge's own has failed since the last.
+    MergeHidesFlush,
+    /// Blocks of records are removed from the first of a batch on.
+    MergeRemovesForward,
     /// A linear device starts where its disk starts.
     LinearOffsetDropped,
     /// A linear device reaches beyond its end, into what lies behind it on the disk.

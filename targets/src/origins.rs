@@ -61,6 +61,7 @@ impl Origins {
             targets.iter().any(|target| match target {
                 Target::Origin(used) => Rc::ptr_eq(used, origin),
                 Target::Snapshot(snapshot) => snapshot.is_of(origin.disk()),
+                Target::Merge(merge) => Rc::ptr_eq(merge.origin(), origin),
                 Target::Mirror(_) | Target::Linear(_) | Target::Nothing => false,
             })
         };

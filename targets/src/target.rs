@@ -12,6 +12,7 @@ use crate::linear::target::Linear;
 use crate::mirror::target::Mirror;
 use crate::request::{Request, TargetError};
 use crate::snapshot::Cause;
+use crate::snapshot::merge::Merge;
 use crate::snapshot::origin::Origin;
 use crate::snapshot::target::Snapshot;
 use crate::units::Sectors;
@@ -23,6 +24,8 @@ pub enum Target {
     Snapshot(Rc<Snapshot>),
     /// The origin of snapshots.
     Origin(Rc<Origin>),
+    /// An origin into which one of its snapshots is merged.
+    Merge(Rc<Merge>),
     /// A mirror.
     Mirror(Rc<Mirror>),
     /// A range of a disk.
@@ -37,6 +40,7 @@ impl Target {
         match self {
             Target::Snapshot(snapshot) => snapshot.handle(request).await,
             Target::Origin(origin) => origin.handle(request).await,
+            Target::Merge(merge) => merge.handle(request).await,
             Target::Mirror(mirror) => mirror.handle(request).await,
             Target::Linear(linear) => linear.handle(request).await,
             Target::Nothing => Err(TargetError::Requeue),
@@ -48,6 +52,7 @@ impl Target {
         match self {
             Target::Snapshot(snapshot) => Some(snapshot.len()),
             Target::Origin(origin) => Some(origin.disk().size()),
+            Target::Merge(merge) => Some(merge.len()),
             Target::Mirror(mirror) => Some(mirror.len()),
             Target::Linear(linear) => Some(linear.size()),
             Target::Nothing => None,
@@ -59,6 +64,7 @@ impl Target {
         match self {
             Target::Snapshot(snapshot) => Some(snapshot.limits()),
             Target::Origin(origin) => Some(origin.limits()),
+            Target::Merge(merge) => Some(merge.limits()),
             Target::Mirror(mirror) => Some(mirror.limits()),
             Target::Linear(linear) => Some(linear.limits()),
             Target::Nothing => None,
@@ -73,6 +79,9 @@ impl Target {
         match self {
             Target::Snapshot(snapshot) => {
                 snapshot.activate(executor).await.map_err(|error| error.to_string())
+            }
+            Target::Merge(merge) => {
+                merge.activate(executor).await.map_err(|error| error.to_string())
             }
             Target::Origin(_) | Target::Linear(_) | Target::Nothing => Ok(()),
             Target::Mirror(mirror) => {
@@ -90,6 +99,9 @@ impl Target {
             Target::Snapshot(snapshot) => {
                 snapshot.close().await.map_err(|cause| lost(snapshot, &cause))
             }
+            Target::Merge(merge) => {
+                merge.close().await.map_err(|cause| format!("COW {}: {cause}", merge.cow().name()))
+            }
             Target::Origin(_) | Target::Linear(_) | Target::Nothing => Ok(()),
             Target::Mirror(mirror) => {
                 mirror.close().await;
@@ -101,8 +113,10 @@ impl Target {
     /// The target fails what it holds, or returns it to the device (`noflush`), and takes no more
     /// of that kind.
     pub(crate) async fn suspend(&self, noflush: bool) {
-        if let Target::Mirror(mirror) = self {
-            mirror.suspend(noflush).await;
+        match self {
+            Target::Mirror(mirror) => mirror.suspend(noflush).await,
+            Target::Merge(merge) => merge.suspend().await,
+            Target::Snapshot(_) | Target::Origin(_) | Target::Linear(_) | Target::Nothing => {}
         }
     }
 
@@ -122,7 +136,12 @@ impl Target {
             Target::Snapshot(snapshot) => {
                 snapshot.commit_all().await.map_err(|cause| lost(snapshot, &cause))
             }
-            Target::Origin(_) | Target::Mirror(_) | Target::Linear(_) | Target::Nothing => Ok(()),
+            // What a merge has acknowledged is on its disks.
+            Target::Origin(_)
+            | Target::Merge(_)
+            | Target::Mirror(_)
+            | Target::Linear(_)
+            | Target::Nothing => Ok(()),
         }
     }
 
@@ -131,6 +150,7 @@ impl Target {
         match self {
             Target::Snapshot(snapshot) => snapshot.logical_block_bytes(),
             Target::Origin(origin) => origin.disk().limits().logical_block_bytes,
+            Target::Merge(merge) => merge.logical_block_bytes(),
             Target::Mirror(mirror) => mirror.logical_block_bytes(),
             Target::Linear(linear) => linear.disk().limits().logical_block_bytes,
             Target::Nothing => 512,
@@ -139,8 +159,10 @@ impl Target {
 
     /// The target takes requests again.
     pub(crate) async fn resume(&self) {
-        if let Target::Mirror(mirror) = self {
-            mirror.resume().await;
+        match self {
+            Target::Mirror(mirror) => mirror.resume().await,
+            Target::Merge(merge) => merge.resume(),
+            Target::Snapshot(_) | Target::Origin(_) | Target::Linear(_) | Target::Nothing => {}
         }
     }
 }

@@ -22,6 +22,7 @@ mod kernel;
 mod left;
 mod linear;
 mod losses;
+mod merge;
 mod mirror;
 mod model;
 mod mutants;

@@ -8,7 +8,9 @@ use dm_targets::sim::world::Schedule;
 use crate::behaviour;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
-use crate::{departed, exhaustive, faults, journal, linear, origins, scenarios, seeded, unmake};
+use crate::{
+    departed, exhaustive, faults, journal, linear, merge, origins, scenarios, seeded, unmake,
+};
 
 /// All of them, each with the workloads where it should show first.
 const MUTANTS: [(Mutant, &str); 29] = [
@@ -132,9 +134,9 @@ fn every_mutant_is_killed() {
         );
         trace.iter().for_each(|line| println!("    {line}"));
     }
-    killed += mirror_mutants_killed() + linear_mutants_killed();
-    let all =
-        MUTANTS.iter().chain(&mirror::MUTANTS).map(|(mutant, _)| mutant).chain(&linear::MUTANTS);
+    killed += mirror_mutants_killed() + linear_mutants_killed() + merge_mutants_killed();
+    let all = MUTANTS.iter().chain(&mirror::MUTANTS).chain(&merge::mutants::MUTANTS);
+    let all = all.map(|(mutant, _)| mutant).chain(&linear::MUTANTS);
     let all = all.filter(|mutant| is_chosen(**mutant)).count();
     println!("mutants={killed}/{all}");
     assert_eq!(killed, all);
@@ -150,6 +152,19 @@ fn linear_mutants_killed() -> usize {
         fault.is_some()
     };
     linear::MUTANTS.into_iter().filter(|mutant| is_chosen(*mutant)).filter(kill).count()
+}
+
+fn merge_mutants_killed() -> usize {
+    let mutants = merge::mutants::MUTANTS.into_iter().filter(|(mutant, _)| is_chosen(*mutant));
+    let kill = |(mutant, first): &(Mutant, &str)| {
+        let how = merge::mutants::kill(*mutant, first);
+        match &how {
+            Some(how) => println!("mutant {mutant:?} killed by merges, {how}"),
+            None => println!("mutant {mutant:?} SURVIVES"),
+        }
+        how.is_some()
+    };
+    mutants.filter(kill).count()
 }
 
 fn mirror_mutants_killed() -> usize {

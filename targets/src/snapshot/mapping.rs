@@ -7,6 +7,8 @@
 //! chunk moves at most one leaf. A hash table would save some steps of the search, but it is half
 //! empty after each doubling, stops every request while it doubles, and knows no runs.
 
+mod remove;
+
 use crate::units::{Chunk, CowChunk};
 
 /// Most runs of a leaf: 4 KiB, of which an addition moves half on average. Shorter leaves would

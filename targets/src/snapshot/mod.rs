@@ -122,6 +122,7 @@
 //!
 //! [`exceptions`] with `journaled` decides, by what [`mapping`] and `recording` hold; `preserved`
 //! remembers what needs no decision; [`mod@format`] knows the bytes. All of these are pure.
+//! [`merge`] with its files is the `snapshot-merge` target, which takes records away again.
 //! [`store`] with `store_load` and `store_write` makes records durable, [`journal`] is where they
 //! wait for it, [`target`] and [`origin`] with `origin_gate` carry requests out. All targets of a
 //! family run on one thread, so state is borrowed, never locked, and never borrowed across an
@@ -136,8 +137,16 @@ mod journaled;
 mod limits;
 pub mod losses;
 pub mod mapping;
+pub mod merge;
+pub mod merge_fault;
+mod merge_pace;
+mod merge_request;
+mod merge_run;
+mod merge_state;
+mod merge_tail;
 mod no_space;
 pub mod origin;
+mod origin_flush;
 mod origin_gate;
 mod parts;
 mod preserved;
@@ -158,6 +167,7 @@ mod write;
 use std::fmt;
 
 use crate::disk::DiskError;
+use merge_fault::MergeFault;
 
 /// What an administrator should hear about. Targets do not log; whoever made the snapshot listens.
 #[derive(Clone, Debug)]
@@ -171,6 +181,10 @@ pub enum Event {
     Overflowed,
     /// So many per cent of the COW are in use.
     Filling(u8),
+    /// All that the snapshot had has been merged into its origin.
+    Merged,
+    /// The merge has stopped before its end.
+    MergeFailed(MergeFault),
 }
 
 /// Why a snapshot became invalid.
@@ -228,6 +242,12 @@ impl fmt::Display for Event {
                 write!(f, "COW is full: the snapshot can still be read, new writes to it fail")
             }
             Event::Filling(percent) => write!(f, "COW is {percent} % full"),
+            Event::Merged => write!(f, "merged: all of the snapshot is on the origin"),
+            Event::MergeFailed(fault) => write!(
+                f,
+                "merge failed: {fault}; the device shows the snapshot as before, what is left \
+                 stays on the COW"
+            ),
         }
     }
 }

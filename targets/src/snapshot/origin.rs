@@ -4,19 +4,20 @@
 //! pass, or would say so because all that it writes is `preserved`) and the use of one read for all
 //! snapshots that lack a chunk. Reads and flushes go straight through.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::exceptions::{OriginStep, PendingId};
 use super::losses::{Departed, Loss, LossRecord};
+use super::origin_flush::Flushes;
 use super::origin_gate::Gate;
 use super::preserved;
 use super::target::{Crowded, Snapshot};
 use crate::copy::{self, Flags, Job, JobLease};
-use crate::disk::{Disk, Limits};
+use crate::disk::{Disk, DiskError, Limits};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, pass_through};
-use crate::units::{Chunk, Sectors};
+use crate::units::{Chunk, Sector, Sectors};
 
 /// One exception that a write created.
 type Created = (Rc<Snapshot>, PendingId);
@@ -29,6 +30,9 @@ pub struct Origin {
     /// What every snapshot has.
     preserved: preserved::Shared,
     gate: Rc<Gate>,
+    /// A snapshot is being merged into it.
+    merging: Cell<bool>,
+    flushes: Flushes,
     /// Lists of created exceptions, kept for the next write.
     lists: RefCell<Vec<Vec<Created>>>,
 }
@@ -52,6 +56,8 @@ impl Origin {
             snapshots: RefCell::default(),
             preserved: preserved::Shared::default(),
             gate: Rc::default(),
+            merging: Cell::new(false),
+            flushes: Flushes::default(),
             lists: RefCell::default(),
         })
     }
@@ -119,7 +125,8 @@ impl Origin {
 
     fn tell_who_is_alone(&self) {
         let snapshots = self.snapshots.borrow();
-        let alone = snapshots.len() == 1;
+        // While a snapshot is merged into it, what is discarded could be that one's.
+        let alone = snapshots.len() == 1 && !self.merging.get();
         snapshots.iter().for_each(|snapshot| snapshot.set_alone(alone.then(|| self.gate.clone())));
     }
 
@@ -128,24 +135,65 @@ impl Origin {
         match request.kind {
             RequestKind::Read => Ok(pass_through(&self.disk, request).await?),
             RequestKind::Write { .. } => self.write(request).await,
-            RequestKind::Flush => Ok(self.disk.flush().await?),
+            RequestKind::Flush => self.flush().await,
             // As in the kernel: a discard would have to be copied out like a write, chunk by chunk.
             RequestKind::Discard => Err(TargetError::Unsupported),
         }
     }
 
+    /// Makes what was written to the disk durable.
+    pub(super) async fn flush(&self) -> Result<(), TargetError> {
+        Ok(self.flushes.run(&self.disk).await?)
+    }
+
+    /// Its flushes.
+    pub(super) fn flushes(&self) -> &Flushes {
+        &self.flushes
+    }
+
+    /// Makes a merge the only one of this origin until the claim is dropped; `None` if there is
+    /// one.
+    pub(super) fn claim_merge(self: &Rc<Origin>) -> Option<MergeClaim> {
+        if self.merging.replace(true) {
+            return None;
+        }
+        self.tell_who_is_alone();
+        Some(MergeClaim(self.clone()))
+    }
+
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
+        self.may_change(&[(request.sector, request.count)]).await?;
+        // No await since the decision: I5.
+        self.change(|| pass_through(&self.disk, request)).await
+    }
+
+    /// Carries out a change that was let through in this step.
+    pub(super) async fn change<F>(&self, change: impl FnOnce() -> F) -> Result<(), TargetError>
+    where
+        F: Future<Output = Result<(), DiskError>>,
+    {
+        self.gate.pass(change).await
+    }
+
+    /// Waits until every snapshot lets a change of these ranges pass. It returns in the step in
+    /// which they do: the change passes the gate without an await in between (I5).
+    pub(super) async fn may_change(&self, ranges: &[(Sector, Sectors)]) -> Result<(), TargetError> {
         self.gate.open().await;
         let nobody_asks = self.snapshots.borrow().is_empty();
-        let mut may_pass =
-            nobody_asks || self.preserved.borrow().has(request.sector, request.count);
+        let has =
+            |(sector, count): &(Sector, Sectors)| self.preserved.borrow().has(*sector, *count);
+        let mut may_pass = nobody_asks || ranges.iter().all(has);
         while !may_pass {
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
-            let mut job = None;
-            let obstacle = self.decide(request, &mut job, &mut created);
+            let (mut job, mut obstacle) = (None, None);
+            for (sector, count) in ranges {
+                let of_range = self.decide(*sector, *count, &mut job, &mut created);
+                obstacle = of_range.or(obstacle);
+            }
             may_pass = obstacle.is_none();
             if may_pass || mutant::is(Mutant::PreservedEarly) {
-                self.preserved.borrow_mut().insert(request.sector, request.count);
+                let mut preserved = self.preserved.borrow_mut();
+                ranges.iter().for_each(|(sector, count)| preserved.insert(*sector, *count));
             }
             if let Some(mut job) = job {
                 self.copy_out(&mut job, &created).await;
@@ -164,27 +212,27 @@ impl Origin {
             }
             self.gate.open().await;
         }
-        // No await since the decision: I5.
-        self.gate.pass(|| pass_through(&self.disk, request)).await
+        Ok(())
     }
 
-    /// Asks every snapshot about every chunk of a write. Creates the exceptions that are missing,
+    /// Asks every snapshot about every chunk of a range. Creates the exceptions that are missing,
     /// with their copies in the job, and gives the last obstacle met; none was met and none created
     /// if every snapshot lets it pass.
     fn decide(
         &self,
-        request: &Request,
+        sector: Sector,
+        count: Sectors,
         job: &mut Option<JobLease>,
         created: &mut Vec<Created>,
     ) -> Option<Obstacle> {
         let mut obstacle = None;
         for snapshot in self.snapshots.borrow().iter() {
-            let end = request.sector.plus(request.count).0.min(snapshot.len().0);
-            if request.sector.0 >= end {
+            let end = sector.plus(count).0.min(snapshot.len().0);
+            if sector.0 >= end {
                 continue;
             }
             let size = snapshot.chunk_size();
-            let first = size.chunk_of(request.sector).0;
+            let first = size.chunk_of(sector).0;
             let chunks = size.chunks_in(Sectors(end)) - first;
             for chunk in (first..first + chunks).map(Chunk) {
                 let step = snapshot.before_origin_write(chunk);
@@ -230,5 +278,15 @@ impl Origin {
             let cause = error.clone().filter(|_| part.failed);
             snapshot.copied(std::iter::once((*id, !part.failed)), cause);
         }
+    }
+}
+
+/// A merge into an origin, which is the only one.
+pub(super) struct MergeClaim(Rc<Origin>);
+
+impl Drop for MergeClaim {
+    fn drop(&mut self) {
+        self.0.merging.set(false);
+        self.0.tell_who_is_alone();
     }
 }

@@ -5,7 +5,7 @@
 //! without a record of that).
 
 use super::losses::Departed;
-use crate::disk::Io;
+use crate::disk::DiskError;
 use crate::gate;
 use crate::mutant::{self, Mutant};
 use crate::request::TargetError;
@@ -35,11 +35,13 @@ impl Gate {
 
     /// Carries out a change. Whoever asked whether it may happen must not have awaited since. It
     /// does not happen if a snapshot that has left would become wrong without a trace (I9).
-    pub(super) async fn pass(&self, change: impl FnOnce() -> Io) -> Result<(), TargetError> {
+    pub(super) async fn pass<F>(&self, change: impl FnOnce() -> F) -> Result<(), TargetError>
+    where
+        F: Future<Output = Result<(), DiskError>>,
+    {
         self.departed.record()?;
-        let change = change();
         self.gate.enter();
-        let result = change.await;
+        let result = change().await;
         self.gate.leave();
         Ok(result?)
     }

@@ -242,6 +242,27 @@ impl Store {
         Ok(())
     }
 
+    /// Where things are on the COW.
+    pub(super) fn layout(&self) -> Layout {
+        self.cursor.borrow().layout()
+    }
+
+    /// Durably writes a block of an area anew: records, and zeroes behind them. What a merge leaves
+    /// of it; before an exception is allocated again the store must be opened anew.
+    pub(super) async fn rewrite_block(
+        &self,
+        at: Sector,
+        records: &[Record],
+    ) -> Result<(), DiskError> {
+        let Some(store) = &self.persistent else { return Ok(()) };
+        store.rewrite_block(&self.cow, at, records).await
+    }
+
+    /// The last so many records are durably gone.
+    pub(super) fn removed(&self, count: usize) {
+        self.cursor.borrow_mut().remove(count as u64);
+    }
+
     /// Exceptions that have got chunks and will get no records.
     pub(super) fn give_up(&self, count: usize) {
         (0..count).for_each(|_| self.cursor.borrow_mut().give_up());

@@ -62,6 +62,8 @@ pub enum StoreError {
         /// The origin that it is used with.
         origin: Rc<str>,
     },
+    /// It cannot be merged: which disk, and why.
+    Merge(Rc<str>, &'static str),
     /// No memory for buffers.
     NoMemory,
 }
@@ -112,6 +114,7 @@ impl fmt::Display for StoreError {
                  that origin, wipe the \
                  COW, or say --other-origin if it is the same disk under another name"
             ),
+            StoreError::Merge(disk, why) => write!(f, "{disk}: {why}"),
             StoreError::NoMemory => write!(f, "no memory left for buffers"),
         }
     }

@@ -293,6 +293,21 @@ impl Persistent {
         Ok(())
     }
 
+    /// Writes a block of an area anew: these records, and zeroes behind them.
+    pub(super) async fn rewrite_block(
+        &self,
+        cow: &Disk,
+        at: Sector,
+        records: &[Record],
+    ) -> Result<(), DiskError> {
+        self.block.borrow_mut().fill(0);
+        self.fill_block(0, records);
+        let op = IoOp::Write { preflush: false, fua: !mutant::is(Mutant::MergeRemovesSoftly) };
+        self.run(op, self.area_buffer.at(0), cow, at, self.block_sectors()).await?;
+        self.commits.set(self.commits.get() + 1);
+        Ok(())
+    }
+
     fn fill_block(&self, first: u64, records: &[Record]) {
         let mut block = self.block.borrow_mut();
         let start = usize::try_from(first * RECORD_BYTES).unwrap_or(0);

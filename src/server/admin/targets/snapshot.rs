@@ -304,7 +304,8 @@ impl<M: Machine> Administrator<M> {
 /// What is lost is an error, what may be lost is a warning.
 fn priority(event: &Event) -> log::Level {
     match event {
-        Event::Invalidated(_) | Event::MarkFailed(..) => log::Level::Error,
+        Event::Invalidated(_) | Event::MarkFailed(..) | Event::MergeFailed(_) => log::Level::Error,
         Event::Overflowed | Event::Filling(_) => log::Level::Warn,
+        Event::Merged => log::Level::Info,
     }
 }

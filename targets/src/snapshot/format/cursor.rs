@@ -112,6 +112,15 @@ impl Cursor {
         self.advance();
     }
 
+    /// Counts the last so many records as gone, and all data chunks behind those that are left as
+    /// free: as in the kernel that serves the status line only, because it knows of no holes.
+    pub fn remove(&mut self, count: u64) {
+        let records = self.recorded().saturating_sub(count);
+        self.area = records / self.layout.records_per_area();
+        self.committed = records % self.layout.records_per_area();
+        self.next_free = CowChunk(self.layout.area_chunk(self.area).0 + self.committed + 1);
+    }
+
     /// Counts one allocated exception as one that will never be written; its chunk stays lost.
     pub fn give_up(&mut self) {
         self.pending = self.pending.saturating_sub(1);

@@ -1,0 +1,300 @@
+//! The `snapshot-merge` target: an origin into which one of its snapshots flows back.
+//!
+//! The device shows the snapshot, from the first moment on. A chunk with a record is on the COW and
+//! stays there until it has been copied to the origin, the origin has been flushed, and the record
+//! is durably gone; from then on it is on the origin, as are all chunks that never had one. So the
+//! COW's records with the origin show the same at every moment, whoever opens them.
+//!
+//! The records are taken from the last one backwards (`merge_tail`), many in a batch, by one task
+//! (`merge_run`). What a request does in the meantime is decided in `merge_state` and done in
+//! `merge_request`. A write of a chunk that is on the origin, and each copy, first asks all other
+//! snapshots that the origin has at that moment, as any write of an origin does. The COW gets no
+//! new exceptions.
+//!
+//! A merge that fails stops; the device goes on as it is. A write that was held goes to the COW
+//! then. The merge goes on when it is asked to ([`Merge::restart`]), from what is on the disk.
+//!
+//! Rules kept here: I6; I10 with both disks (a flush flushes both, and each write goes to where a
+//! reader after a crash finds it); one merge at a time into an origin.
+
+use std::cell::{Cell, RefCell};
+use std::num::NonZeroU64;
+use std::rc::Rc;
+
+use super::merge_fault::MergeFault;
+use super::merge_pace::Pace;
+use super::merge_state::MergeState;
+pub use super::merge_tail::Bounds;
+use super::merge_tail::{READ_BYTES, Tail};
+use super::origin::{MergeClaim, Origin};
+use super::parts::Parts;
+use super::status::SnapshotStatus;
+use super::store_error::StoreError;
+use super::target::Snapshot;
+use super::{Cause, Event};
+use crate::copy;
+use crate::disk::{Buffer, Disk, DiskError, Limits};
+use crate::exec::{Executor, WaitQueue};
+use crate::request::TargetError;
+use crate::units::Sectors;
+
+/// How far a merge is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// There are records left.
+    Merging,
+    /// It has stopped before its end.
+    Failed,
+    /// All that the snapshot had is on the origin.
+    Done,
+    /// The store is invalid: nothing is merged, the device is the origin.
+    Unusable,
+}
+
+/// How much a merge has done and how much is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Copied to the origin since the target was opened.
+    pub merged: Sectors,
+    /// Still on the COW.
+    pub left: Sectors,
+}
+
+/// An origin with the snapshot that is merged into it.
+pub struct Merge {
+    /// The store that is merged. It is none of the origin's snapshots.
+    pub(super) snapshot: Rc<Snapshot>,
+    pub(super) origin: Rc<Origin>,
+    pub(super) copy: copy::Client,
+    pub(super) state: RefCell<MergeState>,
+    pub(super) tail: RefCell<Tail>,
+    /// Where metadata is read to.
+    pub(super) buffer: Buffer,
+    pub(super) phase: Cell<Phase>,
+    pub(super) fault: RefCell<Option<MergeFault>>,
+    /// A flush of the merge's own has failed, and what users have written may be lost with it:
+    /// their next flush says so.
+    pub(super) untold: RefCell<Option<TargetError>>,
+    pub(super) pace: RefCell<Pace>,
+    pub(super) merged: Cell<Sectors>,
+    paused: Cell<bool>,
+    suspended: Cell<bool>,
+    pub(super) closing: Cell<bool>,
+    /// A batch is being merged.
+    pub(super) busy: Cell<bool>,
+    pub(super) ended: Cell<bool>,
+    /// Waiters for anything: held writes, the task itself, whoever waits for its end.
+    pub(super) changed: WaitQueue,
+    claim: RefCell<Option<MergeClaim>>,
+}
+
+impl Merge {
+    /// Opens a merge without writing anything. [`Merge::activate`] makes it usable. The copies are
+    /// made by the client in `parts`: one of its own, so that its throttle slows nothing else.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or the origin has a merge already.
+    pub async fn open(
+        parts: Parts<'_>,
+        origin: &Rc<Origin>,
+        bounds: Bounds,
+    ) -> Result<Rc<Merge>, StoreError> {
+        if !parts.persistent {
+            let why = "a store that is not persistent cannot be merged";
+            return Err(StoreError::Merge(parts.cow.name().clone(), why));
+        }
+        if parts.origin.limits().read_only {
+            let why = "read-only; a snapshot can only be merged into a disk that can be written";
+            return Err(StoreError::Merge(parts.origin.name().clone(), why));
+        }
+        let claim = origin.claim_merge().ok_or_else(|| {
+            let why = "another snapshot is being merged into it; wait for its end";
+            StoreError::Merge(parts.origin.name().clone(), why)
+        })?;
+        let block_bytes = parts.cow.limits().logical_block_bytes;
+        let buffer = Buffer::acquire(parts.host, READ_BYTES.max(block_bytes));
+        let buffer = buffer.ok_or(StoreError::NoMemory)?;
+        let copy = parts.copy.clone();
+        let snapshot = Snapshot::open(parts).await?;
+        let tail = Tail::new(snapshot.store.layout(), block_bytes, bounds, 0);
+        let kept = snapshot.health().is_kept();
+        Ok(Rc::new(Merge {
+            snapshot,
+            origin: origin.clone(),
+            copy,
+            state: RefCell::default(),
+            tail: RefCell::new(tail),
+            buffer,
+            phase: Cell::new(if kept { Phase::Merging } else { Phase::Unusable }),
+            fault: RefCell::default(),
+            untold: RefCell::default(),
+            pace: RefCell::default(),
+            merged: Cell::new(Sectors(0)),
+            paused: Cell::new(false),
+            suspended: Cell::new(false),
+            closing: Cell::new(false),
+            busy: Cell::new(false),
+            ended: Cell::new(!kept),
+            changed: WaitQueue::default(),
+            claim: RefCell::new(Some(claim)),
+        }))
+    }
+
+    /// Writes what the store needs, records what a server that died has noted, and starts to merge.
+    ///
+    /// # Errors
+    /// A disk's. The merge has not begun then.
+    pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
+        self.snapshot.activate(executor).await?;
+        if self.phase.get() == Phase::Unusable {
+            return Ok(());
+        }
+        // The merge's own changes of the origin do not make its store wrong.
+        self.origin.forget_departed(&self.snapshot);
+        self.tail.borrow_mut().restart(self.snapshot.store.recorded());
+        let merge = self.clone();
+        executor.spawn(async move { merge.merge_loop().await });
+        Ok(())
+    }
+
+    /// Waits until the merge has stopped, at the end of its batch, and everything has ended.
+    /// Requests must have ended before. What is left is right until the origin's next change.
+    ///
+    /// # Errors
+    /// What is lost with the store.
+    pub async fn close(&self) -> Result<(), Cause> {
+        self.closing.set(true);
+        self.changed.wake_all();
+        self.changed.until(|| self.ended.get().then_some(())).await;
+        let result = self.snapshot.close().await;
+        if self.left() > 0 {
+            self.origin.leave(&self.snapshot);
+        }
+        self.claim.take();
+        result
+    }
+
+    /// The COW device.
+    pub fn cow(&self) -> &Disk {
+        &self.snapshot.cow
+    }
+
+    /// The origin.
+    pub fn origin(&self) -> &Rc<Origin> {
+        &self.origin
+    }
+
+    /// The device's length.
+    pub fn len(&self) -> Sectors {
+        self.snapshot.len()
+    }
+
+    /// The device's block size: the larger of its disks'.
+    pub fn logical_block_bytes(&self) -> u32 {
+        self.snapshot.logical_block_bytes()
+    }
+
+    /// What it can do as a disk of another target.
+    pub fn limits(&self) -> Limits {
+        let (origin, cow) = (self.origin.limits(), self.cow().limits());
+        let logical_block_bytes = self.logical_block_bytes();
+        let physical = origin.physical_block_bytes.max(cow.physical_block_bytes);
+        Limits {
+            logical_block_bytes,
+            physical_block_bytes: physical.max(logical_block_bytes),
+            volatile_cache: origin.volatile_cache || cow.volatile_cache,
+            max_discard: Sectors(0),
+            discard_granularity_bytes: 0,
+            ..origin
+        }
+    }
+
+    /// How far it is.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// Why it has stopped before its end.
+    pub fn fault(&self) -> Option<MergeFault> {
+        self.fault.borrow().clone().filter(|_| self.phase() == Phase::Failed)
+    }
+
+    /// Records that are left.
+    pub(super) fn left(&self) -> u64 {
+        self.tail.borrow().left()
+    }
+
+    /// Blocks of records written so far.
+    pub fn commits(&self) -> u64 {
+        self.snapshot.store.commits()
+    }
+
+    /// How much is done.
+    pub fn progress(&self) -> Progress {
+        let left = self.left() * self.snapshot.chunk_size().sectors().0;
+        Progress { merged: self.merged.get(), left: Sectors(left) }
+    }
+
+    /// The status line's arguments.
+    pub fn status(&self) -> SnapshotStatus {
+        SnapshotStatus {
+            valid: self.phase() != Phase::Unusable,
+            merge_failed: self.phase() == Phase::Failed,
+            overflowed: false,
+            usage: self.snapshot.usage(),
+        }
+    }
+
+    /// Stops at the end of the batch that is being merged ([`Merge::idle`]).
+    pub fn pause(&self) {
+        self.paused.set(true);
+    }
+
+    /// Goes on.
+    pub fn unpause(&self) {
+        self.paused.set(false);
+        self.changed.wake_all();
+    }
+
+    /// Goes on after a failure, from what is on the disk.
+    pub fn restart(&self) {
+        if self.phase() == Phase::Failed {
+            self.phase.set(Phase::Merging);
+            self.changed.wake_all();
+        }
+    }
+
+    /// Merges so many bytes a second; `None` is as fast as the disks.
+    pub fn set_rate(&self, bytes_per_second: Option<NonZeroU64>) {
+        self.pace.borrow_mut().set(bytes_per_second);
+        self.changed.wake_all();
+    }
+
+    /// Stops for a suspended device: the origin's disk is not touched any more when this returns
+    /// and the requests have ended.
+    pub(crate) async fn suspend(&self) {
+        self.suspended.set(true);
+        self.idle().await;
+    }
+
+    /// The device runs again.
+    pub(crate) fn resume(&self) {
+        self.suspended.set(false);
+        self.changed.wake_all();
+    }
+
+    /// Waits until no batch is being merged.
+    pub async fn idle(&self) {
+        self.changed.until(|| (!self.busy.get()).then_some(())).await;
+    }
+
+    /// Whether the next batch may begin, but for its rate.
+    pub(super) fn may_merge(&self) -> bool {
+        self.phase() == Phase::Merging && !self.paused.get() && !self.suspended.get()
+    }
+
+    /// Tells whoever listens.
+    pub(super) fn tell(&self, event: Event) {
+        (self.snapshot.listener)(event);
+    }
+}

@@ -1,0 +1,45 @@
+//! The flushes of an origin, for those who must know that none has failed.
+//!
+//! A flush that fails may lose what was written before it, and a later one that succeeds does not
+//! bring it back. Who copies to the origin and takes the other copy away afterwards must hear of
+//! each, also of one that another has asked for and whose end nobody has looked at yet.
+
+use std::cell::{Cell, RefCell};
+
+use crate::disk::{Disk, DiskError};
+use crate::exec::WaitQueue;
+
+/// The flushes of a disk.
+#[derive(Default)]
+pub(super) struct Flushes {
+    begun: Cell<u64>,
+    /// Those that have not ended, by the number of those begun before.
+    in_flight: RefCell<Vec<u64>>,
+    failed: Cell<u64>,
+    ended: WaitQueue,
+}
+
+impl Flushes {
+    /// Makes what was written durable.
+    pub(super) async fn run(&self, disk: &Disk) -> Result<(), DiskError> {
+        let number = self.begun.replace(self.begun.get() + 1);
+        self.in_flight.borrow_mut().push(number);
+        let result = disk.flush().await;
+        self.in_flight.borrow_mut().retain(|other| *other != number);
+        self.failed.set(self.failed.get() + u64::from(result.is_err()));
+        self.ended.wake_all();
+        result
+    }
+
+    /// How many have failed.
+    pub(super) fn failed(&self) -> u64 {
+        self.failed.get()
+    }
+
+    /// Waits for the end of all that have begun.
+    pub(super) async fn begun_have_ended(&self) {
+        let begun = self.begun.get();
+        let all = || self.in_flight.borrow().iter().all(|number| *number >= begun);
+        self.ended.until(|| all().then_some(())).await;
+    }
+}
