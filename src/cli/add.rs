@@ -97,7 +97,11 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     };
     if let Some(state) = state {
         // All are gone; what they have left is settled before a new server comes.
-        gone::forget(&rundir, &key, &state.devices).iter().for_each(|why| log::error!("{why}"));
+        let settled = gone::forget(&rundir, &key, &state.devices, Vec::new());
+        if settled.keeps_files {
+            return Err(settled.problems.join("; ").into());
+        }
+        settled.problems.iter().for_each(|why| log::error!("{why}"));
     }
     rundir.remove(&key);
     let Some(interrupt) = interrupt else {

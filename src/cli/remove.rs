@@ -78,7 +78,7 @@ fn del_stale(rundir: &RunDir, key: &str) -> Vec<Reason> {
                 return Ok(Vec::new());
             }
         }
-        Ok(gone::forget(rundir, key, &state.devices))
+        Ok(gone::forget(rundir, key, &state.devices, Vec::new()).problems)
     };
     settle().unwrap_or_else(|why| vec![why])
 }
@@ -167,11 +167,15 @@ fn del_orphan(
     apart::delete_apart(id, device.cookie)?;
     let recorded = gone::complete(rundir, key, &device);
     if left.is_empty() {
-        let others = gone::forget(rundir, key, &state.devices);
-        let problems: Vec<Reason> = recorded.err().into_iter().chain(others).collect();
+        let is_owed = recorded.as_ref().is_err_and(|incomplete| incomplete.owed);
+        let owed = is_owed.then_some(device).into_iter().collect();
+        let others = gone::forget(rundir, key, &state.devices, owed).problems;
+        let own = recorded.err().map(|incomplete| incomplete.why);
+        let problems: Vec<Reason> = own.into_iter().chain(others).collect();
         return if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
     }
-    recorded.and(rundir.rewrite_state(key, &state))
+    recorded.map_err(|incomplete| incomplete.why)?;
+    rundir.rewrite_state(key, &state)
 }
 
 /// Takes over the devices of one dead server, and serves them in this process.
@@ -330,7 +334,7 @@ fn recover_family(
         _ => return Vec::new(),
     };
     if family.devices.is_empty() {
-        return gone::forget(rundir, key, &state.devices);
+        return gone::forget(rundir, key, &state.devices, Vec::new()).problems;
     }
     // Those that another program has deleted as well: what became of a snapshot matters to its
     // origin's server.

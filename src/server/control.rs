@@ -122,7 +122,7 @@ impl Server {
                     }
                 }
                 Pending::Lost(id) => self.admin.lose(id),
-                Pending::Nothing => {}
+                Pending::Nothing => drop(self.admin.notice_stolen()),
             }
             self.admin.settle();
             if self.admin.ending() == Ending::Waits {

@@ -14,6 +14,7 @@ mod aside;
 mod place;
 mod reply;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::Sender;
@@ -38,6 +39,7 @@ pub(super) enum Pending {
     /// All tags of this device have ended.
     Lost(u32),
     /// A client has come and left without a command: it may be the one that has started the server.
+    /// Or one has asked for devices of which some are left out, and may be gone.
     Nothing,
 }
 
@@ -122,14 +124,24 @@ impl Listener {
             Command::Report => {
                 // Nobody is told anything by a server that is ending: for whoever asks it is gone
                 // already.
-                let mut reports = report::devices(&self.directory.devices(), &self.family)
-                    .map_err(io::Error::other)?;
+                let devices = self.directory.devices();
+                let (waiting, devices): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                    devices.into_iter().partition(|(_, device)| device.waits);
+                let mut reports =
+                    report::devices(&devices, &self.family).map_err(io::Error::other)?;
+                reports.extend(
+                    waiting.values().map(|one| orphan::report(&one.state(), "quiesced", None)),
+                );
                 let left_out = self.directory.left_out();
                 let state = |one: &LeftOut| if one.waits { "quiesced" } else { "dead" };
                 reports.extend(
                     left_out.values().map(|one| orphan::report(&one.device, state(one), None)),
                 );
                 reply(connection, &Reply::Devices(reports))?;
+                if !left_out.is_empty() {
+                    // Whether they are still there is not known without a look.
+                    return Ok(Some(Pending::Nothing));
+                }
             }
             Command::Ping => reply(connection, &Reply::Doing(self.doing()?))?,
             Command::Wait { .. } => self.answer_aside(command, connection)?,

@@ -15,6 +15,7 @@ use dm_targets::group::Ticket;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::StoreId;
 
+use super::admin::Incomplete;
 use super::admin::machine::{Losses, Machine, Records, Served, Waited};
 use super::claims;
 use super::cow_journal;
@@ -371,8 +372,10 @@ impl Losses for LostStore {
 ///
 /// # Errors
 /// As [`super::admin::complete`].
-pub fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Reason> {
-    super::admin::complete(Live::start(key, rundir, |_| {}, || {})?, device)
+pub fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Incomplete> {
+    let live = Live::start(key, rundir, |_| {}, || {})
+        .map_err(|why| Incomplete { why, owed: device.lost })?;
+    super::admin::complete(live, device)
 }
 
 /// Records that a deleted snapshot's COW must not be used again, if a device that stays may change

@@ -16,5 +16,6 @@ pub mod process;
 mod report;
 mod signals;
 
+pub use admin::{Incomplete, settle};
 pub use control::Server;
 pub use live::{complete, record_left_behind};

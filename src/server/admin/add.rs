@@ -48,6 +48,7 @@ impl<M: Machine> Administrator<M> {
         let device = DeviceRef { id: info.id, cookie: info.target_flags };
         let adopted = prepared.spec.other_origin;
         self.unconfirmed = Some(Unconfirmed { device, ticket, cow: prepared.cow.clone() });
+        log::info!("{name}: {path} is live");
         self.keep(prepared, info, name);
         // It is on record since before it could be used; that its store is adopted need not be said
         // to the next server.
@@ -113,10 +114,9 @@ impl<M: Machine> Administrator<M> {
         self.machine.call(move |thread| async move { thread.group().unmake(ticket).await })?
     }
 
-    /// Takes a device that is live among this server's. The caller makes that known.
+    /// Takes a device that is served among this server's. The caller makes that known.
     pub(super) fn keep(&mut self, prepared: NewDevice, info: DeviceInfo, name: String) {
         let number = self.machine.number(info.id);
-        log::info!("{name}: /dev/ublkb{} is live", info.id);
         let NewDevice { mut spec, deps, read_only, cow, .. } = prepared;
         let id = info.id;
         // Its store is this origin's now. A later one is asked for anew.
@@ -134,6 +134,7 @@ impl<M: Machine> Administrator<M> {
                 deps,
                 read_only,
                 suspended: false,
+                waits: false,
                 loaded: None,
                 cow,
             },
@@ -227,7 +228,7 @@ impl<M: Machine> Administrator<M> {
             self.refuse_claimed(&prepared.deps)?;
         }
         if changes_origin(&prepared.spec) {
-            self.lose_left_out();
+            self.lose_left_out()?;
         }
         let mut taken = self.machine.records().names_beside()?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));

@@ -1,17 +1,20 @@
-//! Snapshots that are deleted while their family goes on: right until the origin's next change,
-//! which may come under another server than this one.
+//! Snapshots that are deleted, or left out by `recover`, while their family goes on: right until
+//! the origin's next change, which may come under another server than this one.
 //!
-//! Rule kept here: I9 (that a snapshot has left is durable before its device is gone, and every
-//! server knows it before it can change the origin). A snapshot that is deleted as the last of its
-//! family is its user's business, as with device-mapper: origin and snapshots are to be used
-//! together or not at all.
+//! Rule kept here: I9 (that a snapshot has left is durable before its device is gone or its origin
+//! lives without it, and every server knows it before it can change the origin). A snapshot that is
+//! deleted as the last of its family is its user's business, as with device-mapper: origin and
+//! snapshots are to be used together or not at all.
 
 use std::rc::Rc;
 
 use dm_targets::snapshot::losses::Loss;
 use dm_targets::target::Target;
 
+use super::devices::{LeftOut, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
+use super::mutant::{self, Mutant};
+use super::orphans::record_lost;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::Reason;
@@ -55,6 +58,52 @@ impl<M: Machine> Administrator<M> {
                         could take it for right";
             format!("/dev/ublkb{id}: not deleted: {what}: {why}")
         })
+    }
+
+    /// What is left out is lost from now on, unless this server finds that nothing has changed the
+    /// origin. The caller puts that into the state file; since that is read in this boot only, and
+    /// the run directory may outlive it, the snapshot is noted as well as one that has left.
+    pub(super) fn lose_left_out(&mut self) -> Result<(), Reason> {
+        if mutant::is(Mutant::LeftOutNotLost) {
+            return Ok(());
+        }
+        let snapshots = |left: &&LeftOut| is_persistent_snapshot(&left.device.spec);
+        let left_out: Vec<LeftOut> = self.left_out.values().filter(snapshots).cloned().collect();
+        for LeftOut { device, for_good, .. } in left_out {
+            if for_good || !device.lost {
+                self.note_lost(&device, for_good).map_err(|why| {
+                    let what = "that its origin goes on without it cannot be recorded";
+                    format!("{}: {what}: {why}", device.name)
+                })?;
+            }
+            if let Some(left) = self.left_out.get_mut(&device.id) {
+                left.device.lost = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has a snapshot that is left out recorded as lost before its origin's next change; at once
+    /// if an earlier server knew of one.
+    fn note_lost(&self, device: &DeviceState, for_good: bool) -> Result<(), Reason> {
+        let Some(cow) = device.cow.clone() else {
+            log::warn!(
+                "{}: the state file of an earlier version does not say what its COW is known by, \
+                 so nothing but that file will tell that it is lost",
+                device.name
+            );
+            return Ok(());
+        };
+        if mutant::is(Mutant::LeftOutNotNoted) {
+            return Ok(());
+        }
+        if for_good {
+            return record_lost(&self.machine, device);
+        }
+        let departure =
+            Departure { cow, mark_failed: false, origin_number: self.origin_known.number };
+        self.machine.records().note_departure(&departure)?;
+        self.restore_departures(vec![departure])
     }
 
     /// Notes that a snapshot of a dead server is deleted, as far as it is known which it is.

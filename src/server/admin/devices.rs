@@ -80,6 +80,8 @@ pub struct Device {
     pub read_only: bool,
     /// Its requests are held back.
     pub suspended: bool,
+    /// The kernel has not started it for this server: its I/O waits.
+    pub waits: bool,
     /// The table that its next resume puts in place.
     pub loaded: Option<DeviceSpec>,
     /// Of a snapshot that outlives its server: by what its COW is known again.
@@ -107,7 +109,7 @@ impl Device {
     }
 
     /// How the device is made again after this server's death.
-    pub(super) fn state(&self) -> DeviceState {
+    pub fn state(&self) -> DeviceState {
         DeviceState {
             suspended: self.suspended,
             loaded: self.loaded.clone(),

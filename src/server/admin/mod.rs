@@ -14,6 +14,7 @@ mod lost;
 pub mod machine;
 pub mod mutant;
 mod new_device;
+mod not_started;
 mod orphans;
 mod recover;
 mod shutdown;
@@ -30,7 +31,7 @@ mod waiting;
 use crate::failure::Reason;
 use crate::protocol::{Command, DeviceRef, Reply};
 use machine::Machine;
-pub use orphans::{complete, record_left_behind};
+pub use orphans::{Incomplete, complete, record_left_behind, settle};
 pub use shutdown::LOOK_AGAIN;
 pub use state::{Administrator, Ending};
 pub use undo::Undo;
@@ -45,6 +46,9 @@ impl<M: Machine> Administrator<M> {
         command.refuse_replaced(|id| self.cookie_of(id))?;
         if !matches!(command, Command::TakeBack { .. }) {
             self.confirm();
+        }
+        if !matches!(command, Command::RecoverLeftOut { .. }) {
+            self.notice_stolen();
         }
         match command {
             Command::Add { name, id, spec } => self.add(name, id, spec),

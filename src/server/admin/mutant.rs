@@ -21,12 +21,16 @@ pub enum Mutant {
     StopAtFirst,
     /// A snapshot that is left out is not taken for lost when its origin is served.
     LeftOutNotLost,
+    /// That it is lost stands in the state file alone, which is of one boot.
+    LeftOutNotNoted,
     /// That it is lost is written down after the origin has been started.
     LostAfterStart,
     /// A lost snapshot is deleted before its loss is on record.
     DeletedBeforeRecord,
     /// A snapshot that another program has deleted is forgotten.
     GoneForgotten,
+    /// A lost snapshot is forgotten that could be neither marked nor recorded.
+    OwedForgotten,
     /// The snapshot of a dead server is deleted, and its origin's next server does not know.
     LeftBehindForgotten,
     /// That a device is suspended is not on record.
@@ -37,6 +41,8 @@ pub enum Mutant {
     StateNotSaved,
     /// The device of a command whose client has left stays.
     AddNotTakenBack,
+    /// A device that the kernel has not started is taken for live.
+    NotStartedIsLive,
     /// The files of devices that could not be taken over are removed with their server.
     LeftOutFilesRemoved,
     /// A device in use is deleted without force.
@@ -61,7 +67,7 @@ impl Mutant {
     pub const OF_HANGS: [Mutant; 2] = [Mutant::SilentDiskAwaited, Mutant::SuspendedLate];
 
     /// All others.
-    pub const ALL: [Mutant; 22] = [
+    pub const ALL: [Mutant; 25] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,
         Mutant::SourceForgotten,
@@ -70,14 +76,17 @@ impl Mutant {
         Mutant::HalfLoadForgotten,
         Mutant::StopAtFirst,
         Mutant::LeftOutNotLost,
+        Mutant::LeftOutNotNoted,
         Mutant::LostAfterStart,
         Mutant::DeletedBeforeRecord,
         Mutant::GoneForgotten,
+        Mutant::OwedForgotten,
         Mutant::LeftBehindForgotten,
         Mutant::SuspendNotRecorded,
         Mutant::StateAfterStart,
         Mutant::StateNotSaved,
         Mutant::AddNotTakenBack,
+        Mutant::NotStartedIsLive,
         Mutant::LeftOutFilesRemoved,
         Mutant::UseIgnored,
         Mutant::LegRecordIgnored,

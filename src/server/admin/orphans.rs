@@ -27,11 +27,42 @@ use crate::storage::{Access, Claim};
 ///
 /// # Errors
 /// What is missing on the COW, and what to do about it.
-pub fn complete<M: Machine>(machine: M, device: &DeviceState) -> Result<(), Reason> {
+pub fn complete<M: Machine>(machine: M, device: &DeviceState) -> Result<(), Incomplete> {
     let mut admin = Administrator::new(machine, Directory::default());
     let completed = admin.complete(device);
     // What a disk has been given that does not answer ends with this process.
-    if admin.is_waiting() { completed } else { admin.machine.end().and(completed) }
+    if admin.is_waiting() {
+        return completed;
+    }
+    let ended = admin.machine.end().map_err(|why| Incomplete { why, owed: device.lost });
+    completed.and(ended)
+}
+
+/// What is missing on the COW of a deleted device.
+#[derive(Debug)]
+pub struct Incomplete {
+    /// Why, and what to do about it.
+    pub why: Reason,
+    /// That the snapshot is lost stands in the state file alone, which must be kept.
+    pub owed: bool,
+}
+
+/// Completes deleted devices of a dead server. Returns what could not be done, and those of which
+/// the state file must go on telling.
+pub fn settle(
+    gone: &[DeviceState],
+    mut complete: impl FnMut(&DeviceState) -> Result<(), Incomplete>,
+) -> (Vec<Reason>, Vec<DeviceState>) {
+    let (mut problems, mut owed) = (Vec::new(), Vec::new());
+    for device in gone {
+        if let Err(incomplete) = complete(device) {
+            problems.push(incomplete.why);
+            if incomplete.owed && !mutant::is(Mutant::OwedForgotten) {
+                owed.push(device.clone());
+            }
+        }
+    }
+    (problems, owed)
 }
 
 impl<M: Machine> Administrator<M> {
@@ -69,6 +100,10 @@ impl<M: Machine> Administrator<M> {
             }
         };
         self.wait_for(Errand::on(device.id, "recover"), mark, |_, _| {})??;
+        if let Some(cow) = &device.cow {
+            // It says so itself now.
+            self.machine.records().losses(cow.clone()).forget();
+        }
         // What was noted belongs to a store that is right no longer.
         if let Err(why) = self.machine.discard_journal(&snapshot.cow) {
             log::debug!("{}: {why}", snapshot.cow);
@@ -80,27 +115,30 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    fn complete(&mut self, device: &DeviceState) -> Result<(), Reason> {
+    fn complete(&mut self, device: &DeviceState) -> Result<(), Incomplete> {
         if !device.lost {
+            // They stay in their journal.
             return self.record_noted(device).map_err(|why| {
                 let what = "deleted, but writes that it had acknowledged are not on its COW yet";
-                format!("{}: {what}: {why}; add it again", device.name)
+                let why = format!("{}: {what}: {why}; add it again", device.name);
+                Incomplete { why, owed: false }
             });
         }
         // Of the origin only the size is wanted, whatever uses it.
         let spec = DeviceSpec { force: true, ..device.spec.clone() };
         let answers = Silent::among(&self.machine, [device].into_iter()).refuse(device);
         let marked = answers.and_then(|()| self.mark_lost(&DeviceState { spec, ..device.clone() }));
-        if let (Ok(()), Some(cow)) = (&marked, &device.cow) {
-            self.machine.records().losses(cow.clone()).forget();
-        }
         marked.map_err(|why| {
             let what =
                 "deleted, but its COW could not be marked invalid and must not be used again";
             let recorded = record_lost(&self.machine, device).err();
-            let recorded =
-                recorded.map_or_else(String::new, |why| format!("; that is not recorded: {why}"));
-            format!("{}: {what}, because its origin has changed: {why}{recorded}", device.name)
+            let owed = recorded.is_some();
+            let recorded = recorded.map_or_else(String::new, |why| {
+                format!("; that is not recorded: {why}; `ublk-dm recover --all` tries again")
+            });
+            let why =
+                format!("{}: {what}, because its origin has changed: {why}{recorded}", device.name);
+            Incomplete { why, owed }
         })
     }
 }

@@ -50,8 +50,8 @@ impl<M: Machine> Administrator<M> {
         let mut served = Vec::new();
         for (prepared, device) in ready {
             match self.serve_again(&prepared, &device) {
-                Ok(info) => {
-                    problems.extend(now_invalid(&device));
+                Ok((info, lost)) => {
+                    problems.extend(lost.into_iter().chain(now_invalid(&device)));
                     served.push((prepared, info, device));
                 }
                 Err(why) => problems.push(self.leave_out(device, &why)),
@@ -60,22 +60,17 @@ impl<M: Machine> Administrator<M> {
         let changes = served.iter().any(|(prepared, ..)| changes_origin(&prepared.spec));
         problems.extend(self.give_up_gone(&gone, changes)?);
         if !self.left_out.is_empty() && changes && !mutant::is(Mutant::LostAfterStart) {
-            self.lose_left_out();
+            self.lose_left_out()?;
             let served =
                 served.iter().map(|(prepared, info, device)| served_state(prepared, info, device));
             let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
             self.machine.records().write_state(served.chain(left_out).collect())?;
         }
         for (prepared, info, device) in served {
-            // One that cannot be started is this server's all the same: its target is where it
-            // belongs.
-            if let Err(why) = self.machine.start(info.id, true) {
-                problems.push(format!("{}: not recovered: {why}", device.name));
-            }
-            self.keep_again(prepared, info, device);
+            problems.extend(self.start_again(prepared, info, device).err());
         }
         if changes && mutant::is(Mutant::LostAfterStart) {
-            self.lose_left_out();
+            self.lose_left_out()?;
         }
         problems.extend(self.save().err());
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
@@ -103,7 +98,7 @@ impl<M: Machine> Administrator<M> {
         for device in gone.iter().filter(|device| {
             !mutant::is(Mutant::GoneForgotten) && is_persistent_snapshot(&device.spec)
         }) {
-            if !changes {
+            if !changes && !device.lost {
                 // Its origin may be added, or taken over, beside those that live.
                 self.restore_departures(
                     note_departure(&self.machine, device)?.into_iter().collect(),
@@ -119,14 +114,27 @@ impl<M: Machine> Administrator<M> {
         Ok(problems)
     }
 
+    /// Takes over devices that were left out, and starts those that the kernel has not started.
+    pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Reply, Reason> {
+        let mut problems = self.notice_stolen();
+        let unknown = |id: &&u32| !self.left_out.contains_key(id) && !self.devices.contains_key(id);
+        let gone = |id| format!("/dev/ublkb{id}: not recovered: it has been deleted");
+        // Unless that has been said just now.
+        let unsaid = ids.iter().filter(|_| problems.is_empty());
+        problems.extend(unsaid.filter(unknown).map(gone).collect::<Vec<_>>());
+        problems.extend(self.take_over_left_out(ids)?);
+        problems.extend(self.start_waiting(ids));
+        Ok(Reply::Recovered { problems })
+    }
+
     /// Takes over devices that were left out. Nothing changes the origin meanwhile; its users wait
     /// for no disk that hangs.
-    pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Reply, Reason> {
+    fn take_over_left_out(&mut self, ids: &[u32]) -> Result<Vec<Reason>, Reason> {
         let (mut ids, mut problems) = self.that_answer(ids);
         if ids.is_empty() {
-            return Ok(Reply::Recovered { problems });
+            return Ok(problems);
         }
-        let held = self.hold_writers()?;
+        let held = self.hold_writers(&mut problems)?;
         // Snapshots before their origin, whose requests that waited are sent once more.
         ids.sort_by_key(|id| {
             self.left_out.get(id).is_some_and(|left| changes_origin(&left.device.spec))
@@ -138,7 +146,7 @@ impl<M: Machine> Administrator<M> {
             let name = device.name.clone();
             device.lost &= for_good || self.origin_changed;
             match self.recover_one(device) {
-                Ok(invalid) => problems.extend(invalid),
+                Ok(some) => problems.extend(some),
                 Err(why) => problems.push(format!("{name}: not recovered: {why}")),
             }
         }
@@ -147,7 +155,7 @@ impl<M: Machine> Administrator<M> {
         }
         problems.extend(self.save().err());
         self.keep_files = !self.left_out.is_empty();
-        Ok(Reply::Recovered { problems })
+        Ok(problems)
     }
 
     /// Those of some devices that were left out whose disks answer, and what is to be said of the
@@ -169,31 +177,19 @@ impl<M: Machine> Administrator<M> {
         (reply, problems)
     }
 
-    /// Takes one device over; says so if that is invalid.
-    fn recover_one(&mut self, device: DeviceState) -> Result<Option<Reason>, Reason> {
+    /// Takes one device over. Returns what is wrong with it all the same.
+    fn recover_one(&mut self, device: DeviceState) -> Result<Vec<Reason>, Reason> {
         if changes_origin(&device.spec) && self.left_out.len() > 1 {
             // From its start on, what is still left out is wrong.
-            self.lose_left_out();
+            self.lose_left_out()?;
             self.record(None)?;
         }
         let prepared = self.make_ready(&device)?;
-        let info = self.serve_again(&prepared, &device)?;
+        let (info, lost) = self.serve_again(&prepared, &device)?;
         self.left_out.remove(&device.id);
-        let started = self.machine.start(info.id, true);
-        let invalid = now_invalid(&device);
-        self.keep_again(prepared, info, device);
-        started.map(|()| invalid)
-    }
-
-    /// Takes a device of a dead server among this one's, as it was: held back, or with a table that
-    /// waits.
-    fn keep_again(&mut self, prepared: NewDevice, info: DeviceInfo, device: DeviceState) {
-        let DeviceState { name, suspended, loaded, .. } = device;
-        let id = info.id;
-        self.keep(prepared, info, name);
-        if let Some(entry) = self.devices.get_mut(&id) {
-            (entry.suspended, entry.loaded) = (suspended, loaded);
-        }
+        let mut problems: Vec<Reason> = lost.into_iter().chain(now_invalid(&device)).collect();
+        problems.extend(self.start_again(prepared, info, device).err());
+        Ok(problems)
     }
 
     /// Opens the target of a device that waits. Of a snapshot that is lost the COW is marked first.
@@ -205,12 +201,13 @@ impl<M: Machine> Administrator<M> {
         self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))
     }
 
-    /// Claims a device and serves its queues; nothing comes before it is started.
+    /// Claims a device and serves its queues; nothing comes before it is started. Says what is lost
+    /// by holding its requests back again: it is served all the same, and its disks are claimed.
     fn serve_again(
         &mut self,
         prepared: &NewDevice,
         device: &DeviceState,
-    ) -> Result<DeviceInfo, Reason> {
+    ) -> Result<(DeviceInfo, Option<Reason>), Reason> {
         let taken = self.take_over(device.id, device.cookie);
         let served = taken.and_then(|info| {
             let served = self.machine.serve(&info, &device.name, prepared.ticket)?;
@@ -219,11 +216,9 @@ impl<M: Machine> Administrator<M> {
         });
         self.forget_ticket(prepared.ticket)?;
         let info = served?;
-        if device.suspended {
-            // What was held back before is held back again, from the first request on.
-            self.hold(info.id, true, "recover")??;
-        }
-        Ok(info)
+        // What was held back before is held back again, from the first request on.
+        let held = if device.suspended { self.hold(info.id, true, "recover")? } else { Ok(()) };
+        Ok((info, held.err().map(|lost| format!("{}: suspended, but {lost}", device.name))))
     }
 
     fn leave_out(&mut self, device: DeviceState, why: &str) -> Reason {
@@ -236,17 +231,6 @@ impl<M: Machine> Administrator<M> {
         problem
     }
 
-    /// What is left out is lost from now on, unless this server finds that nothing has changed the
-    /// origin.
-    pub(super) fn lose_left_out(&mut self) {
-        if mutant::is(Mutant::LeftOutNotLost) {
-            return;
-        }
-        for LeftOut { device, .. } in self.left_out.values_mut() {
-            device.lost = is_persistent_snapshot(&device.spec);
-        }
-    }
-
     /// Deletes a device that was left out. What waits for it gets errors.
     pub(super) fn del_left_out(&mut self, id: u32, force: bool) -> Result<(), Reason> {
         let Some(LeftOut { device, .. }) = self.left_out.get(&id).cloned() else { return Ok(()) };
@@ -256,33 +240,38 @@ impl<M: Machine> Administrator<M> {
                  waits"
             ));
         }
-        if device.lost && !mutant::is(Mutant::DeletedBeforeRecord) {
-            // Before nothing tells of it any more: a process that ends now leaves no trace but
-            // this.
-            record_lost(&self.machine, &device).map_err(|why| {
-                format!(
-                    "{}: not deleted: that its COW is lost cannot be recorded: {why}",
-                    device.name
-                )
-            })?;
-        }
-        let unnoted = |why| {
-            format!("/dev/ublkb{id}: not deleted: that its snapshot leaves cannot be noted: {why}")
-        };
-        self.note_left_out(&device).map_err(unnoted)?;
+        self.release_left_out(&device)
+            .map_err(|why| format!("{}: not deleted: {why}", device.name))?;
         if self.ours(id, device.cookie)?.is_some() {
             self.machine.delete_orphan(id, device.cookie)?;
         }
-        self.left_out.remove(&id);
+        self.forget_left_out(&device)
+    }
+
+    /// Puts on record what a snapshot that is left out is owed, before nothing tells of it any
+    /// more: a process that ends then leaves no trace but this.
+    pub(super) fn release_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
+        if device.lost && !mutant::is(Mutant::DeletedBeforeRecord) {
+            record_lost(&self.machine, device)
+                .map_err(|why| format!("that its COW is lost cannot be recorded: {why}"))?;
+        }
+        self.note_left_out(device)
+            .map_err(|why| format!("that its snapshot leaves cannot be noted: {why}"))
+    }
+
+    /// Strikes a device that is gone off the list of those that are left out, and leaves its COW as
+    /// it must be.
+    pub(super) fn forget_left_out(&mut self, device: &DeviceState) -> Result<(), Reason> {
+        self.left_out.remove(&device.id);
         self.keep_files = !self.left_out.is_empty();
         log::info!("{}: deleted", device.name);
         let saved = self.save().map_err(|why| format!("{}: deleted, but {why}", device.name));
-        complete(self.machine.beside()?, &device).and(saved)
+        complete(self.machine.beside()?, device).map_err(|incomplete| incomplete.why).and(saved)
     }
 
     /// Suspends the devices through which the origin changes, and finds out whether it has. Returns
-    /// those that were not suspended already.
-    fn hold_writers(&mut self) -> Result<Vec<u32>, Reason> {
+    /// those that were not suspended already. What is lost by that is a problem.
+    fn hold_writers(&mut self, problems: &mut Vec<Reason>) -> Result<Vec<u32>, Reason> {
         let writes = |entry: &&Device| changes_origin(&entry.spec);
         let writers: Vec<u32> =
             self.devices.values().filter(writes).map(|entry| entry.info.id).collect();
@@ -293,7 +282,10 @@ impl<M: Machine> Administrator<M> {
                 held.push(id);
                 match self.hold(id, false, "recover") {
                     Ok(Ok(())) => {}
-                    Ok(Err(lost)) => log::error!("/dev/ublkb{id}: {lost}"),
+                    Ok(Err(lost)) => {
+                        log::error!("/dev/ublkb{id}: {lost}");
+                        problems.push(format!("/dev/ublkb{id}: {lost}"));
+                    }
                     Err(why) => {
                         held.pop();
                         for other in held {

@@ -154,6 +154,12 @@ impl<M: Machine> Administrator<M> {
         if is_recorded { Ok(()) } else { self.record(None) }
     }
 
+    /// Whether the state file tells of a device as it is.
+    pub(super) fn is_recorded(&self, id: u32) -> bool {
+        let Some(state) = self.devices.get(&id).map(Device::state) else { return true };
+        self.on_record.borrow().as_ref().is_some_and(|devices| devices.contains(&state))
+    }
+
     /// What the next server needs of all devices, by id.
     fn described(&self) -> Vec<DeviceState> {
         let left_out = self.left_out.values().map(|left_out| left_out.device.clone());

@@ -25,13 +25,17 @@ impl<M: Machine> Administrator<M> {
         let held = self
             .hold(id, noflush, "suspend")
             .map_err(|why| format!("/dev/ublkb{id}: not suspended: {why}"))?;
-        if let Err(why) = self.record_suspended(id, true) {
+        let is_recorded = was_suspended && self.is_recorded(id);
+        let recorded = if is_recorded { Ok(()) } else { self.record_suspended(id, true) };
+        if let Err(why) = recorded {
+            let now = if was_suspended { "it stays suspended" } else { "it runs on" };
             if !was_suspended {
                 self.record_suspended(id, false).ok();
                 self.let_through(id, true, "suspend")?;
             }
+            let lost = held.err().map_or_else(String::new, |lost| format!("; besides, {lost}"));
             return Err(format!(
-                "/dev/ublkb{id}: that it is suspended cannot be recorded: {why}; it runs on"
+                "/dev/ublkb{id}: that it is suspended cannot be recorded: {why}; {now}{lost}"
             ));
         }
         held.map(|()| Reply::Done).map_err(|lost| format!("/dev/ublkb{id}: suspended, but {lost}"))
@@ -45,7 +49,9 @@ impl<M: Machine> Administrator<M> {
         let (was_suspended, loaded) = (entry.suspended, entry.loaded.take());
         let same_target = loaded.is_none();
         if same_target && !was_suspended {
-            return Ok(Reply::Done);
+            // An earlier resume may have failed to record it.
+            let recorded = if self.is_recorded(id) { Ok(()) } else { self.record(None) };
+            return recorded.map(|()| Reply::Done).map_err(|why| runs_unrecorded(id, &why));
         }
         if let Some(table) = loaded {
             if !was_suspended {
@@ -66,9 +72,7 @@ impl<M: Machine> Administrator<M> {
             return Err(format!("/dev/ublkb{id}: it has no table any more: load one first"));
         }
         self.let_through(id, same_target, "resume")?;
-        self.record_suspended(id, false).map_err(|why| {
-            format!("/dev/ublkb{id}: it runs, but the next server will find it suspended: {why}")
-        })?;
+        self.record_suspended(id, false).map_err(|why| runs_unrecorded(id, &why))?;
         Ok(Reply::Done)
     }
 
@@ -303,4 +307,8 @@ impl<M: Machine> Administrator<M> {
         let now = self.machine.params(id)?;
         device::unfit(&now, below, device::is_zero_copy(&entry.info)).map_or(Ok(()), Err)
     }
+}
+
+fn runs_unrecorded(id: u32, why: &str) -> Reason {
+    format!("/dev/ublkb{id}: it runs, but the next server will find it suspended: {why}")
 }

@@ -4,7 +4,7 @@ use dm_targets::sim::disk::Class;
 use dm_targets::sim::image::Image;
 
 use super::town::{Town, What};
-use crate::protocol::Command;
+use crate::protocol::{Command, Reply};
 
 const COW: usize = 1;
 
@@ -120,4 +120,113 @@ fn a_suspend_that_loses_something_is_taken_back_as_well() {
         matches!(town.read(What::Snap(0)), Some(Err(_))),
         "a request of an invalid snapshot waits"
     );
+}
+
+/// The machine starts anew, and its run directory is kept.
+fn start_anew(town: &mut Town) {
+    town.site.keeps_files.set(true);
+    town.crash(true);
+    assert!(town.state("o").is_ok_and(|devices| devices.is_empty()));
+}
+
+#[test]
+fn a_snapshot_that_was_left_out_is_lost_after_a_restart_of_the_machine() {
+    let mut town = left_out();
+    town.flush(What::Origin);
+    start_anew(&mut town);
+    let why = town.add(What::Snap(0)).unwrap_err();
+    assert!(why.contains("/c0: the snapshot on it is lost"), "{why}");
+    assert_eq!(town.end(), Ok(()));
+}
+
+#[test]
+fn a_snapshot_that_was_left_out_is_right_after_a_restart_if_nothing_has_changed() {
+    for added_first in [What::Snap(0), What::Origin] {
+        let mut town = town(&[What::Origin, What::Snap(0)]);
+        town.kill("o");
+        town.attach(COW, false);
+        assert!(town.recover().unwrap_err().contains("/c0"));
+        start_anew(&mut town);
+        town.attach(COW, true);
+        town.add(added_first).unwrap();
+        if added_first == What::Origin {
+            town.write(What::Origin, 2);
+            let why = town.add(What::Snap(0)).unwrap_err();
+            assert!(why.contains("/c0: the snapshot on it is lost"), "{why}");
+        }
+        assert_eq!(town.end(), Ok(()), "{added_first:?}");
+    }
+}
+
+#[test]
+fn an_origin_does_not_come_back_without_a_snapshot_of_which_nothing_can_be_recorded() {
+    let mut town = town(&[What::Origin, What::Snap(0)]);
+    town.kill("o");
+    town.attach(COW, false);
+    town.fill(true);
+    let why = town.recover().unwrap_err();
+    assert!(why.contains("that its origin goes on without it cannot be recorded"), "{why}");
+    assert!(town.read(What::Origin).is_none(), "the origin lives");
+    town.fill(false);
+    town.attach(COW, true);
+    assert_eq!(town.recover(), Ok(()));
+    assert_eq!(town.judge(What::Snap(0)), Ok(()));
+    assert_eq!(town.end(), Ok(()));
+}
+
+#[test]
+fn one_that_comes_back_marked_needs_no_record() {
+    let mut town = left_out();
+    let why = town.recover().unwrap_err();
+    assert!(why.contains("is invalid"), "{why}");
+    assert!(town.site.files(|files| files.tells_of_no_cow()));
+    assert_eq!(town.end(), Ok(()));
+}
+
+#[test]
+fn one_that_is_left_out_and_that_another_program_deletes_is_noticed() {
+    for written in [false, true] {
+        let mut town = town(&[What::Origin, What::Snap(0)]);
+        town.kill("o");
+        town.attach(COW, false);
+        town.recover().unwrap_err();
+        town.steal(What::Snap(0), false);
+        if written {
+            town.write(What::Origin, 2);
+        }
+        // No room for what is owed: it stays in the list.
+        town.fill(true);
+        let why = town.recover().unwrap_err();
+        assert!(
+            why.contains("gone: another program") && why.contains("cannot be recorded"),
+            "{why}"
+        );
+        assert_eq!(town.state("o").unwrap().len(), 2);
+        town.fill(false);
+        town.suspend(What::Origin).unwrap();
+        assert_eq!(town.state("o").unwrap().len(), 1, "it is in the list");
+        town.resume(What::Origin).unwrap();
+        town.attach(COW, true);
+        let why = town.add(What::Snap(0)).unwrap_err();
+        assert!(why.contains("is lost"), "written {written}: {why}");
+        assert_eq!(town.end(), Ok(()));
+    }
+}
+
+#[test]
+fn a_device_that_is_gone_is_not_recovered() {
+    let mut town = town(&[What::Origin, What::Snap(0)]);
+    town.kill("o");
+    town.attach(COW, false);
+    town.recover().unwrap_err();
+    let device = town.devices[&What::Snap(0)].device();
+    town.steal(What::Snap(0), true);
+    town.suspend(What::Origin).unwrap();
+    match town.ask("o", Command::RecoverLeftOut { devices: vec![device] }) {
+        Ok(Reply::Recovered { problems }) => {
+            assert!(problems.iter().any(|why| why.contains("it has been deleted")), "{problems:?}");
+        }
+        reply => panic!("{reply:?}"),
+    }
+    assert_eq!(town.end(), Ok(()));
 }

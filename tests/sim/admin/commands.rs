@@ -90,7 +90,7 @@ impl Town {
             if !self.left(key)?.is_empty() {
                 return Err("its server has died".to_owned());
             }
-            self.site.directory(key).remove();
+            self.forget_gone(key, None)?;
             let process = Process::start(&self.site, key).ok_or("the server did not start")?;
             self.processes.insert(key, process);
         }
@@ -245,12 +245,15 @@ impl Town {
         let completed = admin::complete(SimMachine::start(&self.site, key, u32::MAX - 1)?, &device);
         self.site.impatient.set(false);
         if left.is_empty() {
-            self.site.directory(key).remove();
-            return completed;
+            let is_owed = completed.as_ref().is_err_and(|incomplete| incomplete.owed);
+            let own = completed.map_err(|incomplete| incomplete.why);
+            let others = self.forget_gone(key, Some((device, is_owed)));
+            return own.and(others);
         }
         let mut stay = self.state(key)?;
         stay.retain(|other| other.cookie != cookie);
-        completed.and(self.site.directory(key).write_state(stay))
+        completed.map_err(|incomplete| incomplete.why)?;
+        self.site.directory(key).write_state(stay)
     }
 
     /// Takes over what waits, each family by itself. Problems are answered, and make the exit code
@@ -267,7 +270,10 @@ impl Town {
                 self.ask(key, Command::RecoverLeftOut { devices: known })
             } else {
                 match self.left(key) {
-                    Ok(devices) if devices.is_empty() => continue,
+                    Ok(devices) if devices.is_empty() => {
+                        problems.extend(self.forget_gone(key, None).err());
+                        continue;
+                    }
                     Ok(_) => {
                         let devices = self.state(key)?;
                         let Some(process) = Process::start(&self.site, key) else { continue };

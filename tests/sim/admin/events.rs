@@ -39,6 +39,12 @@ impl Town {
         self.site.disks[disk].disk.borrow().inject(Fault { matcher, skip, times: 2, errno });
     }
 
+    /// The kernel does not start some devices again that are taken over.
+    pub(super) fn refuse_to_start(&mut self, count: u32) {
+        (self.troubled, self.faulty) = (true, true);
+        self.site.kernel.borrow_mut().refusals = count;
+    }
+
     /// All disks are there and work again, and there is room.
     pub(super) fn mend(&mut self) {
         for disk in 0..self.site.disks.len() {
@@ -48,6 +54,7 @@ impl Town {
             self.hang(disk, false);
         }
         self.faulty = false;
+        self.site.kernel.borrow_mut().refusals = 0;
         self.site.shared.lock().unwrap().full = false;
     }
 

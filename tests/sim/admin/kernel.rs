@@ -36,6 +36,8 @@ pub struct Device {
 pub struct Kernel {
     pub devices: BTreeMap<u32, Device>,
     cookies: u64,
+    /// How many devices that are taken over will not be started.
+    pub refusals: u32,
 }
 
 impl Kernel {
@@ -74,6 +76,30 @@ impl Kernel {
         };
         self.devices.insert(id, device);
         Some(info)
+    }
+
+    /// Makes a device live for the process that serves it, and returns what waits for that.
+    /// `again`: it is taken over.
+    pub fn start(&mut self, id: u32, again: bool, pid: u32) -> Option<Vec<Pending>> {
+        let device = self.devices.get_mut(&id)?;
+        let wanted = if again { DeviceState::Quiesced } else { DeviceState::Dead };
+        if device.info.state != wanted || device.owner != Some(pid) {
+            return None;
+        }
+        if again && self.refusals > 0 {
+            self.refusals -= 1;
+            return None;
+        }
+        device.info.state = DeviceState::Live;
+        Some(device.pending.clone())
+    }
+
+    /// The process that has been handed a device over closes it again.
+    pub fn handed_back(&mut self, id: u32) {
+        let device = self.devices.get_mut(&id);
+        if let Some(device) = device.filter(|one| one.info.state == DeviceState::Quiesced) {
+            device.owner = None;
+        }
     }
 
     /// A process ends: its devices wait for another one, or fail what waits for them.

@@ -3,6 +3,7 @@
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::Class;
 
+use super::records::Files;
 use super::town::{self, Town, What};
 
 /// What happens.
@@ -24,12 +25,20 @@ pub enum Step {
     Leave,
     Fail(usize, Class, u32),
     Mend,
+    /// The kernel does not start so many devices again.
+    Refuse(u32),
     LoseFiles(&'static str, bool),
     Foreign,
     Steal(What, bool),
     Replace(usize, usize),
     Load(bool),
     Wipe(usize),
+    /// The run directory is on a disk from now on.
+    KeepFiles,
+    /// The server that has died was one of 0.2.0, which recorded less.
+    ForgetRecords,
+    /// The power ends between two commands.
+    PowerCut,
     /// A disk does not answer.
     Hang(usize),
     /// All disks answer.
@@ -88,7 +97,8 @@ pub fn life(seed: u64) -> Vec<Step> {
             39 => Step::Wipe(rng.below(2)),
             40 => Step::Hang(disk),
             41 => Step::Answer,
-            _ => Step::Swap(disk),
+            42 => Step::Swap(disk),
+            _ => Step::Refuse(1 + skip),
         });
     }
     steps
@@ -127,10 +137,14 @@ fn happen(town: &mut Town, event: Step) {
         Step::Leave => town.client_leaves = true,
         Step::Fail(disk, class, skip) => town.fail(disk, class, skip),
         Step::Mend => town.mend(),
+        Step::Refuse(count) => town.refuse_to_start(count),
         Step::LoseFiles(key, damage) => town.lose_files(key, damage),
         Step::Foreign => town.add_foreign(),
         Step::Steal(what, replaced) => town.steal(what, replaced),
         Step::Wipe(at) => town.wipe(at),
+        Step::KeepFiles => town.site.keeps_files.set(true),
+        Step::ForgetRecords => town.site.files(Files::forget_records),
+        Step::PowerCut => town.crash(true),
         Step::Hang(disk) => town.hang(disk, true),
         Step::Answer => (0..town.site.disks.len()).for_each(|disk| town.hang(disk, false)),
         Step::Swap(disk) => town.swap(disk),

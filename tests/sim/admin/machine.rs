@@ -92,6 +92,7 @@ impl SimMachine {
     /// The kernel waits for what a device's server has been given before it stops the device.
     fn wait_for_requests(&self, id: u32) -> Result<(), Reason> {
         let given: Vec<Pending> = match self.site.kernel.borrow().devices.get(&id) {
+            Some(device) if device.info.state == DeviceState::Quiesced => Vec::new(),
             Some(device) if device.owner == Some(self.pid) => device.pending.clone(),
             Some(_) => Vec::new(),
             None => return Err(gone(id)),
@@ -212,21 +213,18 @@ impl Machine for SimMachine {
     ) -> Result<Waited<Served>, Reason> {
         let id = info.id;
         self.served.borrow_mut().insert(id, info.target_flags);
-        self.call_while_answered(move |thread| async move {
+        let served = self.call_while_answered(move |thread| async move {
             thread.group.add(id, ticket, |_| Ok(())).await
-        })
+        })?;
+        if let Waited::Done(Err(_)) = &served {
+            self.site.kernel.borrow_mut().handed_back(id);
+        }
+        Ok(served)
     }
 
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
-        let waiting = self.act(|kernel| {
-            let device = kernel.devices.get_mut(&id).ok_or_else(|| gone(id))?;
-            let wanted = if again { DeviceState::Quiesced } else { DeviceState::Dead };
-            if device.info.state != wanted || device.owner != Some(self.pid) {
-                return Err(format!("/dev/ublkb{id}: cannot be started"));
-            }
-            device.info.state = DeviceState::Live;
-            Ok(device.pending.clone())
-        })?;
+        let (pid, why) = (self.pid, format!("/dev/ublkb{id}: cannot be started"));
+        let waiting = self.act(|kernel| kernel.start(id, again, pid).ok_or(why))?;
         // What waited is sent once more.
         waiting.iter().for_each(|pending| spawn_pass(&self.executor, &self.thread, id, pending));
         // The thread that has the data runs ahead of the one that waits here.

@@ -38,6 +38,21 @@ impl Files {
         self.lost.is_empty() && self.departed.is_empty()
     }
 
+    /// The machine starts anew, and the directory is on a disk: what its files say of devices is
+    /// of another boot. Journals are of no disk that is there, and their user gives them up.
+    pub fn reboot(&mut self) {
+        self.states.clear();
+        self.legs.clear();
+        self.notes.clear();
+    }
+
+    /// A server of 0.2.0 would have left this: the state file alone tells which snapshot is lost
+    /// that was left out.
+    pub fn forget_records(&mut self) {
+        self.lost.clear();
+        self.departed.clear();
+    }
+
     /// The state file of a family is damaged; or all files of it are gone, and all journals.
     pub fn spoil(&mut self, key: &str, damage: bool) {
         if damage {

@@ -80,6 +80,8 @@ pub struct Site {
     pub kernel: RefCell<Kernel>,
     pub shared: Arc<Mutex<Shared>>,
     numbers: Cell<u64>,
+    /// The run directory is on a disk, and outlives the power.
+    pub keeps_files: Cell<bool>,
     pub rng: RefCell<Rng>,
     /// What broke a rule of the machine itself, such as something that hangs.
     pub fault: RefCell<Option<String>>,
@@ -113,6 +115,7 @@ impl Site {
             kernel: RefCell::default(),
             shared: Arc::default(),
             numbers: Cell::new(0),
+            keeps_files: Cell::new(false),
             rng: RefCell::new(Rng::new(seed)),
             fault: RefCell::default(),
             impatient: Cell::new(false),
@@ -244,7 +247,8 @@ impl Site {
             slot.claim.set(None);
         }
         self.kernel.borrow_mut().devices.clear();
-        self.files(|files| *files = Files::default());
+        let kept = self.keeps_files.get();
+        self.files(|files| if kept { files.reboot() } else { *files = Files::default() });
     }
 
     /// Puts another disk at the path of one, which is returned; that one as well can be put there

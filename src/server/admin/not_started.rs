@@ -1,0 +1,70 @@
+//! Devices that this server has taken over and that the kernel has not started: their targets are
+//! where they belong and their queues are served, and their users wait.
+//!
+//! Rule kept here: such a device is shown as what it is, one that waits for `recover`, and every
+//! `recover` tries again to start it. It is not taken apart: a snapshot that left its origin for it
+//! would be lost, and an origin's other devices would have to end.
+
+use super::machine::Machine;
+use super::mutant::{self, Mutant};
+use super::new_device::NewDevice;
+use super::state::Administrator;
+use crate::failure::Reason;
+use crate::protocol::DeviceState;
+use crate::ublk::device::{no_longer_waits, replaced};
+use crate::ublk::{DeviceInfo, DeviceState as DiskState};
+
+impl<M: Machine> Administrator<M> {
+    /// Starts a device of a dead server and takes it among this one's, started or not, as it was:
+    /// held back, or with a table that waits.
+    pub(super) fn start_again(
+        &mut self,
+        prepared: NewDevice,
+        info: DeviceInfo,
+        device: DeviceState,
+    ) -> Result<(), Reason> {
+        let DeviceState { id, name, suspended, loaded, .. } = device;
+        let started = self.machine.start(id, true);
+        self.keep(prepared, info, name.clone());
+        if let Some(entry) = self.devices.get_mut(&id) {
+            (entry.suspended, entry.loaded) = (suspended, loaded);
+            entry.waits = started.is_err() && !mutant::is(Mutant::NotStartedIsLive);
+        }
+        started.map_err(|why| not_started(&name, &why))?;
+        log::info!("{name}: /dev/ublkb{id} is live");
+        Ok(())
+    }
+
+    /// Starts those of some devices that the kernel has not started, snapshots before their origin.
+    /// Returns why it still does not.
+    pub(super) fn start_waiting(&mut self, ids: &[u32]) -> Vec<Reason> {
+        let waits = |id: &&u32| self.devices.get(id).is_some_and(|entry| entry.waits);
+        let mut ids: Vec<u32> = ids.iter().filter(waits).copied().collect();
+        ids.sort_by_key(|id| self.is_origin(*id));
+        let problems = ids.into_iter().filter_map(|id| self.start_one(id).err()).collect();
+        self.publish();
+        problems
+    }
+
+    fn start_one(&mut self, id: u32) -> Result<(), Reason> {
+        let Some(entry) = self.devices.get(&id) else { return Ok(()) };
+        let (name, cookie) = (entry.name.clone(), entry.info.target_flags);
+        let started = match self.ours(id, cookie)? {
+            None => Err(replaced(id)),
+            // An attempt that was given up has come to its end.
+            Some(info) if info.state == DiskState::Live => Ok(()),
+            Some(info) if info.state == DiskState::Dead => Err(no_longer_waits(id, &info)),
+            Some(_) => self.machine.start(id, true),
+        };
+        started.map_err(|why| not_started(&name, &why))?;
+        if let Some(entry) = self.devices.get_mut(&id) {
+            entry.waits = false;
+        }
+        log::info!("{name}: /dev/ublkb{id} is live");
+        Ok(())
+    }
+}
+
+fn not_started(name: &str, why: &str) -> Reason {
+    format!("{name}: not recovered: {why}; it waits, and `ublk-dm recover {name}` tries again")
+}
