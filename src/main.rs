@@ -56,8 +56,8 @@ fn show(asked: &clap::Error) -> ExitCode {
     match print_text(&text) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            complain(&failure.message);
-            ExitCode::from(failure.code)
+            complain(&failure);
+            ExitCode::from(failure.code())
         }
     }
 }
@@ -67,7 +67,7 @@ fn main() -> ExitCode {
     let cli = match cli::args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
-            complain(&usage_line(&error));
+            complain(usage_line(&error));
             return ExitCode::from(WRONG_USAGE);
         }
         // Help and version were asked for.
@@ -91,8 +91,8 @@ fn main() -> ExitCode {
     let code = match cli::run(cli.verb) {
         Ok(code) => code,
         Err(failure) => {
-            complain(&failure.message);
-            ExitCode::from(failure.code)
+            complain(&failure);
+            ExitCode::from(failure.code())
         }
     };
     log::logger().flush();

@@ -99,7 +99,8 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
         // All are gone; what they have left is settled before a new server comes.
         let settled = gone::forget(&rundir, &key, &state.devices, Vec::new());
         if settled.keeps_files {
-            return Err(settled.problems.join("; ").into());
+            let why = Failure::all(settled.problems);
+            return Err(why.unwrap_or_else(|| "the files of its server are kept".into()));
         }
         settled.problems.iter().for_each(|why| log::error!("{why}"));
     }
@@ -200,7 +201,7 @@ fn ask_to_add(
     match (print_added(reply, spec), added) {
         (Err(failure), Some(device)) => {
             let taken_back = take_back(rundir, key, device, spec);
-            Err(format!("{}; {taken_back}", failure.message).into())
+            Err(failure.ending(format!("; {taken_back}")))
         }
         (printed, added) => printed.and_then(|()| added.ok_or_else(other_answer)),
     }
@@ -259,7 +260,7 @@ pub(super) fn print_added(reply: Reply, spec: &DeviceSpec) -> Result<(), Failure
                 log::warn!("{note}");
             }
         }
-        Reply::Failed { message } => return Err(message.into()),
+        Reply::Failed(why) => return Err(why),
         _ => return Err(other_answer()),
     }
     Ok(())

@@ -55,7 +55,7 @@ impl Known {
         let answers = std::thread::scope(|scope| {
             let asked: Vec<_> = keys.iter().map(|key| scope.spawn(|| ask(key))).collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|_| Err("a server could not be asked".to_owned()))
+                thread.join().unwrap_or_else(|_| Err("a server could not be asked".into()))
             };
             asked.into_iter().map(join).collect::<Vec<Result<Option<Family>, Reason>>>()
         });
@@ -86,11 +86,12 @@ impl Known {
             (Some((_, one)), Some((_, other))) => Err(format!(
                 "{word}: the name of /dev/ublkb{} and of /dev/ublkb{}; use one of these",
                 one.id, other.id
-            )),
+            )
+            .into()),
             (None, _) => match self.problems.first() {
-                None => Err(format!("{word}: no such device; see `ublk-dm list`")),
+                None => Err(format!("{word}: no such device; see `ublk-dm list`").into()),
                 Some(problem) => {
-                    Err(format!("{word}: no such device, as far as can be known: {problem}"))
+                    Err(format!("{word}: no such device, as far as can be known: {problem}").into())
                 }
             },
         }
@@ -116,7 +117,7 @@ pub(super) fn ask(
     let gone = || format!("/dev/ublkb{}: its server has died; see `ublk-dm recover`", device.id);
     let reply = protocol::ask(server.ok_or_else(gone)?, &command(device.device()));
     match reply.map_err(|error| format!("/dev/ublkb{}: {error}", device.id))? {
-        Reply::Failed { message } => Err(message.into()),
+        Reply::Failed(why) => Err(why),
         reply => Ok(reply),
     }
 }
@@ -134,12 +135,14 @@ fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> 
         }
         match protocol::ask(connection, &Command::Report) {
             Ok(Reply::Devices(devices)) => return Ok(Some(Family { key, devices })),
-            Ok(Reply::Failed { message }) => {
-                return Err(format!("{key}: its server says: {message}"));
+            Ok(Reply::Failed(why)) => {
+                return Err(why.context(format!("{key}: its server says")));
             }
-            Ok(_) => return Err(format!("{key}: its server gave an answer to another question")),
+            Ok(_) => {
+                return Err(format!("{key}: its server gave an answer to another question").into());
+            }
             Err(error) if error.kind() == ErrorKind::InvalidData => {
-                return Err(format!("{key}: its server is of another version: {error}"));
+                return Err(format!("{key}: its server is of another version: {error}").into());
             }
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 log::info!("{key}: {error}");
@@ -149,7 +152,7 @@ fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> 
         }
         server = rundir.server(&key);
     }
-    Err(format!("{key}: its server takes questions and gives no answers"))
+    Err(format!("{key}: its server takes questions and gives no answers").into())
 }
 
 /// What is known of the devices of a server that has died, or does not answer.
@@ -159,7 +162,7 @@ fn from_state(server: Server) -> Result<Option<Family>, Reason> {
         let server = if lives { "does not answer" } else { "has died" };
         let hint = "so its devices cannot be told from those of others; remove the file to go on \
                     without them";
-        return Err(format!("{why}; its server {server}, {hint}"));
+        return Err(format!("{why}; its server {server}, {hint}").into());
     }
     let Some(state) = state else { return Ok(None) };
     let devices = reports_of(&state, lives)
@@ -236,7 +239,8 @@ pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
         Some(process) => Err(format!(
             "/dev/ublkb{}: its server (process {process}) does not answer: it is stopped, or hangs",
             device.id
-        )),
+        )
+        .into()),
         None => Ok(()),
     }
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use super::terminal::{print, progress_bar};
 use crate::data::{disk_limits, disk_on};
-use crate::failure::Failure;
+use crate::failure::{Failure, wrong_usage};
 use crate::ring::Ring;
 use crate::rundir::RunDir;
 use crate::server::claims::refuse_claimed;
@@ -31,7 +31,7 @@ struct Range {
 }
 
 fn wrong(message: String) -> Failure {
-    Failure { message, code: 2 }
+    wrong_usage(message)
 }
 
 /// Splits `DEV`, `DEV:START` or `DEV:START+LEN`; a path that exists may itself hold colons.
@@ -238,7 +238,7 @@ impl Engine {
         };
         bar.finish_and_clear();
         let failed = outcome.first_error.as_ref().map(ToString::to_string);
-        let failed = failed.or(flushed.err().map(|failure| failure.message));
+        let failed = failed.or(flushed.err().map(|failure| failure.to_string()));
         if json {
             let errors = words.iter().enumerate().map(|(index, word)| {
                 let failed = outcome.write_err & (1 << index) != 0;
@@ -255,10 +255,7 @@ impl Engine {
             // Whether it is done is said, whether that can be read or not.
             let done = if failed.is_none() { "everything is written, but " } else { "" };
             let why = failed.as_ref().map_or_else(String::new, |why| format!("{why}; "));
-            print(&object.to_string()).map_err(|Failure { message, code }| Failure {
-                message: format!("{why}{done}{message}"),
-                code,
-            })?;
+            print(&object.to_string()).map_err(|error| error.after(format!("{why}{done}")))?;
         }
         match failed {
             Some(message) => Err(message.into()),

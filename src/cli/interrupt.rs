@@ -83,7 +83,7 @@ impl Interrupt {
                     format!("interrupted: {}", take_back(rundir, key, device, spec)).into()
                 }
                 // It has come to nothing by itself.
-                Ok(Reply::Failed { message }) => format!("interrupted: {message}").into(),
+                Ok(Reply::Failed(why)) => why.context("interrupted"),
                 _ => format!("interrupted: the device is not added; {GOES_BACK}").into(),
             }),
         }
@@ -97,7 +97,7 @@ const GOES_BACK: &str = "what its server has begun is taken back, and the server
 
 /// Deletes a device that was added a moment ago and that no one was told of. Says what has become
 /// of it, and of its COW.
-pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &DeviceSpec) -> Reason {
+pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &DeviceSpec) -> String {
     let path = &format!("{}{}", device::BLOCK_PATH, which.id);
     let server = protocol::connect(&rundir.socket(key));
     let deleted = match server
@@ -105,9 +105,12 @@ pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &Dev
     {
         Ok(Reply::TakenBack { note }) => Ok(note),
         Ok(Reply::Deleted) => Ok(None),
-        Ok(Reply::Failed { message }) => Err(message),
-        Ok(_) => Err(format!("its server gave an answer to another question{}", not_undone(spec))),
-        Err(error) => Err(format!("{error}{}", not_undone(spec))),
+        Ok(Reply::Failed(why)) => Err(why),
+        Ok(_) => {
+            let why = Failure::from("its server gave an answer to another question");
+            Err(why.ending(not_undone(spec)))
+        }
+        Err(error) => Err(Failure::from(error).ending(not_undone(spec))),
     };
     outcome(path, deleted, Path::new(path).exists())
 }
@@ -127,7 +130,7 @@ fn not_undone(spec: &DeviceSpec) -> String {
 }
 
 /// What is left of a device that was to be deleted again.
-fn outcome(path: &str, deleted: Result<Option<String>, Reason>, is_there: bool) -> Reason {
+fn outcome(path: &str, deleted: Result<Option<String>, Reason>, is_there: bool) -> String {
     match deleted {
         Ok(None) => "the device was deleted again".to_owned(),
         Ok(Some(note)) => format!("the device was deleted again; {note}"),
@@ -177,10 +180,10 @@ mod tests {
         let noted = outcome("/dev/ublkb7", Ok(Some("/d/c is as it was".to_owned())), false);
         assert_eq!(noted, "the device was deleted again; /d/c is as it was");
         assert_eq!(outcome("/dev/ublkb7", Ok(None), false), "the device was deleted again");
-        let stays = outcome("/dev/ublkb7", Err("busy".to_owned()), true);
+        let stays = outcome("/dev/ublkb7", Err("busy".into()), true);
         assert!(stays.contains("busy") && stays.contains("del --force /dev/ublkb7"), "{stays}");
         assert!(!stays.contains("was deleted again"), "{stays}");
-        let lost = outcome("/dev/ublkb7", Err("its last records are lost".to_owned()), false);
+        let lost = outcome("/dev/ublkb7", Err("its last records are lost".into()), false);
         assert!(lost.contains("deleted again, but its last records"), "{lost}");
     }
 }

@@ -76,7 +76,7 @@ fn list(rundir: &RunDir) -> Result<(), Failure> {
 }
 
 fn of_file(path: &Path, error: &io::Error) -> Reason {
-    format!("{}: {error}", path.display())
+    format!("{}: {error}", path.display()).into()
 }
 
 /// A journal that no server has. Only those in the run directory are any: what has such a name
@@ -108,7 +108,7 @@ fn in_rundir(rundir: &Path, file: &Path) -> Result<PathBuf, Reason> {
     let absolute = std::path::absolute(file).map_err(|error| of_file(file, &error))?;
     let directory = absolute.parent().and_then(|directory| directory.canonicalize().ok());
     let same = directory.is_some() && directory == rundir.canonicalize().ok();
-    if same { Ok(rundir.join(name)) } else { Err(elsewhere()) }
+    if same { Ok(rundir.join(name)) } else { Err(elsewhere().into()) }
 }
 
 fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
@@ -143,5 +143,5 @@ fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
         )
         .into());
     }
-    journal::give(&left.path, &to, &owner).map_err(|error| of_file(&to, &error).into())
+    journal::give(&left.path, &to, &owner).map_err(|error| of_file(&to, &error))
 }

@@ -116,13 +116,14 @@ impl Kept<'_> {
         }
         let path = self.path;
         let command = Command::Del { devices: vec![self.device], force: false };
-        let stays = |why: &str| format!("{path}: not deleted, it stays with its server: {why}");
+        let stays =
+            |why: Failure| why.context(format!("{path}: not deleted, it stays with its server"));
         match protocol::connect(socket).and_then(|server| protocol::ask(server, &command)) {
             Ok(Reply::Deleted) => Ok(()),
-            Ok(Reply::Failed { message }) if self.is_gone()? => Err(message),
-            Ok(Reply::Failed { message }) => Err(stays(&message)),
-            Ok(_) => Err(stays("it gave an answer to another question")),
-            Err(error) => Err(stays(&error.to_string())),
+            Ok(Reply::Failed(why)) if self.is_gone()? => Err(why),
+            Ok(Reply::Failed(why)) => Err(stays(why)),
+            Ok(_) => Err(stays("it gave an answer to another question".into())),
+            Err(error) => Err(stays(error.into())),
         }
     }
 }

@@ -22,8 +22,8 @@ pub(super) fn message(device: &str, words: Vec<String>) -> Result<(), Failure> {
 }
 
 /// What the message has done stays done, though its user cannot read of it.
-fn done(device: &str, Failure { message, code }: Failure) -> Failure {
-    Failure { message: format!("{device}: the message was carried out, but {message}"), code }
+fn done(device: &str, why: Failure) -> Failure {
+    why.but(format!("{device}: the message was carried out"))
 }
 
 /// Which words are legs and disks is said in the help of `message`; all others are passed on as

@@ -73,7 +73,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::DeleteDevice { id, cookie } => {
             // Whoever has started this reads stdout.
             if let Err(why) = apart::delete_now(id, cookie) {
-                terminal::print(&why)?;
+                terminal::print(&why.to_string())?;
                 return Ok(ExitCode::FAILURE);
             }
         }

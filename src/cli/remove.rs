@@ -41,15 +41,18 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
         let deleted = match (above, origin) {
             (Some(above), _) => {
                 let above = &doomed[*above].device.name;
-                Err(format!("{}: not deleted, because {above} stands on it", device.name))
+                Err(Failure::from(format!(
+                    "{}: not deleted, because {above} stands on it",
+                    device.name
+                )))
             }
             // It would be written without them.
             (_, Some(origin)) => {
                 let origin = &doomed[*origin].device.name;
-                Err(format!(
+                Err(Failure::from(format!(
                     "{}: not deleted, because its origin {origin} stays and would make it wrong",
                     device.name
-                ))
+                )))
             }
             (None, None) => del_one(&rundir, &known.families[part.server].key, device, force),
         };
@@ -74,7 +77,7 @@ fn del_stale(rundir: &RunDir, key: &str) -> Vec<Reason> {
             return Ok(Vec::new());
         };
         for device in &state.devices {
-            if gone::exists(device).map_err(|failure| failure.message)? {
+            if gone::exists(device)? {
                 return Ok(Vec::new());
             }
         }
@@ -118,14 +121,17 @@ fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Re
         Server { connection: Some(server), .. } => {
             match protocol::ask(server, &Command::Del { devices: vec![device.device()], force }) {
                 Ok(Reply::Deleted) => Ok(()),
-                Ok(Reply::Failed { message }) => Err(message),
+                Ok(Reply::Failed(why)) => Err(why),
                 Ok(_) => {
-                    Err(format!("/dev/ublkb{id}: its server gave an answer to another question"))
+                    Err(format!("/dev/ublkb{id}: its server gave an answer to another question")
+                        .into())
                 }
-                Err(error) => Err(format!("/dev/ublkb{id}: {error}")),
+                Err(error) => Err(format!("/dev/ublkb{id}: {error}").into()),
             }
         }
-        Server { lives: true, .. } => Err(format!("/dev/ublkb{id}: its server does not answer")),
+        Server { lives: true, .. } => {
+            Err(format!("/dev/ublkb{id}: its server does not answer").into())
+        }
         Server { damaged: Some(why), .. } => Err(why),
         Server { state, .. } => {
             del_orphan(rundir, key, state.ok_or_else(gone)?, device.device(), force)
@@ -145,7 +151,8 @@ fn del_orphan(
     if !force {
         return Err(format!(
             "/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"
-        ));
+        )
+        .into());
     }
     let mut control = Control::open().map_err(|error| error.to_string())?;
     let Some(at) = state.devices.iter().position(|device| device.device() == which) else {
@@ -172,7 +179,7 @@ fn del_orphan(
         let others = gone::forget(rundir, key, &state.devices, owed).problems;
         let own = recorded.err().map(|incomplete| incomplete.why);
         let problems: Vec<Reason> = own.into_iter().chain(others).collect();
-        return if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) };
+        return Failure::all(problems).map_or(Ok(()), Err);
     }
     recorded.map_err(|incomplete| incomplete.why)?;
     rundir.rewrite_state(key, &state)
@@ -263,8 +270,7 @@ fn keep_left_out(
 /// about now.
 fn with_source(mut device: DeviceState, source: Option<&Path>) -> Result<DeviceState, Reason> {
     let source = source.map(|source| place_of(&device.spec.table, source)).transpose();
-    device.spec.source =
-        source.map_err(|failure| format!("{}: {}", device.name, failure.message))?;
+    device.spec.source = source.map_err(|why| why.context(&device.name))?;
     Ok(device)
 }
 
@@ -328,7 +334,7 @@ fn recover_family(
         Some(Server { connection: Some(server), .. }) => return recover_left_out(server, left_out),
         Some(Server { lives: false, state: Some(state), .. }) => state,
         Some(Server { lives: true, .. }) => {
-            return vec![format!("{key}: its server does not answer")];
+            return vec![format!("{key}: its server does not answer").into()];
         }
         Some(Server { damaged: Some(why), .. }) => return vec![why],
         _ => return Vec::new(),
@@ -347,7 +353,7 @@ fn recover_family(
     let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
     let free = takeover::refuse_waiting(&takeover::disks_of(&devices));
     rundir.remove_socket(key);
-    let server = free.and_then(|()| process::start(rundir, key).map_err(|failure| failure.message));
+    let server = free.and_then(|()| process::start(rundir, key));
     ask_to_recover(server, &Command::Recover(devices), &names)
 }
 
@@ -368,12 +374,10 @@ fn ask_to_recover(
     command: &Command,
     names: &str,
 ) -> Vec<Reason> {
-    match server
-        .and_then(|server| protocol::ask(server, command).map_err(|error| error.to_string()))
-    {
+    match server.and_then(|server| Ok(protocol::ask(server, command)?)) {
         Ok(Reply::Recovered { problems }) => problems,
-        Ok(Reply::Failed { message }) => vec![format!("{names}: not recovered: {message}")],
-        Ok(_) => vec![format!("{names}: the new server gave an answer to another question")],
-        Err(why) => vec![format!("{names}: not recovered: {why}")],
+        Ok(Reply::Failed(why)) => vec![why.context(format!("{names}: not recovered"))],
+        Ok(_) => vec![format!("{names}: the new server gave an answer to another question").into()],
+        Err(why) => vec![format!("{names}: not recovered: {why}").into()],
     }
 }

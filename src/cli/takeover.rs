@@ -30,7 +30,7 @@ pub(super) fn refuse_waiting(disks: &[(u32, u32)]) -> Result<(), Reason> {
     for id in below {
         if control.info(id).is_ok_and(|info| info.state == DiskState::Quiesced) {
             let what = format!("what is below, /dev/ublkb{id}, waits for a server itself");
-            return Err(format!("{what}; recover that first, or all of them with --all"));
+            return Err(format!("{what}; recover that first, or all of them with --all").into());
         }
     }
     Ok(())
@@ -53,7 +53,7 @@ pub(super) fn judge(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason>
             // Where an origin or a mirror cannot be opened, nothing of its family can.
             _ => Ok(()),
         });
-    judged.map_err(|why| format!("{name}: not recovered, and nothing else with it: {why}"))
+    judged.map_err(|why| why.context(format!("{name}: not recovered, and nothing else with it")))
 }
 
 /// Refuses a device that does not wait for a server.
@@ -61,7 +61,7 @@ fn refuse_unless_waiting(control: &mut Control, id: u32, cookie: u64) -> Result<
     let info = device::ours(control, id, cookie)?.ok_or_else(|| device::replaced(id))?;
     match info.state {
         DiskState::Quiesced | DiskState::FailIo => Ok(()),
-        DiskState::Live => Err(format!("/dev/ublkb{id}: it has a server")),
+        DiskState::Live => Err(format!("/dev/ublkb{id}: it has a server").into()),
         DiskState::Dead => Err(device::no_longer_waits(id, &info)),
     }
 }
@@ -87,11 +87,12 @@ pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), 
         return Ok(());
     }
     let DeviceState { name, id, cookie, .. } = wanted;
-    refuse_unless_waiting(&mut control, *id, *cookie).map_err(|why| not_recovered(name, &why))?;
-    refuse_waiting(&wanted.disks).map_err(|why| not_recovered(name, &why))?;
+    refuse_unless_waiting(&mut control, *id, *cookie)
+        .map_err(|why| not_recovered(name, Some(why)))?;
+    refuse_waiting(&wanted.disks).map_err(|why| not_recovered(name, Some(why)))?;
     match protocol::ask(server, &Command::RecoverLeftOut { devices: vec![wanted.device()] }) {
         Ok(reply) => taken_over(reply, std::slice::from_ref(wanted)),
-        Err(error) => Err(not_recovered(name, &error.to_string()).into()),
+        Err(error) => Err(not_recovered(name, Some(error.into()))),
     }
 }
 
@@ -100,13 +101,13 @@ pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), 
 pub(super) fn taken_over(reply: Reply, wanted: &[DeviceState]) -> Result<(), Failure> {
     let problems = match reply {
         Reply::Recovered { problems } => problems,
-        Reply::Failed { message } => return Err(message.into()),
+        Reply::Failed(why) => return Err(why),
         _ => return Err(other_answer()),
     };
     let mut control = Control::open().map_err(|error| error.to_string())?;
     for device in wanted {
         if !is_served(&mut control, device)? {
-            return Err(reason_of(&problems, &device.name).into());
+            return Err(reason_of(&problems, &device.name));
         }
     }
     problems.iter().for_each(|why| log::error!("{why}"));
@@ -123,15 +124,13 @@ fn is_served(control: &mut Control, device: &DeviceState) -> Result<bool, Reason
 fn reason_of(problems: &[Reason], name: &str) -> Reason {
     let of_it = problems
         .iter()
-        .find(|why| why.strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")));
-    of_it.cloned().unwrap_or_else(|| not_recovered(name, &problems.join("; ")))
+        .find(|why| why.to_string().strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")));
+    of_it.cloned().unwrap_or_else(|| not_recovered(name, Failure::all(problems.to_vec())))
 }
 
-fn not_recovered(name: &str, why: &str) -> Reason {
-    format!(
-        "{name}: not recovered: {}",
-        if why.is_empty() { "its server has not said why" } else { why }
-    )
+fn not_recovered(name: &str, why: Option<Failure>) -> Failure {
+    why.unwrap_or_else(|| "its server has not said why".into())
+        .context(format!("{name}: not recovered"))
 }
 
 #[cfg(test)]
@@ -140,9 +139,12 @@ mod tests {
 
     #[test]
     fn the_reason_is_the_devices_own() {
-        let problems = ["s10: not recovered: one", "s1: not recovered: two"].map(str::to_owned);
-        assert_eq!(reason_of(&problems, "s1"), "s1: not recovered: two");
-        assert_eq!(reason_of(&problems[..1], "s1"), "s1: not recovered: s10: not recovered: one");
+        let problems = ["s10: not recovered: one", "s1: not recovered: two"].map(Failure::from);
+        assert_eq!(reason_of(&problems, "s1").to_string(), "s1: not recovered: two");
+        assert_eq!(
+            reason_of(&problems[..1], "s1").to_string(),
+            "s1: not recovered: s10: not recovered: one"
+        );
         assert!(reason_of(&[], "s1").starts_with("s1: not recovered: "));
     }
 }

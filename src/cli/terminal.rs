@@ -1,5 +1,6 @@
 //! What a command prints for people: results on stdout, bars where there is a terminal.
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use dm_targets::units::Sectors;
@@ -50,8 +51,8 @@ pub fn print(line: &str) -> Result<(), Failure> {
 ///
 /// What a user has written may stand in it: characters that a terminal would act on are escaped.
 /// If stderr cannot be written, the exit code still says that the command failed.
-pub fn complain(message: &str) {
-    let line: String = one_line(message);
+pub fn complain(why: impl Display) {
+    let line: String = one_line(&why.to_string());
     drop(writeln!(io::stderr(), "ublk-dm: {line}"));
 }
 

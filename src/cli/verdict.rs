@@ -14,5 +14,5 @@ pub(super) fn verdict(mut problems: Vec<Reason>) -> Result<(), Failure> {
     for problem in problems {
         complain(&problem);
     }
-    Err(last.into())
+    Err(last)
 }

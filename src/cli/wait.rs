@@ -31,7 +31,7 @@ pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
     loop {
         let device = select(&rundir, &words)?.remove(0);
         if *first.get_or_insert(device.device()) != device.device() {
-            return Err(device.device().replaced().into());
+            return Err(device.device().replaced());
         }
         let mirror = &device.json["mirror"];
         let number = |key: &str| mirror[key].as_u64();

@@ -75,7 +75,7 @@ pub struct DeviceRef {
 impl DeviceRef {
     /// Why a device that has its number, and not its cookie, is left alone.
     pub fn replaced(self) -> Reason {
-        format!("/dev/ublkb{} is another device by now; see `ublk-dm list`", self.id)
+        format!("/dev/ublkb{} is another device by now; see `ublk-dm list`", self.id).into()
     }
 }
 

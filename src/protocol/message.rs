@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::device::{DeviceRef, DeviceReport, DeviceSpec, DeviceState};
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 
 /// A command to a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -70,7 +70,7 @@ pub enum Reply {
     },
     /// Devices have been taken over; what could not be done has a line each.
     Recovered {
-        problems: Vec<String>,
+        problems: Vec<Failure>,
     },
     Done,
     /// What a message gave, to be printed.
@@ -78,9 +78,7 @@ pub enum Reply {
     Events(u32),
     Devices(Vec<DeviceReport>),
     Doing(Doing),
-    Failed {
-        message: String,
-    },
+    Failed(Failure),
 }
 
 impl Command {

@@ -33,7 +33,7 @@ impl RunDir {
                 }
                 Err(why) if is_named_after(key, id) => {
                     let hint = "remove it to go on without the devices that it tells of";
-                    return Err(format!("{why}; {hint}"));
+                    return Err(format!("{why}; {hint}").into());
                 }
                 Err(why) => log::debug!("{why}"),
             }

@@ -99,7 +99,8 @@ impl RunDir {
                 let (path, seconds) = (self.path.display(), DIRECTORY_LIMIT.as_secs());
                 return Err(format!(
                     "{path}: another command has locked it for {seconds} s: it is stopped, or hangs"
-                ));
+                )
+                .into());
             }
             std::thread::sleep(PAUSE);
         }
@@ -134,7 +135,8 @@ impl RunDir {
                 let seconds = FAMILY_LIMIT.as_secs();
                 return Err(format!(
                     "{key}: `ublk-dm {doing}` (process {pid}) has been at it for {seconds} s"
-                ));
+                )
+                .into());
             }
             std::thread::sleep(PAUSE);
         }

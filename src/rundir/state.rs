@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::boot_id;
 use super::directory::RunDir;
 use super::durable;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceState;
 
 /// Version of the file: a program reads its own only.
@@ -75,26 +75,26 @@ impl RunDir {
             let bytes = serde_json::to_vec_pretty(&State::new(boot_id()?, devices))?;
             durable::replace(&path, &bytes)
         };
-        write().map_err(|error: io::Error| format!("{}: {error}", path.display()))
+        write().map_err(|error: io::Error| Failure::from(error).context(path.display()))
     }
 
     /// Replaces the state file of a server that died, durably.
     pub fn rewrite_state(&self, key: &str, state: &State) -> Result<(), Reason> {
         let path = self.state_file(key);
         let write = || durable::replace(&path, &serde_json::to_vec_pretty(state)?);
-        write().map_err(|error: io::Error| format!("{}: {error}", path.display()))
+        write().map_err(|error: io::Error| Failure::from(error).context(path.display()))
     }
 
     /// Reads a server's state file; `None`: there is none, or it is of another boot.
     pub fn state(&self, key: &str) -> Result<Option<State>, Reason> {
         let path = self.state_file(key);
-        let why = |why: String| format!("{}: {why}", path.display());
+        let why = |why: Failure| why.context(path.display());
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(|error| why(error.to_string()))?,
+            bytes => bytes.map_err(|error| why(error.into()))?,
         };
-        let boot_id = boot_id().map_err(|error| why(error.to_string()))?;
-        State::parse(&bytes, &boot_id).map_err(why)
+        let boot_id = boot_id().map_err(|error| why(error.into()))?;
+        State::parse(&bytes, &boot_id).map_err(|error| why(error.into()))
     }
 
     /// What all servers, dead ones included, have said of their devices, as far as it can be read.

@@ -1,6 +1,7 @@
 //! Disks that are not to be taken because devices of other families are made of them, though no
 //! server has claimed them, or has claimed the same bytes under another name.
 
+use crate::failure::Failure;
 use crate::protocol::{DeviceState, KnownDisk};
 use crate::rundir::RunDir;
 use crate::storage::{DiskId, OpenDisk, OpenError, OpenErrorKind, disk_name};
@@ -40,7 +41,7 @@ pub fn refuse_claimed(rundir: &RunDir, disk: &OpenDisk) -> Result<(), OpenError>
 /// be there.
 fn holds(device: &DeviceState) -> Option<OpenErrorKind> {
     let (id, name) = (device.id, device.name.clone());
-    let found = Control::open().map_err(|error| error.to_string());
+    let found = Control::open().map_err(Failure::from);
     let found = found.and_then(|mut control| device::ours(&mut control, id, device.cookie));
     match found.ok().map(|info| info.map(|info| info.state)) {
         Some(None) => None,

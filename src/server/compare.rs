@@ -39,10 +39,10 @@ pub(super) fn compare_or_repair(
             family.call_for(connection, move |thread, left| async move {
                 let mirror = thread.group.mirror(id)?;
                 let repaired = mirror.repair_until(leg, || left.is_set()).await;
-                repaired.map(|_| Vec::new()).map_err(|error| error.to_string())
+                repaired.map(|_| Vec::new()).map_err(|error| error.to_string().into())
             })
         }
-        _ => return Err(format!("message '{}': a mirror takes {MESSAGES}", words.join(" "))),
+        _ => return Err(format!("message '{}': a mirror takes {MESSAGES}", words.join(" ")).into()),
     };
     lines.map_err(|error| error.to_string())?.map(Reply::Lines)
 }

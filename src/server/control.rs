@@ -154,8 +154,7 @@ impl Server {
 
     fn reply(&mut self, command: Command, mut connection: UnixStream) -> io::Result<()> {
         let undo = Undo::of(&command, &self.admin);
-        let reply =
-            self.admin.carry_out(command).unwrap_or_else(|message| Reply::Failed { message });
+        let reply = self.admin.carry_out(command).unwrap_or_else(Reply::Failed);
         let left = protocol::has_left(&connection);
         if left {
             self.admin.take_back(undo, &reply);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use dm_targets::snapshot::format::StoreId;
 
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::rundir::RunDir;
 use crate::rundir::journal::find::{self, Purpose};
 use crate::rundir::journal::owner::Owner;
@@ -30,7 +30,7 @@ fn find(rundir: &RunDir, cow: &OpenDisk, new: Option<StoreId>) -> Result<Journal
 }
 
 fn open_shared(cow: &str) -> Result<OpenDisk, Reason> {
-    OpenDisk::open(cow, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())
+    OpenDisk::open(cow, Access::ReadOnly, Claim::Shared).map_err(Failure::from)
 }
 
 /// The journal of a COW. Where there is no place for one its writes wait for their records; but
@@ -43,7 +43,9 @@ pub(super) fn open(
     let Journal { path, owner, is_left } = find(rundir, cow, Some(new))?;
     match FileNotes::open(&path, &owner) {
         Ok(notes) => Ok(Some(notes)),
-        Err(error) if is_left || path.exists() => Err(format!("{}: {error}", path.display())),
+        Err(error) if is_left || path.exists() => {
+            Err(format!("{}: {error}", path.display()).into())
+        }
         Err(error) => {
             log::warn!("{}: {error}; writes wait for their records", path.display());
             Ok(None)

@@ -127,8 +127,8 @@ impl Listener {
                 let devices = self.directory.devices();
                 let (waiting, devices): (BTreeMap<_, _>, BTreeMap<_, _>) =
                     devices.into_iter().partition(|(_, device)| device.waits);
-                let mut reports =
-                    report::devices(&devices, &self.family).map_err(io::Error::other)?;
+                let mut reports = report::devices(&devices, &self.family)
+                    .map_err(|why| io::Error::other(why.to_string()))?;
                 reports.extend(
                     waiting.values().map(|one| orphan::report(&one.state(), "quiesced", None)),
                 );
@@ -158,7 +158,7 @@ impl Listener {
         if let Err(message) =
             command.refuse_replaced(|id| Some(devices.get(&id)?.info.target_flags))
         {
-            return reply(connection, &Reply::Failed { message });
+            return reply(connection, &Reply::Failed(message));
         }
         let legs = match &command {
             Command::Message { device, .. } => {

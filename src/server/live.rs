@@ -20,7 +20,7 @@ use super::admin::machine::{Losses, Machine, Records, Served, Waited};
 use super::claims;
 use super::cow_journal;
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk};
 use crate::rundir::departed::Departure;
 use crate::rundir::journal::{self, FileNotes};
@@ -62,7 +62,7 @@ impl Live {
         lost: impl Fn(u32) + Send + 'static,
         ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Live, Reason> {
-        let control = Control::open().map_err(|error| error.to_string())?;
+        let control = Control::open().map_err(Failure::from)?;
         let thread =
             Owner::start(lost).map_err(|error| format!("cannot start the data thread: {error}"))?;
         let files = Files { rundir: rundir.clone(), key: key.to_owned() };
@@ -119,7 +119,7 @@ impl Machine for Live {
     }
 
     fn end(&mut self) -> Result<(), Reason> {
-        self.thread.stop().map_err(|error| error.to_string())
+        self.thread.stop().map_err(Failure::from)
     }
 
     fn records(&self) -> &Files {
@@ -134,7 +134,7 @@ impl Machine for Live {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        self.thread.call(job).map_err(|error| error.to_string())
+        self.thread.call(job).map_err(Failure::from)
     }
 
     fn call_while_answered<T, F>(
@@ -152,7 +152,7 @@ impl Machine for Live {
         match self.control.info(id) {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(error.to_string().into()),
         }
     }
 
@@ -186,7 +186,7 @@ impl Machine for Live {
             .collect();
         let name = name.to_owned();
         self.call_while_answered(move |thread| async move {
-            thread.serve(id, &name, file, &queues, ticket).await
+            Ok(thread.serve(id, &name, file, &queues, ticket).await?)
         })
     }
 
@@ -211,7 +211,7 @@ impl Machine for Live {
     }
 
     fn start_recovery(&mut self, id: u32) -> Result<(), Reason> {
-        self.control.start_recovery(id).map_err(|error| error.to_string())
+        self.control.start_recovery(id).map_err(Failure::from)
     }
 
     fn not_in_use(&self, id: u32) -> Result<(), Reason> {
@@ -219,7 +219,7 @@ impl Machine for Live {
     }
 
     fn params(&mut self, id: u32) -> Result<Params, Reason> {
-        self.control.get_params(id).map_err(|error| error.to_string())
+        self.control.get_params(id).map_err(Failure::from)
     }
 
     fn number(&mut self, id: u32) -> Option<(u32, u32)> {
@@ -241,7 +241,9 @@ impl Machine for Live {
     }
 
     fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Served>, Reason> {
-        self.call_while_answered(move |thread| async move { thread.remove(id, outlived).await })
+        self.call_while_answered(
+            move |thread| async move { Ok(thread.remove(id, outlived).await?) },
+        )
     }
 
     fn disk_at(&self, path: &str) -> Option<DiskId> {
@@ -252,7 +254,7 @@ impl Machine for Live {
         let (wanted, disk) = (path.to_owned(), Path::new(path));
         let opened = silent::within_limit(disk, move || OpenDisk::open(wanted, access, claim));
         opened.unwrap_or_else(|why| {
-            let kind = OpenErrorKind::Io(io::Error::new(io::ErrorKind::TimedOut, why));
+            let kind = OpenErrorKind::Io(io::Error::new(io::ErrorKind::TimedOut, why.to_string()));
             Err(OpenError { path: disk.to_owned(), kind })
         })
     }
@@ -270,7 +272,7 @@ impl Machine for Live {
     }
 
     fn new_store_id(&self) -> Result<StoreId, Reason> {
-        new_store_id().map_err(|error| error.to_string())
+        new_store_id().map_err(Failure::from)
     }
 
     fn circle(&self, words: &[&str], own: &BTreeSet<u32>) -> Option<(usize, Ground)> {
@@ -338,15 +340,15 @@ impl Records for Files {
     }
 
     fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {
-        self.rundir.departures(&self.key, origin, number).map_err(|error| error.to_string())
+        self.rundir.departures(&self.key, origin, number).map_err(Failure::from)
     }
 
     fn note_departure(&self, departure: &Departure) -> Result<(), Reason> {
-        self.rundir.write_departure(&self.key, departure).map_err(|error| error.to_string())
+        self.rundir.write_departure(&self.key, departure).map_err(Failure::from)
     }
 
     fn forget_departure(&self, cow: &Cow) -> Result<(), Reason> {
-        self.rundir.forget_departure(cow).map_err(|error| error.to_string())
+        self.rundir.forget_departure(cow).map_err(Failure::from)
     }
 
     fn losses(&self, cow: Cow) -> LostStore {
@@ -356,7 +358,7 @@ impl Records for Files {
 
 impl Losses for LostStore {
     fn found(&self) -> Result<Option<String>, Reason> {
-        LostStore::found(self).map_err(|error| error.to_string())
+        LostStore::found(self).map_err(Failure::from)
     }
 
     fn tidy(&self, here: bool) {

@@ -17,7 +17,7 @@ use rustix::stdio::dup2_stdout;
 
 use super::signals::{self, Beginning};
 use super::{Server, environment, logging, manager};
-use crate::failure::{Failure, Reason};
+use crate::failure::Failure;
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{self, FamilyLock, RunDir};
 use crate::sys::file_size;
@@ -94,7 +94,7 @@ pub fn serve(key: &str) -> Result<ExitCode, Failure> {
     let (server, listener, beginning) = match listen(&rundir, key, false, &failed) {
         Ok(started) => started,
         Err(error) => {
-            say(&error)?;
+            say(&error.to_string())?;
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -137,25 +137,27 @@ pub fn foreground(
     let reply = server.carry_out(command);
     let added = if let Ok(Reply::Added { device, .. }) = &reply { Some(*device) } else { None };
     let unless_told =
-        |reply| if beginning.is_over() { done(reply) } else { Err(INTERRUPTED.to_owned().into()) };
-    if let Err(Failure { message, code }) = reply.map_err(Failure::from).and_then(unless_told) {
-        let message = match added {
+        |reply| if beginning.is_over() { done(reply) } else { Err(INTERRUPTED.into()) };
+    if let Err(why) = reply.and_then(unless_told) {
+        let why = match added {
             _ if takes_over => {
                 rundir.remove_socket(key);
-                message
+                why
             }
-            Some(device) => format!("{message}; {}", take_back(rundir, key, &mut server, device)),
+            Some(device) => {
+                why.ending(format!("; {}", take_back(rundir, key, &mut server, device)))
+            }
             None if server.is_idle() => {
                 rundir.remove(key);
-                message
+                why
             }
             // A disk does not answer, and what has been begun ends with this process.
             None => {
                 rundir.remove_socket(key);
-                format!("{message}; see `ublk-dm list` for what is left")
+                why.ending("; see `ublk-dm list` for what is left")
             }
         };
-        return Err(Failure { message, code });
+        return Err(why);
     }
     drop(lock);
     manager::ready("the devices answer");
@@ -167,7 +169,7 @@ pub fn foreground(
 
 /// Deletes what was added a moment ago and that no one was told of, with the server's files. Says
 /// what is left.
-fn take_back(rundir: &RunDir, key: &str, server: &mut Server, added: DeviceRef) -> Reason {
+fn take_back(rundir: &RunDir, key: &str, server: &mut Server, added: DeviceRef) -> String {
     let path = format!("{}{}", device::BLOCK_PATH, added.id);
     let deleted = server.carry_out(Command::TakeBack { device: added });
     if let (Err(why), true) = (&deleted, Path::new(&path).exists()) {
@@ -192,7 +194,7 @@ fn listen(
     key: &str,
     foreground: bool,
     failed: &[String],
-) -> Result<(Server, UnixListener, Beginning), String> {
+) -> Result<(Server, UnixListener, Beginning), Failure> {
     let destination =
         logging::Destination { file: rundir.log_path(key), key: key.to_owned(), foreground };
     logging::start(destination).map_err(|error| format!("the log: {error}"))?;

@@ -10,7 +10,7 @@ use signal_hook::consts::{
 };
 use signal_hook::iterator::Signals;
 
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, Reply};
 use crate::rundir::RunDir;
 
@@ -95,13 +95,13 @@ pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<Beginning, String> {
 fn end(socket: &Path) -> Result<(), Reason> {
     let hint = "the devices are served on; mend that and send the signal again, or delete them \
                 (`ublk-dm del`)";
-    let refused = |why: String| format!("the server cannot end: {why}; {hint}");
+    let refused = |why: Failure| why.context("the server cannot end").ending(format!("; {hint}"));
     match protocol::connect(socket).and_then(|server| protocol::ask(server, &Command::Shutdown)) {
-        Ok(Reply::Failed { message }) => Err(refused(message)),
+        Ok(Reply::Failed(why)) => Err(refused(why)),
         Ok(_) => Ok(()),
         // It has ended before its answer was read.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
-        Err(error) => Err(refused(format!("{}: {error}", socket.display()))),
+        Err(error) => Err(refused(Failure::from(error).context(socket.display()))),
     }
 }
 
@@ -128,8 +128,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("family.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let answers =
-            [Reply::Failed { message: "the state file: No space left".to_owned() }, Reply::Done];
+        let answers = [Reply::Failed("the state file: No space left".into()), Reply::Done];
         let server = std::thread::spawn(move || {
             for reply in answers {
                 let (mut connection, _) = listener.accept().unwrap();

@@ -11,7 +11,7 @@ use super::signature::{self, Signature};
 use crate::failure::Reason;
 
 fn unreadable(disk: &OpenDisk) -> impl Fn(io::Error) -> Reason {
-    |error| format!("{}: cannot be read: {error}", disk.path.display())
+    |error| format!("{}: cannot be read: {error}", disk.path.display()).into()
 }
 
 /// What a disk holds, if it is something known.

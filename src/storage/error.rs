@@ -5,6 +5,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
+use crate::failure::{Failure, Kind};
+
 /// A disk that could not be opened.
 #[derive(Debug)]
 pub struct OpenError {
@@ -43,7 +45,7 @@ pub enum OpenErrorKind {
     /// Whether a device waits for it cannot be known.
     Unclear {
         /// Why.
-        why: String,
+        why: Failure,
     },
     /// It is to be written and cannot be (EROFS, a read-only device).
     ReadOnly,
@@ -141,6 +143,26 @@ impl fmt::Display for OpenError {
             }
             OpenErrorKind::Io(error) => write!(f, "{error}: {}", hint(error)),
         }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Failure {
+        let kind = match &error.kind {
+            OpenErrorKind::Missing => Kind::NotFound,
+            OpenErrorKind::Busy { .. } | OpenErrorKind::Awaited { .. } => Kind::InUse,
+            OpenErrorKind::Unclear { why } => why.kind,
+            OpenErrorKind::Permission(cause)
+            | OpenErrorKind::NoDevice(cause)
+            | OpenErrorKind::Io(cause) => Kind::of(cause),
+            OpenErrorKind::WrongKind { .. }
+            | OpenErrorKind::Replaced
+            | OpenErrorKind::ReadOnly
+            | OpenErrorKind::Empty
+            | OpenErrorKind::TooSmall { .. }
+            | OpenErrorKind::Ragged { .. } => Kind::Refused,
+        };
+        Failure::new(kind, error.to_string())
     }
 }
 

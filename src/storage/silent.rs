@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::content;
 use super::{Access, Claim, OpenDisk};
-use crate::failure::Reason;
+use crate::failure::{Failure, Kind, Reason};
 use crate::sys::apart::{self, Outcome};
 
 /// The hidden verb that asks a disk.
@@ -28,7 +28,8 @@ pub fn silent(disks: &BTreeSet<String>) -> BTreeSet<String> {
 
 /// Why a disk that does not answer is not opened.
 pub fn no_answer(disk: &str) -> Reason {
-    format!("{disk} has not answered for {} s", ANSWER_LIMIT.as_secs())
+    let line = format!("{disk} has not answered for {} s", ANSWER_LIMIT.as_secs());
+    Failure::new(Kind::NoAnswer, line)
 }
 
 /// Does something with a disk that may fall silent meanwhile, on a thread of its own. One that is
@@ -55,7 +56,7 @@ fn within<T: Send + 'static>(
     thread.map_err(|error| format!("{path}: cannot be looked at: {error}"))?;
     result.recv_timeout(limit).map_err(|error| match error {
         RecvTimeoutError::Timeout => no_answer(&path.to_string()),
-        RecvTimeoutError::Disconnected => format!("{path}: could not be looked at"),
+        RecvTimeoutError::Disconnected => format!("{path}: could not be looked at").into(),
     })
 }
 

@@ -23,7 +23,7 @@ pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
     let outcome = apart::run(&[vec![DELETE_VERB, &number, &known_by]], DELETE_LIMIT).pop();
     match outcome {
         Some(Outcome::Done) => Ok(()),
-        Some(Outcome::Failed(why)) => Err(why),
+        Some(Outcome::Failed(why)) => Err(why.into()),
         Some(Outcome::Late) | None => {
             let what = "the kernel waits for requests that its server had given to a disk";
             let then = "the device goes when that answers, and `ublk-dm recover --all` settles \
@@ -31,7 +31,8 @@ pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
             Err(format!(
                 "/dev/ublkb{id}: not deleted within {} s: {what}; {then}",
                 DELETE_LIMIT.as_secs()
-            ))
+            )
+            .into())
         }
     }
 }

@@ -9,7 +9,7 @@ use dm_targets::units::Sectors;
 use libublk::sys;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceOptions;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, Discard, Params, attrs};
@@ -73,7 +73,7 @@ pub fn ours(control: &mut Control, id: u32, cookie: u64) -> Result<Option<Device
     match control.info(id) {
         Ok(info) => Ok(Some(info).filter(|info| is_ours(info, cookie))),
         Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(error.to_string().into()),
     }
 }
 
@@ -116,7 +116,7 @@ pub fn add(
         if let Err(error) = delete(control, info.id) {
             log::warn!("{error}");
         }
-        return Err(error.to_string());
+        return Err(error.to_string().into());
     }
     Ok(info)
 }
@@ -124,25 +124,24 @@ pub fn add(
 /// Why the kernel has not added a device.
 fn not_added(id: Option<u32>, error: &ControlError) -> Reason {
     match (id, error.errno()) {
-        (Some(id), Some(libc::EEXIST)) => {
-            format!(
-                "--id {id}: there is a device /dev/ublkb{id} already; leave --id out for the first \
+        (Some(id), Some(libc::EEXIST)) => format!(
+            "--id {id}: there is a device /dev/ublkb{id} already; leave --id out for the first \
                  free one"
-            )
-        }
-        (Some(id), Some(libc::EINVAL | libc::ENOSPC)) => {
-            format!(
-                "--id {id}: this kernel has no device of that number; leave --id out for the first \
+        )
+        .into(),
+        (Some(id), Some(libc::EINVAL | libc::ENOSPC)) => format!(
+            "--id {id}: this kernel has no device of that number; leave --id out for the first \
                  free one"
-            )
-        }
-        _ => error.to_string(),
+        )
+        .into(),
+        _ => error.to_string().into(),
     }
 }
 
 /// Why a device is not to be touched that has another one's number.
 pub fn replaced(id: u32) -> Reason {
     format!("/dev/ublkb{id}: it is another program's device now; the one that was there is gone")
+        .into()
 }
 
 /// Why a device without a disk cannot be taken over.
@@ -152,7 +151,7 @@ pub fn no_longer_waits(id: u32, info: &DeviceInfo) -> Reason {
     } else {
         "it was added with --no-recovery, and ended with its server"
     };
-    format!("/dev/ublkb{id}: {why}; `ublk-dm del --force` removes what is left of it")
+    format!("/dev/ublkb{id}: {why}; `ublk-dm del --force` removes what is left of it").into()
 }
 
 /// Makes a device live whose queues are being served, for the first time or again.
@@ -201,7 +200,7 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
             },
             // There is no disk that could be in use.
             Err(error) if error.errno() == Some(libc::ENODEV) => break,
-            Err(error) => return Err(error.to_string()),
+            Err(error) => return Err(error.to_string().into()),
         }
     }
     Ok(false)
@@ -217,7 +216,7 @@ fn seen_user(id: u32) -> Result<Option<String>, Reason> {
     };
     match std::fs::metadata(format!("{BLOCK_PATH}{id}")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unknown("its node", error)),
+        Err(error) => return Err(unknown("its node", error).into()),
         Ok(_) => {}
     }
     for place in ["/proc/self/mountinfo", "/proc/self/fd"] {
@@ -235,7 +234,7 @@ fn user_of(id: u32) -> Option<String> {
 /// Stops a device, whoever uses it. The kernel waits until the requests that its server has been
 /// given have ended.
 pub fn stop(control: &mut Control, id: u32) -> Result<(), Reason> {
-    control.stop(id).map_err(|error| error.to_string())
+    control.stop(id).map_err(Failure::from)
 }
 
 /// Deletes a stopped device. One that somebody still has open is gone for everybody else at once,
@@ -248,7 +247,7 @@ pub fn delete(control: &mut Control, id: u32) -> Result<(), Reason> {
         Err(ControlError::Timeout { .. }) => {
             log::info!("/dev/ublkb{id}: somebody still has it open")
         }
-        deleted => return deleted.map_err(|error| error.to_string()),
+        deleted => return deleted.map_err(Failure::from),
     }
     Ok(())
 }
@@ -269,7 +268,7 @@ pub fn is_recoverable(info: &DeviceInfo) -> bool {
 }
 
 fn in_use(id: u32, by: &str) -> Reason {
-    format!("/dev/ublkb{id}: it is {by}; end that first, or use --force")
+    format!("/dev/ublkb{id}: it is {by}; end that first, or use --force").into()
 }
 
 /// A claim that is given up at once tells whether somebody else has one: a file system, another
@@ -291,7 +290,8 @@ fn not_claimed(id: u32, claimed: io::Result<()>) -> Result<(), Reason> {
         _ => Err(format!(
             "{BLOCK_PATH}{id}: whether it is in use cannot be known: {error}; use --force if it is \
              not"
-        )),
+        )
+        .into()),
     }
 }
 

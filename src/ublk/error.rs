@@ -8,6 +8,8 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use crate::failure::{Failure, Kind};
+
 /// Some kernels answer an unknown command with this number of their own instead of EOPNOTSUPP.
 const ENOTSUPP: i32 = 524;
 
@@ -259,6 +261,20 @@ impl fmt::Display for ControlError {
                 write!(f, "cannot {what}: {source}: {hint}")
             }
         }
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Failure {
+        let kind = match (&error, error.errno()) {
+            (ControlError::Unsupported { .. } | ControlError::DriverAbsent { .. }, _) => {
+                Kind::Unsupported
+            }
+            (ControlError::Timeout { .. }, _) => Kind::NoAnswer,
+            (_, Some(errno)) => Kind::System { errno },
+            (_, None) => Kind::Failed,
+        };
+        Failure::new(kind, error.to_string())
     }
 }
 

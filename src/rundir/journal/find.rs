@@ -52,9 +52,10 @@ fn refusal(cow: &Path, journal: &Left, kinship: Kinship) -> Reason {
     let give_up = format!("`ublk-dm journal discard {file}` gives them up");
     let what = format!("{cow}: {file} holds acknowledged writes that are on no COW yet, {kinship}");
     match kinship {
-        Kinship::Damaged | Kinship::OtherStore => format!("{what}: {give_up}"),
+        Kinship::Damaged | Kinship::OtherStore => format!("{what}: {give_up}").into(),
         _ => format!(
             "{what}: `ublk-dm journal use {file} --cow {cow}` if they belong here, {give_up}"
-        ),
+        )
+        .into(),
     }
 }

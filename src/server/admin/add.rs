@@ -75,7 +75,7 @@ impl<M: Machine> Administrator<M> {
             TargetParams::Mirror(mirror) => self.prepare_mirror(&mirror, spec, name, again),
             TargetParams::Linear(linear) => self.prepare_linear(&linear, spec, again),
             other @ TargetParams::SnapshotMerge(_) => {
-                Err(format!("target {}: not served by this version", other.name()))
+                Err(format!("target {}: not served by this version", other.name()).into())
             }
         }
     }
@@ -111,7 +111,9 @@ impl<M: Machine> Administrator<M> {
     /// Puts back what the store of a snapshot has overwritten that gets no device, or loses it at
     /// once.
     pub(super) fn unmake(&self, ticket: Ticket) -> Result<Unmade, Reason> {
-        self.machine.call(move |thread| async move { thread.group().unmake(ticket).await })?
+        Ok(self
+            .machine
+            .call(move |thread| async move { thread.group().unmake(ticket).await })??)
     }
 
     /// Takes a device that is served among this server's. The caller makes that known.
@@ -194,7 +196,7 @@ impl<M: Machine> Administrator<M> {
         };
         let device = info.clone();
         let then = move |admin: &mut Administrator<M>, _: Served| {
-            let why = admin.undo(&device, ticket, "its disk answers again".to_owned());
+            let why = admin.undo(&device, ticket, "its disk answers again".into());
             log::warn!("/dev/ublkb{}: the add is taken back: {why}", device.id);
         };
         let coming = prepared.state(info, name);
@@ -202,7 +204,7 @@ impl<M: Machine> Administrator<M> {
             if let Some(unfinished) = self.unfinished.last_mut() {
                 unfinished.coming = Some((ticket, coming));
             }
-            format!("{why}; what has been begun is taken back when it does")
+            why.ending("; what has been begun is taken back when it does")
         })
     }
 
@@ -211,7 +213,7 @@ impl<M: Machine> Administrator<M> {
         let undone = self.take_down(info.id, info.target_flags, true);
         let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(ticket), Err));
         let left = [undone.err(), self.save().err()].into_iter().flatten();
-        left.fold(error, |error, left| format!("{error}; and {left}"))
+        left.fold(error, |error, left| error.ending(format!("; and {left}")))
     }
 
     /// Finds a name for a new device and writes down what the next server needs, while no other

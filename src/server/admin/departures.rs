@@ -56,7 +56,7 @@ impl<M: Machine> Administrator<M> {
         self.machine.records().note_departure(&departure).map_err(|why| {
             let what = "that its snapshot leaves the origin cannot be noted, so a later server \
                         could take it for right";
-            format!("/dev/ublkb{id}: not deleted: {what}: {why}")
+            why.context(format!("/dev/ublkb{id}: not deleted: {what}"))
         })
     }
 

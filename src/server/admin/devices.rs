@@ -195,7 +195,7 @@ impl Directory {
 
 /// A device that is not this server's.
 pub(super) fn no_device(id: u32) -> Reason {
-    format!("/dev/ublkb{id}: no such device; see `ublk-dm list`")
+    format!("/dev/ublkb{id}: no such device; see `ublk-dm list`").into()
 }
 
 /// A leg by its path or by its place, counted from 0. Another path of the same disk will do, if one
@@ -217,7 +217,7 @@ fn by_disk(legs: &[LegRef], word: &str) -> Option<usize> {
 pub fn not_a_leg(legs: &[LegRef], id: u32, word: &str) -> Reason {
     let legs: Vec<_> =
         legs.iter().enumerate().map(|(at, leg)| format!("{at} ({})", leg.path)).collect();
-    format!("{word}: not a leg of /dev/ublkb{id}, which has legs {}", legs.join(", "))
+    format!("{word}: not a leg of /dev/ublkb{id}, which has legs {}", legs.join(", ")).into()
 }
 
 /// A name that is not taken: the one that is wanted, or that with a number behind it.

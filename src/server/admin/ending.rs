@@ -12,7 +12,7 @@ use super::machine::{Machine, Served, Thread, Waited};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::waiting::Errand;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::Reply;
 
 /// How the end of a device went that is gone.
@@ -99,8 +99,9 @@ impl<M: Machine> Administrator<M> {
         };
         let what = "it is stopped, and goes when the disk answers; what it had acknowledged stays \
                     on record";
-        self.unless_silent(Errand::on(id, "del"), removed, then)
-            .map_err(|why| format!("/dev/ublkb{id}: not deleted yet: {why}; {what}"))
+        self.unless_silent(Errand::on(id, "del"), removed, then).map_err(|why| {
+            why.context(format!("/dev/ublkb{id}: not deleted yet")).ending(format!("; {what}"))
+        })
     }
 
     pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Reply, Reason> {
@@ -137,15 +138,15 @@ impl<M: Machine> Administrator<M> {
                 }
                 Ok(End { lost, wrong }) => {
                     self.lost_at_end |= lost.is_some();
-                    failed.extend(lost.map(|lost| format!("/dev/ublkb{id}: deleted, but {lost}")));
+                    failed.extend(lost.map(|lost| lost.but(format!("/dev/ublkb{id}: deleted"))));
                     failed.extend(wrong);
                 }
             }
-            saved = self.forget(id).map_err(|why| format!("/dev/ublkb{id}: deleted, but {why}"));
+            saved = self.forget(id).map_err(|why| why.but(format!("/dev/ublkb{id}: deleted")));
         }
         failed.extend(saved.err());
         failed.iter().for_each(|error| log::error!("{error}"));
-        if failed.is_empty() { Ok(Reply::Deleted) } else { Err(failed.join("; ")) }
+        Failure::all(failed).map_or(Ok(Reply::Deleted), Err)
     }
 
     /// Strikes a device that is gone off the list.

@@ -54,7 +54,7 @@ impl<M: Machine> Administrator<M> {
             let left = released.and_then(|()| self.forget_left_out(&device)).err();
             let left = left.map_or_else(String::new, |why| format!("; {why}"));
             let what = format!("gone: another program has deleted /dev/ublkb{}", device.id);
-            problems.push(format!("{}: {what}{left}", device.name));
+            problems.push(format!("{}: {what}{left}", device.name).into());
         }
         problems.iter().for_each(|why| log::error!("{why}"));
         problems

@@ -61,7 +61,7 @@ impl<M: Machine> Administrator<M> {
             Command::Load { device, spec } => self.load(device.id, spec),
             Command::Message { device, words } => self.message(device.id, &words),
             Command::Report | Command::Ping | Command::Wait { .. } => {
-                Err("a command for the listener".to_owned())
+                Err("a command for the listener".to_owned().into())
             }
             Command::Shutdown => self.shut_down().map(|()| Reply::Done),
         }

@@ -30,7 +30,7 @@ impl<M: Machine> Administrator<M> {
             (entry.suspended, entry.loaded) = (suspended, loaded);
             entry.waits = started.is_err() && !mutant::is(Mutant::NotStartedIsLive);
         }
-        started.map_err(|why| not_started(&name, &why))?;
+        started.map_err(|why| not_started(&name, why))?;
         log::info!("{name}: /dev/ublkb{id} is live");
         Ok(())
     }
@@ -56,7 +56,7 @@ impl<M: Machine> Administrator<M> {
             Some(info) if info.state == DiskState::Dead => Err(no_longer_waits(id, &info)),
             Some(_) => self.machine.start(id, true),
         };
-        started.map_err(|why| not_started(&name, &why))?;
+        started.map_err(|why| not_started(&name, why))?;
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.waits = false;
         }
@@ -65,6 +65,7 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-fn not_started(name: &str, why: &str) -> Reason {
-    format!("{name}: not recovered: {why}; it waits, and `ublk-dm recover {name}` tries again")
+fn not_started(name: &str, why: Reason) -> Reason {
+    why.context(format!("{name}: not recovered"))
+        .ending(format!("; it waits, and `ublk-dm recover {name}` tries again"))
 }

@@ -80,7 +80,7 @@ impl<M: Machine> Administrator<M> {
         let record = move |thread: Rc<M::Thread>| async move {
             let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
             opened.target.activate(&thread.group().executor).await?;
-            opened.target.close().await
+            Ok(opened.target.close().await?)
         };
         self.wait_for(Errand::on(device.id, "del"), record, |_, _| {})?
     }
@@ -120,7 +120,7 @@ impl<M: Machine> Administrator<M> {
             // They stay in their journal.
             return self.record_noted(device).map_err(|why| {
                 let what = "deleted, but writes that it had acknowledged are not on its COW yet";
-                let why = format!("{}: {what}: {why}; add it again", device.name);
+                let why = why.context(format!("{}: {what}", device.name)).ending("; add it again");
                 Incomplete { why, owed: false }
             });
         }
@@ -136,8 +136,9 @@ impl<M: Machine> Administrator<M> {
             let recorded = recorded.map_or_else(String::new, |why| {
                 format!("; that is not recorded: {why}; `ublk-dm recover --all` tries again")
             });
-            let why =
-                format!("{}: {what}, because its origin has changed: {why}{recorded}", device.name);
+            let why = why
+                .context(format!("{}: {what}, because its origin has changed", device.name))
+                .ending(recorded);
             Incomplete { why, owed }
         })
     }
@@ -162,17 +163,17 @@ pub fn record_left_behind<M: Machine>(
     if !staying.iter().any(|device| changes_origin(&device.spec)) {
         // Its origin may be added beside those that stay, by their next server.
         return note_departure(machine, deleted).map(drop).map_err(|why| {
-            format!(
-                "{}: not deleted: that it leaves its origin cannot be noted: {why}",
+            why.context(format!(
+                "{}: not deleted: that it leaves its origin cannot be noted",
                 deleted.name
-            )
+            ))
         });
     }
     record_lost(machine, deleted).map_err(|why| {
-        format!(
-            "{}: not deleted: that its COW is lost then cannot be recorded: {why}",
+        why.context(format!(
+            "{}: not deleted: that its COW is lost then cannot be recorded",
             deleted.name
-        )
+        ))
     })
 }
 
@@ -182,7 +183,7 @@ pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Resu
         .cow
         .clone()
         .ok_or("the state file of an earlier version does not say what its COW is known by")?;
-    machine.records().losses(cow).record(Loss::OriginChanged)
+    Ok(machine.records().losses(cow).record(Loss::OriginChanged)?)
 }
 
 /// Notes that a snapshot of a dead server leaves an origin that nothing of its family changes, and

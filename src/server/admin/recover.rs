@@ -17,7 +17,7 @@ use super::orphans::{complete, note_departure, record_lost};
 use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceState, Reply};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
@@ -33,7 +33,7 @@ impl<M: Machine> Administrator<M> {
             match silent.refuse(&device).and_then(|()| self.make_ready(&device)) {
                 Ok(prepared) => ready.push((prepared, device)),
                 Err(why) => {
-                    problems.push(self.leave_out(device, &why));
+                    problems.push(self.leave_out(device, why.clone()));
                     reasons.push(why);
                     if mutant::is(Mutant::StopAtFirst) {
                         break;
@@ -43,7 +43,8 @@ impl<M: Machine> Administrator<M> {
         }
         if ready.is_empty() {
             reasons.dedup();
-            return Err(reasons.join("; "));
+            return Err(Failure::all(reasons)
+                .unwrap_or_else(|| "none of its devices is there any more".into()));
         }
         // Snapshots before origins.
         ready.sort_by_key(|(prepared, _)| prepared.is_origin());
@@ -54,7 +55,7 @@ impl<M: Machine> Administrator<M> {
                     problems.extend(lost.into_iter().chain(now_invalid(&device)));
                     served.push((prepared, info, device));
                 }
-                Err(why) => problems.push(self.leave_out(device, &why)),
+                Err(why) => problems.push(self.leave_out(device, why)),
             }
         }
         let changes = served.iter().any(|(prepared, ..)| changes_origin(&prepared.spec));
@@ -103,13 +104,14 @@ impl<M: Machine> Administrator<M> {
                 self.restore_departures(
                     note_departure(&self.machine, device)?.into_iter().collect(),
                 )?;
-                problems.push(format!("{}: gone: another program has deleted it", device.name));
+                problems
+                    .push(format!("{}: gone: another program has deleted it", device.name).into());
                 continue;
             }
             record_lost(&self.machine, device)?;
             let what = "another program has deleted it; its COW must not be used again, since its \
                         origin lives without it";
-            problems.push(format!("{}: gone: {what}", device.name));
+            problems.push(format!("{}: gone: {what}", device.name).into());
         }
         Ok(problems)
     }
@@ -118,7 +120,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Reply, Reason> {
         let mut problems = self.notice_stolen();
         let unknown = |id: &&u32| !self.left_out.contains_key(id) && !self.devices.contains_key(id);
-        let gone = |id| format!("/dev/ublkb{id}: not recovered: it has been deleted");
+        let gone = |id| format!("/dev/ublkb{id}: not recovered: it has been deleted").into();
         // Unless that has been said just now.
         let unsaid = ids.iter().filter(|_| problems.is_empty());
         problems.extend(unsaid.filter(unknown).map(gone).collect::<Vec<_>>());
@@ -147,7 +149,7 @@ impl<M: Machine> Administrator<M> {
             device.lost &= for_good || self.origin_changed;
             match self.recover_one(device) {
                 Ok(some) => problems.extend(some),
-                Err(why) => problems.push(format!("{name}: not recovered: {why}")),
+                Err(why) => problems.push(not_recovered(&name, why)),
             }
         }
         for id in held {
@@ -171,7 +173,7 @@ impl<M: Machine> Administrator<M> {
         for device in wanted {
             match silent.refuse(device) {
                 Ok(()) => reply.push(device.id),
-                Err(why) => problems.push(format!("{}: not recovered: {why}", device.name)),
+                Err(why) => problems.push(not_recovered(&device.name, why)),
             }
         }
         (reply, problems)
@@ -218,11 +220,11 @@ impl<M: Machine> Administrator<M> {
         let info = served?;
         // What was held back before is held back again, from the first request on.
         let held = if device.suspended { self.hold(info.id, true, "recover")? } else { Ok(()) };
-        Ok((info, held.err().map(|lost| format!("{}: suspended, but {lost}", device.name))))
+        Ok((info, held.err().map(|lost| lost.but(format!("{}: suspended", device.name)))))
     }
 
-    fn leave_out(&mut self, device: DeviceState, why: &str) -> Reason {
-        let problem = format!("{}: not recovered: {why}", device.name);
+    fn leave_out(&mut self, device: DeviceState, why: Failure) -> Failure {
+        let problem = not_recovered(&device.name, why);
         log::warn!("{problem}");
         let info = self.ours(device.id, device.cookie).ok().flatten();
         let waits = info.is_some_and(|info| info.state != DiskState::Dead);
@@ -238,10 +240,11 @@ impl<M: Machine> Administrator<M> {
             return Err(format!(
                 "/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that \
                  waits"
-            ));
+            )
+            .into());
         }
         self.release_left_out(&device)
-            .map_err(|why| format!("{}: not deleted: {why}", device.name))?;
+            .map_err(|why| why.context(format!("{}: not deleted", device.name)))?;
         if self.ours(id, device.cookie)?.is_some() {
             self.machine.delete_orphan(id, device.cookie)?;
         }
@@ -253,10 +256,10 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn release_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
         if device.lost && !mutant::is(Mutant::DeletedBeforeRecord) {
             record_lost(&self.machine, device)
-                .map_err(|why| format!("that its COW is lost cannot be recorded: {why}"))?;
+                .map_err(|why| why.context("that its COW is lost cannot be recorded"))?;
         }
         self.note_left_out(device)
-            .map_err(|why| format!("that its snapshot leaves cannot be noted: {why}"))
+            .map_err(|why| why.context("that its snapshot leaves cannot be noted"))
     }
 
     /// Strikes a device that is gone off the list of those that are left out, and leaves its COW as
@@ -265,7 +268,7 @@ impl<M: Machine> Administrator<M> {
         self.left_out.remove(&device.id);
         self.keep_files = !self.left_out.is_empty();
         log::info!("{}: deleted", device.name);
-        let saved = self.save().map_err(|why| format!("{}: deleted, but {why}", device.name));
+        let saved = self.save().map_err(|why| why.but(format!("{}: deleted", device.name)));
         complete(self.machine.beside()?, device).map_err(|incomplete| incomplete.why).and(saved)
     }
 
@@ -284,14 +287,15 @@ impl<M: Machine> Administrator<M> {
                     Ok(Ok(())) => {}
                     Ok(Err(lost)) => {
                         log::error!("/dev/ublkb{id}: {lost}");
-                        problems.push(format!("/dev/ublkb{id}: {lost}"));
+                        problems.push(lost.context(format!("/dev/ublkb{id}")));
                     }
                     Err(why) => {
                         held.pop();
                         for other in held {
                             self.let_through(other, true, "recover")?;
                         }
-                        return Err(format!("/dev/ublkb{id}: its writers cannot be held: {why}"));
+                        let what = format!("/dev/ublkb{id}: its writers cannot be held");
+                        return Err(why.context(what));
                     }
                 }
             }
@@ -303,10 +307,16 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
+fn not_recovered(name: &str, why: Failure) -> Failure {
+    why.context(format!("{name}: not recovered"))
+}
+
 /// Says that a device is served again and has nothing to show.
 fn now_invalid(device: &DeviceState) -> Option<Reason> {
     let why = "its origin was changed while its COW could not be opened";
-    device.lost.then(|| format!("{}: it has a server again, and is invalid: {why}", device.name))
+    device
+        .lost
+        .then(|| format!("{}: it has a server again, and is invalid: {why}", device.name).into())
 }
 
 /// What is written down of a device that has been taken over.

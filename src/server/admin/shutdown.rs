@@ -20,7 +20,7 @@ use super::ending::{End, origins_first};
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::state::{Administrator, Ending};
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::ublk::device;
 
 /// How often it is looked whether a device that keeps the server alive is still in use: the kernel
@@ -39,7 +39,11 @@ impl<M: Machine> Administrator<M> {
             let beside_origin =
                 stays.iter().any(|(other, _)| self.is_origin(*other)) || self.has_waiting_origin();
             let beside_origin = beside_origin && !self.is_origin(id);
-            let why = || format!("/dev/ublkb{id}: its origin is in use, or waits for a server");
+            let why = || {
+                Failure::from(format!(
+                    "/dev/ublkb{id}: its origin is in use, or waits for a server"
+                ))
+            };
             let why = if beside_origin { Some(why()) } else { self.try_end(id).err() };
             stays.extend(why.map(|why| (id, why)));
         }
@@ -50,28 +54,20 @@ impl<M: Machine> Administrator<M> {
             entry.is_some_and(|entry| !device::is_recoverable(&entry.info))
         };
         if stays.iter().any(|(id, _)| dies(id)) {
-            let fatal = stays.iter().filter(|(id, _)| dies(id)).map(|(_, why)| why.as_str());
-            let why = fatal.collect::<Vec<_>>().join("; ");
-            self.wait_for_end(
-                Level::Warn,
-                format!(
-                    "{why}; it would die with its server (--no-recovery), which ends once it \
-                         is unused"
-                ),
-            );
+            let hint =
+                "; it would die with its server (--no-recovery), which ends once it is unused";
+            let fatal = stays.into_iter().filter(|(id, _)| dies(id)).map(|(_, why)| why);
+            if let Some(why) = Failure::all(fatal.collect()) {
+                self.wait_for_end(Level::Warn, why.ending(hint));
+            }
             return Ok(());
         }
         if !stays.is_empty() {
             if let Err(why) = self.ensure_recorded() {
                 let hint =
-                    "the devices are served on; the server ends as soon as it can be written";
-                self.wait_for_end(
-                    Level::Error,
-                    format!(
-                        "the server cannot end, for the next one would not know its devices: \
-                             {why}; {hint}"
-                    ),
-                );
+                    "; the devices are served on; the server ends as soon as it can be written";
+                let what = "the server cannot end, for the next one would not know its devices";
+                self.wait_for_end(Level::Error, why.context(what).ending(hint));
                 return Ok(());
             }
         }
@@ -131,7 +127,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Leaves a device to the next server. Its requests are held back, so that what it has
     /// acknowledged is complete. Where a disk does not answer that stays on record.
-    fn leave_waiting(&mut self, id: u32, why: &str) {
+    fn leave_waiting(&mut self, id: u32, why: &Failure) {
         let unfinished = self.refuse_unfinished(id);
         let held = unfinished.and_then(|()| self.hold(id, true, "shutdown"));
         if let Err(error) = held.and_then(|held| held) {

@@ -126,7 +126,8 @@ impl<M: Machine> Administrator<M> {
             Err(why) => {
                 return Err(format!(
                     "what has changed is not on record for the next server: {why}"
-                ));
+                )
+                .into());
             }
             Ok(()) => {}
         }

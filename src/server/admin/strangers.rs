@@ -48,7 +48,7 @@ pub(super) fn refuse_stranger(
     let (was, is) = (called(was), called(here));
     let hint =
         "attach the right one, or delete the device (`del --force`) and add it again with this one";
-    Err(format!("{word}: another disk is there: it was {was} and is {is}; {hint}"))
+    Err(format!("{word}: another disk is there: it was {was} and is {is}; {hint}").into())
 }
 
 /// Refuses a COW that is the right disk and has another snapshot's store by now: that is neither
@@ -68,7 +68,7 @@ pub(super) fn refuse_other_store(
         return Ok(());
     }
     let hint = "delete the device (`del --force`) and add it again with this one";
-    Err(format!("{word}: another snapshot has its store on it now; {hint}"))
+    Err(format!("{word}: another snapshot has its store on it now; {hint}").into())
 }
 
 /// Whether two disks are certainly two. What has kept its name may have been attached anew, under

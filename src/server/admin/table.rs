@@ -24,7 +24,7 @@ impl<M: Machine> Administrator<M> {
         let was_suspended = self.devices.get(&id).ok_or_else(|| no_device(id))?.suspended;
         let held = self
             .hold(id, noflush, "suspend")
-            .map_err(|why| format!("/dev/ublkb{id}: not suspended: {why}"))?;
+            .map_err(|why| why.context(format!("/dev/ublkb{id}: not suspended")))?;
         let is_recorded = was_suspended && self.is_recorded(id);
         let recorded = if is_recorded { Ok(()) } else { self.record_suspended(id, true) };
         if let Err(why) = recorded {
@@ -36,9 +36,10 @@ impl<M: Machine> Administrator<M> {
             let lost = held.err().map_or_else(String::new, |lost| format!("; besides, {lost}"));
             return Err(format!(
                 "/dev/ublkb{id}: that it is suspended cannot be recorded: {why}; {now}{lost}"
-            ));
+            )
+            .into());
         }
-        held.map(|()| Reply::Done).map_err(|lost| format!("/dev/ublkb{id}: suspended, but {lost}"))
+        held.map(|()| Reply::Done).map_err(|lost| lost.but(format!("/dev/ublkb{id}: suspended")))
     }
 
     /// Lets requests go on; a table that was loaded takes the place of the old one first, for which
@@ -51,7 +52,7 @@ impl<M: Machine> Administrator<M> {
         if same_target && !was_suspended {
             // An earlier resume may have failed to record it.
             let recorded = if self.is_recorded(id) { Ok(()) } else { self.record(None) };
-            return recorded.map(|()| Reply::Done).map_err(|why| runs_unrecorded(id, &why));
+            return recorded.map(|()| Reply::Done).map_err(|why| runs_unrecorded(id, why));
         }
         if let Some(table) = loaded {
             if !was_suspended {
@@ -62,17 +63,17 @@ impl<M: Machine> Administrator<M> {
                         if let Some(entry) = self.devices.get_mut(&id) {
                             entry.loaded = Some(table);
                         }
-                        return Err(format!("/dev/ublkb{id}: the old table stays: {why}"));
+                        return Err(why.context(format!("/dev/ublkb{id}: the old table stays")));
                     }
                 }
             }
             self.swap_table(id, table, was_suspended)?;
         }
         if !self.has_target(id)? {
-            return Err(format!("/dev/ublkb{id}: it has no table any more: load one first"));
+            return Err(format!("/dev/ublkb{id}: it has no table any more: load one first").into());
         }
         self.let_through(id, same_target, "resume")?;
-        self.record_suspended(id, false).map_err(|why| runs_unrecorded(id, &why))?;
+        self.record_suspended(id, false).map_err(|why| runs_unrecorded(id, why))?;
         Ok(Reply::Done)
     }
 
@@ -107,7 +108,7 @@ impl<M: Machine> Administrator<M> {
         let recorded = self.record_suspended(id, suspended);
         let recorded = recorded
             .map_or_else(|why| format!("; that is not recorded: {why}"), |()| String::new());
-        Err(format!("{error}; {stays}{recorded}"))
+        Err(format!("{error}; {stays}{recorded}").into())
     }
 
     /// Notes whether a device is suspended, and which table waits for its resume, for those who ask
@@ -136,7 +137,7 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<Result<(), Reason>, Reason> {
         let job = move |thread: Rc<M::Thread>| async move {
             match thread.group().device(id) {
-                Some(device) => device.suspend(noflush).await,
+                Some(device) => Ok(device.suspend(noflush).await?),
                 None => Ok(()),
             }
         };
@@ -199,7 +200,7 @@ impl<M: Machine> Administrator<M> {
             }
         };
         self.wait_for(Errand::on(id, verb), job, then).map_err(|why| {
-            format!("/dev/ublkb{id}: its requests wait until that disk answers: {why}")
+            why.context(format!("/dev/ublkb{id}: its requests wait until that disk answers"))
         })
     }
 
@@ -227,14 +228,15 @@ impl<M: Machine> Administrator<M> {
             _ => {
                 return Err(format!(
                     "/dev/ublkb{id}: only a mirror's table can be replaced, and by a mirror's"
-                ));
+                )
+                .into());
             }
         };
         if let Err(why) = self.record(None) {
             if let Some(entry) = self.devices.get_mut(&id) {
                 entry.loaded = before;
             }
-            return Err(format!("/dev/ublkb{id}: the table cannot be recorded: {why}"));
+            return Err(format!("/dev/ublkb{id}: the table cannot be recorded: {why}").into());
         }
         Ok(Reply::Done)
     }
@@ -248,7 +250,7 @@ impl<M: Machine> Administrator<M> {
         again: Option<&KnownDisks>,
     ) -> Result<(), Reason> {
         let TargetParams::Mirror(mirror) = spec.table.params.clone() else {
-            return Err("this is no mirror".to_owned());
+            return Err("this is no mirror".to_owned().into());
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
         self.machine.call(move |thread| async move { thread.group().take_target(id).await })??;
@@ -262,14 +264,15 @@ impl<M: Machine> Administrator<M> {
         };
         let prepared = self.open_mirror(&mirror, spec, Some(&name), past, again)?;
         let NewDevice { ticket, deps, spec, params, .. } = prepared;
-        let fits = self.refuse_unfit(id, &params).map_err(|why| format!("the table: {why}"));
+        let fits = self.refuse_unfit(id, &params).map_err(|why| why.context("the table"));
         if let Err(why) = fits.and_then(|()| self.record_table(id, deps, spec, again.is_some())) {
             self.machine
                 .call(move |thread| async move { drop(thread.group().take_opened(ticket)) })?;
             return Err(why);
         }
-        self.machine
-            .call(move |thread| async move { thread.group().put_target(id, ticket).await })?
+        Ok(self
+            .machine
+            .call(move |thread| async move { thread.group().put_target(id, ticket).await })??)
     }
 
     /// Writes down what the device is made of from now on: the next server must not open the disks
@@ -289,7 +292,7 @@ impl<M: Machine> Administrator<M> {
                 if let Some(entry) = self.devices.get_mut(&id) {
                     (entry.deps, entry.spec) = old;
                 }
-                return Err(format!("the table cannot be recorded: {why}"));
+                return Err(format!("the table cannot be recorded: {why}").into());
             }
             Err(why) => log::error!(
                 "the old table is back and the state file may tell of the other one: {why}"
@@ -305,10 +308,11 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn refuse_unfit(&mut self, id: u32, below: &Params) -> Result<(), Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let now = self.machine.params(id)?;
-        device::unfit(&now, below, device::is_zero_copy(&entry.info)).map_or(Ok(()), Err)
+        device::unfit(&now, below, device::is_zero_copy(&entry.info))
+            .map_or(Ok(()), |why| Err(why.into()))
     }
 }
 
-fn runs_unrecorded(id: u32, why: &str) -> Reason {
-    format!("/dev/ublkb{id}: it runs, but the next server will find it suspended: {why}")
+fn runs_unrecorded(id: u32, why: Reason) -> Reason {
+    why.context(format!("/dev/ublkb{id}: it runs, but the next server will find it suspended"))
 }

@@ -50,7 +50,7 @@ impl<M: Machine> Administrator<M> {
             // Not `resume`, which would put a loaded table in place that has not been asked for.
             // One that has lost something has suspended the device all the same. Requests go on
             // whether that can be recorded or not.
-            (Undo::Suspend(id), Reply::Done | Reply::Failed { .. }) if self.is_suspended(id) => {
+            (Undo::Suspend(id), Reply::Done | Reply::Failed(_)) if self.is_suspended(id) => {
                 let passes = self.let_through(id, true, "suspend");
                 passes.and(self.record_suspended(id, false)).map(|()| Reply::Done)
             }
@@ -104,13 +104,14 @@ impl<M: Machine> Administrator<M> {
         match (deleted, unmade) {
             (Ok(_), Ok(unmade)) => Ok(Reply::TakenBack { note: left_on(&cow, unmade) }),
             (Err(why), Ok(unmade)) => {
-                Err(left_on(&cow, unmade).map_or(why.clone(), |note| format!("{why}; {note}")))
+                Err(left_on(&cow, unmade)
+                    .map_or(why.clone(), |note| format!("{why}; {note}").into()))
             }
             (deleted, Err(error)) => {
                 let why = format!(
                     "what its new store has overwritten on {cow} cannot be put back: {error}"
                 );
-                Err(deleted.err().map_or(why.clone(), |first| format!("{first}; {why}")))
+                Err(deleted.err().map_or(why.clone(), |first| format!("{first}; {why}")).into())
             }
         }
     }

@@ -14,7 +14,7 @@ use super::machine::{Late, Machine, Waited};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::unfinished::Unfinished;
-use crate::failure::Reason;
+use crate::failure::{Failure, Kind, Reason};
 use crate::storage::silent::no_answer;
 
 /// What a job is about, and for whom it is done.
@@ -124,9 +124,12 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn refuse_unfinished(&self, id: u32) -> Result<(), Reason> {
         match self.unfinished.iter().find(|one| one.id == Some(id)) {
             None => Ok(()),
-            Some(Unfinished { verb, disk, .. }) => Err(format!(
-                "/dev/ublkb{id}: its `{verb}` has not ended, for {disk} does not answer; try again \
-                 when it does"
+            Some(Unfinished { verb, disk, .. }) => Err(Failure::new(
+                Kind::NoAnswer,
+                format!(
+                    "/dev/ublkb{id}: its `{verb}` has not ended, for {disk} does not answer; try \
+                     again when it does"
+                ),
             )),
         }
     }

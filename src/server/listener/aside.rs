@@ -32,7 +32,7 @@ pub(super) fn aside(
             command => wait(&family, &connection, command),
         };
         drop(place);
-        reply_late(connection, &reply.unwrap_or_else(|message| Reply::Failed { message }));
+        reply_late(connection, &reply.unwrap_or_else(Reply::Failed));
     };
     std::thread::Builder::new().name("aside".into()).spawn(thread).map(drop)
 }
@@ -40,7 +40,7 @@ pub(super) fn aside(
 /// Waits for a device's next event.
 fn wait(family: &Handle, client: &UnixStream, command: &Command) -> Result<Reply, Reason> {
     let Command::Wait { device, events } = *command else {
-        return Err("not a question to be answered aside".to_owned());
+        return Err("not a question to be answered aside".to_owned().into());
     };
     let id = device.id;
     let events = family.call_for(client, move |thread, left| async move {
@@ -50,5 +50,5 @@ fn wait(family: &Handle, client: &UnixStream, command: &Command) -> Result<Reply
         device.events().after_or(seen, || left.is_set()).await
     });
     let events = events.map_err(|error| error.to_string())?;
-    events.map(Reply::Events).ok_or_else(|| format!("/dev/ublkb{id}: the device is gone"))
+    events.map(Reply::Events).ok_or_else(|| format!("/dev/ublkb{id}: the device is gone").into())
 }

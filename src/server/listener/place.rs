@@ -30,5 +30,5 @@ impl Drop for Place {
 
 /// What a client is told for whom there is no place.
 pub(super) fn no_place() -> Reply {
-    Reply::Failed { message: format!("more than {MAX_ASIDE} commands are waiting already") }
+    Reply::Failed(format!("more than {MAX_ASIDE} commands are waiting already").into())
 }

@@ -7,7 +7,7 @@ use dm_targets::snapshot::format::Identity;
 use dm_targets::units::Sectors;
 
 use crate::data::DataThread;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{Cow, Place, Which};
 use crate::server::admin::machine::{OpenDisk as Open, Thread};
 use crate::storage::signature::{self, Signature};
@@ -81,7 +81,9 @@ impl Open for OpenDisk {
     fn starts_with_zeroes(&self) -> Result<bool, Reason> {
         look(self, |disk| {
             let zeroes = signature::starts_with_zeroes(&disk.file, disk.limits.logical_block_size);
-            zeroes.map_err(|error| format!("{}: cannot be read: {error}", disk.path.display()))
+            zeroes.map_err(|error| {
+                Failure::from(error).context(format!("{}: cannot be read", disk.path.display()))
+            })
         })
     }
 }

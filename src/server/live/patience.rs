@@ -44,17 +44,17 @@ impl Patience {
     {
         let ended = self.ended.clone();
         let begun = thread.handle().begin(job, move || ended());
-        let result = begun.map_err(|error| error.to_string())?;
+        let result = begun?;
         loop {
             match result.recv_timeout(LOOK_PAUSE) {
                 Ok(result) => return Ok(Waited::Done(result)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Err("the data thread has died".to_owned());
+                    return Err("the data thread has died".into());
                 }
             }
             let oldest = thread.call(|thread| async move { thread.ring.oldest() });
-            let oldest = oldest.map_err(|error| error.to_string())?;
+            let oldest = oldest?;
             let mut silence = self.silence.borrow_mut();
             if let Some(disk) = silence.longer_than(ANSWER_LIMIT, &oldest, Instant::now()) {
                 return Ok(Waited::Silent(disk, Box::new(move || result.try_recv().ok())));

@@ -3,6 +3,7 @@
 use dm_targets::sim::disk::Class;
 use dm_targets::sim::image::Image;
 
+use super::process::Process;
 use super::town::{Town, What};
 use crate::protocol::{Command, Reply};
 
@@ -76,6 +77,18 @@ fn a_snapshot_that_another_program_deletes_is_not_forgotten_when_its_origin_come
     let why = town.add(What::Snap(0)).unwrap_err();
     assert!(why.contains("is lost"), "{why}");
     assert_eq!(town.end(), Ok(()));
+}
+
+#[test]
+fn a_recovery_of_devices_that_are_all_gone_does_not_succeed() {
+    let mut town = town(&[What::Snap(0)]);
+    town.kill("o");
+    let devices = town.state("o").unwrap();
+    town.steal(What::Snap(0), false);
+    let process = Process::start(&town.site, "o").unwrap();
+    town.processes.insert("o", process);
+    let why = town.ask("o", Command::Recover(devices)).unwrap_err();
+    assert!(why.contains("is there any more"), "{why}");
 }
 
 #[test]

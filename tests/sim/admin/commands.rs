@@ -1,14 +1,13 @@
 //! What administrators ask for, as the commands do it, and what they are told. An exit of 0 is a
 //! promise.
 
-use super::machine::SimMachine;
 use super::process::Process;
 use super::records::StateFile;
 use super::site::Site;
 use super::town::{Known, Snap, Town, What};
+use crate::failure::Failure;
 use crate::protocol::{Command, DeviceRef, DeviceState, Reply};
-use crate::server::admin::machine::{Machine, Records};
-use crate::server::admin::{self, Ending, Undo};
+use crate::server::admin::{Ending, Undo};
 use crate::ublk::DeviceState as DiskState;
 use crate::ublk::device::is_ours;
 
@@ -28,10 +27,10 @@ impl Town {
         let undo = Undo::of(&command, &process.admin);
         let mut reply = process.admin.carry_out(command);
         if leaves {
-            let told = reply.unwrap_or_else(|message| Reply::Failed { message });
+            let told = reply.unwrap_or_else(Reply::Failed);
             process.admin.take_back(undo, &told);
             stays = taken_back_and_there(&self.site, &told);
-            reply = Err("interrupted".to_owned());
+            reply = Err("interrupted".into());
         }
         self.site.impatient.set(false);
         self.reap(key);
@@ -39,7 +38,7 @@ impl Town {
             return self.broken("an interrupted add has left its device".to_owned());
         }
         self.say(|| format!("   {reply:?}"));
-        reply
+        reply.map_err(to_line)
     }
 
     /// A server that has no device left ends.
@@ -219,43 +218,6 @@ impl Town {
         deleted
     }
 
-    pub(super) fn del_orphan(
-        &mut self,
-        key: &'static str,
-        id: u32,
-        cookie: u64,
-        force: bool,
-    ) -> Result<(), String> {
-        // The command itself acts, and its end ends no server.
-        self.acting = None;
-        if !force {
-            return Err("its server has died".to_owned());
-        }
-        let mut left = self.left(key)?;
-        let Some(at) = left.iter().position(|device| device.id == id && device.cookie == cookie)
-        else {
-            return Err("not in the state file".to_owned());
-        };
-        let device = left.remove(at);
-        let mut machine = SimMachine::start(&self.site, key, u32::MAX)?;
-        self.site.impatient.set(true);
-        admin::record_left_behind(&machine, &device, &left)?;
-        machine.stop(id)?;
-        machine.delete(id)?;
-        let completed = admin::complete(SimMachine::start(&self.site, key, u32::MAX - 1)?, &device);
-        self.site.impatient.set(false);
-        if left.is_empty() {
-            let is_owed = completed.as_ref().is_err_and(|incomplete| incomplete.owed);
-            let own = completed.map_err(|incomplete| incomplete.why);
-            let others = self.forget_gone(key, Some((device, is_owed)));
-            return own.and(others);
-        }
-        let mut stay = self.state(key)?;
-        stay.retain(|other| other.cookie != cookie);
-        completed.map_err(|incomplete| incomplete.why)?;
-        self.site.directory(key).write_state(stay)
-    }
-
     /// Takes over what waits, each family by itself. Problems are answered, and make the exit code
     /// 1.
     pub(super) fn recover(&mut self) -> Result<(), String> {
@@ -284,7 +246,9 @@ impl Town {
                 }
             };
             match reply {
-                Ok(Reply::Recovered { problems: some }) => problems.extend(some),
+                Ok(Reply::Recovered { problems: some }) => {
+                    problems.extend(some.into_iter().map(to_line))
+                }
                 Ok(_) => {}
                 Err(why) => problems.push(why),
             }
@@ -384,4 +348,8 @@ fn taken_back_and_there(site: &Site, reply: &Reply) -> bool {
     let Reply::Added { path, .. } = reply else { return false };
     let id = path.trim_start_matches("/dev/ublkb").parse::<u32>().ok();
     !site.is_dead() && id.is_some_and(|id| site.kernel.borrow().devices.contains_key(&id))
+}
+
+pub(super) fn to_line(why: Failure) -> String {
+    why.to_string()
 }

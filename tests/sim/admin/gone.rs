@@ -36,7 +36,7 @@ impl Town {
             return Ok(());
         }
         drop(directory.write_state(owed));
-        Err(problems.join("; "))
+        Err(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     }
 }
 

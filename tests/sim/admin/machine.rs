@@ -18,7 +18,7 @@ use super::open::{HEAD, Hold, SimOpen, id_of};
 use super::process::spawn_pass;
 use super::records::{Directory, Journal};
 use super::site::Site;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceOptions, KnownDisk};
 use crate::server::admin::machine::{Machine, Served, Thread, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
@@ -115,7 +115,7 @@ impl SimMachine {
     /// Takes a step of the kernel.
     fn act<T>(&self, act: impl FnOnce(&mut Kernel) -> Result<T, Reason>) -> Result<T, Reason> {
         if !self.site.step() {
-            return Err("the machine has ended".to_owned());
+            return Err("the machine has ended".into());
         }
         act(&mut self.site.kernel.borrow_mut())
     }
@@ -129,7 +129,7 @@ impl Drop for SimMachine {
 }
 
 fn gone(id: u32) -> Reason {
-    format!("/dev/ublkb{id}: no such device")
+    format!("/dev/ublkb{id}: no such device").into()
 }
 
 impl Machine for SimMachine {
@@ -163,7 +163,7 @@ impl Machine for SimMachine {
     {
         let result = self.begin(job);
         self.wait(|| result.borrow().is_some())?;
-        result.borrow_mut().take().ok_or_else(|| "the thread has died".to_owned())
+        result.borrow_mut().take().ok_or_else(|| "the thread has died".into())
     }
 
     fn call_while_answered<T, F>(
@@ -185,7 +185,7 @@ impl Machine for SimMachine {
                 Ok(Waited::Silent(slot.path.clone(), Box::new(move || result.borrow_mut().take())))
             }
             (Err(why), _) => Err(why),
-            (Ok(()), _) => Err("the thread has died".to_owned()),
+            (Ok(()), _) => Err("the thread has died".into()),
         }
     }
 
@@ -201,7 +201,7 @@ impl Machine for SimMachine {
         _zero_copy: bool,
     ) -> Result<DeviceInfo, Reason> {
         self.act(|kernel| {
-            kernel.add(id, options.recovery, params, self.pid).ok_or_else(|| "taken".to_owned())
+            kernel.add(id, options.recovery, params, self.pid).ok_or_else(|| "taken".into())
         })
     }
 
@@ -214,7 +214,7 @@ impl Machine for SimMachine {
         let id = info.id;
         self.served.borrow_mut().insert(id, info.target_flags);
         let served = self.call_while_answered(move |thread| async move {
-            thread.group.add(id, ticket, |_| Ok(())).await
+            Ok(thread.group.add(id, ticket, |_| Ok(())).await?)
         })?;
         if let Waited::Done(Err(_)) = &served {
             self.site.kernel.borrow_mut().handed_back(id);
@@ -223,7 +223,7 @@ impl Machine for SimMachine {
     }
 
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
-        let (pid, why) = (self.pid, format!("/dev/ublkb{id}: cannot be started"));
+        let (pid, why) = (self.pid, Failure::from(format!("/dev/ublkb{id}: cannot be started")));
         let waiting = self.act(|kernel| kernel.start(id, again, pid).ok_or(why))?;
         // What waited is sent once more.
         waiting.iter().for_each(|pending| spawn_pass(&self.executor, &self.thread, id, pending));
@@ -231,7 +231,7 @@ impl Machine for SimMachine {
         drop(self.site.run(&self.executor, || {
             waiting.iter().all(|pending| pending.result.borrow().is_some())
         }));
-        if self.site.is_dead() { Err("the machine has ended".to_owned()) } else { Ok(()) }
+        if self.site.is_dead() { Err("the machine has ended".into()) } else { Ok(()) }
     }
 
     fn stop(&mut self, id: u32) -> Result<(), Reason> {
@@ -267,7 +267,7 @@ impl Machine for SimMachine {
         self.act(|kernel| {
             let device = kernel.devices.get_mut(&id).ok_or_else(|| gone(id))?;
             if device.info.state != DeviceState::Quiesced || device.owner.is_some() {
-                return Err(format!("/dev/ublkb{id}: busy"));
+                return Err(format!("/dev/ublkb{id}: busy").into());
             }
             device.owner = Some(pid);
             Ok(())
@@ -278,7 +278,7 @@ impl Machine for SimMachine {
         let kernel = self.site.kernel.borrow();
         match kernel.devices.get(&id) {
             Some(device) if device.in_use && device.info.state != DeviceState::Dead => {
-                Err(format!("/dev/ublkb{id}: it is in use"))
+                Err(format!("/dev/ublkb{id}: it is in use").into())
             }
             _ => Ok(()),
         }
@@ -316,7 +316,7 @@ impl Machine for SimMachine {
             if let Some(device) = thread.group.device(id) {
                 device.events().end();
             }
-            thread.group.remove(id, outlived).await
+            Ok(thread.group.remove(id, outlived).await?)
         })
     }
 

@@ -14,6 +14,7 @@ mod machine;
 mod model;
 mod not_started;
 mod open;
+mod orphan;
 mod process;
 mod records;
 mod silent;

@@ -172,7 +172,7 @@ impl Site {
     pub fn run(&self, executor: &Executor, mut done: impl FnMut() -> bool) -> Result<(), Reason> {
         for _ in 0..STEP_LIMIT {
             if self.is_dead() {
-                return Err("the machine has ended".to_owned());
+                return Err("the machine has ended".into());
             }
             if done() {
                 return Ok(());
@@ -203,11 +203,11 @@ impl Site {
                     }
                 }
                 None if self.host.advance_to_timer() => {}
-                None => return Err("it waits for what does not come".to_owned()),
+                None => return Err("it waits for what does not come".into()),
             }
         }
         self.fault.borrow_mut().get_or_insert("something goes on for ever".to_owned());
-        Err("it goes on for ever".to_owned())
+        Err("it goes on for ever".into())
     }
 
     /// One operation of a disk less until it hangs.

@@ -49,6 +49,6 @@ impl<M: Machine> Administrator<M> {
             Ground::Disk(other) => format!("{}, another disk of the same device", words[other]),
         };
         let hint = "use a disk that does not depend on that";
-        Err(format!("{}: it stands on {what}; {hint}", words[at]))
+        Err(format!("{}: it stands on {what}; {hint}", words[at]).into())
     }
 }

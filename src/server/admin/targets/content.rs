@@ -17,11 +17,13 @@ pub(super) fn refuse_other(
         None => Err(format!(
             "{path}: holds something unknown, which {what} would destroy; zero its first sector, \
              or use --force"
-        )),
+        )
+        .into()),
         Some(found) if Some(found.kind) == wanted => Ok(()),
         Some(found) => Err(format!(
             "{path}: holds {} (at byte {}), which {what} would destroy; wipe it, or use --force",
             found.name, found.offset
-        )),
+        )
+        .into()),
     }
 }

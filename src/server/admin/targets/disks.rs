@@ -3,7 +3,7 @@
 
 use dm_targets::units::{Sector, Sectors};
 
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::KnownDisk;
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk};
@@ -51,7 +51,7 @@ impl<M: Machine> Administrator<M> {
             }
             other => other,
         };
-        disk.map_err(|error| error.to_string())
+        disk.map_err(Failure::from)
     }
 
     /// Opens a disk, and says whether it is shared.
@@ -90,7 +90,7 @@ impl<M: Machine> Administrator<M> {
         let mut new = deps.disks().filter(|(_, id, _)| !is_own(*id));
         let claimed = new.find_map(|(word, id, known)| {
             let kind = self.machine.claimed(id, known)?;
-            Some(OpenError { path: word.into(), kind }.to_string())
+            Some(OpenError { path: word.into(), kind }.into())
         });
         claimed.map_or(Ok(()), Err)
     }
@@ -109,7 +109,7 @@ impl<M: Machine> Administrator<M> {
         let mut others = origin.chain(live).chain(left_out);
         let same = others.find(|(_, other)| other.place.overlaps(&disk.place));
         same.map_or(Ok(()), |(other, _)| {
-            Err(format!("{path}: it is {other} under another name; use another disk"))
+            Err(format!("{path}: it is {other} under another name; use another disk").into())
         })
     }
 }
@@ -129,12 +129,13 @@ pub(super) fn check_length(
     block: u32,
 ) -> Result<(), Reason> {
     if len > size {
-        return Err(format!("{path}: has {size} sectors, less than the {len} of the table"));
+        return Err(format!("{path}: has {size} sectors, less than the {len} of the table").into());
     }
     if len.bytes() % u64::from(block) != 0 {
         return Err(format!(
             "{path}: its blocks have {block} bytes, and a length of {len} sectors ends within one"
-        ));
+        )
+        .into());
     }
     Ok(())
 }
@@ -154,12 +155,14 @@ fn check_place(
     if len.0 > size.0.saturating_sub(start.0) {
         return Err(format!(
             "{path}: {len} sectors from sector {start} do not fit on a disk of {size} sectors"
-        ));
+        )
+        .into());
     }
     if start.bytes() % u64::from(block) != 0 {
         return Err(format!(
             "{path}: offset of {start} sectors: not a multiple of its block size of {block} bytes"
-        ));
+        )
+        .into());
     }
     Ok(())
 }

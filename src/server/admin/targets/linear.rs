@@ -28,7 +28,9 @@ impl<M: Machine> Administrator<M> {
         if let Some(entry) = self.devices.values().next().filter(|_| !spec.force && again.is_none())
         {
             let (id, name) = (entry.info.id, &entry.name);
-            return Err(format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it"));
+            return Err(
+                format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it").into()
+            );
         }
         if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;

@@ -45,7 +45,7 @@ pub(super) fn is_lost(
         Some(_) if again => Ok(true),
         Some(why) => {
             let hint = "zero its first sector to use it for a new one";
-            Err(format!("{path}: the snapshot on it is lost: {why}; {hint}"))
+            Err(format!("{path}: the snapshot on it is lost: {why}; {hint}").into())
         }
     }
 }

@@ -79,13 +79,15 @@ impl<M: Machine> Administrator<M> {
                 let text = words.join(" ");
                 return Err(format!(
                     "message '{text}': a word is missing or too many; a mirror takes {MESSAGES}"
-                ));
+                )
+                .into());
             }
             _ => {
                 return Err(format!(
                     "message '{}': unknown; a mirror takes {MESSAGES}",
                     words.join(" ")
-                ));
+                )
+                .into());
             }
         }
         Ok(Reply::Lines(Vec::new()))
@@ -94,7 +96,7 @@ impl<M: Machine> Administrator<M> {
     /// The legs of a mirror, or why there are none.
     fn legs(&self, id: u32) -> Result<Vec<LegRef>, Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
-        entry.legs().ok_or_else(|| format!("/dev/ublkb{id}: only a mirror takes messages"))
+        entry.legs().ok_or_else(|| format!("/dev/ublkb{id}: only a mirror takes messages").into())
     }
 
     fn leg(&self, id: u32, word: &str) -> Result<usize, Reason> {
@@ -113,9 +115,9 @@ impl<M: Machine> Administrator<M> {
             .is_some_and(|old| old.disk.is_some() && old.disk == known);
         let sharing = if own { Sharing::Always } else { Sharing::Never };
         let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
-        let (disk, _) = opened.map_err(|error| error.to_string())?;
+        let (disk, _) = opened?;
         let below = device::params(&[disk.limits()], true, Sectors(0), false, None);
-        self.refuse_unfit(id, &below).map_err(|why| format!("{}: {why}", leg.device))?;
+        self.refuse_unfit(id, &below).map_err(|why| why.context(&leg.device))?;
         self.refuse_other_content(id, &disk, leg)?;
         Ok(disk)
     }
@@ -145,7 +147,8 @@ impl<M: Machine> Administrator<M> {
         let (path, name, offset) = (&leg.device, found.name, found.offset);
         Err(format!(
             "{path}: holds {name} (at byte {offset}), which recovery would destroy; wipe it first"
-        ))
+        )
+        .into())
     }
 
     /// Has a mirror change its legs, and notes it. One that waits for a disk that does not answer
@@ -163,7 +166,7 @@ impl<M: Machine> Administrator<M> {
             job(thread, mirror).await
         };
         let then = move |admin: &mut Administrator<M>, changed: Result<(), String>| {
-            let noted = changed.and_then(|()| {
+            let noted = changed.map_err(Reason::from).and_then(|()| {
                 log::warn!("/dev/ublkb{id}: its disk answers again; its legs have been changed");
                 later.take().map_or(Ok(()), |change| admin.change_legs(id, change))
             });
@@ -178,7 +181,7 @@ impl<M: Machine> Administrator<M> {
             }
             Err(why) => {
                 self.give_up_change(id);
-                Err(format!("/dev/ublkb{id}: its legs have not been changed: {why}"))
+                Err(why.context(format!("/dev/ublkb{id}: its legs have not been changed")))
             }
         }
     }
@@ -199,10 +202,10 @@ impl<M: Machine> Administrator<M> {
         id: u32,
         job: impl FnOnce(Rc<M::Thread>, Rc<Mirror>) -> F + Send + 'static,
     ) -> Result<(), Reason> {
-        self.machine.call(move |thread| async move {
+        Ok(self.machine.call(move |thread| async move {
             let mirror = thread.group().mirror(id)?;
             job(thread, mirror).await
-        })?
+        })??)
     }
 
     /// What is noted of the disk of a leg that comes.
@@ -227,10 +230,8 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         self.record(None).map_err(|why| {
-            format!(
-                "done, but the state file still tells of the old legs: {why}; do it again when \
-                     there is room"
-            )
+            why.context("done, but the state file still tells of the old legs")
+                .ending("; do it again when there is room")
         })
     }
 }
@@ -257,5 +258,5 @@ impl Change {
 }
 
 fn new_leg(word: &str) -> Result<Leg, Reason> {
-    leg_of(word).map_err(|failure| failure.message)
+    leg_of(word)
 }

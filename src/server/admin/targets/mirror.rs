@@ -56,7 +56,8 @@ impl<M: Machine> Administrator<M> {
             return Err(format!(
                 "{}: in use by another device of this server",
                 mirror.legs[0].device
-            ));
+            )
+            .into());
         }
         if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
@@ -143,7 +144,7 @@ impl<M: Machine> Administrator<M> {
             let ours = legs.iter().any(|other| Some(other.id()) == id);
             let sharing = if ours { Sharing::Always } else { sharing };
             let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
-            let (disk, with_others) = opened.map_err(|error| error.to_string())?;
+            let (disk, with_others) = opened?;
             shared |= with_others && !ours;
             legs.push(disk);
         }
@@ -157,12 +158,12 @@ impl<M: Machine> Administrator<M> {
             Some(path) => {
                 let id = self.machine.disk_at(path);
                 if legs.iter().any(|leg| Some(leg.id()) == id) {
-                    return Err(format!("{path}: a leg cannot be the log as well"));
+                    return Err(format!("{path}: a leg cannot be the log as well").into());
                 }
                 let opened = self.open_sharing(path, Access::ReadWrite, log_sharing);
-                let (log, _) = opened.map_err(|error| error.to_string())?;
+                let (log, _) = opened?;
                 if legs.iter().any(|leg| leg.place().overlaps(&log.place())) {
-                    return Err(format!("{path}: it is a leg under another name"));
+                    return Err(format!("{path}: it is a leg under another name").into());
                 }
                 Some(log)
             }
@@ -177,14 +178,16 @@ impl<M: Machine> Administrator<M> {
             return Err(format!(
                 "length of {len} sectors: not a multiple of the legs' block size of {} bytes",
                 block * 512
-            ));
+            )
+            .into());
         }
         let pairs = legs.iter().zip(&mirror.legs);
         let ranges: Vec<_> =
             pairs.map(|(disk, leg)| disk.place().part(leg.offset.bytes(), len.bytes())).collect();
         for (at, range) in ranges.iter().enumerate() {
             if ranges[..at].iter().any(|other| other.overlaps(range)) {
-                return Err(format!("{}: given for two legs that overlap", mirror.legs[at].device));
+                let leg = &mirror.legs[at].device;
+                return Err(format!("{leg}: given for two legs that overlap").into());
             }
         }
         Ok(Disks { legs, log, shared, len, block: Sectors(block) })
@@ -248,7 +251,8 @@ fn check_region<D>(mirror: &Table, disks: &Disks<D>) -> Result<(), Reason> {
         let (region, block) = (mirror.region_size, disks.block.bytes());
         return Err(format!(
             "region size {region}: not a multiple of the legs' block size of {block} bytes"
-        ));
+        )
+        .into());
     }
     Ok(())
 }
@@ -308,7 +312,8 @@ fn check_legs(
                 found.name,
                 found.offset,
                 disks.legs[source].path()
-            ));
+            )
+            .into());
         }
     }
     Ok(())

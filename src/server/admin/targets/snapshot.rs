@@ -69,7 +69,7 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<NewDevice, Reason> {
         if let Some(entry) = self.devices.values().find(|entry| entry.is_origin()) {
             let (id, name) = (entry.info.id, &entry.name);
-            return Err(format!("{path} already has a device: /dev/ublkb{id} ({name})"));
+            return Err(format!("{path} already has a device: /dev/ublkb{id} ({name})").into());
         }
         let (origin, limits, read_only) = self.claim_origin(path, spec.force, again)?;
         let read_only = read_only || spec.options.read_only;
@@ -108,12 +108,12 @@ impl<M: Machine> Administrator<M> {
             origin_limits.logical_block_size,
         )?;
         if self.machine.disk_at(&snapshot.cow) == Some(origin) {
-            return Err(format!("{}: the origin cannot be its own COW", snapshot.cow));
+            return Err(format!("{}: the origin cannot be its own COW", snapshot.cow).into());
         }
         // Not even by force: what another device has on it would be its store's.
         let sharing = Sharing::of(false, again.is_some());
         let opened = self.open_sharing(&snapshot.cow, Access::ReadWrite, sharing);
-        let (cow, _) = opened.map_err(|error| error.to_string())?;
+        let (cow, _) = opened?;
         let mut cow_known = self.recognized(&snapshot.cow, &cow, again)?;
         refuse_other_store(&snapshot.cow, again, cow.store()?)?;
         let again = again.is_some();
@@ -186,7 +186,7 @@ impl<M: Machine> Administrator<M> {
             "`ublk-dm recover {0}` goes on with it, `ublk-dm del --force {0}` gives it up",
             device.name
         );
-        Err(format!("{path}: the COW of {}, which has no server: {hint}", device.name))
+        Err(format!("{path}: the COW of {}, which has no server: {hint}", device.name).into())
     }
 
     /// Opens the origin for the family, unless a target has it open.
@@ -226,7 +226,7 @@ impl<M: Machine> Administrator<M> {
         let size = self.machine.call(move |thread| async move {
             thread.group().origin(origin.key()).map(|origin| origin.disk().size())
         });
-        size?.ok_or_else(|| NO_ORIGIN.to_owned())
+        size?.ok_or_else(|| NO_ORIGIN.into())
     }
 
     fn open_snapshot(
@@ -286,12 +286,12 @@ impl<M: Machine> Administrator<M> {
             let snapshot = Snapshot::open(parts).await.map_err(|error| error.to_string())?;
             if again && snapshot.store().is_new() {
                 // A server that dies has had a store: what is there now is somebody else's.
-                return Err(format!("{path}: there is no snapshot store on it any more"));
+                return Err(format!("{path}: there is no snapshot store on it any more").into());
             }
             if snapshot.health() == Health::Invalid && !allow_invalid {
                 let hint =
                     "zero its first sector to use it for a new one, or add it with --allow-invalid";
-                return Err(format!("{path}: the snapshot on it is invalid; {hint}"));
+                return Err(format!("{path}: the snapshot on it is invalid; {hint}").into());
             }
             let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len() };
             group.keep_opened(ticket, Opened { target: Target::Snapshot(snapshot), events });

@@ -1,0 +1,101 @@
+//! Kinds, exit codes and lines of failures, and that all of a failure crosses the control socket.
+
+use super::*;
+use crate::protocol::Reply;
+use crate::storage::{OpenError, OpenErrorKind, silent};
+use crate::ublk::ControlError;
+
+fn across(failure: &Failure) -> Failure {
+    let line = serde_json::to_string(&Reply::Failed(failure.clone())).unwrap();
+    match serde_json::from_str(&line).unwrap() {
+        Reply::Failed(failure) => failure,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_added_keeps_kind_and_errno_and_the_line_has_all_in_order() {
+    let cause = io::Error::from_raw_os_error(libc::ENOSPC);
+    let text = cause.to_string();
+    let failure = Failure::from(cause)
+        .context("/run/x.json")
+        .but("/dev/ublkb3: deleted")
+        .ending("; add it again");
+    assert_eq!(failure.kind, Kind::System { errno: libc::ENOSPC });
+    assert_eq!(failure.errno(), Some(libc::ENOSPC));
+    let line = format!("/dev/ublkb3: deleted, but /run/x.json: {text}; add it again");
+    assert_eq!(failure.to_string(), line);
+}
+
+#[test]
+fn a_failure_is_the_same_on_the_other_side_of_the_socket() {
+    let failure = Failure::from(io::Error::from_raw_os_error(libc::EIO))
+        .context("/dev/sda: cannot be read")
+        .ending("; replace it");
+    let there = across(&failure);
+    assert_eq!(there, failure);
+    assert_eq!((there.errno(), there.code()), (Some(libc::EIO), 1));
+    assert_eq!(there.to_string(), failure.to_string());
+    assert_eq!(across(&wrong_usage("no such word")).code(), 2);
+}
+
+#[test]
+fn the_answer_of_an_earlier_versions_server_is_read() {
+    let reply = serde_json::from_str(r#"{"Failed":{"message":"/dev/ublkb1: busy"}}"#).unwrap();
+    let Reply::Failed(failure) = reply else { panic!("{reply:?}") };
+    assert_eq!((failure.to_string().as_str(), failure.kind), ("/dev/ublkb1: busy", Kind::Failed));
+}
+
+#[test]
+fn only_wrong_usage_exits_with_2() {
+    for (kind, code) in [
+        (Kind::Usage, 2),
+        (Kind::NotFound, 1),
+        (Kind::InUse, 1),
+        (Kind::Refused, 1),
+        (Kind::Unsupported, 1),
+        (Kind::NoAnswer, 1),
+        (Kind::System { errno: libc::EIO }, 1),
+        (Kind::Failed, 1),
+    ] {
+        let failure = Failure::new(kind, "why");
+        assert_eq!(failure.code(), code, "{kind:?}");
+        assert_eq!(failure.context("/dev/ublkb0").code(), code, "{kind:?} of a device");
+    }
+}
+
+#[test]
+fn several_failures_are_one_line_of_the_first_ones_kind() {
+    assert_eq!(Failure::all(Vec::new()), None);
+    let all = Failure::all(vec![Failure::new(Kind::InUse, "a"), "b".into(), "c".into()]).unwrap();
+    assert_eq!((all.to_string().as_str(), all.kind), ("a; b; c", Kind::InUse));
+}
+
+#[test]
+fn errors_of_disks_and_of_the_control_plane_have_their_kinds() {
+    let io = io::Error::from_raw_os_error;
+    let of_disk = |kind| Failure::from(OpenError { path: "/dev/x".into(), kind });
+    assert_eq!(of_disk(OpenErrorKind::Missing).kind, Kind::NotFound);
+    assert_eq!(of_disk(OpenErrorKind::Busy { by: None }).kind, Kind::InUse);
+    assert_eq!(of_disk(OpenErrorKind::Empty).kind, Kind::Refused);
+    let awaited = OpenErrorKind::Awaited { name: "s1".to_owned(), id: 3 };
+    assert_eq!(of_disk(awaited).kind, Kind::InUse);
+    let unclear = OpenErrorKind::Unclear { why: io(libc::EACCES).into() };
+    assert_eq!(of_disk(unclear).kind, Kind::System { errno: libc::EACCES });
+    assert_eq!(silent::no_answer("/dev/x").context("/dev/ublkb0").kind, Kind::NoAnswer);
+    let broken = of_disk(OpenErrorKind::Io(io(libc::EIO)));
+    assert_eq!(
+        (broken.errno(), broken.starts_with("cannot open /dev/x: ")),
+        (Some(libc::EIO), true)
+    );
+
+    let of_kernel = |errno| {
+        Failure::from(ControlError::Command { command: "STOP_DEV", device: Some(4), errno })
+    };
+    assert_eq!(of_kernel(libc::EBUSY).errno(), Some(libc::EBUSY));
+    assert!(of_kernel(libc::ENODEV).contains("/dev/ublkb4"));
+    let absent = ControlError::DriverAbsent { reason: "no module".to_owned() };
+    assert_eq!(Failure::from(absent).kind, Kind::Unsupported);
+    let late = io::Error::new(io::ErrorKind::TimedOut, "its server has not answered");
+    assert_eq!(Failure::from(late).kind, Kind::NoAnswer);
+}
