@@ -173,16 +173,17 @@ fn del_orphan(
     // If its number is another device's by now, there is nothing left to delete.
     apart::delete_apart(id, device.cookie)?;
     let recorded = gone::complete(rundir, key, &device);
+    let is_owed = recorded.as_ref().is_err_and(|incomplete| incomplete.owed);
+    let own = recorded.err().map(|incomplete| incomplete.why);
     if left.is_empty() {
-        let is_owed = recorded.as_ref().is_err_and(|incomplete| incomplete.owed);
         let owed = is_owed.then_some(device).into_iter().collect();
         let others = gone::forget(rundir, key, &state.devices, owed).problems;
-        let own = recorded.err().map(|incomplete| incomplete.why);
         let problems: Vec<Reason> = own.into_iter().chain(others).collect();
         return Failure::all(problems).map_or(Ok(()), Err);
     }
-    recorded.map_err(|incomplete| incomplete.why)?;
-    rundir.rewrite_state(key, &state)
+    // What nothing else tells of stays in the file.
+    let saved = if is_owed { Ok(()) } else { rundir.rewrite_state(key, &state) };
+    Failure::all(own.into_iter().chain(saved.err()).collect()).map_or(Ok(()), Err)
 }
 
 /// Takes over the devices of one dead server, and serves them in this process.

@@ -42,8 +42,11 @@ impl Town {
         }
         let mut stay = self.state(key)?;
         stay.retain(|other| other.cookie != cookie);
+        let is_owed = completed.as_ref().is_err_and(|incomplete| incomplete.owed);
+        let directory = self.site.directory(key);
+        let saved = if is_owed { Ok(()) } else { directory.write_state(stay) };
         completed.map_err(|incomplete| to_line(incomplete.why))?;
-        self.site.directory(key).write_state(stay).map_err(to_line)
+        saved.map_err(to_line)
     }
 }
 

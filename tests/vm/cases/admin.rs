@@ -31,7 +31,14 @@ const SIZE: u64 = 4 * MIB;
 
 /// Kills the server of a device and waits until its devices wait for another one, or are dead.
 pub fn kill(name: &str) {
+    kill_after(name, || {});
+}
+
+/// The same, right after something has been done: before records that were only journaled, which
+/// takes half a second, are on their COW.
+pub fn kill_after(name: &str, done: impl FnOnce()) {
     let pid = server::number(name, "/server_pid");
+    done();
     sh(&format!("kill -9 {pid}")).ok();
     server::wait_gone(pid);
     server::wait_for(20, "the server's death to be seen", || {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use crate::Case;
-use crate::cases::admin::{assert_failed, kill};
+use crate::cases::admin::{assert_failed, kill_after};
 use crate::cases::process::Service;
 use crate::disk::{Buf, Disk, MIB, slice};
 use crate::sh::{Out, sh, ublk_dm};
@@ -148,8 +148,7 @@ impl Family {
         let (sound, bad) = (snapshot(&sound_cow, "sound"), snapshot(&cow, "bad"));
         let family = Family { origin, top, sound, bad, cow };
         Disk::open(&family.top).write(0, &Buf::new(64));
-        before(&family);
-        kill("o");
+        kill_after("o", || before(&family));
         kernel::suspend("bad-cow", true);
         family
     }
