@@ -59,6 +59,8 @@ pub enum Mutant {
     SilentDiskAwaited,
     /// A suspend that was given up stays when its disk answers.
     SuspendedLate,
+    /// The COW of a device that waits for its server is given to another one.
+    LeftOutCowTaken,
 }
 
 #[cfg(all(test, feature = "mutants"))]
@@ -67,7 +69,7 @@ impl Mutant {
     pub const OF_HANGS: [Mutant; 2] = [Mutant::SilentDiskAwaited, Mutant::SuspendedLate];
 
     /// All others.
-    pub const ALL: [Mutant; 25] = [
+    pub const ALL: [Mutant; 26] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,
         Mutant::SourceForgotten,
@@ -93,6 +95,7 @@ impl Mutant {
         Mutant::LegsNotRecorded,
         Mutant::StrangerBelieved,
         Mutant::WaitingDisksFree,
+        Mutant::LeftOutCowTaken,
     ];
 }
 

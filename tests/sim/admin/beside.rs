@@ -55,7 +55,10 @@ fn another_store_is_neither_served_nor_marked() {
             town.kill("o");
         }
         let right = town.site.swap(COW, ("serial /c0".to_owned(), other.clone()));
+        // The disk is its own, and what is on it is not.
+        town.refusing = true;
         let why = town.recover().unwrap_err();
+        (town.refusing, town.doubtful[0]) = (false, lost);
         assert!(why.contains("another snapshot has its store on it"), "lost {lost}: {why}");
         assert!(town.read(What::Snap(0)).is_none(), "lost {lost}: it is served");
         let (_, kept) = town.site.swap(COW, right);
@@ -101,10 +104,10 @@ fn sigterm_leaves_a_snapshot_whose_origin_waits() {
     };
     // The kernel does not hand the origin's device over, as when another process is at it.
     hold(&town, Some(u32::MAX));
-    town.faulty = true;
+    town.refusing = true;
     assert!(town.recover().unwrap_err().contains("busy"));
     hold(&town, None);
-    town.faulty = false;
+    town.refusing = false;
     assert_eq!(town.terminate("o"), Ok(()));
     assert!(
         town.has(What::Snap(0)),

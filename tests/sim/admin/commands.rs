@@ -41,7 +41,7 @@ impl Town {
         reply.map_err(to_line)
     }
 
-    /// A server that has no device left ends.
+    /// A server that has no device left ends, as `server::manager` has it.
     pub(super) fn reap(&mut self, key: &'static str) {
         let idle = self.processes.get(key).is_some_and(|process| process.admin.is_idle());
         if self.site.is_dead() || !idle {
@@ -77,6 +77,8 @@ impl Town {
         Ok(devices.into_iter().filter(is_there).collect())
     }
 
+    /// As `cli::family::lock` and `cli::add`: a family has one server, and one whose server has
+    /// died is recovered first.
     pub(super) fn add(&mut self, what: What) -> Result<(), String> {
         let key = what.key();
         if self.has(what) {
@@ -126,11 +128,12 @@ impl Town {
                     let fresh = Snap {
                         content: self.origin.frozen(),
                         life: self.life,
-                        may_fail: false,
                         owed: false,
+                        noted: false,
                         forfeit: false,
                     };
-                    self.snaps[at].get_or_insert(fresh).life = self.life;
+                    let snap = self.snaps[at].get_or_insert(fresh);
+                    (snap.life, snap.noted) = (self.life, false);
                 }
                 Ok(())
             }
@@ -141,6 +144,7 @@ impl Town {
                     if owed && !self.site.is_dead() && why != "interrupted" && !self.hindered() {
                         return self.broken(format!("{what:?} is owed, and refused: {why}"));
                     }
+                    self.judge_refusal(at, why)?;
                 }
                 // What an add leaves that has not ended well is not known to be a snapshot of
                 // anything.
@@ -151,23 +155,21 @@ impl Town {
                     let snap = self.snaps[at].get_or_insert(Snap {
                         content,
                         life: self.life,
-                        may_fail: true,
                         owed: false,
+                        noted: false,
                         forfeit: true,
                     });
-                    snap.may_fail = true;
+                    snap.owed = false;
+                    self.doubtful[at] = true;
                 }
                 Err(reply.err().unwrap_or_else(|| "ended".to_owned()))
             }
         }
     }
 
-    /// Whether something is away or full now.
-    pub(super) fn hindered(&self) -> bool {
-        self.faulty
-            || self.site.shared.lock().unwrap().full
-            || self.site.disks.iter().any(|slot| !slot.there.get() || slot.hangs.get())
-            || !self.strangers.is_empty()
+    /// Whether a device of the origin's family is there.
+    pub(super) fn family_goes_on(&self) -> bool {
+        self.devices.keys().any(|what| what.key() == "o")
     }
 
     pub(super) fn broken<T>(&mut self, why: String) -> Result<T, String> {
@@ -176,7 +178,8 @@ impl Town {
         Err(why)
     }
 
-    /// Deletes a device as the command does, by its server or, when that has died, by itself.
+    /// Deletes a device as the command does (`cli::remove::del_one`), by its server or, when that
+    /// has died, by itself.
     pub(super) fn del(&mut self, what: What, force: bool) -> Result<(), String> {
         let Some(Known { id, cookie, .. }) = self.devices.get(&what) else {
             return Err("not there".to_owned());
@@ -190,7 +193,6 @@ impl Town {
         } else {
             self.del_orphan(key, id, cookie, force)
         };
-        self.troubled |= force;
         let gone = !self
             .site
             .kernel
@@ -208,20 +210,32 @@ impl Town {
             // One that goes while its origin is in use is marked.
             let outlived = self.devices.get(&What::Origin).is_some_and(|origin| origin.in_use);
             let owed = was_right && deleted.is_ok() && !self.site.is_dead() && !outlived;
+            // A command that has ended half way says nothing.
+            self.doubtful[at] |= force || outlived || self.site.is_dead();
             if let Some(snap) = self.snaps[at].as_mut() {
                 snap.owed = owed;
             }
         }
         if gone {
             self.devices.remove(&what);
+            let noted = self.family_goes_on();
+            if let What::Snap(at) = what {
+                if let Some(snap) = self.snaps[at].as_mut() {
+                    snap.noted = noted;
+                }
+            }
+            if self.in_flight.iter().any(|(other, ..)| *other == What::Origin) {
+                self.origin_changes();
+            }
         }
         deleted
     }
 
-    /// Takes over what waits, each family by itself. Problems are answered, and make the exit code
-    /// 1.
+    /// Takes over what waits, each family by itself, as `cli::remove::recover_family` and
+    /// `ask_to_recover` do. Problems are answered, and make the exit code 1.
     pub(super) fn recover(&mut self) -> Result<(), String> {
         let mut problems = Vec::new();
+        self.doubt_what_is_away();
         for key in ["mirror-a", "o"] {
             if self.site.is_dead() {
                 break;
@@ -250,32 +264,15 @@ impl Town {
                     problems.extend(some.into_iter().map(to_line))
                 }
                 Ok(_) => {}
-                Err(why) => problems.push(why),
+                Err(why) => {
+                    let names = self.state(key).unwrap_or_default();
+                    let names: Vec<_> = names.iter().map(|device| device.name.as_str()).collect();
+                    problems.push(format!("{}: not recovered: {why}", names.join(", ")));
+                }
             }
         }
-        if self.is_left_for_nothing() {
-            return self
-                .broken(format!("the origin waits, though nothing hinders it: {problems:?}"));
-        }
+        self.judge_down(&problems)?;
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
-    }
-
-    /// Whether the origin's device waits for a server after a recovery, and its own disk is there.
-    fn is_left_for_nothing(&self) -> bool {
-        let Some(known) = self.devices.get(&What::Origin) else { return false };
-        let kernel = self.site.kernel.borrow();
-        let waits =
-            kernel.devices.get(&known.id).filter(|device| is_ours(&device.info, known.cookie));
-        let waits = waits.is_some_and(|device| device.info.state == DiskState::Quiesced);
-        let full = self.site.shared.lock().unwrap().full;
-        let own = self.site.is_own(0);
-        let there = own
-            && !self.site.disks[0].hangs.get()
-            && self.site.disks[0].there.get()
-            && !full
-            && !self.faulty
-            && !self.site.is_dead();
-        waits && there && self.state("o").is_ok_and(|state| !state.is_empty())
     }
 
     pub(super) fn suspend(&mut self, what: What) -> Result<(), String> {

@@ -6,9 +6,10 @@ use dm_targets::sim::disk::{Class, Fault, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::units::Sector;
 
+use super::kernel::Control;
 use super::site::Attached;
 use super::town::{Known, Town, What};
-use crate::protocol::Command;
+use crate::protocol::{Command, DeviceSpec};
 use crate::ublk::device::is_ours;
 use crate::ublk::{DeviceState as DiskState, Params};
 
@@ -23,26 +24,64 @@ impl Town {
 
     pub(super) fn attach(&mut self, disk: usize, there: bool) {
         // A disk that is open stays so; it is its path that goes.
-        self.troubled |= !there;
         self.site.disks[disk].there.set(there);
     }
 
     pub(super) fn fill(&mut self, full: bool) {
-        self.troubled |= full;
         self.site.shared.lock().unwrap().full = full;
+    }
+
+    /// The directory becomes full in the middle of something.
+    pub(super) fn fill_later(&mut self, later: u64) {
+        let mut shared = self.site.shared.lock().unwrap();
+        shared.full_at = Some(shared.changes + later);
+    }
+
+    /// A state file is damaged in the middle of something.
+    pub(super) fn damage_later(&mut self, key: &'static str, later: u64) {
+        let mut shared = self.site.shared.lock().unwrap();
+        shared.damage_at = Some((shared.changes + later, key));
+    }
+
+    /// The kernel refuses something, once.
+    pub(super) fn deny(&mut self, control: Control, skip: u32) {
+        self.refusing = true;
+        self.site.kernel.borrow_mut().denied.push((control, skip));
+    }
+
+    /// Another device is to have the COW of a snapshot that its family's server has left out.
+    pub(super) fn add_beside(&mut self, at: usize, force: bool) -> Result<(), String> {
+        let waits = self.devices.get(&What::Snap(at)).and_then(|known| self.kernel_state(known));
+        if waits != Some(DiskState::Quiesced) || !self.processes.contains_key("o") {
+            return Err("there is nothing beside which it would come".to_owned());
+        }
+        let spec = DeviceSpec { force, ..Town::spec(What::Snap(at)) };
+        let command = Command::Add { name: Some("other".to_owned()), id: None, spec };
+        match self.ask("o", command) {
+            Ok(_) => {
+                self.broken(format!("the COW of Snap({at}), which waits, is another device's"))
+            }
+            Err(why) => Err(why),
+        }
     }
 
     /// Some operations of a disk fail.
     pub(super) fn fail(&mut self, disk: usize, class: Class, skip: u32) {
-        (self.troubled, self.faulty) = (true, true);
+        self.faulty = true;
+        self.failing.insert(disk);
+        match (disk, class) {
+            // What is to be copied cannot be read.
+            (0, Class::Read) => self.doubtful = [true; 2],
+            (1 | 2, _) => self.doubtful[disk - 1] = true,
+            _ => {}
+        }
         let (matcher, errno) = (Matcher::all(class), Errno::EIO);
         self.site.disks[disk].disk.borrow().inject(Fault { matcher, skip, times: 2, errno });
     }
 
     /// The kernel does not start some devices again that are taken over.
     pub(super) fn refuse_to_start(&mut self, count: u32) {
-        (self.troubled, self.faulty) = (true, true);
-        self.site.kernel.borrow_mut().refusals = count;
+        (0..count).for_each(|_| self.deny(Control::StartAgain, 0));
     }
 
     /// All disks are there and work again, and there is room.
@@ -53,9 +92,11 @@ impl Town {
             self.site.disks[disk].disk.borrow().mend();
             self.hang(disk, false);
         }
-        self.faulty = false;
-        self.site.kernel.borrow_mut().refusals = 0;
-        self.site.shared.lock().unwrap().full = false;
+        (self.faulty, self.refusing) = (false, false);
+        self.failing.clear();
+        self.site.kernel.borrow_mut().denied.clear();
+        let mut shared = self.site.shared.lock().unwrap();
+        (shared.full, shared.full_at, shared.damage_at) = (false, None, None);
     }
 
     /// The run directory of a family is lost, as by a careless hand, while no server of it lives.
@@ -63,14 +104,16 @@ impl Town {
         if self.processes.contains_key(key) {
             return;
         }
-        (self.troubled, self.spoilt) = (true, true);
+        self.spoilt.insert(key);
         self.site.files(|files| files.spoil(key, damage));
         if !damage {
             // Nothing knows of the devices, and what was noted is gone.
             self.devices.retain(|what, _| what.key() != key);
             self.in_flight.retain(|(what, ..)| what.key() != key);
             if key == "o" {
-                self.snaps.iter_mut().flatten().for_each(|snap| snap.forfeit = true);
+                // What was noted, and not on its COW yet, is lost with the journals.
+                self.snaps.iter_mut().flatten().for_each(|snap| snap.content.power_lost());
+                self.forget_records();
             } else {
                 self.mirror_forfeit = true;
             }
@@ -94,7 +137,6 @@ impl Town {
     pub(super) fn steal(&mut self, what: What, replaced: bool) {
         let Some(Known { id, cookie, .. }) = self.devices.get(&what) else { return };
         let (id, cookie) = (*id, *cookie);
-        self.troubled = true;
         {
             let mut kernel = self.site.kernel.borrow_mut();
             if !kernel.devices.get(&id).is_some_and(|device| is_ours(&device.info, cookie)) {
@@ -108,6 +150,13 @@ impl Town {
             self.add_foreign();
         }
         self.devices.remove(&what);
+        if let What::Snap(at) = what {
+            self.doubtful[at] = true;
+            let noted = self.processes.contains_key("o") && self.family_goes_on();
+            if let Some(snap) = self.snaps[at].as_mut() {
+                (snap.noted, snap.owed) = (noted, false);
+            }
+        }
         self.in_flight.retain(|(other, ..)| *other != what);
         self.acting = Some(what.key());
         if let Some(process) = self.processes.get_mut(what.key()) {
@@ -156,7 +205,6 @@ impl Town {
 
     /// A disk does not answer for a while: what it is given waits.
     pub(super) fn hang(&mut self, disk: usize, hangs: bool) {
-        self.troubled |= hangs;
         self.site.disks[disk].hangs.set(hangs);
         if !hangs {
             self.settle();
@@ -181,7 +229,6 @@ impl Town {
         let named = !slot.name.borrow().is_empty();
         let name = if named { format!("serial of another {}", slot.path) } else { String::new() };
         let number = self.site.foreign_number();
-        self.troubled = true;
         self.strangers.insert(disk, image.clone());
         let right = self.site.exchange(disk, Attached { name, number, image });
         self.site.disks[disk].aside.replace(Some(right));
@@ -204,7 +251,7 @@ impl Town {
             return;
         }
         self.site.wipe(1 + at);
-        self.snaps[at] = None;
+        (self.snaps[at], self.doubtful[at]) = (None, false);
     }
 
     pub(super) fn set_use(&mut self, what: What, in_use: bool) {

@@ -20,7 +20,6 @@ fn dead_family() -> Town {
 
 /// Has a disk hang, or answer again.
 pub(super) fn hang(town: &mut Town, path: &str, hangs: bool) {
-    town.troubled |= hangs;
     let slot = town.site.slot(path).unwrap();
     town.site.disks[slot].hangs.set(hangs);
 }

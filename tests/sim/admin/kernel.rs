@@ -8,6 +8,7 @@ use std::rc::Rc;
 use dm_targets::disk::PayloadId;
 use dm_targets::request::Request;
 
+use crate::failure::Reason;
 use crate::ublk::{DeviceInfo, DeviceState, Params};
 
 /// A request of a user that has not ended.
@@ -31,13 +32,28 @@ pub struct Device {
     pub pending: Vec<Pending>,
 }
 
+/// What the kernel may refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    Add,
+    Start,
+    TakeOver,
+    /// Starting a device that has been taken over.
+    StartAgain,
+}
+
+impl Control {
+    pub const ALL: [Control; 4] =
+        [Control::Add, Control::Start, Control::TakeOver, Control::StartAgain];
+}
+
 /// The driver.
 #[derive(Default)]
 pub struct Kernel {
     pub devices: BTreeMap<u32, Device>,
     cookies: u64,
-    /// How many devices that are taken over will not be started.
-    pub refusals: u32,
+    /// What it refuses next, after as many that it does not.
+    pub denied: Vec<(Control, u32)>,
 }
 
 impl Kernel {
@@ -80,18 +96,20 @@ impl Kernel {
 
     /// Makes a device live for the process that serves it, and returns what waits for that.
     /// `again`: it is taken over.
-    pub fn start(&mut self, id: u32, again: bool, pid: u32) -> Option<Vec<Pending>> {
-        let device = self.devices.get_mut(&id)?;
-        let wanted = if again { DeviceState::Quiesced } else { DeviceState::Dead };
-        if device.info.state != wanted || device.owner != Some(pid) {
-            return None;
+    pub fn start(&mut self, id: u32, again: bool, pid: u32) -> Result<Vec<Pending>, Reason> {
+        let (wanted, control) = match again {
+            true => (DeviceState::Quiesced, Control::StartAgain),
+            false => (DeviceState::Dead, Control::Start),
+        };
+        let is_to_start =
+            |device: &&mut Device| device.info.state == wanted && device.owner == Some(pid);
+        if self.devices.get_mut(&id).filter(is_to_start).is_none() {
+            return Err(format!("/dev/ublkb{id}: cannot be started").into());
         }
-        if again && self.refusals > 0 {
-            self.refusals -= 1;
-            return None;
-        }
+        self.deny(control, id)?;
+        let Some(device) = self.devices.get_mut(&id) else { return Ok(Vec::new()) };
         device.info.state = DeviceState::Live;
-        Some(device.pending.clone())
+        Ok(device.pending.clone())
     }
 
     /// The process that has been handed a device over closes it again.
@@ -100,6 +118,19 @@ impl Kernel {
         if let Some(device) = device.filter(|one| one.info.state == DeviceState::Quiesced) {
             device.owner = None;
         }
+    }
+
+    /// Refuses what it is to refuse, once.
+    pub fn deny(&mut self, control: Control, id: u32) -> Result<(), Reason> {
+        let Some(at) = self.denied.iter().position(|(denied, _)| *denied == control) else {
+            return Ok(());
+        };
+        if self.denied[at].1 > 0 {
+            self.denied[at].1 -= 1;
+            return Ok(());
+        }
+        self.denied.remove(at);
+        Err(format!("/dev/ublkb{id}: {control:?}: Interrupted system call (os error 4)").into())
     }
 
     /// A process ends: its devices wait for another one, or fail what waits for them.

@@ -3,10 +3,10 @@
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::Class;
 
-use super::records::Files;
+use super::kernel::Control;
 use super::town::{self, Town, What};
 
-/// What happens.
+/// What happens. `upgrade` has its place here when there is one.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     Add(What),
@@ -45,6 +45,14 @@ pub enum Step {
     Answer,
     /// Another disk takes the place of one, or the right one takes it back.
     Swap(usize),
+    /// Another device is added on a snapshot's COW, forced or not.
+    Beside(usize, bool),
+    /// The kernel refuses something, some requests later.
+    Deny(Control, u32),
+    /// The run directory becomes full some changes later.
+    FullSoon(u64),
+    /// The state file of a family is damaged some changes later.
+    DamageSoon(&'static str, u64),
 }
 
 const DEVICES: [What; 4] = [What::Origin, What::Snap(0), What::Snap(1), What::Mirror];
@@ -64,7 +72,7 @@ pub fn life(seed: u64) -> Vec<Step> {
         let what = *rng.pick(&DEVICES);
         let class = *rng.pick(&[Class::Read, Class::Write, Class::Flush]);
         let (disk, skip) = (rng.below(6), u32::try_from(rng.below(4)).unwrap());
-        steps.push(match rng.below(44) {
+        steps.push(match rng.below(54) {
             0..3 => Step::Add(what),
             3..5 => Step::Del(what, false),
             5 => Step::Del(what, true),
@@ -97,8 +105,12 @@ pub fn life(seed: u64) -> Vec<Step> {
             39 => Step::Wipe(rng.below(2)),
             40 => Step::Hang(disk),
             41 => Step::Answer,
-            42 => Step::Swap(disk),
-            _ => Step::Refuse(1 + skip),
+            42..44 => Step::Swap(disk),
+            44..46 => Step::Beside(rng.below(2), rng.one_in(2)),
+            46..49 => Step::Deny(*rng.pick(&Control::ALL), skip),
+            49 => Step::Refuse(1 + skip),
+            50..52 => Step::FullSoon(1 + rng.below(20) as u64),
+            _ => Step::DamageSoon(KEYS[rng.below(2)], 1 + rng.below(20) as u64),
         });
     }
     steps
@@ -115,11 +127,13 @@ pub fn act(town: &mut Town, step: Step) {
         Step::Terminate(key) => town.terminate(key),
         Step::Replace(leg, disk) => town.replace(leg, disk),
         Step::Load(absent) => town.load(absent),
+        Step::Beside(at, force) => town.add_beside(at, force),
         event => {
             happen(town, event);
             Ok(())
         }
     };
+    town.notice_damage();
     if let Some(log) = &mut town.log {
         log.push(format!("{step:?}: {told:?}"));
     }
@@ -143,11 +157,14 @@ fn happen(town: &mut Town, event: Step) {
         Step::Steal(what, replaced) => town.steal(what, replaced),
         Step::Wipe(at) => town.wipe(at),
         Step::KeepFiles => town.site.keeps_files.set(true),
-        Step::ForgetRecords => town.site.files(Files::forget_records),
+        Step::ForgetRecords => town.lose_records(),
         Step::PowerCut => town.crash(true),
         Step::Hang(disk) => town.hang(disk, true),
         Step::Answer => (0..town.site.disks.len()).for_each(|disk| town.hang(disk, false)),
         Step::Swap(disk) => town.swap(disk),
+        Step::Deny(control, skip) => town.deny(control, skip),
+        Step::FullSoon(later) => town.fill_later(later),
+        Step::DamageSoon(key, later) => town.damage_later(key, later),
         _ => {}
     }
 }

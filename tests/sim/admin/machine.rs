@@ -11,14 +11,13 @@ use dm_targets::exec::Executor;
 use dm_targets::group::{Group, Ticket};
 use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::journal::Notes;
-use dm_targets::units::Sector;
 
-use super::kernel::{Kernel, Pending};
-use super::open::{HEAD, Hold, SimOpen, id_of};
+use super::kernel::{Control, Kernel, Pending};
+use super::open::{Hold, SimOpen, id_of};
 use super::process::spawn_pass;
 use super::records::{Directory, Journal};
 use super::site::Site;
-use crate::failure::{Failure, Reason};
+use crate::failure::Reason;
 use crate::protocol::{DeviceOptions, KnownDisk};
 use crate::server::admin::machine::{Machine, Served, Thread, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
@@ -201,6 +200,7 @@ impl Machine for SimMachine {
         _zero_copy: bool,
     ) -> Result<DeviceInfo, Reason> {
         self.act(|kernel| {
+            kernel.deny(Control::Add, id.unwrap_or_default())?;
             kernel.add(id, options.recovery, params, self.pid).ok_or_else(|| "taken".into())
         })
     }
@@ -223,8 +223,8 @@ impl Machine for SimMachine {
     }
 
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
-        let (pid, why) = (self.pid, Failure::from(format!("/dev/ublkb{id}: cannot be started")));
-        let waiting = self.act(|kernel| kernel.start(id, again, pid).ok_or(why))?;
+        let pid = self.pid;
+        let waiting = self.act(|kernel| kernel.start(id, again, pid))?;
         // What waited is sent once more.
         waiting.iter().for_each(|pending| spawn_pass(&self.executor, &self.thread, id, pending));
         // The thread that has the data runs ahead of the one that waits here.
@@ -265,6 +265,7 @@ impl Machine for SimMachine {
     fn start_recovery(&mut self, id: u32) -> Result<(), Reason> {
         let pid = self.pid;
         self.act(|kernel| {
+            kernel.deny(Control::TakeOver, id)?;
             let device = kernel.devices.get_mut(&id).ok_or_else(|| gone(id))?;
             if device.info.state != DeviceState::Quiesced || device.owner.is_some() {
                 return Err(format!("/dev/ublkb{id}: busy").into());
@@ -285,13 +286,8 @@ impl Machine for SimMachine {
     }
 
     fn params(&mut self, id: u32) -> Result<Params, Reason> {
-        self.site
-            .kernel
-            .borrow()
-            .devices
-            .get(&id)
-            .map(|device| device.params.clone())
-            .ok_or_else(|| gone(id))
+        let kernel = self.site.kernel.borrow();
+        kernel.devices.get(&id).map(|device| device.params.clone()).ok_or_else(|| gone(id))
     }
 
     fn number(&mut self, id: u32) -> Option<(u32, u32)> {
@@ -340,14 +336,7 @@ impl Machine for SimMachine {
         let exclusive = claim == Claim::Exclusive;
         let held = if exclusive { found.claim(self.pid) } else { Some(Hold(None)) };
         let hold = held.ok_or_else(|| fail(OpenErrorKind::Busy { by: None }))?;
-        let visible = found.disk.borrow().visible();
-        let size = visible.size();
-        let bytes = visible.read(Sector(0), HEAD);
-        let (path, name, number) =
-            (path.to_owned(), found.name.borrow().clone(), found.number.get());
-        let read_only = access == Access::ReadOnly;
-        let place = self.site.place(slot);
-        Ok(SimOpen { slot, place, path, name, number, size, bytes, read_only, hold })
+        Ok(SimOpen::of(found, slot, self.site.place(slot), access, hold))
     }
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {

@@ -6,6 +6,7 @@ mod beside;
 mod commands;
 mod ends;
 mod events;
+mod excuses;
 mod gone;
 mod hangs;
 mod kernel;

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 
 use dm_targets::snapshot::format::{Identity, MAGIC};
-use dm_targets::units::Sectors;
+use dm_targets::units::{Sector, Sectors};
 
+use super::site::Slot;
 use crate::failure::Reason;
 use crate::protocol::{Cow, Place, Which};
 use crate::server::admin::machine::OpenDisk;
 use crate::storage::signature::{self, Signature};
-use crate::storage::{DiskId, Limits, name_of_leg};
+use crate::storage::{Access, DiskId, Limits, name_of_leg};
 
 pub fn id_of(slot: usize) -> DiskId {
     DiskId::Block { major: 8, minor: u32::try_from(slot).unwrap() }
@@ -17,7 +18,7 @@ pub fn id_of(slot: usize) -> DiskId {
 
 /// What is looked at of a disk that is opened: all that a store, a log, or a file system begins
 /// with here.
-pub const HEAD: Sectors = Sectors(8);
+const HEAD: Sectors = Sectors(8);
 
 /// Which process has claimed a disk.
 #[derive(Default)]
@@ -57,6 +58,24 @@ pub struct SimOpen {
     pub bytes: Vec<u8>,
     pub read_only: bool,
     pub hold: Hold,
+}
+
+impl SimOpen {
+    /// The disk at a place of the machine, as it is now.
+    pub fn of(found: &Slot, slot: usize, place: String, access: Access, hold: Hold) -> SimOpen {
+        let visible = found.disk.borrow().visible();
+        SimOpen {
+            slot,
+            place,
+            path: found.path.clone(),
+            name: found.name.borrow().clone(),
+            number: found.number.get(),
+            size: visible.size(),
+            bytes: visible.read(Sector(0), HEAD),
+            read_only: access == Access::ReadOnly,
+            hold,
+        }
+    }
 }
 
 impl OpenDisk for SimOpen {

@@ -87,6 +87,12 @@ pub struct Shared {
     pub changes: u64,
     /// The change at which everything ends.
     pub crash_at: Option<u64>,
+    /// The change at which nothing can be written any more.
+    pub full_at: Option<u64>,
+    /// The change at which the state file of a family is damaged.
+    pub damage_at: Option<(u64, &'static str)>,
+    /// State files that have been damaged so.
+    pub damaged: Vec<&'static str>,
 }
 
 impl Shared {
@@ -96,15 +102,25 @@ impl Shared {
             return false;
         }
         self.changes += 1;
+        self.full |= self.full_at.take_if(|at| *at <= self.changes).is_some();
+        if let Some((_, key)) = self.damage_at.take_if(|(at, _)| *at <= self.changes) {
+            self.files.spoil(key, true);
+            self.damaged.push(key);
+        }
         self.dead = self.crash_at == Some(self.changes);
         !self.dead
     }
 
     fn write(&mut self) -> Result<&mut Files, String> {
-        if self.full {
-            return Err("No space left on device (os error 28)".to_owned());
+        let full = |shared: &Shared| shared.full.then_some("No space left on device (os error 28)");
+        if let Some(why) = full(self) {
+            return Err(why.to_owned());
         }
-        if self.step() { Ok(&mut self.files) } else { Err("the machine has ended".to_owned()) }
+        let goes_on = self.step();
+        if let Some(why) = full(self) {
+            return Err(why.to_owned());
+        }
+        if goes_on { Ok(&mut self.files) } else { Err("the machine has ended".to_owned()) }
     }
 }
 

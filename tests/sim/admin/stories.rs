@@ -269,6 +269,19 @@ pub fn stories() -> Vec<Vec<Step>> {
         ],
         vec![Add(Origin), Write(Origin, 1), Kill(o), Swap(0), Recover, Swap(0), Recover],
         vec![Add(Mirror), Write(Mirror, 1), Kill(m), Swap(LEG), Recover, Swap(LEG), Recover],
+        // The COW of a snapshot that is left out is to be another one's.
+        vec![
+            Add(Origin),
+            Add(Snap(0)),
+            Kill(o),
+            Attach(COW, false),
+            Recover,
+            Attach(COW, true),
+            Beside(0, true),
+            Write(Origin, 2),
+            Beside(0, false),
+            Recover,
+        ],
         // A COW does not answer for a while.
         vec![
             Add(Origin),

@@ -58,11 +58,11 @@ pub(super) struct Snap {
     pub content: Content,
     /// The life of the origin's device in which it was there last.
     pub life: u64,
-    /// It may have become invalid: something was away or could not be written.
-    pub may_fail: bool,
     /// It was right when it was deleted, and nothing has changed its origin since: it must be there
     /// again.
     pub owed: bool,
+    /// It has left while its family went on: an origin that comes later is told of that.
+    pub noted: bool,
     /// Nothing can be said of it: an add of it failed half way, or its users did what no snapshot
     /// survives.
     pub forfeit: bool,
@@ -91,10 +91,14 @@ pub struct Town {
     pub next_value: u32,
     /// Counts the devices that the origin has had.
     pub life: u64,
-    /// Files of the run directory were lost or damaged.
-    pub spoilt: bool,
-    /// Something was away, full, forced, or lost its power: what is invalid then is not so in vain.
-    pub troubled: bool,
+    /// The families of which files were lost or damaged.
+    pub spoilt: BTreeSet<&'static str>,
+    /// Something has happened to a snapshot after which it may be invalid.
+    pub doubtful: [bool; 2],
+    /// Disks of which errors may still come.
+    pub failing: BTreeSet<usize>,
+    /// The kernel refuses something.
+    pub refusing: bool,
     pub in_flight: Vec<InFlight>,
     pub log: Option<Vec<String>>,
     /// The client of the next command leaves before its end.
@@ -146,8 +150,10 @@ impl Town {
             snaps: [None, None],
             next_value: 1000,
             life: 0,
-            spoilt: false,
-            troubled: false,
+            spoilt: BTreeSet::new(),
+            doubtful: [false; 2],
+            failing: BTreeSet::new(),
+            refusing: false,
             in_flight: Vec::new(),
             log: log.then(Vec::new),
             client_leaves: false,
@@ -191,7 +197,6 @@ impl Town {
             }
         });
         if power {
-            self.troubled = true;
             let processes = std::mem::take(&mut self.processes);
             processes.into_values().for_each(Process::kill);
             self.site.power_lost();
@@ -202,6 +207,9 @@ impl Town {
             self.origin.power_lost();
             self.mirror.power_lost();
             self.snaps.iter_mut().flatten().for_each(|snap| snap.content.power_lost());
+            if !self.site.keeps_files.get() {
+                self.forget_records();
+            }
             self.in_flight.clear();
         } else if let Some(process) = acting.and_then(|key| self.processes.remove(key)) {
             process.kill();
@@ -226,6 +234,9 @@ impl Town {
                 Some(result) => {
                     self.strike(&pending);
                     self.say(|| format!("   {what:?}: a request ends: {result:?}"));
+                    if what == What::Origin && write.is_some() {
+                        self.origin_changes();
+                    }
                     if result.is_ok() {
                         if let Some(content) = self.content(what) {
                             match write {
@@ -300,15 +311,7 @@ impl Town {
                 content.begin(sector, value);
             }
             if what == What::Origin {
-                // As in the kernel: who adds an origin and writes it has added its snapshots
-                // before.
-                for at in 0..self.snaps.len() {
-                    let (there, life) = (self.has(What::Snap(at)), self.life);
-                    if let Some(snap) = self.snaps[at].as_mut().filter(|_| !there) {
-                        snap.owed = false;
-                        snap.forfeit |= snap.life != life;
-                    }
-                }
+                self.origin_changes();
             }
             self.in_flight.push((what, Some((sector, value)), pending));
         }
@@ -343,13 +346,6 @@ impl Town {
         }
         let Some(read) = self.read(what) else { return Ok(()) };
         self.say(|| format!("   {what:?} shows {read:?}"));
-        let troubled = self.troubled;
-        let may_fail = match what {
-            What::Snap(at) => {
-                self.snaps[at].as_ref().is_none_or(|snap| snap.may_fail || snap.forfeit)
-            }
-            _ => false,
-        };
         if let What::Snap(at) = what {
             if self.snaps[at].as_ref().is_none_or(|snap| snap.forfeit) {
                 return Ok(());
@@ -363,8 +359,7 @@ impl Town {
             (Ok(seen), Some(content)) => {
                 content.judge(&seen).map_err(|why| format!("{what:?} is wrong: {why}"))
             }
-            (Err(_), _) if troubled || may_fail => Ok(()),
-            (Err(why), _) => Err(format!("{what:?} fails in vain: {why}")),
+            (Err(why), _) => self.judge_error(what, &why),
             (Ok(_), None) => Ok(()),
         }
     }

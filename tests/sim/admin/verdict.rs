@@ -8,6 +8,7 @@ impl Town {
     /// Mends everything, takes everything over, and judges all that there is; then the same after
     /// an orderly end.
     pub(super) fn end(&mut self) -> Result<(), Broken> {
+        self.notice_damage();
         self.mend();
         self.check_known()?;
         let recovered = self.recover();
@@ -72,7 +73,7 @@ impl Town {
     /// Whether every device that has a disk is known to a state file: what nothing tells of cannot
     /// be taken over.
     fn check_known(&self) -> Result<(), Broken> {
-        if self.spoilt {
+        if !self.spoilt.is_empty() {
             return Ok(());
         }
         let told: Vec<u64> = ["o", "mirror-a"]
@@ -116,6 +117,7 @@ impl Town {
                 None => Ok(()),
             },
             Some(DiskState::Live) => Ok(()),
+            // That a line names it has been judged.
             Some(_) if recovered.is_err() => Ok(()),
             state => Err(format!("{what:?} is {state:?}, and recover has ended well")),
         }

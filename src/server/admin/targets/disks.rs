@@ -105,7 +105,8 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(), Reason> {
         let origin = std::iter::once((origin.to_owned(), self.origin_known.clone()));
         let live = self.devices.values().flat_map(|device| device.deps.known());
-        let left_out = self.left_out.values().flat_map(|left| left.device.known.clone());
+        let left_out = self.left_out.values().filter(|_| !mutant::is(Mutant::LeftOutCowTaken));
+        let left_out = left_out.flat_map(|left| left.device.known.clone());
         let mut others = origin.chain(live).chain(left_out);
         let same = others.find(|(_, other)| other.place.overlaps(&disk.place));
         same.map_or(Ok(()), |(other, _)| {

@@ -1,0 +1,169 @@
+//! What excuses a device that is down, a snapshot that is invalid, and an error: only what has
+//! really happened to it, and only for as long as it lasts.
+
+use super::records::Files;
+use super::town::{Broken, Known, Town, What};
+use crate::ublk::DeviceState as DiskState;
+use crate::ublk::device::is_ours;
+
+impl Town {
+    /// Whether something is away, full, failing or another's now.
+    pub(super) fn hindered(&self) -> bool {
+        let full = self.site.shared.lock().unwrap().full;
+        self.faulty || self.refusing || full || (0..self.site.disks.len()).any(|at| self.ails(at))
+    }
+
+    /// Whether something is wrong with a disk now.
+    fn ails(&self, disk: usize) -> bool {
+        let slot = &self.site.disks[disk];
+        !slot.there.get()
+            || slot.hangs.get()
+            || !self.site.is_own(disk)
+            || self.failing.contains(&disk)
+    }
+
+    /// Whether errors of a device's own disks may reach its users now.
+    fn may_err(&self, what: What) -> bool {
+        match what {
+            What::Origin => self.failing.contains(&0),
+            What::Mirror => self.legs.iter().any(|leg| self.failing.contains(leg)),
+            What::Snap(at) => {
+                self.doubtful[at]
+                    || [0, 1 + at].into_iter().any(|disk| self.failing.contains(&disk))
+            }
+        }
+    }
+
+    /// Whether something keeps a new server from a device now.
+    fn may_be_down(&self, what: What) -> bool {
+        let full = self.site.shared.lock().unwrap().full;
+        let disks = match what {
+            What::Origin => vec![0],
+            What::Snap(at) => vec![0, 1 + at],
+            What::Mirror => self.legs.to_vec(),
+        };
+        let mirror = what == What::Mirror && (self.loaded || self.mirror_forfeit);
+        full || mirror
+            || self.refusing
+            || self.spoilt.contains(what.key())
+            || disks.into_iter().any(|disk| self.ails(disk))
+    }
+
+    /// A server is to be found while something is wrong with a snapshot's COW: its origin may get
+    /// one, and from then on the snapshot need not be right.
+    pub(super) fn doubt_what_is_away(&mut self) {
+        for at in 0..self.doubtful.len() {
+            let away = self.ails(1 + at) || self.refusing || self.spoilt.contains("o");
+            self.doubtful[at] |= self.has(What::Snap(at)) && away;
+        }
+    }
+
+    /// The origin's content may have changed. As in the kernel, who adds an origin and writes it
+    /// has added its snapshots before; but of one that was deleted while its family went on is
+    /// known that it has left.
+    pub(super) fn origin_changes(&mut self) {
+        for at in 0..self.snaps.len() {
+            if self.has(What::Snap(at)) {
+                continue;
+            }
+            self.doubtful[at] |= self.snaps[at].is_some();
+            let life = self.life;
+            if let Some(snap) = self.snaps[at].as_mut() {
+                snap.owed = false;
+                snap.forfeit |= snap.life != life && !snap.noted;
+            }
+        }
+    }
+
+    /// What was on record of the snapshots is gone: nothing can tell one that is lost from one that
+    /// is right.
+    pub(super) fn forget_records(&mut self) {
+        for (snap, doubtful) in self.snaps.iter_mut().zip(self.doubtful) {
+            if let Some(snap) = snap {
+                snap.forfeit |= doubtful;
+                snap.noted = false;
+            }
+        }
+    }
+
+    /// What is recorded of COWs is gone; state files tell of the devices that are there.
+    pub(super) fn lose_records(&mut self) {
+        self.site.files(Files::forget_records);
+        for at in 0..self.snaps.len() {
+            let gone = !self.has(What::Snap(at));
+            if let Some(snap) = self.snaps[at].as_mut().filter(|_| gone) {
+                snap.forfeit |= self.doubtful[at];
+                snap.noted = false;
+            }
+        }
+    }
+
+    /// Whether an error that a user of a device sees is one in vain.
+    pub(super) fn judge_error(&self, what: What, why: &str) -> Result<(), Broken> {
+        if self.may_err(what) { Ok(()) } else { Err(format!("{what:?} fails in vain: {why}")) }
+    }
+
+    /// Whether a snapshot that is added again has been refused in vain.
+    pub(super) fn judge_refusal(&mut self, at: usize, why: &str) -> Result<(), Broken> {
+        let known = self.snaps[at].as_ref().is_some_and(|snap| !snap.forfeit);
+        let unexcused = known && !self.doubtful[at] && !self.hindered();
+        if unexcused && !self.site.is_dead() && why != "interrupted" {
+            return self.broken(format!("Snap({at}) is refused in vain: {why}"));
+        }
+        Ok(())
+    }
+
+    /// After a recovery: a device is down only if a line names it, and only if something is wrong
+    /// with what it stands on.
+    pub(super) fn judge_down(&mut self, problems: &[String]) -> Result<(), Broken> {
+        self.notice_damage();
+        if self.site.is_dead() {
+            return Ok(());
+        }
+        let down = self.devices.iter().filter_map(|(what, known)| {
+            let state = self.kernel_state(known)?;
+            let is_down = state != DiskState::Live && !self.spoilt.contains(what.key());
+            is_down.then(|| (*what, state, self.name_of(*what, known)))
+        });
+        for (what, state, name) in down.collect::<Vec<_>>() {
+            if !problems.iter().any(|line| names(line, name.as_deref().unwrap_or_default())) {
+                return self.broken(format!(
+                    "{what:?} ({name:?}) is {state:?} after recover, and no line says so: \
+                     {problems:?}"
+                ));
+            }
+            if state != DiskState::Dead && !self.may_be_down(what) {
+                return self.broken(format!(
+                    "{what:?} is {state:?} after recover, though nothing hinders it: {problems:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes notice of state files that were damaged while something was done. A server that lives
+    /// writes them anew.
+    pub(super) fn notice_damage(&mut self) {
+        let damaged = std::mem::take(&mut self.site.shared.lock().unwrap().damaged);
+        self.spoilt.extend(damaged);
+    }
+
+    /// The kernel's word for a device of ours.
+    pub(super) fn kernel_state(&self, known: &Known) -> Option<DiskState> {
+        let kernel = self.site.kernel.borrow();
+        let device = kernel.devices.get(&known.id);
+        device.filter(|device| is_ours(&device.info, known.cookie)).map(|device| device.info.state)
+    }
+
+    /// What a device is called, as the state file of its family has it.
+    fn name_of(&self, what: What, known: &Known) -> Option<String> {
+        let state = self.state(what.key()).ok()?;
+        state.into_iter().find(|device| device.cookie == known.cookie).map(|device| device.name)
+    }
+}
+
+/// Whether a line of `recover` tells of a device.
+fn names(line: &str, name: &str) -> bool {
+    let (named, _) = line.split_once(": ").unwrap_or_default();
+    named.split(", ").any(|other| other == name)
+}
