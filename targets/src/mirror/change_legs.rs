@@ -225,18 +225,18 @@ impl Mirror {
 
     /// Whether the log could not be written, and the mirror cannot do without.
     fn log_refuses(&self) -> bool {
-        self.handle_errors && self.log.failed.get()
+        self.handle_errors && self.log.health().has_failed()
     }
 
     /// Stops requests and recovery. What is held stays so. Given up, all goes on as it was.
     async fn begin_change(&self) -> Result<(), ChangeError> {
-        if self.phase.get() != Phase::Running {
+        if self.requests.phase.get() != Phase::Running {
             return Err(ChangeError::Busy);
         }
-        self.phase.set(Phase::Changing);
-        self.gate.hold();
+        self.requests.phase.set(Phase::Changing);
+        self.requests.gate.hold();
         let among_writes = mutant::is(Mutant::ChangeAmongWrites);
-        if self.come_to_rest(|| self.gate.inside() == 0 || among_writes).await {
+        if self.come_to_rest(|| self.requests.gate.inside() == 0 || among_writes).await {
             return Ok(());
         }
         self.run_on();
@@ -255,9 +255,9 @@ impl Mirror {
     async fn end_change(&self) {
         self.write_change().await;
         self.state.borrow_mut().regions.search_again(RegionIndex(0));
-        self.reshapes.set(self.reshapes.get() + 1);
-        self.phase.set(Phase::Running);
-        self.gate.release();
+        self.requests.changes.set(self.requests.changes.get() + 1);
+        self.requests.phase.set(Phase::Running);
+        self.requests.gate.release();
         self.note_in_sync();
         self.go_on();
     }

@@ -20,16 +20,16 @@ impl Mirror {
     pub(super) async fn clean_loop(&self) {
         let mut taken = Vec::new();
         while self.cleaning_due().await {
-            self.clean(self.clean_delay_ms.get(), &mut taken).await;
+            self.clean(self.cleaner.delay_ms.get(), &mut taken).await;
         }
     }
 
     /// Waits until some region has been left alone for long enough; `false` at the mirror's end.
     async fn cleaning_due(&self) -> bool {
-        let mut due = pin!(self.idle.until(|| {
-            let due = self.flags_pending.get()
+        let mut due = pin!(self.cleaner.wanted.until(|| {
+            let due = self.cleaner.flags_pending.get()
                 || self.next_cleaning_ms().is_some_and(|at_ms| at_ms <= self.host.now_ms());
-            if self.gate.is_closed() { Some(false) } else { due.then_some(true) }
+            if self.requests.gate.is_closed() { Some(false) } else { due.then_some(true) }
         }));
         std::future::poll_fn(|cx| {
             let waits = due.as_mut().poll(cx);
@@ -42,7 +42,7 @@ impl Mirror {
     }
 
     fn next_cleaning_ms(&self) -> Option<u64> {
-        self.state.borrow().regions.next_idle_ms(self.clean_delay_ms.get())
+        self.state.borrow().regions.next_idle_ms(self.cleaner.delay_ms.get())
     }
 
     /// Makes a batch of regions clean that nobody has touched for `delay_ms`; says whether there
@@ -50,11 +50,11 @@ impl Mirror {
     pub(super) async fn clean(&self, delay_ms: u64, taken: &mut Vec<RegionIndex>) -> bool {
         taken.clear();
         self.state.borrow_mut().regions.take_idle(self.host.now_ms(), delay_ms, BATCH, taken);
-        let flags = self.flags_pending.get();
+        let flags = self.cleaner.flags_pending.get();
         if taken.is_empty() && !flags {
             return false;
         }
-        self.cleaning.set(self.cleaning.get() + 1);
+        self.cleaner.batches.set(self.cleaner.batches.get() + 1);
         let sources = self.state.borrow().legs.sources();
         let failed = if mutant::is(Mutant::CleanWithoutFlush) {
             Default::default()
@@ -75,12 +75,12 @@ impl Mirror {
             // A flush that failed is not repeated: what is left then cannot be told from what is
             // lost.
             let put = self.put_stale();
-            self.flags_lost.set(!put);
-            self.flags_pending.set(false);
+            self.cleaner.flags_lost.set(!put);
+            self.cleaner.flags_pending.set(false);
         }
         self.log.request();
-        self.released.wake_all();
-        self.cleaning.set(self.cleaning.get() - 1);
+        self.requests.released.wake_all();
+        self.cleaner.batches.set(self.cleaner.batches.get() - 1);
         self.quiet.wake_all();
         true
     }

@@ -132,7 +132,7 @@ impl Mirror {
         let mut repaired = Repaired::default();
         for region in (0..self.regions()).map(RegionIndex) {
             if stopped() {
-                self.work.wake_all();
+                self.recovery.work.wake_all();
                 return Err(CheckError::Unwanted);
             }
             self.withhold(region).await?;
@@ -146,7 +146,7 @@ impl Mirror {
             result?;
             repaired.regions += u64::from(differs);
         }
-        self.work.wake_all();
+        self.recovery.work.wake_all();
         self.quiet.until(|| (stopped() || self.recovery_ended()).then_some(())).await;
         if !self.recovery_ended() {
             return Err(CheckError::Unwanted);
@@ -158,8 +158,9 @@ impl Mirror {
     }
 
     fn recovery_ended(&self) -> bool {
-        let nothing_left = self.paused.get() > 0 || !self.state.borrow().regions.has_recovery();
-        self.recovering.get() == 0 && nothing_left
+        let nothing_left =
+            self.recovery.paused.get() > 0 || !self.state.borrow().regions.has_recovery();
+        self.recovery.running.get() == 0 && nothing_left
     }
 
     fn may_be_source(&self, leg: usize) -> Result<(), CheckError> {
@@ -215,8 +216,11 @@ impl Mirror {
     /// Takes a region for us alone, when recovery has done with it and no write is in flight.
     async fn withhold(&self, region: RegionIndex) -> Result<(), CheckError> {
         loop {
-            self.gate.until(|| (self.phase.get() != Phase::Changing).then_some(())).await;
-            if self.phase.get() != Phase::Running {
+            self.requests
+                .gate
+                .until(|| (self.requests.phase.get() != Phase::Changing).then_some(()))
+                .await;
+            if self.requests.phase.get() != Phase::Running {
                 return Err(CheckError::Stopped);
             }
             if self.state.borrow_mut().regions.withhold(region) {
@@ -224,9 +228,9 @@ impl Mirror {
             }
             let ours =
                 || self.state.borrow().regions.access(region) != super::regions::Access::Withheld;
-            self.released.until(|| ours().then_some(())).await;
+            self.requests.released.until(|| ours().then_some(())).await;
         }
-        self.gate.enter();
+        self.requests.gate.enter();
         let span = super::regions::Span::one(region);
         self.quiet.until(|| self.state.borrow().regions.is_quiet(span).then_some(())).await;
         Ok(())
@@ -234,9 +238,9 @@ impl Mirror {
 
     fn release(&self, region: RegionIndex) {
         self.state.borrow_mut().regions.release(region, self.host.now_ms());
-        self.released.wake_all();
-        self.work.wake_all();
-        self.gate.leave();
+        self.requests.released.wake_all();
+        self.recovery.work.wake_all();
+        self.requests.gate.leave();
     }
 
     async fn compare_region(

@@ -17,7 +17,7 @@ impl Mirror {
     /// Flushes all legs.
     pub(super) async fn flush(&self, _: &Request) -> Result<(), TargetError> {
         loop {
-            let log_failed = self.handle_errors && self.log.failed.get();
+            let log_failed = self.handle_errors && self.log.health().has_failed();
             let done = if log_failed {
                 self.resolve(true, true, None).await?
             } else {
@@ -59,7 +59,7 @@ impl Mirror {
             legs.miss(failed)
         };
         self.remember_stale();
-        self.released.wake_all();
+        self.requests.released.wake_all();
         kept
     }
 

@@ -10,13 +10,12 @@ use super::flushes::Flushes;
 use super::format::MAX_REGIONS;
 use super::leg_state::{Past, begin};
 use super::legs::{LegSet, Legs, MAX_LEGS};
-use super::log::{Log, Unusable, Work};
+use super::log::{Log, SyncError, Unusable, Work};
 use super::open_error::OpenError;
 use super::recovery::LANES;
 use super::regions::Regions;
 use super::table::InitialSync;
-use super::target::{CLEAN_DELAY_MS, Mirror, Phase, State};
-use crate::disk::DiskError;
+use super::target::{CLEAN_DELAY_MS, Cleaner, Mirror, Phase, Recovery, Requests, State};
 use crate::exec::{Executor, WaitQueue};
 use crate::gate::Gate;
 use crate::mutant::{self, Mutant};
@@ -88,24 +87,25 @@ impl Mirror {
             listener: config.listener,
             recorder: config.recorder,
             recorded: Cell::new(None),
-            clean_delay_ms: Cell::new(CLEAN_DELAY_MS),
-            phase: Cell::new(Phase::Running),
-            gate: Gate::default(),
-            held_count: Cell::new(0),
-            reshapes: Cell::new(0),
-            given_up: Cell::new(false),
-            paused: Cell::new(0),
-            recovering: Cell::new(0),
-            progress: Cell::new(None),
-            cleaning: Cell::new(0),
-            flags_pending: Cell::new(false),
-            flags_lost: Cell::new(false),
+            requests: Requests {
+                phase: Cell::new(Phase::Running),
+                gate: Gate::default(),
+                held: Cell::new(0),
+                changes: Cell::new(0),
+                given_up: Cell::new(false),
+                released: WaitQueue::default(),
+            },
+            recovery: Recovery::default(),
+            cleaner: Cleaner {
+                delay_ms: Cell::new(CLEAN_DELAY_MS),
+                batches: Cell::new(0),
+                flags_pending: Cell::new(false),
+                flags_lost: Cell::new(false),
+                wanted: WaitQueue::default(),
+            },
             flushes: Flushes::default(),
             tasks: Cell::new(0),
-            released: WaitQueue::default(),
             quiet: WaitQueue::default(),
-            work: WaitQueue::default(),
-            idle: WaitQueue::default(),
         }))
     }
 
@@ -117,11 +117,11 @@ impl Mirror {
     /// be written is no error: the mirror does without, as its features say.
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), RecordError> {
         self.record()?;
-        if self.log.dead.get() {
+        if self.log.health().is_dead() {
             (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
         }
         // Recovery and cleaning must not begin before the log says what there is.
-        self.paused.set(1);
+        self.recovery.paused.set(1);
         self.spawn(executor, |mirror| async move { mirror.log_loop().await });
         self.forget_others().await;
         self.note_in_sync();
@@ -158,7 +158,7 @@ impl Mirror {
     /// Writes what has changed in the log until the mirror is closed.
     async fn log_loop(&self) {
         while self.log.work.until(|| self.log.next_work()).await == Work::Write {
-            let known = self.log.dead.get();
+            let known = self.log.health().is_dead();
             if let Err(error) = self.log.write(&self.state).await {
                 // Nobody may believe this log any longer; what waits for the mark asks once more.
                 self.try_record();
@@ -172,24 +172,23 @@ impl Mirror {
     /// Writes all of the log that may differ from what is on disk, durably. If that succeeds, marks
     /// can be made again.
     pub(super) async fn write_log(&self) {
-        self.log.change_header();
-        self.log.failed.set(false);
+        self.log.begin_whole();
         if let Err(error) = self.log.sync().await {
-            self.log.failed.set(true);
-            self.log_dead(error);
+            self.log.fail();
+            self.tell_of_log(error);
         }
     }
 
     /// A log that names others than our legs says that nothing is in sync, durably, before it names
     /// ours: its bits were never about them.
     async fn forget_others(&self) {
-        if self.log.foreign_legs.take() && !mutant::is(Mutant::NamedBeforeCleared) {
+        if self.log.take_foreign_legs() && !mutant::is(Mutant::NamedBeforeCleared) {
             self.write_log().await;
         }
     }
 
-    fn log_dead(&self, error: DiskError) {
-        if !self.log.dead.replace(true) {
+    fn tell_of_log(&self, SyncError { error, is_news }: SyncError) {
+        if is_news {
             (self.listener)(Event::LogFailed(Some(error)));
         }
     }
@@ -199,9 +198,10 @@ impl Mirror {
     /// the log. Requests that come from now on wait. If it is given up before that, a mirror that
     /// ran runs on.
     pub async fn suspend(&self, noflush: bool) {
-        let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
-        self.phase.set(if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush });
-        self.gate.hold();
+        let suspended = self.requests.phase.get().is_suspended();
+        let phase = if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush };
+        self.requests.phase.set(phase);
+        self.requests.gate.hold();
         if suspended {
             self.until_idle().await;
         } else if !self.come_to_rest(|| self.is_idle()).await {
@@ -212,38 +212,38 @@ impl Mirror {
 
     /// Whether no request is under way or held.
     fn is_idle(&self) -> bool {
-        self.gate.inside() + self.held_count.get() == 0
+        self.requests.gate.inside() + self.requests.held.get() == 0
     }
 
     /// Waits until no request is under way or held.
     pub(super) async fn until_idle(&self) {
-        self.gate.until(|| self.is_idle().then_some(())).await;
+        self.requests.gate.until(|| self.is_idle().then_some(())).await;
     }
 
     /// Stops recovery, until [`Mirror::go_on`], and waits until that, what else is under way and
     /// the cleaner have ended. `false`: that was given up, for it waits for a disk.
     pub(super) async fn come_to_rest(&self, is_idle: impl Fn() -> bool) -> bool {
-        self.paused.set(self.paused.get() + 1);
-        self.given_up.set(false);
-        let unless = |rests: bool| (rests || self.given_up.get()).then_some(());
-        self.quiet.until(|| unless(self.recovering.get() == 0)).await;
-        self.gate.until(|| unless(is_idle())).await;
-        self.quiet.until(|| unless(self.cleaning.get() == 0)).await;
-        !self.given_up.get()
+        self.recovery.paused.set(self.recovery.paused.get() + 1);
+        self.requests.given_up.set(false);
+        let unless = |rests: bool| (rests || self.requests.given_up.get()).then_some(());
+        self.quiet.until(|| unless(self.recovery.running.get() == 0)).await;
+        self.requests.gate.until(|| unless(is_idle())).await;
+        self.quiet.until(|| unless(self.cleaner.batches.get() == 0)).await;
+        !self.requests.given_up.get()
     }
 
     /// Gives up a suspension, or a change of legs, that waits for what is under way: nothing has
     /// been changed then, and nothing will be.
     pub fn give_up(&self) {
-        self.given_up.set(true);
+        self.requests.given_up.set(true);
         self.quiet.wake_all();
-        self.gate.wake();
+        self.requests.gate.wake();
     }
 
     /// Goes on as before, after [`Mirror::come_to_rest`] has been given up.
     pub(super) fn run_on(&self) {
-        self.phase.set(Phase::Running);
-        self.gate.release();
+        self.requests.phase.set(Phase::Running);
+        self.requests.gate.release();
         self.go_on();
     }
 
@@ -251,13 +251,13 @@ impl Mirror {
     pub(super) async fn clean_everything(&self) {
         let mut taken = Vec::new();
         loop {
-            self.quiet.until(|| (self.cleaning.get() == 0).then_some(())).await;
+            self.quiet.until(|| (self.cleaner.batches.get() == 0).then_some(())).await;
             if !self.clean(0, &mut taken).await {
                 break;
             }
         }
         if let Err(error) = self.log.sync().await {
-            self.log_dead(error);
+            self.tell_of_log(error);
         }
     }
 
@@ -266,7 +266,7 @@ impl Mirror {
     /// kernel. Harmless to a mirror that runs, as in the kernel: nothing is looked at, and recovery
     /// goes on as it was.
     pub async fn resume(&self) {
-        let suspended = matches!(self.phase.get(), Phase::SuspendedNoflush | Phase::SuspendedFlush);
+        let suspended = self.requests.phase.get().is_suspended();
         if !suspended && !mutant::is(Mutant::ResumedWhileRunning) {
             return;
         }
@@ -276,8 +276,8 @@ impl Mirror {
         self.state.borrow_mut().regions.restart();
         self.write_log().await;
         self.try_record();
-        self.phase.set(Phase::Running);
-        self.gate.release();
+        self.requests.phase.set(Phase::Running);
+        self.requests.gate.release();
         self.note_in_sync();
         self.go_on();
     }
@@ -286,7 +286,7 @@ impl Mirror {
     async fn look_at_log_again(&self) {
         let regions = self.state.borrow().regions.count();
         let Some(mut bits) = Bits::zeroes(regions) else { return };
-        let known = self.log.dead.get();
+        let known = self.log.health().is_dead();
         let initial = if self.initial_sync == InitialSync::Sync {
             InitialSync::Sync
         } else {
@@ -302,7 +302,7 @@ impl Mirror {
         }
         self.log.change_all();
         self.forget_others().await;
-        if !known && self.log.dead.get() {
+        if !known && self.log.health().is_dead() {
             (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
         }
         self.remember_stale();
@@ -312,16 +312,16 @@ impl Mirror {
     /// waited because the mirror was suspended is for the next table. Requests must not come any
     /// more.
     pub async fn close(&self) {
-        if self.phase.get() == Phase::Running {
-            self.phase.set(Phase::SuspendedFlush);
-            self.gate.hold();
+        if self.requests.phase.get() == Phase::Running {
+            self.requests.phase.set(Phase::SuspendedFlush);
+            self.requests.gate.hold();
         }
         self.pause_recovery().await;
         self.until_idle().await;
         self.clean_everything().await;
-        self.gate.close();
-        self.work.wake_all();
-        self.idle.wake_all();
+        self.requests.gate.close();
+        self.recovery.work.wake_all();
+        self.cleaner.wanted.wake_all();
         self.log.close();
         self.quiet.until(|| (self.tasks.get() == 0).then_some(())).await;
     }

@@ -5,26 +5,29 @@
 //! marks made until a batch is taken share its writes; a mark names the batch that will make it
 //! durable, and a write to the legs waits until that batch has *ended* (I7).
 //!
-//! How a batch is written is in `batch`. Left to others: when regions are cleaned (`cleaner`), and
-//! what a failed log means for writes (`write`).
+//! How a batch is written is in `batch`, how the log is read in `load`. Left to others: when
+//! regions are cleaned (`cleaner`), and what a failed log means for writes (`write`).
 //!
 //! Rule kept here: a log that could not be read says nothing, and one that could not be written
 //! stays failed until it has been written as a whole.
 
 mod batch;
+mod health;
+mod load;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::bits::Bits;
-use super::format::{HEADER_BYTES, Layout, LegFlags, resume};
+use super::format::{HEADER_BYTES, Layout, LegFlags};
 use super::legs::LegSet;
-use super::table::InitialSync;
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
 use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};
+use health::LastBatch;
+pub(super) use health::{Health, Letter};
 
 /// Writes of one batch in flight together; the rest of a batch follows.
 const WRITES_IN_FLIGHT: usize = 8;
@@ -56,42 +59,55 @@ struct OnDisk {
     piece_bytes: u32,
 }
 
+/// What stands around the bits, and what it says of the legs.
+struct Header {
+    bytes: RefCell<Box<[u8; HEADER_BYTES]>>,
+    /// What stands in the last block behind the bits.
+    tail: RefCell<Vec<u8>>,
+    /// The batch that makes the leg flags durable.
+    flags_batch: Cell<u64>,
+    /// It names the legs whatever there is to remember.
+    named: Cell<bool>,
+    /// It names others than the mirror has, so nothing in the log is trusted.
+    foreign_legs: Cell<bool>,
+}
+
+/// What has changed, and how far writing it has come. Each of the three flags may be set without
+/// the others: marks wait for a batch that is not wanted yet, and what is wanted at the end is
+/// still written.
+struct Batches {
+    changed: RefCell<Changed>,
+    /// The batch that marks made now will be in.
+    collecting: Cell<u64>,
+    /// The last batch that was written, or could not be, and which of the two.
+    ended: Cell<u64>,
+    last: Cell<LastBatch>,
+    /// There are marks among the changes.
+    marks: Cell<bool>,
+    /// A batch is wanted.
+    wanted: Cell<bool>,
+    /// The log's task ends when no batch is wanted.
+    closing: Cell<bool>,
+}
+
 /// The dirty log of a mirror.
 pub(super) struct Log {
     device: Option<OnDisk>,
     layout: Layout,
-    header: RefCell<Box<[u8; HEADER_BYTES]>>,
-    /// What stands in the last block behind the bits.
-    tail: RefCell<Vec<u8>>,
-    changed: RefCell<Changed>,
-    /// The batch that marks made now will be in.
-    collecting: Cell<u64>,
-    /// The last batch that was written, or could not be.
-    ended: Cell<u64>,
-    /// The batch that makes the leg flags durable.
-    flags_batch: Cell<u64>,
-    /// The header names the legs whatever there is to remember.
-    named: Cell<bool>,
-    /// It names others than the mirror has, so nothing in it is trusted.
-    pub(super) foreign_legs: Cell<bool>,
-    /// A batch is wanted; with marks in it.
-    wanted: Cell<bool>,
-    marks: Cell<bool>,
-    closing: Cell<bool>,
-    /// A read or write failed at some time: letter `D`.
-    pub(super) dead: Cell<bool>,
-    /// A flush of the log's device failed: letter `F`. That a leg could not be flushed is the leg's
-    /// letter, as in the kernel.
-    pub(super) flush_failed: Cell<bool>,
-    /// Marks could not be made durable. Stays until the log has been written as a whole.
-    pub(super) failed: Cell<bool>,
+    header: Header,
+    batches: Batches,
+    health: Cell<Health>,
+    /// The first error.
     pub(super) failure: RefCell<Option<DiskError>>,
-    /// The last batch could not be written.
-    last_failed: Cell<bool>,
-    /// It had marks, which are in memory only.
-    behind: Cell<bool>,
     pub(super) work: WaitQueue,
     changes: WaitQueue,
+}
+
+/// The log could not be written and made durable.
+pub(super) struct SyncError {
+    pub(super) error: DiskError,
+    /// Nothing had failed before, so an administrator has not heard of it.
+    pub(super) is_news: bool,
 }
 
 /// Why a log cannot be opened.
@@ -134,23 +150,24 @@ impl Log {
         Ok(Log {
             device,
             layout,
-            header: RefCell::new(Box::new([0; HEADER_BYTES])),
-            tail: RefCell::new(vec![0; tail]),
-            changed: RefCell::new(Changed { queue: VecDeque::new(), queued }),
-            collecting: Cell::new(1),
-            ended: Cell::new(0),
-            flags_batch: Cell::new(0),
-            named: Cell::new(false),
-            foreign_legs: Cell::new(false),
-            wanted: Cell::new(false),
-            marks: Cell::new(false),
-            closing: Cell::new(false),
-            dead: Cell::new(false),
-            flush_failed: Cell::new(false),
-            failed: Cell::new(false),
+            header: Header {
+                bytes: RefCell::new(Box::new([0; HEADER_BYTES])),
+                tail: RefCell::new(vec![0; tail]),
+                flags_batch: Cell::new(0),
+                named: Cell::new(false),
+                foreign_legs: Cell::new(false),
+            },
+            batches: Batches {
+                changed: RefCell::new(Changed { queue: VecDeque::new(), queued }),
+                collecting: Cell::new(1),
+                ended: Cell::new(0),
+                last: Cell::default(),
+                marks: Cell::new(false),
+                wanted: Cell::new(false),
+                closing: Cell::new(false),
+            },
+            health: Cell::default(),
             failure: RefCell::default(),
-            last_failed: Cell::new(false),
-            behind: Cell::new(false),
             work: WaitQueue::default(),
             changes: WaitQueue::default(),
         })
@@ -161,102 +178,25 @@ impl Log {
         self.device.is_some()
     }
 
-    /// Reads the log: which regions are in sync, and which legs, of those identities, missed
-    /// something. Nothing is written yet. An error of the device is not one of this call: the log
-    /// is taken to be empty, and is dead.
-    pub(super) async fn read(&self, initial: InitialSync, bits: &mut Bits, legs: &[u64]) -> LegSet {
-        let Some(device) = &self.device else {
-            bits.fill_from(0, initial == InitialSync::NoSync);
-            return LegSet::default();
-        };
-        let mut header = Box::new([0; HEADER_BYTES]);
-        let mut tail = vec![0; self.tail.borrow().len()];
-        let result = self.read_pieces(device, &mut header, bits, &mut tail).await;
-        if let Err(error) = &result {
-            self.failure.borrow_mut().get_or_insert(error.clone());
-            header.fill(0);
-            tail.fill(0);
-        }
-        let before = (*header, bits.count());
-        let resumed = resume(&mut header, bits, result.is_ok(), initial);
-        let flags = match initial {
-            _ if resumed.fresh => None,
-            InitialSync::NoSync => LegFlags::decode(&header, legs),
-            _ => LegFlags::missed(&header, legs),
-        };
-        // Whoever says that the legs are the same means all of them.
-        let trusted = initial == InitialSync::NoSync
-            || resumed.fresh
-            || mutant::is(Mutant::ForeignLegsTrusted);
-        if !trusted && LegFlags::names_foreign_legs(&header, legs) {
-            bits.fill_from(0, false);
-            self.foreign_legs.set(true);
-        }
-        let padded = result.unwrap_or(true);
-        if padded || before != (*header, bits.count()) {
-            self.change_all();
-        }
-        self.dead.set(self.dead.get() || resumed.failed);
-        *self.header.borrow_mut() = header;
-        self.tail.replace(tail);
-        LegSet(flags.unwrap_or(0))
-    }
-
-    /// Reads the log of a mirror that is in use; says whether it could be read and understood. If
-    /// not, what was known of its other content stays.
-    pub(super) async fn read_again(
-        &self,
-        initial: InitialSync,
-        bits: &mut Bits,
-        legs: &[u64],
-    ) -> bool {
-        let (header, tail) = (self.header.borrow().clone(), self.tail.borrow().clone());
-        let dead = self.dead.replace(false);
-        self.read(initial, bits, legs).await;
-        let readable = !self.dead.get();
-        if !readable {
-            *self.header.borrow_mut() = header;
-            self.tail.replace(tail);
-        }
-        self.dead.set(dead || !readable);
-        readable
-    }
-
-    /// Reads all pieces; says whether there were bits after the last region.
-    async fn read_pieces(
-        &self,
-        device: &OnDisk,
-        header: &mut [u8; HEADER_BYTES],
-        bits: &mut Bits,
-        tail: &mut [u8],
-    ) -> Result<bool, DiskError> {
-        let mut padded = false;
-        let mut bytes = vec![0; device.piece_bytes as usize];
-        let (mut at, end) = (0, self.layout.len().bytes());
-        while at < end {
-            let len = (end - at).min(u64::from(device.piece_bytes));
-            device.disk.read(sector(at), Sectors::from_bytes(len), device.buffer.at(0)).await?;
-            let bytes = &mut bytes[..usize::try_from(len).unwrap_or(0)];
-            device.buffer.read(0, bytes);
-            padded |= self.layout.decode(at, bytes, header, bits, tail);
-            at += len;
-        }
-        Ok(padded)
+    /// How far it can be trusted.
+    #[inline]
+    pub(super) fn health(&self) -> Health {
+        self.health.get()
     }
 
     /// The batch that marks made now will be in.
     pub(super) fn collecting(&self) -> u64 {
-        if self.device.is_some() { self.collecting.get() } else { 0 }
+        if self.device.is_some() { self.batches.collecting.get() } else { 0 }
     }
 
     /// Whether a batch has been written, or could not be.
     pub(super) fn has_ended(&self, batch: u64) -> bool {
-        batch <= self.ended.get()
+        batch <= self.batches.ended.get()
     }
 
     /// Whether marks of earlier batches are missing on disk, because the disk refused them.
     pub(super) fn is_behind(&self) -> bool {
-        self.behind.get()
+        self.batches.last.get() == LastBatch::MarksLost
     }
 
     /// A region's bit was cleared, and a write waits for it.
@@ -276,6 +216,23 @@ impl Log {
         }
     }
 
+    /// All of the log is about to be written, header first: if that succeeds marks can be made
+    /// again.
+    pub(super) fn begin_whole(&self) {
+        self.change_header();
+        self.health.set(self.health.get().tried_again());
+    }
+
+    /// The log could not be written as a whole: marks cannot be made.
+    pub(super) fn fail(&self) {
+        self.health.set(self.health.get().without_marks());
+    }
+
+    /// Whether what was read names other legs than the mirror has; only once.
+    pub(super) fn take_foreign_legs(&self) -> bool {
+        self.header.foreign_legs.take()
+    }
+
     /// The header has to be written.
     pub(super) fn change_header(&self) {
         self.note(0, true);
@@ -285,16 +242,16 @@ impl Log {
         if self.device.is_none() {
             return;
         }
-        let mut changed = self.changed.borrow_mut();
+        let mut changed = self.batches.changed.borrow_mut();
         if changed.queued.as_mut().is_some_and(|queued| queued.put(block, true)) {
             changed.queue.push_back(block);
         }
-        self.marks.set(self.marks.get() | mark);
+        self.batches.marks.set(self.batches.marks.get() | mark);
     }
 
     /// Asks for a batch; what is marked until it is taken is in it.
     pub(super) fn request(&self) {
-        if self.device.is_some() && !self.wanted.replace(true) {
+        if self.device.is_some() && !self.batches.wanted.replace(true) {
             self.work.wake_all();
         }
     }
@@ -302,7 +259,7 @@ impl Log {
     /// Waits until a batch has ended.
     pub(super) async fn until_ended(&self, batch: u64) {
         if !self.has_ended(batch) {
-            if batch >= self.collecting.get() {
+            if batch >= self.batches.collecting.get() {
                 self.request();
             }
             self.changes.until(|| self.has_ended(batch).then_some(())).await;
@@ -310,14 +267,19 @@ impl Log {
     }
 
     /// Writes what has changed so far and waits for it; then everything written is made durable.
-    pub(super) async fn sync(&self) -> Result<(), DiskError> {
+    pub(super) async fn sync(&self) -> Result<(), SyncError> {
         let Some(device) = &self.device else { return Ok(()) };
-        self.until_ended(self.collecting.get()).await;
-        if let Some(error) = self.failure.borrow().clone().filter(|_| self.last_failed.get()) {
+        self.until_ended(self.batches.collecting.get()).await;
+        let lost = self.batches.last.get() != LastBatch::Written;
+        if let Some(error) = self.failure.borrow().clone().filter(|_| lost) {
             // A flush would say nothing about it; as in the kernel, the letter stays `D`.
-            return Err(error);
+            return Err(SyncError { error, is_news: false });
         }
-        device.disk.flush().await.inspect_err(|_| self.flush_failed.set(true))
+        device.disk.flush().await.map_err(|error| {
+            let before = self.health.get();
+            self.health.set(before.after_flush_error());
+            SyncError { error, is_news: !before.is_dead() }
+        })
     }
 
     /// Puts the legs that missed something into the header; durable when [`Log::remembers_legs`].
@@ -325,42 +287,45 @@ impl Log {
         if self.device.is_none() {
             return;
         }
-        let header = &mut self.header.borrow_mut();
-        if self.named.get() {
+        let header = &mut self.header.bytes.borrow_mut();
+        if self.header.named.get() {
             LegFlags::name(header, legs, stale.0);
         } else {
             LegFlags::encode(header, legs, stale.0);
         }
         self.change_header();
-        self.flags_batch.set(self.collecting.get());
+        self.header.flags_batch.set(self.batches.collecting.get());
         self.request();
     }
 
     /// The header names its legs from now on, also when none has missed anything.
     pub(super) fn name_legs(&self) {
-        self.named.set(!mutant::is(Mutant::LegsNotNamed));
+        self.header.named.set(!mutant::is(Mutant::LegsNotNamed));
     }
 
     /// Whether the legs that missed something are in the header on disk, as far as that is
     /// possible.
     pub(super) fn remembers_legs(&self) -> bool {
-        self.has_ended(self.flags_batch.get())
+        self.has_ended(self.header.flags_batch.get())
     }
 
     /// Waits until the legs that missed something are remembered.
     pub(super) async fn until_legs_remembered(&self) {
-        self.until_ended(self.flags_batch.get()).await;
+        self.until_ended(self.header.flags_batch.get()).await;
     }
 
     /// Ends the log's task when nothing is left to write.
     pub(super) fn close(&self) {
-        self.closing.set(true);
+        self.batches.closing.set(true);
         self.work.wake_all();
     }
 
     /// What the task does next, if anything.
     pub(super) fn next_work(&self) -> Option<Work> {
-        if self.wanted.get() { Some(Work::Write) } else { self.closing.get().then_some(Work::End) }
+        if self.batches.wanted.get() {
+            return Some(Work::Write);
+        }
+        self.batches.closing.get().then_some(Work::End)
     }
 }
 

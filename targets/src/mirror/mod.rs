@@ -82,6 +82,7 @@ pub mod legs;
 mod lifecycle;
 mod log;
 mod open_error;
+mod parts;
 mod read;
 mod read_balance;
 mod record;

@@ -16,7 +16,7 @@ impl Mirror {
     /// What is true of the legs now.
     fn claims(&self) -> Claims {
         let State { regions, legs } = &*self.state.borrow();
-        let log_works = self.log.on_disk() && !self.log.dead.get() && !self.log.failed.get();
+        let log_works = self.log.on_disk() && !self.log.health().is_dead();
         Claims {
             sources: legs.sources(),
             in_sync: regions.all_in_sync() && legs.sources() == legs.all(),
@@ -96,7 +96,7 @@ impl Mirror {
             Ok(()) => {
                 self.recorded.set(Some(truth));
                 if before.is_none_or(|before| before.exceed(truth)) {
-                    self.work.wake_all();
+                    self.recovery.work.wake_all();
                 }
                 Ok(())
             }

@@ -34,13 +34,13 @@ enum Copied {
 impl Mirror {
     /// Recovers regions until the mirror is closed.
     pub(super) async fn recovery_lane(&self) {
-        while let Some(span) = self.work.until(|| self.next_recovery()).await {
+        while let Some(span) = self.recovery.work.until(|| self.next_recovery()).await {
             self.quiet.until(|| self.state.borrow().regions.is_quiet(span).then_some(())).await;
             self.recover(span).await;
-            self.recovering.set(self.recovering.get() - 1);
-            if self.recovering.get() == 0 {
-                if self.paused.get() > 0 || !self.state.borrow().regions.has_recovery() {
-                    self.progress.set(None);
+            self.recovery.running.set(self.recovery.running.get() - 1);
+            if self.recovery.running.get() == 0 {
+                if self.recovery.paused.get() > 0 || !self.state.borrow().regions.has_recovery() {
+                    self.recovery.progress.set(None);
                 }
                 self.quiet.wake_all();
             }
@@ -49,10 +49,10 @@ impl Mirror {
 
     /// The next regions to recover; `None` inside at the mirror's end.
     fn next_recovery(&self) -> Option<Option<Span>> {
-        if self.gate.is_closed() {
+        if self.requests.gate.is_closed() {
             return Some(None);
         }
-        if self.paused.get() > 0 || !self.may_copy() {
+        if self.recovery.paused.get() > 0 || !self.may_copy() {
             return None;
         }
         let most = (SLICE_SECTORS / self.region_size.sectors().0).max(1);
@@ -61,11 +61,11 @@ impl Mirror {
             let lost = regions.count() - regions.in_sync_count();
             (regions.next_recovery(most)?, lost)
         };
-        self.recovering.set(self.recovering.get() + 1);
-        if self.progress.get().is_none() {
+        self.recovery.running.set(self.recovery.running.get() + 1);
+        if self.recovery.progress.get().is_none() {
             let progress =
                 Progress { done: 0, total: lost, bytes: 0, started_ms: self.host.now_ms() };
-            self.progress.set(Some(progress));
+            self.recovery.progress.set(Some(progress));
         }
         Some(Some(span))
     }
@@ -138,9 +138,9 @@ impl Mirror {
     }
 
     fn count_bytes(&self, bytes: u64) {
-        if let Some(mut progress) = self.progress.get() {
+        if let Some(mut progress) = self.recovery.progress.get() {
             progress.bytes += bytes;
-            self.progress.set(Some(progress));
+            self.recovery.progress.set(Some(progress));
         }
     }
 
@@ -151,11 +151,11 @@ impl Mirror {
             regions.end_recovery(span, copied, now_ms)
         };
         self.wake(wake);
-        self.released.wake_all();
-        if let Some(mut progress) = self.progress.get().filter(|_| copied) {
+        self.requests.released.wake_all();
+        if let Some(mut progress) = self.recovery.progress.get().filter(|_| copied) {
             progress.done += span.count;
             progress.total = progress.total.max(progress.done);
-            self.progress.set(Some(progress));
+            self.recovery.progress.set(Some(progress));
         }
         if copied {
             self.note_in_sync();
@@ -165,18 +165,18 @@ impl Mirror {
     /// Looks at everything again that is out of sync, also at what could not be recovered before.
     pub fn recover_again(&self) {
         self.state.borrow_mut().regions.restart();
-        self.work.wake_all();
+        self.recovery.work.wake_all();
     }
 
     /// Waits until no recovery is under way and keeps it so until [`Mirror::go_on`].
     pub(super) async fn pause_recovery(&self) {
-        self.paused.set(self.paused.get() + 1);
-        self.quiet.until(|| (self.recovering.get() == 0).then_some(())).await;
+        self.recovery.paused.set(self.recovery.paused.get() + 1);
+        self.quiet.until(|| (self.recovery.running.get() == 0).then_some(())).await;
     }
 
     /// Recovery may go on.
     pub(super) fn go_on(&self) {
-        self.paused.set(self.paused.get().saturating_sub(1));
-        self.work.wake_all();
+        self.recovery.paused.set(self.recovery.paused.get().saturating_sub(1));
+        self.recovery.work.wake_all();
     }
 }

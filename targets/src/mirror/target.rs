@@ -10,8 +10,9 @@ pub use super::config::{LegParts, LegReport, MirrorConfig, RecordError, Recorder
 use super::flushes::Flushes;
 use super::leg_state::Claims;
 use super::legs::{Failure, LegSet, Legs};
-use super::log::Log;
+use super::log::{Letter, Log};
 pub use super::open_error::OpenError;
+pub(super) use super::parts::{Cleaner, Phase, Recovery, Requests};
 use super::regions::{Regions, Wake};
 use super::status::DiskLogState;
 pub use super::status::{Progress, Status};
@@ -19,7 +20,7 @@ use super::table::InitialSync;
 use crate::copy;
 use crate::disk::{Disk, DiskError, Host, Limits};
 use crate::exec::WaitQueue;
-use crate::gate::{Closed, Gate};
+use crate::gate::Closed;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::units::{RegionIndex, RegionSize, Sector, Sectors};
@@ -27,19 +28,6 @@ use crate::units::{RegionIndex, RegionSize, Sector, Sectors};
 /// How long a region stays dirty after its last write: long enough that what is written again and
 /// again costs no writes of the log, short enough that a crash leaves little to recover.
 pub const CLEAN_DELAY_MS: u64 = 500;
-
-/// Whether requests are taken, and what becomes of those that are held.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// Requests are taken.
-    Running,
-    /// Requests wait while legs are changed.
-    Changing,
-    /// Suspended for another table: what is held is for that one.
-    SuspendedNoflush,
-    /// Suspended for good: what is held fails.
-    SuspendedFlush,
-}
 
 pub(super) struct State {
     pub(super) regions: Regions,
@@ -61,41 +49,15 @@ pub struct Mirror {
     pub(super) recorder: Rc<Recorder>,
     /// What the record of the legs claims at most; `None` until there is one.
     pub(super) recorded: Cell<Option<Claims>>,
-    pub(super) clean_delay_ms: Cell<u64>,
-    pub(super) phase: Cell<Phase>,
-    /// Guards the legs and the log: inside are the requests that are under way, and regions that
-    /// are compared. Held whenever requests are not taken, and closed at the mirror's end. Requests
-    /// that the mirror itself holds have left, and wait for what the gate says of `phase`.
-    pub(super) gate: Gate,
-    pub(super) held_count: Cell<usize>,
-    /// Changes whenever legs have been changed, for what is held.
-    pub(super) reshapes: Cell<u64>,
-    /// What waits until nothing is under way is to give that up.
-    pub(super) given_up: Cell<bool>,
-    /// Recovery takes no more work.
-    pub(super) paused: Cell<usize>,
-    /// Lanes of recovery that have work.
-    pub(super) recovering: Cell<usize>,
-    /// How far recovery has come, while it is under way.
-    pub(super) progress: Cell<Option<Progress>>,
-    /// Batches of regions that are being cleaned.
-    pub(super) cleaning: Cell<usize>,
-    /// The legs in the log's header are others now, but a flush of the legs must come before they
-    /// are written.
-    pub(super) flags_pending: Cell<bool>,
-    /// That flush failed.
-    pub(super) flags_lost: Cell<bool>,
+    pub(super) requests: Requests,
+    pub(super) recovery: Recovery,
+    pub(super) cleaner: Cleaner,
     pub(super) flushes: Flushes,
     /// Tasks that have not ended.
     pub(super) tasks: Cell<usize>,
-    /// For writes: regions are released, entries are free.
-    pub(super) released: WaitQueue,
-    /// For those who wait until nothing is under way.
+    /// For those who wait until something of the mirror's own has ended: a recovery, a batch of the
+    /// cleaner, a task.
     pub(super) quiet: WaitQueue,
-    /// For lanes of recovery.
-    pub(super) work: WaitQueue,
-    /// For the cleaner.
-    pub(super) idle: WaitQueue,
 }
 
 impl WithBits for RefCell<State> {
@@ -160,12 +122,11 @@ impl Mirror {
     /// Numbers and letters for a status line.
     pub fn status(&self) -> Status {
         let State { regions, legs } = &*self.state.borrow();
-        let log =
-            self.log.on_disk().then(|| match (self.log.flush_failed.get(), self.log.dead.get()) {
-                (true, _) => DiskLogState::FlushFailed,
-                (false, true) => DiskLogState::Dead,
-                (false, false) => DiskLogState::Alive,
-            });
+        let log = self.log.on_disk().then(|| match self.log.health().letter() {
+            Some(Letter::Flush) => DiskLogState::FlushFailed,
+            Some(Letter::Device) => DiskLogState::Dead,
+            None => DiskLogState::Alive,
+        });
         Status {
             legs: (0..legs.count()).map(|leg| legs.health(leg)).collect(),
             in_sync_regions: regions.in_sync_count(),
@@ -202,12 +163,12 @@ impl Mirror {
 
     /// Writes and flushes that are held.
     pub fn held(&self) -> usize {
-        self.held_count.get()
+        self.requests.held.get()
     }
 
     /// Recovery, if it is under way.
     pub fn recovery(&self) -> Option<Progress> {
-        self.progress.get()
+        self.recovery.progress.get()
     }
 
     /// The share of wall time, in percent, during which recovery may copy.
@@ -219,23 +180,23 @@ impl Mirror {
     /// simulator explores both.
     #[cfg(any(test, feature = "sim"))]
     pub fn set_clean_delay_ms(&self, delay_ms: u64) {
-        self.clean_delay_ms.set(delay_ms);
-        self.idle.wake_all();
+        self.cleaner.delay_ms.set(delay_ms);
+        self.cleaner.wanted.wake_all();
     }
 
     /// Carries a request out. When this returns, nothing of the request is in flight any more.
     /// Requests that come while the mirror is suspended wait until it is resumed, or closed.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
-        if let Err(Closed) = self.gate.opened().await {
+        if let Err(Closed) = self.requests.gate.opened().await {
             return Err(TargetError::Requeue);
         }
-        self.gate.enter();
+        self.requests.gate.enter();
         let result = match request.kind {
             RequestKind::Read => self.read(request).await,
             RequestKind::Write { .. } | RequestKind::Discard => self.write(request).await,
             RequestKind::Flush => self.flush(request).await,
         };
-        self.gate.leave();
+        self.requests.gate.leave();
         if request.kind == RequestKind::Read || result.is_err() {
             result
         } else {
@@ -249,10 +210,10 @@ impl Mirror {
             self.quiet.wake_all();
         }
         if wake.cleaner {
-            self.idle.wake_all();
+            self.cleaner.wanted.wake_all();
         }
         if wake.room {
-            self.released.wake_all();
+            self.requests.released.wake_all();
         }
     }
 
@@ -296,8 +257,8 @@ impl Mirror {
     /// flush if that must come first.
     pub(super) fn remember_stale(&self) {
         if !self.put_stale() {
-            self.flags_pending.set(true);
-            self.idle.wake_all();
+            self.cleaner.flags_pending.set(true);
+            self.cleaner.wanted.wake_all();
         }
     }
 
@@ -311,8 +272,8 @@ impl Mirror {
         }
         let Some(flags) = flags else { return false };
         self.log.set_flags(&self.identities(), flags);
-        self.flags_pending.set(false);
-        self.flags_lost.set(false);
+        self.cleaner.flags_pending.set(false);
+        self.cleaner.flags_lost.set(false);
         true
     }
 
@@ -328,15 +289,17 @@ impl Mirror {
 
     /// Whether the legs that are stale now are in the log's header on disk.
     pub(super) fn legs_remembered(&self) -> bool {
-        !self.flags_pending.get() && !self.flags_lost.get() && self.log.remembers_legs()
+        !self.cleaner.flags_pending.get()
+            && !self.cleaner.flags_lost.get()
+            && self.log.remembers_legs()
     }
 
     /// Waits until the legs that are stale are remembered; `false` if they cannot be, because no
     /// leg that is left is known to have everything durably.
     pub(super) async fn until_legs_remembered(&self) -> bool {
         while !self.legs_remembered() {
-            self.quiet.until(|| (!self.flags_pending.get()).then_some(())).await;
-            if self.flags_lost.get() {
+            self.quiet.until(|| (!self.cleaner.flags_pending.get()).then_some(())).await;
+            if self.cleaner.flags_lost.get() {
                 return false;
             }
             self.log.until_legs_remembered().await;
@@ -358,7 +321,7 @@ impl Mirror {
             let news = regions.all_in_sync() && legs.all_in_sync();
             if news {
                 regions.forget_failed_flush();
-                self.flags_pending.set(unflushed);
+                self.cleaner.flags_pending.set(unflushed);
             }
             news
         };
@@ -369,7 +332,7 @@ impl Mirror {
             // The record may claim less than is true.
             self.try_record();
             (self.listener)(Event::InSync);
-            self.idle.wake_all();
+            self.cleaner.wanted.wake_all();
         }
     }
 }

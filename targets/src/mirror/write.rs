@@ -115,12 +115,15 @@ impl Mirror {
 
     async fn until_released(&self, region: RegionIndex) {
         let free = || self.state.borrow().regions.access(region) != Access::Withheld;
-        self.released.until(|| free().then_some(())).await;
+        self.requests.released.until(|| free().then_some(())).await;
     }
 
     async fn until_room(&self, span: Span) {
-        self.idle.wake_all();
-        self.released.until(|| self.state.borrow().regions.has_room(span).then_some(())).await;
+        self.cleaner.wanted.wake_all();
+        self.requests
+            .released
+            .until(|| self.state.borrow().regions.has_room(span).then_some(()))
+            .await;
     }
 
     async fn write_stretch(
@@ -140,7 +143,7 @@ impl Mirror {
             self.log.until_ended(self.log.collecting()).await;
         }
         // Also where the region is out of sync: the log on disk may not say so.
-        let log_failed = self.handle_errors && self.log.failed.get();
+        let log_failed = self.handle_errors && self.log.health().has_failed();
         if log_failed || !stretch.in_sync && self.state.borrow().legs.holds_out_of_sync() {
             self.end(stretch);
             return self.resolve(log_failed, true, None).await;
@@ -218,7 +221,7 @@ impl Mirror {
             self.remember_stale();
         }
         self.end(stretch);
-        self.work.wake_all();
+        self.recovery.work.wake_all();
         match outcome.first_error() {
             Some(error) if request.kind != RequestKind::Discard => error.into(),
             _ => TargetError::Unsupported,
@@ -296,21 +299,21 @@ impl Mirror {
 
     /// Holds a request until the mirror is suspended or its legs are changed.
     async fn hold(&self, error: Option<DiskError>) -> Result<Done, TargetError> {
-        let reshapes = self.reshapes.get();
-        self.held_count.set(self.held_count.get() + 1);
-        if self.held_count.get() == 1 {
+        let changes = self.requests.changes.get();
+        self.requests.held.set(self.requests.held.get() + 1);
+        if self.requests.held.get() == 1 {
             (self.listener)(Event::WritesHeld);
         }
-        self.gate.leave();
-        let ended = || match self.phase.get() {
+        self.requests.gate.leave();
+        let ended = || match self.requests.phase.get() {
             Phase::SuspendedNoflush => Some(Err(TargetError::Requeue)),
             Phase::SuspendedFlush => Some(Err(self.eio(error.clone()))),
-            Phase::Running if self.reshapes.get() != reshapes => Some(Ok(Done::Again)),
+            Phase::Running if self.requests.changes.get() != changes => Some(Ok(Done::Again)),
             _ => None,
         };
-        let result = self.gate.until(ended).await;
-        self.held_count.set(self.held_count.get() - 1);
-        self.gate.enter();
+        let result = self.requests.gate.until(ended).await;
+        self.requests.held.set(self.requests.held.get() - 1);
+        self.requests.gate.enter();
         result
     }
 }

@@ -9,6 +9,7 @@
 //! before the legs are flushed, which happens before the bit is set in memory.
 
 use super::super::bits::WithBits;
+use super::health::LastBatch;
 use super::{Changed, Log, OnDisk, WRITES_IN_FLIGHT, sector};
 use crate::disk::{DiskError, Io};
 use crate::mutant::{self, Mutant};
@@ -22,19 +23,23 @@ impl Log {
     /// it. `bits` lends the bits as they are at that moment.
     pub(in crate::mirror) async fn write(&self, bits: &impl WithBits) -> Result<(), DiskError> {
         let Some(device) = &self.device else { return Ok(()) };
-        self.wanted.set(false);
-        let fua = self.marks.replace(false);
-        let batch = self.collecting.get();
-        self.collecting.set(batch + 1);
+        let batches = &self.batches;
+        batches.wanted.set(false);
+        let fua = batches.marks.replace(false);
+        let batch = batches.collecting.get();
+        batches.collecting.set(batch + 1);
         let result = self.write_changed(device, bits, fua).await;
-        self.last_failed.set(result.is_err());
-        self.behind.set(result.is_err() && fua);
+        batches.last.set(match &result {
+            Ok(()) => LastBatch::Written,
+            Err(_) if fua => LastBatch::MarksLost,
+            Err(_) => LastBatch::ClearsLost,
+        });
         if let Err(error) = &result {
-            self.dead.set(true);
-            self.failed.set(self.failed.get() | fua);
+            let health = self.health.get();
+            self.health.set(if fua { health.without_marks() } else { health.after_error() });
             self.failure.borrow_mut().get_or_insert(error.clone());
         }
-        self.ended.set(batch);
+        batches.ended.set(batch);
         self.changes.wake_all();
         result
     }
@@ -47,7 +52,7 @@ impl Log {
     ) -> Result<(), DiskError> {
         // Blocks that change from now on are the next batch's, whatever their content is when this
         // one writes them.
-        let mut left = self.changed.borrow().queue.len();
+        let mut left = self.batches.changed.borrow().queue.len();
         let mut first_error = None;
         let mut ios: [Option<(Io, u64, u64)>; WRITES_IN_FLIGHT] =
             [const { None }; WRITES_IN_FLIGHT];
@@ -56,7 +61,8 @@ impl Log {
                 if left > 0 {
                     // A mark made since the batch was taken may be in a block that is written only
                     // now.
-                    let fua = (fua || self.marks.get()) && !mutant::is(Mutant::MarkNotDurable);
+                    let fua =
+                        (fua || self.batches.marks.get()) && !mutant::is(Mutant::MarkNotDurable);
                     *io = Some(self.start_run(device, bits, fua, piece, &mut left));
                 }
             }
@@ -84,7 +90,7 @@ impl Log {
     ) -> (Io, u64, u64) {
         let block_bytes = u64::from(self.layout.block_bytes);
         let most = u64::from(device.piece_bytes) / block_bytes;
-        let mut changed = self.changed.borrow_mut();
+        let mut changed = self.batches.changed.borrow_mut();
         let Changed { queue, queued } = &mut *changed;
         let first = queue.front().copied().unwrap_or(0);
         let mut count = 0;
@@ -99,8 +105,8 @@ impl Log {
         // pieces are at most 32 KiB or a block long, and eight of them fit a buffer
         #[allow(clippy::cast_possible_truncation)]
         let offset_bytes = piece as u32 * device.piece_bytes;
-        let header = self.header.borrow();
-        let tail = self.tail.borrow();
+        let header = self.header.bytes.borrow();
+        let tail = self.header.tail.borrow();
         let mut out = [0; SECTOR_LEN];
         for sector_bytes in (0..count * block_bytes).step_by(out.len()) {
             let start = first * block_bytes + sector_bytes;

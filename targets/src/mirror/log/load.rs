@@ -1,0 +1,113 @@
+//! Reading the log, when a mirror is opened and when it is resumed.
+//!
+//! Rule kept here: a log that could not be read, or is about other legs, says that nothing is in
+//! sync.
+
+use super::super::bits::Bits;
+use super::super::format::{HEADER_BYTES, LegFlags, resume};
+use super::super::legs::LegSet;
+use super::super::table::InitialSync;
+use super::{Log, OnDisk, sector};
+use crate::disk::DiskError;
+use crate::mutant::{self, Mutant};
+use crate::units::Sectors;
+
+impl Log {
+    /// Reads the log: which regions are in sync, and which legs, of those identities, missed
+    /// something. Nothing is written yet. An error of the device is not one of this call: the log
+    /// is taken to be empty, and is dead.
+    pub(in crate::mirror) async fn read(
+        &self,
+        initial: InitialSync,
+        bits: &mut Bits,
+        legs: &[u64],
+    ) -> LegSet {
+        self.read_all(initial, bits, legs).await.0
+    }
+
+    /// The same, and whether it could be read and understood.
+    async fn read_all(
+        &self,
+        initial: InitialSync,
+        bits: &mut Bits,
+        legs: &[u64],
+    ) -> (LegSet, bool) {
+        let Some(device) = &self.device else {
+            bits.fill_from(0, initial == InitialSync::NoSync);
+            return (LegSet::default(), true);
+        };
+        let mut header = Box::new([0; HEADER_BYTES]);
+        let mut tail = vec![0; self.header.tail.borrow().len()];
+        let result = self.read_pieces(device, &mut header, bits, &mut tail).await;
+        if let Err(error) = &result {
+            self.failure.borrow_mut().get_or_insert(error.clone());
+            header.fill(0);
+            tail.fill(0);
+        }
+        let before = (*header, bits.count());
+        let resumed = resume(&mut header, bits, result.is_ok(), initial);
+        let flags = match initial {
+            _ if resumed.fresh => None,
+            InitialSync::NoSync => LegFlags::decode(&header, legs),
+            _ => LegFlags::missed(&header, legs),
+        };
+        // Whoever says that the legs are the same means all of them.
+        let trusted = initial == InitialSync::NoSync
+            || resumed.fresh
+            || mutant::is(Mutant::ForeignLegsTrusted);
+        if !trusted && LegFlags::names_foreign_legs(&header, legs) {
+            bits.fill_from(0, false);
+            self.header.foreign_legs.set(true);
+        }
+        let padded = result.unwrap_or(true);
+        if padded || before != (*header, bits.count()) {
+            self.change_all();
+        }
+        if resumed.failed {
+            self.health.set(self.health.get().after_error());
+        }
+        *self.header.bytes.borrow_mut() = header;
+        self.header.tail.replace(tail);
+        (LegSet(flags.unwrap_or(0)), !resumed.failed)
+    }
+
+    /// Reads the log of a mirror that is in use; says whether it could be read and understood. If
+    /// not, what was known of its other content stays.
+    pub(in crate::mirror) async fn read_again(
+        &self,
+        initial: InitialSync,
+        bits: &mut Bits,
+        legs: &[u64],
+    ) -> bool {
+        let (header, tail) =
+            (self.header.bytes.borrow().clone(), self.header.tail.borrow().clone());
+        let (_, readable) = self.read_all(initial, bits, legs).await;
+        if !readable {
+            *self.header.bytes.borrow_mut() = header;
+            self.header.tail.replace(tail);
+        }
+        readable
+    }
+
+    /// Reads all pieces; says whether there were bits after the last region.
+    async fn read_pieces(
+        &self,
+        device: &OnDisk,
+        header: &mut [u8; HEADER_BYTES],
+        bits: &mut Bits,
+        tail: &mut [u8],
+    ) -> Result<bool, DiskError> {
+        let mut padded = false;
+        let mut bytes = vec![0; device.piece_bytes as usize];
+        let (mut at, end) = (0, self.layout.len().bytes());
+        while at < end {
+            let len = (end - at).min(u64::from(device.piece_bytes));
+            device.disk.read(sector(at), Sectors::from_bytes(len), device.buffer.at(0)).await?;
+            let bytes = &mut bytes[..usize::try_from(len).unwrap_or(0)];
+            device.buffer.read(0, bytes);
+            padded |= self.layout.decode(at, bytes, header, bits, tail);
+            at += len;
+        }
+        Ok(padded)
+    }
+}
