@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use super::exceptions::{Health, PendingId};
 use super::format::Record;
+use super::state::Life;
 use super::target::Snapshot;
 use super::{Cause, Event};
 use crate::disk::DiskError;
@@ -43,10 +44,10 @@ impl Snapshot {
             self.erase_notes();
         }
         self.store.activate().await?;
-        if self.lost {
+        if self.inherited.lost {
             self.mark_inherited_loss().await;
         }
-        let inherited = self.inherited.take();
+        let inherited = self.inherited.records.take();
         self.store.commit(&inherited).await?;
         self.erase_notes();
         let snapshot = self.clone();
@@ -61,10 +62,10 @@ impl Snapshot {
             match self.work(&mut records).await {
                 Work::Commit => {
                     self.journal_batch(records.len());
-                    self.committing.set(true);
+                    self.committer.is_busy.set(true);
                     let before = self.store.recorded();
                     let result = self.store.commit(&records).await;
-                    self.committing.set(false);
+                    self.committer.is_busy.set(false);
                     let done = usize::try_from(self.store.recorded() - before).unwrap_or(0);
                     match result {
                         Ok(()) => self.publish(records.len()),
@@ -80,23 +81,24 @@ impl Snapshot {
                 Work::End => break,
             }
         }
-        self.ended.set(true);
+        self.committer.life.set(Life::Ended);
         self.changed.wake_all();
     }
 
     /// Waits for something to do, or until the oldest note has lingered.
     async fn work(&self, records: &mut Vec<Record>) -> Work {
-        let mut work = pin!(self.commit_wanted.until(|| self.next_work(records)));
+        let mut work = pin!(self.committer.wanted.until(|| self.next_work(records)));
         std::future::poll_fn(|cx| {
             let next = work.as_mut().poll(cx);
             // A note whose time has come is asked for already, and waits for what was allocated
             // before it.
-            let to_ms = self.noted_since_ms.get().map_or(0, |since_ms| since_ms + LINGER_MS);
+            let to_ms =
+                self.committer.noted_since_ms.get().map_or(0, |since_ms| since_ms + LINGER_MS);
             if next.is_pending() && to_ms > 0 {
                 let now_ms = self.host.now_ms();
                 // One timer at a time: when it has gone off, the next is set here.
-                if to_ms > now_ms && self.lingers_to_ms.get() <= now_ms {
-                    self.lingers_to_ms.set(to_ms);
+                if to_ms > now_ms && self.committer.lingers_to_ms.get() <= now_ms {
+                    self.committer.lingers_to_ms.set(to_ms);
                     self.host.wake_at(to_ms, cx.waker());
                 }
             }
@@ -108,7 +110,9 @@ impl Snapshot {
     fn next_work(&self, records: &mut Vec<Record>) -> Option<Work> {
         let mut state = self.state.borrow_mut();
         let lingered = |since_ms| since_ms + LINGER_MS <= self.host.now_ms();
-        if self.closing.get() || self.noted_since_ms.get().is_some_and(lingered) {
+        if self.committer.life.get() != Life::Running
+            || self.committer.noted_since_ms.get().is_some_and(lingered)
+        {
             state.want_noted();
         }
         if state.health().is_kept() && state.ready(RECORDS_PER_COMMIT, records).is_err() {
@@ -120,7 +124,8 @@ impl Snapshot {
             Health::Valid | Health::Overflowed if !records.is_empty() => return Some(Work::Commit),
             _ => {}
         }
-        (self.closing.get() && state.pending() == 0).then_some(Work::End)
+        let closing = self.committer.life.get() != Life::Running;
+        (closing && state.pending() == 0).then_some(Work::End)
     }
 
     /// Before a commit all its records are in the journal, those included whose writes wait for it:
@@ -146,12 +151,12 @@ impl Snapshot {
             self.wake_waiting(slot);
         }
         let noted = self.state.borrow().noted();
-        self.noted_since_ms.set((noted > 0).then(|| self.host.now_ms()));
+        self.committer.noted_since_ms.set((noted > 0).then(|| self.host.now_ms()));
         self.changed.wake_all();
         let usage = self.known_usage();
         let percent = usage.allocated.0 * 100 / usage.total.0.max(1);
         if let Some(level) = ANNOUNCED.iter().rev().find(|level| percent >= u64::from(**level)) {
-            if *level > self.announced.replace((*level).max(self.announced.get())) {
+            if *level > self.told.filling.replace((*level).max(self.told.filling.get())) {
                 (self.listener)(Event::Filling(*level));
             }
         }
@@ -167,7 +172,7 @@ impl Snapshot {
             queue.wake_all();
         }
         self.changed.wake_all();
-        if !self.announced_end.replace(true) {
+        if !self.told.end.replace(true) {
             let cause = self.cause.borrow_mut().get_or_insert(Cause::Full).clone();
             (self.listener)(Event::Invalidated(cause));
         }
@@ -190,14 +195,14 @@ impl Snapshot {
             self.put_note(id.slot, Some(record));
             self.wake_waiting(id.slot);
         }
-        let first = self.noted_since_ms.get().is_none();
+        let first = self.committer.noted_since_ms.get().is_none();
         if first {
-            self.noted_since_ms.set(Some(self.host.now_ms()));
+            self.committer.noted_since_ms.set(Some(self.host.now_ms()));
         }
         // The committer sleeps until then, or somebody has been waiting for the record behind
         // these.
         if first || self.state.borrow().noted_is_due() {
-            self.commit_wanted.wake_all();
+            self.committer.wanted.wake_all();
         }
         true
     }
@@ -215,13 +220,13 @@ impl Snapshot {
             notes.set_recorded(self.store.recorded());
             notes.clear();
         }
-        self.noted_since_ms.set(None);
+        self.committer.noted_since_ms.set(None);
     }
 
     /// Waits until what is noted now is recorded; `false` if nothing was.
     pub(super) async fn record_noted(&self) -> bool {
         let Some(to) = self.state.borrow_mut().want_noted() else { return false };
-        self.commit_wanted.wake_all();
+        self.committer.wanted.wake_all();
         self.changed.until(|| self.state.borrow().is_recorded(to).then_some(())).await;
         true
     }
@@ -229,7 +234,7 @@ impl Snapshot {
     /// Makes everything durable that was acknowledged before; an error if the snapshot could not be
     /// kept.
     pub(super) async fn flush(&self) -> Result<(), TargetError> {
-        let commit_runs = self.committing.get();
+        let commit_runs = self.committer.is_busy.get();
         let recorded = !mutant::is(Mutant::FlushLeavesNotes) && self.record_noted().await;
         // A commit that began after the flush came has flushed the COW on its way.
         if !recorded || commit_runs {

@@ -7,6 +7,7 @@
 
 use super::exceptions::Health;
 use super::losses::Loss;
+use super::state::Life;
 use super::target::Snapshot;
 use super::{Cause, Event};
 use crate::mutant::{self, Mutant};
@@ -17,9 +18,9 @@ impl Snapshot {
     /// snapshot.
     pub async fn close(&self) -> Result<(), Cause> {
         let kept = self.health().is_kept();
-        self.closing.set(true);
-        self.commit_wanted.wake_all();
-        self.changed.until(|| self.ended.get().then_some(())).await;
+        self.committer.close();
+        let ended = || self.committer.life.get() == Life::Ended;
+        self.changed.until(|| ended().then_some(())).await;
         self.lost_since(kept)
     }
 
@@ -69,7 +70,7 @@ impl Snapshot {
         let marked = recorded.is_ok();
         // It is tried again for each write of the origin: that is said once, and when it has
         // worked.
-        if marked || !self.mark_failed.replace(true) {
+        if marked || !self.told.mark_failed.replace(true) {
             (self.listener)(Event::MarkFailed(error, recorded));
         }
         marked
@@ -79,7 +80,7 @@ impl Snapshot {
     /// origin must not change.
     pub(super) async fn mark_again(&self) -> bool {
         self.state.borrow_mut().mark_again();
-        self.commit_wanted.wake_all();
+        self.committer.wanted.wake_all();
         self.changed.until(|| (self.health() != Health::Invalidating).then_some(())).await;
         self.health() != Health::Unmarked
     }

@@ -153,6 +153,7 @@ mod preserved;
 mod ranges;
 mod read;
 mod recording;
+mod state;
 pub mod status;
 pub mod store;
 mod store_error;

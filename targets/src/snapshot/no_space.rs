@@ -67,7 +67,7 @@ impl Snapshot {
         self.store.give_up(given_up);
         self.changed.wake_all();
         // What stands behind them may be ready now.
-        self.commit_wanted.wake_all();
+        self.committer.wanted.wake_all();
     }
 
     /// The commit of the oldest pending exception found no space. `false` if the snapshot cannot

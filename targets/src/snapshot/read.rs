@@ -114,10 +114,10 @@ impl Snapshot {
         if !self.options.discard_passdown_origin || !able {
             return Ok(());
         }
-        let Some(gate) = self.alone.borrow().clone() else { return Ok(()) };
+        let Some(gate) = self.joined.alone.borrow().clone() else { return Ok(()) };
         gate.open().await;
         // Another snapshot may have joined meanwhile.
-        if self.alone.borrow().is_none() {
+        if self.joined.alone.borrow().is_none() {
             return Ok(());
         }
         let last = Sector(request.sector.0 + request.count.0.saturating_sub(1));

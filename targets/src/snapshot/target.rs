@@ -12,6 +12,7 @@ use super::origin_gate::Gate;
 pub use super::parts::{OnFull, Options, Parts};
 use super::preserved;
 use super::ranges::IdleRuns;
+use super::state::{Committer, Inherited, Joined, Told};
 use super::store::Store;
 use super::store_error::StoreError;
 use super::store_open::OpenStore;
@@ -44,19 +45,7 @@ pub struct Snapshot {
     pub(super) options: Options,
     pub(super) copy: copy::Client,
     pub(super) host: Rc<dyn Host>,
-    /// When the committer is woken next by the clock.
-    pub(super) lingers_to_ms: Cell<u64>,
-    /// When the oldest note was written that may not be recorded.
-    pub(super) noted_since_ms: Cell<Option<u64>>,
-    /// What a server that died has noted, recorded when the snapshot is activated.
-    pub(super) inherited: RefCell<Vec<Record>>,
-    /// Its store was lost before it was opened, and looks valid.
-    pub(super) lost: bool,
     pub(super) losses: Rc<dyn LossRecord>,
-    /// It has been said that the mark cannot be written.
-    pub(super) mark_failed: Cell<bool>,
-    /// It has been said that it is invalid.
-    pub(super) announced_end: Cell<bool>,
     pub(super) listener: Rc<dyn Fn(Event)>,
     pub(super) state: RefCell<Exceptions>,
     /// Waiters of each pending exception, by slot.
@@ -64,17 +53,12 @@ pub struct Snapshot {
     /// Waiters for anything else: drained reads, the end of invalidation, room for more pending
     /// exceptions.
     pub(super) changed: WaitQueue,
-    pub(super) commit_wanted: WaitQueue,
-    /// A commit is on its way.
-    pub(super) committing: Cell<bool>,
+    /// Why it is invalid, or is becoming so.
     pub(super) cause: RefCell<Option<Cause>>,
-    pub(super) closing: Cell<bool>,
-    pub(super) ended: Cell<bool>,
-    /// The way to the origin, while that has no other snapshot.
-    pub(super) alone: RefCell<Option<Rc<Gate>>>,
-    /// What all snapshots of the origin have.
-    preserved: RefCell<preserved::Shared>,
-    pub(super) announced: Cell<u8>,
+    pub(super) committer: Committer,
+    pub(super) inherited: Inherited,
+    pub(super) joined: Joined,
+    pub(super) told: Told,
     pub(super) stats: Cell<Stats>,
     /// Lists of created exceptions, kept for the next request.
     pub(super) lists: RefCell<Vec<Vec<PendingId>>>,
@@ -125,25 +109,16 @@ impl Snapshot {
             copy: parts.copy.clone(),
             host: parts.host.clone(),
             notes,
-            lingers_to_ms: Cell::new(0),
-            noted_since_ms: Cell::new(None),
-            inherited: RefCell::new(inherited),
-            lost,
             losses: parts.losses,
             listener: parts.listener,
             state: RefCell::new(exceptions),
             waiting: RefCell::default(),
             changed: WaitQueue::default(),
-            commit_wanted: WaitQueue::default(),
-            committing: Cell::new(false),
             cause: RefCell::default(),
-            closing: Cell::new(false),
-            ended: Cell::new(false),
-            alone: RefCell::default(),
-            preserved: RefCell::default(),
-            announced: Cell::new(0),
-            mark_failed: Cell::new(false),
-            announced_end: Cell::new(false),
+            committer: Committer::default(),
+            inherited: Inherited { records: RefCell::new(inherited), lost },
+            joined: Joined::default(),
+            told: Told::default(),
             stats: Cell::default(),
             lists: RefCell::default(),
             idle_runs: IdleRuns::default(),
@@ -260,7 +235,7 @@ impl Snapshot {
         if let Some(error) = error {
             self.cause.borrow_mut().get_or_insert(Cause::of_copy(error));
         }
-        self.commit_wanted.wake_all();
+        self.committer.wanted.wake_all();
     }
 
     /// What a write to an origin chunk must do about this snapshot.
@@ -297,7 +272,7 @@ impl Snapshot {
     /// Waits until a pending exception is complete or given up.
     pub(super) async fn pending_done(&self, id: PendingId) {
         self.state.borrow_mut().want(id);
-        self.commit_wanted.wake_all();
+        self.committer.wanted.wake_all();
         self.waiting_for(id).until(|| (!self.state.borrow().is_pending(id)).then_some(())).await;
     }
 
@@ -332,24 +307,24 @@ impl Snapshot {
         if self.state.borrow_mut().begin_invalidation() {
             self.preserved().borrow_mut().forget_all();
             self.cause.borrow_mut().get_or_insert(cause);
-            self.commit_wanted.wake_all();
+            self.committer.wanted.wake_all();
         }
     }
 
     /// Gives the way to the origin when that has no other snapshot, and takes it when it gets one.
     pub(super) fn set_alone(&self, gate: Option<Rc<Gate>>) {
-        self.alone.replace(gate);
+        self.joined.alone.replace(gate);
     }
 
     /// Shares what all snapshots of the origin have.
     pub(super) fn set_preserved(&self, preserved: preserved::Shared) {
-        self.preserved.replace(preserved);
+        self.joined.preserved.replace(preserved);
     }
 
     /// What all snapshots of the origin have: whatever makes a write wait that would have passed
     /// must be forgotten there.
     pub(super) fn preserved(&self) -> preserved::Shared {
-        self.preserved.borrow().clone()
+        self.joined.preserved.borrow().clone()
     }
 }
 
