@@ -1,9 +1,9 @@
-//! Why something failed: which kind of failure it is, what was being done, what caused it and what
-//! the user can do; and the exit code of a command that fails so.
+//! Why something failed: the kind of failure, what was being done, the cause and what the user can
+//! do; and the exit code of a command that ends with the failure.
 //!
-//! One type for servers and commands: it crosses the control socket as it is. Rules kept here: what
-//! a caller decides by is the kind or the errno, never the text; a context that
-//! is added keeps the kind and the errno of the cause.
+//! One type for servers and commands: it is sent over the control socket unchanged. Rules kept
+//! here: callers decide by the kind or the errno, never by the text; adding a context keeps the
+//! kind and the errno of the cause.
 
 use std::fmt;
 use std::io;
@@ -13,27 +13,27 @@ use serde::{Deserialize, Serialize};
 /// What went wrong, in one line for the user.
 pub type Reason = Failure;
 
-/// What a caller can tell failures apart by.
+/// The kind of a failure, by which a caller decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// The command line makes no sense.
+    /// The command line is invalid.
     Usage,
     /// There is no such device or file.
     NotFound,
-    /// A device or a disk has users.
+    /// A device or a disk is in use.
     InUse,
-    /// The state or content of a device or a disk forbids it.
+    /// The state or content of a device or a disk forbids the operation.
     Refused,
-    /// The kernel does not have it.
+    /// The kernel does not support the operation.
     Unsupported,
-    /// A server, a disk or the kernel has not answered within a limit.
+    /// A server, a disk or the kernel did not answer within a limit.
     NoAnswer,
     /// A system call failed.
     System {
-        /// The kernel's number.
+        /// The errno.
         errno: i32,
     },
-    /// Anything of which the line says enough.
+    /// Any other failure: the line says enough.
     #[default]
     Failed,
 }
@@ -52,17 +52,17 @@ impl Kind {
 /// Why something failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Of which kind the cause is.
+    /// The kind of the cause.
     #[serde(default)]
     pub kind: Kind,
-    /// What failed, on which device, with the mark between that and the cause; the whole line if
+    /// What failed and on which device, with the separator before the cause; the whole line if
     /// there is no cause.
-    #[serde(alias = "message")] // so named by servers of earlier versions
+    #[serde(alias = "message")] // its name in servers of earlier versions
     context: String,
-    /// What caused it.
+    /// The cause.
     #[serde(default)]
     source: Option<Box<Failure>>,
-    /// What the line ends with after the cause, with its mark: what to do, or what is left.
+    /// The end of the line after the cause, with its separator: what to do, or what is left.
     #[serde(default)]
     end: String,
 }
@@ -73,17 +73,17 @@ impl Failure {
         Failure { kind, context: context.into(), source: None, end: String::new() }
     }
 
-    /// What this has made fail: the line reads `context: this`. The kind stays the cause's.
+    /// Adds what failed because of this failure: the line reads `context: this`. The kind is kept.
     pub fn context(self, context: impl fmt::Display) -> Failure {
         self.after(format!("{context}: "))
     }
 
-    /// What was done all the same: the line reads `context, but this`.
+    /// Adds what was done nevertheless: the line reads `context, but this`.
     pub fn but(self, context: impl fmt::Display) -> Failure {
         self.after(format!("{context}, but "))
     }
 
-    /// The same after some words, which end in the mark between.
+    /// Puts `words`, which end with their separator, before this failure.
     pub fn after(self, words: impl Into<String>) -> Failure {
         Failure {
             kind: self.kind,
@@ -93,18 +93,18 @@ impl Failure {
         }
     }
 
-    /// All of some failures in one line; their kind is the first one's.
+    /// Joins failures into one line, with the kind of the first one.
     pub fn all(failures: Vec<Failure>) -> Option<Failure> {
         failures.into_iter().reduce(|first, next| first.ending(format!("; {next}")))
     }
 
-    /// The same with something at the end of the line: what to do, or what is left.
+    /// Appends to the end of the line: what to do, or what is left.
     pub fn ending(mut self, end: impl AsRef<str>) -> Failure {
         self.end.push_str(end.as_ref());
         self
     }
 
-    /// The exit code of a command that ends so.
+    /// The exit code of a command that ends with this failure.
     pub fn code(&self) -> u8 {
         match self.kind {
             Kind::Usage => 2,
@@ -113,10 +113,10 @@ impl Failure {
     }
 }
 
-/// What a test looks for in the line.
+/// Accessors for tests.
 #[cfg(test)]
 impl Failure {
-    /// The kernel's number, if a system call is at the bottom of it.
+    /// The errno, if the root cause is a failed system call.
     pub fn errno(&self) -> Option<i32> {
         match self.kind {
             Kind::System { errno } => Some(errno),
@@ -161,7 +161,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// A command line that makes no sense.
+/// The failure of an invalid command line.
 pub fn wrong_usage(message: impl Into<String>) -> Failure {
     Failure::new(Kind::Usage, message)
 }

@@ -1,12 +1,12 @@
 //! `ublk-dm`: device-mapper's snapshot and mirror targets as a userspace server on ublk.
 //!
-//! Commands are short-lived: they find or start the server of a family and ask it over a socket in
-//! the run directory. A server is this same program under the hidden verb `serve`; it has a control
-//! thread ([`server`]) and a data thread ([`data`]) whose one ring ([`ring`]) carries ublk commands
-//! and disk I/O alike.
+//! Commands are short-lived: a command finds or starts the server of a family and sends its request
+//! over a socket in the run directory. A server is this same program under the hidden verb `serve`;
+//! it has a control thread ([`server`]) and a data thread ([`data`]) whose one ring ([`ring`])
+//! carries ublk commands and disk I/O alike.
 //!
-//! `unsafe` is only where rings and memory are owned, and in `sys` for calls that no safe crate
-//! has: the compiler refuses it everywhere else.
+//! `unsafe` is allowed only in the modules that own rings and memory, and in `sys` for calls that
+//! no safe crate offers; the compiler rejects it everywhere else.
 
 mod cli;
 mod data;
@@ -33,10 +33,10 @@ use clap::Parser;
 
 use cli::terminal::{complain, print_text};
 
-/// Exit code of a command line that makes no sense.
+/// Exit code for an invalid command line.
 const WRONG_USAGE: u8 = 2;
 
-/// What is wrong with a command line, in one line: the message without the usage that follows it.
+/// The error of a command line as one line: clap's message without the usage text after it.
 fn usage_line(error: &clap::Error) -> String {
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return "a verb or an argument is missing; see `ublk-dm --help`".to_owned();
@@ -48,7 +48,7 @@ fn usage_line(error: &clap::Error) -> String {
     format!("{}; see `--help`", message.strip_prefix("error: ").unwrap_or(&message))
 }
 
-/// Prints help or version.
+/// Prints the help or version text.
 fn show(asked: &clap::Error) -> ExitCode {
     let text = asked.render();
     let styled = std::io::stdout().is_terminal();
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
             complain(usage_line(&error));
             return ExitCode::from(WRONG_USAGE);
         }
-        // Help and version were asked for.
+        // The user asked for help or the version.
         Err(error) => return show(&error),
     };
     let level = match (cli.quiet, cli.verbose) {

@@ -1,5 +1,5 @@
-//! What commands and servers say to each other: one JSON object a line, one command and one answer
-//! a connection.
+//! The protocol between commands and servers: one JSON object per line, one command and one reply
+//! per connection.
 
 mod ask;
 mod cow;

@@ -1,4 +1,4 @@
-//! `add` and `create`: the server of a device found or started, and asked for it.
+//! `add` and `create`: find or start the server of the family, and ask it for the device.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -59,8 +59,8 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
         table: &spec.table,
         own_name: options.name.as_deref().filter(|_| options.foreground),
     };
-    // Before anything is there that would be left behind. In the foreground the server's own
-    // signals come later.
+    // Caught before anything exists that could be left behind. In the foreground, the server
+    // installs its own signal handlers later.
     let interrupt = (!options.foreground).then(Interrupt::catch).transpose()?;
     let Locked { key, mut lock, own } = family::lock(&rundir, &wanted, command.verb())?;
     if own.is_none() {
@@ -80,7 +80,7 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
                 format!("{disk}: its server does not answer: it is stopped, or hangs").into()
             );
         }
-        // Its devices would be forgotten with the file.
+        // Removing the file would lose track of its devices.
         Some(Server { damaged: Some(why), .. }) => {
             let hint = "remove it to go on without the devices that it tells of";
             return Err(format!("{disk}: {why}; {hint}").into());
@@ -96,7 +96,7 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
         there => there.and_then(|server| server.state),
     };
     if let Some(state) = state {
-        // All are gone; what they have left is settled before a new server comes.
+        // All its devices are gone; what they left is completed before a new server starts.
         let settled = gone::forget(&rundir, &key, &state.devices, Vec::new());
         if settled.keeps_files {
             let why = Failure::all(settled.problems);
@@ -114,8 +114,7 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
-/// The numbers of the disks of a device that is to be. One that is not there is complained of when
-/// it is opened.
+/// The numbers of the disks below a new device. A missing disk is reported when it is opened.
 fn disks_below(spec: &DeviceSpec) -> Vec<(u32, u32)> {
     let mut table = spec.table.clone();
     let words = table.params.devices_mut();
@@ -123,7 +122,7 @@ fn disks_below(spec: &DeviceSpec) -> Vec<(u32, u32)> {
     ids.map(|id| id.block_number()).collect()
 }
 
-/// Has a server add one more device to those that it has.
+/// Has a living server add one more device.
 fn ask_living(
     rundir: &RunDir,
     key: &str,
@@ -141,8 +140,8 @@ fn ask_living(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Keeps the device that this command has made in an earlier life and that another process serves,
-/// or is to serve now.
+/// Keeps the device that an earlier run of this command made and that another process serves, or is
+/// to serve from now on.
 fn keep_own(
     rundir: &RunDir,
     key: &str,
@@ -159,8 +158,8 @@ fn keep_own(
     keep::keep(rundir, key, own.device(), &signals, lock)
 }
 
-/// Takes the family of a device over that this command has made in an earlier life, and serves it
-/// in this process.
+/// Takes over the family of a device that an earlier run of this command made, and serves it in
+/// this process.
 fn take_own_over(
     rundir: &RunDir,
     key: &str,
@@ -177,7 +176,7 @@ fn take_own_over(
     process::foreground(rundir, key, Command::Recover(state.devices), lock, done)
 }
 
-/// Whether a server that died has left something.
+/// Whether a server that died has left devices behind.
 fn has_devices(state: &State) -> Result<bool, Failure> {
     for device in &state.devices {
         if exists(device)? {
@@ -207,12 +206,12 @@ fn ask_to_add(
     }
 }
 
-/// The longest name of a device, in bytes: device-mapper's limit, so that a name can be used there
-/// as well.
+/// The longest name of a device, in bytes: device-mapper's limit, so that a name is valid there as
+/// well.
 const MAX_NAME_BYTES: usize = 127;
 
-/// Refuses names that could be taken for something else, or do something to the terminal that shows
-/// them.
+/// Refuses names that could be mistaken for something else, or that could control the terminal that
+/// shows them.
 fn refuse_odd_name(name: &str) -> Result<(), Failure> {
     if name.len() > MAX_NAME_BYTES {
         let (start, len) = (name.chars().take(16).collect::<String>(), name.len());
@@ -240,8 +239,8 @@ fn check_name(
     options: &cli::Common,
 ) -> Result<(), Failure> {
     let Some(name) = &options.name else { return Ok(()) };
-    // What servers have written down is asked, and not they: one that hangs must not keep others
-    // from adding devices.
+    // Reads the state files instead of asking the servers: a server that hangs must not keep other
+    // commands from adding devices.
     let is_taken = |device: DeviceState| device.name == *name && exists(&device).unwrap_or(true);
     let taken = || Ok(rundir.states()?.into_iter().flat_map(|state| state.devices).any(is_taken));
     if !lock.take_name(rundir, name, taken)? {
@@ -250,7 +249,7 @@ fn check_name(
     Ok(())
 }
 
-/// Prints what an `add` gave.
+/// Prints the result of an `add`.
 pub(super) fn print_added(reply: Reply, spec: &DeviceSpec) -> Result<(), Failure> {
     match reply {
         Reply::Added { path, note, .. } => {
@@ -266,7 +265,7 @@ pub(super) fn print_added(reply: Reply, spec: &DeviceSpec) -> Result<(), Failure
     Ok(())
 }
 
-/// Says what a mirror without a log on a disk does when it is added again.
+/// Warns that a mirror with a core log remembers nothing when it is added again.
 fn warn_of_forgetting(spec: &DeviceSpec) {
     let TargetParams::Mirror(mirror) = &spec.table.params else { return };
     if mirror.log != MirrorLog::Core {

@@ -242,7 +242,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether this process is to be a server.
+    /// Whether this process is to become a server.
     pub fn serves(&self) -> bool {
         match self {
             Verb::Serve { .. } => true,

@@ -1,4 +1,4 @@
-//! A command's way to the servers: the run directory, commands, and what is known of all devices.
+//! A command's access to servers: the run directory, commands, and what is known of all devices.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use crate::rundir::{RunDir, Server, State};
 use crate::server::orphan;
 use crate::ublk::{self, Control, device};
 
-/// How often a server is asked for its devices that goes without an answer ...
+/// How often a server that leaves without an answer is asked for its devices ...
 const REPORT_TRIES: u32 = 40;
-/// ... and the pause between: a process that is killed closes its files one after the other.
+/// ... and the pause in between: a process that is killed closes its files one after the other.
 const REPORT_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn open_rundir() -> Result<RunDir, Failure> {
@@ -31,23 +31,23 @@ pub(super) fn require_root() -> Result<(), Failure> {
     }
 }
 
-/// A server's devices, whether it lives or not.
+/// The devices of one server, whether it is alive or not.
 pub(super) struct Family {
     pub key: String,
     pub devices: Vec<DeviceReport>,
 }
 
-/// All that can be known of servers and devices.
+/// All known servers and devices.
 #[derive(Default)]
 pub(super) struct Known {
     pub families: Vec<Family>,
-    /// What cannot be known, and why.
+    /// What could not be found out, and why.
     pub problems: Vec<Reason>,
 }
 
 impl Known {
-    /// Asks every server, and looks at what those that died have left. All are asked at once: one
-    /// that does not answer costs its limit only once, however many there are.
+    /// Asks every server, and looks at what dead servers have left. All are asked at once: servers
+    /// that do not answer cost one time limit together.
     pub fn of(rundir: &RunDir) -> Result<Known, Failure> {
         let keys = rundir.keys()?;
         let ask =
@@ -76,7 +76,7 @@ impl Known {
         devices
     }
 
-    /// The device that a word names, and its server.
+    /// Finds the device that a word names, and its server.
     pub fn find<'a>(&'a self, word: &str) -> Result<(&'a Family, &'a DeviceReport), Reason> {
         let families = self.families.iter();
         let mut found =
@@ -104,7 +104,7 @@ impl Family {
     }
 }
 
-/// Asks the server of a device.
+/// Sends a command to the server of a device.
 pub(super) fn ask(
     word: &str,
     command: impl FnOnce(DeviceRef) -> Command,
@@ -122,8 +122,8 @@ pub(super) fn ask(
     }
 }
 
-/// A server's devices. One that goes without an answer has ended in good order, and then nothing is
-/// left of it; or it is dying, and nobody listens a moment later; or it has a successor.
+/// A server's devices. A server that leaves without an answer has exited cleanly and left nothing;
+/// or is dying, and its socket refuses connections a moment later; or has a successor.
 fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> {
     let key = server.key.clone();
     let mut server = Some(server);
@@ -155,7 +155,7 @@ fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> 
     Err(format!("{key}: its server takes questions and gives no answers").into())
 }
 
-/// What is known of the devices of a server that has died, or does not answer.
+/// What is known of the devices of a server that has died or does not answer.
 fn from_state(server: Server) -> Result<Option<Family>, Reason> {
     let Server { key, state, damaged, lives, .. } = server;
     if let Some(why) = damaged {
@@ -170,7 +170,7 @@ fn from_state(server: Server) -> Result<Option<Family>, Reason> {
     Ok(Some(Family { key, devices }))
 }
 
-/// Those devices of a state file that are still there.
+/// The devices of a state file that still exist.
 fn reports_of(state: &State, lives: bool) -> Result<Vec<DeviceReport>, Reason> {
     if state.devices.is_empty() {
         return Ok(Vec::new());
@@ -185,7 +185,7 @@ fn reports_of(state: &State, lives: bool) -> Result<Vec<DeviceReport>, Reason> {
     Ok(reports)
 }
 
-/// What is known about a device whose server is dead, or does not answer.
+/// What is known of a device whose server is dead or does not answer.
 fn unanswered(device: &DeviceState, state: ublk::DeviceState, server: Option<u32>) -> DeviceReport {
     let state = match state {
         ublk::DeviceState::Quiesced | ublk::DeviceState::FailIo => "quiesced",
@@ -202,8 +202,8 @@ fn names(device: &DeviceReport, word: &str) -> bool {
         || format!("/dev/ublkb{}", device.id) == word
 }
 
-/// The devices that words name, all if there are none; and what is wrong with the words, or cannot
-/// be known.
+/// The devices that words name, or all if there are no words; and the problems: words that name no
+/// device, and what could not be found out.
 pub(super) fn chosen(
     rundir: &RunDir,
     words: &[String],
@@ -228,12 +228,12 @@ pub(super) fn select(rundir: &RunDir, words: &[String]) -> Result<Vec<DeviceRepo
     words.iter().map(|word| Ok(known.find(word)?.1.clone())).collect()
 }
 
-/// Whether a device's server has said what is reported of it.
+/// Whether the report of a device comes from its server.
 pub(super) fn answers(device: &DeviceReport) -> bool {
     device.json["answers"] != false
 }
 
-/// Refuses a device whose server lives and does not answer.
+/// Refuses a device whose server is alive but does not answer.
 pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
     match device.json["server_pid"].as_u64().filter(|_| !answers(device)) {
         Some(process) => Err(format!(

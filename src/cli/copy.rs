@@ -1,4 +1,4 @@
-//! `copy` and `zero`: the copy engine in a user's hands, on a ring of the command's own.
+//! `copy` and `zero`: the copy engine for users, on the command's own ring.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -34,7 +34,7 @@ fn wrong(message: String) -> Failure {
     wrong_usage(message)
 }
 
-/// Splits `DEV`, `DEV:START` or `DEV:START+LEN`; a path that exists may itself hold colons.
+/// Splits `DEV`, `DEV:START` or `DEV:START+LEN`; a path that exists may itself contain colons.
 fn split(word: &str) -> Result<(&str, Option<u64>, Option<u64>), Failure> {
     let size = |text: &str| parse_size(text).map_err(|error| wrong(format!("{word}: {error}")));
     match word.rsplit_once(':') {
@@ -46,9 +46,9 @@ fn split(word: &str) -> Result<(&str, Option<u64>, Option<u64>), Failure> {
     }
 }
 
-/// Opens a range. A length that is not given is `len`, or else what is left of the disk.
+/// Opens a range. If the word has no length, it is `len`, or else the rest of the disk.
 ///
-/// `claimed` are the disks that this command holds already: several ranges may be on one.
+/// `claimed` are the disks that this command already holds: several ranges may be on one disk.
 fn open(
     word: &str,
     access: Access,
@@ -96,8 +96,8 @@ fn open(
     Ok(Range { disk, start, count: Sectors(count) })
 }
 
-/// Refuses ranges of one disk that touch, whatever the disk is called: what would be read from them
-/// depends on the order of writes.
+/// Refuses overlapping ranges of one disk, whatever its paths are: what is read from them would
+/// depend on the order of the writes.
 fn refuse_overlap(ranges: &[(&Range, &str)]) -> Result<(), Failure> {
     let placed: Vec<_> = ranges
         .iter()
@@ -179,7 +179,7 @@ pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure>
     })
 }
 
-/// What was written is durable when the command says that it is done.
+/// Makes the writes durable before the command reports success.
 async fn flush(regions: &[IoRegion]) -> Result<(), Failure> {
     for region in regions {
         region.disk.flush().await.map_err(|error| error.to_string())?;
@@ -212,7 +212,7 @@ impl Engine {
         ranges.into_iter().map(|range| self.region(range)).collect()
     }
 
-    /// Runs the work to its end, showing how far it is, and prints the result.
+    /// Runs the work to its end, showing its progress, and prints the result.
     fn finish(
         self,
         total: Sectors,
@@ -252,7 +252,7 @@ impl Engine {
                 "destinations": errors.collect::<Vec<_>>(),
                 "error": failed,
             });
-            // Whether it is done is said, whether that can be read or not.
+            // If the result cannot be printed, the error line says whether everything is written.
             let done = if failed.is_none() { "everything is written, but " } else { "" };
             let why = failed.as_ref().map_or_else(String::new, |why| format!("{why}; "));
             print(&object.to_string()).map_err(|error| error.after(format!("{why}{done}")))?;

@@ -1,12 +1,12 @@
-//! Which family a device belongs to: the name of its server's files, and the lock that commands on
-//! it take turns with.
+//! Which family a device belongs to: the name of its server's files, and the lock that serializes
+//! commands on the family.
 //!
-//! An origin's family is named after the origin. A mirror's is named after the first leg that it
-//! was made with, which may be another's by now: `message replace` puts another disk in its place.
-//! A new mirror over a disk that the server of that name has no more gets a name of its own, with a
-//! number behind it.
+//! An origin's family is named after the origin. A mirror's is named after the first leg that the
+//! mirror was made with, which may belong to another mirror by now: `message replace` puts another
+//! disk in its place. A new mirror over a disk that the server of that name no longer has gets a
+//! name of its own, with a number appended.
 //!
-//! Rule kept here: what was looked at without the lock is looked at once more under it. One lock is
+//! Rule kept here: what was looked at without the lock is looked at again under it. One lock is
 //! held at a time, so that no command waits for two families.
 
 use std::path::Path;
@@ -20,14 +20,14 @@ use crate::protocol::DeviceState;
 use crate::rundir::{FamilyLock, RunDir, State, family_key};
 use crate::storage::DiskId;
 
-/// How often another command may change what was looked at before the lock was had.
+/// How often another command may change the family before its lock is acquired.
 const TRIES: u32 = 16;
 
-/// A device that is to be added, as far as its family depends on it.
+/// The parts of a new device that its family depends on.
 pub(super) struct Wanted<'a> {
-    /// What it is made of.
+    /// The table of the device.
     pub table: &'a Table,
-    /// The name of a device that this command has made in an earlier life, if it may have.
+    /// The name of the device that an earlier run of this command may have made.
     pub own_name: Option<&'a str>,
 }
 
@@ -35,11 +35,11 @@ pub(super) struct Wanted<'a> {
 pub(super) struct Locked {
     pub key: String,
     pub lock: FamilyLock,
-    /// The device that the command has made in an earlier life, as the state file has it.
+    /// The device that an earlier run of the command made, as the state file has it.
     pub own: Option<DeviceState>,
 }
 
-/// Finds the family of a device and waits for other commands on it.
+/// Finds the family of a device and waits for other commands on that family.
 pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<Locked, Failure> {
     let Family { disk: path, prefix } = wanted.table.params.family();
     let disk = DiskId::of_path(Path::new(path)).map_err(|error| error.to_string())?;
@@ -55,7 +55,7 @@ pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<
     Err(format!("{path}: other commands keep changing what its server is; try again").into())
 }
 
-/// What is known of the servers that there are, by their names.
+/// Finds the family among the state files, and the device of an earlier run if there is one.
 fn find(
     rundir: &RunDir,
     wanted: &Wanted<'_>,
@@ -78,9 +78,9 @@ fn find(
     Ok((key, None))
 }
 
-/// The device that a command has made in an earlier life: the same name over the same disks. A
-/// mirror's legs may have been changed since, all but one at a time; its family is still that of
-/// its first one.
+/// The device that an earlier run of the command made: the same name over the same disks. A
+/// mirror's legs may have been replaced since, all but one at a time; its family is still that of
+/// its first leg.
 fn own_among<'a>(
     states: &[(&'a str, Option<State>)],
     wanted: &Wanted<'_>,
@@ -107,7 +107,7 @@ fn own_among<'a>(
     Some((key, own.clone()))
 }
 
-/// The family that a mirror over a disk joins, or the name of a new one.
+/// The family that a mirror over a disk joins, or the name of a new family.
 fn key_among<E>(
     states: &[(&str, Option<State>)],
     base: &str,
@@ -120,8 +120,8 @@ fn key_among<E>(
     if let Some((key, _)) = known.find(|(_, state)| state.as_ref().is_some_and(&has)) {
         return (*key).to_owned();
     }
-    // Of a server that has said nothing yet it is not known which disks it has: it is waited for,
-    // and then looked at again.
+    // A server without a recorded device may have any disk: the command waits for its lock, and
+    // then looks again.
     let is_others = |key: &str| {
         let state =
             states.iter().find(|(other, _)| *other == key).and_then(|(_, state)| state.as_ref());
@@ -136,7 +136,7 @@ fn key_among<E>(
     key
 }
 
-/// Whether a family has that name, or that name with a number behind it.
+/// Whether a family has the name `base`, or `base` with a number appended.
 fn is_numbered(key: &str, base: &str) -> bool {
     let rest = key.strip_prefix(base).map(|rest| (rest, rest.strip_prefix('-')));
     rest.is_some_and(|(rest, number)| {
@@ -144,7 +144,7 @@ fn is_numbered(key: &str, base: &str) -> bool {
     })
 }
 
-/// Whether a mirror stands on a disk. One whose paths lead nowhere any more may.
+/// Whether a mirror uses a disk; a mirror with a path that no longer resolves may use it.
 fn may_have<E>(
     device: &DeviceState,
     disk: DiskId,
@@ -152,7 +152,7 @@ fn may_have<E>(
 ) -> bool {
     let TargetParams::Mirror(mirror) = &device.spec.table.params else { return true };
     let mut words = mirror.legs.iter().map(|leg| leg.device.as_str()).chain(mirror.log_device());
-    // The numbers of disks that it no longer has may still be there; those that it has are.
+    // `disks` may still hold numbers of former disks; it holds those of all current ones.
     device.disks.contains(&disk.block_number())
         && words.any(|word| find(Path::new(word)).map_or(true, |found| found == disk))
 }
@@ -201,7 +201,7 @@ mod tests {
         DiskId::Block { major: 7, minor }
     }
 
-    /// `/d/N` is the disk 7:N; other paths lead nowhere.
+    /// `/d/N` is the disk 7:N; other paths do not resolve.
     fn find(path: &Path) -> Result<DiskId, ()> {
         let minor = path.strip_prefix("/d").ok().and_then(|minor| minor.to_str()?.parse().ok());
         minor.filter(|minor| *minor < 90).map(disk).ok_or(())
@@ -216,14 +216,14 @@ mod tests {
         assert_eq!(key(&[], 1), "mirror-block-7-1");
         let has_it = [("mirror-block-7-1", state(vec![mirror("m", [1, 2], &[1, 2])]))];
         assert_eq!(key(&has_it, 1), "mirror-block-7-1");
-        // One that has begun, and one that cannot be read, are asked.
+        // A server that has just started is asked, and so is one whose state cannot be read.
         assert_eq!(key(&[("mirror-block-7-1", None)], 1), "mirror-block-7-1");
         assert_eq!(key(&[("mirror-block-7-1", state(vec![]))], 1), "mirror-block-7-1");
     }
 
     #[test]
     fn a_disk_that_a_mirror_no_longer_has_is_free_for_another() {
-        // The first leg was replaced; its number is still noted.
+        // The first leg was replaced; its number is still recorded.
         let freed = ("mirror-block-7-1", state(vec![mirror("m", [3, 2], &[1, 2, 3])]));
         assert_eq!(key(std::slice::from_ref(&freed), 1), "mirror-block-7-1-2");
         let second = ("mirror-block-7-1-2", state(vec![mirror("n", [1, 4], &[1, 4])]));
@@ -233,10 +233,10 @@ mod tests {
             "who has it is asked"
         );
         assert_eq!(key(&[second], 1), "mirror-block-7-1-2", "the first one has ended meanwhile");
-        // That one's was replaced as well.
+        // The first leg of the second mirror was replaced as well.
         let second = ("mirror-block-7-1-2", state(vec![mirror("n", [5, 4], &[1, 4, 5])]));
         assert_eq!(key(&[freed, second], 1), "mirror-block-7-1-3");
-        // Another disk's family is not one of this disk's.
+        // The family of another disk does not count, although its name starts the same.
         let other = ("mirror-block-7-11", state(vec![mirror("m", [1, 2], &[1, 2])]));
         assert_eq!(key(&[other], 1), "mirror-block-7-1");
     }

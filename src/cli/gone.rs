@@ -1,9 +1,9 @@
-//! Devices of a dead server that are gone: another program has deleted them meanwhile.
+//! Devices of a dead server that no longer exist: another program has deleted them.
 //!
-//! Rule kept here: I9. What their server's state file says of them is settled before it is
-//! forgotten: one that is lost is marked or recorded as such, and what was acknowledged and noted
-//! is put on its COW. Where neither works the state file goes on telling of it, and the command
-//! fails; the next one tries again.
+//! Rule kept here: I9. The entries of such devices in the state file are completed before they are
+//! forgotten: a lost device is marked or recorded as lost, and acknowledged writes in a device's
+//! journal are put on its COW. If neither works, the entry stays in the state file and the command
+//! fails; the next command tries again.
 
 use std::time::{Duration, Instant};
 
@@ -13,28 +13,28 @@ use crate::rundir::{RunDir, State};
 use crate::server::{self, Incomplete};
 use crate::ublk::{Control, device};
 
-/// For how long the disks of a server that has just died are tried: the kernel closes its files two
-/// seconds later at most.
+/// How long the disks of a server that has just died are tried: the kernel closes its files at most
+/// two seconds later.
 const RECORD_PATIENCE: Duration = Duration::from_secs(5);
 /// The pause between two attempts.
 const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
-/// Whether a device is still there, and not another one under its number.
+/// Whether a device still exists, and its number is not another device's by now.
 pub(super) fn exists(device: &DeviceState) -> Result<bool, Failure> {
     let mut control = Control::open().map_err(|error| error.to_string())?;
     Ok(device::ours(&mut control, device.id, device.cookie)?.is_some())
 }
 
-/// What has become of the devices of a dead server, none of which is there.
+/// What became of the devices of a dead server, none of which exists any more.
 pub(super) struct Settled {
-    /// What could not be done.
+    /// What failed, and why.
     pub problems: Vec<Reason>,
-    /// The server's files tell of something that nothing else tells of, and stay.
+    /// The server's files hold something that is recorded nowhere else, and stay.
     pub keeps_files: bool,
 }
 
-/// Does for the devices of a dead server, none of which is there, what is done for one that is
-/// deleted, and removes the server's files; those that `owed` tells of cannot be forgotten yet.
+/// Completes the devices of a dead server, none of which exists any more, as a deletion does, and
+/// removes the server's files; the devices in `owed` cannot be forgotten yet.
 pub(super) fn forget(
     rundir: &RunDir,
     key: &str,
@@ -52,7 +52,7 @@ pub(super) fn forget(
     owed.extend(others);
     let keeps_files = !owed.is_empty();
     if keeps_files {
-        // What is settled need not be tried again. The file is as it was if that fails.
+        // Completed devices need not be tried again. If the rewrite fails, the file is unchanged.
         let state = rundir.state(key).ok().flatten();
         let rewritten =
             state.map(|state| rundir.rewrite_state(key, &State { devices: owed, ..state }));
@@ -69,13 +69,13 @@ pub(super) fn forget(
     Settled { problems, keeps_files }
 }
 
-/// Leaves a deleted device's COW as it must be. The dead process may hold its disks for a moment
-/// longer.
+/// Leaves the COW of a deleted device as it must be. The dead process may hold the disks of the
+/// device for a moment longer.
 pub(super) fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), Incomplete> {
     let begun = Instant::now();
     loop {
         let completed = server::complete(rundir, key, device);
-        // One that has found out that a disk does not answer has taken longer.
+        // An attempt at a disk that does not answer has taken longer than the limit.
         if completed.is_ok() || begun.elapsed() >= RECORD_PATIENCE {
             return completed;
         }

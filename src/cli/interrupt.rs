@@ -1,8 +1,8 @@
-//! Ctrl-C in `add`: nothing is left, whenever it comes.
+//! Ctrl-C in `add`: nothing is left behind, whenever the signal arrives.
 //!
-//! The signal does not end the command but its command: the server cannot answer then, and takes
-//! the device back. An answer that had been sent before is read, and the device taken back by
-//! another command.
+//! The signal does not end the process but its request: the server then cannot answer, and takes
+//! the device back. If the answer had already been sent, it is read, and the device is taken back
+//! by another command.
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -22,11 +22,11 @@ use crate::ublk::device;
 #[derive(Default)]
 struct State {
     interrupted: bool,
-    /// The command that is being answered.
+    /// The connection of the command in progress.
     asked: Option<UnixStream>,
 }
 
-/// Signals that would end the command are taken as an interruption from now on.
+/// Counts signals that would end the process as an interruption, from [`Interrupt::catch`] on.
 #[derive(Clone)]
 pub(super) struct Interrupt(Arc<Mutex<State>>);
 
@@ -55,7 +55,7 @@ impl Interrupt {
         });
     }
 
-    /// Asks for a device, and takes it back if the command is interrupted meanwhile.
+    /// Asks for a device, and takes the device back if the command is interrupted meanwhile.
     pub(super) fn add(
         &self,
         rundir: &RunDir,
@@ -82,7 +82,7 @@ impl Interrupt {
                 Ok(Reply::Added { device, .. }) => {
                     format!("interrupted: {}", take_back(rundir, key, device, spec)).into()
                 }
-                // It has come to nothing by itself.
+                // The server made no device.
                 Ok(Reply::Failed(why)) => why.context("interrupted"),
                 _ => format!("interrupted: the device is not added; {GOES_BACK}").into(),
             }),
@@ -90,13 +90,13 @@ impl Interrupt {
     }
 }
 
-/// What a server leaves that dies over a command.
+/// The hint if the server dies during a command.
 const HAS_DIED: &str = "its server has ended, and `ublk-dm list` shows what it has left";
-/// What a server does that finds its client gone.
+/// The hint if the server loses its client during a command.
 const GOES_BACK: &str = "what its server has begun is taken back, and the server's log says so";
 
-/// Deletes a device that was added a moment ago and that no one was told of. Says what has become
-/// of it, and of its COW.
+/// Deletes a device that was just added and whose path was not printed. Returns what became of the
+/// device, and of its COW.
 pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &DeviceSpec) -> String {
     let path = &format!("{}{}", device::BLOCK_PATH, which.id);
     let server = protocol::connect(&rundir.socket(key));
@@ -115,7 +115,7 @@ pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &Dev
     outcome(path, deleted, Path::new(path).exists())
 }
 
-/// What is not known of the COW when a server has not answered, as the end of a sentence.
+/// What is unknown about the COW if a server did not answer, as the end of a sentence.
 fn not_undone(spec: &DeviceSpec) -> String {
     match &spec.table.params {
         TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient() => {
@@ -129,7 +129,7 @@ fn not_undone(spec: &DeviceSpec) -> String {
     }
 }
 
-/// What is left of a device that was to be deleted again.
+/// Describes what is left of a device that was to be deleted again.
 fn outcome(path: &str, deleted: Result<Option<String>, Reason>, is_there: bool) -> String {
     match deleted {
         Ok(None) => "the device was deleted again".to_owned(),

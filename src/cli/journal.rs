@@ -1,6 +1,6 @@
-//! `journal`: what dead servers had acknowledged and could not put on a COW any more, where only a
-//! person can tell whose it is. Asks no server: a journal that a server has is not shown and not
-//! touched.
+//! `journal`: acknowledged writes that dead servers could no longer put on a COW, where only a
+//! person can tell whose they are. Asks no server: a journal that a server holds is neither shown
+//! nor changed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,7 @@ pub enum Journal {
     },
 }
 
-/// Carries it out.
+/// Runs a `journal` command.
 pub(super) fn run(what: &Journal) -> Result<(), Failure> {
     let rundir = open_rundir()?;
     match what {
@@ -52,8 +52,8 @@ pub(super) fn run(what: &Journal) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What cannot be looked at keeps the others from being shown no more than it keeps the command
-/// from failing.
+/// Lists the journals. One that cannot be read does not keep the others from being shown, but the
+/// command fails.
 fn list(rundir: &RunDir) -> Result<(), Failure> {
     let directory = rundir.path();
     let paths = journal::paths_in(directory).map_err(|error| of_file(directory, &error))?;
@@ -79,8 +79,8 @@ fn of_file(path: &Path, error: &io::Error) -> Reason {
     format!("{}: {error}", path.display()).into()
 }
 
-/// A journal that no server has. Only those in the run directory are any: what has such a name
-/// elsewhere is not taken for the one there.
+/// A journal that no server holds. Only files in the run directory count: a file of such a name
+/// elsewhere is not mistaken for the one there.
 fn left(rundir: &RunDir, file: &Path) -> Result<Left, Failure> {
     let path = in_rundir(rundir.path(), file)?;
     let found = journal::left_at(&path).map_err(|error| of_file(&path, &error))?;
@@ -93,7 +93,7 @@ fn left(rundir: &RunDir, file: &Path) -> Result<Left, Failure> {
     Ok(found.ok_or_else(none)?)
 }
 
-/// The path of a journal in the run directory, whichever way its user has written the directory.
+/// The path of a journal in the run directory, however the user has written the directory.
 fn in_rundir(rundir: &Path, file: &Path) -> Result<PathBuf, Reason> {
     let elsewhere = || {
         let (file, rundir) = (file.display(), rundir.display());

@@ -1,10 +1,9 @@
-//! `--foreground` for a device that another process serves: the command stays for as long as the
-//! device does, so that a service manager can own it. A family has one server, which is the process
-//! that came first.
+//! `--foreground` for a device that another process serves: the command runs as long as the device
+//! exists, so that a service manager can own it. A family has one server: the process that came
+//! first.
 //!
-//! Nothing is asked of that server meanwhile, so there is no limit to how many commands keep
-//! devices of it: that the device is gone is heard from the kernel, and that the server has died
-//! from the server's process.
+//! The command asks nothing of that server meanwhile, so any number of commands can keep devices of
+//! it: a kernel message reports the end of the device, and a pidfd the end of the server.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,12 +27,12 @@ use crate::rundir::{FamilyLock, RunDir};
 use crate::server::manager;
 use crate::ublk::{Control, device};
 
-/// The kernel's own messages about devices that come and go.
+/// The netlink group of the kernel's own messages about devices that come and go.
 const FROM_KERNEL: u32 = 1;
-/// The longest of them, and some.
+/// Room for the longest of those messages.
 const MESSAGE_BYTES: usize = 8 << 10;
 
-/// Signals that end the command, from the moment on when they are caught.
+/// Signals that end the command, from the call of [`Signals::catch`] on.
 pub(super) struct Signals(UnixStream);
 
 impl Signals {
@@ -43,22 +42,22 @@ impl Signals {
         for signal in TERM_SIGNALS {
             signal_hook::low_level::pipe::register(*signal, theirs.try_clone()?)?;
         }
-        // A device must not go because a terminal was closed.
+        // Closing a terminal must not delete a device.
         signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
         Ok(Signals(ours))
     }
 }
 
-/// A device that is kept.
+/// The device that this command keeps.
 struct Kept<'a> {
     path: &'a str,
     device: DeviceRef,
     control: Control,
 }
 
-/// Watches over a device until it is deleted. Signals that end a process delete it; the death of
-/// its server is a failure, so that a service manager starts the command again, which takes the
-/// device over. So is a signal at which it cannot be deleted: it stays with its server then.
+/// Watches over a device until it is deleted. A signal that ends a process deletes the device; if
+/// the deletion fails, so does the command, and the device stays with its server. The death of the
+/// server is a failure too: a service manager starts the command again, which takes over.
 ///
 /// The lock is held until everything that can happen to the device is watched.
 pub(super) fn keep(
@@ -101,10 +100,10 @@ pub(super) fn keep(
 }
 
 impl Kept<'_> {
-    /// Whether it has been deleted, and not only stopped: a device that died with its server is
-    /// still there.
+    /// Whether the device has been deleted, and not only stopped: a device that died with its
+    /// server still exists.
     fn is_gone(&mut self) -> Result<bool, Reason> {
-        // While a program has it open, its number is not free yet.
+        // While a program has the device open, its number is not free yet.
         let has_node = Path::new(&format!("/dev/ublkc{}", self.device.id)).exists();
         Ok(!has_node
             || device::ours(&mut self.control, self.device.id, self.device.cookie)?.is_none())
@@ -128,16 +127,16 @@ impl Kept<'_> {
     }
 }
 
-/// The process that listens at a socket, to be waited for.
+/// The process that listens on a socket, as a descriptor to wait for.
 fn process_of(socket: &Path) -> io::Result<OwnedFd> {
     let connection = protocol::connect(socket)?;
     let process = pidfd_open(socket_peercred(&connection)?.pid, PidfdFlags::empty())?;
-    // Who answers has not ended, and its number is not another process's.
+    // A process that answers has not exited, so its pid is not another process's.
     protocol::ask(connection, &Command::Ping)?;
     Ok(process)
 }
 
-/// Where the kernel says that devices come and go. It does so after their files have gone.
+/// The socket of the kernel's device messages. A removal comes after the device's files are gone.
 fn messages_of_kernel() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket =
@@ -146,13 +145,13 @@ fn messages_of_kernel() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Takes away what has come: that something has is all that matters.
+/// Discards pending input: only the fact that it came matters.
 fn drain(from: impl std::os::fd::AsFd) -> io::Result<()> {
     let mut bytes = [0; MESSAGE_BYTES];
     loop {
         match read(&from, &mut bytes) {
             Err(Errno::WOULDBLOCK) | Ok(0) => return Ok(()),
-            // More has come than there was room for: it is looked at once, as for any.
+            // The buffer overflowed: one look at the device serves for all messages.
             Err(Errno::INTR | Errno::NOBUFS) | Ok(_) => {}
             Err(error) => return Err(error.into()),
         }

@@ -1,5 +1,5 @@
-//! `message`: words to a device's target. The server has another working directory, so paths among
-//! them are made absolute here, as `add` does.
+//! `message`: words for a device's target. The server has another working directory, so paths among
+//! the words are made absolute here, as `add` does.
 
 use std::path::Path;
 
@@ -21,13 +21,13 @@ pub(super) fn message(device: &str, words: Vec<String>) -> Result<(), Failure> {
         .map_err(|failure| if changes { done(device, failure) } else { failure })
 }
 
-/// What the message has done stays done, though its user cannot read of it.
+/// Says that the message was carried out, although its result cannot be printed.
 fn done(device: &str, why: Failure) -> Failure {
     why.but(format!("{device}: the message was carried out"))
 }
 
-/// Which words are legs and disks is said in the help of `message`; all others are passed on as
-/// they are.
+/// Makes legs and disks absolute; the help of `message` says which words these are. All other words
+/// are passed on unchanged.
 fn with_absolute_paths(mut words: Vec<String>) -> Result<Vec<String>, Failure> {
     match &mut words[..] {
         [verb, leg, disk] if verb == "replace" => (*leg, *disk) = (known_leg(leg)?, new_leg(disk)?),
@@ -38,7 +38,7 @@ fn with_absolute_paths(mut words: Vec<String>) -> Result<Vec<String>, Failure> {
     Ok(words)
 }
 
-/// A leg that a mirror has: a number from 0, or a path.
+/// An existing leg of the mirror: a number from 0, or a path.
 fn known_leg(word: &str) -> Result<String, Failure> {
     match word.parse::<usize>() {
         Ok(_) => Ok(word.to_owned()),

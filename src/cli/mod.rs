@@ -1,4 +1,4 @@
-//! The verbs: what each asks of which server, and how the answer is printed.
+//! The verbs: what each asks of which server, and how the reply is printed.
 
 mod add;
 pub mod args;
@@ -32,7 +32,7 @@ use args::{self as cli, Verb};
 use client::ask;
 use terminal::stdout;
 
-/// Carries a verb out.
+/// Runs a verb.
 pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Add(add) => return add::add_device(add),
@@ -71,7 +71,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Features { json } => show::features(json)?,
         Verb::Serve { key } => return process::serve(&key),
         Verb::DeleteDevice { id, cookie } => {
-            // Whoever has started this reads stdout.
+            // The process that started this one reads stdout.
             if let Err(why) = apart::delete_now(id, cookie) {
                 terminal::print(&why.to_string())?;
                 return Ok(ExitCode::FAILURE);

@@ -1,37 +1,37 @@
-//! In which order devices are deleted and servers recovered: by what stands on what. Nothing here
-//! asks the kernel.
+//! The order in which devices are deleted and servers recovered, by which stands on which. Nothing
+//! here asks the kernel.
 //!
 //! Rules kept here: a device is deleted before those that it stands on; an origin before its
-//! snapshots, so that nothing is written to it any more when they leave; and a server is recovered
-//! after those that its devices stand on.
+//! snapshots, so that nothing writes to the origin any more when they are deleted; and a server is
+//! recovered after the servers that its devices stand on.
 
 use std::collections::BTreeSet;
 
-/// What the order depends on, of a device or of a whole server.
+/// The properties of a device, or of a whole server, that the order depends on.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Part {
-    /// Numbers of its devices.
+    /// The ids of its devices.
     pub ids: BTreeSet<u32>,
-    /// Numbers of the devices that it stands on.
+    /// The ids of the devices that it stands on.
     pub below: BTreeSet<u32>,
-    /// The server that it belongs to, by its place in some list.
+    /// The server of the device, as an index into the caller's list.
     pub server: usize,
     pub is_origin: bool,
 }
 
 impl Part {
-    /// Whether it stands on the other one.
+    /// Whether this part stands on `other`.
     pub fn stands_on(&self, other: &Part) -> bool {
         !self.below.is_disjoint(&other.ids)
     }
 
-    /// Whether the other one is a snapshot of it.
+    /// Whether `other` is a snapshot of this origin.
     pub fn is_origin_of(&self, other: &Part) -> bool {
         self.server == other.server && self.is_origin && !other.is_origin
     }
 }
 
-/// The places of devices in the order in which they are deleted: from the top down.
+/// The indexes of devices in the order of their deletion: from the top down.
 pub(super) fn deletion(parts: &[Part]) -> Vec<usize> {
     let must_wait = |one: usize, other: usize| parts[other].stands_on(&parts[one]);
     let should_wait = |one: usize, other: usize| {
@@ -41,13 +41,13 @@ pub(super) fn deletion(parts: &[Part]) -> Vec<usize> {
     order(parts.len(), must_wait, should_wait)
 }
 
-/// The places of servers in the order in which they are recovered: from the bottom up.
+/// The indexes of servers in the order of their recovery: from the bottom up.
 pub(super) fn recovery(parts: &[Part]) -> Vec<usize> {
     order(parts.len(), |one, other| parts[one].stands_on(&parts[other]), |_, _| false)
 }
 
-/// All places from 0, each after those it must wait for, and after those it should wait for where
-/// both cannot be had. Places that wait for each other come last, as they stand.
+/// All indexes from 0, each after those it must wait for, and after those it should wait for unless
+/// the two conflict. Indexes that wait for each other come last, in their given order.
 fn order(
     count: usize,
     must_wait: impl Fn(usize, usize) -> bool,
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_stack_goes_from_the_top_down() {
-        // A snapshot, a snapshot of it, a mirror on that: whatever their numbers are.
+        // A snapshot, a snapshot of that one, a mirror on the latter; their ids do not matter.
         let parts = [part(5, &[], 0, false), part(2, &[5], 1, false), part(3, &[2], 2, false)];
         assert_eq!(deletion(&parts), [2, 1, 0]);
         let parts = [part(3, &[2], 0, false), part(2, &[5], 1, false), part(5, &[], 2, false)];
@@ -129,7 +129,7 @@ mod tests {
         for order in [deletion(&parts), recovery(&parts)] {
             assert_eq!(order.iter().copied().collect::<BTreeSet<_>>(), BTreeSet::from([0, 1, 2]));
         }
-        // What is not in the circle does not wait for it in vain.
+        // A device outside the circle is not held up by it.
         assert_eq!(deletion(&parts)[0], 2);
     }
 }

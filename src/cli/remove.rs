@@ -1,8 +1,8 @@
-//! `del` and `recover`: the end of devices, and a new server for those whose own has died.
+//! `del` and `recover`: the deletion of devices, and a new server for those whose own has died.
 //!
 //! Rules kept here: a device is touched only after its cookie has been compared, because its number
-//! may be another device's by now; what fails keeps nothing from being done that does not depend on
-//! it, and has a line of its own.
+//! may be another device's by now; a failure stops only the work that depends on it, and has a line
+//! of its own.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -46,7 +46,7 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
                     device.name
                 )))
             }
-            // It would be written without them.
+            // The origin would be written without its snapshot.
             (_, Some(origin)) => {
                 let origin = &doomed[*origin].device.name;
                 Err(Failure::from(format!(
@@ -69,7 +69,7 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
     verdict(problems)
 }
 
-/// Settles what a dead server has left none of whose devices is there, and removes its files.
+/// Completes what a dead server has left if none of its devices exists, and removes its files.
 fn del_stale(rundir: &RunDir, key: &str) -> Vec<Reason> {
     let settle = || {
         let _lock = rundir.lock_family(key, "del")?;
@@ -86,7 +86,7 @@ fn del_stale(rundir: &RunDir, key: &str) -> Vec<Reason> {
     settle().unwrap_or_else(|why| vec![why])
 }
 
-/// The devices that are meant, each once, and what is wrong with the words.
+/// The devices to delete, each once, and what is wrong with the words.
 fn doomed(known: &Known, words: &[String], all: bool) -> (Vec<Doomed>, Vec<Reason>) {
     let mut problems = if all { known.problems.clone() } else { Vec::new() };
     let everything = if all { known.devices() } else { Vec::new() };
@@ -114,7 +114,7 @@ fn doomed(known: &Known, words: &[String], all: bool) -> (Vec<Doomed>, Vec<Reaso
 fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Result<(), Reason> {
     must_answer(device)?;
     let id = device.id;
-    // Whatever happens to this family, commands on others are not kept waiting.
+    // Whatever happens to this family, commands on other families do not wait.
     let _lock = rundir.lock_family(key, "del")?;
     let gone = || format!("/dev/ublkb{id}: it has just been deleted by another command");
     match rundir.server(key).ok_or_else(gone)? {
@@ -139,7 +139,7 @@ fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Re
     }
 }
 
-/// Deletes a device whose server has died. What waits for it gets errors.
+/// Deletes a device whose server has died. I/O that waits for the device fails.
 fn del_orphan(
     rundir: &RunDir,
     key: &str,
@@ -159,7 +159,7 @@ fn del_orphan(
         return Ok(());
     };
     let device = state.devices.remove(at);
-    // Those that another program has deleted stay in the file: the origin's next server must know
+    // Devices that another program has deleted stay in the file: the origin's next server must know
     // of them.
     let mut left = Vec::new();
     for device in &state.devices {
@@ -167,8 +167,8 @@ fn del_orphan(
             left.push(device.clone());
         }
     }
-    // Before it is gone: a device that stays will be served again, and change what this one would
-    // have shown.
+    // Recorded before the device is deleted: the devices that stay will be served again, and change
+    // what this device would have shown.
     server::record_left_behind(rundir, key, &device, &left)?;
     // If its number is another device's by now, there is nothing left to delete.
     apart::delete_apart(id, device.cookie)?;
@@ -181,7 +181,7 @@ fn del_orphan(
         let problems: Vec<Reason> = own.into_iter().chain(others).collect();
         return Failure::all(problems).map_or(Ok(()), Err);
     }
-    // What nothing else tells of stays in the file.
+    // What is recorded nowhere else stays in the file.
     let saved = if is_owed { Ok(()) } else { rundir.rewrite_state(key, &state) };
     Failure::all(own.into_iter().chain(saved.err()).collect()).map_or(Ok(()), Err)
 }
@@ -254,7 +254,7 @@ pub(super) fn recover_in_foreground(
     process::foreground(&rundir, &family.key, Command::Recover(devices), lock, done)
 }
 
-/// Has a living server take over a device that it has left out, and keeps that.
+/// Has a living server take over a device that it left out, and keeps that device.
 fn keep_left_out(
     rundir: &RunDir,
     key: &str,
@@ -267,15 +267,15 @@ fn keep_left_out(
     keep::keep(rundir, key, left_out.device(), &signals, lock)
 }
 
-/// A mirror as it was added, but for the leg that is right: which one was named then says nothing
-/// about now.
+/// The device with `source` as the leg that is right: a leg that was named when the mirror was
+/// added is no longer valid as the source.
 fn with_source(mut device: DeviceState, source: Option<&Path>) -> Result<DeviceState, Reason> {
     let source = source.map(|source| place_of(&device.spec.table, source)).transpose();
     device.spec.source = source.map_err(|why| why.context(&device.name))?;
     Ok(device)
 }
 
-/// Starts a new server for every family of the chosen devices whose own has died.
+/// Starts a new server for every family of the chosen devices whose server has died.
 pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Result<(), Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
@@ -283,7 +283,7 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
     let mut chosen = Vec::new();
     for word in words {
         match known.find(word) {
-            // One whose server hangs is not served, and cannot be taken over.
+            // A device whose server hangs is not served, and cannot be taken over.
             Ok((_, device)) => match must_answer(device) {
                 Ok(()) => chosen.push(device.device()),
                 Err(why) => problems.push(why),
@@ -306,7 +306,7 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
     verdict(problems)
 }
 
-/// A server's devices as one.
+/// A server's devices as one part.
 fn part_of(family: &Family) -> Part {
     let disks: Vec<(u32, u32)> =
         family.devices.iter().flat_map(|device| device.disks.clone()).collect();
@@ -314,8 +314,8 @@ fn part_of(family: &Family) -> Part {
     Part { ids, below: ublk_devices_below(&disks), ..Part::default() }
 }
 
-/// Starts a new server for a family if its own has died; or has the one that lives take over the
-/// devices that were left out when it was started. Returns what could not be done.
+/// Starts a new server for a family if its own has died; or has the living one take over the
+/// devices that were left out at its start. Returns what could not be done.
 fn recover_family(
     rundir: &RunDir,
     family: &Family,
@@ -326,7 +326,7 @@ fn recover_family(
     if left_out.is_empty() && !family.devices.is_empty() {
         return Vec::new();
     }
-    // Whatever happens to this family, commands on others are not kept waiting.
+    // Whatever happens to this family, commands on other families do not wait.
     let _lock = match rundir.lock_family(key, "recover") {
         Ok(lock) => lock,
         Err(why) => return vec![why],
@@ -343,8 +343,8 @@ fn recover_family(
     if family.devices.is_empty() {
         return gone::forget(rundir, key, &state.devices, Vec::new()).problems;
     }
-    // Those that another program has deleted as well: what became of a snapshot matters to its
-    // origin's server.
+    // Devices that another program has deleted are included: the origin's server must know what
+    // became of a snapshot.
     let devices = state.devices.into_iter();
     let devices: Vec<DeviceState> =
         match devices.map(|device| with_source(device, source)).collect() {

@@ -55,7 +55,7 @@ pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
     verdict(problems)
 }
 
-/// Prints a line of every device of which one can be said.
+/// Prints a line for every device whose server answers.
 pub(super) fn lines(
     words: &[String],
     line: impl Fn(&DeviceReport) -> String,

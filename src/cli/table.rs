@@ -1,9 +1,9 @@
-//! What a command line says about a device as its table: flags and device-mapper's lines come to
-//! the same.
+//! The table of a device as a command line describes it: flags and device-mapper's lines both
+//! become a `DeviceSpec`.
 //!
 //! Rule kept here: a table is complete before a server sees it. What flags leave open (the length,
 //! a region size) is measured on the disks now, so that a later server makes the same device again,
-//! whatever has become of the disks.
+//! even if the disks have changed.
 
 use std::path::Path;
 
@@ -19,8 +19,8 @@ use crate::protocol::{DeviceOptions, DeviceSpec};
 use crate::storage::word::{absolute, device_of, leg_of};
 use crate::storage::{Access, Claim, OpenDisk};
 
-/// Unit of the dirty log unless the user says otherwise, 512 KiB: a recovery after a crash is
-/// short, and a log of 4 KiB serves 12 GiB.
+/// The default region size, 512 KiB: recovery after a crash is short, and a dirty log of 4 KiB
+/// serves 12 GiB.
 const DEFAULT_REGION: Sectors = Sectors(1024);
 
 /// A device as the flags of `add` describe it.
@@ -60,7 +60,7 @@ pub(super) fn of_line(
     let table = Table::parse_table(line).map_err(|error| wrong_usage(error.to_string()))?;
     let table = table.with_devices(|word| absolute(&device_of(word)))?;
     let source = source.map(|source| place_of(&table, source)).transpose()?;
-    // Device-mapper's users see in the status that a snapshot is invalid, and need its device to
+    // Users of device-mapper see in the status that a snapshot is invalid, and need its device to
     // activate the others.
     Ok(DeviceSpec { degraded: true, allow_invalid: true, ..spec(table, common, source) })
 }
@@ -85,14 +85,14 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
     }
 }
 
-/// What a default depends on.
+/// The properties of a disk that defaults depend on.
 struct Measured {
     len: Sectors,
     block: Sectors,
 }
 
 impl Measured {
-    /// Looks at a disk that may have other users.
+    /// Measures a disk, which may have other users.
     fn of(path: &str) -> Result<Measured, Failure> {
         let disk = OpenDisk::open(path, Access::ReadOnly, Claim::Shared)
             .map_err(|error| error.to_string())?;
@@ -116,7 +116,7 @@ fn snapshot(add: &args::Snapshot) -> Result<Table, Failure> {
     let (store, chunk_size) = match add.store {
         args::Store::Persistent => (StoreType::Persistent { overflow }, chunk_size),
         args::Store::Transient => {
-            // No store on the COW could say.
+            // There is no store on the COW that records a chunk size.
             let block = measured.block.0.max(Measured::of(&cow)?.block.0);
             let default = ChunkSize::from_sectors(DEFAULT_CHUNK_SECTORS.max(block));
             (StoreType::Transient { overflow }, chunk_size.or(default))
@@ -174,7 +174,7 @@ fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
     Ok(Table { len, params: TargetParams::Mirror(params) })
 }
 
-/// The longest mirror that every leg has room for, and the largest block among them.
+/// The longest mirror that every leg has room for, and the largest block size among the legs.
 fn fitting(legs: &[Leg]) -> Result<(Sectors, Sectors), Failure> {
     let measured =
         legs.iter().map(|leg| Measured::of(&leg.device)).collect::<Result<Vec<_>, _>>()?;
@@ -192,7 +192,7 @@ fn fitting(legs: &[Leg]) -> Result<(Sectors, Sectors), Failure> {
     Ok((Sectors(len), block))
 }
 
-/// The place of the leg that `--source` names.
+/// The index of the leg that `--source` names.
 pub(super) fn place_of(table: &Table, source: &Path) -> Result<usize, Failure> {
     let TargetParams::Mirror(Mirror { legs, .. }) = &table.params else {
         return Err(wrong_usage("--source names a leg of a mirror, and the table has none"));

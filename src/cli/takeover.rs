@@ -1,9 +1,9 @@
-//! `--foreground` for devices that wait for a server: this process becomes that, or has the one
-//! that lives take them over.
+//! `--foreground` for devices that wait for a server: this process becomes their server, or has the
+//! living one take them over.
 //!
-//! Rule kept here: the command succeeds only if every device that it names is served. One that
-//! cannot be opened is found out before any other is touched: those go on waiting, for a `recover`
-//! that brings back what can be.
+//! Rule kept here: the command succeeds only if every device that it names is served. A device that
+//! cannot be opened is found before any other is touched: the others go on waiting, for a `recover`
+//! that brings back as many as it can.
 
 use std::os::unix::net::UnixStream;
 
@@ -19,8 +19,8 @@ use crate::rundir::journal::owner::Owner;
 use crate::storage::{Access, Claim, OpenDisk, content, ublk_devices_below};
 use crate::ublk::{Control, DeviceState as DiskState, device};
 
-/// Refuses disks that stand on a device whose server has died: it would not answer whoever reads
-/// it.
+/// Refuses disks that stand on a device whose server has died: reads of such a disk are not
+/// answered.
 pub(super) fn refuse_waiting(disks: &[(u32, u32)]) -> Result<(), Reason> {
     let below = ublk_devices_below(disks);
     if below.is_empty() {
@@ -36,21 +36,21 @@ pub(super) fn refuse_waiting(disks: &[(u32, u32)]) -> Result<(), Reason> {
     Ok(())
 }
 
-/// All disks of some devices.
+/// The disks of all these devices.
 pub(super) fn disks_of(devices: &[DeviceState]) -> Vec<(u32, u32)> {
     devices.iter().flat_map(|device| device.disks.clone()).collect()
 }
 
-/// Finds out whether a device that waits can be taken over, as far as that can be known beforehand.
-/// Nothing is changed: once its family has a server without it, its origin may be written, and it
-/// is recorded as lost.
+/// Checks, as far as possible beforehand, that a waiting device can be taken over. Nothing is
+/// changed: once its family has a server without it, its origin may be written, and the device is
+/// recorded as lost.
 pub(super) fn judge(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason> {
     let DeviceState { id, cookie, name, spec, .. } = device;
     let mut control = Control::open().map_err(|error| error.to_string())?;
     let judged =
         refuse_unless_waiting(&mut control, *id, *cookie).and_then(|()| match &spec.table.params {
             TargetParams::Snapshot(snapshot) => judge_cow(rundir, snapshot),
-            // Where an origin or a mirror cannot be opened, nothing of its family can.
+            // If an origin or a mirror cannot be opened, neither can the rest of its family.
             _ => Ok(()),
         });
     judged.map_err(|why| why.context(format!("{name}: not recovered, and nothing else with it")))
@@ -66,7 +66,7 @@ fn refuse_unless_waiting(control: &mut Control, id: u32, cookie: u64) -> Result<
     }
 }
 
-/// Whether a snapshot's COW is there, and no journal that may be its own has to be asked for first.
+/// Checks that the COW is there, and that no journal that may be its own needs a decision first.
 fn judge_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
     let cow = OpenDisk::open(&snapshot.cow, Access::ReadOnly, Claim::Shared)
         .map_err(|error| error.to_string())?;
@@ -79,8 +79,8 @@ fn judge_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
     find::find(rundir.path(), &cow, &owner, Purpose::GoOn).map(drop)
 }
 
-/// Makes sure that a living server serves a device of its family: one that it has left out is taken
-/// over now.
+/// Makes sure that a living server serves a device of its family: a device that it left out is
+/// taken over now.
 pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), Failure> {
     let mut control = Control::open().map_err(|error| error.to_string())?;
     if is_served(&mut control, wanted)? {
@@ -96,8 +96,8 @@ pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), 
     }
 }
 
-/// Takes the answer of a server that was to take devices over. What could not be done for others is
-/// said, and they wait; the command fails if one of `wanted` is not served.
+/// Handles the reply of a server that was to take over devices. Problems of other devices are
+/// logged, and those devices wait; the command fails if one of `wanted` is not served.
 pub(super) fn taken_over(reply: Reply, wanted: &[DeviceState]) -> Result<(), Failure> {
     let problems = match reply {
         Reply::Recovered { problems } => problems,
@@ -114,13 +114,13 @@ pub(super) fn taken_over(reply: Reply, wanted: &[DeviceState]) -> Result<(), Fai
     Ok(())
 }
 
-/// Whether users of a device have their requests answered.
+/// Whether requests to a device are answered.
 fn is_served(control: &mut Control, device: &DeviceState) -> Result<bool, Reason> {
     Ok(device::ours(control, device.id, device.cookie)?
         .is_some_and(|info| info.state == DiskState::Live))
 }
 
-/// What a server has said of a device that it could not take over.
+/// The reason that a server reported for a device that it could not take over.
 fn reason_of(problems: &[Reason], name: &str) -> Reason {
     let of_it = problems
         .iter()

@@ -1,4 +1,4 @@
-//! What a command prints for people: results on stdout, bars where there is a terminal.
+//! What a command prints for people: results on stdout, progress bars on a terminal.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -8,8 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
 
-/// stdout, where a reader that has gone away (EPIPE) is no failure: `ublk-dm list | head -1` is
-/// done. Anything else that keeps the result from being written is one.
+/// stdout, where a reader that has gone away (EPIPE) is not a failure: `ublk-dm list | head -1` has
+/// succeeded. Any other error that keeps the result from being written is a failure.
 pub struct Stdout(io::StdoutLock<'static>);
 
 /// Opens stdout for a result.
@@ -17,7 +17,7 @@ pub fn stdout() -> Stdout {
     Stdout(io::stdout().lock())
 }
 
-/// Takes a reader that has gone away for one that has read everything.
+/// Treats a reader that has gone away as one that has read everything.
 fn unless_reader_left<T>(result: io::Result<T>, all: T) -> io::Result<T> {
     match result {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(all),
@@ -42,15 +42,15 @@ pub fn print_text(text: &str) -> Result<(), Failure> {
     written.map_err(|error| format!("cannot write the result to stdout: {error}").into())
 }
 
-/// A line on stdout.
+/// Prints a line to stdout.
 pub fn print(line: &str) -> Result<(), Failure> {
     print_text(&format!("{line}\n"))
 }
 
-/// Says why a command fails, in one line on stderr.
+/// Reports why a command fails, in one line on stderr.
 ///
-/// What a user has written may stand in it: characters that a terminal would act on are escaped.
-/// If stderr cannot be written, the exit code still says that the command failed.
+/// The line may contain user input: characters that a terminal would act on are escaped. If stderr
+/// cannot be written, the exit code still says that the command failed.
 pub fn complain(why: impl Display) {
     let line: String = one_line(&why.to_string());
     drop(writeln!(io::stderr(), "ublk-dm: {line}"));
@@ -69,7 +69,7 @@ pub fn one_line(message: &str) -> String {
     line
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar on a terminal, a hidden one elsewhere.
 pub fn progress_bar(total: Sectors) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -1,4 +1,4 @@
-//! `wait`: until something happens to a device, or until a mirror is in sync.
+//! `wait`: for the next event of a device, or until a mirror is in sync.
 
 use std::thread::sleep;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::terminal::{print, progress_bar};
 use crate::failure::Failure;
 use crate::protocol::{Command, Reply};
 
-/// How often a recovery is looked at: a bar that moves, and nothing that its server would feel.
+/// How often a recovery is polled: the bar moves, and the load on the server is negligible.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Waits for the next event.
@@ -22,7 +22,7 @@ pub(super) fn event(word: &str, events: Option<u32>) -> Result<(), Failure> {
     }
 }
 
-/// Waits until a mirror is in sync. Fails when its recovery has ended and it is not.
+/// Waits until a mirror is in sync. Fails if recovery has ended before that.
 pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
     let words = [word.to_owned()];
     let rundir = open_rundir()?;

@@ -3,7 +3,7 @@
 use super::log::Log;
 use super::store::Store;
 
-/// What an image was recognised as, with what `dump` needs to go through it once more.
+/// What an image was recognised as, with what `dump` needs to read it again.
 pub(super) enum Content<'a> {
     /// A snapshot's exception store.
     Store(Store<'a>),

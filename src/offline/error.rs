@@ -1,4 +1,4 @@
-//! Why there is no verdict about an image, in one line for its user.
+//! Why there is no verdict about an image, in one line for the user.
 
 use std::fmt;
 use std::io;
@@ -13,16 +13,16 @@ pub(crate) enum Error {
         /// The system's reason.
         source: io::Error,
     },
-    /// A directory, pipe or character device.
+    /// The path names a directory, pipe or character device.
     NotStorage {
-        /// What was named.
+        /// The path.
         path: String,
     },
     /// An image could not be read.
     Read {
         /// The image.
         path: String,
-        /// Where.
+        /// The offset of the failed read.
         offset_bytes: u64,
         /// The system's reason.
         source: io::Error,

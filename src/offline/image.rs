@@ -1,4 +1,4 @@
-//! A block device or image file, opened for reading and nothing else.
+//! A block device or image file, opened for reading only.
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom};
@@ -7,12 +7,12 @@ use std::path::Path;
 
 use super::error::Error;
 
-/// How much is read at once; small areas are read whole.
+/// How much is read at once; small areas are read in one piece.
 const PIECE_BYTES: usize = 256 * 1024;
-/// How much is read first: terminators come early.
+/// The size of the first read: terminators come early.
 const FIRST_PIECE_BYTES: usize = 4096;
 
-/// Something to read from, and its size.
+/// An open image, and its size.
 pub(super) struct Image {
     file: File,
     path: String,
@@ -20,8 +20,8 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Opens a block device or a regular file. The kind is looked at first, because opening a pipe
-    /// would wait.
+    /// Opens a block device or a regular file. The file type is checked first, because opening a
+    /// pipe would block.
     pub(super) fn open(path: &Path) -> Result<Image, Error> {
         let name = path.display().to_string();
         let failed = |source| Error::Open { path: name.clone(), source };
@@ -30,28 +30,28 @@ impl Image {
             return Err(Error::NotStorage { path: name });
         }
         let mut file = File::open(path).map_err(failed)?;
-        // The end of a block device is not in its metadata.
+        // The metadata of a block device does not contain its size.
         let size_bytes = file.seek(SeekFrom::End(0)).map_err(failed)?;
         Ok(Image { file, path: name, size_bytes })
     }
 
-    /// The name it was opened under.
+    /// The path under which the image was opened.
     pub(super) fn path(&self) -> &str {
         &self.path
     }
 
-    /// Its size.
+    /// The size of the image.
     pub(super) fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
 
-    /// Reads exactly as much as `bytes` takes.
+    /// Fills `bytes` from `offset_bytes` on.
     pub(super) fn read(&self, offset_bytes: u64, bytes: &mut [u8]) -> Result<(), Error> {
         let failed = |source| Error::Read { path: self.path.clone(), offset_bytes, source };
         self.file.read_exact_at(bytes, offset_bytes).map_err(failed)
     }
 
-    /// The first bytes; `None` if there are not that many.
+    /// The first `N` bytes; `None` if the image is shorter.
     pub(super) fn first_bytes<const N: usize>(&self) -> Result<Option<[u8; N]>, Error> {
         let mut bytes = [0; N];
         if self.size_bytes < N as u64 {
@@ -61,9 +61,9 @@ impl Image {
         Ok(Some(bytes))
     }
 
-    /// Reads a range piece by piece, as far as the image goes and until `visit` (position, bytes)
-    /// has seen enough. Every piece but the last is a multiple of 4096 bytes long, so records are
-    /// never cut.
+    /// Reads a range piece by piece, up to the end of the image or until `visit` (position, bytes)
+    /// returns [`Progress::Enough`]. The length of every piece but the last is a multiple of 4096
+    /// bytes, so no record is split.
     pub(super) fn read_pieces(
         &self,
         start_bytes: u64,
@@ -87,14 +87,14 @@ impl Image {
     }
 }
 
-/// Takes a piece: where it starts, and its bytes.
+/// Receives a piece: its start, and its bytes.
 pub(super) type Visit<'a> = dyn FnMut(u64, &[u8]) -> Result<Progress, Error> + 'a;
 
 /// Whether to go on reading.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// The next piece, please.
+    /// Read the next piece.
     More,
-    /// The rest does not matter.
+    /// The rest is not needed.
     Enough,
 }

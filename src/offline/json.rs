@@ -15,12 +15,12 @@ use super::log::Log;
 use super::report::Report;
 use super::store::Store;
 
-/// Prints what `check` found.
+/// Prints the result of `check`.
 pub(super) fn check(report: &Report, out: &mut dyn Write) -> Result<(), Error> {
     print(report, &RefCell::new(None), out)
 }
 
-/// Prints what `dump` found: the same with `areas` of a store or `dirty` runs of a log.
+/// Prints the result of `dump`: `check`'s, with `areas` of a store or `dirty` runs of a log.
 pub(super) fn dump(
     report: &Report,
     content: &Content<'_>,
@@ -40,7 +40,7 @@ pub(super) fn dump(
     print(&Dump { report, areas, dirty }, &failed, out)
 }
 
-/// Why reading failed in the middle of an object, which its serialiser cannot carry.
+/// The read error in the middle of an object, which the serializer cannot carry.
 type Failure = RefCell<Option<Error>>;
 
 fn print(value: &impl Serialize, failed: &Failure, out: &mut dyn Write) -> Result<(), Error> {
@@ -138,7 +138,7 @@ fn stream<S: Serializer, T: Serialize>(
     let done = read(&mut |element| {
         list.serialize_element(&element).map_err(|error| {
             broken = Some(error);
-            // Only stops the reading; the reason is the one just kept.
+            // Only stops the read; the reason is in `broken`.
             Error::Output(io::ErrorKind::Other.into())
         })
     });

@@ -1,4 +1,4 @@
-//! Judging and showing a mirror's dirty log. Its format is the data path's,
+//! Judges and shows a mirror's dirty log. The data path defines its format, in
 //! `dm_targets::mirror::format`.
 
 use dm_targets::mirror::format::{
@@ -77,7 +77,7 @@ pub(super) fn examine<'a>(image: &'a Image, report: &mut Report) -> Result<Optio
 }
 
 impl Log<'_> {
-    /// Goes through the bits in words of 64 regions, with the first region of each.
+    /// Visits the bits in words of 64 regions, with the first region of each word.
     fn words(&self, visit: &mut dyn FnMut(u64, u64) -> Result<(), Error>) -> Result<(), Error> {
         let len_bytes = bitset_bytes(self.regions);
         let mut first_region = 0;
@@ -92,7 +92,7 @@ impl Log<'_> {
         })
     }
 
-    /// The bits of a word that belong to regions.
+    /// A mask of the bits of a word that belong to regions.
     fn mask(&self, first_region: u64) -> u64 {
         match self.regions.saturating_sub(first_region) {
             64.. => u64::MAX,
@@ -100,7 +100,7 @@ impl Log<'_> {
         }
     }
 
-    /// Counts clean and dirty regions, and returns the set bits after the last region.
+    /// Counts clean and dirty regions, and returns the number of bits set after the last region.
     fn count(&self, report: &mut LogReport) -> Result<u64, Error> {
         let (mut clean, mut padding) = (0, 0);
         self.words(&mut |first_region, word| {
@@ -114,7 +114,7 @@ impl Log<'_> {
         Ok(padding)
     }
 
-    /// Goes through the runs of dirty regions in order.
+    /// Visits the runs of dirty regions in order.
     pub(super) fn dirty_runs(
         &self,
         visit: &mut dyn FnMut(DirtyRun) -> Result<(), Error>,

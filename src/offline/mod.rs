@@ -1,9 +1,9 @@
 //! `check` and `dump`: what a COW device or a mirror's log holds, without a server, ublk or root.
 //!
-//! The image is opened for reading only and is never written. Everything in it may be hostile:
-//! nothing found in it sizes an allocation, scans stop at terminators and at the device's end, and
+//! The image is opened for reading only and is never written. Everything in it may be hostile: no
+//! value found in it sizes an allocation, scans stop at terminators and at the device's end, and
 //! each list has a named limit ([`report`], [`unique`]). A device that a server is using may change
-//! while it is read; its faults then mean nothing.
+//! while it is read; faults found then mean nothing.
 //!
 //! The facts about the formats are in `dm_targets::snapshot::format` and, for the log, in [`log`].
 //! Whether the chunk size fits the block sizes of the disks is left to `add`, which knows both
@@ -34,23 +34,23 @@ use store::Store;
 
 pub(crate) use error::Error;
 
-/// What to look at, and how to say it.
+/// What to examine, and in which form to report it.
 pub(crate) struct Request<'a> {
     /// The COW device, mirror log or image file.
     pub(crate) path: &'a Path,
-    /// The origin, whose size bounds the records of a snapshot store; without it only absurd ones
-    /// are found.
+    /// The origin, whose size bounds the records of a snapshot store; without it only absurd
+    /// records are found.
     pub(crate) origin: Option<&'a Path>,
     /// One JSON object instead of text.
     pub(crate) json: bool,
 }
 
-/// What the structure was found to be.
+/// The verdict on a structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nothing is wrong with it.
+    /// The structure has no fault.
     Good,
-    /// Something is, and was printed.
+    /// The structure has faults, which were printed.
     Bad,
 }
 
@@ -67,7 +67,7 @@ impl Verdict {
 /// [`check`] or [`dump`].
 pub(crate) type Verb = fn(&Request<'_>, &mut dyn Write) -> Result<Verdict, Error>;
 
-/// Checks the structure and prints what was found.
+/// Checks the structure and prints the result.
 ///
 /// # Errors
 /// The image or the origin cannot be read, or the result cannot be written.
@@ -80,7 +80,7 @@ pub(crate) fn check(request: &Request<'_>, out: &mut dyn Write) -> Result<Verdic
     )
 }
 
-/// Prints everything the structure holds, as far as it can be read, and what is wrong with it.
+/// Prints everything that the structure holds, as far as it can be read, and its faults.
 ///
 /// # Errors
 /// The image or the origin cannot be read, or the result cannot be written.
@@ -147,8 +147,8 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
     Ok((report.judged(), content))
 }
 
-/// Names what is there instead of a store, if it is known. The remains of a file system may lie
-/// behind a wiped header.
+/// Names what is on the image instead of a store, if its signature is known. The remains of a file
+/// system may lie behind a wiped header.
 fn looks_like(image: &Image) -> Result<String, Error> {
     let found =
         signature::find(|offset_bytes, bytes| image.read(offset_bytes, bytes), image.size_bytes())?;
@@ -157,7 +157,7 @@ fn looks_like(image: &Image) -> Result<String, Error> {
     }))
 }
 
-/// A header that cannot be used: both of its faults are told, although one would do.
+/// Reports an unusable header: both of its faults, although one would do.
 fn bad_header(first: &[u8; HEADER_BYTES], error: HeaderError, more: &str, report: &mut Report) {
     let header = Header::decode(first);
     if let Some(header) = header {

@@ -1,7 +1,7 @@
-//! What `check` and `dump` found: one structure that text and JSON are made from.
+//! The result of `check` and `dump`: one structure that text and JSON are made from.
 //!
-//! In JSON sizes are bytes, unknown is `null` and an empty list is `[]`; keys may be added, never
-//! renamed.
+//! In JSON, sizes are in bytes, an unknown value is `null` and an empty list is `[]`; keys may be
+//! added, never renamed.
 
 use std::borrow::Cow;
 
@@ -11,12 +11,12 @@ use serde::Serialize;
 
 use super::image::Image;
 
-/// Most violations that are listed; all are counted.
+/// How many violations are listed at most; all are counted.
 pub(super) const MAX_LISTED_VIOLATIONS: usize = 1000;
-/// Most holes that are listed; all are counted.
+/// How many holes are listed at most; all are counted.
 pub(super) const MAX_LISTED_HOLES: usize = 1000;
 
-/// Everything that was found.
+/// The whole result.
 #[derive(Serialize)]
 pub(super) struct Report {
     version: u32,
@@ -33,17 +33,17 @@ pub(super) struct Report {
     pub(super) findings: Findings,
 }
 
-/// What is wrong, and what is odd.
+/// Violations and warnings.
 #[derive(Default, Serialize)]
 pub(super) struct Findings {
-    /// How many violations there are, listed or not.
+    /// The number of violations, listed or not.
     pub(super) violations_total: u64,
     pub(super) violations: Vec<Finding>,
-    /// What the kernel and this program live with.
+    /// Faults that the kernel and this program tolerate.
     pub(super) warnings: Vec<Finding>,
 }
 
-/// One thing that is wrong, and where.
+/// One fault, and its position.
 #[derive(Serialize)]
 pub(super) struct Finding {
     pub(super) kind: Kind,
@@ -53,7 +53,7 @@ pub(super) struct Finding {
     pub(super) message: Cow<'static, str>,
 }
 
-/// What can be wrong.
+/// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
@@ -82,17 +82,17 @@ pub(super) enum Kind {
 #[derive(Serialize)]
 pub(super) struct StoreReport {
     pub(super) header: HeaderReport,
-    /// Which store it is and whose; `null` if the kernel has made it.
+    /// The store's id and origin; `null` if the kernel made the store.
     pub(super) identity: Option<IdentityReport>,
-    /// `null` from here on when the header cannot be used.
+    /// `null` when the header cannot be used.
     pub(super) contents: Option<StoreContents>,
 }
 
-/// What a store says of itself in bytes that the kernel leaves alone.
+/// What a store records about itself, in bytes that the kernel leaves alone.
 #[derive(Serialize)]
 pub(super) struct IdentityReport {
     pub(super) store_id: String,
-    /// The origin that it was made for, by a name that lasts; `null` if that has none.
+    /// The lasting name of the origin that the store was made for; `null` if it has none.
     pub(super) origin: Option<String>,
     /// The origin's size at that time.
     pub(super) origin_size_bytes: u64,
@@ -108,7 +108,7 @@ impl IdentityReport {
     }
 }
 
-/// The header's words.
+/// The words of the header.
 #[derive(Serialize)]
 pub(super) struct HeaderReport {
     pub(super) valid: bool,
@@ -118,13 +118,13 @@ pub(super) struct HeaderReport {
     pub(super) chunk_size_bytes: u64,
 }
 
-/// What the areas say.
+/// The content of the areas.
 #[derive(Serialize)]
 pub(super) struct StoreContents {
     /// Whole chunks on the COW.
     pub(super) chunks: u64,
     pub(super) records_per_area: u64,
-    /// Areas that were read, the one that takes the next record included.
+    /// Areas that were read, including the one that takes the next record.
     pub(super) areas: u64,
     pub(super) records: u64,
     /// Records in the last area.
@@ -140,11 +140,11 @@ pub(super) struct StoreContents {
     pub(super) origin: Option<OriginReport>,
 }
 
-/// Data chunks below the next free one that no record names: lost, but harmless.
+/// Data chunks below the next free one that no record uses: lost, but harmless.
 #[derive(Default, Serialize)]
 pub(super) struct Holes {
     pub(super) chunks: u64,
-    /// `null` when there are too many records to list the holes between them; cut at a limit.
+    /// `null` when there are too many records to list the holes; cut at a limit.
     pub(super) ranges: Option<Vec<HoleRange>>,
 }
 
@@ -162,9 +162,9 @@ pub(super) struct StaleTail {
     pub(super) area: u64,
     /// The first record that is not zero.
     pub(super) index: u64,
-    /// Where it starts.
+    /// The offset of that record.
     pub(super) offset_bytes: u64,
-    /// Records that would count if the terminator were overwritten.
+    /// Records that would be valid if the terminator were overwritten.
     pub(super) records: u64,
 }
 
@@ -184,20 +184,20 @@ pub(super) struct LogReport {
     pub(super) regions: Option<u64>,
     pub(super) clean_regions: Option<u64>,
     pub(super) dirty_regions: Option<u64>,
-    /// The legs that it names, in the table's order; `null` if none has ever failed or been changed
-    /// by ublk-dm.
+    /// The legs that the log names, in the table's order; `null` if no leg has ever failed or been
+    /// changed by ublk-dm.
     pub(super) legs: Option<Vec<LegReport>>,
 }
 
-/// What a dirty log says of a leg.
+/// What a dirty log records about a leg.
 #[derive(Serialize)]
 pub(super) struct LegReport {
-    /// It missed something, and is not recovered from.
+    /// The leg missed a write, and is not a source of recovery.
     pub(super) stale: bool,
 }
 
 impl Report {
-    /// A report about nothing yet.
+    /// An empty report.
     pub(super) fn new(image: &Image) -> Report {
         Report {
             version: 1,
@@ -226,7 +226,7 @@ impl Report {
         self.mirror_log = Some(log);
     }
 
-    /// The report with its verdict, its violations in the order in which they lie on the device.
+    /// The report with its verdict, its violations sorted by their offset on the device.
     pub(super) fn judged(mut self) -> Report {
         self.good = self.findings.violations_total == 0;
         self.findings.violations.sort_by_key(|finding| finding.offset_bytes);
@@ -235,12 +235,12 @@ impl Report {
 }
 
 impl Findings {
-    /// Notes a violation that belongs to no record.
+    /// Adds a violation that belongs to no record.
     pub(super) fn violation(&mut self, kind: Kind, offset_bytes: Option<u64>, message: String) {
         self.add(Finding { kind, area: None, index: None, offset_bytes, message: message.into() });
     }
 
-    /// Notes a violation.
+    /// Adds a violation.
     pub(super) fn add(&mut self, finding: Finding) {
         self.violations_total += 1;
         if self.violations.len() < MAX_LISTED_VIOLATIONS {
@@ -248,7 +248,7 @@ impl Findings {
         }
     }
 
-    /// Whether one more violation would be listed; if not, its text need not be made.
+    /// Whether one more violation would be listed; if not, its text need not be formatted.
     pub(super) fn has_room(&self) -> bool {
         self.violations.len() < MAX_LISTED_VIOLATIONS
     }
@@ -260,7 +260,7 @@ impl Findings {
 }
 
 impl StoreReport {
-    /// A store of which only the header can be told.
+    /// A store of which only the header could be read.
     pub(super) fn header_only(header: Header) -> StoreReport {
         let header = HeaderReport {
             valid: header.valid != 0,

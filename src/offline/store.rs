@@ -1,8 +1,7 @@
-//! A snapshot's exception store, area by area, and how it is read.
+//! A snapshot's exception store, and how its areas are read.
 //!
-//! The areas are read several times (once for the records by themselves, then for repetitions, then
-//! for `dump`) rather than kept: a store may have more records than there is memory. Whether it is
-//! right is judged in `store_check`.
+//! The areas are read several times (for each record by itself, for repetitions, for `dump`) rather
+//! than kept: a store may have more records than fit in memory. `store_check` judges the store.
 
 use dm_targets::snapshot::format::{
     self, Layout, NEW_CHUNK_LIMIT, RECORD_BYTES, Record, RecordError, RecordFault,
@@ -13,22 +12,22 @@ use super::error::Error;
 use super::image::{Image, Progress};
 use super::report::{Finding, Findings, Kind};
 
-/// The length of a record as memory counts it; 16, so the cast keeps everything.
+/// The length of a record as a `usize`; it is 16, so the cast loses nothing.
 #[allow(clippy::cast_possible_truncation)]
 pub(super) const RECORD_LEN: usize = RECORD_BYTES as usize;
 
-/// A store whose header can be used.
+/// A store whose header is usable.
 pub(super) struct Store<'a> {
     pub(super) image: &'a Image,
     pub(super) layout: Layout,
     pub(super) cow_size: Sectors,
 }
 
-/// What one area turned out to be.
+/// The result of reading one area.
 pub(super) struct Area {
     /// Records before the terminator, or before the end of the area or device.
     pub(super) records: u64,
-    /// How it ends.
+    /// How the area ends.
     pub(super) end: AreaEnd,
 }
 
@@ -52,23 +51,23 @@ impl<'a> Store<'a> {
         }
     }
 
-    /// Where things are.
+    /// Where areas and chunks are.
     pub(super) fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// Whether the COW chunk of a record can be its own: on the device, and not metadata.
+    /// Whether a record may own its COW chunk: the chunk is on the device, and not metadata.
     pub(super) fn new_is_usable(&self, record: Record) -> bool {
         format::check_record(self.layout, record, None, self.layout.cow_chunks(self.cow_size))
             .is_none()
     }
 
-    /// Where a record is on the device.
+    /// The offset of a record on the device.
     pub(super) fn record_offset_bytes(&self, area: u64, index: u64) -> u64 {
         self.layout.area_start(area).bytes() + index * RECORD_BYTES
     }
 
-    /// Goes through the records of one area with their indices.
+    /// Visits the records of one area with their indices.
     pub(super) fn read_area(
         &self,
         area: u64,
@@ -97,7 +96,7 @@ impl<'a> Store<'a> {
         Ok(found)
     }
 
-    /// Goes through all records with their areas and indices.
+    /// Visits all records with their areas and indices.
     pub(super) fn read_all(
         &self,
         visit: &mut dyn FnMut(u64, u64, Record) -> Result<(), Error>,
@@ -119,7 +118,7 @@ impl<'a> Store<'a> {
         Ok(Record::decode(&bytes))
     }
 
-    /// Notes something wrong with a record.
+    /// Adds a faulty record to the findings.
     pub(super) fn add(&self, findings: &mut Findings, error: RecordError, more: &str) {
         let RecordError { area, index, record, fault } = error;
         let kind = match fault {
@@ -142,7 +141,7 @@ impl<'a> Store<'a> {
         });
     }
 
-    /// Data chunks before a COW chunk.
+    /// The number of data chunks before a COW chunk.
     pub(super) fn data_chunks_before(&self, chunk: CowChunk) -> u64 {
         let stride = self.layout.records_per_area() + 1;
         let areas = chunk.0.saturating_sub(self.layout.area_chunk(0).0).div_ceil(stride);
@@ -170,12 +169,12 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// A run of one.
+    /// A run of one record.
     pub(super) fn new(index: u64, record: Record) -> Run {
         Run { index, old: record.old, new: record.new, count: 1 }
     }
 
-    /// Takes in the next record, if it goes on where the run ends.
+    /// Adds the next record, if it continues the run.
     pub(super) fn extend(&mut self, record: Record) -> bool {
         let next = |first: u64| first.checked_add(self.count);
         let fits = next(self.old.0) == Some(record.old.0) && next(self.new.0) == Some(record.new.0);

@@ -1,5 +1,5 @@
-//! Judging a snapshot's exception store: each record by itself, the end of the last area, what
-//! repeats, what is lost.
+//! Judges a snapshot's exception store: each record by itself, the end of the last area,
+//! repetitions and holes.
 //!
 //! Rule kept here: nothing found in the store sizes an allocation, and both halves of a record are
 //! judged.
@@ -18,7 +18,7 @@ use super::report::{
 use super::store::{Area, AreaEnd, RECORD_LEN, Store};
 use super::unique;
 
-/// What the first pass over all areas collects.
+/// The result of the first pass over all areas.
 struct Scan {
     cursor: Cursor,
     areas: u64,
@@ -27,7 +27,7 @@ struct Scan {
 }
 
 impl Store<'_> {
-    /// Examines everything and adds it to the report.
+    /// Examines the whole store and adds it to the report.
     pub(super) fn examine(
         &self,
         header: Header,
@@ -49,7 +49,7 @@ impl Store<'_> {
             let chunks = self.layout.chunk_size.chunks_in(Sectors::from_bytes(image.size_bytes()));
             OriginReport { path: image.path().into(), size_bytes: image.size_bytes(), chunks }
         });
-        // Without an origin there is still a bound: no device is longer than that.
+        // Without an origin there is still a bound: the longest possible device.
         let any_origin_chunks = self.layout.chunk_size.chunks_in(MAX_LEN);
         let origin_chunks = origin.as_ref().map_or(any_origin_chunks, |origin| origin.chunks);
         let scan = self.scan(origin_chunks, findings)?;
@@ -88,7 +88,7 @@ impl Store<'_> {
         Ok(())
     }
 
-    /// The first pass: each record by itself.
+    /// The first pass: judges each record by itself.
     fn scan(&self, origin_chunks: u64, findings: &mut Findings) -> Result<Scan, Error> {
         let last = Area { records: 0, end: AreaEnd::Full };
         let mut scan = Scan { cursor: Cursor::new(self.layout), areas: 0, records: 0, last };
@@ -97,8 +97,8 @@ impl Store<'_> {
             let cursor = &mut scan.cursor;
             scan.last = self.read_area(area, &mut |index, record| {
                 self.judge(area, index, record, origin_chunks, findings);
-                // A chunk that is not the record's own takes part in nothing but the count: chunk 0
-                // moves no cursor.
+                // A chunk that the record may not own affects only the count: chunk 0 moves no
+                // cursor.
                 let new = if self.new_is_usable(record) { record.new } else { CowChunk(0) };
                 cursor.load(1, new);
                 Ok(())
@@ -129,7 +129,7 @@ impl Store<'_> {
         }
     }
 
-    /// An area that is not all there: the kernel cannot open such a store.
+    /// Reports an area that is cut off: the kernel cannot open such a store.
     fn judge_end(&self, scan: &Scan, findings: &mut Findings) {
         if scan.last.end != AreaEnd::CutOff {
             return;
@@ -159,9 +159,9 @@ impl Store<'_> {
         });
     }
 
-    /// Records behind the terminator: ignored now, but the kernel keeps them and they count again
-    /// as soon as a new record takes the terminator's place. This program clears them when it opens
-    /// a store.
+    /// Records after the terminator: ignored now, but the kernel keeps them, and they become valid
+    /// again as soon as a new record replaces the terminator. This program clears them when it
+    /// opens a store.
     fn stale_tail(&self, scan: &Scan, findings: &mut Findings) -> Result<Option<StaleTail>, Error> {
         const ZERO_RECORD: [u8; RECORD_LEN] = [0; RECORD_LEN];
         let area = scan.areas - 1;

@@ -14,14 +14,14 @@ use super::store::{AreaEnd, Run, Store};
 /// Width of the column of names.
 const NAME_WIDTH: usize = 14;
 
-/// Prints what `check` found.
+/// Prints the result of `check`.
 pub(super) fn check(report: &Report, out: &mut dyn Write) -> Result<(), Error> {
     let mut out = io::BufWriter::new(out);
     head(report, &mut out).map_err(Error::Output)?;
     verdict(report, &mut out).map_err(Error::Output)
 }
 
-/// Prints what `dump` found: records and dirty regions between head and verdict.
+/// Prints the result of `dump`: records and dirty regions between head and verdict.
 pub(super) fn dump(
     report: &Report,
     content: &Content<'_>,
@@ -101,7 +101,7 @@ fn store_contents(contents: &StoreContents, out: &mut dyn Write) -> io::Result<(
 }
 
 fn holes_text(holes: &Holes) -> String {
-    /// More are in the JSON.
+    /// How many ranges are shown; the JSON lists more.
     const SHOWN: usize = 8;
     if holes.chunks == 0 {
         return "none".into();
@@ -139,7 +139,7 @@ fn log_head(log: &LogReport, out: &mut dyn Write) -> io::Result<()> {
     name(out, "stale legs", if stale.is_empty() { "none" } else { &stale })
 }
 
-/// All records, consecutive ones on one line.
+/// Prints all records, consecutive ones on one line.
 fn records(store: &Store<'_>, areas: u64, out: &mut dyn Write) -> Result<(), Error> {
     for area in 0..areas {
         let chunk = store.layout().area_chunk(area).0;

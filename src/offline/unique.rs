@@ -1,7 +1,7 @@
 //! Repetitions among records, and the holes between them, in bounded memory.
 //!
-//! The numbers of all records are sorted. If there are more than [`PART_RECORDS`], the numbers are
-//! dealt out to as many parts by a keyed hash and the areas are read once per part, so neither a
+//! The numbers of all records are sorted. If there are more than [`PART_RECORDS`], a keyed hash
+//! divides them into as many parts as needed and the areas are read once per part, so neither a
 //! huge store nor a crafted one takes more than about 32 bytes times that limit.
 
 use std::hash::{BuildHasher, RandomState};
@@ -13,10 +13,10 @@ use super::error::Error;
 use super::report::{Findings, HoleRange, Holes, MAX_LISTED_HOLES};
 use super::store::Store;
 
-/// Records that are sorted at once: 256 MiB of numbers.
+/// How many records are sorted at once: 256 MiB of numbers.
 const PART_RECORDS: u64 = 1 << 24;
 
-/// Finds records about the same origin chunk.
+/// Finds records of the same origin chunk.
 pub(super) fn old_chunks(
     store: &Store<'_>,
     records: u64,
@@ -28,7 +28,7 @@ pub(super) fn old_chunks(
     Ok(())
 }
 
-/// Finds records that use the same COW chunk, and the data chunks before `next_free` that none
+/// Finds records that use the same COW chunk, and the data chunks before `next_free` that no record
 /// uses.
 pub(super) fn new_chunks(
     store: &Store<'_>,
@@ -51,13 +51,13 @@ struct Search<'a, 'b> {
     store: &'a Store<'b>,
     fault: RecordFault,
     findings: &'a mut Findings,
-    /// Numbers of the current part, and which record has them.
+    /// Numbers of the current part, and the records that have them.
     seen: Vec<(u64, u64)>,
     repeated: u64,
 }
 
 impl Search<'_, '_> {
-    /// Searches all records and returns how many different numbers there are.
+    /// Searches all records and returns the count of different numbers.
     fn run(
         &mut self,
         records: u64,
@@ -79,7 +79,7 @@ impl Search<'_, '_> {
                 numbers += 1;
                 self.seen.push((key, store.ordinal(area, index)));
                 if self.seen.len() >= limit {
-                    // Only repetitions, or very uneven luck, fill a part that far.
+                    // Only repetitions, or a very uneven hash, fill a part that far.
                     self.settle()?;
                     limit = limit.max(self.seen.len() * 2);
                 }
@@ -90,7 +90,7 @@ impl Search<'_, '_> {
         Ok(numbers - self.repeated)
     }
 
-    /// Sorts what was seen, reports repetitions and forgets them.
+    /// Sorts the numbers seen, reports repetitions and drops them.
     fn settle(&mut self) -> Result<(), Error> {
         self.seen.sort_unstable();
         for pair in self.seen.windows(2) {
@@ -103,7 +103,7 @@ impl Search<'_, '_> {
                 (self.store.place(*later), self.store.place(*earlier));
             let record =
                 if self.findings.has_room() { self.store.record_at(area, index)? } else { None };
-            // Without a record the list is full, or the device has changed since.
+            // Without a record the list is full, or the device has changed since it was read.
             let Some(record) = record else {
                 self.findings.count_only();
                 continue;
@@ -155,7 +155,7 @@ mod tests {
     use dm_targets::units::{Chunk, ChunkSize};
     use std::io::Write;
 
-    /// A store of one-sector chunks with these records, and room behind them.
+    /// A store of one-sector chunks with these records, and free chunks after them.
     fn with_store(records: &[Record], test: impl FnOnce(&Store<'_>)) {
         let chunk_size = ChunkSize::from_sectors(1).unwrap();
         let mut bytes = vec![0; (records.len() + 200) * 512];

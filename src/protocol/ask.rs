@@ -1,10 +1,9 @@
-//! Asking a server, and for how long.
+//! Sends a command to a server, and limits how long to wait for the reply.
 //!
-//! Rule kept here: a command waits without a limit for nothing. A server that is stopped or hangs
-//! is noticed because its listener, which does nothing else, does not answer either; a disk that
-//! does not answer is noticed because its oldest operation stays the same. What is waited for on
-//! purpose (an event, the end of a comparison) may take its time, as long as server and disks
-//! answer.
+//! Rule kept here: a command never waits without a bound. A server that is stopped or hangs is
+//! noticed because its listener, which does nothing else, does not answer either; a disk that does
+//! not answer is noticed because its oldest operation stays the same. An intended wait (for an
+//! event, for the end of a comparison) may take its time, as long as server and disks answer.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -22,24 +21,24 @@ use serde::Serialize;
 
 use super::message::{Command, Doing, Reply};
 
-/// How long a server that lives may take to answer what needs no disk. Its listener does it at
-/// once; a machine short of memory or processors is given time.
+/// How long a living server may take to answer a command that needs no disk. Its listener answers
+/// at once; a machine short of memory or processors is given time.
 const ANSWER_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
-/// How often a server that is at work is asked whether it still lives, and what it waits for.
+/// How often a busy server is asked whether it is still alive, and what it waits for.
 const PROBE_PAUSE: Duration = Duration::from_secs(3);
 /// How long a disk may take for one operation. The kernel gives up on an NVMe or SCSI command after
-/// 30 s and says so: a disk that is silent for longer hangs.
+/// 30 s and reports it: a disk that is silent for longer hangs.
 const DISK_LIMIT: Duration = Duration::from_secs(40);
-/// How long a command may take whose server and disks all answer: against kernels that hang.
+/// How long a command may take if its server and disks all answer: against kernels that hang.
 const COMMAND_LIMIT: Duration = Duration::from_secs(600);
 
-/// How long an answer may take.
+/// How long to wait for a reply.
 struct Patience {
-    /// At most this long, whatever the reason.
+    /// The limit of the whole wait, for any reason.
     total: Option<Duration>,
-    /// As long as the server's listener answers.
+    /// Waits only as long as the server's listener answers.
     probes: bool,
-    /// No longer than [`DISK_LIMIT`] for one disk.
+    /// Waits no longer than [`DISK_LIMIT`] for one disk.
     watches_disks: bool,
 }
 
@@ -49,7 +48,7 @@ impl Patience {
             Command::Report | Command::Ping => {
                 Patience { total: Some(ANSWER_LIMIT), probes: false, watches_disks: false }
             }
-            // Its end is what a user waits for.
+            // The user wants to wait for the end of these.
             Command::Wait { .. } | Command::Shutdown => {
                 Patience { total: None, probes: true, watches_disks: false }
             }
@@ -60,12 +59,12 @@ impl Patience {
     }
 }
 
-/// Since when disks have been busy with the same operation.
+/// Since when each disk has been busy with the same operation.
 #[derive(Default)]
 pub struct Silence(HashMap<(String, u64), Instant>);
 
 impl Silence {
-    /// Takes what the server says now, and names a disk that has been silent for too long.
+    /// Takes what the server reports now, and returns a disk that has been silent for too long.
     pub fn longer_than(
         &mut self,
         limit: Duration,
@@ -81,7 +80,7 @@ impl Silence {
     }
 }
 
-/// Connects to a server. One whose listener takes nobody in is not waited for.
+/// Connects to a server. Times out if its listener accepts no connection.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     set_socket_timeout(&socket, Timeout::Send, Some(ANSWER_LIMIT))?;
@@ -89,7 +88,7 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
     Ok(UnixStream::from(socket))
 }
 
-/// Whether a failed connection means that no server is there; one that does not answer is there.
+/// Whether a failed connection means that there is no server; a silent server is not absent.
 pub fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
@@ -97,7 +96,7 @@ pub fn is_absent(error: &io::Error) -> bool {
 /// Asks a server and waits for its answer.
 ///
 /// # Errors
-/// `TimedOut`, with who or what does not answer; whatever the socket says.
+/// `TimedOut`, with the server or disk that does not answer; or the error of the socket.
 pub fn ask(mut server: UnixStream, command: &Command) -> io::Result<Reply> {
     let patience = Patience::with(command);
     let begun = Instant::now();
@@ -112,7 +111,7 @@ pub fn ask(mut server: UnixStream, command: &Command) -> io::Result<Reply> {
             patience.total.map_or(PROBE_PAUSE, |total| total.min(PROBE_PAUSE)),
         ))?;
         match reader.read_until(b'\n', &mut line) {
-            // What has come already stays in the line.
+            // The part that has arrived stays in the line.
             Err(error) if is_late(&error) => {}
             Err(error) => return Err(error),
             Ok(_) if line.is_empty() => return Err(ended()),
@@ -135,13 +134,13 @@ pub fn ask(mut server: UnixStream, command: &Command) -> io::Result<Reply> {
     }
 }
 
-/// What a server is doing; `None` if it speaks another version's language, or is about to end.
+/// What a server is doing; `None` if it has another version's protocol, or is about to end.
 fn probe(server: &UnixStream) -> io::Result<Option<Doing>> {
     let Some(path) = server.peer_addr()?.as_pathname().map(PathBuf::from) else { return Ok(None) };
     match connect(&path).and_then(|probe| ask(probe, &Command::Ping)) {
         Ok(Reply::Doing(doing)) => Ok(Some(doing)),
         Err(error) if is_late(&error) => Err(no_answer(server)),
-        // The end of the connection that waits says more.
+        // The end of the waiting connection says more.
         Ok(_) | Err(_) => Ok(None),
     }
 }
@@ -174,14 +173,14 @@ fn ended() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the other side ended without an answer")
 }
 
-/// Whether the other side of a connection has left.
+/// Whether the peer of a connection has left.
 pub fn has_left(connection: &UnixStream) -> bool {
     let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     let mut fds = [PollFd::new(connection, PollFlags::RDHUP)];
     poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().intersects(gone)
 }
 
-/// Waits until one of two files can be read, or the other side of the first has left.
+/// Waits until `done` is readable (false), or the peer of the connection has left (true).
 pub fn until_left_or(connection: &UnixStream, done: impl AsFd) -> io::Result<bool> {
     let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
     loop {
@@ -201,7 +200,7 @@ pub fn until_left_or(connection: &UnixStream, done: impl AsFd) -> io::Result<boo
     }
 }
 
-/// Writes one message.
+/// Writes one message as a line.
 pub fn write_line(to: &mut UnixStream, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_string(message)?;
     line.push('\n');
@@ -248,7 +247,7 @@ mod tests {
             "{error}"
         );
         assert!(begun.elapsed() >= ANSWER_LIMIT && begun.elapsed() < 3 * ANSWER_LIMIT);
-        // A command notices it as soon as it looks what the server does.
+        // A command notices this as soon as it probes the server.
         let resume = Command::Resume { device: DeviceRef { id: 0, cookie: 1 } };
         let error = connect(&path).and_then(|server| ask(server, &resume)).unwrap_err();
         assert!(error.to_string().contains("has not answered"), "{error}");

@@ -1,4 +1,4 @@
-//! By what a snapshot's COW is known again: its store, and its disk.
+//! What identifies a snapshot's COW when it is opened again: its store, and its disk.
 
 use dm_targets::snapshot::format::StoreId;
 use serde::{Deserialize, Serialize};
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Option<String>", from = "Option<String>")]
 pub enum Which {
-    /// The one with this id.
+    /// The store with this id.
     Id(StoreId),
-    /// One of the kernel's.
+    /// A store that the kernel made.
     WithoutId,
     /// The COW could not be read, or its store dies with its server.
     #[default]
@@ -17,7 +17,7 @@ pub enum Which {
 }
 
 impl Which {
-    /// How it stands in a record.
+    /// The word for it in a record.
     pub fn word(self) -> Option<String> {
         match self {
             Which::Id(id) => Some(id.to_string()),
@@ -43,7 +43,7 @@ impl From<Option<String>> for Which {
 }
 
 impl Cow {
-    /// Whether the other one is or may be on the same disk, or has the same store.
+    /// Whether `other` is or may be on the same disk, or has the same store.
     pub fn is_near(&self, other: &Cow) -> bool {
         let same_store = matches!(self.store, Which::Id(_)) && self.store == other.store;
         same_store || self.names.iter().any(|name| other.names.contains(name))
@@ -53,14 +53,14 @@ impl Cow {
 /// A COW and its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cow {
-    /// Its store.
+    /// The store on the COW.
     pub store: Which,
-    /// What its disk is called, best first.
+    /// The names of the COW's disk, best first.
     pub names: Vec<String>,
-    /// What it was called by earlier versions.
+    /// The disk's name in earlier versions.
     pub former: String,
     /// The disk's number in this boot; zero if it has none.
     pub number: u64,
-    /// What the origin is called for good; empty if nothing lasts.
+    /// The lasting name of the origin; empty if it has none.
     pub origin: String,
 }

@@ -1,5 +1,5 @@
 //! A device in the words of the protocol: how it is made, what of it outlives its server, and what
-//! is shown of it.
+//! is shown to users.
 
 use dm_targets::table::Table;
 use serde::{Deserialize, Serialize};
@@ -9,47 +9,47 @@ use super::cow::Cow;
 use super::known::KnownDisks;
 use crate::failure::Reason;
 
-/// How a device is served, whatever it is made of. Fixed when the kernel adds it.
+/// How a device is served, whatever its table is. Fixed when the kernel adds the device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceOptions {
     /// Hardware queues.
     pub queues: u16,
     /// Requests in flight per queue.
     pub depth: u16,
-    /// Users cannot write.
+    /// The device cannot be written.
     pub read_only: bool,
-    /// Requests' pages are used where they are, if the kernel can lend them.
+    /// Pages of requests are used in place, if the kernel can lend them.
     pub zero_copy: bool,
     /// The device waits for another server when its own dies.
     pub recovery: bool,
 }
 
-/// All that a server needs to make a device, for the first time or again.
+/// Everything that a server needs to make a device, for the first time or again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceSpec {
-    /// What it is made of, with absolute paths as device words.
+    /// The table, with absolute paths as device words.
     #[serde(with = "table_line")]
     pub table: Table,
-    /// How it is served.
+    /// How the device is served.
     pub options: DeviceOptions,
-    /// Its disks are taken although they have other users or hold something else. In a state file:
-    /// a disk of it had to be shared with other users, and is again.
+    /// The disks are used although they have other users or hold something else. In a state file:
+    /// one of the disks had to be shared with other users, and will be again.
     pub force: bool,
-    /// A mirror starts without legs that cannot be read, as a table line means to the kernel.
+    /// A mirror starts without legs that cannot be read, as the kernel reads a table line.
     pub degraded: bool,
-    /// A mirror's leg that the others are recovered from, by its place; `None`: the record of its
+    /// The index of the mirror's leg that the others are recovered from; `None`: the record of the
     /// legs decides.
     pub source: Option<usize>,
-    /// A store that was made for another origin is this one's from now on. In a state file: that is
-    /// not on the COW yet.
+    /// A store that was made for another origin belongs to this one from now on. In a state file:
+    /// the COW does not record this yet.
     #[serde(default)]
     pub other_origin: bool,
-    /// A snapshot's device is wanted although its COW says that it is invalid.
+    /// A snapshot's device is wanted although its COW is marked invalid.
     #[serde(default)]
     pub allow_invalid: bool,
 }
 
-/// A table as its line.
+/// A table, serialized as its line.
 mod table_line {
     use dm_targets::table::Table;
     use serde::de::Error;
@@ -64,8 +64,8 @@ mod table_line {
     }
 }
 
-/// A device as commands name it. Between a look at the devices and the command a number can be
-/// given to another device; the cookie, which the kernel keeps with the device, cannot.
+/// A device as commands name it. Between a look at the devices and the command, a number can pass
+/// to another device; the cookie, which the kernel keeps with the device, cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceRef {
     pub id: u32,
@@ -73,7 +73,7 @@ pub struct DeviceRef {
 }
 
 impl DeviceRef {
-    /// Why a device that has its number, and not its cookie, is left alone.
+    /// Why a device with this number but another cookie is left alone.
     pub fn replaced(self) -> Reason {
         format!("/dev/ublkb{} is another device by now; see `ublk-dm list`", self.id).into()
     }
@@ -83,55 +83,55 @@ impl DeviceRef {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceState {
     pub id: u32,
-    /// What the kernel keeps with the device: its number may be another device's by now.
+    /// The cookie that the kernel keeps with the device: the number may be another device's by now.
     pub cookie: u64,
     pub name: String,
-    /// Numbers of the block devices below it; of a file, its file system's.
+    /// Numbers of the block devices below it; for a file, of its file system.
     pub disks: Vec<(u32, u32)>,
     pub spec: DeviceSpec,
-    /// Its requests are held back.
+    /// Whether the device is suspended.
     #[serde(default)]
     pub suspended: bool,
     /// The table that its next resume puts in place.
     #[serde(default)]
     pub loaded: Option<DeviceSpec>,
-    /// Of a snapshot that outlives its server: by what its COW is known again.
+    /// For a snapshot that outlives its server: what identifies its COW.
     #[serde(default)]
     pub cow: Option<Cow>,
-    /// Its origin may have been changed since its server died, and it was not there.
+    /// Its origin may have been changed since its server died, while the device was missing.
     #[serde(default)]
     pub lost: bool,
-    /// By what its disks are known again; an earlier version has not written it down.
+    /// What identifies its disks; not recorded by earlier versions.
     #[serde(default)]
     pub known: KnownDisks,
 }
 
-/// All that is shown of a device.
+/// Everything that is shown of a device.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeviceReport {
     pub id: u32,
-    /// What the kernel keeps with the device. It is for the next command, not for users.
+    /// The cookie that the kernel keeps with the device; for the next command, not for users.
     pub cookie: u64,
     pub name: String,
     /// The device's object in `list --json`.
     pub json: Value,
-    /// `0 LENGTH TARGET ARGS` with the status' arguments.
+    /// `0 LENGTH TARGET ARGS` with the arguments of the status.
     pub status: String,
-    /// The same with the table's.
+    /// The same with the arguments of the table.
     pub table: String,
-    /// Numbers of the block devices below it; of a file, its file system's.
+    /// Numbers of the block devices below it; for a file, of its file system.
     pub disks: Vec<(u32, u32)>,
 }
 
 impl DeviceReport {
-    /// The device, for a command.
+    /// The device as commands name it.
     pub fn device(&self) -> DeviceRef {
         DeviceRef { id: self.id, cookie: self.cookie }
     }
 }
 
 impl DeviceState {
-    /// The device, for a command.
+    /// The device as commands name it.
     pub fn device(&self) -> DeviceRef {
         DeviceRef { id: self.id, cookie: self.cookie }
     }

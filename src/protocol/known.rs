@@ -1,5 +1,4 @@
-//! By what the disks of a device are known again when its next server finds something at their
-//! paths.
+//! What identifies the disks of a device when its next server opens the disks' paths.
 
 use std::collections::BTreeMap;
 
@@ -7,19 +6,19 @@ use serde::{Deserialize, Serialize};
 
 use super::cow::Which;
 
-/// Where the bytes of a disk are in the end, through loop devices and partitions, in this boot.
+/// Where the bytes of a disk finally lie, below loop devices and partitions, in this boot.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
-    /// The disk or the file that has them; empty if that is not known.
+    /// The disk or file that has the bytes; empty if unknown.
     pub on: String,
-    /// Where they begin there.
+    /// Where the bytes begin there.
     pub start: u64,
-    /// Where they end there; the largest number if with the disk.
+    /// Where the bytes end there; the largest number if with the disk.
     pub end: u64,
 }
 
 impl Place {
-    /// Whether some byte is in both.
+    /// Whether the two places share a byte.
     pub fn overlaps(&self, other: &Place) -> bool {
         !self.on.is_empty()
             && self.on == other.on
@@ -27,7 +26,7 @@ impl Place {
             && other.start < self.end
     }
 
-    /// A part of it.
+    /// A part of this place.
     pub fn part(&self, start: u64, len: u64) -> Place {
         let from = self.start.saturating_add(start);
         Place { on: self.on.clone(), start: from, end: self.end.min(from.saturating_add(len)) }
@@ -37,28 +36,28 @@ impl Place {
 /// A disk that a device is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownDisk {
-    /// What it is called for good; empty if nothing lasts.
+    /// The disk's lasting name; empty if it has none.
     pub name: String,
-    /// Its number in this boot; zero if it has none.
+    /// The disk's number in this boot; zero if it has none.
     pub number: u64,
     /// The store on it, if it is a COW.
     #[serde(default)]
     pub store: Which,
-    /// Where its bytes are; an earlier version has not written it down.
+    /// Where the disk's bytes are; not recorded by earlier versions.
     #[serde(default)]
     pub place: Place,
 }
 
 impl KnownDisk {
-    /// Whether a byte of the one disk may be a byte of the other: in one place, whatever the paths
-    /// are, or with one name (a disk that was attached anew, or that has two paths).
+    /// Whether the two disks may share a byte: they overlap in one place, whatever the paths are,
+    /// or have one name (a disk that was attached again, or that has two paths).
     pub fn shares_with(&self, other: &KnownDisk) -> bool {
         let (one, two) = (self.name.trim_end(), other.name.trim_end());
         self.place.overlaps(&other.place) || !one.is_empty() && one == two
     }
 }
 
-/// The disks of a device by their words in its table. One that a server of an earlier version has
+/// The disks of a device, by their words in its table. A disk that a server of an earlier version
 /// opened is missing.
 pub type KnownDisks = BTreeMap<String, KnownDisk>;
 

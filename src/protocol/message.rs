@@ -1,4 +1,4 @@
-//! Commands to a server, and its answers.
+//! Commands to a server, and its replies.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,34 +10,34 @@ use crate::failure::{Failure, Reason};
 pub enum Command {
     /// Add a device.
     Add {
-        /// Made up from its target and id if not given.
+        /// Derived from the target and the id if not given.
         name: Option<String>,
-        /// The wanted N of `/dev/ublkbN`.
+        /// The requested N of `/dev/ublkbN`.
         id: Option<u32>,
         spec: DeviceSpec,
     },
     /// Take over the devices of a server that died.
     Recover(Vec<DeviceState>),
-    /// Take over devices that were left out when the others of a server that died were taken over.
+    /// Take over devices that were left out when the others of a dead server were taken over.
     RecoverLeftOut { devices: Vec<DeviceRef> },
-    /// Delete devices; `force` also those in use.
+    /// Delete devices; with `force`, also those in use.
     Del { devices: Vec<DeviceRef>, force: bool },
-    /// Delete a device that was added a moment ago, because nobody will be told of it, and put back
-    /// what its new store has overwritten.
+    /// Delete a device that was just added, because the user will not be notified of it, and put
+    /// back what its new store has overwritten.
     TakeBack { device: DeviceRef },
-    /// All about its devices.
+    /// Report all devices of the server.
     Report,
-    /// Whether it lives, and what it is doing.
+    /// Report what the server is doing, which shows that it is alive.
     Ping,
-    /// Hold a device's requests back and wait for those in flight.
+    /// Suspend a device: hold its requests back and wait for those in flight.
     Suspend { device: DeviceRef, noflush: bool },
-    /// Let them through again, to the table that was loaded if one was.
+    /// Resume a device, with the loaded table if there is one.
     Resume { device: DeviceRef },
     /// Give a device another table, which its next resume puts in place.
     Load { device: DeviceRef, spec: DeviceSpec },
-    /// A message to a device's target.
+    /// Send a message to a device's target.
     Message { device: DeviceRef, words: Vec<String> },
-    /// Wait until a device has had more events than that.
+    /// Wait until a device's event counter differs from `events`.
     Wait { device: DeviceRef, events: Option<u32> },
     /// End, deleting every device.
     Shutdown,
@@ -46,34 +46,34 @@ pub enum Command {
 /// What a server is doing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Doing {
-    /// The command that is being carried out.
+    /// The command in progress.
     pub command: Option<String>,
-    /// Disks that have been given something to do, and the number of the oldest operation: as long
-    /// as that is the same, the disk has not answered.
+    /// Disks with an operation in flight, and the number of the oldest one: as long as that number
+    /// stays the same, the disk has not answered.
     pub oldest: Vec<(String, u64)>,
 }
 
-/// A server's answer.
+/// A server's reply.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Reply {
     Added {
-        /// What its user should know.
+        /// What the user should know.
         note: Option<String>,
         path: String,
         device: DeviceRef,
     },
     Deleted,
-    /// A device has been deleted again.
+    /// The device has been deleted again.
     TakenBack {
-        /// What that has left on its COW.
+        /// What the device has left on its COW.
         note: Option<String>,
     },
-    /// Devices have been taken over; what could not be done has a line each.
+    /// Devices have been taken over; each problem has a line.
     Recovered {
         problems: Vec<Failure>,
     },
     Done,
-    /// What a message gave, to be printed.
+    /// The result of a message, to be printed.
     Lines(Vec<String>),
     Events(u32),
     Devices(Vec<DeviceReport>),
@@ -82,7 +82,7 @@ pub enum Reply {
 }
 
 impl Command {
-    /// The devices that it is about and that must be there.
+    /// The devices that the command is about and that must exist.
     pub fn devices(&self) -> &[DeviceRef] {
         match self {
             Command::RecoverLeftOut { devices } | Command::Del { devices, .. } => devices,
@@ -100,15 +100,15 @@ impl Command {
         }
     }
 
-    /// Refuses a command about a device whose number has another one by now. `cookie` is what a
-    /// number's device has; one that is not there is nothing to be taken for another.
+    /// Refuses a command about a device whose number is another device's by now. `cookie` returns
+    /// the cookie of a number's device; a device that does not exist is not mistaken for another.
     pub fn refuse_replaced(&self, cookie: impl Fn(u32) -> Option<u64>) -> Result<(), Reason> {
         let replaced =
             |device: &&DeviceRef| cookie(device.id).is_some_and(|cookie| cookie != device.cookie);
         self.devices().iter().find(replaced).map_or(Ok(()), |device| Err(device.replaced()))
     }
 
-    /// What it asks for, in the word of the verb.
+    /// What the command asks for, in the word of the verb.
     pub fn verb(&self) -> &'static str {
         match self {
             Command::Add { .. } => "add",

@@ -1,9 +1,9 @@
-//! Work in processes of their own, for what may keep a thread inside the kernel for good.
+//! Work in processes of their own, for calls that may keep a thread inside the kernel forever.
 //!
-//! A thread would not do: a process ends, for whoever waits for it and for its open files, with its
-//! last thread, and one that waits for a disk cannot be killed. The children are this program under
-//! its hidden verbs; they have none of its descriptors but a pipe, and one that is late stays
-//! behind alone.
+//! A thread would not do: for processes that wait for its end or for its open files, a process ends
+//! with its last thread, and a thread that waits for a disk cannot be killed. The children are this
+//! program under its hidden verbs; they have none of its descriptors but a pipe, and a late child
+//! stays behind alone.
 
 use std::io::{self, Read};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -11,24 +11,23 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// This program, also after it has been replaced by another version.
+/// This program, even after its file has been replaced by another version.
 const PROGRAM: &str = "/proc/self/exe";
-/// What is taken of a message.
+/// How much of a message is read.
 const MESSAGE_BYTES: u64 = 4096;
 
-/// What has become of a job.
+/// The result of a job.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It has ended well.
+    /// The job succeeded.
     Done,
-    /// It has ended otherwise, or not been begun, for this reason.
+    /// The job failed, or could not be started, for this reason.
     Failed(String),
-    /// It has not ended in time, and goes on by itself.
+    /// The job has not ended in time, and continues on its own.
     Late,
 }
 
-/// Has this program carry out some hidden verbs, all at once, and waits for their ends, at most
-/// `limit`.
+/// Runs hidden verbs of this program, all at once, and waits for their ends, at most `limit`.
 pub fn run(jobs: &[Vec<&str>], limit: Duration) -> Vec<Outcome> {
     let command = |words: &Vec<&str>| {
         let mut command = Command::new(PROGRAM);
@@ -40,8 +39,7 @@ pub fn run(jobs: &[Vec<&str>], limit: Duration) -> Vec<Outcome> {
 
 fn run_all(commands: impl Iterator<Item = Command>, limit: Duration) -> Vec<Outcome> {
     let end = Instant::now() + limit;
-    // Nothing that anyone else waits for, or that could not be unmounted, stays with a child that
-    // is late.
+    // A late child must hold nothing that another process waits for, and keep no file system busy.
     let start = |mut command: Command| {
         command
             .current_dir("/")
@@ -65,7 +63,7 @@ fn outcome_of(mut child: Child, end: Instant) -> Outcome {
             reap_later(child);
             return Outcome::Late;
         }
-        // It is written just before the end.
+        // The message is written just before the child ends.
         if let Err(error) = stdout.take(MESSAGE_BYTES).read_to_string(&mut message) {
             log::debug!("{PROGRAM}: {error}");
         }
@@ -84,23 +82,22 @@ fn said(message: &str, status: ExitStatus) -> String {
     }
 }
 
-/// Waits until a child has said something, or ended.
+/// Waits until a child has written something, or ended.
 fn is_readable(stdout: &ChildStdout, end: Instant) -> bool {
     loop {
-        // Children that were not waited for yet may have ended meanwhile.
+        // Children that have not been waited for yet may have ended meanwhile.
         let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).ok();
         let mut fds = [PollFd::new(stdout, PollFlags::IN)];
         match poll(&mut fds, left.as_ref()) {
             Ok(ready) => return ready > 0,
             Err(rustix::io::Errno::INTR) => {}
-            // The read that follows says more.
+            // The read that follows reports the error.
             Err(_) => return true,
         }
     }
 }
 
-/// Takes notice of a late child's end, whenever that is. This thread waits for nothing that keeps a
-/// process from its own end.
+/// Reaps a late child when it ends. The waiting thread does not keep this process from ending.
 fn reap_later(mut child: Child) {
     let wait = move || drop(child.wait());
     if let Err(error) = std::thread::Builder::new().name("late child".into()).spawn(wait) {

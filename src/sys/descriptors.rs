@@ -1,8 +1,8 @@
-//! File descriptors of this process: how many there may be, and which a server has inherited.
+//! File descriptors of this process: their limit, and those that a server has inherited.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit of open files as far as this process may: a server has several for each device,
+/// Raises the limit on open files as far as this process may: a server has several for each device,
 /// and the soft limit is meant for programs that use `select`.
 pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
@@ -20,7 +20,7 @@ fn limit() -> String {
         .map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
 }
 
-/// What to do where there are too many open files.
+/// The hint for an error of too many open files.
 pub fn limit_hint() -> String {
     format!(
         "at most {} files may be open here: raise the hard limit (ulimit -Hn, LimitNOFILE=)",
@@ -31,8 +31,8 @@ pub fn limit_hint() -> String {
 /// Closes every descriptor but stdin, stdout and stderr.
 ///
 /// What the caller of a server has open is the caller's: a lock that it holds, a pipe whose end it
-/// waits for, a file system that it wants to unmount. Called first thing in a process, before
-/// anything of its own is open.
+/// waits for, a file system that it wants to unmount. Called first in a process, before the process
+/// opens anything of its own.
 pub fn close_inherited() {
     const FIRST: libc::c_uint = 3;
     // SAFETY: nothing in this process owns a descriptor from FIRST on yet, so none is closed under

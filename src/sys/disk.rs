@@ -1,7 +1,7 @@
-//! The system calls about an open disk that the standard library does not have.
+//! The system calls on an open disk that the standard library does not have.
 //!
-//! All of them ask; only [`lock`] changes anything, and that is the open file's lock. `unsafe` are
-//! those that no safe crate has.
+//! All of them are queries; only [`lock`] changes anything, which is the open file's lock. `unsafe`
+//! are the calls that no safe crate has.
 
 use std::fs::File;
 use std::io;
@@ -15,15 +15,15 @@ const BLKGETSIZE64: libc::Ioctl = libc::_IOR::<libc::size_t>(0x12, 114);
 /// Whether a block device is read-only.
 const BLKROGET: libc::Ioctl = libc::_IO(0x12, 94);
 
-/// Alignment, in bytes, that satisfies every device's memory and offset rules when probing.
+/// Alignment, in bytes, that satisfies every device's memory and offset rules in a probe.
 const PROBE_ALIGN: usize = 4096;
 
-/// Asks a block device for a number with an ioctl that writes a `T`. Unlike a seek these take no
-/// lock that a hanging disk could hold.
+/// Queries a block device for a number with an ioctl that writes a `T`. Unlike a seek, these ioctls
+/// take no lock that a hanging disk could hold.
 fn ask<T: Default>(file: &File, request: libc::Ioctl) -> io::Result<T> {
     let mut answer = T::default();
-    // SAFETY: the callers pair `request` with the type that it writes, `answer` is one and lives
-    // through the call, and the descriptor is open.
+    // SAFETY: the callers pair `request` with the type that it writes, `answer` has that type and
+    // lives through the call, and the descriptor is open.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), request, &raw mut answer) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(answer) }
 }
@@ -38,7 +38,7 @@ pub fn is_read_only(file: &File) -> io::Result<bool> {
     Ok(ask::<libc::c_int>(file, BLKROGET)? != 0)
 }
 
-/// The logical block of a block device in bytes.
+/// The logical block size of a block device in bytes.
 pub fn logical_block_size(file: &File) -> io::Result<u32> {
     let size = rustix::fs::ioctl_blksszget(file)?;
     if size.is_power_of_two() && size >= 512 {
@@ -51,11 +51,11 @@ pub fn logical_block_size(file: &File) -> io::Result<u32> {
 /// (`write`) or against write locks only.
 ///
 /// # Errors
-/// EAGAIN or EACCES: somebody else, perhaps in this process, has a lock in the way.
+/// EAGAIN or EACCES: another open file, perhaps of this process, has a conflicting lock.
 pub fn lock(file: &File, write: bool) -> io::Result<()> {
     let kind = if write { libc::F_WRLCK } else { libc::F_RDLCK };
     let short = |number: libc::c_int| libc::c_short::try_from(number).map_err(io::Error::other);
-    // From 0, and a length of 0 reaches to any future end; l_pid must be 0.
+    // The range starts at 0, and a length of 0 reaches to any future end; l_pid must be 0.
     let lock = libc::flock {
         l_type: short(kind)?,
         l_whence: short(libc::SEEK_SET)?,
@@ -68,8 +68,8 @@ pub fn lock(file: &File, write: bool) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Whether another open file description, perhaps in this process, has a lock on the file. Asks,
-/// and locks nothing.
+/// Whether another open file description, perhaps in this process, has a lock on the file. Takes no
+/// lock.
 pub fn is_locked(file: &File) -> io::Result<bool> {
     let short = |number: libc::c_int| libc::c_short::try_from(number).map_err(io::Error::other);
     let (kind, whence) = (short(libc::F_WRLCK)?, short(libc::SEEK_SET)?);
@@ -84,7 +84,7 @@ pub fn is_locked(file: &File) -> io::Result<bool> {
 }
 
 /// The alignment of memory and of offsets that `O_DIRECT` on this file needs, in bytes; zeros if it
-/// cannot be done; `None` if the kernel (before 6.1) or the file system does not say.
+/// is impossible; `None` if the kernel (before 6.1) or file system does not report it.
 pub fn direct_alignment(file: &File) -> io::Result<Option<(u32, u32)>> {
     let answer = statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN)?;
     let known = StatxFlags::from_bits_retain(answer.stx_mask).contains(StatxFlags::DIOALIGN);
@@ -92,7 +92,7 @@ pub fn direct_alignment(file: &File) -> io::Result<Option<(u32, u32)>> {
 }
 
 /// Reads `len` bytes at the start of the file into well-aligned memory, to see whether that works.
-/// A file that is shorter than that is read short, which is no failure.
+/// A shorter file results in a short read, which is not a failure.
 pub fn direct_reads(file: &File, len: u32) -> bool {
     let Ok(len) = usize::try_from(len) else { return false };
     let mut memory = vec![0; len + PROBE_ALIGN];
@@ -104,12 +104,12 @@ pub fn direct_reads(file: &File, len: u32) -> bool {
 pub fn direct_works(file: &File) -> bool {
     match direct_alignment(file) {
         Ok(Some((memory, offset))) => memory.is_power_of_two() && offset.is_power_of_two(),
-        // An I/O error is not a refusal of the flag: reading will report it.
+        // An I/O error does not mean that the flag is refused: reading will report it.
         _ => direct_reads(file, 512) || direct_reads(file, 4096),
     }
 }
 
-/// What `fallocate` can do in a file.
+/// The modes of `fallocate` that a file supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HoleSupport {
     /// FALLOC_FL_PUNCH_HOLE.
@@ -118,11 +118,11 @@ pub struct HoleSupport {
     pub zero: bool,
 }
 
-/// What `fallocate` can do, by the kind of file system: to try it would change the file's times and
+/// The modes of `fallocate` by the kind of file system: a trial would change the file's times and
 /// blocks.
 pub fn hole_support(file: &File) -> io::Result<HoleSupport> {
     let kind = rustix::fs::fstatfs(file)?.f_type;
-    // Magic numbers have 32 bits; the field's width and sign depend on the machine.
+    // Magic numbers have 32 bits; the width and sign of the field depend on the machine.
     Ok(match kind as u64 & 0xffff_ffff {
         0x0000_ef53 | 0x5846_5342 | 0x9123_683e | 0xf2f5_2010 => {
             HoleSupport { punch: true, zero: true }

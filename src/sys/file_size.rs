@@ -1,14 +1,14 @@
-//! The limit on the size of files that a process writes (`ulimit -f`), which is about files and not
-//! about disks: here a file may be a disk, and a write that the limit refuses is an error of that
+//! The limit on the size of files that a process writes (`ulimit -f`), which is meant for files and
+//! not for disks: here a file may be a disk, and a write that the limit refuses is an error of that
 //! disk, never the end of the process.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// A write beyond the limit fails with EFBIG instead of killing the process. Programs that this one
-/// starts inherit it.
+/// Makes a write beyond the limit fail with EFBIG instead of killing the process. Child processes
+/// inherit this.
 pub fn ignore_signal() {
-    // SAFETY: ignoring a signal installs no handler, so nothing runs when it comes; no other thread
-    // is there yet.
+    // SAFETY: ignoring a signal installs no handler, so nothing runs when the signal comes; no
+    // other thread exists yet.
     if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
         log::warn!("SIGXFSZ cannot be ignored: {}", std::io::Error::last_os_error());
     }

@@ -1,14 +1,14 @@
-//! Memory from the kernel: anonymous mappings, and files that are mapped.
+//! Memory from the kernel: anonymous and file mappings.
 //!
-//! Rule kept here: I6 as far as mappings go. What ends with an owner is unmapped when that is
-//! dropped, and its owner says why nothing uses it any more then.
+//! Rule kept here: I6 as far as mappings go. A mapping with an owner is unmapped when the owner is
+//! dropped, and the owner states why nothing uses the memory any more by then.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Zeroed memory from the kernel, page aligned, backed only as it is touched, never given back.
+/// Zeroed memory from the kernel, page aligned, backed only as touched, with no owner to unmap it.
 pub fn map_anonymous(len_bytes: usize) -> io::Result<NonNull<u8>> {
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
@@ -17,7 +17,7 @@ pub fn map_anonymous(len_bytes: usize) -> io::Result<NonNull<u8>> {
     checked(unsafe { libc::mmap(std::ptr::null_mut(), len_bytes, protection, flags, -1, 0) })
 }
 
-/// A mapping that ends with its owner, who answers for what may still use it then.
+/// A mapping that ends with its owner, which guarantees that nothing uses the memory by then.
 pub struct Mapping {
     base: NonNull<u8>,
     len_bytes: usize,
@@ -29,7 +29,7 @@ impl Mapping {
         Ok(Mapping { base: map_anonymous(len_bytes)?, len_bytes })
     }
 
-    /// The start of a file, or of a part of it, for reading.
+    /// Maps part of a file from an offset on, for reading.
     pub fn of_file(
         file: BorrowedFd<'_>,
         offset: libc::off_t,
@@ -53,7 +53,7 @@ impl Mapping {
         Ok(Mapping { base: checked(address)?, len_bytes })
     }
 
-    /// Where it starts.
+    /// The start address of the mapping.
     pub fn base(&self) -> NonNull<u8> {
         self.base
     }
@@ -61,8 +61,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping was made by `mmap` with this length, and its owner has seen to it
-        // that nothing uses it.
+        // SAFETY: the mapping was made by `mmap` with this length, and its owner has ensured that
+        // nothing uses it.
         if unsafe { libc::munmap(self.base.as_ptr().cast(), self.len_bytes) } != 0 {
             log::warn!("munmap: {}", io::Error::last_os_error());
         }
@@ -76,15 +76,15 @@ fn checked(address: *mut libc::c_void) -> io::Result<NonNull<u8>> {
     NonNull::new(address.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
 }
 
-/// A file as a row of numbers, which outlive the process: what has been stored is in the file
-/// whenever the process dies.
+/// A file as an array of words that outlive the process: a stored word is in the file whenever the
+/// process dies.
 pub struct SharedWords {
     mapping: Mapping,
     len: usize,
 }
 
 impl SharedWords {
-    /// Maps the first `len` numbers of a file that has as many.
+    /// Maps the first `len` words of a file that has as many.
     pub fn of_file(file: BorrowedFd<'_>, len: usize) -> io::Result<SharedWords> {
         let mapping =
             Mapping::shared(file, 0, len * size_of::<u64>(), libc::PROT_READ | libc::PROT_WRITE)?;
@@ -94,16 +94,16 @@ impl SharedWords {
     fn word(&self, at: usize) -> &AtomicU64 {
         assert!(at < self.len, "there are {} words and none has number {at}", self.len);
         // SAFETY: the mapping holds `len` words from a page's start, so they are aligned, and it
-        // lives as long as `self`. Nobody reaches them but by this reference's atomic operations.
+        // lives as long as `self`. Only the atomic operations of this reference access the words.
         unsafe { AtomicU64::from_ptr(self.mapping.base.cast::<u64>().add(at).as_ptr()) }
     }
 
-    /// One of them.
+    /// Reads a word.
     pub fn get(&self, at: usize) -> u64 {
         self.word(at).load(Ordering::Acquire)
     }
 
-    /// Changes one. Changes happen in the order of these calls, for whoever finds the file as well.
+    /// Stores a word. Stores happen in the order of the calls, also for a later reader of the file.
     pub fn set(&self, at: usize, value: u64) {
         self.word(at).store(value, Ordering::Release);
     }

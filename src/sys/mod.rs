@@ -1,5 +1,5 @@
-//! System calls that no safe crate has: mappings, a signal, inherited descriptors, and questions
-//! about an open disk; and work in processes of their own.
+//! System calls that no safe crate has: mappings, a signal, inherited descriptors, and queries of
+//! an open disk; and work in separate processes.
 
 pub mod apart;
 #[allow(unsafe_code)]

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use dm_targets::words::parse_size;
 
 impl Add {
-    /// What every device can be given.
+    /// The options that every device has.
     pub fn common(&self) -> &Common {
         match self {
             Add::Snapshot(add) => &add.common,
@@ -175,7 +175,7 @@ pub struct Common {
 }
 
 impl Common {
-    /// The defaults, under a name.
+    /// The defaults, with a name.
     pub fn named(name: String) -> Common {
         Common { name: Some(name), ..Common::unnamed() }
     }
@@ -196,10 +196,10 @@ impl Common {
     }
 }
 
-/// The largest number of a ublk device: the kernel makes a disk's minor number of it, which has 20
-/// bits.
+/// The largest id of a ublk device: the kernel derives the disk's minor number from it, which has
+/// 20 bits.
 const MAX_ID: i64 = (1 << 20) - 1;
-/// One queue serves a family's devices from one thread; more only spread the kernel's side.
+/// One thread serves all devices of a family; more queues only spread the kernel's work.
 const DEFAULT_QUEUES: u16 = 1;
 /// Requests in flight per queue: what block devices commonly have.
 const DEFAULT_DEPTH: u16 = 128;
