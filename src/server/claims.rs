@@ -1,5 +1,5 @@
-//! Disks that are not to be taken because devices of other families are made of them, though no
-//! server has claimed them, or has claimed the same bytes under another name.
+//! Disks that must not be used because devices of other families use them, although no server has
+//! claimed them, or a server has claimed the same bytes under another name.
 
 use crate::failure::Failure;
 use crate::protocol::{DeviceState, KnownDisk};
@@ -7,14 +7,14 @@ use crate::rundir::RunDir;
 use crate::storage::{DiskId, OpenDisk, OpenError, OpenErrorKind, disk_name};
 use crate::ublk::{Control, DeviceState as State, device};
 
-/// By what an open disk is known, here and to those who come later.
+/// How an open disk is recognized, here and by later servers.
 pub fn known(disk: &OpenDisk) -> KnownDisk {
     let name = disk_name(&disk.path, disk.id);
     let (number, place) = (disk.number_in_boot(), disk.place());
     KnownDisk { name, number, place, ..KnownDisk::default() }
 }
 
-/// Why a disk must not be taken, by a command that has no family or by a server whose family is
+/// Why a disk must not be used, by a command that has no family or by a server whose family is
 /// `own`.
 pub fn claimed(
     rundir: &RunDir,
@@ -28,17 +28,17 @@ pub fn claimed(
     }
 }
 
-/// Refuses a disk that a command has opened to write to it.
+/// Refuses a disk that a command has opened for writing.
 ///
 /// # Errors
-/// It is a disk of a device.
+/// The disk belongs to a device.
 pub fn refuse_claimed(rundir: &RunDir, disk: &OpenDisk) -> Result<(), OpenError> {
     let kind = claimed(rundir, None, disk.id, &known(disk));
     kind.map_or(Ok(()), |kind| Err(OpenError { path: disk.path.clone(), kind }))
 }
 
-/// How a device holds its disks; nothing if it is gone. One of which the kernel does not tell may
-/// be there.
+/// How a device holds its disks; `None` if the device is gone. A device that the kernel cannot be
+/// asked about may exist.
 fn holds(device: &DeviceState) -> Option<OpenErrorKind> {
     let (id, name) = (device.id, device.name.clone());
     let found = Control::open().map_err(Failure::from);

@@ -1,5 +1,5 @@
-//! Messages that take as long as a mirror's disks: comparisons and repairs. They change nothing
-//! that the administrator knows.
+//! Messages that take as long as a mirror's disks: comparisons and repairs. They do not change the
+//! administrator's state.
 
 use std::os::unix::net::UnixStream;
 
@@ -13,10 +13,10 @@ use crate::data::{Handle, Left};
 use crate::failure::Reason;
 use crate::protocol::Reply;
 
-/// Differing ranges that a comparison reports; who has more needs a recovery, not a list.
+/// Most differing ranges that a comparison reports; a mirror with more needs recovery, not a list.
 const MAX_DIFFERENCES: usize = 10_000;
 
-/// Whether a message takes as long as its disks.
+/// Whether a message takes as long as the mirror's disks.
 pub(super) fn takes_long(words: &[String]) -> bool {
     matches!(words.first().map(String::as_str), Some("check" | "repair"))
 }

@@ -1,5 +1,5 @@
-//! A server's control thread: takes what is asked for from [`super::listener`], one thing after the
-//! other, and has the administrator do it.
+//! A server's control thread: takes requests from [`super::listener`], one after the other, and
+//! passes them to the administrator.
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,17 +16,17 @@ use crate::failure::Reason;
 use crate::protocol::{self, Command, Reply};
 use crate::rundir::RunDir;
 
-/// How long a server that was started waits for its first device: commands ask at once.
+/// How long a started server waits for its first device: commands send that immediately.
 const FIRST_DEVICE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A server: one origin, its snapshots and their devices; or a mirror.
 pub struct Server {
     admin: Administrator<Live>,
     directory: Directory,
-    /// What it is doing, for those who wait.
+    /// The current command, for clients that wait.
     at_work: AtWork,
     pending: (Sender<Pending>, Receiver<Pending>),
-    /// Its files are removed and its disks closed.
+    /// The server's files are removed and its disks closed.
     ended: bool,
 }
 
@@ -34,7 +34,7 @@ impl Server {
     /// A server without devices.
     ///
     /// # Errors
-    /// The control device cannot be opened, or the data thread not be started.
+    /// The control device cannot be opened, or the data thread cannot be started.
     pub fn start(key: &str, rundir: &RunDir) -> Result<Server, Reason> {
         let pending = channel();
         let lost: Sender<Pending> = pending.0.clone();
@@ -50,7 +50,7 @@ impl Server {
         Ok(Server { admin, directory, at_work: AtWork::default(), pending, ended: false })
     }
 
-    /// Answers commands until the last device is gone. It has failed if something acknowledged was
+    /// Answers commands until the last device is gone. Returns failure if acknowledged writes were
     /// lost with a device.
     pub fn run(mut self, listener: UnixListener) -> ExitCode {
         let handle = self.admin.machine().handle();
@@ -68,7 +68,7 @@ impl Server {
         if self.admin.has_lost() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 
-    /// Does what a command asks for, without a client.
+    /// Carries out a command without a client.
     ///
     /// # Errors
     /// As [`Administrator::carry_out`].
@@ -76,25 +76,25 @@ impl Server {
         self.admin.carry_out(command)
     }
 
-    /// Whether it has no device, not even one that is to be taken back.
+    /// Whether the server has no device, not even one that is being undone.
     pub fn is_idle(&self) -> bool {
         self.admin.is_idle()
     }
 
-    /// Lets go of everything, once: what has the same names afterwards is a successor's.
+    /// Closes everything, once: later files of the same names are a successor's.
     fn end(&mut self) {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
         if self.admin.ending() == Ending::Leaves && !self.admin.is_idle() {
-            // The kernel takes back what the devices hold, as at any other end of a server; nothing
-            // is taken apart.
+            // The kernel releases the devices' resources, as at any other end of a server; nothing
+            // is closed here.
             self.admin.machine().remove_socket();
             std::process::exit(i32::from(self.admin.has_lost()));
         }
         let (keeps_files, waits) = (self.admin.keeps_files(), self.admin.is_waiting());
         let machine = self.admin.machine();
-        // What a disk has been given that does not answer ends with the process.
+        // I/O to a disk that does not answer ends with the process.
         let ended = if waits { Ok(()) } else { Machine::end(machine) };
         if let Err(error) = ended {
             log::error!("{error}");
@@ -109,7 +109,7 @@ impl Server {
     fn answer_all(&mut self) {
         while let Some(pending) = self.next_visit() {
             match pending {
-                // What nobody waits for any more is not begun.
+                // A command whose client has left is not started.
                 Pending::Command(command, connection) if protocol::has_left(&connection) => {
                     log::info!("{}: not begun, its client has left", command.verb());
                 }
@@ -136,9 +136,9 @@ impl Server {
         }
     }
 
-    /// What is to be done next; `None` when nobody will want anything. A server that is kept by
-    /// users of its devices looks at them from time to time; whoever has started one asks at once,
-    /// unless they were killed.
+    /// Returns the next request; `None` if there will be no more. A server kept running by users of
+    /// its devices checks for them from time to time; the process that starts a server sends its
+    /// command immediately, unless it was killed.
     fn next_visit(&self) -> Option<Pending> {
         let pending = &self.pending.1;
         if self.admin.is_idle() {
@@ -160,13 +160,13 @@ impl Server {
             self.admin.take_back(undo, &reply);
         }
         if self.admin.is_idle() {
-            // Gone before the answer: whoever reads it finds no trace of the server, and can open
-            // its disks.
+            // The server ends before the reply: a client that reads the reply finds no trace of the
+            // server, and can open its disks.
             self.end();
         }
         let written = protocol::write_line(&mut connection, &reply);
         if written.is_err() && !left {
-            // It has left between the look and the answer.
+            // The client has left between the check and the reply.
             self.admin.take_back(undo, &reply);
         }
         written

@@ -1,4 +1,4 @@
-//! The journal of a snapshot's COW, as a server finds it before it opens the store.
+//! The journal of a snapshot's COW, before a server opens the store.
 
 use std::path::PathBuf;
 
@@ -11,14 +11,14 @@ use crate::rundir::journal::owner::Owner;
 use crate::rundir::journal::{self, FileNotes};
 use crate::storage::{Access, Claim, OpenDisk, content};
 
-/// A COW's journal: where, whose, and whether something stands in it.
+/// A COW's journal: its path, its owner, and whether it has entries.
 struct Journal {
     path: PathBuf,
     owner: Owner,
     is_left: bool,
 }
 
-/// The journal of the store on a COW, or of the one that is to be made there, which gets that id.
+/// The journal of the store on a COW, or of the store to be created there with the id `new`.
 fn find(rundir: &RunDir, cow: &OpenDisk, new: Option<StoreId>) -> Result<Journal, Reason> {
     let (store, purpose) = match content::store_on(cow)? {
         Some(found) => (found.identity.map(|identity| identity.store), Purpose::GoOn),
@@ -33,8 +33,8 @@ fn open_shared(cow: &str) -> Result<OpenDisk, Reason> {
     OpenDisk::open(cow, Access::ReadOnly, Claim::Shared).map_err(Failure::from)
 }
 
-/// The journal of a COW. Where there is no place for one its writes wait for their records; but
-/// what a dead server has left in one must be read.
+/// The journal of a COW. If it cannot be created, writes wait for their commits; but a journal that
+/// a dead server has left must be readable.
 pub(super) fn open(
     rundir: &RunDir,
     cow: &OpenDisk,
@@ -53,7 +53,7 @@ pub(super) fn open(
     }
 }
 
-/// Removes what is noted for the store on a COW: it is invalid.
+/// Removes the journal of the store on a COW: the store is invalid.
 pub(super) fn discard(rundir: &RunDir, cow: &str) -> Result<(), Reason> {
     let Journal { path, is_left, .. } = find(rundir, &open_shared(cow)?, None)?;
     if is_left {
@@ -62,7 +62,7 @@ pub(super) fn discard(rundir: &RunDir, cow: &str) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Whether something is noted for the store on a COW.
+/// Whether the store on a COW has journal entries.
 pub(super) fn is_left(rundir: &RunDir, cow: &str) -> Result<bool, Reason> {
     Ok(find(rundir, &open_shared(cow)?, None)?.is_left)
 }

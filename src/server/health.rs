@@ -1,15 +1,15 @@
-//! The `health` of a device in `list --json`: one word for whoever watches many.
+//! The `health` of a device in `list --json`: one word for monitoring.
 
 use dm_targets::mirror::status::LegHealth;
 use dm_targets::snapshot::status::SnapshotStatus;
 use dm_targets::units::Sectors;
 
-/// Nothing to do.
+/// The device needs no attention.
 pub const OK: &str = "ok";
 /// There is no server to ask.
 pub const UNKNOWN: &str = "unknown";
 
-/// A snapshot's health, and what its next new chunk takes.
+/// A snapshot's health; `chunk` is what its next new exception needs.
 pub fn of_snapshot(status: &SnapshotStatus, chunk: Sectors) -> &'static str {
     let usage = &status.usage;
     match status {
@@ -20,8 +20,7 @@ pub fn of_snapshot(status: &SnapshotStatus, chunk: Sectors) -> &'static str {
     }
 }
 
-/// A mirror's health: one that has lost something is degraded, whatever else is recovered
-/// meanwhile.
+/// A mirror's health: a mirror with a failed leg or log is degraded, even during recovery.
 pub fn of_mirror(
     mut legs: impl Iterator<Item = LegHealth>,
     log_works: bool,

@@ -1,13 +1,13 @@
-//! The listener of a server: takes commands, and answers those that change nothing itself.
+//! The listener of a server: accepts commands, and answers those that change nothing itself.
 //!
-//! Whatever changes devices goes to the control thread, one thing after the other, and may take as
-//! long as a disk that does not answer. Meanwhile the listener goes on: what there is and how it is
-//! can always be asked. Commands that wait for something without changing anything (an event, a
+//! Commands that change devices go to the control thread, one after the other, and may take as long
+//! as a disk that does not answer. Meanwhile the listener continues: devices and their status can
+//! always be queried. Commands that wait for something without changing anything (an event, a
 //! comparison) are answered by a thread of their own.
 //!
-//! Rule kept here: no client keeps another one waiting. One that says nothing, or does not read, is
-//! not waited for; one that leaves gives up its place, and what it has asked for and is not begun
-//! yet is not done.
+//! Rule kept here: no client delays another one. A client that sends nothing, or does not read, is
+//! not waited for; one that disconnects gives up its place, and its command is not carried out if
+//! that has not been started.
 
 mod arrivals;
 mod aside;
@@ -32,14 +32,14 @@ use aside::aside;
 use place::Place;
 use reply::reply;
 
-/// What the control thread is told.
+/// Requests to the control thread.
 pub(super) enum Pending {
-    /// Do this; the client waits for the answer.
+    /// A command; the client waits for the reply.
     Command(Command, UnixStream),
-    /// All tags of this device have ended.
+    /// All tags of the device with this id have ended.
     Lost(u32),
-    /// A client has come and left without a command: it may be the one that has started the server.
-    /// Or one has asked for devices of which some are left out, and may be gone.
+    /// A client has disconnected without a command: it may be the one that started the server. Or a
+    /// client has queried devices of which some are left out, and may be gone.
     Nothing,
 }
 
@@ -48,12 +48,12 @@ pub(super) enum Pending {
 pub(super) struct AtWork(Arc<Mutex<Option<String>>>);
 
 impl AtWork {
-    /// From now on it is this one.
+    /// Sets the current verb.
     pub(super) fn begin(&self, verb: &str) {
         self.set(Some(verb.to_owned()));
     }
 
-    /// None any more.
+    /// Clears the current verb.
     pub(super) fn end(&self) {
         self.set(None);
     }
@@ -67,7 +67,7 @@ impl AtWork {
     }
 }
 
-/// Takes commands for as long as the process lives.
+/// Accepts commands as long as the process lives.
 pub(super) struct Listener {
     directory: Directory,
     family: Handle,
@@ -76,7 +76,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Starts the thread that listens at a socket. What it cannot answer itself goes to `control`.
+    /// Starts the thread that listens at a socket. It passes other commands to `control`.
     pub(super) fn open(
         socket: UnixListener,
         directory: &Directory,
@@ -118,11 +118,11 @@ impl Listener {
         }
     }
 
-    /// Answers a command that changes nothing; hands on any other.
+    /// Answers a command that changes nothing; passes on any other.
     fn reply(&self, command: Command, connection: UnixStream) -> io::Result<Option<Pending>> {
         match &command {
             Command::Report => {
-                // Nobody is told anything by a server that is ending: for whoever asks it is gone
+                // On an error there is no reply: the server is ending, and to the client it is gone
                 // already.
                 let devices = self.directory.devices();
                 let (waiting, devices): (BTreeMap<_, _>, BTreeMap<_, _>) =
@@ -139,7 +139,7 @@ impl Listener {
                 );
                 reply(connection, &Reply::Devices(reports))?;
                 if !left_out.is_empty() {
-                    // Whether they are still there is not known without a look.
+                    // Whether they still exist must be checked.
                     return Ok(Some(Pending::Nothing));
                 }
             }
@@ -172,7 +172,7 @@ impl Listener {
         }
     }
 
-    /// What the server is doing, and which disks it waits for.
+    /// What the server is doing, and which disks it is waiting for.
     fn doing(&self) -> io::Result<Doing> {
         let mut oldest = self.family.call(|thread| async move { thread.ring.oldest() })?;
         oldest.extend(opening());

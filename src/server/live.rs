@@ -1,5 +1,4 @@
-//! The machine that servers run on: ublk's control plane, real disks, the run directory, and a data
-//! thread.
+//! The real machine of a server: ublk's control plane, disks, the run directory, and a data thread.
 
 mod disk;
 mod patience;
@@ -51,11 +50,10 @@ pub struct Files {
 
 impl Live {
     /// Opens the control device and starts a data thread, which calls `lost` with the id of a
-    /// device that the kernel has stopped, and `ended` when something has ended that waited for
-    /// disks.
+    /// device that the kernel has stopped, and `ended` when a job that waited for disks has ended.
     ///
     /// # Errors
-    /// Either cannot be had.
+    /// Either of them fails.
     pub fn start(
         key: &str,
         rundir: &RunDir,
@@ -69,12 +67,12 @@ impl Live {
         Ok(Live { control, thread, files, patience: Patience::new(ended) })
     }
 
-    /// For other threads.
+    /// A handle to the data thread, for other threads.
     pub fn handle(&self) -> Handle {
         self.thread.handle()
     }
 
-    /// Removes the family's socket and leaves what a later server needs.
+    /// Removes the family's socket and keeps the files that a later server needs.
     pub fn remove_socket(&self) {
         self.files.rundir.remove_socket(&self.files.key);
     }
@@ -84,8 +82,7 @@ impl Live {
         self.files.rundir.remove(&self.files.key);
     }
 
-    /// What the devices of other families stand on. A state file that cannot be read hides what it
-    /// tells.
+    /// The disks below the devices of other families. Unreadable state files are ignored.
     fn through(&self) -> Through {
         let Files { rundir, key } = &self.files;
         let keys = rundir.keys().unwrap_or_default();
@@ -97,8 +94,8 @@ impl Live {
     }
 }
 
-/// The numbers of a device's disks. Where a file shows a number that may be no file system's, that
-/// of its place comes in.
+/// The numbers of a device's disks. If a file's number may not be that of a file system, the number
+/// of its mount is added.
 fn numbers(device: &DeviceState) -> Vec<(u32, u32)> {
     const NO_NUMBER: (u32, u32) = (0, 0);
     let unsure = device.disks.iter().any(|number| number.0 == 0);
@@ -226,8 +223,8 @@ impl Machine for Live {
         device::number(&mut self.control, id)
     }
 
-    /// The kernel's table of registered buffers is large and not endless: devices that do not fit
-    /// are served by copying.
+    /// The kernel's table of registered buffers is large but limited: devices that do not fit are
+    /// served by copying.
     fn can_zero_copy(&self, options: &DeviceOptions) -> Result<bool, Reason> {
         let (queues, depth) = (options.queues, options.depth);
         self.call(move |thread| async move { thread.ring.has_room_for_buffers(queues, depth) })
@@ -276,7 +273,7 @@ impl Machine for Live {
     }
 
     fn circle(&self, words: &[&str], own: &BTreeSet<u32>) -> Option<(usize, Ground)> {
-        // What is not there is said when it is opened.
+        // A missing disk is reported when it is opened.
         let (mut places, mut disks) = (Vec::new(), Vec::new());
         for (at, word) in words.iter().enumerate() {
             if let Some(id) = self.disk_at(word) {
@@ -370,7 +367,7 @@ impl Losses for LostStore {
     }
 }
 
-/// Leaves the COW of a deleted device of a dead server as it must be.
+/// Completes the COW of a dead server's deleted device.
 ///
 /// # Errors
 /// As [`super::admin::complete`].
@@ -380,7 +377,7 @@ pub fn complete(rundir: &RunDir, key: &str, device: &DeviceState) -> Result<(), 
     super::admin::complete(live, device)
 }
 
-/// Records that a deleted snapshot's COW must not be used again, if a device that stays may change
+/// Records that a deleted snapshot's COW must not be used again, if a remaining device may change
 /// its origin.
 ///
 /// # Errors

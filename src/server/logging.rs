@@ -2,13 +2,13 @@
 //! device.
 //!
 //! A line goes to a file below the run directory ([`file`]), which stays when the device is gone;
-//! to the journal, or where there is none to syslog ([`system`]); and in the foreground to stderr,
-//! with `<N>` in front where stderr is the journal, which then gets no second copy.
+//! to the journal, or to syslog if there is no journal ([`system`]); and in the foreground to
+//! stderr, with an `<N>` prefix if stderr is the journal, which then gets no second copy.
 //!
 //! Rules kept here: logging never blocks the thread that logs. Lines go through a queue of
-//! [`MAX_QUEUED`] to a thread that writes them, and a line that finds the queue full is dropped,
-//! counted, and the count is said. Who ends the process waits for what is queued, but no longer
-//! than [`FLUSH_LIMIT`].
+//! [`MAX_QUEUED`] to a thread that writes them; lines that find the queue full are dropped, and
+//! their number is logged. The end of the process waits for queued lines, but no longer than
+//! [`FLUSH_LIMIT`].
 
 mod file;
 mod system;
@@ -29,20 +29,20 @@ use system::SystemLog;
 
 pub use file::open as open_file;
 
-/// Lines that wait to be written: a second of a busy server's, and little memory.
+/// Most lines in the queue: one second of a busy server, and little memory.
 const MAX_QUEUED: usize = 1024;
-/// How long the end of a process waits for its last lines: a journal that does not answer keeps
-/// nothing alive.
+/// How long the end of a process waits for its last lines: a journal that does not answer does not
+/// keep the process alive.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
-/// Between two looks for room in the queue at the end of a process.
+/// Pause between two checks for room in the queue at the end of a process.
 const FLUSH_PAUSE: Duration = Duration::from_millis(10);
 
-/// Where a command's lines go: stderr.
+/// The logger of a command: stderr.
 static COMMAND: OnceLock<Logger> = OnceLock::new();
-/// Where a server's lines go, once the process has become one.
+/// The logger of a server, once the process has become one.
 static SERVER: OnceLock<Queue> = OnceLock::new();
 
-/// The process' logger: that of a command, and from [`start`] on that of a server.
+/// The process's logger: that of a command, and from [`start`] on that of a server.
 struct Front;
 
 impl Front {
@@ -69,7 +69,7 @@ impl Log for Front {
     }
 }
 
-/// Makes this process log as a command does: to stderr.
+/// Sets up logging for a command: to stderr.
 pub fn install(level: LevelFilter) {
     let command = env_logger::Builder::new().filter_level(level).parse_default_env().build();
     let level = command.filter();
@@ -78,13 +78,13 @@ pub fn install(level: LevelFilter) {
     }
 }
 
-/// Where a server's lines go besides the machine's log.
+/// The destinations of a server's lines besides the machine's log.
 pub struct Destination {
     /// The file below the run directory.
     pub file: PathBuf,
-    /// Stands before each line in the machine's log: which server it is.
+    /// Prefix of each line in the machine's log: identifies the server.
     pub key: String,
-    /// A server in the foreground is heard on stderr as well, as a command is.
+    /// A server in the foreground also logs to stderr, as a command does.
     pub foreground: bool,
 }
 
@@ -97,27 +97,27 @@ struct Line {
 
 enum Job {
     Write(Line),
-    /// Everything before it has been written when the sender is dropped.
+    /// All earlier lines have been written when the sender is dropped.
     Flush(Sender<()>),
 }
 
-/// The end of the queue that all threads of a server have.
+/// The sending end of the queue, shared by all threads of a server.
 struct Queue {
     filter: Logger,
     jobs: SyncSender<Job>,
 }
 
-/// Lines that found the queue full and have not been spoken of.
+/// Number of dropped lines that has not been logged yet.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Makes this process log as a server. Called once, before its threads start.
+/// Sets up logging for a server. Called once, before its threads start.
 ///
 /// # Errors
-/// The thread cannot be started. Destinations that cannot be opened are left out, and it is said in
-/// the others.
+/// The thread cannot be started. A destination that cannot be opened is left out, and the others
+/// get a line about it.
 pub fn start(destination: Destination) -> io::Result<()> {
     let command = COMMAND.get().map_or(LevelFilter::Warn, Logger::filter);
-    // What happens to devices is information, and is asked for when it is too late to switch it on.
+    // Device events have the level info, and are asked for when it is too late to enable it.
     let level = command.max(LevelFilter::Info);
     let filter = env_logger::Builder::new().filter_level(level).parse_default_env().build();
     let max = filter.filter();
@@ -127,7 +127,7 @@ pub fn start(destination: Destination) -> io::Result<()> {
     if SERVER.set(Queue { filter, jobs }).is_ok() {
         log::set_max_level(max);
     }
-    // A thread that panics ends the process; why must not be lost.
+    // A thread that panics ends the process; its message must not be lost.
     std::panic::set_hook(Box::new(|panic| {
         log::error!("{}", panic.to_string().replace('\n', " "));
         log::logger().flush();
@@ -159,7 +159,7 @@ impl Log for Queue {
         let until = Instant::now() + FLUSH_LIMIT;
         let (done, written) = channel();
         let mut job = Job::Flush(done);
-        // There is no way to wait for room with a limit; this is the end of the process.
+        // A send with a timeout does not exist; this is the end of the process.
         while let Err(TrySendError::Full(back)) = self.jobs.try_send(job) {
             if Instant::now() > until {
                 return;
@@ -171,12 +171,12 @@ impl Log for Queue {
     }
 }
 
-/// How a line stands somewhere.
+/// How a line is formatted for a destination.
 type Form = fn(&Line) -> String;
-/// How a line stands on stderr, and from which level on.
+/// The format of lines on stderr, and the most verbose level written there.
 type Stderr = (Form, LevelFilter);
 
-/// What the logging thread writes to.
+/// The destinations of the logging thread.
 struct Sinks {
     file: Option<LogFile>,
     system: Option<SystemLog>,
@@ -217,8 +217,8 @@ impl Sinks {
         }
     }
 
-    /// Writes a line everywhere. A destination that fails is not spoken of: the others have the
-    /// line.
+    /// Writes a line to all destinations. A failing destination is not reported: the others have
+    /// the line.
     fn write(&mut self, line: &Line) {
         if let Some(file) = &mut self.file {
             drop(file.write(&with_time(line)));
@@ -236,12 +236,12 @@ fn own_line(level: Level, message: String) -> Line {
     Line { at: SystemTime::now(), level, target: module_path!().to_owned(), message }
 }
 
-/// A line for people and files.
+/// The format for terminals and files.
 fn with_time(line: &Line) -> String {
     format!("{} {:<5} {}", system::utc(line.at), line.level, line.message)
 }
 
-/// A line for a service manager that reads stderr.
+/// The format for a service manager that reads stderr.
 fn with_priority(line: &Line) -> String {
     format!("<{}>{}", system::priority(line.level), line.message)
 }

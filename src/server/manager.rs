@@ -1,7 +1,7 @@
-//! What a service manager is told by a process in the foreground: ready, stopping, still at work.
+//! Notifications to a service manager by a process in the foreground: ready, stopping, still alive.
 //!
-//! A server in the background was started by another process and has no manager: [`super::process`]
-//! takes the manager's variables out of its environment.
+//! A server in the background has no manager: [`super::process`] removes the manager's variables
+//! from its environment.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -11,8 +11,7 @@ use sd_notify::NotifyState;
 
 use crate::protocol::{self, Command, Reply};
 
-/// How long a manager may take to hear something. One that does not read keeps no device from its
-/// end.
+/// How long a notification may take. A manager that does not read delays no device's end.
 const NOTIFY_LIMIT: Duration = Duration::from_secs(2);
 
 fn notify(states: &[NotifyState<'_>]) {
@@ -21,8 +20,8 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells the manager something for as long as [`NOTIFY_LIMIT`]: its socket is full while it does
-/// not read.
+/// Sends a notification, for [`NOTIFY_LIMIT`] at most: the manager's socket is full while the
+/// manager does not read.
 fn notify_within_limit(tell: impl FnOnce() + Send + 'static) {
     let (told, heard) = channel::<()>();
     let tell = move || {
@@ -36,18 +35,18 @@ fn notify_within_limit(tell: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// The devices answer.
+/// Notifies the manager that the devices are live.
 pub fn ready(status: &'static str) {
     notify_within_limit(move || notify(&[NotifyState::Ready, NotifyState::Status(status)]));
 }
 
-/// The end has begun.
+/// Notifies the manager that the server is shutting down.
 pub fn stopping() {
     notify_within_limit(|| notify(&[NotifyState::Stopping]));
 }
 
-/// Says that a server is at work, twice in the time that the manager gives it, for as long as it
-/// answers at its socket: then the thread that takes commands and the one that has the data go on.
+/// Sends watchdog notifications, two per watchdog interval, while the server answers at its socket:
+/// then both the listener thread and the data thread are running.
 pub fn watch(socket: PathBuf) {
     let mut limit_us = 0;
     if !sd_notify::watchdog_enabled(false, &mut limit_us) {

@@ -1,4 +1,4 @@
-//! The server: its process, its control thread, and what it says about its devices.
+//! The server: its process, its control thread, and its reports about its devices.
 
 pub mod admin;
 pub mod claims;

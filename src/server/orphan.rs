@@ -1,5 +1,4 @@
-//! What is known of a device whose server is dead or does not answer: what its state file and the
-//! kernel say.
+//! Reports of a device whose server is dead or does not answer: from its state file and the kernel.
 
 use std::convert::Infallible;
 use std::fs;
@@ -14,9 +13,9 @@ use crate::protocol::{DeviceReport, DeviceSpec, DeviceState};
 use crate::server::health;
 use crate::storage::DiskId;
 
-/// A report with all that a server would say and that is known without it; the rest is `null`.
+/// A report with everything that is known without the server; the rest is `null`.
 ///
-/// `state` is the kernel's word for the device, and `pid` the server that does not answer.
+/// `state` is the kernel's name for the device's state, and `pid` the server that does not answer.
 pub fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceReport {
     let DeviceSpec { table, options, .. } = &device.spec;
     let len = size_of(device.id).unwrap_or(table.len);
@@ -49,19 +48,19 @@ pub fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceRepo
     DeviceReport { id: device.id, cookie: device.cookie, name, json, status, table, disks }
 }
 
-/// The size that the kernel has for the device.
+/// The device's size in the kernel.
 fn size_of(id: u32) -> Option<Sectors> {
     let text = fs::read_to_string(format!("/sys/block/ublkb{id}/size")).ok()?;
     text.trim().parse().ok().map(Sectors)
 }
 
-/// How a disk stands on a table line: by its number if it is there.
+/// A disk on a table line: its number if the disk exists.
 fn word(path: &str) -> String {
     DiskId::of_path(Path::new(path)).map_or_else(|_| path.to_owned(), |id| id.on_table_line(path))
 }
 
-/// The disks of a device and what its table says of them, as `list --json` has it; what only a
-/// server knows is `null`.
+/// The disks of a device and its table's parameters, as in `list --json`; fields that only a server
+/// knows are `null`.
 pub fn disks_of(params: &TargetParams) -> Option<(&'static str, Value)> {
     match params {
         TargetParams::Snapshot(snapshot) => {

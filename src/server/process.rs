@@ -1,7 +1,7 @@
 //! Starting and ending a server process.
 //!
-//! `add` starts a server in a session of its own and waits until it says on its stdout that it
-//! listens. From then on the server's only ties are its socket, its state file and its log in the
+//! `add` starts a server in a session of its own and waits until its stdout says that it listens.
+//! From then on the server is reached only through its socket, its state file and its log in the
 //! run directory. A server in the foreground is the process that was started, and belongs to a
 //! service manager.
 
@@ -23,14 +23,14 @@ use crate::rundir::{self, FamilyLock, RunDir};
 use crate::sys::file_size;
 use crate::ublk::device;
 
-/// What a started server says when it listens.
+/// What a started server prints when it listens.
 const READY: &str = "ready";
-/// Why a server has not begun that was told to end meanwhile.
+/// Why a server has not started that was asked to end meanwhile.
 const INTERRUPTED: &str = "interrupted by a signal";
-/// How long it may take until then: it opens the control device, which may load the driver, and
-/// makes its ring.
+/// How long a start may take: the server opens the control device, which may load the driver, and
+/// sets up its ring.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// What a service manager tells the process that it has started, and no other one.
+/// Variables that a service manager sets for the process that it has started, and no other one.
 const MANAGERS_VARIABLES: [&str; 7] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
@@ -80,7 +80,7 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
         .map_err(|error| format!("cannot reach the server: {error}").into())
 }
 
-/// Waits until a server that is being started has said something, or ended.
+/// Waits until a starting server has printed something, or ended.
 fn says_something(stdout: &ChildStdout) -> std::io::Result<bool> {
     let limit = Timespec::try_from(START_LIMIT).map_err(std::io::Error::other)?;
     let mut fds = [PollFd::new(stdout, PollFlags::IN)];
@@ -104,7 +104,7 @@ pub fn serve(key: &str) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::FAILURE);
     }
     if let Err(error) = say(READY) {
-        // The starter has gone: there will be no first device.
+        // The starting process is gone: there will be no first device.
         rundir.remove_socket(key);
         return Err(error.into());
     }
@@ -112,19 +112,19 @@ pub fn serve(key: &str) -> Result<ExitCode, Failure> {
     Ok(server.run(listener))
 }
 
-/// A line for the starter.
+/// Prints a line for the starting process.
 fn say(line: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{line}")?;
     stdout.flush()
 }
 
-/// Adds the first device of a family, or takes one over whose server has died, and serves it in
-/// this process.
+/// Adds the first device of a family, or takes over the devices of a dead server, and serves them
+/// in this process.
 ///
-/// `done` takes the server's answer. If it cannot, what was added is deleted again; what was taken
-/// over stays for the next server. So it is if a signal comes that ends processes before devices
-/// have been added or taken over.
+/// `done` handles the server's reply. If that fails, or a signal asks the process to end before the
+/// devices have been added or taken over, an added device is deleted again; devices that were taken
+/// over stay for the next server.
 pub fn foreground(
     rundir: &RunDir,
     key: &str,
@@ -151,7 +151,7 @@ pub fn foreground(
                 rundir.remove(key);
                 why
             }
-            // A disk does not answer, and what has been begun ends with this process.
+            // A disk does not answer, and the unfinished job ends with this process.
             None => {
                 rundir.remove_socket(key);
                 why.ending("; see `ublk-dm list` for what is left")
@@ -167,7 +167,7 @@ pub fn foreground(
     Ok(ended)
 }
 
-/// Deletes what was added a moment ago and that no one was told of, with the server's files. Says
+/// Deletes a device that was added but not reported to the user, with the server's files. Returns
 /// what is left.
 fn take_back(rundir: &RunDir, key: &str, server: &mut Server, added: DeviceRef) -> String {
     let path = format!("{}{}", device::BLOCK_PATH, added.id);
@@ -208,7 +208,7 @@ fn listen(
     Ok((server, listener, beginning))
 }
 
-/// Lets go of the starter's pipe.
+/// Closes the starting process's pipe.
 fn detach() {
     let null = File::options().write(true).open("/dev/null");
     if let Err(error) = null.and_then(|null| Ok(dup2_stdout(null)?)) {

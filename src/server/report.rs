@@ -1,4 +1,4 @@
-//! What a server says about its devices: the objects of `list --json`, status lines and table
+//! A server's reports about its devices: the objects of `list --json`, status lines and table
 //! lines.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use crate::failure::Reason;
 use crate::protocol::DeviceReport;
 use crate::ublk::device;
 
-/// What the data thread knows of a device.
+/// The data thread's information about a device.
 struct Facts {
     id: u32,
     size: Sectors,
@@ -40,7 +40,7 @@ struct Facts {
     mirror: Option<MirrorFacts>,
 }
 
-/// What stands in the object of a leg.
+/// The contents of a leg's JSON object.
 struct LegFacts {
     health: LegHealth,
     default: bool,
@@ -72,7 +72,7 @@ struct SnapshotFacts {
     exceptions: usize,
 }
 
-/// Reports of all devices of a server, by id.
+/// Returns reports of all devices of a server, by id.
 pub fn devices(
     entries: &BTreeMap<u32, Device>,
     family: &Handle,
@@ -88,7 +88,7 @@ pub fn devices(
     });
     let mut facts = facts.map_err(|error| error.to_string())?;
     for facts in &mut facts {
-        // A snapshot is cut to whole blocks of its disks.
+        // A snapshot's size is rounded down to whole blocks of its disks.
         let entry = entries.get(&facts.id).filter(|_| facts.snapshot.is_none());
         facts.size = entry.map_or(facts.size, |entry| entry.spec.table.len);
     }
@@ -141,7 +141,7 @@ fn facts(id: u32, device: &Served, stats: DeviceStats, now_ms: u64) -> Facts {
                 exceptions: snapshot.exceptions(),
             });
         }
-        // They have nothing to tell but what their tables say.
+        // These targets have no status beyond their tables.
         Target::Origin(_) | Target::Merge(_) | Target::Linear(_) | Target::Nothing => {}
     }
     facts

@@ -1,5 +1,5 @@
-//! Signals to a server: those that end it become a command, so that they are answered in turn; no
-//! other one may.
+//! Signals to a server: terminating signals become a command, so that they are handled in turn; all
+//! others are ignored.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -14,31 +14,31 @@ use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, Reply};
 use crate::rundir::RunDir;
 
-/// Signals that would end or stop a process that does not expect them. A server has nothing to read
-/// anew, and what uses its devices must not wait because a terminal was closed. (SIGPIPE and
-/// SIGXFSZ are ignored from the start.)
+/// Signals that end or stop a process by default. A server has no configuration to reload, and
+/// users of its devices must not block because a terminal was closed. (SIGPIPE and SIGXFSZ are
+/// ignored from the start.)
 const IGNORED: [i32; 9] =
     [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGTSTP];
 
-/// How far a server has come, for those who tell it to end.
+/// The stage of a server, for the signal thread.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Stage {
-    /// It adds or takes over its first devices, and nothing can be asked of it.
+    /// It adds or takes over its first devices, and does not answer commands yet.
     #[default]
     Begins,
-    /// It has been told to end before it could be asked.
+    /// A signal asked it to end before it answered commands.
     Told,
     /// It answers at its socket.
     Answers,
 }
 
-/// The beginning of a server: a signal that comes before it answers is kept for it.
+/// The start of a server: a signal that arrives before it answers commands is remembered.
 #[derive(Clone, Default)]
 pub(super) struct Beginning(Arc<Mutex<Stage>>);
 
 impl Beginning {
-    /// The server answers at its socket from now on. `false`: it has been told to end, and must not
-    /// begin.
+    /// The server answers at its socket from now on. `false`: a signal has asked it to end, and it
+    /// must not start.
     pub(super) fn is_over(&self) -> bool {
         let stage = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *stage == Stage::Begins {
@@ -47,7 +47,7 @@ impl Beginning {
         *stage == Stage::Answers
     }
 
-    /// Tells a server to end that does not answer yet. `false`: it has to be asked.
+    /// Remembers a signal if the server does not answer yet. `false`: the server has to be asked.
     fn tell(&self) -> bool {
         let stage = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if *stage == Stage::Begins {
@@ -57,7 +57,7 @@ impl Beginning {
     }
 }
 
-/// Answers signals from now on.
+/// Handles signals from now on.
 pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<Beginning, String> {
     let all = TERM_SIGNALS.iter().chain(&IGNORED);
     let mut signals = Signals::new(all).map_err(|error| format!("signals: {error}"))?;
@@ -87,11 +87,11 @@ pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<Beginning, String> {
     Ok(beginning)
 }
 
-/// Asks the server to end. It may refuse, and goes on with all that it has then; the next signal
-/// asks again.
+/// Asks the server to end. The server may refuse, and then continues with all its devices; the next
+/// signal asks again.
 ///
-/// The service manager is not told that the end has begun: a server that has been asked may have
-/// devices that keep it, and a manager that waits for an end kills what does not come to it.
+/// The service manager is not notified that the end has begun: devices may keep the server running,
+/// and a manager that waits for an end kills a server that does not end.
 fn end(socket: &Path) -> Result<(), Reason> {
     let hint = "the devices are served on; mend that and send the signal again, or delete them \
                 (`ublk-dm del`)";
@@ -99,7 +99,7 @@ fn end(socket: &Path) -> Result<(), Reason> {
     match protocol::connect(socket).and_then(|server| protocol::ask(server, &Command::Shutdown)) {
         Ok(Reply::Failed(why)) => Err(refused(why)),
         Ok(_) => Ok(()),
-        // It has ended before its answer was read.
+        // The server has ended before its reply was read.
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
         Err(error) => Err(refused(Failure::from(error).context(socket.display()))),
     }
@@ -142,7 +142,7 @@ mod tests {
         assert!(why.contains("No space left") && why.contains("send the signal again"), "{why}");
         end(&socket).unwrap();
         server.join().unwrap();
-        // Where nothing can be asked, it is said as well.
+        // A server that cannot be reached is reported as well.
         std::fs::remove_file(&socket).unwrap();
         assert!(end(&socket).unwrap_err().contains("family.sock"));
     }

@@ -1,9 +1,9 @@
 //! Adding a device.
 //!
-//! A device comes in steps of which each can still be undone: the disks are opened and claimed, the
-//! store is read and judged, the kernel adds the device, its queues are served, and only then is
-//! the store written and the snapshot joins its origin; starting the device comes last. A step that
-//! fails takes the earlier ones back, so a failed `add` leaves nothing.
+//! A device is added in steps, each of which can still be undone: the disks are opened and claimed,
+//! the store is read and checked, the kernel adds the device, its queues are served, and only then
+//! is the store written and the snapshot added to its origin; starting the device comes last. If a
+//! step fails, the earlier ones are undone, so a failed `add` leaves nothing.
 
 use dm_targets::group::Ticket;
 use dm_targets::snapshot::exceptions::Health;
@@ -40,7 +40,7 @@ impl<M: Machine> Administrator<M> {
         let ticket = prepared.ticket;
         let (info, name) = match added {
             Ok(added) => added,
-            // It is needed for the way back.
+            // Undoing the `add` needs the opened target.
             Err(why) if self.is_coming(ticket) => return Err(why),
             Err(why) => return self.forget_ticket(ticket).and(Err(why)),
         };
@@ -50,8 +50,8 @@ impl<M: Machine> Administrator<M> {
         self.unconfirmed = Some(Unconfirmed { device, ticket, cow: prepared.cow.clone() });
         log::info!("{name}: {path} is live");
         self.keep(prepared, info, name);
-        // It is on record since before it could be used; that its store is adopted need not be said
-        // to the next server.
+        // The device was recorded before it could be used. If it cannot be recorded that its store
+        // is adopted, that is only a warning.
         self.publish();
         if let Err(why) = if adopted { self.record(None) } else { Ok(()) } {
             log::warn!(
@@ -62,7 +62,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Opens the disks of a target and the target itself, without writing anything; `again`: what
-    /// the disks were of a device that is there already.
+    /// the disks of an existing device were.
     pub(super) fn prepare(
         &mut self,
         spec: DeviceSpec,
@@ -80,7 +80,7 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// What the user of a device that has been opened should know.
+    /// A note for the user of a device that has been opened.
     fn note_of(&self, prepared: &NewDevice) -> Result<Option<String>, Reason> {
         let ticket = prepared.ticket;
         self.machine.call(move |thread| async move {
@@ -98,7 +98,7 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// The data thread's own hold on a target is no longer needed.
+    /// Drops the data thread's own reference to an opened target.
     pub(super) fn forget_ticket(&self, ticket: Ticket) -> Result<(), Reason> {
         self.machine.call(move |thread| async move {
             let opened = thread.group().take_opened(ticket);
@@ -108,20 +108,20 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Puts back what the store of a snapshot has overwritten that gets no device, or loses it at
-    /// once.
+    /// Restores what the store of a snapshot has overwritten, if its device is not added or is
+    /// deleted again.
     pub(super) fn unmake(&self, ticket: Ticket) -> Result<Unmade, Reason> {
         Ok(self
             .machine
             .call(move |thread| async move { thread.group().unmake(ticket).await })??)
     }
 
-    /// Takes a device that is served among this server's. The caller makes that known.
+    /// Adds a served device to this server's devices. The caller publishes the change.
     pub(super) fn keep(&mut self, prepared: NewDevice, info: DeviceInfo, name: String) {
         let number = self.machine.number(info.id);
         let NewDevice { mut spec, deps, read_only, cow, .. } = prepared;
         let id = info.id;
-        // Its store is this origin's now. A later one is asked for anew.
+        // The store is adopted now. Adopting another one needs the option again.
         spec.other_origin = spec.other_origin && !self.is_valid(id);
         if let Some(cow) = &cow {
             self.forget_departure(cow);
@@ -153,9 +153,8 @@ impl<M: Machine> Administrator<M> {
         valid.unwrap_or(false)
     }
 
-    /// Adds a device, serves its queues, makes its target usable and starts it; takes everything
-    /// back if that fails. What the next server needs is written down before anyone can use the
-    /// device.
+    /// Adds a device, serves its queues, activates its target and starts it; undoes all of that if
+    /// a step fails. What the next server needs is recorded before the device can be used.
     fn bring_up(
         &mut self,
         prepared: &NewDevice,
@@ -178,8 +177,8 @@ impl<M: Machine> Administrator<M> {
         Ok((info, name))
     }
 
-    /// Serves the queues of a new device, as far as disks answer. Where one does not, what has been
-    /// begun is taken back when that answers; the state file tells of the device until then.
+    /// Serves the queues of a new device while its disks answer. If one does not, the `add` is
+    /// undone when it answers; the device stays in the state file until then.
     ///
     /// # Errors
     /// A disk does not answer.
@@ -208,7 +207,7 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Takes a device back that cannot be added; says what is left.
+    /// Undoes a failed `add`; the returned error says what is left.
     fn undo(&mut self, info: &DeviceInfo, ticket: Ticket, error: Reason) -> Reason {
         let undone = self.take_down(info.id, info.target_flags, true);
         let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(ticket), Err));
@@ -216,8 +215,8 @@ impl<M: Machine> Administrator<M> {
         left.fold(error, |error, left| error.ending(format!("; and {left}")))
     }
 
-    /// Finds a name for a new device and writes down what the next server needs, while no other
-    /// command looks for a name.
+    /// Chooses a name for a new device and records what the next server needs, while no other
+    /// command chooses a name.
     fn register(
         &mut self,
         prepared: &NewDevice,
@@ -225,7 +224,7 @@ impl<M: Machine> Administrator<M> {
         name: Option<String>,
     ) -> Result<String, Reason> {
         let _directory = self.machine.records().lock()?;
-        // By force one that others have is taken.
+        // With force, disks that other devices claim are used as well.
         if !prepared.spec.force {
             self.refuse_claimed(&prepared.deps)?;
         }

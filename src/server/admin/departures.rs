@@ -1,10 +1,10 @@
-//! Snapshots that are deleted, or left out by `recover`, while their family goes on: right until
-//! the origin's next change, which may come under another server than this one.
+//! Snapshots that are deleted, or left out by `recover`, while their family continues: they are
+//! valid until the origin's next change, which may happen under another server.
 //!
-//! Rule kept here: I9 (that a snapshot has left is durable before its device is gone or its origin
-//! lives without it, and every server knows it before it can change the origin). A snapshot that is
-//! deleted as the last of its family is its user's business, as with device-mapper: origin and
-//! snapshots are to be used together or not at all.
+//! Rule kept here: I9 (a departure is durable before the snapshot's device is deleted or its origin
+//! is live without it, and every server knows it before it can change the origin). A snapshot that
+//! is deleted as the last of its family is its user's responsibility, as with device-mapper: origin
+//! and snapshots are to be used together or not at all.
 
 use std::rc::Rc;
 
@@ -23,8 +23,8 @@ use crate::rundir::departed::Departure;
 use crate::storage::DiskId;
 
 impl<M: Machine> Administrator<M> {
-    /// Notes that a snapshot leaves, if a device stays through which, or beside which, its origin
-    /// can come to be changed. `outlived`: it is marked on its COW, and noted only if that fails.
+    /// Records a snapshot's departure if a device stays through which, or beside which, its origin
+    /// can change. `outlived`: its COW is marked, and the departure recorded only if that fails.
     pub(super) fn note_departure(&mut self, id: u32, outlived: bool) -> Result<(), Reason> {
         let Some(cow) = self.devices.get(&id).and_then(|entry| entry.cow.clone()) else {
             return Ok(());
@@ -44,7 +44,7 @@ impl<M: Machine> Administrator<M> {
                 snapshot.loss_when_left()
             }
         };
-        // A mark that its COW does not take in time counts as one that has failed.
+        // A mark that the COW does not store in time counts as failed.
         let marked = self.wait_for(Errand::on(id, "del"), leave(outlived), |_, _| {});
         let loss = match marked {
             Ok(loss) => loss,
@@ -60,9 +60,9 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// What is left out is lost from now on, unless this server finds that nothing has changed the
-    /// origin. The caller puts that into the state file; since that is read in this boot only, and
-    /// the run directory may outlive it, the snapshot is noted as well as one that has left.
+    /// Treats left-out snapshots as lost from now on, unless this server finds that the origin is
+    /// unchanged. The caller writes that to the state file; since that is read in this boot only,
+    /// and the run directory may outlive the boot, a departure is recorded as well.
     pub(super) fn lose_left_out(&mut self) -> Result<(), Reason> {
         if mutant::is(Mutant::LeftOutNotLost) {
             return Ok(());
@@ -83,8 +83,8 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Has a snapshot that is left out recorded as lost before its origin's next change; at once
-    /// if an earlier server knew of one.
+    /// Ensures that a left-out snapshot is recorded as lost before its origin's next change;
+    /// immediately if an earlier server knew of a change.
     fn note_lost(&self, device: &DeviceState, for_good: bool) -> Result<(), Reason> {
         let Some(cow) = device.cow.clone() else {
             log::warn!(
@@ -106,7 +106,7 @@ impl<M: Machine> Administrator<M> {
         self.restore_departures(vec![departure])
     }
 
-    /// Notes that a snapshot of a dead server is deleted, as far as it is known which it is.
+    /// Records the departure of a dead server's snapshot that is deleted, if its COW is known.
     pub(super) fn note_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
         let Some(cow) =
             device.cow.clone().filter(|_| !device.lost && self.goes_on_without(device.id))
@@ -119,8 +119,8 @@ impl<M: Machine> Administrator<M> {
         self.restore_departures(vec![departure])
     }
 
-    /// Has the origin know which snapshots have left it under earlier servers. One that is not open
-    /// learns of them when it is.
+    /// Tells the origin which snapshots have left it under earlier servers. If it is not open, that
+    /// is done when it is opened.
     pub(super) fn restore_departures(&self, departures: Vec<Departure>) -> Result<(), Reason> {
         self.origin.map_or(Ok(()), |(id, ..)| self.restore_departures_of(id, departures))
     }
@@ -141,16 +141,16 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// A snapshot is served from a COW: nothing has left on it.
+    /// Forgets a departure: a snapshot is served from the COW again.
     pub(super) fn forget_departure(&self, cow: &Cow) {
         if let Err(why) = self.machine.records().forget_departure(cow) {
-            // The next server forgets it when the snapshot joins; without that its origin's change
-            // makes the snapshot wrong.
+            // The next server forgets the departure when the snapshot joins; if not, the origin's
+            // next change makes the snapshot invalid.
             log::warn!("{why}");
         }
     }
 
-    /// Whether the family has a device when the command under way has ended.
+    /// Whether the family has another device after the current command.
     fn goes_on_without(&self, id: u32) -> bool {
         let others = self.devices.keys().chain(self.left_out.keys());
         others.into_iter().any(|other| *other != id && !self.going.contains(other))

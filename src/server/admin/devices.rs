@@ -1,4 +1,4 @@
-//! What a server knows of its devices: their names, their disks, and how they were asked for.
+//! A server's devices: their names, their disks, and how they were specified.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +21,12 @@ impl Deps {
         self.0.insert(word.to_owned(), (id, known));
     }
 
-    /// The disk of a word.
+    /// The disk that a word names.
     pub fn id(&self, word: &str) -> Option<DiskId> {
         self.0.get(word).map(|(id, _)| *id)
     }
 
-    /// How the disk of a word stands on a table line: `MAJ:MIN`, or the path of a file.
+    /// A word's disk as a table line names it: `MAJ:MIN`, or the path of a file.
     pub fn on_table_line(&self, word: &str) -> String {
         self.id(word).map_or_else(|| word.to_owned(), |id| id.on_table_line(word))
     }
@@ -36,7 +36,7 @@ impl Deps {
         self.0.iter().map(|(word, (id, known))| (word.as_str(), *id, known))
     }
 
-    /// Whether a disk is among them.
+    /// Whether the device uses a disk.
     pub(super) fn has(&self, disk: DiskId) -> bool {
         self.0.values().any(|(id, _)| *id == disk)
     }
@@ -46,25 +46,25 @@ impl Deps {
         self.0.retain(|word, _| words.contains(word));
     }
 
-    /// By what the disks are known again.
+    /// How the disks are recognized later.
     pub(super) fn known(&self) -> KnownDisks {
         self.0.iter().map(|(word, (_, known))| (word.clone(), known.clone())).collect()
     }
 
-    /// The block devices' numbers; of a file, its file system's.
+    /// The numbers of the block devices; for a file, that of its file system.
     pub fn numbers(&self) -> Vec<(u32, u32)> {
         self.0.values().map(|(id, _)| id.block_number()).collect()
     }
 }
 
-/// A leg, for those who look for one.
+/// A leg, as messages refer to it.
 #[derive(Clone)]
 pub struct LegRef {
     pub path: String,
     pub disk: Option<DiskId>,
 }
 
-/// The messages that a mirror takes.
+/// The messages that a mirror accepts.
 pub const MESSAGES: &str = "check, repair LEG, replace LEG DEV[:OFFSET], add-leg DEV[:OFFSET], \
                             remove-leg LEG, recover, throttle PERCENT";
 
@@ -80,16 +80,16 @@ pub struct Device {
     pub read_only: bool,
     /// Its requests are held back.
     pub suspended: bool,
-    /// The kernel has not started it for this server: its I/O waits.
+    /// The kernel has not started the device for this server: its I/O waits.
     pub waits: bool,
-    /// The table that its next resume puts in place.
+    /// The inactive table, which the next resume makes live.
     pub loaded: Option<DeviceSpec>,
-    /// Of a snapshot that outlives its server: by what its COW is known again.
+    /// For a persistent snapshot: how its COW is recognized later.
     pub cow: Option<Cow>,
 }
 
 impl Device {
-    /// The mirror that the device is, if it is one.
+    /// The mirror's table, if the device is a mirror.
     pub fn mirror(&self) -> Option<&Mirror> {
         match &self.spec.table.params {
             TargetParams::Mirror(mirror) => Some(mirror),
@@ -108,7 +108,7 @@ impl Device {
         matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
     }
 
-    /// How the device is made again after this server's death.
+    /// What the next server needs to recreate the device.
     pub fn state(&self) -> DeviceState {
         DeviceState {
             suspended: self.suspended,
@@ -119,7 +119,7 @@ impl Device {
     }
 }
 
-/// How a device is made again.
+/// What the next server needs to recreate a device.
 pub(super) fn state_of(
     info: &DeviceInfo,
     name: &str,
@@ -148,7 +148,7 @@ pub(super) fn changes_origin(spec: &DeviceSpec) -> bool {
     }
 }
 
-/// Whether the device is a snapshot that outlives its server.
+/// Whether the device is a persistent snapshot.
 pub(super) fn is_persistent_snapshot(spec: &DeviceSpec) -> bool {
     matches!(&spec.table.params, TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient())
 }
@@ -157,21 +157,21 @@ pub(super) fn is_persistent_snapshot(spec: &DeviceSpec) -> bool {
 #[derive(Clone)]
 pub struct LeftOut {
     pub device: DeviceState,
-    /// Its I/O waits; else it has no disk any more.
+    /// Its I/O waits; if `false`, the kernel has no disk for it any more.
     pub waits: bool,
-    /// An earlier server wrote down that it is lost, and this one cannot know better.
+    /// An earlier server recorded the loss, and this one cannot rule it out.
     pub for_good: bool,
 }
 
-/// Devices by id, and those that were left out.
+/// The served devices and the devices that were left out, by id.
 type Known = (BTreeMap<u32, Device>, BTreeMap<u32, LeftOut>);
 
-/// What all threads know of the devices: as they were when nothing was being changed.
+/// The devices as all threads see them: their state between two changes.
 #[derive(Clone, Default)]
 pub struct Directory(Arc<Mutex<Known>>);
 
 impl Directory {
-    /// Puts other devices in the place of those that were known.
+    /// Replaces the published devices.
     pub(super) fn publish(
         &self,
         devices: &BTreeMap<u32, Device>,
@@ -187,19 +187,19 @@ impl Directory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
     }
 
-    /// Those that were left out, by id.
+    /// The devices that were left out, by id.
     pub fn left_out(&self) -> BTreeMap<u32, LeftOut> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 }
 
-/// A device that is not this server's.
+/// The error for a device that this server does not have.
 pub(super) fn no_device(id: u32) -> Reason {
     format!("/dev/ublkb{id}: no such device; see `ublk-dm list`").into()
 }
 
-/// A leg by its path or by its place, counted from 0. Another path of the same disk will do, if one
-/// leg alone is on that.
+/// Finds a leg by its path or its index, counted from 0. Another path of the same disk is accepted
+/// if only one leg is on that disk.
 pub fn find_leg(legs: &[LegRef], word: &str) -> Option<usize> {
     let by_path = legs.iter().position(|leg| leg.path == word);
     by_path
@@ -220,7 +220,7 @@ pub fn not_a_leg(legs: &[LegRef], id: u32, word: &str) -> Reason {
     format!("{word}: not a leg of /dev/ublkb{id}, which has legs {}", legs.join(", ")).into()
 }
 
-/// A name that is not taken: the one that is wanted, or that with a number behind it.
+/// A name that is not in `taken`: `wanted`, or `wanted` with a number appended.
 pub(super) fn free_name(wanted: &str, taken: &[String]) -> String {
     let mut name = wanted.to_owned();
     let mut number = 1;

@@ -1,8 +1,8 @@
-//! The end of devices: in which order they go, and what is lost with them.
+//! Deleting devices: in which order, and what is lost with them.
 //!
-//! Rules kept here: I9 (an origin ends before its snapshots, so that nothing is written which they
-//! do not have; a snapshot that goes alone while its origin is in use is marked invalid first) and
-//! I10 (what an end loses is an error).
+//! Rules kept here: I9 (an origin ends before its snapshots, so that no write is missing in them; a
+//! snapshot that is deleted alone while its origin is in use is marked invalid first) and I10 (what
+//! is lost at the end of a device is an error).
 
 use std::rc::Rc;
 
@@ -15,32 +15,32 @@ use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::Reply;
 
-/// How the end of a device went that is gone.
+/// The result of deleting a device.
 #[derive(Default)]
 pub(super) struct End {
-    /// What was acknowledged and is lost.
+    /// Why acknowledged writes are lost, if they are.
     pub(super) lost: Option<Reason>,
-    /// What is wrong with the kernel's device.
+    /// Why the kernel's device could not be deleted, if so.
     pub(super) wrong: Option<Reason>,
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Stops a device, takes its target apart and deletes it. One that may be in use is told to
-    /// fail its requests first: the kernel waits for them, and a mirror may hold some for ever. If
-    /// a disk does not answer those, the device runs on; if the disk falls silent afterwards, the
-    /// device goes when that answers.
+    /// Stops a device, closes its target and deletes it. A device that may be in use fails its
+    /// requests first: the kernel waits for them, and a mirror may hold some forever. If a disk
+    /// does not answer these, the device continues; if the disk falls silent later, the device is
+    /// deleted when the disk answers.
     pub(super) fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<End, Reason> {
         self.refuse_unfinished(id)?;
         let noted = if self.is_outlived(id) { Ok(()) } else { self.note_departure(id, false) };
         let unnoted = match noted {
-            // Another program has ended it, which cannot be refused: it is marked instead.
+            // Another program has ended it, which cannot be refused: its COW is marked instead.
             Err(why) if self.machine.has_ended(id) => {
                 log::error!("{why}");
                 true
             }
             noted => noted.map(|()| false)?,
         };
-        // Another program may have deleted it; what has its number now is not ours to stop.
+        // Another program may have deleted it; its number may then be another device's.
         let ours = self.ours(id, cookie)?.is_some();
         let force = force || mutant::is(Mutant::UseIgnored);
         if !ours || force || !self.machine.try_stop(id)? {
@@ -63,7 +63,7 @@ impl<M: Machine> Administrator<M> {
         Ok(End { lost, wrong: deleted.err() })
     }
 
-    /// Has a device fail its requests.
+    /// Makes a device fail its requests.
     fn begin_end(&mut self, id: u32) -> Result<(), Reason> {
         let job = move |thread: Rc<M::Thread>| async move {
             if let Some(device) = thread.group().device(id) {
@@ -82,7 +82,7 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Takes what a device's end has come to, or leaves that to the time when its disk answers.
+    /// Handles the result of a device's removal, or defers that until its disk answers.
     fn removed(
         &mut self,
         id: u32,
@@ -106,7 +106,7 @@ impl<M: Machine> Administrator<M> {
 
     pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Reply, Reason> {
         if !force && !mutant::is(Mutant::UseIgnored) {
-            // All or none: nothing has been deleted when one of them is refused here.
+            // All or none: no device has been deleted when one is refused here.
             let mut served = ids.iter().filter(|id| self.devices.contains_key(id));
             served.try_for_each(|id| self.machine.not_in_use(*id))?;
         }
@@ -128,10 +128,10 @@ impl<M: Machine> Administrator<M> {
             match self.take_down(id, cookie, force) {
                 Err(error) => {
                     failed.push(error);
-                    // It stays, so what goes after it leaves it behind.
+                    // The device stays, so devices deleted after it leave it behind.
                     self.going.remove(&id);
                     if self.is_origin(id) {
-                        // It stays, and would be written without them.
+                        // The origin stays, and would be written without its snapshots.
                         break;
                     }
                     continue;
@@ -149,16 +149,16 @@ impl<M: Machine> Administrator<M> {
         Failure::all(failed).map_or(Ok(Reply::Deleted), Err)
     }
 
-    /// Strikes a device that is gone off the list.
+    /// Removes a deleted device from the list.
     ///
     /// # Errors
-    /// The state file tells of it still.
+    /// The state file still contains the device.
     pub(super) fn forget(&mut self, id: u32) -> Result<(), Reason> {
         if self.unconfirmed.as_ref().is_some_and(|new| new.device.id == id) {
             self.confirm();
         }
         if let Some(entry) = self.devices.remove(&id) {
-            // What is known of its writes goes with it.
+            // The information whether it was written is lost with it.
             self.origin_changed |= changes_origin(&entry.spec);
             log::info!("{}: deleted", entry.name);
         }
@@ -169,8 +169,8 @@ impl<M: Machine> Administrator<M> {
         self.devices.get(&id).is_some_and(Device::is_origin)
     }
 
-    /// Whether a device's origin has a device that stays and is in use: it will be written without
-    /// a snapshot that goes.
+    /// Whether the origin has another device that stays and is in use: the origin will be written
+    /// without the deleted snapshot.
     fn is_outlived(&self, id: u32) -> bool {
         let mut others =
             self.devices.keys().filter(|other| **other != id && self.is_origin(**other));
@@ -178,7 +178,7 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// The order in which devices end: an origin is no longer written when its snapshots leave.
+/// Ends origins before their snapshots: an origin is not written any more when they leave.
 pub(super) fn origins_first(ids: &mut [u32], is_origin: impl Fn(u32) -> bool) {
     ids.sort_by_key(|id| !is_origin(*id));
 }

@@ -1,7 +1,7 @@
-//! Devices of the kernel, known by their cookies.
+//! The kernel's devices, identified by their cookies.
 //!
-//! Rule kept here: a number may be another program's device by now; a device is ours only if it has
-//! the cookie that it was given.
+//! Rule kept here: a number may belong to another program's device by now; a device is ours only if
+//! it has the cookie that it was given.
 
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
@@ -11,8 +11,8 @@ use crate::ublk::device::{is_ours, no_longer_waits, replaced};
 use crate::ublk::{DeviceInfo, DeviceState};
 
 impl<M: Machine> Administrator<M> {
-    /// What the kernel knows of a device of ours; `None`: it is gone, and what has its number now
-    /// is another one's.
+    /// The kernel's info about a device of ours; `None`: the device is gone, and its number may
+    /// belong to another device now.
     pub(super) fn ours(&mut self, id: u32, cookie: u64) -> Result<Option<DeviceInfo>, Reason> {
         Ok(self
             .machine

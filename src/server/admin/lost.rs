@@ -1,12 +1,12 @@
 //! Devices that another program has stopped or deleted.
 //!
-//! The kernel gives all of a device's tags back then, and nothing else tells the server. A device
-//! that is stopped cannot be started again; so its disks are let go, the rest of it is deleted, and
-//! nobody is told any more that it lives. Of a device that was left out nothing tells the server
-//! anything: the kernel is asked for it before every command.
+//! The kernel then returns all of the device's tags, and the server gets no other notification. A
+//! stopped device cannot be started again, so its disks are closed, the rest of it is deleted, and
+//! it is no longer reported as live. The server gets no notification for a device that was left
+//! out: it asks the kernel about such devices before every command.
 //!
-//! Rule kept here: what the COW of such a device is owed is on record before nothing tells of it
-//! any more.
+//! Rule kept here: what is missing on the COW of such a device is on record before the device is
+//! removed from the state file.
 
 use super::ending::End;
 use super::machine::Machine;
@@ -14,8 +14,8 @@ use super::state::Administrator;
 use crate::failure::Reason;
 
 impl<M: Machine> Administrator<M> {
-    /// All tags of a device have ended. If the server itself has not had that done, the device is
-    /// given up.
+    /// Called when all tags of a device have ended. Unless the server itself ended them, the device
+    /// is removed.
     pub fn lose(&mut self, id: u32) {
         if !self.machine.has_ended(id) {
             return;
@@ -39,14 +39,14 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Gives up devices that were left out and that another program has deleted meanwhile. One
-    /// whose COW cannot get what it is owed stays, and the next command tries again. Returns what
-    /// is to be said of them.
+    /// Removes devices that were left out and that another program has deleted since. If a COW
+    /// cannot be completed, the device stays and the next command tries again. Returns the messages
+    /// for the user.
     pub fn notice_stolen(&mut self) -> Vec<Reason> {
         let known: Vec<_> = self.left_out.values().map(|left| left.device.clone()).collect();
         let mut problems = Vec::new();
         for device in known {
-            // One of which nothing can be known is there.
+            // If the kernel cannot be asked, the device is assumed to exist.
             if !matches!(self.ours(device.id, device.cookie), Ok(None)) {
                 continue;
             }

@@ -1,8 +1,8 @@
-//! What the administrator of a family acts through: the control plane of ublk, disks, the run
-//! directory, and the thread that has the targets. A real machine has them all; a simulated one
-//! loses power.
+//! The machine through which the administrator of a family acts: the control plane of ublk, disks,
+//! the run directory, and the thread that has the targets. The real machine has all of these; a
+//! simulated one loses power.
 //!
-//! Nothing here decides anything: what may be done when is the administrator's business.
+//! No decisions are made here: the administrator decides what may be done when.
 
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -23,7 +23,7 @@ use crate::storage::signature::Signature;
 use crate::storage::{Access, Claim, DiskId, Ground, Limits, OpenError, OpenErrorKind};
 use crate::ublk::{DeviceInfo, Params};
 
-/// A disk that is open, and not yet a target's.
+/// An open disk that no target uses yet.
 pub trait OpenDisk: Send + 'static {
     /// Which disk it is.
     fn id(&self) -> DiskId;
@@ -31,19 +31,19 @@ pub trait OpenDisk: Send + 'static {
     fn path(&self) -> String;
     /// Its size.
     fn size(&self) -> Sectors;
-    /// What it can do.
+    /// Its limits.
     fn limits(&self) -> &Limits;
     /// Whether it was opened for reading only.
     fn is_read_only(&self) -> bool;
     /// A number that no other disk has had at its place in this boot; zero if there is none.
     fn number_in_boot(&self) -> u64;
-    /// Where its bytes are, whatever leads to them.
+    /// Where its bytes are, whatever path or device leads to them.
     fn place(&self) -> Place;
-    /// What it is called in the records of mirrors; its path if nothing better is known.
+    /// Its name in the records of mirrors; its path if there is no better name.
     fn lasting_name(&self) -> String;
-    /// What earlier versions called it there.
+    /// Its name there in earlier versions.
     fn former_name(&self) -> String;
-    /// What it holds, if that is something known.
+    /// Its content, if that is recognized.
     ///
     /// # Errors
     /// It cannot be read.
@@ -53,7 +53,7 @@ pub trait OpenDisk: Send + 'static {
     /// # Errors
     /// It cannot be read.
     fn store(&self) -> Result<Option<Option<Identity>>, Reason>;
-    /// All that this COW is known again by, with that store on it and for an origin with that name.
+    /// All that this COW is recognized by, with this store on it and for an origin with that name.
     fn as_cow(&self, store: Which, origin: &str) -> Cow;
     /// Whether its first sector is zero.
     ///
@@ -67,18 +67,18 @@ pub trait Losses: LossRecord + Send + 'static {
     /// Why the store is lost, if it is.
     ///
     /// # Errors
-    /// It cannot be known.
+    /// Whether the store is lost cannot be determined.
     fn found(&self) -> Result<Option<String>, Reason>;
-    /// Forgets what was lost on the COW's disk and has gone from it. `here`: the store is there
+    /// Forgets lost stores that are no longer on the COW's disk. `here`: the store is there
     /// already.
     fn tidy(&self, here: bool);
-    /// Forgets this store's loss: it says itself that it is invalid.
+    /// Forgets this store's loss: the store itself is marked invalid.
     fn forget(&self);
 }
 
-/// The run directory, as a family sees it. Copies see the same.
+/// The run directory, as a family sees it. All clones refer to the same directory.
 pub trait Records: Clone + Send + 'static {
-    /// Held while a name is looked for and taken.
+    /// Held while a name is chosen.
     type Lock;
     /// See [`Losses`].
     type Losses: Losses;
@@ -86,8 +86,8 @@ pub trait Records: Clone + Send + 'static {
     /// Replaces the state file, durably.
     ///
     /// # Errors
-    /// Why not, with the file's path; the file is as it was, or the error says that it is replaced
-    /// and may not outlive a loss of power, which no device does either.
+    /// The reason, with the file's path; the file is unchanged, or the error says that it is
+    /// replaced and may not survive a loss of power, which no device survives either.
     fn write_state(&self, devices: Vec<DeviceState>) -> Result<(), Reason>;
     /// Takes the directory's lock.
     ///
@@ -99,31 +99,31 @@ pub trait Records: Clone + Send + 'static {
     /// # Errors
     /// The directory cannot be read.
     fn names_beside(&self) -> Result<Vec<String>, Reason>;
-    /// What is on record of a mirror's legs.
+    /// The recorded state of a mirror's legs.
     ///
     /// # Errors
-    /// There is none that can be used.
+    /// There is no usable record.
     fn legs(&self) -> Result<LegState, String>;
-    /// Puts the state of a mirror's legs on record, durably.
+    /// Records the state of a mirror's legs durably.
     ///
     /// # Errors
     /// It cannot be written.
     fn write_legs(&self, state: &LegState) -> Result<(), String>;
-    /// The snapshots that are noted to have left an origin, known by its name and its number in
-    /// this boot.
+    /// The recorded departures of snapshots from an origin, identified by its name and its number
+    /// in this boot.
     ///
     /// # Errors
-    /// That cannot be known.
+    /// The records cannot be read.
     fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason>;
-    /// Notes, durably, that a snapshot has left its origin. Recording a loss of the COW ends that.
+    /// Records durably that a snapshot has left its origin. Recording a loss of the COW ends that.
     ///
     /// # Errors
-    /// It cannot be noted.
+    /// The departure cannot be recorded.
     fn note_departure(&self, departure: &Departure) -> Result<(), Reason>;
-    /// Forgets that a snapshot on a COW has left: there is one again.
+    /// Forgets the departure of a COW's snapshot: the COW is in use again.
     ///
     /// # Errors
-    /// It stays noted.
+    /// The record stays.
     fn forget_departure(&self, cow: &Cow) -> Result<(), Reason>;
     /// The record of a COW that may be lost.
     fn losses(&self, cow: Cow) -> Self::Losses;
@@ -136,21 +136,21 @@ pub trait Thread: 'static {
 
     /// Targets and devices.
     fn group(&self) -> &Group;
-    /// Makes an open disk one that targets use.
+    /// Makes an open disk usable by targets.
     fn disk(&self, open: Self::Open) -> Disk;
 }
 
-/// What serving a device's queues has come to.
+/// The result of serving a device's queues.
 pub type Served = Result<(), Reason>;
 
-/// The result of a job that is waited for no longer; `None` until the job has ended.
+/// The result of a job that is no longer waited for; `None` until the job has ended.
 pub type Late<T> = Box<dyn FnMut() -> Option<T>>;
 
-/// What has become of a job that was waited for while disks answer.
+/// The outcome of waiting for a job while disks answer.
 pub enum Waited<T> {
     /// It has ended.
     Done(T),
-    /// This disk does not answer. The job goes on by itself.
+    /// This disk does not answer. The job continues on its own.
     Silent(String, Late<T>),
 }
 
@@ -165,10 +165,10 @@ pub trait Machine: 'static {
     /// The journal of a snapshot's COW.
     type Notes: Notes + Send + 'static;
 
-    /// Another one of the same family, on which nothing is open.
+    /// Another machine of the same family, without open disks.
     ///
     /// # Errors
-    /// It cannot be had.
+    /// It cannot be started.
     fn beside(&self) -> Result<Self, Reason>
     where
         Self: Sized;
@@ -181,7 +181,7 @@ pub trait Machine: 'static {
     /// The run directory.
     fn records(&self) -> &Self::Records;
 
-    /// Runs a job on the thread that has the targets, and waits for what it comes to.
+    /// Runs a job on the thread that has the targets, and waits for its result.
     ///
     /// # Errors
     /// The thread has died.
@@ -193,8 +193,7 @@ pub trait Machine: 'static {
         T: Send + 'static,
         F: Future<Output = T> + 'static;
 
-    /// The same for a job that waits for disks: one that is silent for longer than disks may be is
-    /// not waited for.
+    /// The same for a job that waits for disks, but stops waiting if a disk is silent for too long.
     ///
     /// # Errors
     /// The thread has died.
@@ -206,15 +205,15 @@ pub trait Machine: 'static {
         T: Send + 'static,
         F: Future<Output = T> + 'static;
 
-    /// What the kernel knows of a number; `None`: there is no such device.
+    /// The kernel's info about a device number; `None`: there is no such device.
     ///
     /// # Errors
     /// The kernel does not say.
     fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason>;
-    /// Has the kernel add a device with a new cookie.
+    /// Makes the kernel add a device with a new cookie.
     ///
     /// # Errors
-    /// It does not; nothing is left.
+    /// The kernel refuses; nothing is left.
     fn add(
         &mut self,
         id: Option<u32>,
@@ -222,7 +221,7 @@ pub trait Machine: 'static {
         params: &Params,
         zero_copy: bool,
     ) -> Result<DeviceInfo, Reason>;
-    /// Serves a device's queues with an opened target, which is made usable. The inner error is
+    /// Serves a device's queues with an opened target, and activates the target. The inner error is
     /// [`Group::add`]'s.
     ///
     /// # Errors
@@ -233,59 +232,59 @@ pub trait Machine: 'static {
         name: &str,
         ticket: Ticket,
     ) -> Result<Waited<Served>, Reason>;
-    /// Makes a device live whose queues are served, for the first time or again.
+    /// Makes a device live whose queues are served; `again`: it was live before.
     ///
     /// # Errors
-    /// The kernel does not.
+    /// The kernel refuses.
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason>;
-    /// Stops a device, whoever uses it.
+    /// Stops a device even if it is in use.
     ///
     /// # Errors
-    /// The kernel does not.
+    /// The kernel refuses.
     fn stop(&mut self, id: u32) -> Result<(), Reason>;
     /// Stops a device that is not in use. `false`: this kernel cannot ask, and the device has not
     /// been stopped.
     ///
     /// # Errors
-    /// It is in use, or that cannot be known.
+    /// It is in use, or its use cannot be determined.
     fn try_stop(&mut self, id: u32) -> Result<bool, Reason>;
     /// Deletes a stopped device.
     ///
     /// # Errors
-    /// The kernel does not.
+    /// The kernel refuses.
     fn delete(&mut self, id: u32) -> Result<(), Reason>;
-    /// Stops and deletes a device whose server has died. What that had under way is not waited for
-    /// beyond a limit.
+    /// Stops and deletes a device whose server has died. The dead server's outstanding I/O is
+    /// waited for up to a limit.
     ///
     /// # Errors
-    /// The kernel does not, or not within the limit.
+    /// The kernel refuses, or takes longer than the limit.
     fn delete_orphan(&mut self, id: u32, cookie: u64) -> Result<(), Reason>;
     /// Claims a device whose server has died.
     ///
     /// # Errors
-    /// The kernel does not hand it over.
+    /// The kernel refuses.
     fn start_recovery(&mut self, id: u32) -> Result<(), Reason>;
     /// Refuses a device that is in use.
     ///
     /// # Errors
-    /// It is in use, or that cannot be known.
+    /// It is in use, or its use cannot be determined.
     fn not_in_use(&self, id: u32) -> Result<(), Reason>;
-    /// The limits that the kernel holds for a device.
+    /// The parameters that the kernel has for a device.
     ///
     /// # Errors
     /// The kernel does not say.
     fn params(&mut self, id: u32) -> Result<Params, Reason>;
-    /// The disk's number, as the kernel holds it.
+    /// The major and minor number of a device's disk in the kernel.
     fn number(&mut self, id: u32) -> Option<(u32, u32)>;
-    /// Whether one more device can have its requests' pages used where they are.
+    /// Whether one more device can be served without copying its requests' pages.
     ///
     /// # Errors
     /// The thread has died.
     fn can_zero_copy(&self, options: &DeviceOptions) -> Result<bool, Reason>;
     /// Whether all tags of a device have ended.
     fn has_ended(&self, id: u32) -> bool;
-    /// Waits until a stopped device's tags have ended, and takes its target apart. The inner error
-    /// says what is lost.
+    /// Waits until a stopped device's tags have ended, and closes its target. The inner error says
+    /// what is lost.
     ///
     /// # Errors
     /// The thread has died.
@@ -296,40 +295,40 @@ pub trait Machine: 'static {
     /// Opens a disk.
     ///
     /// # Errors
-    /// It cannot be opened so; it is unchanged and unclaimed.
+    /// It cannot be opened with this access and claim; it is unchanged and unclaimed.
     fn open(&self, path: &str, access: Access, claim: Claim) -> Result<Self::Open, OpenError>;
-    /// Those of some disks, asked all at once, that do not answer within a limit. This process
-    /// opens none of them.
+    /// The disks, all probed at once, that do not answer within a limit. This process opens none of
+    /// them.
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String>;
-    /// By what a disk is known again, whatever its number and path have become; empty if nothing
-    /// lasts.
+    /// The name by which a disk is recognized after its number and path have changed; empty if it
+    /// has no lasting name.
     fn disk_name(&self, id: DiskId, path: &str) -> String;
-    /// Why a disk must not be taken: a device of another family is made of it, or of a part, and
-    /// has another name for it or no server.
+    /// Why a disk must not be used: a device of another family uses it or a part of it, and has
+    /// another name for it or no server.
     fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind>;
-    /// An id that no store has had.
+    /// A new, unique store id.
     ///
     /// # Errors
-    /// There is none to be had.
+    /// No id can be generated.
     fn new_store_id(&self) -> Result<StoreId, Reason>;
-    /// The first of some disks that stands on one of the family's own devices, or on another of the
+    /// The first of the disks that stands on one of the family's own devices, or on another of the
     /// disks.
     fn circle(&self, words: &[&str], own: &BTreeSet<u32>) -> Option<(usize, Ground)>;
 
-    /// The journal of a COW. `None`: there is no place for one, and writes wait for their records.
+    /// The journal of a COW. `None`: it cannot be created, and writes wait for their commits.
     ///
     /// # Errors
-    /// A dead server has left one that cannot be read, or that may be another COW's.
+    /// A dead server has left a journal that cannot be read, or that may belong to another COW.
     fn journal(&self, cow: &Self::Open, new: StoreId) -> Result<Option<Self::Notes>, Reason>;
-    /// Removes what is noted for the store on a COW: it is invalid.
+    /// Removes the journal of the store on a COW: the store is invalid.
     ///
     /// # Errors
-    /// It stays.
+    /// The journal stays.
     fn discard_journal(&self, cow: &str) -> Result<(), Reason>;
-    /// Whether a dead server has left something in the journal of a COW. Touches no disk if nothing
-    /// is noted anywhere.
+    /// Whether a dead server has left entries in the journal of a COW. Touches no disk if there are
+    /// no journal entries at all.
     ///
     /// # Errors
-    /// It cannot be known.
+    /// Whether there are entries cannot be determined.
     fn is_journal_left(&self, cow: &str) -> Result<bool, Reason>;
 }

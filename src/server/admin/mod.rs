@@ -1,9 +1,9 @@
-//! The administrator of a family: takes its devices through their life. It acts through one trait
-//! ([`machine`]), so that a simulated machine can lose power, or its process, at each of its steps.
+//! The administrator of a family: manages its devices from add to delete. It acts through one trait
+//! ([`machine`]), so that a simulated machine can lose power or its process at every step.
 //!
 //! Rules kept here: what a later server needs is durable in the state file before the command that
 //! depends on it ends; a device is touched only after its cookie has been compared; a command that
-//! fails says what is left of it.
+//! fails reports what it leaves behind.
 
 mod add;
 mod departures;
@@ -37,10 +37,10 @@ pub use state::{Administrator, Ending};
 pub use undo::Undo;
 
 impl<M: Machine> Administrator<M> {
-    /// Does what a command asks for.
+    /// Carries out a command.
     ///
     /// # Errors
-    /// Why not, and what is left of the attempt.
+    /// The reason, and what is left of the attempt.
     pub fn carry_out(&mut self, command: Command) -> Result<Reply, Reason> {
         self.settle();
         command.refuse_replaced(|id| self.cookie_of(id))?;
@@ -67,7 +67,7 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// The cookie of the device that has a number here, served or left out.
+    /// The cookie of the device with this number, served or left out.
     fn cookie_of(&self, id: u32) -> Option<u64> {
         let served = self.devices.get(&id).map(|entry| entry.info.target_flags);
         served.or_else(|| Some(self.left_out.get(&id)?.device.cookie))

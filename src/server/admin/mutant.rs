@@ -1,74 +1,74 @@
 //! Deliberate faults of the administrator: each breaks one of its rules, so that the simulator can
-//! show that it would notice. Without the feature `mutants` the command [`is`] is the constant
-//! `false` and nothing of this is left.
+//! show that it would notice. Without the feature `mutants` the function [`is`] is the constant
+//! `false`, and none of this is compiled in.
 
-/// The rules that can be broken, named after what is done wrong.
+/// The rules that can be broken, each named after the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutant {
-    /// A device is taken for ours by its number alone.
+    /// A device is identified by its number alone.
     NumberTrusted,
-    /// A server that ends deletes a snapshot whose origin is in use.
+    /// A server that shuts down deletes a snapshot whose origin is in use.
     SnapshotBeforeOrigin,
-    /// A mirror that is taken over forgets which leg was right.
+    /// A mirror that is taken over forgets which leg was up to date.
     SourceForgotten,
-    /// What a device loses in its end is not told.
+    /// What is lost when a device ends is not reported.
     LastCommitIgnored,
-    /// A suspend that is taken back resumes what was suspended before.
+    /// Undoing a suspend resumes a device that was suspended before.
     ResumedUnasked,
-    /// A table that cannot take the old one's place leaves none.
+    /// A table that cannot replace the old one leaves the device without a table.
     HalfLoadForgotten,
     /// The first device that cannot be taken over ends the recovery of all.
     StopAtFirst,
-    /// A snapshot that is left out is not taken for lost when its origin is served.
+    /// A snapshot that is left out is not treated as lost when its origin is served.
     LeftOutNotLost,
-    /// That it is lost stands in the state file alone, which is of one boot.
+    /// The loss is recorded in the state file alone, which is valid for one boot.
     LeftOutNotNoted,
-    /// That it is lost is written down after the origin has been started.
+    /// The loss is recorded after the origin has been started.
     LostAfterStart,
     /// A lost snapshot is deleted before its loss is on record.
     DeletedBeforeRecord,
     /// A snapshot that another program has deleted is forgotten.
     GoneForgotten,
-    /// A lost snapshot is forgotten that could be neither marked nor recorded.
+    /// A lost snapshot that could be neither marked nor recorded is forgotten.
     OwedForgotten,
-    /// The snapshot of a dead server is deleted, and its origin's next server does not know.
+    /// The snapshot of a dead server is deleted and its origin's next server does not know.
     LeftBehindForgotten,
-    /// That a device is suspended is not on record.
+    /// The suspended state of a device is not recorded.
     SuspendNotRecorded,
-    /// The state file does not tell of a device before it has been started.
+    /// A device is recorded in the state file only after it has been started.
     StateAfterStart,
-    /// A device that is gone stays in the state file, or one that has come is missing there.
+    /// A deleted device stays in the state file, or a new one is missing there.
     StateNotSaved,
-    /// The device of a command whose client has left stays.
+    /// The device of an `add` whose client has disconnected stays.
     AddNotTakenBack,
-    /// A device that the kernel has not started is taken for live.
+    /// A device that the kernel has not started is treated as live.
     NotStartedIsLive,
-    /// The files of devices that could not be taken over are removed with their server.
+    /// The files of devices that could not be taken over are removed when the server ends.
     LeftOutFilesRemoved,
     /// A device in use is deleted without force.
     UseIgnored,
     /// A mirror's write that depends on the record of its legs does not wait for it.
     LegRecordIgnored,
-    /// The state file goes on telling of the old legs.
+    /// The state file keeps the old legs.
     LegsNotRecorded,
-    /// A disk is taken for the one that stood at its path before.
+    /// A disk is accepted as the one that was at its path before.
     StrangerBelieved,
-    /// A disk of a device without a server is taken by another family.
+    /// A disk of a device without a server is used by another family.
     WaitingDisksFree,
     /// A disk that does not answer is waited for.
     SilentDiskAwaited,
-    /// A suspend that was given up stays when its disk answers.
+    /// A canceled suspend takes effect when its disk answers.
     SuspendedLate,
-    /// The COW of a device that waits for its server is given to another one.
+    /// The COW of a device that waits for a server is used for another device.
     LeftOutCowTaken,
 }
 
 #[cfg(all(test, feature = "mutants"))]
 impl Mutant {
-    /// Those that need a disk that hangs, which lives that are made up do not have.
+    /// The mutants that need a disk that hangs, which generated runs do not have.
     pub const OF_HANGS: [Mutant; 2] = [Mutant::SilentDiskAwaited, Mutant::SuspendedLate];
 
-    /// All others.
+    /// All other mutants.
     pub const ALL: [Mutant; 26] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,
@@ -104,7 +104,7 @@ thread_local! {
     static ACTIVE: std::cell::Cell<Option<Mutant>> = const { std::cell::Cell::new(None) };
 }
 
-/// Breaks one rule on this thread from now on, or none.
+/// Breaks one rule on this thread from now on, or none if `None`.
 #[cfg(all(test, feature = "mutants"))]
 pub fn set(mutant: Option<Mutant>) {
     ACTIVE.with(|active| active.set(mutant));
@@ -116,7 +116,7 @@ pub fn is(mutant: Mutant) -> bool {
     ACTIVE.with(|active| active.get() == Some(mutant))
 }
 
-/// Whether a rule is to be broken: never, in the program that people run.
+/// Whether a rule is to be broken: never without the feature `mutants`.
 #[cfg(not(feature = "mutants"))]
 pub const fn is(_: Mutant) -> bool {
     false

@@ -1,4 +1,4 @@
-//! A device on its way: what is known of it before the kernel adds it, or before it is taken over.
+//! A new device before the kernel adds it, or before it is taken over.
 
 use dm_targets::group::Ticket;
 use dm_targets::table::{Table, TargetParams};
@@ -11,13 +11,13 @@ use crate::ublk::{DeviceInfo, Params};
 /// A device about to be added or taken over: its target is open and nothing has been written.
 pub(super) struct NewDevice {
     pub(super) params: Params,
-    /// Names the opened target to the data thread.
+    /// Identifies the opened target on the data thread.
     pub(super) ticket: Ticket,
     pub(super) deps: Deps,
     pub(super) read_only: bool,
-    /// With what was left open in it settled.
+    /// With unspecified values filled in.
     pub(super) spec: DeviceSpec,
-    /// Of a snapshot that outlives its server: by what its COW is known again.
+    /// For a persistent snapshot: how its COW is recognized later.
     pub(super) cow: Option<Cow>,
 }
 
@@ -26,13 +26,13 @@ impl NewDevice {
         matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
     }
 
-    /// How the device is made again after this server's death.
+    /// What the next server needs to recreate the device.
     pub(super) fn state(&self, info: &DeviceInfo, name: &str) -> DeviceState {
         DeviceState { cow: self.cow.clone(), ..state_of(info, name, &self.deps, &self.spec) }
     }
 }
 
-/// The name of a device that has been given none: one that no other device has.
+/// A generated name, not in `taken`, for a device that was added without one.
 pub(super) fn generated_name(table: &Table, id: u32, taken: &[String]) -> String {
     free_name(&format!("{}{id}", table.params.short_name()), taken)
 }

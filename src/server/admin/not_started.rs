@@ -1,9 +1,9 @@
-//! Devices that this server has taken over and that the kernel has not started: their targets are
-//! where they belong and their queues are served, and their users wait.
+//! Devices that this server has taken over but that the kernel has not started: their targets are
+//! active and their queues are served, and their users wait.
 //!
-//! Rule kept here: such a device is shown as what it is, one that waits for `recover`, and every
-//! `recover` tries again to start it. It is not taken apart: a snapshot that left its origin for it
-//! would be lost, and an origin's other devices would have to end.
+//! Rule kept here: such a device is shown as waiting for `recover`, and every `recover` tries again
+//! to start it. It is not removed: a snapshot that left its origin for that would be lost, and an
+//! origin's other devices would have to end.
 
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
@@ -15,8 +15,8 @@ use crate::ublk::device::{no_longer_waits, replaced};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
 impl<M: Machine> Administrator<M> {
-    /// Starts a device of a dead server and takes it among this one's, started or not, as it was:
-    /// held back, or with a table that waits.
+    /// Starts a dead server's device and adds it to this server's devices, started or not, in its
+    /// earlier state: suspended, or with an inactive table.
     pub(super) fn start_again(
         &mut self,
         prepared: NewDevice,
@@ -35,8 +35,8 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Starts those of some devices that the kernel has not started, snapshots before their origin.
-    /// Returns why it still does not.
+    /// Starts those of the devices that the kernel has not started, snapshots before their origin.
+    /// Returns why the kernel still does not.
     pub(super) fn start_waiting(&mut self, ids: &[u32]) -> Vec<Reason> {
         let waits = |id: &&u32| self.devices.get(id).is_some_and(|entry| entry.waits);
         let mut ids: Vec<u32> = ids.iter().filter(waits).copied().collect();
@@ -51,7 +51,7 @@ impl<M: Machine> Administrator<M> {
         let (name, cookie) = (entry.name.clone(), entry.info.target_flags);
         let started = match self.ours(id, cookie)? {
             None => Err(replaced(id)),
-            // An attempt that was given up has come to its end.
+            // An earlier attempt, no longer waited for, has succeeded.
             Some(info) if info.state == DiskState::Live => Ok(()),
             Some(info) if info.state == DiskState::Dead => Err(no_longer_waits(id, &info)),
             Some(_) => self.machine.start(id, true),

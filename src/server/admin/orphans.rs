@@ -1,8 +1,8 @@
-//! Devices that get no server again: what becomes of their COWs.
+//! Devices that get no new server: what happens to their COWs.
 //!
-//! Rules kept here: I9 (a COW whose origin has changed without it is marked, or recorded as lost),
-//! I10 (what a dead server had acknowledged is on its COW before that can be used by another).
-//! Nothing is opened that does not answer: what is owed to it stays on record.
+//! Rules kept here: I9 (a COW whose origin has changed without it is marked invalid or recorded as
+//! lost), I10 (writes that a dead server acknowledged are on its COW before another device can use
+//! it). A disk that does not answer is not opened: what is missing on it stays on record.
 
 use std::rc::Rc;
 
@@ -22,15 +22,15 @@ use crate::rundir::departed::Departure;
 use crate::storage::silent::no_answer;
 use crate::storage::{Access, Claim};
 
-/// Leaves the COW of a deleted device as it must be: with what its dead server had noted, or marked
-/// if it is lost. The machine is the deleted device's own, without a server.
+/// Completes the COW of a deleted device: commits what its dead server had journaled, or marks the
+/// COW invalid if the snapshot is lost. The machine is the deleted device's own, without a server.
 ///
 /// # Errors
-/// What is missing on the COW, and what to do about it.
+/// What is missing on the COW, and how to repair that.
 pub fn complete<M: Machine>(machine: M, device: &DeviceState) -> Result<(), Incomplete> {
     let mut admin = Administrator::new(machine, Directory::default());
     let completed = admin.complete(device);
-    // What a disk has been given that does not answer ends with this process.
+    // I/O to a disk that does not answer ends with this process.
     if admin.is_waiting() {
         return completed;
     }
@@ -41,14 +41,14 @@ pub fn complete<M: Machine>(machine: M, device: &DeviceState) -> Result<(), Inco
 /// What is missing on the COW of a deleted device.
 #[derive(Debug)]
 pub struct Incomplete {
-    /// Why, and what to do about it.
+    /// The reason, and how to repair it.
     pub why: Reason,
-    /// That the snapshot is lost stands in the state file alone, which must be kept.
+    /// Only the state file records that the snapshot is lost, so it must be kept.
     pub owed: bool,
 }
 
-/// Completes deleted devices of a dead server. Returns what could not be done, and those of which
-/// the state file must go on telling.
+/// Completes deleted devices of a dead server. Returns the failures, and the devices that must stay
+/// in the state file.
 pub fn settle(
     gone: &[DeviceState],
     mut complete: impl FnMut(&DeviceState) -> Result<(), Incomplete>,
@@ -66,15 +66,15 @@ pub fn settle(
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Records what a server that died has noted for a snapshot that gets no server again, so that
-    /// its COW is complete for the next one that opens it.
+    /// Commits what a dead server journaled for a snapshot that gets no new server, so that its COW
+    /// is complete for the next device that opens it.
     fn record_noted(&mut self, device: &DeviceState) -> Result<(), Reason> {
         let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
         if !self.machine.is_journal_left(&snapshot.cow)? {
             return Ok(());
         }
         Silent::among(&self.machine, [device].into_iter()).refuse(device)?;
-        // Of the origin only the size is wanted, whatever uses it.
+        // Only the origin's size is needed, so other users of the origin do not matter.
         let spec = DeviceSpec { force: true, ..device.spec.clone() };
         let ticket = self.prepare(spec, Some(&device.name), Some(&device.known))?.ticket;
         let record = move |thread: Rc<M::Thread>| async move {
@@ -85,7 +85,7 @@ impl<M: Machine> Administrator<M> {
         self.wait_for(Errand::on(device.id, "del"), record, |_, _| {})?
     }
 
-    /// Marks the COW of a snapshot invalid whose origin has changed without it.
+    /// Marks the COW of a snapshot invalid: the origin has changed without it.
     pub(super) fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
         let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
         let ticket =
@@ -101,10 +101,10 @@ impl<M: Machine> Administrator<M> {
         };
         self.wait_for(Errand::on(device.id, "recover"), mark, |_, _| {})??;
         if let Some(cow) = &device.cow {
-            // It says so itself now.
+            // The COW itself is marked now.
             self.machine.records().losses(cow.clone()).forget();
         }
-        // What was noted belongs to a store that is right no longer.
+        // The journal belongs to a store that is no longer valid.
         if let Err(why) = self.machine.discard_journal(&snapshot.cow) {
             log::debug!("{}: {why}", snapshot.cow);
         }
@@ -117,14 +117,14 @@ impl<M: Machine> Administrator<M> {
 
     fn complete(&mut self, device: &DeviceState) -> Result<(), Incomplete> {
         if !device.lost {
-            // They stay in their journal.
+            // On failure the writes stay in their journal.
             return self.record_noted(device).map_err(|why| {
                 let what = "deleted, but writes that it had acknowledged are not on its COW yet";
                 let why = why.context(format!("{}: {what}", device.name)).ending("; add it again");
                 Incomplete { why, owed: false }
             });
         }
-        // Of the origin only the size is wanted, whatever uses it.
+        // Only the origin's size is needed, so other users of the origin do not matter.
         let spec = DeviceSpec { force: true, ..device.spec.clone() };
         let answers = Silent::among(&self.machine, [device].into_iter()).refuse(device);
         let marked = answers.and_then(|()| self.mark_lost(&DeviceState { spec, ..device.clone() }));
@@ -144,11 +144,11 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// Records that a deleted snapshot's COW must not be used again: a device that stays may change its
-/// origin without it.
+/// Records that a deleted snapshot's COW must not be used again if a remaining device may change
+/// its origin.
 ///
 /// # Errors
-/// That cannot be recorded, and the device must not be deleted.
+/// The record cannot be written; the device must not be deleted then.
 pub fn record_left_behind<M: Machine>(
     machine: &M,
     deleted: &DeviceState,
@@ -161,7 +161,7 @@ pub fn record_left_behind<M: Machine>(
         return Ok(());
     }
     if !staying.iter().any(|device| changes_origin(&device.spec)) {
-        // Its origin may be added beside those that stay, by their next server.
+        // The next server of the remaining devices may add the origin.
         return note_departure(machine, deleted).map(drop).map_err(|why| {
             why.context(format!(
                 "{}: not deleted: that it leaves its origin cannot be noted",
@@ -177,7 +177,7 @@ pub fn record_left_behind<M: Machine>(
     })
 }
 
-/// Has a later `add` refuse the COW of a snapshot that is gone, whether its disk is there or not.
+/// Makes a later `add` refuse the COW of a deleted snapshot, whether its disk is present or not.
 pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Result<(), Reason> {
     let cow = device
         .cow
@@ -186,8 +186,8 @@ pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Resu
     Ok(machine.records().losses(cow).record(Loss::OriginChanged)?)
 }
 
-/// Notes that a snapshot of a dead server leaves an origin that nothing of its family changes, and
-/// returns what was noted.
+/// Records that a snapshot of a dead server has left an origin that no device of its family
+/// changes. Returns the record.
 pub(super) fn note_departure<M: Machine>(
     machine: &M,
     device: &DeviceState,

@@ -1,13 +1,13 @@
-//! Taking over the devices of a server that died.
+//! Taking over the devices of a dead server.
 //!
-//! Every target is there before any device lives again: requests that waited are sent once more,
-//! and an origin's must find all its snapshots. What cannot be taken over is *left out*: it goes on
-//! waiting, it stays in the state file, and it can be taken over later, when what kept it away is
-//! mended.
+//! All targets are active before any device is live again: waiting requests are resubmitted, and an
+//! origin's requests must find all its snapshots. A device that cannot be taken over is *left out*:
+//! it continues to wait, it stays in the state file, and it can be taken over later, when the cause
+//! has been repaired.
 //!
-//! Rule kept here: I9. A snapshot that is left out is wrong from its origin's next change on. That
-//! it is lost is written down before anything lives that may change the origin; it is taken back
-//! only by the server that knows that nothing has.
+//! Rule kept here: I9. A snapshot that is left out is invalid from its origin's next change on. The
+//! loss is recorded before any device is live that may change the origin; it is revoked only by the
+//! server that knows that the origin has not changed.
 
 use super::devices::{Device, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
@@ -22,7 +22,7 @@ use crate::protocol::{DeviceState, Reply};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
 impl<M: Machine> Administrator<M> {
-    /// Takes over the devices of a server that died, each that can be.
+    /// Takes over those devices of a dead server that can be taken over.
     pub(super) fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Reply, Reason> {
         self.keep_files = true;
         let (mut problems, mut reasons) = (Vec::new(), Vec::new());
@@ -79,7 +79,7 @@ impl<M: Machine> Administrator<M> {
         Ok(Reply::Recovered { problems })
     }
 
-    /// Sets those apart that another program has deleted.
+    /// Separates existing devices from those that another program has deleted.
     fn split_gone(
         &mut self,
         devices: Vec<DeviceState>,
@@ -93,14 +93,14 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// A snapshot that another program has deleted misses what its origin's next change overwrites:
-    /// that is on record before the origin lives again.
+    /// that is recorded before the origin is live again.
     fn give_up_gone(&mut self, gone: &[DeviceState], changes: bool) -> Result<Vec<Reason>, Reason> {
         let mut problems = Vec::new();
         for device in gone.iter().filter(|device| {
             !mutant::is(Mutant::GoneForgotten) && is_persistent_snapshot(&device.spec)
         }) {
             if !changes && !device.lost {
-                // Its origin may be added, or taken over, beside those that live.
+                // Its origin may be added, or taken over, beside the live devices.
                 self.restore_departures(
                     note_departure(&self.machine, device)?.into_iter().collect(),
                 )?;
@@ -121,7 +121,7 @@ impl<M: Machine> Administrator<M> {
         let mut problems = self.notice_stolen();
         let unknown = |id: &&u32| !self.left_out.contains_key(id) && !self.devices.contains_key(id);
         let gone = |id| format!("/dev/ublkb{id}: not recovered: it has been deleted").into();
-        // Unless that has been said just now.
+        // Unless that has just been reported.
         let unsaid = ids.iter().filter(|_| problems.is_empty());
         problems.extend(unsaid.filter(unknown).map(gone).collect::<Vec<_>>());
         problems.extend(self.take_over_left_out(ids)?);
@@ -129,15 +129,15 @@ impl<M: Machine> Administrator<M> {
         Ok(Reply::Recovered { problems })
     }
 
-    /// Takes over devices that were left out. Nothing changes the origin meanwhile; its users wait
-    /// for no disk that hangs.
+    /// Takes over devices that were left out. The origin does not change meanwhile; its users do
+    /// not wait for a disk that hangs.
     fn take_over_left_out(&mut self, ids: &[u32]) -> Result<Vec<Reason>, Reason> {
         let (mut ids, mut problems) = self.that_answer(ids);
         if ids.is_empty() {
             return Ok(problems);
         }
         let held = self.hold_writers(&mut problems)?;
-        // Snapshots before their origin, whose requests that waited are sent once more.
+        // Snapshots before their origin, whose waiting requests are resubmitted.
         ids.sort_by_key(|id| {
             self.left_out.get(id).is_some_and(|left| changes_origin(&left.device.spec))
         });
@@ -160,8 +160,7 @@ impl<M: Machine> Administrator<M> {
         Ok(problems)
     }
 
-    /// Those of some devices that were left out whose disks answer, and what is to be said of the
-    /// others.
+    /// The left-out devices whose disks answer, and the messages about the others.
     fn that_answer(&self, ids: &[u32]) -> (Vec<u32>, Vec<Reason>) {
         let wanted: Vec<&DeviceState> = ids
             .iter()
@@ -179,10 +178,10 @@ impl<M: Machine> Administrator<M> {
         (reply, problems)
     }
 
-    /// Takes one device over. Returns what is wrong with it all the same.
+    /// Takes over one device. Returns the problems that do not prevent that.
     fn recover_one(&mut self, device: DeviceState) -> Result<Vec<Reason>, Reason> {
         if changes_origin(&device.spec) && self.left_out.len() > 1 {
-            // From its start on, what is still left out is wrong.
+            // Snapshots that are still left out are invalid once this device is started.
             self.lose_left_out()?;
             self.record(None)?;
         }
@@ -194,7 +193,7 @@ impl<M: Machine> Administrator<M> {
         Ok(problems)
     }
 
-    /// Opens the target of a device that waits. Of a snapshot that is lost the COW is marked first.
+    /// Opens the target of a waiting device. The COW of a lost snapshot is marked first.
     fn make_ready(&mut self, device: &DeviceState) -> Result<NewDevice, Reason> {
         self.waiting(device.id, device.cookie)?;
         if device.lost {
@@ -203,8 +202,8 @@ impl<M: Machine> Administrator<M> {
         self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))
     }
 
-    /// Claims a device and serves its queues; nothing comes before it is started. Says what is lost
-    /// by holding its requests back again: it is served all the same, and its disks are claimed.
+    /// Claims a device and serves its queues; no request arrives before it is started. Returns what
+    /// is lost by suspending it again: it is served all the same, and its disks are claimed.
     fn serve_again(
         &mut self,
         prepared: &NewDevice,
@@ -218,7 +217,7 @@ impl<M: Machine> Administrator<M> {
         });
         self.forget_ticket(prepared.ticket)?;
         let info = served?;
-        // What was held back before is held back again, from the first request on.
+        // A suspended device is suspended again, from the first request on.
         let held = if device.suspended { self.hold(info.id, true, "recover")? } else { Ok(()) };
         Ok((info, held.err().map(|lost| lost.but(format!("{}: suspended", device.name)))))
     }
@@ -233,7 +232,7 @@ impl<M: Machine> Administrator<M> {
         problem
     }
 
-    /// Deletes a device that was left out. What waits for it gets errors.
+    /// Deletes a device that was left out. Its waiting I/O fails.
     pub(super) fn del_left_out(&mut self, id: u32, force: bool) -> Result<(), Reason> {
         let Some(LeftOut { device, .. }) = self.left_out.get(&id).cloned() else { return Ok(()) };
         if !force {
@@ -251,8 +250,8 @@ impl<M: Machine> Administrator<M> {
         self.forget_left_out(&device)
     }
 
-    /// Puts on record what a snapshot that is left out is owed, before nothing tells of it any
-    /// more: a process that ends then leaves no trace but this.
+    /// Records what is missing on a left-out snapshot's COW before the state file drops the device:
+    /// if the process ends then, this record is the only trace.
     pub(super) fn release_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
         if device.lost && !mutant::is(Mutant::DeletedBeforeRecord) {
             record_lost(&self.machine, device)
@@ -262,8 +261,7 @@ impl<M: Machine> Administrator<M> {
             .map_err(|why| why.context("that its snapshot leaves cannot be noted"))
     }
 
-    /// Strikes a device that is gone off the list of those that are left out, and leaves its COW as
-    /// it must be.
+    /// Removes a deleted device from the left-out devices, and completes its COW.
     pub(super) fn forget_left_out(&mut self, device: &DeviceState) -> Result<(), Reason> {
         self.left_out.remove(&device.id);
         self.keep_files = !self.left_out.is_empty();
@@ -272,8 +270,8 @@ impl<M: Machine> Administrator<M> {
         complete(self.machine.beside()?, device).map_err(|incomplete| incomplete.why).and(saved)
     }
 
-    /// Suspends the devices through which the origin changes, and finds out whether it has. Returns
-    /// those that were not suspended already. What is lost by that is a problem.
+    /// Suspends the devices that can change the origin, and determines whether it has changed.
+    /// Returns those that were not suspended already. Lost writes are added to `problems`.
     fn hold_writers(&mut self, problems: &mut Vec<Reason>) -> Result<Vec<u32>, Reason> {
         let writes = |entry: &&Device| changes_origin(&entry.spec);
         let writers: Vec<u32> =
@@ -311,7 +309,7 @@ fn not_recovered(name: &str, why: Failure) -> Failure {
     why.context(format!("{name}: not recovered"))
 }
 
-/// Says that a device is served again and has nothing to show.
+/// The message that a device is served again, but invalid.
 fn now_invalid(device: &DeviceState) -> Option<Reason> {
     let why = "its origin was changed while its COW could not be opened";
     device
@@ -319,7 +317,7 @@ fn now_invalid(device: &DeviceState) -> Option<Reason> {
         .then(|| format!("{}: it has a server again, and is invalid: {why}", device.name).into())
 }
 
-/// What is written down of a device that has been taken over.
+/// The recorded state of a device that has been taken over.
 fn served_state(prepared: &NewDevice, info: &DeviceInfo, device: &DeviceState) -> DeviceState {
     let DeviceState { suspended, loaded, .. } = device;
     DeviceState {

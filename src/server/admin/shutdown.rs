@@ -1,13 +1,13 @@
-//! The end of a server that is told to end (SIGTERM, SIGINT).
+//! The shutdown of a server (SIGTERM, SIGINT).
 //!
-//! Devices that are not in use are stopped and deleted. One that is in use must not go: what its
-//! users have in memory would be lost, and a file system on it would fail. If it can be recovered
-//! it is left waiting for another server: what it has acknowledged is put where it belongs, its
-//! requests wait in the kernel, and `recover` goes on with it. One that cannot be recovered keeps
-//! the server alive until it is no longer used.
+//! Devices that are not in use are stopped and deleted. A device in use must not be deleted: its
+//! users' unwritten data would be lost, and a file system on it would fail. If it can be recovered,
+//! it is left waiting for another server: its acknowledged writes are completed, its requests wait
+//! in the kernel, and `recover` continues with it. One that cannot be recovered keeps the server
+//! alive until it is no longer used.
 //!
-//! Rules kept here: no device is left that the next server would not know of; an origin that may be
-//! written again, by the next server, keeps its snapshots; they would miss what it overwrites (I9).
+//! Rules kept here: no device is left that the next server would not know of; an origin that the
+//! next server may write again keeps its snapshots: they would miss what it overwrites (I9).
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ use super::state::{Administrator, Ending};
 use crate::failure::{Failure, Reason};
 use crate::ublk::device;
 
-/// How often it is looked whether a device that keeps the server alive is still in use: the kernel
-/// tells nobody.
+/// How often a device that keeps the server alive is checked for users: the kernel does not notify
+/// the server.
 pub const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 impl<M: Machine> Administrator<M> {
-    /// Gives up what is not in use, and says what is to become of the rest.
+    /// Deletes the devices that are not in use, and decides what happens to the others.
     pub fn shut_down(&mut self) -> Result<(), Reason> {
         let mut stays = Vec::new();
         let mut ids: Vec<u32> = self.devices.keys().copied().collect();
@@ -47,7 +47,7 @@ impl<M: Machine> Administrator<M> {
             let why = if beside_origin { Some(why()) } else { self.try_end(id).err() };
             stays.extend(why.map(|why| (id, why)));
         }
-        // One that is stopped already has no users whose requests could wait, or die.
+        // A device that is already stopped has no users whose requests could wait or fail.
         let dies = |id: &u32| {
             let is_stopped = self.refuse_unfinished(*id).is_err() && self.machine.has_ended(*id);
             let entry = self.devices.get(id).filter(|_| !is_stopped);
@@ -78,8 +78,8 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Goes on until the end can be reached, which is tried again every [`LOOK_AGAIN`]. Each reason
-    /// is said once.
+    /// Keeps the server running until it can end, which is retried every [`LOOK_AGAIN`]. Each
+    /// reason is logged once.
     fn wait_for_end(&mut self, level: Level, why: Reason) {
         if self.kept_by.as_ref() != Some(&why) {
             log::log!(level, "{why}");
@@ -87,8 +87,8 @@ impl<M: Machine> Administrator<M> {
         (self.kept_by, self.ending) = (Some(why), Ending::Waits);
     }
 
-    /// Whether the origin's device was left out and waits: what was sent to it is written when it
-    /// is taken over.
+    /// Whether the origin's device was left out and waits: its queued writes are carried out when
+    /// it is taken over.
     fn has_waiting_origin(&self) -> bool {
         let is_origin = |left: &LeftOut| {
             matches!(left.device.spec.table.params, TargetParams::SnapshotOrigin { .. })
@@ -96,9 +96,8 @@ impl<M: Machine> Administrator<M> {
         self.left_out.values().any(|left| left.waits && is_origin(left))
     }
 
-    /// Deletes a device unless it is in use. One that can be recovered is stopped only when its
-    /// disks have taken what it had acknowledged: it waits for another server if they do not
-    /// answer.
+    /// Deletes a device unless it is in use. A recoverable device is stopped only after its disks
+    /// have stored its acknowledged writes: if they do not answer, it waits for another server.
     fn try_end(&mut self, id: u32) -> Result<(), Reason> {
         self.refuse_unfinished(id)?;
         self.machine.not_in_use(id)?;
@@ -119,14 +118,14 @@ impl<M: Machine> Administrator<M> {
         self.lost_at_end |= lost.is_some();
         lost.iter().chain(&wrong).for_each(|error| log::error!("/dev/ublkb{id}: {error}"));
         if let Err(why) = self.forget(id) {
-            // Whether that matters is found out when all have ended that can.
+            // Whether that matters is decided after all devices that can end have ended.
             log::warn!("/dev/ublkb{id}: deleted, but {why}");
         }
         Ok(())
     }
 
-    /// Leaves a device to the next server. Its requests are held back, so that what it has
-    /// acknowledged is complete. Where a disk does not answer that stays on record.
+    /// Leaves a device to the next server. Its requests are held back, so that its acknowledged
+    /// writes are complete. If a disk does not answer, they stay on record.
     fn leave_waiting(&mut self, id: u32, why: &Failure) {
         let unfinished = self.refuse_unfinished(id);
         let held = unfinished.and_then(|()| self.hold(id, true, "shutdown"));

@@ -1,7 +1,7 @@
-//! Disks that do not answer: found out before anything waits for them.
+//! Disks that do not answer: detected before any job waits for them.
 //!
-//! Rule kept here: one disk that hangs keeps nothing down but the devices that stand on it, and no
-//! writer waits for it.
+//! Rule kept here: a disk that hangs affects only the devices that stand on it, and no writer waits
+//! for it.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::storage::silent::no_answer;
 pub(super) struct Silent(BTreeSet<String>);
 
 impl Silent {
-    /// Asks the disks of some devices, each once and all at the same time.
+    /// Probes the disks of the given devices, each once and all at the same time.
     pub(super) fn among<'a, M: Machine>(
         machine: &M,
         devices: impl Iterator<Item = &'a DeviceState>,
@@ -24,7 +24,7 @@ impl Silent {
         Silent(machine.silent(&disks))
     }
 
-    /// Refuses disks of which one does not answer.
+    /// Refuses the disks if one of them does not answer.
     pub(super) fn on<M: Machine>(
         machine: &M,
         disks: impl IntoIterator<Item = String>,
@@ -33,7 +33,7 @@ impl Silent {
         machine.silent(&disks).first().map_or(Ok(()), |disk| Err(no_answer(disk)))
     }
 
-    /// Refuses a device that stands on one of them.
+    /// Refuses a device that stands on a silent disk.
     pub(super) fn refuse(&self, device: &DeviceState) -> Result<(), Reason> {
         let mut disks = device.spec.table.params.devices().into_iter();
         disks.find(|disk| self.0.contains(disk)).map_or(Ok(()), |disk| Err(no_answer(&disk)))

@@ -1,4 +1,4 @@
-//! What the administrator knows of its family, and how that is put on record.
+//! The administrator's state of its family, and how it is recorded.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,15 +14,15 @@ use crate::failure::Reason;
 use crate::protocol::{DeviceState, KnownDisk};
 use crate::storage::{DiskId, Limits};
 
-/// What keeps a server from its end.
+/// What keeps a server from ending.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub enum Ending {
-    /// It has not been told to end.
+    /// The server has not been asked to end.
     #[default]
     No,
-    /// Devices are in use that would die with it, or that the next server could not know of.
+    /// Devices are in use that would die with it, or that the next server would not know of.
     Waits,
-    /// Nothing: those that are left wait for the next server.
+    /// Nothing: the remaining devices wait for the next server.
     Leaves,
 }
 
@@ -35,34 +35,33 @@ pub struct Administrator<M: Machine> {
     pub(super) origin: Option<(DiskId, Limits, bool)>,
     /// The origin has other users.
     pub(super) origin_shared: bool,
-    /// By what the origin is known again.
+    /// How the origin's disk is recognized later.
     pub(super) origin_known: KnownDisk,
-    /// Devices that the command under way deletes.
+    /// Devices that the current command deletes.
     pub(super) going: BTreeSet<u32>,
     pub(super) tickets: u64,
     /// Devices that wait for a server and could not be taken over.
     pub(super) left_out: BTreeMap<u32, LeftOut>,
-    /// The origin may have been changed since some were left out.
+    /// The origin may have changed since devices were left out.
     pub(super) origin_changed: bool,
-    /// Whether it has been told to end, and what keeps it.
+    /// Whether the server has been asked to end, and what keeps it running.
     pub(super) ending: Ending,
-    /// What kept it from its end the last time that was tried, which has been said.
+    /// The reason why the last attempt to end failed, already logged.
     pub(super) kept_by: Option<Reason>,
-    /// What the state file tells, as far as this server has written it.
+    /// The contents of the state file, if this server has written it.
     on_record: RefCell<Option<Vec<DeviceState>>>,
-    /// The run directory's files describe devices of a dead server that have not been taken over
-    /// yet.
+    /// The run directory's files describe devices of a dead server that are not taken over yet.
     pub(super) keep_files: bool,
-    /// Something acknowledged was lost with a device, and the log says what.
+    /// Acknowledged writes were lost with a device; the log has the details.
     pub(super) lost_at_end: bool,
-    /// The device that the last command has added.
+    /// The device that the last command added.
     pub(super) unconfirmed: Option<Unconfirmed>,
-    /// What waits for disks that do not answer.
+    /// Jobs that wait for disks that do not answer.
     pub(super) unfinished: Vec<Unfinished<Administrator<M>>>,
 }
 
 impl<M: Machine> Administrator<M> {
-    /// An administrator without devices. What it knows of them is published in `directory`.
+    /// Creates an administrator without devices. It publishes its devices in `directory`.
     pub fn new(machine: M, directory: Directory) -> Administrator<M> {
         Administrator {
             machine,
@@ -85,33 +84,33 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// What it acts through.
+    /// The machine through which the administrator acts.
     pub fn machine(&mut self) -> &mut M {
         &mut self.machine
     }
 
-    /// Whether it has no device, nor one that is to be taken back when its disk answers.
+    /// Whether there is no device, not even one to be undone when its disk answers.
     pub fn is_idle(&self) -> bool {
         self.devices.is_empty() && self.unfinished.iter().all(|one| one.coming.is_none())
     }
 
-    /// Whether it has been told to end, and what keeps it.
+    /// Whether the server has been asked to end, and what keeps it running.
     pub fn ending(&self) -> Ending {
         self.ending
     }
 
-    /// Whether its files tell of devices that have not been taken over.
+    /// Whether the files describe devices that are not taken over yet.
     pub fn keeps_files(&self) -> bool {
         self.keep_files
     }
 
-    /// Whether something acknowledged was lost with a device.
+    /// Whether acknowledged writes were lost with a device.
     pub fn has_lost(&self) -> bool {
         self.lost_at_end
     }
 
-    /// Makes what has been changed known to the listener, and to the next server. Where nothing is
-    /// left there will be none.
+    /// Publishes changes to the listener and records them for the next server. If nothing is left,
+    /// there is no next server and a failure is ignored.
     pub(super) fn save(&self) -> Result<(), Reason> {
         self.publish();
         if mutant::is(Mutant::StateNotSaved) {
@@ -138,7 +137,7 @@ impl<M: Machine> Administrator<M> {
         self.directory.publish(&self.devices, &self.left_out);
     }
 
-    /// Makes the state file tell, durably, of this server's devices, and of one that is to come.
+    /// Writes this server's devices, and one that is being added, durably to the state file.
     pub(super) fn record(&self, coming: Option<DeviceState>) -> Result<(), Reason> {
         let mut devices = self.described();
         devices.extend(coming);
@@ -148,20 +147,20 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Makes sure that the state file tells of this server's devices as they are. What is on record
-    /// already is not written again, for which there may be no room.
+    /// Ensures that the state file describes this server's devices as they are. Unchanged contents
+    /// are not written again: there may be no room for that.
     pub(super) fn ensure_recorded(&self) -> Result<(), Reason> {
         let is_recorded = self.on_record.borrow().as_ref() == Some(&self.described());
         if is_recorded { Ok(()) } else { self.record(None) }
     }
 
-    /// Whether the state file tells of a device as it is.
+    /// Whether the state file describes a device as it is.
     pub(super) fn is_recorded(&self, id: u32) -> bool {
         let Some(state) = self.devices.get(&id).map(Device::state) else { return true };
         self.on_record.borrow().as_ref().is_some_and(|devices| devices.contains(&state))
     }
 
-    /// What the next server needs of all devices, by id.
+    /// What the next server needs of all devices, sorted by id.
     fn described(&self) -> Vec<DeviceState> {
         let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
         let coming = self.unfinished.iter().filter_map(|one| Some(one.coming.as_ref()?.1.clone()));

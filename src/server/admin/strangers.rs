@@ -1,8 +1,8 @@
-//! Other disks at the paths of those that a device is made of: attached there, or given their
-//! place, while it had no server.
+//! Foreign disks at the paths of a device's disks: attached or put there while the device had no
+//! server.
 //!
 //! Rule kept here: a server that takes a device over opens for writing, by a path, only what may be
-//! the disk that was there. What is certainly another one is left alone, and so is the device.
+//! the disk that was there. A disk that is certainly another one, and the device, are left alone.
 
 use dm_targets::snapshot::format::Identity;
 
@@ -14,14 +14,14 @@ use crate::protocol::{KnownDisk, KnownDisks, Which};
 use crate::storage::{are_of_one_kind, certainly_differ};
 
 impl<M: Machine> Administrator<M> {
-    /// By what an open disk is known again.
+    /// How an open disk is recognized later.
     pub(super) fn known_disk(&self, disk: &M::Open) -> KnownDisk {
         let path = disk.path();
         let (name, number) = (self.machine.disk_name(disk.id(), &path), disk.number_in_boot());
         KnownDisk { name, number, store: Which::Unknown, place: disk.place() }
     }
 
-    /// As that, for a device that is made of it; `again`: what its disks were, if it is there
+    /// The same for a disk of a device; `again`: what the device's disks were, if it exists
     /// already.
     pub(super) fn recognized(
         &self,
@@ -35,7 +35,7 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// Refuses a disk that is not the one that a word of a table stood for.
+/// Refuses a disk that is not the one that a table's word named before.
 pub(super) fn refuse_stranger(
     word: &str,
     again: Option<&KnownDisks>,
@@ -51,8 +51,8 @@ pub(super) fn refuse_stranger(
     Err(format!("{word}: another disk is there: it was {was} and is {is}; {hint}").into())
 }
 
-/// Refuses a COW that is the right disk and has another snapshot's store by now: that is neither
-/// served nor marked. One without any store is refused when it is opened.
+/// Refuses a COW that is the right disk but holds another snapshot's store by now: that store is
+/// neither served nor marked. A COW without a store is refused when it is opened.
 pub(super) fn refuse_other_store(
     word: &str,
     again: Option<&KnownDisks>,
@@ -71,8 +71,8 @@ pub(super) fn refuse_other_store(
     Err(format!("{word}: another snapshot has its store on it now; {hint}").into())
 }
 
-/// Whether two disks are certainly two. What has kept its name may have been attached anew, under
-/// another number; where the names say nothing of each other the number in this boot decides.
+/// Whether two disks certainly differ. A disk with the same name may have been reattached under
+/// another number; if the names cannot be compared, the number in this boot decides.
 fn is_stranger(was: &KnownDisk, here: &KnownDisk) -> bool {
     if mutant::is(Mutant::StrangerBelieved) {
         return false;
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_disk_that_keeps_its_name_may_come_under_another_number() {
-        // A file that was restored has its path, and one that was moved its birth.
+        // A restored file keeps its path, and a moved one its birth.
         for (was, here) in [
             ("serial A", "serial A "),
             ("file 1-2 /a", "file 3-4 /a"),
@@ -156,7 +156,7 @@ mod tests {
                 }
             }
         }
-        // A stack has several names, and may be made anew.
+        // A stack has several names, and may be recreated.
         for (was, here) in [("dm/uuid a", "dm/name b"), ("md/uuid a", "dm/uuid b")] {
             assert_eq!(judged(disk(was, 1), &disk(here, 2)), Ok(()), "{was} and {here}");
         }

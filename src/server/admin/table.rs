@@ -1,4 +1,4 @@
-//! Changing devices that are live: suspend and resume, another table.
+//! Changing live devices: suspend, resume and table loads.
 
 use std::rc::Rc;
 
@@ -17,8 +17,8 @@ use crate::protocol::{DeviceSpec, KnownDisks, Reply};
 use crate::ublk::{Params, device};
 
 impl<M: Machine> Administrator<M> {
-    /// Holds a device's requests back. That is durable before the command ends: the next server
-    /// holds them back as well.
+    /// Suspends a device. That is durable before the command ends: the next server suspends the
+    /// device as well.
     pub(super) fn suspend(&mut self, id: u32, noflush: bool) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
         let was_suspended = self.devices.get(&id).ok_or_else(|| no_device(id))?.suspended;
@@ -42,15 +42,15 @@ impl<M: Machine> Administrator<M> {
         held.map(|()| Reply::Done).map_err(|lost| lost.but(format!("/dev/ublkb{id}: suspended")))
     }
 
-    /// Lets requests go on; a table that was loaded takes the place of the old one first, for which
-    /// the device is suspended if it is not. One that runs and has no other table goes on running.
+    /// Resumes a device; a loaded table replaces the old one first, for which the device is
+    /// suspended if it is not. A running device without a loaded table continues to run.
     pub(super) fn resume(&mut self, id: u32) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let (was_suspended, loaded) = (entry.suspended, entry.loaded.take());
         let same_target = loaded.is_none();
         if same_target && !was_suspended {
-            // An earlier resume may have failed to record it.
+            // An earlier resume may have failed to record that.
             let recorded = if self.is_recorded(id) { Ok(()) } else { self.record(None) };
             return recorded.map(|()| Reply::Done).map_err(|why| runs_unrecorded(id, why));
         }
@@ -77,8 +77,8 @@ impl<M: Machine> Administrator<M> {
         Ok(Reply::Done)
     }
 
-    /// Puts a loaded table in the place of the old one, or else the old one back: the device is
-    /// then as it was before.
+    /// Replaces the old table with a loaded one. If that fails, the old table is restored: the
+    /// device is then as it was before.
     fn swap_table(
         &mut self,
         id: u32,
@@ -88,8 +88,8 @@ impl<M: Machine> Administrator<M> {
         let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let (old, known) = (old.spec.clone(), old.deps.known());
         let Err(error) = self.change_table(id, table, None) else { return Ok(()) };
-        // The device had a target before, and has to have one again, with what is known of its
-        // disks by now.
+        // The device had a target before and needs one again, with what is known of its disks by
+        // now.
         let forgotten = mutant::is(Mutant::HalfLoadForgotten);
         let back = if forgotten { Ok(()) } else { self.change_table(id, old, Some(&known)) };
         let stays = match &back {
@@ -111,8 +111,8 @@ impl<M: Machine> Administrator<M> {
         Err(format!("{error}; {stays}{recorded}").into())
     }
 
-    /// Notes whether a device is suspended, and which table waits for its resume, for those who ask
-    /// and for the next server.
+    /// Records whether a device is suspended, and its inactive table, for reports and for the next
+    /// server.
     pub(super) fn record_suspended(&mut self, id: u32, suspended: bool) -> Result<(), Reason> {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.suspended = suspended;
@@ -124,11 +124,11 @@ impl<M: Machine> Administrator<M> {
         self.record(None)
     }
 
-    /// Holds a device's new requests back and waits for those that its target has. Says what is
-    /// lost of what was acknowledged. Given up it runs on, at once or when the disk answers.
+    /// Holds a device's new requests back and waits for those in its target. The inner error says
+    /// which writes are lost. If canceled, the device runs on, now or when the disk answers.
     ///
     /// # Errors
-    /// A disk does not answer; or the thread has died.
+    /// A disk does not answer, or the thread has died.
     pub(super) fn hold(
         &mut self,
         id: u32,
@@ -145,7 +145,7 @@ impl<M: Machine> Administrator<M> {
         self.wait_for(Errand::on(id, verb), job, then).inspect_err(|_| self.give_up(id))
     }
 
-    /// Has a device give up what it has begun.
+    /// Makes a device cancel its current operation.
     pub(super) fn give_up(&mut self, id: u32) {
         if mutant::is(Mutant::SuspendedLate) {
             return;
@@ -161,7 +161,7 @@ impl<M: Machine> Administrator<M> {
         self.settle();
     }
 
-    /// What was given up has ended: the device is as it was before.
+    /// A canceled operation has ended: the device runs as before.
     pub(super) fn run_on(&mut self, id: u32, verb: &'static str) {
         let Some(entry) = self.devices.get(&id) else { return };
         if entry.suspended || mutant::is(Mutant::SuspendedLate) {
@@ -178,10 +178,10 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Lets a suspended device's requests go on.
+    /// Releases a suspended device's requests.
     ///
     /// # Errors
-    /// A disk does not answer: they go on when it does.
+    /// A disk does not answer: the requests continue when it does.
     pub(super) fn let_through(
         &mut self,
         id: u32,
@@ -213,8 +213,8 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Takes a table for the next resume. Its disks are opened then, when the old table no longer
-    /// has them.
+    /// Stores a table for the next resume, which opens its disks when the old table no longer holds
+    /// them.
     pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
         self.refuse_circle_of(&spec.table.params)?;
@@ -241,8 +241,8 @@ impl<M: Machine> Administrator<M> {
         Ok(Reply::Done)
     }
 
-    /// Puts another table in the place of a suspended device's; `again`: one that it had before,
-    /// with what its disks were.
+    /// Replaces the table of a suspended device; `again`: with one that it had before, with what
+    /// its disks were.
     fn change_table(
         &mut self,
         id: u32,
@@ -254,9 +254,9 @@ impl<M: Machine> Administrator<M> {
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
         self.machine.call(move |thread| async move { thread.group().take_target(id).await })??;
-        // What the old target has put on record in its end counts as well.
+        // What the old target recorded when it ended counts as well.
         let past = if again.is_some() {
-            // The word that was given with this table was about another moment.
+            // The source that was given with this table applied to an earlier moment.
             spec.source = None;
             self.past_of(&mirror, None)
         } else {
@@ -275,8 +275,8 @@ impl<M: Machine> Administrator<M> {
             .call(move |thread| async move { thread.group().put_target(id, ticket).await })??)
     }
 
-    /// Writes down what the device is made of from now on: the next server must not open the disks
-    /// of the old table. The one that goes back is in the file already if it cannot be written.
+    /// Records the device's new table: the next server must not open the disks of the old one. A
+    /// failure to record a restored table is only logged.
     fn record_table(
         &mut self,
         id: u32,
@@ -303,8 +303,8 @@ impl<M: Machine> Administrator<M> {
         Ok(())
     }
 
-    /// Refuses disks, by the device that they would make, that cannot come below one that is there
-    /// already.
+    /// Refuses disks that cannot be used below an existing device; `below`: the parameters of the
+    /// device that they would form.
     pub(super) fn refuse_unfit(&mut self, id: u32, below: &Params) -> Result<(), Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let now = self.machine.params(id)?;

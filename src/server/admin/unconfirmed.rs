@@ -1,14 +1,13 @@
-//! The device that was added last: what its store has overwritten is remembered until the next
-//! command.
+//! The device that was added last: what its store has overwritten is kept until the next command.
 
 use dm_targets::group::Ticket;
 
 use crate::protocol::{Cow, DeviceRef};
 
-/// A device whose user may not have been told of it yet. Its target is still open by itself.
+/// A device whose user may not know of it yet. Its ticket still holds its target open.
 pub(super) struct Unconfirmed {
     pub(super) device: DeviceRef,
     pub(super) ticket: Ticket,
-    /// Of a snapshot that outlives its server: by what its COW is known again.
+    /// For a persistent snapshot: how its COW is recognized later.
     pub(super) cow: Option<Cow>,
 }

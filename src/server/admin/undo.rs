@@ -1,8 +1,8 @@
-//! Commands that are taken back: their clients have left before the end, and have told their users
-//! that the command failed; or they could not tell them of a device that was added.
+//! Undoing commands: their clients have disconnected before the end and have told their users that
+//! the command failed, or could not report a device that was added.
 //!
-//! Rule kept here: what the new store of a snapshot has overwritten is remembered until the next
-//! command, so that a device of which nobody was told leaves its COW as it was.
+//! Rule kept here: what a snapshot's new store has overwritten is remembered until the next
+//! command, so that undoing an unreported `add` restores the COW.
 
 use dm_targets::snapshot::store::Unmade;
 use dm_targets::table::TargetParams;
@@ -15,17 +15,17 @@ use super::unconfirmed::Unconfirmed;
 use crate::failure::Reason;
 use crate::protocol::{Command, DeviceRef, Reply};
 
-/// How a command is taken back whose client has left.
+/// How to undo a command whose client has disconnected.
 #[derive(Clone, Copy)]
 pub enum Undo {
     Add,
     Suspend(u32),
-    /// It is not: it has been done, whoever knows.
+    /// No undo: the command's effect stays.
     No,
 }
 
 impl Undo {
-    /// The one for a command. What was suspended before stays so.
+    /// Returns the undo for a command. A device that was suspended before stays suspended.
     pub fn of<M: Machine>(command: &Command, admin: &Administrator<M>) -> Undo {
         let runs = |id: &u32| admin.devices.get(id).is_some_and(|entry| !entry.suspended);
         match command {
@@ -41,15 +41,15 @@ impl Undo {
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Takes back what a command has done whose client has left without waiting for its end: it has
+    /// Undoes a command whose client has disconnected without waiting for the reply: the client has
     /// told its user that the command failed.
     pub fn take_back(&mut self, undo: Undo, reply: &Reply) {
         let taken_back = match (undo, reply) {
             (Undo::Add, Reply::Added { .. }) if mutant::is(Mutant::AddNotTakenBack) => return,
             (Undo::Add, Reply::Added { device, .. }) => self.take_back_added(*device),
-            // Not `resume`, which would put a loaded table in place that has not been asked for.
-            // One that has lost something has suspended the device all the same. Requests go on
-            // whether that can be recorded or not.
+            // Not `resume`, which would also activate a loaded table. A suspend that failed because
+            // data was lost has suspended the device all the same. Requests continue whether the
+            // state can be recorded or not.
             (Undo::Suspend(id), Reply::Done | Reply::Failed(_)) if self.is_suspended(id) => {
                 let passes = self.let_through(id, true, "suspend");
                 passes.and(self.record_suspended(id, false)).map(|()| Reply::Done)
@@ -70,7 +70,7 @@ impl<M: Machine> Administrator<M> {
         self.devices.get(&id).is_some_and(|entry| entry.suspended)
     }
 
-    /// The device that was added last stays: what its store has overwritten is forgotten.
+    /// Keeps the device that was added last: forgets what its store has overwritten.
     pub(super) fn confirm(&mut self) {
         if let Some(new) = self.unconfirmed.take() {
             if let Err(why) = self.forget_ticket(new.ticket) {
@@ -79,8 +79,8 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Deletes a device of which nobody was told, and puts back what its store has overwritten. Its
-    /// COW is let go last.
+    /// Deletes a device that was not reported to its user, and restores what its store has
+    /// overwritten. Its COW is closed last.
     pub(super) fn take_back_added(&mut self, device: DeviceRef) -> Result<Reply, Reason> {
         let Some(spec) = self.devices.get(&device.id).map(|entry| entry.spec.clone()) else {
             return self.del(&[device.id], true);
@@ -125,7 +125,7 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// What taking a device back has left on its COW.
+/// What undoing an `add` has left on the COW.
 fn left_on(cow: &str, unmade: Unmade) -> Option<String> {
     match unmade {
         Unmade::NotNew => None,

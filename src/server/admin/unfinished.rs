@@ -1,19 +1,19 @@
-//! What a command of an administrator `A` has begun and given up waiting for.
+//! Jobs of an administrator `A` that a command started and no longer waits for.
 
 use dm_targets::group::Ticket;
 
 use crate::protocol::DeviceState;
 
-/// A job that goes on by itself.
+/// A job that continues on its own.
 pub(super) struct Unfinished<A> {
-    /// The device that it is about.
+    /// The device that the job works on.
     pub(super) id: Option<u32>,
-    /// The command that has begun it.
+    /// The command that started the job.
     pub(super) verb: &'static str,
-    /// Which disk it waits for.
+    /// The disk that the job waits for.
     pub(super) disk: String,
-    /// The device, if it is on its way: on record, and not among the others yet.
+    /// The device if the job adds it: recorded in the state file, not yet served.
     pub(super) coming: Option<(Ticket, DeviceState)>,
-    /// Takes what the job has come to, if it has ended.
+    /// Handles the job's result. Returns whether the job has ended.
     pub(super) settle: Box<dyn FnMut(&mut A) -> bool>,
 }

@@ -1,9 +1,9 @@
-//! How long commands wait for disks: as long as those answer.
+//! How long commands wait for disks: as long as the disks answer.
 //!
-//! Rules kept here: the thread that carries commands out waits for no disk that is silent, so other
-//! commands go on. What was begun is taken back or completed when the disk answers, as its command
-//! has said, and the log says so; until then no other command changes that device. What a later
-//! server must know of it stays on record.
+//! Rules kept here: the thread that carries out commands waits for no silent disk, so other
+//! commands continue. An unfinished command is undone or completed when the disk answers, as its
+//! reply has said, and that is logged; until then no other command changes that device. What a
+//! later server must know of it stays on record.
 
 use std::future::Future;
 use std::rc::Rc;
@@ -17,7 +17,7 @@ use super::unfinished::Unfinished;
 use crate::failure::{Failure, Kind, Reason};
 use crate::storage::silent::no_answer;
 
-/// What a job is about, and for whom it is done.
+/// The device and the command of a job.
 #[derive(Clone, Copy)]
 pub(super) struct Errand {
     pub(super) id: Option<u32>,
@@ -25,18 +25,18 @@ pub(super) struct Errand {
 }
 
 impl Errand {
-    /// A device that is there.
+    /// A job for an existing device.
     pub(super) fn on(id: u32, verb: &'static str) -> Errand {
         Errand { id: Some(id), verb }
     }
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Runs a job on the thread that has the targets and waits for what it comes to, while disks
-    /// answer. What it comes to later is for `then`.
+    /// Runs a job on the thread that has the targets and waits for its result while disks answer. A
+    /// later result is passed to `then`.
     ///
     /// # Errors
-    /// The thread has died; or which disk does not answer.
+    /// The thread has died, or a disk does not answer.
     pub(super) fn wait_for<T, F>(
         &mut self,
         errand: Errand,
@@ -54,10 +54,10 @@ impl<M: Machine> Administrator<M> {
         self.unless_silent(errand, waited, then)
     }
 
-    /// Takes what a job has come to, or notes that it has not ended.
+    /// Returns a job's result, or registers the job as unfinished.
     ///
     /// # Errors
-    /// Which disk does not answer.
+    /// A disk does not answer.
     pub(super) fn unless_silent<T: 'static>(
         &mut self,
         Errand { id, verb }: Errand,
@@ -81,28 +81,28 @@ impl<M: Machine> Administrator<M> {
         Err(why)
     }
 
-    /// Takes notice of what has ended meanwhile.
+    /// Handles the results of unfinished jobs that have ended since.
     pub fn settle(&mut self) {
         let mut all = std::mem::take(&mut self.unfinished);
         all.retain_mut(|one| !(one.settle)(self));
         self.unfinished.splice(0..0, all);
     }
 
-    /// Whether something waits for a disk that does not answer.
+    /// Whether a job waits for a disk that does not answer.
     pub fn is_waiting(&self) -> bool {
         !self.unfinished.is_empty()
     }
 
-    /// Whether a new device waits for a disk, and is taken back later.
+    /// Whether the `add` of a device waits for a disk and will be undone.
     pub(super) fn is_coming(&self, ticket: Ticket) -> bool {
         let mut coming = self.unfinished.iter().filter_map(|one| one.coming.as_ref());
         coming.any(|(other, _)| *other == ticket)
     }
 
-    /// Opens a target, as far as disks answer. One that comes later is let go.
+    /// Opens a target while its disks answer. A target that is opened later is dropped.
     ///
     /// # Errors
-    /// The thread has died; or which disk does not answer.
+    /// The thread has died, or a disk does not answer.
     pub(super) fn open_while_answered<T, F>(
         &mut self,
         ticket: Ticket,
@@ -120,7 +120,7 @@ impl<M: Machine> Administrator<M> {
         self.wait_for(Errand { id: None, verb: "add" }, open, then)
     }
 
-    /// Refuses a device of which a command has not ended.
+    /// Refuses a device that has an unfinished command.
     pub(super) fn refuse_unfinished(&self, id: u32) -> Result<(), Reason> {
         match self.unfinished.iter().find(|one| one.id == Some(id)) {
             None => Ok(()),

@@ -1,7 +1,7 @@
-//! Clients that have come and not said yet what they want.
+//! Clients that have connected but not sent their command yet.
 //!
-//! All of them are waited for at once, so that one that says nothing keeps nobody waiting. There is
-//! room for so many; when it is used up, the one that has been there for longest leaves.
+//! All of them are waited for at once, so that a silent client delays no other client. Their number
+//! is limited; at the limit, the client that has waited longest is disconnected.
 
 use std::io::{self, Read};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,32 +11,32 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::protocol::Command;
 
-/// How long a client may take to say what it wants: commands do it at once.
+/// How long a client may take to send its command: `ublk-dm` sends it immediately.
 const QUESTION_LIMIT: Duration = Duration::from_secs(10);
-/// Most clients that have come and said nothing yet.
+/// Most clients that have connected and not sent a command yet.
 const MAX_ARRIVALS: usize = 64;
 /// Longest command: one that recovers some ten thousand devices.
 const MAX_QUESTION_BYTES: usize = 16 << 20;
-/// How much is read at once.
+/// Size of one read.
 const PIECE_BYTES: usize = 16 << 10;
 
-/// A client, and what it has said so far.
+/// A client, and what it has sent so far.
 struct Arrival {
     connection: UnixStream,
     said: Vec<u8>,
     until: Instant,
 }
 
-/// What a client has come to.
+/// The progress of a client.
 enum Progress {
-    /// It has not said everything yet.
+    /// Its command is incomplete.
     Waits,
     Asks(Command),
-    /// It has left, or said what is no command.
+    /// It has disconnected, or sent something that is no command.
     Left,
 }
 
-/// A socket, and the clients that have come to it.
+/// A socket, and the clients that have connected to it.
 pub(super) struct Arrivals {
     listener: UnixListener,
     arrivals: Vec<Arrival>,
@@ -48,10 +48,10 @@ impl Arrivals {
         Ok(Arrivals { listener, arrivals: Vec::new() })
     }
 
-    /// Waits for the next command; `None` when a client has left without one.
+    /// Waits for the next command; `None` when a client has disconnected without one.
     ///
     /// # Errors
-    /// The socket is of no use any more.
+    /// The socket is no longer usable.
     pub(super) fn next(&mut self) -> io::Result<Option<(Command, UnixStream)>> {
         loop {
             let at = match self.wait()? {
@@ -76,8 +76,8 @@ impl Arrivals {
         }
     }
 
-    /// Takes new clients in, and waits until one of those that are there says something, or has
-    /// been silent for too long.
+    /// Accepts new clients, and waits until a client sends something, or has been silent for too
+    /// long.
     fn wait(&mut self) -> io::Result<Option<usize>> {
         let now = Instant::now();
         let left =
@@ -106,8 +106,8 @@ impl Arrivals {
     fn take_in(&mut self) -> io::Result<()> {
         let connection = match self.listener.accept() {
             Ok((connection, _)) => connection,
-            // The client has left already, or there is no descriptor for it now: it finds out by
-            // itself.
+            // The client has disconnected already, or there is no descriptor for it: it will
+            // notice.
             Err(error) => {
                 if error.kind() != io::ErrorKind::WouldBlock {
                     log::warn!("control socket: {error}");
@@ -130,7 +130,7 @@ impl Arrivals {
 }
 
 impl Arrival {
-    /// Takes what the client says.
+    /// Reads what the client has sent.
     fn listen(&mut self) -> Progress {
         let mut piece = [0; PIECE_BYTES];
         match self.connection.read(&mut piece) {
@@ -186,7 +186,7 @@ mod tests {
             has_left(&mute[0]) && has_left(&mute[1]) && !has_left(&mute[2]),
             "there is room for so many"
         );
-        // One that speaks in pieces is understood, and one that leaves is noticed.
+        // A client that sends byte by byte is understood, and one that disconnects is noticed.
         drop(mute);
         let mut left = 0;
         let mut slow = UnixStream::connect(&path).unwrap();

@@ -1,8 +1,8 @@
 //! Commands that wait for something without changing anything, each answered by a thread of its
 //! own.
 //!
-//! Rule kept here: a place is given back when its command has ended, and the command ends when its
-//! client leaves.
+//! Rule kept here: a place is returned when its command has ended, and the command ends when its
+//! client disconnects.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,7 @@ use crate::protocol::{Command, Reply};
 use crate::server::admin::devices::LegRef;
 use crate::server::compare::compare_or_repair;
 
-/// Answers a command by a thread of its own.
+/// Answers a command in a thread of its own.
 pub(super) fn aside(
     place: Place,
     family: &Handle,

@@ -1,18 +1,18 @@
-//! Places for what is done beside the listener, each of which costs a thread.
+//! Places for work beside the listener, each of which costs a thread.
 //!
-//! Rule kept here: there are only so many, and each is given back however its owner ends.
+//! Rule kept here: their number is limited, and each is returned however its owner ends.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::protocol::Reply;
 
-/// Commands that are answered aside at the same time: each costs a thread, and nobody needs more.
+/// Most commands that threads of their own answer at the same time: users need no more.
 const MAX_ASIDE: usize = 32;
 
-/// How many there are.
+/// The places in use.
 static ASIDE: AtomicUsize = AtomicUsize::new(0);
 
-/// One of [`MAX_ASIDE`]; given back however its owner ends.
+/// One of [`MAX_ASIDE`]; returned however its owner ends.
 pub(super) struct Place;
 
 impl Place {
@@ -28,7 +28,7 @@ impl Drop for Place {
     }
 }
 
-/// What a client is told for whom there is no place.
+/// The reply to a client for which there is no place.
 pub(super) fn no_place() -> Reply {
     Reply::Failed(format!("more than {MAX_ASIDE} commands are waiting already").into())
 }

@@ -1,6 +1,6 @@
-//! Answers on their way to clients.
+//! Replies to clients.
 //!
-//! Rule kept here: a client that reads slowly, or not at all, keeps no other one waiting.
+//! Rule kept here: a client that reads slowly, or not at all, delays no other client.
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::place::Place;
 use crate::protocol::{self, Reply};
 
-/// How long a client may take to read what it has asked for: commands do it at once.
+/// How long a client may take to read its reply: `ublk-dm` reads it immediately.
 const READ_LIMIT: Duration = Duration::from_secs(10);
 
-/// Sends an answer. What does not fit into the socket at once is for a client that reads it slowly,
-/// or not at all: that is sent by a thread of its own, and not for long.
+/// Sends a reply. If it does not fit into the socket at once, the client reads slowly or not at
+/// all: a thread of its own sends the rest, within a limit.
 pub(super) fn reply(mut connection: UnixStream, reply: &Reply) -> io::Result<()> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
@@ -36,7 +36,7 @@ pub(super) fn reply(mut connection: UnixStream, reply: &Reply) -> io::Result<()>
     std::thread::Builder::new().name("reply".into()).spawn(rest).map(drop)
 }
 
-/// Sends the answer to a command that was answered aside.
+/// Sends the reply to a command that was answered by a thread of its own.
 pub(super) fn reply_late(mut connection: UnixStream, reply: &Reply) {
     let sent = connection.set_write_timeout(Some(READ_LIMIT));
     if let Err(error) = sent.and_then(|()| protocol::write_line(&mut connection, reply)) {

@@ -1,5 +1,5 @@
-//! Disks of the machine that servers run on: how they are opened, and what stands on them, is
-//! [`storage`](crate::storage)'s business.
+//! Disks of the real machine: opening them, and recognizing their content, is the business of
+//! [`storage`](crate::storage).
 
 use dm_targets::disk::Disk;
 use dm_targets::group::Group;
@@ -88,7 +88,7 @@ impl Open for OpenDisk {
     }
 }
 
-/// Reads from a disk that may fall silent meanwhile, with the same claim.
+/// Reads from a disk that may stop answering, with the same claim.
 fn look<T: Send + 'static>(
     disk: &OpenDisk,
     read: impl FnOnce(&OpenDisk) -> Result<T, Reason> + Send + 'static,

@@ -1,7 +1,7 @@
-//! How long a job on the data thread is waited for that waits for disks.
+//! How long a command waits for a job on the data thread that waits for disks.
 //!
-//! Rule kept here: as long as disks answer. One whose oldest operation has been the same for longer
-//! than disks may be silent is not waited for, whatever the job is.
+//! Rule kept here: as long as disks answer. A job is not waited for any more if the oldest disk
+//! operation has been the same for longer than disks may be silent, whatever the job is.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -16,14 +16,14 @@ use crate::protocol::Silence;
 use crate::server::admin::machine::Waited;
 use crate::storage::silent::ANSWER_LIMIT;
 
-/// How often it is looked whether a disk answers that a job waits for.
+/// How often it is checked whether a job's disks answer.
 const LOOK_PAUSE: Duration = Duration::from_secs(1);
 
-/// What is known of disks that are waited for.
+/// The silence of the disks that jobs wait for.
 pub(super) struct Patience {
-    /// Since when they have been silent: one that is known to be is not waited for again.
+    /// Since when disks have been silent: a disk known to be silent is not waited for again.
     silence: RefCell<Silence>,
-    /// Told when a job has ended, which may have been given up.
+    /// Called when a job has ended, which may have been abandoned.
     ended: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -32,7 +32,7 @@ impl Patience {
         Patience { silence: RefCell::default(), ended: Arc::new(ended) }
     }
 
-    /// Runs a job on the data thread, and waits for what it comes to while disks answer.
+    /// Runs a job on the data thread, and waits for its result while disks answer.
     pub(super) fn call<T, F>(
         &self,
         thread: &Owner,

@@ -9,10 +9,9 @@ use std::time::SystemTime;
 
 use rustix::stdio::dup2_stderr;
 
-/// A file that is longer is put aside, in the place of the one before it.
+/// A longer file is renamed, replacing the previous one.
 const MAX_BYTES: u64 = 256 * 1024;
-/// Servers whose logs are kept: those of the disks used last. With [`MAX_BYTES`] 32 MiB of memory
-/// at most.
+/// Servers whose logs are kept: those written last. With [`MAX_BYTES`] at most 32 MiB of memory.
 const MAX_SERVERS: usize = 64;
 
 /// A server's log file.
@@ -20,12 +19,12 @@ pub(super) struct LogFile {
     path: PathBuf,
     file: File,
     len_bytes: u64,
-    /// stderr goes to the file as well: what libraries print there is not lost.
+    /// stderr goes to the file as well: the output of libraries is not lost.
     takes_stderr: bool,
 }
 
-/// Opens a log file to be appended to; makes its directory, and removes the oldest logs if there
-/// are too many.
+/// Opens a log file for appending; creates its directory, and removes the oldest logs if there are
+/// too many.
 pub fn open(path: &Path) -> io::Result<File> {
     let in_path =
         |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
@@ -38,7 +37,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(in_path)
 }
 
-/// Keeps the logs that were written last.
+/// Removes all but the `keep` logs that were written last.
 fn remove_oldest(dir: &Path, keep: usize) {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let logs = entries.filter(|path| path.extension().is_some_and(|end| end == "log"));
@@ -105,7 +104,7 @@ mod tests {
         let len = |path: &Path| fs::metadata(path).expect("a log").len();
         assert!(len(&path) <= MAX_BYTES + 1024 && len(&older(&path)) <= MAX_BYTES + 1024);
         assert_eq!(fs::read_dir(dir.path().join("log")).expect("a directory").count(), 2);
-        // Whoever opens it again goes on where it ended.
+        // A reopened log continues where it ended.
         let before = len(&path);
         LogFile::open(path.clone(), false).expect("a log").write("more").expect("room");
         assert_eq!(len(&path), before + 5);

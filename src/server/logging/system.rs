@@ -1,4 +1,4 @@
-//! The machine's log: the journal, or syslog where there is none.
+//! The machine's log: the journal, or syslog if there is no journal.
 
 use std::os::unix::net::UnixDatagram;
 use std::time::SystemTime;
@@ -6,24 +6,23 @@ use std::time::SystemTime;
 use log::{Level, Record};
 use systemd_journal_logger::JournalLog;
 
-/// Under which name lines stand there.
+/// The identifier of lines in the machine's log.
 const IDENTIFIER: &str = "ublk-dm";
-/// Where syslog daemons listen.
+/// The socket of syslog daemons.
 const DEV_LOG: &str = "/dev/log";
-/// "daemon" of syslog's facilities.
+/// The syslog facility "daemon".
 const FACILITY: u8 = 3;
 
 /// A connection to the machine's log.
 pub(super) enum SystemLog {
     /// The journal's own protocol.
     Journal { journal: JournalLog, key: String },
-    /// A datagram for each line. It is addressed each time, so that a daemon that was started anew
-    /// is found.
+    /// A datagram for each line. It is addressed each time, so that a restarted daemon gets it.
     Syslog { socket: UnixDatagram, key: String },
 }
 
 impl SystemLog {
-    /// Finds the machine's log, if it has one.
+    /// Opens the machine's log, if there is one.
     pub(super) fn open(key: &str) -> Option<SystemLog> {
         let key = key.to_owned();
         if let Ok(journal) = JournalLog::empty() {
@@ -36,7 +35,7 @@ impl SystemLog {
         UnixDatagram::unbound().ok().map(|socket| SystemLog::Syslog { socket, key })
     }
 
-    /// Writes a line. If it cannot be, it stands in the log file.
+    /// Writes a line. Errors are ignored: the log file has the line.
     pub(super) fn write(&self, level: Level, target: &str, message: &str) {
         match self {
             SystemLog::Journal { journal, key } => {
@@ -58,14 +57,14 @@ impl SystemLog {
     }
 }
 
-/// A line as syslog takes it (RFC 3164); the daemon adds the time.
+/// A line in syslog's format (RFC 3164); the daemon adds the time.
 fn syslog_line(level: Level, pid: u32, key: &str, message: &str) -> String {
     let priority = FACILITY * 8 + priority(level);
     format!("<{priority}>{IDENTIFIER}[{pid}]: {key}: {}", message.replace('\n', " "))
 }
 
-/// Priorities of syslog and the journal, as the journal's crate chooses them: a server's
-/// information is a notice.
+/// Priorities of syslog and the journal, as the journal's crate maps them: a server's info level is
+/// a notice.
 pub(super) fn priority(level: Level) -> u8 {
     match level {
         Level::Error => 3,
@@ -76,7 +75,7 @@ pub(super) fn priority(level: Level) -> u8 {
     }
 }
 
-/// A time as RFC 3339 has it, in whole seconds.
+/// A time in RFC 3339 format, in whole seconds.
 pub(super) fn utc(at: SystemTime) -> String {
     match jiff::Timestamp::try_from(at) {
         Ok(at) => at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),

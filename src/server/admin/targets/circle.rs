@@ -1,7 +1,7 @@
-//! Disks that stand on a device of the server that would use them: a COW file in the file system
-//! that is mounted from its own origin's device, a leg of a mirror in a file system on that mirror.
-//! Such a write would wait for itself, and after the server's death neither could come back:
-//! refused before the server opens anything.
+//! Disks that stand on a device of the server that would use them: a COW file in a file system on
+//! its own origin's device, a leg of a mirror in a file system on that mirror. A write to such a
+//! disk would wait for itself, and after the server's death neither device could be recovered: such
+//! a disk is refused before the server opens any.
 
 use dm_targets::table::TargetParams;
 
@@ -21,8 +21,8 @@ impl<M: Machine> Administrator<M> {
         self.refuse_circle(&words.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Refuses a new leg, in the place of an old one or beside all, that stands on its mirror or on
-    /// a disk of that.
+    /// Refuses a new leg, replacing an old one or added, that stands on its mirror or on one of the
+    /// mirror's disks.
     pub(super) fn refuse_circle_of_leg(
         &self,
         id: u32,

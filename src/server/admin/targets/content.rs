@@ -1,11 +1,10 @@
-//! What a disk holds before it is given a new purpose: nothing that somebody may miss is
-//! overwritten.
+//! The content of a disk before the disk is reused: data that a user may miss is not overwritten.
 
 use crate::failure::Reason;
 use crate::server::admin::machine::OpenDisk;
 use crate::storage::signature::SignatureKind;
 
-/// Refuses a disk that holds something else than what is wanted. `what` would destroy it.
+/// Refuses a disk with other content than `wanted`, which `what` would destroy.
 pub(super) fn refuse_other(
     disk: &impl OpenDisk,
     wanted: Option<SignatureKind>,

@@ -1,5 +1,4 @@
-//! Disks below a target: opened for what they can do, and large enough for what a table says of
-//! them.
+//! Disks below a target: opening them, and checking that the table fits on them.
 
 use dm_targets::units::{Sector, Sectors};
 
@@ -12,21 +11,21 @@ use crate::server::admin::state::Administrator;
 use crate::storage::{Access, Claim, Limits, OpenError, OpenErrorKind};
 use crate::ublk::Discard;
 
-/// Whether a disk is taken that has other users.
+/// Whether a disk that has other users is accepted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
     Never,
-    /// It is not, and was a disk of the device before: no other device may have claimed it since.
+    /// Not shared, and a disk of the device before: no other device may have claimed it since.
     Own,
-    /// It is forced, and was not needed before.
+    /// Shared by force, but only if the disk is in use.
     IfBusy,
-    /// A server before this one had to; a disk below two devices of a family must not depend on
-    /// which comes first.
+    /// An earlier server shared the disk; for a disk below two devices of a family, the order of
+    /// opening must not matter.
     Always,
 }
 
 impl Sharing {
-    /// What a device's `force` means; `again`: it is there already.
+    /// The meaning of a device's `force`; `again`: the device exists already.
     pub(super) fn of(force: bool, again: bool) -> Sharing {
         match (force, again) {
             (false, false) => Sharing::Never,
@@ -38,8 +37,8 @@ impl Sharing {
 }
 
 impl<M: Machine> Administrator<M> {
-    /// Opens the only disk of a target: for reading alone if it is write-protected, which makes the
-    /// device so, too. Says whether it is shared, which `sharing` allows.
+    /// Opens the only disk of a target: read-only if the disk is write-protected, which makes the
+    /// device read-only, too. Returns whether the disk is shared, as `sharing` allows.
     pub(super) fn open_as_it_is(
         &self,
         path: &str,
@@ -54,7 +53,7 @@ impl<M: Machine> Administrator<M> {
         disk.map_err(Failure::from)
     }
 
-    /// Opens a disk, and says whether it is shared.
+    /// Opens a disk. Returns whether the disk is shared.
     pub(super) fn open_sharing(
         &self,
         path: &str,
@@ -73,7 +72,7 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Opens a disk that nobody else has, and on which no device of another family stands.
+    /// Opens a disk that has no other user and that no device of another family stands on.
     fn open_unclaimed(&self, path: &str, access: Access) -> Result<M::Open, OpenError> {
         let disk = self.machine.open(path, access, Claim::Exclusive)?;
         let claimed = self.machine.claimed(disk.id(), &self.known_disk(&disk));
@@ -83,8 +82,8 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Refuses the disks of a new device that have become another family's since they were opened.
-    /// Called while the run directory is locked: of two that come at once one sees the other.
+    /// Refuses a new device's disks that another family has claimed since they were opened. Called
+    /// while the run directory is locked: of two concurrent commands one sees the other.
     pub(in crate::server::admin) fn refuse_claimed(&self, deps: &Deps) -> Result<(), Reason> {
         let is_own = |id| self.devices.values().any(|device| device.deps.has(id));
         let mut new = deps.disks().filter(|(_, id, _)| !is_own(*id));
@@ -95,8 +94,8 @@ impl<M: Machine> Administrator<M> {
         claimed.map_or(Ok(()), Err)
     }
 
-    /// Refuses a disk of which bytes are those of another disk of the family: what is written
-    /// through the one would overwrite what is behind the other.
+    /// Refuses a disk that overlaps another disk of the family: writes to one would overwrite data
+    /// of the other.
     pub(super) fn refuse_other_name(
         &self,
         path: &str,
@@ -115,14 +114,14 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// Whether `--force` shares a disk that cannot be opened so.
+/// Whether `--force` shares a disk that cannot be opened exclusively.
 fn is_others(error: &OpenError) -> bool {
     use OpenErrorKind::{Awaited, Busy, Unclear};
     matches!(error.kind, Busy { .. } | Awaited { .. } | Unclear { .. })
 }
 
-/// Refuses a table that is longer than its disk, or ends within a block, as the kernel does: what
-/// lies behind the end would be acknowledged and be nowhere.
+/// Refuses a table that is longer than its disk or ends within a block, as the kernel does: writes
+/// behind the end would be acknowledged but not stored.
 pub(super) fn check_length(
     path: &str,
     len: Sectors,
@@ -141,7 +140,7 @@ pub(super) fn check_length(
     Ok(())
 }
 
-/// Refuses a range that a disk does not have, or that starts within a block of it.
+/// Refuses a range that is not on a disk, or that starts within a block of the disk.
 pub(super) fn check_range(disk: &impl OpenDisk, start: Sector, len: Sectors) -> Result<(), Reason> {
     check_place(&disk.path(), start, len, disk.size(), disk.limits().logical_block_size)
 }
@@ -168,8 +167,8 @@ fn check_place(
     Ok(())
 }
 
-/// The discards that every one of some disks takes; none if one takes none. The device starts at
-/// `start` of each, which need not be where a granule does.
+/// The discards that all of the disks support; none if one supports none. The device starts at
+/// `start` of each disk, which need not be aligned to the granularity.
 pub(super) fn discard_of(disks: &[&Limits], start: Sector) -> Option<Discard> {
     let max = disks.iter().map(|limits| limits.discard_max_bytes).min().unwrap_or(0) / 512;
     let granularity =

@@ -1,5 +1,4 @@
-//! Linear devices, up to the moment where the kernel adds one: the disk opened and claimed, nothing
-//! written.
+//! Linear devices before the kernel adds them: the disk is opened and claimed, nothing is written.
 
 use std::rc::Rc;
 

@@ -1,5 +1,5 @@
-//! COWs whose store is recorded as lost: refused when they are added, invalid when a dead server's
-//! device is taken over.
+//! COWs whose store is recorded as lost: refused by `add`, invalid when a dead server's device is
+//! taken over.
 
 use dm_targets::snapshot::format::StoreId;
 
@@ -7,8 +7,8 @@ use crate::failure::Reason;
 use crate::protocol::{Cow, Which};
 use crate::server::admin::machine::{Losses, OpenDisk};
 
-/// A COW with the store that is on it, or with the one that is to be made there, which gets the id
-/// of `new`; without that it is none that lasts.
+/// A COW with the store on it, or with the new store that is to be created there with the id `new`;
+/// without `new` the store is transient.
 pub(super) fn cow_of(
     cow: &impl OpenDisk,
     new: Option<StoreId>,
@@ -24,8 +24,8 @@ pub(super) fn cow_of(
 }
 
 /// Whether the store on a COW is lost and its device is to be invalid. `again`: the device exists
-/// and its server has died; a new one is refused instead. What is recorded of a store that has gone
-/// from the COW is forgotten.
+/// and its server has died; a new device is refused instead. Records of stores that are no longer
+/// on the COW are forgotten.
 pub(super) fn is_lost(
     record: &impl Losses,
     cow: &impl OpenDisk,

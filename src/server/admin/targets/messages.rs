@@ -1,4 +1,4 @@
-//! What a live mirror is told: comparisons, repairs, other legs, another table.
+//! Messages to a live mirror: changes of its legs, recovery, throttle.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -23,7 +23,7 @@ use dm_targets::table::TargetParams;
 use dm_targets::units::Sectors;
 
 impl<M: Machine> Administrator<M> {
-    /// Carries out a message that is done soon; the others are answered aside.
+    /// Carries out a short message; long ones are answered by threads of their own.
     pub(in crate::server::admin) fn message(
         &mut self,
         id: u32,
@@ -93,7 +93,7 @@ impl<M: Machine> Administrator<M> {
         Ok(Reply::Lines(Vec::new()))
     }
 
-    /// The legs of a mirror, or why there are none.
+    /// The legs of a mirror, or the error that the device is no mirror.
     fn legs(&self, id: u32) -> Result<Vec<LegRef>, Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         entry.legs().ok_or_else(|| format!("/dev/ublkb{id}: only a mirror takes messages").into())
@@ -107,7 +107,7 @@ impl<M: Machine> Administrator<M> {
     fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<M::Open, Reason> {
         self.refuse_circle_of_leg(id, &leg.device, place)?;
         Silent::on(&self.machine, [leg.device.clone()])?;
-        // A leg that was away and has come back takes its own place, and is claimed already.
+        // A leg that was missing and has come back replaces itself, and is claimed already.
         let known = self.machine.disk_at(&leg.device);
         let legs = self.legs(id)?;
         let own = place
@@ -122,8 +122,8 @@ impl<M: Machine> Administrator<M> {
         Ok(disk)
     }
 
-    /// Refuses a disk that holds something other than the mirror's own content, which a former leg
-    /// has.
+    /// Refuses a disk that holds other content than the mirror's own; a former leg holds the
+    /// latter.
     fn refuse_other_content(&self, id: u32, disk: &M::Open, leg: &Leg) -> Result<(), Reason> {
         let found = disk.content()?.filter(|_| leg.offset.0 == 0);
         let Some(found) = found else { return Ok(()) };
@@ -151,8 +151,8 @@ impl<M: Machine> Administrator<M> {
         .into())
     }
 
-    /// Has a mirror change its legs, and notes it. One that waits for a disk that does not answer
-    /// is given up; if it has come too far for that it is carried out when the disk answers.
+    /// Changes a mirror's legs and records that. A change that waits for a disk that does not
+    /// answer is canceled, or, if it is too late for that, completed when the disk answers.
     fn change<F: Future<Output = Result<(), String>> + 'static>(
         &mut self,
         id: u32,
@@ -208,12 +208,12 @@ impl<M: Machine> Administrator<M> {
         })??)
     }
 
-    /// What is noted of the disk of a leg that comes.
+    /// What is recorded of a new leg's disk.
     fn found(&self, leg: &M::Open) -> (DiskId, KnownDisk) {
         (leg.id(), self.known_disk(leg))
     }
 
-    /// Notes other legs, so that list, table and the next server know them.
+    /// Records changed legs for `list`, `table` and the next server.
     fn change_legs(&mut self, id: u32, change: Change) -> Result<(), Reason> {
         if let Some(entry) = self.devices.get_mut(&id) {
             if let TargetParams::Mirror(Table { legs, .. }) = &mut entry.spec.table.params {
@@ -222,7 +222,7 @@ impl<M: Machine> Administrator<M> {
             if let Some((word, (id, known))) = change.new {
                 entry.deps.insert(&word, id, known);
             }
-            // A disk that has gone is free for others.
+            // A removed disk is free for other devices.
             entry.deps.retain(&entry.spec.table.params.devices());
         }
         self.publish();
@@ -239,9 +239,9 @@ impl<M: Machine> Administrator<M> {
 /// Changes the legs of a table.
 type Apply = Box<dyn FnOnce(&mut Vec<Leg>)>;
 
-/// What becomes of the legs of a table.
+/// A change of a table's legs.
 struct Change {
-    /// The word and the disk of one that has come.
+    /// The word and the disk of a new leg.
     new: Option<(String, (DiskId, KnownDisk))>,
     apply: Apply,
 }

@@ -1,9 +1,8 @@
-//! Mirrors: opened up to the moment where the kernel adds a device, given another table, and talked
-//! to.
+//! Mirrors: opening one before the kernel adds its device, or for a new table.
 //!
-//! Which legs are up to date is put on record in the run directory before anything that depends on
-//! it is acknowledged ([`crate::rundir`]); what that means for a server that takes over is decided
-//! by the target.
+//! The legs that are up to date are recorded in the run directory before any request that depends
+//! on the record is acknowledged ([`crate::rundir`]); the target decides what the record means for
+//! a server that takes over.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -32,7 +31,7 @@ use crate::storage::Access;
 use crate::storage::signature::SignatureKind;
 use crate::ublk::device;
 
-/// The disks of a mirror, open.
+/// The open disks of a mirror.
 struct Disks<D> {
     legs: Vec<D>,
     log: Option<D>,
@@ -67,7 +66,7 @@ impl<M: Machine> Administrator<M> {
         self.open_mirror(mirror, spec, name, past, again)
     }
 
-    /// What a server that died has left of a mirror.
+    /// The record that a dead server has left of a mirror's legs.
     pub(in crate::server::admin) fn past_of(&self, mirror: &Table, source: Option<usize>) -> Past {
         let left = self.machine.records().legs();
         if let (Err(why), MirrorLog::Core, None) = (&left, &mirror.log, source) {
@@ -93,8 +92,8 @@ impl<M: Machine> Administrator<M> {
             check_legs(&disks, mirror, &spec, &past)?;
         }
         let limits: Vec<_> = disks.legs.iter().map(|leg| leg.limits()).collect();
-        // A leg with a volatile cache may join later, and what users do not flush then is not
-        // flushed to it. Flushes of legs without one cost nothing.
+        // A leg with a volatile cache may be added later; without flushes from users it would not
+        // be flushed. Flushes of legs without such a cache cost nothing.
         let read_only = spec.options.read_only;
         // Discards go to all legs or to none, each with its own offset.
         let discard = discard_of(&limits, Sector(0));
@@ -103,8 +102,8 @@ impl<M: Machine> Administrator<M> {
         let past = with_names_of_today(past, &mirror.legs, &disks.legs);
         let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
         self.open_target(mirror, disks, spec.source, past, label, ticket)?;
-        // Which leg was right, and what may be overwritten, was said of this moment: from now on
-        // the record knows.
+        // The source, and the permission to overwrite, applied to this moment: from now on the
+        // record decides.
         Ok(NewDevice {
             params,
             ticket,
@@ -115,7 +114,7 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// The disks by their words, unless `again` says that one was another.
+    /// The disks by their words. Refuses a disk that `again` describes differently.
     fn deps_of(
         &self,
         mirror: &Table,
@@ -130,7 +129,7 @@ impl<M: Machine> Administrator<M> {
         Ok(deps)
     }
 
-    /// Opens legs and log. A disk may hold several legs, side by side.
+    /// Opens the legs and the log. A disk may hold several legs, side by side.
     fn open_disks(
         &self,
         mirror: &Table,
@@ -257,7 +256,7 @@ fn check_region<D>(mirror: &Table, disks: &Disks<D>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Refuses a log device that holds something else.
+/// Refuses a log device that holds other content.
 fn check_log(disks: &Disks<impl OpenDisk>, force: bool) -> Result<(), Reason> {
     match &disks.log {
         Some(log) if !force => refuse_other(log, Some(SignatureKind::MirrorLog), "a dirty log"),
@@ -291,13 +290,13 @@ fn check_legs(
         )
     })?;
     for (at, leg) in disks.legs.iter().enumerate() {
-        // What stands before a leg's offset is none of the mirror's business.
+        // Data before a leg's offset does not belong to the mirror.
         if at == source || mirror.legs[at].offset != Sector(0) {
             continue;
         }
         let found = match leg.content() {
-            // A table line means what it means to the kernel: a dead leg is one, and the mirror
-            // starts without it.
+            // A table line has the kernel's meaning: a dead leg is accepted, and the mirror starts
+            // without it.
             Err(error) if spec.degraded => {
                 log::warn!("{error}: the mirror starts without this leg");
                 continue;
@@ -319,8 +318,8 @@ fn check_legs(
     Ok(())
 }
 
-/// What the legs are called for good. Where two have one name (serial numbers that somebody has
-/// set), paths must do.
+/// The lasting identities of the legs. If two have the same name (serial numbers set by a user),
+/// paths are used instead.
 fn identities(legs: &[Leg], disks: &[impl OpenDisk]) -> Vec<u64> {
     let named: Vec<u64> = disks.iter().zip(legs).map(|(disk, leg)| identity(disk, leg)).collect();
     if named.iter().collect::<HashSet<_>>().len() == named.len() {
@@ -329,13 +328,13 @@ fn identities(legs: &[Leg], disks: &[impl OpenDisk]) -> Vec<u64> {
     legs.iter().map(|leg| identity_of(&format!("{} {}", leg.device, leg.offset))).collect()
 }
 
-/// What a leg is known by in the log.
+/// A leg's identity in the log.
 pub(super) fn identity(disk: &impl OpenDisk, leg: &Leg) -> u64 {
     identity_of(&format!("{} {}", disk.lasting_name(), leg.offset))
 }
 
-/// What is on record of the legs under the names that an earlier version has given them, under
-/// those of this one. A leg that the record knows by its name of today is not looked for.
+/// The record of the legs with the names of an earlier version replaced by those of this version. A
+/// leg that is recorded under its current name is not looked for.
 fn with_names_of_today(past: Past, legs: &[Leg], disks: &[impl OpenDisk]) -> Past {
     let today = |mut state: LegState| {
         for (leg, disk) in legs.iter().zip(disks) {
@@ -355,11 +354,11 @@ fn with_names_of_today(past: Past, legs: &[Leg], disks: &[impl OpenDisk]) -> Pas
     }
 }
 
-/// Hears of a mirror, and puts the state of its legs on record.
+/// Logs a mirror's events, and records the state of its legs.
 struct Note<R> {
     records: R,
     label: String,
-    /// The last attempt to write the record failed, and that was said.
+    /// The last attempt to write the record failed, and that was logged.
     failing: Cell<bool>,
 }
 
@@ -371,7 +370,7 @@ impl<R: Records> Note<R> {
         }
     }
 
-    /// Called by the target before it acknowledges anything that depends on the state.
+    /// Called by the target before it acknowledges a request that depends on the state.
     fn record(&self, state: &LegState) -> Result<(), String> {
         let written = self.records.write_legs(state);
         let written = if mutant::is(Mutant::LegRecordIgnored) { Ok(()) } else { written };

@@ -1,4 +1,4 @@
-//! What the administrator does for each kind of target before and beside the data path.
+//! The administrator's part of each kind of target, outside the data path.
 
 mod circle;
 mod content;

@@ -1,5 +1,5 @@
-//! Snapshots and their origin, up to the moment where the kernel adds a device: disks opened and
-//! claimed, the store read and judged, nothing written.
+//! Snapshots and their origin before the kernel adds a device: the disks are opened and claimed,
+//! the store is read and checked, nothing is written.
 
 use std::rc::Rc;
 
@@ -30,10 +30,10 @@ use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, DiskId, Limits};
 use crate::ublk::device;
 
-/// An origin was opened, and no target that needs it.
+/// An origin was opened, but no target keeps it open.
 const NO_ORIGIN: &str = "the family has no origin";
 
-/// What the data thread found out about a snapshot it opened.
+/// What the data thread knows of a snapshot that it has opened.
 struct Found {
     chunk: ChunkSize,
     len: Sectors,
@@ -43,19 +43,19 @@ struct Found {
 struct Opening<L> {
     /// Length of the device.
     len: Sectors,
-    /// What stands on the COW is of no value.
+    /// The COW's content may be overwritten.
     overwrite: bool,
-    /// For a later server than the one that made it.
+    /// Opened by a later server than the one that created it.
     again: bool,
-    /// The device is wanted although its snapshot is invalid.
+    /// An invalid snapshot is accepted.
     allow_invalid: bool,
     /// Its store is recorded as lost.
     lost: bool,
-    /// Which store a new one is, and the origin that it must have been made for.
+    /// The id of a new store, and the origin that an existing store must belong to.
     ownership: Ownership,
-    /// Where that is recorded.
+    /// The record of the COW's losses.
     losses: L,
-    /// What its messages call it.
+    /// Its name in log messages.
     label: String,
     ticket: Ticket,
     origin: DiskId,
@@ -111,7 +111,7 @@ impl<M: Machine> Administrator<M> {
         if self.machine.disk_at(&snapshot.cow) == Some(origin) {
             return Err(format!("{}: the origin cannot be its own COW", snapshot.cow).into());
         }
-        // Not even by force: what another device has on it would be its store's.
+        // Not shared even by force: the store would overwrite the data of another device.
         let sharing = Sharing::of(false, again.is_some());
         let opened = self.open_sharing(&snapshot.cow, Access::ReadWrite, sharing);
         let (cow, _) = opened?;
@@ -157,7 +157,7 @@ impl<M: Machine> Administrator<M> {
             snapshot.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk.sectors()));
         let limits = [&origin_limits, &cow_limits];
         let read_only = spec.options.read_only;
-        // Records that are only noted are lost with power: users must flush, whatever the COW is.
+        // Journaled exceptions are lost on power failure: users must flush, with any COW.
         let params = device::params(
             &limits,
             cow_limits.volatile_cache || persistent,
@@ -170,15 +170,15 @@ impl<M: Machine> Administrator<M> {
         cow_known.store = known.store;
         deps.insert(&snapshot.cow, cow_id, cow_known);
         let chunk_size = Some(found.chunk);
-        // What `--force` overwrites was said of one moment; the origin is every device's of the
-        // family.
+        // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
+        // the family.
         spec.force = self.origin_shared;
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
         Ok(NewDevice { params, ticket, deps, read_only, spec, cow: persistent.then_some(known) })
     }
 
-    /// Refuses the COW of a device that waits for its server: what is on it belongs to that, and
-    /// may be wrong by now.
+    /// Refuses the COW of a device that waits for a server: its store belongs to that device, and
+    /// may be invalid by now.
     fn refuse_cow_of_left_out(&self, path: &str, cow: &Cow) -> Result<(), Reason> {
         if mutant::is(Mutant::LeftOutCowTaken) {
             return Ok(());
@@ -257,7 +257,7 @@ impl<M: Machine> Administrator<M> {
         let Table { chunk_size, discard_zeroes_cow, discard_passdown_origin, .. } = *snapshot;
         let options = Options { on_full, discard_zeroes_cow, discard_passdown_origin };
         let persistent = !snapshot.store.is_transient();
-        // What a transient store held died with the server that held it.
+        // The content of a transient store is lost with its server.
         let lost = lost || again && !persistent;
         let notes = if persistent { self.machine.journal(&cow, ownership.store)? } else { None };
         let path = snapshot.cow.clone();
@@ -289,7 +289,7 @@ impl<M: Machine> Administrator<M> {
             };
             let snapshot = Snapshot::open(parts).await.map_err(|error| error.to_string())?;
             if again && snapshot.store().is_new() {
-                // A server that dies has had a store: what is there now is somebody else's.
+                // The dead server had a store: the COW's content now is not this snapshot's.
                 return Err(format!("{path}: there is no snapshot store on it any more").into());
             }
             if snapshot.health() == Health::Invalid && !allow_invalid {
@@ -305,7 +305,7 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// What is lost is an error, what may be lost is a warning.
+/// Lost data is an error, data that may be lost is a warning.
 fn priority(event: &Event) -> log::Level {
     match event {
         Event::Invalidated(_) | Event::MarkFailed(..) | Event::MergeFailed(_) => log::Level::Error,
