@@ -1,12 +1,12 @@
-//! What the data path itself costs: requests over disks that do nothing, without a kernel, a ring
+//! The cost of the data path alone: requests over disks that do nothing, without a kernel, a ring
 //! or a clock.
 //!
 //! `cargo run --release -p dm-targets --example cost -- ORIGINS-SNAPSHOTS EXCEPTIONS REQUESTS`
 //! fills as many snapshots of one origin with that many scattered exceptions each, and then prints
 //! nanoseconds per request for reads of a snapshot, for writes to the origin that every snapshot
 //! has a copy for already, for first writes to both, and for writes to a mirror of two legs; and
-//! what the device before a target adds. Where one instruction is one nanosecond (ci/vm --icount)
-//! these are instructions. Under callgrind it says where they go.
+//! what the device before a target adds. With one instruction per nanosecond (ci/vm --icount) the
+//! numbers are instructions; callgrind shows where they are spent.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -29,18 +29,18 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 /// Requests in flight together.
 const DEPTH: u64 = 32;
-/// Chunk size, and length of every request.
+/// The chunk size, and the length of every request.
 const CHUNK_SECTORS: u64 = 8;
-/// Sectors of a mirror's region.
+/// The region size of the mirror.
 const REGION_SECTORS: u64 = 1024;
-/// Chunks of the origin: twice the largest number of exceptions that anybody asks for.
+/// Chunks of the origin: twice the largest number of exceptions in use.
 const CHUNKS: u64 = 1 << 25;
-/// Spreads requests over the origin: odd, so no chunk comes twice.
+/// Spreads requests over the origin: odd, so no chunk is used twice.
 const STRIDE: u64 = 0x9E37_79B9;
 
-/// Memory that is never looked at, but for the metadata, which is zero. It is not
-/// [`dm_targets::ram`], as [`NoDisk`] is not: there the data is copied, at more instructions than
-/// the data path has, and all of a disk of 128 GiB would be in memory.
+/// Memory that stores nothing; metadata reads as zeroes. Neither this nor [`NoDisk`] is
+/// [`dm_targets::ram`], which copies the data, at more instructions than the data path, and would
+/// hold all of a 128 GiB disk in memory.
 #[derive(Default)]
 struct NoMemory(Cell<u32>);
 
@@ -74,15 +74,15 @@ impl Host for NoMemory {
     fn wake_at(&self, _: u64, _: &Waker) {}
 }
 
-/// A slot of an operation: whether it has completed, and who waits.
+/// The slot of an operation: whether it has completed, and the waiting task.
 #[derive(Default)]
 struct Flight {
     done: bool,
     waker: Option<Waker>,
 }
 
-/// A disk whose operations complete when the round ends, so that every request waits and is woken
-/// as on the server's ring; those of a [`dm_targets::ram::RamDisk`] have ended when they start.
+/// A disk whose operations complete at the end of the round, so that every request waits and is
+/// woken as on the server's ring; those of a [`dm_targets::ram::RamDisk`] complete immediately.
 #[derive(Default)]
 struct NoDisk {
     flights: RefCell<Vec<Flight>>,
@@ -139,7 +139,7 @@ impl Backend for NoDisk {
     }
 }
 
-/// Where requests go.
+/// The target of the requests.
 #[derive(Clone)]
 enum Target {
     Origin(Rc<Origin>),

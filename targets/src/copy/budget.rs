@@ -1,7 +1,7 @@
-//! The memory and the time that the jobs of one client share.
+//! The memory and the throttle shared by the jobs of one client.
 //!
-//! Rule kept here: a job always makes progress. When the shared memory is used up it gets the
-//! client's own reserve, one slice, or is woken when that comes back.
+//! Rule kept here: a job always makes progress. When the shared memory is used up, the job gets the
+//! client's own reserve, one slice, or is woken when the reserve is returned.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,19 +11,19 @@ use super::throttle::Throttle;
 use crate::disk::{Buffer, Host};
 use crate::units::Sectors;
 
-/// What jobs take from their client while they run.
+/// The resources that running jobs take from their client.
 pub(super) struct Budget {
     host: Rc<dyn Host>,
     throttle: Throttle,
     reserve: RefCell<Option<Buffer>>,
     reserve_id: u32,
     waiting_for_memory: RefCell<Vec<Waker>>,
-    /// Sectors of the source that have been dealt with since the client was made.
+    /// Sectors of the source processed since the client was created.
     moved: Cell<u64>,
 }
 
 impl Budget {
-    /// With a reserve of so many bytes; `None` if the host cannot even lend that.
+    /// With a reserve of `reserve_bytes`; `None` if the host cannot lend it.
     pub(super) fn new(
         host: &Rc<dyn Host>,
         throttle: Throttle,
@@ -48,13 +48,13 @@ impl Budget {
         &self.throttle
     }
 
-    /// The time for the throttle, which costs a look at the clock and is not asked for when nothing
-    /// is limited.
+    /// The time for the throttle; without a limit the clock is not read.
     pub(super) fn throttle_ms(&self) -> u64 {
         if self.throttle.counts_time() { self.host.now_ms() } else { 0 }
     }
 
-    /// Memory for a slice: shared memory if there is some, else the reserve, else later.
+    /// Memory for a slice: shared memory if available, else the reserve; `None` if neither is, and
+    /// the task is woken later.
     pub(super) fn take_buffer(&self, count_sectors: u64, cx: &mut Context<'_>) -> Option<Buffer> {
         let bytes = u32::try_from(Sectors(count_sectors).bytes()).ok()?;
         let buffer =
@@ -68,7 +68,7 @@ impl Budget {
         buffer
     }
 
-    /// A slice has ended: its memory is free again.
+    /// Returns the memory of a slice that has ended.
     pub(super) fn give_back(&self, buffer: Buffer) {
         if buffer.id().0 == self.reserve_id {
             *self.reserve.borrow_mut() = Some(buffer);
@@ -84,7 +84,7 @@ impl Budget {
         self.moved.set(self.moved.get() + sectors);
     }
 
-    /// Sectors of the source that have been dealt with.
+    /// Sectors of the source processed so far.
     pub(super) fn moved(&self) -> Sectors {
         Sectors(self.moved.get())
     }

@@ -1,4 +1,4 @@
-//! A user of the copy engine: its reserve, its throttle, its jobs and its callbacks.
+//! A client of the copy engine: its reserve, its throttle, its jobs and its callbacks.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -14,24 +14,24 @@ use crate::exec::{Executor, WaitQueue};
 use crate::io::IoRegion;
 use crate::units::Sectors;
 
-/// Most destinations of a copy, as in the kernel: their errors are one byte.
+/// Most destinations of a copy, as in the kernel: their errors are a bitmap of one byte.
 pub const MAX_DESTINATIONS: usize = 8;
-/// Bytes of the buffer that zeroes are written from where a disk has no write-zeroes.
+/// Bytes of the buffer of zeroes, used if a disk has no write-zeroes.
 const ZERO_PAGE_BYTES: u32 = 65536;
 
-/// What became of a copy.
+/// The result of a copy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// The source could not be read.
     pub read_err: bool,
     /// Bit *i* is set if destination *i* was not written completely.
     pub write_err: u8,
-    /// The first error met, read before write.
+    /// The first read error or, without one, the first write error.
     pub first_error: Option<DiskError>,
 }
 
 impl Outcome {
-    /// Whether every destination holds what it should.
+    /// Whether every destination was written completely, from a readable source.
     pub fn is_ok(&self) -> bool {
         !self.read_err && self.write_err == 0
     }
@@ -43,7 +43,7 @@ struct Shared {
     executor: Executor,
     budget: Budget,
     zero_pages: Rc<[Buffer]>,
-    /// Boxed, because a job is handed on several times.
+    /// Boxed, because a job is moved several times.
     #[allow(clippy::vec_box)]
     idle_jobs: RefCell<Vec<Box<Job>>>,
     callbacks: RefCell<VecDeque<Callback>>,
@@ -53,15 +53,15 @@ struct Shared {
     changed: WaitQueue,
 }
 
-/// A user of the copy engine. Clones share everything.
+/// A client of the copy engine. Clones share all state.
 #[derive(Clone)]
 pub struct Client {
     shared: Rc<Shared>,
 }
 
 impl Client {
-    /// A client with a reserve of one slice; `None` if the host cannot even lend that. Its worker
-    /// task runs until [`Client::destroy`].
+    /// A client with a reserve of one slice; `None` if the host cannot lend it. The worker task
+    /// runs until [`Client::destroy`].
     pub fn new(
         executor: &Executor,
         host: &Rc<dyn Host>,
@@ -88,18 +88,17 @@ impl Client {
         Some(client)
     }
 
-    /// Changes the share of time of this client's throttle, and of all that share it.
+    /// Changes the share of time of this client's throttle, for all clients that share it.
     pub fn set_throttle_percent(&self, percent: u32) {
         self.shared.budget.throttle().set_percent(percent);
     }
 
-    /// How far all jobs of this client together have come: sectors of their sources that have been
-    /// dealt with.
+    /// The progress of all jobs of this client together: sectors of their sources processed so far.
     pub fn moved(&self) -> Sectors {
         self.shared.budget.moved()
     }
 
-    /// A job to fill. It goes back to the client when dropped, with its memory.
+    /// A job to fill. When dropped, it returns to the client with its memory.
     pub fn job(&self) -> JobLease {
         let job = self.shared.idle_jobs.borrow_mut().pop().unwrap_or_else(|| Box::new(Job::new()));
         JobLease { job: Some(job), client: self.clone() }
@@ -121,7 +120,7 @@ impl Client {
     }
 
     /// Makes up to eight regions of the same length read as zeroes and waits. Uses write-zeroes if
-    /// every disk has it, and ordinary writes otherwise, also when a disk refuses a write-zeroes
+    /// every disk supports it, and ordinary writes otherwise, or if a disk refuses a write-zeroes
     /// that it advertised.
     pub async fn zero(&self, to: &[IoRegion], flags: Flags) -> Outcome {
         let Some(first) = to.first() else { return Outcome::default() };
@@ -173,14 +172,14 @@ impl Client {
         self.shared.executor.spawn(async move { token.fire(client.zero(&to, flags).await) });
     }
 
-    /// Reserves a callback for a result that is not a copy's, to be run in turn with those of
+    /// Reserves a callback for the result of another operation, to be run in order with those of
     /// copies.
     pub fn prepare_callback(&self, notify: impl FnOnce(Outcome) + 'static) -> Token {
         self.shared.unfinished.set(self.shared.unfinished.get() + 1);
         Token { notify: Box::new(notify), shared: self.shared.clone() }
     }
 
-    /// Waits until every callback that is due now has run.
+    /// Waits until every queued callback has run.
     pub async fn flush(&self) {
         let shared = self.shared.clone();
         self.shared.changed.until(move || shared.callbacks.borrow().is_empty().then_some(())).await;
@@ -212,8 +211,7 @@ async fn worker(shared: Rc<Shared>) {
     }
 }
 
-/// A callback that was prepared and must be fired exactly once; the client cannot be destroyed
-/// before.
+/// A prepared callback, which must be fired exactly once; the client cannot be destroyed before.
 #[must_use = "a prepared callback holds its client until it is fired"]
 pub struct Token {
     notify: Box<dyn FnOnce(Outcome)>,
@@ -221,7 +219,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Hands in the result; the client's worker will call back with it.
+    /// Submits the result; the client's worker calls the callback with it.
     pub fn fire(self, outcome: Outcome) {
         let notify = self.notify;
         self.shared.callbacks.borrow_mut().push_back(Box::new(move || notify(outcome)));
@@ -266,7 +264,7 @@ fn effective(flags: Flags) -> Flags {
     Flags { ignore_error: flags.ignore_error && !flags.sequential_write, ..flags }
 }
 
-/// One part a destination; `false` if the request is none that can be carried out.
+/// Adds one part per destination; `false` if the request is invalid.
 fn fill(job: &mut Job, from: u64, count: Sectors, to: &[IoRegion]) -> bool {
     if to.is_empty() || to.len() > MAX_DESTINATIONS || to.iter().any(|region| region.count != count)
     {
@@ -283,7 +281,7 @@ fn fill(job: &mut Job, from: u64, count: Sectors, to: &[IoRegion]) -> bool {
     true
 }
 
-/// What a request gets that could not be issued: all bits set, as in the kernel.
+/// The outcome of a request that could not be issued: all bits set, as in the kernel.
 fn refused(region: &IoRegion) -> Outcome {
     let error = DiskError {
         kind: crate::disk::OpKind::Read,

@@ -2,9 +2,9 @@
 //! needs them.
 //!
 //! A job is a list of [`Part`]s, each a range of the source and where it goes. Parts may overlap:
-//! that is how one read of an origin serves all its snapshots. The source ranges are cut into
-//! slices of at most [`SLICE_SECTORS`], of which at most [`SLICES_IN_FLIGHT`] are in flight. Slices
-//! start in ascending order and complete in any; a slice's writes start only when its read has
+//! so one read of an origin serves all its snapshots. The source ranges are cut into slices of at
+//! most [`SLICE_SECTORS`], of which at most [`SLICES_IN_FLIGHT`] are in flight. Slices start in
+//! ascending order and complete in any order; a slice's writes start only after its read has
 //! completed. After an error no further slice starts, unless errors are ignored.
 //!
 //! The engine is one future that moves its slices forward whenever the task is woken, so a job
@@ -27,10 +27,11 @@ pub const SLICES_IN_FLIGHT: usize = 8;
 
 enum State {
     Idle,
-    /// Memory is there; the throttle has not admitted the read yet.
+    /// Memory is allocated; the throttle has not admitted the read yet.
     WantsRead,
     Reading(Io),
-    /// The data is there; the throttle, or the order of writes, has not admitted the writes yet.
+    /// The data has been read; the throttle, or the order of writes, has not admitted the writes
+    /// yet.
     WantsWrite,
     Writing,
 }
@@ -40,7 +41,7 @@ struct Slice {
     from: u64,
     count: u64,
     buffer: Option<Buffer>,
-    /// Writes in flight, each with the range of parts it serves.
+    /// Writes in flight, each with its range of parts.
     writes: Vec<(Io, usize, usize)>,
     pauses: u32,
     wake_at_ms: u64,
@@ -61,28 +62,29 @@ impl Slice {
     }
 }
 
-/// A reusable job: fill `parts`, run it, look at the parts.
+/// A reusable job: fill `parts`, run the job, check the parts.
 pub struct Job {
-    /// What to copy. Parts of one destination that follow each other here and on both disks are
-    /// written together.
+    /// The ranges to copy. Parts that follow each other in this list and on both disks are written
+    /// together.
     pub parts: Vec<Part>,
     /// The first read error of the last run.
     pub read_error: Option<DiskError>,
     /// The first write error of the last run.
     pub write_error: Option<DiskError>,
-    /// How zeroes are written when there is no source: with `Memory::None` by the disk itself.
+    /// The memory that zeroes are written from when there is no source; `Memory::None` for
+    /// write-zeroes.
     pub(super) zeroes: Memory,
     slices: Vec<Slice>,
     /// Slices that are not idle.
     active: usize,
-    /// Slices that have been used in this run: the first so many.
+    /// The number of slices used in this run, from the first on.
     used: usize,
     source: Option<Disk>,
     flags: Flags,
     cursor: u64,
     /// The range from the cursor on that the next slice will take.
     next: Option<(u64, u64)>,
-    /// Pieces of slices that could not be read as a whole, each for the same parts from end to end.
+    /// Pieces of slices that could not be read as a whole; the same parts need all of a piece.
     again: Vec<(u64, u64)>,
     write_cursor: u64,
     stopped: bool,
@@ -116,7 +118,7 @@ impl Job {
         self.zeroes = Memory::None;
     }
 
-    /// Runs the job: from `source`, or zeroes when it is `None`.
+    /// Runs the job: copies from `source`, or writes zeroes if it is `None`.
     pub(super) fn run<'a>(
         &'a mut self,
         budget: &'a Budget,
@@ -134,7 +136,7 @@ impl Job {
         Run { job: self, budget }
     }
 
-    /// The next range of the source that some part needs, at most a slice long.
+    /// The next range of the source that a part needs, at most a slice long.
     fn next_range(&self) -> Option<(u64, u64)> {
         if let [part] = &self.parts[..] {
             let start = part.from.0.max(self.cursor);
@@ -160,8 +162,7 @@ impl Job {
         self.active == 0 && (self.stopped || self.next.is_none() && self.again.is_empty())
     }
 
-    /// Starts slices as long as there is something left to copy, a slice is idle and there is
-    /// memory.
+    /// Starts slices while there is data left to copy, an idle slice and memory.
     fn begin(&mut self, budget: &Budget, cx: &mut Context<'_>) {
         let mut index = 0;
         while let Some((from, count)) = self.again.last().copied().or(self.next) {
@@ -191,9 +192,9 @@ impl Job {
         }
     }
 
-    /// Where a slice that cannot be read serves several parts that are to fail by themselves, it is
-    /// cut at their ends, and each piece tried: what one of them needs must not fail for what only
-    /// another needs. `false` if there is one piece.
+    /// If an unreadable slice serves several independent parts, cuts it at their ends, and each
+    /// piece is read again: a part must not fail because of sectors that only another part needs.
+    /// `false` if there is only one piece, or parts are not independent.
     fn cut(&mut self, from: u64, count: u64) -> bool {
         let ends = self.parts.iter().flat_map(|part| [part.from.0, part.end()]);
         let mut cuts: Vec<u64> = ends
@@ -209,7 +210,7 @@ impl Job {
         able
     }
 
-    /// Moves one slice forward; says whether anything changed.
+    /// Advances one slice; returns whether its state changed.
     fn step(&mut self, index: usize, budget: &Budget, cx: &mut Context<'_>) -> bool {
         match self.slices[index].state {
             State::Idle => false,
@@ -255,7 +256,7 @@ impl Job {
         if let Err(error) = result {
             self.read_error.get_or_insert(error);
             if self.flags.ignore_error {
-                // As dm-io does: what could not be read is written as zeroes.
+                // As in dm-io: unreadable data is written as zeroes.
                 if let Some(buffer) = &slice.buffer {
                     buffer.at(0).clear(0, Sectors(slice.count).bytes());
                 }
@@ -294,7 +295,7 @@ impl Job {
             if start < end {
                 let at = Sector(head.at.0 + (start - head.from.0));
                 let memory = match &slice.buffer {
-                    // A slice is far below 4 GiB.
+                    // A slice is far shorter than 4 GiB.
                     Some(buffer) => {
                         buffer.at(u32::try_from(Sectors(start - from).bytes()).unwrap_or(u32::MAX))
                     }
@@ -365,7 +366,7 @@ impl Future for Run<'_> {
                 while job.step(index, budget, cx) {}
             }
             if job.done() {
-                // A part that no slice reached because the job stopped was not written either.
+                // Parts that no slice reached because the job stopped were not written either.
                 if job.stopped {
                     let cursor = job.cursor;
                     for part in job.parts.iter_mut().filter(|part| part.end() > cursor) {
@@ -374,7 +375,7 @@ impl Future for Run<'_> {
                 }
                 return Poll::Ready(());
             }
-            // Only an idle slice, the turn to write and an error concern other slices.
+            // Other slices are affected only if a slice became idle or the write cursor moved.
             if job.active == active && job.write_cursor == write_cursor {
                 return Poll::Pending;
             }

@@ -1,23 +1,23 @@
 //! kcopyd: copies from one disk to several, and zeroing.
 //!
-//! A [`Client`] belongs to one user (a snapshot's origin, a mirror, a command). It moves data only:
-//! it never flushes, never retries and keeps no order between jobs. What it guarantees:
+//! A [`Client`] belongs to one user (a snapshot's origin, a mirror, a command). It only moves data:
+//! it never flushes, never retries and keeps no order between jobs. Its guarantees:
 //!
 //! * a slice's writes start after its read has completed; all destinations are written in parallel;
-//! * memory is bounded: eight slices of 512 KiB a job, and when the shared memory is used up one
+//! * memory is bounded: eight slices of 512 KiB per job or, when the shared memory is used up, one
 //!   slice at a time in the client's own reserve, so that a job always makes progress;
 //! * callbacks of one client run one after the other, never inside the call that submitted the job;
-//!   the same holds for results handed in through [`Token::fire`];
-//! * a read error is reported apart from write errors, and a write error on one destination does
-//!   not keep the data from the others.
+//!   the same holds for results submitted through [`Token::fire`];
+//! * read errors and write errors are reported separately, and a write error on one destination
+//!   does not stop the writes to the others.
 //!
 //! [`Client::copy`] and [`Client::zero`] are awaited; [`Client::submit_copy`] and
-//! [`Client::submit_zero`] call back. [`Client::run_parts`] is the form under them: a list of parts
-//! that may overlap on the source, for an origin that feeds many snapshots with one read.
+//! [`Client::submit_zero`] call back. [`Client::run_parts`] is the lower layer: a list of parts
+//! that may overlap on the source, for an origin that serves many snapshots with one read.
 //!
 //! # Examples
 //!
-//! A disk is copied to two others, and one of these made zeroes again:
+//! A disk is copied to two others, and one of these is zeroed again:
 //!
 //! ```
 //! use std::rc::Rc;
@@ -53,8 +53,8 @@
 //! assert_eq!(last, [7, 7, 0]);
 //! ```
 //!
-//! With callbacks, which come one after the other. A result that is not a copy's takes its turn
-//! among them:
+//! With callbacks, which run one after the other. The result of another operation is queued among
+//! them:
 //!
 //! ```
 //! # use std::cell::RefCell;

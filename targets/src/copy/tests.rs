@@ -20,7 +20,7 @@ struct Rig {
     disks: Vec<Rc<SimDisk>>,
 }
 
-/// A source with content of its own in each sector, and empty destinations.
+/// A source with different content in each sector, and empty destinations.
 fn rig(destinations: usize) -> Rig {
     let mut world = World::new(1, Schedule::InOrder, Trace::default());
     let content = |sector: u64| SectorData::new(&sector.to_le_bytes().repeat(64));
@@ -98,8 +98,8 @@ fn a_read_error_is_told_apart() {
     assert!(outcome.read_err && outcome.first_error.is_some_and(|error| error.errno == Errno::EIO));
 }
 
-/// What only one part needs and cannot be read is not the failure of its neighbours, which were to
-/// be read with it.
+/// An unreadable sector that only one part needs does not fail its neighbours, which would have
+/// been read together with it.
 #[test]
 fn neighbours_are_read_without_what_cannot_be() {
     let rig = rig(2);
@@ -111,7 +111,7 @@ fn neighbours_are_read_without_what_cannot_be() {
     let slot = failed.clone();
     rig.world.executor.spawn(async move {
         let mut job = client.job();
-        // The last one needs what the second does.
+        // The last part needs the same sectors as the second.
         for (first, count, disk) in [(8, 8, 0), (16, 8, 1), (24, 8, 0), (0, 16, 1), (16, 16, 0)] {
             let (from, count) = (Sector(first), Sectors(count));
             job.parts.push(Part {

@@ -1,28 +1,28 @@
 //! The copy throttle: a share of wall time during which at least one copy of a group of clients may
 //! be in flight.
 //!
-//! Pure: it is told the time. The numbers are the kernel's: a window of 1.024 s after which both
-//! sums decay, pauses of 100 ms, and at most ten of them before an operation is let through anyway,
-//! so that even 0 % makes progress.
+//! Pure: the caller passes the time. The numbers are the kernel's: a window of 1.024 s after which
+//! both sums decay, pauses of 100 ms, and at most ten of them before an operation is admitted
+//! anyway, so that even 0 % makes progress.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// How long an operation pauses before it asks again.
+/// How long an operation pauses before its next attempt.
 pub const PAUSE_MS: u64 = 100;
 /// Pauses after which an operation is admitted whatever the share.
 pub const MAX_PAUSES: u32 = 10;
 /// Length of the accounting window.
 const WINDOW_MS: u64 = 1024;
-/// From this share on nothing is limited.
+/// The share from which on there is no limit.
 const UNLIMITED_PERCENT: u32 = 100;
 
 /// What to do with an operation that wants to start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// Start it, and say so with [`Throttle::done`] when it has ended.
+    /// Start it, and call [`Throttle::done`] when it has ended.
     Admitted,
-    /// Ask again after 100 ms.
+    /// Retry after 100 ms.
     Pause,
 }
 
@@ -34,7 +34,7 @@ struct Sums {
     last_ms: u64,
 }
 
-/// A throttle shared by any number of copy clients. Clones share it.
+/// A throttle shared by any number of copy clients. Clones share its state.
 #[derive(Clone)]
 pub struct Throttle {
     percent: Rc<Cell<u32>>,
@@ -42,22 +42,22 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// A throttle at a share in percent; 100 and more limit nothing.
+    /// A throttle with a share in percent; there is no limit at 100 and more.
     pub fn new(percent: u32) -> Throttle {
         Throttle { percent: Rc::new(Cell::new(percent)), sums: Rc::default() }
     }
 
-    /// Changes the share at any time.
+    /// Changes the share, at any time.
     pub fn set_percent(&self, percent: u32) {
         self.percent.set(percent);
     }
 
-    /// Whether it looks at the time at all.
+    /// Whether the throttle uses the time.
     pub fn counts_time(&self) -> bool {
         self.percent.get() < UNLIMITED_PERCENT
     }
 
-    /// Asks for an operation to start. `pauses` is how often it has paused already.
+    /// Requests the start of an operation. `pauses` is the number of its pauses so far.
     pub fn admit(&self, now_ms: u64, pauses: u32) -> Admission {
         let mut sums = self.sums.borrow_mut();
         let percent = self.percent.get();
@@ -103,8 +103,8 @@ impl Sums {
 mod tests {
     use super::*;
 
-    /// Lets operations of 10 ms run one after the other for a while and says for how much of the
-    /// time one was in flight.
+    /// Runs operations of 10 ms one after the other and returns the share of time during which one
+    /// was in flight.
     fn share(percent: u32) -> f64 {
         let throttle = Throttle::new(percent);
         let (mut now, mut busy) = (0_u64, 0_u64);

@@ -1,16 +1,16 @@
-//! The memory of operations: handles that targets pass on, and buffers that a [`Host`] lends.
+//! The memory of operations: payload handles that targets pass on, and buffers lent by a [`Host`].
 //!
-//! Targets never see the bytes of a request, so a payload has only a name here. Buffers can be
-//! looked into, for metadata.
+//! Targets never see the bytes of a request, so a payload is only an identifier here. Buffers can
+//! be read and written, for metadata.
 //!
-//! Rule kept here: the half of I6 that is about buffers (one goes back to its host only when the
-//! last handle to it is dropped, and an operation in flight has one).
+//! Rule kept here: the half of I6 for buffers (a buffer returns to its host only when the last
+//! handle to it is dropped, and an operation in flight holds a handle).
 
 use std::fmt;
 use std::rc::Rc;
 use std::task::Waker;
 
-/// The payload of a request, named by whoever received the request.
+/// The payload of a request, with an identifier from the caller that received the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PayloadId(pub u32);
 
@@ -21,7 +21,7 @@ pub enum Memory {
     None,
     /// The request's own payload, from `offset_bytes` on (dm-io's BIO kind).
     Payload {
-        /// Whose payload.
+        /// The payload.
         id: PayloadId,
         /// Where in it the operation starts.
         offset_bytes: u32,
@@ -34,16 +34,16 @@ pub enum Memory {
         /// Where in it the operation starts.
         offset_bytes: u32,
     },
-    /// Buffers used one after the other, from `offset_bytes` into the first (dm-io's PAGE_LIST kind
-    /// where it is no ring): for data that its owner has in pieces. [`crate::io`] shows it in use.
+    /// Buffers used in sequence, from `offset_bytes` into the first (dm-io's PAGE_LIST kind without
+    /// a ring): for data in several pieces. [`crate::io`] has an example.
     Vector {
         /// The buffers in order.
         buffers: Rc<[Buffer]>,
         /// Where in the first buffer the operation starts.
         offset_bytes: u32,
     },
-    /// A list of pages, used round and round until the length is reached (kcopyd's zero page is a
-    /// list of one), from `offset_bytes` into the first.
+    /// A list of pages, used cyclically until the length is reached (kcopyd's zero page is a list
+    /// of one), from `offset_bytes` into the first.
     Pages {
         /// The pages in order.
         pages: Rc<[Buffer]>,
@@ -58,13 +58,14 @@ impl Memory {
         Memory::Payload { id, offset_bytes: 0 }
     }
 
-    /// The same memory from `bytes` further on.
+    /// The same memory, advanced by `bytes`.
     #[inline]
     pub fn advanced(&self, bytes: u64) -> Memory {
-        // No request is longer than 4 GiB: lengths come from 32-bit sector counts cut far below
+        // No request is longer than 4 GiB: lengths are 32-bit sector counts, limited far below
         // that.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        // What nearly all requests have is two numbers: nothing is counted or cloned for it.
+        // Nearly all requests have a payload, which is two numbers: no reference is counted or
+        // cloned.
         match *self {
             Memory::Payload { id, offset_bytes } => {
                 Memory::Payload { id, offset_bytes: offset_bytes + bytes }
@@ -73,7 +74,7 @@ impl Memory {
         }
     }
 
-    /// Kept out of the way of requests.
+    /// Out of line, off the request path.
     #[cold]
     #[inline(never)]
     fn clone_advanced(&self, bytes: u32) -> Memory {
@@ -88,8 +89,8 @@ impl Memory {
         memory
     }
 
-    /// Fills a part with zeroes, so that a failed read never shows what the memory held before. A
-    /// payload belongs to whoever made the request and sees the error instead.
+    /// Fills a range with zeroes, so that a failed read never exposes the memory's earlier content.
+    /// A payload is not cleared: it belongs to the sender of the request, who gets the error.
     pub fn clear(&self, offset_bytes: u64, len_bytes: u64) {
         let zeroes = [0; 4096];
         self.advanced(offset_bytes).each_piece(len_bytes, |buffer, at, piece_bytes| {
@@ -102,9 +103,9 @@ impl Memory {
         });
     }
 
-    /// Calls back with the pieces of buffers that the first `len_bytes` of this memory are, in
-    /// order: the buffer, where in it the piece starts, and how long it is. There are fewer bytes
-    /// of them where the memory is shorter, and none of a payload.
+    /// Calls `visit` with the pieces of buffers that make up the first `len_bytes` of this memory,
+    /// in order: the buffer, the offset of the piece in it, and the length. Visits fewer bytes if
+    /// the memory is shorter, and none of a payload.
     pub(crate) fn each_piece(&self, len_bytes: u64, visit: impl FnMut(&Buffer, u32, u32)) {
         match self {
             Memory::None | Memory::Payload { .. } => {}
@@ -131,7 +132,7 @@ fn pieces<'a>(
     for buffer in buffers {
         let at = skip.min(buffer.len_bytes);
         skip -= at;
-        // No longer than a buffer, whose length is 32 bits.
+        // No longer than a buffer, whose length has 32 bits.
         let piece_bytes = u32::try_from(left).unwrap_or(u32::MAX).min(buffer.len_bytes - at);
         if piece_bytes > 0 {
             visit(buffer, at, piece_bytes);
@@ -147,27 +148,27 @@ fn pieces<'a>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferId(pub u32);
 
-/// The memory and the time of one thread. Buffers are page aligned and contiguous.
+/// The memory and the clock of one thread. Buffers are page aligned and contiguous.
 pub trait Host {
-    /// Lends a buffer of at least `len_bytes`, or `None` when the memory set aside for buffers is
-    /// used up. The buffer starts with one reference. Its content is undefined.
+    /// Lends a buffer of at least `len_bytes`; `None` when the memory reserved for buffers is used
+    /// up. The buffer starts with one reference. Its content is undefined.
     fn acquire(&self, len_bytes: u32) -> Option<BufferId>;
-    /// One more reference to a buffer.
+    /// Adds a reference to a buffer.
     fn retain(&self, id: BufferId);
-    /// One reference less; the last one gives the buffer back.
+    /// Drops a reference; dropping the last one returns the buffer.
     fn release(&self, id: BufferId);
-    /// Copies out of a buffer. Only metadata is ever looked at.
+    /// Copies out of a buffer. Only metadata is ever read.
     fn read(&self, id: BufferId, offset_bytes: u32, out: &mut [u8]);
     /// Copies into a buffer.
     fn write(&self, id: BufferId, offset_bytes: u32, bytes: &[u8]);
-    /// Milliseconds on a clock that only goes forward.
+    /// Milliseconds on a monotonic clock.
     fn now_ms(&self) -> u64;
-    /// Wakes the task at or after that time.
+    /// Wakes the task at or after `time_ms`.
     fn wake_at(&self, time_ms: u64, waker: &Waker);
 }
 
-/// A counted handle to a buffer of a [`Host`]; the buffer goes back when the last handle is
-/// dropped.
+/// A counted handle to a buffer of a [`Host`]; the buffer returns to the host when the last handle
+/// is dropped.
 pub struct Buffer {
     host: Rc<dyn Host>,
     id: BufferId,
@@ -175,13 +176,13 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Borrows a buffer from the host; `None` when it has none left.
+    /// Borrows a buffer from the host; `None` when the host has none left.
     pub fn acquire(host: &Rc<dyn Host>, len_bytes: u32) -> Option<Buffer> {
         let id = host.acquire(len_bytes)?;
         Some(Buffer { host: host.clone(), id, len_bytes })
     }
 
-    /// Which buffer of the host this is.
+    /// The buffer's index in the host.
     pub fn id(&self) -> BufferId {
         self.id
     }
@@ -201,7 +202,7 @@ impl Buffer {
         self.host.write(self.id, offset_bytes, bytes);
     }
 
-    /// This buffer as an operation's memory, from a byte offset on.
+    /// This buffer as the memory of an operation, from a byte offset on.
     pub fn at(&self, offset_bytes: u32) -> Memory {
         Memory::Buffer { buffer: self.clone(), offset_bytes }
     }

@@ -10,7 +10,7 @@ use crate::words::{Quoted, TableError, Words};
 pub struct Linear {
     /// The disk's device word.
     pub device: String,
-    /// Where on it the device starts.
+    /// The device's first sector on the disk.
     pub offset: Sector,
 }
 

@@ -1,20 +1,20 @@
-//! A range of a disk: requests moved by its start and passed on.
+//! A range of a disk: requests are shifted by its start and passed on.
 
 use crate::disk::{Disk, DiskError, Errno, Limits, OpKind};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, pass_through};
 use crate::units::{Sector, Sectors};
 
-/// A range of a disk that is a device.
+/// A device that is a range of a disk.
 pub struct Linear {
     disk: Disk,
-    /// Where on the disk it starts.
+    /// The first sector on the disk.
     start: Sector,
     len: Sectors,
 }
 
 impl Linear {
-    /// A range of a disk; the caller has checked that the disk has it.
+    /// A range of a disk; the caller has checked that it fits the disk.
     pub fn new(disk: Disk, start: Sector, len: Sectors) -> Linear {
         Linear { disk, start, len }
     }
@@ -24,21 +24,21 @@ impl Linear {
         &self.disk
     }
 
-    /// Its length.
+    /// The device's length.
     pub fn size(&self) -> Sectors {
         self.len
     }
 
-    /// What it can do as a disk of another target: what its disk can, but for zeroes, which targets
-    /// are not asked to write.
+    /// The limits as a disk of another target: those of its own disk, without write-zeroes, which
+    /// are never sent to targets.
     pub fn limits(&self) -> Limits {
         Limits { max_write_zeroes: Sectors(0), ..*self.disk.limits() }
     }
 
-    /// Carries a request out. When this returns, nothing of the request is in flight any more.
+    /// Carries out a request. When this returns, no operation of the request is in flight.
     ///
     /// # Errors
-    /// The disk's; `EIO` for what does not lie on the device.
+    /// The disk's error; `EIO` for a request beyond the device.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
         let kind = match request.kind {
             RequestKind::Flush if mutant::is(Mutant::LinearFlushDropped) => return Ok(()),
@@ -57,8 +57,8 @@ impl Linear {
         Ok(pass_through(&self.disk, &Request { kind, sector, ..request.clone() }).await?)
     }
 
-    /// The kernel sends nothing that lies beyond a device's end. If it did, the sectors there would
-    /// be another one's.
+    /// The error of a request beyond the device's end. The kernel sends none; the sectors there
+    /// belong to another device.
     fn beyond(&self, request: &Request) -> DiskError {
         let kind = match request.kind {
             RequestKind::Read | RequestKind::Flush => OpKind::Read,

@@ -1,7 +1,8 @@
-//! Sets of regions as bits, in the order and the words of the dirty log. Pure.
+//! Sets of regions as bits, in the bit order and words of the dirty log. Pure.
 //!
 //! Region *r* is bit *r* mod 64 of word *r*/64; written as little-endian words this is the log's
-//! bitset, lowest bit first. Bits after the last region are always zero, so that counting is exact.
+//! bitset, lowest bit first. Bits after the last region are always zero, so that [`Bits::count`] is
+//! exact.
 
 /// Bits of a word.
 const WORD_BITS: u64 = 64;
@@ -14,7 +15,7 @@ pub struct Bits {
 }
 
 impl Bits {
-    /// All bits zero; `None` if there is no memory for so many.
+    /// `len` zero bits; `None` if there is no memory for them.
     pub fn zeroes(len: u64) -> Option<Bits> {
         let count = usize::try_from(len.div_ceil(WORD_BITS)).ok()?;
         let mut words = Vec::new();
@@ -29,7 +30,7 @@ impl Bits {
         self.len
     }
 
-    /// Words of the set; the last is padded with zeroes.
+    /// The words of the set; the last is padded with zeroes.
     pub fn words(&self) -> &[u64] {
         &self.words
     }
@@ -45,7 +46,7 @@ impl Bits {
         self.words[index(at)] >> (at % WORD_BITS) & 1 == 1
     }
 
-    /// Sets or clears a bit; says whether that changed it.
+    /// Sets or clears a bit; returns whether it changed.
     pub fn put(&mut self, at: u64, value: bool) -> bool {
         debug_assert!(at < self.len);
         let (word, mask) = (&mut self.words[index(at)], 1 << (at % WORD_BITS));
@@ -58,7 +59,7 @@ impl Bits {
         old != value
     }
 
-    /// Sets or clears all bits from one on.
+    /// Sets or clears all bits from `first` on.
     pub fn fill_from(&mut self, first: u64, value: bool) {
         let mut at = first;
         while at < self.len && at % WORD_BITS != 0 {
@@ -90,7 +91,7 @@ impl Bits {
         None
     }
 
-    /// Clears what is not set in `other`, a set of the same length.
+    /// Clears the bits that are not set in `other`, a set of the same length.
     pub fn intersect(&mut self, other: &Bits) {
         for (word, other) in self.words.iter_mut().zip(&other.words) {
             *word &= other;
@@ -104,13 +105,13 @@ impl Bits {
     }
 }
 
-/// Lends bits as they are now.
+/// Lends the current bits.
 pub(super) trait WithBits {
     /// Calls back with the bits.
     fn with_bits(&self, work: impl FnOnce(&Bits));
 }
 
-/// The word of a bit; the vector was made, so its indices fit.
+/// The index of a bit's word; the vector exists, so its indices fit `usize`.
 fn index(at: u64) -> usize {
     usize::try_from(at / WORD_BITS).unwrap_or(usize::MAX)
 }
@@ -119,7 +120,7 @@ fn index(at: u64) -> usize {
 mod tests {
     use super::*;
 
-    /// Every operation against a plain list of booleans, at the lengths where words end.
+    /// Checks every operation against a list of booleans, at lengths around word boundaries.
     #[test]
     fn bits_are_a_list_of_booleans() {
         for len in [1, 2, 63, 64, 65, 127, 128, 130] {

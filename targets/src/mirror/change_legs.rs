@@ -1,20 +1,20 @@
 //! Changing the legs of a mirror under I/O: replace, add, remove.
 //!
-//! Requests wait at the gate while legs are changed, which takes no longer than what is in flight
-//! and two writes of the log. What was held because of the old legs is tried again with the new
-//! ones.
+//! Requests wait at the gate while legs are changed, which takes as long as the requests in flight
+//! and two writes of the log. Requests held because of the old legs are retried with the new ones.
 //!
-//! Rules kept here, whatever the table that the mirror is opened with after a crash:
+//! Rules kept here, whatever table the mirror is opened with after a crash:
 //!
-//! * A new leg is right nowhere. The log names the legs that it is about from its first change on,
-//!   and in that write nothing is in sync any more; only when that is durable the new leg is named,
-//!   as stale; and only then it is written.
-//! * A leg that is taken out is up to date no longer. Before its successor or the others are in
-//!   sync anywhere in the log it is not named there any more, so if it comes back it is recovered
-//!   like a new one.
-//! * Before a leg goes another one must be known to have everything durably, for the log to name.
-//! * The record of the legs has the change before it is made, so a server that takes over with the
-//!   old table or with the new one finds no leg called right that is not.
+//! * A new leg is stale everywhere. From the first change on, the log names its legs, and the same
+//!   write puts all regions out of sync; only once that is durable is the new leg named, as stale;
+//!   and only then is the new leg written.
+//! * A removed leg is no longer up to date. It is removed from the log's names before the log
+//!   records any region as in sync on its successor or the other legs, so if it comes back it is
+//!   recovered like a new one.
+//! * Before a leg is removed, another leg that the log can name must be known to have all data
+//!   durably.
+//! * A change is journaled in the record of the legs before it is made, so a server that takes over
+//!   with the old or the new table finds no stale leg named as a source.
 
 use std::fmt;
 use std::rc::Rc;
@@ -29,17 +29,17 @@ use crate::units::RegionIndex;
 /// Why legs were not changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChangeError {
-    /// The new leg does not fit, or there would be too few or too many.
+    /// The new leg does not fit, or there would be too few or too many legs.
     Unfit(OpenError),
-    /// No other leg is known to be right, durably: its place and its disk.
+    /// No other leg is known to be up to date, durably: the leg's index and disk.
     LastSource(usize, Rc<str>),
     /// The state of the legs could not be recorded.
     Record(RecordError),
-    /// The log could not be written, and with `handle_errors` the mirror cannot do without.
+    /// The log could not be written, and with `handle_errors` the mirror requires it.
     Log,
     /// The mirror is suspended, or its legs are being changed already.
     Busy,
-    /// It was given up while something was under way.
+    /// The change was given up while requests were under way.
     GivenUp,
 }
 
@@ -65,20 +65,20 @@ impl fmt::Display for ChangeError {
 impl std::error::Error for ChangeError {}
 
 impl Mirror {
-    /// Puts another disk in the place of a leg. Everything is recovered to it.
+    /// Replaces a leg by another disk. All regions are recovered to it.
     ///
     /// # Errors
-    /// The new leg does not fit, the old one is the only one that is right, or the log cannot be
-    /// written. The legs are as they were then.
+    /// The new leg does not fit, the old one is the only one up to date, or the log cannot be
+    /// written. The legs are unchanged then.
     pub async fn replace_leg(&self, index: usize, leg: LegParts) -> Result<(), ChangeError> {
         self.existing(index)?;
         self.renew(index, leg).await
     }
 
-    /// Adds a leg behind the others. Everything is recovered to it.
+    /// Adds a leg after the others. All regions are recovered to it.
     ///
     /// # Errors
-    /// It does not fit, there are nine, or the log cannot be written. The legs are as they were
+    /// The leg does not fit, there are nine, or the log cannot be written. The legs are unchanged
     /// then.
     pub async fn add_leg(&self, leg: LegParts) -> Result<(), ChangeError> {
         let count = self.disks.borrow().len();
@@ -88,11 +88,11 @@ impl Mirror {
         self.renew(count, leg).await
     }
 
-    /// Takes a leg out. If all others are right, everything is in sync afterwards.
+    /// Removes a leg. If all others are up to date, all regions are in sync afterwards.
     ///
     /// # Errors
-    /// There are only two, it is the only one that is right, or the log cannot be written. The legs
-    /// are as they were then.
+    /// There are only two, the leg is the only one up to date, or the log cannot be written. The
+    /// legs are unchanged then.
     pub async fn remove_leg(&self, index: usize) -> Result<(), ChangeError> {
         self.existing(index)?;
         let count = self.disks.borrow().len();
@@ -134,8 +134,8 @@ impl Mirror {
         Ok(())
     }
 
-    /// If all legs that are left are right, everything is in sync. They are flushed before the log
-    /// says so.
+    /// If all remaining legs are up to date, all regions are in sync. The legs are flushed before
+    /// the log records it.
     async fn believe_remaining(&self) {
         let all_right = {
             let State { regions, legs } = &*self.state.borrow();
@@ -164,8 +164,8 @@ impl Mirror {
         if exists { Ok(()) } else { Err(ChangeError::Unfit(OpenError::NoSuchLeg(index))) }
     }
 
-    /// Whether another leg has everything durably, so that the log can name it when this one is
-    /// gone. Legs that were recovered not long ago are flushed for it.
+    /// Whether another leg has all data durably, so that the log can name it once this one is
+    /// removed. Flushes legs that were recovered recently, if necessary.
     async fn spares(&self, index: usize) -> bool {
         if !self.state.borrow().legs.flushed_without(index) && !mutant::is(Mutant::UnflushedSource)
         {
@@ -223,12 +223,13 @@ impl Mirror {
         Ok(())
     }
 
-    /// Whether the log could not be written, and the mirror cannot do without.
+    /// Whether the log could not be written, and the mirror requires it.
     fn log_refuses(&self) -> bool {
         self.handle_errors && self.log.health().has_failed()
     }
 
-    /// Stops requests and recovery. What is held stays so. Given up, all goes on as it was.
+    /// Stops requests and recovery. Held requests stay held. If given up, the mirror resumes as
+    /// before.
     async fn begin_change(&self) -> Result<(), ChangeError> {
         if self.requests.phase.get() != Phase::Running {
             return Err(ChangeError::Busy);
@@ -243,7 +244,7 @@ impl Mirror {
         Err(ChangeError::GivenUp)
     }
 
-    /// Makes durable what the log says of the legs now.
+    /// Makes the log's current names and flags of the legs durable.
     async fn write_change(&self) {
         if mutant::is(Mutant::ChangeNotDurable) {
             self.log.request();

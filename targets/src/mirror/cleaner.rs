@@ -1,9 +1,9 @@
-//! The cleaner of a mirror: one task that makes regions clean when nobody has written them for a
+//! The cleaner of a mirror: one task that makes regions clean after they have been idle for a
 //! while.
 //!
-//! Rules kept here: the second half of I7 (regions become clean, and stale legs are forgotten, only
-//! after a flush of all legs that started after the last write or copy to them had completed). The
-//! log never names only legs as right that have not been flushed since they were recovered.
+//! Rules kept here: the second half of I7 (regions become clean, and stale flags are removed, only
+//! after a flush of all legs that started after the last write or copy to them had completed). At
+//! least one leg that the log does not flag as stale has been flushed since it was recovered.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -12,7 +12,7 @@ use super::target::{Mirror, State};
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 
-/// Regions cleaned after one flush of the legs.
+/// Most regions cleaned after one flush of the legs.
 const BATCH: usize = super::regions::Regions::MAX_IDLE;
 
 impl Mirror {
@@ -24,7 +24,7 @@ impl Mirror {
         }
     }
 
-    /// Waits until some region has been left alone for long enough; `false` at the mirror's end.
+    /// Waits until a region has been idle for long enough; `false` at the mirror's end.
     async fn cleaning_due(&self) -> bool {
         let mut due = pin!(self.cleaner.wanted.until(|| {
             let due = self.cleaner.flags_pending.get()
@@ -45,8 +45,8 @@ impl Mirror {
         self.state.borrow().regions.next_idle_ms(self.cleaner.delay_ms.get())
     }
 
-    /// Makes a batch of regions clean that nobody has touched for `delay_ms`; says whether there
-    /// were any.
+    /// Cleans a batch of regions that no write has touched for `delay_ms`; returns `false` if there
+    /// was no work.
     pub(super) async fn clean(&self, delay_ms: u64, taken: &mut Vec<RegionIndex>) -> bool {
         taken.clear();
         self.state.borrow_mut().regions.take_idle(self.host.now_ms(), delay_ms, BATCH, taken);
@@ -72,8 +72,7 @@ impl Mirror {
             }
         }
         if flags || !failed.is_empty() {
-            // A flush that failed is not repeated: what is left then cannot be told from what is
-            // lost.
+            // A failed flush is not repeated: surviving data cannot be told from lost data.
             let put = self.put_stale();
             self.cleaner.flags_lost.set(!put);
             self.cleaner.flags_pending.set(false);

@@ -1,12 +1,12 @@
 //! Comparing the legs of a mirror, and repairing them where they differ.
 //!
 //! Both go through the mirror region by region, under users' I/O: a region is withheld from writes
-//! while it is looked at, so what is found differing is no write on its way. This is the one place
-//! that looks at users' data.
+//! while it is compared, so a difference is never a write in flight. This is the only place that
+//! reads users' data.
 //!
-//! Repair takes one leg as right. That is remembered in the log first; then each region that
-//! differs is put out of sync, durably, and recovery does the rest. So a crash in the middle leaves
-//! each region as it was or as the named leg has it.
+//! Repair makes one leg the only source. This is recorded in the log first; then each region that
+//! differs is put out of sync, durably, and recovery copies it. So a crash during repair leaves
+//! each region unchanged or equal to the named leg.
 
 use std::fmt;
 use std::rc::Rc;
@@ -22,34 +22,34 @@ const PIECE_BYTES: u32 = 128 * 1024;
 /// Bytes of a sector, as a length.
 const SECTOR_LEN: usize = 512;
 
-/// A range in which legs are not the same.
+/// A range in which the legs differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Where it starts.
+    /// The first sector.
     pub sector: Sector,
-    /// How long it is.
+    /// The length.
     pub count: Sectors,
     /// The legs that differ from the default leg.
     pub differing: LegSet,
     /// The legs that could not be read.
     pub unreadable: LegSet,
-    /// The mirror took the legs to be the same there. Where it did not, recovery is still to come.
+    /// The region is in sync, so the legs should be equal there. If not, it is still to be
+    /// recovered.
     pub in_sync: bool,
 }
 
 /// Why legs could not be compared or repaired.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckError {
-    /// No memory to read into.
+    /// No memory for the data.
     NoMemory,
     /// The mirror was suspended or closed.
     Stopped,
-    /// It was stopped by whoever had asked for it.
+    /// The user stopped the operation.
     Unwanted,
     /// There is no such leg.
     NoSuchLeg(usize),
-    /// The leg named as right has missed something, or is not known to have everything: its place
-    /// and its disk.
+    /// The leg to repair from missed a write, or is not known to have all data: its index and disk.
     NotRight(usize, Rc<str>),
     /// The state of the legs could not be recorded.
     Record(RecordError),
@@ -78,7 +78,7 @@ impl fmt::Display for CheckError {
 
 impl std::error::Error for CheckError {}
 
-/// What repairing came to.
+/// The result of a repair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Repaired {
     /// Regions that differed.
@@ -87,16 +87,16 @@ pub struct Repaired {
     pub left: u64,
 }
 
-/// Memory to compare in.
+/// Buffers for comparing.
 struct Scratch {
     buffers: Vec<Buffer>,
-    /// What the default leg has, and what another one has.
+    /// The data of the default leg, and of another leg.
     bytes: [Vec<u8>; 2],
 }
 
 impl Mirror {
-    /// Tells of every range in which the legs differ. Ranges of different regions may touch. Ends
-    /// between two regions once `stopped` says so.
+    /// Calls `on_range` with every range in which the legs differ. Ranges of different regions may
+    /// be adjacent. Ends between two regions once `stopped` returns `true`.
     ///
     /// # Errors
     /// It was stopped, the mirror is suspended, or there is no memory.
@@ -117,11 +117,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// Makes all legs what one of them is, wherever they differ. Ends between two regions once
-    /// `stopped` says so; what has been put out of sync by then is recovered all the same.
+    /// Makes all legs equal to one of them wherever they differ. Ends between two regions once
+    /// `stopped` returns `true`; regions put out of sync by then are still recovered.
     ///
     /// # Errors
-    /// The leg must be a source leg: where regions are out of sync no other is right.
+    /// The leg must be a source leg: no other is up to date in regions out of sync.
     pub async fn repair_until(
         &self,
         source_leg: usize,
@@ -178,10 +178,10 @@ impl Mirror {
         CheckError::NotRight(leg, self.disks.borrow()[leg].disk.name().clone())
     }
 
-    /// Puts a withheld region out of sync, durably, with one leg as the only source. That is made
-    /// durable first, or a crash would recover the region from another leg.
+    /// Puts a withheld region out of sync, durably, with one leg as the only source. The source is
+    /// made durable first, or a crash could recover the region from another leg.
     async fn desync(&self, region: RegionIndex, source_leg: usize) -> Result<(), CheckError> {
-        // Recovery of another region may have put everything in sync meanwhile, which makes all
+        // Recovery of another region may have put all regions in sync meanwhile, which makes all
         // legs sources.
         while self.state.borrow().legs.sources() != LegSet::one(source_leg) {
             self.may_be_source(source_leg)?;
@@ -213,7 +213,7 @@ impl Mirror {
         Ok(Scratch { buffers: buffers.ok_or(CheckError::NoMemory)?, bytes })
     }
 
-    /// Takes a region for us alone, when recovery has done with it and no write is in flight.
+    /// Withholds a region once no other holder has it, and waits until no write is in flight in it.
     async fn withhold(&self, region: RegionIndex) -> Result<(), CheckError> {
         loop {
             self.requests
@@ -274,7 +274,7 @@ impl Mirror {
         }
     }
 
-    /// Reads a range of all legs; gives those that could not be read.
+    /// Reads a range of all legs; returns the legs that could not be read.
     async fn read_all_legs(&self, sector: Sector, count: Sectors, scratch: &Scratch) -> LegSet {
         let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
         for (leg, parts) in self.disks.borrow().iter().enumerate() {
@@ -294,8 +294,8 @@ impl Mirror {
         unreadable
     }
 
-    /// Tells of every sector, counted from the start of the piece, in which legs differ from the
-    /// default leg.
+    /// Calls `differs` with every sector, counted from the start of the piece, in which legs differ
+    /// from the default leg or are unreadable.
     fn compare_piece(
         &self,
         count: Sectors,
@@ -334,7 +334,7 @@ impl Mirror {
     }
 }
 
-/// Adds a sector to the range found so far, or tells of that range and begins another.
+/// Adds a sector to the open range, or reports that range and begins another.
 fn extend(open: &mut Option<Difference>, found: Difference, on_range: &mut impl FnMut(Difference)) {
     if let Some(range) = open {
         let alike = range.differing == found.differing && range.unreadable == found.unreadable;

@@ -1,4 +1,4 @@
-//! What a mirror is made of, and what it tells about itself.
+//! The configuration of a mirror, and its reports.
 
 use std::fmt;
 use std::rc::Rc;
@@ -13,52 +13,52 @@ use crate::copy;
 use crate::disk::{Disk, Host};
 use crate::units::{RegionSize, SECTOR_BYTES, Sector, Sectors};
 
-/// A leg and where on its disk it starts.
+/// A leg: its disk and the offset on it.
 #[derive(Clone, Debug)]
 pub struct LegParts {
     /// The disk.
     pub disk: Disk,
-    /// Where the leg starts.
+    /// The leg's first sector on the disk.
     pub offset: Sector,
-    /// What it is known by in the log ([`super::format::identity_of`]).
+    /// The leg's identity in the log ([`super::format::identity_of`]).
     pub identity: u64,
 }
 
-/// What is needed to make a mirror.
+/// The configuration of a mirror.
 pub struct MirrorConfig<'a> {
-    /// Lends its buffers and its time.
+    /// Provides buffers and the clock.
     pub host: &'a Rc<dyn Host>,
-    /// Copies in recovery, with the mirror's own throttle.
+    /// The copy client for recovery, with the mirror's own throttle.
     pub copy: &'a copy::Client,
-    /// Its legs, in table order.
+    /// The legs, in table order.
     pub legs: Vec<LegParts>,
-    /// Where its log is; `None` for one in memory.
+    /// The log's disk; `None` for a log in memory.
     pub log: Option<Disk>,
-    /// Its length.
+    /// The mirror's length.
     pub len: Sectors,
-    /// Sectors of a region.
+    /// The size of a region.
     pub region_size: Sectors,
-    /// What to believe about the legs at first.
+    /// The initial state of the regions.
     pub initial_sync: InitialSync,
     /// Hold writes that did not reach every leg.
     pub handle_errors: bool,
-    /// Do not hold them as long as the log can be kept.
+    /// Do not hold such writes as long as the log works.
     pub keep_log: bool,
     /// The leg to recover from; `None` for the first that is not stale.
     pub source: Option<usize>,
-    /// What is known of an earlier life.
+    /// The state left by an earlier server or table.
     pub past: Past,
-    /// Puts the state of the legs where the next life finds it, durably, or says why it cannot.
+    /// Journals the state of the legs, durably, for the next server, or returns why it cannot.
     pub recorder: Rc<Recorder>,
-    /// Hears of what an administrator should know.
+    /// Notified of events for the administrator.
     pub listener: Rc<dyn Fn(Event)>,
 }
 
-/// Puts the state of the legs on record. Called when it changes, and never for a request that
-/// changes nothing.
+/// Journals the state of the legs. Called when it changes, and never for a request that does not
+/// change it.
 pub type Recorder = dyn Fn(&LegState) -> Result<(), String>;
 
-/// The state of the legs could not be put on record, so what depends on it was not done.
+/// The state of the legs could not be journaled, so the operation that depends on it was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordError(pub String);
 
@@ -70,28 +70,28 @@ impl fmt::Display for RecordError {
 
 impl std::error::Error for RecordError {}
 
-/// What is known about a leg.
+/// A report on a leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LegReport {
     /// Its disk's name.
     pub name: Rc<str>,
-    /// Where on it the leg starts.
+    /// The leg's offset on the disk.
     pub offset: Sector,
-    /// Its letter.
+    /// Its health letter.
     pub health: LegHealth,
-    /// Reads of regions out of sync go here.
+    /// Reads of regions out of sync go to this leg.
     pub default: bool,
-    /// It is right everywhere, also where regions are out of sync.
+    /// It is a source leg: up to date everywhere, also in regions out of sync.
     pub source: bool,
-    /// It has everything durably.
+    /// It has all data durably.
     pub flushed: bool,
-    /// It missed something and is not read from until everything has been recovered.
+    /// It missed a write, and is not read until all regions have been recovered.
     pub stale: bool,
     /// Errors since the mirror was opened.
     pub errors: ErrorCounts,
 }
 
-/// Checks that a leg can hold a mirror of that length.
+/// Checks that a leg fits a mirror of this length and region size.
 pub(super) fn check_leg(
     leg: &LegParts,
     len: Sectors,

@@ -1,9 +1,9 @@
-//! Flushes of a mirror: users' own, and those before regions are cleaned.
+//! Flushes of a mirror: users' flushes, and flushes before regions are cleaned.
 //!
-//! Rule kept here: a flush that fails on a leg loses what that leg was given before, and another
-//! one that is under way beside it does not bring that back though it may succeed. So a flush has
-//! succeeded only when all that were started before its end have ended too, and what they did to
-//! the legs is known and remembered.
+//! Rule kept here: if a flush fails on a leg, the leg may have lost its earlier writes, and a
+//! concurrent flush does not restore them even if it succeeds. So a flush has succeeded only when
+//! all flushes started before its end have ended too, and the legs that they made stale are
+//! recorded.
 
 use super::legs::{Failure, LegSet, MAX_LEGS};
 use super::target::{Mirror, State};
@@ -34,8 +34,8 @@ impl Mirror {
         let outcome = self.flush_legs().await;
         if outcome.missed().is_empty() {
             self.state.borrow_mut().legs.mark_flushed(sources);
-            // Another flush that failed meanwhile has made legs stale: what this one promises only
-            // the others have.
+            // Another flush that failed meanwhile may have made legs stale: only the other legs
+            // have the data that this flush makes durable.
             return if self.until_legs_remembered().await {
                 Ok(Done::Yes)
             } else {
@@ -50,8 +50,8 @@ impl Mirror {
         self.resolve(false, kept, outcome.first_error()).await
     }
 
-    /// Legs that could not be flushed may have lost what was written to dirty regions. Says whether
-    /// a source leg is left.
+    /// Legs that could not be flushed may have lost writes to dirty regions. Returns whether a
+    /// source leg is left.
     pub(super) fn flush_missed(&self, failed: LegSet) -> bool {
         let kept = {
             let State { regions, legs } = &mut *self.state.borrow_mut();
@@ -89,8 +89,8 @@ impl Mirror {
         outcome
     }
 
-    /// Flushes all legs before regions are cleaned; gives those that failed. A leg that has no
-    /// flush needs none.
+    /// Flushes all legs before regions are cleaned; returns the legs that failed. A leg that does
+    /// not support flushes needs none.
     pub(super) async fn flush_before_cleaning(&self) -> LegSet {
         let outcome = self.flush_legs().await;
         for (leg, error) in outcome.errors.iter().filter(|(leg, _)| outcome.failed.has(*leg)) {

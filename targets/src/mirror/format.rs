@@ -1,4 +1,4 @@
-//! The dirty log on disk, version 2, as the kernel writes it. Pure: bytes in, facts out.
+//! The on-disk format of the dirty log, version 2, as the kernel writes it. Pure: no I/O.
 //!
 //! ```text
 //! byte 0      magic "rRiM", version, number of regions (64 bits)
@@ -8,13 +8,13 @@
 //!             zeroes to 64 bits
 //! ```
 //!
-//! All numbers are little-endian. Version 1 means the same on little-endian machines. LVM makes
-//! logs whose number of regions is all ones: such a log says nothing of how many there are, and its
-//! bits are used as they are.
+//! All numbers are little-endian. Version 1 is the same on little-endian machines. LVM creates logs
+//! whose number of regions is all ones: such a log does not record the number, and its bits are
+//! used as they are.
 //!
-//! The kernel always writes the whole log. Here only the blocks that changed are written: a torn
-//! write of the whole log leaves each block old or new, which is all that writing the changed ones
-//! can leave, so any kernel must cope with it.
+//! The kernel always writes the whole log. Here only changed blocks are written: a torn write of
+//! the whole log leaves each block old or new, and writing only the changed blocks leaves nothing
+//! else, so any kernel must accept it.
 
 use super::bits::Bits;
 use super::legs::MAX_LEGS;
@@ -24,31 +24,31 @@ use crate::units::{RegionIndex, SECTOR_BYTES, Sectors};
 
 /// The first word, bytes `72 52 69 4D`.
 pub const MAGIC: u32 = 0x4D69_5272;
-/// The version that is written.
+/// The version to write.
 pub const VERSION: u32 = 2;
-/// The version of little-endian machines before there were others; read and written as [`VERSION`].
+/// The older version, the same on little-endian machines; read and written as [`VERSION`].
 pub const OLD_VERSION: u32 = 1;
 /// The number of regions of a log that no mirror has opened yet.
 pub const REGIONS_UNKNOWN: u64 = u64::MAX;
 /// Bytes of the header that the kernel interprets.
 pub const WORDS_BYTES: usize = 16;
-/// Bytes of the header, where the bits start.
+/// Bytes of the header; the bits follow.
 pub const HEADER_BYTES: usize = 1024;
-/// Most regions of a mirror: the kernel counts them with 32 bits.
+/// Most regions of a mirror: the kernel counts them in 32 bits.
 pub const MAX_REGIONS: u64 = u32::MAX as u64;
 /// Regions in a word of the bitset.
 const WORD_REGIONS: u64 = 64;
 /// Bytes of a word of the bitset.
 const WORD_BYTES: u64 = 8;
 
-/// The words of a header, unjudged.
+/// The words of a header, unchecked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Words {
     /// The magic word.
     pub magic: u32,
     /// The format's version.
     pub version: u32,
-    /// Regions that the log knows of.
+    /// The number of regions in the log.
     pub regions: u64,
 }
 
@@ -70,30 +70,30 @@ impl Words {
         bytes
     }
 
-    /// Whether the version is one that can be read.
+    /// Whether the version is supported.
     pub fn known_version(&self) -> bool {
         [OLD_VERSION, VERSION].contains(&self.version)
     }
 }
 
-/// Bytes of the bitset of so many regions.
+/// Bytes of the bitset of `regions` regions.
 pub const fn bitset_bytes(regions: u64) -> u64 {
     regions.div_ceil(WORD_REGIONS).saturating_mul(WORD_BYTES)
 }
 
-/// Where a region's bit is in the log: its byte, and the bit in it.
+/// The position of a region's bit in the log: the byte, and the bit in it.
 pub const fn bit_of(region: RegionIndex) -> (u64, u32) {
     // at most 7, so the cast keeps everything
     #[allow(clippy::cast_possible_truncation)]
     (HEADER_BYTES as u64 + region.0 / 8, (region.0 % 8) as u32)
 }
 
-/// How a log lies on a device.
+/// The layout of a log on its device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// Regions of the mirror.
     pub regions: u64,
-    /// The log device's block, the unit that is written.
+    /// The log device's block size, the unit of writes.
     pub block_bytes: u32,
 }
 
@@ -103,12 +103,12 @@ impl Layout {
         HEADER_BYTES as u64 + bitset_bytes(self.regions)
     }
 
-    /// Blocks of the log, the last filled up.
+    /// Blocks of the log, rounded up.
     pub fn blocks(&self) -> u64 {
         self.used_bytes().div_ceil(u64::from(self.block_bytes))
     }
 
-    /// What the log takes of its device.
+    /// The log's length on its device.
     pub fn len(&self) -> Sectors {
         Sectors(self.blocks() * u64::from(self.block_bytes) / SECTOR_BYTES)
     }
@@ -118,7 +118,7 @@ impl Layout {
         bit_of(region).0 / u64::from(self.block_bytes)
     }
 
-    /// Fills `out` with the log's bytes from `start_bytes` on. `tail` is what stood behind the
+    /// Fills `out` with the log's bytes from `start_bytes` on. `tail` holds the bytes after the
     /// bits.
     pub fn encode(
         &self,
@@ -149,8 +149,8 @@ impl Layout {
         }
     }
 
-    /// Takes bytes that were read from `start_bytes` on into the parts of the log. Says whether
-    /// there were bits after the last region, which are dropped.
+    /// Decodes bytes read from `start_bytes` on into the parts of the log. Returns whether bits
+    /// after the last region were set, which are dropped.
     pub fn decode(
         &self,
         start_bytes: u64,
@@ -179,18 +179,17 @@ impl Layout {
     }
 }
 
-/// What a log says when it is opened.
+/// The result of opening a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resumed {
-    /// The log cannot be trusted: it could not be read, or has a version that nobody knows.
+    /// The log cannot be trusted: it could not be read, or has an unknown version.
     pub failed: bool,
-    /// The header was made anew: what else stands in it is not ours.
+    /// The header was created anew: its other bytes are not ours.
     pub fresh: bool,
 }
 
-/// Brings a log that was read (or could not be) to what the mirror starts from: the header names
-/// the regions there are, and the bits say which of them are in sync. The kernel's rules, in its
-/// order.
+/// Turns a log that was read (or could not be) into the mirror's initial log: the header has the
+/// mirror's number of regions, and the bits mark those in sync. The kernel's rules, in its order.
 pub fn resume(
     header: &mut [u8; HEADER_BYTES],
     bits: &mut Bits,
@@ -210,8 +209,7 @@ pub fn resume(
     } else {
         words.version = VERSION;
     }
-    // The kernel looks at 32 bits of the number: all ones are more regions than there can be, 2^32
-    // are none.
+    // The kernel uses 32 bits of the number: all ones exceeds any number of regions, and 2^32 is 0.
     let known = words.regions & MAX_REGIONS;
     bits.fill_from(known, initial == InitialSync::NoSync);
     words.regions = bits.len();
@@ -219,8 +217,8 @@ pub fn resume(
     resumed
 }
 
-/// The legs that a log is about and which of them missed something, where the kernel leaves room:
-/// it keeps these bytes and does not look at them.
+/// The legs of a log and which of them missed a write, in bytes that the kernel preserves and does
+/// not interpret.
 ///
 /// ```text
 /// byte 16     "dmlegs", format 1, number of legs
@@ -229,29 +227,28 @@ pub fn resume(
 /// byte 104    a checksum of the 88 bytes before it (64 bits)
 /// ```
 ///
-/// A leg is known by its identity, wherever in the table it stands. A log gets a record when a leg
-/// misses something or the legs are changed, and keeps it from then on: a leg that was taken out
-/// and comes back is told from those that stayed. LVM's fresh headers are all zeroes or all ones
-/// there, which is no record.
+/// A leg is known by its identity, whatever its index in the table. A log gets a record when a leg
+/// misses a write or the legs are changed, and keeps it from then on: a leg that was removed and
+/// comes back is distinguished from those that stayed. LVM's fresh headers are all zeroes or all
+/// ones there, which is not a record.
 pub struct LegFlags;
 
-/// The identity of a leg that has none: it is known by its place alone.
+/// No identity: the leg is known by its index alone.
 pub const NO_IDENTITY: u64 = 0;
 
-/// The identity of what a text describes: a leg's disk, by a name that stays, and where on it the
-/// leg starts.
+/// The identity for a description of a leg: its disk, by a stable name, and the leg's offset on it.
 pub fn identity_of(text: &str) -> u64 {
     checksum(text.as_bytes()).max(NO_IDENTITY + 1)
 }
 
-/// FNV-1a: against garbage and torn writes, not against an adversary.
+/// FNV-1a: detects garbage and torn writes, not an adversary.
 fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
     })
 }
 
-/// A number in a record.
+/// A 64-bit number in a record.
 fn number(record: &[u8], at: usize) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&record[at..at + 8]);
@@ -266,18 +263,19 @@ impl LegFlags {
     pub const BYTES: usize = Self::CONTENT + 8;
     const MAGIC: [u8; 7] = *b"dmlegs\x01";
 
-    /// The flags for legs of these identities; `None` if there is no record, it knows none of them
-    /// as healthy, or all.
+    /// The flags for legs with these identities; `None` if there is no record, or if it has none of
+    /// them as healthy, or all.
     ///
-    /// A leg that the record does not know is taken for one that missed something, as long as a
-    /// healthy one is known. Where the record knows no leg by its identity, and there are as many,
-    /// it is their places that count.
+    /// A leg that is not in the record counts as one that missed a write, as long as a healthy one
+    /// is in the record. If no identity is in the record, and the number of legs is the same, legs
+    /// are matched by index.
     pub fn decode(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
         let all = (1 << identities.len()) - 1;
         LegFlags::missed(header, identities).filter(|missed| u32::from(*missed) < all)
     }
 
-    /// The same, and all legs where the record knows some of them and none of those as healthy.
+    /// Like [`LegFlags::decode`], but returns all legs if some of them are in the record and none
+    /// of those is healthy.
     pub fn missed(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
         let record = Record::decode(header)?;
         if !identities.iter().any(|id| record.place(*id).is_some()) {
@@ -291,23 +289,23 @@ impl LegFlags {
         (now != 0).then_some(now)
     }
 
-    /// The record for whoever has no legs to ask about: of each leg that it names, whether that
-    /// missed something. `None` if there is none.
+    /// The record without a list of legs: for each leg that it names, whether the leg missed a
+    /// write. `None` if there is no record.
     pub fn recorded(header: &[u8; HEADER_BYTES]) -> Option<Vec<bool>> {
         let record = Record::decode(header)?;
         Some((0..record.count).map(|leg| record.flags >> leg & 1 == 1).collect())
     }
 
-    /// Whether there are legs among these that the record does not know, although it knows others,
-    /// or as many. The log's bits do not speak of them.
+    /// Whether any of these legs is not in the record, although others are, or the number of legs
+    /// differs. The log's bits do not apply to such a leg.
     pub fn names_foreign_legs(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
         let Some(record) = Record::decode(header) else { return false };
         let known = identities.iter().filter(|id| record.place(**id).is_some()).count();
         known < identities.len() && (known > 0 || record.count != identities.len())
     }
 
-    /// Puts flags of legs of these identities into a header. Where nothing has ever been to be
-    /// remembered there is no record, and none is made as long as there are no flags.
+    /// Puts the flags of legs with these identities into a header. A header without a record gets
+    /// none as long as there are no flags.
     pub fn encode(header: &mut [u8; HEADER_BYTES], identities: &[u64], flags: u16) {
         let there = header[Self::START..].starts_with(&Self::MAGIC);
         if flags != 0 || there && !mutant::is(Mutant::LegsNotNamed) {
@@ -317,7 +315,7 @@ impl LegFlags {
         }
     }
 
-    /// The same, with a record in any case.
+    /// Like [`LegFlags::encode`], but always writes a record.
     pub fn name(header: &mut [u8; HEADER_BYTES], identities: &[u64], flags: u16) {
         let record = &mut header[Self::START..Self::START + Self::BYTES];
         record.fill(0);
@@ -334,7 +332,7 @@ impl LegFlags {
     }
 }
 
-/// What stands in a record that is trusted.
+/// The content of a trusted record.
 struct Record {
     count: usize,
     flags: u16,
@@ -349,13 +347,13 @@ impl Record {
         let trusted = record[..7] == LegFlags::MAGIC
             && (2..=MAX_LEGS).contains(&count)
             && number(record, LegFlags::CONTENT) == checksum(&record[..LegFlags::CONTENT]);
-        // A record without any healthy leg was never written.
+        // A record without a healthy leg is never written.
         let healthy = trusted && u32::from(flags) < (1 << count) - 1;
         let identities = std::array::from_fn(|leg| number(record, LegFlags::IDENTITIES + 8 * leg));
         healthy.then_some(Record { count, flags, identities })
     }
 
-    /// Where a leg stands.
+    /// A leg's index in the record.
     fn place(&self, identity: u64) -> Option<usize> {
         self.identities[..self.count]
             .iter()
@@ -363,7 +361,7 @@ impl Record {
     }
 }
 
-/// A position inside the log as an index; logs are at most 512 MiB and a bit long.
+/// A position in the log as an index; a log is at most slightly over 512 MiB long.
 fn to_index(at: u64) -> usize {
     usize::try_from(at).unwrap_or(usize::MAX)
 }

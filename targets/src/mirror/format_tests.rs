@@ -1,8 +1,8 @@
-//! The dirty log byte for byte: what kernels and LVM leave, and what is made of it.
+//! The dirty log byte for byte: headers left by kernels and LVM, and the result of opening them.
 
 use super::*;
 
-/// A log as it is on disk, and what opening it made of it.
+/// A log as it is on disk, and the result of opening it.
 struct Log {
     layout: Layout,
     header: [u8; HEADER_BYTES],
@@ -39,7 +39,7 @@ fn image(magic: u32, version: u32, regions: u64, fill: u8, bits: &[u8]) -> Vec<u
     image
 }
 
-/// Bits of the first regions after a log was opened, and its first 16 bytes.
+/// The bits of the first regions after opening a log, and its first 16 bytes.
 fn opened(image: &[u8], regions: u64, initial: InitialSync) -> (Vec<u64>, String, Resumed) {
     let mut log = Log::decode(regions, 512, image);
     let resumed = log.resume(initial);
@@ -71,7 +71,7 @@ fn what_is_written_back_is_what_was_read() {
             let layout = Layout { regions, block_bytes };
             let len = to_index(layout.len().bytes());
             let mut image: Vec<u8> = (0..251_u8).cycle().step_by(7).take(len).collect();
-            // Padding is not kept, so there is none here.
+            // Padding is not preserved, so there is none here.
             let used = to_index(layout.used_bytes());
             image[HEADER_BYTES..used].fill(0);
             image[..16].copy_from_slice(&Words { magic: MAGIC, version: 2, regions }.encode());
@@ -172,7 +172,7 @@ fn versions_and_foreign_headers() {
     let mut log = Log::decode(8, 512, &unknown);
     let resumed = resume(&mut log.header, &mut log.bits, false, InitialSync::FromLog);
     assert_eq!((resumed, log.bits.count()), (Resumed { failed: true, fresh: true }, 0));
-    // With `sync` or `nosync` the version found is never looked at.
+    // With `sync` or `nosync` the version on disk is ignored.
     assert_eq!(opened(&unknown, 8, InitialSync::Sync), (all, text.into(), HEALTHY));
 }
 
@@ -212,17 +212,17 @@ fn leg_flags_are_believed_only_whole() {
 #[test]
 fn a_leg_that_missed_something_is_known_wherever_it_stands() {
     let mut header = [0; HEADER_BYTES];
-    // of the legs 7, 8 and 9 the first is stale
+    // the first of the legs 7, 8 and 9 is stale
     LegFlags::encode(&mut header, &[7, 8, 9], 0b001);
     for (legs, stale, foreign_legs) in [
         (&[7, 8, 9][..], Some(0b001), false),
         (&[9, 8, 7], Some(0b100), false),
         (&[8, 7], Some(0b10), false),
-        (&[8, 9], None, false),             // the stale one has gone
-        (&[7, 5], None, true),              // nobody is known to be right
-        (&[8, 5], Some(0b10), true),        // who has never been seen has nothing
+        (&[8, 9], None, false),             // the stale leg is gone
+        (&[7, 5], None, true),              // no leg is known to be up to date
+        (&[8, 5], Some(0b10), true),        // an unknown leg counts as empty
         (&[5, 8, 7, 9], Some(0b101), true), //
-        (&[4, 5, 6], Some(0b001), false),   // other names: by place
+        (&[4, 5, 6], Some(0b001), false),   // other identities: by index
         (&[4, 5], None, true),
     ] {
         let told = (LegFlags::decode(&header, legs), LegFlags::names_foreign_legs(&header, legs));

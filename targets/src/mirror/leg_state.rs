@@ -1,14 +1,14 @@
-//! What a later server must know of a mirror's legs, and what it may begin with. Pure.
+//! The journaled state of a mirror's legs, and what a later server starts from. Pure.
 //!
-//! A log on a disk says which regions may differ and which legs have missed something. A mirror
-//! whose log is in memory has only its *leg state*, which its server keeps where the death of the
-//! process does not reach: which legs are sources, that is have everything that was acknowledged,
-//! and whether every region was in sync. The same is kept for a log on a disk, for the day on which
-//! that disk fails.
+//! A log on disk records which regions may differ and which legs have missed a write. A mirror
+//! whose log is in memory has only its *leg state*, which its server keeps where it survives the
+//! death of the process: which legs are sources, that is, have all acknowledged writes, and whether
+//! every region was in sync. The leg state is also kept with a log on disk, in case that disk
+//! fails.
 //!
-//! Rules kept here: a state on record never claims more than is true when a request is acknowledged
-//! or a leg is copied over (`Claims::exceed`); a leg is known by its lasting identity, and one that
-//! the record does not know has nothing; where no leg is known to be right none is chosen
+//! Rules kept here: a journaled state never claims more than is true when a request is acknowledged
+//! or a leg is copied over (`Claims::exceed`); a leg is known by its stable identity, and a leg
+//! that is not in the record counts as empty; if no leg is known to be up to date, none is chosen
 //! (`begin`).
 
 use super::legs::LegSet;
@@ -18,23 +18,22 @@ use super::table::InitialSync;
 /// A leg in a leg state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownLeg {
-    /// What it is known by ([`super::format::identity_of`]).
+    /// The leg's stable identity ([`super::format::identity_of`]).
     pub identity: u64,
-    /// What its disk was called, for people.
+    /// The name of its disk, for display.
     pub name: String,
-    /// It has everything that was acknowledged. The others have missed something, or were never
-    /// recovered.
+    /// It has all acknowledged writes. The others missed a write, or were never recovered.
     pub source: bool,
 }
 
-/// What a later server must know of the legs.
+/// The state of the legs that a later server needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LegState {
     /// The legs, in table order.
     pub legs: Vec<KnownLeg>,
-    /// Every region was in sync, but for writes in flight.
+    /// Every region was in sync, except for writes in flight.
     pub in_sync: bool,
-    /// There is a log on a disk, and it has every mark.
+    /// There is a log on disk, and it has every mark.
     pub log_works: bool,
 }
 
@@ -48,12 +47,12 @@ impl LegState {
         self.legs.iter().find(|leg| leg.identity == identity)
     }
 
-    /// Those of the legs with these identities that are sources.
+    /// The legs with these identities that are sources.
     fn sources(&self, identities: &[u64]) -> LegSet {
         self.select(identities, |leg| leg.is_some_and(|leg| leg.source))
     }
 
-    /// Those that the record knows to have missed something.
+    /// The legs with these identities that are recorded as not being sources.
     fn missed(&self, identities: &[u64]) -> LegSet {
         self.select(identities, |leg| leg.is_some_and(|leg| !leg.source))
     }
@@ -67,7 +66,7 @@ impl LegState {
     }
 }
 
-/// What a leg state claims of the legs at their places.
+/// The claims of a leg state, with legs by their index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Claims {
     pub(super) sources: LegSet,
@@ -76,15 +75,15 @@ pub(super) struct Claims {
 }
 
 impl Claims {
-    /// Whether these claims are more than what is true: a server that trusted them could take a leg
-    /// for right that is not.
+    /// Whether these claims are more than the truth: a server that trusts them could use a stale
+    /// leg as a source.
     pub(super) fn exceed(self, truth: Claims) -> bool {
         !self.sources.without(truth.sources).is_empty()
             || self.in_sync && !truth.in_sync
             || self.log_works && !truth.log_works
     }
 
-    /// What a record claims at most that has one of two contents.
+    /// The most that a record with one of two contents may claim.
     pub(super) fn or(self, other: Claims) -> Claims {
         Claims {
             sources: LegSet(self.sources.0 | other.sources.0),
@@ -94,33 +93,32 @@ impl Claims {
     }
 }
 
-/// What was before a mirror is opened.
+/// What preceded the opening of a mirror.
 #[derive(Clone, Debug, Default)]
 pub enum Past {
-    /// Nothing: what the administrator says is all there is to know.
+    /// Nothing: only the administrator's arguments count.
     #[default]
     None,
-    /// This mirror's table takes the place of another one's, which left this, or nothing that can
-    /// be read.
+    /// This mirror's table replaces another mirror's, which left this state, or none that can be
+    /// read.
     Replaced(Option<LegState>),
-    /// A server died and left this, or nothing that can be read.
+    /// A server died and left this state, or none that can be read.
     TakenOver(Option<LegState>),
 }
 
-/// What a mirror begins with.
+/// What a mirror starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Beginning {
-    /// What to believe of the regions.
+    /// The initial state of the regions.
     pub(super) initial: InitialSync,
-    /// The legs that are right; `None` for what the log says.
+    /// The source legs; `None` to take them from the log.
     pub(super) sources: Option<LegSet>,
-    /// They are so by the administrator's word.
+    /// The administrator has named the sources.
     pub(super) named: bool,
 }
 
-/// Decides what a mirror begins with. `initial` is the administrator's word, which was about
-/// another moment when a server takes over; `source` is said now, and counts for more than what is
-/// on record.
+/// Decides what a mirror starts from. `initial` is the administrator's argument, which is out of
+/// date when a server takes over; `source` is given now, and overrides the record.
 pub(super) fn begin(
     past: &Past,
     initial: InitialSync,
@@ -136,14 +134,14 @@ pub(super) fn begin(
             Ok(Beginning { initial: InitialSync::Sync, ..said })
         }
         Past::TakenOver(state) => match state {
-            // The log was there all the time, and knows more than the record.
+            // The log has worked all the time, and has more detail than the record.
             None if log_on_disk => Ok(from_log),
             Some(state) if log_on_disk && state.log_works => Ok(from_log),
             None => Err(OpenError::NoSource),
             Some(state) => from_record(state, identities),
         },
-        // Another table on the same disks: the log or the administrator decide, but nothing that is
-        // known is forgotten.
+        // Another table on the same disks: the log or the administrator decides, but legs known to
+        // be stale stay stale.
         Past::Replaced(_) if source.is_some() => Ok(said),
         Past::Replaced(None) if log_on_disk || initial == InitialSync::NoSync => Ok(said),
         Past::Replaced(None) => Err(OpenError::NoSource),
@@ -165,8 +163,8 @@ pub(super) fn begin(
     }
 }
 
-/// Writes that were in flight when the server died are sent once more, so legs that had everything
-/// become equal again.
+/// Writes that were in flight when the server died are reissued, so legs that had all acknowledged
+/// writes become equal again.
 fn from_record(state: &LegState, identities: &[u64]) -> Result<Beginning, OpenError> {
     let sources = state.sources(identities);
     if sources.is_empty() {

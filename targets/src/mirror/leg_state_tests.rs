@@ -1,4 +1,4 @@
-//! What is trusted of a record of legs.
+//! Which claims of a leg record are trusted.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn a_server_that_takes_over_believes_the_record_alone() {
     let all = state(&[(1, true), (2, true)], true);
     assert_eq!(taken_over(&all, &[1, 2]), Ok((InitialSync::NoSync, 0b11)));
     assert_eq!(taken_over(&all, &[2, 1]), Ok((InitialSync::NoSync, 0b11)));
-    // A leg that the record does not know has nothing.
+    // A leg that is not in the record counts as empty.
     assert_eq!(taken_over(&all, &[9, 1]), Ok((InitialSync::Sync, 0b10)));
     assert_eq!(taken_over(&all, &[1, 2, 9]), Ok((InitialSync::Sync, 0b011)));
     assert_eq!(
@@ -65,7 +65,7 @@ fn another_table_keeps_what_is_known_and_is_believed_in_what_is_not() {
             Ok((initial, Some(LegSet(0b10))))
         );
     }
-    // `nosync` says that legs are equal, and one of them is known not to be.
+    // `nosync` claims that the legs are equal, but one of them is known to be stale.
     let equal = begun(InitialSync::NoSync, &[1, 2]);
     assert_eq!(
         equal.map(|it| (it.initial, it.sources)),

@@ -1,23 +1,23 @@
-//! The legs of a mirror: what went wrong on them, and which of them are right. Pure.
+//! The legs of a mirror: their failures, and which of them are up to date. Pure.
 //!
-//! Every region that is in sync is the same on all legs. Where one is not, the *source legs* are
-//! right, and the same; all other legs may hold anything there. The *default leg* is the source leg
-//! that reads of such regions go to and that they are recovered from. At first, when it is
-//! not known which legs are right, there is one source leg; when all regions are in sync, all are.
-//! A leg that misses a write is none any more. There is always one: a write that no source leg took
-//! has not been acknowledged.
+//! A region in sync is the same on all legs. In a region out of sync, the *source legs* are up to
+//! date, and equal; the content of all other legs is undefined there. The *default leg* is the
+//! source leg from which such regions are read and recovered. At first, when it is not known which
+//! legs are up to date, there is one source leg; when all regions are in sync, all legs are
+//! sources. A leg that misses a write is no longer a source. There is always at least one source: a
+//! write that no source leg completed has not been acknowledged.
 //!
-//! A leg that is no source because it missed something is *stale*, which the log remembers: it is
-//! not read from either until everything is in sync again, although it is right where a region is.
+//! A leg that is not a source because it missed a write is *stale*, which is recorded in the log:
+//! it is not read until all regions are in sync again, even where it is up to date.
 //!
-//! Which leg a read goes to is decided in `read_balance` beside this file.
+//! `read_balance` decides which leg a read goes to.
 
 use super::status::LegHealth;
 use crate::mutant::{self, Mutant};
 
 /// Most legs of a mirror: kcopyd copies from one to at most eight others.
 pub const MAX_LEGS: usize = 9;
-/// Sequential streams of reads told apart on each leg.
+/// Sequential read streams tracked per leg.
 pub(super) const STREAMS: usize = 4;
 
 /// A set of legs.
@@ -25,17 +25,17 @@ pub(super) const STREAMS: usize = 4;
 pub struct LegSet(pub u16);
 
 impl LegSet {
-    /// One leg.
+    /// The set of one leg.
     pub fn one(leg: usize) -> LegSet {
         LegSet(1 << leg)
     }
 
-    /// The first so many legs.
+    /// The first `count` legs.
     pub fn first(count: usize) -> LegSet {
         LegSet(u16::try_from((1_u32 << count) - 1).unwrap_or(u16::MAX))
     }
 
-    /// Whether a leg is among them.
+    /// Whether a leg is in the set.
     pub fn has(self, leg: usize) -> bool {
         self.0 >> leg & 1 == 1
     }
@@ -45,18 +45,18 @@ impl LegSet {
         self.0 |= 1 << leg;
     }
 
-    /// Those that are not in the other set.
+    /// The legs that are not in the other set.
     pub fn without(self, other: LegSet) -> LegSet {
         LegSet(self.0 & !other.0)
     }
 
-    /// The same legs when one of all is taken out and those after it move up.
+    /// The same legs after `leg` has been removed and the following ones have moved up.
     pub fn closed_at(self, leg: usize) -> LegSet {
         let before = (1 << leg) - 1;
         LegSet(self.0 & before | self.0 >> 1 & !before)
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -67,14 +67,14 @@ impl LegSet {
     }
 }
 
-/// What went wrong on a leg.
+/// The kind of a leg's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// A write, or a flush that a user asked for.
+    /// A write, or a user's flush.
     Write,
     /// A flush before regions are cleaned.
     Flush,
-    /// Recovery: the source could not be read, or another leg not be written.
+    /// Recovery: the source could not be read, or another leg could not be written.
     Sync,
     /// A read.
     Read,
@@ -91,7 +91,7 @@ impl Failure {
     }
 }
 
-/// Numbers of errors since the mirror was opened.
+/// Error counts since the mirror was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErrorCounts {
     /// Of reads.
@@ -106,13 +106,13 @@ pub struct ErrorCounts {
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leg {
-    /// Kinds of failures since everything was in sync.
+    /// Kinds of failures since all regions were in sync.
     pub(super) kinds: u8,
     totals: ErrorCounts,
     pub(super) reads_in_flight: u32,
     /// Average latency of a read in ms, times `read_balance::SCALE`.
     pub(super) latency: u64,
-    /// Where the next read of a sequential stream would start.
+    /// The sector at which the next read of each sequential stream would start.
     pub(super) streams: [u64; STREAMS],
     pub(super) next_stream: usize,
 }
@@ -128,7 +128,7 @@ pub enum Verdict {
     Succeed,
 }
 
-/// All that is known about the legs of a mirror.
+/// The state of the legs of a mirror.
 pub struct Legs {
     pub(super) legs: Vec<Leg>,
     handle_errors: bool,
@@ -136,18 +136,18 @@ pub struct Legs {
     default: usize,
     sources: LegSet,
     stale: LegSet,
-    /// Source legs of which that is durable: everything they have been recovered with was flushed.
+    /// Source legs flushed since they became sources, so that all their data is durable.
     flushed: LegSet,
     /// Every region has been in sync since the last failure.
     in_sync: bool,
-    /// A leg has failed since everything was in sync.
+    /// A leg has failed since all regions were in sync.
     leg_failure: bool,
     pub(super) turn: usize,
 }
 
 impl Legs {
-    /// Healthy legs of which `stale` missed something in an earlier life, and `sources` are those
-    /// that are right. If none is named it is the first that is not stale, and there must be one.
+    /// Legs without errors. `stale`: those that missed a write under an earlier server. `sources`:
+    /// those that are up to date; `None` for the first leg that is not stale, which must exist.
     pub fn new(
         count: usize,
         handle_errors: bool,
@@ -176,27 +176,27 @@ impl Legs {
         }
     }
 
-    /// How many there are.
+    /// The number of legs.
     pub fn count(&self) -> usize {
         self.legs.len()
     }
 
-    /// All of them.
+    /// All legs.
     pub fn all(&self) -> LegSet {
         LegSet::first(self.legs.len())
     }
 
-    /// The leg that reads of regions out of sync go to.
+    /// The leg from which regions out of sync are read.
     pub fn default_leg(&self) -> usize {
         self.default
     }
 
-    /// The legs that are right everywhere.
+    /// The legs that are up to date everywhere.
     pub fn sources(&self) -> LegSet {
         self.sources
     }
 
-    /// The legs that missed something.
+    /// The legs that missed a write.
     pub fn stale(&self) -> LegSet {
         self.stale
     }
@@ -206,7 +206,7 @@ impl Legs {
         self.flushed = LegSet((self.flushed.0 | legs.0) & self.sources.0);
     }
 
-    /// None of the source legs is known to have been flushed.
+    /// Forgets which source legs have been flushed.
     pub fn forget_flushed(&mut self) {
         self.flushed = LegSet::default();
     }
@@ -221,28 +221,28 @@ impl Legs {
         !self.flushed.is_empty()
     }
 
-    /// Whether another source leg than this one has been flushed since it became one.
+    /// Whether a source leg other than this one has been flushed since it became one.
     pub fn flushed_without(&self, leg: usize) -> bool {
         !LegSet(self.sources.0 & self.flushed.0).without(LegSet::one(leg)).is_empty()
     }
 
-    /// The legs that must not be copied from after a crash, for the log; `None` if no source leg
-    /// has been flushed since it became one, so that all others may still be needed.
+    /// For the log: the legs that must not be copied from after a crash; `None` if no source leg
+    /// has been flushed since it became one, as the other legs may still be needed.
     pub fn to_remember(&self) -> Option<LegSet> {
         if self.stale.is_empty() && self.sources != self.all() {
-            // Nobody has missed anything yet; the first leg is the source again.
+            // No leg has missed a write yet; the first leg is the source again.
             return Some(LegSet::default());
         }
         let right = LegSet(self.sources.0 & self.flushed.0);
         (!right.is_empty()).then(|| self.all().without(right))
     }
 
-    /// Whether everything has been in sync since the last failure.
+    /// Whether all regions have been in sync since the last failure.
     pub fn in_sync(&self) -> bool {
         self.in_sync
     }
 
-    /// The letter of a leg's health: the worst that happened to it since everything was in sync.
+    /// A leg's health: its worst failure since all regions were in sync.
     pub fn health(&self, leg: usize) -> LegHealth {
         let has = |failure: Failure| self.legs[leg].kinds & failure.bit() != 0;
         match self.legs[leg].kinds {
@@ -259,8 +259,8 @@ impl Legs {
         self.legs[leg].totals
     }
 
-    /// Notes an error of a leg; says whether it is the leg's first of that kind. A default leg that
-    /// fails gives way to a source leg without errors, if there is one.
+    /// Counts an error of a leg; returns whether it is the leg's first of that kind. If the default
+    /// leg fails, a source leg without errors becomes the default, if there is one.
     pub fn fail(&mut self, leg: usize, failure: Failure) -> bool {
         let Some(it) = self.legs.get_mut(leg) else { return false };
         self.leg_failure = true;
@@ -279,14 +279,14 @@ impl Legs {
         first
     }
 
-    /// Some legs missed something that others took: they are sources no more. `false` if no source
-    /// leg took it; then one of them stays the source, and what was missed counts as never written.
+    /// Some legs missed a write that others completed: they are no longer sources. `false` if no
+    /// source leg did; then one of them stays the source, and the write counts as never done.
     pub fn miss(&mut self, missed: LegSet) -> bool {
         self.in_sync = false;
         let left = self.sources.without(missed);
         let kept = !left.is_empty();
-        // Where all source legs failed they may differ from now on, so only one of them can go on
-        // being right.
+        // If all source legs failed, they may differ from now on, so only one of them can remain a
+        // source.
         self.sources = if kept { left } else { LegSet::one(self.default) };
         self.stale = self.all().without(self.sources);
         self.mark_flushed(LegSet::default());
@@ -294,7 +294,7 @@ impl Legs {
         kept
     }
 
-    /// The legs may differ somewhere although none failed: the default leg alone is right there.
+    /// The legs may differ although none failed: the default leg becomes the only source.
     pub fn diverge(&mut self) {
         self.in_sync = false;
         self.sources = LegSet::one(self.default);
@@ -302,14 +302,14 @@ impl Legs {
         self.mark_flushed(LegSet::default());
     }
 
-    /// One leg is right from now on, by somebody's word.
+    /// Makes one leg the only source, at the user's request.
     pub fn believe(&mut self, leg: usize) {
         self.default = leg;
         self.diverge();
     }
 
-    /// Every region is in sync: errors are forgotten and all legs are sources, though some of them
-    /// must be flushed before the log may say so. `false` if that was known.
+    /// Every region is in sync: errors are cleared and all legs are sources, though some must be
+    /// flushed before the log may record it. `false` if the regions were in sync already.
     pub fn all_in_sync(&mut self) -> bool {
         if self.in_sync {
             return false;
@@ -324,8 +324,8 @@ impl Legs {
         true
     }
 
-    /// A new leg takes the place of one, or comes last; it is right nowhere. `false` if no source
-    /// leg would be left.
+    /// Replaces a leg by a new one, or adds one at the end; the new leg is stale. `false` if no
+    /// source leg would be left.
     pub fn renew(&mut self, leg: usize) -> bool {
         if self.sources.without(LegSet::one(leg)).is_empty() {
             return false;
@@ -339,7 +339,7 @@ impl Legs {
         true
     }
 
-    /// Takes a leg out; those after it move up. `false` if no source leg would be left.
+    /// Removes a leg; those after it move up. `false` if no source leg would be left.
     pub fn remove(&mut self, leg: usize) -> bool {
         if self.sources.without(LegSet::one(leg)).is_empty() {
             return false;
@@ -357,7 +357,7 @@ impl Legs {
         true
     }
 
-    /// Writes need not be held any longer for a leg that is gone.
+    /// Writes are no longer held for a leg that has been removed.
     fn forget_failures(&mut self) {
         self.leg_failure = self.legs.iter().any(|leg| leg.kinds != 0);
     }
@@ -375,8 +375,8 @@ impl Legs {
         }
     }
 
-    /// What becomes of a write or flush that did not reach all legs, or whose mark did not reach
-    /// the log. `kept`: some source leg took it.
+    /// What to do with a write or flush that did not reach all legs, or whose mark failed. `kept`:
+    /// a source leg completed it.
     pub fn verdict(&self, log_failed: bool, kept: bool) -> Verdict {
         let hopeless = self.legs.iter().all(|leg| leg.kinds != 0);
         if hopeless || self.keep_log && log_failed {
@@ -390,7 +390,7 @@ impl Legs {
         }
     }
 
-    /// Whether a write to a region out of sync is not even tried, because legs have failed.
+    /// Whether a write to a region out of sync is held unattempted, because a leg has failed.
     pub fn holds_out_of_sync(&self) -> bool {
         self.leg_failure && self.handle_errors && !self.keep_log
     }

@@ -1,4 +1,4 @@
-//! The beginning and the end of a mirror, and its pauses.
+//! Opening, activating, suspending, resuming and closing a mirror.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,11 +25,11 @@ use crate::units::RegionSize;
 const MIN_LEGS: usize = 2;
 
 impl Mirror {
-    /// Opens a mirror: looks at its disks and reads its log. Nothing is written;
-    /// [`Mirror::activate`] makes it usable.
+    /// Opens a mirror: checks its disks and reads its log. Nothing is written; [`Mirror::activate`]
+    /// makes the mirror usable.
     ///
     /// # Errors
-    /// Legs, log and sizes that do not fit together. A log that cannot be read is no error: the
+    /// The legs, the log and the sizes do not fit together. An unreadable log is not an error: the
     /// mirror starts with nothing in sync, and with a failed log, as in the kernel.
     pub async fn open(config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
         let count = config.legs.len();
@@ -109,25 +109,25 @@ impl Mirror {
         }))
     }
 
-    /// Writes the log, and starts what makes the mirror work: the log's task, the cleaner,
-    /// recovery. They run until [`Mirror::close`].
+    /// Writes the log, and starts the mirror's tasks: the log's task, the cleaner, recovery. They
+    /// run until [`Mirror::close`].
     ///
     /// # Errors
-    /// The state of the legs cannot be recorded; nothing has been written then. A log that cannot
-    /// be written is no error: the mirror does without, as its features say.
+    /// The state of the legs cannot be journaled; nothing has been written then. An unwritable log
+    /// is not an error: the mirror runs without it, as its features allow.
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), RecordError> {
         self.record()?;
         if self.log.health().is_dead() {
             (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
         }
-        // Recovery and cleaning must not begin before the log says what there is.
+        // Recovery and cleaning must not begin before the log has been written.
         self.recovery.paused.set(1);
         self.spawn(executor, |mirror| async move { mirror.log_loop().await });
         self.forget_others().await;
         self.note_in_sync();
         let flushed = self.state.borrow().legs.any_flushed();
         if self.state.borrow().legs.in_sync() && flushed {
-            // That was durable before we came.
+            // The log recorded this durably before this server started.
             self.commit_all();
         } else {
             self.remember_stale();
@@ -155,12 +155,13 @@ impl Mirror {
         });
     }
 
-    /// Writes what has changed in the log until the mirror is closed.
+    /// The log's task: writes changed blocks until the mirror is closed.
     async fn log_loop(&self) {
         while self.log.work.until(|| self.log.next_work()).await == Work::Write {
             let known = self.log.health().is_dead();
             if let Err(error) = self.log.write(&self.state).await {
-                // Nobody may believe this log any longer; what waits for the mark asks once more.
+                // A later server must not trust this log; requests that wait for the mark retry the
+                // record.
                 self.try_record();
                 if !known {
                     (self.listener)(Event::LogFailed(Some(error)));
@@ -169,8 +170,8 @@ impl Mirror {
         }
     }
 
-    /// Writes all of the log that may differ from what is on disk, durably. If that succeeds, marks
-    /// can be made again.
+    /// Writes all blocks that may differ from the log on disk, durably. If that succeeds, marks can
+    /// be made again.
     pub(super) async fn write_log(&self) {
         self.log.begin_whole();
         if let Err(error) = self.log.sync().await {
@@ -179,8 +180,8 @@ impl Mirror {
         }
     }
 
-    /// A log that names others than our legs says that nothing is in sync, durably, before it names
-    /// ours: its bits were never about them.
+    /// If the log names other legs than this mirror's, it is cleared durably before it names ours:
+    /// its bits never applied to them.
     async fn forget_others(&self) {
         if self.log.take_foreign_legs() && !mutant::is(Mutant::NamedBeforeCleared) {
             self.write_log().await;
@@ -193,10 +194,10 @@ impl Mirror {
         }
     }
 
-    /// Suspends the mirror: what is held ends, with [`crate::request::TargetError::Requeue`] if
-    /// `noflush` and with `EIO` otherwise, recovery stops, and what has been written is clean in
-    /// the log. Requests that come from now on wait. If it is given up before that, a mirror that
-    /// ran runs on.
+    /// Suspends the mirror: held requests end, with [`crate::request::TargetError::Requeue`] if
+    /// `noflush` and with `EIO` otherwise, recovery stops, and dirty regions are cleaned in the
+    /// log. New requests wait. If the suspend is given up before that, a running mirror continues
+    /// to run.
     pub async fn suspend(&self, noflush: bool) {
         let suspended = self.requests.phase.get().is_suspended();
         let phase = if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush };
@@ -220,8 +221,8 @@ impl Mirror {
         self.requests.gate.until(|| self.is_idle().then_some(())).await;
     }
 
-    /// Stops recovery, until [`Mirror::go_on`], and waits until that, what else is under way and
-    /// the cleaner have ended. `false`: that was given up, for it waits for a disk.
+    /// Pauses recovery, until [`Mirror::go_on`], and waits until recovery, requests and the cleaner
+    /// have ended. `false` if the wait was given up, because it waits for a disk.
     pub(super) async fn come_to_rest(&self, is_idle: impl Fn() -> bool) -> bool {
         self.recovery.paused.set(self.recovery.paused.get() + 1);
         self.requests.given_up.set(false);
@@ -232,22 +233,22 @@ impl Mirror {
         !self.requests.given_up.get()
     }
 
-    /// Gives up a suspension, or a change of legs, that waits for what is under way: nothing has
-    /// been changed then, and nothing will be.
+    /// Gives up a suspend, or a change of legs, that waits for requests under way: nothing has been
+    /// changed then, and nothing will be.
     pub fn give_up(&self) {
         self.requests.given_up.set(true);
         self.quiet.wake_all();
         self.requests.gate.wake();
     }
 
-    /// Goes on as before, after [`Mirror::come_to_rest`] has been given up.
+    /// Runs again as before, after [`Mirror::come_to_rest`] has been given up.
     pub(super) fn run_on(&self) {
         self.requests.phase.set(Phase::Running);
         self.requests.gate.release();
         self.go_on();
     }
 
-    /// Makes every region clean that can be, and the log durable.
+    /// Cleans every region that can be cleaned, and makes the log durable.
     pub(super) async fn clean_everything(&self) {
         let mut taken = Vec::new();
         loop {
@@ -261,10 +262,9 @@ impl Mirror {
         }
     }
 
-    /// Goes on after [`Mirror::suspend`]: the log is read and written again, and recovery looks at
-    /// everything that is out of sync. With `sync` and a log on disk that is everything, as in the
-    /// kernel. Harmless to a mirror that runs, as in the kernel: nothing is looked at, and recovery
-    /// goes on as it was.
+    /// Resumes the mirror after [`Mirror::suspend`]: the log is read and written again, and
+    /// recovery searches all regions that are out of sync. With `sync` and a log on disk these are
+    /// all regions, as in the kernel. On a running mirror it does nothing, as in the kernel.
     pub async fn resume(&self) {
         let suspended = self.requests.phase.get().is_suspended();
         if !suspended && !mutant::is(Mutant::ResumedWhileRunning) {
@@ -282,7 +282,7 @@ impl Mirror {
         self.go_on();
     }
 
-    /// Believes in sync what both the log and the mirror itself say.
+    /// Keeps in sync the regions that are in sync both in the log and in memory.
     async fn look_at_log_again(&self) {
         let regions = self.state.borrow().regions.count();
         let Some(mut bits) = Bits::zeroes(regions) else { return };
@@ -308,9 +308,9 @@ impl Mirror {
         self.remember_stale();
     }
 
-    /// Ends the mirror: nothing is held or in flight any more, and all its tasks have ended. What
-    /// waited because the mirror was suspended is for the next table. Requests must not come any
-    /// more.
+    /// Closes the mirror: afterwards no request is held or in flight, and all tasks have ended.
+    /// Requests that waited because the mirror was suspended are requeued for the next table. No
+    /// request may arrive from now on.
     pub async fn close(&self) {
         if self.requests.phase.get() == Phase::Running {
             self.requests.phase.set(Phase::SuspendedFlush);

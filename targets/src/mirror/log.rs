@@ -1,14 +1,15 @@
-//! The dirty log: marks made durable in batches, on a device or nowhere.
+//! The dirty log: marks made durable in batches on a device, or kept in memory only.
 //!
-//! The bits themselves are kept by [`super::regions`]; what stands there may be on disk at any
-//! moment. Here is only what has changed since it was written, and how far writing has come. All
-//! marks made until a batch is taken share its writes; a mark names the batch that will make it
-//! durable, and a write to the legs waits until that batch has *ended* (I7).
+//! The bits themselves are kept by [`super::regions`]; their current values may reach the disk at
+//! any moment. This file tracks only the blocks changed since they were last written, and the
+//! progress of writing. All marks made until a batch is taken share its writes; a mark names the
+//! batch that will make it durable, and a write to the legs waits until that batch has *ended*
+//! (I7).
 //!
-//! How a batch is written is in `batch`, how the log is read in `load`. Left to others: when
-//! regions are cleaned (`cleaner`), and what a failed log means for writes (`write`).
+//! `batch` writes a batch, `load` reads the log. Elsewhere: when regions are cleaned (`cleaner`),
+//! and what a failed log means for writes (`write`).
 //!
-//! Rule kept here: a log that could not be read says nothing, and one that could not be written
+//! Rule kept here: a log that could not be read is not trusted, and a log that could not be written
 //! stays failed until it has been written as a whole.
 
 mod batch;
@@ -31,62 +32,62 @@ pub(super) use health::{Health, Letter};
 
 /// Writes of one batch in flight together; the rest of a batch follows.
 const WRITES_IN_FLIGHT: usize = 8;
-/// Longest read or write of the log, and so the memory for one: 32 KiB, the bits of 262,144
+/// Longest read or write of the log, and the size of its buffer: 32 KiB, the bits of 262,144
 /// regions.
 const PIECE_BYTES: u32 = 32 * 1024;
 
-/// What the log's task does next.
+/// The next action of the log's task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
-    /// Write what has changed.
+    /// Write the changed blocks.
     Write,
     /// End.
     End,
 }
 
-/// Blocks that differ from what is on disk.
+/// Blocks that differ from the log on disk.
 #[derive(Default)]
 struct Changed {
-    /// Each once.
+    /// Each block once.
     queue: VecDeque<u64>,
     queued: Option<Bits>,
 }
 
-/// A device's part of the log.
+/// The log's device and buffer.
 struct OnDisk {
     disk: Disk,
     buffer: Buffer,
     piece_bytes: u32,
 }
 
-/// What stands around the bits, and what it says of the legs.
+/// The bytes around the bits, and the legs named in them.
 struct Header {
     bytes: RefCell<Box<[u8; HEADER_BYTES]>>,
-    /// What stands in the last block behind the bits.
+    /// The bytes in the last block after the bits.
     tail: RefCell<Vec<u8>>,
     /// The batch that makes the leg flags durable.
     flags_batch: Cell<u64>,
-    /// It names the legs whatever there is to remember.
+    /// The header names the legs even if no leg is stale.
     named: Cell<bool>,
-    /// It names others than the mirror has, so nothing in the log is trusted.
+    /// The header names legs that the mirror does not have, so nothing in the log is trusted.
     foreign_legs: Cell<bool>,
 }
 
-/// What has changed, and how far writing it has come. Each of the three flags may be set without
-/// the others: marks wait for a batch that is not wanted yet, and what is wanted at the end is
-/// still written.
+/// The changed blocks, and the progress of writing them. Each of the three flags may be set without
+/// the others: marks wait for a batch that is not requested yet, and a batch requested at the end
+/// is still written.
 struct Batches {
     changed: RefCell<Changed>,
     /// The batch that marks made now will be in.
     collecting: Cell<u64>,
-    /// The last batch that was written, or could not be, and which of the two.
+    /// The last batch that was written or failed, and its result.
     ended: Cell<u64>,
     last: Cell<LastBatch>,
     /// There are marks among the changes.
     marks: Cell<bool>,
-    /// A batch is wanted.
+    /// A batch is requested.
     wanted: Cell<bool>,
-    /// The log's task ends when no batch is wanted.
+    /// The log's task ends when no batch is requested.
     closing: Cell<bool>,
 }
 
@@ -106,20 +107,20 @@ pub(super) struct Log {
 /// The log could not be written and made durable.
 pub(super) struct SyncError {
     pub(super) error: DiskError,
-    /// Nothing had failed before, so an administrator has not heard of it.
+    /// Nothing had failed before, so the administrator has not been notified.
     pub(super) is_news: bool,
 }
 
 /// Why a log cannot be opened.
 pub(super) enum Unusable {
-    /// The device is smaller than this.
+    /// The device is smaller than the log, which has this length.
     TooSmall(Sectors),
     /// There is no memory for it.
     NoMemory,
 }
 
 impl Log {
-    /// A log for so many regions; nothing is read yet.
+    /// A log for `regions` regions; nothing is read yet.
     pub(super) fn new(
         host: &Rc<dyn Host>,
         disk: Option<Disk>,
@@ -178,7 +179,7 @@ impl Log {
         self.device.is_some()
     }
 
-    /// How far it can be trusted.
+    /// The log's health.
     #[inline]
     pub(super) fn health(&self) -> Health {
         self.health.get()
@@ -189,34 +190,35 @@ impl Log {
         if self.device.is_some() { self.batches.collecting.get() } else { 0 }
     }
 
-    /// Whether a batch has been written, or could not be.
+    /// Whether a batch has been written or has failed.
     pub(super) fn has_ended(&self, batch: u64) -> bool {
         batch <= self.batches.ended.get()
     }
 
-    /// Whether marks of earlier batches are missing on disk, because the disk refused them.
+    /// Whether marks of the last batch are missing on disk, because its writes failed.
     pub(super) fn is_behind(&self) -> bool {
         self.batches.last.get() == LastBatch::MarksLost
     }
 
-    /// A region's bit was cleared, and a write waits for it.
+    /// A region's bit was cleared, and a write waits until that is durable.
     pub(super) fn mark(&self, region: RegionIndex) {
         self.note(self.layout.block_of(region), true);
     }
 
-    /// A region's bit was set. Written with the next batch, or when [`Log::request`] asks for one.
+    /// A region's bit was set. It is written with the next batch, or when [`Log::request`] requests
+    /// one.
     pub(super) fn clear(&self, region: RegionIndex) {
         self.note(self.layout.block_of(region), false);
     }
 
-    /// Everything has to be written.
+    /// Marks all blocks as changed.
     pub(super) fn change_all(&self) {
         for block in 0..self.layout.blocks() {
             self.note(block, true);
         }
     }
 
-    /// All of the log is about to be written, header first: if that succeeds marks can be made
+    /// The whole log is about to be written, header first: if that succeeds, marks can be made
     /// again.
     pub(super) fn begin_whole(&self) {
         self.change_header();
@@ -228,12 +230,12 @@ impl Log {
         self.health.set(self.health.get().without_marks());
     }
 
-    /// Whether what was read names other legs than the mirror has; only once.
+    /// Whether the header that was read names other legs than the mirror has; `true` only once.
     pub(super) fn take_foreign_legs(&self) -> bool {
         self.header.foreign_legs.take()
     }
 
-    /// The header has to be written.
+    /// Marks the header as changed.
     pub(super) fn change_header(&self) {
         self.note(0, true);
     }
@@ -249,7 +251,7 @@ impl Log {
         self.batches.marks.set(self.batches.marks.get() | mark);
     }
 
-    /// Asks for a batch; what is marked until it is taken is in it.
+    /// Requests a batch; marks made until it is taken are in it.
     pub(super) fn request(&self) {
         if self.device.is_some() && !self.batches.wanted.replace(true) {
             self.work.wake_all();
@@ -266,13 +268,13 @@ impl Log {
         }
     }
 
-    /// Writes what has changed so far and waits for it; then everything written is made durable.
+    /// Writes the blocks changed so far, waits for the writes, and flushes the device.
     pub(super) async fn sync(&self) -> Result<(), SyncError> {
         let Some(device) = &self.device else { return Ok(()) };
         self.until_ended(self.batches.collecting.get()).await;
         let lost = self.batches.last.get() != LastBatch::Written;
         if let Some(error) = self.failure.borrow().clone().filter(|_| lost) {
-            // A flush would say nothing about it; as in the kernel, the letter stays `D`.
+            // A flush would not report this error; as in the kernel, the letter stays `D`.
             return Err(SyncError { error, is_news: false });
         }
         device.disk.flush().await.map_err(|error| {
@@ -282,7 +284,7 @@ impl Log {
         })
     }
 
-    /// Puts the legs that missed something into the header; durable when [`Log::remembers_legs`].
+    /// Puts the stale legs into the header; durable once [`Log::remembers_legs`] returns `true`.
     pub(super) fn set_flags(&self, legs: &[u64], stale: LegSet) {
         if self.device.is_none() {
             return;
@@ -298,29 +300,29 @@ impl Log {
         self.request();
     }
 
-    /// The header names its legs from now on, also when none has missed anything.
+    /// The header names its legs from now on, even if none is stale.
     pub(super) fn name_legs(&self) {
         self.header.named.set(!mutant::is(Mutant::LegsNotNamed));
     }
 
-    /// Whether the legs that missed something are in the header on disk, as far as that is
-    /// possible.
+    /// Whether the batch with the stale legs has ended: they are in the header on disk, unless it
+    /// failed.
     pub(super) fn remembers_legs(&self) -> bool {
         self.has_ended(self.header.flags_batch.get())
     }
 
-    /// Waits until the legs that missed something are remembered.
+    /// Waits until the batch with the stale legs has ended.
     pub(super) async fn until_legs_remembered(&self) {
         self.until_ended(self.header.flags_batch.get()).await;
     }
 
-    /// Ends the log's task when nothing is left to write.
+    /// Ends the log's task once no batch is requested.
     pub(super) fn close(&self) {
         self.batches.closing.set(true);
         self.work.wake_all();
     }
 
-    /// What the task does next, if anything.
+    /// The task's next action, if any.
     pub(super) fn next_work(&self) -> Option<Work> {
         if self.batches.wanted.get() {
             return Some(Work::Write);

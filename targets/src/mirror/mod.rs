@@ -3,71 +3,73 @@
 //! # The protocol
 //!
 //! A mirror has 2 to 9 *legs* with the same content, and is divided into *regions*. A **write**
-//! goes to all legs, and is acknowledged when all have it. Before a leg is written, the regions of
-//! the write are marked dirty in the log, durably (I7); all writes that have to wait for that share
-//! one write of the log. A region stays dirty for a while ([`target::CLEAN_DELAY_MS`]), so that the
-//! next writes to it go out at once. Then all legs are flushed, and the regions that nobody touched
-//! meanwhile become clean again, many at a time.
+//! goes to all legs, and is acknowledged when it has completed on all of them. Before a leg is
+//! written, the regions of the write are marked dirty in the log, durably (I7); all writes that
+//! wait for a mark share one write of the log. A region stays dirty for a while
+//! ([`target::CLEAN_DELAY_MS`]), so that the next writes to it are issued immediately. Then all
+//! legs are flushed, and the regions not written since become clean again, in batches.
 //!
 //! After a crash the legs may differ in the dirty regions, and only there. These are *out of sync*:
-//! reads go to the *default leg* alone, so that they give the same bytes each time, and writes to
-//! the *source legs*. **Recovery** copies them from the default leg to all legs that are no
-//! sources. Several regions recover at once, contiguous ones in one copy; a write waits only for
-//! the copy that its own region is in.
+//! their reads go to the *default leg* alone, so that they return the same bytes each time, and
+//! their writes to the *source legs*. **Recovery** copies them from the default leg to all legs
+//! that are not sources. Several regions recover concurrently, contiguous ones in one copy; a write
+//! waits only for the copy of its own region.
 //!
-//! A **leg that fails** a write is no source any more and its region is out of sync; it is *stale*,
-//! and that is written to the header of the log (where the kernel's format leaves room) before
-//! anything is acknowledged that only the other legs have. So it is no source after a restart
-//! either, and is not read from until everything has been recovered. From the first failure or
-//! change of legs on the header names all legs, and its bits are about these alone: opened with
-//! another one, nothing is in sync, and that leg is stale. What becomes of the write follows the
-//! kernel's table ([`legs::Legs::verdict`]): with `handle_errors` it is *held* until the mirror is
-//! suspended (then it is for the next table) or its legs are changed (then it is tried again); with
-//! `keep_log`, and without `handle_errors`, it succeeds on the legs that are left.
+//! A **leg that fails** a write is no longer a source, and the region is out of sync. The leg is
+//! *stale*, which is written to the header of the log (where the kernel's format leaves room)
+//! before any write is acknowledged that only the other legs have. So the leg is not a source after
+//! a restart either, and is not read until every region has been recovered. From the first failure
+//! or change of legs on, the header names all legs, and the log's bits apply to these alone: if the
+//! log is opened with another leg, nothing is in sync, and that leg is stale. The result of the
+//! write follows the kernel's table ([`legs::Legs::verdict`]): with `handle_errors` it is *held*
+//! until the mirror is suspended (then it is requeued for the next table) or its legs are changed
+//! (then it is retried); with `keep_log`, and without `handle_errors`, it succeeds on the remaining
+//! legs.
 //!
 //! # Where this differs from the kernel, and why
 //!
-//! * *Sources are a set.* The kernel knows the default leg only. Of three legs of which one is
-//!   replaced, two are right, and stay so: both are written in regions out of sync, and either can
-//!   be the default.
-//! * *What could not be read is never made up.* Without `handle_errors` the kernel writes zeroes to
-//!   the other legs where the source cannot be read, and counts the region as in sync; it also
-//!   counts regions as in sync that a leg could not be written in. Here such a region stays out of
-//!   sync: the other legs keep what they had, status shows it, all else goes on. If another source
-//!   leg is there, the region is recovered from that one.
-//! * *No write is acknowledged that no source leg has.* Without `handle_errors` the kernel
-//!   acknowledges a write that failed on the only leg known to be right as long as another one took
-//!   it, and recovers that other one from the former later. Here it fails.
-//! * *The default leg changes whenever another source leg is healthier*, also without
+//! * *Sources are a set.* The kernel has the default leg only. If one of three legs is replaced,
+//!   the other two are up to date and stay so: both are written in regions out of sync, and either
+//!   can be the default.
+//! * *Unreadable data is never replaced by zeroes.* Without `handle_errors` the kernel writes
+//!   zeroes to the other legs where the source cannot be read, and counts the region as in sync; it
+//!   also counts regions as in sync in which a write to a leg failed. Here such a region stays out
+//!   of sync: the other legs keep their data, the status shows the region, and everything else
+//!   continues. If there is another source leg, the region is recovered from that leg.
+//! * *No write is acknowledged unless a source leg has it.* Without `handle_errors` the kernel
+//!   acknowledges a write that failed on the only leg known to be up to date if it succeeded on
+//!   another leg, and later recovers that leg from the first. Here the write fails.
+//! * *The default leg changes whenever another source leg is healthier*, even without
 //!   `handle_errors`.
-//! * *A read is tried on every leg that can have the data*, also on one with errors when there is
+//! * *A read is tried on every leg that may have the data*, even on a leg with errors if there is
 //!   no other.
-//! * *Discards are tracked* like writes. Whether a discarded range reads the same on all legs is up
-//!   to them: `check` may list it. A discard that some legs did and others refused puts the region
-//!   out of sync, and recovery makes it the same everywhere; no leg counts as failed.
-//! * *Which legs are right is remembered.* With a log in memory too: [`leg_state`] says what is put
-//!   on record, and what a later server makes of it. Where no leg is known to be right, none is
+//! * *Discards are tracked* like writes. Whether a discarded range reads the same on all legs
+//!   depends on the legs: `check` may list it. A discard that some legs completed and others
+//!   refused puts the region out of sync, and recovery makes the legs equal; no leg counts as
+//!   failed.
+//! * *The set of up-to-date legs is journaled*, also for a log in memory: [`leg_state`] defines
+//!   what is journaled and how a later server uses it. If no leg is known to be up to date, none is
 //!   chosen.
-//! * *A resumed mirror believes in sync only what it also knew itself*, whatever the log or
-//!   `nosync` say.
-//! * Only blocks of the log that changed are written, and clean regions in batches.
+//! * *A resumed mirror trusts a region as in sync only if it was in sync before the suspend*,
+//!   whatever the log or `nosync` says.
+//! * Only changed blocks of the log are written, and regions are cleaned in batches.
 //!
-//! As in the kernel, users' writes that overlap and are in flight together may leave the legs
-//! different in that range.
+//! As in the kernel, overlapping user writes in flight together may leave the legs different in
+//! that range.
 //!
-//! A region that could not be recovered is tried again when the mirror is resumed, when its legs
-//! change, or on demand, as in the kernel. A kernel that uses the log in between does not know of
-//! stale legs, and recovers from the first one.
+//! A region that could not be recovered is retried when the mirror is resumed, when its legs
+//! change, or on demand, as in the kernel. A kernel that uses the log in between ignores the stale
+//! flags, and recovers from the first leg.
 //!
 //! # Who does what
 //!
 //! [`regions`] with `regions_clean`, `regions_lock` and `regions_flush`, [`legs`] with
-//! `read_balance`, and [`leg_state`] decide (pure), [`mod@format`] knows the log's bytes (pure),
-//! `log` makes marks durable, `cleaner` makes regions clean, `recovery` copies, `read`, `write` and
-//! `flush` carry requests out, `record` puts the state of the legs on record, [`target`] is the
-//! mirror's state and `lifecycle` its beginning and end, [`compare`] compares and repairs,
-//! `change_legs` changes the legs. All of it runs on one thread, so state is borrowed, never
-//! locked, and never borrowed across an await.
+//! `read_balance`, and [`leg_state`] decide (pure), [`mod@format`] encodes and decodes the log
+//! (pure), `log` makes marks durable, `cleaner` makes regions clean, `recovery` copies, `read`,
+//! `write` and `flush` carry out requests, `record` journals the state of the legs, [`target`] is
+//! the mirror's state and `lifecycle` opens, suspends, resumes and closes it, [`compare`] compares
+//! and repairs, `change_legs` changes the legs. All of it runs on one thread, so state is borrowed,
+//! never locked, and never borrowed across an await.
 
 pub mod bits;
 mod change_legs;
@@ -103,20 +105,21 @@ use std::rc::Rc;
 use crate::disk::DiskError;
 use legs::Failure;
 
-/// What an administrator should hear about. Targets do not log; whoever made the mirror listens.
+/// An event for the administrator. Targets do not log; the caller that opened the mirror supplies a
+/// listener.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Every region is in sync.
     InSync,
-    /// A leg had its first error of a kind since everything was in sync.
+    /// A leg had its first error of a kind since all regions were in sync.
     LegFailed {
-        /// Its place in the table, from 0.
+        /// The leg's index in the table, from 0.
         leg: usize,
-        /// Its disk.
+        /// The leg's disk.
         disk: Rc<str>,
-        /// What failed.
+        /// The kind of failure.
         failure: Failure,
-        /// How.
+        /// The disk's error.
         error: DiskError,
     },
     /// The log could not be read or written.

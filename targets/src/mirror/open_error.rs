@@ -1,4 +1,4 @@
-//! Why a mirror cannot be opened, in one line for its user.
+//! The errors of opening a mirror, each one line for the user.
 
 use std::fmt;
 use std::rc::Rc;
@@ -6,39 +6,38 @@ use std::rc::Rc;
 use super::legs::MAX_LEGS;
 use crate::units::Sectors;
 
-/// Why a mirror cannot be opened, or a leg not be taken into it.
+/// Why a mirror cannot be opened, or a leg cannot be added to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenError {
-    /// Fewer legs than two or more than nine.
+    /// Fewer than two legs, or more than nine.
     LegCount(usize),
-    /// The region size is no power of two of at least two sectors, is larger than the mirror, or
+    /// The region size is not a power of two of at least two sectors, is larger than the mirror, or
     /// makes too many regions.
     RegionSize(Sectors),
-    /// Something is not a multiple of a disk's block: the length, the region size, or a leg's
-    /// offset.
+    /// The length, the region size, or a leg's offset is not a multiple of a disk's block size.
     Misaligned {
         /// The disk.
         disk: Rc<str>,
-        /// Its block, in bytes.
+        /// Its block size, in bytes.
         block_bytes: u32,
     },
     /// A leg ends before the mirror does.
     LegTooSmall {
-        /// Its disk.
+        /// The leg's disk.
         disk: Rc<str>,
-        /// What the disk would have to hold.
+        /// The disk size that the leg needs.
         needed: Sectors,
     },
     /// The log does not fit its device.
     LogTooSmall {
         /// The log's disk.
         disk: Rc<str>,
-        /// What it would have to hold.
+        /// The disk size that the log needs.
         needed: Sectors,
     },
     /// There is no such leg to recover from.
     NoSuchLeg(usize),
-    /// No leg is known to have everything, and none is named.
+    /// No leg is known to have all data, and the user named none.
     NoSource,
     /// There is no memory for the log.
     NoMemory,

@@ -1,4 +1,4 @@
-//! What a mirror keeps beside its regions and legs, in the parts that belong together.
+//! The state of a mirror beside its regions and legs, grouped by use.
 
 use std::cell::Cell;
 
@@ -6,16 +6,16 @@ use super::status::Progress;
 use crate::exec::WaitQueue;
 use crate::gate::Gate;
 
-/// Whether requests are taken, and what becomes of those that are held.
+/// Whether requests are accepted, and how held requests end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Requests are taken.
+    /// Requests are accepted.
     Running,
     /// Requests wait while legs are changed.
     Changing,
-    /// Suspended for another table: what is held is for that one.
+    /// Suspended for another table: held requests are requeued to it.
     SuspendedNoflush,
-    /// Suspended for good: what is held fails.
+    /// Suspended with flush: held requests fail.
     SuspendedFlush,
 }
 
@@ -26,46 +26,46 @@ impl Phase {
     }
 }
 
-/// What requests come to: whether they are taken, and what they wait for.
+/// Whether requests are accepted, and what they wait for.
 pub(super) struct Requests {
     pub(super) phase: Cell<Phase>,
-    /// Guards the legs and the log: inside are the requests that are under way, and regions that
-    /// are compared. Held whenever requests are not taken, and closed at the mirror's end. Requests
-    /// that the mirror itself holds have left, and wait for what the gate says of `phase`.
+    /// Guards the legs and the log: inside are requests under way and regions being compared. Held
+    /// whenever requests are not accepted, and closed at the mirror's end. Requests held by the
+    /// mirror have left the gate, and wait on it for a change of `phase`.
     pub(super) gate: Gate,
-    /// Requests that are held.
+    /// The number of held requests.
     pub(super) held: Cell<usize>,
-    /// Counts the changes of legs, for what is held.
+    /// Counts changes of the legs, for held requests.
     pub(super) changes: Cell<u64>,
-    /// What waits until nothing is under way is to give that up.
+    /// A suspend or a change of legs that waits for requests under way is to be given up.
     pub(super) given_up: Cell<bool>,
-    /// For writes: regions are released, entries are free.
+    /// Wakes writes when regions are released or entries become free.
     pub(super) released: WaitQueue,
 }
 
-/// What the lanes of recovery share.
+/// The shared state of the recovery lanes.
 #[derive(Default)]
 pub(super) struct Recovery {
-    /// How many want it to stand still: it takes no more work then.
+    /// The number of callers that have paused recovery; above zero, lanes take no work.
     pub(super) paused: Cell<usize>,
     /// Lanes that have work.
     pub(super) running: Cell<usize>,
-    /// How far it has come, while it is under way.
+    /// Progress, while recovery is under way.
     pub(super) progress: Cell<Option<Progress>>,
-    /// For its lanes.
+    /// Wakes the lanes.
     pub(super) work: WaitQueue,
 }
 
-/// What the cleaner goes by.
+/// The state of the cleaner.
 pub(super) struct Cleaner {
     pub(super) delay_ms: Cell<u64>,
-    /// Batches of regions that are being cleaned.
+    /// Batches of regions being cleaned.
     pub(super) batches: Cell<usize>,
-    /// The legs in the log's header are others now, but a flush of the legs must come before they
-    /// are written.
+    /// The stale legs in the log's header have changed, but the legs must be flushed before the
+    /// header is written.
     pub(super) flags_pending: Cell<bool>,
-    /// The last such flush failed. Both at once: another one is to be tried.
+    /// The last such flush failed. If `flags_pending` is also set, the flush is to be retried.
     pub(super) flags_lost: Cell<bool>,
-    /// For the cleaner.
+    /// Wakes the cleaner.
     pub(super) wanted: WaitQueue,
 }

@@ -1,6 +1,6 @@
 //! Reads of a mirror.
 //!
-//! Rules kept here: I6, and: where legs may differ only the source legs are read, the default leg
+//! Rules kept here: I6, and: where the legs may differ, only source legs are read, the default leg
 //! first.
 
 use super::legs::{Failure, LegSet};
@@ -24,7 +24,7 @@ impl Mirror {
         Ok(())
     }
 
-    /// Reads a part of a request, from one leg after the other until one can be read.
+    /// Reads a part of a request, trying one leg after the other until a read succeeds.
     async fn read_stretch(
         &self,
         request: &Request,
@@ -58,8 +58,8 @@ impl Mirror {
         }
     }
 
-    /// The leg for a read, which begins. The regions are looked at again for each attempt: they may
-    /// have got out of sync.
+    /// Picks the leg for a read and begins the read. The regions are checked again for each
+    /// attempt: they may have gone out of sync.
     fn pick_leg(&self, sector: Sector, count: Sectors, tried: LegSet) -> Option<usize> {
         let State { regions, legs } = &mut *self.state.borrow_mut();
         let (first, last) =

@@ -1,27 +1,26 @@
 //! Which leg a read goes to. Pure.
 //!
-//! Reads of regions in sync go to the leg with the least to do: fewest reads in flight, weighted
-//! with how long it took lately. A sequential stream stays on its leg, whose read-ahead it profits
-//! from, as long as that leg is not much busier than others. Reads of regions out of sync go to the
-//! default leg.
+//! Reads of regions in sync go to the least busy leg: the fewest reads in flight, weighted by
+//! recent latency. A sequential stream stays on its leg, to benefit from read-ahead, as long as
+//! that leg is not much busier than the others. Reads of regions out of sync go to the default leg.
 
 use super::legs::{Failure, LegSet, Legs, STREAMS};
 use crate::mutant::{self, Mutant};
 use crate::units::{Sector, Sectors};
 
-/// Reads in flight that a leg may have more than the least busy one before a stream leaves it.
+/// Reads in flight that a leg may have in excess of the least busy one before a stream leaves it.
 pub(super) const STREAM_SLACK: u32 = 8;
-/// Weight of the latest read in a leg's average latency: one part in so many.
+/// The latest read counts for 1/`AVERAGED` of a leg's average latency.
 const AVERAGED: u64 = 8;
-/// Fraction of its average by which a leg's latency fades with each read that passes it by, so that
-/// it is tried again.
+/// A leg's average latency decays by 1/`FADING` with each read sent to another leg, so that the leg
+/// is tried again.
 const FADING: u64 = 256;
 /// Fixed-point factor of average latencies.
 const SCALE: u64 = 1024;
 
 impl Legs {
-    /// The leg for a read of a region that is in sync, of those not tried yet: one without errors
-    /// if there is one, else one that could be written at least, else any that is not stale.
+    /// Picks the leg for a read of regions in sync, among those not tried yet: a leg without errors
+    /// if there is one, else a leg with read errors only, else any leg that is not stale.
     pub fn pick(&mut self, sector: Sector, tried: LegSet) -> Option<usize> {
         let untried = self.all().without(self.stale()).without(tried);
         let at_most = |kinds: u8| {
@@ -39,8 +38,8 @@ impl Legs {
         Some(leg)
     }
 
-    /// The leg for a read of a region that is out of sync: the default leg, or if that was tried
-    /// another source leg, which holds the same.
+    /// Picks the leg for a read of a region out of sync: the default leg or, if that was tried,
+    /// another source leg, which has the same data.
     pub fn pick_source(&mut self, tried: LegSet) -> Option<usize> {
         if mutant::is(Mutant::OutOfSyncReadsSpread) {
             self.turn = (self.turn + 1) % self.legs.len();
@@ -66,7 +65,7 @@ impl Legs {
             let it = &self.legs[*leg];
             (u64::from(it.reads_in_flight) + 1) * (SCALE + it.latency)
         };
-        // Of equally busy legs the one whose turn it is.
+        // Equally busy legs take turns.
         let in_turn =
             (0..count).map(|step| (self.turn + step) % count).filter(|leg| candidates.has(*leg));
         in_turn.min_by_key(cost)
@@ -86,7 +85,7 @@ impl Legs {
         }
     }
 
-    /// A read on a leg has ended after so many milliseconds.
+    /// A read on a leg has ended after `took_ms`.
     pub fn end_read(&mut self, leg: usize, took_ms: u64) {
         let Some(it) = self.legs.get_mut(leg) else { return };
         it.reads_in_flight = it.reads_in_flight.saturating_sub(1);

@@ -1,9 +1,9 @@
-//! The record of a mirror's legs: put where a later server finds it whenever it changes.
+//! The journal record of a mirror's legs: written whenever it changes, for a later server.
 //!
 //! Rule kept here (I10): no write, discard or flush is acknowledged, and no leg is copied over,
-//! while the record claims more than is true. Where it cannot be written, what depends on it fails;
-//! each such request tries once more, so it works again as soon as there is room. A record that
-//! claims less than is true hurts nobody but costs a later server more copying.
+//! while the record claims more than is true. If the record cannot be written, requests that depend
+//! on it fail; each such request retries the record, so requests succeed again as soon as there is
+//! room. A record that claims less than is true is safe, but costs a later server more copying.
 
 use super::config::RecordError;
 use super::leg_state::{Claims, KnownLeg, LegState};
@@ -13,7 +13,7 @@ use crate::mutant::{self, Mutant};
 use crate::request::TargetError;
 
 impl Mirror {
-    /// What is true of the legs now.
+    /// The claims that are true of the legs now.
     fn claims(&self) -> Claims {
         let State { regions, legs } = &*self.state.borrow();
         let log_works = self.log.on_disk() && !self.log.health().is_dead();
@@ -24,10 +24,10 @@ impl Mirror {
         }
     }
 
-    /// Puts what is true of the legs on record, unless it is there.
+    /// Journals the current claims, unless they are journaled already.
     ///
     /// # Errors
-    /// What stands there claims more than is true, and cannot be replaced.
+    /// The journaled record claims more than is true, and cannot be replaced.
     pub(super) fn record(&self) -> Result<(), RecordError> {
         let names = || {
             let disks = self.disks.borrow();
@@ -36,16 +36,15 @@ impl Mirror {
         self.put(self.claims(), names)
     }
 
-    /// Puts what is true on record if that can be done now; what depends on it asks for it once
-    /// more.
+    /// Journals the current claims if that is possible now; a request that depends on them retries.
     pub(super) fn try_record(&self) {
         if self.record().is_err() {
             // Nothing is acknowledged until it succeeds: see `acknowledge`.
         }
     }
 
-    /// Puts on record that one leg will be another disk, be added or be taken out: before it is so,
-    /// and claiming nothing that is not true before as well.
+    /// Journals that one leg will be replaced, added or removed: before the change, and with no
+    /// claim that is not already true before it.
     pub(super) fn record_change(
         &self,
         index: usize,
@@ -69,7 +68,7 @@ impl Mirror {
         let claims = Claims { sources, in_sync: truth.in_sync && taken_out, ..truth };
         let before = self.recorded.take();
         let put = self.put(claims, || names);
-        // Until the legs are others it says less than is true of those that there are.
+        // Until the legs have changed, the record claims less than is true of the present ones.
         self.recorded.set(if put.is_ok() { None } else { before });
         put
     }
@@ -101,7 +100,7 @@ impl Mirror {
                 Ok(())
             }
             Err(why) => {
-                // It may have been replaced all the same.
+                // The record may have been replaced nevertheless.
                 let claimed = before.map(|before| before.or(truth));
                 self.recorded.set(claimed);
                 let harmless = claimed.is_some_and(|claimed| !claimed.exceed(truth));
@@ -110,13 +109,13 @@ impl Mirror {
         }
     }
 
-    /// Whether a leg may be copied over: the record does not call it right.
+    /// Whether a leg may be copied over: the record does not name it as a source.
     pub(super) fn may_copy(&self) -> bool {
         self.recorded.get() == Some(self.claims()) || self.record().is_ok()
     }
 
-    /// The last step of a request that has been carried out: it succeeds if what a later server
-    /// will believe of the legs is true.
+    /// The last step of a request that has been carried out: succeeds if every claim in the record,
+    /// which a later server trusts, is true.
     pub(super) fn acknowledge(&self) -> Result<(), TargetError> {
         let claims_too_much =
             self.recorded.get().is_none_or(|recorded| recorded.exceed(self.claims()));
@@ -126,7 +125,7 @@ impl Mirror {
         Err(self.eio(None))
     }
 
-    /// For a mutant: what is true now is taken to be on record, and is not.
+    /// For a mutant: treats the current claims as journaled although they are not.
     pub(super) fn pretend_recorded(&self) {
         self.recorded.set(Some(self.claims()));
     }

@@ -1,13 +1,13 @@
 //! Recovery of a mirror: regions that are out of sync are copied from the default leg.
 //!
-//! [`LANES`] tasks recover at the same time, each its own regions. Small regions that follow each
-//! other are copied together, up to the copy engine's largest slice, and one by one if that fails.
-//! A region is withheld from users' writes from the moment it is chosen until its copy has ended;
-//! nothing else of the mirror is.
+//! [`LANES`] tasks recover concurrently, each its own regions. Small contiguous regions are copied
+//! together, up to the copy engine's largest slice, and one by one if that fails. A region is
+//! withheld from users' writes from the moment it is chosen until its copy has ended; no other
+//! region is.
 //!
-//! Rules kept here: the source is the default leg, or another source leg where that cannot be read;
-//! a region counts as in sync only when every leg has been written; what could not be read is not
-//! written.
+//! Rules kept here: the source is the default leg, or another source leg if the default leg cannot
+//! be read; a region counts as in sync only when every leg has been written; data that could not be
+//! read is not written.
 
 use super::legs::{Failure, LegSet};
 use super::regions::Span;
@@ -18,16 +18,15 @@ use crate::disk::DiskError;
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 
-/// Copies under way at the same time. Each takes at most 4 MiB, so all of them take half of what
-/// the server has.
+/// Concurrent copies. Each takes at most 4 MiB, so together they take half of the server's memory.
 pub const LANES: usize = 8;
 
-/// What a copy of regions came to.
+/// The result of a copy of regions.
 enum Copied {
     Yes,
     /// The source could not be read.
     Unreadable(DiskError),
-    /// Some leg could not be written.
+    /// A leg could not be written.
     Unwritten,
 }
 
@@ -47,7 +46,7 @@ impl Mirror {
         }
     }
 
-    /// The next regions to recover; `None` inside at the mirror's end.
+    /// The next regions to recover; `Some(None)` at the mirror's end.
     fn next_recovery(&self) -> Option<Option<Span>> {
         if self.requests.gate.is_closed() {
             return Some(None);
@@ -87,7 +86,7 @@ impl Mirror {
         self.state.borrow().legs.default_leg()
     }
 
-    /// Copies one region from one source leg after the other until one can be read.
+    /// Copies one region, trying one source leg after the other until one can be read.
     async fn recover_one(&self, span: Span) -> bool {
         let mut tried = LegSet::default();
         loop {
@@ -104,7 +103,7 @@ impl Mirror {
         }
     }
 
-    /// Copies regions from one leg to all that are no sources.
+    /// Copies regions from one leg to all legs that are not sources.
     async fn copy_regions(&self, span: Span, source: usize) -> Copied {
         let (sector, count) =
             (self.region_size.start_of(span.first), self.len_of(span.first, span.count));
@@ -122,7 +121,7 @@ impl Mirror {
             let (to, to_at) = self.place(leg, sector);
             job.parts.push(Part { from: at, count, to, at: to_at, failed: false });
         }
-        // A leg that cannot be written does not keep the data from the others.
+        // A failed write to one leg does not stop the writes to the others.
         self.copy.run_parts(&mut job, &from, Flags { independent: true, ..Flags::default() }).await;
         self.count_bytes(count.bytes());
         if let Some(error) = job.read_error.clone() {
@@ -162,19 +161,20 @@ impl Mirror {
         }
     }
 
-    /// Looks at everything again that is out of sync, also at what could not be recovered before.
+    /// Restarts recovery of all regions out of sync, including those that could not be recovered
+    /// before.
     pub fn recover_again(&self) {
         self.state.borrow_mut().regions.restart();
         self.recovery.work.wake_all();
     }
 
-    /// Waits until no recovery is under way and keeps it so until [`Mirror::go_on`].
+    /// Pauses recovery until [`Mirror::go_on`], and waits until none is under way.
     pub(super) async fn pause_recovery(&self) {
         self.recovery.paused.set(self.recovery.paused.get() + 1);
         self.quiet.until(|| (self.recovery.running.get() == 0).then_some(())).await;
     }
 
-    /// Recovery may go on.
+    /// Ends a pause of recovery.
     pub(super) fn go_on(&self) {
         self.recovery.paused.set(self.recovery.paused.get().saturating_sub(1));
         self.recovery.work.wake_all();

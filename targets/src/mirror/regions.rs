@@ -1,9 +1,9 @@
-//! The regions of a mirror and what a request must do about them. Pure: no I/O, no waiting.
+//! The regions of a mirror and what a request must do in them. Pure: no I/O, no waiting.
 //!
-//! Two bits a region say almost everything. *In sync*: the legs are the same there, but for writes
-//! in flight. *Clean*: what the log has, or may have at any moment; it is cleared before a leg is
-//! written and set when the legs are known to be the same durably. Together they are the kernel's
-//! states:
+//! Two bits per region hold almost all of the state. *In sync*: the legs are the same there, except
+//! for writes in flight. *Clean*: the region's bit in the log, now or at any later moment; it is
+//! cleared before a leg is written, and set when the legs are known to be durably the same.
+//! Together they encode the kernel's states:
 //!
 //! | in sync | clean | state |
 //! | --- | --- | --- |
@@ -11,15 +11,15 @@
 //! | yes | no | dirty: writes are in flight, or were not long ago |
 //! | no | no | out of sync; *recovering* while it is withheld for a copy |
 //!
-//! A region has an entry only while there is more to know: writes in flight, the write of the log
-//! that made it dirty, whether it is withheld. A withheld region has no writes in flight once it is
-//! *quiet*, and new ones wait until it is released: that is how recovery and comparing have a
-//! region for themselves.
+//! A region has an entry only while there is more state: writes in flight, the log batch that marks
+//! it dirty, whether it is withheld. A withheld region is *quiet* once no write is in flight in it,
+//! and new writes wait until it is released: this is how recovery and compare get exclusive access
+//! to a region.
 //!
-//! Rules kept here: the decision halves of I7 (a write is told which write of the log it must wait
-//! for; a region becomes clean only if no write touched it since the legs' flush was started, in
-//! `regions_clean` beside this file), and: a region that is out of sync never becomes clean by a
-//! completed write, only by recovery, which is in `regions_lock`.
+//! Rules kept here: the decision halves of I7 (`begin_write` returns the log batch that a write
+//! must wait for; a region becomes clean only if no write touched it since the flush of the legs
+//! was started, see `regions_clean`), and: a region that is out of sync never becomes clean through
+//! a completed write, only through recovery, see `regions_lock`.
 
 use std::collections::VecDeque;
 
@@ -32,9 +32,9 @@ use crate::units::RegionIndex;
 /// What a write may do in a region now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Go to all legs.
+    /// Write to all legs.
     InSync,
-    /// Go to the source legs only.
+    /// Write to the source legs only.
     OutOfSync,
     /// Wait until the region is released.
     Withheld,
@@ -60,14 +60,14 @@ impl Span {
     }
 }
 
-/// Who has something to do after a write has ended.
+/// The tasks to wake after a write has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wake {
-    /// Somebody waits for a withheld region that is quiet now.
+    /// A withheld region is quiet now: its holder.
     pub quiet: bool,
-    /// The first region waits to be cleaned, or too many do.
+    /// The first region is queued for cleaning, or too many are: the cleaner.
     pub cleaner: bool,
-    /// An entry is gone, and a write may wait for room.
+    /// An entry has been freed: writes that wait for room.
     pub room: bool,
 }
 
@@ -76,23 +76,23 @@ pub(super) struct Entry {
     pub(super) region: u64,
     pub(super) pending: u32,
     pub(super) withheld: bool,
-    /// A search for work met it while it was withheld by somebody else.
+    /// A search by recovery found it while it was already withheld.
     pub(super) skipped: bool,
-    /// It stands in the queue of idle regions.
+    /// It is in the queue of idle regions.
     pub(super) queued: bool,
-    /// The legs' flush that may clean it is running, and no write has come since.
+    /// The flush that may clean it is running, and no write has begun since.
     pub(super) cleaning: bool,
-    /// A leg's flush failed while it was withheld: what was copied meanwhile says nothing.
+    /// A leg's flush failed while it was withheld: the copy made meanwhile does not count.
     pub(super) spoiled: bool,
-    /// The write of the log that makes it dirty.
+    /// The log batch that marks it dirty.
     pub(super) mark: u64,
     pub(super) touched_ms: u64,
 }
 
-/// All that is known about the regions of a mirror.
+/// The state of all regions of a mirror.
 #[derive(Clone)]
 pub struct Regions {
-    /// There is a log on disk, so that cleaning has to wait for flushes.
+    /// The log is on disk, so cleaning has to wait for flushes.
     pub(super) logged: bool,
     pub(super) in_sync: Bits,
     pub(super) in_sync_count: u64,
@@ -105,25 +105,25 @@ pub struct Regions {
     pub(super) idle: VecDeque<(u32, u64)>,
     /// Recovery has looked at everything before this region.
     pub(super) cursor: u64,
-    /// A flush failed: nothing that is written becomes clean.
+    /// A flush failed: no written region becomes clean.
     pub(super) flush_failed: bool,
-    /// Without a log on a disk: what was written since the last flush.
+    /// Without a log on disk: the regions written since the last flush.
     pub(super) unflushed: Unflushed,
 }
 
 impl Regions {
-    /// Dirty regions without writes that may wait to be cleaned; more are cleaned at once. Bounds
-    /// what a crash leaves to recover beside what is in flight, and the memory of entries.
+    /// Most idle dirty regions that may wait to be cleaned; beyond it, regions are cleaned
+    /// immediately. Bounds the regions to recover after a crash, beside those with writes in
+    /// flight, and the memory for entries.
     pub const MAX_IDLE: usize = 4096;
-    /// Entries after which writes to further regions wait: bounds memory where flushing is slower
-    /// than dirtying.
+    /// Most entries; beyond it, writes to further regions wait. Bounds memory if flushes are slower
+    /// than writes.
     pub const MAX_ENTRIES: usize = 65536;
-    /// Regions that a request begins together: a discard of 4 GiB touches four million regions of 1
-    /// KiB, which would take seconds without anyone else's turn, and memory that was never given
-    /// back.
+    /// Most regions that a request begins together: a discard of 4 GiB touches four million regions
+    /// of 1 KiB, which would block other requests for seconds and take memory that is never freed.
     pub const MAX_SPAN: u64 = 4096;
 
-    /// The regions of a mirror whose log says that these are in sync and clean.
+    /// The regions of a mirror whose log marks `in_sync` as in sync and clean.
     pub fn new(in_sync: Bits, logged: bool) -> Regions {
         let clean = in_sync.clone();
         Regions {
@@ -162,7 +162,7 @@ impl Regions {
         self.dirty
     }
 
-    /// The bits that the log gets.
+    /// The bits to write to the log.
     pub fn clean_bits(&self) -> &Bits {
         &self.clean
     }
@@ -185,7 +185,7 @@ impl Regions {
         }
     }
 
-    /// The regions from the first one to at most `last` in which a write may do the same.
+    /// The longest run of regions from `first` to at most `last` with the same access for a write.
     pub fn alike(&self, first: RegionIndex, last: RegionIndex) -> (Access, Span) {
         let access = self.access(first);
         let mut end = first.0 + 1;
@@ -195,7 +195,7 @@ impl Regions {
         (access, Span { first, count: end - first.0 })
     }
 
-    /// The regions from the first one to at most `last` that are in sync, or are not.
+    /// The longest run of regions from `first` to at most `last` that are all in sync, or all not.
     pub fn alike_for_read(&self, first: RegionIndex, last: RegionIndex) -> (bool, Span) {
         let in_sync = self.in_sync.get(first.0);
         let mut end = first.0 + 1;
@@ -211,9 +211,9 @@ impl Regions {
             || span.numbers().all(|region| self.index.contains_key(&region))
     }
 
-    /// A write to these regions begins. Gives the write of the log that must be durable before a
-    /// leg is written (I7): for regions that were clean the one that collects marks now, `mark`.
-    /// `marked` hears of each region that was clean.
+    /// A write to these regions begins. Returns the log batch that must be durable before a leg is
+    /// written (I7): for regions that were clean, the batch that collects marks now, `mark`.
+    /// `marked` is called with each region that was clean.
     pub fn begin_write(
         &mut self,
         span: Span,
@@ -236,7 +236,7 @@ impl Regions {
         wait_for
     }
 
-    /// A write to these regions has ended on all legs it was for.
+    /// A write to these regions has ended on all legs that it was sent to.
     pub fn end_write(&mut self, span: Span, now_ms: u64) -> Wake {
         let mut wake = Wake::default();
         for region in span.numbers() {
@@ -263,27 +263,26 @@ impl Regions {
         wake
     }
 
-    /// Some leg missed a write to these regions: they are out of sync.
+    /// A leg missed a write to these regions: they are out of sync.
     pub fn fail(&mut self, span: Span) {
         for region in span.numbers() {
             self.lose(region);
         }
     }
 
-    /// The mirror is resumed, or somebody says that its legs are better: recovery starts at the
-    /// first region, and flushes may succeed again.
+    /// The mirror is resumed, or the user asks for another recovery: recovery starts at the first
+    /// region, and flushes may succeed again.
     pub fn restart(&mut self) {
         self.cursor = 0;
         self.flush_failed = false;
     }
 
-    /// Everything is in sync, so an earlier failure to flush a leg says nothing about what is
-    /// written from now on.
+    /// All regions are in sync, so an earlier failed flush does not affect writes from now on.
     pub fn forget_failed_flush(&mut self) {
         self.flush_failed = false;
     }
 
-    /// Keeps in sync only what is set here, too. Nothing may be in flight.
+    /// Keeps a region in sync only if it is also set in `trusted`. No write may be in flight.
     pub fn distrust(&mut self, trusted: &Bits) {
         self.clear_entries();
         self.in_sync.intersect(trusted);
@@ -291,9 +290,9 @@ impl Regions {
         self.in_sync_count = self.in_sync.count();
     }
 
-    /// Nothing is in sync any more, or everything is. Nothing may be in flight. An earlier failure
-    /// to flush a leg says nothing about what is written from now on: either everything is copied
-    /// again, or has been flushed.
+    /// Sets all regions in sync, or all out of sync. No write may be in flight. An earlier failed
+    /// flush does not affect writes from now on: either every region is copied again, or all legs
+    /// have been flushed.
     pub fn set_all(&mut self, in_sync: bool) {
         self.clear_entries();
         self.flush_failed = false;
@@ -302,7 +301,7 @@ impl Regions {
         self.in_sync_count = self.in_sync.count();
     }
 
-    /// One region is out of sync, withheld or not; says whether its bit in the log has to be
+    /// Puts one region out of sync, withheld or not; returns whether its bit in the log has to be
     /// cleared.
     pub fn desync(&mut self, region: RegionIndex) -> bool {
         self.lose(region.0);
@@ -324,7 +323,7 @@ impl Regions {
         }
         let slot = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry::default());
-            // bounded by the entries there can be
+            // bounded by the number of entries
             u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
         });
         self.entries[slot as usize] = Entry { region, ..Entry::default() };
@@ -340,19 +339,19 @@ impl Regions {
         self.free.push(slot);
     }
 
-    /// Out of sync from now on.
+    /// Puts a region out of sync.
     pub(super) fn lose(&mut self, region: u64) {
         if self.in_sync.put(region, false) {
             self.in_sync_count -= 1;
             self.dirty -= u64::from(!self.clean.get(region));
             if let Some(slot) = self.index.get(&region) {
-                // What recovery will copy comes after the flush that is running.
+                // Recovery will copy it after the running flush, which therefore does not cover it.
                 self.entries[*slot as usize].cleaning = false;
             }
         }
     }
 
-    /// What becomes of an entry without writes in flight.
+    /// Queues or drops an entry without writes in flight.
     pub(super) fn retire(&mut self, region: u64, slot: u32, now_ms: u64, wake: &mut Wake) {
         let Entry { withheld, queued, .. } = self.entries[slot as usize];
         if self.in_sync.get(region) && !self.clean.get(region) {
@@ -364,7 +363,7 @@ impl Regions {
                 }
                 return;
             }
-            // A log in memory is as clean as the moment.
+            // With a log in memory, a region without writes in flight is clean.
             self.clean.put(region, true);
             self.dirty -= 1;
         }

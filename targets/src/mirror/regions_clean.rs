@@ -1,9 +1,9 @@
-//! Regions that nobody writes any more, and when they become clean. Pure.
+//! Idle regions, and when they become clean. Pure.
 //!
-//! A dirty region without writes in flight stands in a queue. When it has been left alone for long
-//! enough it is *taken*, the legs are flushed, and if still no write has come it is clean.
+//! A dirty region without writes in flight is queued. When it has been idle for long enough it is
+//! *taken*, the legs are flushed, and if no write has begun meanwhile it is clean.
 //!
-//! Rule kept here: the deciding half of I7 (a region becomes clean only if no write touched it
+//! Rule kept here: the decision half of I7 (a region becomes clean only if no write touched it
 //! since before the flush).
 
 use super::regions::{Entry, Regions};
@@ -11,15 +11,15 @@ use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 
 impl Regions {
-    /// When the next region is to be cleaned, in the time of [`Regions::take_idle`]; `None` if none
-    /// waits.
+    /// When the next region is due for cleaning, on the clock of [`Regions::take_idle`]; `None` if
+    /// no region is queued.
     pub fn next_idle_ms(&self, delay_ms: u64) -> Option<u64> {
         let overdue = self.idle.len() > Self::MAX_IDLE || self.index.len() >= Self::MAX_ENTRIES;
         self.idle.front().map(|(_, queued_ms)| if overdue { 0 } else { queued_ms + delay_ms })
     }
 
     /// Takes regions that no write has touched for `delay_ms`, at most `most`: they may become
-    /// clean when a flush of the legs that starts now has completed, unless a write comes before.
+    /// clean when a flush of the legs that starts now has completed, unless a write begins before.
     pub fn take_idle(
         &mut self,
         now_ms: u64,
@@ -55,7 +55,7 @@ impl Regions {
     }
 
     /// The legs were flushed: of the regions taken, those that no write has touched since are
-    /// clean. `cleaned` hears of each.
+    /// clean. `cleaned` is called with each.
     pub fn finish_cleaning(&mut self, taken: &[RegionIndex], mut cleaned: impl FnMut(RegionIndex)) {
         for region in taken {
             let Some(slot) = self.index.get(&region.0).copied() else { continue };

@@ -1,13 +1,14 @@
-//! Regions that have been written since the legs were last flushed, and what a failed flush makes
-//! of them. Pure.
+//! Regions that have been written since the legs were last flushed, and the effect of a failed
+//! flush on them. Pure.
 //!
-//! A leg that could not be flushed may have lost everything that it was given since its last good
-//! flush, and a later good flush does not bring that back. With a log on a disk these are the dirty
-//! regions. A log in memory has none at rest, so they are kept in [`super::unflushed`].
+//! A leg that could not be flushed may have lost every write since its last successful flush, and a
+//! later successful flush does not restore them. With a log on disk the written regions are the
+//! dirty ones. A log in memory has no dirty regions without writes in flight, so the written ones
+//! are tracked in [`super::unflushed`].
 //!
-//! Rules kept here: what a leg may have lost is out of sync from the moment on in which its flush
-//! failed; and a copy that was under way then makes no region in sync, whichever leg it reads or
-//! writes.
+//! Rules kept here: regions that a leg may have lost are out of sync from the moment its flush
+//! failed; and a copy under way at that moment does not put its regions in sync, whichever leg it
+//! reads or writes.
 
 use super::regions::{Entry, Regions};
 use super::unflushed::Unflushed;
@@ -15,31 +16,30 @@ use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 
 impl Regions {
-    /// What stands on the legs of a new mirror is what they keep: the administrator's word is about
-    /// that, as in the kernel.
+    /// The data on the legs of a new mirror counts as flushed: the administrator's `sync` or
+    /// `nosync` applies to it, as in the kernel.
     pub(super) fn begin_flushed(&mut self) {
         self.unflushed = Unflushed::default();
     }
 
-    /// All legs are about to be flushed; says whether [`Regions::end_flush`] is to hear how it
-    /// went.
+    /// All legs are about to be flushed; returns whether [`Regions::end_flush`] is to be called
+    /// with the result.
     pub fn begin_flush(&mut self) -> bool {
         !self.logged && self.unflushed.begin_flush()
     }
 
-    /// A flush of all legs has ended that [`Regions::begin_flush`] has taken note of.
+    /// A flush of all legs for which [`Regions::begin_flush`] returned `true` has ended.
     pub fn end_flush(&mut self, succeeded: bool) {
         self.unflushed.end_flush(succeeded);
     }
 
-    /// A leg could not be flushed, so what was written since the last flush may be gone from it:
-    /// every region in which something was is out of sync, and whatever is written from now on will
-    /// be.
+    /// A leg could not be flushed, so it may have lost the writes since the last flush: every
+    /// region written since then is out of sync, and so is every region written from now on.
     pub fn fail_flush(&mut self) {
         self.flush_failed = true;
         for slot in 0..self.entries.len() {
             let Entry { region, pending, withheld, .. } = self.entries[slot];
-            // A free slot's region has no entry, or another one.
+            // The region of a free slot has no entry, or another slot.
             let number = u32::try_from(slot).unwrap_or(u32::MAX);
             if self.index.get(&region) != Some(&number) {
                 continue;

@@ -1,19 +1,18 @@
-//! Regions that somebody has alone, and which of them recovery takes next. Pure.
+//! Exclusive access to regions, and which regions recovery takes next. Pure.
 //!
-//! Recovery *withholds* the regions it is going to copy, and so does whoever compares or repairs
-//! them. A withheld region belongs to one alone: writes in flight in it end, and new ones wait
-//! until it is released.
+//! Recovery *withholds* the regions it is going to copy; compare and repair withhold regions too. A
+//! withheld region has one holder: writes in flight in it end, and new ones wait until it is
+//! released.
 //!
-//! Rules kept here: a search for work gives each region out of sync once, and comes back to one
-//! that somebody else had; and a region that could not be recovered, or whose legs could not be
-//! flushed meanwhile, stays out of sync.
+//! Rules kept here: recovery's search returns each region out of sync once, and returns to a region
+//! that was withheld by another holder; and a region that could not be recovered, or a leg of which
+//! could not be flushed meanwhile, stays out of sync.
 
 use super::regions::{Regions, Span, Wake};
 use crate::units::RegionIndex;
 
 impl Regions {
-    /// Takes a region for somebody alone; `false` if somebody else has it. New writes wait from now
-    /// on.
+    /// Withholds a region; `false` if it is withheld already. New writes wait from now on.
     pub fn withhold(&mut self, region: RegionIndex) -> bool {
         let slot = self.slot_of(region.0);
         let entry = &mut self.entries[slot as usize];
@@ -27,7 +26,7 @@ impl Regions {
         span.numbers().all(|region| pending(region) == 0)
     }
 
-    /// Gives a region back as it is.
+    /// Releases a withheld region as it is.
     pub fn release(&mut self, region: RegionIndex, now_ms: u64) {
         let Some(slot) = self.index.get(&region.0).copied() else { return };
         let entry = &mut self.entries[slot as usize];
@@ -40,9 +39,9 @@ impl Regions {
         }
     }
 
-    /// The next regions to recover, withheld from now on: the first that is out of sync, and up to
-    /// `most` in all that follow each other and have no writes in flight. Each region is given
-    /// once; [`Regions::search_again`] starts anew.
+    /// The next regions to recover, withheld from now on: the first that is out of sync, and
+    /// contiguous ones without writes in flight, at most `most` in all. Each region is returned
+    /// once; [`Regions::search_again`] starts over.
     pub fn next_recovery(&mut self, most: u64) -> Option<Span> {
         let first = loop {
             let found = self.in_sync.next_zero(self.cursor);
@@ -66,7 +65,7 @@ impl Regions {
         Some(Span { first: RegionIndex(first), count })
     }
 
-    /// Whether [`Regions::next_recovery`] has anything left to find.
+    /// Whether [`Regions::next_recovery`] would find another region.
     pub fn has_recovery(&self) -> bool {
         self.in_sync.next_zero(self.cursor).is_some()
     }
@@ -81,8 +80,8 @@ impl Regions {
             && !self.index.get(&region).is_some_and(busy)
     }
 
-    /// Recovery of withheld regions has ended. If it succeeded they are in sync, and dirty until
-    /// the next cleaning.
+    /// Recovery of withheld regions has ended. If it succeeded, the regions are in sync, and dirty
+    /// until they are next cleaned.
     pub fn end_recovery(&mut self, span: Span, recovered: bool, now_ms: u64) -> Wake {
         let mut wake = Wake::default();
         for region in span.numbers() {
@@ -91,7 +90,7 @@ impl Regions {
             let spoiled = std::mem::take(&mut self.entries[slot as usize].spoiled);
             let recovered = recovered && !spoiled;
             if std::mem::take(&mut self.entries[slot as usize].skipped) && !recovered {
-                // Somebody asked for it again while this copy was failing.
+                // Another search found it while this copy was failing.
                 self.cursor = self.cursor.min(region);
             }
             if recovered && self.in_sync.put(region, true) {
@@ -109,7 +108,7 @@ impl Regions {
         wake
     }
 
-    /// Recovery looks at everything from a region on again.
+    /// Makes recovery search again from a region on.
     pub fn search_again(&mut self, from: RegionIndex) {
         self.cursor = self.cursor.min(from.0);
     }

@@ -1,4 +1,4 @@
-//! What regions do in some scenarios, each about one rule.
+//! Scenarios on regions, each for one rule.
 
 use super::*;
 

@@ -1,5 +1,5 @@
-//! Every sequence of a few events on three regions, against rules that can be read off without
-//! knowing the code.
+//! Every sequence of a few events on three regions, checked against rules that do not depend on the
+//! implementation.
 
 use super::*;
 
@@ -49,20 +49,20 @@ const EVENTS: [Event; 23] = [
     Event::SearchAgain,
 ];
 
-/// What anybody can see of a region from outside.
+/// The externally visible state of a region.
 #[derive(Clone, Default)]
 struct Seen {
     pending: u32,
     in_sync: bool,
     clean: bool,
-    /// Withheld for recovery, or by somebody else.
+    /// Withheld for recovery; `withheld`: by another holder.
     recovering: bool,
     withheld: bool,
     /// Taken for cleaning, and not written since.
     taken: bool,
     /// A leg's flush failed while it was withheld.
     spoiled: bool,
-    /// Without a log on a disk: written since the last good flush, and before the one that is under
+    /// Without a log on disk: written since the last successful flush, and before the one under
     /// way.
     fresh: bool,
     flushing: bool,
@@ -82,7 +82,7 @@ struct World {
 impl World {
     fn new(in_sync: u64, logged: bool) -> World {
         let mut bits = Bits::zeroes(REGIONS).unwrap();
-        // What was written before is not known to have been flushed.
+        // Earlier writes are not known to have been flushed.
         let mut seen = vec![Seen { fresh: !logged, ..Seen::default() }; 3];
         for region in (0..REGIONS).filter(|region| in_sync >> region & 1 == 1) {
             bits.put(region, true);
@@ -105,13 +105,13 @@ impl World {
         &mut self.seen[usize::try_from(region).unwrap()]
     }
 
-    /// Lets an event happen; `false` if it cannot now.
+    /// Applies an event; `false` if it is not possible now.
     fn happen(&mut self, event: Event) -> bool {
         self.now_ms += 1;
         let now_ms = self.now_ms;
         match event {
             Event::Begin(region) => return self.begin(region),
-            // A write ends and fails only while it is in flight.
+            // A write ends or fails only while it is in flight.
             Event::End(region) | Event::Fail(region) if self.at(region).pending == 0 => {
                 return false;
             }
@@ -295,7 +295,7 @@ impl World {
         assert_eq!(entries, self.regions.index.len(), "{path:?}");
     }
 
-    /// When everything has ended and been cleaned nothing is left behind.
+    /// After everything has ended and been cleaned, no entries are left.
     fn wind_up(mut self, path: &[Event]) {
         for region in 0..REGIONS {
             while self.happen(Event::End(region)) {}

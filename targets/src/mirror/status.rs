@@ -1,7 +1,7 @@
-//! A mirror's status: what is known, and its status line in the kernel's form, which monitoring and
-//! LVM parse. Pure.
+//! A mirror's status, and its status line in the kernel's form, which monitoring and LVM parse.
+//! Pure.
 //!
-//! What the line shows are the arguments; `0 LENGTH mirror ` stands before them.
+//! The line here is the part after `0 LENGTH mirror `.
 
 use std::fmt;
 
@@ -14,11 +14,11 @@ pub struct Status {
     pub in_sync_regions: u64,
     /// All regions.
     pub regions: u64,
-    /// The log's state; `None` for one in memory.
+    /// The log's state; `None` for a log in memory.
     pub log: Option<DiskLogState>,
 }
 
-/// How far recovery has come.
+/// The progress of recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// Regions recovered since it started.
@@ -31,7 +31,7 @@ pub struct Progress {
     pub started_ms: u64,
 }
 
-/// What a mirror's status line is made of.
+/// The fields of a mirror's status line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MirrorStatus {
     /// Each leg's `MAJ:MIN` and health, in table order.
@@ -44,7 +44,7 @@ pub struct MirrorStatus {
     pub log: MirrorLogStatus,
 }
 
-/// The health letter of a leg: the worst that happened to it, worst first.
+/// The health letter of a leg: its worst failure, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LegHealth {
     /// `A`: no error.
@@ -57,7 +57,7 @@ pub enum LegHealth {
     SyncFailed,
     /// `R`: a read failed.
     ReadFailed,
-    /// `U`: something else. A letter of the kernel's: no error of ours is of an unknown kind.
+    /// `U`: another failure. The kernel has this letter; no failure here is of an unknown kind.
     Unknown,
 }
 

@@ -15,13 +15,13 @@ pub struct Mirror {
     pub log: MirrorLog,
     /// The size of a dirty-log region.
     pub region_size: Sectors,
-    /// What to believe about the legs at first.
+    /// The initial state of the regions.
     pub initial_sync: InitialSync,
-    /// The legs; the first is the default.
+    /// The legs; the first is the default leg.
     pub legs: Vec<Leg>,
     /// Hold writes that did not reach every leg, and stop using failed legs.
     pub handle_errors: bool,
-    /// Go on with the log when a leg fails; only together with `handle_errors`.
+    /// Keep using the log when a leg fails; only together with `handle_errors`.
     pub keep_log: bool,
 }
 
@@ -37,10 +37,10 @@ pub enum MirrorLog {
     },
 }
 
-/// What to believe about the legs when the log is opened.
+/// The initial state of the regions, when the log is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InitialSync {
-    /// Neither word: what the log says.
+    /// Neither word: as recorded in the log.
     FromLog,
     /// `sync`: nothing is in sync.
     Sync,
@@ -53,7 +53,7 @@ pub enum InitialSync {
 pub struct Leg {
     /// The device word.
     pub device: String,
-    /// Where on it the leg starts.
+    /// The leg's first sector on the device.
     pub offset: Sector,
 }
 
@@ -96,7 +96,7 @@ impl Mirror {
         Ok(mirror)
     }
 
-    /// The device words, in the order of the line.
+    /// The device words, in table order.
     pub(crate) fn devices_mut(&mut self) -> Vec<&mut String> {
         let log = match &mut self.log {
             MirrorLog::Core => None,
@@ -105,7 +105,7 @@ impl Mirror {
         log.into_iter().chain(self.legs.iter_mut().map(|leg| &mut leg.device)).collect()
     }
 
-    /// The log's device word, unless it is in memory.
+    /// The log's device word; `None` for a log in memory.
     pub fn log_device(&self) -> Option<&str> {
         match &self.log {
             MirrorLog::Core => None,
@@ -113,11 +113,11 @@ impl Mirror {
         }
     }
 
-    /// The rules that hold between parameters and the device's length, for whoever makes them from
-    /// something else than a line.
+    /// Checks the parameters against each other and the device's length, for callers that do not
+    /// parse a line.
     ///
     /// # Errors
-    /// A value or combination that the kernel refuses, too.
+    /// A value or combination that the kernel also refuses.
     pub fn check(&self, len: Sectors) -> Result<(), TableError> {
         let region = self.region_size.0;
         if !region.is_power_of_two()
@@ -190,7 +190,7 @@ fn parse_log(words: &mut Words) -> Result<(MirrorLog, Sectors, InitialSync), Tab
     let initial_sync = match word.as_str() {
         "sync" => InitialSync::Sync,
         "nosync" => InitialSync::NoSync,
-        // Before Linux 2.6.22 this stood among the log's arguments.
+        // Before Linux 2.6.22 this was a log argument.
         "block_on_error" => {
             return Err(words.error("log argument block_on_error is now the feature handle_errors"));
         }

@@ -1,5 +1,5 @@
-//! The `mirror` target: its state, and what can be seen of it. Requests are in `read` and `write`
-//! beside this file, its beginning and end in `lifecycle`.
+//! The `mirror` target: its state, and the queries on it. Requests are in `read`, `write` and
+//! `flush`, opening, suspend, resume and close in `lifecycle`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -25,8 +25,8 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::units::{RegionIndex, RegionSize, Sector, Sectors};
 
-/// How long a region stays dirty after its last write: long enough that what is written again and
-/// again costs no writes of the log, short enough that a crash leaves little to recover.
+/// How long a region stays dirty after its last write: long enough that repeated writes cost no
+/// writes of the log, short enough that few regions need recovery after a crash.
 pub const CLEAN_DELAY_MS: u64 = 500;
 
 pub(super) struct State {
@@ -47,7 +47,8 @@ pub struct Mirror {
     pub(super) handle_errors: bool,
     pub(super) listener: Rc<dyn Fn(Event)>,
     pub(super) recorder: Rc<Recorder>,
-    /// What the record of the legs claims at most; `None` until there is one.
+    /// The most that the record of the legs may claim; `None` if unknown or before the first
+    /// record.
     pub(super) recorded: Cell<Option<Claims>>,
     pub(super) requests: Requests,
     pub(super) recovery: Recovery,
@@ -55,8 +56,8 @@ pub struct Mirror {
     pub(super) flushes: Flushes,
     /// Tasks that have not ended.
     pub(super) tasks: Cell<usize>,
-    /// For those who wait until something of the mirror's own has ended: a recovery, a batch of the
-    /// cleaner, a task.
+    /// Woken when an internal operation has ended: writes in a withheld region, a recovery, a batch
+    /// of the cleaner, a task.
     pub(super) quiet: WaitQueue,
 }
 
@@ -72,19 +73,19 @@ impl Mirror {
         self.len
     }
 
-    /// Sectors of a region.
+    /// The size of a region.
     pub fn region_size(&self) -> Sectors {
         self.region_size.sectors()
     }
 
-    /// The device's block size: the largest of its legs'.
+    /// The device's logical block size: the largest of its legs.
     pub fn logical_block_bytes(&self) -> u32 {
         let blocks =
             self.disks.borrow().iter().map(|leg| leg.disk.limits().logical_block_bytes).max();
         blocks.unwrap_or(512)
     }
 
-    /// The largest discard: zero unless every leg has discards.
+    /// The largest discard: zero unless every leg supports discards.
     pub fn max_discard(&self) -> Sectors {
         self.disks
             .borrow()
@@ -94,7 +95,7 @@ impl Mirror {
             .unwrap_or_default()
     }
 
-    /// What it can do as a disk of another target.
+    /// The mirror's limits as a disk of another target.
     pub fn limits(&self) -> Limits {
         let disks = self.disks.borrow();
         let limits = || disks.iter().map(|leg| leg.disk.limits());
@@ -135,7 +136,7 @@ impl Mirror {
         }
     }
 
-    /// What is known about each leg, in table order.
+    /// A report on each leg, in table order.
     pub fn legs(&self) -> Vec<LegReport> {
         let legs = &self.state.borrow().legs;
         let report = |(leg, parts): (usize, &LegParts)| LegReport {
@@ -151,12 +152,12 @@ impl Mirror {
         self.disks.borrow().iter().enumerate().map(report).collect()
     }
 
-    /// All regions.
+    /// The number of regions.
     pub fn regions(&self) -> u64 {
         self.state.borrow().regions.count()
     }
 
-    /// Regions in sync that the log calls dirty.
+    /// Regions in sync that are dirty in the log.
     pub fn dirty_regions(&self) -> u64 {
         self.state.borrow().regions.dirty_count()
     }
@@ -166,7 +167,7 @@ impl Mirror {
         self.requests.held.get()
     }
 
-    /// Recovery, if it is under way.
+    /// The progress of recovery, if it is under way.
     pub fn recovery(&self) -> Option<Progress> {
         self.recovery.progress.get()
     }
@@ -176,7 +177,7 @@ impl Mirror {
         self.copy.set_throttle_percent(percent);
     }
 
-    /// How long regions stay dirty after their last write, instead of [`CLEAN_DELAY_MS`]: the
+    /// Sets how long regions stay dirty after their last write, instead of [`CLEAN_DELAY_MS`]: the
     /// simulator explores both.
     #[cfg(any(test, feature = "sim"))]
     pub fn set_clean_delay_ms(&self, delay_ms: u64) {
@@ -184,8 +185,8 @@ impl Mirror {
         self.cleaner.wanted.wake_all();
     }
 
-    /// Carries a request out. When this returns, nothing of the request is in flight any more.
-    /// Requests that come while the mirror is suspended wait until it is resumed, or closed.
+    /// Carries out a request. When this returns, no operation of the request is in flight. Requests
+    /// that arrive while the mirror is suspended wait until it is resumed or closed.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
         if let Err(Closed) = self.requests.gate.opened().await {
             return Err(TargetError::Requeue);
@@ -204,7 +205,7 @@ impl Mirror {
         }
     }
 
-    /// Wakes whoever has something to do after a write or a recovery has ended.
+    /// Wakes the tasks in `wake`, after a write or a recovery has ended.
     pub(super) fn wake(&self, wake: Wake) {
         if wake.quiet {
             self.quiet.wake_all();
@@ -217,7 +218,7 @@ impl Mirror {
         }
     }
 
-    /// How much of a range from a sector on lies before the end of a region.
+    /// How many of the `left` sectors from `sector` on lie before the end of region `last`.
     pub(super) fn until_end_of(&self, last: RegionIndex, sector: Sector, left: Sectors) -> Sectors {
         let end = self.region_size.start_of(RegionIndex(last.0 + 1));
         Sectors(left.0.min(end.0 - sector.0))
@@ -228,19 +229,19 @@ impl Mirror {
         self.region_size.region_of(sector)
     }
 
-    /// The length of some regions from one on; the mirror's last one may be short.
+    /// The length of `count` regions from `first` on; the mirror's last region may be short.
     pub(super) fn len_of(&self, first: RegionIndex, count: u64) -> Sectors {
         let start = self.region_size.start_of(first).0;
         Sectors((count * self.region_size.sectors().0).min(self.len.0 - start))
     }
 
-    /// A leg's disk, and where on it a sector of the mirror is.
+    /// A leg's disk, and the sector on it of a sector of the mirror.
     pub(super) fn place(&self, leg: usize, sector: Sector) -> (Disk, Sector) {
         let disks = self.disks.borrow();
         (disks[leg].disk.clone(), disks[leg].offset.plus(Sectors(sector.0)))
     }
 
-    /// Notes an error of a leg and tells the listener of the first of its kind.
+    /// Counts an error of a leg, and notifies the listener of the first of its kind.
     pub(super) fn leg_failed(&self, leg: usize, failure: Failure, error: &DiskError) {
         let first = self.state.borrow_mut().legs.fail(leg, failure);
         if mutant::is(Mutant::ReadErrorIsMiss) {
@@ -253,8 +254,8 @@ impl Mirror {
         }
     }
 
-    /// Puts the legs that are stale now into the log's header, or has the cleaner do so after a
-    /// flush if that must come first.
+    /// Puts the stale legs into the log's header or, if a flush must come first, has the cleaner do
+    /// so.
     pub(super) fn remember_stale(&self) {
         if !self.put_stale() {
             self.cleaner.flags_pending.set(true);
@@ -262,9 +263,9 @@ impl Mirror {
         }
     }
 
-    /// Puts the legs that are stale now into the log's header; `false` if a flush must come first.
+    /// Puts the stale legs into the log's header; `false` if a flush must come first.
     pub(super) fn put_stale(&self) -> bool {
-        // What depends on the record asks for it once more, and does not end well without it.
+        // A request that depends on the record retries it, and fails without it.
         self.try_record();
         let flags = self.state.borrow().legs.to_remember();
         if mutant::is(Mutant::StaleForgotten) {
@@ -277,7 +278,7 @@ impl Mirror {
         true
     }
 
-    /// All legs are right, and that is durable.
+    /// All legs are up to date and flushed.
     pub(super) fn commit_all(&self) {
         {
             let legs = &mut self.state.borrow_mut().legs;
@@ -287,15 +288,15 @@ impl Mirror {
         self.put_stale();
     }
 
-    /// Whether the legs that are stale now are in the log's header on disk.
+    /// Whether the stale legs are in the log's header on disk.
     pub(super) fn legs_remembered(&self) -> bool {
         !self.cleaner.flags_pending.get()
             && !self.cleaner.flags_lost.get()
             && self.log.remembers_legs()
     }
 
-    /// Waits until the legs that are stale are remembered; `false` if they cannot be, because no
-    /// leg that is left is known to have everything durably.
+    /// Waits until the stale legs are in the log's header on disk; `false` if that is impossible
+    /// because no remaining leg is known to have all data durably.
     pub(super) async fn until_legs_remembered(&self) -> bool {
         while !self.legs_remembered() {
             self.quiet.until(|| (!self.cleaner.flags_pending.get()).then_some(())).await;
@@ -307,12 +308,12 @@ impl Mirror {
         true
     }
 
-    /// The identities of the legs, in their order.
+    /// The identities of the legs, in table order.
     pub(super) fn identities(&self) -> Vec<u64> {
         self.disks.borrow().iter().map(|leg| leg.identity).collect()
     }
 
-    /// If every region is in sync, says so and forgets what went wrong.
+    /// If every region is in sync, notifies the listener and clears the legs' failures.
     pub(super) fn note_in_sync(&self) {
         let news = {
             let State { regions, legs } = &mut *self.state.borrow_mut();

@@ -1,14 +1,15 @@
-//! Which regions have been written since the legs were last flushed, where no log says so. Pure.
+//! Regions written since the legs were last flushed, for mirrors without a log on disk. Pure.
 //!
-//! Up to [`MAX_UNFLUSHED`] are known by number; more than that as "any".
+//! Up to [`MAX_UNFLUSHED`] regions are listed by number; if there are more, the set is "any
+//! region".
 
 use crate::hash::NumberTable;
 
-/// Regions known by number; more than that are copied as a whole after a failed flush. Bounds
-/// memory to a few MiB where users write everywhere and never flush.
+/// Most regions listed by number; if there are more, all regions are copied after a failed flush.
+/// Bounds memory to a few MiB if users write everywhere and never flush.
 const MAX_UNFLUSHED: usize = 65_536;
 
-/// Some regions, or any.
+/// A list of regions, or any region.
 #[derive(Clone, Default)]
 pub(super) struct Lost {
     pub(super) numbers: NumberTable<()>,
@@ -32,7 +33,7 @@ impl Lost {
         self.numbers.clear();
     }
 
-    /// Takes all of another set in.
+    /// Moves all regions of another set into this one.
     fn absorb(&mut self, other: &mut Lost) {
         if other.any {
             self.add_any();
@@ -47,20 +48,20 @@ impl Lost {
     }
 }
 
-/// What has been written to the legs and not been flushed, as far as is known.
+/// The regions written to the legs and not known to be flushed.
 #[derive(Clone, Default)]
 pub(super) struct Unflushed {
-    /// Since the flush that is under way was started, or since ever.
+    /// Written since the start of the flush under way or, without one, of the last successful
+    /// flush.
     fresh: Lost,
-    /// Before it.
+    /// Written before the flush under way.
     flushing: Lost,
-    /// A flush is under way whose success is taken note of; others beside it only count if they
-    /// fail.
+    /// A flush is under way whose success counts; concurrent flushes count only if they fail.
     under_way: bool,
 }
 
 impl Unflushed {
-    /// What earlier servers have written and not flushed is unknown: it may be anything.
+    /// The regions that earlier servers wrote and did not flush are unknown: any region.
     pub(super) fn unknown() -> Unflushed {
         Unflushed {
             fresh: Lost { any: true, ..Lost::default() },
@@ -73,8 +74,8 @@ impl Unflushed {
         self.fresh.add(region);
     }
 
-    /// A flush begins that covers all that has been written; `false` if another one is under way
-    /// and counts.
+    /// A flush begins that covers all writes so far; `false` if another flush that counts is under
+    /// way.
     pub(super) fn begin_flush(&mut self) -> bool {
         if self.under_way {
             return false;
@@ -94,7 +95,7 @@ impl Unflushed {
         }
     }
 
-    /// All that may be lost with a flush that failed; it is not counted any more.
+    /// Takes all regions that a failed flush may have lost.
     pub(super) fn take(&mut self) -> Lost {
         let mut lost = std::mem::take(&mut self.fresh);
         lost.absorb(&mut self.flushing);

@@ -1,8 +1,8 @@
 //! Writes and discards of a mirror.
 //!
 //! Rules kept here: I6 (every leg's operation is awaited before a request ends), I7 (no leg is
-//! written before the log's batch with the mark has ended), I10 (a write that only some legs have
-//! is acknowledged after the log says which).
+//! written before the log batch with the mark has ended), I10 (a write that only some legs have is
+//! acknowledged only after the log names these legs).
 
 use super::Event;
 use super::legs::{Failure, LegSet, MAX_LEGS, Verdict};
@@ -13,16 +13,16 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, payload};
 use crate::units::{RegionIndex, Sector, Sectors};
 
-/// A part of a write whose regions are all to be treated the same; it has begun in each of them.
+/// A part of a write whose regions all have the same access; it has begun in each of them.
 #[derive(Clone, Copy)]
 struct Stretch {
     span: Span,
     sector: Sector,
-    /// Where in the request it starts.
+    /// Its offset in the request.
     offset: Sectors,
     count: Sectors,
     in_sync: bool,
-    /// The log's batch that marks its regions.
+    /// The log batch that marks its regions.
     batch: u64,
 }
 
@@ -39,17 +39,17 @@ enum Plan {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Done {
     Yes,
-    /// It was held, and the legs are others now: try again.
+    /// It was held, and the legs have changed since: retry.
     Again,
 }
 
-/// What went wrong on the legs.
+/// The errors of an operation on the legs.
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) failed: LegSet,
-    /// Legs that refused the operation as such.
+    /// Legs that do not support the operation.
     refused: LegSet,
-    /// One for each of them; takes no memory as long as nothing goes wrong.
+    /// One for each failed or refusing leg; allocates only on an error.
     pub(super) errors: Vec<(usize, DiskError)>,
 }
 
@@ -63,15 +63,15 @@ impl Outcome {
     }
 }
 
-/// Whether a disk refused an operation as such. Firmware answers `EREMOTEIO` where it lacks
-/// discards or flushes.
+/// Whether a disk does not support an operation. Firmware without discards or flushes returns
+/// `EREMOTEIO`.
 fn is_refusal(error: &DiskError) -> bool {
     let no_data = matches!(error.kind, OpKind::Discard | OpKind::Flush);
     error.errno.is_unsupported() || no_data && error.errno == Errno::EREMOTEIO
 }
 
 impl Mirror {
-    /// Carries a write or discard out.
+    /// Carries out a write or discard.
     pub(super) async fn write(&self, request: &Request) -> Result<(), TargetError> {
         let most =
             if request.kind == RequestKind::Discard { self.max_discard() } else { request.count };
@@ -94,8 +94,8 @@ impl Mirror {
         Ok(())
     }
 
-    /// Decides what a write may do from a sector on, as far as its regions are alike, and begins it
-    /// in them.
+    /// Decides what a write may do from a sector on, up to the first region with a different
+    /// access, and begins the write in these regions.
     fn plan(&self, sector: Sector, offset: Sectors, left: Sectors) -> Plan {
         let State { regions, .. } = &mut *self.state.borrow_mut();
         let (first, last) = (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
@@ -139,10 +139,11 @@ impl Mirror {
             }
         }
         if self.log.is_behind() && !self.handle_errors {
-            // A failed log is no reason not to write then, but it may work again.
+            // Without `handle_errors` a failed log does not prevent the write, but it is retried
+            // first.
             self.log.until_ended(self.log.collecting()).await;
         }
-        // Also where the region is out of sync: the log on disk may not say so.
+        // Also if the region is out of sync: its bit in the log on disk may still be set.
         let log_failed = self.handle_errors && self.log.health().has_failed();
         if log_failed || !stretch.in_sync && self.state.borrow().legs.holds_out_of_sync() {
             self.end(stretch);
@@ -169,7 +170,7 @@ impl Mirror {
         self.missed(stretch, outcome).await
     }
 
-    /// Writes a stretch to some legs, all at once, and waits for all of them (I6).
+    /// Writes a stretch to some legs in parallel and waits for all of them (I6).
     async fn write_legs(&self, request: &Request, stretch: &Stretch, targets: LegSet) -> Outcome {
         let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
         for (leg, parts) in
@@ -189,16 +190,16 @@ impl Mirror {
         finish(&mut ios).await
     }
 
-    /// A stretch has ended; what it found out about its regions has been noted.
+    /// Ends a stretch, after its failures have been recorded in its regions.
     fn end(&self, stretch: &Stretch) {
-        // The time matters for cleaning alone, which a log in memory has none of.
+        // The time is used only for cleaning, which a log in memory does not need.
         let now_ms = if self.log.on_disk() { self.host.now_ms() } else { 0 };
         let wake = self.state.borrow_mut().regions.end_write(stretch.span, now_ms);
         self.wake(wake);
     }
 
-    /// Some legs refused an operation as such, or a discard failed: no leg is the worse for it.
-    /// Where other legs carried it out the legs differ now, which recovery mends at once.
+    /// Some legs do not support an operation, or a discard failed: no leg counts as failed. If
+    /// other legs completed it, the legs differ now, and recovery starts immediately.
     fn refused(
         &self,
         request: &Request,
@@ -228,13 +229,14 @@ impl Mirror {
         }
     }
 
-    /// No source leg took a write to a region out of sync: the error is the user's, as it is.
+    /// No source leg completed a write to a region out of sync: the user gets the disk's error
+    /// unchanged.
     fn lost_out_of_sync(&self, stretch: &Stretch, outcome: &Outcome) -> TargetError {
         let several = {
             let legs = &mut self.state.borrow_mut().legs;
             let several = legs.sources() != LegSet::one(legs.default_leg());
             if several {
-                // They may differ now.
+                // The source legs may differ now.
                 legs.diverge();
             }
             several
@@ -246,7 +248,7 @@ impl Mirror {
         outcome.first_error().map_or(TargetError::Unsupported, TargetError::Disk)
     }
 
-    /// Some legs have a write and others do not.
+    /// Some legs have completed a write and others have not.
     async fn missed(&self, stretch: &Stretch, outcome: Outcome) -> Result<Done, TargetError> {
         self.blame(&outcome);
         let kept = {
@@ -267,7 +269,7 @@ impl Mirror {
         }
     }
 
-    /// What becomes of a request that did not reach all legs: `kept` says whether a source leg has
+    /// Completes or holds a request that did not reach all legs. `kept`: whether a source leg has
     /// it.
     pub(super) async fn resolve(
         &self,
@@ -285,7 +287,7 @@ impl Mirror {
         }
     }
 
-    /// The error of a request that the mirror as a whole failed: `EIO`, whatever the disk said.
+    /// The error of a request that the mirror as a whole failed: `EIO`, whatever the disk's errno.
     pub(super) fn eio(&self, error: Option<DiskError>) -> TargetError {
         let unknown = || DiskError {
             kind: OpKind::Write { fua: false },
@@ -318,7 +320,7 @@ impl Mirror {
     }
 }
 
-/// Awaits every leg's operation, also after an error (I6).
+/// Awaits every leg's operation, even after an error (I6).
 pub(super) async fn finish(ios: &mut [Option<Io>; MAX_LEGS]) -> Outcome {
     let mut outcome = Outcome::default();
     for (leg, io) in ios.iter_mut().enumerate() {

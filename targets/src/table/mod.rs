@@ -1,13 +1,12 @@
 //! Device-mapper table lines and status lines: text to typed parameters and back.
 //!
-//! A line is `START LENGTH TARGET ARGUMENTS...`. What the kernel takes is taken, what it refuses is
-//! refused, each refusal with one line that names the argument; printing gives the kernel's own
-//! form, so a line that was printed parses to what was printed. Pure: device words stay words, and
-//! what needs the devices (do they exist, are they large enough, are origin and COW one device
-//! under two names, their block sizes) is left to whoever opens them.
+//! A line is `START LENGTH TARGET ARGUMENTS...`. Lines that the kernel accepts are accepted, lines
+//! that it refuses are refused, with a one-line error that names the argument; a table prints in
+//! the kernel's form, and a printed line parses to the same table. Pure: device words stay words,
+//! and checks that need the devices (do they exist, are they large enough, are origin and COW one
+//! device under two names, their block sizes) are left to the caller that opens them.
 //!
-//! Where the kernel is careless this is not: numbers that do not fit are refused instead of losing
-//! their upper bits.
+//! Stricter than the kernel: numbers that do not fit are refused instead of truncated.
 
 use std::fmt;
 
@@ -17,15 +16,15 @@ use crate::snapshot::table::Snapshot;
 use crate::units::{MAX_LEN, Sectors};
 use crate::words::{Quoted, TableError, Words, is_space, shown};
 
-/// What a device is made of: one line with one target, which starts at sector 0.
+/// The table of a device: one line with one target, which starts at sector 0.
 ///
-/// It says all of it: two devices with equal tables are made of the same disks in the same way. How
-/// a device is served (queues, zero copy) stands beside it.
+/// It is complete: two devices with equal tables map the same disks in the same way. Options of the
+/// ublk device (queues, zero copy) are separate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Table {
     /// The length of the device.
     pub len: Sectors,
-    /// Its target, and what the target is made of.
+    /// The target and its parameters.
     pub params: TargetParams,
 }
 
@@ -34,7 +33,7 @@ pub struct Table {
 pub enum TargetParams {
     /// `snapshot`: a snapshot of an origin.
     Snapshot(Snapshot),
-    /// `snapshot-merge`: an origin into which one of its snapshots flows back.
+    /// `snapshot-merge`: an origin into which one of its snapshots is merged.
     SnapshotMerge(Snapshot),
     /// `snapshot-origin`: the write path of an origin that has snapshots.
     SnapshotOrigin {
@@ -47,12 +46,12 @@ pub enum TargetParams {
     Linear(Linear),
 }
 
-/// What the devices of a server have in common.
+/// The key of the server that a device belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family<'a> {
-    /// The disk whose name is theirs.
+    /// The disk that the server is named after.
     pub disk: &'a str,
-    /// What stands before that name: one disk may be an origin, a leg and more.
+    /// The prefix of the server's name: one disk may be an origin, a leg and more.
     pub prefix: &'static str,
 }
 
@@ -68,7 +67,7 @@ impl TargetParams {
         }
     }
 
-    /// What the name of a device begins with that has been given none.
+    /// The prefix of the generated name of an unnamed device.
     pub fn short_name(&self) -> &'static str {
         match self {
             TargetParams::Snapshot(_) | TargetParams::SnapshotMerge(_) => "snap",
@@ -78,7 +77,7 @@ impl TargetParams {
         }
     }
 
-    /// The devices with which this one shares a server.
+    /// The server that this device shares with others.
     pub fn family(&self) -> Family<'_> {
         match self {
             TargetParams::Snapshot(Snapshot { origin, .. })
@@ -109,7 +108,7 @@ impl TargetParams {
     }
 }
 
-/// The arguments, without the target's name, as `table` shows them.
+/// The arguments, without the target's name, as `table` prints them.
 impl fmt::Display for TargetParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -133,8 +132,7 @@ impl Table {
     /// Parses one line.
     ///
     /// # Errors
-    /// The line is of no target that is known, or one of its arguments is missing, malformed or out
-    /// of range.
+    /// The target is unknown, or an argument is missing, malformed or out of range.
     pub fn parse(text: &str) -> Result<Table, TableError> {
         let mut words = Words::new(text)?;
         let start = words.number("start", u64::MAX)?;
@@ -163,17 +161,17 @@ impl Table {
                 return Err(TableError::new(format!("target {}: {known}", shown(&name))));
             }
         };
-        // The snapshot targets ignore what follows the features they counted; the others do not.
+        // The snapshot targets ignore words after the counted features; the others do not.
         if matches!(params, TargetParams::SnapshotOrigin { .. } | TargetParams::Mirror(_)) {
             words.end()?;
         }
         Ok(Table { len, params })
     }
 
-    /// The same table with other words for its devices.
+    /// The same table with its device words replaced.
     ///
     /// # Errors
-    /// `word` has none for a device.
+    /// `word` failed for a device.
     pub fn with_devices<E>(
         &self,
         mut word: impl FnMut(&str) -> Result<String, E>,
@@ -185,11 +183,11 @@ impl Table {
         Ok(table)
     }
 
-    /// Parses a whole table, as a file holds it: empty lines and lines that start with `#` are
-    /// skipped, and exactly one line must remain.
+    /// Parses a table file: empty lines and lines that start with `#` are skipped, and exactly one
+    /// line must remain.
     ///
     /// # Errors
-    /// As [`Table::parse`]; also no line at all, or more than one.
+    /// As [`Table::parse`]; also if there is no line, or more than one.
     pub fn parse_table(text: &str) -> Result<Table, TableError> {
         let mut lines = text
             .lines()

@@ -1,4 +1,4 @@
-//! What the kernel takes, what it refuses, and that every line survives printing.
+//! Lines that the kernel accepts and refuses, and that printed lines parse to the same table.
 
 use proptest::prelude::*;
 
@@ -176,7 +176,7 @@ fn a_table_is_one_line() {
     assert!(two.to_string().starts_with("the table has more than one line"));
 }
 
-/// Device words with everything that must be quoted.
+/// Device words with all characters that must be quoted.
 fn device() -> impl Strategy<Value = String> {
     prop_oneof!["[0-9]{1,3}:[0-9]{1,3}", "/dev/[a-z0-9]{1,8}", "[^\u{0}]{1,8}", "[ \\\\\t\na]{1,6}"]
 }
@@ -250,8 +250,8 @@ fn line() -> impl Strategy<Value = Table> {
     })
 }
 
-/// A line with some characters changed, doubled or left out: nearly right, which goes further than
-/// text by chance.
+/// A line with some characters changed, doubled or removed: nearly valid, so it gets further into
+/// the parser than random text.
 fn damaged() -> impl Strategy<Value = String> {
     let changes =
         prop::collection::vec((any::<prop::sample::Index>(), "[ 0-9a-zA-Z:/\\\\-]{0,3}"), 1..4);

@@ -1,4 +1,5 @@
-//! The kernel's tables row by row, and that there is always a right leg to read and to copy from.
+//! The kernel's tables row by row, and that there is always an up-to-date leg to read and copy
+//! from.
 
 use super::super::read_balance::STREAM_SLACK;
 use super::*;
@@ -46,7 +47,7 @@ fn the_first_error_of_each_kind_is_news() {
     assert_eq!(news, [true, false, true, false]);
 }
 
-/// Spec 4.3: what becomes of a write that failed on some legs, for each combination of features.
+/// Spec 4.3: the result of a write that failed on some legs, for each combination of features.
 #[test]
 fn verdicts_follow_the_table() {
     for (handle_errors, keep_log) in [(false, false), (true, false), (true, true)] {
@@ -64,7 +65,7 @@ fn verdicts_follow_the_table() {
                     } else if kept {
                         Verdict::Succeed
                     } else {
-                        // Where the kernel would acknowledge what only a leg has that nobody will
+                        // The kernel would acknowledge a write that only a leg has which is never
                         // read.
                         Verdict::Fail
                     };
@@ -155,7 +156,7 @@ fn what_was_remembered_decides_where_to_recover_from() {
 
 #[test]
 fn the_log_never_names_only_legs_that_were_not_flushed() {
-    // Leg 2 was the only right one, the others have just been recovered from it.
+    // Leg 2 was the only one up to date; the others have just been recovered from it.
     let mut legs = Legs::new(3, false, false, LegSet(0b011), None);
     assert_eq!(legs.to_remember(), Some(LegSet(0b011)));
     legs.all_in_sync();
@@ -174,7 +175,7 @@ fn the_log_never_names_only_legs_that_were_not_flushed() {
     assert_eq!(legs.to_remember(), Some(LegSet(0b101)));
     legs.mark_flushed(LegSet(0b101));
     assert_eq!(legs.to_remember(), Some(LegSet(0b100)), "only sources count");
-    // Where nobody missed anything the first leg needs no flag.
+    // If no leg has missed a write, the first leg needs no flag.
     let fresh = Legs::new(3, false, false, LegSet(0), None);
     assert_eq!(fresh.to_remember(), Some(LegSet(0)));
 }

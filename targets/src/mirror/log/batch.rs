@@ -1,12 +1,12 @@
-//! One batch of the log on its way to the device.
+//! Writing one batch of the log to the device.
 //!
-//! One task writes ([`Log::write`]), one batch after the other, so two writes of a block never
-//! overtake each other. Neighbouring blocks are written together, and a few such writes are in
+//! One task writes ([`Log::write`]), one batch at a time, so two writes of the same block are never
+//! in flight together. Adjacent blocks are written together, and at most eight such writes are in
 //! flight at a time.
 //!
 //! Rule kept here: the durable half of I7. Batches with marks are written with FUA. Batches that
-//! only clean regions are not: that a region is clean need not be durable, it only must not be so
-//! before the legs are flushed, which happens before the bit is set in memory.
+//! only clean regions are not: a clean bit need not be durable, it only must not be durable before
+//! the legs are flushed, which happens before the bit is set in memory.
 
 use super::super::bits::WithBits;
 use super::health::LastBatch;
@@ -19,8 +19,8 @@ use crate::units::Sectors;
 const SECTOR_LEN: usize = 512;
 
 impl Log {
-    /// Takes everything that has changed as a batch and writes it, with FUA if there are marks in
-    /// it. `bits` lends the bits as they are at that moment.
+    /// Takes all changed blocks as a batch and writes it, with FUA if it contains marks. `bits`
+    /// lends the bits as they are when each block is encoded.
     pub(in crate::mirror) async fn write(&self, bits: &impl WithBits) -> Result<(), DiskError> {
         let Some(device) = &self.device else { return Ok(()) };
         let batches = &self.batches;
@@ -50,8 +50,8 @@ impl Log {
         bits: &impl WithBits,
         fua: bool,
     ) -> Result<(), DiskError> {
-        // Blocks that change from now on are the next batch's, whatever their content is when this
-        // one writes them.
+        // Blocks that change from now on belong to the next batch, even if this batch already
+        // writes their new content.
         let mut left = self.batches.changed.borrow().queue.len();
         let mut first_error = None;
         let mut ios: [Option<(Io, u64, u64)>; WRITES_IN_FLIGHT] =
@@ -69,7 +69,7 @@ impl Log {
             for io in &mut ios {
                 let Some((io, first, count)) = io.take() else { continue };
                 if let Err(error) = io.await {
-                    // What stands there now is unknown, so it has to be written again.
+                    // The blocks' content on disk is unknown now, so they have to be written again.
                     (first..first + count).for_each(|block| self.note(block, fua));
                     first_error.get_or_insert(error);
                 }
@@ -78,8 +78,8 @@ impl Log {
         first_error.map_or(Ok(()), Err)
     }
 
-    /// Starts the write of the oldest changed block, with those that follow it on disk and in the
-    /// queue.
+    /// Starts the write of the oldest changed block, together with blocks that follow it both on
+    /// disk and in the queue.
     fn start_run(
         &self,
         device: &OnDisk,
@@ -102,7 +102,7 @@ impl Log {
             *left -= 1;
             count += 1;
         }
-        // pieces are at most 32 KiB or a block long, and eight of them fit a buffer
+        // a piece is at most 32 KiB or one block long, and eight pieces fit the buffer
         #[allow(clippy::cast_possible_truncation)]
         let offset_bytes = piece as u32 * device.piece_bytes;
         let header = self.header.bytes.borrow();

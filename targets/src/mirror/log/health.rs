@@ -1,32 +1,32 @@
-//! What has become of a log's device: one state where flags could contradict each other.
+//! The health of a log's device: one state instead of flags that could contradict each other.
 //!
-//! Rule kept here: a log that has failed stays so until it has been written as a whole, and one
-//! that was dead once never passes for alive again.
+//! Rule kept here: a failed log stays failed until it has been written as a whole, and a dead log
+//! never becomes alive again.
 
-/// How far a log can be trusted.
+/// The health of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::mirror) enum Health {
-    /// All of it could be read and written so far.
+    /// All reads and writes have succeeded so far.
     #[default]
     Alive,
-    /// Something failed at some time. All marks are durable all the same, or are being made so.
+    /// An operation has failed. All marks are nevertheless durable, or are being made durable.
     Dead(Letter),
     /// Marks could not be made durable.
     Failed(Letter),
 }
 
-/// What failed, as the status line says it.
+/// The kind of failure, as the status line shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::mirror) enum Letter {
     /// A read or a write: `D`.
     Device,
-    /// A flush of the log's device: `F`, whatever else failed. That a leg could not be flushed is
+    /// A flush of the log's device: `F`, whatever else failed. A failed flush of a leg is shown in
     /// the leg's letter, as in the kernel.
     Flush,
 }
 
 impl Health {
-    /// What failed at some time.
+    /// The kind of failure, if any.
     pub(in crate::mirror) fn letter(self) -> Option<Letter> {
         match self {
             Health::Alive => None,
@@ -34,7 +34,7 @@ impl Health {
         }
     }
 
-    /// Whether something failed at some time.
+    /// Whether any operation has failed.
     pub(in crate::mirror) fn is_dead(self) -> bool {
         self != Health::Alive
     }
@@ -45,22 +45,22 @@ impl Health {
         matches!(self, Health::Failed(_))
     }
 
-    /// After a read or a write that failed.
+    /// The health after a failed read or write.
     pub(super) fn after_error(self) -> Health {
         if self == Health::Alive { Health::Dead(Letter::Device) } else { self }
     }
 
-    /// After a flush of the log's device that failed.
+    /// The health after a failed flush of the log's device.
     pub(super) fn after_flush_error(self) -> Health {
         if self.has_failed() { Health::Failed(Letter::Flush) } else { Health::Dead(Letter::Flush) }
     }
 
-    /// After marks could not be made durable.
+    /// The health after marks could not be made durable.
     pub(super) fn without_marks(self) -> Health {
         Health::Failed(self.letter().unwrap_or(Letter::Device))
     }
 
-    /// All of the log is about to be written: if that fails it has failed again.
+    /// The whole log is about to be written; if that fails, the log has failed again.
     pub(super) fn tried_again(self) -> Health {
         match self {
             Health::Failed(letter) => Health::Dead(letter),
@@ -69,15 +69,15 @@ impl Health {
     }
 }
 
-/// What has become of the last batch.
+/// The result of the last batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum LastBatch {
     /// It was written.
     #[default]
     Written,
-    /// It could not be, and had no marks: what is clean is called dirty on disk.
+    /// It could not be written, and had no marks: clean regions are still dirty on disk.
     ClearsLost,
-    /// It could not be, and had marks, which are in memory only.
+    /// It could not be written, and had marks, which are in memory only.
     MarksLost,
 }
 

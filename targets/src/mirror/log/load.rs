@@ -1,7 +1,6 @@
 //! Reading the log, when a mirror is opened and when it is resumed.
 //!
-//! Rule kept here: a log that could not be read, or is about other legs, says that nothing is in
-//! sync.
+//! Rule kept here: if the log could not be read, or names other legs, nothing is in sync.
 
 use super::super::bits::Bits;
 use super::super::format::{HEADER_BYTES, LegFlags, resume};
@@ -13,9 +12,9 @@ use crate::mutant::{self, Mutant};
 use crate::units::Sectors;
 
 impl Log {
-    /// Reads the log: which regions are in sync, and which legs, of those identities, missed
-    /// something. Nothing is written yet. An error of the device is not one of this call: the log
-    /// is taken to be empty, and is dead.
+    /// Reads the log: which regions are in sync, and which of the legs with these identities are
+    /// stale. Nothing is written yet. A device error does not fail this call: the log is treated as
+    /// empty, and is dead.
     pub(in crate::mirror) async fn read(
         &self,
         initial: InitialSync,
@@ -25,7 +24,7 @@ impl Log {
         self.read_all(initial, bits, legs).await.0
     }
 
-    /// The same, and whether it could be read and understood.
+    /// Like [`Log::read`]; also returns whether the log could be read and understood.
     async fn read_all(
         &self,
         initial: InitialSync,
@@ -51,7 +50,7 @@ impl Log {
             InitialSync::NoSync => LegFlags::decode(&header, legs),
             _ => LegFlags::missed(&header, legs),
         };
-        // Whoever says that the legs are the same means all of them.
+        // `nosync` states that all legs are the same.
         let trusted = initial == InitialSync::NoSync
             || resumed.fresh
             || mutant::is(Mutant::ForeignLegsTrusted);
@@ -71,8 +70,8 @@ impl Log {
         (LegSet(flags.unwrap_or(0)), !resumed.failed)
     }
 
-    /// Reads the log of a mirror that is in use; says whether it could be read and understood. If
-    /// not, what was known of its other content stays.
+    /// Reads the log of a mirror that is in use; returns whether it could be read and understood.
+    /// If not, the header and tail in memory are kept.
     pub(in crate::mirror) async fn read_again(
         &self,
         initial: InitialSync,
@@ -89,7 +88,7 @@ impl Log {
         readable
     }
 
-    /// Reads all pieces; says whether there were bits after the last region.
+    /// Reads all pieces; returns whether bits after the last region were set.
     async fn read_pieces(
         &self,
         device: &OnDisk,
