@@ -1,12 +1,12 @@
 //! The cost of the data path alone: requests over disks that do nothing, without a kernel, a ring
 //! or a clock.
 //!
-//! `cargo run --release -p dm-targets --example cost -- ORIGINS-SNAPSHOTS EXCEPTIONS REQUESTS`
-//! fills as many snapshots of one origin with that many scattered exceptions each, and then prints
-//! nanoseconds per request for reads of a snapshot, for writes to the origin that every snapshot
-//! has a copy for already, for first writes to both, and for writes to a mirror of two legs; and
-//! what the device before a target adds. With one instruction per nanosecond (ci/vm --icount) the
-//! numbers are instructions; callgrind shows where they are spent.
+//! `cargo run --release -p dm-targets --example cost -- SNAPSHOTS EXCEPTIONS REQUESTS` fills
+//! SNAPSHOTS snapshots of one origin with EXCEPTIONS scattered exceptions each, and then prints
+//! nanoseconds per request for reads of a snapshot, for writes to origin chunks that every snapshot
+//! has copied already, for first writes to both, and for writes to a mirror of two legs; and the
+//! cost that the device adds to its target. With one instruction per nanosecond (ci/vm --icount)
+//! the numbers are instructions; callgrind shows where they are spent.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! The engine of a copy job: slices of the source are read once and written to every part that
 //! needs them.
 //!
-//! A job is a list of [`Part`]s, each a range of the source and where it goes. Parts may overlap:
+//! A job is a list of [`Part`]s, each a range of the source and its destination. Parts may overlap:
 //! so one read of an origin serves all its snapshots. The source ranges are cut into slices of at
 //! most [`SLICE_SECTORS`], of which at most [`SLICES_IN_FLIGHT`] are in flight. Slices start in
 //! ascending order and complete in any order; a slice's writes start only after its read has

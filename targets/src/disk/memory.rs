@@ -23,7 +23,7 @@ pub enum Memory {
     Payload {
         /// The payload.
         id: PayloadId,
-        /// Where in it the operation starts.
+        /// The offset of the operation in it.
         offset_bytes: u32,
     },
     /// One contiguous buffer (dm-io's KMEM and VMA kinds: the distinction has no meaning outside a
@@ -31,7 +31,7 @@ pub enum Memory {
     Buffer {
         /// The buffer.
         buffer: Buffer,
-        /// Where in it the operation starts.
+        /// The offset of the operation in it.
         offset_bytes: u32,
     },
     /// Buffers used in sequence, from `offset_bytes` into the first (dm-io's PAGE_LIST kind without

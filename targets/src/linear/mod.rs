@@ -5,7 +5,7 @@
 //! flight, and a server that takes over has nothing to restore. Flushes, FUA and discards keep
 //! their meaning: the device guarantees what the disk guarantees.
 //!
-//! Rule kept here: sectors outside the range are never read or written. They belong to other users.
+//! Rule kept here: sectors outside the range are never touched. They belong to other users.
 
 pub mod table;
 pub mod target;

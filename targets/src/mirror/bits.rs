@@ -24,7 +24,7 @@ impl Bits {
         Some(Bits { words, len })
     }
 
-    /// How many bits there are.
+    /// The number of bits.
     #[allow(clippy::len_without_is_empty)] // there is always a region
     pub fn len(&self) -> u64 {
         self.len
@@ -72,7 +72,7 @@ impl Bits {
         }
     }
 
-    /// Bits that are set.
+    /// The number of bits that are set.
     pub fn count(&self) -> u64 {
         self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
@@ -107,7 +107,7 @@ impl Bits {
 
 /// Lends the current bits.
 pub(super) trait WithBits {
-    /// Calls back with the bits.
+    /// Calls `work` with the bits.
     fn with_bits(&self, work: impl FnOnce(&Bits));
 }
 

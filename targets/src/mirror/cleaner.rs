@@ -1,5 +1,4 @@
-//! The cleaner of a mirror: one task that makes regions clean after they have been idle for a
-//! while.
+//! The cleaner of a mirror: one task that cleans regions that have been idle for a while.
 //!
 //! Rules kept here: the second half of I7 (regions become clean, and stale flags are removed, only
 //! after a flush of all legs that started after the last write or copy to them had completed). At

@@ -184,7 +184,7 @@ impl Layout {
 pub struct Resumed {
     /// The log cannot be trusted: it could not be read, or has an unknown version.
     pub failed: bool,
-    /// The header was created anew: its other bytes are not ours.
+    /// The header was created anew: its other bytes do not come from a mirror log.
     pub fresh: bool,
 }
 
@@ -263,8 +263,8 @@ impl LegFlags {
     pub const BYTES: usize = Self::CONTENT + 8;
     const MAGIC: [u8; 7] = *b"dmlegs\x01";
 
-    /// The flags for legs with these identities; `None` if there is no record, or if it has none of
-    /// them as healthy, or all.
+    /// The flags for legs with these identities; `None` if there is no record, or if it has all of
+    /// them as healthy, or none.
     ///
     /// A leg that is not in the record counts as one that missed a write, as long as a healthy one
     /// is in the record. If no identity is in the record, and the number of legs is the same, legs
@@ -296,8 +296,8 @@ impl LegFlags {
         Some((0..record.count).map(|leg| record.flags >> leg & 1 == 1).collect())
     }
 
-    /// Whether any of these legs is not in the record, although others are, or the number of legs
-    /// differs. The log's bits do not apply to such a leg.
+    /// Whether legs are missing from the record, while it has others of these legs, or a different
+    /// number of legs. The log's bits do not apply to the missing legs.
     pub fn names_foreign_legs(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
         let Some(record) = Record::decode(header) else { return false };
         let known = identities.iter().filter(|id| record.place(**id).is_some()).count();

@@ -124,7 +124,7 @@ pub enum Verdict {
     Fail,
     /// It is held until the mirror is suspended or its legs are changed.
     Hold,
-    /// It succeeds on the legs that are left.
+    /// It succeeds on the remaining legs.
     Succeed,
 }
 

@@ -30,9 +30,9 @@ use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};
 use health::LastBatch;
 pub(super) use health::{Health, Letter};
 
-/// Writes of one batch in flight together; the rest of a batch follows.
+/// Most writes of one batch in flight together.
 const WRITES_IN_FLIGHT: usize = 8;
-/// Longest read or write of the log, and the size of its buffer: 32 KiB, the bits of 262,144
+/// Longest read or write of the log, and so the buffer space for one: 32 KiB, the bits of 262,144
 /// regions.
 const PIECE_BYTES: u32 = 32 * 1024;
 
@@ -83,7 +83,7 @@ struct Batches {
     /// The last batch that was written or failed, and its result.
     ended: Cell<u64>,
     last: Cell<LastBatch>,
-    /// There are marks among the changes.
+    /// The changes include marks.
     marks: Cell<bool>,
     /// A batch is requested.
     wanted: Cell<bool>,

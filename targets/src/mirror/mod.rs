@@ -28,9 +28,9 @@
 //!
 //! # Where this differs from the kernel, and why
 //!
-//! * *Sources are a set.* The kernel has the default leg only. If one of three legs is replaced,
-//!   the other two are up to date and stay so: both are written in regions out of sync, and either
-//!   can be the default.
+//! * *Sources are a set.* The kernel has only a default leg. If one of three legs is replaced, the
+//!   other two are up to date and stay so: both are written in regions out of sync, and either can
+//!   be the default.
 //! * *Unreadable data is never replaced by zeroes.* Without `handle_errors` the kernel writes
 //!   zeroes to the other legs where the source cannot be read, and counts the region as in sync; it
 //!   also counts regions as in sync in which a write to a leg failed. Here such a region stays out
@@ -38,7 +38,7 @@
 //!   continues. If there is another source leg, the region is recovered from that leg.
 //! * *No write is acknowledged unless a source leg has it.* Without `handle_errors` the kernel
 //!   acknowledges a write that failed on the only leg known to be up to date if it succeeded on
-//!   another leg, and later recovers that leg from the first. Here the write fails.
+//!   another leg, and later recovers the other leg from the failed one. Here the write fails.
 //! * *The default leg changes whenever another source leg is healthier*, even without
 //!   `handle_errors`.
 //! * *A read is tried on every leg that may have the data*, even on a leg with errors if there is

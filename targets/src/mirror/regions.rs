@@ -8,7 +8,7 @@
 //! | in sync | clean | state |
 //! | --- | --- | --- |
 //! | yes | yes | clean |
-//! | yes | no | dirty: writes are in flight, or were not long ago |
+//! | yes | no | dirty: writes are in flight, or were recently |
 //! | no | no | out of sync; *recovering* while it is withheld for a copy |
 //!
 //! A region has an entry only while there is more state: writes in flight, the log batch that marks
@@ -43,9 +43,9 @@ pub enum Access {
 /// Consecutive regions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The first.
+    /// The first region.
     pub first: RegionIndex,
-    /// How many.
+    /// The number of regions.
     pub count: u64,
 }
 
@@ -103,7 +103,7 @@ pub struct Regions {
     pub(super) index: NumberTable<u32>,
     /// Dirty regions without writes in flight, with the time they were queued, oldest first.
     pub(super) idle: VecDeque<(u32, u64)>,
-    /// Recovery has looked at everything before this region.
+    /// Recovery has searched all regions before this one.
     pub(super) cursor: u64,
     /// A flush failed: no written region becomes clean.
     pub(super) flush_failed: bool,
@@ -112,12 +112,12 @@ pub struct Regions {
 }
 
 impl Regions {
-    /// Most idle dirty regions that may wait to be cleaned; beyond it, regions are cleaned
-    /// immediately. Bounds the regions to recover after a crash, beside those with writes in
-    /// flight, and the memory for entries.
+    /// Most idle dirty regions that may wait to be cleaned; further ones are cleaned immediately.
+    /// Bounds the regions to recover after a crash, beside those with writes in flight, and the
+    /// memory for entries.
     pub const MAX_IDLE: usize = 4096;
-    /// Most entries; beyond it, writes to further regions wait. Bounds memory if flushes are slower
-    /// than writes.
+    /// Most entries; when they are used up, writes to further regions wait. Bounds memory if
+    /// flushes are slower than writes.
     pub const MAX_ENTRIES: usize = 65536;
     /// Most regions that a request begins together: a discard of 4 GiB touches four million regions
     /// of 1 KiB, which would block other requests for seconds and take memory that is never freed.
@@ -142,12 +142,12 @@ impl Regions {
         }
     }
 
-    /// All regions.
+    /// The number of regions.
     pub fn count(&self) -> u64 {
         self.in_sync.len()
     }
 
-    /// Regions in sync.
+    /// The number of regions in sync.
     pub fn in_sync_count(&self) -> u64 {
         self.in_sync_count
     }
@@ -157,7 +157,7 @@ impl Regions {
         self.in_sync_count == self.count()
     }
 
-    /// Regions that are in sync and not clean.
+    /// The number of regions that are in sync and not clean.
     pub fn dirty_count(&self) -> u64 {
         self.dirty
     }

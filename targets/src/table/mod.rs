@@ -46,7 +46,7 @@ pub enum TargetParams {
     Linear(Linear),
 }
 
-/// The key of the server that a device belongs to.
+/// The identity of the server that a device shares with others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Family<'a> {
     /// The disk that the server is named after.
@@ -77,7 +77,7 @@ impl TargetParams {
         }
     }
 
-    /// The server that this device shares with others.
+    /// The server of this device.
     pub fn family(&self) -> Family<'_> {
         match self {
             TargetParams::Snapshot(Snapshot { origin, .. })

@@ -5,8 +5,8 @@
 //! flight at a time.
 //!
 //! Rule kept here: the durable half of I7. Batches with marks are written with FUA. Batches that
-//! only clean regions are not: a clean bit need not be durable, it only must not be durable before
-//! the legs are flushed, which happens before the bit is set in memory.
+//! only clean regions are not: a clean bit need not become durable, but must not do so before the
+//! legs are flushed, which happens before the bit is set in memory.
 
 use super::super::bits::WithBits;
 use super::health::LastBatch;
