@@ -1,17 +1,17 @@
-//! Which boot of the machine this is.
+//! The id of the current boot.
 
 use std::fs;
 use std::io;
 
-/// Tells one boot of the machine from another.
+/// A UUID that the kernel generates at each boot.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// The machine's boot, by a name that no other boot has.
+/// The id of the current boot; no other boot has the same id.
 pub(super) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
 
-/// The same as two numbers.
+/// The id of the current boot as two numbers.
 pub(super) fn boot_numbers() -> io::Result<(u64, u64)> {
     let text = boot_id()?;
     let digits = text.replace('-', "");

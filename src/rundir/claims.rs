@@ -1,8 +1,8 @@
-//! Which devices are made of a disk, by the state files of their servers, dead or alive.
+//! The devices made of a disk, according to the state files of all servers, dead or alive.
 //!
-//! Rule kept here: what the next server of a device needs is nobody's to take. A server that lives
-//! claims its disks; of one that has died, and of a device that it has left out, only the state
-//! file says so. A file and a loop device on it are claimed apart, and are one here.
+//! Rule kept here: a disk that the next server of a device needs has no other use. A live server
+//! claims its disks; for a dead server, and for a device that a server has left out, only the state
+//! file records them. A file and a loop device on it have separate claims; here they are one disk.
 
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, KnownDisk};
@@ -11,12 +11,12 @@ use crate::storage::DiskId;
 use super::directory::{RunDir, family_key};
 
 impl RunDir {
-    /// The devices of all families but `own` that are made of a disk or a part of it. Whether the
-    /// kernel has them still is not asked.
+    /// The devices of all families but `own` that are made of the disk or a part of it, whether or
+    /// not they still exist in the kernel.
     ///
     /// # Errors
-    /// The directory cannot be read, or the state file of a server that has its name from the disk.
-    /// Other files that cannot be read hide what they tell.
+    /// The directory cannot be read, or the state file of a server that is named after the disk.
+    /// Other state files that cannot be read are skipped.
     pub fn devices_on(
         &self,
         own: Option<&str>,
@@ -42,8 +42,8 @@ impl RunDir {
     }
 }
 
-/// Whether a server has its name from a disk: an origin, a first leg. A mirror may have a number
-/// behind it.
+/// Whether a server is named after a disk: its origin or its first leg. A mirror's key may end in a
+/// number.
 fn is_named_after(key: &str, id: DiskId) -> bool {
     let name = family_key(id);
     let at = key.find(&name).filter(|at| *at == 0 || key[..*at].ends_with('-'));
@@ -53,14 +53,14 @@ fn is_named_after(key: &str, id: DiskId) -> bool {
     })
 }
 
-/// Whether a device is made of a disk or a part of it.
+/// Whether a device is made of the disk or a part of it.
 pub fn is_made_of(device: &DeviceState, id: DiskId, disk: &KnownDisk) -> bool {
     if device.known.is_empty() {
-        // An earlier version has written down the numbers of block devices alone.
+        // Earlier versions recorded only the numbers of block devices.
         let is_block = matches!(id, DiskId::Block { .. });
         return is_block && device.disks.contains(&id.block_number());
     }
-    // What a mirror was made of once is not its any more.
+    // Only the disks of the current table count: `known` may also list former legs of a mirror.
     let words = device.spec.table.params.devices();
     let mut known = words.iter().filter_map(|word| device.known.get(word));
     known.any(|known| known.shares_with(disk))

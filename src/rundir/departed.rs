@@ -1,14 +1,14 @@
-//! Snapshots that have been deleted while their origin could go on: right until its next change,
+//! Deleted snapshots whose origin may stay in use: each is valid until the origin's next change,
 //! and wrong afterwards.
 //!
-//! A file for each, beside the records of lost stores ([`super::lost`]). It outlives the family,
-//! because the origin may be given another server before it is changed; whichever server that is
-//! takes the file over when it opens the origin.
+//! One file for each, next to the records of lost stores ([`super::lost`]). The file outlives the
+//! family, because another server may serve the origin before it is changed; that server takes the
+//! file over when it opens the origin.
 //!
-//! Rules kept here: I9 (the file is durable before the command ends that deletes the snapshot), and
-//! a file goes only when its store has been recorded as lost or a snapshot is served from its COW
-//! again. An origin is taken for the one in a file only if it is known to be: another one's writes
-//! would lose a snapshot that is right.
+//! Rules kept here: I9 (the file is durable before the command that deletes the snapshot ends), and
+//! a file is removed only when its store has been recorded as lost or a snapshot is served from its
+//! COW again. An origin matches a file only if it is known to be the same: writes to another origin
+//! would lose a valid snapshot.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -24,40 +24,40 @@ use super::durable;
 use crate::protocol::Cow;
 use crate::storage::certainly_differ;
 
-/// How the files' names end.
+/// Extension of the files.
 const ENDING: &str = "departed";
 
 /// A snapshot that has left its origin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Departure {
-    /// By what its COW is known again, and what its origin is called for good.
+    /// Identifies the COW; includes the lasting name of its origin.
     pub cow: Cow,
-    /// The COW could not be marked when it became invalid; else it is right until the origin
-    /// changes.
+    /// The COW could not be marked when the snapshot became invalid; otherwise the store is valid
+    /// until the origin changes.
     pub mark_failed: bool,
     /// The origin's number in that boot; zero if it has none.
     pub origin_number: u64,
 }
 
-/// What stands in a file.
+/// Content of a file.
 #[derive(Serialize, Deserialize)]
 struct Content {
-    /// The origin's family, and the boot in which its name and all numbers mean something.
+    /// The origin's family, and the boot in which the family's key and all numbers are valid.
     key: String,
     boot: String,
     departure: Departure,
 }
 
 impl Departure {
-    /// Why the store must not be used when the origin has changed.
+    /// Why the store must not be used after the origin has changed.
     pub fn loss(&self) -> Loss {
         if self.mark_failed { Loss::MarkFailed } else { Loss::OriginChanged }
     }
 }
 
 impl Content {
-    /// Whether the snapshot has left that origin. A name that lasts decides; without one it is
-    /// known by its number.
+    /// Whether the snapshot has left this origin. A lasting name decides; without one, the number
+    /// does.
     fn is_of(&self, key: &str, boot: &str, origin: &str, number: u64) -> bool {
         let known = &self.departure.cow.origin;
         if !known.is_empty() && !origin.is_empty() {
@@ -70,25 +70,25 @@ impl Content {
 }
 
 impl RunDir {
-    /// Writes down, durably, that a snapshot has left the origin of a family.
+    /// Durably records that a snapshot has left the origin of a family.
     ///
     /// # Errors
-    /// Why not, with the file's path.
+    /// The reason, with the file's path.
     pub fn write_departure(&self, key: &str, departure: &Departure) -> io::Result<()> {
         let path = self.departed_file(&departure.cow);
         let write = || {
             let content =
                 Content { key: key.to_owned(), boot: boot_id()?, departure: departure.clone() };
-            // The snapshot stays if this fails, and has not left.
+            // If this fails, the snapshot is not deleted, and no file may say so.
             durable::create(&path, &serde_json::to_vec_pretty(&content)?)
         };
         write().map_err(|error| at(&path, &error))
     }
 
-    /// The snapshots that have left an origin: the disk with that name and number, of that family.
+    /// The snapshots that have left an origin: the disk with this name and number, of this family.
     ///
     /// # Errors
-    /// A file cannot be read; which origin it speaks of cannot be known then.
+    /// A file cannot be read, so its origin is not known.
     pub fn departures(&self, key: &str, origin: &str, number: u64) -> io::Result<Vec<Departure>> {
         let boot = boot_id()?;
         let mut found = Vec::new();
@@ -97,7 +97,7 @@ impl RunDir {
                 continue;
             }
             if content.boot != boot {
-                // It would be taken for another disk's.
+                // In this boot another disk may have the same number.
                 content.departure.cow.number = 0;
             }
             found.push(content.departure);
@@ -105,10 +105,10 @@ impl RunDir {
         Ok(found)
     }
 
-    /// A COW has a snapshot again, or is recorded as lost: what left on it is over.
+    /// Removes the departures of a COW that has a snapshot again or is recorded as lost.
     ///
     /// # Errors
-    /// The file stays.
+    /// A file cannot be read or removed.
     pub fn forget_departure(&self, cow: &Cow) -> io::Result<()> {
         for (path, content) in self.departed_files()? {
             if is_same(&content.departure.cow, cow) {
@@ -136,7 +136,7 @@ impl RunDir {
                 continue;
             }
             let bytes = match fs::read(&path) {
-                // Another family's is over.
+                // Another family has removed its file.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 bytes => bytes.map_err(|error| at(&path, &error))?,
             };

@@ -9,10 +9,10 @@ use rustix::fs::{Access, access};
 
 use crate::storage::DiskId;
 
-/// Where it is unless [`VARIABLE`] says otherwise.
+/// Path of the run directory unless [`VARIABLE`] is set.
 const DEFAULT: &str = "/run/ublk-dm";
 
-/// Names another run directory.
+/// Environment variable that names another run directory.
 pub const VARIABLE: &str = "UBLK_DM_RUN_DIR";
 
 /// The run directory.
@@ -21,7 +21,7 @@ pub struct RunDir {
     pub(super) path: PathBuf,
 }
 
-/// What is wrong with the run directory, with its path and the way out.
+/// An error of the run directory, with its path and a hint.
 fn of_directory(path: &Path, what: &str, error: &io::Error) -> io::Error {
     let hint = format!("set {VARIABLE} to a directory that can be written");
     io::Error::new(
@@ -30,7 +30,7 @@ fn of_directory(path: &Path, what: &str, error: &io::Error) -> io::Error {
     )
 }
 
-/// The name of a disk in the directory; a family has its origin's.
+/// The name of a disk in the directory; a family is named after its origin.
 pub fn family_key(origin: DiskId) -> String {
     match origin {
         DiskId::Block { major, minor } => format!("block-{major}-{minor}"),
@@ -39,8 +39,8 @@ pub fn family_key(origin: DiskId) -> String {
 }
 
 impl RunDir {
-    /// Opens the run directory. One that does not exist yet has no servers; the first lock makes
-    /// it.
+    /// Opens the run directory. A directory that does not exist yet has no servers; the first lock
+    /// creates it.
     pub fn open() -> io::Result<RunDir> {
         let path = match std::env::var_os(VARIABLE) {
             Some(path) if path.is_empty() => {
@@ -52,7 +52,7 @@ impl RunDir {
             Some(path) => PathBuf::from(path),
             None => PathBuf::from(DEFAULT),
         };
-        // A server has another working directory.
+        // A server runs in another working directory.
         let path = std::path::absolute(&path)
             .map_err(|error| of_directory(&path, "cannot be used", &error))?;
         match fs::metadata(&path) {
@@ -66,12 +66,12 @@ impl RunDir {
         }
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Makes the directory if it does not exist, and fails if nothing can be written there.
+    /// Creates the directory if it does not exist, and fails if it is not writable.
     pub(super) fn make(&self) -> io::Result<()> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
         made.map_err(|error| of_directory(&self.path, "cannot be made", &error))?;
@@ -88,13 +88,13 @@ impl RunDir {
         self.path.join(format!("{key}.json"))
     }
 
-    /// Where a server's log is. It stays when the server is gone.
+    /// Path of a server's log, which outlives the server.
     pub fn log_path(&self, key: &str) -> PathBuf {
         self.path.join("log").join(format!("{key}.log"))
     }
 
-    /// Removes the socket of a server that could not take over, and leaves what it should have
-    /// taken over.
+    /// Removes the socket of a server that could not take over, and leaves its predecessor's other
+    /// files.
     pub fn remove_socket(&self, key: &str) {
         if let Err(error) = fs::remove_file(self.socket(key)) {
             log::debug!("{key}: {error}");

@@ -1,5 +1,5 @@
-//! Files of the run directory that are replaced as a whole: a reader, and the machine after a loss
-//! of power, has one whole version of them.
+//! Files of the run directory that are replaced atomically: a reader, also after a loss of power,
+//! sees one complete version.
 
 use std::error::Error;
 use std::fmt;
@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-/// A file has been replaced, and whether that outlives a loss of power is not known.
+/// A file has been replaced, but may revert after a loss of power.
 #[derive(Debug)]
 struct InDoubt(io::Error);
 
@@ -21,18 +21,17 @@ impl fmt::Display for InDoubt {
 
 impl Error for InDoubt {}
 
-/// Whether a failed [`replace`] has put the new bytes in the place of the old ones all the same.
+/// Whether a failed [`replace`] has replaced the file nevertheless.
 pub fn is_in_doubt(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<InDoubt>())
 }
 
-/// Replaces a file, durably: its bytes are on the disk before its name leads to them, and the name
-/// is before this returns.
+/// Durably replaces a file: the new bytes are on the disk before the rename, and the rename is on
+/// the disk before this returns.
 ///
 /// # Errors
-/// The file is as it was, and nothing else is left; or it is replaced for all who read it, and may
-/// be the old one again after a loss of power ([`is_in_doubt`]), because its directory could not be
-/// synced.
+/// Either the file is unchanged and no other file is left; or readers see the new file, but it may
+/// revert after a loss of power ([`is_in_doubt`]), because its directory could not be synced.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace_and(path, bytes, File::sync_all)
 }
@@ -42,7 +41,7 @@ fn replace_and(
     bytes: &[u8],
     sync: impl FnOnce(&File) -> io::Result<()>,
 ) -> io::Result<()> {
-    // Before anything is replaced: there may be no descriptor left.
+    // Opened before the rename: afterwards there may be no descriptor left.
     let directory = path.parent().map(File::open).transpose()?;
     let new = path.with_extension(match path.extension() {
         Some(extension) => format!("{}-new", extension.to_string_lossy()),
@@ -59,12 +58,12 @@ fn replace_and(
     synced.map_err(|error| io::Error::new(error.kind(), InDoubt(error)))
 }
 
-/// As [`replace`], of a file that was not there: after an error it is not there either.
+/// Like [`replace`], for a file that does not exist: after an error it still does not exist.
 pub fn create(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes).inspect_err(|error| take_back(path, error))
 }
 
-/// Removes what a failed [`replace`] has put where nothing was.
+/// Removes a new file that a failed [`replace`] has put in place.
 fn take_back(path: &Path, error: &io::Error) {
     if !is_in_doubt(error) {
         return;
@@ -93,7 +92,7 @@ mod tests {
         replace(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-        // A directory in its place cannot be replaced by a file.
+        // A file cannot replace a directory.
         let taken = dir.path().join("taken.json");
         fs::create_dir(&taken).unwrap();
         replace(&taken, b"three").unwrap_err();

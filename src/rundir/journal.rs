@@ -1,10 +1,10 @@
 //! The journal of a COW in the run directory: records that are not on the COW yet, in a mapped
-//! file, so that noting one is two stores and outlives the process.
+//! file, so that journaling a record is two stores and the record outlives the process.
 //!
-//! Rules kept here: I10 (a place is written with its COW chunk last, so it never shows half a
-//! record), and what [`Notes`] asks for: a journal of another boot, or of a disk that was attached
-//! anew, is not read. It is not thrown away either: [`owner`] says whose it may be, and who decides
-//! is the administrator (`ublk-dm journal`).
+//! Rules kept here: I10 (the COW chunk of a place is written last, so a place never holds half a
+//! record), and the contract of [`Notes`]: a journal of another boot, or of a disk that was
+//! reattached, is not used. It is not discarded either: [`owner`] says whose it may be, and the
+//! administrator decides (`ublk-dm journal`).
 
 pub mod find;
 mod layout;
@@ -30,13 +30,13 @@ use owner::Owner;
 pub struct FileNotes {
     path: PathBuf,
     words: SharedWords,
-    /// Locked: it says that a server has the journal.
+    /// Locked while a server uses the journal.
     _file: File,
 }
 
 impl FileNotes {
-    /// Opens the journal of a COW that has been claimed, and makes it if it is not there. It is
-    /// removed when it is dropped, unless something stands in it.
+    /// Opens the journal of a claimed COW, or creates it. Dropping it removes the file, unless it
+    /// holds records.
     pub fn open(path: &Path, owner: &Owner) -> io::Result<FileNotes> {
         if let Some((file, words)) = existing(path)? {
             if words.get(0) == MAGIC
@@ -51,8 +51,7 @@ impl FileNotes {
         }
         let mut bytes: Vec<u8> = owner.words().iter().flat_map(|word| word.to_ne_bytes()).collect();
         bytes.resize(WORDS * size_of::<u64>(), 0);
-        // Written and not only made longer: there must be room for all of it before anyone relies
-        // on it.
+        // Written, not only extended: all its space must be allocated before a record relies on it.
         durable::replace(path, &bytes)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         sys::lock(&file, true)?;
@@ -64,16 +63,16 @@ impl FileNotes {
     }
 }
 
-/// A journal that no server has.
+/// A journal that no server uses.
 pub struct Left {
     pub path: PathBuf,
-    /// Whose it is; `None` if it is damaged.
+    /// Its owner; `None` if it is damaged.
     pub owner: Option<Owner>,
-    /// Records that stand in it.
+    /// Number of records in it.
     pub records: usize,
 }
 
-/// The paths of all journals in a directory. One that does not exist has none.
+/// The paths of all journals in a directory; none if the directory does not exist.
 pub fn paths_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let entries = match fs::read_dir(directory) {
@@ -90,7 +89,7 @@ pub fn paths_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The journals in a directory that hold something and that no server has.
+/// The journals in a directory that hold records, or are damaged, and that no server uses.
 pub fn left_in_directory(directory: &Path) -> io::Result<Vec<Left>> {
     let mut left = Vec::new();
     for path in paths_in(directory)? {
@@ -102,7 +101,7 @@ pub fn left_in_directory(directory: &Path) -> io::Result<Vec<Left>> {
     Ok(left)
 }
 
-/// A journal, if it is there, holds something and no server has it.
+/// The journal at a path, if it exists, holds records or is damaged, and no server uses it.
 pub fn left_at(path: &Path) -> io::Result<Option<Left>> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -120,7 +119,7 @@ pub fn left_at(path: &Path) -> io::Result<Option<Left>> {
     Ok((records > 0 || owner.is_none()).then(|| Left { path: path.to_owned(), owner, records }))
 }
 
-/// Removes the journals of a disk in which nothing stands and that no server has.
+/// Removes the journals of a disk that hold no records and that no server uses.
 pub fn remove_empty(directory: &Path, key: &str) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -138,15 +137,15 @@ pub fn remove_empty(directory: &Path, key: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a journal that no server has.
+/// Removes a journal that no server uses.
 pub fn discard(path: &Path) -> io::Result<()> {
-    // Whoever opens it meanwhile is refused, and not left with a file that is no more.
+    // Locked first: a server that opens it meanwhile is refused, not left with an unlinked file.
     let file = OpenOptions::new().read(true).write(true).open(path)?;
     sys::lock(&file, true)?;
     fs::remove_file(path)
 }
 
-/// Gives a journal to another owner, under the path that is its own.
+/// Gives a journal to another owner, at that owner's path.
 pub fn give(from: &Path, to: &Path, owner: &Owner) -> io::Result<()> {
     let mut bytes = fs::read(from)?;
     let recorded = RECORDED_WORD * size_of::<u64>()..(RECORDED_WORD + 1) * size_of::<u64>();

@@ -1,10 +1,10 @@
-//! The record of a mirror's legs: which of them have everything that was acknowledged. A mirror
-//! whose dirty log is in memory has no other place for it, and a server that takes over must not
+//! The record of a mirror's legs: which of them have every acknowledged write. A mirror whose dirty
+//! log is in memory has no other place for this record, and a server that takes over must not
 //! recover from a leg that has missed writes (I10).
 //!
-//! The file is replaced durably before the request that depends on it is acknowledged; what stands
-//! in it is decided by `dm_targets::mirror::leg_state`. It is believed only in the boot in which it
-//! was written: no device outlives that, and what is in a disk's cache may not either.
+//! The file is durably replaced before the request that depends on it is acknowledged;
+//! `dm_targets::mirror::leg_state` decides its content. It is trusted only in the boot in which it
+//! was written: no device survives a reboot, and the content of a disk's cache may not either.
 
 use std::fs;
 use std::io;
@@ -17,7 +17,7 @@ use super::boot::boot_id;
 use super::directory::RunDir;
 use super::durable;
 
-/// The format that is written. Another one is not believed.
+/// Version of the format; a file of another version is rejected.
 const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -32,7 +32,7 @@ struct Content {
 
 #[derive(Serialize, Deserialize)]
 struct Leg {
-    /// What the leg is known by for good, in hexadecimal.
+    /// The leg's lasting identity, in hexadecimal.
     identity: String,
     path: String,
     source: bool,
@@ -43,7 +43,7 @@ impl RunDir {
         self.path.join(format!("{key}.legs"))
     }
 
-    /// Puts the state of a mirror's legs on record, durably. Called by one thread of a server.
+    /// Durably records the state of a mirror's legs. Called by one thread of a server.
     pub fn write_legs(&self, key: &str, state: &LegState) -> io::Result<()> {
         let leg = |leg: &KnownLeg| Leg {
             identity: format!("{:016x}", leg.identity),
@@ -60,10 +60,10 @@ impl RunDir {
         durable::replace(&self.legs_file(key), &serde_json::to_vec_pretty(&content)?)
     }
 
-    /// What is on record of a mirror's legs.
+    /// The recorded state of a mirror's legs.
     ///
     /// # Errors
-    /// There is none, or it is damaged or of another boot.
+    /// There is no record, or it is damaged or from another boot.
     pub fn legs(&self, key: &str) -> Result<LegState, String> {
         let path = self.legs_file(key);
         let name = path.display();

@@ -1,13 +1,13 @@
 //! Locks of the run directory: one for each family, and one for the directory itself.
 //!
 //! A command that changes a family holds the family's lock until the server has answered, which may
-//! take as long as a disk; it never keeps commands on other families waiting. The directory's own
-//! lock is held for steps that touch nothing but small files in it. Whoever waits for a lock does
-//! so within a limit, and is told who has it.
+//! take as long as a disk; commands on other families do not wait for it. The directory's lock is
+//! held only for steps that touch small files in the directory. A wait for a lock has a time limit,
+//! after which the error describes the holder.
 //!
 //! Rule kept here: a lock's file is removed only by the process that has locked it, and a process
-//! that has locked a file which is not the one in the directory any more tries again; so two
-//! processes never hold one family.
+//! that has locked a file that is no longer the one in the directory tries again; so two processes
+//! never hold the lock of one family.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -22,21 +22,21 @@ use serde::{Deserialize, Serialize};
 use super::directory::RunDir;
 use crate::failure::Reason;
 
-/// How long the directory's lock is waited for: it is held for a few small files.
+/// Longest wait for the directory's lock, which is held only for work on a few small files.
 const DIRECTORY_LIMIT: Duration = Duration::from_secs(10);
-/// How long a family's is waited for: as long as a command may wait for a disk that does not
-/// answer, and some.
+/// Longest wait for a family's lock: somewhat longer than a command may wait for a disk that does
+/// not answer.
 const FAMILY_LIMIT: Duration = Duration::from_secs(60);
-/// The pause between two attempts: the kernel's lock has no limit of its own.
+/// The pause between two attempts: the kernel's lock has no time limit.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Who holds a family's lock.
+/// The holder of a family's lock.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Holder {
     pid: u32,
-    /// The verb that is being carried out.
+    /// The verb of its command.
     doing: String,
-    /// The name that a device to be added has asked for.
+    /// The name reserved for a device that is being added.
     name: Option<String>,
 }
 
@@ -49,9 +49,9 @@ pub struct FamilyLock {
 }
 
 impl FamilyLock {
-    /// Takes a name for the device that is being added, unless another command on its way to add
-    /// one has it, or `taken` says that a device has it. The name is ours until the lock is
-    /// dropped.
+    /// Reserves a name for the device that is being added, unless another command that is adding a
+    /// device has reserved it, or `taken` says that a device has it. The reservation ends when the
+    /// lock is dropped.
     pub fn take_name(
         &mut self,
         rundir: &RunDir,
@@ -68,7 +68,7 @@ impl FamilyLock {
         Ok(true)
     }
 
-    /// Writes down who holds the lock.
+    /// Writes the holder to the lock's file.
     fn say(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         io::Seek::rewind(&mut self.file)?;
@@ -85,10 +85,10 @@ impl Drop for FamilyLock {
 }
 
 impl RunDir {
-    /// Takes the directory's lock for a step that waits for nothing.
+    /// Takes the directory's lock, for a step that does not block.
     ///
     /// # Errors
-    /// Another command has held it for longer than such a step can take.
+    /// Another command has held the lock for longer than such a step can take.
     pub fn lock(&self) -> Result<File, Reason> {
         let why = |error: io::Error| format!("{}: {error}", self.path.display());
         self.make().map_err(|error| error.to_string())?;
@@ -107,11 +107,11 @@ impl RunDir {
         Ok(file)
     }
 
-    /// Waits for other commands that change the family, and keeps further ones away.
+    /// Waits for other commands that change the family, and excludes further ones.
     ///
     /// # Errors
-    /// Another command has held the lock for longer than it may wait itself; the message says
-    /// which.
+    /// Another command has held the lock for longer than it may wait itself; the message names that
+    /// command.
     pub fn lock_family(&self, key: &str, doing: &str) -> Result<FamilyLock, Reason> {
         let path = self.lock_file(key);
         let why = |error: io::Error| format!("{}: {error}", path.display());
@@ -123,8 +123,8 @@ impl RunDir {
                 let holder =
                     Holder { pid: std::process::id(), doing: doing.to_owned(), name: None };
                 let mut lock = FamilyLock { file, path: path.clone(), holder };
-                // It is locked whether that can be written or not: on a full file system devices
-                // can still be deleted.
+                // The lock is held even if this write fails: on a full file system devices can
+                // still be deleted.
                 if let Err(error) = lock.say() {
                     log::debug!("{}: {error}", path.display());
                 }
@@ -142,7 +142,7 @@ impl RunDir {
         }
     }
 
-    /// The names that commands on other families have asked for, for devices that they are adding.
+    /// The names that commands on other families have reserved for devices that they are adding.
     pub(super) fn wanted_names(&self, key: &str) -> io::Result<Vec<String>> {
         let own = self.lock_file(key);
         let mut names = Vec::new();
@@ -159,7 +159,7 @@ impl RunDir {
         self.path.join(format!("{key}.lock"))
     }
 
-    /// Removes the file of a family's lock that a command has left behind which was killed.
+    /// Removes the file of a family's lock that a killed command has left behind.
     pub(super) fn remove_stale_lock(&self, key: &str) {
         drop(stale(&self.lock_file(key)));
     }
@@ -185,7 +185,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     file.metadata().ok().zip(fs::metadata(path).ok()).is_some_and(|(one, other)| same(one, other))
 }
 
-/// A lock whose holder is no more, taken over; its file goes when it is dropped.
+/// Takes over a lock whose holder is dead; dropping the lock removes its file.
 fn stale(path: &Path) -> Option<FamilyLock> {
     let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
     let ours = try_lock(&file).unwrap_or(false) && is_at(&file, path);
@@ -198,7 +198,7 @@ fn holder_of(path: &Path) -> Holder {
     read.ok().and_then(|_| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-/// Whether a command on another family is about to add a device of that name.
+/// Whether a command on another family is adding a device of this name.
 fn others_want(rundir: &RunDir, own: &Path, name: &str) -> io::Result<bool> {
     for entry in fs::read_dir(&rundir.path)? {
         let path = entry?.path();
@@ -216,7 +216,7 @@ mod tests {
 
     use super::*;
 
-    /// A run directory of its own, removed in the end.
+    /// A temporary run directory, removed when dropped.
     struct Temporary(RunDir);
 
     impl Temporary {
@@ -270,7 +270,7 @@ mod tests {
         assert!(!two.take_name(&dir.0, "other", || Ok(true)).unwrap());
         drop(one);
         assert!(two.take_name(&dir.0, "snap", || Ok(false)).unwrap());
-        // A command that was killed leaves its file, and nothing else.
+        // A killed command leaves only its lock file.
         fs::write(dir.0.lock_file("three"), br#"{"pid":1,"doing":"add","name":"late"}"#).unwrap();
         assert!(two.take_name(&dir.0, "late", || Ok(false)).unwrap());
         drop(two);

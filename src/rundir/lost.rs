@@ -1,14 +1,14 @@
-//! Lost stores: those that look valid and must not be used, because their snapshot became wrong and
-//! the COW could not say so.
+//! Lost stores: stores that look valid but must not be used, because the snapshot became wrong and
+//! the COW does not show it.
 //!
-//! A file for each. A store of this program's is known by its id, on whatever disk, at whatever
-//! path, and as a copy. One of the kernel's has none: it is known by what its disk is called for
-//! good ([`disk_name`](crate::storage::disk_name)), or by the disk's path.
+//! One file for each. A store made by this program is identified by its id, on any disk, at any
+//! path, and as a copy. A store made by the kernel has no id: it is identified by the lasting name
+//! of its disk ([`disk_name`](crate::storage::disk_name)), or by the disk's path.
 //!
-//! Rules kept here: I9 (a file is whole and durable before the change of the origin that it speaks
-//! of), and a file goes only when the store is gone from the very disk that it was on, never by
-//! itself. Where it cannot be known whether a record is of the store that is there, it is. The run
-//! directory is in memory unless it is put elsewhere: a server must never wait for a file system
+//! Rules kept here: I9 (a file is complete and durable before the origin write that makes the store
+//! wrong), and a file is removed only when the store is gone from the same disk, never on its own.
+//! If it is not known whether a record is of the store that is there, it is assumed to be. The run
+//! directory is in memory unless configured otherwise: a server must never wait for a file system
 //! that it may serve itself.
 
 use std::fs;
@@ -26,22 +26,22 @@ use super::durable;
 use crate::protocol::{Cow, Which};
 use crate::storage::certainly_differ;
 
-/// How the name of a disk begins that says nothing of itself: what no other disk is called before
-/// the next boot.
+/// Prefix of the name of a disk that reports no name: no other disk has the same name before the
+/// next boot.
 const NUMBER: &str = "disk";
 
-/// What stands in a file.
+/// Content of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
-    /// What the COW and its origin are called for good.
+    /// Lasting names of the COW and its origin.
     cow: String,
     origin: String,
-    /// The mark failed; else the origin was changed without the snapshot.
+    /// The COW could not be marked; otherwise the origin was changed without the snapshot.
     mark_failed: bool,
-    /// Which store it is; nothing if that could not be known, as by earlier versions.
+    /// The store; `None` if it was not known, as in earlier versions.
     #[serde(default)]
     store: Option<String>,
-    /// The disk's number, in that boot.
+    /// The disk's number in `boot`.
     #[serde(default)]
     number: u64,
     #[serde(default)]
@@ -53,15 +53,14 @@ pub struct LostStore {
     directory: PathBuf,
     cow: Cow,
     boot: String,
-    /// As the target knows the COW.
+    /// The names by which the target knows the COW.
     known_by: Vec<String>,
 }
 
 impl LostStore {
     /// The record of a COW with that store.
     pub fn of(rundir: &RunDir, mut cow: Cow) -> LostStore {
-        // A disk that cannot be told from one of another boot is taken for none that was known
-        // before.
+        // Without the boot's id a number is not an identity: it matches no disk known before.
         let boot = boot_id().unwrap_or_default();
         if let ([path], true) = (cow.names.as_slice(), cow.number != 0 && !boot.is_empty()) {
             if path.starts_with("path ") {
@@ -69,21 +68,21 @@ impl LostStore {
             }
         }
         let name = cow.names.first().map_or("", String::as_str);
-        // By what is not known nothing is known again.
+        // An unknown store identifies nothing.
         let store = cow.store.word().map(|word| format!("{word} on {name}"));
         let disk = (store.is_some() && cow.number != 0).then(|| format!("{name}, {}", cow.number));
         let known_by = store.into_iter().chain(disk).collect();
         LostStore { directory: rundir.path.clone(), cow, boot, known_by }
     }
 
-    /// Why the store on the COW is lost, if it is; with the file that says so.
+    /// Why the store on the COW is lost, if it is, with the file that records it.
     ///
     /// # Errors
-    /// A file cannot be read. What it says cannot be known then, and the COW must not be used.
+    /// A file cannot be read. Its content is then unknown, and the COW must not be used.
     pub fn found(&self) -> io::Result<Option<String>> {
         if let Which::Id(id) = self.cow.store {
             let path = self.of_store(id);
-            // Its name says enough, whatever has become of its content.
+            // The file's name is enough, even if its content is damaged.
             let entry = read(&path).or_else(|error| match error.kind() {
                 ErrorKind::InvalidData => {
                     Ok(Some(Entry { mark_failed: false, ..self.entry("", false) }))
@@ -96,12 +95,12 @@ impl LostStore {
         }
         for name in self.cow.names.iter().chain([&self.cow.former]) {
             let path = self.of_disk(name);
-            // Of another disk, whose name has the same number, it may be.
+            // The file may belong to another disk whose name has the same hash.
             let Some(entry) = read(&path)?.filter(|entry| entry.cow == *name) else { continue };
             let gone = entry.store.is_some()
                 && self.cow.store != Which::Unknown
                 && entry.store != self.cow.store.word();
-            // The store may be another origin's by now.
+            // The store may belong to another origin by now.
             let others = !entry.mark_failed && certainly_differ(&entry.origin, &self.cow.origin);
             if !gone && !others {
                 return Ok(Some(why(&path, entry.mark_failed)));
@@ -110,8 +109,8 @@ impl LostStore {
         Ok(None)
     }
 
-    /// Forgets what was lost on the COW's disk and has gone from it. `here`: the store is there
-    /// already.
+    /// Removes the records of lost stores that are gone from the COW's disk. `here`: the store is
+    /// on the disk already.
     pub fn tidy(&self, here: bool) {
         for file in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let path = file.path();
@@ -127,7 +126,7 @@ impl LostStore {
         }
     }
 
-    /// Forgets that this store is lost: it says so itself from now on.
+    /// Removes the record of this lost store: from now on the store itself is marked.
     pub fn forget(&self) {
         let files: Vec<PathBuf> = match self.cow.store {
             Which::Id(id) => vec![self.of_store(id)],
@@ -144,18 +143,18 @@ impl LostStore {
         }
     }
 
-    /// Whether what an entry speaks of was on this very disk and is not any more.
+    /// Whether the store of an entry was on this same disk and is no longer there.
     fn is_gone(&self, entry: &Entry, here: bool) -> bool {
         let same_name = self.cow.names.contains(&entry.cow) || self.cow.former == entry.cow;
         let number = self.cow.number;
         let same_disk =
             same_name && number != 0 && entry.number == number && entry.boot == self.boot;
         if entry.cow.starts_with(NUMBER) && entry.boot != self.boot && !self.boot.is_empty() {
-            // By that name no disk is called any more.
+            // No disk has this name in the current boot.
             return true;
         }
         match &entry.store {
-            // Whatever it was: it would be taken for the next one, too.
+            // An unknown store: the entry would also match the next store on the disk.
             None => same_name && !here,
             Some(store) => same_disk && !(here && Some(store) == self.cow.store.word().as_ref()),
         }
@@ -182,14 +181,14 @@ impl LostStore {
 
     fn write(&self, path: &Path, name: &str, loss: Loss) -> io::Result<()> {
         let mut entry = self.entry(name, loss == Loss::MarkFailed);
-        // One that is wrong for any origin does not become less so.
+        // A store that is wrong for any origin stays wrong.
         let before = read(path)
             .ok()
             .flatten()
             .filter(|before| before.cow == entry.cow && before.store == entry.store);
         entry.mark_failed |= before.is_some_and(|before| before.mark_failed);
         let bytes = serde_json::to_vec(&entry)?;
-        // The write that waits for it fails if this does, and then the store is right.
+        // If this fails, the write that waits for it fails, and the store is still valid.
         let written = if path.exists() {
             durable::replace(path, &bytes)
         } else {
@@ -199,7 +198,7 @@ impl LostStore {
     }
 }
 
-/// What stands in a file, if there is one. The error names it.
+/// The content of a file, if it exists. The error names the file.
 fn read(path: &Path) -> io::Result<Option<Entry>> {
     let text = match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -239,7 +238,7 @@ impl LossRecord for LostStore {
         };
         let written = files.iter().try_for_each(|(path, name)| self.write(path, name, loss));
         written.map_err(|error| error.to_string())?;
-        // That it has left says less, and would be recorded once more by the next server.
+        // A departure says less, and the next server would record it as a loss once more.
         if let Err(error) = (RunDir { path: self.directory.clone() }).forget_departure(&self.cow) {
             log::warn!("{error}");
         }

@@ -1,9 +1,8 @@
-//! The run directory: a socket and a state file per server, notes per COW, and the locks that
-//! commands take turns with ([`lock`]); and in `log/` the logs of servers, which stay when those
-//! are gone.
+//! The run directory: a socket and a state file per server, a journal per COW, and the locks that
+//! serialize commands ([`lock`]); in `log/` are the logs of servers, which outlive the servers.
 //!
-//! State files are replaced durably and as a whole ([`durable`]). The directory belongs to its user
-//! alone (mode 0700), because what stands in it is believed.
+//! State files are replaced durably and atomically ([`durable`]). Only the owner can access the
+//! directory (mode 0700), because its content is trusted.
 
 mod boot;
 mod claims;

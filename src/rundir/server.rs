@@ -1,4 +1,4 @@
-//! A server as its files show it, whether it lives or not.
+//! A server as its files show it, dead or alive.
 
 use std::fs;
 use std::io;
@@ -9,24 +9,24 @@ use super::state::State;
 use crate::failure::Reason;
 use crate::protocol;
 
-/// A server's files, whether it lives or not.
+/// The files of a server, dead or alive.
 pub struct Server {
     pub key: String,
     pub state: Option<State>,
     /// Why its state file cannot be used, with its path.
     pub damaged: Option<Reason>,
-    /// A connection to it; `None` if it takes none.
+    /// A connection to the server; `None` if it accepts none.
     pub connection: Option<UnixStream>,
-    /// There is a process that listens, whether it answers or not.
+    /// A process listens on the socket, whether it answers or not.
     pub lives: bool,
 }
 
 impl RunDir {
-    /// The names of all devices that state files tell of, but those of one server, and of those
-    /// that are being added there.
+    /// The names of all devices in the state files of the other servers, and of those that are
+    /// being added there.
     pub fn names_beside(&self, key: &str) -> Result<Vec<String>, Reason> {
         let keys = self.keys().map_err(|error| format!("{}: {error}", self.path.display()))?;
-        // A file that cannot be read holds names that cannot be known.
+        // A state file that cannot be read is skipped: its names are unknown.
         let states =
             keys.iter().filter(|other| *other != key).filter_map(|other| self.state(other).ok()?);
         let mut names: Vec<String> =

@@ -1,8 +1,8 @@
-//! A server's state file: which devices are its, and how they are made again when it has died.
+//! A server's state file: its devices, and how to bring them back after its death.
 //!
-//! Rules kept here: a device is known by the cookie that the kernel keeps with it, never by its
-//! number alone, which the kernel hands out again; what cannot be read whole is not used in part;
-//! and devices of another boot are gone, whatever the file says.
+//! Rules kept here: a device is identified by the cookie that the kernel keeps with it, never by
+//! its number alone, which the kernel reuses; a file that cannot be read completely is not used at
+//! all; and devices of another boot are gone, whatever the file says.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use super::durable;
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceState;
 
-/// Version of the file: a program reads its own only.
+/// Version of the file; a program reads only its own.
 const VERSION: u32 = 1;
 
 /// What a server leaves for its successor.
@@ -28,7 +28,7 @@ pub struct State {
     pub devices: Vec<DeviceState>,
 }
 
-/// The version alone, which every version has.
+/// The version field alone, which every version of the file has.
 #[derive(Deserialize)]
 struct Version {
     version: Option<u32>,
@@ -40,10 +40,10 @@ impl State {
         State { version: VERSION, boot_id, pid: std::process::id(), devices }
     }
 
-    /// Reads a state file; `None`: it is of another boot, so nothing that it describes is left.
+    /// Parses a state file; `None`: it is from another boot, so none of its devices is left.
     ///
     /// # Errors
-    /// Why it cannot be used, after "PATH: ".
+    /// Why the file cannot be used, to follow "PATH: ".
     pub fn parse(bytes: &[u8], boot_id: &str) -> Result<Option<State>, String> {
         let damaged = |error: serde_json::Error| format!("damaged: {error}");
         match serde_json::from_slice::<Version>(bytes).map_err(damaged)?.version {
@@ -64,11 +64,11 @@ impl State {
 }
 
 impl RunDir {
-    /// Replaces a server's state file, durably.
+    /// Durably replaces a server's state file.
     ///
     /// # Errors
-    /// Why not, with the file's path; the file is as it was, or the error says that it is replaced
-    /// and may not outlive a loss of power, which no device does either.
+    /// The reason, with the file's path. The file is unchanged, or the error says that it is
+    /// replaced but may revert after a loss of power, which no device survives either.
     pub fn write_state(&self, key: &str, devices: Vec<DeviceState>) -> Result<(), Reason> {
         let path = self.state_file(key);
         let write = || {
@@ -78,14 +78,14 @@ impl RunDir {
         write().map_err(|error: io::Error| Failure::from(error).context(path.display()))
     }
 
-    /// Replaces the state file of a server that died, durably.
+    /// Durably replaces the state file of a server that died.
     pub fn rewrite_state(&self, key: &str, state: &State) -> Result<(), Reason> {
         let path = self.state_file(key);
         let write = || durable::replace(&path, &serde_json::to_vec_pretty(state)?);
         write().map_err(|error: io::Error| Failure::from(error).context(path.display()))
     }
 
-    /// Reads a server's state file; `None`: there is none, or it is of another boot.
+    /// Reads a server's state file; `None`: there is none, or it is from another boot.
     pub fn state(&self, key: &str) -> Result<Option<State>, Reason> {
         let path = self.state_file(key);
         let why = |why: Failure| why.context(path.display());
@@ -97,7 +97,7 @@ impl RunDir {
         State::parse(&bytes, &boot_id).map_err(|error| why(error.into()))
     }
 
-    /// What all servers, dead ones included, have said of their devices, as far as it can be read.
+    /// The states of all servers, including dead ones; files that cannot be read are skipped.
     pub fn states(&self) -> io::Result<Vec<State>> {
         Ok(self.keys()?.iter().filter_map(|key| self.state(key).ok()?).collect())
     }

@@ -1,11 +1,11 @@
-//! What a disk stands on, whatever is between: partitions, device-mapper, md, loop devices, file
+//! The devices below a disk, through all layers: partitions, device-mapper, md, loop devices, file
 //! systems, ublk devices.
 //!
 //! Rule kept here: a server never needs storage that it serves itself ([`circle`]).
 //!
-//! Everything is read off the kernel's own tables (sysfs and the list of mounts). No disk and no
-//! file is opened or looked up on the way: one that stands on a device whose server has died would
-//! never answer.
+//! Everything is read from the kernel's own tables (sysfs and the list of mounts). No disk and no
+//! file is opened or looked up on the way: one above a device whose server has died would never
+//! answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,40 +15,40 @@ use std::path::{Path, PathBuf};
 use super::DiskId;
 use super::busy::mounts;
 
-/// Where the kernel shows block devices by their numbers.
+/// The kernel's directory of block devices by number.
 const SYSFS: &str = "/sys/dev/block";
 /// The mounts of this process.
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// What other ublk devices stand on, as far as it is known, by N.
+/// The disks below other ublk devices, as far as known, by the N of `/dev/ublkbN`.
 pub type Through = BTreeMap<u32, Vec<(u32, u32)>>;
 
-/// A disk of a target, known and not yet opened.
+/// A disk of a target, identified but not yet opened.
 pub struct Standing<'a> {
-    /// Where it is.
+    /// Its path.
     pub path: &'a Path,
-    /// Which it is.
+    /// Its identity.
     pub id: DiskId,
 }
 
-/// What a disk of a target stands on and must not.
+/// What is below a disk of a target and must not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ground {
     /// A ublk device of the target's own server.
     Ublk(u32),
-    /// Another disk of the target, by its place.
+    /// Another disk of the target, by its index.
     Disk(usize),
 }
 
-/// The numbers N of the `/dev/ublkbN` that block devices of these numbers stand on, themselves
+/// The numbers N of the `/dev/ublkbN` below the block devices of these numbers, those devices
 /// included.
 pub fn ublk_devices_below(numbers: &[(u32, u32)]) -> BTreeSet<u32> {
     below(Path::new(SYSFS), &mountinfo(), numbers, &Through::new()).ublk
 }
 
-/// The first of a target's disks that stands on a device of its own server (`own`), or on another
-/// of the disks, however many are between: what is written to the one would have to be written to
-/// the other first.
+/// The first of a target's disks that is above a device of its own server (`own`), or above another
+/// of the disks, through any number of layers: a write to the upper one would first have to be
+/// written to the lower one.
 pub fn circle(
     disks: &[Standing<'_>],
     own: &BTreeSet<u32>,
@@ -57,8 +57,8 @@ pub fn circle(
     circle_in(Path::new(SYSFS), &mountinfo(), disks, own, through)
 }
 
-/// The number of the file system that holds a file which shows another number (btrfs), as far as
-/// the mounts tell by its path. Nothing is looked up there: it may not answer.
+/// The number of the file system that holds a file that shows another number (btrfs), according to
+/// the list of mounts and its path. The path is not looked up: its file system may not answer.
 pub fn number_of_mount(path: &Path, shown: (u32, u32)) -> (u32, u32) {
     number_in_mounts(&mountinfo(), path, shown)
 }
@@ -96,14 +96,14 @@ fn circle_in(
     })
 }
 
-/// The number from which to look for what is below a disk: its own, or its file system's.
+/// The number at which the search below a disk starts: its own, or its file system's.
 fn number_of(mountinfo: &str, disk: &Standing<'_>) -> (u32, u32) {
     let path = fs::canonicalize(disk.path).unwrap_or_else(|_| disk.path.to_owned());
     number_in_mounts(mountinfo, &path, disk.id.block_number())
 }
 
-/// A file system may show other numbers in its files than in the list of mounts (btrfs): there the
-/// path tells.
+/// A file system may show another number in its files than in the list of mounts (btrfs): then the
+/// path decides.
 fn number_in_mounts(mountinfo: &str, path: &Path, shown: (u32, u32)) -> (u32, u32) {
     if shown.0 != 0 || mounts(mountinfo).any(|(text, ..)| number(text) == Some(shown)) {
         return shown;
@@ -111,7 +111,7 @@ fn number_in_mounts(mountinfo: &str, path: &Path, shown: (u32, u32)) -> (u32, u3
     mount_of(mountinfo, path).unwrap_or(shown)
 }
 
-/// What is below some disks, themselves included.
+/// The devices below some disks, the disks included.
 #[derive(Debug, Default)]
 struct Below {
     /// The block devices and file systems.
@@ -122,7 +122,7 @@ struct Below {
     files: Vec<(PathBuf, (u32, u32))>,
 }
 
-/// Goes on below the ublk devices of which it is known what they stand on.
+/// Finds the devices below some disks; continues below the ublk devices in `through`.
 fn below(sysfs: &Path, mountinfo: &str, numbers: &[(u32, u32)], through: &Through) -> Below {
     let mut found = Below::default();
     let mut left: Vec<(u32, u32)> = numbers.to_vec();
@@ -131,13 +131,14 @@ fn below(sysfs: &Path, mountinfo: &str, numbers: &[(u32, u32)], through: &Throug
             continue;
         }
         if number.0 == 0 {
-            // A file system with a number of its own (btrfs): what it was mounted from.
+            // A file system with its own number (btrfs): continue with the device it was mounted
+            // from.
             left.extend(source_of(mountinfo, number));
             continue;
         }
         let dir = sysfs.join(format!("{}:{}", number.0, number.1));
         if dir.join("partition").exists() {
-            // It is a part of its disk.
+            // A partition: continue with its disk.
             left.extend(number_in(&parent(&dir)));
             continue;
         }
@@ -184,9 +185,9 @@ fn number(text: &str) -> Option<(u32, u32)> {
     Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// The file system that holds a path: the mount whose place is the longest part of it.
+/// The file system that holds a path: the mount with the longest mount point that begins the path.
 fn mount_of(mountinfo: &str, path: &Path) -> Option<(u32, u32)> {
-    // Of two mounts at one place the later one is on top.
+    // Of two mounts at one mount point the later one is on top.
     let over = mounts(mountinfo).filter(|(_, place, _)| path.starts_with(place));
     let (text, ..) = over.max_by_key(|(_, place, _)| place.len())?;
     number(text)
@@ -195,7 +196,7 @@ fn mount_of(mountinfo: &str, path: &Path) -> Option<(u32, u32)> {
 /// The number of the block device that a file system was mounted from.
 fn source_of(mountinfo: &str, wanted: (u32, u32)) -> Option<(u32, u32)> {
     let (.., source) = mounts(mountinfo).find(|(text, ..)| number(text) == Some(wanted))?;
-    // A node in /dev, which is memory.
+    // Only a node in /dev is looked up: /dev is in memory.
     let metadata = source.starts_with("/dev/").then(|| fs::metadata(&source).ok()).flatten()?;
     let number = metadata.rdev();
     (number != 0).then(|| (libc::major(number), libc::minor(number)))
@@ -261,7 +262,7 @@ mod tests {
         let mirror = Through::from([(13, vec![(7, 0), (8, 0)])]);
         assert_eq!(ublk(dir.path(), &mounts, (259, 2), &Through::new()), [13]);
         assert_eq!(ublk(dir.path(), &mounts, (259, 2), &mirror), [12, 13]);
-        // Two that stand on each other, as can be found and must not hang.
+        // Two devices above each other: this can be found, and must not hang.
         let both = Through::from([(13, vec![(259, 0)]), (12, vec![(259, 2)])]);
         assert_eq!(ublk(dir.path(), &mounts, (259, 2), &both), [12, 13]);
     }
@@ -301,7 +302,7 @@ mod tests {
             (("/dev/ublkb13", BLOCK(259, 2)), Through::from([(13, vec![(7, 0), (8, 16)])]));
         assert_eq!(circle_of(&[origin, cow], &[12], &mirror), Some((1, Ground::Ublk(12))));
         assert_eq!(circle_of(&[origin, cow], &[12], &none), None);
-        // A file system whose files have other numbers than it: the path tells.
+        // A file system whose files show another number than its mount: the path decides.
         let file = ("/mnt/files/cow.img", DiskId::File { dev: libc::makedev(0, 77), ino: 9 });
         assert_eq!(circle_of(&[origin, file], &[12], &none), Some((1, Ground::Ublk(12))));
     }
@@ -316,7 +317,7 @@ mod tests {
         assert_eq!(found(&[sda, file]), Some((1, Ground::Disk(0))));
         assert_eq!(found(&[sda, one]), Some((1, Ground::Disk(0))));
         assert_eq!(found(&[one, sda]), Some((0, Ground::Disk(1))));
-        // Side by side, or the same disk twice (legs at other offsets).
+        // Side by side, or the same disk twice (legs at different offsets).
         for disks in [[one, two], [file, other], [sda, sda], [file, file]] {
             assert_eq!(found(&disks), None);
         }

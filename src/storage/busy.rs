@@ -1,7 +1,7 @@
-//! Who uses a disk, in words for a message.
+//! The user of a disk, described for a message.
 //!
-//! Looks where the kernel shows it: mounts, swap, devices stacked above, processes. A best effort
-//! after the kernel has refused a claim; it decides nothing.
+//! Searches mounts, swap, devices stacked above, and processes. A best effort after the kernel has
+//! refused a claim; no decision depends on it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::DiskId;
 
-/// Who uses the disk, as the end of "it is ...", or `None` if that cannot be seen.
+/// The user of the disk, as the end of "it is ...", or `None` if none is found.
 pub fn user_of(id: DiskId) -> Option<String> {
     match id {
         DiskId::Block { major, minor } => {
@@ -41,7 +41,7 @@ pub(super) fn mounts(mountinfo: &str) -> impl Iterator<Item = (&str, String, Str
         let mut fields = line.split(' ').skip(2);
         let number = fields.next()?;
         let point = unescape(fields.nth(1)?);
-        // Behind the optional fields, which a lone dash ends: type, source.
+        // After the optional fields, which a single dash ends: type, source.
         let source = fields.skip_while(|&field| field != "-").nth(2)?;
         Some((number, point, unescape(source)))
     })
@@ -53,19 +53,19 @@ fn mounted_at(mountinfo: &str, major: u32, minor: u32) -> Option<String> {
     mounts(mountinfo).find(|(number, ..)| *number == wanted).map(|(_, point, _)| point)
 }
 
-/// Where it is mounted by a file system that has a device number of its own (btrfs).
+/// Where the disk is mounted by a file system with its own device number (btrfs).
 fn mounted_by_name(mountinfo: &str, id: DiskId) -> Option<String> {
     mounts(mountinfo)
         .find(|(number, _, source)| number.starts_with("0:") && is_disk(source, id))
         .map(|(_, point, _)| point)
 }
 
-/// The path is the disk.
+/// Whether the path leads to the disk.
 fn is_disk(path: &str, id: DiskId) -> bool {
     path.starts_with('/') && fs::metadata(path).ok().as_ref().and_then(DiskId::of) == Some(id)
 }
 
-/// The device is in `/proc/swaps`.
+/// Whether the device is in `/proc/swaps`.
 fn swap_of(swaps: &str, id: DiskId) -> bool {
     swaps
         .lines()
@@ -90,7 +90,7 @@ fn holder_in(dir: &Path) -> Option<String> {
     }
 }
 
-/// The use of one of the disk's partitions claims the disk, and the other way round.
+/// The user of a disk's partition, or of a partition's disk: the use of one claims the other.
 fn partition_user(dir: &Path, mountinfo: &str) -> Option<String> {
     let use_of = |dir: &Path, what: &str| {
         let number = fs::read_to_string(dir.join("dev")).ok()?;
@@ -117,7 +117,7 @@ fn process_with(id: DiskId) -> Option<String> {
     fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
         let open = fs::read_dir(entry.path().join("fd")).ok()?.filter_map(Result::ok).any(|fd| {
-            // Follows the link to the open file itself, which may have lost its name.
+            // Follows the link to the open file itself, which may have been unlinked.
             fs::metadata(fd.path()).is_ok_and(|found| same(&found, id))
         });
         open.then(|| {
@@ -127,7 +127,7 @@ fn process_with(id: DiskId) -> Option<String> {
     })
 }
 
-/// The open file is the disk.
+/// Whether the open file is the disk.
 fn same(found: &fs::Metadata, id: DiskId) -> bool {
     match id {
         DiskId::File { dev, ino } => found.dev() == dev && found.ino() == ino,

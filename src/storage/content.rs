@@ -1,5 +1,4 @@
-//! What a disk holds before it is given a new purpose: nothing that somebody may miss is
-//! overwritten.
+//! What a disk holds before it is put to a new use: no data in use is overwritten.
 
 use std::io;
 
@@ -14,7 +13,7 @@ fn unreadable(disk: &OpenDisk) -> impl Fn(io::Error) -> Reason {
     |error| format!("{}: cannot be read: {error}", disk.path.display()).into()
 }
 
-/// What a disk holds, if it is something known.
+/// The known signature on a disk, if there is one.
 pub fn of(disk: &OpenDisk) -> Result<Option<Signature>, Reason> {
     let _opening = Opening::of(&disk.path);
     let (size, block) = (disk.size_sectors * 512, disk.limits.logical_block_size);
@@ -23,7 +22,7 @@ pub fn of(disk: &OpenDisk) -> Result<Option<Signature>, Reason> {
 
 /// A snapshot store on a COW.
 pub struct FoundStore {
-    /// What it says of itself; nothing if the kernel has made it.
+    /// The store's own identity; `None` if the kernel made the store.
     pub identity: Option<Identity>,
 }
 

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Kind};
 /// A disk that could not be opened.
 #[derive(Debug)]
 pub struct OpenError {
-    /// The path as it was given.
+    /// The path as given.
     pub path: PathBuf,
     /// Why.
     pub kind: OpenErrorKind,
@@ -21,46 +21,46 @@ pub struct OpenError {
 pub enum OpenErrorKind {
     /// There is nothing at the path (ENOENT, ENOTDIR).
     Missing,
-    /// This user may not (EACCES, EPERM).
+    /// The user lacks permission (EACCES, EPERM).
     Permission(io::Error),
     /// Neither a block device nor a regular file.
     WrongKind {
         /// What it is, with its article.
         what: &'static str,
     },
-    /// Something else was put there while it was being opened.
+    /// The path led to another disk when it was opened.
     Replaced,
-    /// It is claimed.
+    /// It is claimed by another user.
     Busy {
-        /// By whom, as far as can be found out; continues "it is".
+        /// The user, as far as it is found; continues "it is".
         by: Option<String>,
     },
-    /// A device is made of it that waits for its next server.
+    /// It is a disk of a device that waits for its next server.
     Awaited {
         /// The device's name.
         name: String,
         /// Its number.
         id: u32,
     },
-    /// Whether a device waits for it cannot be known.
+    /// Whether it is a disk of such a device is not known.
     Unclear {
         /// Why.
         why: Failure,
     },
-    /// It is to be written and cannot be (EROFS, a read-only device).
+    /// It must be writable and is not (EROFS, a read-only device).
     ReadOnly,
-    /// There is a device node and no device, or no medium (ENXIO, ENODEV, ENOMEDIUM).
+    /// There is a device node but no device, or no medium (ENXIO, ENODEV, ENOMEDIUM).
     NoDevice(io::Error),
     /// Its size is 0.
     Empty,
-    /// It is smaller than one of its blocks.
+    /// It is smaller than one logical block.
     TooSmall {
         /// Its size.
         bytes: u64,
         /// Its logical block, in bytes.
         block: u32,
     },
-    /// Its size is not a multiple of its block: the rest could not be reached.
+    /// Its size is not a multiple of its logical block: the rest would be inaccessible.
     Ragged {
         /// Its size.
         bytes: u64,
@@ -72,7 +72,7 @@ pub enum OpenErrorKind {
 }
 
 impl OpenErrorKind {
-    /// Sorts a failed system call.
+    /// Classifies a failed system call.
     pub(super) fn of_io(error: io::Error) -> OpenErrorKind {
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => OpenErrorKind::Missing,

@@ -1,4 +1,4 @@
-//! Which disk a path leads to.
+//! The identity of a disk.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use dm_targets::origins::DiskKey;
 
-/// Which disk it is, whatever path leads to it.
+/// The identity of a disk, whatever path leads to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DiskId {
     /// A block device's number.
@@ -38,7 +38,7 @@ impl fmt::Display for DiskId {
 }
 
 impl DiskId {
-    /// How the disk stands on a table line: `MAJ:MIN`, or the path of a file.
+    /// The disk's word on a table line: `MAJ:MIN`, or the path of a file.
     pub fn on_table_line(&self, path: &str) -> String {
         match self {
             DiskId::Block { .. } => self.to_string(),
@@ -54,17 +54,16 @@ impl DiskId {
         }
     }
 
-    /// What the origin on the disk is found by.
+    /// The key of the origin on the disk.
     pub fn key(&self) -> DiskKey {
         match *self {
-            // No file has the number 0.
+            // No file has the inode number 0.
             DiskId::Block { major, minor } => DiskKey(u64::from(major) << 32 | u64::from(minor), 0),
             DiskId::File { dev, ino } => DiskKey(dev, ino),
         }
     }
 
-    /// The identity of what `metadata` describes; `None` if it is neither a block device nor a
-    /// file.
+    /// The disk that `metadata` describes; `None` if that is neither a block device nor a file.
     pub fn of(metadata: &Metadata) -> Option<DiskId> {
         let kind = metadata.file_type();
         if kind.is_block_device() {

@@ -1,4 +1,4 @@
-//! A name of a disk that stays the same when its device number or path changes, where there is one.
+//! Lasting names of disks: names that stay the same when the device number or path changes.
 
 use std::fs;
 use std::io;
@@ -11,19 +11,18 @@ use super::id::DiskId;
 use super::open::OpenDisk;
 use super::opening::Opening;
 
-/// Where the kernel tells what a disk is, best first: world wide names and serial numbers (the last
-/// is where virtio has it), then what stacked devices are called.
+/// Where sysfs names a disk, best first: world wide names and serial numbers (virtio uses the last
+/// of these), then the names of stacked devices.
 const NAMES: [&str; 7] =
     ["wwid", "device/wwid", "device/serial", "serial", "dm/uuid", "md/uuid", "dm/name"];
-/// Where it tells which file a loop device stands on.
+/// Where sysfs names the file below a loop device.
 pub(super) const BACKING_FILE: &str = "loop/backing_file";
-/// Where it shows block devices by their numbers.
+/// The directory of block devices by number.
 pub(super) const SYSFS: &str = "/sys/dev/block";
 
 impl OpenDisk {
-    /// A number that no other disk has had at the same place since the machine was started: the
-    /// kernel's sequence number of a block device, the time of birth of a file. Zero if the machine
-    /// knows none.
+    /// A number that no other disk has had at the same place in this boot: the kernel's sequence
+    /// number of a block device, the birth time of a file. Zero if there is none.
     pub fn number_in_boot(&self) -> u64 {
         let DiskId::Block { major, minor } = self.id else {
             return self.file.metadata().map_or(0, |metadata| born_ns(&metadata));
@@ -33,20 +32,20 @@ impl OpenDisk {
             let text = fs::read_to_string(dir.join(name)).ok()?;
             text.trim().parse::<u64>().ok()
         };
-        // A partition has its disk's number, and a place of its own.
+        // A partition has its disk's sequence number, but its own start.
         let number = read("diskseq").or_else(|| read("../diskseq")).unwrap_or(0);
         number ^ read("start").unwrap_or(0) << 24
     }
 }
 
-/// What a leg is called in the records of mirrors. A file, and a loop device on it, is known by its
-/// birth and number: another file at its path is another leg. All else is called as ever, since
-/// those records stand on disks: another form of the name would make strangers of their legs.
+/// The name of a leg in the records of mirrors. A file, and a loop device on it, is identified by
+/// birth time and inode number: another file at its path is another leg. All other names keep their
+/// form, since those records are on disks: another form would make their legs foreign.
 pub fn leg_name(disk: &OpenDisk) -> String {
     name_of_leg(&disk_name(&disk.path, disk.id), lasting_name(disk))
 }
 
-/// The same of what a disk is known by again, and what it was called by earlier versions.
+/// The name of a leg, from the disk's lasting name and the name that earlier versions used.
 pub fn name_of_leg(name: &str, former: String) -> String {
     match identity::birth_and_path(name) {
         Some((birth, _)) if !birth.is_empty() => {
@@ -56,13 +55,13 @@ pub fn name_of_leg(name: &str, former: String) -> String {
     }
 }
 
-/// What a disk is called in the records of journals, and was in those of mirrors by earlier
-/// versions; its path if nothing better is known, as for a file.
+/// The name of a disk in journals, and in the records of mirrors by earlier versions; its path if
+/// nothing better is known, as for a file.
 pub fn lasting_name(disk: &OpenDisk) -> String {
     lasting_name_of(disk.id, &disk.path)
 }
 
-/// As [`lasting_name`], of a disk that is not open.
+/// Like [`lasting_name`], for a disk that is not open.
 pub fn lasting_name_of(id: DiskId, path: &Path) -> String {
     let DiskId::Block { major, minor } = id else { return path.display().to_string() };
     let name = lasting_name_in(&Path::new(SYSFS).join(format!("{major}:{minor}")));
@@ -77,9 +76,9 @@ fn lasting_name_in(dir: &Path) -> Option<String> {
     Some(format!("{name} {text} {start}"))
 }
 
-/// By what a disk is known again, whatever its number and path have become: the name of its
-/// hardware or of its stack; of a file its birth and number, beside its path; of a loop device
-/// those of its file. Empty if nothing lasts, as of a device that says nothing of itself.
+/// The lasting name of a disk, whatever its number and path: the name of its hardware or of its
+/// stack; for a file its birth time, inode number and path; for a loop device those of its file.
+/// Empty if there is none, as for a device that reports no name.
 pub fn disk_name(path: &Path, id: DiskId) -> String {
     // A file's file system may hang, and so may that of a loop device's file.
     let _opening = Opening::of(path);
@@ -94,9 +93,9 @@ pub fn disk_name(path: &Path, id: DiskId) -> String {
     }
 }
 
-/// What a disk is looked for by, best first, where its path must do if nothing else is known. A
-/// file, and a loop device on it, is found when it was moved (by birth and number) and when it was
-/// restored (by path).
+/// The names by which a disk is searched, best first; its path if nothing else is known. A file,
+/// and a loop device on it, is found after a move (by birth time and inode number) and after a
+/// restore (by path).
 pub fn names_of(path: &Path, id: DiskId) -> Vec<String> {
     let name = disk_name(path, id);
     let by_path = |path: &str| format!("path {path}");
@@ -113,7 +112,7 @@ pub fn names_of(path: &Path, id: DiskId) -> Vec<String> {
     }
 }
 
-/// The name of the block device with that directory in sysfs.
+/// The name of the block device with this directory in sysfs.
 fn block_name(dir: &Path) -> String {
     let (disk, start) = (whole(dir), start_of(dir));
     if let Some((name, text)) = NAMES.iter().find_map(|name| Some((name, read(&disk, name)?))) {
@@ -122,18 +121,18 @@ fn block_name(dir: &Path) -> String {
             |start| format!("{name} {text} start {start}"),
         );
     }
-    // Not trimmed but for its end of line: it is a path.
+    // Only the end of line is trimmed: it is a path.
     let Ok(file) = fs::read_to_string(disk.join(BACKING_FILE)) else { return String::new() };
     let file = Path::new(file.trim_end_matches('\n'));
     let offset =
         read(&disk, "loop/offset").and_then(|offset| offset.parse::<u64>().ok()).unwrap_or(0);
-    // One that is deleted has no metadata at its path, and its path says so.
+    // A deleted file has no metadata at its path, and the path in sysfs says that it is deleted.
     name_of_file(file, fs::metadata(file).ok().as_ref(), offset + start.unwrap_or(0) * 512)
 }
 
-/// The name of what begins in a file at a byte. Birth and number are enough without the file
-/// system's name, which few file systems have for good: a file with the same ones elsewhere is in a
-/// copy of the file system, and so a copy.
+/// The name of a disk that begins at a byte of a file. Birth time and inode number are enough
+/// without the file system's name, which few file systems keep: a file with the same ones elsewhere
+/// is in a copy of the file system, and so a copy.
 fn name_of_file(path: &Path, metadata: Option<&fs::Metadata>, offset: u64) -> String {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let birth = metadata.map_or(0, born_ns);
@@ -147,7 +146,7 @@ fn name_of_file(path: &Path, metadata: Option<&fs::Metadata>, offset: u64) -> St
     }
 }
 
-/// The directory of the disk that a block device is or is a part of.
+/// The directory of the whole disk: a partition's disk, or the block device itself.
 pub(super) fn whole(dir: &Path) -> PathBuf {
     if dir.join("partition").exists() { dir.join("..") } else { dir.to_owned() }
 }
@@ -158,18 +157,18 @@ pub(super) fn start_of(dir: &Path) -> Option<u64> {
     read(dir, "start")?.parse().ok()
 }
 
-/// A line of sysfs, if there is one that says anything.
+/// A line of sysfs, if it exists and is not empty.
 pub(super) fn read(dir: &Path, name: &str) -> Option<String> {
     let text = fs::read_to_string(dir.join(name)).unwrap_or_default();
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Whether two names of disks are certainly of two: hardware does not change its name, and a file
-/// that was moved has its birth and one that was restored its path. What is stacked can be called
-/// one thing and another.
+/// Whether two names certainly belong to two disks: hardware does not change its name, a moved file
+/// keeps its birth time, and a restored file keeps its path. A stacked device can have several
+/// names.
 pub fn certainly_differ(one: &str, other: &str) -> bool {
-    /// First words of names that a disk keeps.
+    /// First words of the names that a disk keeps.
     const HARDWARE: [&str; 4] = ["wwid", "device/wwid", "device/serial", "serial"];
     let (one, other) = (one.trim_end(), other.trim_end());
     if let (Some(one), Some(other)) =
@@ -183,12 +182,12 @@ pub fn certainly_differ(one: &str, other: &str) -> bool {
     one != other && kind(one).is_some() && kind(one) == kind(other)
 }
 
-/// Whether two names of disks are of one kind, so that they say of each other whether they are of
-/// one disk: a serial number says nothing of a file's name.
+/// Whether two names of disks are of one kind, so that comparing them tells whether they belong to
+/// one disk: a serial number says nothing about a file's name.
 pub fn are_of_one_kind(one: &str, other: &str) -> bool {
     let kind = |name: &str| {
         let word = name.split_once(' ').map_or("", |(word, _)| word);
-        // What is stacked is called now one thing and now another.
+        // A stacked device can have several names.
         if word.starts_with("dm/") || word.starts_with("md/") {
             "stack".to_owned()
         } else {
@@ -198,19 +197,19 @@ pub fn are_of_one_kind(one: &str, other: &str) -> bool {
     kind(one) == kind(other)
 }
 
-/// When a file was made, in nanoseconds since 1970; zero if its file system does not say.
+/// When a file was created, in nanoseconds since 1970; zero if its file system does not record it.
 pub(super) fn born_ns(metadata: &fs::Metadata) -> u64 {
     let age =
         metadata.created().ok().and_then(|born| born.duration_since(std::time::UNIX_EPOCH).ok());
     age.map_or(0, |age| u64::try_from(age.as_nanos()).unwrap_or(0))
 }
 
-/// An id that no store has had.
+/// A new, unique store id.
 ///
 /// # Errors
 /// Those of reading the kernel's file.
 pub fn new_store_id() -> io::Result<StoreId> {
-    /// A random number, as the kernel writes it.
+    /// A random UUID, new at each read.
     const UUID: &str = "/proc/sys/kernel/random/uuid";
     let text = fs::read_to_string(UUID)?.trim().replace('-', "");
     let number = u128::from_str_radix(&text, 16)

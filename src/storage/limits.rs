@@ -1,7 +1,7 @@
-//! What a disk can do: block sizes, cache, discard, alignment.
+//! The limits of a disk: block sizes, cache, discard, alignment.
 //!
-//! A block device says it in `queue/` of its sysfs directory; a partition's queue is its disk's.
-//! What a kernel does not say becomes the value that cannot lose data or break a request: a
+//! Those of a block device are in `queue/` of its sysfs directory; a partition's queue is its
+//! disk's. An attribute that is missing gets the value that cannot lose data or break a request: a
 //! volatile cache, no FUA, no discard, memory aligned to the logical block.
 
 use std::fs::{self, File, Metadata};
@@ -12,30 +12,30 @@ use std::path::{Path, PathBuf};
 use super::DiskId;
 use crate::sys::disk as sys;
 
-/// A file's logical block where `O_DIRECT` takes it ...
+/// A file's logical block if `O_DIRECT` accepts it ...
 const SMALL_BLOCK: u32 = 512;
-/// ... and where it does not and does not say what it takes.
+/// ... and if it does not, and what it accepts is not known.
 const LARGE_BLOCK: u32 = 4096;
 /// The largest hole punched into a file at once: file systems do it in one transaction or a few.
 const FILE_DISCARD_MAX_BYTES: u64 = 1 << 30;
-/// The largest request to a file, in KiB. Files have no such limit; this is what disks usually
-/// have.
+/// The largest request to a file, in KiB. Files have no such limit; this is the usual limit of
+/// disks.
 const FILE_MAX_SECTORS_KB: u32 = 1280;
 
-/// What a disk can do.
+/// The limits of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Unit of reads and writes, in bytes: a power of two from 512.
     pub logical_block_size: u32,
     /// Unit of the medium, in bytes; not below the logical block.
     pub physical_block_size: u32,
-    /// Least size of I/O without a penalty, in bytes.
+    /// Smallest size of I/O without a penalty, in bytes.
     pub io_min: u32,
-    /// Best size of I/O, in bytes; 0: not known.
+    /// Optimal size of I/O, in bytes; 0: not known.
     pub io_opt: u32,
-    /// A completed write may be lost with the power until a flush.
+    /// Until a flush, a completed write may be lost on power failure.
     pub volatile_cache: bool,
-    /// It takes FUA writes.
+    /// It supports FUA writes.
     pub fua: bool,
     /// The largest discard, in bytes; 0: none.
     pub discard_max_bytes: u64,
@@ -43,18 +43,18 @@ pub struct Limits {
     pub discard_granularity: u32,
     /// The largest write-zeroes, in bytes; 0: none. A file may still refuse one with EOPNOTSUPP.
     pub write_zeroes_max_bytes: u64,
-    /// Address bits that must be 0 in memory given to it.
+    /// Address bits that must be 0 in the memory of its I/O.
     pub dma_alignment: u32,
     /// The largest request, in KiB.
     pub max_sectors_kb: u32,
-    /// It seeks.
+    /// It is a rotational disk.
     pub rotational: bool,
-    /// The device refuses writes, whoever asks.
+    /// The device refuses all writes.
     pub read_only: bool,
 }
 
 impl Limits {
-    /// Asks the kernel about an open block device.
+    /// The limits of an open block device.
     pub(super) fn of_block_device(file: &File, major: u32, minor: u32) -> io::Result<Limits> {
         let queue = queue_dir(&Path::new("/sys/dev/block").join(format!("{major}:{minor}")));
         let attribute = |name: &str| fs::read_to_string(queue.join(name)).ok();
@@ -62,10 +62,10 @@ impl Limits {
         Ok(Limits { read_only: sys::is_read_only(file)?, ..Limits::of_queue(logical, attribute) })
     }
 
-    /// Reads the attributes of a queue; `read_only` is left to the caller.
+    /// Reads the attributes of a queue; the caller sets `read_only`.
     fn of_queue(logical_block_size: u32, attribute: impl Fn(&str) -> Option<String>) -> Limits {
         let number = |name: &str| attribute(name)?.trim().parse::<u64>().ok();
-        // A count of bytes that does not fit is no smaller than the greatest that does.
+        // A count of bytes that does not fit becomes the greatest that does.
         let small = |name: &str| number(name).map(|value| u32::try_from(value).unwrap_or(u32::MAX));
         let or_block = |name: &str| small(name).unwrap_or(0).max(logical_block_size);
         Limits {
@@ -88,7 +88,7 @@ impl Limits {
         }
     }
 
-    /// Asks the kernel about an open regular file.
+    /// The limits of an open regular file.
     pub(super) fn of_file(file: &File, metadata: &Metadata, buffered: bool) -> io::Result<Limits> {
         let (memory, logical) = match sys::direct_alignment(file)? {
             _ if buffered => (1, SMALL_BLOCK),

@@ -1,4 +1,4 @@
-//! Disks before a target has them: opened, claimed, measured, and judged by what they hold.
+//! Disks before a target uses them: opened, claimed, measured, and searched for signatures.
 
 mod below;
 mod busy;

@@ -3,16 +3,16 @@
 //! Rules kept here:
 //!
 //! - A disk that a target will write is claimed, so that neither a mount nor a second server can
-//!   have it: `O_EXCL` for a block device, a lock on the open file for a regular file. Both end
-//!   with the descriptor.
-//! - Opening changes nothing: no byte, no size, no allocation. Whether a file can be punched is
-//!   known by its file system, not tried.
-//! - I/O goes past the page cache (`O_DIRECT`); a file whose file system refuses that is opened
-//!   without and says so ([`OpenDisk::buffered`]).
-//! - A file, or a device that does not say, is taken to have a volatile cache: flushes are never
-//!   lost.
+//!   use it: `O_EXCL` for a block device, a lock on the open file for a regular file. Both end with
+//!   the descriptor.
+//! - Opening changes nothing: no byte, no size, no allocation. Whether a file supports hole
+//!   punching is known from its file system, not tried.
+//! - I/O bypasses the page cache (`O_DIRECT`); a file whose file system refuses that is opened
+//!   without it, and marked ([`OpenDisk::buffered`]).
+//! - A file, or a device that does not report its cache, is assumed to have a volatile one: flushes
+//!   are never dropped.
 //!
-//! What the disk holds is left to `signature`; I/O to the ring.
+//! The content of a disk is left to `signature`; I/O to the ring.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
@@ -29,7 +29,7 @@ use crate::sys::disk as sys;
 /// Bytes of a sector.
 const SECTOR: u64 = 512;
 
-/// What will be done to a disk.
+/// How a disk will be accessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Access {
     /// It is read.
@@ -41,23 +41,23 @@ pub enum Access {
 /// Whether a disk may have other users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Claim {
-    /// Nobody else may claim it. Of a regular file that is only read this keeps writers away, not
-    /// readers.
+    /// No other process may claim the disk. For a regular file that is only read, this excludes
+    /// writers, not readers.
     Exclusive,
-    /// Others may have it: no claim is made, and nobody else's is looked at.
+    /// The disk may have other users: no claim is made, and other claims are ignored.
     Shared,
 }
 
-/// An open disk. Dropping it gives up the claim once no duplicate of the descriptor is left.
+/// An open disk. Dropping it releases the claim once no duplicate of the descriptor is left.
 #[derive(Debug)]
 pub struct OpenDisk {
     /// The descriptor, close-on-exec.
     pub file: File,
-    /// The path as it was given.
+    /// The path as given.
     pub path: PathBuf,
-    /// Which disk it is.
+    /// Its identity.
     pub id: DiskId,
-    /// What it was opened for.
+    /// The access it was opened for.
     pub access: Access,
     /// I/O goes through the page cache, because the file system refuses `O_DIRECT`.
     pub buffered: bool,
@@ -71,7 +71,7 @@ impl OpenDisk {
     /// Opens a block device or a regular file.
     ///
     /// # Errors
-    /// [`OpenErrorKind`] has the list. The disk is unchanged and unclaimed then.
+    /// [`OpenErrorKind`] has the list. The disk is then unchanged and unclaimed.
     pub fn open(
         path: impl AsRef<Path>,
         access: Access,
@@ -80,7 +80,8 @@ impl OpenDisk {
         let path = path.as_ref();
         let _opening = Opening::of(path);
         let fail = |kind| OpenError { path: path.to_owned(), kind };
-        // Looked at first: opening a pipe would wait, opening some character devices acts.
+        // Checked first: opening a pipe would block, and opening some character devices has side
+        // effects.
         let metadata =
             std::fs::metadata(path).map_err(|error| fail(OpenErrorKind::of_io(error)))?;
         let id = identify(&metadata).map_err(fail)?;
@@ -97,17 +98,17 @@ impl OpenDisk {
     }
 }
 
-/// `bytes` in sectors, without the part of a logical block at the end.
+/// `bytes` in sectors, without a partial logical block at the end.
 fn whole_sectors(bytes: u64, logical_block_size: u32) -> u64 {
     let block = u64::from(logical_block_size);
     bytes / block * (block / SECTOR)
 }
 
 impl DiskId {
-    /// The disk that a path leads to, with the words of an open that fails.
+    /// The disk that a path leads to, with the errors of [`OpenDisk::open`].
     ///
     /// # Errors
-    /// There is nothing at the path, or no disk.
+    /// There is nothing at the path, or something that is not a disk.
     pub fn of_path(path: &Path) -> Result<DiskId, OpenError> {
         let fail = |kind| OpenError { path: path.to_owned(), kind };
         let metadata =
@@ -116,7 +117,7 @@ impl DiskId {
     }
 }
 
-/// The identity of what was found at a path, or why it cannot be a disk.
+/// The identity of a disk, or why a file cannot be a disk.
 fn identify(metadata: &Metadata) -> Result<DiskId, OpenErrorKind> {
     let kind = metadata.file_type();
     DiskId::of(metadata).ok_or(OpenErrorKind::WrongKind {
@@ -132,7 +133,7 @@ fn identify(metadata: &Metadata) -> Result<DiskId, OpenErrorKind> {
     })
 }
 
-/// Opens and claims; says whether the file is buffered.
+/// Opens and claims a disk; also returns whether its I/O is buffered.
 fn open_file(
     path: &Path,
     id: DiskId,
@@ -153,13 +154,13 @@ fn open_file(
         Err(error) if is_file && error.raw_os_error() == Some(libc::EINVAL) => {
             open(0).map(|file| (file, true))
         }
-        // Some file systems take the flag and refuse the I/O.
+        // Some file systems accept the flag but refuse the I/O.
         Ok(file) if is_file && !sys::direct_works(&file) => open(0).map(|file| (file, true)),
         outcome => outcome.map(|file| (file, false)),
     };
     let (file, buffered) = outcome.map_err(|error| match error.raw_os_error() {
         Some(libc::EBUSY | libc::ETXTBSY) => OpenErrorKind::Busy { by: user_of(id) },
-        // The kernel says "permission denied" of a read-only device, too.
+        // The kernel also returns EACCES for a read-only device.
         Some(libc::EACCES) if access == Access::ReadWrite && limits::is_set_read_only(id) => {
             OpenErrorKind::ReadOnly
         }

@@ -1,5 +1,5 @@
-//! Which disk is being opened or looked at, for those who wait: a disk that hangs keeps a thread
-//! inside the kernel, where nothing can be asked of it.
+//! Which disk is being opened or examined, for threads that wait: a disk that hangs blocks its
+//! thread inside the kernel, where the thread cannot answer.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 /// The disk, and the number of the attempt.
 static NOW: Mutex<(Option<String>, u64)> = Mutex::new((None, 0));
 
-/// A disk is being opened, until this is dropped.
+/// Marks a disk as being opened until this is dropped.
 #[must_use]
 pub struct Opening(());
 
 impl Opening {
-    /// From now on it is this one.
+    /// Marks the disk at a path as being opened.
     pub fn of(path: &Path) -> Opening {
         let mut now = NOW.lock().unwrap_or_else(PoisonError::into_inner);
         *now = (Some(path.display().to_string()), now.1 + 1);

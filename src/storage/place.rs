@@ -1,7 +1,7 @@
-//! Where the bytes of a disk are in the end: which bytes of which file, or of which whole device.
+//! Where the bytes of a disk ultimately are: which bytes of which file, or of which whole device.
 //!
-//! Rule kept here: a file, a loop device on it and a partition of that are not taken for different
-//! disks ([`Place::overlaps`]).
+//! Rule kept here: a file, a loop device on it and a partition of the loop device are not taken for
+//! different disks ([`Place::overlaps`]).
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +13,7 @@ use super::{DiskId, OpenDisk};
 use crate::protocol::Place;
 
 impl OpenDisk {
-    /// Where its bytes are.
+    /// Where the disk's bytes are.
     pub fn place(&self) -> Place {
         // A file's file system may hang, and so may that of a loop device's file.
         let _opening = Opening::of(&self.path);
@@ -26,7 +26,7 @@ impl OpenDisk {
     }
 }
 
-/// A file is another one with another birth: its number is given again when it is deleted.
+/// A file with another birth time is another file: the inode number of a deleted file is reused.
 fn of_file(metadata: &Metadata) -> Place {
     let (device, number, born) = (metadata.dev(), metadata.ino(), born_ns(metadata));
     Place { on: format!("file {device} {number} {born}"), start: 0, end: u64::MAX }
@@ -50,8 +50,8 @@ fn of_block(sysfs: &Path, (major, minor): (u32, u32)) -> Place {
     }
 }
 
-/// Of a loop device: where its part of its file, or of its device, is. One whose file has no name
-/// any more is taken for a device of its own.
+/// The place of a loop device in its file or device. A loop device whose file no longer has a name
+/// counts as a separate device.
 fn of_loop(sysfs: &Path, dir: &Path) -> Option<Place> {
     let file = fs::read_to_string(dir.join(BACKING_FILE)).ok()?;
     let metadata = fs::metadata(file.trim_end_matches('\n')).ok()?;

@@ -1,17 +1,16 @@
-//! What a disk holds already: file systems, partition tables, RAID, and our own stores.
+//! What a disk already holds: file systems, partition tables, RAID, and our own stores.
 //!
-//! Used before a disk is given a new purpose, so that nothing is overwritten by mistake. Rules kept
+//! Used before a disk is put to a new use, so that nothing is overwritten by mistake. Rules kept
 //! here:
 //!
-//! - Pure: [`find`] decides on bytes that a closure reads; [`find_in_file`] brings them from a
-//!   disk.
-//! - Nothing is written, and no more than three stretches are read: the first 68 KiB, the ZFS
-//!   labels' 128 KiB, and the last 132 KiB.
+//! - Pure: [`find`] decides on bytes that a closure reads; [`find_in_file`] reads them from a disk.
+//! - Nothing is written, and no more than three ranges are read: the first 68 KiB, the ZFS labels'
+//!   128 KiB, and the last 132 KiB.
 //! - A magic number of two bytes counts only together with plausible fields around it.
-//! - Order is meaning: a store of ours is named before the remains of a file system it was made on,
-//!   a GPT before the MBR that protects it.
+//! - The order matters: a store of ours takes precedence over the remains of a file system it was
+//!   made on, a GPT over its protective MBR.
 //!
-//! A disk without a known signature may hold data all the same.
+//! A disk without a known signature may still hold data.
 
 mod found;
 mod probes;
@@ -24,10 +23,10 @@ use std::os::unix::fs::FileExt;
 pub use found::{Signature, SignatureKind};
 use view::{View, ZFS_BYTES, ZFS_OFFSET};
 
-/// Bytes looked at from the start: up to the end of a btrfs magic number and of a 64 KiB swap
+/// Bytes examined from the start: up to the end of a btrfs magic number and of a 64 KiB swap
 /// header.
 const HEAD_BYTES: u64 = 68 * 1024;
-/// Bytes looked at from the end: up to an md 0.90 superblock.
+/// Bytes examined from the end: up to an md 0.90 superblock.
 const TAIL_BYTES: u64 = 132 * 1024;
 /// Reads start at multiples of this.
 const ALIGN: u64 = 4096;
@@ -43,7 +42,7 @@ pub fn find<E>(
 ) -> Result<Option<Signature>, E> {
     let mut look = |start: u64, end: u64, probe: fn(&View<'_>) -> Option<Signature>| {
         let end = end.min(size_bytes);
-        // The stretches are below 200 KiB.
+        // The ranges are shorter than 200 KiB.
         let Ok(len) = usize::try_from(end.saturating_sub(start)) else { return Ok(None) };
         if len == 0 {
             return Ok(None);
@@ -63,7 +62,7 @@ pub fn find<E>(
 }
 
 /// [`find`] on an open disk. `block_bytes` is its logical block, of which `size_bytes` is a
-/// multiple; memory, offsets and lengths are right for `O_DIRECT`.
+/// multiple; memory, offsets and lengths are aligned for `O_DIRECT`.
 ///
 /// # Errors
 /// Those of reading; `UnexpectedEof` if the disk is shorter than `size_bytes`.
@@ -75,8 +74,7 @@ pub fn find_in_file(
     find(|offset, buffer| read_aligned(file, block_bytes, offset, buffer), size_bytes)
 }
 
-/// Whether the first sector holds nothing at all: what has no known signature may still be
-/// somebody's.
+/// Whether the first sector is all zeroes: a disk without a known signature may still be in use.
 ///
 /// # Errors
 /// Those of reading.
@@ -103,7 +101,7 @@ fn read_aligned(file: &File, block_bytes: u32, offset: u64, buffer: &mut [u8]) -
     let mut memory = vec![0; len + align];
     let start = memory.as_ptr().align_offset(align);
     let aligned = &mut memory[start..start + len];
-    // A short read in the middle of a disk ends at a block's end: the rest stays as well aligned.
+    // A short read in the middle of a disk ends at the end of a block: the rest stays aligned.
     file.read_exact_at(aligned, offset - offset % unit)?;
     buffer.copy_from_slice(&aligned[skip..skip + buffer.len()]);
     Ok(())

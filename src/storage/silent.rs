@@ -1,4 +1,4 @@
-//! Whether disks answer at all, before anything waits for them that must not.
+//! Whether disks answer at all, checked before a thread that must not block waits for them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -10,15 +10,15 @@ use super::{Access, Claim, OpenDisk};
 use crate::failure::{Failure, Kind, Reason};
 use crate::sys::apart::{self, Outcome};
 
-/// The hidden verb that asks a disk.
+/// The hidden verb that probes a disk.
 pub const ASK_VERB: &str = "ask-disk";
-/// How long a disk may take to open and to read its first block. The kernel gives up on an NVMe or
-/// SCSI command after 30 s and says so, and a snapshot whose COW is left out may be lost: what
-/// still may come to an answer is waited for.
+/// How long a disk may take to open and to read its first block. The kernel fails an NVMe or SCSI
+/// command after 30 s, and a snapshot whose COW is left out may be lost: the limit is long enough
+/// for that answer.
 pub const ANSWER_LIMIT: Duration = Duration::from_secs(35);
 
-/// Those of some disks that do not answer in time. An error is an answer: whoever opens the disk is
-/// told more.
+/// The disks that do not answer in time. An error is an answer: opening the disk returns the
+/// details.
 pub fn silent(disks: &BTreeSet<String>) -> BTreeSet<String> {
     let jobs: Vec<Vec<&str>> = disks.iter().map(|disk| vec![ASK_VERB, "--", disk]).collect();
     let outcomes = apart::run(&jobs, ANSWER_LIMIT);
@@ -32,11 +32,11 @@ pub fn no_answer(disk: &str) -> Reason {
     Failure::new(Kind::NoAnswer, line)
 }
 
-/// Does something with a disk that may fall silent meanwhile, on a thread of its own. One that is
-/// late is left behind: its result, such as an open disk, is let go when the disk answers.
+/// Runs `work` on a thread of its own, since the disk may stop answering meanwhile. A late thread
+/// is abandoned: its result, such as an open disk, is dropped when the disk answers.
 ///
 /// # Errors
-/// The disk has not answered; or there is no thread to be had.
+/// The disk has not answered, or no thread could be started.
 pub fn within_limit<T: Send + 'static>(
     disk: &Path,
     work: impl FnOnce() -> T + Send + 'static,

@@ -9,8 +9,8 @@ use dm_targets::words::parse_size;
 use crate::failure::{Failure, wrong_usage};
 use crate::storage::DiskId;
 
-/// The path for a server, which has another working directory. One that is not UTF-8 cannot stand
-/// in a state file or a table line as it is, and a path that has been changed there could lead to
+/// The absolute path, for a server, which has another working directory. A path that is not UTF-8
+/// cannot be put in a state file or a table line as it is, and an altered path could lead to
 /// another disk.
 pub fn absolute(path: &Path) -> Result<String, Failure> {
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -19,7 +19,7 @@ pub fn absolute(path: &Path) -> Result<String, Failure> {
     word.ok_or_else(|| wrong_usage(format!("{}: the path is not UTF-8: {hint}", path.display())))
 }
 
-/// `DEV` or `DEV:OFFSET`; a path that exists may itself hold colons.
+/// `DEV` or `DEV:OFFSET`; a path that exists may itself contain colons.
 pub fn leg_of(word: &str) -> Result<Leg, Failure> {
     let (path, offset) = match word.rsplit_once(':') {
         Some((path, offset)) if !Path::new(word).exists() => {
@@ -38,22 +38,22 @@ pub fn leg_of(word: &str) -> Result<Leg, Failure> {
 /// A device word of a table line: a path, or `MAJ:MIN`.
 pub fn device_of(word: &str) -> PathBuf {
     match number_of(word) {
-        // Where neither is found, the path says in an error which number was meant.
+        // If no node is found, the path shows in an error message which number was meant.
         Some(number) => by_number(number).unwrap_or_else(|| Path::new("/dev/block").join(word)),
         None => word.into(),
     }
 }
 
 fn number_of(word: &str) -> Option<DiskId> {
-    // A leading sign is accepted by the parser and is no number of a device.
+    // The parser accepts a leading sign, which a device number cannot have.
     let number =
         |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
     let (major, minor) = word.split_once(':')?;
     Some(DiskId::Block { major: number(major)?, minor: number(minor)? })
 }
 
-/// The node of a block device. The links in `/dev/block` are udev's; where that does not run, the
-/// kernel knows what it has called the node, and the last resort is to look at all of them.
+/// The node of a block device. The links in `/dev/block` are made by udev; without udev, the kernel
+/// knows the name of the node, and the last resort is to search all nodes.
 fn by_number(wanted: DiskId) -> Option<PathBuf> {
     let is_wanted =
         |path: &PathBuf| std::fs::metadata(path).ok().as_ref().and_then(DiskId::of) == Some(wanted);

@@ -1,8 +1,8 @@
-//! The journal of a COW that is being opened, found among those that dead servers have left.
+//! Finds the journal of a COW that is being opened, among those that dead servers have left.
 //!
-//! Rule kept here: what a server had acknowledged is used or asked for, never passed over. A
-//! journal that may be of this COW and is not certainly so stops its opening, and the message says
-//! which file it is and what can be done.
+//! Rule kept here: acknowledged writes are used or asked about, never ignored. A journal that may
+//! belong to this COW, but not certainly, makes opening the COW fail; the message names the file
+//! and the possible actions.
 
 use std::path::{Path, PathBuf};
 
@@ -15,16 +15,16 @@ use crate::storage::OpenDisk;
 /// What a COW is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To go on with the store that is on it.
+    /// To continue with the store that is on it.
     GoOn,
     /// To make a new store on it.
     NewStore,
 }
 
-/// Where the journal of a COW is, or is to be, and whether something stands in it.
+/// The path of a COW's journal, existing or new, and whether the journal holds records.
 ///
 /// # Errors
-/// If there is one that may be this COW's and is not certainly so.
+/// If a journal may belong to this COW, but not certainly.
 pub fn find(
     directory: &Path,
     cow: &OpenDisk,

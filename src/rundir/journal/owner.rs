@@ -1,10 +1,10 @@
-//! Whose a journal is: a store, on a disk, in one life of the machine. Pure but for [`Owner::of`].
+//! The owner of a journal: a store, on a disk, in one boot. Pure except for [`Owner::of`].
 //!
-//! A journal is used by the disk that it was made on and in the boot that it was made in, because
-//! only then the data that its records point to is known to be there: a disk that was attached anew
-//! (a loop device, a network disk) may have lost what was written to it last. One that may be the
-//! same disk's or store's stops whatever would use that disk, until it is given to it or given up;
-//! one that is certainly another's stops nobody.
+//! A journal is used only with the disk and in the boot that it was made for, because only then is
+//! the data that its records point to known to be on the disk: a reattached disk (a loop device, a
+//! network disk) may have lost its last writes. A journal that may belong to the same disk or store
+//! blocks any use of that disk until the journal is assigned to it or discarded; a journal that
+//! certainly belongs to another COW blocks nothing.
 
 use std::fmt;
 use std::io;
@@ -17,7 +17,7 @@ use crate::rundir::boot::boot_numbers;
 use crate::rundir::family_key;
 use crate::storage::{OpenDisk, disk_name, lasting_name, names_of};
 
-/// Whose a journal is.
+/// The owner of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The boot's id.
@@ -28,26 +28,25 @@ pub struct Owner {
     pub store: (u64, u64),
     /// A hash of the disk's lasting name; zero if it has none.
     pub name: u64,
-    /// A hash of the name that earlier versions recorded for it, where they had one; not recorded
-    /// any more.
+    /// A hash of the disk's name as earlier versions recorded it, if any; no longer recorded.
     pub former: u64,
 }
 
-/// How a journal that no server has stands to a COW that is being opened.
+/// How a journal that no server uses relates to a COW that is being opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kinship {
-    /// It is this COW's.
+    /// It belongs to this COW.
     Own,
-    /// It was made before the machine was started.
+    /// It was made in an earlier boot.
     OtherBoot,
-    /// It is of the same disk or store, which has been attached anew, or of another disk that had
-    /// the same number.
+    /// It belongs to the same disk or store, which was reattached, or to another disk that had the
+    /// same number.
     AttachedAnew,
-    /// It is of another store on the same disk.
+    /// It belongs to another store on the same disk.
     OtherStore,
-    /// Its content is damaged, and its name says that it was this disk's.
+    /// Its content is damaged; its file name says that it belonged to this disk.
     Damaged,
-    /// It is another COW's.
+    /// It belongs to another COW.
     None,
 }
 
@@ -69,14 +68,14 @@ impl fmt::Display for Kinship {
 }
 
 impl Owner {
-    /// Whose the journal of a COW is that holds, or will hold, that store.
+    /// The owner of the journal of a COW that holds, or will hold, the store.
     ///
     /// # Errors
-    /// If the boot cannot be told from another.
+    /// If the boot's id cannot be read.
     pub fn of(cow: &OpenDisk, store: Option<StoreId>) -> io::Result<Owner> {
         let former = Some(lasting_name(cow)).filter(|name| *name != cow.path.display().to_string());
-        // The same for a file and a loop device on it. A node in /dev is no name: the next disk may
-        // get it.
+        // The name is the same for a file and a loop device on it. A node in /dev is not a name:
+        // the next disk may get the same node.
         let lasts = !disk_name(&cow.path, cow.id).is_empty();
         let name = names_of(&cow.path, cow.id).into_iter().next().filter(|_| lasts);
         let [name, former] = [name, former].map(|name| name.map_or(0, |name| hash(&name)));
@@ -93,7 +92,7 @@ impl Owner {
         [MAGIC, boot.0, boot.1, number, 0, store.0, store.1, name]
     }
 
-    /// Whether the stores are known and not the same.
+    /// Whether both stores are known and differ.
     pub fn is_other_store(&self, other: &Owner) -> bool {
         self.store != (0, 0) && other.store != (0, 0) && self.store != other.store
     }
@@ -110,12 +109,12 @@ pub(super) fn of_words(word: impl Fn(usize) -> u64) -> Owner {
     }
 }
 
-/// Whether a journal is that owner's, beyond doubt.
+/// Whether a journal certainly belongs to the owner.
 pub(super) fn is_exactly(found: &Owner, owner: &Owner) -> bool {
     found.boot == owner.boot && found.number == owner.number && !found.is_other_store(owner)
 }
 
-/// How a journal stands to a COW with that key. The journal's file name begins with the key of its
+/// How a journal relates to a COW with this key. The journal's file name begins with the key of its
 /// disk.
 pub fn kinship(journal: &Path, found: Option<&Owner>, key: &str, owner: &Owner) -> Kinship {
     let same_key = is_of_disk(journal, key);
@@ -135,14 +134,14 @@ pub fn kinship(journal: &Path, found: Option<&Owner>, key: &str, owner: &Owner) 
     }
 }
 
-/// Whether a journal is of a disk with that key, by its name.
+/// Whether a journal belongs to the disk with this key, according to its file name.
 pub(super) fn is_of_disk(journal: &Path, key: &str) -> bool {
     let file = journal.file_stem().map(|name| name.to_string_lossy()).unwrap_or_default();
     file.strip_prefix(key).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
-/// The name of a COW's journal: a disk that is attached anew under the same number gets another
-/// one.
+/// The file name of a COW's journal: a disk that is reattached under the same number gets another
+/// name.
 pub fn file_name(cow: &OpenDisk) -> String {
     format!("{}-{:x}.records", family_key(cow.id), cow.number_in_boot())
 }
@@ -212,7 +211,8 @@ mod tests {
 
     #[test]
     fn a_file_and_a_loop_device_on_it_have_one_journal() {
-        // The store is the kernel's; the numbers of file and loop device differ.
+        // The store is in the kernel's format, without an id; the numbers of file and loop device
+        // differ.
         let without_id = |name| Owner { number: 41, store: (0, 0), name, ..OWNER };
         assert_eq!(of("/run/file-3-12-29.records", without_id(9)), Kinship::AttachedAnew);
         assert_eq!(

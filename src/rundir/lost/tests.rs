@@ -1,4 +1,4 @@
-//! Lost stores are found by whatever names them, and by nothing else.
+//! Lost stores are found by each of their names, and by nothing else.
 
 use super::*;
 
@@ -90,7 +90,7 @@ fn a_record_goes_only_with_its_store_from_its_own_disk() {
     for (store, other) in [(ONE, TWO), (Which::WithoutId, ONE)] {
         let (_dir, rundir) = rundir();
         LostStore::of(&rundir, cow(store, "/a")).record(Loss::OriginChanged).unwrap();
-        // It is there; a copy is gone; another disk has come to the name or the number.
+        // The store is there; a copy is gone; another disk has the name or the number.
         LostStore::of(&rundir, cow(store, "/a")).tidy(true);
         LostStore::of(&rundir, cow(other, "/b")).tidy(false);
         LostStore::of(&rundir, Cow { number: 8, ..cow(other, "/a") }).tidy(false);
@@ -175,7 +175,7 @@ fn a_disk_that_says_nothing_of_itself_is_known_under_another_path_in_the_same_bo
     assert!(!is_lost(&rundir, here("path /dev/vdc", 0)), "of which nothing is known");
     assert!(!is_lost(&rundir, here("wwid a", 7)), "a disk with a name");
     assert!(is_lost(&rundir, here("path /dev/vdb", 8)), "it may have been attached anew");
-    // The store is gone from it.
+    // The store is gone from the disk.
     LostStore::of(&rundir, here("path /dev/vdc", 7)).tidy(false);
     assert!(!is_lost(&rundir, here("path /dev/vdc", 7)));
 }

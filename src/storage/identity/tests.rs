@@ -1,10 +1,10 @@
-//! Disks keep their names however they are reached; `sysfs` is a directory of files here.
+//! Disks keep their names by every path; `sysfs` is a directory of files here.
 
 use std::os::unix::fs::symlink;
 
 use super::*;
 
-/// A directory of files that stands for sysfs, too.
+/// A directory of files that also stands in for sysfs.
 struct Rig(tempfile::TempDir);
 
 impl Rig {
@@ -16,7 +16,7 @@ impl Rig {
         self.0.path().canonicalize().unwrap().join(path)
     }
 
-    /// A file with something in it.
+    /// A file that is not empty.
     fn file(&self, name: &str) -> PathBuf {
         fs::write(self.at(name), name).unwrap();
         self.at(name)
@@ -59,7 +59,7 @@ fn a_file_is_the_same_by_every_path() {
     assert_eq!(names_of(&rig.at("hard"), id)[0], names[0]);
     fs::rename(&file, rig.at("moved")).unwrap();
     assert_eq!(names_of(&rig.at("moved"), id)[0], names[0]);
-    // Another one at its path.
+    // Another file at its path.
     let other = names_of(&rig.file("a"), DiskId::of_path(&rig.at("a")).unwrap());
     assert!(other[0] != names[0] && other[1] == names[1], "{other:?}");
 }
@@ -79,7 +79,7 @@ fn a_loop_device_is_its_file() {
     assert_eq!(block_name(&gone), "file  /nowhere/a (deleted)");
     let blank = rig.loop_on("loop3", rig.file("with blank ").to_str().unwrap(), 0);
     assert_eq!(block_name(&blank), name_at(&rig.at("with blank ")));
-    // As it is in the records of earlier versions.
+    // As in the records of earlier versions.
     assert_eq!(
         lasting_name_in(&part),
         Some(format!("loop/backing_file {} start 2048", file.display()))

@@ -1,4 +1,5 @@
-//! Opening regular files, and what is none; block devices need root and are tested in a VM.
+//! Opening regular files, and paths that are no disks; block devices need root and are tested in a
+//! VM.
 
 use std::os::unix::fs::{MetadataExt, symlink};
 

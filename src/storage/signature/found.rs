@@ -1,6 +1,6 @@
-//! What can be found on a disk: a signature and its sort.
+//! What can be found on a disk: a signature and its kind.
 
-/// The sort of a signature.
+/// The kind of a signature.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SignatureKind {
     /// A device-mapper exception store: the COW of a snapshot.
@@ -19,12 +19,12 @@ pub enum SignatureKind {
     Encrypted,
 }
 
-/// Something that a disk holds.
+/// A signature found on a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Signature {
     /// What it is called, as in "it holds NAME".
     pub name: &'static str,
-    /// Its sort.
+    /// Its kind.
     pub kind: SignatureKind,
     /// Where it was recognised, in bytes from the start.
     pub offset: u64,

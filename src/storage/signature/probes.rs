@@ -1,7 +1,7 @@
-//! The signatures: where each stands and how it is told from chance.
+//! The signatures: where each is and how it is told from random data.
 //!
-//! Positions and numbers are those of the formats' own documents. Three probes, one for each
-//! stretch that is read; each names the first that fits.
+//! Positions and numbers are those of the formats' own documents. There are three probes, one for
+//! each range that is read; each returns the first signature that matches.
 
 use super::found::SignatureKind::{
     Encrypted, FileSystem, Member, MirrorLog, PartitionTable, SnapshotStore, Swap,
@@ -9,7 +9,7 @@ use super::found::SignatureKind::{
 use super::found::{Signature, SignatureKind};
 use super::view::{View, ZFS_BYTES, ZFS_OFFSET};
 
-/// A signature that is nothing but bytes at a place.
+/// A signature that is only bytes at an offset.
 struct Magic {
     name: &'static str,
     kind: SignatureKind,
@@ -17,7 +17,7 @@ struct Magic {
     bytes: &'static [u8],
 }
 
-/// Declares a row.
+/// Declares a row of a table.
 const fn magic(
     name: &'static str,
     kind: SignatureKind,
@@ -27,13 +27,13 @@ const fn magic(
     Magic { name, kind, offset, bytes }
 }
 
-/// Ours, before everything else.
+/// Our own formats, checked first.
 const OURS: &[Magic] = &[
     magic("a snapshot's exception store", SnapshotStore, 0, b"SnAp"),
     magic("a mirror's dirty log", MirrorLog, 0, &0x4D69_5272_u32.to_le_bytes()),
 ];
 
-/// Everything else that is long enough to stand alone, near the start.
+/// All other magic numbers near the start that are long enough to be sufficient.
 const MAGICS: &[Magic] = &[
     magic("XFS", FileSystem, 0, b"XFSB"),
     magic("LUKS", Encrypted, 0, b"LUKS\xba\xbe"),
@@ -73,10 +73,10 @@ const MAGICS: &[Magic] = &[
 const MD_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
 /// A GPT header's first bytes.
 const GPT_MAGIC: &[u8] = b"EFI PART";
-/// Sizes of a logical block at which a GPT is looked for.
+/// Logical block sizes for which a GPT is searched.
 const GPT_BLOCKS: [u64; 2] = [512, 4096];
 
-/// What stands near the start.
+/// The signature near the start.
 pub(super) fn head(view: &View<'_>) -> Option<Signature> {
     of_table(view, OURS)
         .or_else(|| of_table(view, MAGICS))
@@ -89,7 +89,7 @@ pub(super) fn head(view: &View<'_>) -> Option<Signature> {
         .or_else(|| boot_sector(view))
 }
 
-/// What stands near the end.
+/// The signature near the end.
 pub(super) fn tail(view: &View<'_>) -> Option<Signature> {
     let size = view.size;
     // 1.0: 8 KiB before the end, at a multiple of 4 KiB. 0.90: in the last whole 64 KiB.
@@ -110,7 +110,7 @@ pub(super) fn zfs(view: &View<'_>) -> Option<Signature> {
         .map(|offset| Signature { name: "ZFS", kind: Member, offset })
 }
 
-/// The first row that fits.
+/// The first row that matches.
 fn of_table(view: &View<'_>, table: &[Magic]) -> Option<Signature> {
     let row = table.iter().find(|row| view.has(row.offset, row.bytes))?;
     Some(Signature { name: row.name, kind: row.kind, offset: row.offset })
@@ -149,7 +149,7 @@ fn swap(view: &View<'_>) -> Option<Signature> {
         .map(|offset| Signature { name: "swap", kind: Swap, offset })
 }
 
-/// An LVM label stands in one of the first four sectors.
+/// An LVM label is in one of the first four sectors.
 fn lvm(view: &View<'_>) -> Option<Signature> {
     (0..4)
         .map(|sector| sector * 512)
@@ -170,7 +170,7 @@ fn md(view: &View<'_>, offset: u64, name: &'static str, version_1: bool) -> Opti
     found.then_some(Signature { name, kind: Member, offset })
 }
 
-/// A GPT header at one of the places.
+/// A GPT header at one of the offsets.
 fn gpt(view: &View<'_>, offsets: [u64; 2]) -> Option<Signature> {
     let offset = offsets.into_iter().find(|&offset| view.has(offset, GPT_MAGIC))?;
     Some(Signature { name: "a GPT partition table", kind: PartitionTable, offset })

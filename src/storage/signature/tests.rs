@@ -1,4 +1,4 @@
-//! Every signature on a disk made of nothing but it, and chance that must not be taken for one.
+//! Every signature on an otherwise empty disk, and random data that must not be taken for one.
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -127,7 +127,7 @@ fn md_of_every_version() {
     let version_1 = [0xfc, 0x4e, 0x2b, 0xa9, 1, 0, 0, 0];
     assert_eq!(disk().put(0, &version_1).name(), "md RAID 1.1");
     assert_eq!(disk().put(4096, &version_1).name(), "md RAID 1.2");
-    // Sizes that are no multiple of 4 KiB or 64 KiB: the places are rounded down.
+    // Sizes that are not multiples of 4 KiB or 64 KiB: the offsets are rounded down.
     for size in [MIB, MIB + 512, MIB + 65024] {
         let at_1_0 = (size - 8192) / 4096 * 4096;
         assert_eq!(Image::new(size).put(at_1_0, &version_1).name(), "md RAID 1.0");

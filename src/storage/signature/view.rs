@@ -1,13 +1,13 @@
-//! A stretch of a disk that has been read, as the probes look at it.
+//! A range of a disk that has been read, as the probes see it.
 //!
-//! Rule kept here: what lies outside of the stretch is never taken for a signature.
+//! Rule kept here: bytes outside the range are never taken for a signature.
 
-/// Where ZFS keeps the array of its first label's uberblocks ...
+/// Offset of the array of uberblocks in ZFS's first label ...
 pub(super) const ZFS_OFFSET: u64 = 128 * 1024;
-/// ... and how long that is.
+/// ... and its length.
 pub(super) const ZFS_BYTES: u64 = 128 * 1024;
 
-/// A stretch of the disk, and the disk's size.
+/// A range of the disk, and the disk's size.
 pub(super) struct View<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) start: u64,
@@ -15,13 +15,13 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    /// `len` bytes at `offset` of the disk, if they are in this stretch.
+    /// `len` bytes at `offset` of the disk, if they are in this range.
     pub(super) fn get(&self, offset: u64, len: usize) -> Option<&'a [u8]> {
         let from = usize::try_from(offset.checked_sub(self.start)?).ok()?;
         self.bytes.get(from..from.checked_add(len)?)
     }
 
-    /// Whether `magic` stands at `offset`.
+    /// Whether `magic` is at `offset`.
     pub(super) fn has(&self, offset: u64, magic: &[u8]) -> bool {
         self.get(offset, magic.len()) == Some(magic)
     }
