@@ -1,8 +1,8 @@
-//! A device whose queues are served: requests come from its tags, and what the target says goes
-//! back to the kernel.
+//! A device whose queues are served: requests come from its tags, and the target's results go back
+//! to the kernel.
 //!
-//! Rule kept here: no request ends with `EAGAIN`, which the kernel does not take for the error of a
-//! disk: it gets `EIO` instead.
+//! Rule kept here: no request ends with `EAGAIN`, which the kernel does not treat as a disk error:
+//! it gets `EIO` instead.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use dm_targets::request::RequestKind;
 
 use crate::data::queue::{Descriptor, Queue};
 
-/// What went through a device since it was added.
+/// I/O counters of a device since it was added.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceStats {
     pub reads: u64,
@@ -54,7 +54,7 @@ impl Served {
         served
     }
 
-    /// What went through it.
+    /// The device's I/O counters.
     pub fn stats(&self) -> DeviceStats {
         self.stats.get()
     }
@@ -93,8 +93,8 @@ impl Served {
             RequestKind::Discard => stats.discards += 1,
         }
         let outcome = match result {
-            // Reads and writes end with their full length; the others with nothing, because byte
-            // counts overflow.
+            // Reads and writes return their full length; the others return 0, because byte counts
+            // could overflow.
             Ok(()) => match request.kind {
                 RequestKind::Read | RequestKind::Write { .. } => {
                     i32::try_from(bytes).unwrap_or(i32::MAX)
@@ -110,7 +110,7 @@ impl Served {
                         stats.errors
                     );
                 }
-                // A busy errno would make the kernel fail the request in another way.
+                // `EAGAIN` would make the kernel fail the request in another way.
                 match error.errno().0 {
                     libc::EAGAIN => -libc::EIO,
                     errno => -errno,
@@ -122,7 +122,7 @@ impl Served {
     }
 }
 
-/// What a request asks for, in a message.
+/// The name of a request's kind, for a message.
 fn word(kind: RequestKind) -> &'static str {
     match kind {
         RequestKind::Read => "read",

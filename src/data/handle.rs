@@ -1,9 +1,9 @@
-//! How other threads have something done on a data thread: a mailbox of jobs, and an eventfd that
-//! wakes the thread's ring.
+//! How other threads run jobs on a data thread: a mailbox of jobs, and an eventfd that wakes the
+//! thread's ring.
 //!
-//! A job runs between requests, and its caller waits for what it comes to. One that is done for a
-//! client of the server ([`Owner::call_for`]) learns when the client has left, and may end early:
-//! nothing is to wait for those who are gone.
+//! A job runs between requests, and its caller waits for its result. A job for a client of the
+//! server ([`Handle::call_for`]) is notified when the client has left, and may end early: no job
+//! waits for a client that is gone.
 
 use std::future::Future;
 use std::io;
@@ -22,14 +22,14 @@ use super::mailbox::{Job, Mailbox};
 use super::thread::DataThread;
 use crate::protocol::until_left_or;
 
-/// What other threads reach a data thread by.
+/// Access to a data thread for other threads.
 #[derive(Clone)]
 pub struct Handle {
     pub(super) mailbox: Arc<Mutex<Mailbox<DataThread>>>,
     pub(super) wake: Arc<OwnedFd>,
 }
 
-/// Whether the client that a job is done for has left.
+/// Whether the client of a job has left.
 #[derive(Default)]
 pub struct Left {
     set: AtomicBool,
@@ -38,7 +38,7 @@ pub struct Left {
 }
 
 impl Left {
-    /// It has.
+    /// Whether the client has left.
     pub fn is_set(&self) -> bool {
         self.set.load(Ordering::Acquire)
     }
@@ -51,7 +51,7 @@ impl Left {
         }
     }
 
-    /// Carries a job out. Its task runs, whatever it waits for, when the client leaves.
+    /// Runs a job. When the client leaves, the job's task is woken, whatever it waits for.
     async fn watched<F: Future>(&self, job: F) -> F::Output {
         let mut job = pin!(job);
         std::future::poll_fn(|cx| {
@@ -71,7 +71,7 @@ impl Handle {
         Ok(Handle { mailbox: Arc::default(), wake })
     }
 
-    /// Runs a closure on the data thread and waits for what its future returns.
+    /// Runs a closure on the data thread and waits for its future's result.
     pub fn call<T, F>(
         &self,
         job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,
@@ -83,8 +83,8 @@ impl Handle {
         self.begin(job, || {})?.recv().map_err(|_| died())
     }
 
-    /// Like [`Owner::call`], for the client at the other end of a connection: when it leaves, the
-    /// job is told, and should end.
+    /// Like [`Handle::call`], for the client at the other end of a connection: when the client
+    /// leaves, the job is notified, and should end.
     pub fn call_for<T, F>(
         &self,
         client: &UnixStream,
@@ -95,7 +95,7 @@ impl Handle {
         F: Future<Output = T> + 'static,
     {
         let left = Arc::new(Left::default());
-        // Its other end closes with the job, however that ends.
+        // `open` closes when the job ends, however the job ends.
         let (done, open) = UnixStream::pair()?;
         let known = left.clone();
         let watched = move |thread: Rc<DataThread>| async move {
@@ -109,8 +109,8 @@ impl Handle {
         result.recv().map_err(|_| died())
     }
 
-    /// Hands a job in and does not wait for what it comes to. `ended` is called on the data thread
-    /// when its result is there.
+    /// Submits a job and does not wait for its result. `ended` is called on the data thread when
+    /// the result is available.
     pub fn begin<T, F>(
         &self,
         job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,

@@ -1,16 +1,16 @@
-//! What a data thread has been handed and has not begun.
+//! The jobs that a data thread has received and not started.
 //!
-//! It knows nothing of the thread but that a job is handed it.
+//! It knows nothing of the thread except that a job receives it.
 
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-/// What a data thread of type `T` is to do.
+/// A job for a data thread of type `T`.
 pub(super) type Job<T> = Box<dyn FnOnce(Rc<T>) -> Pin<Box<dyn Future<Output = ()>>> + Send>;
 
-/// What has not been begun yet.
+/// Jobs that have not been started yet.
 pub(super) struct Mailbox<T> {
     pub(super) jobs: VecDeque<Job<T>>,
     pub(super) stop: bool,

@@ -1,4 +1,4 @@
-//! The owner's end of a data thread: starts it, and ends it.
+//! The owner of a data thread, which starts and ends it.
 
 use std::future::Future;
 use std::io;
@@ -8,15 +8,15 @@ use std::sync::mpsc;
 use super::handle::Handle;
 use super::thread::DataThread;
 
-/// The control thread's end of a data thread.
+/// The control thread's access to its data thread.
 pub struct Owner {
     handle: Handle,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Owner {
-    /// Starts a data thread. `lost` is called on it with the id of a device that the kernel has
-    /// stopped, whoever asked for that.
+    /// Starts a data thread. `lost` is called on the data thread with the id of each device that
+    /// the kernel has stopped, for whatever reason.
     pub fn start(lost: impl Fn(u32) + Send + 'static) -> io::Result<Owner> {
         let handle = Handle::new()?;
         let (report, started) = mpsc::channel();
@@ -28,7 +28,7 @@ impl Owner {
                         own.run(&theirs);
                     }
                 }
-                // If nobody listens any more there is nobody to tell.
+                // If the receiver is gone, the error is dropped.
                 Err(error) => drop(report.send(Err(error))),
             }
         })?;
@@ -38,12 +38,12 @@ impl Owner {
         Ok(Owner { handle, thread: Some(thread) })
     }
 
-    /// For other threads.
+    /// A handle for other threads.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 
-    /// As [`Owner::call`].
+    /// Like [`Handle::call`].
     pub fn call<T, F>(
         &self,
         job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,

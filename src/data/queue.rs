@@ -2,8 +2,8 @@
 //!
 //! libublk has a queue plane, but it registers its files and buffers once per ring, so a second
 //! device could never join a ring that is in use; here the queues of all devices of a family share
-//! one. What is needed of it is small: a mapping of request descriptors, and two commands a tag.
-//! The numbers and structures are libublk's.
+//! one ring. Little is needed: a mapping of request descriptors, and two commands per tag. The
+//! numbers and structures are libublk's.
 //!
 //! Rules kept here: I6 (a tag has one task, which completes a request exactly once and only after
 //! the target has returned; the mapping outlives the tasks, which hold the queue).
@@ -25,14 +25,14 @@ use crate::sys::mapping::Mapping;
 
 /// Bytes of one request descriptor.
 const DESCRIPTOR_BYTES: usize = size_of::<sys::ublksrv_io_desc>();
-/// Pages are 4 KiB wherever ublk is used so far; the kernel rounds the descriptor areas up to them.
+/// Pages are 4 KiB wherever ublk is used so far; the kernel rounds descriptor areas up to pages.
 const PAGE_BYTES: usize = 4096;
 
 /// A request as the kernel describes it.
 pub struct Descriptor {
-    /// What is asked for; `None` if targets have no such operation.
+    /// The request; `None` if targets have no such operation.
     pub request: Option<Request>,
-    /// The request's buffer could not be registered by the kernel and must be by us.
+    /// The kernel could not register the request's buffer; this program must.
     needs_registration: bool,
 }
 
@@ -46,7 +46,7 @@ pub struct Queue {
     payloads: PayloadId,
     /// Memory that the kernel copies request data to and from; `None` with zero copy.
     mapped: Option<Mapping>,
-    /// Room of a request in it.
+    /// Length of one request's part of `mapped`, in bytes.
     each: usize,
     /// Tags whose task has not ended.
     serving: Cell<u16>,
@@ -61,7 +61,7 @@ pub struct QueueOptions {
     pub depth: u16,
     /// Largest request.
     pub max_io_bytes: u32,
-    /// Requests' pages are used where they are.
+    /// Requests' pages are used in place.
     pub zero_copy: bool,
 }
 
@@ -109,8 +109,8 @@ impl Queue {
         self.depth
     }
 
-    /// Serves a tag until the device stops: `handle` carries a request out and gives its result, 0
-    /// or a negative errno.
+    /// Serves a tag until the device stops: `handle` carries a request out and returns its result:
+    /// a length, 0 or a negative errno.
     pub async fn serve(self: Rc<Self>, tag: u16, handle: impl AsyncFn(&Descriptor) -> i32) {
         let mut result = self.command(sys::UBLK_U_IO_FETCH_REQ, tag, 0).await;
         while result == i32::try_from(sys::UBLK_IO_RES_OK).unwrap_or(0) {
@@ -126,8 +126,8 @@ impl Queue {
         self.ended.wake_all();
     }
 
-    /// The kernel had no memory to register the request's buffer with the request: it is tried once
-    /// more by itself.
+    /// The kernel had no memory to register the request's buffer with the request: a separate
+    /// command tries once more.
     async fn handle_unregistered(
         &self,
         tag: u16,
@@ -148,12 +148,12 @@ impl Queue {
         self.serving.get() == 0
     }
 
-    /// Waits until it has.
+    /// Waits until the task of every tag has ended.
     pub async fn all_ended(&self) {
         self.ended.until(|| self.has_ended().then_some(())).await;
     }
 
-    /// A command about a tag. `result` is the request's for a commit.
+    /// Sends a command for a tag. `result` is the request's result, for a commit.
     fn command(&self, op: u32, tag: u16, result: i32) -> crate::ring::Command {
         let registered =
             op == sys::UBLK_U_IO_REGISTER_IO_BUF || op == sys::UBLK_U_IO_UNREGISTER_IO_BUF;
@@ -169,8 +169,8 @@ impl Queue {
                     .expose_provenance() as u64;
             }
             None if registered => address = u64::from(payload),
-            // Where the kernel shall register the next request's buffer: index in the low 16 bits,
-            // flags above.
+            // Where the kernel registers the next request's buffer: index in the low 16 bits, flags
+            // above.
             None => {
                 auto = Some(u64::from(payload) | u64::from(sys::UBLK_AUTO_BUF_REG_FALLBACK) << 16)
             }
@@ -220,8 +220,8 @@ impl Queue {
     }
 }
 
-/// The mappings end with the queue. They are used by the tag tasks alone, which hold the queue and
-/// so have all ended; every request's operations were awaited before its tag was completed.
+/// The mappings end with the queue. Only the tag tasks use them, which hold the queue and so have
+/// all ended; every request's operations were awaited before its tag was completed.
 impl Drop for Queue {
     fn drop(&mut self) {
         self.ring.remove_payloads(self.payloads, usize::from(self.depth));

@@ -1,12 +1,12 @@
 //! The data thread of a server: an origin, its snapshots and their devices, all on one ring.
 //!
 //! One thread owns everything that an origin and its snapshots share, so nothing is locked and no
-//! request changes threads. The control thread hands in closures
+//! request changes threads. The control thread submits closures
 //! ([`Owner::call`](super::Owner::call)); they run here between requests. What a device does with a
 //! request is in [`super::device`].
 //!
-//! Rule kept here: a device that is removed is taken apart in one order: its tags end, then its
-//! target is closed, and its file last.
+//! Rule kept here: a removed device is torn down in one order: its tags end, then its target is
+//! closed, and last its file.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -38,7 +38,7 @@ pub struct DataThread {
     pub group: Group,
     /// The queues of devices, by ublk id.
     served: RefCell<HashMap<u32, Rc<Served>>>,
-    /// Told of a device whose tags have all ended.
+    /// Called with the id of a device whose tags have all ended.
     lost: Rc<dyn Fn(u32)>,
 }
 
@@ -100,8 +100,8 @@ impl DataThread {
         disk_on(&self.ring, open, limits)
     }
 
-    /// Gives an opened target a device and serves its queues. Requests come once the kernel starts
-    /// the device.
+    /// Adds a device for an opened target and serves its queues. Requests arrive once the kernel
+    /// starts the device.
     ///
     /// # Errors
     /// As [`Group::add`].
@@ -147,8 +147,8 @@ impl DataThread {
         self.served.borrow().get(&id).cloned()
     }
 
-    /// Waits until a stopped device's tags have ended, and takes its target apart. The character
-    /// device is closed after.
+    /// Waits until a stopped device's tags have ended, and closes its target. The character device
+    /// is closed afterwards.
     ///
     /// # Errors
     /// As [`Group::remove`].

@@ -1,31 +1,31 @@
-//! The memory that I/O happens in: one mapping, handed out in page-aligned powers of two.
+//! The memory for I/O: one mapping, allocated in page-aligned powers of two.
 //!
-//! Rule I6 is kept by counting: a buffer is handed out again only when nobody, an operation in
-//! flight included, holds it any more. The mapping itself lives as long as the process, so no
-//! operation can ever outlive it.
+//! Rule I6 is kept by counting references: a buffer is reused only when no holder is left,
+//! operations in flight included. The mapping itself lives as long as the process, so no operation
+//! can ever outlive it.
 //!
 //! The allocator is a buddy system with its lists in arrays beside the memory: nothing is allocated
-//! after start, and both taking and giving back cost a few steps.
+//! after start, and acquiring and releasing a buffer take a few steps.
 
 use std::io;
 use std::ptr::NonNull;
 
 use crate::sys::mapping::map_anonymous;
 
-/// Memory for copies and metadata of one family. Touched only as far as it is used; when it is used
-/// up, copy clients fall back to their reserves and wait.
+/// Memory for copies and metadata of one family. Touched only as far as it is used; when it is
+/// exhausted, copy clients fall back to their reserves and wait.
 pub const BUFFERS_BYTES: usize = 64 << 20;
-/// The part that is registered with the ring, and so is always backed by memory. The free lists
-/// hand it out first; it is enough for the copies of one device at full depth, or for the slices of
-/// one large copy twice.
+/// The part that is registered with the ring, and so is always backed by memory. The free lists use
+/// it first; it is enough for the copies of one device at full depth, or for twice the slices of
+/// one large copy.
 const HOT_BYTES: usize = 8 << 20;
-/// Where huge pages start: the registered part is made of them if the kernel has some to give.
+/// Alignment of huge pages: the registered part consists of them if the kernel has any.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Smallest buffer: what O_DIRECT needs for any block size up to 4096.
 const PAGE_BYTES: usize = 4096;
 /// Largest buffer: 1 MiB, twice the largest slice of a copy.
 const MAX_ORDER: usize = 8;
-/// Free buffers of a size that are kept as they are, for the next of that size; more are joined
+/// Free buffers of one size that are kept for later requests of that size; further ones are joined
 /// with their neighbours.
 const KEPT: u32 = 64;
 const NONE: u32 = u32::MAX;
@@ -53,8 +53,8 @@ impl Buffers {
     /// Maps the memory.
     pub fn new() -> io::Result<Buffers> {
         let base = map_aligned(BUFFERS_BYTES)?;
-        // SAFETY: advice about a part of the mapping just made; it has no effect on what the memory
-        // holds.
+        // SAFETY: advice about a part of the mapping just made; it does not change the memory's
+        // content.
         if unsafe { libc::madvise(base.as_ptr().cast(), HOT_BYTES, libc::MADV_HUGEPAGE) } != 0 {
             log::debug!("no huge pages: {}", io::Error::last_os_error());
         }
@@ -100,8 +100,7 @@ impl Buffers {
 
     /// Whether a buffer is in the registered part.
     pub fn is_registered(&self, page: u32) -> bool {
-        // The registered part is a multiple of the largest buffer, so no buffer lies across its
-        // end.
+        // The registered part is a multiple of the largest buffer, so no buffer crosses its end.
         (page as usize) < HOT_BYTES / PAGE_BYTES
     }
 
@@ -129,12 +128,12 @@ impl Buffers {
         Some(page)
     }
 
-    /// One more holder.
+    /// Adds a holder.
     pub fn retain(&mut self, page: u32) {
         self.heads[page as usize].references += 1;
     }
 
-    /// One holder less; the last one's memory is joined with its free neighbours.
+    /// Removes a holder; after the last one, the buffer is kept or joined with its free neighbours.
     pub fn release(&mut self, page: u32) {
         let head = &mut self.heads[page as usize];
         head.references -= 1;
@@ -164,7 +163,7 @@ impl Buffers {
         self.push(page, order);
     }
 
-    /// Joins all that was kept apart.
+    /// Joins all free buffers that were kept.
     fn join_all(&mut self) {
         for order in 0..MAX_ORDER {
             let mut page = std::mem::replace(&mut self.lists[order], NONE);
@@ -183,8 +182,8 @@ impl Buffers {
         }
     }
 
-    /// Where a buffer's byte is, for an operation of `len_bytes` from there; `None` if that leaves
-    /// the buffer.
+    /// The address of a buffer's byte, for an operation of `len_bytes` from there; `None` if the
+    /// range ends outside the buffer.
     pub fn address(&self, page: u32, offset_bytes: u32, len_bytes: usize) -> Option<NonNull<u8>> {
         let size = PAGE_BYTES << self.heads[page as usize].order;
         let offset = offset_bytes as usize;
@@ -219,12 +218,11 @@ fn as_page(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(NONE)
 }
 
-/// Memory of the process's life that starts where a huge page could.
+/// Memory that lives as long as the process, aligned to a huge page.
 fn map_aligned(len_bytes: usize) -> io::Result<NonNull<u8>> {
     let base = map_anonymous(len_bytes + HUGE_PAGE_BYTES)?;
     let ahead = base.as_ptr().align_offset(HUGE_PAGE_BYTES);
-    // SAFETY: the mapping is longer by as much as the start is moved at most. What lies outside is
-    // never touched.
+    // SAFETY: the mapping is longer by the most that the start can move. The rest is never touched.
     Ok(unsafe { base.add(ahead) })
 }
 

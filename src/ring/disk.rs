@@ -1,8 +1,8 @@
 //! Files and disks on the ring.
 //!
-//! A file used through the ring's file table spares the kernel a look-up on every operation.
-//! Kernels before 6.13 give a table entry back only when all older requests have ended, and the
-//! ublk commands of an idle device never do; there, files are used by descriptor.
+//! Using a file through the ring's file table saves the kernel a lookup per operation. Kernels
+//! before 6.13 release a table entry only when all older requests have ended, and the ublk commands
+//! of an idle device never end; there, files are used by descriptor.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -17,16 +17,16 @@ use io_uring::types::Fd;
 use super::inner::{FileTable, Inner, RingFile, Work};
 use super::merge::can_join;
 
-/// Places in the file table: a disk for every snapshot and two files for every device of a large
-/// family. Files that find no place are used by descriptor.
+/// Entries of the file table: a disk for every snapshot and two files for every device of a large
+/// family. Files without an entry are used by descriptor.
 pub(super) const REGISTERED_FILES: u32 = 1024;
-/// The first kernel that gives a table entry back when its own requests have ended.
+/// The first kernel that releases a table entry when the entry's own requests have ended.
 const EARLY_RELEASE: (u32, u32) = (6, 13);
-/// The first kernel whose block devices take discards from a ring.
+/// The first kernel whose block devices support discards through a ring.
 const DISCARDS: (u32, u32) = (6, 12);
 
 impl FileTable {
-    /// Has the kernel make the table, if it is one that gives entries back.
+    /// Has the kernel create the table, if the kernel releases entries early.
     pub(super) fn new(uring: &io_uring::IoUring) -> FileTable {
         let is_at_least = |wanted| kernel_version().is_some_and(|version| version >= wanted);
         let free = if is_at_least(EARLY_RELEASE)
@@ -67,7 +67,7 @@ impl RingFile {
         RingFile { ring: ring.clone(), file, place, discards, held, last_read_end }
     }
 
-    /// How an entry names the file: the number, and what kind of number it is.
+    /// How a submission entry names the file: a number, and which kind of number it is.
     pub fn target(&self) -> (Fd, squeue::Flags) {
         match self.place {
             // A place is below `REGISTERED_FILES`.
@@ -93,7 +93,7 @@ impl Drop for RingFile {
     }
 }
 
-/// Looks at a file's size again, in sectors.
+/// Reads a file's current size, in sectors.
 pub type SizeProbe = Box<dyn Fn(RawFd) -> Option<Sectors>>;
 
 /// A block device or regular file on the ring.

@@ -1,4 +1,4 @@
-//! How an operation becomes an entry of the submission queue.
+//! Turns an operation into an entry of the submission queue.
 //!
 //! Rule kept here: I6 (an entry points only into memory that its slot, its device or the process
 //! holds).
@@ -14,18 +14,18 @@ use super::payloads::Payload;
 /// `_IO(0x12, 0)` of the kernel's `linux/blkdev.h`.
 const BLOCK_URING_CMD_DISCARD: u32 = 0x1200;
 
-/// Contiguous memory of a read or write.
+/// Memory of a read or write.
 enum Place {
     /// In a buffer registered with the ring.
     Fixed(*mut u8, u16),
-    /// Anywhere.
+    /// Unregistered.
     Plain(*mut u8),
-    /// Scattered: what the list says.
+    /// Scattered, as in the list of iovecs.
     Vector,
 }
 
 impl Inner {
-    /// The entry for what is left of an operation; `None` for memory that does not exist.
+    /// The entry for the rest of an operation; `None` if its memory does not exist.
     pub(super) fn entry(
         &self,
         op: &Op,
@@ -129,7 +129,7 @@ impl Inner {
         }
     }
 
-    /// Lists the memory of `len` bytes from `skip` bytes into a sequence of buffers.
+    /// Lists the memory of `len` bytes, from byte `skip` of a sequence of buffers.
     fn gather<'a>(
         &self,
         buffers: impl Iterator<Item = &'a dm_targets::disk::Buffer>,
@@ -163,9 +163,9 @@ impl Inner {
     }
 }
 
-/// A discard of a block device: where it starts stands in the address, its length at the start of
-/// the command. It is done by a worker, which may wait: asked not to wait, a device that cannot
-/// promise that (many of device-mapper's) refuses discards.
+/// A discard of a block device: its start is in the address, its length at the start of the
+/// command. A worker thread issues it, which may block: devices that cannot promise not to block
+/// (many of device-mapper's) refuse nonblocking discards.
 #[allow(clippy::host_endian_bytes)] // as the kernel reads it
 fn discard_entry(fd: Fd, offset: u64, len: u64) -> squeue::Entry {
     let mut command = [0; 16];

@@ -1,8 +1,7 @@
-//! What a ring holds: the ring itself, its slots, and the files that they work on.
+//! The state of a ring: the ring itself, its slots, and the slots' files.
 //!
-//! A ring knows its slots, a slot the file that it works on, and a file the ring in whose table it
-//! has a place: so these types stand together. What is done with them is in the files beside this
-//! one.
+//! A ring refers to its slots, a slot to its file, and a file to the ring in whose table it has an
+//! entry: so these types are in one file. Their methods are in the other files of this folder.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -18,10 +17,10 @@ use io_uring::IoUring;
 use super::buffers::Buffers;
 use super::payloads::Payloads;
 
-/// Most buffers the kernel registers with one ring, so, but for the last, most tags that can use
-/// zero copy in a family.
+/// Most buffers that the kernel registers with one ring: all but the last are for zero copy, one
+/// for each tag of a family.
 pub(super) const REGISTERED_BUFFERS: u32 = 16384;
-/// The last of them is the part of the buffers that is handed out first.
+/// The last of them: the part of the I/O buffers that is allocated first.
 pub(super) const BUFFERS_INDEX: u16 = 16383;
 
 /// A ring and all that goes with it.
@@ -45,7 +44,7 @@ pub(super) struct Inner {
     pub(super) fixed_vectors: bool,
     pub(super) registered_buffers: bool,
     pub(super) buffers_registered: bool,
-    /// What the ring could not do at all, and cannot go on after.
+    /// Errors after which the ring cannot continue.
     pub(super) broken: RefCell<VecDeque<io::Error>>,
 }
 
@@ -62,10 +61,10 @@ pub(super) enum Work {
     None,
 }
 
-/// What is known of an operation.
+/// The state of an operation.
 pub(super) struct Slot {
     pub(super) work: Work,
-    /// Counts what has been started, in order.
+    /// The operation's number, in the order of starts.
     pub(super) number: u64,
     pub(super) result: Option<i32>,
     pub(super) waker: Option<Waker>,
@@ -75,23 +74,23 @@ pub(super) struct Slot {
     pub(super) next: u32,
 }
 
-/// Free places of the file table.
+/// Free entries of the file table.
 pub(super) struct FileTable {
     pub(super) free: RefCell<Vec<u32>>,
-    /// Block devices take discards from a ring.
+    /// Block devices support discards through a ring.
     pub(super) discards: bool,
 }
 
-/// An open file, with its place in the ring's file table if it has one.
+/// An open file, with its entry in the ring's file table if it has one.
 pub struct RingFile {
     pub(super) ring: Rc<Inner>,
     pub(super) file: OwnedFd,
     pub(super) place: Option<u32>,
-    /// A block device that takes discards. Others punch holes, which a block device would
-    /// understand as writes of zeroes.
+    /// A block device that supports discards. For other files holes are punched, which a block
+    /// device would carry out as writes of zeroes.
     pub(super) discards: bool,
     /// Operations on it that wait for the end of the round.
     pub(super) held: RefCell<Vec<u32>>,
-    /// The sector behind the last read.
+    /// The sector after the last read.
     pub(super) last_read_end: Cell<u64>,
 }

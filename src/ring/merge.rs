@@ -1,15 +1,15 @@
-//! Neighbouring operations of a round become one.
+//! Joins adjacent operations of a round.
 //!
-//! Copies of chunks that different requests ask for go to neighbouring chunks of a COW, because
-//! these are handed out in order. So reads and writes of the buffers are held back until the round
-//! is submitted, and those that continue one another on a disk are sent as one vectored operation.
-//! Nothing is held longer than the round that started it, and operations in flight together may be
-//! carried out in any order anyway (see `dm_targets::disk`).
+//! Chunk copies for different requests go to adjacent chunks of a COW, because COW chunks are
+//! allocated in order. So reads and writes of the buffers are held back until the round is
+//! submitted, and those that are contiguous on a disk are sent as one vectored operation. No
+//! operation is held longer than the round that started it, and operations in flight together may
+//! be carried out in any order anyway (see `dm_targets::disk`).
 //!
-//! Rules kept here: I6 (each operation keeps its own slot until the joint one has completed; the
-//! list of memory belongs to the first one's slot), and: an error is that of the operation that it
-//! belongs to. A joint operation that fails or falls short is taken apart, and each of its
-//! operations is tried by itself.
+//! Rules kept here: I6 (each operation keeps its own slot until the joint operation has completed;
+//! the iovecs belong to the first operation's slot), and: only the operation that fails returns an
+//! error. A joint operation that fails or is short is split, and each of its operations is
+//! submitted separately.
 
 use std::rc::Rc;
 
@@ -33,9 +33,9 @@ pub(super) fn has_fixed_vectors(uring: &IoUring) -> bool {
         && probe.is_supported(WritevFixed::CODE)
 }
 
-/// Whether an operation may be held back to be joined with others. Reads of an origin are where its
-/// users write, so only one that goes on where the last one ended is worth it; writes to a COW
-/// nearly always have neighbours.
+/// Whether an operation may be held back to be joined with others. Reads of an origin occur where
+/// its users write, so only a read that starts where the last one ended is worth holding back;
+/// writes to a COW nearly always have neighbours.
 pub(super) fn can_join(file: &RingFile, op: &Op) -> bool {
     if !matches!(op.memory, Memory::Buffer { .. }) || op.count.bytes() >= MAX_JOINED_BYTES {
         return false;
@@ -47,7 +47,7 @@ pub(super) fn can_join(file: &RingFile, op: &Op) -> bool {
     }
 }
 
-/// Where an operation is on its disk: reads before writes, each in ascending order.
+/// An operation's position on its disk: reads before writes, each in ascending order.
 fn position(slots: &[Slot], index: u32) -> (bool, u64, u64) {
     match &slots[index as usize].work {
         Work::Disk { op, .. } => (op.kind != OpKind::Read, op.sector.0, op.count.0),
@@ -65,7 +65,7 @@ impl Inner {
         held.push(index);
     }
 
-    /// Submits what was held back.
+    /// Submits the operations that were held back.
     pub(super) fn submit_held(&self) {
         if self.holding.borrow().is_empty() {
             return;
@@ -90,7 +90,7 @@ impl Inner {
         self.holding.replace(holding);
     }
 
-    /// How many operations from the start of a sorted list continue one another.
+    /// How many operations from the start of a sorted list are contiguous.
     fn joinable(&self, list: &[u32]) -> usize {
         let slots = self.slots.borrow();
         let (kind, start, len) = position(&slots, list[0]);
@@ -123,7 +123,7 @@ impl Inner {
         }
     }
 
-    /// The entry of several operations; its list of memory is the first one's.
+    /// The entry of several operations; its iovecs are those of the first one's slot.
     fn joint_entry(&self, file: &RingFile, list: &[u32]) -> Option<squeue::Entry> {
         let mut slots = self.slots.borrow_mut();
         let mut iovecs = std::mem::take(&mut slots[list[0] as usize].iovecs);
@@ -155,7 +155,8 @@ impl Inner {
         Some(entry.flags(flags))
     }
 
-    /// A joint operation has completed: so have all its operations, or each is tried by itself.
+    /// A joint operation has completed: all its operations have completed, or each is submitted
+    /// separately.
     pub(super) fn complete_joint(&self, first: u32, result: i32) {
         let whole = u64::try_from(result).is_ok_and(|moved| moved == self.joint_bytes(first));
         let mut index = first;
@@ -163,7 +164,7 @@ impl Inner {
             let next =
                 std::mem::replace(&mut self.slots.borrow_mut()[index as usize].next, NO_SLOT);
             if whole {
-                // Any positive number says that it has been carried out.
+                // Any positive number means success.
                 self.finish(index, 1);
             } else {
                 self.submit_disk(index);
@@ -245,7 +246,7 @@ mod tests {
         file.set_len(64 * 4096).unwrap();
         let ring = Ring::new().unwrap();
         let disk = disk(&ring, &file, 64 * 8);
-        // Three stretches of neighbours, started in no order, and two that overlap nothing.
+        // Three runs of adjacent places, started in no order, and two places without a neighbour.
         let places = [5_u8, 3, 4, 9, 20, 8, 10, 31, 30, 60];
         let buffers: Vec<Buffer> = places.iter().map(|place| buffer(&ring, *place)).collect();
         let at = |place: u8| Sector(u64::from(place) * 8);
@@ -268,7 +269,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 3 * 4096]).unwrap();
         let ring = Ring::new().unwrap();
-        // The disk is believed to be longer than the file: the joint read ends early.
+        // The disk claims to be longer than the file: the joint read ends early.
         let disk = disk(&ring, &file, 64);
         let buffers: Vec<Buffer> = (0..5).map(|_| buffer(&ring, 0)).collect();
         let read = |(place, buffer): (u64, &Buffer)| {

@@ -1,12 +1,12 @@
 //! The ring of a thread: disk operations and ublk commands of a whole family go through one
 //! io_uring.
 //!
-//! Rules kept here: I6 (what an entry points to is held until its completion has been reaped: see
-//! [`slot`] and [`entry`]), and: one submit-and-wait per round, nothing submitted one by one.
+//! Rules kept here: I6 (the memory of an entry is held until its completion has been reaped: see
+//! [`slot`] and [`entry`]), and: one submit-and-wait per round, no entry is submitted alone.
 //!
-//! [`inner`] says what a ring holds, [`slot`] what becomes of an operation from its start to its
-//! completion, [`entry`] how it looks to the kernel, [`merge`] when several become one, [`disk`]
-//! what a disk is, [`payloads`] where requests' data is, [`waiting`] which disks have not answered.
+//! [`inner`] has the state of a ring, [`slot`] an operation from its start to its completion,
+//! [`entry`] its form for the kernel, [`merge`] the joining of several, [`disk`] files and disks,
+//! [`payloads`] where requests' data is, [`waiting`] which disks have not answered.
 
 pub mod buffers;
 mod disk;
@@ -39,10 +39,10 @@ pub use inner::RingFile;
 pub use payloads::Payload;
 pub use slot::Command;
 
-/// Submission entries: a full round of every tag of a few devices. When they are used up the round
-/// is submitted early.
+/// Submission entries: a full round of every tag of a few devices. When they are exhausted, the
+/// round is submitted early.
 const SUBMISSION_ENTRIES: u32 = 1024;
-/// Completion entries; more only cost a slower path in the kernel, never a lost completion.
+/// Completion entries; further completions only take a slower path in the kernel, none is lost.
 const COMPLETION_ENTRIES: u32 = 16384;
 /// Marks completions of the wake-up descriptor.
 const WAKE_DATA: u64 = u64::MAX;
@@ -100,8 +100,8 @@ impl Ring {
         self.inner.clone()
     }
 
-    /// Whether the requests of that many more queues can use pages where they are: the kernel can
-    /// register buffers with the ring, and there is room for one for each tag.
+    /// Whether the requests of that many more queues can use zero copy: the kernel can register
+    /// buffers with the ring, and there is room for one per tag.
     pub fn has_room_for_buffers(&self, queues: u16, depth: u16) -> bool {
         self.inner.registered_buffers && self.inner.payloads.borrow().has_room(queues, depth)
     }
@@ -111,26 +111,26 @@ impl Ring {
         Rc::new(RingFile::new(&self.inner, file))
     }
 
-    /// Adds payloads for the tags of a queue and gives the id of the first; `None` if there is no
-    /// room for as many registered ones.
+    /// Adds payloads for the tags of a queue and returns the id of the first; `None` if there is no
+    /// room for that many registered ones.
     pub fn add_payloads(&self, payloads: &[Payload]) -> Option<PayloadId> {
         self.inner.payloads.borrow_mut().add(payloads)
     }
 
-    /// Forgets the payloads of a queue.
+    /// Removes the payloads of a queue.
     pub fn remove_payloads(&self, first: PayloadId, count: usize) {
         self.inner.payloads.borrow_mut().remove(first, count);
     }
 
-    /// Sends a command and gives its result when awaited.
+    /// Sends a command, which returns its result when awaited.
     pub fn command(&self, entry: squeue::Entry) -> Command {
         let slot = self.inner.take_slot(Work::Command);
         self.inner.push(entry.user_data(u64::from(slot)));
         Command::new(&self.inner, slot)
     }
 
-    /// Lets another thread wake this one by writing to an eventfd: the task that awaits
-    /// [`Ring::woken`] runs then.
+    /// Lets another thread wake this one by writing to an eventfd: the task registered with
+    /// [`Ring::wake_on_message`] then runs.
     pub fn listen(&self, wake: OwnedFd) {
         *self.inner.wake.borrow_mut() = Some(wake);
         self.inner.arm_wake();
@@ -141,8 +141,8 @@ impl Ring {
         *self.inner.mailbox_waker.borrow_mut() = Some(waker.clone());
     }
 
-    /// Submits what has been prepared, waits for at least one completion unless `busy`, and hands
-    /// completions out.
+    /// Submits the prepared entries, waits for at least one completion unless `busy`, and handles
+    /// completions.
     pub fn turn(&self, busy: bool) -> io::Result<()> {
         let inner = &self.inner;
         if let Some(error) = inner.broken.borrow_mut().pop_front() {
@@ -184,8 +184,8 @@ impl Ring {
     }
 }
 
-/// Has the kernel keep the first part of the buffers at hand, so that it need not look up and pin
-/// its memory for every operation.
+/// Registers the first part of the buffers, so that the kernel need not look up and pin its memory
+/// for every operation.
 fn register_buffers(uring: &IoUring, buffers: &Buffers) -> bool {
     let (base, len_bytes) = buffers.registered();
     let vector = libc::iovec { iov_base: base.as_ptr().cast(), iov_len: len_bytes };
@@ -202,8 +202,9 @@ fn register_buffers(uring: &IoUring, buffers: &Buffers) -> bool {
 impl Inner {
     fn push(&self, entry: squeue::Entry) {
         let mut uring = self.uring.borrow_mut();
-        // SAFETY: what the entry points to stays valid until its completion: buffers and iovecs are
-        // held by its slot, payloads and the buffers live as long as their device and the process.
+        // SAFETY: the entry's memory stays valid until its completion: buffers and iovecs are held
+        // by its slot, payloads live as long as their device, the buffers' mapping as long as the
+        // process.
         while unsafe { uring.submission().push(&entry) }.is_err() {
             if let Err(error) = uring.submit() {
                 if !matches!(error.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) {
@@ -223,7 +224,7 @@ impl Inner {
         }
     }
 
-    /// Prepares the entry for what is left of a disk operation.
+    /// Prepares the entry for the rest of a disk operation.
     fn submit_disk(&self, index: u32) {
         let entry = {
             let mut slots = self.slots.borrow_mut();
@@ -256,7 +257,7 @@ impl Inner {
                 self.complete(u32::try_from(data).unwrap_or(u32::MAX), result);
             }
         }
-        // The list's memory serves the next round.
+        // The next round reuses the list's memory.
         self.completed.replace(completed);
     }
 

@@ -1,8 +1,8 @@
 //! Where the data of every tag of a family is.
 //!
-//! The kernel has room for so many registered buffers, each under the index of its payload; they
-//! have the lower part of the table to themselves, so that devices find the room again that they
-//! had, in whatever order a new server takes them over.
+//! The kernel has room for a limited number of registered buffers, each under the index of its
+//! payload; the lower part of the table is reserved for them, so that devices find their room
+//! again, in whatever order a new server takes them over.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -27,7 +27,7 @@ pub enum Payload {
 #[derive(Default)]
 pub(super) struct Payloads {
     table: Vec<Option<Payload>>,
-    /// Ids below are those of registered buffers.
+    /// Ids below this one are those of registered buffers.
     buffers: usize,
 }
 
@@ -41,8 +41,8 @@ impl Payloads {
         *self.table.get(id.0 as usize)?
     }
 
-    /// Adds the payloads of a queue, all of one kind, and gives the id of the first; `None` if
-    /// there is no room for as many registered ones.
+    /// Adds the payloads of a queue, all of one kind, and returns the id of the first; `None` if
+    /// there is no room for that many registered ones.
     pub(super) fn add(&mut self, payloads: &[Payload]) -> Option<PayloadId> {
         let registered = payloads.iter().any(|payload| matches!(payload, Payload::Registered));
         let part = if registered { 0..self.buffers } else { self.buffers..u32::MAX as usize };
@@ -62,13 +62,13 @@ impl Payloads {
         self.table[first..first + count].fill(None);
     }
 
-    /// Whether as many queues of so many tags find room for registered buffers.
+    /// Whether there is room for the registered buffers of `queues` queues of `depth` tags.
     pub(super) fn has_room(&self, queues: u16, depth: u16) -> bool {
         let queues = usize::from(queues);
         self.room(0..self.buffers, usize::from(depth)).take(queues).count() == queues
     }
 
-    /// Where stretches of a length are free in a part of the table, none overlapping another.
+    /// The starts of free ranges of a length in a part of the table, none overlapping another.
     fn room(&self, part: Range<usize>, len: usize) -> impl Iterator<Item = usize> + '_ {
         let mut free = 0;
         part.filter_map(move |at| {
@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(payloads.add(&[Payload::Registered; 4]), None);
         assert_eq!(payloads.add(&[mapped; 4]), Some(PayloadId(13)));
         assert!(payloads.get(PayloadId(9)).is_none() && payloads.get(PayloadId(99)).is_none());
-        // What was given back is used again, in one piece with what has never been used.
+        // Removed payloads' room is reused, in one piece with room that has never been used.
         payloads.remove(PayloadId(4), 4);
         assert!(payloads.has_room(1, 6));
         assert_eq!(payloads.add(&[Payload::Registered; 6]), Some(PayloadId(4)));

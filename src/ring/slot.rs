@@ -1,10 +1,10 @@
 //! Slots: an operation or a command from its start to its completion.
 //!
 //! A slot's number is the completion's user data. Short transfers and interrupted operations are
-//! started again for the rest, so that above this file an operation is all or nothing.
+//! resubmitted for the rest, so that above this file an operation is all or nothing.
 //!
 //! Rule kept here: I6 (the slot of an operation holds its buffer until the completion has been
-//! reaped; slots are never freed earlier, whoever stopped waiting).
+//! reaped; slots are never freed earlier, even if the waiter is gone).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use dm_targets::disk::OpKind;
 use super::inner::{Inner, NO_SLOT, Slot, Work};
 
 impl Slot {
-    /// Whether an operation or command has been started for it and not ended.
+    /// Whether its operation or command has been started and has not ended.
     pub(super) fn is_in_flight(&self) -> bool {
         self.result.is_none() && !matches!(self.work, Work::None)
     }
@@ -36,7 +36,7 @@ impl Slot {
 }
 
 impl Inner {
-    /// A slot for work that begins.
+    /// Takes a slot for new work.
     pub(super) fn take_slot(&self, work: Work) -> u32 {
         let number = self.started.get() + 1;
         self.started.set(number);
@@ -57,8 +57,8 @@ impl Inner {
         self.free.borrow_mut().push(index);
     }
 
-    /// The kernel has completed what was submitted for a slot: the operation has ended, or goes on
-    /// with the rest.
+    /// The kernel has completed what was submitted for a slot: the operation has ended, or its rest
+    /// is submitted.
     pub(super) fn complete(&self, index: u32, result: i32) {
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[index as usize];
@@ -73,7 +73,7 @@ impl Inner {
         }
     }
 
-    /// Ends an operation whose completion is not the kernel's.
+    /// Ends an operation that has no completion of its own from the kernel.
     pub(super) fn finish(&self, index: u32, result: i32) {
         self.end(&mut self.slots.borrow_mut(), index, result);
     }
@@ -97,7 +97,7 @@ impl Inner {
         }
     }
 
-    /// The result of a slot, which is free then.
+    /// The result of a slot, which is then freed.
     pub(super) fn poll_slot(&self, index: u32, waker: &Waker) -> Poll<i32> {
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[index as usize];
@@ -115,7 +115,7 @@ impl Inner {
         }
     }
 
-    /// Nobody waits for a slot any more: it is free when it has its result.
+    /// Marks a slot as no longer awaited: it is freed when it has its result.
     pub(super) fn detach_slot(&self, index: u32) {
         let mut slots = self.slots.borrow_mut();
         let slot = &mut slots[index as usize];

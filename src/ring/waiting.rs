@@ -1,8 +1,8 @@
-//! Which disks have been given something to do and have not answered yet.
+//! The disks that have operations in flight, which they have not answered yet.
 //!
-//! Operations are numbered in the order in which they start, which costs an addition each; nobody
-//! looks at a clock. Whoever wants to know whether a disk hangs asks twice: as long as its oldest
-//! operation is the same, it has not answered.
+//! Operations are numbered in the order in which they start, which costs one addition each and no
+//! reading of a clock. To find out whether a disk hangs, a caller asks twice: while the disk's
+//! oldest operation is the same, the disk has not answered.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use super::inner::{RingFile, Work};
 
 impl Ring {
     /// The disks with operations in flight, by the paths they were opened by, and the number of
-    /// each one's oldest.
+    /// each disk's oldest operation.
     pub fn oldest(&self) -> Vec<(String, u64)> {
         let mut oldest: Vec<(Rc<RingFile>, u64)> = Vec::new();
         for slot in self.inner.slots.borrow().iter().filter(|slot| slot.is_in_flight()) {

@@ -1,8 +1,9 @@
 //! The devices made of a disk, according to the state files of all servers, dead or alive.
 //!
-//! Rule kept here: a disk that the next server of a device needs has no other use. A live server
-//! claims its disks; for a dead server, and for a device that a server has left out, only the state
-//! file records them. A file and a loop device on it have separate claims; here they are one disk.
+//! Rule kept here: a disk that the next server of a device needs must not be used for anything
+//! else. A live server claims its disks; for a dead server, and for a device that a server has left
+//! out, only the state file records them. A file and a loop device on it have separate claims; here
+//! they are one disk.
 
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, KnownDisk};

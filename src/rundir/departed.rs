@@ -79,7 +79,7 @@ impl RunDir {
         let write = || {
             let content =
                 Content { key: key.to_owned(), boot: boot_id()?, departure: departure.clone() };
-            // If this fails, the snapshot is not deleted, and no file may say so.
+            // If this fails, the snapshot is not deleted, and no file may be left.
             durable::create(&path, &serde_json::to_vec_pretty(&content)?)
         };
         write().map_err(|error| at(&path, &error))

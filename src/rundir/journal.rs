@@ -3,8 +3,8 @@
 //!
 //! Rules kept here: I10 (the COW chunk of a place is written last, so a place never holds half a
 //! record), and the contract of [`Notes`]: a journal of another boot, or of a disk that was
-//! reattached, is not used. It is not discarded either: [`owner`] says whose it may be, and the
-//! administrator decides (`ublk-dm journal`).
+//! reattached, is not used. It is not discarded either: [`owner`] says to which COW it may belong,
+//! and the administrator decides (`ublk-dm journal`).
 
 pub mod find;
 mod layout;

@@ -31,7 +31,7 @@ pub struct Standing<'a> {
     pub id: DiskId,
 }
 
-/// What is below a disk of a target and must not be.
+/// A device or disk that is below a disk of a target and must not be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ground {
     /// A ublk device of the target's own server.
@@ -262,7 +262,7 @@ mod tests {
         let mirror = Through::from([(13, vec![(7, 0), (8, 0)])]);
         assert_eq!(ublk(dir.path(), &mounts, (259, 2), &Through::new()), [13]);
         assert_eq!(ublk(dir.path(), &mounts, (259, 2), &mirror), [12, 13]);
-        // Two devices above each other: this can be found, and must not hang.
+        // Two devices, each above the other: this can be found, and must not hang.
         let both = Through::from([(13, vec![(259, 0)]), (12, vec![(259, 2)])]);
         assert_eq!(ublk(dir.path(), &mounts, (259, 2), &both), [12, 13]);
     }

@@ -25,7 +25,7 @@ pub enum OpenErrorKind {
     Permission(io::Error),
     /// Neither a block device nor a regular file.
     WrongKind {
-        /// What it is, with its article.
+        /// The kind of file, with its article.
         what: &'static str,
     },
     /// The path led to another disk when it was opened.

@@ -1,5 +1,5 @@
 //! Which disk is being opened or examined, for threads that wait: a disk that hangs blocks its
-//! thread inside the kernel, where the thread cannot answer.
+//! thread inside the kernel, where it cannot be queried.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};

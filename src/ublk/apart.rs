@@ -1,5 +1,5 @@
-//! Deleting the device of a dead server, in a process of its own: the kernel waits for the requests
-//! that its server had given to disks, in a way that no signal ends.
+//! Deletes the device of a dead server, in a process of its own: the kernel waits uninterruptibly
+//! for the requests that the server had sent to disks.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use crate::sys::apart::{self, Outcome};
 
 /// The hidden verb that deletes a device.
 const DELETE_VERB: &str = "delete-device";
-/// How long that is waited for. The kernel gives up on a disk's command after 30 s.
+/// Longest wait for that process. The kernel fails a disk's command after 30 s.
 const DELETE_LIMIT: Duration = Duration::from_secs(40);
 
-/// Stops and deletes a device whose server is dead, if it is ours still.
+/// Stops and deletes a device whose server is dead, if it is still ours.
 ///
 /// # Errors
-/// Why not. If the kernel waits for too long it goes on by itself, and deletes the device when it
-/// can.
+/// The reason. If the kernel waits for too long, the deletion continues on its own, and ends when
+/// it can.
 pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
     let (number, known_by) = (id.to_string(), cookie.to_string());
     let outcome = apart::run(&[vec![DELETE_VERB, &number, &known_by]], DELETE_LIMIT).pop();
@@ -37,10 +37,10 @@ pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
     }
 }
 
-/// The same in this process, however long it takes.
+/// Like [`delete_apart`], in this process, however long it takes.
 ///
 /// # Errors
-/// Why not.
+/// The reason.
 pub fn delete_now(id: u32, cookie: u64) -> Result<(), Reason> {
     let mut control = Control::open().map_err(|error| error.to_string())?;
     if ours(&mut control, id, cookie)?.is_some() {

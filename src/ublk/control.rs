@@ -1,12 +1,13 @@
 //! The ublk control plane: adding, starting, stopping, recovering and deleting devices.
 //!
-//! Every command goes as one `UringCmd80` over an own ring to `/dev/ublk-control` and is waited
-//! for, so all of this belongs on a control thread, never on a queue thread. Rules kept here:
+//! Every command is sent as one `UringCmd80` to `/dev/ublk-control`, over a ring of its own, and
+//! blocks until it ends, so all of this belongs on a control thread, never on a queue thread. Rules
+//! kept here:
 //!
 //! - Nothing is deleted or stopped by a `Drop`: a device outlives the object, and the process, that
 //!   made it.
-//! - What the kernel grants is reported, not what was asked: it drops unknown flags and parameter
-//!   types in silence. The caller compares.
+//! - Results say what the kernel granted, not what was requested: the kernel silently drops unknown
+//!   flags and parameter types. The caller compares.
 //! - Memory handed to a command lives until the command has ended (`ring`).
 //! - An error names the command and the device, and says what to do.
 //!
@@ -27,14 +28,13 @@ use super::ring::{CommandRing, RingError};
 use super::wire;
 use super::wire::NO_DEVICE;
 
-/// Where the driver takes commands.
+/// The driver's control device.
 const CONTROL_PATH: &str = "/dev/ublk-control";
-/// How long a freshly loaded driver may take until its device node is there.
+/// How long the device node of a freshly loaded driver may take to appear.
 const NODE_PATIENCE: Duration = Duration::from_secs(2);
-/// How often START_USER_RECOVERY is tried while the kernel still tidies up after the dead server
-/// ...
+/// Attempts at START_USER_RECOVERY while the kernel still cleans up after the dead server ...
 const RECOVERY_TRIES: u32 = 300;
-/// ... and the pause between two tries: half a minute in all.
+/// ... and the pause between two attempts: half a minute in all.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(100);
 
 /// One command: its name in messages, its number, and the first kernel that knows it.
@@ -73,7 +73,7 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens `/dev/ublk-control`, loading `ublk_drv` if it is not there.
+    /// Opens `/dev/ublk-control`, loading `ublk_drv` if it is absent.
     ///
     /// # Errors
     /// [`ControlError::DriverAbsent`], [`ControlError::Permission`],
@@ -84,7 +84,7 @@ impl Control {
         Ok(Control { ring, limit: None })
     }
 
-    /// Sets how long a command may take (`None`, the default: for ever). A command that takes
+    /// Sets how long a command may take (`None`, the default: no limit). A command that takes
     /// longer is interrupted where the kernel allows it (START_DEV, DEL_DEV) and fails with
     /// [`ControlError::Timeout`]; one that cannot be interrupted (STOP_DEV) leaves this object
     /// unusable.
@@ -113,8 +113,8 @@ impl Control {
     }
 
     /// Sets the device's limits; before START_DEV only. Parameter types that the kernel does not
-    /// know are dropped in silence: read them back with [`Control::get_params`]. After a refusal
-    /// the device has no limits at all, not the earlier ones, and cannot be started.
+    /// know are silently dropped: read them back with [`Control::get_params`]. After a refusal the
+    /// device has no limits at all, not the earlier ones, and cannot be started.
     ///
     /// # Errors
     /// EINVAL: a limit the kernel refuses; EACCES: the device is live.
@@ -150,7 +150,7 @@ impl Control {
         self.run(&STOP_DEV, Some(id), 0, Vec::new()).map(drop)
     }
 
-    /// Like [`Control::stop`], but only if nobody has the disk open.
+    /// Like [`Control::stop`], but only if the disk is not open.
     ///
     /// # Errors
     /// EBUSY: it is open; [`ControlError::Unsupported`] before Linux 7.0.
@@ -158,9 +158,9 @@ impl Control {
         self.run(&TRY_STOP_DEV, Some(id), 0, Vec::new()).map(drop)
     }
 
-    /// Deletes the device, stopping it if need be, and waits until nobody holds `/dev/ublkcN` (a
-    /// ring's registered files count as holders). If the time limit ends that wait, the device is
-    /// gone all the same, and its id is free once the last holder is.
+    /// Deletes the device, stopping it if necessary, and waits until no process holds `/dev/ublkcN`
+    /// open (a ring's registered files count as holders). If the time limit ends that wait, the
+    /// device is gone nevertheless, and its id is free once the last holder is gone.
     ///
     /// # Errors
     /// ENODEV: no such device.
@@ -178,13 +178,13 @@ impl Control {
             .ok_or_else(|| ControlError::unexpected(GET_DEV_INFO.name, Some(id)))
     }
 
-    /// Claims a device whose server is gone. Tries again for half a minute while the kernel says
-    /// EBUSY: it may still be tidying up after the dead server. Ask [`Control::info`] first if it
-    /// may be alive.
+    /// Claims a device whose server is gone. Retries for half a minute while the kernel returns
+    /// EBUSY: it may still be cleaning up after the dead server. Call [`Control::info`] first if
+    /// the server may be alive.
     ///
     /// # Errors
-    /// EBUSY: the old server still holds it; EINVAL: added without recovery, or no server is
-    /// missing.
+    /// EBUSY: the old server still holds it; EINVAL: added without recovery, or its server is not
+    /// gone.
     pub fn start_recovery(&mut self, id: u32) -> Result<(), ControlError> {
         for _ in 1..RECOVERY_TRIES {
             match self.run(&START_USER_RECOVERY, Some(id), 0, Vec::new()) {
@@ -204,7 +204,8 @@ impl Control {
         self.run(&END_USER_RECOVERY, Some(id), pid_word(pid), Vec::new()).map(drop)
     }
 
-    /// Sends one command and waits for it. `buffer` is its in and out memory and comes back.
+    /// Sends one command and waits for its end. `buffer` is its input and output memory and is
+    /// returned.
     fn run(
         &mut self,
         command: &Command,
@@ -238,7 +239,7 @@ fn pid_word(pid: i32) -> u64 {
     u64::from(pid.unsigned_abs())
 }
 
-/// Opens the control device, loading the driver once if the node is not there.
+/// Opens the control device, loading the driver once if the node is absent.
 fn open_control_device() -> Result<File, ControlError> {
     let open = || OpenOptions::new().read(true).write(true).open(CONTROL_PATH);
     let absent = |error: &io::Error| {
@@ -271,7 +272,8 @@ fn open_control_device() -> Result<File, ControlError> {
     })
 }
 
-/// Asks for `ublk_drv` with the kernel's own module loader; the error is its last line of output.
+/// Loads `ublk_drv` with the kernel's own module loader; the error is the loader's last line of
+/// output.
 fn load_driver() -> Result<(), String> {
     let configured = std::fs::read_to_string("/proc/sys/kernel/modprobe").unwrap_or_default();
     let loader = match configured.trim() {

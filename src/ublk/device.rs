@@ -1,4 +1,4 @@
-//! A device's life in the kernel: what it is added with, started, stopped and deleted.
+//! A device's life cycle in the kernel: adding, starting, stopping and deleting it.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -14,26 +14,25 @@ use crate::protocol::DeviceOptions;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, Discard, Params, attrs};
 
-/// What the path of every disk begins with.
+/// Prefix of every disk's path.
 pub const BLOCK_PATH: &str = "/dev/ublkb";
 /// Largest request the kernel hands over in one piece: a slice of the copy engine.
 const MAX_IO_BYTES: u32 = 1 << 19;
-/// How long starting a device may take. It waits for nothing but this server, which is there; a
-/// device that cannot be started is better reported than waited for.
+/// How long starting a device may take. It waits only for this server, which is running; a device
+/// that cannot be started is better reported than waited for.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often a device that somebody has open is asked to stop: udev looks at a disk for a moment
-/// after each unmount ...
+/// Attempts to stop a device that is open: udev opens a disk for a moment after each unmount ...
 const STOP_TRIES: u32 = 20;
-/// ... and the pause between: two seconds in all.
+/// ... and the pause between two attempts: two seconds in all.
 const STOP_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a deleted device is waited for until whoever has it open closes it.
+/// Longest wait until a deleted device is closed by the processes that have it open.
 const DELETE_LIMIT: Duration = Duration::from_secs(3);
 
-/// Why disks that would make a device like `below` cannot come below one that is there already:
-/// what users may send it was settled when it was added. Only with zero copy do disks get their
-/// memory. A length of 0 is that of a leg by itself, which is measured where it joins.
+/// Why disks that would make a device like `below` cannot be put below an existing device: the
+/// requests that users may send it were fixed when it was added. Only with zero copy do disks get
+/// users' memory. A length of 0 is that of a single leg, which is measured where it joins.
 pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String> {
     if below.dev_sectors > 0 && below.dev_sectors != device.dev_sectors {
         return Some(format!(
@@ -56,8 +55,8 @@ pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String>
     })
 }
 
-/// A number that the kernel keeps with a device, so that another one with its number is never taken
-/// for it. It is never 0, which devices of other programs have.
+/// A random number that the kernel keeps with a device, so that another device with the same id is
+/// never taken for it. It is never 0, which devices of other programs have.
 fn new_cookie() -> Result<u64, Reason> {
     let mut bytes = [0; 8];
     while bytes == [0; 8] {
@@ -67,8 +66,8 @@ fn new_cookie() -> Result<u64, Reason> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// What the kernel knows of a device of ours; `None`: it is gone, and what has its number now is
-/// another one's.
+/// What the kernel knows of a device of ours; `None`: it is gone, and any device that has its id
+/// now is another one.
 pub fn ours(control: &mut Control, id: u32, cookie: u64) -> Result<Option<DeviceInfo>, Reason> {
     match control.info(id) {
         Ok(info) => Ok(Some(info).filter(|info| is_ours(info, cookie))),
@@ -77,12 +76,12 @@ pub fn ours(control: &mut Control, id: u32, cookie: u64) -> Result<Option<Device
     }
 }
 
-/// Whether the kernel's device of a number is the one that was given this cookie.
+/// Whether the kernel's device is the one that was added with this cookie.
 pub fn is_ours(info: &DeviceInfo, cookie: u64) -> bool {
     cookie != 0 && info.target_flags == cookie
 }
 
-/// Has the kernel add a device with what it can do of what is wanted.
+/// Adds a device with the requested features that the kernel supports.
 pub fn add(
     control: &mut Control,
     id: Option<u32>,
@@ -100,7 +99,7 @@ pub fn add(
     if zero_copy && options.zero_copy && features & wanted == wanted {
         flags |= wanted;
     }
-    // A snapshot's partitions are its origin's: nobody asked for them to appear a second time.
+    // A snapshot's partitions are its origin's: they should not appear a second time.
     flags |= features & u64::from(sys::UBLK_F_NO_AUTO_PART_SCAN);
     let (queues, depth) = (options.queues, options.depth);
     let wanted = AddDevice {
@@ -138,7 +137,7 @@ fn not_added(id: Option<u32>, error: &ControlError) -> Reason {
     }
 }
 
-/// Why a device is not to be touched that has another one's number.
+/// Why a device that has taken another one's id must not be touched.
 pub fn replaced(id: u32) -> Reason {
     format!("/dev/ublkb{id}: it is another program's device now; the one that was there is gone")
         .into()
@@ -154,24 +153,24 @@ pub fn no_longer_waits(id: u32, info: &DeviceInfo) -> Reason {
     format!("/dev/ublkb{id}: {why}; `ublk-dm del --force` removes what is left of it").into()
 }
 
-/// Makes a device live whose queues are being served, for the first time or again.
+/// Makes a device live, for the first time or again. Its queues must already be served.
 pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Reason> {
     let pid = i32::try_from(std::process::id()).map_err(|error| error.to_string())?;
     control.set_time_limit(Some(START_LIMIT));
     let started = if again { control.end_recovery(id, pid) } else { control.start(id, pid) };
     control.set_time_limit(None);
     started.map_err(|error| error.to_string())?;
-    // A device that comes back has kept both. Besides, setting them waits for its requests, which
-    // may be held back.
+    // A recovered device has kept both attributes. Besides, setting them waits for its requests,
+    // which may be held back.
     if !again {
         leave_order_to_disks(id);
     }
     Ok(())
 }
 
-/// Requests of a stacked device are put in order and held back by the disks below, where it is
-/// known what that costs. The kernel gives a device with one queue a scheduler and write-back
-/// throttling of its own: work done twice, on every request. An administrator can set both again.
+/// Requests of a stacked device are scheduled and throttled by the disks below, where the cost is
+/// known. The kernel gives a device with one queue a scheduler and write-back throttling of its
+/// own: the same work twice for every request. An administrator can set both again.
 fn leave_order_to_disks(id: u32) {
     for (attribute, value) in [("scheduler", "none"), ("wbt_lat_usec", "0")] {
         let path = format!("/sys/block/ublkb{id}/queue/{attribute}");
@@ -181,8 +180,8 @@ fn leave_order_to_disks(id: u32) {
     }
 }
 
-/// Stops a device that nobody has open; any other stays as it is. `false`: this kernel (before 7.0)
-/// cannot ask, and the device has not been stopped.
+/// Stops a device that is not open; any other device is unchanged. `false`: this kernel (before
+/// 7.0) lacks the command, and the device has not been stopped.
 pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
     not_in_use(id)?;
     for left in (0..STOP_TRIES).rev() {
@@ -192,7 +191,7 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
                 std::thread::sleep(STOP_PAUSE)
             }
             Err(error) if error.errno() == Some(libc::EBUSY) => return Err(in_use(id, "open")),
-            // Kernels before 7.0 are not asked; who has it open can be seen all the same.
+            // Kernels before 7.0 lack the command; the users of the device can still be found.
             Err(ControlError::Unsupported { .. }) => match seen_user(id)? {
                 None => break,
                 Some(_) if left > 0 => std::thread::sleep(STOP_PAUSE),
@@ -206,7 +205,7 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
     Ok(false)
 }
 
-/// Who uses a device, where nothing but looking tells. What cannot be looked at may be in use.
+/// The user of a device, found by a search. A device that cannot be examined may be in use.
 fn seen_user(id: u32) -> Result<Option<String>, Reason> {
     let unknown = |what: &str, error: io::Error| {
         format!(
@@ -225,20 +224,21 @@ fn seen_user(id: u32) -> Result<Option<String>, Reason> {
     Ok(user_of(id))
 }
 
-/// Who uses a device that is in use, for a message: it decides nothing.
+/// The user of a device that is in use, described for a message.
 fn user_of(id: u32) -> Option<String> {
     let metadata = std::fs::metadata(format!("{BLOCK_PATH}{id}")).ok()?;
     DiskId::of(&metadata).and_then(crate::storage::user_of)
 }
 
-/// Stops a device, whoever uses it. The kernel waits until the requests that its server has been
-/// given have ended.
+/// Stops a device, even if it is in use. The kernel waits until the requests that it has passed to
+/// the device's server have ended.
 pub fn stop(control: &mut Control, id: u32) -> Result<(), Reason> {
     control.stop(id).map_err(Failure::from)
 }
 
-/// Deletes a stopped device. One that somebody still has open is gone for everybody else at once,
-/// and its id is free when the last one closes it; nobody waits for that here.
+/// Deletes a stopped device. A device that a process still has open is gone for all others
+/// immediately, and its id is free after the last close, which is waited for no longer than
+/// `DELETE_LIMIT`.
 pub fn delete(control: &mut Control, id: u32) -> Result<(), Reason> {
     control.set_time_limit(Some(DELETE_LIMIT));
     let deleted = control.del(id);
@@ -257,7 +257,7 @@ pub fn number(control: &mut Control, id: u32) -> Option<(u32, u32)> {
     control.get_params(id).ok().and_then(|params| params.devt).map(|devt| devt.disk)
 }
 
-/// Whether requests' pages are used where they are.
+/// Whether requests' pages are used in place.
 pub fn is_zero_copy(info: &DeviceInfo) -> bool {
     info.flags & u64::from(sys::UBLK_F_AUTO_BUF_REG) != 0
 }
@@ -271,8 +271,8 @@ fn in_use(id: u32, by: &str) -> Reason {
     format!("/dev/ublkb{id}: it is {by}; end that first, or use --force").into()
 }
 
-/// A claim that is given up at once tells whether somebody else has one: a file system, another
-/// target, a swap area.
+/// Fails if the device is in use: a claim that is released immediately shows whether another user
+/// has one: a file system, another target, a swap area.
 pub fn not_in_use(id: u32) -> Result<(), Reason> {
     let path = format!("{BLOCK_PATH}{id}");
     let claimed =
@@ -280,8 +280,8 @@ pub fn not_in_use(id: u32) -> Result<(), Reason> {
     not_claimed(id, claimed.map(drop))
 }
 
-/// What an attempt to claim a device says of its use. Only a disk that is not there has no user;
-/// any other error tells nothing, and a device of which nothing is known may be in use.
+/// Whether a device is unused, by the result of an attempt to claim it. Of the errors, only an
+/// absent disk means that there is no user; after any other, the device may be in use.
 fn not_claimed(id: u32, claimed: io::Result<()>) -> Result<(), Reason> {
     let Err(error) = claimed else { return Ok(()) };
     match error.raw_os_error() {
@@ -299,7 +299,7 @@ fn shift_of(bytes: u32) -> u8 {
     u8::try_from(bytes.max(512).next_power_of_two().trailing_zeros()).unwrap_or(12)
 }
 
-/// Discards in whole units of a chunk, as a snapshot takes them.
+/// Discards in whole chunks, as a snapshot accepts them.
 pub fn discard_of_chunks(chunk: Sectors) -> Discard {
     Discard {
         alignment: 0,
@@ -339,7 +339,7 @@ pub fn params(
         max_sectors: MAX_IO_BYTES / 512,
         dev_sectors: size.0,
         discard,
-        // Zero copy hands users' pages to the disks, which must be able to take them.
+        // Zero copy passes users' pages to the disks, which must be able to use them.
         dma_alignment_mask: Some(largest(|disk| disk.dma_alignment)),
         ..Params::default()
     }

@@ -1,4 +1,4 @@
-//! What can go wrong with the control plane, and what to do about it.
+//! Errors of the control plane, and what to do about them.
 //!
 //! Each message is one line: what failed, on which device, why, the errno's text, and a hint. The
 //! kernel's errno stays available to the caller, who may know more than the hint does.
@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use crate::failure::{Failure, Kind};
 
-/// Some kernels answer an unknown command with this number of their own instead of EOPNOTSUPP.
+/// Kernel-internal errno that some kernels return for an unknown command instead of EOPNOTSUPP.
 const ENOTSUPP: i32 = 524;
 
 /// A failure of the control plane.
 #[derive(Debug)]
 pub enum ControlError {
-    /// The driver is not loaded and could not be.
+    /// The driver is not loaded and could not be loaded.
     DriverAbsent {
-        /// What the module loader said.
+        /// The module loader's message.
         reason: String,
     },
     /// The control device may not be opened.
@@ -58,7 +58,7 @@ pub enum ControlError {
         /// The limit.
         limit: Duration,
     },
-    /// The kernel's answer makes no sense to this program.
+    /// This program does not understand the kernel's answer.
     Unexpected {
         /// The command without `UBLK_U_CMD_`.
         command: &'static str,
@@ -67,7 +67,7 @@ pub enum ControlError {
     },
     /// A system call failed.
     System {
-        /// What was to be done, after "cannot".
+        /// The failed action, to follow "cannot".
         what: String,
         /// What to do.
         hint: &'static str,
@@ -92,7 +92,7 @@ impl ControlError {
         }
     }
 
-    /// Sorts a failed `io_uring_setup`.
+    /// Classifies a failed `io_uring_setup`.
     pub(super) fn of_ring_setup(source: io::Error) -> ControlError {
         let setting = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
         let setting = setting.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
@@ -112,7 +112,7 @@ impl ControlError {
         }
     }
 
-    /// Sorts a command's positive errno.
+    /// Classifies a command's positive errno.
     pub(super) fn of_command(
         command: &'static str,
         since: &'static str,
@@ -125,7 +125,7 @@ impl ControlError {
         }
     }
 
-    /// The kernel's answer to `command` makes no sense.
+    /// The kernel's answer to `command` is not understood.
     pub(super) fn unexpected(command: &'static str, device: Option<u32>) -> ControlError {
         ControlError::Unexpected { command, device }
     }

@@ -1,4 +1,4 @@
-//! The driver's features as a table: bit, name, first kernel, what it is good for.
+//! The driver's features as a table: bit, name, first kernel, purpose.
 //!
 //! One table serves `features`, `doctor` and messages. Bits that are not in it are reported as
 //! numbers, so that a newer kernel is never misread.
@@ -14,7 +14,7 @@ pub struct Feature {
     pub name: &'static str,
     /// The first kernel in which it works.
     pub since: &'static str,
-    /// What it is good for.
+    /// Its purpose.
     pub purpose: &'static str,
 }
 

@@ -1,7 +1,7 @@
-//! What is asked for when a device is added, and what the kernel says of a device.
+//! The parameters of a device to be added, and the kernel's information about a device.
 //!
-//! Both are the driver's 64-byte `ublksrv_ctrl_dev_info`. The kernel's answer is believed only
-//! where it makes sense: a state this program does not know is refused, never guessed.
+//! Both are the driver's 64-byte `ublksrv_ctrl_dev_info`. The kernel's answer is checked: a state
+//! this program does not know is rejected, never guessed.
 
 use libublk::sys;
 
@@ -69,7 +69,7 @@ pub enum DeviceState {
 }
 
 impl DeviceState {
-    /// The state of the kernel's number.
+    /// The state with the kernel's number.
     fn from_number(number: u16) -> Option<DeviceState> {
         match u32::from(number) {
             sys::UBLK_S_DEV_DEAD => Some(DeviceState::Dead),
@@ -81,12 +81,12 @@ impl DeviceState {
     }
 }
 
-/// What the kernel says of a device.
+/// The kernel's information about a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
     /// N of `/dev/ublkbN` and `/dev/ublkcN`.
     pub id: u32,
-    /// What it is doing.
+    /// Its state.
     pub state: DeviceState,
     /// Hardware queues.
     pub queues: u16,
@@ -94,12 +94,12 @@ pub struct DeviceInfo {
     pub depth: u16,
     /// The largest request, in bytes.
     pub max_io_bytes: u32,
-    /// `UBLK_F_*` that are in force, among them some that nobody asked for.
+    /// `UBLK_F_*` that are in force, including some that were not requested.
     pub flags: u64,
-    /// What [`AddDevice::target_flags`] was.
+    /// The value of [`AddDevice::target_flags`].
     pub target_flags: u64,
-    /// The server given at the last start; it may be dead. `None`: none since it was added or
-    /// stopped.
+    /// The server's process id at the last start; the server may be dead. `None`: none since it was
+    /// added or stopped.
     pub server_pid: Option<i32>,
     /// User who added the device.
     pub owner_uid: u32,
@@ -108,7 +108,7 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    /// Reads the kernel's answer of [`DEV_INFO_BYTES`]; `None` if its state is not known.
+    /// Decodes the kernel's answer of [`DEV_INFO_BYTES`]; `None` if its state is not known.
     pub(super) fn decode(bytes: &[u8]) -> Option<DeviceInfo> {
         Some(DeviceInfo {
             id: get_u32(bytes, at::ID),

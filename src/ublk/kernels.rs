@@ -1,8 +1,8 @@
 //! Kernels whose ublk driver is known to be bad.
 
-/// A kernel that this program may bring down.
+/// A kernel that this program may crash.
 const CRASH: &str = "adding a ublk device can crash this kernel: use another one (see the README)";
-/// A kernel on which a takeover may go wrong.
+/// A kernel on which a recovery may go wrong.
 const RECOVERY: &str =
     "recovery under load can leave requests waiting on this kernel: Linux 7.1 or later is better";
 
@@ -19,12 +19,12 @@ pub fn known_crash(release: &str) -> Option<&'static str> {
 /// What is wrong with the ublk driver of a kernel, by its release (`uname -r`): `None` if nothing
 /// is known.
 ///
-/// Only what concerns every user of this program is here; the README has the rest.
+/// Only bugs that concern every user of this program are here; the README has the rest.
 pub fn known_bug(release: &str) -> Option<&'static str> {
     let numbers = numbers(release);
     match *numbers.as_slice() {
         [6, 18, 4 | 5, ..] => Some(CRASH),
-        // Ubuntu's: 6.17.0-ABI-FLAVOUR, and the clouds count their own.
+        // Ubuntu's: 6.17.0-ABI-FLAVOUR; cloud flavours have ABI numbers of their own.
         [6, 17, 0, abi, ..] if is_bad_ubuntu(release, abi) => Some(CRASH),
         [major, minor, ..] if (major, minor) < (7, 1) => Some(RECOVERY),
         _ => None,
@@ -36,7 +36,7 @@ fn is_bad_ubuntu(release: &str, abi: u32) -> bool {
     (24..=40).contains(&abi) || cloud && (1015..=1020).contains(&abi)
 }
 
-/// The numbers at the start of a release, however they are parted.
+/// The numbers at the start of a release, however they are separated.
 fn numbers(release: &str) -> Vec<u32> {
     release.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
 }

@@ -1,5 +1,5 @@
-//! The kernel's ublk driver as a control plane: commands, parameters, features, and a device's
-//! life.
+//! The kernel's ublk driver as a control plane: commands, parameters, features, and a device's life
+//! cycle.
 //!
 //! Nothing here knows the server or its targets.
 

@@ -1,9 +1,9 @@
 //! The limits of a disk, as the driver's `ublk_params`.
 //!
 //! The structure is encoded by hand because the bindings end before `dma_align` and `segment`,
-//! which zero copy needs. The kernel takes the first bytes it knows and drops the rest in silence,
-//! so what counts is what [`Params::decode`] reads back. Only the parts whose type bit is set are
-//! read.
+//! which zero copy needs. The kernel uses the first bytes, as far as it knows them, and silently
+//! drops the rest, so only what [`Params::decode`] reads back is in force. Only the parts whose
+//! type bit is set are read.
 
 use libublk::sys;
 
@@ -11,7 +11,7 @@ use super::wire::{get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 
 /// Size of the structure up to and including `segment`.
 const PARAMS_BYTES: usize = 136;
-/// The same as the structure's own length field.
+/// The same size, for the structure's own length field.
 const PARAMS_LEN: u32 = 136;
 
 /// Offsets in the structure. Those that the bindings know are compared with them in the tests.
@@ -48,11 +48,11 @@ pub mod attrs {
 
     /// The disk refuses writes.
     pub const READ_ONLY: u32 = sys::UBLK_ATTR_READ_ONLY;
-    /// The disk seeks.
+    /// The disk is rotational.
     pub const ROTATIONAL: u32 = sys::UBLK_ATTR_ROTATIONAL;
-    /// A completed write may be lost with the power until a flush: flushes are sent.
+    /// Until a flush, a completed write may be lost on power failure: flushes are sent.
     pub const VOLATILE_CACHE: u32 = sys::UBLK_ATTR_VOLATILE_CACHE;
-    /// The disk takes FUA writes; means something only together with [`VOLATILE_CACHE`].
+    /// The disk supports FUA writes; meaningful only together with [`VOLATILE_CACHE`].
     pub const FUA: u32 = sys::UBLK_ATTR_FUA;
 }
 
@@ -61,13 +61,13 @@ pub mod attrs {
 pub struct Params {
     /// Bits of [`attrs`].
     pub attrs: u32,
-    /// Logical block: 2 to this power bytes, 9 up to the page's.
+    /// Logical block: 2 to this power bytes, from 9 up to the page size.
     pub logical_shift: u8,
     /// Physical block: 2 to this power bytes, not below the logical one.
     pub physical_shift: u8,
-    /// Best size of I/O: 2 to this power bytes.
+    /// Optimal size of I/O: 2 to this power bytes.
     pub io_opt_shift: u8,
-    /// Least size of I/O without a penalty: 2 to this power bytes.
+    /// Smallest size of I/O without a penalty: 2 to this power bytes.
     pub io_min_shift: u8,
     /// The largest request, in sectors; not above the device's `max_io_bytes`.
     pub max_sectors: u32,
@@ -81,14 +81,14 @@ pub struct Params {
     pub discard: Option<Discard>,
     /// Requests' memory has none of these address bits set (511: aligned to 512 bytes).
     pub dma_alignment_mask: Option<u32>,
-    /// Limits of a request's pieces of memory.
+    /// Limits of a request's memory segments.
     pub segment: Option<Segment>,
     /// Device numbers. The kernel fills them in; they are not sent.
     pub devt: Option<Devt>,
 }
 
-/// Limits of discard and write-zeroes. The kernel wants exactly one segment per discard, so it gets
-/// that.
+/// Limits of discard and write-zeroes. The kernel requires exactly one segment per discard, so that
+/// is what it gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Discard {
     /// Bytes from the disk's start to the first granule.
@@ -101,14 +101,14 @@ pub struct Discard {
     pub max_write_zeroes_sectors: u32,
 }
 
-/// Limits of a request's pieces of memory; none may be 0.
+/// Limits of a request's memory segments; none may be 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Segment {
-    /// No piece crosses a multiple of this plus one, which is a power of two of at least 4096.
+    /// No segment crosses a multiple of this plus one, which is a power of two of at least 4096.
     pub boundary_mask: u64,
-    /// The largest piece, in bytes; at least 4096.
+    /// The largest segment, in bytes; at least 4096.
     pub max_bytes: u32,
-    /// The most pieces in a request.
+    /// The most segments in a request.
     pub max_segments: u16,
 }
 
@@ -157,7 +157,7 @@ impl Params {
         bytes
     }
 
-    /// An empty structure that says how much room it has, for GET_PARAMS to fill.
+    /// An empty structure with its length set, for GET_PARAMS to fill.
     pub(super) fn request() -> Vec<u8> {
         let mut bytes = vec![0; PARAMS_BYTES];
         put_u32(&mut bytes, at::LEN, PARAMS_LEN);

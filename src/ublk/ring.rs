@@ -1,8 +1,8 @@
 //! The ring that carries control commands, one at a time.
 //!
 //! Rule I6 for commands: the memory a command reads and writes is owned here until the command has
-//! ended. If its end cannot be seen (the wait fails, or it cannot be interrupted in time), the
-//! memory is given up for good rather than freed, and the ring refuses all further commands.
+//! ended. If its end is not seen (the wait fails, or the command cannot be interrupted in time),
+//! the memory is leaked rather than freed, and the ring refuses all further commands.
 
 use std::fs::File;
 use std::io;
@@ -39,7 +39,7 @@ pub(super) enum RingError {
     Io(io::Error),
 }
 
-/// The ring and the device it talks to.
+/// The ring and the device that takes its commands.
 pub(super) struct CommandRing {
     ring: IoUring<squeue::Entry128>,
     device: File,
@@ -87,7 +87,7 @@ impl CommandRing {
             opcode::UringCmd80::new(types::Fd(self.device.as_raw_fd()), op).cmd(command).build();
         self.push(entry.user_data(key)).map_err(RingError::Io)?;
 
-        // Set until the end was seen: a panic on the way leaves the ring unusable, too.
+        // Set until the end is seen, so that a panic before it also leaves the ring unusable.
         self.broken = true;
         match self.wait_or_cancel(key, limit) {
             Ok((result, timed_out)) => {
@@ -98,14 +98,14 @@ impl CommandRing {
                 }
             }
             Err(error) => {
-                // The command may be running still and may write here at any time.
+                // The command may still be running and may write to the buffer at any time.
                 std::mem::forget(buffer);
                 Err(error)
             }
         }
     }
 
-    /// Waits for the command `key`; interrupts it when `limit` is over. Returns its result and
+    /// Waits for the command `key`; interrupts it when `limit` has passed. Returns its result and
     /// whether it was interrupted.
     fn wait_or_cancel(
         &mut self,
@@ -123,7 +123,7 @@ impl CommandRing {
         }
     }
 
-    /// Submits what was pushed and waits for the command `key`; `None` when `limit` is over.
+    /// Submits what was pushed and waits for the command `key`; `None` when `limit` has passed.
     fn wait(&mut self, key: u64, limit: Option<Duration>) -> io::Result<Option<i32>> {
         let end = limit.map(|limit| Instant::now() + limit);
         loop {
@@ -151,7 +151,7 @@ impl CommandRing {
         }
     }
 
-    /// Takes completions off the ring; the result of `key` if it is among them.
+    /// Takes completions off the ring; returns the result of `key` if it is among them.
     fn reap(&mut self, key: u64) -> Option<i32> {
         self.ring.completion().filter(|cqe| cqe.user_data() == key).map(|cqe| cqe.result()).last()
     }
@@ -168,11 +168,11 @@ impl CommandRing {
     }
 }
 
-/// The command's part of the entry. `buffer`'s heap memory must stay where it is until the command
+/// The command's part of the entry. `buffer`'s heap memory must not move until the command has
 /// ended.
 ///
 /// # Errors
-/// EINVAL: the buffer is longer than a command can say.
+/// EINVAL: the buffer is longer than the command's length field can hold.
 fn encode(dev_id: u32, data: u64, buffer: &mut Vec<u8>) -> io::Result<[u8; 80]> {
     let len =
         u16::try_from(buffer.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;

@@ -1,4 +1,4 @@
-//! Numbers in the structures that go to and come from the driver.
+//! Numbers in the structures exchanged with the driver.
 //!
 //! They are a system call's structures, not a disk format: their byte order is this machine's.
 //! Offsets are constants of the callers and lie inside the buffers, so nothing here can fail.

@@ -17,7 +17,7 @@ use crate::storage::OpenDisk;
 pub enum Purpose {
     /// To continue with the store that is on it.
     GoOn,
-    /// To make a new store on it.
+    /// To create a new store on it.
     NewStore,
 }
 
