@@ -1,13 +1,13 @@
-//! A device: its target, the gate before it, and what has happened to it. Where its requests come
-//! from is the caller's business: a server's queues, or a simulated user.
+//! A device: its target, the gate before it, and its events. Its requests come from the caller: a
+//! server's queues, or a simulated user.
 //!
-//! A *suspended* device holds new requests back; one that is *ending* fails them. What the target
-//! could not carry out when it was suspended comes back and waits with the others, for the target
-//! that is there when the device is resumed.
+//! A *suspended* device holds new requests back; an *ending* one fails them. Requests that the
+//! target could not carry out when it was suspended come back and wait with the others, for the
+//! target that is there when the device is resumed.
 //!
-//! Rules kept here: suspending ends only when the target has no request left, so that another
-//! target can take its place. A suspension or an end that waits for a disk can be given up: the
-//! device goes on as it was, at once if nothing but requests is waited for.
+//! Rules kept here: a suspension completes only when the target has no request left, so that
+//! another target can replace it. A suspension or an end that waits for a disk can be given up: the
+//! device continues as before, immediately if it waits for nothing but requests.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,23 +17,23 @@ use crate::gate::{Closed, Gate};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::target::Target;
 
-/// What has happened to a device that an administrator may be waiting for.
+/// Events of a device that an administrator may be waiting for.
 #[derive(Default)]
 pub struct Events {
     count: Cell<u32>,
     gone: Cell<bool>,
     changed: WaitQueue,
-    /// The events of the device that counts them.
+    /// The events of the device to which these are forwarded.
     above: RefCell<Option<Rc<Events>>>,
 }
 
 impl Events {
-    /// How many there were.
+    /// The number of events.
     pub fn count(&self) -> u32 {
         self.count.get()
     }
 
-    /// Counts one.
+    /// Counts an event.
     pub fn notify(&self) {
         if let Some(device) = &*self.above.borrow() {
             return device.notify();
@@ -43,14 +43,14 @@ impl Events {
     }
 
     /// Waits until the count differs from `seen` and returns it; `None` when the device is gone, or
-    /// `stopped` says that the wait is over.
+    /// `stopped` returns `true`.
     pub async fn after_or(&self, seen: u32, stopped: impl Fn() -> bool) -> Option<u32> {
         let other = |count: u32| (count != seen).then_some(Some(count));
         let ended = || self.gone.get() || stopped();
         self.changed.until(|| if ended() { Some(None) } else { other(self.count.get()) }).await
     }
 
-    /// Counts the events of a target that has taken another one's place as its device's.
+    /// Forwards the events of a target that has replaced another one to its device.
     fn forward_to(&self, device: &Rc<Events>) {
         *self.above.borrow_mut() = Some(device.clone());
     }
@@ -71,23 +71,23 @@ pub struct Opened {
     pub events: Rc<Events>,
 }
 
-/// A device, from the moment where its target can be used.
+/// A device, from the moment its target can be used.
 pub struct Device {
     target: RefCell<Target>,
     events: Rc<Events>,
     /// Guards the target: inside are the requests that it has. Held while the device is suspended,
     /// and closed when it is ending.
     gate: Gate,
-    /// The suspension or the end that has been begun is not wanted any more.
+    /// The suspension or end in progress has been given up.
     given_up: Cell<bool>,
-    /// Targets that have taken another one's place.
+    /// How often a target has been replaced.
     swaps: Cell<u64>,
     /// Something was written or discarded through it.
     written: Cell<bool>,
 }
 
 impl Device {
-    /// A device that runs.
+    /// A device that is running.
     pub fn new(opened: Opened) -> Device {
         let Opened { target, events } = opened;
         Device {
@@ -100,7 +100,7 @@ impl Device {
         }
     }
 
-    /// What has happened to it.
+    /// Its events.
     pub fn events(&self) -> &Events {
         &self.events
     }
@@ -139,9 +139,9 @@ impl Device {
             drop(target);
             self.gate.leave();
             match result {
-                // It could not be carried out by this target and is for the next one. It is not
-                // tried again before something has changed: a target that is away while its device
-                // runs would be asked for ever.
+                // This target could not carry it out; it is for the next one. It is retried only
+                // after a change: a target that is absent while its device runs would be asked
+                // forever.
                 Err(TargetError::Requeue) => {
                     let changed = || !self.gate.is_open() || self.swaps.get() != swaps;
                     self.gate.until(|| changed().then_some(())).await;
@@ -151,11 +151,11 @@ impl Device {
         }
     }
 
-    /// Holds new requests back and waits for those that the target has. The device is suspended
-    /// also after an error.
+    /// Holds new requests back and waits for those of the target. The device is suspended even
+    /// after an error.
     ///
     /// # Errors
-    /// What is lost of what was acknowledged; or it was given up, and the device runs on.
+    /// The acknowledged writes that are lost; or it was given up, and the device continues.
     pub async fn suspend(&self, noflush: bool) -> Result<(), String> {
         let ran = self.hold(noflush).await;
         let given_up = self.given_up.get();
@@ -168,8 +168,8 @@ impl Device {
         committed.and(Err("given up; the device is as it was".to_owned()))
     }
 
-    /// Holds new requests back until the target has none any more, or that is given up. Says
-    /// whether the device ran before.
+    /// Holds new requests back until the target has none left, or that is given up. Returns whether
+    /// the device ran before.
     async fn hold(&self, noflush: bool) -> bool {
         let ran = self.gate.is_open();
         self.given_up.set(false);
@@ -180,20 +180,20 @@ impl Device {
         ran
     }
 
-    /// Gives up a suspension or an end that is under way and waits for a disk. The device goes on
-    /// as it was, as soon as it can.
+    /// Gives up a suspension or an end in progress that waits for a disk. The device continues as
+    /// before, as soon as it can.
     pub fn give_up(&self) {
         self.given_up.set(true);
         self.gate.wake();
         self.target().give_up();
     }
 
-    /// Lets requests go on after a suspension or an end that was given up, and ended all the same.
+    /// Lets requests continue after a suspension or an end that was given up but completed anyway.
     pub async fn run_on(&self) {
         self.resume(true).await;
     }
 
-    /// Lets requests go on, to the target that was suspended or to a new one.
+    /// Lets requests continue, to the suspended target or to a new one.
     pub async fn resume(&self, same_target: bool) {
         if same_target {
             self.target().resume().await;
@@ -201,7 +201,7 @@ impl Device {
         self.gate.release();
     }
 
-    /// Takes the target apart; nothing stands in its place.
+    /// Closes the target; none replaces it yet.
     ///
     /// # Errors
     /// What is lost with it.
@@ -210,7 +210,7 @@ impl Device {
         target.close().await
     }
 
-    /// Puts a target that can be used in the place of the one that was there.
+    /// Replaces the previous target with one that can be used.
     pub fn put_target(&self, opened: Opened) {
         opened.events.forward_to(&self.events);
         self.target.replace(opened.target);
@@ -218,8 +218,8 @@ impl Device {
         self.gate.wake();
     }
 
-    /// Begins the device's end: what its target has is carried out or fails, what comes later
-    /// waits until [`Device::end_requests`]. Says whether it has begun, and was not given up.
+    /// Begins the device's end: its target's requests are carried out or fail, later ones wait
+    /// until [`Device::end_requests`]. Returns whether it has begun and was not given up.
     pub async fn begin_delete(&self) -> bool {
         let ran = self.hold(false).await;
         if self.given_up.take() {
@@ -231,7 +231,7 @@ impl Device {
         true
     }
 
-    /// Fails what waits and what comes from now on: the device ends.
+    /// Fails waiting and later requests: the device ends.
     pub fn end_requests(&self) {
         self.gate.close();
     }

@@ -1,24 +1,24 @@
 //! The one seam through which storage is reached.
 //!
-//! A [`Disk`] is what targets hold. It checks the contract below, counts, and hands the operation
+//! A [`Disk`] is what targets hold. It checks the contract below, counts, and passes the operation
 //! to a [`Backend`]: the server's ring, or a simulated disk. A [`Host`] lends the memory and the
-//! time of the thread that all of them run on; what an operation's memory is made of is in
-//! `memory`.
+//! time of the thread that all of them run on; the kinds of memory that an operation can have are
+//! in `memory`.
 //!
 //! # The contract
 //!
-//! * [`Disk::start`] submits at once; the returned [`Io`] only waits. Several operations are made
-//!   concurrent by starting them all before awaiting the first. Operations in flight together may
-//!   be carried out in any order.
+//! * [`Disk::start`] submits immediately; the returned [`Io`] only waits. Several operations are
+//!   made concurrent by starting them all before awaiting the first. Operations in flight together
+//!   may be carried out in any order.
 //! * An operation either transferred everything or failed; a backend repeats short transfers
 //!   itself. A failed read or write leaves its range, and only its range, undefined.
 //! * A completed write is visible to later reads, and may be lost when power is. It is durable
 //!   after a `Flush` that was *started* after the write completed, or on its own completion if it
 //!   was a FUA write.
 //! * I6: memory outlives the operation that uses it. A buffer is held by the operation itself until
-//!   the completion. The payload of a request is held by whoever completes the request, which
-//!   therefore may only happen when every [`Io`] on it has completed: targets await all that they
-//!   started, also after an error.
+//!   the completion. The payload of a request is held by the code that completes the request, which
+//!   therefore may only happen when every [`Io`] on it has completed: targets await every operation
+//!   that they started, also after an error.
 //! * Positions and lengths are multiples of the disk's logical block size and lie inside the disk.
 
 mod memory;
@@ -35,29 +35,29 @@ use crate::units::{SECTOR_BYTES, Sector, Sectors};
 
 pub use memory::{Buffer, BufferId, Host, Memory, PayloadId};
 
-/// An error number as the kernel or the disk gave it, positive (`EIO` is 5). It reaches the caller
-/// unchanged.
+/// An error number as returned by the kernel or the disk, positive (`EIO` is 5). It reaches the
+/// caller unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Errno(pub i32);
 
 impl Errno {
     /// Input/output error.
     pub const EIO: Errno = Errno(5);
-    /// Invalid argument: what a misaligned or out-of-range operation gets.
+    /// Invalid argument: the result of a misaligned or out-of-range operation.
     pub const EINVAL: Errno = Errno(22);
     /// No space left on the device: a full COW.
     pub const ENOSPC: Errno = Errno(28);
-    /// The user may not have more space.
+    /// The user's disk quota is exhausted.
     pub const EDQUOT: Errno = Errno(122);
-    /// The file may not be that long.
+    /// The file would be too long.
     pub const EFBIG: Errno = Errno(27);
-    /// What the kernel makes of an operation that a disk's firmware refuses.
+    /// The kernel's errno for an operation that a disk's firmware refuses.
     pub const EREMOTEIO: Errno = Errno(121);
     /// The disk cannot do this kind of operation.
     pub const EOPNOTSUPP: Errno = Errno(95);
 
-    /// Whether there was no space for what was written: a COW that is a sparse file or a thin
-    /// device is full then, whatever its size.
+    /// Whether there was no space for a write: a COW that is a sparse file or a thin device is full
+    /// then, whatever its size.
     pub fn is_no_space(self) -> bool {
         matches!(self, Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG)
             && !mutant::is(Mutant::NoSpaceInvalidates)
@@ -119,7 +119,7 @@ pub struct Limits {
     pub max_write_zeroes: Sectors,
 }
 
-/// Names an operation in flight to its backend.
+/// Identifies an operation in flight to its backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpId(pub u32);
 
@@ -129,13 +129,13 @@ pub trait Backend {
     fn start(&self, op: Op) -> OpId;
     /// The result of an operation, once; until then the waker is kept and woken on completion.
     fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>>;
-    /// Nobody waits any longer: the operation goes on and its id is free after the completion.
+    /// The result is no longer wanted: the operation continues and its id is free at the end.
     fn detach(&self, id: OpId);
-    /// What the disk is and can do; asked for once.
+    /// What the disk is and can do; read once.
     fn limits(&self) -> Limits;
     /// The disk's size as last seen.
     fn size(&self) -> Sectors;
-    /// Looks at the size again: a COW may have been grown.
+    /// Reads the size again: a COW may have grown.
     fn refresh_size(&self) -> Sectors {
         self.size()
     }
@@ -152,7 +152,7 @@ pub struct DiskError {
     pub sector: Sector,
     /// How long it was.
     pub count: Sectors,
-    /// What the disk said.
+    /// The disk's error number.
     pub errno: Errno,
 }
 
@@ -176,7 +176,7 @@ impl fmt::Display for DiskError {
 
 impl std::error::Error for DiskError {}
 
-/// What went through a disk since it was opened.
+/// Operations of a disk since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Reads started.
@@ -245,12 +245,12 @@ impl Disk {
         self.inner.backend.size()
     }
 
-    /// Looks at the size again.
+    /// Reads the size again.
     pub fn refresh_size(&self) -> Sectors {
         self.inner.backend.refresh_size()
     }
 
-    /// What went through it so far.
+    /// Operations so far.
     pub fn counters(&self) -> Counters {
         let Counts { reads, writes, flushes, errors } = &self.inner.counts;
         Counters {
@@ -266,8 +266,8 @@ impl Disk {
         Rc::ptr_eq(&self.inner, &other.inner)
     }
 
-    /// Starts an operation at once. One outside the contract is not passed on and completes with
-    /// `EINVAL`.
+    /// Starts an operation immediately. One that violates the contract is not passed on and
+    /// completes with `EINVAL`.
     #[inline]
     pub fn start(&self, op: Op) -> Io {
         let (kind, sector, count) = (op.kind, op.sector, op.count);
@@ -292,13 +292,12 @@ impl Disk {
 
     /// Writes memory to a range.
     pub fn write(&self, sector: Sector, count: Sectors, memory: Memory, fua: bool) -> Io {
-        // A disk without a volatile cache makes every write durable; asking for FUA would only
-        // cost.
+        // A disk without a volatile cache makes every write durable; FUA would only add cost.
         let fua = fua && self.limits().volatile_cache;
         self.start(Op { kind: OpKind::Write { fua }, sector, count, memory })
     }
 
-    /// Makes completed writes durable; `Ok` at once on a disk without a volatile cache.
+    /// Makes completed writes durable; `Ok` immediately on a disk without a volatile cache.
     pub async fn flush(&self) -> Result<(), DiskError> {
         if !self.limits().volatile_cache {
             return Ok(());
@@ -367,7 +366,7 @@ impl Future for Io {
                 Poll::Ready(result) => result,
             },
             IoState::Refused => Err(Errno::EINVAL),
-            // A future polled after its end has no second result to give.
+            // A future polled after its end has no second result.
             IoState::Done => return Poll::Pending,
         };
         self.state = IoState::Done;

@@ -1,10 +1,9 @@
-//! The scheduler that all tasks of a family run on: one thread, no locks held while a task runs.
+//! The scheduler of all tasks of a group: one thread, no locks held while a task runs.
 //!
-//! A task is made when a device or snapshot comes and ends when it goes, so nothing is allocated
-//! per request: waking is pushing an index. Ready-made executors allocate or use shared atomic
-//! queues per wake, and none lets the order be chosen; here `run_one` takes the position to run,
-//! which is how the simulator explores interleavings.
-
+//! A task is created with a device or snapshot and ends with it, so nothing is allocated per
+//! request: a wake pushes an index. Existing executors allocate or use shared atomic queues per
+//! wake, and none lets the caller choose the order; here `run_one` takes the position to run, which
+//! is how the simulator explores interleavings.
 //!
 //! ```
 //! use std::cell::Cell;
@@ -47,7 +46,7 @@ impl ReadyQueue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(position)
     }
 
-    /// Gives all that is queued for an empty list.
+    /// Exchanges all that is queued for an empty list.
     fn exchange(&self, list: &mut VecDeque<u32>) {
         std::mem::swap(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), list);
     }
@@ -86,7 +85,7 @@ struct Inner {
     slots: RefCell<Vec<Slot>>,
     free: RefCell<Vec<u32>>,
     live: Cell<usize>,
-    /// The tasks of the pass that is being run, and memory for the next.
+    /// The tasks of the current pass, and memory for the next.
     pass: RefCell<VecDeque<u32>>,
 }
 
@@ -150,8 +149,8 @@ impl Executor {
         self.ready.len()
     }
 
-    /// Runs the ready task at a position of the queue, if there is one; says whether it did. For
-    /// the simulator, which chooses.
+    /// Runs the ready task at a position of the queue, if there is one; returns whether it did. For
+    /// the simulator, which chooses the order.
     #[cfg(any(test, feature = "sim"))]
     pub fn run_one(&self, position: usize) -> bool {
         let Some(index) = self.ready.take(position) else { return false };
@@ -196,15 +195,14 @@ impl Executor {
     }
 }
 
-/// Tasks waiting for something to change. Waking is always followed by looking again, so a wake too
-/// many is harmless.
+/// Tasks waiting for a change. A woken task always checks again, so a superfluous wake is harmless.
 #[derive(Default)]
 pub struct WaitQueue {
     wakers: RefCell<Vec<Waker>>,
 }
 
 impl WaitQueue {
-    /// Waits until `ready` gives a value. It is called at once and after each wake of this queue.
+    /// Waits until `ready` returns a value. It is called immediately and after each wake.
     pub fn until<'a, T>(
         &'a self,
         mut ready: impl FnMut() -> Option<T> + 'a,
@@ -221,7 +219,7 @@ impl WaitQueue {
         })
     }
 
-    /// Wakes all that wait.
+    /// Wakes all waiters.
     pub fn wake_all(&self) {
         // The list keeps its memory: it is taken out only while waking, and wakers never run tasks
         // themselves.

@@ -1,14 +1,14 @@
-//! The gate that requests pass on their way to what an administrator, or a service of the target,
-//! changes: it counts the requests inside, holds back those that come, and says when none is left.
+//! The gate before state that an administrator, or a service of the target, changes: it counts the
+//! requests inside, holds back new ones, and reports when none is left.
 //!
-//! A device has one, so that another target can take its target's place; an origin, so that a
-//! snapshot joins between two changes; and a mirror, so that its legs are changed between two
-//! writes. What each of them guards stands where it has its gate. What is *held* in a mirror has
-//! been inside already, and waits for an administrator outside of the gate's count.
+//! A device has one, so that its target can be replaced; an origin, so that a snapshot joins
+//! between two changes; and a mirror, so that its legs are changed between two writes. What each of
+//! them guards is documented at its owner. A request that is *held* in a mirror has been inside
+//! already, and waits for an administrator outside the gate's count.
 //!
-//! Rules kept here: who finds the gate open enters in the same step, with no await between, so that
-//! none enters after it has been held; and a drained gate stays drained until it is released. A
-//! request costs no memory, and whatever waits is woken.
+//! Rules kept here: a request that finds the gate open enters in the same step, with no await
+//! between, so that none enters after the gate is held; and a drained gate stays drained until it
+//! is released. A request costs no memory, and every waiter is woken.
 
 use std::cell::Cell;
 
@@ -19,9 +19,9 @@ use crate::exec::WaitQueue;
 enum State {
     #[default]
     Open,
-    /// They wait.
+    /// Requests wait.
     Held,
-    /// They never will again.
+    /// Requests will never enter again.
     Closed,
 }
 
@@ -76,14 +76,14 @@ impl Gate {
         self.changed.until(decided).await
     }
 
-    /// Counts a request, which has found the gate open and not awaited since, or which has been
-    /// inside before.
+    /// Counts a request that has found the gate open and not awaited since, or that has been inside
+    /// before.
     #[inline]
     pub(crate) fn enter(&self) {
         self.inside.set(self.inside.get() + 1);
     }
 
-    /// A request is inside no longer.
+    /// A request is no longer inside.
     #[inline]
     pub(crate) fn leave(&self) {
         let left = self.inside.get() - 1;
@@ -93,7 +93,7 @@ impl Gate {
         }
     }
 
-    /// Holds back what comes from now on. A closed gate stays closed.
+    /// Holds back requests from now on. A closed gate stays closed.
     pub(crate) fn hold(&self) {
         if self.is_open() {
             self.state.set(State::Held);
@@ -101,7 +101,7 @@ impl Gate {
         self.changed.wake_all();
     }
 
-    /// Waits until no other holds the gate, and holds it.
+    /// Waits until no other caller holds the gate, and holds it.
     pub(crate) async fn hold_alone(&self) {
         let hold = || {
             let open = self.is_open();
@@ -126,19 +126,19 @@ impl Gate {
         self.changed.wake_all();
     }
 
-    /// Lets no request enter any more, also none that waits.
+    /// Lets no request enter any more, waiting ones included.
     pub(crate) fn close(&self) {
         self.state.set(State::Closed);
         self.changed.wake_all();
     }
 
-    /// Waits for what the gate's owner knows. It looks whenever the gate changes, and when
-    /// [`Gate::wake`] says that it should.
+    /// Waits for a condition of the gate's owner. It is checked whenever the gate changes, and on
+    /// [`Gate::wake`].
     pub(crate) async fn until<T>(&self, ready: impl FnMut() -> Option<T>) -> T {
         self.changed.until(ready).await
     }
 
-    /// Has all that wait look again.
+    /// Makes all waiters check again.
     pub(crate) fn wake(&self) {
         self.changed.wake_all();
     }

@@ -1,4 +1,4 @@
-//! The gate: what waits for it goes on when it should, and not before.
+//! The gate: its waiters continue when they should, and not before.
 
 use std::cell::RefCell;
 use std::rc::Rc;

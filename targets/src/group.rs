@@ -1,9 +1,9 @@
 //! The targets and devices of one process: origins with their snapshots, a mirror, or the linear
-//! devices of a disk. Everything that they share stands here, and is used by one thread.
+//! devices of a disk. Everything that they share is here, and is used by one thread.
 //!
 //! Rules kept here: a snapshot joins its origin after its store has been written, and leaves it
-//! before its target is taken apart; one that leaves while its origin goes on being changed is
-//! marked invalid first (I9).
+//! before its target is closed; one that leaves while its origin continues to change is marked
+//! invalid first (I9).
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -19,7 +19,7 @@ use crate::snapshot::origin::Origin;
 use crate::snapshot::store::Unmade;
 use crate::target::Target;
 
-/// Names a target that has been opened and has no device yet.
+/// Identifies a target that has been opened and has no device yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket(pub u64);
 
@@ -48,8 +48,8 @@ impl Group {
         self.origins.get(key)
     }
 
-    /// The origin of a disk, which is opened if there is none. It is gone again when a target has
-    /// ended and none needs it.
+    /// The origin of a disk, opened if there is none. It is removed when a target has ended and
+    /// none needs it.
     pub fn origin_or(&self, key: DiskKey, open: impl FnOnce() -> Disk) -> Rc<Origin> {
         self.origins.get_or(key, || Origin::new(open(), self.copy.clone()))
     }
@@ -64,12 +64,12 @@ impl Group {
         self.opened.borrow().get(&ticket).cloned()
     }
 
-    /// A target that has been opened, which is no longer kept.
+    /// Takes out a target that has been opened.
     pub fn take_opened(&self, ticket: Ticket) -> Option<Opened> {
         self.opened.borrow_mut().remove(&ticket)
     }
 
-    /// Lets go of origins that no target needs any more.
+    /// Removes origins that no target needs any more.
     pub fn forget_unused_origins(&self) {
         let opened = self.opened.borrow();
         let opened = opened.values().map(|opened| opened.target.clone());
@@ -78,11 +78,11 @@ impl Group {
         self.origins.forget_unused(&opened.chain(served).collect::<Vec<_>>());
     }
 
-    /// Lets go of a target that has got no device, or has one no longer, when what its new store
-    /// has overwritten has been put back: until then its disks stay claimed.
+    /// Releases a target that has no device, or no longer has one, when what its new store has
+    /// overwritten has been restored: until then its disks stay claimed.
     ///
     /// # Errors
-    /// It cannot be put back.
+    /// It cannot be restored.
     pub async fn unmake(&self, ticket: Ticket) -> Result<Unmade, String> {
         let opened = self.take_opened(ticket).map(|opened| opened.target);
         let unmade = match &opened {
@@ -125,7 +125,7 @@ impl Group {
     /// snapshot joins its origin last.
     ///
     /// # Errors
-    /// The target cannot be used, or the queues not be served. The target has been closed then.
+    /// The target cannot be used, or its queues cannot be served. The target has been closed then.
     pub async fn add(
         &self,
         id: u32,
@@ -137,7 +137,7 @@ impl Group {
         target.activate(&self.executor).await?;
         let device = Rc::new(Device::new(opened));
         if let Err(why) = serve(device.clone()) {
-            // Nothing has been acknowledged that could be lost.
+            // No write has been acknowledged that could be lost.
             drop(target.close().await);
             return Err(format!("cannot serve the queues: {why}"));
         }
@@ -156,7 +156,7 @@ impl Group {
     }
 
     /// A snapshot leaves the origin of its disk: writes no longer preserve anything for it. If it
-    /// is `outlived` it is marked invalid while it still holds the origin's writes back.
+    /// is `outlived` it is marked invalid while it still holds back the origin's writes.
     async fn leave(&self, target: &Target, outlived: bool) {
         if let Target::Snapshot(snapshot) = target {
             if let Some(origin) = self.origins.of(snapshot) {
@@ -168,9 +168,9 @@ impl Group {
         }
     }
 
-    /// Takes the target of a suspended device apart; nothing stands in its place until
-    /// [`Group::put_target`]. An origin outlives its device's target: its snapshots stay, and with
-    /// them the origin, for the next target of that disk.
+    /// Closes the target of a suspended device; none replaces it until [`Group::put_target`]. An
+    /// origin outlives its device's target: its snapshots stay, and with them the origin, for the
+    /// next target of that disk.
     ///
     /// # Errors
     /// What is lost with it.
@@ -200,9 +200,8 @@ impl Group {
         activated
     }
 
-    /// Takes a device's target apart. Its requests have ended. With `outlived` the origin's device
-    /// stays and is in use: a snapshot is marked invalid while it still holds the origin's writes
-    /// back.
+    /// Closes a device's target. Its requests have ended. With `outlived` the origin's device stays
+    /// and is in use: a snapshot is marked invalid while it still holds back the origin's writes.
     ///
     /// # Errors
     /// What is lost with it.

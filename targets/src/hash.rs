@@ -6,8 +6,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// A table whose keys are chunk or region numbers.
 pub type NumberTable<V> = HashMap<u64, V, BuildHasherDefault<NumberHasher>>;
 
-/// A multiplicative hash: chunk and region numbers are not chosen by an adversary who could see a
-/// collision's cost, and the tables are on every request's path.
+/// A multiplicative hash: chunk and region numbers are not chosen by an adversary who could exploit
+/// collisions, and the tables are on every request's path.
 #[derive(Default)]
 pub struct NumberHasher(u64);
 
@@ -23,8 +23,8 @@ impl Hasher for NumberHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        // The golden ratio spreads neighbours; the fold brings the good high bits down to where
-        // tables look.
+        // The golden ratio spreads neighbours; the fold moves the well-mixed high bits down to
+        // those that tables use.
         let product = (self.0 ^ value).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         self.0 = product ^ (product >> 32);
     }

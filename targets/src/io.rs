@@ -6,19 +6,18 @@
 //! no atomicity across pieces and no barrier between them. Nothing is retried, and an error in one
 //! piece stops no other.
 //!
-//! Every service exists in two forms: [`Client::run`] is awaited by the task that asked
-//! (synchronous), and [`Client::start`] returns at once and calls back exactly once (asynchronous).
-//! Where the kernel keeps only an error bit, the first error is kept as well, so that its errno can
-//! reach the caller unchanged.
+//! Every service exists in two forms: [`Client::run`] is awaited by the calling task (synchronous),
+//! and [`Client::start`] returns immediately and calls back exactly once (asynchronous). Where the
+//! kernel keeps only an error bit, the first error is kept as well, so that its errno reaches the
+//! caller unchanged.
 //!
-//! A client has a reserve: a fixed number of requests that can be in flight, allocated when it is
-//! made. More wait their turn in order. Users that wait for one another (metadata and data, say)
+//! A client has a reserve: a fixed number of requests that can be in flight, allocated with the
+//! client. Further requests wait in order. Users that wait for one another (metadata and data, say)
 //! must have separate clients.
 //!
 //! # Examples
 //!
-//! The same data, which its owner has in two pieces, goes to two disks, and comes back from one of
-//! them:
+//! The same data, held in two pieces, goes to two disks, and is read back from one of them:
 //!
 //! ```
 //! use std::rc::Rc;
@@ -55,8 +54,8 @@
 //! assert_eq!((disks[0].counters().writes, disks[1].counters().reads), (1, 1));
 //! ```
 //!
-//! With a callback, and two disks of which one has no discards and neither can write zeroes by
-//! itself. A refusal is no failure: it has a bit of its own.
+//! With a callback, and two disks of which one has no discards and neither has write-zeroes. A
+//! refusal is no failure: it has a bit of its own.
 //!
 //! ```
 //! # use std::cell::RefCell;
@@ -102,7 +101,7 @@ use crate::units::{Sector, Sectors};
 pub const MAX_REGIONS: usize = 64;
 /// Longest piece of a read or write: what 256 scattered 4 KiB pages hold, the kernel's bound.
 pub const MAX_PIECE_BYTES: u64 = 1 << 20;
-/// Requests a client can have in flight unless it asks for another number; the kernel's default.
+/// Requests a client can have in flight by default; the kernel's default.
 pub const DEFAULT_RESERVE: usize = 16;
 /// The largest reserve a client may ask for, as in the kernel.
 pub const MAX_RESERVE: usize = 1024;
@@ -142,7 +141,7 @@ impl IoOp {
     pub const FLUSH: IoOp = IoOp::Write { preflush: true, fua: false };
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     /// Bit *i* is set if some piece of region *i* failed.
@@ -219,7 +218,7 @@ impl Client {
         }
     }
 
-    /// Carries a request out and gives its outcome when every piece has completed.
+    /// Carries a request out and returns its outcome when every piece has completed.
     pub async fn run(
         &self,
         op: IoOp,

@@ -1,10 +1,10 @@
-//! device-mapper's snapshot, mirror and linear targets, and the two services they are made of, over
-//! an abstract disk.
+//! device-mapper's snapshot, mirror and linear targets, and the two services that they use, over an
+//! abstract disk.
 //!
 //! This crate is the data path of `ublk-dm`. It knows no ublk, no io_uring, no files, threads,
-//! clocks or logging: it is given disks, memory and time through [`disk`] and runs on the executor
-//! in [`exec`]. So every rule about the safety of data is here, and is tested on any machine in
-//! microseconds, with disks that lose power.
+//! clocks or logging: disks, memory and time are passed in through [`disk`], and it runs on the
+//! executor in [`exec`]. So every rule about the safety of data is here, and is tested on any
+//! machine in microseconds, with disks that lose power.
 //!
 //! Three ideas carry it:
 //!
@@ -38,7 +38,7 @@
 //! * **I7** a dirty bit is durable before any leg is written; it is cleared only after all legs
 //!   completed and were flushed
 //! * **I8** a merge flushes the origin before it removes records
-//! * **I9** a snapshot that can no longer be right is durably marked invalid before the write that
+//! * **I9** a snapshot that can no longer be valid is durably marked invalid before the write that
 //!   makes it wrong
 //! * **I10** a write that was acknowledged survives the death of the server; one that was flushed,
 //!   the loss of power

@@ -1,8 +1,8 @@
-//! Deliberate faults: each breaks one ordering rule, so that the tests can show that they would
-//! notice.
+//! Deliberate faults: each breaks one ordering rule, so that the tests can show that they detect
+//! it.
 //!
-//! Without the feature `sim` the question [`is`] is the constant `false` and nothing of this is
-//! left in the program.
+//! Without the feature `sim` the function [`is`] is the constant `false` and none of this is in the
+//! program.
 
 /// The rules that can be broken, named after what is done wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,41 +34,41 @@ pub enum Mutant {
     FullAreaWithoutSuccessor,
     /// A snapshot joins while writes and discards of the origin are in flight.
     JoinAmongWrites,
-    /// I5: what all snapshots had is still taken for preserved when another has joined.
+    /// I5: what all snapshots had still counts as preserved when another has joined.
     JoinKeepsPreserved,
-    /// I5: a chunk is taken for preserved while a write of it still waits.
+    /// I5: a chunk counts as preserved while a write of it still waits.
     PreservedEarly,
-    /// The part of a chunk that a partial write leaves alone is not copied.
+    /// The part of a chunk that a partial write does not cover is not copied.
     PartialNotCopied,
-    /// I10: a record is not noted before its write is acknowledged.
+    /// I10: a record is not journaled before its write is acknowledged.
     NotNoted,
-    /// I5: an origin write does not wait for a record that is only noted.
+    /// I5: an origin write does not wait for a record that is only journaled.
     NotedNotAwaited,
-    /// A flush is answered before what was noted is recorded.
+    /// A flush completes before the journaled records are durable.
     FlushLeavesNotes,
-    /// A write with FUA is answered before the record of its chunk is durable.
+    /// A write with FUA completes before the record of its chunk is durable.
     FuaLeavesNotes,
-    /// A flush or a write with FUA succeeds although what was acknowledged is lost with the
+    /// A flush or a write with FUA succeeds although acknowledged writes are lost with the
     /// snapshot.
     LossNotTold,
-    /// I9: the origin changes after a snapshot has left, and nothing says that the store is right
-    /// no longer.
+    /// I9: the origin changes after a snapshot has left, without a record that its store is no
+    /// longer valid.
     LeftForgotten,
     /// I9: a snapshot that has left under an earlier server is unknown to the next, which changes
     /// the origin.
     DepartedNotRestored,
-    /// I9: what has left an origin that no device needs any more is unknown to the next origin of
-    /// its disk.
+    /// I9: snapshots that left an origin that no device needs any more are unknown to the next
+    /// origin of its disk.
     DepartedGoWithOrigin,
     /// I9: a store whose invalid mark cannot be written is not recorded as lost.
     LossForgotten,
-    /// I10: a snapshot ends well although its last commit has failed.
+    /// I10: a snapshot closes without an error although its last commit has failed.
     LastCommitIgnored,
-    /// What a server has noted is forgotten by the next.
+    /// The records that a server has journaled are forgotten by the next.
     NotesNotTakenOver,
-    /// A COW file that finds no space on its file system is taken for a broken disk.
+    /// A COW file that finds no space on its file system counts as a broken disk.
     NoSpaceInvalidates,
-    /// A journal is taken over although the COW has got records since that are not in it.
+    /// A journal is taken over although the COW has got records since that are not in the journal.
     JournalOverForeign,
     /// I7: legs are written before the mark of their region is durable.
     LegBeforeMark,
@@ -92,41 +92,41 @@ pub enum Mutant {
     OutOfSyncReadsSpread,
     /// A write that a leg missed leaves its region in sync.
     MissedStaysInSync,
-    /// A leg is no longer remembered as stale although what it got was not flushed.
+    /// A leg is no longer remembered as stale although its data was not flushed.
     StaleClearedEarly,
     /// Legs are changed while writes are in flight.
     ChangeAmongWrites,
-    /// Legs are changed, and what the log says of it is not durable when the change is answered.
+    /// The log's record of changed legs is not durable when the change is acknowledged.
     ChangeNotDurable,
     /// A new leg is taken to be in sync where the old ones were.
     NewLegInSync,
-    /// The log names a leg that is new to it before nothing in it is in sync any more.
+    /// The log names a new leg before all regions in the log are out of sync.
     NamedBeforeCleared,
-    /// When a leg is taken out the others are in sync in the log while it still names that one.
+    /// When a leg is removed the others are in sync in the log while it still names that one.
     BelievedBeforeNamed,
-    /// A new leg stands in the log under the identity of the one that it replaces.
+    /// The log has a new leg under the identity of the one that it replaces.
     OldIdentityKept,
-    /// The log names the legs that it is about only while one of them is stale.
+    /// The log names its legs only while one of them is stale.
     LegsNotNamed,
-    /// A leg that the log does not know is taken to be in sync where the log says so of others.
+    /// A leg that is unknown to the log counts as in sync where the log says so of others.
     ForeignLegsTrusted,
-    /// A leg is taken out although no other is known to have everything durably.
+    /// A leg is removed although no other is known to have everything durably.
     UnflushedSource,
-    /// When a leg is taken out the others count as the same without being flushed.
+    /// When a leg is removed the others count as the same without being flushed.
     RemainingUnflushed,
-    /// When a leg is taken out the others count as the same although one of them is not right.
+    /// When a leg is removed the others count as the same although one of them is wrong.
     RemainingNotRight,
     /// The record of the legs does not say which of them are sources.
     SourceForgotten,
     /// An error of a read or of recovery counts as a missed write.
     ReadErrorIsMiss,
-    /// That legs have got different by a discard is not put on record.
+    /// A difference between legs after a discard is not recorded.
     DiscardNotRecorded,
     /// I10: a write is acknowledged before the record of the legs says which of them have it.
     AckBeforeLegState,
-    /// A mirror that runs forgets what is in flight when it is resumed.
+    /// A running mirror forgets what is in flight when it is resumed.
     ResumedWhileRunning,
-    /// What was written to a leg before a flush of it failed is taken to be there.
+    /// Data written to a leg before a failed flush of it counts as present.
     UnflushedBelieved,
     /// A flush succeeds although another one, started before its end, has failed on the same leg.
     FailedFlushOvertaken,
@@ -142,17 +142,16 @@ pub enum Mutant {
     MergeRemovesFirst,
     /// I8: a merge removes records although a flush of the origin has failed since their copy.
     MergeBelievesFlush,
-    /// A record that a merge removes is not durably gone when its chunk is taken to be on the
-    /// origin.
+    /// A record that a merge removes is not durably gone when its chunk counts as on the origin.
     MergeRemovesSoftly,
-    /// A batch is merged while a write of one of its chunks is on its way to the COW.
+    /// A batch is merged while a write of one of its chunks is in flight to the COW.
     MergeAmongWrites,
     /// I5: other snapshots are asked when a batch begins, and not those that join before it is
     /// copied.
     MergeAsksEarly,
-    /// After a commit that failed a merge goes on from its own memory, where the records are gone.
+    /// After a failed commit a merge continues from its own memory, where the records are gone.
     MergeTrustsBuffer,
-    /// A write that is held goes to the origin before the records are removed.
+    /// A held write goes to the origin before the records are removed.
     MergeLetsHeldGo,
     /// A chunk whose record may be gone is written on the COW alone.
     MergeDoubtfulOnCow,
@@ -162,15 +161,15 @@ pub enum Mutant {
     MergeFlushesOrigin,
     /// I10: a flush succeeds although one of the merge's own has failed since the last.
     MergeHidesFlush,
-    /// Blocks of records are removed from the first of a batch on.
+    /// Blocks of records are removed from the first one of a batch on.
     MergeRemovesForward,
     /// A linear device starts where its disk starts.
     LinearOffsetDropped,
-    /// A linear device reaches beyond its end, into what lies behind it on the disk.
+    /// A linear device reaches beyond its end, into what follows it on the disk.
     LinearUnbounded,
-    /// I10: a linear device answers a flush by itself.
+    /// I10: a linear device completes a flush by itself.
     LinearFlushDropped,
-    /// I10: a linear device's writes with FUA are durable when they are flushed only.
+    /// I10: a linear device's writes with FUA are durable only after a flush.
     LinearFuaDropped,
 }
 
@@ -199,7 +198,7 @@ pub use switch::{is, set};
 
 #[cfg(any(test, feature = "sim"))]
 impl Mutant {
-    /// Those that a test of the server names on its command line.
+    /// Mutants that a test of the server names on its command line.
     const NAMED: [Mutant; 9] = [
         Mutant::NoFlushBeforeArea,
         Mutant::NoFua,
@@ -212,13 +211,13 @@ impl Mutant {
         Mutant::FlushLeavesNotes,
     ];
 
-    /// One by its name, as written in this file.
+    /// The mutant with this name, as written in this file.
     pub fn named(name: &str) -> Option<Mutant> {
         Mutant::NAMED.into_iter().find(|mutant| format!("{mutant:?}") == name)
     }
 }
 
-/// Whether a rule is to be broken: never, in the program that people run.
+/// Whether a rule is to be broken: never, in a released program.
 #[cfg(not(any(test, feature = "sim")))]
 pub const fn is(_: Mutant) -> bool {
     false

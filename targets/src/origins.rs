@@ -1,10 +1,10 @@
 //! The origins of a process, by disk: made when a snapshot or an origin's device first needs one,
-//! and gone when none does. So an origin outlives its device's table, and a snapshot whose disk is
-//! a snapshot of the same process has an origin of its own.
+//! and removed when none does. So an origin outlives its device's table, and a snapshot whose disk
+//! is a snapshot of the same process has an origin of its own.
 //!
 //! Rules kept here: all targets of a disk share one origin (I5: a write asks every snapshot of the
-//! disk); and what has left an origin is known again when the disk gets the next one, before that
-//! one can change it (I9).
+//! disk); and snapshots that have left an origin are known again when the disk gets its next
+//! origin, before that one can change the disk (I9).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::snapshot::origin::Origin;
 use crate::snapshot::target::Snapshot;
 use crate::target::Target;
 
-/// Names a disk, whatever path led to it: two numbers of the caller's choice.
+/// Identifies a disk, whatever path led to it: two numbers of the caller's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DiskKey(pub u64, pub u64);
 
@@ -24,7 +24,7 @@ pub struct DiskKey(pub u64, pub u64);
 #[derive(Default)]
 pub(crate) struct Origins {
     used: RefCell<BTreeMap<DiskKey, Rc<Origin>>>,
-    /// What had left origins that are gone.
+    /// Snapshots that had left origins that are gone.
     departed: RefCell<BTreeMap<DiskKey, Departed>>,
 }
 
@@ -54,8 +54,8 @@ impl Origins {
         used.values().find(|origin| snapshot.is_of(origin.disk())).cloned()
     }
 
-    /// Lets go of each origin that is none of these targets, and that none of them is a snapshot
-    /// of.
+    /// Removes each origin that is not one of these targets and of which none of them is a
+    /// snapshot.
     pub(crate) fn forget_unused(&self, targets: &[Target]) {
         let is_used = |origin: &Rc<Origin>| {
             targets.iter().any(|target| match target {
@@ -76,8 +76,8 @@ impl Origins {
         });
     }
 
-    /// The store of a snapshot that has left is gone from its COW: nothing is to be recorded of it,
-    /// whether its origin is there or not.
+    /// The store of a snapshot that has left is gone from its COW: no loss is to be recorded for
+    /// it, whether its origin exists or not.
     pub(crate) fn forget_departed(&self, snapshot: &Snapshot) {
         let used = self.used.borrow();
         used.values().for_each(|origin| origin.forget_departed(snapshot));

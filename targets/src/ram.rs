@@ -1,10 +1,10 @@
-//! A machine in memory: all that the services and targets of this crate need, for programs without
-//! a kernel and for the examples of this documentation.
+//! A machine in memory: everything that the services and targets of this crate need, for programs
+//! without a kernel and for the examples in this documentation.
 //!
 //! A [`Ram`] lends buffers from the heap. Its clock stands still while any task can run and then
-//! goes on to the next moment that one waits for, so nothing ever sleeps. A [`RamDisk`] carries an
-//! operation out when it is started; it never fails and has no cache that it could lose. (Disks
-//! that fail, and lose power, are those of the simulator.)
+//! jumps to the next moment that a task waits for, so nothing ever sleeps. A [`RamDisk`] carries an
+//! operation out when it is started; it never fails and has no cache to lose. (Disks that fail, and
+//! lose power, are those of the simulator.)
 //!
 //! ```
 //! use std::rc::Rc;
@@ -35,7 +35,7 @@ use crate::disk::{
 use crate::exec::Executor;
 use crate::units::{Sector, Sectors};
 
-/// A buffer that is lent.
+/// A lent buffer.
 struct Lent {
     bytes: Vec<u8>,
     references: u32,
@@ -61,13 +61,13 @@ impl Ram {
         put(&mut self.payloads.borrow_mut(), bytes).map_or(PayloadId(u32::MAX), PayloadId)
     }
 
-    /// Takes the data of a request back, which has ended; `None` if there is no such request.
+    /// Takes back the data of a request that has ended; `None` if there is no such request.
     pub fn take_payload(&self, id: PayloadId) -> Option<Vec<u8>> {
         self.payloads.borrow_mut().get_mut(id.0 as usize)?.take()
     }
 
-    /// Runs a task until it has ended, with all tasks that it needs; `None` if it waits for
-    /// something that never comes.
+    /// Runs a task and those that it needs until it has ended; `None` if it waits for something
+    /// that never happens.
     pub fn run<T: 'static>(
         &self,
         executor: &Executor,
@@ -87,8 +87,8 @@ impl Ram {
         }
     }
 
-    /// Goes on to the next moment that a task waits for, and wakes it; `false` if none waits for a
-    /// moment.
+    /// Jumps to the next moment that a task waits for, and wakes the task; returns `false` if there
+    /// is none.
     fn advance(&self) -> bool {
         let mut timers = self.timers.borrow_mut();
         let Some(next_ms) = timers.iter().map(|(time_ms, _)| *time_ms).min() else { return false };
@@ -136,7 +136,7 @@ impl Ram {
     }
 }
 
-/// Puts something into the first free place of a list and returns its number.
+/// Puts a value into the first free place of a list and returns its number.
 fn put<T>(list: &mut Vec<Option<T>>, value: T) -> Option<u32> {
     let place = list.iter().position(Option::is_none).unwrap_or(list.len());
     let number = u32::try_from(place).ok()?;
@@ -186,7 +186,7 @@ impl Host for Ram {
     }
 }
 
-/// A disk in memory, at first of zeroes.
+/// A disk in memory, zeroed.
 pub struct RamDisk {
     ram: Rc<Ram>,
     bytes: RefCell<Vec<u8>>,
@@ -194,7 +194,7 @@ pub struct RamDisk {
 }
 
 impl RamDisk {
-    /// A disk of blocks of a sector, without discards and without write-zeroes.
+    /// A disk with blocks of one sector, without discards and without write-zeroes.
     pub const LIMITS: Limits = Limits {
         logical_block_bytes: 512,
         physical_block_bytes: 4096,
@@ -216,7 +216,7 @@ impl RamDisk {
         Disk::new(name, self.clone())
     }
 
-    /// What stands on the disk.
+    /// The content of the disk.
     pub fn bytes(&self, sector: Sector, count: Sectors) -> Vec<u8> {
         self.bytes.borrow()[range(sector, count)].to_vec()
     }
@@ -235,13 +235,13 @@ impl RamDisk {
     }
 }
 
-/// The place of sectors in a list of bytes, which is all in memory.
+/// The byte range of sectors, which are all in memory.
 fn range(sector: Sector, count: Sectors) -> std::ops::Range<usize> {
     let at = |sectors: u64| usize::try_from(Sectors(sectors).bytes()).unwrap_or(usize::MAX);
     at(sector.0)..at(sector.0 + count.0)
 }
 
-/// An operation ends when it is started, so its name is its error number, and 0 if it succeeded.
+/// An operation completes when it is started, so its id is its error number, or 0 if it succeeded.
 impl Backend for RamDisk {
     fn start(&self, op: Op) -> OpId {
         OpId(self.carry_out(&op).map_or_else(|errno| errno.0.unsigned_abs(), |()| 0))

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::disk::{Disk, DiskError, Errno, Io, Memory, Op, OpKind};
 use crate::units::{Sector, Sectors};
 
-/// What a request asks for: what a target can be asked, which is less than what a disk can do
+/// The kinds of requests to a target, which are fewer than a disk's kinds of operations
 /// ([`OpKind`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestKind {
@@ -61,13 +61,13 @@ pub enum TargetError {
     Requeue,
     /// The device is being deleted.
     Ending,
-    /// It would make a snapshot wrong, and nothing can remember that.
+    /// The request would make a snapshot wrong, and that cannot be recorded.
     Unrecorded,
 }
 
 impl TargetError {
-    /// What the one who made the request is told. An invalid or full snapshot gives `EIO`, as in
-    /// the kernel.
+    /// The errno that the requester gets. An invalid or full snapshot returns `EIO`, as in the
+    /// kernel.
     pub fn errno(&self) -> Errno {
         match self {
             TargetError::Disk(error) => error.errno,
@@ -115,7 +115,7 @@ pub(crate) fn payload(request: &Request, offset: Sectors) -> Memory {
 #[inline]
 pub(crate) fn pass_through(disk: &Disk, request: &Request) -> Io {
     let kind = match request.kind {
-        // As [`Disk::write`] has it.
+        // As in [`Disk::write`].
         RequestKind::Write { fua } => OpKind::Write { fua: fua && disk.limits().volatile_cache },
         kind => kind.into(),
     };

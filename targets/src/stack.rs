@@ -1,24 +1,24 @@
-//! A device as a disk: what lets a snapshot of a mirror, a mirror over linear segments or a
-//! snapshot of a snapshot be a table whose disk is another device of the process. The whole stack
-//! is one hop through ublk.
+//! A device as a disk: with it a snapshot of a mirror, a mirror over linear segments or a snapshot
+//! of a snapshot is a table whose disk is another device of the process. The whole stack is one hop
+//! through ublk.
 //!
 //! An operation of the upper target becomes a request to the lower device, which a *slot* carries
-//! out. A slot is a task that is made with the disk and ends with it, as a queue's tags are with
+//! out. A slot is a task that is created with the disk and ends with it, as a queue's tags do with
 //! their device: an operation allocates nothing, and a completion only wakes a task, so that no
-//! stack is deep enough to overflow the thread's.
+//! stack of devices is deep enough to overflow the thread's.
 //!
-//! Where all slots are busy, operations wait in the order in which they came. Their number is
-//! bounded by what the upper target has in flight. A wait cannot become a deadlock: an operation in
-//! a slot waits for disks, for an administrator, or for operations that are in slots or further
-//! down, never for one that came later.
+//! When all slots are busy, operations wait in their order. Their number is bounded by what the
+//! upper target has in flight. A wait cannot become a deadlock: an operation in a slot waits for
+//! disks, for an administrator, or for operations that are in slots or further down, never for a
+//! later one.
 //!
-//! What whoever builds a stack must see to:
+//! The builder of a stack must ensure:
 //!
 //! * Each level has a [`copy::Client`](crate::copy::Client) of its own: an upper copy may wait for
-//!   a lower one, and with one reserve for both each could have what the other needs.
+//!   a lower one, and with one reserve for both each could hold what the other needs.
 //! * A stack has no circle, and is suspended from its top down and resumed from its bottom up: a
 //!   suspended device holds the operations of those above it.
-//! * A table that takes another one's place below is no shorter and has no larger blocks.
+//! * A table that replaces another one below is no shorter and has no larger blocks.
 //!
 //! Rules kept here, which are the contract of [`disk`](crate::disk): I6 (an operation's memory is
 //! held until the target has returned, and only then is the operation complete); a flush is passed
@@ -76,8 +76,8 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind};
 use crate::units::{Sector, Sectors};
 
-/// Slots of a disk, unless another number is asked for: the depth that the lower device's queue
-/// would have if it were reached through the kernel. Each takes a few kilobytes.
+/// Slots of a disk by default: the depth that the lower device's queue would have if it were
+/// reached through the kernel. Each takes a few kilobytes.
 pub const SLOTS: usize = 128;
 
 /// A disk of which every operation is a request to a device; `None` if the device has no target to
@@ -88,8 +88,7 @@ pub fn disk(executor: &Executor, name: &str, device: &Rc<Device>, slots: usize) 
     if slots == 0 {
         return None;
     }
-    // Whether a flush has anything to do is the target's business: the one that is there later may
-    // need it.
+    // The target decides whether a flush has anything to do: a later target may need it.
     let limits = Limits { volatile_cache: true, max_write_zeroes: Sectors(0), ..limits };
     let shared = Rc::new(Shared {
         device: device.clone(),
@@ -109,8 +108,8 @@ pub fn disk(executor: &Executor, name: &str, device: &Rc<Device>, slots: usize) 
     Some(Disk::new(name, Rc::new(Stack { shared })))
 }
 
-/// The backend. It is one of its own, so that the slots, which hold the rest, notice when the disk
-/// has gone.
+/// The backend. It is separate, so that the slots, which hold the rest, notice when the disk is
+/// gone.
 struct Stack {
     shared: Rc<Shared>,
 }
@@ -120,7 +119,7 @@ struct Shared {
     limits: Limits,
     /// The device's size as last seen.
     size: Cell<Sectors>,
-    /// Nobody starts an operation any more.
+    /// No operation is started any more.
     closed: Cell<bool>,
     state: RefCell<State>,
 }
@@ -128,7 +127,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     ops: Vec<Operation>,
-    /// Operations that are none now.
+    /// Unused entries of `ops`.
     free: Vec<u32>,
     /// Operations that no slot has taken yet. Empty while a slot is idle.
     waiting: VecDeque<u32>,
@@ -136,22 +135,22 @@ struct State {
     idle: Vec<usize>,
 }
 
-/// An operation from its start until its result was taken.
+/// An operation from its start until its result is taken.
 #[derive(Default)]
 struct Operation {
-    /// What to do, until a slot does it.
+    /// The operation, until a slot carries it out.
     op: Option<Op>,
     result: Option<Result<(), Errno>>,
-    /// Who waits for the result.
+    /// The waiter for the result.
     waker: Option<Waker>,
-    /// Nobody will take the result.
+    /// The result will not be taken.
     detached: bool,
 }
 
 /// A task that carries out one operation after the other.
 #[derive(Default)]
 struct Slot {
-    /// The operation that it is to carry out.
+    /// The next operation to carry out.
     next: Option<u32>,
     /// The task, once it has run.
     waker: Option<Waker>,
@@ -196,7 +195,7 @@ impl State {
         }
     }
 
-    /// A slot has nothing to do: it takes what waits, or is idle.
+    /// A slot has nothing to do: it takes a waiting operation, or is idle.
     fn release(&mut self, slot: usize) {
         match self.waiting.pop_front() {
             Some(id) => self.slots[slot].next = Some(id),
@@ -206,7 +205,7 @@ impl State {
 }
 
 impl Shared {
-    /// Carries operations out, one after the other, until the disk has gone.
+    /// Carries operations out, one after the other, until the disk is gone.
     async fn serve(&self, slot: usize) {
         let next = |waker: &Waker| {
             let own = &mut self.state.borrow_mut().slots[slot];
@@ -225,7 +224,7 @@ impl Shared {
                 Some(Some(request)) => self.pass(id, &request).await,
                 _ => Err(Errno::EOPNOTSUPP),
             };
-            // The request and its memory are gone by now (I6).
+            // The request and its memory have been released (I6).
             if !mutant::is(Mutant::StackAcksEarly) {
                 self.state.borrow_mut().complete(id, result);
             }
@@ -244,7 +243,7 @@ impl Shared {
     }
 }
 
-/// The request that an operation comes to; `None` if targets have no such operation.
+/// The request for an operation; `None` if targets have no such operation.
 fn request(op: Op) -> Option<Request> {
     let kind = match op.kind {
         OpKind::Read => RequestKind::Read,
@@ -307,7 +306,7 @@ impl Backend for Stack {
     }
 
     fn refresh_size(&self) -> Sectors {
-        // A device between two targets has the size that it had.
+        // A device between two targets keeps its last size.
         if let Some(size) = self.shared.device.target().size() {
             self.shared.size.set(size);
         }

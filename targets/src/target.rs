@@ -1,8 +1,8 @@
 //! The one file that names all targets, with device-mapper's verbs: map, activate, suspend, resume,
 //! close.
 //!
-//! A new target is its folder and an arm in each function here. What a target is made of stands in
-//! its table ([`crate::table`]); what it shows of itself in its status.
+//! A new target is its folder and an arm in each function here. A target's parameters are in its
+//! table ([`crate::table`]); its displayed state is in its status.
 
 use std::rc::Rc;
 
@@ -110,8 +110,8 @@ impl Target {
         }
     }
 
-    /// The target fails what it holds, or returns it to the device (`noflush`), and takes no more
-    /// of that kind.
+    /// The target fails the requests that it holds, or returns them to the device (`noflush`), and
+    /// holds no more of that kind.
     pub(crate) async fn suspend(&self, noflush: bool) {
         match self {
             Target::Mirror(mirror) => mirror.suspend(noflush).await,
@@ -120,17 +120,17 @@ impl Target {
         }
     }
 
-    /// A suspension that waits for a disk ends without having suspended anything.
+    /// Ends a suspension that waits for a disk, without suspending anything.
     pub(crate) fn give_up(&self) {
         if let Target::Mirror(mirror) = self {
             mirror.give_up();
         }
     }
 
-    /// Puts what the target has acknowledged where another program looks for it.
+    /// Writes what the target has acknowledged where another program looks for it.
     ///
     /// # Errors
-    /// What is not there, and lost.
+    /// What could not be written, and is lost.
     pub(crate) async fn commit_all(&self) -> Result<(), String> {
         match self {
             Target::Snapshot(snapshot) => {
@@ -145,7 +145,7 @@ impl Target {
         }
     }
 
-    /// The block size of what users see: the largest of the disks'.
+    /// The block size of the device: the largest of its disks'.
     pub fn logical_block_bytes(&self) -> u32 {
         match self {
             Target::Snapshot(snapshot) => snapshot.logical_block_bytes(),

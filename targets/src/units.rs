@@ -2,7 +2,7 @@
 //!
 //! Device-mapper counts almost everything in 512-byte sectors and in chunks of sectors. A position
 //! in the origin, a position in the COW device and a length are different things that are all "a
-//! number" in C; here each has a type, and only the conversions that mean something exist.
+//! number" in C; here each has a type, and only meaningful conversions exist.
 
 use std::fmt;
 
@@ -57,7 +57,7 @@ impl Sector {
         Sector(self.0 + count.0)
     }
 
-    /// Whether a disk can be long enough to have so many sectors from here on.
+    /// Whether a disk can be long enough to have `len` sectors from here on.
     pub const fn has_room_for(self, len: Sectors) -> bool {
         match self.0.checked_add(len.0) {
             Some(end) => end <= MAX_LEN.0,
@@ -72,7 +72,7 @@ impl Sectors {
         self.0 * SECTOR_BYTES
     }
 
-    /// A length from bytes; a trailing part of a sector is not counted.
+    /// A length from bytes; a partial sector at the end is not counted.
     pub const fn from_bytes(bytes: u64) -> Sectors {
         Sectors(bytes / SECTOR_BYTES)
     }

@@ -1,7 +1,7 @@
-//! The words of table lines: taken from a line, put into one, and shown in errors; and sizes as
-//! people write them on the command line. Pure.
+//! The words of table lines: parsed, printed, and shown in errors; and sizes as people write them
+//! on the command line. Pure.
 //!
-//! Rules kept here: what the kernel takes is taken, and a word that was printed is read back as the
+//! Rules kept here: what the kernel accepts is accepted, and a printed word is parsed back to the
 //! same word.
 
 use std::fmt;
@@ -27,8 +27,7 @@ impl fmt::Display for TableError {
 
 impl std::error::Error for TableError {}
 
-/// The words of a line, taken one by one. A backslash takes the next character's meaning away, as
-/// in the kernel.
+/// The words of a line, taken one by one. A backslash escapes the next character, as in the kernel.
 pub(crate) struct Words {
     /// What errors begin with: the target, when it is known.
     pub(crate) target: String,
@@ -36,7 +35,7 @@ pub(crate) struct Words {
 }
 
 impl Words {
-    /// Takes a line apart.
+    /// Splits a line.
     pub(crate) fn new(text: &str) -> Result<Words, TableError> {
         if text.contains('\0') {
             return Err(TableError::new("the line holds a zero byte"));
@@ -59,7 +58,7 @@ impl Words {
         Ok(Words { target: String::new(), words: words.into_iter() })
     }
 
-    /// How many are left.
+    /// How many words are left.
     pub(crate) fn left(&self) -> usize {
         self.words.len()
     }
@@ -69,7 +68,7 @@ impl Words {
         TableError(format!("{}{text}", self.target))
     }
 
-    /// The next one, which is the argument `what`.
+    /// The next word, which is the argument `what`.
     pub(crate) fn next(&mut self, what: &str) -> Result<String, TableError> {
         self.words.next().ok_or_else(|| self.error(format_args!("{what} is missing")))
     }
@@ -85,7 +84,7 @@ impl Words {
         }
     }
 
-    /// The count that stands before optional words, and the words; nothing at all counts as none.
+    /// The count before optional words, and the words; a missing count counts as none.
     pub(crate) fn counted_features(&mut self, max: usize) -> Result<Vec<String>, TableError> {
         if self.left() == 0 {
             return Ok(Vec::new());
@@ -103,7 +102,7 @@ impl Words {
         Ok(self.words.by_ref().take(count).collect())
     }
 
-    /// No word may be left.
+    /// Fails if a word is left.
     pub(crate) fn end(&mut self) -> Result<(), TableError> {
         match self.words.next() {
             Some(word) => {
@@ -119,7 +118,7 @@ pub(crate) fn is_space(char: char) -> bool {
     matches!(char, ' ' | '\t'..='\r')
 }
 
-/// A word in quotes for an error, short enough for one line and on one line.
+/// A word in quotes for an error, shortened, and on one line.
 pub(crate) fn shown(word: &str) -> String {
     const LONGEST: usize = 64;
     let mut shown = String::from("\"");
@@ -180,7 +179,7 @@ pub fn parse_size(text: &str) -> Result<u64, SizeError> {
     if number.is_empty() {
         return Err(SizeError::Malformed);
     }
-    // Nothing but digits, so a failure to parse is an overflow.
+    // Only digits, so a failure to parse is an overflow.
     let number: u64 = number.parse().map_err(|_| SizeError::TooLarge)?;
     let bytes: u64 = number.checked_mul(unit_bytes).ok_or(SizeError::TooLarge)?;
     if i64::try_from(bytes).is_err() { Err(SizeError::TooLarge) } else { Ok(bytes) }

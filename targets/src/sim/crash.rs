@@ -10,7 +10,7 @@ use super::Rng;
 use super::image::{Image, SectorData, index};
 use crate::units::Sector;
 
-/// What ends: the machine, or only the process that served.
+/// What dies: the machine, or only the server process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CrashKind {
     /// The power goes: caches are lost.
@@ -54,12 +54,12 @@ impl Media {
         }
     }
 
-    /// Completions so far: what a flush that starts now will make durable.
+    /// Completions so far: those that a flush that starts now will make durable.
     pub(super) fn mark(&self) -> u64 {
         self.completions
     }
 
-    /// Makes room at the end, zeroed.
+    /// Grows the disk, zeroed.
     pub(super) fn grow(&mut self, sectors: usize) {
         for image in [&mut self.visible, &mut self.durable] {
             image.sectors.resize(sectors, SectorData::zero());
@@ -81,9 +81,9 @@ impl Media {
         }
     }
 
-    /// A flush completes that was started when [`Media::mark`] gave `mark`.
+    /// Completes a flush that was started when [`Media::mark`] returned `mark`.
     pub(super) fn flush(&mut self, mark: u64) {
-        // In the order of their completion, so that the last one stays.
+        // In the order of their completion, so that the last one remains.
         for write in std::mem::take(&mut self.unflushed) {
             if write.order <= mark && !write.doomed {
                 self.harden(write.order, write.first, &write.data);
@@ -115,7 +115,7 @@ impl Media {
         });
     }
 
-    /// What may survive, given the writes in flight.
+    /// What may survive a crash, given the writes in flight.
     pub(super) fn crash_space<'a>(
         &self,
         kind: CrashKind,
@@ -144,15 +144,14 @@ impl Media {
     }
 }
 
-/// A write that may or may not survive; sectors that something durable has replaced since are
-/// `None`.
+/// A write that may or may not survive; sectors that a later durable write has replaced are `None`.
 #[derive(Clone, Debug)]
 struct Candidate {
     first: usize,
     data: Vec<Option<SectorData>>,
 }
 
-/// What becomes of one write in a crash.
+/// The fate of one write in a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// Nothing of it survives.
@@ -161,9 +160,9 @@ pub enum Fate {
     Kept,
     /// Only its first units survive.
     Head(usize),
-    /// Only its last units survive, all but so many.
+    /// All units survive but this many at the start.
     Tail(usize),
-    /// Units survive as the bits of a mixed seed say.
+    /// Units survive according to the bits of a mixed seed.
     Scattered(u64),
 }
 
@@ -183,7 +182,7 @@ impl CrashSpace {
         self.writes.len()
     }
 
-    /// The units with a choice: where they start and which writes they may show beside the durable
+    /// The units with a choice: where they start and which writes they may show besides the durable
     /// content.
     fn choices(&self) -> Vec<(usize, Vec<usize>)> {
         let mut choices: Vec<(usize, Vec<usize>)> = Vec::new();
@@ -207,7 +206,7 @@ impl CrashSpace {
         self.choices().into_iter().map(options).fold(1, u64::saturating_mul)
     }
 
-    /// One combination by number.
+    /// The combination with this number.
     pub fn combination(&self, mut number: u64) -> Image {
         let mut image = self.base.clone();
         for (start, numbers) in self.choices() {
@@ -230,7 +229,7 @@ impl CrashSpace {
         }
     }
 
-    /// The image that a fate for each write leaves.
+    /// The image that results from a fate for each write.
     pub fn image(&self, fates: &[Fate]) -> Image {
         let mut image = self.base.clone();
         for (write, fate) in self.writes.iter().zip(fates) {
@@ -251,7 +250,7 @@ impl CrashSpace {
         image
     }
 
-    /// A way to tear one of the writes, or to keep or lose it.
+    /// A fate for one of the writes: torn, kept or lost.
     fn fate(&self, number: usize, rng: &mut Rng) -> Fate {
         let units = self.writes[number].data.len() / self.unit;
         match rng.below(8) {

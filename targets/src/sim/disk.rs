@@ -1,13 +1,12 @@
-//! A disk whose operations are submitted and completed apart.
+//! A disk whose operations are submitted and completed separately.
 //!
 //! A submitted operation waits until the scheduler completes it; the order is the scheduler's
-//! choice. Its effect is seen at its completion, so operations in flight together happen in any
-//! order. A write's data is taken when it is submitted and must not have changed when it completes
-//! (I6); a read's memory is written at its completion.
+//! choice. Its effect is visible at its completion, so operations in flight together take effect in
+//! any order. A write's data is taken when it is submitted and must not have changed when it
+//! completes (I6); a read's memory is written at its completion.
 //!
-//! Faults are rules: which operations, how many of them to let pass first, which errno. A failed
-//! write leaves a part of its range written. Held operations do not complete until they are
-//! released.
+//! Faults are rules: which operations, how many of them pass first, which errno. A failed write
+//! leaves a part of its range written. Held operations do not complete until they are released.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -25,20 +24,20 @@ use crate::units::{SECTOR_BYTES, Sector, Sectors};
 pub use super::fault::{Class, Fault, Matcher};
 pub use super::trace::Trace;
 
-/// What a simulated disk is.
+/// The properties of a simulated disk.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskConfig {
-    /// Its logical block, which is also what survives or perishes as a whole.
+    /// Its logical block, which survives a crash as a whole or not at all.
     pub logical_block_bytes: u32,
     /// Completed writes may be lost until flushed.
     pub volatile_cache: bool,
-    /// What was written before a flush that fails does not become durable by a later one.
+    /// What was written before a failed flush does not become durable by a later one.
     pub failed_flush_loses: bool,
     /// Largest discard; zero if there is none.
     pub max_discard: Sectors,
     /// Largest write-zeroes; zero if there is none.
     pub max_write_zeroes: Sectors,
-    /// Operations complete when they are submitted: for looking at an image without exploring
+    /// Operations complete when they are submitted: for reading an image without exploring
     /// anything.
     pub immediate: bool,
 }
@@ -58,7 +57,7 @@ impl Default for DiskConfig {
 
 struct Flight {
     op: Op,
-    /// What is written, taken at submission.
+    /// The data to write, taken at submission.
     data: Vec<SectorData>,
     /// For a flush: the completions it covers.
     mark: u64,
@@ -80,7 +79,7 @@ pub struct SimDisk {
     next_id: Cell<u32>,
     faults: RefCell<Vec<Fault>>,
     holds: RefCell<Vec<Matcher>>,
-    /// The size that the disk will be found to have when it is looked at again.
+    /// The size that the disk returns when its size is read again.
     grown: Cell<Option<u64>>,
     changes: Cell<u64>,
     writes: Cell<u64>,
@@ -118,12 +117,12 @@ impl SimDisk {
         Disk::new(&self.name, self.clone())
     }
 
-    /// Adds an error to come.
+    /// Adds an error that will occur.
     pub fn inject(&self, fault: Fault) {
         self.faults.borrow_mut().push(fault);
     }
 
-    /// No error is to come any more.
+    /// Removes all injected errors.
     pub fn mend(&self) {
         self.faults.borrow_mut().clear();
     }
@@ -133,7 +132,7 @@ impl SimDisk {
         self.holds.borrow_mut().push(matcher);
     }
 
-    /// Nothing is held any longer.
+    /// Releases all held operations.
     pub fn release(&self) {
         self.holds.borrow_mut().clear();
         for flight in self.flights.borrow_mut().values_mut() {
@@ -141,7 +140,7 @@ impl SimDisk {
         }
     }
 
-    /// The disk is larger from now on, and shows it when its size is looked at again.
+    /// Grows the disk, which shows its new size when the size is read again.
     pub fn grow(&self, size: Sectors) {
         self.grown.set(Some(size.0));
     }
@@ -168,7 +167,7 @@ impl SimDisk {
         self.writes.get()
     }
 
-    /// Injected errors that have happened.
+    /// Injected errors that have occurred.
     pub fn failed(&self) -> u64 {
         self.failed.get()
     }
@@ -205,7 +204,7 @@ impl SimDisk {
             None => self.take_effect(flight, id),
             Some(_) => self.half_effect(flight, id),
         }
-        // The memory is free from here on.
+        // The memory may be released from here on.
         flight.op.memory = Memory::None;
         flight.data.clear();
         flight.result = Some(flight.errno.map_or(Ok(()), Err));
@@ -245,8 +244,7 @@ impl SimDisk {
         }
     }
 
-    /// What an operation that fails leaves behind: of a write, some sectors; in a read's memory,
-    /// garbage.
+    /// The effect of a failed operation: of a write, some sectors; in a read's memory, garbage.
     fn half_effect(&self, flight: &Flight, id: OpId) {
         self.failed.set(self.failed.get() + 1);
         if flight.op.kind == OpKind::Read {

@@ -1,9 +1,8 @@
-//! Rules for what goes wrong on a simulated disk: which operations, how many pass first, which
-//! errno.
+//! Rules for the errors of a simulated disk: which operations, how many pass first, which errno.
 
 use crate::disk::{Errno, Op, OpKind};
 
-/// Which operations a rule is about.
+/// The operations that a rule applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// Reads.
@@ -65,6 +64,6 @@ pub struct Fault {
     pub skip: u32,
     /// How many of them fail.
     pub times: u32,
-    /// What they fail with.
+    /// The errno they fail with.
     pub errno: Errno,
 }

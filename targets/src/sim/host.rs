@@ -1,18 +1,18 @@
 //! Memory and time of the simulated machine.
 //!
-//! A buffer or payload that is used after its release is a broken rule I6 and panics. Buffer ids
-//! are never used twice, so that a stale one cannot reach somebody else's memory. A new buffer
-//! holds garbage, as real memory does.
+//! Using a buffer or payload after its release breaks rule I6 and panics. Buffer ids are never
+//! reused, so that a stale one cannot reach another owner's memory. A new buffer holds garbage, as
+//! real memory does.
 
 use std::cell::{Cell, RefCell};
 use std::task::Waker;
 
 use crate::disk::{BufferId, Host, Memory, PayloadId};
 
-/// Buffers given back are kept for the next simulated machine, up to this many: making memory anew
-/// for each of a hundred thousand machines would take longer than everything else.
+/// Released buffers are kept for the next simulated machine, up to this many: allocating memory for
+/// each of a hundred thousand machines would take longer than everything else.
 const POOLED: usize = 32;
-/// What memory holds before anything was written to it: the same in every run, so that runs can be
+/// Content of memory before the first write to it: the same in every run, so that runs can be
 /// repeated.
 const GARBAGE: u8 = 0xDB;
 
@@ -23,7 +23,7 @@ thread_local! {
 struct Slot {
     bytes: Vec<u8>,
     references: u32,
-    /// What has been written to, from start to end: only that must become garbage again.
+    /// The part that has been written to, from start to end: only that must become garbage again.
     touched: (usize, usize),
 }
 
@@ -57,7 +57,7 @@ impl SimHost {
         }
     }
 
-    /// Changes how many buffers are lent at most.
+    /// Changes the maximum number of lent buffers.
     pub fn set_limit(&self, limit: usize) {
         self.limit.set(limit);
     }
@@ -74,14 +74,14 @@ impl SimHost {
         PayloadId(u32::try_from(payloads.len() - 1).unwrap_or(u32::MAX))
     }
 
-    /// Ends a request and gives its memory back. From now on nothing may use it.
+    /// Ends a request and returns its memory, which must not be used from now on.
     pub fn take_payload(&self, id: PayloadId) -> Vec<u8> {
         let payload = self.payloads.borrow_mut()[id.0 as usize].take();
         payload.unwrap_or_else(|| panic!("I6: request {} was completed twice", id.0))
     }
 
-    /// Moves the clock to the earliest timer and wakes its task; `false` if nobody waits for the
-    /// time.
+    /// Moves the clock to the earliest timer and wakes its task; returns `false` if there is no
+    /// timer.
     pub fn advance_to_timer(&self) -> bool {
         let mut timers = self.timers.borrow_mut();
         let Some(next) = timers.iter().map(|(time, _)| *time).min() else { return false };
@@ -96,7 +96,7 @@ impl SimHost {
         true
     }
 
-    /// The bytes an operation's memory stands for.
+    /// The bytes of an operation's memory.
     pub(super) fn gather(&self, memory: &Memory, len: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(len);
         self.each_range(memory, len, |range, range_len| {
@@ -116,7 +116,7 @@ impl SimHost {
         bytes
     }
 
-    /// Puts the bytes of a finished read where its memory says.
+    /// Copies the bytes of a finished read to its memory.
     pub(super) fn scatter(&self, memory: &Memory, bytes: &[u8]) {
         let mut done = 0;
         self.each_range(memory, bytes.len(), |range, range_len| {

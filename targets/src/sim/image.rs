@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::mix;
 use crate::units::{Sector, Sectors};
 
-/// Bytes of a sector, as a length.
+/// Bytes of a sector, as a memory size.
 pub const SECTOR_LEN: usize = 512;
 
 struct Content {
@@ -23,7 +23,7 @@ thread_local! {
 }
 
 impl SectorData {
-    /// A sector from its bytes; shorter input is completed with zeroes.
+    /// A sector from its bytes; shorter input is padded with zeroes.
     pub fn new(input: &[u8]) -> SectorData {
         let mut bytes = [0; SECTOR_LEN];
         bytes[..input.len()].copy_from_slice(input);
@@ -82,7 +82,7 @@ impl Image {
         Image::from_fn(size, |_| SectorData::zero())
     }
 
-    /// A disk whose every sector is made by a function.
+    /// A disk whose sectors are made by a function.
     pub fn from_fn(size: Sectors, content: impl FnMut(u64) -> SectorData) -> Image {
         Image { sectors: (0..size.0).map(content).collect() }
     }
@@ -98,7 +98,7 @@ impl Image {
         self.sectors[first..first + index(count.0)].iter().flat_map(|data| *data.bytes()).collect()
     }
 
-    /// Replaces the sectors from one on.
+    /// Replaces the sectors from `sector` on.
     pub fn write(&mut self, sector: Sector, bytes: &[u8]) {
         let first = index(sector.0);
         for (at, data) in sectors_of(bytes).into_iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Notes in memory that outlives the simulated process, and not a loss of power.
+//! A journal in memory that outlives the simulated process, but not a loss of power.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::snapshot::format::Record;
 use crate::snapshot::journal::{Noted, Notes, PLACES};
 
-/// A table of notes.
+/// A simulated journal.
 #[derive(Default)]
 pub struct SimNotes {
     places: RefCell<BTreeMap<usize, Record>>,
@@ -15,13 +15,13 @@ pub struct SimNotes {
 }
 
 impl SimNotes {
-    /// A table with what a process that died has left.
+    /// A journal with what a process that died has left.
     pub fn holding(noted: &Noted) -> SimNotes {
         let places = RefCell::new(noted.records.iter().copied().enumerate().collect());
         SimNotes { places, recorded: Cell::new(noted.recorded), changes: Cell::new(0) }
     }
 
-    /// Counts what has been done to it.
+    /// Counts its changes.
     pub fn changes(&self) -> u64 {
         self.changes.get()
     }

@@ -1,5 +1,5 @@
 //! A record of lost stores that outlives the simulated process and a loss of power, as its contract
-//! asks.
+//! requires.
 
 use std::cell::Cell;
 
@@ -15,13 +15,13 @@ pub struct SimLosses {
 }
 
 impl SimLosses {
-    /// The record of a COW, with what stands there.
+    /// The record of a COW, with its initial content.
     pub fn of(cow: &str, recorded: Option<Loss>) -> SimLosses {
         let (full, changes) = (Cell::new(false), Cell::new(0));
         SimLosses { cow: [cow.to_owned()], recorded: Cell::new(recorded), full, changes }
     }
 
-    /// Whether it has no room from now on.
+    /// Sets whether it is full.
     pub fn set_full(&self, full: bool) {
         self.full.set(full);
     }
@@ -31,7 +31,7 @@ impl SimLosses {
         self.recorded.get()
     }
 
-    /// Counts what has been done to it.
+    /// Counts its changes.
     pub fn changes(&self) -> u64 {
         self.changes.get()
     }

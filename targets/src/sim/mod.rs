@@ -1,18 +1,18 @@
 //! A machine that loses power: simulated memory, disks and scheduling, for tests on any machine.
 //!
 //! * [`host`]: buffers and payloads that panic when they are used after their release (rule I6),
-//!   and a clock that moves only when it is told to.
-//! * [`disk`]: a disk that records submission and completion apart, with a volatile cache, injected
+//!   and a clock that moves only on request.
+//! * [`disk`]: a disk that separates submission and completion, with a volatile cache, injected
 //!   errors and delays.
 //! * [`crash`]: what such a disk may hold after the power has gone: durable writes always, every
 //!   other write kept, lost or torn.
-//! * [`journal`]: what a snapshot's server notes, which outlives the process only.
-//! * [`losses`]: the record of stores that are right no longer, which outlives everything.
+//! * [`journal`]: the journal of a snapshot's server, which outlives the process only.
+//! * [`losses`]: the record of stores that are no longer valid, which outlives everything.
 //! * [`world`]: the executor, the disks and a seeded scheduler that picks what happens next.
 //!
-//! Everything is a function of its seed. What a broken contract does here is a panic that names the
-//! rule, never a quiet wrong answer. The judge of what targets do with all this is in the tests,
-//! which know nothing of the targets' insides.
+//! Everything is a function of its seed. A broken contract is a panic that names the rule, never a
+//! silent wrong result. The oracle for the targets is in the tests, which know nothing of the
+//! targets' internals.
 
 pub mod crash;
 pub mod disk;

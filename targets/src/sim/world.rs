@@ -1,10 +1,10 @@
 //! The simulated machine as a whole, and the scheduler that picks what happens next.
 //!
-//! At every step one thing happens: a ready task runs, an operation in flight completes, or whoever
-//! drives the world does something of its own. Which one is drawn from the seed, by one of several
-//! tempers: uniform choice finds the ordinary races, fixed random priorities starve single
-//! operations for long (the races that need one slow disk), and tasks first is how a real machine
-//! behaves when its disks are slow.
+//! At every step one thing happens: a ready task runs, an operation in flight completes, or the
+//! driver of the world acts. Which one is drawn from the seed, by one of several schedules: uniform
+//! choice finds the ordinary races, fixed random priorities starve single operations for long (the
+//! races that need one slow disk), and tasks first is how a real machine behaves when its disks are
+//! slow.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -25,7 +25,7 @@ use crate::snapshot::losses::Loss;
 /// How the scheduler chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schedule {
-    /// Everything in the order it became possible.
+    /// Everything in the order in which it became possible.
     InOrder,
     /// Anything possible, equally likely.
     Uniform,
@@ -36,12 +36,12 @@ pub enum Schedule {
 }
 
 impl Schedule {
-    /// The ones that depend on the seed.
+    /// The schedules that depend on the seed.
     pub const RANDOM: [Schedule; 3] =
         [Schedule::Uniform, Schedule::TasksFirst, Schedule::Priorities];
 }
 
-/// What a step was.
+/// The kind of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A task ran.
@@ -56,7 +56,7 @@ pub enum Step {
     Nothing,
 }
 
-/// Buffers that a world lends when nothing else is asked for.
+/// Buffers that a world lends by default.
 const BUFFERS: usize = 64;
 
 /// A machine: memory, disks, tasks and a seed.
@@ -103,17 +103,17 @@ impl World {
         &self.disks
     }
 
-    /// Adds a table of notes that holds something.
+    /// Adds a journal with content.
     pub fn add_notes(&mut self, noted: &Noted) {
         self.notes.push(Rc::new(SimNotes::holding(noted)));
     }
 
-    /// Its tables of notes, in the order they were added.
+    /// Its journals, in the order they were added.
     pub fn notes(&self) -> &[Rc<SimNotes>] {
         &self.notes
     }
 
-    /// Adds the record of a COW's loss, with what stands there.
+    /// Adds the loss record of a COW, with its content.
     pub fn add_losses(&mut self, cow: &str, recorded: Option<Loss>) {
         self.losses.push(Rc::new(SimLosses::of(cow, recorded)));
     }
@@ -123,12 +123,12 @@ impl World {
         &self.losses
     }
 
-    /// What is recorded in each of them.
+    /// The loss recorded in each of them.
     pub fn lost(&self) -> Vec<Option<Loss>> {
         self.losses.iter().map(|losses| losses.recorded()).collect()
     }
 
-    /// What stands in each of them: it outlives the process and not the power.
+    /// The content of each of them: it outlives the process but not a loss of power.
     pub fn noted(&self, kind: CrashKind) -> Vec<Noted> {
         let left = |notes: &Rc<SimNotes>| {
             if kind == CrashKind::Process { notes.left() } else { Noted::default() }
@@ -136,8 +136,8 @@ impl World {
         self.notes.iter().map(left).collect()
     }
 
-    /// Lets one thing happen. With `driver` the driver's own next action is among the choices, and
-    /// taking it is up to the driver.
+    /// Performs one step. With `driver` the driver's own next action is among the choices, and the
+    /// driver must perform it.
     pub fn step(&self, driver: bool) -> Step {
         let ready = self.executor.ready();
         let open: Vec<_> = self
@@ -179,8 +179,8 @@ impl World {
         open.iter().enumerate().max_by_key(|(_, op)| priority(op)).map_or(0, |(at, _)| at)
     }
 
-    /// Steps until nothing can happen any more, at most `limit` times; says whether it came to
-    /// rest.
+    /// Steps until nothing can happen any more, at most `limit` times; returns whether the world
+    /// came to rest.
     pub fn run(&self, limit: usize) -> bool {
         (0..limit).any(|_| self.step(false) == Step::Nothing)
     }
@@ -192,7 +192,7 @@ impl World {
         disks + losses + self.notes.iter().map(|notes| notes.changes()).sum::<u64>()
     }
 
-    /// What each disk may hold if the crash comes now.
+    /// What each disk may hold after a crash now.
     pub fn crash_spaces(&self, kind: CrashKind) -> Vec<CrashSpace> {
         self.disks.iter().map(|disk| disk.crash_space(kind)).collect()
     }
@@ -224,7 +224,7 @@ mod tests {
         buffer
     }
 
-    /// Two overlapping writes in flight together; gives what a read sees afterwards and the trace.
+    /// Two overlapping writes in flight together; returns what a later read sees, and the trace.
     fn race(schedule: Schedule, seed: u64) -> (u8, Vec<String>) {
         let (world, disk) = world(schedule, seed);
         let (one, two) = (buffer(&world, 1), buffer(&world, 2));

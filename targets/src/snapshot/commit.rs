@@ -1,10 +1,10 @@
-//! The committer of a snapshot: one task that makes its exceptions durable, and its end; and who
-//! waits for it.
+//! The committer of a snapshot: the task that makes its exceptions durable, how it ends, and the
+//! requests that wait for it.
 //!
-//! Rules kept here: I1 and I3 with the store (it takes what is ready, in the order of allocation),
-//! I9 (the invalid mark is durable, or recorded, before it releases anyone), I10 (a note is written
-//! before its write is acknowledged and erased after its commit; a flush is answered when all that
-//! was noted before it is recorded).
+//! Rules kept here: I1 and I3 with the store (it takes what is ready, in allocation order), I9 (the
+//! invalid mark is durable, or recorded, before any waiting write continues), I10 (a record is
+//! journaled before its write is acknowledged and erased after its commit; a flush completes when
+//! every record journaled before it is durable).
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -19,13 +19,13 @@ use crate::exec::Executor;
 use crate::mutant::{self, Mutant};
 use crate::request::TargetError;
 
-/// Records a commit takes at most; the rest is taken by the next one. Bounds how long a waiter sits
-/// in one commit.
+/// Most records of one commit; the next commit takes the rest. Bounds how long a waiter sits in one
+/// commit.
 const RECORDS_PER_COMMIT: usize = 4096;
-/// Percentages of COW use that are announced: time to grow it.
+/// COW usage, in per cent, that is reported while there is time to grow the COW.
 const ANNOUNCED: [u8; 4] = [50, 80, 90, 95];
-/// How long a record lingers that nobody waits for: half of what disks let data stand in their
-/// caches, so that little is lost with power even where nobody ever flushes.
+/// How long a record lingers if no request waits for it: half of the time that disks keep data in
+/// their caches, so that a power failure loses little even if the user never flushes.
 const LINGER_MS: u64 = 500;
 
 /// What the committer does next.
@@ -36,11 +36,11 @@ enum Work {
 }
 
 impl Snapshot {
-    /// Writes what the store needs, records what a server that died has noted, and starts the
-    /// committer, which runs until [`Snapshot::close`].
+    /// Writes what the store needs, commits the records journaled by a server that died, and starts
+    /// the committer, which runs until [`Snapshot::close`].
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
         if self.store.is_new() {
-            // They belong to a store that is no more.
+            // The journaled records belong to a store that no longer exists.
             self.erase_notes();
         }
         self.store.activate().await?;
@@ -55,7 +55,7 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Makes exceptions durable as they become ready, and the invalid mark when it is wanted.
+    /// Makes exceptions durable as they become ready, and the invalid mark when it is requested.
     pub(super) async fn commit_loop(&self) {
         let mut records = Vec::with_capacity(RECORDS_PER_COMMIT);
         loop {
@@ -85,18 +85,18 @@ impl Snapshot {
         self.changed.wake_all();
     }
 
-    /// Waits for something to do, or until the oldest note has lingered.
+    /// Waits for work, or until the oldest journaled record has lingered.
     async fn work(&self, records: &mut Vec<Record>) -> Work {
         let mut work = pin!(self.committer.wanted.until(|| self.next_work(records)));
         std::future::poll_fn(|cx| {
             let next = work.as_mut().poll(cx);
-            // A note whose time has come is asked for already, and waits for what was allocated
-            // before it.
+            // A journaled record that has lingered is requested already, and waits for earlier
+            // allocations.
             let to_ms =
                 self.committer.noted_since_ms.get().map_or(0, |since_ms| since_ms + LINGER_MS);
             if next.is_pending() && to_ms > 0 {
                 let now_ms = self.host.now_ms();
-                // One timer at a time: when it has gone off, the next is set here.
+                // One timer at a time: the next is set here after this one has expired.
                 if to_ms > now_ms && self.committer.lingers_to_ms.get() <= now_ms {
                     self.committer.lingers_to_ms.set(to_ms);
                     self.host.wake_at(to_ms, cx.waker());
@@ -128,9 +128,9 @@ impl Snapshot {
         (closing && state.pending() == 0).then_some(Work::End)
     }
 
-    /// Before a commit all its records are in the journal, those included whose writes wait for it:
-    /// whatever the next server finds on the COW beyond the records that the journal counts and not
-    /// in it was written by another.
+    /// Before a commit all its records are in the journal, including those whose writes wait for
+    /// the commit: a record that the next server finds on the COW beyond the journal's count, and
+    /// not in the journal, was written by another program.
     fn journal_batch(&self, count: usize) {
         let Some(notes) = &self.notes else { return };
         self.state
@@ -140,7 +140,7 @@ impl Snapshot {
     }
 
     fn publish(&self, count: usize) {
-        // Counted before they are taken out of the journal: in between they are in both, never in
+        // Counted before they are erased from the journal: in between they are in both, never in
         // neither.
         if let Some(notes) = &self.notes {
             notes.set_recorded(self.store.recorded());
@@ -184,8 +184,9 @@ impl Snapshot {
         }
     }
 
-    /// Lets exceptions of a snapshot write, whose data is in the COW, be seen before they are
-    /// recorded. `false` if that cannot be, and their records must be awaited.
+    /// Journals exceptions of a snapshot write whose data is in the COW: they are visible before
+    /// they are recorded. Returns `false` if that is impossible; the write must await their
+    /// records.
     pub(super) fn note(&self, created: &[PendingId]) -> bool {
         if self.notes.is_none() || !self.health().is_kept() || self.store.fills_area() {
             return false;
@@ -199,7 +200,7 @@ impl Snapshot {
         if first {
             self.committer.noted_since_ms.set(Some(self.host.now_ms()));
         }
-        // The committer sleeps until then, or somebody has been waiting for the record behind
+        // The committer has no timer before the first, or a request waits for the record behind
         // these.
         if first || self.state.borrow().noted_is_due() {
             self.committer.wanted.wake_all();
@@ -214,7 +215,7 @@ impl Snapshot {
         }
     }
 
-    /// Erases what stands in every place.
+    /// Erases every place of the journal.
     pub(super) fn erase_notes(&self) {
         if let Some(notes) = &self.notes {
             notes.set_recorded(self.store.recorded());
@@ -223,7 +224,7 @@ impl Snapshot {
         self.committer.noted_since_ms.set(None);
     }
 
-    /// Waits until what is noted now is recorded; `false` if nothing was.
+    /// Waits until all journaled records are durable; returns `false` if there were none.
     pub(super) async fn record_noted(&self) -> bool {
         let Some(to) = self.state.borrow_mut().want_noted() else { return false };
         self.committer.wanted.wake_all();
@@ -231,20 +232,18 @@ impl Snapshot {
         true
     }
 
-    /// Makes everything durable that was acknowledged before; an error if the snapshot could not be
-    /// kept.
+    /// Makes every acknowledged write durable; an error if the snapshot could not be kept.
     pub(super) async fn flush(&self) -> Result<(), TargetError> {
         let commit_runs = self.committer.is_busy.get();
         let recorded = !mutant::is(Mutant::FlushLeavesNotes) && self.record_noted().await;
-        // A commit that began after the flush came has flushed the COW on its way.
+        // A commit that began after the flush arrived has flushed the COW as well.
         if !recorded || commit_runs {
             self.cow.flush().await?;
         }
         self.still_kept()
     }
 
-    /// What was acknowledged before may be lost with the snapshot: whoever asks for durability must
-    /// hear of it.
+    /// Acknowledged writes may be lost with the snapshot: a request for durability must fail then.
     pub(super) fn still_kept(&self) -> Result<(), TargetError> {
         if self.health().is_kept() || mutant::is(Mutant::LossNotTold) {
             Ok(())

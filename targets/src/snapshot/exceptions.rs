@@ -2,11 +2,11 @@
 //!
 //! A chunk of the origin is in one of three states for a snapshot: *not copied* (the origin still
 //! holds what the snapshot shows), *pending* (a COW chunk is allocated, its data or its record is
-//! on the way), *complete* (the record is durable; the snapshot shows the COW chunk). A pending
-//! exception of a snapshot write may be *noted* (see `journaled`): the snapshot shows its COW chunk
-//! already, everything else goes on waiting for its record. The questions `before_…` say what a
-//! request to a chunk has to do next. They are asked again after every wait, so a request never
-//! acts on an old answer.
+//! in flight), *complete* (the record is durable; the snapshot shows the COW chunk). A pending
+//! exception of a snapshot write may be *journaled* (`Noted`; see `journaled`): the snapshot shows
+//! its COW chunk already, everything else still waits for its record. The functions `before_…`
+//! return the next step of a request to a chunk. They are called again after every wait, so a
+//! request never acts on a stale result.
 //!
 //! Rules kept here: I3 (pending exceptions are committed in the order they were allocated), the
 //! decision halves of I4 (an origin write waits for snapshot reads that still go to the origin) and
@@ -22,9 +22,9 @@ use crate::hash::NumberTable as Table;
 use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, CowChunk};
 
-/// Exceptions of one snapshot that may be pending. The kernel's limit on copies in flight (2048)
-/// serves the same end: memory and the length of commits stay bounded when an origin is written
-/// faster than a COW.
+/// Most pending exceptions of one snapshot. The kernel's limit on copies in flight (2048) has the
+/// same purpose: memory and the length of commits stay bounded when an origin is written faster
+/// than a COW.
 pub const MAX_PENDING: usize = 2048;
 
 /// Whether a snapshot can be used.
@@ -32,29 +32,29 @@ pub const MAX_PENDING: usize = 2048;
 pub enum Health {
     /// Reads and writes work.
     Valid,
-    /// The COW is full: what is there can be read, nothing more can be written. Kept in memory
-    /// only, as in the kernel.
+    /// The COW is full: the snapshot can be read and no longer written. Kept in memory only, as in
+    /// the kernel.
     Overflowed,
-    /// A chunk could not be kept, and the mark that says so is being made durable.
+    /// A chunk could not be kept, and the invalid mark is being made durable.
     Invalidating,
-    /// The mark can be neither written nor recorded: the snapshot shows nothing, and its origin
+    /// The mark can be neither written nor recorded: the snapshot cannot be read, and its origin
     /// must not change.
     Unmarked,
-    /// The snapshot shows nothing any more, for good.
+    /// The snapshot can never be read again.
     Invalid,
 }
 
 impl Health {
-    /// Whether the snapshot's content is still right and origin writes must preserve it.
+    /// Whether the snapshot's content is still valid and origin writes must preserve it.
     pub fn is_kept(self) -> bool {
         matches!(self, Health::Valid | Health::Overflowed)
     }
 }
 
-/// Names a pending exception; stays unique after the exception is gone.
+/// Identifies a pending exception; stays unique after the exception is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingId {
-    /// Index into the slots, for whoever keeps wait queues beside them.
+    /// Index into the slots, for the owner of wait queues beside them.
     pub slot: u32,
     generation: u32,
 }
@@ -70,7 +70,7 @@ pub enum OriginStep {
     WaitReads,
     /// Wait until the snapshot is durably invalid (I9).
     WaitInvalid,
-    /// Try again to make the invalid mark durable, and fail if that cannot be (I9).
+    /// Retry to make the invalid mark durable, and fail if that is impossible (I9).
     MarkAgain,
     /// Allocate a COW chunk and copy the origin's chunk out.
     CopyOut,
@@ -81,7 +81,7 @@ pub enum OriginStep {
 pub enum WriteStep {
     /// Write to the COW chunk.
     Redirect(CowChunk),
-    /// Wait for a pending exception, then ask again.
+    /// Wait for a pending exception, then decide again.
     Wait(PendingId),
     /// Allocate a COW chunk.
     Create,
@@ -105,7 +105,7 @@ pub(super) enum Stage {
     Free,
     Copying,
     Copied,
-    /// Copied, shown by the snapshot, and in no hurry to be recorded.
+    /// Copied and shown by the snapshot; its record is not urgent.
     Noted,
     Failed,
 }
@@ -116,7 +116,7 @@ pub(super) struct Slot {
     generation: u32,
     /// How many exceptions began before it.
     pub(super) number: u64,
-    /// A write of the origin waits for it: it cannot be given up.
+    /// An origin write waits for it: it cannot be given up.
     pub(super) for_origin: bool,
 }
 
@@ -136,7 +136,7 @@ struct TrackedRead {
     key: u32,
 }
 
-/// All that is known about the chunks of one snapshot.
+/// The state of all chunks of one snapshot.
 pub struct Exceptions {
     health: Health,
     pub(super) complete: Mapping,
@@ -171,8 +171,8 @@ impl Exceptions {
         }
     }
 
-    /// Takes over a record that is not in the store yet; `false` if the origin chunk has one
-    /// already.
+    /// Adds a journaled record that is not in the store yet; returns `false` if the origin chunk
+    /// has a record already.
     pub fn load(&mut self, record: Record) -> bool {
         self.complete.insert(record.old, record.new)
     }
@@ -202,8 +202,8 @@ impl Exceptions {
         if !self.health.is_kept() {
             return ReadStep::Fail;
         }
-        // A pending exception does not count unless it is noted: until its record is durable the
-        // snapshot shows the origin.
+        // A pending exception does not count unless it is journaled: until its record is durable
+        // the snapshot shows the origin.
         self.complete.get(chunk).map_or(ReadStep::Origin, ReadStep::Cow)
     }
 
@@ -230,8 +230,8 @@ impl Exceptions {
         if mutant::is(Mutant::OriginBeforeCommit) && self.has_data(chunk) {
             return OriginStep::Pass;
         }
-        // A noted exception is among the complete ones too, and must have its record like any other
-        // (I5).
+        // A journaled exception is among the complete ones too, and must have its record like any
+        // other (I5).
         if self.recording.noted > 0 && !mutant::is(Mutant::NotedNotAwaited) {
             if let Some(slot) = self.pending.get(&chunk.0) {
                 return OriginStep::Wait(self.id(*slot));
@@ -261,8 +261,8 @@ impl Exceptions {
         slot.generation == id.generation && slot.stage != Stage::Free
     }
 
-    /// A new pending exception for a chunk that has none. Allocation order is the order of these
-    /// calls.
+    /// Begins a pending exception for a chunk that has none. The order of these calls is the
+    /// allocation order.
     pub fn begin(&mut self, record: Record) -> PendingId {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
@@ -284,19 +284,19 @@ impl Exceptions {
         self.id(slot)
     }
 
-    /// A pending exception's data is in its COW chunk, or could not be put there. Nothing happens
+    /// A pending exception's data is in its COW chunk, or could not be copied there. Does nothing
     /// if the exception was given up meanwhile.
     pub fn copied(&mut self, id: PendingId, ok: bool) {
         if self.is_pending(id) {
             self.slots[id.slot as usize].stage = if ok { Stage::Copied } else { Stage::Failed };
-            // Its record is waited for, or its failure: also by whoever notes the last one that
-            // stands before it.
+            // A request waits for its record or its failure, also when the last exception before it
+            // is journaled.
             self.want(id);
         }
     }
 
-    /// The records to be committed now, at most `max`: those at the head of the allocation order
-    /// whose data is there (I3), if one of them is waited for. `Err` if the head's data could not
+    /// The records to commit now, at most `max`: those at the head of the allocation order whose
+    /// data is copied (I3), if a request waits for one of them. `Err` if the head's data could not
     /// be copied.
     pub fn ready(&self, max: usize, records: &mut Vec<Record>) -> Result<(), CopyFailed> {
         records.clear();
@@ -315,8 +315,8 @@ impl Exceptions {
         Ok(())
     }
 
-    /// The oldest pending exception is durable: from now on the snapshot shows its COW chunk. Gives
-    /// its slot.
+    /// The oldest pending exception is durable: from now on the snapshot shows its COW chunk.
+    /// Returns its slot.
     pub fn publish(&mut self) -> Option<u32> {
         let slot = if mutant::is(Mutant::OutOfOrder) {
             let first = self.order.iter().position(|slot| self.slots[*slot as usize].has_data())?;
@@ -326,7 +326,7 @@ impl Exceptions {
         };
         let Slot { record, stage, number, .. } = self.slots[slot as usize];
         if stage != Stage::Noted {
-            self.complete.insert(record.old, record.new); // noted ones are there already
+            self.complete.insert(record.old, record.new); // journaled ones are there already
         }
         self.recording.recorded_to = number + 1;
         self.release(slot);
@@ -342,7 +342,7 @@ impl Exceptions {
         self.free.push(slot);
     }
 
-    /// A read of the origin through the snapshot starts; the key ends it.
+    /// A read of the origin through the snapshot starts; the returned key ends it.
     pub fn track_read(&mut self, first: Chunk, last: Chunk) -> u32 {
         let key = self.next_read;
         self.next_read = self.next_read.wrapping_add(1);
@@ -357,14 +357,14 @@ impl Exceptions {
         }
     }
 
-    /// The COW is full for a write of the snapshot, and the policy is to keep what is there.
+    /// The COW is full for a snapshot write, and the policy is to stay readable.
     pub fn overflow(&mut self) {
         if self.health == Health::Valid {
             self.health = Health::Overflowed;
         }
     }
 
-    /// A chunk cannot be kept. `true` for the one caller who must make the mark durable.
+    /// A chunk cannot be kept. Returns `true` to the one caller that must make the mark durable.
     pub fn begin_invalidation(&mut self) -> bool {
         let first = self.health.is_kept();
         if first {
@@ -373,15 +373,15 @@ impl Exceptions {
         first
     }
 
-    /// Another try to make the mark durable begins.
+    /// Another attempt to make the mark durable begins.
     pub fn mark_again(&mut self) {
         if self.health == Health::Unmarked {
             self.health = Health::Invalidating;
         }
     }
 
-    /// The mark is durable, or cannot be made so: gives up every pending exception and forgets the
-    /// rest.
+    /// The mark is durable, or cannot be made durable: gives up every pending exception and forgets
+    /// the rest.
     pub fn invalidate(&mut self, marked: bool) {
         self.health = if marked { Health::Invalid } else { Health::Unmarked };
         while let Some(slot) = self.order.pop_front() {

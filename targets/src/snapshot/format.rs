@@ -12,8 +12,8 @@
 //! checked here: the kernel takes any record, this loader refuses one that points outside the
 //! devices, into metadata, or twice.
 //!
-//! The header is in `header`, whose store it is in `identity`, where things lie in `layout`, the
-//! records are in `record`, and what is handed out next is in `cursor`.
+//! The header is in `header`, a store's identity in `identity`, its layout in `layout`, the records
+//! in `record`, and allocation in `cursor`.
 
 mod cursor;
 mod header;

@@ -1,4 +1,4 @@
-//! The format of snapshot stores: bytes, places and numbers, against those of the kernel.
+//! The format of snapshot stores: bytes, positions and numbers, compared with the kernel's.
 
 use super::*;
 use crate::units::{Chunk, ChunkSize, CowChunk, Sectors};

@@ -1,26 +1,26 @@
-//! Exceptions whose record comes later. Pure.
+//! Exceptions whose record is written later. Pure.
 //!
-//! A write of the snapshot that wants no FUA need not wait for its record: the device says that it
-//! has a volatile cache, and a record reaches the disk before the next flush is answered, as the
-//! data of any write does. Until then its exception is *noted*: the snapshot shows the new chunk,
-//! and the record stands in memory that outlives the process ([`super::journal`]), so that an
-//! acknowledged write survives the death of the server (I10).
+//! A snapshot write without FUA need not wait for its record: the device reports a volatile cache,
+//! and a record reaches the disk before the next flush completes, as the data of any write does.
+//! Until then its exception is *journaled* (`Noted`): the snapshot shows the new chunk, and the
+//! record is in memory that outlives the process ([`super::journal`]), so that an acknowledged
+//! write survives the death of the server (I10).
 //!
-//! Everybody else still waits for the record: a write of the origin, since what the snapshot shows
-//! after a power cut without the record is the origin's chunk as it was (I5); a flush; a write with
-//! FUA.
+//! All others still wait for the record: a write of the origin, since after a power failure without
+//! the record the snapshot shows the origin's chunk, which must be unchanged (I5); a flush; a write
+//! with FUA.
 //!
-//! Noted exceptions keep their place in the order of allocation (I3). They are committed when
-//! somebody waits for one, when one behind them is committed, when there are many, and when the
+//! Journaled exceptions keep their place in the order of allocation (I3). They are committed when a
+//! request waits for one, when one behind them is committed, when there are many, and when the
 //! oldest has lingered.
 
 use super::exceptions::{Exceptions, PendingId, Stage};
 use super::format::Record;
 
 impl Exceptions {
-    /// Notes an exception whose data is in its COW chunk: the snapshot shows it from now on. Gives
-    /// its record; `None`, and nothing happens, if it was given up or the snapshot is no longer
-    /// kept.
+    /// Journals an exception whose data is in its COW chunk: the snapshot shows it from now on.
+    /// Returns its record; returns `None`, and does nothing, if it was given up or the snapshot is
+    /// no longer kept.
     pub fn note(&mut self, id: PendingId) -> Option<Record> {
         if !self.is_pending(id) || !self.health().is_kept() {
             return None;
@@ -34,7 +34,7 @@ impl Exceptions {
         Some(record)
     }
 
-    /// Of the next so many records to be committed, those that are not in the journal, each with
+    /// Of the next `count` records to be committed, those that are not in the journal, each with
     /// its slot.
     pub(super) fn unjournaled(&self, count: usize) -> impl Iterator<Item = (u32, Record)> {
         let slots = self.order.iter().map(|slot| (*slot, &self.slots[*slot as usize]));
@@ -57,12 +57,12 @@ impl Exceptions {
         }
     }
 
-    /// Noted exceptions.
+    /// Journaled exceptions.
     pub fn noted(&self) -> usize {
         self.recording.noted
     }
 
-    /// Whether somebody waits for their records, or there are so many that their commit is to
+    /// Whether a request waits for their records, or there are so many that their commit must
     /// begin.
     pub fn noted_is_due(&self) -> bool {
         self.recording.is_due()
@@ -73,7 +73,7 @@ impl Exceptions {
         !self.is_pending(id) || self.slots[id.slot as usize].stage == Stage::Noted
     }
 
-    /// Asks for the record of a pending exception.
+    /// Requests the record of a pending exception.
     pub fn want(&mut self, id: PendingId) {
         if self.is_pending(id) {
             let number = self.slots[id.slot as usize].number;
@@ -81,8 +81,8 @@ impl Exceptions {
         }
     }
 
-    /// Asks for the records of all noted exceptions; gives what to ask [`Exceptions::is_recorded`]
-    /// for, or `None` if there are none.
+    /// Requests the records of all journaled exceptions; returns the argument for
+    /// [`Exceptions::is_recorded`], or `None` if there are none.
     pub fn want_noted(&mut self) -> Option<u64> {
         let to = self.recording.noted_to;
         (self.recording.noted > 0).then(|| {

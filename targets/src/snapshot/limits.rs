@@ -1,12 +1,12 @@
-//! What a snapshot can do as a disk.
+//! The limits of a snapshot as a disk.
 
 use super::target::Snapshot;
 use crate::disk::Limits;
 use crate::units::Sectors;
 
 impl Snapshot {
-    /// What it can do as a disk of another target: blocks no smaller than those of its disks, and
-    /// discards of a chunk each if it takes any.
+    /// Its limits as a disk of another target: blocks no smaller than those of its disks, and
+    /// discards of a chunk each if it supports any.
     pub fn limits(&self) -> Limits {
         let (origin, cow) = (self.origin.limits(), self.cow().limits());
         let logical_block_bytes = self.logical_block_bytes();
@@ -18,8 +18,7 @@ impl Snapshot {
                 .physical_block_bytes
                 .max(cow.physical_block_bytes)
                 .max(logical_block_bytes),
-            // Records that are only noted are lost with power: users must flush, whatever the COW
-            // is.
+            // Journaled records are lost on a power failure: users must flush, whatever the COW is.
             volatile_cache: cow.volatile_cache || self.store().is_persistent(),
             read_only: false,
             max_discard: chunk,

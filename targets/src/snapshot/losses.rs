@@ -1,5 +1,5 @@
-//! Stores that are no longer right and cannot say so themselves: the mark could not be written to
-//! the COW, or the COW was let go and the origin changes without it.
+//! Stores that are no longer valid and cannot say so themselves: the mark could not be written to
+//! the COW, or the COW was released and the origin changes without it.
 //!
 //! Rule kept here: I9 where the COW cannot hold the mark. Such a store is recorded elsewhere
 //! ([`LossRecord`]), durably, before the change of the origin that makes it wrong; a change that
@@ -16,22 +16,22 @@ use crate::request::TargetError;
 pub enum Loss {
     /// The snapshot became invalid and the mark could not be written to the COW.
     MarkFailed,
-    /// The snapshot left, and then its origin was changed.
+    /// The snapshot left, and then its origin changed.
     OriginChanged,
 }
 
 /// Where a lost store is recorded: a place that outlives the process and does not depend on the
 /// COW.
 pub trait LossRecord {
-    /// What the COW is known by. Two records that have one of these in common are of the same COW.
+    /// The names of the COW. Two records with a name in common are of the same COW.
     fn cow(&self) -> &[String];
 
-    /// Records that the store on the COW is lost. It is durable when this returns `Ok`, and whoever
-    /// opens the COW next must find it. The error says why it could not be recorded.
+    /// Durably records that the store on the COW is lost, where the next program that opens the COW
+    /// must find it. The error says why it could not be recorded.
     fn record(&self, loss: Loss) -> Result<(), String>;
 }
 
-/// Snapshots that have left an origin: they are right until its next change, which records them
+/// Snapshots that have left an origin: they are valid until its next change, which records them
 /// first.
 #[derive(Default)]
 pub(crate) struct Departed(RefCell<Vec<(Rc<dyn LossRecord>, Loss)>>);
@@ -51,29 +51,29 @@ impl Departed {
         }
     }
 
-    /// Whether none has left.
+    /// Whether no snapshot has left.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.borrow().is_empty()
     }
 
-    /// All that have left, which are no longer here.
+    /// Takes out all snapshots that have left.
     pub(crate) fn take(&self) -> Departed {
         Departed(RefCell::new(self.0.take()))
     }
 
-    /// The origin stands for one that is gone: what had left that one.
+    /// The origin replaces one that is gone: takes over the snapshots that had left that one.
     pub(crate) fn take_over(&self, departed: Departed) {
         self.0.borrow_mut().append(&mut departed.0.borrow_mut());
     }
 
-    /// A snapshot on a COW joins: whatever left on that COW is right again, or gone.
+    /// A snapshot on a COW joins: one that left with that COW is valid again, or gone.
     pub(crate) fn forget(&self, cow: &[String]) {
         self.0
             .borrow_mut()
             .retain(|(record, _)| !record.cow().iter().any(|name| cow.contains(name)));
     }
 
-    /// The origin is about to change. An error if that cannot be recorded: it must not change then.
+    /// Records the losses before the origin changes; on an error the origin must not change.
     pub(super) fn record(&self) -> Result<(), TargetError> {
         if self.0.borrow().is_empty() {
             return Ok(());

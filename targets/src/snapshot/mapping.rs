@@ -1,17 +1,17 @@
-//! Where the chunks of a snapshot are: a map from origin chunks to COW chunks that is small and
-//! never stops to grow.
+//! Where the chunks of a snapshot are: a compact map from origin chunks to COW chunks that grows
+//! without pauses.
 //!
 //! Pure. Neighbouring chunks that were copied one after the other are one entry of 16 bytes, a
 //! *run*; a lone chunk is a run of one. The runs stand in order in leaves of at most `LEAF_RUNS`,
-//! found through a list of the leaves' first chunks. A look-up is two binary searches, and adding a
-//! chunk moves at most one leaf. A hash table would save some steps of the search, but it is half
-//! empty after each doubling, stops every request while it doubles, and knows no runs.
+//! found through a list of the leaves' first chunks. A look-up is two binary searches, and an
+//! insertion moves at most one leaf. A hash table would save some search steps, but it is half
+//! empty after each doubling, blocks every request while it doubles, and has no runs.
 
 mod remove;
 
 use crate::units::{Chunk, CowChunk};
 
-/// Most runs of a leaf: 4 KiB, of which an addition moves half on average. Shorter leaves would
+/// Most runs of a leaf: 4 KiB, of which an insertion moves half on average. Shorter leaves would
 /// make their list long.
 const LEAF_RUNS: usize = 256;
 /// Runs by which a full leaf's memory grows.
@@ -19,10 +19,10 @@ const LEAF_STEP: usize = 16;
 /// Bits of a run's COW chunk; the rest holds its length. No device has more: 2^56 chunks of 512
 /// bytes are 32 EiB.
 const NEW_BITS: u32 = 56;
-/// Fewest chunks that a portion stands for: few enough that putting it in order keeps nobody
-/// waiting. (Of more than 2^32 chunks portions are larger.)
+/// Fewest chunks that a portion covers: few enough that sorting it delays no request. (Above 2^32
+/// chunks, portions are larger.)
 const PORTION_CHUNKS: u64 = 1 << 16;
-/// About the most portions, which bounds what they take while they are empty.
+/// Approximate maximum of portions, which bounds their memory while they are empty.
 const MAX_PORTIONS: u64 = 1 << 16;
 /// Longest run, in chunks.
 const MAX_RUN: u64 = 1 << (64 - NEW_BITS);
@@ -52,8 +52,7 @@ impl Run {
         self.old + self.len()
     }
 
-    /// Whether another run goes on where this one ends, on both disks, and there is room for its
-    /// length.
+    /// Whether another run continues this one on both disks and its length still fits.
     fn takes(&self, next: &Run) -> bool {
         self.end() == next.old
             && self.cow() + self.len() == next.cow()
@@ -65,16 +64,16 @@ impl Run {
     }
 }
 
-/// Chunks of an origin in any order, in portions that lie in order: a map is made of them with a
+/// Chunks of an origin in any order, gathered in ordered portions: a map is built from them with a
 /// fraction of the work of adding them one by one, and with a pause after each portion.
 pub struct Gathered {
     portions: Vec<Vec<Run>>,
-    /// How many chunks of the origin a portion stands for: 2 to this power.
+    /// How many origin chunks a portion covers: 2 to this power.
     shift: u32,
 }
 
 impl Gathered {
-    /// For an origin of that many chunks.
+    /// For an origin of `origin_chunks` chunks.
     pub fn of(origin_chunks: u64) -> Gathered {
         let width = (origin_chunks / MAX_PORTIONS).max(PORTION_CHUNKS).next_power_of_two();
         let shift = width.trailing_zeros();
@@ -82,8 +81,8 @@ impl Gathered {
         Gathered { portions: std::iter::repeat_with(Vec::new).take(count).collect(), shift }
     }
 
-    /// Adds a chunk; `false`, and nothing is added, if it is none of the origin's or some chunk
-    /// must have come twice by now.
+    /// Adds a chunk; returns `false`, and adds nothing, if the origin has no such chunk or some
+    /// chunk must have been added twice by now.
     pub fn push(&mut self, old: Chunk, new: CowChunk) -> bool {
         let Some(runs) =
             usize::try_from(old.0 >> self.shift).ok().and_then(|at| self.portions.get_mut(at))
@@ -100,7 +99,7 @@ impl Gathered {
         true
     }
 
-    /// The portions in order, those without chunks left out.
+    /// The portions in order, without the empty ones.
     pub fn into_portions(self) -> impl Iterator<Item = Portion> {
         self.portions.into_iter().filter(|runs| !runs.is_empty()).map(Portion)
     }
@@ -110,7 +109,7 @@ impl Gathered {
 pub struct Portion(Vec<Run>);
 
 impl Portion {
-    /// What must be sorted.
+    /// Runs that must be sorted.
     pub fn runs(&self) -> usize {
         self.0.len()
     }
@@ -139,14 +138,14 @@ impl Mapping {
         (leaf, position)
     }
 
-    /// The COW chunk of a chunk.
+    /// The COW chunk of an origin chunk.
     pub fn get(&self, chunk: Chunk) -> Option<CowChunk> {
         let (leaf, position) = self.find(chunk.0);
         let run = self.leaves.get(leaf)?.get(position.checked_sub(1)?)?;
         (chunk.0 < run.end()).then(|| CowChunk(run.cow() + (chunk.0 - run.old)))
     }
 
-    /// Adds a portion that lies behind all that is there; `false` if a chunk is in it twice.
+    /// Appends a portion behind all present chunks; returns `false` if it has a chunk twice.
     pub fn append(&mut self, portion: Portion) -> bool {
         let Portion(mut runs) = portion;
         radsort::sort_by_key(&mut runs, |run| run.old);
@@ -179,7 +178,7 @@ impl Mapping {
         !twice
     }
 
-    /// Adds a chunk; `false`, and nothing is changed, if it is mapped already.
+    /// Adds a chunk; returns `false`, and changes nothing, if it is mapped already.
     pub fn insert(&mut self, old: Chunk, new: CowChunk) -> bool {
         let run = Run::one(old.0, new.0);
         let (leaf, position) = self.find(old.0);
@@ -212,7 +211,7 @@ impl Mapping {
 
     fn add(&mut self, mut leaf: usize, mut position: usize, run: Run) {
         if self.leaves[leaf].len() == LEAF_RUNS {
-            // What only grows at its end leaves full leaves behind.
+            // A map that grows only at its end leaves full leaves behind.
             let at_end = leaf + 1 == self.leaves.len() && position == LEAF_RUNS;
             let kept = if at_end { LEAF_RUNS } else { LEAF_RUNS / 2 };
             let rest = self.leaves[leaf].split_off(kept);
@@ -247,7 +246,7 @@ mod tests {
             runs.flat_map(|run| (run.cow()..run.cow() + run.len()).map(CowChunk))
         }
 
-        /// Bytes of memory that it takes.
+        /// Bytes of memory in use.
         fn memory_bytes(&self) -> usize {
             let leaves: usize =
                 self.leaves.iter().map(|leaf| leaf.capacity() * size_of::<Run>()).sum();
@@ -345,7 +344,7 @@ mod tests {
             let step = LEAF_STEP * size_of::<Run>();
             prop_assert!(at_once.memory_bytes() <= mapping.memory_bytes() + step);
             prop_assert_eq!(at_once.count(), mapping.count());
-            // It grows like one that was made step by step.
+            // It grows like one that was built step by step.
             for old in (63_000..68_000).rev() {
                 let new = CowChunk(100_000 + old);
                 prop_assert_eq!(at_once.insert(Chunk(old), new), mapping.insert(Chunk(old), new));

@@ -1,20 +1,20 @@
-//! The `snapshot-merge` target: an origin into which one of its snapshots flows back.
+//! The `snapshot-merge` target: an origin into which one of its snapshots is merged.
 //!
 //! The device shows the snapshot, from the first moment on. A chunk with a record is on the COW and
 //! stays there until it has been copied to the origin, the origin has been flushed, and the record
-//! is durably gone; from then on it is on the origin, as are all chunks that never had one. So the
-//! COW's records with the origin show the same at every moment, whoever opens them.
+//! is durably removed; from then on it is on the origin, as are all chunks that never had one. So
+//! the COW's records with the origin show the same at every moment, to any program that opens them.
 //!
-//! The records are taken from the last one backwards (`merge_tail`), many in a batch, by one task
-//! (`merge_run`). What a request does in the meantime is decided in `merge_state` and done in
+//! The records are removed from the last one backwards (`merge_tail`), many in a batch, by one task
+//! (`merge_run`). What a request does meanwhile is decided in `merge_state` and carried out in
 //! `merge_request`. A write of a chunk that is on the origin, and each copy, first asks all other
-//! snapshots that the origin has at that moment, as any write of an origin does. The COW gets no
-//! new exceptions.
+//! snapshots of the origin at that moment, as any write of an origin does. The COW gets no new
+//! exceptions.
 //!
-//! A merge that fails stops; the device goes on as it is. A write that was held goes to the COW
-//! then. The merge goes on when it is asked to ([`Merge::restart`]), from what is on the disk.
+//! A merge that fails stops; the device remains usable. A held write goes to the COW then. The
+//! merge continues on request ([`Merge::restart`]), from the state on disk.
 //!
-//! Rules kept here: I6; I10 with both disks (a flush flushes both, and each write goes to where a
+//! Rules kept here: I6; I10 with both disks (a flush flushes both, and each write goes where a
 //! reader after a crash finds it); one merge at a time into an origin.
 
 use std::cell::{Cell, RefCell};
@@ -38,14 +38,14 @@ use crate::exec::{Executor, WaitQueue};
 use crate::request::TargetError;
 use crate::units::Sectors;
 
-/// How far a merge is.
+/// The phase of a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// There are records left.
     Merging,
     /// It has stopped before its end.
     Failed,
-    /// All that the snapshot had is on the origin.
+    /// All of the snapshot is on the origin.
     Done,
     /// The store is invalid: nothing is merged, the device is the origin.
     Unusable,
@@ -62,18 +62,18 @@ pub struct Progress {
 
 /// An origin with the snapshot that is merged into it.
 pub struct Merge {
-    /// The store that is merged. It is none of the origin's snapshots.
+    /// The store that is merged. It is not one of the origin's snapshots.
     pub(super) snapshot: Rc<Snapshot>,
     pub(super) origin: Rc<Origin>,
     pub(super) copy: copy::Client,
     pub(super) state: RefCell<MergeState>,
     pub(super) tail: RefCell<Tail>,
-    /// Where metadata is read to.
+    /// Receives the metadata that is read.
     pub(super) buffer: Buffer,
     pub(super) phase: Cell<Phase>,
     pub(super) fault: RefCell<Option<MergeFault>>,
-    /// A flush of the merge's own has failed, and what users have written may be lost with it:
-    /// their next flush says so.
+    /// A flush of the merge's own has failed, and users' writes may be lost with it: their next
+    /// flush returns this error.
     pub(super) untold: RefCell<Option<TargetError>>,
     pub(super) pace: RefCell<Pace>,
     pub(super) merged: Cell<Sectors>,
@@ -83,7 +83,7 @@ pub struct Merge {
     /// A batch is being merged.
     pub(super) busy: Cell<bool>,
     pub(super) ended: Cell<bool>,
-    /// Waiters for anything: held writes, the task itself, whoever waits for its end.
+    /// Waiters for anything: held writes, the task itself, callers that wait for its end.
     pub(super) changed: WaitQueue,
     claim: RefCell<Option<MergeClaim>>,
 }
@@ -140,16 +140,17 @@ impl Merge {
         }))
     }
 
-    /// Writes what the store needs, records what a server that died has noted, and starts to merge.
+    /// Writes what the store needs, commits what a server that died has journaled, and starts to
+    /// merge.
     ///
     /// # Errors
-    /// A disk's. The merge has not begun then.
+    /// A disk error. The merge has not begun then.
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
         self.snapshot.activate(executor).await?;
         if self.phase.get() == Phase::Unusable {
             return Ok(());
         }
-        // The merge's own changes of the origin do not make its store wrong.
+        // The merge's own changes of the origin do not make its store invalid.
         self.origin.forget_departed(&self.snapshot);
         self.tail.borrow_mut().restart(self.snapshot.store.recorded());
         let merge = self.clone();
@@ -158,7 +159,7 @@ impl Merge {
     }
 
     /// Waits until the merge has stopped, at the end of its batch, and everything has ended.
-    /// Requests must have ended before. What is left is right until the origin's next change.
+    /// Requests must have ended before. What remains is valid until the origin's next change.
     ///
     /// # Errors
     /// What is lost with the store.
@@ -194,7 +195,7 @@ impl Merge {
         self.snapshot.logical_block_bytes()
     }
 
-    /// What it can do as a disk of another target.
+    /// Its limits as a disk of another target.
     pub fn limits(&self) -> Limits {
         let (origin, cow) = (self.origin.limits(), self.cow().limits());
         let logical_block_bytes = self.logical_block_bytes();
@@ -209,7 +210,7 @@ impl Merge {
         }
     }
 
-    /// How far it is.
+    /// The phase of the merge.
     pub fn phase(&self) -> Phase {
         self.phase.get()
     }
@@ -219,7 +220,7 @@ impl Merge {
         self.fault.borrow().clone().filter(|_| self.phase() == Phase::Failed)
     }
 
-    /// Records that are left.
+    /// Records that remain.
     pub(super) fn left(&self) -> u64 {
         self.tail.borrow().left()
     }
@@ -229,7 +230,7 @@ impl Merge {
         self.snapshot.store.commits()
     }
 
-    /// How much is done.
+    /// How much is done and how much is left.
     pub fn progress(&self) -> Progress {
         let left = self.left() * self.snapshot.chunk_size().sectors().0;
         Progress { merged: self.merged.get(), left: Sectors(left) }
@@ -250,13 +251,13 @@ impl Merge {
         self.paused.set(true);
     }
 
-    /// Goes on.
+    /// Continues after [`Merge::pause`].
     pub fn unpause(&self) {
         self.paused.set(false);
         self.changed.wake_all();
     }
 
-    /// Goes on after a failure, from what is on the disk.
+    /// Continues after a failure, from the state on disk.
     pub fn restart(&self) {
         if self.phase() == Phase::Failed {
             self.phase.set(Phase::Merging);
@@ -264,20 +265,20 @@ impl Merge {
         }
     }
 
-    /// Merges so many bytes a second; `None` is as fast as the disks.
+    /// Limits the merge to a rate; `None` is as fast as the disks.
     pub fn set_rate(&self, bytes_per_second: Option<NonZeroU64>) {
         self.pace.borrow_mut().set(bytes_per_second);
         self.changed.wake_all();
     }
 
-    /// Stops for a suspended device: the origin's disk is not touched any more when this returns
-    /// and the requests have ended.
+    /// Stops for a suspended device: the origin's disk is no longer accessed when this returns and
+    /// the requests have ended.
     pub(crate) async fn suspend(&self) {
         self.suspended.set(true);
         self.idle().await;
     }
 
-    /// The device runs again.
+    /// The device is resumed.
     pub(crate) fn resume(&self) {
         self.suspended.set(false);
         self.changed.wake_all();
@@ -288,12 +289,12 @@ impl Merge {
         self.changed.until(|| (!self.busy.get()).then_some(())).await;
     }
 
-    /// Whether the next batch may begin, but for its rate.
+    /// Whether the next batch may begin, apart from its rate.
     pub(super) fn may_merge(&self) -> bool {
         self.phase() == Phase::Merging && !self.paused.get() && !self.suspended.get()
     }
 
-    /// Tells whoever listens.
+    /// Notifies the listener.
     pub(super) fn tell(&self, event: Event) {
         (self.snapshot.listener)(event);
     }

@@ -6,8 +6,7 @@ use std::rc::Rc;
 use crate::disk::DiskError;
 use crate::request::TargetError;
 
-/// Why a merge has stopped before its end. Nothing is lost by it: what has not been merged is on
-/// the COW.
+/// Why a merge has stopped before its end. Nothing is lost: what has not been merged is on the COW.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MergeFault {
     /// Records could not be read.
@@ -18,7 +17,7 @@ pub enum MergeFault {
     Flush(TargetError),
     /// Records of chunks that are on the origin could not be removed.
     Commit(DiskError),
-    /// The records on the COW are not those that were there when it was opened.
+    /// The records on the COW are not those that the store was opened with.
     Changed {
         /// The COW's name.
         cow: Rc<str>,

@@ -1,5 +1,5 @@
-//! How fast a merge goes: so many bytes a second, or as fast as the disks. Pure: it is told the
-//! time.
+//! How fast a merge runs: at a number of bytes per second, or as fast as the disks. Pure: the
+//! caller passes the time.
 
 use std::num::NonZeroU64;
 
@@ -11,7 +11,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Goes at another rate from now on; `None` is as fast as the disks.
+    /// Sets the rate; `None` is as fast as the disks.
     pub(super) fn set(&mut self, bytes_per_second: Option<NonZeroU64>) {
         *self = Pace { bytes_per_second, next_ms: 0 };
     }

@@ -1,7 +1,7 @@
 //! The requests of an origin that is being merged.
 //!
-//! Rules kept here: I6 (all that was started is awaited, and no longer tracked, before a request
-//! waits for a batch or ends), I10 (a flush reaches both disks, and is believed only if no flush of
+//! Rules kept here: I6 (every started operation is awaited, and no longer tracked, before a request
+//! waits for a batch or ends), I10 (a flush reaches both disks, and succeeds only if no flush of
 //! the merge's own has failed beside it).
 
 use super::merge::Merge;
@@ -12,7 +12,7 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, payload};
 use crate::units::{Chunk, CowChunk, Sector, Sectors};
 
-/// Ranges of the origin that a stretch of a write has at most.
+/// Most origin ranges of a stretch of a write.
 const RANGES: usize = 16;
 
 /// A range of a request.
@@ -30,12 +30,12 @@ struct Stretch {
     used: usize,
     /// Chunks of which some are on the COW.
     on_cow: Option<(Chunk, Chunk)>,
-    /// It ends before a chunk that is being merged.
+    /// The stretch ends before this chunk, which is being merged.
     held: Option<Chunk>,
 }
 
 impl Stretch {
-    /// Adds a range, joined with the last one if it continues that; `false` if there is no room.
+    /// Adds a range, joined with the last one if adjacent; returns `false` if there is no room.
     fn push(&mut self, sector: Sector, count: Sectors) -> bool {
         let last = self.used.checked_sub(1).and_then(|last| self.ranges[last].as_mut());
         match last {
@@ -59,11 +59,11 @@ impl Merge {
     /// Carries a request out. When this returns, nothing of the request is in flight any more.
     ///
     /// # Errors
-    /// A disk's. Not that the merge has failed: the device goes on without it.
+    /// A disk error. A failed merge is none: the device works without it.
     pub async fn handle(&self, request: &Request) -> Result<(), TargetError> {
         match request.kind {
             RequestKind::Flush => self.flush().await,
-            // As in the kernel: it may have any content afterwards, so it keeps what it has.
+            // As in the kernel: the range may have any content afterwards, so it is left unchanged.
             RequestKind::Discard => Ok(()),
             RequestKind::Read | RequestKind::Write { .. } if self.is_on_origin() => {
                 self.origin.handle(request).await
@@ -73,7 +73,7 @@ impl Merge {
         }
     }
 
-    /// Whether nothing is on the COW.
+    /// Whether no chunk is on the COW.
     fn is_on_origin(&self) -> bool {
         let state = self.snapshot.state.borrow();
         !state.health().is_kept() || state.complete() == 0
@@ -83,7 +83,7 @@ impl Merge {
         self.snapshot.state.borrow().mapped(chunk)
     }
 
-    /// The chunk of a request's next sector, and what lies in it.
+    /// A request's next sector, its chunk, and how much of the request lies in that chunk.
     fn piece_of(&self, request: &Request, done: Sectors) -> (Sector, Chunk, Sectors) {
         let sector = request.sector.plus(done);
         let (chunk, count) = self.snapshot.piece(sector, Sectors(request.count.0 - done.0));
@@ -96,8 +96,8 @@ impl Merge {
         while done < request.count && result.is_ok() {
             while done < request.count && !runs.full() {
                 let (sector, chunk, count) = self.piece_of(request, done);
-                // Until its record is gone, also while it is copied; a COW chunk that is no longer
-                // used keeps its content, so a read may be late.
+                // On the COW until its record is gone, also while it is copied; a COW chunk that is
+                // no longer used keeps its content, so a late read is correct.
                 let new = self.mapped(chunk).filter(|_| !self.shows_early(chunk));
                 match new {
                     Some(new) => {
@@ -191,9 +191,9 @@ impl Merge {
         error.map_or(result, |error| Err(error.into()))
     }
 
-    /// Makes what was acknowledged before durable, on whichever disk it is. An error also if a
-    /// flush of the merge's own has failed since the last: it may have lost what was acknowledged.
-    /// All flushes that run beside the first one that says so say it as well.
+    /// Makes acknowledged writes durable, on whichever disk they are. Fails also if a flush of the
+    /// merge's own has failed since the last one: it may have lost acknowledged writes. All flushes
+    /// that run beside the first one to return this error return it as well.
     async fn flush(&self) -> Result<(), TargetError> {
         let untold = self.untold.borrow().clone();
         let cow = self.cow();

@@ -5,10 +5,10 @@
 //!
 //! * I8: the origin is flushed after a batch has been copied and before the first of its records is
 //!   removed; a flush of the origin that has failed meanwhile may have lost the copies, so the
-//!   batch is copied anew.
+//!   batch is copied again.
 //! * I5 for all other snapshots: they are asked in the step in which the copies start.
-//! * Nothing is believed before it is durable: what is known of the store changes after a block has
-//!   been written, and after one that could not be, the disk is asked.
+//! * Nothing counts as durable before it is: the known state of the store changes after a block has
+//!   been written, and after a failed write the disk is read.
 
 use std::future::Future;
 use std::pin::pin;
@@ -23,7 +23,7 @@ use crate::disk::DiskError;
 use crate::mutant::{self, Mutant};
 use crate::units::{Chunk, Sector, Sectors};
 
-/// What has come of a batch.
+/// The result of a batch.
 enum Step {
     /// There may be more.
     Next,
@@ -59,7 +59,7 @@ impl Merge {
         self.changed.wake_all();
     }
 
-    /// Waits for the moment of the next batch; `false` at the end.
+    /// Waits until the next batch may begin; returns `false` at the end.
     async fn turn(&self) -> bool {
         let next = || {
             if self.closing.get() {
@@ -80,7 +80,7 @@ impl Merge {
         .await
     }
 
-    /// When the next batch may begin if not now; nothing while there is to be none.
+    /// When the next batch may begin if not now; `None` while none may.
     fn paced_to_ms(&self) -> Option<u64> {
         let waits = self.pace.borrow().waits_until(self.snapshot.host.now_ms());
         waits.filter(|_| self.may_merge())
@@ -113,7 +113,7 @@ impl Merge {
             *self.untold.borrow_mut() = Some(error.clone());
             return Err(MergeFault::Flush(error));
         }
-        // One that began before and has failed may not have been heard of yet.
+        // A flush that began earlier may have failed without having been seen to fail yet.
         self.origin.flushes().begun_have_ended().await;
         let is_lost = self.origin.flushes().failed() != failed;
         if is_lost && !mutant::is(Mutant::MergeBelievesFlush) {
@@ -166,7 +166,7 @@ impl Merge {
         MergeFault::Changed { cow: self.cow().name().clone() }
     }
 
-    /// Copies a batch when every other snapshot lets it pass, all of it together.
+    /// Copies a batch when every other snapshot lets all of it pass in the same step.
     async fn copy_batch(
         &self,
         batch: &Batch,
@@ -189,7 +189,7 @@ impl Merge {
         self.origin.change(copy).await.map_err(MergeFault::Copy)
     }
 
-    /// Removes the last so many records, a block at a time from the last one.
+    /// Removes the last `count` records, a block at a time from the last one.
     async fn remove(&self, count: usize) -> Result<(), MergeFault> {
         let mut blocks = self.tail.borrow().blocks(count);
         if mutant::is(Mutant::MergeRemovesForward) {
@@ -210,8 +210,8 @@ impl Merge {
         Ok(())
     }
 
-    /// The last so many records are durably gone: their chunks are on the origin from now on, and
-    /// writes of them go on.
+    /// The last `count` records are durably gone: their chunks are on the origin from now on, and
+    /// writes of them continue.
     fn retire(&self, count: usize) {
         let (mut tail, mut state) = (self.tail.borrow_mut(), self.state.borrow_mut());
         let mut exceptions = self.snapshot.state.borrow_mut();
@@ -227,8 +227,8 @@ impl Merge {
         self.changed.wake_all();
     }
 
-    /// After a commit that failed: which records are there? Those that are gone are made to be so
-    /// durably.
+    /// After a failed commit: reads which records are still there, and makes the removal of the
+    /// others durable.
     async fn ask_disk(&self) -> Result<(), MergeFault> {
         let block = self.tail.borrow().last_block();
         let count = Sectors::from_bytes(u64::from(self.cow().limits().logical_block_bytes));

@@ -1,15 +1,15 @@
 //! What a request to an origin that is being merged must do, chunk by chunk. Pure: no I/O, no
 //! waiting.
 //!
-//! A chunk with a record is on the COW: it is read there, and written there in place. While its
-//! batch is being merged its writes are *held*, and the batch waits for those that are on their
-//! way. When the record is gone the chunk is on the origin. A chunk is *doubtful* after a commit
-//! that failed: its record may be gone from the disk or not, both disks hold the same, and so that
-//! they go on doing so it is written on both.
+//! A chunk with a record is on the COW: it is read and written there in place. While its batch is
+//! being merged its writes are *held*, and the batch waits for those in flight. When the record is
+//! gone the chunk is on the origin. A chunk is *doubtful* after a failed commit: its record may be
+//! gone from the disk or not; both disks hold the same, and writes go to both so that they still
+//! do.
 //!
-//! Rules kept here: what the device shows is the same whether a record that is being removed is
-//! found after a crash or not, because nothing writes such a chunk on one disk alone; and no write
-//! to a COW chunk is in flight while it is copied.
+//! Rules kept here: the device shows the same whether or not a record that is being removed is
+//! found after a crash, because no write changes such a chunk on one disk alone; and no write to a
+//! COW chunk is in flight while it is copied.
 
 use super::format::Record;
 use super::merge_tail::Piece;
@@ -25,7 +25,7 @@ pub(super) enum MergeWrite {
     Both(CowChunk),
     /// Write the origin, as any write of an origin with snapshots.
     Origin,
-    /// Wait until the batch has been merged or given up, then ask again.
+    /// Wait until the batch has been merged or given up, then decide again.
     Held,
 }
 
@@ -35,7 +35,7 @@ struct Tracked {
     key: u32,
 }
 
-/// What is known of chunks beside where they are.
+/// State of chunks other than their location.
 #[derive(Default)]
 pub(super) struct MergeState {
     /// The first chunk and the end of each range that is being merged, in order.
@@ -47,7 +47,7 @@ pub(super) struct MergeState {
 }
 
 impl MergeState {
-    /// What a write of a chunk does that is in that COW chunk, or on the origin.
+    /// What a write must do to a chunk that is in that COW chunk, or on the origin.
     pub(super) fn before_write(&self, chunk: Chunk, mapped: Option<CowChunk>) -> MergeWrite {
         let Some(new) = mapped else { return MergeWrite::Origin };
         if self.is_held(chunk) {
@@ -70,19 +70,19 @@ impl MergeState {
         self.doubtful.binary_search(&chunk.0).is_ok()
     }
 
-    /// Writes of these pieces are held from now on.
+    /// Holds writes of these pieces from now on.
     pub(super) fn hold(&mut self, pieces: &[Piece]) {
         self.held.clear();
         self.held.extend(pieces.iter().map(|piece| (piece.old.0, piece.old.0 + piece.count)));
         self.held.sort_unstable();
     }
 
-    /// Nothing is held any more.
+    /// Holds no writes any more.
     pub(super) fn release(&mut self) {
         self.held.clear();
     }
 
-    /// Whether a write is on its way to a chunk that is held.
+    /// Whether a write to a held chunk is in flight.
     pub(super) fn is_written(&self) -> bool {
         let touches = |write: &Tracked| {
             self.held.iter().any(|(first, end)| write.first < *end && *first <= write.last)
@@ -90,7 +90,7 @@ impl MergeState {
         self.writes.iter().any(touches)
     }
 
-    /// A write of chunks on the COW starts; the key ends it.
+    /// A write of chunks on the COW starts; the returned key ends it.
     pub(super) fn track(&mut self, first: Chunk, last: Chunk) -> u32 {
         let key = self.next_key;
         self.next_key = self.next_key.wrapping_add(1);
@@ -105,7 +105,7 @@ impl MergeState {
         }
     }
 
-    /// The removal of these records has failed: they may be there or not.
+    /// The removal of these records has failed: they may or may not be there.
     pub(super) fn doubt(&mut self, records: impl Iterator<Item = Record>) {
         self.doubtful.extend(records.map(|record| record.old.0));
         self.doubtful.sort_unstable();

@@ -1,34 +1,34 @@
-//! The records that a merge has still to do, from the last one backwards; the next batch of them,
-//! and the blocks that are rewritten when they are done. Pure.
+//! The records that a merge has yet to remove, from the last one backwards; the next batch of them,
+//! and the blocks that are rewritten after it. Pure.
 //!
 //! Rules kept here: records leave from the tail only, the last one of the last area first, so that
-//! what is left is always the beginning of what there was and the terminator stands behind it; no
+//! the remaining records are always a prefix of the original ones, followed by the terminator; no
 //! write of metadata is longer than a block, which is written as a whole or not at all; and a batch
-//! is bounded, in what it copies (how long a write is held) and in what it is made of.
+//! is bounded, in what it copies (how long a write is held) and in its parts.
 
 use super::format::{Layout, RECORD_BYTES, Record};
 use crate::units::{Chunk, CowChunk, Sector, Sectors};
 
-/// What is merged with one flush and one commit at most.
+/// Most that is merged with one flush and one commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// What is copied, unless a single chunk is larger.
+    /// Sectors that are copied, unless a single chunk is larger.
     pub sectors: Sectors,
     /// Records that are removed.
     pub records: usize,
 }
 
 impl Default for Bounds {
-    /// 4 MiB: long enough that the flush and the commit cost little, short enough that a write of
-    /// it does not wait long. And as many records as are read of the metadata in one go.
+    /// 4 MiB: long enough that the flush and the commit cost little, short enough that a held write
+    /// does not wait long. And as many records as one read of metadata returns.
     fn default() -> Bounds {
         Bounds { sectors: Sectors(8192), records: 1024 }
     }
 }
 
-/// Pieces of a batch at most: their order is looked for anew with each slice that is copied.
+/// Most pieces of a batch: each slice that is copied searches their order again.
 const BATCH_PIECES: usize = 256;
-/// Bytes of metadata that are read in one go.
+/// Bytes of metadata per read.
 pub(super) const READ_BYTES: u32 = 16384;
 
 /// Neighbouring chunks whose COW chunks are neighbours in the same order: one range to copy.
@@ -50,7 +50,7 @@ pub(super) struct Batch {
     pub(super) records: usize,
 }
 
-/// Metadata that is to be read next.
+/// The metadata to read next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub(super) at: Sector,
@@ -63,9 +63,9 @@ pub(super) struct Stretch {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Block {
     pub(super) at: Sector,
-    /// The records that stay in it; behind them it is zero.
+    /// The remaining records; zeroes follow.
     pub(super) kept: Vec<Record>,
-    /// How many leave it.
+    /// How many records are removed from it.
     pub(super) removed: usize,
 }
 
@@ -77,18 +77,18 @@ pub(super) struct Tail {
     bounds: Bounds,
     /// Records in the store.
     end: u64,
-    /// Those before the end. They begin at the start of a block.
+    /// The records before the end. They begin at the start of a block.
     records: Vec<Record>,
 }
 
 impl Tail {
-    /// The tail of a store with so many records, nothing read yet.
+    /// The tail of a store with `end` records, nothing read yet.
     pub(super) fn new(layout: Layout, block_bytes: u32, bounds: Bounds, end: u64) -> Tail {
         let per_block = u64::from(block_bytes) / RECORD_BYTES;
         Tail { layout, per_block, bounds, end, records: Vec::new() }
     }
 
-    /// The same with another number of records in the store.
+    /// The same tail with another number of records in the store, nothing read yet.
     pub(super) fn restart(&mut self, end: u64) {
         (self.end, self.records) = (end, Vec::new());
     }
@@ -102,7 +102,7 @@ impl Tail {
         self.end - self.records.len() as u64
     }
 
-    /// What is to be read before the next batch is made; `None` if enough is there.
+    /// What must be read before the next batch is made; `None` if enough has been read.
     pub(super) fn wanted(&self) -> Option<Stretch> {
         let start = self.start();
         if self.records.len() >= self.bounds.records || start == 0 {
@@ -126,7 +126,7 @@ impl Tail {
         (number / per_area, number % per_area)
     }
 
-    /// Puts what has been read before the rest.
+    /// Prepends records that have been read.
     pub(super) fn prepend(&mut self, mut records: Vec<Record>) {
         records.append(&mut self.records);
         self.records = records;
@@ -152,12 +152,12 @@ impl Tail {
         (batch.records > 0).then_some(batch)
     }
 
-    /// The last so many records, the last one first.
+    /// The last `count` records, the last one first.
     pub(super) fn last(&self, count: usize) -> impl Iterator<Item = Record> + '_ {
         self.records.iter().rev().take(count).copied()
     }
 
-    /// The blocks that the last `count` records are in, the last one first, as they are to be.
+    /// The blocks of the last `count` records, the last one first, as they are to be written.
     pub(super) fn blocks(&self, count: usize) -> Vec<Block> {
         let (mut blocks, mut done) = (Vec::new(), 0);
         while done < count.min(self.records.len()) {
@@ -173,7 +173,7 @@ impl Tail {
         self.block_before(0, 0)
     }
 
-    /// The last block that is left when `done` records are gone; up to `count` more leave it.
+    /// The last block that remains when `done` records are gone; up to `count` more leave it.
     fn block_before(&self, done: usize, count: usize) -> Block {
         let len = self.records.len() - done;
         let (area, index) = self.place((self.end - done as u64).saturating_sub(1));
@@ -185,14 +185,14 @@ impl Tail {
         Block { at, kept, removed }
     }
 
-    /// The last so many records are gone from the disk.
+    /// The last `count` records are gone from the disk.
     pub(super) fn remove(&mut self, count: usize) {
         self.end -= count as u64;
         self.records.truncate(self.records.len().saturating_sub(count));
     }
 }
 
-/// Whether a record stands before a piece, on both disks.
+/// Whether a record directly precedes a piece, on both disks.
 fn follows(record: &Record, piece: &Piece) -> bool {
     record.old.0 + 1 == piece.old.0 && record.new.0 + 1 == piece.new.0
 }

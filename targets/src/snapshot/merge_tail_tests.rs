@@ -1,4 +1,4 @@
-//! The order in which records leave a store, and the blocks that say so.
+//! The order in which records leave a store, and the blocks that are written for it.
 
 use proptest::prelude::*;
 
@@ -13,7 +13,7 @@ fn record(old: u64, new: u64) -> Record {
     Record { old: Chunk(old), new: CowChunk(new) }
 }
 
-/// A tail with everything read that a batch wants, from records as they stand on the disk.
+/// A tail that has read everything that a batch wants, from records as they are on the disk.
 fn fill(tail: &mut Tail, disk: &[Record]) {
     while let Some(stretch) = tail.wanted() {
         let per_area = tail.layout.records_per_area();
@@ -74,7 +74,7 @@ fn the_last_block_keeps_what_stands_before() {
 
 proptest! {
     /// Whatever the sizes, every record leaves once, the last one first, and after each block the
-    /// areas hold a beginning of what they held.
+    /// areas hold a prefix of their original records.
     #[test]
     fn records_leave_from_the_tail(
         count in 1_u64..2500,

@@ -2,8 +2,8 @@
 //!
 //! # The protocol
 //!
-//! A snapshot shows the origin as it was when the snapshot was made. It keeps, in its COW device,
-//! the old content of chunks that the origin has overwritten since, and the new content of chunks
+//! A snapshot shows the origin as it was when the snapshot was made. In its COW device it keeps the
+//! old content of chunks that the origin has overwritten since, and the new content of chunks
 //! written through the snapshot itself; an *exception* maps a chunk of the origin to a chunk of the
 //! COW.
 //!
@@ -12,21 +12,21 @@
 //! allocated; one read of the origin then feeds the COWs of all snapshots that lack the chunk. When
 //! the data has been written, each snapshot's *committer* makes the record durable: flush, then
 //! area write with FUA, for everything that is ready at that moment and in the order of allocation.
-//! The write then asks again, and goes to the origin only when nobody objects: every snapshot has a
-//! durable record (I5), and no snapshot read of the old chunk is still on its way to the origin
-//! (I4). What every snapshot has is remembered (`preserved`), so that writing it again asks nobody,
-//! however many snapshots there are.
+//! The write then asks again, and goes to the origin only when all snapshots let it pass: every
+//! snapshot has a durable record (I5), and no snapshot read of the old chunk is still in flight to
+//! the origin (I4). What every snapshot has is remembered (`preserved`), so that writing it again
+//! asks no snapshot, however many there are.
 //!
 //! A **write to a snapshot** goes to the COW chunk if there is one. Otherwise a chunk is allocated,
 //! the new data is written straight to it, the part of the chunk that the write does not cover is
 //! copied beside it, and the record is committed; only then is the write acknowledged (I10). The
-//! kernel copies the whole chunk first and writes the new data last; since nobody can see the COW
-//! chunk before its record, both orders show the same, and this one is shorter by a write.
+//! kernel copies the whole chunk first and writes the new data last; since the COW chunk is
+//! invisible before its record, both orders show the same, and this one saves a write.
 //!
-//! A snapshot write without FUA does not wait for its record if the record can be *noted*, in
-//! memory that outlives the process: the device says that it has a volatile cache, so its users
-//! flush where they must not lose anything, and a flush waits for all records. The snapshot shows
-//! the chunk from then on. What a server noted and could not record any more is recorded by the
+//! A snapshot write without FUA does not wait for its record if the record can be *journaled*, in
+//! memory that outlives the process: the device reports a volatile cache, so its users flush where
+//! they must not lose anything, and a flush waits for all records. The snapshot shows the chunk
+//! from then on. Records that a server journaled and could no longer commit are committed by the
 //! next one before it serves. Writes of the origin always wait for the record: without it the
 //! snapshot would show the origin's new data after a loss of power, which is neither what was
 //! written nor what was there before.
@@ -35,11 +35,11 @@
 //! there is none, and in the latter case is tracked until it has completed.
 //!
 //! When a chunk cannot be kept (the COW is full, a disk failed) the snapshot becomes invalid: its
-//! committer makes the mark on disk durable, and only then are the writes that had to wait let
-//! through (I9). If the mark cannot be written it is recorded elsewhere; if it cannot be recorded
-//! either, those writes fail ([`losses`]). The same holds for a snapshot that has left its origin:
-//! the origin's next write records first that the snapshot is right no longer. A snapshot write
-//! that finds the COW full may instead leave the snapshot readable (`Overflow`).
+//! committer makes the mark on disk durable, and only then do the waiting writes continue (I9). If
+//! the mark cannot be written the loss is recorded elsewhere; if it cannot be recorded either,
+//! those writes fail ([`losses`]). The same holds for a snapshot that has left its origin: the
+//! origin's next write first records that the snapshot is no longer valid. A snapshot write that
+//! finds the COW full may instead leave the snapshot readable (`Overflow`).
 //!
 //! # Example
 //!
@@ -118,15 +118,14 @@
 //! assert_eq!(ram.take_payload(read), Some(vec![0; 512]), "what stood there before the write");
 //! ```
 //!
-//! # Who does what
+//! # Modules
 //!
-//! [`exceptions`] with `journaled` decides, by what [`mapping`] and `recording` hold; `preserved`
-//! remembers what needs no decision; [`mod@format`] knows the bytes. All of these are pure.
-//! [`merge`] with its files is the `snapshot-merge` target, which takes records away again.
-//! [`store`] with `store_load` and `store_write` makes records durable, [`journal`] is where they
-//! wait for it, [`target`] and [`origin`] with `origin_gate` carry requests out. All targets of a
-//! family run on one thread, so state is borrowed, never locked, and never borrowed across an
-//! await.
+//! [`exceptions`] with `journaled` decides, from the state in [`mapping`] and `recording`;
+//! `preserved` remembers what needs no decision; [`mod@format`] knows the bytes. All of these are
+//! pure. [`merge`] with its files is the `snapshot-merge` target, which removes records again.
+//! [`store`] with `store_load` and `store_write` makes records durable, [`journal`] holds them
+//! until then, [`target`] and [`origin`] with `origin_gate` carry requests out. All targets of a
+//! group run on one thread, so state is borrowed, never locked, and never borrowed across an await.
 
 mod commit;
 mod ending;
@@ -170,19 +169,19 @@ use std::fmt;
 use crate::disk::DiskError;
 use merge_fault::MergeFault;
 
-/// What an administrator should hear about. Targets do not log; whoever made the snapshot listens.
+/// Events for an administrator. Targets do not log; the creator of the snapshot listens.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// The snapshot can no longer be used, and why.
     Invalidated(Cause),
-    /// The mark that says so could not be written: the COW still looks valid and must not be used.
-    /// Whether that could be recorded elsewhere; where not, why not.
+    /// The invalid mark could not be written: the COW still looks valid and must not be used.
+    /// Whether the loss could be recorded elsewhere and, if not, why.
     MarkFailed(DiskError, Result<(), String>),
     /// The COW is full; the snapshot can be read and no longer written.
     Overflowed,
-    /// So many per cent of the COW are in use.
+    /// How many per cent of the COW are in use.
     Filling(u8),
-    /// All that the snapshot had has been merged into its origin.
+    /// All of the snapshot has been merged into its origin.
     Merged,
     /// The merge has stopped before its end.
     MergeFailed(MergeFault),

@@ -1,14 +1,14 @@
 //! A COW that is full before its end: a sparse file on a file system that fills up, a thin device
 //! whose pool does.
 //!
-//! Rules kept here: full is full, whoever finds it out. A write of the snapshot fails, the snapshot
-//! stays readable if it is made so, and what that write had begun is given up: nobody was told of
-//! it. A write of the origin cannot be given up, so there the snapshot becomes invalid, as with any
-//! full COW (I9).
+//! Rules kept here: full is full, whichever operation finds it. A write of the snapshot fails, the
+//! snapshot stays readable if that is its policy, and what that write had begun is given up: it has
+//! not been acknowledged. A write of the origin cannot be given up, so there the snapshot becomes
+//! invalid, as with any full COW (I9).
 //!
-//! The only record that can find no space is the one that fills an area, since the next area is
-//! made for it. So that nothing that was acknowledged depends on that, no exception is noted from
-//! there on until the area is full.
+//! Only the record that fills an area can find no space, since the next area is made for it. So
+//! that no acknowledged write depends on that, no exception is journaled from there on until the
+//! area is full.
 
 use super::Event;
 use super::exceptions::{Exceptions, Health, PendingId};
@@ -18,8 +18,8 @@ use crate::request::Request;
 use crate::units::{Chunk, Sectors};
 
 impl Exceptions {
-    /// Gives up a pending exception that has no record and will get none; `false` if it is no
-    /// longer pending.
+    /// Gives up a pending exception that has no record and will get none; returns `false` if it is
+    /// no longer pending.
     fn give_up(&mut self, id: PendingId) -> bool {
         let pending = self.is_pending(id);
         if pending {
@@ -30,8 +30,8 @@ impl Exceptions {
         pending
     }
 
-    /// Gives up all that is pending; returns their slots. `None`, and nothing happens, if one of
-    /// them must be kept.
+    /// Gives up all pending exceptions; returns their slots. Returns `None`, and does nothing, if
+    /// one of them must be kept.
     fn give_up_all(&mut self) -> Option<Vec<u32>> {
         let must_stay = |slot: &u32| {
             let entry = &self.slots[*slot as usize];
@@ -48,15 +48,15 @@ impl Exceptions {
 }
 
 impl Snapshot {
-    /// Whether a write of the snapshot that got that error has found the COW full, and the snapshot
-    /// is to stay.
+    /// Whether a snapshot write with that error has found the COW full, and the snapshot is to stay
+    /// readable.
     pub(super) fn overflows_at(&self, error: Option<&DiskError>) -> bool {
         let no_space = error
             .is_some_and(|error| *error.disk == **self.cow.name() && error.errno.is_no_space());
         no_space && self.options.on_full == OnFull::Overflow && self.health().is_kept()
     }
 
-    /// The exceptions of a write that found no space are given up.
+    /// Gives up the exceptions of a write that found no space.
     pub(super) fn give_up_write(&self, created: &[PendingId]) {
         self.begin_overflow();
         let mut given_up = 0;
@@ -66,12 +66,12 @@ impl Snapshot {
         }
         self.store.give_up(given_up);
         self.changed.wake_all();
-        // What stands behind them may be ready now.
+        // Exceptions behind them may be ready now.
         self.committer.wanted.wake_all();
     }
 
-    /// The commit of the oldest pending exception found no space. `false` if the snapshot cannot
-    /// stay without it.
+    /// The commit of the oldest pending exception found no space. Returns `false` if the snapshot
+    /// cannot stay without it.
     pub(super) fn give_up_pending(&self, error: &DiskError) -> bool {
         if !self.overflows_at(Some(error)) {
             return false;
@@ -96,8 +96,8 @@ impl Snapshot {
         }
     }
 
-    /// Whether the snapshot shows what was written by the first part of a request: its exceptions
-    /// may have been given up.
+    /// Whether the snapshot shows what the first part of a request wrote: its exceptions may have
+    /// been given up.
     pub(super) fn has_taken(&self, request: &Request, done: Sectors) -> bool {
         let state = self.state.borrow();
         let first = self.chunk_size.chunk_of(request.sector).0;

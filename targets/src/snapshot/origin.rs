@@ -1,8 +1,8 @@
 //! The `snapshot-origin` target: the write path of a disk that has snapshots.
 //!
-//! Rules kept here: I5 (a write is issued in the same step in which every snapshot said that it may
-//! pass, or would say so because all that it writes is `preserved`) and the use of one read for all
-//! snapshots that lack a chunk. Reads and flushes go straight through.
+//! Rules kept here: I5 (a write is issued in the same step in which every snapshot let it pass, or
+//! would let it pass because all that it writes is `preserved`), and one read serves all snapshots
+//! that lack a chunk. Reads and flushes go straight through.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -27,7 +27,7 @@ pub struct Origin {
     disk: Disk,
     copy: copy::Client,
     snapshots: RefCell<Vec<Rc<Snapshot>>>,
-    /// What every snapshot has.
+    /// The ranges that every snapshot has.
     preserved: preserved::Shared,
     gate: Rc<Gate>,
     /// A snapshot is being merged into it.
@@ -37,13 +37,13 @@ pub struct Origin {
     lists: RefCell<Vec<Vec<Created>>>,
 }
 
-/// What stands in the way of a write.
+/// What blocks a write.
 enum Obstacle {
     Pending(Rc<Snapshot>, PendingId),
-    /// Snapshot reads of the old chunk, or an invalid mark on its way to the disk.
+    /// Snapshot reads of the old chunk, or an invalid mark in flight to the disk.
     NotYet(Rc<Snapshot>, Chunk),
     Crowded(Rc<Snapshot>),
-    /// The end of a snapshot that is right no longer is not durable.
+    /// The end of a snapshot that is no longer valid is not durable.
     Unmarked(Rc<Snapshot>),
 }
 
@@ -67,7 +67,7 @@ impl Origin {
         &self.disk
     }
 
-    /// What it can do as a disk of another target: what its disk can, but for discards.
+    /// Its limits as a disk of another target: those of its disk, except for discards.
     pub fn limits(&self) -> Limits {
         let (max_discard, max_write_zeroes) = (Sectors(0), Sectors(0));
         Limits {
@@ -78,8 +78,8 @@ impl Origin {
         }
     }
 
-    /// Adds a snapshot at a moment when no write is in flight: what was acknowledged before is in
-    /// the snapshot, what starts afterwards is not.
+    /// Adds a snapshot at a moment when no write is in flight: writes acknowledged before are in
+    /// the snapshot, writes that start afterwards are not.
     pub async fn join(&self, snapshot: Rc<Snapshot>) {
         self.gate.hold().await;
         snapshot.set_preserved(self.preserved.clone());
@@ -94,8 +94,8 @@ impl Origin {
         self.gate.release();
     }
 
-    /// Takes a snapshot out; writes no longer preserve anything for it. Its store stays right until
-    /// the origin's next change, which records first that it is so no longer.
+    /// Removes a snapshot; writes no longer preserve anything for it. Its store stays valid until
+    /// the origin's next change, which first records that it no longer is.
     pub fn leave(&self, snapshot: &Rc<Snapshot>) {
         if let Some(loss) = snapshot.loss_when_left() {
             self.gate.departed().add(snapshot.losses.clone(), loss);
@@ -107,17 +107,17 @@ impl Origin {
         self.tell_who_is_alone();
     }
 
-    /// The store of a snapshot that has left is gone from its COW: nothing is to be recorded of it.
+    /// The store of a snapshot that has left is gone from its COW: no loss is to be recorded.
     pub fn forget_departed(&self, snapshot: &Snapshot) {
         self.gate.departed().forget(snapshot.cow_names());
     }
 
-    /// Snapshots that have left, which its next change makes wrong.
+    /// Snapshots that have left; the origin's next change makes them wrong.
     pub(crate) fn departed(&self) -> &Departed {
         self.gate.departed()
     }
 
-    /// Takes over from an earlier server that a snapshot has left, before anything can change the
+    /// Takes over a snapshot that left under an earlier server, before anything can change the
     /// origin.
     pub fn restore_departed(&self, record: Rc<dyn LossRecord>, loss: Loss) {
         self.gate.departed().restore(record, loss);
@@ -125,7 +125,7 @@ impl Origin {
 
     fn tell_who_is_alone(&self) {
         let snapshots = self.snapshots.borrow();
-        // While a snapshot is merged into it, what is discarded could be that one's.
+        // While a snapshot is merged into the origin, a discard could hit that snapshot's data.
         let alone = snapshots.len() == 1 && !self.merging.get();
         snapshots.iter().for_each(|snapshot| snapshot.set_alone(alone.then(|| self.gate.clone())));
     }
@@ -146,13 +146,12 @@ impl Origin {
         Ok(self.flushes.run(&self.disk).await?)
     }
 
-    /// Its flushes.
+    /// The flushes of its disk.
     pub(super) fn flushes(&self) -> &Flushes {
         &self.flushes
     }
 
-    /// Makes a merge the only one of this origin until the claim is dropped; `None` if there is
-    /// one.
+    /// Claims the origin for one merge until the claim is dropped; `None` if another merge has it.
     pub(super) fn claim_merge(self: &Rc<Origin>) -> Option<MergeClaim> {
         if self.merging.replace(true) {
             return None;
@@ -167,7 +166,7 @@ impl Origin {
         self.change(|| pass_through(&self.disk, request)).await
     }
 
-    /// Carries out a change that was let through in this step.
+    /// Carries out a change that all snapshots let pass in this step.
     pub(super) async fn change<F>(&self, change: impl FnOnce() -> F) -> Result<(), TargetError>
     where
         F: Future<Output = Result<(), DiskError>>,
@@ -215,9 +214,9 @@ impl Origin {
         Ok(())
     }
 
-    /// Asks every snapshot about every chunk of a range. Creates the exceptions that are missing,
-    /// with their copies in the job, and gives the last obstacle met; none was met and none created
-    /// if every snapshot lets it pass.
+    /// Asks every snapshot about every chunk of a range. Creates the missing exceptions, with their
+    /// copies in the job, and returns the last obstacle met; there is none, and no exception was
+    /// created, if every snapshot lets the range pass.
     fn decide(
         &self,
         sector: Sector,
@@ -269,7 +268,7 @@ impl Origin {
         snapshot.begin_copy_out(chunk, job.get_or_insert_with(|| self.copy.job()))
     }
 
-    /// Copies what the job says, one read for all snapshots, and reports each part to its snapshot.
+    /// Runs the job's copies, one read for all snapshots, and reports each part to its snapshot.
     async fn copy_out(&self, job: &mut Job, created: &[Created]) {
         let flags = Flags { independent: true, ..Flags::default() };
         self.copy.run_parts(job, &self.disk, flags).await;
@@ -281,7 +280,7 @@ impl Origin {
     }
 }
 
-/// A merge into an origin, which is the only one.
+/// The claim of the only merge into an origin.
 pub(super) struct MergeClaim(Rc<Origin>);
 
 impl Drop for MergeClaim {

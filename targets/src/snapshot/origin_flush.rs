@@ -1,8 +1,8 @@
-//! The flushes of an origin, for those who must know that none has failed.
+//! The flushes of an origin, for a merge that must know that none has failed.
 //!
 //! A flush that fails may lose what was written before it, and a later one that succeeds does not
-//! bring it back. Who copies to the origin and takes the other copy away afterwards must hear of
-//! each, also of one that another has asked for and whose end nobody has looked at yet.
+//! restore it. A merge copies to the origin and removes the other copy afterwards: it must notice
+//! each failed flush, also one of another task whose result has not been read yet.
 
 use std::cell::{Cell, RefCell};
 
@@ -13,14 +13,14 @@ use crate::exec::WaitQueue;
 #[derive(Default)]
 pub(super) struct Flushes {
     begun: Cell<u64>,
-    /// Those that have not ended, by the number of those begun before.
+    /// Flushes that have not ended, by the number of those begun before.
     in_flight: RefCell<Vec<u64>>,
     failed: Cell<u64>,
     ended: WaitQueue,
 }
 
 impl Flushes {
-    /// Makes what was written durable.
+    /// Makes completed writes durable.
     pub(super) async fn run(&self, disk: &Disk) -> Result<(), DiskError> {
         let number = self.begun.replace(self.begun.get() + 1);
         self.in_flight.borrow_mut().push(number);
@@ -31,12 +31,12 @@ impl Flushes {
         result
     }
 
-    /// How many have failed.
+    /// How many flushes have failed.
     pub(super) fn failed(&self) -> u64 {
         self.failed.get()
     }
 
-    /// Waits for the end of all that have begun.
+    /// Waits until all flushes that have begun have ended.
     pub(super) async fn begun_have_ended(&self) {
         let begun = self.begun.get();
         let all = || self.in_flight.borrow().iter().all(|number| *number >= begun);

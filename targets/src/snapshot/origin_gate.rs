@@ -1,8 +1,8 @@
-//! The way to an origin: what changes it passes here, is counted, and waits while a snapshot joins.
+//! The gate of an origin: its changes pass here, are counted, and wait while a snapshot joins.
 //!
-//! Rules kept here: a snapshot joins at a moment when no change is in flight, so that it has what
-//! was acknowledged before and nothing else; and I9 (no change makes a snapshot that has left wrong
-//! without a record of that).
+//! Rules kept here: a snapshot joins at a moment when no change is in flight, so that it has all
+//! writes acknowledged before and nothing else; and I9 (no change makes a snapshot that has left
+//! wrong without a record of that).
 
 use super::losses::Departed;
 use crate::disk::DiskError;
@@ -10,18 +10,18 @@ use crate::gate;
 use crate::mutant::{self, Mutant};
 use crate::request::TargetError;
 
-/// Counts what is changing the origin, and holds it back while a snapshot joins.
+/// Counts the changes of the origin, and holds them back while a snapshot joins.
 #[derive(Default)]
 pub(super) struct Gate {
     /// Guards the origin's content: inside are the changes that have been let through and not
     /// completed. Held while a snapshot joins.
     gate: gate::Gate,
-    /// Snapshots that have left, which a change makes wrong.
+    /// Snapshots that have left; a change makes them wrong.
     departed: Departed,
 }
 
 impl Gate {
-    /// Snapshots that have left, which the next change makes wrong.
+    /// Snapshots that have left; the next change makes them wrong.
     pub(super) fn departed(&self) -> &Departed {
         &self.departed
     }
@@ -33,8 +33,8 @@ impl Gate {
         }
     }
 
-    /// Carries out a change. Whoever asked whether it may happen must not have awaited since. It
-    /// does not happen if a snapshot that has left would become wrong without a trace (I9).
+    /// Carries out a change. The caller must not have awaited since the change was allowed. It does
+    /// not happen if a snapshot that has left would become wrong without a record of that (I9).
     pub(super) async fn pass<F>(&self, change: impl FnOnce() -> F) -> Result<(), TargetError>
     where
         F: Future<Output = Result<(), DiskError>>,

@@ -20,7 +20,7 @@ pub enum OnFull {
     Overflow,
 }
 
-/// What the user chose.
+/// The user's choices.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// What a full COW does to snapshot writes.
@@ -37,7 +37,7 @@ pub struct Parts<'a> {
     pub executor: &'a Executor,
     /// Lends its buffers.
     pub host: &'a Rc<dyn Host>,
-    /// Copies its chunks: the family's client.
+    /// Copies its chunks: the group's client.
     pub copy: &'a copy::Client,
     /// The disk it is a snapshot of.
     pub origin: &'a Disk,
@@ -53,15 +53,15 @@ pub struct Parts<'a> {
     pub ownership: Option<&'a Ownership>,
     /// The content of its store is gone or wrong: the snapshot is invalid from the start.
     pub lost: bool,
-    /// Where it is recorded that its store is lost, when its COW cannot say so.
+    /// Where the loss of its store is recorded, when its COW cannot be marked.
     pub losses: Rc<dyn LossRecord>,
     /// Length of the snapshot device; `None` for the origin's.
     pub len: Option<Sectors>,
-    /// What the user chose.
+    /// The user's choices.
     pub options: Options,
-    /// Where records of acknowledged writes wait for their commit; without it writes wait instead.
-    /// Persistent stores only.
+    /// Where records of acknowledged writes wait for their commit; without it the writes wait
+    /// instead. Persistent stores only.
     pub notes: Option<Rc<dyn Notes>>,
-    /// Hears of what an administrator should know.
+    /// Receives the events for an administrator.
     pub listener: Rc<dyn Fn(Event)>,
 }

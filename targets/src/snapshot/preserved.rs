@@ -1,26 +1,26 @@
-//! The parts of an origin that every snapshot has, so that writing them again asks nobody. Pure.
+//! The parts of an origin that every snapshot has: writing them again asks no snapshot. Pure.
 //!
 //! A *grain* is a chunk of the smallest chunk size among the snapshots, so it lies in one chunk of
 //! each. It is preserved when every snapshot has let a write of it pass
 //! ([`super::exceptions::OriginStep::Pass`]): each has a durable record for it (I5) or is invalid
 //! for good. That stays true, because records stay, and a read of a snapshot that begins afterwards
-//! goes to the COW (I4). Whatever ends it forgets what it concerns:
+//! goes to the COW (I4). Each event that ends it forgets the range in parentheses:
 //!
 //! * a snapshot that joins has nothing yet (everything);
 //! * one that is becoming invalid holds all writes back until it is marked (everything; I9);
 //! * a discard on its way to the origin holds writes of its range back (its range).
 //!
-//! One that leaves ends nothing. To forget too much costs time and never data, which bounds the
-//! memory: a table of [`MAX_WORDS`] words, where a word of grains that comes to the place of
-//! another replaces it.
+//! A snapshot that leaves ends nothing. Forgetting too much costs time and never data, which allows
+//! a bounded memory: a table of [`MAX_WORDS`] words, where a word of grains replaces another one
+//! that has the same place.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::units::{ChunkSize, Sector, Sectors};
 
-/// Most words of a table: 16 MiB for an origin, enough to know all of 256 GiB in chunks of 4 KiB,
-/// of 1 TiB in those of 16 KiB, or a million scattered chunks. Smaller origins get smaller tables.
+/// Most words of a table: 16 MiB for an origin, enough for all of 256 GiB in chunks of 4 KiB, of 1
+/// TiB in those of 16 KiB, or a million scattered chunks. Smaller origins get smaller tables.
 const MAX_WORDS: u64 = 1 << 20;
 /// Grains of a word.
 const GRAINS: u64 = u64::BITS as u64;
@@ -33,22 +33,22 @@ struct Word {
     bits: u64,
 }
 
-/// What an origin and its snapshots know together.
+/// State shared by an origin and its snapshots.
 pub(super) type Shared = Rc<RefCell<Preserved>>;
 
 /// The preserved grains of an origin.
 #[derive(Default)]
 pub(super) struct Preserved {
     grain: Option<ChunkSize>,
-    /// Snapshots are asked about everything before this: the shortest ends no earlier. What lies
-    /// behind is never preserved.
+    /// All snapshots are asked about everything before this: the shortest ends no earlier. Anything
+    /// behind it is never preserved.
     end: Sector,
     /// Empty, or a power of two.
     words: Vec<Word>,
 }
 
 impl Preserved {
-    /// Forgets everything, and begins again for snapshots with these chunk sizes and lengths.
+    /// Forgets everything, and starts again for snapshots with these chunk sizes and lengths.
     pub(super) fn restart(&mut self, snapshots: impl IntoIterator<Item = (ChunkSize, Sectors)>) {
         let smallest = |(grain, shortest): (ChunkSize, Sectors), (size, len)| {
             (grain.min(size), shortest.min(len))
@@ -59,15 +59,15 @@ impl Preserved {
     }
 
     fn of(grain: ChunkSize, shortest: Sectors) -> Preserved {
-        // A grain that a snapshot ends in is asked about in part only.
+        // A snapshot is asked about only a part of the grain that it ends in.
         let grains = grain.chunk_of(Sector(shortest.0));
         let words = grains.0.div_ceil(GRAINS).min(MAX_WORDS).next_power_of_two();
         let words = vec![Word::default(); usize::try_from(words).unwrap_or(1)];
         Preserved { grain: Some(grain), end: grain.start_of(grains), words }
     }
 
-    /// The words that a range touches, each with the bits of the grains that it touches. Most touch
-    /// one, which is the first: it is there at once.
+    /// The words that a range touches, each with the bits of the grains that it touches. Most
+    /// ranges touch one, the first, which is returned directly.
     fn words_of(
         grain: ChunkSize,
         sector: Sector,
@@ -99,7 +99,7 @@ impl Preserved {
         known.number == touched.number && known.bits & touched.bits == touched.bits
     }
 
-    /// Every snapshot was asked about a range in this moment and let a write of it pass.
+    /// Every snapshot was asked about a range in this step and let a write of it pass.
     pub(super) fn insert(&mut self, sector: Sector, count: Sectors) {
         let Some(grain) = self.grain.filter(|_| sector.plus(count) <= self.end) else { return };
         let (first, later) = Preserved::words_of(grain, sector, count);
@@ -117,7 +117,7 @@ impl Preserved {
     /// Forgets a range.
     pub(super) fn forget(&mut self, sector: Sector, count: Sectors) {
         let Some(grain) = self.grain else { return };
-        // No more words than there are: they come to all places.
+        // No more words than the table has: those cover all places.
         let (first, later) = Preserved::words_of(grain, sector, count);
         for touched in std::iter::once(first).chain(later).take(self.words.len()) {
             let place = self.place(touched.number);

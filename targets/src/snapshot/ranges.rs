@@ -1,6 +1,6 @@
 //! The ranges that a request touches on the disks of a snapshot.
 //!
-//! Rule kept here: I6 (everything started is awaited).
+//! Rule kept here: I6 (every started operation is awaited).
 
 use std::cell::RefCell;
 
@@ -57,11 +57,11 @@ impl Runs {
         self.ios.extend(self.items.iter().map(op));
     }
 
-    /// Awaits every operation, also after an error (I6), and gives the first error of the old and
-    /// of the fresh ranges. There are no ranges afterwards.
+    /// Awaits every operation, also after an error (I6), and returns the first error of the old and
+    /// of the fresh ranges. No ranges remain.
     pub(super) async fn finish(&mut self) -> (Option<DiskError>, Option<DiskError>) {
         let (mut old, mut fresh) = (None, None);
-        // From the last to the first, so that the first one's error stays.
+        // From the last to the first, so that the first error remains.
         while let (Some(run), Some(io)) = (self.items.pop(), self.ios.pop()) {
             let is_fresh = run.fresh;
             drop(run);

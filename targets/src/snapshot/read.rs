@@ -1,6 +1,6 @@
 //! Reads and discards of a snapshot.
 //!
-//! Rules kept here: I4 (what is on its way to the origin is tracked until it has completed), I6.
+//! Rules kept here: I4 (a read in flight to the origin is tracked until it has completed), I6.
 
 use super::exceptions::ReadStep;
 use super::ranges::Runs;
@@ -45,8 +45,8 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Decides where the next ranges of a read are; the key says that some are on the origin and
-    /// must be untracked.
+    /// Decides where the next ranges of a read are; a returned key means that some are on the
+    /// origin and must be untracked.
     fn map_read(
         &self,
         request: &Request,
@@ -84,7 +84,7 @@ impl Snapshot {
             let step = self.state.borrow().before_snapshot_read(chunk);
             match step {
                 ReadStep::Fail => return Err(TargetError::Invalid),
-                // The snapshot goes on showing the origin: a discarded range may have any content.
+                // The snapshot still shows the origin: a discarded range may have any content.
                 ReadStep::Origin => {}
                 ReadStep::Cow(new) if count == self.chunk_size.sectors() => {
                     let region = crate::io::IoRegion {
@@ -97,7 +97,7 @@ impl Snapshot {
                         return Err(error.into());
                     }
                 }
-                // Part of a chunk: nothing has to happen.
+                // Part of a chunk: nothing to do.
                 ReadStep::Cow(_) => {}
             }
             done.0 += count.0;

@@ -1,21 +1,21 @@
-//! How far the records of a snapshot's exceptions are, and when noted ones are to be committed.
+//! How far the records of a snapshot's exceptions are, and when journaled ones must be committed.
 //! Pure.
 
-/// Noted exceptions at which their commit begins: large enough that its cost is nothing for each,
-/// and well below the number of exceptions that may be pending, so that writes go on meanwhile.
+/// Journaled exceptions at which their commit begins: large enough that its cost is nothing for
+/// each, and well below the limit of pending exceptions, so that writes continue meanwhile.
 pub const MANY: usize = 512;
 
 /// How far the records are. Numbers count exceptions in the order of their allocation.
 #[derive(Debug, Default)]
 pub(super) struct Recording {
     begun: u64,
-    /// The records of all before this are durable.
+    /// The records of all exceptions before this are durable.
     pub(super) recorded_to: u64,
-    /// Somebody waits for the records of all before this.
+    /// A request waits for the records of all exceptions before this.
     pub(super) wanted_to: u64,
-    /// Of all before this none is noted that began later.
+    /// Every journaled exception is before this.
     pub(super) noted_to: u64,
-    /// Exceptions that are noted.
+    /// Exceptions that are journaled.
     pub(super) noted: usize,
 }
 
@@ -26,12 +26,12 @@ impl Recording {
         self.begun - 1
     }
 
-    /// There is nothing pending any more, and nothing to wait for if there was nothing noted.
+    /// Nothing is pending any more, and nothing is left to wait for if nothing was journaled.
     pub(super) fn catch_up(&mut self) {
         self.recorded_to = self.begun;
     }
 
-    /// Whether noted exceptions are to be committed now.
+    /// Whether journaled exceptions must be committed now.
     pub(super) fn is_due(&self) -> bool {
         self.wanted_to > self.recorded_to || self.noted >= MANY
     }

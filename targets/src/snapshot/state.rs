@@ -1,4 +1,4 @@
-//! What a snapshot keeps beside its exceptions, in the parts that belong together.
+//! The state of a snapshot beside its exceptions, in the parts that belong together.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -8,10 +8,10 @@ use super::origin_gate::Gate;
 use super::preserved;
 use crate::exec::WaitQueue;
 
-/// Where the committer is in its life.
+/// The phases of the committer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Life {
-    /// It commits, or has still to be started.
+    /// It commits, or has not been started yet.
     #[default]
     Running,
     /// It ends when nothing is pending.
@@ -20,22 +20,22 @@ pub(super) enum Life {
     Ended,
 }
 
-/// What the committer goes by.
+/// The committer's state.
 #[derive(Default)]
 pub(super) struct Committer {
     pub(super) life: Cell<Life>,
-    /// For the committer: there is something to commit, or to mark, or its end has come.
+    /// For the committer: there is something to commit or to mark, or it must end.
     pub(super) wanted: WaitQueue,
-    /// A commit is on its way.
+    /// A commit is in flight.
     pub(super) is_busy: Cell<bool>,
-    /// When it is woken next by the clock.
+    /// When its timer wakes it next.
     pub(super) lingers_to_ms: Cell<u64>,
-    /// When the oldest note was written that may not be recorded.
+    /// When the oldest journaled record was written that may not be durable.
     pub(super) noted_since_ms: Cell<Option<u64>>,
 }
 
 impl Committer {
-    /// It is to end, if it has not.
+    /// Tells the committer to end, if it has not ended.
     pub(super) fn close(&self) {
         if self.life.get() == Life::Running {
             self.life.set(Life::Closing);
@@ -46,13 +46,13 @@ impl Committer {
 
 /// What an earlier server has left.
 pub(super) struct Inherited {
-    /// What it has noted, recorded when the snapshot is activated.
+    /// Its journaled records, committed when the snapshot is activated.
     pub(super) records: RefCell<Vec<Record>>,
     /// The store was lost before it was opened, and looks valid.
     pub(super) lost: bool,
 }
 
-/// What an administrator has been told, once.
+/// Events that are reported to an administrator once.
 #[derive(Default)]
 pub(super) struct Told {
     /// The largest share of the COW in use, in per cent.
@@ -63,11 +63,11 @@ pub(super) struct Told {
     pub(super) end: Cell<bool>,
 }
 
-/// What a snapshot has of its origin while it is joined.
+/// What a snapshot shares with its origin while it is joined.
 #[derive(Default)]
 pub(super) struct Joined {
-    /// The way to the origin, while that has no other snapshot.
+    /// The origin's gate, while the origin has no other snapshot.
     pub(super) alone: RefCell<Option<Rc<Gate>>>,
-    /// What all snapshots of the origin have.
+    /// The ranges that all snapshots of the origin have.
     pub(super) preserved: RefCell<preserved::Shared>,
 }

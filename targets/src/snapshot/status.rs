@@ -6,12 +6,12 @@ use std::fmt;
 
 use super::format::Usage;
 
-/// What a snapshot's status line is made of, also of one that is being merged.
+/// The values of a snapshot's status line, also of one that is being merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotStatus {
     /// The snapshot can be used.
     pub valid: bool,
-    /// A merge gave up.
+    /// A merge has failed.
     pub merge_failed: bool,
     /// The COW is full and the snapshot refuses writes.
     pub overflowed: bool,

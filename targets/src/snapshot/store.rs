@@ -1,12 +1,12 @@
 //! The exception store: where records live and how they become durable.
 //!
-//! Opening has two steps. [`Store::open`] only reads and judges, so that a refused COW is left byte
-//! for byte as it was. [`Store::activate`] then writes what a usable store needs: a new one its
-//! area and header, one with stale bytes behind its terminator their removal.
+//! Opening has two steps. [`Store::open`] only reads and judges, so that a refused COW stays
+//! unchanged byte for byte. [`Store::activate`] then writes what a usable store needs: the area and
+//! header of a new one, zeroes over stale bytes behind the terminator of another.
 //!
 //! Rules kept here: nothing is written before the whole store has been judged; and a chunk counts
-//! as committed, and the next record's place moves on, only when its record is durable. How records
-//! become durable is in `store_write`.
+//! as committed, and the next record's position advances, only when its record is durable. How
+//! records become durable is in `store_write`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -40,7 +40,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Reads and judges; writes nothing. Gives the store and the exceptions it holds.
+    /// Reads and judges; writes nothing. Returns the store and the exceptions it holds.
     pub async fn open(open: OpenStore<'_>) -> Result<(Store, Exceptions), StoreError> {
         let block_bytes =
             open.cow.limits().logical_block_bytes.max(open.origin.limits().logical_block_bytes);
@@ -105,9 +105,9 @@ impl Store {
         Ok((store, Exceptions::loaded(health, mapping)))
     }
 
-    /// Takes over records that a server noted and could not write any more. Gives those that are
-    /// not in the store, for [`Store::commit`]; a store that is new or invalid has no use for any.
-    /// An error if one cannot be of this store.
+    /// Takes over records that a server journaled and could not commit any more. Returns those that
+    /// are not in the store, for [`Store::commit`]; none if the store is new or invalid. An error
+    /// if a record cannot belong to this store.
     pub(super) fn take_over(
         &self,
         noted: Noted,
@@ -133,13 +133,13 @@ impl Store {
         let (origin_chunks, cow_chunks) =
             (self.chunk_size.chunks_in(origin.size()), cursor.layout().cow_chunks(self.cow.size()));
         noted.sort_by_key(|record| record.new);
-        // Killed between its commit and the end of its note.
+        // The server died between the commit of a record and its removal from the journal.
         noted.retain(|record| exceptions.mapped(record.old) != Some(record.new));
         for record in &noted {
             let fault =
                 format::check_record(cursor.layout(), *record, Some(origin_chunks), cow_chunks);
-            // Commits follow the order of allocation, so what is not recorded lies behind all that
-            // is.
+            // Commits follow the order of allocation, so uncommitted records lie behind all
+            // committed ones.
             if fault.is_some() || !cursor.take_over(record.new) || !exceptions.load(*record) {
                 return Err(misfit(record));
             }
@@ -147,7 +147,7 @@ impl Store {
         Ok(noted)
     }
 
-    /// Writes what a usable store needs. To be called once, before the first allocation.
+    /// Writes what a usable store needs. Must be called once, before the first allocation.
     pub async fn activate(&self) -> Result<(), DiskError> {
         self.last.take();
         let Some(store) = &self.persistent else { return Ok(()) };
@@ -155,8 +155,8 @@ impl Store {
         store.activate(&self.cow, position).await
     }
 
-    /// Unmakes a store that [`Store::activate`] has made, or begun to make. To be called when
-    /// nothing else uses it.
+    /// Unmakes a store that [`Store::activate`] has made, or begun to make. Nothing else may use
+    /// the store.
     pub async fn unmake(&self) -> Result<Unmade, DiskError> {
         match &self.persistent {
             Some(store) => store.unmake(&self.cow, self.used.get()).await,
@@ -165,7 +165,7 @@ impl Store {
         }
     }
 
-    /// The store is wanted: what it has overwritten is forgotten.
+    /// The store is wanted: forgets what it has overwritten.
     pub fn keep(&self) {
         if let Some(store) = &self.persistent {
             store.keep();
@@ -182,13 +182,13 @@ impl Store {
         self.persistent.as_ref().is_some_and(Persistent::is_new)
     }
 
-    /// The chunk size, which is the one on disk if there is a store.
+    /// The chunk size; the one on disk if there is a store.
     pub fn chunk_size(&self) -> ChunkSize {
         self.chunk_size
     }
 
-    /// Hands out the next COW chunk, or `None` when the COW is full even after looking at its size
-    /// again.
+    /// Allocates the next COW chunk, or returns `None` when the COW is full even after its size has
+    /// been read again.
     pub fn allocate(&self) -> Option<CowChunk> {
         let allocated = self.allocate_within(self.cow.size());
         let allocated = allocated.or_else(|| self.allocate_within(self.cow.refresh_size()));
@@ -208,7 +208,7 @@ impl Store {
         })
     }
 
-    /// Makes records durable, in their order. Their data must have been written.
+    /// Makes records durable, in order. Their data must have been written.
     pub async fn commit(&self, records: &[Record]) -> Result<(), DiskError> {
         let Some(store) = &self.persistent else { return Ok(()) };
         let mut left = records;
@@ -218,7 +218,7 @@ impl Store {
             let position = self.cursor.borrow().position();
             let fills = now.len() == room;
             if let Err(error) = store.prepare_next_area(&self.cow, position.0, fills).await {
-                // The records before the one that fills the area do not need the next one.
+                // The records before the one that fills the area do not need the next area.
                 if error.errno.is_no_space() {
                     self.commit_now(store, position, &now[..now.len() - 1], false).await?;
                 }
@@ -242,13 +242,13 @@ impl Store {
         Ok(())
     }
 
-    /// Where things are on the COW.
+    /// The layout of the COW.
     pub(super) fn layout(&self) -> Layout {
         self.cursor.borrow().layout()
     }
 
-    /// Durably writes a block of an area anew: records, and zeroes behind them. What a merge leaves
-    /// of it; before an exception is allocated again the store must be opened anew.
+    /// Durably rewrites a block of an area: the records that a merge leaves in it, then zeroes.
+    /// Before an exception is allocated again the store must be reopened.
     pub(super) async fn rewrite_block(
         &self,
         at: Sector,
@@ -258,17 +258,17 @@ impl Store {
         store.rewrite_block(&self.cow, at, records).await
     }
 
-    /// The last so many records are durably gone.
+    /// The last `count` records are durably gone.
     pub(super) fn removed(&self, count: usize) {
         self.cursor.borrow_mut().remove(count as u64);
     }
 
-    /// Exceptions that have got chunks and will get no records.
+    /// Exceptions whose chunks are allocated and that will get no records.
     pub(super) fn give_up(&self, count: usize) {
         (0..count).for_each(|_| self.cursor.borrow_mut().give_up());
     }
 
-    /// Whether what is allocated fills an area, so that its commit needs space for the next one.
+    /// Whether the allocated exceptions fill an area: their commit needs space for the next one.
     pub(super) fn fills_area(&self) -> bool {
         self.persistent.is_some() && self.cursor.borrow().fills_area()
     }
@@ -278,7 +278,7 @@ impl Store {
         self.cursor.borrow().recorded()
     }
 
-    /// Durably marks the store invalid (I9). Nothing to mark in a transient one.
+    /// Durably marks the store invalid (I9). Does nothing for a transient one.
     pub async fn invalidate(&self) -> Result<(), DiskError> {
         match &self.persistent {
             Some(store) => store.write_header(&self.cow, false).await,
@@ -286,7 +286,7 @@ impl Store {
         }
     }
 
-    /// The numbers of the status line; so many exceptions are noted.
+    /// The numbers of the status line; `noted` exceptions are journaled.
     pub fn usage(&self, noted: usize) -> Usage {
         if self.persistent.is_some() {
             return self.cursor.borrow().usage(self.cow.size(), noted as u64);
@@ -301,9 +301,9 @@ impl Store {
     }
 }
 
-/// Whether a COW with so many records, these the last, has got no others since a server died that
-/// knew of `known` records and had the rest in its journal: its last commit may have become durable
-/// without being counted.
+/// Whether a COW with `recorded` records, the last ones in `last`, has got no others since the
+/// death of a server that knew of `known` records and had the rest in its journal: its last commit
+/// may have become durable without being counted.
 fn is_own_end(last: &VecDeque<Record>, recorded: u64, known: u64, journal: &[Record]) -> bool {
     let Some(since) = recorded.checked_sub(known).and_then(|count| usize::try_from(count).ok())
     else {
@@ -331,8 +331,8 @@ fn check_size(
     Ok(())
 }
 
-/// The identity that the store has or will have, and whether its header has yet to say so; an error
-/// if it is another origin's.
+/// The identity that the store has or will have, and whether its header must still be updated; an
+/// error if it is another origin's.
 fn whose(
     open: &OpenStore<'_>,
     found: Found,

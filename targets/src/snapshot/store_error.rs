@@ -1,4 +1,4 @@
-//! Why a store cannot be opened, in one line for its user.
+//! Why a store cannot be opened, in one line for the user.
 
 use std::fmt;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ pub enum StoreError {
         disk: Rc<str>,
         /// Its size.
         size: Sectors,
-        /// What it would need.
+        /// The size it would need.
         needed: Sectors,
     },
     /// The chunk size is not a multiple of a disk's block size.
@@ -32,8 +32,8 @@ pub enum StoreError {
         /// The larger of the disks' logical block sizes.
         block_bytes: u32,
     },
-    /// The snapshot would be longer than its origin: what is written there could not be opened
-    /// again.
+    /// The snapshot would be longer than its origin: a chunk written behind the origin's end would
+    /// make the store unusable.
     BehindOrigin {
         /// The origin's name.
         origin: Rc<str>,
@@ -44,13 +44,13 @@ pub enum StoreError {
     },
     /// A store must be written to be used, and the COW is read-only.
     ReadOnly(Rc<str>),
-    /// What a server that died has noted does not belong to the store.
+    /// Records journaled by a server that died do not belong to the store.
     Noted {
         /// The COW's name.
         disk: Rc<str>,
-        /// Where the notes are.
+        /// Where the journal is.
         notes: String,
-        /// The first that does not fit.
+        /// The first record that does not fit.
         record: Record,
     },
     /// The store was made for another origin.
@@ -62,7 +62,7 @@ pub enum StoreError {
         /// The origin that it is used with.
         origin: Rc<str>,
     },
-    /// It cannot be merged: which disk, and why.
+    /// The store cannot be merged: which disk, and why.
     Merge(Rc<str>, &'static str),
     /// No memory for buffers.
     NoMemory,

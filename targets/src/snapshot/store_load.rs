@@ -1,10 +1,10 @@
 //! Loading a store: its areas are read, several ahead, and every record is checked before it
 //! counts.
 //!
-//! Records are gathered and put in order when all are there, in portions between which others go
-//! on. Whether one repeats another is seen only then; which one it is, is found by going through
-//! them a second time, one by one. So a good store pays nothing for the message of a bad one. A bad
-//! one is left as soon as it has more records than can be.
+//! Records are gathered and sorted when all have been read, in portions between which other tasks
+//! run. Duplicates are detected only then; to find which record is one, the store is read a second
+//! time, record by record. So a valid store pays nothing for the error message of a faulty one.
+//! Loading stops as soon as there are more records than possible.
 
 use std::collections::{HashSet, VecDeque};
 use std::task::Poll;
@@ -17,30 +17,30 @@ use super::store_open::OpenStore;
 use crate::disk::{Buffer, Io};
 use crate::units::{CowChunk, Sectors};
 
-/// Metadata is read in pieces of at most this: one piece for every chunk size people use.
+/// Metadata is read in pieces of at most this: one piece for every chunk size in common use.
 const PIECE_BYTES: u64 = 1 << 19;
-/// The same as [`RECORD_BYTES`], for memory.
+/// [`RECORD_BYTES`] as a memory size.
 const RECORD_LEN: usize = size_of::<[u64; 2]>();
-/// Pieces read ahead while loading. The kernel reads 12 ahead; twice as many are asked for 12 at a
+/// Pieces read ahead while loading. The kernel reads 12 ahead; here twice as many are read, 12 at a
 /// time.
 const PIECES_AHEAD: usize = 24;
-/// Runs that are sorted before others go on: a few milliseconds' work.
+/// Runs that are sorted before other tasks run: a few milliseconds' work.
 const SORTED_AT_ONCE: usize = 1 << 15;
 
-/// What is in a store.
+/// The content of a store.
 pub(super) struct Loaded {
     pub(super) mapping: Mapping,
     pub(super) cursor: Cursor,
     /// Bytes of the current block before the terminator.
     pub(super) tail: Vec<u8>,
-    /// Something stands behind the terminator.
+    /// Nonzero bytes follow the terminator.
     pub(super) stale: bool,
-    /// The last records, at most [`PLACES`]: what a journal may know of.
+    /// The last records, at most [`PLACES`]: those that a journal may contain.
     pub(super) last: VecDeque<Record>,
 }
 
 impl Loaded {
-    /// What is in an empty one.
+    /// The content of an empty store.
     pub(super) fn nothing(layout: Layout) -> Loaded {
         Loaded {
             mapping: Mapping::default(),
@@ -67,12 +67,12 @@ pub(super) async fn load(open: &OpenStore<'_>, layout: Layout) -> Result<Loaded,
     }
 }
 
-/// Records that have been checked each by itself, and how it is found out that one repeats another.
+/// Records that have been checked individually, and how duplicates among them are found.
 enum Records {
     /// All together, at the end, for stores whose COW chunks are in order: all but those of old
-    /// kernels. When it is no longer orderly, they must be looked at one by one.
+    /// kernels. If not `orderly`, they must be checked one by one.
     Together { chunks: Gathered, last: u64, orderly: bool },
-    /// Each when it comes, which takes several times as long.
+    /// Each as it is read, which takes several times as long.
     Single { mapping: Mapping, new: HashSet<u64> },
 }
 
@@ -98,7 +98,7 @@ impl Records {
         !matches!(self, Records::Together { orderly: false, .. })
     }
 
-    /// The map of all of them; `None` if they must be looked at one by one.
+    /// The map of all records; `None` if they must be checked one by one.
     async fn into_mapping(self, open: &OpenStore<'_>) -> Option<Mapping> {
         match self {
             Records::Together { orderly: false, .. } => None,
@@ -121,7 +121,7 @@ impl Records {
     }
 }
 
-/// Lets everything else that this thread does go on first: the origin may be in use.
+/// Lets all other tasks of this thread run first: the origin may be in use.
 async fn next_round(open: &OpenStore<'_>) {
     let mut asked = false;
     std::future::poll_fn(|cx| {
@@ -145,7 +145,7 @@ struct Loader<'a> {
     bytes: Vec<u8>,
 }
 
-/// A piece of an area on its way from the disk.
+/// A piece of an area in flight from the disk.
 struct Piece {
     area: u64,
     offset: u64,
@@ -167,11 +167,11 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// All areas up to the terminator, or until the records are no longer orderly.
+    /// Reads all areas up to the terminator, or until the records are no longer orderly.
     async fn walk(&mut self) -> Result<(), StoreError> {
         let mut ahead = VecDeque::new();
         let result = self.walk_areas(&mut ahead).await;
-        // Also what nobody looks at any more (I6): whoever is told opens the disk next.
+        // Also the pieces that are no longer needed (I6): the caller uses the disk next.
         for piece in ahead {
             drop(piece.io.await);
         }
@@ -184,14 +184,14 @@ impl<'a> Loader<'a> {
         let mut ended = None;
         loop {
             // Half of them together, which is one submission. Within the area that has ended only
-            // the search for stale bytes goes on.
+            // the search for stale bytes continues.
             let more = if ahead.len() <= PIECES_AHEAD / 2 { PIECES_AHEAD - ahead.len() } else { 0 };
             for _ in 0..more {
                 if !self.area_exists(area) || ended.is_some_and(|end| end != area) {
                     break;
                 }
                 match self.start_piece(area, offset, piece_len) {
-                    // Others have it: fewer ahead will do.
+                    // Other tasks hold the memory: fewer pieces ahead will do.
                     Err(StoreError::NoMemory) if !ahead.is_empty() => break,
                     piece => ahead.push_back(piece?),
                 }
@@ -224,8 +224,8 @@ impl<'a> Loader<'a> {
         self.layout.area_chunk(area).0 < self.cow_chunks
     }
 
-    /// A full last area whose successor would lie beyond the device: such a store cannot be opened
-    /// by anyone.
+    /// A full last area whose successor would lie beyond the device: no program can open such a
+    /// store.
     fn no_successor(&self, area: u64) -> StoreError {
         let needed = self.layout.area_start(area).plus(self.layout.chunk_size.sectors());
         let disk = self.open.cow.name().clone();
@@ -240,7 +240,7 @@ impl<'a> Loader<'a> {
         Ok(Piece { area, offset, len, buffer, io })
     }
 
-    /// Takes the records of a piece; `true` if the terminator is in it.
+    /// Takes the records of a piece; returns `true` if the terminator is in it.
     fn take_records(&mut self, area: u64, offset: u64) -> Result<bool, StoreError> {
         let bytes = std::mem::take(&mut self.bytes);
         let slots = bytes.chunks_exact(RECORD_LEN);
@@ -271,7 +271,7 @@ impl<'a> Loader<'a> {
         Ok(ended)
     }
 
-    /// Keeps the last of the records so far.
+    /// Keeps the last of the records read so far.
     fn keep_last(&mut self, records: &[u8]) {
         let skipped = (records.len() / RECORD_LEN).saturating_sub(PLACES) * RECORD_LEN;
         let last = &mut self.loaded.last;

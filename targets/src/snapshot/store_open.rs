@@ -1,4 +1,4 @@
-//! What is needed to open a store, and whose it is.
+//! What is needed to open a store, and its ownership.
 
 use std::rc::Rc;
 
@@ -17,24 +17,24 @@ pub struct OpenStore<'a> {
     pub origin: &'a Disk,
     /// The COW device.
     pub cow: &'a Disk,
-    /// The chunk size of a new store; one on disk wins over it.
+    /// The chunk size of a new store; a store on disk has its own.
     pub chunk_size: Option<ChunkSize>,
     /// Whether records are kept on disk.
     pub persistent: bool,
     /// Treat a COW that holds something else as empty.
     pub overwrite: bool,
-    /// Which store a new one is and whose; without it a new store has no identity, as one of the
-    /// kernel's.
+    /// The identity of a new store and its owner; without it a new store has no identity, like one
+    /// made by the kernel.
     pub ownership: Option<&'a Ownership>,
 }
 
-/// Which store a new one is, and the origin that stores must have been made for.
+/// The identity of a new store, and the origin that stores must have been made for.
 #[derive(Clone, Debug)]
 pub struct Ownership {
     /// The id of a new store.
     pub store: StoreId,
-    /// The origin's lasting name; empty if it has none.
+    /// The origin's persistent name; empty if it has none.
     pub origin: String,
-    /// A store that was made for another origin is this one's from now on.
+    /// A store that was made for another origin becomes this one's.
     pub adopt: bool,
 }

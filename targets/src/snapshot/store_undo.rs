@@ -1,37 +1,36 @@
-//! Unmaking a store when the device it was made for does not come to be, or nobody has been told of
-//! it: the COW is left byte for byte as it was.
+//! Unmaking a store whose device was not created, or not reported to its user: the COW is restored
+//! byte for byte.
 //!
-//! Rule kept here: wherever it ends, the COW holds what it held before, a store that is invalid, or
-//! the empty one that was made; never the start of a valid store with other bytes in its first
-//! area.
+//! Rule kept here: wherever this ends, the COW holds what it held before, an invalid store, or the
+//! empty one that was made; never the start of a valid store with other bytes in its first area.
 
 use std::rc::Rc;
 
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::units::{ChunkSize, Sector, Sectors};
 
-/// Bytes that are remembered: all that a new store overwrites with chunks of up to 8 MiB. Of larger
-/// chunks the first block is put back, which unmakes the store; what stood behind it in area 0
-/// stays zero.
+/// Bytes that are remembered: all that a new store overwrites with chunks of up to 8 MiB. With
+/// larger chunks the first block is restored, which unmakes the store; what stood behind it in area
+/// 0 stays zero.
 const REMEMBERED_BYTES: u64 = 16 << 20;
-/// They are read and written in pieces of this.
+/// Size of the pieces in which they are read and written.
 const PIECE_BYTES: u64 = 256 << 10;
 
-/// What has become of a COW whose store is not wanted.
+/// The result of unmaking a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmade {
-    /// The store was there before, or none was made: nothing was to be put back.
+    /// The store existed before, or none was made: nothing to restore.
     NotNew,
-    /// As that, but chunks have been copied onto a COW that had no store.
+    /// As `NotNew`, but chunks have been copied onto a COW that had no store.
     Copies,
-    /// It is as it was, byte for byte.
+    /// The COW is as it was, byte for byte.
     Whole,
-    /// What the store had overwritten is there again; chunks that were copied behind it stay.
+    /// What the store had overwritten is restored; chunks that were copied behind it stay.
     ButCopies,
-    /// Only the first block is there again: the rest was too much to be remembered.
+    /// Only the first block is restored: the rest was too large to be remembered.
     OnlyStart,
-    /// The store stays: what it had overwritten is not known, or records stand behind its header
-    /// that were made since.
+    /// The store stays: what it had overwritten is unknown, or records made since follow its
+    /// header.
     Stays,
 }
 
@@ -45,12 +44,12 @@ impl Unmade {
 /// What a COW held where a new store was written.
 pub(super) struct Before {
     bytes: Vec<u8>,
-    /// Length of its first block, which makes a store of it or none.
+    /// Length of its first block, which decides whether there is a store.
     block: u64,
 }
 
 impl Before {
-    /// Reads it. `None` when there is no memory for it.
+    /// Reads what a new store overwrites. `None` when there is no memory for it.
     pub(super) async fn read(
         host: &Rc<dyn Host>,
         cow: &Disk,
@@ -95,13 +94,13 @@ impl Before {
         self.len() > self.block
     }
 
-    /// What it takes to put it back. `None` when there is no memory for it.
+    /// A buffer for restoring it. `None` when there is no memory for it.
     pub(super) fn buffer(&self, host: &Rc<dyn Host>) -> Option<Buffer> {
         buffer(host, self.len())
     }
 
-    /// Puts it back, the first block when the rest is durable: until then it must hold nothing that
-    /// makes a valid store of the rest.
+    /// Restores the bytes, the first block when the rest is durable: until then that block must not
+    /// make a valid store of the rest.
     pub(super) async fn put_back(&self, buffer: &Buffer, cow: &Disk) -> Result<(), DiskError> {
         let rest = pieces(self.block, self.len());
         for piece in rest {
@@ -128,7 +127,7 @@ struct Piece {
     range: std::ops::Range<usize>,
 }
 
-/// What lies between two places, in pieces.
+/// The bytes between two positions, in pieces.
 fn pieces(from: u64, to: u64) -> impl Iterator<Item = Piece> {
     (0..to.saturating_sub(from).div_ceil(PIECE_BYTES)).map(move |number| {
         let (start, end) = (from + number * PIECE_BYTES, to.min(from + (number + 1) * PIECE_BYTES));

@@ -2,18 +2,18 @@
 //!
 //! Rules kept here:
 //!
-//! * I1: a batch of records is written after a flush that began when all their data had been
-//!   written, with FUA.
+//! * I1: a batch of records is written with FUA, after a flush that began when all their data had
+//!   been written.
 //! * I2: before the record that fills an area, the next area is written with zeroes, and that flush
 //!   covers it.
 //! * The records of a batch are written one disk block at a time, each a single FUA write, so a
 //!   torn write can never leave a later record without an earlier one.
-//! * Area 0 is zero and flushed before the header that makes it count; what stands behind the
-//!   terminator is zeroed before the first commit. The kernel does neither (its header comes first,
-//!   its tail is written back).
+//! * Area 0 is zero and flushed before the header that makes it valid; bytes behind the terminator
+//!   are zeroed before the first commit. The kernel does neither (its header comes first, its tail
+//!   is written back).
 //!
-//! Only blocks that change are written, where the kernel writes the whole area. On disk there is no
-//! difference.
+//! Only blocks that change are written, where the kernel writes the whole area. The result on disk
+//! is the same.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -27,10 +27,9 @@ use crate::io::{self, IoOp, IoRegion};
 use crate::mutant::{self, Mutant};
 use crate::units::{Sector, Sectors};
 
-/// Bytes of zeroes written in one go when an area is cleared; bounds what one clearing puts in
-/// flight.
+/// Bytes of zeroes written together when an area is cleared; bounds the writes in flight.
 const ZERO_STRETCH_BYTES: u64 = 8 << 20;
-/// Bytes of the buffer that zeroes are written from.
+/// Size of the buffer that zeroes are written from.
 const ZERO_PAGE_BYTES: u32 = 65536;
 
 /// What [`Persistent::activate`] still has to write.
@@ -38,14 +37,14 @@ const ZERO_PAGE_BYTES: u32 = 65536;
 pub(super) enum Unwritten {
     Nothing,
     NewStore,
-    /// Nonzero bytes stand behind the terminator of the current area.
+    /// Nonzero bytes follow the terminator in the current area.
     StaleTail,
 }
 
-/// What a store's header says beside what the kernel reads there.
+/// The part of a store's header that the kernel does not read.
 pub(super) struct Ours {
     pub(super) identity: Option<Identity>,
-    /// The header does not say so yet.
+    /// The header does not contain it yet.
     pub(super) adopted: bool,
 }
 
@@ -58,14 +57,14 @@ pub(super) struct Persistent {
     block: RefCell<Vec<u8>>,
     area_buffer: Buffer,
     ours: Ours,
-    /// Apart from the area's, because invalidation may run beside a commit.
+    /// Separate from the area's, because invalidation may run beside a commit.
     header_buffer: Buffer,
     zero_pages: Rc<[Buffer]>,
     unwritten: Cell<Unwritten>,
     host: Rc<dyn Host>,
-    /// What a new store has overwritten, until it is known to be wanted.
+    /// What a new store has overwritten, until the store is known to be wanted.
     before: RefCell<Option<Before>>,
-    /// This process has made the store, or made it this origin's.
+    /// This process has made the store, or adopted it for this origin.
     made: Cell<bool>,
     /// The header has been written, or may have been.
     headed: Cell<bool>,
@@ -74,8 +73,8 @@ pub(super) struct Persistent {
 }
 
 impl Persistent {
-    /// Borrows what writing takes; `None` when there is no memory for it. `tail` is what stands in
-    /// the current block.
+    /// Acquires the buffers for writing; `None` when there is no memory for them. `tail` is the
+    /// content of the current block.
     pub(super) fn new(
         open: &OpenStore<'_>,
         layout: Layout,
@@ -125,19 +124,18 @@ impl Persistent {
         }
     }
 
-    /// Puts back what a new store has overwritten. `used`: it has got chunks.
+    /// Restores what a new store has overwritten. `used`: chunks have been allocated.
     pub(super) async fn unmake(&self, cow: &Disk, used: bool) -> Result<Unmade, DiskError> {
         let Some(before) = self.before.take() else {
             return Ok(if self.made.get() { Unmade::Stays } else { Unmade::NotNew });
         };
-        // With records of this origin the store would be a wrong one of the origin that it was made
-        // for.
+        // With records of this origin the store would be wrong for the origin that it was made for.
         let is_mixed = self.ours.adopted && used;
         let Some(buffer) = before.buffer(&self.host).filter(|_| !is_mixed) else {
             return Ok(Unmade::Stays);
         };
         if before.has_rest() && self.headed.get() && !mutant::is(Mutant::UnmadeWhileValid) {
-            // What comes to stand in its first area is no records.
+            // The bytes restored in its first area are not records.
             self.write_header(cow, false).await?;
         }
         before.put_back(&buffer, cow).await?;
@@ -149,12 +147,12 @@ impl Persistent {
         })
     }
 
-    /// What a new store has overwritten is forgotten.
+    /// Forgets what a new store has overwritten.
     pub(super) fn keep(&self) {
         self.before.take();
     }
 
-    /// Whether a new store is still to be written.
+    /// Whether a new store must still be written.
     pub(super) fn is_new(&self) -> bool {
         self.unwritten.get() == Unwritten::NewStore
     }
@@ -192,7 +190,7 @@ impl Persistent {
         Sectors::from_bytes(u64::from(self.block_bytes))
     }
 
-    /// A new store: the header's chunk behind its first block and area 0 are zero and durable
+    /// Creates a store: the header's chunk behind its first block and area 0 are zero and durable
     /// before the header is written. Until then the COW has no magic word, or a foreign one, and is
     /// no store.
     async fn create(&self, cow: &Disk) -> Result<(), DiskError> {
@@ -208,7 +206,7 @@ impl Persistent {
         self.write_header(cow, true).await
     }
 
-    /// Durably says whether the store is valid.
+    /// Durably writes whether the store is valid.
     pub(super) async fn write_header(&self, cow: &Disk, valid: bool) -> Result<(), DiskError> {
         self.headed.set(true);
         let mut bytes = [0; IDENTITY_END];
@@ -222,9 +220,9 @@ impl Persistent {
         self.run(op, self.header_buffer.at(0), cow, Sector(0), self.block_sectors()).await
     }
 
-    /// Zeroes what stands behind the terminator: first the blocks after the current one, durably,
-    /// then its own rest. The other way round, a full current block would run into stale records
-    /// after a crash.
+    /// Zeroes what follows the terminator: first the blocks after the current one, durably, then
+    /// the rest of the current one. In the other order, a full current block would be followed by
+    /// stale records after a crash.
     async fn drop_stale_tail(
         &self,
         cow: &Disk,
@@ -241,8 +239,8 @@ impl Persistent {
         self.run(op, self.area_buffer.at(0), cow, start, self.block_sectors()).await
     }
 
-    /// Zeroes the area behind one that is to be filled (I2: the flush before the records covers
-    /// it).
+    /// Zeroes the area behind one that is about to be filled (I2: the flush before the records
+    /// covers it).
     pub(super) async fn prepare_next_area(
         &self,
         cow: &Disk,
@@ -293,7 +291,7 @@ impl Persistent {
         Ok(())
     }
 
-    /// Writes a block of an area anew: these records, and zeroes behind them.
+    /// Rewrites a block of an area: these records, then zeroes.
     pub(super) async fn rewrite_block(
         &self,
         cow: &Disk,

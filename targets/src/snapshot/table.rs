@@ -40,7 +40,7 @@ pub enum StoreType {
 }
 
 impl Snapshot {
-    /// The features come first, as in the kernel, so a line with two faults gets the same blame.
+    /// The features come first, as in the kernel, so a line with two faults gets the same error.
     pub(crate) fn parse(words: &mut Words, merge: bool) -> Result<Snapshot, TableError> {
         if words.left() < 4 {
             let given = words.left();
@@ -87,8 +87,8 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// The rules that hold between parameters, for whoever makes them from something else than a
-    /// line; `merge` for `snapshot-merge`.
+    /// The rules between parameters, also for callers that do not parse a line; `merge` for
+    /// `snapshot-merge`.
     ///
     /// # Errors
     /// A combination that the kernel refuses, too.
@@ -115,8 +115,8 @@ impl StoreType {
     }
 }
 
-/// Only the letters that the kernel looks at are looked at: `pOverflow` is `PO`, `Nothing` is `N`,
-/// `Pz` is nothing. `NO` is our own.
+/// Only the letters that the kernel reads count: `pOverflow` is `PO`, `Nothing` is `N`, `Pz` is
+/// invalid. `NO` is our own.
 fn store_type(word: &str) -> Option<StoreType> {
     if word.eq_ignore_ascii_case("NO") {
         return Some(StoreType::Transient { overflow: true });

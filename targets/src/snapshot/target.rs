@@ -1,5 +1,5 @@
-//! The `snapshot` target: its life, and what an origin asks of it. Requests are in `read` and
-//! `write` beside this file, the task that makes exceptions durable in `commit`.
+//! The `snapshot` target: its life cycle, and what an origin asks of it. Requests are in `read` and
+//! `write` beside this file, the committer is in `commit`.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -24,7 +24,7 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
 use crate::units::{Chunk, ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
 
-/// Numbers since the snapshot was opened.
+/// Counters since the snapshot was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Chunks copied or written in full to a new COW chunk.
@@ -35,7 +35,7 @@ pub struct Stats {
 
 /// A snapshot.
 pub struct Snapshot {
-    /// Dropped before the disks: while they are open nobody else can use the notes.
+    /// Dropped before the disks: while they are open no other process can use the journal.
     pub(super) notes: Option<Rc<dyn Notes>>,
     pub(super) origin: Disk,
     pub(super) cow: Disk,
@@ -130,12 +130,12 @@ impl Snapshot {
         &self.cow
     }
 
-    /// What the COW is known by.
+    /// The names of the COW.
     pub(crate) fn cow_names(&self) -> &[String] {
         self.losses.cow()
     }
 
-    /// Whether it is a snapshot of that open disk.
+    /// Whether it is a snapshot of this open disk.
     pub(crate) fn is_of(&self, disk: &Disk) -> bool {
         self.origin.same(disk)
     }
@@ -170,19 +170,19 @@ impl Snapshot {
         self.state.borrow().complete()
     }
 
-    /// The status line's numbers. The COW's size is looked at: it may have been made larger since a
-    /// chunk was allocated.
+    /// The status line's numbers. Reads the COW's size again: it may have grown since the last
+    /// allocation.
     pub fn usage(&self) -> Usage {
         self.cow.refresh_size();
         self.known_usage()
     }
 
-    /// The same, with the COW's size as it is known.
+    /// The same, with the last known size of the COW.
     pub(super) fn known_usage(&self) -> Usage {
         self.store.usage(self.state.borrow().noted())
     }
 
-    /// Numbers since it was opened.
+    /// Counters since it was opened.
     pub fn stats(&self) -> Stats {
         self.stats.get()
     }
@@ -207,8 +207,8 @@ impl Snapshot {
         self.chunk_size.start_of_cow(chunk).plus(self.chunk_size.offset_of(sector))
     }
 
-    /// How much of a chunk the origin has; less than a chunk only at its end. What is left there of
-    /// a block of the COW cannot be reached through the snapshot, whose blocks are no smaller.
+    /// How much of a chunk the origin has; less than a chunk only at its end. The rest of a COW
+    /// block there cannot be reached through the snapshot, whose blocks are no smaller.
     pub(super) fn origin_part(&self, chunk: Chunk) -> Sectors {
         let start = self.chunk_size.start_of(chunk);
         let size = whole_blocks(self.origin.size(), &self.origin, &self.cow);
@@ -222,7 +222,7 @@ impl Snapshot {
         self.stats.set(stats);
     }
 
-    /// Reports the data of pending exceptions as written or not, and wakes the committer.
+    /// Reports whether the data of pending exceptions was written, and wakes the committer.
     pub(super) fn copied(
         &self,
         results: impl Iterator<Item = (PendingId, bool)>,
@@ -244,8 +244,8 @@ impl Snapshot {
     }
 
     /// Allocates an exception for an origin write and adds its copy to the job. `Err` if there is
-    /// no room for more pending ones; `Ok(None)` if the COW is full, in which case invalidation has
-    /// begun.
+    /// no room for more pending exceptions; `Ok(None)` if the COW is full, in which case
+    /// invalidation has begun.
     pub(super) fn begin_copy_out(
         &self,
         chunk: Chunk,
@@ -296,7 +296,7 @@ impl Snapshot {
         self.changed.until(|| room(&self.state.borrow()).then_some(())).await;
     }
 
-    /// Waits until no snapshot read is on its way to a chunk of the origin, or the snapshot is
+    /// Waits until no snapshot read of a chunk is in flight to the origin, or the snapshot is
     /// durably invalid.
     pub(super) async fn origin_write_allowed(&self, chunk: Chunk) {
         let waits = |step| matches!(step, OriginStep::WaitReads | OriginStep::WaitInvalid);
@@ -311,18 +311,18 @@ impl Snapshot {
         }
     }
 
-    /// Gives the way to the origin when that has no other snapshot, and takes it when it gets one.
+    /// Sets the origin's gate while the origin has no other snapshot, and clears it otherwise.
     pub(super) fn set_alone(&self, gate: Option<Rc<Gate>>) {
         self.joined.alone.replace(gate);
     }
 
-    /// Shares what all snapshots of the origin have.
+    /// Sets the ranges that all snapshots of the origin have, which they share.
     pub(super) fn set_preserved(&self, preserved: preserved::Shared) {
         self.joined.preserved.replace(preserved);
     }
 
-    /// What all snapshots of the origin have: whatever makes a write wait that would have passed
-    /// must be forgotten there.
+    /// The ranges that all snapshots of the origin have: if a write must wait that would have
+    /// passed, its range must be forgotten there.
     pub(super) fn preserved(&self) -> preserved::Shared {
         self.joined.preserved.borrow().clone()
     }

@@ -1,8 +1,8 @@
 //! Writes to a snapshot.
 //!
-//! Rules kept here: I6 (everything started is awaited before a request ends), I10 (a write is
-//! acknowledged after its record is noted; with FUA, or where nothing can be noted, after it is
-//! durable).
+//! Rules kept here: I6 (every started operation is awaited before a request ends), I10 (a write is
+//! acknowledged after its record is journaled; with FUA, or if journaling is impossible, after it
+//! is durable).
 
 use super::Cause;
 use super::exceptions::{Health, MAX_PENDING, PendingId, WriteStep};
@@ -14,11 +14,11 @@ use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError, payload};
 use crate::units::{Chunk, CowChunk, Sector, Sectors};
 
-/// How far the decisions for a write got.
+/// Where the decisions for a write stopped.
 enum Stop {
-    /// To the end of the request, or to as many ranges as fit.
+    /// At the end of the request, or at as many ranges as fit.
     Done,
-    /// Another request's exception must be there first.
+    /// Another request's exception must be visible first.
     Wait(PendingId),
     /// Too many exceptions are pending.
     Crowded,
@@ -92,7 +92,7 @@ impl Snapshot {
         Stop::Done
     }
 
-    /// Adds to a job what a write of `count` at `sector` leaves alone of its chunk.
+    /// Adds to a job the parts of a chunk that a write of `count` at `sector` does not cover.
     fn copy_around(
         &self,
         chunk: Chunk,
@@ -105,7 +105,7 @@ impl Snapshot {
             return;
         }
         if count == self.chunk_size.sectors() {
-            return; // nothing is left of it
+            return; // the write covers the chunk
         }
         let (start, end) = (self.chunk_size.start_of(chunk), sector.plus(count));
         let chunk_end = start.plus(self.origin_part(chunk));
@@ -126,8 +126,7 @@ impl Snapshot {
         mut around: Option<JobLease>,
         created: &[PendingId],
     ) -> Result<(), TargetError> {
-        // The flush before the record covers fresh data; only data in chunks that exist needs FUA
-        // of its own.
+        // The flush before the record covers fresh data; only data in existing chunks needs FUA.
         runs.start(|run| {
             run.disk.write(run.at, run.count, payload(request, run.offset), fua && !run.fresh)
         });
@@ -161,7 +160,7 @@ impl Snapshot {
                 return Err(TargetError::Invalid);
             }
         }
-        // The chunks of this write may have been there already and their records not.
+        // The chunks of this write may have existed already, without durable records.
         if fua && !mutant::is(Mutant::FuaLeavesNotes) {
             self.record_noted().await;
             self.still_kept()?;

@@ -1,15 +1,15 @@
 //! Where the next exception goes: the chunk for its data, and the area and index for its record.
 //! Pure.
 //!
-//! Rules kept here: a chunk that holds metadata is never handed out, and neither is one twice; and
-//! a COW is full before an area could be filled that has no room for its successor, because a store
-//! like that cannot be opened again.
+//! Rules kept here: no chunk that holds metadata is ever handed out, and no chunk twice; and a COW
+//! is full before an area could be filled that has no room for its successor, because such a store
+//! cannot be opened again.
 
 use super::layout::Layout;
 use crate::mutant::{self, Mutant};
 use crate::units::{CowChunk, Sectors};
 
-/// Where the next exception goes: the store's in-memory numbers.
+/// Where the next exception goes: the store's in-memory counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     layout: Layout,
@@ -36,7 +36,7 @@ impl Cursor {
         Cursor { layout, next_free: CowChunk(2), area: 0, committed: 0, pending: 0 }
     }
 
-    /// Where things are.
+    /// The store's layout.
     pub fn layout(&self) -> Layout {
         self.layout
     }
@@ -56,7 +56,7 @@ impl Cursor {
         self.next_free
     }
 
-    /// Takes over records found on disk, of whose COW chunks this one is the highest. A record's
+    /// Takes over records found on disk; `highest` is the highest of their COW chunks. A record's
     /// position says nothing about its chunk: stores of old kernels have holes.
     pub fn load(&mut self, records: u64, highest: CowChunk) {
         if self.next_free.0 <= highest.0 {
@@ -69,8 +69,8 @@ impl Cursor {
         self.committed = records % self.layout.records_per_area();
     }
 
-    /// Hands out a COW chunk, or `None` when the COW is full. Full is also a COW whose last slot of
-    /// an area could be filled but that has no room for the next area: the kernel invalidates the
+    /// Hands out a COW chunk, or `None` when the COW is full. A COW is also full when the last slot
+    /// of an area could be filled but the next area has no room: the kernel invalidates the
     /// snapshot there (rule 5.3).
     pub fn allocate(&mut self, cow_size: Sectors) -> Option<CowChunk> {
         let cow_chunks = self.layout.cow_chunks(cow_size);
@@ -90,8 +90,8 @@ impl Cursor {
         Some(new)
     }
 
-    /// Counts a chunk as allocated that was handed out before the store was opened; `false`, and
-    /// nothing changes, unless it lies behind all others.
+    /// Counts a chunk as allocated that was handed out before the store was opened; returns
+    /// `false`, and changes nothing, unless it lies behind all others.
     pub fn take_over(&mut self, new: CowChunk) -> bool {
         let behind = self.next_free.0 <= new.0;
         if behind {
@@ -112,8 +112,8 @@ impl Cursor {
         self.advance();
     }
 
-    /// Counts the last so many records as gone, and all data chunks behind those that are left as
-    /// free: as in the kernel that serves the status line only, because it knows of no holes.
+    /// Counts the last `count` records as gone, and all data chunks behind the remaining ones as
+    /// free: as in the kernel that serves the status line only, because it ignores holes.
     pub fn remove(&mut self, count: u64) {
         let records = self.recorded().saturating_sub(count);
         self.area = records / self.layout.records_per_area();
@@ -126,7 +126,7 @@ impl Cursor {
         self.pending = self.pending.saturating_sub(1);
     }
 
-    /// Whether what is allocated fills the current area.
+    /// Whether the allocated exceptions fill the current area.
     pub fn fills_area(&self) -> bool {
         self.committed + self.pending >= self.layout.records_per_area()
     }
@@ -139,7 +139,7 @@ impl Cursor {
         }
     }
 
-    /// The numbers the status line shows. Exceptions that are only noted count like any other.
+    /// The numbers of the status line. Exceptions that are only journaled count like any other.
     pub fn usage(&self, cow_size: Sectors, noted: u64) -> Usage {
         let chunk = self.layout.chunk_size.sectors().0;
         let area = self.area + (self.committed + noted) / self.layout.records_per_area();

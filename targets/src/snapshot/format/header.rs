@@ -1,7 +1,7 @@
-//! The header of a store: its bytes, and what may be made of them. Pure.
+//! The header of a store: its bytes, and how they are interpreted. Pure.
 //!
 //! Rule kept here: a COW is judged as the kernel judges it, by the magic word, then the chunk size,
-//! then the version; what is found is never guessed at.
+//! then the version; nothing is guessed.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::units::ChunkSize;
 pub const MAGIC: u32 = 0x7041_6E53;
 /// The only version of the format there is.
 pub const VERSION: u32 = 1;
-/// Bytes of the header that mean something.
+/// Bytes of the header that are in use.
 pub const HEADER_BYTES: usize = 16;
 
 /// The header's four words.
@@ -33,10 +33,10 @@ pub enum HeaderError {
         /// The word found.
         magic: u32,
     },
-    /// The chunk size is not a power of two of sectors up to 1 GiB, or not a multiple of a disk's
-    /// block size.
+    /// The chunk size is not a power-of-two number of sectors up to 1 GiB, or not a multiple of a
+    /// disk's block size.
     ChunkSize {
-        /// The sectors found.
+        /// The chunk size found.
         sectors: u32,
     },
     /// A version other than 1.
@@ -49,7 +49,7 @@ pub enum HeaderError {
 /// What the first bytes of a COW device are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// The magic word is zero: no store yet. Only that word is looked at, as in the kernel.
+    /// The magic word is zero: no store yet. Only that word is checked, as in the kernel.
     Empty,
     /// A header with a usable chunk size and version, valid or not.
     Store {
@@ -67,7 +67,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 }
 
 impl Header {
-    /// Reads the words without judging them; `None` if the magic word is another.
+    /// Decodes the words without judging them; `None` if the magic word differs.
     pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Option<Header> {
         (word(bytes, 0) == MAGIC).then(|| Header {
             valid: word(bytes, 4),
@@ -87,7 +87,7 @@ impl Header {
         bytes
     }
 
-    /// The header of a store of that chunk size.
+    /// The header of a store with that chunk size.
     pub fn new(chunk_size: ChunkSize, valid: bool) -> Header {
         let chunk_sectors = u32::try_from(chunk_size.sectors().0).unwrap_or(u32::MAX);
         Header { valid: u32::from(valid), version: VERSION, chunk_sectors }

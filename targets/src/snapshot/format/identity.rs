@@ -1,5 +1,5 @@
-//! Which store it is and which origin it was made for, in the bytes of the header's block that mean
-//! nothing to the kernel. Pure.
+//! The identity of a store and of its origin, in the bytes of the header's block that the kernel
+//! does not use. Pure.
 //!
 //! ```text
 //! byte 16   "ublkdmI1"
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! The kernel reads the first 16 bytes only, never writes the header of a store that it opens, and
-//! writes zeroes here when it makes a store or marks one invalid. So a store of the kernel's has no
-//! identity, and an identity that is there is right.
+//! writes zeroes here when it creates a store or marks one invalid. So a store made by the kernel
+//! has no identity, and an identity found here is correct.
 
 use std::fmt;
 
@@ -27,15 +27,15 @@ const SIZE_AT: usize = 40;
 const NAME_LEN_AT: usize = 48;
 const NAME_AT: usize = 56;
 const HASH_AT: usize = 504;
-/// Bytes of an origin's name that are kept; of a longer one its end, which tells paths apart.
+/// Bytes of an origin's name that are kept; a longer name keeps its end, which tells paths apart.
 const NAME_BYTES: usize = HASH_AT - NAME_AT;
-/// How the name of an origin in a regular file begins; its birth and number, and its path, follow.
+/// Prefix of the name of an origin in a regular file; its birth and number, and its path, follow.
 const FILE: &str = "file ";
-/// How the name of an origin on a loop device began before it was that of its file; where in the
-/// file it began was not always said.
+/// Former prefix of the name of an origin on a loop device, which now has its file's name; its
+/// start in the file was not always included.
 const LOOP: &str = "loop/backing_file ";
 
-/// Tells a store from all others.
+/// Distinguishes a store from all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreId(pub [u8; 16]);
 
@@ -46,7 +46,7 @@ impl fmt::Display for StoreId {
 }
 
 impl StoreId {
-    /// The id that is shown so.
+    /// Parses an id in its displayed form.
     pub fn parse(text: &str) -> Option<StoreId> {
         let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let number = digits.then(|| u128::from_str_radix(text, 16).ok())??;
@@ -54,25 +54,25 @@ impl StoreId {
     }
 }
 
-/// What a store says of itself.
+/// The identity in a store's header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
-    /// Which store it is.
+    /// The store's id.
     pub store: StoreId,
-    /// The origin's size in sectors when it was made.
+    /// The origin's size in sectors when the store was made.
     pub origin_sectors: u64,
-    /// The origin's lasting name; empty if it has none.
+    /// The origin's persistent name; empty if it has none.
     pub origin: String,
 }
 
 fn hash(bytes: &[u8]) -> u64 {
-    // FNV-1a: it tells an identity from what else may stand there, and defends against nothing.
+    // FNV-1a: distinguishes an identity from other bytes; it is no protection against forgery.
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// The end of a name that fits, from a letter's start on.
+/// The end of a name that fits, from the start of a character.
 fn kept(name: &str) -> &str {
     let from = name.len().saturating_sub(NAME_BYTES);
     let from = (from..=name.len()).find(|at| name.is_char_boundary(*at)).unwrap_or(name.len());
@@ -80,7 +80,7 @@ fn kept(name: &str) -> &str {
 }
 
 impl Identity {
-    /// An identity; of a name that is too long the end is kept.
+    /// An identity; a name that is too long keeps its end.
     pub fn new(store: StoreId, origin_sectors: u64, origin: &str) -> Identity {
         Identity { store, origin_sectors, origin: kept(origin).to_owned() }
     }
@@ -102,7 +102,7 @@ impl Identity {
         Some(Identity { store, origin_sectors: number(SIZE_AT)?, origin })
     }
 
-    /// Puts it into a header's block.
+    /// Writes the identity into a header's block.
     pub fn encode(&self, block: &mut [u8; IDENTITY_END]) {
         block[MAGIC_AT..].fill(0);
         block[MAGIC_AT..ID_AT].copy_from_slice(IDENTITY_MAGIC);
@@ -116,8 +116,8 @@ impl Identity {
         block[HASH_AT..].copy_from_slice(&hash.to_le_bytes());
     }
 
-    /// Whether it was made for an origin of that name, as far as both are known. A file that was
-    /// renamed has its birth and number still, and one that was restored its path.
+    /// Whether the store was made for an origin of that name, as far as both names are known. A
+    /// renamed file still has its birth and number, and a restored file its path.
     pub fn is_for(&self, origin: &str) -> bool {
         let origin = kept(origin);
         if self.origin.is_empty() || origin.is_empty() || self.origin == origin {
@@ -137,7 +137,7 @@ impl Identity {
         }
     }
 
-    /// The origin's name as a person would write it.
+    /// The origin's name for messages.
     pub fn origin_text(&self) -> &str {
         match birth_and_path(&self.origin) {
             Some((_, path)) => path,
@@ -147,14 +147,14 @@ impl Identity {
     }
 }
 
-/// What tells a file from others on its file system (empty if that is not known), and its path;
-/// `None` of another disk.
+/// What distinguishes a file from others on its file system (empty if unknown), and its path;
+/// `None` for another disk.
 pub fn birth_and_path(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(FILE)?.split_once(' ')
 }
 
-/// The name of an origin in a regular file: what tells it from others on its file system (empty if
-/// nothing does), its path.
+/// The name of an origin in a regular file: what distinguishes it on its file system (empty if
+/// nothing does), and its path.
 pub fn file_name(birth: &str, path: &str) -> String {
     format!("{FILE}{birth} {path}")
 }

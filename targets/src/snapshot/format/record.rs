@@ -1,4 +1,4 @@
-//! The records of a store: their bytes, and what can be wrong with one. Pure.
+//! The records of a store: their bytes, and how one can be faulty. Pure.
 
 use std::fmt;
 
@@ -39,7 +39,7 @@ impl Record {
     }
 }
 
-/// Something wrong with a record, and where.
+/// A faulty record, and where it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordError {
     /// The area the record is in.
@@ -61,9 +61,9 @@ pub enum RecordFault {
     NewBeyondCow,
     /// The COW chunk holds the header or an area.
     NewIsMetadata,
-    /// Another record is about the same origin chunk.
+    /// Another record has the same origin chunk.
     OldTwice,
-    /// Another record uses the same COW chunk.
+    /// Another record has the same COW chunk.
     NewTwice,
 }
 
@@ -83,8 +83,8 @@ impl fmt::Display for RecordError {
 
 impl std::error::Error for RecordError {}
 
-/// Checks one record by itself; repetition is for whoever sees all of them. `origin_chunks` is
-/// `None` when the origin is unknown (an offline check of a COW alone).
+/// Checks one record by itself; the caller, which has all of them, looks for duplicates.
+/// `origin_chunks` is `None` when the origin is unknown (an offline check of a COW alone).
 pub fn check_record(
     layout: Layout,
     record: Record,

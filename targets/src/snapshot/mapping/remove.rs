@@ -1,11 +1,11 @@
-//! Taking chunks out of a map again: what a merge does when a chunk is back on the origin. Pure.
+//! Removing chunks from a map: what a merge does when a chunk is back on the origin. Pure.
 
 use super::{Mapping, Run};
 use crate::units::Chunk;
 
 impl Mapping {
-    /// Takes a chunk out; `false` if it is not there. A leaf that becomes empty goes; small ones
-    /// are not joined, because a merge takes out all that there is.
+    /// Removes a chunk; returns `false` if it is not mapped. An empty leaf is removed; small leaves
+    /// are not joined, because a merge removes all chunks.
     pub fn remove(&mut self, old: Chunk) -> bool {
         let (leaf, position) = self.find(old.0);
         let Some(position) = position.checked_sub(1) else { return false };
@@ -26,7 +26,7 @@ impl Mapping {
             (None, None) => drop(self.leaves[leaf].remove(position)),
         }
         match self.leaves[leaf].first() {
-            // The first leaf may begin before its first run: nothing is sought by that.
+            // The first leaf may begin before its first run: look-ups do not depend on that.
             Some(first) => self.firsts[leaf] = first.old,
             None => {
                 self.leaves.remove(leaf);
@@ -38,7 +38,7 @@ impl Mapping {
 }
 
 impl Run {
-    /// The part of a run between two of its chunks; `None` if that is nothing.
+    /// The part of a run between two of its chunks; `None` if it is empty.
     fn part(&self, from: u64, to: u64) -> Option<Run> {
         (from < to).then(|| {
             let mut part = Run::one(from, self.cow() + (from - self.old));
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
     use crate::units::CowChunk;
 
-    /// Of a map of many leaves every chunk is taken out, from the middle on.
+    /// Removes every chunk of a map of many leaves, from the middle on.
     #[test]
     fn all_chunks_can_be_taken_out() {
         let mut mapping = Mapping::default();
