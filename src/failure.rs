@@ -57,7 +57,7 @@ pub struct Failure {
     pub kind: Kind,
     /// What failed and on which device, with the separator before the cause; the whole line if
     /// there is no cause.
-    #[serde(alias = "message")] // its name in servers of earlier versions
+    #[serde(rename = "message")] // as in earlier versions, whose commands show this much
     context: String,
     /// The cause.
     #[serde(default)]

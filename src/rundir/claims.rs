@@ -64,7 +64,13 @@ pub fn is_made_of(device: &DeviceState, id: DiskId, disk: &KnownDisk) -> bool {
     // Only the disks of the current table count: `known` may also list former legs of a mirror.
     let words = device.spec.table.params.devices();
     let mut known = words.iter().filter_map(|word| device.known.get(word));
-    known.any(|known| known.shares_with(disk))
+    known.any(|known| {
+        // A server of an earlier version has written down no place, but numbers.
+        let by_number = known.place.on.is_empty()
+            && (device.disks.contains(&id.block_number())
+                || known.number != 0 && known.number == disk.number);
+        known.shares_with(disk) || by_number
+    })
 }
 
 #[cfg(test)]
@@ -106,6 +112,17 @@ mod tests {
         let (id, cookie, suspended, lost) = (3, 9, false, false);
         let disks = vec![(8, 0)];
         DeviceState { id, cookie, name, disks, spec, suspended, loaded, cow, lost, known }
+    }
+
+    #[test]
+    fn a_state_file_without_places_tells_of_numbers() {
+        let mut device = device("0 8 linear a 0", &[("a", "")]);
+        let other = DiskId::Block { major: 8, minor: 16 };
+        assert!(is_made_of(&device, ID, &KnownDisk::default()));
+        assert!(!is_made_of(&device, other, &KnownDisk::default()));
+        let numbered = KnownDisk { number: 5, ..KnownDisk::default() };
+        device.known.values_mut().for_each(|known| known.number = 5);
+        assert!(is_made_of(&device, other, &numbered), "the disk has another number to the kernel");
     }
 
     fn rundir(devices: Vec<DeviceState>) -> (tempfile::TempDir, RunDir) {

@@ -232,7 +232,8 @@ impl Machine for Live {
 
     fn has_ended(&self, id: u32) -> bool {
         let ended = self.call(move |thread| async move {
-            thread.served(id).is_some_and(|served| served.has_ended())
+            // One that is served no longer is being taken apart.
+            thread.served(id).is_none_or(|served| served.has_ended())
         });
         ended.unwrap_or(false)
     }

@@ -141,9 +141,22 @@ impl Group {
             drop(target.close().await);
             return Err(format!("cannot serve the queues: {why}"));
         }
+        if let Some(why) = self.refuse_without_origin(&target) {
+            drop(target.close().await);
+            return Err(why);
+        }
+        // From here on the origin has a user.
         self.devices.borrow_mut().insert(id, device);
         self.join(&target).await;
         Ok(())
+    }
+
+    /// Why a snapshot cannot join: a device that has ended while it was opened may have been its
+    /// origin's last user, and no write would be preserved for it (I5).
+    fn refuse_without_origin(&self, target: &Target) -> Option<String> {
+        let Target::Snapshot(snapshot) = target else { return None };
+        let is_gone = self.origins.of(snapshot).is_none();
+        is_gone.then(|| "its origin was closed meanwhile: try again".to_owned())
     }
 
     /// A snapshot joins the origin of its disk.

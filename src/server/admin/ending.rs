@@ -93,7 +93,10 @@ impl<M: Machine> Administrator<M> {
             let ours = admin.ours(id, cookie).is_ok_and(|info| info.is_some());
             let deleted = if ours { admin.machine.delete(id) } else { Ok(()) };
             admin.lost_at_end |= removed.is_err();
-            let forgotten = admin.forget(id);
+            // Its number may be another device's by now.
+            let entry = admin.devices.get(&id);
+            let is_it = entry.is_some_and(|entry| entry.info.target_flags == cookie);
+            let forgotten = if is_it { admin.forget(id) } else { Ok(()) };
             let wrong = [removed.err(), deleted.err(), forgotten.err()];
             wrong.iter().flatten().for_each(|why| log::error!("/dev/ublkb{id}: {why}"));
         };

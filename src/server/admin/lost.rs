@@ -10,6 +10,7 @@
 
 use super::ending::End;
 use super::machine::Machine;
+use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::failure::Reason;
 
@@ -32,7 +33,15 @@ impl<M: Machine> Administrator<M> {
                 self.lost_at_end |= lost.is_some();
                 lost.iter().chain(&wrong).for_each(|error| log::error!("{name}: {error}"));
             }
-            Err(error) => log::error!("{name}: {error}"),
+            Err(error) => {
+                // Its target is where it was. The state file goes on telling of it, and what keeps
+                // it is tried again when that has ended.
+                log::error!("{name}: {error}");
+                if !mutant::is(Mutant::LostThoughKept) {
+                    self.kept.insert(id);
+                    return;
+                }
+            }
         }
         if let Err(why) = self.forget(id) {
             log::error!("{name}: {why}");

@@ -59,6 +59,8 @@ pub enum Mutant {
     SilentDiskAwaited,
     /// A canceled suspend takes effect when its disk answers.
     SuspendedLate,
+    /// A device that another program has ended is forgotten though it could not be taken apart.
+    LostThoughKept,
     /// The COW of a device that waits for a server is used for another device.
     LeftOutCowTaken,
 }
@@ -66,7 +68,8 @@ pub enum Mutant {
 #[cfg(all(test, feature = "mutants"))]
 impl Mutant {
     /// The mutants that need a disk that hangs, which generated runs do not have.
-    pub const OF_HANGS: [Mutant; 2] = [Mutant::SilentDiskAwaited, Mutant::SuspendedLate];
+    pub const OF_HANGS: [Mutant; 3] =
+        [Mutant::SilentDiskAwaited, Mutant::SuspendedLate, Mutant::LostThoughKept];
 
     /// All other mutants.
     pub const ALL: [Mutant; 26] = [

@@ -37,6 +37,8 @@ pub struct Administrator<M: Machine> {
     pub(super) origin_shared: bool,
     /// How the origin's disk is recognized later.
     pub(super) origin_known: KnownDisk,
+    /// Devices that another program has ended, and that a silent disk keeps.
+    pub(super) kept: BTreeSet<u32>,
     /// Devices that the current command deletes.
     pub(super) going: BTreeSet<u32>,
     pub(super) tickets: u64,
@@ -70,6 +72,7 @@ impl<M: Machine> Administrator<M> {
             origin: None,
             origin_shared: false,
             origin_known: KnownDisk::default(),
+            kept: BTreeSet::new(),
             going: BTreeSet::new(),
             tickets: 0,
             left_out: BTreeMap::new(),

@@ -83,9 +83,18 @@ impl<M: Machine> Administrator<M> {
 
     /// Handles the results of unfinished jobs that have ended since.
     pub fn settle(&mut self) {
-        let mut all = std::mem::take(&mut self.unfinished);
-        all.retain_mut(|one| !(one.settle)(self));
-        self.unfinished.splice(0..0, all);
+        let (mut at, before) = (0, self.unfinished.len());
+        // One at a time: what is written down meanwhile tells of all others.
+        while at < self.unfinished.len() {
+            let mut one = self.unfinished.remove(at);
+            if !(one.settle)(self) {
+                self.unfinished.insert(at, one);
+                at += 1;
+            }
+        }
+        if self.unfinished.len() < before {
+            std::mem::take(&mut self.kept).into_iter().for_each(|id| self.lose(id));
+        }
     }
 
     /// Whether a job waits for a disk that does not answer.

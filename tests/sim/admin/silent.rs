@@ -237,6 +237,25 @@ fn a_server_ends_though_a_disk_hangs() {
     }
 }
 
+#[test]
+fn a_device_that_another_program_ends_is_told_of_until_its_disk_answers() {
+    let mut town = family();
+    town.write(BAD, 6);
+    hang(&mut town, "/c0", true);
+    assert_named(suspend(&mut town, BAD), "/c0");
+    let id = town.devices[&BAD].id;
+    town.steal(BAD, false);
+    come_to_rest(&mut town, SOUND);
+    let is_told_of = |town: &Town| town.state("o").unwrap().iter().any(|device| device.id == id);
+    assert!(is_told_of(&town), "the next server must know that it has left its origin");
+    assert!(matches!(town.read(SOUND), Some(Ok(_))));
+    answer(&mut town, "/c0", SOUND);
+    assert!(!is_told_of(&town), "it is taken apart when its disk answers");
+    town.write(What::Origin, 1);
+    town.judge(SOUND).unwrap();
+    town.end().unwrap();
+}
+
 #[cfg(feature = "mutants")]
 #[test]
 fn every_mutant_of_hangs_is_killed() {
@@ -245,6 +264,7 @@ fn every_mutant_of_hangs_is_killed() {
         mutant::set(Some(mutant));
         let lived = std::panic::catch_unwind(|| {
             a_snapshot_is_not_suspended_whose_cow_hangs_and_runs_on();
+            a_device_that_another_program_ends_is_told_of_until_its_disk_answers();
         });
         mutant::set(None);
         assert!(lived.is_err(), "not noticed: {mutant:?}");
