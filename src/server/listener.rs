@@ -17,8 +17,9 @@ mod reply;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::admin::devices::{Device, Directory, LeftOut};
 use super::compare::takes_long;
@@ -42,6 +43,10 @@ pub(super) enum Pending {
     /// client has queried devices of which some are left out, and may be gone.
     Nothing,
 }
+
+/// How long the data thread may compute before its disks are reported without it: a client gives a
+/// server up that has not answered for ten seconds.
+const BUSY_LIMIT: Duration = Duration::from_secs(2);
 
 /// The verb that the control thread is carrying out.
 #[derive(Clone, Default)]
@@ -174,7 +179,15 @@ impl Listener {
 
     /// What the server is doing, and which disks it is waiting for.
     fn doing(&self) -> io::Result<Doing> {
-        let mut oldest = self.family.call(|thread| async move { thread.ring.oldest() })?;
+        let looked = self.family.begin(|thread| async move { thread.ring.oldest() }, || {})?;
+        let mut oldest = match looked.recv_timeout(BUSY_LIMIT) {
+            Ok(oldest) => oldest,
+            // It computes: the bits of a large dirty log, for instance. No disk keeps it.
+            Err(RecvTimeoutError::Timeout) => Vec::new(),
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("the data thread has died"));
+            }
+        };
         oldest.extend(opening());
         Ok(Doing { command: self.at_work.verb(), oldest })
     }
