@@ -16,7 +16,7 @@ pub mod lost;
 mod server;
 mod state;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "mutants"))]
 pub use claims::is_made_of;
 pub use directory::{RunDir, VARIABLE, family_key};
 pub use lock::FamilyLock;

@@ -18,7 +18,7 @@ pub use below::{Ground, Standing, Through, circle, number_of_mount, ublk_devices
 pub use busy::user_of;
 pub use error::{OpenError, OpenErrorKind};
 pub use id::DiskId;
-#[cfg(test)]
+#[cfg(all(test, feature = "mutants"))]
 pub use identity::name_of_leg;
 pub use identity::{
     are_of_one_kind, certainly_differ, disk_name, lasting_name, lasting_name_of, leg_name,
