@@ -14,6 +14,7 @@ use crate::device::{Device, Opened};
 use crate::disk::{Disk, Host};
 use crate::exec::Executor;
 use crate::mirror::target::Mirror;
+use crate::mutant::{self, Mutant};
 use crate::origins::{DiskKey, Origins};
 use crate::snapshot::origin::Origin;
 use crate::snapshot::store::Unmade;
@@ -155,7 +156,8 @@ impl Group {
     /// origin's last user, and no write would be preserved for it (I5).
     fn refuse_without_origin(&self, target: &Target) -> Option<String> {
         let Target::Snapshot(snapshot) = target else { return None };
-        let is_gone = self.origins.of(snapshot).is_none();
+        let is_gone =
+            self.origins.of(snapshot).is_none() && !mutant::is(Mutant::ServedWithoutOrigin);
         is_gone.then(|| "its origin was closed meanwhile: try again".to_owned())
     }
 

@@ -60,6 +60,8 @@ pub enum Mutant {
     /// I9: snapshots that left an origin that no device needs any more are unknown to the next
     /// origin of its disk.
     DepartedGoWithOrigin,
+    /// I5: a snapshot is served whose origin is gone, so no write is preserved for it.
+    ServedWithoutOrigin,
     /// I9: a store whose invalid mark cannot be written is not recorded as lost.
     LossForgotten,
     /// I10: a snapshot closes without an error although its last commit has failed.

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// All of them, each with the workloads where it should show first.
-const MUTANTS: [(Mutant, &str); 29] = [
+const MUTANTS: [(Mutant, &str); 30] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -40,6 +40,7 @@ const MUTANTS: [(Mutant, &str); 29] = [
     (Mutant::LeftForgotten, "leaving"),
     (Mutant::DepartedNotRestored, "leaving"),
     (Mutant::DepartedGoWithOrigin, "leaving"),
+    (Mutant::ServedWithoutOrigin, "leaving"),
     (Mutant::LossForgotten, "unmarked"),
     (Mutant::LastCommitIgnored, "unmarked"),
     (Mutant::NoSpaceInvalidates, "behaviour"),
@@ -69,6 +70,9 @@ fn kill_in_behaviour(mutant: Mutant) -> Option<(String, Vec<String>)> {
         }
         Mutant::DepartedGoWithOrigin => {
             origins::origin_that_comes_back().err().map(|fault| (fault, Vec::new()))
+        }
+        Mutant::ServedWithoutOrigin => {
+            origins::snapshot_without_an_origin().err().map(|fault| (fault, Vec::new()))
         }
         Mutant::JournalOverForeign => {
             journal::records_of_another().err().map(|fault| (fault, Vec::new()))

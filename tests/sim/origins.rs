@@ -240,6 +240,33 @@ fn a_snapshot_joins_and_leaves_with_the_table_of_its_device() {
     assert_eq!(fixture.ask(&first, RequestKind::Read, NEW).unwrap(), written);
 }
 
+/// A snapshot whose origin was closed while it was opened.
+pub fn snapshot_without_an_origin() -> Result<(), String> {
+    let fixture = Fixture::new();
+    fixture.open_snapshot(0, 2);
+    // As if the origin's last user had ended before the snapshot was kept.
+    let opened = fixture.group.take_opened(Ticket(2)).ok_or("it is not open")?;
+    fixture.group.forget_unused_origins();
+    fixture.group.keep_opened(Ticket(2), opened);
+    let group = fixture.group.clone();
+    let added = fixture.run(async move { group.add(10, Ticket(2), |_| Ok(())).await });
+    let Some(snapshot) = fixture.group.device(10) else {
+        return added.map_or(Ok(()), |()| Err("it is not served, and that is no error".into()));
+    };
+    fixture.open_origin(0, 1);
+    fixture.add(0, 1);
+    fixture.write(0)?;
+    match fixture.shows_old(&snapshot) {
+        true => Ok(()),
+        false => Err("it is served, and a write of its origin was not preserved for it".into()),
+    }
+}
+
+#[test]
+fn a_snapshot_whose_origin_is_gone_is_not_served() {
+    snapshot_without_an_origin().unwrap();
+}
+
 /// A snapshot that has left an origin which was gone before it changed.
 pub fn origin_that_comes_back() -> Result<(), String> {
     let fixture = Fixture::new();
