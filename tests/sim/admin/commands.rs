@@ -210,8 +210,10 @@ impl Town {
             // One that goes while its origin is in use is marked.
             let outlived = self.devices.get(&What::Origin).is_some_and(|origin| origin.in_use);
             let owed = was_right && deleted.is_ok() && !self.site.is_dead() && !outlived;
-            // A command that has ended half way says nothing.
-            self.doubtful[at] |= force || outlived || self.site.is_dead();
+            // A command that has ended half way says nothing; and one that says that the next
+            // server does not know of it leaves that one to guess who has deleted the device.
+            let unknown = self.site.is_dead() || gone && deleted.is_err();
+            self.doubtful[at] |= force || outlived || unknown;
             if let Some(snap) = self.snaps[at].as_mut() {
                 snap.owed = owed;
             }

@@ -8,8 +8,9 @@ impl Town {
     /// Mends everything, takes everything over, and judges all that there is; then the same after
     /// an orderly end.
     pub(super) fn end(&mut self) -> Result<(), Broken> {
-        self.notice_damage();
+        // Requests that go on now change what is on record, too.
         self.mend();
+        self.notice_damage();
         self.check_known()?;
         let recovered = self.recover();
         self.say(|| format!("end: recover: {recovered:?}"));
