@@ -1,7 +1,10 @@
-//! The end of a server that is told to end while nothing can be written down: it leaves no device
-//! that the next server would not know of, and comes to its end by itself once it can.
+//! The end of a server that is told to end. While nothing can be written down it leaves no device
+//! that the next server would not know of, and comes to its end by itself once it can. Where it
+//! loses acknowledged writes (I10), its exit code says so.
 
-use super::Step::{Add, Full, Terminate, Use};
+use dm_targets::sim::disk::Class;
+
+use super::Step::{Add, Fail, Full, Terminate, Use, Write};
 use super::What::{Origin, Snap};
 use super::town::Town;
 use super::{Step, act};
@@ -43,4 +46,28 @@ fn what_is_not_on_record_keeps_the_server() {
     act(&mut town, Full(false));
     assert_eq!(admin(&mut town), Some(Ok(true)), "{:?}", town.log);
     assert!(town.state("o").is_ok_and(|devices| devices.len() == 2));
+}
+
+/// Whether a server has ended at a signal, and whether its exit code says that something is lost.
+/// The last commit of its snapshot fails or not, while the origin is in use or not.
+fn ended_with(commit_fails: bool, in_use: bool) -> (bool, bool) {
+    let mut town = town_after(&[Add(Origin), Add(Snap(0)), Write(Snap(0), 1)]);
+    if in_use {
+        act(&mut town, Use(Origin, true));
+    }
+    if commit_fails {
+        // The disk of the first snapshot's COW.
+        act(&mut town, Fail(1, Class::Write, 0));
+    }
+    let admin = &mut town.processes.get_mut("o").unwrap().admin;
+    admin.shut_down().unwrap();
+    (admin.ending() == Ending::Leaves, admin.has_lost())
+}
+
+#[test]
+fn a_server_that_loses_writes_at_its_end_has_failed() {
+    for in_use in [false, true] {
+        assert_eq!(ended_with(true, in_use), (true, true), "in use: {in_use}");
+        assert_eq!(ended_with(false, in_use), (true, false), "in use: {in_use}");
+    }
 }
