@@ -298,6 +298,13 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_that_is_reached_is_named() {
+        let error = ControlError::of_command("ADD_DEV", "6.4", None, libc::EMFILE);
+        let said = error.to_string();
+        assert!(said.contains("ulimit -Hn") && !said.contains("kernel log"), "{said}");
+    }
+
+    #[test]
     fn an_unknown_command_names_the_kernel_that_has_it() {
         for errno in [libc::EOPNOTSUPP, ENOTSUPP] {
             let error = ControlError::of_command("TRY_STOP_DEV", "7.0", Some(0), errno);

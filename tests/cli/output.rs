@@ -106,6 +106,10 @@ fn a_run_directory_that_cannot_be_used_is_named() {
             "{why}"
         );
     }
+    // A relative path is the caller's, and is named as what it means.
+    let mut list = ublk_dm(Path::new("file"));
+    let output = list.arg("list").current_dir(dir.path()).output().expect("it starts");
+    assert!(refused(&output, 1).contains(file.to_str().expect("text")));
     let output = ublk_dm(Path::new("")).arg("list").output().expect("it starts");
     assert!(refused(&output, 1).contains("UBLK_DM_RUN_DIR is empty"));
     if is_root() {
@@ -116,6 +120,33 @@ fn a_run_directory_that_cannot_be_used_is_named() {
         let output =
             add.args(["add", "origin", "--origin"]).arg(&disk).output().expect("it starts");
         assert!(refused(&output, 1).contains("/proc/ublk-dm"));
+    }
+}
+
+/// Needs a mount of its own; where a container forbids that, the test has nothing to show.
+#[test]
+fn a_run_directory_on_a_read_only_file_system_is_named() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    let (mounted, disk) = (dir.path().join("mounted"), dir.path().join("disk"));
+    fs::create_dir(&mounted).expect("a directory");
+    fs::write(&disk, vec![0; 1 << 20]).expect("a disk");
+    for rundir in [mounted.clone(), mounted.join("run")] {
+        let script = "mount -t tmpfs -o ro none \"$1\" || exit 77; \
+                      exec \"$0\" add origin --origin \"$2\"";
+        let mut command = Command::new("unshare");
+        command.args(["-m", "sh", "-c", script, env!("CARGO_BIN_EXE_ublk-dm")]);
+        command.arg(&mounted).arg(&disk).env("UBLK_DM_RUN_DIR", &rundir).stdin(Stdio::null());
+        let Ok(output) = command.output() else { return };
+        let said = String::from_utf8_lossy(&output.stderr);
+        if output.status.code() == Some(77) || said.contains("unshare") {
+            println!("skipped: {said}");
+            return;
+        }
+        let why = refused(&output, 1);
+        assert!(why.contains(rundir.to_str().expect("text")), "{why}");
     }
 }
 

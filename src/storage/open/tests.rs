@@ -136,3 +136,13 @@ fn names_of_disks() {
     assert_eq!(whole_sectors(4096 + 3584, 4096), 8);
     assert_eq!(whole_sectors(4095, 4096), 0);
 }
+
+#[test]
+fn the_limit_that_is_reached_is_named() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let kind = OpenErrorKind::of_io(io::Error::from_raw_os_error(libc::EMFILE));
+    let said = OpenError { path: "/dev/disk".into(), kind }.to_string();
+    let number = limit.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+    assert!(said.contains(&format!("at most {number} files")), "{said}");
+    assert!(said.contains("ulimit -Hn") && !said.contains("kernel log"), "{said}");
+}

@@ -12,6 +12,7 @@ mod hangs;
 mod kernel;
 mod lives;
 mod machine;
+mod messages;
 mod model;
 mod not_started;
 mod open;

@@ -37,6 +37,14 @@ fn end<T>(fixture: &Fixture, request: &super::fixture::Slot<Result<T, TargetErro
     }
 }
 
+/// Administrators replace the leg that the event names: by its number from 0, as every command
+/// takes it, and by its disk.
+fn assert_is_told(fixture: &Fixture, leg: usize, what: &str) {
+    let event = format!("leg {leg} (leg{leg}) {what}: ");
+    let events = fixture.events.borrow();
+    assert!(events.iter().any(|told| told.starts_with(&event)), "no {event:?} in {events:?}");
+}
+
 /// Suspends and says how a held request ends, and closes the mirror.
 fn after_suspend(
     fixture: Fixture,
@@ -67,6 +75,7 @@ fn a_write_that_a_leg_missed() {
                     (fixture.status(), fixture.log_bits()),
                     (format!("3/4 {letters} A"), 0b1110)
                 );
+                assert_is_told(&fixture, leg, "does not have all writes any more");
                 assert_eq!(
                     fixture.read(0, 1).unwrap()[0],
                     pattern::sector(100, 0),

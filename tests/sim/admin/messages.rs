@@ -1,0 +1,25 @@
+//! Messages to a mirror that mean nothing: what is wrong with each is said in its own words.
+
+use super::town::{Town, What};
+use crate::protocol::Command;
+
+#[test]
+fn a_message_of_which_a_word_is_missing_is_not_unknown() {
+    let mut town = Town::new(1, true);
+    town.add(What::Mirror).unwrap();
+    let mut refused = |message: &str| {
+        let device = town.devices[&What::Mirror].device();
+        let words = message.split(' ').map(str::to_owned).collect();
+        town.ask("mirror-a", Command::Message { device, words }).unwrap_err()
+    };
+    for message in ["throttle", "throttle 1 2", "replace", "replace 1", "add-leg", "remove-leg"] {
+        let why = refused(message);
+        assert!(why.starts_with(&format!("message '{message}': a word is missing")), "{why}");
+        assert!(why.contains("throttle PERCENT"), "{why}");
+    }
+    for percent in ["0", "101", "-1", "half"] {
+        let why = refused(&format!("throttle {percent}"));
+        assert_eq!(why, "throttle: a percentage from 1 to 100 is wanted");
+    }
+    assert!(refused("nonsense").contains("unknown"));
+}
