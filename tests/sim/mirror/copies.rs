@@ -46,6 +46,34 @@ fn comparing_finds_what_differs_and_repairing_mends_it() {
     }
 }
 
+/// The client of a comparison disconnects: what is behind the next region is not read any more, and
+/// no region stays withheld from users.
+#[test]
+fn a_comparison_that_no_client_waits_for_ends_at_the_next_region() {
+    let setup = Setup::small();
+    let mut images = setup.clean_images();
+    for at in [1, 6] {
+        images[1].sectors[at] = pattern::sector(61, at as u64);
+    }
+    for repair in [false, true] {
+        let fixture = Fixture::new(&setup, &images);
+        fixture.settle();
+        let ended = fixture.run(move |mirror| async move {
+            let regions = std::cell::Cell::new(0);
+            let stopped = || regions.replace(regions.get() + 1) == 2;
+            let mut found = Vec::new();
+            let ended = match repair {
+                true => mirror.repair_until(0, stopped).await.map(drop),
+                false => mirror.compare_until(stopped, |range| found.push(range.sector.0)).await,
+            };
+            (ended.is_err(), found)
+        });
+        assert_eq!(ended, (true, if repair { vec![] } else { vec![1] }));
+        fixture.write(70, 0, 7).unwrap();
+        fixture.close();
+    }
+}
+
 #[test]
 fn only_the_region_in_recovery_makes_writes_wait() {
     let setup = Setup { sectors: 4096 * 4, region: 4096, ..Setup::small() };
