@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use crate::Case;
+use crate::cases::process::Service;
 use crate::disk::{Disk, MIB, slice};
 use crate::faults::{Fails, Faulty};
 use crate::load::{self, Plan, StopOnDrop};
@@ -26,6 +27,7 @@ pub fn cases() -> Vec<Case> {
         },
         Case { name: "ends-mounted", bound_s: 90, disks, run: |_| mounted() },
         Case { name: "ends-last-commit", bound_s: 120, disks, run: |_| last_commit() },
+        Case { name: "ends-by-signal", bound_s: 120, disks, run: |_| last_commit_at_a_signal() },
         Case { name: "ends-of-tables", bound_s: 60, disks, run: |_| tables() },
         Case { name: "ends-lost-recovered", bound_s: 90, disks, run: |_| lost_and_recovered() },
     ]
@@ -208,6 +210,35 @@ fn last_commit() {
     // Also when no server is left.
     assert!(server::log().contains("are lost"), "the log that is kept says: {}", server::log());
     server::assert_nothing_left("del");
+}
+
+/// The same at SIGTERM: no command waits for an answer, so the exit code says it, and the log that
+/// is kept.
+fn last_commit_at_a_signal() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), Faulty::new("bad", "n1", 0, SIZE));
+    let line = format!(
+        "add snapshot --origin {origin} --cow {} --chunk-size 4k --name s --foreground",
+        cow.node
+    );
+    // A record lingers for half a second, as above.
+    let told = (0..8).any(|_| {
+        cow.set(&[]);
+        Disk::open(&cow.node).zero(0, CHUNK);
+        let mut service = Service::start("s", &line);
+        service.hears("READY=1");
+        let snap = Disk::open(&format!("/dev/ublkb{}", server::number("s", "/id")));
+        cow.set(&[(Fails::All, CHUNK, CHUNK)]);
+        View::new("snap", SIZE).write(&snap, 8, 8);
+        drop(snap);
+        service.signal("TERM");
+        let code = service.ends();
+        assert!(code == 0 || code == 1, "exit {code}");
+        code == 1
+    });
+    assert!(told, "the exit code says nothing of writes that are lost");
+    let log = server::log();
+    assert!(log.lines().any(|line| line.contains("are lost") && line.contains(&cow.node)), "{log}");
+    server::assert_nothing_left("SIGTERM");
 }
 
 /// A device has the length of its table, and no table is longer than its disk.
