@@ -3,13 +3,15 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::Case;
 use crate::cases::admin::{assert_failed, kill_after};
 use crate::cases::process::Service;
+use crate::condition::{Fault, Faulty};
 use crate::disk::{Buf, Disk, MIB, slice};
-use crate::sh::{Out, sh, ublk_dm};
+use crate::sh::{Out, binary, run_args, sh, ublk_dm};
 use crate::{kernel, server};
 
 pub fn cases() -> Vec<Case> {
@@ -27,6 +29,12 @@ pub fn cases() -> Vec<Case> {
         Case { name: "hang-end", bound_s: 400, disks: &["n0", "n1"], run: |_| ended_beside() },
         Case { name: "hang-early", bound_s: 240, disks: &["n0", "n1"], run: |_| told_early() },
         Case { name: "hang-places", bound_s: 60, disks: &["n0", "n1"], run: |_| places() },
+        Case {
+            name: "hang-killed-clients",
+            bound_s: 180,
+            disks: &["n0", "n1"],
+            run: |_| killed_clients(),
+        },
     ]
 }
 
@@ -330,5 +338,39 @@ fn places() {
     });
     drop((snap, mute));
     server::del("s");
+    server::assert_nothing_left("del");
+}
+
+/// Commands that wait, of each kind, are killed when the server takes no more: their places are
+/// free again, long before what they have begun would be done.
+fn killed_clients() {
+    let (one, two) = (slice("one", "n0", 0, 8 * MIB), Faulty::new("two", "n1", 0, 8 * MIB));
+    server::add(&format!(
+        "mirror --leg {one} --leg {} --nosync --region-size 64k --name m",
+        two.path
+    ));
+    two.set(Fault::Slow { read_ms: 5_000, write_ms: 0 });
+    for line in ["wait m", "message m check"] {
+        let start = || {
+            let mut command = Command::new(binary());
+            command.args(line.split(' ')).stdout(Stdio::null()).stderr(Stdio::null());
+            command.spawn().expect("it starts")
+        };
+        let mut clients: Vec<_> = (0..40).map(|_| start()).collect();
+        server::wait_for(60, "all places to be taken", || {
+            clients.iter_mut().any(|client| client.try_wait().expect("a child").is_some())
+        });
+        for client in &mut clients {
+            // One that was refused has ended.
+            client.kill().ok();
+            client.wait().expect("a child");
+        }
+        server::wait_for(20, &format!("the places of `{line}` to be free"), || {
+            let out = run_args("timeout", &["2", &binary(), "wait", "m"]);
+            !out.stderr.contains("are waiting already")
+        });
+    }
+    two.heal();
+    server::del("m");
     server::assert_nothing_left("del");
 }
