@@ -209,6 +209,26 @@ fn transient() {
     server::del("t");
     server::assert_nothing_left("del");
     assert!(before == disk::digest_ends(&origin), "{origin} was changed by writes to its snapshot");
+    // The same line again: what a transient store leaves on its COW has no header that says whose
+    // that is, and the flag that the refusal names is one that this verb has.
+    let line = format!("0 {SIZE} snapshot {origin} {cow} N 8");
+    let create = |more: &[&str]| {
+        sh::run_args(&sh::binary(), &[&["create", "t", "--table", &line][..], more].concat())
+    };
+    let said = create(&[]).refused();
+    assert!(
+        said.code == 1
+            && said.stderr.lines().count() == 1
+            && said.stderr.contains(&cow)
+            && said.stderr.contains("use --force"),
+        "{}",
+        said.stderr
+    );
+    server::assert_nothing_left("a refused create");
+    create(&["--force"]).ok();
+    assert!(server::status("t") == format!("0 {SIZE} snapshot 0/{SIZE} 0"), "an empty store");
+    server::del("t");
+    server::assert_nothing_left("del");
 }
 
 /// Whether this kernel can register requests' buffers by itself.
