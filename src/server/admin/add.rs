@@ -164,7 +164,9 @@ impl<M: Machine> Administrator<M> {
         let options = &prepared.spec.options;
         let zero_copy = self.machine.can_zero_copy(options)?;
         let info = self.machine.add(id, options, &prepared.params, zero_copy)?;
-        let name = self.register(prepared, &info, name).inspect_err(|_| {
+        let named = self.refuse_taken(info.id);
+        let named = named.and_then(|()| self.register(prepared, &info, name));
+        let name = named.inspect_err(|_| {
             if let Err(error) = self.machine.delete(info.id) {
                 log::warn!("{error}");
             }
@@ -175,6 +177,16 @@ impl<M: Machine> Administrator<M> {
             return Err(self.undo(&info, prepared.ticket, error));
         }
         Ok((info, name))
+    }
+
+    /// Refuses the number of a device that another program has deleted and that has not been taken
+    /// apart yet: all that is known of that device goes by its number.
+    fn refuse_taken(&self, id: u32) -> Result<(), Reason> {
+        self.refuse_unfinished(id)?;
+        self.devices.get(&id).map_or(Ok(()), |entry| {
+            let name = &entry.name;
+            Err(format!("/dev/ublkb{id}: {name} is not taken apart yet; try again").into())
+        })
     }
 
     /// Serves the queues of a new device while its disks answer. If one does not, the `add` is

@@ -33,7 +33,7 @@ impl Errand {
 
 impl<M: Machine> Administrator<M> {
     /// Runs a job on the thread that has the targets and waits for its result while disks answer. A
-    /// later result is passed to `then`.
+    /// later result is passed to `then` if the job's device is still the same one.
     ///
     /// # Errors
     /// The thread has died, or a disk does not answer.
@@ -50,6 +50,16 @@ impl<M: Machine> Administrator<M> {
         if mutant::is(Mutant::SilentDiskAwaited) {
             return self.machine.call(job);
         }
+        let served = move |admin: &Administrator<M>| {
+            errand.id.and_then(|id| Some(admin.devices.get(&id)?.info.target_flags))
+        };
+        let cookie = served(self);
+        let then = move |admin: &mut Administrator<M>, result| {
+            // Its number may be another device's by now.
+            if served(admin) == cookie || mutant::is(Mutant::NumberTrusted) {
+                then(admin, result);
+            }
+        };
         let waited = self.machine.call_while_answered(job)?;
         self.unless_silent(errand, waited, then)
     }

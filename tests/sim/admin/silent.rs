@@ -256,6 +256,27 @@ fn a_device_that_another_program_ends_is_told_of_until_its_disk_answers() {
     town.end().unwrap();
 }
 
+/// What its server knows of it goes by its number, which the kernel may hand out again.
+#[test]
+fn the_number_of_a_device_that_a_disk_keeps_is_no_other_ones() {
+    let mut town = family();
+    town.del(SOUND, true).unwrap();
+    town.write(BAD, 6);
+    hang(&mut town, "/c0", true);
+    assert_named(suspend(&mut town, BAD), "/c0");
+    let id = town.devices[&BAD].id;
+    town.steal(BAD, false);
+    let why = town.add(SOUND).unwrap_err();
+    assert!(why.contains(&format!("/dev/ublkb{id}: its `suspend` has not ended")), "{why}");
+    assert_eq!(town.site.kernel.borrow().devices.len(), 1, "what it has begun is left");
+    answer(&mut town, "/c0", What::Origin);
+    town.add(SOUND).unwrap();
+    assert_eq!(town.devices[&SOUND].id, id);
+    suspend(&mut town, SOUND).unwrap();
+    assert!(is_suspended(&town, SOUND));
+    town.end().unwrap();
+}
+
 #[cfg(feature = "mutants")]
 #[test]
 fn every_mutant_of_hangs_is_killed() {
