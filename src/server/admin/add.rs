@@ -7,13 +7,12 @@
 
 use dm_targets::group::Ticket;
 use dm_targets::snapshot::exceptions::Health;
-use dm_targets::snapshot::store::Unmade;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
 use super::devices::Device;
 use super::devices::changes_origin;
-use super::machine::{Machine, Records, Served, Thread};
+use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::{NewDevice, generated_name};
 use super::silent::Silent;
@@ -21,7 +20,7 @@ use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
 use super::waiting::Errand;
 use crate::failure::Reason;
-use crate::protocol::{DeviceRef, DeviceSpec, KnownDisks, Reply};
+use crate::protocol::{DeviceSpec, DeviceState, KnownDisks, Reply};
 use crate::ublk::DeviceInfo;
 use crate::ublk::device::BLOCK_PATH;
 
@@ -35,19 +34,22 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<Reply, Reason> {
         Silent::on(&self.machine, spec.table.params.devices())?;
         let prepared = self.prepare(spec, name.as_deref(), None)?;
-        let added = self.bring_up(&prepared, id, name);
-        let note = self.note_of(&prepared)?;
-        let ticket = prepared.ticket;
-        let (info, name) = match added {
-            Ok(added) => added,
-            // Undoing the `add` needs the opened target.
-            Err(why) if self.is_coming(ticket) => return Err(why),
-            Err(why) => return self.forget_ticket(ticket).and(Err(why)),
+        let info = match self.make(&prepared, id) {
+            Ok(info) => info,
+            Err(why) => return self.forget_ticket(prepared.ticket).and(Err(why)),
+        };
+        let mut new = Unconfirmed { state: prepared.state(&info, ""), ticket: prepared.ticket };
+        let note = match self.bring_up(&prepared, &info, name, &mut new.state) {
+            Ok(note) => note,
+            Err(why) => {
+                let note = self.undo(new).unwrap_or_else(|left| Some(left.to_string()));
+                return Err(note.map_or(why.clone(), |note| why.ending(format!("; {note}"))));
+            }
         };
         let path = format!("{BLOCK_PATH}{}", info.id);
-        let device = DeviceRef { id: info.id, cookie: info.target_flags };
+        let (device, name) = (new.state.device(), new.state.name.clone());
         let adopted = prepared.spec.other_origin;
-        self.unconfirmed = Some(Unconfirmed { device, ticket, cow: prepared.cow.clone() });
+        self.unconfirmed = Some(new);
         log::info!("{name}: {path} is live");
         self.keep(prepared, info, name);
         // The device was recorded before it could be used. If it cannot be recorded that its store
@@ -108,14 +110,6 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Restores what the store of a snapshot has overwritten, if its device is not added or is
-    /// deleted again.
-    pub(super) fn unmake(&self, ticket: Ticket) -> Result<Unmade, Reason> {
-        Ok(self
-            .machine
-            .call(move |thread| async move { thread.group().unmake(ticket).await })??)
-    }
-
     /// Adds a served device to this server's devices. The caller publishes the change.
     pub(super) fn keep(&mut self, prepared: NewDevice, info: DeviceInfo, name: String) {
         let number = self.machine.number(info.id);
@@ -153,30 +147,38 @@ impl<M: Machine> Administrator<M> {
         valid.unwrap_or(false)
     }
 
-    /// Adds a device, serves its queues, activates its target and starts it; undoes all of that if
-    /// a step fails. What the next server needs is recorded before the device can be used.
-    fn bring_up(
-        &mut self,
-        prepared: &NewDevice,
-        id: Option<u32>,
-        name: Option<String>,
-    ) -> Result<(DeviceInfo, String), Reason> {
+    /// Makes the kernel add a device.
+    fn make(&mut self, prepared: &NewDevice, id: Option<u32>) -> Result<DeviceInfo, Reason> {
         let options = &prepared.spec.options;
         let zero_copy = self.machine.can_zero_copy(options)?;
         let info = self.machine.add(id, options, &prepared.params, zero_copy)?;
-        let named = self.refuse_taken(info.id);
-        let named = named.and_then(|()| self.register(prepared, &info, name));
-        let name = named.inspect_err(|_| {
+        self.refuse_taken(info.id).inspect_err(|_| {
             if let Err(error) = self.machine.delete(info.id) {
                 log::warn!("{error}");
             }
         })?;
-        let served = self.serve_new(prepared, &info, &name)?;
-        let started = served.and_then(|()| self.machine.start(info.id, false));
-        if let Err(error) = started {
-            return Err(self.undo(&info, prepared.ticket, error));
-        }
-        Ok((info, name))
+        Ok(info)
+    }
+
+    /// Serves the queues of a device that the kernel has added, activates its target and starts it.
+    /// What the next server needs is recorded before the device can be used. Returns a note for its
+    /// user.
+    ///
+    /// # Errors
+    /// A step fails, or a disk does not answer. The caller undoes the `add`.
+    fn bring_up(
+        &mut self,
+        prepared: &NewDevice,
+        info: &DeviceInfo,
+        name: Option<String>,
+        state: &mut DeviceState,
+    ) -> Result<Option<String>, Reason> {
+        self.register(prepared, name, state)?;
+        let served = self.machine.serve(info, &state.name, prepared.ticket)?;
+        self.unless_silent(Errand::on(info.id, "add"), served, |_, _| {})??;
+        let note = self.note_of(prepared)?;
+        self.machine.start(info.id, false)?;
+        Ok(note)
     }
 
     /// Refuses the number of a device that another program has deleted and that has not been taken
@@ -189,52 +191,14 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Serves the queues of a new device while its disks answer. If one does not, the `add` is
-    /// undone when it answers; the device stays in the state file until then.
-    ///
-    /// # Errors
-    /// A disk does not answer.
-    fn serve_new(
-        &mut self,
-        prepared: &NewDevice,
-        info: &DeviceInfo,
-        name: &str,
-    ) -> Result<Served, Reason> {
-        let ticket = prepared.ticket;
-        let served = match self.machine.serve(info, name, ticket) {
-            Ok(served) => served,
-            Err(why) => return Ok(Err(why)),
-        };
-        let device = info.clone();
-        let then = move |admin: &mut Administrator<M>, _: Served| {
-            let why = admin.undo(&device, ticket, "its disk answers again".into());
-            log::warn!("/dev/ublkb{}: the add is taken back: {why}", device.id);
-        };
-        let coming = prepared.state(info, name);
-        self.unless_silent(Errand::on(info.id, "add"), served, then).map_err(|why| {
-            if let Some(unfinished) = self.unfinished.last_mut() {
-                unfinished.coming = Some((ticket, coming));
-            }
-            why.ending("; what has been begun is taken back when it does")
-        })
-    }
-
-    /// Undoes a failed `add`; the returned error says what is left.
-    fn undo(&mut self, info: &DeviceInfo, ticket: Ticket, error: Reason) -> Reason {
-        let undone = self.take_down(info.id, info.target_flags, true);
-        let undone = undone.and_then(|end| end.wrong.map_or_else(|| self.unmake(ticket), Err));
-        let left = [undone.err(), self.save().err()].into_iter().flatten();
-        left.fold(error, |error, left| error.ending(format!("; and {left}")))
-    }
-
     /// Chooses a name for a new device and records what the next server needs, while no other
     /// command chooses a name.
     fn register(
         &mut self,
         prepared: &NewDevice,
-        info: &DeviceInfo,
         name: Option<String>,
-    ) -> Result<String, Reason> {
+        state: &mut DeviceState,
+    ) -> Result<(), Reason> {
         let _directory = self.machine.records().lock()?;
         // With force, disks that other devices claim are used as well.
         if !prepared.spec.force {
@@ -245,10 +209,10 @@ impl<M: Machine> Administrator<M> {
         }
         let mut taken = self.machine.records().names_beside()?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));
-        let name = name.unwrap_or_else(|| generated_name(&prepared.spec.table, info.id, &taken));
+        state.name = name.unwrap_or_else(|| generated_name(&prepared.spec.table, state.id, &taken));
         if !mutant::is(Mutant::StateAfterStart) {
-            self.record(Some(prepared.state(info, &name)))?;
+            self.record(Some(state.clone()))?;
         }
-        Ok(name)
+        Ok(())
     }
 }

@@ -157,7 +157,7 @@ impl<M: Machine> Administrator<M> {
     /// # Errors
     /// The state file still contains the device.
     pub(super) fn forget(&mut self, id: u32) -> Result<(), Reason> {
-        if self.unconfirmed.as_ref().is_some_and(|new| new.device.id == id) {
+        if self.unconfirmed.as_ref().is_some_and(|new| new.state.id == id) {
             self.confirm();
         }
         if let Some(entry) = self.devices.remove(&id) {

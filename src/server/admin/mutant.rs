@@ -41,6 +41,10 @@ pub enum Mutant {
     StateNotSaved,
     /// The device of an `add` whose client has disconnected stays.
     AddNotTakenBack,
+    /// What a new store has overwritten is not restored if the kernel keeps the device.
+    UndoneInPart,
+    /// An `add` whose undo waits for a disk is not undone when the disk answers.
+    UndoForgotten,
     /// A device that the kernel has not started is treated as live.
     NotStartedIsLive,
     /// The files of devices that could not be taken over are removed when the server ends.
@@ -67,9 +71,15 @@ pub enum Mutant {
 
 #[cfg(all(test, feature = "mutants"))]
 impl Mutant {
-    /// The mutants that need a disk that hangs, which generated runs do not have.
-    pub const OF_HANGS: [Mutant; 3] =
-        [Mutant::SilentDiskAwaited, Mutant::SuspendedLate, Mutant::LostThoughKept];
+    /// The mutants that need a disk that hangs, or a device that the kernel does not delete, which
+    /// generated runs do not have.
+    pub const OF_HANGS: [Mutant; 5] = [
+        Mutant::SilentDiskAwaited,
+        Mutant::SuspendedLate,
+        Mutant::LostThoughKept,
+        Mutant::UndoneInPart,
+        Mutant::UndoForgotten,
+    ];
 
     /// All other mutants.
     pub const ALL: [Mutant; 26] = [

@@ -74,6 +74,10 @@ impl<M: Machine> Administrator<M> {
         for (id, why) in &stays {
             self.leave_waiting(*id, why);
         }
+        for why in self.not_undone() {
+            self.lost_at_end = true;
+            log::error!("{why}");
+        }
         self.ending = Ending::Leaves;
         Ok(())
     }

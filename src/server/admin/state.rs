@@ -58,6 +58,8 @@ pub struct Administrator<M: Machine> {
     pub(super) lost_at_end: bool,
     /// The device that the last command added.
     pub(super) unconfirmed: Option<Unconfirmed>,
+    /// Devices whose `add` is undone when what delays that has ended.
+    pub(super) undone_later: Vec<Unconfirmed>,
     /// Jobs that wait for disks that do not answer.
     pub(super) unfinished: Vec<Unfinished<Administrator<M>>>,
 }
@@ -83,6 +85,7 @@ impl<M: Machine> Administrator<M> {
             keep_files: false,
             lost_at_end: false,
             unconfirmed: None,
+            undone_later: Vec::new(),
             unfinished: Vec::new(),
         }
     }
@@ -92,9 +95,11 @@ impl<M: Machine> Administrator<M> {
         &mut self.machine
     }
 
-    /// Whether there is no device, not even one to be undone when its disk answers.
+    /// Whether there is no device, nor anything left of an `add` to be undone when a disk answers.
     pub fn is_idle(&self) -> bool {
-        self.devices.is_empty() && self.unfinished.iter().all(|one| one.coming.is_none())
+        self.devices.is_empty()
+            && self.undone_later.is_empty()
+            && !self.unfinished.iter().any(|one| one.errand.keeps_server)
     }
 
     /// Whether the server has been asked to end, and what keeps it running.
@@ -121,6 +126,7 @@ impl<M: Machine> Administrator<M> {
         }
         let nothing_left = self.devices.is_empty()
             && self.left_out.is_empty()
+            && self.undone_later.is_empty()
             && self.unfinished.is_empty()
             && !self.keep_files;
         match self.record(None) {
@@ -153,8 +159,12 @@ impl<M: Machine> Administrator<M> {
     /// Ensures that the state file describes this server's devices as they are. Unchanged contents
     /// are not written again: there may be no room for that.
     pub(super) fn ensure_recorded(&self) -> Result<(), Reason> {
-        let is_recorded = self.on_record.borrow().as_ref() == Some(&self.described());
-        if is_recorded { Ok(()) } else { self.record(None) }
+        if self.is_all_recorded() { Ok(()) } else { self.record(None) }
+    }
+
+    /// Whether the state file describes this server's devices as they are.
+    pub(super) fn is_all_recorded(&self) -> bool {
+        self.on_record.borrow().as_ref() == Some(&self.described())
     }
 
     /// Whether the state file describes a device as it is.
@@ -166,9 +176,10 @@ impl<M: Machine> Administrator<M> {
     /// What the next server needs of all devices, sorted by id.
     fn described(&self) -> Vec<DeviceState> {
         let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
-        let coming = self.unfinished.iter().filter_map(|one| Some(one.coming.as_ref()?.1.clone()));
+        let undone = self.undone_later.iter().map(|new| new.state.clone());
+        let undone = undone.filter(|state| !self.devices.contains_key(&state.id));
         let mut devices: Vec<_> =
-            self.devices.values().map(Device::state).chain(left_out).chain(coming).collect();
+            self.devices.values().map(Device::state).chain(left_out).chain(undone).collect();
         devices.sort_by_key(|device| device.id);
         devices
     }

@@ -1,13 +1,16 @@
-//! The device that was added last: what its store has overwritten is kept until the next command.
+//! A device that an `add` has made and whose user may not know of it.
+//!
+//! Rule kept here: all that undoing the `add` needs is in one value, and is used in one place
+//! ([`super::undo`]).
 
 use dm_targets::group::Ticket;
 
-use crate::protocol::{Cow, DeviceRef};
+use crate::protocol::DeviceState;
 
-/// A device whose user may not know of it yet. Its ticket still holds its target open.
+/// Such a device, from the moment when the kernel has added it.
 pub(super) struct Unconfirmed {
-    pub(super) device: DeviceRef,
+    /// What a later server needs to know of the device, as long as there is any of it.
+    pub(super) state: DeviceState,
+    /// Holds its target open: what its store has overwritten is remembered with it.
     pub(super) ticket: Ticket,
-    /// For a persistent snapshot: how its COW is recognized later.
-    pub(super) cow: Option<Cow>,
 }

@@ -1,19 +1,24 @@
-//! Undoing commands: their clients have disconnected before the end and have told their users that
-//! the command failed, or could not report a device that was added.
+//! Undoing commands: an `add` has failed; or a client has disconnected before the end and has told
+//! its user that the command failed, or could not report a device that was added.
 //!
-//! Rule kept here: what a snapshot's new store has overwritten is remembered until the next
-//! command, so that undoing an unreported `add` restores the COW.
+//! Rules kept here: what an `add` has done is undone in one place, whatever it has come to; what a
+//! snapshot's new store has overwritten is remembered until the next command, so that undoing an
+//! unreported `add` restores the COW; what a silent disk delays is undone when the disk answers.
+
+use std::rc::Rc;
 
 use dm_targets::snapshot::store::Unmade;
 use dm_targets::table::TargetParams;
 
 use super::devices::is_persistent_snapshot;
-use super::machine::Machine;
+use super::ending::End;
+use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::unconfirmed::Unconfirmed;
-use crate::failure::Reason;
-use crate::protocol::{Command, DeviceRef, Reply};
+use super::waiting::Errand;
+use crate::failure::{Failure, Reason};
+use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply};
 
 /// How to undo a command whose client has disconnected.
 #[derive(Clone, Copy)]
@@ -79,49 +84,151 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Deletes a device that was not reported to its user, and restores what its store has
-    /// overwritten. Its COW is closed last.
-    pub(super) fn take_back_added(&mut self, device: DeviceRef) -> Result<Reply, Reason> {
-        let Some(spec) = self.devices.get(&device.id).map(|entry| entry.spec.clone()) else {
-            return self.del(&[device.id], true);
-        };
-        let new = self.unconfirmed.take_if(|new| new.device == device);
-        let deleted = self.del(&[device.id], true);
-        if self.devices.contains_key(&device.id) {
-            self.unconfirmed = new.or(self.unconfirmed.take());
-            return deleted;
+    /// Undoes an `add`: the kernel's device, its queues, its entry in the state file, and what its
+    /// new store has overwritten. A step that fails keeps no later one from being done, and what a
+    /// silent disk delays is done when it answers. Returns what the user should know of the COW.
+    ///
+    /// # Errors
+    /// What is left.
+    pub(super) fn undo(&mut self, new: Unconfirmed) -> Result<Option<String>, Reason> {
+        let DeviceRef { id, cookie } = new.state.device();
+        let is_served = self.devices.contains_key(&id);
+        if !is_served && self.refuse_unfinished(id).is_err() {
+            self.undone_later.push(new);
+            return Err("what has been begun is taken back when it does".into());
         }
-        let cow = if let TargetParams::Snapshot(snapshot) = &spec.table.params {
-            snapshot.cow.clone()
-        } else {
-            String::new()
-        };
-        let unmade = match new {
-            Some(new) => self.unmake_again(new),
-            None if is_persistent_snapshot(&spec) => Ok(Unmade::Stays),
-            None => Ok(Unmade::NotNew),
-        };
-        match (deleted, unmade) {
-            (Ok(_), Ok(unmade)) => Ok(Reply::TakenBack { note: left_on(&cow, unmade) }),
-            (Err(why), Ok(unmade)) => {
-                Err(left_on(&cow, unmade)
-                    .map_or(why.clone(), |note| format!("{why}; {note}").into()))
+        let End { lost, wrong } = match self.take_down(id, cookie, true) {
+            Ok(end) => end,
+            // It runs on.
+            Err(why) if is_served && !self.machine.has_ended(id) => {
+                self.unconfirmed = Some(new);
+                return Err(why);
             }
-            (deleted, Err(error)) => {
-                let why = format!(
-                    "what its new store has overwritten on {cow} cannot be put back: {error}"
-                );
-                Err(deleted.err().map_or(why.clone(), |first| format!("{first}; {why}")).into())
+            Err(why) if mutant::is(Mutant::UndoForgotten) => return Err(why),
+            Err(why) => {
+                self.undone_later.push(new);
+                return Err(why.ending("; the rest of its `add` is taken back then"));
+            }
+        };
+        let (mut left, mut lost) = (Vec::new(), lost.filter(|_| is_served));
+        self.lost_at_end |= lost.is_some();
+        left.extend(lost.take().map(|lost| lost.but(format!("/dev/ublkb{id}: deleted"))));
+        let stays = wrong.is_some();
+        left.extend(wrong);
+        left.extend(match is_served {
+            true => self.forget(id).err(),
+            // There may be no room for what is on record already.
+            false if self.is_all_recorded() => None,
+            false => self.save().err(),
+        });
+        let note =
+            if stays && mutant::is(Mutant::UndoneInPart) { Ok(None) } else { self.unmake(new) };
+        let note = note.unwrap_or_else(|why| {
+            left.push(why);
+            None
+        });
+        left.iter().for_each(|why| log::error!("{why}"));
+        match Failure::all(left) {
+            None => Ok(note),
+            Some(why) => Err(note.map_or(why.clone(), |note| why.ending(format!("; {note}")))),
+        }
+    }
+
+    /// Undoes what had to wait, unless it still has to.
+    pub(super) fn undo_late(&mut self) {
+        for new in std::mem::take(&mut self.undone_later) {
+            let id = new.state.id;
+            if self.refuse_unfinished(id).is_err() {
+                self.undone_later.push(new);
+                continue;
+            }
+            match self.undo(new) {
+                Ok(note) => {
+                    let note = note.map_or_else(String::new, |note| format!("; {note}"));
+                    log::warn!("/dev/ublkb{id}: its `add` has been taken back{note}");
+                }
+                Err(why) => log::error!("/dev/ublkb{id}: its `add` is taken back, but {why}"),
             }
         }
     }
 
-    fn unmake_again(&self, new: Unconfirmed) -> Result<Unmade, Reason> {
-        let unmade = self.unmake(new.ticket)?;
-        if let Some(cow) = new.cow.filter(|_| unmade.is_gone()) {
-            self.forget_departure(&cow);
+    /// Why the server must not end yet, if it can choose: what is left of each `add` to be undone.
+    pub(super) fn not_undone(&self) -> Vec<Reason> {
+        let devices = self.undone_later.iter().map(|new| {
+            let id = new.state.id;
+            let why = self.refuse_unfinished(id).err();
+            let why = why.unwrap_or_else(|| format!("/dev/ublkb{id}: not deleted").into());
+            why.ending(format!("; `ublk-dm del --force {id}` deletes what is left of it"))
+        });
+        let stores = self.unfinished.iter().filter(|one| one.errand.keeps_server);
+        let stores = stores.map(|one| {
+            format!("what a new store has overwritten on {} is not put back", one.disk).into()
+        });
+        devices.chain(stores).collect()
+    }
+
+    /// Restores what the store of a new snapshot has overwritten, and closes the target. The COW
+    /// stays claimed until then.
+    fn unmake(
+        &mut self,
+        Unconfirmed { state, ticket }: Unconfirmed,
+    ) -> Result<Option<String>, Reason> {
+        let job = move |thread: Rc<M::Thread>| async move { thread.group().unmake(ticket).await };
+        let (cow, later) = (cow_path(&state.spec).unwrap_or_default(), state.clone());
+        let then = move |admin: &mut Administrator<M>, unmade| match admin.unmade(&later, unmade) {
+            Ok(note) => log::warn!("{}: taken back; {}", later.name, note.unwrap_or_default()),
+            Err(why) => log::error!("{}: {why}", later.name),
+        };
+        let errand = Errand { id: None, verb: "add", keeps_server: true };
+        let unmade = self.wait_for(errand, job, then).map_err(|why| {
+            why.context(format!("what its new store has overwritten on {cow} is not put back yet"))
+                .ending("; that is done when it does")
+        })?;
+        self.unmade(&state, unmade)
+    }
+
+    fn unmade(
+        &self,
+        state: &DeviceState,
+        unmade: Result<Unmade, String>,
+    ) -> Result<Option<String>, Reason> {
+        let path = cow_path(&state.spec).unwrap_or_default();
+        let unmade = unmade.map_err(|why| {
+            Failure::from(why)
+                .context(format!("what its new store has overwritten on {path} cannot be put back"))
+        })?;
+        if let Some(cow) = state.cow.as_ref().filter(|_| unmade.is_gone()) {
+            self.forget_departure(cow);
         }
-        Ok(unmade)
+        Ok(left_on(&path, unmade))
+    }
+
+    /// Deletes a device that was not reported to its user, and restores what its store has
+    /// overwritten if that is still known.
+    pub(super) fn take_back_added(&mut self, device: DeviceRef) -> Result<Reply, Reason> {
+        if let Some(new) = self.unconfirmed.take_if(|new| new.state.device() == device) {
+            return self.undo(new).map(|note| Reply::TakenBack { note });
+        }
+        let Some(spec) = self.devices.get(&device.id).map(|entry| entry.spec.clone()) else {
+            return self.del(&[device.id], true);
+        };
+        let deleted = self.del(&[device.id], true);
+        let stays = is_persistent_snapshot(&spec) && !self.devices.contains_key(&device.id);
+        let cow = cow_path(&spec).filter(|_| stays);
+        let note = cow.and_then(|cow| left_on(&cow, Unmade::Stays));
+        match (deleted, note) {
+            (Ok(_), note) => Ok(Reply::TakenBack { note }),
+            (Err(why), None) => Err(why),
+            (Err(why), Some(note)) => Err(why.ending(format!("; {note}"))),
+        }
+    }
+}
+
+/// The path of a snapshot's COW.
+fn cow_path(spec: &DeviceSpec) -> Option<String> {
+    match &spec.table.params {
+        TargetParams::Snapshot(snapshot) => Some(snapshot.cow.clone()),
+        _ => None,
     }
 }
 

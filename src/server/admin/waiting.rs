@@ -13,23 +13,10 @@ use dm_targets::group::Ticket;
 use super::machine::{Late, Machine, Waited};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
+pub(super) use super::unfinished::Errand;
 use super::unfinished::Unfinished;
 use crate::failure::{Failure, Kind, Reason};
 use crate::storage::silent::no_answer;
-
-/// The device and the command of a job.
-#[derive(Clone, Copy)]
-pub(super) struct Errand {
-    pub(super) id: Option<u32>,
-    pub(super) verb: &'static str,
-}
-
-impl Errand {
-    /// A job for an existing device.
-    pub(super) fn on(id: u32, verb: &'static str) -> Errand {
-        Errand { id: Some(id), verb }
-    }
-}
 
 impl<M: Machine> Administrator<M> {
     /// Runs a job on the thread that has the targets and waits for its result while disks answer. A
@@ -70,7 +57,7 @@ impl<M: Machine> Administrator<M> {
     /// A disk does not answer.
     pub(super) fn unless_silent<T: 'static>(
         &mut self,
-        Errand { id, verb }: Errand,
+        errand: Errand,
         waited: Waited<T>,
         then: impl FnOnce(&mut Administrator<M>, T) + 'static,
     ) -> Result<T, Reason> {
@@ -87,7 +74,7 @@ impl<M: Machine> Administrator<M> {
             true
         };
         let why = no_answer(&disk);
-        self.unfinished.push(Unfinished { id, verb, disk, coming: None, settle: Box::new(settle) });
+        self.unfinished.push(Unfinished { errand, disk, settle: Box::new(settle) });
         Err(why)
     }
 
@@ -105,17 +92,12 @@ impl<M: Machine> Administrator<M> {
         if self.unfinished.len() < before {
             std::mem::take(&mut self.kept).into_iter().for_each(|id| self.lose(id));
         }
+        self.undo_late();
     }
 
-    /// Whether a job waits for a disk that does not answer.
+    /// Whether a job waits for a disk that does not answer, or an `add` for being undone.
     pub fn is_waiting(&self) -> bool {
-        !self.unfinished.is_empty()
-    }
-
-    /// Whether the `add` of a device waits for a disk and will be undone.
-    pub(super) fn is_coming(&self, ticket: Ticket) -> bool {
-        let mut coming = self.unfinished.iter().filter_map(|one| one.coming.as_ref());
-        coming.any(|(other, _)| *other == ticket)
+        !self.unfinished.is_empty() || !self.undone_later.is_empty()
     }
 
     /// Opens a target while its disks answer. A target that is opened later is dropped.
@@ -136,14 +118,14 @@ impl<M: Machine> Administrator<M> {
                 log::warn!("{why}");
             }
         };
-        self.wait_for(Errand { id: None, verb: "add" }, open, then)
+        self.wait_for(Errand { id: None, verb: "add", keeps_server: false }, open, then)
     }
 
     /// Refuses a device that has an unfinished command.
     pub(super) fn refuse_unfinished(&self, id: u32) -> Result<(), Reason> {
-        match self.unfinished.iter().find(|one| one.id == Some(id)) {
+        match self.unfinished.iter().find(|one| one.errand.id == Some(id)) {
             None => Ok(()),
-            Some(Unfinished { verb, disk, .. }) => Err(Failure::new(
+            Some(Unfinished { errand: Errand { verb, .. }, disk, .. }) => Err(Failure::new(
                 Kind::NoAnswer,
                 format!(
                     "/dev/ublkb{id}: its `{verb}` has not ended, for {disk} does not answer; try \

@@ -40,9 +40,12 @@ pub enum Control {
     TakeOver,
     /// Starting a device that has been taken over.
     StartAgain,
+    /// Deleting a device that is stopped.
+    Delete,
 }
 
 impl Control {
+    /// What it refuses in lives that are made up.
     pub const ALL: [Control; 4] =
         [Control::Add, Control::Start, Control::TakeOver, Control::StartAgain];
 }

@@ -251,6 +251,7 @@ impl Machine for SimMachine {
 
     fn delete(&mut self, id: u32) -> Result<(), Reason> {
         self.act(|kernel| {
+            kernel.deny(Control::Delete, id)?;
             let mut device = kernel.devices.remove(&id).ok_or_else(|| gone(id))?;
             device.fail();
             Ok(())

@@ -27,6 +27,7 @@ mod strangers;
 mod suspended;
 mod takeback;
 mod town;
+mod undone;
 mod verdict;
 mod waiting;
 

@@ -27,7 +27,7 @@ fn family() -> Town {
     town
 }
 
-fn process(town: &mut Town, what: What) -> &mut Process {
+pub(super) fn process(town: &mut Town, what: What) -> &mut Process {
     town.processes.get_mut(what.key()).unwrap()
 }
 
@@ -57,7 +57,7 @@ fn legs(town: &Town) -> Vec<String> {
 }
 
 /// The disk answers, and the server takes notice.
-fn answer(town: &mut Town, path: &str, what: What) {
+pub(super) fn answer(town: &mut Town, path: &str, what: What) {
     hang(town, path, false);
     come_to_rest(town, what);
     process(town, what).admin.settle();
@@ -280,12 +280,15 @@ fn the_number_of_a_device_that_a_disk_keeps_is_no_other_ones() {
 #[cfg(feature = "mutants")]
 #[test]
 fn every_mutant_of_hangs_is_killed() {
+    use super::undone;
     use crate::server::admin::mutant::{self, Mutant};
     for mutant in Mutant::OF_HANGS {
         mutant::set(Some(mutant));
         let lived = std::panic::catch_unwind(|| {
             a_snapshot_is_not_suspended_whose_cow_hangs_and_runs_on();
             a_device_that_another_program_ends_is_told_of_until_its_disk_answers();
+            undone::a_cow_is_put_back_though_the_kernel_keeps_its_device();
+            undone::a_cow_that_hangs_is_put_back_when_it_answers();
         });
         mutant::set(None);
         assert!(lived.is_err(), "not noticed: {mutant:?}");

@@ -11,7 +11,7 @@ use super::town::{CHUNK, SECTORS, Town, What};
 use crate::protocol::{Command, DeviceRef, DeviceSpec, Reply};
 
 /// The slot of the COW.
-const COW: usize = 1;
+pub(super) const COW: usize = 1;
 
 /// How it comes that nobody was told.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,21 +24,21 @@ enum Way {
 
 /// Who else is there.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Beside {
+pub(super) enum Beside {
     Nothing,
     Origin,
     /// It is in use: a snapshot that leaves it is marked.
     UsedOrigin,
 }
 
-fn known() -> Image {
+pub(super) fn known() -> Image {
     let mut image = Image::zeroes(Sectors(24));
     let bytes: Vec<u8> = (0..24).flat_map(|at| model::sector(500 + at)).collect();
     image.write(Sector(0), &bytes);
     image
 }
 
-fn town(beside: Beside) -> Town {
+pub(super) fn town(beside: Beside) -> Town {
     let mut town = Town::new(0, false);
     town.site.put(COW, known());
     match beside {
@@ -54,11 +54,11 @@ fn town(beside: Beside) -> Town {
     town
 }
 
-fn cow(town: &Town) -> Image {
+pub(super) fn cow(town: &Town) -> Image {
     town.site.disks[COW].disk.borrow().visible()
 }
 
-fn add(town: &mut Town) -> Result<DeviceRef, String> {
+pub(super) fn add(town: &mut Town) -> Result<DeviceRef, String> {
     let spec = DeviceSpec { force: true, ..Town::spec(What::Snap(0)) };
     match town.ask("o", Command::Add { name: None, id: None, spec })? {
         Reply::Added { device, .. } => Ok(device),
@@ -66,7 +66,7 @@ fn add(town: &mut Town) -> Result<DeviceRef, String> {
     }
 }
 
-fn take_back(town: &mut Town, device: DeviceRef) -> Result<Option<String>, String> {
+pub(super) fn take_back(town: &mut Town, device: DeviceRef) -> Result<Option<String>, String> {
     match town.ask("o", Command::TakeBack { device })? {
         Reply::TakenBack { note } => Ok(note),
         _ => Err("another answer".to_owned()),
