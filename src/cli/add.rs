@@ -12,7 +12,7 @@ use super::client::{open_rundir, other_answer};
 use super::family::{self, Locked, Wanted};
 use super::gone::{self, exists};
 use super::interrupt::{Interrupt, take_back};
-use super::keep::{self, Signals};
+use super::keep::{self, Signals, Watch};
 use super::table;
 use super::takeover;
 use super::terminal::print;
@@ -132,9 +132,9 @@ fn ask_living(
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
     let Some(interrupt) = interrupt else {
-        let signals = Signals::catch()?;
+        let (signals, watch) = (Signals::catch()?, Watch::begin(rundir, key)?);
         let device = ask_to_add(rundir, key, server, (command, spec), &Interrupt::catch()?)?;
-        return keep::keep(rundir, key, device, &signals, lock);
+        return keep::keep(rundir, key, device, (&signals, watch), lock);
     };
     ask_to_add(rundir, key, server, (command, spec), &interrupt)?;
     Ok(ExitCode::SUCCESS)
@@ -149,13 +149,13 @@ fn keep_own(
     own: &DeviceState,
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
-    let signals = Signals::catch()?;
+    let (signals, watch) = (Signals::catch()?, Watch::begin(rundir, key)?);
     let server = there.and_then(|server| server.connection);
     server.map_or(Ok(()), |server| takeover::by_server(server, own))?;
     let path = format!("{}{}", device::BLOCK_PATH, own.id);
     log::info!("{path} is there already");
     print(&path)?;
-    keep::keep(rundir, key, own.device(), &signals, lock)
+    keep::keep(rundir, key, own.device(), (&signals, watch), lock)
 }
 
 /// Takes over the family of a device that an earlier run of this command made, and serves it in

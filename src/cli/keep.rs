@@ -48,6 +48,29 @@ impl Signals {
     }
 }
 
+/// All that keeping a device of a living server needs.
+///
+/// It is made before the server is asked for a device: what fails here leaves no device behind.
+pub(super) struct Watch {
+    control: Control,
+    /// The server's process.
+    server: OwnedFd,
+    /// The kernel's messages about devices.
+    devices: OwnedFd,
+}
+
+impl Watch {
+    /// Watches a family's server, and the devices of the kernel.
+    pub(super) fn begin(rundir: &RunDir, key: &str) -> Result<Watch, Failure> {
+        let control = Control::open().map_err(|error| error.to_string())?;
+        let server = process_of(&rundir.socket(key))
+            .map_err(|error| format!("the server cannot be watched: {error}"))?;
+        let devices =
+            messages_of_kernel().map_err(|error| format!("the kernel cannot be heard: {error}"))?;
+        Ok(Watch { control, server, devices })
+    }
+}
+
 /// The device that this command keeps.
 struct Kept<'a> {
     path: &'a str,
@@ -59,22 +82,18 @@ struct Kept<'a> {
 /// the deletion fails, so does the command, and the device stays with its server. The death of the
 /// server is a failure too: a service manager starts the command again, which takes over.
 ///
-/// The lock is held until everything that can happen to the device is watched.
+/// The lock has been held until now: everything that can happen to the device is watched.
 pub(super) fn keep(
     rundir: &RunDir,
     key: &str,
     device: DeviceRef,
-    signals: &Signals,
+    (signals, watch): (&Signals, Watch),
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
     let path = &format!("{}{}", device::BLOCK_PATH, device.id);
-    let control = Control::open().map_err(|error| error.to_string())?;
+    let Watch { control, server, devices } = watch;
     let mut kept = Kept { path, device, control };
     let socket = rundir.socket(key);
-    let server = process_of(&socket)
-        .map_err(|error| format!("{path}: its server cannot be watched: {error}"))?;
-    let devices = messages_of_kernel()
-        .map_err(|error| format!("{path}: the kernel cannot be heard: {error}"))?;
     drop(lock);
     manager::ready("the device answers; another process serves it");
     manager::watch(socket.clone());

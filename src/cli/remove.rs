@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use super::client::{Family, Known, must_answer, open_rundir};
 use super::gone;
-use super::keep::{self, Signals};
+use super::keep::{self, Signals, Watch};
 use super::order::{self, Part};
 use super::table::place_of;
 use super::takeover;
@@ -262,9 +262,9 @@ fn keep_left_out(
     left_out: &DeviceState,
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
-    let signals = Signals::catch()?;
+    let (signals, watch) = (Signals::catch()?, Watch::begin(rundir, key)?);
     takeover::by_server(server, left_out)?;
-    keep::keep(rundir, key, left_out.device(), &signals, lock)
+    keep::keep(rundir, key, left_out.device(), (&signals, watch), lock)
 }
 
 /// The device with `source` as the leg that is right: a leg that was named when the mirror was

@@ -22,6 +22,12 @@ pub fn cases() -> Vec<Case> {
             disks: &["n0", "n1"],
             run: |_| without_a_place(),
         },
+        Case {
+            name: "kept-without-a-watch",
+            bound_s: 120,
+            disks: &["n0", "n1"],
+            run: |_| without_a_watch(),
+        },
         Case { name: "kept-ends", bound_s: 120, disks: &["n0", "n1"], run: |_| ends() },
         Case {
             name: "kept-left-out",
@@ -77,6 +83,24 @@ fn without_a_place() {
     kept.hears("STOPPING=1");
     assert_eq!(kept.ends(), 0);
     assert!(states().len() == 1, "{:?}", states());
+    server::del("o");
+    server::assert_nothing_left("del");
+}
+
+/// A command that cannot watch over a device does not have it added.
+fn without_a_watch() {
+    let (o, c) = disks();
+    server::add(&format!("origin --origin {o} --name o"));
+    run_args("mv", &["/dev/ublk-control", "/dev/ublk-aside"]).ok();
+    let add = format!("add snapshot --origin {o} --cow {c} --name s --foreground");
+    let refused = ublk_dm(&add);
+    run_args("mv", &["/dev/ublk-aside", "/dev/ublk-control"]).ok();
+    assert_failed(&refused, &[&["ublk-control"]]);
+    assert_eq!(states().len(), 1, "{:?}", states());
+    let mut kept = Service::start("s", &add);
+    kept.hears("READY=1");
+    kept.signal("TERM");
+    assert_eq!(kept.ends(), 0);
     server::del("o");
     server::assert_nothing_left("del");
 }
