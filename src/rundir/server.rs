@@ -49,6 +49,12 @@ impl RunDir {
         }
     }
 
+    /// Removes the files of a server that ends. If `stays`, some of a device is left that the next
+    /// server, `list` and `del` have to know of, and only the socket is removed.
+    pub fn remove_ended(&self, key: &str, stays: bool) {
+        if stays { self.remove_socket(key) } else { self.remove(key) }
+    }
+
     /// A server's files, if it has any.
     pub fn server(&self, key: &str) -> Option<Server> {
         let (state, damaged) = match self.state(key) {
@@ -65,5 +71,22 @@ impl RunDir {
             connection: connection.ok(),
             lives,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_file_tells_of_what_a_server_leaves() {
+        let dir = tempfile::tempdir().unwrap();
+        let rundir = RunDir { path: dir.path().to_owned() };
+        let files = [rundir.socket("o"), rundir.state_file("o")];
+        for (stays, left) in [(true, [false, true]), (false, [false, false])] {
+            files.iter().for_each(|path| fs::write(path, "").unwrap());
+            rundir.remove_ended("o", stays);
+            assert_eq!(files.each_ref().map(|path| path.exists()), left, "stays: {stays}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use rustix::stdio::dup2_stdout;
 
 use super::signals::{self, Beginning};
 use super::{Server, environment, logging, manager};
-use crate::failure::Failure;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{self, FamilyLock, RunDir};
 use crate::sys::file_size;
@@ -147,14 +147,12 @@ pub fn foreground(
             Some(device) => {
                 why.ending(format!("; {}", take_back(rundir, key, &mut server, device)))
             }
-            None if server.is_idle() => {
-                rundir.remove(key);
-                why
-            }
-            // A disk does not answer, and the unfinished job ends with this process.
             None => {
-                rundir.remove_socket(key);
-                why.ending("; see `ublk-dm list` for what is left")
+                let stays = !server.is_idle();
+                rundir.remove_ended(key, stays);
+                // A disk does not answer, and the unfinished job ends with this process.
+                let left = if stays { "; see `ublk-dm list` for what is left" } else { "" };
+                why.ending(left)
             }
         };
         return Err(why);
@@ -172,19 +170,23 @@ pub fn foreground(
 fn take_back(rundir: &RunDir, key: &str, server: &mut Server, added: DeviceRef) -> String {
     let path = format!("{}{}", device::BLOCK_PATH, added.id);
     let deleted = server.carry_out(Command::TakeBack { device: added });
-    if let (Err(why), true) = (&deleted, Path::new(&path).exists()) {
-        rundir.remove_socket(key);
-        return format!(
-            "{path} could not be deleted again and has no server now: {why}; `ublk-dm del --force \
-             {path}` deletes it"
-        );
-    }
-    rundir.remove(key);
+    // What a disk that hangs keeps of it is left, and has no disk any more.
+    let stays = deleted.is_err() && (!server.is_idle() || Path::new(&path).exists());
+    rundir.remove_ended(key, stays);
+    left_of(&path, deleted, stays)
+}
+
+/// Describes what is left of a device that was to be deleted again.
+fn left_of(path: &str, deleted: Result<Reply, Reason>, stays: bool) -> String {
     match deleted {
         Ok(Reply::TakenBack { note: Some(note) }) => {
             format!("the device was deleted again; {note}")
         }
         Ok(_) => "the device was deleted again".to_owned(),
+        Err(why) if stays => format!(
+            "{path} could not be deleted again and has no server now: {why}; `ublk-dm list` shows \
+             what is left of it, and `ublk-dm del --force {path}` deletes that"
+        ),
         Err(why) => format!("the device was deleted again, but {why}"),
     }
 }
@@ -213,5 +215,21 @@ fn detach() {
     let null = File::options().write(true).open("/dev/null");
     if let Err(error) = null.and_then(|null| Ok(dup2_stdout(null)?)) {
         log::warn!("/dev/null: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_hanging_disk_keeps_is_said() {
+        let hangs = || Err("not deleted yet: /d/c has not answered".into());
+        let left = left_of("/dev/ublkb7", hangs(), true);
+        assert!(left.contains("not deleted yet") && left.contains("del --force /dev/ublkb7"));
+        assert!(!left.contains("was deleted again"), "{left}");
+        let note = Reply::TakenBack { note: Some("/d/c is as it was".to_owned()) };
+        let left = left_of("/dev/ublkb7", Ok(note), false);
+        assert_eq!(left, "the device was deleted again; /d/c is as it was");
     }
 }
