@@ -165,7 +165,7 @@ impl Device {
         } else if !given_up {
             return committed;
         }
-        committed.and(Err("given up; the device is as it was".to_owned()))
+        committed.and(Err("canceled; the device is unchanged".to_owned()))
     }
 
     /// Holds new requests back until the target has none left, or that is given up. Returns whether

@@ -333,7 +333,7 @@ enum IoState {
 }
 
 /// An operation in flight; await it for the result. Dropping it does not cancel the operation.
-#[must_use = "an operation whose result nobody sees has not been checked"]
+#[must_use = "an operation whose result is ignored has not been checked"]
 pub struct Io {
     disk: Disk,
     kind: OpKind,

@@ -158,7 +158,7 @@ impl Group {
         let Target::Snapshot(snapshot) = target else { return None };
         let is_gone =
             self.origins.of(snapshot).is_none() && !mutant::is(Mutant::ServedWithoutOrigin);
-        is_gone.then(|| "its origin was closed meanwhile: try again".to_owned())
+        is_gone.then(|| "its origin was closed in the meantime: try again".to_owned())
     }
 
     /// A snapshot joins the origin of its disk.

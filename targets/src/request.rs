@@ -96,11 +96,11 @@ impl fmt::Display for TargetError {
             TargetError::Unsupported => write!(f, "operation not supported"),
             TargetError::Unrecorded => write!(
                 f,
-                "a snapshot of this disk is no longer right, and neither its COW nor the run \
-                 directory can say so"
+                "a snapshot of this disk is no longer valid, and neither its COW nor the run \
+                 directory can record that"
             ),
             TargetError::Ending => write!(f, "the device is being deleted"),
-            TargetError::Requeue => write!(f, "held until the device was suspended"),
+            TargetError::Requeue => write!(f, "requeued because the device was suspended"),
         }
     }
 }

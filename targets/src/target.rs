@@ -171,7 +171,7 @@ impl Target {
 fn lost(snapshot: &Snapshot, cause: &Cause) -> String {
     let cow = snapshot.cow().name();
     format!(
-        "COW {cow}: {cause}; writes that were acknowledged and not flushed are lost, and the \
-         snapshot is invalid"
+        "COW {cow}: {cause}; acknowledged writes that were not flushed are lost, and the snapshot \
+         is invalid"
     )
 }

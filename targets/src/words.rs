@@ -38,7 +38,7 @@ impl Words {
     /// Splits a line.
     pub(crate) fn new(text: &str) -> Result<Words, TableError> {
         if text.contains('\0') {
-            return Err(TableError::new("the line holds a zero byte"));
+            return Err(TableError::new("the line contains a zero byte"));
         }
         let mut words = Vec::new();
         let mut word = String::new();

@@ -282,7 +282,7 @@ fn a_linear_line_that_means_nothing_is_wrong_usage() {
         ("/dev/null 0 0", "one argument too many"),
         ("/dev/null 8k", "not a decimal number"),
         ("/dev/null -8", "not a decimal number"),
-        ("/dev/null 18446744073709551615", "beyond any disk"),
+        ("/dev/null 18446744073709551615", "beyond the largest possible disk"),
     ] {
         let line = format!("0 8 linear {arguments}");
         let output =

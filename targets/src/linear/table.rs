@@ -20,9 +20,9 @@ impl Linear {
         let offset = Sector(words.number("offset", u64::MAX)?);
         words.end()?;
         if !offset.has_room_for(len) {
-            return Err(
-                words.error(format_args!("offset {offset}: the device would end beyond any disk"))
-            );
+            return Err(words.error(format_args!(
+                "offset {offset}: the device would end beyond the largest possible disk"
+            )));
         }
         Ok(Linear { device, offset })
     }

@@ -50,14 +50,14 @@ impl fmt::Display for ChangeError {
             ChangeError::LastSource(leg, disk) => {
                 write!(
                     f,
-                    "leg {leg} ({disk}) is the only one known to be right: wait until the others \
-                     are"
+                    "leg {leg} ({disk}) is the only leg known to be up to date: wait until another \
+                     leg is"
                 )
             }
             ChangeError::Record(error) => error.fmt(f),
             ChangeError::Log => write!(f, "the dirty log cannot be written"),
             ChangeError::Busy => write!(f, "the mirror is suspended or being changed"),
-            ChangeError::GivenUp => write!(f, "given up; the legs are as they were"),
+            ChangeError::GivenUp => write!(f, "canceled; the legs are unchanged"),
         }
     }
 }

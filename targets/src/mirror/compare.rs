@@ -59,16 +59,16 @@ impl fmt::Display for CheckError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CheckError::NoMemory => write!(f, "no memory to compare the legs"),
-            CheckError::Stopped => write!(f, "the mirror was suspended meanwhile"),
-            CheckError::Unwanted => write!(f, "stopped before its end"),
+            CheckError::Stopped => write!(f, "the mirror was suspended in the meantime"),
+            CheckError::Unwanted => write!(f, "canceled before its end"),
             CheckError::NoSuchLeg(leg) => {
                 write!(f, "there is no leg {leg} (legs are counted from 0)")
             }
             CheckError::NotRight(leg, disk) => {
                 write!(
                     f,
-                    "leg {leg} ({disk}) is not up to date everywhere: nothing can be repaired from \
-                     it"
+                    "leg {leg} ({disk}) is not up to date everywhere: it cannot be the source of a \
+                     repair"
                 )
             }
             CheckError::Record(error) => error.fmt(f),

@@ -134,22 +134,22 @@ impl fmt::Display for Event {
             Event::InSync => write!(f, "all legs are in sync"),
             Event::LegFailed { leg, disk, failure, error } => {
                 let what = match failure {
-                    Failure::Write => "does not have all writes any more",
+                    Failure::Write => "has missed a write",
                     Failure::Flush => "could not be flushed",
-                    Failure::Sync => "could not be recovered or recovered from",
-                    Failure::Read => "could not be read everywhere",
+                    Failure::Sync => "failed during recovery",
+                    Failure::Read => "could not be read",
                 };
                 write!(f, "leg {leg} ({disk}) {what}: {error}")
             }
             Event::LogFailed(Some(error)) => write!(f, "the dirty log failed: {error}"),
             Event::LogFailed(None) => {
-                write!(f, "the dirty log has an unknown version: nothing in it is believed")
+                write!(f, "the dirty log has an unknown version: its content is ignored")
             }
             Event::WritesHeld => {
                 write!(
                     f,
-                    "writes are held because not all legs or not the log can be written: replace \
-                     what failed"
+                    "writes are held because a leg or the dirty log cannot be written: replace the \
+                     failed disk"
                 )
             }
         }

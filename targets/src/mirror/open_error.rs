@@ -56,7 +56,7 @@ impl fmt::Display for OpenError {
             OpenError::Misaligned { disk, block_bytes } => {
                 write!(
                     f,
-                    "{disk}: length, region size and offset must be multiples of its block of \
+                    "{disk}: length, region size and offset must be multiples of its block size of \
                      {block_bytes} bytes"
                 )
             }
@@ -70,10 +70,7 @@ impl fmt::Display for OpenError {
                 write!(f, "there is no leg {leg} (legs are counted from 0)")
             }
             OpenError::NoSource => {
-                write!(
-                    f,
-                    "none of its legs is known to have everything: name the right one with --source"
-                )
+                write!(f, "no leg is known to be up to date: name the right leg with --source")
             }
             OpenError::NoMemory => write!(f, "no memory for the dirty log"),
         }

@@ -138,7 +138,7 @@ impl Mirror {
         legs_fit(self.legs.len())?;
         if let Some(at) = self.legs.iter().position(|leg| !leg.offset.has_room_for(len)) {
             let text = format!(
-                "offset {} of leg {at}: the leg would end beyond any device",
+                "offset {} of leg {at}: the leg would end beyond the largest possible device",
                 self.legs[at].offset
             );
             return Err(TableError::new(text));

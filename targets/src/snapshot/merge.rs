@@ -104,11 +104,11 @@ impl Merge {
             return Err(StoreError::Merge(parts.cow.name().clone(), why));
         }
         if parts.origin.limits().read_only {
-            let why = "read-only; a snapshot can only be merged into a disk that can be written";
+            let why = "read-only; a snapshot can only be merged into a writable disk";
             return Err(StoreError::Merge(parts.origin.name().clone(), why));
         }
         let claim = origin.claim_merge().ok_or_else(|| {
-            let why = "another snapshot is being merged into it; wait for its end";
+            let why = "another snapshot is being merged into it; wait for the end of that merge";
             StoreError::Merge(parts.origin.name().clone(), why)
         })?;
         let block_bytes = parts.cow.limits().logical_block_bytes;

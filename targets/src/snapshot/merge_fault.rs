@@ -33,8 +33,8 @@ impl fmt::Display for MergeFault {
             MergeFault::Commit(error) => write!(f, "removing exceptions failed: {error}"),
             MergeFault::Changed { cow } => write!(
                 f,
-                "{cow}: its exceptions are not those that were there when it was opened: another \
-                 program has changed them"
+                "{cow}: its exceptions have changed since it was opened: another program has \
+                 written to it"
             ),
         }
     }

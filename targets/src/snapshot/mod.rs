@@ -206,7 +206,7 @@ impl fmt::Display for Cause {
             Cause::Full => write!(f, "its COW is full"),
             Cause::Copy(error) => write!(f, "copying a chunk failed: {error}"),
             Cause::Commit(error) => write!(f, "writing its exceptions failed: {error}"),
-            Cause::Left => write!(f, "it was deleted while its origin is in use"),
+            Cause::Left => write!(f, "it was deleted while its origin was in use"),
         }
     }
 }
@@ -230,23 +230,23 @@ impl fmt::Display for Event {
             Event::MarkFailed(error, Ok(())) => write!(
                 f,
                 "could not mark the COW invalid on disk, it must not be used again: {error}; the \
-                 run directory remembers it"
+                 loss is recorded in the run directory"
             ),
             Event::MarkFailed(error, Err(why)) => write!(
                 f,
-                "could not mark the COW invalid on disk: {error}; nor can the run directory \
-                 remember it: {why}; \
-                 writes of the origin fail until one of them can"
+                "could not mark the COW invalid on disk: {error}; nor could the loss be recorded \
+                 in the run directory: {why}; writes to the origin fail until one of the two \
+                 succeeds"
             ),
             Event::Overflowed => {
                 write!(f, "COW is full: the snapshot can still be read, new writes to it fail")
             }
             Event::Filling(percent) => write!(f, "COW is {percent} % full"),
-            Event::Merged => write!(f, "merged: all of the snapshot is on the origin"),
+            Event::Merged => write!(f, "merge complete: the origin holds the snapshot's content"),
             Event::MergeFailed(fault) => write!(
                 f,
-                "merge failed: {fault}; the device shows the snapshot as before, what is left \
-                 stays on the COW"
+                "merge failed: {fault}; the device still shows the snapshot, and the remaining \
+                 exceptions stay on the COW"
             ),
         }
     }

@@ -85,8 +85,8 @@ impl fmt::Display for StoreError {
             StoreError::TooSmall { disk, size, needed } => {
                 write!(
                     f,
-                    "{disk}: too small for a snapshot store: {size} sectors, at least {needed} are \
-                     needed"
+                    "{disk}: too small for a snapshot store: it has {size} sectors and needs at \
+                     least {needed}"
                 )
             }
             StoreError::ChunkBelowBlock { chunk, block_bytes } => write!(
@@ -96,23 +96,23 @@ impl fmt::Display for StoreError {
                 chunk.bytes()
             ),
             StoreError::BehindOrigin { origin, len, size } => {
-                write!(f, "{origin}: has {size} sectors, less than the {len} of the snapshot")
+                write!(f, "{origin}: has {size} sectors, fewer than the {len} of the snapshot")
             }
             StoreError::ReadOnly(disk) => {
                 write!(f, "{disk}: read-only; a snapshot store must be writable")
             }
             StoreError::Noted { disk, notes, record } => write!(
                 f,
-                "{disk}: changed since its last server died, which had acknowledged writes that \
-                 are not recorded there \
-                 (chunk {} in COW chunk {}): `ublk-dm journal discard {notes}` gives them up",
+                "{disk}: changed since its last server died; that server had acknowledged writes \
+                 that are not recorded on the disk (chunk {} in COW chunk {}): `ublk-dm journal \
+                 discard {notes}` discards them",
                 record.old.0, record.new.0
             ),
             StoreError::OtherOrigin { disk, made_for, origin } => write!(
                 f,
-                "{disk}: its store was made for another origin ({made_for}) than {origin}: name \
-                 that origin, wipe the \
-                 COW, or say --other-origin if it is the same disk under another name"
+                "{disk}: its store was made for another origin ({made_for}), not for {origin}: use \
+                 that origin, wipe the COW, or give --other-origin if both names are of the same \
+                 disk"
             ),
             StoreError::Merge(disk, why) => write!(f, "{disk}: {why}"),
             StoreError::NoMemory => write!(f, "no memory left for buffers"),

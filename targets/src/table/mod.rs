@@ -156,8 +156,8 @@ impl Table {
             "mirror" => TargetParams::Mirror(Mirror::parse(&mut words, len)?),
             "linear" => TargetParams::Linear(Linear::parse(&mut words, len)?),
             _ => {
-                let known =
-                    "known are snapshot, snapshot-merge, snapshot-origin, mirror and linear";
+                let known = "unknown; the targets are snapshot, snapshot-merge, snapshot-origin, \
+                             mirror and linear";
                 return Err(TableError::new(format!("target {}: {known}", shown(&name))));
             }
         };

@@ -115,8 +115,8 @@ impl fmt::Display for HeaderError {
             HeaderError::Foreign { magic } => {
                 write!(
                     f,
-                    "holds something else: its first word is {magic:#010x}, neither zero nor a \
-                     snapshot's"
+                    "holds other data: its first word is {magic:#010x}, neither zero nor a \
+                     snapshot's magic number"
                 )
             }
             HeaderError::ChunkSize { sectors } => write!(
