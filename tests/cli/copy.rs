@@ -1,13 +1,13 @@
-//! `copy` between files. Needs io_uring; where a container forbids that, the program says so and
-//! the test has nothing to show.
+//! `copy` between files. Needs io_uring; where a container forbids io_uring, the program reports
+//! that and the test ends.
 
 use std::fs;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-/// A destination that may not be written as far as that (`ulimit -f`) is an error like a full file
-/// system, not the end by a signal, and what was copied until then stays.
+/// A limit on the size of the destination (`ulimit -f`) is an error like a full file system, not
+/// the end by a signal, and the data copied until then stays.
 #[test]
 fn a_limit_on_file_sizes_is_an_error() {
     let dir = TempDir::new().expect("a directory");
@@ -28,7 +28,7 @@ fn a_limit_on_file_sizes_is_an_error() {
     assert_eq!(fs::metadata(&to).expect("a destination").len(), 8 << 20);
 }
 
-/// What is done stays done when it cannot be read of, and the one line says so.
+/// If the result cannot be printed, the copy is still done, and the error line says so.
 #[test]
 fn a_copy_whose_result_cannot_be_written_says_that_it_is_done() {
     let dir = TempDir::new().expect("a directory");
@@ -51,8 +51,8 @@ fn a_copy_whose_result_cannot_be_written_says_that_it_is_done() {
     assert!(fs::read(&to).expect("a destination") == vec![0x5a; 1 << 20]);
 }
 
-/// A state file that cannot be read may tell of a device that waits for the disk which it is named
-/// after: that disk is not written to, and is read as ever.
+/// An unreadable state file may list a device that waits for the disk which the file is named
+/// after: that disk is not written to, but can be read.
 #[test]
 fn a_disk_of_which_it_is_not_known_whether_a_device_waits_is_not_written() {
     use std::os::unix::fs::MetadataExt;

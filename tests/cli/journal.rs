@@ -1,5 +1,5 @@
-//! `journal`: which files it takes for journals, and what it says of those that it does not. Needs
-//! root, as every verb that looks into the run directory does, and no ublk.
+//! `journal`: the files that it accepts as journals, and its errors for other files. Needs root,
+//! like every verb that reads the run directory, but no ublk.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::output::is_root;
 
-/// What the name of a journal looks like.
+/// The form of a journal's name.
 const NAME: &str = "block-7-0-1.records";
 
 fn journal(rundir: &Path, here: &Path, arguments: &[&str]) -> Output {
@@ -37,7 +37,7 @@ fn there_is_nothing_to_list_where_no_run_directory_is() {
     assert!(!rundir.exists(), "looking has made the run directory");
 }
 
-/// A file is not taken for the one of its name in the run directory.
+/// A file is not mistaken for the journal of the same name in the run directory.
 #[test]
 fn a_file_elsewhere_is_no_journal() {
     if !is_root() {
@@ -47,7 +47,7 @@ fn a_file_elsewhere_is_no_journal() {
     let (rundir, other) = (dir.path().join("run"), dir.path().join("other"));
     fs::create_dir(&rundir).expect("a directory");
     fs::create_dir(&other).expect("a directory");
-    // Damaged, so `discard` is the only way on.
+    // A damaged journal can only be discarded.
     fs::write(rundir.join(NAME), b"damaged").expect("a file");
     fs::write(other.join(NAME), b"another").expect("a file");
     let elsewhere = other.join(NAME).display().to_string();
@@ -74,13 +74,13 @@ fn a_file_elsewhere_is_no_journal() {
     let output = journal(&rundir, dir.path(), &["discard", &format!("linked/../linked/{NAME}")]);
     assert_eq!(output.status.code(), Some(0), "{}", said(&output));
     assert!(!rundir.join(NAME).exists() && other.join(NAME).exists());
-    // So it is by its name alone in the directory itself.
+    // The name alone is enough in the run directory itself.
     fs::write(rundir.join(NAME), b"damaged").expect("a file");
     assert_eq!(journal(&rundir, &rundir, &["discard", NAME]).status.code(), Some(0));
     assert!(!rundir.join(NAME).exists());
 }
 
-/// One that cannot be looked at is named, and keeps no other from being listed.
+/// An unreadable journal is named, and does not keep the others from being listed.
 #[test]
 fn every_journal_is_listed_by_itself() {
     if !is_root() {

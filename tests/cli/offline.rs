@@ -1,4 +1,4 @@
-//! `check` and `dump`: every crafted image is judged, with its reason, and left as it was.
+//! `check` and `dump`: every crafted image is judged, with its reason, and left unchanged.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,13 +14,12 @@ use tempfile::TempDir;
 
 use crate::images::{self, Store};
 
-/// No image may take longer, in a debug build on a busy machine.
+/// Longest time for an image, in a debug build on a busy machine.
 const SLOWEST: Duration = Duration::from_secs(20);
-/// Address space that no image may exceed, in KiB.
+/// Largest address space for an image, in KiB.
 const MEMORY_KIB: u32 = 1 << 20;
 
-/// Runs the program with bounded memory, and sees to it that it comes back in time and does not
-/// crash.
+/// Runs the program with bounded memory, and checks that it ends in time and does not crash.
 pub fn run(arguments: &[&str]) -> Output {
     let started = Instant::now();
     let limited = format!("ulimit -v {MEMORY_KIB}; exec \"$0\" \"$@\"");
@@ -275,7 +274,7 @@ fn what_cannot_be_read_is_exit_code_1() {
     }
 }
 
-/// A store of ours says which it is and whose; one of the kernel's says nothing.
+/// A store of ublk-dm shows its id and origin; a store of the kernel shows neither.
 #[test]
 fn whose_a_store_is_is_shown() {
     let mut bytes = Store::new(1, 80).filled(3, 0).bytes();
@@ -299,8 +298,8 @@ fn whose_a_store_is_is_shown() {
     );
 }
 
-/// What is done to a good image: words and bytes overwritten, mostly in metadata, and perhaps the
-/// end cut off.
+/// Changes to a good image: words and bytes overwritten, mostly in metadata, and perhaps the end
+/// cut off.
 #[derive(Clone, Debug)]
 struct Mutation {
     words: Vec<(usize, u64)>,

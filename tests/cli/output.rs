@@ -1,8 +1,8 @@
-//! What is printed and what is refused: a result that cannot be written is a failure, and a refusal
-//! is one line that says what is wrong, whatever is in the user's words.
+//! Output and refusals: a result that cannot be written is a failure, and a refusal is one line
+//! that names the fault, whatever the arguments contain.
 //!
-//! Nothing here needs ublk. Verbs that look for devices need root: without it those tests say so
-//! and end.
+//! Nothing here needs ublk. Verbs that look for devices need root: without it those tests report
+//! that and end.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -21,7 +21,7 @@ fn ublk_dm(rundir: &Path) -> Command {
     command
 }
 
-/// The program must fail with this code and one line on stderr, which is returned.
+/// Asserts that the program fails with this code and one line on stderr; returns the line.
 fn refused(output: &Output, code: i32) -> String {
     let stderr = String::from_utf8(output.stderr.clone()).expect("text");
     assert_eq!(output.status.code(), Some(code), "{:?}: {stderr}", output.status);
@@ -113,7 +113,7 @@ fn a_run_directory_that_cannot_be_used_is_named() {
     let output = ublk_dm(Path::new("")).arg("list").output().expect("it starts");
     assert!(refused(&output, 1).contains("UBLK_DM_RUN_DIR is empty"));
     if is_root() {
-        // No one can make a directory there, whatever their rights.
+        // No directory can be made there, even by root.
         let disk = dir.path().join("disk");
         fs::write(&disk, vec![0; 1 << 20]).expect("a disk");
         let mut add = ublk_dm(Path::new("/proc/ublk-dm"));
@@ -243,7 +243,7 @@ fn a_path_that_is_not_utf8_is_refused() {
         .output()
         .expect("it starts");
     assert!(refused(&output, 2).contains("UTF-8"));
-    // A relative path in a directory that is not.
+    // A relative path in a directory whose own path is not UTF-8.
     let below = dir.path().join(OsStr::from_bytes(b"dir\xff"));
     fs::create_dir(&below).expect("a directory");
     fs::write(below.join("disk"), vec![0; 1 << 20]).expect("a disk");
@@ -253,7 +253,7 @@ fn a_path_that_is_not_utf8_is_refused() {
         .output()
         .expect("it starts");
     assert!(refused(&output, 2).contains("UTF-8"));
-    // What is only read needs no name that lasts.
+    // A disk that is only read needs no lasting name.
     let output = ublk_dm(dir.path()).arg("check").arg(&path).output().expect("it starts");
     assert_ne!(output.status.code(), Some(2), "{output:?}");
 }

@@ -1,7 +1,7 @@
-//! The house: which room may use which, read from the `use` lines of the sources.
+//! The rooms of the sources: which room may use which, read from the `use` lines.
 //!
-//! Rules kept here: arrows between rooms go down only, and mirror and snapshot do not know each
-//! other. Every file opens with its `//!`, and is short enough to be read at once.
+//! Rules kept here: arrows between rooms go down only, and mirror and snapshot do not use each
+//! other. Every file opens with its `//!`, and is short enough to be read in one sitting.
 
 #![allow(clippy::unwrap_used)]
 
@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms of `src/`, each of which may use only those behind it.
+/// The rooms of `src/`, each of which may use only those after it.
 const SERVER: [&str; 13] = [
     "main", "cli", "server", "offline", "data", "ring", "ublk", "rundir", "storage", "sys", "log",
     "protocol", "failure",
@@ -20,21 +20,21 @@ const TARGETS: [&str; 22] = [
     "snapshot", "copy", "request", "io", "ram", "gate", "exec", "disk", "words", "mutant", "hash",
     "units",
 ];
-/// Neither may know the other: a target is its folder.
+/// Neither may use the other: a target is its folder.
 const STRANGERS: [(&str, &str); 3] =
     [("mirror", "snapshot"), ("linear", "mirror"), ("linear", "snapshot")];
-/// Longest file, in lines: what is read in one sitting.
+/// Longest file, in lines: short enough to read in one sitting.
 const MAX_LINES: usize = 400;
 /// Longest line, in characters: two files fit side by side on a screen.
 const MAX_COLUMNS: usize = 100;
 
-/// A crate's sources: each file's path under `src/`, with what stands before its tests.
+/// A crate's sources: each file's path under `src/`, with its content before its tests.
 struct Sources {
     files: BTreeMap<PathBuf, String>,
 }
 
 impl Sources {
-    /// Those of a directory, but for files of tests, which may use anything.
+    /// The sources of a directory, except test files, which may use anything.
     fn read(dir: &str) -> Sources {
         let mut sources = Sources::all(dir);
         sources.files.retain(|path, _| !is_test(path));
@@ -59,7 +59,7 @@ impl Sources {
         Sources { files }
     }
 
-    /// The file of a module path, and how many of its words led there.
+    /// The file of a module path, and how many of the path's words name it.
     fn file_of(&self, words: &[String]) -> Option<(PathBuf, usize)> {
         (1..=words.len()).rev().find_map(|len| {
             let path: PathBuf = words[..len].iter().collect();
@@ -68,7 +68,7 @@ impl Sources {
         })
     }
 
-    /// The files that a file imports from. What a parent only passes on is its child's.
+    /// The files that a file imports from. A re-export of a parent counts as its child's.
     fn imports(&self, file: &Path) -> BTreeSet<PathBuf> {
         let module = module_of(file);
         let paths = paths_in(&self.files[file]);
@@ -146,8 +146,7 @@ fn module_of(file: &Path) -> Vec<String> {
     words.filter(|word| word != "main" && word != "lib").collect()
 }
 
-/// How a statement begins that makes names of other files this file's own, for itself or for
-/// others, too.
+/// The beginnings of statements that import names of other files, for this file or for others.
 const PASSING_ON: [&str; 3] = ["pub use ", "pub(crate) use ", "pub(super) use "];
 
 /// The paths that a file names: its `use` statements, and `crate::`, `super::`, `self::` and its
@@ -187,7 +186,7 @@ fn without_tests(text: &str) -> String {
             kept.push('\n');
             continue;
         }
-        // The item goes to its end: a semicolon, or a brace as far in as the item itself.
+        // The item ends at a semicolon, or at a brace with the item's own indentation.
         let indent = &line[..line.len() - line.trim_start().len()];
         let end = format!("{indent}}}");
         let mut item = lines.by_ref().skip_while(|line| line.trim_start().starts_with(['#', '/']));
@@ -198,7 +197,7 @@ fn without_tests(text: &str) -> String {
     kept
 }
 
-/// The paths of all statements that begin with one of some words, with their braces taken apart.
+/// The paths of all statements that begin with one of some words, with their braces expanded.
 fn paths_after(starts: &[&str], text: &str) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     let mut rest = text;
@@ -272,7 +271,7 @@ fn arrows_between_rooms_go_down() {
     assert_eq!(arrows_go_down(&Sources::read("targets/src"), &TARGETS), Vec::<String>::new());
 }
 
-/// The circles of a crate's files, each with who uses whom.
+/// The circles of a crate's files, each with its imports.
 fn circles_of(sources: &Sources) -> Vec<String> {
     let mut faults = Vec::new();
     for circle in sources.circles() {
@@ -296,8 +295,7 @@ fn no_files_import_each_other_in_a_circle() {
     }
 }
 
-/// Whether Rust's Debug output stands in a text that users read. An assertion's is for those who
-/// mend the program.
+/// Whether Rust's Debug output is in a text that users read. Assertions are for developers.
 fn shows_debug(text: &str) -> bool {
     let is_debug = |line: &str| line.contains(":?}") || line.contains(":#?}");
     without_tests(text).lines().any(|line| is_debug(line) && !line.contains("assert"))
@@ -309,7 +307,7 @@ fn messages_are_in_words() {
         let files = Sources::read(dir).files.into_iter().filter(|(_, text)| shows_debug(text));
         files.map(|(file, _)| file.display().to_string()).collect()
     };
-    // A mutant is chosen by the name that it has in the code.
+    // A mutant is selected by its name in the code.
     assert_eq!(shown("targets/src"), ["mutant.rs"]);
     assert_eq!(shown("src"), Vec::<String>::new());
 }

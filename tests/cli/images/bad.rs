@@ -1,4 +1,4 @@
-//! Crafted bad images: headers, records, ends and logs, each with what is wrong with it.
+//! Crafted bad images: headers, records, ends and logs, each with its fault.
 
 use super::{BadImage, Store, log};
 

@@ -1,14 +1,13 @@
 //! Images of COW devices and mirror logs, good and bad, made from the format's description alone.
 //!
-//! Nothing here uses the program's own code for the formats: the two must agree, which is what the
-//! tests find out.
+//! Nothing here uses the program's own code for the formats: the tests check that both agree.
 
 mod bad;
 
 /// Bytes in a sector.
 pub const SECTOR: usize = 512;
 
-/// A COW with an exception store, to be put together piece by piece.
+/// A COW with an exception store, built piece by piece.
 #[derive(Clone)]
 pub struct Store {
     bytes: Vec<u8>,
@@ -17,7 +16,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// An empty, valid store of that many chunks.
+    /// An empty, valid store of `chunks` chunks.
     pub fn new(chunk_sectors: u32, chunks: usize) -> Store {
         let chunk_bytes = chunk_sectors as usize * SECTOR;
         let mut store = Store { bytes: vec![0; chunk_bytes * chunks], chunk_bytes, records: 0 };
@@ -33,14 +32,14 @@ impl Store {
         self
     }
 
-    /// Puts a record behind the last one.
+    /// Appends a record.
     pub fn record(mut self, old: u64, new: u64) -> Store {
         self.records += 1;
         let last = self.records - 1;
         self.record_at(last, old, new)
     }
 
-    /// Puts a record at a place of its own, counted over all areas; the others stay.
+    /// Puts a record at an index, counted over all areas; the other records stay.
     pub fn record_at(mut self, number: usize, old: u64, new: u64) -> Store {
         let at = self.record_offset(number);
         self.bytes[at..at + 8].copy_from_slice(&old.to_le_bytes());
@@ -58,12 +57,12 @@ impl Store {
         self
     }
 
-    /// The data chunk of the record with that number in a store without holes.
+    /// The data chunk of record `index` in a store without holes.
     pub fn data_chunk(&self, number: usize) -> u64 {
         (2 + number + number / self.records_per_area()) as u64
     }
 
-    /// Where the record with that number is.
+    /// The position of record `index`.
     pub fn record_offset(&self, number: usize) -> usize {
         let (area, index) = (number / self.records_per_area(), number % self.records_per_area());
         (1 + area * (self.records_per_area() + 1)) * self.chunk_bytes + index * 16
@@ -74,7 +73,7 @@ impl Store {
         self.chunk_bytes / 16
     }
 
-    /// Cuts the device off.
+    /// Truncates the device.
     pub fn truncated(mut self, bytes: usize) -> Vec<u8> {
         self.bytes.truncate(bytes);
         self.bytes
@@ -98,19 +97,19 @@ pub fn log(version: u32, regions: u64, bits: &[u64]) -> Vec<u8> {
     bytes
 }
 
-/// An image that must be refused, and why.
+/// An image that must be refused, with the reason.
 pub struct BadImage {
-    /// What is wrong with it, for people.
+    /// The fault, for people.
     pub name: &'static str,
     /// The image.
     pub bytes: Vec<u8>,
-    /// The origin's size, if it takes one to see the fault.
+    /// The origin's size, if the fault shows only with an origin.
     pub origin_bytes: Option<u64>,
     /// The kind of violation that `check --json` names.
     pub kind: &'static str,
     /// A part of the reason in text.
     pub reason: &'static str,
-    /// Where the violation is, if it is anywhere.
+    /// The place of the violation, if it has one.
     pub offset_bytes: Option<u64>,
 }
 
@@ -123,17 +122,17 @@ pub fn bad_images() -> Vec<BadImage> {
     images
 }
 
-/// A good image and what is in it: records, next free chunk, holes, stale records.
+/// A good image and its content: records, next free chunk, holes, stale records.
 pub struct GoodStore {
-    /// What it shows, for people.
+    /// What the image tests, for people.
     pub name: &'static str,
     /// The image.
     pub bytes: Vec<u8>,
     /// Records in all areas.
     pub records: u64,
-    /// The next chunk to be handed out.
+    /// The next chunk to be allocated.
     pub next_free: u64,
-    /// Data chunks that are lost.
+    /// Data chunks that no record uses.
     pub holes: u64,
     /// Records behind the terminator.
     pub stale: u64,
@@ -141,7 +140,7 @@ pub struct GoodStore {
     pub status: &'static str,
 }
 
-/// Stores that kernels were seen to open, with the numbers they showed.
+/// Stores that kernels have opened, with the numbers that they showed.
 pub fn good_stores() -> Vec<GoodStore> {
     let good = |name, store: Store, records, next_free, holes, stale, status| {
         let bytes = store.bytes();

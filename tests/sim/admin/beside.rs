@@ -1,4 +1,4 @@
-//! What becomes of a snapshot beside an origin that goes on without it, or that waits for a server.
+//! The fate of a snapshot whose origin continues without it, or waits for a server.
 
 use dm_targets::sim::disk::Class;
 use dm_targets::sim::image::Image;
@@ -15,15 +15,15 @@ fn town(devices: &[What]) -> Town {
     town
 }
 
-/// The COW as it is when a snapshot on it has a store with another id.
+/// The COW with another snapshot's store: one with another id.
 fn other_store() -> Image {
     let mut town = town(&[What::Origin, What::Snap(1), What::Snap(0)]);
     town.del(What::Snap(0), false).unwrap();
     town.site.disks[COW].disk.borrow().visible()
 }
 
-/// A snapshot whose COW is away when its origin is taken over, and which is lost since the origin
-/// has been written.
+/// A snapshot whose COW is missing when its origin is taken over, and which is lost because the
+/// origin has been written.
 fn left_out() -> Town {
     let mut town = town(&[What::Origin, What::Snap(0)]);
     town.kill("o");
@@ -55,7 +55,7 @@ fn another_store_is_neither_served_nor_marked() {
             town.kill("o");
         }
         let right = town.site.swap(COW, ("serial /c0".to_owned(), other.clone()));
-        // The disk is its own, and what is on it is not.
+        // The disk is the snapshot's own, but the store on it is not.
         town.refusing = true;
         let why = town.recover().unwrap_err();
         (town.refusing, town.doubtful[0]) = (false, lost);
@@ -63,7 +63,7 @@ fn another_store_is_neither_served_nor_marked() {
         assert!(town.read(What::Snap(0)).is_none(), "lost {lost}: it is served");
         let (_, kept) = town.site.swap(COW, right);
         assert!(kept == other, "lost {lost}: the other store was written");
-        // With its own one it comes back, or is invalid.
+        // With its own store the snapshot returns, or is invalid.
         assert_eq!(town.recover().is_ok(), !lost);
         assert_eq!(town.end(), Ok(()), "lost {lost}");
     }
@@ -102,7 +102,7 @@ fn sigterm_leaves_a_snapshot_whose_origin_waits() {
     let hold = |town: &Town, owner| {
         town.site.kernel.borrow_mut().devices.get_mut(&id).unwrap().owner = owner
     };
-    // The kernel does not hand the origin's device over, as when another process is at it.
+    // The kernel does not hand over the origin's device, as if another process were taking it over.
     hold(&town, Some(u32::MAX));
     town.refusing = true;
     assert!(town.recover().unwrap_err().contains("busy"));
@@ -138,7 +138,7 @@ fn a_suspend_that_loses_something_is_taken_back_as_well() {
     );
 }
 
-/// The machine starts anew, and its run directory is kept.
+/// The machine restarts, and its run directory is kept.
 fn start_anew(town: &mut Town) {
     town.site.keeps_files.set(true);
     town.crash(true);
@@ -210,7 +210,7 @@ fn one_that_is_left_out_and_that_another_program_deletes_is_noticed() {
         if written {
             town.write(What::Origin, 2);
         }
-        // No room for what is owed: it stays in the list.
+        // The loss cannot be recorded: the device stays in the list.
         town.fill(true);
         let why = town.recover().unwrap_err();
         assert!(

@@ -1,4 +1,4 @@
-//! What administrators ask for, as the commands do it, and what they are told. An exit of 0 is a
+//! The administrators' commands, as the verbs carry them out, and their results. An exit of 0 is a
 //! promise.
 
 use super::process::Process;
@@ -12,8 +12,8 @@ use crate::ublk::DeviceState as DiskState;
 use crate::ublk::device::is_ours;
 
 impl Town {
-    /// Has the server of a family do something, as the control thread does; one that has no device
-    /// left ends.
+    /// Sends a command to the server of a family, as the control thread does; a server without
+    /// devices ends.
     pub(super) fn ask(&mut self, key: &'static str, command: Command) -> Result<Reply, String> {
         self.acting = Some(key);
         let leaves = std::mem::take(&mut self.client_leaves);
@@ -41,7 +41,7 @@ impl Town {
         reply.map_err(to_line)
     }
 
-    /// A server that has no device left ends, as `server::manager` has it.
+    /// A server without devices ends, as in `server::manager`.
     pub(super) fn reap(&mut self, key: &'static str) {
         let idle = self.processes.get(key).is_some_and(|process| process.admin.is_idle());
         if self.site.is_dead() || !idle {
@@ -58,7 +58,7 @@ impl Town {
         }
     }
 
-    /// What a state file tells.
+    /// The content of a state file.
     pub(super) fn state(&self, key: &str) -> Result<Vec<DeviceState>, String> {
         match self.site.files(|files| files.states.get(key).cloned()) {
             None => Ok(Vec::new()),
@@ -77,8 +77,8 @@ impl Town {
         Ok(devices.into_iter().filter(is_there).collect())
     }
 
-    /// As `cli::family::lock` and `cli::add`: a family has one server, and one whose server has
-    /// died is recovered first.
+    /// As `cli::family::lock` and `cli::add`: a family has one server, and a family whose server
+    /// has died is recovered first.
     pub(super) fn add(&mut self, what: What) -> Result<(), String> {
         let key = what.key();
         if self.has(what) {
@@ -146,8 +146,8 @@ impl Town {
                     }
                     self.judge_refusal(at, why)?;
                 }
-                // What an add leaves that has not ended well is not known to be a snapshot of
-                // anything.
+                // After a failed add, the store that it leaves is not known to be a snapshot of the
+                // origin.
                 let unsure =
                     self.site.is_dead() || matches!(&reply, Err(why) if why == "interrupted");
                 if let (What::Snap(at), true) = (what, unsure) {
@@ -167,7 +167,7 @@ impl Town {
         }
     }
 
-    /// Whether a device of the origin's family is there.
+    /// Whether a device of the origin's family exists.
     pub(super) fn family_goes_on(&self) -> bool {
         self.devices.keys().any(|what| what.key() == "o")
     }
@@ -178,8 +178,8 @@ impl Town {
         Err(why)
     }
 
-    /// Deletes a device as the command does (`cli::remove::del_one`), by its server or, when that
-    /// has died, by itself.
+    /// Deletes a device as the command does (`cli::remove::del_one`): by its server or, if the
+    /// server has died, in this process.
     pub(super) fn del(&mut self, what: What, force: bool) -> Result<(), String> {
         let Some(Known { id, cookie, .. }) = self.devices.get(&what) else {
             return Err("not there".to_owned());
@@ -207,11 +207,12 @@ impl Town {
             return self.broken(format!("{what:?}: del has ended well and the device is there"));
         }
         if let What::Snap(at) = what {
-            // One that goes while its origin is in use is marked.
+            // A snapshot that is deleted while its origin is in use is marked.
             let outlived = self.devices.get(&What::Origin).is_some_and(|origin| origin.in_use);
             let owed = was_right && deleted.is_ok() && !self.site.is_dead() && !outlived;
-            // A command that has ended half way says nothing; and one that says that the next
-            // server does not know of it leaves that one to guess who has deleted the device.
+            // A command that has ended half way reports nothing; and if a command reports that the
+            // next server does not know of the deletion, that server may take it for another
+            // program's.
             let unknown = self.site.is_dead() || gone && deleted.is_err();
             self.doubtful[at] |= force || outlived || unknown;
             if let Some(snap) = self.snaps[at].as_mut() {
@@ -233,8 +234,8 @@ impl Town {
         deleted
     }
 
-    /// Takes over what waits, each family by itself, as `cli::remove::recover_family` and
-    /// `ask_to_recover` do. Problems are answered, and make the exit code 1.
+    /// Takes over the waiting devices, family by family, as `cli::remove::recover_family` and
+    /// `ask_to_recover` do. Problems are returned, and make the exit code 1.
     pub(super) fn recover(&mut self) -> Result<(), String> {
         let mut problems = Vec::new();
         self.doubt_what_is_away();
@@ -290,7 +291,7 @@ impl Town {
         let device = self.devices.get(&what).ok_or("not there")?.device();
         let resumed = self.ask(what.key(), Command::Resume { device }).map(drop);
         if let Some(known) = self.devices.get_mut(&what) {
-            // Whatever it came to, the device may run.
+            // Whatever the result, the device may run.
             known.suspended = false;
         }
         self.settle();
@@ -332,7 +333,7 @@ impl Town {
         })
     }
 
-    /// Forgets devices that are no more.
+    /// Forgets devices that no longer exist.
     fn strike_gone(&mut self) {
         let kernel = self.site.kernel.borrow();
         let is_there = |known: &Known| {
@@ -342,7 +343,7 @@ impl Town {
     }
 }
 
-/// Whether a device that was taken back is there.
+/// Whether a device whose add was undone still exists.
 fn taken_back_and_there(site: &Site, reply: &Reply) -> bool {
     let Reply::Added { path, .. } = reply else { return false };
     let id = path.trim_start_matches("/dev/ublkb").parse::<u32>().ok();

@@ -1,6 +1,6 @@
-//! The end of a server that is told to end. While nothing can be written down it leaves no device
-//! that the next server would not know of, and comes to its end by itself once it can. Where it
-//! loses acknowledged writes (I10), its exit code says so.
+//! The end of a server that gets SIGTERM. While nothing can be recorded, it leaves no device that
+//! the next server would not know of, and ends by itself as soon as it can. If it loses acknowledged
+//! writes (I10), its exit code is 1.
 
 use dm_targets::sim::disk::Class;
 
@@ -42,7 +42,7 @@ fn what_is_not_on_record_keeps_the_server() {
         })
     };
     assert_eq!(admin(&mut town), Some(Ok(false)), "{:?}", town.log);
-    // Without another signal.
+    // Without a further signal.
     act(&mut town, Full(false));
     assert_eq!(admin(&mut town), Some(Ok(true)), "{:?}", town.log);
     assert!(town.state("o").is_ok_and(|devices| devices.len() == 2));

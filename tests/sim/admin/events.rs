@@ -1,5 +1,5 @@
-//! What happens to a machine beside its commands: processes that are killed, disks that go away or
-//! fail, a run directory that is full or lost, other programs.
+//! Events on a machine other than its commands: killed processes, missing or failing disks, a full
+//! or lost run directory, other programs.
 
 use dm_targets::disk::Errno;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
@@ -23,7 +23,7 @@ impl Town {
     }
 
     pub(super) fn attach(&mut self, disk: usize, there: bool) {
-        // A disk that is open stays so; it is its path that goes.
+        // An open disk stays open; only its path disappears.
         self.site.disks[disk].there.set(there);
     }
 
@@ -31,25 +31,25 @@ impl Town {
         self.site.shared.lock().unwrap().full = full;
     }
 
-    /// The directory becomes full in the middle of something.
+    /// The run directory becomes full in the middle of an operation.
     pub(super) fn fill_later(&mut self, later: u64) {
         let mut shared = self.site.shared.lock().unwrap();
         shared.full_at = Some(shared.changes + later);
     }
 
-    /// A state file is damaged in the middle of something.
+    /// A state file is damaged in the middle of an operation.
     pub(super) fn damage_later(&mut self, key: &'static str, later: u64) {
         let mut shared = self.site.shared.lock().unwrap();
         shared.damage_at = Some((shared.changes + later, key));
     }
 
-    /// The kernel refuses something, once.
+    /// The kernel refuses one request.
     pub(super) fn deny(&mut self, control: Control, skip: u32) {
         self.refusing = true;
         self.site.kernel.borrow_mut().denied.push((control, skip));
     }
 
-    /// Another device is to have the COW of a snapshot that its family's server has left out.
+    /// Another device is added on the COW of a snapshot that its family's server has left out.
     pub(super) fn add_beside(&mut self, at: usize, force: bool) -> Result<(), String> {
         let waits = self.devices.get(&What::Snap(at)).and_then(|known| self.kernel_state(known));
         if waits != Some(DiskState::Quiesced) || !self.processes.contains_key("o") {
@@ -70,7 +70,7 @@ impl Town {
         self.faulty = true;
         self.failing.insert(disk);
         match (disk, class) {
-            // What is to be copied cannot be read.
+            // The data to be copied cannot be read.
             (0, Class::Read) => self.doubtful = [true; 2],
             (1 | 2, _) => self.doubtful[disk - 1] = true,
             _ => {}
@@ -79,12 +79,12 @@ impl Town {
         self.site.disks[disk].disk.borrow().inject(Fault { matcher, skip, times: 2, errno });
     }
 
-    /// The kernel does not start some devices again that are taken over.
+    /// The kernel does not start some of the devices that are taken over.
     pub(super) fn refuse_to_start(&mut self, count: u32) {
         (0..count).for_each(|_| self.deny(Control::StartAgain, 0));
     }
 
-    /// All disks are there and work again, and there is room.
+    /// All disks are present and work again, and the run directory has room.
     pub(super) fn mend(&mut self) {
         for disk in 0..self.site.disks.len() {
             self.site.disks[disk].there.set(true);
@@ -99,7 +99,8 @@ impl Town {
         (shared.full, shared.full_at, shared.damage_at) = (false, None, None);
     }
 
-    /// The run directory of a family is lost, as by a careless hand, while no server of it lives.
+    /// The files of a family in the run directory are removed by mistake while the family has no
+    /// server.
     pub(super) fn lose_files(&mut self, key: &'static str, damage: bool) {
         if self.processes.contains_key(key) {
             return;
@@ -107,11 +108,11 @@ impl Town {
         self.spoilt.insert(key);
         self.site.files(|files| files.spoil(key, damage));
         if !damage {
-            // Nothing knows of the devices, and what was noted is gone.
+            // The devices are unknown, and the journaled writes are gone.
             self.devices.retain(|what, _| what.key() != key);
             self.in_flight.retain(|(what, ..)| what.key() != key);
             if key == "o" {
-                // What was noted, and not on its COW yet, is lost with the journals.
+                // Journaled writes that were not yet on their COW are lost with the journals.
                 self.snaps.iter_mut().flatten().for_each(|snap| snap.content.power_lost());
                 self.forget_records();
             } else {
@@ -132,8 +133,8 @@ impl Town {
         }
     }
 
-    /// Another program deletes a device of ours, and adds one in its place if it is `replaced`; the
-    /// server notices it if it lives.
+    /// Another program deletes one of our devices and, if `replaced`, adds one with the same
+    /// number; a living server notices it.
     pub(super) fn steal(&mut self, what: What, replaced: bool) {
         let Some(Known { id, cookie, .. }) = self.devices.get(&what) else { return };
         let (id, cookie) = (*id, *cookie);
@@ -175,20 +176,20 @@ impl Town {
         if self.legs.contains(&disk) {
             return Err("it is a leg".to_owned());
         }
-        // Its user has no other use for it unless it is the disk of a device.
+        // Only the disk of a device is checked: its user has no other use for it.
         if disk == 0 && !self.has(What::Origin) {
             return Err("its content is wanted".to_owned());
         }
         let words = vec!["replace".to_owned(), leg.to_string(), path];
         self.freed.remove(&disk);
         if let Err(why) = self.ask(What::Mirror.key(), Command::Message { device, words }) {
-            // It may have been done.
+            // The operation may have been carried out.
             self.loaded = true;
             return Err(why);
         }
         let freed = std::mem::replace(&mut self.legs[leg], disk);
         if !self.site.is_dead() && !self.loaded {
-            // What is not a leg any more is its user's, who writes to it.
+            // A disk that is no longer a leg belongs to its user, who writes to it.
             self.site.claim_for_user(freed);
             self.freed.insert(freed);
         }
@@ -203,7 +204,7 @@ impl Town {
             .map(drop)
     }
 
-    /// A disk does not answer for a while: what it is given waits.
+    /// A disk does not answer for a while: its operations wait.
     pub(super) fn hang(&mut self, disk: usize, hangs: bool) {
         self.site.disks[disk].hangs.set(hangs);
         if !hangs {
@@ -211,8 +212,8 @@ impl Town {
         }
     }
 
-    /// Another disk comes to the path of one that no server has open, or the right one comes back.
-    /// In the place of a COW it is a copy of it: the same store, on another disk.
+    /// Another disk takes the path of a disk that no server has open, or the right disk returns. In
+    /// place of a COW it is a copy: the same store, on another disk.
     pub(super) fn swap(&mut self, disk: usize) {
         if !self.site.is_own(disk) {
             self.put_right(disk);
@@ -234,7 +235,7 @@ impl Town {
         self.site.disks[disk].aside.replace(Some(right));
     }
 
-    /// The right disk is at its path. Nothing has written to the one that was there meanwhile.
+    /// Puts the right disk at its path again. The other disk must not have been written meanwhile.
     fn put_right(&mut self, disk: usize) {
         let Some(right) = self.site.disks[disk].aside.take() else { return };
         let stranger = self.site.exchange(disk, right);
@@ -244,7 +245,7 @@ impl Town {
         }
     }
 
-    /// Zeroes the first sector of a COW that no snapshot has, to use it for a new one.
+    /// Zeroes the first sector of an unused COW, to use it for a new snapshot.
     pub(super) fn wipe(&mut self, at: usize) {
         let own = self.site.is_own(1 + at);
         if self.has(What::Snap(at)) || self.processes.contains_key("o") || !own {
@@ -265,7 +266,7 @@ impl Town {
         }
     }
 
-    /// A device that users have open and that is not there.
+    /// A device that users have open and that does not exist.
     pub(super) fn in_use_and_gone(&self) -> Option<What> {
         let kernel = self.site.kernel.borrow();
         let is_there = |known: &Known| {

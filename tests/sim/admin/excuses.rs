@@ -1,5 +1,5 @@
-//! What excuses a device that is down, a snapshot that is invalid, and an error: only what has
-//! really happened to it, and only for as long as it lasts.
+//! The causes that excuse a device that is down, an invalid snapshot, or an error: only an event
+//! that has really occurred, and only while it lasts.
 
 use super::records::Files;
 use super::town::{Broken, Known, Town, What};
@@ -7,13 +7,13 @@ use crate::ublk::DeviceState as DiskState;
 use crate::ublk::device::is_ours;
 
 impl Town {
-    /// Whether something is away, full, failing or another's now.
+    /// Whether a disk or the run directory is missing, full, failing or used by others now.
     pub(super) fn hindered(&self) -> bool {
         let full = self.site.shared.lock().unwrap().full;
         self.faulty || self.refusing || full || (0..self.site.disks.len()).any(|at| self.ails(at))
     }
 
-    /// Whether something is wrong with a disk now.
+    /// Whether a disk is faulty now.
     fn ails(&self, disk: usize) -> bool {
         let slot = &self.site.disks[disk];
         !slot.there.get()
@@ -34,7 +34,7 @@ impl Town {
         }
     }
 
-    /// Whether something keeps a new server from a device now.
+    /// Whether a fault keeps a new server from serving a device now.
     fn may_be_down(&self, what: What) -> bool {
         let full = self.site.shared.lock().unwrap().full;
         let disks = match what {
@@ -49,8 +49,8 @@ impl Town {
             || disks.into_iter().any(|disk| self.ails(disk))
     }
 
-    /// A server is to be found while something is wrong with a snapshot's COW: its origin may get
-    /// one, and from then on the snapshot need not be right.
+    /// A family is taken over while a snapshot's COW is faulty: its origin may get a server, and
+    /// from then on the snapshot may be invalid.
     pub(super) fn doubt_what_is_away(&mut self) {
         for at in 0..self.doubtful.len() {
             let away = self.ails(1 + at) || self.refusing || self.spoilt.contains("o");
@@ -58,9 +58,9 @@ impl Town {
         }
     }
 
-    /// The origin's content may have changed. As in the kernel, who adds an origin and writes it
-    /// has added its snapshots before; but of one that was deleted while its family went on is
-    /// known that it has left.
+    /// The origin's content may have changed. As in the kernel, users add the snapshots of an
+    /// origin before they write it; but the departure of a snapshot that was deleted while its
+    /// family continued is recorded.
     pub(super) fn origin_changes(&mut self) {
         for at in 0..self.snaps.len() {
             if self.has(What::Snap(at)) {
@@ -75,8 +75,8 @@ impl Town {
         }
     }
 
-    /// What was on record of the snapshots is gone: nothing can tell one that is lost from one that
-    /// is right.
+    /// The records of the snapshots are gone: a lost snapshot cannot be distinguished from a valid
+    /// one.
     pub(super) fn forget_records(&mut self) {
         for (snap, doubtful) in self.snaps.iter_mut().zip(self.doubtful) {
             if let Some(snap) = snap {
@@ -86,7 +86,7 @@ impl Town {
         }
     }
 
-    /// What is recorded of COWs is gone; state files tell of the devices that are there.
+    /// The records of COWs are gone; state files list the existing devices.
     pub(super) fn lose_records(&mut self) {
         self.site.files(Files::forget_records);
         for at in 0..self.snaps.len() {
@@ -98,12 +98,12 @@ impl Town {
         }
     }
 
-    /// Whether an error that a user of a device sees is one in vain.
+    /// Whether an error that a user of a device sees has no excuse.
     pub(super) fn judge_error(&self, what: What, why: &str) -> Result<(), Broken> {
         if self.may_err(what) { Ok(()) } else { Err(format!("{what:?} fails in vain: {why}")) }
     }
 
-    /// Whether a snapshot that is added again has been refused in vain.
+    /// Whether a snapshot that is added again has been refused without an excuse.
     pub(super) fn judge_refusal(&mut self, at: usize, why: &str) -> Result<(), Broken> {
         let known = self.snaps[at].as_ref().is_some_and(|snap| !snap.forfeit);
         let unexcused = known && !self.doubtful[at] && !self.hindered();
@@ -113,8 +113,8 @@ impl Town {
         Ok(())
     }
 
-    /// After a recovery: a device is down only if a line names it, and only if something is wrong
-    /// with what it stands on.
+    /// After a recovery: a device is down only if a line names it, and only if one of its disks is
+    /// faulty.
     pub(super) fn judge_down(&mut self, problems: &[String]) -> Result<(), Broken> {
         self.notice_damage();
         if self.site.is_dead() {
@@ -141,28 +141,28 @@ impl Town {
         Ok(())
     }
 
-    /// Takes notice of state files that were damaged while something was done. A server that lives
-    /// writes them anew.
+    /// Takes note of state files that were damaged during an operation. A living server rewrites
+    /// them.
     pub(super) fn notice_damage(&mut self) {
         let damaged = std::mem::take(&mut self.site.shared.lock().unwrap().damaged);
         self.spoilt.extend(damaged);
     }
 
-    /// The kernel's word for a device of ours.
+    /// The state of one of our devices in the kernel.
     pub(super) fn kernel_state(&self, known: &Known) -> Option<DiskState> {
         let kernel = self.site.kernel.borrow();
         let device = kernel.devices.get(&known.id);
         device.filter(|device| is_ours(&device.info, known.cookie)).map(|device| device.info.state)
     }
 
-    /// What a device is called, as the state file of its family has it.
+    /// The name of a device in the state file of its family.
     fn name_of(&self, what: What, known: &Known) -> Option<String> {
         let state = self.state(what.key()).ok()?;
         state.into_iter().find(|device| device.cookie == known.cookie).map(|device| device.name)
     }
 }
 
-/// Whether a line of `recover` tells of a device.
+/// Whether a line of `recover` names a device.
 fn names(line: &str, name: &str) -> bool {
     let (named, _) = line.split_once(": ").unwrap_or_default();
     named.split(", ").any(|other| other == name)

@@ -1,5 +1,5 @@
-//! Families of which other programs have left nothing but a state file: what that tells of is
-//! settled before it is forgotten.
+//! Families of which other programs have left only a state file: the devices in it are completed
+//! before they are forgotten.
 
 use super::machine::SimMachine;
 use super::town::{Town, What};
@@ -8,8 +8,8 @@ use crate::server::admin::machine::Records;
 use crate::server::admin::{self, Incomplete};
 
 impl Town {
-    /// Settles what a state file tells of devices that are gone, and removes it, as commands do.
-    /// `own`: the device that the command has deleted, and whether the file must tell of it.
+    /// Completes the deleted devices of a state file and removes the file, as commands do. `own`:
+    /// the device that the command has deleted, and whether the file must list it.
     pub(super) fn forget_gone(
         &mut self,
         key: &'static str,
@@ -19,7 +19,7 @@ impl Town {
         if let Some((own, _)) = &own {
             gone.retain(|device| device.cookie != own.cookie);
         }
-        // The command acts, and its end ends no server.
+        // The command acts itself, and its end does not end a server.
         self.acting = None;
         let site = self.site.clone();
         let (problems, mut owed) = admin::settle(&gone, |device| {
@@ -32,7 +32,7 @@ impl Town {
         let directory = self.site.directory(key);
         if owed.is_empty() {
             directory.remove();
-            // Whatever else is missing stands on record elsewhere.
+            // Everything else that is missing is recorded elsewhere.
             return Ok(());
         }
         drop(directory.write_state(owed));
@@ -42,8 +42,8 @@ impl Town {
 
 const COW: usize = 1;
 
-/// A snapshot that a state file tells to be lost, whose COW is away, in a family of which nothing
-/// else is left.
+/// A snapshot that a state file calls lost, whose COW is missing, in a family without other
+/// devices.
 fn all_gone() -> Town {
     let mut town = Town::new(1, true);
     town.add(What::Origin).unwrap();
@@ -52,7 +52,7 @@ fn all_gone() -> Town {
     town.attach(COW, false);
     town.recover().unwrap_err();
     town.write(What::Origin, 2);
-    // As a server of 0.2.0 has left it.
+    // As a server of 0.2.0 left it.
     town.site.files(|files| files.forget_records());
     town.kill("o");
     town.steal(What::Snap(0), false);
@@ -72,7 +72,7 @@ fn a_lost_snapshot_that_can_be_neither_marked_nor_recorded_is_not_forgotten() {
         let why = command(&mut town).unwrap_err();
         assert!(why.contains("could not be marked") && why.contains("is not recorded"), "{why}");
         assert!(town.state("o").is_ok_and(|devices| devices.iter().any(|device| device.lost)));
-        // With room it is recorded, and the files go.
+        // With room the loss is recorded, and the files are removed.
         town.fill(false);
         assert_eq!(command(&mut town), Ok(()));
         town.attach(COW, true);

@@ -1,5 +1,5 @@
-//! Disks that hang while a family is taken over: they keep nothing down that does not stand on
-//! them. The simulated machine takes it for a fault when one is opened.
+//! Disks that hang while a family is taken over: only devices on these disks stay down. The
+//! simulated machine counts it as a fault if such a disk is opened.
 
 use super::town::{Town, What};
 
@@ -12,7 +12,7 @@ fn dead_family() -> Town {
         town.add(what).unwrap();
     }
     town.write(What::Origin, 3);
-    // Noted, and not on its COW yet.
+    // Journaled, and not yet on its COW.
     town.write(BAD, 6);
     town.kill("o");
     town
@@ -50,7 +50,7 @@ fn a_cow_that_hangs_keeps_nothing_else_down() {
     assert!(why.contains("not recovered: /c0 has not answered"), "{why}");
     assert_served(&mut town);
     assert!(is_lost(&town), "its origin lives without it, and that is not on record");
-    // Again: the origin's users do not notice.
+    // A further attempt does not disturb the origin's users.
     let why = town.recover().unwrap_err();
     assert!(why.contains("not recovered: /c0 has not answered"), "{why}");
     assert_served(&mut town);
@@ -98,7 +98,7 @@ fn a_snapshot_is_deleted_whose_cow_hangs() {
         let mut town = dead_family();
         hang(&mut town, "/c0", true);
         if !alone {
-            // By the server that has left it out, not by the command itself.
+            // Deleted by the server that has left it out, not by the command itself.
             town.recover().unwrap_err();
         }
         let why = town.del(BAD, true).unwrap_err();

@@ -1,5 +1,5 @@
-//! The ublk driver of the simulated machine: devices, their numbers, which it hands out again, and
-//! requests that wait for a server.
+//! The ublk driver of the simulated machine: devices, their numbers, which it reuses, and requests
+//! that wait for a server.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -25,14 +25,14 @@ pub struct Pending {
 pub struct Device {
     pub info: DeviceInfo,
     pub params: Params,
-    /// The process that serves it, or is to.
+    /// The process that serves the device, or is about to.
     pub owner: Option<u32>,
     /// A user has it open.
     pub in_use: bool,
     pub pending: Vec<Pending>,
 }
 
-/// What the kernel may refuse.
+/// The requests that the kernel may refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Control {
     Add,
@@ -55,7 +55,7 @@ impl Control {
 pub struct Kernel {
     pub devices: BTreeMap<u32, Device>,
     cookies: u64,
-    /// What it refuses next, after as many that it does not.
+    /// The requests that it refuses next, each after a number of accepted ones.
     pub denied: Vec<(Control, u32)>,
 }
 
@@ -97,8 +97,8 @@ impl Kernel {
         Some(info)
     }
 
-    /// Makes a device live for the process that serves it, and returns what waits for that.
-    /// `again`: it is taken over.
+    /// Makes a device live for its process, and returns the requests that wait for it. `again`: the
+    /// device is taken over.
     pub fn start(&mut self, id: u32, again: bool, pid: u32) -> Result<Vec<Pending>, Reason> {
         let (wanted, control) = match again {
             true => (DeviceState::Quiesced, Control::StartAgain),
@@ -115,7 +115,7 @@ impl Kernel {
         Ok(device.pending.clone())
     }
 
-    /// The process that has been handed a device over closes it again.
+    /// The process that has taken a device over closes it again.
     pub fn handed_back(&mut self, id: u32) {
         let device = self.devices.get_mut(&id);
         if let Some(device) = device.filter(|one| one.info.state == DeviceState::Quiesced) {
@@ -123,7 +123,7 @@ impl Kernel {
         }
     }
 
-    /// Refuses what it is to refuse, once.
+    /// Refuses a request that it is to refuse, once.
     pub fn deny(&mut self, control: Control, id: u32) -> Result<(), Reason> {
         let Some(at) = self.denied.iter().position(|(denied, _)| *denied == control) else {
             return Ok(());
@@ -136,7 +136,7 @@ impl Kernel {
         Err(format!("/dev/ublkb{id}: {control:?}: Interrupted system call (os error 4)").into())
     }
 
-    /// A process ends: its devices wait for another one, or fail what waits for them.
+    /// A process ends: its devices wait for another process, or fail their waiting requests.
     pub fn process_ended(&mut self, pid: u32) {
         for device in self.devices.values_mut().filter(|device| device.owner == Some(pid)) {
             device.owner = None;
@@ -154,7 +154,7 @@ impl Kernel {
 }
 
 impl Device {
-    /// Ends what waits with an error.
+    /// Ends the waiting requests with an error.
     pub fn fail(&mut self) {
         for pending in self.pending.drain(..) {
             pending.result.borrow_mut().get_or_insert(Err("the device is gone".to_owned()));

@@ -1,4 +1,4 @@
-//! What happens in the life of a machine, one step after the other, and lives that are made up.
+//! The steps in the life of a machine, and random lives.
 
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::Class;
@@ -6,7 +6,7 @@ use dm_targets::sim::disk::Class;
 use super::kernel::Control;
 use super::town::{self, Town, What};
 
-/// What happens. `upgrade` has its place here when there is one.
+/// A step. `upgrade` belongs here when it exists.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     Add(What),
@@ -25,7 +25,7 @@ pub enum Step {
     Leave,
     Fail(usize, Class, u32),
     Mend,
-    /// The kernel does not start so many devices again.
+    /// The kernel does not start this many devices again.
     Refuse(u32),
     LoseFiles(&'static str, bool),
     Foreign,
@@ -35,19 +35,19 @@ pub enum Step {
     Wipe(usize),
     /// The run directory is on a disk from now on.
     KeepFiles,
-    /// The server that has died was one of 0.2.0, which recorded less.
+    /// The dead server was one of 0.2.0, which recorded less.
     ForgetRecords,
-    /// The power ends between two commands.
+    /// The power fails between two commands.
     PowerCut,
     /// A disk does not answer.
     Hang(usize),
     /// All disks answer.
     Answer,
-    /// Another disk takes the place of one, or the right one takes it back.
+    /// Another disk takes the path of a disk, or the right disk returns.
     Swap(usize),
     /// Another device is added on a snapshot's COW, forced or not.
     Beside(usize, bool),
-    /// The kernel refuses something, some requests later.
+    /// The kernel refuses a request, some requests later.
     Deny(Control, u32),
     /// The run directory becomes full some changes later.
     FullSoon(u64),
@@ -139,7 +139,7 @@ pub fn act(town: &mut Town, step: Step) {
     }
 }
 
-/// What happens by itself, or is done by users.
+/// Events that happen by themselves, or that users cause.
 fn happen(town: &mut Town, event: Step) {
     match event {
         Step::Write(what, sector) => town.write(what, sector),

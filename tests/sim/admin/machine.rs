@@ -49,7 +49,7 @@ pub struct SimMachine {
     directory: Directory,
     pub(super) executor: Executor,
     pub(super) thread: Rc<SimThread>,
-    /// The cookies of the devices that it serves.
+    /// The cookies of the devices that the process serves.
     served: RefCell<BTreeMap<u32, u64>>,
 }
 
@@ -88,7 +88,7 @@ impl SimMachine {
         result
     }
 
-    /// The kernel waits for what a device's server has been given before it stops the device.
+    /// Before the kernel stops a device, it waits for the requests that the device's server has.
     fn wait_for_requests(&self, id: u32) -> Result<(), Reason> {
         let given: Vec<Pending> = match self.site.kernel.borrow().devices.get(&id) {
             Some(device) if device.info.state == DeviceState::Quiesced => Vec::new(),
@@ -99,7 +99,7 @@ impl SimMachine {
         self.wait(|| given.iter().all(|pending| pending.result.borrow().is_some()))
     }
 
-    /// Waits for something. A disk that hangs answers in the end.
+    /// Waits for a condition. A disk that hangs answers in the end.
     fn wait(&self, mut done: impl FnMut() -> bool) -> Result<(), Reason> {
         loop {
             match self.site.run(&self.executor, &mut done) {
@@ -225,9 +225,9 @@ impl Machine for SimMachine {
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
         let pid = self.pid;
         let waiting = self.act(|kernel| kernel.start(id, again, pid))?;
-        // What waited is sent once more.
+        // The waiting requests are sent again.
         waiting.iter().for_each(|pending| spawn_pass(&self.executor, &self.thread, id, pending));
-        // The thread that has the data runs ahead of the one that waits here.
+        // The data thread runs ahead of the thread that waits here.
         drop(self.site.run(&self.executor, || {
             waiting.iter().all(|pending| pending.result.borrow().is_some())
         }));
@@ -326,7 +326,7 @@ impl Machine for SimMachine {
         let slot = self.site.slot(path).ok_or_else(|| fail(OpenErrorKind::Missing))?;
         let found = &self.site.disks[slot];
         if found.hangs.get() && !self.site.impatient.get() && !self.site.gives_up.get() {
-            // Whoever opens it waits until it answers.
+            // An opener waits until the disk answers.
             found.hangs.set(false);
         }
         if found.hangs.get() {
@@ -342,7 +342,7 @@ impl Machine for SimMachine {
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {
         if !self.site.impatient.get() && !self.site.gives_up.get() {
-            // They are waited for until they answer.
+            // Waits for the disks until they answer.
             return BTreeSet::new();
         }
         let hangs = |disk: &&String| {

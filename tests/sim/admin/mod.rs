@@ -1,6 +1,6 @@
-//! The administrator on a simulated machine: every command, in any order, with an end of its
-//! process or of the power at every step, and then again. The judge is [`town`], which knows
-//! nothing of the administrator's insides.
+//! The administrator on a simulated machine: every command, in any order, with a process death or
+//! power loss at every step, and then again. The judge is [`town`], which knows nothing of the
+//! administrator's internals.
 
 mod beside;
 mod commands;
@@ -36,8 +36,8 @@ use lives::{Step, act, life};
 use stories::stories;
 use town::{Broken, Town, What};
 
-/// An end: at which change, whether the power goes, and how many changes later it comes once more,
-/// if it does.
+/// A crash: at which change, whether the power fails, and how many changes later a second crash
+/// follows, if any.
 type Crash = (u64, bool, Option<u64>);
 
 /// Lives a life with a crash at one change, if any; returns how many changes there were.
@@ -54,7 +54,7 @@ fn live(
         crash_if_due(&mut town, crash);
     }
     let changes = town.site.shared.lock().unwrap().changes;
-    // What has not come yet comes while everything is taken over.
+    // A crash that has not occurred yet occurs while everything is taken over.
     if crash.is_some() && town.site.shared.lock().unwrap().crash_at.is_some() {
         drop(town.recover());
         crash_if_due(&mut town, crash);
@@ -75,7 +75,7 @@ fn crash_if_due(town: &mut Town, crash: Option<Crash>) {
     shared.crash_at = again.filter(|_| is_first).map(|later| shared.changes + later);
 }
 
-/// Ends at every change of a life, each alone and each with a second one.
+/// Crashes at every change of a life, each alone and each with a second crash.
 fn crashes(seed: u64, changes: u64) -> impl Iterator<Item = Crash> {
     let later = move |at: u64| Some(1 + (seed ^ at).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 60);
     (1..=changes).flat_map(move |at| {
@@ -88,15 +88,15 @@ fn crashes(seed: u64, changes: u64) -> impl Iterator<Item = Crash> {
     })
 }
 
-/// The same with every second one that can come.
+/// The same with every possible second crash.
 fn all_crashes(changes: u64) -> impl Iterator<Item = Crash> {
     let second = |at: u64| (1..60).map(move |later| (at, false, Some(later)));
     (1..=changes)
         .flat_map(move |at| [(at, false, None), (at, true, None)].into_iter().chain(second(at)))
 }
 
-/// Lives a life without a crash, and then with each; counts the states, and tells the first that
-/// broke a rule.
+/// Lives a life without a crash, and then with each crash; counts the states, and returns the first
+/// that broke a rule.
 fn explore_life(
     seed: u64,
     steps: &[Step],
@@ -116,7 +116,7 @@ fn explore_life(
     Some(format!("life {seed}, crash {crash:?}: {why}\n{}", log.join("\n")))
 }
 
-/// Explores lives, and returns how many states were judged, and the first that broke a rule.
+/// Explores lives; returns the number of judged states, and the first that broke a rule.
 fn explore(seeds: impl Iterator<Item = u64>) -> (u64, Option<String>) {
     let mut states = 0;
     for seed in seeds {
@@ -130,8 +130,7 @@ fn explore(seeds: impl Iterator<Item = u64>) -> (u64, Option<String>) {
     (states, None)
 }
 
-/// Explores the lives that were written down: each without an end, then with every end and every
-/// second one.
+/// Explores the stories: each without a crash, then with every crash and every second crash.
 fn explore_stories(thread: u64) -> (u64, Option<String>) {
     let mut states = 0;
     let own = || (0..).zip(stories()).filter(|(number, _)| number % THREADS == thread);
@@ -144,11 +143,11 @@ fn explore_stories(thread: u64) -> (u64, Option<String>) {
     (states, broken)
 }
 
-/// Lives that are explored. Together they come to more than half a million states.
+/// Number of lives that are explored: together more than half a million states.
 const LIVES: u64 = 6000;
-/// Lives in which a broken rule has to show.
+/// Number of lives in which a broken rule must show.
 const MUTANT_LIVES: u64 = 300;
-/// Threads that explore: as many as the machine is sure to have.
+/// Threads that explore: as many as every machine has.
 const THREADS: u64 = 2;
 
 fn number(name: &str, otherwise: u64) -> u64 {
@@ -214,7 +213,7 @@ fn every_mutant_of_the_administrator_is_killed() {
     assert!(alive.is_empty(), "not noticed: {alive:?}");
 }
 
-/// Prints one of the stories: for who looks for what one leads to.
+/// Prints one of the stories, to see what it leads to.
 #[test]
 fn a_story_is_told() {
     let stories = stories();

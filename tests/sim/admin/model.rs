@@ -1,12 +1,12 @@
-//! What users may find: a naive model of disks, as sets of the values that a sector may have.
+//! What users may read: a naive model of disks, as sets of the values that a sector may have.
 
-/// A sector: what it may hold now, and what it may hold if the power goes now.
+/// A sector: the values that it may hold now, and those that it may hold after a power loss now.
 #[derive(Clone, Debug)]
 struct Cell {
     now: Vec<u32>,
     durable: Vec<u32>,
-    /// It was written through this device: what a snapshot shows of its origin is made durable by
-    /// flushes of that.
+    /// It was written through this device: the part of a snapshot that its origin holds is made
+    /// durable by flushes of the origin.
     written: bool,
 }
 
@@ -30,7 +30,7 @@ impl Content {
         )
     }
 
-    /// What a snapshot that is taken now shows for ever.
+    /// What a snapshot that is taken now shows forever.
     pub fn frozen(&self) -> Content {
         let freeze = |cell: &Cell| {
             let mut durable = cell.now.clone();
@@ -61,13 +61,13 @@ impl Content {
             .for_each(|cell| cell.durable = cell.now.clone());
     }
 
-    /// The power has gone.
+    /// The power has failed.
     pub fn power_lost(&mut self) {
         self.0.iter_mut().for_each(|cell| cell.now = cell.durable.clone());
     }
 
-    /// Compares what was read. A sector that could hold several values holds what was seen from now
-    /// on.
+    /// Compares read data. A sector that could hold several values holds the value that was read
+    /// from now on.
     pub fn judge(&mut self, seen: &[u32]) -> Result<(), String> {
         for (at, (cell, value)) in self.0.iter_mut().zip(seen).enumerate() {
             if !cell.now.contains(value) {

@@ -31,11 +31,11 @@ fn what_the_kernel_does_not_start_is_started_by_the_next_recover() {
     }
     town.write(O, 3);
     assert!(!is_live(&town, O) && !is_live(&town, S));
-    // The snapshot alone is refused once more, which is said.
+    // The snapshot alone is refused once more, and the error names it.
     let why = town.recover().unwrap_err();
     assert!(why.contains("snap") && !why.contains("origin"), "{why}");
     assert!(is_live(&town, O) && !is_live(&town, S));
-    // It has joined its origin, whatever its users wait for.
+    // It has joined its origin, although its users wait.
     assert_eq!(town.recover(), Ok(()));
     town.settle();
     assert!(town.in_flight.is_empty(), "the origin's write waits");

@@ -1,4 +1,4 @@
-//! A disk of the simulated machine that is open, as the administrator looks at it.
+//! An open disk of the simulated machine, as the administrator sees it.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,8 +16,8 @@ pub fn id_of(slot: usize) -> DiskId {
     DiskId::Block { major: 8, minor: u32::try_from(slot).unwrap() }
 }
 
-/// What is looked at of a disk that is opened: all that a store, a log, or a file system begins
-/// with here.
+/// The part of a disk that is read when it is opened: the beginnings of all stores, logs and file
+/// systems here.
 const HEAD: Sectors = Sectors(8);
 
 /// Which process has claimed a disk.
@@ -34,7 +34,7 @@ impl Claimant {
     }
 }
 
-/// A claim, given up with the open disk unless a target has got that.
+/// A claim, released with the open disk unless a target has taken the disk.
 pub struct Hold(pub Option<Arc<Claimant>>);
 
 impl Drop for Hold {
@@ -45,13 +45,13 @@ impl Drop for Hold {
     }
 }
 
-/// A disk that is open, with what it began with then.
+/// An open disk, with its first sectors at that time.
 pub struct SimOpen {
     pub slot: usize,
-    /// The disk that has its bytes.
+    /// The disk that holds its bytes.
     pub place: String,
     pub path: String,
-    /// By what it is known for good; empty if nothing lasts.
+    /// Its lasting name; empty if it has none.
     pub name: String,
     pub number: u64,
     pub size: Sectors,
@@ -143,7 +143,7 @@ impl OpenDisk for SimOpen {
     }
 }
 
-/// What every disk can do.
+/// The capabilities of every disk.
 static LIMITS: Limits = Limits {
     logical_block_size: 512,
     physical_block_size: 512,

@@ -19,7 +19,7 @@ impl Town {
         cookie: u64,
         force: bool,
     ) -> Result<(), String> {
-        // The command itself acts, and its end ends no server.
+        // The command acts itself, and its end does not end a server.
         self.acting = None;
         if !force {
             return Err("its server has died".to_owned());
@@ -50,7 +50,7 @@ impl Town {
     }
 }
 
-/// Deletes a device whose server is dead. The inner result is what is left of it.
+/// Deletes a device whose server is dead. The inner result is the work that is left.
 fn delete_orphan(
     site: &Rc<Site>,
     key: &'static str,

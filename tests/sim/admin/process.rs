@@ -28,12 +28,12 @@ impl Process {
         Some(Process { pid, admin, executor, thread, site: site.clone() })
     }
 
-    /// Has a device carry a request out; the result appears in `pending`.
+    /// Sends a request to a device; the result appears in `pending`.
     pub fn pass(&self, id: u32, pending: &Pending) {
         spawn_pass(&self.executor, &self.thread, id, pending);
     }
 
-    /// The process ends where it is.
+    /// The process ends at its current step.
     pub fn kill(self) {
         let Process { pid, admin, executor, thread, site, .. } = self;
         executor.clear();
@@ -42,14 +42,14 @@ impl Process {
     }
 }
 
-/// Has a device carry a request out.
+/// Sends a request to a device.
 pub(super) fn spawn_pass(executor: &Executor, thread: &Rc<SimThread>, id: u32, pending: &Pending) {
     let Some(device) = thread.group.device(id) else { return };
     let (request, result, site) =
         (pending.request.clone(), pending.result.clone(), thread.site.clone());
     executor.spawn(async move {
         let outcome = device.pass(&request).await.map_err(|error| error.to_string());
-        // What a process does after its end is not seen.
+        // Actions of a process after its end have no effect.
         if !site.is_dead() {
             *result.borrow_mut() = Some(outcome);
         }

@@ -1,5 +1,5 @@
 //! The run directory of the simulated machine: state files, records of legs and of lost stores,
-//! journals. It outlives processes and not the power, as in memory.
+//! journals. It outlives processes but not a power loss, like memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use crate::protocol::{Cow, DeviceState, Which};
 use crate::rundir::departed::Departure;
 use crate::server::admin::machine::{Losses, Records};
 
-/// A state file: what it tells, or that it cannot be read.
+/// A state file: its content, or that it is unreadable.
 #[derive(Clone)]
 pub enum StateFile {
     Whole(Vec<DeviceState>),
@@ -27,33 +27,32 @@ pub struct Files {
     pub states: BTreeMap<String, StateFile>,
     legs: BTreeMap<String, LegState>,
     lost: BTreeMap<String, (String, Loss)>,
-    /// By the store on the COW.
+    /// Keyed by the store on the COW.
     departed: BTreeMap<String, Departure>,
     notes: BTreeMap<String, Table>,
 }
 
 impl Files {
-    /// No store is recorded as lost, and none as left by its snapshot.
+    /// No store is recorded as lost, and no snapshot as departed.
     pub fn tells_of_no_cow(&self) -> bool {
         self.lost.is_empty() && self.departed.is_empty()
     }
 
-    /// The machine starts anew, and the directory is on a disk: what its files say of devices is
-    /// of another boot. Journals are of no disk that is there, and their user gives them up.
+    /// The machine restarts, and the directory is on a disk: the devices in its files are of
+    /// another boot. Journals match no disk of this boot, and their user discards them.
     pub fn reboot(&mut self) {
         self.states.clear();
         self.legs.clear();
         self.notes.clear();
     }
 
-    /// A server of 0.2.0 would have left this: the state file alone tells which snapshot is lost
-    /// that was left out.
+    /// What a server of 0.2.0 leaves: only the state file records which left-out snapshot is lost.
     pub fn forget_records(&mut self) {
         self.lost.clear();
         self.departed.clear();
     }
 
-    /// The state file of a family is damaged; or all files of it are gone, and all journals.
+    /// The state file of a family is damaged, or all its files and all journals are removed.
     pub fn spoil(&mut self, key: &str, damage: bool) {
         if damage {
             if let Some(state) = self.states.get_mut(key) {
@@ -75,7 +74,7 @@ struct Table {
     recorded: u64,
 }
 
-/// What all processes share.
+/// The state that all processes share.
 #[derive(Default)]
 pub struct Shared {
     pub files: Files,
@@ -96,7 +95,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Counts a change that is about to happen; `false` if everything has ended before it.
+    /// Counts a change before it is made; `false` if everything has ended before it.
     pub fn step(&mut self) -> bool {
         if self.dead {
             return false;
@@ -136,7 +135,7 @@ impl Directory {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The devices of all other families, as their state files tell.
+    /// The devices of all other families, from their state files.
     pub fn devices_beside(&self) -> Vec<DeviceState> {
         let shared = self.lock();
         let others = shared.files.states.iter().filter(|(key, _)| **key != self.key);
@@ -147,7 +146,7 @@ impl Directory {
         devices.flatten().cloned().collect()
     }
 
-    /// Removes all files of the family, as a server does in its end.
+    /// Removes all files of the family, as a server does when it ends.
     pub fn remove(&self) {
         let mut shared = self.lock();
         if shared.step() {
@@ -194,7 +193,7 @@ impl Records for Directory {
     fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {
         let shared = Directory::lock(self);
         let is_of = |left: &&Departure| match left.cow.origin.as_str() {
-            // A name that lasts decides; without one the origin is known by its number.
+            // A lasting name decides; without one the origin is identified by its number.
             known if !known.is_empty() && !origin.is_empty() => known == origin,
             _ => left.origin_number == number,
         };
@@ -211,7 +210,7 @@ impl Records for Directory {
     fn forget_departure(&self, cow: &Cow) -> Result<(), Reason> {
         let known_by = self.losses(cow.clone()).known_by;
         let mut shared = Directory::lock(self);
-        // A file is removed where nothing can be written, too.
+        // A file can be removed even if nothing can be written.
         if shared.files.departed.contains_key(&known_by[0]) && shared.step() {
             shared.files.departed.remove(&known_by[0]);
         }
@@ -255,7 +254,7 @@ impl Losses for Lost {
         Ok(shared.files.lost.get(&self.known_by[0]).map(|(_, loss)| format!("{loss:?}")))
     }
 
-    /// Stores have ids here, so nothing is taken for another one.
+    /// Stores have ids here, so no store is taken for another.
     fn tidy(&self, _here: bool) {}
 
     fn forget(&self) {
@@ -275,12 +274,12 @@ pub struct Journal {
 impl Journal {
     fn table<T>(&self, change: bool, work: impl FnOnce(&mut Table) -> T) -> Option<T> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        // Memory that is mapped already: it can be written when the directory is full.
+        // Memory that is already mapped: it can be written even if the directory is full.
         let goes_on = !change || shared.step();
         goes_on.then(|| work(shared.files.notes.entry(self.cow.clone()).or_default()))
     }
 
-    /// Whether something stands in it.
+    /// Whether it holds a record.
     pub fn is_left(&self) -> bool {
         self.table(false, |table| !table.places.is_empty()).unwrap_or(false)
     }

@@ -1,5 +1,5 @@
-//! Disks that fall silent under devices that are served: commands that meet one end and say which,
-//! nothing of them is done behind anyone's back, and other devices are not kept waiting.
+//! Disks that stop answering under served devices: commands that need such a disk end and name it,
+//! nothing is done unreported later, and other devices are not delayed.
 
 use super::hangs::hang;
 use super::process::Process;
@@ -11,7 +11,7 @@ use crate::ublk::DeviceState as DiskState;
 const BAD: What = What::Snap(0);
 const SOUND: What = What::Snap(1);
 
-/// A machine on which what waits for a disk that hangs is given up.
+/// A machine on which operations that wait for a hanging disk time out.
 fn town() -> Town {
     let town = Town::new(1, false);
     town.site.gives_up.set(true);
@@ -38,7 +38,7 @@ fn suspend(town: &mut Town, what: What) -> Result<Reply, String> {
     reply
 }
 
-/// Everything that can happen happens, as it does while nobody asks for anything.
+/// Everything that can happen happens, as it does between commands.
 fn come_to_rest(town: &mut Town, what: What) {
     let site = town.site.clone();
     drop(site.run(&process(town, what).executor, || false));
@@ -75,7 +75,7 @@ fn is_suspended(town: &Town, what: What) -> bool {
     town.state(what.key()).unwrap().iter().any(|device| device.id == id && device.suspended)
 }
 
-/// The origin and the other snapshot are changed and read while the one is stuck.
+/// The origin and the other snapshot are written and read while the one snapshot hangs.
 fn assert_others_work(town: &mut Town) {
     suspend(town, SOUND).unwrap();
     let device = town.devices[&SOUND].device();
@@ -87,7 +87,7 @@ fn assert_others_work(town: &mut Town) {
 
 #[test]
 fn a_snapshot_is_not_suspended_whose_cow_hangs_and_runs_on() {
-    // A request waits for the COW; or nothing but what is noted has to go there.
+    // A request waits for the COW; or only journaled records have to be written there.
     for in_flight in [true, false] {
         let mut town = family();
         town.write(BAD, 6);
@@ -124,7 +124,7 @@ fn a_device_is_not_deleted_whose_disk_hangs_and_runs_on() {
     town.end().unwrap();
 }
 
-/// With what is noted and not on its COW it is stopped, and goes when that answers.
+/// A device with journaled records is stopped, and is deleted when its COW answers.
 #[test]
 fn a_device_whose_end_has_begun_goes_when_its_disk_answers() {
     let mut town = family();
@@ -180,7 +180,7 @@ fn a_disk_that_hangs_is_not_added() {
     assert!(why.contains("/c0 has not answered"), "{why}");
     town.add(SOUND).unwrap();
     hang(&mut town, "/c0", false);
-    // It answers when it is asked, and no longer when its store is read; or that is made.
+    // The disk answers the first read, but not when its store is read or made.
     for operations in [0, 1, 2, 3] {
         town.site.disks[1].hangs_after.set(Some(operations));
         let why = town.add(BAD).unwrap_err();
@@ -199,7 +199,7 @@ fn a_disk_that_hangs_is_not_added() {
     town.end().unwrap();
 }
 
-/// The first device of a server: that stays until it has taken the device back.
+/// The first device of a server: the server stays until the add is undone.
 #[test]
 fn a_server_stays_until_a_new_device_is_taken_back() {
     let mut town = town();
@@ -215,7 +215,8 @@ fn a_server_stays_until_a_new_device_is_taken_back() {
     town.end().unwrap();
 }
 
-/// A server that is told to end leaves what a disk does not take to the next one, and has failed.
+/// A server that gets SIGTERM leaves writes that a disk does not accept to the next server, and
+/// fails.
 #[test]
 fn a_server_ends_though_a_disk_hangs() {
     for in_use in [true, false] {

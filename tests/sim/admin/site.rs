@@ -1,5 +1,5 @@
-//! What outlives the processes of the simulated machine: disks, the kernel, the run directory, and
-//! the step at which the machine or a process ends.
+//! The parts of the simulated machine that outlive its processes: disks, the kernel, the run
+//! directory, and the step at which the machine or a process ends.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,26 +23,26 @@ use crate::rundir::is_made_of;
 use crate::storage::{DiskId, OpenErrorKind};
 use crate::ublk::device::is_ours;
 
-/// Steps after which something is taken to hang.
+/// Steps after which an operation counts as hanging.
 const STEP_LIMIT: usize = 20_000;
-/// Buffers that the machine lends.
+/// Buffers of the machine.
 const BUFFERS: usize = 4096;
 
 /// A disk of the machine.
 pub struct Slot {
     pub path: String,
     pub disk: RefCell<Rc<SimDisk>>,
-    /// It is another name of that disk, if of one.
+    /// The disk that this is another name of, if any.
     pub same_as: Cell<Option<usize>>,
     /// It is attached.
     pub there: Cell<bool>,
-    /// By what it is known for good.
+    /// Its lasting name.
     pub name: RefCell<String>,
-    /// A number that no other disk has had here.
+    /// A number that no other disk has had on this machine.
     pub number: Cell<u64>,
-    /// Whoever opens it waits, and so does what it has been given.
+    /// It hangs: an open waits, and so do its operations.
     pub hangs: Cell<bool>,
-    /// The right disk, while another one has its place.
+    /// The right disk, while another disk has its path.
     pub aside: RefCell<Option<Attached>>,
     /// It hangs after so many more operations.
     pub hangs_after: Cell<Option<u32>>,
@@ -51,7 +51,8 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Claims it for a process, unless another one has; until the hold is dropped if it had not.
+    /// Claims it for a process, unless another process has claimed it; until the hold is dropped,
+    /// if the process had no claim before.
     pub fn claim(&self, pid: u32) -> Option<Hold> {
         let claimant = self.claim.get();
         if claimant.is_some_and(|other| other != pid) {
@@ -80,14 +81,15 @@ pub struct Site {
     pub kernel: RefCell<Kernel>,
     pub shared: Arc<Mutex<Shared>>,
     numbers: Cell<u64>,
-    /// The run directory is on a disk, and outlives the power.
+    /// The run directory is on a disk, and outlives a power loss.
     pub keeps_files: Cell<bool>,
     pub rng: RefCell<Rng>,
-    /// What broke a rule of the machine itself, such as something that hangs.
+    /// A violation of a rule of the machine itself, such as an operation that hangs.
     pub fault: RefCell<Option<String>>,
-    /// What acts now must not wait for a disk that hangs; else that answers in the end.
+    /// The current operation must not wait for a hanging disk; otherwise the disk answers in the
+    /// end.
     pub impatient: Cell<bool>,
-    /// What waits for a disk that hangs is given up, and that disk goes on hanging.
+    /// Operations that wait for a hanging disk time out, and the disk keeps hanging.
     pub gives_up: Cell<bool>,
 }
 
@@ -131,7 +133,7 @@ impl Site {
         look(&mut self.directory("").lock().files)
     }
 
-    /// The disk that has the bytes of one.
+    /// The disk that holds the bytes of a disk.
     pub fn place(&self, disk: usize) -> String {
         let disk = self.disks[disk].same_as.get().unwrap_or(disk);
         format!("disk {disk} {}", self.disks[disk].number.get())
@@ -168,7 +170,7 @@ impl Site {
         self.disks.iter().position(|slot| slot.path == path && slot.there.get())
     }
 
-    /// Runs tasks and completes disk operations until `done`, or nothing is left to happen.
+    /// Runs tasks and completes disk operations until `done`, or until no step is left.
     pub fn run(&self, executor: &Executor, mut done: impl FnMut() -> bool) -> Result<(), Reason> {
         for _ in 0..STEP_LIMIT {
             if self.is_dead() {
@@ -210,7 +212,7 @@ impl Site {
         Err("it goes on for ever".into())
     }
 
-    /// One operation of a disk less until it hangs.
+    /// Counts down the operations of a disk until it hangs.
     fn count(&self, disk: &Rc<SimDisk>) {
         let same = |slot: &&Slot| Rc::ptr_eq(&slot.disk.borrow(), disk);
         if let Some(slot) = self.disks.iter().find(same) {
@@ -218,7 +220,7 @@ impl Site {
         }
     }
 
-    /// A process ends. What it had given to disks is carried out by them.
+    /// A process ends. The disks carry out its outstanding operations.
     pub fn process_ended(&self, pid: u32) {
         self.kernel.borrow_mut().process_ended(pid);
         for slot in &self.disks {
@@ -232,7 +234,7 @@ impl Site {
         }
     }
 
-    /// The power goes: what was not durable is kept or lost, and memory is empty.
+    /// The power fails: writes that were not durable are kept or lost, and memory is empty.
     pub fn power_lost(&self) {
         let mut rng = self.rng.borrow_mut();
         let spaces: Vec<_> = self
@@ -251,8 +253,7 @@ impl Site {
         self.files(|files| if kept { files.reboot() } else { *files = Files::default() });
     }
 
-    /// Puts another disk at the path of one, which is returned; that one as well can be put there
-    /// again.
+    /// Puts another disk at the path of a disk, which is returned and can be put back later.
     pub fn swap(&self, disk: usize, (name, image): (String, Image)) -> (String, Image) {
         let own = name == format!("serial {}", self.disks[disk].path);
         let number = if own { FIRST_NUMBER + disk as u64 } else { self.foreign_number() };
@@ -260,7 +261,7 @@ impl Site {
         (was.name, was.image)
     }
 
-    /// A number that none of the machine's own disks has.
+    /// A number that no disk of the machine has.
     pub fn foreign_number(&self) -> u64 {
         FIRST_NUMBER + self.disks.len() as u64 + self.next_number()
     }
@@ -279,7 +280,7 @@ impl Site {
         Attached { name, number, image }
     }
 
-    /// Has the disks answer at last that something waits for. `false`: none of them hangs.
+    /// Makes the disks answer that are waited for. `false`: none of them hangs.
     pub fn answer(&self) -> bool {
         let waited_for = |slot: &&Slot| slot.hangs.get() && slot.disk.borrow().in_flight() > 0;
         let answering: Vec<_> = self.disks.iter().filter(waited_for).collect();
@@ -307,7 +308,7 @@ impl Site {
         self.put(disk, image);
     }
 
-    /// Puts something on a disk, durably.
+    /// Writes content to a disk, durably.
     pub fn put(&self, disk: usize, image: Image) {
         let slot = &self.disks[disk];
         *slot.disk.borrow_mut() = SimDisk::new(&slot.path, DISK, image, &self.host, &self.trace);

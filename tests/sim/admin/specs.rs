@@ -1,4 +1,4 @@
-//! What the devices of a town are made of.
+//! The specs of a town's devices.
 
 use dm_targets::mirror::table::{InitialSync, Leg, Mirror, MirrorLog};
 use dm_targets::snapshot::table::{Snapshot, StoreType};
@@ -9,7 +9,7 @@ use super::town::{CHUNK, COWS, SECTORS, Town, What};
 use crate::protocol::{DeviceOptions, DeviceSpec};
 
 impl Town {
-    /// The mirror's table as it is, or with a leg that is not there.
+    /// The mirror's table as it is, or with a missing leg.
     pub(super) fn mirror_table(&self, absent: bool) -> DeviceSpec {
         let mut spec = Town::spec(What::Mirror);
         if let TargetParams::Mirror(mirror) = &mut spec.table.params {

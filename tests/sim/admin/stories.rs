@@ -1,4 +1,4 @@
-//! Lives that are written down: each leads to where one rule of the administrator acts.
+//! Written lives: each leads to the point where one rule of the administrator acts.
 
 use dm_targets::sim::disk::Class;
 
@@ -13,7 +13,7 @@ const LEG: usize = 3;
 pub fn stories() -> Vec<Vec<Step>> {
     let (o, m) = ("o", "mirror-a");
     vec![
-        // A number is another program's by now.
+        // A number now belongs to another program.
         vec![Add(Origin), Steal(Origin, true)],
         vec![Add(Origin), Kill(o), Steal(Origin, true), Recover],
         // SIGTERM while the origin is in use, and its snapshot has the lower number.
@@ -26,7 +26,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Recover,
             Write(Origin, 2),
         ],
-        // A mirror whose first leg has missed something.
+        // A mirror whose first leg has missed a write.
         vec![
             Add(Mirror),
             Fail(LEG, Class::Write, 0),
@@ -51,9 +51,9 @@ pub fn stories() -> Vec<Vec<Step>> {
             Fail(COW, Class::Flush, 0),
             Del(Snap(0), false),
         ],
-        // A suspend of what was suspended is taken back.
+        // A suspend of a suspended device is undone.
         vec![Add(Origin), Suspend(Origin), Leave, Suspend(Origin)],
-        // A table whose leg is not there.
+        // A table with a missing leg.
         vec![Add(Mirror), Write(Mirror, 1), Load(true), Resume(Mirror), Write(Mirror, 2)],
         vec![
             Add(Mirror),
@@ -63,7 +63,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Write(Mirror, 2),
             Resume(Mirror),
         ],
-        // A snapshot's COW is away when its origin is taken over.
+        // A snapshot's COW is missing when its origin is taken over.
         vec![Add(Snap(0)), Add(Origin), Kill(o), Attach(COW, false), Recover, Write(Origin, 2)],
         vec![
             Add(Origin),
@@ -95,7 +95,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Del(Snap(0), true),
         ],
         vec![Add(Snap(0)), Add(Origin), Kill(o), Attach(COW, false), Recover, Del(Origin, false)],
-        // The machine starts anew meanwhile, and its run directory is kept.
+        // The machine restarts meanwhile, and its run directory is kept.
         vec![
             KeepFiles,
             Add(Snap(0)),
@@ -122,7 +122,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Kill(o),
             PowerCut,
         ],
-        // The state file of an earlier version tells of a loss, and nothing else does.
+        // Only the state file of an earlier version records a loss.
         vec![
             Add(Origin),
             Add(Snap(0)),
@@ -146,10 +146,10 @@ pub fn stories() -> Vec<Vec<Step>> {
             ForgetRecords,
             Del(Snap(0), true),
         ],
-        // A snapshot goes while nothing serves it, and its origin lives on.
+        // A snapshot is deleted while it has no server, and its origin continues.
         vec![Add(Origin), Add(Snap(0)), Kill(o), Steal(Snap(0), false), Recover, Write(Origin, 2)],
         vec![Add(Origin), Add(Snap(0)), Kill(o), Del(Snap(0), true), Recover, Write(Origin, 2)],
-        // The same, and its COW is away: it is recorded by what it was known by.
+        // The same with a missing COW: the loss is recorded under the COW's known names.
         vec![
             Add(Origin),
             Add(Snap(0)),
@@ -182,7 +182,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Attach(COW, true),
             Suspend(Origin),
         ],
-        // Another program has deleted a snapshot, and its origin comes later.
+        // Another program has deleted a snapshot, and its origin is added later.
         vec![
             Add(Snap(0)),
             Add(Snap(1)),
@@ -192,7 +192,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Add(Origin),
             Write(Origin, 2),
         ],
-        // Nothing is left but a state file, and what that tells of cannot be settled at once.
+        // Only a state file is left, and the devices in it cannot be completed immediately.
         vec![
             Add(Origin),
             Add(Snap(0)),
@@ -208,9 +208,9 @@ pub fn stories() -> Vec<Vec<Step>> {
             Add(Origin),
             Full(false),
         ],
-        // What is suspended stays so.
+        // A suspended device stays suspended.
         vec![Add(Origin), Suspend(Origin), Write(Origin, 1), Kill(o), Recover],
-        // The state file tells of what there is.
+        // The state file lists the existing devices.
         vec![Add(Origin), Add(Snap(0)), Del(Snap(0), false), Kill(o)],
         vec![Add(Origin), Leave, Add(Snap(0))],
         // A device in use.
@@ -230,7 +230,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Mend,
             Recover,
         ],
-        // The kernel does not start what is taken over, and is asked again.
+        // The kernel does not start devices that are taken over, and is asked again.
         vec![
             Add(Snap(0)),
             Add(Origin),
@@ -253,9 +253,9 @@ pub fn stories() -> Vec<Vec<Step>> {
             Write(Origin, 2),
         ],
         vec![Add(Mirror), Suspend(Mirror), Kill(m), Refuse(1), Recover, Terminate(m), Recover],
-        // A leg that has been replaced is its user's.
+        // A replaced leg belongs to its user.
         vec![Add(Mirror), Replace(0, 5), Write(Mirror, 3), Kill(m), Recover, Write(Mirror, 4)],
-        // Another disk stands at the path of one, and goes again.
+        // Another disk is at the path of a disk, and is removed again.
         vec![
             Add(Origin),
             Add(Snap(0)),
@@ -269,7 +269,7 @@ pub fn stories() -> Vec<Vec<Step>> {
         ],
         vec![Add(Origin), Write(Origin, 1), Kill(o), Swap(0), Recover, Swap(0), Recover],
         vec![Add(Mirror), Write(Mirror, 1), Kill(m), Swap(LEG), Recover, Swap(LEG), Recover],
-        // The COW of a snapshot that is left out is to be another one's.
+        // Another snapshot is added on the COW of a left-out snapshot.
         vec![
             Add(Origin),
             Add(Snap(0)),
@@ -295,7 +295,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Recover,
         ],
         vec![Add(Origin), Add(Snap(0)), Hang(0), Write(Origin, 2), Kill(o), Recover],
-        // A disk of a device without a server is not taken by another family.
+        // Another family does not take a disk of a device without a server.
         vec![
             Add(Origin),
             Add(Mirror),

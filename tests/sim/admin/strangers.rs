@@ -14,7 +14,7 @@ const DISKS: [(usize, &str, What, &str); 3] = [
     (3, "/a", What::Mirror, "mirror-a"),
 ];
 
-/// A disk as large as another one, full of what is to stay.
+/// A disk as large as another one, full of content that must be preserved.
 fn stranger(size: Sectors) -> Image {
     let mut image = Image::zeroes(size);
     image.write(Sector(0), &vec![0xA5; usize::try_from(size.bytes()).unwrap()]);
@@ -33,8 +33,8 @@ fn town() -> Town {
     town
 }
 
-/// A device is left out that finds another disk at one of its paths, and nothing is written there.
-/// With the right disk it comes back, and shows what it must.
+/// A device with another disk at one of its paths is left out, and that disk is not written. With
+/// the right disk the device returns, and shows the right content.
 #[test]
 fn a_stranger_at_the_path_of_a_disk_is_left_alone() {
     for (disk, path, what, key) in DISKS {
@@ -79,8 +79,8 @@ fn forced(town: &Town, key: &str) -> Vec<bool> {
     town.state(key).unwrap().iter().map(|device| device.spec.force).collect()
 }
 
-/// What `--force` was said of is this moment; only a disk that has other users is shared by later
-/// servers, too.
+/// `--force` applies to the moment of the command; only a disk that has other users is also shared
+/// by later servers.
 #[test]
 fn force_lasts_only_while_a_disk_is_shared() {
     for (disk, what, key) in
@@ -127,8 +127,7 @@ fn another_origin_is_said_once() {
     assert_eq!(town.recover(), Ok(()));
 }
 
-/// What was at a leg's path is a file that has been restored, for all that is known of it; it is
-/// not the file that was in sync.
+/// The file at a leg's path may be a restored copy of the leg; it is not the file that was in sync.
 #[test]
 fn another_file_at_the_path_of_a_leg_has_not_been_in_sync() {
     for (disk, there) in [(3, "file 1-2 /a"), (4, "file 1-3 /b")] {

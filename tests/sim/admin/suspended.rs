@@ -1,5 +1,5 @@
-//! What is said of a device that is suspended, resumed, or given a table while that cannot be put
-//! on record: what it does from then on, and nothing else.
+//! Errors of suspend, resume and load when the state cannot be recorded: they state what the device
+//! does from then on, and nothing else.
 
 use super::town::{Town, What};
 
@@ -68,7 +68,7 @@ fn a_resume_that_is_not_on_record_is_not_done_until_it_is() {
     town.fill(false);
     assert_eq!(town.resume(O), Ok(()));
     assert!(!is_recorded_suspended(&town, O));
-    // What runs on record needs no room.
+    // A device that is recorded as running needs no room.
     town.fill(true);
     assert_eq!(town.resume(O), Ok(()));
     assert_eq!(town.end(), Ok(()));

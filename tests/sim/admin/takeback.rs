@@ -1,5 +1,5 @@
-//! A snapshot of which nobody was told, on a COW that holds something else: the COW is as it was,
-//! and wherever that ends nothing on it is taken for a store that was never made.
+//! A snapshot that was never reported to a user, on a COW with other content: the COW is restored,
+//! and wherever the restoration ends, its content is not taken for a store that was never made.
 
 use dm_targets::sim::image::Image;
 use dm_targets::snapshot::format::MAGIC;
@@ -13,21 +13,21 @@ use crate::protocol::{Command, DeviceRef, DeviceSpec, Reply};
 /// The slot of the COW.
 pub(super) const COW: usize = 1;
 
-/// How it comes that nobody was told.
+/// Why the snapshot was not reported.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
     /// The client has left before the answer.
     Left,
-    /// It could not pass the answer on.
+    /// The client could not print the reply.
     Asked,
 }
 
-/// Who else is there.
+/// The other devices.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Beside {
     Nothing,
     Origin,
-    /// It is in use: a snapshot that leaves it is marked.
+    /// The origin is in use: a departing snapshot is marked.
     UsedOrigin,
 }
 
@@ -82,7 +82,7 @@ fn come_and_go(town: &mut Town, way: Way) -> Result<(), String> {
     }
 }
 
-/// Content that `add` refuses without --force; a store that it refuses; or an empty one.
+/// Content that `add` refuses without --force; a store that `add` refuses; or an empty store.
 fn is_harmless(cow: &Image) -> bool {
     let head = cow.read(Sector(0), Sectors(1));
     let area = cow.read(Sector(CHUNK), Sectors(CHUNK));

@@ -1,5 +1,5 @@
-//! Users and administrators of the simulated machine: what they ask for, what they are told, and
-//! what they may then rely on. An exit of 0 is a promise, and is judged as one.
+//! Users and administrators of the simulated machine: their commands, the results, and what they
+//! may then rely on. An exit of 0 is a promise, and is judged as one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -22,7 +22,7 @@ pub const SECTORS: usize = 8;
 pub const CHUNK: u64 = 2;
 const COW_SECTORS: u64 = 24;
 
-/// What a device is made of.
+/// The kind of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum What {
     Origin,
@@ -38,7 +38,7 @@ impl What {
 
 pub const COWS: [&str; 2] = ["/c0", "/c1"];
 
-/// What a user of a device knows.
+/// A user's knowledge of a device.
 pub(super) struct Known {
     pub id: u32,
     pub cookie: u64,
@@ -53,18 +53,18 @@ impl Known {
     }
 }
 
-/// What the model knows of a snapshot.
+/// The model's knowledge of a snapshot.
 pub(super) struct Snap {
     pub content: Content,
-    /// The life of the origin's device in which it was there last.
+    /// The last life of the origin's device in which the snapshot existed.
     pub life: u64,
-    /// It was right when it was deleted, and nothing has changed its origin since: it must be there
+    /// It was valid when it was deleted, and its origin has not changed since: it must be usable
     /// again.
     pub owed: bool,
-    /// It has left while its family went on: an origin that comes later is told of that.
+    /// It has left while its family continued: an origin that is added later finds that recorded.
     pub noted: bool,
-    /// Nothing can be said of it: an add of it failed half way, or its users did what no snapshot
-    /// survives.
+    /// Its state is unknown: an add of it failed half way, or its users did something that no
+    /// snapshot survives.
     pub forfeit: bool,
 }
 
@@ -79,38 +79,38 @@ pub struct Town {
     pub mirror_forfeit: bool,
     /// The places of the mirror's legs.
     pub legs: [usize; 2],
-    /// Another table was loaded: which disks it takes back is not followed.
+    /// Another table was loaded: the disks that it takes back are not tracked.
     pub loaded: bool,
-    /// Disks that were legs, and have another user now.
+    /// Disks that were legs, and now have another user.
     pub freed: BTreeSet<usize>,
-    /// What other disks hold that have the place of one of ours.
+    /// The content of other disks at the paths of ours.
     pub strangers: BTreeMap<usize, Image>,
-    /// Devices of another program, which are nobody else's business.
+    /// Devices of another program, which must not be touched.
     pub foreign: Vec<(u32, u64)>,
     pub snaps: [Option<Snap>; 2],
     pub next_value: u32,
     /// Counts the devices that the origin has had.
     pub life: u64,
-    /// The families of which files were lost or damaged.
+    /// The families whose files were lost or damaged.
     pub spoilt: BTreeSet<&'static str>,
-    /// Something has happened to a snapshot after which it may be invalid.
+    /// An event after which a snapshot may be invalid has occurred.
     pub doubtful: [bool; 2],
-    /// Disks of which errors may still come.
+    /// Disks whose errors may still appear.
     pub failing: BTreeSet<usize>,
-    /// The kernel refuses something.
+    /// The kernel refuses requests.
     pub refusing: bool,
     pub in_flight: Vec<InFlight>,
     pub log: Option<Vec<String>>,
     /// The client of the next command leaves before its end.
     pub client_leaves: bool,
-    /// Errors may still come.
+    /// Errors may still appear.
     pub faulty: bool,
-    /// The family whose server acts, if one does: what a crash of a process ends.
+    /// The family whose server is acting, if any: a process crash ends this server.
     pub acting: Option<&'static str>,
 }
 
-/// A request that has not ended: whose, what it writes if it is no flush, and its way through the
-/// kernel.
+/// A request in flight: its device, the value that it writes (if it is not a flush), and its
+/// request in the kernel.
 type InFlight = (What, Option<(usize, u32)>, Pending);
 
 /// A rule was broken.
@@ -180,7 +180,7 @@ impl Town {
         self.devices.contains_key(&what)
     }
 
-    /// Everything that a crash ends, ends; what it leaves is seen by the next command.
+    /// Ends everything that a crash ends; the next command sees what is left.
     pub(super) fn crash(&mut self, power: bool) {
         let acting = self.acting.take();
         {
@@ -202,7 +202,8 @@ impl Town {
             self.site.power_lost();
             self.devices.clear();
             self.foreign.clear();
-            // A core log remembers nothing: who adds the mirror again must know which leg is right.
+            // A core log is not kept: to add the mirror again, the user must know which leg is up
+            // to date.
             self.mirror_forfeit = true;
             self.origin.power_lost();
             self.mirror.power_lost();
@@ -217,7 +218,7 @@ impl Town {
         self.settle();
     }
 
-    /// Takes notice of requests that have ended, after those that can end have done so.
+    /// Handles completed requests, after all requests that can complete have completed.
     pub(super) fn settle(&mut self) {
         if !self.site.is_dead() {
             for (what, _, pending) in &self.in_flight {
@@ -257,7 +258,7 @@ impl Town {
         }
     }
 
-    /// Sends a request of a user, and lets things happen. It may go on waiting.
+    /// Sends a user's request, and runs the machine. The request may keep waiting.
     pub(super) fn send(
         &mut self,
         what: What,

@@ -1,14 +1,14 @@
-//! The end of a life: everything is mended and taken over, and what users then find is judged.
+//! The end of a life: everything is repaired and taken over, and what users then read is judged.
 
 use super::town::{Broken, Known, Town, What};
 use crate::ublk::DeviceState as DiskState;
 use crate::ublk::device::is_ours;
 
 impl Town {
-    /// Mends everything, takes everything over, and judges all that there is; then the same after
-    /// an orderly end.
+    /// Repairs everything, takes everything over, and judges all devices; then the same after a
+    /// clean end.
     pub(super) fn end(&mut self) -> Result<(), Broken> {
-        // Requests that go on now change what is on record, too.
+        // Requests that resume now also change the records.
         self.mend();
         self.notice_damage();
         self.check_known()?;
@@ -30,7 +30,7 @@ impl Town {
         for what in &all {
             self.judge(*what)?;
         }
-        // All are unmounted and deleted, and added again: snapshots before their origin.
+        // All devices are unmounted, deleted and added again: snapshots before their origin.
         for what in &all {
             self.set_use(*what, false);
         }
@@ -71,8 +71,8 @@ impl Town {
         device.is_some_and(|device| device.info.state == DiskState::Live)
     }
 
-    /// Whether every device that has a disk is known to a state file: what nothing tells of cannot
-    /// be taken over.
+    /// Whether every device that has a disk is in a state file: an unrecorded device cannot be
+    /// taken over.
     fn check_known(&self) -> Result<(), Broken> {
         if !self.spoilt.is_empty() {
             return Ok(());
@@ -99,7 +99,7 @@ impl Town {
             .unwrap_or(Ok(()))
     }
 
-    /// Whether a device is what its last command has promised: there, and suspended if it was to
+    /// Whether a device is as its last command promised: it exists, and is suspended if it should
     /// be.
     pub(super) fn check_promise(
         &mut self,
@@ -118,7 +118,7 @@ impl Town {
                 None => Ok(()),
             },
             Some(DiskState::Live) => Ok(()),
-            // That a line names it has been judged.
+            // That a line names the device has already been judged.
             Some(_) if recovered.is_err() => Ok(()),
             state => Err(format!("{what:?} is {state:?}, and recover has ended well")),
         }

@@ -1,4 +1,5 @@
-//! The disks of devices that have no server are their next server's: no other family takes them.
+//! The disks of devices without a server are reserved for their next server: no other family takes
+//! them.
 
 use dm_targets::table::TargetParams;
 
@@ -28,7 +29,7 @@ fn snapshot_of(origin: &str, cow: &str, force: bool) -> DeviceSpec {
     spec
 }
 
-/// Has the new server of a family add a device.
+/// Adds a device by the new server of a family.
 fn add(town: &mut Town, key: &'static str, spec: DeviceSpec) -> Result<(), String> {
     let process = Process::start(&town.site, key).unwrap();
     town.processes.insert(key, process);
@@ -61,7 +62,7 @@ fn a_disk_of_a_dead_servers_device_is_no_leg_origin_or_cow_of_another_one() {
         ("/c0", mirror_of(["/c", "/c0"], false)),
         ("/a", snapshot_of("/a", "/c1", false)),
         ("/b", snapshot_of("/c", "/b", false)),
-        // What is on a COW is never shared.
+        // A COW is never shared.
         ("/b", snapshot_of("/c", "/b", true)),
     ] {
         let added = add(&mut town, "other", spec);
@@ -91,7 +92,7 @@ fn a_disk_of_a_dead_servers_device_does_not_come_below_a_live_mirror() {
     assert_eq!(town.end(), Ok(()));
 }
 
-/// The server that goes on with the origin lives, and has left a snapshot out.
+/// The server that continues with the origin is alive, and has left a snapshot out.
 #[test]
 fn a_disk_of_a_device_that_was_left_out_is_no_other_familys() {
     let mut town = Town::new(1, true);
@@ -116,7 +117,7 @@ fn force_shares_what_it_shares_of_a_live_device() {
     assert!(state[0].spec.force, "the next server shares it, too");
 }
 
-/// What a device is made of is free when the device is deleted, and a leg when it is replaced.
+/// The disks of a device are free when the device is deleted, and a leg when it is replaced.
 #[test]
 fn a_disk_that_is_given_up_is_free() {
     let mut town = Town::new(1, true);
@@ -135,7 +136,7 @@ fn a_disk_that_is_given_up_is_free() {
     assert!(!town.state("third").unwrap()[0].spec.force, "it had no other user");
 }
 
-/// As a file and a loop device on it.
+/// Like a file and a loop device on it.
 #[test]
 fn a_file_by_two_names_is_one_disk() {
     let with_name = |path: usize, other: usize| {
@@ -143,12 +144,12 @@ fn a_file_by_two_names_is_one_disk() {
         town.site.disks[path].same_as.set(Some(other));
         town
     };
-    // Of two families that live.
+    // In two living families.
     let mut town = with_name(5, 0);
     town.add(What::Origin).unwrap();
     let added = add(&mut town, "other", mirror_of(["/c", "/b"], false));
     assert!(added.unwrap_err().contains("/c: it is a disk of "));
-    // Of one: a COW in its origin, and in another COW.
+    // In one family: a COW that is its origin, or another COW.
     let mut town = with_name(1, 0);
     let why = add(&mut town, "o", snapshot_of("/o", "/c0", false)).unwrap_err();
     assert!(why.contains("/c0: it is /o under another name"), "{why}");
@@ -156,7 +157,7 @@ fn a_file_by_two_names_is_one_disk() {
     town.add(What::Snap(0)).unwrap();
     let why = town.add(What::Snap(1)).unwrap_err();
     assert!(why.contains("/c1: it is /c0 under another name"), "{why}");
-    // Of one mirror.
+    // In one mirror.
     let mut town = with_name(4, 3);
     let why = town.add(What::Mirror).unwrap_err();
     assert!(why.contains("/b: given for two legs that overlap"), "{why}");
