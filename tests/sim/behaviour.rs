@@ -1,5 +1,5 @@
-//! What users and administrators see, in worlds where one thing happens after the other: errors and
-//! whose they are, full and growing COWs, snapshots that join a busy origin.
+//! What users and administrators see, in worlds where events happen one after another: errors and
+//! who gets them, full and growing COWs, snapshots that join a busy origin.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -36,7 +36,7 @@ struct Rig {
     discards: bool,
 }
 
-/// One device of a rig.
+/// One device of a family.
 #[derive(Clone)]
 enum Device {
     Origin(Rc<Origin>),
@@ -63,7 +63,7 @@ impl Rig {
         Rig { world, copy, origin, snaps: Vec::new(), events: Rc::default(), discards: false }
     }
 
-    /// Opens a snapshot; it has still to join the origin.
+    /// Opens a snapshot; it has not joined the origin yet.
     fn open(
         &mut self,
         chunk: u64,
@@ -74,7 +74,7 @@ impl Rig {
         self.open_image(chunk, Image::zeroes(Sectors(cow_sectors)), on_full, config)
     }
 
-    /// Opens a snapshot on a COW that holds something.
+    /// Opens a snapshot on a COW with content.
     fn open_image(
         &mut self,
         chunk: u64,
@@ -152,7 +152,7 @@ impl Rig {
         }
     }
 
-    /// Starts a write, with `id` zero a read, with [`pattern::DISCARD`] a discard.
+    /// Starts a write; with `id` zero a read, with [`pattern::DISCARD`] a discard.
     fn start(
         &self,
         device: usize,
@@ -196,7 +196,7 @@ impl Rig {
         result.unwrap_or_else(|| panic!("a request to device {device} never ends"))
     }
 
-    /// Ends everything; what is not ended stays in memory for ever.
+    /// Ends everything; tasks that are not ended stay in memory forever.
     fn close(self) {
         let (snaps, origin, copy) = (self.snaps, self.origin, self.copy);
         self.world.executor.spawn(async move {

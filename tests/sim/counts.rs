@@ -1,4 +1,4 @@
-//! Counts what has been explored, and says everything about a failure that is needed to repeat it.
+//! Counts the explored states, and reports everything that is needed to repeat a failure.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! A snapshot that has left under an earlier server: the next one knows it before the origin
+//! A snapshot that has left under an earlier server: the next server knows that before the origin
 //! changes.
 
 use std::cell::RefCell;

@@ -6,8 +6,8 @@ use crate::explore::Case;
 use crate::stack::Setup;
 use crate::workload::{Op, flush, read, write, write_fua};
 
-/// What sequences are made of: whole chunks, parts, ranges across chunks, the short last chunk,
-/// everything.
+/// The ranges of the requests: whole chunks, parts, ranges across chunks, the short last chunk, the
+/// whole device.
 fn alphabet() -> Vec<Op> {
     let mut ops = Vec::new();
     ops.extend(
@@ -44,7 +44,7 @@ pub fn pairs() -> impl Iterator<Item = Case> {
     })
 }
 
-/// Sequences of three requests, with and without notes.
+/// Sequences of three requests, with and without a journal.
 fn triples() -> impl Iterator<Item = Case> {
     let setup = Setup::small();
     let images = setup.created_images().unwrap();

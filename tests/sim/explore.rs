@@ -1,5 +1,5 @@
-//! Runs a workload with a crash at every moment, judges what survives, and lets some of it live on
-//! to the next crash.
+//! Runs a workload with a crash at every moment, judges the surviving images, and continues with
+//! some of them until the next crash.
 
 mod case;
 
@@ -26,13 +26,13 @@ use crate::pattern;
 use crate::stack::{self, Left, Stack};
 use crate::workload::{self, Kind, Op};
 
-/// Steps after which a workload that has not ended is taken to hang.
+/// Steps after which a workload that has not ended counts as hanging.
 const STEP_LIMIT: usize = 100_000;
 
-/// A broken promise and how it came to it.
+/// A broken promise and what led to it.
 #[derive(Debug)]
 pub struct Violation {
-    /// What is wrong.
+    /// The violation.
     pub fault: String,
     /// What happened before, in order.
     pub trace: Vec<String>,
@@ -57,11 +57,11 @@ struct Run<'a> {
     states: u64,
     rng: Rng,
     write_id: u32,
-    /// What was wrong with the end of a snapshot.
+    /// The errors at the end of a snapshot.
     faults: Rc<RefCell<Vec<String>>>,
 }
 
-/// Runs a case; gives the number of different states it has judged.
+/// Runs a case; returns the number of different states that it has judged.
 pub fn explore(case: &Case) -> Result<u64, Violation> {
     live(case, pattern::FIRST_WRITE)
 }
@@ -155,7 +155,8 @@ impl Run<'_> {
         Err(Stop::Here(format!("no end after {STEP_LIMIT} steps")))
     }
 
-    /// Whether the next request may start. A snapshot leaves when none of its own are in flight.
+    /// Whether the next request may start. A snapshot leaves when none of its own requests is in
+    /// flight.
     fn may_submit(&self) -> bool {
         let Some(op) = self.case.ops.get(self.next_op) else { return false };
         let hinders =
@@ -201,7 +202,7 @@ impl Run<'_> {
         self.in_flight.push(InFlight { op, ticket, payload, result });
     }
 
-    /// A snapshot is deleted while its origin goes on.
+    /// A snapshot is deleted while its origin continues.
     fn leave(&mut self, stack: &Rc<Stack>, number: usize) {
         self.world.trace.note(|| format!("-------- snap{} leaves", number + 1));
         let snap = &mut self.model.snaps[number];
@@ -230,7 +231,7 @@ impl Run<'_> {
             let bytes = self.world.host.take_payload(payload);
             self.world.trace.note(|| format!("-------- {op:?} ends: {outcome:?}"));
             match outcome {
-                // What was discarded may be gone, or gone later.
+                // Discarded data may be gone now or later.
                 Ok(()) if op.kind == Kind::Discard => continue,
                 Ok(()) if self.lost(op, stack) => {
                     return Err(format!("{op:?} succeeded on a snapshot that is lost"));
@@ -260,12 +261,12 @@ impl Run<'_> {
         for (number, snap) in self.model.snaps.iter_mut().enumerate() {
             snap.failed |= failed[0] || failed[number + 1];
             let health = stack.map(|stack| stack.snaps[number].health());
-            // A mark that the disk refused is recorded elsewhere.
+            // A mark that the disk refused is recorded in the run directory.
             snap.dead |= health == Some(Health::Invalid);
         }
     }
 
-    /// Whether a request asked for durability of a snapshot that is no longer kept.
+    /// Whether a request asked for durability from a snapshot that is no longer valid.
     fn lost(&self, op: Op, stack: Option<&Rc<Stack>>) -> bool {
         let durable = matches!(op.kind, Kind::Flush | Kind::Write(true));
         let snap = op.device.checked_sub(1).filter(|_| durable);
@@ -274,7 +275,7 @@ impl Run<'_> {
 
     fn may_fail(&self, op: Op) -> bool {
         match op.device.checked_sub(1) {
-            // The origin's writer must never see an error that is not its own.
+            // The origin's writer must see only errors of the origin's disk.
             None if self
                 .case
                 .faults
@@ -335,7 +336,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What survived is opened, used and crashed again.
+    /// A surviving state is opened, used and crashed again.
     fn second_life(&mut self, left: &Left) -> Result<u64, Violation> {
         let setup = &self.case.setup;
         let (seed, block) = (self.rng.next_u64(), u64::from(setup.block_bytes) / 512);
@@ -348,15 +349,15 @@ impl Run<'_> {
             block,
         );
         let mut case = Case { left: left.clone(), ..Case::new(setup, &[], &ops, seed) };
-        // What was allocated and not noted leaves a hole before what was.
+        // A chunk that was allocated and not journaled leaves a hole before later ones.
         let dense = self.case.dense && !left.is_noted();
         (case.cap, case.lives_on, case.crash_open, case.dense) = (4, 0, true, dense);
         case.setup.notes = setup.notes;
         live(&case, self.write_id + 1000)
     }
 
-    /// Opening failed because a disk did: nothing is left behind, and what is on the disks is as
-    /// good as before.
+    /// Opening failed because a disk failed: nothing is left behind, and the disks' content is as
+    /// valid as before.
     fn refused(&mut self) -> Result<(), Stop> {
         self.world.run(STEP_LIMIT);
         if self.world.executor.live() > 0 || self.world.host.lent() > 0 {
@@ -366,7 +367,7 @@ impl Run<'_> {
         self.look_at(&Left::of(&self.world, images, CrashKind::Process), Moment::ProcessDeath)
     }
 
-    /// Nothing can happen any more: everything must have ended well.
+    /// No step is left: everything must have ended well.
     fn end(&mut self, stack: Option<Rc<Stack>>) -> Result<(), String> {
         let stack = stack.ok_or("opening hangs")?;
         if let Some(stuck) = self.in_flight.first() {

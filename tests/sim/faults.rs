@@ -11,7 +11,7 @@ use crate::scenarios;
 use crate::stack::Setup;
 use crate::workload::{flush, read, write};
 
-/// Operations of a class that are failed one after the other, more than any of these workloads has.
+/// Number of operations of a class that are failed in turn: more than any of these workloads has.
 const STEPS: u32 = 9;
 
 /// The cases.
@@ -58,15 +58,15 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-/// Every write to a COW finds no space once, and from some moment on all do, with snapshots that
-/// stay readable then.
+/// Every write to a COW finds no space once, or all writes from some moment on; the snapshots stay
+/// readable then.
 pub fn no_space_cases() -> Vec<Case> {
     let mut cases: Vec<Case> = cases();
     cases.retain(|case| {
         case.faults.iter().all(|(disk, fault)| *disk > 0 && fault.matcher.class == Class::Write)
     });
     for case in &mut cases {
-        // What a write had begun that found no space is given up, and its chunk stays lost.
+        // A write that found no space is abandoned, and its chunk stays unused.
         case.dense = false;
         case.setup.snaps.iter_mut().for_each(|snap| snap.on_full = OnFull::Overflow);
         case.faults.iter_mut().for_each(|(_, fault)| fault.errno = Errno::ENOSPC);

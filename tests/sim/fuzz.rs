@@ -1,7 +1,7 @@
-//! Stores that nobody wrote: good ones with words changed, as a failing disk or an enemy leaves
-//! them, opened by the code under test and by the naive loader. They must agree on which can be
-//! used and on what it shows; a store that is refused stays byte for byte as it was, and nothing of
-//! it stays in memory.
+//! Corrupt stores: good stores with changed words, as a failing disk or an attacker leaves them,
+//! opened by the code under test and by the naive loader. Both must agree on which stores are
+//! usable and on their content; a refused store stays byte for byte unchanged, and nothing of it
+//! stays in memory.
 //!
 //! The budget is a number of images, not a time.
 
@@ -15,11 +15,11 @@ use crate::kernel::{self, Loaded};
 use crate::stack::{Left, Setup, close, prepare, recover, spawn_open, world};
 use crate::workload::{Op, write};
 
-/// Images that are tried.
+/// Number of images.
 const IMAGES: u64 = 12_000;
 
-/// Good stores to start from: empty, with a few exceptions, with a full area, of two block sizes of
-/// areas.
+/// Good stores to start from: empty, with a few exceptions, with a full area, with areas of two
+/// blocks.
 fn stores() -> Vec<(Setup, Vec<Image>)> {
     let mut stores = Vec::new();
     for (setup, chunks) in [
@@ -37,7 +37,7 @@ fn stores() -> Vec<(Setup, Vec<Image>)> {
     stores
 }
 
-/// Changes a few words, mostly where metadata is, mostly to something near the truth.
+/// Changes a few words, mostly in metadata, mostly to values close to the right ones.
 fn damage(cow: &mut Image, chunk: u64, rng: &mut Rng) {
     let edges =
         [0, 1, 2, 33, 34, 35, 66, 79, 80, 1 << 32, (1 << 56) - 1, 1 << 56, u64::MAX, 0x7041_6E53];
@@ -63,7 +63,7 @@ fn damage(cow: &mut Image, chunk: u64, rng: &mut Rng) {
     }
 }
 
-/// What the code under test says of a store that the naive loader refuses; it must have written
+/// The error of the code under test for a store that the naive loader refuses; it must have written
 /// nothing.
 fn refusal(setup: &Setup, images: &[Image]) -> Result<String, String> {
     let world = world(setup, &Left::images(images), 0, Schedule::InOrder, true, Trace::default());
@@ -120,7 +120,7 @@ fn damaged_stores_are_used_or_refused_as_the_format_says() {
     );
 }
 
-/// Repetition is seen when all records are there; which record it is must still be told.
+/// A repetition is detected after all records are read; the error must still name the record.
 #[test]
 fn a_record_that_repeats_another_is_named() {
     let (setup, images) = &stores()[2];

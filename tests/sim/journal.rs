@@ -1,5 +1,5 @@
-//! Whose journal it is: records that a dead server could not write any more are used on the store
-//! as it left it, and refused as soon as another program has gone on with the COW.
+//! The owner of a journal: records that a dead server could no longer write are used on the store
+//! as that server left it, and refused as soon as another program has written to the COW.
 
 use dm_targets::snapshot::format::Record;
 use dm_targets::snapshot::journal::Noted;
@@ -13,13 +13,13 @@ fn record(old: u64, new: u64) -> Record {
 }
 
 /// A dead server had handed out COW chunk 2 for a copy that never ended and journaled a write in
-/// chunk 3. Another program goes on with the COW, and its records take the chunks before the
-/// journal's: nothing overlaps, and still the journal is no longer about this store. An error says
-/// what was accepted.
+/// chunk 3. Another program continues with the COW, and its records take the chunks before the
+/// journal's: nothing overlaps, but the journal no longer matches the store. An error says what was
+/// accepted.
 pub fn records_of_another() -> Result<(), String> {
     let setup = Setup::single(14, 2, 30);
     let made = setup.created_images()?;
-    // So many records of another program, and what the journal holds and counts.
+    // The number of records of another program, and the journal's content and count.
     for (foreign, journal, recorded) in [
         (1, vec![record(0, 3)], 0),
         (2, vec![record(0, 4)], 0),

@@ -1,10 +1,10 @@
-//! The exception store as the kernel reads it, written a second time and naively: bytes in,
-//! snapshot view out. Shares nothing with the code under test.
+//! The exception store as the kernel reads it, in a second, naive implementation: bytes in,
+//! snapshot view out. It shares nothing with the code under test.
 
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::units::{Sector, Sectors};
 
-/// What a COW device holds.
+/// The content of a COW device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loaded {
     /// No magic word: no store yet.
@@ -22,8 +22,8 @@ pub struct Store {
     pub chunk: u64,
     /// Old and new chunk of every record, in the order of the areas.
     pub records: Vec<(u64, u64)>,
-    /// Something stands behind the terminator of the last area. The kernel ignores it now and
-    /// writes it back later.
+    /// There are bytes after the terminator of the last area. The kernel ignores them now and
+    /// writes them back later.
     pub stale_tail: bool,
 }
 
@@ -33,7 +33,7 @@ fn number(bytes: &[u8], at: usize, len: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-/// Loads a store; an error is something the kernel refuses or a record that makes no sense.
+/// Loads a store; an error is content that the kernel refuses, or a meaningless record.
 pub fn load(cow: &Image, origin_sectors: u64) -> Result<Loaded, String> {
     let header = cow.read(Sector(0), Sectors(1));
     match number(&header, 0, 4) {
@@ -92,8 +92,8 @@ fn load_areas(cow: &Image, chunk: u64) -> Result<(Vec<(u64, u64)>, bool), String
 }
 
 impl Store {
-    /// Whether the records use the data chunks one after the other, as stores that were always
-    /// committed in order do.
+    /// Whether the records use consecutive data chunks, as in stores that were always committed in
+    /// order.
     pub fn is_dense(&self) -> bool {
         let per_area = self.chunk * 32;
         let mut data_chunks = (2..).filter(|chunk| chunk % (per_area + 1) != 1);
@@ -101,7 +101,8 @@ impl Store {
     }
 }
 
-/// What a snapshot with that store shows. An empty COW shows the origin; an invalid one nothing.
+/// The content of a snapshot with that store. An empty COW shows the origin; an invalid store shows
+/// nothing.
 pub fn view(loaded: &Loaded, cow: &Image, origin: &Image) -> Option<Vec<SectorData>> {
     let mut view = origin.sectors.clone();
     match loaded {
@@ -120,8 +121,8 @@ pub fn view(loaded: &Loaded, cow: &Image, origin: &Image) -> Option<Vec<SectorDa
     Some(view)
 }
 
-/// How many exceptions a COW can hold: those it has, and the data chunks behind the last one used;
-/// less one where filling an area would need a next area that the COW has no room for (exception
+/// How many exceptions a COW can hold: the existing ones, and the data chunks after the last used
+/// one; one less if filling an area would need a next area for which the COW has no room (exception
 /// store, rule 5.3).
 pub fn capacity(cow_sectors: u64, chunk: u64, records: &[(u64, u64)]) -> u64 {
     let (per_area, chunks) = (chunk * 32, cow_sectors / chunk);

@@ -7,7 +7,7 @@ use dm_targets::snapshot::format::Record;
 use dm_targets::snapshot::journal::Noted;
 use dm_targets::snapshot::losses::Loss;
 
-/// What a crash leaves: the content of the disks, and what each snapshot's server had noted.
+/// What a crash leaves: the content of the disks, and the journal of each snapshot's server.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Left {
     /// The origin and the COWs.
@@ -19,7 +19,7 @@ pub struct Left {
 }
 
 impl Left {
-    /// Disks, and nothing noted.
+    /// Disks with empty journals.
     pub fn images(images: &[Image]) -> Left {
         Left { images: images.to_vec(), ..Left::default() }
     }
@@ -34,12 +34,12 @@ impl Left {
         self.lost.get(snap).is_some_and(Option::is_some)
     }
 
-    /// Whether something is noted.
+    /// Whether a journal holds records.
     pub fn is_noted(&self) -> bool {
         self.notes.iter().any(|noted| !noted.records.is_empty())
     }
 
-    /// What is noted for a snapshot.
+    /// The journal of a snapshot.
     pub fn notes_of(&self, snap: usize) -> &[Record] {
         self.notes.get(snap).map_or(&[], |noted| &noted.records)
     }

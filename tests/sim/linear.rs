@@ -1,8 +1,8 @@
-//! Linear devices on a simulated disk: what lands where, what lies beside the range, errors, and
-//! what a flush is worth.
+//! Linear devices on a simulated disk: the place of each write, the sectors beside the range,
+//! errors, and flushes.
 //!
-//! Rules held here: nothing outside the range is touched, and I10. Each check says what is wrong
-//! instead of panicking, so that the mutants can be shown to it.
+//! Rules held here: nothing outside the range is touched, and I10. Each check returns the violation
+//! instead of panicking, so that mutants can be run with it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,13 +26,13 @@ use crate::pattern;
 const DISK: u64 = 40;
 const START: u64 = 16;
 const LEN: u64 = 12;
-/// Who wrote the disk, and who writes the device.
+/// The writer of the disk, and the writer of the device.
 const OLD: u32 = pattern::PREPARED;
 const NEW: u32 = pattern::FIRST_WRITE;
-/// More than any request takes.
+/// More steps than any request takes.
 const STEPS: usize = 1000;
 
-/// Each rule, with what shows that it is broken.
+/// Each rule, with the check that shows a violation.
 pub const MUTANTS: [Mutant; 4] = [
     Mutant::LinearOffsetDropped,
     Mutant::LinearUnbounded,
@@ -89,14 +89,15 @@ impl Fixture {
         self.ask(RequestKind::Write { fua: false }, sector, count).0
     }
 
-    /// What the disk must hold after a write to the device.
+    /// The disk's content after a write to the device.
     fn expected(sector: u64, count: u64) -> Image {
         let mut image = Image::from_fn(Sectors(DISK), |at| pattern::sector(OLD, at));
         image.write(Sector(START + sector), &pattern::payload(NEW, sector, count));
         image
     }
 
-    /// Whether a write at sector 0 is there after every loss of power now, and whether after some.
+    /// Whether a write at sector 0 survives every possible loss of power now, and whether it
+    /// survives some.
     fn survives(&self) -> (bool, bool) {
         let images = self.world.crash(CrashKind::Power, usize::MAX);
         let is_there = |disks: &Vec<Image>| disks[0] == Fixture::expected(0, 2);
@@ -121,7 +122,8 @@ fn requests_land_at_the_offset() -> Result<(), String> {
         )?;
         let (_, data) = fixture.ask(RequestKind::Read, sector, count);
         must(data == pattern::payload(NEW, sector, count), "what was written is not read")?;
-        // A disk tells where a discard goes by failing the one that touches the right sectors.
+        // The place of a discard shows in the failure of the discard that touches the right
+        // sectors.
         let (first, end) = (START + sector, START + sector + count);
         fixture.disk.inject(Fault {
             matcher: Matcher { class: Class::Discard, first, end },
@@ -199,7 +201,7 @@ fn what_was_flushed_survives_the_power() -> Result<(), String> {
     must(forced.survives() == (true, true), "what was written with FUA is lost")
 }
 
-/// What is wrong with linear devices, if anything.
+/// The first violation of linear devices, if any.
 pub fn fault() -> Option<String> {
     let checks = [
         requests_land_at_the_offset,
@@ -222,7 +224,7 @@ fn a_linear_device_promises_what_its_disk_does() {
     assert_eq!(what_was_flushed_survives_the_power(), Ok(()));
 }
 
-/// What a mutant of linear devices breaks.
+/// The violation that a mutant of linear devices causes.
 pub fn kill(mutant: Mutant) -> Option<String> {
     mutant::set(Some(mutant));
     let fault = std::panic::catch_unwind(fault).unwrap_or_else(|_| Some("panics".to_owned()));

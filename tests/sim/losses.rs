@@ -7,7 +7,7 @@ use crate::explore::Case;
 use crate::stack::Setup;
 use crate::workload::{discard, flush, leave, read, write, write_fua};
 
-/// A snapshot is deleted, and the origin goes on being written, discarded under, or not at all.
+/// A snapshot is deleted, and the origin is then written, discarded, or left unchanged.
 pub fn leaving() -> Vec<Case> {
     let setup = Setup { discards: true, ..Setup::small() };
     let images = setup.created_images().unwrap();
@@ -27,7 +27,7 @@ pub fn leaving() -> Vec<Case> {
     cases
 }
 
-/// The COW fails from some write on, its mark included. That can be recorded, or it cannot and the
+/// The COW fails from some write on, including its mark. Either the loss can be recorded, or the
 /// origin must not change.
 pub fn unmarked() -> Vec<Case> {
     let mut cases = Vec::new();

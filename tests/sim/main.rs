@@ -1,13 +1,13 @@
 //! Crashes at every moment, judged by a naive model. Needs nothing but time.
 //!
 //! [`explore`](explore::explore) runs a workload on simulated disks with the real code. At every
-//! step it asks what the disks may hold if the power goes or the process dies now, and opens that
-//! with the real code, with a second loader that knows only the kernel's rules, and with the
-//! [`model`], which knows only what was acknowledged. Some survivors live on, through another
-//! workload and another crash.
+//! step it determines what the disks may hold if the power fails or the process dies now, and opens
+//! these images with the real code, with a second loader that knows only the kernel's rules, and
+//! with the [`model`], which knows only what was acknowledged. Some of the images are used further,
+//! with another workload and another crash.
 //!
-//! A failure prints its workload, made as short as possible, its seed and everything that happened.
-//! `SIM_SEED=n` moves all seeds, for running the same tests over other interleavings.
+//! A failure prints its workload, made as short as possible, its seed and all events. `SIM_SEED=n`
+//! shifts all seeds, to run the same tests over other interleavings.
 #![allow(clippy::unwrap_used)]
 
 mod behaviour;

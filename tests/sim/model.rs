@@ -1,10 +1,10 @@
-//! The judge: what each sector of each device may show. It knows about requests and
-//! acknowledgements, nothing else.
+//! The judge: what each sector of each device may show. It knows only requests and
+//! acknowledgements.
 //!
 //! A device is a row of registers. A write is *settled* when it must survive: after a power cut if
 //! it was acknowledged with FUA or before a flush that was acknowledged, after the death of the
-//! process if it was acknowledged (I10). A sector shows some write that was made to it, or what was
-//! there at first; but nothing that a settled write came after.
+//! process if it was acknowledged (I10). A sector shows one of the writes to it, or its initial
+//! content; but no content that is older than a settled write.
 
 use std::collections::BTreeSet;
 
@@ -12,16 +12,16 @@ use dm_targets::sim::image::SectorData;
 
 use crate::pattern;
 
-/// After what the model is asked.
+/// The event after which the model is queried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// The power went.
+    /// The power failed.
     PowerCut,
     /// The process died.
     ProcessDeath,
     /// A read that was started at that time is complete.
     Read {
-        /// When it was started.
+        /// The time of its start.
         started: u64,
     },
 }
@@ -50,15 +50,15 @@ impl Write {
 /// One device.
 #[derive(Clone, Debug)]
 pub struct Device {
-    /// What it shows before any write.
+    /// Its content before any write.
     pub base: Vec<SectorData>,
-    /// What it showed after a loss of power, if that would be something else.
+    /// Its content after a loss of power, if that differs.
     without_notes: Option<Vec<SectorData>>,
     writes: Vec<Write>,
 }
 
 impl Device {
-    /// A device that shows this, and something else if the power goes before its notes are
+    /// A device with this content, and other content if the power fails before its journal is
     /// recorded.
     pub fn new(base: Vec<SectorData>, without_notes: Option<Vec<SectorData>>) -> Device {
         Device { base, without_notes, writes: Vec::new() }
@@ -89,10 +89,10 @@ impl Device {
         legal
     }
 
-    /// Judges what a range shows.
+    /// Judges the content of a range.
     pub fn judge(&self, first: u64, shown: &[SectorData], moment: Moment) -> Result<(), String> {
         for (sector, data) in (first..).zip(shown) {
-            // Most sectors were never written; do not build a list for them.
+            // Most sectors were never written: no list is built for them.
             let untouched =
                 !self.writes.iter().any(|write| write.first <= sector && sector < write.end);
             if untouched && self.base[usize::try_from(sector).unwrap()] == *data {
@@ -114,7 +114,7 @@ impl Device {
 /// One snapshot.
 #[derive(Clone, Debug)]
 pub struct Snap {
-    /// What it shows.
+    /// Its content.
     pub device: Device,
     /// Sectors in a chunk.
     pub chunk: u64,
@@ -126,7 +126,7 @@ pub struct Snap {
     pub overflows: bool,
     /// A write of the origin has needed one of its chunks.
     pub origin_wrote: bool,
-    /// A disk has failed it.
+    /// One of its disks has failed.
     pub failed: bool,
     /// It has been durably marked invalid and must never be valid again.
     pub dead: bool,
@@ -142,8 +142,7 @@ impl Snap {
         self.may_be_invalid() || self.touched.len() as u64 > self.capacity
     }
 
-    /// Whether it may be invalid: there is no room for a chunk that somebody could not do without,
-    /// or a disk failed.
+    /// Whether it may be invalid: there is no room for a required chunk, or a disk failed.
     pub fn may_be_invalid(&self) -> bool {
         let full =
             self.touched.len() as u64 > self.capacity && (self.origin_wrote || !self.overflows);
@@ -171,13 +170,13 @@ pub struct Model {
     pub snaps: Vec<Snap>,
     /// Whether acknowledged writes can be lost with power.
     pub volatile: bool,
-    /// Whether those of snapshots can in any case.
+    /// Whether those of snapshots can be lost in any case.
     pub notes: bool,
     now: u64,
 }
 
 impl Model {
-    /// A model of devices nothing was written to yet.
+    /// A model of devices that have not been written yet.
     pub fn new(origin: Device, snaps: Vec<Snap>, volatile: bool) -> Model {
         Model { origin, snaps, volatile, notes: false, now: 0 }
     }
@@ -187,7 +186,7 @@ impl Model {
         self.now
     }
 
-    /// The device of a number.
+    /// The device with a number.
     pub fn device(&mut self, device: usize) -> &mut Device {
         match device.checked_sub(1) {
             None => &mut self.origin,
@@ -250,12 +249,12 @@ impl Model {
         if flush { Ticket::Flush(self.now) } else { Ticket::Read(self.now) }
     }
 
-    /// The family is open: what was noted before is recorded.
+    /// The family is open: earlier journals are recorded.
     pub fn opened(&mut self) {
         self.snaps.iter_mut().for_each(|snap| snap.device.without_notes = None);
     }
 
-    /// A request has succeeded. (One that failed may or may not have happened, for ever.)
+    /// A request has succeeded. (A failed request may or may not have been carried out, forever.)
     pub fn succeeded(&mut self, device: usize, ticket: Ticket) {
         self.now += 1;
         let (now, volatile) = (self.now, self.volatile || self.notes && device > 0);

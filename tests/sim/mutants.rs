@@ -1,4 +1,4 @@
-//! The tests test themselves: each rule is broken on purpose, and some workload must notice.
+//! Tests of the tests: each rule is broken on purpose, and some workload must detect it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -12,7 +12,7 @@ use crate::{
     departed, exhaustive, faults, journal, linear, merge, origins, scenarios, seeded, unmake,
 };
 
-/// All of them, each with the workloads where it should show first.
+/// All mutants, each with the workloads that should detect it first.
 const MUTANTS: [(Mutant, &str); 30] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
@@ -46,7 +46,7 @@ const MUTANTS: [(Mutant, &str); 30] = [
     (Mutant::NoSpaceInvalidates, "behaviour"),
 ];
 
-/// What the tests of [`behaviour`] notice of a mutant that no workload of one family can show.
+/// The mutants that the tests of [`behaviour`] detect and that no workload of one family can show.
 fn kill_in_behaviour(mutant: Mutant) -> Option<(String, Vec<String>)> {
     mutant::set(Some(mutant));
     let fault = match mutant {
@@ -86,7 +86,7 @@ fn kill_in_behaviour(mutant: Mutant) -> Option<(String, Vec<String>)> {
     fault
 }
 
-/// What a run that notices says.
+/// The message of a run that detects a mutant.
 fn kill(mutant: Mutant, case: &Case) -> Option<(String, Vec<String>)> {
     mutant::set(Some(mutant));
     let result = catch_unwind(AssertUnwindSafe(|| explore(case)));
@@ -107,7 +107,7 @@ fn workloads(first: &str) -> impl Iterator<Item = (&'static str, Case)> {
     groups.into_iter().flat_map(|(name, cases)| cases.into_iter().map(move |case| (name, case)))
 }
 
-/// All, or while one is worked on that alone: `SIM_MUTANT=name`.
+/// All mutants, or only one during development: `SIM_MUTANT=name`.
 fn is_chosen(mutant: Mutant) -> bool {
     std::env::var("SIM_MUTANT").map_or(true, |name| name == format!("{mutant:?}"))
 }

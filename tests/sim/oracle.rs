@@ -8,12 +8,12 @@ use crate::kernel::{self, Loaded};
 use crate::model::{Device, Model, Moment, Snap};
 use crate::stack::{Left, Setup, recover};
 
-/// What a judgement may take for granted.
+/// The assumptions of a judgement.
 #[derive(Clone, Copy, Debug)]
 pub struct Expect {
     /// Records use data chunks one after the other.
     pub dense: bool,
-    /// The stores have been opened: what an earlier owner left is gone, and there is a store.
+    /// The stores have been opened: the content of an earlier owner is gone, and there is a store.
     pub open: bool,
 }
 
@@ -21,9 +21,9 @@ fn tell(number: usize) -> impl FnOnce(String) -> String {
     move |fault| format!("snap{}: {fault}", number + 1)
 }
 
-/// Judges what survived: the store's structure, what everything shows, and that opening it twice
-/// makes no difference. The kernel must show the same; what a server has noted it finds only when
-/// the next server has recorded it.
+/// Judges the surviving images: the store's structure, the content of all devices, and that opening
+/// them twice makes no difference. The kernel must show the same; it finds journaled records only
+/// after the next server has recorded them.
 pub fn judge(
     setup: &Setup,
     model: &Model,
@@ -36,7 +36,7 @@ pub fn judge(
         let loaded =
             kernel::load(&left.images[number + 1], setup.origin_sectors).map_err(tell(number))?;
         if left.is_lost(number) {
-            // What the COW shows means nothing, to whoever knows.
+            // The COW's content is meaningless to a server that knows of the loss.
             if !snap.may_be_invalid() {
                 return Err(format!(
                     "snap{}: is recorded as lost and nothing has gone wrong",
@@ -99,8 +99,8 @@ fn check_store(loaded: &Loaded, snap: &Snap, expect: Expect) -> Result<(), Strin
     }
 }
 
-/// The model of a family that starts from what was left: what that shows by the kernel's rules is
-/// what must stay. Until the notes are recorded, a loss of power takes them.
+/// The model of a family that starts from the images left by a crash: the content of these by the
+/// kernel's rules must be preserved. Until the journal is recorded, a loss of power removes it.
 pub fn model_of(setup: &Setup, left: &Left) -> Result<Model, String> {
     let images = &left.images;
     let mut snaps = Vec::new();

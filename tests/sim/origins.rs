@@ -1,9 +1,9 @@
-//! Origins of one process: each disk has its own, which outlives the tables of its device and is
-//! gone when nothing needs it.
+//! Origins of one process: each disk has its own origin, which outlives the tables of its device
+//! and is removed when it is no longer needed.
 //!
-//! Rules held here: I5 for each disk alone, and I9 for what had left an origin that was gone
-//! meanwhile. Each check says what is wrong instead of panicking, so that a mutant can be shown to
-//! it.
+//! Rules held here: I5 for each disk alone, and I9 for a snapshot that left an origin which was
+//! closed meanwhile. Each check returns the violation instead of panicking, so that mutants can be
+//! run with it.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -30,7 +30,7 @@ use crate::pattern;
 /// Sectors of an origin, and of a chunk.
 const SIZE: u64 = 16;
 const CHUNK: u64 = 4;
-/// More than any request or command takes.
+/// More steps than any request or command takes.
 const STEPS: usize = 10_000;
 const NEW: u32 = pattern::FIRST_WRITE;
 
@@ -57,7 +57,7 @@ impl Fixture {
         Fixture { world, origins, cows, group }
     }
 
-    /// One command or request to its end.
+    /// Runs one command or request to its end.
     fn run<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> T {
         let slot = Rc::new(RefCell::new(None));
         let done = slot.clone();
@@ -111,7 +111,7 @@ impl Fixture {
         });
     }
 
-    /// Gives an opened target a device.
+    /// Adds a device for an opened target.
     fn add(&self, id: u32, ticket: u64) -> Rc<Device> {
         let group = self.group.clone();
         self.run(async move {
@@ -138,7 +138,7 @@ impl Fixture {
         [of(0), of(1)]
     }
 
-    /// Puts another target in the place of a device's; `open` opens it.
+    /// Replaces a device's target; `open` opens the new one.
     fn swap(&self, id: u32, open: impl FnOnce()) {
         let (group, device) = (self.group.clone(), self.group.device(id).unwrap());
         self.run(async move {
@@ -174,7 +174,7 @@ impl Fixture {
         self.ask(&device, RequestKind::Write { fua: false }, NEW).map(drop)
     }
 
-    /// Whether a snapshot shows its origin as it was before everything.
+    /// Whether a snapshot shows its origin's initial content.
     fn shows_old(&self, snapshot: &Rc<Device>) -> bool {
         let old = pattern::payload(pattern::ORIGIN, 0, CHUNK);
         self.ask(snapshot, RequestKind::Read, NEW).unwrap() == old

@@ -1,5 +1,5 @@
-//! Whose store it is: one that was made for another origin is refused, and left alone, unless its
-//! user says otherwise.
+//! The origin of a store: a store that was made for another origin is refused and left unchanged,
+//! unless the user overrides that.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -25,17 +25,17 @@ fn whose(store: u8, origin: &str, adopt: bool) -> Option<Ownership> {
     Some(Ownership { store: StoreId([store; 16]), origin: origin.into(), adopt })
 }
 
-/// What is done with an open snapshot.
+/// What happens to an open snapshot.
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
     Close,
-    /// Its device does not come to be.
+    /// Its device is not added.
     Unmake,
     /// A copy to the COW fails, which makes it invalid.
     Invalidate,
 }
 
-/// Opens a snapshot and ends it; returns what is on the COW then.
+/// Opens a snapshot and ends it; returns the COW's content then.
 fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, String> {
     let mut world = World::new(0, Schedule::InOrder, Trace::default());
     let config = DiskConfig { immediate: true, ..DiskConfig::default() };
@@ -143,7 +143,7 @@ fn a_store_of_the_kernels_has_no_identity_and_is_accepted() {
     assert_eq!(IDENTITY_END, block.len());
 }
 
-/// The mark leaves the identity alone, and an invalid store of another origin is refused as well.
+/// The mark preserves the identity, and an invalid store of another origin is refused as well.
 #[test]
 fn an_invalid_store_is_still_its_origins() {
     let blank = Image::zeroes(Sectors(40));

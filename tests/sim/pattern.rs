@@ -1,5 +1,5 @@
-//! What is written: every sector of every write has content of its own, so that whatever is read
-//! says where it is from.
+//! The written data: every sector of every write has unique content, so that read data shows its
+//! source.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -7,11 +7,11 @@ use std::collections::HashMap;
 use dm_targets::sim::image::SectorData;
 
 const MAGIC: &[u8; 8] = b"pattern.";
-/// The origin's content before anything happened.
+/// The origin's initial content.
 pub const ORIGIN: u32 = 0;
-/// What was written before a workload begins.
+/// The first number for writes before a workload.
 pub const PREPARED: u32 = 1;
-/// A discard, which leaves zeroes where it does anything.
+/// A discard, which leaves zeroes where it has an effect.
 pub const DISCARD: u32 = 2;
 /// The first number for writes of a workload.
 pub const FIRST_WRITE: u32 = 100;
@@ -45,7 +45,7 @@ pub fn payload(id: u32, first: u64, count: u64) -> Vec<u8> {
     (first..first + count).flat_map(|at| *sector(id, at).bytes()).collect()
 }
 
-/// What a sector's content is, in words.
+/// Describes a sector's content.
 pub fn describe(data: &SectorData) -> String {
     let bytes = data.bytes();
     if bytes.iter().all(|byte| *byte == 0) {

@@ -1,5 +1,5 @@
-//! Workloads that go where mistakes are: the ends of areas and COWs, creation, invalidation, what
-//! earlier stores left.
+//! Workloads for critical situations: the ends of areas and COWs, creation, invalidation, remains
+//! of earlier stores.
 
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::{Image, SectorData};
@@ -15,8 +15,7 @@ use crate::losses;
 use crate::stack::{Left, Setup, prepare, recover};
 use crate::workload::{Op, discard, flush, read, write, write_fua};
 
-/// A store that holds `records` exceptions for the first chunks, one of which each write of one
-/// chunk has made.
+/// A store with `records` exceptions for the first chunks, each made by a write of one chunk.
 fn filled(setup: &Setup, records: u64) -> Vec<Image> {
     let chunk = setup.snaps[0].chunk;
     let ops: Vec<Op> = (0..records).map(|number| write(0, number * chunk, chunk)).collect();
@@ -115,7 +114,7 @@ pub fn invalidation() -> Vec<Case> {
     cases
 }
 
-/// Copies that take longer than everything else, with everything that can want the same chunk
+/// Copies that take longer than everything else, with all kinds of requests to the same chunk
 /// meanwhile.
 pub fn pending() -> Vec<Case> {
     let setup = Setup::small();
@@ -159,7 +158,7 @@ fn area(records: &[(u64, u64)]) -> Vec<u8> {
     records.iter().flat_map(|(old, new)| [old.to_le_bytes(), new.to_le_bytes()].concat()).collect()
 }
 
-/// Replaces the first area of the first COW, and its data chunks by something that is recognised.
+/// Replaces the first area of the first COW, and its data chunks by recognizable content.
 fn with_area(setup: &Setup, records: &[(u64, u64)]) -> Vec<Image> {
     let mut images = setup.created_images().unwrap();
     let chunk = setup.snaps[0].chunk;
@@ -173,7 +172,7 @@ fn with_area(setup: &Setup, records: &[(u64, u64)]) -> Vec<Image> {
     images
 }
 
-/// Areas with records behind the terminator, as a torn write of the kernel leaves them, and stores
+/// Areas with records after the terminator, as a torn write of the kernel leaves them, and stores
 /// with holes.
 pub fn inherited() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -209,7 +208,7 @@ pub fn inherited() -> Vec<Case> {
     cases
 }
 
-/// Every buffer that the machine has is in use: the reserves must be enough.
+/// Every buffer of the machine is in use: the reserves must suffice.
 pub fn scarce() -> Vec<Case> {
     let setup = Setup { scarce: true, ..Setup::small() };
     let images = setup.created_images().unwrap();
@@ -259,8 +258,8 @@ pub fn discards() -> Vec<Case> {
     cases
 }
 
-/// Writes of a snapshot whose records are only noted, with everything that must wait for them; and
-/// exceptions that never get so far, which leave holes behind.
+/// Writes of a snapshot whose records are only journaled, with everything that must wait for them;
+/// and exceptions that are never journaled, which leave holes.
 pub fn noted() -> Vec<Case> {
     let setup = Setup::small();
     let images = setup.created_images().unwrap();
@@ -274,7 +273,7 @@ pub fn noted() -> Vec<Case> {
             vec![write(1, 1, 1), write(2, 0, 4), write(0, 0, 7), flush(2), flush(1)],
             vec![write(1, 0, 6), write(1, 2, 2), write(0, 3, 2), write_fua(1, 6, 1)],
         ] {
-            // Even seeds are those with notes.
+            // Even seeds are those with a journal.
             for case in seeds(&setup, &images, &ops, 16).step_by(2) {
                 cases.push(Case { holds: holds.clone(), depth: 3, lives_on: 8, ..case });
             }
@@ -312,8 +311,8 @@ fn named_workloads() {
     counts.finish("named_workloads", 90_000, 3_000);
 }
 
-/// Left notes are for the store they were made with: a new one has no use for them, and an older
-/// state of their own or another store is refused.
+/// A left journal belongs to the store it was made with: a new store ignores it, and an older state
+/// of the same store, or another store, is refused.
 #[test]
 fn notes_are_used_by_their_own_store_only() {
     let setup = Setup::single(7, 2, 20);

@@ -10,7 +10,7 @@ use crate::explore::Case;
 use crate::stack::{Setup, SnapSetup};
 use crate::workload::random_ops;
 
-/// Workloads of a run.
+/// Number of workloads.
 const CASES: u64 = 400;
 
 /// A random family: one to three snapshots, some of them short of room, on one of three kinds of

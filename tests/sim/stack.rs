@@ -1,5 +1,4 @@
-//! The code under test, put together as the server does it: one copy client, an origin, its
-//! snapshots.
+//! The code under test, assembled as in the server: one copy client, an origin, its snapshots.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -36,7 +35,7 @@ pub struct SnapSetup {
     pub chunk: u64,
     /// The COW's size.
     pub cow_sectors: u64,
-    /// What a full COW does to writes.
+    /// The effect of a full COW on writes.
     pub on_full: OnFull,
 }
 
@@ -49,16 +48,16 @@ pub struct Setup {
     pub snaps: Vec<SnapSetup>,
     /// Logical block of all disks. The origin's size and all requests are multiples of it.
     pub block_bytes: u32,
-    /// Whether the disks lose what was not flushed.
+    /// Whether the disks lose unflushed writes.
     pub volatile: bool,
-    /// Once everything is open the machine has no buffer left: copies must do with their reserve.
+    /// Once everything is open the machine has no buffer left: copies must use their reserve.
     pub scarce: bool,
     /// Whole-chunk discards of snapshots write zeroes, and are passed down to the origin where it
     /// has one snapshot.
     pub discards: bool,
-    /// Snapshot writes are acknowledged when their records are noted.
+    /// Snapshot writes are acknowledged when their records are journaled.
     pub notes: bool,
-    /// A store that is lost cannot be recorded as such.
+    /// The loss of a store cannot be recorded.
     pub unrecordable: bool,
     /// Each disk of the family is a mirror of the process. The first leg has the disk's place, the
     /// second one is behind all of them.
@@ -91,7 +90,7 @@ impl Setup {
         Setup { origin_sectors, snaps, ..Setup::small() }
     }
 
-    /// The first snapshot's COW is that large and does that when it is full.
+    /// The first snapshot's COW has this size and this policy when it is full.
     pub fn with_cow(mut self, cow_sectors: u64, on_full: OnFull) -> Setup {
         self.snaps[0] = SnapSetup { cow_sectors, on_full, ..self.snaps[0] };
         self
@@ -110,8 +109,8 @@ impl Setup {
         }
     }
 
-    /// The origin before anything happened, and COWs that an earlier, larger snapshot has left
-    /// behind: every sector would pass for part of an area, and only the magic word has been wiped.
+    /// The initial origin, and COWs with the remains of an earlier, larger snapshot: every sector
+    /// would pass for part of an area, and only the magic word has been wiped.
     pub fn blank_images(&self) -> Vec<Image> {
         let mut images = vec![Image::from_fn(Sectors(self.origin_sectors), |at| {
             pattern::sector(pattern::ORIGIN, at)
@@ -138,7 +137,7 @@ impl Setup {
         SectorData::new(&bytes)
     }
 
-    /// The images with stores made by the code under test, nothing written yet.
+    /// The images with stores made by the code under test, before any write.
     pub fn created_images(&self) -> Result<Vec<Image>, String> {
         Ok(recover(self, &Left::images(&self.blank_images()))?.images)
     }
@@ -221,7 +220,7 @@ impl Stack {
         Ok(())
     }
 
-    /// Carries a request to a device out; an error comes as its text.
+    /// Carries out a request to a device; an error is returned as its text.
     pub async fn handle(self: Rc<Self>, device: usize, request: Request) -> Result<(), String> {
         let result = match device.checked_sub(1) {
             None => self.origin.handle(&request).await,
@@ -241,7 +240,7 @@ impl Stack {
             Ok(()) if kept && !self.snaps[number].health().is_kept() => {
                 Err(format!("snap{} is lost at its end, and nobody is told", number + 1))
             }
-            // Told, which is all that can be done.
+            // The loss is reported; no more can be done.
             _ => Ok(()),
         }
     }
@@ -258,10 +257,10 @@ impl Stack {
     }
 }
 
-/// Where a stack that is being opened will be found.
+/// The place of a stack that is being opened.
 pub type Opening = Rc<RefCell<Option<Result<Rc<Stack>, String>>>>;
 
-/// Starts opening a family in a world; the result appears when it is there.
+/// Starts opening a family in a world; the result appears when the family is open.
 pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
     let result: Opening = Rc::default();
     let (executor, host, setup, slot) =
@@ -275,7 +274,7 @@ pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
     result
 }
 
-/// A world that finds what was left.
+/// A world with the images left by a crash.
 pub fn world(
     setup: &Setup,
     left: &Left,

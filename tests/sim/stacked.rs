@@ -1,6 +1,6 @@
 //! Devices on devices: a family whose origin and COWs are mirrors of the same process, judged as a
-//! family on plain disks is. A mirror must keep what a disk keeps, so the model need not know of
-//! it; its first leg is what a later life reads.
+//! family on plain disks is. A mirror must keep the same data as a disk, so the model need not know
+//! of it; a later life reads its first leg.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,19 +26,19 @@ use crate::mirror::fixture;
 use crate::stack::Setup;
 use crate::{exhaustive, scenarios, seeded};
 
-/// Few, so that operations also wait for a slot.
+/// Few slots, so that operations also wait for one.
 const SLOTS: usize = 3;
 
 /// The mirrors below a family, or none.
 #[derive(Default)]
 pub struct Mirrors {
     devices: Vec<Rc<Device>>,
-    /// Theirs alone: the family's copies wait for theirs.
+    /// A copy client of their own: the family's copies wait for the mirrors' copies.
     copy: Option<copy::Client>,
 }
 
 impl Mirrors {
-    /// The family's disks: those given, or mirrors of which each has two of them.
+    /// The family's disks: the given disks, or mirrors of two of them each.
     pub async fn below(
         executor: &Executor,
         host: &Rc<dyn Host>,
@@ -162,7 +162,7 @@ fn an_error_keeps_its_errno_and_a_suspended_device_holds() {
         let failed = [read(0).await, disk.flush().await];
         told.borrow_mut().extend(failed);
         lower.suspend(false).await.unwrap();
-        // More than there are slots, and one that nobody waits for.
+        // More operations than slots, and one whose result is not awaited.
         let (one, two) = (read(1), read(2));
         drop(read(3));
         let held = [one.await, two.await];

@@ -1,5 +1,5 @@
-//! A store that is unmade: its COW is as it was, and wherever that ends it holds an invalid store
-//! or an empty one.
+//! Undoing a new store: its COW is restored, and wherever the undo ends, the COW holds an invalid
+//! store or an empty one.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -19,14 +19,14 @@ use crate::pattern;
 /// Sectors of a chunk: of two blocks, so that there is a rest behind the header's.
 const CHUNK: u64 = 2;
 const STEP_LIMIT: usize = 1000;
-/// Images that are looked at of one moment.
+/// Images to judge per moment.
 const IMAGES: usize = 64;
 
 fn known() -> Image {
     Image::from_fn(Sectors(24), |at| pattern::sector(pattern::PREPARED, at))
 }
 
-/// What a COW may hold of a store that is being unmade.
+/// The permitted content of a COW while a store is being undone.
 fn judge(cow: &Image) -> Result<(), String> {
     let head = cow.read(Sector(0), Sectors(1));
     let (is_store, is_valid) = (head.starts_with(&MAGIC.to_le_bytes()), head[4..8] != [0; 4]);
@@ -43,7 +43,7 @@ fn judge(cow: &Image) -> Result<(), String> {
     }
 }
 
-/// A store is made over other content and unmade, and the power goes at every step.
+/// A store is made over other content and undone, and the power fails at every step.
 pub fn cut_at_every_step() -> Result<(), String> {
     for schedule in Schedule::RANDOM {
         for seed in 0..4 {

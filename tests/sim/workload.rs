@@ -1,10 +1,10 @@
-//! Requests, and how sequences of them are made and made shorter.
+//! Requests, and the generation and shortening of sequences of requests.
 
 use std::fmt;
 
 use dm_targets::sim::Rng;
 
-/// What a request asks for.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Read and compare.
@@ -15,7 +15,7 @@ pub enum Kind {
     Flush,
     /// Discard, for snapshots only.
     Discard,
-    /// The snapshot is deleted; nothing else is asked of it afterwards.
+    /// The snapshot is deleted; no request to it follows.
     Leave,
 }
 
@@ -24,7 +24,7 @@ pub enum Kind {
 pub struct Op {
     /// Which device.
     pub device: usize,
-    /// What it asks for.
+    /// Its kind.
     pub kind: Kind,
     /// Where it starts.
     pub first: u64,

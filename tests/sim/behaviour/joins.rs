@@ -8,8 +8,8 @@ use dm_targets::units::Sectors;
 use super::{Rig, calm};
 use crate::pattern;
 
-/// Whether a snapshot shows a moment of an origin: everything that was acknowledged before it
-/// joined, nothing that was started afterwards, and the same again when it is read again.
+/// Whether a snapshot shows a moment of an origin: every write that was acknowledged before it
+/// joined, no write that was started afterwards, and the same content when it is read again.
 fn join_under_load(seed: u64, schedule: Schedule) {
     let mut rig = Rig::new(12, calm(), seed, schedule);
     rig.add(2, 60, OnFull::Invalidate, calm());
@@ -55,8 +55,8 @@ fn a_snapshot_that_joins_a_busy_origin_shows_one_moment() {
 }
 
 /// The same for discards that a snapshot passes down to the origin: one that joins shows each range
-/// either before or after its discard, and goes on doing so. `Err` tells what is wrong, and how it
-/// came to that.
+/// either before or after its discard, and continues to do so. `Err` says what is wrong, and what
+/// led to it.
 pub fn join_among_discards(seed: u64, schedule: Schedule) -> Result<(), (String, Vec<String>)> {
     let mut rig = Rig::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, seed, schedule);
     rig.discards = true;
@@ -78,7 +78,7 @@ pub fn join_among_discards(seed: u64, schedule: Schedule) -> Result<(), (String,
             format!("seed {seed} {schedule:?}: a snapshot of a moment has changed by a discard");
         return Err((fault, rig.world.trace.lines()));
     }
-    // It has company now: what is discarded stays in the snapshot it is discarded from.
+    // The origin has several snapshots now: a discard affects only the snapshot that gets it.
     rig.run(1, pattern::DISCARD, 0, 12).unwrap();
     assert_eq!(rig.run(2, 0, 0, 12).unwrap(), shown, "seed {seed} {schedule:?}");
     drop(late);

@@ -9,14 +9,15 @@ use dm_targets::snapshot::target::OnFull;
 use super::{Rig, calm, error_at};
 use crate::pattern;
 
-/// What a disk without space says: of itself, of a quota, of a limit on file sizes.
+/// The errors of a disk without space: of the disk, of a quota, of a limit on file sizes.
 const NO_SPACE: [i32; 3] = [28, 122, 27];
 
 fn origin_at(at: u64) -> dm_targets::sim::image::SectorData {
     pattern::sector(pattern::ORIGIN, at)
 }
 
-/// The snapshot is full and shows what it did, and its store is good when it is opened again.
+/// The snapshot is full and shows the same content as before, and its store is good when it is
+/// opened again.
 fn stays_readable(rig: &mut Rig, cow: &SimDisk, written: u64) -> Result<(), String> {
     let health = rig.snaps[0].health();
     if health != Health::Overflowed {
@@ -41,12 +42,12 @@ fn stays_readable(rig: &mut Rig, cow: &SimDisk, written: u64) -> Result<(), Stri
     Ok(())
 }
 
-/// A write of the snapshot finds no space for its data. An error says what became of the snapshot.
+/// A write of the snapshot finds no space for its data. An error describes the snapshot's state.
 pub fn data_of_a_snapshot_write(errno: i32) -> Result<(), String> {
     let mut rig = Rig::new(64, calm(), 0, Schedule::InOrder);
     let cow = rig.add(1, 120, OnFull::Overflow, calm());
     rig.run(1, 100, 0, 4).unwrap();
-    // Its third chunk finds none: none of it is kept.
+    // Its third chunk finds no space: no part of the write is kept.
     error_at(&cow, Class::Write, 8, errno);
     assert_eq!(rig.errno(1, 101, 4, 6), 5);
     stays_readable(&mut rig, &cow, 4)
@@ -70,7 +71,7 @@ fn the_rest_of_a_chunk_finds_no_space() {
     assert_eq!(rig.run(1, 0, 0, 4).unwrap(), (0..4).map(origin_at).collect::<Vec<_>>());
 }
 
-/// The record that fills an area finds no space for the next area; those before it are kept.
+/// The record that fills an area finds no space for the next area; earlier records are kept.
 #[test]
 fn the_next_area_finds_no_space() {
     for (count, by_origin) in [(1, false), (3, false), (1, true), (40, false)] {
@@ -89,7 +90,7 @@ fn the_next_area_finds_no_space() {
     }
 }
 
-/// A write of the origin cannot do without its chunk; what is said is that the COW is full.
+/// A write of the origin needs its chunk; the event says that the COW is full.
 #[test]
 fn an_origin_write_without_space_leaves_an_invalid_snapshot_that_says_why() {
     for errno in NO_SPACE {

@@ -1,5 +1,5 @@
-//! Writes of what every snapshot has: they ask nobody, and still everybody who has come or changed
-//! since.
+//! Writes of chunks that every snapshot has: they consult no snapshot, except those that have
+//! joined or changed since.
 
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::world::Schedule;
@@ -9,9 +9,9 @@ use dm_targets::snapshot::target::OnFull;
 use super::{Rig, calm};
 use crate::pattern;
 
-/// A snapshot that joins an origin whose every chunk the others have keeps its own, whatever its
-/// chunk size; and goes on doing so when the others have left. `Err` tells what is wrong, and how
-/// it came to that.
+/// A snapshot that joins an origin whose every chunk the others have preserves its own view,
+/// whatever its chunk size; and continues to do so when the others have left. `Err` says what is
+/// wrong, and what led to it.
 pub fn join_of_another(chunk: u64) -> Result<(), (String, Vec<String>)> {
     let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     rig.add(4, 60, OnFull::Invalidate, calm());
@@ -58,7 +58,7 @@ fn a_snapshot_that_joins_late_keeps_what_others_have() {
 fn writes_of_what_every_snapshot_has_wait_while_one_becomes_invalid() {
     let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     rig.add(2, 60, OnFull::Invalidate, calm());
-    // One chunk beside the header and the area.
+    // One chunk after the header and the area.
     let cow = rig.add(2, 8, OnFull::Invalidate, calm());
     rig.run(0, 100, 0, 2).unwrap();
     rig.run(0, 101, 0, 2).unwrap();

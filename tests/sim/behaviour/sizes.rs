@@ -1,4 +1,4 @@
-//! Sizes that are not what they were, or not what a table says.
+//! Sizes that have changed, or that differ from the table.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use dm_targets::units::{ChunkSize, Sectors};
 
 use super::{Rig, Slot, calm};
 
-/// A monitor that has grown a COW must not be told that it is as full as before.
+/// A monitor that has grown a COW must not be told the old fill level.
 #[test]
 fn a_cow_that_has_grown_is_seen_by_the_next_status() {
     let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
@@ -29,8 +29,8 @@ fn a_cow_that_has_grown_is_seen_by_the_next_status() {
     rig.close();
 }
 
-/// Opens a snapshot of so many sectors of an origin of 16, and gives what is said and whether the
-/// COW is as it was.
+/// Opens a snapshot of `len` sectors of an origin of 16; returns the result and whether the COW is
+/// unchanged.
 fn opened_with(len: u64) -> (Result<u64, String>, bool) {
     let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     let cow = rig.world.add_disk("cow", calm(), Image::zeroes(Sectors(60)));
@@ -68,8 +68,8 @@ fn opened_with(len: u64) -> (Result<u64, String>, bool) {
     (said, cow.visible() == Image::zeroes(Sectors(60)))
 }
 
-/// What is written behind the origin's end has a record that no store may have: the next server
-/// would refuse it.
+/// A write beyond the origin's end would make an invalid record: the next server would refuse the
+/// store.
 #[test]
 fn a_snapshot_is_no_longer_than_its_origin() {
     assert_eq!(opened_with(16), (Ok(16), true));

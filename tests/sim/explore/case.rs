@@ -1,4 +1,4 @@
-//! A workload of a family of snapshots, and everything that decides how it goes.
+//! A workload of a family of snapshots, with all parameters that determine its course.
 
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::{Fault, Matcher};
@@ -8,18 +8,18 @@ use dm_targets::sim::world::Schedule;
 use crate::stack::{Left, Setup};
 use crate::workload::Op;
 
-/// A workload and everything that decides how it goes.
+/// A workload with all parameters that determine its course.
 #[derive(Clone)]
 pub struct Case {
     /// The family.
     pub setup: Setup,
-    /// What the family finds at first.
+    /// The initial content of the disks.
     pub left: Left,
     /// The requests.
     pub ops: Vec<Op>,
-    /// How many of them are in flight together.
+    /// The number of requests in flight.
     pub depth: usize,
-    /// Decides everything that is not decided here.
+    /// The seed of all other choices.
     pub seed: u64,
     /// How the scheduler chooses.
     pub schedule: Schedule,
@@ -27,18 +27,18 @@ pub struct Case {
     pub faults: Vec<(usize, Fault)>,
     /// Operations that complete last of all, with the disk they are on.
     pub holds: Vec<(usize, Matcher)>,
-    /// Images to look at per moment, at most.
+    /// Images to judge per moment, at most.
     pub cap: usize,
-    /// Of so many survivors one lives on to the next crash; zero for none.
+    /// One of this many surviving images is used until the next crash; zero for none.
     pub lives_on: usize,
     /// Crash also while the family is opened.
     pub crash_open: bool,
-    /// Records use data chunks one after the other.
+    /// Records use consecutive data chunks.
     pub dense: bool,
 }
 
 impl Case {
-    /// A case with the usual settings. Servers note records in every other one.
+    /// A case with the usual settings. Servers journal records in every second case.
     pub fn new(setup: &Setup, images: &[Image], ops: &[Op], seed: u64) -> Case {
         let mut rng = Rng::new(seed);
         Case {

@@ -1,4 +1,4 @@
-//! What a merge does and refuses, one thing at a time.
+//! What a merge does and refuses, one event at a time.
 
 use std::num::NonZeroU64;
 use std::rc::Rc;
@@ -26,10 +26,10 @@ use super::oracle::{closed, merge_view};
 use crate::pattern;
 use crate::stack::{self, Left};
 
-/// More than any of these needs.
+/// More steps than any of these tests needs.
 const STEPS: usize = 100_000;
 
-/// A family on disks on which everything happens in its order.
+/// A family on disks that complete operations in order.
 pub struct Bench {
     pub plan: Plan,
     pub world: World,
@@ -41,7 +41,7 @@ fn world_of(plan: &Plan, left: &Left) -> World {
 }
 
 impl Bench {
-    /// Opened, and nothing merged: the merge is paused in the step in which it is there.
+    /// Opened, and nothing merged: the merge is paused in the step in which it is opened.
     fn paused(plan: &Plan, left: &Left) -> Bench {
         let bench = Bench::on(plan, world_of(plan, left));
         bench.family.merge.pause();
@@ -253,7 +253,7 @@ fn an_invalid_store_leaves_the_origin() {
     bench.finish();
 }
 
-/// What a server had acknowledged and only noted when it died is part of the snapshot.
+/// Writes that a server had acknowledged and only journaled when it died are part of the snapshot.
 #[test]
 fn noted_records_of_a_dead_server_are_merged() {
     let (mut plan, mut left) = small();
@@ -270,8 +270,8 @@ fn noted_records_of_a_dead_server_are_merged() {
     bench.finish();
 }
 
-/// Another program writes to the COW while it is merged: nothing is copied by its records, least of
-/// all the header.
+/// Another program writes to the COW while it is merged: no copy follows its records, least of all
+/// one of the header.
 #[test]
 fn records_that_another_program_has_changed_are_not_merged() {
     let with_last = |last: (u64, u64)| (0..9).map(|old| (old, old + 2)).chain([last]).collect();
@@ -304,7 +304,7 @@ fn records_that_another_program_has_changed_are_not_merged() {
     }
 }
 
-/// What is left when a merge is taken away is right until the origin changes; an empty store always
+/// The store that a stopped merge leaves is valid until the origin changes; an empty store always
 /// is.
 #[test]
 fn the_rest_of_a_merge_is_recorded_as_lost_before_its_origin_changes() {

@@ -1,4 +1,4 @@
-//! A merge with requests, and everything that decides how it goes.
+//! A merge with requests, with all parameters that determine its course.
 
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::{Fault, Matcher};
@@ -9,7 +9,7 @@ use super::family::Plan;
 use crate::stack::Left;
 use crate::workload::Op;
 
-/// What is done to a family.
+/// An action on a family.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Act {
     /// A request.
@@ -20,11 +20,11 @@ pub enum Act {
     Leave(usize),
     /// The merge stops.
     Pause,
-    /// It goes on.
+    /// The merge continues.
     Unpause,
 }
 
-/// A merge and everything that decides how it goes.
+/// A merge with all parameters that determine its course.
 #[derive(Clone)]
 pub struct Case {
     pub plan: Plan,

@@ -1,5 +1,5 @@
-//! Merges that go where mistakes are: batches within and across blocks and areas, records in any
-//! order, writes of what is being merged, other snapshots of any chunk size, errors.
+//! Merges in critical situations: batches within and across blocks and areas, records in any order,
+//! writes of chunks that are being merged, other snapshots of any chunk size, errors.
 
 use dm_targets::disk::Errno;
 use dm_targets::sim::Rng;
@@ -27,7 +27,7 @@ pub fn plan(origin_sectors: u64, chunks: &[u64], records: usize) -> Plan {
     Plan { setup, late: 0, records }
 }
 
-/// What its disks hold after some writes; the snapshots that are late have nothing yet.
+/// The content of its disks after some writes; the late snapshots have no exceptions yet.
 pub fn images(plan: &Plan, ops: &[Op]) -> Vec<Image> {
     let mut setup = plan.setup.clone();
     setup.snaps.truncate(setup.snaps.len() - plan.late);
@@ -49,8 +49,8 @@ fn seeds(plan: &Plan, images: &[Image], acts: &[Act], count: u64) -> impl Iterat
     (0..count).map(|seed| Case::new(plan, images, acts, crate::seed_base() + seed))
 }
 
-/// Small families with requests to every part of the origin: chunks that are merged, were, will be,
-/// and never had a record.
+/// Small families with requests to every part of the origin: chunks that are being merged, have
+/// been, will be, and never had a record.
 pub fn small() -> Vec<Case> {
     let mut cases = Vec::new();
     for (sizes, records) in [(&[2, 4][..], 1), (&[2, 1], 2), (&[4, 2], 1), (&[2], 1024)] {
@@ -102,7 +102,7 @@ pub fn areas() -> Vec<Case> {
     cases
 }
 
-/// A store of an old kernel: records point anywhere.
+/// A store of an old kernel: records point to any chunk.
 fn holes() -> Vec<Case> {
     let plan = plan(30, &[1, 2], 2);
     let mut images = images(&plan, &[]);
@@ -233,7 +233,7 @@ pub fn faults() -> Vec<Case> {
     cases
 }
 
-/// Commits that fail: the block of records is as it was, or as it should be, and nobody knows.
+/// Commits that fail: whether the block of records has its old or its new content is unknown.
 pub fn commits() -> Vec<Case> {
     let mut cases = Vec::new();
     let plan = plan(22, &[1, 2], 3);

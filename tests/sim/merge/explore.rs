@@ -1,4 +1,5 @@
-//! A merge with requests, with a crash at every moment; some of what survives lives on.
+//! A merge with requests, with a crash at every moment; some of the surviving images are used
+//! further.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -26,7 +27,7 @@ use crate::pattern;
 use crate::stack::{self, Left};
 use crate::workload::{self, Kind, Op};
 
-/// Steps after which a case that has not ended is taken to hang.
+/// Steps after which a case that has not ended counts as hanging.
 const STEP_LIMIT: usize = 100_000;
 /// Times that a merge which has failed is told to go on.
 const RESTARTS: usize = 3;
@@ -44,9 +45,9 @@ struct Run<'a> {
     model: Model,
     next: usize,
     in_flight: Vec<InFlight>,
-    /// Other snapshots that are there.
+    /// The other snapshots that have joined.
     joined: Rc<RefCell<usize>>,
-    /// What a snapshot that joins finds.
+    /// The origin's content when a snapshot joins.
     found: Rc<RefCell<Vec<(usize, Image, Image)>>>,
     faults: Rc<RefCell<Vec<String>>>,
     seen: HashSet<u64>,
@@ -58,7 +59,7 @@ struct Run<'a> {
     write_id: u32,
 }
 
-/// Runs a case; gives the number of different states that were judged.
+/// Runs a case; returns the number of different states that were judged.
 pub fn explore(case: &Case) -> Result<u64, Violation> {
     live(case, pattern::FIRST_WRITE)
 }
@@ -102,7 +103,7 @@ fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
     }
 }
 
-/// What is wrong, and what happened in a later life if it was one.
+/// The violation, and the events of the later life in which it occurred, if any.
 type Stop = (String, Option<Vec<String>>);
 
 fn here(fault: String) -> Stop {
@@ -161,8 +162,8 @@ impl Run<'_> {
             Some(Act::Leave(device)) => {
                 !self.in_flight.iter().any(|flight| flight.op.device == *device)
             }
-            // What is written twice and not flushed may come back in more than two ways: such
-            // writes end first, unless they are on the COW.
+            // Data that is written twice and not flushed may be restored in more than two ways:
+            // such writes end first, unless they are on the COW.
             Some(Act::Join(_)) => {
                 let quiet = self.in_flight.is_empty() || !self.case.holds.is_empty();
                 quiet && !family.is_joining()
@@ -184,7 +185,7 @@ impl Run<'_> {
             Act::Join(device) => self.join(family, device),
             Act::Leave(device) => {
                 let snap = &mut self.model.snaps[device - 1];
-                // Both that it leaves and that the origin changes is certain.
+                // Both its departure and the origin's change are certain.
                 (snap.left, snap.outlived) = (true, true);
                 self.world.executor.spawn(family.clone().leave(device));
             }
@@ -279,8 +280,8 @@ impl Run<'_> {
         }
     }
 
-    /// A request fails for an error of its own kind only, and not for one in the COW's metadata:
-    /// that a merge fails is none of its users' business.
+    /// A request fails only for an error of its own kind, not for one in the COW's metadata: the
+    /// failure of a merge does not affect users' requests.
     fn may_fail(&self, op: Op) -> bool {
         if op.device > 0 {
             return self.model.snaps[op.device - 1].may_fail();
@@ -337,7 +338,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// What survived goes on merging, is used and crashed again.
+    /// A surviving state continues its merge, is used and crashed again.
     fn second_life(&mut self, left: &Left) -> Result<u64, Violation> {
         let setup = &self.case.plan.setup;
         let (seed, block) = (self.rng.next_u64(), u64::from(setup.block_bytes) / 512);
@@ -351,7 +352,7 @@ impl Run<'_> {
         live(&case, self.write_id + 1000)
     }
 
-    /// Nothing can happen any more: says whether that is the end.
+    /// No step is left: returns whether the case has ended.
     fn end(&mut self, family: &Rc<Family>) -> Result<bool, String> {
         if let Some(stuck) = self.in_flight.first() {
             return Err(format!("{:?} never ends", stuck.op));
@@ -380,7 +381,7 @@ impl Run<'_> {
         if (merged, failures) != (1, self.restarts) {
             return Err(format!("events: {:?}", family.events.borrow()));
         }
-        // Nothing is on its way: the origin shows what the device must.
+        // Nothing is in flight: the origin shows what the device must show.
         let (shown, started) = (self.world.disks()[0].visible(), self.model.now() + 1);
         self.model.origin.judge(0, &shown.sectors, Moment::Read { started })?;
         for (number, snap) in self.model.snaps.iter().enumerate() {

@@ -27,7 +27,7 @@ use crate::stack::{Setup, SnapSetup};
 pub struct Plan {
     /// Its disks.
     pub setup: Setup,
-    /// So many of the last snapshots are not there at first.
+    /// The number of snapshots, at the end of the list, that join later.
     pub late: usize,
     /// Records of a batch.
     pub records: usize,
@@ -37,7 +37,7 @@ pub struct Plan {
 pub struct Family {
     pub origin: Rc<Origin>,
     pub merge: Rc<Merge>,
-    /// The other snapshots; those that are late, when they have joined.
+    /// The other snapshots; late ones after they have joined.
     pub snaps: RefCell<Vec<Option<Rc<Snapshot>>>>,
     left: RefCell<Vec<usize>>,
     pub events: Rc<RefCell<Vec<Event>>>,
@@ -45,7 +45,7 @@ pub struct Family {
     ground: Ground,
 }
 
-/// What a family stands on.
+/// The disks of a family.
 #[derive(Clone)]
 pub struct Ground {
     pub executor: Executor,
@@ -68,7 +68,7 @@ impl Ground {
         Ground { executor, host, disks, kept, copy, merge_copy, plan: plan.clone() }
     }
 
-    /// What a snapshot is made of.
+    /// The parts of a snapshot.
     fn parts<'a>(
         &'a self,
         origin: &'a Rc<Origin>,
@@ -121,7 +121,7 @@ impl Ground {
         Ok(snap)
     }
 
-    /// Ends what every family has.
+    /// Ends the parts that every family has.
     pub async fn close(&self) {
         self.copy.destroy().await;
         self.merge_copy.destroy().await;
@@ -182,7 +182,7 @@ impl Family {
         }
     }
 
-    /// A snapshot of the family, if it is there.
+    /// A snapshot of the family, if it has joined.
     pub fn snap(&self, device: usize) -> Option<Rc<Snapshot>> {
         self.snaps.borrow()[device - 1].clone()
     }
@@ -217,7 +217,7 @@ impl Family {
         }
     }
 
-    /// Whether a snapshot is on its way into the family.
+    /// Whether a snapshot is joining the family.
     pub fn is_joining(&self) -> bool {
         self.joining.get() > 0
     }
@@ -244,7 +244,7 @@ impl Family {
     }
 }
 
-/// Where something will be found when a task has ended.
+/// The place of a task's result.
 pub type Slot<T> = Rc<RefCell<Option<T>>>;
 
 /// Starts opening a family in a world.
@@ -258,7 +258,7 @@ pub fn spawn_open(world: &World, plan: &Plan) -> Slot<Result<Rc<Family>, String>
     slot
 }
 
-/// Runs something to its end in a world where nothing else is asked for.
+/// Runs a task to its end in a world without other requests.
 pub fn run<T: 'static>(
     world: &World,
     task: impl Future<Output = T> + 'static,

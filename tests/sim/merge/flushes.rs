@@ -17,7 +17,7 @@ use super::family::Slot;
 use super::oracle::merge_view;
 use crate::pattern;
 
-/// Seeds of a run.
+/// The number of seeds.
 const SEEDS: u64 = 150;
 
 /// A family on such disks; one flush of the origin is to fail.
@@ -39,7 +39,7 @@ fn bench(seed: u64) -> Bench {
 }
 
 /// A flush by the device's user fails after a batch has been copied, and takes the copies with it;
-/// the flush of the merge succeeds. An error says what is lost.
+/// the flush of the merge succeeds. An error says which data is lost.
 pub fn user_flush_fails() -> Result<(), String> {
     for seed in 0..SEEDS {
         let (bench, mut asked, mut rng) = (bench(seed), 0, Rng::new(seed));
@@ -64,7 +64,7 @@ pub fn user_flush_fails() -> Result<(), String> {
 }
 
 /// A flush of the merge fails, and takes with it what the device's user has written; the user's
-/// flush afterwards reaches the disk well, and must not promise anything.
+/// later flush succeeds on the disk, but must not be acknowledged.
 pub fn merge_flush_fails() -> Result<(), String> {
     for seed in 0..SEEDS {
         let (bench, mut rng) = (bench(seed), Rng::new(seed));

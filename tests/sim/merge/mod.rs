@@ -1,8 +1,8 @@
 //! Merges of a snapshot into its origin, with crashes at every moment.
 //!
 //! Rules held here: I8; what the device shows is the snapshot with what was written through the
-//! device, at every moment and for whoever opens its disks; other snapshots of the origin stay as
-//! they are; a merge that fails costs nothing.
+//! device, at every moment and for every program that opens its disks; other snapshots of the
+//! origin stay as they are; a merge that fails costs nothing.
 
 mod behaviour;
 mod case;
@@ -16,7 +16,8 @@ mod oracle;
 use case::{Act, Case};
 use explore::explore;
 
-/// Explores a case; a failure comes with the fewest acts that still fail and all that happened.
+/// Explores a case; a failure is reported with the fewest actions that still fail, and with all
+/// events.
 fn run(kind: &str, case: &Case) -> u64 {
     let violation = match explore(case) {
         Ok(states) => return states,

@@ -32,7 +32,7 @@ fn in_case(case: &Case) -> Option<String> {
     }
 }
 
-/// How a mutant is given away, if it is.
+/// How a mutant is detected, if it is.
 pub fn kill(mutant: Mutant, first: &str) -> Option<String> {
     if first == "flushes" {
         mutant::set(Some(mutant));

@@ -1,5 +1,5 @@
-//! What must be there after a crash in the middle of a merge, judged by the kernel's rules, by the
-//! code under test as a merge that goes on and as an ordinary family, and by the model.
+//! The required content after a crash in the middle of a merge, judged by the kernel's rules, by
+//! the code under test (as a continued merge and as an ordinary family), and by the model.
 
 use std::rc::Rc;
 
@@ -14,8 +14,8 @@ use crate::model::{Device, Model, Moment};
 use crate::oracle::model_of;
 use crate::stack::{self, Left};
 
-/// The model of a family that starts from what was left. Device 0 shows what the snapshot shows
-/// that is merged; device N is the set-up's snapshot N.
+/// The model of a family that starts from the images left by a crash. Device 0 shows the content of
+/// the merged snapshot; device N is the set-up's snapshot N.
 pub fn merge_model(plan: &Plan, left: &Left) -> Result<Model, String> {
     let mut all = model_of(&plan.setup, left)?;
     let merging = all.snaps.remove(0);
@@ -23,7 +23,7 @@ pub fn merge_model(plan: &Plan, left: &Left) -> Result<Model, String> {
         return Err("the store that is to be merged is not valid".into());
     }
     for snap in &mut all.snaps {
-        // What is merged changes the origin as a write of it does.
+        // A merge changes the origin like a write to it.
         let sectors = merging.touched.iter().map(|chunk| chunk * merging.chunk);
         let chunks = sectors.flat_map(|at| (at..at + merging.chunk).map(|at| at / snap.chunk));
         snap.touched.extend(chunks.filter(|chunk| chunk * snap.chunk < plan.setup.origin_sectors));
@@ -34,12 +34,12 @@ pub fn merge_model(plan: &Plan, left: &Left) -> Result<Model, String> {
     Ok(model)
 }
 
-/// A device that shows what an origin showed when it joined, of which not all was durable.
+/// A device that shows the origin's content at the time of joining, of which not all was durable.
 pub fn joined_device(visible: &Image, durable: &Image) -> Device {
     Device::new(visible.sectors.clone(), Some(durable.sectors.clone()))
 }
 
-/// What the first COW with the origin shows by the kernel's rules; it must be a usable store.
+/// The content of the first COW with the origin by the kernel's rules; it must be a usable store.
 pub fn merge_view(plan: &Plan, images: &[Image]) -> Result<Vec<SectorData>, String> {
     let loaded = kernel::load(&images[1], plan.setup.origin_sectors)?;
     match &loaded {
@@ -54,14 +54,14 @@ pub fn merge_view(plan: &Plan, images: &[Image]) -> Result<Vec<SectorData>, Stri
     kernel::view(&loaded, &images[1], &images[0]).ok_or_else(|| "it shows nothing".into())
 }
 
-/// The family without those that have not joined.
+/// The family without the snapshots that have not joined.
 fn with_joined(plan: &Plan, joined: usize) -> Plan {
     let mut plan = Plan { late: 0, ..plan.clone() };
     plan.setup.snaps.truncate(joined + 1);
     plan
 }
 
-/// Judges what survived, `joined` other snapshots being there.
+/// Judges the surviving images, with `joined` other snapshots.
 pub fn judge(
     plan: &Plan,
     model: &Model,
@@ -72,7 +72,7 @@ pub fn judge(
     let view = merge_view(plan, &left.images)?;
     model.origin.judge(0, &view, moment).map_err(|fault| format!("merge: {fault}"))?;
     let plan = with_joined(plan, joined);
-    // As an ordinary snapshot: the format has no mark that says otherwise.
+    // As an ordinary snapshot: the format has no mark of a merge.
     let ordinary = stack::recover(&plan.setup, left)?;
     if ordinary.snaps[0].as_ref() != Some(&view) {
         return Err("as an ordinary snapshot it shows something else".into());
@@ -127,7 +127,7 @@ fn goes_on(
     closed(&world, family)
 }
 
-/// What holds of every merge that is done.
+/// The conditions of every completed merge.
 pub fn ended(plan: &Plan, family: &Rc<super::family::Family>) -> Result<(), String> {
     let chunk = plan.setup.snaps[0].chunk;
     let (status, left) = (family.merge.status().to_string(), family.merge.progress().left);
@@ -138,7 +138,7 @@ pub fn ended(plan: &Plan, family: &Rc<super::family::Family>) -> Result<(), Stri
     Ok(())
 }
 
-/// Ends a family; nothing of it may stay.
+/// Ends a family; no part of it may stay.
 pub fn closed(
     world: &dm_targets::sim::world::World,
     family: Rc<super::family::Family>,

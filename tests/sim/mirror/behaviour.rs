@@ -1,5 +1,4 @@
-//! What users and administrators see of a mirror, in worlds where one thing happens after the
-//! other.
+//! What users and administrators see of a mirror, in worlds where events happen one after another.
 
 use dm_targets::mirror::regions::Regions;
 use dm_targets::mirror::table::InitialSync;
@@ -11,7 +10,7 @@ use dm_targets::units::Sectors;
 use super::fixture::{Fixture, Setup, fail};
 use crate::pattern;
 
-/// Legs that differ everywhere, as disks that never met do.
+/// Legs that differ everywhere, like unrelated disks.
 fn foreign_legs(setup: &Setup, bits: u64) -> Vec<Image> {
     let leg = |leg: u32| Image::from_fn(Sectors(setup.sectors), |at| pattern::sector(50 + leg, at));
     let mut images: Vec<Image> =
@@ -70,7 +69,7 @@ fn a_leg_that_missed_a_write_is_not_recovered_from_wherever_it_stands() {
     let turned = Setup { identities: [2, 1, 3, 4, 5, 6, 7, 8, 9], ..Setup::small() };
     for (setup, images) in [
         (&setup, [&images[0], &images[1], &images[2]]),
-        // the table names the good leg first, as whoever mends a mirror of the kernel does
+        // the table names the good leg first, as when a mirror of the kernel is repaired
         (&turned, [&images[1], &images[0], &images[2]]),
     ] {
         let fixture = Fixture::new(setup, &images.map(Clone::clone));

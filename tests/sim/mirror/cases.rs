@@ -20,9 +20,9 @@ use crate::workload::{self, Op, discard, flush, random_ops, read, write, write_f
 
 /// No feature, `handle_errors`, both.
 const FEATURES: [(bool, bool); 3] = [(false, false), (true, false), (true, true)];
-/// Operations of a class that are failed one after the other, more than any of these workloads has.
+/// Number of operations of a class that are failed in turn: more than any of these workloads has.
 const STEPS: u32 = 8;
-/// Random workloads of a run.
+/// Number of random workloads.
 const RANDOM: u64 = 500;
 
 /// Legs that differ wherever the log has a zero, as a crash or another leg's failure leaves them.
@@ -52,7 +52,7 @@ pub fn torn(setup: &Setup, bits: u64, stale: u16) -> Vec<Image> {
     images
 }
 
-/// Whole regions, parts, ranges across regions, the short last region, everything.
+/// Whole regions, parts, ranges across regions, the short last region, the whole mirror.
 fn alphabet() -> Vec<Op> {
     vec![
         write(0, 0, 2),
@@ -77,7 +77,7 @@ fn sequences(len: usize) -> Vec<Vec<Op>> {
     sequences
 }
 
-/// The mirrors that short sequences run on, with what is on their disks.
+/// The mirrors that short sequences run on, with the content of their disks.
 fn mirrors() -> Vec<(Setup, Vec<Image>)> {
     let two = Setup::small();
     let three = Setup { legs: 3, ..Setup::small() };
@@ -97,7 +97,7 @@ pub fn pairs() -> impl Iterator<Item = Case> {
     let sequences: Vec<Vec<Op>> = sequences(1).into_iter().chain(sequences(2)).collect();
     mirrors().into_iter().flat_map(move |(setup, images)| {
         let of_one = sequences.iter().enumerate().map(|(number, ops)| {
-            // A core log knows nothing after a crash, so nothing may be believed then.
+            // A core log is empty after a crash, so no leg may be trusted then.
             let case = Case::new(&setup, &images, ops, crate::seed_base() + number as u64);
             Case { cap: 6, ..case }
         });
@@ -153,8 +153,8 @@ pub fn seeded() -> impl Iterator<Item = Case> {
     })
 }
 
-/// Errors of one leg. Where regions are out of sync at first the only right one must not lose what
-/// it is asked to keep.
+/// Errors of one leg. Where regions are out of sync at first, the only valid leg must not lose
+/// data.
 fn random_faults(rng: &mut Rng, setup: &Setup, bits: u64) -> Vec<(usize, Fault)> {
     let right = bits >> setup.regions() == u64::MAX >> setup.regions();
     let leg = if right { rng.below(setup.legs) } else { setup.legs - 1 };
@@ -273,7 +273,7 @@ pub fn admin() -> Vec<Case> {
     cases
 }
 
-/// All groups by name, for the mutants.
+/// All groups by name, for tests of mutants.
 pub fn all() -> Vec<(&'static str, Vec<Case>)> {
     vec![
         ("pairs", pairs().collect()),

@@ -1,4 +1,4 @@
-//! What a mirror copies while it is used: comparing, repairing, recovering, discarding.
+//! Copies of a mirror in use: comparing, repairing, recovering, discarding.
 
 use dm_targets::request::TargetError;
 use dm_targets::sim::disk::{Class, Matcher};

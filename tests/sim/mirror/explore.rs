@@ -1,9 +1,9 @@
-//! Runs a workload on a mirror with a crash at every moment, judges what survives, and lets some of
-//! it live on.
+//! Runs a workload on a mirror with a crash at every moment, judges the surviving images, and uses
+//! some of them further.
 //!
 //! What is done to the mirror meanwhile is in [`traffic`], and with which legs it may be opened
-//! afterwards in [`tables`]. When nothing can happen any more and requests are still there they are
-//! held: the mirror is suspended and resumed, and goes on.
+//! afterwards in [`tables`]. If no step is left and requests have not ended, they are held: the
+//! mirror is suspended and resumed, and continues.
 
 mod case;
 mod tables;
@@ -34,7 +34,7 @@ use crate::pattern;
 use crate::workload;
 use traffic::InFlight;
 
-/// Steps after which a workload that has not ended is taken to hang.
+/// Steps after which a workload that has not ended counts as hanging.
 const STEP_LIMIT: usize = 100_000;
 
 struct Run<'a> {
@@ -49,7 +49,7 @@ struct Run<'a> {
     in_flight: Vec<InFlight>,
     admin: Slot<Result<(), String>>,
     admin_started: bool,
-    /// Everything has been in sync since the administrator was done.
+    /// Everything has been in sync since the administrator's last action.
     in_sync_since: bool,
     seen: HashSet<u64>,
     judged: (u64, u64),
@@ -61,7 +61,7 @@ struct Run<'a> {
     began_in_sync: bool,
 }
 
-/// Runs a case; gives the number of different states it has judged.
+/// Runs a case; returns the number of different states that it has judged.
 pub fn explore(case: &Case) -> Result<u64, Violation> {
     live(case, pattern::FIRST_WRITE)
 }
@@ -137,7 +137,7 @@ fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
 }
 
 impl Case {
-    /// A log that fails is ignored without `handle_errors`, so it says nothing about the legs then.
+    /// A log that fails is ignored without `handle_errors`, so its bits are then meaningless.
     fn lenient(&self) -> bool {
         !self.setup.handle_errors && self.faults.iter().any(|(disk, _)| *disk == self.setup.legs)
     }
@@ -197,7 +197,7 @@ impl Run<'_> {
         });
     }
 
-    /// Nothing happens by itself any more. Says whether everything has ended.
+    /// No step is left without an action. Returns whether everything has ended.
     fn at_rest(&mut self) -> Result<bool, String> {
         let mirror = self.mirror.clone().ok_or("opening hangs")?;
         if self.world.disks().iter().any(|disk| disk.in_flight() > 0) {
@@ -277,7 +277,7 @@ impl Run<'_> {
                 continue;
             }
             if !setup.log {
-                // Whoever adds it again knows which leg is right.
+                // The user who adds the mirror again knows which leg is up to date.
                 setup.source = self.right_leg(&table.legs);
                 setup.past = Past::None;
                 if setup.source.is_none() {
@@ -321,14 +321,14 @@ impl Run<'_> {
         table.iter().position(|disk| is_right(*disk))
     }
 
-    /// What survived is opened, used and crashed again.
+    /// A surviving state is opened, used and crashed again.
     fn second_life(
         &mut self,
         setup: &Setup,
         images: &[Image],
         told: Vec<usize>,
     ) -> Result<u64, Violation> {
-        // What was said of legs that had never met is not said again.
+        // An assumption about unrelated legs is not repeated.
         let initial = if setup.log { setup.initial } else { InitialSync::FromLog };
         let setup = &Setup { initial, ..setup.clone() };
         let (seed, block) = (self.rng.next_u64(), u64::from(setup.disk.logical_block_bytes) / 512);
@@ -339,8 +339,8 @@ impl Run<'_> {
         live(&case, self.write_id + 1000)
     }
 
-    /// Everything has ended: closing leaves nothing behind, and what is on the disks is as good as
-    /// it was.
+    /// Everything has ended: closing leaves nothing behind, and the disks' content is as valid as
+    /// before.
     fn end(&mut self, mirror: &Rc<Mirror>) -> Result<(), String> {
         let failed = self.world.disks().iter().any(|disk| disk.failed() > 0);
         let status = mirror.status();

@@ -1,4 +1,4 @@
-//! A mirror on simulated disks, for tests in which one thing happens after the other.
+//! A mirror on simulated disks, for tests in which events happen one after another.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -21,7 +21,7 @@ use crate::pattern;
 /// A result that will be there when its task has ended.
 pub type Slot<T> = Rc<RefCell<Option<T>>>;
 
-/// Steps after which something is taken to hang.
+/// Steps after which a request counts as hanging.
 const STEP_LIMIT: usize = 200_000;
 
 /// A mirror and the disks under it: the legs in order, then the log if it is on a disk.
@@ -35,7 +35,7 @@ pub struct Setup {
     pub region: u64,
     /// Whether the log is on a disk.
     pub log: bool,
-    /// What to believe at first.
+    /// What to assume about the legs at first.
     pub initial: InitialSync,
     /// The features.
     pub handle_errors: bool,
@@ -43,9 +43,9 @@ pub struct Setup {
     pub keep_log: bool,
     /// The leg to recover from.
     pub source: Option<usize>,
-    /// What an earlier life has left.
+    /// The record that an earlier life has left.
     pub past: Past,
-    /// What the legs are known by, in order.
+    /// The identities of the legs, in order.
     pub identities: [u64; 9],
     /// How the disks behave.
     pub disk: DiskConfig,
@@ -74,7 +74,7 @@ impl Setup {
         Setup { handle_errors, keep_log, ..self }
     }
 
-    /// Regions there are.
+    /// The number of regions.
     pub fn regions(&self) -> u64 {
         self.sectors.div_ceil(self.region)
     }
@@ -90,7 +90,7 @@ impl Setup {
         (1024 + self.regions().div_ceil(64) * 8).next_multiple_of(block) / 512
     }
 
-    /// Legs that are all the same, and a log that says so.
+    /// Equal legs, and a log without dirty regions.
     pub fn clean_images(&self) -> Vec<Image> {
         let mut images =
             vec![
@@ -126,9 +126,9 @@ pub struct Fixture {
     pub world: World,
     /// The mirror.
     pub mirror: Rc<Mirror>,
-    /// What it told.
+    /// Its events.
     pub events: Rc<RefCell<Vec<String>>>,
-    /// What it has put on record.
+    /// Its record of the legs.
     pub record: Rc<Record>,
     copy: copy::Client,
 }
@@ -139,7 +139,7 @@ impl Fixture {
         Fixture::new_or(setup, images).unwrap()
     }
 
-    /// The same for one that may be refused.
+    /// The same for a mirror that may be refused.
     pub fn new_or(setup: &Setup, images: &[Image]) -> Result<Fixture, OpenError> {
         Fixture::open(world(setup, images, 0, Schedule::InOrder, Trace::default()), setup)
     }
@@ -264,7 +264,7 @@ impl Fixture {
         self.wait(&self.start(RequestKind::Flush, 0, 0, 0)).map(|_| ())
     }
 
-    /// Runs something of the mirror's own to its end.
+    /// Runs an operation of the mirror to its end.
     pub fn run<T: 'static, F: Future<Output = T> + 'static>(
         &self,
         task: impl FnOnce(Rc<Mirror>) -> F,
@@ -272,7 +272,7 @@ impl Fixture {
         self.wait(&self.spawn(task))
     }
 
-    /// Starts something of the mirror's own.
+    /// Starts an operation of the mirror.
     pub fn spawn<T: 'static, F: Future<Output = T> + 'static>(
         &self,
         task: impl FnOnce(Rc<Mirror>) -> F,
@@ -283,7 +283,7 @@ impl Fixture {
         slot
     }
 
-    /// Lets everything come to rest, regions cleaned and recovered.
+    /// Runs until nothing happens any more, with regions cleaned and recovered.
     pub fn settle(&self) {
         assert!(self.world.run(STEP_LIMIT), "never comes to rest");
     }
@@ -312,7 +312,7 @@ impl Fixture {
     }
 }
 
-/// What a mirror on these disks is made of; nobody listens.
+/// The parts of a mirror on these disks, without an event listener.
 pub fn parts<'a>(
     setup: &Setup,
     host: &'a Rc<dyn Host>,
@@ -363,12 +363,12 @@ pub fn world(
     world
 }
 
-/// Lets operations of a class fail on a disk from now on, so many times.
+/// Makes operations of a class fail on a disk from now on, `times` times.
 pub fn fail(disk: &SimDisk, class: Class, times: u32) {
     disk.inject(Fault { matcher: Matcher::all(class), skip: 0, times, errno: Errno::EIO });
 }
 
-/// Lets operations of a class that touch one sector fail on a disk from now on.
+/// Makes operations of a class that touch one sector fail on a disk from now on.
 pub fn fail_at(disk: &SimDisk, class: Class, sector: u64) {
     let matcher = Matcher { class, first: sector, end: sector + 1 };
     disk.inject(Fault { matcher, skip: 0, times: u32::MAX, errno: Errno::EIO });

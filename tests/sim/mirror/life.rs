@@ -1,4 +1,4 @@
-//! Lives of a mirror: restarts, suspensions, legs that come and go, and what is remembered of them.
+//! Lives of a mirror: restarts, suspensions, changes of legs, and the records of them.
 
 use dm_targets::mirror::format::LegFlags;
 use dm_targets::mirror::table::InitialSync;
@@ -99,7 +99,7 @@ fn the_log_is_clean_after_suspending_and_recovery_goes_on_after_resuming() {
     assert!(fixture.try_wait(&waits).is_none(), "nothing is written while the mirror is suspended");
     fixture.run(|mirror| async move { mirror.resume().await });
     fixture.wait(&waits).unwrap();
-    // A leg fails, comes back, and is recovered when the mirror is resumed.
+    // A leg fails, returns, and is recovered when the mirror is resumed.
     fail(&fixture.leg(1), Class::Write, 1);
     fixture.write(102, 4, 1).unwrap();
     fixture.settle();
@@ -197,7 +197,7 @@ fn a_leg_that_was_taken_out_and_comes_back_is_recovered() {
         fixture.write(100, 2, 3).unwrap();
         fixture.settle();
         let images = fixture.close();
-        // Somebody's script still has the old legs.
+        // A script still names the old legs.
         let again = Fixture::new(&setup, &images[..=legs]);
         let reports = again.mirror.legs();
         assert!(

@@ -1,7 +1,8 @@
 //! Mirrors: what users and administrators see, and crashes at every moment.
 //!
-//! [`fixture`] is a mirror on disks of any kind that does one thing after the other; `behaviour`,
-//! `table` and `life` say with it how mirrors behave. [`explore`] crashes what [`cases`] make.
+//! [`fixture`] is a mirror on disks of any kind that carries out one operation after another;
+//! `behaviour`, `table` and `life` use it to test how mirrors behave. [`explore`] crashes the
+//! workloads of [`cases`].
 
 mod behaviour;
 pub mod cases;
@@ -17,7 +18,7 @@ mod take_over;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Tells states apart that differ in what stands beside the disks.
+/// Distinguishes states that differ in data other than the disks.
 fn fingerprint(of_model: u64, left: &oracle::Left) -> u64 {
     let mut hasher = DefaultHasher::new();
     format!("{left:?}").hash(&mut hasher);

@@ -1,5 +1,4 @@
-//! The tests of mirrors test themselves: each rule is broken on purpose, and some workload must
-//! notice.
+//! Tests of the mirror tests: each rule is broken on purpose, and some workload must detect it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -44,7 +43,7 @@ pub const MUTANTS: [(Mutant, &str); 31] = [
     (Mutant::CopyThoughFlushFailed, "flushes"),
 ];
 
-/// What the tests of a single path notice: they are tried before whole workloads.
+/// The mutants that tests of a single path detect: they run before whole workloads.
 pub fn kill_in_take_over(mutant: Mutant) -> bool {
     let test: fn() = match mutant {
         Mutant::ReadErrorIsMiss => take_over::a_source_with_a_bad_sector_stays_the_source,
@@ -61,7 +60,7 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
     result.is_err()
 }
 
-/// What a run that notices says.
+/// The message of a run that detects a mutant.
 pub fn kill(mutant: Mutant, case: &Case) -> Option<(String, Vec<String>)> {
     mutant::set(Some(mutant));
     let result = catch_unwind(AssertUnwindSafe(|| explore(case)));

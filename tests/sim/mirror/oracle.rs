@@ -1,5 +1,5 @@
-//! Judges what survived a crash of a mirror: with the log's bits as a kernel reads them, and with
-//! the code under test.
+//! Judges the images that survived a crash of a mirror: with the log's bits as a kernel reads them,
+//! and with the code under test.
 
 mod take_over;
 
@@ -22,17 +22,17 @@ use crate::pattern;
 
 pub use take_over::{Left, judge_take_over};
 
-/// What images come to.
+/// The result of judging images.
 pub struct Judged {
     /// What the mirror shows.
     pub shown: Vec<SectorData>,
 }
 
-/// Judges images: legs and log. Legs are the same where the log says so; what is shown is what may
-/// be, before recovery and after it, however often it is read; recovery makes all legs the same and
-/// the log clean; and opening once more changes nothing. The log speaks of the legs at the places
-/// `told`, not of one that left before. With `lenient` nothing can be promised, and nothing is
-/// judged.
+/// Judges images: legs and log. Legs are the same where the log says so; every read returns allowed
+/// content, before recovery and after it, and the same content each time; recovery makes all legs
+/// the same and the log clean; and opening once more changes nothing. The log applies to the legs
+/// at the places `told`, not to a leg that left before. With `lenient` nothing is promised, and
+/// nothing is judged.
 pub fn judge(
     setup: &Setup,
     images: &[Image],
@@ -45,7 +45,7 @@ pub fn judge(
             shown: images[0].sectors[..usize::try_from(setup.sectors).unwrap()].to_vec(),
         });
     }
-    // A log in memory is gone, so nothing may be believed, whatever was said when the mirror was
+    // A log in memory is gone, so no leg may be trusted, whatever was given when the mirror was
     // made.
     let initial = if setup.log { setup.initial } else { InitialSync::FromLog };
     let setup = &Setup { initial, ..setup.clone() };
@@ -66,8 +66,8 @@ pub fn judge(
     Ok(Judged { shown })
 }
 
-/// Where the log has a one the legs must be the same. Read as a kernel would, knowing nothing of
-/// the code under test.
+/// Where the log has a one the legs must be the same. Read as a kernel would, independently of the
+/// code under test.
 fn same_where_clean(setup: &Setup, images: &[Image], told: &[usize]) -> Result<(), String> {
     let log = &images[setup.legs];
     let bytes = log.read(Sector(0), log.size());
@@ -117,7 +117,7 @@ fn recover(setup: &Setup, images: &[Image]) -> Result<(Vec<SectorData>, Vec<Imag
     });
     world.executor.run_ready();
     let mirror = opened.borrow_mut().take().ok_or("opening does not end")??;
-    // Not active yet, so nothing is recovered: what is out of sync must show the same each time.
+    // Not active yet, so nothing is recovered: regions out of sync must read the same each time.
     let before = read_all(&world, &mirror, setup.sectors)?;
     for _ in 0..setup.legs {
         if read_all(&world, &mirror, setup.sectors)? != before {

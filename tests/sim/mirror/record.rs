@@ -1,4 +1,4 @@
-//! The record of a mirror's legs: it outlives the simulated process, is gone with the power, and
+//! The record of a mirror's legs: it outlives the simulated process, is lost at a power loss, and
 //! can fail.
 
 use std::cell::{Cell, RefCell};
@@ -7,7 +7,7 @@ use std::rc::Rc;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::mirror::target::Recorder;
 
-/// Errors to come: how many records to let pass first, and how many fail then.
+/// Injected errors: how many records succeed first, and how many fail then.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecordFault {
     /// Records that succeed before.
@@ -26,32 +26,32 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record with what an earlier life has left.
+    /// A record with the state that an earlier life has left.
     pub fn holding(state: Option<LegState>, fault: RecordFault) -> Rc<Record> {
         Rc::new(Record { state: RefCell::new(state), fault: Cell::new(fault), ..Record::default() })
     }
 
-    /// What a server that takes over finds.
+    /// The record that a server finds when it takes over.
     pub fn left(&self) -> Option<LegState> {
         self.state.borrow().clone()
     }
 
-    /// Lets records fail from now on.
+    /// Makes records fail from now on.
     pub fn fail(&self, skip: u32, times: u32) {
         self.fault.set(RecordFault { skip, times });
     }
 
-    /// Changes whenever what stands there may change.
+    /// Changes whenever the record may change.
     pub fn changes(&self) -> u64 {
         self.changes.get()
     }
 
-    /// Errors that have happened.
+    /// Number of errors so far.
     pub fn failed(&self) -> u64 {
         self.failed.get()
     }
 
-    /// Writes it, for a mirror.
+    /// Writes the record, for a mirror.
     pub fn recorder(self: &Rc<Self>) -> Rc<Recorder> {
         let record = self.clone();
         Rc::new(move |state: &LegState| record.put(state))
@@ -66,7 +66,7 @@ impl Record {
             fault.times -= 1;
             self.fault.set(fault);
             self.failed.set(self.failed.get() + 1);
-            // Every other one has got there all the same.
+            // Every second failed record is written nevertheless.
             if self.failed.get() % 2 == 0 {
                 *self.state.borrow_mut() = Some(state.clone());
             }

@@ -1,5 +1,5 @@
-//! What becomes of a write that fails somewhere: the kernel's table, for each combination of
-//! features.
+//! The outcome of a write that fails on a leg or the log: the kernel's table, for each combination
+//! of features.
 //!
 //! The mirror has two legs of four regions of two sectors, all in sync, and a log on disk, unless a
 //! test says otherwise.
@@ -45,7 +45,7 @@ fn assert_is_told(fixture: &Fixture, leg: usize, what: &str) {
     assert!(events.iter().any(|told| told.starts_with(&event)), "no {event:?} in {events:?}");
 }
 
-/// Suspends and says how a held request ends, and closes the mirror.
+/// Suspends and closes the mirror; returns how a held request ends.
 fn after_suspend(
     fixture: Fixture,
     held: &super::fixture::Slot<Result<Vec<dm_targets::sim::image::SectorData>, TargetError>>,
@@ -75,7 +75,7 @@ fn a_write_that_a_leg_missed() {
                     (fixture.status(), fixture.log_bits()),
                     (format!("3/4 {letters} A"), 0b1110)
                 );
-                assert_is_told(&fixture, leg, "does not have all writes any more");
+                assert_is_told(&fixture, leg, "has missed a write");
                 assert_eq!(
                     fixture.read(0, 1).unwrap()[0],
                     pattern::sector(100, 0),

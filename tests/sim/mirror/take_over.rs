@@ -1,6 +1,6 @@
-//! A mirror whose log is in memory, its server dies, and another one takes over: what the record of
-//! the legs says, and what is made of it. Also the errors after which a leg must not be believed
-//! any longer.
+//! A mirror whose log is in memory, its server dies, and another server takes over: the content of
+//! the record of the legs, and its effect. Also the errors after which a leg must no longer be
+//! trusted.
 
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::InitialSync;
@@ -24,13 +24,13 @@ fn images(fixture: &Fixture) -> Vec<Image> {
     fixture.world.disks().iter().map(|disk| disk.visible()).collect()
 }
 
-/// Which legs the record calls sources, and whether everything was in sync.
+/// The legs that the record calls sources, and whether everything was in sync.
 fn record(fixture: &Fixture) -> (Vec<bool>, bool) {
     let LegState { legs, in_sync, .. } = fixture.record.left().unwrap();
     (legs.iter().map(|leg| leg.source).collect(), in_sync)
 }
 
-/// The server dies, and the next one has these disks, known by these identities.
+/// The server dies, and the next server has these disks, with these identities.
 fn taken_over(fixture: &Fixture, setup: &Setup) -> Result<Fixture, OpenError> {
     let past = Past::TakenOver(fixture.record.left());
     Fixture::new_or(
@@ -178,7 +178,7 @@ fn without_a_record_no_leg_is_chosen() {
     let past = Past::TakenOver(None);
     let refused = Fixture::new_or(&Setup { past, ..core() }, &images(&fixture)).err();
     assert_eq!(refused, Some(OpenError::NoSource));
-    // Of the legs that are left none has everything.
+    // None of the remaining legs is up to date.
     let others = Setup { identities: [7, 2, 3, 4, 5, 6, 7, 8, 9], ..core() };
     assert_eq!(taken_over(&fixture, &others).err(), Some(OpenError::NoSource));
 }
@@ -199,7 +199,7 @@ fn a_log_on_a_disk_that_names_no_right_leg_needs_a_source() {
         );
         Fixture::new_or(&Setup { source: Some(1), ..others }, &images(&fixture)).unwrap();
     }
-    // `sync` says that everything is to be copied, not from where.
+    // `sync` says that everything is to be copied, but not from which leg.
     let again = Fixture::new(&Setup { initial: InitialSync::Sync, ..setup }, &images(&fixture));
     again.settle();
     assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(70, 2));

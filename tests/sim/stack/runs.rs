@@ -41,25 +41,25 @@ pub fn prepare(setup: &Setup, images: &[Image], ops: &[Op]) -> Vec<Image> {
     world.disks().iter().map(|disk| disk.visible()).collect()
 }
 
-/// What the code under test makes of what was left.
+/// The content of the images left by a crash, according to the code under test.
 pub struct Recovered {
-    /// What the origin shows.
+    /// The origin's content.
     pub origin: Vec<SectorData>,
-    /// What each snapshot shows; `None` for an invalid one.
+    /// The content of each snapshot; `None` for an invalid one.
     pub snaps: Vec<Option<Vec<SectorData>>>,
     /// The images afterwards.
     pub images: Vec<Image>,
-    /// Writes it took to open them.
+    /// Number of writes while they were opened.
     pub writes: u64,
 }
 
-/// Opens what was left with the real code, reads everything and closes again.
+/// Opens the images with the real code, reads everything and closes them again.
 pub fn recover(setup: &Setup, left: &Left) -> Result<Recovered, String> {
     let world = world(setup, left, 0, Schedule::InOrder, true, Trace::default());
     let opened = spawn_open(&world, setup);
     world.executor.run_ready();
     let stack = opened.borrow_mut().take().ok_or("opening does not end")??;
-    // The second legs of mirrors get what the first ones have, each time.
+    // The second legs of mirrors get the content of the first legs, each time.
     let first = &world.disks()[..=setup.snaps.len()];
     let writes = first.iter().map(|disk| disk.writes()).sum();
     let origin = read_all(&world, &stack, 0, setup.origin_sectors)?;
@@ -79,7 +79,7 @@ pub fn recover(setup: &Setup, left: &Left) -> Result<Recovered, String> {
     Ok(Recovered { origin, snaps, images, writes })
 }
 
-/// Ends a family that has nothing left to do, and checks that nothing of it stays behind.
+/// Ends an idle family, and checks that no part of it stays.
 pub fn close(world: &World, stack: Rc<Stack>) -> Result<(), String> {
     let unmarked = stack.snaps.iter().any(|snap| snap.health() == Health::Unmarked);
     let closed: Rc<RefCell<Option<Result<(), String>>>> = Rc::default();
@@ -90,7 +90,7 @@ pub fn close(world: &World, stack: Rc<Stack>) -> Result<(), String> {
     });
     world.run(10_000);
     closed.borrow_mut().take().ok_or("the end does not end")??;
-    // A store whose end cannot be made durable keeps what belongs to it.
+    // A store whose end cannot be made durable keeps its journal.
     if !unmarked && world.noted(CrashKind::Process).iter().any(|noted| !noted.records.is_empty()) {
         return Err("after the end notes are left".into());
     }

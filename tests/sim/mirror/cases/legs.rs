@@ -19,10 +19,10 @@ const SEEDS: u64 = 10;
 /// Operations of a class that are failed one after the other.
 const STEPS: u32 = 4;
 
-/// What fails on one disk while legs are changed.
+/// The operation that fails on one disk while legs are changed.
 const FAILING: [Class; 3] = [Class::Read, Class::Write, Class::Flush];
 
-/// Ways to change the legs of a mirror with so many.
+/// Ways to change the legs of a mirror with `legs` legs.
 fn changes(legs: usize) -> Vec<Admin> {
     let mut changes = vec![Admin::Replace(0), Admin::Replace(1), Admin::Add];
     if legs > 2 {
@@ -42,7 +42,7 @@ fn with_spare(setup: &Setup, mut images: Vec<Image>) -> Vec<Image> {
     images
 }
 
-/// Legs are changed while users write. The only leg that is right is never taken out.
+/// Legs are changed while users write. The only valid leg is never taken out.
 pub fn changed() -> Vec<Case> {
     let mut cases = Vec::new();
     for legs in [2, 3] {
@@ -52,7 +52,7 @@ pub fn changed() -> Vec<Case> {
             (&setup, setup.clean_images(), None),
             (&setup, torn(&setup, 0b0101, 0), Some(0)),
             (&setup, torn(&setup, 0b1010, 0b01), Some(1)),
-            // Nothing is remembered of these, so after a crash the first leg has to be right.
+            // These mirrors have no record, so after a crash the first leg must be valid.
             (&core, core.clean_images(), Some(0)),
         ];
         for (setup, images, right) in mirrors {
@@ -78,7 +78,7 @@ pub fn changed() -> Vec<Case> {
 }
 
 /// Legs are changed, and one disk, old, new or the log's, fails meanwhile, once or for good. The
-/// features take turns.
+/// features alternate.
 pub fn failing() -> Vec<Case> {
     let ops = [write(0, 1, 2), flush(0), write_fua(0, 4, 3), write(0, 0, 3), read(0, 0, 7)];
     let mut cases = Vec::new();
@@ -140,8 +140,8 @@ pub fn taken_out() -> Vec<Case> {
     cases
 }
 
-/// The leg that everything has just been recovered from goes, and a flush or write of the others
-/// fails.
+/// The leg that has just been the source of a recovery is removed, and a flush or write of the
+/// other legs fails.
 pub fn handed_over() -> Vec<Case> {
     let mut cases = Vec::new();
     for legs in [2, 3] {

@@ -1,6 +1,6 @@
-//! Mirrors whose log is in memory: what is on record of their legs must do for the server that
-//! comes next, after one error or two, of any disk or of the record itself, while legs are changed,
-//! and while the mirror is suspended and resumed.
+//! Mirrors whose log is in memory: the record of their legs must suffice for the next server, after
+//! one or two errors of any disk or of the record itself, while legs are changed, and while the
+//! mirror is suspended and resumed.
 
 use dm_targets::disk::Errno;
 use dm_targets::mirror::table::InitialSync;
@@ -15,9 +15,9 @@ use super::{FEATURES, run, torn};
 use crate::pattern;
 use crate::workload::{Op, discard, flush, read, write, write_fua};
 
-/// Operations of a class that are failed one after the other.
+/// Number of operations of a class that are failed in turn.
 const STEPS: u32 = 3;
-/// What fails.
+/// The failing operation.
 const CLASSES: [Class; 4] = [Class::Read, Class::Write, Class::Flush, Class::Discard];
 
 fn fault(class: Class, skip: u32, times: u32) -> Fault {
@@ -32,8 +32,8 @@ fn workloads() -> [Vec<Op>; 3] {
     ]
 }
 
-/// Mirrors that begin in sync, and one that is recovered from a leg other than the first; with the
-/// leg that is right.
+/// Mirrors that begin in sync, and one that is recovered from a leg other than the first; each with
+/// its valid leg.
 fn mirrors() -> Vec<(Setup, Vec<Image>, Option<usize>)> {
     let mut mirrors = Vec::new();
     for legs in [2, 3] {
@@ -66,8 +66,8 @@ pub fn errors() -> Vec<Case> {
                         faults: vec![(leg, fault(class, skip, times))],
                         ..base.clone()
                     });
-                    // The other leg follows, with a write that it had already taken part in, or
-                    // with a flush.
+                    // The other leg follows, with a write that it had already received, or with a
+                    // flush.
                     let other = (leg + 1) % setup.legs;
                     if right != Some(leg) {
                         let later = fault(
@@ -85,8 +85,8 @@ pub fn errors() -> Vec<Case> {
     cases
 }
 
-/// The record of the legs cannot be written, once or any more, beside errors that have to stand in
-/// it.
+/// The record of the legs cannot be written, once or permanently, together with errors that must be
+/// recorded in it.
 pub fn unwritten() -> Vec<Case> {
     let mut cases = Vec::new();
     for (setup, images, _) in mirrors() {
@@ -111,8 +111,8 @@ pub fn unwritten() -> Vec<Case> {
     cases
 }
 
-/// Legs come and go before everything is in sync, and the mirror is suspended and resumed, or only
-/// resumed.
+/// Legs are added and removed before everything is in sync, and the mirror is suspended and
+/// resumed, or only resumed.
 pub fn administered() -> Vec<Case> {
     let mut cases = Vec::new();
     for (setup, images, right) in mirrors() {
@@ -146,7 +146,7 @@ pub fn administered() -> Vec<Case> {
     cases
 }
 
-/// A flush of one leg fails, and loses what that leg had not written yet.
+/// A flush of one leg fails, and loses data that the leg had not written yet.
 pub fn flushes() -> Vec<Case> {
     let mut cases = Vec::new();
     for legs in [2, 3] {

@@ -1,4 +1,4 @@
-//! A workload of a mirror, and everything that decides how it goes.
+//! A workload of a mirror, with all parameters that determine its course.
 
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::{Fault, Matcher};
@@ -9,14 +9,14 @@ use crate::mirror::fixture::Setup;
 use crate::mirror::record::RecordFault;
 use crate::workload::Op;
 
-/// What an administrator does while the workload runs.
+/// The administrator's action while the workload runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admin {
     /// Nothing.
     Nothing,
     /// Compares the legs, which are the same wherever they are in sync.
     Compare,
-    /// Takes a leg as right.
+    /// Repairs from a leg.
     Repair(usize),
     /// Puts the spare disk, the last one of the world, in the place of a leg.
     Replace(usize),
@@ -24,13 +24,13 @@ pub enum Admin {
     Add,
     /// Takes a leg out.
     Remove(usize),
-    /// Resumes it, though it runs.
+    /// Resumes the mirror, although it is running.
     Resume,
-    /// Suspends and resumes it.
+    /// Suspends and resumes the mirror.
     Suspend,
 }
 
-/// When the administrator begins; at the latest when nothing else happens any more.
+/// When the administrator acts; at the latest when no other step is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     /// After so many requests have been started.
@@ -39,24 +39,24 @@ pub enum When {
     InSync,
 }
 
-/// A workload and everything that decides how it goes.
+/// A workload with all parameters that determine its course.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// The mirror.
     pub setup: Setup,
-    /// What its disks hold at first; a spare disk may come last.
+    /// The initial content of its disks; a spare disk may come last.
     pub images: Vec<Image>,
     /// Places of the legs that the log's bits speak of at first.
     pub told: Vec<usize>,
     /// The requests.
     pub ops: Vec<Op>,
-    /// How many of them are in flight together.
+    /// The number of requests in flight.
     pub depth: usize,
-    /// What else is done.
+    /// The administrator's action.
     pub admin: Admin,
-    /// And when.
+    /// When it begins.
     pub admin_when: When,
-    /// Decides everything that is not decided here.
+    /// The seed of all other choices.
     pub seed: u64,
     /// How the scheduler chooses.
     pub schedule: Schedule,
@@ -66,11 +66,11 @@ pub struct Case {
     pub holds: Vec<(usize, Matcher)>,
     /// Errors of the record of the legs.
     pub record_fault: RecordFault,
-    /// Regions are cleaned as soon as nobody writes them.
+    /// Regions are cleaned as soon as no write to them is in flight.
     pub eager: bool,
-    /// Images to look at per moment, at most.
+    /// Images to judge per moment, at most.
     pub cap: usize,
-    /// Of so many survivors one lives on to the next crash; zero for none.
+    /// One of this many surviving images is used until the next crash; zero for none.
     pub lives_on: usize,
 }
 

@@ -1,9 +1,9 @@
-//! With which legs a mirror may be opened after a crash, when an administrator was changing them.
+//! The legs with which a mirror may be opened after a crash during a change of its legs.
 //!
-//! Until the change has been acknowledged a server that takes over knows the old legs only; a
-//! script that nobody has mended names them for ever. The new ones may be named as soon as the log
-//! knows the new leg, or that can have been written. What comes back that was taken out, or never
-//! got in, is not up to date, and the log's bits do not speak of it.
+//! Until the change has been acknowledged, a server that takes over knows only the old legs; an
+//! outdated script names them forever. The new legs may be named as soon as the log names the new
+//! leg, or that may have been written. A leg that was taken out, or was never added, is not up to
+//! date when it returns, and the log's bits do not apply to it.
 
 use dm_targets::sim::image::Image;
 use dm_targets::units::{Sector, Sectors};
@@ -11,7 +11,7 @@ use dm_targets::units::{Sector, Sectors};
 use super::super::fixture::Setup;
 use super::{Admin, Case, Run};
 
-/// What the spare disk is known by.
+/// The identity of the spare disk.
 pub(super) const SPARE_IDENTITY: u64 = 99;
 
 /// Legs to open a mirror with.
@@ -41,12 +41,12 @@ fn identity_of(case: &Case, disk: usize) -> u64 {
 }
 
 impl Run<'_> {
-    /// What a disk of the world is known by.
+    /// The identity of a disk of the world.
     pub(super) fn identity(&self, disk: usize) -> u64 {
         identity_of(self.case, disk)
     }
 
-    /// The tables that a crash now may be followed by.
+    /// The tables with which the mirror may be opened after a crash now.
     pub(super) fn tables(&self, images: &[Image]) -> Vec<Table> {
         let old = self.case.setup.places();
         let mut new = old.clone();
@@ -65,8 +65,8 @@ impl Run<'_> {
         }
         let mut tables = Vec::new();
         let stayed: Vec<usize> = old.iter().copied().filter(|leg| new.contains(leg)).collect();
-        // When the legs that stayed fail one by one only the new one may be right, and nobody can
-        // do without it.
+        // If the legs that stayed fail one by one, only the new leg may be valid, and it is then
+        // required.
         let sound = stayed.iter().any(|leg| self.case.faults.iter().all(|(disk, _)| disk != leg));
         if sound || !self.in_sync_since {
             tables.push(Table { legs: old, told: stayed });
@@ -80,7 +80,7 @@ impl Run<'_> {
     }
 }
 
-/// Whether a log's header knows the spare disk.
+/// Whether a log's header names the spare disk.
 fn names_spare(log: &Image) -> bool {
     let header = log.read(Sector(0), Sectors(1));
     header[32..104].chunks_exact(8).any(|identity| identity == SPARE_IDENTITY.to_le_bytes())

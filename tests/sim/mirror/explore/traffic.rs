@@ -1,5 +1,5 @@
-//! What users and the administrator do while a mirror is explored, and whether what they are told
-//! is right.
+//! The actions of users and the administrator while a mirror is explored, and the judgement of
+//! their results.
 //!
 //! Requests that overlap one that is in flight wait for it: where users race their own writes, legs
 //! may end up different, as in the kernel.
@@ -25,7 +25,7 @@ use crate::workload::{Kind, Op};
 /// A request that has not ended.
 pub(super) struct InFlight {
     pub(super) op: Op,
-    /// What it writes, if it does.
+    /// The write's id, if it is a write.
     id: u32,
     ticket: Ticket,
     payload: PayloadId,
@@ -97,7 +97,7 @@ impl Run<'_> {
         self.in_flight.iter().filter_map(again).collect()
     }
 
-    /// Starts what the administrator does, once there is a mirror and it is time, or `now`.
+    /// Starts the administrator's action, once there is a mirror and it is time, or `now`.
     pub(super) fn start_admin(&mut self, now: bool) {
         let due = |mirror: &Mirror| match self.case.admin_when {
             When::Requests(count) => self.next_op >= count,
@@ -108,7 +108,7 @@ impl Run<'_> {
         self.admin_started = true;
         self.world.trace.note(|| format!("-------- {:?} starts", self.case.admin));
         let (admin, slot) = (self.case.admin, self.admin.clone());
-        // Whatever is last, for the others do not look at it.
+        // The last one: the other actions ignore it.
         let disk = disks(&self.world).pop().unwrap();
         let spare = LegParts { disk, offset: Sector(0), identity: SPARE_IDENTITY };
         self.world.executor.spawn(async move {

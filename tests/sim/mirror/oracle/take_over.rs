@@ -1,5 +1,5 @@
-//! Judges what a server makes of the mirror of one that died: it has the record of the legs, and
-//! the requests that had not ended are sent to it once more.
+//! Judges a takeover of a dead server's mirror: the new server has the record of the legs, and the
+//! requests in flight are sent to it again.
 
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::request::RequestKind;
@@ -7,15 +7,15 @@ use dm_targets::request::RequestKind;
 use super::super::fixture::Fixture;
 use super::*;
 
-/// What a dead server leaves beside its disks.
+/// What a dead server leaves in addition to its disks.
 #[derive(Clone, Debug, Default)]
 pub struct Left {
     /// The record of the legs.
     pub record: Option<LegState>,
-    /// Writes and discards that had not ended: kind, what is written, where.
+    /// Writes and discards that had not ended: kind, write id, range.
     pub in_flight: Vec<(RequestKind, u32, u64, u64)>,
-    /// A record could not be written and its request failed, so nothing is promised of where it
-    /// went.
+    /// A record could not be written and its request failed, so nothing is promised about the
+    /// request's range.
     pub may_differ: bool,
 }
 
