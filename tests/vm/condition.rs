@@ -1,7 +1,7 @@
-//! Disks in one condition at a time, below mirrors: sound, broken in part or as a whole, slow. What
-//! `faults` can do, in the words that the mirror's table of failures uses.
+//! Disks in one condition at a time, below mirrors: sound, broken in part or as a whole, slow. The
+//! faults of `faults`, in the words of the mirror's table of failures.
 //!
-//! The device is one tail longer than asked for, where nobody reads or writes: a fault of writes
+//! The device is longer than requested by a tail that is never read or written: a fault of writes
 //! there makes flushes fail and nothing else.
 
 use std::thread;
@@ -11,7 +11,7 @@ use crate::faults::{self, Fails};
 /// Sectors of the tail: one block of the largest block size here.
 const TAIL: u64 = 8;
 
-/// What is wrong with a disk.
+/// The fault of a disk.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
     /// Nothing.
@@ -49,7 +49,7 @@ impl Faulty {
         Faulty { disk, sectors, path }
     }
 
-    /// From now on this is wrong with it, and nothing else. Requests that wait in a slow disk end
+    /// From now on the disk has this fault, and no other. Requests that wait in a slow disk end
     /// first.
     pub fn set(&self, fault: Fault) {
         let all = self.sectors + TAIL;

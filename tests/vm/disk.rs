@@ -1,8 +1,8 @@
 //! Disks under test: aligned direct I/O, cutting small devices out of them, wiping.
 //!
-//! Everything bypasses the page cache (`O_DIRECT`): the oracle and the server look at the same
-//! disks in turn, and a stale cached page would accuse the wrong one. Positions and lengths are
-//! in 512-byte sectors. Buffers are aligned by hand inside a longer vector.
+//! Everything bypasses the page cache (`O_DIRECT`): the oracle and the server use the same disks in
+//! turn, and a stale cached page would look like an error. Positions and lengths are in 512-byte
+//! sectors. Buffers are aligned by hand inside a longer vector.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -173,7 +173,7 @@ pub fn completed(path: &str, field: usize) -> u64 {
     word.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{stat}: {text:?}"))
 }
 
-/// Whether nobody has claimed a disk.
+/// Whether a disk is unclaimed.
 pub fn is_free(path: &str) -> bool {
     OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(path).is_ok()
 }
@@ -187,7 +187,7 @@ pub fn wipe(disk: &str) {
     open.zero(open.sectors / 8 * 8 - MIB, MIB);
 }
 
-/// A number that stands for the bytes of a range (FNV-1a over 64-bit words).
+/// A digest of the bytes of a range (FNV-1a over 64-bit words).
 pub fn digest(disk: &Disk, sector: u64, sectors: u64) -> u64 {
     let (mut hash, mut at) = (0xcbf2_9ce4_8422_2325u64, sector);
     while at < sector + sectors {
@@ -201,7 +201,7 @@ pub fn digest(disk: &Disk, sector: u64, sectors: u64) -> u64 {
     hash
 }
 
-/// Digest of the first and last MiB, where everything of consequence would be written.
+/// Digest of the first and last MiB, where every relevant write would go.
 pub fn digest_ends(path: &str) -> (u64, u64) {
     let disk = Disk::open_read_only(path);
     let part = MIB.min(disk.sectors);

@@ -2,14 +2,14 @@
 //! under `dm-flakey`.
 //!
 //! device-mapper sends a flush to every part of a table, and `dm-flakey` fails it like a write. So
-//! a part that fails writes and lies where nobody writes makes flushes fail and nothing else; for
-//! the same reason every other fault of writes is one of `dm-error`'s, which gets no flushes, where
-//! reads of the same sectors do not matter.
+//! a part that fails writes and is never written makes flushes fail and nothing else; for the same
+//! reason every other fault of writes is one of `dm-error`'s, which gets no flushes, if reads of
+//! the same sectors do not matter.
 
 use crate::disk::node;
 use crate::kernel;
 
-/// What fails in a range of sectors.
+/// The operations that fail in a range of sectors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fails {
     /// Reads.
@@ -22,10 +22,10 @@ pub enum Fails {
     NothingButSlow { read_ms: u64, write_ms: u64 },
 }
 
-/// One fault: what fails from a sector on for so many.
+/// One fault: the failing operations, the first sector and the number of sectors.
 pub type Fault = (Fails, u64, u64);
 
-/// A disk that can be broken and mended.
+/// A disk that can be broken and repaired.
 pub struct Faulty {
     name: &'static str,
     real: String,
@@ -43,8 +43,7 @@ impl Faulty {
         made
     }
 
-    /// From now on these fail, and nothing else does. Ranges are in ascending order and do not
-    /// meet.
+    /// From now on exactly these ranges fail. Ranges are in ascending order and do not touch.
     pub fn set(&self, faults: &[Fault]) {
         kernel::swap(self.name, &self.table(faults));
     }

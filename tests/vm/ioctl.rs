@@ -71,7 +71,7 @@ fn specs(table: &str) -> io::Result<(usize, Vec<u8>)> {
         spec[24..24 + words[2].len()].copy_from_slice(words[2].as_bytes());
         spec.extend(words.get(3).unwrap_or(&"").as_bytes());
         spec.resize((spec.len() + 1).next_multiple_of(8), 0);
-        // Where the next one begins: counted from this one, as the kernel expects it on the way in.
+        // The start of the next one, relative to this one, as the kernel expects it in requests.
         let next = u32::try_from(spec.len()).map_err(io::Error::other)?;
         spec[20..24].copy_from_slice(&next.to_le_bytes());
         all.extend(spec);
@@ -96,7 +96,7 @@ pub fn dm_create(name: &str, table: &str, read_only: bool) -> io::Result<String>
     Ok(node)
 }
 
-/// Puts another table under a device in use: what is in flight ends on the old one, the rest waits
+/// Puts another table under a device in use: requests in flight end on the old one, the rest wait
 /// for the new one.
 pub fn dm_swap(name: &str, table: &str) -> io::Result<()> {
     dm_suspend(name, true)?;
@@ -119,8 +119,8 @@ pub fn dm_load(name: &str, table: &str) -> io::Result<()> {
     request(TABLE_LOAD, name, 0, targets, &specs).map(|_| ())
 }
 
-/// Suspends a device without freezing its file system; with `noflush` its target need not end what
-/// it holds.
+/// Suspends a device without freezing its file system; with `noflush` its target need not end its
+/// held requests.
 pub fn dm_suspend(name: &str, noflush: bool) -> io::Result<()> {
     let flags = SUSPEND | SKIP_LOCKFS | if noflush { NOFLUSH } else { 0 };
     request(DEV_SUSPEND, name, flags, 0, &[]).map(|_| ())
@@ -131,7 +131,7 @@ pub fn dm_resume(name: &str) -> io::Result<()> {
     request(DEV_SUSPEND, name, 0, 0, &[]).map(|_| ())
 }
 
-/// Removes a device; one that was closed a moment ago may still be busy for an instant.
+/// Removes a device; a device that was just closed may still be busy for a moment.
 pub fn dm_remove(name: &str) -> io::Result<()> {
     let mut result = Ok(Vec::new());
     until(5, || {
@@ -176,7 +176,7 @@ fn until(seconds: u64, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Kills a process at once.
+/// Kills a process immediately.
 pub fn kill(pid: u64) {
     let process = i32::try_from(pid).expect("a process id");
     // SAFETY: sends a signal; no memory is involved.
@@ -189,7 +189,7 @@ pub fn ublk_stop(id: u32) -> io::Result<()> {
     ublk(libublk::sys::UBLK_U_CMD_STOP_DEV, id)
 }
 
-/// Has the kernel delete a ublk device, without waiting for those that have it open.
+/// Has the kernel delete a ublk device, without waiting for processes that have it open.
 pub fn ublk_delete(id: u32) -> io::Result<()> {
     ublk(libublk::sys::UBLK_U_CMD_DEL_DEV_ASYNC, id)
 }

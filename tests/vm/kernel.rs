@@ -39,7 +39,7 @@ pub fn remove(name: &str) {
     dm_remove(name).unwrap_or_else(|e| panic!("the kernel cannot remove {name}: {e}"));
 }
 
-/// Puts another table under a device, whoever is using it.
+/// Puts another table under a device, even if it is in use.
 pub fn swap(name: &str, table: &str) {
     dm_swap(name, table).unwrap_or_else(|e| panic!("the kernel refuses `{table}` for {name}: {e}"));
 }
@@ -79,8 +79,8 @@ pub fn resume(name: &str) {
     dm_resume(name).unwrap_or_else(|e| panic!("the kernel cannot resume {name}: {e}"));
 }
 
-/// Ends whatever a device holds, with errors: the kernel's mirror would hold a write for ever, and
-/// whoever waits for it could not even be killed.
+/// Ends the held requests of a device with errors: the kernel's mirror would hold a write forever,
+/// and the waiting process could not even be killed.
 pub fn break_off(name: &str) {
     let sectors = dm_line(name, true)
         .ok()
@@ -89,6 +89,6 @@ pub fn break_off(name: &str) {
     for step in
         [dm_suspend(name, false), dm_load(name, &format!("0 {sectors} error")), dm_resume(name)]
     {
-        step.ok(); // half of it may have been done already
+        step.ok(); // half of this may already have been done
     }
 }

@@ -1,7 +1,7 @@
 //! Load in this process: many threads that write at random, and readers that verify meanwhile.
 //!
-//! One thread is one request under way, so 32 writers are a queue depth of 32. Sizes lie
-//! between one block and `max_sectors`, small and large ones about equally often.
+//! One thread is one request in flight, so 32 writers are a queue depth of 32. Sizes lie between
+//! one block and `max_sectors`, small and large ones about equally often.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -39,7 +39,7 @@ impl Rng {
     }
 }
 
-/// How much load: it ends after `writes` in all or after `seconds`, whichever comes first.
+/// The amount of load: it ends after `writes` in total or after `seconds`, whichever comes first.
 #[derive(Clone, Copy)]
 pub struct Plan {
     pub writers: usize,
@@ -57,7 +57,7 @@ impl Plan {
     }
 }
 
-/// Ends a load when the thread that directs it panics, so that a failure is told at once.
+/// Ends a load when the thread that directs it panics, so that a failure is reported immediately.
 pub struct StopOnDrop<'a>(pub &'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {

@@ -8,13 +8,13 @@ pub const MAGIC: u32 = 0x4d69_5272;
 /// Where the bits start.
 const BITS: usize = 1024;
 
-/// A log that somebody else left.
+/// A log that another program left.
 #[derive(Clone)]
 pub struct Image {
     pub magic: u32,
     pub version: u32,
     pub nr_regions: u64,
-    /// What stands behind the header's 16 bytes, up to the bits.
+    /// The bytes after the header's 16 bytes, up to the bits.
     pub filler: u8,
     /// The bits' first bytes; the others are `rest`.
     pub bits: Vec<u8>,
@@ -23,7 +23,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// A log of so many regions, all clean or all dirty.
+    /// A log of `regions` regions, all clean or all dirty.
     pub fn new(regions: u64, clean: bool) -> Image {
         let mut bits = vec![0; us(regions.div_ceil(64) * 8)];
         if clean {
@@ -32,7 +32,7 @@ impl Image {
         Image { magic: MAGIC, version: 2, nr_regions: regions, filler: 0, bits, rest: 0 }
     }
 
-    /// What LVM writes before the log is used for the first time.
+    /// The content that LVM writes before the first use of the log.
     pub fn lvm(byte: u8) -> Image {
         Image {
             magic: MAGIC,
@@ -57,7 +57,7 @@ impl Image {
     }
 }
 
-/// Sectors that the log of so many regions takes, in blocks of 4096 bytes.
+/// Sectors that a log of `regions` regions takes, in blocks of 4096 bytes.
 pub fn sectors(regions: u64) -> u64 {
     let bytes = BITS as u64 + regions.div_ceil(64) * 8;
     bytes.next_multiple_of(4096) / SECTOR
@@ -68,16 +68,16 @@ pub fn save(path: &str, regions: u64) -> Buf {
     Disk::open_read_only(path).read(0, sectors(regions))
 }
 
-/// The header's first 16 bytes and the bits: what must be equal whoever wrote it. The bytes between
-/// them belong to nobody or to the program under test; those behind the bits are whoever's they
-/// were.
+/// The header's first 16 bytes and the bits: these must be equal whichever side wrote them. The
+/// bytes between them are unused or belong to the program under test; the bytes after the bits keep
+/// their content.
 pub fn canonical(path: &str, regions: u64) -> Vec<u8> {
     let all = save(path, regions);
     let end = BITS + us(regions.div_ceil(64) * 8);
     [&all[..16], &all[BITS..end]].concat()
 }
 
-/// The bits of 64 regions, of a log that is too long to be read as a whole.
+/// The bits of 64 regions of a log that is too long to be read as a whole.
 pub fn word(path: &str, word: u64) -> u64 {
     let at = BITS as u64 + word * 8;
     let block = Disk::open_read_only(path).read(at / 4096 * 8, 8);

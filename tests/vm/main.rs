@@ -7,11 +7,11 @@
 //! vm --queue DIR     cases that several machines share, see queue.rs
 //! ```
 //!
-//! `ci/vm` boots the machine this needs; without it (`UBLK_DM_VM` unset) the suite says so and
+//! `ci/vm` boots the machine this needs; without it (`UBLK_DM_VM` unset) the suite reports that and
 //! skips. Random cases take their seed from `UBLK_DM_SEED` and print it. Each case runs in a
-//! process of its own, so that one that hangs is reported and left behind; between cases everything
-//! they made is taken down and their disks are wiped. `UBLK_DM_SLOW=N` gives every case N times its
-//! time. `UBLK_DM_BIN` puts another program in the place of the `ublk-dm` just built;
+//! process of its own, so that a hanging case is reported and abandoned; between cases everything
+//! that they made is removed and their disks are wiped. `UBLK_DM_SLOW=N` gives every case N times
+//! its time. `UBLK_DM_BIN` puts another program in the place of the `ublk-dm` just built;
 //! `UBLK_DM_JUDGE=1` puts the kernel there in the cases of mirrors that can be played so, which
 //! tests the cases themselves.
 
@@ -39,11 +39,11 @@ use std::process::ExitCode;
 
 /// A test.
 struct Case {
-    /// What selects it and stands in the report.
+    /// Selects the case and appears in the report.
     name: &'static str,
     /// How long it may take under software emulation.
     bound_s: u64,
-    /// The disks it writes: they are wiped first.
+    /// The disks that it writes: they are wiped first.
     disks: &'static [&'static str],
     /// Panics when it fails.
     run: fn(seed: u64),
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let queue = args.first().filter(|word| *word == "--queue").and_then(|_| args.get(1));
-    // What `cargo test` passes to every test target is none of ours.
+    // Arguments that `cargo test` passes to every test target are ignored.
     let words: Vec<&String> = args.iter().filter(|word| !word.starts_with('-')).collect();
     let chosen: Vec<&Case> = all
         .iter()

@@ -1,9 +1,9 @@
-//! Mirrors, served by the kernel's dm-mirror or by `ublk-dm`: one set of words for both.
+//! Mirrors, served by the kernel's dm-mirror or by `ublk-dm`: one interface for both.
 //!
-//! With `UBLK_DM_JUDGE=1` the kernel stands on both sides. That tests the cases: what they ask of
-//! `ublk-dm`, the judge itself must be able to do.
+//! With `UBLK_DM_JUDGE=1` the kernel is on both sides. That tests the cases: the judge itself must
+//! meet the requirements on `ublk-dm`.
 //!
-//! What is said about a mirror in a line of text is in [`lines`].
+//! The lines of text about a mirror are in [`lines`].
 
 mod lines;
 
@@ -20,19 +20,19 @@ use crate::{kernel, server};
 
 pub use lines::{Initial, Shape, Status};
 
-/// Who serves.
+/// The server of a mirror.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Engine {
     Kernel,
     Ublk,
 }
 
-/// Who stands in the place of the program under test.
+/// The server in the place of the program under test.
 pub fn ours() -> Engine {
     if env::var_os("UBLK_DM_JUDGE").is_some() { Engine::Kernel } else { Engine::Ublk }
 }
 
-/// A mirror that is being served.
+/// A running mirror.
 pub struct Mirror {
     pub engine: Engine,
     pub name: String,
@@ -161,7 +161,7 @@ impl Mirror {
         }
     }
 
-    /// Takes it away; nobody may have it open.
+    /// Removes it; it must not be open.
     pub fn close(mut self) {
         self.closed = true;
         match self.engine {
@@ -170,14 +170,14 @@ impl Mirror {
         }
     }
 
-    /// It is gone already, by other means.
+    /// It has already been removed by other means.
     pub fn forget(mut self) {
         self.closed = true;
     }
 }
 
 impl Drop for Mirror {
-    /// A case that fails must not leave a write behind that the kernel would hold for ever.
+    /// A failed case must not leave a write that the kernel would hold forever.
     fn drop(&mut self) {
         if self.closed {
             return;
@@ -197,7 +197,7 @@ impl Drop for Mirror {
     }
 }
 
-/// Suspends all mirrors of the kernel for good; what they hold fails.
+/// Suspends all mirrors of the kernel permanently; their held requests fail.
 pub fn break_off_all() {
     for name in kernel::names() {
         if dm_line(&name, true).is_ok_and(|line| line.split(' ').nth(2) == Some("mirror")) {
@@ -217,13 +217,13 @@ pub enum Did {
     Other(String),
 }
 
-/// A request under way.
+/// A request in flight.
 pub struct Request {
     end: Receiver<std::io::Result<()>>,
 }
 
 impl Request {
-    /// Runs something on the device's own thread.
+    /// Runs an operation on the device in a thread of its own.
     pub fn start(
         path: &str,
         what: impl FnOnce(&Disk) -> std::io::Result<()> + Send + 'static,
@@ -232,7 +232,7 @@ impl Request {
         let disk = Disk::open(path);
         thread::spawn(move || {
             let result = what(&disk);
-            drop(disk); // whoever hears of the end may want to take the device away
+            drop(disk); // the receiver of the result may remove the device
             done.send(result).ok();
         });
         Request { end }

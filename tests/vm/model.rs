@@ -1,12 +1,12 @@
-//! What a device must hold, sector by sector.
+//! The required content of a device, sector by sector.
 //!
-//! Every sector a test writes is filled with a stamp: who wrote it (a four-letter tag), for
-//! which sector, and in which write (a generation). A `View` remembers one such cell for each
-//! sector of a device; a snapshot's view starts as a copy of its origin's and goes its own way.
-//! A mismatch therefore tells what stands there instead: an older write, another sector, zeroes.
+//! Every sector that a test writes is filled with a stamp: the writer (a four-letter tag), the
+//! sector, and the write (a generation). A `View` remembers one such cell for each sector of a
+//! device; a snapshot's view starts as a copy of its origin's and is then independent. A mismatch
+//! therefore shows the wrong content: an older write, another sector, zeroes.
 //!
-//! Writes under way are kept in the view, so that concurrent writers never overlap and a view
-//! taken in mid-load (a new snapshot, a killed server) knows which sectors may hold either.
+//! Writes in flight are kept in the view, so that concurrent writers never overlap and a view taken
+//! in mid-load (a new snapshot, a killed server) knows which sectors may hold either.
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, MutexGuard};
@@ -16,7 +16,7 @@ use crate::disk::{Buf, Disk, MIB, SECTOR, us};
 /// Writer's tag in the upper half, generation in the lower; 0 is a sector of zeroes.
 pub type Cell = u64;
 
-/// A range with the cell that a write under way puts there.
+/// A range with the cell that a write in flight puts there.
 #[derive(Clone, Copy, Debug)]
 pub struct Ticket {
     pub sector: u64,
@@ -36,7 +36,7 @@ struct State {
     /// Ranges being written or verified right now; after a load over a killed server: ranges
     /// whose write was never acknowledged.
     busy: Vec<Ticket>,
-    /// While a window is open: every write that was or came under way in it.
+    /// While a window is open: every write that was in flight during it.
     window: Option<Vec<Ticket>>,
 }
 
@@ -60,7 +60,7 @@ impl View {
         }
     }
 
-    /// A snapshot taken now, while nobody writes.
+    /// A snapshot taken now, while no write is in flight.
     pub fn snapshot(&self, tag: &str) -> View {
         let state = self.lock();
         assert!(state.busy.is_empty(), "the model's origin is being written");
@@ -75,7 +75,7 @@ impl View {
         self.lock().cells.len() as u64
     }
 
-    /// Reserves a range for a write; `None` if somebody is at work there.
+    /// Reserves a range for a write; `None` if the range is in use.
     pub fn begin(&self, sector: u64, sectors: u64) -> Option<Ticket> {
         let mut state = self.lock();
         if state.busy.iter().any(|b| b.meets(sector, sectors)) {
@@ -98,13 +98,13 @@ impl View {
         state.busy.retain(|b| b.cell != ticket.cell);
     }
 
-    /// The write failed for certain: nothing of it may be seen.
+    /// The write certainly failed: no part of it may be visible.
     pub fn cancel(&self, ticket: Ticket) {
         self.lock().busy.retain(|b| b.cell != ticket.cell);
     }
 
-    /// Opens a window: what happens to a snapshot taken from now on until `close_window` is
-    /// ambiguous. Returns the cells as acknowledged so far.
+    /// Opens a window: whether a write is in a snapshot that is taken from now on until
+    /// `close_window` is ambiguous. Returns the cells as acknowledged so far.
     pub fn open_window(&self) -> Vec<Cell> {
         let mut state = self.lock();
         state.window = Some(state.busy.clone());
@@ -116,7 +116,7 @@ impl View {
         self.lock().window.take().expect("a window is open")
     }
 
-    /// From now on the device holds this.
+    /// From now on the device holds these cells.
     pub fn put(&self, cells: Vec<Cell>) {
         self.lock().cells = cells;
     }
@@ -162,7 +162,7 @@ impl View {
         }
         let expected = state.cells[us(sector)..us(sector + sectors)].to_vec();
         state.generation += 1;
-        // Generations with the tag 0 mark readers: no writer may come here meanwhile.
+        // Generations with the tag 0 mark readers: no writer may use the range meanwhile.
         let guard = Ticket { sector, sectors, cell: u64::from(state.generation) };
         state.busy.push(guard);
         drop(state);
@@ -174,12 +174,12 @@ impl View {
         Ok(true)
     }
 
-    /// What a range holds as far as writes were acknowledged.
+    /// The content of a range according to acknowledged writes.
     pub fn cells(&self, sector: u64, sectors: u64) -> Vec<Cell> {
         self.lock().cells[us(sector)..us(sector + sectors)].to_vec()
     }
 
-    /// Compares a range that nobody writes, beside others who do the same.
+    /// Compares a range without writers, concurrently with other readers.
     pub fn verify_shared(&self, disk: &Disk, sector: u64, sectors: u64) {
         compare(&disk.path, sector, &self.cells(sector, sectors), &disk.read(sector, sectors))
             .unwrap_or_else(|why| panic!("{why}"));
@@ -195,7 +195,7 @@ impl View {
         }
     }
 
-    /// Whether a disk holds something else anywhere. Nobody may be writing.
+    /// Whether a disk differs anywhere. There must be no writers.
     pub fn differs(&self, disk: &Disk) -> bool {
         let step = |at: u64| MIB.min(self.sectors() - at);
         let wrong = |at| {
@@ -217,8 +217,8 @@ impl View {
     }
 }
 
-/// Reads a device that may hold, sector by sector, either `base` or any of `maybe`; returns
-/// what it does hold. From then on it must hold exactly that.
+/// Reads a device that may hold, sector by sector, either `base` or any of `maybe`; returns the
+/// content found. From then on it must hold exactly that.
 pub fn settle(disk: &Disk, base: Vec<Cell>, maybe: &[Ticket]) -> Vec<Cell> {
     try_settle(disk, base, maybe).unwrap_or_else(|why| panic!("{why}"))
 }
@@ -254,7 +254,7 @@ pub fn stamped(ticket: Ticket) -> Buf {
     buf
 }
 
-/// Gives each word of a stamp: cell, sector, then words derived from both.
+/// Returns each word of a stamp: cell, sector, then words derived from both.
 fn stamp(cell: Cell, sector: u64, mut word: impl FnMut(usize, [u8; 8])) {
     if cell == 0 {
         for at in (0..us(SECTOR)).step_by(8) {
@@ -278,8 +278,8 @@ fn matches(cell: Cell, sector: u64, bytes: &[u8]) -> bool {
     same
 }
 
-/// What a sector says of itself: its cell and the sector it was written for; zeroes are cell 0.
-/// `None`: no stamp.
+/// A sector's stamp: its cell and the sector it was written for; zeroes are cell 0. `None`: no
+/// stamp.
 pub fn stamp_of(bytes: &[u8]) -> Option<(Cell, u64)> {
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
     let (cell, sector) = (word(0), word(8));
@@ -312,7 +312,7 @@ fn mismatch(path: &str, sector: u64, cell: Cell, bytes: &[u8]) -> String {
     format!("{path}: sector {sector} should hold {}, holds {found}", name(cell))
 }
 
-/// A cell in words.
+/// Describes a cell.
 pub fn name(cell: Cell) -> String {
     if cell == 0 {
         return "zeroes".to_string();

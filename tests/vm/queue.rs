@@ -1,10 +1,11 @@
-//! Cases that several machines take from one directory, each the next when it is free.
+//! Cases that several machines take from one directory: each machine takes the next case when it is
+//! free.
 //!
 //! The directory holds `waiting`, with an empty file for each case, named by its place in the order
 //! and its name (`0001-basic`), and one directory for each machine. A machine takes a case by
 //! moving its file to its own directory: of two that try, the file system lets one succeed, so that
-//! no case runs twice and none is lost. Where a machine dies, `ci/vm-suite` sees from its directory
-//! what it had taken.
+//! no case runs twice and none is lost. If a machine dies, its directory shows `ci/vm-suite` which
+//! cases it had taken.
 
 use std::fs;
 use std::io::{self, ErrorKind};

@@ -24,7 +24,7 @@ use crate::sh::{binary, dmesg_tail, run_args};
 /// All mounts and files of the cases live below this directory.
 pub const SCRATCH: &str = "/tmp/ublk-dm-vm";
 
-/// A scratch directory, made when asked for.
+/// A scratch directory, made on demand.
 pub fn scratch(name: &str) -> String {
     let dir = format!("{SCRATCH}/{name}");
     fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{dir}: {e}"));
@@ -57,7 +57,7 @@ pub fn child(case: &Case) -> ExitCode {
     }
 }
 
-/// What is known so far.
+/// The results so far.
 #[derive(Default)]
 struct Tally {
     passed: u32,
@@ -75,8 +75,8 @@ pub fn run(cases: &[&Case]) -> ExitCode {
     tally.end(begun)
 }
 
-/// Runs cases out of a queue until none is left, or until one leaves the machine in a state that
-/// would fail the next ones: those are for a new machine.
+/// Runs cases from a queue until none is left, or until a case leaves the machine in a state in
+/// which the next ones would fail: a new machine runs those.
 pub fn run_queue(all: &[Case], queue: &Queue) -> ExitCode {
     let begun = Instant::now();
     let mut tally = Tally::default();
@@ -96,7 +96,7 @@ pub fn run_queue(all: &[Case], queue: &Queue) -> ExitCode {
             tally.failed += 1;
             continue;
         };
-        // Whoever watches from outside knows from this when the machine itself hangs.
+        // A watcher outside detects from this line that the machine itself hangs.
         println!("start {name} (at most {} s)", case.bound_s * slowness());
         if !tally.case(case) {
             println!("what {name} left behind would disturb others: this machine ends");
@@ -113,7 +113,7 @@ fn clean_up_first() {
 }
 
 impl Tally {
-    /// Runs one case and says how it ended. Returns whether the machine is as it was.
+    /// Runs one case and prints its result. Returns whether the machine is unchanged.
     fn case(&mut self, case: &Case) -> bool {
         let start = Instant::now();
         let seed = seed();
@@ -152,16 +152,16 @@ impl Tally {
 
 /// How a case failed.
 enum End {
-    /// It ended and said why.
+    /// It ended with a reason.
     Fails(String),
-    /// It is still there.
+    /// It is still running.
     Hangs(String),
 }
 
-/// What a case had left behind.
+/// Things that a case had left behind.
 struct Left {
     what: String,
-    /// Whether some of it could not be taken down.
+    /// Whether some of them could not be removed.
     for_good: bool,
 }
 
@@ -195,7 +195,7 @@ fn one(case: &Case, seed: u64) -> Result<(), End> {
     let why = fs::read_to_string(&why_path).unwrap_or_default();
     if end.is_none() {
         dump(child.id());
-        child.kill().ok(); // it may sit in an uninterruptible sleep: nobody waits for it
+        child.kill().ok(); // it may be in an uninterruptible sleep: do not wait for it
     }
     match end {
         Some(true) => Ok(()),
@@ -206,8 +206,8 @@ fn one(case: &Case, seed: u64) -> Result<(), End> {
     }
 }
 
-/// Whether the child ended well; `None` when it is still there after `seconds`, or 20 s after it
-/// said why it fails: its other threads may wait for a device that answers no more.
+/// Whether the child ended well; `None` if it is still running after `seconds`, or 20 s after it
+/// gave a reason: its other threads may wait for a device that no longer answers.
 fn wait(child: &mut Child, seconds: u64, why: &Path) -> Option<bool> {
     let mut until = Instant::now() + Duration::from_secs(seconds);
     let mut failing = false;
@@ -224,7 +224,7 @@ fn wait(child: &mut Child, seconds: u64, why: &Path) -> Option<bool> {
     None
 }
 
-/// Prints what may explain a case that hangs: where the servers' threads are, and its own.
+/// Prints information about a case that hangs: the stacks of the servers' threads and of its own.
 fn dump(case: u32) {
     let listed = bounded(10, &format!("{} list --json", binary()));
     println!("  list --json: {listed}");
@@ -238,7 +238,7 @@ fn dump(case: u32) {
     dmesg_tail(25).lines().for_each(|line| println!("  dmesg: {line}"));
 }
 
-/// Runs a line for at most `seconds`; returns what it said when it failed.
+/// Runs a line for at most `seconds`; returns its output if it failed.
 fn bounded(seconds: u64, line: &str) -> String {
     let limit = seconds.to_string();
     let mut args = vec!["-k", "2", &limit];
@@ -253,11 +253,11 @@ fn bound_loops() -> Vec<PathBuf> {
     all.map(|entry| entry.path().join("loop")).filter(|path| path.exists()).collect()
 }
 
-/// Takes everything down that a case may have made. An error says what had been forgotten.
+/// Removes everything that a case may have made. An error names what the case had left.
 fn clean_up() -> Result<(), Left> {
     let mut found = Vec::new();
     let mut for_good = false;
-    mirror::break_off_all(); // before anything that could wait for what they hold
+    mirror::break_off_all(); // before anything that could wait for their held requests
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let ours = |line: &&str| line.split(' ').nth(1).is_some_and(|dir| dir.starts_with(SCRATCH));
     let mut dirs: Vec<&str> =
@@ -282,8 +282,8 @@ fn clean_up() -> Result<(), Left> {
         for_good = !rest.is_empty();
         found.extend(rest.iter().map(|what| format!("{what} (for good)")));
     }
-    // Slices and the oracle's devices are the cases' scaffolding: removing them is no sign of
-    // a fault. A device above another is removed in an earlier round.
+    // Slices and the oracle's devices are the cases' scaffolding: removing them is not a sign of a
+    // fault. A device above another is removed in an earlier round.
     for _ in 0..4 {
         let busy = kernel::names().iter().filter(|name| ioctl::dm_remove(name).is_err()).count();
         if busy == 0 {
@@ -294,7 +294,7 @@ fn clean_up() -> Result<(), Left> {
         bounded(10, "losetup -D");
     }
     fs::remove_dir_all(SCRATCH).ok();
-    // No case is to find what another one has logged.
+    // No case must find the log of another case.
     fs::remove_dir_all(format!("{}/log", server::run_dir())).ok();
     if found.is_empty() {
         Ok(())

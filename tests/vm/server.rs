@@ -1,4 +1,4 @@
-//! `ublk-dm` as its users see it: add, del, list, status, and what must be gone afterwards.
+//! `ublk-dm` as its users see it: add, del, list, status, and checks that nothing is left.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -63,7 +63,7 @@ pub fn number(name: &str, pointer: &str) -> u64 {
         .unwrap_or_else(|| panic!("{name}: no number {pointer} in {device}"))
 }
 
-/// What the kernel keeps with a device, as its state file has it.
+/// The cookie of a device, from its state file.
 pub fn cookie(name: &str) -> u64 {
     let files =
         fs::read_dir(run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
@@ -86,7 +86,7 @@ pub fn table(name: &str) -> String {
     ublk_dm(&format!("table {name}")).ok().stdout.trim_end().to_string()
 }
 
-/// What servers have logged since the case began.
+/// The log lines of servers since the case began.
 pub fn log() -> String {
     let logs = fs::read_dir(format!("{}/log", run_dir()))
         .into_iter()
@@ -102,22 +102,21 @@ pub fn run_dir() -> String {
     std::env::var("UBLK_DM_RUN_DIR").unwrap_or_else(|_| "/run/ublk-dm".to_string())
 }
 
-/// The records of lost stores there are.
+/// The existing records of lost stores.
 pub fn lost() -> Vec<String> {
     let files = fs::read_dir(run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
     let lost = files.filter(|path| path.extension().is_some_and(|end| end == "lost"));
     lost.map(|path| path.display().to_string()).collect()
 }
 
-/// Removes the records of lost stores, as wiping their COWs does, and says how many there were.
+/// Removes the records of lost stores, as wiping their COWs does, and returns their number.
 pub fn forget_lost() -> usize {
     let lost = lost();
     lost.iter().for_each(|path| fs::remove_file(path).unwrap_or_else(|e| panic!("{path}: {e}")));
     lost.len()
 }
 
-/// Removes what is known of snapshots that have left: the next case has other origins on the same
-/// disks.
+/// Removes the records of departed snapshots: the next case has other origins on the same disks.
 pub fn forget_departed() {
     let files = fs::read_dir(run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
     let departed = files.filter(|path| path.extension().is_some_and(|end| end == "departed"));
@@ -126,7 +125,7 @@ pub fn forget_departed() {
     });
 }
 
-/// Waits until the server's process is no more.
+/// Waits until the server's process has ended.
 pub fn wait_gone(pid: u64) {
     wait_for(20, &format!("server process {pid} to end"), || {
         !fs::exists(format!("/proc/{pid}/exe")).unwrap_or(false)
@@ -158,7 +157,7 @@ pub fn processes() -> Vec<u64> {
     .collect()
 }
 
-/// Everything that must not exist while no device does.
+/// Everything that must not exist while there is no device.
 pub fn leftovers() -> Vec<String> {
     let mut found: Vec<String> = processes().iter().map(|id| format!("process {id}")).collect();
     for dir in ["/dev", "/sys/block"] {
@@ -173,8 +172,7 @@ pub fn leftovers() -> Vec<String> {
         );
     }
     if let Ok(entries) = fs::read_dir(run_dir()) {
-        // Logs outlive devices, and so does what is known of COWs whose origins may still be
-        // changed.
+        // Logs outlive devices, and so do records of COWs whose origins may still be changed.
         let departed = |path: &Path| path.extension().is_some_and(|end| end == "departed");
         let entries = entries
             .flatten()
@@ -185,7 +183,7 @@ pub fn leftovers() -> Vec<String> {
     found
 }
 
-/// What is still left after a moment, which processes get to end.
+/// What is still left after a moment, in which processes can end.
 pub fn left_over() -> Vec<String> {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
@@ -197,14 +195,13 @@ pub fn left_over() -> Vec<String> {
     }
 }
 
-/// No process, no device, no file may be left.
+/// Asserts that no process, device or file is left.
 pub fn assert_nothing_left(after: &str) {
     let found = left_over();
     assert!(found.is_empty(), "left behind after {after}: {}", found.join(", "));
 }
 
-/// Whether a server has a question that waits for something: its thread sleeps once the question is
-/// where it belongs.
+/// Whether a server has a waiting command: its thread sleeps once the command has arrived.
 pub fn has_waiting_question(pid: u64) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     tasks.into_iter().any(|task| {

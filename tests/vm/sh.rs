@@ -1,15 +1,15 @@
 //! Running programs: `ublk-dm` under test and the file system tools.
 //!
-//! A command is given as one line that is split at blanks (no path here has any), so that a
-//! case reads like the shell session it stands for. Nothing here has a time limit of its own:
-//! the case's bound covers a command that hangs (see `main.rs`).
+//! A command is given as one line that is split at blanks (no path here has any), so that a case
+//! reads like a shell session. Nothing here has a time limit of its own: the case's limit covers a
+//! command that hangs (see `main.rs`).
 
 use std::env;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
-/// What a finished command left.
+/// The result of a finished command.
 pub struct Out {
     /// The line that was run, for messages.
     pub what: String,
@@ -20,7 +20,7 @@ pub struct Out {
 }
 
 impl Out {
-    /// The command must have succeeded.
+    /// Asserts that the command succeeded.
     pub fn ok(self) -> Out {
         assert!(
             self.code == 0,
@@ -37,8 +37,8 @@ impl Out {
         self
     }
 
-    /// The command must have failed the way the command line promises: exit code 1 or 2, one
-    /// line on stderr, nothing on stdout.
+    /// Asserts that the command failed as the command line promises: exit code 1 or 2, one line on
+    /// stderr, nothing on stdout.
     pub fn refused(self) -> Out {
         assert!(
             self.code == 1 || self.code == 2,
@@ -76,11 +76,11 @@ impl Out {
     }
 }
 
-/// Says that the programs are in memory already.
+/// Set if the programs are already in memory.
 const IN_MEMORY: &str = "UBLK_DM_IN_MEMORY";
 
-/// Puts the suite and the program under test into memory and goes on from there: started from the
-/// VM's root file system each takes two seconds to load, every time.
+/// Copies the suite and the program under test into memory and continues from there: from the VM's
+/// root file system each takes two seconds to load, every time.
 pub fn run_from_memory() -> std::io::Result<()> {
     if env::var_os(IN_MEMORY).is_some() {
         return Ok(());
@@ -99,10 +99,10 @@ pub fn run_from_memory() -> std::io::Result<()> {
         .exec())
 }
 
-/// A program to be run in the place of the one under test, and the rule that it is to break.
+/// A program to run in the place of the one under test, and the rule that it breaks.
 static MUTANT: Mutex<Option<(String, &str)>> = Mutex::new(None);
 
-/// From now on the program with deliberate faults is run, with this one switched on.
+/// From now on the program with deliberate faults is run, with this fault switched on.
 pub fn use_mutant(name: &'static str) {
     let path = format!("{}-mutants", binary().trim_end_matches("-mutants"));
     assert!(

@@ -15,8 +15,8 @@ pub fn header(magic: u32, valid: u32, version: u32, chunk_sectors: u32) -> [u8; 
     bytes
 }
 
-/// Whether what stands behind the fields of a header in its sector is nothing, as the kernel leaves
-/// it, or a store's identity as a whole: its magic, and a sum over it at the end.
+/// Whether the bytes after the fields of a header in its sector are zeroes, as the kernel leaves
+/// them, or a whole store identity: its magic, and a checksum at the end.
 pub fn is_identity(bytes: &[u8]) -> bool {
     let (said, hash) = bytes.split_at(bytes.len() - 8);
     let sum = said.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
@@ -114,8 +114,8 @@ pub fn records(cow: &Disk, chunk_sectors: u64) -> Vec<(u64, u64)> {
     all
 }
 
-/// Plausible records where areas will be: a store that trusts old content would show it.
-/// The header's place is zeroed, so a new store will be made.
+/// Plausible records where areas will be: a store that trusts old content would show them. The
+/// header's place is zeroed, so a new store will be made.
 pub fn poison(cow: &Disk, chunk_sectors: u64, areas: u64) {
     let epa = per_area(chunk_sectors);
     for area in 0..areas {

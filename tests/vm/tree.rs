@@ -42,7 +42,7 @@ pub fn change(root: &str, rng: &mut Rng, files: u64, max_bytes: u64) {
 fn content(rng: &mut Rng, max_bytes: u64) -> Vec<u8> {
     let words = rng.below(max_bytes / 8 + 1);
     let mut bytes: Vec<u8> = (0..words).flat_map(|_| rng.next().to_le_bytes()).collect();
-    bytes.truncate(bytes.len().saturating_sub(3)); // lengths that are no multiple of anything
+    bytes.truncate(bytes.len().saturating_sub(3)); // lengths that are not multiples of a block
     bytes
 }
 
@@ -50,7 +50,7 @@ fn write(path: &str, bytes: &[u8]) -> std::io::Result<()> {
     fs::File::create(path)?.write_all(bytes)
 }
 
-/// What is there, except below directories named `churn`.
+/// The content of a tree, except below directories named `churn`.
 pub fn take(root: &str) -> Tree {
     let mut tree = Tree::new();
     walk(Path::new(root), Path::new(root), &mut tree);
@@ -82,7 +82,7 @@ fn walk(root: &Path, dir: &Path, tree: &mut Tree) {
     }
 }
 
-/// Both trees must be equal; the message names the first difference.
+/// Asserts that both trees are equal; the message names the first difference.
 pub fn assert_same(what: &str, expected: &Tree, found: &Tree) {
     for (name, left) in expected {
         let right = found.get(name).map_or("nothing", String::as_str);

@@ -1,8 +1,8 @@
-//! An administrator's doings after servers have died: device numbers that the kernel has handed out
-//! again, a run directory that is full or damaged, several families of which one cannot be helped,
-//! stacks, and names.
+//! Administration after servers have died: device numbers that the kernel has reused, a run
+//! directory that is full or damaged, several families of which one cannot be recovered, stacks,
+//! and names.
 //!
-//! Whatever fails, the rest is done, and the exit code says so.
+//! Whatever fails, the rest is done, and the exit code reports the failure.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,13 +29,13 @@ pub fn cases() -> Vec<Case> {
 
 const SIZE: u64 = 4 * MIB;
 
-/// Kills the server of a device and waits until its devices wait for another one, or are dead.
+/// Kills the server of a device and waits until its devices wait for another server, or are dead.
 pub fn kill(name: &str) {
     kill_after(name, || {});
 }
 
-/// The same, right after something has been done: before records that were only journaled, which
-/// takes half a second, are on their COW.
+/// The same, immediately after a write: before journaled records are on their COW, which takes half
+/// a second.
 pub fn kill_after(name: &str, done: impl FnOnce()) {
     let pid = server::number(name, "/server_pid");
     done();
@@ -84,8 +84,8 @@ fn cow_file(name: &str) -> String {
     path
 }
 
-/// The kernel hands a deleted device's number out again, to another family: neither `recover` nor
-/// `del` takes the one for the other.
+/// The kernel reuses a deleted device's number for another family: neither `recover` nor `del`
+/// confuses the two devices.
 fn number_reused() {
     let (one, other) = (slice("one", "n0", 0, SIZE), slice("two", "n0", SIZE, SIZE));
     let (cow, second) = (slice("cow", "n1", 0, SIZE), slice("cow2", "n1", SIZE, SIZE));
@@ -105,15 +105,15 @@ fn number_reused() {
         "{:?}",
         states()
     );
-    // The snapshot was deleted while its origin's device stayed: what is on its COW is right no
-    // longer.
+    // The snapshot was deleted while its origin's device stayed: the store on its COW is no longer
+    // valid.
     let add = format!("add snapshot --origin {one} --cow {cow} --name again");
     assert_failed(&ublk_dm(&add), &[&[&cow, "is lost", "zero its first sector"]]);
     sh(&format!("dd if=/dev/zero of={cow} bs=4k count=1 oflag=direct status=none")).ok();
     ublk_dm(&add).ok();
     server::del("again");
-    // A state file that could not be rewritten tells of a device whose number is another one's by
-    // now.
+    // A state file that could not be rewritten lists a device whose number now belongs to another
+    // device.
     kill("o1");
     let (file, number) = (state_file("\"o1\""), server::number("o1", "/id"));
     let state = fs::read_to_string(&file).expect("a state file");
@@ -132,7 +132,7 @@ fn number_reused() {
     server::assert_nothing_left("del --all");
 }
 
-/// The state file that holds a text.
+/// The state file that contains a text.
 fn state_file(text: &str) -> String {
     let files =
         fs::read_dir(run_dir()).expect("a run directory").flatten().map(|entry| entry.path());
@@ -150,8 +150,8 @@ fn in_dir(dir: &str, line: &str) -> Out {
     run_args("env", &args)
 }
 
-/// A run directory without room for a state file: nothing is added that no next server would know
-/// of.
+/// A run directory without room for a state file: no device is added that the next server would not
+/// know of.
 fn run_dir_full() {
     let dir = scratch("run");
     sh(&format!("mount -t tmpfs -o size=256k,mode=0700 tmpfs {dir}")).ok();
@@ -180,8 +180,8 @@ fn run_dir_full() {
     server::assert_nothing_left("del --all");
 }
 
-/// A server that lives is asked, whatever its state file says; of one that has died a damaged file
-/// is named.
+/// A living server is queried, whatever its state file says; for a dead server, the damaged file is
+/// named.
 fn state_damaged() {
     let (origin, cow) = (slice("one", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
     server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
@@ -214,8 +214,8 @@ fn state_damaged() {
     server::assert_nothing_left("del");
 }
 
-/// Four families die, one for good and one whose COW is gone: the others are recovered and deleted
-/// all the same.
+/// Four families die, one permanently and one whose COW is gone: the others are recovered and
+/// deleted nevertheless.
 fn each_by_itself() {
     let origins: Vec<String> =
         (0..4).map(|n| slice(&format!("org{n}"), "n0", n * SIZE, SIZE)).collect();
@@ -272,7 +272,7 @@ fn names() {
     server::assert_nothing_left("del");
 }
 
-/// A number that cannot be had is refused in words that name it; the largest word is a number, too.
+/// An impossible number is refused by an error that names it; so is the largest integer.
 fn number_refused() {
     let (origin, cow) = (slice("one", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
     let add = |id: u64| ublk_dm(&format!("add snapshot --origin {origin} --cow {cow} --id {id}"));
@@ -287,8 +287,8 @@ fn number_refused() {
     server::assert_nothing_left("refused numbers");
 }
 
-/// A snapshot's COW is on a mirror of ublk-dm: both servers die, and both come back, the lower one
-/// first.
+/// A snapshot's COW is on a mirror of ublk-dm: both servers die, and both are recovered, the lower
+/// one first.
 fn stack_recovered() {
     let origin = slice("one", "n0", 0, SIZE);
     let (left, right) = (slice("left", "n1", 0, 4 * SIZE), slice("right", "n2", 0, 4 * SIZE));
@@ -298,7 +298,7 @@ fn stack_recovered() {
     Disk::open(&snap).write(0, &crate::disk::Buf::new(8));
     kill("s");
     kill("zmirror");
-    // The upper one alone is refused at once and does not wait for a disk that does not answer.
+    // The upper one alone is refused immediately and does not wait for a disk that does not answer.
     assert_failed(&ublk_dm("recover s"), &[&["o, s: not recovered", &mirror]]);
     ublk_dm("recover --all").ok();
     assert!(states().iter().all(|(_, state)| state == "live"), "{:?}", states());

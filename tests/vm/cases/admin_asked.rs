@@ -1,5 +1,4 @@
-//! Questions that come late: between `list` and the question a device's number has been given to
-//! another one.
+//! Late commands: between `list` and the command a device's number has been reused.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -17,7 +16,7 @@ pub fn cases() -> Vec<Case> {
 
 const SIZE: u64 = 4 * MIB;
 
-/// Asks the only server there is.
+/// Sends a command to the only server.
 fn ask(question: &Value) -> Value {
     let entries =
         std::fs::read_dir(run_dir()).expect("readable").flatten().map(|entry| entry.path());
@@ -31,7 +30,7 @@ fn ask(question: &Value) -> Value {
         .unwrap_or_else(|error| panic!("{question}: {error} in {answer:?}"))
 }
 
-/// Whatever is asked about the device that was there does nothing to the one that is there.
+/// No command for the old device affects the new one.
 fn asked_late() {
     let origin = slice("org", "n0", 0, SIZE);
     let (cow, other) = (slice("cow", "n1", 0, SIZE), slice("cow2", "n1", SIZE, SIZE));

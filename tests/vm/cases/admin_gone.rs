@@ -26,8 +26,8 @@ fn delete(name: &str) {
     server::wait_for(20, &format!("{name} to be gone"), gone);
 }
 
-/// Nothing is left of a family but its files: they are removed, and it is said that there is
-/// nothing to recover.
+/// Only the files of a family are left: they are removed, and the log says that there is nothing to
+/// recover.
 fn gone() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
     for line in ["recover --all", "del --all", "add"] {
@@ -57,8 +57,8 @@ fn gone() {
     }
 }
 
-/// A snapshot is gone and its origin comes back: what is on the COW is right no longer, as after
-/// `del`.
+/// A snapshot is gone and its origin is recovered: the store on the COW is no longer valid, as
+/// after `del`.
 fn gone_snapshot() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
     let add = format!("snapshot --origin {origin} --cow {cow} --name s");
@@ -91,7 +91,8 @@ fn gone_snapshot() {
     }
 }
 
-/// Nothing is added over a device that waits for a server: it would wait as well.
+/// No device is added on top of a device that waits for a server: the new device would wait as
+/// well.
 fn waits_below() {
     let (origin, cow, leg) =
         (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE), slice("leg", "n2", 0, SIZE));

@@ -1,5 +1,5 @@
-//! Families of which one part cannot be taken over: the rest comes back, and what is left out comes
-//! back later, unless its origin has changed without it. Then it says so, for good.
+//! Families of which one device cannot be taken over: the rest is recovered, and the left-out
+//! snapshot is recovered later, unless its origin has changed without it. Then it stays invalid.
 
 use std::fs;
 
@@ -25,7 +25,7 @@ pub fn cases() -> Vec<Case> {
 const SIZE: u64 = 4 * MIB;
 pub const CHUNK: u64 = 8;
 
-/// An origin with a sound snapshot, and one whose COW is a file that can be put aside.
+/// An origin with an intact snapshot, and one whose COW is a file that can be moved away.
 pub struct Stage {
     pub origin: String,
     pub top: String,
@@ -80,8 +80,8 @@ impl Stage {
     }
 }
 
-/// Whichever device is asked for, origin and sound snapshot come back, and the other one when its
-/// COW has: its origin has not been written. Whoever reads it waits until then.
+/// Whichever device is named, origin and intact snapshot are recovered, and the other snapshot when
+/// its COW is back: its origin has not been written. Reads of it wait until then.
 fn comes_back() {
     let stage = Stage::new("");
     for words in ["--all", "o", "sound"] {
@@ -93,7 +93,7 @@ fn comes_back() {
         stage.assert_states("quiesced");
         stage.view.verify(&Disk::open(&stage.top));
         stage.frozen.verify(&Disk::open(&stage.sound));
-        // Again: still not, and nothing happens to the others.
+        // A further attempt fails as well, and does not affect the others.
         assert_failed(&ublk_dm("recover --all"), &[&["bad: not recovered", &stage.cow]]);
         assert_failed(&ublk_dm("del bad"), &[&["--force"]]);
         let read = Request::read(&stage.bad, 0, CHUNK);
@@ -120,7 +120,7 @@ fn lost() {
         stage.view.write(&Disk::open(&stage.top), 5 * CHUNK, CHUNK);
         stage.frozen.verify(&Disk::open(&stage.sound));
         if killed_again {
-            // Nor does a server that has not seen the write take it for right.
+            // A server that has not seen the write does not take it for valid either.
             kill("o");
             assert_failed(&ublk_dm("recover --all"), &[&["bad: not recovered"]]);
         }
@@ -137,7 +137,7 @@ fn lost() {
         assert!(!shows, "a lost snapshot pretends: {json}");
         stage.frozen.verify(&Disk::open(&stage.sound));
         ublk_dm("del --all --force").ok();
-        // Neither is it taken for a snapshot that is right later.
+        // Nor is it taken for a valid snapshot later.
         let again = ublk_dm(&format!(
             "add snapshot --origin {} --cow {} --name again",
             stage.origin, stage.cow
@@ -145,8 +145,8 @@ fn lost() {
         let valid = again.code == 0 && server::device("again")["snapshot"]["valid"] == true;
         assert!(!valid, "a lost store is taken for a good one");
         ublk_dm("del --all --force");
-        // Snapshots that were deleted beside others are on record when their origin, known by its
-        // name, is written again.
+        // Deleted snapshots are on record when their origin, identified by its name, is written
+        // again.
         assert!(server::forget_lost() <= 2, "more records than snapshots");
         fs::remove_file(&stage.cow).expect("removable");
         for name in ["org", "cow"] {
@@ -156,7 +156,7 @@ fn lost() {
     }
 }
 
-/// What is left out can be deleted, and the others do not notice.
+/// A left-out snapshot can be deleted without effect on the others.
 fn deleted() {
     let stage = Stage::new("");
     stage.break_up();
@@ -176,7 +176,7 @@ fn deleted() {
     server::assert_nothing_left("del --all");
 }
 
-/// A snapshot that was to die with its server is no reason to keep its origin waiting.
+/// A snapshot without recovery does not keep its origin waiting.
 fn no_recovery() {
     let stage = Stage::new("--no-recovery");
     kill("o");
@@ -186,7 +186,7 @@ fn no_recovery() {
     stage.frozen.verify(&Disk::open(&stage.sound));
     ublk_dm("del --force bad").ok();
     server::del("--all");
-    // What died is no snapshot of the origin any more, and says so.
+    // The dead snapshot is no longer a snapshot of the origin, and is reported as such.
     let again = ublk_dm(&format!(
         "add snapshot --origin {} --cow {} --name again",
         stage.origin, stage.cow
@@ -198,7 +198,7 @@ fn no_recovery() {
     server::assert_nothing_left("del --all");
 }
 
-/// Removes what is noted for a COW that was away when its device was deleted.
+/// Removes the journal of a COW that was missing when its device was deleted.
 fn remove_records() {
     let files =
         fs::read_dir(server::run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());

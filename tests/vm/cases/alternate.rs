@@ -1,10 +1,9 @@
 //! The kernel and ublk-dm take turns as writers of one origin and one COW.
 //!
-//! At every hand-over the one opens what the other left: status and table lines must be those
-//! of the last writer, both views (origin and snapshot) must equal the model, and the header
-//! chunk must be the canonical one, byte for byte.
-//! With chunks of 8 sectors the store is filled in earnest over more than three areas; `areas`
-//! does it for larger chunks.
+//! At every hand-over one side opens the store that the other left: status and table lines must be
+//! those of the last writer, both views (origin and snapshot) must equal the model, and the header
+//! chunk must be the canonical one, byte for byte. With chunks of 8 sectors the store is really
+//! filled over more than three areas; `areas` tests larger chunks.
 
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -15,7 +14,7 @@ use crate::load::{self, Plan, Rng};
 use crate::model::View;
 use crate::{kernel, server, store};
 
-/// What is written by whom: a chunk size, an origin and the disks.
+/// A setup: a chunk size, an origin and the disks.
 struct Setup {
     chunk: u64,
     origin: &'static str,
@@ -29,7 +28,7 @@ struct Setup {
     fill_chunks: u64,
 }
 
-/// Who serves.
+/// The server of the devices.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Engine {
     Kernel,
@@ -87,7 +86,7 @@ fn large(origin: &'static str, cow: &'static str, chunk: u64, short: u64) -> Set
     }
 }
 
-/// The devices of one turn; `close` takes them away.
+/// The devices of one turn; `close` removes them.
 pub struct Served {
     pub engine: Engine,
     pub origin: Disk,
@@ -153,11 +152,11 @@ fn run(seed: u64, setup: Setup) {
     org_view.fill(&Disk::open(&origin));
     store::poison(&raw_cow, setup.chunk, 5);
     let snap_view = org_view.snapshot("snap");
-    // Either may be the one that makes the store.
+    // Either side may make the store.
     let order =
         if seed % 2 == 0 { [Engine::Ublk, Engine::Kernel] } else { [Engine::Kernel, Engine::Ublk] };
     let mut last = None;
-    // Three rounds; the seventh turn only looks at what the sixth left.
+    // Three rounds; the seventh turn only checks the state that the sixth left.
     for turn in 0..7u64 {
         let served = open(order[usize::from(turn % 2 == 1)], &origin, &cow, setup.chunk);
         let lines = served.lines();
@@ -188,7 +187,7 @@ fn run(seed: u64, setup: Setup) {
     );
 }
 
-/// Whole chunks in a scattered order, so that records do not just count up.
+/// Whole chunks in a scattered order, so that records are not merely ascending.
 fn fill(served: &Served, snap_view: &View, chunks: u64, chunk: u64) {
     let all = snap_view.sectors() / chunk;
     for index in 0..chunks {
@@ -197,7 +196,7 @@ fn fill(served: &Served, snap_view: &View, chunks: u64, chunk: u64) {
     }
 }
 
-/// Both devices at once, eight deep each, and the places where mistakes like to live.
+/// Both devices at once, eight deep each, and critical places.
 fn write_both(served: &Served, snap_view: &View, org_view: &View, seed: u64, setup: &Setup) {
     let plan = Plan {
         writers: 8,

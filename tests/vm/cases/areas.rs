@@ -1,8 +1,9 @@
-//! Stores of more than three areas with chunks too large to fill in earnest.
+//! Stores of more than three areas with chunks too large to fill the store completely.
 //!
-//! With 1 MiB chunks three areas map 192 GiB. So the metadata is forged on a sparse disk, some
-//! data chunks are stamped, and the kernel and ublk-dm take turns from there: what they read,
-//! say and append must agree. One million exceptions are the same trick with 4 KiB chunks.
+//! With 1 MiB chunks three areas map 192 GiB. So the metadata is forged on a sparse disk, some data
+//! chunks are stamped, and the kernel and ublk-dm take turns from there: the data that they read,
+//! report and append must agree. One million exceptions are tested in the same way with 4 KiB
+//! chunks.
 
 use crate::Case;
 use crate::cases::alternate::{Engine, Served, open};

@@ -1,5 +1,5 @@
 //! Every crafted bad image, given to `add` as a COW: refused with its reason, byte for byte
-//! untouched. What `check` and `dump` say of them is tested without a kernel (`tests/cli`).
+//! untouched. The output of `check` and `dump` for them is tested without a kernel (`tests/cli`).
 
 use std::fs;
 
@@ -18,12 +18,12 @@ pub fn cases() -> Vec<Case> {
 
 /// Size of the origin where the image does not need one of its own.
 const ORIGIN_BYTES: u64 = 8 << 20;
-/// What `check` calls bad and `add` takes: nothing is there yet.
+/// Images that `check` calls bad and `add` accepts: they hold no store yet.
 const TAKEN: [&str; 3] = ["zeroes", "magic wiped", "no room for data"];
 
-/// What `add` says of an image. It stops at the first fault, in the order of opening, where
-/// repetition comes after all that is wrong with a record by itself; and it calls by one name
-/// whatever does not fit onto the COW.
+/// The error of `add` for an image. It reports the first fault, in the order of opening, where
+/// repetition comes after all faults of a single record; and it has one name for everything that
+/// does not fit on the COW.
 fn reason(image: &images::BadImage) -> &'static str {
     match image.kind {
         // No disk at all.

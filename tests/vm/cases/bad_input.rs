@@ -1,5 +1,5 @@
-//! What bad input gets: exit code 1 or 2, one line on stderr, nothing on stdout; no device, no
-//! process, no file; origin and COW byte for byte as they were.
+//! The results of bad input: exit code 1 or 2, one line on stderr, nothing on stdout; no device, no
+//! process, no file; origin and COW byte for byte unchanged.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
@@ -75,7 +75,7 @@ fn arguments() {
     ];
     for line in &lines {
         let out = refuse(line, &[&o, &c]);
-        // Wrong usage is told from a failure.
+        // Wrong usage is distinguished from a failure.
         let usage = !line.contains("nonsense")
             || line.contains("--")
             || line.starts_with("nonsense")
@@ -90,7 +90,7 @@ fn arguments() {
             out.code
         );
     }
-    // A name can be had once.
+    // A name can be used once.
     server::add(&format!("snapshot --origin {o} --cow {c} --name once"));
     let (o2, c2) = (slice("org2", "n0", 64 * MIB, SIZE), slice("cow2", "n1", 64 * MIB, SIZE));
     let before = (disk::digest_ends(&o2), disk::digest_ends(&c2));
@@ -151,7 +151,7 @@ fn chunk_sizes() {
     ] {
         refuse(&format!("add snapshot --origin {o} --cow {c} --chunk-size={bad}"), &[&o, &c]);
     }
-    // Below the block size of the one, then of the other.
+    // Below the block size of one disk, then of the other.
     let (ko, kc) = (slice("korg", "k0", 0, SIZE), slice("kcow", "k1", 0, SIZE));
     refuse(&format!("add snapshot --origin {o} --cow {kc} --chunk-size 2048"), &[&o, &kc]);
     refuse(&format!("add snapshot --origin {ko} --cow {c} --chunk-size 512"), &[&ko, &c]);
@@ -163,7 +163,7 @@ fn chunk_sizes() {
     );
 }
 
-/// A COW that holds something else.
+/// A COW with other content.
 fn foreign(seed: u64) {
     let (o, c) = (node("n0"), node("n1"));
     let add = format!("add snapshot --origin {o} --cow {c}");
@@ -230,7 +230,7 @@ fn stores() {
         cow.write_bytes(0, &store::header(store::MAGIC, 1, 1, 8));
         refuse(&add, &[&o, &c]);
     }
-    // Whoever is refused may open the disks at once, also those that were still being read.
+    // After a refusal the disks can be opened immediately, also those that were still being read.
     ublk_dm(&add).refused();
     assert!(is_free(&o) && is_free(&c), "add was refused while the server had its disks");
     // A full first area and no room for the second: the device was cut short.
@@ -244,7 +244,7 @@ fn stores() {
     refuse(&format!("add snapshot --origin {o} --cow {file}"), &[&o]);
 }
 
-/// Devices that somebody else uses.
+/// Devices that have another user.
 fn in_use() {
     let (o, c, other, dir) = (node("n0"), node("n1"), node("n2"), scratch("mounted"));
     sh(&format!("mkfs.ext4 -q -F {other}")).ok();
@@ -294,7 +294,7 @@ fn machine() {
     sh("modprobe -r ublk_drv").ok();
     let out = ublk_dm(&line);
     sh("modprobe ublk_drv").ok();
-    // `add` may load the module itself where modprobe can: then there is a device.
+    // `add` may load the module itself if modprobe can: then there is a device.
     if out.code == 0 {
         let name = server::list()[0]["name"].as_str().expect("a name").to_string();
         server::del(&name);

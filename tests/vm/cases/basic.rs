@@ -1,5 +1,5 @@
-//! One snapshot of one disk: it answers, keeps its writes to itself, is described truthfully,
-//! is read by the kernel, and goes without a trace.
+//! One snapshot of one disk: it serves I/O, its writes do not reach the origin, its description is
+//! correct, the kernel reads it, and its deletion leaves no trace.
 
 use serde_json::Value;
 
@@ -72,13 +72,13 @@ fn basic() {
     opens_in_the_kernel(&origin, &cow, &view, &told);
 }
 
-/// What is said of the snapshot after those writes, which the kernel is to say as well.
+/// The lines for the snapshot after those writes, which the kernel must print as well.
 struct Told {
     status: String,
     table: String,
 }
 
-/// What is said of the snapshot after those writes.
+/// The report of the snapshot after those writes.
 fn describe_used(dev: &str) -> Told {
     // Chunks 0, 10, 7 chunks from 100 MiB - 64 sectors on (2 before, 136/32 after), the last.
     let exceptions = 1 + 1 + 7 + 1;
@@ -236,8 +236,8 @@ fn kernel_lends_pages() -> bool {
     std::env::var("UBLK_DM_KERNEL").is_ok_and(|kernel| kernel == "new")
 }
 
-/// The kernel's table of registered buffers is as large as seven of these devices. The eighth is
-/// served by copying, and so is whoever asks for that.
+/// The kernel's table of registered buffers is as large as seven of these devices. The eighth
+/// device is served by copying, as is a device that was added with `--no-zero-copy`.
 fn many_tags() {
     let origin = slice("org", "n0", 0, MIB);
     let view = View::new("orig", MIB);

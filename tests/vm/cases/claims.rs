@@ -1,5 +1,5 @@
-//! Disks that a device is made of are not taken by another family, nor by `zero` and `copy`: while
-//! no server has them, and under another name while one has.
+//! The disks of a device are not taken by another family, nor by `zero` and `copy`: neither while
+//! it has no server, nor under another name while it has one.
 
 use crate::Case;
 use crate::disk::{Disk, MIB, digest_ends, slice};
@@ -48,7 +48,7 @@ fn dead_server() {
     ublk_dm("recover s").ok();
     server::del("s");
     sh(&format!("rm {link}")).ok();
-    // What is given up is free.
+    // The disks of a deleted device are free.
     ublk_dm(&format!("zero --to {cow}")).ok();
     server::assert_nothing_left("del");
 }

@@ -1,4 +1,4 @@
-//! `ublk-dm copy` and `ublk-dm zero`: the copy engine in a user's hands.
+//! `ublk-dm copy` and `ublk-dm zero`: the copy engine as commands.
 
 use serde_json::Value;
 
@@ -46,7 +46,7 @@ fn two_destinations() {
     let source = View::new("from", 48 * MIB);
     source.write(&Disk::open(&from), 0, 16 * MIB);
     let source_disk = Disk::open(&from);
-    // 16 MiB less a few sectors, from an odd place to odd places.
+    // 16 MiB less a few sectors, from an unaligned place to unaligned places.
     let (start, len) = (777, 16 * MIB - 1000);
     let line = format!("copy --from {from}:{start}s+{len}s --to {to}:33s --to {other}:1MiB --json");
     let out = ublk_dm(&line).ok();

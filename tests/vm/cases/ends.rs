@@ -1,5 +1,5 @@
 //! How snapshots end: after their origin, before it, and when their last records or their mark
-//! cannot be written. What a snapshot shows afterwards is right, or it is known to be lost.
+//! cannot be written. Afterwards a snapshot shows the right content, or is known to be lost.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -37,7 +37,7 @@ const SIZE: u64 = 8 * MIB;
 /// Sectors of the snapshots' chunks.
 const CHUNK: u64 = 8;
 
-/// The snapshot has the lower number, and its origin is written while everything is taken down.
+/// The snapshot has the lower number, and its origin is written while all devices are deleted.
 fn origin_first(seed: u64) {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
     let view = View::new("orig", SIZE);
@@ -54,7 +54,7 @@ fn origin_first(seed: u64) {
     let plan = Plan { max_sectors: 64, may_break: true, ..Plan::depth_32(1_000_000, 60) };
     thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
-        // The writers close the device in the end: the kernel lets go of it only then.
+        // The writers close the device in the end: only then does the kernel release it.
         let writer = scope.spawn(|| load::write(&view, &top, seed, plan, &stop).map(|_| ()));
         server::wait_for(20, "writes", || server::number("o", "/stats/writes") > 40);
         ublk_dm("del --all --force").ok();
@@ -75,8 +75,8 @@ fn origin_first(seed: u64) {
     server::assert_nothing_left("del");
 }
 
-/// A snapshot that leaves is right until its origin is written, and refused from then on, until its
-/// COW is wiped.
+/// A deleted snapshot is valid until its origin is written, and refused from then on, until its COW
+/// is wiped.
 fn left_behind() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
     let view = View::new("orig", SIZE);
@@ -111,8 +111,8 @@ fn left_behind() {
     server::assert_nothing_left("del");
 }
 
-/// As [`left_behind`], and the server that knew of it is killed, or ends, before the origin is
-/// written: the next one knows it as well.
+/// As [`left_behind`], but the server that knew of the departure is killed, or ends, before the
+/// origin is written: the next server knows of it as well.
 fn left_behind_and_killed() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
     let view = View::new("orig", SIZE);
@@ -180,13 +180,13 @@ fn mounted() {
 }
 
 /// A write that is acknowledged and not flushed, and whose record cannot be written: `del` and
-/// `suspend` say so.
+/// `suspend` report it.
 fn last_commit() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), Faulty::new("bad", "n1", 0, SIZE));
     let line = format!("snapshot --origin {origin} --cow {} --chunk-size 4k --name s", cow.node);
     for verb in ["suspend s", "del s"] {
-        // A record lingers for half a second: on a slow machine that can be over before the verb
-        // comes.
+        // A record stays in the journal for half a second: on a slow machine that can be over
+        // before the command.
         let told = (0..8).any(|_| {
             cow.set(&[]);
             Disk::open(&cow.node).zero(0, CHUNK);
@@ -207,7 +207,7 @@ fn last_commit() {
         });
         assert!(told, "{verb} said nothing of writes that are lost");
     }
-    // Also when no server is left.
+    // Also if no server is left.
     assert!(server::log().contains("are lost"), "the log that is kept says: {}", server::log());
     server::assert_nothing_left("del");
 }
@@ -274,7 +274,7 @@ fn tables() {
     }
 }
 
-/// The mark cannot be written, the server dies, and the next one knows.
+/// The mark cannot be written, the server dies, and the next server knows of the loss.
 fn lost_and_recovered() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), Faulty::new("bad", "n1", 0, SIZE));
     let line = format!("snapshot --origin {origin} --cow {} --chunk-size 4k --name s", cow.node);
@@ -299,7 +299,7 @@ fn lost_and_recovered() {
     view.verify(&top);
     drop(top);
     server::del("o s");
-    // The mark could be written by now.
+    // The mark can be written now.
     store::assert_header(&Disk::open(&cow.node), CHUNK, false);
     let said = ublk_dm(&format!("add {line}")).refused();
     assert!(said.code == 1 && said.stderr.contains("could not be marked"), "{}", said.stderr);

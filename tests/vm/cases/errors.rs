@@ -1,8 +1,8 @@
-//! The error matrix under load: a disk fails at one step of keeping a chunk while the origin is
+//! The error matrix under load: a disk fails at one step of preserving a chunk while the origin is
 //! being written.
 //!
-//! Whatever fails, the origin's writers see nothing, the snapshot says `Invalid` and never shows a
-//! wrong sector, another snapshot of the same origin stays exact, the log names disk and sector,
+//! Whatever fails, the origin's writers see nothing, the snapshot becomes `Invalid` and never shows
+//! a wrong sector, another snapshot of the same origin stays exact, the log names disk and sector,
 //! the COW is marked where the mark can be written, and the device can be deleted.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,22 +38,22 @@ pub fn cases() -> Vec<Case> {
 
 pub const CHUNK: u64 = 8;
 pub const ORIGIN: u64 = 8 * MIB;
-/// With a few sectors at the end that are no chunk, which nobody writes: where flushes fail.
+/// With a few sectors at the end that are no chunk and are never written: there flushes fail.
 pub const COW: u64 = 12 * MIB + 4;
 pub const FLUSHES: Fault = (Fails::WritesAndFlushes, 12 * MIB, 4);
 /// A range of the origin that becomes unreadable; the other snapshot has copied it before.
 pub const UNREADABLE: (u64, u64) = (512 * CHUNK, 40 * CHUNK);
 
-/// What fails, and what is to be seen of it.
+/// A fault and its visible effects.
 struct Row {
     store: &'static str,
     cow: &'static [Fault],
     origin: &'static [Fault],
-    /// Exceptions there are when it begins to fail.
+    /// Number of exceptions when it begins to fail.
     after: u64,
     /// The mark can be written.
     marked: bool,
-    /// Words of the log's line.
+    /// Words of the line in the log.
     says: &'static str,
 }
 
@@ -106,7 +106,7 @@ const ROWS: [Row; 9] = [
 const ROW: Row =
     Row { store: "persistent", cow: &[], origin: &[], after: 0, marked: true, says: "" };
 
-/// An origin with two snapshots, one of which is to suffer.
+/// An origin with two snapshots, one of which is affected by the fault.
 pub struct Scene {
     pub origin: Faulty,
     pub cow: Faulty,
@@ -131,7 +131,7 @@ impl Scene {
         Scene { origin, cow, view, top, good }
     }
 
-    /// The line that adds the one that suffers.
+    /// The command that adds the affected snapshot.
     pub fn line(&self, store: &str) -> String {
         let (origin, cow) = (&self.origin.node, &self.cow.node);
         format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --store {store} --name v")
@@ -142,8 +142,8 @@ impl Scene {
         (self.view.snapshot("snap"), Disk::open(&path))
     }
 
-    /// Everybody else is as ever; then all is taken down. What remains are the disks: the origin's
-    /// and the COW.
+    /// All other devices are unaffected; then all are deleted. Returns the disks that remain: the
+    /// origin's and the COW.
     pub fn finish(self) -> (String, String) {
         self.origin.set(&[]);
         self.cow.set(&[]);
@@ -178,7 +178,7 @@ pub fn assert_logged(words: &[&str]) {
     server::wait_for(5, &format!("a line of the log with {words:?} in {}", server::log()), found);
 }
 
-/// Reads until `stop`: what can be read must be right. Counts the reads that were.
+/// Reads until `stop`: read data must be right. Counts the successful reads.
 fn watch(
     view: &View,
     disk: &Disk,
@@ -213,7 +213,7 @@ fn row(seed: u64, row: &Row) {
                 scope.spawn(move || watch(frozen, victim, seed ^ n, reads, stop))
             })
             .collect();
-        // An invalid snapshot gives them nothing to read.
+        // Reads of an invalid snapshot fail.
         server::wait_for(20, "the first reads", || {
             reads.iter().all(|reads| reads.load(Ordering::Relaxed) > 0)
         });
@@ -251,7 +251,7 @@ fn row(seed: u64, row: &Row) {
     finish(scene, row);
 }
 
-/// Deletes the snapshot, and sees that what is lost is on record, and that the COW says the rest.
+/// Deletes the snapshot, and checks that the loss is recorded in the run directory or on the COW.
 fn finish(scene: Scene, row: &Row) {
     if row.store == "persistent" && !row.marked {
         assert_logged(&["v:", "could not mark", &scene.cow.node]);
@@ -272,7 +272,7 @@ fn finish(scene: Scene, row: &Row) {
     judge_mark(&origin, &cow, row);
 }
 
-/// What the COW says of itself afterwards, to us and to the kernel.
+/// The COW's state afterwards, according to ublk-dm and to the kernel.
 fn judge_mark(origin: &str, cow: &str, row: &Row) {
     if row.store != "persistent" {
         return;

@@ -1,5 +1,5 @@
-//! The rest of the error matrix: errors that are the caller's own (of data that was copied before,
-//! of flushes, of the origin), errors under a write to the snapshot, and errors while a store is
+//! The rest of the error matrix: errors that the user gets (of data that was copied before, of
+//! flushes, of the origin), errors under a write to the snapshot, and errors while a store is
 //! opened or made.
 
 use std::io;
@@ -38,7 +38,7 @@ fn assert_valid(name: &str) {
     assert!(status.contains('/'), "{name} should still be valid, is {status:?}");
 }
 
-/// Chunks that have been copied: whoever reads or writes them gets the COW's error, nothing else
+/// Chunks that have been copied: reads and writes of them get the COW's error, and nothing else
 /// happens.
 fn redirected() {
     let scene = Scene::new();
@@ -55,7 +55,7 @@ fn redirected() {
         );
         assert_eio("a write to a copied chunk", snap.try_write(&disk, sector, 2));
     }
-    // What the origin holds can still be read, and copied chunks of the origin be written.
+    // Chunks on the origin can still be read, and copied chunks of the origin can be written.
     snap.verify_range(&disk, 1000 * CHUNK, 50);
     scene.view.write(&scene.top, 100 * CHUNK, CHUNK);
     assert_valid("v");
@@ -92,7 +92,7 @@ fn of_the_origin() {
     assert_valid("v");
     scene.origin.set(&[]);
     snap.verify(&disk);
-    // A disk that failed a write may hold either; here the fault let nothing through.
+    // A disk that failed a write may hold either content; here the fault let no write through.
     scene.view.verify(&scene.top);
     assert!(
         server::number("o", "/stats/errors") == 4,
@@ -110,9 +110,9 @@ struct Write {
     cow: &'static [Fault],
     origin: &'static [Fault],
     sectors: u64,
-    /// How many such writes it may take.
+    /// Largest number of such writes until it fails.
     count: u64,
-    /// It is the record that cannot be kept: the writer hears of it with FUA at once, without at
+    /// The record cannot be written: the writer gets the error immediately with FUA, otherwise at
     /// the next flush.
     record: bool,
 }
@@ -139,8 +139,8 @@ const WRITES: [Write; 8] = [
     Write { what: "to a transient store, whose rest cannot be read", ..UNREADABLE_REST },
 ];
 
-/// A write to the snapshot that cannot be kept: the writer hears of it, the snapshot is invalid,
-/// the origin is as ever.
+/// A write to the snapshot that cannot be stored: the writer gets an error, the snapshot is
+/// invalid, the origin is unaffected.
 fn snapshot_writes() {
     let scene = Scene::new();
     let variants = |write: &Write| if write.record { vec![true, false] } else { vec![false] };
@@ -179,7 +179,7 @@ fn snapshot_writes() {
     scene.finish();
 }
 
-/// `add` of a store that cannot be read says what cannot be read and leaves everything as it was.
+/// `add` of a store that cannot be read names the unreadable place and leaves everything unchanged.
 fn opening() {
     let scene = Scene::new();
     let (snap, disk) = scene.add("persistent");
@@ -194,8 +194,7 @@ fn opening() {
         let out = ublk_dm(&format!("add {}", scene.line("persistent"))).refused();
         let said = out.stderr;
         let sector = format!("at sector {}", at * CHUNK);
-        // The start of the disk is looked at before anything is taken for a store, and read as a
-        // whole.
+        // The start of the disk is examined first, and read as a whole.
         let told = said.contains(&scene.cow.node) && (at <= 1 || said.contains(&sector));
         assert!(told, "{what} is unreadable: {said:?}");
         assert!(server::list().len() == 2, "a refused add left something: {:?}", server::list());
@@ -210,7 +209,7 @@ fn opening() {
     scene.finish();
 }
 
-/// `add` that cannot make a store fails, and what it leaves is no store.
+/// `add` that cannot make a store fails, and leaves no store.
 fn creating() {
     let scene = Scene::new();
     let rows: [(&str, &[Fault]); 4] = [

@@ -1,5 +1,6 @@
-//! ext4, xfs and btrfs on a served origin: a snapshot of the mounted file system holds exactly
-//! the tree of its moment, mounts (its journal replays into the COW), and both check clean.
+//! ext4, xfs and btrfs on a served origin: a snapshot of the mounted file system holds exactly the
+//! tree of its moment, can be mounted (its journal replays into the COW), and fsck finds both
+//! clean.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -68,7 +69,7 @@ fn run(seed: u64, kind: &str, origin_disk: &str, cow_disk: &str) {
     let then = tree::take(&dir);
     sh("sync").ok();
     let stop = AtomicBool::new(false);
-    // Some files change all the while, even as the snapshot is taken; the tree leaves them out.
+    // Some files change all the time, even while the snapshot is taken; the tree excludes them.
     let snap = thread::scope(|scope| {
         let _stop = StopOnDrop(&stop);
         let churn = scope.spawn(|| tree::churn(&dir, seed, &stop));
@@ -108,7 +109,7 @@ fn run(seed: u64, kind: &str, origin_disk: &str, cow_disk: &str) {
     check(kind, &origin);
 }
 
-/// The snapshot shows the tree as it was, is writable and keeps what is written.
+/// The snapshot shows the tree as it was, is writable and keeps written data.
 fn use_snapshot(seed: u64, kind: &str, snap: &str, then: &Tree, rng: &mut Rng) {
     let dir = scratch("snapshot");
     let option = if kind == "xfs" { "-o nouuid" } else { "" };

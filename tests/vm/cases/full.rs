@@ -72,7 +72,7 @@ impl Setup {
         Disk::open(&path)
     }
 
-    /// What the kernel says of the store now.
+    /// The kernel's status of the store.
     pub fn judged(&self) -> String {
         kernel::snapshot("judge", &self.origin, &self.cow, self.kind, CHUNK);
         let status = kernel::status("judge");
@@ -142,7 +142,7 @@ fn snapshot_write(policy: &'static str) {
         kernel::remove("judge");
     } else {
         assert!(judged == status, "the kernel says {judged:?}, ublk-dm said {status:?}");
-        // It stays invalid for whoever opens it, who must want that.
+        // It stays invalid for every later `add`, which must ask for that.
         let (origin, cow) = (&setup.origin, &setup.cow);
         let line = format!("snapshot --origin {origin} --cow {cow} --name s");
         let said = ublk_dm(&format!("add {line}")).refused();
@@ -164,7 +164,7 @@ fn origin_write(policy: &'static str) {
     }
     assert_status("s", "160/160 16");
     snap.verify(&disk);
-    // The origin goes on; the snapshot is what has to give, whatever the policy.
+    // The origin continues; the snapshot becomes invalid, whatever the policy.
     setup.view.write(&top, 1000 * CHUNK, 17);
     assert_status("s", "Invalid");
     assert_dead(&disk);
@@ -179,8 +179,8 @@ fn origin_write(policy: &'static str) {
     assert!(judged == status, "the kernel says {judged:?}, ublk-dm said {status:?}");
 }
 
-/// A store without metadata: every chunk is data, and when there is none left the snapshot is
-/// invalid, whoever needed it.
+/// A store without metadata: every chunk is data, and when no chunk is left the snapshot becomes
+/// invalid, whichever write needed it.
 fn transient() {
     for by_origin in [false, true] {
         let setup = setup("invalidate", 20);
@@ -218,7 +218,7 @@ fn transient() {
 }
 
 /// 1 + n * 257 chunks: the last data chunk exists but filling its record's area would need a
-/// successor beyond the device. The kernel loses the snapshot here; ublk-dm must not.
+/// successor beyond the device. The kernel loses the snapshot here; ublk-dm must not lose it.
 fn exact_fit() {
     for stride in [1, 2] {
         let setup = setup("overflow", 1 + stride * 257);

@@ -1,6 +1,6 @@
 //! The boundaries of a store, one by one: its first chunks, the end of an area at the end of the
-//! COW, sectors that are no chunk, a COW that grows, bytes behind the terminator. What one can open
-//! the other can, and both say the same.
+//! COW, sectors that are no chunk, a COW that grows, bytes after the terminator. The kernel and
+//! ublk-dm can open the same stores and report the same.
 
 use crate::Case;
 use crate::cases::full::{CHUNK, SIZE, assert_dead, assert_status, setup};
@@ -42,7 +42,8 @@ fn take_down() {
     server::assert_nothing_left("del --all");
 }
 
-/// With `invalidate` the write that finds no room costs the snapshot, and not before it.
+/// With `invalidate` the write that finds no room invalidates the snapshot, and no earlier write
+/// does.
 fn exact_fit_snapshot() {
     let setup = setup("invalidate", 258);
     let (snap, disk) = (setup.view.snapshot("snap"), setup.add("s"));
@@ -51,7 +52,7 @@ fn exact_fit_snapshot() {
     }
     assert_status("s", "2056/2064 16");
     snap.verify(&disk);
-    // What is there can be written on.
+    // Existing chunks can still be written.
     snap.write(&disk, 17, 3);
     assert!(
         snap.try_write(&disk, ROOM * CHUNK, 1).is_err(),
@@ -96,7 +97,8 @@ fn exact_fit_origin() {
     }
 }
 
-/// With one chunk more the next area has its place, and nothing else: the first area may be filled.
+/// With one more chunk there is room for the next area and nothing else: the first area may be
+/// filled.
 fn one_more() {
     let setup = setup("overflow", 259);
     let (snap, disk) = (setup.view.snapshot("snap"), setup.add("s"));
@@ -124,7 +126,8 @@ fn one_more() {
     take_down();
 }
 
-/// A full last area without a successor: nobody can open it; ublk-dm says so, and touches nothing.
+/// A full last area without a successor: neither side can open it; ublk-dm reports that, and writes
+/// nothing.
 fn no_successor() {
     let setup = setup("overflow", 258);
     let cow = Disk::open(&setup.cow);
@@ -236,15 +239,16 @@ fn grown() {
     kernel::remove("judge");
 }
 
-/// A record behind the terminator, as a torn write of another kernel leaves it, is gone for good
-/// once ublk-dm has opened the store: the kernel's own next record would bring it back.
+/// A record after the terminator, as a torn write of another kernel leaves it, is removed when
+/// ublk-dm opens the store: the kernel's own next record would revive it.
 fn stale_tail() {
     let setup = setup("overflow", 200);
     let cow = Disk::open(&setup.cow);
     store::write_area(&cow, CHUNK, 0, &[(10, 2), (0, 0), (12, 4)]);
     cow.write_bytes(0, &store::header(store::MAGIC, 1, 1, 8));
     let snap = setup.view.snapshot("snap");
-    // What chunk 10 shows is in COW chunk 2; chunk 12 must never show chunk 4, which is empty.
+    // The content of chunk 10 is in COW chunk 2; chunk 12 must never show COW chunk 4, which is
+    // empty.
     let ticket = snap.begin(10 * CHUNK, CHUNK).expect("nobody else writes");
     cow.write(2 * CHUNK, &stamped(ticket));
     snap.end(ticket);

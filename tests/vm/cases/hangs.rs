@@ -1,5 +1,5 @@
-//! Servers, disks and clients that do not answer: nothing waits for them without a limit, others
-//! are not kept waiting at all, and a client that leaves takes nothing with it.
+//! Servers, disks and clients that do not answer: no wait for them is without a limit, others are
+//! not delayed, and a client that leaves occupies nothing.
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
@@ -38,7 +38,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// How long a command may take that meets a server which does not answer, on a slow machine.
+/// Longest time of a command to a server that does not answer, on a slow machine.
 const LIMIT: Duration = Duration::from_secs(45);
 
 fn within(line: &str) -> Out {
@@ -48,8 +48,8 @@ fn within(line: &str) -> Out {
     out
 }
 
-/// A server that is stopped: only its own devices are out of reach, and what was asked of it
-/// meanwhile is not done later.
+/// A stopped server: only its own devices are unreachable, and commands sent to it meanwhile are
+/// not carried out later.
 fn stopped_server() {
     let disks: Vec<_> = (0..3u64)
         .map(|n| {
@@ -98,8 +98,8 @@ fn stopped_server() {
     server::assert_nothing_left("del of what was stopped");
 }
 
-/// A disk that hangs: the command that waits for it ends and says which disk; others do not notice;
-/// in the end nothing of it is left.
+/// A disk that hangs: the command that waits for it ends and names the disk; others are not
+/// affected; in the end nothing is left.
 fn hung_disk() {
     let (o0, c0) = (slice("o0", "n0", 0, 8 * MIB), slice("c0", "n1", 0, 8 * MIB));
     let (o1, c1) = (slice("o1", "n0", 8 * MIB, 8 * MIB), slice("c1", "n1", 8 * MIB, 8 * MIB));
@@ -132,7 +132,7 @@ fn hung_disk() {
     server::del("s0");
 }
 
-/// An origin with a sound snapshot and one whose COW hangs while all of them wait for a server.
+/// An origin with an intact snapshot and one whose COW hangs while all three wait for a server.
 struct Family {
     origin: String,
     top: String,
@@ -142,7 +142,7 @@ struct Family {
 }
 
 impl Family {
-    /// `before` is done while all are served.
+    /// `before` runs while all are served.
     fn dead(before: impl FnOnce(&Family)) -> Family {
         let (origin, cow) =
             (slice("org", "n0", 0, 8 * MIB), slice("bad-cow", "n1", 8 * MIB, 8 * MIB));
@@ -162,11 +162,11 @@ impl Family {
     }
 }
 
-/// How long a command may take that finds out that a disk does not answer, on a slow machine.
+/// Longest time of a command that detects that a disk does not answer, on a slow machine.
 const SILENT_LIMIT: Duration = Duration::from_secs(100);
 
-/// A COW hangs while its family is taken over: origin and sound snapshot are there again, and their
-/// users do not notice the attempts that follow. When it answers the snapshot comes back, and is
+/// A COW hangs while its family is taken over: origin and intact snapshot are recovered, and later
+/// attempts do not affect their users. When the COW answers, its snapshot is recovered, and is
 /// invalid.
 fn recovered_beside() {
     let family = Family::dead(|_| {});
@@ -200,8 +200,8 @@ fn recovered_beside() {
     server::assert_nothing_left("del of what had been left out");
 }
 
-/// A snapshot of a dead server is deleted whose COW hangs: the command ends, what it had
-/// acknowledged stays on record, and the rest of its family is deleted as ever.
+/// A snapshot of a dead server is deleted whose COW hangs: the command ends, its acknowledged
+/// writes stay on record, and the rest of its family is deleted as usual.
 fn deleted_beside() {
     let family = Family::dead(|family| Disk::open(&family.bad).write(128, &Buf::new(8)));
     let begun = Instant::now();
@@ -218,7 +218,7 @@ fn deleted_beside() {
     let out = ublk_dm(&format!("add snapshot --origin {origin} --cow {cow} --name bad")).refused();
     assert!(out.stderr.contains(cow.as_str()) && out.stderr.contains("lost"), "{}", out.stderr);
     assert!(server::forget_lost() > 0);
-    // What was noted is there still, for whoever wants it.
+    // The journal still exists, for a later decision.
     let files =
         std::fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
     let noted: Vec<_> =
@@ -227,8 +227,8 @@ fn deleted_beside() {
     noted.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
 }
 
-/// Commands to a mirror of which a leg has been given something and does not answer: each ends,
-/// names the disk, and has done nothing; the server does other things meanwhile.
+/// Commands to a mirror with outstanding I/O on a leg that does not answer: each ends, names the
+/// disk, and has done nothing; the server carries out other commands meanwhile.
 fn hung_leg() {
     let a = slice("l0", "n0", 0, 8 * MIB);
     let b = slice("l1", "n1", 0, 8 * MIB);
@@ -263,8 +263,8 @@ fn hung_leg() {
     server::assert_nothing_left("del of a mirror of which a leg had hung");
 }
 
-/// A server is told to end while a COW hangs: it ends as far as the kernel lets it, and its device
-/// waits with all that it had acknowledged.
+/// A server gets SIGTERM while a COW hangs: it ends as far as the kernel allows, and its device
+/// waits with all its acknowledged writes.
 fn ended_beside() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 8 * MIB));
     let add = format!("snapshot --origin {origin} --cow {cow} --chunk-size 4k --name s");
@@ -288,7 +288,7 @@ fn ended_beside() {
     server::assert_nothing_left("del of what waited");
 }
 
-/// A command in the foreground is told to end while it adds: nothing is left, and it has failed.
+/// A command in the foreground gets SIGTERM while it adds a device: it fails, and nothing is left.
 fn told_early() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 8 * MIB));
     kernel::suspend("cow", true);
@@ -304,7 +304,7 @@ fn told_early() {
     server::assert_nothing_left("SIGTERM to an add");
 }
 
-/// Clients that wait for something and leave give up their places.
+/// Clients that leave while they wait free their places.
 fn places() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, MIB));
     let snap = Disk::open(&server::add(&format!(
@@ -329,7 +329,7 @@ fn places() {
             server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));
         }
     }
-    // Others that say nothing at all are in nobody's way.
+    // Clients that send nothing do not block others.
     let mute: Vec<_> = (0..3).map(|_| UnixStream::connect(&socket).expect("a server")).collect();
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| ublk_dm("wait s 0").ok().line());

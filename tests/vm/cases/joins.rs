@@ -1,5 +1,5 @@
-//! Snapshots come and go while their origin is mounted and written; the origin's user never
-//! sees an error, and what is in use is not deleted.
+//! Snapshots are added and deleted while their origin is mounted and written; the origin's user
+//! never sees an error, and devices in use are not deleted.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -119,7 +119,7 @@ fn come_and_go(seed: u64) {
             thread::sleep(std::time::Duration::from_millis(300));
             frozen.verify(&disk);
             drop(disk);
-            // Two at a time; the very last goes under load, too.
+            // Two at a time; the last one is also deleted under load.
             if n > 0 {
                 server::del(&format!("s{}", n - 1));
             }

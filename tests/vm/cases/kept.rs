@@ -1,5 +1,5 @@
-//! Devices in the foreground that another process serves, or is to serve: what a service manager
-//! sees of them, whatever happens to the device, to its server and to the disks below.
+//! Devices in the foreground that another process serves, or will serve: what a service manager
+//! sees, whatever happens to the device, its server and the disks below.
 
 use std::fs;
 use std::io::Write;
@@ -38,11 +38,10 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Questions that a server lets wait at the same time.
+/// Number of commands that may wait at a server at the same time.
 const PLACES: usize = 32;
 
-/// However many commands wait for something at the server, a device is kept, and its manager told
-/// so.
+/// However many commands wait at the server, a device is kept, and its manager is notified.
 fn without_a_place() {
     let (o, c) = disks();
     server::add(&format!("origin --origin {o} --name o"));
@@ -115,7 +114,7 @@ fn ends() {
         kept.hears("READY=1");
         kept
     };
-    // One that is in use stays.
+    // A device in use stays.
     let mut kept = start();
     let dir = crate::runner::scratch("mnt");
     let path = format!("/dev/ublkb{}", server::number("s", "/id"));
@@ -125,18 +124,19 @@ fn ends() {
     assert_eq!(kept.ends(), 1, "it was not deleted");
     assert!(server::device("s")["state"] == "live", "{:?}", states());
     run_args("umount", &[&dir]).ok();
-    // Started again it keeps what is there; deleted by another command it has done its work.
+    // Started again, it keeps the existing device; if another command deletes the device, it has
+    // done its work.
     let mut kept = start();
     kept.signal("HUP");
     server::del("s");
     assert_eq!(kept.ends(), 0, "it was deleted");
-    // Its server ends in order, and the devices with it.
+    // Its server ends cleanly, and the devices with it.
     let mut kept = start();
     let pid = server::number("o", "/server_pid");
     run_args("kill", &["-TERM", &pid.to_string()]).ok();
     assert_eq!(kept.ends(), 0, "it was deleted");
     server::assert_nothing_left("SIGTERM");
-    // It dies, and they wait.
+    // The server dies, and the devices wait.
     server::add(&format!("origin --origin {o} --name o"));
     let mut kept = start();
     kill("o");
@@ -149,9 +149,9 @@ fn ends() {
     server::assert_nothing_left("del");
 }
 
-/// A device that cannot be taken over is no success for the command that names it, and does not
-/// harm the others; when it can be, the same command has it taken over, whoever serves the others
-/// by then.
+/// A command fails if its named device cannot be taken over, and does not affect the others; as
+/// soon as the device can be taken over, the same command does so, whichever process serves the
+/// others by then.
 fn left_out() {
     let stage = Stage::new("");
     let (origin, cow) = (&stage.origin, &stage.cow);
@@ -167,7 +167,7 @@ fn left_out() {
             states()
         );
     }
-    // The others come up, in a process of their own.
+    // The others are recovered, in a process of their own.
     let mut first = Service::start("o", "recover --foreground o");
     first.hears("READY=1");
     stage.assert_states("quiesced");
@@ -183,7 +183,7 @@ fn left_out() {
     assert!(read.did(20_000) == Did::Success, "a read that waited goes on");
     stage.assert_states("live");
     stage.frozen.verify(&Disk::open(&stage.bad));
-    // Again, by the other verb.
+    // The same with the other verb.
     first.signal("KILL");
     first.ends();
     assert_eq!(second.ends(), 1, "its server has died");

@@ -1,8 +1,8 @@
-//! The end of a server: SIGTERM takes the devices down cleanly; kill -9 loses nothing that was
-//! acknowledged, and the kernel opens what is left.
+//! The end of a server: SIGTERM deletes the devices cleanly; kill -9 loses no acknowledged write,
+//! and the kernel opens the stores that are left.
 //!
 //! (A killed process loses no cached write of the disks: durability across a loss of power is
-//! the business of the simulated disks in `tests/sim`.)
+//! tested on the simulated disks in `tests/sim`.)
 
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -64,7 +64,7 @@ fn sigterm() {
     kernel::remove("judge");
 }
 
-/// Killed under load on origin and snapshot; what never got its answer may be there or not.
+/// Killed under load on origin and snapshot; unacknowledged writes may be present or not.
 fn kill_9(seed: u64, option: &str) {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
     let mut view = View::new("orig", SIZE);
@@ -81,8 +81,8 @@ fn kill_9(seed: u64, option: &str) {
             (AtomicBool::new(false), Plan { may_break: true, ..Plan::depth_32(100_000, 40) });
         thread::scope(|scope| {
             let _stop = StopOnDrop(&stop);
-            // Each load closes its device in the end: the kernel lets go of a deleted one only
-            // then.
+            // Each load closes its device in the end: only then does the kernel release a deleted
+            // device.
             let (view, snap_view, stop) = (&view, &snap_view, &stop);
             let one = scope.spawn(move || load::write(view, &top, seed ^ round, plan, stop));
             let two = scope.spawn(move || load::write(snap_view, &disk, !seed ^ round, plan, stop));
@@ -115,7 +115,7 @@ fn kill_9(seed: u64, option: &str) {
         kernel::remove("judge");
         store::assert_header(&Disk::open(&cow), 32, true);
     }
-    // And ublk-dm itself goes on with it.
+    // And ublk-dm itself continues with the store.
     let snap = server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
     let disk = Disk::open(&snap);
     snap_view.verify(&disk);
@@ -126,7 +126,7 @@ fn kill_9(seed: u64, option: &str) {
     server::assert_nothing_left("del");
 }
 
-/// Killed under load and recovered, twice: nobody who writes notices anything but the wait.
+/// Killed under load and recovered, twice: the writers notice only a delay.
 fn recovered(seed: u64) {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 3 * SIZE));
     let view = View::new("orig", SIZE);
@@ -180,7 +180,7 @@ fn recovered(seed: u64) {
     kernel::remove("judge");
 }
 
-/// What origin and snapshot hold: every acknowledged write, and perhaps some others.
+/// The content of origin and snapshot: every acknowledged write, and perhaps some others.
 fn settle_both(view: &View, snap: &View, origin: &Disk, judge: &Disk) -> (Vec<u64>, Vec<u64>) {
     let of = |view: &View, disk: &Disk| {
         let maybe = view.take_unacknowledged();

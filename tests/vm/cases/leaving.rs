@@ -1,4 +1,4 @@
-//! Ends that nobody has asked the server for, or that come while a device is in use.
+//! Ends that no command has asked for, or that occur while a device is in use.
 
 use std::fs;
 use std::thread;
@@ -47,8 +47,8 @@ fn id_of(name: &str) -> u32 {
     u32::try_from(server::number(name, "/id")).expect("an id")
 }
 
-/// Another program stops or deletes a device: nobody is told that it lives, its disks are free, and
-/// what was written is there for the next one.
+/// Another program stops or deletes a device: it is not reported as live, its disks are free, and
+/// its written data is there for the next device.
 fn taken_away(take: fn(u32) -> std::io::Result<()>) {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
     let view = View::new("snap", SIZE);
@@ -77,7 +77,7 @@ fn taken_away(take: fn(u32) -> std::io::Result<()>) {
     server::del("s");
 }
 
-/// One device of a family is taken away; the others go on.
+/// One device of a family is removed; the others continue.
 fn one_of_two() {
     let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, 2 * SIZE));
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));
@@ -86,7 +86,8 @@ fn one_of_two() {
     server::wait_for(20, "the snapshot to be gone", || server::list().len() == 1);
     top.zero(0, 64);
     assert!(server::device("o")["state"] == "live" && is_free(&cow));
-    // The origin was written without it: the store is lost, and a new one takes its place.
+    // The origin was written without the snapshot: the store is lost, and a new store takes its
+    // place.
     Disk::open(&cow).zero(0, 8);
     let again = server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
     drop((top, again));
@@ -94,8 +95,8 @@ fn one_of_two() {
     server::assert_nothing_left("del --all");
 }
 
-/// SIGTERM while the origin is mounted and written: the disk stays, what is written waits for the
-/// next server, and the snapshot has not missed anything.
+/// SIGTERM while the origin is mounted and written: the disk stays, writes wait for the next
+/// server, and the snapshot has missed no write.
 fn sigterm_mounted() {
     let (origin, cow) = (slice("org", "n0", 0, 64 * MIB), slice("cow", "n1", 0, 64 * MIB));
     let top = server::add(&format!("origin --origin {origin} --name o"));

@@ -1,5 +1,6 @@
 //! Linear devices, with the kernel's own target as the judge: the same data at the same place of
-//! the disk, the same lines; a server that dies loses nothing, and what is refused leaves no trace.
+//! the disk, the same lines; the death of a server loses nothing, and a refused command leaves no
+//! trace.
 
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -26,7 +27,7 @@ fn create(name: &str, line: &str, options: &[&str]) -> Out {
     run_args(&binary(), &[&["create", name, "--table", line][..], options].concat())
 }
 
-/// What stands on the disk before and behind the device.
+/// The disk's content before and after the device.
 fn neighbours(disk: &Disk) -> (u64, u64) {
     (disk::digest(disk, 0, START), disk::digest(disk, START + LEN, 2 * MIB))
 }
@@ -76,7 +77,7 @@ fn basic() {
     view.verify(&Disk::open(&judge));
     view.write(&Disk::open(&judge), 77, 1000);
     kernel::remove("judge");
-    // What `table` printed is understood, and a discard reaches no neighbour.
+    // The output of `table` is accepted, and a discard does not reach the neighbouring sectors.
     let top = create("l", &line, &["--read-only"]).ok().line();
     let written = Disk::try_open(&top, true).and_then(|disk| disk.try_write(0, &Buf::new(8)));
     assert!(written.is_err(), "a read-only device was written");
@@ -92,7 +93,7 @@ fn basic() {
     server::assert_nothing_left("linear-basic");
 }
 
-/// Killed under load, twice: the writers notice nothing but the wait.
+/// Killed under load, twice: the writers notice only a delay.
 fn recovered(seed: u64) {
     let whole = node("n0");
     let view = View::new("line", LEN);
@@ -127,7 +128,7 @@ fn recovered(seed: u64) {
     kernel::remove("judge");
 }
 
-/// What bad input gets: one line, no device, no process, no file, and the disk as it was.
+/// The results of bad input: one line, no device, no process, no file, and the disk unchanged.
 fn bad() {
     let (whole, large) = (node("n0"), node("k0"));
     let small = slice("small", "n0", 0, LEN);
@@ -162,7 +163,7 @@ fn bad() {
     // The blocks of this disk have 4096 bytes.
     refuse(1, &format!("0 8 linear {large} 4"));
     refuse(1, &format!("0 12 linear {large} 8"));
-    // In use by the kernel's target, and by one of ours; shared where that is asked for.
+    // In use by the kernel's target, and by one of our devices; shared with `--force`.
     refuse(1, &format!("0 8 linear {whole} 0"));
     create("one", &format!("0 64 linear {small} 0"), &[]).ok();
     let said = create("two", &format!("0 64 linear {small} 64"), &[]).refused();

@@ -1,8 +1,8 @@
 //! Three snapshots of one live origin, each with its own chunk size, taken under random writes
 //! 32 deep with readers that verify all the while.
 //!
-//! A write under way when a snapshot is taken may be in it or not, sector by sector; what the
-//! snapshot shows right afterwards counts, and has to stay exactly so to the end.
+//! A write under way when a snapshot is taken may be in it or not, sector by sector; the snapshot's
+//! content immediately afterwards counts, and must stay exactly the same to the end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -183,7 +183,7 @@ fn writable(seed: u64) {
     }
 }
 
-/// Everything at once on a handful of chunks: held writes, pile-ups, tracked reads.
+/// Everything at once on a few chunks: held writes, contention, tracked reads.
 fn one_chunk(seed: u64) {
     let size = 4 * 256; // four chunks of 128 KiB
     let origin = slice("org", "n0", 0, size);

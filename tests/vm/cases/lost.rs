@@ -1,5 +1,5 @@
-//! Lost stores by other paths: what is known to be wrong is refused however its COW is reached, and
-//! nothing else is.
+//! Lost stores by other paths: a store that is known to be lost is refused by any path of its COW,
+//! and no other store is.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -47,8 +47,8 @@ fn detach(node: &str) {
     server::wait_for(20, "the loop device to go", || !fs::exists(&backing).expect("sysfs"));
 }
 
-/// A snapshot leaves and its origin is written: the COW, a file, is refused by every path, until
-/// its first sector is zeroed.
+/// A snapshot is deleted and its origin is written: the COW, a file, is refused by every path,
+/// until its first sector is zeroed.
 fn any_path() {
     let origin = slice("org", "n0", 0, SIZE);
     let dir = scratch("lost");
@@ -74,7 +74,7 @@ fn any_path() {
         let mut paths =
             vec![cow.clone(), at("link"), at("hard"), attach(&cow), attach(&at("hard"))];
         if !made_by_kernel {
-            // A store that has no id cannot be told from its copy's.
+            // A store without an id cannot be distinguished from its copy.
             fs::copy(&cow, &copy).expect("a copy");
             paths.extend([copy.clone(), attach(&copy)]);
         }
@@ -83,7 +83,7 @@ fn any_path() {
         fs::rename(&cow, at("moved")).expect("renamed");
         refused(&origin, &at("moved"));
         fs::rename(at("moved"), &cow).expect("renamed");
-        // Wiped by one path, it is known to be by another.
+        // A wipe by one path is recognized by another.
         Disk::open(&at("hard")).zero(0, CHUNK);
         let new = Disk::open(&server::add(&line(&origin, &at("link"))));
         view.snapshot("snap").verify(&new);
@@ -96,8 +96,8 @@ fn any_path() {
     }
 }
 
-/// Another store at the name of a disk that had a lost one is accepted, and the lost one is still
-/// refused when it is back.
+/// Another store under the name of a disk that had a lost store is accepted, and the lost store is
+/// still refused when it is back.
 fn other_store() {
     let (one, two) = (slice("one", "n0", 0, SIZE), slice("two", "n0", SIZE, SIZE));
     let (view, other) = (View::new("one_", SIZE), View::new("two_", SIZE));
@@ -129,13 +129,14 @@ fn other_store() {
     drop(shown);
     server::del("s");
     kernel::remove("cow");
-    // It has not gone anywhere.
+    // The record still exists.
     let cow = lost();
     refused(&one, &cow);
     Disk::open(&cow).zero(0, CHUNK);
     server::add(&line(&one, &cow));
     server::del("s");
-    // The record was of the disk as it was attached before, and says nothing of any other store.
+    // The record belongs to the earlier attachment of the disk, and does not apply to any other
+    // store.
     assert!(server::forget_lost() <= 1, "more records than lost stores");
     server::assert_nothing_left("del");
 }

@@ -1,9 +1,9 @@
 //! The kernel and `ublk-dm` take turns on the legs and the disk log of one mirror.
 //!
-//! At every hand-over the one opens what the other left, after a clean end or with dirty regions as
-//! after a power cut. Then the second leg holds other bytes in every region: in the dirty ones they
-//! must be gone after the recovery, in the clean ones they must still be there, for nothing that
-//! was in sync is copied.
+//! At every hand-over one side opens the mirror that the other left, after a clean end or with
+//! dirty regions as after a power cut. Then the second leg holds other bytes in every region: in
+//! dirty regions they must be gone after the recovery, in clean regions they must still be there,
+//! because regions in sync are not copied.
 
 use std::thread;
 use std::time::Duration;
@@ -60,7 +60,8 @@ fn turns(seed: u64, short: u64) {
     let mut rng = Rng::new(seed);
     let order = if seed % 2 == 0 { [ours(), Engine::Kernel] } else { [Engine::Kernel, ours()] };
     let mut dirty: Vec<u64> = (0..REGIONS).collect();
-    // Three rounds of two; each ends dirty and clean by turns; the seventh turn only looks.
+    // Three rounds of two turns, which end dirty and clean alternately; the seventh turn only
+    // checks.
     for turn in 0..7u64 {
         let engine = order[usize::from(turn % 2 == 1)];
         let what = format!("turn {turn} of {engine:?}, seed {seed}");
@@ -97,8 +98,8 @@ fn poison(stage: &Stage, dirty: &[u64]) {
     }
 }
 
-/// Clean regions still hold what was put there, then they are mended; all others are equal to the
-/// first leg.
+/// Clean regions still hold the other bytes, and are then repaired; all other regions are equal to
+/// the first leg.
 fn assert_recovered(stage: &Stage, dirty: &[u64], what: &str) {
     let (first, second) = (Disk::open_read_only(&stage.leg0), Disk::open(&stage.leg1.path));
     for region in (0..stage.shape.regions()).filter(|region| !dirty.contains(region)) {
@@ -181,7 +182,7 @@ fn stop_dirty(stage: &Stage, served: Mirror, rng: &mut Rng, what: &str) -> Vec<u
                 );
             }
             server::assert_nothing_left("kill -9 and del --force");
-            // Writes that were never acknowledged may be on the first leg or not: what is there
+            // Writes that were never acknowledged may be on the first leg or not: its content
             // counts.
             let maybe = stage.view.take_unacknowledged();
             let cells = settle(&Disk::open(&stage.leg0), stage.view.open_window(), &maybe);
@@ -201,8 +202,8 @@ fn stir(stage: &Stage, served: &Mirror) -> bool {
     log::dirty(stage.log(), REGIONS).is_empty()
 }
 
-/// Logs of all kinds of origin: after the start and after the end the log has the same bytes
-/// whoever served.
+/// Logs of all kinds of origin: after the start and after the end the log has the same bytes,
+/// whichever side served.
 fn logs() {
     const FEW: u64 = 20;
     let stage = Stage::new(FEW, 0);

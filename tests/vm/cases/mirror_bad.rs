@@ -1,5 +1,5 @@
-//! What bad input for a mirror gets: exit code 1 or 2, one line on stderr, nothing on stdout; no
-//! device, no process, no file; legs and log byte for byte as they were.
+//! The results of bad input for a mirror: exit code 1 or 2, one line on stderr, nothing on stdout;
+//! no device, no process, no file; legs and log byte for byte unchanged.
 
 use crate::Case;
 use crate::disk::{self, Disk, MIB, node, slice};
@@ -151,13 +151,13 @@ fn tables() {
         let line = format!("0 {SIZE} mirror {args}");
         let what = ["create", "m", "--table", &line];
         refuse_by(&[&a, &b, &log], || run_args(&binary(), &what));
-        // The judge thinks so, too.
+        // The kernel refuses it as well.
         let judged = crate::ioctl::dm_create("judge", line.trim_end(), false);
         assert!(judged.is_err(), "the kernel takes `{line}`");
     }
 }
 
-/// Disks that are too small, in use, or hold something else.
+/// Disks that are too small, in use, or hold other data.
 fn disks() {
     if ours() == Engine::Kernel {
         return;
@@ -173,15 +173,14 @@ fn disks() {
     let tiny = slice("tiny", "n2", 0, 2);
     refuse(&format!("{two} --log {tiny}"), &[&a, &b, &tiny]);
     crate::kernel::remove("tiny");
-    // What holds something else is no leg to be written over, and no log.
+    // A disk with other data is not overwritten as a leg, and is refused as a log.
     for make in ["mkfs.ext4 -q -F", "mkswap -q"] {
         sh(&format!("{make} {b}")).ok();
         refuse(&two, &[&a, &b]);
         refuse(&format!("add mirror --leg {a} --leg {} --log {b}", node("k0")), &[&a, &b]);
         disk::wipe("n1");
     }
-    // The first leg is where everything comes from: it may hold what it likes; and --force means
-    // it.
+    // The first leg is the source: it may hold any data; and --force overrides.
     sh(&format!("mkfs.ext4 -q -F {a}")).ok();
     sh(&format!("mkfs.ext4 -q -F {b}")).ok();
     server::add(&format!("mirror --leg {a} --leg {b} --force --name m"));
@@ -209,7 +208,7 @@ fn used_disks(a: &str, b: &str, other: &str, dir: &str) {
     crate::kernel::remove("above");
 }
 
-/// A mirror's legs and log are no other device's.
+/// A mirror's legs and log are refused to other devices.
 fn taken_disks(a: &str, b: &str, other: &str) {
     let two = format!("add mirror --leg {a} --leg {b}");
     let log = slice("log", "n2", 0, 64);

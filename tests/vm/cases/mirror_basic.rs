@@ -1,6 +1,6 @@
-//! One mirror, nothing fails: it answers, is described truthfully and in the kernel's words, all
-//! legs get everything, and it goes without a trace. With two, three and nine legs, offsets, all
-//! kinds of disks, files, and file systems on top.
+//! One mirror, nothing fails: it serves I/O, its description is correct and in the kernel's words,
+//! all legs get every write, and its deletion leaves no trace. With two, three and nine legs,
+//! offsets, all kinds of disks, files, and file systems on top.
 
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -143,7 +143,7 @@ fn describe(dev: &str, first: &str, second: &str, len: u64) {
     );
 }
 
-/// Flags and table lines mean the same, and the kernel's own lines come out.
+/// Flags and table lines mean the same, and the output has the kernel's own lines.
 fn tables() {
     let len = 5 * MIB + 24;
     let paths = [slice("leg0", "n0", 0, len), slice("leg1", "n1", 0, len + 4096)];
@@ -276,7 +276,7 @@ fn files(seed: u64) {
     sh(&format!("umount {dir}")).ok();
 }
 
-/// A file system on a mirror that is recovered meanwhile; either leg alone holds it.
+/// A file system on a mirror that is recovered meanwhile; each leg alone holds it.
 fn ext4(seed: u64) {
     let len = 96 * MIB;
     let legs = [slice("leg0", "n0", 0, len), slice("leg1", "s0", 0, len)];
@@ -301,8 +301,7 @@ fn ext4(seed: u64) {
     }
 }
 
-/// fio's verification at depth 32; the second leg is slow for a while, and the log is asked for
-/// much.
+/// fio's verification at depth 32; the second leg is slow for a while, and the log is used heavily.
 fn fio(seed: u64) {
     let len = 16 * MIB;
     let first = slice("leg0", "n0", 0, len);

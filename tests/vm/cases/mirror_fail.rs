@@ -1,9 +1,9 @@
-//! What becomes of a mirror's requests when disks fail: each row of the kernel's table, with each
-//! set of features, played to the kernel's dm-mirror and to `ublk-dm`, and what both did compared.
+//! The outcome of a mirror's requests when disks fail: each row of the kernel's table, with each
+//! set of features, run on the kernel's dm-mirror and on `ublk-dm`, and the results compared.
 //!
-//! A play: two legs in sync, something fails, a request comes, then more requests; the state is
-//! read; the mirror is suspended, the disk healed, a new table loaded. In the end everything that
-//! was acknowledged is there, and the legs are equal over the whole device.
+//! A run: two legs in sync, a fault, a request, then more requests; the state is read; the mirror
+//! is suspended, the disk repaired, a new table loaded. In the end every acknowledged write is
+//! there, and the legs are equal over the whole device.
 
 mod table;
 
@@ -41,14 +41,14 @@ pub fn cases() -> Vec<Case> {
 const REGION: u64 = 1024;
 const REGIONS: u64 = 8;
 const LEN: u64 = REGION * REGIONS;
-/// Where it fails.
+/// The faulty range.
 const BAD: Fault = Fault::Bad { sector: 3 * REGION, sectors: REGION };
 
-/// What is written or read first, and written later: sector and number of sectors.
+/// The ranges of the first request and of later writes: sector and number of sectors.
 const FIRST: (u64, u64) = (3 * REGION + 8, 64);
 const LATER: [(u64, u64); 2] = [(3 * REGION + 100, 16), (5 * REGION + 100, 16)];
 
-/// What the first request is.
+/// The kind of the first request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ask {
     Write,
@@ -57,7 +57,7 @@ enum Ask {
     Sync,
 }
 
-/// One row of the table: it is played with each set of features.
+/// One row of the table: it is run with each set of features.
 #[derive(Clone, Copy, Debug)]
 struct Row {
     /// Leg 0, leg 1, log.
@@ -66,14 +66,14 @@ struct Row {
     ask: Ask,
     /// Suspended with a flush, so that held writes fail.
     flush_suspend: bool,
-    /// What the kernel is known to do, by features: none, `handle_errors`, and `keep_log` as well.
+    /// The known result of the kernel, by features: none, `handle_errors`, and `keep_log` as well.
     known: [&'static str; 3],
-    /// What `ublk-dm` does if that is meant to be something else; its requests then all succeed.
+    /// The result of `ublk-dm` if it differs on purpose; all its requests then succeed.
     own: Option<&'static str>,
 }
 
 impl Row {
-    /// How long a request may take before it counts as held: long where it is not to be held, since
+    /// How long a request may take before it counts as held: long if it should not be held, because
     /// the machine may be slow.
     fn patience_ms(&self, features: &[&str]) -> u64 {
         if self.known[features.len()].starts_with("Held") { 1000 } else { 10_000 }
@@ -82,7 +82,7 @@ impl Row {
 
 const FEATURES: [&[&str]; 3] = [&[], &["handle_errors"], &["handle_errors", "keep_log"]];
 
-/// What somebody saw of a play.
+/// The observations of a run.
 #[derive(Debug, PartialEq)]
 struct Seen {
     /// How the first request ended, and the status then.
@@ -122,8 +122,7 @@ impl Stage {
         if disk_log { shape.log(&self.log.path) } else { shape }
     }
 
-    /// Legs and log as before anything failed. What a write that ended with an error left is
-    /// written over.
+    /// Legs and log as before the fault. The remains of a failed write are overwritten.
     fn reset(&self) {
         let leg = Disk::open(&self.legs[0].path);
         for (sector, sectors) in [FIRST, LATER[0], LATER[1]] {
@@ -146,7 +145,7 @@ impl Stage {
     }
 }
 
-/// Plays each row to both and compares.
+/// Runs each row on both and compares.
 fn rows(seed: u64, rows: &[Row]) {
     let stage = Stage::new();
     for row in rows {
@@ -174,7 +173,8 @@ fn rows(seed: u64, rows: &[Row]) {
     }
 }
 
-/// Equal but for what is better: what the kernel can read must be read, and nothing be wrong.
+/// Equal except for improvements: data that the kernel can read must be readable, and no data may
+/// be wrong.
 fn compare(judge: &Seen, ours: &Seen, what: &str) {
     assert!(judge.first == ours.first, "{what}: the kernel says {judge:?}, ublk-dm {ours:?}");
     for (theirs, own) in judge.later.iter().zip(&ours.later) {
@@ -253,7 +253,7 @@ fn play(engine: Engine, stage: &Stage, row: &Row, features: &'static [&'static s
     seen
 }
 
-/// The table after leg 0 failed: what it lacks comes from leg 1.
+/// The table after leg 0 failed: its missing data is copied from leg 1.
 fn turned(stage: &Stage, row: &Row, features: &'static [&'static str]) -> Shape {
     let mut shape = stage.shape(row.disk_log, features);
     if row.faults[1] == Fault::None {
@@ -270,8 +270,8 @@ fn ask(served: &Mirror, ask: Ask, ticket: Ticket) -> Request {
     }
 }
 
-/// A request counts as held when it has not ended in time, the mirror has noticed what failed, and
-/// a while has passed.
+/// A request counts as held when it has not ended in time, the mirror has detected the fault, and a
+/// while has passed.
 fn request_did(served: &Mirror, request: &Request, patience_ms: u64) -> Did {
     match request.did(patience_ms) {
         Did::Held => {
@@ -315,7 +315,7 @@ fn read_one(served: &Mirror, view: &View, region: u64) -> char {
     }
 }
 
-/// Waits for the recovery; all is well again, and everything is on every leg.
+/// Waits for the recovery; afterwards no fault is left, and all data is on every leg.
 fn finish(served: Mirror, view: &View, shape: &Shape, row: &Row, seen: &Seen) {
     let status = served.wait_in_sync();
     let good = if row.disk_log { "8/8 AA A" } else { "8/8 AA c" };

@@ -1,6 +1,6 @@
 //! The server of a mirror is killed in mid-write and in mid-recovery, with its log in memory and on
-//! a disk, and either recovered or cleared away: no acknowledged write is lost, and a region that
-//! is not known to be in sync reads the same each time until it is recovered.
+//! a disk, and the device is either recovered or deleted: no acknowledged write is lost, and a
+//! region that is not known to be in sync reads the same each time until it is recovered.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -71,8 +71,8 @@ fn kill_9() {
     server::wait_gone(pid);
 }
 
-/// Killed three times under load, first in the middle of the recovery; nobody who writes notices
-/// anything but the wait.
+/// Killed three times under load, first in the middle of the recovery; the writers notice only a
+/// delay.
 fn recovered(seed: u64, disk_log: bool) {
     if ours() == Engine::Kernel {
         return;
@@ -208,9 +208,9 @@ fn same_bytes() {
             }
         });
         if engine == Engine::Ublk {
-            // A new server knows no more than the old one.
+            // A new server has no more information than the old one.
             kill_9();
-            // The process ends when the writes of its recovery have, which take 30 s.
+            // The process ends when the writes of its recovery have ended, which takes 30 s.
             server::wait_for(50, "state quiesced", || server::device("m")["state"] == "quiesced");
             ublk_dm("recover m").ok();
             for region in dirty {
@@ -225,7 +225,7 @@ fn same_bytes() {
     }
 }
 
-/// Killed while a leg is lost: whoever takes over must know that the leg is stale, wherever the log
+/// Killed while a leg is lost: the next server must know that the leg is stale, wherever the log
 /// is, and also if all legs were declared equal at the beginning.
 fn degraded() {
     if ours() == Engine::Kernel {
@@ -263,18 +263,18 @@ fn degraded() {
     }
 }
 
-/// Kills the server, mends the disks and lets another one take over.
+/// Kills the server, repairs the disks and has another server take over.
 fn take_over(stage: &Stage) {
     kill_9();
-    // A killed process ends when its writes have, and those on a slow disk wait until that is
-    // mended.
+    // A killed process ends when its writes have ended, and writes on a slow disk wait until the
+    // disk is repaired.
     stage.legs.iter().for_each(Faulty::heal);
     server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
     ublk_dm("recover m").ok();
 }
 
-/// Killed while a leg that was just put in is being written: it holds old bytes, and is nobody to
-/// read from.
+/// Killed while a leg that was just added is being written: it holds old bytes and must not be
+/// read.
 fn new_leg() {
     if ours() == Engine::Kernel {
         return;
@@ -312,7 +312,8 @@ fn new_leg() {
     }
 }
 
-/// The second leg is the one to recover from: also for whoever takes over in the middle of that.
+/// The second leg is the source of the recovery: also for a server that takes over in the middle of
+/// the recovery.
 fn source() {
     if ours() == Engine::Kernel {
         return;
@@ -322,8 +323,7 @@ fn source() {
         mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
         Disk::open(&stage.legs[0].path).zero(0, LEN);
         Disk::open(&stage.log.path).zero(0, log::sectors(REGIONS));
-        // A killed process ends when its writes have: longer than this is longer than anybody waits
-        // for that.
+        // A killed process ends when its writes have ended: this exceeds every wait for that end.
         stage.legs[0].set(Fault::Slow { read_ms: 0, write_ms: 4_000 });
         let [first, second] = [&stage.legs[0].path, &stage.legs[1].path];
         let line = format!(

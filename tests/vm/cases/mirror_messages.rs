@@ -1,5 +1,5 @@
-//! What a live mirror is told: `check` finds exactly what differs, `repair` takes the named leg's
-//! word for it, and legs are replaced, added and removed while I/O goes on.
+//! Messages to a live mirror: `check` finds exactly the ranges that differ, `repair` copies the
+//! named leg, and legs are replaced, added and removed under I/O.
 
 mod unfit;
 
@@ -59,7 +59,7 @@ fn message(words: &str) -> String {
     ublk_dm(&format!("message m {words}")).ok().stdout
 }
 
-/// What `check` found: start, length, legs.
+/// A range found by `check`: start, length, legs.
 fn differences() -> Vec<(u64, u64)> {
     let line = |text: &str| -> (u64, u64) {
         let json: Value =
@@ -72,7 +72,7 @@ fn differences() -> Vec<(u64, u64)> {
     message("check").lines().map(line).collect()
 }
 
-/// Sectors in which something else is put onto one leg, ascending.
+/// Sectors that get other data on one leg, ascending.
 const SPOTS: [(usize, u64, u64); 5] =
     [(1, 0, 1), (1, 700, 8), (0, 3 * REGION - 4, 8), (2, 10 * REGION, REGION), (1, LEN - 2, 2)];
 
@@ -107,7 +107,7 @@ fn check() {
         told <= put + 8 * 2 * SPOTS.len() as u64,
         "check says {found:?}, which is {told} sectors, not {put}"
     );
-    // Leg 1 is right, whatever it holds.
+    // Leg 1 is the source, whatever it holds.
     message("repair 1");
     assert!(differences().is_empty(), "legs differ after the repair in {:?}", differences());
     let disk = served.disk();
@@ -204,8 +204,8 @@ fn legs(seed: u64) {
     server::assert_nothing_left("del");
 }
 
-/// A first leg that was replaced is free, and so is the name of the mirror that is made over it:
-/// also for two commands that want it at the same time.
+/// A replaced first leg is free, and so is the name of the server of a mirror over it: also for two
+/// simultaneous commands.
 fn freed() {
     if ours() == Engine::Kernel {
         return;
@@ -229,14 +229,14 @@ fn freed() {
     let name = done[0].0;
     let refused = outs.iter().find(|out| out.code != 0).expect("the other one");
     assert!(refused.stderr.contains("in use"), "{}", refused.stderr);
-    // Each has a server of its own, and comes back by itself.
+    // Each has a server of its own, and is recovered independently.
     assert!(server::number("m", "/server_pid") != server::number(name, "/server_pid"));
     crate::cases::admin::kill(name);
     assert!(server::device("m")["state"] == "live");
     crate::cases::admin::kill("m");
     ublk_dm("recover --all").ok();
     assert!(server::list().iter().all(|device| device["state"] == "live"), "{:?}", server::list());
-    // The disk goes to who has it, whatever the name of the first server is worth by now.
+    // The disk belongs to its present user, whatever the name of the first server suggests.
     server::del("m");
     let out = ublk_dm(&add("q", &legs[1])).refused();
     assert!(out.stderr.contains("in use"), "{}", out.stderr);
@@ -246,7 +246,7 @@ fn freed() {
     server::assert_nothing_left("del");
 }
 
-/// A leg dies, a write is held; replacing the leg lets it go on.
+/// A leg dies, a write is held; replacing the leg releases it.
 fn replace_failed() {
     if ours() == Engine::Kernel {
         return;
@@ -273,8 +273,8 @@ fn replace_failed() {
     server::assert_nothing_left("del");
 }
 
-/// What the source could not give stays out of sync, and is copied when it can be read again and
-/// somebody says so.
+/// A region that is unreadable on the source stays out of sync, and is copied by `recover` when it
+/// can be read again.
 fn recover() {
     if ours() == Engine::Kernel {
         return;
@@ -298,7 +298,7 @@ fn recover() {
     server::assert_nothing_left("del");
 }
 
-/// A throttled recovery goes on, tells how far it is, and ends.
+/// A throttled recovery continues, reports its progress, and ends.
 fn throttle() {
     if ours() == Engine::Kernel {
         return;

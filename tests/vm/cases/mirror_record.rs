@@ -1,5 +1,5 @@
-//! Which legs of a mirror have everything is on record while its log is in memory: a bad sector of
-//! the only good leg, a record that is gone, and a leg that is dead from the beginning.
+//! The legs of a mirror that are up to date are on record while its log is in memory: a bad sector
+//! of the only good leg, a record that is gone, and a leg that is dead from the beginning.
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
@@ -64,7 +64,7 @@ fn bad_sector() {
     }
 }
 
-/// Without the record nobody can say which leg is right, so somebody must.
+/// Without the record it is unknown which leg is up to date, so the user must name it.
 fn lost() {
     if ours() == Engine::Kernel {
         return;
@@ -92,8 +92,7 @@ fn lost() {
     view.verify_range(&Disk::open(first), 0, LEN);
 }
 
-/// A table line with a leg that is dead means what it means to the kernel: the mirror starts
-/// without it.
+/// A table line with a dead leg has the kernel's meaning: the mirror starts without that leg.
 fn dead_leg() {
     let good = Faulty::new("good", "n0", 0, LEN);
     let dead = kernel::create("dead", &format!("0 {LEN} error"));

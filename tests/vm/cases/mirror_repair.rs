@@ -1,10 +1,10 @@
-//! Mirrors whose disks fail while they are brought back in step, or fail for a while and return:
-//! during recovery, under load, when the log's "clean" is about to be written, and when the log
-//! cannot even be read.
+//! Mirrors whose disks fail while they are resynchronized, or fail for a while and return: during
+//! recovery, under load, when regions are about to be cleared in the log, and when the log cannot
+//! be read.
 //!
-//! Where `ublk-dm` means to do better than the kernel the case says so and asks for that: what
-//! could not be copied does not count as in sync, and a leg that failed is remembered as long as
-//! the log is there.
+//! Where `ublk-dm` is meant to do better than the kernel, the case requires that: regions that
+//! could not be copied do not count as in sync, and a leg that failed stays recorded as long as the
+//! log exists.
 
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -64,14 +64,14 @@ impl Stage {
         self.core(features).log(&self.log.path)
     }
 
-    /// Equal legs, and a log that says so.
+    /// Equal legs, and a log without dirty regions.
     fn in_sync(&self) {
         mirror::copy(&self.legs[0].path, 0, &self.legs[1].path, 0, LEN);
         Image::new(REGIONS, true).put(&Disk::open(&self.log.path), log::sectors(REGIONS));
     }
 }
 
-/// Everything is there and on both legs, after `mirror` is taken away.
+/// All data is there and on both legs, after `mirror` is removed.
 fn assert_whole(mirror: Mirror, view: &View, shape: &Shape, when: &str) {
     let disk = mirror.disk();
     for region in 0..REGIONS {
@@ -93,7 +93,7 @@ fn recovery() {
         (write_error, HANDLE, "7/8 AS c", "7/8 AS c"),
         (read_error, HANDLE, "7/8 SA c", "7/8 SA c"),
         (write_error, KEEP, "7/8 AS c", "7/8 AS c"),
-        // The kernel makes the other leg its default then, which has nothing.
+        // The kernel then makes the other leg its default, which has no data.
         (read_error, KEEP, "", "7/8 SA c"),
         // The kernel counts both as in sync, the second with zeroes on the other leg.
         (write_error, &[], "8/8 AA c", "7/8 AS c"),
@@ -113,8 +113,8 @@ fn recovery() {
             let disk = served.disk();
             for region in 0..REGIONS {
                 let right = stage.view.try_verify(&disk, region * REGION, REGION).is_ok();
-                // With an unreadable source the region cannot be read; it must not be made up
-                // either.
+                // With an unreadable source the region cannot be read; its content must not be
+                // invented either.
                 let source = faults == read_error && region == 3;
                 let read = disk.try_read(region * REGION, &mut Buf::new(REGION)).is_ok();
                 let zeroes = engine == Engine::Kernel && features.is_empty();
@@ -138,8 +138,8 @@ fn recovery() {
     }
 }
 
-/// Nothing can be flushed, then a region be written on no leg: whoever asks gets an error, at once
-/// whatever the features. What was acknowledged before is there, and when the legs are back they
+/// No leg can be flushed, then no leg can be written in a region: the request fails immediately,
+/// whatever the features. Earlier acknowledged writes are there, and when the legs are back they
 /// are made equal, by the same server or the next.
 fn all_legs() {
     if ours() == Engine::Kernel {
@@ -164,8 +164,8 @@ fn all_legs() {
         assert!(did == Did::Eio, "{what}: a write that no leg took: {did:?}");
         stage.view.cancel(ticket);
         let status = served.status();
-        // Which letters depends on who finds out first, the user's flush or the one before regions
-        // become clean.
+        // The letters depend on which flush fails first: the user's, or the one before regions are
+        // cleared.
         let failed = status.letters.chars().all(|letter| letter != 'A') && status.log == "A";
         assert!(failed, "{what}: status is {}", status.short());
         assert!(
@@ -192,7 +192,7 @@ fn all_legs() {
     }
 }
 
-/// Leg 1 cannot be flushed when regions are to become clean: then none does, ever.
+/// Leg 1 cannot be flushed when regions are to be cleared: then none is ever cleared.
 fn leg_flush() {
     let stage = Stage::new();
     for engine in [Engine::Kernel, ours()] {
@@ -217,7 +217,8 @@ fn leg_flush() {
             served.wait_status(20, "a failed leg", |status| status.letters == "AF");
         }
         let status = served.status();
-        // What may have been lost is out of sync for ublk-dm; the kernel only keeps it dirty.
+        // A region that may have lost data is out of sync for ublk-dm; the kernel only keeps it
+        // dirty.
         let right = status.letters == "AF"
             && status.log == "A"
             && (engine == Engine::Ublk || status.in_sync == REGIONS);
@@ -246,13 +247,13 @@ fn log_at_start() {
         for engine in [Engine::Kernel, ours()] {
             stage.in_sync();
             if fault != Fault::Writes {
-                // What the log would say is not believed.
+                // The content of the log is not trusted.
                 Disk::open(&stage.legs[1].path).zero(5 * REGION, 16);
             }
             stage.log.set(fault);
             let shape = stage.disk(&[]);
             if engine == Engine::Ublk && fault != Fault::Writes {
-                // What cannot be looked at may hold anything.
+                // An unreadable log may hold anything.
                 ublk_dm(&format!("add {}", shape.flags())).refused();
             }
             let served = Mirror::add_forced(engine, "m", &shape);
@@ -276,7 +277,7 @@ fn log_at_start() {
     }
 }
 
-/// A leg is gone for a while under load, and comes back.
+/// A leg fails for a while under load, and returns.
 fn outage(seed: u64) {
     let stage = Stage::new();
     for features in [&[], HANDLE, KEEP] {
@@ -299,7 +300,8 @@ fn outage(seed: u64) {
                 thread::sleep(Duration::from_millis(400));
                 stage.legs[1].heal();
                 if features == HANDLE {
-                    // Writes are held until there is another table; the load goes on with that.
+                    // Writes are held until there is another table; the load continues with that
+                    // table.
                     served.suspend(true);
                     served.load(&shape);
                     served.resume();
@@ -331,8 +333,8 @@ fn outage(seed: u64) {
     }
 }
 
-/// Leg 0 has missed an acknowledged write. Whatever happens then, it is not the one to copy from:
-/// `ublk-dm` keeps that in the log. (The kernel would recover from it.)
+/// Leg 0 has missed an acknowledged write. Whatever happens then, it must not be the source of a
+/// recovery: `ublk-dm` records that in the log. (The kernel would recover from it.)
 fn stale_leg() {
     if ours() == Engine::Kernel {
         return;
@@ -363,14 +365,14 @@ fn stale_leg() {
         );
         stage.legs[0].heal();
         if end == "turned" {
-            // As an administrator would do it who knows the kernel: the good leg first.
+            // As an administrator who knows the kernel would do it: the good leg first.
             shape.legs.reverse();
         }
         let served = Mirror::open(Engine::Ublk, "m", &shape);
         stage.view.verify_range(&served.disk(), 3 * REGION, REGION);
         served.wait_status(20, "8/8 AA A", |status| status.short() == "8/8 AA A");
         assert_whole(served, &stage.view, &shape, &format!("after {end} with a stale leg"));
-        // Then it is as good as the other, and the kernel takes the log as it is.
+        // Then it is as up to date as the other leg, and the kernel accepts the log as it is.
         assert!(
             raw_log.read(0, 8)[..4] == log::MAGIC.to_le_bytes(),
             "{end}: the log has lost its magic"

@@ -1,6 +1,6 @@
-//! Mirrors of all sizes and on disks of unlike kinds: region counts around a word of the log's bits
-//! and the largest that there can be, blocks of 512 and 4096 bytes in one mirror, legs of which one
-//! cannot discard.
+//! Mirrors of all sizes and on disks of different kinds: region counts around a word of the log's
+//! bits and the largest possible count, blocks of 512 and 4096 bytes in one mirror, legs of which
+//! one cannot discard.
 
 use std::fs;
 
@@ -43,7 +43,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// From nothing to all in sync; then the log's bytes are the kernel's.
+/// From no region in sync to all in sync; then the log's bytes are the kernel's.
 fn regions() {
     const REGION: u64 = 16;
     for count in [1u64, 63, 64, 65] {
@@ -84,7 +84,7 @@ fn regions() {
     }
 }
 
-/// 200 million regions over 6 TiB; the log alone is larger than what one request carries.
+/// 200 million regions over 6 TiB; the log alone is larger than one request.
 fn largest(seed: u64) {
     let big = Disk::open_read_only(&disk::node("big0")).sectors;
     let (region, len) = (64, (big / 5 * 2).min(12 << 30) / 64 * 64 - 3);
@@ -129,8 +129,8 @@ fn largest(seed: u64) {
     }
 }
 
-/// As many regions as there can be: a bitset of 512 MiB, of which marks must hit the right bits.
-/// The judge is left out, for it dies of more than half as many (`BUG_ON` in `memweight`).
+/// The largest number of regions: a bitset of 512 MiB, in which marks must set the right bits. The
+/// kernel is left out, because it crashes with more than half as many (`BUG_ON` in `memweight`).
 fn most_regions(seed: u64) {
     if ours() == Engine::Kernel {
         return;
@@ -224,8 +224,8 @@ fn blocks() {
     }
 }
 
-/// Discards go to all legs if all can; a leg that cannot takes the mirror's offer back, and no
-/// health letter.
+/// Discards go to all legs if all support them; a leg that does not makes the mirror refuse
+/// discards, without a health letter.
 fn discards() {
     let len = 8 * MIB;
     let (first, second) = (slice("leg0", "n0", 0, len), slice("leg1", "n1", 0, len));

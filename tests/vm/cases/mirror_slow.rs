@@ -1,8 +1,8 @@
-//! Legs of unlike speed, and a leg on another machine.
+//! Legs of different speed, and a leg on another machine.
 //!
-//! Reads are spread over the legs, and a slow leg loses them. A leg behind nvme-tcp (to an nvmet
-//! target of this machine) is lost and comes back: a degraded mirror and a recovery, and nothing
-//! hangs.
+//! Reads are spread over the legs, and a slow leg gets fewer. A leg behind nvme-tcp (to an nvmet
+//! target of this machine) is lost and returns: the mirror is degraded and then recovered, and
+//! nothing hangs.
 
 use std::fs;
 use std::path::Path;
@@ -71,7 +71,7 @@ fn slow_leg(seed: u64) {
     let uneven = spread(&view, &disk, !seed, [&legs[0].path, &legs[1].path]);
     println!("  reads: {even:?} evenly, {uneven:?} with a slow first leg");
     assert!(uneven[0] * 4 < uneven[1], "seed {seed}: a slow first leg got {uneven:?}");
-    // Nothing is ever wrong with writes beside it.
+    // Read data is right also with concurrent writes.
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         let reader = scope.spawn(|| load::verify(&view, &disk, seed, 3, &stop));
@@ -88,8 +88,8 @@ fn slow_leg(seed: u64) {
     mirror::assert_legs_equal(&shape, "after a slow leg");
 }
 
-/// A leg that does not answer at all. Whoever writes waits, and so does a command that waits for
-/// the write; but what there is and how it is can be asked all the time, or nobody would know why.
+/// A leg that does not answer at all. Writes wait, and so does a command that waits for them; but
+/// `list` and `status` answer all the time, so that the cause can be found.
 fn hung_leg() {
     if ours() == Engine::Kernel {
         return;
@@ -128,7 +128,7 @@ fn hung_leg() {
 struct Remote {
     port: String,
     subsystem: String,
-    /// Its node on the using side.
+    /// Its node on the host side.
     path: String,
 }
 
@@ -177,7 +177,7 @@ impl Remote {
         remote
     }
 
-    /// Looks for the disk among all.
+    /// Finds the disk among all nodes.
     fn find(&mut self) -> bool {
         for entry in fs::read_dir("/sys/block").expect("/sys/block").flatten() {
             let serial = fs::read_to_string(entry.path().join("device/serial")).unwrap_or_default();
@@ -204,7 +204,7 @@ impl Remote {
             .unwrap_or_else(|e| panic!("{link}: {e}"));
     }
 
-    /// The other machine is gone: no connection, and no new one.
+    /// The other machine is gone: the connection is closed, and no new one is accepted.
     fn withdraw(&self) {
         let link = self.link();
         fs::remove_file(&link).unwrap_or_else(|e| panic!("{link}: {e}"));
@@ -266,7 +266,7 @@ fn nvme_tcp(seed: u64) {
         });
         far.offer();
         server::wait_for(40, "the disk to answer again", || far.answers());
-        // It is the same disk, but it has missed writes: put in again, it is recovered.
+        // It is the same disk, but it has missed writes: after `replace` it is recovered.
         match served.engine {
             Engine::Ublk => drop(ublk_dm(&format!("message m replace 1 {second}")).ok()),
             Engine::Kernel => {

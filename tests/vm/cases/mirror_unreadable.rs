@@ -1,6 +1,6 @@
-//! A source with sectors that cannot be read, and disks that fail discards: what is not known to be
-//! the same on all legs does not count as in sync, nothing is made up, and no leg is the worse for
-//! a discard.
+//! A source with sectors that cannot be read, and disks that fail discards: regions that are not
+//! known to be the same on all legs do not count as in sync, no data is invented, and a failed
+//! discard does not count against a leg.
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
@@ -32,11 +32,11 @@ const LEN: u64 = REGION * REGIONS;
 /// Sectors of the source that cannot be read, in the middle of a region.
 const HOLE: (u64, u64) = (3 * REGION + 100, 3);
 const FEATURES: [&[&str]; 3] = [&[], &["handle_errors"], &["handle_errors", "keep_log"]];
-/// What stands on a leg before it is recovered.
+/// The content of a leg before it is recovered.
 const OLD: u8 = 0xD1;
 
-/// Where the source cannot be read, the other leg keeps what it had, the region is out of sync, for
-/// as long as that is so and also for the next server, and everything else is recovered.
+/// Where the source cannot be read, the other leg keeps its content, the region is out of sync for
+/// as long as that is so, also for the next server, and everything else is recovered.
 fn sectors() {
     if ours() == Engine::Kernel {
         return;
@@ -58,7 +58,7 @@ fn sectors() {
         served.wait_status(20, "7/8 SA A", |status| status.short() == "7/8 SA A");
         assert_nothing_made_up(&view, &served.path, false, &what);
         assert_nothing_made_up(&view, &second, true, &what);
-        // Asked again the source still cannot be read.
+        // After `recover` the source still cannot be read.
         ublk_dm("message m recover").ok();
         let out = ublk_dm("wait m --in-sync").refused();
         assert!(out.stderr.contains("1 of 8 regions"), "{what}: {}", out.stderr);
@@ -78,8 +78,8 @@ fn sectors() {
 }
 
 /// Every sector can be read and is right, but for the region that is out of sync. There the mirror
-/// gives what the source has or an error, and a leg may also hold what it held; where the source
-/// cannot be read there is nothing else.
+/// returns the source's data or an error, and a leg may also hold its old data; where the source
+/// cannot be read nothing else is allowed.
 fn assert_nothing_made_up(view: &View, path: &str, leg: bool, what: &str) {
     let disk = Disk::open_read_only(path);
     let lost = HOLE.0 / REGION * REGION;
@@ -101,7 +101,8 @@ fn assert_nothing_made_up(view: &View, path: &str, leg: bool, what: &str) {
     }
 }
 
-/// A third leg joins two that are in sync, and gets from the second what the first cannot read.
+/// A third leg is added to two that are in sync, and gets data that is unreadable on the first leg
+/// from the second.
 fn other_leg() {
     if ours() == Engine::Kernel {
         return;
@@ -128,9 +129,9 @@ fn other_leg() {
     );
 }
 
-/// A discard that fails on the first leg and is done on the other: the user hears what the kernel's
-/// users hear, no leg is the worse for it, and nothing is held. Where the kernel leaves legs that
-/// differ `ublk-dm` recovers.
+/// A discard that fails on the first leg and is done on the other: the user gets the same result as
+/// with the kernel, it does not count against a leg, and nothing is held. Where the kernel leaves
+/// legs that differ `ublk-dm` recovers.
 fn discards() {
     let legs = [Faulty::new("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN)];
     let view = View::new("mirr", LEN);
@@ -145,7 +146,7 @@ fn discards() {
     }
 }
 
-/// Plays one discard of two regions; returns its exit code.
+/// Runs one discard of two regions; returns its exit code.
 fn one_discard(engine: Engine, shape: &Shape, view: &View, legs: &[Faulty; 2]) -> i32 {
     const CUT: (u64, u64) = (3 * REGION, 2 * REGION);
     let what =
@@ -162,13 +163,13 @@ fn one_discard(engine: Engine, shape: &Shape, view: &View, legs: &[Faulty; 2]) -
     assert!(out.code != 124, "{what}: it is held");
     legs[0].heal();
     if engine == Engine::Ublk {
-        // Closing the device flushes it, which failed on that leg as well: what it was given since
-        // its last good flush is out of sync until it is mended.
+        // Closing the device flushes it, which failed on that leg as well: its writes since the
+        // last successful flush are out of sync until it is repaired.
         ublk_dm("message m recover").ok();
     }
     served.wait_status(20, "8/8 AA c", |status| status.short() == "8/8 AA c");
     match engine {
-        // It was done where it could be, and not where it could not.
+        // The discard was carried out on one leg, and not on the failing one.
         Engine::Kernel => {
             let differing = mirror::differing(shape);
             assert!(differing == [3, 4], "{what}: the legs differ in regions {differing:?}");
@@ -195,8 +196,8 @@ fn one_discard(engine: Engine, shape: &Shape, view: &View, legs: &[Faulty; 2]) -
     out.code
 }
 
-/// A leg that has discards and no command to write zeroes, as many SATA disks: it is discarded as
-/// the other is, and the legs stay in sync.
+/// A leg that supports discards but has no command to write zeroes, like many SATA disks: it is
+/// discarded like the other, and the legs stay in sync.
 fn without_zeroes() {
     if ours() == Engine::Kernel {
         return;

@@ -1,6 +1,5 @@
-//! What can be seen of a mirror while something happens to it: its events, how far a recovery is
-//! and how fast it goes, that a throttle slows it down, and how little the log costs writes that
-//! come together.
+//! Observing a mirror: its events, the progress and speed of a recovery, the effect of a throttle,
+//! and the small cost of the log for concurrent writes.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,11 +25,11 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Half a MiB: what one copy of a recovery carries.
+/// Half a MiB: the size of one copy of a recovery.
 const REGION: u64 = 1024;
 
-/// `wait` ends when a recovery has, when a leg fails and when the log does; until then it waits,
-/// and what has happened already it does not wait for.
+/// `wait` ends when a recovery has ended, when a leg fails and when the log fails; until then it
+/// waits, and for earlier events it does not wait.
 fn events() {
     if ours() == Engine::Kernel {
         return;
@@ -76,7 +75,7 @@ fn events() {
     served.close();
 }
 
-/// The count of events that `wait` tells when something is made to happen; it must not end before.
+/// The event counter that `wait` prints after an event is caused; it must not end before.
 fn next_event(seen: u64, happen: impl FnOnce()) -> u64 {
     let pid = server::number("m", "/server_pid");
     thread::scope(|scope| {
@@ -90,7 +89,7 @@ fn next_event(seen: u64, happen: impl FnOnce()) -> u64 {
     })
 }
 
-/// What `status --json` says of the recovery of the mirror `m`.
+/// The recovery of the mirror `m` in `status --json`.
 fn progress() -> Value {
     let out = ublk_dm("status m --json").ok().line();
     let json: Value =
@@ -98,8 +97,8 @@ fn progress() -> Value {
     json["mirror"]["recovery"].clone()
 }
 
-/// How far a recovery is, how fast it goes and how long it will take: numbers that fit each other
-/// and the clock.
+/// The progress, speed and remaining time of a recovery: numbers that agree with each other and the
+/// clock.
 fn recovery() {
     if ours() == Engine::Kernel {
         return;
@@ -152,9 +151,9 @@ fn recovery() {
     mirror::assert_legs_equal(&shape, "after a recovery that was looked at");
 }
 
-/// With a throttle of one percent copies that take a while each wait for a second first, so on
-/// however fast a machine no more are done in some time than that allows; without it they would all
-/// be done by then.
+/// With a throttle of one percent copies that take a while each wait for a second first, so that on
+/// any machine no more are done in a given time than the throttle allows; without the throttle they
+/// would all be done by then.
 fn throttle() {
     if ours() == Engine::Kernel {
         return;
@@ -165,7 +164,7 @@ fn throttle() {
     let first = slice("leg0", "n0", 0, REGIONS * REGION);
     let second = Faulty::new("leg1", "n1", 0, REGIONS * REGION);
     let shape = Shape::new(REGIONS * REGION, REGION, &[&first, &second.path]);
-    // Nothing is done before there is a throttle.
+    // No copy is made before the throttle is set.
     second.set(Fault::Slow { read_ms: 0, write_ms: 3000 });
     let served = Mirror::open(Engine::Ublk, "m", &shape);
     ublk_dm("message m throttle 1").ok();
@@ -187,9 +186,9 @@ fn throttle() {
     mirror::assert_legs_equal(&shape, "after a throttled recovery");
 }
 
-/// Writes to clean regions that come while the log is being written share the next write of it: two
-/// or three writes of the log for all of them, and some for regions that become clean meanwhile,
-/// however slow the machine is.
+/// Writes to clean regions that arrive while the log is being written share the next write of the
+/// log: two or three writes of the log for all of them, and some for regions that are cleared
+/// meanwhile, however slow the machine is.
 fn shared_marks() {
     const REGIONS: u64 = 128;
     const WRITES: u64 = 32;

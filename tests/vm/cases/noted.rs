@@ -1,8 +1,8 @@
-//! Snapshot writes whose records are only noted when they are acknowledged: they outlive the server
-//! (I10), a flush and a write of the origin wait for their records, and notes that belong to
-//! another store are refused.
+//! Snapshot writes whose records are only journaled when they are acknowledged: they outlive the
+//! server (I10), a flush and a write of the origin wait for their records, and a journal that
+//! belongs to another store is refused.
 //!
-//! Removing the notes is what a loss of power does to them.
+//! Removing the journal has the effect of a loss of power.
 
 use std::fs;
 use std::path::PathBuf;
@@ -45,10 +45,10 @@ const CHUNK: u64 = 8;
 /// Chunks written before the server is killed: few, so that the kill comes before their records are
 /// written.
 const WRITES: u64 = 24;
-/// Tries until a kill has come in time.
+/// Attempts until a kill is in time.
 const TRIES: u64 = 8;
 
-/// What is done about the dead server's snapshot.
+/// What happens to the dead server's snapshot.
 #[derive(Clone, Copy, PartialEq)]
 enum After {
     Recover,
@@ -56,7 +56,7 @@ enum After {
     Delete,
 }
 
-/// A snapshot of a filled origin, and what both must show.
+/// A snapshot of a filled origin, and the required content of both.
 pub(super) struct Fixture {
     pub(super) origin: String,
     pub(super) cow: String,
@@ -69,7 +69,7 @@ impl Fixture {
         Fixture::on(slice("cow", "n1", 0, 2 * SIZE))
     }
 
-    /// With that COW.
+    /// The same with the COW `cow`.
     pub(super) fn on(cow: String) -> Fixture {
         let origin = slice("org", "n0", 0, SIZE);
         let view = View::new("orig", SIZE);
@@ -79,7 +79,7 @@ impl Fixture {
         Fixture { origin, cow, view, frozen }
     }
 
-    /// Makes room for another one.
+    /// Deletes the devices, for another setup.
     fn end(self) {
         ["cow", "org"].into_iter().for_each(kernel::remove);
     }
@@ -136,7 +136,7 @@ fn kill(fixture: &Fixture, pid: u64) {
     }
 }
 
-/// The file of notes, if there is one.
+/// The journal file, if there is one.
 pub(super) fn notes() -> Option<PathBuf> {
     let files = fs::read_dir(server::run_dir())
         .expect("a run directory")
@@ -156,7 +156,7 @@ fn outlives(after: After) {
         }
         After::Add => {
             drop(disk);
-            // Somebody has the COW, so deleting the device cannot put the records there.
+            // The COW is in use, so deleting the device cannot write the records to it.
             kernel::create("hold", &format!("0 {} linear {} 0", 2 * SIZE, fixture.cow));
             let said = ublk_dm("del s --force").refused().stderr;
             assert!(said.contains("not on its COW yet"), "said {said:?}");
@@ -194,7 +194,7 @@ fn suspended() {
     server::del("s");
 }
 
-/// Whether a write that was flushed is lost with the notes.
+/// Whether a flushed write is lost with the journal.
 fn flush_loses() -> bool {
     let fixture = Fixture::new();
     let disk = fixture.add("--no-recovery");
@@ -213,8 +213,8 @@ fn flush_loses() -> bool {
     lost
 }
 
-/// Whether a snapshot shows what was written to the origin, under a chunk of its own that was only
-/// noted.
+/// Whether a snapshot shows data that was written to the origin, in a chunk of its own that was
+/// only journaled.
 fn origin_shows() -> bool {
     let fixture = Fixture::new();
     let disk = fixture.add("--no-recovery");
@@ -246,7 +246,8 @@ fn lose_power() {
     server::assert_nothing_left("del --force");
 }
 
-/// Somebody else has gone on with the COW: nothing of the notes is used, and the COW is left alone.
+/// Another program has continued with the COW: no part of the journal is used, and the COW is not
+/// changed.
 fn misfit() {
     let fixture = Fixture::new();
     drop(fixture.killed("--no-recovery"));
@@ -277,8 +278,8 @@ fn misfit() {
     server::del("s");
 }
 
-/// The COW holds something else by now, which begins with zeroes as most things do: it is left
-/// alone, and so is a store that has fewer records than the notes know of.
+/// The COW now holds other data, which begins with zeroes as most data does: it is not changed, nor
+/// is a store with fewer records than the journal counts.
 fn reused() {
     let fixture = Fixture::new();
     let older = Disk::open(&fixture.cow).read(0, 64);
@@ -309,7 +310,7 @@ fn reused() {
     server::assert_nothing_left("del --force");
 }
 
-/// Without notes an acknowledged write dies with its server.
+/// Without a journal an acknowledged write is lost with its server.
 fn not_noted() {
     sh::use_mutant("NotNoted");
     let fixture = Fixture::new();

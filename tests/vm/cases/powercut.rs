@@ -1,9 +1,10 @@
 //! Power cuts of the real server: loads recorded by `dm-log-writes`, cut at every flush, every FUA
-//! write and every acknowledgement, with what lies between kept, lost or torn (`power::replay`).
+//! write and every acknowledgement, with the writes in between kept, lost or torn
+//! (`power::replay`).
 //!
 //! Origin and COWs are slices of one device, so that the record has one order. Every state is
 //! judged from its bytes (`power::oracle`); some are written to a disk and opened by the kernel and
-//! by ublk-dm, which go on with them.
+//! by ublk-dm, which continue to use them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -41,22 +42,22 @@ pub fn cases() -> Vec<Case> {
 }
 
 const ORIGIN: u64 = 3 * MIB + 3;
-/// What is recorded. `dm-log-writes` lists a write with the first flush sent after its completion;
+/// The recorded disk. `dm-log-writes` lists a write with the first flush sent after its completion;
 /// if a second flush, sent later, completed before the first one, the record would deny what that
 /// second one made durable. So flushes are sent one after another (the `one` device below) to a
 /// disk with a single queue, which completes them in that order.
 const DISK: &str = "s0";
-/// Fewer cuts or states than this, and a load was too small to mean anything.
+/// With fewer cuts or states than this, a load was too small to be meaningful.
 const CUTS: u64 = 400;
 const STATES: u64 = 1500;
-/// States of a record that are written to a disk and opened by everybody.
+/// States of a record that are written to a disk and opened by `check`, the kernel and ublk-dm.
 const SAMPLES: usize = 6;
 
-/// How a snapshot begins.
+/// The start of a snapshot.
 pub struct Start {
     pub chunk: u64,
     pub cow_sectors: u64,
-    /// What an existing one shows; `None`: its store is to be made.
+    /// The content of an existing snapshot; `None`: its store is to be made.
     pub cells: Option<Vec<Cell>>,
     pub may_end: bool,
 }
@@ -64,16 +65,17 @@ pub struct Start {
 /// A load to be recorded.
 pub struct Load<'a> {
     pub seed: u64,
-    /// What the origin holds.
+    /// The origin's content.
     pub origin: Vec<Cell>,
     pub snapshots: Vec<Start>,
-    /// Loads that the disk has been through, with this one.
+    /// Number of loads on the disk so far, including this one.
     pub round: u8,
     /// Requests of each writer.
     pub requests: u64,
     /// Devices that are written: 0 is the origin.
     pub written: &'a [usize],
-    /// Requests crowd into one chunk after another, and flushes take long: much waits for a record.
+    /// Requests crowd into one chunk after another, and flushes are slow: many requests wait for a
+    /// record.
     pub crowded: bool,
 }
 
@@ -84,18 +86,17 @@ struct Device<'a> {
     durable: Disk,
     history: &'a History,
     may_end: bool,
-    /// Counts crowded requests; `None`: they go anywhere.
+    /// Counts crowded requests; `None`: requests go anywhere.
     crowd: Option<AtomicU64>,
 }
 
-/// Requests to one chunk of a crowd, and the largest pause of a writer, so that they do not come
-/// all at once.
+/// Requests to one chunk of a crowd, and the longest pause of a writer, which spreads them out.
 const CROWD: u64 = 6;
 const CROWD_PAUSE_MS: u64 = 12;
 /// Sectors of a crowded chunk.
 pub const CROWD_CHUNK: u64 = 64;
 
-/// Fills the origin, and each COW with the remains of an older store; gives the origin's cells.
+/// Fills the origin, and each COW with the remains of an older store; returns the origin's cells.
 pub fn prepare(cows: &[(u64, u64)]) -> Vec<Cell> {
     let origin = View::new("bas0", ORIGIN);
     let disk = Disk::open(&node(DISK));
@@ -175,7 +176,7 @@ pub fn record(load: Load) -> (Record, Layout) {
     (record, layout)
 }
 
-/// The record must lead to what is on the disk, or nothing said of it counts.
+/// The record must lead to the content of the disk; otherwise its judgement is void.
 fn assert_replays(record: &Record, raw: &Disk) {
     let mut real = Contents::default();
     let first = log::add_range(raw, 0, record.start.len() as u64, &mut real);
@@ -267,14 +268,14 @@ fn write_one(device: &Device, rng: &mut Rng, durable: bool) -> std::io::Result<(
     Ok(())
 }
 
-/// One state of a cut, kept to be opened.
+/// One state of a cut, kept for opening.
 pub struct Sample {
     pub position: usize,
     pub image: Image,
 }
 
-/// Judges every state of every cut; panics at the first that breaks a promise. Keeps `samples` of
-/// them, evenly spread.
+/// Judges every state of every cut; panics at the first broken promise. Keeps `samples` of them,
+/// evenly spread.
 pub fn judge(record: &Record, layout: &Layout, seed: u64, samples: usize) -> (Tally, Vec<Sample>) {
     let (tally, kept) =
         try_judge(record, layout, seed, samples).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
@@ -349,8 +350,7 @@ fn writes(seed: u64, cows: &[(u64, u64)]) {
     samples.iter().for_each(|sample| reopen(seed, &record, &layout, sample));
 }
 
-/// The COW runs full under origin writes: before the mark the snapshot is right, after it it is
-/// invalid.
+/// The COW runs full under origin writes: before the mark the snapshot is valid, after it invalid.
 fn full(seed: u64) {
     let cows = [(8, 300 * 8)];
     let load = Load {

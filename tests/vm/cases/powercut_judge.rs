@@ -1,5 +1,5 @@
-//! That the judge of power cuts would notice: records made by hand which break a promise must be
-//! found out, and servers that break a rule on purpose, too.
+//! Tests of the judge of power cuts: it must detect handmade records that break a promise, and
+//! servers that break a rule on purpose.
 
 use crate::Case;
 use crate::cases::powercut::{CROWD_CHUNK, Load, Start, prepare, record, try_judge};
@@ -23,7 +23,7 @@ const CHUNK: u64 = 8;
 const ORIGIN: u64 = 4 * CHUNK;
 const COW: u64 = 7 * CHUNK;
 
-/// One record with one snapshot, which is there from the beginning, and one write to chunk 1 of the
+/// One record with one snapshot, which exists from the beginning, and one write to chunk 1 of the
 /// origin.
 struct ByHand {
     record: Record,
@@ -168,11 +168,11 @@ fn by_hand() {
     gone.found_out("no header", "has no header");
 }
 
-/// Loads after which a mutant that nobody noticed has survived: whether a write comes at the wrong
-/// moment is chance.
+/// Loads after which an undetected mutant has survived: whether a write comes at the wrong moment
+/// is chance.
 const TRIES: u64 = 4;
 
-/// Each of these servers loses something in some cut; the records of the right one are accepted in
+/// Each of these servers loses data in some cut; the records of the correct server are accepted in
 /// `powercut`.
 fn mutants(seed: u64) {
     // With chunks of one sector an area is full after 32 records.
@@ -188,7 +188,7 @@ fn mutants(seed: u64) {
     }
 }
 
-/// The promise that a load finds broken.
+/// The broken promise that a load finds.
 fn broken(seed: u64, chunk: u64) -> Option<String> {
     crate::disk::wipe("s0");
     let cow_sectors = 10 * MIB;

@@ -1,5 +1,5 @@
-//! States after a power cut, opened in earnest: `ublk-dm check`, the kernel's snapshot and ublk-dm
-//! itself must all show what the bytes say, and ublk-dm must be able to go on.
+//! States after a power cut, really opened: `ublk-dm check`, the kernel's snapshot and ublk-dm
+//! itself must all show the content that the bytes encode, and ublk-dm must be able to continue.
 
 use crate::cases::powercut::Sample;
 use crate::disk::{Buf, Disk, MIB, SECTOR, node, us};
@@ -13,10 +13,10 @@ use crate::{kernel, server};
 /// Requests to each device after it was opened again.
 const REQUESTS: u64 = 12;
 
-/// What a state holds, device by device.
+/// The content of a state, device by device.
 pub struct Reopened {
     pub origin: Vec<Cell>,
-    /// `None` where there is no store or an invalid one.
+    /// `None` for no store or an invalid store.
     pub cells: Vec<Option<Vec<Cell>>>,
 }
 
@@ -51,7 +51,7 @@ pub fn put(record: &Record, sample: &Sample, disk: &str) {
     }
 }
 
-/// Opens a state with everything there is, and goes on with it.
+/// Opens a state with each program, and continues to use it.
 pub fn reopen(seed: u64, record: &Record, layout: &Layout, sample: &Sample) {
     put(record, sample, "n2");
     let disk = node("n2");
@@ -68,7 +68,7 @@ pub fn reopen(seed: u64, record: &Record, layout: &Layout, sample: &Sample) {
             continue;
         }
         let checked = ublk_dm(&format!("check {cow}"));
-        // A store that says it is invalid is found bad, and for no other reason.
+        // A store that is marked invalid is found bad, and for no other reason.
         let expected = if cells.is_some() { 0 } else { 3 };
         assert!(
             checked.code == expected,
@@ -92,7 +92,7 @@ pub fn reopen(seed: u64, record: &Record, layout: &Layout, sample: &Sample) {
         kernel::remove("judge");
         views.push((n, cow, chunk, view));
     }
-    // A COW with no room to speak of would only run full.
+    // A COW with hardly any room would only run full.
     let requests =
         if layout.snapshots.iter().any(|snapshot| snapshot.may_end) { 0 } else { REQUESTS };
     go_on(seed, requests, &origin, &top_view, &views);
@@ -107,7 +107,7 @@ pub fn reopen(seed: u64, record: &Record, layout: &Layout, sample: &Sample) {
     (0..layout.snapshots.len()).for_each(|n| kernel::remove(&format!("r_cow{n}")));
 }
 
-/// ublk-dm opens what is there, shows the same, and takes so many writes to everything.
+/// ublk-dm opens the stores, shows the same content, and accepts writes to every device.
 fn go_on(
     seed: u64,
     requests: u64,
@@ -120,7 +120,7 @@ fn go_on(
     let mut rng = Rng::new(seed);
     let mut open = Vec::new();
     for (n, cow, _, view) in views {
-        // What was recorded is on other disks now than it was made for.
+        // The recorded stores are now on other disks than they were made for.
         let flags = "--allow-invalid --other-origin";
         let disk = Disk::open(&server::add(&format!(
             "snapshot --origin {origin} --cow {cow} {flags} --name rs{n}"

@@ -1,6 +1,6 @@
-//! The server as a process: what it takes from its caller (nothing), which signals it survives,
-//! where its log goes, what a service manager hears, and what a command that fails late or is
-//! interrupted leaves (nothing).
+//! The server as a process: it inherits nothing from its caller; the signals that it survives, the
+//! destinations of its log, its notifications to a service manager; and a command that fails late
+//! or is interrupted leaves nothing.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
@@ -44,7 +44,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 const SIZE: u64 = 8 * MIB;
-/// Kernel flag of a thread whose memory is never got by I/O.
+/// Kernel flag of a thread whose allocations never start I/O.
 const PF_MEMALLOC_NOIO: u64 = 0x0008_0000;
 
 pub fn disks() -> (String, String) {
@@ -121,7 +121,7 @@ fn signals() {
     server::assert_nothing_left("SIGTERM");
 }
 
-/// What a daemon of syslog would be told by the time that something holds.
+/// The messages that a syslog daemon gets until a condition holds.
 fn heard(socket: &UnixDatagram, what: &str, mut holds: impl FnMut(&str) -> bool) -> Vec<String> {
     socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     let (mut lines, mut bytes) = (Vec::new(), [0; 4096]);
@@ -150,7 +150,7 @@ fn log() {
     let disk = Disk::open(&origin);
     (0..8).for_each(|chunk| disk.write(chunk * 8, &Buf::new(8)));
     drop(disk);
-    // What is lost is an error; as it fills it is a warning.
+    // A loss is logged as an error; a COW that fills up, as a warning.
     heard(&syslog, "line about the full COW", |line| {
         line.starts_with("<28>") && line.contains("full")
     });
@@ -229,11 +229,11 @@ fn foreground() {
     first.signal("KILL");
     first.ends();
     server::wait_for(20, "state quiesced", || server::device("s")["state"] == "quiesced");
-    // What the state file knows is still shown.
+    // The content of the state file is still shown.
     assert_eq!(server::device("s")["health"], "unknown");
     assert_eq!(server::device("s")["snapshot"]["cow"], c.as_str());
     assert_eq!(server::table("s"), table);
-    // The same command line is what a manager starts again.
+    // A manager starts the same command line again.
     let mut second = Service::start("s", &line);
     second.hears("READY=1");
     assert_eq!(server::number("s", "/id"), id, "it took its own device over");
@@ -277,7 +277,7 @@ fn family() {
     );
     let mut second = Service::start("s", &snapshot);
     second.hears("READY=1");
-    // The server dies, and with it both commands: whichever is started first has the family.
+    // The server dies, and with it both commands: the one that is started first gets the family.
     first.signal("KILL");
     first.ends();
     assert_eq!(second.ends(), 1, "a service whose server has died fails");
@@ -313,7 +313,7 @@ fn undone() {
         server::assert_nothing_left("add >/dev/full");
         assert!(start()[..] == before[..], "what --force had overwritten{more}");
     }
-    // A family that lives on.
+    // A family that continues.
     server::add(&format!("origin --origin {o} --name o"));
     let script = format!("$0 add snapshot --force --origin {o} --cow {c} >/dev/full");
     run_args("bash", &["-c", &script, &binary()]).refused();
@@ -323,7 +323,7 @@ fn undone() {
     server::assert_nothing_left("del");
 }
 
-/// Ctrl-C at any moment: either the device is there and its path was printed, or nothing is there.
+/// Ctrl-C at any moment: either the device exists and its path was printed, or nothing exists.
 fn interrupted(seed: u64) {
     let (o, c) = disks();
     let known: Vec<u8> = (0..64 << 10).map(|at: u32| (at / 5 % 251) as u8 | 1).collect();

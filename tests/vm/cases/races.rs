@@ -1,8 +1,8 @@
-//! Slow disks, so that whatever can overtake does: reads, writes and flushes are each delayed apart
-//! (`dm-delay`) while everybody works on the same few chunks, in sectors, and snapshots come and
-//! go.
+//! Slow disks, so that requests overtake each other wherever they can: reads, writes and flushes
+//! are each delayed separately (`dm-delay`) while all users work on the same few chunks, in
+//! sectors, and snapshots are added and deleted.
 //!
-//! Nobody may ever see a wrong sector, nobody stalls, and the server does not grow.
+//! No read may return a wrong sector, no user stalls, and the server's memory does not grow.
 
 use std::fs;
 use std::sync::Arc;
@@ -40,7 +40,8 @@ const ORIGIN: u64 = MIB + 3;
 const ROUNDS: u64 = 6;
 /// Writes of the origin that every round must see; without a stall there are hundreds.
 const WRITES_PER_ROUND: u64 = 40;
-/// What a server may grow by from the second round to the last, and what it may need in all.
+/// The growth of a server's memory that is allowed from the second round to the last, and its total
+/// limit.
 const GROWTH_KIB: u64 = 16 << 10;
 const RSS_KIB: u64 = 200 << 10;
 
@@ -108,7 +109,7 @@ struct Guest {
 }
 
 impl Guest {
-    /// Takes a snapshot of an origin under load and sets people to work on it.
+    /// Takes a snapshot of an origin under load and starts users on it.
     fn new(seed: u64, n: u64, view: &View, origin: &str, cow: &str) -> Guest {
         let name = format!("s{n}");
         let chunk = ["4k", "64k", "512", "16k"][crate::disk::us(n % 4)];
@@ -159,7 +160,7 @@ impl Guest {
     }
 }
 
-/// What a process has in memory.
+/// The resident memory of a process.
 fn rss_kib(pid: u64) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the server lives");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says so");

@@ -74,7 +74,7 @@ fn snapshots(seed: u64) {
         frozen.verify(&Disk::open(dev));
     }
     view.verify(&top);
-    // The first has lived through all; the kernel is asked about it.
+    // The first snapshot has seen all writes; the kernel checks it.
     let status = server::status("s0");
     drop(top);
     server::del("--all");
@@ -109,7 +109,7 @@ fn sixteen_tib(seed: u64) {
     };
     let mut cells = Vec::new();
     for (n, at) in places.iter().enumerate() {
-        // By turns: the snapshot is written, the origin, or both.
+        // In turn the snapshot, the origin, or both are written.
         let on_top = if n % 3 != 0 { put(&top, b"orig", *at, n) } else { 0 };
         let on_snap = if n % 3 != 1 { put(&snap, b"snap", *at, n) } else { 0 };
         cells.push((*at, on_top, on_snap));

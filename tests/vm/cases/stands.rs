@@ -1,5 +1,5 @@
-//! Disks that stand on a device of the server that would use them: refused at once, through
-//! whatever is between, and nothing has been done; the device that they stand on serves on.
+//! Disks that depend on a device of the server that would use them: refused immediately, through
+//! any layer in between, and nothing has been done; the device below continues to work.
 
 use std::fs;
 
@@ -82,7 +82,7 @@ fn cow_on_its_origin() {
     refused(add(&mirror, ""), &[&mirror, &device]);
     server::del("m");
     sh(&format!("losetup -d {looped}")).ok();
-    // The origin goes on, with a COW elsewhere as well.
+    // The origin continues, also with a COW elsewhere.
     Disk::open(&other).zero(0, MIB);
     add(&other, "").ok();
     fs::write(format!("{}/more", mounted.dir), vec![7; 1 << 20]).expect("writable");
@@ -92,7 +92,7 @@ fn cow_on_its_origin() {
     server::assert_nothing_left("del");
 }
 
-/// The same on the origin's own disk, which `--force` lets in although it is mounted.
+/// The same on the origin's own disk, which `--force` accepts although it is mounted.
 fn cow_on_the_disk() {
     let origin = slice("org", "n0", 0, SIZE);
     let mounted = Mounted::on(&origin);
@@ -106,7 +106,7 @@ fn cow_on_the_disk() {
     server::assert_nothing_left("a refused add");
 }
 
-/// A leg or a log in a file system on the mirror itself, by every way that brings one in.
+/// A leg or a log in a file system on the mirror itself, by every command that adds one.
 fn leg_on_its_mirror() {
     let (one, two) = (slice("one", "n0", 0, SIZE), slice("two", "n1", 0, SIZE));
     let device = server::add(&format!("mirror --leg {one} --leg {two} --nosync --name m"));

@@ -1,4 +1,4 @@
-//! Tables that change under load, and what the next server knows of a suspended device.
+//! Tables that change under load, and a suspended device under the next server.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -38,7 +38,7 @@ fn resume_swaps(seed: u64) {
     let served = Mirror::open(ours(), "m", &shape);
     let disk = served.disk();
     let stop = AtomicBool::new(false);
-    // More writers would leave no processor for the commands.
+    // More writers would leave no CPU time for the commands.
     let plan =
         Plan { writers: 4, max_sectors: 64, writes: 1_000_000, seconds: 600, may_break: false };
     let state = || server::device("m")["state"].clone();
@@ -62,7 +62,7 @@ fn resume_swaps(seed: u64) {
             server::wait_for(20, "writes to go on", || {
                 server::number("m", "/stats/writes") > before + 10
             });
-            // One that was suspended before stays so.
+            // A device that was suspended before stays suspended.
             ublk_dm("suspend m").ok();
             run_args(&binary(), &["load", "m", "--table", &absent.table()]);
             ublk_dm("resume m").refused();
@@ -82,7 +82,7 @@ fn resume_swaps(seed: u64) {
 }
 
 /// A suspended device whose server is killed is suspended again under the next one, whatever waits
-/// for it and as often as it is killed; and a table that was loaded is not forgotten.
+/// for it and however often the server is killed; and a loaded table is not forgotten.
 fn suspended_kill() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, 8 * MIB));
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name o")));

@@ -22,8 +22,8 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// I/O to a suspended device waits, neither lost nor failed; its neighbours go on; it can be
-/// deleted all the same.
+/// I/O to a suspended device waits and is neither lost nor failed; other devices continue; the
+/// device can be deleted nevertheless.
 fn suspend() {
     let (origin, cow) = (node("n0"), slice("cow", "n1", 0, 32 * MIB));
     let top = Disk::open(&server::add(&format!("origin --origin {origin} --name org")));
@@ -62,7 +62,7 @@ fn suspend() {
     server::assert_nothing_left("del --all of a suspended device");
 }
 
-/// What `table` prints is understood by `create` and `load`, where no udev makes links for device
+/// `create` and `load` accept the output of `table`, also if no udev makes links for device
 /// numbers.
 fn by_number() {
     let run = |args: &[&str]| sh::run_args(&sh::binary(), args);
@@ -87,7 +87,7 @@ fn by_number() {
     server::assert_nothing_left("create by number");
 }
 
-/// `wait` returns at the next event, at once when there was one, and when the device goes.
+/// `wait` returns at the next event, immediately if there was one, and when the device is deleted.
 fn wait() {
     let (origin, cow) = (slice("org", "n0", 0, 8 * MIB), slice("cow", "n1", 0, MIB));
     let snap = Disk::open(&server::add(&format!(

@@ -1,5 +1,6 @@
-//! Whose is it: a COW that was attached anew under a journal that is not certainly its own, and a
-//! store that was made for another origin. Both are asked for, and nothing is lost by the refusal.
+//! Doubtful ownership: a reattached COW with a journal that is not certainly its own, and a store
+//! that was made for another origin. Both need a decision of the user, and nothing is lost by the
+//! refusal.
 
 use super::noted::{Fixture, notes};
 use crate::Case;
@@ -85,7 +86,7 @@ fn other_origin() {
         server::del("s");
     }
     add(&one, "").refused();
-    // The kernel does not mind.
+    // The kernel accepts it.
     let judge = crate::kernel::snapshot("judge", &two, &cow, "P", 8);
     assert!(Disk::open(&judge).try_read(0, &mut Buf::new(8)).is_ok());
     crate::kernel::remove("judge");

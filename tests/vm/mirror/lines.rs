@@ -1,11 +1,11 @@
-//! The lines of a mirror: its table, as the kernel and as `ublk-dm` take it, and its status.
+//! The lines of a mirror: its table, as the kernel and `ublk-dm` accept it, and its status.
 //!
 //! Rule kept here: both engines get the same mirror from one [`Shape`], and a status that is not
-//! exactly what the kernel writes ends the case.
+//! exactly the kernel's ends the case.
 
 use crate::disk::us;
 
-/// Where a mirror keeps its log and what it believes at first.
+/// Where a mirror keeps its log and what it assumes at first.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Initial {
     FromLog,
@@ -82,7 +82,7 @@ impl Shape {
         line
     }
 
-    /// The arguments of `ublk-dm add` for the same; the length is then what the legs have.
+    /// The arguments of `ublk-dm add` for the same mirror; the length is then that of the legs.
     pub fn flags(&self) -> String {
         let mut line = format!("mirror --region-size {}s", self.region);
         for (path, offset) in &self.legs {
@@ -107,7 +107,7 @@ impl Shape {
     }
 }
 
-/// What a status line says.
+/// The content of a status line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Status {
     pub in_sync: u64,

@@ -1,10 +1,10 @@
-//! What a device was told and what it promised: every write in the order it was sent, when it was
-//! acknowledged, and what flushes covered.
+//! The requests to a device and its promises: every write in the order it was sent, when it was
+//! acknowledged, and which flushes covered it.
 //!
-//! The load tells the log, too: a mark `a,DEVICE,N` says that N writes had been acknowledged,
-//! `f,DEVICE,N` that a flush completed that was sent after N acknowledgements, `c,DEVICE` that the
-//! device exists. Marks are sent after the fact they state, so whoever finds one in the log may
-//! rely on it for everything that follows.
+//! The load writes marks into the log: a mark `a,DEVICE,N` says that N writes had been
+//! acknowledged, `f,DEVICE,N` that a flush completed that was sent after N acknowledgements,
+//! `c,DEVICE` that the device exists. Marks are sent after the fact that they state, so a mark in
+//! the log holds for everything that follows it.
 
 use std::sync::Mutex;
 
@@ -17,14 +17,13 @@ use super::log::Seen;
 #[derive(Clone, Copy)]
 struct Change {
     cell: Cell,
-    /// Its place in the order of acknowledgements, from 1 on; 0 for what was there at the
-    /// beginning.
+    /// Its place in the order of acknowledgements, from 1 on; 0 for the initial content.
     acknowledged: u64,
     /// It was to be durable when acknowledged.
     durable: bool,
 }
 
-/// A write whose answer has not come.
+/// A write that has not been answered.
 const NEVER: u64 = u64::MAX;
 
 struct Inner {
@@ -32,13 +31,13 @@ struct Inner {
     acknowledged: u64,
 }
 
-/// All that was ever written to a device.
+/// All writes to a device.
 pub struct History {
     view: View,
     inner: Mutex<Inner>,
 }
 
-/// What had been promised at a moment.
+/// The promises at a moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Promise {
     /// Writes known to be acknowledged.
@@ -57,7 +56,7 @@ impl History {
         History { view: View::with_cells(tag, cells), inner: Mutex::new(inner) }
     }
 
-    /// What must be read now.
+    /// The content that must be read now.
     pub fn view(&self) -> &View {
         &self.view
     }
@@ -66,7 +65,7 @@ impl History {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// A write is about to be sent; `None` if somebody is at work there.
+    /// A write is about to be sent; `None` if the range is in use.
     pub fn begin(&self, sector: u64, sectors: u64, durable: bool) -> Option<Ticket> {
         let ticket = self.view.begin(sector, sectors)?;
         let change = Change { cell: ticket.cell, acknowledged: NEVER, durable };
@@ -77,7 +76,7 @@ impl History {
         Some(ticket)
     }
 
-    /// A write was acknowledged; how many have been by now.
+    /// A write was acknowledged; returns the number of acknowledged writes.
     pub fn end(&self, ticket: Ticket) -> u64 {
         let mut inner = self.inner();
         inner.acknowledged += 1;
@@ -97,8 +96,8 @@ impl History {
         self.inner().acknowledged
     }
 
-    /// The first sector that holds what it must not after a cut: neither what was promised last nor
-    /// anything sent later.
+    /// The first sector with forbidden content after a cut: neither the last promised content nor
+    /// any sent later.
     pub fn first_wrong(
         &self,
         promise: Promise,
@@ -121,7 +120,7 @@ impl History {
         change.is_some_and(|change| change.acknowledged <= acknowledged)
     }
 
-    /// What a sector must hold, for messages.
+    /// The required content of a sector, for messages.
     pub fn expected(&self, sector: u64, promise: Promise) -> String {
         let inner = self.inner();
         let changes = &inner.sectors[us(sector)];

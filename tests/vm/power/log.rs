@@ -7,9 +7,9 @@
 //! sent after its completion has completed, just before that flush; a FUA write when it completes;
 //! a mark at once.
 //!
-//! So when an entry is in the list, everything before it is on the medium, with one exception: a
-//! plain write may be listed behind a FUA write to the same sector that came later.
-//! [`super::replay`] tells them apart by their stamps.
+//! So if an entry is in the list, everything before it is on the medium, with one exception: a
+//! plain write may be listed after a later FUA write to the same sector. [`super::replay`]
+//! distinguishes them by their stamps.
 
 use crate::disk::{Disk, MIB, SECTOR, us};
 use crate::model::{Cell, stamp_of};
@@ -23,19 +23,19 @@ const MARK: u64 = 8;
 /// Stands for the content of one sector: an index into [`Contents`].
 pub type Atom = u32;
 
-/// What a sector shows to whoever knows stamps.
+/// The stamp of a sector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// Who wrote it; 0 for zeroes, [`NO_STAMP`] for anything else.
+    /// Its writer; 0 for zeroes, [`NO_STAMP`] for anything else.
     pub cell: Cell,
-    /// For which sector of a device it was written.
+    /// The sector of a device that it was written for.
     pub sector: u64,
 }
 
 /// The cell of a sector that is neither stamped nor zero.
 pub const NO_STAMP: Cell = u64::MAX;
 
-/// All contents that sectors had in the course of a load.
+/// All contents that sectors had during a load.
 #[derive(Default)]
 pub struct Contents {
     bytes: Vec<u8>,
@@ -66,7 +66,7 @@ impl Contents {
     }
 }
 
-/// What happened.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// `sectors` from `sector` on became those that begin with `first`.

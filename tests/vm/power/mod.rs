@@ -3,9 +3,9 @@
 //!
 //! The load runs over `dm-log-writes`, which keeps every write in the order in which it became
 //! durable. Afterwards [`log`] reads that record, [`replay`] makes the states in which a cut may
-//! leave the disk, and [`judge`] compares each with [`history`], which knows what had been
-//! acknowledged and flushed by then. Nothing here touches a device, so thousands of cuts take
-//! seconds; a few are written to disks and opened in earnest (`cases::powercut`).
+//! leave the disk, and [`judge`] compares each with [`history`], which knows the writes that had
+//! been acknowledged and flushed by then. Nothing here touches a device, so thousands of cuts take
+//! seconds; a few are written to disks and really opened (`cases::powercut`).
 
 pub mod history;
 pub mod log;

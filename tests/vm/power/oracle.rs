@@ -1,11 +1,11 @@
-//! Whether a disk that lost its power still holds what was promised.
+//! Whether a disk that lost power still holds the promised content.
 //!
-//! The rules, for an origin and its snapshots on one disk: every sector of the origin holds what
-//! was flushed last or something sent later. A COW whose device was never acknowledged has no
+//! The rules, for an origin and its snapshots on one disk: every sector of the origin holds the
+//! last flushed content or content sent later. A COW whose device was never acknowledged has no
 //! header, or an empty store. Otherwise its header is right and its records are those of a store
-//! without holes; what the snapshot shows through them is, sector by sector, what was flushed last
-//! or something sent to the snapshot later: never anything that only the origin was told. Where a
-//! COW could run full the header may say invalid instead.
+//! without holes; the snapshot shows through them, sector by sector, the last flushed content or
+//! content sent to the snapshot later: never data that was sent only to the origin. Where a COW
+//! could run full the header may say invalid instead.
 
 use crate::disk::us;
 use crate::store;
@@ -16,7 +16,7 @@ use super::replay::Image;
 
 /// A snapshot of a layout.
 pub struct Snapshot {
-    /// Where its COW begins on the disk.
+    /// The start of its COW on the disk.
     pub start: u64,
     /// The COW's length.
     pub sectors: u64,
@@ -33,7 +33,7 @@ pub struct Layout {
     pub snapshots: Vec<Snapshot>,
 }
 
-/// What the marks of a log have promised so far, device by device.
+/// The promises of a log's marks so far, device by device.
 pub struct Promises(Vec<Promise>);
 
 impl Promises {
@@ -45,7 +45,7 @@ impl Promises {
         &self.0
     }
 
-    /// Takes a mark in; one that is not the load's says nothing.
+    /// Takes a mark in; a mark that is not the load's is ignored.
     pub fn hear(&mut self, mark: &str) {
         let words: Vec<&str> = mark.split(',').collect();
         let number = |n: usize| words.get(n).and_then(|word| word.parse::<u64>().ok());
@@ -135,7 +135,7 @@ fn wrong(what: &str, history: &History, sector: u64, promise: Promise, seen: See
     format!("{what}: sector {sector} should hold {expected}; holds {found}")
 }
 
-/// What a header says.
+/// The content of a header.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Header {
     Absent,
@@ -143,7 +143,7 @@ pub enum Header {
     Invalid,
 }
 
-/// Reads a COW's header, which must be none or a right one.
+/// Reads a COW's header, which must be absent or right.
 pub fn header(contents: &Contents, image: &Image, of: &Snapshot) -> Result<Header, String> {
     let bytes = contents.bytes(image[us(of.start)]);
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
@@ -161,7 +161,7 @@ pub fn header(contents: &Contents, image: &Image, of: &Snapshot) -> Result<Heade
     Err(format!("its header begins with {:02x?}", &bytes[..16]))
 }
 
-/// The records of a store: in the order of allocation, ended by zeroes, with an area behind every
+/// The records of a store: in the order of allocation, ended by zeroes, with an area after every
 /// full one.
 pub fn records(contents: &Contents, image: &Image, of: &Snapshot) -> Result<Vec<u64>, String> {
     let (mut old_chunks, chunk) = (Vec::new(), of.chunk);
@@ -199,7 +199,7 @@ pub fn records(contents: &Contents, image: &Image, of: &Snapshot) -> Result<Vec<
     Ok(old_chunks)
 }
 
-/// What a snapshot shows.
+/// The content of a snapshot.
 pub fn view(
     contents: &Contents,
     image: &Image,

@@ -1,7 +1,7 @@
 //! The states in which a cut may leave the disk.
 //!
 //! A cut right after an event of the log leaves all that is listed up to it: that is the log's
-//! order. What else may be there is what was sent before the cut and had no promise yet, each write
+//! order. In addition, writes that were sent before the cut and not yet promised may be there, each
 //! whole, torn by sector or lost:
 //!
 //! * just before a flush completes, every plain write that the flush covers;
@@ -9,8 +9,7 @@
 //!   marks tell);
 //! * just before a FUA write completes, any of its sectors.
 //!
-//! Nothing else is used: of a write that is listed later it is not known whether it had been sent
-//! at all.
+//! No other write is used: it is unknown whether a write that is listed later had been sent at all.
 
 use crate::load::Rng;
 
@@ -20,7 +19,8 @@ use super::oracle::{Layout, Promises};
 
 /// Random choices among the optional writes of one cut.
 const RANDOM_STATES: u64 = 2;
-/// Where a flush is about to complete there are more, and that is where unordered writes show.
+/// The same where a flush is about to complete: there are more writes, and there unordered writes
+/// show.
 const RANDOM_STATES_BEFORE_FLUSH: u64 = 5;
 
 /// A disk, sector by sector.
@@ -33,7 +33,7 @@ pub struct Record {
     pub events: Vec<Event>,
 }
 
-/// How many cuts and states there were.
+/// The number of cuts and states.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tally {
     pub cuts: u64,
@@ -59,7 +59,7 @@ impl Record {
         image[sector] = atom;
     }
 
-    /// What the disk holds when all has happened.
+    /// The content of the disk after all events.
     pub fn end(&self) -> Image {
         let (mut image, mut fua) = (self.start.clone(), vec![false; self.start.len()]);
         for event in &self.events {
@@ -166,7 +166,7 @@ impl Record {
         states
     }
 
-    /// The writes that may have happened besides; whether a flush is about to complete.
+    /// The writes that may also have happened; whether a flush is about to complete.
     fn optional(
         &self,
         position: usize,

@@ -1,4 +1,4 @@
-//! The kernel's table of what becomes of a mirror's requests when disks fail.
+//! The kernel's table of the outcome of a mirror's requests when disks fail.
 
 use super::{Ask, BAD, REGION, Row};
 use crate::condition::Fault;

@@ -8,8 +8,8 @@ use crate::model::View;
 use crate::server;
 use crate::sh::{binary, run_args, ublk_dm};
 
-/// A table that is refused leaves the old one, with what is known of its legs by now: also where
-/// that one had called them equal.
+/// A refused table leaves the old one in place, with the present knowledge of its legs: also if the
+/// old table had called them equal.
 pub(super) fn refused_table() {
     if ours() == Engine::Kernel {
         return;
@@ -41,8 +41,8 @@ pub(super) fn refused_table() {
     server::assert_nothing_left("del");
 }
 
-/// Users' requests have the blocks and the flushes of the device as it was added: a leg that joins
-/// must be able to take them, and one that has a cache must be told to flush it.
+/// Users' requests have the block size and flushes of the device as it was added: a new leg must
+/// accept them, and a leg with a cache must get the flushes.
 pub(super) fn unfit() {
     if ours() == Engine::Kernel {
         return;
@@ -106,13 +106,13 @@ pub(super) fn attribute(path: &str, name: &str) -> String {
     )
 }
 
-/// Has the kernel believe of a disk what the case needs.
+/// Makes the kernel report the attribute that the case needs.
 pub(super) fn set_cache(path: &str, cache: &str) {
     let path = attribute(path, "queue/write_cache");
     std::fs::write(&path, cache).unwrap_or_else(|e| panic!("{path}: {e}"));
 }
 
-/// Flushes that a disk has completed; those above it do not count any.
+/// Flushes that a disk has completed; the devices above it count none.
 pub(super) fn flushes(path: &str) -> u64 {
     completed(path, 15)
 }
