@@ -83,7 +83,7 @@ fn refusals_name_the_argument() {
         ("0 18014398509481984 snapshot-origin a", "length 18014398509481984: must be"),
         ("0 99999999999999999999 snapshot-origin a", "length \"99999999999999999999\": too large"),
         ("0 8", "target is missing"),
-        ("0 8 striped 2 8 a 0 b 0", "target \"striped\": known are"),
+        ("0 8 striped 2 8 a 0 b 0", "target \"striped\": unknown; the targets are"),
         ("0 8 linear", "linear: device is missing"),
         ("0 8 linear a", "linear: offset is missing"),
         ("0 8 linear a -1", "linear: offset \"-1\": not a decimal number"),

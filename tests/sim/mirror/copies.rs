@@ -184,6 +184,7 @@ fn sizes_that_do_not_fit_are_refused_before_anything_is_written() {
     );
     let large = dm_targets::sim::disk::DiskConfig { logical_block_bytes: 4096, ..setup.disk };
     assert!(
-        refused(&Setup { disk: large, ..setup }).contains("multiples of its block of 4096 bytes")
+        refused(&Setup { disk: large, ..setup })
+            .contains("multiples of its block size of 4096 bytes")
     );
 }
