@@ -1,6 +1,6 @@
 //! The end of a server that gets SIGTERM. While nothing can be recorded, it leaves no device that
-//! the next server would not know of, and ends by itself as soon as it can. If it loses acknowledged
-//! writes (I10), its exit code is 1.
+//! the next server would not know of, and ends by itself as soon as it can. If acknowledged writes
+//! are lost (I10), its exit code is 1.
 
 use dm_targets::sim::disk::Class;
 
