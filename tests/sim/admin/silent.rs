@@ -56,7 +56,7 @@ fn legs(town: &Town) -> Vec<String> {
     town.state("mirror-a").unwrap().remove(0).spec.table.params.devices()
 }
 
-/// The disk answers, and the server takes notice.
+/// The disk answers, and the server handles that.
 pub(super) fn answer(town: &mut Town, path: &str, what: What) {
     hang(town, path, false);
     come_to_rest(town, what);
