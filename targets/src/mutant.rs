@@ -128,6 +128,8 @@ pub enum Mutant {
     AckBeforeLegState,
     /// A running mirror forgets what is in flight when it is resumed.
     ResumedWhileRunning,
+    /// A suspend fails the held writes while it can still be given up.
+    HeldFailEarly,
     /// Data written to a leg before a failed flush of it counts as present.
     UnflushedBelieved,
     /// A flush succeeds although another one, started before its end, has failed on the same leg.

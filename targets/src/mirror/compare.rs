@@ -216,10 +216,9 @@ impl Mirror {
     /// Withholds a region once no other holder has it, and waits until no write is in flight in it.
     async fn withhold(&self, region: RegionIndex) -> Result<(), CheckError> {
         loop {
-            self.requests
-                .gate
-                .until(|| (self.requests.phase.get() != Phase::Changing).then_some(()))
-                .await;
+            let decided =
+                || !matches!(self.requests.phase.get(), Phase::Changing | Phase::Suspending);
+            self.requests.gate.until(|| decided().then_some(())).await;
             if self.requests.phase.get() != Phase::Running {
                 return Err(CheckError::Stopped);
             }

@@ -194,21 +194,32 @@ impl Mirror {
         }
     }
 
-    /// Suspends the mirror: held requests end, with [`crate::request::TargetError::Requeue`] if
-    /// `noflush` and with `EIO` otherwise, recovery stops, and dirty regions are cleaned in the
-    /// log. New requests wait. If the suspend is given up before that, a running mirror continues
-    /// to run.
+    /// Suspends the mirror: recovery stops, dirty regions are cleaned in the log, and held requests
+    /// end, with [`crate::request::TargetError::Requeue`] if `noflush` and with `EIO` otherwise.
+    /// New requests wait. If the suspend is given up before all disks have answered, a running
+    /// mirror continues to run, and what it holds stays held.
     pub async fn suspend(&self, noflush: bool) {
         let suspended = self.requests.phase.get().is_suspended();
         let phase = if noflush { Phase::SuspendedNoflush } else { Phase::SuspendedFlush };
-        self.requests.phase.set(phase);
+        let early = mutant::is(Mutant::HeldFailEarly);
+        self.requests.phase.set(if suspended || early { phase } else { Phase::Suspending });
         self.requests.gate.hold();
-        if suspended {
-            self.until_idle().await;
-        } else if !self.come_to_rest(|| self.is_idle()).await {
-            return self.run_on();
+        if !suspended {
+            let rests = self.come_to_rest(|| self.requests.gate.inside() == 0).await;
+            if rests {
+                self.clean_everything().await;
+            }
+            if self.requests.given_up.get() {
+                return self.run_on();
+            }
         }
-        self.clean_everything().await;
+        // No disk is waited for from here on: the suspend can no longer be given up.
+        self.requests.phase.set(phase);
+        self.requests.gate.wake();
+        self.until_idle().await;
+        if suspended {
+            self.clean_everything().await;
+        }
     }
 
     /// Whether no request is under way or held.
@@ -312,7 +323,7 @@ impl Mirror {
     /// Requests that waited because the mirror was suspended are requeued for the next table. No
     /// request may arrive from now on.
     pub async fn close(&self) {
-        if self.requests.phase.get() == Phase::Running {
+        if !self.requests.phase.get().is_suspended() {
             self.requests.phase.set(Phase::SuspendedFlush);
             self.requests.gate.hold();
         }

@@ -13,6 +13,9 @@ pub(super) enum Phase {
     Running,
     /// Requests wait while legs are changed.
     Changing,
+    /// Being suspended: requests wait until the disks have answered, and held ones stay held, since
+    /// the suspend may be given up.
+    Suspending,
     /// Suspended for another table: held requests are requeued to it.
     SuspendedNoflush,
     /// Suspended with flush: held requests fail.

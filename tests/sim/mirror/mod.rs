@@ -9,6 +9,7 @@ pub mod cases;
 mod copies;
 pub mod explore;
 pub mod fixture;
+mod given_up;
 mod life;
 pub mod mutants;
 mod oracle;

@@ -6,10 +6,10 @@ use dm_targets::mutant::{self, Mutant};
 
 use super::cases;
 use super::explore::{Case, explore};
-use super::take_over;
+use super::{given_up, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 31] = [
+pub const MUTANTS: [(Mutant, &str); 32] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -38,6 +38,7 @@ pub const MUTANTS: [(Mutant, &str); 31] = [
     (Mutant::DiscardNotRecorded, "record"),
     (Mutant::AckBeforeLegState, "unwritten"),
     (Mutant::ResumedWhileRunning, "administered"),
+    (Mutant::HeldFailEarly, "administered"),
     (Mutant::UnflushedBelieved, "flushes"),
     (Mutant::FailedFlushOvertaken, "flushes"),
     (Mutant::CopyThoughFlushFailed, "flushes"),
@@ -47,6 +48,7 @@ pub const MUTANTS: [(Mutant, &str); 31] = [
 pub fn kill_in_take_over(mutant: Mutant) -> bool {
     let test: fn() = match mutant {
         Mutant::ReadErrorIsMiss => take_over::a_source_with_a_bad_sector_stays_the_source,
+        Mutant::HeldFailEarly => given_up::a_suspend_that_is_given_up_ends_no_held_request,
         Mutant::ResumedWhileRunning => take_over::resuming_a_mirror_that_runs_changes_nothing,
         Mutant::UnflushedBelieved => take_over::writes_before_a_failed_flush_are_copied_again,
         Mutant::CopyThoughFlushFailed => {
