@@ -232,6 +232,7 @@ impl Rig {
                 copy: &copy,
                 legs: legs.to_vec(),
                 log: None,
+                renamed: Vec::new(),
                 len: Sectors(CHUNKS * CHUNK_SECTORS),
                 region_size: Sectors(REGION_SECTORS),
                 initial_sync: InitialSync::NoSync,

@@ -34,6 +34,8 @@ pub struct MirrorConfig<'a> {
     pub legs: Vec<LegParts>,
     /// The log's disk; `None` for a log in memory.
     pub log: Option<Disk>,
+    /// Identities of legs in logs of earlier versions, each with that of today.
+    pub renamed: Vec<(u64, u64)>,
     /// The mirror's length.
     pub len: Sectors,
     /// The size of a region.

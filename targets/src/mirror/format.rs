@@ -304,6 +304,24 @@ impl LegFlags {
         known < identities.len() && (known > 0 || record.count != identities.len())
     }
 
+    /// Replaces the identities of an earlier version in a record by those of this version, which
+    /// `renamed` has second, if the record has none of the latter: it was written by that version.
+    /// A record that has some is not changed: what it does not know is no leg of it.
+    pub fn rename(header: &mut [u8; HEADER_BYTES], renamed: &[(u64, u64)], identities: &[u64]) {
+        let Some(Record { count, flags, identities: mut known }) = Record::decode(header) else {
+            return;
+        };
+        let known = &mut known[..count];
+        if known.iter().any(|id| *id != NO_IDENTITY && identities.contains(id)) {
+            return;
+        }
+        for id in known.iter_mut() {
+            let today = renamed.iter().find(|(former, _)| former == id);
+            *id = today.map_or(*id, |(_, today)| *today);
+        }
+        LegFlags::name(header, known, flags);
+    }
+
     /// Puts the flags of legs with these identities into a header. A header without a record gets
     /// none as long as there are no flags.
     pub fn encode(header: &mut [u8; HEADER_BYTES], identities: &[u64], flags: u16) {

@@ -235,6 +235,32 @@ fn a_leg_that_missed_something_is_known_wherever_it_stands() {
 }
 
 #[test]
+fn a_record_of_an_earlier_version_is_read_under_its_names() {
+    // The first of the legs 17, 18 and 19 is stale; today they are 7, 8 and 9.
+    let renamed = [(17, 7), (18, 8), (19, 9)];
+    for (names, legs, stale, foreign_legs) in [
+        ([17, 18, 19], &[7, 8, 9][..], Some(0b001), false),
+        ([17, 18, 19], &[9, 8, 7], Some(0b100), false),
+        ([17, 18, 19], &[8, 9], None, false),
+        ([17, 18, 19], &[9, 8, 5], Some(0b100), true), // a new leg, not that of its place
+        ([7, 8, 9], &[9, 8, 7], Some(0b100), false),
+        // A record that knows a leg by its name of today is of today: the others are foreign.
+        ([17, 8, 9], &[8, 9, 7], Some(0b100), true),
+        // None is known by any name: by index.
+        ([27, 28, 29], &[9, 8, 7], Some(0b001), false),
+    ] {
+        let mut header = [0; HEADER_BYTES];
+        LegFlags::encode(&mut header, &names, 0b001);
+        LegFlags::rename(&mut header, &renamed, legs);
+        let told = (LegFlags::decode(&header, legs), LegFlags::names_foreign_legs(&header, legs));
+        assert_eq!(told, (stale, foreign_legs), "{names:?} {legs:?}");
+    }
+    let mut none = [0; HEADER_BYTES];
+    LegFlags::rename(&mut none, &renamed, &[7, 8]);
+    assert_eq!(none, [0; HEADER_BYTES]);
+}
+
+#[test]
 fn the_largest_log_takes_half_a_gibibyte() {
     let layout = Layout { regions: MAX_REGIONS, block_bytes: 4096 };
     assert_eq!(layout.used_bytes(), 1024 + (512 << 20));

@@ -51,12 +51,12 @@ impl Mirror {
         }
         let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
         let name = config.log.as_ref().map(|disk| disk.name().clone());
-        let log = Log::new(config.host, config.log, regions).map_err(|unusable| {
-            match (unusable, name) {
+        let log = Log::new(config.host, config.log, regions, config.renamed).map_err(
+            |unusable| match (unusable, name) {
                 (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
                 _ => OpenError::NoMemory,
-            }
-        })?;
+            },
+        )?;
         let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
         let begun =
             begin(&config.past, config.initial_sync, config.source, log.on_disk(), &identities)?;

@@ -69,6 +69,8 @@ struct Header {
     flags_batch: Cell<u64>,
     /// The header names the legs even if no leg is stale.
     named: Cell<bool>,
+    /// Identities of legs in headers of earlier versions, each with that of today.
+    renamed: Vec<(u64, u64)>,
     /// The header names legs that the mirror does not have, so nothing in the log is trusted.
     foreign_legs: Cell<bool>,
 }
@@ -125,6 +127,7 @@ impl Log {
         host: &Rc<dyn Host>,
         disk: Option<Disk>,
         regions: u64,
+        renamed: Vec<(u64, u64)>,
     ) -> Result<Log, Unusable> {
         let block_bytes = disk.as_ref().map_or(512, |disk| disk.limits().logical_block_bytes);
         let layout = Layout { regions, block_bytes };
@@ -156,6 +159,7 @@ impl Log {
                 tail: RefCell::new(vec![0; tail]),
                 flags_batch: Cell::new(0),
                 named: Cell::new(false),
+                renamed,
                 foreign_legs: Cell::new(false),
             },
             batches: Batches {

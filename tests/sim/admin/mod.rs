@@ -7,6 +7,7 @@ mod commands;
 mod ends;
 mod events;
 mod excuses;
+mod former;
 mod gone;
 mod hangs;
 mod kernel;

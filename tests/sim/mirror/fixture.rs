@@ -47,6 +47,8 @@ pub struct Setup {
     pub past: Past,
     /// The identities of the legs, in order.
     pub identities: [u64; 9],
+    /// What an earlier version has called them.
+    pub renamed: Vec<(u64, u64)>,
     /// How the disks behave.
     pub disk: DiskConfig,
 }
@@ -65,6 +67,7 @@ impl Setup {
             source: None,
             past: Past::None,
             identities: [1, 2, 3, 4, 5, 6, 7, 8, 9],
+            renamed: Vec::new(),
             disk: DiskConfig { max_discard: Sectors(1 << 20), ..DiskConfig::default() },
         }
     }
@@ -330,6 +333,7 @@ pub fn parts<'a>(
             .map(|(disk, identity)| LegParts { disk, offset: Sector(0), identity })
             .collect(),
         log,
+        renamed: setup.renamed.clone(),
         len: Sectors(setup.sectors),
         region_size: Sectors(setup.region),
         initial_sync: setup.initial,

@@ -45,6 +45,28 @@ fn a_leg_that_failed_is_no_source_after_a_restart() {
     }
 }
 
+/// An earlier version has written the log, and the table names the legs in another order.
+#[test]
+fn a_log_of_an_earlier_version_knows_its_legs_by_their_former_names() {
+    let setup = Setup { identities: [11, 12, 0, 0, 0, 0, 0, 0, 0], ..Setup::small() };
+    let fixture = Fixture::new(&setup, &setup.clean_images());
+    fail(&fixture.leg(0), Class::Write, 1);
+    fixture.write(100, 2, 2).unwrap();
+    let images: Vec<Image> = fixture.world.disks().iter().map(|disk| disk.visible()).collect();
+    let renamed = vec![(11, 1), (12, 2)];
+    let turned = Setup { identities: [2, 1, 3, 4, 5, 6, 7, 8, 9], renamed, ..Setup::small() };
+    let again = Fixture::new(&turned, &[&images[1], &images[0], &images[2]].map(Clone::clone));
+    assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(100, 2));
+    again.settle();
+    let images = again.close();
+    assert_eq!(images[0], images[1]);
+    assert_eq!(images[0].sectors[2], pattern::sector(100, 2));
+    // From now on it has the names of today: the former ones are of other disks.
+    let other = Setup { identities: [2, 5, 0, 0, 0, 0, 0, 0, 0], renamed: vec![(1, 5)], ..turned };
+    let third = Fixture::new(&other, &images);
+    assert_eq!(third.status(), "0/4 AA A");
+}
+
 #[test]
 fn a_stale_leg_is_not_read_until_everything_is_recovered() {
     let setup = Setup::small();

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::disks::Sharing;
-use super::mirror::identity;
+use super::leg_names::identity;
 use crate::failure::Reason;
 use crate::protocol::{KnownDisk, Reply};
 use crate::server::admin::devices::{Device, LegRef, MESSAGES, find_leg, no_device, not_a_leg};

@@ -5,21 +5,20 @@
 //! a server that takes over.
 
 use std::cell::Cell;
-use std::collections::HashSet;
 use std::rc::Rc;
 
 use dm_targets::device::{Events, Opened};
 use dm_targets::group::Ticket;
 use dm_targets::mirror::Event;
-use dm_targets::mirror::format::identity_of;
 use dm_targets::mirror::leg_state::{LegState, Past};
-use dm_targets::mirror::table::{InitialSync, Leg, Mirror as Table, MirrorLog};
+use dm_targets::mirror::table::{InitialSync, Mirror as Table, MirrorLog};
 use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig};
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
 use super::content::refuse_other;
 use super::disks::{Sharing, check_range, discard_of};
+use super::leg_names::{identities, renamed, with_names_of_today};
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
@@ -203,6 +202,7 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(), Reason> {
         let offsets = mirror.legs.iter().map(|leg| leg.offset);
         let known: Vec<_> = offsets.zip(identities(&mirror.legs, &disks.legs)).collect();
+        let renamed = renamed(&mirror.legs, &disks.legs);
         let Table { handle_errors, keep_log, region_size, initial_sync, .. } = *mirror;
         let records = self.machine.records().clone();
         let open = move |thread: Rc<M::Thread>| async move {
@@ -223,6 +223,7 @@ impl<M: Machine> Administrator<M> {
                 copy: &group.copy,
                 legs: legs.collect(),
                 log: log.map(|disk| thread.disk(disk)),
+                renamed,
                 len,
                 region_size,
                 initial_sync,
@@ -316,42 +317,6 @@ fn check_legs(
         }
     }
     Ok(())
-}
-
-/// The lasting identities of the legs. If two have the same name (serial numbers set by a user),
-/// paths are used instead.
-fn identities(legs: &[Leg], disks: &[impl OpenDisk]) -> Vec<u64> {
-    let named: Vec<u64> = disks.iter().zip(legs).map(|(disk, leg)| identity(disk, leg)).collect();
-    if named.iter().collect::<HashSet<_>>().len() == named.len() {
-        return named;
-    }
-    legs.iter().map(|leg| identity_of(&format!("{} {}", leg.device, leg.offset))).collect()
-}
-
-/// A leg's identity in the log.
-pub(super) fn identity(disk: &impl OpenDisk, leg: &Leg) -> u64 {
-    identity_of(&format!("{} {}", disk.lasting_name(), leg.offset))
-}
-
-/// The record of the legs with the names of an earlier version replaced by those of this version. A
-/// leg that is recorded under its current name is not looked for.
-fn with_names_of_today(past: Past, legs: &[Leg], disks: &[impl OpenDisk]) -> Past {
-    let today = |mut state: LegState| {
-        for (leg, disk) in legs.iter().zip(disks) {
-            let now = identity(disk, leg);
-            let former = identity_of(&format!("{} {}", disk.former_name(), leg.offset));
-            if state.legs.iter().all(|known| known.identity != now) {
-                let known = state.legs.iter_mut().find(|known| known.identity == former);
-                known.into_iter().for_each(|known| known.identity = now);
-            }
-        }
-        state
-    };
-    match past {
-        Past::None => Past::None,
-        Past::Replaced(state) => Past::Replaced(state.map(today)),
-        Past::TakenOver(state) => Past::TakenOver(state.map(today)),
-    }
 }
 
 /// Logs a mirror's events, and records the state of its legs.

@@ -3,6 +3,7 @@
 mod circle;
 mod content;
 mod disks;
+mod leg_names;
 mod linear;
 mod lost;
 mod messages;

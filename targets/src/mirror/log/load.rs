@@ -44,6 +44,7 @@ impl Log {
             tail.fill(0);
         }
         let before = (*header, bits.count());
+        LegFlags::rename(&mut header, &self.header.renamed, legs);
         let resumed = resume(&mut header, bits, result.is_ok(), initial);
         let flags = match initial {
             _ if resumed.fresh => None,
