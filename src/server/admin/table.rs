@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use dm_targets::group::Ticket;
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
@@ -12,7 +13,7 @@ use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
 use super::waiting::Errand;
-use crate::failure::Reason;
+use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, KnownDisks, Reply};
 use crate::ublk::{Params, device};
 
@@ -87,7 +88,10 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(), Reason> {
         let old = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let (old, known) = (old.spec.clone(), old.deps.known());
-        let Err(error) = self.change_table(id, table, None) else { return Ok(()) };
+        let Err(error) = self.change_table(id, table.clone(), None) else { return Ok(()) };
+        if error.kind == Kind::NoAnswer {
+            return Err(self.stay_between(id, table, error));
+        }
         // The device had a target before and needs one again, with what is known of its disks by
         // now.
         let forgotten = mutant::is(Mutant::HalfLoadForgotten);
@@ -98,7 +102,13 @@ impl<M: Machine> Administrator<M> {
             }
             Ok(()) => "the old table is still in place, the device runs on".to_owned(),
             Err(back) => {
-                format!("and the old table cannot be put back, the device stays suspended: {back}")
+                if let Some(entry) = self.devices.get_mut(&id) {
+                    entry.loaded = Some(table);
+                }
+                format!(
+                    "and the old table cannot be put back, the device stays suspended, with the \
+                     other one loaded: {back}"
+                )
             }
         };
         let suspended = was_suspended || back.is_err();
@@ -253,7 +263,7 @@ impl<M: Machine> Administrator<M> {
             return Err("this is no mirror".to_owned().into());
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
-        self.machine.call(move |thread| async move { thread.group().take_target(id).await })??;
+        self.close_target(id)?;
         // What the old target recorded when it ended counts as well.
         let past = if again.is_some() {
             // The source that was given with this table applied to an earlier moment.
@@ -262,7 +272,13 @@ impl<M: Machine> Administrator<M> {
         } else {
             Past::Replaced(self.machine.records().legs().ok())
         };
-        let prepared = self.open_mirror(&mirror, spec, Some(&name), past, again)?;
+        let before = self.unfinished.len();
+        let prepared =
+            self.open_mirror(&mirror, spec, Some(&name), past, again).inspect_err(|_| {
+                for one in self.unfinished.iter_mut().skip(before) {
+                    (one.errand.id, one.errand.verb) = (Some(id), "resume");
+                }
+            })?;
         let NewDevice { ticket, deps, spec, params, .. } = prepared;
         let fits = self.refuse_unfit(id, &params).map_err(|why| why.context("the table"));
         if let Err(why) = fits.and_then(|()| self.record_table(id, deps, spec, again.is_some())) {
@@ -270,9 +286,57 @@ impl<M: Machine> Administrator<M> {
                 .call(move |thread| async move { drop(thread.group().take_opened(ticket)) })?;
             return Err(why);
         }
-        Ok(self
-            .machine
-            .call(move |thread| async move { thread.group().put_target(id, ticket).await })??)
+        self.put_target(id, ticket, again.is_none())
+    }
+
+    /// Closes a suspended device's target.
+    ///
+    /// # Errors
+    /// A disk does not answer: the target is closed when it does.
+    fn close_target(&mut self, id: u32) -> Result<(), Reason> {
+        let job = move |thread: Rc<M::Thread>| async move { thread.group().take_target(id).await };
+        let then = move |_: &mut Administrator<M>, closed: Result<(), String>| {
+            let lost = closed.err().map_or_else(String::new, |lost| format!("; {lost}"));
+            log::warn!("/dev/ublkb{id}: its disk answers again, its old table is closed{lost}");
+        };
+        Ok(self.wait_for(Errand::on(id, "resume"), job, then)??)
+    }
+
+    /// Gives a suspended device a target that has been opened; `loaded`: that of its loaded table.
+    ///
+    /// # Errors
+    /// The target cannot be used. Or a disk does not answer: the device gets it when that does.
+    fn put_target(&mut self, id: u32, ticket: Ticket, loaded: bool) -> Result<(), Reason> {
+        let job =
+            move |thread: Rc<M::Thread>| async move { thread.group().put_target(id, ticket).await };
+        let then = move |admin: &mut Administrator<M>, put: Result<(), String>| {
+            if let Err(why) = put {
+                return log::error!("/dev/ublkb{id}: its disk answers again, but {why}");
+            }
+            log::warn!("/dev/ublkb{id}: its disk answers again, its table is in place: resume it");
+            if let Some(entry) = admin.devices.get_mut(&id).filter(|_| loaded) {
+                entry.loaded = None;
+            }
+            if let Err(why) = admin.save() {
+                log::error!("/dev/ublkb{id}: {why}");
+            }
+        };
+        Ok(self.wait_for(Errand::on(id, "resume"), job, then)??)
+    }
+
+    /// A disk has fallen silent while a device's table was being replaced: the device stays
+    /// suspended, on record, with the new table loaded.
+    fn stay_between(&mut self, id: u32, table: DeviceSpec, why: Reason) -> Reason {
+        if let Some(entry) = self.devices.get_mut(&id) {
+            entry.loaded = Some(table);
+        }
+        let recorded = self.record_suspended(id, true);
+        let recorded = recorded
+            .map_or_else(|why| format!("; that is not recorded: {why}"), |()| String::new());
+        why.context(format!("/dev/ublkb{id}: between two tables")).ending(format!(
+            "; the device stays suspended, with the table loaded, and its requests wait: resume it \
+             again when that disk answers{recorded}"
+        ))
     }
 
     /// Records the device's new table: the next server must not open the disks of the old one. A

@@ -3,6 +3,7 @@
 //! administrator's internals.
 
 mod beside;
+mod between;
 mod commands;
 mod ends;
 mod events;
