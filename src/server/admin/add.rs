@@ -200,10 +200,7 @@ impl<M: Machine> Administrator<M> {
         state: &mut DeviceState,
     ) -> Result<(), Reason> {
         let _directory = self.machine.records().lock()?;
-        // With force, disks that other devices claim are used as well.
-        if !prepared.spec.force {
-            self.refuse_claimed(&prepared.deps)?;
-        }
+        self.refuse_claimed(&prepared.deps, &prepared.spec)?;
         if changes_origin(&prepared.spec) {
             self.lose_left_out()?;
         }

@@ -59,6 +59,8 @@ pub enum Mutant {
     StrangerBelieved,
     /// A disk of a device without a server is used by another family.
     WaitingDisksFree,
+    /// With force, two commands at the same moment take one COW or log under two names.
+    ForcedCowShared,
     /// A disk that does not answer is waited for.
     SilentDiskAwaited,
     /// A canceled suspend takes effect when its disk answers.
@@ -80,6 +82,9 @@ impl Mutant {
         Mutant::UndoneInPart,
         Mutant::UndoForgotten,
     ];
+
+    /// The mutant that needs two commands at the same moment.
+    pub const OF_HASTE: Mutant = Mutant::ForcedCowShared;
 
     /// All other mutants.
     pub const ALL: [Mutant; 26] = [

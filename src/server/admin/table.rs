@@ -348,6 +348,10 @@ impl<M: Machine> Administrator<M> {
         spec: DeviceSpec,
         again: bool,
     ) -> Result<(), Reason> {
+        let directory = (!again).then(|| self.machine.records().lock()).transpose()?;
+        if directory.is_some() {
+            self.refuse_claimed(&deps, &spec)?;
+        }
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let old =
             (std::mem::replace(&mut entry.deps, deps), std::mem::replace(&mut entry.spec, spec));

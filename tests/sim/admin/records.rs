@@ -90,6 +90,8 @@ pub struct Shared {
     pub full_at: Option<u64>,
     /// The change at which the state file of a family is damaged.
     pub damage_at: Option<(u64, &'static str)>,
+    /// What another family's server writes down just before one of ours takes the lock.
+    pub before_lock: Option<(String, Vec<DeviceState>)>,
     /// State files that have been damaged so.
     pub damaged: Vec<&'static str>,
 }
@@ -168,6 +170,10 @@ impl Records for Directory {
     }
 
     fn lock(&self) -> Result<(), Reason> {
+        let shared = &mut *Directory::lock(self);
+        if let Some((key, devices)) = shared.before_lock.take() {
+            shared.files.states.insert(key, StateFile::Whole(devices));
+        }
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The disks of devices without a server are reserved for their next server: no other family takes
 //! them.
 
+use dm_targets::mirror::table::MirrorLog;
 use dm_targets::table::TargetParams;
 
 use super::process::Process;
@@ -161,4 +162,50 @@ fn a_file_by_two_names_is_one_disk() {
     let mut town = with_name(4, 3);
     let why = town.add(What::Mirror).unwrap_err();
     assert!(why.contains("/b: given for two legs that overlap"), "{why}");
+}
+
+/// A mirror whose first leg is in use, with its log on a disk.
+fn logged(log: &str) -> DeviceSpec {
+    let mut spec = mirror_of(["/o", "/c"], true);
+    if let TargetParams::Mirror(mirror) = &mut spec.table.params {
+        mirror.log = MirrorLog::Disk { device: log.to_owned() };
+    }
+    spec
+}
+
+/// Two commands with --force, because their first disks are in use, come at the same moment. Each
+/// of them takes the same bytes by another name.
+#[test]
+fn two_commands_at_the_same_moment_take_no_disk_under_two_names() {
+    let cow = |path| snapshot_of("/o", path, true);
+    let first = [cow("/c1"), logged("/c1"), snapshot_of("/c1", "/b", true)];
+    for (at, other) in first.into_iter().enumerate() {
+        for (key, mine) in [("o", cow("/c0")), ("mirror-o", logged("/c0"))] {
+            let mut town = Town::new(1, true);
+            town.site.disks[2].same_as.set(Some(1));
+            // Another program has it.
+            town.site.disks[0].claim.set(Some(u32::MAX));
+            add(&mut town, "other", other.clone()).unwrap();
+            let registered = town.state("other").unwrap();
+            // What the first has taken by its own name does not matter.
+            town.site.disks.iter().skip(2).for_each(|disk| disk.claim.set(None));
+            town.site.files(|files| files.states.remove("other"));
+            town.site.shared.lock().unwrap().before_lock = Some(("other".to_owned(), registered));
+            let why = add(&mut town, key, mine).expect_err("it is taken under two names");
+            assert!(why.contains("/c0: it is a disk of "), "{at} {key}: {why}");
+            let devices = town.site.kernel.borrow().devices.len();
+            assert_eq!(devices, 1, "{at} {key}: the device is left");
+        }
+    }
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn the_mutant_of_haste_is_killed() {
+    use crate::server::admin::mutant::{self, Mutant};
+    mutant::set(Some(Mutant::OF_HASTE));
+    let lived =
+        std::panic::catch_unwind(two_commands_at_the_same_moment_take_no_disk_under_two_names);
+    mutant::set(None);
+    assert!(lived.is_err());
 }

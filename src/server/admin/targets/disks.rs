@@ -1,9 +1,10 @@
 //! Disks below a target: opening them, and checking that the table fits on them.
 
+use dm_targets::table::TargetParams;
 use dm_targets::units::{Sector, Sectors};
 
 use crate::failure::{Failure, Reason};
-use crate::protocol::KnownDisk;
+use crate::protocol::{DeviceSpec, KnownDisk};
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk};
 use crate::server::admin::mutant::{self, Mutant};
@@ -83,10 +84,17 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Refuses a new device's disks that another family has claimed since they were opened. Called
-    /// while the run directory is locked: of two concurrent commands one sees the other.
-    pub(in crate::server::admin) fn refuse_claimed(&self, deps: &Deps) -> Result<(), Reason> {
+    /// while the run directory is locked: of two concurrent commands one sees the other. With force
+    /// the other devices of a disk do not matter, unless a store or a log would be on it.
+    pub(in crate::server::admin) fn refuse_claimed(
+        &self,
+        deps: &Deps,
+        spec: &DeviceSpec,
+    ) -> Result<(), Reason> {
         let is_own = |id| self.devices.values().any(|device| device.deps.has(id));
-        let mut new = deps.disks().filter(|(_, id, _)| !is_own(*id));
+        let sole = sole_disk(&spec.table.params).filter(|_| !mutant::is(Mutant::ForcedCowShared));
+        let asked = |word: &str| !spec.force || sole == Some(word);
+        let mut new = deps.disks().filter(|(word, id, _)| asked(word) && !is_own(*id));
         let claimed = new.find_map(|(word, id, known)| {
             let kind = self.machine.claimed(id, known)?;
             Some(OpenError { path: word.into(), kind }.into())
@@ -106,11 +114,23 @@ impl<M: Machine> Administrator<M> {
         let live = self.devices.values().flat_map(|device| device.deps.known());
         let left_out = self.left_out.values().filter(|_| !mutant::is(Mutant::LeftOutCowTaken));
         let left_out = left_out.flat_map(|left| left.device.known.clone());
-        let mut others = origin.chain(live).chain(left_out);
+        let undone = self.undone_later.iter().flat_map(|new| new.state.known.clone());
+        let mut others = origin.chain(live).chain(left_out).chain(undone);
         let same = others.find(|(_, other)| other.place.overlaps(&disk.place));
         same.map_or(Ok(()), |(other, _)| {
             Err(format!("{path}: it is {other} under another name; use another disk").into())
         })
+    }
+}
+
+/// The disk of a table that is shared with no other device, whatever is forced.
+fn sole_disk(params: &TargetParams) -> Option<&str> {
+    match params {
+        TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
+            Some(&snapshot.cow)
+        }
+        TargetParams::Mirror(mirror) => mirror.log_device(),
+        TargetParams::SnapshotOrigin { .. } | TargetParams::Linear(_) => None,
     }
 }
 
