@@ -112,7 +112,8 @@ impl Machine for Live {
     type Notes = FileNotes;
 
     fn beside(&self) -> Result<Live, Reason> {
-        Live::start(&self.files.key, &self.files.rundir, |_| {}, || {})
+        let ended = self.patience.ended();
+        Live::start(&self.files.key, &self.files.rundir, |_| {}, move || ended())
     }
 
     fn end(&mut self) -> Result<(), Reason> {

@@ -38,6 +38,32 @@ pub fn complete<M: Machine>(machine: M, device: &DeviceState) -> Result<(), Inco
     completed.and(ended)
 }
 
+impl<M: Machine> Administrator<M> {
+    /// Completes the COW of a device that this server has left out and that is deleted now, on a
+    /// machine beside its own. If the COW's disk does not answer, that machine ends when it does,
+    /// which frees the COW.
+    pub(super) fn complete_beside(&mut self, device: &DeviceState) -> Result<(), Reason> {
+        let mut beside = Administrator::new(self.machine.beside()?, Directory::default());
+        let completed = beside.complete(device).map_err(|incomplete| incomplete.why);
+        self.beside.push(beside);
+        completed.and(self.end_beside())
+    }
+
+    /// Ends the machines beside this server's own whose disks have answered.
+    pub(super) fn end_beside(&mut self) -> Result<(), Reason> {
+        let mut ended = Ok(());
+        for mut beside in std::mem::take(&mut self.beside) {
+            beside.settle();
+            if beside.is_waiting() {
+                self.beside.push(beside);
+            } else {
+                ended = ended.and(beside.machine.end());
+            }
+        }
+        ended
+    }
+}
+
 /// What is missing on the COW of a deleted device.
 #[derive(Debug)]
 pub struct Incomplete {

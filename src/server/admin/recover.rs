@@ -13,7 +13,7 @@ use super::devices::{Device, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
-use super::orphans::{complete, note_departure, record_lost};
+use super::orphans::{note_departure, record_lost};
 use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
@@ -267,7 +267,7 @@ impl<M: Machine> Administrator<M> {
         self.keep_files = !self.left_out.is_empty();
         log::info!("{}: deleted", device.name);
         let saved = self.save().map_err(|why| why.but(format!("{}: deleted", device.name)));
-        complete(self.machine.beside()?, device).map_err(|incomplete| incomplete.why).and(saved)
+        self.complete_beside(device).and(saved)
     }
 
     /// Suspends the devices that can change the origin, and determines whether it has changed.

@@ -62,6 +62,8 @@ pub struct Administrator<M: Machine> {
     pub(super) undone_later: Vec<Unconfirmed>,
     /// Jobs that wait for disks that do not answer.
     pub(super) unfinished: Vec<Unfinished<Administrator<M>>>,
+    /// Those that complete the COWs of deleted devices and wait for disks that do not answer.
+    pub(super) beside: Vec<Administrator<M>>,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -87,6 +89,7 @@ impl<M: Machine> Administrator<M> {
             unconfirmed: None,
             undone_later: Vec::new(),
             unfinished: Vec::new(),
+            beside: Vec::new(),
         }
     }
 

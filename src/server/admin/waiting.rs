@@ -80,6 +80,9 @@ impl<M: Machine> Administrator<M> {
 
     /// Handles the results of unfinished jobs that have ended since.
     pub fn settle(&mut self) {
+        if let Err(why) = self.end_beside() {
+            log::error!("{why}");
+        }
         let (mut at, before) = (0, self.unfinished.len());
         // One at a time: what is written down meanwhile tells of all others.
         while at < self.unfinished.len() {

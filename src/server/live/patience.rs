@@ -32,6 +32,11 @@ impl Patience {
         Patience { silence: RefCell::default(), ended: Arc::new(ended) }
     }
 
+    /// What is called when a job has ended.
+    pub(super) fn ended(&self) -> Arc<dyn Fn() + Send + Sync> {
+        self.ended.clone()
+    }
+
     /// Runs a job on the data thread, and waits for its result while disks answer.
     pub(super) fn call<T, F>(
         &self,

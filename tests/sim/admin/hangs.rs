@@ -115,3 +115,34 @@ fn a_snapshot_is_deleted_whose_cow_hangs() {
         assert!(why.contains("lost") || why.contains("invalid"), "alone {alone}: {why}");
     }
 }
+
+/// It falls silent when it is marked, or asked for what is noted, by the server that has left it
+/// out.
+#[test]
+fn the_cow_of_a_deleted_snapshot_is_free_when_its_disk_answers() {
+    let mut silent = 0;
+    for operations in 0..6 {
+        let mut town = dead_family();
+        town.site.gives_up.set(true);
+        hang(&mut town, "/c0", true);
+        town.recover().unwrap_err();
+        hang(&mut town, "/c0", false);
+        town.site.disks[1].hangs_after.set(Some(operations));
+        let deleted = town.del(BAD, true);
+        town.site.disks[1].hangs_after.set(None);
+        if town.site.disks[1].hangs.get() {
+            let why = deleted.unwrap_err();
+            assert!(why.contains("/c0 has not answered"), "after {operations}: {why}");
+            assert!(town.site.disks[1].claim.get().is_some(), "after {operations}");
+            assert_served(&mut town);
+            silent += 1;
+        }
+        hang(&mut town, "/c0", false);
+        let beside = town.site.beside.borrow().clone();
+        beside.iter().for_each(|executor| drop(town.site.run(executor, || false)));
+        town.processes.get_mut("o").unwrap().admin.settle();
+        assert_eq!(town.site.disks[1].claim.get(), None, "after {operations}: it is not free");
+        assert_served(&mut town);
+    }
+    assert!(silent > 1);
+}

@@ -138,11 +138,10 @@ impl Machine for SimMachine {
     type Notes = Journal;
 
     fn beside(&self) -> Result<SimMachine, Reason> {
-        SimMachine::start(
-            &self.site,
-            &self.directory.key,
-            u32::try_from(self.site.next_number()).unwrap(),
-        )
+        let pid = u32::try_from(self.site.next_number()).unwrap();
+        let machine = SimMachine::start(&self.site, &self.directory.key, pid)?;
+        self.site.beside.borrow_mut().push(machine.executor.clone());
+        Ok(machine)
     }
 
     fn end(&mut self) -> Result<(), Reason> {

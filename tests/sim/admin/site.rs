@@ -91,6 +91,8 @@ pub struct Site {
     pub impatient: Cell<bool>,
     /// Operations that wait for a hanging disk time out, and the disk keeps hanging.
     pub gives_up: Cell<bool>,
+    /// What the machines have to do that stand beside those of servers.
+    pub beside: RefCell<Vec<Executor>>,
 }
 
 impl Site {
@@ -122,6 +124,7 @@ impl Site {
             fault: RefCell::default(),
             impatient: Cell::new(false),
             gives_up: Cell::new(false),
+            beside: RefCell::default(),
         })
     }
 
