@@ -102,7 +102,7 @@ fn refuse_overlap(ranges: &[(&Range, &str)]) -> Result<(), Failure> {
     let placed: Vec<_> = ranges
         .iter()
         .map(|(range, word)| {
-            let place = range.disk.place().part(range.start.bytes(), range.count.bytes());
+            let place = range.disk.known.place.part(range.start.bytes(), range.count.bytes());
             (place, *word)
         })
         .collect();

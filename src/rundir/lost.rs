@@ -3,7 +3,7 @@
 //!
 //! One file for each. A store made by this program is identified by its id, on any disk, at any
 //! path, and as a copy. A store made by the kernel has no id: it is identified by the lasting name
-//! of its disk ([`disk_name`](crate::storage::disk_name)), or by the disk's path.
+//! of its disk ([`Known`](crate::storage::Known)), or by the disk's path.
 //!
 //! Rules kept here: I9 (a file is complete and durable before the origin write that makes the store
 //! wrong), and a file is removed only when the store is gone from the same disk, never on its own.

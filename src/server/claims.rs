@@ -4,13 +4,12 @@
 use crate::failure::Failure;
 use crate::protocol::{DeviceState, KnownDisk};
 use crate::rundir::RunDir;
-use crate::storage::{DiskId, OpenDisk, OpenError, OpenErrorKind, disk_name};
+use crate::storage::{self, DiskId, OpenDisk, OpenError, OpenErrorKind};
 use crate::ublk::{Control, DeviceState as State, device};
 
 /// How an open disk is recognized, here and by later servers.
 pub fn known(disk: &OpenDisk) -> KnownDisk {
-    let name = disk_name(&disk.path, disk.id);
-    let (number, place) = (disk.number_in_boot(), disk.place());
+    let storage::Known { name, number, place } = disk.known.clone();
     KnownDisk { name, number, place, ..KnownDisk::default() }
 }
 

@@ -1,6 +1,8 @@
 //! The journal of a snapshot's COW, before a server opens the store.
+//!
+//! Rule kept here: a COW that does not answer is not waited for without limit.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dm_targets::snapshot::format::StoreId;
 
@@ -9,7 +11,8 @@ use crate::rundir::RunDir;
 use crate::rundir::journal::find::{self, Purpose};
 use crate::rundir::journal::owner::Owner;
 use crate::rundir::journal::{self, FileNotes};
-use crate::storage::{Access, Claim, OpenDisk, content};
+use crate::server::admin::machine::OpenDisk as _;
+use crate::storage::{Access, Claim, OpenDisk, silent};
 
 /// A COW's journal: its path, its owner, and whether it has entries.
 struct Journal {
@@ -20,8 +23,8 @@ struct Journal {
 
 /// The journal of the store on a COW, or of the store to be created there with the id `new`.
 fn find(rundir: &RunDir, cow: &OpenDisk, new: Option<StoreId>) -> Result<Journal, Reason> {
-    let (store, purpose) = match content::store_on(cow)? {
-        Some(found) => (found.identity.map(|identity| identity.store), Purpose::GoOn),
+    let (store, purpose) = match cow.store()? {
+        Some(identity) => (identity.map(|identity| identity.store), Purpose::GoOn),
         None => (new, Purpose::NewStore),
     };
     let owner = Owner::of(cow, store).map_err(|error| error.to_string())?;
@@ -30,7 +33,9 @@ fn find(rundir: &RunDir, cow: &OpenDisk, new: Option<StoreId>) -> Result<Journal
 }
 
 fn open_shared(cow: &str) -> Result<OpenDisk, Reason> {
-    OpenDisk::open(cow, Access::ReadOnly, Claim::Shared).map_err(Failure::from)
+    let (disk, path) = (Path::new(cow), cow.to_owned());
+    let open = move || OpenDisk::open(path, Access::ReadOnly, Claim::Shared);
+    silent::within_limit(disk, open)?.map_err(Failure::from)
 }
 
 /// The journal of a COW. If it cannot be created, writes wait for their commits; but a journal that

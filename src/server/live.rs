@@ -28,7 +28,7 @@ use crate::rundir::{RunDir, family_key};
 use crate::storage::silent;
 use crate::storage::{
     Access, Claim, DiskId, Ground, OpenDisk, OpenError, OpenErrorKind, Standing, Through, circle,
-    disk_name, new_store_id, number_of_mount,
+    new_store_id, number_of_mount,
 };
 use crate::ublk::{Control, DeviceInfo, Params, apart, device};
 use patience::Patience;
@@ -260,10 +260,6 @@ impl Machine for Live {
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {
         silent::silent(disks)
-    }
-
-    fn disk_name(&self, id: DiskId, path: &str) -> String {
-        disk_name(Path::new(path), id)
     }
 
     fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use dm_targets::snapshot::format::{StoreId, identity};
 
 use super::id::DiskId;
-use super::open::OpenDisk;
-use super::opening::Opening;
 
 /// Where sysfs names a disk, best first: world wide names and serial numbers (virtio uses the last
 /// of these), then the names of stacked devices.
@@ -20,29 +18,18 @@ pub(super) const BACKING_FILE: &str = "loop/backing_file";
 /// The directory of block devices by number.
 pub(super) const SYSFS: &str = "/sys/dev/block";
 
-impl OpenDisk {
-    /// A number that no other disk has had at the same place in this boot: the kernel's sequence
-    /// number of a block device, the birth time of a file. Zero if there is none.
-    pub fn number_in_boot(&self) -> u64 {
-        let DiskId::Block { major, minor } = self.id else {
-            return self.file.metadata().map_or(0, |metadata| born_ns(&metadata));
-        };
-        let dir = Path::new(SYSFS).join(format!("{major}:{minor}"));
-        let read = |name: &str| {
-            let text = fs::read_to_string(dir.join(name)).ok()?;
-            text.trim().parse::<u64>().ok()
-        };
-        // A partition has its disk's sequence number, but its own start.
-        let number = read("diskseq").or_else(|| read("../diskseq")).unwrap_or(0);
-        number ^ read("start").unwrap_or(0) << 24
-    }
-}
-
-/// The name of a leg in the records of mirrors. A file, and a loop device on it, is identified by
-/// birth time and inode number: another file at its path is another leg. All other names keep their
-/// form, since those records are on disks: another form would make their legs foreign.
-pub fn leg_name(disk: &OpenDisk) -> String {
-    name_of_leg(&disk_name(&disk.path, disk.id), lasting_name(disk))
+/// A number that no other disk has had at the same place in this boot: the kernel's sequence number
+/// of a block device, the birth time of a file. Zero if there is none.
+pub(super) fn number_in_boot(id: DiskId, opened: &fs::Metadata) -> u64 {
+    let DiskId::Block { major, minor } = id else { return born_ns(opened) };
+    let dir = Path::new(SYSFS).join(format!("{major}:{minor}"));
+    let read = |name: &str| {
+        let text = fs::read_to_string(dir.join(name)).ok()?;
+        text.trim().parse::<u64>().ok()
+    };
+    // A partition has its disk's sequence number, but its own start.
+    let number = read("diskseq").or_else(|| read("../diskseq")).unwrap_or(0);
+    number ^ read("start").unwrap_or(0) << 24
 }
 
 /// The name of a leg, from the disk's lasting name and the name that earlier versions used.
@@ -57,11 +44,6 @@ pub fn name_of_leg(name: &str, former: String) -> String {
 
 /// The name of a disk in journals, and in the records of mirrors by earlier versions; its path if
 /// nothing better is known, as for a file.
-pub fn lasting_name(disk: &OpenDisk) -> String {
-    lasting_name_of(disk.id, &disk.path)
-}
-
-/// Like [`lasting_name`], for a disk that is not open.
 pub fn lasting_name_of(id: DiskId, path: &Path) -> String {
     let DiskId::Block { major, minor } = id else { return path.display().to_string() };
     let name = lasting_name_in(&Path::new(SYSFS).join(format!("{major}:{minor}")));
@@ -79,9 +61,7 @@ fn lasting_name_in(dir: &Path) -> Option<String> {
 /// The lasting name of a disk, whatever its number and path: the name of its hardware or of its
 /// stack; for a file its birth time, inode number and path; for a loop device those of its file.
 /// Empty if there is none, as for a device that reports no name.
-pub fn disk_name(path: &Path, id: DiskId) -> String {
-    // A file's file system may hang, and so may that of a loop device's file.
-    let _opening = Opening::of(path);
+pub(super) fn disk_name(path: &Path, id: DiskId) -> String {
     match id {
         DiskId::Block { major, minor } => {
             block_name(&Path::new(SYSFS).join(format!("{major}:{minor}")))
@@ -96,8 +76,7 @@ pub fn disk_name(path: &Path, id: DiskId) -> String {
 /// The names by which a disk is searched, best first; its path if nothing else is known. A file,
 /// and a loop device on it, is found after a move (by birth time and inode number) and after a
 /// restore (by path).
-pub fn names_of(path: &Path, id: DiskId) -> Vec<String> {
-    let name = disk_name(path, id);
+pub(super) fn names_by(path: &Path, name: String) -> Vec<String> {
     let by_path = |path: &str| format!("path {path}");
     match identity::birth_and_path(&name) {
         Some(("", path)) => vec![by_path(path)],

@@ -7,6 +7,7 @@ mod error;
 mod id;
 mod identity;
 mod limits;
+mod names;
 mod open;
 mod opening;
 mod place;
@@ -20,10 +21,8 @@ pub use error::{OpenError, OpenErrorKind};
 pub use id::DiskId;
 #[cfg(all(test, feature = "mutants"))]
 pub use identity::name_of_leg;
-pub use identity::{
-    are_of_one_kind, certainly_differ, disk_name, lasting_name, lasting_name_of, leg_name,
-    names_of, new_store_id,
-};
+pub use identity::{are_of_one_kind, certainly_differ, lasting_name_of, new_store_id};
 pub use limits::Limits;
-pub use open::{Access, Claim, OpenDisk, size_now};
+pub use names::{lasting_name, leg_name, names_of};
+pub use open::{Access, Claim, Known, OpenDisk, size_now};
 pub use opening::opening;

@@ -22,8 +22,11 @@ use std::path::{Path, PathBuf};
 use super::DiskId;
 use super::busy::user_of;
 use super::error::{OpenError, OpenErrorKind};
+use super::identity::{disk_name, number_in_boot};
 use super::limits::{self, Limits};
 use super::opening::Opening;
+use super::place::place;
+use crate::protocol::Place;
 use crate::sys::disk as sys;
 
 /// Bytes of a sector.
@@ -65,6 +68,20 @@ pub struct OpenDisk {
     pub size_sectors: u64,
     /// Block sizes, cache, discard.
     pub limits: Limits,
+    /// How it is recognized. Determined when it is opened, since that may wait for a file system
+    /// that hangs, and opening has a limit.
+    pub known: Known,
+}
+
+/// How an open disk is recognized.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// Its lasting name; empty if it has none.
+    pub name: String,
+    /// A number that no other disk has had at its place in this boot; zero if there is none.
+    pub number: u64,
+    /// Where its bytes are.
+    pub place: Place,
 }
 
 impl OpenDisk {
@@ -94,7 +111,13 @@ impl OpenDisk {
         if limits.read_only && access == Access::ReadWrite {
             return Err(fail(OpenErrorKind::ReadOnly));
         }
-        Ok(OpenDisk { file, path: path.to_owned(), id, access, buffered, size_sectors, limits })
+        let known = Known {
+            name: disk_name(path, id),
+            number: number_in_boot(id, &opened),
+            place: place(id, &opened),
+        };
+        let path = path.to_owned();
+        Ok(OpenDisk { file, path, id, access, buffered, size_sectors, limits, known })
     }
 }
 

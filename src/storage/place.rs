@@ -7,22 +7,15 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use super::DiskId;
 use super::identity::{BACKING_FILE, SYSFS, born_ns, read, start_of, whole};
-use super::opening::Opening;
-use super::{DiskId, OpenDisk};
 use crate::protocol::Place;
 
-impl OpenDisk {
-    /// Where the disk's bytes are.
-    pub fn place(&self) -> Place {
-        // A file's file system may hang, and so may that of a loop device's file.
-        let _opening = Opening::of(&self.path);
-        match self.id {
-            DiskId::Block { major, minor } => of_block(Path::new(SYSFS), (major, minor)),
-            DiskId::File { .. } => {
-                self.file.metadata().map_or_else(|_| Place::default(), |found| of_file(&found))
-            }
-        }
+/// Where the bytes of an open disk are. A loop device's file may be in a file system that hangs.
+pub(super) fn place(id: DiskId, opened: &Metadata) -> Place {
+    match id {
+        DiskId::Block { major, minor } => of_block(Path::new(SYSFS), (major, minor)),
+        DiskId::File { .. } => of_file(opened),
     }
 }
 

@@ -15,7 +15,7 @@ use dm_targets::snapshot::format::StoreId;
 use super::layout::{HEADER_WORDS, MAGIC};
 use crate::rundir::boot::boot_numbers;
 use crate::rundir::family_key;
-use crate::storage::{OpenDisk, disk_name, lasting_name, names_of};
+use crate::storage::{OpenDisk, lasting_name, names_of};
 
 /// The owner of a journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,14 +76,14 @@ impl Owner {
         let former = Some(lasting_name(cow)).filter(|name| *name != cow.path.display().to_string());
         // The name is the same for a file and a loop device on it. A node in /dev is not a name:
         // the next disk may get the same node.
-        let lasts = !disk_name(&cow.path, cow.id).is_empty();
-        let name = names_of(&cow.path, cow.id).into_iter().next().filter(|_| lasts);
+        let lasts = !cow.known.name.is_empty();
+        let name = names_of(cow).into_iter().next().filter(|_| lasts);
         let [name, former] = [name, former].map(|name| name.map_or(0, |name| hash(&name)));
         let store = store.map_or((0, 0), |store| {
             let (high, low) = store.0.split_at(8);
             (number_of(high), number_of(low))
         });
-        Ok(Owner { boot: boot_numbers()?, number: cow.number_in_boot(), store, name, former })
+        Ok(Owner { boot: boot_numbers()?, number: cow.known.number, store, name, former })
     }
 
     /// The words of a journal's header.
@@ -143,7 +143,7 @@ pub(super) fn is_of_disk(journal: &Path, key: &str) -> bool {
 /// The file name of a COW's journal: a disk that is reattached under the same number gets another
 /// name.
 pub fn file_name(cow: &OpenDisk) -> String {
-    format!("{}-{:x}.records", family_key(cow.id), cow.number_in_boot())
+    format!("{}-{:x}.records", family_key(cow.id), cow.known.number)
 }
 
 fn number_of(bytes: &[u8]) -> u64 {

@@ -37,6 +37,9 @@ pub trait OpenDisk: Send + 'static {
     fn is_read_only(&self) -> bool;
     /// A number that no other disk has had at its place in this boot; zero if there is none.
     fn number_in_boot(&self) -> u64;
+    /// The name by which it is recognized after its number and path have changed; empty if it has
+    /// none.
+    fn name(&self) -> String;
     /// Where its bytes are, whatever path or device leads to them.
     fn place(&self) -> Place;
     /// Its name in the records of mirrors; its path if there is no better name.
@@ -300,9 +303,6 @@ pub trait Machine: 'static {
     /// The disks, all probed at once, that do not answer within a limit. This process opens none of
     /// them.
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String>;
-    /// The name by which a disk is recognized after its number and path have changed; empty if it
-    /// has no lasting name.
-    fn disk_name(&self, id: DiskId, path: &str) -> String;
     /// Why a disk must not be used: a device of another family uses it or a part of it, and has
     /// another name for it or no server.
     fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind>;

@@ -16,9 +16,8 @@ use crate::storage::{are_of_one_kind, certainly_differ};
 impl<M: Machine> Administrator<M> {
     /// How an open disk is recognized later.
     pub(super) fn known_disk(&self, disk: &M::Open) -> KnownDisk {
-        let path = disk.path();
-        let (name, number) = (self.machine.disk_name(disk.id(), &path), disk.number_in_boot());
-        KnownDisk { name, number, store: Which::Unknown, place: disk.place() }
+        let (name, number, place) = (disk.name(), disk.number_in_boot(), disk.place());
+        KnownDisk { name, number, store: Which::Unknown, place }
     }
 
     /// The same for a disk of a device; `again`: what the device's disks were, if it exists

@@ -50,11 +50,15 @@ impl Open for OpenDisk {
     }
 
     fn number_in_boot(&self) -> u64 {
-        OpenDisk::number_in_boot(self)
+        self.known.number
+    }
+
+    fn name(&self) -> String {
+        self.known.name.clone()
     }
 
     fn place(&self) -> Place {
-        OpenDisk::place(self)
+        self.known.place.clone()
     }
 
     fn lasting_name(&self) -> String {
@@ -70,8 +74,8 @@ impl Open for OpenDisk {
     }
 
     fn as_cow(&self, store: Which, origin: &str) -> Cow {
-        let (names, former) = (names_of(&self.path, self.id), lasting_name_of(self.id, &self.path));
-        Cow { store, names, former, number: self.number_in_boot(), origin: origin.to_owned() }
+        let (names, former) = (names_of(self), lasting_name_of(self.id, &self.path));
+        Cow { store, names, former, number: self.known.number, origin: origin.to_owned() }
     }
 
     fn content(&self) -> Result<Option<Signature>, Reason> {
@@ -96,7 +100,7 @@ fn look<T: Send + 'static>(
     let file = disk.file.try_clone();
     let file = file.map_err(|error| format!("{}: {error}", disk.path.display()))?;
     let OpenDisk { id, access, buffered, size_sectors, limits, .. } = *disk;
-    let path = disk.path.clone();
-    let same = OpenDisk { file, path, id, access, buffered, size_sectors, limits };
+    let (path, known) = (disk.path.clone(), disk.known.clone());
+    let same = OpenDisk { file, path, id, access, buffered, size_sectors, limits, known };
     silent::within_limit(&disk.path, move || read(&same))?
 }

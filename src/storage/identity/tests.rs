@@ -3,6 +3,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
+use crate::storage::{OpenDisk, leg_name, names_of};
 
 /// A directory of files that also stands in for sysfs.
 struct Rig(tempfile::TempDir);
@@ -46,21 +47,21 @@ fn name_at(path: &Path) -> String {
 fn a_file_is_the_same_by_every_path() {
     let rig = Rig::new();
     let file = rig.file("a");
-    let id = DiskId::of_path(&file).unwrap();
-    let names = names_of(&file, id);
+    let names_at = |path: &Path| names_by(path, name_at(path));
+    let names = names_at(&file);
     let path = format!("path {}", file.display());
     assert!(
         names.len() == 2 && names[1] == path,
         "{names:?}: the temporary file's file system knows no time of birth"
     );
     symlink(&file, rig.at("link")).unwrap();
-    assert_eq!(names_of(&rig.at("link"), id), names);
+    assert_eq!(names_at(&rig.at("link")), names);
     fs::hard_link(&file, rig.at("hard")).unwrap();
-    assert_eq!(names_of(&rig.at("hard"), id)[0], names[0]);
+    assert_eq!(names_at(&rig.at("hard"))[0], names[0]);
     fs::rename(&file, rig.at("moved")).unwrap();
-    assert_eq!(names_of(&rig.at("moved"), id)[0], names[0]);
+    assert_eq!(names_at(&rig.at("moved"))[0], names[0]);
     // Another file at its path.
-    let other = names_of(&rig.file("a"), DiskId::of_path(&rig.at("a")).unwrap());
+    let other = names_at(&rig.file("a"));
     assert!(other[0] != names[0] && other[1] == names[1], "{other:?}");
 }
 
@@ -128,6 +129,20 @@ fn names_differ_for_certain_or_may_be_one_disks() {
             "{one} and {other}"
         );
     }
+}
+
+/// Asking again could wait for a file system that hangs, on a thread that has no time for that.
+#[test]
+fn what_an_open_disk_is_known_by_is_not_asked_for_again() {
+    let rig = Rig::new();
+    let file = rig.file("disk");
+    fs::write(&file, [1; 4096]).unwrap();
+    let (access, claim) = (crate::storage::Access::ReadOnly, crate::storage::Claim::Shared);
+    let disk = OpenDisk::open(&file, access, claim).unwrap();
+    let told = || (leg_name(&disk), names_of(&disk));
+    let before = told();
+    fs::remove_file(&file).unwrap();
+    assert_eq!(told(), before);
 }
 
 #[test]

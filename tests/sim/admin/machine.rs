@@ -350,12 +350,6 @@ impl Machine for SimMachine {
         disks.iter().filter(hangs).cloned().collect()
     }
 
-    fn disk_name(&self, _id: DiskId, path: &str) -> String {
-        self.site
-            .slot(path)
-            .map_or_else(String::new, |slot| self.site.disks[slot].name.borrow().clone())
-    }
-
     fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
         self.site.claimed(&self.directory, id, disk)
     }

@@ -103,6 +103,10 @@ impl OpenDisk for SimOpen {
         self.number
     }
 
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
     fn place(&self) -> Place {
         Place { on: self.place.clone(), start: 0, end: u64::MAX }
     }

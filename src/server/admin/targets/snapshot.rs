@@ -126,7 +126,7 @@ impl<M: Machine> Administrator<M> {
         }
         let ownership = Ownership {
             store: self.machine.new_store_id()?,
-            origin: self.machine.disk_name(origin, &snapshot.origin),
+            origin: self.origin_known.name.clone(),
             adopt: spec.other_origin,
         };
         let known = lost::cow_of(&cow, persistent.then_some(ownership.store), &ownership.origin)?;

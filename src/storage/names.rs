@@ -1,0 +1,24 @@
+//! The names by which open disks are found again, in the records of mirrors, COWs and journals.
+//!
+//! Rule kept here: nothing is asked of a disk again that is known since it was opened.
+
+use super::identity::{lasting_name_of, name_of_leg, names_by};
+use super::open::OpenDisk;
+
+/// The name of a leg in the records of mirrors. A file, and a loop device on it, is identified by
+/// birth time and inode number: another file at its path is another leg. All other names keep their
+/// form, since those records are on disks: another form would make their legs foreign.
+pub fn leg_name(disk: &OpenDisk) -> String {
+    name_of_leg(&disk.known.name, lasting_name(disk))
+}
+
+/// The name of a disk in journals, and in the records of mirrors by earlier versions; its path if
+/// nothing better is known, as for a file.
+pub fn lasting_name(disk: &OpenDisk) -> String {
+    lasting_name_of(disk.id, &disk.path)
+}
+
+/// The names by which an open disk is searched, best first; its path if nothing else is known.
+pub fn names_of(disk: &OpenDisk) -> Vec<String> {
+    names_by(&disk.path, disk.known.name.clone())
+}
