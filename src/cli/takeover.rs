@@ -12,6 +12,7 @@ use dm_targets::table::TargetParams;
 
 use super::client::other_answer;
 use crate::failure::{Failure, Reason};
+use crate::offline;
 use crate::protocol::{self, Command, DeviceState, Reply};
 use crate::rundir::RunDir;
 use crate::rundir::journal::find::{self, Purpose};
@@ -66,7 +67,8 @@ fn refuse_unless_waiting(control: &mut Control, id: u32, cookie: u64) -> Result<
     }
 }
 
-/// Checks that the COW is there, and that no journal that may be its own needs a decision first.
+/// Checks that the COW is there, that all of its store can be read, and that no journal that may be
+/// its own needs a decision first.
 fn judge_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
     let cow = OpenDisk::open(&snapshot.cow, Access::ReadOnly, Claim::Shared)
         .map_err(|error| error.to_string())?;
@@ -76,7 +78,8 @@ fn judge_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
     let Some(store) = content::store_on(&cow)? else { return Ok(()) };
     let owner = Owner::of(&cow, store.identity.map(|identity| identity.store));
     let owner = owner.map_err(|error| format!("{}: {error}", snapshot.cow))?;
-    find::find(rundir.path(), &cow, &owner, Purpose::GoOn).map(drop)
+    find::find(rundir.path(), &cow, &owner, Purpose::GoOn)?;
+    offline::read(&cow.path).map_err(|error| error.to_string().into())
 }
 
 /// Makes sure that a living server serves a device of its family: a device that it left out is

@@ -95,6 +95,15 @@ pub(crate) fn dump(request: &Request<'_>, out: &mut dyn Write) -> Result<Verdict
     finish(&report, printed)
 }
 
+/// Reads all of a structure, whether it has faults or not.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn read(path: &Path) -> Result<(), Error> {
+    let image = Image::open(path)?;
+    examine(&image, &Request { path, origin: None, json: false }).map(drop)
+}
+
 /// A reader that has seen enough (`dump | head`) is not a failure.
 fn finish(report: &Report, printed: Result<(), Error>) -> Result<Verdict, Error> {
     match printed {

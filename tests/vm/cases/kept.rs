@@ -10,6 +10,7 @@ use crate::cases::admin::{assert_failed, kill, states};
 use crate::cases::admin_left_out::{CHUNK, Stage};
 use crate::cases::process::{Service, disks};
 use crate::disk::Disk;
+use crate::faults::{Fails, Faulty};
 use crate::mirror::{Did, Request};
 use crate::server;
 use crate::sh::{binary, run_args, ublk_dm};
@@ -35,6 +36,7 @@ pub fn cases() -> Vec<Case> {
             disks: &["n0", "n1", "n2"],
             run: |_| left_out(),
         },
+        Case { name: "kept-unreadable", bound_s: 120, disks: &["n0", "n1"], run: |_| unreadable() },
     ]
 }
 
@@ -198,5 +200,27 @@ fn left_out() {
     second.signal("TERM");
     assert_eq!(second.ends(), 0);
     server::del("--all");
+    server::assert_nothing_left("del");
+}
+
+/// A store of which only the beginning can be read is found so before anything else is taken over:
+/// its origin must not be written without it.
+fn unreadable() {
+    let (o, _) = disks();
+    let cow = Faulty::new("frail", "n1", 0, 32 * 2048);
+    server::add(&format!("origin --origin {o} --name o"));
+    server::add(&format!("snapshot --origin {o} --cow {} --chunk-size 4k --name bad", cow.node));
+    kill("o");
+    // The records of the second chunk of its COW, behind the header.
+    cow.set(&[(Fails::Reads, 8, 8)]);
+    assert_failed(&ublk_dm("recover --foreground bad"), &[&["bad: not recovered", &cow.node]]);
+    assert!(states().iter().all(|(_, state)| state == "quiesced"), "{:?}", states());
+    cow.set(&[]);
+    let mut kept = Service::start("bad", "recover --foreground bad");
+    kept.hears("READY=1");
+    assert!(states().iter().all(|(_, state)| state == "live"), "{:?}", states());
+    assert!(server::device("bad")["snapshot"]["valid"] == true, "{:?}", server::list());
+    server::del("--all");
+    kept.ends();
     server::assert_nothing_left("del");
 }
