@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use dm_targets::sim::image::SectorData;
+use dm_targets::sim::image::{SectorData, bytes_of};
 
 const MAGIC: &[u8; 8] = b"pattern.";
 /// The origin's initial content.
@@ -42,7 +42,7 @@ pub fn sector(id: u32, sector: u64) -> SectorData {
 
 /// The payload of write `id` over a range.
 pub fn payload(id: u32, first: u64, count: u64) -> Vec<u8> {
-    (first..first + count).flat_map(|at| *sector(id, at).bytes()).collect()
+    bytes_of(&(first..first + count).map(|at| sector(id, at)).collect::<Vec<_>>())
 }
 
 /// Describes a sector's content.

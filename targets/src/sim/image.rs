@@ -95,7 +95,7 @@ impl Image {
     /// The bytes of a range.
     pub fn read(&self, sector: Sector, count: Sectors) -> Vec<u8> {
         let first = index(sector.0);
-        self.sectors[first..first + index(count.0)].iter().flat_map(|data| *data.bytes()).collect()
+        bytes_of(&self.sectors[first..first + index(count.0)])
     }
 
     /// Replaces the sectors from `sector` on.
@@ -112,6 +112,13 @@ impl Image {
             .iter()
             .fold(self.sectors.len() as u64, |hash, data| mix(hash.rotate_left(5) ^ data.hash()))
     }
+}
+
+/// The bytes of sectors that follow each other.
+pub fn bytes_of(sectors: &[SectorData]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(sectors.len() * SECTOR_LEN);
+    sectors.iter().for_each(|data| bytes.extend_from_slice(data.bytes()));
+    bytes
 }
 
 /// Bytes cut into sectors.

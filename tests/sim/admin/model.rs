@@ -81,7 +81,7 @@ impl Content {
 
 /// The bytes of a sector that holds a value.
 pub fn sector(value: u32) -> Vec<u8> {
-    value.to_le_bytes().iter().copied().cycle().take(512).collect()
+    value.to_le_bytes().repeat(128)
 }
 
 /// The values of sectors.

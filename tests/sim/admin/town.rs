@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use dm_targets::disk::Memory;
 use dm_targets::request::{Request, RequestKind};
-use dm_targets::sim::image::Image;
+use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::units::{Sector, Sectors};
 
 use super::kernel::Pending;
@@ -119,12 +119,8 @@ pub type Broken = String;
 impl Town {
     pub(super) fn new(seed: u64, log: bool) -> Town {
         let content = |first: u32| (0..).map(move |at| first + at).take(SECTORS);
-        let image = |first: u32| {
-            let mut image = Image::zeroes(Sectors(SECTORS as u64));
-            let bytes: Vec<u8> = content(first).flat_map(model::sector).collect();
-            image.write(Sector(0), &bytes);
-            image
-        };
+        let sectors = |first| content(first).map(|value| SectorData::new(&model::sector(value)));
+        let image = |first| Image { sectors: sectors(first).collect() };
         let cow = || Image::zeroes(Sectors(COW_SECTORS));
         let blank = Image::zeroes(Sectors(SECTORS as u64));
         let disks = [
