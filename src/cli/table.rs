@@ -126,9 +126,7 @@ fn snapshot(add: &args::Snapshot) -> Result<Table, Failure> {
         (add.discard_zeroes_cow, add.discard_passdown_origin);
     let params =
         Snapshot { origin, cow, store, chunk_size, discard_zeroes_cow, discard_passdown_origin };
-    if params.origin != params.cow {
-        params.check(false).map_err(|error| wrong_usage(error.to_string()))?;
-    }
+    params.check(false).map_err(|error| wrong_usage(error.to_string()))?;
     Ok(Table { len: measured.len, params: TargetParams::Snapshot(params) })
 }
 

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::protocol::Command;
+use crate::failure::Failure;
+use crate::protocol::{Command, Reply, write_line};
 
 /// How long a client may take to send its command: `ublk-dm` sends it immediately.
 const QUESTION_LIMIT: Duration = Duration::from_secs(10);
@@ -153,9 +154,23 @@ impl Arrival {
         match serde_json::from_slice(&self.said) {
             Ok(command) => Progress::Asks(command),
             Err(error) => {
-                log::warn!("control socket: {error}");
+                self.refuse(&error);
                 Progress::Left
             }
+        }
+    }
+
+    /// Tells the client that its command has not been understood: without a reply it would take the
+    /// server for dead.
+    fn refuse(&mut self, error: &serde_json::Error) {
+        log::warn!("control socket: {error}");
+        let why = Failure::from(format!("the server does not understand the command: {error}"));
+        let told = self
+            .connection
+            .set_nonblocking(false)
+            .and_then(|()| write_line(&mut self.connection, &Reply::Failed(why)));
+        if let Err(error) = told {
+            log::warn!("control socket: {error}");
         }
     }
 }
@@ -163,7 +178,7 @@ impl Arrival {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{DeviceRef, has_left, write_line};
+    use crate::protocol::{DeviceRef, has_left};
 
     #[test]
     fn a_client_that_says_nothing_keeps_no_other_waiting() {
@@ -202,6 +217,13 @@ mod tests {
             }
         });
         assert_eq!(left, MAX_ARRIVALS - 1);
+        // What is no command is answered: the server lives.
+        let mut odd = UnixStream::connect(&path).unwrap();
+        io::Write::write_all(&mut odd, b"{\"Odd\":1}\n").unwrap();
+        assert!(arrivals.next().unwrap().is_none());
+        let mut reply = String::new();
+        odd.read_to_string(&mut reply).unwrap();
+        assert!(reply.contains("does not understand the command"), "{reply}");
         std::fs::remove_file(&path).unwrap();
     }
 }
