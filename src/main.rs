@@ -63,7 +63,7 @@ fn show(asked: &clap::Error) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    sys::file_size::ignore_signal();
+    sys::limits::ignore_signal();
     let cli = match cli::args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {

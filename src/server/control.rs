@@ -76,6 +76,11 @@ impl Server {
         self.admin.carry_out(command)
     }
 
+    /// Where the signal thread of this process sends its command.
+    pub(super) fn control(&self) -> Sender<Pending> {
+        self.pending.0.clone()
+    }
+
     /// Whether the server has no device, not even one that is being undone.
     pub fn is_idle(&self) -> bool {
         self.admin.is_idle()
@@ -88,9 +93,10 @@ impl Server {
         }
         if self.admin.ending() == Ending::Leaves && !self.admin.is_idle() {
             // The kernel releases the devices' resources, as at any other end of a server; nothing
-            // is closed here.
+            // is closed here. A service manager must not take this for a complete end: I/O to the
+            // devices waits.
             self.admin.machine().remove_socket();
-            std::process::exit(i32::from(self.admin.has_lost()));
+            std::process::exit(1);
         }
         let (keeps_files, waits) = (self.admin.keeps_files(), self.admin.is_waiting());
         let machine = self.admin.machine();

@@ -3,7 +3,8 @@
 //! Rules kept here:
 //!
 //! - A server keeps nothing of its caller: no descriptor, no session, no working directory, no
-//!   umask.
+//!   umask, no resource limit, and in the background no schedule (in the foreground the schedule is
+//!   what its service manager has chosen).
 //! - A server never waits for storage that it serves itself. The program's text and data are locked
 //!   before anything else is mapped, later mappings are locked when they are touched, and every
 //!   thread (the setting is inherited, so it is made before a second thread starts) is an I/O
@@ -17,7 +18,7 @@ use rustix::fs::Mode;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{configure_io_flusher_behavior, setsid, umask};
 
-use crate::sys::descriptors;
+use crate::sys::{descriptors, limits, scheduling};
 
 /// Exempts the process from the OOM killer, as is usual for servers of block devices: killing it
 /// would block all users of its devices, and free next to nothing.
@@ -42,6 +43,7 @@ pub(super) fn prepare(foreground: bool) -> Vec<String> {
     };
     if !foreground {
         note("setsid", setsid().map(drop).map_err(Into::into));
+        scheduling::reset().into_iter().for_each(|(what, result)| note(what, result));
     }
     umask(Mode::from_raw_mode(0o077));
     note("chdir to /", std::env::set_current_dir("/"));
@@ -51,6 +53,7 @@ pub(super) fn prepare(foreground: bool) -> Vec<String> {
     note("mlockall", mlockall(MlockAllFlags::CURRENT).map_err(Into::into));
     note("mlockall", mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).map_err(Into::into));
     descriptors::raise_limit();
+    failed.extend(limits::lift());
     failed
 }
 

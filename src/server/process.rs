@@ -20,7 +20,6 @@ use super::{Server, environment, logging, manager};
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{self, FamilyLock, RunDir};
-use crate::sys::file_size;
 use crate::ublk::device;
 
 /// What a started server prints when it listens.
@@ -98,7 +97,7 @@ pub fn serve(key: &str) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    if !beginning.is_over() {
+    if !beginning.is_over(server.control()) {
         rundir.remove_socket(key);
         say(INTERRUPTED)?;
         return Ok(ExitCode::FAILURE);
@@ -136,8 +135,9 @@ pub fn foreground(
     let (mut server, listener, beginning) = listen(rundir, key, true, &environment::prepare(true))?;
     let reply = server.carry_out(command);
     let added = if let Ok(Reply::Added { device, .. }) = &reply { Some(*device) } else { None };
+    let control = server.control();
     let unless_told =
-        |reply| if beginning.is_over() { done(reply) } else { Err(INTERRUPTED.into()) };
+        |reply| if beginning.is_over(control) { done(reply) } else { Err(INTERRUPTED.into()) };
     if let Err(why) = reply.and_then(unless_told) {
         let why = match added {
             _ if takes_over => {
@@ -201,12 +201,11 @@ fn listen(
         logging::Destination { file: rundir.log_path(key), key: key.to_owned(), foreground };
     logging::start(destination).map_err(|error| format!("the log: {error}"))?;
     failed.iter().for_each(|what| log::warn!("{what}"));
-    let beginning = signals::reply(rundir, key)?;
+    let beginning = signals::handle()?;
     let server = Server::start(key, rundir)?;
     let socket = rundir.socket(key);
     let listener =
         UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
-    file_size::lift();
     Ok((server, listener, beginning))
 }
 

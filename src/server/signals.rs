@@ -1,35 +1,50 @@
 //! Signals to a server: terminating signals become a command, so that they are handled in turn; all
 //! others are ignored.
 
-use std::io::ErrorKind;
-use std::path::Path;
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use signal_hook::consts::{
-    SIGALRM, SIGHUP, SIGIO, SIGPROF, SIGTSTP, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, TERM_SIGNALS,
+    SIGALRM, SIGHUP, SIGIO, SIGPROF, SIGTSTP, SIGTTIN, SIGTTOU, SIGUSR1, SIGUSR2, SIGVTALRM,
+    SIGXCPU, TERM_SIGNALS,
 };
 use signal_hook::iterator::Signals;
 
+use super::listener::Pending;
 use crate::failure::{Failure, Reason};
-use crate::protocol::{self, Command, Reply};
-use crate::rundir::RunDir;
+use crate::protocol::{Command, Reply};
 
 /// Signals that end or stop a process by default. A server has no configuration to reload, and
-/// users of its devices must not block because a terminal was closed. (SIGPIPE and SIGXFSZ are
-/// ignored from the start.)
-const IGNORED: [i32; 9] =
-    [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGXCPU, SIGTSTP];
+/// users of its devices must not block because a terminal was closed, or because a script took the
+/// server's number for another process's. (SIGPIPE and SIGXFSZ are ignored from the start.)
+const IGNORED: [i32; 13] = [
+    SIGHUP,
+    SIGUSR1,
+    SIGUSR2,
+    SIGALRM,
+    SIGVTALRM,
+    SIGPROF,
+    SIGIO,
+    SIGXCPU,
+    SIGTSTP,
+    SIGTTIN,
+    SIGTTOU,
+    libc::SIGPWR,
+    libc::SIGSTKFLT,
+];
 
 /// The stage of a server, for the signal thread.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 enum Stage {
     /// It adds or takes over its first devices, and does not answer commands yet.
     #[default]
     Begins,
     /// A signal asked it to end before it answered commands.
     Told,
-    /// It answers at its socket.
-    Answers,
+    /// Its control thread takes commands here.
+    Answers(Sender<Pending>),
 }
 
 /// The start of a server: a signal that arrives before it answers commands is remembered.
@@ -37,45 +52,47 @@ enum Stage {
 pub(super) struct Beginning(Arc<Mutex<Stage>>);
 
 impl Beginning {
-    /// The server answers at its socket from now on. `false`: a signal has asked it to end, and it
-    /// must not start.
-    pub(super) fn is_over(&self) -> bool {
+    /// The server takes commands from now on. `false`: a signal has asked it to end, and it must
+    /// not start.
+    pub(super) fn is_over(&self, control: Sender<Pending>) -> bool {
         let stage = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *stage == Stage::Begins {
-            *stage = Stage::Answers;
+        if matches!(stage, Stage::Begins) {
+            *stage = Stage::Answers(control);
         }
-        *stage == Stage::Answers
+        matches!(stage, Stage::Answers(_))
     }
 
-    /// Remembers a signal if the server does not answer yet. `false`: the server has to be asked.
-    fn tell(&self) -> bool {
+    /// Remembers a signal if the server takes no commands yet; otherwise returns where it does.
+    fn tell(&self) -> Option<Sender<Pending>> {
         let stage = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if *stage == Stage::Begins {
-            *stage = Stage::Told;
+        match stage {
+            Stage::Answers(control) => Some(control.clone()),
+            Stage::Begins | Stage::Told => {
+                *stage = Stage::Told;
+                None
+            }
         }
-        *stage == Stage::Told
     }
 }
 
 /// Handles signals from now on.
-pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<Beginning, String> {
-    let all = TERM_SIGNALS.iter().chain(&IGNORED);
+pub(super) fn handle() -> Result<Beginning, String> {
+    let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
+    let all = TERM_SIGNALS.iter().chain(&IGNORED).copied().chain(real_time);
     let mut signals = Signals::new(all).map_err(|error| format!("signals: {error}"))?;
-    let socket = rundir.socket(key);
     let beginning = Beginning::default();
     let told = beginning.clone();
     let wait = move || {
         for signal in signals.forever() {
-            let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+            let known = signal_hook::low_level::signal_name(signal).map(str::to_owned);
+            let name = known.unwrap_or_else(|| format!("signal {signal}"));
             if !TERM_SIGNALS.contains(&signal) {
                 log::info!("{name}: ignored");
                 continue;
             }
             log::info!("{name}: ending");
-            if told.tell() {
-                continue;
-            }
-            if let Err(why) = end(&socket) {
+            let Some(control) = told.tell() else { continue };
+            if let Err(why) = end(&control) {
                 log::error!("{name}: {why}");
             }
         }
@@ -87,63 +104,69 @@ pub(super) fn reply(rundir: &RunDir, key: &str) -> Result<Beginning, String> {
     Ok(beginning)
 }
 
-/// Asks the server to end. The server may refuse, and then continues with all its devices; the next
-/// signal asks again.
+/// Asks the server to end, as a client does, but within the process: its socket may have been
+/// removed. The server may refuse, and then continues with all its devices; the next signal asks
+/// again.
 ///
 /// The service manager is not notified that the end has begun: devices may keep the server running,
 /// and a manager that waits for an end kills a server that does not end.
-fn end(socket: &Path) -> Result<(), Reason> {
+fn end(control: &Sender<Pending>) -> Result<(), Reason> {
     let hint = "the devices are served on; mend that and send the signal again, or delete them \
                 (`ublk-dm del`)";
     let refused = |why: Failure| why.context("the server cannot end").ending(format!("; {hint}"));
-    match protocol::connect(socket).and_then(|server| protocol::ask(server, &Command::Shutdown)) {
+    let (ours, its) = UnixStream::pair().map_err(|error| refused(error.into()))?;
+    if control.send(Pending::Command(Command::Shutdown, its)).is_err() {
+        // The control thread has ended, and the process is about to.
+        return Ok(());
+    }
+    let mut line = String::new();
+    BufReader::new(&ours).read_line(&mut line).map_err(|error| refused(error.into()))?;
+    match serde_json::from_str(&line) {
         Ok(Reply::Failed(why)) => Err(refused(why)),
-        Ok(_) => Ok(()),
-        // The server has ended before its reply was read.
-        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(()),
-        Err(error) => Err(refused(Failure::from(error).context(socket.display()))),
+        // Without a reply the server has ended before it could be written.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
-    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc::channel;
 
     use super::*;
+    use crate::protocol;
 
     #[test]
     fn a_signal_that_comes_before_the_server_answers_is_not_lost() {
+        let (control, _commands) = channel();
         let beginning = Beginning::default();
-        assert!(beginning.clone().tell() && beginning.tell(), "it could not be asked");
-        assert!(!beginning.is_over() && !beginning.is_over(), "it begins though told to end");
+        assert!(beginning.clone().tell().is_none() && beginning.tell().is_none());
+        let is_over = |beginning: &Beginning| beginning.is_over(control.clone());
+        assert!(!is_over(&beginning) && !is_over(&beginning), "it begins though told to end");
         let beginning = Beginning::default();
-        assert!(beginning.is_over());
-        assert!(!beginning.tell(), "it answers, and is not asked");
-        assert!(beginning.is_over());
+        assert!(is_over(&beginning));
+        assert!(beginning.tell().is_some(), "it answers, and is not asked");
+        assert!(is_over(&beginning));
     }
 
     #[test]
     fn a_refusal_is_said_and_the_next_signal_asks_again() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("family.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
+        let (control, commands) = channel();
         let answers = [Reply::Failed("the state file: No space left".into()), Reply::Done];
         let server = std::thread::spawn(move || {
             for reply in answers {
-                let (mut connection, _) = listener.accept().unwrap();
-                let mut line = String::new();
-                BufReader::new(&connection).read_line(&mut line).unwrap();
-                assert!(matches!(serde_json::from_str(&line).unwrap(), Command::Shutdown));
+                let Ok(Pending::Command(command, mut connection)) = commands.recv() else {
+                    panic!("no command")
+                };
+                assert!(matches!(command, Command::Shutdown));
+                assert!(!protocol::has_left(&connection), "such a command is not begun");
                 protocol::write_line(&mut connection, &reply).unwrap();
             }
         });
-        let why = end(&socket).unwrap_err();
+        let why = end(&control).unwrap_err();
         assert!(why.contains("No space left") && why.contains("send the signal again"), "{why}");
-        end(&socket).unwrap();
+        end(&control).unwrap();
         server.join().unwrap();
-        // A server that cannot be reached is reported as well.
-        std::fs::remove_file(&socket).unwrap();
-        assert!(end(&socket).unwrap_err().contains("family.sock"));
+        // A server that has ended has done what the signal wants.
+        end(&control).unwrap();
     }
 }

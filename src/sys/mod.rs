@@ -1,5 +1,5 @@
-//! System calls that no safe crate has: mappings, a signal, inherited descriptors, and queries of
-//! an open disk; and work in separate processes.
+//! System calls that no safe crate has: mappings, a signal, inherited descriptors and schedules, and
+//! queries of an open disk; and work in separate processes.
 
 pub mod apart;
 #[allow(unsafe_code)]
@@ -7,6 +7,8 @@ pub mod descriptors;
 #[allow(unsafe_code)]
 pub mod disk;
 #[allow(unsafe_code)]
-pub mod file_size;
+pub mod limits;
 #[allow(unsafe_code)]
 pub mod mapping;
+#[allow(unsafe_code)]
+pub mod scheduling;

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Case;
+use crate::cases::process::Service;
 use crate::disk::{Disk, MIB, is_free, slice};
 use crate::model::View;
 use crate::runner::scratch;
@@ -38,6 +39,7 @@ pub fn cases() -> Vec<Case> {
             disks: &["n0", "n1"],
             run: |_| sigterm_open(),
         },
+        Case { name: "leave-foreground", bound_s: 90, disks: &["n0", "n1"], run: |_| foreground() },
     ]
 }
 
@@ -168,4 +170,23 @@ fn sigterm_open() {
     let judge = kernel::snapshot("judge", &origin, &cow, "P", 32);
     view.verify(&Disk::open(&judge));
     kernel::remove("judge");
+}
+
+/// A server in the foreground that has to leave a device behind has not ended well: I/O waits for
+/// the next server.
+fn foreground() {
+    let origin = slice("org", "n0", 0, SIZE);
+    let mut service = Service::start("o", &format!("add origin --origin {origin} --foreground"));
+    service.hears("READY=1");
+    let view = View::new("origin", SIZE);
+    let disk = Disk::open(&format!("/dev/ublkb{}", server::number("o", "/id")));
+    view.fill(&disk);
+    service.signal("TERM");
+    assert_eq!(service.ends(), 1, "the exit code says that a device is left");
+    assert_eq!(server::device("o")["state"], "quiesced");
+    ublk_dm("recover o").ok();
+    view.verify(&disk);
+    drop(disk);
+    server::del("o");
+    server::assert_nothing_left("del");
 }

@@ -19,6 +19,7 @@ mod fio;
 mod full;
 mod full_edges;
 mod hangs;
+mod inherited;
 mod joins;
 mod kept;
 mod kill;
@@ -70,6 +71,7 @@ pub fn all() -> Vec<Case> {
     all.extend(tables::cases());
     all.extend(linear::cases());
     all.extend(hangs::cases());
+    all.extend(inherited::cases());
     all.extend(process::cases());
     all.extend(kept::cases());
     all.extend(scale::cases());

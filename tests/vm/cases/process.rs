@@ -1,29 +1,19 @@
-//! The server as a process: it inherits nothing from its caller; the signals that it survives, the
-//! destinations of its log, its notifications to a service manager; and a command that fails late
-//! or is interrupted leaves nothing.
+//! The server as a process: the destinations of its log, its notifications to a service manager;
+//! and a command that fails late or is interrupted leaves nothing.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::Case;
 use crate::disk::{Buf, Disk, MIB, slice};
 use crate::load::Rng;
-use crate::runner::scratch;
 use crate::server;
 use crate::sh::{binary, run_args, sh, ublk_dm};
 
 pub fn cases() -> Vec<Case> {
     vec![
-        Case {
-            name: "process-nothing-inherited",
-            bound_s: 60,
-            disks: &["n0", "n1"],
-            run: |_| nothing_inherited(),
-        },
-        Case { name: "process-signals", bound_s: 60, disks: &["n0", "n1"], run: |_| signals() },
         Case { name: "process-log", bound_s: 60, disks: &["n0", "n1"], run: |_| log() },
         Case {
             name: "process-foreground",
@@ -44,81 +34,12 @@ pub fn cases() -> Vec<Case> {
 }
 
 const SIZE: u64 = 8 * MIB;
-/// Kernel flag of a thread whose allocations never start I/O.
-const PF_MEMALLOC_NOIO: u64 = 0x0008_0000;
-
 pub fn disks() -> (String, String) {
     (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE))
 }
 
-fn pid_of(name: &str) -> u64 {
+pub fn pid_of(name: &str) -> u64 {
     server::number(name, "/server_pid")
-}
-
-/// A field of `/proc/PID/stat`, counted as in proc(5).
-fn stat(path: &str, field: usize) -> u64 {
-    let text = fs::read_to_string(path).expect("a process");
-    let (_, rest) = text.rsplit_once(')').expect("a name");
-    rest.split_whitespace().nth(field - 3).and_then(|word| word.parse().ok()).expect("a number")
-}
-
-fn nothing_inherited() {
-    let (o, c) = disks();
-    let dir = scratch("inherited");
-    fs::create_dir_all(&dir).expect("tmpfs");
-    let script = "cd $3; umask 000; ulimit -Sn 48; exec 9>lock; flock 9 && $0 add snapshot \
-                  --origin $1 --cow $2 --name s";
-    run_args("bash", &["-c", script, &binary(), &o, &c, &dir]).ok();
-    sh(&format!("flock -n {dir}/lock true")).ok();
-    let pid = pid_of("s");
-    let proc = |file: &str| format!("/proc/{pid}/{file}");
-    let read = |file: &str| fs::read_to_string(proc(file)).expect("a process");
-    assert_eq!(stat(&proc("stat"), 6), pid, "a session of its own");
-    assert_eq!(read("oom_score_adj").trim(), "-1000");
-    assert_eq!(fs::read_link(proc("cwd")).expect("cwd"), Path::new("/"));
-    assert!(read("status").contains("Umask:\t0077"), "{}", read("status"));
-    let limits = read("limits");
-    let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
-    let words: Vec<&str> = files.split_whitespace().collect();
-    assert_eq!(words[3], words[4], "the soft limit of files is the hard one: {files}");
-    for task in fs::read_dir(proc("task")).expect("threads").flatten() {
-        let flags = stat(&task.path().join("stat").display().to_string(), 9);
-        let name = fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        assert!(flags & PF_MEMALLOC_NOIO != 0, "thread {} is no I/O flusher", name.trim());
-    }
-    // Every page of the program's text is locked, not only those that ran.
-    let smaps = read("smaps");
-    let of_text =
-        smaps.lines().skip_while(|line| !line.contains(" r-xp ") || !line.contains("ublk-dm"));
-    let line = |key: &str| of_text.clone().find(|line| line.starts_with(key)).expect("a line");
-    let number =
-        |key: &str| line(key).split_whitespace().nth(1).and_then(|word| word.parse::<u64>().ok());
-    assert!(line("VmFlags:").split_whitespace().any(|flag| flag == "lo"), "{}", line("VmFlags:"));
-    assert!(
-        number("Size:").is_some() && number("Rss:") == number("Size:"),
-        "text: {} {}",
-        line("Size:"),
-        line("Rss:")
-    );
-    server::del("s");
-    server::assert_nothing_left("del");
-}
-
-fn signals() {
-    let (o, c) = disks();
-    let dev = server::add(&format!("snapshot --origin {o} --cow {c} --name s"));
-    let pid = pid_of("s");
-    for signal in
-        ["HUP", "PIPE", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "XCPU", "XFSZ", "TSTP"]
-    {
-        sh(&format!("kill -{signal} {pid}")).ok();
-        Disk::open(&dev).write(0, &Buf::new(8));
-        assert_eq!(pid_of("s"), pid, "SIG{signal} ended the server");
-        assert_eq!(server::device("s")["state"], "live", "after SIG{signal}");
-    }
-    sh(&format!("kill -TERM {pid}")).ok();
-    server::wait_gone(pid);
-    server::assert_nothing_left("SIGTERM");
 }
 
 /// The messages that a syslog daemon gets until a condition holds.
