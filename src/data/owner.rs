@@ -34,7 +34,7 @@ impl Owner {
         })?;
         started
             .recv()
-            .unwrap_or_else(|_| Err(io::Error::other("the data thread ended at once")))?;
+            .unwrap_or_else(|_| Err(io::Error::other("the data thread ended immediately")))?;
         Ok(Owner { handle, thread: Some(thread) })
     }
 

@@ -65,7 +65,7 @@ impl DataThread {
                 break;
             }
             if let Err(error) = self.ring.turn(self.group.executor.ready() > 0) {
-                log::error!("the ring failed, the server cannot go on: {error}");
+                log::error!("the ring failed and the server cannot continue: {error}");
                 log::logger().flush();
                 std::process::abort();
             }
@@ -169,7 +169,8 @@ pub fn disk_on(ring: &Ring, open: OpenDisk, limits: Limits) -> Disk {
     let name = open.path.display().to_string();
     if open.buffered {
         log::warn!(
-            "{name}: its file system has no direct I/O, so everything goes through the page cache"
+            "{name}: its file system does not support direct I/O, so all I/O goes through the page \
+             cache"
         );
     }
     let (id, block) = (open.id, limits.logical_block_bytes);

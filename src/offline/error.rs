@@ -37,7 +37,7 @@ impl fmt::Display for Error {
             Error::Open { path, source } if source.kind() == io::ErrorKind::PermissionDenied => {
                 write!(
                     f,
-                    "{path}: cannot open: {source}; no root is needed, but permission to read is"
+                    "{path}: cannot open: {source}; root is not needed, but read permission is"
                 )
             }
             Error::Open { path, source } if source.kind() == io::ErrorKind::NotFound => {

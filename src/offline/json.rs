@@ -146,7 +146,7 @@ fn stream<S: Serializer, T: Serialize>(
         (_, Some(error)) => Err(error),
         (Err(error), None) => {
             failed.replace(Some(error));
-            Err(S::Error::custom("cannot read on"))
+            Err(S::Error::custom("cannot continue reading"))
         }
         (Ok(()), None) => list.end(),
     }

@@ -126,7 +126,7 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
     match format::examine(&first) {
         Ok(Found::Empty) => {
             let mut text =
-                "no store: the first word is zero, so a snapshot would make a new store here"
+                "no store: the first word is zero, so a snapshot would create a new store here"
                     .to_string();
             text += &looks_like(image)?;
             report.findings.violation(Kind::NoStore, Some(0), text);

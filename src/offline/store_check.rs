@@ -37,7 +37,7 @@ impl Store<'_> {
         let findings = &mut report.findings;
         let cow_chunks = self.layout.cow_chunks(self.cow_size);
         if header.valid == 0 {
-            let text = "marked invalid: the snapshot lost something and cannot be used any more";
+            let text = "marked invalid: the snapshot has lost data and can no longer be used";
             findings.violation(Kind::MarkedInvalid, Some(4), text.into());
         }
         if cow_chunks < MIN_COW_CHUNKS {

@@ -88,7 +88,7 @@ impl Drop for RingFile {
         let Some(index) = self.place else { return };
         match self.ring.uring.borrow().submitter().register_files_update(index, &[-1]) {
             Ok(_) => self.ring.files.free.borrow_mut().push(index),
-            Err(error) => log::warn!("the ring keeps a file: {error}"),
+            Err(error) => log::warn!("cannot remove a file from the ring: {error}"),
         }
     }
 }

@@ -33,7 +33,7 @@ impl RunDir {
                     found.extend(devices.filter(|device| is_made_of(device, id, disk)));
                 }
                 Err(why) if is_named_after(key, id) => {
-                    let hint = "remove it to go on without the devices that it tells of";
+                    let hint = "remove the file to continue without the devices that it lists";
                     return Err(format!("{why}; {hint}").into());
                 }
                 Err(why) => log::debug!("{why}"),

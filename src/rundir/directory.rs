@@ -23,7 +23,7 @@ pub struct RunDir {
 
 /// An error of the run directory, with its path and a hint.
 fn of_directory(path: &Path, what: &str, error: &io::Error) -> io::Error {
-    let hint = format!("set {VARIABLE} to a directory that can be written");
+    let hint = format!("set {VARIABLE} to a writable directory");
     io::Error::new(
         error.kind(),
         format!("the run directory {} {what}: {error}; {hint}", path.display()),
@@ -74,7 +74,7 @@ impl RunDir {
     /// Creates the directory if it does not exist, and fails if it is not writable.
     pub(super) fn make(&self) -> io::Result<()> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
-        made.map_err(|error| of_directory(&self.path, "cannot be made", &error))?;
+        made.map_err(|error| of_directory(&self.path, "cannot be created", &error))?;
         let writable = access(&self.path, Access::WRITE_OK);
         writable.map_err(|error| of_directory(&self.path, "cannot be used", &error.into()))
     }

@@ -15,7 +15,7 @@ struct InDoubt(io::Error);
 impl fmt::Display for InDoubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let InDoubt(error) = self;
-        write!(f, "replaced, but it is not known whether that outlives a loss of power: {error}")
+        write!(f, "replaced, but the new content may not survive a loss of power: {error}")
     }
 }
 
@@ -69,7 +69,7 @@ fn take_back(path: &Path, error: &io::Error) {
         return;
     }
     if let Err(error) = fs::remove_file(path) {
-        log::error!("{}: it was to be taken back, and stays: {error}", path.display());
+        log::error!("{}: it cannot be removed again: {error}", path.display());
     }
 }
 

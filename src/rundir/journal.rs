@@ -46,7 +46,9 @@ impl FileNotes {
                 return Ok(FileNotes { path: path.to_owned(), words, _file: file });
             }
             if !left_in(&words).records.is_empty() {
-                return Err(io::Error::other("it holds writes of another disk or another time"));
+                return Err(io::Error::other(
+                    "it holds writes of another disk or from another boot",
+                ));
             }
         }
         let mut bytes: Vec<u8> = owner.words().iter().flat_map(|word| word.to_ne_bytes()).collect();

@@ -77,7 +77,7 @@ fn decode(bytes: &[u8], boot: &str) -> Result<LegState, String> {
     let content: Content =
         serde_json::from_slice(bytes).map_err(|error| format!("damaged: {error}"))?;
     if content.version != VERSION {
-        return Err(format!("has format {}, which this version does not know", content.version));
+        return Err(format!("has format {}, which is unknown to this version", content.version));
     }
     if content.boot != boot {
         return Err("was written before the machine was restarted".to_owned());
@@ -128,7 +128,7 @@ mod tests {
         let later = String::from_utf8(bytes).unwrap().replace("\"version\": 1", "\"version\": 2");
         assert_eq!(
             decode(later.as_bytes(), ""),
-            Err("has format 2, which this version does not know".to_owned())
+            Err("has format 2, which is unknown to this version".to_owned())
         );
         fs::remove_dir_all(&rundir.path).unwrap();
     }

@@ -98,7 +98,8 @@ impl RunDir {
             if Instant::now() >= end {
                 let (path, seconds) = (self.path.display(), DIRECTORY_LIMIT.as_secs());
                 return Err(format!(
-                    "{path}: another command has locked it for {seconds} s: it is stopped, or hangs"
+                    "{path}: another command has held its lock for {seconds} s: that command is \
+                     stopped or hangs"
                 )
                 .into());
             }
@@ -134,7 +135,8 @@ impl RunDir {
                 let Holder { pid, doing, .. } = holder_of(&path);
                 let seconds = FAMILY_LIMIT.as_secs();
                 return Err(format!(
-                    "{key}: `ublk-dm {doing}` (process {pid}) has been at it for {seconds} s"
+                    "{key}: `ublk-dm {doing}` (process {pid}) has held the lock of this server for \
+                     {seconds} s"
                 )
                 .into());
             }

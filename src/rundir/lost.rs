@@ -219,7 +219,7 @@ fn why(path: &Path, mark_failed: bool) -> String {
     match mark_failed {
         true => format!("it became invalid and its COW could not be marked ({file})"),
         false => format!(
-            "its origin was changed, or could be, after the snapshot had been deleted ({file})"
+            "its origin was changed, or may have been, after the snapshot was deleted ({file})"
         ),
     }
 }

@@ -53,7 +53,7 @@ impl State {
             }
             None => {
                 return Err(
-                    "written by an earlier version of this program, which alone can read it"
+                    "written by an earlier version of this program; only that version can read it"
                         .to_owned(),
                 );
             }

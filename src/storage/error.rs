@@ -88,7 +88,9 @@ impl OpenErrorKind {
 fn hint(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EMFILE) => crate::sys::descriptors::limit_hint(),
-        Some(libc::ENFILE) => "the machine has no more: raise the sysctl fs.file-max".to_owned(),
+        Some(libc::ENFILE) => {
+            "the machine's limit of open files is reached: raise the sysctl fs.file-max".to_owned()
+        }
         Some(libc::ENOMEM) => "the machine is short of memory".to_owned(),
         Some(libc::ELOOP | libc::ENAMETOOLONG) => "check the path".to_owned(),
         _ => "see the kernel log".to_owned(),
@@ -106,7 +108,9 @@ impl fmt::Display for OpenError {
             OpenErrorKind::WrongKind { what } => {
                 write!(f, "it is {what}: name a block device or a regular file")
             }
-            OpenErrorKind::Replaced => write!(f, "it was replaced meanwhile: try again"),
+            OpenErrorKind::Replaced => {
+                write!(f, "it was replaced while it was being opened: try again")
+            }
             OpenErrorKind::Busy { by: Some(by) } => write!(f, "it is {by}: end that use first"),
             OpenErrorKind::Busy { by: None } => {
                 write!(f, "it is mounted or in use (errno {}): end that use first", libc::EBUSY)
@@ -114,30 +118,30 @@ impl fmt::Display for OpenError {
             OpenErrorKind::Awaited { name, id } => {
                 write!(
                     f,
-                    "it is a disk of {name} (/dev/ublkb{id}), which waits for its next server: go \
-                     on with that (`ublk-dm recover {name}`) or give it up (`ublk-dm del --force \
+                    "it is a disk of {name} (/dev/ublkb{id}), which waits for a server: recover \
+                     that device (`ublk-dm recover {name}`) or delete it (`ublk-dm del --force \
                      {name}`) first"
                 )
             }
             OpenErrorKind::Unclear { why } => {
-                write!(f, "whether a device waits for it cannot be known: {why}")
+                write!(f, "cannot determine whether it belongs to a waiting device: {why}")
             }
             OpenErrorKind::ReadOnly => {
                 write!(f, "it is read-only: make it writable (blockdev --setrw, or remount)")
             }
             OpenErrorKind::NoDevice(error) => {
-                write!(f, "{error}: see whether its driver is loaded and its medium there")
+                write!(f, "{error}: check that its driver is loaded and its medium is present")
             }
             OpenErrorKind::Empty => {
                 write!(f, "its size is 0: give it a size (truncate -s), or connect the device")
             }
             OpenErrorKind::TooSmall { bytes, block } => {
-                write!(f, "it has {bytes} bytes, less than one block of {block}: enlarge it")
+                write!(f, "it has {bytes} bytes, fewer than one block of {block}: enlarge it")
             }
             OpenErrorKind::Ragged { bytes, block } => {
                 write!(
                     f,
-                    "it has {bytes} bytes, not a multiple of its block of {block}: give it a whole \
+                    "it has {bytes} bytes, not a multiple of its block size of {block}: change its \
                      size (truncate -s)"
                 )
             }

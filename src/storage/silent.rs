@@ -53,10 +53,10 @@ fn within<T: Send + 'static>(
     let work = move || drop(done.send(work()));
     let path = disk.display();
     let thread = std::thread::Builder::new().name("disk".into()).spawn(work);
-    thread.map_err(|error| format!("{path}: cannot be looked at: {error}"))?;
+    thread.map_err(|error| format!("{path}: cannot be examined: {error}"))?;
     result.recv_timeout(limit).map_err(|error| match error {
         RecvTimeoutError::Timeout => no_answer(&path.to_string()),
-        RecvTimeoutError::Disconnected => format!("{path}: could not be looked at").into(),
+        RecvTimeoutError::Disconnected => format!("{path}: could not be examined").into(),
     })
 }
 

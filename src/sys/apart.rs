@@ -78,7 +78,7 @@ fn outcome_of(mut child: Child, end: Instant) -> Outcome {
 fn said(message: &str, status: ExitStatus) -> String {
     match message.lines().next() {
         Some(line) => line.to_owned(),
-        None => format!("it ended without a word: {status}"),
+        None => format!("it ended without a message: {status}"),
     }
 }
 
@@ -101,7 +101,7 @@ fn is_readable(stdout: &ChildStdout, end: Instant) -> bool {
 fn reap_later(mut child: Child) {
     let wait = move || drop(child.wait());
     if let Err(error) = std::thread::Builder::new().name("late child".into()).spawn(wait) {
-        log::debug!("a late child is not waited for: {error}");
+        log::debug!("cannot wait for a late child process: {error}");
     }
 }
 

@@ -10,7 +10,7 @@ pub fn raise_limit() {
         return;
     }
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-        log::warn!("the limit of open files stays at {}: {error}", limit());
+        log::warn!("the limit of open files cannot be raised from {}: {error}", limit());
     }
 }
 
@@ -23,7 +23,8 @@ fn limit() -> String {
 /// The hint for an error of too many open files.
 pub fn limit_hint() -> String {
     format!(
-        "at most {} files may be open here: raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+        "at most {} files may be open in this process: raise the hard limit (ulimit -Hn, \
+         LimitNOFILE=)",
         limit()
     )
 }

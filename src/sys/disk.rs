@@ -44,7 +44,7 @@ pub fn logical_block_size(file: &File) -> io::Result<u32> {
     if size.is_power_of_two() && size >= 512 {
         return Ok(size);
     }
-    Err(io::Error::other(format!("its logical block of {size} bytes is not possible")))
+    Err(io::Error::other(format!("its logical block size of {size} bytes is not supported")))
 }
 
 /// Locks the whole file for this open file description, without waiting: against every other lock

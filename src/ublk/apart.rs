@@ -25,9 +25,9 @@ pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
         Some(Outcome::Done) => Ok(()),
         Some(Outcome::Failed(why)) => Err(why.into()),
         Some(Outcome::Late) | None => {
-            let what = "the kernel waits for requests that its server had given to a disk";
-            let then = "the device goes when that answers, and `ublk-dm recover --all` settles \
-                        then what is left of it";
+            let what = "the kernel waits for requests that its server had sent to a disk";
+            let then = "the device is deleted when the disk answers; then `ublk-dm recover --all` \
+                        completes the deletion";
             Err(format!(
                 "/dev/ublkb{id}: not deleted within {} s: {what}; {then}",
                 DELETE_LIMIT.as_secs()

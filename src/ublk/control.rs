@@ -226,7 +226,7 @@ impl Control {
             }
             Err(RingError::Io(source)) => Err(ControlError::System {
                 what: format!("send the ublk command {}", command.name),
-                hint: "start again; the ring of this control connection is lost",
+                hint: "run the command again; the ring of this control connection is lost",
                 source,
             }),
         }

@@ -36,7 +36,7 @@ const DELETE_LIMIT: Duration = Duration::from_secs(3);
 pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String> {
     if below.dev_sectors > 0 && below.dev_sectors != device.dev_sectors {
         return Some(format!(
-            "it makes a device of {} sectors: its length cannot change",
+            "the device would have {} sectors: its length cannot change",
             below.dev_sectors
         ));
     }
@@ -50,7 +50,7 @@ pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String>
     (zero_copy && mask(below) > mask(device)).then(|| {
         let (needed, given) = (mask(below) + 1, mask(device) + 1);
         format!(
-            "it needs memory aligned to {needed} bytes, and the device's users align to {given}"
+            "it needs memory aligned to {needed} bytes, but the device's users align to {given}"
         )
     })
 }
@@ -61,7 +61,7 @@ fn new_cookie() -> Result<u64, Reason> {
     let mut bytes = [0; 8];
     while bytes == [0; 8] {
         getrandom(&mut bytes, GetRandomFlags::empty())
-            .map_err(|error| format!("no random number: {error}"))?;
+            .map_err(|error| format!("cannot get a random number: {error}"))?;
     }
     Ok(u64::from_le_bytes(bytes))
 }
@@ -124,13 +124,12 @@ pub fn add(
 fn not_added(id: Option<u32>, error: &ControlError) -> Reason {
     match (id, error.errno()) {
         (Some(id), Some(libc::EEXIST)) => format!(
-            "--id {id}: there is a device /dev/ublkb{id} already; leave --id out for the first \
-                 free one"
+            "--id {id}: /dev/ublkb{id} already exists; omit --id to get the first free number"
         )
         .into(),
         (Some(id), Some(libc::EINVAL | libc::ENOSPC)) => format!(
-            "--id {id}: this kernel has no device of that number; leave --id out for the first \
-                 free one"
+            "--id {id}: this kernel does not allow that number; omit --id to get the first free \
+             number"
         )
         .into(),
         _ => error.to_string().into(),
@@ -139,8 +138,11 @@ fn not_added(id: Option<u32>, error: &ControlError) -> Reason {
 
 /// Why a device that has taken another one's id must not be touched.
 pub fn replaced(id: u32) -> Reason {
-    format!("/dev/ublkb{id}: it is another program's device now; the one that was there is gone")
-        .into()
+    format!(
+        "/dev/ublkb{id}: the number now belongs to another program's device; the original one is \
+         gone"
+    )
+    .into()
 }
 
 /// Why a device without a disk cannot be taken over.
@@ -209,7 +211,7 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
 fn seen_user(id: u32) -> Result<Option<String>, Reason> {
     let unknown = |what: &str, error: io::Error| {
         format!(
-            "{BLOCK_PATH}{id}: whether it is in use cannot be known: {what}: {error}; use --force \
+            "{BLOCK_PATH}{id}: cannot determine whether it is in use: {what}: {error}; use --force \
              if it is not"
         )
     };
@@ -245,7 +247,7 @@ pub fn delete(control: &mut Control, id: u32) -> Result<(), Reason> {
     control.set_time_limit(None);
     match deleted {
         Err(ControlError::Timeout { .. }) => {
-            log::info!("/dev/ublkb{id}: somebody still has it open")
+            log::info!("/dev/ublkb{id}: a process still has it open")
         }
         deleted => return deleted.map_err(Failure::from),
     }
@@ -268,7 +270,7 @@ pub fn is_recoverable(info: &DeviceInfo) -> bool {
 }
 
 fn in_use(id: u32, by: &str) -> Reason {
-    format!("/dev/ublkb{id}: it is {by}; end that first, or use --force").into()
+    format!("/dev/ublkb{id}: it is {by}; end that use first, or use --force").into()
 }
 
 /// Fails if the device is in use: a claim that is released immediately shows whether another user
@@ -288,8 +290,8 @@ fn not_claimed(id: u32, claimed: io::Result<()>) -> Result<(), Reason> {
         Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Ok(()),
         Some(libc::EBUSY) => Err(in_use(id, &user_of(id).unwrap_or_else(|| "in use".to_owned()))),
         _ => Err(format!(
-            "{BLOCK_PATH}{id}: whether it is in use cannot be known: {error}; use --force if it is \
-             not"
+            "{BLOCK_PATH}{id}: cannot determine whether it is in use: {error}; use --force if it \
+             is not"
         )
         .into()),
     }

@@ -138,14 +138,14 @@ fn hint(command: &str, errno: i32) -> &'static str {
         ("ADD_DEV", libc::EACCES) => {
             "the limit of devices is reached: delete some or raise ublk_drv's parameter ublks_max"
         }
-        (_, libc::EACCES) => "the device is in use or belongs to somebody else",
+        (_, libc::EACCES) => "the device is in use or belongs to another user",
         ("TRY_STOP_DEV" | "QUIESCE_DEV" | "UPDATE_SIZE", libc::ENODEV) => {
             "there is no such ublk device, or it is not started"
         }
         (_, libc::ENODEV) => "there is no such ublk device; see `ublk-dm list`",
-        ("ADD_DEV", libc::EEXIST) => "the id is taken: choose another with --id, or none",
+        ("ADD_DEV", libc::EEXIST) => "the id is in use: give another --id, or omit it",
         ("START_DEV", libc::EEXIST) => "the device is already started",
-        ("ADD_DEV", libc::ENOSPC) => "the id is too large: choose another with --id, or none",
+        ("ADD_DEV", libc::ENOSPC) => "the id is too large: give another --id, or omit it",
         ("ADD_DEV" | "START_DEV", libc::ENOMEM) => {
             "the kernel is short of memory: use fewer queues or a smaller depth"
         }
@@ -157,7 +157,7 @@ fn hint(command: &str, errno: i32) -> &'static str {
         }
         ("TRY_STOP_DEV", libc::EBUSY) => "the disk is in use: unmount or close it first",
         ("QUIESCE_DEV", libc::EBUSY) => {
-            "all its requests are still being served: try again with a longer time"
+            "its requests are still in flight: try again with a longer timeout"
         }
         (_, libc::EBUSY) => "the device is busy: try again",
         ("SET_PARAMS" | "UPDATE_SIZE", libc::EINVAL) => {
@@ -167,8 +167,8 @@ fn hint(command: &str, errno: i32) -> &'static str {
             "the server that opened the device must start it, after its limits are set"
         }
         ("ADD_DEV", libc::EINVAL) => {
-            "the depth is at most 4096, requests at most 32 MiB in whole pages; or the flags do \
-             not go together"
+            "the depth is at most 4096, requests at most 32 MiB in whole pages; or the flags are \
+             incompatible"
         }
         (_, libc::EMFILE) => {
             "too many files are open: raise the hard limit (ulimit -Hn, LimitNOFILE=)"
@@ -239,9 +239,10 @@ impl fmt::Display for ControlError {
             ControlError::Timeout { command, device, limit } => {
                 let hint = match *command {
                     "DEL_DEV" => {
-                        "a process still holds its character device; it goes when that ends"
+                        "a process still has its character device open; the device is deleted when \
+                         that process ends"
                     }
-                    _ => "see whether its server is alive and serves every queue",
+                    _ => "check that its server is alive and serves every queue",
                 };
                 write!(
                     f,
@@ -253,7 +254,7 @@ impl fmt::Display for ControlError {
             ControlError::Unexpected { command, device } => {
                 write!(
                     f,
-                    "{} failed: the kernel's answer is not understood: use a newer ublk-dm",
+                    "{} failed: the kernel's reply has an unknown format: use a newer ublk-dm",
                     Target(command, *device)
                 )
             }
@@ -293,7 +294,7 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "ublk command ADD_DEV on /dev/ublkb7 failed: File exists (os error 17): \
-             the id is taken: choose another with --id, or none"
+             the id is in use: give another --id, or omit it"
         );
     }
 

@@ -34,15 +34,15 @@ pub const FEATURES: &[Feature] = &[
         "requests' own pages as I/O buffers"
     ),
     feature!(UBLK_F_URING_CMD_COMP_IN_TASK, "URING_CMD_COMP_IN_TASK", "6.0", "always on"),
-    feature!(UBLK_F_NEED_GET_DATA, "NEED_GET_DATA", "6.0", "a write's data is asked for"),
+    feature!(UBLK_F_NEED_GET_DATA, "NEED_GET_DATA", "6.0", "the server requests a write's data"),
     feature!(UBLK_F_USER_RECOVERY, "USER_RECOVERY", "6.1", "a device outlives its server"),
     feature!(
         UBLK_F_USER_RECOVERY_REISSUE,
         "USER_RECOVERY_REISSUE",
         "6.1",
-        "a new server gets the lost requests"
+        "a new server gets the pending requests"
     ),
-    feature!(UBLK_F_UNPRIVILEGED_DEV, "UNPRIVILEGED_DEV", "6.3", "devices of ordinary users"),
+    feature!(UBLK_F_UNPRIVILEGED_DEV, "UNPRIVILEGED_DEV", "6.3", "devices of unprivileged users"),
     feature!(UBLK_F_CMD_IOCTL_ENCODE, "CMD_IOCTL_ENCODE", "6.4", "always on"),
     feature!(UBLK_F_USER_COPY, "USER_COPY", "6.5", "the server copies a request's data itself"),
     feature!(UBLK_F_ZONED, "ZONED", "6.6", "zoned disks"),
@@ -52,9 +52,9 @@ pub const FEATURES: &[Feature] = &[
         "6.13",
         "I/O fails while the server is gone"
     ),
-    feature!(UBLK_F_UPDATE_SIZE, "UPDATE_SIZE", "6.16", "a live disk changes its size"),
-    feature!(UBLK_F_AUTO_BUF_REG, "AUTO_BUF_REG", "6.16", "zero copy without further commands"),
-    feature!(UBLK_F_QUIESCE, "QUIESCE", "6.16", "a server leaves and the disk stays"),
+    feature!(UBLK_F_UPDATE_SIZE, "UPDATE_SIZE", "6.16", "a live device can be resized"),
+    feature!(UBLK_F_AUTO_BUF_REG, "AUTO_BUF_REG", "6.16", "zero copy without extra commands"),
+    feature!(UBLK_F_QUIESCE, "QUIESCE", "6.16", "a server can exit, the device stays"),
     feature!(UBLK_F_PER_IO_DAEMON, "PER_IO_DAEMON", "6.16", "several threads serve one queue"),
     feature!(
         UBLK_F_BUF_REG_OFF_DAEMON,
@@ -64,13 +64,8 @@ pub const FEATURES: &[Feature] = &[
     ),
     feature!(UBLK_F_BATCH_IO, "BATCH_IO", "7.0", "one command for many requests"),
     feature!(UBLK_F_INTEGRITY, "INTEGRITY", "7.0", "integrity data"),
-    feature!(UBLK_F_SAFE_STOP_DEV, "SAFE_STOP_DEV", "7.0", "a device in use is not stopped"),
-    feature!(
-        UBLK_F_NO_AUTO_PART_SCAN,
-        "NO_AUTO_PART_SCAN",
-        "7.0",
-        "no partition scan at the start"
-    ),
+    feature!(UBLK_F_SAFE_STOP_DEV, "SAFE_STOP_DEV", "7.0", "refuses to stop a device in use"),
+    feature!(UBLK_F_NO_AUTO_PART_SCAN, "NO_AUTO_PART_SCAN", "7.0", "no partition scan at start"),
     feature!(UBLK_F_SHMEM_ZC, "SHMEM_ZC", "7.1", "zero copy through shared memory"),
 ];
 

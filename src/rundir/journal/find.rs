@@ -49,8 +49,9 @@ pub fn find(
 
 fn refusal(cow: &Path, journal: &Left, kinship: Kinship) -> Reason {
     let (file, cow) = (journal.path.display(), cow.display());
-    let give_up = format!("`ublk-dm journal discard {file}` gives them up");
-    let what = format!("{cow}: {file} holds acknowledged writes that are on no COW yet, {kinship}");
+    let give_up = format!("`ublk-dm journal discard {file}` discards them");
+    let what =
+        format!("{cow}: {file} holds acknowledged writes that are not on any COW yet, {kinship}");
     match kinship {
         Kinship::Damaged | Kinship::OtherStore => format!("{what}: {give_up}").into(),
         _ => format!(

@@ -55,10 +55,10 @@ impl fmt::Display for Kinship {
         f.write_str(match self {
             Kinship::Own => "of this COW",
             Kinship::OtherBoot => {
-                "of this COW or one like it, made before the machine was restarted"
+                "of this COW or one like it, from before the machine was restarted"
             }
             Kinship::AttachedAnew => {
-                "of this COW before it was attached anew, or of another disk that had its number"
+                "of this COW before it was reattached, or of another disk that had its number"
             }
             Kinship::OtherStore => "of another store that was on this disk",
             Kinship::Damaged => "of a disk with this number, and damaged",

@@ -43,7 +43,7 @@ fn only_a_device_without_a_disk_is_unused_for_certain() {
         libc::EACCES,
     ] {
         let why = claim(errno).unwrap_err();
-        assert!(why.contains("cannot be known") && why.contains("os error"), "{why}");
+        assert!(why.contains("cannot determine") && why.contains("os error"), "{why}");
     }
     assert!(not_claimed(0, Ok(())).is_ok());
 }
@@ -61,7 +61,7 @@ fn a_number_that_cannot_be_had_is_named() {
     assert!(taken.starts_with("--id 7: ") && taken.contains("already"), "{taken}");
     let absent = not_added(Some(7), &error(libc::EINVAL));
     assert!(
-        absent.starts_with("--id 7: ") && absent.contains("no device of that number"),
+        absent.starts_with("--id 7: ") && absent.contains("does not allow that number"),
         "{absent}"
     );
     assert!(!not_added(None, &error(libc::EINVAL)).contains("--id"));

@@ -50,7 +50,7 @@ fn dead() -> Town {
 
 fn refused(town: &mut Town, path: &str, added: Result<(), String>) {
     let why = added.unwrap_err();
-    let parts = [path, "waits for its next server", "ublk-dm recover", "ublk-dm del --force"];
+    let parts = [path, "waits for a server", "ublk-dm recover", "ublk-dm del --force"];
     assert!(parts.iter().all(|part| why.contains(part)), "{path}: {why}");
     town.kill("other");
 }

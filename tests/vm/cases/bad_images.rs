@@ -28,7 +28,7 @@ fn reason(image: &images::BadImage) -> &'static str {
     match image.kind {
         // No disk at all.
         _ if image.bytes.is_empty() => "its size is 0",
-        _ if image.bytes.len() < images::SECTOR => "less than one block",
+        _ if image.bytes.len() < images::SECTOR => "fewer than one block",
         // Two faults, of which `check` names the other one first.
         _ if image.name == "version and size" => "chunk size of",
         _ if image.name == "a record twice" => "repeats a COW chunk",

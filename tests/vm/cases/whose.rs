@@ -36,7 +36,7 @@ fn attached_anew() {
         let said = ublk_dm("recover s").refused().stderr;
         let journal = notes().expect("the journal is kept");
         let journal = journal.to_str().expect("ASCII");
-        assert!(said.contains(journal) && said.contains("attached anew"), "said {said:?}");
+        assert!(said.contains(journal) && said.contains("reattached"), "said {said:?}");
         assert!(digest_ends(&fixture.cow) == before, "a refused recover wrote to the COW");
         assert!(ublk_dm("journal list").ok().line().starts_with(journal));
         if verb == "use" {
