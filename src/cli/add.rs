@@ -77,12 +77,12 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
         }
         Some(Server { lives: true, .. }) => {
             return Err(
-                format!("{disk}: its server does not answer: it is stopped, or hangs").into()
+                format!("{disk}: its server does not answer: it is stopped or hangs").into()
             );
         }
         // Removing the file would lose track of its devices.
         Some(Server { damaged: Some(why), .. }) => {
-            let hint = "remove it to go on without the devices that it tells of";
+            let hint = "remove the file to continue without the devices that it lists";
             return Err(format!("{disk}: {why}; {hint}").into());
         }
         Some(Server { state: Some(state), .. }) if has_devices(&state)? => {
@@ -100,7 +100,9 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
         let settled = gone::forget(&rundir, &key, &state.devices, Vec::new());
         if settled.keeps_files {
             let why = Failure::all(settled.problems);
-            return Err(why.unwrap_or_else(|| "the files of its server are kept".into()));
+            return Err(
+                why.unwrap_or_else(|| "the files of its last server cannot be removed yet".into())
+            );
         }
         settled.problems.iter().for_each(|why| log::error!("{why}"));
     }
@@ -153,7 +155,7 @@ fn keep_own(
     let server = there.and_then(|server| server.connection);
     server.map_or(Ok(()), |server| takeover::by_server(server, own))?;
     let path = format!("{}{}", device::BLOCK_PATH, own.id);
-    log::info!("{path} is there already");
+    log::info!("{path} already exists");
     print(&path)?;
     keep::keep(rundir, key, own.device(), (&signals, watch), lock)
 }
@@ -226,7 +228,7 @@ fn refuse_odd_name(name: &str) -> Result<(), Failure> {
             "it has a space or a slash"
         }
         _ if name.bytes().all(|byte| byte.is_ascii_digit()) => {
-            "it is a number, and would be taken for an id"
+            "it is a number and would be taken for an id"
         }
         _ => return Ok(()),
     };
@@ -273,11 +275,11 @@ fn warn_of_forgetting(spec: &DeviceSpec) {
     }
     let source = &mirror.legs[spec.source.unwrap_or(0)].device;
     let now = match mirror.initial_sync {
-        InitialSync::NoSync => "its legs are taken for equal now".to_owned(),
-        _ => format!("its other legs are recovered from {source} now (--source names another)"),
+        InitialSync::NoSync => "its legs are now assumed to be equal".to_owned(),
+        _ => format!("its other legs are now recovered from {source} (--source names another)"),
     };
     log::warn!(
-        "a core log remembers nothing: {now}, and whoever adds the mirror again must know which \
-         leg is right"
+        "a core log is not kept when the mirror ends: {now}; to add the mirror again, you must \
+         know which leg is up to date"
     );
 }

@@ -14,10 +14,10 @@ pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, Snapshot, Store};
 #[derive(Parser)]
 #[command(name = "ublk-dm", version, arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
-    /// Say more on stderr; twice for debugging
+    /// Print more to stderr; twice for debugging
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
-    /// Say nothing on stderr but errors
+    /// Print only errors to stderr
     #[arg(short, long, global = true)]
     pub quiet: bool,
     #[command(subcommand)]
@@ -41,32 +41,32 @@ pub enum Verb {
         /// The line: `0 LENGTH TARGET ARGS`
         #[arg(long, value_name = "LINE", conflicts_with = "file")]
         table: Option<String>,
-        /// A file that holds the line; - or nothing for stdin
+        /// A file with the line; - or none for stdin
         file: Option<PathBuf>,
         #[command(flatten)]
         options: Created,
     },
     /// Delete devices
     ///
-    /// An origin ends before its snapshots. A snapshot that is deleted while its origin is mounted
-    /// is over: its COW is marked invalid. One whose origin is not in use can be added again as
-    /// long as the origin has not been written.
+    /// An origin is deleted before its snapshots. Deleting a snapshot while its origin is mounted
+    /// invalidates its COW. A snapshot whose origin is not in use can be added again as long as the
+    /// origin has not been written.
     Del {
         /// Name, ublk id or /dev/ublkbN
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         devices: Vec<String>,
-        /// Every device
+        /// All devices
         #[arg(long)]
         all: bool,
-        /// Also devices that are mounted or in use, or whose server has died; what uses them gets
-        /// I/O errors. What a server that died had acknowledged and not recorded yet is put on the
-        /// COW
+        /// Also delete devices that are mounted or in use, or whose server has died; their users
+        /// get I/O errors. Writes that a dead server had acknowledged but not recorded are recorded
+        /// on the COW
         #[arg(long)]
         force: bool,
     },
     /// List all devices
     List {
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -74,7 +74,7 @@ pub enum Verb {
     Status {
         /// Name, ublk id or /dev/ublkbN; all if none is given
         devices: Vec<String>,
-        /// As one JSON object per device
+        /// Print one JSON object per device
         #[arg(long)]
         json: bool,
     },
@@ -83,22 +83,21 @@ pub enum Verb {
         /// Name, ublk id or /dev/ublkbN; all if none is given
         devices: Vec<String>,
     },
-    /// Hold a device's I/O back and wait for what is in flight
+    /// Hold back a device's I/O and wait for the requests in flight
     Suspend {
         /// Name, ublk id or /dev/ublkbN
         device: String,
-        /// Requests that the target holds go back and wait for the next table, instead of failing
+        /// Requeue the requests that the target holds, for the next table, instead of failing them
         #[arg(long)]
         noflush: bool,
     },
-    /// Let a suspended device's I/O go on, through the table that was loaded if there is one. A
-    /// device that runs is suspended for that moment; if the new table cannot be put in place, the
-    /// old one goes on
+    /// Resume a suspended device's I/O, with the loaded table if there is one. A running device is
+    /// suspended while its table is replaced; if the new table cannot be used, the old one stays
     Resume {
         /// Name, ublk id or /dev/ublkbN
         device: String,
     },
-    /// Give a device another table, which its next resume puts in place
+    /// Load another table for a device; its next resume puts the table in place
     Load {
         /// Name, ublk id or /dev/ublkbN
         device: String,
@@ -108,13 +107,14 @@ pub enum Verb {
         #[command(flatten)]
         options: Loaded,
     },
-    /// Tell a device's target something
+    /// Send a message to a device's target
     ///
-    /// A mirror understands: `check` (compare the legs, one JSON object per range that differs),
-    /// `repair LEG` (take that leg as right wherever they differ), `replace LEG DEV[:OFFSET]`,
-    /// `add-leg DEV[:OFFSET]`, `remove-leg LEG`, `recover` (try again what could not be copied),
-    /// and `throttle PERCENT` (the share of the time in which recovery may have I/O in flight). LEG
-    /// is a path, or a number: legs are counted from 0, here and in every message about them.
+    /// The messages of a mirror are: `check` (compare the legs; prints one JSON object per range
+    /// that differs), `repair LEG` (copy that leg to the others wherever they differ),
+    /// `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`, `remove-leg LEG`, `recover` (retry the
+    /// regions that could not be copied), and `throttle PERCENT` (the share of the time in which
+    /// recovery may have I/O in flight). LEG is a path or a number: legs are counted from 0, here
+    /// and in every message about them.
     #[command(verbatim_doc_comment)]
     Message {
         /// Name, ublk id or /dev/ublkbN
@@ -123,12 +123,12 @@ pub enum Verb {
         #[arg(required = true)]
         words: Vec<String>,
     },
-    /// Wait for a device's next event and print the count of its events
+    /// Wait for a device's next event and print its event counter
     Wait {
         /// Name, ublk id or /dev/ublkbN
         device: String,
-        /// Return at once if there have been others than so many
-        /// [default: as many as there are now]
+        /// Return immediately if the event counter differs from EVENT_NR
+        /// [default: the current counter]
         event_nr: Option<u32>,
         /// Wait until all regions of a mirror are in sync, with a progress bar on a terminal
         #[arg(long, conflicts_with = "event_nr")]
@@ -139,20 +139,20 @@ pub enum Verb {
         /// Name, ublk id or /dev/ublkbN
         #[arg(required_unless_present = "all", conflicts_with = "all")]
         devices: Vec<String>,
-        /// Every such device
+        /// All devices whose server has died
         #[arg(long)]
         all: bool,
-        /// Stay in the foreground and serve, for service managers: the devices of one dead server,
-        /// or none of them if one that is named cannot be served. One that a living server has left
-        /// out is taken over by that and watched over
+        /// Stay in the foreground and serve the devices, for service managers. All must have had
+        /// the same server; if a named device cannot be served, none is. A device that a living
+        /// server has left out is taken over by that server, and this command watches the device
         #[arg(long, conflicts_with = "all")]
         foreground: bool,
-        /// For a mirror: the leg that has everything; all others are copied from it. Needed if none
-        /// is known to be right
+        /// For a mirror: the leg that is up to date; all other legs are copied from it. Required if
+        /// no leg is known to be up to date
         #[arg(long, value_name = "DEV", conflicts_with = "all")]
         source: Option<PathBuf>,
     },
-    /// Copy a disk, or a part of one, to up to eight others
+    /// Copy a disk, or a part of one, to up to eight other disks
     Copy {
         /// Source: DEV, or DEV:START+LEN
         #[arg(long, value_name = "DEV[:START+LEN]")]
@@ -168,7 +168,7 @@ pub enum Verb {
             value_parser = clap::value_parser!(u32).range(1..=100)
         )]
         throttle: u32,
-        /// Result as one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
         /// Also overwrite disks that are in use
@@ -177,45 +177,44 @@ pub enum Verb {
     },
     /// Make disks, or parts of them, read as zeroes
     Zero {
-        /// What to zero: DEV, or DEV:START+LEN
+        /// The range to zero: DEV, or DEV:START+LEN
         #[arg(long, value_name = "DEV[:START+LEN]", required = true)]
         to: Vec<String>,
-        /// Result as one JSON object
+        /// Print the result as one JSON object
         #[arg(long)]
         json: bool,
         /// Also overwrite disks that are in use
         #[arg(long)]
         force: bool,
     },
-    /// Judge a COW device or dirty log, offline; never writes. Exit code 3 if it is bad
+    /// Check a COW device or dirty log offline; never writes. Exit code 3 if it is bad
     Check {
         /// The COW device, log device or an image of one
         path: PathBuf,
-        /// The origin, to check that the COW's records lie on it
+        /// The origin, to check that the COW's records are within its size
         #[arg(long, value_name = "DEV")]
         origin: Option<PathBuf>,
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Show everything in a COW device or dirty log, offline; never writes
+    /// Show the content of a COW device or dirty log offline; never writes
     Dump {
         /// The COW device, log device or an image of one
         path: PathBuf,
-        /// The origin, to check that the COW's records lie on it
+        /// The origin, to check that the COW's records are within its size
         #[arg(long, value_name = "DEV")]
         origin: Option<PathBuf>,
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Decide about acknowledged writes that a dead server has left and that no COW could be found
-    /// for
+    /// List, use or discard acknowledged writes of dead servers whose COW was not found
     #[command(subcommand)]
     Journal(Journal),
-    /// Show what this kernel's ublk driver can do
+    /// Show the features of this kernel's ublk driver
     Features {
-        /// As one JSON object
+        /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
@@ -225,7 +224,7 @@ pub enum Verb {
         /// The family's name
         key: String,
     },
-    /// Delete the device of a dead server (started by whoever must not wait for that)
+    /// Delete the device of a dead server (started by processes that must not wait for it)
     #[command(hide = true)]
     DeleteDevice {
         /// Its number
@@ -233,7 +232,7 @@ pub enum Verb {
         /// Its cookie
         cookie: u64,
     },
-    /// Read a disk's first block (started by whoever must not wait for that)
+    /// Read a disk's first block (started by processes that must not wait for it)
     #[command(hide = true)]
     AskDisk {
         /// The disk's path

@@ -24,9 +24,7 @@ pub(super) fn require_root() -> Result<(), Failure> {
     let root = std::fs::metadata("/proc/self")
         .map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata) == 0);
     match root {
-        Ok(false) => {
-            Err("must be run as root: block devices are added and opened".to_owned().into())
-        }
+        Ok(false) => Err("must be run as root: it adds and opens block devices".to_owned().into()),
         _ => Ok(()),
     }
 }
@@ -55,7 +53,7 @@ impl Known {
         let answers = std::thread::scope(|scope| {
             let asked: Vec<_> = keys.iter().map(|key| scope.spawn(|| ask(key))).collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|_| Err("a server could not be asked".into()))
+                thread.join().unwrap_or_else(|_| Err("a server could not be queried".into()))
             };
             asked.into_iter().map(join).collect::<Vec<Result<Option<Family>, Reason>>>()
         });
@@ -91,7 +89,8 @@ impl Known {
             (None, _) => match self.problems.first() {
                 None => Err(format!("{word}: no such device; see `ublk-dm list`").into()),
                 Some(problem) => {
-                    Err(format!("{word}: no such device, as far as can be known: {problem}").into())
+                    Err(format!("{word}: no such device among those that are known: {problem}")
+                        .into())
                 }
             },
         }
@@ -131,7 +130,7 @@ fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> 
         let Some(mut asked) = server.take() else { return Ok(None) };
         let Some(connection) = asked.connection.take() else { return from_state(asked) };
         if let Some(why) = &asked.damaged {
-            log::warn!("{why}; its server lives and is asked instead");
+            log::warn!("{why}; its server is alive and is queried instead");
         }
         match protocol::ask(connection, &Command::Report) {
             Ok(Reply::Devices(devices)) => return Ok(Some(Family { key, devices })),
@@ -139,10 +138,10 @@ fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> 
                 return Err(why.context(format!("{key}: its server says")));
             }
             Ok(_) => {
-                return Err(format!("{key}: its server gave an answer to another question").into());
+                return Err(format!("{key}: its server sent an unexpected reply").into());
             }
             Err(error) if error.kind() == ErrorKind::InvalidData => {
-                return Err(format!("{key}: its server is of another version: {error}").into());
+                return Err(format!("{key}: its server has another version: {error}").into());
             }
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 log::info!("{key}: {error}");
@@ -152,7 +151,7 @@ fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> 
         }
         server = rundir.server(&key);
     }
-    Err(format!("{key}: its server takes questions and gives no answers").into())
+    Err(format!("{key}: its server accepts commands but does not reply").into())
 }
 
 /// What is known of the devices of a server that has died or does not answer.
@@ -160,8 +159,7 @@ fn from_state(server: Server) -> Result<Option<Family>, Reason> {
     let Server { key, state, damaged, lives, .. } = server;
     if let Some(why) = damaged {
         let server = if lives { "does not answer" } else { "has died" };
-        let hint = "so its devices cannot be told from those of others; remove the file to go on \
-                    without them";
+        let hint = "so its devices are not known; remove the file to continue without them";
         return Err(format!("{why}; its server {server}, {hint}").into());
     }
     let Some(state) = state else { return Ok(None) };
@@ -237,7 +235,7 @@ pub(super) fn answers(device: &DeviceReport) -> bool {
 pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
     match device.json["server_pid"].as_u64().filter(|_| !answers(device)) {
         Some(process) => Err(format!(
-            "/dev/ublkb{}: its server (process {process}) does not answer: it is stopped, or hangs",
+            "/dev/ublkb{}: its server (process {process}) does not answer: it is stopped or hangs",
             device.id
         )
         .into()),
@@ -246,5 +244,5 @@ pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
 }
 
 pub(super) fn other_answer() -> Failure {
-    "the server gave an answer to another question".to_owned().into()
+    "the server sent an unexpected reply".to_owned().into()
 }

@@ -60,7 +60,7 @@ fn open(
     let id = std::fs::metadata(path).ok().and_then(|metadata| DiskId::of(&metadata));
     if len.is_some() && own_len.is_some() {
         return Err(wrong(format!(
-            "{word}: the length is the source's, only a start can be given here"
+            "{word}: the length is that of the source; only a start can be given here"
         )));
     }
     let ours = id.is_some_and(|id| claimed.contains(&id));
@@ -69,7 +69,7 @@ fn open(
     let disk = OpenDisk::open(path, access, claim).map_err(|error| error.to_string())?;
     if claim == Claim::Exclusive {
         refuse_claimed(&RunDir::open()?, &disk)
-            .map_err(|error| format!("{error}; --force writes to it all the same"))?;
+            .map_err(|error| format!("{error}; --force writes to it nevertheless"))?;
     }
     let block = u64::from(disk.limits.logical_block_size);
     for bytes in [start, own_len].into_iter().flatten() {
@@ -90,7 +90,7 @@ fn open(
     }
     if count * SECTOR_BYTES % block != 0 {
         return Err(Failure::from(format!(
-            "{word}: {count} sectors are no multiple of its block size of {block} bytes"
+            "{word}: {count} sectors are not a multiple of its block size of {block} bytes"
         )));
     }
     Ok(Range { disk, start, count: Sectors(count) })

@@ -52,7 +52,7 @@ pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<
             return Ok(Locked { key, lock, own });
         }
     }
-    Err(format!("{path}: other commands keep changing what its server is; try again").into())
+    Err(format!("{path}: its server keeps changing because of other commands; try again").into())
 }
 
 /// Finds the family among the state files, and the device of an earlier run if there is one.

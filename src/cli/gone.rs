@@ -62,8 +62,8 @@ pub(super) fn forget(
     } else {
         rundir.remove(key);
         log::info!(
-            "{key}: none of its server's devices is left, nothing is to be recovered: its files \
-             are removed"
+            "{key}: none of its server's devices exists any more, so there is nothing to recover: \
+             its files are removed"
         );
     }
     Settled { problems, keeps_files }

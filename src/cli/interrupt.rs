@@ -69,7 +69,9 @@ impl Interrupt {
             state.asked = Some(ours);
             state.interrupted
         }) {
-            return Err("interrupted: nothing was begun".to_owned().into());
+            return Err("interrupted before the server was asked: nothing was added"
+                .to_owned()
+                .into());
         }
         let reply = protocol::ask(server, command);
         match self.with(|state| (state.asked.take(), state.interrupted).1) {
@@ -91,9 +93,9 @@ impl Interrupt {
 }
 
 /// The hint if the server dies during a command.
-const HAS_DIED: &str = "its server has ended, and `ublk-dm list` shows what it has left";
+const HAS_DIED: &str = "its server has ended; `ublk-dm list` shows the devices that it has left";
 /// The hint if the server loses its client during a command.
-const GOES_BACK: &str = "what its server has begun is taken back, and the server's log says so";
+const GOES_BACK: &str = "its server undoes the add and logs the result";
 
 /// Deletes a device that was just added and whose path was not printed. Returns what became of the
 /// device, and of its COW.
@@ -107,7 +109,7 @@ pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &Dev
         Ok(Reply::Deleted) => Ok(None),
         Ok(Reply::Failed(why)) => Err(why),
         Ok(_) => {
-            let why = Failure::from("its server gave an answer to another question");
+            let why = Failure::from("its server sent an unexpected reply");
             Err(why.ending(not_undone(spec)))
         }
         Err(error) => Err(Failure::from(error).ending(not_undone(spec))),
@@ -120,8 +122,8 @@ fn not_undone(spec: &DeviceSpec) -> String {
     match &spec.table.params {
         TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient() => {
             format!(
-                "; if a new store was made on {}, what it has overwritten there may not be put \
-                 back",
+                "; if a new store was created on {}, the content that it has overwritten may not \
+                 be restored",
                 snapshot.cow
             )
         }
@@ -174,7 +176,7 @@ mod tests {
         let snapshot = spec("0 64 snapshot /d/o /d/c P 8");
         assert!(
             not_undone(&snapshot).contains("/d/c")
-                && not_undone(&snapshot).contains("may not be put back")
+                && not_undone(&snapshot).contains("may not be restored")
         );
         assert_eq!(not_undone(&spec("0 64 snapshot /d/o /d/c N 8")), "");
         let noted = outcome("/dev/ublkb7", Ok(Some("/d/c is as it was".to_owned())), false);

@@ -16,14 +16,13 @@ use crate::rundir::journal::owner::{self, Owner};
 use crate::rundir::journal::{self, Left};
 use crate::storage::{Access, Claim, OpenDisk, content};
 
-/// What to do with journals.
+/// The verbs for journals.
 #[derive(Subcommand)]
 pub enum Journal {
-    /// List those that hold something: their paths and how many writes
+    /// List the journals that are not empty: path and number of writes
     List,
-    /// Say that a journal belongs to a COW: its next server records the writes there if they fit.
-    /// Only right if the COW has lost nothing that was written to it: after an orderly restart, or
-    /// when it was attached anew
+    /// Assign a journal to a COW, whose next server records the writes if they fit. Correct only if
+    /// the COW has lost no write: after a clean restart, or when it was reattached
     Use {
         /// The journal, as `list` and refused commands show it
         file: std::path::PathBuf,
@@ -86,7 +85,7 @@ fn left(rundir: &RunDir, file: &Path) -> Result<Left, Failure> {
     let found = journal::left_at(&path).map_err(|error| of_file(&path, &error))?;
     let none = || {
         format!(
-            "{}: no journal that holds something and has no server; see `journal list`",
+            "{}: missing, empty or in use by a server; see `ublk-dm journal list`",
             file.display()
         )
     };
@@ -98,8 +97,8 @@ fn in_rundir(rundir: &Path, file: &Path) -> Result<PathBuf, Reason> {
     let elsewhere = || {
         let (file, rundir) = (file.display(), rundir.display());
         format!(
-            "{file}: no journal of the run directory {rundir}; see `ublk-dm journal list` for \
-             their paths"
+            "{file}: not a journal in the run directory {rundir}; see `ublk-dm journal list` for \
+             the paths"
         )
     };
     let name =
@@ -114,17 +113,16 @@ fn in_rundir(rundir: &Path, file: &Path) -> Result<PathBuf, Reason> {
 fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
     let left = left(rundir, file)?;
     let Some(found) = left.owner else {
-        return Err(format!("{}: damaged, nothing can be read from it", file.display()).into());
+        return Err(format!("{}: damaged, it cannot be read", file.display()).into());
     };
     let disk = OpenDisk::open(cow, Access::ReadWrite, Claim::Exclusive)
         .map_err(|error| error.to_string())?;
     let store = content::store_on(&disk)?;
-    let store =
-        store.ok_or_else(|| format!("{}: there is no snapshot store on it", cow.display()))?;
+    let store = store.ok_or_else(|| format!("{}: it holds no snapshot store", cow.display()))?;
     let owner = Owner::of(&disk, store.identity.map(|identity| identity.store))
         .map_err(|error| of_file(cow, &error))?;
     if found.is_other_store(&owner) {
-        let hint = "its writes belong to another";
+        let hint = "the journal belongs to another store";
         return Err(format!(
             "{}: not the store that {} is about: {hint}",
             cow.display(),
@@ -137,7 +135,7 @@ fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
     if to != left.path && there.is_some() {
         let hint = "discard one of them";
         return Err(format!(
-            "{}: has a journal of its own in {}: {hint}",
+            "{}: already has a journal in {}: {hint}",
             cow.display(),
             to.display()
         )

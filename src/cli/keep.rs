@@ -65,8 +65,8 @@ impl Watch {
         let control = Control::open().map_err(|error| error.to_string())?;
         let server = process_of(&rundir.socket(key))
             .map_err(|error| format!("the server cannot be watched: {error}"))?;
-        let devices =
-            messages_of_kernel().map_err(|error| format!("the kernel cannot be heard: {error}"))?;
+        let devices = messages_of_kernel()
+            .map_err(|error| format!("the kernel's device events cannot be received: {error}"))?;
         Ok(Watch { control, server, devices })
     }
 }
@@ -140,7 +140,7 @@ impl Kept<'_> {
             Ok(Reply::Deleted) => Ok(()),
             Ok(Reply::Failed(why)) if self.is_gone()? => Err(why),
             Ok(Reply::Failed(why)) => Err(stays(why)),
-            Ok(_) => Err(stays("it gave an answer to another question".into())),
+            Ok(_) => Err(stays("the server sent an unexpected reply".into())),
             Err(error) => Err(stays(error.into())),
         }
     }

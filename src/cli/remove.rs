@@ -42,7 +42,7 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
             (Some(above), _) => {
                 let above = &doomed[*above].device.name;
                 Err(Failure::from(format!(
-                    "{}: not deleted, because {above} stands on it",
+                    "{}: not deleted, because {above} depends on it",
                     device.name
                 )))
             }
@@ -50,7 +50,7 @@ pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failur
             (_, Some(origin)) => {
                 let origin = &doomed[*origin].device.name;
                 Err(Failure::from(format!(
-                    "{}: not deleted, because its origin {origin} stays and would make it wrong",
+                    "{}: not deleted, because its origin {origin} stays and would invalidate it",
                     device.name
                 )))
             }
@@ -122,10 +122,7 @@ fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Re
             match protocol::ask(server, &Command::Del { devices: vec![device.device()], force }) {
                 Ok(Reply::Deleted) => Ok(()),
                 Ok(Reply::Failed(why)) => Err(why),
-                Ok(_) => {
-                    Err(format!("/dev/ublkb{id}: its server gave an answer to another question")
-                        .into())
-                }
+                Ok(_) => Err(format!("/dev/ublkb{id}: its server sent an unexpected reply").into()),
                 Err(error) => Err(format!("/dev/ublkb{id}: {error}").into()),
             }
         }
@@ -150,7 +147,8 @@ fn del_orphan(
     let id = which.id;
     if !force {
         return Err(format!(
-            "/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that waits"
+            "/dev/ublkb{id}: its server has died; --force deletes the device and fails its waiting \
+             I/O"
         )
         .into());
     }
@@ -197,9 +195,9 @@ pub(super) fn recover_in_foreground(
     for word in words {
         let (other, device) = known.find(word)?;
         if other.key != family.key {
-            let hint = "give it a process of its own";
+            let hint = "recover each with a command of its own";
             return Err(wrong_usage(format!(
-                "{}: had another server than {}: {hint}",
+                "{}: did not have the same server as {}: {hint}",
                 device.name, first.name
             )));
         }
@@ -211,9 +209,9 @@ pub(super) fn recover_in_foreground(
             if first.json["server_pid"].is_null() =>
         {
             let [_] = words else {
-                let hint = "give each a process of its own";
+                let hint = "recover each with a command of its own";
                 return Err(wrong_usage(format!(
-                    "{}: left out by a server that lives: {hint}",
+                    "{}: left out by a living server: {hint}",
                     words.join(", ")
                 )));
             };
@@ -231,7 +229,7 @@ pub(super) fn recover_in_foreground(
         }
         _ => {
             return Err(format!(
-                "{}: its server is alive, there is nothing to take over",
+                "{}: its server is alive, so there is nothing to take over",
                 first.name
             )
             .into());
@@ -378,7 +376,7 @@ fn ask_to_recover(
     match server.and_then(|server| Ok(protocol::ask(server, command)?)) {
         Ok(Reply::Recovered { problems }) => problems,
         Ok(Reply::Failed(why)) => vec![why.context(format!("{names}: not recovered"))],
-        Ok(_) => vec![format!("{names}: the new server gave an answer to another question").into()],
+        Ok(_) => vec![format!("{names}: the new server sent an unexpected reply").into()],
         Err(why) => vec![format!("{names}: not recovered: {why}").into()],
     }
 }

@@ -30,8 +30,10 @@ pub(super) fn refuse_waiting(disks: &[(u32, u32)]) -> Result<(), Reason> {
     let mut control = Control::open().map_err(|error| error.to_string())?;
     for id in below {
         if control.info(id).is_ok_and(|info| info.state == DiskState::Quiesced) {
-            let what = format!("what is below, /dev/ublkb{id}, waits for a server itself");
-            return Err(format!("{what}; recover that first, or all of them with --all").into());
+            let what = format!("a disk below, /dev/ublkb{id}, waits for a server itself");
+            return Err(
+                format!("{what}; recover that device first, or all devices with --all").into()
+            );
         }
     }
     Ok(())
@@ -54,7 +56,9 @@ pub(super) fn judge(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason>
             // If an origin or a mirror cannot be opened, neither can the rest of its family.
             _ => Ok(()),
         });
-    judged.map_err(|why| why.context(format!("{name}: not recovered, and nothing else with it")))
+    judged.map_err(|why| {
+        why.context(format!("{name}: not recovered, nor any other device of its family"))
+    })
 }
 
 /// Refuses a device that does not wait for a server.
@@ -62,7 +66,7 @@ fn refuse_unless_waiting(control: &mut Control, id: u32, cookie: u64) -> Result<
     let info = device::ours(control, id, cookie)?.ok_or_else(|| device::replaced(id))?;
     match info.state {
         DiskState::Quiesced | DiskState::FailIo => Ok(()),
-        DiskState::Live => Err(format!("/dev/ublkb{id}: it has a server").into()),
+        DiskState::Live => Err(format!("/dev/ublkb{id}: it already has a server").into()),
         DiskState::Dead => Err(device::no_longer_waits(id, &info)),
     }
 }
@@ -132,7 +136,7 @@ fn reason_of(problems: &[Reason], name: &str) -> Reason {
 }
 
 fn not_recovered(name: &str, why: Option<Failure>) -> Failure {
-    why.unwrap_or_else(|| "its server has not said why".into())
+    why.unwrap_or_else(|| "its server did not report why".into())
         .context(format!("{name}: not recovered"))
 }
 

@@ -120,7 +120,7 @@ pub fn ask(mut server: UnixStream, command: &Command) -> io::Result<Reply> {
         let waited = begun.elapsed();
         if patience.total.is_some_and(|total| waited >= total) {
             return Err(if patience.probes {
-                gave_up(waited, "it has not ended")
+                gave_up(waited, "the command has not ended")
             } else {
                 no_answer(&server)
             });
@@ -154,7 +154,7 @@ fn no_answer(server: &UnixStream) -> io::Error {
         socket_peercred(server).map(|peer| format!(" (process {})", peer.pid.as_raw_nonzero()));
     let (process, seconds) = (process.unwrap_or_default(), ANSWER_LIMIT.as_secs());
     let message =
-        format!("its server{process} has not answered for {seconds} s: it is stopped, or hangs");
+        format!("its server{process} has not answered for {seconds} s: it is stopped or hangs");
     io::Error::new(io::ErrorKind::TimedOut, message)
 }
 
@@ -170,7 +170,7 @@ fn waits_for(disk: &str, doing: &Doing) -> String {
 }
 
 fn ended() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the other side ended without an answer")
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed without a reply")
 }
 
 /// Whether the peer of a connection has left.

@@ -75,7 +75,7 @@ pub struct DeviceRef {
 impl DeviceRef {
     /// Why a device with this number but another cookie is left alone.
     pub fn replaced(self) -> Reason {
-        format!("/dev/ublkb{} is another device by now; see `ublk-dm list`", self.id).into()
+        format!("/dev/ublkb{} is now another device; see `ublk-dm list`", self.id).into()
     }
 }
 

@@ -22,10 +22,10 @@ pub struct Created {
     /// The N of /dev/ublkbN [default: the first free one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]
     pub id: Option<u32>,
-    /// The device cannot be written
+    /// Make the device read-only
     #[arg(long)]
     pub read_only: bool,
-    /// The device dies with its server instead of waiting for another one
+    /// The device ends with its server instead of waiting for another one
     #[arg(long)]
     pub no_recovery: bool,
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub struct Created {
 /// What a table line does not say of its disks.
 #[derive(Args)]
 pub struct Loaded {
-    /// Use disks that are mounted or hold something else
+    /// Use disks that are mounted or hold other data
     #[arg(long)]
     pub force: bool,
     /// For a mirror: the leg to recover the others from
@@ -56,28 +56,27 @@ pub enum Add {
 
 #[derive(Args)]
 pub struct Mirror {
-    /// A disk to keep the data on, at least two: a block device or regular file, from an offset if
-    /// one is given
+    /// A disk for the data, at least two: a block device or regular file, from OFFSET on if given
     #[arg(long = "leg", value_name = "DEV[:OFFSET]", required = true)]
     pub legs: Vec<String>,
-    /// Where to note which regions may differ: `core` is memory, which is gone with the server's
-    /// machine; every leg but one is then written anew at the next start
+    /// Where the dirty log is kept: `core` is memory, which does not survive a restart of the
+    /// machine; every leg but one is then rewritten at the next start
     #[arg(long, value_name = "core|DEV", default_value = "core")]
     pub log: String,
-    /// Unit of noting and recovery, a power of two [default: 512 KiB]
+    /// Unit of the dirty log and of recovery, a power of two [default: 512 KiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size_arg)]
     pub region_size: Option<u64>,
-    /// Believe nothing about the legs: all is recovered from one
+    /// Assume that the legs differ: recover everything from one leg
     #[arg(long, conflicts_with = "nosync")]
     pub sync: bool,
-    /// Believe that the legs are equal
+    /// Assume that the legs are equal
     #[arg(long)]
     pub nosync: bool,
-    /// A write that did not reach every leg waits until the mirror has been mended (suspend, load,
-    /// resume), instead of going on with the legs that are left
+    /// Hold a write that did not reach every leg until the mirror is repaired (suspend, load,
+    /// resume), instead of continuing with the remaining legs
     #[arg(long)]
     pub handle_errors: bool,
-    /// With --handle-errors: go on with the legs that are left as long as the log works
+    /// With --handle-errors: continue with the remaining legs as long as the log works
     #[arg(long, requires = "handle_errors")]
     pub keep_log: bool,
     /// The leg to recover the others from [default: the first one that has not failed]
@@ -95,7 +94,7 @@ pub struct Snapshot {
     /// Where changed chunks are kept: a block device or regular file
     #[arg(long, value_name = "DEV")]
     pub cow: PathBuf,
-    /// Unit of copying, a power of two up to 1 GiB [default: what the COW has, or 16 KiB]
+    /// Unit of copying, a power of two up to 1 GiB [default: that of the COW's store, or 16 KiB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size_arg)]
     pub chunk_size: Option<u64>,
     /// Whether the snapshot outlives the server
@@ -104,17 +103,17 @@ pub struct Snapshot {
     /// What a write to the snapshot does when the COW is full
     #[arg(long, value_enum, default_value_t = OnFull::Overflow)]
     pub on_full: OnFull,
-    /// Accept discards: those of whole chunks write zeroes to the COW
+    /// Accept discards: a discard of whole chunks writes zeroes to the COW
     #[arg(long)]
     pub discard_zeroes_cow: bool,
-    /// Add the device although the COW says that its snapshot is invalid: all I/O on it fails
+    /// Add the device although its COW is marked invalid: all I/O on the device fails
     #[arg(long)]
     pub allow_invalid: bool,
     /// Pass discards on to the origin as well
     #[arg(long, requires = "discard_zeroes_cow")]
     pub discard_passdown_origin: bool,
-    /// Use a store that says that it was made for another origin: if this is the same disk under
-    /// another name. It belongs to this origin from then on
+    /// Use a store that was made for another origin, if both names are of the same disk. The store
+    /// belongs to this origin from then on
     #[arg(long)]
     pub other_origin: bool,
     #[command(flatten)]
@@ -154,22 +153,22 @@ pub struct Common {
         value_parser = clap::value_parser!(u16).range(1..=4096)
     )]
     pub depth: u16,
-    /// The device cannot be written
+    /// Make the device read-only
     #[arg(long)]
     pub read_only: bool,
-    /// Stay in the foreground and serve, for service managers. Started again after its death with
-    /// the same --name, takes its devices over, or none if that one cannot be served. A device of a
-    /// server that runs already is watched over instead, and deleted by SIGTERM; if it cannot be
-    /// (it is in use), the command fails and the device stays
+    /// Stay in the foreground and serve, for service managers. Started again with the same --name
+    /// after it was killed, the command takes its devices over, or none if the named device cannot
+    /// be served. If the family already has a server, the command watches the device instead, and
+    /// SIGTERM deletes the device; if the device is in use, the command fails and the device stays
     #[arg(long)]
     pub foreground: bool,
-    /// Copy request data even where the kernel could lend its pages
+    /// Copy request data even where the kernel supports zero copy
     #[arg(long)]
     pub no_zero_copy: bool,
-    /// The device dies with its server instead of waiting for another one
+    /// The device ends with its server instead of waiting for another one
     #[arg(long)]
     pub no_recovery: bool,
-    /// Use disks that are mounted or hold something else
+    /// Use disks that are mounted or hold other data
     #[arg(long)]
     pub force: bool,
 }
@@ -216,7 +215,7 @@ pub enum Store {
 pub enum OnFull {
     /// The snapshot becomes invalid
     Invalidate,
-    /// The write fails; what is there stays readable
+    /// The write fails; existing data stays readable
     Overflow,
 }
 

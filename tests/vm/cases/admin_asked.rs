@@ -63,7 +63,7 @@ fn asked_late() {
         let answer = ask(&question);
         let said =
             answer["Failed"]["message"].as_str().unwrap_or_else(|| panic!("{question}: {answer}"));
-        assert!(said.contains(&format!("{path} is another device by now")), "{question}: {said}");
+        assert!(said.contains(&format!("{path} is now another device")), "{question}: {said}");
     }
     assert!(server::device("t")["state"] == "live", "{}", server::device("t"));
     assert!(server::device("t").get("cookie").is_none(), "the contract of list --json");

@@ -48,7 +48,7 @@ fn gone() {
             assert!(out.stdout.is_empty(), "{:?}", out.stdout);
             let has = |words: &str| out.stderr.lines().any(|said| said.contains(words));
             assert!(
-                has("s: /dev/ublkb") && has("nothing is to be recovered"),
+                has("s: /dev/ublkb") && has("there is nothing to recover"),
                 "`{line}` said {:?}",
                 out.stderr
             );

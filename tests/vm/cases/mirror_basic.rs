@@ -52,7 +52,7 @@ fn basic() {
     let out = ublk_dm(&format!("add mirror --leg {first} --leg {second} --name m")).ok();
     let (dev, said) = (out.line(), out.stderr.trim().to_string());
     assert!(
-        said.contains("core log remembers nothing") && said.contains(&first),
+        said.contains("core log is not kept") && said.contains(&first),
         "of a core log add says {said:?}"
     );
     describe(&dev, &first, &second, len);
