@@ -146,7 +146,7 @@ mod tests {
         ] {
             assert!(command.refuse_replaced(here(77)).is_ok(), "{}", command.verb());
             let why = command.refuse_replaced(here(78)).unwrap_err();
-            assert!(why.starts_with("/dev/ublkb3 is another device by now"), "{why}");
+            assert!(why.starts_with("/dev/ublkb3 is now another device"), "{why}");
             assert!(command.refuse_replaced(|_| None).is_ok(), "one that is gone is no other one");
         }
         assert!(Command::Shutdown.refuse_replaced(here(78)).is_ok());

@@ -62,7 +62,7 @@ impl Server {
             self.pending.0.clone(),
         ) {
             Ok(()) => self.answer_all(),
-            Err(error) => log::error!("the server cannot be talked to: {error}"),
+            Err(error) => log::error!("the server cannot receive commands: {error}"),
         }
         self.end();
         if self.admin.has_lost() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
@@ -117,7 +117,7 @@ impl Server {
             match pending {
                 // A command whose client has left is not started.
                 Pending::Command(command, connection) if protocol::has_left(&connection) => {
-                    log::info!("{}: not begun, its client has left", command.verb());
+                    log::info!("{}: not started: its client has left", command.verb());
                 }
                 Pending::Command(command, connection) => {
                     self.at_work.begin(command.verb());

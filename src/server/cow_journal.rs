@@ -52,7 +52,10 @@ pub(super) fn open(
             Err(format!("{}: {error}", path.display()).into())
         }
         Err(error) => {
-            log::warn!("{}: {error}; writes wait for their records", path.display());
+            log::warn!(
+                "{}: {error}; writes wait until their records are on the COW",
+                path.display()
+            );
             Ok(None)
         }
     }

@@ -103,7 +103,7 @@ impl Listener {
             let asked = match arrivals.next() {
                 Ok(asked) => asked,
                 Err(error) => {
-                    log::error!("the server cannot be talked to any more: {error}");
+                    log::error!("the server can no longer receive commands: {error}");
                     return;
                 }
             };

@@ -30,8 +30,8 @@ fn notify_within_limit(tell: impl FnOnce() + Send + 'static) {
     };
     match std::thread::Builder::new().name("manager".into()).spawn(tell) {
         Ok(_) if heard.recv_timeout(NOTIFY_LIMIT) != Err(RecvTimeoutError::Timeout) => {}
-        Ok(_) => log::warn!("the service manager does not read what it is told"),
-        Err(error) => log::error!("the service manager cannot be told anything: {error}"),
+        Ok(_) => log::warn!("the service manager does not read its notifications"),
+        Err(error) => log::error!("the service manager cannot be notified: {error}"),
     }
 }
 
@@ -62,7 +62,7 @@ pub fn watch(socket: PathBuf) {
         std::thread::sleep(pause);
     };
     if let Err(error) = std::thread::Builder::new().name("watchdog".into()).spawn(beat) {
-        log::error!("the watchdog's thread cannot be started: {error}");
+        log::error!("the watchdog thread cannot be started: {error}");
     }
 }
 

@@ -60,9 +60,10 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
         if !says_something(&stdout)? {
             child.kill()?;
             let seconds = START_LIMIT.as_secs();
-            return Err(
-                format!("the server did not start: it has said nothing for {seconds} s").into()
-            );
+            return Err(format!(
+                "the server did not start: it has reported nothing for {seconds} s"
+            )
+            .into());
         }
         BufReader::new(stdout.take(4096)).read_line(&mut line)?;
     }
@@ -70,7 +71,7 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
         rundir.remove_socket(key);
         let said = line.trim_end();
         let why = match said.is_empty() {
-            true => format!("it ended without a word; see {}", rundir.log_path(key).display()),
+            true => format!("it ended without a message; see {}", rundir.log_path(key).display()),
             false => said.to_owned(),
         };
         return Err(format!("the server did not start: {why}").into());

@@ -111,8 +111,8 @@ pub(super) fn handle() -> Result<Beginning, String> {
 /// The service manager is not notified that the end has begun: devices may keep the server running,
 /// and a manager that waits for an end kills a server that does not end.
 fn end(control: &Sender<Pending>) -> Result<(), Reason> {
-    let hint = "the devices are served on; mend that and send the signal again, or delete them \
-                (`ublk-dm del`)";
+    let hint = "the server continues to serve its devices; correct the cause and send the signal \
+                again, or delete the devices (`ublk-dm del`)";
     let refused = |why: Failure| why.context("the server cannot end").ending(format!("; {hint}"));
     let (ours, its) = UnixStream::pair().map_err(|error| refused(error.into()))?;
     if control.send(Pending::Command(Command::Shutdown, its)).is_err() {

@@ -57,7 +57,8 @@ impl<M: Machine> Administrator<M> {
         self.publish();
         if let Err(why) = if adopted { self.record(None) } else { Ok(()) } {
             log::warn!(
-                "the next server will take the store for this origin's whatever it says: {why}"
+                "the next server will accept the store as this origin's, whichever origin it \
+                 names: {why}"
             );
         }
         Ok(Reply::Added { path, note, device })

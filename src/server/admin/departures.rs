@@ -54,8 +54,8 @@ impl<M: Machine> Administrator<M> {
         let mark_failed = loss == Loss::MarkFailed;
         let departure = Departure { cow, mark_failed, origin_number: self.origin_known.number };
         self.machine.records().note_departure(&departure).map_err(|why| {
-            let what = "that its snapshot leaves the origin cannot be noted, so a later server \
-                        could take it for right";
+            let what = "it cannot be recorded that its snapshot leaves the origin, so a later \
+                        server could take the snapshot for valid";
             why.context(format!("/dev/ublkb{id}: not deleted: {what}"))
         })
     }
@@ -72,7 +72,7 @@ impl<M: Machine> Administrator<M> {
         for LeftOut { device, for_good, .. } in left_out {
             if for_good || !device.lost {
                 self.note_lost(&device, for_good).map_err(|why| {
-                    let what = "that its origin goes on without it cannot be recorded";
+                    let what = "it cannot be recorded that its origin continues without it";
                     format!("{}: {what}: {why}", device.name)
                 })?;
             }
@@ -88,8 +88,8 @@ impl<M: Machine> Administrator<M> {
     fn note_lost(&self, device: &DeviceState, for_good: bool) -> Result<(), Reason> {
         let Some(cow) = device.cow.clone() else {
             log::warn!(
-                "{}: the state file of an earlier version does not say what its COW is known by, \
-                 so nothing but that file will tell that it is lost",
+                "{}: the state file, written by an earlier version, does not identify the COW, so \
+                 only that file records that the snapshot is lost",
                 device.name
             );
             return Ok(());

@@ -100,8 +100,8 @@ impl<M: Machine> Administrator<M> {
             let wrong = [removed.err(), deleted.err(), forgotten.err()];
             wrong.iter().flatten().for_each(|why| log::error!("/dev/ublkb{id}: {why}"));
         };
-        let what = "it is stopped, and goes when the disk answers; what it had acknowledged stays \
-                    on record";
+        let what = "it is stopped, and is deleted when the disk answers; its acknowledged writes \
+                    stay on record";
         self.unless_silent(Errand::on(id, "del"), removed, then).map_err(|why| {
             why.context(format!("/dev/ublkb{id}: not deleted yet")).ending(format!("; {what}"))
         })

@@ -25,7 +25,7 @@ impl<M: Machine> Administrator<M> {
         let info = self.ours(id, cookie)?.ok_or_else(|| replaced(id))?;
         match info.state {
             DeviceState::Quiesced | DeviceState::FailIo => Ok(info),
-            DeviceState::Live => Err(format!("/dev/ublkb{id}: it has a server").into()),
+            DeviceState::Live => Err(format!("/dev/ublkb{id}: it already has a server").into()),
             DeviceState::Dead => Err(no_longer_waits(id, &info)),
         }
     }

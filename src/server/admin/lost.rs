@@ -25,8 +25,8 @@ impl<M: Machine> Administrator<M> {
             self.devices.get(&id).map(|entry| (entry.name.clone(), entry.info.target_flags));
         let Some((name, cookie)) = known else { return };
         log::error!(
-            "{name}: another program has stopped or deleted /dev/ublkb{id}: it is given up, its \
-             disks are free"
+            "{name}: another program has stopped or deleted /dev/ublkb{id}: its server releases \
+             the device and its disks"
         );
         match self.take_down(id, cookie, true) {
             Ok(End { lost, wrong }) => {

@@ -67,5 +67,5 @@ impl<M: Machine> Administrator<M> {
 
 fn not_started(name: &str, why: Reason) -> Reason {
     why.context(format!("{name}: not recovered"))
-        .ending(format!("; it waits, and `ublk-dm recover {name}` tries again"))
+        .ending(format!("; the device waits, and `ublk-dm recover {name}` tries again"))
 }

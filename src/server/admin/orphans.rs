@@ -135,7 +135,8 @@ impl<M: Machine> Administrator<M> {
             log::debug!("{}: {why}", snapshot.cow);
         }
         log::warn!(
-            "{}: marked invalid: its origin was changed while it could not be opened",
+            "{}: marked invalid: the snapshot's origin was changed while this COW could not be \
+             opened",
             snapshot.cow
         );
         Ok(())
@@ -145,8 +146,10 @@ impl<M: Machine> Administrator<M> {
         if !device.lost {
             // On failure the writes stay in their journal.
             return self.record_noted(device).map_err(|why| {
-                let what = "deleted, but writes that it had acknowledged are not on its COW yet";
-                let why = why.context(format!("{}: {what}", device.name)).ending("; add it again");
+                let what = "deleted, but some of its acknowledged writes are not on its COW yet";
+                let why = why
+                    .context(format!("{}: {what}", device.name))
+                    .ending("; add the snapshot again to record them");
                 Incomplete { why, owed: false }
             });
         }
@@ -160,7 +163,7 @@ impl<M: Machine> Administrator<M> {
             let recorded = record_lost(&self.machine, device).err();
             let owed = recorded.is_some();
             let recorded = recorded.map_or_else(String::new, |why| {
-                format!("; that is not recorded: {why}; `ublk-dm recover --all` tries again")
+                format!("; the loss is not recorded: {why}; `ublk-dm recover --all` tries again")
             });
             let why = why
                 .context(format!("{}: {what}, because its origin has changed", device.name))
@@ -190,14 +193,14 @@ pub fn record_left_behind<M: Machine>(
         // The next server of the remaining devices may add the origin.
         return note_departure(machine, deleted).map(drop).map_err(|why| {
             why.context(format!(
-                "{}: not deleted: that it leaves its origin cannot be noted",
+                "{}: not deleted: it cannot be recorded that the snapshot leaves its origin",
                 deleted.name
             ))
         });
     }
     record_lost(machine, deleted).map_err(|why| {
         why.context(format!(
-            "{}: not deleted: that its COW is lost then cannot be recorded",
+            "{}: not deleted: it cannot be recorded that the store on its COW is lost",
             deleted.name
         ))
     })
@@ -208,7 +211,7 @@ pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Resu
     let cow = device
         .cow
         .clone()
-        .ok_or("the state file of an earlier version does not say what its COW is known by")?;
+        .ok_or("the state file, written by an earlier version, does not identify the COW")?;
     Ok(machine.records().losses(cow).record(Loss::OriginChanged)?)
 }
 

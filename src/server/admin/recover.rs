@@ -44,7 +44,7 @@ impl<M: Machine> Administrator<M> {
         if ready.is_empty() {
             reasons.dedup();
             return Err(Failure::all(reasons)
-                .unwrap_or_else(|| "none of its devices is there any more".into()));
+                .unwrap_or_else(|| "none of its devices exists any more".into()));
         }
         // Snapshots before origins.
         ready.sort_by_key(|(prepared, _)| prepared.is_origin());
@@ -109,8 +109,8 @@ impl<M: Machine> Administrator<M> {
                 continue;
             }
             record_lost(&self.machine, device)?;
-            let what = "another program has deleted it; its COW must not be used again, since its \
-                        origin lives without it";
+            let what = "another program has deleted it; its COW must not be used again, because \
+                        its origin continues without it";
             problems.push(format!("{}: gone: {what}", device.name).into());
         }
         Ok(problems)
@@ -237,8 +237,8 @@ impl<M: Machine> Administrator<M> {
         let Some(LeftOut { device, .. }) = self.left_out.get(&id).cloned() else { return Ok(()) };
         if !force {
             return Err(format!(
-                "/dev/ublkb{id}: its server has died; --force deletes it, failing all I/O that \
-                 waits"
+                "/dev/ublkb{id}: its server has died; --force deletes the device and fails its \
+                 waiting I/O"
             )
             .into());
         }
@@ -254,11 +254,12 @@ impl<M: Machine> Administrator<M> {
     /// if the process ends then, this record is the only trace.
     pub(super) fn release_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
         if device.lost && !mutant::is(Mutant::DeletedBeforeRecord) {
-            record_lost(&self.machine, device)
-                .map_err(|why| why.context("that its COW is lost cannot be recorded"))?;
+            record_lost(&self.machine, device).map_err(|why| {
+                why.context("it cannot be recorded that the store on its COW is lost")
+            })?;
         }
         self.note_left_out(device)
-            .map_err(|why| why.context("that its snapshot leaves cannot be noted"))
+            .map_err(|why| why.context("it cannot be recorded that its snapshot leaves the origin"))
     }
 
     /// Removes a deleted device from the left-out devices, and completes its COW.
@@ -292,7 +293,7 @@ impl<M: Machine> Administrator<M> {
                         for other in held {
                             self.let_through(other, true, "recover")?;
                         }
-                        let what = format!("/dev/ublkb{id}: its writers cannot be held");
+                        let what = format!("/dev/ublkb{id}: its writes cannot be held back");
                         return Err(why.context(what));
                     }
                 }
@@ -314,7 +315,7 @@ fn now_invalid(device: &DeviceState) -> Option<Reason> {
     let why = "its origin was changed while its COW could not be opened";
     device
         .lost
-        .then(|| format!("{}: it has a server again, and is invalid: {why}", device.name).into())
+        .then(|| format!("{}: it has a server again, but is invalid: {why}", device.name).into())
 }
 
 /// The recorded state of a device that has been taken over.

@@ -54,8 +54,8 @@ impl<M: Machine> Administrator<M> {
             entry.is_some_and(|entry| !device::is_recoverable(&entry.info))
         };
         if stays.iter().any(|(id, _)| dies(id)) {
-            let hint =
-                "; it would die with its server (--no-recovery), which ends once it is unused";
+            let hint = "; it was added with --no-recovery and would end with its server, which \
+                        waits until the device is unused";
             let fatal = stays.into_iter().filter(|(id, _)| dies(id)).map(|(_, why)| why);
             if let Some(why) = Failure::all(fatal.collect()) {
                 self.wait_for_end(Level::Warn, why.ending(hint));
@@ -64,9 +64,9 @@ impl<M: Machine> Administrator<M> {
         }
         if !stays.is_empty() {
             if let Err(why) = self.ensure_recorded() {
-                let hint =
-                    "; the devices are served on; the server ends as soon as it can be written";
-                let what = "the server cannot end, for the next one would not know its devices";
+                let hint = "; the server continues to serve the devices, and ends as soon as its \
+                            state file can be written";
+                let what = "the server cannot end, because the next one would not know its devices";
                 self.wait_for_end(Level::Error, why.context(what).ending(hint));
                 return Ok(());
             }
@@ -138,8 +138,7 @@ impl<M: Machine> Administrator<M> {
             log::error!("/dev/ublkb{id}: {error}");
         }
         log::warn!(
-            "{why}; it is left waiting for another server, and so is its I/O: run `ublk-dm recover \
-             {id}`"
+            "{why}; the device and its I/O wait for another server: run `ublk-dm recover {id}`"
         );
     }
 }

@@ -136,7 +136,8 @@ impl<M: Machine> Administrator<M> {
             Err(why) if nothing_left => log::debug!("{why}"),
             Err(why) => {
                 return Err(format!(
-                    "what has changed is not on record for the next server: {why}"
+                    "the state file could not be written, so the next server does not know of the \
+                     change: {why}"
                 )
                 .into());
             }

@@ -45,9 +45,10 @@ pub(super) fn refuse_stranger(
         return Ok(());
     };
     let (was, is) = (called(was), called(here));
-    let hint =
-        "attach the right one, or delete the device (`del --force`) and add it again with this one";
-    Err(format!("{word}: another disk is there: it was {was} and is {is}; {hint}").into())
+    let hint = "attach the right disk, or delete the device (`del --force`) and add it again with \
+                this disk";
+    Err(format!("{word}: another disk is at this path: it was {was} and is now {is}; {hint}")
+        .into())
 }
 
 /// Refuses a COW that is the right disk but holds another snapshot's store by now: that store is
@@ -66,8 +67,8 @@ pub(super) fn refuse_other_store(
     if was.store == Which::Unknown || was.store == here {
         return Ok(());
     }
-    let hint = "delete the device (`del --force`) and add it again with this one";
-    Err(format!("{word}: another snapshot has its store on it now; {hint}").into())
+    let hint = "delete the device (`del --force`) and add it again with this store";
+    Err(format!("{word}: it now holds another snapshot's store; {hint}").into())
 }
 
 /// Whether two disks certainly differ. A disk with the same name may have been reattached under
@@ -112,7 +113,7 @@ mod tests {
                 why.starts_with("/dev/x: another disk") && why.contains(was) && why.contains(here),
                 "{why}"
             );
-            assert!(why.contains("attach the right one") && why.contains("del --force"), "{why}");
+            assert!(why.contains("attach the right disk") && why.contains("del --force"), "{why}");
         }
     }
 
@@ -137,7 +138,7 @@ mod tests {
         }
         let why = judged(disk("", 7), &disk("serial B", 9)).unwrap_err();
         assert!(
-            why.contains("it was disk 7 of this boot, which has no name and is 'serial B'"),
+            why.contains("it was disk 7 of this boot, which has no name and is now 'serial B'"),
             "{why}"
         );
     }

@@ -29,14 +29,14 @@ impl<M: Machine> Administrator<M> {
         let is_recorded = was_suspended && self.is_recorded(id);
         let recorded = if is_recorded { Ok(()) } else { self.record_suspended(id, true) };
         if let Err(why) = recorded {
-            let now = if was_suspended { "it stays suspended" } else { "it runs on" };
+            let now = if was_suspended { "it stays suspended" } else { "it continues to run" };
             if !was_suspended {
                 self.record_suspended(id, false).ok();
                 self.let_through(id, true, "suspend")?;
             }
             let lost = held.err().map_or_else(String::new, |lost| format!("; besides, {lost}"));
             return Err(format!(
-                "/dev/ublkb{id}: that it is suspended cannot be recorded: {why}; {now}{lost}"
+                "/dev/ublkb{id}: it cannot be recorded that it is suspended: {why}; {now}{lost}"
             )
             .into());
         }
@@ -64,14 +64,16 @@ impl<M: Machine> Administrator<M> {
                         if let Some(entry) = self.devices.get_mut(&id) {
                             entry.loaded = Some(table);
                         }
-                        return Err(why.context(format!("/dev/ublkb{id}: the old table stays")));
+                        return Err(
+                            why.context(format!("/dev/ublkb{id}: the old table stays in place"))
+                        );
                     }
                 }
             }
             self.swap_table(id, table, was_suspended)?;
         }
         if !self.has_target(id)? {
-            return Err(format!("/dev/ublkb{id}: it has no table any more: load one first").into());
+            return Err(format!("/dev/ublkb{id}: it no longer has a table: load one first").into());
         }
         self.let_through(id, same_target, "resume")?;
         self.record_suspended(id, false).map_err(|why| runs_unrecorded(id, why))?;
@@ -98,9 +100,9 @@ impl<M: Machine> Administrator<M> {
         let back = if forgotten { Ok(()) } else { self.change_table(id, old, Some(&known)) };
         let stays = match &back {
             Ok(()) if was_suspended => {
-                "the old table is still in place, the device stays suspended".to_owned()
+                "the old table is still in place, and the device stays suspended".to_owned()
             }
-            Ok(()) => "the old table is still in place, the device runs on".to_owned(),
+            Ok(()) => "the old table is still in place, and the device continues to run".to_owned(),
             Err(back) => {
                 if let Some(entry) = self.devices.get_mut(&id) {
                     entry.loaded = Some(table);
@@ -116,8 +118,10 @@ impl<M: Machine> Administrator<M> {
             self.let_through(id, false, "resume")?;
         }
         let recorded = self.record_suspended(id, suspended);
-        let recorded = recorded
-            .map_or_else(|why| format!("; that is not recorded: {why}"), |()| String::new());
+        let recorded = recorded.map_or_else(
+            |why| format!("; the device's state is not recorded: {why}"),
+            |()| String::new(),
+        );
         Err(format!("{error}; {stays}{recorded}").into())
     }
 
@@ -177,14 +181,14 @@ impl<M: Machine> Administrator<M> {
         if entry.suspended || mutant::is(Mutant::SuspendedLate) {
             return;
         }
-        log::warn!("{}: its disk answers again; `{verb}` is taken back", entry.name);
+        log::warn!("{}: its disk answers again; `{verb}` is undone", entry.name);
         let job = move |thread: Rc<M::Thread>| async move {
             if let Some(device) = thread.group().device(id) {
                 device.run_on().await;
             }
         };
         if let Err(why) = self.wait_for(Errand::on(id, verb), job, |_, ()| {}) {
-            log::error!("/dev/ublkb{id}: {why}; its requests go on when it does");
+            log::error!("/dev/ublkb{id}: {why}; its requests continue when the disk answers");
         }
     }
 
@@ -204,13 +208,13 @@ impl<M: Machine> Administrator<M> {
             }
         };
         let then = move |admin: &mut Administrator<M>, ()| {
-            log::warn!("/dev/ublkb{id}: its disk answers again; its requests go on");
+            log::warn!("/dev/ublkb{id}: its disk answers again; its requests continue");
             if let Err(why) = admin.record_suspended(id, false) {
                 log::error!("/dev/ublkb{id}: the next server will find it suspended: {why}");
             }
         };
         self.wait_for(Errand::on(id, verb), job, then).map_err(|why| {
-            why.context(format!("/dev/ublkb{id}: its requests wait until that disk answers"))
+            why.context(format!("/dev/ublkb{id}: its requests wait until the disk answers"))
         })
     }
 
@@ -237,7 +241,8 @@ impl<M: Machine> Administrator<M> {
             }
             _ => {
                 return Err(format!(
-                    "/dev/ublkb{id}: only a mirror's table can be replaced, and by a mirror's"
+                    "/dev/ublkb{id}: only a mirror's table can be replaced, and only by another \
+                     mirror's table"
                 )
                 .into());
             }
@@ -260,7 +265,7 @@ impl<M: Machine> Administrator<M> {
         again: Option<&KnownDisks>,
     ) -> Result<(), Reason> {
         let TargetParams::Mirror(mirror) = spec.table.params.clone() else {
-            return Err("this is no mirror".to_owned().into());
+            return Err("the new table is not a mirror's".to_owned().into());
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
         self.close_target(id)?;
@@ -363,7 +368,7 @@ impl<M: Machine> Administrator<M> {
                 return Err(format!("the table cannot be recorded: {why}").into());
             }
             Err(why) => log::error!(
-                "the old table is back and the state file may tell of the other one: {why}"
+                "the old table is restored, but the state file may still contain the new one: {why}"
             ),
             Ok(()) => {}
         }

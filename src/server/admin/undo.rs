@@ -63,12 +63,12 @@ impl<M: Machine> Administrator<M> {
         };
         match taken_back {
             Ok(Reply::TakenBack { note: Some(note) }) => {
-                log::warn!("taken back: the client of the command has left before its end; {note}");
+                log::warn!("undone, because the client of the command left before its end; {note}");
             }
-            Ok(_) => log::warn!("taken back: the client of the command has left before its end"),
-            Err(error) => log::warn!(
-                "cannot be taken back, though the client of the command has left: {error}"
-            ),
+            Ok(_) => log::warn!("undone, because the client of the command left before its end"),
+            Err(error) => {
+                log::warn!("cannot be undone, although the client of the command has left: {error}")
+            }
         }
     }
     fn is_suspended(&self, id: u32) -> bool {
@@ -237,15 +237,17 @@ fn left_on(cow: &str, unmade: Unmade) -> Option<String> {
     match unmade {
         Unmade::NotNew => None,
         Unmade::Copies => Some(format!("chunks have been copied onto {cow}")),
-        Unmade::Whole => Some(format!("what its new store had overwritten on {cow} is put back")),
+        Unmade::Whole => {
+            Some(format!("the content that its new store had overwritten on {cow} is restored"))
+        }
         Unmade::ButCopies => Some(format!(
-            "what its new store had overwritten on {cow} is put back, but chunks have been copied \
-             onto the rest of it"
+            "the content that its new store had overwritten on {cow} is restored, but chunks have \
+             been copied onto the rest of the disk"
         )),
         Unmade::OnlyStart => Some(format!(
-            "of what its new store had overwritten on {cow} only the first block is put back: its \
-             chunks are too large"
+            "only the first block of the content that its new store had overwritten on {cow} is \
+             restored: its chunks are too large"
         )),
-        Unmade::Stays => Some(format!("if a new store was made on {cow}, it stays there")),
+        Unmade::Stays => Some(format!("if a new store was created on {cow}, it stays there")),
     }
 }

@@ -131,8 +131,8 @@ impl<M: Machine> Administrator<M> {
             Some(Unfinished { errand: Errand { verb, .. }, disk, .. }) => Err(Failure::new(
                 Kind::NoAnswer,
                 format!(
-                    "/dev/ublkb{id}: its `{verb}` has not ended, for {disk} does not answer; try \
-                     again when it does"
+                    "/dev/ublkb{id}: its `{verb}` has not ended, because {disk} does not answer; \
+                     try again when the disk answers"
                 ),
             )),
         }

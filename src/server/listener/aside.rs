@@ -40,7 +40,7 @@ pub(super) fn aside(
 /// Waits for a device's next event.
 fn wait(family: &Handle, client: &UnixStream, command: &Command) -> Result<Reply, Reason> {
     let Command::Wait { device, events } = *command else {
-        return Err("not a question to be answered aside".to_owned().into());
+        return Err("not a command that is answered aside".to_owned().into());
     };
     let id = device.id;
     let events = family.call_for(client, move |thread, left| async move {

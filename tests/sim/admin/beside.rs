@@ -59,7 +59,7 @@ fn another_store_is_neither_served_nor_marked() {
         town.refusing = true;
         let why = town.recover().unwrap_err();
         (town.refusing, town.doubtful[0]) = (false, lost);
-        assert!(why.contains("another snapshot has its store on it"), "lost {lost}: {why}");
+        assert!(why.contains("it now holds another snapshot's store"), "lost {lost}: {why}");
         assert!(town.read(What::Snap(0)).is_none(), "lost {lost}: it is served");
         let (_, kept) = town.site.swap(COW, right);
         assert!(kept == other, "lost {lost}: the other store was written");
@@ -91,7 +91,7 @@ fn a_recovery_of_devices_that_are_all_gone_does_not_succeed() {
     let process = Process::start(&town.site, "o").unwrap();
     town.processes.insert("o", process);
     let why = town.ask("o", Command::Recover(devices)).unwrap_err();
-    assert!(why.contains("is there any more"), "{why}");
+    assert!(why.contains("exists any more"), "{why}");
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn an_origin_does_not_come_back_without_a_snapshot_of_which_nothing_can_be_recor
     town.attach(COW, false);
     town.fill(true);
     let why = town.recover().unwrap_err();
-    assert!(why.contains("that its origin goes on without it cannot be recorded"), "{why}");
+    assert!(why.contains("it cannot be recorded that its origin continues"), "{why}");
     assert!(town.read(What::Origin).is_none(), "the origin lives");
     town.fill(false);
     town.attach(COW, true);

@@ -32,9 +32,9 @@ fn what_is_not_on_record_keeps_the_server() {
     let steps = [Add(Origin), Add(Snap(0)), Add(Snap(1)), Use(Origin, true), Full(true)];
     let mut town = town_after(&steps);
     let deleted = town.del(Snap(1), false);
-    assert!(
-        deleted.is_err_and(|why| why.contains("deleted, but") && why.contains("not on record"))
-    );
+    assert!(deleted.is_err_and(
+        |why| why.contains("deleted, but") && why.contains("the next server does not know")
+    ));
     act(&mut town, Terminate("o"));
     let admin = |town: &mut Town| {
         town.processes.get_mut("o").map(|process| {

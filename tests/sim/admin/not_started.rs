@@ -26,7 +26,7 @@ fn what_the_kernel_does_not_start_is_started_by_the_next_recover() {
     town.refuse_to_start(3);
     let why = town.recover().unwrap_err();
     for name in ["snap", "origin"] {
-        let said = why.contains(&format!("; it waits, and `ublk-dm recover {name}"));
+        let said = why.contains(&format!("; the device waits, and `ublk-dm recover {name}"));
         assert!(said && why.contains("not recovered"), "{why}");
     }
     town.write(O, 3);

@@ -133,7 +133,7 @@ fn a_device_whose_end_has_begun_goes_when_its_disk_answers() {
     let why = town.del(BAD, true).unwrap_err();
     assert!(why.contains("not deleted yet") && why.contains("/c0 has not answered"), "{why}");
     let why = town.del(BAD, true).unwrap_err();
-    assert!(why.contains("its `del` has not ended, for /c0 does not answer"), "{why}");
+    assert!(why.contains("its `del` has not ended, because /c0 does not answer"), "{why}");
     assert_others_work(&mut town);
     let id = town.devices[&BAD].id;
     assert!(town.state("o").unwrap().iter().any(|device| device.id == id), "it is forgotten");
@@ -205,7 +205,7 @@ fn a_server_stays_until_a_new_device_is_taken_back() {
     let mut town = town();
     town.site.disks[1].hangs_after.set(Some(1));
     let why = town.add(BAD).unwrap_err();
-    assert!(why.contains("/c0 has not answered") && why.contains("taken back"), "{why}");
+    assert!(why.contains("/c0 has not answered") && why.contains("the add is undone"), "{why}");
     assert!(!town.site.kernel.borrow().devices.is_empty());
     assert_eq!(town.state("o").unwrap().len(), 1, "the next server does not know of it");
     answer(&mut town, "/c0", BAD);

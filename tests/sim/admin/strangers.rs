@@ -44,7 +44,7 @@ fn a_stranger_at_the_path_of_a_disk_is_left_alone() {
         let right = town.site.swap(disk, ("serial STRANGER".to_owned(), stranger(size)));
         let why = town.recover().unwrap_err();
         let parts = [
-            &format!("{path}: another disk is there"),
+            &format!("{path}: another disk is at this path"),
             &format!("serial {path}"),
             "serial STRANGER",
         ];

@@ -145,7 +145,7 @@ fn copied_chunks_are_told_of() {
     town.write(What::Origin, SECTORS - 1);
     let note = take_back(&mut town, device).unwrap().unwrap();
     assert!(
-        note.contains("is put back, but chunks have been copied") && note.contains("/c0"),
+        note.contains("is restored, but chunks have been copied") && note.contains("/c0"),
         "{note}"
     );
     let (now, start) = (cow(&town), Sectors(2 * CHUNK));

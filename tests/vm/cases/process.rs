@@ -230,7 +230,7 @@ fn undone() {
             "what is left: {}",
             out.stderr
         );
-        assert!(out.stderr.contains("is put back"), "{}", out.stderr);
+        assert!(out.stderr.contains("is restored"), "{}", out.stderr);
         server::assert_nothing_left("add >/dev/full");
         assert!(start()[..] == before[..], "what --force had overwritten{more}");
     }

@@ -67,7 +67,7 @@ fn cow_on_its_origin() {
         ublk_dm(&format!("add snapshot --origin {origin} --cow {cow} --name s {more}"))
     };
     for more in ["", "--force", "--store transient"] {
-        refused(add(file, more), &[file, &device, "(o)", "stands on"]);
+        refused(add(file, more), &[file, &device, "(o)", "depends on"]);
     }
     let table = format!("0 {SIZE} snapshot {origin} {file} P 8");
     refused(run_args(&binary(), &["create", "s", "--table", &table]), &[file, &device]);
@@ -99,7 +99,7 @@ fn cow_on_the_disk() {
     let before = digest_ends(&mounted.file);
     for force in ["", "--force"] {
         let add = format!("add snapshot --origin {origin} --cow {} --name s {force}", mounted.file);
-        refused(ublk_dm(&add), &[&mounted.file, &origin, "stands on"]);
+        refused(ublk_dm(&add), &[&mounted.file, &origin, "depends on"]);
     }
     assert!(digest_ends(&mounted.file) == before, "the file was changed");
     mounted.unmount();

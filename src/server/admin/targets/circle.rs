@@ -42,13 +42,13 @@ impl<M: Machine> Administrator<M> {
             Ground::Ublk(id) => {
                 let name = self.devices.get(&id).map_or("", |entry| entry.name.as_str());
                 format!(
-                    "/dev/ublkb{id} ({name}), whose own server it would belong to: writes would \
-                     wait for themselves"
+                    "/dev/ublkb{id} ({name}), which the same server would serve: writes would wait \
+                     for themselves"
                 )
             }
             Ground::Disk(other) => format!("{}, another disk of the same device", words[other]),
         };
-        let hint = "use a disk that does not depend on that";
-        Err(format!("{}: it stands on {what}; {hint}", words[at]).into())
+        let hint = "use a disk that does not";
+        Err(format!("{}: it depends on {what}; {hint}", words[at]).into())
     }
 }

@@ -14,8 +14,8 @@ pub(super) fn refuse_other(
     match disk.content()? {
         None if disk.starts_with_zeroes()? => Ok(()),
         None => Err(format!(
-            "{path}: holds something unknown, which {what} would destroy; zero its first sector, \
-             or use --force"
+            "{path}: holds unknown data, which {what} would destroy; zero its first sector, or use \
+             --force"
         )
         .into()),
         Some(found) if Some(found.kind) == wanted => Ok(()),

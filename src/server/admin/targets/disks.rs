@@ -149,11 +149,11 @@ pub(super) fn check_length(
     block: u32,
 ) -> Result<(), Reason> {
     if len > size {
-        return Err(format!("{path}: has {size} sectors, less than the {len} of the table").into());
+        return Err(format!("{path}: has {size} sectors, fewer than the {len} of the table").into());
     }
     if len.bytes() % u64::from(block) != 0 {
         return Err(format!(
-            "{path}: its blocks have {block} bytes, and a length of {len} sectors ends within one"
+            "{path}: a length of {len} sectors is not a multiple of its block size of {block} bytes"
         )
         .into());
     }
@@ -210,8 +210,8 @@ mod tests {
     fn a_table_is_no_longer_than_its_disk_and_ends_with_a_block() {
         let check = |len| check_length("/dev/x", Sectors(len), Sectors(80), 4096);
         assert_eq!((check(80), check(8)), (Ok(()), Ok(())));
-        assert!(check(88).unwrap_err().contains("less than the 88"));
-        assert!(check(12).unwrap_err().contains("ends within one"));
+        assert!(check(88).unwrap_err().contains("fewer than the 88"));
+        assert!(check(12).unwrap_err().contains("not a multiple"));
     }
 
     #[test]

@@ -39,12 +39,12 @@ pub(super) fn is_lost(
     }
     let found = record
         .found()
-        .map_err(|error| format!("{path}: whether its store is lost cannot be known: {error}"))?;
+        .map_err(|error| format!("{path}: cannot determine whether its store is lost: {error}"))?;
     match found {
         None => Ok(false),
         Some(_) if again => Ok(true),
         Some(why) => {
-            let hint = "zero its first sector to use it for a new one";
+            let hint = "zero its first sector to use the disk for a new snapshot";
             Err(format!("{path}: the snapshot on it is lost: {why}; {hint}").into())
         }
     }

@@ -69,7 +69,7 @@ impl<M: Machine> Administrator<M> {
                 let percent =
                     percent.parse::<u32>().ok().filter(|percent| (1..=100).contains(percent));
                 let percent = percent
-                    .ok_or_else(|| "throttle: a percentage from 1 to 100 is wanted".to_owned())?;
+                    .ok_or_else(|| "throttle: must be a percentage from 1 to 100".to_owned())?;
                 self.on_mirror(id, move |_, mirror| async move {
                     mirror.set_throttle(percent);
                     Ok(())
@@ -78,7 +78,7 @@ impl<M: Machine> Administrator<M> {
             ["replace" | "add-leg" | "remove-leg" | "recover" | "throttle", ..] => {
                 let text = words.join(" ");
                 return Err(format!(
-                    "message '{text}': a word is missing or too many; a mirror takes {MESSAGES}"
+                    "message '{text}': wrong number of words; a mirror takes {MESSAGES}"
                 )
                 .into());
             }
@@ -230,8 +230,8 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         self.record(None).map_err(|why| {
-            why.context("done, but the state file still tells of the old legs")
-                .ending("; do it again when there is room")
+            why.context("done, but the state file still lists the old legs")
+                .ending("; repeat the message when the run directory has room")
         })
     }
 }

@@ -156,7 +156,7 @@ impl<M: Machine> Administrator<M> {
             Some(path) => {
                 let id = self.machine.disk_at(path);
                 if legs.iter().any(|leg| Some(leg.id()) == id) {
-                    return Err(format!("{path}: a leg cannot be the log as well").into());
+                    return Err(format!("{path}: a leg cannot also be the log").into());
                 }
                 let opened = self.open_sharing(path, Access::ReadWrite, log_sharing);
                 let (log, _) = opened?;
@@ -287,7 +287,8 @@ fn check_legs(
     let source = spec.source.or(known).unwrap_or(0);
     let expected = disks.legs[source].content().map_err(|error| {
         format!(
-            "{error}; all would be copied from it, so name a leg that can be read with --source"
+            "{error}; all other legs would be copied from this one, so name a readable leg with \
+             --source"
         )
     })?;
     for (at, leg) in disks.legs.iter().enumerate() {
@@ -342,9 +343,8 @@ impl<R: Records> Note<R> {
         let failed_before = self.failing.replace(written.is_err());
         match &written {
             Err(error) if !failed_before => log::error!(
-                "{}: which of its legs are up to date cannot be recorded in the run directory: \
-                 {error}; writes that depend \
-                 on it fail until it can",
+                "{}: it cannot be recorded in the run directory which legs are up to date: \
+                 {error}; writes that depend on that record fail until it can be written",
                 self.label
             ),
             Ok(()) if failed_before => {

@@ -187,7 +187,7 @@ impl<M: Machine> Administrator<M> {
             |left: &&LeftOut| left.device.cow.as_ref().is_some_and(|other| other.is_near(cow));
         let Some(LeftOut { device, .. }) = self.left_out.values().find(near) else { return Ok(()) };
         let hint = format!(
-            "`ublk-dm recover {0}` goes on with it, `ublk-dm del --force {0}` gives it up",
+            "`ublk-dm recover {0}` recovers that device, `ublk-dm del --force {0}` deletes it",
             device.name
         );
         Err(format!("{path}: the COW of {}, which has no server: {hint}", device.name).into())
@@ -290,11 +290,11 @@ impl<M: Machine> Administrator<M> {
             let snapshot = Snapshot::open(parts).await.map_err(|error| error.to_string())?;
             if again && snapshot.store().is_new() {
                 // The dead server had a store: the COW's content now is not this snapshot's.
-                return Err(format!("{path}: there is no snapshot store on it any more").into());
+                return Err(format!("{path}: it no longer holds a snapshot store").into());
             }
             if snapshot.health() == Health::Invalid && !allow_invalid {
-                let hint =
-                    "zero its first sector to use it for a new one, or add it with --allow-invalid";
+                let hint = "zero its first sector to use the disk for a new snapshot, or add it \
+                            with --allow-invalid";
                 return Err(format!("{path}: the snapshot on it is invalid; {hint}").into());
             }
             let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len() };
