@@ -109,7 +109,11 @@ fn wait() {
         server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));
         server::del("s");
         let out = waiting.join().expect("no panic");
-        assert!(out.stderr.contains("gone") || out.stderr.contains("ended"), "{}", out.stderr);
+        assert!(
+            out.stderr.contains("gone") || out.stderr.contains("closed without a reply"),
+            "{}",
+            out.stderr
+        );
     });
     server::assert_nothing_left("del of a device that is waited for");
 }
