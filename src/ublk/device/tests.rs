@@ -32,7 +32,7 @@ fn only_a_device_without_a_disk_is_unused_for_certain() {
     for errno in [libc::ENOENT, libc::ENXIO, libc::ENODEV] {
         assert!(claim(errno).is_ok(), "errno {errno}");
     }
-    assert!(claim(libc::EBUSY).unwrap_err().contains("in use; end that first"));
+    assert!(claim(libc::EBUSY).unwrap_err().contains("in use; end that use first"));
     for errno in [
         libc::EMFILE,
         libc::ENFILE,
