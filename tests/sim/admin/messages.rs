@@ -14,12 +14,12 @@ fn a_message_of_which_a_word_is_missing_is_not_unknown() {
     };
     for message in ["throttle", "throttle 1 2", "replace", "replace 1", "add-leg", "remove-leg"] {
         let why = refused(message);
-        assert!(why.starts_with(&format!("message '{message}': a word is missing")), "{why}");
+        assert!(why.starts_with(&format!("message '{message}': wrong number of words")), "{why}");
         assert!(why.contains("throttle PERCENT"), "{why}");
     }
     for percent in ["0", "101", "-1", "half"] {
         let why = refused(&format!("throttle {percent}"));
-        assert_eq!(why, "throttle: a percentage from 1 to 100 is wanted");
+        assert_eq!(why, "throttle: must be a percentage from 1 to 100");
     }
     assert!(refused("nonsense").contains("unknown"));
 }
