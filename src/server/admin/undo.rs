@@ -95,7 +95,7 @@ impl<M: Machine> Administrator<M> {
         let is_served = self.devices.contains_key(&id);
         if !is_served && self.refuse_unfinished(id).is_err() {
             self.undone_later.push(new);
-            return Err("what has been begun is taken back when it does".into());
+            return Err("the add is undone when the disk answers".into());
         }
         let End { lost, wrong } = match self.take_down(id, cookie, true) {
             Ok(end) => end,
@@ -107,7 +107,7 @@ impl<M: Machine> Administrator<M> {
             Err(why) if mutant::is(Mutant::UndoForgotten) => return Err(why),
             Err(why) => {
                 self.undone_later.push(new);
-                return Err(why.ending("; the rest of its `add` is taken back then"));
+                return Err(why.ending("; the rest of its `add` is undone then"));
             }
         };
         let (mut left, mut lost) = (Vec::new(), lost.filter(|_| is_served));
@@ -145,9 +145,9 @@ impl<M: Machine> Administrator<M> {
             match self.undo(new) {
                 Ok(note) => {
                     let note = note.map_or_else(String::new, |note| format!("; {note}"));
-                    log::warn!("/dev/ublkb{id}: its `add` has been taken back{note}");
+                    log::warn!("/dev/ublkb{id}: its `add` has been undone{note}");
                 }
-                Err(why) => log::error!("/dev/ublkb{id}: its `add` is taken back, but {why}"),
+                Err(why) => log::error!("/dev/ublkb{id}: its `add` is undone, but {why}"),
             }
         }
     }
@@ -162,7 +162,8 @@ impl<M: Machine> Administrator<M> {
         });
         let stores = self.unfinished.iter().filter(|one| one.errand.keeps_server);
         let stores = stores.map(|one| {
-            format!("what a new store has overwritten on {} is not put back", one.disk).into()
+            format!("the content that a new store has overwritten on {} is not restored", one.disk)
+                .into()
         });
         devices.chain(stores).collect()
     }
@@ -176,13 +177,15 @@ impl<M: Machine> Administrator<M> {
         let job = move |thread: Rc<M::Thread>| async move { thread.group().unmake(ticket).await };
         let (cow, later) = (cow_path(&state.spec).unwrap_or_default(), state.clone());
         let then = move |admin: &mut Administrator<M>, unmade| match admin.unmade(&later, unmade) {
-            Ok(note) => log::warn!("{}: taken back; {}", later.name, note.unwrap_or_default()),
+            Ok(note) => log::warn!("{}: undone; {}", later.name, note.unwrap_or_default()),
             Err(why) => log::error!("{}: {why}", later.name),
         };
         let errand = Errand { id: None, verb: "add", keeps_server: true };
         let unmade = self.wait_for(errand, job, then).map_err(|why| {
-            why.context(format!("what its new store has overwritten on {cow} is not put back yet"))
-                .ending("; that is done when it does")
+            why.context(format!(
+                "the content that its new store has overwritten on {cow} is not restored yet"
+            ))
+            .ending("; that is done when the disk answers")
         })?;
         self.unmade(&state, unmade)
     }
@@ -194,8 +197,9 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<Option<String>, Reason> {
         let path = cow_path(&state.spec).unwrap_or_default();
         let unmade = unmade.map_err(|why| {
-            Failure::from(why)
-                .context(format!("what its new store has overwritten on {path} cannot be put back"))
+            Failure::from(why).context(format!(
+                "the content that its new store has overwritten on {path} cannot be restored"
+            ))
         })?;
         if let Some(cow) = state.cow.as_ref().filter(|_| unmade.is_gone()) {
             self.forget_departure(cow);
