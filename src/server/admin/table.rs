@@ -108,8 +108,8 @@ impl<M: Machine> Administrator<M> {
                     entry.loaded = Some(table);
                 }
                 format!(
-                    "and the old table cannot be put back, the device stays suspended, with the \
-                     other one loaded: {back}"
+                    "the old table cannot be restored either, and the device stays suspended with \
+                     the new table loaded: {back}"
                 )
             }
         };
