@@ -71,7 +71,10 @@ fn assert_so(town: &mut Town, why: &str, suspended: bool) {
         assert!(recorded(town).suspended && recorded(town).loaded.is_some(), "{why}");
         let device = town.devices[&M].device();
         let again = town.ask(M.key(), Command::Resume { device }).map(drop).unwrap_err();
-        assert!(again.contains("its `resume` has not ended, for /c does not answer"), "{again}");
+        assert!(
+            again.contains("its `resume` has not ended, because /c does not answer"),
+            "{again}"
+        );
     }
     answer(town);
     if between {
