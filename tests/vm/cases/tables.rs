@@ -1,5 +1,8 @@
-//! Tables that change under load, and a suspended device under the next server.
+//! Tables that change under load, what the next server knows of a suspended device, and what lines
+//! do not say: the options of `create` and `load`.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -21,6 +24,7 @@ pub fn cases() -> Vec<Case> {
             disks: &["n0", "n1"],
             run: |_| suspended_kill(),
         },
+        Case { name: "tables-options", bound_s: 90, disks: &["n0", "n1"], run: |_| options() },
     ]
 }
 
@@ -142,4 +146,50 @@ fn suspended_kill() {
     server::del("--all");
     server::assert_nothing_left("del --all");
     mirror::assert_legs_equal(&shape, "after the end");
+}
+
+/// A line says nothing of the device's number, of whether it can be written and waits for its next
+/// server, and of which leg is right: `create` takes that as `add` does, and `load` what concerns
+/// its disks.
+fn options() {
+    let legs = [slice("leg0", "n0", 0, LEN), slice("leg1", "n1", 0, LEN)];
+    let line = Shape::new(LEN, REGION, &[&legs[0], &legs[1]]).table();
+    let view = View::new("line", LEN);
+    let differ = || {
+        view.fill(&Disk::open(&legs[1]));
+        Disk::open(&legs[0]).zero(0, LEN);
+    };
+    let equal = || {
+        ublk_dm("wait m --in-sync").ok();
+        legs.iter().for_each(|leg| view.verify_range(&Disk::open_read_only(leg), 0, LEN));
+    };
+    let run = |words: &[&str]| run_args(&binary(), words);
+    differ();
+    // Another program uses it.
+    let user = OpenOptions::new().read(true).custom_flags(libc::O_EXCL).open(&legs[1]);
+    let more = ["--id", "7", "--read-only", "--no-recovery", "--source", &legs[1]];
+    let create = [&["create", "m", "--table", &line][..], &more].concat();
+    run(&create).refused();
+    let path = run(&[&create[..], &["--force"]].concat()).ok().line();
+    drop(user.expect("a disk"));
+    assert!(path == "/dev/ublkb7", "{path}");
+    let written = Disk::try_open(&path, true).and_then(|disk| disk.try_write(0, &Buf::new(8)));
+    assert!(written.is_err(), "a read-only device was written");
+    equal();
+    let pid = server::number("m", "/server_pid");
+    sh(&format!("kill -9 {pid}")).ok();
+    server::wait_gone(pid);
+    server::wait_for(20, "state dead", || server::device("m")["state"] == "dead");
+    ublk_dm("del m --force").ok();
+    server::assert_nothing_left("del --force of what dies with its server");
+
+    differ();
+    let nosync = Shape::new(LEN, REGION, &[&legs[0], &legs[1]]).initial(Initial::NoSync).table();
+    run(&["create", "m", "--table", &nosync]).ok();
+    let sync = Shape::new(LEN, REGION, &[&legs[0], &legs[1]]).initial(Initial::Sync).table();
+    run(&["load", "m", "--table", &sync, "--force", "--source", &legs[1]]).ok();
+    ublk_dm("resume m").ok();
+    equal();
+    server::del("m");
+    server::assert_nothing_left("del");
 }
