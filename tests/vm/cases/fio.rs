@@ -1,10 +1,13 @@
-//! fio's own verification at depth 32 with mixed sizes, on a snapshot and on an origin.
+//! fio's own verification at depth 32 with mixed sizes, on a snapshot and on an origin; and writers
+//! whose buffers change meanwhile, on a mirror.
 
 use std::os::unix::fs::FileTypeExt;
 
 use crate::Case;
 use crate::disk::{Disk, MIB, slice};
+use crate::mirror::{self, Initial, Shape};
 use crate::model::View;
+use crate::runner::scratch;
 use crate::sh::run_args;
 use crate::{kernel, server};
 
@@ -29,6 +32,12 @@ pub fn cases() -> Vec<Case> {
             run: |s| snapshot(s, "n0", "n1", (512, 2)),
         },
         Case { name: "fio-origin", bound_s: 150, disks: &["n0", "n1"], run: origin },
+        Case {
+            name: "fio-changing-buffers",
+            bound_s: 120,
+            disks: &["n0", "n1"],
+            run: |_| changing_buffers(),
+        },
     ]
 }
 
@@ -136,4 +145,30 @@ fn origin(seed: u64) {
     let judge = kernel::snapshot("judge", &origin, &cow, "P", 32);
     view.verify(&Disk::open(&judge));
     kernel::remove("judge");
+}
+
+/// Two writers have one buffer, which each fills anew while the other's write is under way. With
+/// `--no-zero-copy` every leg gets the same bytes all the same; where the kernel lends the writers'
+/// pages the legs may differ, which is only shown here.
+fn changing_buffers() {
+    let legs = [slice("leg0", "n0", 0, SIZE), slice("leg1", "n1", 0, SIZE)];
+    let shape = Shape::new(SIZE, 128, &[&legs[0], &legs[1]]);
+    let buffer = format!("{}/buffer", scratch("fio"));
+    std::fs::File::create(&buffer).and_then(|file| file.set_len(1 << 20)).expect("tmpfs");
+    let memory = format!("--iomem=mmapshared:{buffer}");
+    for option in ["", "--no-zero-copy"] {
+        legs.iter().for_each(|leg| Disk::open(leg).zero(0, SIZE));
+        let line = shape.clone().initial(Initial::NoSync).flags();
+        let dev = server::add(&format!("{line} --name m {option}"));
+        let file = format!("--filename={dev}");
+        let what = ["--name=w", &file, &memory, "--allow_file_create=0", "--refill_buffers"];
+        let how = ["--rw=randwrite", "--bs=64k", "--direct=1", "--ioengine=psync", "--numjobs=2"];
+        let bounds = ["--time_based", "--runtime=8", "--output-format=terse"];
+        run_args("fio", &[&what[..], &how, &bounds].concat()).ok();
+        assert!(server::number("m", "/stats/writes") > 20, "{}", server::device("m"));
+        server::del("m");
+        server::assert_nothing_left("del");
+        println!("  with {option:?}: {} regions differ", mirror::differing(&shape).len());
+    }
+    mirror::assert_legs_equal(&shape, "writes of changing buffers that were copied once");
 }
