@@ -114,7 +114,8 @@ pub enum Verb {
     /// `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`, `remove-leg LEG`, `recover` (retry the
     /// regions that could not be copied), and `throttle PERCENT` (the share of the time in which
     /// recovery may have I/O in flight). LEG is a path or a number: legs are counted from 0, here
-    /// and in every message about them.
+    /// and in every message about them. `replace` and `add-leg` refuse a disk with other content:
+    /// wipe it with `zero` first.
     #[command(verbatim_doc_comment)]
     Message {
         /// Name, ublk id or /dev/ublkbN

@@ -1,6 +1,7 @@
 //! What a disk holds before it is put to a new use: no data in use is overwritten.
 
 use std::io;
+use std::ops::Range;
 
 use dm_targets::snapshot::format::{Identity, MAGIC};
 
@@ -18,6 +19,20 @@ pub fn of(disk: &OpenDisk) -> Result<Option<Signature>, Reason> {
     let _opening = Opening::of(&disk.path);
     let (size, block) = (disk.size_sectors * 512, disk.limits.logical_block_size);
     signature::find_in_file(&disk.file, size, block).map_err(unreadable(disk))
+}
+
+/// The known signature in a range of a disk, if there is one.
+pub fn of_range(disk: &OpenDisk, start: u64, len: u64) -> Result<Option<Signature>, Reason> {
+    let _opening = Opening::of(&disk.path);
+    let block = disk.limits.logical_block_size;
+    signature::find_in_range(&disk.file, start, len, block).map_err(unreadable(disk))
+}
+
+/// The ranges of a disk that a partition table assigns, if it has a table that can be understood.
+pub fn partitions_on(disk: &OpenDisk) -> Result<Option<Vec<Range<u64>>>, Reason> {
+    let _opening = Opening::of(&disk.path);
+    let (size, block) = (disk.size_sectors * 512, disk.limits.logical_block_size);
+    signature::partitions_in_file(&disk.file, size, block).map_err(unreadable(disk))
 }
 
 /// A snapshot store on a COW.

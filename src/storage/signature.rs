@@ -13,14 +13,18 @@
 //! A disk without a known signature may still hold data.
 
 mod found;
+mod identity;
+mod partitions;
 mod probes;
 mod view;
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 pub use found::{Signature, SignatureKind};
+pub use partitions::partitions;
 use view::{View, ZFS_BYTES, ZFS_OFFSET};
 
 /// Bytes examined from the start: up to the end of a btrfs magic number and of a 64 KiB swap
@@ -49,7 +53,8 @@ pub fn find<E>(
         }
         let mut bytes = vec![0; len];
         read(start, &mut bytes)?;
-        Ok(probe(&View { bytes: &bytes, start, size: size_bytes }))
+        let view = View { bytes: &bytes, start, size: size_bytes };
+        Ok(probe(&view).map(|found| found.identified(&view)))
     };
     if let Some(found) = look(0, HEAD_BYTES, probes::head)? {
         return Ok(Some(found));
@@ -71,7 +76,36 @@ pub fn find_in_file(
     size_bytes: u64,
     block_bytes: u32,
 ) -> io::Result<Option<Signature>> {
-    find(|offset, buffer| read_aligned(file, block_bytes, offset, buffer), size_bytes)
+    find_in_range(file, 0, size_bytes, block_bytes)
+}
+
+/// The same for a range of the disk, as if the range were a disk of its own.
+///
+/// # Errors
+/// As [`find_in_file`].
+pub fn find_in_range(
+    file: &File,
+    start_bytes: u64,
+    len_bytes: u64,
+    block_bytes: u32,
+) -> io::Result<Option<Signature>> {
+    let read = |offset: u64, buffer: &mut [u8]| {
+        read_aligned(file, block_bytes, start_bytes + offset, buffer)
+    };
+    find(read, len_bytes)
+}
+
+/// The [`partitions`] of an open disk.
+///
+/// # Errors
+/// Those of reading.
+pub fn partitions_in_file(
+    file: &File,
+    size_bytes: u64,
+    block_bytes: u32,
+) -> io::Result<Option<Vec<Range<u64>>>> {
+    let read = |offset: u64, buffer: &mut [u8]| read_aligned(file, block_bytes, offset, buffer);
+    partitions(read, size_bytes, block_bytes)
 }
 
 /// Whether the first sector is all zeroes: a disk without a known signature may still be in use.

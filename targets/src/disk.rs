@@ -23,7 +23,7 @@
 
 mod memory;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -204,6 +204,8 @@ struct DiskInner {
     /// Bits of a sector number that are zero at the start of a logical block.
     block_mask: u64,
     counts: Counts,
+    /// Another handle, whose claim holds for this one as well.
+    claim: RefCell<Option<Disk>>,
 }
 
 /// A disk as targets see it: the only place where the contract is checked and operations are
@@ -226,6 +228,7 @@ impl Disk {
                 limits,
                 block_mask,
                 counts: Counts::default(),
+                claim: RefCell::default(),
             }),
         }
     }
@@ -264,6 +267,12 @@ impl Disk {
     /// Whether two handles reach the same open disk.
     pub fn same(&self, other: &Disk) -> bool {
         Rc::ptr_eq(&self.inner, &other.inner)
+    }
+
+    /// Keeps the claim that another handle of the same disk has or keeps, until this one is closed.
+    pub fn keep_claim_of(&self, other: &Disk) {
+        let kept = other.inner.claim.borrow().clone();
+        *self.inner.claim.borrow_mut() = Some(kept.unwrap_or_else(|| other.clone()));
     }
 
     /// Starts an operation immediately. One that violates the contract is not passed on and

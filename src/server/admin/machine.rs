@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
+use std::ops::Range;
 use std::rc::Rc;
 
 use dm_targets::disk::Disk;
@@ -14,7 +15,7 @@ use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::{Identity, StoreId};
 use dm_targets::snapshot::journal::Notes;
 use dm_targets::snapshot::losses::LossRecord;
-use dm_targets::units::Sectors;
+use dm_targets::units::{Sector, Sectors};
 
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk, Place, Which};
@@ -51,6 +52,17 @@ pub trait OpenDisk: Send + 'static {
     /// # Errors
     /// It cannot be read.
     fn content(&self) -> Result<Option<Signature>, Reason>;
+    /// The content of a range of it, as if the range were a disk of its own.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn content_of(&self, start: Sector, len: Sectors) -> Result<Option<Signature>, Reason>;
+    /// The ranges in bytes that its partition table assigns, with the table itself; `None` if it
+    /// has no table that can be understood.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn partitions(&self) -> Result<Option<Vec<Range<u64>>>, Reason>;
     /// The snapshot store on it, if there is one, with the identity that a store of ours has.
     ///
     /// # Errors

@@ -69,6 +69,14 @@ pub enum Mutant {
     LostThoughKept,
     /// The COW of a device that waits for a server is used for another device.
     LeftOutCowTaken,
+    /// A leg that takes its own place again loses its claim.
+    LegUnclaimed,
+    /// A disk is added as a leg that is one already.
+    LegTwice,
+    /// Content of one kind counts as the same content.
+    ContentByKind,
+    /// What a leg with an offset holds is not looked at.
+    OffsetUnjudged,
 }
 
 #[cfg(all(test, feature = "mutants"))]
@@ -87,7 +95,7 @@ impl Mutant {
     pub const OF_HASTE: Mutant = Mutant::ForcedCowShared;
 
     /// All other mutants.
-    pub const ALL: [Mutant; 26] = [
+    pub const ALL: [Mutant; 27] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,
         Mutant::SourceForgotten,
@@ -114,6 +122,7 @@ impl Mutant {
         Mutant::StrangerBelieved,
         Mutant::WaitingDisksFree,
         Mutant::LeftOutCowTaken,
+        Mutant::LegUnclaimed,
     ];
 }
 

@@ -1,10 +1,12 @@
 //! Disks of the real machine: opening them, and recognizing their content, is the business of
 //! [`storage`](crate::storage).
 
+use std::ops::Range;
+
 use dm_targets::disk::Disk;
 use dm_targets::group::Group;
 use dm_targets::snapshot::format::Identity;
-use dm_targets::units::Sectors;
+use dm_targets::units::{Sector, Sectors};
 
 use crate::data::DataThread;
 use crate::failure::{Failure, Reason};
@@ -80,6 +82,14 @@ impl Open for OpenDisk {
 
     fn content(&self) -> Result<Option<Signature>, Reason> {
         look(self, content::of)
+    }
+
+    fn content_of(&self, start: Sector, len: Sectors) -> Result<Option<Signature>, Reason> {
+        look(self, move |disk| content::of_range(disk, start.bytes(), len.bytes()))
+    }
+
+    fn partitions(&self) -> Result<Option<Vec<Range<u64>>>, Reason> {
+        look(self, content::partitions_on)
     }
 
     fn starts_with_zeroes(&self) -> Result<bool, Reason> {

@@ -28,4 +28,13 @@ pub struct Signature {
     pub kind: SignatureKind,
     /// Where it was recognised, in bytes from the start.
     pub offset: u64,
+    /// Stands for the bytes that identify the content: its UUID, or its superblock.
+    pub content: u64,
+}
+
+impl Signature {
+    /// Whether the other signature is of a copy of the same content, perhaps of another moment.
+    pub fn is_copy_of(&self, other: &Signature) -> bool {
+        self.kind == other.kind && self.content == other.content
+    }
 }

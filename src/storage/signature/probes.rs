@@ -1,7 +1,8 @@
 //! The signatures: where each is and how it is told from random data.
 //!
 //! Positions and numbers are those of the formats' own documents. There are three probes, one for
-//! each range that is read; each returns the first signature that matches.
+//! each range that is read; each returns the first signature that matches. The bytes that identify
+//! its content are added by the caller.
 
 use super::found::SignatureKind::{
     Encrypted, FileSystem, Member, MirrorLog, PartitionTable, SnapshotStore, Swap,
@@ -72,9 +73,9 @@ const MAGICS: &[Magic] = &[
 /// md's magic number, little-endian.
 const MD_MAGIC: [u8; 4] = 0xa92b_4efc_u32.to_le_bytes();
 /// A GPT header's first bytes.
-const GPT_MAGIC: &[u8] = b"EFI PART";
+pub(super) const GPT_MAGIC: &[u8] = b"EFI PART";
 /// Logical block sizes for which a GPT is searched.
-const GPT_BLOCKS: [u64; 2] = [512, 4096];
+pub(super) const GPT_BLOCKS: [u64; 2] = [512, 4096];
 
 /// The signature near the start.
 pub(super) fn head(view: &View<'_>) -> Option<Signature> {
@@ -107,13 +108,13 @@ pub(super) fn zfs(view: &View<'_>) -> Option<Signature> {
     (ZFS_OFFSET..ZFS_OFFSET + ZFS_BYTES)
         .step_by(1024)
         .find(|&offset| magics.iter().any(|magic| view.has(offset, magic)))
-        .map(|offset| Signature { name: "ZFS", kind: Member, offset })
+        .map(|offset| Signature { name: "ZFS", kind: Member, offset, content: 0 })
 }
 
 /// The first row that matches.
 fn of_table(view: &View<'_>, table: &[Magic]) -> Option<Signature> {
     let row = table.iter().find(|row| view.has(row.offset, row.bytes))?;
-    Some(Signature { name: row.name, kind: row.kind, offset: row.offset })
+    Some(Signature { name: row.name, kind: row.kind, offset: row.offset, content: 0 })
 }
 
 /// ext2, ext3 and ext4 share a superblock; its features tell them apart.
@@ -136,7 +137,7 @@ fn ext(view: &View<'_>) -> Option<Signature> {
     } else {
         "ext2"
     };
-    Some(Signature { name, kind: FileSystem, offset: superblock + 0x38 })
+    Some(Signature { name, kind: FileSystem, offset: superblock + 0x38, content: 0 })
 }
 
 /// Swap space ends its first page with its name; the page's size depends on the machine.
@@ -146,7 +147,7 @@ fn swap(view: &View<'_>) -> Option<Signature> {
         .map(|page: u64| page - 10)
         .into_iter()
         .find(|&offset| names.iter().any(|name| view.has(offset, name)))
-        .map(|offset| Signature { name: "swap", kind: Swap, offset })
+        .map(|offset| Signature { name: "swap", kind: Swap, offset, content: 0 })
 }
 
 /// An LVM label is in one of the first four sectors.
@@ -154,7 +155,12 @@ fn lvm(view: &View<'_>) -> Option<Signature> {
     (0..4)
         .map(|sector| sector * 512)
         .find(|&offset| view.has(offset, b"LABELONE") && view.has(offset + 24, b"LVM2 001"))
-        .map(|offset| Signature { name: "an LVM2 physical volume", kind: Member, offset })
+        .map(|offset| Signature {
+            name: "an LVM2 physical volume",
+            kind: Member,
+            offset,
+            content: 0,
+        })
 }
 
 /// An md superblock. Version 1 is little-endian; 0.90 is in the byte order of the machine that made
@@ -167,13 +173,13 @@ fn md(view: &View<'_>, offset: u64, name: &'static str, version_1: bool) -> Opti
     } else {
         view.has(offset, &MD_MAGIC) || view.has(offset, &reversed)
     };
-    found.then_some(Signature { name, kind: Member, offset })
+    found.then_some(Signature { name, kind: Member, offset, content: 0 })
 }
 
 /// A GPT header at one of the offsets.
 fn gpt(view: &View<'_>, offsets: [u64; 2]) -> Option<Signature> {
     let offset = offsets.into_iter().find(|&offset| view.has(offset, GPT_MAGIC))?;
-    Some(Signature { name: "a GPT partition table", kind: PartitionTable, offset })
+    Some(Signature { name: "a GPT partition table", kind: PartitionTable, offset, content: 0 })
 }
 
 /// A sector that ends in 55 AA: the start of a FAT, or a partition table with at least one
@@ -185,7 +191,7 @@ fn boot_sector(view: &View<'_>) -> Option<Signature> {
     if let Some(offset) = [54, 82].into_iter().find(|&offset| view.has(offset, b"FAT")) {
         let jumps = matches!(view.u8(0), 0xEB | 0xE9);
         if jumps {
-            return Some(Signature { name: "FAT", kind: FileSystem, offset });
+            return Some(Signature { name: "FAT", kind: FileSystem, offset, content: 0 });
         }
     }
     let entries = [446, 462, 478, 494];
@@ -193,5 +199,10 @@ fn boot_sector(view: &View<'_>) -> Option<Signature> {
     let partition =
         |entry: u64| view.u8(entry + 4) != 0 && view.u32(entry + 8) > 0 && view.u32(entry + 12) > 0;
     let found = flags_fit && entries.into_iter().any(partition);
-    found.then_some(Signature { name: "an MBR partition table", kind: PartitionTable, offset: 510 })
+    found.then_some(Signature {
+        name: "an MBR partition table",
+        kind: PartitionTable,
+        offset: 510,
+        content: 0,
+    })
 }

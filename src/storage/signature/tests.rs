@@ -169,3 +169,88 @@ fn an_open_file_is_read_in_blocks() {
     let file = tempfile::tempfile().unwrap();
     assert_eq!(find_in_file(&file, 4096, 512).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
 }
+
+/// What is found with and without a change, which is far from the magic number.
+fn is_copy(image: &Image, offset: usize, byte: u8) -> bool {
+    let other = Image(image.0.clone()).put(offset, &[byte]);
+    image.find().unwrap().is_copy_of(&other.find().unwrap())
+}
+
+#[test]
+fn content_is_identified_by_its_uuid() {
+    let ext4 = ext(0x4, 0x2c2, 0x46b).put(1024 + 0x68, &[7; 16]);
+    assert!(is_copy(&ext4, 1024 + 0x0C, 9), "free blocks change");
+    assert!(!is_copy(&ext4, 1024 + 0x70, 9), "the UUID does not");
+    for (image, uuid) in [
+        (disk().put(0, b"XFSB"), 32),
+        (disk().put(0, b"LUKS\xba\xbe"), 168),
+        (disk().put(65600, b"_BHRfS_M"), 65536 + 32),
+        (disk().put(65600, b"_BHRfS_M"), 65536 + 267),
+        (disk().put(4086, b"SWAPSPACE2"), 1036),
+        (disk().put(512, b"EFI PART"), 568),
+        (disk().put(MIB - 512, b"EFI PART"), MIB - 456),
+        (disk().put(512, b"LABELONE").put(536, b"LVM2 001"), 544),
+        (disk().put(4096, &[0xfc, 0x4e, 0x2b, 0xa9, 1]), 4096 + 168),
+    ] {
+        let image = image.put(uuid, &[7; 16]);
+        assert!(!is_copy(&image, uuid + 3, 9), "{}", image.name());
+        assert!(is_copy(&image, MIB / 2, 9), "{}", image.name());
+    }
+}
+
+#[test]
+fn content_without_a_uuid_is_identified_by_its_superblock() {
+    let squash = disk().put(0, b"hsqs");
+    assert!(!is_copy(&squash, 40, 9) && is_copy(&squash, 4096, 9));
+    // A UUID of zeroes is none.
+    assert!(!is_copy(&ext(0x4, 0x2c2, 0x46b), 1024 + 0x0C, 9));
+}
+
+fn partitions_of(image: &Image) -> Option<Vec<Range<u64>>> {
+    let read = |offset: u64, buffer: &mut [u8]| {
+        assert_eq!(offset % 4096, 0);
+        let from = usize::try_from(offset).unwrap();
+        buffer.copy_from_slice(&image.0[from..from + buffer.len()]);
+        Ok::<(), Infallible>(())
+    };
+    partitions(read, image.0.len() as u64, 512).unwrap()
+}
+
+#[test]
+fn partitions_of_an_mbr() {
+    let boot = || disk().put(510, &[0x55, 0xAA]);
+    let entry = |kind, start, len| [0, 0, 0, 0, kind, 0, 0, 0, start, 0, 0, 0, len, 0, 0, 0];
+    let two = boot().put(446, &entry(0x83, 8, 8)).put(494, &entry(0x05, 32, 16));
+    assert_eq!(partitions_of(&two), Some(vec![0..512, 4096..8192, 16384..24576]));
+    assert_eq!(
+        partitions_of(&boot().put(446, &entry(0xEE, 1, 9))),
+        None,
+        "a GPT that is not there"
+    );
+    assert_eq!(partitions_of(&disk()), None);
+}
+
+#[test]
+fn partitions_of_a_gpt() {
+    let number = |value: u64| value.to_le_bytes();
+    let table = |count: u32, each: u32| {
+        disk()
+            .put(512, b"EFI PART")
+            .put(512 + 40, &number(34))
+            .put(512 + 48, &number(2014))
+            .put(512 + 72, &number(2))
+            .put(512 + 80, &count.to_le_bytes())
+            .put(512 + 84, &each.to_le_bytes())
+    };
+    let entry = |image: Image, at: usize, first: u64, last: u64| {
+        let image = image.put(at, &[5; 16]).put(at + 32, &number(first));
+        image.put(at + 40, &number(last))
+    };
+    let image = entry(entry(table(128, 128), 1024, 40, 47), 1024 + 127 * 128, 64, 79);
+    let tables = [0..34 * 512, 2015 * 512..1 << 20];
+    let mut expected = vec![40 * 512..48 * 512, 64 * 512..80 * 512];
+    expected.extend(tables);
+    assert_eq!(partitions_of(&image), Some(expected));
+    assert_eq!(partitions_of(&table(128, 64)), None, "entries that are too short");
+    assert_eq!(partitions_of(&table(u32::MAX, 128)), None, "too many");
+}

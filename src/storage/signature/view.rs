@@ -39,4 +39,9 @@ impl<'a> View<'a> {
         }
         u32::from_le_bytes(array)
     }
+
+    /// The little-endian number of eight bytes at `offset`; 0 outside.
+    pub(super) fn u64(&self, offset: u64) -> u64 {
+        u64::from(self.u32(offset)) | u64::from(self.u32(offset + 4)) << 32
+    }
 }

@@ -136,6 +136,11 @@ impl Mirror {
         }
     }
 
+    /// The disk of a leg, if there is such a leg.
+    pub fn leg_disk(&self, leg: usize) -> Option<Disk> {
+        self.disks.borrow().get(leg).map(|parts| parts.disk.clone())
+    }
+
     /// A report on each leg, in table order.
     pub fn legs(&self) -> Vec<LegReport> {
         let legs = &self.state.borrow().legs;

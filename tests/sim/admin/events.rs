@@ -173,9 +173,8 @@ impl Town {
         if !self.site.is_own(disk) {
             return Err("it is another disk".to_owned());
         }
-        if self.legs.contains(&disk) {
-            return Err("it is a leg".to_owned());
-        }
+        let again = self.legs[leg] == disk;
+        let other = !again && self.legs.contains(&disk);
         // Only the disk of a device is checked: its user has no other use for it.
         if disk == 0 && !self.has(What::Origin) {
             return Err("its content is wanted".to_owned());
@@ -184,8 +183,14 @@ impl Town {
         self.freed.remove(&disk);
         if let Err(why) = self.ask(What::Mirror.key(), Command::Message { device, words }) {
             // The operation may have been carried out.
-            self.loaded = true;
+            self.loaded |= !other;
             return Err(why);
+        }
+        if other {
+            return self.broken("a disk has become two legs".to_owned());
+        }
+        if again {
+            return self.check_claims();
         }
         let freed = std::mem::replace(&mut self.legs[leg], disk);
         if !self.site.is_dead() && !self.loaded {
@@ -194,6 +199,15 @@ impl Town {
             self.freed.insert(freed);
         }
         Ok(())
+    }
+
+    /// Every leg of a mirror that is served is claimed.
+    pub(super) fn check_claims(&mut self) -> Result<(), String> {
+        let free = |disk: &usize| self.site.disks[*disk].claim.get().is_none();
+        match self.legs.into_iter().find(free).filter(|_| !self.site.is_dead()) {
+            Some(disk) => self.broken(format!("disk {disk} is a leg, and not claimed")),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn load(&mut self, absent: bool) -> Result<(), String> {

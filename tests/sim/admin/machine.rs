@@ -13,7 +13,7 @@ use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::journal::Notes;
 
 use super::kernel::{Control, Kernel, Pending};
-use super::open::{Hold, SimOpen, id_of};
+use super::open::{Held, Hold, SimOpen, id_of};
 use super::process::spawn_pass;
 use super::records::{Directory, Journal};
 use super::site::Site;
@@ -36,9 +36,9 @@ impl Thread for SimThread {
         &self.group
     }
 
-    fn disk(&self, mut open: SimOpen) -> Disk {
-        open.hold.0 = None;
-        self.site.disks[open.slot].disk.borrow().disk()
+    fn disk(&self, open: SimOpen) -> Disk {
+        let disk = self.site.disks[open.slot].disk.borrow().clone();
+        Held::disk(&open.path, disk, open.hold)
     }
 }
 
@@ -334,7 +334,7 @@ impl Machine for SimMachine {
             return Err(fail(OpenErrorKind::Missing));
         }
         let exclusive = claim == Claim::Exclusive;
-        let held = if exclusive { found.claim(self.pid) } else { Some(Hold(None)) };
+        let held = if exclusive { found.claim.claim(self.pid) } else { Some(Hold(None)) };
         let hold = held.ok_or_else(|| fail(OpenErrorKind::Busy { by: None }))?;
         Ok(SimOpen::of(found, slot, self.site.place(slot), access, hold))
     }

@@ -4,7 +4,9 @@
 
 mod beside;
 mod between;
+mod claims;
 mod commands;
+mod contents;
 mod ends;
 mod events;
 mod excuses;

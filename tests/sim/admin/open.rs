@@ -1,7 +1,12 @@
 //! An open disk of the simulated machine, as the administrator sees it.
 
+use std::ops::Range;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::task::{Poll, Waker};
 
+use dm_targets::disk::{Backend, Disk, Errno, Limits as DiskLimits, Op, OpId};
+use dm_targets::sim::disk::SimDisk;
 use dm_targets::snapshot::format::{Identity, MAGIC};
 use dm_targets::units::{Sector, Sectors};
 
@@ -18,30 +23,82 @@ pub fn id_of(slot: usize) -> DiskId {
 
 /// The part of a disk that is read when it is opened: the beginnings of all stores, logs and file
 /// systems here.
-const HEAD: Sectors = Sectors(8);
+const HEAD: Sectors = Sectors(24);
 
-/// Which process has claimed a disk.
+/// Which process has claimed a disk, and by which of its claims.
 #[derive(Default)]
-pub struct Claimant(Mutex<Option<u32>>);
+pub struct Claimant(Mutex<(Option<u32>, u64)>);
 
 impl Claimant {
     pub fn get(&self) -> Option<u32> {
-        *self.0.lock().unwrap()
+        self.0.lock().unwrap().0
     }
 
+    /// Claims for a process or, with `None`, ends every claim.
     pub fn set(&self, claimant: Option<u32>) {
-        *self.0.lock().unwrap() = claimant;
+        let mut claim = self.0.lock().unwrap();
+        *claim = (claimant, claim.1 + 1);
+    }
+
+    /// Claims for a process until the hold is dropped, unless there is a claim, be it its own.
+    pub fn claim(self: &Arc<Self>, pid: u32) -> Option<Hold> {
+        if self.get().is_some() {
+            return None;
+        }
+        self.set(Some(pid));
+        let number = self.0.lock().unwrap().1;
+        Some(Hold(Some((self.clone(), number))))
     }
 }
 
-/// A claim, released with the open disk unless a target has taken the disk.
-pub struct Hold(pub Option<Arc<Claimant>>);
+/// A claim with its number, released with the open disk, or with the target's handle of it.
+pub struct Hold(pub Option<(Arc<Claimant>, u64)>);
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if let Some(claimant) = &self.0 {
-            claimant.set(None);
+        if let Some((claimant, number)) = &self.0 {
+            if claimant.0.lock().unwrap().1 == *number {
+                claimant.set(None);
+            }
         }
+    }
+}
+
+/// A target's disk, with the claim with which it was opened.
+pub struct Held {
+    disk: Rc<SimDisk>,
+    _hold: Hold,
+}
+
+impl Held {
+    pub fn disk(path: &str, disk: Rc<SimDisk>, hold: Hold) -> Disk {
+        Disk::new(path, Rc::new(Held { disk, _hold: hold }))
+    }
+}
+
+impl Backend for Held {
+    fn start(&self, op: Op) -> OpId {
+        self.disk.start(op)
+    }
+
+    fn poll(&self, id: OpId, waker: &Waker) -> Poll<Result<(), Errno>> {
+        self.disk.poll(id, waker)
+    }
+
+    fn detach(&self, id: OpId) {
+        self.disk.detach(id);
+    }
+
+    fn limits(&self) -> DiskLimits {
+        self.disk.limits()
+    }
+
+    fn size(&self) -> Sectors {
+        self.disk.size()
+    }
+
+    fn refresh_size(&self) -> Sectors {
+        self.disk.refresh_size()
     }
 }
 
@@ -71,10 +128,19 @@ impl SimOpen {
             name: found.name.borrow().clone(),
             number: found.number.get(),
             size: visible.size(),
-            bytes: visible.read(Sector(0), HEAD),
+            bytes: visible.read(Sector(0), HEAD.min(visible.size())),
             read_only: access == Access::ReadOnly,
             hold,
         }
+    }
+}
+
+impl SimOpen {
+    /// The bytes that it began with; zeroes behind those that are looked at.
+    fn look(&self, at: u64, buffer: &mut [u8]) {
+        let known = self.bytes.get(usize::try_from(at).unwrap()..).unwrap_or_default();
+        let len = known.len().min(buffer.len());
+        buffer[..len].copy_from_slice(&known[..len]);
     }
 }
 
@@ -120,14 +186,23 @@ impl OpenDisk for SimOpen {
     }
 
     fn content(&self) -> Result<Option<Signature>, Reason> {
+        self.content_of(Sector(0), self.size)
+    }
+
+    fn content_of(&self, start: Sector, len: Sectors) -> Result<Option<Signature>, Reason> {
         let read = |at: u64, buffer: &mut [u8]| {
-            let at = usize::try_from(at).unwrap();
-            let known = self.bytes.get(at..).unwrap_or_default();
-            let len = known.len().min(buffer.len());
-            buffer[..len].copy_from_slice(&known[..len]);
+            self.look(start.bytes() + at, buffer);
             Ok::<(), Reason>(())
         };
-        signature::find(read, self.size.bytes())
+        signature::find(read, len.bytes())
+    }
+
+    fn partitions(&self) -> Result<Option<Vec<Range<u64>>>, Reason> {
+        let read = |at: u64, buffer: &mut [u8]| {
+            self.look(at, buffer);
+            Ok::<(), Reason>(())
+        };
+        signature::partitions(read, self.size.bytes(), 512)
     }
 
     fn store(&self) -> Result<Option<Option<Identity>>, Reason> {

@@ -15,7 +15,7 @@ use dm_targets::sim::trace::Trace;
 use dm_targets::units::{Sector, Sectors};
 
 use super::kernel::Kernel;
-use super::open::{Claimant, Hold};
+use super::open::Claimant;
 use super::records::{Directory, Files, Shared};
 use crate::failure::Reason;
 use crate::protocol::KnownDisk;
@@ -48,19 +48,6 @@ pub struct Slot {
     pub hangs_after: Cell<Option<u32>>,
     /// Claimed exclusively by that process.
     pub claim: Arc<Claimant>,
-}
-
-impl Slot {
-    /// Claims it for a process, unless another process has claimed it; until the hold is dropped,
-    /// if the process had no claim before.
-    pub fn claim(&self, pid: u32) -> Option<Hold> {
-        let claimant = self.claim.get();
-        if claimant.is_some_and(|other| other != pid) {
-            return None;
-        }
-        self.claim.set(Some(pid));
-        Some(Hold(claimant.is_none().then(|| self.claim.clone())))
-    }
 }
 
 /// What stands at the path of a disk.

@@ -255,6 +255,8 @@ pub fn stories() -> Vec<Vec<Step>> {
         vec![Add(Mirror), Suspend(Mirror), Kill(m), Refuse(1), Recover, Terminate(m), Recover],
         // A replaced leg belongs to its user.
         vec![Add(Mirror), Replace(0, 5), Write(Mirror, 3), Kill(m), Recover, Write(Mirror, 4)],
+        // A leg takes its own place again, and stays claimed.
+        vec![Add(Mirror), Replace(0, 3), Write(Mirror, 3), Kill(m), Recover, Write(Mirror, 4)],
         // Another disk is at the path of a disk, and is removed again.
         vec![
             Add(Origin),

@@ -65,7 +65,12 @@ fn a_stranger_at_the_path_of_a_disk_is_left_alone() {
     }
 }
 
-fn add_as(town: &mut Town, what: What, force: bool, other_origin: bool) -> Result<(), String> {
+pub(super) fn add_as(
+    town: &mut Town,
+    what: What,
+    force: bool,
+    other_origin: bool,
+) -> Result<(), String> {
     let spec = DeviceSpec { force, other_origin, ..Town::spec(what) };
     let key = what.key();
     if !town.processes.contains_key(key) {

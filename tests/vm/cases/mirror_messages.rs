@@ -1,6 +1,7 @@
 //! Messages to a live mirror: `check` finds exactly the ranges that differ, `repair` copies the
 //! named leg, and legs are replaced, added and removed under I/O.
 
+mod judged;
 mod unfit;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,7 @@ pub fn cases() -> Vec<Case> {
             disks,
             run: check_under_load,
         },
+        Case { name: "mirror-messages-judged", bound_s: 120, disks, run: |_| judged::judged() },
         Case { name: "mirror-messages-legs", bound_s: 120, disks, run: legs },
         Case { name: "mirror-messages-freed", bound_s: 120, disks, run: |_| freed() },
         Case {

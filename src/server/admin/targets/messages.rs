@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use super::disks::Sharing;
+use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::identity;
+use super::own_legs::NewLeg;
 use crate::failure::Reason;
 use crate::protocol::{KnownDisk, Reply};
 use crate::server::admin::devices::{Device, LegRef, MESSAGES, find_leg, no_device, not_a_leg};
@@ -16,9 +17,8 @@ use crate::server::admin::waiting::Errand;
 use crate::storage::word::leg_of;
 use crate::storage::{Access, Claim, DiskId};
 use crate::ublk::device;
-use dm_targets::mirror::status::LegHealth;
 use dm_targets::mirror::table::{Leg, Mirror as Table};
-use dm_targets::mirror::target::{LegParts, Mirror};
+use dm_targets::mirror::target::Mirror;
 use dm_targets::table::TargetParams;
 use dm_targets::units::Sectors;
 
@@ -35,21 +35,20 @@ impl<M: Machine> Administrator<M> {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
                 let opened = self.open_leg(id, &new, Some(at))?;
-                let (identity, offset) = (identity(&opened, &new), new.offset);
-                let change =
-                    Change::with(&new, self.found(&opened), move |legs, new| legs[at] = new);
+                let found = self.found(&opened.disk);
+                let change = Change::with(&new, found, move |legs, new| legs[at] = new);
                 self.change(id, change, move |thread, mirror| async move {
-                    let parts = LegParts { disk: thread.disk(opened), offset, identity };
+                    let parts = opened.parts(&*thread, &mirror);
                     mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
                 })?;
             }
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
                 let opened = self.open_leg(id, &new, None)?;
-                let (identity, offset) = (identity(&opened, &new), new.offset);
-                let change = Change::with(&new, self.found(&opened), |legs, new| legs.push(new));
+                let found = self.found(&opened.disk);
+                let change = Change::with(&new, found, |legs, new| legs.push(new));
                 self.change(id, change, move |thread, mirror| async move {
-                    let parts = LegParts { disk: thread.disk(opened), offset, identity };
+                    let parts = opened.parts(&*thread, &mirror);
                     mirror.add_leg(parts).await.map_err(|error| error.to_string())
                 })?;
             }
@@ -104,51 +103,50 @@ impl<M: Machine> Administrator<M> {
         find_leg(&legs, word).ok_or_else(|| not_a_leg(&legs, id, word))
     }
 
-    fn open_leg(&mut self, id: u32, leg: &Leg, place: Option<usize>) -> Result<M::Open, Reason> {
+    fn open_leg(
+        &mut self,
+        id: u32,
+        leg: &Leg,
+        place: Option<usize>,
+    ) -> Result<NewLeg<M::Open>, Reason> {
         self.refuse_circle_of_leg(id, &leg.device, place)?;
         Silent::on(&self.machine, [leg.device.clone()])?;
-        // A leg that was missing and has come back replaces itself, and is claimed already.
-        let known = self.machine.disk_at(&leg.device);
         let legs = self.legs(id)?;
-        let own = place
-            .and_then(|at| legs.get(at))
-            .is_some_and(|old| old.disk.is_some() && old.disk == known);
-        let sharing = if own { Sharing::Always } else { Sharing::Never };
-        let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
-        let (disk, _) = opened?;
+        let (disk, claimed_by) = self.open_new_leg(id, leg, place, &legs)?;
+        self.refuse_own_disk(id, &disk, leg, place)?;
         let below = device::params(&[disk.limits()], true, Sectors(0), false, None);
         self.refuse_unfit(id, &below).map_err(|why| why.context(&leg.device))?;
-        self.refuse_other_content(id, &disk, leg)?;
-        Ok(disk)
+        if !self.is_disk_of_leg(id, &disk, leg, place) {
+            self.refuse_other_content(id, &disk, leg)?;
+        }
+        let (identity, offset) = (identity(&disk, leg), leg.offset);
+        Ok(NewLeg { disk, offset, identity, claimed_by })
     }
 
     /// Refuses a disk that holds other content than the mirror's own; a former leg holds the
     /// latter.
     fn refuse_other_content(&self, id: u32, disk: &M::Open, leg: &Leg) -> Result<(), Reason> {
-        let found = disk.content()?.filter(|_| leg.offset.0 == 0);
-        let Some(found) = found else { return Ok(()) };
-        let alive = move |thread: Rc<M::Thread>| async move {
-            let mirror = thread.group().mirror(id)?;
-            Ok::<_, Reason>(
-                mirror.legs().iter().map(|leg| leg.health == LegHealth::Alive).collect::<Vec<_>>(),
-            )
-        };
-        let alive = self.machine.call(alive)??;
-        let Some(mirror) = self.devices.get(&id).and_then(Device::mirror) else { return Ok(()) };
-        let mut others =
-            mirror.legs.iter().zip(alive).filter(|(other, alive)| *alive && other.offset.0 == 0);
-        let same = others.any(|(other, _)| {
-            let other = self.machine.open(&other.device, Access::ReadOnly, Claim::Shared).ok();
-            other.and_then(|other| other.content().ok().flatten()) == Some(found)
-        });
-        if same {
+        let len = self.devices.get(&id).ok_or_else(|| no_device(id))?.spec.table.len;
+        if foreign_content(disk, leg.offset, len, &[], false)?.is_none() {
             return Ok(());
         }
-        let (path, name, offset) = (&leg.device, found.name, found.offset);
-        Err(format!(
-            "{path}: holds {name} (at byte {offset}), which recovery would destroy; wipe it first"
-        )
-        .into())
+        let sources = move |thread: Rc<M::Thread>| async move {
+            let mirror = thread.group().mirror(id)?;
+            Ok::<_, Reason>(mirror.legs().iter().map(|leg| leg.source).collect::<Vec<_>>())
+        };
+        let sources = self.machine.call(sources)??;
+        let Some(mirror) = self.devices.get(&id).and_then(Device::mirror) else { return Ok(()) };
+        let sources = mirror.legs.iter().zip(sources).filter(|(_, source)| *source);
+        let right = sources.filter_map(|(other, _)| {
+            let disk = self.machine.open(&other.device, Access::ReadOnly, Claim::Shared).ok()?;
+            content_of_leg(&disk, other.offset, len).ok()
+        });
+        let right: Vec<_> = right.flatten().collect();
+        let found = foreign_content(disk, leg.offset, len, &right, false)?;
+        found.map_or(Ok(()), |found| {
+            let (path, remedy) = (&leg.device, found.remedy(&leg.device));
+            Err(format!("{path}: {found}, which recovery would destroy; {remedy} first").into())
+        })
     }
 
     /// Changes a mirror's legs and records that. A change that waits for a disk that does not

@@ -12,13 +12,15 @@ use dm_targets::group::Ticket;
 use dm_targets::mirror::Event;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::{InitialSync, Mirror as Table, MirrorLog};
-use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig};
+use dm_targets::mirror::target::{Mirror, MirrorConfig};
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
 use super::content::refuse_other;
 use super::disks::{Sharing, check_range, discard_of};
+use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identities, renamed, with_names_of_today};
+use super::own_legs::parts_of;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
@@ -207,12 +209,7 @@ impl<M: Machine> Administrator<M> {
         let records = self.machine.records().clone();
         let open = move |thread: Rc<M::Thread>| async move {
             let Disks { legs, log, len, .. } = disks;
-            let legs = legs.into_iter().zip(known);
-            let legs = legs.map(|(disk, (offset, identity))| LegParts {
-                disk: thread.disk(disk),
-                offset,
-                identity,
-            });
+            let legs = parts_of(&thread, legs, known);
             let group = thread.group();
             let events = Rc::new(Events::default());
             let happened = events.clone();
@@ -221,7 +218,7 @@ impl<M: Machine> Administrator<M> {
             let config = MirrorConfig {
                 host: &group.host,
                 copy: &group.copy,
-                legs: legs.collect(),
+                legs,
                 log: log.map(|disk| thread.disk(disk)),
                 renamed,
                 len,
@@ -285,18 +282,19 @@ fn check_legs(
         _ => None,
     };
     let source = spec.source.or(known).unwrap_or(0);
-    let expected = disks.legs[source].content().map_err(|error| {
+    let from = (&disks.legs[source], mirror.legs[source].offset);
+    let right = content_of_leg(from.0, from.1, disks.len).map_err(|error| {
         format!(
             "{error}; all other legs would be copied from this one, so name a readable leg with \
              --source"
         )
     })?;
-    for (at, leg) in disks.legs.iter().enumerate() {
-        // Data before a leg's offset does not belong to the mirror.
-        if at == source || mirror.legs[at].offset != Sector(0) {
-            continue;
-        }
-        let found = match leg.content() {
+    for (at, leg) in disks.legs.iter().enumerate().filter(|(at, _)| *at != source) {
+        let offset = mirror.legs[at].offset;
+        let mut others = disks.legs.iter().zip(&mirror.legs);
+        let beside = offset != Sector(0)
+            && others.any(|(other, its)| other.id() == leg.id() && its.offset == Sector(0));
+        let found = match foreign_content(leg, offset, disks.len, &right, beside) {
             // A table line has the kernel's meaning: a dead leg is accepted, and the mirror starts
             // without it.
             Err(error) if spec.degraded => {
@@ -305,14 +303,11 @@ fn check_legs(
             }
             found => found?,
         };
-        if let Some(found) = found.filter(|found| Some(*found) != expected) {
+        if let Some(found) = found {
+            let (path, source, remedy) = (leg.path(), from.0.path(), found.remedy(&leg.path()));
             return Err(format!(
-                "{}: holds {} (at byte {}), which the recovery from {} would destroy; wipe it, or \
-                 use --force",
-                leg.path(),
-                found.name,
-                found.offset,
-                disks.legs[source].path()
+                "{path}: {found}, which the recovery from {source} would destroy; {remedy}, or \
+                 use --force"
             )
             .into());
         }

@@ -3,9 +3,11 @@
 mod circle;
 mod content;
 mod disks;
+mod leg_content;
 mod leg_names;
 mod linear;
 mod lost;
 mod messages;
 mod mirror;
+mod own_legs;
 mod snapshot;

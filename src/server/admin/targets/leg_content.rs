@@ -1,0 +1,115 @@
+//! What a disk holds before it becomes a leg that is recovered: data that a user may miss is not
+//! overwritten.
+//!
+//! Rules kept here:
+//!
+//! * Content counts as the mirror's own only if the bytes that identify it are those of a leg that
+//!   is up to date: its kind alone says nothing.
+//! * An offset hides nothing: what claims the whole disk (a file system, swap, a member of RAID or
+//!   LVM, an encrypted disk) is judged wherever the leg begins, and so are the partitions and the
+//!   content in the leg's own range.
+
+use std::fmt;
+
+use dm_targets::units::{Sector, Sectors};
+
+use crate::failure::Reason;
+use crate::server::admin::machine::OpenDisk;
+use crate::server::admin::mutant::{self, Mutant};
+use crate::storage::signature::{Signature, SignatureKind};
+
+/// Bytes that the hint of an error zeroes: the block that a signature is recognized in.
+const WIPED_BYTES: u64 = 4096;
+
+/// Content of a disk that a recovery would destroy.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Foreign {
+    name: &'static str,
+    /// Where it was recognized, in bytes of the disk.
+    at_byte: u64,
+    /// The leg overlaps a partition of it.
+    partition: bool,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Foreign { name, at_byte, partition } = self;
+        write!(f, "holds {name} (at byte {at_byte})")?;
+        if *partition {
+            write!(f, " with a partition in that range")?;
+        }
+        Ok(())
+    }
+}
+
+impl Foreign {
+    /// How the disk at a path is wiped.
+    pub(super) fn remedy(&self, path: &str) -> String {
+        let start = self.at_byte / WIPED_BYTES * WIPED_BYTES;
+        format!("wipe it with `ublk-dm zero --to {path}:{start}+{WIPED_BYTES}`")
+    }
+}
+
+/// What is recognized in a leg that is up to date.
+pub(super) fn content_of_leg(
+    disk: &impl OpenDisk,
+    offset: Sector,
+    len: Sectors,
+) -> Result<Vec<Signature>, Reason> {
+    let whole = if offset == Sector(0) { disk.content()? } else { None };
+    Ok(whole.into_iter().chain(content_of_range(disk, offset, len)?).collect())
+}
+
+/// The content that the recovery of a leg would destroy, unless it is that of `right`, the legs
+/// that are up to date. `beside`: another leg of the mirror has the start of the disk, and the
+/// content of the whole disk is judged with that leg.
+pub(super) fn foreign_content(
+    disk: &impl OpenDisk,
+    offset: Sector,
+    len: Sectors,
+    right: &[Signature],
+    beside: bool,
+) -> Result<Option<Foreign>, Reason> {
+    let at_start = offset == Sector(0);
+    if !at_start && mutant::is(Mutant::OffsetUnjudged) {
+        return Ok(None);
+    }
+    let is_ours = |found: &Signature| right.iter().any(|other| is_copy(other, found));
+    let foreign = |found: Signature, from: u64, partition| Foreign {
+        name: found.name,
+        at_byte: from + found.offset,
+        partition,
+    };
+    let whole = if beside { None } else { disk.content()? };
+    if let Some(found) = whole.filter(|found| !(at_start && is_ours(found))) {
+        let is_table = !at_start && found.kind == SignatureKind::PartitionTable;
+        if !is_table {
+            return Ok(Some(foreign(found, 0, false)));
+        }
+        let (start, end) = (offset.bytes(), offset.bytes().saturating_add(len.bytes()));
+        let parts = disk.partitions()?;
+        let free = parts
+            .is_some_and(|parts| parts.iter().all(|part| part.end <= start || end <= part.start));
+        if !free {
+            return Ok(Some(foreign(found, 0, true)));
+        }
+    }
+    let part = content_of_range(disk, offset, len)?.filter(|found| !is_ours(found));
+    Ok(part.map(|found| foreign(found, offset.bytes(), false)))
+}
+
+/// The content of a range that is not the whole disk.
+fn content_of_range(
+    disk: &impl OpenDisk,
+    offset: Sector,
+    len: Sectors,
+) -> Result<Option<Signature>, Reason> {
+    if offset == Sector(0) && len == disk.size() {
+        return Ok(None);
+    }
+    disk.content_of(offset, len)
+}
+
+fn is_copy(one: &Signature, other: &Signature) -> bool {
+    one.is_copy_of(other) || mutant::is(Mutant::ContentByKind) && one.kind == other.kind
+}
