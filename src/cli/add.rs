@@ -256,9 +256,9 @@ pub(super) fn print_added(reply: Reply, spec: &DeviceSpec) -> Result<(), Failure
     match reply {
         Reply::Added { path, note, .. } => {
             print(&path)?;
-            warn_of_forgetting(spec);
-            if let Some(note) = note {
-                log::warn!("{note}");
+            match note {
+                Some(note) => log::warn!("{note}"),
+                None => warn_of_forgetting(spec),
             }
         }
         Reply::Failed(why) => return Err(why),

@@ -106,7 +106,7 @@ pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &Dev
         .and_then(|server| protocol::ask(server, &Command::TakeBack { device: which }))
     {
         Ok(Reply::TakenBack { note }) => Ok(note),
-        Ok(Reply::Deleted) => Ok(None),
+        Ok(Reply::Deleted | Reply::DeletedNoted { .. }) => Ok(None),
         Ok(Reply::Failed(why)) => Err(why),
         Ok(_) => {
             let why = Failure::from("its server sent an unexpected reply");

@@ -137,7 +137,7 @@ impl Kept<'_> {
         let stays =
             |why: Failure| why.context(format!("{path}: not deleted, it stays with its server"));
         match protocol::connect(socket).and_then(|server| protocol::ask(server, &command)) {
-            Ok(Reply::Deleted) => Ok(()),
+            Ok(Reply::Deleted | Reply::DeletedNoted { .. }) => Ok(()),
             Ok(Reply::Failed(why)) if self.is_gone()? => Err(why),
             Ok(Reply::Failed(why)) => Err(stays(why)),
             Ok(_) => Err(stays("the server sent an unexpected reply".into())),

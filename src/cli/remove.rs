@@ -121,6 +121,10 @@ fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Re
         Server { connection: Some(server), .. } => {
             match protocol::ask(server, &Command::Del { devices: vec![device.device()], force }) {
                 Ok(Reply::Deleted) => Ok(()),
+                Ok(Reply::DeletedNoted { notes }) => {
+                    notes.iter().for_each(|note| log::warn!("{note}"));
+                    Ok(())
+                }
                 Ok(Reply::Failed(why)) => Err(why),
                 Ok(_) => Err(format!("/dev/ublkb{id}: its server sent an unexpected reply").into()),
                 Err(error) => Err(format!("/dev/ublkb{id}: {error}").into()),

@@ -63,6 +63,10 @@ pub enum Reply {
         device: DeviceRef,
     },
     Deleted,
+    /// The same, and what the user should know.
+    DeletedNoted {
+        notes: Vec<String>,
+    },
     /// The device has been deleted again.
     TakenBack {
         /// What the device has left on its COW.

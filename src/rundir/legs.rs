@@ -28,12 +28,18 @@ struct Content {
     legs: Vec<Leg>,
     in_sync: bool,
     log_works: bool,
+    /// Not in records of earlier versions.
+    #[serde(default)]
+    was_in_sync: bool,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Leg {
     /// The leg's lasting identity, in hexadecimal.
     identity: String,
+    /// See [`KnownLeg::number`]; not in records of earlier versions.
+    #[serde(default)]
+    number: u64,
     path: String,
     source: bool,
 }
@@ -47,6 +53,7 @@ impl RunDir {
     pub fn write_legs(&self, key: &str, state: &LegState) -> io::Result<()> {
         let leg = |leg: &KnownLeg| Leg {
             identity: format!("{:016x}", leg.identity),
+            number: leg.number,
             path: leg.name.clone(),
             source: leg.source,
         };
@@ -56,6 +63,7 @@ impl RunDir {
             legs: state.legs.iter().map(leg).collect(),
             in_sync: state.in_sync,
             log_works: state.log_works,
+            was_in_sync: state.was_in_sync,
         };
         durable::replace(&self.legs_file(key), &serde_json::to_vec_pretty(&content)?)
     }
@@ -73,6 +81,13 @@ impl RunDir {
     }
 }
 
+/// The record in a file's bytes; `None` if it was written in another boot.
+pub(super) fn decode_in_boot(bytes: &[u8], boot: &str) -> Result<Option<LegState>, String> {
+    let content: Content =
+        serde_json::from_slice(bytes).map_err(|error| format!("damaged: {error}"))?;
+    if content.boot == boot { decode(bytes, boot).map(Some) } else { Ok(None) }
+}
+
 fn decode(bytes: &[u8], boot: &str) -> Result<LegState, String> {
     let content: Content =
         serde_json::from_slice(bytes).map_err(|error| format!("damaged: {error}"))?;
@@ -85,10 +100,16 @@ fn decode(bytes: &[u8], boot: &str) -> Result<LegState, String> {
     let leg = |leg: Leg| {
         let identity =
             u64::from_str_radix(&leg.identity, 16).map_err(|error| format!("damaged: {error}"))?;
-        Ok::<_, String>(KnownLeg { identity, name: leg.path, source: leg.source })
+        Ok::<_, String>(KnownLeg {
+            identity,
+            number: leg.number,
+            name: leg.path,
+            source: leg.source,
+        })
     };
     let legs = content.legs.into_iter().map(leg).collect::<Result<_, _>>()?;
-    Ok(LegState { legs, in_sync: content.in_sync, log_works: content.log_works })
+    let Content { in_sync, log_works, was_in_sync, .. } = content;
+    Ok(LegState { legs, in_sync, log_works, was_in_sync })
 }
 
 #[cfg(test)]
@@ -104,12 +125,17 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_anything_else_is_refused() {
         let (rundir, key) = (rundir(), "mirror");
-        let leg =
-            |identity, source| KnownLeg { identity, name: format!("/dev/leg{identity}"), source };
+        let leg = |identity, source| KnownLeg {
+            identity,
+            number: 3,
+            name: format!("/dev/leg{identity}"),
+            source,
+        };
         let state = LegState {
             legs: vec![leg(1, false), leg(u64::MAX, true)],
             in_sync: false,
             log_works: true,
+            was_in_sync: true,
         };
         assert!(rundir.legs(key).unwrap_err().ends_with("No such file or directory (os error 2)"));
         rundir.write_legs(key, &state).unwrap();

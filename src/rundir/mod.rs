@@ -9,6 +9,7 @@ mod claims;
 pub mod departed;
 mod directory;
 pub mod durable;
+mod ended;
 pub mod journal;
 mod legs;
 mod lock;

@@ -37,10 +37,15 @@ impl RunDir {
         Ok(names)
     }
 
-    /// Removes all files of a server.
+    /// Removes all files of a server. A record of stale legs is kept for later mirrors.
     pub fn remove(&self, key: &str) {
         self.remove_stale_lock(key);
-        for path in [self.socket(key), self.state_file(key), self.legs_file(key)] {
+        let kept = self.keep_legs(key).inspect_err(|why| log::error!("{why}"));
+        if let Ok(Some(state)) = &kept {
+            log::warn!("the legs of a mirror that has ended: {}", state.told());
+        }
+        let legs = kept.is_ok().then(|| self.legs_file(key));
+        for path in [self.socket(key), self.state_file(key)].into_iter().chain(legs) {
             if let Err(error) = fs::remove_file(&path) {
                 if error.kind() != io::ErrorKind::NotFound {
                     log::warn!("{}: {error}", path.display());

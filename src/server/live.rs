@@ -334,6 +334,14 @@ impl Records for Files {
         self.rundir.write_legs(&self.key, state).map_err(|error| error.to_string())
     }
 
+    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, String> {
+        self.rundir.ended_legs(identities)
+    }
+
+    fn keep_legs(&self) -> Result<Option<LegState>, String> {
+        self.rundir.keep_legs(&self.key)
+    }
+
     fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {
         self.rundir.departures(&self.key, origin, number).map_err(Failure::from)
     }

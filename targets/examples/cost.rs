@@ -223,6 +223,7 @@ impl Rig {
             disk: Disk::new("leg", self.disk.clone()),
             offset: Sector(0),
             identity,
+            number: 0,
         });
         let opened: Rc<RefCell<Option<Option<Rc<Mirror>>>>> = Rc::default();
         let slot = opened.clone();

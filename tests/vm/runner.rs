@@ -294,7 +294,8 @@ fn clean_up() -> Result<(), Left> {
         bounded(10, "losetup -D");
     }
     fs::remove_dir_all(SCRATCH).ok();
-    // No case must find the log of another case.
+    // No case must find the log of another case, or the record of its legs.
+    server::forget_ended_legs();
     fs::remove_dir_all(format!("{}/log", server::run_dir())).ok();
     if found.is_empty() {
         Ok(())

@@ -172,8 +172,10 @@ pub fn leftovers() -> Vec<String> {
         );
     }
     if let Ok(entries) = fs::read_dir(run_dir()) {
-        // Logs outlive devices, and so do records of COWs whose origins may still be changed.
-        let departed = |path: &Path| path.extension().is_some_and(|end| end == "departed");
+        // Logs outlive devices, and so do records of COWs whose origins may still be changed, and
+        // of stale legs.
+        let departed =
+            |path: &Path| path.extension().is_some_and(|end| end == "departed" || end == "ended");
         let entries = entries
             .flatten()
             .map(|e| e.path())
@@ -181,6 +183,13 @@ pub fn leftovers() -> Vec<String> {
         found.extend(entries.map(|path| path.display().to_string()));
     }
     found
+}
+
+/// Removes the records of ended mirrors: their legs have been written anew.
+pub fn forget_ended_legs() {
+    let files = fs::read_dir(run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let ended = files.filter(|path| path.extension().is_some_and(|end| end == "ended"));
+    ended.for_each(|path| fs::remove_file(path).expect("removable"));
 }
 
 /// What is still left after a moment, in which processes can end.

@@ -46,6 +46,7 @@ impl<M: Machine> Administrator<M> {
                 return Err(note.map_or(why.clone(), |note| why.ending(format!("; {note}"))));
             }
         };
+        let note = note.or_else(|| prepared.note.clone());
         let path = format!("{BLOCK_PATH}{}", info.id);
         let (device, name) = (new.state.device(), new.state.name.clone());
         let adopted = prepared.spec.other_origin;

@@ -22,6 +22,8 @@ pub(super) struct End {
     pub(super) lost: Option<Reason>,
     /// Why the kernel's device could not be deleted, if so.
     pub(super) wrong: Option<Reason>,
+    /// What the user must know of a mirror's legs.
+    pub(super) stale: Option<String>,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -60,7 +62,12 @@ impl<M: Machine> Administrator<M> {
         };
         let deleted = if ours { self.machine.delete(id) } else { Ok(()) };
         let lost = removed.err().filter(|_| !mutant::is(Mutant::LastCommitIgnored));
-        Ok(End { lost, wrong: deleted.err() })
+        let (stale, unkept) = match self.keep_legs(id) {
+            Ok(stale) => (stale, None),
+            Err(why) => (None, Some(why.but(format!("/dev/ublkb{id}: deleted")))),
+        };
+        let wrong = Failure::all(deleted.err().into_iter().chain(unkept).collect());
+        Ok(End { lost, wrong, stale })
     }
 
     /// Makes a device fail its requests.
@@ -122,7 +129,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     fn del_each(&mut self, ids: &[u32], force: bool) -> Result<Reply, Reason> {
-        let (mut failed, mut saved) = (Vec::new(), Ok(()));
+        let (mut failed, mut saved, mut notes) = (Vec::new(), Ok(()), Vec::new());
         for id in ids {
             failed.extend(self.del_left_out(*id, force).err());
         }
@@ -139,7 +146,8 @@ impl<M: Machine> Administrator<M> {
                     }
                     continue;
                 }
-                Ok(End { lost, wrong }) => {
+                Ok(End { lost, wrong, stale }) => {
+                    notes.extend(stale.map(|stale| format!("/dev/ublkb{id}: deleted; {stale}")));
                     self.lost_at_end |= lost.is_some();
                     failed.extend(lost.map(|lost| lost.but(format!("/dev/ublkb{id}: deleted"))));
                     failed.extend(wrong);
@@ -149,7 +157,9 @@ impl<M: Machine> Administrator<M> {
         }
         failed.extend(saved.err());
         failed.iter().for_each(|error| log::error!("{error}"));
-        Failure::all(failed).map_or(Ok(Reply::Deleted), Err)
+        notes.iter().for_each(|note| log::warn!("{note}"));
+        let deleted = if notes.is_empty() { Reply::Deleted } else { Reply::DeletedNoted { notes } };
+        Failure::all(failed).map_or(Ok(deleted), Err)
     }
 
     /// Removes a deleted device from the list.

@@ -29,7 +29,8 @@ impl<M: Machine> Administrator<M> {
              the device and its disks"
         );
         match self.take_down(id, cookie, true) {
-            Ok(End { lost, wrong }) => {
+            Ok(End { lost, wrong, stale }) => {
+                stale.iter().for_each(|stale| log::warn!("/dev/ublkb{id}: deleted; {stale}"));
                 self.lost_at_end |= lost.is_some();
                 lost.iter().chain(&wrong).for_each(|error| log::error!("{name}: {error}"));
             }

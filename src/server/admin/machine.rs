@@ -124,6 +124,16 @@ pub trait Records: Clone + Send + 'static {
     /// # Errors
     /// It cannot be written.
     fn write_legs(&self, state: &LegState) -> Result<(), String>;
+    /// What ended mirrors that had legs with these identities have left in this boot.
+    ///
+    /// # Errors
+    /// A record cannot be read.
+    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, String>;
+    /// Keeps the record of the legs for later mirrors, if they must know it, and returns it then.
+    ///
+    /// # Errors
+    /// It cannot be kept.
+    fn keep_legs(&self) -> Result<Option<LegState>, String>;
     /// The recorded departures of snapshots from an origin, identified by its name and its number
     /// in this boot.
     ///

@@ -53,6 +53,8 @@ pub enum Mutant {
     UseIgnored,
     /// A mirror's write that depends on the record of its legs does not wait for it.
     LegRecordIgnored,
+    /// A mirror is added without what ended mirrors have left of its legs.
+    EndedLegsForgotten,
     /// The state file keeps the old legs.
     LegsNotRecorded,
     /// A disk is accepted as the one that was at its path before.
@@ -95,7 +97,7 @@ impl Mutant {
     pub const OF_HASTE: Mutant = Mutant::ForcedCowShared;
 
     /// All other mutants.
-    pub const ALL: [Mutant; 27] = [
+    pub const ALL: [Mutant; 28] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,
         Mutant::SourceForgotten,
@@ -118,6 +120,7 @@ impl Mutant {
         Mutant::LeftOutFilesRemoved,
         Mutant::UseIgnored,
         Mutant::LegRecordIgnored,
+        Mutant::EndedLegsForgotten,
         Mutant::LegsNotRecorded,
         Mutant::StrangerBelieved,
         Mutant::WaitingDisksFree,

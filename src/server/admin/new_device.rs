@@ -19,6 +19,8 @@ pub(super) struct NewDevice {
     pub(super) spec: DeviceSpec,
     /// For a persistent snapshot: how its COW is recognized later.
     pub(super) cow: Option<Cow>,
+    /// What its user should know.
+    pub(super) note: Option<String>,
 }
 
 impl NewDevice {

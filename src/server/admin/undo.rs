@@ -97,7 +97,7 @@ impl<M: Machine> Administrator<M> {
             self.undone_later.push(new);
             return Err("the add is undone when the disk answers".into());
         }
-        let End { lost, wrong } = match self.take_down(id, cookie, true) {
+        let End { lost, wrong, .. } = match self.take_down(id, cookie, true) {
             Ok(end) => end,
             // It runs on.
             Err(why) if is_served && !self.machine.has_ended(id) => {

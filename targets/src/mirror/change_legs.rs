@@ -191,8 +191,7 @@ impl Mirror {
         if !self.spares(index).await {
             return Err(self.last_source(index));
         }
-        let name = leg.disk.name().to_string();
-        self.record_change(index, Some((leg.identity, name))).map_err(ChangeError::Record)?;
+        self.record_change(index, Some(leg.known())).map_err(ChangeError::Record)?;
         if !mutant::is(Mutant::NewLegInSync) {
             self.state.borrow_mut().regions.set_all(false);
         }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::Event;
-use super::leg_state::{LegState, Past};
+use super::leg_state::{KnownLeg, LegState, Past};
 use super::legs::ErrorCounts;
 use super::open_error::OpenError;
 use super::status::LegHealth;
@@ -22,6 +22,17 @@ pub struct LegParts {
     pub offset: Sector,
     /// The leg's identity in the log ([`super::format::identity_of`]).
     pub identity: u64,
+    /// Tells its disk from others that have the same identity in this boot; zero if no other disk
+    /// can have it.
+    pub number: u64,
+}
+
+impl LegParts {
+    /// The leg for the record, not as a source.
+    pub(super) fn known(&self) -> KnownLeg {
+        let name = self.disk.name().to_string();
+        KnownLeg { identity: self.identity, number: self.number, name, source: false }
+    }
 }
 
 /// The configuration of a mirror.

@@ -9,7 +9,7 @@
 //! Rules kept here: a journaled state never claims more than is true when a request is acknowledged
 //! or a leg is copied over (`Claims::exceed`); a leg is known by its stable identity, and a leg
 //! that is not in the record counts as empty; if no leg is known to be up to date, none is chosen
-//! (`begin`).
+//! (`begin`); a leg that left a mirror stays in its state as one that is not a source (`former`).
 
 use super::legs::LegSet;
 use super::open_error::OpenError;
@@ -20,27 +20,111 @@ use super::table::InitialSync;
 pub struct KnownLeg {
     /// The leg's stable identity ([`super::format::identity_of`]).
     pub identity: u64,
+    /// Tells its disk from others that have the same identity in this boot; zero if no other disk
+    /// can have it.
+    pub number: u64,
     /// The name of its disk, for display.
     pub name: String,
     /// It has all acknowledged writes. The others missed a write, or were never recovered.
     pub source: bool,
 }
 
+/// Most former legs in a leg state: more than a user replaces by hand in one boot. The oldest go
+/// first.
+const MAX_FORMER: usize = 256;
+
 /// The state of the legs that a later server needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LegState {
-    /// The legs, in table order.
+    /// The legs, in table order, and then those that left the mirror.
     pub legs: Vec<KnownLeg>,
     /// Every region was in sync, except for writes in flight.
     pub in_sync: bool,
     /// There is a log on disk, and it has every mark.
     pub log_works: bool,
+    /// Every region has been in sync at some time: a leg that is not a source has missed writes, or
+    /// was put in later. Otherwise it may be one that its user did not want to be overwritten.
+    pub was_in_sync: bool,
 }
 
 impl LegState {
     /// The first leg with one of these identities that is a source.
     pub fn source_among(&self, identities: &[u64]) -> Option<usize> {
         self.sources(identities).iter().next()
+    }
+
+    /// The first leg with one of these identities that is recorded as not being a source.
+    pub fn stale_among(&self, identities: &[u64]) -> Option<usize> {
+        self.missed(identities).iter().next()
+    }
+
+    /// Whether a leg is in this state.
+    pub fn knows(&self, identity: u64) -> bool {
+        self.of(identity).is_some()
+    }
+
+    /// Whether a later mirror must know this state: a leg, present or former, is not a source.
+    pub fn has_stale(&self) -> bool {
+        self.legs.iter().any(|leg| !leg.source)
+    }
+
+    /// The disks of the legs that are sources, or of the others, separated by commas.
+    pub fn names(&self, source: bool) -> String {
+        let legs = self.legs.iter().filter(|leg| leg.source == source);
+        legs.map(|leg| leg.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// For the user of a mirror that has ended: which legs are up to date.
+    pub fn told(&self) -> String {
+        let (stale, sources) = (self.names(false), self.names(true));
+        format!(
+            "not up to date: {stale}; up to date: {}; until the machine is restarted, mirrors of \
+             these legs are recovered from one that is up to date",
+            if sources.is_empty() { "none" } else { &sources }
+        )
+    }
+
+    /// The state of several mirrors that have ended. A leg that one of them has as stale is stale.
+    pub fn joined(states: impl IntoIterator<Item = LegState>) -> Option<LegState> {
+        states.into_iter().reduce(|mut all, other| {
+            for leg in other.legs {
+                match all.legs.iter_mut().find(|known| known.identity == leg.identity) {
+                    Some(known) => known.source &= leg.source,
+                    None => all.legs.push(leg),
+                }
+            }
+            all.was_in_sync &= other.was_in_sync;
+            let (in_sync, log_works) = (other.in_sync, other.log_works);
+            LegState {
+                in_sync: all.in_sync && in_sync,
+                log_works: all.log_works && log_works,
+                ..all
+            }
+        })
+    }
+
+    /// The source of a new mirror of these legs, if this state of an ended one has a say in that.
+    /// Without one, the first leg is the source.
+    ///
+    /// # Errors
+    /// No leg with all acknowledged writes is among them, or the first may be wanted more than
+    /// that: it is unknown, or was to be overwritten and may not have been.
+    pub fn choose(&self, identities: &[u64]) -> Result<Option<usize>, OpenError> {
+        let (sources, missed) = (self.sources(identities), self.missed(identities));
+        let first_missed = missed.has(0) && self.was_in_sync;
+        match sources.iter().next() {
+            None if !missed.has(0) => Ok((!missed.is_empty()).then_some(0)),
+            Some(0) => Ok((!missed.is_empty()).then_some(0)),
+            Some(leg) if first_missed => Ok(Some(leg)),
+            _ => Err(OpenError::NoSource),
+        }
+    }
+
+    /// The legs of this state that are not among those with these identities: a mirror of the
+    /// latter goes on without them.
+    pub(super) fn former(&self, identities: &[u64]) -> Vec<KnownLeg> {
+        let left = self.legs.iter().filter(|leg| !identities.contains(&leg.identity));
+        left.map(|leg| KnownLeg { source: false, ..leg.clone() }).collect()
     }
 
     fn of(&self, identity: u64) -> Option<&KnownLeg> {
@@ -104,6 +188,41 @@ pub enum Past {
     Replaced(Option<LegState>),
     /// A server died and left this state, or none that can be read.
     TakenOver(Option<LegState>),
+    /// A mirror of one of these legs ended in this boot with this state.
+    Ended(LegState),
+}
+
+impl Past {
+    /// The recorded state, if there is one.
+    pub(super) fn state(&self) -> Option<&LegState> {
+        match self {
+            Past::None => None,
+            Past::Replaced(state) | Past::TakenOver(state) => state.as_ref(),
+            Past::Ended(state) => Some(state),
+        }
+    }
+
+    /// Whether every region of a mirror of these legs has been in sync before.
+    pub(super) fn was_in_sync(&self, identities: &[u64]) -> bool {
+        let known = |past: &LegState| identities.iter().all(|id| past.knows(*id));
+        self.state().is_some_and(|past| past.was_in_sync && known(past))
+    }
+
+    /// Whether a log on disk does not know what is recorded of the legs: it is a new one, or that
+    /// of another time. `stale`: the legs that it has as stale.
+    pub(super) fn is_unknown_to_log(&self, fresh: bool, stale: LegSet, identities: &[u64]) -> bool {
+        let Past::Ended(state) = self else { return false };
+        fresh || !state.log_works && !state.missed(identities).without(stale).is_empty()
+    }
+}
+
+/// Adds a leg that leaves a mirror to the former ones.
+pub(super) fn remember_former(former: &mut Vec<KnownLeg>, left: KnownLeg) {
+    former.retain(|leg| leg.identity != left.identity);
+    if former.len() == MAX_FORMER {
+        former.remove(0);
+    }
+    former.push(KnownLeg { source: false, ..left });
 }
 
 /// What a mirror starts from.
@@ -115,6 +234,8 @@ pub(super) struct Beginning {
     pub(super) sources: Option<LegSet>,
     /// The administrator has named the sources.
     pub(super) named: bool,
+    /// The log on disk decides instead of the sources, if it is of the same time.
+    pub(super) by_log: bool,
 }
 
 /// Decides what a mirror starts from. `initial` is the administrator's argument, which is out of
@@ -126,8 +247,14 @@ pub(super) fn begin(
     log_on_disk: bool,
     identities: &[u64],
 ) -> Result<Beginning, OpenError> {
-    let said = Beginning { initial, sources: source.map(LegSet::one), named: source.is_some() };
-    let from_log = Beginning { initial: InitialSync::FromLog, sources: None, named: false };
+    let said = Beginning {
+        initial,
+        sources: source.map(LegSet::one),
+        named: source.is_some(),
+        by_log: false,
+    };
+    let from_log =
+        Beginning { initial: InitialSync::FromLog, sources: None, named: false, by_log: false };
     match past {
         Past::None => Ok(said),
         Past::TakenOver(_) if source.is_some() => {
@@ -140,6 +267,16 @@ pub(super) fn begin(
             None => Err(OpenError::NoSource),
             Some(state) => from_record(state, identities),
         },
+        Past::Ended(_) if source.is_some() => Ok(said),
+        Past::Ended(state) => {
+            let unknown = state.missed(identities).is_empty() && log_on_disk;
+            let Some(leg) = (if unknown { None } else { state.choose(identities)? }) else {
+                return Ok(said);
+            };
+            let by_log = log_on_disk && initial == InitialSync::FromLog;
+            let initial = if by_log { InitialSync::FromLog } else { InitialSync::Sync };
+            Ok(Beginning { initial, sources: Some(LegSet::one(leg)), named: false, by_log })
+        }
         // Another table on the same disks: the log or the administrator decides, but legs known to
         // be stale stay stale.
         Past::Replaced(_) if source.is_some() => Ok(said),
@@ -158,7 +295,7 @@ pub(super) fn begin(
             }
             let Beginning { sources, .. } = from_record(state, identities)?;
             let initial = if initial == InitialSync::NoSync { InitialSync::Sync } else { initial };
-            Ok(Beginning { initial, sources, named: false })
+            Ok(Beginning { initial, sources, named: false, by_log: false })
         }
     }
 }
@@ -172,7 +309,7 @@ fn from_record(state: &LegState, identities: &[u64]) -> Result<Beginning, OpenEr
     }
     let all = sources == LegSet::first(identities.len());
     let initial = if all && state.in_sync { InitialSync::NoSync } else { InitialSync::Sync };
-    Ok(Beginning { initial, sources: Some(sources), named: false })
+    Ok(Beginning { initial, sources: Some(sources), named: false, by_log: false })
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ use super::*;
 fn state(legs: &[(u64, bool)], in_sync: bool) -> LegState {
     let leg = |(identity, source): &(u64, bool)| KnownLeg {
         identity: *identity,
+        number: 0,
         name: String::new(),
         source: *source,
     };
-    LegState { legs: legs.iter().map(leg).collect(), in_sync, log_works: false }
+    let legs = legs.iter().map(leg).collect();
+    LegState { legs, in_sync, log_works: false, was_in_sync: true }
 }
 
 fn taken_over(state: &LegState, identities: &[u64]) -> Result<(InitialSync, u16), OpenError> {
@@ -79,7 +81,8 @@ fn another_table_keeps_what_is_known_and_is_believed_in_what_is_not() {
 fn a_log_on_a_disk_knows_best_as_long_as_it_has_every_mark() {
     let works = LegState { log_works: true, ..state(&[(1, false), (2, true)], false) };
     let begun = |past: &Past| begin(past, InitialSync::Sync, None, true, &[1, 2]);
-    let from_log = Beginning { initial: InitialSync::FromLog, sources: None, named: false };
+    let from_log =
+        Beginning { initial: InitialSync::FromLog, sources: None, named: false, by_log: false };
     assert_eq!(begun(&Past::TakenOver(None)), Ok(from_log));
     assert_eq!(begun(&Past::TakenOver(Some(works.clone()))), Ok(from_log));
     let failed = Past::TakenOver(Some(LegState { log_works: false, ..works }));
@@ -102,4 +105,61 @@ fn claims_may_be_less_than_the_truth_and_never_more() {
         claims(0b001, true, false).or(claims(0b010, false, true)),
         claims(0b011, true, true)
     );
+}
+
+#[test]
+fn a_stale_leg_of_an_ended_mirror_is_no_source() {
+    let ended = state(&[(1, false), (2, true), (3, false)], false);
+    let begun = |initial, log, identities: &[u64]| {
+        let begun = begin(&Past::Ended(ended.clone()), initial, None, log, identities)?;
+        Ok((begun.initial, begun.sources.map(|sources| sources.0)))
+    };
+    let (from_log, sync, nosync) = (InitialSync::FromLog, InitialSync::Sync, InitialSync::NoSync);
+    // In any order, with other partners, and whatever the user believes of the legs.
+    for initial in [from_log, sync, nosync] {
+        assert_eq!(begun(initial, false, &[1, 2]), Ok((sync, Some(0b10))));
+        assert_eq!(begun(initial, false, &[2, 1]), Ok((sync, Some(0b01))));
+        assert_eq!(begun(initial, false, &[3, 9, 2]), Ok((sync, Some(0b100))));
+        for alone in [&[1, 9][..], &[1, 3], &[9, 2], &[9, 1, 2]] {
+            assert_eq!(begun(initial, false, alone), Err(OpenError::NoSource), "{alone:?}");
+        }
+        assert_eq!(begun(initial, false, &[2, 9]), Ok((initial, None)));
+        assert_eq!(begun(initial, false, &[8, 9]), Ok((initial, None)));
+    }
+    assert_eq!(begun(from_log, true, &[1, 2]), Ok((from_log, Some(0b10))));
+    // An `add` that its user has interrupted, and gives again in another order.
+    let begun_only = LegState { was_in_sync: false, ..ended.clone() };
+    assert_eq!(begun_only.choose(&[1, 2]), Err(OpenError::NoSource));
+    assert_eq!(begun_only.choose(&[2, 1]), Ok(Some(0)));
+    let named = begin(&Past::Ended(ended), from_log, Some(0), false, &[1, 2]).unwrap();
+    assert_eq!((named.sources, named.named), (Some(LegSet::one(0)), true));
+}
+
+#[test]
+fn a_log_of_another_time_does_not_overrule_an_ended_mirror() {
+    let ended =
+        |log_works| Past::Ended(LegState { log_works, ..state(&[(1, false), (2, true)], false) });
+    let unknown =
+        |log_works, fresh, stale| ended(log_works).is_unknown_to_log(fresh, LegSet(stale), &[1, 2]);
+    assert!(unknown(false, false, 0) && unknown(false, true, 0) && unknown(true, true, 0));
+    assert!(!unknown(false, false, 0b01) && !unknown(true, false, 0));
+}
+
+#[test]
+fn states_of_ended_mirrors_are_joined_and_a_leg_that_left_is_not_a_source() {
+    let both = LegState::joined([
+        state(&[(1, true), (2, false)], false),
+        state(&[(3, true), (1, false)], false),
+    ]);
+    let expected = state(&[(1, false), (2, false), (3, true)], false);
+    assert_eq!(both, Some(expected.clone()));
+    assert_eq!(LegState::joined([]), None);
+    assert_eq!(expected.former(&[3, 2]), state(&[(1, false)], false).legs);
+    assert_eq!(expected.former(&[2]), state(&[(1, false), (3, false)], false).legs);
+    let mut former = Vec::new();
+    let left = |identity| KnownLeg { identity, number: 0, name: String::new(), source: true };
+    (0..=MAX_FORMER as u64).for_each(|leg| remember_former(&mut former, left(leg)));
+    remember_former(&mut former, left(7));
+    assert_eq!((former.len(), former.last().unwrap().identity), (MAX_FORMER, 7));
+    assert!(former.iter().all(|leg| leg.identity != 0 && !leg.source));
 }

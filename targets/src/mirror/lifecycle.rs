@@ -58,9 +58,18 @@ impl Mirror {
             },
         )?;
         let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
-        let begun =
+        let mut begun =
             begin(&config.past, config.initial_sync, config.source, log.on_disk(), &identities)?;
-        let stale = log.read(begun.initial, &mut bits, &identities).await;
+        let mut stale = log.read(begun.initial, &mut bits, &identities).await;
+        if begun.by_log {
+            if config.past.is_unknown_to_log(log.is_fresh(), stale, &identities) {
+                (bits, stale) =
+                    (Bits::zeroes(regions).ok_or(OpenError::NoMemory)?, LegSet::default());
+                log.change_all();
+            } else {
+                begun.sources = None;
+            }
+        }
         if begun.sources.is_none() && stale == LegSet::first(count) {
             return Err(OpenError::NoSource);
         }
@@ -87,6 +96,11 @@ impl Mirror {
             listener: config.listener,
             recorder: config.recorder,
             recorded: Cell::new(None),
+            former: RefCell::new(
+                config.past.state().map_or(vec![], |past| past.former(&identities)),
+            ),
+            was_in_sync: Cell::new(config.past.was_in_sync(&identities)),
+            log_written: Cell::new(false),
             requests: Requests {
                 phase: Cell::new(Phase::Running),
                 gate: Gate::default(),
@@ -133,6 +147,7 @@ impl Mirror {
             self.remember_stale();
         }
         self.write_log().await;
+        self.try_record();
         self.spawn(executor, |mirror| async move { mirror.clean_loop().await });
         for _ in 0..LANES {
             self.spawn(executor, |mirror| async move { mirror.recovery_lane().await });
@@ -177,6 +192,8 @@ impl Mirror {
         if let Err(error) = self.log.sync().await {
             self.log.fail();
             self.tell_of_log(error);
+        } else {
+            self.log_written.set(self.log.on_disk());
         }
     }
 

@@ -71,6 +71,8 @@ struct Header {
     named: Cell<bool>,
     /// Identities of legs in headers of earlier versions, each with that of today.
     renamed: Vec<(u64, u64)>,
+    /// The log was not a mirror's when it was read.
+    fresh: Cell<bool>,
     /// The header names legs that the mirror does not have, so nothing in the log is trusted.
     foreign_legs: Cell<bool>,
 }
@@ -160,6 +162,7 @@ impl Log {
                 flags_batch: Cell::new(0),
                 named: Cell::new(false),
                 renamed,
+                fresh: Cell::new(false),
                 foreign_legs: Cell::new(false),
             },
             batches: Batches {
@@ -232,6 +235,11 @@ impl Log {
     /// The log could not be written as a whole: marks cannot be made.
     pub(super) fn fail(&self) {
         self.health.set(self.health.get().without_marks());
+    }
+
+    /// Whether the log was not a mirror's when it was read.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.header.fresh.get()
     }
 
     /// Whether the header that was read names other legs than the mirror has; `true` only once.

@@ -5,8 +5,8 @@
 //! on it fail; each such request retries the record, so requests succeed again as soon as there is
 //! room. A record that claims less than is true is safe, but costs a later server more copying.
 
-use super::config::RecordError;
-use super::leg_state::{Claims, KnownLeg, LegState};
+use super::config::{LegParts, RecordError};
+use super::leg_state::{Claims, KnownLeg, LegState, remember_former};
 use super::legs::LegSet;
 use super::target::{Mirror, State};
 use crate::mutant::{self, Mutant};
@@ -16,7 +16,8 @@ impl Mirror {
     /// The claims that are true of the legs now.
     fn claims(&self) -> Claims {
         let State { regions, legs } = &*self.state.borrow();
-        let log_works = self.log.on_disk() && !self.log.health().is_dead();
+        // A log that has not been written yet may be that of another time.
+        let log_works = self.log_written.get() && !self.log.health().is_dead();
         Claims {
             sources: legs.sources(),
             in_sync: regions.all_in_sync() && legs.sources() == legs.all(),
@@ -31,7 +32,7 @@ impl Mirror {
     pub(super) fn record(&self) -> Result<(), RecordError> {
         let names = || {
             let disks = self.disks.borrow();
-            disks.iter().map(|leg| (leg.identity, leg.disk.name().to_string())).collect()
+            disks.iter().map(LegParts::known).collect()
         };
         self.put(self.claims(), names)
     }
@@ -48,18 +49,16 @@ impl Mirror {
     pub(super) fn record_change(
         &self,
         index: usize,
-        new: Option<(u64, String)>,
+        new: Option<KnownLeg>,
     ) -> Result<(), RecordError> {
         let truth = self.claims();
-        let mut names: Vec<_> = self
-            .disks
-            .borrow()
-            .iter()
-            .map(|leg| (leg.identity, leg.disk.name().to_string()))
-            .collect();
+        let mut names: Vec<_> = self.disks.borrow().iter().map(LegParts::known).collect();
         let sources = truth.sources.without(LegSet::one(index));
         let taken_out = new.is_none();
         let sources = if taken_out { sources.closed_at(index) } else { sources };
+        if let Some(left) = names.get(index).cloned() {
+            remember_former(&mut self.former.borrow_mut(), left);
+        }
         match new {
             Some(new) if index < names.len() => names[index] = new,
             Some(new) => names.push(new),
@@ -73,24 +72,26 @@ impl Mirror {
         put
     }
 
-    fn put(
-        &self,
-        truth: Claims,
-        names: impl FnOnce() -> Vec<(u64, String)>,
-    ) -> Result<(), RecordError> {
+    fn put(&self, truth: Claims, names: impl FnOnce() -> Vec<KnownLeg>) -> Result<(), RecordError> {
         let before = self.recorded.get();
         if before == Some(truth) {
             return Ok(());
         }
-        let leg = |(leg, (identity, name)): (usize, (u64, String))| {
+        let leg = |(leg, known): (usize, KnownLeg)| {
             let unreadable = || self.state.borrow().legs.totals(leg).reads > 0;
             let miscounted = mutant::is(Mutant::ReadErrorIsMiss) && unreadable();
             let source =
                 truth.sources.has(leg) && !mutant::is(Mutant::SourceForgotten) && !miscounted;
-            KnownLeg { identity, name, source }
+            KnownLeg { source, ..known }
         };
-        let legs = names().into_iter().enumerate().map(leg).collect();
-        let state = LegState { legs, in_sync: truth.in_sync, log_works: truth.log_works };
+        let mut legs: Vec<_> = names().into_iter().enumerate().map(leg).collect();
+        let present = |former: &&KnownLeg| legs.iter().all(|leg| leg.identity != former.identity);
+        let former: Vec<_> = self.former.borrow().iter().filter(present).cloned().collect();
+        legs.extend(former);
+        let was_in_sync = self.was_in_sync.get() || truth.in_sync;
+        self.was_in_sync.set(was_in_sync);
+        let (in_sync, log_works) = (truth.in_sync, truth.log_works);
+        let state = LegState { legs, in_sync, log_works, was_in_sync };
         match (self.recorder)(&state) {
             Ok(()) => {
                 self.recorded.set(Some(truth));

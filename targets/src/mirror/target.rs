@@ -8,7 +8,7 @@ use super::Event;
 use super::bits::{Bits, WithBits};
 pub use super::config::{LegParts, LegReport, MirrorConfig, RecordError, Recorder};
 use super::flushes::Flushes;
-use super::leg_state::Claims;
+use super::leg_state::{Claims, KnownLeg};
 use super::legs::{Failure, LegSet, Legs};
 use super::log::{Letter, Log};
 pub use super::open_error::OpenError;
@@ -50,6 +50,12 @@ pub struct Mirror {
     /// The most that the record of the legs may claim; `None` if unknown or before the first
     /// record.
     pub(super) recorded: Cell<Option<Claims>>,
+    /// Legs that left this mirror, for the record of the legs.
+    pub(super) former: RefCell<Vec<KnownLeg>>,
+    /// Every region has been in sync, under this server or an earlier one.
+    pub(super) was_in_sync: Cell<bool>,
+    /// The log on disk has been written as a whole: it is this mirror's.
+    pub(super) log_written: Cell<bool>,
     pub(super) requests: Requests,
     pub(super) recovery: Recovery,
     pub(super) cleaner: Cleaner,

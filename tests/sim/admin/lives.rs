@@ -32,6 +32,8 @@ pub enum Step {
     Steal(What, bool),
     Replace(usize, usize),
     Load(bool),
+    /// The next command line names the legs that the mirror had first.
+    FormerLegs,
     Wipe(usize),
     /// The run directory is on a disk from now on.
     KeepFiles,
@@ -156,6 +158,10 @@ fn happen(town: &mut Town, event: Step) {
         Step::Foreign => town.add_foreign(),
         Step::Steal(what, replaced) => town.steal(what, replaced),
         Step::Wipe(at) => town.wipe(at),
+        Step::FormerLegs => {
+            town.legs = [3, 4];
+            town.freed.clear();
+        }
         Step::KeepFiles => town.site.keeps_files.set(true),
         Step::ForgetRecords => town.lose_records(),
         Step::PowerCut => town.crash(true),

@@ -26,6 +26,8 @@ pub enum StateFile {
 pub struct Files {
     pub states: BTreeMap<String, StateFile>,
     legs: BTreeMap<String, LegState>,
+    /// Of mirrors that have ended.
+    ended: Vec<LegState>,
     lost: BTreeMap<String, (String, Loss)>,
     /// Keyed by the store on the COW.
     departed: BTreeMap<String, Departure>,
@@ -43,6 +45,7 @@ impl Files {
     pub fn reboot(&mut self) {
         self.states.clear();
         self.legs.clear();
+        self.ended.clear();
         self.notes.clear();
     }
 
@@ -61,10 +64,23 @@ impl Files {
         } else {
             self.states.remove(key);
             self.legs.remove(key);
+            self.ended.clear();
             if key == "o" {
                 self.notes.clear();
             }
         }
+    }
+}
+
+impl Files {
+    /// The record of a mirror that has ended takes the place of those with one of its legs.
+    fn keep_legs(&mut self, key: &str) -> Option<LegState> {
+        let state = self.legs.remove(key)?;
+        let shares = |other: &LegState| other.legs.iter().any(|leg| state.knows(leg.identity));
+        self.ended.retain(|other| !shares(other));
+        let kept = Some(state).filter(LegState::has_stale);
+        self.ended.extend(kept.clone());
+        kept
     }
 }
 
@@ -152,8 +168,8 @@ impl Directory {
     pub fn remove(&self) {
         let mut shared = self.lock();
         if shared.step() {
+            shared.files.keep_legs(&self.key);
             shared.files.states.remove(&self.key);
-            shared.files.legs.remove(&self.key);
         }
     }
 }
@@ -194,6 +210,22 @@ impl Records for Directory {
         let mut shared = Directory::lock(self);
         shared.write()?.legs.insert(self.key.clone(), state.clone());
         Ok(())
+    }
+
+    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, String> {
+        let shared = Directory::lock(self);
+        let concerns = |state: &&LegState| identities.iter().any(|id| state.knows(*id));
+        Ok(LegState::joined(shared.files.ended.iter().filter(concerns).cloned()))
+    }
+
+    fn keep_legs(&self) -> Result<Option<LegState>, String> {
+        let mut shared = Directory::lock(self);
+        if !shared.files.legs.contains_key(&self.key) {
+            return Ok(None);
+        }
+        // A file is renamed where nothing can be written, too.
+        let goes_on = shared.step();
+        if goes_on { Ok(shared.files.keep_legs(&self.key)) } else { Ok(None) }
     }
 
     fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {

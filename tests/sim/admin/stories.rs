@@ -307,6 +307,34 @@ pub fn stories() -> Vec<Vec<Step>> {
             Del(Mirror, false),
             Recover,
         ],
+        // A mirror ends while its first leg has missed something, and is added by the same line.
+        vec![
+            Add(Mirror),
+            Fail(LEG, Class::Write, 0),
+            Write(Mirror, 3),
+            Del(Mirror, false),
+            Mend,
+            Add(Mirror),
+        ],
+        vec![
+            Add(Mirror),
+            Fail(LEG, Class::Write, 0),
+            Write(Mirror, 3),
+            Terminate(m),
+            Mend,
+            Add(Mirror),
+            Write(Mirror, 4),
+            Del(Mirror, false),
+        ],
+        // A mirror whose first leg was replaced is added with its former legs.
+        vec![
+            Add(Mirror),
+            Replace(0, 5),
+            Write(Mirror, 3),
+            Del(Mirror, false),
+            FormerLegs,
+            Add(Mirror),
+        ],
         // A COW is used again.
         vec![
             Add(Origin),

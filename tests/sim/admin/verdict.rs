@@ -50,6 +50,7 @@ impl Town {
         for what in [What::Snap(0), What::Snap(1), What::Origin] {
             self.judge(what)?;
         }
+        self.judge_added_mirror()?;
         if let Some(disk) = self.freed.iter().find(|disk| !self.site.is_users(**disk)) {
             return Err(format!("disk {disk} is no leg any more, and was written"));
         }
@@ -62,6 +63,19 @@ impl Town {
         }
         let fault = self.site.fault.borrow_mut().take();
         fault.map_or(Ok(()), Err)
+    }
+
+    /// The mirror is added by the same line, before and after which it shows what was acknowledged.
+    fn judge_added_mirror(&mut self) -> Result<(), Broken> {
+        if self.has(What::Mirror) {
+            return Ok(());
+        }
+        let added = self.add(What::Mirror);
+        self.say(|| format!("end: add Mirror: {added:?}"));
+        match added {
+            Ok(()) => self.judge(What::Mirror),
+            Err(_) => Ok(()),
+        }
     }
 
     fn is_live(&self, what: What) -> bool {

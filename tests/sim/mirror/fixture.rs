@@ -330,7 +330,7 @@ pub fn parts<'a>(
         legs: disks
             .into_iter()
             .zip(setup.identities)
-            .map(|(disk, identity)| LegParts { disk, offset: Sector(0), identity })
+            .map(|(disk, identity)| LegParts { disk, offset: Sector(0), identity, number: 0 })
             .collect(),
         log,
         renamed: setup.renamed.clone(),

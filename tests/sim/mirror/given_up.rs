@@ -63,7 +63,7 @@ pub fn a_suspend_that_is_given_up_ends_no_held_request() {
             assert!(fixture.try_wait(&held).is_none(), "{at}: it has ended");
             // It waits for what it has waited for before.
             let disk = fixture.world.disks()[fixture.world.disks().len() - 1].disk();
-            let spare = LegParts { disk, offset: Sector(0), identity: 9 };
+            let spare = LegParts { disk, offset: Sector(0), identity: 9, number: 0 };
             fixture.run(|mirror| async move { mirror.replace_leg(1, spare).await }).unwrap();
             fixture.wait(&held).unwrap();
             assert_eq!(fixture.read(2, 1).unwrap()[0], pattern::sector(100, 2), "{at}");

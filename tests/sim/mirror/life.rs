@@ -183,7 +183,7 @@ fn with_sync_everything_is_recovered_at_every_resume() {
 fn spare(fixture: &mut Fixture, setup: &Setup) -> LegParts {
     let image = Image::from_fn(Sectors(setup.sectors), |at| pattern::sector(60, at));
     let disk = fixture.world.add_disk("spare", setup.disk, image).disk();
-    LegParts { disk, offset: Sector(0), identity: 9 }
+    LegParts { disk, offset: Sector(0), identity: 9, number: 0 }
 }
 
 #[test]

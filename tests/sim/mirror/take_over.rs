@@ -80,7 +80,12 @@ fn the_source_is_remembered_when_legs_change_before_recovery_ends() {
 
 fn spare_of(fixture: &Fixture) -> dm_targets::mirror::target::LegParts {
     let disk = fixture.world.disks()[2].disk();
-    dm_targets::mirror::target::LegParts { disk, offset: dm_targets::units::Sector(0), identity: 9 }
+    dm_targets::mirror::target::LegParts {
+        disk,
+        offset: dm_targets::units::Sector(0),
+        identity: 9,
+        number: 0,
+    }
 }
 
 #[test]
@@ -163,6 +168,7 @@ fn a_mirror_whose_legs_cannot_be_recorded_is_not_begun() {
         disk,
         offset: dm_targets::units::Sector(0),
         identity: 9,
+        number: 0,
     };
     let changed = fixture.run(|mirror| async move { mirror.add_leg(leg).await });
     let why = "the state of the legs cannot be recorded: no space left on device";

@@ -13,6 +13,7 @@ use crate::disk::{Buf, Disk};
 use crate::log::{self, Image};
 use crate::mirror::{self, Did, Engine, Initial, Mirror, Request, Shape};
 use crate::model::{Ticket, View};
+use crate::server;
 
 use table::{FLUSH, FLUSH_SUSPEND, LOG, READ, WRITE, WRITE_DISK_LOG};
 
@@ -124,6 +125,7 @@ impl Stage {
 
     /// Legs and log as before the fault. The remains of a failed write are overwritten.
     fn reset(&self) {
+        server::forget_ended_legs();
         let leg = Disk::open(&self.legs[0].path);
         for (sector, sectors) in [FIRST, LATER[0], LATER[1]] {
             self.view.write(&leg, sector, sectors);

@@ -17,6 +17,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "mirror-record-bad-sector", bound_s: 90, disks, run: |_| bad_sector() },
         Case { name: "mirror-record-lost", bound_s: 90, disks, run: |_| lost() },
         Case { name: "mirror-record-dead-leg", bound_s: 60, disks, run: |_| dead_leg() },
+        Case { name: "mirror-ended-stale", bound_s: 90, disks, run: |_| ended_stale() },
         Case { name: "mirror-record-relative-leg", bound_s: 60, disks, run: |_| relative_leg() },
     ]
 }
@@ -126,4 +127,40 @@ fn relative_leg() {
     let refused = ublk_dm("message m repair 2").refused();
     assert!(refused.stderr.contains(&format!("0 ({first}), 1 ({second})")), "{}", refused.stderr);
     server::del("m");
+}
+
+/// A leg misses a write, and the mirror is deleted: the same line copies from the other leg, the
+/// stale leg alone is refused, and nothing is kept of a mirror that ends in sync.
+fn ended_stale() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let legs = [Faulty::new("leg0", "n0", 0, LEN), Faulty::new("leg1", "n1", 0, LEN)];
+    let [first, second] = [&legs[0].path, &legs[1].path];
+    let view = View::new("ende", LEN);
+    let line = format!("mirror --leg {first} --leg {second} --region-size {REGION}s --name m");
+    let path = server::add(&line);
+    ublk_dm("wait m --in-sync").ok();
+    view.fill(&Disk::open(&path));
+    legs[0].set(Fault::Bad { sector: 0, sectors: LEN });
+    let disk = Disk::open(&path);
+    view.write(&disk, 3 * REGION, REGION);
+    disk.flush().expect("the other leg has it");
+    drop(disk);
+    let deleted = ublk_dm("del m").ok();
+    assert!(deleted.stderr.contains(&format!("not up to date: {first}")), "{}", deleted.stderr);
+    legs[0].heal();
+    let refused = ublk_dm(&format!("add {line} --source {first}")).refused();
+    assert!(refused.stderr.contains("--force"), "{}", refused.stderr);
+    let added = ublk_dm(&format!("add {line}")).ok();
+    assert!(added.stderr.contains(&format!("recovered from {second}")), "{}", added.stderr);
+    ublk_dm("wait m --in-sync").ok();
+    view.verify_range(&Disk::open(&added.line()), 0, LEN);
+    server::del("m");
+    for leg in [first, second] {
+        view.verify_range(&Disk::open(leg), 0, LEN);
+    }
+    let kept = std::fs::read_dir(server::run_dir()).expect("readable").flatten();
+    let kept = kept.filter(|entry| entry.path().extension().is_some_and(|end| end == "ended"));
+    assert_eq!(kept.count(), 0);
 }

@@ -36,6 +36,13 @@ fn former_identity(disk: &impl OpenDisk, leg: &Leg) -> u64 {
     identity_of(&format!("{} {}", disk.former_name(), leg.offset))
 }
 
+/// Tells a leg's disk from others that have the same identity in this boot: a number is needed if
+/// the name is a path, or one that a user has chosen.
+pub(super) fn number_of(disk: &impl OpenDisk) -> u64 {
+    let name = disk.lasting_name();
+    if name.starts_with('/') || name.starts_with("dm/name ") { disk.number_in_boot() } else { 0 }
+}
+
 /// A leg's identity in the log.
 pub(super) fn identity(disk: &impl OpenDisk, leg: &Leg) -> u64 {
     identity_of(&format!("{} {}", disk.lasting_name(), leg.offset))
@@ -56,7 +63,7 @@ pub(super) fn with_names_of_today(past: Past, legs: &[Leg], disks: &[impl OpenDi
         state
     };
     match past {
-        Past::None => Past::None,
+        Past::None | Past::Ended(_) => past,
         Past::Replaced(state) => Past::Replaced(state.map(today)),
         Past::TakenOver(state) => Past::TakenOver(state.map(today)),
     }

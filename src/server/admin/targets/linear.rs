@@ -50,6 +50,6 @@ impl<M: Machine> Administrator<M> {
         })?;
         let discard = discard_of(&[&limits], start);
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, discard);
-        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: None })
+        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: None, note: None })
     }
 }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use super::leg_content::{content_of_leg, foreign_content};
-use super::leg_names::identity;
+use super::leg_names::{identity, number_of};
 use super::own_legs::NewLeg;
 use crate::failure::Reason;
 use crate::protocol::{KnownDisk, Reply};
@@ -120,7 +120,8 @@ impl<M: Machine> Administrator<M> {
             self.refuse_other_content(id, &disk, leg)?;
         }
         let (identity, offset) = (identity(&disk, leg), leg.offset);
-        Ok(NewLeg { disk, offset, identity, claimed_by })
+        let number = number_of(&disk);
+        Ok(NewLeg { disk, offset, identity, number, claimed_by })
     }
 
     /// Refuses a disk that holds other content than the mirror's own; a former leg holds the

@@ -88,7 +88,10 @@ impl<M: Machine> Administrator<M> {
             self.open_disks(mirror, spec.table.len, Sharing::of(spec.force, again.is_some()))?;
         let deps = self.deps_of(mirror, &disks, again)?;
         check_region(mirror, &disks)?;
-        if !matches!(past, Past::TakenOver(_)) {
+        let taken_over = matches!(past, Past::TakenOver(_));
+        let past = self.with_ended(past, mirror, &disks.legs, &spec)?;
+        let note = Self::note_of_ended(&past, mirror, &disks.legs, &spec);
+        if !taken_over {
             check_log(&disks, spec.force)?;
             check_legs(&disks, mirror, &spec, &past)?;
         }
@@ -112,6 +115,7 @@ impl<M: Machine> Administrator<M> {
             read_only,
             spec: DeviceSpec { source: None, force, ..spec },
             cow: None,
+            note,
         })
     }
 
@@ -279,6 +283,7 @@ fn check_legs(
     }
     let known = match past {
         Past::Replaced(Some(state)) => state.source_among(&identities(&mirror.legs, &disks.legs)),
+        Past::Ended(state) => state.choose(&identities(&mirror.legs, &disks.legs)).unwrap_or(None),
         _ => None,
     };
     let source = spec.source.or(known).unwrap_or(0);

@@ -3,6 +3,7 @@
 mod circle;
 mod content;
 mod disks;
+mod ended;
 mod leg_content;
 mod leg_names;
 mod linear;

@@ -11,6 +11,7 @@ use dm_targets::mirror::target::{LegParts, Mirror};
 use dm_targets::units::Sector;
 
 use super::disks::Sharing;
+use super::leg_names::number_of;
 use crate::failure::Reason;
 use crate::protocol::KnownDisk;
 use crate::server::admin::devices::{Device, LegRef};
@@ -24,6 +25,7 @@ pub(super) struct NewLeg<D> {
     pub disk: D,
     pub offset: Sector,
     pub identity: u64,
+    pub number: u64,
     /// The leg whose claim of the same disk is kept.
     pub claimed_by: Option<usize>,
 }
@@ -35,7 +37,7 @@ impl<D: OpenDisk> NewLeg<D> {
         if let Some(old) = self.claimed_by.and_then(|at| mirror.leg_disk(at)) {
             disk.keep_claim_of(&old);
         }
-        LegParts { disk, offset: self.offset, identity: self.identity }
+        LegParts { disk, offset: self.offset, identity: self.identity, number: self.number }
     }
 }
 
@@ -47,13 +49,13 @@ pub(super) fn parts_of<T: Thread>(
 ) -> Vec<LegParts> {
     let mut first: Vec<(_, Disk)> = Vec::new();
     let parts = disks.into_iter().zip(known).map(|(open, (offset, identity))| {
-        let id = open.id();
+        let (id, number) = (open.id(), number_of(&open));
         let disk = thread.disk(open);
         match first.iter().find(|(other, _)| *other == id) {
             Some((_, other)) => disk.keep_claim_of(other),
             None => first.push((id, disk.clone())),
         }
-        LegParts { disk, offset, identity }
+        LegParts { disk, offset, identity, number }
     });
     parts.collect()
 }

@@ -88,7 +88,7 @@ impl<M: Machine> Administrator<M> {
         deps.insert(path, origin, self.origin_known.clone());
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, None);
         spec.force = self.origin_shared;
-        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: None })
+        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: None, note: None })
     }
 
     pub(in crate::server::admin) fn prepare_snapshot(
@@ -174,7 +174,15 @@ impl<M: Machine> Administrator<M> {
         // the family.
         spec.force = self.origin_shared;
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
-        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: persistent.then_some(known) })
+        Ok(NewDevice {
+            params,
+            ticket,
+            deps,
+            read_only,
+            spec,
+            cow: persistent.then_some(known),
+            note: None,
+        })
     }
 
     /// Refuses the COW of a device that waits for a server: its store belongs to that device, and

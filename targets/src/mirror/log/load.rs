@@ -46,6 +46,7 @@ impl Log {
         let before = (*header, bits.count());
         LegFlags::rename(&mut header, &self.header.renamed, legs);
         let resumed = resume(&mut header, bits, result.is_ok(), initial);
+        self.header.fresh.set(resumed.fresh);
         let flags = match initial {
             _ if resumed.fresh => None,
             InitialSync::NoSync => LegFlags::decode(&header, legs),

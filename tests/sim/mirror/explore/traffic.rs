@@ -110,7 +110,7 @@ impl Run<'_> {
         let (admin, slot) = (self.case.admin, self.admin.clone());
         // The last one: the other actions ignore it.
         let disk = disks(&self.world).pop().unwrap();
-        let spare = LegParts { disk, offset: Sector(0), identity: SPARE_IDENTITY };
+        let spare = LegParts { disk, offset: Sector(0), identity: SPARE_IDENTITY, number: 0 };
         self.world.executor.spawn(async move {
             let result = match admin {
                 Admin::Nothing => Ok(()),
