@@ -135,6 +135,7 @@ impl Group {
     ) -> Result<(), String> {
         let opened = self.opened(ticket).ok_or("the target is not open")?;
         let target = opened.target.clone();
+        self.refuse(id, &target).map_or(Ok(()), Err)?;
         target.activate(&self.executor).await?;
         let device = Rc::new(Device::new(opened));
         if let Err(why) = serve(device.clone()) {
@@ -142,7 +143,7 @@ impl Group {
             drop(target.close().await);
             return Err(format!("cannot serve the queues: {why}"));
         }
-        if let Some(why) = self.refuse_without_origin(&target) {
+        if let Some(why) = self.refuse(id, &target) {
             drop(target.close().await);
             return Err(why);
         }
@@ -152,13 +153,33 @@ impl Group {
         Ok(())
     }
 
-    /// Why a snapshot cannot join: a device that has ended while it was opened may have been its
-    /// origin's last user, and no write would be preserved for it (I5).
-    fn refuse_without_origin(&self, target: &Target) -> Option<String> {
-        let Target::Snapshot(snapshot) = target else { return None };
-        let is_gone =
-            self.origins.of(snapshot).is_none() && !mutant::is(Mutant::ServedWithoutOrigin);
-        is_gone.then(|| "its origin was closed in the meantime: try again".to_owned())
+    /// Why a target cannot be used beside the other devices.
+    ///
+    /// A snapshot: a device that has ended while it was opened may have been its origin's last
+    /// user, and no write would be preserved for it (I5); or a merge has begun. An origin and a
+    /// merge into it: a write of the one would not reach what the other one shows.
+    fn refuse(&self, id: u32, target: &Target) -> Option<String> {
+        let others = self.devices.borrow();
+        let others = others.iter().filter(|(other, _)| **other != id);
+        let mut others = others.map(|(other, device)| (*other, device.target()));
+        let other = match target {
+            Target::Snapshot(snapshot) => {
+                return match self.origins.of(snapshot) {
+                    Some(origin) => origin.refuse_new(snapshot),
+                    None if mutant::is(Mutant::ServedWithoutOrigin) => None,
+                    None => Some("its origin was closed in the meantime: try again".to_owned()),
+                };
+            }
+            Target::Origin(origin) => others.find(|(_, other)| {
+                matches!(other, Target::Merge(merge) if Rc::ptr_eq(merge.origin(), origin))
+            }),
+            Target::Merge(merge) => others.find(|(_, other)| {
+                matches!(other, Target::Origin(origin) if Rc::ptr_eq(merge.origin(), origin))
+            }),
+            Target::Mirror(_) | Target::Linear(_) | Target::Nothing => None,
+        };
+        let (other, _) = other.filter(|_| !mutant::is(Mutant::MergeBesideOrigin))?;
+        Some(format!("/dev/ublkb{other} is the origin's device: an origin has one device only"))
     }
 
     /// A snapshot joins the origin of its disk.
@@ -205,7 +226,10 @@ impl Group {
         let device = self.device(id).ok_or("the device is gone")?;
         let opened = self.opened(ticket).ok_or("the target is not open")?;
         let target = opened.target.clone();
-        let activated = target.activate(&self.executor).await;
+        let activated = match self.refuse(id, &target) {
+            None => target.activate(&self.executor).await,
+            Some(why) => Err(why),
+        };
         if activated.is_ok() {
             device.put_target(opened);
             self.join(&target).await;

@@ -167,6 +167,25 @@ pub enum Mutant {
     MergeHidesFlush,
     /// Blocks of records are removed from the first one of a batch on.
     MergeRemovesForward,
+    /// I8: a merge removes records although a write of the origin with FUA has failed since their
+    /// copy, and with it a flush.
+    MergeBelievesFua,
+    /// A merge copies what stands on the COW behind the snapshot's end.
+    MergeWritesBehindEnd,
+    /// A merge starts on records that only the COW's cache holds.
+    MergeKeepsCache,
+    /// After a failed commit all records that are missing count as merged.
+    MergeTrustsShorter,
+    /// A merge starts although its origin was written after it was opened.
+    MergeIntoChanged,
+    /// An origin has a device of its own while a snapshot is merged into it.
+    MergeBesideOrigin,
+    /// A new snapshot of an origin is made while another one is merged into it.
+    MergeJoinedByNew,
+    /// The COW does not say that a merge has begun.
+    MergeNotMarked,
+    /// A discard of the only other snapshot reaches the origin while a merge runs.
+    MergeDiscardsOrigin,
     /// A linear device starts where its disk starts.
     LinearOffsetDropped,
     /// A linear device reaches beyond its end, into what follows it on the disk.

@@ -100,9 +100,12 @@ impl Target {
                 snapshot.close().await.map_err(|cause| lost(snapshot, &cause))
             }
             Target::Merge(merge) => {
-                merge.close().await.map_err(|cause| format!("COW {}: {cause}", merge.cow().name()))
+                let closed = merge.close().await;
+                closed.map_err(|cause| format!("COW {}: {cause}", merge.cow().name()))?;
+                unflushed(merge.origin())
             }
-            Target::Origin(_) | Target::Linear(_) | Target::Nothing => Ok(()),
+            Target::Origin(origin) => unflushed(origin),
+            Target::Linear(_) | Target::Nothing => Ok(()),
             Target::Mirror(mirror) => {
                 mirror.close().await;
                 Ok(())
@@ -136,12 +139,10 @@ impl Target {
             Target::Snapshot(snapshot) => {
                 snapshot.commit_all().await.map_err(|cause| lost(snapshot, &cause))
             }
-            // What a merge has acknowledged is on its disks.
-            Target::Origin(_)
-            | Target::Merge(_)
-            | Target::Mirror(_)
-            | Target::Linear(_)
-            | Target::Nothing => Ok(()),
+            // What these have acknowledged is on their disks, as far as they could be flushed.
+            Target::Origin(origin) => unflushed(origin),
+            Target::Merge(merge) => unflushed(merge.origin()),
+            Target::Mirror(_) | Target::Linear(_) | Target::Nothing => Ok(()),
         }
     }
 
@@ -165,6 +166,11 @@ impl Target {
             Target::Snapshot(_) | Target::Origin(_) | Target::Linear(_) | Target::Nothing => {}
         }
     }
+}
+
+/// What may be lost because a merge into an origin could not flush it.
+fn unflushed(origin: &Origin) -> Result<(), String> {
+    origin.unflushed().map_err(|lost| format!("origin {}: {lost}", origin.disk().name()))
 }
 
 /// What is lost when the last records of a snapshot cannot be written.

@@ -35,15 +35,16 @@ const STEPS: usize = 10_000;
 const NEW: u32 = pattern::FIRST_WRITE;
 
 /// Two origin disks with a COW for each, and the group that serves them.
-struct Fixture {
-    world: World,
-    origins: [Rc<SimDisk>; 2],
-    cows: [Rc<SimDisk>; 2],
-    group: Rc<Group>,
+pub struct Fixture {
+    pub world: World,
+    pub origins: [Rc<SimDisk>; 2],
+    pub cows: [Rc<SimDisk>; 2],
+    pub group: Rc<Group>,
 }
 
 impl Fixture {
-    fn new() -> Fixture {
+    /// Nothing opened yet.
+    pub fn new() -> Fixture {
         let mut world = World::new(crate::seed_base(), Schedule::InOrder, Trace::default());
         let image = || Image::from_fn(Sectors(SIZE), |at| pattern::sector(pattern::ORIGIN, at));
         let config = DiskConfig::default();
@@ -58,7 +59,7 @@ impl Fixture {
     }
 
     /// Runs one command or request to its end.
-    fn run<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> T {
+    pub fn run<T: 'static>(&self, task: impl Future<Output = T> + 'static) -> T {
         let slot = Rc::new(RefCell::new(None));
         let done = slot.clone();
         self.world.executor.spawn(async move { *done.borrow_mut() = Some(task.await) });
@@ -67,19 +68,20 @@ impl Fixture {
         slot.take().expect("it does not end")
     }
 
-    fn key(disk: usize) -> DiskKey {
+    /// The key of an origin.
+    pub fn key(disk: usize) -> DiskKey {
         DiskKey(disk as u64, 0)
     }
 
     /// Opens an origin as the target of a device.
-    fn open_origin(&self, disk: usize, ticket: u64) {
+    pub fn open_origin(&self, disk: usize, ticket: u64) {
         let origin = self.group.origin_or(Fixture::key(disk), || self.origins[disk].disk());
         let opened = Opened { target: Target::Origin(origin), events: Rc::default() };
         self.group.keep_opened(Ticket(ticket), opened);
     }
 
     /// Opens the snapshot of an origin.
-    fn open_snapshot(&self, disk: usize, ticket: u64) {
+    pub fn open_snapshot(&self, disk: usize, ticket: u64) {
         let group = self.group.clone();
         let (origin, cow) = (self.origins[disk].clone(), self.cows[disk].disk());
         let losses = self.world.losses()[disk].clone();
@@ -112,7 +114,7 @@ impl Fixture {
     }
 
     /// Adds a device for an opened target.
-    fn add(&self, id: u32, ticket: u64) -> Rc<Device> {
+    pub fn add(&self, id: u32, ticket: u64) -> Rc<Device> {
         let group = self.group.clone();
         self.run(async move {
             group.add(id, Ticket(ticket), |_| Ok(())).await.unwrap();
@@ -121,7 +123,8 @@ impl Fixture {
         self.group.device(id).unwrap()
     }
 
-    fn remove(&self, id: u32) {
+    /// Deletes a device.
+    pub fn remove(&self, id: u32) {
         let group = self.group.clone();
         self.run(async move { group.remove(id, false).await }).unwrap();
     }
@@ -169,7 +172,8 @@ impl Fixture {
         result.map(|()| data).map_err(|error| error.to_string())
     }
 
-    fn write(&self, id: u32) -> Result<(), String> {
+    /// Writes the first chunk through a device.
+    pub fn write(&self, id: u32) -> Result<(), String> {
         let device = self.group.device(id).unwrap();
         self.ask(&device, RequestKind::Write { fua: false }, NEW).map(drop)
     }

@@ -33,6 +33,9 @@ pub struct DiskConfig {
     pub volatile_cache: bool,
     /// What was written before a failed flush does not become durable by a later one.
     pub failed_flush_loses: bool,
+    /// A write with FUA is a write and a flush: what was written before a failed one does not
+    /// become durable by a later flush.
+    pub failed_fua_loses: bool,
     /// Largest discard; zero if there is none.
     pub max_discard: Sectors,
     /// Largest write-zeroes; zero if there is none.
@@ -48,6 +51,7 @@ impl Default for DiskConfig {
             logical_block_bytes: 512,
             volatile_cache: true,
             failed_flush_loses: false,
+            failed_fua_loses: false,
             max_discard: Sectors(0),
             max_write_zeroes: Sectors(0),
             immediate: false,
@@ -250,7 +254,12 @@ impl SimDisk {
         if flight.op.kind == OpKind::Read {
             self.host.scatter(&flight.op.memory, &vec![0xEE; index(flight.op.count.bytes())]);
         }
-        if flight.op.kind == OpKind::Flush && self.config.failed_flush_loses {
+        let loses = match flight.op.kind {
+            OpKind::Flush => self.config.failed_flush_loses,
+            OpKind::Write { fua: true } => self.config.failed_fua_loses,
+            _ => false,
+        };
+        if loses {
             self.media.borrow_mut().fail_flush();
         }
         let unit = self.config.logical_block_bytes as usize / SECTOR_LEN;

@@ -44,6 +44,10 @@ impl Snapshot {
             self.erase_notes();
         }
         self.store.activate().await?;
+        if self.store.recorded() == 0 {
+            // A merge has ended without being able to say so: with an empty store nothing is left.
+            self.store.set_merging(false).await?;
+        }
         if self.inherited.lost {
             self.mark_inherited_loss().await;
         }

@@ -130,6 +130,11 @@ impl Mapping {
         self.chunks
     }
 
+    /// The first chunk behind all that are mapped.
+    pub fn end(&self) -> u64 {
+        self.leaves.iter().rev().find_map(|runs| runs.last()).map_or(0, Run::end)
+    }
+
     /// The leaf that a chunk belongs to, and the position in it of the first run behind the chunk.
     fn find(&self, chunk: u64) -> (usize, usize) {
         let leaf = self.firsts.partition_point(|first| *first <= chunk).saturating_sub(1);
@@ -309,6 +314,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(mapping.count(), model.len());
+            prop_assert_eq!(mapping.end(), model.last_key_value().map_or(0, |(old, _)| old + 1));
             for old in 0..3100 {
                 prop_assert_eq!(mapping.get(Chunk(old)).map(|new| new.0), model.get(&old).copied());
             }

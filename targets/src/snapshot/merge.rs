@@ -21,6 +21,7 @@ use std::cell::{Cell, RefCell};
 use std::num::NonZeroU64;
 use std::rc::Rc;
 
+use super::losses::Loss;
 use super::merge_fault::MergeFault;
 use super::merge_pace::Pace;
 use super::merge_state::MergeState;
@@ -35,8 +36,8 @@ use super::{Cause, Event};
 use crate::copy;
 use crate::disk::{Buffer, Disk, DiskError, Limits};
 use crate::exec::{Executor, WaitQueue};
-use crate::request::TargetError;
-use crate::units::Sectors;
+use crate::mutant::{self, Mutant};
+use crate::units::{ChunkSize, Sectors};
 
 /// The phase of a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +73,6 @@ pub struct Merge {
     pub(super) buffer: Buffer,
     pub(super) phase: Cell<Phase>,
     pub(super) fault: RefCell<Option<MergeFault>>,
-    /// A flush of the merge's own has failed, and users' writes may be lost with it: their next
-    /// flush returns this error.
-    pub(super) untold: RefCell<Option<TargetError>>,
     pub(super) pace: RefCell<Pace>,
     pub(super) merged: Cell<Sectors>,
     paused: Cell<bool>,
@@ -85,7 +83,7 @@ pub struct Merge {
     pub(super) ended: Cell<bool>,
     /// Waiters for anything: held writes, the task itself, callers that wait for its end.
     pub(super) changed: WaitQueue,
-    claim: RefCell<Option<MergeClaim>>,
+    pub(super) claim: RefCell<Option<MergeClaim>>,
 }
 
 impl Merge {
@@ -115,7 +113,8 @@ impl Merge {
         let buffer = Buffer::acquire(parts.host, READ_BYTES.max(block_bytes));
         let buffer = buffer.ok_or(StoreError::NoMemory)?;
         let copy = parts.copy.clone();
-        let snapshot = Snapshot::open(parts).await?;
+        let snapshot = Snapshot::open_to_merge(parts).await?;
+        Merge::judge(&snapshot)?;
         let tail = Tail::new(snapshot.store.layout(), block_bytes, bounds, 0);
         let kept = snapshot.health().is_kept();
         Ok(Rc::new(Merge {
@@ -127,7 +126,6 @@ impl Merge {
             buffer,
             phase: Cell::new(if kept { Phase::Merging } else { Phase::Unusable }),
             fault: RefCell::default(),
-            untold: RefCell::default(),
             pace: RefCell::default(),
             merged: Cell::new(Sectors(0)),
             paused: Cell::new(false),
@@ -144,15 +142,34 @@ impl Merge {
     /// merge.
     ///
     /// # Errors
-    /// A disk error. The merge has not begun then.
-    pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
-        self.snapshot.activate(executor).await?;
+    /// A disk error, or the origin was changed since the merge was opened. The merge has not begun
+    /// then.
+    pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), StoreError> {
         if self.phase.get() == Phase::Unusable {
-            return Ok(());
+            return Ok(self.snapshot.activate(executor).await?);
         }
+        let outdated = self.claim.borrow().as_ref().is_some_and(MergeClaim::is_outdated);
+        if outdated && !mutant::is(Mutant::MergeIntoChanged) {
+            let why = "it was written after the merge was opened";
+            return Err(StoreError::Merge(self.origin.disk().name().clone(), why));
+        }
+        if !mutant::is(Mutant::MergeKeepsCache) {
+            // The last commit of an earlier merge may have failed and still be in the COW's cache,
+            // which has been read. From here on it is what it was read to be.
+            self.cow().flush().await?;
+        }
+        self.snapshot.activate(executor).await?;
+        self.tail.borrow_mut().restart(self.snapshot.store.recorded());
+        if self.left() > 0 && !mutant::is(Mutant::MergeNotMarked) {
+            if let Err(error) = self.snapshot.store.set_merging(true).await {
+                // It has begun; the merge has not.
+                drop(self.snapshot.close().await);
+                return Err(error.into());
+            }
+        }
+        self.claim.borrow().iter().for_each(|claim| claim.set_mixed(self.left() > 0));
         // The merge's own changes of the origin do not make its store invalid.
         self.origin.forget_departed(&self.snapshot);
-        self.tail.borrow_mut().restart(self.snapshot.store.recorded());
         let merge = self.clone();
         executor.spawn(async move { merge.merge_loop().await });
         Ok(())
@@ -183,6 +200,30 @@ impl Merge {
     /// The origin.
     pub fn origin(&self) -> &Rc<Origin> {
         &self.origin
+    }
+
+    /// The chunk size of its store.
+    pub fn chunk_size(&self) -> ChunkSize {
+        self.snapshot.chunk_size()
+    }
+
+    /// Chunks that are still on the COW.
+    pub fn exceptions(&self) -> usize {
+        self.snapshot.exceptions()
+    }
+
+    /// Why its store could become wrong after it has left its origin, if it could.
+    pub fn loss_when_left(&self) -> Option<Loss> {
+        if self.left() > 0 { self.snapshot.loss_when_left() } else { None }
+    }
+
+    /// Durably marks its store invalid (I9): the origin has changed without it. The merge must not
+    /// have been activated.
+    ///
+    /// # Errors
+    /// The mark cannot be written.
+    pub async fn invalidate(&self) -> Result<(), DiskError> {
+        self.snapshot.store.invalidate().await
     }
 
     /// The device's length.

@@ -185,8 +185,10 @@ impl Merge {
         }
         let (error, _) = runs.finish().await;
         if let Some(key) = key {
-            self.state.borrow_mut().untrack(key);
-            self.changed.wake_all();
+            let awaited = self.state.borrow_mut().untrack(key);
+            if awaited {
+                self.changed.wake_all();
+            }
         }
         error.map_or(result, |error| Err(error.into()))
     }
@@ -195,20 +197,19 @@ impl Merge {
     /// merge's own has failed since the last one: it may have lost acknowledged writes. All flushes
     /// that run beside the first one to return this error return it as well.
     async fn flush(&self) -> Result<(), TargetError> {
-        let untold = self.untold.borrow().clone();
-        let cow = self.cow();
+        let flushes = self.origin.flushes();
+        let (untold, cow) = (flushes.untold(), self.cow());
         let skips_cow = self.is_on_origin() || mutant::is(Mutant::MergeFlushesOrigin);
         let on_cow = (!skips_cow && cow.limits().volatile_cache).then(|| {
             let (sector, count, memory) = (Sector(0), Sectors(0), Memory::None);
             cow.start(Op { kind: OpKind::Flush, sector, count, memory })
         });
-        let on_origin = self.origin.flush().await;
+        let on_origin = self.origin.flush_disk().await;
         if let Some(on_cow) = on_cow {
             on_cow.await?;
         }
         on_origin?;
-        self.origin.flushes().begun_have_ended().await;
-        let untold = untold.or(self.untold.take());
-        untold.filter(|_| !mutant::is(Mutant::MergeHidesFlush)).map_or(Ok(()), Err)
+        flushes.begun_have_ended().await;
+        flushes.tell(untold)
     }
 }

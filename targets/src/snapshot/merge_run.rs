@@ -87,11 +87,14 @@ impl Merge {
     }
 
     async fn merge_batch(&self) -> Result<Step, MergeFault> {
-        if self.state.borrow().has_doubts() {
+        if self.state.borrow().doubts() > 0 {
             self.ask_disk().await?;
         }
         self.fill_tail().await?;
-        let Some(batch) = self.tail.borrow().next_batch() else { return Ok(Step::Done) };
+        let Some(batch) = self.tail.borrow().next_batch() else {
+            self.unmark().await;
+            return Ok(Step::Done);
+        };
         self.check(&batch)?;
         let ranges: Vec<_> = batch.pieces.iter().map(|piece| self.range(piece)).collect();
         let bytes = ranges.iter().map(|(_, count)| count.bytes()).sum();
@@ -106,11 +109,11 @@ impl Merge {
         self.copy_batch(&batch, &ranges).await?;
         if mutant::is(Mutant::MergeRemovesFirst) {
             self.remove(batch.records).await?;
-            return self.origin.flush().await.map(|()| Step::Next).map_err(MergeFault::Flush);
+            return self.origin.flush_disk().await.map(|()| Step::Next).map_err(MergeFault::Flush);
         }
         // I8: from here on the copies are durable, if no flush beside this one has failed.
-        if let Err(error) = self.origin.flush().await {
-            *self.untold.borrow_mut() = Some(error.clone());
+        if let Err(error) = self.origin.flush_disk().await {
+            self.origin.flushes().keep(error.clone());
             return Err(MergeFault::Flush(error));
         }
         // A flush that began earlier may have failed without having been seen to fail yet.
@@ -124,11 +127,22 @@ impl Merge {
         Ok(Step::Next)
     }
 
-    /// Where a piece is on the origin; the last chunk may be short.
+    /// All of the snapshot is on the origin. A mark that cannot be taken from the header does no
+    /// harm: an empty store is one that can be used for anything.
+    async fn unmark(&self) {
+        drop(self.snapshot.store.set_merging(false).await);
+        self.claim.borrow().iter().for_each(|claim| claim.set_mixed(false));
+    }
+
+    /// Where a piece is on the origin; the last chunk ends with the snapshot.
     fn range(&self, piece: &Piece) -> (Sector, Sectors) {
         let size = self.snapshot.chunk_size();
         let (start, last) = (size.start_of(piece.old), Chunk(piece.old.0 + piece.count - 1));
-        let end = size.start_of(last).plus(self.snapshot.origin_part(last));
+        let end = if mutant::is(Mutant::MergeWritesBehindEnd) {
+            size.start_of(last).plus(self.snapshot.origin_part(last))
+        } else {
+            size.start_of(last).plus(size.sectors()).min(Sector(self.len().0))
+        };
         (start, Sectors(end.0 - start.0))
     }
 
@@ -227,22 +241,23 @@ impl Merge {
         self.changed.wake_all();
     }
 
-    /// After a failed commit: reads which records are still there, and makes the removal of the
-    /// others durable.
+    /// After a failed commit: reads which records are still there, and makes what it finds durable.
+    /// Records that may be gone are the last ones of the last block; all others must be there.
     async fn ask_disk(&self) -> Result<(), MergeFault> {
-        let block = self.tail.borrow().last_block();
+        let (block, doubts) = (self.tail.borrow().last_block(), self.state.borrow().doubts());
         let count = Sectors::from_bytes(u64::from(self.cow().limits().logical_block_bytes));
         let found = self.read_records(block.at, count).await.map_err(MergeFault::Read)?;
-        if !block.kept.starts_with(&found) {
+        let gone = block.kept.len().saturating_sub(found.len());
+        let trusts = mutant::is(Mutant::MergeTrustsShorter);
+        if !block.kept.starts_with(&found) || gone > doubts && !trusts {
             return Err(self.has_changed());
         }
-        let gone = block.kept.len().saturating_sub(found.len());
-        if gone > 0 {
-            let kept = &block.kept[..found.len()];
-            let written = self.snapshot.store.rewrite_block(block.at, kept).await;
-            written.map_err(MergeFault::Commit)?;
-            self.retire(gone);
-        }
+        // Also if none is gone: what was read may be what a cache holds.
+        let written = self.snapshot.store.rewrite_block(block.at, &found).await;
+        written.map_err(MergeFault::Commit)?;
+        self.retire(gone);
+        self.state.borrow_mut().are_there();
+        self.changed.wake_all();
         Ok(())
     }
 }

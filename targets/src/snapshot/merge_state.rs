@@ -84,10 +84,11 @@ impl MergeState {
 
     /// Whether a write to a held chunk is in flight.
     pub(super) fn is_written(&self) -> bool {
-        let touches = |write: &Tracked| {
-            self.held.iter().any(|(first, end)| write.first < *end && *first <= write.last)
-        };
-        self.writes.iter().any(touches)
+        self.writes.iter().any(|write| self.touches_held(write))
+    }
+
+    fn touches_held(&self, write: &Tracked) -> bool {
+        self.held.iter().any(|(first, end)| write.first < *end && *first <= write.last)
     }
 
     /// A write of chunks on the COW starts; the returned key ends it.
@@ -98,11 +99,11 @@ impl MergeState {
         key
     }
 
-    /// A tracked write has completed.
-    pub(super) fn untrack(&mut self, key: u32) {
-        if let Some(index) = self.writes.iter().position(|write| write.key == key) {
-            self.writes.swap_remove(index);
-        }
+    /// A tracked write has completed; returns whether the batch may have waited for it.
+    pub(super) fn untrack(&mut self, key: u32) -> bool {
+        let index = self.writes.iter().position(|write| write.key == key);
+        let write = index.map(|index| self.writes.swap_remove(index));
+        write.is_some_and(|write| self.touches_held(&write))
     }
 
     /// The removal of these records has failed: they may or may not be there.
@@ -112,9 +113,14 @@ impl MergeState {
         self.doubtful.dedup();
     }
 
-    /// Whether some record may be gone.
-    pub(super) fn has_doubts(&self) -> bool {
-        !self.doubtful.is_empty()
+    /// How many records may be gone.
+    pub(super) fn doubts(&self) -> usize {
+        self.doubtful.len()
+    }
+
+    /// The records that may have been gone are durably there.
+    pub(super) fn are_there(&mut self) {
+        self.doubtful.clear();
     }
 
     /// A record is durably gone.
@@ -154,9 +160,9 @@ mod tests {
             [(0, 4), (8, 19), (3, 30)].map(|(first, last)| state.track(Chunk(first), Chunk(last)));
         state.hold(&[piece(20, 2), piece(5, 3)]);
         assert!(state.is_written());
-        state.untrack(keys[2]);
+        assert!(state.untrack(keys[2]));
         assert!(!state.is_written(), "the others end before it or lie between");
-        state.untrack(keys[0]);
+        assert!(!state.untrack(keys[0]), "the batch has not waited for it");
         state.track(Chunk(21), Chunk(21));
         assert!(state.is_written());
     }
@@ -175,8 +181,9 @@ mod tests {
         state.hold(&[piece(2, 1)]);
         assert_eq!(state.before_write(Chunk(2), Some(CowChunk(12))), MergeWrite::Held);
         state.is_gone(Chunk(2));
-        assert!(state.has_doubts());
-        state.is_gone(Chunk(4));
-        assert!(!state.has_doubts());
+        assert_eq!(state.doubts(), 1);
+        state.release();
+        state.are_there();
+        assert_eq!(state.before_write(Chunk(4), Some(CowChunk(14))), MergeWrite::Cow(CowChunk(14)));
     }
 }

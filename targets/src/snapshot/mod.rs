@@ -138,6 +138,7 @@ pub mod losses;
 pub mod mapping;
 pub mod merge;
 pub mod merge_fault;
+mod merge_judge;
 mod merge_pace;
 mod merge_request;
 mod merge_run;

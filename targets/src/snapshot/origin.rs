@@ -32,6 +32,8 @@ pub struct Origin {
     gate: Rc<Gate>,
     /// A snapshot is being merged into it.
     merging: Cell<bool>,
+    /// Some of that snapshot is on the disk and some is not: the disk shows neither.
+    mixed: Cell<bool>,
     flushes: Flushes,
     /// Lists of created exceptions, kept for the next write.
     lists: RefCell<Vec<Vec<Created>>>,
@@ -57,6 +59,7 @@ impl Origin {
             preserved: preserved::Shared::default(),
             gate: Rc::default(),
             merging: Cell::new(false),
+            mixed: Cell::new(false),
             flushes: Flushes::default(),
             lists: RefCell::default(),
         })
@@ -126,7 +129,8 @@ impl Origin {
     fn tell_who_is_alone(&self) {
         let snapshots = self.snapshots.borrow();
         // While a snapshot is merged into the origin, a discard could hit that snapshot's data.
-        let alone = snapshots.len() == 1 && !self.merging.get();
+        let merging = self.merging.get() && !mutant::is(Mutant::MergeDiscardsOrigin);
+        let alone = snapshots.len() == 1 && !merging;
         snapshots.iter().for_each(|snapshot| snapshot.set_alone(alone.then(|| self.gate.clone())));
     }
 
@@ -141,8 +145,17 @@ impl Origin {
         }
     }
 
+    /// Makes what a user has written to the disk durable. Fails also if a flush of a merge has
+    /// failed since the last one: it may have lost acknowledged writes. All flushes that run beside
+    /// the first one to return this error return it as well.
+    async fn flush(&self) -> Result<(), TargetError> {
+        let untold = self.flushes.untold();
+        self.flush_disk().await?;
+        self.flushes.tell(untold)
+    }
+
     /// Makes what was written to the disk durable.
-    pub(super) async fn flush(&self) -> Result<(), TargetError> {
+    pub(super) async fn flush_disk(&self) -> Result<(), TargetError> {
         Ok(self.flushes.run(&self.disk).await?)
     }
 
@@ -151,19 +164,52 @@ impl Origin {
         &self.flushes
     }
 
+    /// What may be lost because a flush of a merge has failed and no user has flushed since.
+    ///
+    /// # Errors
+    /// The failed flush.
+    pub fn unflushed(&self) -> Result<(), String> {
+        let lost = |error| {
+            format!(
+                "a flush of it has failed during a merge: {error}; writes that were acknowledged \
+                 before and not flushed may be lost"
+            )
+        };
+        self.flushes.untold().map_or(Ok(()), |error| Err(lost(error)))
+    }
+
     /// Claims the origin for one merge until the claim is dropped; `None` if another merge has it.
     pub(super) fn claim_merge(self: &Rc<Origin>) -> Option<MergeClaim> {
         if self.merging.replace(true) {
             return None;
         }
         self.tell_who_is_alone();
-        Some(MergeClaim(self.clone()))
+        Some(MergeClaim { origin: self.clone(), changes: self.gate.changes() })
+    }
+
+    /// Why a new store cannot join: it would take what is on the disk for its snapshot, and that is
+    /// partly what a merge is about to overwrite.
+    pub fn refuse_new(&self, snapshot: &Snapshot) -> Option<String> {
+        let is_new = snapshot.store().is_made_here();
+        (is_new && self.mixed.get() && !mutant::is(Mutant::MergeJoinedByNew)).then(|| {
+            format!(
+                "{}: a snapshot is being merged into it; a new snapshot can be made when that has \
+                 ended",
+                self.disk.name()
+            )
+        })
     }
 
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
         self.may_change(&[(request.sector, request.count)]).await?;
         // No await since the decision: I5.
-        self.change(|| pass_through(&self.disk, request)).await
+        let change = self.change(|| pass_through(&self.disk, request));
+        if request.kind == (RequestKind::Write { fua: true })
+            && !mutant::is(Mutant::MergeBelievesFua)
+        {
+            return self.flushes.watch(change).await;
+        }
+        change.await
     }
 
     /// Carries out a change that all snapshots let pass in this step.
@@ -281,11 +327,28 @@ impl Origin {
 }
 
 /// The claim of the only merge into an origin.
-pub(super) struct MergeClaim(Rc<Origin>);
+pub(super) struct MergeClaim {
+    origin: Rc<Origin>,
+    /// Changes of the origin before it was made.
+    changes: u64,
+}
+
+impl MergeClaim {
+    /// Whether the origin has changed since the claim was made.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.origin.gate.changes() != self.changes
+    }
+
+    /// Sets whether some of the merged snapshot is on the disk and some is not.
+    pub(super) fn set_mixed(&self, mixed: bool) {
+        self.origin.mixed.set(mixed);
+    }
+}
 
 impl Drop for MergeClaim {
     fn drop(&mut self) {
-        self.0.merging.set(false);
-        self.0.tell_who_is_alone();
+        self.origin.merging.set(false);
+        self.origin.mixed.set(false);
+        self.origin.tell_who_is_alone();
     }
 }

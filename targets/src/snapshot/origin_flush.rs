@@ -1,13 +1,20 @@
 //! The flushes of an origin, for a merge that must know that none has failed.
 //!
 //! A flush that fails may lose what was written before it, and a later one that succeeds does not
-//! restore it. A merge copies to the origin and removes the other copy afterwards: it must notice
-//! each failed flush, also one of another task whose result has not been read yet.
+//! restore it. A write with FUA is a write and a flush on a disk without FUA of its own, so its
+//! failure counts as that of a flush. A merge copies to the origin and removes the other copy
+//! afterwards: it must notice each failed flush, also one of another task whose result has not been
+//! read yet.
+//!
+//! Rule kept here: I10 (a failed flush that no user has asked for is reported to the user who
+//! flushes next, through whatever target the origin has by then).
 
 use std::cell::{Cell, RefCell};
 
 use crate::disk::{Disk, DiskError};
 use crate::exec::WaitQueue;
+use crate::mutant::{self, Mutant};
+use crate::request::TargetError;
 
 /// The flushes of a disk.
 #[derive(Default)]
@@ -17,14 +24,24 @@ pub(super) struct Flushes {
     in_flight: RefCell<Vec<u64>>,
     failed: Cell<u64>,
     ended: WaitQueue,
+    /// A flush that no user has asked for has failed, and users' writes may be lost with it.
+    untold: RefCell<Option<TargetError>>,
 }
 
 impl Flushes {
     /// Makes completed writes durable.
     pub(super) async fn run(&self, disk: &Disk) -> Result<(), DiskError> {
+        self.watch(disk.flush()).await
+    }
+
+    /// Carries out an operation that includes a flush.
+    pub(super) async fn watch<E>(
+        &self,
+        flush: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
         let number = self.begun.replace(self.begun.get() + 1);
         self.in_flight.borrow_mut().push(number);
-        let result = disk.flush().await;
+        let result = flush.await;
         self.in_flight.borrow_mut().retain(|other| *other != number);
         self.failed.set(self.failed.get() + u64::from(result.is_err()));
         self.ended.wake_all();
@@ -41,5 +58,23 @@ impl Flushes {
         let begun = self.begun.get();
         let all = || self.in_flight.borrow().iter().all(|number| *number >= begun);
         self.ended.until(|| all().then_some(())).await;
+    }
+
+    /// A flush that no user has asked for has failed.
+    pub(super) fn keep(&self, error: TargetError) {
+        *self.untold.borrow_mut() = Some(error);
+    }
+
+    /// The failure that the next flush of a user must report.
+    pub(super) fn untold(&self) -> Option<TargetError> {
+        self.untold.borrow().clone().filter(|_| !mutant::is(Mutant::MergeHidesFlush))
+    }
+
+    /// The result of a user's flush that has succeeded: the failure that was untold when it began,
+    /// or is now. Later flushes do not report it.
+    pub(super) fn tell(&self, untold: Option<TargetError>) -> Result<(), TargetError> {
+        let untold = untold.or(self.untold());
+        self.untold.take();
+        untold.map_or(Ok(()), Err)
     }
 }

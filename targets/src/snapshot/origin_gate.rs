@@ -4,6 +4,8 @@
 //! writes acknowledged before and nothing else; and I9 (no change makes a snapshot that has left
 //! wrong without a record of that).
 
+use std::cell::Cell;
+
 use super::losses::Departed;
 use crate::disk::DiskError;
 use crate::gate;
@@ -18,12 +20,19 @@ pub(super) struct Gate {
     gate: gate::Gate,
     /// Snapshots that have left; a change makes them wrong.
     departed: Departed,
+    /// Changes that have been let through.
+    changes: Cell<u64>,
 }
 
 impl Gate {
     /// Snapshots that have left; the next change makes them wrong.
     pub(super) fn departed(&self) -> &Departed {
         &self.departed
+    }
+
+    /// How many changes have been let through.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.get()
     }
 
     /// Waits until no snapshot is joining.
@@ -40,6 +49,7 @@ impl Gate {
         F: Future<Output = Result<(), DiskError>>,
     {
         self.departed.record()?;
+        self.changes.set(self.changes.get() + 1);
         self.gate.enter();
         let result = change().await;
         self.gate.leave();

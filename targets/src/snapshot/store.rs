@@ -182,6 +182,12 @@ impl Store {
         self.persistent.as_ref().is_some_and(Persistent::is_new)
     }
 
+    /// Whether this process has made it, will make it, or has taken it over from another origin: it
+    /// shows its origin as this process found it.
+    pub(super) fn is_made_here(&self) -> bool {
+        self.persistent.as_ref().is_none_or(|store| store.is_new() || store.is_made())
+    }
+
     /// The chunk size; the one on disk if there is a store.
     pub fn chunk_size(&self) -> ChunkSize {
         self.chunk_size
@@ -256,6 +262,22 @@ impl Store {
     ) -> Result<(), DiskError> {
         let Some(store) = &self.persistent else { return Ok(()) };
         store.rewrite_block(&self.cow, at, records).await
+    }
+
+    /// The origin's size when the store was made, if that is known.
+    pub(super) fn origin_sectors(&self) -> Option<Sectors> {
+        Some(Sectors(self.persistent.as_ref()?.identity()?.origin_sectors))
+    }
+
+    /// Whether its header says that a merge has begun.
+    pub(super) fn is_merging(&self) -> bool {
+        self.persistent.as_ref().is_some_and(Persistent::is_merging)
+    }
+
+    /// Durably writes into the header whether a merge has begun, if there is a place for it.
+    pub(super) async fn set_merging(&self, merging: bool) -> Result<(), DiskError> {
+        let Some(store) = &self.persistent else { return Ok(()) };
+        store.set_merging(&self.cow, merging).await
     }
 
     /// The last `count` records are durably gone.

@@ -64,6 +64,13 @@ pub enum StoreError {
     },
     /// The store cannot be merged: which disk, and why.
     Merge(Rc<str>, &'static str),
+    /// A part of the snapshot is on the origin: alone the store shows it no longer.
+    HalfMerged {
+        /// The COW's name.
+        cow: Rc<str>,
+        /// The origin's.
+        origin: Rc<str>,
+    },
     /// No memory for buffers.
     NoMemory,
 }
@@ -115,6 +122,11 @@ impl fmt::Display for StoreError {
                  disk"
             ),
             StoreError::Merge(disk, why) => write!(f, "{disk}: {why}"),
+            StoreError::HalfMerged { cow, origin } => write!(
+                f,
+                "{cow}: a part of its snapshot has been merged into {origin}: a table \
+                 `snapshot-merge` continues that"
+            ),
             StoreError::NoMemory => write!(f, "no memory left for buffers"),
         }
     }

@@ -57,6 +57,8 @@ pub(super) struct Persistent {
     block: RefCell<Vec<u8>>,
     area_buffer: Buffer,
     ours: Ours,
+    /// The header says that a merge has begun.
+    merging: Cell<bool>,
     /// Separate from the area's, because invalidation may run beside a commit.
     header_buffer: Buffer,
     zero_pages: Rc<[Buffer]>,
@@ -91,6 +93,7 @@ impl Persistent {
             layout,
             block_bytes,
             block: RefCell::new(tail),
+            merging: Cell::new(ours.identity.as_ref().is_some_and(|identity| identity.merging)),
             ours,
             area_buffer: Buffer::acquire(open.host, block_bytes)?,
             header_buffer: Buffer::acquire(open.host, block_bytes)?,
@@ -157,6 +160,11 @@ impl Persistent {
         self.unwritten.get() == Unwritten::NewStore
     }
 
+    /// Whether this process has made the store, or adopted it.
+    pub(super) fn is_made(&self) -> bool {
+        self.made.get()
+    }
+
     /// Area writes so far.
     pub(super) fn commits(&self) -> u64 {
         self.commits.get()
@@ -212,12 +220,32 @@ impl Persistent {
         let mut bytes = [0; IDENTITY_END];
         bytes[..HEADER_BYTES].copy_from_slice(&Header::new(self.layout.chunk_size, valid).encode());
         if let Some(identity) = &self.ours.identity {
-            identity.encode(&mut bytes);
+            Identity { merging: self.merging.get(), ..identity.clone() }.encode(&mut bytes);
         }
         self.header_buffer.at(0).clear(0, u64::from(self.block_bytes));
         self.header_buffer.write(0, &bytes);
         let op = IoOp::Write { preflush: false, fua: true };
         self.run(op, self.header_buffer.at(0), cow, Sector(0), self.block_sectors()).await
+    }
+
+    /// The identity of the store.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.ours.identity.as_ref()
+    }
+
+    /// Whether the header says that a merge has begun.
+    pub(super) fn is_merging(&self) -> bool {
+        self.merging.get()
+    }
+
+    /// Durably writes into the header whether a merge has begun. A store without an identity, which
+    /// the kernel has made, has no place for it.
+    pub(super) async fn set_merging(&self, cow: &Disk, merging: bool) -> Result<(), DiskError> {
+        if self.ours.identity.is_none() || self.merging.get() == merging {
+            return Ok(());
+        }
+        let before = self.merging.replace(merging);
+        self.write_header(cow, true).await.inspect_err(|_| self.merging.set(before))
     }
 
     /// Zeroes what follows the terminator: first the blocks after the current one, durably, then

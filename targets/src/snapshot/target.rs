@@ -68,6 +68,17 @@ pub struct Snapshot {
 impl Snapshot {
     /// Opens a snapshot without writing anything. [`Snapshot::activate`] makes it usable.
     pub async fn open(parts: Parts<'_>) -> Result<Rc<Snapshot>, StoreError> {
+        let (cow, origin) = (parts.cow.name().clone(), parts.origin.name().clone());
+        let snapshot = Snapshot::open_to_merge(parts).await?;
+        let (store, kept) = (snapshot.store(), snapshot.health().is_kept());
+        if kept && store.is_merging() && store.recorded() > 0 {
+            return Err(StoreError::HalfMerged { cow, origin });
+        }
+        Ok(snapshot)
+    }
+
+    /// The same for a merge, which may have begun earlier.
+    pub(super) async fn open_to_merge(parts: Parts<'_>) -> Result<Rc<Snapshot>, StoreError> {
         let open = OpenStore {
             executor: parts.executor,
             host: parts.host,

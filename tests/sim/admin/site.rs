@@ -319,6 +319,7 @@ const DISK: DiskConfig = DiskConfig {
     logical_block_bytes: 512,
     volatile_cache: true,
     failed_flush_loses: true,
+    failed_fua_loses: false,
     max_discard: Sectors(0),
     max_write_zeroes: Sectors(0),
     immediate: false,

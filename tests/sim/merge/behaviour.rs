@@ -33,16 +33,16 @@ const STEPS: usize = 100_000;
 pub struct Bench {
     pub plan: Plan,
     pub world: World,
-    family: Rc<Family>,
+    pub family: Rc<Family>,
 }
 
-fn world_of(plan: &Plan, left: &Left) -> World {
+pub fn world_of(plan: &Plan, left: &Left) -> World {
     stack::world(&plan.setup, left, 0, Schedule::InOrder, false, Trace::recording())
 }
 
 impl Bench {
     /// Opened, and nothing merged: the merge is paused in the step in which it is opened.
-    fn paused(plan: &Plan, left: &Left) -> Bench {
+    pub fn paused(plan: &Plan, left: &Left) -> Bench {
         let bench = Bench::on(plan, world_of(plan, left));
         bench.family.merge.pause();
         bench
@@ -60,8 +60,19 @@ impl Bench {
         Bench { plan: plan.clone(), world, family }
     }
 
-    /// Starts a request.
+    /// Starts a request to the device.
     pub fn start(&self, kind: RequestKind, sector: u64, count: u64) -> Slot<Result<(), String>> {
+        self.ask(0, kind, sector, count)
+    }
+
+    /// Starts a request.
+    pub fn ask(
+        &self,
+        device: usize,
+        kind: RequestKind,
+        sector: u64,
+        count: u64,
+    ) -> Slot<Result<(), String>> {
         let bytes = match kind {
             RequestKind::Write { .. } => pattern::payload(pattern::FIRST_WRITE, sector, count),
             _ => vec![0; usize::try_from(count * 512).unwrap()],
@@ -75,9 +86,9 @@ impl Bench {
         };
         let (slot, family): (Slot<_>, _) = (Rc::default(), self.family.clone());
         let result = slot.clone();
-        self.world
-            .executor
-            .spawn(async move { *result.borrow_mut() = Some(family.handle(0, request).await) });
+        self.world.executor.spawn(async move {
+            *result.borrow_mut() = Some(family.handle(device, request).await)
+        });
         slot
     }
 
@@ -90,8 +101,14 @@ impl Bench {
         self.family.merge.status().to_string()
     }
 
-    fn finish(self) {
-        closed(&self.world, self.family).unwrap();
+    pub fn finish(self) {
+        self.end().unwrap();
+    }
+
+    /// Ends the family; its disks stay as they are.
+    pub fn end(self) -> Result<(Plan, World), String> {
+        closed(&self.world, self.family)?;
+        Ok((self.plan, self.world))
     }
 }
 

@@ -22,6 +22,10 @@ pub enum Act {
     Pause,
     /// The merge continues.
     Unpause,
+    /// A merge that has failed goes on, whatever has been mended.
+    Restart,
+    /// Everything ends and is opened again.
+    Reopen,
 }
 
 /// A merge with all parameters that determine its course.

@@ -24,7 +24,7 @@ pub fn plan(origin_sectors: u64, chunks: &[u64], records: usize) -> Plan {
     };
     let snaps = chunks.iter().map(snap).collect();
     let setup = Setup { origin_sectors, snaps, ..Setup::small() };
-    Plan { setup, late: 0, records }
+    Plan { setup, late: 0, records, len: None, owned: false }
 }
 
 /// The content of its disks after some writes; the late snapshots have no exceptions yet.
@@ -205,6 +205,7 @@ pub fn other_disks() -> Vec<Case> {
         let requests = [write(0, 1, 4), read(0, 0, 11), write(0, 5, 4), flush(0)];
         cases.extend(seeds(&plan, &found, &acts(&requests), 6));
     }
+    cases.extend(large_blocks());
     cases
 }
 
@@ -257,6 +258,62 @@ pub fn commits() -> Vec<Case> {
     cases
 }
 
+/// A merge that has failed goes on while its disk still fails, and is closed and opened again on a
+/// disk whose cache holds what a failed write has left there.
+pub fn restarted() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let area = |class| Matcher { class, first: 1, end: 2 };
+    let fault = |class, skip, times| Fault { matcher: area(class), skip, times, errno: Errno::EIO };
+    let op = Act::Op;
+    for records in [3, 1024] {
+        let plan = plan(22, &[1, 2], records);
+        let images = images(&plan, &chunks(1, 0..10));
+        let faults = (0..3).map(|skip| vec![(1, fault(Class::WriteFua, skip, 2))]);
+        // The first read of the area is that of a merge whose commit has failed.
+        let unread = [(1, fault(Class::WriteFua, 0, 1)), (1, fault(Class::Read, 3, 1))];
+        for faults in faults.chain([unread.to_vec()]) {
+            for acts in [
+                vec![Act::Restart, op(write(0, 9, 1)), Act::Restart, op(write(0, 7, 1))],
+                vec![
+                    op(write(0, 8, 1)),
+                    op(flush(0)),
+                    Act::Reopen,
+                    op(write(0, 8, 2)),
+                    op(flush(0)),
+                ],
+                vec![Act::Restart, Act::Reopen, op(write(0, 0, 10)), op(flush(0))],
+                vec![
+                    Act::Reopen,
+                    op(write(0, 3, 1)),
+                    op(flush(0)),
+                    Act::Reopen,
+                    op(write(0, 3, 1)),
+                ],
+            ] {
+                let faulty = |case| Case { faults: faults.clone(), lives_on: 0, ..case };
+                cases.extend(seeds(&plan, &images, &acts, 4).map(faulty));
+            }
+        }
+    }
+    cases
+}
+
+/// Blocks of 4096 bytes: commits that fail, batches within and across blocks.
+fn large_blocks() -> Vec<Case> {
+    let mut cases = Vec::new();
+    let mut plan = plan(8 * 12, &[8, 16], 2);
+    plan.setup.block_bytes = 4096;
+    let found = images(&plan, &chunks(8, [0, 1, 3, 4, 8]));
+    let requests = acts(&[write_fua(0, 24, 16), write(0, 64, 8), flush(0), read(0, 0, 96)]);
+    let area = Matcher { class: Class::WriteFua, first: 8, end: 16 };
+    for skip in 0..3 {
+        let fault = Fault { matcher: area, skip, times: 1, errno: Errno::EIO };
+        let faulty = |case| Case { faults: vec![(1, fault)], ..case };
+        cases.extend(seeds(&plan, &found, &requests, 3).map(faulty));
+    }
+    cases
+}
+
 /// Random families with random stores and requests.
 pub fn random() -> Vec<Case> {
     let case = |number: u64| {
@@ -282,12 +339,13 @@ pub fn random() -> Vec<Case> {
 pub type Group = (&'static str, fn() -> Vec<Case>);
 
 /// All of them.
-pub const ALL: [Group; 7] = [
+pub const ALL: [Group; 8] = [
     ("small", small),
     ("areas", areas),
     ("held", held),
     ("joining", joining),
     ("other_disks", other_disks),
     ("faults", faults),
+    ("restarted", restarted),
     ("random", random),
 ];

@@ -9,27 +9,28 @@ use dm_targets::disk::{Memory, PayloadId};
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::Rng;
 use dm_targets::sim::crash::{CrashKind, Fate};
-use dm_targets::sim::disk::{Class, Matcher};
+use dm_targets::sim::disk::{Class, Fault, Matcher};
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Step, World};
-use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::merge::Phase;
 use dm_targets::units::{Sector, Sectors};
 
 use super::case::{Act, Case};
 use super::family::{Family, Slot, spawn_open};
-use super::oracle::{closed, ended, joined_device, judge, merge_model};
+use super::oracle::{closed, joined_device, merge_model};
 use crate::explore::Violation;
 use crate::model::{Model, Moment, Ticket};
 use crate::pattern;
-use crate::stack::{self, Left};
-use crate::workload::{self, Kind, Op};
+use crate::stack;
+use crate::workload::{Kind, Op};
+
+mod judging;
 
 /// Steps after which a case that has not ended counts as hanging.
 const STEP_LIMIT: usize = 100_000;
-/// Times that a merge which has failed is told to go on.
+/// Times that a merge which has failed at the end of a case is told to go on.
 const RESTARTS: usize = 3;
 
 struct InFlight {
@@ -53,7 +54,11 @@ struct Run<'a> {
     seen: HashSet<u64>,
     judged: (u64, u64),
     opened: bool,
+    /// The family ends, and is opened again on the same disks, whose caches are as they were.
+    reopening: Option<Slot<Result<(), String>>>,
+    /// Times that the merge of this family was told to go on, and how often at the end of a case.
     restarts: usize,
+    last_restarts: usize,
     states: u64,
     rng: Rng,
     write_id: u32,
@@ -85,7 +90,9 @@ fn live(case: &Case, write_id: u32) -> Result<u64, Violation> {
         seen: HashSet::new(),
         judged: (u64::MAX, 0),
         opened: false,
+        reopening: None,
         restarts: 0,
+        last_restarts: 0,
         states: 0,
         rng: Rng::new(case.seed ^ 0xC4A5),
         write_id,
@@ -112,13 +119,18 @@ fn here(fault: String) -> Stop {
 
 impl Run<'_> {
     fn go(&mut self) -> Result<(), Stop> {
-        let opening = spawn_open(&self.world, &self.case.plan);
+        let mut opening = spawn_open(&self.world, &self.case.plan);
         let mut family: Option<Rc<Family>> = None;
         let mut released = false;
         for _ in 0..STEP_LIMIT {
             let more = family.as_ref().is_some_and(|family| self.may_act(family));
             match (self.world.step(more), &family) {
-                (Step::Driver, Some(family)) => self.act(family),
+                (Step::Driver, Some(running)) => {
+                    self.act(running);
+                    if self.reopening.is_some() {
+                        family = None;
+                    }
+                }
                 (Step::Nothing, _) if !released && !self.case.holds.is_empty() => {
                     released = true;
                     self.world.disks().iter().for_each(|disk| disk.release());
@@ -130,7 +142,14 @@ impl Run<'_> {
                 }
                 _ => {}
             }
-            match opening.borrow_mut().take() {
+            let ended = self.reopening.as_ref().and_then(|slot| slot.borrow_mut().take());
+            if let Some(ended) = ended {
+                ended.map_err(here)?;
+                (self.reopening, self.restarts) = (None, 0);
+                opening = spawn_open(&self.world, &self.case.plan);
+            }
+            let opened = opening.borrow_mut().take();
+            match opened {
                 None => {}
                 Some(Ok(opened)) => {
                     self.world.trace.note(|| "-------- open".into());
@@ -168,6 +187,8 @@ impl Run<'_> {
                 let quiet = self.in_flight.is_empty() || !self.case.holds.is_empty();
                 quiet && !family.is_joining()
             }
+            Some(Act::Reopen) => self.in_flight.is_empty() && !family.is_joining(),
+            Some(Act::Restart) => family.merge.phase() == Phase::Failed,
             Some(Act::Pause | Act::Unpause) => true,
         }
     }
@@ -191,6 +212,16 @@ impl Run<'_> {
             }
             Act::Pause => family.merge.pause(),
             Act::Unpause => family.merge.unpause(),
+            Act::Restart => {
+                self.restarts += 1;
+                family.merge.restart();
+            }
+            Act::Reopen => {
+                let slot: Slot<Result<(), String>> = Rc::default();
+                self.reopening = Some(slot.clone());
+                let close = family.clone().close();
+                self.world.executor.spawn(async move { *slot.borrow_mut() = Some(close.await) });
+            }
         }
     }
 
@@ -273,8 +304,13 @@ impl Run<'_> {
 
     fn note_failures(&mut self, family: Option<&Rc<Family>>) {
         let failed: Vec<bool> = self.world.disks().iter().map(|disk| disk.failed() > 0).collect();
+        // An origin that cannot be written fails no snapshot: only reads of it copy chunks.
+        let of_reads = |(disk, fault): &(usize, Fault)| {
+            *disk == 0 && matches!(fault.matcher.class, Class::Read | Class::Any)
+        };
+        let unread = failed[0] && self.case.faults.iter().any(of_reads);
         for (number, snap) in self.model.snaps.iter_mut().enumerate() {
-            snap.failed |= failed[0] || failed[number + 2];
+            snap.failed |= unread || failed[number + 2];
             let health = family.and_then(|family| Some(family.snap(number + 1)?.health()));
             snap.dead |= health == Some(Health::Invalid);
         }
@@ -296,100 +332,5 @@ impl Run<'_> {
             };
             concerns && (*disk == 0 || *disk == 1 && end > data)
         })
-    }
-
-    fn crash_now(&mut self) -> Result<(), Stop> {
-        let now = (self.world.changes(), self.model.now());
-        if now == self.judged || !self.opened {
-            return Ok(());
-        }
-        self.judged = now;
-        let cap = self.case.cap;
-        for (kind, moment, cap) in [
-            (CrashKind::Power, Moment::PowerCut, cap),
-            (CrashKind::Process, Moment::ProcessDeath, cap.div_ceil(3).max(2)),
-        ] {
-            for images in self.world.crash(kind, cap) {
-                self.look_at(&Left::of(&self.world, images, kind), moment)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn look_at(&mut self, left: &Left, moment: Moment) -> Result<(), Stop> {
-        let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
-        let lost = left.lost.iter().map(|lost| u64::from(lost.is_some()));
-        let noted = left.notes.iter().map(|noted| noted.records.len() as u64);
-        let hash = left.images.iter().map(Image::hash).chain(lost).chain(noted);
-        let hash = hash.fold(of_model, |hash, part| {
-            (hash.rotate_left(9) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
-        });
-        if !self.seen.insert(hash) {
-            return Ok(());
-        }
-        self.states += 1;
-        let joined = *self.joined.borrow();
-        judge(&self.case.plan, &self.model, joined, left, moment).map_err(here)?;
-        let lives_on = self.case.lives_on;
-        if lives_on == 0 || self.case.plan.late > 0 || !self.rng.one_in(lives_on) {
-            return Ok(());
-        }
-        self.states += self.second_life(left).map_err(|later| (later.fault, Some(later.trace)))?;
-        Ok(())
-    }
-
-    /// A surviving state continues its merge, is used and crashed again.
-    fn second_life(&mut self, left: &Left) -> Result<u64, Violation> {
-        let setup = &self.case.plan.setup;
-        let (seed, block) = (self.rng.next_u64(), u64::from(setup.block_bytes) / 512);
-        let len = 1 + self.rng.below(2);
-        let (devices, sectors) = (setup.snaps.len(), setup.origin_sectors);
-        let ops = workload::random_ops(&mut self.rng, len, devices, sectors, block);
-        let acts: Vec<Act> = ops.into_iter().map(Act::Op).collect();
-        let mut case = Case { left: left.clone(), ..Case::new(&self.case.plan, &[], &acts, seed) };
-        (case.cap, case.lives_on) = (3, 0);
-        case.plan.setup.notes = setup.notes;
-        live(&case, self.write_id + 1000)
-    }
-
-    /// No step is left: returns whether the case has ended.
-    fn end(&mut self, family: &Rc<Family>) -> Result<bool, String> {
-        if let Some(stuck) = self.in_flight.first() {
-            return Err(format!("{:?} never ends", stuck.op));
-        }
-        match family.merge.phase() {
-            Phase::Merging if self.case.acts.contains(&Act::Pause) => {
-                family.merge.unpause();
-                return Ok(false);
-            }
-            Phase::Failed if self.any_failed() && self.restarts < RESTARTS => {
-                if family.merge.status().to_string() != "Merge failed" {
-                    return Err(format!("failed, and the status is {}", family.merge.status()));
-                }
-                self.restarts += 1;
-                self.world.trace.note(|| format!("-------- restart {:?}", family.merge.fault()));
-                self.world.disks().iter().for_each(|disk| disk.mend());
-                family.merge.restart();
-                return Ok(false);
-            }
-            Phase::Done => {}
-            phase => return Err(format!("it stays {phase:?}: {:?}", family.merge.fault())),
-        }
-        ended(&self.case.plan, family)?;
-        let merged = family.events.borrow().iter().filter(|e| matches!(e, Event::Merged)).count();
-        let failures = family.events.borrow().len() - merged;
-        if (merged, failures) != (1, self.restarts) {
-            return Err(format!("events: {:?}", family.events.borrow()));
-        }
-        // Nothing is in flight: the origin shows what the device must show.
-        let (shown, started) = (self.world.disks()[0].visible(), self.model.now() + 1);
-        self.model.origin.judge(0, &shown.sectors, Moment::Read { started })?;
-        for (number, snap) in self.model.snaps.iter().enumerate() {
-            let health = family.snap(number + 1).map_or(Health::Valid, |snap| snap.health());
-            if !health.is_kept() && !snap.may_be_invalid() {
-                return Err(format!("snap{} is {health:?} and nothing has gone wrong", number + 1));
-            }
-        }
-        Ok(true)
     }
 }

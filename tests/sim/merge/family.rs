@@ -13,9 +13,11 @@ use dm_targets::sim::journal::SimNotes;
 use dm_targets::sim::losses::SimLosses;
 use dm_targets::sim::world::World;
 use dm_targets::snapshot::Event;
+use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::journal::Notes;
 use dm_targets::snapshot::merge::{Bounds, Merge};
 use dm_targets::snapshot::origin::Origin;
+use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
@@ -31,6 +33,10 @@ pub struct Plan {
     pub late: usize,
     /// Records of a batch.
     pub records: usize,
+    /// The device's length, if it is not the origin's.
+    pub len: Option<u64>,
+    /// Stores and origin say whose they are.
+    pub owned: bool,
 }
 
 /// A running family.
@@ -55,6 +61,7 @@ pub struct Ground {
     pub copy: copy::Client,
     pub merge_copy: copy::Client,
     pub plan: Plan,
+    ownership: Ownership,
 }
 
 impl Ground {
@@ -65,7 +72,9 @@ impl Ground {
         let (copy, merge_copy) = (client(), client());
         let disks = world.disks().iter().map(|disk| disk.disk()).collect();
         let kept = world.notes().iter().cloned().zip(world.losses().iter().cloned()).collect();
-        Ground { executor, host, disks, kept, copy, merge_copy, plan: plan.clone() }
+        let (store, origin) = (StoreId([7; 16]), "origin".to_owned());
+        let ownership = Ownership { store, origin, adopt: false };
+        Ground { executor, host, disks, kept, copy, merge_copy, plan: plan.clone(), ownership }
     }
 
     /// The parts of a snapshot.
@@ -78,6 +87,7 @@ impl Ground {
         let SnapSetup { chunk, on_full, .. } = self.plan.setup.snaps[number];
         let (notes, losses) = self.kept[number].clone();
         let heard = events.clone();
+        let discards = self.plan.setup.discards && number > 0;
         Parts {
             executor: &self.executor,
             host: &self.host,
@@ -87,14 +97,14 @@ impl Ground {
             chunk_size: ChunkSize::from_sectors(chunk),
             persistent: true,
             overwrite: false,
-            ownership: None,
+            ownership: self.plan.owned.then_some(&self.ownership),
             lost: losses.recorded().is_some(),
             losses,
-            len: None,
+            len: self.plan.len.filter(|_| number == 0).map(Sectors),
             options: Options {
                 on_full: if number == 0 { OnFull::Invalidate } else { on_full },
-                discard_zeroes_cow: false,
-                discard_passdown_origin: false,
+                discard_zeroes_cow: discards,
+                discard_passdown_origin: discards,
             },
             notes: self.plan.setup.notes.then_some(notes as Rc<dyn Notes>),
             listener: Rc::new(move |event| heard.borrow_mut().push(event)),

@@ -5,11 +5,15 @@
 //! origin stay as they are; a merge that fails costs nothing.
 
 mod behaviour;
+mod beside;
 mod case;
 mod cases;
 mod explore;
+mod failed;
 mod family;
 mod flushes;
+mod limits;
+mod mark;
 pub mod mutants;
 mod oracle;
 
@@ -81,6 +85,11 @@ fn merges_on_other_disks() {
 #[test]
 fn every_operation_of_a_merge_fails() {
     explore_all("faults", &cases::faults(), 5_000);
+}
+
+#[test]
+fn merges_that_have_failed_go_on() {
+    explore_all("restarted", &cases::restarted(), 1_000);
 }
 
 #[test]

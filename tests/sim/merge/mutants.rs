@@ -5,12 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use dm_targets::mutant::{self, Mutant};
 
 use super::case::Case;
-use super::cases;
 use super::explore::explore;
-use super::flushes;
+use super::{beside, cases, failed, flushes, limits, mark};
 
 /// All of them, each with the cases where it should show first.
-pub const MUTANTS: [(Mutant, &str); 12] = [
+pub const MUTANTS: [(Mutant, &str); 21] = [
     (Mutant::MergeRemovesFirst, "small"),
     (Mutant::MergeBelievesFlush, "flushes"),
     (Mutant::MergeRemovesSoftly, "small"),
@@ -23,7 +22,32 @@ pub const MUTANTS: [(Mutant, &str); 12] = [
     (Mutant::MergeFlushesOrigin, "small"),
     (Mutant::MergeHidesFlush, "flushes"),
     (Mutant::MergeRemovesForward, "areas"),
+    (Mutant::MergeBelievesFua, "one"),
+    (Mutant::MergeWritesBehindEnd, "one"),
+    (Mutant::MergeKeepsCache, "one"),
+    (Mutant::MergeTrustsShorter, "one"),
+    (Mutant::MergeIntoChanged, "one"),
+    (Mutant::MergeBesideOrigin, "one"),
+    (Mutant::MergeJoinedByNew, "one"),
+    (Mutant::MergeNotMarked, "one"),
+    (Mutant::MergeDiscardsOrigin, "one"),
 ];
+
+/// The test of the one thing that a mutant breaks.
+fn one(mutant: Mutant) -> Result<(), String> {
+    match mutant {
+        Mutant::MergeBelievesFua => flushes::user_fua_fails(),
+        Mutant::MergeWritesBehindEnd => limits::last_chunk_is_longer(),
+        Mutant::MergeKeepsCache => failed::cache_outlives_the_merge(),
+        Mutant::MergeTrustsShorter => failed::records_vanish_after_a_failed_commit(),
+        Mutant::MergeIntoChanged => beside::merge_into_a_changed_origin(),
+        Mutant::MergeBesideOrigin => beside::merge_beside_its_origin(),
+        Mutant::MergeJoinedByNew => beside::new_snapshot_during_a_merge(),
+        Mutant::MergeNotMarked => mark::marked_while_records_are_left(),
+        Mutant::MergeDiscardsOrigin => beside::discard_beside_a_merge(),
+        _ => Ok(()),
+    }
+}
 
 fn in_case(case: &Case) -> Option<String> {
     match catch_unwind(AssertUnwindSafe(|| explore(case))) {
@@ -34,11 +58,14 @@ fn in_case(case: &Case) -> Option<String> {
 
 /// How a mutant is detected, if it is.
 pub fn kill(mutant: Mutant, first: &str) -> Option<String> {
-    if first == "flushes" {
+    if matches!(first, "flushes" | "one") {
         mutant::set(Some(mutant));
-        let fault = flushes::user_flush_fails().and_then(|()| flushes::merge_flush_fails()).err();
+        let fault = match first {
+            "one" => one(mutant),
+            _ => flushes::user_flush_fails().and_then(|()| flushes::merge_flush_fails()),
+        };
         mutant::set(None);
-        return fault.map(|fault| format!("flushes: {fault}"));
+        return fault.err().map(|fault| format!("{first}: {fault}"));
     }
     let mut groups = cases::ALL;
     groups.sort_by_key(|(name, _)| *name != first);

@@ -5,7 +5,8 @@
 //! byte 16   "ublkdmI1"
 //! byte 24   the store's id, 16 bytes, never the same twice
 //! byte 40   the origin's size in sectors when the store was made
-//! byte 48   bytes of the origin's name, 16 bits; 6 bytes of zeroes
+//! byte 48   bytes of the origin's name, 16 bits
+//! byte 50   1 while a part of the snapshot has been merged into the origin; 5 bytes of zeroes
 //! byte 56   the origin's name, zeroes behind it
 //! byte 504  a hash of bytes 16 to 503
 //! ```
@@ -25,6 +26,7 @@ const MAGIC_AT: usize = 16;
 const ID_AT: usize = 24;
 const SIZE_AT: usize = 40;
 const NAME_LEN_AT: usize = 48;
+const MERGING_AT: usize = 50;
 const NAME_AT: usize = 56;
 const HASH_AT: usize = 504;
 /// Bytes of an origin's name that are kept; a longer name keeps its end, which tells paths apart.
@@ -63,6 +65,8 @@ pub struct Identity {
     pub origin_sectors: u64,
     /// The origin's persistent name; empty if it has none.
     pub origin: String,
+    /// A merge of the snapshot into its origin has begun and not ended.
+    pub merging: bool,
 }
 
 fn hash(bytes: &[u8]) -> u64 {
@@ -82,7 +86,7 @@ fn kept(name: &str) -> &str {
 impl Identity {
     /// An identity; a name that is too long keeps its end.
     pub fn new(store: StoreId, origin_sectors: u64, origin: &str) -> Identity {
-        Identity { store, origin_sectors, origin: kept(origin).to_owned() }
+        Identity { store, origin_sectors, origin: kept(origin).to_owned(), merging: false }
     }
 
     /// The identity in a header's block; `None` if it has none.
@@ -99,7 +103,8 @@ impl Identity {
         let name = field(NAME_AT, len.min(NAME_BYTES))?;
         let store = StoreId(field(ID_AT, 16)?.try_into().ok()?);
         let origin = String::from_utf8_lossy(name).into_owned();
-        Some(Identity { store, origin_sectors: number(SIZE_AT)?, origin })
+        let merging = block[MERGING_AT] & 1 == 1;
+        Some(Identity { store, origin_sectors: number(SIZE_AT)?, origin, merging })
     }
 
     /// Writes the identity into a header's block.
@@ -111,6 +116,7 @@ impl Identity {
         let name = kept(&self.origin).as_bytes();
         let len = u16::try_from(name.len()).unwrap_or(0);
         block[NAME_LEN_AT..NAME_LEN_AT + 2].copy_from_slice(&len.to_le_bytes());
+        block[MERGING_AT] = u8::from(self.merging);
         block[NAME_AT..NAME_AT + name.len()].copy_from_slice(name);
         let hash = hash(&block[MAGIC_AT..HASH_AT]);
         block[HASH_AT..].copy_from_slice(&hash.to_le_bytes());
@@ -177,6 +183,8 @@ mod tests {
     fn it_comes_back_as_it_was_and_the_header_is_untouched() {
         for name in ["", "wwid eui.0025", "file 12-34 /a b/c", &"/é".repeat(400)] {
             let identity = Identity::new(StoreId([7; 16]), 4096, name);
+            let merging = Identity { merging: true, ..identity.clone() };
+            assert_eq!(Identity::decode(&block(&merging)), Some(merging));
             let bytes = block(&identity);
             assert_eq!(Identity::decode(&bytes), Some(identity.clone()));
             assert_eq!(bytes[..4], MAGIC.to_le_bytes());

@@ -1,0 +1,177 @@
+//! A merge beside the other devices of its origin: what may not be there, and what may not come.
+//!
+//! Each check says what is wrong instead of panicking, so that a mutant can be shown to it.
+
+use std::rc::Rc;
+
+use dm_targets::device::Opened;
+use dm_targets::group::Ticket;
+use dm_targets::request::RequestKind;
+use dm_targets::snapshot::merge::{Bounds, Merge, Phase};
+use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::target::Target;
+use dm_targets::units::ChunkSize;
+
+use super::behaviour::Bench;
+use super::cases::{images, plan};
+use crate::origins::Fixture;
+use crate::stack::Left;
+use crate::workload::write;
+
+/// Tickets and devices of the tests.
+const ORIGIN: u32 = 0;
+const SNAPSHOT: u32 = 10;
+const MERGE: u32 = 20;
+
+/// A family whose snapshot has a record and is deleted; its origin's device stays.
+fn written() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.open_origin(0, 1);
+    fixture.add(ORIGIN, 1);
+    fixture.open_snapshot(0, 2);
+    fixture.add(SNAPSHOT, 2);
+    fixture.write(ORIGIN).unwrap();
+    fixture.remove(SNAPSHOT);
+    fixture
+}
+
+/// Opens a merge of the first COW, or a new snapshot on the second one; both are of one origin.
+fn open(fixture: &Fixture, cow: usize, ticket: u64) {
+    let (group, origin) = (fixture.group.clone(), fixture.origins[0].clone());
+    let (cow, losses) = (fixture.cows[cow].disk(), fixture.world.losses()[cow].clone());
+    let merges = cow.name().as_ref() == "cow0";
+    fixture.run(async move {
+        let origin = group.origin_or(Fixture::key(0), || origin.disk());
+        let parts = Parts {
+            executor: &group.executor,
+            host: &group.host,
+            copy: &group.copy,
+            origin: origin.disk(),
+            cow: &cow,
+            chunk_size: ChunkSize::from_sectors(2),
+            persistent: true,
+            overwrite: false,
+            ownership: None,
+            lost: false,
+            losses,
+            len: None,
+            options: Options {
+                on_full: OnFull::Invalidate,
+                discard_zeroes_cow: false,
+                discard_passdown_origin: false,
+            },
+            notes: None,
+            listener: Rc::new(|_| {}),
+        };
+        let target = if merges {
+            let merge = Merge::open(parts, &origin, Bounds::default()).await.unwrap();
+            merge.pause();
+            Target::Merge(merge)
+        } else {
+            Target::Snapshot(Snapshot::open(parts).await.unwrap())
+        };
+        group.keep_opened(Ticket(ticket), Opened { target, events: Rc::default() });
+    });
+}
+
+/// Adds what was opened; the error if that fails.
+fn add(fixture: &Fixture, id: u32, ticket: u64) -> Option<String> {
+    let group = fixture.group.clone();
+    fixture.run(async move {
+        let added = group.add(id, Ticket(ticket), |_| Ok(())).await;
+        drop(group.take_opened(Ticket(ticket)));
+        group.forget_unused_origins();
+        added.err()
+    })
+}
+
+fn is_refused(why: Option<String>, with: &str, what: &str) -> Result<(), String> {
+    match why {
+        Some(why) if why.contains(with) => Ok(()),
+        other => Err(format!("{what}: {other:?}")),
+    }
+}
+
+/// An origin's device and a merge into the origin exclude each other, whichever comes first.
+pub fn merge_beside_its_origin() -> Result<(), String> {
+    let fixture = written();
+    open(&fixture, 0, 3);
+    is_refused(add(&fixture, MERGE, 3), "one device only", "a merge beside the origin")?;
+    fixture.remove(ORIGIN);
+    open(&fixture, 0, 3);
+    add(&fixture, MERGE, 3).map_or(Ok(()), Err)?;
+    fixture.open_origin(0, 1);
+    is_refused(add(&fixture, ORIGIN, 1), "one device only", "an origin beside the merge")
+}
+
+/// The origin is written between the opening of a merge and its beginning: its store is lost.
+pub fn merge_into_a_changed_origin() -> Result<(), String> {
+    let fixture = written();
+    open(&fixture, 0, 3);
+    fixture.write(ORIGIN)?;
+    fixture.remove(ORIGIN);
+    is_refused(add(&fixture, MERGE, 3), "written after the merge was opened", "a stale merge")
+}
+
+/// A new snapshot would show a mixture while the merge is half done, and is right at its end.
+pub fn new_snapshot_during_a_merge() -> Result<(), String> {
+    let fixture = written();
+    fixture.remove(ORIGIN);
+    open(&fixture, 0, 3);
+    add(&fixture, MERGE, 3).map_or(Ok(()), Err)?;
+    let before = fixture.cows[1].visible();
+    open(&fixture, 1, 4);
+    is_refused(add(&fixture, SNAPSHOT, 4), "a snapshot is being merged", "a new snapshot")?;
+    if fixture.cows[1].visible() != before {
+        return Err("its store has been made".into());
+    }
+    let Some(Target::Merge(merge)) = fixture.group.device(MERGE).map(|device| device.target())
+    else {
+        return Err("the merge is gone".into());
+    };
+    merge.unpause();
+    fixture.run(async {});
+    if merge.phase() != Phase::Done {
+        return Err(format!("the merge is {:?}", merge.phase()));
+    }
+    open(&fixture, 1, 4);
+    add(&fixture, SNAPSHOT, 4).map_or(Ok(()), Err)
+}
+
+/// A discard of the only other snapshot does not reach an origin that has the merged one's data.
+pub fn discard_beside_a_merge() -> Result<(), String> {
+    let mut plan = plan(22, &[1, 2], 3);
+    plan.setup.discards = true;
+    let images = images(&plan, &[write(1, 3, 2)]);
+    let bench = Bench::paused(&plan, &Left::images(&images));
+    let before = bench.world.disks()[0].visible();
+    let discarded = bench.ask(1, RequestKind::Discard, 8, 8);
+    bench.world.run(10_000);
+    if *discarded.borrow() != Some(Ok(())) {
+        return Err(format!("the discard: {discarded:?}"));
+    }
+    if bench.world.disks()[0].visible() != before {
+        return Err("the origin has lost what the merged snapshot shows there".into());
+    }
+    bench.end().map(drop)
+}
+
+#[test]
+fn a_merge_and_its_origins_device_exclude_each_other() {
+    merge_beside_its_origin().unwrap();
+}
+
+#[test]
+fn a_merge_into_an_origin_that_was_written_meanwhile_is_refused() {
+    merge_into_a_changed_origin().unwrap();
+}
+
+#[test]
+fn a_new_snapshot_waits_for_the_end_of_a_merge() {
+    new_snapshot_during_a_merge().unwrap();
+}
+
+#[test]
+fn a_discard_of_another_snapshot_leaves_the_origin_alone() {
+    discard_beside_a_merge().unwrap();
+}
