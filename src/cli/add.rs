@@ -87,7 +87,12 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
         }
         Some(Server { state: Some(state), .. }) if has_devices(&state)? => {
             let Some(own) = own else {
-                let hint = "run `ublk-dm recover`, or delete them with `ublk-dm del --force`";
+                let names: Vec<_> = state.devices.iter().map(|device| &*device.name).collect();
+                let names = names.join(" ");
+                let hint = format!(
+                    "run `ublk-dm recover {names}`, or delete them with `ublk-dm del --force \
+                     {names}`"
+                );
                 let what = "its server has died and left devices behind";
                 return Err(format!("{disk}: {what}; {hint}").into());
             };

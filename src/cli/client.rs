@@ -113,9 +113,10 @@ pub(super) fn ask(
     let (family, device) = known.find(word)?;
     must_answer(device)?;
     let server = rundir.server(&family.key).and_then(|server| server.connection);
-    let gone = || format!("/dev/ublkb{}: its server has died; see `ublk-dm recover`", device.id);
+    let path = format!("/dev/ublkb{}", device.id);
+    let gone = || format!("{path}: its server has died; run `ublk-dm recover {path}`");
     let reply = protocol::ask(server.ok_or_else(gone)?, &command(device.device()));
-    match reply.map_err(|error| format!("/dev/ublkb{}: {error}", device.id))? {
+    match reply.map_err(|error| format!("{path}: {error}"))? {
         Reply::Failed(why) => Err(why),
         reply => Ok(reply),
     }

@@ -111,7 +111,7 @@ pub(super) fn keep(
             manager::stopping();
             kept.delete(&socket)?;
         } else if died && !kept.is_gone()? {
-            return Err(format!("{path}: its server has died; see `ublk-dm recover`").into());
+            return Err(format!("{path}: its server has died; run `ublk-dm recover {path}`").into());
         }
     }
     manager::stopping();
