@@ -176,9 +176,10 @@ fn sigterm_open() {
 /// the next server.
 fn foreground() {
     let origin = slice("org", "n0", 0, SIZE);
-    let mut service = Service::start("o", &format!("add origin --origin {origin} --foreground"));
+    let line = format!("add origin --origin {origin} --name o --foreground");
+    let mut service = Service::start("o", &line);
     service.hears("READY=1");
-    let view = View::new("origin", SIZE);
+    let view = View::new("orig", SIZE);
     let disk = Disk::open(&format!("/dev/ublkb{}", server::number("o", "/id")));
     view.fill(&disk);
     service.signal("TERM");
