@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use dm_targets::copy;
 use dm_targets::device::{Device, Opened};
-use dm_targets::disk::{Host, Memory};
+use dm_targets::disk::{Disk, Host, Memory};
 use dm_targets::group::{Group, Ticket};
 use dm_targets::linear::target::Linear;
 use dm_targets::origins::DiskKey;
@@ -20,7 +20,7 @@ use dm_targets::sim::disk::{DiskConfig, SimDisk};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Schedule, World};
-use dm_targets::snapshot::losses::Loss;
+use dm_targets::snapshot::losses::{Loss, LossRecord};
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sector, Sectors};
@@ -40,6 +40,36 @@ pub struct Fixture {
     pub origins: [Rc<SimDisk>; 2],
     pub cows: [Rc<SimDisk>; 2],
     pub group: Rc<Group>,
+}
+
+/// A persistent snapshot without an identity, which overwrites what it finds on its COW.
+pub fn parts<'a>(
+    group: &'a Group,
+    origin: &'a Disk,
+    cow: &'a Disk,
+    losses: Rc<dyn LossRecord>,
+) -> Parts<'a> {
+    Parts {
+        executor: &group.executor,
+        host: &group.host,
+        copy: &group.copy,
+        origin,
+        cow,
+        chunk_size: ChunkSize::from_sectors(CHUNK),
+        persistent: true,
+        overwrite: true,
+        ownership: None,
+        lost: false,
+        losses,
+        len: None,
+        options: Options {
+            on_full: OnFull::Invalidate,
+            discard_zeroes_cow: false,
+            discard_passdown_origin: false,
+        },
+        notes: None,
+        listener: Rc::new(|_| {}),
+    }
 }
 
 impl Fixture {
@@ -87,27 +117,7 @@ impl Fixture {
         let losses = self.world.losses()[disk].clone();
         self.run(async move {
             let origin = group.origin_or(Fixture::key(disk), || origin.disk());
-            let parts = Parts {
-                executor: &group.executor,
-                host: &group.host,
-                copy: &group.copy,
-                origin: origin.disk(),
-                cow: &cow,
-                chunk_size: ChunkSize::from_sectors(CHUNK),
-                persistent: true,
-                overwrite: true,
-                ownership: None,
-                lost: false,
-                losses,
-                len: None,
-                options: Options {
-                    on_full: OnFull::Invalidate,
-                    discard_zeroes_cow: false,
-                    discard_passdown_origin: false,
-                },
-                notes: None,
-                listener: Rc::new(|_| {}),
-            };
+            let parts = parts(&group, origin.disk(), &cow, losses);
             let target = Target::Snapshot(Snapshot::open(parts).await.unwrap());
             group.keep_opened(Ticket(ticket), Opened { target, events: Rc::default() });
         });

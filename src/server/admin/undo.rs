@@ -71,6 +71,7 @@ impl<M: Machine> Administrator<M> {
             }
         }
     }
+
     fn is_suspended(&self, id: u32) -> bool {
         self.devices.get(&id).is_some_and(|entry| entry.suspended)
     }
@@ -110,9 +111,10 @@ impl<M: Machine> Administrator<M> {
                 return Err(why.ending("; the rest of its `add` is undone then"));
             }
         };
-        let (mut left, mut lost) = (Vec::new(), lost.filter(|_| is_served));
+        let lost = lost.filter(|_| is_served);
         self.lost_at_end |= lost.is_some();
-        left.extend(lost.take().map(|lost| lost.but(format!("/dev/ublkb{id}: deleted"))));
+        let mut left = Vec::new();
+        left.extend(lost.map(|lost| lost.but(format!("/dev/ublkb{id}: deleted"))));
         let stays = wrong.is_some();
         left.extend(wrong);
         left.extend(match is_served {

@@ -8,13 +8,12 @@ use dm_targets::device::Opened;
 use dm_targets::group::Ticket;
 use dm_targets::request::RequestKind;
 use dm_targets::snapshot::merge::{Bounds, Merge, Phase};
-use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::snapshot::target::{Parts, Snapshot};
 use dm_targets::target::Target;
-use dm_targets::units::ChunkSize;
 
 use super::behaviour::Bench;
 use super::cases::{images, plan};
-use crate::origins::Fixture;
+use crate::origins::{Fixture, parts};
 use crate::stack::Left;
 use crate::workload::write;
 
@@ -42,27 +41,8 @@ fn open(fixture: &Fixture, cow: usize, ticket: u64) {
     let merges = cow.name().as_ref() == "cow0";
     fixture.run(async move {
         let origin = group.origin_or(Fixture::key(0), || origin.disk());
-        let parts = Parts {
-            executor: &group.executor,
-            host: &group.host,
-            copy: &group.copy,
-            origin: origin.disk(),
-            cow: &cow,
-            chunk_size: ChunkSize::from_sectors(2),
-            persistent: true,
-            overwrite: false,
-            ownership: None,
-            lost: false,
-            losses,
-            len: None,
-            options: Options {
-                on_full: OnFull::Invalidate,
-                discard_zeroes_cow: false,
-                discard_passdown_origin: false,
-            },
-            notes: None,
-            listener: Rc::new(|_| {}),
-        };
+        let overwrite = false;
+        let parts = Parts { overwrite, ..parts(&group, origin.disk(), &cow, losses) };
         let target = if merges {
             let merge = Merge::open(parts, &origin, Bounds::default()).await.unwrap();
             merge.pause();
