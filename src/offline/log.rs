@@ -2,9 +2,10 @@
 //! `dm_targets::mirror::format`.
 
 use dm_targets::mirror::format::{
-    HEADER_BYTES, LegFlags, MAX_REGIONS, OLD_VERSION, REGIONS_UNKNOWN, VERSION, WORDS_BYTES, Words,
-    bit_of, bitset_bytes,
+    HEADER_BYTES, MAX_REGIONS, OLD_VERSION, REGIONS_UNKNOWN, VERSION, WORDS_BYTES, Words, bit_of,
+    bitset_bytes,
 };
+use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::units::{RegionIndex, SECTOR_BYTES};
 
 use super::error::Error;

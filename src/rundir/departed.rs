@@ -14,7 +14,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use dm_targets::mirror::format::identity_of;
+use dm_targets::mirror::leg_flags::identity_of;
 use dm_targets::snapshot::losses::Loss;
 use serde::{Deserialize, Serialize};
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use dm_targets::mirror::format::identity_of;
+use dm_targets::mirror::leg_flags::identity_of;
 use dm_targets::mirror::leg_state::LegState;
 
 use super::boot::boot_id;

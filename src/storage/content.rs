@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 
+use dm_targets::mirror::format::{self, HEADER_BYTES};
 use dm_targets::snapshot::format::{Identity, MAGIC};
 
 use super::OpenDisk;
@@ -49,4 +50,13 @@ pub fn store_on(disk: &OpenDisk) -> Result<Option<FoundStore>, Reason> {
     Ok(first
         .starts_with(&MAGIC.to_le_bytes())
         .then(|| FoundStore { identity: Identity::decode(&first) }))
+}
+
+/// The header of the mirror log on a disk, if there is one.
+pub fn mirror_log_on(disk: &OpenDisk) -> Result<Option<Box<[u8; HEADER_BYTES]>>, Reason> {
+    let _opening = Opening::of(&disk.path);
+    let mut header = Box::new([0; HEADER_BYTES]);
+    signature::read_aligned(&disk.file, disk.limits.logical_block_size, 0, &mut header[..])
+        .map_err(unreadable(disk))?;
+    Ok(header.starts_with(&format::MAGIC.to_le_bytes()).then_some(header))
 }

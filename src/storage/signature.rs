@@ -126,7 +126,13 @@ pub fn first_sector(file: &File, block_bytes: u32) -> io::Result<[u8; 512]> {
     Ok(sector)
 }
 
-fn read_aligned(file: &File, block_bytes: u32, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+/// Reads bytes at any offset, in whole blocks.
+pub(super) fn read_aligned(
+    file: &File,
+    block_bytes: u32,
+    offset: u64,
+    buffer: &mut [u8],
+) -> io::Result<()> {
     let unit = u64::from(block_bytes).max(ALIGN);
     let skip = usize::try_from(offset % unit).map_err(io::Error::other)?;
     let align = usize::try_from(unit).map_err(io::Error::other)?;

@@ -110,6 +110,8 @@ pub enum Mutant {
     OldIdentityKept,
     /// The log names its legs only while one of them is stale.
     LegsNotNamed,
+    /// The log names its legs only once one of them has missed a write, or they are changed.
+    LegsNamedLate,
     /// A leg that is unknown to the log counts as in sync where the log says so of others.
     ForeignLegsTrusted,
     /// A leg is removed although no other is known to have everything durably.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
-use dm_targets::mirror::format::LegFlags;
+use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::snapshot::format::identity::IDENTITY_END;
 use dm_targets::snapshot::format::{Identity, StoreId};
 use proptest::prelude::*;

@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use dm_targets::disk::Disk;
 use dm_targets::group::{Group, Ticket};
+use dm_targets::mirror::format::HEADER_BYTES;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::{Identity, StoreId};
 use dm_targets::snapshot::journal::Notes;
@@ -63,6 +64,11 @@ pub trait OpenDisk: Send + 'static {
     /// # Errors
     /// It cannot be read.
     fn partitions(&self) -> Result<Option<Vec<Range<u64>>>, Reason>;
+    /// The header of the mirror log on it, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn mirror_log(&self) -> Result<Option<Box<[u8; HEADER_BYTES]>>, Reason>;
     /// The snapshot store on it, if there is one, with the identity that a store of ours has.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use dm_targets::disk::Disk;
 use dm_targets::group::Group;
+use dm_targets::mirror::format::HEADER_BYTES;
 use dm_targets::snapshot::format::Identity;
 use dm_targets::units::{Sector, Sectors};
 
@@ -90,6 +91,10 @@ impl Open for OpenDisk {
 
     fn partitions(&self) -> Result<Option<Vec<Range<u64>>>, Reason> {
         look(self, content::partitions_on)
+    }
+
+    fn mirror_log(&self) -> Result<Option<Box<[u8; HEADER_BYTES]>>, Reason> {
+        look(self, content::mirror_log_on)
     }
 
     fn starts_with_zeroes(&self) -> Result<bool, Reason> {

@@ -20,7 +20,7 @@ pub struct LegParts {
     pub disk: Disk,
     /// The leg's first sector on the disk.
     pub offset: Sector,
-    /// The leg's identity in the log ([`super::format::identity_of`]).
+    /// The leg's identity in the log ([`super::leg_flags::identity_of`]).
     pub identity: u64,
     /// Tells its disk from others that have the same identity in this boot; zero if no other disk
     /// can have it.

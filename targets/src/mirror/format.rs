@@ -3,7 +3,7 @@
 //! ```text
 //! byte 0      magic "rRiM", version, number of regions (64 bits)
 //! byte 16     not interpreted by the kernel, which keeps it: here the legs that missed something
-//!             ([`LegFlags`])
+//!             ([`super::leg_flags`])
 //! byte 1024   one bit a region, lowest bit first: 1 clean, 0 dirty or not in sync; padded with
 //!             zeroes to 64 bits
 //! ```
@@ -17,9 +17,7 @@
 //! else, so any kernel must accept it.
 
 use super::bits::Bits;
-use super::legs::MAX_LEGS;
 use super::table::InitialSync;
-use crate::mutant::{self, Mutant};
 use crate::units::{RegionIndex, SECTOR_BYTES, Sectors};
 
 /// The first word, bytes `72 52 69 4D`.
@@ -215,168 +213,6 @@ pub fn resume(
     words.regions = bits.len();
     header[..WORDS_BYTES].copy_from_slice(&words.encode());
     resumed
-}
-
-/// The legs of a log and which of them missed a write, in bytes that the kernel preserves and does
-/// not interpret.
-///
-/// ```text
-/// byte 16     "dmlegs", format 1, number of legs
-/// byte 24     one bit a leg: it missed something and must not be copied from (64 bits)
-/// byte 32     the identity of each leg, nine times 64 bits, in the order of the bits
-/// byte 104    a checksum of the 88 bytes before it (64 bits)
-/// ```
-///
-/// A leg is known by its identity, whatever its index in the table. A log gets a record when a leg
-/// misses a write or the legs are changed, and keeps it from then on: a leg that was removed and
-/// comes back is distinguished from those that stayed. LVM's fresh headers are all zeroes or all
-/// ones there, which is not a record.
-pub struct LegFlags;
-
-/// No identity: the leg is known by its index alone.
-pub const NO_IDENTITY: u64 = 0;
-
-/// The identity for a description of a leg: its disk, by a stable name, and the leg's offset on it.
-pub fn identity_of(text: &str) -> u64 {
-    checksum(text.as_bytes()).max(NO_IDENTITY + 1)
-}
-
-/// FNV-1a: detects garbage and torn writes, not an adversary.
-fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, byte| {
-        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01B3)
-    })
-}
-
-/// A 64-bit number in a record.
-fn number(record: &[u8], at: usize) -> u64 {
-    let mut bytes = [0; 8];
-    bytes.copy_from_slice(&record[at..at + 8]);
-    u64::from_le_bytes(bytes)
-}
-
-impl LegFlags {
-    const START: usize = WORDS_BYTES;
-    const IDENTITIES: usize = 16;
-    const CONTENT: usize = Self::IDENTITIES + 8 * MAX_LEGS;
-    /// Bytes of the record.
-    pub const BYTES: usize = Self::CONTENT + 8;
-    const MAGIC: [u8; 7] = *b"dmlegs\x01";
-
-    /// The flags for legs with these identities; `None` if there is no record, or if it has all of
-    /// them as healthy, or none.
-    ///
-    /// A leg that is not in the record counts as one that missed a write, as long as a healthy one
-    /// is in the record. If no identity is in the record, and the number of legs is the same, legs
-    /// are matched by index.
-    pub fn decode(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
-        let all = (1 << identities.len()) - 1;
-        LegFlags::missed(header, identities).filter(|missed| u32::from(*missed) < all)
-    }
-
-    /// Like [`LegFlags::decode`], but returns all legs if some of them are in the record and none
-    /// of those is healthy.
-    pub fn missed(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
-        let record = Record::decode(header)?;
-        if !identities.iter().any(|id| record.place(*id).is_some()) {
-            return (record.count == identities.len() && record.flags != 0).then_some(record.flags);
-        }
-        let missed = |id: &u64| record.place(*id).is_none_or(|leg| record.flags >> leg & 1 == 1);
-        let now = identities
-            .iter()
-            .enumerate()
-            .fold(0, |now, (leg, id)| now | u16::from(missed(id)) << leg);
-        (now != 0).then_some(now)
-    }
-
-    /// The record without a list of legs: for each leg that it names, whether the leg missed a
-    /// write. `None` if there is no record.
-    pub fn recorded(header: &[u8; HEADER_BYTES]) -> Option<Vec<bool>> {
-        let record = Record::decode(header)?;
-        Some((0..record.count).map(|leg| record.flags >> leg & 1 == 1).collect())
-    }
-
-    /// Whether legs are missing from the record, while it has others of these legs, or a different
-    /// number of legs. The log's bits do not apply to the missing legs.
-    pub fn names_foreign_legs(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
-        let Some(record) = Record::decode(header) else { return false };
-        let known = identities.iter().filter(|id| record.place(**id).is_some()).count();
-        known < identities.len() && (known > 0 || record.count != identities.len())
-    }
-
-    /// Replaces the identities of an earlier version in a record by those of this version, which
-    /// `renamed` has second, if the record has none of the latter: it was written by that version.
-    /// A record that has some is not changed: what it does not know is no leg of it.
-    pub fn rename(header: &mut [u8; HEADER_BYTES], renamed: &[(u64, u64)], identities: &[u64]) {
-        let Some(Record { count, flags, identities: mut known }) = Record::decode(header) else {
-            return;
-        };
-        let known = &mut known[..count];
-        if known.iter().any(|id| *id != NO_IDENTITY && identities.contains(id)) {
-            return;
-        }
-        for id in known.iter_mut() {
-            let today = renamed.iter().find(|(former, _)| former == id);
-            *id = today.map_or(*id, |(_, today)| *today);
-        }
-        LegFlags::name(header, known, flags);
-    }
-
-    /// Puts the flags of legs with these identities into a header. A header without a record gets
-    /// none as long as there are no flags.
-    pub fn encode(header: &mut [u8; HEADER_BYTES], identities: &[u64], flags: u16) {
-        let there = header[Self::START..].starts_with(&Self::MAGIC);
-        if flags != 0 || there && !mutant::is(Mutant::LegsNotNamed) {
-            Self::name(header, identities, flags);
-        } else if there {
-            header[Self::START..Self::START + Self::BYTES].fill(0);
-        }
-    }
-
-    /// Like [`LegFlags::encode`], but always writes a record.
-    pub fn name(header: &mut [u8; HEADER_BYTES], identities: &[u64], flags: u16) {
-        let record = &mut header[Self::START..Self::START + Self::BYTES];
-        record.fill(0);
-        record[..7].copy_from_slice(&Self::MAGIC);
-        record[7] = u8::try_from(identities.len()).unwrap_or(u8::MAX);
-        record[8..16].copy_from_slice(&u64::from(flags).to_le_bytes());
-        for (place, id) in
-            record[Self::IDENTITIES..Self::CONTENT].chunks_exact_mut(8).zip(identities)
-        {
-            place.copy_from_slice(&id.to_le_bytes());
-        }
-        let sum = checksum(&record[..Self::CONTENT]);
-        record[Self::CONTENT..].copy_from_slice(&sum.to_le_bytes());
-    }
-}
-
-/// The content of a trusted record.
-struct Record {
-    count: usize,
-    flags: u16,
-    identities: [u64; MAX_LEGS],
-}
-
-impl Record {
-    fn decode(header: &[u8; HEADER_BYTES]) -> Option<Record> {
-        let record = &header[LegFlags::START..LegFlags::START + LegFlags::BYTES];
-        let count = usize::from(record[7]);
-        let flags = u16::try_from(number(record, 8)).ok()?;
-        let trusted = record[..7] == LegFlags::MAGIC
-            && (2..=MAX_LEGS).contains(&count)
-            && number(record, LegFlags::CONTENT) == checksum(&record[..LegFlags::CONTENT]);
-        // A record without a healthy leg is never written.
-        let healthy = trusted && u32::from(flags) < (1 << count) - 1;
-        let identities = std::array::from_fn(|leg| number(record, LegFlags::IDENTITIES + 8 * leg));
-        healthy.then_some(Record { count, flags, identities })
-    }
-
-    /// A leg's index in the record.
-    fn place(&self, identity: u64) -> Option<usize> {
-        self.identities[..self.count]
-            .iter()
-            .position(|known| *known == identity && identity != NO_IDENTITY)
-    }
 }
 
 /// A position in the log as an index; a log is at most slightly over 512 MiB long.

@@ -1,5 +1,6 @@
 //! The dirty log byte for byte: headers left by kernels and LVM, and the result of opening them.
 
+use super::super::leg_flags::{LegFlags, identity_of};
 use super::*;
 
 /// A log as it is on disk, and the result of opening it.
@@ -254,6 +255,18 @@ fn a_record_of_an_earlier_version_is_read_under_its_names() {
         LegFlags::rename(&mut header, &renamed, legs);
         let told = (LegFlags::decode(&header, legs), LegFlags::names_foreign_legs(&header, legs));
         assert_eq!(told, (stale, foreign_legs), "{names:?} {legs:?}");
+    }
+    let mut clean = [0; HEADER_BYTES];
+    LegFlags::name(&mut clean, &[17, 18], 0);
+    for (legs, source) in [
+        (&[7, 8][..], None),
+        (&[8, 5], Some(Some(0))),
+        (&[5, 8], Some(Some(1))),
+        (&[7, 8, 5], Some(Some(0))),
+        (&[5, 6], None), // none is known: by index
+    ] {
+        let told = LegFlags::source_beside_foreign(&clean, &renamed, legs);
+        assert_eq!(told, source, "{legs:?}");
     }
     let mut none = [0; HEADER_BYTES];
     LegFlags::rename(&mut none, &renamed, &[7, 8]);

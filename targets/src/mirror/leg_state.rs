@@ -18,7 +18,7 @@ use super::table::InitialSync;
 /// A leg in a leg state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KnownLeg {
-    /// The leg's stable identity ([`super::format::identity_of`]).
+    /// The leg's stable identity ([`super::leg_flags::identity_of`]).
     pub identity: u64,
     /// Tells its disk from others that have the same identity in this boot; zero if no other disk
     /// can have it.

@@ -138,6 +138,11 @@ impl Mirror {
         self.recovery.paused.set(1);
         self.spawn(executor, |mirror| async move { mirror.log_loop().await });
         self.forget_others().await;
+        // From now on the log names the legs that its bits are about: another disk in the place of
+        // one is recovered, also if no leg has ever missed a write.
+        if !mutant::is(Mutant::LegsNamedLate) {
+            self.log.name_legs();
+        }
         self.note_in_sync();
         let flushed = self.state.borrow().legs.any_flushed();
         if self.state.borrow().legs.in_sync() && flushed {

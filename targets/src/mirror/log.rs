@@ -21,7 +21,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::bits::Bits;
-use super::format::{HEADER_BYTES, Layout, LegFlags};
+use super::format::{HEADER_BYTES, Layout};
+use super::leg_flags::LegFlags;
 use super::legs::LegSet;
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::WaitQueue;

@@ -79,6 +79,7 @@ mod config;
 mod flush;
 mod flushes;
 pub mod format;
+pub mod leg_flags;
 pub mod leg_state;
 pub mod legs;
 mod lifecycle;

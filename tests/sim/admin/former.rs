@@ -1,6 +1,7 @@
 //! Dirty logs on disk that an earlier version has written: it named legs in files by their paths.
 
-use dm_targets::mirror::format::{HEADER_BYTES, LegFlags, identity_of};
+use dm_targets::mirror::format::HEADER_BYTES;
+use dm_targets::mirror::leg_flags::{LegFlags, identity_of};
 use dm_targets::mirror::table::MirrorLog;
 use dm_targets::sim::image::Image;
 use dm_targets::table::TargetParams;

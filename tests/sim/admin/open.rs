@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 
 use dm_targets::disk::{Backend, Disk, Errno, Limits as DiskLimits, Op, OpId};
+use dm_targets::mirror::format::{self as log_format, HEADER_BYTES};
 use dm_targets::sim::disk::SimDisk;
 use dm_targets::snapshot::format::{Identity, MAGIC};
 use dm_targets::units::{Sector, Sectors};
@@ -215,6 +216,12 @@ impl OpenDisk for SimOpen {
         let name = self.former_name();
         let (names, number) = (vec![name.clone()], self.number);
         Cow { store, names, former: name, number, origin: origin.to_owned() }
+    }
+
+    fn mirror_log(&self) -> Result<Option<Box<[u8; HEADER_BYTES]>>, Reason> {
+        let mut header = Box::new([0; HEADER_BYTES]);
+        self.look(0, &mut header[..]);
+        Ok(header.starts_with(&log_format::MAGIC.to_le_bytes()).then_some(header))
     }
 
     fn starts_with_zeroes(&self) -> Result<bool, Reason> {

@@ -41,7 +41,7 @@ pub fn torn(setup: &Setup, bits: u64, stale: u16) -> Vec<Image> {
         if stale != 0 {
             let mut header = [0; 1024];
             header.copy_from_slice(&images[setup.legs].read(Sector(0), Sectors(2)));
-            dm_targets::mirror::format::LegFlags::encode(
+            dm_targets::mirror::leg_flags::LegFlags::encode(
                 &mut header,
                 &[1, 2, 3, 4, 5, 6, 7, 8, 9][..setup.legs],
                 stale,

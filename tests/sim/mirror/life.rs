@@ -1,6 +1,6 @@
 //! Lives of a mirror: restarts, suspensions, changes of legs, and the records of them.
 
-use dm_targets::mirror::format::LegFlags;
+use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::LegParts;
 use dm_targets::sim::disk::{Class, Matcher};
@@ -65,6 +65,27 @@ fn a_log_of_an_earlier_version_knows_its_legs_by_their_former_names() {
     let other = Setup { identities: [2, 5, 0, 0, 0, 0, 0, 0, 0], renamed: vec![(1, 5)], ..turned };
     let third = Fixture::new(&other, &images);
     assert_eq!(third.status(), "0/4 AA A");
+}
+
+/// A leg is exchanged for another disk while no mirror runs, and the log is clean.
+#[test]
+pub fn a_disk_in_the_place_of_a_leg_is_recovered() {
+    for place in [0, 1] {
+        let setup = Setup { identities: [11, 12, 0, 0, 0, 0, 0, 0, 0], ..Setup::small() };
+        let fixture = Fixture::new(&setup, &setup.clean_images());
+        fixture.write(100, 2, 2).unwrap();
+        let mut images = fixture.close();
+        images[place] = Image::from_fn(Sectors(setup.sectors), |at| pattern::sector(60, at));
+        let mut exchanged = setup.clone();
+        exchanged.identities[place] = 13;
+        let again = Fixture::new(&exchanged, &images);
+        assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(100, 2), "leg {place}");
+        again.settle();
+        assert_eq!(again.status(), "4/4 AA A", "leg {place}");
+        let images = again.close();
+        assert_eq!(images[0], images[1], "leg {place}");
+        assert_eq!(images[0].sectors[2], pattern::sector(100, 2), "leg {place}");
+    }
 }
 
 #[test]

@@ -6,10 +6,10 @@ use dm_targets::mutant::{self, Mutant};
 
 use super::cases;
 use super::explore::{Case, explore};
-use super::{given_up, take_over};
+use super::{given_up, life, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 32] = [
+pub const MUTANTS: [(Mutant, &str); 33] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -29,6 +29,7 @@ pub const MUTANTS: [(Mutant, &str); 32] = [
     (Mutant::BelievedBeforeNamed, "taken_out"),
     (Mutant::OldIdentityKept, "legs"),
     (Mutant::LegsNotNamed, "legs"),
+    (Mutant::LegsNamedLate, "legs"),
     (Mutant::ForeignLegsTrusted, "legs"),
     (Mutant::UnflushedSource, "handed_over"),
     (Mutant::RemainingUnflushed, "failing"),
@@ -54,6 +55,7 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         Mutant::CopyThoughFlushFailed => {
             take_over::a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
         }
+        Mutant::LegsNamedLate => life::a_disk_in_the_place_of_a_leg_is_recovered,
         _ => return false,
     };
     mutant::set(Some(mutant));

@@ -3,7 +3,7 @@
 
 use crate::Case;
 use crate::condition::{Fault, Faulty};
-use crate::disk::Disk;
+use crate::disk::{Disk, slice};
 use crate::faults::{self, Fails};
 use crate::kernel;
 use crate::mirror::{self, Engine, Mirror, Shape, ours};
@@ -17,6 +17,12 @@ pub fn cases() -> Vec<Case> {
         Case { name: "mirror-record-bad-sector", bound_s: 90, disks, run: |_| bad_sector() },
         Case { name: "mirror-record-lost", bound_s: 90, disks, run: |_| lost() },
         Case { name: "mirror-record-dead-leg", bound_s: 60, disks, run: |_| dead_leg() },
+        Case {
+            name: "mirror-exchanged-leg",
+            bound_s: 90,
+            disks: &["n0", "n1", "n2"],
+            run: |_| exchanged(),
+        },
         Case { name: "mirror-ended-stale", bound_s: 90, disks, run: |_| ended_stale() },
         Case { name: "mirror-record-relative-leg", bound_s: 60, disks, run: |_| relative_leg() },
     ]
@@ -126,6 +132,50 @@ fn relative_leg() {
     run_args("sh", &["-c", &format!("cd {dir} && {} message m repair {name}", binary())]).ok();
     let refused = ublk_dm("message m repair 2").refused();
     assert!(refused.stderr.contains(&format!("0 ({first}), 1 ({second})")), "{}", refused.stderr);
+    server::del("m");
+}
+
+/// A leg is exchanged for another disk while its mirror is down: a clean log does not speak for it.
+fn exchanged() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let slices = [("one", "n0", 0), ("two", "n1", 0), ("three", "n1", 2 * LEN), ("log", "n2", 0)];
+    let [first, second, third, log] = slices.map(|(name, disk, at)| slice(name, disk, at, LEN));
+    let view = View::new("exch", LEN);
+    let line = |legs: [&str; 2]| {
+        let [one, two] = legs;
+        format!("mirror --leg {one} --leg {two} --log {log} --region-size {REGION}s --name m")
+    };
+    let path = server::add(&line([&first, &second]));
+    ublk_dm("wait m --in-sync").ok();
+    view.fill(&Disk::open(&path));
+    server::del("m");
+    View::new("past", LEN).fill(&Disk::open(&third));
+    let path = server::add(&line([&third, &second]));
+    view.verify_range(&Disk::open(&path), 0, LEN);
+    ublk_dm("wait m --in-sync").ok();
+    server::del("m");
+    for leg in [&third, &second] {
+        view.verify_range(&Disk::open(leg), 0, LEN);
+    }
+    // Other content is not overwritten without a question.
+    sh(&format!("mkfs.ext4 -qF {first}")).ok();
+    let refused = ublk_dm(&format!("add {}", line([&first, &second]))).refused();
+    assert!(
+        refused.stderr.contains(&first) && refused.stderr.contains("ext"),
+        "{}",
+        refused.stderr
+    );
+    // The kernel knows nothing of names, and keeps them.
+    let legs = format!("2 {third} 0 {second} 0");
+    let served = kernel::create("k", &format!("0 {LEN} mirror disk 2 {log} {REGION} {legs}"));
+    view.verify_range(&Disk::open(&served), 0, LEN);
+    kernel::remove("k");
+    let path = server::add(&line([&third, &second]));
+    let status = ublk_dm("status m").ok().line();
+    assert!(status.contains(" 48/48 1 AA "), "{status}");
+    view.verify_range(&Disk::open(&path), 0, LEN);
     server::del("m");
 }
 

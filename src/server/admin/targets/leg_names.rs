@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use dm_targets::mirror::format::identity_of;
+use dm_targets::mirror::leg_flags::identity_of;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::Leg;
 

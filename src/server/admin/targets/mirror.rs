@@ -10,6 +10,7 @@ use std::rc::Rc;
 use dm_targets::device::{Events, Opened};
 use dm_targets::group::Ticket;
 use dm_targets::mirror::Event;
+use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::{InitialSync, Mirror as Table, MirrorLog};
 use dm_targets::mirror::target::{Mirror, MirrorConfig};
@@ -266,7 +267,8 @@ fn check_log(disks: &Disks<impl OpenDisk>, force: bool) -> Result<(), Reason> {
     }
 }
 
-/// Refuses to recover over a leg that holds something other than the source does.
+/// Refuses to recover over a leg that holds something other than the source does. A log that is
+/// about all of these legs decides by itself what is recovered.
 fn check_legs(
     disks: &Disks<impl OpenDisk>,
     mirror: &Table,
@@ -276,9 +278,13 @@ fn check_legs(
     if spec.force || mirror.initial_sync == InitialSync::NoSync {
         return Ok(());
     }
-    if let Some(log) = disks.log.as_ref().filter(|_| mirror.initial_sync == InitialSync::FromLog) {
-        if log.content()?.is_some_and(|found| found.kind == SignatureKind::MirrorLog) {
-            return Ok(());
+    let log = disks.log.as_ref().filter(|_| mirror.initial_sync == InitialSync::FromLog);
+    let mut by_log = None;
+    if let Some(header) = log.map_or(Ok(None), |log| log.mirror_log())? {
+        let (renamed, now) = names_of(mirror, disks);
+        match LegFlags::source_beside_foreign(&header, &renamed, &now) {
+            Some(source) => by_log = source,
+            None => return Ok(()),
         }
     }
     let known = match past {
@@ -286,7 +292,7 @@ fn check_legs(
         Past::Ended(state) => state.choose(&identities(&mirror.legs, &disks.legs)).unwrap_or(None),
         _ => None,
     };
-    let source = spec.source.or(known).unwrap_or(0);
+    let source = spec.source.or(by_log).or(known).unwrap_or(0);
     let from = (&disks.legs[source], mirror.legs[source].offset);
     let right = content_of_leg(from.0, from.1, disks.len).map_err(|error| {
         format!(
@@ -354,4 +360,9 @@ impl<R: Records> Note<R> {
         }
         written
     }
+}
+
+/// The identities of the legs, and those of an earlier version with those of today.
+fn names_of(mirror: &Table, disks: &Disks<impl OpenDisk>) -> (Vec<(u64, u64)>, Vec<u64>) {
+    (renamed(&mirror.legs, &disks.legs), identities(&mirror.legs, &disks.legs))
 }

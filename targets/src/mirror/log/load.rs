@@ -3,7 +3,8 @@
 //! Rule kept here: if the log could not be read, or names other legs, nothing is in sync.
 
 use super::super::bits::Bits;
-use super::super::format::{HEADER_BYTES, LegFlags, resume};
+use super::super::format::{HEADER_BYTES, resume};
+use super::super::leg_flags::LegFlags;
 use super::super::legs::LegSet;
 use super::super::table::InitialSync;
 use super::{Log, OnDisk, sector};
