@@ -5,6 +5,7 @@
 //! here: callers decide by the kind or the errno, never by the text; adding a context keeps the
 //! kind and the errno of the cause.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 
@@ -39,10 +40,18 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind of a failed system call.
+    /// The kind of a failed system call, whatever was added to it on the way.
     pub fn of(error: &io::Error) -> Kind {
-        match error.raw_os_error() {
-            Some(errno) => Kind::System { errno },
+        if let Some(errno) = error.raw_os_error() {
+            return Kind::System { errno };
+        }
+        let inner = error.get_ref();
+        if let Some(failure) = inner.and_then(|inner| inner.downcast_ref::<Failure>()) {
+            return failure.kind;
+        }
+        let cause = inner.and_then(|inner| inner.source());
+        match cause.and_then(|cause| cause.downcast_ref::<io::Error>()) {
+            Some(cause) => Kind::of(cause),
             None if error.kind() == io::ErrorKind::TimedOut => Kind::NoAnswer,
             None => Kind::Failed,
         }
@@ -104,6 +113,16 @@ impl Failure {
         self
     }
 
+    /// The failure for another process of this program, whole and in one line.
+    pub fn written(&self) -> String {
+        serde_json::to_string(self).unwrap_or_else(|_| self.to_string())
+    }
+
+    /// Reads what another process has [written](Failure::written), or its words.
+    pub fn read(line: &str) -> Failure {
+        serde_json::from_str(line).unwrap_or_else(|_| line.into())
+    }
+
     /// The exit code of a command that ends with this failure.
     pub fn code(&self) -> u8 {
         match self.kind {
@@ -155,9 +174,27 @@ impl From<&str> for Failure {
     }
 }
 
+impl Error for Failure {
+    // The line contains its causes, so that one line says it all.
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
-        Failure::new(Kind::of(&error), error.to_string())
+        // A failure that has travelled as an I/O error comes out whole.
+        error.downcast().unwrap_or_else(|error| Failure::new(Kind::of(&error), error.to_string()))
+    }
+}
+
+/// For functions that report I/O errors: with what failed, and the kind of the cause.
+impl From<Failure> for io::Error {
+    fn from(failure: Failure) -> io::Error {
+        let kind = match failure.kind {
+            Kind::System { errno } => io::Error::from_raw_os_error(errno).kind(),
+            Kind::NotFound => io::ErrorKind::NotFound,
+            Kind::NoAnswer => io::ErrorKind::TimedOut,
+            _ => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, failure)
     }
 }
 
@@ -166,5 +203,6 @@ pub fn wrong_usage(message: impl Into<String>) -> Failure {
     Failure::new(Kind::Usage, message)
 }
 
+mod targets;
 #[cfg(test)]
 mod tests;

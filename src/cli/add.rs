@@ -16,7 +16,7 @@ use super::keep::{self, Signals, Watch};
 use super::table;
 use super::takeover;
 use super::terminal::print;
-use crate::failure::{Failure, wrong_usage};
+use crate::failure::{Failure, Kind, wrong_usage};
 use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::process;
@@ -37,8 +37,11 @@ pub(super) fn create(
 ) -> Result<ExitCode, Failure> {
     let text = match (table, file) {
         (Some(line), _) => line,
-        (None, Some(path)) if path != Path::new("-") => std::fs::read_to_string(path)
-            .map_err(|error| format!("cannot read {}: {error}", path.display()))?,
+        (None, Some(path)) if path != Path::new("-") => {
+            std::fs::read_to_string(path).map_err(|error| {
+                Failure::from(error).context(format!("cannot read {}", path.display()))
+            })?
+        }
         (None, _) => std::io::read_to_string(std::io::stdin())?,
     };
     let cli::Created { id, read_only, no_recovery, loaded } = created;
@@ -76,14 +79,13 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
             return ask_living(&rundir, &key, server, (&command, &spec), interrupt, lock);
         }
         Some(Server { lives: true, .. }) => {
-            return Err(
-                format!("{disk}: its server does not answer: it is stopped or hangs").into()
-            );
+            let why = format!("{disk}: its server does not answer: it is stopped or hangs");
+            return Err(Failure::new(Kind::NoAnswer, why));
         }
         // Removing the file would lose track of its devices.
         Some(Server { damaged: Some(why), .. }) => {
             let hint = "remove the file to continue without the devices that it lists";
-            return Err(format!("{disk}: {why}; {hint}").into());
+            return Err(why.context(disk).ending(format!("; {hint}")));
         }
         Some(Server { state: Some(state), .. }) if has_devices(&state)? => {
             let Some(own) = own else {

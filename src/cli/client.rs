@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply};
 use crate::rundir::{RunDir, Server, State};
 use crate::server::orphan;
@@ -87,10 +87,13 @@ impl Known {
             )
             .into()),
             (None, _) => match self.problems.first() {
-                None => Err(format!("{word}: no such device; see `ublk-dm list`").into()),
+                None => {
+                    let why = format!("{word}: no such device; see `ublk-dm list`");
+                    Err(Failure::new(Kind::NotFound, why))
+                }
                 Some(problem) => {
-                    Err(format!("{word}: no such device among those that are known: {problem}")
-                        .into())
+                    let what = format!("{word}: no such device among those that are known");
+                    Err(problem.clone().context(what))
                 }
             },
         }
@@ -116,7 +119,8 @@ pub(super) fn ask(
     let path = format!("/dev/ublkb{}", device.id);
     let gone = || format!("{path}: its server has died; run `ublk-dm recover {path}`");
     let reply = protocol::ask(server.ok_or_else(gone)?, &command(device.device()));
-    match reply.map_err(|error| format!("{path}: {error}"))? {
+    let late = |error| Failure::from(error).context(&path);
+    match reply.map_err(late)? {
         Reply::Failed(why) => Err(why),
         reply => Ok(reply),
     }
@@ -142,7 +146,8 @@ fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> 
                 return Err(format!("{key}: its server sent an unexpected reply").into());
             }
             Err(error) if error.kind() == ErrorKind::InvalidData => {
-                return Err(format!("{key}: its server has another version: {error}").into());
+                let what = format!("{key}: its server has another version");
+                return Err(Failure::from(error).context(what));
             }
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 log::info!("{key}: {error}");
@@ -152,7 +157,8 @@ fn family_of(rundir: &RunDir, server: Server) -> Result<Option<Family>, Reason> 
         }
         server = rundir.server(&key);
     }
-    Err(format!("{key}: its server accepts commands but does not reply").into())
+    let why = format!("{key}: its server accepts commands but does not reply");
+    Err(Failure::new(Kind::NoAnswer, why))
 }
 
 /// What is known of the devices of a server that has died or does not answer.
@@ -161,11 +167,11 @@ fn from_state(server: Server) -> Result<Option<Family>, Reason> {
     if let Some(why) = damaged {
         let server = if lives { "does not answer" } else { "has died" };
         let hint = "so its devices are not known; remove the file to continue without them";
-        return Err(format!("{why}; its server {server}, {hint}").into());
+        return Err(why.ending(format!("; its server {server}, {hint}")));
     }
     let Some(state) = state else { return Ok(None) };
     let devices = reports_of(&state, lives)
-        .map_err(|why| format!("{key}: its server does not answer, and {why}"))?;
+        .map_err(|why| why.after(format!("{key}: its server does not answer, and ")))?;
     Ok(Some(Family { key, devices }))
 }
 
@@ -174,7 +180,7 @@ fn reports_of(state: &State, lives: bool) -> Result<Vec<DeviceReport>, Reason> {
     if state.devices.is_empty() {
         return Ok(Vec::new());
     }
-    let mut control = Control::open().map_err(|error| error.to_string())?;
+    let mut control = Control::open()?;
     let mut reports = Vec::new();
     for device in &state.devices {
         if let Some(info) = device::ours(&mut control, device.id, device.cookie)? {
@@ -235,11 +241,14 @@ pub(super) fn answers(device: &DeviceReport) -> bool {
 /// Refuses a device whose server is alive but does not answer.
 pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
     match device.json["server_pid"].as_u64().filter(|_| !answers(device)) {
-        Some(process) => Err(format!(
-            "/dev/ublkb{}: its server (process {process}) does not answer: it is stopped or hangs",
-            device.id
-        )
-        .into()),
+        Some(process) => Err(Failure::new(
+            Kind::NoAnswer,
+            format!(
+                "/dev/ublkb{}: its server (process {process}) does not answer: it is stopped or \
+                 hangs",
+                device.id
+            ),
+        )),
         None => Ok(()),
     }
 }

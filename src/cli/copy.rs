@@ -66,10 +66,10 @@ fn open(
     let ours = id.is_some_and(|id| claimed.contains(&id));
     let claim =
         if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
-    let disk = OpenDisk::open(path, access, claim).map_err(|error| error.to_string())?;
+    let disk = OpenDisk::open(path, access, claim)?;
     if claim == Claim::Exclusive {
         refuse_claimed(&RunDir::open()?, &disk)
-            .map_err(|error| format!("{error}; --force writes to it nevertheless"))?;
+            .map_err(|error| Failure::from(error).ending("; --force writes to it nevertheless"))?;
     }
     let block = u64::from(disk.limits.logical_block_size);
     for bytes in [start, own_len].into_iter().flatten() {
@@ -182,7 +182,7 @@ pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure>
 /// Makes the writes durable before the command reports success.
 async fn flush(regions: &[IoRegion]) -> Result<(), Failure> {
     for region in regions {
-        region.disk.flush().await.map_err(|error| error.to_string())?;
+        region.disk.flush().await?;
     }
     Ok(())
 }
@@ -195,7 +195,7 @@ struct Engine {
 
 impl Engine {
     fn new(throttle: u32) -> Result<Engine, Failure> {
-        let ring = Ring::new().map_err(|error| format!("io_uring: {error}"))?;
+        let ring = Ring::new().map_err(|error| Failure::from(error).context("io_uring"))?;
         let executor = Executor::new();
         let client = Client::new(&executor, &ring.host(), Some(Throttle::new(throttle)));
         let client = client.ok_or_else(|| "no memory for buffers".to_owned())?;
@@ -237,8 +237,7 @@ impl Engine {
             self.ring.turn(self.executor.ready() > 0)?;
         };
         bar.finish_and_clear();
-        let failed = outcome.first_error.as_ref().map(ToString::to_string);
-        let failed = failed.or(flushed.err().map(|failure| failure.to_string()));
+        let failed = outcome.first_error.map(Failure::from).or(flushed.err());
         if json {
             let errors = words.iter().enumerate().map(|(index, word)| {
                 let failed = outcome.write_err & (1 << index) != 0;
@@ -250,7 +249,7 @@ impl Engine {
                 "seconds": start.elapsed().as_secs_f64(),
                 "read_error": outcome.read_err,
                 "destinations": errors.collect::<Vec<_>>(),
-                "error": failed,
+                "error": failed.as_ref().map(ToString::to_string),
             });
             // If the result cannot be printed, the error line says whether everything is written.
             let done = if failed.is_none() { "everything is written, but " } else { "" };
@@ -258,7 +257,7 @@ impl Engine {
             print(&object.to_string()).map_err(|error| error.after(format!("{why}{done}")))?;
         }
         match failed {
-            Some(message) => Err(message.into()),
+            Some(why) => Err(why),
             None => Ok(ExitCode::SUCCESS),
         }
     }

@@ -42,7 +42,7 @@ pub(super) struct Locked {
 /// Finds the family of a device and waits for other commands on that family.
 pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<Locked, Failure> {
     let Family { disk: path, prefix } = wanted.table.params.family();
-    let disk = DiskId::of_path(Path::new(path)).map_err(|error| error.to_string())?;
+    let disk = DiskId::of_path(Path::new(path))?;
     let base = format!("{prefix}{}", family_key(disk));
     for _ in 0..TRIES {
         let (key, _) = find(rundir, wanted, &base, disk)?;

@@ -21,7 +21,7 @@ const RECORD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether a device still exists, and its number is not another device's by now.
 pub(super) fn exists(device: &DeviceState) -> Result<bool, Failure> {
-    let mut control = Control::open().map_err(|error| error.to_string())?;
+    let mut control = Control::open()?;
     Ok(device::ours(&mut control, device.id, device.cookie)?.is_some())
 }
 

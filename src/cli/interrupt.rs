@@ -78,7 +78,8 @@ impl Interrupt {
             false => reply.map_err(|error| {
                 let is_over =
                     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset);
-                format!("{disk}: {error}; {}", if is_over { HAS_DIED } else { GOES_BACK }).into()
+                let next = if is_over { HAS_DIED } else { GOES_BACK };
+                Failure::from(error).context(disk).ending(format!("; {next}"))
             }),
             true => Err(match reply {
                 Ok(Reply::Added { device, .. }) => {

@@ -62,11 +62,12 @@ pub(super) struct Watch {
 impl Watch {
     /// Watches a family's server, and the devices of the kernel.
     pub(super) fn begin(rundir: &RunDir, key: &str) -> Result<Watch, Failure> {
-        let control = Control::open().map_err(|error| error.to_string())?;
+        let control = Control::open()?;
         let server = process_of(&rundir.socket(key))
-            .map_err(|error| format!("the server cannot be watched: {error}"))?;
-        let devices = messages_of_kernel()
-            .map_err(|error| format!("the kernel's device events cannot be received: {error}"))?;
+            .map_err(|error| Failure::from(error).context("the server cannot be watched"))?;
+        let unheard = "the kernel's device events cannot be received";
+        let devices =
+            messages_of_kernel().map_err(|error| Failure::from(error).context(unheard))?;
         Ok(Watch { control, server, devices })
     }
 }

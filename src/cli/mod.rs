@@ -73,7 +73,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::DeleteDevice { id, cookie } => {
             // The process that started this one reads stdout.
             if let Err(why) = apart::delete_now(id, cookie) {
-                terminal::print(&why.to_string())?;
+                terminal::print(&why.written())?;
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -90,7 +90,7 @@ fn offline(
     json: bool,
 ) -> Result<ExitCode, Failure> {
     let verdict = verb(&offline::Request { path, origin, json }, &mut stdout());
-    Ok(ExitCode::from(verdict.map_err(|error| error.to_string())?.exit_code()))
+    Ok(ExitCode::from(verdict?.exit_code()))
 }
 
 fn load(word: &str, line: &str, options: &cli::Loaded) -> Result<(), Failure> {

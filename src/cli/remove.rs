@@ -15,7 +15,7 @@ use super::order::{self, Part};
 use super::table::place_of;
 use super::takeover;
 use super::verdict::verdict;
-use crate::failure::{Failure, Reason, wrong_usage};
+use crate::failure::{Failure, Kind, Reason, wrong_usage};
 use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply};
 use crate::rundir::{FamilyLock, RunDir, Server, State};
 use crate::server::{self, process};
@@ -127,11 +127,12 @@ fn del_one(rundir: &RunDir, key: &str, device: &DeviceReport, force: bool) -> Re
                 }
                 Ok(Reply::Failed(why)) => Err(why),
                 Ok(_) => Err(format!("/dev/ublkb{id}: its server sent an unexpected reply").into()),
-                Err(error) => Err(format!("/dev/ublkb{id}: {error}").into()),
+                Err(error) => Err(Failure::from(error).context(format!("/dev/ublkb{id}"))),
             }
         }
         Server { lives: true, .. } => {
-            Err(format!("/dev/ublkb{id}: its server does not answer").into())
+            let why = format!("/dev/ublkb{id}: its server does not answer");
+            Err(Failure::new(Kind::NoAnswer, why))
         }
         Server { damaged: Some(why), .. } => Err(why),
         Server { state, .. } => {
@@ -156,7 +157,7 @@ fn del_orphan(
         )
         .into());
     }
-    let mut control = Control::open().map_err(|error| error.to_string())?;
+    let mut control = Control::open()?;
     let Some(at) = state.devices.iter().position(|device| device.device() == which) else {
         return Ok(());
     };
@@ -337,7 +338,8 @@ fn recover_family(
         Some(Server { connection: Some(server), .. }) => return recover_left_out(server, left_out),
         Some(Server { lives: false, state: Some(state), .. }) => state,
         Some(Server { lives: true, .. }) => {
-            return vec![format!("{key}: its server does not answer").into()];
+            let why = format!("{key}: its server does not answer");
+            return vec![Failure::new(Kind::NoAnswer, why)];
         }
         Some(Server { damaged: Some(why), .. }) => return vec![why],
         _ => return Vec::new(),

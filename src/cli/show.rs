@@ -72,9 +72,7 @@ pub(super) fn lines(
 }
 
 pub(super) fn features(json: bool) -> Result<(), Failure> {
-    let bits = Control::open()
-        .and_then(|mut control| control.features())
-        .map_err(|error| error.to_string())?;
+    let bits = Control::open().and_then(|mut control| control.features())?;
     if json {
         let names = ublk::feature_names(bits);
         return print(

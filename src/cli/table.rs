@@ -94,8 +94,7 @@ struct Measured {
 impl Measured {
     /// Measures a disk, which may have other users.
     fn of(path: &str) -> Result<Measured, Failure> {
-        let disk = OpenDisk::open(path, Access::ReadOnly, Claim::Shared)
-            .map_err(|error| error.to_string())?;
+        let disk = OpenDisk::open(path, Access::ReadOnly, Claim::Shared)?;
         let block = Sectors::from_bytes(u64::from(disk.limits.logical_block_size));
         Ok(Measured { len: Sectors(disk.size_sectors), block })
     }

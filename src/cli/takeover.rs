@@ -27,7 +27,7 @@ pub(super) fn refuse_waiting(disks: &[(u32, u32)]) -> Result<(), Reason> {
     if below.is_empty() {
         return Ok(());
     }
-    let mut control = Control::open().map_err(|error| error.to_string())?;
+    let mut control = Control::open()?;
     for id in below {
         if control.info(id).is_ok_and(|info| info.state == DiskState::Quiesced) {
             let what = format!("a disk below, /dev/ublkb{id}, waits for a server itself");
@@ -49,7 +49,7 @@ pub(super) fn disks_of(devices: &[DeviceState]) -> Vec<(u32, u32)> {
 /// recorded as lost.
 pub(super) fn judge(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason> {
     let DeviceState { id, cookie, name, spec, .. } = device;
-    let mut control = Control::open().map_err(|error| error.to_string())?;
+    let mut control = Control::open()?;
     let judged =
         refuse_unless_waiting(&mut control, *id, *cookie).and_then(|()| match &spec.table.params {
             TargetParams::Snapshot(snapshot) => judge_cow(rundir, snapshot),
@@ -74,22 +74,21 @@ fn refuse_unless_waiting(control: &mut Control, id: u32, cookie: u64) -> Result<
 /// Checks that the COW is there, that all of its store can be read, and that no journal that may be
 /// its own needs a decision first.
 fn judge_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
-    let cow = OpenDisk::open(&snapshot.cow, Access::ReadOnly, Claim::Shared)
-        .map_err(|error| error.to_string())?;
+    let cow = OpenDisk::open(&snapshot.cow, Access::ReadOnly, Claim::Shared)?;
     if snapshot.store.is_transient() {
         return Ok(());
     }
     let Some(store) = content::store_on(&cow)? else { return Ok(()) };
     let owner = Owner::of(&cow, store.identity.map(|identity| identity.store));
-    let owner = owner.map_err(|error| format!("{}: {error}", snapshot.cow))?;
+    let owner = owner.map_err(|error| Failure::from(error).context(&snapshot.cow))?;
     find::find(rundir.path(), &cow, &owner, Purpose::GoOn)?;
-    offline::read(&cow.path).map_err(|error| error.to_string().into())
+    Ok(offline::read(&cow.path)?)
 }
 
 /// Makes sure that a living server serves a device of its family: a device that it left out is
 /// taken over now.
 pub(super) fn by_server(server: UnixStream, wanted: &DeviceState) -> Result<(), Failure> {
-    let mut control = Control::open().map_err(|error| error.to_string())?;
+    let mut control = Control::open()?;
     if is_served(&mut control, wanted)? {
         return Ok(());
     }
@@ -111,7 +110,7 @@ pub(super) fn taken_over(reply: Reply, wanted: &[DeviceState]) -> Result<(), Fai
         Reply::Failed(why) => return Err(why),
         _ => return Err(other_answer()),
     };
-    let mut control = Control::open().map_err(|error| error.to_string())?;
+    let mut control = Control::open()?;
     for device in wanted {
         if !is_served(&mut control, device)? {
             return Err(reason_of(&problems, &device.name));

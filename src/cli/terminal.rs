@@ -39,7 +39,7 @@ impl Write for Stdout {
 pub fn print_text(text: &str) -> Result<(), Failure> {
     let mut stdout = stdout();
     let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-    written.map_err(|error| format!("cannot write the result to stdout: {error}").into())
+    written.map_err(|error| Failure::from(error).context("cannot write the result to stdout"))
 }
 
 /// Prints a line to stdout.

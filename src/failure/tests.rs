@@ -4,6 +4,11 @@ use super::*;
 use crate::protocol::Reply;
 use crate::storage::{OpenError, OpenErrorKind, silent};
 use crate::ublk::ControlError;
+use dm_targets::disk::{DiskError, Errno, OpKind};
+use dm_targets::mirror::change_legs::ChangeError;
+use dm_targets::mirror::target::OpenError as MirrorError;
+use dm_targets::snapshot::store::StoreError;
+use dm_targets::units::{Sector, Sectors};
 
 fn across(failure: &Failure) -> Failure {
     let line = serde_json::to_string(&Reply::Failed(failure.clone())).unwrap();
@@ -98,4 +103,55 @@ fn errors_of_disks_and_of_the_control_plane_have_their_kinds() {
     assert_eq!(Failure::from(absent).kind, Kind::Unsupported);
     let late = io::Error::new(io::ErrorKind::TimedOut, "its server has not answered");
     assert_eq!(Failure::from(late).kind, Kind::NoAnswer);
+}
+
+#[test]
+fn a_failure_travels_whole_as_an_io_error_and_between_processes() {
+    let no_space = io::Error::from_raw_os_error(libc::ENOSPC);
+    let failure = Failure::from(no_space).context("/run/x.json").ending("; make room");
+    assert_eq!(Failure::read(&failure.written()), failure);
+    assert_eq!(Failure::read("interrupted by a signal"), "interrupted by a signal".into());
+    let error = io::Error::from(failure.clone());
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    assert_eq!(Kind::of(&error), Kind::System { errno: libc::ENOSPC });
+    assert_eq!(Failure::from(error), failure);
+    let late = io::Error::from(silent::no_answer("/dev/x"));
+    assert_eq!((late.kind(), Kind::of(&late)), (io::ErrorKind::TimedOut, Kind::NoAnswer));
+    // Wrapped once more, as a file that was replaced and could not be synced.
+    #[derive(Debug)]
+    struct Wrapped(io::Error);
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "in doubt: {}", self.0)
+        }
+    }
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+    let doubtful = io::Error::other(Wrapped(io::Error::from_raw_os_error(libc::EIO)));
+    let failure = Failure::from(doubtful);
+    assert_eq!(failure.errno(), Some(libc::EIO));
+    assert!(failure.starts_with("in doubt: "));
+}
+
+#[test]
+fn errors_of_the_data_path_have_their_kinds() {
+    let disk = || DiskError {
+        kind: OpKind::Read,
+        disk: "/dev/x".into(),
+        sector: Sector(8),
+        count: Sectors(8),
+        errno: Errno(libc::EREMOTEIO),
+    };
+    let remote = Kind::System { errno: libc::EREMOTEIO };
+    assert_eq!(Failure::from(disk()).kind, remote);
+    assert_eq!(Failure::from(StoreError::from(disk())).kind, remote);
+    assert_eq!(Failure::from(StoreError::ReadOnly("/dev/x".into())).kind, Kind::Refused);
+    let no_memory = Kind::System { errno: libc::ENOMEM };
+    assert_eq!(Failure::from(StoreError::NoMemory).kind, no_memory);
+    assert_eq!(Failure::from(MirrorError::NoSource).kind, Kind::Refused);
+    assert_eq!(Failure::from(ChangeError::Unfit(MirrorError::NoMemory)).kind, no_memory);
+    assert_eq!(Failure::from(ChangeError::Busy).kind, Kind::InUse);
 }

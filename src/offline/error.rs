@@ -3,6 +3,8 @@
 use std::fmt;
 use std::io;
 
+use crate::failure::{Failure, Kind};
+
 /// Why there is no verdict: something could not be read or written. Exit code 1.
 #[derive(Debug)]
 pub(crate) enum Error {
@@ -63,5 +65,17 @@ impl std::error::Error for Error {
             }
             Error::NotStorage { .. } => None,
         }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        let kind = match &error {
+            Error::Open { source, .. } | Error::Read { source, .. } | Error::Output(source) => {
+                Kind::of(source)
+            }
+            Error::NotStorage { .. } => Kind::Refused,
+        };
+        Failure::new(kind, error.to_string())
     }
 }

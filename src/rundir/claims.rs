@@ -24,7 +24,7 @@ impl RunDir {
         id: DiskId,
         disk: &KnownDisk,
     ) -> Result<Vec<DeviceState>, Reason> {
-        let keys = self.keys().map_err(|error| error.to_string())?;
+        let keys = self.keys()?;
         let mut found = Vec::new();
         for key in keys.iter().filter(|key| Some(key.as_str()) != own) {
             match self.state(key) {
@@ -34,7 +34,7 @@ impl RunDir {
                 }
                 Err(why) if is_named_after(key, id) => {
                     let hint = "remove the file to continue without the devices that it lists";
-                    return Err(format!("{why}; {hint}").into());
+                    return Err(why.ending(format!("; {hint}")));
                 }
                 Err(why) => log::debug!("{why}"),
             }

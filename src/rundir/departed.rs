@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::boot_id;
 use super::directory::RunDir;
 use super::durable;
+use crate::failure::Failure;
 use crate::protocol::Cow;
 use crate::storage::certainly_differ;
 
@@ -82,7 +83,7 @@ impl RunDir {
             // If this fails, the snapshot is not deleted, and no file may be left.
             durable::create(&path, &serde_json::to_vec_pretty(&content)?)
         };
-        write().map_err(|error| at(&path, &error))
+        write().map_err(|error| at(&path, error))
     }
 
     /// The snapshots that have left an origin: the disk with this name and number, of this family.
@@ -112,7 +113,7 @@ impl RunDir {
     pub fn forget_departure(&self, cow: &Cow) -> io::Result<()> {
         for (path, content) in self.departed_files()? {
             if is_same(&content.departure.cow, cow) {
-                fs::remove_file(&path).map_err(|error| at(&path, &error))?;
+                fs::remove_file(&path).map_err(|error| at(&path, error))?;
             }
         }
         Ok(())
@@ -127,7 +128,7 @@ impl RunDir {
     fn departed_files(&self) -> io::Result<Vec<(PathBuf, Content)>> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(|error| at(&self.path, &error))?,
+            entries => entries.map_err(|error| at(&self.path, error))?,
         };
         let mut files = Vec::new();
         for entry in entries {
@@ -138,7 +139,7 @@ impl RunDir {
             let bytes = match fs::read(&path) {
                 // Another family has removed its file.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                bytes => bytes.map_err(|error| at(&path, &error))?,
+                bytes => bytes.map_err(|error| at(&path, error))?,
             };
             let damaged = |error| {
                 io::Error::new(
@@ -159,8 +160,8 @@ fn is_same(one: &Cow, other: &Cow) -> bool {
     one.store == other.store && same_disk
 }
 
-fn at(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+fn at(path: &Path, error: io::Error) -> io::Error {
+    Failure::from(error).context(path.display()).into()
 }
 
 #[cfg(test)]

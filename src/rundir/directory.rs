@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
+use crate::failure::Failure;
 use crate::storage::DiskId;
 
 /// Path of the run directory unless [`VARIABLE`] is set.
@@ -22,12 +23,10 @@ pub struct RunDir {
 }
 
 /// An error of the run directory, with its path and a hint.
-fn of_directory(path: &Path, what: &str, error: &io::Error) -> io::Error {
+fn of_directory(path: &Path, what: &str, error: io::Error) -> io::Error {
     let hint = format!("set {VARIABLE} to a writable directory");
-    io::Error::new(
-        error.kind(),
-        format!("the run directory {} {what}: {error}; {hint}", path.display()),
-    )
+    let what = format!("the run directory {} {what}", path.display());
+    Failure::from(error).context(what).ending(format!("; {hint}")).into()
 }
 
 /// The name of a disk in the directory; a family is named after its origin.
@@ -54,13 +53,13 @@ impl RunDir {
         };
         // A server runs in another working directory.
         let path = std::path::absolute(&path)
-            .map_err(|error| of_directory(&path, "cannot be used", &error))?;
+            .map_err(|error| of_directory(&path, "cannot be used", error))?;
         match fs::metadata(&path) {
             Ok(found) if !found.is_dir() => {
-                Err(of_directory(&path, "cannot be used", &ErrorKind::NotADirectory.into()))
+                Err(of_directory(&path, "cannot be used", ErrorKind::NotADirectory.into()))
             }
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(of_directory(&path, "cannot be used", &error))
+                Err(of_directory(&path, "cannot be used", error))
             }
             _ => Ok(RunDir { path }),
         }
@@ -74,9 +73,9 @@ impl RunDir {
     /// Creates the directory if it does not exist, and fails if it is not writable.
     pub(super) fn make(&self) -> io::Result<()> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
-        made.map_err(|error| of_directory(&self.path, "cannot be created", &error))?;
+        made.map_err(|error| of_directory(&self.path, "cannot be created", error))?;
         let writable = access(&self.path, Access::WRITE_OK);
-        writable.map_err(|error| of_directory(&self.path, "cannot be used", &error.into()))
+        writable.map_err(|error| of_directory(&self.path, "cannot be used", error.into()))
     }
 
     /// A server's socket.
@@ -107,7 +106,7 @@ impl RunDir {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             entries => {
-                Some(entries.map_err(|error| of_directory(&self.path, "cannot be read", &error))?)
+                Some(entries.map_err(|error| of_directory(&self.path, "cannot be read", error))?)
             }
         };
         for entry in entries.into_iter().flatten() {

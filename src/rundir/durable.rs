@@ -19,7 +19,11 @@ impl fmt::Display for InDoubt {
     }
 }
 
-impl Error for InDoubt {}
+impl Error for InDoubt {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
 
 /// Whether a failed [`replace`] has replaced the file nevertheless.
 pub fn is_in_doubt(error: &io::Error) -> bool {

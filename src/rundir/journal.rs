@@ -20,6 +20,7 @@ use dm_targets::snapshot::journal::{Noted, Notes, PLACES};
 use dm_targets::units::{Chunk, CowChunk};
 
 use super::durable;
+use crate::failure::{Failure, Reason};
 use crate::sys::disk as sys;
 use crate::sys::mapping::SharedWords;
 pub use layout::EXTENSION;
@@ -92,13 +93,11 @@ pub fn paths_in(directory: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// The journals in a directory that hold records, or are damaged, and that no server uses.
-pub fn left_in_directory(directory: &Path) -> io::Result<Vec<Left>> {
+pub fn left_in_directory(directory: &Path) -> Result<Vec<Left>, Reason> {
     let mut left = Vec::new();
     for path in paths_in(directory)? {
         let found = left_at(&path);
-        left.extend(found.map_err(|error| {
-            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-        })?);
+        left.extend(found.map_err(|error| Failure::from(error).context(path.display()))?);
     }
     Ok(left)
 }

@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::directory::RunDir;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 
 /// Longest wait for the directory's lock, which is held only for work on a few small files.
 const DIRECTORY_LIMIT: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ impl FamilyLock {
         taken: impl FnOnce() -> io::Result<bool>,
     ) -> Result<bool, Reason> {
         let _directory = rundir.lock()?;
-        let why = |error: io::Error| format!("{}: {error}", rundir.path.display());
+        let why = |error: io::Error| Failure::from(error).context(rundir.path.display());
         if taken().map_err(why)? || others_want(rundir, &self.path, name).map_err(why)? {
             return Ok(false);
         }
@@ -90,8 +90,8 @@ impl RunDir {
     /// # Errors
     /// Another command has held the lock for longer than such a step can take.
     pub fn lock(&self) -> Result<File, Reason> {
-        let why = |error: io::Error| format!("{}: {error}", self.path.display());
-        self.make().map_err(|error| error.to_string())?;
+        let why = |error: io::Error| Failure::from(error).context(self.path.display());
+        self.make()?;
         let file = File::open(&self.path).map_err(why)?;
         let end = Instant::now() + DIRECTORY_LIMIT;
         while !try_lock(&file).map_err(why)? {
@@ -115,8 +115,8 @@ impl RunDir {
     /// command.
     pub fn lock_family(&self, key: &str, doing: &str) -> Result<FamilyLock, Reason> {
         let path = self.lock_file(key);
-        let why = |error: io::Error| format!("{}: {error}", path.display());
-        self.make().map_err(|error| error.to_string())?;
+        let why = |error: io::Error| Failure::from(error).context(path.display());
+        self.make()?;
         let end = Instant::now() + FAMILY_LIMIT;
         loop {
             let file = open(&path).map_err(why)?;

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::boot_id;
 use super::directory::RunDir;
 use super::durable;
+use crate::failure::Failure;
 use crate::protocol::{Cow, Which};
 use crate::storage::certainly_differ;
 
@@ -194,7 +195,7 @@ impl LostStore {
         } else {
             durable::create(path, &bytes)
         };
-        written.map_err(|error| at(path, &error))
+        written.map_err(|error| at(path, error))
     }
 }
 
@@ -202,7 +203,7 @@ impl LostStore {
 fn read(path: &Path) -> io::Result<Option<Entry>> {
     let text = match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text.map_err(|error| at(path, &error))?,
+        text => text.map_err(|error| at(path, error))?,
     };
     let damaged = |error| {
         io::Error::new(ErrorKind::InvalidData, format!("{}: damaged: {error}", path.display()))
@@ -210,8 +211,8 @@ fn read(path: &Path) -> io::Result<Option<Entry>> {
     serde_json::from_slice(&text).map(Some).map_err(damaged)
 }
 
-fn at(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+fn at(path: &Path, error: io::Error) -> io::Error {
+    Failure::from(error).context(path.display()).into()
 }
 
 fn why(path: &Path, mark_failed: bool) -> String {

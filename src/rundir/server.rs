@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use super::directory::RunDir;
 use super::state::State;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol;
 
 /// The files of a server, dead or alive.
@@ -25,15 +25,14 @@ impl RunDir {
     /// The names of all devices in the state files of the other servers, and of those that are
     /// being added there.
     pub fn names_beside(&self, key: &str) -> Result<Vec<String>, Reason> {
-        let keys = self.keys().map_err(|error| format!("{}: {error}", self.path.display()))?;
+        let keys = self.keys()?;
         // A state file that cannot be read is skipped: its names are unknown.
         let states =
             keys.iter().filter(|other| *other != key).filter_map(|other| self.state(other).ok()?);
         let mut names: Vec<String> =
             states.flat_map(|state| state.devices).map(|device| device.name).collect();
-        names.extend(
-            self.wanted_names(key).map_err(|error| format!("{}: {error}", self.path.display()))?,
-        );
+        let why = |error: io::Error| Failure::from(error).context(self.path.display());
+        names.extend(self.wanted_names(key).map_err(why)?);
         Ok(names)
     }
 

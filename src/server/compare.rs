@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::admin::devices::{LegRef, MESSAGES, find_leg, not_a_leg};
 use crate::data::{Handle, Left};
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::Reply;
 
 /// Most differing ranges that a comparison reports; a mirror with more needs recovery, not a list.
@@ -39,12 +39,12 @@ pub(super) fn compare_or_repair(
             family.call_for(connection, move |thread, left| async move {
                 let mirror = thread.group.mirror(id)?;
                 let repaired = mirror.repair_until(leg, || left.is_set()).await;
-                repaired.map(|_| Vec::new()).map_err(|error| error.to_string().into())
+                repaired.map(|_| Vec::new()).map_err(Failure::from)
             })
         }
         _ => return Err(format!("message '{}': a mirror takes {MESSAGES}", words.join(" ")).into()),
     };
-    lines.map_err(|error| error.to_string())?.map(Reply::Lines)
+    lines?.map(Reply::Lines)
 }
 
 /// One line for each range in which the legs differ.
@@ -63,7 +63,7 @@ async fn compare(mirror: &Mirror, left: &Left) -> Result<Vec<String>, Reason> {
             }
         },
     );
-    compared.await.map_err(|error| error.to_string())?;
+    compared.await?;
     let legs = mirror.legs();
     let names = |set: LegSet| {
         set.iter().filter_map(|leg| Some(legs.get(leg)?.name.to_string())).collect::<Vec<_>>()

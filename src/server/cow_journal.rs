@@ -27,7 +27,7 @@ fn find(rundir: &RunDir, cow: &OpenDisk, new: Option<StoreId>) -> Result<Journal
         Some(identity) => (identity.map(|identity| identity.store), Purpose::GoOn),
         None => (new, Purpose::NewStore),
     };
-    let owner = Owner::of(cow, store).map_err(|error| error.to_string())?;
+    let owner = Owner::of(cow, store)?;
     let (path, is_left) = find::find(rundir.path(), cow, &owner, purpose)?;
     Ok(Journal { path, owner, is_left })
 }
@@ -48,9 +48,7 @@ pub(super) fn open(
     let Journal { path, owner, is_left } = find(rundir, cow, Some(new))?;
     match FileNotes::open(&path, &owner) {
         Ok(notes) => Ok(Some(notes)),
-        Err(error) if is_left || path.exists() => {
-            Err(format!("{}: {error}", path.display()).into())
-        }
+        Err(error) if is_left || path.exists() => Err(Failure::from(error).context(path.display())),
         Err(error) => {
             log::warn!(
                 "{}: {error}; writes wait until their records are on the COW",
@@ -65,7 +63,7 @@ pub(super) fn open(
 pub(super) fn discard(rundir: &RunDir, cow: &str) -> Result<(), Reason> {
     let Journal { path, is_left, .. } = find(rundir, &open_shared(cow)?, None)?;
     if is_left {
-        journal::discard(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        journal::discard(&path).map_err(|error| Failure::from(error).context(path.display()))?;
     }
     Ok(())
 }

@@ -132,8 +132,7 @@ impl Listener {
                 let devices = self.directory.devices();
                 let (waiting, devices): (BTreeMap<_, _>, BTreeMap<_, _>) =
                     devices.into_iter().partition(|(_, device)| device.waits);
-                let mut reports = report::devices(&devices, &self.family)
-                    .map_err(|why| io::Error::other(why.to_string()))?;
+                let mut reports = report::devices(&devices, &self.family)?;
                 reports.extend(
                     waiting.values().map(|one| orphan::report(&one.state(), "quiesced", None)),
                 );

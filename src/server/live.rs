@@ -6,7 +6,6 @@ mod patience;
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::future::Future;
-use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -61,8 +60,8 @@ impl Live {
         ended: impl Fn() + Send + Sync + 'static,
     ) -> Result<Live, Reason> {
         let control = Control::open().map_err(Failure::from)?;
-        let thread =
-            Owner::start(lost).map_err(|error| format!("cannot start the data thread: {error}"))?;
+        let thread = Owner::start(lost)
+            .map_err(|error| Failure::from(error).context("cannot start the data thread"))?;
         let files = Files { rundir: rundir.clone(), key: key.to_owned() };
         Ok(Live { control, thread, files, patience: Patience::new(ended) })
     }
@@ -150,7 +149,7 @@ impl Machine for Live {
         match self.control.info(id) {
             Ok(info) => Ok(Some(info)),
             Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(error.to_string().into()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -176,7 +175,7 @@ impl Machine for Live {
             .read(true)
             .write(true)
             .open(&path)
-            .map_err(|error| format!("{path}: {error}"))?;
+            .map_err(|error| Failure::from(error).context(&path))?;
         let zero_copy = device::is_zero_copy(info);
         let (depth, max_io_bytes) = (info.depth, info.max_io_bytes);
         let queues: Vec<_> = (0..info.queues)
@@ -253,8 +252,7 @@ impl Machine for Live {
         let (wanted, disk) = (path.to_owned(), Path::new(path));
         let opened = silent::within_limit(disk, move || OpenDisk::open(wanted, access, claim));
         opened.unwrap_or_else(|why| {
-            let kind = OpenErrorKind::Io(io::Error::new(io::ErrorKind::TimedOut, why.to_string()));
-            Err(OpenError { path: disk.to_owned(), kind })
+            Err(OpenError { path: disk.to_owned(), kind: OpenErrorKind::Io(why.into()) })
         })
     }
 
@@ -296,9 +294,10 @@ impl Machine for Live {
 
     fn is_journal_left(&self, cow: &str) -> Result<bool, Reason> {
         let directory = self.files.rundir.path();
-        let in_directory = |error| format!("{}: {error}", directory.display());
+        let in_directory = |why: Failure| why.context(directory.display());
         if let Some(id) = self.disk_at(cow) {
-            journal::remove_empty(directory, &family_key(id)).map_err(in_directory)?;
+            let removed = journal::remove_empty(directory, &family_key(id));
+            removed.map_err(|error| in_directory(error.into()))?;
         }
         if journal::left_in_directory(directory).map_err(in_directory)?.is_empty() {
             return Ok(false);

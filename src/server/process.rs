@@ -29,6 +29,8 @@ const INTERRUPTED: &str = "interrupted by a signal";
 /// How long a start may take: the server opens the control device, which may load the driver, and
 /// sets up its ring.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How much is read of what a started server prints.
+const MESSAGE_BYTES: u64 = 16 << 10;
 /// Variables that a service manager sets for the process that it has started, and no other one.
 const MANAGERS_VARIABLES: [&str; 7] = [
     "NOTIFY_SOCKET",
@@ -54,7 +56,7 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
-        .map_err(|error| format!("cannot start the server: {error}"))?;
+        .map_err(|error| Failure::from(error).context("cannot start the server"))?;
     let mut line = String::new();
     if let Some(stdout) = child.stdout.take() {
         if !says_something(&stdout)? {
@@ -65,19 +67,22 @@ pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
             )
             .into());
         }
-        BufReader::new(stdout.take(4096)).read_line(&mut line)?;
+        BufReader::new(stdout.take(MESSAGE_BYTES)).read_line(&mut line)?;
     }
     if line.trim_end() != READY {
         rundir.remove_socket(key);
         let said = line.trim_end();
         let why = match said.is_empty() {
-            true => format!("it ended without a message; see {}", rundir.log_path(key).display()),
-            false => said.to_owned(),
+            true => {
+                let log = rundir.log_path(key);
+                format!("it ended without a message; see {}", log.display()).into()
+            }
+            false => Failure::read(said),
         };
-        return Err(format!("the server did not start: {why}").into());
+        return Err(why.context("the server did not start"));
     }
     protocol::connect(&rundir.socket(key))
-        .map_err(|error| format!("cannot reach the server: {error}").into())
+        .map_err(|error| Failure::from(error).context("cannot reach the server"))
 }
 
 /// Waits until a starting server has printed something, or ended.
@@ -94,7 +99,7 @@ pub fn serve(key: &str) -> Result<ExitCode, Failure> {
     let (server, listener, beginning) = match listen(&rundir, key, false, &failed) {
         Ok(started) => started,
         Err(error) => {
-            say(&error.to_string())?;
+            say(&error.written())?;
             return Ok(ExitCode::FAILURE);
         }
     };
@@ -200,13 +205,13 @@ fn listen(
 ) -> Result<(Server, UnixListener, Beginning), Failure> {
     let destination =
         logging::Destination { file: rundir.log_path(key), key: key.to_owned(), foreground };
-    logging::start(destination).map_err(|error| format!("the log: {error}"))?;
+    logging::start(destination).map_err(|error| Failure::from(error).context("the log"))?;
     failed.iter().for_each(|what| log::warn!("{what}"));
     let beginning = signals::handle()?;
     let server = Server::start(key, rundir)?;
     let socket = rundir.socket(key);
-    let listener =
-        UnixListener::bind(&socket).map_err(|error| format!("{}: {error}", socket.display()))?;
+    let listener = UnixListener::bind(&socket)
+        .map_err(|error| Failure::from(error).context(socket.display()))?;
     Ok((server, listener, beginning))
 }
 

@@ -86,7 +86,7 @@ pub fn devices(
             .map(|(id, device)| facts(*id, device, stats(*id), now_ms))
             .collect::<Vec<_>>()
     });
-    let mut facts = facts.map_err(|error| error.to_string())?;
+    let mut facts = facts?;
     for facts in &mut facts {
         // A snapshot's size is rounded down to whole blocks of its disks.
         let entry = entries.get(&facts.id).filter(|_| facts.snapshot.is_none());

@@ -76,10 +76,10 @@ impl Beginning {
 }
 
 /// Handles signals from now on.
-pub(super) fn handle() -> Result<Beginning, String> {
+pub(super) fn handle() -> Result<Beginning, Reason> {
     let real_time = libc::SIGRTMIN()..=libc::SIGRTMAX();
     let all = TERM_SIGNALS.iter().chain(&IGNORED).copied().chain(real_time);
-    let mut signals = Signals::new(all).map_err(|error| format!("signals: {error}"))?;
+    let mut signals = Signals::new(all).map_err(|error| Failure::from(error).context("signals"))?;
     let beginning = Beginning::default();
     let told = beginning.clone();
     let wait = move || {
@@ -100,7 +100,7 @@ pub(super) fn handle() -> Result<Beginning, String> {
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(wait)
-        .map_err(|error| format!("signals: {error}"))?;
+        .map_err(|error| Failure::from(error).context("signals"))?;
     Ok(beginning)
 }
 

@@ -9,10 +9,10 @@ use dm_targets::snapshot::format::{Identity, MAGIC};
 use super::OpenDisk;
 use super::opening::Opening;
 use super::signature::{self, Signature};
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 
 fn unreadable(disk: &OpenDisk) -> impl Fn(io::Error) -> Reason {
-    |error| format!("{}: cannot be read: {error}", disk.path.display()).into()
+    |error| Failure::from(error).context(format!("{}: cannot be read", disk.path.display()))
 }
 
 /// The known signature on a disk, if there is one.

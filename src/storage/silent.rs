@@ -53,7 +53,8 @@ fn within<T: Send + 'static>(
     let work = move || drop(done.send(work()));
     let path = disk.display();
     let thread = std::thread::Builder::new().name("disk".into()).spawn(work);
-    thread.map_err(|error| format!("{path}: cannot be examined: {error}"))?;
+    let unasked = |error| Failure::from(error).context(format!("{path}: cannot be examined"));
+    thread.map_err(unasked)?;
     result.recv_timeout(limit).map_err(|error| match error {
         RecvTimeoutError::Timeout => no_answer(&path.to_string()),
         RecvTimeoutError::Disconnected => format!("{path}: could not be examined").into(),
@@ -65,8 +66,7 @@ fn within<T: Send + 'static>(
 /// # Errors
 /// It cannot be opened or read.
 pub fn ask(disk: &Path) -> Result<(), Reason> {
-    let open =
-        OpenDisk::open(disk, Access::ReadOnly, Claim::Shared).map_err(|error| error.to_string())?;
+    let open = OpenDisk::open(disk, Access::ReadOnly, Claim::Shared)?;
     content::store_on(&open).map(drop)
 }
 

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// This program, even after its file has been replaced by another version.
 const PROGRAM: &str = "/proc/self/exe";
 /// How much of a message is read.
-const MESSAGE_BYTES: u64 = 4096;
+const MESSAGE_BYTES: u64 = 16 << 10;
 
 /// The result of a job.
 #[derive(Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Control;
 use super::device::{delete, ours, stop};
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::sys::apart::{self, Outcome};
 
 /// The hidden verb that deletes a device.
@@ -23,7 +23,7 @@ pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
     let outcome = apart::run(&[vec![DELETE_VERB, &number, &known_by]], DELETE_LIMIT).pop();
     match outcome {
         Some(Outcome::Done) => Ok(()),
-        Some(Outcome::Failed(why)) => Err(why.into()),
+        Some(Outcome::Failed(why)) => Err(Failure::read(&why)),
         Some(Outcome::Late) | None => {
             let what = "the kernel waits for requests that its server had sent to a disk";
             let then = "the device is deleted when the disk answers; then `ublk-dm recover --all` \
@@ -42,7 +42,7 @@ pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
 /// # Errors
 /// The reason.
 pub fn delete_now(id: u32, cookie: u64) -> Result<(), Reason> {
-    let mut control = Control::open().map_err(|error| error.to_string())?;
+    let mut control = Control::open()?;
     if ours(&mut control, id, cookie)?.is_some() {
         stop(&mut control, id)?;
         delete(&mut control, id)?;

@@ -60,8 +60,9 @@ pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String>
 fn new_cookie() -> Result<u64, Reason> {
     let mut bytes = [0; 8];
     while bytes == [0; 8] {
-        getrandom(&mut bytes, GetRandomFlags::empty())
-            .map_err(|error| format!("cannot get a random number: {error}"))?;
+        getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| {
+            Failure::from(io::Error::from(error)).context("cannot get a random number")
+        })?;
     }
     Ok(u64::from_le_bytes(bytes))
 }
@@ -72,7 +73,7 @@ pub fn ours(control: &mut Control, id: u32, cookie: u64) -> Result<Option<Device
     match control.info(id) {
         Ok(info) => Ok(Some(info).filter(|info| is_ours(info, cookie))),
         Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-        Err(error) => Err(error.to_string().into()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -110,18 +111,18 @@ pub fn add(
         flags,
         target_flags: new_cookie()?,
     };
-    let info = control.add(&wanted).map_err(|error| not_added(id, &error))?;
+    let info = control.add(&wanted).map_err(|error| not_added(id, error))?;
     if let Err(error) = control.set_params(info.id, params) {
         if let Err(error) = delete(control, info.id) {
             log::warn!("{error}");
         }
-        return Err(error.to_string().into());
+        return Err(error.into());
     }
     Ok(info)
 }
 
 /// Why the kernel has not added a device.
-fn not_added(id: Option<u32>, error: &ControlError) -> Reason {
+fn not_added(id: Option<u32>, error: ControlError) -> Reason {
     match (id, error.errno()) {
         (Some(id), Some(libc::EEXIST)) => format!(
             "--id {id}: /dev/ublkb{id} already exists; omit --id to get the first free number"
@@ -132,7 +133,7 @@ fn not_added(id: Option<u32>, error: &ControlError) -> Reason {
              number"
         )
         .into(),
-        _ => error.to_string().into(),
+        _ => error.into(),
     }
 }
 
@@ -157,11 +158,11 @@ pub fn no_longer_waits(id: u32, info: &DeviceInfo) -> Reason {
 
 /// Makes a device live, for the first time or again. Its queues must already be served.
 pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Reason> {
-    let pid = i32::try_from(std::process::id()).map_err(|error| error.to_string())?;
+    let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;
     control.set_time_limit(Some(START_LIMIT));
     let started = if again { control.end_recovery(id, pid) } else { control.start(id, pid) };
     control.set_time_limit(None);
-    started.map_err(|error| error.to_string())?;
+    started?;
     // A recovered device has kept both attributes. Besides, setting them waits for its requests,
     // which may be held back.
     if !again {
@@ -201,7 +202,7 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
             },
             // There is no disk that could be in use.
             Err(error) if error.errno() == Some(libc::ENODEV) => break,
-            Err(error) => return Err(error.to_string().into()),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(false)
@@ -209,15 +210,11 @@ pub fn try_stop(control: &mut Control, id: u32) -> Result<bool, Reason> {
 
 /// The user of a device, found by a search. A device that cannot be examined may be in use.
 fn seen_user(id: u32) -> Result<Option<String>, Reason> {
-    let unknown = |what: &str, error: io::Error| {
-        format!(
-            "{BLOCK_PATH}{id}: cannot determine whether it is in use: {what}: {error}; use --force \
-             if it is not"
-        )
-    };
+    let unknown =
+        |what: &str, error: io::Error| unknown_use(id, Failure::from(error).context(what));
     match std::fs::metadata(format!("{BLOCK_PATH}{id}")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unknown("its node", error).into()),
+        Err(error) => return Err(unknown("its node", error)),
         Ok(_) => {}
     }
     for place in ["/proc/self/mountinfo", "/proc/self/fd"] {
@@ -289,12 +286,13 @@ fn not_claimed(id: u32, claimed: io::Result<()>) -> Result<(), Reason> {
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENXIO | libc::ENODEV) => Ok(()),
         Some(libc::EBUSY) => Err(in_use(id, &user_of(id).unwrap_or_else(|| "in use".to_owned()))),
-        _ => Err(format!(
-            "{BLOCK_PATH}{id}: cannot determine whether it is in use: {error}; use --force if it \
-             is not"
-        )
-        .into()),
+        _ => Err(unknown_use(id, error.into())),
     }
+}
+
+fn unknown_use(id: u32, why: Failure) -> Reason {
+    why.context(format!("{BLOCK_PATH}{id}: cannot determine whether it is in use"))
+        .ending("; use --force if it is not")
 }
 
 fn shift_of(bytes: u32) -> u8 {

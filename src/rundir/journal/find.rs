@@ -31,8 +31,7 @@ pub fn find(
     owner: &Owner,
     purpose: Purpose,
 ) -> Result<(PathBuf, bool), Reason> {
-    let left = left_in_directory(directory)
-        .map_err(|error| format!("{}: {error}", directory.display()))?;
+    let left = left_in_directory(directory).map_err(|why| why.context(directory.display()))?;
     let key = family_key(cow.id);
     let mut own = None;
     for journal in left {

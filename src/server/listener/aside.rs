@@ -49,6 +49,5 @@ fn wait(family: &Handle, client: &UnixStream, command: &Command) -> Result<Reply
         drop(thread);
         device.events().after_or(seen, || left.is_set()).await
     });
-    let events = events.map_err(|error| error.to_string())?;
-    events.map(Reply::Events).ok_or_else(|| format!("/dev/ublkb{id}: the device is gone").into())
+    events?.map(Reply::Events).ok_or_else(|| format!("/dev/ublkb{id}: the device is gone").into())
 }

@@ -9,6 +9,8 @@ use std::time::SystemTime;
 
 use rustix::stdio::dup2_stderr;
 
+use crate::failure::Failure;
+
 /// A longer file is renamed, replacing the previous one.
 const MAX_BYTES: u64 = 256 * 1024;
 /// Servers whose logs are kept: those written last. With [`MAX_BYTES`] at most 32 MiB of memory.
@@ -26,8 +28,7 @@ pub(super) struct LogFile {
 /// Opens a log file for appending; creates its directory, and removes the oldest logs if there are
 /// too many.
 pub fn open(path: &Path) -> io::Result<File> {
-    let in_path =
-        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let in_path = |error: io::Error| io::Error::from(Failure::from(error).context(path.display()));
     if let Some(dir) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(in_path)?;
         if !path.exists() {

@@ -57,12 +57,12 @@ fn cookies_differ() {
 #[test]
 fn a_number_that_cannot_be_had_is_named() {
     let error = |errno| ControlError::Command { command: "ADD_DEV", device: Some(7), errno };
-    let taken = not_added(Some(7), &error(libc::EEXIST));
+    let taken = not_added(Some(7), error(libc::EEXIST));
     assert!(taken.starts_with("--id 7: ") && taken.contains("already"), "{taken}");
-    let absent = not_added(Some(7), &error(libc::EINVAL));
+    let absent = not_added(Some(7), error(libc::EINVAL));
     assert!(
         absent.starts_with("--id 7: ") && absent.contains("does not allow that number"),
         "{absent}"
     );
-    assert!(!not_added(None, &error(libc::EINVAL)).contains("--id"));
+    assert!(!not_added(None, error(libc::EINVAL)).contains("--id"));
 }

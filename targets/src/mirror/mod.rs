@@ -72,7 +72,7 @@
 //! never locked, and never borrowed across an await.
 
 pub mod bits;
-mod change_legs;
+pub mod change_legs;
 mod cleaner;
 pub mod compare;
 mod config;
