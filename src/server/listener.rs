@@ -5,19 +5,21 @@
 //! always be queried. Commands that wait for something without changing anything (an event, a
 //! comparison) are answered by a thread of their own.
 //!
-//! Rule kept here: no client delays another one. A client that sends nothing, or does not read, is
+//! Rules kept here: no client delays another one. A client that sends nothing, or does not read, is
 //! not waited for; one that disconnects gives up its place, and its command is not carried out if
-//! that has not been started.
+//! that has not been started. And the data thread, which has the targets, is waited for up to a
+//! limit only: without it, devices are reported as they are known here.
 
 mod arrivals;
 mod aside;
+mod patience;
 mod place;
 mod reply;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::mpsc::{RecvTimeoutError, Sender};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,6 +32,7 @@ use crate::server::report;
 use crate::storage::opening;
 use arrivals::Arrivals;
 use aside::aside;
+use patience::Patience;
 use place::Place;
 use reply::reply;
 
@@ -46,7 +49,10 @@ pub(super) enum Pending {
 
 /// How long the data thread may compute before its disks are reported without it: a client gives a
 /// server up that has not answered for ten seconds.
-const BUSY_LIMIT: Duration = Duration::from_secs(2);
+const BUSY_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 2000 });
+/// How long the data thread may compute before its devices are reported without it: as not
+/// answering, which makes commands refuse them.
+const REPORT_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 7000 });
 
 /// The verb that the control thread is carrying out.
 #[derive(Clone, Default)]
@@ -75,7 +81,7 @@ impl AtWork {
 /// Accepts commands as long as the process lives.
 pub(super) struct Listener {
     directory: Directory,
-    family: Handle,
+    thread: Patience,
     at_work: AtWork,
     control: Sender<Pending>,
 }
@@ -89,8 +95,12 @@ impl Listener {
         at_work: &AtWork,
         control: Sender<Pending>,
     ) -> io::Result<()> {
-        let listener =
-            Listener { directory: directory.clone(), family, at_work: at_work.clone(), control };
+        let mut listener = Listener {
+            directory: directory.clone(),
+            thread: Patience::with(family),
+            at_work: at_work.clone(),
+            control,
+        };
         let arrivals = Arrivals::at(socket)?;
         std::thread::Builder::new()
             .name("listener".into())
@@ -98,7 +108,7 @@ impl Listener {
             .map(drop)
     }
 
-    fn serve(&self, mut arrivals: Arrivals) {
+    fn serve(&mut self, mut arrivals: Arrivals) {
         loop {
             let asked = match arrivals.next() {
                 Ok(asked) => asked,
@@ -124,7 +134,7 @@ impl Listener {
     }
 
     /// Answers a command that changes nothing; passes on any other.
-    fn reply(&self, command: Command, connection: UnixStream) -> io::Result<Option<Pending>> {
+    fn reply(&mut self, command: Command, connection: UnixStream) -> io::Result<Option<Pending>> {
         match &command {
             Command::Report => {
                 // On an error there is no reply: the server is ending, and to the client it is gone
@@ -132,7 +142,12 @@ impl Listener {
                 let devices = self.directory.devices();
                 let (waiting, devices): (BTreeMap<_, _>, BTreeMap<_, _>) =
                     devices.into_iter().partition(|(_, device)| device.waits);
-                let mut reports = report::devices(&devices, &self.family)?;
+                let facts =
+                    self.thread.ask(REPORT_LIMIT, |thread| async move { report::look(&thread) })?;
+                let mut reports = match facts {
+                    Some(facts) => report::devices(&devices, facts),
+                    None => devices.values().map(report::unanswered).collect(),
+                };
                 reports.extend(
                     waiting.values().map(|one| orphan::report(&one.state(), "quiesced", None)),
                 );
@@ -171,23 +186,20 @@ impl Listener {
             _ => Vec::new(),
         };
         match Place::take() {
-            Some(place) => aside(place, &self.family, command, legs, connection),
+            Some(place) => aside(place, self.thread.handle(), command, legs, connection),
             None => reply(connection, &place::no_place()),
         }
     }
 
     /// What the server is doing, and which disks it is waiting for.
-    fn doing(&self) -> io::Result<Doing> {
-        let looked = self.family.begin(|thread| async move { thread.ring.oldest() }, || {})?;
-        let mut oldest = match looked.recv_timeout(BUSY_LIMIT) {
-            Ok(oldest) => oldest,
-            // It computes: the bits of a large dirty log, for instance. No disk keeps it.
-            Err(RecvTimeoutError::Timeout) => Vec::new(),
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(io::Error::other("the data thread has died"));
-            }
-        };
+    fn doing(&mut self) -> io::Result<Doing> {
+        let looked = self.thread.ask(BUSY_LIMIT, |thread| async move { thread.ring.oldest() })?;
+        // Otherwise it computes: the bits of a large dirty log, for instance. No disk keeps it.
+        let mut oldest = looked.unwrap_or_default();
         oldest.extend(opening());
         Ok(Doing { command: self.at_work.verb(), oldest })
     }
 }
+
+#[cfg(test)]
+mod tests;

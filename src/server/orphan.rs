@@ -17,6 +17,16 @@ use crate::storage::DiskId;
 ///
 /// `state` is the kernel's name for the device's state, and `pid` the server that does not answer.
 pub fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceReport {
+    report_with(device, state, pid, word)
+}
+
+/// The same with `word` for a disk on the table line: nothing is asked about the disks.
+pub fn report_with(
+    device: &DeviceState,
+    state: &str,
+    pid: Option<u32>,
+    word: impl Fn(&str) -> String,
+) -> DeviceReport {
     let DeviceSpec { table, options, .. } = &device.spec;
     let len = size_of(device.id).unwrap_or(table.len);
     let name = table.params.name();

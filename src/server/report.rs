@@ -20,13 +20,12 @@ use serde_json::{Value, json};
 use super::admin::devices::{Deps, Device};
 use super::health;
 use super::orphan;
-use crate::data::{DeviceStats, Handle};
-use crate::failure::Reason;
+use crate::data::{DataThread, DeviceStats};
 use crate::protocol::DeviceReport;
 use crate::ublk::device;
 
 /// The data thread's information about a device.
-struct Facts {
+pub struct Facts {
     id: u32,
     size: Sectors,
     logical_block_bytes: u32,
@@ -72,28 +71,30 @@ struct SnapshotFacts {
     exceptions: usize,
 }
 
+/// The data thread's information about all its devices.
+pub fn look(thread: &DataThread) -> Vec<Facts> {
+    let now_ms = thread.group.host.now_ms();
+    let stats = |id: u32| thread.served(id).map(|served| served.stats()).unwrap_or_default();
+    let devices = thread.group.devices();
+    devices.iter().map(|(id, device)| facts(*id, device, stats(*id), now_ms)).collect()
+}
+
 /// Returns reports of all devices of a server, by id.
-pub fn devices(
-    entries: &BTreeMap<u32, Device>,
-    family: &Handle,
-) -> Result<Vec<DeviceReport>, Reason> {
-    let facts = family.call(|thread| async move {
-        let now_ms = thread.group.host.now_ms();
-        let stats = |id: u32| thread.served(id).map(|served| served.stats()).unwrap_or_default();
-        let devices = thread.group.devices();
-        devices
-            .iter()
-            .map(|(id, device)| facts(*id, device, stats(*id), now_ms))
-            .collect::<Vec<_>>()
-    });
-    let mut facts = facts?;
+pub fn devices(entries: &BTreeMap<u32, Device>, mut facts: Vec<Facts>) -> Vec<DeviceReport> {
     for facts in &mut facts {
         // A snapshot's size is rounded down to whole blocks of its disks.
         let entry = entries.get(&facts.id).filter(|_| facts.snapshot.is_none());
         facts.size = entry.map_or(facts.size, |entry| entry.spec.table.len);
     }
     let of = |id: u32| facts.iter().find(|facts| facts.id == id);
-    Ok(entries.iter().filter_map(|(id, entry)| Some(report(entry, of(*id)?))).collect())
+    entries.iter().filter_map(|(id, entry)| Some(report(entry, of(*id)?))).collect()
+}
+
+/// The report of a device whose data thread does not answer.
+pub fn unanswered(entry: &Device) -> DeviceReport {
+    let state = if entry.suspended { "suspended" } else { "live" };
+    let word = |word: &str| entry.deps.on_table_line(word);
+    orphan::report_with(&entry.state(), state, Some(std::process::id()), word)
 }
 
 fn facts(id: u32, device: &Served, stats: DeviceStats, now_ms: u64) -> Facts {

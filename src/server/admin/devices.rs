@@ -172,11 +172,7 @@ pub struct Directory(Arc<Mutex<Known>>);
 
 impl Directory {
     /// Replaces the published devices.
-    pub(super) fn publish(
-        &self,
-        devices: &BTreeMap<u32, Device>,
-        left_out: &BTreeMap<u32, LeftOut>,
-    ) {
+    pub fn publish(&self, devices: &BTreeMap<u32, Device>, left_out: &BTreeMap<u32, LeftOut>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.0.clone_from(devices);
         known.1.clone_from(left_out);
