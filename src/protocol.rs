@@ -6,9 +6,14 @@ mod cow;
 mod device;
 mod known;
 mod message;
+mod report;
 
 pub use ask::{Silence, ask, connect, has_left, is_absent, until_left_or, write_line};
 pub use cow::{Cow, Which};
-pub use device::{DeviceOptions, DeviceRef, DeviceReport, DeviceSpec, DeviceState};
+pub use device::{DeviceOptions, DeviceRef, DeviceSpec, DeviceState};
 pub use known::{KnownDisk, KnownDisks, Place};
 pub use message::{Command, Doing, Reply};
+pub use report::{
+    DeviceObject, DeviceReport, Health, LegObject, LinearObject, MirrorObject, OriginObject,
+    RecoveryObject, RunState, SnapshotObject, StatsObject, StoreWord, TargetObject,
+};

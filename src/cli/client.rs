@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::time::Duration;
 
 use crate::failure::{Failure, Kind, Reason};
-use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply};
+use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply, RunState};
 use crate::rundir::{RunDir, Server, State};
 use crate::server::orphan;
 use crate::ublk::{self, Control, device};
@@ -193,9 +193,9 @@ fn reports_of(state: &State, lives: bool) -> Result<Vec<DeviceReport>, Reason> {
 /// What is known of a device whose server is dead or does not answer.
 fn unanswered(device: &DeviceState, state: ublk::DeviceState, server: Option<u32>) -> DeviceReport {
     let state = match state {
-        ublk::DeviceState::Quiesced | ublk::DeviceState::FailIo => "quiesced",
-        ublk::DeviceState::Live if server.is_some() => "live",
-        _ => "dead",
+        ublk::DeviceState::Quiesced | ublk::DeviceState::FailIo => RunState::Quiesced,
+        ublk::DeviceState::Live if server.is_some() => RunState::Live,
+        _ => RunState::Dead,
     };
     orphan::report(device, state, server)
 }
@@ -233,14 +233,9 @@ pub(super) fn select(rundir: &RunDir, words: &[String]) -> Result<Vec<DeviceRepo
     words.iter().map(|word| Ok(known.find(word)?.1.clone())).collect()
 }
 
-/// Whether the report of a device comes from its server.
-pub(super) fn answers(device: &DeviceReport) -> bool {
-    device.json["answers"] != false
-}
-
 /// Refuses a device whose server is alive but does not answer.
 pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
-    match device.json["server_pid"].as_u64().filter(|_| !answers(device)) {
+    match device.object.server_pid.filter(|_| !device.object.answers) {
         Some(process) => Err(Failure::new(
             Kind::NoAnswer,
             format!(

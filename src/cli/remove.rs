@@ -101,7 +101,7 @@ fn doomed(known: &Known, words: &[String], all: bool) -> (Vec<Doomed>, Vec<Reaso
     let mut doomed = Vec::new();
     for (server, family) in known.families.iter().enumerate() {
         for device in family.devices.iter().filter(|device| chosen.contains(&device.device())) {
-            let is_origin = device.json["target"] == "snapshot-origin";
+            let is_origin = device.object.target == "snapshot-origin";
             let below = ublk_devices_below(&device.disks);
             let part = Part { ids: [device.id].into(), below, server, is_origin };
             doomed.push(Doomed { device: device.clone(), part });
@@ -211,7 +211,7 @@ pub(super) fn recover_in_foreground(
     let state = match rundir.server(&family.key) {
         Some(Server { lives: false, state: Some(state), .. }) => state,
         Some(Server { connection: Some(server), state: Some(state), .. })
-            if first.json["server_pid"].is_null() =>
+            if first.object.server_pid.is_none() =>
         {
             let [_] = words else {
                 let hint = "recover each with a command of its own";
@@ -301,7 +301,7 @@ pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Res
     for at in order::recovery(&families.iter().map(|family| part_of(family)).collect::<Vec<_>>()) {
         let family = families[at];
         let is_left_out = |device: &&DeviceReport| {
-            (all || chosen.contains(&device.device())) && device.json["server_pid"].is_null()
+            (all || chosen.contains(&device.device())) && device.object.server_pid.is_none()
         };
         let left_out: Vec<&DeviceReport> = family.devices.iter().filter(is_left_out).collect();
         problems.extend(recover_family(&rundir, family, &left_out, source));

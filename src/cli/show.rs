@@ -1,44 +1,70 @@
 //! `list`, `status`, `table` and `features`.
 
-use serde_json::{Value, json};
+use std::io;
 
-use super::client::{Known, answers, chosen, must_answer, open_rundir};
+use serde::Serialize;
+use serde_json::json;
+
+use super::client::{Known, chosen, must_answer, open_rundir};
 use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::Failure;
-use crate::protocol::DeviceReport;
+use crate::protocol::{DeviceObject, DeviceReport, RunState, TargetObject};
 use crate::ublk::{self, Control, kernels};
+
+/// The object that `list --json` prints.
+#[derive(Serialize)]
+struct Listing<'a> {
+    version: u32,
+    devices: Vec<&'a DeviceObject>,
+}
+
+/// The object that `status --json` prints for each device.
+#[derive(Serialize)]
+struct WithStatus<'a> {
+    #[serde(flatten)]
+    object: &'a DeviceObject,
+    status: &'a str,
+}
+
+/// An object as one line.
+fn line_of(object: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string(object).map_err(|error| Failure::from(io::Error::from(error)))
+}
 
 pub(super) fn list(json: bool) -> Result<(), Failure> {
     let known = Known::of(&open_rundir()?)?;
     if json {
-        let devices: Vec<&Value> = known.devices().into_iter().map(|device| &device.json).collect();
-        print(&json!({ "version": 1, "devices": devices }).to_string())?;
+        let devices = known.devices().into_iter().map(|device| &device.object).collect();
+        print(&line_of(&Listing { version: 1, devices })?)?;
         return verdict(known.problems);
     }
     for device in known.devices() {
-        let text = |key: &str| device.json[key].as_str().unwrap_or("").to_owned();
-        let state = if answers(device) || text("state") != "live" {
-            text("state")
-        } else {
-            "hangs".to_owned()
-        };
-        let snapshot = &device.json["snapshot"];
-        let legs = device.json["mirror"]["legs"].as_array().into_iter().flatten();
-        let legs: Vec<&str> = legs.filter_map(|leg| leg["path"].as_str()).collect();
-        let over = match (snapshot["origin"].as_str(), snapshot["cow"].as_str()) {
-            (Some(origin), Some(cow)) => format!("{origin} cow {cow}"),
-            _ if !legs.is_empty() => legs.join(" "),
-            _ => device.json["origin"]["path"].as_str().unwrap_or("").to_owned(),
-        };
-        print(&format!(
-            "{:<14} {:<16} {:<16} {state:<9} {over}",
-            device.name,
-            text("block_device"),
-            text("target"),
-        ))?;
+        let DeviceObject { block_device, target, .. } = &device.object;
+        let (state, disks) = (state_word(&device.object), disks_of(&device.object));
+        print(&format!("{:<14} {block_device:<16} {target:<16} {state:<9} {disks}", device.name))?;
     }
     verdict(known.problems)
+}
+
+/// The state in a line of `list`.
+fn state_word(device: &DeviceObject) -> &'static str {
+    if device.answers || device.state != RunState::Live { device.state.word() } else { "hangs" }
+}
+
+/// What a device is made of, in a line of `list`.
+fn disks_of(device: &DeviceObject) -> String {
+    match &device.parts {
+        Some(TargetObject::Snapshot(snapshot)) => {
+            format!("{} cow {}", snapshot.origin, snapshot.cow)
+        }
+        Some(TargetObject::Mirror(mirror)) => {
+            mirror.legs.iter().map(|leg| leg.path.as_str()).collect::<Vec<_>>().join(" ")
+        }
+        Some(TargetObject::Origin(origin)) => origin.path.clone(),
+        Some(TargetObject::Linear(linear)) => linear.path.clone(),
+        None => String::new(),
+    }
 }
 
 pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
@@ -47,10 +73,8 @@ pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
     }
     let (devices, mut problems) = chosen(&open_rundir()?, words)?;
     problems.extend(devices.iter().filter_map(|device| must_answer(device).err()));
-    for device in devices {
-        let mut object = device.json;
-        object["status"] = device.status.into();
-        print(&object.to_string())?;
+    for DeviceReport { object, status, .. } in &devices {
+        print(&line_of(&WithStatus { object, status })?)?;
     }
     verdict(problems)
 }
@@ -94,4 +118,45 @@ pub(super) fn features(json: bool) -> Result<(), Failure> {
         print(&format!("{:<24} {has:<4} {:<6} {}", feature.name, feature.since, feature.purpose))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device whose server has died, as an earlier version's server reported it.
+    fn dead() -> DeviceObject {
+        let object = json!({
+            "id": 3, "name": "l", "target": "linear", "state": "quiesced", "health": "unknown",
+            "block_device": "/dev/ublkb3", "char_device": "/dev/ublkc3", "major": null,
+            "minor": null, "size_bytes": 512, "server_pid": null, "answers": false, "stats": null,
+            "read_only": false, "queues": 1, "queue_depth": 64, "recovery": true,
+            "linear": { "path": "/dev/sda", "offset_bytes": 4096 },
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn a_listing_has_a_version_and_a_list() {
+        let object = dead();
+        let line = line_of(&Listing { version: 1, devices: vec![&object] }).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&json["version"], &json["devices"][0]["name"]), (&json!(1), &json!("l")));
+        let empty = line_of(&Listing { version: 1, devices: Vec::new() }).unwrap();
+        assert_eq!(empty, r#"{"version":1,"devices":[]}"#);
+        let line = line_of(&WithStatus { object: &object, status: "0 1 linear" }).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(json["status"], "0 1 linear");
+        assert_eq!(json["linear"], json!({ "path": "/dev/sda", "offset_bytes": 4096 }));
+    }
+
+    #[test]
+    fn a_server_that_does_not_answer_hangs_and_one_that_is_gone_does_not() {
+        let object = dead();
+        assert_eq!((state_word(&object), disks_of(&object).as_str()), ("quiesced", "/dev/sda"));
+        let hangs = DeviceObject { state: RunState::Live, ..object.clone() };
+        assert_eq!(state_word(&hangs), "hangs");
+        let lives = DeviceObject { state: RunState::Live, answers: true, ..object };
+        assert_eq!(state_word(&lives), "live");
+    }
 }

@@ -4,9 +4,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use dm_targets::units::Sectors;
-use serde_json::Value;
 
-use super::client::{ask, open_rundir, other_answer, select};
+use super::client::{ask, must_answer, open_rundir, other_answer, select};
 use super::terminal::{print, progress_bar};
 use crate::failure::Failure;
 use crate::protocol::{Command, Reply};
@@ -33,11 +32,11 @@ pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
         if *first.get_or_insert(device.device()) != device.device() {
             return Err(device.device().replaced());
         }
-        let mirror = &device.json["mirror"];
-        let number = |key: &str| mirror[key].as_u64();
-        let (Some(regions), Some(in_sync), Some(region)) =
-            (number("regions"), number("in_sync_regions"), number("region_size_bytes"))
-        else {
+        must_answer(&device)?;
+        let known = device.object.mirror().and_then(|mirror| {
+            Some((mirror, mirror.regions?, mirror.in_sync_regions?, mirror.region_size_bytes))
+        });
+        let Some((mirror, regions, in_sync, region)) = known else {
             return Err(format!("{word}: not a mirror with a living server").into());
         };
         let bar = bar.get_or_insert_with(|| progress_bar(Sectors::from_bytes(regions * region)));
@@ -46,7 +45,7 @@ pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
             bar.finish_and_clear();
             return Ok(());
         }
-        if mirror["recovery"] == Value::Null {
+        if mirror.recovery.is_none() {
             bar.abandon();
             let left = regions - in_sync;
             return Err(format!(

@@ -1,9 +1,7 @@
-//! A device in the words of the protocol: how it is made, what of it outlives its server, and what
-//! is shown to users.
+//! A device in the words of the protocol: how it is made, and what of it outlives its server.
 
 use dm_targets::table::Table;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::cow::Cow;
 use super::known::KnownDisks;
@@ -104,30 +102,6 @@ pub struct DeviceState {
     /// What identifies its disks; not recorded by earlier versions.
     #[serde(default)]
     pub known: KnownDisks,
-}
-
-/// Everything that is shown of a device.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DeviceReport {
-    pub id: u32,
-    /// The cookie that the kernel keeps with the device; for the next command, not for users.
-    pub cookie: u64,
-    pub name: String,
-    /// The device's object in `list --json`.
-    pub json: Value,
-    /// `0 LENGTH TARGET ARGS` with the arguments of the status.
-    pub status: String,
-    /// The same with the arguments of the table.
-    pub table: String,
-    /// Numbers of the block devices below it; for a file, of its file system.
-    pub disks: Vec<(u32, u32)>,
-}
-
-impl DeviceReport {
-    /// The device as commands name it.
-    pub fn device(&self) -> DeviceRef {
-        DeviceRef { id: self.id, cookie: self.cookie }
-    }
 }
 
 impl DeviceState {

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::device::{DeviceRef, DeviceReport, DeviceSpec, DeviceState};
+use super::device::{DeviceRef, DeviceSpec, DeviceState};
+use super::report::DeviceReport;
 use crate::failure::{Failure, Reason};
 
 /// A command to a server.

@@ -4,19 +4,16 @@ use dm_targets::mirror::status::LegHealth;
 use dm_targets::snapshot::status::SnapshotStatus;
 use dm_targets::units::Sectors;
 
-/// The device needs no attention.
-pub const OK: &str = "ok";
-/// There is no server to ask.
-pub const UNKNOWN: &str = "unknown";
+use crate::protocol::Health;
 
 /// A snapshot's health; `chunk` is what its next new exception needs.
-pub fn of_snapshot(status: &SnapshotStatus, chunk: Sectors) -> &'static str {
+pub fn of_snapshot(status: &SnapshotStatus, chunk: Sectors) -> Health {
     let usage = &status.usage;
     match status {
-        SnapshotStatus { valid: false, .. } => "invalid",
-        SnapshotStatus { overflowed: true, .. } => "overflow",
-        _ if usage.allocated.0 + chunk.0 > usage.total.0 => "full",
-        _ => OK,
+        SnapshotStatus { valid: false, .. } => Health::Invalid,
+        SnapshotStatus { overflowed: true, .. } => Health::Overflow,
+        _ if usage.allocated.0 + chunk.0 > usage.total.0 => Health::Full,
+        _ => Health::Ok,
     }
 }
 
@@ -26,11 +23,11 @@ pub fn of_mirror(
     log_works: bool,
     out_of_sync_regions: u64,
     recovering: bool,
-) -> &'static str {
+) -> Health {
     match (legs.all(|leg| leg == LegHealth::Alive) && log_works, out_of_sync_regions, recovering) {
-        (true, 0, _) => OK,
-        (true, _, true) => "recovering",
-        _ => "degraded",
+        (true, 0, _) => Health::Ok,
+        (true, _, true) => Health::Recovering,
+        _ => Health::Degraded,
     }
 }
 
@@ -52,23 +49,23 @@ mod tests {
                 metadata: Sectors(8),
             },
         };
-        assert_eq!(of_snapshot(&status(true, false, 92), Sectors(8)), "ok");
-        assert_eq!(of_snapshot(&status(true, false, 96), Sectors(8)), "full");
-        assert_eq!(of_snapshot(&status(true, true, 96), Sectors(8)), "overflow");
-        assert_eq!(of_snapshot(&status(false, true, 96), Sectors(8)), "invalid");
+        assert_eq!(of_snapshot(&status(true, false, 92), Sectors(8)), Health::Ok);
+        assert_eq!(of_snapshot(&status(true, false, 96), Sectors(8)), Health::Full);
+        assert_eq!(of_snapshot(&status(true, true, 96), Sectors(8)), Health::Overflow);
+        assert_eq!(of_snapshot(&status(false, true, 96), Sectors(8)), Health::Invalid);
     }
 
     #[test]
     fn a_mirror_that_misses_a_leg_is_degraded_even_while_it_recovers() {
         use LegHealth::{Alive, Dead, ReadFailed};
-        assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 0, false), "ok");
-        assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 9, true), "recovering");
-        assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 9, false), "degraded");
-        assert_eq!(of_mirror([Alive, Alive].into_iter(), false, 0, false), "degraded");
+        assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 0, false), Health::Ok);
+        assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 9, true), Health::Recovering);
+        assert_eq!(of_mirror([Alive, Alive].into_iter(), true, 9, false), Health::Degraded);
+        assert_eq!(of_mirror([Alive, Alive].into_iter(), false, 0, false), Health::Degraded);
         for leg in
             [Dead, ReadFailed, LegHealth::FlushFailed, LegHealth::SyncFailed, LegHealth::Unknown]
         {
-            assert_eq!(of_mirror([Alive, leg].into_iter(), true, 9, true), "degraded");
+            assert_eq!(of_mirror([Alive, leg].into_iter(), true, 9, true), Health::Degraded);
         }
     }
 }

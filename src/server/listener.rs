@@ -25,10 +25,11 @@ use std::time::Duration;
 
 use super::admin::devices::{Device, Directory, LeftOut};
 use super::compare::takes_long;
+use super::facts;
 use super::orphan;
+use super::report;
 use crate::data::Handle;
-use crate::protocol::{Command, Doing, Reply};
-use crate::server::report;
+use crate::protocol::{Command, Doing, Reply, RunState};
 use crate::storage::opening;
 use arrivals::Arrivals;
 use aside::aside;
@@ -143,16 +144,19 @@ impl Listener {
                 let (waiting, devices): (BTreeMap<_, _>, BTreeMap<_, _>) =
                     devices.into_iter().partition(|(_, device)| device.waits);
                 let facts =
-                    self.thread.ask(REPORT_LIMIT, |thread| async move { report::look(&thread) })?;
+                    self.thread.ask(REPORT_LIMIT, |thread| async move { facts::look(&thread) })?;
                 let mut reports = match facts {
                     Some(facts) => report::devices(&devices, facts),
                     None => devices.values().map(report::unanswered).collect(),
                 };
                 reports.extend(
-                    waiting.values().map(|one| orphan::report(&one.state(), "quiesced", None)),
+                    waiting
+                        .values()
+                        .map(|one| orphan::report(&one.state(), RunState::Quiesced, None)),
                 );
                 let left_out = self.directory.left_out();
-                let state = |one: &LeftOut| if one.waits { "quiesced" } else { "dead" };
+                let state =
+                    |one: &LeftOut| if one.waits { RunState::Quiesced } else { RunState::Dead };
                 reports.extend(
                     left_out.values().map(|one| orphan::report(&one.device, state(one), None)),
                 );

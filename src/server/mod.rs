@@ -6,6 +6,7 @@ mod compare;
 mod control;
 mod cow_journal;
 pub mod environment;
+mod facts;
 pub mod health;
 mod listener;
 mod live;

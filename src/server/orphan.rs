@@ -7,55 +7,67 @@ use std::path::Path;
 use dm_targets::mirror::table::Leg;
 use dm_targets::table::{Table, TargetParams};
 use dm_targets::units::{ChunkSize, Sectors};
-use serde_json::{Value, json};
 
-use crate::protocol::{DeviceReport, DeviceSpec, DeviceState};
-use crate::server::health;
+use crate::protocol::{
+    DeviceObject, DeviceReport, DeviceSpec, DeviceState, Health, LegObject, LinearObject,
+    MirrorObject, OriginObject, RunState, SnapshotObject, StoreWord, TargetObject,
+};
 use crate::storage::DiskId;
 
 /// A report with everything that is known without the server; the rest is `null`.
 ///
-/// `state` is the kernel's name for the device's state, and `pid` the server that does not answer.
-pub fn report(device: &DeviceState, state: &str, pid: Option<u32>) -> DeviceReport {
+/// `state` is the device's state in the kernel, and `pid` the server that does not answer.
+pub fn report(device: &DeviceState, state: RunState, pid: Option<u32>) -> DeviceReport {
     report_with(device, state, pid, word)
 }
 
 /// The same with `word` for a disk on the table line: nothing is asked about the disks.
 pub fn report_with(
     device: &DeviceState,
-    state: &str,
+    state: RunState,
     pid: Option<u32>,
     word: impl Fn(&str) -> String,
 ) -> DeviceReport {
     let DeviceSpec { table, options, .. } = &device.spec;
     let len = size_of(device.id).unwrap_or(table.len);
-    let name = table.params.name();
-    let mut json = json!({
-        "id": device.id, "name": device.name, "target": name, "state": state,
-        "health": health::UNKNOWN,
-        "block_device": format!("/dev/ublkb{}", device.id),
-        "char_device": format!("/dev/ublkc{}", device.id),
-        "size_bytes": len.bytes(), "server_pid": pid, "answers": false, "stats": null,
-        "read_only": options.read_only, "queues": options.queues, "queue_depth": options.depth,
-        "recovery": options.recovery,
-    });
-    let number =
-        fs::read_to_string(format!("/sys/block/ublkb{}/dev", device.id)).unwrap_or_default();
-    let number = number
-        .trim()
-        .split_once(':')
-        .and_then(|(a, b)| Some((a.parse::<u32>().ok()?, b.parse::<u32>().ok()?)));
-    json["major"] = json!(number.map(|number| number.0));
-    json["minor"] = json!(number.map(|number| number.1));
-    if let Some((key, object)) = disks_of(&table.params) {
-        json[key] = object;
-    }
-    let status = format!("0 {len} {name} {state}");
+    let target = table.params.name();
+    let number = number_of(device.id);
+    let object = DeviceObject {
+        id: device.id,
+        name: device.name.clone(),
+        target: target.to_owned(),
+        state,
+        health: Health::Unknown,
+        events: None,
+        block_device: format!("/dev/ublkb{}", device.id),
+        char_device: format!("/dev/ublkc{}", device.id),
+        major: number.map(|number| number.0),
+        minor: number.map(|number| number.1),
+        size_bytes: len.bytes(),
+        logical_block_size: None,
+        read_only: options.read_only,
+        queues: options.queues,
+        queue_depth: options.depth,
+        zero_copy: None,
+        recovery: options.recovery,
+        server_pid: pid,
+        answers: false,
+        parts: parts_of(&table.params),
+        stats: None,
+    };
+    let status = format!("0 {len} {target} {}", state.word());
     let table = table.with_devices(|device| Ok::<_, Infallible>(word(device)));
     let table =
         table.map_or_else(|never| match never {}, |table| Table { len, ..table }.to_string());
     let (name, disks) = (device.name.clone(), device.disks.clone());
-    DeviceReport { id: device.id, cookie: device.cookie, name, json, status, table, disks }
+    DeviceReport { id: device.id, cookie: device.cookie, name, object, status, table, disks }
+}
+
+/// The major and minor of the device's disk in the kernel.
+fn number_of(id: u32) -> Option<(u32, u32)> {
+    let text = fs::read_to_string(format!("/sys/block/ublkb{id}/dev")).ok()?;
+    let (major, minor) = text.trim().split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// The device's size in the kernel.
@@ -69,45 +81,67 @@ fn word(path: &str) -> String {
     DiskId::of_path(Path::new(path)).map_or_else(|_| path.to_owned(), |id| id.on_table_line(path))
 }
 
-/// The disks of a device and its table's parameters, as in `list --json`; fields that only a server
-/// knows are `null`.
-pub fn disks_of(params: &TargetParams) -> Option<(&'static str, Value)> {
+/// What a table says of its target, as in `list --json`; what only a server knows is `null`.
+pub fn parts_of(params: &TargetParams) -> Option<TargetObject> {
     match params {
-        TargetParams::Snapshot(snapshot) => {
-            let object = json!({
-                "origin": snapshot.origin, "cow": snapshot.cow,
-                "store": if snapshot.store.is_transient() { "transient" } else { "persistent" },
-                "chunk_size_bytes": snapshot.chunk_size.map(ChunkSize::bytes),
-                "valid": null, "overflow": null, "used_bytes": null, "total_bytes": null,
-                "metadata_bytes": null,
-                "exceptions": null, "merge": null,
-            });
-            Some(("snapshot", object))
+        TargetParams::Snapshot(snapshot) => Some(TargetObject::Snapshot(SnapshotObject {
+            origin: snapshot.origin.clone(),
+            cow: snapshot.cow.clone(),
+            store: if snapshot.store.is_transient() {
+                StoreWord::Transient
+            } else {
+                StoreWord::Persistent
+            },
+            chunk_size_bytes: snapshot.chunk_size.map(ChunkSize::bytes),
+            valid: None,
+            overflow: None,
+            used_bytes: None,
+            total_bytes: None,
+            metadata_bytes: None,
+            exceptions: None,
+            merge: None,
+        })),
+        TargetParams::Mirror(mirror) => Some(TargetObject::Mirror(MirrorObject {
+            legs: mirror.legs.iter().map(unknown_leg).collect(),
+            log: mirror.log_device().unwrap_or("core").to_owned(),
+            log_health: None,
+            region_size_bytes: mirror.region_size.bytes(),
+            regions: None,
+            in_sync_regions: None,
+            dirty_regions: None,
+            held: None,
+            recovery: None,
+        })),
+        TargetParams::SnapshotOrigin { origin } => {
+            Some(TargetObject::Origin(OriginObject { path: origin.clone() }))
         }
-        TargetParams::Mirror(mirror) => {
-            let leg = |leg: &Leg| {
-                let (path, offset) = (&leg.device, leg.offset.bytes());
-                json!({ "path": path, "offset_bytes": offset, "health": null })
-            };
-            let object = json!({
-                "legs": mirror.legs.iter().map(leg).collect::<Vec<_>>(),
-                "log": mirror.log_device().unwrap_or("core"),
-                "region_size_bytes": mirror.region_size.bytes(),
-                "regions": null, "in_sync_regions": null, "dirty_regions": null, "recovery": null,
-            });
-            Some(("mirror", object))
-        }
-        TargetParams::SnapshotOrigin { origin } => Some(("origin", json!({ "path": origin }))),
-        TargetParams::Linear(linear) => Some((
-            "linear",
-            json!({ "path": linear.device, "offset_bytes": linear.offset.bytes() }),
-        )),
+        TargetParams::Linear(linear) => Some(TargetObject::Linear(LinearObject {
+            path: linear.device.clone(),
+            offset_bytes: linear.offset.bytes(),
+        })),
         TargetParams::SnapshotMerge(_) => None,
+    }
+}
+
+fn unknown_leg(leg: &Leg) -> LegObject {
+    LegObject {
+        path: leg.device.clone(),
+        offset_bytes: leg.offset.bytes(),
+        health: None,
+        default: None,
+        source: None,
+        stale: None,
+        read_errors: None,
+        write_errors: None,
+        flush_errors: None,
+        sync_errors: None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::protocol::{DeviceOptions, KnownDisks};
 
@@ -146,35 +180,58 @@ mod tests {
     #[test]
     fn a_dead_snapshot_shows_its_table_and_disks() {
         let line = "0 64 snapshot /nonsense/o /nonsense/c PO 8";
-        let report = report(&state_of("s", line), "quiesced", None);
+        let report = report(&state_of("s", line), RunState::Quiesced, None);
         assert_eq!(report.table, line);
         assert_eq!(report.status, "0 64 snapshot quiesced");
-        assert_eq!(report.json["snapshot"]["cow"], "/nonsense/c");
-        assert_eq!(report.json["snapshot"]["chunk_size_bytes"], 4096);
+        let json = serde_json::to_value(&report.object).unwrap();
         assert_eq!(
-            (&report.json["queue_depth"], &report.json["read_only"]),
-            (&json!(64), &json!(true))
-        );
-        assert_eq!(
-            (&report.json["health"], &report.json["size_bytes"]),
-            (&json!("unknown"), &json!(32768))
+            json,
+            json!({
+                "id": 1_048_575, "name": "s", "target": "snapshot", "state": "quiesced",
+                "health": "unknown", "events": null,
+                "block_device": "/dev/ublkb1048575", "char_device": "/dev/ublkc1048575",
+                "major": null, "minor": null, "size_bytes": 32768, "logical_block_size": null,
+                "read_only": true, "queues": 1, "queue_depth": 64, "zero_copy": null,
+                "recovery": true, "server_pid": null, "answers": false, "stats": null,
+                "snapshot": {
+                    "origin": "/nonsense/o", "cow": "/nonsense/c", "store": "persistent",
+                    "chunk_size_bytes": 4096, "valid": null, "overflow": null, "used_bytes": null,
+                    "total_bytes": null, "metadata_bytes": null, "exceptions": null, "merge": null,
+                },
+            })
         );
     }
 
     #[test]
     fn a_dead_linear_device_shows_its_disk() {
         let line = "0 64 linear /nonsense/a 8";
-        let report = report(&state_of("l", line), "quiesced", None);
+        let report = report(&state_of("l", line), RunState::Quiesced, None);
         assert_eq!((report.table.as_str(), report.status.as_str()), (line, "0 64 linear quiesced"));
-        assert_eq!(report.json["linear"], json!({ "path": "/nonsense/a", "offset_bytes": 4096 }));
+        let json = serde_json::to_value(&report.object).unwrap();
+        assert_eq!(json["linear"], json!({ "path": "/nonsense/a", "offset_bytes": 4096 }));
     }
 
     #[test]
     fn a_dead_mirror_shows_its_legs() {
         let line = "0 64 mirror core 1 16 2 /nonsense/a 8 /nonsense/b 8";
-        let report = report(&state_of("m", line), "dead", Some(7));
+        let report = report(&state_of("m", line), RunState::Dead, Some(7));
         assert_eq!(report.table, line);
-        assert_eq!(report.json["mirror"]["legs"][1]["path"], "/nonsense/b");
-        assert_eq!(report.json["server_pid"], 7);
+        let json = serde_json::to_value(&report.object).unwrap();
+        let leg = |path: &str| {
+            json!({
+                "path": path, "offset_bytes": 4096, "health": null, "default": null,
+                "source": null, "stale": null, "read_errors": null, "write_errors": null,
+                "flush_errors": null, "sync_errors": null,
+            })
+        };
+        assert_eq!(
+            json["mirror"],
+            json!({
+                "legs": [leg("/nonsense/a"), leg("/nonsense/b")], "log": "core",
+                "log_health": null, "region_size_bytes": 8192, "regions": null,
+                "in_sync_regions": null, "dirty_regions": null, "held": null, "recovery": null,
+            })
+        );
+        assert_eq!(json["server_pid"], 7);
     }
 }

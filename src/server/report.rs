@@ -4,80 +4,19 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 
-use dm_targets::device::Device as Served;
-use dm_targets::mirror::legs::ErrorCounts;
 use dm_targets::mirror::status::{DiskLogState, LegHealth, MirrorLogStatus, MirrorStatus};
 use dm_targets::mirror::table::{Leg, Mirror};
-use dm_targets::mirror::target::{LegReport, Progress, Status};
-use dm_targets::snapshot::exceptions::Health;
-use dm_targets::snapshot::status::SnapshotStatus;
-use dm_targets::snapshot::table::Snapshot;
-use dm_targets::table::TargetParams;
-use dm_targets::target::Target;
-use dm_targets::units::{ChunkSize, Sectors};
-use serde_json::{Value, json};
+use dm_targets::mirror::target::{Progress, Status};
 
 use super::admin::devices::{Deps, Device};
+use super::facts::{Facts, LegFacts, MirrorFacts, SnapshotFacts};
 use super::health;
 use super::orphan;
-use crate::data::{DataThread, DeviceStats};
-use crate::protocol::DeviceReport;
+use crate::protocol::{
+    DeviceObject, DeviceReport, Health, LegObject, MirrorObject, RecoveryObject, RunState,
+    SnapshotObject, StatsObject, TargetObject,
+};
 use crate::ublk::device;
-
-/// The data thread's information about a device.
-pub struct Facts {
-    id: u32,
-    size: Sectors,
-    logical_block_bytes: u32,
-    stats: DeviceStats,
-    suspended: bool,
-    events: u32,
-    copies: u64,
-    copy_bytes: u64,
-    commits: u64,
-    snapshot: Option<SnapshotFacts>,
-    mirror: Option<MirrorFacts>,
-}
-
-/// The contents of a leg's JSON object.
-struct LegFacts {
-    health: LegHealth,
-    default: bool,
-    source: bool,
-    stale: bool,
-    errors: ErrorCounts,
-}
-
-impl LegFacts {
-    fn of(leg: &LegReport) -> LegFacts {
-        let LegReport { health, default, source, stale, errors, .. } = *leg;
-        LegFacts { health, default, source, stale, errors }
-    }
-}
-
-struct MirrorFacts {
-    status: Status,
-    legs: Vec<LegFacts>,
-    region_size: Sectors,
-    dirty_regions: u64,
-    held: usize,
-    recovery: Option<Progress>,
-    now_ms: u64,
-}
-
-struct SnapshotFacts {
-    status: SnapshotStatus,
-    chunk_size: ChunkSize,
-    exceptions: usize,
-}
-
-/// The data thread's information about all its devices.
-pub fn look(thread: &DataThread) -> Vec<Facts> {
-    let now_ms = thread.group.host.now_ms();
-    let stats = |id: u32| thread.served(id).map(|served| served.stats()).unwrap_or_default();
-    let devices = thread.group.devices();
-    devices.iter().map(|(id, device)| facts(*id, device, stats(*id), now_ms)).collect()
-}
 
 /// Returns reports of all devices of a server, by id.
 pub fn devices(entries: &BTreeMap<u32, Device>, mut facts: Vec<Facts>) -> Vec<DeviceReport> {
@@ -92,60 +31,8 @@ pub fn devices(entries: &BTreeMap<u32, Device>, mut facts: Vec<Facts>) -> Vec<De
 
 /// The report of a device whose data thread does not answer.
 pub fn unanswered(entry: &Device) -> DeviceReport {
-    let state = if entry.suspended { "suspended" } else { "live" };
     let word = |word: &str| entry.deps.on_table_line(word);
-    orphan::report_with(&entry.state(), state, Some(std::process::id()), word)
-}
-
-fn facts(id: u32, device: &Served, stats: DeviceStats, now_ms: u64) -> Facts {
-    let mut facts = Facts {
-        id,
-        size: Sectors(0),
-        logical_block_bytes: device.target().logical_block_bytes(),
-        stats,
-        suspended: device.is_suspended(),
-        events: device.events().count(),
-        copies: 0,
-        copy_bytes: 0,
-        commits: 0,
-        snapshot: None,
-        mirror: None,
-    };
-    match &device.target() {
-        Target::Mirror(mirror) => {
-            let recovery = mirror.recovery();
-            facts.copy_bytes = recovery.map_or(0, |progress| progress.bytes);
-            facts.mirror = Some(MirrorFacts {
-                status: mirror.status(),
-                legs: mirror.legs().iter().map(LegFacts::of).collect(),
-                region_size: mirror.region_size(),
-                dirty_regions: mirror.dirty_regions(),
-                held: mirror.held(),
-                recovery,
-                now_ms,
-            });
-        }
-        Target::Snapshot(snapshot) => {
-            let (usage, copied) = (snapshot.usage(), snapshot.stats());
-            facts.size = snapshot.len();
-            (facts.copies, facts.copy_bytes) = (copied.copies, copied.copy_bytes);
-            facts.commits = snapshot.store().commits();
-            let health = snapshot.health();
-            facts.snapshot = Some(SnapshotFacts {
-                status: SnapshotStatus {
-                    valid: health.is_kept(),
-                    merge_failed: false,
-                    overflowed: health == Health::Overflowed,
-                    usage,
-                },
-                chunk_size: snapshot.chunk_size(),
-                exceptions: snapshot.exceptions(),
-            });
-        }
-        // These targets have no status beyond their tables.
-        Target::Origin(_) | Target::Merge(_) | Target::Linear(_) | Target::Nothing => {}
-    }
-    facts
+    orphan::report_with(&entry.state(), state_of(entry.suspended), Some(std::process::id()), word)
 }
 
 fn report(entry: &Device, facts: &Facts) -> DeviceReport {
@@ -161,7 +48,7 @@ fn report(entry: &Device, facts: &Facts) -> DeviceReport {
         table.with_devices(word).map_or_else(|never| match never {}, |table| table.to_string());
     let (name, disks) = (entry.name.clone(), entry.deps.numbers());
     let cookie = entry.info.target_flags;
-    DeviceReport { id: facts.id, cookie, name, json: object(entry, facts), status, table, disks }
+    DeviceReport { id: facts.id, cookie, name, object: object(entry, facts), status, table, disks }
 }
 
 fn mirror_status(facts: &MirrorFacts, mirror: &Mirror, deps: &Deps) -> MirrorStatus {
@@ -180,50 +67,11 @@ fn mirror_status(facts: &MirrorFacts, mirror: &Mirror, deps: &Deps) -> MirrorSta
     }
 }
 
-/// The `mirror` object of `list --json`.
-fn mirror_object(mirror: &MirrorFacts, table: &Mirror) -> Value {
-    let leg = |(named, leg): (&Leg, &LegFacts)| {
-        json!({
-            "path": named.device,
-            "offset_bytes": named.offset.bytes(),
-            "health": leg.health.letter().to_string(),
-            "default": leg.default,
-            "source": leg.source,
-            "stale": leg.stale,
-            "read_errors": leg.errors.reads,
-            "write_errors": leg.errors.writes,
-            "flush_errors": leg.errors.flushes,
-            "sync_errors": leg.errors.syncs,
-        })
-    };
-    json!({
-        "legs": table.legs.iter().zip(&mirror.legs).map(leg).collect::<Vec<_>>(),
-        "log": table.log_device().unwrap_or("core"),
-        "log_health": mirror.status.log.map(|state| state.letter().to_string()),
-        "region_size_bytes": mirror.region_size.bytes(),
-        "regions": mirror.status.regions,
-        "in_sync_regions": mirror.status.in_sync_regions,
-        "dirty_regions": mirror.dirty_regions,
-        "held": mirror.held,
-        "recovery": mirror.recovery.map(|progress| recovery_object(progress, mirror)),
-    })
+fn state_of(suspended: bool) -> RunState {
+    if suspended { RunState::Suspended } else { RunState::Live }
 }
 
-fn recovery_object(progress: Progress, mirror: &MirrorFacts) -> Value {
-    let elapsed_ms = mirror.now_ms.saturating_sub(progress.started_ms).max(1);
-    let rate = progress.bytes.saturating_mul(1000) / elapsed_ms;
-    let left =
-        progress.total.saturating_sub(progress.done).saturating_mul(mirror.region_size.bytes());
-    json!({
-        "done_regions": progress.done,
-        "total_regions": progress.total,
-        "bytes": progress.bytes,
-        "bytes_per_second": rate,
-        "seconds_left": left.checked_div(rate),
-    })
-}
-
-fn health_of(facts: &Facts) -> &'static str {
+fn health_of(facts: &Facts) -> Health {
     match (&facts.snapshot, &facts.mirror) {
         (Some(snapshot), _) => health::of_snapshot(&snapshot.status, snapshot.chunk_size.sectors()),
         (_, Some(mirror)) => {
@@ -237,69 +85,120 @@ fn health_of(facts: &Facts) -> &'static str {
                 mirror.recovery.is_some(),
             )
         }
-        _ => health::OK,
+        _ => Health::Ok,
     }
 }
 
-fn object(entry: &Device, facts: &Facts) -> Value {
+/// The device's object in `list --json`.
+fn object(entry: &Device, facts: &Facts) -> DeviceObject {
     let id = facts.id;
-    let block = format!("/dev/ublkb{id}");
-    let stats = facts.stats;
-    let mut object = json!({
-        "id": id,
-        "name": entry.name,
-        "target": entry.spec.table.params.name(),
-        "state": if facts.suspended { "suspended" } else { "live" },
-        "health": health_of(facts),
-        "events": facts.events,
-        "block_device": block,
-        "char_device": format!("/dev/ublkc{id}"),
-        "major": entry.number.map(|number| number.0),
-        "minor": entry.number.map(|number| number.1),
-        "size_bytes": facts.size.bytes(),
-        "logical_block_size": facts.logical_block_bytes,
-        "read_only": entry.read_only,
-        "queues": entry.info.queues,
-        "queue_depth": entry.info.depth,
-        "zero_copy": device::is_zero_copy(&entry.info),
-        "recovery": device::is_recoverable(&entry.info),
-        "server_pid": std::process::id(),
-        "stats": {
-            "reads": stats.reads, "read_bytes": stats.read_bytes,
-            "writes": stats.writes, "write_bytes": stats.write_bytes,
-            "flushes": stats.flushes, "discards": stats.discards,
-            "copies": facts.copies, "copy_bytes": facts.copy_bytes,
-            "commits": facts.commits, "errors": stats.errors,
-        },
-    });
-    match (&entry.spec.table.params, &facts.snapshot, &facts.mirror) {
-        (TargetParams::Snapshot(table), Some(snapshot), _) => {
-            object["snapshot"] = snapshot_object(snapshot, table)
-        }
-        (TargetParams::Mirror(table), _, Some(mirror)) => {
-            object["mirror"] = mirror_object(mirror, table)
-        }
-        (params, ..) => {
-            if let Some((key, disks)) = orphan::disks_of(params) {
-                object[key] = disks;
-            }
-        }
+    DeviceObject {
+        id,
+        name: entry.name.clone(),
+        target: entry.spec.table.params.name().to_owned(),
+        state: state_of(facts.suspended),
+        health: health_of(facts),
+        events: Some(facts.events),
+        block_device: format!("/dev/ublkb{id}"),
+        char_device: format!("/dev/ublkc{id}"),
+        major: entry.number.map(|number| number.0),
+        minor: entry.number.map(|number| number.1),
+        size_bytes: facts.size.bytes(),
+        logical_block_size: Some(facts.logical_block_bytes),
+        read_only: entry.read_only,
+        queues: entry.info.queues,
+        queue_depth: entry.info.depth,
+        zero_copy: Some(device::is_zero_copy(&entry.info)),
+        recovery: device::is_recoverable(&entry.info),
+        server_pid: Some(std::process::id()),
+        answers: true,
+        parts: parts(entry, facts),
+        stats: Some(stats(facts)),
     }
-    object
 }
 
-fn snapshot_object(snapshot: &SnapshotFacts, table: &Snapshot) -> Value {
-    json!({
-        "origin": table.origin,
-        "cow": table.cow,
-        "store": if table.store.is_transient() { "transient" } else { "persistent" },
-        "chunk_size_bytes": snapshot.chunk_size.bytes(),
-        "valid": snapshot.status.valid,
-        "overflow": snapshot.status.overflowed,
-        "used_bytes": snapshot.status.usage.allocated.bytes(),
-        "total_bytes": snapshot.status.usage.total.bytes(),
-        "metadata_bytes": snapshot.status.usage.metadata.bytes(),
-        "exceptions": snapshot.exceptions,
-        "merge": null,
+fn stats(facts: &Facts) -> StatsObject {
+    let stats = facts.stats;
+    StatsObject {
+        reads: stats.reads,
+        read_bytes: stats.read_bytes,
+        writes: stats.writes,
+        write_bytes: stats.write_bytes,
+        flushes: stats.flushes,
+        discards: stats.discards,
+        copies: facts.copies,
+        copy_bytes: facts.copy_bytes,
+        commits: facts.commits,
+        errors: stats.errors,
+    }
+}
+
+/// The target's own object: what its table says, and what the data thread knows.
+fn parts(entry: &Device, facts: &Facts) -> Option<TargetObject> {
+    let known = orphan::parts_of(&entry.spec.table.params)?;
+    Some(match (known, &facts.snapshot, &facts.mirror) {
+        (TargetObject::Snapshot(known), Some(facts), _) => {
+            TargetObject::Snapshot(snapshot_object(known, facts))
+        }
+        (TargetObject::Mirror(known), _, Some(facts)) => {
+            TargetObject::Mirror(mirror_object(known, facts))
+        }
+        (known, ..) => known,
     })
 }
+
+fn snapshot_object(known: SnapshotObject, facts: &SnapshotFacts) -> SnapshotObject {
+    let SnapshotFacts { status, chunk_size, exceptions } = facts;
+    SnapshotObject {
+        chunk_size_bytes: Some(chunk_size.bytes()),
+        valid: Some(status.valid),
+        overflow: Some(status.overflowed),
+        used_bytes: Some(status.usage.allocated.bytes()),
+        total_bytes: Some(status.usage.total.bytes()),
+        metadata_bytes: Some(status.usage.metadata.bytes()),
+        exceptions: Some(*exceptions as u64),
+        ..known
+    }
+}
+
+fn mirror_object(known: MirrorObject, facts: &MirrorFacts) -> MirrorObject {
+    let leg = |(known, leg): (LegObject, &LegFacts)| LegObject {
+        health: Some(leg.health.letter()),
+        default: Some(leg.default),
+        source: Some(leg.source),
+        stale: Some(leg.stale),
+        read_errors: Some(leg.errors.reads),
+        write_errors: Some(leg.errors.writes),
+        flush_errors: Some(leg.errors.flushes),
+        sync_errors: Some(leg.errors.syncs),
+        ..known
+    };
+    MirrorObject {
+        legs: known.legs.into_iter().zip(&facts.legs).map(leg).collect(),
+        log_health: facts.status.log.map(DiskLogState::letter),
+        region_size_bytes: facts.region_size.bytes(),
+        regions: Some(facts.status.regions),
+        in_sync_regions: Some(facts.status.in_sync_regions),
+        dirty_regions: Some(facts.dirty_regions),
+        held: Some(facts.held as u64),
+        recovery: facts.recovery.map(|progress| recovery_object(progress, facts)),
+        ..known
+    }
+}
+
+fn recovery_object(progress: Progress, facts: &MirrorFacts) -> RecoveryObject {
+    let elapsed_ms = facts.now_ms.saturating_sub(progress.started_ms).max(1);
+    let rate = progress.bytes.saturating_mul(1000) / elapsed_ms;
+    let left =
+        progress.total.saturating_sub(progress.done).saturating_mul(facts.region_size.bytes());
+    RecoveryObject {
+        done_regions: progress.done,
+        total_regions: progress.total,
+        bytes: progress.bytes,
+        bytes_per_second: rate,
+        seconds_left: left.checked_div(rate),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use dm_targets::table::Table;
 
 use super::*;
 use crate::data::Owner;
-use crate::protocol::{DeviceOptions, DeviceReport, DeviceSpec};
+use crate::protocol::{DeviceOptions, DeviceReport, DeviceSpec, Health};
 use crate::protocol::{ask, connect};
 use crate::server::admin::devices::Deps;
 use crate::ublk::{DeviceInfo, DeviceState};
@@ -81,11 +81,10 @@ fn a_blocked_data_thread_delays_reports_up_to_a_limit_and_once() {
     );
     // The client gives a server up after twice that limit.
     let found = reports(&path);
-    let states: Vec<_> =
-        found.iter().map(|one| (one.json["state"].clone(), one.json["answers"].clone())).collect();
-    assert_eq!(states, [("live".into(), false.into()), ("suspended".into(), false.into())]);
-    assert_eq!(found[0].json["server_pid"], std::process::id());
-    assert_eq!(found[0].json["health"], "unknown");
+    let states: Vec<_> = found.iter().map(|one| (one.object.state, one.object.answers)).collect();
+    assert_eq!(states, [(RunState::Live, false), (RunState::Suspended, false)]);
+    assert_eq!(found[0].object.server_pid, Some(std::process::id()));
+    assert_eq!(found[0].object.health, Health::Unknown);
     assert_eq!(found[0].table, "0 64 linear /nonsense/a 8");
     // Nothing is waited for a second time.
     let begun = Instant::now();

@@ -1,0 +1,118 @@
+//! What the data thread knows of its devices, for reports: copied there in one job.
+
+use dm_targets::device::Device;
+use dm_targets::mirror::legs::ErrorCounts;
+use dm_targets::mirror::status::LegHealth;
+use dm_targets::mirror::target::{LegReport, Progress, Status};
+use dm_targets::snapshot::exceptions::Health;
+use dm_targets::snapshot::status::SnapshotStatus;
+use dm_targets::target::Target;
+use dm_targets::units::{ChunkSize, Sectors};
+
+use crate::data::{DataThread, DeviceStats};
+
+/// The data thread's information about a device.
+pub struct Facts {
+    pub(super) id: u32,
+    pub(super) size: Sectors,
+    pub(super) logical_block_bytes: u32,
+    pub(super) stats: DeviceStats,
+    pub(super) suspended: bool,
+    pub(super) events: u32,
+    pub(super) copies: u64,
+    pub(super) copy_bytes: u64,
+    pub(super) commits: u64,
+    pub(super) snapshot: Option<SnapshotFacts>,
+    pub(super) mirror: Option<MirrorFacts>,
+}
+
+/// The contents of a leg's JSON object.
+pub(super) struct LegFacts {
+    pub(super) health: LegHealth,
+    pub(super) default: bool,
+    pub(super) source: bool,
+    pub(super) stale: bool,
+    pub(super) errors: ErrorCounts,
+}
+
+impl LegFacts {
+    fn of(leg: &LegReport) -> LegFacts {
+        let LegReport { health, default, source, stale, errors, .. } = *leg;
+        LegFacts { health, default, source, stale, errors }
+    }
+}
+
+pub(super) struct MirrorFacts {
+    pub(super) status: Status,
+    pub(super) legs: Vec<LegFacts>,
+    pub(super) region_size: Sectors,
+    pub(super) dirty_regions: u64,
+    pub(super) held: usize,
+    pub(super) recovery: Option<Progress>,
+    pub(super) now_ms: u64,
+}
+
+pub(super) struct SnapshotFacts {
+    pub(super) status: SnapshotStatus,
+    pub(super) chunk_size: ChunkSize,
+    pub(super) exceptions: usize,
+}
+
+/// The data thread's information about all its devices.
+pub fn look(thread: &DataThread) -> Vec<Facts> {
+    let now_ms = thread.group.host.now_ms();
+    let stats = |id: u32| thread.served(id).map(|served| served.stats()).unwrap_or_default();
+    let devices = thread.group.devices();
+    devices.iter().map(|(id, device)| facts(*id, device, stats(*id), now_ms)).collect()
+}
+
+fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
+    let mut facts = Facts {
+        id,
+        size: Sectors(0),
+        logical_block_bytes: device.target().logical_block_bytes(),
+        stats,
+        suspended: device.is_suspended(),
+        events: device.events().count(),
+        copies: 0,
+        copy_bytes: 0,
+        commits: 0,
+        snapshot: None,
+        mirror: None,
+    };
+    match &device.target() {
+        Target::Mirror(mirror) => {
+            let recovery = mirror.recovery();
+            facts.copy_bytes = recovery.map_or(0, |progress| progress.bytes);
+            facts.mirror = Some(MirrorFacts {
+                status: mirror.status(),
+                legs: mirror.legs().iter().map(LegFacts::of).collect(),
+                region_size: mirror.region_size(),
+                dirty_regions: mirror.dirty_regions(),
+                held: mirror.held(),
+                recovery,
+                now_ms,
+            });
+        }
+        Target::Snapshot(snapshot) => {
+            let (usage, copied) = (snapshot.usage(), snapshot.stats());
+            facts.size = snapshot.len();
+            (facts.copies, facts.copy_bytes) = (copied.copies, copied.copy_bytes);
+            facts.commits = snapshot.store().commits();
+            let health = snapshot.health();
+            facts.snapshot = Some(SnapshotFacts {
+                status: SnapshotStatus {
+                    valid: health.is_kept(),
+                    merge_failed: false,
+                    overflowed: health == Health::Overflowed,
+                    usage,
+                },
+                chunk_size: snapshot.chunk_size(),
+                exceptions: snapshot.exceptions(),
+            });
+        }
+        // These targets have no status beyond their tables.
+        Target::Origin(_) | Target::Merge(_) | Target::Linear(_) | Target::Nothing => {}
+    }
+    facts
+}
