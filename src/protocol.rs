@@ -6,6 +6,7 @@ mod cow;
 mod device;
 mod known;
 mod message;
+mod problem;
 mod report;
 
 pub use ask::{Silence, ask, connect, has_left, is_absent, until_left_or, write_line};
@@ -13,6 +14,7 @@ pub use cow::{Cow, Which};
 pub use device::{DeviceOptions, DeviceRef, DeviceSpec, DeviceState};
 pub use known::{KnownDisk, KnownDisks, Place};
 pub use message::{Command, Doing, Reply};
+pub use problem::Problem;
 pub use report::{
     DeviceObject, DeviceReport, Health, LegObject, LinearObject, MirrorObject, OriginObject,
     RecoveryObject, RunState, SnapshotObject, StatsObject, StoreWord, TargetObject,

@@ -380,9 +380,11 @@ fn ask_to_recover(
     names: &str,
 ) -> Vec<Reason> {
     match server.and_then(|server| Ok(protocol::ask(server, command)?)) {
-        Ok(Reply::Recovered { problems }) => problems,
+        Ok(Reply::Recovered { problems }) => {
+            problems.into_iter().map(|problem| problem.why).collect()
+        }
         Ok(Reply::Failed(why)) => vec![why.context(format!("{names}: not recovered"))],
         Ok(_) => vec![format!("{names}: the new server sent an unexpected reply").into()],
-        Err(why) => vec![format!("{names}: not recovered: {why}").into()],
+        Err(why) => vec![why.context(format!("{names}: not recovered"))],
     }
 }

@@ -13,7 +13,7 @@ use dm_targets::table::TargetParams;
 use super::client::other_answer;
 use crate::failure::{Failure, Reason};
 use crate::offline;
-use crate::protocol::{self, Command, DeviceState, Reply};
+use crate::protocol::{self, Command, DeviceState, Problem, Reply};
 use crate::rundir::RunDir;
 use crate::rundir::journal::find::{self, Purpose};
 use crate::rundir::journal::owner::Owner;
@@ -113,10 +113,10 @@ pub(super) fn taken_over(reply: Reply, wanted: &[DeviceState]) -> Result<(), Fai
     let mut control = Control::open()?;
     for device in wanted {
         if !is_served(&mut control, device)? {
-            return Err(reason_of(&problems, &device.name));
+            return Err(why_not(device, problems));
         }
     }
-    problems.iter().for_each(|why| log::error!("{why}"));
+    problems.iter().for_each(|problem| log::error!("{}", problem.why));
     Ok(())
 }
 
@@ -126,12 +126,15 @@ fn is_served(control: &mut Control, device: &DeviceState) -> Result<bool, Reason
         .is_some_and(|info| info.state == DiskState::Live))
 }
 
-/// The reason that a server reported for a device that it could not take over.
-fn reason_of(problems: &[Reason], name: &str) -> Reason {
-    let of_it = problems
-        .iter()
-        .find(|why| why.to_string().strip_prefix(name).is_some_and(|rest| rest.starts_with(": ")));
-    of_it.cloned().unwrap_or_else(|| not_recovered(name, Failure::all(problems.to_vec())))
+/// The reason that a server reported for a device that it could not take over; all that it reported
+/// if none is the device's own.
+fn why_not(device: &DeviceState, problems: Vec<Problem>) -> Reason {
+    let is_own = |problem: &&Problem| problem.device == Some(device.device());
+    let own: Vec<Failure> = problems.iter().filter(is_own).map(|one| one.why.clone()).collect();
+    Failure::all(own).unwrap_or_else(|| {
+        let all = problems.into_iter().map(|problem| problem.why).collect();
+        not_recovered(&device.name, Failure::all(all))
+    })
 }
 
 fn not_recovered(name: &str, why: Option<Failure>) -> Failure {
@@ -142,15 +145,31 @@ fn not_recovered(name: &str, why: Option<Failure>) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Kind;
+
+    fn snapshot(id: u32, name: &str) -> DeviceState {
+        let state = r#"{"id":ID,"cookie":7,"name":"NAME","disks":[],"spec":{
+            "table":"0 8 snapshot /o /c P 8","force":false,"degraded":false,"source":null,
+            "options":{"queues":1,"depth":1,"read_only":false,"zero_copy":true,"recovery":true}}}"#;
+        let state = state.replace("ID", &id.to_string()).replace("NAME", name);
+        serde_json::from_str(&state).unwrap()
+    }
 
     #[test]
-    fn the_reason_is_the_devices_own() {
-        let problems = ["s10: not recovered: one", "s1: not recovered: two"].map(Failure::from);
-        assert_eq!(reason_of(&problems, "s1").to_string(), "s1: not recovered: two");
-        assert_eq!(
-            reason_of(&problems[..1], "s1").to_string(),
-            "s1: not recovered: s10: not recovered: one"
-        );
-        assert!(reason_of(&[], "s1").starts_with("s1: not recovered: "));
+    fn the_reason_is_the_devices_own_whatever_it_says() {
+        let (one, other) = (snapshot(1, "s1"), snapshot(10, "s10"));
+        let problems = vec![
+            Problem::of(&other, "s1: not recovered: said of s10".into()),
+            Failure::from("s1: not recovered: of none").into(),
+            Problem::of(&one, Failure::new(Kind::InUse, "/dev/ublkb1: busy")),
+        ];
+        let why = why_not(&one, problems.clone());
+        assert_eq!((why.to_string().as_str(), why.kind), ("/dev/ublkb1: busy", Kind::InUse));
+        // The number is another device's.
+        let replaced = DeviceState { cookie: 8, ..one };
+        let all = "s1: not recovered: s1: not recovered: said of s10; s1: not recovered: of none; \
+                   /dev/ublkb1: busy";
+        assert_eq!(why_not(&replaced, problems).to_string(), all);
+        assert!(why_not(&replaced, Vec::new()).starts_with("s1: not recovered: "));
     }
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::device::{DeviceRef, DeviceSpec, DeviceState};
+use super::problem::Problem;
 use super::report::DeviceReport;
 use crate::failure::{Failure, Reason};
 
@@ -75,7 +76,7 @@ pub enum Reply {
     },
     /// Devices have been taken over; each problem has a line.
     Recovered {
-        problems: Vec<Failure>,
+        problems: Vec<Problem>,
     },
     Done,
     /// The result of a message, to be printed.

@@ -12,7 +12,7 @@ use super::ending::End;
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
-use crate::failure::Reason;
+use crate::protocol::Problem;
 
 impl<M: Machine> Administrator<M> {
     /// Called when all tags of a device have ended. Unless the server itself ended them, the device
@@ -52,7 +52,7 @@ impl<M: Machine> Administrator<M> {
     /// Removes devices that were left out and that another program has deleted since. If a COW
     /// cannot be completed, the device stays and the next command tries again. Returns the messages
     /// for the user.
-    pub fn notice_stolen(&mut self) -> Vec<Reason> {
+    pub fn notice_stolen(&mut self) -> Vec<Problem> {
         let known: Vec<_> = self.left_out.values().map(|left| left.device.clone()).collect();
         let mut problems = Vec::new();
         for device in known {
@@ -64,9 +64,10 @@ impl<M: Machine> Administrator<M> {
             let left = released.and_then(|()| self.forget_left_out(&device)).err();
             let left = left.map_or_else(String::new, |why| format!("; {why}"));
             let what = format!("gone: another program has deleted /dev/ublkb{}", device.id);
-            problems.push(format!("{}: {what}{left}", device.name).into());
+            let why = format!("{}: {what}{left}", device.name);
+            problems.push(Problem::of(&device, why.into()));
         }
-        problems.iter().for_each(|why| log::error!("{why}"));
+        problems.iter().for_each(|problem| log::error!("{}", problem.why));
         problems
     }
 }

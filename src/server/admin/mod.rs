@@ -53,7 +53,7 @@ impl<M: Machine> Administrator<M> {
         match command {
             Command::Add { name, id, spec } => self.add(name, id, spec),
             Command::Recover(devices) => self.recover(devices),
-            Command::RecoverLeftOut { devices } => self.recover_left_out(&ids_of(&devices)),
+            Command::RecoverLeftOut { devices } => self.recover_left_out(&devices),
             Command::Del { devices, force } => self.del(&ids_of(&devices), force),
             Command::TakeBack { device } => self.take_back_added(device),
             Command::Suspend { device, noflush } => self.suspend(device.id, noflush),

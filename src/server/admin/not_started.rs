@@ -5,12 +5,13 @@
 //! to start it. It is not removed: a snapshot that left its origin for that would be lost, and an
 //! origin's other devices would have to end.
 
+use super::devices::Device;
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::DeviceState;
+use crate::protocol::{DeviceState, Problem};
 use crate::ublk::device::{no_longer_waits, replaced};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
@@ -22,22 +23,22 @@ impl<M: Machine> Administrator<M> {
         prepared: NewDevice,
         info: DeviceInfo,
         device: DeviceState,
-    ) -> Result<(), Reason> {
-        let DeviceState { id, name, suspended, loaded, .. } = device;
+    ) -> Result<(), Problem> {
+        let DeviceState { id, ref name, suspended, ref loaded, .. } = device;
         let started = self.machine.start(id, true);
         self.keep(prepared, info, name.clone());
         if let Some(entry) = self.devices.get_mut(&id) {
-            (entry.suspended, entry.loaded) = (suspended, loaded);
+            (entry.suspended, entry.loaded) = (suspended, loaded.clone());
             entry.waits = started.is_err() && !mutant::is(Mutant::NotStartedIsLive);
         }
-        started.map_err(|why| not_started(&name, why))?;
+        started.map_err(|why| not_started(&device, why))?;
         log::info!("{name}: /dev/ublkb{id} is live");
         Ok(())
     }
 
     /// Starts those of the devices that the kernel has not started, snapshots before their origin.
     /// Returns why the kernel still does not.
-    pub(super) fn start_waiting(&mut self, ids: &[u32]) -> Vec<Reason> {
+    pub(super) fn start_waiting(&mut self, ids: &[u32]) -> Vec<Problem> {
         let waits = |id: &&u32| self.devices.get(id).is_some_and(|entry| entry.waits);
         let mut ids: Vec<u32> = ids.iter().filter(waits).copied().collect();
         ids.sort_by_key(|id| self.is_origin(*id));
@@ -46,26 +47,29 @@ impl<M: Machine> Administrator<M> {
         problems
     }
 
-    fn start_one(&mut self, id: u32) -> Result<(), Reason> {
-        let Some(entry) = self.devices.get(&id) else { return Ok(()) };
-        let (name, cookie) = (entry.name.clone(), entry.info.target_flags);
-        let started = match self.ours(id, cookie)? {
-            None => Err(replaced(id)),
+    fn start_one(&mut self, id: u32) -> Result<(), Problem> {
+        let Some(device) = self.devices.get(&id).map(Device::state) else { return Ok(()) };
+        let started = match self.ours(id, device.cookie) {
+            Err(why) => Err(why),
+            Ok(None) => Err(replaced(id)),
             // An earlier attempt, no longer waited for, has succeeded.
-            Some(info) if info.state == DiskState::Live => Ok(()),
-            Some(info) if info.state == DiskState::Dead => Err(no_longer_waits(id, &info)),
-            Some(_) => self.machine.start(id, true),
+            Ok(Some(info)) if info.state == DiskState::Live => Ok(()),
+            Ok(Some(info)) if info.state == DiskState::Dead => Err(no_longer_waits(id, &info)),
+            Ok(Some(_)) => self.machine.start(id, true),
         };
-        started.map_err(|why| not_started(&name, why))?;
+        started.map_err(|why| not_started(&device, why))?;
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.waits = false;
         }
-        log::info!("{name}: /dev/ublkb{id} is live");
+        log::info!("{}: /dev/ublkb{id} is live", device.name);
         Ok(())
     }
 }
 
-fn not_started(name: &str, why: Reason) -> Reason {
-    why.context(format!("{name}: not recovered"))
-        .ending(format!("; the device waits, and `ublk-dm recover {name}` tries again"))
+fn not_started(device: &DeviceState, why: Reason) -> Problem {
+    let name = &device.name;
+    let why = why
+        .context(format!("{name}: not recovered"))
+        .ending(format!("; the device waits, and `ublk-dm recover {name}` tries again"));
+    Problem::of(device, why)
 }

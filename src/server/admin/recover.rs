@@ -18,7 +18,7 @@ use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
-use crate::protocol::{DeviceState, Reply};
+use crate::protocol::{DeviceRef, DeviceState, Problem, Reply};
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
 impl<M: Machine> Administrator<M> {
@@ -52,7 +52,8 @@ impl<M: Machine> Administrator<M> {
         for (prepared, device) in ready {
             match self.serve_again(&prepared, &device) {
                 Ok((info, lost)) => {
-                    problems.extend(lost.into_iter().chain(now_invalid(&device)));
+                    let own = lost.into_iter().chain(now_invalid(&device));
+                    problems.extend(own.map(|why| Problem::of(&device, why)));
                     served.push((prepared, info, device));
                 }
                 Err(why) => problems.push(self.leave_out(device, why)),
@@ -73,7 +74,7 @@ impl<M: Machine> Administrator<M> {
         if changes && mutant::is(Mutant::LostAfterStart) {
             self.lose_left_out()?;
         }
-        problems.extend(self.save().err());
+        problems.extend(self.save().err().map(Problem::from));
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
         self.keep_files &= !mutant::is(Mutant::LeftOutFilesRemoved);
         Ok(Reply::Recovered { problems })
@@ -94,7 +95,11 @@ impl<M: Machine> Administrator<M> {
 
     /// A snapshot that another program has deleted misses what its origin's next change overwrites:
     /// that is recorded before the origin is live again.
-    fn give_up_gone(&mut self, gone: &[DeviceState], changes: bool) -> Result<Vec<Reason>, Reason> {
+    fn give_up_gone(
+        &mut self,
+        gone: &[DeviceState],
+        changes: bool,
+    ) -> Result<Vec<Problem>, Reason> {
         let mut problems = Vec::new();
         for device in gone.iter().filter(|device| {
             !mutant::is(Mutant::GoneForgotten) && is_persistent_snapshot(&device.spec)
@@ -104,34 +109,40 @@ impl<M: Machine> Administrator<M> {
                 self.restore_departures(
                     note_departure(&self.machine, device)?.into_iter().collect(),
                 )?;
-                problems
-                    .push(format!("{}: gone: another program has deleted it", device.name).into());
+                let why = format!("{}: gone: another program has deleted it", device.name);
+                problems.push(Problem::of(device, why.into()));
                 continue;
             }
             record_lost(&self.machine, device)?;
             let what = "another program has deleted it; its COW must not be used again, because \
                         its origin continues without it";
-            problems.push(format!("{}: gone: {what}", device.name).into());
+            let why = format!("{}: gone: {what}", device.name);
+            problems.push(Problem::of(device, why.into()));
         }
         Ok(problems)
     }
 
     /// Takes over devices that were left out, and starts those that the kernel has not started.
-    pub(super) fn recover_left_out(&mut self, ids: &[u32]) -> Result<Reply, Reason> {
+    pub(super) fn recover_left_out(&mut self, devices: &[DeviceRef]) -> Result<Reply, Reason> {
         let mut problems = self.notice_stolen();
-        let unknown = |id: &&u32| !self.left_out.contains_key(id) && !self.devices.contains_key(id);
-        let gone = |id| format!("/dev/ublkb{id}: not recovered: it has been deleted").into();
+        let is_known = |id: u32| self.left_out.contains_key(&id) || self.devices.contains_key(&id);
+        let gone = |device: &DeviceRef| {
+            let why = format!("/dev/ublkb{}: not recovered: it has been deleted", device.id);
+            Problem::of_nameless(*device, why.into())
+        };
         // Unless that has just been reported.
-        let unsaid = ids.iter().filter(|_| problems.is_empty());
-        problems.extend(unsaid.filter(unknown).map(gone).collect::<Vec<_>>());
-        problems.extend(self.take_over_left_out(ids)?);
-        problems.extend(self.start_waiting(ids));
+        let reported = |device: &DeviceRef| problems.iter().any(|one| one.device == Some(*device));
+        let unsaid = devices.iter().filter(|device| !is_known(device.id) && !reported(device));
+        problems.extend(unsaid.map(gone).collect::<Vec<_>>());
+        let ids: Vec<u32> = devices.iter().map(|device| device.id).collect();
+        problems.extend(self.take_over_left_out(&ids)?);
+        problems.extend(self.start_waiting(&ids));
         Ok(Reply::Recovered { problems })
     }
 
     /// Takes over devices that were left out. The origin does not change meanwhile; its users do
     /// not wait for a disk that hangs.
-    fn take_over_left_out(&mut self, ids: &[u32]) -> Result<Vec<Reason>, Reason> {
+    fn take_over_left_out(&mut self, ids: &[u32]) -> Result<Vec<Problem>, Reason> {
         let (mut ids, mut problems) = self.that_answer(ids);
         if ids.is_empty() {
             return Ok(problems);
@@ -145,23 +156,23 @@ impl<M: Machine> Administrator<M> {
             let Some(LeftOut { mut device, for_good, .. }) = self.left_out.get(id).cloned() else {
                 continue;
             };
-            let name = device.name.clone();
+            let named = device.clone();
             device.lost &= for_good || self.origin_changed;
             match self.recover_one(device) {
                 Ok(some) => problems.extend(some),
-                Err(why) => problems.push(not_recovered(&name, why)),
+                Err(why) => problems.push(not_recovered(&named, why)),
             }
         }
         for id in held {
             self.let_through(id, true, "recover")?;
         }
-        problems.extend(self.save().err());
+        problems.extend(self.save().err().map(Problem::from));
         self.keep_files = !self.left_out.is_empty();
         Ok(problems)
     }
 
     /// The left-out devices whose disks answer, and the messages about the others.
-    fn that_answer(&self, ids: &[u32]) -> (Vec<u32>, Vec<Reason>) {
+    fn that_answer(&self, ids: &[u32]) -> (Vec<u32>, Vec<Problem>) {
         let wanted: Vec<&DeviceState> = ids
             .iter()
             .filter_map(|id| self.left_out.get(id))
@@ -172,14 +183,14 @@ impl<M: Machine> Administrator<M> {
         for device in wanted {
             match silent.refuse(device) {
                 Ok(()) => reply.push(device.id),
-                Err(why) => problems.push(not_recovered(&device.name, why)),
+                Err(why) => problems.push(not_recovered(device, why)),
             }
         }
         (reply, problems)
     }
 
     /// Takes over one device. Returns the problems that do not prevent that.
-    fn recover_one(&mut self, device: DeviceState) -> Result<Vec<Reason>, Reason> {
+    fn recover_one(&mut self, device: DeviceState) -> Result<Vec<Problem>, Reason> {
         if changes_origin(&device.spec) && self.left_out.len() > 1 {
             // Snapshots that are still left out are invalid once this device is started.
             self.lose_left_out()?;
@@ -188,7 +199,8 @@ impl<M: Machine> Administrator<M> {
         let prepared = self.make_ready(&device)?;
         let (info, lost) = self.serve_again(&prepared, &device)?;
         self.left_out.remove(&device.id);
-        let mut problems: Vec<Reason> = lost.into_iter().chain(now_invalid(&device)).collect();
+        let own = lost.into_iter().chain(now_invalid(&device));
+        let mut problems: Vec<Problem> = own.map(|why| Problem::of(&device, why)).collect();
         problems.extend(self.start_again(prepared, info, device).err());
         Ok(problems)
     }
@@ -222,9 +234,9 @@ impl<M: Machine> Administrator<M> {
         Ok((info, held.err().map(|lost| lost.but(format!("{}: suspended", device.name)))))
     }
 
-    fn leave_out(&mut self, device: DeviceState, why: Failure) -> Failure {
-        let problem = not_recovered(&device.name, why);
-        log::warn!("{problem}");
+    fn leave_out(&mut self, device: DeviceState, why: Failure) -> Problem {
+        let problem = not_recovered(&device, why);
+        log::warn!("{}", problem.why);
         let info = self.ours(device.id, device.cookie).ok().flatten();
         let waits = info.is_some_and(|info| info.state != DiskState::Dead);
         let for_good = device.lost;
@@ -273,20 +285,22 @@ impl<M: Machine> Administrator<M> {
 
     /// Suspends the devices that can change the origin, and determines whether it has changed.
     /// Returns those that were not suspended already. Lost writes are added to `problems`.
-    fn hold_writers(&mut self, problems: &mut Vec<Reason>) -> Result<Vec<u32>, Reason> {
+    fn hold_writers(&mut self, problems: &mut Vec<Problem>) -> Result<Vec<u32>, Reason> {
         let writes = |entry: &&Device| changes_origin(&entry.spec);
-        let writers: Vec<u32> =
-            self.devices.values().filter(writes).map(|entry| entry.info.id).collect();
+        let writers: Vec<DeviceState> =
+            self.devices.values().filter(writes).map(Device::state).collect();
         let mut held = Vec::new();
-        for id in writers {
+        for writer in writers {
+            let id = writer.id;
             let runs = self.devices.get(&id).is_some_and(|entry| !entry.suspended);
             if runs {
                 held.push(id);
                 match self.hold(id, false, "recover") {
                     Ok(Ok(())) => {}
                     Ok(Err(lost)) => {
-                        log::error!("/dev/ublkb{id}: {lost}");
-                        problems.push(lost.context(format!("/dev/ublkb{id}")));
+                        let lost = lost.context(format!("/dev/ublkb{id}"));
+                        log::error!("{lost}");
+                        problems.push(Problem::of(&writer, lost));
                     }
                     Err(why) => {
                         held.pop();
@@ -306,8 +320,8 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-fn not_recovered(name: &str, why: Failure) -> Failure {
-    why.context(format!("{name}: not recovered"))
+fn not_recovered(device: &DeviceState, why: Failure) -> Problem {
+    Problem::of(device, why.context(format!("{}: not recovered", device.name)))
 }
 
 /// The message that a device is served again, but invalid.

@@ -5,7 +5,7 @@ use dm_targets::sim::image::Image;
 
 use super::process::Process;
 use super::town::{Town, What};
-use crate::protocol::{Command, Reply};
+use crate::protocol::{Command, Problem, Reply};
 
 const COW: usize = 1;
 
@@ -240,7 +240,9 @@ fn a_device_that_is_gone_is_not_recovered() {
     town.suspend(What::Origin).unwrap();
     match town.ask("o", Command::RecoverLeftOut { devices: vec![device] }) {
         Ok(Reply::Recovered { problems }) => {
-            assert!(problems.iter().any(|why| why.contains("it has been deleted")), "{problems:?}");
+            let own = |problem: &&Problem| problem.device == Some(device);
+            let why = &problems.iter().find(own).unwrap().why;
+            assert!(why.contains("it has been deleted"), "{problems:?}");
         }
         reply => panic!("{reply:?}"),
     }

@@ -264,7 +264,7 @@ impl Town {
             };
             match reply {
                 Ok(Reply::Recovered { problems: some }) => {
-                    problems.extend(some.into_iter().map(to_line))
+                    problems.extend(some.into_iter().map(|problem| to_line(problem.why)))
                 }
                 Ok(_) => {}
                 Err(why) => {
