@@ -18,6 +18,7 @@ use dm_targets::mirror::leg_state::LegState;
 use super::boot::boot_id;
 use super::directory::RunDir;
 use super::legs::decode_in_boot;
+use crate::failure::{Failure, Reason};
 
 /// Extension of the files.
 const ENDING: &str = "ended";
@@ -28,7 +29,7 @@ impl RunDir {
     ///
     /// # Errors
     /// The reason, with a file's path. The record stays where it was.
-    pub fn keep_legs(&self, key: &str) -> Result<Option<LegState>, String> {
+    pub fn keep_legs(&self, key: &str) -> Result<Option<LegState>, Reason> {
         let from = self.legs_file(key);
         let bytes = match fs::read(&from) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -55,7 +56,7 @@ impl RunDir {
     ///
     /// # Errors
     /// A file cannot be read: whose legs it names is not known.
-    pub fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, String> {
+    pub fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, Reason> {
         let boot = boot_id().map_err(|error| at(&self.path, error))?;
         let files = self.ended_files(&boot)?.into_iter().map(|(_, state)| state);
         let concerns = |state: &LegState| identities.iter().any(|id| state.knows(*id));
@@ -68,7 +69,7 @@ impl RunDir {
     }
 
     /// The records of ended mirrors. Those of another boot say nothing.
-    fn ended_files(&self, boot: &str) -> Result<Vec<(PathBuf, LegState)>, String> {
+    fn ended_files(&self, boot: &str) -> Result<Vec<(PathBuf, LegState)>, Reason> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries.map_err(|error| at(&self.path, error))?,
@@ -91,8 +92,8 @@ impl RunDir {
     }
 }
 
-fn at(path: &Path, why: impl std::fmt::Display) -> String {
-    format!("{}: {why}", path.display())
+fn at(path: &Path, why: impl Into<Failure>) -> Reason {
+    why.into().context(path.display())
 }
 
 #[cfg(test)]

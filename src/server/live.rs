@@ -333,11 +333,11 @@ impl Records for Files {
         self.rundir.write_legs(&self.key, state).map_err(|error| error.to_string())
     }
 
-    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, String> {
+    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, Reason> {
         self.rundir.ended_legs(identities)
     }
 
-    fn keep_legs(&self) -> Result<Option<LegState>, String> {
+    fn keep_legs(&self) -> Result<Option<LegState>, Reason> {
         self.rundir.keep_legs(&self.key)
     }
 

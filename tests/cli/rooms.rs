@@ -29,13 +29,13 @@ const MAX_LINES: usize = 400;
 const MAX_COLUMNS: usize = 100;
 
 /// A crate's sources: each file's path under `src/`, with its content before its tests.
-struct Sources {
-    files: BTreeMap<PathBuf, String>,
+pub(super) struct Sources {
+    pub(super) files: BTreeMap<PathBuf, String>,
 }
 
 impl Sources {
     /// The sources of a directory, except test files, which may use anything.
-    fn read(dir: &str) -> Sources {
+    pub(super) fn read(dir: &str) -> Sources {
         let mut sources = Sources::all(dir);
         sources.files.retain(|path, _| !is_test(path));
         sources
@@ -177,7 +177,7 @@ fn paths_in(text: &str) -> Vec<Vec<String>> {
 }
 
 /// A file's text without the items that only tests have.
-fn without_tests(text: &str) -> String {
+pub(super) fn without_tests(text: &str) -> String {
     let mut kept = String::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {

@@ -73,7 +73,7 @@ impl<M: Machine> Administrator<M> {
             if for_good || !device.lost {
                 self.note_lost(&device, for_good).map_err(|why| {
                     let what = "it cannot be recorded that its origin continues without it";
-                    format!("{}: {what}: {why}", device.name)
+                    why.context(format!("{}: {what}", device.name))
                 })?;
             }
             if let Some(left) = self.left_out.get_mut(&device.id) {

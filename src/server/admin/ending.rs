@@ -80,7 +80,7 @@ impl<M: Machine> Administrator<M> {
         let then = move |admin: &mut Administrator<M>, ()| admin.run_on(id, "del");
         self.wait_for(Errand::on(id, "del"), job, then).map_err(|why| {
             self.give_up(id);
-            format!("/dev/ublkb{id}: not deleted: {why}")
+            why.context(format!("/dev/ublkb{id}: not deleted"))
         })?;
         self.machine.call(move |thread| async move {
             if let Some(device) = thread.group().device(id) {

@@ -62,10 +62,11 @@ impl<M: Machine> Administrator<M> {
             }
             let released = self.release_left_out(&device);
             let left = released.and_then(|()| self.forget_left_out(&device)).err();
-            let left = left.map_or_else(String::new, |why| format!("; {why}"));
             let what = format!("gone: another program has deleted /dev/ublkb{}", device.id);
-            let why = format!("{}: {what}{left}", device.name);
-            problems.push(Problem::of(&device, why.into()));
+            let what = format!("{}: {what}", device.name);
+            let why =
+                left.map_or_else(|| what.clone().into(), |why| why.after(format!("{what}; ")));
+            problems.push(Problem::of(&device, why));
         }
         problems.iter().for_each(|problem| log::error!("{}", problem.why));
         problems

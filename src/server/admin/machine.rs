@@ -134,12 +134,12 @@ pub trait Records: Clone + Send + 'static {
     ///
     /// # Errors
     /// A record cannot be read.
-    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, String>;
+    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, Reason>;
     /// Keeps the record of the legs for later mirrors, if they must know it, and returns it then.
     ///
     /// # Errors
     /// It cannot be kept.
-    fn keep_legs(&self) -> Result<Option<LegState>, String>;
+    fn keep_legs(&self) -> Result<Option<LegState>, Reason>;
     /// The recorded departures of snapshots from an origin, identified by its name and its number
     /// in this boot.
     ///

@@ -16,7 +16,7 @@ use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::rundir::departed::Departure;
 use crate::storage::silent::no_answer;
@@ -120,7 +120,7 @@ impl<M: Machine> Administrator<M> {
             let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
             match opened.target {
                 Target::Snapshot(snapshot) => {
-                    snapshot.store().invalidate().await.map_err(|error| error.to_string())
+                    snapshot.store().invalidate().await.map_err(Failure::from)
                 }
                 _ => Ok(()),
             }
@@ -162,8 +162,9 @@ impl<M: Machine> Administrator<M> {
                 "deleted, but its COW could not be marked invalid and must not be used again";
             let recorded = record_lost(&self.machine, device).err();
             let owed = recorded.is_some();
-            let recorded = recorded.map_or_else(String::new, |why| {
-                format!("; the loss is not recorded: {why}; `ublk-dm recover --all` tries again")
+            let recorded = recorded.map_or_else(String::new, |unrecorded| {
+                let hint = "`ublk-dm recover --all` tries again";
+                format!("; the loss is not recorded: {unrecorded}; {hint}")
             });
             let why = why
                 .context(format!("{}: {what}, because its origin has changed", device.name))
@@ -229,9 +230,7 @@ pub(super) fn note_departure<M: Machine>(
     if !machine.silent(&[snapshot.origin.clone()].into()).is_empty() {
         return Err(no_answer(&snapshot.origin));
     }
-    let origin = machine
-        .open(&snapshot.origin, Access::ReadOnly, Claim::Shared)
-        .map_err(|error| error.to_string())?;
+    let origin = machine.open(&snapshot.origin, Access::ReadOnly, Claim::Shared)?;
     let origin_number = origin.number_in_boot();
     let departure = Departure { cow, mark_failed: device.lost, origin_number };
     machine.records().note_departure(&departure)?;

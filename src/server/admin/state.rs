@@ -134,14 +134,14 @@ impl<M: Machine> Administrator<M> {
             && !self.keep_files;
         match self.record(None) {
             Err(why) if nothing_left => log::debug!("{why}"),
-            Err(why) => {
-                return Err(format!(
-                    "the state file could not be written, so the next server does not know of the \
-                     change: {why}"
-                )
-                .into());
+            recorded => {
+                return recorded.map_err(|why| {
+                    why.context(
+                        "the state file could not be written, so the next server does not know of \
+                         the change",
+                    )
+                });
             }
-            Ok(()) => {}
         }
         Ok(())
     }

@@ -35,10 +35,8 @@ impl<M: Machine> Administrator<M> {
                 self.let_through(id, true, "suspend")?;
             }
             let lost = held.err().map_or_else(String::new, |lost| format!("; besides, {lost}"));
-            return Err(format!(
-                "/dev/ublkb{id}: it cannot be recorded that it is suspended: {why}; {now}{lost}"
-            )
-            .into());
+            let what = format!("/dev/ublkb{id}: it cannot be recorded that it is suspended");
+            return Err(why.context(what).ending(format!("; {now}{lost}")));
         }
         held.map(|()| Reply::Done).map_err(|lost| lost.but(format!("/dev/ublkb{id}: suspended")))
     }
@@ -122,7 +120,7 @@ impl<M: Machine> Administrator<M> {
             |why| format!("; the device's state is not recorded: {why}"),
             |()| String::new(),
         );
-        Err(format!("{error}; {stays}{recorded}").into())
+        Err(error.ending(format!("; {stays}{recorded}")))
     }
 
     /// Records whether a device is suspended, and its inactive table, for reports and for the next
@@ -251,7 +249,7 @@ impl<M: Machine> Administrator<M> {
             if let Some(entry) = self.devices.get_mut(&id) {
                 entry.loaded = before;
             }
-            return Err(format!("/dev/ublkb{id}: the table cannot be recorded: {why}").into());
+            return Err(why.context(format!("/dev/ublkb{id}: the table cannot be recorded")));
         }
         Ok(Reply::Done)
     }
@@ -365,7 +363,7 @@ impl<M: Machine> Administrator<M> {
                 if let Some(entry) = self.devices.get_mut(&id) {
                     (entry.deps, entry.spec) = old;
                 }
-                return Err(format!("the table cannot be recorded: {why}").into());
+                return Err(why.context("the table cannot be recorded"));
             }
             Err(why) => log::error!(
                 "the old table is restored, but the state file may still contain the new one: {why}"

@@ -212,13 +212,13 @@ impl Records for Directory {
         Ok(())
     }
 
-    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, String> {
+    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, Reason> {
         let shared = Directory::lock(self);
         let concerns = |state: &&LegState| identities.iter().any(|id| state.knows(*id));
         Ok(LegState::joined(shared.files.ended.iter().filter(concerns).cloned()))
     }
 
-    fn keep_legs(&self) -> Result<Option<LegState>, String> {
+    fn keep_legs(&self) -> Result<Option<LegState>, Reason> {
         let mut shared = Directory::lock(self);
         if !shared.files.legs.contains_key(&self.key) {
             return Ok(None);

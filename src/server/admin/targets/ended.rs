@@ -50,7 +50,7 @@ impl<M: Machine> Administrator<M> {
             Err(why) => {
                 let what = "which legs have missed writes is not known, name the right one with \
                             --source";
-                return Err(format!("{why}: {what}").into());
+                return Err(why.ending(format!(": {what}")));
             }
         };
         let Some(mut state) = ended else { return Ok(past) };
@@ -88,7 +88,7 @@ impl<M: Machine> Administrator<M> {
             return Ok(None);
         }
         let kept = self.machine.records().keep_legs().map_err(|why| {
-            format!("which of its legs have missed writes cannot be kept on record: {why}")
+            why.context("which of its legs have missed writes cannot be kept on record")
         })?;
         Ok(kept.map(|state| state.told()))
     }

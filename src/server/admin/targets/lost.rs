@@ -37,9 +37,9 @@ pub(super) fn is_lost(
     if !here {
         return Ok(false);
     }
-    let found = record
-        .found()
-        .map_err(|error| format!("{path}: cannot determine whether its store is lost: {error}"))?;
+    let found = record.found().map_err(|why| {
+        why.context(format!("{path}: cannot determine whether its store is lost"))
+    })?;
     match found {
         None => Ok(false),
         Some(_) if again => Ok(true),

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identity, number_of};
 use super::own_legs::NewLeg;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::{KnownDisk, Reply};
 use crate::server::admin::devices::{Device, LegRef, MESSAGES, find_leg, no_device, not_a_leg};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
@@ -39,7 +39,7 @@ impl<M: Machine> Administrator<M> {
                 let change = Change::with(&new, found, move |legs, new| legs[at] = new);
                 self.change(id, change, move |thread, mirror| async move {
                     let parts = opened.parts(&*thread, &mirror);
-                    mirror.replace_leg(at, parts).await.map_err(|error| error.to_string())
+                    mirror.replace_leg(at, parts).await.map_err(Failure::from)
                 })?;
             }
             ["add-leg", disk] => {
@@ -49,7 +49,7 @@ impl<M: Machine> Administrator<M> {
                 let change = Change::with(&new, found, |legs, new| legs.push(new));
                 self.change(id, change, move |thread, mirror| async move {
                     let parts = opened.parts(&*thread, &mirror);
-                    mirror.add_leg(parts).await.map_err(|error| error.to_string())
+                    mirror.add_leg(parts).await.map_err(Failure::from)
                 })?;
             }
             ["remove-leg", leg] => {
@@ -57,7 +57,7 @@ impl<M: Machine> Administrator<M> {
                 let change =
                     Change { new: None, apply: Box::new(move |legs| drop(legs.remove(at))) };
                 self.change(id, change, move |_, mirror| async move {
-                    mirror.remove_leg(at).await.map_err(|error| error.to_string())
+                    mirror.remove_leg(at).await.map_err(Failure::from)
                 })?;
             }
             ["recover"] => self.on_mirror(id, move |_, mirror| async move {
@@ -152,7 +152,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Changes a mirror's legs and records that. A change that waits for a disk that does not
     /// answer is canceled, or, if it is too late for that, completed when the disk answers.
-    fn change<F: Future<Output = Result<(), String>> + 'static>(
+    fn change<F: Future<Output = Result<(), Reason>> + 'static>(
         &mut self,
         id: u32,
         change: Change,
@@ -164,8 +164,8 @@ impl<M: Machine> Administrator<M> {
             let mirror = thread.group().mirror(id)?;
             job(thread, mirror).await
         };
-        let then = move |admin: &mut Administrator<M>, changed: Result<(), String>| {
-            let noted = changed.map_err(Reason::from).and_then(|()| {
+        let then = move |admin: &mut Administrator<M>, changed: Result<(), Reason>| {
+            let noted = changed.and_then(|()| {
                 log::warn!("/dev/ublkb{id}: its disk answers again; its legs have been changed");
                 later.take().map_or(Ok(()), |change| admin.change_legs(id, change))
             });
@@ -196,15 +196,15 @@ impl<M: Machine> Administrator<M> {
         self.settle();
     }
 
-    fn on_mirror<F: Future<Output = Result<(), String>> + 'static>(
+    fn on_mirror<F: Future<Output = Result<(), Reason>> + 'static>(
         &self,
         id: u32,
         job: impl FnOnce(Rc<M::Thread>, Rc<Mirror>) -> F + Send + 'static,
     ) -> Result<(), Reason> {
-        Ok(self.machine.call(move |thread| async move {
+        self.machine.call(move |thread| async move {
             let mirror = thread.group().mirror(id)?;
             job(thread, mirror).await
-        })??)
+        })?
     }
 
     /// What is recorded of a new leg's disk.

@@ -239,7 +239,7 @@ impl<M: Machine> Administrator<M> {
                     happened.notify();
                 }),
             };
-            let mirror = Mirror::open(config).await.map_err(|error| error.to_string())?;
+            let mirror = Mirror::open(config).await?;
             group.keep_opened(ticket, Opened { target: Target::Mirror(mirror), events });
             Ok::<(), Reason>(())
         };
@@ -248,7 +248,7 @@ impl<M: Machine> Administrator<M> {
 }
 
 fn check_region<D>(mirror: &Table, disks: &Disks<D>) -> Result<(), Reason> {
-    mirror.check(disks.len).map_err(|error| error.to_string())?;
+    mirror.check(disks.len)?;
     if mirror.region_size.0 % disks.block.0 != 0 {
         let (region, block) = (mirror.region_size, disks.block.bytes());
         return Err(format!(
@@ -294,10 +294,9 @@ fn check_legs(
     };
     let source = spec.source.or(by_log).or(known).unwrap_or(0);
     let from = (&disks.legs[source], mirror.legs[source].offset);
-    let right = content_of_leg(from.0, from.1, disks.len).map_err(|error| {
-        format!(
-            "{error}; all other legs would be copied from this one, so name a readable leg with \
-             --source"
+    let right = content_of_leg(from.0, from.1, disks.len).map_err(|why| {
+        why.ending(
+            "; all other legs would be copied from this one, so name a readable leg with --source",
         )
     })?;
     for (at, leg) in disks.legs.iter().enumerate().filter(|(at, _)| *at != source) {

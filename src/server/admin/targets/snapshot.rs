@@ -295,7 +295,7 @@ impl<M: Machine> Administrator<M> {
                     happened.notify();
                 }),
             };
-            let snapshot = Snapshot::open(parts).await.map_err(|error| error.to_string())?;
+            let snapshot = Snapshot::open(parts).await?;
             if again && snapshot.store().is_new() {
                 // The dead server had a store: the COW's content now is not this snapshot's.
                 return Err(format!("{path}: it no longer holds a snapshot store").into());
