@@ -196,17 +196,7 @@ pub(super) fn recover_in_foreground(
 ) -> Result<ExitCode, Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
-    let (family, first) = known.find(&words[0])?;
-    for word in words {
-        let (other, device) = known.find(word)?;
-        if other.key != family.key {
-            let hint = "recover each with a command of its own";
-            return Err(wrong_usage(format!(
-                "{}: did not have the same server as {}: {hint}",
-                device.name, first.name
-            )));
-        }
-    }
+    let (family, first) = family_of_all(&known, words)?;
     let lock = rundir.lock_family(&family.key, "recover")?;
     let state = match rundir.server(&family.key) {
         Some(Server { lives: false, state: Some(state), .. }) => state,
@@ -255,6 +245,25 @@ pub(super) fn recover_in_foreground(
     rundir.remove_socket(&family.key);
     let done = |reply| takeover::taken_over(reply, &wanted);
     process::foreground(&rundir, &family.key, Command::Recover(devices), lock, done)
+}
+
+/// The family of all these devices, and the first of them.
+fn family_of_all<'a>(
+    known: &'a Known,
+    words: &[String],
+) -> Result<(&'a Family, &'a DeviceReport), Failure> {
+    let (family, first) = known.find(&words[0])?;
+    for word in words {
+        let (other, device) = known.find(word)?;
+        if other.key != family.key {
+            let hint = "recover each with a command of its own";
+            return Err(wrong_usage(format!(
+                "{}: did not have the same server as {}: {hint}",
+                device.name, first.name
+            )));
+        }
+    }
+    Ok((family, first))
 }
 
 /// Has a living server take over a device that it left out, and keeps that device.

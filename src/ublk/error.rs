@@ -178,6 +178,17 @@ fn hint(command: &str, errno: i32) -> &'static str {
     }
 }
 
+/// What to do about a command that has taken too long.
+fn hint_of_timeout(command: &str) -> &'static str {
+    match command {
+        "DEL_DEV" => {
+            "a process still has its character device open; the device is deleted when that \
+             process ends"
+        }
+        _ => "check that its server is alive and serves every queue",
+    }
+}
+
 /// An errno as text with its number.
 fn errno_text(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
@@ -237,13 +248,7 @@ impl fmt::Display for ControlError {
                 )
             }
             ControlError::Timeout { command, device, limit } => {
-                let hint = match *command {
-                    "DEL_DEV" => {
-                        "a process still has its character device open; the device is deleted when \
-                         that process ends"
-                    }
-                    _ => "check that its server is alive and serves every queue",
-                };
+                let hint = hint_of_timeout(command);
                 write!(
                     f,
                     "{} failed: no answer within {} ms: {hint}",

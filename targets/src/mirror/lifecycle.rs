@@ -32,23 +32,8 @@ impl Mirror {
     /// The legs, the log and the sizes do not fit together. An unreadable log is not an error: the
     /// mirror starts with nothing in sync, and with a failed log, as in the kernel.
     pub async fn open(config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
+        let (region_size, regions) = check_config(&config)?;
         let count = config.legs.len();
-        if !(MIN_LEGS..=MAX_LEGS).contains(&count) {
-            return Err(OpenError::LegCount(count));
-        }
-        if let Some(leg) = config.source.filter(|leg| *leg >= count) {
-            return Err(OpenError::NoSuchLeg(leg));
-        }
-        let wrong_size = OpenError::RegionSize(config.region_size);
-        let region_size =
-            RegionSize::from_sectors(config.region_size.0).ok_or(wrong_size.clone())?;
-        let regions = region_size.regions_in(config.len);
-        if config.region_size > config.len || regions > MAX_REGIONS {
-            return Err(wrong_size);
-        }
-        for leg in &config.legs {
-            check_leg(leg, config.len, region_size)?;
-        }
         let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
         let name = config.log.as_ref().map(|disk| disk.name().clone());
         let log = Log::new(config.host, config.log, regions, config.renamed).map_err(
@@ -358,4 +343,26 @@ impl Mirror {
         self.log.close();
         self.quiet.until(|| (self.tasks.get() == 0).then_some(())).await;
     }
+}
+
+/// Checks the number of legs, their sizes and the region size. Returns the region size and the
+/// number of regions.
+fn check_config(config: &MirrorConfig<'_>) -> Result<(RegionSize, u64), OpenError> {
+    let count = config.legs.len();
+    if !(MIN_LEGS..=MAX_LEGS).contains(&count) {
+        return Err(OpenError::LegCount(count));
+    }
+    if let Some(leg) = config.source.filter(|leg| *leg >= count) {
+        return Err(OpenError::NoSuchLeg(leg));
+    }
+    let wrong_size = OpenError::RegionSize(config.region_size);
+    let region_size = RegionSize::from_sectors(config.region_size.0).ok_or(wrong_size.clone())?;
+    let regions = region_size.regions_in(config.len);
+    if config.region_size > config.len || regions > MAX_REGIONS {
+        return Err(wrong_size);
+    }
+    for leg in &config.legs {
+        check_leg(leg, config.len, region_size)?;
+    }
+    Ok((region_size, regions))
 }

@@ -50,18 +50,7 @@ impl Store {
             wanted.ok_or(StoreError::ChunkBelowBlock { chunk: Sectors(default), block_bytes })?;
         if !open.persistent {
             check_size(wanted, block_bytes, open.cow, 1)?;
-            let cursor = RefCell::new(Cursor::new(Layout { chunk_size: wanted }));
-            let transient_next = Cell::new(0);
-            let store = Store {
-                cow: open.cow.clone(),
-                chunk_size: wanted,
-                persistent: None,
-                cursor,
-                transient_next,
-                used: Cell::new(false),
-                last: RefCell::default(),
-            };
-            return Ok((store, Exceptions::new(Health::Valid)));
+            return Ok((Store::transient(open.cow, wanted), Exceptions::new(Health::Valid)));
         }
         if open.cow.limits().read_only {
             return Err(StoreError::ReadOnly(open.cow.name().clone()));
@@ -103,6 +92,19 @@ impl Store {
             last: RefCell::new(last),
         };
         Ok((store, Exceptions::loaded(health, mapping)))
+    }
+
+    /// A store that lives as long as its device.
+    fn transient(cow: &Disk, chunk_size: ChunkSize) -> Store {
+        Store {
+            cow: cow.clone(),
+            chunk_size,
+            persistent: None,
+            cursor: RefCell::new(Cursor::new(Layout { chunk_size })),
+            transient_next: Cell::new(0),
+            used: Cell::new(false),
+            last: RefCell::default(),
+        }
     }
 
     /// Takes over records that a server journaled and could not commit any more. Returns those that

@@ -98,73 +98,71 @@ impl Town {
         let spec = if what == What::Mirror { self.mirror_table(false) } else { Town::spec(what) };
         let command = Command::Add { name: None, id: None, spec };
         match self.ask(key, command) {
-            Ok(Reply::Added { path, .. }) if !self.site.is_dead() => {
-                let id: u32 =
-                    path.trim_start_matches("/dev/ublkb").parse().map_err(|_| path.clone())?;
-                let cookie = self
-                    .site
-                    .kernel
-                    .borrow()
-                    .devices
-                    .get(&id)
-                    .map_or(0, |device| device.info.target_flags);
-                self.devices.insert(what, Known { id, cookie, suspended: false, in_use: false });
-                let told = self.state(key)?.iter().any(|device| device.cookie == cookie);
-                if !told && !self.hindered() {
-                    return self.broken(format!(
-                        "{what:?} has been added, and the state file does not tell of it"
-                    ));
+            Ok(Reply::Added { path, .. }) if !self.site.is_dead() => self.added(what, &path),
+            reply => self.not_added(what, reply),
+        }
+    }
+
+    /// Adds a device to the model.
+    fn added(&mut self, what: What, path: &str) -> Result<(), String> {
+        let id: u32 = path.trim_start_matches("/dev/ublkb").parse().map_err(|_| path.to_owned())?;
+        let cookie =
+            self.site.kernel.borrow().devices.get(&id).map_or(0, |device| device.info.target_flags);
+        self.devices.insert(what, Known { id, cookie, suspended: false, in_use: false });
+        let told = self.state(what.key())?.iter().any(|device| device.cookie == cookie);
+        if !told && !self.hindered() {
+            return self.broken(format!(
+                "{what:?} has been added, and the state file does not tell of it"
+            ));
+        }
+        if what == What::Origin {
+            self.life += 1;
+            for at in 0..self.snaps.len() {
+                let there = self.has(What::Snap(at));
+                if let Some(snap) = self.snaps[at].as_mut().filter(|_| there) {
+                    snap.life = self.life;
                 }
-                if what == What::Origin {
-                    self.life += 1;
-                    for at in 0..self.snaps.len() {
-                        let there = self.has(What::Snap(at));
-                        if let Some(snap) = self.snaps[at].as_mut().filter(|_| there) {
-                            snap.life = self.life;
-                        }
-                    }
-                }
-                if let What::Snap(at) = what {
-                    let fresh = Snap {
-                        content: self.origin.frozen(),
-                        life: self.life,
-                        owed: false,
-                        noted: false,
-                        forfeit: false,
-                    };
-                    let snap = self.snaps[at].get_or_insert(fresh);
-                    (snap.life, snap.noted) = (self.life, false);
-                }
-                Ok(())
-            }
-            reply => {
-                if let (What::Snap(at), Err(why)) = (what, &reply) {
-                    let owed =
-                        self.snaps[at].as_ref().is_some_and(|snap| snap.owed && !snap.forfeit);
-                    if owed && !self.site.is_dead() && why != "interrupted" && !self.hindered() {
-                        return self.broken(format!("{what:?} is owed, and refused: {why}"));
-                    }
-                    self.judge_refusal(at, why)?;
-                }
-                // After a failed add, the store that it leaves is not known to be a snapshot of the
-                // origin.
-                let unsure =
-                    self.site.is_dead() || matches!(&reply, Err(why) if why == "interrupted");
-                if let (What::Snap(at), true) = (what, unsure) {
-                    let content = self.origin.frozen();
-                    let snap = self.snaps[at].get_or_insert(Snap {
-                        content,
-                        life: self.life,
-                        owed: false,
-                        noted: false,
-                        forfeit: true,
-                    });
-                    snap.owed = false;
-                    self.doubtful[at] = true;
-                }
-                Err(reply.err().unwrap_or_else(|| "ended".to_owned()))
             }
         }
+        if let What::Snap(at) = what {
+            let fresh = Snap {
+                content: self.origin.frozen(),
+                life: self.life,
+                owed: false,
+                noted: false,
+                forfeit: false,
+            };
+            let snap = self.snaps[at].get_or_insert(fresh);
+            (snap.life, snap.noted) = (self.life, false);
+        }
+        Ok(())
+    }
+
+    /// Judges an `add` that has failed.
+    fn not_added(&mut self, what: What, reply: Result<Reply, String>) -> Result<(), String> {
+        if let (What::Snap(at), Err(why)) = (what, &reply) {
+            let owed = self.snaps[at].as_ref().is_some_and(|snap| snap.owed && !snap.forfeit);
+            if owed && !self.site.is_dead() && why != "interrupted" && !self.hindered() {
+                return self.broken(format!("{what:?} is owed, and refused: {why}"));
+            }
+            self.judge_refusal(at, why)?;
+        }
+        // After a failed add, the store that it leaves is not known to be a snapshot of the
+        // origin.
+        let unsure = self.site.is_dead() || matches!(&reply, Err(why) if why == "interrupted");
+        if let (What::Snap(at), true) = (what, unsure) {
+            let content = self.origin.frozen();
+            let snap = self.snaps[at].get_or_insert(Snap {
+                content,
+                life: self.life,
+                owed: false,
+                noted: false,
+                forfeit: true,
+            });
+            snap.owed = false;
+            self.doubtful[at] = true;
+        }
+        Err(reply.err().unwrap_or_else(|| "ended".to_owned()))
     }
 
     /// Whether a device of the origin's family exists.

@@ -9,19 +9,29 @@ use super::town::What::{Mirror, Origin, Snap};
 const COW: usize = 1;
 const LEG: usize = 3;
 
-/// All of them.
+/// The families.
+const O: &str = "o";
+const M: &str = "mirror-a";
+
+/// All stories.
 pub fn stories() -> Vec<Vec<Step>> {
-    let (o, m) = ("o", "mirror-a");
+    let parts =
+        [ends(), tables(), left_out(), later_boots(), leaving(), on_record(), disks(), again()];
+    parts.into_iter().flatten().collect()
+}
+
+/// Numbers that are used again, shutdowns, and the last writes of a device.
+fn ends() -> Vec<Vec<Step>> {
     vec![
         // A number now belongs to another program.
         vec![Add(Origin), Steal(Origin, true)],
-        vec![Add(Origin), Kill(o), Steal(Origin, true), Recover],
+        vec![Add(Origin), Kill(O), Steal(Origin, true), Recover],
         // SIGTERM while the origin is in use, and its snapshot has the lower number.
         vec![
             Add(Snap(0)),
             Add(Origin),
             Use(Origin, true),
-            Terminate(o),
+            Terminate(O),
             Write(Origin, 1),
             Recover,
             Write(Origin, 2),
@@ -31,7 +41,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Add(Mirror),
             Fail(LEG, Class::Write, 0),
             Write(Mirror, 3),
-            Kill(m),
+            Kill(M),
             Mend,
             Recover,
             Write(Mirror, 4),
@@ -53,6 +63,12 @@ pub fn stories() -> Vec<Vec<Step>> {
         ],
         // A suspend of a suspended device is undone.
         vec![Add(Origin), Suspend(Origin), Leave, Suspend(Origin)],
+    ]
+}
+
+/// Loaded tables.
+fn tables() -> Vec<Vec<Step>> {
+    vec![
         // A table with a missing leg.
         vec![Add(Mirror), Write(Mirror, 1), Load(true), Resume(Mirror), Write(Mirror, 2)],
         vec![
@@ -63,12 +79,18 @@ pub fn stories() -> Vec<Vec<Step>> {
             Write(Mirror, 2),
             Resume(Mirror),
         ],
+    ]
+}
+
+/// Snapshots whose COW is absent when their origin is taken over.
+fn left_out() -> Vec<Vec<Step>> {
+    vec![
         // A snapshot's COW is missing when its origin is taken over.
-        vec![Add(Snap(0)), Add(Origin), Kill(o), Attach(COW, false), Recover, Write(Origin, 2)],
+        vec![Add(Snap(0)), Add(Origin), Kill(O), Attach(COW, false), Recover, Write(Origin, 2)],
         vec![
             Add(Origin),
             Add(Snap(0)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
             Write(Origin, 2),
@@ -79,7 +101,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Add(Origin),
             Add(Snap(0)),
             Write(Origin, 2),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
             Attach(COW, true),
@@ -88,19 +110,25 @@ pub fn stories() -> Vec<Vec<Step>> {
         vec![
             Add(Origin),
             Add(Snap(0)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
             Write(Origin, 2),
             Del(Snap(0), true),
         ],
-        vec![Add(Snap(0)), Add(Origin), Kill(o), Attach(COW, false), Recover, Del(Origin, false)],
+        vec![Add(Snap(0)), Add(Origin), Kill(O), Attach(COW, false), Recover, Del(Origin, false)],
+    ]
+}
+
+/// The machine is restarted, or only the state file of an earlier version records a loss.
+fn later_boots() -> Vec<Vec<Step>> {
+    vec![
         // The machine restarts meanwhile, and its run directory is kept.
         vec![
             KeepFiles,
             Add(Snap(0)),
             Add(Origin),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
             Write(Origin, 2),
@@ -112,25 +140,25 @@ pub fn stories() -> Vec<Vec<Step>> {
             Add(Origin),
             Add(Snap(0)),
             Add(Snap(1)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
-            Kill(o),
+            Kill(O),
             Recover,
             Write(Origin, 2),
             Flush(Origin),
-            Kill(o),
+            Kill(O),
             PowerCut,
         ],
         // Only the state file of an earlier version records a loss.
         vec![
             Add(Origin),
             Add(Snap(0)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
             Write(Origin, 2),
-            Kill(o),
+            Kill(O),
             ForgetRecords,
             Recover,
             KeepFiles,
@@ -139,42 +167,48 @@ pub fn stories() -> Vec<Vec<Step>> {
         vec![
             Add(Origin),
             Add(Snap(0)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
             Write(Origin, 2),
             ForgetRecords,
             Del(Snap(0), true),
         ],
+    ]
+}
+
+/// Snapshots that are deleted while their origin stays, or is added later.
+fn leaving() -> Vec<Vec<Step>> {
+    vec![
         // A snapshot is deleted while it has no server, and its origin continues.
-        vec![Add(Origin), Add(Snap(0)), Kill(o), Steal(Snap(0), false), Recover, Write(Origin, 2)],
-        vec![Add(Origin), Add(Snap(0)), Kill(o), Del(Snap(0), true), Recover, Write(Origin, 2)],
+        vec![Add(Origin), Add(Snap(0)), Kill(O), Steal(Snap(0), false), Recover, Write(Origin, 2)],
+        vec![Add(Origin), Add(Snap(0)), Kill(O), Del(Snap(0), true), Recover, Write(Origin, 2)],
         // The same with a missing COW: the loss is recorded under the COW's known names.
         vec![
             Add(Origin),
             Add(Snap(0)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Del(Snap(0), true),
             Attach(COW, true),
             Recover,
             Write(Origin, 2),
         ],
-        vec![Add(Origin), Add(Snap(0)), Del(Snap(0), false), Kill(o), Recover, Write(Origin, 2)],
+        vec![Add(Origin), Add(Snap(0)), Del(Snap(0), false), Kill(O), Recover, Write(Origin, 2)],
         vec![
             Add(Origin),
             Add(Snap(0)),
             Use(Origin, true),
             Del(Snap(0), false),
             Write(Origin, 2),
-            Kill(o),
+            Kill(O),
             Recover,
         ],
         // Another program deletes a snapshot that its server has left out.
         vec![
             Add(Origin),
             Add(Snap(0)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
             Steal(Snap(0), false),
@@ -186,21 +220,27 @@ pub fn stories() -> Vec<Vec<Step>> {
         vec![
             Add(Snap(0)),
             Add(Snap(1)),
-            Kill(o),
+            Kill(O),
             Steal(Snap(0), false),
             Recover,
             Add(Origin),
             Write(Origin, 2),
         ],
+    ]
+}
+
+/// State that is recorded, cannot be recorded, or is not started by the kernel.
+fn on_record() -> Vec<Vec<Step>> {
+    vec![
         // Only a state file is left, and the devices in it cannot be completed immediately.
         vec![
             Add(Origin),
             Add(Snap(0)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
             Write(Origin, 2),
-            Kill(o),
+            Kill(O),
             ForgetRecords,
             Steal(Snap(0), false),
             Steal(Origin, false),
@@ -209,9 +249,9 @@ pub fn stories() -> Vec<Vec<Step>> {
             Full(false),
         ],
         // A suspended device stays suspended.
-        vec![Add(Origin), Suspend(Origin), Write(Origin, 1), Kill(o), Recover],
+        vec![Add(Origin), Suspend(Origin), Write(Origin, 1), Kill(O), Recover],
         // The state file lists the existing devices.
-        vec![Add(Origin), Add(Snap(0)), Del(Snap(0), false), Kill(o)],
+        vec![Add(Origin), Add(Snap(0)), Del(Snap(0), false), Kill(O)],
         vec![Add(Origin), Leave, Add(Snap(0))],
         // A device in use.
         vec![Add(Origin), Use(Origin, true), Del(Origin, false), Write(Origin, 1)],
@@ -225,7 +265,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Fail(LEG, Class::Write, 0),
             Write(Mirror, 5),
             Write(Mirror, 6),
-            Kill(m),
+            Kill(M),
             Full(false),
             Mend,
             Recover,
@@ -234,7 +274,7 @@ pub fn stories() -> Vec<Vec<Step>> {
         vec![
             Add(Snap(0)),
             Add(Origin),
-            Kill(o),
+            Kill(O),
             Refuse(2),
             Recover,
             Mend,
@@ -244,7 +284,7 @@ pub fn stories() -> Vec<Vec<Step>> {
         vec![
             Add(Origin),
             Add(Snap(0)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Refuse(1),
             Recover,
@@ -252,30 +292,36 @@ pub fn stories() -> Vec<Vec<Step>> {
             Recover,
             Write(Origin, 2),
         ],
-        vec![Add(Mirror), Suspend(Mirror), Kill(m), Refuse(1), Recover, Terminate(m), Recover],
+        vec![Add(Mirror), Suspend(Mirror), Kill(M), Refuse(1), Recover, Terminate(M), Recover],
+    ]
+}
+
+/// Disks that are exchanged or silent.
+fn disks() -> Vec<Vec<Step>> {
+    vec![
         // A replaced leg belongs to its user.
-        vec![Add(Mirror), Replace(0, 5), Write(Mirror, 3), Kill(m), Recover, Write(Mirror, 4)],
+        vec![Add(Mirror), Replace(0, 5), Write(Mirror, 3), Kill(M), Recover, Write(Mirror, 4)],
         // A leg takes its own place again, and stays claimed.
-        vec![Add(Mirror), Replace(0, 3), Write(Mirror, 3), Kill(m), Recover, Write(Mirror, 4)],
+        vec![Add(Mirror), Replace(0, 3), Write(Mirror, 3), Kill(M), Recover, Write(Mirror, 4)],
         // Another disk is at the path of a disk, and is removed again.
         vec![
             Add(Origin),
             Add(Snap(0)),
             Write(Snap(0), 3),
-            Kill(o),
+            Kill(O),
             Swap(COW),
             Recover,
             Write(Origin, 2),
             Swap(COW),
             Recover,
         ],
-        vec![Add(Origin), Write(Origin, 1), Kill(o), Swap(0), Recover, Swap(0), Recover],
-        vec![Add(Mirror), Write(Mirror, 1), Kill(m), Swap(LEG), Recover, Swap(LEG), Recover],
+        vec![Add(Origin), Write(Origin, 1), Kill(O), Swap(0), Recover, Swap(0), Recover],
+        vec![Add(Mirror), Write(Mirror, 1), Kill(M), Swap(LEG), Recover, Swap(LEG), Recover],
         // Another snapshot is added on the COW of a left-out snapshot.
         vec![
             Add(Origin),
             Add(Snap(0)),
-            Kill(o),
+            Kill(O),
             Attach(COW, false),
             Recover,
             Attach(COW, true),
@@ -289,24 +335,30 @@ pub fn stories() -> Vec<Vec<Step>> {
             Add(Origin),
             Add(Snap(0)),
             Write(Snap(0), 3),
-            Kill(o),
+            Kill(O),
             Hang(COW),
             Recover,
             Write(Origin, 2),
             Answer,
             Recover,
         ],
-        vec![Add(Origin), Add(Snap(0)), Hang(0), Write(Origin, 2), Kill(o), Recover],
+        vec![Add(Origin), Add(Snap(0)), Hang(0), Write(Origin, 2), Kill(O), Recover],
         // Another family does not take a disk of a device without a server.
         vec![
             Add(Origin),
             Add(Mirror),
             Write(Origin, 1),
-            Kill(o),
+            Kill(O),
             Replace(0, 0),
             Del(Mirror, false),
             Recover,
         ],
+    ]
+}
+
+/// Disks that are used again after their device has ended.
+fn again() -> Vec<Vec<Step>> {
+    vec![
         // A mirror ends while its first leg has missed something, and is added by the same line.
         vec![
             Add(Mirror),
@@ -320,7 +372,7 @@ pub fn stories() -> Vec<Vec<Step>> {
             Add(Mirror),
             Fail(LEG, Class::Write, 0),
             Write(Mirror, 3),
-            Terminate(m),
+            Terminate(M),
             Mend,
             Add(Mirror),
             Write(Mirror, 4),

@@ -74,20 +74,7 @@ impl<M: Machine> Administrator<M> {
                     Ok(())
                 })?;
             }
-            ["replace" | "add-leg" | "remove-leg" | "recover" | "throttle", ..] => {
-                let text = words.join(" ");
-                return Err(format!(
-                    "message '{text}': wrong number of words; a mirror takes {MESSAGES}"
-                )
-                .into());
-            }
-            _ => {
-                return Err(format!(
-                    "message '{}': unknown; a mirror takes {MESSAGES}",
-                    words.join(" ")
-                )
-                .into());
-            }
+            _ => return Err(not_a_message(&words)),
         }
         Ok(Reply::Lines(Vec::new()))
     }
@@ -258,4 +245,14 @@ impl Change {
 
 fn new_leg(word: &str) -> Result<Leg, Reason> {
     leg_of(word)
+}
+
+fn not_a_message(words: &[&str]) -> Reason {
+    let what = match words {
+        ["replace" | "add-leg" | "remove-leg" | "recover" | "throttle", ..] => {
+            "wrong number of words"
+        }
+        _ => "unknown",
+    };
+    format!("message '{}': {what}; a mirror takes {MESSAGES}", words.join(" ")).into()
 }

@@ -28,7 +28,7 @@ use crate::server::admin::state::Administrator;
 use crate::server::admin::strangers::{refuse_other_store, refuse_stranger};
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, DiskId, Limits};
-use crate::ublk::device;
+use crate::ublk::{Params, device};
 
 /// An origin was opened, but no target keeps it open.
 const NO_ORIGIN: &str = "the family has no origin";
@@ -108,15 +108,7 @@ impl<M: Machine> Administrator<M> {
             self.origin_size(origin)?,
             origin_limits.logical_block_size,
         )?;
-        if self.machine.disk_at(&snapshot.cow) == Some(origin) {
-            return Err(format!("{}: the origin cannot be its own COW", snapshot.cow).into());
-        }
-        // Not shared even by force: the store would overwrite the data of another device.
-        let sharing = Sharing::of(false, again.is_some());
-        let opened = self.open_sharing(&snapshot.cow, Access::ReadWrite, sharing);
-        let (cow, _) = opened?;
-        let mut cow_known = self.recognized(&snapshot.cow, &cow, again)?;
-        refuse_other_store(&snapshot.cow, again, cow.store()?)?;
+        let (cow, mut cow_known) = self.claim_cow(&snapshot.cow, origin, again)?;
         let again = again.is_some();
         let overwrite = !again && spec.force;
         let persistent = !snapshot.store.is_transient();
@@ -153,18 +145,8 @@ impl<M: Machine> Administrator<M> {
             origin,
         };
         let found = self.open_snapshot(snapshot, cow, opening)?;
-        let discard =
-            snapshot.discard_zeroes_cow.then(|| device::discard_of_chunks(found.chunk.sectors()));
-        let limits = [&origin_limits, &cow_limits];
         let read_only = spec.options.read_only;
-        // Journaled exceptions are lost on power failure: users must flush, with any COW.
-        let params = device::params(
-            &limits,
-            cow_limits.volatile_cache || persistent,
-            found.len,
-            read_only,
-            discard,
-        );
+        let params = params_of(snapshot, [&origin_limits, &cow_limits], &found, read_only);
         let mut deps = Deps::default();
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         cow_known.store = known.store;
@@ -174,15 +156,26 @@ impl<M: Machine> Administrator<M> {
         // the family.
         spec.force = self.origin_shared;
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
-        Ok(NewDevice {
-            params,
-            ticket,
-            deps,
-            read_only,
-            spec,
-            cow: persistent.then_some(known),
-            note: None,
-        })
+        let cow = persistent.then_some(known);
+        Ok(NewDevice { params, ticket, deps, read_only, spec, cow, note: None })
+    }
+
+    /// Opens a COW and claims it: not shared even by force, since the store would overwrite the
+    /// data of another device.
+    fn claim_cow(
+        &mut self,
+        path: &str,
+        origin: DiskId,
+        again: Option<&KnownDisks>,
+    ) -> Result<(M::Open, KnownDisk), Reason> {
+        if self.machine.disk_at(path) == Some(origin) {
+            return Err(format!("{path}: the origin cannot be its own COW").into());
+        }
+        let sharing = Sharing::of(false, again.is_some());
+        let (cow, _) = self.open_sharing(path, Access::ReadWrite, sharing)?;
+        let known = self.recognized(path, &cow, again)?;
+        refuse_other_store(path, again, cow.store()?)?;
+        Ok((cow, known))
     }
 
     /// Refuses the COW of a device that waits for a server: its store belongs to that device, and
@@ -296,21 +289,41 @@ impl<M: Machine> Administrator<M> {
                 }),
             };
             let snapshot = Snapshot::open(parts).await?;
-            if again && snapshot.store().is_new() {
-                // The dead server had a store: the COW's content now is not this snapshot's.
-                return Err(format!("{path}: it no longer holds a snapshot store").into());
-            }
-            if snapshot.health() == Health::Invalid && !allow_invalid {
-                let hint = "zero its first sector to use the disk for a new snapshot, or add it \
-                            with --allow-invalid";
-                return Err(format!("{path}: the snapshot on it is invalid; {hint}").into());
-            }
+            refuse_unusable(&snapshot, &path, again, allow_invalid)?;
             let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len() };
             group.keep_opened(ticket, Opened { target: Target::Snapshot(snapshot), events });
             Ok::<Found, Reason>(found)
         };
         self.open_while_answered(ticket, open)?
     }
+}
+
+/// The parameters of a snapshot's device, from the limits of its origin and its COW.
+fn params_of(snapshot: &Table, limits: [&Limits; 2], found: &Found, read_only: bool) -> Params {
+    let chunk = found.chunk.sectors();
+    let discard = snapshot.discard_zeroes_cow.then(|| device::discard_of_chunks(chunk));
+    // Journaled exceptions are lost on power failure: users must flush, with any COW.
+    let volatile_cache = limits[1].volatile_cache || !snapshot.store.is_transient();
+    device::params(&limits, volatile_cache, found.len, read_only, discard)
+}
+
+/// Refuses a snapshot whose store is not the one that the device had, or is invalid.
+fn refuse_unusable(
+    snapshot: &Snapshot,
+    path: &str,
+    again: bool,
+    allow_invalid: bool,
+) -> Result<(), Reason> {
+    if again && snapshot.store().is_new() {
+        // The dead server had a store: the COW's content now is not this snapshot's.
+        return Err(format!("{path}: it no longer holds a snapshot store").into());
+    }
+    if snapshot.health() == Health::Invalid && !allow_invalid {
+        let hint = "zero its first sector to use the disk for a new snapshot, or add it with \
+                    --allow-invalid";
+        return Err(format!("{path}: the snapshot on it is invalid; {hint}").into());
+    }
+    Ok(())
 }
 
 /// Lost data is an error, data that may be lost is a warning.
