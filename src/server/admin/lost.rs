@@ -16,18 +16,22 @@ use crate::protocol::Problem;
 
 impl<M: Machine> Administrator<M> {
     /// Called when all tags of a device have ended. Unless the server itself ended them, the device
-    /// is removed.
+    /// is removed. If that fails, every later command tries again.
     pub fn lose(&mut self, id: u32) {
-        if !self.machine.has_ended(id) {
+        let ended = self.machine.has_ended(id);
+        let entry = self.devices.get(&id).filter(|_| ended);
+        let known = entry.map(|entry| (entry.name.clone(), entry.info.target_flags));
+        let Some((name, cookie)) = known else {
+            self.kept.remove(&id);
             return;
+        };
+        let first = self.kept.insert(id);
+        if first {
+            log::error!(
+                "{name}: another program has stopped or deleted /dev/ublkb{id}: its server \
+                 releases the device and its disks"
+            );
         }
-        let known =
-            self.devices.get(&id).map(|entry| (entry.name.clone(), entry.info.target_flags));
-        let Some((name, cookie)) = known else { return };
-        log::error!(
-            "{name}: another program has stopped or deleted /dev/ublkb{id}: its server releases \
-             the device and its disks"
-        );
         match self.take_down(id, cookie, true) {
             Ok(End { lost, wrong, stale }) => {
                 stale.iter().for_each(|stale| log::warn!("/dev/ublkb{id}: deleted; {stale}"));
@@ -35,18 +39,24 @@ impl<M: Machine> Administrator<M> {
                 lost.iter().chain(&wrong).for_each(|error| log::error!("{name}: {error}"));
             }
             Err(error) => {
-                // Its target is where it was. The state file goes on telling of it, and what keeps
-                // it is tried again when that has ended.
-                log::error!("{name}: {error}");
+                // Its target is where it was, and the state file continues to describe it.
+                let level = if first { log::Level::Error } else { log::Level::Debug };
+                log::log!(level, "{name}: {error}");
                 if !mutant::is(Mutant::LostThoughKept) {
-                    self.kept.insert(id);
                     return;
                 }
             }
         }
+        self.kept.remove(&id);
         if let Err(why) = self.forget(id) {
             log::error!("{name}: {why}");
         }
+    }
+
+    /// Tries again to remove devices that another program has ended. What an unfinished job keeps
+    /// is refused at once.
+    pub(super) fn lose_kept(&mut self) {
+        self.kept.clone().into_iter().for_each(|id| self.lose(id));
     }
 
     /// Removes devices that were left out and that another program has deleted since. If a COW

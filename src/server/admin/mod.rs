@@ -43,6 +43,7 @@ impl<M: Machine> Administrator<M> {
     /// The reason, and what is left of the attempt.
     pub fn carry_out(&mut self, command: Command) -> Result<Reply, Reason> {
         self.settle();
+        self.lose_kept();
         command.refuse_replaced(|id| self.cookie_of(id))?;
         if !matches!(command, Command::TakeBack { .. }) {
             self.confirm();

@@ -37,7 +37,7 @@ pub struct Administrator<M: Machine> {
     pub(super) origin_shared: bool,
     /// How the origin's disk is recognized later.
     pub(super) origin_known: KnownDisk,
-    /// Devices that another program has ended, and that a silent disk keeps.
+    /// Devices that another program has ended and that could not be removed yet.
     pub(super) kept: BTreeSet<u32>,
     /// Devices that the current command deletes.
     pub(super) going: BTreeSet<u32>,

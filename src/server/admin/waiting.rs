@@ -93,7 +93,7 @@ impl<M: Machine> Administrator<M> {
             }
         }
         if self.unfinished.len() < before {
-            std::mem::take(&mut self.kept).into_iter().for_each(|id| self.lose(id));
+            self.lose_kept();
         }
         self.undo_late();
     }

@@ -42,6 +42,8 @@ pub enum Control {
     StartAgain,
     /// Deleting a device that is stopped.
     Delete,
+    /// To say what a device is: refused where a test says so, not in lives.
+    Info,
 }
 
 impl Control {

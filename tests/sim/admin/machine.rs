@@ -188,7 +188,9 @@ impl Machine for SimMachine {
     }
 
     fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason> {
-        Ok(self.site.kernel.borrow().devices.get(&id).map(|device| device.info.clone()))
+        let mut kernel = self.site.kernel.borrow_mut();
+        kernel.deny(Control::Info, id)?;
+        Ok(kernel.devices.get(&id).map(|device| device.info.clone()))
     }
 
     fn add(

@@ -2,6 +2,7 @@
 //! nothing is done unreported later, and other devices are not delayed.
 
 use super::hangs::hang;
+use super::kernel::Control;
 use super::process::Process;
 use super::town::{Town, What};
 use crate::protocol::{Command, Reply};
@@ -275,6 +276,21 @@ fn the_number_of_a_device_that_a_disk_keeps_is_no_other_ones() {
     assert_eq!(town.devices[&SOUND].id, id);
     suspend(&mut town, SOUND).unwrap();
     assert!(is_suspended(&town, SOUND));
+    town.end().unwrap();
+}
+
+#[test]
+fn a_device_that_another_program_ends_is_removed_at_the_next_command_if_not_at_once() {
+    let mut town = family();
+    let id = town.devices[&BAD].id;
+    let is_told_of = |town: &Town| town.state("o").unwrap().iter().any(|device| device.id == id);
+    town.site.kernel.borrow_mut().denied.push((Control::Info, 0));
+    town.steal(BAD, false);
+    come_to_rest(&mut town, SOUND);
+    assert!(is_told_of(&town), "the kernel has not said what the device is");
+    town.resume(SOUND).unwrap();
+    assert!(!is_told_of(&town));
+    town.judge(SOUND).unwrap();
     town.end().unwrap();
 }
 
