@@ -251,7 +251,9 @@ fn check_name(
     // Reads the state files instead of asking the servers: a server that hangs must not keep other
     // commands from adding devices.
     let is_taken = |device: DeviceState| device.name == *name && exists(&device).unwrap_or(true);
-    let taken = || Ok(rundir.states()?.into_iter().flat_map(|state| state.devices).any(is_taken));
+    let taken = || {
+        Ok(rundir.states_beside(None)?.into_iter().flat_map(|state| state.devices).any(is_taken))
+    };
     if !lock.take_name(rundir, name, taken)? {
         return Err(format!("the name {name} is taken by another device").into());
     }

@@ -63,12 +63,7 @@ pub(super) fn judge(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason>
 
 /// Refuses a device that does not wait for a server.
 fn refuse_unless_waiting(control: &mut Control, id: u32, cookie: u64) -> Result<(), Reason> {
-    let info = device::ours(control, id, cookie)?.ok_or_else(|| device::replaced(id))?;
-    match info.state {
-        DiskState::Quiesced | DiskState::FailIo => Ok(()),
-        DiskState::Live => Err(format!("/dev/ublkb{id}: it already has a server").into()),
-        DiskState::Dead => Err(device::no_longer_waits(id, &info)),
-    }
+    device::must_wait(id, device::ours(control, id, cookie)?).map(drop)
 }
 
 /// Checks that the COW is there, that all of its store can be read, and that no journal that may be

@@ -25,10 +25,8 @@ impl RunDir {
     /// The names of all devices in the state files of the other servers, and of those that are
     /// being added there.
     pub fn names_beside(&self, key: &str) -> Result<Vec<String>, Reason> {
-        let keys = self.keys()?;
         // A state file that cannot be read is skipped: its names are unknown.
-        let states =
-            keys.iter().filter(|other| *other != key).filter_map(|other| self.state(other).ok()?);
+        let states = self.states_beside(Some(key))?.into_iter();
         let mut names: Vec<String> =
             states.flat_map(|state| state.devices).map(|device| device.name).collect();
         let why = |error: io::Error| Failure::from(error).context(self.path.display());

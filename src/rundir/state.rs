@@ -97,9 +97,12 @@ impl RunDir {
         State::parse(&bytes, &boot_id).map_err(|error| why(error.into()))
     }
 
-    /// The states of all servers, including dead ones; files that cannot be read are skipped.
-    pub fn states(&self) -> io::Result<Vec<State>> {
-        Ok(self.keys()?.iter().filter_map(|key| self.state(key).ok()?).collect())
+    /// The states of all servers but `own`, including dead ones; files that cannot be read are
+    /// skipped.
+    pub fn states_beside(&self, own: Option<&str>) -> io::Result<Vec<State>> {
+        let keys = self.keys()?;
+        let others = keys.iter().filter(|key| Some(key.as_str()) != own);
+        Ok(others.filter_map(|key| self.state(key).ok()?).collect())
     }
 }
 

@@ -84,11 +84,7 @@ impl Live {
     /// The disks below the devices of other families. Unreadable state files are ignored.
     fn through(&self) -> Through {
         let Files { rundir, key } = &self.files;
-        let keys = rundir.keys().unwrap_or_default();
-        let states = keys
-            .iter()
-            .filter(|other| *other != key)
-            .filter_map(|other| rundir.state(other).ok()?);
+        let states = rundir.states_beside(Some(key)).unwrap_or_default().into_iter();
         states.flat_map(|state| state.devices).map(|device| (device.id, numbers(&device))).collect()
     }
 }
@@ -146,11 +142,7 @@ impl Machine for Live {
     }
 
     fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason> {
-        match self.control.info(id) {
-            Ok(info) => Ok(Some(info)),
-            Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        device::info(&mut self.control, id)
     }
 
     fn add(

@@ -12,7 +12,9 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceOptions;
 use crate::storage::{DiskId, Limits};
-use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, Discard, Params, attrs};
+use crate::ublk::{
+    AddDevice, Control, ControlError, DeviceInfo, DeviceState, Discard, Params, attrs,
+};
 
 /// Prefix of every disk's path.
 pub const BLOCK_PATH: &str = "/dev/ublkb";
@@ -67,13 +69,28 @@ fn new_cookie() -> Result<u64, Reason> {
     Ok(u64::from_le_bytes(bytes))
 }
 
+/// What the kernel knows of a device number; `None`: there is no such device.
+pub fn info(control: &mut Control, id: u32) -> Result<Option<DeviceInfo>, Reason> {
+    match control.info(id) {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// What the kernel knows of a device of ours; `None`: it is gone, and any device that has its id
 /// now is another one.
 pub fn ours(control: &mut Control, id: u32, cookie: u64) -> Result<Option<DeviceInfo>, Reason> {
-    match control.info(id) {
-        Ok(info) => Ok(Some(info).filter(|info| is_ours(info, cookie))),
-        Err(error) if error.errno() == Some(libc::ENODEV) => Ok(None),
-        Err(error) => Err(error.into()),
+    Ok(info(control, id)?.filter(|info| is_ours(info, cookie)))
+}
+
+/// Refuses a device, as [`ours`] returns it, that does not wait for a server.
+pub fn must_wait(id: u32, ours: Option<DeviceInfo>) -> Result<DeviceInfo, Reason> {
+    let info = ours.ok_or_else(|| replaced(id))?;
+    match info.state {
+        DeviceState::Quiesced | DeviceState::FailIo => Ok(info),
+        DeviceState::Live => Err(format!("/dev/ublkb{id}: it already has a server").into()),
+        DeviceState::Dead => Err(no_longer_waits(id, &info)),
     }
 }
 

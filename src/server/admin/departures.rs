@@ -100,10 +100,7 @@ impl<M: Machine> Administrator<M> {
         if for_good {
             return record_lost(&self.machine, device);
         }
-        let departure =
-            Departure { cow, mark_failed: false, origin_number: self.origin_known.number };
-        self.machine.records().note_departure(&departure)?;
-        self.restore_departures(vec![departure])
+        self.record_left(cow)
     }
 
     /// Records the departure of a dead server's snapshot that is deleted, if its COW is known.
@@ -113,6 +110,11 @@ impl<M: Machine> Administrator<M> {
         else {
             return Ok(());
         };
+        self.record_left(cow)
+    }
+
+    /// Records that the snapshot on a COW has left the origin, for later servers and for this one.
+    fn record_left(&self, cow: Cow) -> Result<(), Reason> {
         let departure =
             Departure { cow, mark_failed: false, origin_number: self.origin_known.number };
         self.machine.records().note_departure(&departure)?;

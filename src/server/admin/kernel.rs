@@ -7,8 +7,8 @@ use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::ublk::device::{is_ours, no_longer_waits, replaced};
-use crate::ublk::{DeviceInfo, DeviceState};
+use crate::ublk::DeviceInfo;
+use crate::ublk::device::{is_ours, must_wait, replaced};
 
 impl<M: Machine> Administrator<M> {
     /// The kernel's info about a device of ours; `None`: the device is gone, and its number may
@@ -22,12 +22,7 @@ impl<M: Machine> Administrator<M> {
 
     /// A device of ours that waits for a server.
     pub(super) fn waiting(&mut self, id: u32, cookie: u64) -> Result<DeviceInfo, Reason> {
-        let info = self.ours(id, cookie)?.ok_or_else(|| replaced(id))?;
-        match info.state {
-            DeviceState::Quiesced | DeviceState::FailIo => Ok(info),
-            DeviceState::Live => Err(format!("/dev/ublkb{id}: it already has a server").into()),
-            DeviceState::Dead => Err(no_longer_waits(id, &info)),
-        }
+        must_wait(id, self.ours(id, cookie)?)
     }
 
     /// Takes over a device whose server has died.
