@@ -4,9 +4,8 @@
 //! unchanged byte for byte. [`Store::activate`] then writes what a usable store needs: the area and
 //! header of a new one, zeroes over stale bytes behind the terminator of another.
 //!
-//! Rules kept here: nothing is written before the whole store has been judged; and a chunk counts
-//! as committed, and the next record's position advances, only when its record is durable. How
-//! records become durable is in `store_write`.
+//! Rules kept here: nothing is written before the whole store has been judged; a chunk counts as
+//! committed, and the next position advances, only when its record is durable (`store_write`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
