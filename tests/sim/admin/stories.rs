@@ -299,9 +299,8 @@ fn on_record() -> Vec<Vec<Step>> {
 /// Disks that are exchanged or silent.
 fn disks() -> Vec<Vec<Step>> {
     vec![
-        // A replaced leg belongs to its user.
+        // A replaced leg belongs to its user; one that takes its own place again stays claimed.
         vec![Add(Mirror), Replace(0, 5), Write(Mirror, 3), Kill(M), Recover, Write(Mirror, 4)],
-        // A leg takes its own place again, and stays claimed.
         vec![Add(Mirror), Replace(0, 3), Write(Mirror, 3), Kill(M), Recover, Write(Mirror, 4)],
         // Another disk is at the path of a disk, and is removed again.
         vec![
