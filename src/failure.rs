@@ -8,6 +8,7 @@
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +86,11 @@ impl Failure {
     /// Adds what failed because of this failure: the line reads `context: this`. The kind is kept.
     pub fn context(self, context: impl fmt::Display) -> Failure {
         self.after(format!("{context}: "))
+    }
+
+    /// Adds the path of the file that an operation failed on.
+    pub fn at(path: &Path, why: impl Into<Failure>) -> Failure {
+        why.into().context(path.display())
     }
 
     /// Adds what was done nevertheless: the line reads `context, but this`.

@@ -160,31 +160,16 @@ fn may_have<E>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{DeviceOptions, DeviceSpec, KnownDisks};
+    use crate::protocol::{DeviceSpec, KnownDisks};
 
     fn mirror(name: &str, legs: [u32; 2], disks: &[u32]) -> DeviceState {
         let line = format!("0 64 mirror core 1 16 2 /d/{} 0 /d/{} 0", legs[0], legs[1]);
-        let spec = DeviceSpec {
-            table: Table::parse(&line).unwrap(),
-            options: DeviceOptions {
-                queues: 1,
-                depth: 64,
-                read_only: false,
-                zero_copy: true,
-                recovery: true,
-            },
-            force: false,
-            degraded: false,
-            source: None,
-            other_origin: false,
-            allow_invalid: false,
-        };
         DeviceState {
             id: 0,
             cookie: 1,
             name: name.to_owned(),
             disks: disks.iter().map(|minor| (7, *minor)).collect(),
-            spec,
+            spec: DeviceSpec::of_line(&line),
             suspended: false,
             loaded: None,
             cow: None,

@@ -149,27 +149,10 @@ fn outcome(path: &str, deleted: Result<Option<String>, Reason>, is_there: bool) 
 
 #[cfg(test)]
 mod tests {
-    use dm_targets::table::Table;
-
     use super::*;
-    use crate::protocol::DeviceOptions;
 
     fn spec(line: &str) -> DeviceSpec {
-        DeviceSpec {
-            table: Table::parse(line).unwrap(),
-            options: DeviceOptions {
-                queues: 1,
-                depth: 64,
-                read_only: false,
-                zero_copy: true,
-                recovery: true,
-            },
-            force: true,
-            degraded: false,
-            source: None,
-            other_origin: false,
-            allow_invalid: false,
-        }
+        DeviceSpec { force: true, ..DeviceSpec::of_line(line) }
     }
 
     #[test]

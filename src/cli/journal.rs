@@ -2,7 +2,6 @@
 //! person can tell whose they are. Asks no server: a journal that a server holds is neither shown
 //! nor changed.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -45,7 +44,7 @@ pub(super) fn run(what: &Journal) -> Result<(), Failure> {
         Journal::Use { file, cow } => give(&rundir, file, cow)?,
         Journal::Discard { file } => {
             let left = left(&rundir, file)?;
-            journal::discard(&left.path).map_err(|error| of_file(&left.path, error))?;
+            journal::discard(&left.path).map_err(|error| Failure::at(&left.path, error))?;
         }
     }
     Ok(())
@@ -55,7 +54,7 @@ pub(super) fn run(what: &Journal) -> Result<(), Failure> {
 /// command fails.
 fn list(rundir: &RunDir) -> Result<(), Failure> {
     let directory = rundir.path();
-    let paths = journal::paths_in(directory).map_err(|error| of_file(directory, error))?;
+    let paths = journal::paths_in(directory).map_err(|error| Failure::at(directory, error))?;
     let mut problems = Vec::new();
     for path in paths {
         match journal::left_at(&path) {
@@ -68,21 +67,17 @@ fn list(rundir: &RunDir) -> Result<(), Failure> {
                 };
                 print(&format!("{}: {what}", path.display()))?;
             }
-            Err(error) => problems.push(of_file(&path, error)),
+            Err(error) => problems.push(Failure::at(&path, error)),
         }
     }
     verdict(problems)
-}
-
-fn of_file(path: &Path, error: io::Error) -> Reason {
-    Failure::from(error).context(path.display())
 }
 
 /// A journal that no server holds. Only files in the run directory count: a file of such a name
 /// elsewhere is not mistaken for the one there.
 fn left(rundir: &RunDir, file: &Path) -> Result<Left, Failure> {
     let path = in_rundir(rundir.path(), file)?;
-    let found = journal::left_at(&path).map_err(|error| of_file(&path, error))?;
+    let found = journal::left_at(&path).map_err(|error| Failure::at(&path, error))?;
     let none = || {
         format!(
             "{}: missing, empty or in use by a server; see `ublk-dm journal list`",
@@ -104,7 +99,7 @@ fn in_rundir(rundir: &Path, file: &Path) -> Result<PathBuf, Reason> {
     let name =
         file.file_name().filter(|_| file.extension().is_some_and(|end| end == journal::EXTENSION));
     let name = name.ok_or_else(elsewhere)?;
-    let absolute = std::path::absolute(file).map_err(|error| of_file(file, error))?;
+    let absolute = std::path::absolute(file).map_err(|error| Failure::at(file, error))?;
     let directory = absolute.parent().and_then(|directory| directory.canonicalize().ok());
     let same = directory.is_some() && directory == rundir.canonicalize().ok();
     if same { Ok(rundir.join(name)) } else { Err(elsewhere().into()) }
@@ -119,7 +114,7 @@ fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
     let store = content::store_on(&disk)?;
     let store = store.ok_or_else(|| format!("{}: it holds no snapshot store", cow.display()))?;
     let owner = Owner::of(&disk, store.identity.map(|identity| identity.store))
-        .map_err(|error| of_file(cow, error))?;
+        .map_err(|error| Failure::at(cow, error))?;
     if found.is_other_store(&owner) {
         let hint = "the journal belongs to another store";
         return Err(format!(
@@ -130,7 +125,7 @@ fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
         .into());
     }
     let to = rundir.path().join(owner::file_name(&disk));
-    let there = journal::left_at(&to).map_err(|error| of_file(&to, error))?;
+    let there = journal::left_at(&to).map_err(|error| Failure::at(&to, error))?;
     if to != left.path && there.is_some() {
         let hint = "discard one of them";
         return Err(format!(
@@ -140,5 +135,5 @@ fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
         )
         .into());
     }
-    journal::give(&left.path, &to, &owner).map_err(|error| of_file(&to, error))
+    journal::give(&left.path, &to, &owner).map_err(|error| Failure::at(&to, error))
 }

@@ -47,6 +47,29 @@ pub struct DeviceSpec {
     pub allow_invalid: bool,
 }
 
+#[cfg(test)]
+impl DeviceSpec {
+    /// A device for tests: one queue of depth 64, and nothing that a flag would ask for.
+    pub fn of_line(line: &str) -> DeviceSpec {
+        let options = DeviceOptions {
+            queues: 1,
+            depth: 64,
+            read_only: false,
+            zero_copy: true,
+            recovery: true,
+        };
+        DeviceSpec {
+            table: Table::parse(line).unwrap(),
+            options,
+            force: false,
+            degraded: false,
+            allow_invalid: false,
+            source: None,
+            other_origin: false,
+        }
+    }
+}
+
 /// A table, serialized as its line.
 mod table_line {
     use dm_targets::table::Table;

@@ -77,10 +77,8 @@ pub fn is_made_of(device: &DeviceState, id: DiskId, disk: &KnownDisk) -> bool {
 mod tests {
     use std::fs;
 
-    use dm_targets::table::Table;
-
     use super::*;
-    use crate::protocol::{DeviceOptions, DeviceSpec, KnownDisks, Place};
+    use crate::protocol::{DeviceSpec, KnownDisks, Place};
 
     const ID: DiskId = DiskId::Block { major: 8, minor: 0 };
 
@@ -92,25 +90,10 @@ mod tests {
     fn device(line: &str, disks: &[(&str, &str)]) -> DeviceState {
         let known: KnownDisks =
             disks.iter().map(|(word, on)| ((*word).to_owned(), known(on))).collect();
-        let options = DeviceOptions {
-            queues: 1,
-            depth: 1,
-            read_only: false,
-            zero_copy: false,
-            recovery: true,
-        };
-        let spec = DeviceSpec {
-            table: Table::parse(line).unwrap(),
-            options,
-            force: false,
-            degraded: false,
-            source: None,
-            other_origin: false,
-            allow_invalid: false,
-        };
         let (cow, loaded, name) = (None, None, "s".to_owned());
         let (id, cookie, suspended, lost) = (3, 9, false, false);
         let disks = vec![(8, 0)];
+        let spec = DeviceSpec::of_line(line);
         DeviceState { id, cookie, name, disks, spec, suspended, loaded, cow, lost, known }
     }
 

@@ -12,16 +12,15 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dm_targets::mirror::leg_flags::identity_of;
 use dm_targets::snapshot::losses::Loss;
 use serde::{Deserialize, Serialize};
 
 use super::boot::boot_id;
-use super::directory::RunDir;
+use super::directory::{RunDir, at};
 use super::durable;
-use crate::failure::Failure;
 use crate::protocol::Cow;
 use crate::storage::certainly_differ;
 
@@ -158,10 +157,6 @@ impl RunDir {
 fn is_same(one: &Cow, other: &Cow) -> bool {
     let same_disk = one.names.iter().any(|name| other.names.contains(name));
     one.store == other.store && same_disk
-}
-
-fn at(path: &Path, error: io::Error) -> io::Error {
-    Failure::from(error).context(path.display()).into()
 }
 
 #[cfg(test)]

@@ -22,6 +22,11 @@ pub struct RunDir {
     pub(super) path: PathBuf,
 }
 
+/// An error of a file in the run directory, with its path.
+pub(super) fn at(path: &Path, error: io::Error) -> io::Error {
+    Failure::at(path, error).into()
+}
+
 /// An error of the run directory, with its path and a hint.
 fn of_directory(path: &Path, what: &str, error: io::Error) -> io::Error {
     let hint = format!("set {VARIABLE} to a writable directory");

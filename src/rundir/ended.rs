@@ -10,7 +10,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dm_targets::mirror::leg_flags::identity_of;
 use dm_targets::mirror::leg_state::LegState;
@@ -33,20 +33,20 @@ impl RunDir {
         let from = self.legs_file(key);
         let bytes = match fs::read(&from) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            bytes => bytes.map_err(|error| at(&from, error))?,
+            bytes => bytes.map_err(|error| Failure::at(&from, error))?,
         };
-        let boot = boot_id().map_err(|error| at(&from, error))?;
+        let boot = boot_id().map_err(|error| Failure::at(&from, error))?;
         // A damaged record names no legs: no file can be found by them.
         let Ok(Some(state)) = decode_in_boot(&bytes, &boot) else { return Ok(None) };
         let to = self.ended_file(&state);
         let stale = state.has_stale();
         if stale {
-            fs::rename(&from, &to).map_err(|error| at(&from, error))?;
+            fs::rename(&from, &to).map_err(|error| Failure::at(&from, error))?;
         }
         for (path, other) in self.ended_files(&boot)? {
             let shares = other.legs.iter().any(|leg| state.knows(leg.identity));
             if shares && !(stale && path == to) {
-                fs::remove_file(&path).map_err(|error| at(&path, error))?;
+                fs::remove_file(&path).map_err(|error| Failure::at(&path, error))?;
             }
         }
         Ok(stale.then_some(state))
@@ -57,7 +57,7 @@ impl RunDir {
     /// # Errors
     /// A file cannot be read: whose legs it names is not known.
     pub fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, Reason> {
-        let boot = boot_id().map_err(|error| at(&self.path, error))?;
+        let boot = boot_id().map_err(|error| Failure::at(&self.path, error))?;
         let files = self.ended_files(&boot)?.into_iter().map(|(_, state)| state);
         let concerns = |state: &LegState| identities.iter().any(|id| state.knows(*id));
         Ok(LegState::joined(files.filter(concerns)))
@@ -72,28 +72,24 @@ impl RunDir {
     fn ended_files(&self, boot: &str) -> Result<Vec<(PathBuf, LegState)>, Reason> {
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries.map_err(|error| at(&self.path, error))?,
+            entries => entries.map_err(|error| Failure::at(&self.path, error))?,
         };
         let mut files = Vec::new();
         for entry in entries {
-            let path = entry.map_err(|error| at(&self.path, error))?.path();
+            let path = entry.map_err(|error| Failure::at(&self.path, error))?.path();
             if path.extension().is_none_or(|end| end != ENDING) {
                 continue;
             }
             let bytes = match fs::read(&path) {
                 // Another family has removed it.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                bytes => bytes.map_err(|error| at(&path, error))?,
+                bytes => bytes.map_err(|error| Failure::at(&path, error))?,
             };
             let state = decode_in_boot(&bytes, boot);
-            files.extend(state.map_err(|why| at(&path, why))?.map(|state| (path, state)));
+            files.extend(state.map_err(|why| Failure::at(&path, why))?.map(|state| (path, state)));
         }
         Ok(files)
     }
-}
-
-fn at(path: &Path, why: impl Into<Failure>) -> Reason {
-    why.into().context(path.display())
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ pub fn left_in_directory(directory: &Path) -> Result<Vec<Left>, Reason> {
     let mut left = Vec::new();
     for path in paths_in(directory)? {
         let found = left_at(&path);
-        left.extend(found.map_err(|error| Failure::from(error).context(path.display()))?);
+        left.extend(found.map_err(|error| Failure::at(&path, error))?);
     }
     Ok(left)
 }

@@ -59,7 +59,7 @@ impl FamilyLock {
         taken: impl FnOnce() -> io::Result<bool>,
     ) -> Result<bool, Reason> {
         let _directory = rundir.lock()?;
-        let why = |error: io::Error| Failure::from(error).context(rundir.path.display());
+        let why = |error: io::Error| Failure::at(&rundir.path, error);
         if taken().map_err(why)? || others_want(rundir, &self.path, name).map_err(why)? {
             return Ok(false);
         }
@@ -90,7 +90,7 @@ impl RunDir {
     /// # Errors
     /// Another command has held the lock for longer than such a step can take.
     pub fn lock(&self) -> Result<File, Reason> {
-        let why = |error: io::Error| Failure::from(error).context(self.path.display());
+        let why = |error: io::Error| Failure::at(&self.path, error);
         self.make()?;
         let file = File::open(&self.path).map_err(why)?;
         let end = Instant::now() + DIRECTORY_LIMIT;
@@ -115,7 +115,7 @@ impl RunDir {
     /// command.
     pub fn lock_family(&self, key: &str, doing: &str) -> Result<FamilyLock, Reason> {
         let path = self.lock_file(key);
-        let why = |error: io::Error| Failure::from(error).context(path.display());
+        let why = |error: io::Error| Failure::at(&path, error);
         self.make()?;
         let end = Instant::now() + FAMILY_LIMIT;
         loop {

@@ -21,9 +21,8 @@ use dm_targets::snapshot::losses::{Loss, LossRecord};
 use serde::{Deserialize, Serialize};
 
 use super::boot::boot_id;
-use super::directory::RunDir;
+use super::directory::{RunDir, at};
 use super::durable;
-use crate::failure::Failure;
 use crate::protocol::{Cow, Which};
 use crate::storage::certainly_differ;
 
@@ -209,10 +208,6 @@ fn read(path: &Path) -> io::Result<Option<Entry>> {
         io::Error::new(ErrorKind::InvalidData, format!("{}: damaged: {error}", path.display()))
     };
     serde_json::from_slice(&text).map(Some).map_err(damaged)
-}
-
-fn at(path: &Path, error: io::Error) -> io::Error {
-    Failure::from(error).context(path.display()).into()
 }
 
 fn why(path: &Path, mark_failed: bool) -> String {

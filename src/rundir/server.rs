@@ -29,7 +29,7 @@ impl RunDir {
         let states = self.states_beside(Some(key))?.into_iter();
         let mut names: Vec<String> =
             states.flat_map(|state| state.devices).map(|device| device.name).collect();
-        let why = |error: io::Error| Failure::from(error).context(self.path.display());
+        let why = |error: io::Error| Failure::at(&self.path, error);
         names.extend(self.wanted_names(key).map_err(why)?);
         Ok(names)
     }

@@ -75,20 +75,20 @@ impl RunDir {
             let bytes = serde_json::to_vec_pretty(&State::new(boot_id()?, devices))?;
             durable::replace(&path, &bytes)
         };
-        write().map_err(|error: io::Error| Failure::from(error).context(path.display()))
+        write().map_err(|error: io::Error| Failure::at(&path, error))
     }
 
     /// Durably replaces the state file of a server that died.
     pub fn rewrite_state(&self, key: &str, state: &State) -> Result<(), Reason> {
         let path = self.state_file(key);
         let write = || durable::replace(&path, &serde_json::to_vec_pretty(state)?);
-        write().map_err(|error: io::Error| Failure::from(error).context(path.display()))
+        write().map_err(|error: io::Error| Failure::at(&path, error))
     }
 
     /// Reads a server's state file; `None`: there is none, or it is from another boot.
     pub fn state(&self, key: &str) -> Result<Option<State>, Reason> {
         let path = self.state_file(key);
-        let why = |why: Failure| why.context(path.display());
+        let why = |why: Failure| Failure::at(&path, why);
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes.map_err(|error| why(error.into()))?,

@@ -48,7 +48,7 @@ pub(super) fn open(
     let Journal { path, owner, is_left } = find(rundir, cow, Some(new))?;
     match FileNotes::open(&path, &owner) {
         Ok(notes) => Ok(Some(notes)),
-        Err(error) if is_left || path.exists() => Err(Failure::from(error).context(path.display())),
+        Err(error) if is_left || path.exists() => Err(Failure::at(&path, error)),
         Err(error) => {
             log::warn!(
                 "{}: {error}; writes wait until their records are on the COW",
@@ -63,7 +63,7 @@ pub(super) fn open(
 pub(super) fn discard(rundir: &RunDir, cow: &str) -> Result<(), Reason> {
     let Journal { path, is_left, .. } = find(rundir, &open_shared(cow)?, None)?;
     if is_left {
-        journal::discard(&path).map_err(|error| Failure::from(error).context(path.display()))?;
+        journal::discard(&path).map_err(|error| Failure::at(&path, error))?;
     }
     Ok(())
 }

@@ -48,12 +48,13 @@ pub(super) enum Pending {
     Nothing,
 }
 
-/// How long the data thread may compute before its disks are reported without it: a client gives a
-/// server up that has not answered for ten seconds.
-const BUSY_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 2000 });
+/// How long the data thread may compute before its disks are reported without it: shorter than a
+/// report, because a client that asks this already waits for something.
+const BUSY_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 2000 });
 /// How long the data thread may compute before its devices are reported without it: as not
-/// answering, which makes commands refuse them.
-const REPORT_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 500 } else { 7000 });
+/// answering, which makes commands refuse them. A client gives a server up after ten seconds, so
+/// this leaves it three for a slow machine.
+const REPORT_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 250 } else { 7000 });
 
 /// The verb that the control thread is carrying out.
 #[derive(Clone, Default)]

@@ -143,26 +143,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::protocol::{DeviceOptions, KnownDisks};
+    use crate::protocol::KnownDisks;
 
     fn state_of(name: &str, line: &str) -> DeviceState {
-        let options = DeviceOptions {
-            queues: 1,
-            depth: 64,
-            read_only: true,
-            zero_copy: true,
-            recovery: true,
-        };
-        let table = Table::parse(line).unwrap();
-        let spec = DeviceSpec {
-            table,
-            options,
-            force: false,
-            degraded: false,
-            allow_invalid: false,
-            source: None,
-            other_origin: false,
-        };
+        let mut spec = DeviceSpec::of_line(line);
+        spec.options.read_only = true;
         DeviceState {
             id: 1_048_575,
             cookie: 0,

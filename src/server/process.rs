@@ -210,8 +210,7 @@ fn listen(
     let beginning = signals::handle()?;
     let server = Server::start(key, rundir)?;
     let socket = rundir.socket(key);
-    let listener = UnixListener::bind(&socket)
-        .map_err(|error| Failure::from(error).context(socket.display()))?;
+    let listener = UnixListener::bind(&socket).map_err(|error| Failure::at(&socket, error))?;
     Ok((server, listener, beginning))
 }
 

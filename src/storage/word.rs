@@ -13,7 +13,7 @@ use crate::storage::DiskId;
 /// cannot be put in a state file or a table line as it is, and an altered path could lead to
 /// another disk.
 pub fn absolute(path: &Path) -> Result<String, Failure> {
-    let why = |error| Failure::from(error).context(path.display());
+    let why = |error| Failure::at(path, error);
     let path = std::path::absolute(path).map_err(why)?;
     let word = path.to_str().map(str::to_owned);
     let hint = "name the disk by another path, e.g. through a symbolic link";

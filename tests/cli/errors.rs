@@ -18,7 +18,7 @@ const TEXT: [&str; 6] = [
     "rundir/legs.rs",
 ];
 /// What adds to an error and keeps its kind, or gives it one.
-const KEEPING: [&str; 4] = ["wrong(", "wrong_usage(", "Failure::from(", "TimedOut"];
+const KEEPING: [&str; 5] = ["wrong(", "wrong_usage(", "Failure::from(", "Failure::at(", "TimedOut"];
 
 /// The arguments of all calls of `map_err` in a text.
 fn mappings(text: &str) -> Vec<&str> {

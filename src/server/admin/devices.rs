@@ -88,6 +88,37 @@ pub struct Device {
     pub cow: Option<Cow>,
 }
 
+#[cfg(test)]
+impl Device {
+    /// A live device for tests.
+    pub fn of_line(id: u32, name: &str, line: &str) -> Device {
+        let info = DeviceInfo {
+            id,
+            state: crate::ublk::DeviceState::Live,
+            queues: 1,
+            depth: 64,
+            max_io_bytes: 1 << 19,
+            flags: 0,
+            target_flags: 7,
+            server_pid: None,
+            owner_uid: 0,
+            owner_gid: 0,
+        };
+        Device {
+            name: name.to_owned(),
+            spec: DeviceSpec::of_line(line),
+            info,
+            number: None,
+            deps: Deps::default(),
+            read_only: false,
+            suspended: false,
+            waits: false,
+            loaded: None,
+            cow: None,
+        }
+    }
+}
+
 impl Device {
     /// The mirror's table, if the device is a mirror.
     pub fn mirror(&self) -> Option<&Mirror> {

@@ -113,7 +113,7 @@ fn look<T: Send + 'static>(
     read: impl FnOnce(&OpenDisk) -> Result<T, Reason> + Send + 'static,
 ) -> Result<T, Reason> {
     let file = disk.file.try_clone();
-    let file = file.map_err(|error| Failure::from(error).context(disk.path.display()))?;
+    let file = file.map_err(|error| Failure::at(&disk.path, error))?;
     let OpenDisk { id, access, buffered, size_sectors, limits, .. } = *disk;
     let (path, known) = (disk.path.clone(), disk.known.clone());
     let same = OpenDisk { file, path, id, access, buffered, size_sectors, limits, known };

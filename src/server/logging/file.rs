@@ -28,7 +28,7 @@ pub(super) struct LogFile {
 /// Opens a log file for appending; creates its directory, and removes the oldest logs if there are
 /// too many.
 pub fn open(path: &Path) -> io::Result<File> {
-    let in_path = |error: io::Error| io::Error::from(Failure::from(error).context(path.display()));
+    let in_path = |error: io::Error| io::Error::from(Failure::at(path, error));
     if let Some(dir) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(in_path)?;
         if !path.exists() {

@@ -3,51 +3,19 @@
 use dm_targets::mirror::legs::ErrorCounts;
 use dm_targets::snapshot::format::Usage;
 use dm_targets::snapshot::status::SnapshotStatus;
-use dm_targets::table::Table;
 use dm_targets::units::{ChunkSize, Sectors};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::data::DeviceStats;
-use crate::protocol::{DeviceOptions, DeviceSpec};
-use crate::ublk::{DeviceInfo, DeviceState};
 
 fn device(line: &str) -> Device {
-    let options =
-        DeviceOptions { queues: 2, depth: 64, read_only: true, zero_copy: true, recovery: true };
-    let spec = DeviceSpec {
-        table: Table::parse(line).unwrap(),
-        options,
-        force: false,
-        degraded: false,
-        allow_invalid: false,
-        source: None,
-        other_origin: false,
-    };
-    let info = DeviceInfo {
-        id: 3,
-        state: DeviceState::Live,
-        queues: 2,
-        depth: 64,
-        max_io_bytes: 1 << 19,
-        flags: u64::MAX,
-        target_flags: 7,
-        server_pid: None,
-        owner_uid: 0,
-        owner_gid: 0,
-    };
-    Device {
-        name: "d".to_owned(),
-        spec,
-        info,
-        number: Some((259, 4)),
-        deps: Deps::default(),
-        read_only: true,
-        suspended: false,
-        waits: false,
-        loaded: None,
-        cow: None,
-    }
+    let mut device = Device::of_line(3, "d", line);
+    (device.info.queues, device.info.flags, device.number) = (2, u64::MAX, Some((259, 4)));
+    device.read_only = true;
+    device.spec.options.read_only = true;
+    device.spec.options.queues = 2;
+    device
 }
 
 fn facts(snapshot: Option<SnapshotFacts>, mirror: Option<MirrorFacts>) -> Facts {
