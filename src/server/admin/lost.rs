@@ -56,6 +56,9 @@ impl<M: Machine> Administrator<M> {
     /// Tries again to remove devices that another program has ended. What an unfinished job keeps
     /// is refused at once.
     pub(super) fn lose_kept(&mut self) {
+        if mutant::is(Mutant::KeptNotTried) {
+            return;
+        }
         self.kept.clone().into_iter().for_each(|id| self.lose(id));
     }
 

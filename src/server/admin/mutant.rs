@@ -69,6 +69,8 @@ pub enum Mutant {
     SuspendedLate,
     /// A device that another program has ended is forgotten though it could not be taken apart.
     LostThoughKept,
+    /// A device that another program has ended, and that could not be removed, is not tried again.
+    KeptNotTried,
     /// The COW of a device that waits for a server is used for another device.
     LeftOutCowTaken,
     /// A leg that takes its own place again loses its claim.
@@ -85,10 +87,11 @@ pub enum Mutant {
 impl Mutant {
     /// The mutants that need a disk that hangs, or a device that the kernel does not delete, which
     /// generated runs do not have.
-    pub const OF_HANGS: [Mutant; 5] = [
+    pub const OF_HANGS: [Mutant; 6] = [
         Mutant::SilentDiskAwaited,
         Mutant::SuspendedLate,
         Mutant::LostThoughKept,
+        Mutant::KeptNotTried,
         Mutant::UndoneInPart,
         Mutant::UndoForgotten,
     ];

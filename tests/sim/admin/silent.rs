@@ -304,6 +304,7 @@ fn every_mutant_of_hangs_is_killed() {
         let lived = std::panic::catch_unwind(|| {
             a_snapshot_is_not_suspended_whose_cow_hangs_and_runs_on();
             a_device_that_another_program_ends_is_told_of_until_its_disk_answers();
+            a_device_that_another_program_ends_is_removed_at_the_next_command_if_not_at_once();
             undone::a_cow_is_put_back_though_the_kernel_keeps_its_device();
             undone::a_cow_that_hangs_is_put_back_when_it_answers();
         });
