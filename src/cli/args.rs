@@ -97,7 +97,7 @@ pub enum Verb {
         /// Name, ublk id or /dev/ublkbN
         device: String,
     },
-    /// Load another table for a device; its next resume puts the table in place
+    /// Load another table for a mirror; its next resume puts the table in place
     Load {
         /// Name, ublk id or /dev/ublkbN
         device: String,

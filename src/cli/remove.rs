@@ -151,11 +151,7 @@ fn del_orphan(
 ) -> Result<(), Reason> {
     let id = which.id;
     if !force {
-        return Err(format!(
-            "/dev/ublkb{id}: its server has died; --force deletes the device and fails its waiting \
-             I/O"
-        )
-        .into());
+        return Err(device::orphaned(id));
     }
     let mut control = Control::open()?;
     let Some(at) = state.devices.iter().position(|device| device.device() == which) else {

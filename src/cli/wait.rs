@@ -37,7 +37,7 @@ pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
             Some((mirror, mirror.regions?, mirror.in_sync_regions?, mirror.region_size_bytes))
         });
         let Some((mirror, regions, in_sync, region)) = known else {
-            return Err(format!("{word}: not a mirror with a living server").into());
+            return Err(format!("{word}: not a mirror, or its server has died").into());
         };
         let bar = bar.get_or_insert_with(|| progress_bar(Sectors::from_bytes(regions * region)));
         bar.set_position(in_sync * region);

@@ -5,8 +5,8 @@
 //! One file for each mirror, found by the identities of its legs, whatever the next mirror's name
 //! and other legs are. It is valid in the boot in which it was written.
 //!
-//! Rules kept here: I10 (a file ends only when a mirror with one of these legs ends: its own record
-//! includes what the file says), and what cannot be read is an error.
+//! Rules kept here: I10 (what a file says of a leg ends only when another mirror with that leg ends,
+//! which speaks for its own legs and no others), and what cannot be read is an error.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -17,7 +17,8 @@ use dm_targets::mirror::leg_state::LegState;
 
 use super::boot::boot_id;
 use super::directory::RunDir;
-use super::legs::decode_in_boot;
+use super::durable;
+use super::legs::{decode_in_boot, encode};
 use crate::failure::{Failure, Reason};
 
 /// Extension of the files.
@@ -25,7 +26,7 @@ const ENDING: &str = "ended";
 
 impl RunDir {
     /// Keeps the record of a mirror that has ended, if a later one must know it, and returns the
-    /// record then. It replaces the records of earlier mirrors with one of its legs.
+    /// record then. What earlier mirrors have left of its legs ends.
     ///
     /// # Errors
     /// The reason, with a file's path. The record stays where it was.
@@ -45,22 +46,30 @@ impl RunDir {
         }
         for (path, other) in self.ended_files(&boot)? {
             let shares = other.legs.iter().any(|leg| state.knows(leg.identity));
-            if shares && !(stale && path == to) {
-                fs::remove_file(&path).map_err(|error| Failure::at(&path, error))?;
+            if !shares || stale && path == to {
+                continue;
             }
+            let done = match other.outdated_by(&state) {
+                Some(rest) => {
+                    encode(&rest, boot.clone()).and_then(|bytes| durable::replace(&path, &bytes))
+                }
+                None => fs::remove_file(&path),
+            };
+            done.map_err(|error| Failure::at(&path, error))?;
         }
         Ok(stale.then_some(state))
     }
 
-    /// What the mirrors have left that have ended in this boot and had legs with these identities.
+    /// What the mirrors have left that have ended in this boot and had legs with these identities,
+    /// each for itself.
     ///
     /// # Errors
     /// A file cannot be read: whose legs it names is not known.
-    pub fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, Reason> {
+    pub fn ended_legs(&self, identities: &[u64]) -> Result<Vec<LegState>, Reason> {
         let boot = boot_id().map_err(|error| Failure::at(&self.path, error))?;
         let files = self.ended_files(&boot)?.into_iter().map(|(_, state)| state);
         let concerns = |state: &LegState| identities.iter().any(|id| state.knows(*id));
-        Ok(LegState::joined(files.filter(concerns)))
+        Ok(files.filter(concerns).collect())
     }
 
     fn ended_file(&self, state: &LegState) -> PathBuf {
@@ -121,12 +130,16 @@ mod tests {
         rundir.write_legs("mirror-a", &left).unwrap();
         rundir.remove("mirror-a");
         for leg in 1..=3 {
-            assert_eq!(rundir.ended_legs(&[9, leg]), Ok(Some(left.clone())), "leg {leg}");
+            assert_eq!(rundir.ended_legs(&[9, leg]), Ok(vec![left.clone()]), "leg {leg}");
         }
-        assert_eq!(rundir.ended_legs(&[8, 9]), Ok(None));
+        assert_eq!(rundir.ended_legs(&[8, 9]), Ok(vec![]));
         assert!(rundir.legs("mirror-a").is_err(), "the next mirror has its own record");
-        // In sync again, in a mirror with another name and one other leg.
+        // One leg is in sync again, in a mirror with another name, and then all are.
         rundir.write_legs("mirror-b", &state(&[(2, true), (9, true)])).unwrap();
+        rundir.remove("mirror-b");
+        assert_eq!(rundir.ended_legs(&[2, 9]), Ok(vec![]));
+        assert_eq!(rundir.ended_legs(&[3]), Ok(vec![state(&[(1, false), (3, false)])]));
+        rundir.write_legs("mirror-b", &state(&[(3, true), (1, true)])).unwrap();
         rundir.remove("mirror-b");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
@@ -141,10 +154,10 @@ mod tests {
         assert_eq!(keep("m", &[(1, false), (2, true)]), Some(state(&[(1, false), (2, true)])));
         assert!(keep("n", &[(5, true), (6, false)]).is_some());
         assert!(keep("m", &[(1, true), (2, false)]).is_some());
-        assert_eq!(rundir.ended_legs(&[2]), Ok(Some(state(&[(1, true), (2, false)]))));
-        assert_eq!(rundir.ended_legs(&[6]), Ok(Some(state(&[(5, true), (6, false)]))));
+        assert_eq!(rundir.ended_legs(&[2]), Ok(vec![state(&[(1, true), (2, false)])]));
+        assert_eq!(rundir.ended_legs(&[6]), Ok(vec![state(&[(5, true), (6, false)])]));
         assert_eq!(keep("m", &[(1, true), (2, true)]), None);
-        assert_eq!(rundir.ended_legs(&[1, 2]), Ok(None));
+        assert_eq!(rundir.ended_legs(&[1, 2]), Ok(vec![]));
     }
 
     #[test]
@@ -159,7 +172,7 @@ mod tests {
         assert_eq!(rundir.legs("m"), Ok(left.clone()));
         fs::remove_dir(rundir.ended_file(&left)).unwrap();
         rundir.remove("m");
-        assert_eq!(rundir.ended_legs(&[1]), Ok(Some(left)));
+        assert_eq!(rundir.ended_legs(&[1]), Ok(vec![left]));
         fs::write(dir.path().join("legs-1.ended"), "{").unwrap();
         let why = rundir.ended_legs(&[1]).unwrap_err();
         assert!(why.contains("legs-1.ended: damaged"), "{why}");

@@ -51,21 +51,7 @@ impl RunDir {
 
     /// Durably records the state of a mirror's legs. Called by one thread of a server.
     pub fn write_legs(&self, key: &str, state: &LegState) -> io::Result<()> {
-        let leg = |leg: &KnownLeg| Leg {
-            identity: format!("{:016x}", leg.identity),
-            number: leg.number,
-            path: leg.name.clone(),
-            source: leg.source,
-        };
-        let content = Content {
-            version: VERSION,
-            boot: boot_id()?,
-            legs: state.legs.iter().map(leg).collect(),
-            in_sync: state.in_sync,
-            log_works: state.log_works,
-            was_in_sync: state.was_in_sync,
-        };
-        durable::replace(&self.legs_file(key), &serde_json::to_vec_pretty(&content)?)
+        durable::replace(&self.legs_file(key), &encode(state, boot_id()?)?)
     }
 
     /// The recorded state of a mirror's legs.
@@ -79,6 +65,25 @@ impl RunDir {
         let boot = boot_id().map_err(|error| format!("{name}: {error}"))?;
         decode(&bytes, &boot).map_err(|why| format!("{name}: {why}"))
     }
+}
+
+/// A record as it is written.
+pub(super) fn encode(state: &LegState, boot: String) -> io::Result<Vec<u8>> {
+    let leg = |leg: &KnownLeg| Leg {
+        identity: format!("{:016x}", leg.identity),
+        number: leg.number,
+        path: leg.name.clone(),
+        source: leg.source,
+    };
+    let content = Content {
+        version: VERSION,
+        boot,
+        legs: state.legs.iter().map(leg).collect(),
+        in_sync: state.in_sync,
+        log_works: state.log_works,
+        was_in_sync: state.was_in_sync,
+    };
+    Ok(serde_json::to_vec_pretty(&content)?)
 }
 
 /// The record in a file's bytes; `None` if it was written in another boot.

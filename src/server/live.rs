@@ -325,7 +325,7 @@ impl Records for Files {
         self.rundir.write_legs(&self.key, state).map_err(|error| error.to_string())
     }
 
-    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, Reason> {
+    fn ended_legs(&self, identities: &[u64]) -> Result<Vec<LegState>, Reason> {
         self.rundir.ended_legs(identities)
     }
 

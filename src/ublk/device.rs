@@ -173,6 +173,15 @@ pub fn no_longer_waits(id: u32, info: &DeviceInfo) -> Reason {
     format!("/dev/ublkb{id}: {why}; `ublk-dm del --force` removes what is left of it").into()
 }
 
+/// Why a device whose server has died is not deleted without force.
+pub fn orphaned(id: u32) -> Reason {
+    format!(
+        "/dev/ublkb{id}: its server has died; `ublk-dm recover /dev/ublkb{id}` takes the device \
+         over, --force deletes it and fails its waiting I/O"
+    )
+    .into()
+}
+
 /// Makes a device live, for the first time or again. Its queues must already be served.
 pub fn start(control: &mut Control, id: u32, again: bool) -> Result<(), Reason> {
     let pid = i32::try_from(std::process::id()).map_err(io::Error::other)?;

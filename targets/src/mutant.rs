@@ -192,6 +192,12 @@ pub enum Mutant {
     LinearOffsetDropped,
     /// A linear device reaches beyond its end, into what follows it on the disk.
     LinearUnbounded,
+    /// I10: the end of a mirror erases what ended ones have left of other legs.
+    EndedLegsErased,
+    /// I10: a mirror counts all legs of ended ones as its former ones.
+    EndedLegsTakenOver,
+    /// I10: the record of an ended mirror alone chooses another source than the first leg.
+    EndedLegsTrusted,
     /// I10: a linear device completes a flush by itself.
     LinearFlushDropped,
     /// I10: a linear device's writes with FUA are durable only after a flush.

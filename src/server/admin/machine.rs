@@ -134,7 +134,7 @@ pub trait Records: Clone + Send + 'static {
     ///
     /// # Errors
     /// A record cannot be read.
-    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, Reason>;
+    fn ended_legs(&self, identities: &[u64]) -> Result<Vec<LegState>, Reason>;
     /// Keeps the record of the legs for later mirrors, if they must know it, and returns it then.
     ///
     /// # Errors

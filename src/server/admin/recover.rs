@@ -19,6 +19,7 @@ use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceRef, DeviceState, Problem, Reply};
+use crate::ublk::device::orphaned;
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
 impl<M: Machine> Administrator<M> {
@@ -248,11 +249,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn del_left_out(&mut self, id: u32, force: bool) -> Result<(), Reason> {
         let Some(LeftOut { device, .. }) = self.left_out.get(&id).cloned() else { return Ok(()) };
         if !force {
-            return Err(format!(
-                "/dev/ublkb{id}: its server has died; --force deletes the device and fails its \
-                 waiting I/O"
-            )
-            .into());
+            return Err(orphaned(id));
         }
         self.release_left_out(&device)
             .map_err(|why| why.context(format!("{}: not deleted", device.name)))?;

@@ -14,6 +14,7 @@
 use super::legs::LegSet;
 use super::open_error::OpenError;
 use super::table::InitialSync;
+use crate::mutant::{self, Mutant};
 
 /// A leg in a leg state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +85,36 @@ impl LegState {
         )
     }
 
+    /// What the state of an ended mirror still says when another one has ended with `later`: that
+    /// one speaks for the legs that it knows, and for no others. `None`: no stale leg remains.
+    pub fn outdated_by(mut self, later: &LegState) -> Option<LegState> {
+        let shares = self.legs.iter().any(|leg| later.knows(leg.identity));
+        if shares && mutant::is(Mutant::EndedLegsErased) {
+            return None;
+        }
+        self.legs.retain(|leg| !later.knows(leg.identity));
+        Some(self).filter(LegState::has_stale)
+    }
+
+    /// Leaves out the legs that are neither among those with these identities nor in one of the
+    /// ended mirrors that a mirror continues: it writes nothing that they would miss. A mirror
+    /// continues the ones that had its source as a source; without a `source`, any of its legs.
+    pub fn continuing(mut self, ended: &[LegState], ids: &[u64], source: Option<u64>) -> LegState {
+        if mutant::is(Mutant::EndedLegsTakenOver) {
+            return self;
+        }
+        let begins = |id: &u64| source.is_none_or(|source| source == *id);
+        let continued: Vec<&LegState> = ended
+            .iter()
+            .filter(|state| ids.iter().filter(|id| begins(id)).any(|id| state.has_source(*id)))
+            .collect();
+        self.legs.retain(|leg| {
+            let id = leg.identity;
+            ids.contains(&id) || continued.iter().any(|state| state.knows(id))
+        });
+        self
+    }
+
     /// The state of several mirrors that have ended. A leg that one of them has as stale is stale.
     pub fn joined(states: impl IntoIterator<Item = LegState>) -> Option<LegState> {
         states.into_iter().reduce(|mut all, other| {
@@ -104,14 +135,16 @@ impl LegState {
     }
 
     /// The source of a new mirror of these legs, if this state of an ended one has a say in that.
-    /// Without one, the first leg is the source.
+    /// Without one, the first leg is the source. Another one is only with a log (`by_log`), which
+    /// can confirm that: the disks may have been used for something else since the mirror ended.
     ///
     /// # Errors
-    /// No leg with all acknowledged writes is among them, or the first may be wanted more than
-    /// that: it is unknown, or was to be overwritten and may not have been.
-    pub fn choose(&self, identities: &[u64]) -> Result<Option<usize>, OpenError> {
+    /// The first leg is not known to have all acknowledged writes, and another one may have them,
+    /// or none has.
+    pub fn choose(&self, identities: &[u64], by_log: bool) -> Result<Option<usize>, OpenError> {
         let (sources, missed) = (self.sources(identities), self.missed(identities));
         let first_missed = missed.has(0) && self.was_in_sync;
+        let first_missed = first_missed && (by_log || mutant::is(Mutant::EndedLegsTrusted));
         match sources.iter().next() {
             None if !missed.has(0) => Ok((!missed.is_empty()).then_some(0)),
             Some(0) => Ok((!missed.is_empty()).then_some(0)),
@@ -125,6 +158,10 @@ impl LegState {
     pub(super) fn former(&self, identities: &[u64]) -> Vec<KnownLeg> {
         let left = self.legs.iter().filter(|leg| !identities.contains(&leg.identity));
         left.map(|leg| KnownLeg { source: false, ..leg.clone() }).collect()
+    }
+
+    fn has_source(&self, identity: u64) -> bool {
+        self.of(identity).is_some_and(|leg| leg.source)
     }
 
     fn of(&self, identity: u64) -> Option<&KnownLeg> {
@@ -270,10 +307,10 @@ pub(super) fn begin(
         Past::Ended(_) if source.is_some() => Ok(said),
         Past::Ended(state) => {
             let unknown = state.missed(identities).is_empty() && log_on_disk;
-            let Some(leg) = (if unknown { None } else { state.choose(identities)? }) else {
+            let by_log = log_on_disk && initial == InitialSync::FromLog;
+            let Some(leg) = (if unknown { None } else { state.choose(identities, by_log)? }) else {
                 return Ok(said);
             };
-            let by_log = log_on_disk && initial == InitialSync::FromLog;
             let initial = if by_log { InitialSync::FromLog } else { InitialSync::Sync };
             Ok(Beginning { initial, sources: Some(LegSet::one(leg)), named: false, by_log })
         }

@@ -115,22 +115,23 @@ fn a_stale_leg_of_an_ended_mirror_is_no_source() {
         Ok((begun.initial, begun.sources.map(|sources| sources.0)))
     };
     let (from_log, sync, nosync) = (InitialSync::FromLog, InitialSync::Sync, InitialSync::NoSync);
-    // In any order, with other partners, and whatever the user believes of the legs.
+    // In any order, with other partners, and whatever the user believes of the legs. If the first
+    // one is stale, the user must say whether that is still so.
     for initial in [from_log, sync, nosync] {
-        assert_eq!(begun(initial, false, &[1, 2]), Ok((sync, Some(0b10))));
         assert_eq!(begun(initial, false, &[2, 1]), Ok((sync, Some(0b01))));
-        assert_eq!(begun(initial, false, &[3, 9, 2]), Ok((sync, Some(0b100))));
-        for alone in [&[1, 9][..], &[1, 3], &[9, 2], &[9, 1, 2]] {
+        for alone in [&[1, 2][..], &[3, 9, 2], &[1, 9], &[1, 3], &[9, 2], &[9, 1, 2]] {
             assert_eq!(begun(initial, false, alone), Err(OpenError::NoSource), "{alone:?}");
         }
         assert_eq!(begun(initial, false, &[2, 9]), Ok((initial, None)));
         assert_eq!(begun(initial, false, &[8, 9]), Ok((initial, None)));
     }
     assert_eq!(begun(from_log, true, &[1, 2]), Ok((from_log, Some(0b10))));
+    assert_eq!(begun(from_log, true, &[3, 9, 2]), Ok((from_log, Some(0b100))));
+    assert_eq!(begun(sync, true, &[1, 2]), Err(OpenError::NoSource));
     // An `add` that its user has interrupted, and gives again in another order.
     let begun_only = LegState { was_in_sync: false, ..ended.clone() };
-    assert_eq!(begun_only.choose(&[1, 2]), Err(OpenError::NoSource));
-    assert_eq!(begun_only.choose(&[2, 1]), Ok(Some(0)));
+    assert_eq!(begun_only.choose(&[1, 2], true), Err(OpenError::NoSource));
+    assert_eq!(begun_only.choose(&[2, 1], true), Ok(Some(0)));
     let named = begin(&Past::Ended(ended), from_log, Some(0), false, &[1, 2]).unwrap();
     assert_eq!((named.sources, named.named), (Some(LegSet::one(0)), true));
 }
@@ -143,6 +144,37 @@ fn a_log_of_another_time_does_not_overrule_an_ended_mirror() {
         |log_works, fresh, stale| ended(log_works).is_unknown_to_log(fresh, LegSet(stale), &[1, 2]);
     assert!(unknown(false, false, 0) && unknown(false, true, 0) && unknown(true, true, 0));
     assert!(!unknown(false, false, 0b01) && !unknown(true, false, 0));
+}
+
+#[test]
+fn the_end_of_a_mirror_says_nothing_of_the_legs_of_others() {
+    let left = state(&[(1, false), (2, false), (3, true)], false);
+    let ended = |legs: &[(u64, bool)]| left.clone().outdated_by(&state(legs, true));
+    assert_eq!(ended(&[(8, true), (9, true)]), Some(left.clone()));
+    let rest = state(&[(2, false), (3, true)], false);
+    assert_eq!(ended(&[(9, true), (1, true)]), Some(rest));
+    assert_eq!(ended(&[(3, true)]), Some(state(&[(1, false), (2, false)], false)));
+    assert_eq!(ended(&[(1, true), (2, true)]), None);
+}
+
+#[test]
+fn a_mirror_has_the_former_legs_of_the_ones_that_it_continues() {
+    let (left, other) =
+        (state(&[(1, false), (2, true), (3, true)], false), state(&[(4, false), (5, true)], false));
+    let ended = [left, other];
+    let all = LegState::joined(ended.clone()).unwrap();
+    let former = |ids: &[u64], source| {
+        let former = all.clone().continuing(&ended, ids, source).former(ids);
+        former.into_iter().map(|leg| leg.identity).collect::<Vec<_>>()
+    };
+    assert_eq!(former(&[2, 1], Some(2)), [3]);
+    assert_eq!(former(&[9, 2], Some(9)), []);
+    assert_eq!(former(&[1, 9], Some(1)), [], "a stale leg begins another line");
+    assert_eq!(former(&[2, 5], Some(2)), [1, 3], "the other's legs stay the other's");
+    assert_eq!(former(&[5, 2], Some(5)), [4]);
+    // A log decides which.
+    assert_eq!(former(&[9, 2], None), [1, 3]);
+    assert_eq!(former(&[9, 4], None), []);
 }
 
 #[test]

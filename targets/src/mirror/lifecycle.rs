@@ -48,6 +48,10 @@ impl Mirror {
         let mut stale = log.read(begun.initial, &mut bits, &identities).await;
         if begun.by_log {
             if config.past.is_unknown_to_log(log.is_fresh(), stale, &identities) {
+                // Only the record says that the first leg is stale.
+                if begun.sources != Some(LegSet::one(0)) {
+                    return Err(OpenError::NoSource);
+                }
                 (bits, stale) =
                     (Bits::zeroes(regions).ok_or(OpenError::NoMemory)?, LegSet::default());
                 log.change_all();

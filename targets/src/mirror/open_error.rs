@@ -46,7 +46,11 @@ pub enum OpenError {
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            OpenError::LegCount(count) => write!(f, "{count} legs: must be 2 to {MAX_LEGS}"),
+            OpenError::LegCount(count) => write!(
+                f,
+                "{count} {}: a mirror has 2 to {MAX_LEGS}",
+                if *count == 1 { "leg" } else { "legs" }
+            ),
             OpenError::RegionSize(size) => write!(
                 f,
                 "region size of {size} sectors: must be a power of two from 2 sectors to the \

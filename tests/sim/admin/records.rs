@@ -73,11 +73,11 @@ impl Files {
 }
 
 impl Files {
-    /// The record of a mirror that has ended takes the place of those with one of its legs.
+    /// The record of a mirror that has ended takes the place of what others say of its legs.
     fn keep_legs(&mut self, key: &str) -> Option<LegState> {
         let state = self.legs.remove(key)?;
-        let shares = |other: &LegState| other.legs.iter().any(|leg| state.knows(leg.identity));
-        self.ended.retain(|other| !shares(other));
+        let others = std::mem::take(&mut self.ended).into_iter();
+        self.ended = others.filter_map(|other| other.outdated_by(&state)).collect();
         let kept = Some(state).filter(LegState::has_stale);
         self.ended.extend(kept.clone());
         kept
@@ -212,10 +212,10 @@ impl Records for Directory {
         Ok(())
     }
 
-    fn ended_legs(&self, identities: &[u64]) -> Result<Option<LegState>, Reason> {
+    fn ended_legs(&self, identities: &[u64]) -> Result<Vec<LegState>, Reason> {
         let shared = Directory::lock(self);
         let concerns = |state: &&LegState| identities.iter().any(|id| state.knows(*id));
-        Ok(LegState::joined(shared.files.ended.iter().filter(concerns).cloned()))
+        Ok(shared.files.ended.iter().filter(concerns).cloned().collect())
     }
 
     fn keep_legs(&self) -> Result<Option<LegState>, Reason> {

@@ -45,7 +45,7 @@ impl<M: Machine> Administrator<M> {
             Ok(ended) => ended,
             Err(why) if spec.source.is_some() => {
                 log::error!("{why}");
-                None
+                Vec::new()
             }
             Err(why) => {
                 let what = "which legs have missed writes is not known, name the right one with \
@@ -53,7 +53,7 @@ impl<M: Machine> Administrator<M> {
                 return Err(why.ending(format!(": {what}")));
             }
         };
-        let Some(mut state) = ended else { return Ok(past) };
+        let Some(mut state) = LegState::joined(ended.clone()) else { return Ok(past) };
         // Another disk may have been at its path, or had its name.
         let is_other = |leg: &KnownLeg| {
             let at = ids.iter().position(|id| *id == leg.identity);
@@ -64,6 +64,7 @@ impl<M: Machine> Administrator<M> {
             return Ok(past);
         }
         let stale = |at: usize| state.stale_among(&ids[at..=at]).is_some();
+        let by_log = mirror.log_device().is_some() && mirror.initial_sync == InitialSync::FromLog;
         let chosen = match spec.source {
             Some(at) if stale(at) && !spec.force => Err(format!(
                 "{}: it is not up to date{}; --force with --source takes it as the source \
@@ -71,11 +72,14 @@ impl<M: Machine> Administrator<M> {
                 disks[at].path(),
                 held_by(&state)
             )),
-            Some(_) => Ok(()),
-            None if mirror.log_device().is_some() && state.stale_among(&ids).is_none() => Ok(()),
-            None => state.choose(&ids).map(drop).map_err(|_| no_source(&state, &ids, disks)),
+            Some(at) => Ok(Some(at)),
+            None if mirror.log_device().is_some() && state.stale_among(&ids).is_none() => Ok(None),
+            None => state.choose(&ids, by_log).map_err(|_| no_source(&state, &ids, disks)),
         };
-        chosen.map(|()| Past::Ended(state)).map_err(Reason::from)
+        let chosen = chosen.map_err(Reason::from)?;
+        let log_decides = spec.source.is_none() && mirror.log_device().is_some();
+        let source = if log_decides { None } else { Some(ids[chosen.unwrap_or(0)]) };
+        Ok(Past::Ended(state.continuing(&ended, &ids, source)))
     }
 
     /// Keeps the record of a mirror's legs when the mirror has ended, and returns what its user
@@ -102,7 +106,8 @@ impl<M: Machine> Administrator<M> {
     ) -> Option<String> {
         let Past::Ended(state) = past else { return None };
         let ids = identities(&mirror.legs, disks);
-        let chosen = if spec.source.is_some() { None } else { state.choose(&ids).ok().flatten() };
+        let chosen =
+            if spec.source.is_some() { None } else { state.choose(&ids, true).ok().flatten() };
         let (stale, source) = (disks[0].path(), disks[chosen.filter(|at| *at != 0)?].path());
         Some(format!("{stale} has missed writes: the legs are recovered from {source}"))
     }

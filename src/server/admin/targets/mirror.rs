@@ -289,7 +289,9 @@ fn check_legs(
     }
     let known = match past {
         Past::Replaced(Some(state)) => state.source_among(&identities(&mirror.legs, &disks.legs)),
-        Past::Ended(state) => state.choose(&identities(&mirror.legs, &disks.legs)).unwrap_or(None),
+        Past::Ended(state) => {
+            state.choose(&identities(&mirror.legs, &disks.legs), true).unwrap_or(None)
+        }
         _ => None,
     };
     let source = spec.source.or(by_log).or(known).unwrap_or(0);
