@@ -79,8 +79,8 @@ impl LegState {
     pub fn told(&self) -> String {
         let (stale, sources) = (self.names(false), self.names(true));
         format!(
-            "not up to date: {stale}; up to date: {}; until the machine is restarted, mirrors of \
-             these legs are recovered from one that is up to date",
+            "not up to date: {stale}; up to date: {}; until the machine is restarted, `add` of \
+             these legs takes the first one as the source only if it is up to date",
             if sources.is_empty() { "none" } else { &sources }
         )
     }
