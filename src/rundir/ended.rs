@@ -5,8 +5,8 @@
 //! One file for each mirror, found by the identities of its legs, whatever the next mirror's name
 //! and other legs are. It is valid in the boot in which it was written.
 //!
-//! Rules kept here: I10 (what a file says of a leg ends only when another mirror with that leg ends,
-//! which speaks for its own legs and no others), and what cannot be read is an error.
+//! Rules kept here: I10 (what a file says of a leg ends only when another mirror with that leg
+//! ends, which speaks for its own legs and no others), and what cannot be read is an error.
 
 use std::fs;
 use std::io::ErrorKind;
