@@ -284,6 +284,8 @@ fn new_leg() {
     for disk_log in [false, true] {
         Image::new(REGIONS, true).put(&Disk::open(&stage.log.path), log::sectors(REGIONS));
         mirror::copy(&stage.legs[0].path, 0, &stage.legs[1].path, 0, LEN);
+        // The first leg left the mirror of the round before; it is written anew, with its log.
+        server::forget_ended_legs();
         let initial = if disk_log { Initial::FromLog } else { Initial::NoSync };
         let shape = stage.shape(disk_log).initial(initial);
         let served = Mirror::open(Engine::Ublk, "m", &shape);
