@@ -128,8 +128,13 @@ impl Handle {
                 ended();
             })
         });
-        self.post(|mailbox| mailbox.jobs.push_back(job))?;
-        Ok(result)
+        // A thread that has been told to end takes no more jobs: the result would never come.
+        let mut is_over = false;
+        self.post(|mailbox| match mailbox.stop {
+            true => is_over = true,
+            false => mailbox.jobs.push_back(job),
+        })?;
+        if is_over { Err(died()) } else { Ok(result) }
     }
 
     pub(super) fn post(&self, change: impl FnOnce(&mut Mailbox<DataThread>)) -> io::Result<()> {
@@ -145,4 +150,16 @@ impl Handle {
 
 fn died() -> io::Error {
     io::Error::other("the data thread has died")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ends_takes_no_more_jobs() {
+        let handle = Handle::new().unwrap();
+        handle.post(|mailbox| mailbox.stop = true).unwrap();
+        assert!(handle.call(|_| async {}).is_err());
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! One thread owns everything that an origin and its snapshots share, so nothing is locked and no
 //! request changes threads. The control thread submits closures
-//! ([`Owner::call`](super::Owner::call)); they run here between requests. What a device does with a
-//! request is in [`super::device`].
+//! ([`Handle::call`](super::Handle::call)); they run here between requests. What a device does with
+//! a request is in [`super::device`].
 //!
 //! Rule kept here: a removed device is torn down in one order: its tags end, then its target is
 //! closed, and last its file.
@@ -18,10 +18,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use dm_targets::copy;
-use dm_targets::device::Device;
+use dm_targets::device::{Device, Opened};
 use dm_targets::disk::{Disk, Limits};
 use dm_targets::exec::Executor;
-use dm_targets::group::{Group, Ticket};
+use dm_targets::group::Group;
 use dm_targets::units::Sectors;
 
 use super::device::Served;
@@ -111,10 +111,10 @@ impl DataThread {
         name: &str,
         file: File,
         queues: &[QueueOptions],
-        ticket: Ticket,
+        opened: Opened,
     ) -> Result<(), String> {
         self.group
-            .add(id, ticket, |device| {
+            .add(id, opened, |device| {
                 self.start(id, name, file, queues, device).map_err(|why| why.to_string())
             })
             .await

@@ -2,6 +2,7 @@
 
 mod disk;
 mod patience;
+mod thread;
 
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
@@ -9,11 +10,11 @@ use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
 
-use dm_targets::group::Ticket;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::StoreId;
 
 use super::admin::Incomplete;
+use super::admin::held::Held;
 use super::admin::machine::{Losses, Machine, Records, Served, Waited};
 use super::claims;
 use super::cow_journal;
@@ -103,6 +104,7 @@ fn numbers(device: &DeviceState) -> Vec<(u32, u32)> {
 impl Machine for Live {
     type Open = OpenDisk;
     type Thread = DataThread;
+    type Caller = Handle;
     type Records = Files;
     type Notes = FileNotes;
 
@@ -119,15 +121,8 @@ impl Machine for Live {
         &self.files
     }
 
-    fn call<T, F>(
-        &self,
-        job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,
-    ) -> Result<T, Reason>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + 'static,
-    {
-        self.thread.call(job).map_err(Failure::from)
+    fn caller(&self) -> Handle {
+        self.thread.handle()
     }
 
     fn call_while_answered<T, F>(
@@ -159,7 +154,7 @@ impl Machine for Live {
         &self,
         info: &DeviceInfo,
         name: &str,
-        ticket: Ticket,
+        target: &Held<Handle>,
     ) -> Result<Waited<Served>, Reason> {
         let id = info.id;
         let path = format!("/dev/ublkc{id}");
@@ -174,9 +169,9 @@ impl Machine for Live {
             .map(|id| QueueOptions { id, depth, max_io_bytes, zero_copy })
             .collect();
         let name = name.to_owned();
-        self.call_while_answered(move |thread| async move {
-            Ok(thread.serve(id, &name, file, &queues, ticket).await?)
-        })
+        self.call_while_answered(target.job(move |thread, opened| async move {
+            Ok(thread.serve(id, &name, file, &queues, opened).await?)
+        }))
     }
 
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {

@@ -6,8 +6,8 @@
 //! invalid first (I9).
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
+use std::collections::BTreeMap;
+use std::rc::{Rc, Weak};
 
 use crate::copy;
 use crate::device::{Device, Opened};
@@ -20,10 +20,6 @@ use crate::snapshot::origin::Origin;
 use crate::snapshot::store::Unmade;
 use crate::target::Target;
 
-/// Identifies a target that has been opened and has no device yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket(pub u64);
-
 /// The targets and devices of a process.
 pub struct Group {
     /// Runs their tasks.
@@ -33,15 +29,16 @@ pub struct Group {
     /// Copies their chunks and regions.
     pub copy: copy::Client,
     origins: Origins,
-    opened: RefCell<HashMap<Ticket, Opened>>,
+    /// Targets that have no device, kept by their callers.
+    held: RefCell<Vec<Weak<Opened>>>,
     devices: RefCell<BTreeMap<u32, Rc<Device>>>,
 }
 
 impl Group {
     /// A group without devices.
     pub fn new(executor: Executor, host: Rc<dyn Host>, copy: copy::Client) -> Group {
-        let (opened, devices) = (RefCell::default(), RefCell::default());
-        Group { executor, host, copy, origins: Origins::default(), opened, devices }
+        let (held, devices) = (RefCell::default(), RefCell::default());
+        Group { executor, host, copy, origins: Origins::default(), held, devices }
     }
 
     /// The origin of a disk, if a target needs it.
@@ -55,39 +52,33 @@ impl Group {
         self.origins.get_or(key, || Origin::new(open(), self.copy.clone()))
     }
 
-    /// Keeps a target that has been opened until it gets a device or is forgotten.
-    pub fn keep_opened(&self, ticket: Ticket, opened: Opened) {
-        self.opened.borrow_mut().insert(ticket, opened);
-    }
-
-    /// A target that has been opened.
-    pub fn opened(&self, ticket: Ticket) -> Option<Opened> {
-        self.opened.borrow().get(&ticket).cloned()
-    }
-
-    /// Takes out a target that has been opened.
-    pub fn take_opened(&self, ticket: Ticket) -> Option<Opened> {
-        self.opened.borrow_mut().remove(&ticket)
+    /// Counts an opened target without a device among those that need their origin, for as long as
+    /// the caller keeps it.
+    pub fn hold(&self, opened: Opened) -> Rc<Opened> {
+        let opened = Rc::new(opened);
+        let mut held = self.held.borrow_mut();
+        held.retain(|one| one.strong_count() > 0);
+        held.push(Rc::downgrade(&opened));
+        opened
     }
 
     /// Removes origins that no target needs any more.
     pub fn forget_unused_origins(&self) {
-        let opened = self.opened.borrow();
-        let opened = opened.values().map(|opened| opened.target.clone());
+        let held = self.held.borrow();
+        let held = held.iter().filter_map(Weak::upgrade).map(|opened| opened.target.clone());
         let devices = self.devices.borrow();
         let served = devices.values().map(|device| device.target());
-        self.origins.forget_unused(&opened.chain(served).collect::<Vec<_>>());
+        self.origins.forget_unused(&held.chain(served).collect::<Vec<_>>());
     }
 
-    /// Releases a target that has no device, or no longer has one, when what its new store has
-    /// overwritten has been restored: until then its disks stay claimed.
+    /// Restores what the new store of a target has overwritten that has no device, or no longer has
+    /// one, and closes the target.
     ///
     /// # Errors
     /// It cannot be restored.
-    pub async fn unmake(&self, ticket: Ticket) -> Result<Unmade, String> {
-        let opened = self.take_opened(ticket).map(|opened| opened.target);
-        let unmade = match &opened {
-            Some(Target::Snapshot(snapshot)) => {
+    pub async fn unmake(&self, opened: Opened) -> Result<Unmade, String> {
+        let unmade = match &opened.target {
+            Target::Snapshot(snapshot) => {
                 let unmade = snapshot.store().unmake().await.map_err(|error| error.to_string())?;
                 if unmade.is_gone() {
                     self.origins.forget_departed(snapshot);
@@ -96,6 +87,7 @@ impl Group {
             }
             _ => Unmade::NotNew,
         };
+        drop(opened);
         self.forget_unused_origins();
         Ok(unmade)
     }
@@ -130,10 +122,9 @@ impl Group {
     pub async fn add(
         &self,
         id: u32,
-        ticket: Ticket,
+        opened: Opened,
         serve: impl FnOnce(Rc<Device>) -> Result<(), String>,
     ) -> Result<(), String> {
-        let opened = self.opened(ticket).ok_or("the target is not open")?;
         let target = opened.target.clone();
         self.refuse(id, &target).map_or(Ok(()), Err)?;
         target.activate(&self.executor).await?;
@@ -218,23 +209,23 @@ impl Group {
         taken
     }
 
-    /// Gives a suspended device a target that has been opened. A snapshot joins its origin last.
+    /// Gives a suspended device a target that has been opened. A snapshot joins its origin last,
+    /// and counts among those that need it until then (I5).
     ///
     /// # Errors
     /// The target cannot be used.
-    pub async fn put_target(&self, id: u32, ticket: Ticket) -> Result<(), String> {
+    pub async fn put_target(&self, id: u32, opened: Opened) -> Result<(), String> {
         let device = self.device(id).ok_or("the device is gone")?;
-        let opened = self.opened(ticket).ok_or("the target is not open")?;
-        let target = opened.target.clone();
-        let activated = match self.refuse(id, &target) {
-            None => target.activate(&self.executor).await,
+        let held = self.hold(opened);
+        let activated = match self.refuse(id, &held.target) {
+            None => held.target.activate(&self.executor).await,
             Some(why) => Err(why),
         };
         if activated.is_ok() {
-            device.put_target(opened);
-            self.join(&target).await;
+            device.put_target(Opened::clone(&held));
+            self.join(&held.target).await;
         }
-        drop(self.take_opened(ticket));
+        drop(held);
         self.forget_unused_origins();
         activated
     }

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use dm_targets::copy;
 use dm_targets::device::{Device, Opened};
 use dm_targets::disk::{Disk, Host, Memory};
-use dm_targets::group::{Group, Ticket};
+use dm_targets::group::Group;
 use dm_targets::linear::target::Linear;
 use dm_targets::origins::DiskKey;
 use dm_targets::request::{Request, RequestKind};
@@ -104,14 +104,14 @@ impl Fixture {
     }
 
     /// Opens an origin as the target of a device.
-    pub fn open_origin(&self, disk: usize, ticket: u64) {
+    pub fn open_origin(&self, disk: usize) -> Rc<Opened> {
         let origin = self.group.origin_or(Fixture::key(disk), || self.origins[disk].disk());
         let opened = Opened { target: Target::Origin(origin), events: Rc::default() };
-        self.group.keep_opened(Ticket(ticket), opened);
+        self.group.hold(opened)
     }
 
     /// Opens the snapshot of an origin.
-    pub fn open_snapshot(&self, disk: usize, ticket: u64) {
+    pub fn open_snapshot(&self, disk: usize) -> Rc<Opened> {
         let group = self.group.clone();
         let (origin, cow) = (self.origins[disk].clone(), self.cows[disk].disk());
         let losses = self.world.losses()[disk].clone();
@@ -119,16 +119,15 @@ impl Fixture {
             let origin = group.origin_or(Fixture::key(disk), || origin.disk());
             let parts = parts(&group, origin.disk(), &cow, losses);
             let target = Target::Snapshot(Snapshot::open(parts).await.unwrap());
-            group.keep_opened(Ticket(ticket), Opened { target, events: Rc::default() });
-        });
+            group.hold(Opened { target, events: Rc::default() })
+        })
     }
 
     /// Adds a device for an opened target.
-    pub fn add(&self, id: u32, ticket: u64) -> Rc<Device> {
+    pub fn add(&self, id: u32, opened: Rc<Opened>) -> Rc<Device> {
         let group = self.group.clone();
         self.run(async move {
-            group.add(id, Ticket(ticket), |_| Ok(())).await.unwrap();
-            drop(group.take_opened(Ticket(ticket)));
+            group.add(id, Opened::clone(&opened), |_| Ok(())).await.unwrap();
         });
         self.group.device(id).unwrap()
     }
@@ -143,33 +142,33 @@ impl Fixture {
     fn family(&self) -> [Rc<Device>; 2] {
         let of = |disk: usize| {
             let id = u32::try_from(disk).unwrap();
-            self.open_origin(disk, 1);
-            self.add(id, 1);
-            self.open_snapshot(disk, 2);
-            self.add(10 + id, 2)
+            self.add(id, self.open_origin(disk));
+            self.add(10 + id, self.open_snapshot(disk))
         };
         [of(0), of(1)]
     }
 
-    /// Replaces a device's target; `open` opens the new one.
-    fn swap(&self, id: u32, open: impl FnOnce()) {
+    /// Puts another target in the place of a device's; `open` opens it.
+    fn swap(&self, id: u32, open: impl FnOnce() -> Rc<Opened>) {
         let (group, device) = (self.group.clone(), self.group.device(id).unwrap());
         self.run(async move {
             device.suspend(false).await.unwrap();
             group.take_target(id).await.unwrap();
         });
-        open();
+        let opened = open();
         let (group, device) = (self.group.clone(), self.group.device(id).unwrap());
         self.run(async move {
-            group.put_target(id, Ticket(9)).await.unwrap();
+            group.put_target(id, Opened::clone(&opened)).await.unwrap();
+            drop(opened);
+            group.forget_unused_origins();
             device.resume(false).await;
         });
     }
 
-    fn open_linear(&self, disk: usize) {
+    fn open_linear(&self, disk: usize) -> Rc<Opened> {
         let linear = Linear::new(self.origins[disk].disk(), Sector(0), Sectors(SIZE));
         let target = Target::Linear(Rc::new(linear));
-        self.group.keep_opened(Ticket(9), Opened { target, events: Rc::default() });
+        self.group.hold(Opened { target, events: Rc::default() })
     }
 
     fn ask(&self, device: &Rc<Device>, kind: RequestKind, tag: u32) -> Result<Vec<u8>, String> {
@@ -230,7 +229,7 @@ fn an_origin_outlives_the_table_of_its_device() {
     fixture.swap(0, || fixture.open_linear(0));
     assert!(matches!(fixture.group.device(0).unwrap().target(), Target::Linear(_)));
     assert!(fixture.shows_old(&first), "the snapshot is served meanwhile");
-    fixture.swap(0, || fixture.open_origin(0, 9));
+    fixture.swap(0, || fixture.open_origin(0));
     let after = fixture.group.origin(Fixture::key(0)).unwrap();
     assert!(Rc::ptr_eq(&before, &after), "the snapshot has never left it");
     fixture.write(0).unwrap();
@@ -245,7 +244,7 @@ fn a_snapshot_joins_and_leaves_with_the_table_of_its_device() {
     fixture.swap(10, || fixture.open_linear(1));
     fixture.write(0).unwrap();
     assert_eq!(fixture.world.losses()[0].recorded(), Some(Loss::OriginChanged), "it had left");
-    fixture.swap(10, || fixture.open_snapshot(0, 9));
+    fixture.swap(10, || fixture.open_snapshot(0));
     let written = pattern::payload(NEW, 0, CHUNK);
     fixture
         .ask(&fixture.group.device(0).unwrap(), RequestKind::Write { fua: false }, NEW + 1)
@@ -257,18 +256,17 @@ fn a_snapshot_joins_and_leaves_with_the_table_of_its_device() {
 /// A snapshot whose origin was closed while it was opened.
 pub fn snapshot_without_an_origin() -> Result<(), String> {
     let fixture = Fixture::new();
-    fixture.open_snapshot(0, 2);
-    // As if the origin's last user had ended before the snapshot was kept.
-    let opened = fixture.group.take_opened(Ticket(2)).ok_or("it is not open")?;
+    let held = fixture.open_snapshot(0);
+    // As if the origin's last user had ended before the snapshot was held.
+    let opened = Opened::clone(&held);
+    drop(held);
     fixture.group.forget_unused_origins();
-    fixture.group.keep_opened(Ticket(2), opened);
     let group = fixture.group.clone();
-    let added = fixture.run(async move { group.add(10, Ticket(2), |_| Ok(())).await });
+    let added = fixture.run(async move { group.add(10, opened, |_| Ok(())).await });
     let Some(snapshot) = fixture.group.device(10) else {
         return added.map_or(Ok(()), |()| Err("it is not served, and that is no error".into()));
     };
-    fixture.open_origin(0, 1);
-    fixture.add(0, 1);
+    fixture.add(0, fixture.open_origin(0));
     fixture.write(0)?;
     match fixture.shows_old(&snapshot) {
         true => Ok(()),
@@ -290,7 +288,7 @@ pub fn origin_that_comes_back() -> Result<(), String> {
     if fixture.group.origin(Fixture::key(0)).is_some() {
         return Err("the origin stays though nothing needs it".into());
     }
-    fixture.swap(0, || fixture.open_origin(0, 9));
+    fixture.swap(0, || fixture.open_origin(0));
     if fixture.world.losses()[0].recorded().is_some() {
         return Err("it is recorded as lost, and nothing has changed".into());
     }

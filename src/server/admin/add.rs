@@ -5,13 +5,13 @@
 //! is the store written and the snapshot added to its origin; starting the device comes last. If a
 //! step fails, the earlier ones are undone, so a failed `add` leaves nothing.
 
-use dm_targets::group::Ticket;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
 use super::devices::Device;
 use super::devices::changes_origin;
+use super::held::Held;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::{NewDevice, generated_name};
@@ -34,25 +34,23 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<Reply, Reason> {
         Silent::on(&self.machine, spec.table.params.devices())?;
         let prepared = self.prepare(spec, name.as_deref(), None)?;
-        let info = match self.make(&prepared, id) {
-            Ok(info) => info,
-            Err(why) => return self.forget_ticket(prepared.ticket).and(Err(why)),
-        };
-        let mut new = Unconfirmed { state: prepared.state(&info, ""), ticket: prepared.ticket };
-        let note = match self.bring_up(&prepared, &info, name, &mut new.state) {
+        let info = self.make(&prepared, id)?;
+        let mut state = prepared.state(&info, "");
+        let note = match self.bring_up(&prepared, &info, name, &mut state) {
             Ok(note) => note,
             Err(why) => {
+                let new = Unconfirmed { state, target: prepared.target };
                 let note = self.undo(new).unwrap_or_else(|left| Some(left.to_string()));
                 return Err(note.map_or(why.clone(), |note| why.ending(format!("; {note}"))));
             }
         };
         let note = note.or_else(|| prepared.note.clone());
         let path = format!("{BLOCK_PATH}{}", info.id);
-        let (device, name) = (new.state.device(), new.state.name.clone());
+        let (device, name) = (state.device(), state.name.clone());
         let adopted = prepared.spec.other_origin;
-        self.unconfirmed = Some(new);
         log::info!("{name}: {path} is live");
-        self.keep(prepared, info, name);
+        let target = self.keep(prepared, info, name);
+        self.unconfirmed = Some(Unconfirmed { state, target });
         // The device was recorded before it could be used. If it cannot be recorded that its store
         // is adopted, that is only a warning.
         self.publish();
@@ -72,7 +70,7 @@ impl<M: Machine> Administrator<M> {
         spec: DeviceSpec,
         name: Option<&str>,
         again: Option<&KnownDisks>,
-    ) -> Result<NewDevice, Reason> {
+    ) -> Result<NewDevice<M>, Reason> {
         match spec.table.params.clone() {
             TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
             TargetParams::SnapshotOrigin { origin } => self.prepare_origin(&origin, spec, again),
@@ -85,13 +83,9 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// A note for the user of a device that has been opened.
-    fn note_of(&self, prepared: &NewDevice) -> Result<Option<String>, Reason> {
-        let ticket = prepared.ticket;
-        self.machine.call(move |thread| async move {
-            let opened = thread.group().opened(ticket);
-            let Some(Target::Snapshot(snapshot)) = opened.map(|opened| opened.target) else {
-                return None;
-            };
+    fn note_of(&self, prepared: &NewDevice<M>) -> Result<Option<String>, Reason> {
+        self.machine.call(prepared.target.job(|_, opened| async move {
+            let Target::Snapshot(snapshot) = opened.target else { return None };
             let invalid = snapshot.health() == Health::Invalid;
             invalid.then(|| {
                 format!(
@@ -99,23 +93,28 @@ impl<M: Machine> Administrator<M> {
                     snapshot.cow().name()
                 )
             })
-        })
+        }))
     }
 
-    /// Drops the data thread's own reference to an opened target.
-    pub(super) fn forget_ticket(&self, ticket: Ticket) -> Result<(), Reason> {
-        self.machine.call(move |thread| async move {
-            let opened = thread.group().take_opened(ticket);
-            if let Some(Target::Snapshot(snapshot)) = opened.map(|opened| opened.target) {
+    /// Forgets what the new store of a target has overwritten: it stays.
+    pub(super) fn keep_store(&self, target: &Held<M::Caller>) -> Result<(), Reason> {
+        self.machine.call(target.job(|_, opened| async move {
+            if let Target::Snapshot(snapshot) = opened.target {
                 snapshot.store().keep();
             }
-        })
+        }))
     }
 
-    /// Adds a served device to this server's devices. The caller publishes the change.
-    pub(super) fn keep(&mut self, prepared: NewDevice, info: DeviceInfo, name: String) {
+    /// Adds a served device to this server's devices. The caller publishes the change. Returns the
+    /// target's owner, which the device does not need any more.
+    pub(super) fn keep(
+        &mut self,
+        prepared: NewDevice<M>,
+        info: DeviceInfo,
+        name: String,
+    ) -> Held<M::Caller> {
         let number = self.machine.number(info.id);
-        let NewDevice { mut spec, deps, read_only, cow, .. } = prepared;
+        let NewDevice { mut spec, deps, read_only, cow, target, .. } = prepared;
         let id = info.id;
         // The store is adopted now. Adopting another one needs the option again.
         spec.other_origin = spec.other_origin && !self.is_valid(id);
@@ -137,6 +136,7 @@ impl<M: Machine> Administrator<M> {
                 cow,
             },
         );
+        target
     }
 
     /// Whether a device is a snapshot that is valid: only such a store can be adopted.
@@ -150,7 +150,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Makes the kernel add a device.
-    fn make(&mut self, prepared: &NewDevice, id: Option<u32>) -> Result<DeviceInfo, Reason> {
+    fn make(&mut self, prepared: &NewDevice<M>, id: Option<u32>) -> Result<DeviceInfo, Reason> {
         let options = &prepared.spec.options;
         let zero_copy = self.machine.can_zero_copy(options)?;
         let info = self.machine.add(id, options, &prepared.params, zero_copy)?;
@@ -170,13 +170,13 @@ impl<M: Machine> Administrator<M> {
     /// A step fails, or a disk does not answer. The caller undoes the `add`.
     fn bring_up(
         &mut self,
-        prepared: &NewDevice,
+        prepared: &NewDevice<M>,
         info: &DeviceInfo,
         name: Option<String>,
         state: &mut DeviceState,
     ) -> Result<Option<String>, Reason> {
         self.register(prepared, name, state)?;
-        let served = self.machine.serve(info, &state.name, prepared.ticket)?;
+        let served = self.machine.serve(info, &state.name, &prepared.target)?;
         self.unless_silent(Errand::on(info.id, "add"), served, |_, _| {})??;
         let note = self.note_of(prepared)?;
         self.machine.start(info.id, false)?;
@@ -187,8 +187,10 @@ impl<M: Machine> Administrator<M> {
     /// apart yet: all that is known of that device goes by its number.
     fn refuse_taken(&self, id: u32) -> Result<(), Reason> {
         self.refuse_unfinished(id)?;
-        self.devices.get(&id).map_or(Ok(()), |entry| {
-            let name = &entry.name;
+        let served = self.devices.get(&id).map(|entry| &entry.name);
+        let undone = self.undone_later.iter().map(|new| &new.state);
+        let undone = undone.filter(|state| state.id == id).map(|state| &state.name).next();
+        served.or(undone).map_or(Ok(()), |name| {
             Err(format!("/dev/ublkb{id}: {name} is not taken apart yet; try again").into())
         })
     }
@@ -197,7 +199,7 @@ impl<M: Machine> Administrator<M> {
     /// command chooses a name.
     fn register(
         &mut self,
-        prepared: &NewDevice,
+        prepared: &NewDevice<M>,
         name: Option<String>,
         state: &mut DeviceState,
     ) -> Result<(), Reason> {

@@ -9,8 +9,6 @@ use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
 
-use dm_targets::disk::Disk;
-use dm_targets::group::{Group, Ticket};
 use dm_targets::mirror::format::HEADER_BYTES;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::{Identity, StoreId};
@@ -18,6 +16,8 @@ use dm_targets::snapshot::journal::Notes;
 use dm_targets::snapshot::losses::LossRecord;
 use dm_targets::units::{Sector, Sectors};
 
+use super::held::Held;
+pub use super::thread::{Caller, Thread};
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk, Place, Which};
 use crate::rundir::departed::Departure;
@@ -160,17 +160,6 @@ pub trait Records: Clone + Send + 'static {
     fn losses(&self, cow: Cow) -> Self::Losses;
 }
 
-/// The thread that has the targets, seen from a job on it.
-pub trait Thread: 'static {
-    /// See [`Machine::Open`].
-    type Open: OpenDisk;
-
-    /// Targets and devices.
-    fn group(&self) -> &Group;
-    /// Makes an open disk usable by targets.
-    fn disk(&self, open: Self::Open) -> Disk;
-}
-
 /// The result of serving a device's queues.
 pub type Served = Result<(), Reason>;
 
@@ -191,6 +180,8 @@ pub trait Machine: 'static {
     type Open: OpenDisk;
     /// The thread that has the targets.
     type Thread: Thread<Open = Self::Open>;
+    /// How that thread is reached.
+    type Caller: Caller<Thread = Self::Thread>;
     /// The run directory.
     type Records: Records;
     /// The journal of a snapshot's COW.
@@ -212,6 +203,9 @@ pub trait Machine: 'static {
     /// The run directory.
     fn records(&self) -> &Self::Records;
 
+    /// How the thread that has the targets is reached.
+    fn caller(&self) -> Self::Caller;
+
     /// Runs a job on the thread that has the targets, and waits for its result.
     ///
     /// # Errors
@@ -222,7 +216,10 @@ pub trait Machine: 'static {
     ) -> Result<T, Reason>
     where
         T: Send + 'static,
-        F: Future<Output = T> + 'static;
+        F: Future<Output = T> + 'static,
+    {
+        self.caller().call(job)
+    }
 
     /// The same for a job that waits for disks, but stops waiting if a disk is silent for too long.
     ///
@@ -253,7 +250,7 @@ pub trait Machine: 'static {
         zero_copy: bool,
     ) -> Result<DeviceInfo, Reason>;
     /// Serves a device's queues with an opened target, and activates the target. The inner error is
-    /// [`Group::add`]'s.
+    /// [`Group::add`](dm_targets::group::Group::add)'s.
     ///
     /// # Errors
     /// The character device cannot be opened, or the thread has died.
@@ -261,7 +258,7 @@ pub trait Machine: 'static {
         &self,
         info: &DeviceInfo,
         name: &str,
-        ticket: Ticket,
+        target: &Held<Self::Caller>,
     ) -> Result<Waited<Served>, Reason>;
     /// Makes a device live whose queues are served; `again`: it was live before.
     ///

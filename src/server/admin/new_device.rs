@@ -1,18 +1,18 @@
 //! A new device before the kernel adds it, or before it is taken over.
 
-use dm_targets::group::Ticket;
 use dm_targets::table::{Table, TargetParams};
 
 use super::devices::{Deps, free_name, state_of};
+use super::held::Held;
+use super::machine::Machine;
 use crate::protocol::Cow;
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::ublk::{DeviceInfo, Params};
 
 /// A device about to be added or taken over: its target is open and nothing has been written.
-pub(super) struct NewDevice {
+pub(super) struct NewDevice<M: Machine> {
     pub(super) params: Params,
-    /// Identifies the opened target on the data thread.
-    pub(super) ticket: Ticket,
+    pub(super) target: Held<M::Caller>,
     pub(super) deps: Deps,
     pub(super) read_only: bool,
     /// With unspecified values filled in.
@@ -23,7 +23,7 @@ pub(super) struct NewDevice {
     pub(super) note: Option<String>,
 }
 
-impl NewDevice {
+impl<M: Machine> NewDevice<M> {
     pub(super) fn is_origin(&self) -> bool {
         matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
     }

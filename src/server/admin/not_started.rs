@@ -20,13 +20,13 @@ impl<M: Machine> Administrator<M> {
     /// earlier state: suspended, or with an inactive table.
     pub(super) fn start_again(
         &mut self,
-        prepared: NewDevice,
+        prepared: NewDevice<M>,
         info: DeviceInfo,
         device: DeviceState,
     ) -> Result<(), Problem> {
         let DeviceState { id, ref name, suspended, ref loaded, .. } = device;
         let started = self.machine.start(id, true);
-        self.keep(prepared, info, name.clone());
+        drop(self.keep(prepared, info, name.clone()));
         if let Some(entry) = self.devices.get_mut(&id) {
             (entry.suspended, entry.loaded) = (suspended, loaded.clone());
             entry.waits = started.is_err() && !mutant::is(Mutant::NotStartedIsLive);

@@ -102,29 +102,27 @@ impl<M: Machine> Administrator<M> {
         Silent::among(&self.machine, [device].into_iter()).refuse(device)?;
         // Only the origin's size is needed, so other users of the origin do not matter.
         let spec = DeviceSpec { force: true, ..device.spec.clone() };
-        let ticket = self.prepare(spec, Some(&device.name), Some(&device.known))?.ticket;
-        let record = move |thread: Rc<M::Thread>| async move {
-            let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
+        let target = self.prepare(spec, Some(&device.name), Some(&device.known))?.target;
+        let record = target.last_job(|thread: Rc<M::Thread>, opened| async move {
             opened.target.activate(&thread.group().executor).await?;
             Ok(opened.target.close().await?)
-        };
+        });
         self.wait_for(Errand::on(device.id, "del"), record, |_, _| {})?
     }
 
     /// Marks the COW of a snapshot invalid: the origin has changed without it.
     pub(super) fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
         let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
-        let ticket =
-            self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.ticket;
-        let mark = move |thread: Rc<M::Thread>| async move {
-            let opened = thread.group().take_opened(ticket).ok_or("the snapshot is not open")?;
+        let target =
+            self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.target;
+        let mark = target.last_job(|_, opened| async move {
             match opened.target {
                 Target::Snapshot(snapshot) => {
                     snapshot.store().invalidate().await.map_err(Failure::from)
                 }
                 _ => Ok(()),
             }
-        };
+        });
         self.wait_for(Errand::on(device.id, "recover"), mark, |_, _| {})??;
         if let Some(cow) = &device.cow {
             // The COW itself is marked now.

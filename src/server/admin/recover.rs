@@ -207,7 +207,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Opens the target of a waiting device. The COW of a lost snapshot is marked first.
-    fn make_ready(&mut self, device: &DeviceState) -> Result<NewDevice, Reason> {
+    fn make_ready(&mut self, device: &DeviceState) -> Result<NewDevice<M>, Reason> {
         self.waiting(device.id, device.cookie)?;
         if device.lost {
             self.mark_lost(device)?;
@@ -219,17 +219,17 @@ impl<M: Machine> Administrator<M> {
     /// is lost by suspending it again: it is served all the same, and its disks are claimed.
     fn serve_again(
         &mut self,
-        prepared: &NewDevice,
+        prepared: &NewDevice<M>,
         device: &DeviceState,
     ) -> Result<(DeviceInfo, Option<Reason>), Reason> {
         let taken = self.take_over(device.id, device.cookie);
         let served = taken.and_then(|info| {
-            let served = self.machine.serve(&info, &device.name, prepared.ticket)?;
+            let served = self.machine.serve(&info, &device.name, &prepared.target)?;
             self.unless_silent(Errand::on(info.id, "recover"), served, |_, _| {})??;
             Ok(info)
         });
-        self.forget_ticket(prepared.ticket)?;
         let info = served?;
+        self.keep_store(&prepared.target)?;
         // A suspended device is suspended again, from the first request on.
         let held = if device.suspended { self.hold(info.id, true, "recover")? } else { Ok(()) };
         Ok((info, held.err().map(|lost| lost.but(format!("{}: suspended", device.name)))))
@@ -330,7 +330,11 @@ fn now_invalid(device: &DeviceState) -> Option<Reason> {
 }
 
 /// The recorded state of a device that has been taken over.
-fn served_state(prepared: &NewDevice, info: &DeviceInfo, device: &DeviceState) -> DeviceState {
+fn served_state<M: Machine>(
+    prepared: &NewDevice<M>,
+    info: &DeviceInfo,
+    device: &DeviceState,
+) -> DeviceState {
     let DeviceState { suspended, loaded, .. } = device;
     DeviceState {
         suspended: *suspended,

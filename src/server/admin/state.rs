@@ -3,8 +3,6 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use dm_targets::group::Ticket;
-
 use super::devices::{Device, Directory, LeftOut};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
@@ -41,7 +39,6 @@ pub struct Administrator<M: Machine> {
     pub(super) kept: BTreeSet<u32>,
     /// Devices that the current command deletes.
     pub(super) going: BTreeSet<u32>,
-    pub(super) tickets: u64,
     /// Devices that wait for a server and could not be taken over.
     pub(super) left_out: BTreeMap<u32, LeftOut>,
     /// The origin may have changed since devices were left out.
@@ -57,9 +54,9 @@ pub struct Administrator<M: Machine> {
     /// Acknowledged writes were lost with a device; the log has the details.
     pub(super) lost_at_end: bool,
     /// The device that the last command added.
-    pub(super) unconfirmed: Option<Unconfirmed>,
+    pub(super) unconfirmed: Option<Unconfirmed<M::Caller>>,
     /// Devices whose `add` is undone when what delays that has ended.
-    pub(super) undone_later: Vec<Unconfirmed>,
+    pub(super) undone_later: Vec<Unconfirmed<M::Caller>>,
     /// Jobs that wait for disks that do not answer.
     pub(super) unfinished: Vec<Unfinished<Administrator<M>>>,
     /// Those that complete the COWs of deleted devices and wait for disks that do not answer.
@@ -78,7 +75,6 @@ impl<M: Machine> Administrator<M> {
             origin_known: KnownDisk::default(),
             kept: BTreeSet::new(),
             going: BTreeSet::new(),
-            tickets: 0,
             left_out: BTreeMap::new(),
             origin_changed: false,
             ending: Ending::No,
@@ -186,10 +182,5 @@ impl<M: Machine> Administrator<M> {
             self.devices.values().map(Device::state).chain(left_out).chain(undone).collect();
         devices.sort_by_key(|device| device.id);
         devices
-    }
-
-    pub(super) fn next_ticket(&mut self) -> Ticket {
-        self.tickets += 1;
-        Ticket(self.tickets)
     }
 }

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
-use dm_targets::group::Ticket;
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
 use super::devices::{Deps, no_device};
+use super::held::Held;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
@@ -282,14 +282,10 @@ impl<M: Machine> Administrator<M> {
                     (one.errand.id, one.errand.verb) = (Some(id), "resume");
                 }
             })?;
-        let NewDevice { ticket, deps, spec, params, .. } = prepared;
-        let fits = self.refuse_unfit(id, &params).map_err(|why| why.context("the table"));
-        if let Err(why) = fits.and_then(|()| self.record_table(id, deps, spec, again.is_some())) {
-            self.machine
-                .call(move |thread| async move { drop(thread.group().take_opened(ticket)) })?;
-            return Err(why);
-        }
-        self.put_target(id, ticket, again.is_none())
+        let NewDevice { target, deps, spec, params, .. } = prepared;
+        self.refuse_unfit(id, &params).map_err(|why| why.context("the table"))?;
+        self.record_table(id, deps, spec, again.is_some())?;
+        self.put_target(id, target, again.is_none())
     }
 
     /// Closes a suspended device's target.
@@ -309,9 +305,10 @@ impl<M: Machine> Administrator<M> {
     ///
     /// # Errors
     /// The target cannot be used. Or a disk does not answer: the device gets it when that does.
-    fn put_target(&mut self, id: u32, ticket: Ticket, loaded: bool) -> Result<(), Reason> {
-        let job =
-            move |thread: Rc<M::Thread>| async move { thread.group().put_target(id, ticket).await };
+    fn put_target(&mut self, id: u32, target: Held<M::Caller>, loaded: bool) -> Result<(), Reason> {
+        let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
+            thread.group().put_target(id, opened).await
+        });
         let then = move |admin: &mut Administrator<M>, put: Result<(), String>| {
             if let Err(why) = put {
                 return log::error!("/dev/ublkb{id}: its disk answers again, but {why}");

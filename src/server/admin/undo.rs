@@ -79,7 +79,7 @@ impl<M: Machine> Administrator<M> {
     /// Keeps the device that was added last: forgets what its store has overwritten.
     pub(super) fn confirm(&mut self) {
         if let Some(new) = self.unconfirmed.take() {
-            if let Err(why) = self.forget_ticket(new.ticket) {
+            if let Err(why) = self.keep_store(&new.target) {
                 log::warn!("{why}");
             }
         }
@@ -91,7 +91,7 @@ impl<M: Machine> Administrator<M> {
     ///
     /// # Errors
     /// What is left.
-    pub(super) fn undo(&mut self, new: Unconfirmed) -> Result<Option<String>, Reason> {
+    pub(super) fn undo(&mut self, new: Unconfirmed<M::Caller>) -> Result<Option<String>, Reason> {
         let DeviceRef { id, cookie } = new.state.device();
         let is_served = self.devices.contains_key(&id);
         if !is_served && self.refuse_unfinished(id).is_err() {
@@ -174,16 +174,17 @@ impl<M: Machine> Administrator<M> {
     /// stays claimed until then.
     fn unmake(
         &mut self,
-        Unconfirmed { state, ticket }: Unconfirmed,
+        Unconfirmed { state, target }: Unconfirmed<M::Caller>,
     ) -> Result<Option<String>, Reason> {
-        let job = move |thread: Rc<M::Thread>| async move { thread.group().unmake(ticket).await };
+        let unmake =
+            |thread: Rc<M::Thread>, opened| async move { thread.group().unmake(opened).await };
         let (cow, later) = (cow_path(&state.spec).unwrap_or_default(), state.clone());
         let then = move |admin: &mut Administrator<M>, unmade| match admin.unmade(&later, unmade) {
             Ok(note) => log::warn!("{}: undone; {}", later.name, note.unwrap_or_default()),
             Err(why) => log::error!("{}: {why}", later.name),
         };
         let errand = Errand { id: None, verb: "add", keeps_server: true };
-        let unmade = self.wait_for(errand, job, then).map_err(|why| {
+        let unmade = self.wait_for(errand, target.last_job(unmake), then).map_err(|why| {
             why.context(format!(
                 "the content that its new store has overwritten on {cow} is not restored yet"
             ))

@@ -8,8 +8,9 @@
 use std::future::Future;
 use std::rc::Rc;
 
-use dm_targets::group::Ticket;
+use dm_targets::device::Opened;
 
+use super::held::Held;
 use super::machine::{Late, Machine, Waited};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
@@ -103,25 +104,23 @@ impl<M: Machine> Administrator<M> {
         !self.unfinished.is_empty() || !self.undone_later.is_empty()
     }
 
-    /// Opens a target while its disks answer. A target that is opened later is dropped.
+    /// Opens a target while its disks answer. What `open` returns beside the target is returned,
+    /// too. A target that is opened later is closed again.
     ///
     /// # Errors
-    /// The thread has died, or a disk does not answer.
-    pub(super) fn open_while_answered<T, F>(
+    /// As `open`; the thread has died, or a disk does not answer.
+    pub(super) fn open_target<T, F>(
         &mut self,
-        ticket: Ticket,
         open: impl FnOnce(Rc<M::Thread>) -> F + Send + 'static,
-    ) -> Result<T, Reason>
+    ) -> Result<(Held<M::Caller>, T), Reason>
     where
         T: Send + 'static,
-        F: Future<Output = T> + 'static,
+        F: Future<Output = Result<(Opened, T), Reason>> + 'static,
     {
-        let then = move |admin: &mut Administrator<M>, _| {
-            if let Err(why) = admin.forget_ticket(ticket) {
-                log::warn!("{why}");
-            }
-        };
-        self.wait_for(Errand { id: None, verb: "add", keeps_server: false }, open, then)
+        let target = Held::new(self.machine.caller());
+        let errand = Errand { id: None, verb: "add", keeps_server: false };
+        let found = self.wait_for(errand, target.opening(open), |_, _| {})??;
+        Ok((target, found))
     }
 
     /// Refuses a device that has an unfinished command.

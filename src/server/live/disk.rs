@@ -3,33 +3,18 @@
 
 use std::ops::Range;
 
-use dm_targets::disk::Disk;
-use dm_targets::group::Group;
 use dm_targets::mirror::format::HEADER_BYTES;
 use dm_targets::snapshot::format::Identity;
 use dm_targets::units::{Sector, Sectors};
 
-use crate::data::DataThread;
 use crate::failure::{Failure, Reason};
 use crate::protocol::{Cow, Place, Which};
-use crate::server::admin::machine::{OpenDisk as Open, Thread};
+use crate::server::admin::machine::OpenDisk as Open;
 use crate::storage::signature::{self, Signature};
 use crate::storage::silent;
 use crate::storage::{
     Access, DiskId, Limits, OpenDisk, content, lasting_name, lasting_name_of, leg_name, names_of,
 };
-
-impl Thread for DataThread {
-    type Open = OpenDisk;
-
-    fn group(&self) -> &Group {
-        &self.group
-    }
-
-    fn disk(&self, open: OpenDisk) -> Disk {
-        DataThread::disk(self, open)
-    }
-}
 
 impl Open for OpenDisk {
     fn id(&self) -> DiskId {

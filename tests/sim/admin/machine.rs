@@ -6,41 +6,24 @@ use std::future::Future;
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::disk::{Disk, Host};
+use dm_targets::disk::Host;
 use dm_targets::exec::Executor;
-use dm_targets::group::{Group, Ticket};
+use dm_targets::group::Group;
 use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::journal::Notes;
 
 use super::kernel::{Control, Kernel, Pending};
-use super::open::{Held, Hold, SimOpen, id_of};
+use super::open::{Hold, SimOpen, id_of};
 use super::process::spawn_pass;
 use super::records::{Directory, Journal};
 use super::site::Site;
+use super::thread::{SimCaller, SimThread};
 use crate::failure::Reason;
 use crate::protocol::{DeviceOptions, KnownDisk};
-use crate::server::admin::machine::{Machine, Served, Thread, Waited};
+use crate::server::admin::held::Held;
+use crate::server::admin::machine::{Machine, Served, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
 use crate::ublk::{DeviceInfo, DeviceState, Params};
-
-/// The thread of a process.
-pub struct SimThread {
-    pub(super) group: Group,
-    pub(super) site: Rc<Site>,
-}
-
-impl Thread for SimThread {
-    type Open = SimOpen;
-
-    fn group(&self) -> &Group {
-        &self.group
-    }
-
-    fn disk(&self, open: SimOpen) -> Disk {
-        let disk = self.site.disks[open.slot].disk.borrow().clone();
-        Held::disk(&open.path, disk, open.hold)
-    }
-}
 
 /// The machine as a process sees it.
 pub struct SimMachine {
@@ -70,24 +53,6 @@ impl SimMachine {
         })
     }
 
-    /// Hands a job in; its result appears.
-    fn begin<T, F>(
-        &self,
-        job: impl FnOnce(Rc<SimThread>) -> F + Send + 'static,
-    ) -> Rc<RefCell<Option<T>>>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + 'static,
-    {
-        let result: Rc<RefCell<Option<T>>> = Rc::default();
-        let (slot, work) = (result.clone(), job(self.thread.clone()));
-        self.executor.spawn(async move {
-            let outcome = work.await;
-            *slot.borrow_mut() = Some(outcome);
-        });
-        result
-    }
-
     /// Before the kernel stops a device, it waits for the requests that the device's server has.
     fn wait_for_requests(&self, id: u32) -> Result<(), Reason> {
         let given: Vec<Pending> = match self.site.kernel.borrow().devices.get(&id) {
@@ -96,19 +61,7 @@ impl SimMachine {
             Some(_) => Vec::new(),
             None => return Err(gone(id)),
         };
-        self.wait(|| given.iter().all(|pending| pending.result.borrow().is_some()))
-    }
-
-    /// Waits for a condition. A disk that hangs answers in the end.
-    fn wait(&self, mut done: impl FnMut() -> bool) -> Result<(), Reason> {
-        loop {
-            match self.site.run(&self.executor, &mut done) {
-                Err(why) if self.site.is_dead() || self.site.gives_up.get() => return Err(why),
-                Err(why) if !self.site.answer() => return Err(why),
-                Err(_) => {}
-                Ok(()) => return Ok(()),
-            }
-        }
+        self.caller().wait(|| given.iter().all(|pending| pending.result.borrow().is_some()))
     }
 
     /// Takes a step of the kernel.
@@ -134,6 +87,7 @@ fn gone(id: u32) -> Reason {
 impl Machine for SimMachine {
     type Open = SimOpen;
     type Thread = SimThread;
+    type Caller = SimCaller;
     type Records = Directory;
     type Notes = Journal;
 
@@ -154,14 +108,9 @@ impl Machine for SimMachine {
         &self.directory
     }
 
-    fn call<T, F>(&self, job: impl FnOnce(Rc<SimThread>) -> F + Send + 'static) -> Result<T, Reason>
-    where
-        T: Send + 'static,
-        F: Future<Output = T> + 'static,
-    {
-        let result = self.begin(job);
-        self.wait(|| result.borrow().is_some())?;
-        result.borrow_mut().take().ok_or_else(|| "the thread has died".into())
+    fn caller(&self) -> SimCaller {
+        let SimMachine { site, executor, thread, .. } = self;
+        SimCaller { site: site.clone(), executor: executor.clone(), thread: thread.clone() }
     }
 
     fn call_while_answered<T, F>(
@@ -172,8 +121,8 @@ impl Machine for SimMachine {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        let result = self.begin(job);
-        let waited = self.wait(|| result.borrow().is_some());
+        let result = self.caller().begin(job);
+        let waited = self.caller().wait(|| result.borrow().is_some());
         if let Some(result) = result.borrow_mut().take() {
             return waited.map(|()| Waited::Done(result));
         }
@@ -210,13 +159,13 @@ impl Machine for SimMachine {
         &self,
         info: &DeviceInfo,
         _name: &str,
-        ticket: Ticket,
+        target: &Held<SimCaller>,
     ) -> Result<Waited<Served>, Reason> {
         let id = info.id;
         self.served.borrow_mut().insert(id, info.target_flags);
-        let served = self.call_while_answered(move |thread| async move {
-            Ok(thread.group.add(id, ticket, |_| Ok(())).await?)
-        })?;
+        let served = self.call_while_answered(target.job(move |thread, opened| async move {
+            Ok(thread.group.add(id, opened, |_| Ok(())).await?)
+        }))?;
         if let Waited::Done(Err(_)) = &served {
             self.site.kernel.borrow_mut().handed_back(id);
         }

@@ -5,8 +5,9 @@ use std::rc::Rc;
 use dm_targets::exec::Executor;
 
 use super::kernel::Pending;
-use super::machine::{SimMachine, SimThread};
+use super::machine::SimMachine;
 use super::site::Site;
+use super::thread::SimThread;
 use crate::server::admin::Administrator;
 use crate::server::admin::devices;
 

@@ -5,7 +5,6 @@
 use std::rc::Rc;
 
 use dm_targets::device::Opened;
-use dm_targets::group::Ticket;
 use dm_targets::request::RequestKind;
 use dm_targets::snapshot::merge::{Bounds, Merge, Phase};
 use dm_targets::snapshot::target::{Parts, Snapshot};
@@ -17,7 +16,7 @@ use crate::origins::{Fixture, parts};
 use crate::stack::Left;
 use crate::workload::write;
 
-/// Tickets and devices of the tests.
+/// Devices of the tests.
 const ORIGIN: u32 = 0;
 const SNAPSHOT: u32 = 10;
 const MERGE: u32 = 20;
@@ -25,17 +24,15 @@ const MERGE: u32 = 20;
 /// A family whose snapshot has a record and is deleted; its origin's device stays.
 fn written() -> Fixture {
     let fixture = Fixture::new();
-    fixture.open_origin(0, 1);
-    fixture.add(ORIGIN, 1);
-    fixture.open_snapshot(0, 2);
-    fixture.add(SNAPSHOT, 2);
+    fixture.add(ORIGIN, fixture.open_origin(0));
+    fixture.add(SNAPSHOT, fixture.open_snapshot(0));
     fixture.write(ORIGIN).unwrap();
     fixture.remove(SNAPSHOT);
     fixture
 }
 
 /// Opens a merge of the first COW, or a new snapshot on the second one; both are of one origin.
-fn open(fixture: &Fixture, cow: usize, ticket: u64) {
+fn open(fixture: &Fixture, cow: usize) -> Rc<Opened> {
     let (group, origin) = (fixture.group.clone(), fixture.origins[0].clone());
     let (cow, losses) = (fixture.cows[cow].disk(), fixture.world.losses()[cow].clone());
     let merges = cow.name().as_ref() == "cow0";
@@ -50,16 +47,16 @@ fn open(fixture: &Fixture, cow: usize, ticket: u64) {
         } else {
             Target::Snapshot(Snapshot::open(parts).await.unwrap())
         };
-        group.keep_opened(Ticket(ticket), Opened { target, events: Rc::default() });
-    });
+        group.hold(Opened { target, events: Rc::default() })
+    })
 }
 
 /// Adds what was opened; the error if that fails.
-fn add(fixture: &Fixture, id: u32, ticket: u64) -> Option<String> {
+fn add(fixture: &Fixture, id: u32, opened: Rc<Opened>) -> Option<String> {
     let group = fixture.group.clone();
     fixture.run(async move {
-        let added = group.add(id, Ticket(ticket), |_| Ok(())).await;
-        drop(group.take_opened(Ticket(ticket)));
+        let added = group.add(id, Opened::clone(&opened), |_| Ok(())).await;
+        drop(opened);
         group.forget_unused_origins();
         added.err()
     })
@@ -75,33 +72,31 @@ fn is_refused(why: Option<String>, with: &str, what: &str) -> Result<(), String>
 /// An origin's device and a merge into the origin exclude each other, whichever comes first.
 pub fn merge_beside_its_origin() -> Result<(), String> {
     let fixture = written();
-    open(&fixture, 0, 3);
-    is_refused(add(&fixture, MERGE, 3), "one device only", "a merge beside the origin")?;
+    let refused = add(&fixture, MERGE, open(&fixture, 0));
+    is_refused(refused, "one device only", "a merge beside the origin")?;
     fixture.remove(ORIGIN);
-    open(&fixture, 0, 3);
-    add(&fixture, MERGE, 3).map_or(Ok(()), Err)?;
-    fixture.open_origin(0, 1);
-    is_refused(add(&fixture, ORIGIN, 1), "one device only", "an origin beside the merge")
+    add(&fixture, MERGE, open(&fixture, 0)).map_or(Ok(()), Err)?;
+    let refused = add(&fixture, ORIGIN, fixture.open_origin(0));
+    is_refused(refused, "one device only", "an origin beside the merge")
 }
 
 /// The origin is written between the opening of a merge and its beginning: its store is lost.
 pub fn merge_into_a_changed_origin() -> Result<(), String> {
     let fixture = written();
-    open(&fixture, 0, 3);
+    let merge = open(&fixture, 0);
     fixture.write(ORIGIN)?;
     fixture.remove(ORIGIN);
-    is_refused(add(&fixture, MERGE, 3), "written after the merge was opened", "a stale merge")
+    is_refused(add(&fixture, MERGE, merge), "written after the merge was opened", "a stale merge")
 }
 
 /// A new snapshot would show a mixture while the merge is half done, and is right at its end.
 pub fn new_snapshot_during_a_merge() -> Result<(), String> {
     let fixture = written();
     fixture.remove(ORIGIN);
-    open(&fixture, 0, 3);
-    add(&fixture, MERGE, 3).map_or(Ok(()), Err)?;
+    add(&fixture, MERGE, open(&fixture, 0)).map_or(Ok(()), Err)?;
     let before = fixture.cows[1].visible();
-    open(&fixture, 1, 4);
-    is_refused(add(&fixture, SNAPSHOT, 4), "a snapshot is being merged", "a new snapshot")?;
+    let refused = add(&fixture, SNAPSHOT, open(&fixture, 1));
+    is_refused(refused, "a snapshot is being merged", "a new snapshot")?;
     if fixture.cows[1].visible() != before {
         return Err("its store has been made".into());
     }
@@ -114,8 +109,7 @@ pub fn new_snapshot_during_a_merge() -> Result<(), String> {
     if merge.phase() != Phase::Done {
         return Err(format!("the merge is {:?}", merge.phase()));
     }
-    open(&fixture, 1, 4);
-    add(&fixture, SNAPSHOT, 4).map_or(Ok(()), Err)
+    add(&fixture, SNAPSHOT, open(&fixture, 1)).map_or(Ok(()), Err)
 }
 
 /// A discard of the only other snapshot does not reach an origin that has the merged one's data.

@@ -22,7 +22,7 @@ impl<M: Machine> Administrator<M> {
         linear: &Table,
         mut spec: DeviceSpec,
         again: Option<&KnownDisks>,
-    ) -> Result<NewDevice, Reason> {
+    ) -> Result<NewDevice<M>, Reason> {
         let path = &linear.device;
         if let Some(entry) = self.devices.values().next().filter(|_| !spec.force && again.is_none())
         {
@@ -43,13 +43,12 @@ impl<M: Machine> Administrator<M> {
         let read_only = disk.is_read_only() || spec.options.read_only;
         let mut deps = Deps::default();
         deps.insert(path, disk.id(), known);
-        let ticket = self.next_ticket();
-        self.machine.call(move |thread: Rc<M::Thread>| async move {
+        let (target, ()) = self.open_target(move |thread: Rc<M::Thread>| async move {
             let target = Target::Linear(Rc::new(Linear::new(thread.disk(disk), start, len)));
-            thread.group().keep_opened(ticket, Opened { target, events: Rc::default() });
+            Ok::<_, Reason>((Opened { target, events: Rc::default() }, ()))
         })?;
         let discard = discard_of(&[&limits], start);
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, discard);
-        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: None, note: None })
+        Ok(NewDevice { params, target, deps, read_only, spec, cow: None, note: None })
     }
 }

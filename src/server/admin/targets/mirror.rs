@@ -8,7 +8,6 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use dm_targets::device::{Events, Opened};
-use dm_targets::group::Ticket;
 use dm_targets::mirror::Event;
 use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::mirror::leg_state::{LegState, Past};
@@ -25,6 +24,7 @@ use super::own_legs::parts_of;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Deps;
+use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::new_device::NewDevice;
@@ -52,7 +52,7 @@ impl<M: Machine> Administrator<M> {
         spec: DeviceSpec,
         name: Option<&str>,
         again: Option<&KnownDisks>,
-    ) -> Result<NewDevice, Reason> {
+    ) -> Result<NewDevice<M>, Reason> {
         if !self.devices.is_empty() || self.origin.is_some() {
             return Err(format!(
                 "{}: in use by another device of this server",
@@ -84,7 +84,7 @@ impl<M: Machine> Administrator<M> {
         name: Option<&str>,
         past: Past,
         again: Option<&KnownDisks>,
-    ) -> Result<NewDevice, Reason> {
+    ) -> Result<NewDevice<M>, Reason> {
         let disks =
             self.open_disks(mirror, spec.table.len, Sharing::of(spec.force, again.is_some()))?;
         let deps = self.deps_of(mirror, &disks, again)?;
@@ -103,15 +103,15 @@ impl<M: Machine> Administrator<M> {
         // Discards go to all legs or to none, each with its own offset.
         let discard = discard_of(&limits, Sector(0));
         let params = device::params(&limits, true, disks.len, read_only, discard);
-        let (ticket, force) = (self.next_ticket(), disks.shared);
+        let force = disks.shared;
         let past = with_names_of_today(past, &mirror.legs, &disks.legs);
         let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
-        self.open_target(mirror, disks, spec.source, past, label, ticket)?;
+        let target = self.open_legs(mirror, disks, spec.source, past, label)?;
         // The source, and the permission to overwrite, applied to this moment: from now on the
         // record decides.
         Ok(NewDevice {
             params,
-            ticket,
+            target,
             deps,
             read_only,
             spec: DeviceSpec { source: None, force, ..spec },
@@ -198,15 +198,14 @@ impl<M: Machine> Administrator<M> {
         Ok(Disks { legs, log, shared, len, block: Sectors(block) })
     }
 
-    fn open_target(
+    fn open_legs(
         &mut self,
         mirror: &Table,
         disks: Disks<M::Open>,
         source: Option<usize>,
         past: Past,
         label: String,
-        ticket: Ticket,
-    ) -> Result<(), Reason> {
+    ) -> Result<Held<M::Caller>, Reason> {
         let offsets = mirror.legs.iter().map(|leg| leg.offset);
         let known: Vec<_> = offsets.zip(identities(&mirror.legs, &disks.legs)).collect();
         let renamed = renamed(&mirror.legs, &disks.legs);
@@ -240,10 +239,9 @@ impl<M: Machine> Administrator<M> {
                 }),
             };
             let mirror = Mirror::open(config).await?;
-            group.keep_opened(ticket, Opened { target: Target::Mirror(mirror), events });
-            Ok::<(), Reason>(())
+            Ok::<_, Reason>((Opened { target: Target::Mirror(mirror), events }, ()))
         };
-        self.open_while_answered(ticket, open)?
+        self.open_target(open).map(|(target, ())| target)
     }
 }
 

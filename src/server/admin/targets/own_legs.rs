@@ -42,9 +42,9 @@ impl<D: OpenDisk> NewLeg<D> {
 }
 
 /// The legs of a new table. The first leg on a disk was opened with a claim, which the others keep.
-pub(super) fn parts_of<T: Thread>(
+pub(super) fn parts_of<D: OpenDisk, T: Thread<Open = D>>(
     thread: &Rc<T>,
-    disks: Vec<T::Open>,
+    disks: Vec<D>,
     known: Vec<(Sector, u64)>,
 ) -> Vec<LegParts> {
     let mut first: Vec<(_, Disk)> = Vec::new();

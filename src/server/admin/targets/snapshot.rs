@@ -4,7 +4,6 @@
 use std::rc::Rc;
 
 use dm_targets::device::{Events, Opened};
-use dm_targets::group::Ticket;
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::journal::Notes;
@@ -21,6 +20,7 @@ use super::lost;
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::{Deps, LeftOut};
+use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::new_device::NewDevice;
@@ -57,7 +57,6 @@ struct Opening<L> {
     losses: L,
     /// Its name in log messages.
     label: String,
-    ticket: Ticket,
     origin: DiskId,
 }
 
@@ -67,7 +66,7 @@ impl<M: Machine> Administrator<M> {
         path: &str,
         mut spec: DeviceSpec,
         again: Option<&KnownDisks>,
-    ) -> Result<NewDevice, Reason> {
+    ) -> Result<NewDevice<M>, Reason> {
         if let Some(entry) = self.devices.values().find(|entry| entry.is_origin()) {
             let (id, name) = (entry.info.id, &entry.name);
             return Err(format!("{path} already has a device: /dev/ublkb{id} ({name})").into());
@@ -76,19 +75,15 @@ impl<M: Machine> Administrator<M> {
         let read_only = read_only || spec.options.read_only;
         let (len, size) = (spec.table.len, self.origin_size(origin)?);
         check_length(path, len, size, limits.logical_block_size)?;
-        let ticket = self.next_ticket();
-        let open = move |thread: Rc<M::Thread>| async move {
+        let (target, ()) = self.open_target(move |thread: Rc<M::Thread>| async move {
             let origin = thread.group().origin(origin.key()).ok_or(NO_ORIGIN)?;
-            let opened = Opened { target: Target::Origin(origin), events: Rc::default() };
-            thread.group().keep_opened(ticket, opened);
-            Ok::<(), Reason>(())
-        };
-        self.machine.call(open)??;
+            Ok::<_, Reason>((Opened { target: Target::Origin(origin), events: Rc::default() }, ()))
+        })?;
         let mut deps = Deps::default();
         deps.insert(path, origin, self.origin_known.clone());
         let params = device::params(&[&limits], limits.volatile_cache, len, read_only, None);
         spec.force = self.origin_shared;
-        Ok(NewDevice { params, ticket, deps, read_only, spec, cow: None, note: None })
+        Ok(NewDevice { params, target, deps, read_only, spec, cow: None, note: None })
     }
 
     pub(in crate::server::admin) fn prepare_snapshot(
@@ -97,7 +92,7 @@ impl<M: Machine> Administrator<M> {
         mut spec: DeviceSpec,
         name: Option<&str>,
         again: Option<&KnownDisks>,
-    ) -> Result<NewDevice, Reason> {
+    ) -> Result<NewDevice<M>, Reason> {
         if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
         }
@@ -129,7 +124,6 @@ impl<M: Machine> Administrator<M> {
         let losses = self.machine.records().losses(known.clone());
         let lost = persistent && lost::is_lost(&losses, &cow, again)?;
         let (cow_id, cow_limits) = (cow.id(), *cow.limits());
-        let ticket = self.next_ticket();
         let label = name.unwrap_or(&snapshot.cow).to_owned();
         let allow_invalid = again || spec.allow_invalid;
         let opening = Opening {
@@ -141,10 +135,9 @@ impl<M: Machine> Administrator<M> {
             losses,
             ownership,
             label,
-            ticket,
             origin,
         };
-        let found = self.open_snapshot(snapshot, cow, opening)?;
+        let (target, found) = self.open_snapshot(snapshot, cow, opening)?;
         let read_only = spec.options.read_only;
         let params = params_of(snapshot, [&origin_limits, &cow_limits], &found, read_only);
         let mut deps = Deps::default();
@@ -157,7 +150,7 @@ impl<M: Machine> Administrator<M> {
         spec.force = self.origin_shared;
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
         let cow = persistent.then_some(known);
-        Ok(NewDevice { params, ticket, deps, read_only, spec, cow, note: None })
+        Ok(NewDevice { params, target, deps, read_only, spec, cow, note: None })
     }
 
     /// Opens a COW and claims it: not shared even by force, since the store would overwrite the
@@ -239,7 +232,7 @@ impl<M: Machine> Administrator<M> {
         snapshot: &Table,
         cow: M::Open,
         opening: Opening<<M::Records as Records>::Losses>,
-    ) -> Result<Found, Reason> {
+    ) -> Result<(Held<M::Caller>, Found), Reason> {
         let Opening {
             len,
             overwrite,
@@ -249,7 +242,6 @@ impl<M: Machine> Administrator<M> {
             lost,
             ownership,
             label,
-            ticket,
             origin,
         } = opening;
         let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) =
@@ -291,10 +283,9 @@ impl<M: Machine> Administrator<M> {
             let snapshot = Snapshot::open(parts).await?;
             refuse_unusable(&snapshot, &path, again, allow_invalid)?;
             let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len() };
-            group.keep_opened(ticket, Opened { target: Target::Snapshot(snapshot), events });
-            Ok::<Found, Reason>(found)
+            Ok::<_, Reason>((Opened { target: Target::Snapshot(snapshot), events }, found))
         };
-        self.open_while_answered(ticket, open)?
+        self.open_target(open)
     }
 }
 

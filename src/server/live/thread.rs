@@ -1,0 +1,39 @@
+//! The data thread, as the administrator knows it.
+
+use std::future::Future;
+use std::rc::Rc;
+
+use dm_targets::disk::Disk;
+use dm_targets::group::Group;
+
+use crate::data::{DataThread, Handle};
+use crate::failure::{Failure, Reason};
+use crate::server::admin::thread::{Caller, Thread};
+use crate::storage::OpenDisk;
+
+impl Thread for DataThread {
+    type Open = OpenDisk;
+
+    fn group(&self) -> &Group {
+        &self.group
+    }
+
+    fn disk(&self, open: OpenDisk) -> Disk {
+        DataThread::disk(self, open)
+    }
+}
+
+impl Caller for Handle {
+    type Thread = DataThread;
+
+    fn call<T, F>(
+        &self,
+        job: impl FnOnce(Rc<DataThread>) -> F + Send + 'static,
+    ) -> Result<T, Reason>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + 'static,
+    {
+        Handle::call(self, job).map_err(Failure::from)
+    }
+}
