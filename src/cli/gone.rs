@@ -1,9 +1,9 @@
 //! Devices of a dead server that no longer exist: another program has deleted them.
 //!
 //! Rule kept here: I9. The entries of such devices in the state file are completed before they are
-//! forgotten: a lost device is marked or recorded as lost, and acknowledged writes in a device's
-//! journal are put on its COW. If neither works, the entry stays in the state file and the command
-//! fails; the next command tries again.
+//! forgotten: a lost device is marked or recorded as lost, the departure of a valid snapshot is
+//! recorded, and acknowledged writes in a device's journal are put on its COW. What cannot be
+//! recorded stays in the state file and the command fails; the next command tries again.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,8 @@ pub(super) fn forget(
     gone: &[DeviceState],
     mut owed: Vec<DeviceState>,
 ) -> Settled {
-    let (problems, others) = server::settle(gone, |device| {
+    let leave = |device: &DeviceState| server::record_left_behind(rundir, key, device, &[]);
+    let (problems, others) = server::settle(gone, leave, |device| {
         log::info!(
             "{}: /dev/ublkb{} was deleted while its server was dead",
             device.name,

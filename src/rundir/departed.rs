@@ -118,6 +118,26 @@ impl RunDir {
         Ok(())
     }
 
+    /// Removes the departures of stores that were on the COW's disk, in this boot and attachment,
+    /// and are gone. `here`: the COW's store is on the disk, and has replaced them; otherwise no
+    /// store is.
+    ///
+    /// # Errors
+    /// A file cannot be read or removed.
+    pub(super) fn tidy_departures(&self, cow: &Cow, here: bool) -> io::Result<()> {
+        let boot = boot_id()?;
+        let is_gone = |content: &Content| {
+            let other = &content.departure.cow;
+            let same_number = cow.number != 0 && other.number == cow.number;
+            let same_disk = other.names.iter().any(|name| cow.names.contains(name));
+            content.boot == boot && same_number && same_disk && !(here && other.store == cow.store)
+        };
+        for (path, _) in self.departed_files()?.iter().filter(|(_, content)| is_gone(content)) {
+            fs::remove_file(path).map_err(|error| at(path, error))?;
+        }
+        Ok(())
+    }
+
     fn departed_file(&self, cow: &Cow) -> PathBuf {
         let name = cow.names.first().map_or("", String::as_str);
         let known = format!("{} on {name}", cow.store.word().unwrap_or_default());
@@ -217,6 +237,30 @@ mod tests {
         assert_eq!(rundir.departures("k", "wwid o", 3).unwrap(), std::slice::from_ref(&two));
         LostStore::of(&rundir, two.cow.clone()).record(two.loss()).unwrap();
         assert_eq!(rundir.departures("k", "wwid o", 3).unwrap(), []);
+    }
+
+    #[test]
+    fn a_departure_ends_when_its_store_is_gone_from_the_disk() {
+        let (_dir, rundir) = rundir();
+        let [old, elsewhere] =
+            [(1, "wwid a"), (2, "wwid b")].map(|(id, name)| departure(id, name, "wwid o"));
+        let attached_before = departure(3, "wwid a", "wwid o");
+        let attached_before =
+            Departure { cow: Cow { number: 6, ..attached_before.cow.clone() }, ..attached_before };
+        let all = [&old, &elsewhere, &attached_before];
+        all.iter().for_each(|departure| rundir.write_departure("k", departure).unwrap());
+        let tidied = |cow: Cow, here: bool| {
+            LostStore::of(&rundir, cow).tidy(here);
+            rundir.departures("k", "wwid o", 3).unwrap()
+        };
+        let new = departure(4, "wwid a", "wwid o").cow;
+        assert_eq!(tidied(old.cow.clone(), true).len(), 3, "the same store");
+        assert_eq!(tidied(Cow { number: 0, ..new.clone() }, true).len(), 3, "no certain disk");
+        let left = tidied(new.clone(), true);
+        assert!(left.len() == 2 && left.contains(&elsewhere) && left.contains(&attached_before));
+        // The disk was wiped; the id is the next store's.
+        rundir.write_departure("k", &old).unwrap();
+        assert_eq!(tidied(new, false).len(), 2);
     }
 
     #[test]

@@ -109,9 +109,13 @@ impl LostStore {
         Ok(None)
     }
 
-    /// Removes the records of lost stores that are gone from the COW's disk. `here`: the store is
-    /// on the disk already.
+    /// Removes the records of lost and departed stores that are gone from the COW's disk. `here`:
+    /// the store is on the disk already.
     pub fn tidy(&self, here: bool) {
+        let rundir = RunDir { path: self.directory.clone() };
+        if let Err(error) = rundir.tidy_departures(&self.cow, here) {
+            log::warn!("{error}");
+        }
         for file in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
             let path = file.path();
             let is_record = path.extension().is_some_and(|end| end == "lost");

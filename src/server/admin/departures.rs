@@ -1,10 +1,9 @@
-//! Snapshots that are deleted, or left out by `recover`, while their family continues: they are
-//! valid until the origin's next change, which may happen under another server.
+//! Snapshots that are deleted, or left out by `recover`: they are valid until the origin's next
+//! change, which may happen under another server.
 //!
 //! Rule kept here: I9 (a departure is durable before the snapshot's device is deleted or its origin
-//! is live without it, and every server knows it before it can change the origin). A snapshot that
-//! is deleted as the last of its family is its user's responsibility, as with device-mapper: origin
-//! and snapshots are to be used together or not at all.
+//! is live without it, whether other devices of the family stay or not, and every server knows it
+//! before it can change the origin).
 
 use std::rc::Rc;
 
@@ -23,13 +22,13 @@ use crate::rundir::departed::Departure;
 use crate::storage::DiskId;
 
 impl<M: Machine> Administrator<M> {
-    /// Records a snapshot's departure if a device stays through which, or beside which, its origin
-    /// can change. `outlived`: its COW is marked, and the departure recorded only if that fails.
+    /// Records a snapshot's departure: its origin may change without it, under this server or a
+    /// later one. `outlived`: its COW is marked, and the departure recorded only if that fails.
     pub(super) fn note_departure(&mut self, id: u32, outlived: bool) -> Result<(), Reason> {
         let Some(cow) = self.devices.get(&id).and_then(|entry| entry.cow.clone()) else {
             return Ok(());
         };
-        if !self.goes_on_without(id) {
+        if mutant::is(Mutant::LastForgotten) && !self.goes_on_without(id) {
             return Ok(());
         }
         let leave = move |mark: bool| {
@@ -105,11 +104,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Records the departure of a dead server's snapshot that is deleted, if its COW is known.
     pub(super) fn note_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
-        let Some(cow) =
-            device.cow.clone().filter(|_| !device.lost && self.goes_on_without(device.id))
-        else {
-            return Ok(());
-        };
+        let Some(cow) = device.cow.clone().filter(|_| !device.lost) else { return Ok(()) };
         self.record_left(cow)
     }
 
@@ -152,9 +147,8 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Whether the family has another device after the current command.
-    fn goes_on_without(&self, id: u32) -> bool {
-        let others = self.devices.keys().chain(self.left_out.keys());
-        others.into_iter().any(|other| *other != id && !self.going.contains(other))
+    /// Whether the family has another device.
+    pub(super) fn goes_on_without(&self, id: u32) -> bool {
+        self.devices.keys().chain(self.left_out.keys()).any(|other| *other != id)
     }
 }

@@ -35,10 +35,11 @@ impl<M: Machine> Administrator<M> {
         self.refuse_unfinished(id)?;
         let noted = if self.is_outlived(id) { Ok(()) } else { self.note_departure(id, false) };
         let unnoted = match noted {
-            // Another program has ended it, which cannot be refused: its COW is marked instead.
+            // Another program has ended it, which cannot be refused: its COW is marked instead if
+            // its origin can change in this family.
             Err(why) if self.machine.has_ended(id) => {
                 log::error!("{why}");
-                true
+                self.goes_on_without(id)
             }
             noted => noted.map(|()| false)?,
         };
@@ -122,15 +123,8 @@ impl<M: Machine> Administrator<M> {
         }
         let mut ids = ids.to_vec();
         origins_first(&mut ids, |id| self.is_origin(id));
-        self.going = ids.iter().copied().collect();
-        let deleted = self.del_each(&ids, force);
-        self.going.clear();
-        deleted
-    }
-
-    fn del_each(&mut self, ids: &[u32], force: bool) -> Result<Reply, Reason> {
         let (mut failed, mut saved, mut notes) = (Vec::new(), Ok(()), Vec::new());
-        for id in ids {
+        for id in &ids {
             failed.extend(self.del_left_out(*id, force).err());
         }
         let cookie = |id: &u32| Some((*id, self.devices.get(id)?.info.target_flags));
@@ -138,8 +132,6 @@ impl<M: Machine> Administrator<M> {
             match self.take_down(id, cookie, force) {
                 Err(error) => {
                     failed.push(error);
-                    // The device stays, so devices deleted after it leave it behind.
-                    self.going.remove(&id);
                     if self.is_origin(id) {
                         // The origin stays, and would be written without its snapshots.
                         break;

@@ -33,6 +33,8 @@ pub enum Mutant {
     OwedForgotten,
     /// The snapshot of a dead server is deleted and its origin's next server does not know.
     LeftBehindForgotten,
+    /// The last snapshot of a family is deleted without a record of its departure.
+    LastForgotten,
     /// The suspended state of a device is not recorded.
     SuspendNotRecorded,
     /// A device is recorded in the state file only after it has been started.
@@ -100,7 +102,7 @@ impl Mutant {
     pub const OF_HASTE: Mutant = Mutant::ForcedCowShared;
 
     /// All other mutants.
-    pub const ALL: [Mutant; 28] = [
+    pub const ALL: [Mutant; 29] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,
         Mutant::SourceForgotten,
@@ -115,6 +117,7 @@ impl Mutant {
         Mutant::GoneForgotten,
         Mutant::OwedForgotten,
         Mutant::LeftBehindForgotten,
+        Mutant::LastForgotten,
         Mutant::SuspendNotRecorded,
         Mutant::StateAfterStart,
         Mutant::StateNotSaved,

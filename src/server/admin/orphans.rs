@@ -73,14 +73,21 @@ pub struct Incomplete {
     pub owed: bool,
 }
 
-/// Completes deleted devices of a dead server. Returns the failures, and the devices that must stay
-/// in the state file.
+/// Completes deleted devices of a dead server, none of whose devices exists any more. `leave`
+/// records the departure of each, which [`record_left_behind`] does. Returns the failures, and the
+/// devices that must stay in the state file.
 pub fn settle(
     gone: &[DeviceState],
+    mut leave: impl FnMut(&DeviceState) -> Result<(), Reason>,
     mut complete: impl FnMut(&DeviceState) -> Result<(), Incomplete>,
 ) -> (Vec<Reason>, Vec<DeviceState>) {
     let (mut problems, mut owed) = (Vec::new(), Vec::new());
     for device in gone {
+        if let Err(why) = leave(device) {
+            problems.push(why);
+            owed.push(device.clone());
+            continue;
+        }
         if let Err(incomplete) = complete(device) {
             problems.push(incomplete.why);
             if incomplete.owed && !mutant::is(Mutant::OwedForgotten) {
@@ -182,14 +189,16 @@ pub fn record_left_behind<M: Machine>(
     deleted: &DeviceState,
     staying: &[DeviceState],
 ) -> Result<(), Reason> {
-    if staying.is_empty()
-        || !is_persistent_snapshot(&deleted.spec)
-        || mutant::is(Mutant::LeftBehindForgotten)
-    {
+    if !is_persistent_snapshot(&deleted.spec) || mutant::is(Mutant::LeftBehindForgotten) {
+        return Ok(());
+    }
+    // Its COW is marked when it is completed, or the loss is recorded then.
+    let is_done = deleted.lost || mutant::is(Mutant::LastForgotten);
+    if staying.is_empty() && is_done {
         return Ok(());
     }
     if !staying.iter().any(|device| changes_origin(&device.spec)) {
-        // The next server of the remaining devices may add the origin.
+        // A later server may add the origin.
         return note_departure(machine, deleted).map(drop).map_err(|why| {
             why.context(format!(
                 "{}: not deleted: it cannot be recorded that the snapshot leaves its origin",
@@ -215,7 +224,8 @@ pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Resu
 }
 
 /// Records that a snapshot of a dead server has left an origin that no device of its family
-/// changes. Returns the record.
+/// changes. If the origin cannot be opened, it is the disk that the state file names. Returns the
+/// record.
 pub(super) fn note_departure<M: Machine>(
     machine: &M,
     device: &DeviceState,
@@ -225,12 +235,23 @@ pub(super) fn note_departure<M: Machine>(
     else {
         return Ok(None);
     };
-    if !machine.silent(&[snapshot.origin.clone()].into()).is_empty() {
-        return Err(no_answer(&snapshot.origin));
-    }
-    let origin = machine.open(&snapshot.origin, Access::ReadOnly, Claim::Shared)?;
-    let origin_number = origin.number_in_boot();
+    let recorded = device.known.get(&snapshot.origin).map(|known| known.number);
+    let origin_number = match (number_now(machine, &snapshot.origin), recorded) {
+        (Ok(number), _) | (Err(_), Some(number)) => number,
+        // Its lasting name identifies it.
+        (Err(_), None) if !cow.origin.is_empty() => 0,
+        (Err(why), None) => return Err(why),
+    };
     let departure = Departure { cow, mark_failed: device.lost, origin_number };
     machine.records().note_departure(&departure)?;
     Ok(Some(departure))
+}
+
+/// The number that the disk at a path has in this boot.
+fn number_now<M: Machine>(machine: &M, path: &str) -> Result<u64, Reason> {
+    if !machine.silent(&[path.to_owned()].into()).is_empty() {
+        return Err(no_answer(path));
+    }
+    let opened = machine.open(path, Access::ReadOnly, Claim::Shared);
+    Ok(opened?.number_in_boot())
 }

@@ -37,8 +37,6 @@ pub struct Administrator<M: Machine> {
     pub(super) origin_known: KnownDisk,
     /// Devices that another program has ended and that could not be removed yet.
     pub(super) kept: BTreeSet<u32>,
-    /// Devices that the current command deletes.
-    pub(super) going: BTreeSet<u32>,
     /// Devices that wait for a server and could not be taken over.
     pub(super) left_out: BTreeMap<u32, LeftOut>,
     /// The origin may have changed since devices were left out.
@@ -74,7 +72,6 @@ impl<M: Machine> Administrator<M> {
             origin_shared: false,
             origin_known: KnownDisk::default(),
             kept: BTreeSet::new(),
-            going: BTreeSet::new(),
             left_out: BTreeMap::new(),
             origin_changed: false,
             ending: Ending::No,

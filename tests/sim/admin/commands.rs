@@ -219,10 +219,9 @@ impl Town {
         }
         if gone {
             self.devices.remove(&what);
-            let noted = self.family_goes_on();
             if let What::Snap(at) = what {
                 if let Some(snap) = self.snaps[at].as_mut() {
-                    snap.noted = noted;
+                    snap.noted = true;
                 }
             }
             if self.in_flight.iter().any(|(other, ..)| *other == What::Origin) {

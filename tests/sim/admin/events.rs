@@ -153,15 +153,19 @@ impl Town {
         self.devices.remove(&what);
         if let What::Snap(at) = what {
             self.doubtful[at] = true;
-            let noted = self.processes.contains_key("o") && self.family_goes_on();
             if let Some(snap) = self.snaps[at].as_mut() {
-                (snap.noted, snap.owed) = (noted, false);
+                (snap.noted, snap.owed) = (true, false);
             }
         }
         self.in_flight.retain(|(other, ..)| *other != what);
         self.acting = Some(what.key());
         if let Some(process) = self.processes.get_mut(what.key()) {
             process.admin.lose(id);
+            let full = self.site.shared.lock().unwrap().full;
+            if let (What::Snap(at), true, false) = (what, full, self.family_goes_on()) {
+                // Without room its departure is only in the log.
+                self.snaps[at].iter_mut().for_each(|snap| snap.noted = false);
+            }
         }
         self.reap(what.key());
         self.settle();

@@ -22,8 +22,12 @@ impl Town {
         // The command acts itself, and its end does not end a server.
         self.acting = None;
         let site = self.site.clone();
-        let (problems, mut owed) = admin::settle(&gone, |device| {
-            let pid = u32::try_from(site.next_number()).unwrap();
+        let pid = || u32::try_from(site.next_number()).unwrap();
+        let leave = |device: &DeviceState| {
+            admin::record_left_behind(&SimMachine::start(&site, key, pid())?, device, &[])
+        };
+        let (problems, mut owed) = admin::settle(&gone, leave, |device| {
+            let pid = pid();
             let machine = SimMachine::start(&site, key, pid)
                 .map_err(|why| Incomplete { why, owed: device.lost })?;
             admin::complete(machine, device)

@@ -16,6 +16,7 @@ mod gone;
 mod hangs;
 mod held;
 mod kernel;
+mod last;
 mod lives;
 mod machine;
 mod messages;

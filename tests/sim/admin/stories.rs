@@ -17,7 +17,7 @@ const M: &str = "mirror-a";
 pub fn stories() -> Vec<Vec<Step>> {
     let parts =
         [ends(), tables(), left_out(), later_boots(), leaving(), on_record(), disks(), again()];
-    parts.into_iter().flatten().collect()
+    parts.into_iter().flatten().chain(super::last::stories()).collect()
 }
 
 /// Numbers that are used again, shutdowns, and the last writes of a device.

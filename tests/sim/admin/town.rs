@@ -61,7 +61,7 @@ pub(super) struct Snap {
     /// It was valid when it was deleted, and its origin has not changed since: it must be usable
     /// again.
     pub owed: bool,
-    /// It has left while its family continued: an origin that is added later finds that recorded.
+    /// It has been deleted: an origin that is added later finds that recorded.
     pub noted: bool,
     /// Its state is unknown: an add of it failed half way, or its users did something that no
     /// snapshot survives.
