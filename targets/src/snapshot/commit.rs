@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use super::exceptions::{Health, PendingId};
-use super::format::Record;
+use super::format::{Record, Usage};
 use super::state::Life;
 use super::target::Snapshot;
 use super::{Cause, Event};
@@ -27,6 +27,12 @@ const ANNOUNCED: [u8; 4] = [50, 80, 90, 95];
 /// How long a record lingers if no request waits for it: half of the time that disks keep data in
 /// their caches, so that a power failure loses little even if the user never flushes.
 const LINGER_MS: u64 = 500;
+
+/// The highest announced level that the COW's usage has reached; 0 if it has reached none.
+fn level_of(usage: Usage) -> u8 {
+    let percent = usage.allocated.0 * 100 / usage.total.0.max(1);
+    ANNOUNCED.into_iter().rev().find(|level| percent >= u64::from(*level)).unwrap_or(0)
+}
 
 /// What the committer does next.
 enum Work {
@@ -157,12 +163,18 @@ impl Snapshot {
         let noted = self.state.borrow().noted();
         self.committer.noted_since_ms.set((noted > 0).then(|| self.host.now_ms()));
         self.changed.wake_all();
-        let usage = self.known_usage();
-        let percent = usage.allocated.0 * 100 / usage.total.0.max(1);
-        if let Some(level) = ANNOUNCED.iter().rev().find(|level| percent >= u64::from(**level)) {
-            if *level > self.told.filling.replace((*level).max(self.told.filling.get())) {
-                (self.listener)(Event::Filling(*level));
-            }
+        self.announce_level();
+    }
+
+    /// Announces the level of the COW's usage if it has risen. The size is read again before that,
+    /// since the COW may have grown; a level that has fallen is announced when it is reached again.
+    fn announce_level(&self) {
+        let mut level = level_of(self.known_usage());
+        if level > self.told.filling.get() {
+            level = level_of(self.usage());
+        }
+        if level > self.told.filling.replace(level) {
+            (self.listener)(Event::Filling(level));
         }
     }
 

@@ -55,7 +55,7 @@ pub(super) struct Inherited {
 /// Events that are reported to an administrator once.
 #[derive(Default)]
 pub(super) struct Told {
-    /// The largest share of the COW in use, in per cent.
+    /// The last known level of the COW's usage, in per cent. It falls when the COW grows.
     pub(super) filling: Cell<u8>,
     /// That the mark cannot be written.
     pub(super) mark_failed: Cell<bool>,

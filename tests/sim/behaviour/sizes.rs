@@ -29,6 +29,28 @@ fn a_cow_that_has_grown_is_seen_by_the_next_status() {
     rig.close();
 }
 
+/// An administrator who has grown a COW is warned again when the larger COW fills; a level that only
+/// the old size had reached is not reported.
+#[test]
+fn a_cow_that_has_grown_is_announced_again_as_it_fills() {
+    let mut rig = Rig::new(128, calm(), 0, Schedule::InOrder);
+    let cow = rig.add(2, 40, OnFull::Overflow, calm());
+    let overwrite = |chunks: std::ops::Range<u32>| {
+        for chunk in chunks {
+            rig.run(0, 100 + chunk, u64::from(chunk) * 2, 2).unwrap();
+        }
+        let events: Vec<String> = rig.events.borrow_mut().drain(..).collect();
+        events
+    };
+    // Two of the 20 chunks are the header and the records.
+    assert_eq!(overwrite(0..15), ["COW is 50 % full", "COW is 80 % full"]);
+    cow.grow(Sectors(80));
+    assert!(overwrite(15..17).is_empty(), "90 % of the old size");
+    assert_eq!(overwrite(17..18), ["COW is 50 % full"], "half of the new size");
+    assert_eq!(overwrite(18..37), ["COW is 80 % full", "COW is 90 % full", "COW is 95 % full"]);
+    rig.close();
+}
+
 /// Opens a snapshot of `len` sectors of an origin of 16; returns the result and whether the COW is
 /// unchanged.
 fn opened_with(len: u64) -> (Result<u64, String>, bool) {
