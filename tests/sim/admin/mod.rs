@@ -7,6 +7,7 @@ mod between;
 mod claims;
 mod commands;
 mod contents;
+mod continued;
 mod ended;
 mod ends;
 mod events;

@@ -2,6 +2,7 @@
 
 mod circle;
 mod content;
+mod continued;
 mod disks;
 mod ended;
 mod leg_content;

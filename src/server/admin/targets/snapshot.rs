@@ -15,6 +15,7 @@ use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
 use super::content::refuse_other;
+use super::continued;
 use super::disks::{Sharing, check_length};
 use super::lost;
 use crate::failure::Reason;
@@ -37,6 +38,8 @@ const NO_ORIGIN: &str = "the family has no origin";
 struct Found {
     chunk: ChunkSize,
     len: Sectors,
+    /// The store was on the COW already, and is valid.
+    continued: bool,
 }
 
 /// How a snapshot is opened.
@@ -145,12 +148,15 @@ impl<M: Machine> Administrator<M> {
         cow_known.store = known.store;
         deps.insert(&snapshot.cow, cow_id, cow_known);
         let chunk_size = Some(found.chunk);
+        let block = cow_limits.logical_block_size;
+        let note = (found.continued && !again)
+            .then(|| continued::note(&snapshot.cow, block, found.chunk, snapshot.chunk_size));
         // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
         // the family.
         spec.force = self.origin_shared;
         spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
         let cow = persistent.then_some(known);
-        Ok(NewDevice { params, target, deps, read_only, spec, cow, note: None })
+        Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
     }
 
     /// Opens a COW and claims it: not shared even by force, since the store would overwrite the
@@ -282,7 +288,9 @@ impl<M: Machine> Administrator<M> {
             };
             let snapshot = Snapshot::open(parts).await?;
             refuse_unusable(&snapshot, &path, again, allow_invalid)?;
-            let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len() };
+            let continued =
+                persistent && !snapshot.store().is_new() && snapshot.health() != Health::Invalid;
+            let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len(), continued };
             Ok::<_, Reason>((Opened { target: Target::Snapshot(snapshot), events }, found))
         };
         self.open_target(open)
