@@ -53,7 +53,7 @@ pub enum Verb {
     /// origin has not been written.
     Del {
         /// Name, ublk id or /dev/ublkbN
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(conflicts_with = "all")]
         devices: Vec<String>,
         /// All devices
         #[arg(long)]
@@ -138,7 +138,7 @@ pub enum Verb {
     /// Take over devices whose server has died. Queued I/O resumes; no acknowledged write is lost
     Recover {
         /// Name, ublk id or /dev/ublkbN
-        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        #[arg(conflicts_with = "all")]
         devices: Vec<String>,
         /// All devices whose server has died
         #[arg(long)]

@@ -16,6 +16,7 @@ mod show;
 mod table;
 mod takeover;
 pub mod terminal;
+mod unnamed;
 mod verdict;
 mod wait;
 
@@ -39,7 +40,10 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Create { name, table, file, options } => {
             return add::create(name, table, file.as_deref(), &options);
         }
-        Verb::Del { devices, all, force } => remove::del(&devices, all, force)?,
+        Verb::Del { devices, all, force } => {
+            unnamed::refuse_del(&devices, all)?;
+            remove::del(&devices, all, force)?
+        }
         Verb::List { json } => show::list(json)?,
         Verb::Status { devices, json } => show::status(&devices, json)?,
         Verb::Table { devices } => show::lines(&devices, |device| device.table.clone())?,
@@ -52,9 +56,11 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,
         Verb::Wait { device, event_nr, .. } => wait::event(&device, event_nr)?,
         Verb::Recover { devices, foreground: true, source, .. } => {
+            unnamed::refuse_recover(&devices, false)?;
             return remove::recover_in_foreground(&devices, source.as_deref());
         }
         Verb::Recover { devices, all, source, .. } => {
+            unnamed::refuse_recover(&devices, all)?;
             remove::recover(&devices, all, source.as_deref())?
         }
         Verb::Copy { from, to, throttle, json, force } => {

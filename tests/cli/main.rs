@@ -2,6 +2,7 @@
 
 mod copy;
 mod errors;
+mod help;
 mod images;
 mod journal;
 mod numbers;

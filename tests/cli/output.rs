@@ -166,6 +166,39 @@ fn looking_makes_nothing() {
 }
 
 #[test]
+fn an_absent_device_has_one_wording() {
+    if !is_root() {
+        return;
+    }
+    let dir = TempDir::new().expect("a directory");
+    for arguments in [
+        &["del", "none"][..],
+        &["del", "--force", "none"],
+        &["status", "none"],
+        &["status", "--json", "none"],
+        &["table", "none"],
+        &["suspend", "none"],
+        &["resume", "none"],
+        &["load", "none", "--table", "0 8 linear /dev/null 0"],
+        &["message", "none", "check"],
+        &["message", "none", "replace", "0", "/dev/null"],
+        &["message", "none", "replace"],
+        &["wait", "none"],
+        &["wait", "--in-sync", "none"],
+        &["recover", "none"],
+        &["recover", "--foreground", "none"],
+    ] {
+        let output = ublk_dm(dir.path()).args(arguments).output().expect("it starts");
+        let why = refused(&output, 1);
+        assert_eq!(
+            why.trim_end(),
+            "ublk-dm: none: no such device; see `ublk-dm list`",
+            "{arguments:?}"
+        );
+    }
+}
+
+#[test]
 fn odd_names_and_ids_are_wrong_usage() {
     let dir = TempDir::new().expect("a directory");
     let (rundir, origin) = (dir.path().join("run"), dir.path().join("origin"));

@@ -1,0 +1,65 @@
+//! What the help says, and what the commands say that lack a word.
+
+use std::fs;
+
+use tempfile::TempDir;
+
+use crate::offline::run;
+
+/// The help of a verb as one line.
+fn help(words: &[&str]) -> String {
+    let output = run(&[words, &["--help"]].concat());
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_help_says_how_legs_are_counted() {
+    let said = help(&["message"]);
+    assert!(said.contains("LEG is a path or a number: legs are counted from 0"), "{said}");
+}
+
+#[test]
+fn the_help_of_force_has_its_exception() {
+    for words in
+        [&["add", "snapshot"][..], &["add", "origin"], &["add", "mirror"], &["create"], &["load"]]
+    {
+        let said = help(words);
+        for part in ["mounted, in use or hold other data", "A COW or a log is never shared"] {
+            assert!(said.contains(part), "{words:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn the_help_says_that_a_snapshot_on_the_cow_continues() {
+    let said = help(&["add", "snapshot"]);
+    assert!(said.contains("If a snapshot is on it already, that one continues"), "{said}");
+    assert!(said.contains("A store that is on the COW already keeps its own"), "{said}");
+}
+
+/// The other way round, users would prepare for what does not happen, and not for what does.
+#[test]
+fn the_readme_has_the_right_side_of_systemd_257() {
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md"));
+    let readme = readme.expect("the README").split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in ["From version 257 on, systemd's udev rules probe", "Before version 257, ublk"] {
+        assert!(readme.contains(part), "the README lacks: {part}");
+    }
+}
+
+#[test]
+fn a_verb_without_a_device_says_what_could_be_named() {
+    let dir = TempDir::new().expect("a directory");
+    for (verb, all) in [("del", "--all for all devices"), ("recover", "--all for all whose server")]
+    {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
+        let output = command.env("UBLK_DM_RUN_DIR", dir.path()).arg(verb).output();
+        let output = output.expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(all) && said.lines().count() == 1, "{said}");
+    }
+    let said = run(&["recover", "--foreground"]);
+    assert_eq!(said.status.code(), Some(2));
+}
