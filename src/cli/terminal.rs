@@ -5,11 +5,14 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use dm_targets::units::Sectors;
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::io::Errno;
 
 use crate::failure::Failure;
+use crate::sys::stdout::was_closed;
 
 /// stdout, where a reader that has gone away (EPIPE) is not a failure: `ublk-dm list | head -1` has
-/// succeeded. Any other error that keeps the result from being written is a failure.
+/// succeeded. Any other error that keeps the result from being written is a failure, as is a stdout
+/// that the caller has closed.
 pub struct Stdout(io::StdoutLock<'static>);
 
 /// Opens stdout for a result.
@@ -27,6 +30,9 @@ fn unless_reader_left<T>(result: io::Result<T>, all: T) -> io::Result<T> {
 
 impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if was_closed() {
+            return Err(Errno::BADF.into());
+        }
         unless_reader_left(self.0.write(bytes), bytes.len())
     }
 

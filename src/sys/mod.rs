@@ -1,5 +1,5 @@
-//! System calls that no safe crate has: mappings, a signal, inherited descriptors and schedules,
-//! and queries of an open disk; and work in separate processes.
+//! System calls that no safe crate has: mappings, a signal, inherited and closed descriptors,
+//! schedules, and queries of an open disk; and work in separate processes.
 
 pub mod apart;
 #[allow(unsafe_code)]
@@ -12,3 +12,5 @@ pub mod limits;
 pub mod mapping;
 #[allow(unsafe_code)]
 pub mod scheduling;
+#[allow(unsafe_code)]
+pub mod stdout;

@@ -63,6 +63,28 @@ fn a_result_that_cannot_be_written_is_a_failure() {
 }
 
 #[test]
+fn a_result_that_has_no_stdout_is_a_failure() {
+    let dir = TempDir::new().expect("a directory");
+    let run = |script: &str| {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", script, env!("CARGO_BIN_EXE_ublk-dm")]);
+        sh.env("UBLK_DM_RUN_DIR", dir.path()).stdin(Stdio::null()).output().expect("sh")
+    };
+    for verb in ["--version", "--help", "list --json"] {
+        if verb.starts_with("list") && !is_root() {
+            continue;
+        }
+        let why = refused(&run(&format!("exec \"$0\" {verb} >&-")), 1);
+        assert!(why.contains("stdout") && why.contains("Bad file descriptor"), "{verb}: {why}");
+        // A caller who discards the result wants that.
+        for null in [">/dev/null", "1<>/dev/null", ">/dev/null <&-"] {
+            let output = run(&format!("exec \"$0\" {verb} {null}"));
+            assert_eq!(output.status.code(), Some(0), "{verb} {null}: {output:?}");
+        }
+    }
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_failure() {
     let dir = TempDir::new().expect("a directory");
     for arguments in [&["--help"][..], &["--version"], &["list", "--json"]] {
