@@ -21,6 +21,7 @@ use crate::failure::{Failure, wrong_usage};
 use crate::ring::Ring;
 use crate::rundir::RunDir;
 use crate::server::claims::refuse_claimed;
+use crate::server::users::with_device;
 use crate::storage::{Access, Claim, DiskId, OpenDisk};
 
 /// A range of a disk as the user wrote it.
@@ -66,18 +67,18 @@ fn open(
     let ours = id.is_some_and(|id| claimed.contains(&id));
     let claim =
         if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
-    let disk = OpenDisk::open(path, access, claim)?;
+    let disk = OpenDisk::open(path, access, claim).map_err(|error| match RunDir::open() {
+        Ok(rundir) => with_device(&rundir, error),
+        Err(_) => error,
+    })?;
     if claim == Claim::Exclusive {
         refuse_claimed(&RunDir::open()?, &disk)
             .map_err(|error| Failure::from(error).ending("; --force writes to it nevertheless"))?;
     }
     let block = u64::from(disk.limits.logical_block_size);
-    for bytes in [start, own_len].into_iter().flatten() {
-        if bytes % block != 0 {
-            return Err(wrong(format!(
-                "{word}: {bytes} is not a multiple of the disk's block size of {block} bytes"
-            )));
-        }
+    let mut own = [start, own_len].into_iter().flatten();
+    if let Some(why) = own.find_map(|bytes| within_block(word, bytes, block)) {
+        return Err(wrong(why));
     }
     let start = Sector(start.unwrap_or(0) / SECTOR_BYTES);
     let left = disk.size_sectors.saturating_sub(start.0);
@@ -88,12 +89,20 @@ fn open(
             disk.size_sectors
         )));
     }
-    if count * SECTOR_BYTES % block != 0 {
-        return Err(Failure::from(format!(
-            "{word}: {count} sectors are not a multiple of its block size of {block} bytes"
-        )));
+    // The word may have no length of its own: it is the source's.
+    if let Some(why) = within_block(word, count * SECTOR_BYTES, block) {
+        return Err(why.into());
     }
     Ok(Range { disk, start, count: Sectors(count) })
+}
+
+/// Why a range cannot begin or end at this byte: it is within a block of the disk.
+fn within_block(word: &str, bytes: u64, block: u64) -> Option<String> {
+    (bytes % block != 0).then(|| {
+        format!(
+            "{word}: {bytes} bytes are not a multiple of the disk's block size of {block} bytes"
+        )
+    })
 }
 
 /// Refuses overlapping ranges of one disk, whatever its paths are: what is read from them would
@@ -260,5 +269,22 @@ impl Engine {
             Some(why) => Err(why),
             None => Ok(ExitCode::SUCCESS),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_begins_and_ends_with_a_block() {
+        for (bytes, block) in [(0, 4096), (8192, 4096), (512, 512)] {
+            assert_eq!(within_block("/d", bytes, block), None);
+        }
+        let why = within_block("/d:512", 512, 4096).unwrap();
+        assert_eq!(
+            why,
+            "/d:512: 512 bytes are not a multiple of the disk's block size of 4096 bytes"
+        );
     }
 }

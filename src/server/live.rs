@@ -1,6 +1,7 @@
 //! The real machine of a server: ublk's control plane, disks, the run directory, and a data thread.
 
 mod disk;
+mod numbers;
 mod patience;
 mod thread;
 
@@ -18,6 +19,7 @@ use super::admin::held::Held;
 use super::admin::machine::{Losses, Machine, Records, Served, Waited};
 use super::claims;
 use super::cow_journal;
+use super::users;
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::{Failure, Reason};
 use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk};
@@ -28,9 +30,10 @@ use crate::rundir::{RunDir, family_key};
 use crate::storage::silent;
 use crate::storage::{
     Access, Claim, DiskId, Ground, OpenDisk, OpenError, OpenErrorKind, Standing, Through, circle,
-    new_store_id, number_of_mount,
+    new_store_id,
 };
 use crate::ublk::{Control, DeviceInfo, Params, apart, device};
+use numbers::numbers;
 use patience::Patience;
 
 /// A family's part of the machine.
@@ -88,17 +91,6 @@ impl Live {
         let states = rundir.states_beside(Some(key)).unwrap_or_default().into_iter();
         states.flat_map(|state| state.devices).map(|device| (device.id, numbers(&device))).collect()
     }
-}
-
-/// The numbers of a device's disks. If a file's number may not be that of a file system, the number
-/// of its mount is added.
-fn numbers(device: &DeviceState) -> Vec<(u32, u32)> {
-    const NO_NUMBER: (u32, u32) = (0, 0);
-    let unsure = device.disks.iter().any(|number| number.0 == 0);
-    let words = device.spec.table.params.devices();
-    let files = words.into_iter().filter(|word| unsure && !word.starts_with("/dev/"));
-    let places = files.map(|word| number_of_mount(Path::new(&word), NO_NUMBER));
-    device.disks.iter().copied().chain(places).collect()
 }
 
 impl Machine for Live {
@@ -183,7 +175,8 @@ impl Machine for Live {
     }
 
     fn try_stop(&mut self, id: u32) -> Result<bool, Reason> {
-        device::try_stop(&mut self.control, id)
+        let stopped = device::try_stop(&mut self.control, id);
+        stopped.map_err(|why| users::using_device(&self.files.rundir, id, why))
     }
 
     fn delete(&mut self, id: u32) -> Result<(), Reason> {
@@ -199,7 +192,7 @@ impl Machine for Live {
     }
 
     fn not_in_use(&self, id: u32) -> Result<(), Reason> {
-        device::not_in_use(id)
+        device::not_in_use(id).map_err(|why| users::using_device(&self.files.rundir, id, why))
     }
 
     fn params(&mut self, id: u32) -> Result<Params, Reason> {
@@ -238,9 +231,10 @@ impl Machine for Live {
     fn open(&self, path: &str, access: Access, claim: Claim) -> Result<OpenDisk, OpenError> {
         let (wanted, disk) = (path.to_owned(), Path::new(path));
         let opened = silent::within_limit(disk, move || OpenDisk::open(wanted, access, claim));
-        opened.unwrap_or_else(|why| {
+        let opened = opened.unwrap_or_else(|why| {
             Err(OpenError { path: disk.to_owned(), kind: OpenErrorKind::Io(why.into()) })
-        })
+        });
+        opened.map_err(|error| users::with_device(&self.files.rundir, error))
     }
 
     fn silent(&self, disks: &BTreeSet<String>) -> BTreeSet<String> {

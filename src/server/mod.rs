@@ -16,6 +16,7 @@ pub mod orphan;
 pub mod process;
 mod report;
 mod signals;
+pub mod users;
 
 pub use admin::{Incomplete, settle};
 pub use control::Server;

@@ -9,7 +9,7 @@ use dm_targets::units::Sectors;
 use libublk::sys;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::DeviceOptions;
 use crate::storage::{DiskId, Limits};
 use crate::ublk::{
@@ -293,7 +293,8 @@ pub fn is_recoverable(info: &DeviceInfo) -> bool {
 }
 
 fn in_use(id: u32, by: &str) -> Reason {
-    format!("/dev/ublkb{id}: it is {by}; end that use first, or use --force").into()
+    let why = format!("/dev/ublkb{id}: it is {by}; end that use first, or use --force");
+    Failure::new(Kind::InUse, why)
 }
 
 /// Fails if the device is in use: a claim that is released immediately shows whether another user

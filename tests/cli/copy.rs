@@ -86,3 +86,28 @@ fn a_disk_of_which_it_is_not_known_whether_a_device_waits_is_not_written() {
     let (code, said) = run(&["zero", "--force", "--to", disk]);
     assert!(code == Some(0) || said.contains("io_uring"), "{said}");
 }
+
+/// A range that begins or ends within a block is refused before anything is read or written.
+#[test]
+fn a_range_within_a_block_is_wrong_usage() {
+    let dir = TempDir::new().expect("a directory");
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::write(&from, vec![0x5a; 1 << 20]).expect("a source");
+    fs::write(&to, vec![0x11; 1 << 20]).expect("a destination");
+    let [from, to] = [&from, &to].map(|path| path.to_str().expect("ASCII"));
+    for args in [
+        &["copy", "--from", &format!("{from}:100"), "--to", to][..],
+        &["copy", "--from", &format!("{from}:0+700"), "--to", to],
+        &["copy", "--from", from, "--to", &format!("{to}:511")],
+        &["zero", "--to", &format!("{to}:513")],
+        &["zero", "--to", &format!("{to}:512+1000")],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
+        let output = command.env("UBLK_DM_RUN_DIR", dir.path()).args(args).output();
+        let output = output.expect("the program starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {said}");
+        assert!(said.contains("not a multiple of the disk's block size"), "{args:?}: {said}");
+    }
+    assert!(fs::read(to).expect("a destination") == vec![0x11; 1 << 20]);
+}

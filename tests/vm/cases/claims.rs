@@ -10,6 +10,7 @@ pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1"];
     vec![
         Case { name: "claims-dead-server", bound_s: 120, disks, run: |_| dead_server() },
+        Case { name: "claims-named", bound_s: 60, disks, run: |_| named() },
         Case { name: "claims-loop-and-file", bound_s: 60, disks, run: |_| loop_and_file() },
     ]
 }
@@ -50,6 +51,27 @@ fn dead_server() {
     sh(&format!("rm {link}")).ok();
     // The disks of a deleted device are free.
     ublk_dm(&format!("zero --to {cow}")).ok();
+    server::assert_nothing_left("del");
+}
+
+/// A disk that a server holds is that of a device: users know its name, not the process.
+fn named() {
+    let (origin, cow) = (slice("org", "n0", 0, SIZE), slice("cow", "n1", 0, SIZE));
+    let other = slice("oth", "n0", SIZE, SIZE);
+    server::add(&format!("snapshot --origin {origin} --cow {cow} --name s"));
+    let words = ["a disk of s (/dev/ublkb", "in use by process"];
+    for disk in [&origin, &cow] {
+        refused(ublk_dm(&format!("zero --to {disk}")), &words);
+        refused(ublk_dm(&format!("add mirror --leg {other} --leg {disk} --nosync")), &words);
+    }
+    refused(ublk_dm(&format!("add snapshot --origin {other} --cow {cow} --force")), &words);
+    // A device of one server is the disk of another one's device.
+    let table = format!("0 {SIZE} linear {other} 0");
+    let below = run_args(&binary(), &["create", "below", "--table", &table]).ok().line();
+    let table = format!("0 {SIZE} linear {below} 0");
+    run_args(&binary(), &["create", "above", "--table", &table]).ok();
+    refused(ublk_dm("del below"), &["in use by process", "a disk of above (/dev/ublkb"]);
+    server::del("--all");
     server::assert_nothing_left("del");
 }
 
