@@ -44,6 +44,7 @@ mod powercut;
 mod powercut_judge;
 mod powercut_reopen;
 mod process;
+mod process_log;
 mod races;
 mod scale;
 mod stands;
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Case> {
     all.extend(hangs::cases());
     all.extend(inherited::cases());
     all.extend(process::cases());
+    all.extend(process_log::cases());
     all.extend(kept::cases());
     all.extend(scale::cases());
     all.extend(kill::cases());

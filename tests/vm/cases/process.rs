@@ -43,7 +43,11 @@ pub fn pid_of(name: &str) -> u64 {
 }
 
 /// The messages that a syslog daemon gets until a condition holds.
-fn heard(socket: &UnixDatagram, what: &str, mut holds: impl FnMut(&str) -> bool) -> Vec<String> {
+pub fn heard(
+    socket: &UnixDatagram,
+    what: &str,
+    mut holds: impl FnMut(&str) -> bool,
+) -> Vec<String> {
     socket.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     let (mut lines, mut bytes) = (Vec::new(), [0; 4096]);
     loop {
