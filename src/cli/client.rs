@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use super::unrecorded::{self, Unrecorded};
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply, RunState};
 use crate::rundir::{RunDir, Server, State};
@@ -39,6 +40,8 @@ pub(super) struct Family {
 #[derive(Default)]
 pub(super) struct Known {
     pub families: Vec<Family>,
+    /// Devices of the run directory that the kernel has and no file knows of.
+    pub unrecorded: Vec<Unrecorded>,
     /// What could not be found out, and why.
     pub problems: Vec<Reason>,
 }
@@ -47,6 +50,7 @@ impl Known {
     /// Asks every server, and looks at what dead servers have left. All are asked at once: servers
     /// that do not answer cost one time limit together.
     pub fn of(rundir: &RunDir) -> Result<Known, Failure> {
+        let listed = device::numbers()?;
         let keys = rundir.keys()?;
         let ask =
             |key: &String| rundir.server(key).map_or(Ok(None), |server| family_of(rundir, server));
@@ -64,7 +68,23 @@ impl Known {
                 Err(why) => known.problems.push(why),
             }
         }
+        known.find_unrecorded(rundir, &listed);
         Ok(known)
+    }
+
+    /// Looks for devices that no file knows of, unless the devices of a server are not known.
+    fn find_unrecorded(&mut self, rundir: &RunDir, listed: &[u32]) {
+        if !self.problems.is_empty() {
+            return;
+        }
+        let is_reported = |id| self.devices().iter().any(|device| device.id == id);
+        match unrecorded::find(rundir, listed, is_reported) {
+            Ok(found) => {
+                self.problems = found.iter().map(|device| device.problem(rundir)).collect();
+                self.unrecorded = found;
+            }
+            Err(why) => self.problems.push(why),
+        }
     }
 
     /// All devices, by id.

@@ -17,6 +17,7 @@ mod table;
 mod takeover;
 pub mod terminal;
 mod unnamed;
+mod unrecorded;
 mod verdict;
 mod wait;
 

@@ -14,6 +14,7 @@ use super::keep::{self, Signals, Watch};
 use super::order::{self, Part};
 use super::table::place_of;
 use super::takeover;
+use super::unrecorded;
 use super::verdict::verdict;
 use crate::failure::{Failure, Kind, Reason, wrong_usage};
 use crate::protocol::{self, Command, DeviceRef, DeviceReport, DeviceState, Reply};
@@ -31,7 +32,9 @@ struct Doomed {
 pub(super) fn del(words: &[String], all: bool, force: bool) -> Result<(), Failure> {
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
-    let (doomed, mut problems) = doomed(&known, words, all);
+    let (words, mut problems) = unrecorded::delete(&rundir, &known.unrecorded, words, force);
+    let (doomed, wrong) = doomed(&known, &words, all);
+    problems.extend(wrong);
     let parts: Vec<Part> = doomed.iter().map(|doomed| doomed.part.clone()).collect();
     let mut kept: Vec<usize> = Vec::new();
     for at in order::deletion(&parts) {

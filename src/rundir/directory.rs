@@ -2,6 +2,8 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind};
+use std::num::NonZeroU16;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +17,10 @@ const DEFAULT: &str = "/run/ublk-dm";
 
 /// Environment variable that names another run directory.
 pub const VARIABLE: &str = "UBLK_DM_RUN_DIR";
+
+/// Start and factor of the hash FNV-1a.
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0100_0000_01b3;
 
 /// The run directory.
 #[derive(Clone, Debug)]
@@ -75,6 +81,17 @@ impl RunDir {
         &self.path
     }
 
+    /// A number for the directory's path, which the kernel keeps with the devices that are added for
+    /// it (FNV-1a, folded: it must not change with the version of the program).
+    pub fn mark(&self) -> NonZeroU16 {
+        let path = self.path.as_os_str().as_bytes();
+        let hash = path
+            .iter()
+            .fold(FNV_OFFSET, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(FNV_PRIME));
+        let [.., a, b, c, d] = (hash ^ hash >> 32).to_be_bytes();
+        NonZeroU16::new(u16::from_be_bytes([a ^ c, b ^ d])).unwrap_or(NonZeroU16::MIN)
+    }
+
     /// Creates the directory if it does not exist, and fails if it is not writable.
     pub(super) fn make(&self) -> io::Result<()> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
@@ -124,5 +141,17 @@ impl RunDir {
         keys.sort();
         keys.dedup();
         Ok(keys)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mark_of_a_directory_stays() {
+        let mark = |path: &str| RunDir { path: path.into() }.mark().get();
+        assert_eq!(mark("/run/ublk-dm"), 0x6a88);
+        assert_ne!(mark("/run/ublk-dm"), mark("/tmp/ublk-dm"));
     }
 }

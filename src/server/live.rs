@@ -139,7 +139,8 @@ impl Machine for Live {
         params: &Params,
         zero_copy: bool,
     ) -> Result<DeviceInfo, Reason> {
-        device::add(&mut self.control, id, options, params, zero_copy)
+        let mark = self.files.rundir.mark();
+        device::add(&mut self.control, id, options, params, zero_copy, mark)
     }
 
     fn serve(

@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
+use std::num::NonZeroU16;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
@@ -18,6 +19,10 @@ use crate::ublk::{
 
 /// Prefix of every disk's path.
 pub const BLOCK_PATH: &str = "/dev/ublkb";
+/// Where the kernel lists the character devices of ublk.
+const CHAR_DEVICES: &str = "/sys/class/ublk-char";
+/// Bits of a cookie below the mark of its run directory.
+const MARK_SHIFT: u32 = 48;
 /// Largest request the kernel hands over in one piece: a slice of the copy engine.
 const MAX_IO_BYTES: u32 = 1 << 19;
 /// How long starting a device may take. It waits only for this server, which is running; a device
@@ -57,16 +62,40 @@ pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String>
     })
 }
 
-/// A random number that the kernel keeps with a device, so that another device with the same id is
-/// never taken for it. It is never 0, which devices of other programs have.
-fn new_cookie() -> Result<u64, Reason> {
+/// A number that the kernel keeps with a device, so that another device with the same id is never
+/// taken for it: 48 random bits below the mark of its run directory. It is never 0, which devices
+/// of other programs have.
+fn new_cookie(mark: NonZeroU16) -> Result<u64, Reason> {
     let mut bytes = [0; 8];
-    while bytes == [0; 8] {
-        getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| {
-            Failure::from(io::Error::from(error)).context("cannot get a random number")
-        })?;
+    getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|error| {
+        Failure::from(io::Error::from(error)).context("cannot get a random number")
+    })?;
+    Ok(u64::from(mark.get()) << MARK_SHIFT | u64::from_le_bytes(bytes) >> (64 - MARK_SHIFT))
+}
+
+/// Whether a device was added for the run directory with this mark. One in 65536 of the devices of
+/// 0.2.0 and earlier versions is mistaken for such a device.
+pub fn has_mark(info: &DeviceInfo, mark: NonZeroU16) -> bool {
+    info.target_flags >> MARK_SHIFT == u64::from(mark.get())
+}
+
+/// The numbers of all ublk devices, of all programs.
+///
+/// # Errors
+/// The kernel's list cannot be read; without the driver it is empty.
+pub fn numbers() -> io::Result<Vec<u32>> {
+    let entries = match std::fs::read_dir(CHAR_DEVICES) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut numbers = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("ublkc"));
+        numbers.extend(number.and_then(|number| number.parse::<u32>().ok()));
     }
-    Ok(u64::from_le_bytes(bytes))
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// What the kernel knows of a device number; `None`: there is no such device.
@@ -106,6 +135,7 @@ pub fn add(
     options: &DeviceOptions,
     params: &Params,
     zero_copy: bool,
+    mark: NonZeroU16,
 ) -> Result<DeviceInfo, Reason> {
     let features = control.features().unwrap_or(0);
     let mut flags = u64::from(sys::UBLK_F_CMD_IOCTL_ENCODE);
@@ -126,7 +156,7 @@ pub fn add(
         depth,
         max_io_bytes: MAX_IO_BYTES,
         flags,
-        target_flags: new_cookie()?,
+        target_flags: new_cookie(mark)?,
     };
     let info = control.add(&wanted).map_err(|error| not_added(id, error))?;
     if let Err(error) = control.set_params(info.id, params) {

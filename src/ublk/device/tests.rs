@@ -50,8 +50,14 @@ fn only_a_device_without_a_disk_is_unused_for_certain() {
 
 #[test]
 fn cookies_differ() {
-    let cookies: std::collections::HashSet<u64> = (0..64).map(|_| new_cookie().unwrap()).collect();
+    let mark = NonZeroU16::new(7).unwrap();
+    let cookies: std::collections::HashSet<u64> =
+        (0..64).map(|_| new_cookie(mark).unwrap()).collect();
     assert!(cookies.len() == 64 && !cookies.contains(&0));
+    assert!(cookies.iter().all(|cookie| has_mark(&info(*cookie), mark)));
+    let other = NonZeroU16::new(8).unwrap();
+    assert!(cookies.iter().all(|cookie| !has_mark(&info(*cookie), other)), "another run directory");
+    assert!(!has_mark(&info(0), mark) && !has_mark(&info(0xffff), mark), "another program");
 }
 
 #[test]

@@ -49,6 +49,7 @@ mod races;
 mod scale;
 mod stands;
 mod tables;
+mod unrecorded;
 mod verbs;
 mod whose;
 
@@ -75,6 +76,7 @@ pub fn all() -> Vec<Case> {
     all.extend(inherited::cases());
     all.extend(process::cases());
     all.extend(process_log::cases());
+    all.extend(unrecorded::cases());
     all.extend(kept::cases());
     all.extend(scale::cases());
     all.extend(kill::cases());
