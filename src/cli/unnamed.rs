@@ -1,5 +1,5 @@
-//! `del` and `recover` without a device: the command line is wrong, and the error says what could be
-//! named.
+//! `del` and `recover` without a device: the command line is wrong, and the error says what could
+//! be named.
 
 use crate::failure::{Failure, wrong_usage};
 use crate::rundir::{RunDir, Server};

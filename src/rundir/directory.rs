@@ -81,8 +81,8 @@ impl RunDir {
         &self.path
     }
 
-    /// A number for the directory's path, which the kernel keeps with the devices that are added for
-    /// it (FNV-1a, folded: it must not change with the version of the program).
+    /// A number for the directory's path, which the kernel keeps with the devices that are added
+    /// for it (FNV-1a, folded: it must not change with the version of the program).
     pub fn mark(&self) -> NonZeroU16 {
         let path = self.path.as_os_str().as_bytes();
         let hash = path

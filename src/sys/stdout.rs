@@ -1,8 +1,8 @@
 //! Whether the caller has closed stdout (`>&-`).
 //!
-//! The standard library opens `/dev/null` in the place of a closed descriptor before `main`, so that
-//! a result would be discarded and the command would exit 0. That cannot be told from a caller's own
-//! `/dev/null`; only what runs before the standard library can see it.
+//! The standard library opens `/dev/null` in the place of a closed descriptor before `main`, so
+//! that a result would be discarded and the command would exit 0. That cannot be told from a
+//! caller's own `/dev/null`; only what runs before the standard library can see it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -35,8 +35,8 @@ pub struct Created {
 /// What a table line does not say of its disks.
 #[derive(Args)]
 pub struct Loaded {
-    /// Use disks that are mounted, in use or hold other data. A COW or a log is never shared: one that
-    /// is mounted or in use is refused, other data on it is overwritten, and a snapshot on it
+    /// Use disks that are mounted, in use or hold other data. A COW or a log is never shared: one
+    /// that is mounted or in use is refused, other data on it is overwritten, and a snapshot on it
     /// continues
     #[arg(long)]
     pub force: bool,
@@ -93,12 +93,13 @@ pub struct Snapshot {
     /// The disk to take a snapshot of: a block device or regular file
     #[arg(long, value_name = "DEV")]
     pub origin: PathBuf,
-    /// Where changed chunks are kept: a block device or regular file. If a snapshot is on it already,
-    /// that one continues; for a new one, zero the first 4096 bytes (`zero --to DEV:0+4096`)
+    /// Where changed chunks are kept: a block device or regular file. If a snapshot is on it
+    /// already, that one continues; for a new one, zero the first 4096 bytes (`zero --to
+    /// DEV:0+4096`)
     #[arg(long, value_name = "DEV")]
     pub cow: PathBuf,
-    /// Unit of copying, a power of two up to 1 GiB. A store that is on the COW already keeps its own
-    /// [default: 16 KiB, or the disks' block size if that is larger]
+    /// Unit of copying, a power of two up to 1 GiB. A store that is on the COW already keeps its
+    /// own [default: 16 KiB, or the disks' block size if that is larger]
     #[arg(long, value_name = "SIZE", value_parser = parse_size_arg)]
     pub chunk_size: Option<u64>,
     /// Whether the snapshot outlives the server
@@ -172,8 +173,8 @@ pub struct Common {
     /// The device ends with its server instead of waiting for another one
     #[arg(long)]
     pub no_recovery: bool,
-    /// Use disks that are mounted, in use or hold other data. A COW or a log is never shared: one that
-    /// is mounted or in use is refused, other data on it is overwritten, and a snapshot on it
+    /// Use disks that are mounted, in use or hold other data. A COW or a log is never shared: one
+    /// that is mounted or in use is refused, other data on it is overwritten, and a snapshot on it
     /// continues
     #[arg(long)]
     pub force: bool,

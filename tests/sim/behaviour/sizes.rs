@@ -29,8 +29,8 @@ fn a_cow_that_has_grown_is_seen_by_the_next_status() {
     rig.close();
 }
 
-/// An administrator who has grown a COW is warned again when the larger COW fills; a level that only
-/// the old size had reached is not reported.
+/// An administrator who has grown a COW is warned again when the larger COW fills; a level that
+/// only the old size had reached is not reported.
 #[test]
 fn a_cow_that_has_grown_is_announced_again_as_it_fills() {
     let mut rig = Rig::new(128, calm(), 0, Schedule::InOrder);
