@@ -43,11 +43,13 @@ pub(super) fn find(
     }
     // A device is on record before it has a disk, and until it has none: what is not on record now
     // and still has a disk afterwards is not on record at all.
-    let recorded: Vec<DeviceRef> = rundir
-        .states()?
-        .iter()
-        .flat_map(|state| state.devices.iter().map(|device| device.device()))
-        .collect();
+    let mut recorded: Vec<DeviceRef> = Vec::new();
+    for key in rundir.keys()? {
+        // What a file that cannot be read has on record is not known; the file itself is reported.
+        let Ok(state) = rundir.state(&key) else { return Ok(Vec::new()) };
+        let devices = state.into_iter().flat_map(|state| state.devices);
+        recorded.extend(devices.map(|device| device.device()));
+    }
     let mut found = Vec::new();
     for info in marked {
         let device = DeviceRef { id: info.id, cookie: info.target_flags };
