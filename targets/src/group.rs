@@ -18,6 +18,7 @@ use crate::mutant::{self, Mutant};
 use crate::origins::{DiskKey, Origins};
 use crate::snapshot::origin::Origin;
 use crate::snapshot::store::Unmade;
+use crate::snapshot::target::Snapshot;
 use crate::target::Target;
 
 /// The targets and devices of a process.
@@ -92,6 +93,12 @@ impl Group {
         Ok(unmade)
     }
 
+    /// What the user of a new snapshot must know of it if it shows a mixture: see
+    /// [`Origin::mixture`].
+    pub fn mixture(&self, snapshot: &Snapshot) -> Option<String> {
+        self.origins.of(snapshot)?.mixture(snapshot)
+    }
+
     /// A device.
     pub fn device(&self, id: u32) -> Option<Rc<Device>> {
         self.devices.borrow().get(&id).cloned()
@@ -147,8 +154,8 @@ impl Group {
     /// Why a target cannot be used beside the other devices.
     ///
     /// A snapshot: a device that has ended while it was opened may have been its origin's last
-    /// user, and no write would be preserved for it (I5); or a merge has begun. An origin and a
-    /// merge into it: a write of the one would not reach what the other one shows.
+    /// user, and no write would be preserved for it (I5). An origin and a merge into it: a write of
+    /// the one would not reach what the other one shows.
     fn refuse(&self, id: u32, target: &Target) -> Option<String> {
         let others = self.devices.borrow();
         let others = others.iter().filter(|(other, _)| **other != id);
@@ -156,8 +163,8 @@ impl Group {
         let other = match target {
             Target::Snapshot(snapshot) => {
                 return match self.origins.of(snapshot) {
-                    Some(origin) => origin.refuse_new(snapshot),
                     None if mutant::is(Mutant::ServedWithoutOrigin) => None,
+                    Some(_) => None,
                     None => Some("its origin was closed in the meantime: try again".to_owned()),
                 };
             }

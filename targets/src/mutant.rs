@@ -182,8 +182,6 @@ pub enum Mutant {
     MergeIntoChanged,
     /// An origin has a device of its own while a snapshot is merged into it.
     MergeBesideOrigin,
-    /// A new snapshot of an origin is made while another one is merged into it.
-    MergeJoinedByNew,
     /// The COW does not say that a merge has begun.
     MergeNotMarked,
     /// A discard of the only other snapshot reaches the origin while a merge runs.

@@ -171,7 +171,8 @@ impl Fixture {
         self.group.hold(Opened { target, events: Rc::default() })
     }
 
-    fn ask(&self, device: &Rc<Device>, kind: RequestKind, tag: u32) -> Result<Vec<u8>, String> {
+    /// Sends a request for the first chunk; a write has the pattern of `tag`.
+    pub fn ask(&self, device: &Rc<Device>, kind: RequestKind, tag: u32) -> Result<Vec<u8>, String> {
         let payload = self.world.host.add_payload(pattern::payload(tag, 0, CHUNK));
         let (sector, count) = (Sector(0), Sectors(CHUNK));
         let request = Request { kind, sector, count, memory: Memory::payload(payload) };

@@ -187,14 +187,15 @@ impl Origin {
         Some(MergeClaim { origin: self.clone(), changes: self.gate.changes() })
     }
 
-    /// Why a new store cannot join: it would take what is on the disk for its snapshot, and that is
-    /// partly what a merge is about to overwrite.
-    pub fn refuse_new(&self, snapshot: &Snapshot) -> Option<String> {
+    /// Why what a new snapshot shows is not what the origin's device shows: the disk is partly what
+    /// a merge is about to overwrite. The snapshot keeps that, like any other one.
+    pub fn mixture(&self, snapshot: &Snapshot) -> Option<String> {
         let is_new = snapshot.store().is_made_here();
-        (is_new && self.mixed.get() && !mutant::is(Mutant::MergeJoinedByNew)).then(|| {
+        (is_new && self.mixed.get()).then(|| {
             format!(
-                "{}: a snapshot is being merged into it; a new snapshot can be made when that has \
-                 ended",
+                "a snapshot is being merged into {0}: the new one shows what is on that disk now, \
+                 of which a part is not merged yet; add it when the merge has ended to have what \
+                 the device of {0} shows",
                 self.disk.name()
             )
         })

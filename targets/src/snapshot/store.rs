@@ -11,7 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use super::exceptions::{Exceptions, Health};
-use super::format::identity::IDENTITY_END;
+use super::format::identity::{self, IDENTITY_END};
 use super::format::{
     self, Cursor, Found, HEADER_BYTES, HeaderError, Identity, Layout, Record, Usage,
 };
@@ -54,9 +54,9 @@ impl Store {
         if open.cow.limits().read_only {
             return Err(StoreError::ReadOnly(open.cow.name().clone()));
         }
-        let (found, identity) = match read_header(&open).await {
+        let (found, identity, marked) = match read_header(&open).await {
             Err(StoreError::Header(_, HeaderError::Foreign { .. })) if open.overwrite => {
-                (Found::Empty, None)
+                (Found::Empty, None, false)
             }
             found => found?,
         };
@@ -78,7 +78,8 @@ impl Store {
         };
         let Loaded { mapping, cursor, tail, stale, last } = loaded;
         let unwritten = if stale { Unwritten::StaleTail } else { unwritten };
-        let ours = Ours { identity, adopted: adopted && health == Health::Valid };
+        let marked = marked && found != Found::Empty;
+        let ours = Ours { identity, adopted: adopted && health == Health::Valid, marked };
         let persistent =
             Persistent::new(&open, layout, tail, unwritten, ours).ok_or(StoreError::NoMemory)?;
         let store = Store {
@@ -275,7 +276,7 @@ impl Store {
         self.persistent.as_ref().is_some_and(Persistent::is_merging)
     }
 
-    /// Durably writes into the header whether a merge has begun, if there is a place for it.
+    /// Durably writes into the header whether a merge has begun.
     pub(super) async fn set_merging(&self, merging: bool) -> Result<(), DiskError> {
         let Some(store) = &self.persistent else { return Ok(()) };
         store.set_merging(&self.cow, merging).await
@@ -379,7 +380,9 @@ fn whose(
     }
 }
 
-async fn read_header(open: &OpenStore<'_>) -> Result<(Found, Option<Identity>), StoreError> {
+/// What is in the header: the store, its identity, and whether it has no identity and is marked as
+/// one that is merged.
+async fn read_header(open: &OpenStore<'_>) -> Result<(Found, Option<Identity>, bool), StoreError> {
     let block = open.cow.limits().logical_block_bytes;
     let needed = Sectors::from_bytes(u64::from(block));
     if open.cow.size() < needed {
@@ -396,5 +399,5 @@ async fn read_header(open: &OpenStore<'_>) -> Result<(Found, Option<Identity>), 
     header.copy_from_slice(&bytes[..HEADER_BYTES]);
     let found = format::examine(&header)
         .map_err(|error| StoreError::Header(open.cow.name().clone(), error))?;
-    Ok((found, Identity::decode(&bytes)))
+    Ok((found, Identity::decode(&bytes), identity::is_marked(&bytes)))
 }

@@ -18,7 +18,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::format::identity::IDENTITY_END;
+use super::format::identity::{self, IDENTITY_END};
 use super::format::{HEADER_BYTES, Header, Identity, Layout, RECORD_BYTES, Record};
 use super::store_open::OpenStore;
 use super::store_undo::{Before, Unmade};
@@ -46,6 +46,14 @@ pub(super) struct Ours {
     pub(super) identity: Option<Identity>,
     /// The header does not contain it yet.
     pub(super) adopted: bool,
+    /// It has no identity, and the header says that a merge has begun.
+    pub(super) marked: bool,
+}
+
+impl Ours {
+    fn is_merging(&self) -> bool {
+        self.identity.as_ref().map_or(self.marked, |identity| identity.merging)
+    }
 }
 
 /// A store on its COW.
@@ -93,7 +101,7 @@ impl Persistent {
             layout,
             block_bytes,
             block: RefCell::new(tail),
-            merging: Cell::new(ours.identity.as_ref().is_some_and(|identity| identity.merging)),
+            merging: Cell::new(ours.is_merging()),
             ours,
             area_buffer: Buffer::acquire(open.host, block_bytes)?,
             header_buffer: Buffer::acquire(open.host, block_bytes)?,
@@ -219,8 +227,12 @@ impl Persistent {
         self.headed.set(true);
         let mut bytes = [0; IDENTITY_END];
         bytes[..HEADER_BYTES].copy_from_slice(&Header::new(self.layout.chunk_size, valid).encode());
-        if let Some(identity) = &self.ours.identity {
-            Identity { merging: self.merging.get(), ..identity.clone() }.encode(&mut bytes);
+        match &self.ours.identity {
+            Some(identity) => {
+                Identity { merging: self.merging.get(), ..identity.clone() }.encode(&mut bytes);
+            }
+            None if self.merging.get() => identity::mark(&mut bytes),
+            None => {}
         }
         self.header_buffer.at(0).clear(0, u64::from(self.block_bytes));
         self.header_buffer.write(0, &bytes);
@@ -238,10 +250,9 @@ impl Persistent {
         self.merging.get()
     }
 
-    /// Durably writes into the header whether a merge has begun. A store without an identity, which
-    /// the kernel has made, has no place for it.
+    /// Durably writes into the header whether a merge has begun.
     pub(super) async fn set_merging(&self, cow: &Disk, merging: bool) -> Result<(), DiskError> {
-        if self.ours.identity.is_none() || self.merging.get() == merging {
+        if self.merging.get() == merging {
             return Ok(());
         }
         let before = self.merging.replace(merging);

@@ -4,6 +4,7 @@
 use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::image::Image;
 use dm_targets::snapshot::format::Identity;
+use dm_targets::snapshot::format::identity::{is_marked as is_marked_block, mark};
 use dm_targets::snapshot::merge::Phase;
 use dm_targets::units::{Sector, Sectors};
 
@@ -20,8 +21,9 @@ fn owned() -> (Plan, Left) {
 }
 
 fn is_marked(cow: &Image) -> bool {
-    let identity = Identity::decode(&cow.read(Sector(0), Sectors(1)));
-    identity.expect("it has an identity").merging
+    let block = cow.read(Sector(0), Sectors(1));
+    let without_identity = || is_marked_block(&block.clone().try_into().unwrap());
+    Identity::decode(&block).map_or_else(without_identity, |identity| identity.merging)
 }
 
 fn has_records(plan: &Plan, cow: &Image) -> bool {
@@ -32,7 +34,12 @@ fn has_records(plan: &Plan, cow: &Image) -> bool {
 /// From the first change of the origin on, wherever the power goes, the COW says that a merge has
 /// begun, as long as it has records.
 pub fn marked_while_records_are_left() -> Result<(), String> {
-    let (plan, left) = owned();
+    // A store of ours, and one that the kernel has made.
+    marked_while(owned())?;
+    marked_while(small())
+}
+
+fn marked_while((plan, left): (Plan, Left)) -> Result<(), String> {
     let bench = Bench::on(&plan, world_of(&plan, &left));
     let mut halves = 0;
     while bench.family.merge.phase() == Phase::Merging {
@@ -74,7 +81,18 @@ fn an_empty_store_is_a_snapshot_whatever_its_mark_says() {
     let (plan, mut left) = owned();
     left.images[1].write(Sector(1), &[0; 512]);
     identify(&mut left.images[1], plan.setup.origin_sectors, true);
-    let recovered = stack::recover(&plan.setup, &left).unwrap();
+    is_a_snapshot_again(&plan, &left);
+    let (plan, mut left) = small();
+    left.images[1].write(Sector(1), &[0; 512]);
+    let mut block = left.images[1].read(Sector(0), Sectors(1)).try_into().unwrap();
+    mark(&mut block);
+    left.images[1].write(Sector(0), &block);
+    is_a_snapshot_again(&plan, &left);
+}
+
+fn is_a_snapshot_again(plan: &Plan, left: &Left) {
+    assert!(is_marked(&left.images[1]));
+    let recovered = stack::recover(&plan.setup, left).unwrap();
     assert_eq!(recovered.snaps[0].as_ref(), Some(&left.images[0].sectors));
     assert!(!is_marked(&recovered.images[1]), "its next records are a snapshot's");
 }

@@ -9,7 +9,7 @@ use super::explore::explore;
 use super::{beside, cases, failed, flushes, limits, mark};
 
 /// All of them, each with the cases where it should show first.
-pub const MUTANTS: [(Mutant, &str); 21] = [
+pub const MUTANTS: [(Mutant, &str); 20] = [
     (Mutant::MergeRemovesFirst, "small"),
     (Mutant::MergeBelievesFlush, "flushes"),
     (Mutant::MergeRemovesSoftly, "small"),
@@ -28,7 +28,6 @@ pub const MUTANTS: [(Mutant, &str); 21] = [
     (Mutant::MergeTrustsShorter, "one"),
     (Mutant::MergeIntoChanged, "one"),
     (Mutant::MergeBesideOrigin, "one"),
-    (Mutant::MergeJoinedByNew, "one"),
     (Mutant::MergeNotMarked, "one"),
     (Mutant::MergeDiscardsOrigin, "one"),
 ];
@@ -42,7 +41,6 @@ fn one(mutant: Mutant) -> Result<(), String> {
         Mutant::MergeTrustsShorter => failed::records_vanish_after_a_failed_commit(),
         Mutant::MergeIntoChanged => beside::merge_into_a_changed_origin(),
         Mutant::MergeBesideOrigin => beside::merge_beside_its_origin(),
-        Mutant::MergeJoinedByNew => beside::new_snapshot_during_a_merge(),
         Mutant::MergeNotMarked => mark::marked_while_records_are_left(),
         Mutant::MergeDiscardsOrigin => beside::discard_beside_a_merge(),
         _ => Ok(()),

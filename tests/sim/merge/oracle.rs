@@ -6,7 +6,10 @@ use std::rc::Rc;
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::Schedule;
+use dm_targets::snapshot::format::HEADER_BYTES;
+use dm_targets::snapshot::format::identity::{IDENTITY_END, is_marked};
 use dm_targets::snapshot::merge::Phase;
+use dm_targets::units::{Sector, Sectors};
 
 use super::family::{Plan, read_all, run, spawn_open};
 use crate::kernel::{self, Loaded};
@@ -61,6 +64,18 @@ fn with_joined(plan: &Plan, joined: usize) -> Plan {
     plan
 }
 
+/// What is left, without the mark on the COW that a merge has begun: the kernel ignores the mark.
+fn unmarked(left: &Left) -> Left {
+    let mut left = left.clone();
+    let mut block: [u8; IDENTITY_END] =
+        left.images[1].read(Sector(0), Sectors(1)).try_into().unwrap_or([0; IDENTITY_END]);
+    if is_marked(&block) {
+        block[HEADER_BYTES..].fill(0);
+        left.images[1].write(Sector(0), &block);
+    }
+    left
+}
+
 /// Judges the surviving images, with `joined` other snapshots.
 pub fn judge(
     plan: &Plan,
@@ -72,8 +87,8 @@ pub fn judge(
     let view = merge_view(plan, &left.images)?;
     model.origin.judge(0, &view, moment).map_err(|fault| format!("merge: {fault}"))?;
     let plan = with_joined(plan, joined);
-    // As an ordinary snapshot: the format has no mark of a merge.
-    let ordinary = stack::recover(&plan.setup, left)?;
+    // As an ordinary snapshot, which the kernel takes it for.
+    let ordinary = stack::recover(&plan.setup, &unmarked(left))?;
     if ordinary.snaps[0].as_ref() != Some(&view) {
         return Err("as an ordinary snapshot it shows something else".into());
     }

@@ -11,6 +11,9 @@
 //! byte 504  a hash of bytes 16 to 503
 //! ```
 //!
+//! A store that the kernel has made has no identity. While it is merged, its header has "ublkdmM1"
+//! at byte 16 instead.
+//!
 //! The kernel reads the first 16 bytes only, never writes the header of a store that it opens, and
 //! writes zeroes here when it creates a store or marks one invalid. So a store made by the kernel
 //! has no identity, and an identity found here is correct.
@@ -23,6 +26,8 @@ use super::header::MAGIC;
 pub const IDENTITY_END: usize = 512;
 const IDENTITY_MAGIC: &[u8; 8] = b"ublkdmI1";
 const MAGIC_AT: usize = 16;
+/// In the place of an identity: a merge has begun.
+const MERGING_MAGIC: [u8; 8] = *b"ublkdmM1";
 const ID_AT: usize = 24;
 const SIZE_AT: usize = 40;
 const NAME_LEN_AT: usize = 48;
@@ -81,6 +86,16 @@ fn kept(name: &str) -> &str {
     let from = name.len().saturating_sub(NAME_BYTES);
     let from = (from..=name.len()).find(|at| name.is_char_boundary(*at)).unwrap_or(name.len());
     &name[from..]
+}
+
+/// Whether a header without an identity says that a merge has begun.
+pub fn is_marked(block: &[u8; IDENTITY_END]) -> bool {
+    block[..4] == MAGIC.to_le_bytes() && block[MAGIC_AT..MAGIC_AT + 8] == MERGING_MAGIC
+}
+
+/// Writes into a header without an identity that a merge has begun.
+pub fn mark(block: &mut [u8; IDENTITY_END]) {
+    block[MAGIC_AT..MAGIC_AT + 8].copy_from_slice(&MERGING_MAGIC);
 }
 
 impl Identity {
