@@ -16,6 +16,7 @@ pub use known::{KnownDisk, KnownDisks, Place};
 pub use message::{Command, Doing, Reply};
 pub use problem::Problem;
 pub use report::{
-    DeviceObject, DeviceReport, Health, LegObject, LinearObject, MirrorObject, OriginObject,
-    RecoveryObject, RunState, SnapshotObject, StatsObject, StoreWord, TargetObject,
+    DeviceObject, DeviceReport, Health, LegObject, LinearObject, MergeObject, MergeState,
+    MirrorObject, OriginObject, RecoveryObject, RunState, SnapshotObject, StatsObject, StoreWord,
+    TargetObject,
 };

@@ -32,6 +32,7 @@ pub enum Verb {
     /// Add a device from a device-mapper table line and print its path
     ///
     /// Targets are `snapshot ORIGIN COW P|PO|N CHUNK`, `snapshot-origin DEV`,
+    /// `snapshot-merge ORIGIN COW P|PO CHUNK` (the snapshot flows back into its origin),
     /// `mirror LOG_TYPE COUNT LOG_ARGS... LEGS (DEV OFFSET)...`, and `linear DEV OFFSET`: the
     /// sectors of a disk from OFFSET on. A disk is a path or MAJ:MIN; lengths, offsets and chunks
     /// are in sectors of 512 bytes.

@@ -104,7 +104,8 @@ fn doomed(known: &Known, words: &[String], all: bool) -> (Vec<Doomed>, Vec<Reaso
     let mut doomed = Vec::new();
     for (server, family) in known.families.iter().enumerate() {
         for device in family.devices.iter().filter(|device| chosen.contains(&device.device())) {
-            let is_origin = device.object.target == "snapshot-origin";
+            let is_origin =
+                matches!(device.object.target.as_str(), "snapshot-origin" | "snapshot-merge");
             let below = ublk_devices_below(&device.disks);
             let part = Part { ids: [device.id].into(), below, server, is_origin };
             doomed.push(Doomed { device: device.clone(), part });

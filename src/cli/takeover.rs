@@ -52,7 +52,9 @@ pub(super) fn judge(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason>
     let mut control = Control::open()?;
     let judged =
         refuse_unless_waiting(&mut control, *id, *cookie).and_then(|()| match &spec.table.params {
-            TargetParams::Snapshot(snapshot) => judge_cow(rundir, snapshot),
+            TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
+                judge_cow(rundir, snapshot)
+            }
             // If an origin or a mirror cannot be opened, neither can the rest of its family.
             _ => Ok(()),
         });

@@ -165,8 +165,31 @@ pub struct SnapshotObject {
     pub total_bytes: Option<u64>,
     pub metadata_bytes: Option<u64>,
     pub exceptions: Option<u64>,
-    /// Reserved for a merge in progress.
-    pub merge: Option<()>,
+    /// The merge, if the snapshot is being merged into its origin.
+    pub merge: Option<MergeObject>,
+}
+
+/// The state of a merge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MergeState {
+    Merging,
+    /// It has stopped before its end.
+    Failed,
+    Done,
+    /// The snapshot is invalid: nothing is merged.
+    Invalid,
+}
+
+/// The `merge` object of a snapshot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MergeObject {
+    pub state: MergeState,
+    /// Merged since the server opened the store.
+    pub merged_bytes: u64,
+    pub left_bytes: u64,
+    /// Why it has stopped.
+    pub error: Option<String>,
 }
 
 /// The `mirror` object.

@@ -9,6 +9,7 @@ use dm_targets::snapshot::status::SnapshotStatus;
 use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
+use super::merge_report::MergeFacts;
 use crate::data::{DataThread, DeviceStats};
 
 /// The data thread's information about a device.
@@ -56,6 +57,7 @@ pub(super) struct SnapshotFacts {
     pub(super) status: SnapshotStatus,
     pub(super) chunk_size: ChunkSize,
     pub(super) exceptions: usize,
+    pub(super) merge: Option<MergeFacts>,
 }
 
 /// The data thread's information about all its devices.
@@ -109,10 +111,21 @@ fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
                 },
                 chunk_size: snapshot.chunk_size(),
                 exceptions: snapshot.exceptions(),
+                merge: None,
+            });
+        }
+        Target::Merge(merge) => {
+            facts.size = merge.len();
+            facts.commits = merge.commits();
+            facts.snapshot = Some(SnapshotFacts {
+                status: merge.status(),
+                chunk_size: merge.chunk_size(),
+                exceptions: merge.exceptions(),
+                merge: Some(MergeFacts::of(merge)),
             });
         }
         // These targets have no status beyond their tables.
-        Target::Origin(_) | Target::Merge(_) | Target::Linear(_) | Target::Nothing => {}
+        Target::Origin(_) | Target::Linear(_) | Target::Nothing => {}
     }
     facts
 }

@@ -1,6 +1,7 @@
 //! The `health` of a device in `list --json`: one word for monitoring.
 
 use dm_targets::mirror::status::LegHealth;
+use dm_targets::snapshot::merge::Phase;
 use dm_targets::snapshot::status::SnapshotStatus;
 use dm_targets::units::Sectors;
 
@@ -14,6 +15,16 @@ pub fn of_snapshot(status: &SnapshotStatus, chunk: Sectors) -> Health {
         SnapshotStatus { overflowed: true, .. } => Health::Overflow,
         _ if usage.allocated.0 + chunk.0 > usage.total.0 => Health::Full,
         _ => Health::Ok,
+    }
+}
+
+/// The health of an origin into which a snapshot is merged.
+pub fn of_merge(phase: Phase) -> Health {
+    match phase {
+        Phase::Merging => Health::Merging,
+        Phase::Failed => Health::Stalled,
+        Phase::Done => Health::Ok,
+        Phase::Unusable => Health::Invalid,
     }
 }
 

@@ -12,6 +12,7 @@ mod listener;
 mod live;
 pub mod logging;
 pub mod manager;
+mod merge_report;
 pub mod orphan;
 pub mod process;
 mod report;

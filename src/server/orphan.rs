@@ -84,23 +84,25 @@ fn word(path: &str) -> String {
 /// What a table says of its target, as in `list --json`; what only a server knows is `null`.
 pub fn parts_of(params: &TargetParams) -> Option<TargetObject> {
     match params {
-        TargetParams::Snapshot(snapshot) => Some(TargetObject::Snapshot(SnapshotObject {
-            origin: snapshot.origin.clone(),
-            cow: snapshot.cow.clone(),
-            store: if snapshot.store.is_transient() {
-                StoreWord::Transient
-            } else {
-                StoreWord::Persistent
-            },
-            chunk_size_bytes: snapshot.chunk_size.map(ChunkSize::bytes),
-            valid: None,
-            overflow: None,
-            used_bytes: None,
-            total_bytes: None,
-            metadata_bytes: None,
-            exceptions: None,
-            merge: None,
-        })),
+        TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
+            Some(TargetObject::Snapshot(SnapshotObject {
+                origin: snapshot.origin.clone(),
+                cow: snapshot.cow.clone(),
+                store: if snapshot.store.is_transient() {
+                    StoreWord::Transient
+                } else {
+                    StoreWord::Persistent
+                },
+                chunk_size_bytes: snapshot.chunk_size.map(ChunkSize::bytes),
+                valid: None,
+                overflow: None,
+                used_bytes: None,
+                total_bytes: None,
+                metadata_bytes: None,
+                exceptions: None,
+                merge: None,
+            }))
+        }
         TargetParams::Mirror(mirror) => Some(TargetObject::Mirror(MirrorObject {
             legs: mirror.legs.iter().map(unknown_leg).collect(),
             log: mirror.log_device().unwrap_or("core").to_owned(),
@@ -119,7 +121,6 @@ pub fn parts_of(params: &TargetParams) -> Option<TargetObject> {
             path: linear.device.clone(),
             offset_bytes: linear.offset.bytes(),
         })),
-        TargetParams::SnapshotMerge(_) => None,
     }
 }
 

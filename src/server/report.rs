@@ -11,6 +11,7 @@ use dm_targets::mirror::target::{Progress, Status};
 use super::admin::devices::{Deps, Device};
 use super::facts::{Facts, LegFacts, MirrorFacts, SnapshotFacts};
 use super::health;
+use super::merge_report::MergeFacts;
 use super::orphan;
 use crate::protocol::{
     DeviceObject, DeviceReport, Health, LegObject, MirrorObject, RecoveryObject, RunState,
@@ -73,6 +74,7 @@ fn state_of(suspended: bool) -> RunState {
 
 fn health_of(facts: &Facts) -> Health {
     match (&facts.snapshot, &facts.mirror) {
+        (Some(SnapshotFacts { merge: Some(merge), .. }), _) => health::of_merge(merge.phase),
         (Some(snapshot), _) => health::of_snapshot(&snapshot.status, snapshot.chunk_size.sectors()),
         (_, Some(mirror)) => {
             let Status { regions, in_sync_regions, log, .. } = mirror.status;
@@ -148,7 +150,7 @@ fn parts(entry: &Device, facts: &Facts) -> Option<TargetObject> {
 }
 
 fn snapshot_object(known: SnapshotObject, facts: &SnapshotFacts) -> SnapshotObject {
-    let SnapshotFacts { status, chunk_size, exceptions } = facts;
+    let SnapshotFacts { status, chunk_size, exceptions, merge } = facts;
     SnapshotObject {
         chunk_size_bytes: Some(chunk_size.bytes()),
         valid: Some(status.valid),
@@ -157,6 +159,7 @@ fn snapshot_object(known: SnapshotObject, facts: &SnapshotFacts) -> SnapshotObje
         total_bytes: Some(status.usage.total.bytes()),
         metadata_bytes: Some(status.usage.metadata.bytes()),
         exceptions: Some(*exceptions as u64),
+        merge: merge.as_ref().map(MergeFacts::object),
         ..known
     }
 }

@@ -1,21 +1,22 @@
 //! A device's life cycle in the kernel: adding, starting, stopping and deleting it.
 
+mod limits;
+
 use std::fs::OpenOptions;
 use std::io;
 use std::num::NonZeroU16;
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use dm_targets::units::Sectors;
 use libublk::sys;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use self::limits::MAX_IO_BYTES;
+pub use self::limits::{discard_of_chunks, params, unfit};
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::DeviceOptions;
-use crate::storage::{DiskId, Limits};
-use crate::ublk::{
-    AddDevice, Control, ControlError, DeviceInfo, DeviceState, Discard, Params, attrs,
-};
+use crate::storage::DiskId;
+use crate::ublk::{AddDevice, Control, ControlError, DeviceInfo, DeviceState, Params};
 
 /// Prefix of every disk's path.
 pub const BLOCK_PATH: &str = "/dev/ublkb";
@@ -23,8 +24,6 @@ pub const BLOCK_PATH: &str = "/dev/ublkb";
 const CHAR_DEVICES: &str = "/sys/class/ublk-char";
 /// Bits of a cookie below the mark of its run directory.
 const MARK_SHIFT: u32 = 48;
-/// Largest request the kernel hands over in one piece: a slice of the copy engine.
-const MAX_IO_BYTES: u32 = 1 << 19;
 /// How long starting a device may take. It waits only for this server, which is running; a device
 /// that cannot be started is better reported than waited for.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -36,31 +35,6 @@ const STOP_PAUSE: Duration = Duration::from_millis(100);
 
 /// Longest wait until a deleted device is closed by the processes that have it open.
 const DELETE_LIMIT: Duration = Duration::from_secs(3);
-
-/// Why disks that would make a device like `below` cannot be put below an existing device: the
-/// requests that users may send it were fixed when it was added. Only with zero copy do disks get
-/// users' memory. A length of 0 is that of a single leg, which is measured where it joins.
-pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String> {
-    if below.dev_sectors > 0 && below.dev_sectors != device.dev_sectors {
-        return Some(format!(
-            "the device would have {} sectors: its length cannot change",
-            below.dev_sectors
-        ));
-    }
-    if below.logical_shift > device.logical_shift {
-        let (block, of_device) = (1_u64 << below.logical_shift, 1_u64 << device.logical_shift);
-        return Some(format!(
-            "blocks of {block} bytes are too large for a device with blocks of {of_device}"
-        ));
-    }
-    let mask = |params: &Params| params.dma_alignment_mask.unwrap_or(511); // the block layer's own
-    (zero_copy && mask(below) > mask(device)).then(|| {
-        let (needed, given) = (mask(below) + 1, mask(device) + 1);
-        format!(
-            "it needs memory aligned to {needed} bytes, but the device's users align to {given}"
-        )
-    })
-}
 
 /// A number that the kernel keeps with a device, so that another device with the same id is never
 /// taken for it: 48 random bits below the mark of its run directory. It is never 0, which devices
@@ -350,56 +324,6 @@ fn not_claimed(id: u32, claimed: io::Result<()>) -> Result<(), Reason> {
 fn unknown_use(id: u32, why: Failure) -> Reason {
     why.context(format!("{BLOCK_PATH}{id}: cannot determine whether it is in use"))
         .ending("; use --force if it is not")
-}
-
-fn shift_of(bytes: u32) -> u8 {
-    u8::try_from(bytes.max(512).next_power_of_two().trailing_zeros()).unwrap_or(12)
-}
-
-/// Discards in whole chunks, as a snapshot accepts them.
-pub fn discard_of_chunks(chunk: Sectors) -> Discard {
-    Discard {
-        alignment: 0,
-        granularity: u32::try_from(chunk.bytes()).unwrap_or(1 << 30),
-        max_sectors: u32::try_from(chunk.0).unwrap_or(u32::MAX),
-        max_write_zeroes_sectors: 0,
-    }
-}
-
-/// A device's limits, from those of the disks below it.
-pub fn params(
-    disks: &[&Limits],
-    volatile_cache: bool,
-    size: Sectors,
-    read_only: bool,
-    discard: Option<Discard>,
-) -> Params {
-    let largest = |of: fn(&Limits) -> u32| disks.iter().map(|disk| of(disk)).max().unwrap_or(512);
-    let logical = largest(|disk| disk.logical_block_size);
-    let physical = largest(|disk| disk.physical_block_size).max(logical);
-    let mut attributes = 0;
-    if volatile_cache {
-        attributes |= attrs::VOLATILE_CACHE | attrs::FUA;
-    }
-    if read_only {
-        attributes |= attrs::READ_ONLY;
-    }
-    if disks.iter().any(|disk| disk.rotational) {
-        attributes |= attrs::ROTATIONAL;
-    }
-    Params {
-        attrs: attributes,
-        logical_shift: shift_of(logical),
-        physical_shift: shift_of(physical),
-        io_min_shift: shift_of(physical),
-        io_opt_shift: shift_of(largest(|disk| disk.io_opt).max(physical)),
-        max_sectors: MAX_IO_BYTES / 512,
-        dev_sectors: size.0,
-        discard,
-        // Zero copy passes users' pages to the disks, which must be able to use them.
-        dma_alignment_mask: Some(largest(|disk| disk.dma_alignment)),
-        ..Params::default()
-    }
 }
 
 #[cfg(test)]

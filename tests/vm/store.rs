@@ -16,13 +16,16 @@ pub fn header(magic: u32, valid: u32, version: u32, chunk_sectors: u32) -> [u8; 
 }
 
 /// Whether the bytes after the fields of a header in its sector are zeroes, as the kernel leaves
-/// them, or a whole store identity: its magic, and a checksum at the end.
+/// them, or a whole store identity: its magic, and a checksum at the end. In a store of the kernel's
+/// that was merged in part, which the kernel may have completed, the mark of that is there alone.
 pub fn is_identity(bytes: &[u8]) -> bool {
     let (said, hash) = bytes.split_at(bytes.len() - 8);
     let sum = said.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    bytes.iter().all(|byte| *byte == 0)
+    let zeroes = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    zeroes(bytes)
+        || bytes.strip_prefix(b"ublkdmM1").is_some_and(zeroes)
         || said.starts_with(b"ublkdmI1") && hash == sum.to_le_bytes()
 }
 

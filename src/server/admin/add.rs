@@ -6,6 +6,7 @@
 //! step fails, the earlier ones are undone, so a failed `add` leaves nothing.
 
 use dm_targets::snapshot::exceptions::Health;
+use dm_targets::snapshot::merge::Phase;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
@@ -73,26 +74,28 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<NewDevice<M>, Reason> {
         match spec.table.params.clone() {
             TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
-            TargetParams::SnapshotOrigin { origin } => self.prepare_origin(&origin, spec, again),
+            TargetParams::SnapshotMerge(snapshot) => {
+                self.refuse_second_origin(&snapshot.origin, again.is_some())?;
+                self.prepare_snapshot(&snapshot, spec, name, again)
+            }
+            TargetParams::SnapshotOrigin { origin } => {
+                self.refuse_second_origin(&origin, again.is_some())?;
+                self.prepare_origin(&origin, spec, again)
+            }
             TargetParams::Mirror(mirror) => self.prepare_mirror(&mirror, spec, name, again),
             TargetParams::Linear(linear) => self.prepare_linear(&linear, spec, again),
-            other @ TargetParams::SnapshotMerge(_) => {
-                Err(format!("target {}: not served by this version", other.name()).into())
-            }
         }
     }
 
     /// A note for the user of a device that has been opened.
     fn note_of(&self, prepared: &NewDevice<M>) -> Result<Option<String>, Reason> {
-        self.machine.call(prepared.target.job(|_, opened| async move {
+        self.machine.call(prepared.target.job(|thread, opened| async move {
             let Target::Snapshot(snapshot) = opened.target else { return None };
-            let invalid = snapshot.health() == Health::Invalid;
-            invalid.then(|| {
-                format!(
-                    "{}: the snapshot on it is invalid: all I/O on its device fails",
-                    snapshot.cow().name()
-                )
-            })
+            if snapshot.health() != Health::Invalid {
+                return thread.group().mixture(&snapshot);
+            }
+            let what = "the snapshot on it is invalid: all I/O on its device fails";
+            Some(format!("{}: {what}", snapshot.cow().name()))
         }))
     }
 
@@ -139,12 +142,16 @@ impl<M: Machine> Administrator<M> {
         target
     }
 
-    /// Whether a device is a snapshot that is valid: only such a store can be adopted.
+    /// Whether a device has a store that is valid: only such a one can be adopted.
     fn is_valid(&self, id: u32) -> bool {
         let valid = self.machine.call(move |thread| async move {
             let device = thread.group().device(id);
             let target = device.map(|device| device.target());
-            matches!(target, Some(Target::Snapshot(s)) if s.health() != Health::Invalid)
+            match target {
+                Some(Target::Snapshot(snapshot)) => snapshot.health() != Health::Invalid,
+                Some(Target::Merge(merge)) => merge.phase() != Phase::Unusable,
+                _ => false,
+            }
         });
         valid.unwrap_or(false)
     }
@@ -176,9 +183,10 @@ impl<M: Machine> Administrator<M> {
         state: &mut DeviceState,
     ) -> Result<Option<String>, Reason> {
         self.register(prepared, name, state)?;
+        let before = self.note_of(prepared)?;
         let served = self.machine.serve(info, &state.name, &prepared.target)?;
         self.unless_silent(Errand::on(info.id, "add"), served, |_, _| {})??;
-        let note = self.note_of(prepared)?;
+        let note = self.note_of(prepared)?.or(before);
         self.machine.start(info.id, false)?;
         Ok(note)
     }
@@ -206,7 +214,7 @@ impl<M: Machine> Administrator<M> {
         let _directory = self.machine.records().lock()?;
         self.refuse_claimed(&prepared.deps, &prepared.spec)?;
         if changes_origin(&prepared.spec) {
-            self.lose_left_out()?;
+            self.lose_left_out(None)?;
         }
         let mut taken = self.machine.records().names_beside()?;
         taken.extend(self.devices.values().map(|entry| entry.name.clone()));

@@ -31,11 +31,20 @@ impl<M: Machine> Administrator<M> {
         if mutant::is(Mutant::LastForgotten) && !self.goes_on_without(id) {
             return Ok(());
         }
+        let origin_number = self.origin_known.number;
+        if self.taken.contains_key(&id) {
+            // Its target has left already, for a merge that did not begin.
+            let departure = Departure { cow, mark_failed: false, origin_number };
+            return self.machine.records().note_departure(&departure);
+        }
         let leave = move |mark: bool| {
             move |thread: Rc<M::Thread>| async move {
                 let device = thread.group().device(id);
-                let Some(Target::Snapshot(snapshot)) = device.map(|device| device.target()) else {
-                    return None;
+                let snapshot = match device.map(|device| device.target()) {
+                    Some(Target::Snapshot(snapshot)) => snapshot,
+                    // No other device changes the origin of a merge while that has one.
+                    Some(Target::Merge(merge)) => return merge.loss_when_left(),
+                    _ => return None,
                 };
                 if mark {
                     snapshot.give_up().await;
@@ -51,7 +60,7 @@ impl<M: Machine> Administrator<M> {
         };
         let Some(loss) = loss else { return Ok(()) };
         let mark_failed = loss == Loss::MarkFailed;
-        let departure = Departure { cow, mark_failed, origin_number: self.origin_known.number };
+        let departure = Departure { cow, mark_failed, origin_number };
         self.machine.records().note_departure(&departure).map_err(|why| {
             let what = "it cannot be recorded that its snapshot leaves the origin, so a later \
                         server could take the snapshot for valid";
@@ -59,14 +68,17 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Treats left-out snapshots as lost from now on, unless this server finds that the origin is
+    /// Treats left-out snapshots, except for one that is being taken over (a merge changes its
+    /// origin itself), as lost from now on, unless this server finds that the origin is
     /// unchanged. The caller writes that to the state file; since that is read in this boot only,
     /// and the run directory may outlive the boot, a departure is recorded as well.
-    pub(super) fn lose_left_out(&mut self) -> Result<(), Reason> {
+    pub(super) fn lose_left_out(&mut self, but: Option<u32>) -> Result<(), Reason> {
         if mutant::is(Mutant::LeftOutNotLost) {
             return Ok(());
         }
-        let snapshots = |left: &&LeftOut| is_persistent_snapshot(&left.device.spec);
+        let snapshots = |left: &&LeftOut| {
+            is_persistent_snapshot(&left.device.spec) && but != Some(left.device.id)
+        };
         let left_out: Vec<LeftOut> = self.left_out.values().filter(snapshots).cloned().collect();
         for LeftOut { device, for_good, .. } in left_out {
             if for_good || !device.lost {

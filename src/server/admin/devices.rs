@@ -134,9 +134,9 @@ impl Device {
         self.mirror().map(|mirror| mirror.legs.iter().map(leg).collect())
     }
 
-    /// Whether it is an origin's device.
+    /// Whether it is an origin's device, with or without a merge.
     pub fn is_origin(&self) -> bool {
-        matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
+        is_origins(&self.spec)
     }
 
     /// What the next server needs to recreate the device.
@@ -179,9 +179,19 @@ pub(super) fn changes_origin(spec: &DeviceSpec) -> bool {
     }
 }
 
-/// Whether the device is a persistent snapshot.
+/// Whether it is an origin's device, with or without a merge.
+pub(super) fn is_origins(spec: &DeviceSpec) -> bool {
+    let params = &spec.table.params;
+    matches!(params, TargetParams::SnapshotOrigin { .. } | TargetParams::SnapshotMerge(_))
+}
+
+/// Whether the device shows what is on a COW that outlives it: a persistent snapshot, or a merge.
 pub(super) fn is_persistent_snapshot(spec: &DeviceSpec) -> bool {
-    matches!(&spec.table.params, TargetParams::Snapshot(snapshot) if !snapshot.store.is_transient())
+    match &spec.table.params {
+        TargetParams::Snapshot(snapshot) => !snapshot.store.is_transient(),
+        TargetParams::SnapshotMerge(_) => true,
+        _ => false,
+    }
 }
 
 /// A device of a dead server that could not be taken over.

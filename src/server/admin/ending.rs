@@ -162,6 +162,7 @@ impl<M: Machine> Administrator<M> {
         if self.unconfirmed.as_ref().is_some_and(|new| new.state.id == id) {
             self.confirm();
         }
+        self.taken.remove(&id);
         if let Some(entry) = self.devices.remove(&id) {
             // The information whether it was written is lost with it.
             self.origin_changed |= changes_origin(&entry.spec);

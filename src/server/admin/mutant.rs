@@ -83,6 +83,12 @@ pub enum Mutant {
     ContentByKind,
     /// What a leg with an offset holds is not looked at.
     OffsetUnjudged,
+    /// An origin runs on while its snapshot has no target.
+    SnapshotLeftBehind,
+    /// A merge is taken away before its end.
+    MergeTakenAway,
+    /// A store that a merge has taken over is given up with the device of its snapshot.
+    MergedStoreGivenUp,
 }
 
 #[cfg(all(test, feature = "mutants"))]

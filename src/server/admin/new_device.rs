@@ -1,8 +1,8 @@
 //! A new device before the kernel adds it, or before it is taken over.
 
-use dm_targets::table::{Table, TargetParams};
+use dm_targets::table::Table;
 
-use super::devices::{Deps, free_name, state_of};
+use super::devices::{Deps, free_name, is_origins, state_of};
 use super::held::Held;
 use super::machine::Machine;
 use crate::protocol::Cow;
@@ -25,7 +25,7 @@ pub(super) struct NewDevice<M: Machine> {
 
 impl<M: Machine> NewDevice<M> {
     pub(super) fn is_origin(&self) -> bool {
-        matches!(self.spec.table.params, TargetParams::SnapshotOrigin { .. })
+        is_origins(&self.spec)
     }
 
     /// What the next server needs to recreate the device.

@@ -12,6 +12,7 @@ use dm_targets::target::Target;
 
 use super::devices::{Directory, changes_origin, is_persistent_snapshot};
 use super::machine::{Losses, Machine, OpenDisk, Records, Thread};
+use super::merging::is_merged;
 use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
@@ -119,7 +120,11 @@ impl<M: Machine> Administrator<M> {
 
     /// Marks the COW of a snapshot invalid: the origin has changed without it.
     pub(super) fn mark_lost(&mut self, device: &DeviceState) -> Result<(), Reason> {
-        let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
+        let (TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot)) =
+            &device.spec.table.params
+        else {
+            return Ok(());
+        };
         let target =
             self.prepare(device.spec.clone(), Some(&device.name), Some(&device.known))?.target;
         let mark = target.last_job(|_, opened| async move {
@@ -127,6 +132,7 @@ impl<M: Machine> Administrator<M> {
                 Target::Snapshot(snapshot) => {
                     snapshot.store().invalidate().await.map_err(Failure::from)
                 }
+                Target::Merge(merge) => merge.invalidate().await.map_err(Failure::from),
                 _ => Ok(()),
             }
         });
@@ -189,7 +195,10 @@ pub fn record_left_behind<M: Machine>(
     deleted: &DeviceState,
     staying: &[DeviceState],
 ) -> Result<(), Reason> {
-    if !is_persistent_snapshot(&deleted.spec) || mutant::is(Mutant::LeftBehindForgotten) {
+    if !is_persistent_snapshot(&deleted.spec)
+        || is_merged(deleted, staying)
+        || mutant::is(Mutant::LeftBehindForgotten)
+    {
         return Ok(());
     }
     // Its COW is marked when it is completed, or the loss is recorded then.
@@ -230,7 +239,7 @@ pub(super) fn note_departure<M: Machine>(
     machine: &M,
     device: &DeviceState,
 ) -> Result<Option<Departure>, Reason> {
-    let (TargetParams::Snapshot(snapshot), Some(cow)) =
+    let (TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot), Some(cow)) =
         (&device.spec.table.params, device.cow.clone())
     else {
         return Ok(None);

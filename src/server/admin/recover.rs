@@ -9,6 +9,8 @@
 //! loss is recorded before any device is live that may change the origin; it is revoked only by the
 //! server that knows that the origin has not changed.
 
+use dm_targets::target::Target;
+
 use super::devices::{Device, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
@@ -26,6 +28,7 @@ impl<M: Machine> Administrator<M> {
     /// Takes over those devices of a dead server that can be taken over.
     pub(super) fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Reply, Reason> {
         self.keep_files = true;
+        let devices = self.end_merged(devices);
         let (mut problems, mut reasons) = (Vec::new(), Vec::new());
         let mut ready = Vec::new();
         let (devices, gone) = self.split_gone(devices)?;
@@ -63,7 +66,7 @@ impl<M: Machine> Administrator<M> {
         let changes = served.iter().any(|(prepared, ..)| changes_origin(&prepared.spec));
         problems.extend(self.give_up_gone(&gone, changes)?);
         if !self.left_out.is_empty() && changes && !mutant::is(Mutant::LostAfterStart) {
-            self.lose_left_out()?;
+            self.lose_left_out(None)?;
             let served =
                 served.iter().map(|(prepared, info, device)| served_state(prepared, info, device));
             let left_out = self.left_out.values().map(|left_out| left_out.device.clone());
@@ -73,7 +76,7 @@ impl<M: Machine> Administrator<M> {
             problems.extend(self.start_again(prepared, info, device).err());
         }
         if changes && mutant::is(Mutant::LostAfterStart) {
-            self.lose_left_out()?;
+            self.lose_left_out(None)?;
         }
         problems.extend(self.save().err().map(Problem::from));
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
@@ -194,7 +197,7 @@ impl<M: Machine> Administrator<M> {
     fn recover_one(&mut self, device: DeviceState) -> Result<Vec<Problem>, Reason> {
         if changes_origin(&device.spec) && self.left_out.len() > 1 {
             // Snapshots that are still left out are invalid once this device is started.
-            self.lose_left_out()?;
+            self.lose_left_out(Some(device.id))?;
             self.record(None)?;
         }
         let prepared = self.make_ready(&device)?;
@@ -310,7 +313,10 @@ impl<M: Machine> Administrator<M> {
                 }
             }
             self.origin_changed |= self.machine.call(move |thread| async move {
-                thread.group().device(id).is_none_or(|device| device.is_written())
+                // A merge writes by itself.
+                let writes = |target| matches!(target, Target::Merge(_));
+                let device = thread.group().device(id);
+                device.is_none_or(|device| device.is_written() || writes(device.target()))
             })?;
         }
         Ok(held)

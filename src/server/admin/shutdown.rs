@@ -11,11 +11,9 @@
 
 use std::time::Duration;
 
-use dm_targets::table::TargetParams;
-
 use log::Level;
 
-use super::devices::LeftOut;
+use super::devices::is_origins;
 use super::ending::{End, origins_first};
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
@@ -94,10 +92,7 @@ impl<M: Machine> Administrator<M> {
     /// Whether the origin's device was left out and waits: its queued writes are carried out when
     /// it is taken over.
     fn has_waiting_origin(&self) -> bool {
-        let is_origin = |left: &LeftOut| {
-            matches!(left.device.spec.table.params, TargetParams::SnapshotOrigin { .. })
-        };
-        self.left_out.values().any(|left| left.waits && is_origin(left))
+        self.left_out.values().any(|left| left.waits && is_origins(&left.device.spec))
     }
 
     /// Deletes a device unless it is in use. A recoverable device is stopped only after its disks

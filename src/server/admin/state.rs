@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::devices::{Device, Directory, LeftOut};
+use super::devices::{Deps, Device, Directory, LeftOut};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
 use super::unconfirmed::Unconfirmed;
@@ -37,6 +37,8 @@ pub struct Administrator<M: Machine> {
     pub(super) origin_known: KnownDisk,
     /// Devices that another program has ended and that could not be removed yet.
     pub(super) kept: BTreeSet<u32>,
+    /// Snapshots whose targets were closed for a merge that has not begun, with all their disks.
+    pub(super) taken: BTreeMap<u32, Deps>,
     /// Devices that wait for a server and could not be taken over.
     pub(super) left_out: BTreeMap<u32, LeftOut>,
     /// The origin may have changed since devices were left out.
@@ -72,6 +74,7 @@ impl<M: Machine> Administrator<M> {
             origin_shared: false,
             origin_known: KnownDisk::default(),
             kept: BTreeSet::new(),
+            taken: BTreeMap::new(),
             left_out: BTreeMap::new(),
             origin_changed: false,
             ending: Ending::No,

@@ -45,6 +45,8 @@ impl<M: Machine> Administrator<M> {
     /// suspended if it is not. A running device without a loaded table continues to run.
     pub(super) fn resume(&mut self, id: u32) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
+        self.refuse_unended(id)?;
+        self.give_back_taken(id)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let (was_suspended, loaded) = (entry.suspended, entry.loaded.take());
         let same_target = loaded.is_none();
@@ -97,7 +99,7 @@ impl<M: Machine> Administrator<M> {
         let forgotten = mutant::is(Mutant::HalfLoadForgotten);
         let back = if forgotten { Ok(()) } else { self.change_table(id, old, Some(&known)) };
         let stays = match &back {
-            Ok(()) if was_suspended => {
+            Ok(()) if was_suspended || self.devices.get(&id).is_some_and(|own| own.suspended) => {
                 "the old table is still in place, and the device stays suspended".to_owned()
             }
             Ok(()) => "the old table is still in place, and the device continues to run".to_owned(),
@@ -111,7 +113,8 @@ impl<M: Machine> Administrator<M> {
                 )
             }
         };
-        let suspended = was_suspended || back.is_err();
+        let must_wait = self.devices.get(&id).is_some_and(|entry| entry.suspended);
+        let suspended = was_suspended || back.is_err() || must_wait;
         if !suspended {
             self.let_through(id, false, "resume")?;
         }
@@ -216,7 +219,7 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    fn has_target(&self, id: u32) -> Result<bool, Reason> {
+    pub(super) fn has_target(&self, id: u32) -> Result<bool, Reason> {
         self.machine.call(move |thread| async move {
             thread
                 .group()
@@ -237,10 +240,14 @@ impl<M: Machine> Administrator<M> {
                 spec.options = entry.spec.options.clone();
                 entry.loaded.replace(spec)
             }
+            _ if Administrator::<M>::is_same_origin(&entry.spec, &spec) => {
+                spec.options = entry.spec.options.clone();
+                entry.loaded.replace(spec)
+            }
             _ => {
                 return Err(format!(
-                    "/dev/ublkb{id}: only a mirror's table can be replaced, and only by another \
-                     mirror's table"
+                    "/dev/ublkb{id}: a mirror's table can be replaced by a mirror's, and an \
+                     origin's by that of a merge into it and back"
                 )
                 .into());
             }
@@ -263,7 +270,7 @@ impl<M: Machine> Administrator<M> {
         again: Option<&KnownDisks>,
     ) -> Result<(), Reason> {
         let TargetParams::Mirror(mirror) = spec.table.params.clone() else {
-            return Err("the new table is not a mirror's".to_owned().into());
+            return self.change_origins_table(id, spec, again);
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
         self.close_target(id)?;
@@ -341,7 +348,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Records the device's new table: the next server must not open the disks of the old one. A
     /// failure to record a restored table is only logged.
-    fn record_table(
+    pub(super) fn record_table(
         &mut self,
         id: u32,
         deps: Deps,

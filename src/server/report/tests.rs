@@ -76,7 +76,7 @@ fn a_snapshot_has_all_its_keys() {
     let usage = Usage { allocated: Sectors(64), total: Sectors(4096), metadata: Sectors(16) };
     let status = SnapshotStatus { valid: true, merge_failed: false, overflowed: false, usage };
     let chunk_size = ChunkSize::from_sectors(32).unwrap();
-    let facts = facts(Some(SnapshotFacts { status, chunk_size, exceptions: 5 }), None);
+    let facts = facts(Some(SnapshotFacts { status, chunk_size, exceptions: 5, merge: None }), None);
     let object = json!({ "snapshot": {
         "origin": "/o", "cow": "/c", "store": "persistent", "chunk_size_bytes": 16384,
         "valid": true, "overflow": false, "used_bytes": 32768, "total_bytes": 2_097_152,

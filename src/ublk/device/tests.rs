@@ -1,7 +1,7 @@
 //! Tests of [`device`](super): cookies, numbers, users.
 
 use super::*;
-use crate::ublk::DeviceState;
+use crate::ublk::{DeviceState, attrs};
 
 fn info(target_flags: u64) -> DeviceInfo {
     DeviceInfo {
@@ -71,4 +71,14 @@ fn a_number_that_cannot_be_had_is_named() {
         "{absent}"
     );
     assert!(!not_added(None, error(libc::EINVAL)).contains("--id"));
+}
+
+#[test]
+fn a_device_whose_users_do_not_flush_gets_no_disk_with_a_volatile_cache() {
+    let without = Params { dev_sectors: 8, logical_shift: 9, ..Params::default() };
+    let with = Params { attrs: attrs::VOLATILE_CACHE | attrs::FUA, ..without.clone() };
+    let why = unfit(&without, &with, false).unwrap();
+    assert!(why.contains("volatile cache"), "{why}");
+    assert_eq!(unfit(&with, &without, false), None);
+    assert_eq!(unfit(&with, &with, false), None);
 }

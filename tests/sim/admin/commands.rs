@@ -331,7 +331,7 @@ impl Town {
     }
 
     /// Forgets devices that no longer exist.
-    fn strike_gone(&mut self) {
+    pub(super) fn strike_gone(&mut self) {
         let kernel = self.site.kernel.borrow();
         let is_there = |known: &Known| {
             kernel.devices.get(&known.id).is_some_and(|device| is_ours(&device.info, known.cookie))

@@ -20,6 +20,8 @@ mod kernel;
 mod last;
 mod lives;
 mod machine;
+mod merging;
+mod merging_silent;
 mod messages;
 mod model;
 mod not_started;

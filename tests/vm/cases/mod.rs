@@ -27,6 +27,8 @@ mod leaving;
 mod linear;
 mod live;
 mod lost;
+mod merge;
+mod merge_mounted;
 mod mirror_alternate;
 mod mirror_bad;
 mod mirror_basic;
@@ -88,6 +90,8 @@ pub fn all() -> Vec<Case> {
     all.extend(admin_left_out::cases());
     all.extend(ends::cases());
     all.extend(lost::cases());
+    all.extend(merge::cases());
+    all.extend(merge_mounted::cases());
     all.extend(whose::cases());
     all.extend(claims::cases());
     all.extend(stands::cases());

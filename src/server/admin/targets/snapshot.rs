@@ -7,6 +7,8 @@ use dm_targets::device::{Events, Opened};
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::journal::Notes;
+use dm_targets::snapshot::merge::{Bounds, Merge, Phase};
+use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::table::{Snapshot as Table, StoreType};
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
@@ -61,6 +63,8 @@ struct Opening<L> {
     /// Its name in log messages.
     label: String,
     origin: DiskId,
+    /// It is merged into the origin.
+    merges: bool,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -70,10 +74,6 @@ impl<M: Machine> Administrator<M> {
         mut spec: DeviceSpec,
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
-        if let Some(entry) = self.devices.values().find(|entry| entry.is_origin()) {
-            let (id, name) = (entry.info.id, &entry.name);
-            return Err(format!("{path} already has a device: /dev/ublkb{id} ({name})").into());
-        }
         let (origin, limits, read_only) = self.claim_origin(path, spec.force, again)?;
         let read_only = read_only || spec.options.read_only;
         let (len, size) = (spec.table.len, self.origin_size(origin)?);
@@ -108,7 +108,8 @@ impl<M: Machine> Administrator<M> {
         )?;
         let (cow, mut cow_known) = self.claim_cow(&snapshot.cow, origin, again)?;
         let again = again.is_some();
-        let overwrite = !again && spec.force;
+        let merges = matches!(spec.table.params, TargetParams::SnapshotMerge(_));
+        let overwrite = !again && spec.force && !merges;
         let persistent = !snapshot.store.is_transient();
         if !again && !overwrite {
             let wanted = persistent.then_some(SignatureKind::SnapshotStore);
@@ -139,10 +140,11 @@ impl<M: Machine> Administrator<M> {
             ownership,
             label,
             origin,
+            merges,
         };
         let (target, found) = self.open_snapshot(snapshot, cow, opening)?;
         let read_only = spec.options.read_only;
-        let params = params_of(snapshot, [&origin_limits, &cow_limits], &found, read_only);
+        let params = params_of(snapshot, [&origin_limits, &cow_limits], &found, read_only, merges);
         let mut deps = Deps::default();
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         cow_known.store = known.store;
@@ -154,7 +156,11 @@ impl<M: Machine> Administrator<M> {
         // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
         // the family.
         spec.force = self.origin_shared;
-        spec.table.params = TargetParams::Snapshot(Table { chunk_size, ..snapshot.clone() });
+        let table = Table { chunk_size, ..snapshot.clone() };
+        spec.table.params = match merges {
+            true => TargetParams::SnapshotMerge(table),
+            false => TargetParams::Snapshot(table),
+        };
         let cow = persistent.then_some(known);
         Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
     }
@@ -249,6 +255,7 @@ impl<M: Machine> Administrator<M> {
             ownership,
             label,
             origin,
+            merges,
         } = opening;
         let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) =
             snapshot.store;
@@ -286,6 +293,9 @@ impl<M: Machine> Administrator<M> {
                     happened.notify();
                 }),
             };
+            if merges {
+                return open_merge(parts, &origin, events, allow_invalid).await;
+            }
             let snapshot = Snapshot::open(parts).await?;
             refuse_unusable(&snapshot, &path, again, allow_invalid)?;
             let continued =
@@ -298,11 +308,21 @@ impl<M: Machine> Administrator<M> {
 }
 
 /// The parameters of a snapshot's device, from the limits of its origin and its COW.
-fn params_of(snapshot: &Table, limits: [&Limits; 2], found: &Found, read_only: bool) -> Params {
+fn params_of(
+    snapshot: &Table,
+    limits: [&Limits; 2],
+    found: &Found,
+    read_only: bool,
+    merges: bool,
+) -> Params {
     let chunk = found.chunk.sectors();
-    let discard = snapshot.discard_zeroes_cow.then(|| device::discard_of_chunks(chunk));
+    let discard =
+        (snapshot.discard_zeroes_cow && !merges).then(|| device::discard_of_chunks(chunk));
     // Journaled exceptions are lost on power failure: users must flush, with any COW.
-    let volatile_cache = limits[1].volatile_cache || !snapshot.store.is_transient();
+    let journals = !snapshot.store.is_transient() && !merges;
+    // A flush of a merge is one of both disks.
+    let origins = merges && limits[0].volatile_cache;
+    let volatile_cache = limits[1].volatile_cache || origins || journals;
     device::params(&limits, volatile_cache, found.len, read_only, discard)
 }
 
@@ -318,11 +338,32 @@ fn refuse_unusable(
         return Err(format!("{path}: it no longer holds a snapshot store").into());
     }
     if snapshot.health() == Health::Invalid && !allow_invalid {
-        let hint = "zero its first sector to use the disk for a new snapshot, or add it with \
-                    --allow-invalid";
-        return Err(format!("{path}: the snapshot on it is invalid; {hint}").into());
+        return Err(is_invalid(path));
     }
     Ok(())
+}
+
+/// Opens a merge. That of an invalid snapshot, which is its origin, is accepted if
+/// `allow_invalid`.
+async fn open_merge(
+    parts: Parts<'_>,
+    origin: &Rc<Origin>,
+    events: Rc<Events>,
+    allow_invalid: bool,
+) -> Result<(Opened, Found), Reason> {
+    let path = parts.cow.name().clone();
+    let merge = Merge::open(parts, origin, Bounds::default()).await?;
+    if merge.phase() == Phase::Unusable && !allow_invalid {
+        return Err(is_invalid(&path));
+    }
+    let found = Found { chunk: merge.chunk_size(), len: merge.len(), continued: false };
+    Ok((Opened { target: Target::Merge(merge), events }, found))
+}
+
+fn is_invalid(path: &str) -> Reason {
+    let hint = "zero its first sector to use the disk for a new snapshot, or add it with \
+                --allow-invalid";
+    format!("{path}: the snapshot on it is invalid; {hint}").into()
 }
 
 /// Lost data is an error, data that may be lost is a warning.

@@ -1,0 +1,92 @@
+//! A device's limits, from those of the disks below it. Pure.
+//!
+//! Rule kept here: a device's users are never allowed what a disk below it cannot do.
+
+use dm_targets::units::Sectors;
+
+use crate::storage::Limits;
+use crate::ublk::{Discard, Params, attrs};
+
+/// Largest request the kernel hands over in one piece: a slice of the copy engine.
+pub(super) const MAX_IO_BYTES: u32 = 1 << 19;
+/// Why disks that would make a device like `below` cannot be put below an existing device: the
+/// requests that users may send it were fixed when it was added. Only with zero copy do disks get
+/// users' memory. A length of 0 is that of a single leg, which is measured where it joins.
+pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String> {
+    if below.dev_sectors > 0 && below.dev_sectors != device.dev_sectors {
+        return Some(format!(
+            "the device would have {} sectors: its length cannot change",
+            below.dev_sectors
+        ));
+    }
+    if below.logical_shift > device.logical_shift {
+        let (block, of_device) = (1_u64 << below.logical_shift, 1_u64 << device.logical_shift);
+        return Some(format!(
+            "blocks of {block} bytes are too large for a device with blocks of {of_device}"
+        ));
+    }
+    if below.attrs & attrs::VOLATILE_CACHE > device.attrs & attrs::VOLATILE_CACHE {
+        return Some(
+            "a disk has a volatile cache, and the device was added without one: its users would \
+             not flush"
+                .to_owned(),
+        );
+    }
+    let mask = |params: &Params| params.dma_alignment_mask.unwrap_or(511); // the block layer's own
+    (zero_copy && mask(below) > mask(device)).then(|| {
+        let (needed, given) = (mask(below) + 1, mask(device) + 1);
+        format!(
+            "it needs memory aligned to {needed} bytes, but the device's users align to {given}"
+        )
+    })
+}
+
+fn shift_of(bytes: u32) -> u8 {
+    u8::try_from(bytes.max(512).next_power_of_two().trailing_zeros()).unwrap_or(12)
+}
+
+/// Discards in whole chunks, as a snapshot accepts them.
+pub fn discard_of_chunks(chunk: Sectors) -> Discard {
+    Discard {
+        alignment: 0,
+        granularity: u32::try_from(chunk.bytes()).unwrap_or(1 << 30),
+        max_sectors: u32::try_from(chunk.0).unwrap_or(u32::MAX),
+        max_write_zeroes_sectors: 0,
+    }
+}
+
+/// A device's limits, from those of the disks below it.
+pub fn params(
+    disks: &[&Limits],
+    volatile_cache: bool,
+    size: Sectors,
+    read_only: bool,
+    discard: Option<Discard>,
+) -> Params {
+    let largest = |of: fn(&Limits) -> u32| disks.iter().map(|disk| of(disk)).max().unwrap_or(512);
+    let logical = largest(|disk| disk.logical_block_size);
+    let physical = largest(|disk| disk.physical_block_size).max(logical);
+    let mut attributes = 0;
+    if volatile_cache {
+        attributes |= attrs::VOLATILE_CACHE | attrs::FUA;
+    }
+    if read_only {
+        attributes |= attrs::READ_ONLY;
+    }
+    if disks.iter().any(|disk| disk.rotational) {
+        attributes |= attrs::ROTATIONAL;
+    }
+    Params {
+        attrs: attributes,
+        logical_shift: shift_of(logical),
+        physical_shift: shift_of(physical),
+        io_min_shift: shift_of(physical),
+        io_opt_shift: shift_of(largest(|disk| disk.io_opt).max(physical)),
+        max_sectors: MAX_IO_BYTES / 512,
+        dev_sectors: size.0,
+        discard,
+        // Zero copy passes users' pages to the disks, which must be able to use them.
+        dma_alignment_mask: Some(largest(|disk| disk.dma_alignment)),
+        ..Params::default()
+    }
+}
