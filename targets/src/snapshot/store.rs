@@ -11,17 +11,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 
 use super::exceptions::{Exceptions, Health};
-use super::format::identity::{self, IDENTITY_END};
-use super::format::{
-    self, Cursor, Found, HEADER_BYTES, HeaderError, Identity, Layout, Record, Usage,
-};
+use super::format::{self, Cursor, Found, HeaderError, Layout, Record, Usage};
 use super::journal::Noted;
 pub use super::store_error::StoreError;
 use super::store_load::{self, Loaded};
 pub use super::store_open::{OpenStore, Ownership};
+use super::store_open::{read_header, whose};
 pub use super::store_undo::Unmade;
 use super::store_write::{Ours, Persistent, Unwritten};
-use crate::disk::{Buffer, Disk, DiskError};
+use crate::disk::{Disk, DiskError};
 use crate::mutant::{self, Mutant};
 use crate::units::{ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
 
@@ -353,51 +351,4 @@ fn check_size(
         return Err(StoreError::TooSmall { disk: cow.name().clone(), size: cow.size(), needed });
     }
     Ok(())
-}
-
-/// The identity that the store has or will have, and whether its header must still be updated; an
-/// error if it is another origin's.
-fn whose(
-    open: &OpenStore<'_>,
-    found: Found,
-    identity: Option<Identity>,
-) -> Result<(Option<Identity>, bool), StoreError> {
-    let Some(ownership) = open.ownership else { return Ok((identity, false)) };
-    let Ownership { store, origin, adopt } = ownership;
-    let ours = |store| Identity::new(store, open.origin.size().0, origin);
-    match (found, identity) {
-        (Found::Empty, _) => Ok((Some(ours(*store)), false)),
-        (Found::Store { .. }, Some(identity)) if identity.is_for(origin) => {
-            Ok((Some(identity), false))
-        }
-        (Found::Store { .. }, Some(identity)) if *adopt => Ok((Some(ours(identity.store)), true)),
-        (Found::Store { .. }, Some(identity)) => Err(StoreError::OtherOrigin {
-            disk: open.cow.name().clone(),
-            made_for: identity.origin_text().into(),
-            origin: open.origin.name().clone(),
-        }),
-        (Found::Store { .. }, None) => Ok((None, false)),
-    }
-}
-
-/// What is in the header: the store, its identity, and whether it has no identity and is marked as
-/// one that is merged.
-async fn read_header(open: &OpenStore<'_>) -> Result<(Found, Option<Identity>, bool), StoreError> {
-    let block = open.cow.limits().logical_block_bytes;
-    let needed = Sectors::from_bytes(u64::from(block));
-    if open.cow.size() < needed {
-        return Err(StoreError::TooSmall {
-            disk: open.cow.name().clone(),
-            size: open.cow.size(),
-            needed,
-        });
-    }
-    let buffer = Buffer::acquire(open.host, block).ok_or(StoreError::NoMemory)?;
-    open.cow.read(Sector(0), needed, buffer.at(0)).await?;
-    let (mut bytes, mut header) = ([0; IDENTITY_END], [0; HEADER_BYTES]);
-    buffer.read(0, &mut bytes);
-    header.copy_from_slice(&bytes[..HEADER_BYTES]);
-    let found = format::examine(&header)
-        .map_err(|error| StoreError::Header(open.cow.name().clone(), error))?;
-    Ok((found, Identity::decode(&bytes), identity::is_marked(&bytes)))
 }
