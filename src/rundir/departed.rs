@@ -79,6 +79,8 @@ impl RunDir {
         let write = || {
             let content =
                 Content { key: key.to_owned(), boot: boot_id()?, departure: departure.clone() };
+            // The directory may have been removed: the record is for a later server.
+            self.make()?;
             // If this fails, the snapshot is not deleted, and no file may be left.
             durable::create(&path, &serde_json::to_vec_pretty(&content)?)
         };
@@ -218,6 +220,20 @@ mod tests {
         assert_eq!(found("block-1-2", "wwid p", 3), [nameless], "another disk at the same place");
         assert_eq!(found("block-1-2", "", 4), [], "another disk at the same place, without a name");
         assert_eq!(found("block-1-3", "", 3), []);
+    }
+
+    #[test]
+    fn records_of_stores_are_written_though_the_directory_was_removed() {
+        let (dir, rundir) = rundir();
+        let one = departure(1, "wwid a", "wwid o");
+        for _ in 0..2 {
+            std::fs::remove_dir_all(dir.path()).unwrap();
+            rundir.write_departure("k", &one).unwrap();
+        }
+        assert_eq!(rundir.departures("k", "wwid o", 3).unwrap(), std::slice::from_ref(&one));
+        std::fs::remove_dir_all(dir.path()).unwrap();
+        LostStore::of(&rundir, one.cow.clone()).record(one.loss()).unwrap();
+        assert!(LostStore::of(&rundir, one.cow).found().unwrap().is_some());
     }
 
     #[test]

@@ -192,6 +192,8 @@ impl LostStore {
             .filter(|before| before.cow == entry.cow && before.store == entry.store);
         entry.mark_failed |= before.is_some_and(|before| before.mark_failed);
         let bytes = serde_json::to_vec(&entry)?;
+        // The directory may have been removed: the record is for a later server.
+        RunDir { path: self.directory.clone() }.make()?;
         // If this fails, the write that waits for it fails, and the store is still valid.
         let written = if path.exists() {
             durable::replace(path, &bytes)

@@ -157,10 +157,19 @@ fn what_cannot_be_written_or_read_is_said() {
     fs::remove_file(store.of_store(StoreId([1; 16]))).unwrap();
     fs::create_dir(store.of_store(StoreId([1; 16]))).unwrap();
     assert!(store.found().is_err());
-    drop(dir);
-    for record in [store, disk] {
+    fs::remove_file(disk.of_disk("wwid 1")).unwrap();
+    fs::create_dir(disk.of_disk("wwid 1")).unwrap();
+    for record in [&store, &disk] {
         assert!(record.record(Loss::MarkFailed).unwrap_err().contains(".lost"));
     }
+    let path = dir.keep();
+    fs::remove_dir_all(&path).unwrap();
+    fs::write(&path, "").unwrap();
+    for record in [store, disk] {
+        let why = record.record(Loss::MarkFailed).unwrap_err();
+        assert!(why.contains(path.to_str().unwrap()), "{why}");
+    }
+    fs::remove_file(path).unwrap();
 }
 
 #[test]
