@@ -16,7 +16,7 @@ pub fn header(magic: u32, valid: u32, version: u32, chunk_sectors: u32) -> [u8; 
 }
 
 /// Whether the bytes after the fields of a header in its sector are zeroes, as the kernel leaves
-/// them, or a whole store identity: its magic, and a checksum at the end. In a store of the kernel's
+/// them, or a whole store identity: its magic, and a checksum at the end. In a store of the kernel
 /// that was merged in part, which the kernel may have completed, the mark of that is there alone.
 pub fn is_identity(bytes: &[u8]) -> bool {
     let (said, hash) = bytes.split_at(bytes.len() - 8);
