@@ -102,17 +102,7 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
         }
         there => there.and_then(|server| server.state),
     };
-    if let Some(state) = state {
-        // All its devices are gone; what they left is completed before a new server starts.
-        let settled = gone::forget(&rundir, &key, &state.devices, Vec::new());
-        if settled.keeps_files {
-            let why = Failure::all(settled.problems);
-            return Err(
-                why.unwrap_or_else(|| "the files of its last server cannot be removed yet".into())
-            );
-        }
-        settled.problems.iter().for_each(|why| log::error!("{why}"));
-    }
+    state.map_or(Ok(()), |state| complete_gone(&rundir, &key, &state))?;
     rundir.remove(&key);
     let Some(interrupt) = interrupt else {
         let added = |reply| print_added(reply, &spec);
@@ -121,6 +111,18 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     let server = process::start(&rundir, &key).inspect_err(|_| rundir.remove(&key))?;
     ask_to_add(&rundir, &key, server, (&command, &spec), &interrupt)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Completes what the devices of a dead server have left, all of which are gone, before a new
+/// server starts.
+fn complete_gone(rundir: &RunDir, key: &str, state: &State) -> Result<(), Failure> {
+    let settled = gone::forget(rundir, key, &state.devices, Vec::new());
+    if settled.keeps_files {
+        let why = Failure::all(settled.problems);
+        return Err(why.unwrap_or_else(|| "the files of its server are kept".into()));
+    }
+    settled.problems.iter().for_each(|why| log::error!("{why}"));
+    Ok(())
 }
 
 /// The numbers of the disks below a new device. A missing disk is reported when it is opened.

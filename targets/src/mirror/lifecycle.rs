@@ -8,7 +8,7 @@ use super::bits::Bits;
 use super::config::{MirrorConfig, RecordError, check_leg};
 use super::flushes::Flushes;
 use super::format::MAX_REGIONS;
-use super::leg_state::{Past, begin};
+use super::leg_state::{Beginning, Past, begin};
 use super::legs::{LegSet, Legs, MAX_LEGS};
 use super::log::{Log, SyncError, Unusable, Work};
 use super::open_error::OpenError;
@@ -24,6 +24,47 @@ use crate::units::RegionSize;
 /// Fewest legs.
 const MIN_LEGS: usize = 2;
 
+/// What a mirror's log and its past say when it is opened.
+struct Known {
+    log: Log,
+    bits: Bits,
+    stale: LegSet,
+    begun: Beginning,
+}
+
+/// Opens the log, and decides what the mirror starts from.
+async fn read_log(
+    config: &mut MirrorConfig<'_>,
+    regions: u64,
+    identities: &[u64],
+) -> Result<Known, OpenError> {
+    let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
+    let disk = config.log.take();
+    let name = disk.as_ref().map(|disk| disk.name().clone());
+    let log = Log::new(config.host, disk, regions, std::mem::take(&mut config.renamed))
+        .map_err(|unusable| unusable_log(unusable, name))?;
+    let mut begun =
+        begin(&config.past, config.initial_sync, config.source, log.on_disk(), identities)?;
+    let mut stale = log.read(begun.initial, &mut bits, identities).await;
+    if begun.by_log {
+        if config.past.is_unknown_to_log(log.is_fresh(), stale, identities) {
+            // Only the record says that the first leg is stale.
+            if begun.sources != Some(LegSet::one(0)) {
+                return Err(OpenError::NoSource);
+            }
+            bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
+            stale = LegSet::default();
+            log.change_all();
+        } else {
+            begun.sources = None;
+        }
+    }
+    if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
+        return Err(OpenError::NoSource);
+    }
+    Ok(Known { log, bits, stale, begun })
+}
+
 impl Mirror {
     /// Opens a mirror: checks its disks and reads its log. Nothing is written; [`Mirror::activate`]
     /// makes the mirror usable.
@@ -31,37 +72,11 @@ impl Mirror {
     /// # Errors
     /// The legs, the log and the sizes do not fit together. An unreadable log is not an error: the
     /// mirror starts with nothing in sync, and with a failed log, as in the kernel.
-    pub async fn open(config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
+    pub async fn open(mut config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
         let (region_size, regions) = check_config(&config)?;
-        let count = config.legs.len();
-        let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
-        let name = config.log.as_ref().map(|disk| disk.name().clone());
-        let log = Log::new(config.host, config.log, regions, config.renamed).map_err(
-            |unusable| match (unusable, name) {
-                (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
-                _ => OpenError::NoMemory,
-            },
-        )?;
         let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
-        let mut begun =
-            begin(&config.past, config.initial_sync, config.source, log.on_disk(), &identities)?;
-        let mut stale = log.read(begun.initial, &mut bits, &identities).await;
-        if begun.by_log {
-            if config.past.is_unknown_to_log(log.is_fresh(), stale, &identities) {
-                // Only the record says that the first leg is stale.
-                if begun.sources != Some(LegSet::one(0)) {
-                    return Err(OpenError::NoSource);
-                }
-                (bits, stale) =
-                    (Bits::zeroes(regions).ok_or(OpenError::NoMemory)?, LegSet::default());
-                log.change_all();
-            } else {
-                begun.sources = None;
-            }
-        }
-        if begun.sources.is_none() && stale == LegSet::first(count) {
-            return Err(OpenError::NoSource);
-        }
+        let Known { log, bits, stale, begun } = read_log(&mut config, regions, &identities).await?;
+        let count = config.legs.len();
         let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
         let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
         if begun.sources.is_some() && !begun.named {
@@ -346,6 +361,14 @@ impl Mirror {
         self.cleaner.wanted.wake_all();
         self.log.close();
         self.quiet.until(|| (self.tasks.get() == 0).then_some(())).await;
+    }
+}
+
+/// Why a log cannot be used that is on a disk of this name, or in memory.
+fn unusable_log(unusable: Unusable, name: Option<Rc<str>>) -> OpenError {
+    match (unusable, name) {
+        (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
+        _ => OpenError::NoMemory,
     }
 }
 

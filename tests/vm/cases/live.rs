@@ -169,18 +169,20 @@ fn writable(seed: u64) {
     server::assert_nothing_left("del --all");
     view.verify(&Disk::open(&origin));
     for (snap, cow, chunk) in &cows {
-        let judge = kernel::snapshot("judge", &origin, cow, "P", *chunk);
-        snap.verify(&Disk::open(&judge));
-        kernel::remove("judge");
-        let records = store::records(&Disk::open(cow), *chunk);
-        let mut old: Vec<_> = records.iter().map(|r| r.0).collect();
-        old.sort_unstable();
-        old.dedup();
-        assert!(
-            old.len() == records.len(),
-            "seed {seed}: an origin chunk has two records in {cow}"
-        );
+        judge(snap, &origin, cow, *chunk, seed);
     }
+}
+
+/// The kernel opens a COW, reads the snapshot's content, and no chunk has two records.
+fn judge(snap: &View, origin: &str, cow: &str, chunk: u64, seed: u64) {
+    let judge = kernel::snapshot("judge", origin, cow, "P", chunk);
+    snap.verify(&Disk::open(&judge));
+    kernel::remove("judge");
+    let records = store::records(&Disk::open(cow), chunk);
+    let mut old: Vec<_> = records.iter().map(|r| r.0).collect();
+    old.sort_unstable();
+    old.dedup();
+    assert!(old.len() == records.len(), "seed {seed}: an origin chunk has two records in {cow}");
 }
 
 /// Everything at once on a few chunks: held writes, contention, tracked reads.

@@ -115,12 +115,7 @@ impl<M: Machine> Administrator<M> {
             let wanted = persistent.then_some(SignatureKind::SnapshotStore);
             refuse_other(&cow, wanted, "a snapshot")?;
         }
-        let ownership = Ownership {
-            store: self.machine.new_store_id()?,
-            origin: self.origin_known.name.clone(),
-            adopt: spec.other_origin,
-        };
-        let known = lost::cow_of(&cow, persistent.then_some(ownership.store), &ownership.origin)?;
+        let (ownership, known) = self.store_of(&cow, persistent, spec.other_origin)?;
         if !again {
             self.refuse_cow_of_left_out(&snapshot.cow, &known)?;
             self.refuse_other_name(&snapshot.cow, &cow_known, &snapshot.origin)?;
@@ -163,6 +158,19 @@ impl<M: Machine> Administrator<M> {
         };
         let cow = persistent.then_some(known);
         Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
+    }
+
+    /// The owner of the store that a snapshot of this origin has on a COW, and what identifies the
+    /// COW.
+    fn store_of(
+        &self,
+        cow: &M::Open,
+        persistent: bool,
+        adopt: bool,
+    ) -> Result<(Ownership, Cow), Reason> {
+        let (store, origin) = (self.machine.new_store_id()?, self.origin_known.name.clone());
+        let known = lost::cow_of(cow, persistent.then_some(store), &origin)?;
+        Ok((Ownership { store, origin, adopt }, known))
     }
 
     /// Opens a COW and claims it: not shared even by force, since the store would overwrite the
