@@ -3,7 +3,7 @@
 //! Rule kept here: an error is not turned into text on its way up. What failed is added to it
 //! (`Failure::context`, `but`, `after`, `ending`), so that callers can still decide by its kind.
 
-use super::rooms::{Sources, without_tests};
+use super::sources::{Sources, without_tests};
 
 /// Files in which an error ends as text, each with its reason.
 const TEXT: [&str; 6] = [

@@ -9,3 +9,4 @@ mod numbers;
 mod offline;
 mod output;
 mod rooms;
+mod sources;
