@@ -193,7 +193,8 @@ pub enum Verb {
     Check {
         /// The COW device, log device or an image of one
         path: PathBuf,
-        /// The origin, to check that the COW's records are within its size
+        /// The origin, to check that the COW's records are within its size, and that the store was
+        /// made for it
         #[arg(long, value_name = "DEV")]
         origin: Option<PathBuf>,
         /// Print one JSON object
@@ -204,7 +205,8 @@ pub enum Verb {
     Dump {
         /// The COW device, log device or an image of one
         path: PathBuf,
-        /// The origin, to check that the COW's records are within its size
+        /// The origin, to check that the COW's records are within its size, and that the store was
+        /// made for it
         #[arg(long, value_name = "DEV")]
         origin: Option<PathBuf>,
         /// Print one JSON object

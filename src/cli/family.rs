@@ -175,6 +175,7 @@ mod tests {
             cow: None,
             lost: false,
             known: KnownDisks::default(),
+            coming: Vec::new(),
         }
     }
 

@@ -14,6 +14,7 @@ mod error;
 mod image;
 mod json;
 mod log;
+mod origin;
 mod report;
 mod store;
 mod store_check;
@@ -39,7 +40,7 @@ pub(crate) struct Request<'a> {
     /// The COW device, mirror log or image file.
     pub(crate) path: &'a Path,
     /// The origin, whose size bounds the records of a snapshot store; without it only absurd
-    /// records are found.
+    /// records are found. It must be the one that the store was made for, if the store knows.
     pub(crate) origin: Option<&'a Path>,
     /// One JSON object instead of text.
     pub(crate) json: bool,
@@ -136,8 +137,11 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
             store.examine(header, origin.as_ref(), &mut report)?;
             let identity =
                 image.first_bytes::<IDENTITY_END>()?.and_then(|block| Identity::decode(&block));
-            if let (Some(store), Some(identity)) = (&mut report.snapshot_store, identity) {
-                store.identity = Some(IdentityReport::of(&identity));
+            if let (Some(store), Some(identity)) = (&mut report.snapshot_store, &identity) {
+                store.identity = Some(IdentityReport::of(identity));
+            }
+            if let Some(path) = request.origin {
+                origin::judge(path, identity.as_ref(), &mut report);
             }
             content = Content::Store(store);
         }

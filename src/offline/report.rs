@@ -66,6 +66,7 @@ pub(super) enum Kind {
     AreaBeyondEnd,
     FullAreaWithoutNext,
     OldBeyondOrigin,
+    OtherOrigin,
     NewBeyondCow,
     NewTooLarge,
     NewIsMetadata,
@@ -174,6 +175,8 @@ pub(super) struct OriginReport {
     pub(super) path: String,
     pub(super) size_bytes: u64,
     pub(super) chunks: u64,
+    /// Whether the store was made for it; `null` if that cannot be verified.
+    pub(super) is_the_stores: Option<bool>,
 }
 
 /// A mirror's dirty log.

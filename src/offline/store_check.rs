@@ -47,7 +47,8 @@ impl Store<'_> {
         }
         let origin = origin.map(|image| {
             let chunks = self.layout.chunk_size.chunks_in(Sectors::from_bytes(image.size_bytes()));
-            OriginReport { path: image.path().into(), size_bytes: image.size_bytes(), chunks }
+            let (path, size_bytes) = (image.path().into(), image.size_bytes());
+            OriginReport { path, size_bytes, chunks, is_the_stores: None }
         });
         // Without an origin there is still a bound: the longest possible device.
         let any_origin_chunks = self.layout.chunk_size.chunks_in(MAX_LEN);

@@ -95,7 +95,13 @@ fn store_contents(contents: &StoreContents, out: &mut dyn Write) -> io::Result<(
     match &contents.origin {
         None => Ok(()),
         Some(origin) => {
-            name(out, "origin", format_args!("{}, {} chunks", origin.path, origin.chunks))
+            let is_the_stores = match origin.is_the_stores {
+                Some(true) => ", the one that the store was made for",
+                Some(false) => ", not the one that the store was made for",
+                None => "; whether the store was made for it cannot be verified",
+            };
+            let (path, chunks) = (&origin.path, origin.chunks);
+            name(out, "origin", format_args!("{path}, {chunks} chunks{is_the_stores}"))
         }
     }
 }

@@ -4,7 +4,7 @@ use dm_targets::table::Table;
 use serde::{Deserialize, Serialize};
 
 use super::cow::Cow;
-use super::known::KnownDisks;
+use super::known::{KnownDisk, KnownDisks};
 use crate::failure::Reason;
 
 /// How a device is served, whatever its table is. Fixed when the kernel adds the device.
@@ -125,6 +125,9 @@ pub struct DeviceState {
     /// What identifies its disks; not recorded by earlier versions.
     #[serde(default)]
     pub known: KnownDisks,
+    /// Disks that a message is putting into it: no other device may take them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub coming: Vec<KnownDisk>,
 }
 
 impl DeviceState {

@@ -46,6 +46,9 @@ pub struct KnownDisk {
     /// Where the disk's bytes are; not recorded by earlier versions.
     #[serde(default)]
     pub place: Place,
+    /// It had other users when it was opened with force; not recorded by earlier versions.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 impl KnownDisk {

@@ -63,8 +63,8 @@ pub fn is_made_of(device: &DeviceState, id: DiskId, disk: &KnownDisk) -> bool {
     }
     // Only the disks of the current table count: `known` may also list former legs of a mirror.
     let words = device.spec.table.params.devices();
-    let mut known = words.iter().filter_map(|word| device.known.get(word));
-    known.any(|known| {
+    let known = words.iter().filter_map(|word| device.known.get(word));
+    known.chain(&device.coming).any(|known| {
         // A server of an earlier version has written down no place, but numbers.
         let by_number = known.place.on.is_empty()
             && (device.disks.contains(&id.block_number())
@@ -92,9 +92,9 @@ mod tests {
             disks.iter().map(|(word, on)| ((*word).to_owned(), known(on))).collect();
         let (cow, loaded, name) = (None, None, "s".to_owned());
         let (id, cookie, suspended, lost) = (3, 9, false, false);
-        let disks = vec![(8, 0)];
         let spec = DeviceSpec::of_line(line);
-        DeviceState { id, cookie, name, disks, spec, suspended, loaded, cow, lost, known }
+        let (disks, coming) = (vec![(8, 0)], Vec::new());
+        DeviceState { id, cookie, name, disks, spec, suspended, loaded, cow, lost, known, coming }
     }
 
     #[test]
@@ -130,6 +130,16 @@ mod tests {
         }
         assert!(names(None, "y").is_empty());
         assert!(names(None, "x").is_empty(), "what its table does not name any more");
+    }
+
+    #[test]
+    fn a_disk_that_a_message_is_putting_into_a_mirror_is_a_disk_of_it() {
+        let mut device = device("0 8 mirror core 1 8 2 /a 0 /b 0", &[("/a", "a"), ("/b", "b")]);
+        assert!(!is_made_of(&device, ID, &known("c")));
+        device.coming.push(known("c"));
+        assert!(is_made_of(&device, ID, &known("c")));
+        let (_dir, rundir) = rundir(vec![device.clone()]);
+        assert_eq!(rundir.state("block-7-1").unwrap().unwrap().devices, [device]);
     }
 
     #[test]

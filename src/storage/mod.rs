@@ -23,6 +23,6 @@ pub use id::DiskId;
 pub use identity::name_of_leg;
 pub use identity::{are_of_one_kind, certainly_differ, lasting_name_of, new_store_id};
 pub use limits::Limits;
-pub use names::{lasting_name, leg_name, names_of};
+pub use names::{lasting_name, leg_name, name_at, names_of};
 pub use open::{Access, Claim, Known, OpenDisk, size_now};
 pub use opening::opening;

@@ -2,7 +2,11 @@
 //!
 //! Rule kept here: nothing is asked of a disk again that is known since it was opened.
 
-use super::identity::{lasting_name_of, name_of_leg, names_by};
+use std::fs;
+use std::path::Path;
+
+use super::id::DiskId;
+use super::identity::{disk_name, lasting_name_of, name_of_leg, names_by};
 use super::open::OpenDisk;
 
 /// The name of a leg in the records of mirrors. A file, and a loop device on it, is identified by
@@ -16,6 +20,12 @@ pub fn leg_name(disk: &OpenDisk) -> String {
 /// nothing better is known, as for a file.
 pub fn lasting_name(disk: &OpenDisk) -> String {
     lasting_name_of(disk.id, &disk.path)
+}
+
+/// The lasting name of the disk at a path, which is not opened; empty if it has none.
+pub fn name_at(path: &Path) -> String {
+    let id = fs::metadata(path).ok().and_then(|metadata| DiskId::of(&metadata));
+    id.map_or_else(String::new, |id| disk_name(path, id))
 }
 
 /// The names by which an open disk is searched, best first; its path if nothing else is known.

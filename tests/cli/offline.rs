@@ -298,6 +298,33 @@ fn whose_a_store_is_is_shown() {
     );
 }
 
+#[test]
+fn an_origin_that_the_store_was_not_made_for_is_named() {
+    let mut bytes = Store::new(8, 40).record(100, 2).bytes();
+    let case = Case::new(&bytes);
+    let (own, other) = (case.sparse("own", 200 * 4096), case.sparse("other", 200 * 4096));
+    let [own, other] = [&own, &other].map(|path| fs::canonicalize(path).unwrap());
+    let judge = |bytes: &[u8], origin: &Path, code| {
+        let case = Case::new(bytes);
+        let (texts, [object, _]) = case.all(&["--origin", origin.to_str().unwrap()], code);
+        let origin = &object["snapshot_store"]["contents"]["origin"];
+        (texts[0].clone(), origin["is_the_stores"].clone(), object["violations"].clone())
+    };
+    // The kernel's stores do not name their origin.
+    let (text, is_the_stores, _) = judge(&bytes, &other, 0);
+    assert!(text.contains("cannot be verified") && is_the_stores.is_null(), "{text}");
+    let mut block = [0; IDENTITY_END];
+    block.copy_from_slice(&bytes[..IDENTITY_END]);
+    let name = format!("file  {}", own.display());
+    Identity::new(StoreId([0xab; 16]), 1600, &name).encode(&mut block);
+    bytes[..IDENTITY_END].copy_from_slice(&block);
+    let (text, is_the_stores, _) = judge(&bytes, &own, 0);
+    assert!(text.contains(", the one that the store") && is_the_stores == true, "{text}");
+    let (text, is_the_stores, violations) = judge(&bytes, &other, 3);
+    assert!(text.contains("made for another origin") && is_the_stores == false, "{text}");
+    assert_eq!(violations[0]["kind"], "other_origin");
+}
+
 /// Changes to a good image: words and bytes overwritten, mostly in metadata, and perhaps the end
 /// cut off.
 #[derive(Clone, Debug)]

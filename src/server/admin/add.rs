@@ -137,6 +137,7 @@ impl<M: Machine> Administrator<M> {
                 waits: false,
                 loaded: None,
                 cow,
+                coming: None,
             },
         );
         target

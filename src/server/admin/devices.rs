@@ -86,6 +86,8 @@ pub struct Device {
     pub loaded: Option<DeviceSpec>,
     /// For a persistent snapshot: how its COW is recognized later.
     pub cow: Option<Cow>,
+    /// The disk of a leg that a message is putting into a mirror.
+    pub coming: Option<KnownDisk>,
 }
 
 #[cfg(test)]
@@ -115,6 +117,7 @@ impl Device {
             waits: false,
             loaded: None,
             cow: None,
+            coming: None,
         }
     }
 }
@@ -145,6 +148,7 @@ impl Device {
             suspended: self.suspended,
             loaded: self.loaded.clone(),
             cow: self.cow.clone(),
+            coming: self.coming.iter().cloned().collect(),
             ..state_of(&self.info, &self.name, &self.deps, &self.spec)
         }
     }
@@ -168,6 +172,7 @@ pub(super) fn state_of(
         cow: None,
         lost: false,
         known: deps.known(),
+        coming: Vec::new(),
     }
 }
 

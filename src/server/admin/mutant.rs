@@ -57,14 +57,20 @@ pub enum Mutant {
     LegRecordIgnored,
     /// A mirror is added without what ended mirrors have left of its legs.
     EndedLegsForgotten,
+    /// A mirror gets a leg without what ended mirrors have left of that leg.
+    EndedLegTaken,
     /// The state file keeps the old legs.
     LegsNotRecorded,
     /// A disk is accepted as the one that was at its path before.
     StrangerBelieved,
     /// A disk of a device without a server is used by another family.
     WaitingDisksFree,
+    /// A disk that its device does not share is not claimed again when another disk is shared.
+    OwnDiskUnclaimed,
     /// With force, two commands at the same moment take one COW or log under two names.
     ForcedCowShared,
+    /// A message and a command at the same moment take one disk under two names.
+    LegUnannounced,
     /// A disk that does not answer is waited for.
     SilentDiskAwaited,
     /// A canceled suspend takes effect when its disk answers.
@@ -104,8 +110,8 @@ impl Mutant {
         Mutant::UndoForgotten,
     ];
 
-    /// The mutant that needs two commands at the same moment.
-    pub const OF_HASTE: Mutant = Mutant::ForcedCowShared;
+    /// The mutants that need two commands at the same moment.
+    pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedCowShared, Mutant::LegUnannounced];
 
     /// All other mutants.
     pub const ALL: [Mutant; 29] = [

@@ -1,9 +1,10 @@
 //! Mirrors that end while one of their legs is not up to date, and mirrors of these legs
 //! afterwards.
 
+use dm_targets::sim::disk::Class;
 use dm_targets::table::TargetParams;
 
-use super::Step::{self, Add, Del, Replace, Write};
+use super::Step::{self, Add, Del, Fail, Replace, Write};
 use super::What::Mirror;
 use super::act;
 use super::process::Process;
@@ -97,4 +98,84 @@ fn stale_legs_alone_are_refused_and_the_user_may_insist() {
     let refused = add(&mut town, named(false)).unwrap_err();
     assert!(refused.starts_with("/a: it is not up to date"), "{refused}");
     add(&mut town, named(true)).unwrap();
+}
+
+/// A mirror of /o and /c0 that runs. One of /a and /b has ended before, in which /a missed writes.
+fn beside_an_ended_one() -> Town {
+    let mut town = Town::new(1, true);
+    let steps = [Add(Mirror), Fail(3, Class::Write, 0), Write(Mirror, 3), Del(Mirror, false)];
+    steps.into_iter().for_each(|step: Step| act(&mut town, step));
+    town.mend();
+    add(&mut town, mirror_of(["/o", "/c0"])).unwrap();
+    town
+}
+
+fn message(town: &mut Town, words: &[&str]) -> Result<Reply, String> {
+    let device = town.state("mirror-a").unwrap().remove(0).device();
+    let words = words.iter().map(|word| (*word).to_owned()).collect();
+    town.ask("mirror-a", Command::Message { device, words })
+}
+
+#[test]
+fn the_right_leg_of_an_ended_mirror_is_not_overwritten_by_a_message() {
+    let mut town = beside_an_ended_one();
+    for words in [["add-leg", "/b"].as_slice(), &["replace", "1", "/b"]] {
+        let why = message(&mut town, words).expect_err("it is overwritten");
+        let parts = ["/b: it is up to date in a mirror that has ended", "/a", "--source"];
+        assert!(parts.iter().all(|part| why.contains(part)), "{words:?}: {why}");
+        assert_eq!(legs(&town), ["/o", "/c0"]);
+    }
+    // One that has missed writes may be, and comes back as what this mirror knows.
+    message(&mut town, &["add-leg", "/a"]).unwrap();
+    message(&mut town, &["remove-leg", "/a"]).unwrap();
+    message(&mut town, &["add-leg", "/a"]).unwrap();
+    assert_eq!(legs(&town), ["/o", "/c0", "/a"]);
+}
+
+fn legs(town: &Town) -> Vec<String> {
+    town.state("mirror-a").unwrap().remove(0).spec.table.params.devices()
+}
+
+#[test]
+fn nor_by_another_table() {
+    let mut town = beside_an_ended_one();
+    let load = |town: &mut Town, spec: DeviceSpec| {
+        let device = town.state("mirror-a").unwrap().remove(0).device();
+        town.ask("mirror-a", Command::Load { device, spec }).unwrap();
+        town.ask("mirror-a", Command::Resume { device })
+    };
+    let why = load(&mut town, mirror_of(["/o", "/b"])).expect_err("it is overwritten");
+    assert!(why.contains("/b: it is up to date in a mirror that has ended"), "{why}");
+    assert_eq!(legs(&town), ["/o", "/c0"]);
+    load(&mut town, DeviceSpec { source: Some(0), ..mirror_of(["/o", "/b"]) }).unwrap();
+    assert_eq!(legs(&town), ["/o", "/b"], "its user insists");
+}
+
+/// A mirror of the right leg takes the stale one back. One of the stale leg, which its user has
+/// named as the source, does not take the other: that one has writes that no other disk has.
+#[test]
+fn the_right_leg_of_an_ended_mirror_takes_the_stale_one_back() {
+    for (legs, other, source) in [(["/b", "/c0"], "/a", None), (["/a", "/c0"], "/b", Some(0))] {
+        let mut town = beside_an_ended_one();
+        let device = town.state("mirror-a").unwrap().remove(0).device();
+        town.ask("mirror-a", Command::Del { devices: vec![device], force: false }).unwrap();
+        let spec = DeviceSpec { source, force: true, ..mirror_of(legs) };
+        add(&mut town, spec).unwrap();
+        let taken = message(&mut town, &["add-leg", other]);
+        match other {
+            "/a" => drop(taken.unwrap()),
+            _ => assert!(taken.unwrap_err().contains("would be overwritten")),
+        }
+    }
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn the_mutant_of_ended_legs_in_messages_is_killed() {
+    use crate::server::admin::mutant::{self, Mutant};
+    mutant::set(Some(Mutant::EndedLegTaken));
+    let lived =
+        std::panic::catch_unwind(the_right_leg_of_an_ended_mirror_is_not_overwritten_by_a_message);
+    mutant::set(None);
+    assert!(lived.is_err());
 }

@@ -57,6 +57,12 @@ fn legs(town: &Town) -> Vec<String> {
     town.state("mirror-a").unwrap().remove(0).spec.table.params.devices()
 }
 
+/// Where the disks lie that are being put into the mirror.
+fn coming(town: &Town) -> Vec<String> {
+    let coming = town.state("mirror-a").unwrap().remove(0).coming;
+    coming.into_iter().map(|known| known.place.on).collect()
+}
+
 /// The disk answers, and the server handles that.
 pub(super) fn answer(town: &mut Town, path: &str, what: What) {
     hang(town, path, false);
@@ -158,6 +164,8 @@ fn a_mirror_is_as_it_was_when_a_leg_hangs() {
     assert_named(suspend(&mut town, What::Mirror), "/b");
     assert_named(message(&mut town, &["replace", "1", "/c"]), "/b");
     assert_eq!(legs(&town), ["/a", "/b"]);
+    // No other family may take the disk while it can still become a leg.
+    assert_eq!(coming(&town), ["disk 5 15"]);
     let why = town.del(What::Mirror, true).unwrap_err();
     assert!(why.contains("not deleted") && why.contains("/b has not answered"), "{why}");
     come_to_rest(&mut town, What::Mirror);
@@ -165,10 +173,12 @@ fn a_mirror_is_as_it_was_when_a_leg_hangs() {
     answer(&mut town, "/b", What::Mirror);
     assert!(town.in_flight.is_empty(), "the write has not ended");
     assert_eq!(legs(&town), ["/a", "/b"], "it was done behind its user's back");
+    assert!(coming(&town).is_empty(), "it is still to become a leg");
     assert!(!is_suspended(&town, What::Mirror));
     town.judge(What::Mirror).unwrap();
     message(&mut town, &["replace", "1", "/c"]).unwrap();
     assert_eq!(legs(&town), ["/a", "/c"]);
+    assert!(coming(&town).is_empty(), "it is a leg now");
     town.judge(What::Mirror).unwrap();
 }
 

@@ -118,6 +118,55 @@ fn force_shares_what_it_shares_of_a_live_device() {
     assert!(state[0].spec.force, "the next server shares it, too");
 }
 
+/// The next server shares only the disk that had another user.
+#[test]
+fn a_disk_that_is_not_shared_is_claimed_again() {
+    const SHARED: usize = 0;
+    const OWN: usize = 5;
+    let mut town = Town::new(1, true);
+    // Another program has it.
+    town.site.disks[SHARED].claim.set(Some(u32::MAX));
+    let process = Process::start(&town.site, "mirror-a").unwrap();
+    town.processes.insert("mirror-a", process);
+    let spec = mirror_of(["/o", "/c"], true);
+    let command = Command::Add { name: Some("m".to_owned()), id: None, spec };
+    town.ask("mirror-a", command).unwrap();
+    let is_claimed = |town: &Town| {
+        let own = town.site.disks[OWN].claim.get();
+        own.is_some_and(|own| own != u32::MAX)
+            && town.site.disks[SHARED].claim.get() == Some(u32::MAX)
+    };
+    assert!(is_claimed(&town));
+    // Whether its user has it at that moment or not.
+    for held in [true, false] {
+        town.kill("mirror-a");
+        assert_eq!(town.site.disks[OWN].claim.get(), None);
+        town.site.disks[SHARED].claim.set(held.then_some(u32::MAX));
+        let process = Process::start(&town.site, "mirror-a").unwrap();
+        town.processes.insert("mirror-a", process);
+        let devices = town.state("mirror-a").unwrap();
+        town.ask("mirror-a", Command::Recover(devices)).unwrap();
+        assert!(town.site.disks[OWN].claim.get().is_some(), "its own disk is free for others");
+        assert_eq!(town.site.disks[SHARED].claim.get(), held.then_some(u32::MAX));
+    }
+    // A message takes the shared disk's place.
+    let device = town.state("mirror-a").unwrap().remove(0).device();
+    let words = ["replace", "0", "/b"].map(str::to_owned).to_vec();
+    town.ask("mirror-a", Command::Message { device, words }).unwrap();
+    let state = town.state("mirror-a").unwrap().remove(0);
+    assert!(!state.spec.force, "no other user is left");
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn the_mutant_that_claims_no_own_disk_is_killed() {
+    use crate::server::admin::mutant::{self, Mutant};
+    mutant::set(Some(Mutant::OwnDiskUnclaimed));
+    let lived = std::panic::catch_unwind(a_disk_that_is_not_shared_is_claimed_again);
+    mutant::set(None);
+    assert!(lived.is_err());
+}
+
 /// The disks of a device are free when the device is deleted, and a leg when it is replaced.
 #[test]
 fn a_disk_that_is_given_up_is_free() {
@@ -199,13 +248,41 @@ fn two_commands_at_the_same_moment_take_no_disk_under_two_names() {
     }
 }
 
+/// A message to a mirror, and a command of another family that takes the same bytes by another name
+/// at the same moment.
+#[test]
+fn a_message_at_the_same_moment_takes_no_disk_under_two_names() {
+    for words in [["add-leg", "/c0"].as_slice(), &["replace", "1", "/c0"]] {
+        let mut town = Town::new(1, true);
+        town.site.disks[2].same_as.set(Some(1));
+        town.add(What::Mirror).unwrap();
+        add(&mut town, "other", snapshot_of("/o", "/c1", false)).unwrap();
+        let registered = town.state("other").unwrap();
+        town.site.files(|files| files.states.remove("other"));
+        town.site.shared.lock().unwrap().before_lock = Some(("other".to_owned(), registered));
+        let device = town.devices[&What::Mirror].device();
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let told = town.ask("mirror-a", Command::Message { device, words: words.clone() });
+        let why = told.expect_err("it is taken under two names");
+        assert!(why.contains("/c0: it is a disk of "), "{words:?}: {why}");
+        let state = town.state("mirror-a").unwrap().remove(0);
+        assert_eq!(state.spec.table.params.devices(), ["/a", "/b"], "{words:?}");
+        assert!(state.coming.is_empty(), "{words:?}");
+    }
+}
+
 #[cfg(feature = "mutants")]
 #[test]
-fn the_mutant_of_haste_is_killed() {
+fn the_mutants_of_haste_are_killed() {
     use crate::server::admin::mutant::{self, Mutant};
-    mutant::set(Some(Mutant::OF_HASTE));
-    let lived =
-        std::panic::catch_unwind(two_commands_at_the_same_moment_take_no_disk_under_two_names);
-    mutant::set(None);
-    assert!(lived.is_err());
+    let tests = [
+        two_commands_at_the_same_moment_take_no_disk_under_two_names,
+        a_message_at_the_same_moment_takes_no_disk_under_two_names,
+    ];
+    for (mutant, test) in Mutant::OF_HASTE.into_iter().zip(tests) {
+        mutant::set(Some(mutant));
+        let lived = std::panic::catch_unwind(test);
+        mutant::set(None);
+        assert!(lived.is_err(), "{mutant:?}");
+    }
 }

@@ -4,12 +4,12 @@ use dm_targets::table::TargetParams;
 use dm_targets::units::{Sector, Sectors};
 
 use crate::failure::{Failure, Reason};
-use crate::protocol::{DeviceSpec, KnownDisk};
+use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
-use crate::storage::{Access, Claim, Limits, OpenError, OpenErrorKind};
+use crate::storage::{Access, Claim, DiskId, Limits, OpenError, OpenErrorKind};
 use crate::ublk::Discard;
 
 /// Whether a disk that has other users is accepted.
@@ -34,6 +34,16 @@ impl Sharing {
             (true, false) => Sharing::IfBusy,
             (true, true) => Sharing::Always,
         }
+    }
+
+    /// The same for one disk of several; `again`: what the disks of an existing device were. Only
+    /// those that had other users are shared again. If none is known to have had any, the server
+    /// before was one that did not record that, and each is shared.
+    pub(super) fn of_one(self, word: &str, again: Option<&KnownDisks>) -> Sharing {
+        let recorded = again.filter(|known| known.values().any(|disk| disk.shared));
+        let is_own = recorded.and_then(|known| known.get(word)).is_some_and(|disk| !disk.shared);
+        let is_own = is_own && !mutant::is(Mutant::OwnDiskUnclaimed);
+        if self == Sharing::Always && is_own { Sharing::Own } else { self }
     }
 }
 
@@ -76,11 +86,15 @@ impl<M: Machine> Administrator<M> {
     /// Opens a disk that has no other user and that no device of another family stands on.
     fn open_unclaimed(&self, path: &str, access: Access) -> Result<M::Open, OpenError> {
         let disk = self.machine.open(path, access, Claim::Exclusive)?;
-        let claimed = self.machine.claimed(disk.id(), &self.known_disk(&disk));
-        match claimed.filter(|_| !mutant::is(Mutant::WaitingDisksFree)) {
+        match self.claimed(disk.id(), &self.known_disk(&disk)) {
             Some(kind) => Err(OpenError { path: path.into(), kind }),
             None => Ok(disk),
         }
+    }
+
+    /// How another family holds a disk, whether it has a server or not.
+    fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
+        self.machine.claimed(id, disk).filter(|_| !mutant::is(Mutant::WaitingDisksFree))
     }
 
     /// Refuses a new device's disks that another family has claimed since they were opened. Called
@@ -96,7 +110,7 @@ impl<M: Machine> Administrator<M> {
         let asked = |word: &str| !spec.force || sole == Some(word);
         let mut new = deps.disks().filter(|(word, id, _)| asked(word) && !is_own(*id));
         let claimed = new.find_map(|(word, id, known)| {
-            let kind = self.machine.claimed(id, known)?;
+            let kind = self.claimed(id, known)?;
             Some(OpenError { path: word.into(), kind }.into())
         });
         claimed.map_or(Ok(()), Err)

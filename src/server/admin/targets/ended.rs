@@ -5,9 +5,9 @@
 //! which of its legs are stale).
 
 use dm_targets::mirror::leg_state::{KnownLeg, LegState, Past};
-use dm_targets::mirror::table::{InitialSync, Mirror as Table};
+use dm_targets::mirror::table::{InitialSync, Leg, Mirror as Table};
 
-use super::leg_names::{identities, number_of};
+use super::leg_names::{identities, identity, number_of};
 use crate::failure::Reason;
 use crate::protocol::DeviceSpec;
 use crate::server::admin::devices::Device;
@@ -30,6 +30,12 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<Past, Reason> {
         let ids = identities(&mirror.legs, disks);
         let known = |state: &LegState| ids.iter().any(|id| state.knows(*id));
+        let insists = spec.source.is_some() || spec.force;
+        let own = if let Past::Replaced(own) = &past { own.as_ref() } else { None };
+        if let Some(own) = own.filter(|own| known(own) && !insists) {
+            let mut legs = mirror.legs.iter().zip(disks);
+            legs.try_for_each(|(leg, disk)| self.refuse_leg_of_ended_in(Some(own), disk, leg))?;
+        }
         let decided = match &past {
             Past::TakenOver(Some(_)) | Past::Ended(_) => true,
             Past::TakenOver(None) => spec.source.is_some(),
@@ -80,6 +86,45 @@ impl<M: Machine> Administrator<M> {
         let log_decides = spec.source.is_none() && mirror.log_device().is_some();
         let source = if log_decides { None } else { Some(ids[chosen.unwrap_or(0)]) };
         Ok(Past::Ended(state.continuing(&ended, &ids, source)))
+    }
+
+    /// Refuses a new leg of a mirror that runs, if a mirror that has ended had it as one that is up
+    /// to date, and none of the legs from which it would be overwritten. A present or former leg of
+    /// the mirror itself is judged by the mirror's own record.
+    pub(super) fn refuse_leg_of_ended(&self, disk: &M::Open, leg: &Leg) -> Result<(), Reason> {
+        self.refuse_leg_of_ended_in(self.machine.records().legs().ok().as_ref(), disk, leg)
+    }
+
+    /// The same for a mirror with this record.
+    fn refuse_leg_of_ended_in(
+        &self,
+        own: Option<&LegState>,
+        disk: &M::Open,
+        leg: &Leg,
+    ) -> Result<(), Reason> {
+        let (id, path) = (identity(disk, leg), &leg.device);
+        if own.is_some_and(|own| own.knows(id)) || mutant::is(Mutant::EndedLegTaken) {
+            return Ok(());
+        }
+        let ended = self.machine.records().ended_legs(&[id]).map_err(|why| {
+            let what = "whether it is the only right leg of a mirror that has ended is not known";
+            why.context(format!("{path}: {what}")).ending("; remove that file if it is not")
+        })?;
+        let is_it = |known: &KnownLeg| known.identity == id && known.number == number_of(disk);
+        let sources = own.iter().flat_map(|own| own.legs.iter().filter(|leg| leg.source));
+        let sources: Vec<_> = sources.map(|leg| leg.identity).collect();
+        let alone = ended.iter().find(|state| {
+            let is_right = state.legs.iter().any(|known| known.source && is_it(known));
+            is_right && state.source_among(&sources).is_none()
+        });
+        let Some(state) = alone else { return Ok(()) };
+        Err(format!(
+            "{path}: it is up to date in a mirror that has ended (not up to date: {}), and would \
+             be overwritten; to use it nevertheless, delete this mirror and add it with that leg \
+             and --source",
+            state.names(false)
+        )
+        .into())
     }
 
     /// Keeps the record of a mirror's legs when the mirror has ended, and returns what its user

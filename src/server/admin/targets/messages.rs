@@ -35,7 +35,7 @@ impl<M: Machine> Administrator<M> {
             ["replace", leg, disk] => {
                 let (at, new) = (self.leg(id, leg)?, new_leg(disk)?);
                 let opened = self.open_leg(id, &new, Some(at))?;
-                let found = self.found(&opened.disk);
+                let found = self.found(id, &opened);
                 let change = Change::with(&new, found, move |legs, new| legs[at] = new);
                 self.change(id, change, move |thread, mirror| async move {
                     let parts = opened.parts(&*thread, &mirror);
@@ -45,7 +45,7 @@ impl<M: Machine> Administrator<M> {
             ["add-leg", disk] => {
                 let new = new_leg(disk)?;
                 let opened = self.open_leg(id, &new, None)?;
-                let found = self.found(&opened.disk);
+                let found = self.found(id, &opened);
                 let change = Change::with(&new, found, |legs, new| legs.push(new));
                 self.change(id, change, move |thread, mirror| async move {
                     let parts = opened.parts(&*thread, &mirror);
@@ -106,6 +106,7 @@ impl<M: Machine> Administrator<M> {
         if !self.is_disk_of_leg(id, &disk, leg, place) {
             self.refuse_other_content(id, &disk, leg)?;
         }
+        self.refuse_leg_of_ended(&disk, leg)?;
         let (identity, offset) = (identity(&disk, leg), leg.offset);
         let number = number_of(&disk);
         Ok(NewLeg { disk, offset, identity, number, claimed_by })
@@ -145,6 +146,9 @@ impl<M: Machine> Administrator<M> {
         change: Change,
         job: impl FnOnce(Rc<M::Thread>, Rc<Mirror>) -> F + Send + 'static,
     ) -> Result<(), Reason> {
+        if let Some((word, disk)) = &change.new {
+            self.announce(id, word, disk)?;
+        }
         let change = Rc::new(Cell::new(Some(change)));
         let later = change.clone();
         let job = move |thread: Rc<M::Thread>| async move {
@@ -158,11 +162,12 @@ impl<M: Machine> Administrator<M> {
             });
             if let Err(why) = noted {
                 log::warn!("/dev/ublkb{id}: {why}");
+                admin.withdraw(id);
             }
         };
         match self.wait_for(Errand::on(id, "message"), job, then) {
             Ok(changed) => {
-                changed?;
+                changed.inspect_err(|_| self.withdraw(id))?;
                 change.take().map_or(Ok(()), |change| self.change_legs(id, change))
             }
             Err(why) => {
@@ -195,12 +200,17 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// What is recorded of a new leg's disk.
-    fn found(&self, leg: &M::Open) -> (DiskId, KnownDisk) {
-        (leg.id(), self.known_disk(leg))
+    fn found(&self, id: u32, leg: &NewLeg<M::Open>) -> (DiskId, KnownDisk) {
+        let mirror = self.devices.get(&id).and_then(Device::mirror);
+        let old = mirror.zip(leg.claimed_by).and_then(|(mirror, at)| mirror.legs.get(at));
+        let known = old.and_then(|old| self.known_of(id, &old.device));
+        let shared = known.is_some_and(|known| known.shared);
+        (leg.disk.id(), KnownDisk { shared, ..self.known_disk(&leg.disk) })
     }
 
     /// Records changed legs for `list`, `table` and the next server.
     fn change_legs(&mut self, id: u32, change: Change) -> Result<(), Reason> {
+        self.set_coming(id, None);
         if let Some(entry) = self.devices.get_mut(&id) {
             if let TargetParams::Mirror(Table { legs, .. }) = &mut entry.spec.table.params {
                 (change.apply)(legs);
@@ -210,6 +220,7 @@ impl<M: Machine> Administrator<M> {
             }
             // A removed disk is free for other devices.
             entry.deps.retain(&entry.spec.table.params.devices());
+            entry.spec.force &= entry.deps.known().values().any(|disk| disk.shared);
         }
         self.publish();
         if mutant::is(Mutant::LegsNotRecorded) {

@@ -5,6 +5,7 @@
 //! a server that takes over.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use dm_targets::device::{Events, Opened};
@@ -22,7 +23,7 @@ use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identities, renamed, with_names_of_today};
 use super::own_legs::parts_of;
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, KnownDisks};
+use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::Deps;
 use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
@@ -37,8 +38,8 @@ use crate::ublk::device;
 struct Disks<D> {
     legs: Vec<D>,
     log: Option<D>,
-    /// A leg has other users.
-    shared: bool,
+    /// The legs that have other users, by their words.
+    shared: BTreeSet<String>,
     /// Length of the device.
     len: Sectors,
     /// Largest block size among the legs.
@@ -85,8 +86,12 @@ impl<M: Machine> Administrator<M> {
         past: Past,
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
-        let disks =
-            self.open_disks(mirror, spec.table.len, Sharing::of(spec.force, again.is_some()))?;
+        let disks = self.open_disks(
+            mirror,
+            spec.table.len,
+            Sharing::of(spec.force, again.is_some()),
+            again,
+        )?;
         let deps = self.deps_of(mirror, &disks, again)?;
         check_region(mirror, &disks)?;
         let taken_over = matches!(past, Past::TakenOver(_));
@@ -103,7 +108,7 @@ impl<M: Machine> Administrator<M> {
         // Discards go to all legs or to none, each with its own offset.
         let discard = discard_of(&limits, Sector(0));
         let params = device::params(&limits, true, disks.len, read_only, discard);
-        let force = disks.shared;
+        let force = !disks.shared.is_empty();
         let past = with_names_of_today(past, &mirror.legs, &disks.legs);
         let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
         let target = self.open_legs(mirror, disks, spec.source, past, label)?;
@@ -130,7 +135,9 @@ impl<M: Machine> Administrator<M> {
         let legs = disks.legs.iter().zip(mirror.legs.iter().map(|leg| leg.device.as_str()));
         let mut deps = Deps::default();
         for (disk, word) in legs.chain(disks.log.iter().zip(mirror.log_device())) {
-            deps.insert(word, disk.id(), self.recognized(word, disk, again)?);
+            let shared = disks.shared.contains(word);
+            let known = KnownDisk { shared, ..self.recognized(word, disk, again)? };
+            deps.insert(word, disk.id(), known);
         }
         Ok(deps)
     }
@@ -141,16 +148,19 @@ impl<M: Machine> Administrator<M> {
         mirror: &Table,
         len: Sectors,
         sharing: Sharing,
+        again: Option<&KnownDisks>,
     ) -> Result<Disks<M::Open>, Reason> {
         let mut legs: Vec<M::Open> = Vec::new();
-        let mut shared = false;
+        let mut shared = BTreeSet::new();
         for leg in &mirror.legs {
             let id = self.machine.disk_at(&leg.device);
             let ours = legs.iter().any(|other| Some(other.id()) == id);
-            let sharing = if ours { Sharing::Always } else { sharing };
+            let sharing = if ours { Sharing::Always } else { sharing.of_one(&leg.device, again) };
             let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
             let (disk, with_others) = opened?;
-            shared |= with_others && !ours;
+            if with_others && !ours {
+                shared.insert(leg.device.clone());
+            }
             legs.push(disk);
         }
         let log_sharing = if sharing == Sharing::Own || sharing == Sharing::Always {

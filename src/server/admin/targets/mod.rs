@@ -1,6 +1,7 @@
 //! The administrator's part of each kind of target, outside the data path.
 
 mod circle;
+mod coming;
 mod content;
 mod continued;
 mod disks;

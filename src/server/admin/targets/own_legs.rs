@@ -90,7 +90,7 @@ impl<M: Machine> Administrator<M> {
         Ok((disk, Some(at).filter(|_| !mutant::is(Mutant::LegUnclaimed))))
     }
 
-    fn known_of(&self, id: u32, word: &str) -> Option<&KnownDisk> {
+    pub(super) fn known_of(&self, id: u32, word: &str) -> Option<&KnownDisk> {
         let mut disks = self.devices.get(&id)?.deps.disks();
         disks.find(|(other, ..)| *other == word).map(|(.., known)| known)
     }
