@@ -59,9 +59,9 @@ pub(super) async fn load(open: &OpenStore<'_>, layout: Layout) -> Result<Loaded,
     loop {
         let mut loader = Loader::new(open, layout, records);
         loader.walk().await?;
-        let Loader { records: found, loaded, .. } = loader;
+        let Loader { records: found, loaded, last, .. } = loader;
         if let Some(mapping) = found.into_mapping(open).await {
-            return Ok(Loaded { mapping, ..loaded });
+            return Ok(Loaded { mapping, last: last.decode(), ..loaded });
         }
         records = Records::Single { mapping: Mapping::default(), new: HashSet::new() };
     }
@@ -142,7 +142,28 @@ struct Loader<'a> {
     cow_chunks: u64,
     records: Records,
     loaded: Loaded,
+    last: LastRecords,
     bytes: Vec<u8>,
+}
+
+/// The last of the records read so far, at most [`PLACES`]: as bytes, because copying all records
+/// of a large store costs little, and decoding every one of them a second time costs much.
+#[derive(Default)]
+struct LastRecords(VecDeque<u8>);
+
+impl LastRecords {
+    /// Takes records that follow those taken so far.
+    fn take(&mut self, records: &[u8]) {
+        const MOST: usize = PLACES * RECORD_LEN;
+        let LastRecords(last) = self;
+        last.extend(&records[records.len().saturating_sub(MOST)..]);
+        last.drain(..last.len().saturating_sub(MOST));
+    }
+
+    fn decode(mut self) -> VecDeque<Record> {
+        let records = self.0.make_contiguous().chunks_exact(RECORD_LEN);
+        records.filter_map(Record::decode).collect()
+    }
 }
 
 /// A piece of an area in flight from the disk.
@@ -163,6 +184,7 @@ impl<'a> Loader<'a> {
             cow_chunks: layout.cow_chunks(open.cow.size()),
             records,
             loaded: Loaded::nothing(layout),
+            last: LastRecords::default(),
             bytes: Vec::new(),
         }
     }
@@ -259,7 +281,7 @@ impl<'a> Loader<'a> {
             taken += 1;
         }
         self.loaded.cursor.load(taken as u64, highest);
-        self.keep_last(&bytes[..taken * RECORD_LEN]);
+        self.last.take(&bytes[..taken * RECORD_LEN]);
         let ended = taken < count;
         if ended {
             let block = self.open.cow.limits().logical_block_bytes as usize;
@@ -271,17 +293,29 @@ impl<'a> Loader<'a> {
         Ok(ended)
     }
 
-    /// Keeps the last of the records read so far.
-    fn keep_last(&mut self, records: &[u8]) {
-        let skipped = (records.len() / RECORD_LEN).saturating_sub(PLACES) * RECORD_LEN;
-        let last = &mut self.loaded.last;
-        last.extend(records[skipped..].chunks_exact(RECORD_LEN).filter_map(Record::decode));
-        last.drain(..last.len().saturating_sub(PLACES));
-    }
-
     fn check(&mut self, record: Record) -> Result<(), RecordFault> {
         let alone =
             format::check_record(self.layout, record, Some(self.origin_chunks), self.cow_chunks);
         alone.or_else(|| self.records.take(record)).map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Chunk;
+
+    /// Pieces of every size: none, shorter than the journal, as long, and longer.
+    #[test]
+    fn the_last_records_are_those_that_a_journal_may_contain() {
+        let record = |number: u64| Record { old: Chunk(3 * number), new: CowChunk(number + 1) };
+        let (mut last, mut all) = (LastRecords::default(), Vec::new());
+        for count in [0, 1, 256, 0, PLACES - 300, 256, PLACES, 7, PLACES + 5, 256, PLACES - 1] {
+            let piece: Vec<Record> = (all.len()..).take(count).map(|n| record(n as u64)).collect();
+            last.take(&piece.iter().flat_map(Record::encode).collect::<Vec<u8>>());
+            all.extend(piece);
+            let kept = LastRecords(last.0.clone()).decode();
+            assert!(kept.iter().eq(&all[all.len().saturating_sub(PLACES)..]));
+        }
     }
 }
