@@ -62,6 +62,6 @@ impl Regions {
         if lost.any {
             (0..self.count()).for_each(|region| _ = self.desync(RegionIndex(region)));
         }
-        lost.numbers.keys().for_each(|region| _ = self.desync(RegionIndex(*region)));
+        lost.regions().for_each(|region| _ = self.desync(RegionIndex(region)));
     }
 }
