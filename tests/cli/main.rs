@@ -8,5 +8,6 @@ mod journal;
 mod numbers;
 mod offline;
 mod output;
+mod papers;
 mod rooms;
 mod sources;
