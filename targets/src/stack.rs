@@ -12,6 +12,9 @@
 //! disks, for an administrator, or for operations that are in slots or further down, never for a
 //! later one.
 //!
+//! The simulator runs stacks; the server has none yet, because none of its tables can name another
+//! device of its process.
+//!
 //! The builder of a stack must ensure:
 //!
 //! * Each level has a [`copy::Client`](crate::copy::Client) of its own: an upper copy may wait for
