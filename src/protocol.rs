@@ -17,6 +17,6 @@ pub use message::{Command, Doing, Reply};
 pub use problem::Problem;
 pub use report::{
     DeviceObject, DeviceReport, Health, LegObject, LinearObject, MergeObject, MergeState,
-    MirrorObject, OriginObject, RecoveryObject, RunState, SnapshotObject, StatsObject, StoreWord,
-    TargetObject,
+    MirrorObject, OriginObject, RecoveryObject, RunState, SegmentObject, SnapshotObject,
+    StatsObject, StoreWord, TargetObject,
 };

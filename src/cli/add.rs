@@ -28,30 +28,30 @@ pub(super) fn add_device(add: Add) -> Result<ExitCode, Failure> {
     add_target(spec, add.common())
 }
 
-/// Adds a device as a device-mapper table line describes it.
+/// Adds a device as device-mapper table lines describe it.
 pub(super) fn create(
     name: String,
-    table: Option<String>,
+    table: &[String],
     file: Option<&Path>,
     created: &cli::Created,
 ) -> Result<ExitCode, Failure> {
     let text = match (table, file) {
-        (Some(line), _) => line,
-        (None, Some(path)) if path != Path::new("-") => {
+        ([_, ..], _) => table.join("\n"),
+        ([], Some(path)) if path != Path::new("-") => {
             std::fs::read_to_string(path).map_err(|error| {
                 Failure::from(error).context(format!("cannot read {}", path.display()))
             })?
         }
-        (None, _) => std::io::read_to_string(std::io::stdin())?,
+        ([], _) => std::io::read_to_string(std::io::stdin())?,
     };
     let cli::Created { id, read_only, no_recovery, loaded } = created;
     let (id, read_only, no_recovery, force) = (*id, *read_only, *no_recovery, loaded.force);
     let options = cli::Common { id, read_only, no_recovery, force, ..cli::Common::named(name) };
-    add_target(table::of_line(&text, &options, loaded.source.as_deref())?, &options)
+    add_target(table::of_lines(&text, &options, loaded.source.as_deref())?, &options)
 }
 
 fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failure> {
-    let disk = spec.table.params.family().disk;
+    let disk = spec.table.params.family().disk.unwrap_or("the device");
     options.name.as_deref().map_or(Ok(()), refuse_odd_name)?;
     let rundir = open_rundir()?;
     if let Some(bug) = kernels::known_crash(&kernels::release()) {
@@ -60,6 +60,7 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     let command = Command::Add { name: options.name.clone(), id: options.id, spec: spec.clone() };
     let wanted = Wanted {
         table: &spec.table,
+        name: options.name.as_deref(),
         own_name: options.name.as_deref().filter(|_| options.foreground),
     };
     // Caught before anything exists that could be left behind. In the foreground, the server

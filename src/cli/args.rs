@@ -29,20 +29,22 @@ pub enum Verb {
     /// Add a device and print its path
     #[command(subcommand)]
     Add(Add),
-    /// Add a device from a device-mapper table line and print its path
+    /// Add a device from a device-mapper table and print its path
     ///
     /// Targets are `snapshot ORIGIN COW P|PO|N CHUNK`, `snapshot-origin DEV`,
     /// `snapshot-merge ORIGIN COW P|PO CHUNK` (the snapshot flows back into its origin),
-    /// `mirror LOG_TYPE COUNT LOG_ARGS... LEGS (DEV OFFSET)...`, and `linear DEV OFFSET`: the
-    /// sectors of a disk from OFFSET on. A disk is a path or MAJ:MIN; lengths, offsets and chunks
-    /// are in sectors of 512 bytes.
+    /// `mirror LOG_TYPE COUNT LOG_ARGS... LEGS (DEV OFFSET)...`, `linear DEV OFFSET` (the sectors
+    /// of a disk from OFFSET on), `error` (all I/O fails), and `zero` (reads are zeroes, writes
+    /// change nothing). A disk is a path or MAJ:MIN; lengths, offsets and chunks are in sectors of
+    /// 512 bytes. A table of several lines can have `linear`, `error` and `zero`; each line starts
+    /// where the one before ends.
     Create {
         /// Name of the device
         name: String,
-        /// The line: `0 LENGTH TARGET ARGS`
+        /// A line, `START LENGTH TARGET ARGS`; once for each line of the table
         #[arg(long, value_name = "LINE", conflicts_with = "file")]
-        table: Option<String>,
-        /// A file with the line; - or none for stdin
+        table: Vec<String>,
+        /// A file with the table; - or none for stdin
         file: Option<PathBuf>,
         #[command(flatten)]
         options: Created,
@@ -102,9 +104,9 @@ pub enum Verb {
     Load {
         /// Name, ublk id or /dev/ublkbN
         device: String,
-        /// The line: `0 LENGTH TARGET ARGS`
-        #[arg(long, value_name = "LINE")]
-        table: String,
+        /// A line, `START LENGTH TARGET ARGS`; once for each line of the table
+        #[arg(long, value_name = "LINE", required = true)]
+        table: Vec<String>,
         #[command(flatten)]
         options: Loaded,
     },

@@ -3,14 +3,17 @@
 //!
 //! An origin's family is named after the origin. A mirror's is named after the first leg that the
 //! mirror was made with, which may belong to another mirror by now: `message replace` puts another
-//! disk in its place. A new mirror over a disk that the server of that name no longer has gets a
-//! name of its own, with a number appended.
+//! disk in its place. Likewise a linear device's family and the first disk of its table, which `load`
+//! replaces. A new device over a disk that the server of that name no longer has gets a name of its
+//! own, with a number appended. A device without disks has a server of its own.
 //!
 //! Rule kept here: what was looked at without the lock is looked at again under it. One lock is
 //! held at a time, so that no command waits for two families.
 
+use std::hash::Hasher;
 use std::path::Path;
 
+use dm_targets::hash::NumberHasher;
 use dm_targets::mirror::table::Mirror;
 use dm_targets::table::{Family, Table, TargetParams};
 
@@ -27,6 +30,8 @@ const TRIES: u32 = 16;
 pub(super) struct Wanted<'a> {
     /// The table of the device.
     pub table: &'a Table,
+    /// The name of the new device.
+    pub name: Option<&'a str>,
     /// The name of the device that an earlier run of this command may have made.
     pub own_name: Option<&'a str>,
 }
@@ -41,7 +46,8 @@ pub(super) struct Locked {
 
 /// Finds the family of a device and waits for other commands on that family.
 pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<Locked, Failure> {
-    let Family { disk: path, prefix } = wanted.table.params.family();
+    let Family { disk, prefix } = wanted.table.params.family();
+    let Some(path) = disk else { return lock_alone(rundir, prefix, wanted, doing) };
     let disk = DiskId::of_path(Path::new(path))?;
     let base = format!("{prefix}{}", family_key(disk));
     for _ in 0..TRIES {
@@ -55,6 +61,27 @@ pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<
     Err(format!("{path}: its server keeps changing because of other commands; try again").into())
 }
 
+/// The family of a device without disks, which has a server of its own. It is found by the device's
+/// name, of which there is one: a device with the same name in that family is the same device.
+fn lock_alone(
+    rundir: &RunDir,
+    prefix: &str,
+    wanted: &Wanted<'_>,
+    doing: &str,
+) -> Result<Locked, Failure> {
+    let name = wanted.name.unwrap_or_default();
+    let key = format!("{prefix}none-{:016x}", hash_of(name));
+    let lock = rundir.lock_family(&key, doing)?;
+    Ok(Locked { key, lock, own: None })
+}
+
+/// A number for a name that is too long for the name of a socket.
+fn hash_of(name: &str) -> u64 {
+    let mut hash = NumberHasher::default();
+    hash.write(name.as_bytes());
+    hash.finish()
+}
+
 /// Finds the family among the state files, and the device of an earlier run if there is one.
 fn find(
     rundir: &RunDir,
@@ -62,8 +89,8 @@ fn find(
     base: &str,
     disk: DiskId,
 ) -> Result<(String, Option<DeviceState>), Failure> {
-    let is_mirror = matches!(wanted.table.params, TargetParams::Mirror(_));
-    if !is_mirror && wanted.own_name.is_none() {
+    let moves = can_leave(&wanted.table.params);
+    if !moves && wanted.own_name.is_none() {
         return Ok((base.to_owned(), None));
     }
     let keys = rundir.keys()?;
@@ -73,8 +100,7 @@ fn find(
     if let Some((key, own)) = own.filter(|(_, own)| exists(own).unwrap_or(true)) {
         return Ok((key.to_owned(), Some(own)));
     }
-    let key =
-        if is_mirror { key_among(&states, base, disk, DiskId::of_path) } else { base.to_owned() };
+    let key = if moves { key_among(&states, base, disk, DiskId::of_path) } else { base.to_owned() };
     Ok((key, None))
 }
 
@@ -107,7 +133,21 @@ fn own_among<'a>(
     Some((key, own.clone()))
 }
 
-/// The family that a mirror over a disk joins, or the name of a new family.
+/// Whether a device with this table can leave the disk that its family is named after.
+fn can_leave(params: &TargetParams) -> bool {
+    match params {
+        TargetParams::Snapshot(_)
+        | TargetParams::SnapshotMerge(_)
+        | TargetParams::SnapshotOrigin { .. } => false,
+        TargetParams::Mirror(_)
+        | TargetParams::Linear(_)
+        | TargetParams::Error
+        | TargetParams::Zero
+        | TargetParams::Segments(_) => true,
+    }
+}
+
+/// The family that such a device over a disk joins, or the name of a new family.
 fn key_among<E>(
     states: &[(&str, Option<State>)],
     base: &str,
@@ -144,17 +184,20 @@ fn is_numbered(key: &str, base: &str) -> bool {
     })
 }
 
-/// Whether a mirror uses a disk; a mirror with a path that no longer resolves may use it.
+/// Whether a device uses a disk; one with a path that no longer resolves may use it.
 fn may_have<E>(
     device: &DeviceState,
     disk: DiskId,
     find: impl Fn(&Path) -> Result<DiskId, E>,
 ) -> bool {
-    let TargetParams::Mirror(mirror) = &device.spec.table.params else { return true };
-    let mut words = mirror.legs.iter().map(|leg| leg.device.as_str()).chain(mirror.log_device());
+    let params = &device.spec.table.params;
+    if !can_leave(params) {
+        return true;
+    }
+    let words = params.devices();
     // `disks` may still hold numbers of former disks; it holds those of all current ones.
     device.disks.contains(&disk.block_number())
-        && words.any(|word| find(Path::new(word)).map_or(true, |found| found == disk))
+        && words.iter().any(|word| find(Path::new(word)).map_or(true, |found| found == disk))
 }
 
 #[cfg(test)]
@@ -228,6 +271,23 @@ mod tests {
     }
 
     #[test]
+    fn a_linear_device_that_has_moved_leaves_its_first_disk_to_others() {
+        let linear = |line: &str, disks: &[u32]| {
+            let mut device = mirror("l", [1, 2], disks);
+            device.spec = DeviceSpec::of_line(line);
+            device
+        };
+        let on = |line: &str, minor: u32| {
+            key(&[("mirror-block-7-1", state(vec![linear(line, &[minor])]))], 1)
+        };
+        assert_eq!(on("0 64 linear /d/1 0", 1), "mirror-block-7-1");
+        assert_eq!(on("0 8 zero\n8 8 linear /d/1 0", 1), "mirror-block-7-1");
+        assert_eq!(on("0 64 linear /d/2 0", 2), "mirror-block-7-1-2");
+        // An origin's family keeps its name: it is the origin's own.
+        assert_eq!(on("0 64 snapshot-origin /d/2", 2), "mirror-block-7-1");
+    }
+
+    #[test]
     fn a_leg_that_cannot_be_found_may_be_any() {
         let gone = ("mirror-block-7-1", state(vec![mirror("m", [99, 2], &[1, 2])]));
         assert_eq!(key(std::slice::from_ref(&gone), 1), "mirror-block-7-1");
@@ -238,7 +298,7 @@ mod tests {
         let own = |base: &str, name: &str, legs: [u32; 2]| {
             let states = [("mirror-block-7-1", state(vec![mirror("m", [3, 2], &[1, 2, 3])]))];
             let wanted = mirror(name, legs, &[]).spec.table;
-            let wanted = Wanted { table: &wanted, own_name: Some(name) };
+            let wanted = Wanted { table: &wanted, name: Some(name), own_name: Some(name) };
             own_among(&states, &wanted, base).map(|(key, _)| key.to_owned())
         };
         let family = Some("mirror-block-7-1".to_owned());

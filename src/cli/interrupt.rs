@@ -63,7 +63,7 @@ impl Interrupt {
         server: UnixStream,
         (command, spec): (&Command, &DeviceSpec),
     ) -> Result<Reply, Failure> {
-        let disk = spec.table.params.family().disk;
+        let disk = spec.table.params.family().disk.unwrap_or("the device");
         let ours = server.try_clone()?;
         if self.with(|state| {
             state.asked = Some(ours);

@@ -39,7 +39,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
     match verb {
         Verb::Add(add) => return add::add_device(add),
         Verb::Create { name, table, file, options } => {
-            return add::create(name, table, file.as_deref(), &options);
+            return add::create(name, &table, file.as_deref(), &options);
         }
         Verb::Del { devices, all, force } => {
             unnamed::refuse_del(&devices, all)?;
@@ -100,8 +100,8 @@ fn offline(
     Ok(ExitCode::from(verdict?.exit_code()))
 }
 
-fn load(word: &str, line: &str, options: &cli::Loaded) -> Result<(), Failure> {
+fn load(word: &str, lines: &[String], options: &cli::Loaded) -> Result<(), Failure> {
     let common = cli::Common { force: options.force, ..cli::Common::unnamed() };
-    let spec = table::of_line(line, &common, options.source.as_deref())?;
+    let spec = table::of_lines(&lines.join("\n"), &common, options.source.as_deref())?;
     ask(word, |device| Command::Load { device, spec }).map(drop)
 }

@@ -63,6 +63,15 @@ fn disks_of(device: &DeviceObject) -> String {
         }
         Some(TargetObject::Origin(origin)) => origin.path.clone(),
         Some(TargetObject::Linear(linear)) => linear.path.clone(),
+        Some(TargetObject::Segments(segments)) => {
+            let mut paths: Vec<&str> = Vec::new();
+            for path in segments.iter().filter_map(|segment| segment.path.as_deref()) {
+                if !paths.contains(&path) {
+                    paths.push(path);
+                }
+            }
+            paths.join(" ")
+        }
         None => String::new(),
     }
 }
@@ -79,7 +88,7 @@ pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
     verdict(problems)
 }
 
-/// Prints a line for every device whose server answers.
+/// Prints the lines of every device whose server answers.
 pub(super) fn lines(
     words: &[String],
     line: impl Fn(&DeviceReport) -> String,
@@ -88,7 +97,12 @@ pub(super) fn lines(
     for device in &devices {
         let prefix = if words.len() == 1 { String::new() } else { format!("{}: ", device.name) };
         match must_answer(device) {
-            Ok(()) => print(&format!("{prefix}{}", line(device)))?,
+            Ok(()) => {
+                // A table of several lines has a status line for each.
+                for line in line(device).split('\n') {
+                    print(&format!("{prefix}{line}"))?;
+                }
+            }
             Err(why) => problems.push(why),
         }
     }

@@ -51,13 +51,13 @@ pub(super) fn of_flags(add: &Add) -> Result<DeviceSpec, Failure> {
     }
 }
 
-/// A device as a table line describes it, its device words turned into paths.
-pub(super) fn of_line(
-    line: &str,
+/// A device as table lines describe it, their device words turned into paths.
+pub(super) fn of_lines(
+    text: &str,
     common: &Common,
     source: Option<&Path>,
 ) -> Result<DeviceSpec, Failure> {
-    let table = Table::parse_table(line).map_err(|error| wrong_usage(error.to_string()))?;
+    let table = Table::parse_table(text).map_err(|error| wrong_usage(error.to_string()))?;
     let table = table.with_devices(|word| absolute(&device_of(word)))?;
     let source = source.map(|source| place_of(&table, source)).transpose()?;
     // Users of device-mapper see in the status that a snapshot is invalid, and need its device to

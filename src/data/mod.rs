@@ -12,4 +12,4 @@ pub use device::DeviceStats;
 pub use handle::{Handle, Left};
 pub use owner::Owner;
 pub use queue::QueueOptions;
-pub use thread::{DataThread, disk_limits, disk_on};
+pub use thread::{DataThread, ZEROES, disk_limits, disk_on};

@@ -22,13 +22,17 @@ use dm_targets::device::{Device, Opened};
 use dm_targets::disk::{Disk, Limits};
 use dm_targets::exec::Executor;
 use dm_targets::group::Group;
-use dm_targets::units::Sectors;
+use dm_targets::segments::target::NO_DISK;
+use dm_targets::units::{MAX_LEN, Sectors};
 
 use super::device::Served;
 use super::mailbox::Mailbox;
 use super::queue::{Queue, QueueOptions};
 use crate::ring::Ring;
 use crate::storage::OpenDisk;
+
+/// The kernel's device of zeroes.
+pub const ZEROES: &str = "/dev/zero";
 
 /// Everything on the data thread.
 pub struct DataThread {
@@ -98,6 +102,17 @@ impl DataThread {
     pub fn disk(&self, open: OpenDisk) -> Disk {
         let limits = disk_limits(&open);
         disk_on(&self.ring, open, limits)
+    }
+
+    /// A disk of zeroes: the kernel's, so that they also reach pages of users that this process does
+    /// not see.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn zeroes(&self) -> io::Result<Disk> {
+        let file = File::open(ZEROES)?;
+        let backend = self.ring.disk(OwnedFd::from(file), NO_DISK, MAX_LEN, Box::new(|_| None));
+        Ok(Disk::new(ZEROES, backend))
     }
 
     /// Adds a device for an opened target and serves its queues. Requests arrive once the kernel

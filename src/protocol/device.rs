@@ -59,7 +59,7 @@ impl DeviceSpec {
             recovery: true,
         };
         DeviceSpec {
-            table: Table::parse(line).unwrap(),
+            table: Table::parse_table(line).unwrap(),
             options,
             force: false,
             degraded: false,
@@ -70,7 +70,7 @@ impl DeviceSpec {
     }
 }
 
-/// A table, serialized as its line.
+/// A table, serialized as its lines.
 mod table_line {
     use dm_targets::table::Table;
     use serde::de::Error;
@@ -81,7 +81,7 @@ mod table_line {
     }
 
     pub fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Table, D::Error> {
-        Table::parse(&String::deserialize(from)?).map_err(D::Error::custom)
+        Table::parse_table(&String::deserialize(from)?).map_err(D::Error::custom)
     }
 }
 

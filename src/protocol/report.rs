@@ -142,6 +142,7 @@ pub enum TargetObject {
     Mirror(MirrorObject),
     Origin(OriginObject),
     Linear(LinearObject),
+    Segments(Vec<SegmentObject>),
 }
 
 /// How long exceptions live.
@@ -248,6 +249,17 @@ pub struct OriginObject {
 pub struct LinearObject {
     pub path: String,
     pub offset_bytes: u64,
+}
+
+/// A line of a table with several: an entry of `segments`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentObject {
+    pub start_bytes: u64,
+    pub size_bytes: u64,
+    pub target: String,
+    /// The disk of a `linear` segment.
+    pub path: Option<String>,
+    pub offset_bytes: Option<u64>,
 }
 
 /// The `stats` object.

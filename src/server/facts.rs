@@ -3,7 +3,7 @@
 use dm_targets::device::Device;
 use dm_targets::mirror::legs::ErrorCounts;
 use dm_targets::mirror::status::LegHealth;
-use dm_targets::mirror::target::{LegReport, Progress, Status};
+use dm_targets::mirror::target::{LegReport, Mirror, Progress, Status};
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::status::SnapshotStatus;
 use dm_targets::target::Target;
@@ -53,6 +53,20 @@ pub(super) struct MirrorFacts {
     pub(super) now_ms: u64,
 }
 
+impl MirrorFacts {
+    fn of(mirror: &Mirror, recovery: Option<Progress>, now_ms: u64) -> MirrorFacts {
+        MirrorFacts {
+            status: mirror.status(),
+            legs: mirror.legs().iter().map(LegFacts::of).collect(),
+            region_size: mirror.region_size(),
+            dirty_regions: mirror.dirty_regions(),
+            held: mirror.held(),
+            recovery,
+            now_ms,
+        }
+    }
+}
+
 pub(super) struct SnapshotFacts {
     pub(super) status: SnapshotStatus,
     pub(super) chunk_size: ChunkSize,
@@ -86,15 +100,7 @@ fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
         Target::Mirror(mirror) => {
             let recovery = mirror.recovery();
             facts.copy_bytes = recovery.map_or(0, |progress| progress.bytes);
-            facts.mirror = Some(MirrorFacts {
-                status: mirror.status(),
-                legs: mirror.legs().iter().map(LegFacts::of).collect(),
-                region_size: mirror.region_size(),
-                dirty_regions: mirror.dirty_regions(),
-                held: mirror.held(),
-                recovery,
-                now_ms,
-            });
+            facts.mirror = Some(MirrorFacts::of(mirror, recovery, now_ms));
         }
         Target::Snapshot(snapshot) => {
             let (usage, copied) = (snapshot.usage(), snapshot.stats());
@@ -125,7 +131,12 @@ fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
             });
         }
         // These targets have no status beyond their tables.
-        Target::Origin(_) | Target::Linear(_) | Target::Nothing => {}
+        Target::Origin(_)
+        | Target::Linear(_)
+        | Target::Error(_)
+        | Target::Zero(_)
+        | Target::Segments(_)
+        | Target::Nothing => {}
     }
     facts
 }

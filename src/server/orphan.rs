@@ -5,12 +5,13 @@ use std::fs;
 use std::path::Path;
 
 use dm_targets::mirror::table::Leg;
+use dm_targets::segments::table::{Segment, placed};
 use dm_targets::table::{Table, TargetParams};
-use dm_targets::units::{ChunkSize, Sectors};
+use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::protocol::{
     DeviceObject, DeviceReport, DeviceSpec, DeviceState, Health, LegObject, LinearObject,
-    MirrorObject, OriginObject, RunState, SnapshotObject, StoreWord, TargetObject,
+    MirrorObject, OriginObject, RunState, SegmentObject, SnapshotObject, StoreWord, TargetObject,
 };
 use crate::storage::DiskId;
 
@@ -55,7 +56,7 @@ pub fn report_with(
         parts: parts_of(&table.params),
         stats: None,
     };
-    let status = format!("0 {len} {target} {}", state.word());
+    let status = table.plain_status(len, state.word());
     let table = table.with_devices(|device| Ok::<_, Infallible>(word(device)));
     let table =
         table.map_or_else(|never| match never {}, |table| Table { len, ..table }.to_string());
@@ -121,6 +122,21 @@ pub fn parts_of(params: &TargetParams) -> Option<TargetObject> {
             path: linear.device.clone(),
             offset_bytes: linear.offset.bytes(),
         })),
+        TargetParams::Error | TargetParams::Zero => None,
+        TargetParams::Segments(segments) => {
+            Some(TargetObject::Segments(placed(segments).map(segment_object).collect()))
+        }
+    }
+}
+
+fn segment_object((start, segment): (Sector, &Segment)) -> SegmentObject {
+    let linear = segment.params.linear();
+    SegmentObject {
+        start_bytes: start.bytes(),
+        size_bytes: segment.len.bytes(),
+        target: segment.params.name().to_owned(),
+        path: linear.map(|linear| linear.device.clone()),
+        offset_bytes: linear.map(|linear| linear.offset.bytes()),
     }
 }
 
@@ -196,6 +212,26 @@ mod tests {
         assert_eq!((report.table.as_str(), report.status.as_str()), (line, "0 64 linear quiesced"));
         let json = serde_json::to_value(&report.object).unwrap();
         assert_eq!(json["linear"], json!({ "path": "/nonsense/a", "offset_bytes": 4096 }));
+    }
+
+    #[test]
+    fn a_dead_device_of_several_lines_shows_each() {
+        let lines = "0 8 linear /nonsense/a 8\n8 16 error\n24 40 zero";
+        let report = report(&state_of("l", lines), RunState::Quiesced, None);
+        let status = "0 8 linear quiesced\n8 16 error quiesced\n24 40 zero quiesced";
+        assert_eq!((report.table.as_str(), report.status.as_str()), (lines, status));
+        let json = serde_json::to_value(&report.object).unwrap();
+        assert_eq!((&json["target"], &json["size_bytes"]), (&json!("segments"), &json!(32768)));
+        let segment = |start: u64, size: u64, target: &str| {
+            json!({
+                "start_bytes": start, "size_bytes": size, "target": target, "path": null,
+                "offset_bytes": null,
+            })
+        };
+        let mut linear = segment(0, 4096, "linear");
+        (linear["path"], linear["offset_bytes"]) = (json!("/nonsense/a"), json!(4096));
+        let others = [segment(4096, 8192, "error"), segment(12288, 20480, "zero")];
+        assert_eq!(json["segments"], json!([linear, others[0], others[1]]));
     }
 
     #[test]

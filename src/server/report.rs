@@ -43,7 +43,7 @@ fn report(entry: &Device, facts: &Facts) -> DeviceReport {
         (_, Some(facts), Some(mirror)) => mirror_status(facts, mirror, &entry.deps).to_string(),
         _ => String::new(),
     };
-    let status = format!("0 {} {} {status}", facts.size, table.params.name()).trim_end().to_owned();
+    let status = table.plain_status(facts.size, &status);
     let word = |word: &str| Ok::<_, Infallible>(entry.deps.on_table_line(word));
     let table =
         table.with_devices(word).map_or_else(|never| match never {}, |table| table.to_string());

@@ -54,6 +54,23 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// What a device without disks can do: everything that disks can.
+    pub const NO_DISK: Limits = Limits {
+        logical_block_size: SMALL_BLOCK,
+        physical_block_size: SMALL_BLOCK,
+        io_min: SMALL_BLOCK,
+        io_opt: 0,
+        volatile_cache: false,
+        fua: false,
+        discard_max_bytes: u32::MAX as u64 * 512,
+        discard_granularity: SMALL_BLOCK,
+        write_zeroes_max_bytes: 0,
+        dma_alignment: 0,
+        max_sectors_kb: FILE_MAX_SECTORS_KB,
+        rotational: false,
+        read_only: false,
+    };
+
     /// The limits of an open block device.
     pub(super) fn of_block_device(file: &File, major: u32, minor: u32) -> io::Result<Limits> {
         let queue = queue_dir(&Path::new("/sys/dev/block").join(format!("{major}:{minor}")));

@@ -174,7 +174,12 @@ impl Group {
             Target::Merge(merge) => others.find(|(_, other)| {
                 matches!(other, Target::Origin(origin) if Rc::ptr_eq(merge.origin(), origin))
             }),
-            Target::Mirror(_) | Target::Linear(_) | Target::Nothing => None,
+            Target::Mirror(_)
+            | Target::Linear(_)
+            | Target::Error(_)
+            | Target::Zero(_)
+            | Target::Segments(_)
+            | Target::Nothing => None,
         };
         let (other, _) = other.filter(|_| !mutant::is(Mutant::MergeBesideOrigin))?;
         Some(format!("/dev/ublkb{other} is the origin's device: an origin has one device only"))

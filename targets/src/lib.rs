@@ -1,5 +1,5 @@
-//! device-mapper's snapshot, mirror and linear targets, and the two services that they use, over an
-//! abstract disk.
+//! device-mapper's snapshot, mirror, linear, error and zero targets, and the two services that they
+//! use, over an abstract disk.
 //!
 //! This crate is the data path of `ublk-dm`. It knows no ublk, no io_uring, no files, threads,
 //! clocks or logging: disks, memory and time are passed in through [`disk`], and it runs on the
@@ -20,8 +20,9 @@
 //! ([`ram`]).
 //!
 //! Modules use only those above them in this list: [`units`] and [`hash`], [`disk`] and [`exec`]
-//! with `gate`, [`io`] (dm-io), [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`] and
-//! [`linear`], which do not use each other, and [`table`]. Above them are [`target`], [`device`],
+//! with `gate`, [`io`] (dm-io), [`copy`] (kcopyd), [`request`], [`snapshot`], [`mirror`],
+//! [`linear`], [`error`] and [`zero`], which do not use each other, [`segments`] (several of the
+//! last three side by side), and [`table`]. Above them are [`target`], [`device`],
 //! [`stack`] (a device as a disk), [`origins`] and [`group`].
 //!
 //! # The rules that keep data safe
@@ -47,6 +48,7 @@
 pub mod copy;
 pub mod device;
 pub mod disk;
+pub mod error;
 pub mod exec;
 mod gate;
 pub mod group;
@@ -58,6 +60,7 @@ pub mod mutant;
 pub mod origins;
 pub mod ram;
 pub mod request;
+pub mod segments;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod snapshot;
@@ -66,3 +69,4 @@ pub mod table;
 pub mod target;
 pub mod units;
 pub mod words;
+pub mod zero;

@@ -200,6 +200,20 @@ pub enum Mutant {
     LinearFlushDropped,
     /// I10: a linear device's writes with FUA are durable only after a flush.
     LinearFuaDropped,
+    /// A request that crosses the border of a segment goes to the first segment as a whole.
+    SegmentBorderIgnored,
+    /// Each piece of a request has the beginning of its data.
+    SegmentDataFromStart,
+    /// Only the last piece of a request can fail.
+    SegmentErrorDropped,
+    /// I10: a flush reaches one disk of a table with several.
+    SegmentFlushesOne,
+    /// A segment without data acknowledges writes.
+    ErrorAcksWrites,
+    /// A read of zeroes leaves in memory what was there.
+    ZeroLeavesMemory,
+    /// I10: what a table has acknowledged is not flushed before another one replaces it.
+    SuspendLeavesUnflushed,
 }
 
 #[cfg(any(test, feature = "sim"))]

@@ -62,7 +62,12 @@ impl Origins {
                 Target::Origin(used) => Rc::ptr_eq(used, origin),
                 Target::Snapshot(snapshot) => snapshot.is_of(origin.disk()),
                 Target::Merge(merge) => Rc::ptr_eq(merge.origin(), origin),
-                Target::Mirror(_) | Target::Linear(_) | Target::Nothing => false,
+                Target::Mirror(_)
+                | Target::Linear(_)
+                | Target::Error(_)
+                | Target::Zero(_)
+                | Target::Segments(_)
+                | Target::Nothing => false,
             })
         };
         self.used.borrow_mut().retain(|key, origin| {

@@ -55,6 +55,8 @@ pub enum TargetError {
     Invalid,
     /// The snapshot is full.
     Full,
+    /// There is an `error` target, or no target, at that place of the device.
+    Error,
     /// The target has no such operation.
     Unsupported,
     /// The target was suspended before the request could be carried out: it is for the next table.
@@ -73,6 +75,7 @@ impl TargetError {
             TargetError::Disk(error) => error.errno,
             TargetError::Invalid
             | TargetError::Full
+            | TargetError::Error
             | TargetError::Requeue
             | TargetError::Ending
             | TargetError::Unrecorded => Errno::EIO,
@@ -93,6 +96,7 @@ impl fmt::Display for TargetError {
             TargetError::Disk(error) => error.fmt(f),
             TargetError::Invalid => write!(f, "the snapshot is invalid"),
             TargetError::Full => write!(f, "the snapshot's COW is full"),
+            TargetError::Error => write!(f, "the device's table has an error target there"),
             TargetError::Unsupported => write!(f, "operation not supported"),
             TargetError::Unrecorded => write!(
                 f,

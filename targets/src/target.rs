@@ -6,16 +6,20 @@
 
 use std::rc::Rc;
 
-use crate::disk::Limits;
+use crate::disk::{Disk, Limits};
+use crate::error::target::Error;
 use crate::exec::Executor;
 use crate::linear::target::Linear;
 use crate::mirror::target::Mirror;
+use crate::mutant::{self, Mutant};
 use crate::request::{Request, TargetError};
+use crate::segments::target::{NO_DISK, Segments};
 use crate::snapshot::Cause;
 use crate::snapshot::merge::Merge;
 use crate::snapshot::origin::Origin;
 use crate::snapshot::target::Snapshot;
 use crate::units::Sectors;
+use crate::zero::target::Zero;
 
 /// What a device does with its requests.
 #[derive(Clone)]
@@ -30,6 +34,12 @@ pub enum Target {
     Mirror(Rc<Mirror>),
     /// A range of a disk.
     Linear(Rc<Linear>),
+    /// A range that fails.
+    Error(Rc<Error>),
+    /// A range of zeroes.
+    Zero(Rc<Zero>),
+    /// Several ranges, side by side.
+    Segments(Rc<Segments>),
     /// A suspended device between two targets.
     Nothing,
 }
@@ -43,6 +53,9 @@ impl Target {
             Target::Merge(merge) => merge.handle(request).await,
             Target::Mirror(mirror) => mirror.handle(request).await,
             Target::Linear(linear) => linear.handle(request).await,
+            Target::Error(error) => error.handle(request),
+            Target::Zero(zero) => zero.handle(request).await,
+            Target::Segments(segments) => segments.handle(request).await,
             Target::Nothing => Err(TargetError::Requeue),
         }
     }
@@ -55,6 +68,9 @@ impl Target {
             Target::Merge(merge) => Some(merge.len()),
             Target::Mirror(mirror) => Some(mirror.len()),
             Target::Linear(linear) => Some(linear.size()),
+            Target::Error(error) => Some(error.size()),
+            Target::Zero(zero) => Some(zero.size()),
+            Target::Segments(segments) => Some(segments.size()),
             Target::Nothing => None,
         }
     }
@@ -67,6 +83,8 @@ impl Target {
             Target::Merge(merge) => Some(merge.limits()),
             Target::Mirror(mirror) => Some(mirror.limits()),
             Target::Linear(linear) => Some(linear.limits()),
+            Target::Error(_) | Target::Zero(_) => Some(NO_DISK),
+            Target::Segments(segments) => Some(segments.limits()),
             Target::Nothing => None,
         }
     }
@@ -83,7 +101,12 @@ impl Target {
             Target::Merge(merge) => {
                 merge.activate(executor).await.map_err(|error| error.to_string())
             }
-            Target::Origin(_) | Target::Linear(_) | Target::Nothing => Ok(()),
+            Target::Origin(_)
+            | Target::Linear(_)
+            | Target::Error(_)
+            | Target::Zero(_)
+            | Target::Segments(_)
+            | Target::Nothing => Ok(()),
             Target::Mirror(mirror) => {
                 mirror.activate(executor).await.map_err(|error| error.to_string())
             }
@@ -105,7 +128,11 @@ impl Target {
                 unflushed(merge.origin())
             }
             Target::Origin(origin) => unflushed(origin),
-            Target::Linear(_) | Target::Nothing => Ok(()),
+            Target::Linear(_)
+            | Target::Error(_)
+            | Target::Zero(_)
+            | Target::Segments(_)
+            | Target::Nothing => Ok(()),
             Target::Mirror(mirror) => {
                 mirror.close().await;
                 Ok(())
@@ -119,7 +146,13 @@ impl Target {
         match self {
             Target::Mirror(mirror) => mirror.suspend(noflush).await,
             Target::Merge(merge) => merge.suspend().await,
-            Target::Snapshot(_) | Target::Origin(_) | Target::Linear(_) | Target::Nothing => {}
+            Target::Snapshot(_)
+            | Target::Origin(_)
+            | Target::Linear(_)
+            | Target::Error(_)
+            | Target::Zero(_)
+            | Target::Segments(_)
+            | Target::Nothing => {}
         }
     }
 
@@ -142,7 +175,9 @@ impl Target {
             // What these have acknowledged is on their disks, as far as they could be flushed.
             Target::Origin(origin) => unflushed(origin),
             Target::Merge(merge) => unflushed(merge.origin()),
-            Target::Mirror(_) | Target::Linear(_) | Target::Nothing => Ok(()),
+            // Another table may be on other disks, and its users' flushes do not reach these.
+            Target::Linear(_) | Target::Segments(_) => self.flush().await,
+            Target::Mirror(_) | Target::Error(_) | Target::Zero(_) | Target::Nothing => Ok(()),
         }
     }
 
@@ -154,7 +189,8 @@ impl Target {
             Target::Merge(merge) => merge.logical_block_bytes(),
             Target::Mirror(mirror) => mirror.logical_block_bytes(),
             Target::Linear(linear) => linear.disk().limits().logical_block_bytes,
-            Target::Nothing => 512,
+            Target::Segments(segments) => segments.limits().logical_block_bytes,
+            Target::Error(_) | Target::Zero(_) | Target::Nothing => 512,
         }
     }
 
@@ -163,8 +199,37 @@ impl Target {
         match self {
             Target::Mirror(mirror) => mirror.resume().await,
             Target::Merge(merge) => merge.resume(),
-            Target::Snapshot(_) | Target::Origin(_) | Target::Linear(_) | Target::Nothing => {}
+            Target::Snapshot(_)
+            | Target::Origin(_)
+            | Target::Linear(_)
+            | Target::Error(_)
+            | Target::Zero(_)
+            | Target::Segments(_)
+            | Target::Nothing => {}
         }
+    }
+
+    /// The open disk of a line of the table, if the line is a range of one.
+    pub fn disk_of_line(&self, line: usize) -> Option<Disk> {
+        match self {
+            Target::Linear(linear) => (line == 0).then(|| linear.disk().clone()),
+            Target::Segments(segments) => segments.segments().nth(line)?.disk().cloned(),
+            _ => None,
+        }
+    }
+
+    /// Makes durable what ranges of disks have acknowledged.
+    async fn flush(&self) -> Result<(), String> {
+        if mutant::is(Mutant::SuspendLeavesUnflushed) {
+            return Ok(());
+        }
+        let flushed = match self {
+            Target::Linear(linear) => linear.disk().flush().await,
+            Target::Segments(segments) => segments.flush().await,
+            _ => Ok(()),
+        };
+        let lost = "acknowledged writes that were not flushed may be lost";
+        flushed.map_err(|error| format!("{error}; {lost}"))
     }
 }
 

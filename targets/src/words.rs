@@ -17,6 +17,11 @@ impl TableError {
     pub(crate) fn new(text: impl Into<String>) -> TableError {
         TableError(text.into())
     }
+
+    /// The error of one of several lines, with the line's number.
+    pub(crate) fn on_line(self, number: usize) -> TableError {
+        TableError(format!("line {number}: {}", self.0))
+    }
 }
 
 impl fmt::Display for TableError {
@@ -111,6 +116,23 @@ impl Words {
             None => Ok(()),
         }
     }
+}
+
+/// The lines of a text with their numbers, from 1. An escaped end of line is part of a word.
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let (mut rest, mut number) = (Some(text), 0);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut is_escaped = false;
+        let end = text.bytes().position(|byte| {
+            let ends = byte == b'\n' && !is_escaped;
+            is_escaped = byte == b'\\' && !is_escaped;
+            ends
+        });
+        number += 1;
+        rest = end.map(|end| &text[end + 1..]);
+        Some((number, end.map_or(text, |end| &text[..end])))
+    })
 }
 
 /// The characters that end a word; only ASCII ones, so a name in any script is one word.

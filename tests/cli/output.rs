@@ -328,6 +328,40 @@ fn one_leg_is_a_leg() {
 }
 
 #[test]
+fn a_table_is_given_line_by_line_in_a_file_or_on_stdin() {
+    let dir = TempDir::new().expect("a directory");
+    let (rundir, file) = (dir.path().join("run"), dir.path().join("table"));
+    let (first, second) = ("0 8 linear /dev/null 0", "9 8 zero");
+    fs::write(&file, format!("# two lines\n{first}\n\n{second}\n")).expect("a file");
+    let file = file.to_str().expect("text");
+    let gap = "start 9: leaves a gap; it must be 8";
+    for (arguments, line) in [
+        (&["create", "l", "--table", first, "--table", second][..], 2),
+        (&["create", "l", file], 4),
+    ] {
+        let output = ublk_dm(&rundir).args(arguments).output().expect("it starts");
+        let said = refused(&output, 2);
+        assert_eq!(said.trim_end(), format!("ublk-dm: line {line}: {gap}"), "{arguments:?}");
+    }
+    let input = fs::File::open(file).expect("a file");
+    let output = ublk_dm(&rundir).args(["create", "l"]).stdin(input).output().expect("it starts");
+    assert_eq!(refused(&output, 2).trim_end(), format!("ublk-dm: line 4: {gap}"));
+    for (lines, why) in [
+        (["0 8 zero", "8 8 mirror core 1 8 2 a 0 b 0"], "line 2: target mirror: must be the only"),
+        (["0 8 error", "0 8 error"], "line 2: start 0: overlaps the lines before"),
+        (["0 8 error 0", "8 8 zero"], "line 1: error: \"0\" is one argument too many"),
+    ] {
+        for verb in ["create", "load"] {
+            let arguments = [verb, "l", "--table", lines[0], "--table", lines[1]];
+            let output = ublk_dm(&rundir).args(arguments).output().expect("it starts");
+            let said = refused(&output, 2);
+            assert!(said.contains(why), "{said}");
+        }
+    }
+    assert!(!rundir.exists(), "a refused command line has made the run directory");
+}
+
+#[test]
 fn a_linear_line_that_means_nothing_is_wrong_usage() {
     let dir = TempDir::new().expect("a directory");
     let rundir = dir.path().join("run");

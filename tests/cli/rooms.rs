@@ -36,7 +36,7 @@ const SERVER: [Arrows; 13] = [
     ("failure", &[]),
 ];
 /// The rooms of `targets/src/`, likewise.
-const TARGETS: [Arrows; 22] = [
+const TARGETS: [Arrows; 25] = [
     ("lib", &[]),
     (
         "group",
@@ -45,9 +45,18 @@ const TARGETS: [Arrows; 22] = [
     ("origins", &["target", "snapshot", "mutant"]),
     ("stack", &["device", "request", "exec", "disk", "mutant", "units"]),
     ("device", &["target", "request", "gate", "exec"]),
-    ("target", &["linear", "mirror", "snapshot", "request", "exec", "disk", "units"]),
+    (
+        "target",
+        &[
+            "segments", "zero", "error", "linear", "mirror", "snapshot", "request", "exec", "disk",
+            "mutant", "units",
+        ],
+    ),
     ("sim", &["snapshot", "exec", "disk", "units"]),
-    ("table", &["linear", "mirror", "snapshot", "words", "units"]),
+    ("table", &["segments", "linear", "mirror", "snapshot", "words", "units"]),
+    ("segments", &["zero", "error", "linear", "request", "disk", "mutant", "units"]),
+    ("zero", &["request", "disk", "mutant", "units"]),
+    ("error", &["request", "mutant", "units"]),
     ("linear", &["request", "disk", "words", "mutant", "units"]),
     ("mirror", &["copy", "request", "gate", "exec", "disk", "words", "mutant", "hash", "units"]),
     (

@@ -32,6 +32,7 @@ mod ownership;
 mod pattern;
 mod scenarios;
 mod seeded;
+mod segments;
 mod stack;
 mod stacked;
 mod unmake;

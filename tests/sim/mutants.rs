@@ -9,7 +9,8 @@ use crate::behaviour;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
 use crate::{
-    departed, exhaustive, faults, journal, linear, merge, origins, scenarios, seeded, unmake,
+    departed, exhaustive, faults, journal, linear, merge, origins, scenarios, seeded, segments,
+    unmake,
 };
 
 /// All mutants, each with the workloads that should detect it first.
@@ -140,22 +141,25 @@ fn every_mutant_is_killed() {
     }
     killed += mirror_mutants_killed() + linear_mutants_killed() + merge_mutants_killed();
     let all = MUTANTS.iter().chain(&mirror::MUTANTS).chain(&merge::mutants::MUTANTS);
-    let all = all.map(|(mutant, _)| mutant).chain(&linear::MUTANTS);
+    let all = all.map(|(mutant, _)| mutant).chain(&linear::MUTANTS).chain(&segments::MUTANTS);
     let all = all.filter(|mutant| is_chosen(**mutant)).count();
     println!("mutants={killed}/{all}");
     assert_eq!(killed, all);
 }
 
+/// Of devices that are made of ranges.
 fn linear_mutants_killed() -> usize {
     let kill = |mutant: &Mutant| {
-        let fault = linear::kill(*mutant);
+        let of_linear = linear::MUTANTS.contains(mutant);
+        let fault = if of_linear { linear::kill(*mutant) } else { segments::kill(*mutant) };
         match &fault {
-            Some(fault) => println!("mutant {mutant:?} killed by linear: {fault}"),
+            Some(fault) => println!("mutant {mutant:?} killed by ranges: {fault}"),
             None => println!("mutant {mutant:?} SURVIVES"),
         }
         fault.is_some()
     };
-    linear::MUTANTS.into_iter().filter(|mutant| is_chosen(*mutant)).filter(kill).count()
+    let mutants = linear::MUTANTS.into_iter().chain(segments::MUTANTS);
+    mutants.filter(|mutant| is_chosen(*mutant)).filter(kill).count()
 }
 
 fn merge_mutants_killed() -> usize {

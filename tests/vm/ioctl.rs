@@ -141,7 +141,7 @@ pub fn dm_remove(name: &str) -> io::Result<()> {
     result.map(|_| ())
 }
 
-/// The status or the table line, as `dmsetup status` and `dmsetup table` print it.
+/// The status or the table lines, as `dmsetup status` and `dmsetup table` print them.
 pub fn dm_line(name: &str, table: bool) -> io::Result<String> {
     let bytes = request(TABLE_STATUS, name, if table { STATUS_TABLE } else { 0 }, 0, &[])?;
     let start = us(u64::from(u32::from_le_bytes(bytes[16..20].try_into().expect("4 bytes"))));
@@ -150,14 +150,16 @@ pub fn dm_line(name: &str, table: bool) -> io::Result<String> {
         String::from_utf8_lossy(&bytes[from..end]).into_owned()
     };
     let number = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
-    let line = format!(
-        "{} {} {} {}",
-        number(start),
-        number(start + 8),
-        text(start + 24),
-        text(start + SPEC)
-    );
-    Ok(line.trim_end().to_string())
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
+    let (mut at, mut lines) = (start, Vec::new());
+    for _ in 0..word(20) {
+        let words = (number(at), number(at + 8), text(at + 24), text(at + SPEC));
+        let line = format!("{} {} {} {}", words.0, words.1, words.2, words.3);
+        lines.push(line.trim_end().to_string());
+        // Where the next line is, from the first one on.
+        at = start + us(u64::from(word(at + 20)));
+    }
+    Ok(lines.join("\n"))
 }
 
 /// Discards a whole device.

@@ -83,7 +83,13 @@ impl<M: Machine> Administrator<M> {
                 self.prepare_origin(&origin, spec, again)
             }
             TargetParams::Mirror(mirror) => self.prepare_mirror(&mirror, spec, name, again),
-            TargetParams::Linear(linear) => self.prepare_linear(&linear, spec, again),
+            params @ (TargetParams::Linear(_)
+            | TargetParams::Error
+            | TargetParams::Zero
+            | TargetParams::Segments(_)) => {
+                let lines = params.segments(spec.table.len).unwrap_or_default();
+                self.prepare_segments(lines, spec, again, None)
+            }
         }
     }
 

@@ -26,6 +26,11 @@ impl Deps {
         self.0.get(word).map(|(id, _)| *id)
     }
 
+    /// How a disk is recognized later, and whether it is there.
+    pub(super) fn of(&self, disk: DiskId) -> Option<KnownDisk> {
+        self.0.values().find(|(id, _)| *id == disk).map(|(_, known)| known.clone())
+    }
+
     /// A word's disk as a table line names it: `MAJ:MIN`, or the path of a file.
     pub fn on_table_line(&self, word: &str) -> String {
         self.id(word).map_or_else(|| word.to_owned(), |id| id.on_table_line(word))

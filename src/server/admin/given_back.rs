@@ -33,7 +33,8 @@ impl<M: Machine> Administrator<M> {
             return Err(self.given_back(origin, id, before, why));
         }
         if let Some(entry) = self.devices.get_mut(&id) {
-            entry.deps.retain(&[entry.spec.table.params.family().disk.to_owned()]);
+            let origin = entry.spec.table.params.family().disk.map(str::to_owned);
+            entry.deps.retain(&origin.into_iter().collect::<Vec<_>>());
         }
         Ok(())
     }

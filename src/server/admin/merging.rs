@@ -51,7 +51,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Whether a loaded table is for the origin's device that has the other one.
     pub(super) fn is_same_origin(old: &DeviceSpec, new: &DeviceSpec) -> bool {
-        let origin = |spec: &DeviceSpec| spec.table.params.family().disk.to_owned();
+        let origin = |spec: &DeviceSpec| spec.table.params.family().disk.map(str::to_owned);
         is_origins(old) && is_origins(new) && origin(old) == origin(new)
     }
 

@@ -17,6 +17,11 @@ pub trait Thread: 'static {
     fn group(&self) -> &Group;
     /// Makes an open disk usable by targets.
     fn disk(&self, open: Self::Open) -> Disk;
+    /// A disk of zeroes, as long as any disk can be.
+    ///
+    /// # Errors
+    /// The system does not have it.
+    fn zeroes(&self) -> Result<Disk, Reason>;
 }
 
 /// How other threads have jobs done on that thread. Clones reach the same one.

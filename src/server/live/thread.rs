@@ -6,7 +6,7 @@ use std::rc::Rc;
 use dm_targets::disk::Disk;
 use dm_targets::group::Group;
 
-use crate::data::{DataThread, Handle};
+use crate::data::{DataThread, Handle, ZEROES};
 use crate::failure::{Failure, Reason};
 use crate::server::admin::thread::{Caller, Thread};
 use crate::storage::OpenDisk;
@@ -20,6 +20,10 @@ impl Thread for DataThread {
 
     fn disk(&self, open: OpenDisk) -> Disk {
         DataThread::disk(self, open)
+    }
+
+    fn zeroes(&self) -> Result<Disk, Reason> {
+        DataThread::zeroes(self).map_err(|why| Reason::from(why).context(ZEROES))
     }
 }
 

@@ -26,6 +26,8 @@ fn lines_in_the_kernels_form_are_printed_as_they_were() {
         "0 8192 snapshot-origin 254:0",
         "0 8192 linear 254:0 0",
         "0 8192 linear 254:0 18014398509473791",
+        "0 8192 error",
+        "0 8192 zero",
         "0 8192 mirror core 1 1024 2 1:2 0 254:0 0",
         "0 8192 mirror core 2 1024 nosync 2 1:2 0 254:0 0 2 handle_errors keep_log",
         "0 8192 mirror disk 3 1:1 1024 nosync 2 1:2 0 254:0 0",
@@ -97,6 +99,8 @@ fn refusals_name_the_argument() {
             "0 8 linear a 18446744073709551615",
             "linear: offset 18446744073709551615: the device would end",
         ),
+        ("0 8 error 0", "error: \"0\" is one argument too many"),
+        ("0 8 zero a", "zero: \"a\" is one argument too many"),
         ("0 8 linear a 18446744073709551616", "linear: offset \"18446744073709551616\": too large"),
         ("0 8 snapshot-origin", "snapshot-origin: origin device is missing"),
         ("0 8 snapshot-origin a b", "snapshot-origin: \"b\" is one argument too many"),
@@ -168,12 +172,16 @@ fn mirror_refusals_name_the_argument() {
 }
 
 #[test]
-fn a_table_is_one_line() {
+fn comments_and_empty_lines_are_skipped() {
     let table = "# the data volume\n\n0 8192 snapshot-origin 254:0\n";
     assert_eq!(Table::parse_table(table).unwrap().to_string(), "0 8192 snapshot-origin 254:0");
     assert_eq!(Table::parse_table("#\n").unwrap_err().to_string(), "the table is empty");
-    let two = Table::parse_table("0 8 snapshot-origin a\n8 8 snapshot-origin b").unwrap_err();
-    assert!(two.to_string().starts_with("the table has more than one line"));
+    let table = "# two disks\r\n 0 8 linear a 8 \r\n\n#\n\t8 16 error\n";
+    let table = Table::parse_table(table).unwrap();
+    assert_eq!(
+        (table.len, table.to_string().as_str()),
+        (Sectors(24), "0 8 linear a 8\n8 16 error")
+    );
 }
 
 /// Device words with all characters that must be quoted.
@@ -242,6 +250,8 @@ fn line() -> impl Strategy<Value = Table> {
                 device,
                 offset: Sector(offset)
             })),
+            Just(TargetParams::Error),
+            Just(TargetParams::Zero),
         ]
     };
     (12..40_u32, any::<u64>()).prop_flat_map(move |(bits, random)| {
@@ -250,12 +260,26 @@ fn line() -> impl Strategy<Value = Table> {
     })
 }
 
+/// A table of several lines.
+fn several() -> impl Strategy<Value = Table> {
+    let linear = (device(), 0..1_u64 << 40).prop_map(|(device, offset)| {
+        SegmentParams::Linear(Linear { device, offset: Sector(offset) })
+    });
+    let params = prop_oneof![linear, Just(SegmentParams::Error), Just(SegmentParams::Zero)];
+    let segment =
+        (1..1_u64 << 40, params).prop_map(|(len, params)| Segment { len: Sectors(len), params });
+    prop::collection::vec(segment, 2..6).prop_map(|segments| {
+        let len = Sectors(segments.iter().map(|segment| segment.len.0).sum());
+        Table { len, params: TargetParams::Segments(segments) }
+    })
+}
+
 /// A line with some characters changed, doubled or removed: nearly valid, so it gets further into
 /// the parser than random text.
 fn damaged() -> impl Strategy<Value = String> {
     let changes =
         prop::collection::vec((any::<prop::sample::Index>(), "[ 0-9a-zA-Z:/\\\\-]{0,3}"), 1..4);
-    (line(), changes).prop_map(|(line, changes)| {
+    (prop_oneof![line(), several()], changes).prop_map(|(line, changes)| {
         let mut text: Vec<char> = line.to_string().chars().collect();
         for (at, new) in changes {
             let at = at.index(text.len().max(1)).min(text.len());
@@ -288,8 +312,12 @@ fn a_line_says_which_devices_share_a_server() {
         ("0 8 snapshot-origin a", "", "a", "origin"),
         ("0 8 mirror disk 2 log 2 2 a 0 b 0", "mirror-", "a", "mirror"),
         ("0 8 linear a 8", "linear-", "a", "linear"),
+        ("0 8 zero\n8 8 linear a 8\n16 8 linear b 8", "linear-", "a", "linear"),
+        ("0 8 error", "linear-", "", "error"),
+        ("0 8 zero\n8 8 error", "linear-", "", "linear"),
     ] {
-        let params = Table::parse(text).unwrap().params;
+        let params = Table::parse_table(text).unwrap().params;
+        let disk = Some(disk).filter(|disk| !disk.is_empty());
         assert_eq!(
             (params.family(), params.short_name()),
             (Family { disk, prefix }, name),
@@ -302,10 +330,16 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
     #[test]
     fn a_damaged_line_is_refused_in_one_line_or_means_something(text in damaged()) {
-        match Table::parse(&text) {
-            Ok(line) => prop_assert_eq!(Table::parse(&line.to_string()), Ok(line)),
+        match Table::parse_table(&text) {
+            Ok(line) => prop_assert_eq!(Table::parse_table(&line.to_string()), Ok(line)),
             Err(error) => prop_assert!(!error.to_string().contains('\n'), "{}", error),
         }
+    }
+
+    #[test]
+    fn every_table_survives_printing(table in prop_oneof![line(), several()]) {
+        let text = table.to_string();
+        prop_assert_eq!(Table::parse_table(&text), Ok(table), "{}", text);
     }
 
     #[test]

@@ -8,9 +8,14 @@ use std::rc::Rc;
 use dm_targets::disk::Disk;
 use dm_targets::exec::Executor;
 use dm_targets::group::Group;
+use dm_targets::sim::disk::{DiskConfig, SimDisk};
+use dm_targets::sim::image::Image;
+use dm_targets::sim::trace::Trace;
+use dm_targets::units::Sectors;
 
 use super::open::{Held, SimOpen};
 use super::site::Site;
+use super::town::SECTORS;
 use crate::failure::Reason;
 use crate::server::admin::machine::{Caller, Thread};
 
@@ -30,6 +35,12 @@ impl Thread for SimThread {
     fn disk(&self, open: SimOpen) -> Disk {
         let disk = self.site.disks[open.slot].disk.borrow().clone();
         Held::disk(&open.path, disk, open.hold)
+    }
+
+    fn zeroes(&self) -> Result<Disk, Reason> {
+        let config = DiskConfig { immediate: true, volatile_cache: false, ..DiskConfig::default() };
+        let (image, trace) = (Image::zeroes(Sectors(SECTORS as u64)), Trace::default());
+        Ok(SimDisk::new("zeroes", config, image, &self.site.host, &trace).disk())
     }
 }
 

@@ -25,6 +25,7 @@ mod kept;
 mod kill;
 mod leaving;
 mod linear;
+mod lines;
 mod live;
 mod lost;
 mod merge;
@@ -74,6 +75,7 @@ pub fn all() -> Vec<Case> {
     all.extend(verbs::cases());
     all.extend(tables::cases());
     all.extend(linear::cases());
+    all.extend(lines::cases());
     all.extend(hangs::cases());
     all.extend(inherited::cases());
     all.extend(process::cases());

@@ -144,7 +144,11 @@ fn sole_disk(params: &TargetParams) -> Option<&str> {
             Some(&snapshot.cow)
         }
         TargetParams::Mirror(mirror) => mirror.log_device(),
-        TargetParams::SnapshotOrigin { .. } | TargetParams::Linear(_) => None,
+        TargetParams::SnapshotOrigin { .. }
+        | TargetParams::Linear(_)
+        | TargetParams::Error
+        | TargetParams::Zero
+        | TargetParams::Segments(_) => None,
     }
 }
 
@@ -179,7 +183,8 @@ pub(super) fn check_range(disk: &impl OpenDisk, start: Sector, len: Sectors) -> 
     check_place(&disk.path(), start, len, disk.size(), disk.limits().logical_block_size)
 }
 
-fn check_place(
+/// The same for a disk that is not at hand.
+pub(super) fn check_place(
     path: &str,
     start: Sector,
     len: Sectors,

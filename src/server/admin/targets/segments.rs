@@ -1,0 +1,272 @@
+//! Tables of `linear`, `error` and `zero` before the kernel adds their device, or before they
+//! replace the table of one: the disks are opened, claimed and judged, nothing is written.
+//!
+//! Rules kept here: a disk of several lines is opened once, so that one flush covers it; and a disk
+//! that the replaced table has as well keeps its handle, and with that its claim: no other program
+//! can take it between the two tables.
+
+use std::rc::Rc;
+
+use dm_targets::device::Opened;
+use dm_targets::disk::Disk;
+use dm_targets::error::target::Error;
+use dm_targets::linear::target::Linear;
+use dm_targets::segments::table::{Segment as Line, SegmentParams, placed};
+use dm_targets::segments::target::{Segment, Segments};
+use dm_targets::target::Target;
+use dm_targets::units::{Sector, Sectors};
+use dm_targets::zero::target::Zero;
+
+use super::disks::{Sharing, check_place, discard_of};
+use crate::failure::Reason;
+use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
+use crate::server::admin::devices::{Deps, no_device};
+use crate::server::admin::held::Held;
+use crate::server::admin::machine::{Machine, OpenDisk, Thread};
+use crate::server::admin::new_device::NewDevice;
+use crate::server::admin::state::Administrator;
+use crate::storage::{Access, Claim, DiskId, Limits};
+use crate::ublk::device;
+
+/// The memory of a new device's users is aligned as if its disks needed what most disks do, so that
+/// a later table's may: to 512 bytes, which is the block layer's own default.
+const LATER_DMA_MASK: u32 = 511;
+
+/// Where the handle of a disk comes from.
+enum Handle<D> {
+    /// It has just been opened.
+    Opened(D),
+    /// The table that is replaced has it, in this line.
+    Kept(usize),
+}
+
+/// A disk of a table.
+struct Below<D> {
+    id: DiskId,
+    handle: Handle<D>,
+    limits: Limits,
+    read_only: bool,
+    shared: bool,
+}
+
+/// The disks of a table, each once.
+struct Disks<D> {
+    disks: Vec<Below<D>>,
+    /// For each line, the place of its disk among them.
+    of_line: Vec<Option<usize>>,
+    deps: Deps,
+}
+
+impl<M: Machine> Administrator<M> {
+    /// Opens the disks and the target of a table; `over`: the device whose table it replaces.
+    pub(in crate::server::admin) fn prepare_segments(
+        &mut self,
+        lines: Vec<Line>,
+        mut spec: DeviceSpec,
+        again: Option<&KnownDisks>,
+        over: Option<u32>,
+    ) -> Result<NewDevice<M>, Reason> {
+        if again.is_none() {
+            self.refuse_circle_of(&spec.table.params)?;
+        }
+        let Disks { disks, of_line, deps } = self.open_lines(&lines, &spec, again, over)?;
+        let limits: Vec<_> = disks.iter().map(|disk| disk.limits).collect();
+        check_borders(&lines, &limits)?;
+        spec.force = disks.iter().any(|disk| disk.shared);
+        let read_only = disks.iter().any(|disk| disk.read_only) || spec.options.read_only;
+        let target = self.open_segments(&lines, disks, of_line, over)?;
+        let offset = match lines.as_slice() {
+            [Line { params: SegmentParams::Linear(linear), .. }] => linear.offset,
+            _ => Sector(0),
+        };
+        let limits = if limits.is_empty() { vec![Limits::NO_DISK] } else { limits };
+        let limits: Vec<_> = limits.iter().collect();
+        // A later table may be on a disk with a volatile cache, which would not be flushed without
+        // flushes from users. Where there is no such cache they cost nothing.
+        let (len, discard) = (spec.table.len, discard_of(&limits, offset));
+        let mut params = device::params(&limits, true, len, read_only, discard);
+        if over.is_none() {
+            let widest = |mask: u32| mask.max(LATER_DMA_MASK);
+            params.dma_alignment_mask = params.dma_alignment_mask.map(widest);
+        }
+        Ok(NewDevice { params, target, deps, read_only, spec, cow: None, note: None })
+    }
+
+    /// Opens the disks of lines, and checks that each line fits on its own.
+    fn open_lines(
+        &self,
+        lines: &[Line],
+        spec: &DeviceSpec,
+        again: Option<&KnownDisks>,
+        over: Option<u32>,
+    ) -> Result<Disks<M::Open>, Reason> {
+        let sharing = Sharing::of(spec.force, again.is_some());
+        let mut opened: Vec<(Below<M::Open>, Sectors)> = Vec::new();
+        let (mut of_line, mut deps) = (Vec::new(), Deps::default());
+        for Line { len, params } in lines {
+            let Some(linear) = params.linear() else {
+                of_line.push(None);
+                continue;
+            };
+            let path = linear.device.as_str();
+            let id = self.machine.disk_at(path);
+            let place = opened.iter().position(|(disk, _)| Some(disk.id) == id);
+            let place = match (place, id.and_then(|id| self.line_on(over?, id))) {
+                (Some(place), _) => place,
+                (None, Some(line)) => {
+                    // Nothing is read or written through this handle.
+                    let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
+                    let limits = *disk.limits();
+                    let (read_only, shared) = (limits.read_only, self.is_shared(over, disk.id()));
+                    let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
+                    deps.insert(path, disk.id(), known);
+                    let (id, size) = (disk.id(), disk.size());
+                    let handle = Handle::Kept(line);
+                    opened.push((Below { id, handle, limits, read_only, shared }, size));
+                    opened.len() - 1
+                }
+                (None, None) => {
+                    if !spec.force && again.is_none() {
+                        self.refuse_used(path, id)?;
+                    }
+                    let (disk, shared) = self.open_as_it_is(path, sharing.of_one(path, again))?;
+                    let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
+                    deps.insert(path, disk.id(), known);
+                    let (id, limits, size) = (disk.id(), *disk.limits(), disk.size());
+                    let (read_only, handle) = (disk.is_read_only(), Handle::Opened(disk));
+                    opened.push((Below { id, handle, limits, read_only, shared }, size));
+                    opened.len() - 1
+                }
+            };
+            let (disk, size) = &opened[place];
+            if let Some(known) = deps.of(disk.id) {
+                deps.insert(path, disk.id, known);
+            }
+            check_place(path, linear.offset, *len, *size, disk.limits.logical_block_size)?;
+            of_line.push(Some(place));
+        }
+        let disks = opened.into_iter().map(|(disk, _)| disk).collect();
+        Ok(Disks { disks, of_line, deps })
+    }
+
+    /// Refuses a disk that another device of this server uses.
+    fn refuse_used(&self, path: &str, id: Option<DiskId>) -> Result<(), Reason> {
+        let uses = |deps: &Deps| id.is_some_and(|id| deps.has(id));
+        let Some(entry) = self.devices.values().find(|entry| uses(&entry.deps)) else {
+            return Ok(());
+        };
+        let (id, name) = (entry.info.id, &entry.name);
+        Err(format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it").into())
+    }
+
+    /// The first line of a device's table that is on a disk.
+    fn line_on(&self, device: u32, disk: DiskId) -> Option<usize> {
+        let entry = self.devices.get(&device)?;
+        let lines = entry.spec.table.params.segments(entry.spec.table.len)?;
+        let is_on = |line: &Line| {
+            line.params.linear().is_some_and(|linear| entry.deps.id(&linear.device) == Some(disk))
+        };
+        lines.iter().position(is_on)
+    }
+
+    /// Whether a disk of a device has other users. If none of its disks is known to have had any,
+    /// the server that opened them was one that recorded only whether one had.
+    fn is_shared(&self, device: Option<u32>, disk: DiskId) -> bool {
+        let Some(entry) = device.and_then(|id| self.devices.get(&id)) else { return false };
+        let recorded = entry.deps.known().values().any(|known| known.shared);
+        let shared = entry.deps.of(disk).is_some_and(|known| known.shared);
+        shared || entry.spec.force && !recorded
+    }
+
+    fn open_segments(
+        &mut self,
+        lines: &[Line],
+        disks: Vec<Below<M::Open>>,
+        of_line: Vec<Option<usize>>,
+        over: Option<u32>,
+    ) -> Result<Held<M::Caller>, Reason> {
+        let lines = lines.to_vec();
+        let handles: Vec<_> = disks.into_iter().map(|disk| disk.handle).collect();
+        let (target, ()) = self.open_target(move |thread: Rc<M::Thread>| async move {
+            let old = over.and_then(|id| thread.group().device(id)).map(|device| device.target());
+            let handle = |handle| match handle {
+                Handle::Opened(disk) => Ok(thread.disk(disk)),
+                Handle::Kept(line) => old
+                    .as_ref()
+                    .and_then(|old| old.disk_of_line(line))
+                    .ok_or_else(|| no_device(over.unwrap_or_default())),
+            };
+            let disks = handles.into_iter().map(handle).collect::<Result<Vec<_>, _>>()?;
+            let disk = |place: Option<usize>| place.map(|place| disks[place].clone());
+            let lines = lines.iter().zip(of_line.into_iter().map(disk));
+            let has_zeroes = lines.clone().any(|(line, _)| line.params == SegmentParams::Zero);
+            let zeroes = has_zeroes.then(|| thread.zeroes()).transpose()?;
+            let segments = lines.map(|(line, disk)| segment(line, disk.or(zeroes.clone())));
+            let mut segments: Vec<_> = segments.collect();
+            let only = if segments.len() == 1 { segments.pop() } else { None };
+            let target = match only {
+                None => Target::Segments(Rc::new(Segments::new(segments))),
+                Some(Segment::Linear(linear)) => Target::Linear(Rc::new(linear)),
+                Some(Segment::Error(error)) => Target::Error(Rc::new(error)),
+                Some(Segment::Zero(zero)) => Target::Zero(Rc::new(zero)),
+            };
+            Ok((Opened { target, events: Rc::default() }, ()))
+        })?;
+        Ok(target)
+    }
+}
+
+/// The target of a line, with its disk or that of zeroes.
+fn segment(line: &Line, disk: Option<Disk>) -> Segment {
+    match (&line.params, disk) {
+        (SegmentParams::Linear(linear), Some(disk)) => {
+            Segment::Linear(Linear::new(disk, linear.offset, line.len))
+        }
+        (SegmentParams::Zero, Some(zeroes)) => Segment::Zero(Zero::new(zeroes, line.len)),
+        (_, None) | (SegmentParams::Error, _) => Segment::Error(Error::new(line.len)),
+    }
+}
+
+/// Refuses lines that begin or end within a block of the device, whose blocks are the largest of
+/// its disks': a block would be torn between two of them.
+fn check_borders(lines: &[Line], limits: &[Limits]) -> Result<(), Reason> {
+    let block = limits.iter().map(|limits| limits.logical_block_size).max().unwrap_or(512);
+    let is_odd = |at: u64| at.saturating_mul(512) % u64::from(block) != 0;
+    for (number, (start, line)) in (1..).zip(placed(lines)) {
+        if is_odd(start.0) || is_odd(line.len.0) {
+            let what = format!("{} sectors from sector {start}", line.len);
+            let path = line.params.linear().map_or_else(
+                || format!("line {number} of the table"),
+                |linear| linear.device.clone(),
+            );
+            return Err(format!(
+                "{path}: {what}: not a multiple of the device's block size of {block} bytes"
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use dm_targets::table::Table;
+
+    use super::*;
+
+    #[test]
+    fn lines_begin_and_end_with_a_block_of_the_strictest_disk() {
+        let check = |text: &str, blocks: &[u32]| {
+            let table = Table::parse_table(text).unwrap();
+            let limits = |block: &u32| Limits { logical_block_size: *block, ..Limits::NO_DISK };
+            let limits: Vec<_> = blocks.iter().map(limits).collect();
+            check_borders(&table.params.segments(table.len).unwrap(), &limits)
+        };
+        let two = "0 4 linear /a 0\n4 4 linear /b 0";
+        assert_eq!(check(two, &[512, 512]), Ok(()));
+        assert!(check(two, &[512, 4096]).unwrap_err().contains("/a: 4 sectors from sector 0"));
+        assert_eq!(check("0 8 linear /a 0\n8 16 error", &[4096]), Ok(()));
+        let why = check("0 8 linear /a 0\n8 4 error", &[4096]).unwrap_err();
+        assert!(why.contains("line 2 of the table: 4 sectors from sector 8: not a multiple"));
+    }
+}

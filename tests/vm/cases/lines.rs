@@ -1,0 +1,165 @@
+//! Tables of `linear`, `error` and `zero`, of one line and of several, with the kernel's own targets
+//! as the judge.
+
+use std::fs::OpenOptions;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crate::Case;
+use crate::disk::{self, Buf, Disk, MIB, node};
+use crate::load::{self, Plan, StopOnDrop};
+use crate::model::View;
+use crate::runner::scratch;
+use crate::sh::{Out, binary, run_args, sh, ublk_dm};
+use crate::{ioctl, kernel, server};
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case { name: "lines-empty", bound_s: 120, disks: &["n0"], run: |_| empty() },
+        Case { name: "lines-several", bound_s: 180, disks: &["n0", "n1"], run: several },
+        Case { name: "lines-bad", bound_s: 120, disks: &["n0", "n1", "k0"], run: |_| bad() },
+    ]
+}
+
+const LEN: u64 = 8 * MIB;
+const EIO: Option<i32> = Some(5);
+
+fn create(name: &str, lines: &[String]) -> Out {
+    let mut args = vec!["create", name];
+    lines.iter().for_each(|line| args.extend(["--table", line]));
+    run_args(&binary(), &args)
+}
+
+/// The results of each kind of request on a device, and what a read leaves in memory.
+fn results(path: &str) -> (Vec<Option<i32>>, bool) {
+    let disk = Disk::open(path);
+    let mut buf = Buf::new(16);
+    buf.fill(0xEE);
+    let read = disk.try_read(8, &mut buf);
+    let zeroes = buf.iter().all(|byte| *byte == 0);
+    let write = disk.try_write(8, &Buf::new(16));
+    let flush = disk.flush();
+    let file = OpenOptions::new().write(true).open(path).expect("the device");
+    let discard = ioctl::discard(&file, 64 * 512);
+    let errno = |result: std::io::Result<()>| result.err().and_then(|why| why.raw_os_error());
+    (vec![errno(read), errno(write), errno(flush), errno(discard)], zeroes)
+}
+
+/// `error` and `zero`: the results and the lines are the kernel's, before and after the death of
+/// the server.
+fn empty() {
+    for target in ["error", "zero"] {
+        let line = format!("0 {LEN} {target}");
+        let judge = results(&kernel::create("judge", &line));
+        let top = create("e", std::slice::from_ref(&line)).ok().line();
+        assert!(Disk::open(&top).sectors == LEN);
+        assert!(results(&top) == judge, "{target}: {:?}, not {judge:?}", results(&top));
+        assert!(judge.0[0] == if target == "error" { EIO } else { None }, "{judge:?}");
+        let lines = (server::status("e"), server::table("e"));
+        assert!(lines == (kernel::status("judge"), kernel::table("judge")), "{lines:?}");
+        let pid = server::number("e", "/server_pid");
+        sh(&format!("kill -9 {pid}")).ok();
+        server::wait_gone(pid);
+        ublk_dm("recover e").ok();
+        assert!(results(&top) == judge, "{target} after recovery: {:?}", results(&top));
+        assert!(server::device("e")["target"] == target, "{}", server::device("e"));
+        // A device without disks has a server of its own.
+        create("f", std::slice::from_ref(&line)).ok();
+        assert!(server::number("e", "/server_pid") != server::number("f", "/server_pid"));
+        create("e", &[line]).refused();
+        server::del("e f");
+        kernel::remove("judge");
+        server::assert_nothing_left(target);
+    }
+}
+
+/// Several lines over two disks: written under load with two kills, and read by the kernel; then
+/// the other way round, with lines that have no disk.
+fn several(seed: u64) {
+    let (one, two) = (node("n0"), node("n1"));
+    let (third, rest) = (3 * MIB + 8, LEN - 3 * MIB - 16);
+    let lines = [
+        format!("0 {third} linear {one} 4096"),
+        format!("{third} 8 linear {two} 64"),
+        format!("{} {rest} linear {one} {}", third + 8, 6 * MIB),
+    ];
+    let view = View::new("line", LEN);
+    let top = create("l", &lines).ok().line();
+    let disk = Disk::open(&top);
+    view.fill(&disk);
+    let (stop, plan) = (AtomicBool::new(false), Plan::depth_32(60_000, 60));
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        let (view, disk, stop) = (&view, &disk, &stop);
+        let writes = scope.spawn(move || load::write(view, disk, seed, plan, stop));
+        for _ in 0..2 {
+            let before = server::number("l", "/stats/writes");
+            server::wait_for(30, "writes", || server::number("l", "/stats/writes") > before + 40);
+            let pid = server::number("l", "/server_pid");
+            sh(&format!("kill -9 {pid}")).ok();
+            server::wait_gone(pid);
+            let dead = server::device("l");
+            assert!(dead["segments"][1]["offset_bytes"] == 64 * 512, "{dead}");
+            ublk_dm("recover --all").ok();
+        }
+        stop.store(true, Ordering::Relaxed);
+        writes.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    });
+    // A write over both borders, and suspend and resume.
+    ublk_dm("suspend l").ok();
+    ublk_dm("resume l").ok();
+    view.write(&disk, third - 100, 400);
+    view.verify(&disk);
+    assert!(!disk::is_free(&one) && !disk::is_free(&two), "a disk is not claimed");
+    drop(disk);
+    let printed = (server::status("l"), server::table("l"));
+    server::del("l");
+    server::assert_nothing_left("del");
+    let judge = Disk::open(&kernel::create("judge", &lines.join("\n")));
+    assert!(printed == (kernel::status("judge"), kernel::table("judge")), "{printed:?}");
+    view.verify(&judge);
+    view.write(&judge, third - 5, 30);
+    drop(judge);
+    kernel::remove("judge");
+    with_more_lines(&lines, &view);
+}
+
+/// The same lines from a file, with what is on no disk behind them.
+fn with_more_lines(lines: &[String], view: &View) {
+    let file = format!("{}/table", scratch("lines"));
+    let more = format!("{}\n# nothing\n\n{LEN} 64 zero\n{} 8 error\n", lines.join("\n"), LEN + 64);
+    std::fs::write(&file, more).expect("a file");
+    let top = ublk_dm(&format!("create l {file}")).ok().line();
+    let disk = Disk::open(&top);
+    assert!(disk.read(LEN, 64).iter().all(|byte| *byte == 0), "zero");
+    let over = disk.try_read(LEN + 60, &mut Buf::new(12)).err().and_then(|why| why.raw_os_error());
+    assert!(over == EIO, "{over:?}");
+    let over = Disk::open_read_only(&top).read(LEN - 8, 16);
+    assert!(over[8 * 512..].iter().all(|byte| *byte == 0), "the piece beyond the border");
+    assert!(server::status("l").lines().count() == 5, "{}", server::status("l"));
+    drop(disk);
+    server::del("l");
+    let judge = Disk::open(&kernel::create("judge", &lines.join("\n")));
+    view.verify(&judge);
+    drop(judge);
+    kernel::remove("judge");
+}
+
+/// Bad tables: one line of text, and nothing left.
+fn bad() {
+    let (one, two, large) = (node("n0"), node("n1"), node("k0"));
+    let refuse = |code: i32, lines: &[String], why: &str| {
+        let out = create("l", lines).refused();
+        assert!(out.code == code && out.stderr.contains(why), "{lines:?}: {}", out.stderr);
+        server::assert_nothing_left(&out.what);
+    };
+    let linear = |start: u64, len: u64, disk: &str| format!("{start} {len} linear {disk} 0");
+    refuse(2, &[linear(0, 8, &one), linear(9, 8, &two)], "line 2: start 9: leaves a gap");
+    refuse(2, &[linear(0, 8, &one), linear(7, 8, &two)], "line 2: start 7: overlaps");
+    refuse(2, &[linear(0, 8, &one), format!("8 8 snapshot-origin {two}")], "the only line");
+    refuse(2, &["0 8 error 1".to_owned()], "one argument too many");
+    refuse(1, &[linear(0, 8, &one), linear(8, 8, "/dev/nonsense")], "/dev/nonsense");
+    refuse(1, &[linear(0, 8, &one), linear(8, 1 << 40, &two)], "do not fit");
+    // The blocks of the third disk have 4096 bytes.
+    refuse(1, &[linear(0, 4, &one), linear(4, 8, &large)], "block size of 4096");
+}
