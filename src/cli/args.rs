@@ -100,7 +100,10 @@ pub enum Verb {
         /// Name, ublk id or /dev/ublkbN
         device: String,
     },
-    /// Load another table for a mirror; its next resume puts the table in place
+    /// Load another table for a device; its next resume puts the table in place
+    ///
+    /// A mirror's table can be replaced by a mirror's, an origin's by that of a merge into it and
+    /// back, and one of `linear`, `error` and `zero` by another of these with the same length.
     Load {
         /// Name, ublk id or /dev/ublkbN
         device: String,

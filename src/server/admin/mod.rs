@@ -20,6 +20,7 @@ mod new_device;
 mod not_started;
 mod orphans;
 mod recover;
+mod replace;
 mod shutdown;
 mod silent;
 mod state;

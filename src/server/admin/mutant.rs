@@ -35,6 +35,10 @@ pub enum Mutant {
     LeftBehindForgotten,
     /// The last snapshot of a family is deleted without a record of its departure.
     LastForgotten,
+    /// A table of ranges that has replaced another one is not recorded.
+    LinesNotRecorded,
+    /// A table of ranges that cannot be used ends the old one.
+    LinesTakenFirst,
     /// The suspended state of a device is not recorded.
     SuspendNotRecorded,
     /// A device is recorded in the state file only after it has been started.
@@ -109,6 +113,9 @@ impl Mutant {
         Mutant::UndoneInPart,
         Mutant::UndoForgotten,
     ];
+
+    /// The mutants of devices whose tables are made of ranges.
+    pub const OF_LINES: [Mutant; 2] = [Mutant::LinesNotRecorded, Mutant::LinesTakenFirst];
 
     /// The mutants that need two commands at the same moment.
     pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedCowShared, Mutant::LegUnannounced];

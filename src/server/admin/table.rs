@@ -15,7 +15,6 @@ use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Kind, Reason};
 use crate::protocol::{DeviceSpec, KnownDisks, Reply};
-use crate::ublk::{Params, device};
 
 impl<M: Machine> Administrator<M> {
     /// Suspends a device. That is durable before the command ends: the next server suspends the
@@ -55,29 +54,47 @@ impl<M: Machine> Administrator<M> {
             let recorded = if self.is_recorded(id) { Ok(()) } else { self.record(None) };
             return recorded.map(|()| Reply::Done).map_err(|why| runs_unrecorded(id, why));
         }
+        let mut lost = None;
         if let Some(table) = loaded {
-            if !was_suspended {
-                match self.hold(id, false, "resume") {
-                    Ok(Ok(())) => {}
-                    Ok(Err(lost)) => log::error!("/dev/ublkb{id}: {lost}"),
-                    Err(why) => {
-                        if let Some(entry) = self.devices.get_mut(&id) {
-                            entry.loaded = Some(table);
-                        }
-                        return Err(
-                            why.context(format!("/dev/ublkb{id}: the old table stays in place"))
-                        );
-                    }
-                }
+            if self.is_among_lines(id, &table) {
+                lost = self.replace_lines(id, table, was_suspended)?;
+            } else {
+                self.replace_table(id, table, was_suspended)?;
             }
-            self.swap_table(id, table, was_suspended)?;
         }
         if !self.has_target(id)? {
             return Err(format!("/dev/ublkb{id}: it no longer has a table: load one first").into());
         }
         self.let_through(id, same_target, "resume")?;
         self.record_suspended(id, false).map_err(|why| runs_unrecorded(id, why))?;
-        Ok(Reply::Done)
+        match lost {
+            None => Ok(Reply::Done),
+            Some(lost) => Err(lost.but(format!("/dev/ublkb{id}: the new table is in place"))),
+        }
+    }
+
+    /// Suspends a device if it is not, and replaces its table.
+    fn replace_table(
+        &mut self,
+        id: u32,
+        table: DeviceSpec,
+        was_suspended: bool,
+    ) -> Result<(), Reason> {
+        if !was_suspended {
+            match self.hold(id, false, "resume") {
+                Ok(Ok(())) => {}
+                Ok(Err(lost)) => log::error!("/dev/ublkb{id}: {lost}"),
+                Err(why) => {
+                    if let Some(entry) = self.devices.get_mut(&id) {
+                        entry.loaded = Some(table);
+                    }
+                    return Err(
+                        why.context(format!("/dev/ublkb{id}: the old table stays in place"))
+                    );
+                }
+            }
+        }
+        self.swap_table(id, table, was_suspended)
     }
 
     /// Replaces the old table with a loaded one. If that fails, the old table is restored: the
@@ -233,25 +250,11 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn load(&mut self, id: u32, mut spec: DeviceSpec) -> Result<Reply, Reason> {
         self.refuse_unfinished(id)?;
         self.refuse_circle_of(&spec.table.params)?;
+        self.refuse_load(id, &spec)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
-        let before = match (&entry.spec.table.params, &spec.table.params) {
-            (TargetParams::Mirror(_), TargetParams::Mirror(_)) => {
-                // Queues, depth and the rest were fixed when the kernel added the device.
-                spec.options = entry.spec.options.clone();
-                entry.loaded.replace(spec)
-            }
-            _ if Administrator::<M>::is_same_origin(&entry.spec, &spec) => {
-                spec.options = entry.spec.options.clone();
-                entry.loaded.replace(spec)
-            }
-            _ => {
-                return Err(format!(
-                    "/dev/ublkb{id}: a mirror's table can be replaced by a mirror's, and an \
-                     origin's by that of a merge into it and back"
-                )
-                .into());
-            }
-        };
+        // Queues, depth and the rest were fixed when the kernel added the device.
+        spec.options = entry.spec.options.clone();
+        let before = entry.loaded.replace(spec);
         if let Err(why) = self.record(None) {
             if let Some(entry) = self.devices.get_mut(&id) {
                 entry.loaded = before;
@@ -299,7 +302,7 @@ impl<M: Machine> Administrator<M> {
     ///
     /// # Errors
     /// A disk does not answer: the target is closed when it does.
-    fn close_target(&mut self, id: u32) -> Result<(), Reason> {
+    pub(super) fn close_target(&mut self, id: u32) -> Result<(), Reason> {
         let job = move |thread: Rc<M::Thread>| async move { thread.group().take_target(id).await };
         let then = move |_: &mut Administrator<M>, closed: Result<(), String>| {
             let lost = closed.err().map_or_else(String::new, |lost| format!("; {lost}"));
@@ -312,7 +315,12 @@ impl<M: Machine> Administrator<M> {
     ///
     /// # Errors
     /// The target cannot be used. Or a disk does not answer: the device gets it when that does.
-    fn put_target(&mut self, id: u32, target: Held<M::Caller>, loaded: bool) -> Result<(), Reason> {
+    pub(super) fn put_target(
+        &mut self,
+        id: u32,
+        target: Held<M::Caller>,
+        loaded: bool,
+    ) -> Result<(), Reason> {
         let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
             thread.group().put_target(id, opened).await
         });
@@ -376,15 +384,6 @@ impl<M: Machine> Administrator<M> {
         }
         self.publish();
         Ok(())
-    }
-
-    /// Refuses disks that cannot be used below an existing device; `below`: the parameters of the
-    /// device that they would form.
-    pub(super) fn refuse_unfit(&mut self, id: u32, below: &Params) -> Result<(), Reason> {
-        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
-        let now = self.machine.params(id)?;
-        device::unfit(&now, below, device::is_zero_copy(&entry.info))
-            .map_or(Ok(()), |why| Err(why.into()))
     }
 }
 

@@ -26,6 +26,7 @@ impl Town {
     fn may_err(&self, what: What) -> bool {
         match what {
             What::Origin => self.failing.contains(&0),
+            What::Lines => false,
             What::Mirror => self.legs.iter().any(|leg| self.failing.contains(leg)),
             What::Snap(at) => {
                 self.doubtful[at]
@@ -40,6 +41,7 @@ impl Town {
         let disks = match what {
             What::Origin => vec![0],
             What::Snap(at) => vec![0, 1 + at],
+            What::Lines => Vec::new(),
             What::Mirror => self.legs.to_vec(),
         };
         let mirror = what == What::Mirror && (self.loaded || self.mirror_forfeit);

@@ -18,6 +18,8 @@ mod hangs;
 mod held;
 mod kernel;
 mod last;
+mod lines;
+mod lines_refused;
 mod lives;
 mod machine;
 mod merging;

@@ -69,12 +69,16 @@ impl Content {
     /// Compares read data. A sector that could hold several values holds the value that was read
     /// from now on.
     pub fn judge(&mut self, seen: &[u32]) -> Result<(), String> {
-        for (at, (cell, value)) in self.0.iter_mut().zip(seen).enumerate() {
-            if !cell.now.contains(value) {
-                return Err(format!("sector {at} shows {value} and may hold {:?}", cell.now));
-            }
-            cell.now = vec![*value];
+        (0..self.0.len().min(seen.len())).try_for_each(|at| self.judge_at(at, seen[at]))
+    }
+
+    /// The same with one sector.
+    pub fn judge_at(&mut self, at: usize, value: u32) -> Result<(), String> {
+        let cell = &mut self.0[at];
+        if !cell.now.contains(&value) {
+            return Err(format!("sector {at} shows {value} and may hold {:?}", cell.now));
         }
+        cell.now = vec![value];
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! The specs of a town's devices.
 
+use dm_targets::linear::table::Linear;
 use dm_targets::mirror::table::{InitialSync, Leg, Mirror, MirrorLog};
 use dm_targets::snapshot::table::{Snapshot, StoreType};
 use dm_targets::table::{Table, TargetParams};
@@ -35,6 +36,9 @@ impl Town {
                 discard_zeroes_cow: false,
                 discard_passdown_origin: false,
             }),
+            What::Lines => {
+                TargetParams::Linear(Linear { device: "/a".to_owned(), offset: Sector(0) })
+            }
             What::Mirror => TargetParams::Mirror(Mirror {
                 log: MirrorLog::Core,
                 region_size: Sectors(2),

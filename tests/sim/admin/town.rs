@@ -28,11 +28,17 @@ pub enum What {
     Origin,
     Snap(usize),
     Mirror,
+    /// A device made of ranges.
+    Lines,
 }
 
 impl What {
     pub fn key(self) -> &'static str {
-        if self == What::Mirror { "mirror-a" } else { "o" }
+        match self {
+            What::Mirror => "mirror-a",
+            What::Lines => "lines",
+            What::Origin | What::Snap(_) => "o",
+        }
     }
 }
 
@@ -168,6 +174,7 @@ impl Town {
         match what {
             What::Origin => Some(&mut self.origin),
             What::Mirror => Some(&mut self.mirror),
+            What::Lines => None,
             What::Snap(at) => self.snaps[at].as_mut().map(|snap| &mut snap.content),
         }
     }

@@ -1,22 +1,24 @@
 //! Tables of `linear`, `error` and `zero`, of one line and of several, with the kernel's own targets
-//! as the judge.
+//! as the judge; and such tables that replace each other under a mounted file system.
 
 use std::fs::OpenOptions;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::Case;
 use crate::disk::{self, Buf, Disk, MIB, node};
-use crate::load::{self, Plan, StopOnDrop};
+use crate::load::{self, Plan, Rng, StopOnDrop};
 use crate::model::View;
 use crate::runner::scratch;
 use crate::sh::{Out, binary, run_args, sh, ublk_dm};
-use crate::{ioctl, kernel, server};
+use crate::{ioctl, kernel, server, tree};
 
 pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "lines-empty", bound_s: 120, disks: &["n0"], run: |_| empty() },
         Case { name: "lines-several", bound_s: 180, disks: &["n0", "n1"], run: several },
+        Case { name: "lines-live", bound_s: 240, disks: &["n0", "n1"], run: live },
         Case { name: "lines-bad", bound_s: 120, disks: &["n0", "n1", "k0"], run: |_| bad() },
     ]
 }
@@ -26,6 +28,12 @@ const EIO: Option<i32> = Some(5);
 
 fn create(name: &str, lines: &[String]) -> Out {
     let mut args = vec!["create", name];
+    lines.iter().for_each(|line| args.extend(["--table", line]));
+    run_args(&binary(), &args)
+}
+
+fn load(name: &str, lines: &[String]) -> Out {
+    let mut args = vec!["load", name];
     lines.iter().for_each(|line| args.extend(["--table", line]));
     run_args(&binary(), &args)
 }
@@ -145,7 +153,69 @@ fn with_more_lines(lines: &[String], view: &View) {
     kernel::remove("judge");
 }
 
-/// Bad tables: one line of text, and nothing left.
+/// A mounted ext4 moves from one disk to another and back, in one line and in several, while files
+/// are written and the server is killed.
+fn live(seed: u64) {
+    const SIZE: u64 = 128 * MIB;
+    let (one, two) = (node("n0"), node("n1"));
+    let dir = scratch("lines-live");
+    let whole = |disk: &str| vec![format!("0 {SIZE} linear {disk} 0")];
+    let split = |disk: &str| {
+        vec![
+            format!("0 4096 linear {disk} 0"),
+            format!("4096 8 linear {disk} 4096"),
+            format!("4104 {} linear {disk} 4104", SIZE - 4104),
+        ]
+    };
+    let top = create("l", &whole(&one)).ok().line();
+    sh(&format!("mkfs.ext4 -q -F {top}")).ok();
+    sh(&format!("mount {top} {dir}")).ok();
+    tree::grow(&dir, &mut Rng::new(seed), 40, 200 << 10);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
+        let churn = scope.spawn(|| tree::churn(&dir, seed, &stop));
+        for (from, to, lines) in [
+            (&one, &one, split(&one)),
+            (&one, &two, split(&two)),
+            (&two, &two, whole(&two)),
+            (&two, &one, whole(&one)),
+        ] {
+            thread::sleep(Duration::from_millis(300));
+            load("l", &lines).ok();
+            if from != to {
+                ublk_dm("suspend l").ok();
+                sh(&format!("{} copy --from {from}:0s+{SIZE}s --to {to}:0s --force", binary()))
+                    .ok();
+            }
+            let pid = server::number("l", "/server_pid");
+            sh(&format!("kill -9 {pid}")).ok();
+            server::wait_gone(pid);
+            ublk_dm("recover l").ok();
+            ublk_dm("resume l").ok();
+            assert!(server::table("l").lines().count() == lines.len(), "{}", server::table("l"));
+            assert!(disk::is_free(from) == (from != to), "{from}: its claim");
+            assert!(!disk::is_free(to), "{to} is not claimed");
+        }
+        // A table that fails everything, while nothing is written; and one that does not fit.
+        stop.store(true, Ordering::Relaxed);
+        churn.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    });
+    sh(&format!("umount {dir}")).ok();
+    sh(&format!("e2fsck -fn {top}")).ok();
+    load("l", &[format!("0 {SIZE} error")]).ok();
+    ublk_dm("resume l").ok();
+    assert!(disk::is_free(&one), "the disk is still claimed");
+    let failed = Disk::open(&top).try_read(0, &mut Buf::new(8)).err();
+    assert!(failed.is_some_and(|why| why.raw_os_error() == EIO), "an error table reads");
+    load("l", &whole(&one)).ok();
+    ublk_dm("resume l").ok();
+    sh(&format!("e2fsck -fn {top}")).ok();
+    server::del("l");
+    server::assert_nothing_left("lines-live");
+}
+
+/// Bad tables: one line of text, nothing left, and a device that runs on with its old table.
 fn bad() {
     let (one, two, large) = (node("n0"), node("n1"), node("k0"));
     let refuse = |code: i32, lines: &[String], why: &str| {
@@ -162,4 +232,29 @@ fn bad() {
     refuse(1, &[linear(0, 8, &one), linear(8, 1 << 40, &two)], "do not fit");
     // The blocks of the third disk have 4096 bytes.
     refuse(1, &[linear(0, 4, &one), linear(4, 8, &large)], "block size of 4096");
+    let top = create("l", &[linear(0, 64, &one)]).ok().line();
+    let (view, disk) = (View::new("line", 64), Disk::open(&top));
+    view.fill(&disk);
+    load("l", &[linear(0, 72, &two)]).refused();
+    load("l", &[format!("0 64 snapshot-origin {two}")]).refused();
+    for (lines, why) in [
+        (vec![linear(0, 64, &large)], "blocks of 4096 bytes"),
+        (vec![linear(0, 8, &one), linear(8, 56, "/dev/nonsense")], "/dev/nonsense"),
+        (vec![linear(0, 8, &one), format!("8 56 linear {two} {}", 1_u64 << 40)], "do not fit"),
+    ] {
+        load("l", &lines).ok();
+        let out = ublk_dm("resume l").refused();
+        let stays = "the old table is still in place, and the device continues to run";
+        assert!(out.stderr.contains(why) && out.stderr.contains(stays), "{}", out.stderr);
+        view.write(&disk, 3, 7);
+        assert!(server::table("l").lines().count() == 1, "{}", server::table("l"));
+    }
+    // In use by another device of ours.
+    create("m", &[linear(0, 8, &two)]).ok();
+    load("l", &[linear(0, 64, &two)]).ok();
+    ublk_dm("resume l").refused();
+    view.verify(&disk);
+    drop(disk);
+    server::del("l m");
+    server::assert_nothing_left("lines-bad");
 }
