@@ -3,9 +3,9 @@
 //!
 //! An origin's family is named after the origin. A mirror's is named after the first leg that the
 //! mirror was made with, which may belong to another mirror by now: `message replace` puts another
-//! disk in its place. Likewise a linear device's family and the first disk of its table, which `load`
-//! replaces. A new device over a disk that the server of that name no longer has gets a name of its
-//! own, with a number appended. A device without disks has a server of its own.
+//! disk in its place. Likewise a linear device's family and the first disk of its table, which
+//! `load` replaces. A new device over a disk that the server of that name no longer has gets a name
+//! of its own, with a number appended. A device without disks has a server of its own.
 //!
 //! Rule kept here: what was looked at without the lock is looked at again under it. One lock is
 //! held at a time, so that no command waits for two families.

@@ -104,8 +104,8 @@ impl DataThread {
         disk_on(&self.ring, open, limits)
     }
 
-    /// A disk of zeroes: the kernel's, so that they also reach pages of users that this process does
-    /// not see.
+    /// A disk of zeroes: the kernel's, so that they also reach pages of users that this process
+    /// does not see.
     ///
     /// # Errors
     /// It cannot be opened.

@@ -39,8 +39,8 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         Err(format!(
-            "/dev/ublkb{id}: a mirror's table can be replaced by a mirror's, an origin's by that of \
-             a merge into it and back, and one of linear, error and zero by another of these"
+            "/dev/ublkb{id}: a mirror's table can be replaced by a mirror's, an origin's by that \
+             of a merge into it and back, and one of linear, error and zero by another of these"
         )
         .into())
     }

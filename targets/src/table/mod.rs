@@ -1,11 +1,13 @@
 //! Device-mapper table lines and status lines: text to typed parameters and back.
 //!
 //! A line is `START LENGTH TARGET ARGUMENTS...`. A table has one line, or several of `linear`,
-//! `error` and `zero`, each of which begins where the one before ends. Lines that the kernel accepts are accepted, lines
-//! that it refuses are refused, with a one-line error that names the argument; a table prints in
-//! the kernel's form, and a printed line parses to the same table. Pure: device words stay words,
-//! and checks that need the devices (do they exist, are they large enough, are origin and COW one
-//! device under two names, their block sizes) are left to the caller that opens them.
+//! `error` and `zero`, each of which begins where the one before ends.
+//!
+//! Lines that the kernel accepts are accepted, lines that it refuses are refused, with a one-line
+//! error that names the argument; a table prints in the kernel's form, and a printed line parses to
+//! the same table. Pure: device words stay words, and checks that need the devices (do they exist,
+//! are they large enough, are origin and COW one device under two names, their block sizes) are
+//! left to the caller that opens them.
 //!
 //! Stricter than the kernel: numbers that do not fit are refused instead of truncated.
 

@@ -1,5 +1,5 @@
-//! Tables of `linear`, `error` and `zero`, of one line and of several, with the kernel's own targets
-//! as the judge; and such tables that replace each other under a mounted file system.
+//! Tables of `linear`, `error` and `zero`, of one line and of several, with the kernel's own
+//! targets as the judge; and such tables that replace each other under a mounted file system.
 
 use std::fs::OpenOptions;
 use std::sync::atomic::{AtomicBool, Ordering};
