@@ -81,6 +81,7 @@ impl Fixture {
 
     /// Deletes the devices, for another setup.
     fn end(self) {
+        server::forget_departed();
         ["cow", "org"].into_iter().for_each(kernel::remove);
     }
 
