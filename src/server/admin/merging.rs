@@ -24,7 +24,7 @@ use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
 use super::waiting::Errand;
-use crate::failure::Reason;
+use crate::failure::{Kind, Reason};
 use crate::protocol::{Cow, DeviceSpec, DeviceState, KnownDisks};
 use crate::rundir::departed::Departure;
 
@@ -192,6 +192,13 @@ impl<M: Machine> Administrator<M> {
                 if entry.deps.id(&table.cow).is_some_and(|id| has(&table.cow, id)))
         });
         let Some((id, entry)) = snapshots.next() else { return Ok(None) };
+        if matches!(&entry.spec.table.params, TargetParams::Snapshot(table)
+            if table.store.is_transient() && !mutant::is(Mutant::TransientTaken))
+        {
+            // Its exceptions would be lost when its target is closed.
+            let what = format!("its snapshot {} has a transient store", entry.name);
+            return Err(format!("{}: it cannot be merged: {what}", merge.cow).into());
+        }
         if spec.table.len > entry.spec.table.len {
             let len = entry.spec.table.len;
             let what = format!("its snapshot {} ends at sector {len}", entry.name);
@@ -243,7 +250,12 @@ impl<M: Machine> Administrator<M> {
         let Some(cookie) = self.devices.get(&id).map(|entry| entry.info.target_flags) else {
             return;
         };
-        let ended = self.take_down(id, cookie, false).and_then(|End { lost, wrong, .. }| {
+        let ended = match self.take_down(id, cookie, false) {
+            // It was unused a moment ago, and has nothing to show any more.
+            Err(why) if why.kind == Kind::InUse => self.take_down(id, cookie, true),
+            ended => ended,
+        };
+        let ended = ended.and_then(|End { lost, wrong, .. }| {
             lost.iter().chain(&wrong).for_each(|why| log::error!("/dev/ublkb{id}: {why}"));
             self.forget(id)
         });

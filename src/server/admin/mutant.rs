@@ -99,6 +99,8 @@ pub enum Mutant {
     MergeTakenAway,
     /// A store that a merge has taken over is given up with the device of its snapshot.
     MergedStoreGivenUp,
+    /// A merge closes a snapshot whose exceptions are in memory, and loses them.
+    TransientTaken,
 }
 
 #[cfg(all(test, feature = "mutants"))]

@@ -104,7 +104,7 @@ impl Town {
     }
 
     /// Adds a device to the model.
-    fn added(&mut self, what: What, path: &str) -> Result<(), String> {
+    pub(super) fn added(&mut self, what: What, path: &str) -> Result<(), String> {
         let id: u32 = path.trim_start_matches("/dev/ublkb").parse().map_err(|_| path.to_owned())?;
         let cookie =
             self.site.kernel.borrow().devices.get(&id).map_or(0, |device| device.info.target_flags);

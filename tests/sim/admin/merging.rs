@@ -3,11 +3,12 @@
 
 use dm_targets::disk::Errno;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
+use dm_targets::snapshot::table::StoreType;
 use dm_targets::table::TargetParams;
 
 use super::model::Content;
 use super::town::{Town, What};
-use crate::protocol::{Command, DeviceSpec};
+use crate::protocol::{Command, DeviceSpec, Reply};
 use crate::server::admin::mutant::{self, Mutant};
 
 pub(super) const O: What = What::Origin;
@@ -93,6 +94,37 @@ fn a_snapshot_is_merged_under_the_device_of_its_origin() {
     town.swap_table(false).unwrap();
     assert_eq!(town.on_record(), (false, false));
     town.shows(&mut merged).unwrap();
+}
+
+/// A merge of a snapshot whose exceptions are in memory is refused, and the snapshot stays.
+fn transient() -> Result<(), String> {
+    let mut town = Town::new(1, true);
+    town.add(O)?;
+    let mut spec = Town::spec(S);
+    if let TargetParams::Snapshot(table) = &mut spec.table.params {
+        table.store = StoreType::Transient { overflow: false };
+    }
+    let added = town.ask("o", Command::Add { name: None, id: None, spec })?;
+    let Reply::Added { path, .. } = added else { return Err("it is not added".into()) };
+    town.added(S, &path)?;
+    town.write(S, 1);
+    town.write(O, 2);
+    let mut shown = town.snaps[0].as_ref().ok_or("no snapshot")?.content.clone();
+    town.load_table(true)?;
+    let Err(why) = town.resume(O) else { return Err("it is merged".into()) };
+    if !why.contains("transient") {
+        return Err(why);
+    }
+    shown.judge(&town.read(S).ok_or("it does not answer")??)
+}
+
+#[test]
+fn a_snapshot_in_memory_is_not_merged() {
+    transient().unwrap();
+    mutant::set(Some(Mutant::TransientTaken));
+    let wrong = transient();
+    mutant::set(None);
+    assert!(wrong.is_err(), "nothing is noticed");
 }
 
 #[test]

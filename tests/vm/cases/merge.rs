@@ -133,9 +133,12 @@ fn live(seed: u64) {
     let line = format!("0 {SIZE} snapshot-merge {origin} {cow} P 8");
     let load = |line: &str| run_args(&binary(), &["load", "o", "--table", line]).ok();
     load(&line);
+    // Open, but not claimed: that does not keep the device.
+    let opened = Disk::open_read_only(&snap);
     ublk_dm("suspend o").ok();
     ublk_dm("resume o").ok();
     assert!(server::list().iter().all(|device| device["name"] != "s"), "its device has ended");
+    drop(opened);
     // From now on the device shows the snapshot, and is written.
     let (stop, plan) = (AtomicBool::new(false), Plan::depth_32(600, 60));
     thread::scope(|scope| {
