@@ -10,7 +10,7 @@ use std::rc::Rc;
 use dm_targets::device::{Device, Opened};
 use dm_targets::disk::{Errno, Memory};
 use dm_targets::linear::target::Linear;
-use dm_targets::mutant::{self, Mutant};
+use dm_targets::mutant::Mutant;
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
@@ -222,12 +222,4 @@ fn a_linear_device_is_its_range_of_the_disk() {
 fn a_linear_device_promises_what_its_disk_does() {
     assert_eq!(errors_reach_the_user_as_they_are(), Ok(()));
     assert_eq!(what_was_flushed_survives_the_power(), Ok(()));
-}
-
-/// The violation that a mutant of linear devices causes.
-pub fn kill(mutant: Mutant) -> Option<String> {
-    mutant::set(Some(mutant));
-    let fault = std::panic::catch_unwind(fault).unwrap_or_else(|_| Some("panics".to_owned()));
-    mutant::set(None);
-    fault
 }

@@ -12,7 +12,7 @@ use dm_targets::device::{Device, Opened};
 use dm_targets::disk::{Disk, Errno, Memory};
 use dm_targets::error::target::Error;
 use dm_targets::linear::target::Linear;
-use dm_targets::mutant::{self, Mutant};
+use dm_targets::mutant::Mutant;
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::segments::target::{Segment, Segments};
 use dm_targets::sim::crash::CrashKind;
@@ -275,7 +275,7 @@ fn a_disk_is_flushed_once() -> Result<(), String> {
 }
 
 /// The first violation of tables of several lines, if any.
-fn fault() -> Option<String> {
+pub fn fault() -> Option<String> {
     let checks = [
         each_sector_is_where_the_table_says,
         one_failing_piece_fails_the_request,
@@ -295,12 +295,4 @@ fn a_table_of_several_lines_is_each_of_them() {
 fn a_table_of_several_lines_promises_what_its_disks_do() {
     assert_eq!(what_was_flushed_survives_the_power(), Ok(()));
     assert_eq!(a_disk_is_flushed_once(), Ok(()));
-}
-
-/// The violation that a mutant causes.
-pub fn kill(mutant: Mutant) -> Option<String> {
-    mutant::set(Some(mutant));
-    let fault = std::panic::catch_unwind(fault).unwrap_or_else(|_| Some("panics".to_owned()));
-    mutant::set(None);
-    fault
 }
