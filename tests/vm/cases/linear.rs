@@ -2,8 +2,10 @@
 //! the disk, the same lines; the death of a server loses nothing, and a refused command leaves no
 //! trace.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+use serde_json::Value;
 
 use crate::Case;
 use crate::disk::{self, Buf, Disk, MIB, node, slice};
@@ -93,17 +95,13 @@ fn basic() {
     server::assert_nothing_left("linear-basic");
 }
 
-/// Killed under load, twice: the writers notice only a delay.
-fn recovered(seed: u64) {
-    let whole = node("n0");
-    let view = View::new("line", LEN);
-    let top = create("l", &format!("0 {LEN} linear {whole} {START}"), &[]).ok().line();
-    let disk = Disk::open(&top);
-    view.fill(&disk);
-    let (stop, plan) = (AtomicBool::new(false), Plan::depth_32(100_000, 90));
+/// The server of the device `l` is killed twice while its disk is written, and `dead` judges what
+/// is listed of the device without a server.
+pub fn killed_twice((view, disk): (&View, &Disk), plan: Plan, seed: u64, dead: impl Fn(&Value)) {
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let _stop = StopOnDrop(&stop);
-        let (view, disk, stop) = (&view, &disk, &stop);
+        let stop = &stop;
+        let _stop = StopOnDrop(stop);
         let writes = scope.spawn(move || load::write(view, disk, seed, plan, stop));
         for _ in 0..2 {
             let before = server::number("l", "/stats/writes");
@@ -112,12 +110,24 @@ fn recovered(seed: u64) {
             sh(&format!("kill -9 {pid}")).ok();
             server::wait_gone(pid);
             server::wait_for(20, "state quiesced", || server::device("l")["state"] == "quiesced");
-            let json = server::device("l");
-            assert!(json["linear"]["offset_bytes"] == START * 512, "{json}");
+            dead(&server::device("l"));
             ublk_dm("recover --all").ok();
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        stop.store(true, Ordering::Relaxed);
         writes.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    });
+}
+
+/// Killed under load, twice: the writers notice only a delay.
+fn recovered(seed: u64) {
+    let whole = node("n0");
+    let view = View::new("line", LEN);
+    let top = create("l", &format!("0 {LEN} linear {whole} {START}"), &[]).ok().line();
+    let disk = Disk::open(&top);
+    view.fill(&disk);
+    let plan = Plan::depth_32(100_000, 90);
+    killed_twice((&view, &disk), plan, seed, |dead| {
+        assert!(dead["linear"]["offset_bytes"] == START * 512, "{dead}");
     });
     view.verify(&disk);
     drop(disk);

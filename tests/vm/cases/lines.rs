@@ -7,8 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use crate::Case;
+use crate::cases::linear::killed_twice;
 use crate::disk::{self, Buf, Disk, MIB, node};
-use crate::load::{self, Plan, Rng, StopOnDrop};
+use crate::load::{Plan, Rng, StopOnDrop};
 use crate::model::View;
 use crate::runner::scratch;
 use crate::sh::{Out, binary, run_args, sh, ublk_dm};
@@ -95,23 +96,8 @@ fn several(seed: u64) {
     let top = create("l", &lines).ok().line();
     let disk = Disk::open(&top);
     view.fill(&disk);
-    let (stop, plan) = (AtomicBool::new(false), Plan::depth_32(60_000, 60));
-    thread::scope(|scope| {
-        let _stop = StopOnDrop(&stop);
-        let (view, disk, stop) = (&view, &disk, &stop);
-        let writes = scope.spawn(move || load::write(view, disk, seed, plan, stop));
-        for _ in 0..2 {
-            let before = server::number("l", "/stats/writes");
-            server::wait_for(30, "writes", || server::number("l", "/stats/writes") > before + 40);
-            let pid = server::number("l", "/server_pid");
-            sh(&format!("kill -9 {pid}")).ok();
-            server::wait_gone(pid);
-            let dead = server::device("l");
-            assert!(dead["segments"][1]["offset_bytes"] == 64 * 512, "{dead}");
-            ublk_dm("recover --all").ok();
-        }
-        stop.store(true, Ordering::Relaxed);
-        writes.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+    killed_twice((&view, &disk), Plan::depth_32(60_000, 60), seed, |dead| {
+        assert!(dead["segments"][1]["offset_bytes"] == 64 * 512, "{dead}");
     });
     // A write over both borders, and suspend and resume.
     ublk_dm("suspend l").ok();
