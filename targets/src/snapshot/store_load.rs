@@ -77,20 +77,38 @@ enum Records {
 }
 
 impl Records {
-    fn take(&mut self, record: Record) -> Option<RecordFault> {
+    /// Takes the records of a piece for which `check` finds no fault. Returns how many, and the
+    /// highest of their COW chunks.
+    ///
+    /// The loop runs for every record of a store, on copies of the numbers that it changes.
+    fn take(
+        &mut self,
+        records: impl Iterator<Item = Record>,
+        check: impl Fn(Record) -> Option<RecordFault>,
+    ) -> Result<(usize, CowChunk), FaultyRecord> {
         match self {
             Records::Together { chunks, last, orderly } => {
-                *orderly &= *last < record.new.0 && chunks.push(record.old, record.new);
-                *last = record.new.0;
-                None
+                let (mut before, mut in_order) = (*last, *orderly);
+                let taken = take_each(records, |record| {
+                    let fault = check(record);
+                    if fault.is_none() {
+                        in_order &= before < record.new.0 && chunks.push(record.old, record.new);
+                        before = record.new.0;
+                    }
+                    fault
+                });
+                (*last, *orderly) = (before, in_order);
+                taken
             }
-            Records::Single { mapping, new } => {
-                if !new.insert(record.new.0) {
-                    Some(RecordFault::NewTwice)
-                } else {
-                    (!mapping.insert(record.old, record.new)).then_some(RecordFault::OldTwice)
-                }
-            }
+            Records::Single { mapping, new } => take_each(records, |record| {
+                let alone = check(record);
+                alone.or_else(|| match new.insert(record.new.0) {
+                    false => Some(RecordFault::NewTwice),
+                    true => {
+                        (!mapping.insert(record.old, record.new)).then_some(RecordFault::OldTwice)
+                    }
+                })
+            }),
         }
     }
 
@@ -119,6 +137,26 @@ impl Records {
             Records::Single { mapping, .. } => Some(mapping),
         }
     }
+}
+
+/// A record with a fault, and its index in its piece.
+type FaultyRecord = (usize, Record, RecordFault);
+
+/// Gives each record to `take`, up to the first that has a fault. Returns how many there were, and
+/// the highest of their COW chunks.
+fn take_each(
+    records: impl Iterator<Item = Record>,
+    mut take: impl FnMut(Record) -> Option<RecordFault>,
+) -> Result<(usize, CowChunk), FaultyRecord> {
+    let (mut taken, mut highest) = (0, CowChunk(0));
+    for record in records {
+        if let Some(fault) = take(record) {
+            return Err((taken, record, fault));
+        }
+        highest = highest.max(record.new);
+        taken += 1;
+    }
+    Ok((taken, highest))
 }
 
 /// Lets all other tasks of this thread run first: the origin may be in use.
@@ -267,19 +305,16 @@ impl<'a> Loader<'a> {
         let bytes = std::mem::take(&mut self.bytes);
         let slots = bytes.chunks_exact(RECORD_LEN);
         let count = slots.len();
-        let (mut taken, mut highest) = (0, CowChunk(0));
-        for record in slots.map_while(Record::decode) {
-            self.check(record)
-                .map_err(|fault| RecordError {
-                    area,
-                    index: offset / RECORD_BYTES + taken as u64,
-                    record,
-                    fault,
-                })
-                .map_err(|error| StoreError::Record(self.open.cow.name().clone(), error))?;
-            highest = highest.max(record.new);
-            taken += 1;
-        }
+        let (layout, origin_chunks, cow_chunks) =
+            (self.layout, Some(self.origin_chunks), self.cow_chunks);
+        let check = |record| format::check_record(layout, record, origin_chunks, cow_chunks);
+        let faulty = |(at, record, fault)| {
+            let index = offset / RECORD_BYTES + at as u64;
+            let error = RecordError { area, index, record, fault };
+            StoreError::Record(self.open.cow.name().clone(), error)
+        };
+        let records = slots.map_while(Record::decode);
+        let (taken, highest) = self.records.take(records, check).map_err(faulty)?;
         self.loaded.cursor.load(taken as u64, highest);
         self.last.take(&bytes[..taken * RECORD_LEN]);
         let ended = taken < count;
@@ -291,12 +326,6 @@ impl<'a> Loader<'a> {
         }
         self.bytes = bytes;
         Ok(ended)
-    }
-
-    fn check(&mut self, record: Record) -> Result<(), RecordFault> {
-        let alone =
-            format::check_record(self.layout, record, Some(self.origin_chunks), self.cow_chunks);
-        alone.or_else(|| self.records.take(record)).map_or(Ok(()), Err)
     }
 }
 
