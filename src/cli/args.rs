@@ -241,11 +241,12 @@ pub enum Verb {
         /// Its cookie
         cookie: u64,
     },
-    /// Read a disk's first block (started by processes that must not wait for it)
+    /// Read the first blocks of disks (started by processes that must not wait for them)
     #[command(hide = true)]
     AskDisk {
-        /// The disk's path
-        disk: PathBuf,
+        /// The disks' paths
+        #[arg(required = true)]
+        disks: Vec<PathBuf>,
     },
 }
 

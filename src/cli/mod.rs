@@ -84,7 +84,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Verb::AskDisk { disk } => silent::ask(&disk)?,
+        Verb::AskDisk { disks } => silent::ask_all(disks, std::io::stdout())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,10 @@
 //! Whether disks answer at all, checked before a thread that must not block waits for them.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::content;
@@ -10,7 +12,7 @@ use super::{Access, Claim, OpenDisk};
 use crate::failure::{Failure, Kind, Reason};
 use crate::sys::apart::{self, Outcome};
 
-/// The hidden verb that probes a disk.
+/// The hidden verb that probes disks.
 pub const ASK_VERB: &str = "ask-disk";
 /// How long a disk may take to open and to read its first block. The kernel fails an NVMe or SCSI
 /// command after 30 s, and a snapshot whose COW is left out may be lost: the limit is long enough
@@ -20,10 +22,22 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(35);
 /// The disks that do not answer in time. An error is an answer: opening the disk returns the
 /// details.
 pub fn silent(disks: &BTreeSet<String>) -> BTreeSet<String> {
-    let jobs: Vec<Vec<&str>> = disks.iter().map(|disk| vec![ASK_VERB, "--", disk]).collect();
-    let outcomes = apart::run(&jobs, ANSWER_LIMIT);
-    let late = disks.iter().zip(outcomes).filter(|(_, outcome)| *outcome == Outcome::Late);
-    late.map(|(disk, _)| disk.clone()).collect()
+    if disks.is_empty() {
+        return BTreeSet::new();
+    }
+    let words: Vec<&str> =
+        [ASK_VERB, "--"].into_iter().chain(disks.iter().map(String::as_str)).collect();
+    match apart::run(&words, ANSWER_LIMIT) {
+        Outcome::Done | Outcome::Failed(_) => BTreeSet::new(),
+        Outcome::Late(answers) => without(disks, &answers),
+    }
+}
+
+/// The disks whose numbers are not among the lines that [`ask_all`] has written.
+fn without(disks: &BTreeSet<String>, answers: &str) -> BTreeSet<String> {
+    let answered: BTreeSet<usize> = answers.lines().filter_map(|line| line.parse().ok()).collect();
+    let silent = disks.iter().enumerate().filter(|(number, _)| !answered.contains(number));
+    silent.map(|(_, disk)| disk.clone()).collect()
 }
 
 /// Why a disk that does not answer is not opened.
@@ -61,17 +75,51 @@ fn within<T: Send + 'static>(
     })
 }
 
-/// Opens a disk and reads its first block, in a process that does nothing else.
+/// Opens disks and reads their first blocks, in a process that does nothing else: one thread for
+/// each, so that none waits for another. Writes the number of each disk that has answered to
+/// `answers`, in a line of its own, and ends when all have.
 ///
 /// # Errors
-/// It cannot be opened or read.
-pub fn ask(disk: &Path) -> Result<(), Reason> {
-    let open = OpenDisk::open(disk, Access::ReadOnly, Claim::Shared)?;
-    content::store_on(&open).map(drop)
+/// No thread could be started.
+pub fn ask_all(disks: Vec<PathBuf>, answers: impl Write + Send + 'static) -> Result<(), Reason> {
+    let ask = |disk: &Path| {
+        // An error is an answer.
+        let opened = OpenDisk::open(disk, Access::ReadOnly, Claim::Shared);
+        drop(opened.map(|disk| content::store_on(&disk)));
+    };
+    each_apart(disks, ask, answers)
+}
+
+fn each_apart(
+    disks: Vec<PathBuf>,
+    ask: impl Fn(&Path) + Clone + Send + 'static,
+    answers: impl Write + Send + 'static,
+) -> Result<(), Reason> {
+    let answers = Arc::new(Mutex::new(answers));
+    let mut threads = Vec::new();
+    for (number, disk) in disks.into_iter().enumerate() {
+        let (ask, answers) = (ask.clone(), answers.clone());
+        let work = move || {
+            ask(&disk);
+            let line = format!("{number}\n");
+            let mut answers = answers.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = answers.write_all(line.as_bytes()).and_then(|()| answers.flush()) {
+                log::debug!("{}: {error}", disk.display());
+            }
+        };
+        threads.push(std::thread::Builder::new().name("disk".into()).spawn(work)?);
+    }
+    for thread in threads {
+        drop(thread.join());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]
@@ -87,5 +135,30 @@ mod tests {
         assert!(opened.is_err_and(|why| why.starts_with("/d has not answered")));
         drop(answer);
         assert!(let_go.recv_timeout(ANSWER_LIMIT) == Err(RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
+    fn a_disk_that_hangs_does_not_keep_the_answers_of_others_back() {
+        let names = ["/a", "/b-hangs", "/c"];
+        let (answer, hung) = channel::<()>();
+        let hung = Arc::new(Mutex::new(hung));
+        let ask = move |disk: &Path| {
+            if disk == Path::new("/b-hangs") {
+                assert!(hung.lock().unwrap().recv().is_err());
+            }
+        };
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        let disks = names.map(PathBuf::from).to_vec();
+        let asked = std::thread::spawn(move || each_apart(disks, ask, theirs));
+        let mut answers = [0; 4];
+        ours.read_exact(&mut answers).unwrap();
+        let silent = |answers| without(&names.map(str::to_owned).into(), answers);
+        assert_eq!(silent(str::from_utf8(&answers).unwrap()), ["/b-hangs".to_owned()].into());
+        assert_eq!(silent("").len(), 3);
+        drop(answer);
+        asked.join().unwrap().unwrap();
+        let mut rest = String::new();
+        ours.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, "1\n");
     }
 }

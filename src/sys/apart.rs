@@ -5,7 +5,7 @@
 //! program under its hidden verbs; they have none of its descriptors but a pipe, and a late child
 //! stays behind alone.
 
-use std::io::{self, Read};
+use std::io::{ErrorKind, Read};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// This program, even after its file has been replaced by another version.
 const PROGRAM: &str = "/proc/self/exe";
 /// How much of a message is read.
-const MESSAGE_BYTES: u64 = 16 << 10;
+const MESSAGE_BYTES: usize = 64 << 10;
 
 /// The result of a job.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,56 +23,60 @@ pub enum Outcome {
     Done,
     /// The job failed, or could not be started, for this reason.
     Failed(String),
-    /// The job has not ended in time, and continues on its own.
-    Late,
+    /// The job has not ended in time, and continues on its own. This is what it has written so far.
+    Late(String),
 }
 
-/// Runs hidden verbs of this program, all at once, and waits for their ends, at most `limit`.
-pub fn run(jobs: &[Vec<&str>], limit: Duration) -> Vec<Outcome> {
-    let command = |words: &Vec<&str>| {
-        let mut command = Command::new(PROGRAM);
-        command.args(words);
-        command
-    };
-    run_all(jobs.iter().map(command), limit)
+/// Runs a hidden verb of this program and waits for its end, at most `limit`.
+pub fn run(words: &[&str], limit: Duration) -> Outcome {
+    let mut command = Command::new(PROGRAM);
+    command.args(words);
+    outcome_of(command, limit)
 }
 
-fn run_all(commands: impl Iterator<Item = Command>, limit: Duration) -> Vec<Outcome> {
+fn outcome_of(mut command: Command, limit: Duration) -> Outcome {
     let end = Instant::now() + limit;
     // A late child must hold nothing that another process waits for, and keep no file system busy.
-    let start = |mut command: Command| {
-        command
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
+    let child = command
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => return Outcome::Failed(format!("{PROGRAM}: {error}")),
     };
-    let children: Vec<io::Result<Child>> = commands.map(start).collect();
-    let outcome = |child: io::Result<Child>| match child {
-        Ok(child) => outcome_of(child, end),
-        Err(error) => Outcome::Failed(format!("{PROGRAM}: {error}")),
-    };
-    children.into_iter().map(outcome).collect()
-}
-
-fn outcome_of(mut child: Child, end: Instant) -> Outcome {
-    let mut message = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        if !is_readable(&stdout, end) {
-            reap_later(child);
-            return Outcome::Late;
-        }
-        // The message is written just before the child ends.
-        if let Err(error) = stdout.take(MESSAGE_BYTES).read_to_string(&mut message) {
-            log::debug!("{PROGRAM}: {error}");
-        }
+    let mut message = Vec::new();
+    let ended = child.stdout.take().is_none_or(|stdout| read_until(stdout, end, &mut message));
+    let message = String::from_utf8_lossy(&message).into_owned();
+    if !ended {
+        reap_later(child);
+        return Outcome::Late(message);
     }
     match child.wait() {
         Ok(status) if status.success() => Outcome::Done,
         Ok(status) => Outcome::Failed(said(&message, status)),
         Err(error) => Outcome::Failed(error.to_string()),
     }
+}
+
+/// Reads what a child writes until it ends; `false` if it has not ended in time.
+fn read_until(mut stdout: ChildStdout, end: Instant, message: &mut Vec<u8>) -> bool {
+    let mut bytes = [0; 512];
+    while is_readable(&stdout, end) {
+        match stdout.read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(count) if message.len() < MESSAGE_BYTES => message.extend(&bytes[..count]),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => {
+                log::debug!("{PROGRAM}: {error}");
+                return true;
+            }
+        }
+    }
+    false
 }
 
 fn said(message: &str, status: ExitStatus) -> String {
@@ -85,7 +89,6 @@ fn said(message: &str, status: ExitStatus) -> String {
 /// Waits until a child has written something, or ended.
 fn is_readable(stdout: &ChildStdout, end: Instant) -> bool {
     loop {
-        // Children that have not been waited for yet may have ended meanwhile.
         let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).ok();
         let mut fds = [PollFd::new(stdout, PollFlags::IN)];
         match poll(&mut fds, left.as_ref()) {
@@ -116,26 +119,35 @@ mod tests {
     }
 
     #[test]
-    fn all_are_waited_for_at_once_and_no_longer_than_that() {
+    fn a_job_is_waited_for_no_longer_than_its_limit() {
+        let outcome = |line, ms| outcome_of(shell(line), Duration::from_millis(ms));
         let begun = Instant::now();
-        let lines = ["sleep 3", "exit 0", "sleep 3", "echo why; exit 1", "exit 3"];
-        let outcomes = run_all(lines.into_iter().map(shell), Duration::from_secs(1));
-        let failed = |why: &str| Outcome::Failed(why.to_owned());
-        assert_eq!(outcomes[..4], [Outcome::Late, Outcome::Done, Outcome::Late, failed("why")]);
-        assert!(
-            matches!(&outcomes[4], Outcome::Failed(why) if why.contains("exit status: 3")),
-            "{:?}",
-            outcomes[4]
-        );
+        assert_eq!(outcome("echo 1; sleep 3; echo 2", 300), Outcome::Late("1\n".to_owned()));
+        assert_eq!(outcome("sleep 3", 300), Outcome::Late(String::new()));
         assert!(begun.elapsed() < Duration::from_millis(2900), "{:?}", begun.elapsed());
+        assert_eq!(outcome("exit 0", 30_000), Outcome::Done);
+        assert_eq!(outcome("echo 1; sleep 0.3; echo 2", 30_000), Outcome::Done);
+        assert_eq!(outcome("echo why; exit 1", 30_000), Outcome::Failed("why".to_owned()));
+        let silent = outcome("exit 3", 30_000);
+        assert!(
+            matches!(&silent, Outcome::Failed(why) if why.contains("exit status: 3")),
+            "{silent:?}"
+        );
+    }
+
+    #[test]
+    fn a_long_message_is_cut_and_does_not_stop_a_job() {
+        let line = "yes | head -c 1000000; exit 1";
+        let outcome = outcome_of(shell(line), Duration::from_secs(30));
+        assert_eq!(outcome, Outcome::Failed("y".to_owned()));
     }
 
     #[test]
     fn what_cannot_be_begun_is_not_late() {
-        let outcomes = run_all([Command::new("/nonsense")].into_iter(), Duration::from_secs(1));
+        let outcome = outcome_of(Command::new("/nonsense"), Duration::from_secs(1));
         assert!(
-            matches!(&outcomes[..], [Outcome::Failed(why)] if why.contains("No such file")),
-            "{outcomes:?}"
+            matches!(&outcome, Outcome::Failed(why) if why.contains("No such file")),
+            "{outcome:?}"
         );
     }
 }

@@ -20,11 +20,10 @@ const DELETE_LIMIT: Duration = Duration::from_secs(40);
 /// it can.
 pub fn delete_apart(id: u32, cookie: u64) -> Result<(), Reason> {
     let (number, known_by) = (id.to_string(), cookie.to_string());
-    let outcome = apart::run(&[vec![DELETE_VERB, &number, &known_by]], DELETE_LIMIT).pop();
-    match outcome {
-        Some(Outcome::Done) => Ok(()),
-        Some(Outcome::Failed(why)) => Err(Failure::read(&why)),
-        Some(Outcome::Late) | None => {
+    match apart::run(&[DELETE_VERB, &number, &known_by], DELETE_LIMIT) {
+        Outcome::Done => Ok(()),
+        Outcome::Failed(why) => Err(Failure::read(&why)),
+        Outcome::Late(_) => {
             let what = "the kernel waits for requests that its server had sent to a disk";
             let then = "the device is deleted when the disk answers; then `ublk-dm recover --all` \
                         completes the deletion";
