@@ -318,17 +318,17 @@ impl Regions {
     }
 
     pub(super) fn slot_of(&mut self, region: u64) -> u32 {
-        if let Some(slot) = self.index.get(&region) {
-            return *slot;
-        }
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry::default());
+        let Regions { entries, free, index, .. } = self;
+        *index.entry(region).or_insert_with(|| {
+            let entry = Entry { region, ..Entry::default() };
+            if let Some(slot) = free.pop() {
+                entries[slot as usize] = entry;
+                return slot;
+            }
+            entries.push(entry);
             // bounded by the number of entries
-            u32::try_from(self.entries.len() - 1).unwrap_or(u32::MAX)
-        });
-        self.entries[slot as usize] = Entry { region, ..Entry::default() };
-        self.index.insert(region, slot);
-        slot
+            u32::try_from(entries.len() - 1).unwrap_or(u32::MAX)
+        })
     }
 
     pub(super) fn drop_entry(&mut self, region: u64, slot: u32) {

@@ -57,8 +57,7 @@ impl Regions {
             self.entries[slot as usize].skipped = true;
         };
         let mut count = 1;
-        while count < most && self.joins(first + count) {
-            self.withhold(RegionIndex(first + count));
+        while count < most && self.withhold_idle(first + count) {
             count += 1;
         }
         self.cursor = first + count;
@@ -70,14 +69,17 @@ impl Regions {
         self.in_sync.next_zero(self.cursor).is_some()
     }
 
-    fn joins(&self, region: u64) -> bool {
-        let busy = |slot: &u32| {
-            let entry = &self.entries[*slot as usize];
-            entry.withheld || entry.pending > 0
-        };
-        region < self.count()
-            && !self.in_sync.get(region)
-            && !self.index.get(&region).is_some_and(busy)
+    /// Withholds a region that is out of sync, not withheld and without writes in flight; `false`
+    /// if it is another one.
+    fn withhold_idle(&mut self, region: u64) -> bool {
+        if region >= self.count() || self.in_sync.get(region) {
+            return false;
+        }
+        let slot = self.slot_of(region);
+        let entry = &mut self.entries[slot as usize];
+        let idle = !entry.withheld && entry.pending == 0;
+        entry.withheld |= idle;
+        idle
     }
 
     /// Recovery of withheld regions has ended. If it succeeded, the regions are in sync, and dirty
@@ -86,10 +88,13 @@ impl Regions {
         let mut wake = Wake::default();
         for region in span.numbers() {
             let Some(slot) = self.index.get(&region).copied() else { continue };
-            self.entries[slot as usize].withheld = false;
-            let spoiled = std::mem::take(&mut self.entries[slot as usize].spoiled);
+            let entry = &mut self.entries[slot as usize];
+            entry.withheld = false;
+            entry.touched_ms = now_ms;
+            let quiet = entry.pending == 0;
+            let spoiled = std::mem::take(&mut entry.spoiled);
             let recovered = recovered && !spoiled;
-            if std::mem::take(&mut self.entries[slot as usize].skipped) && !recovered {
+            if std::mem::take(&mut entry.skipped) && !recovered {
                 // Another search found it while this copy was failing.
                 self.cursor = self.cursor.min(region);
             }
@@ -100,8 +105,7 @@ impl Regions {
                     self.unflushed.add(region);
                 }
             }
-            self.entries[slot as usize].touched_ms = now_ms;
-            if self.entries[slot as usize].pending == 0 {
+            if quiet {
                 self.retire(region, slot, now_ms, &mut wake);
             }
         }
