@@ -25,6 +25,12 @@ pub(super) fn exists(device: &DeviceState) -> Result<bool, Failure> {
     Ok(device::ours(&mut control, device.id, device.cookie)?.is_some())
 }
 
+/// The disks of a server's devices according to its state file, whether the devices exist or not.
+pub(super) fn disks(rundir: &RunDir, key: &str) -> Vec<(u32, u32)> {
+    let devices = rundir.state(key).ok().flatten().map_or_else(Vec::new, |state| state.devices);
+    devices.into_iter().flat_map(|device| device.disks).collect()
+}
+
 /// What became of the devices of a dead server, none of which exists any more.
 pub(super) struct Settled {
     /// What failed, and why.

@@ -11,8 +11,10 @@ pub mod journal;
 mod keep;
 mod message;
 mod order;
+mod recover;
 mod remove;
 mod show;
+mod side_by_side;
 mod table;
 mod takeover;
 pub mod terminal;
@@ -58,11 +60,11 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         Verb::Wait { device, event_nr, .. } => wait::event(&device, event_nr)?,
         Verb::Recover { devices, foreground: true, source, .. } => {
             unnamed::refuse_recover(&devices, false)?;
-            return remove::recover_in_foreground(&devices, source.as_deref());
+            return recover::in_foreground(&devices, source.as_deref());
         }
         Verb::Recover { devices, all, source, .. } => {
             unnamed::refuse_recover(&devices, all)?;
-            remove::recover(&devices, all, source.as_deref())?
+            recover::recover(&devices, all, source.as_deref())?
         }
         Verb::Copy { from, to, throttle, json, force } => {
             return copy::copy(&from, &to, throttle, json, force);

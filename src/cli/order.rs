@@ -25,6 +25,11 @@ impl Part {
         !self.below.is_disjoint(&other.ids)
     }
 
+    /// Whether one of the two stands on the other.
+    pub fn is_stacked_with(&self, other: &Part) -> bool {
+        self.stands_on(other) || other.stands_on(self)
+    }
+
     /// Whether `other` is a snapshot of this origin.
     pub fn is_origin_of(&self, other: &Part) -> bool {
         self.server == other.server && self.is_origin && !other.is_origin

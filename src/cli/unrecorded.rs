@@ -62,24 +62,14 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// Deletes those of the named devices that no file knows of. Returns the other words, and what
-/// failed.
-pub(super) fn delete(
-    rundir: &RunDir,
-    unrecorded: &[Unrecorded],
-    words: &[String],
-    force: bool,
-) -> (Vec<String>, Vec<Reason>) {
-    let mut words = words.to_vec();
-    let mut problems = Vec::new();
-    for device in unrecorded {
-        let before = words.len();
-        words.retain(|word| !device.is_named(word));
-        if words.len() < before {
-            problems.extend(device.delete(rundir, force).err());
-        }
-    }
-    (words, problems)
+/// The named devices that no file knows of, and the other words.
+pub(super) fn named<'a, 'b>(
+    unrecorded: &'a [Unrecorded],
+    words: &'b [String],
+) -> (Vec<&'a Unrecorded>, Vec<&'b String>) {
+    let is_named = |device: &&Unrecorded| words.iter().any(|word| device.is_named(word));
+    let is_other = |word: &&String| !unrecorded.iter().any(|device| device.is_named(word));
+    (unrecorded.iter().filter(is_named).collect(), words.iter().filter(is_other).collect())
 }
 
 /// Whether the device has a disk: one that is being added, or that was stopped, has none.
@@ -93,6 +83,11 @@ fn server(info: &DeviceInfo) -> Option<i32> {
 }
 
 impl Unrecorded {
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.device.id
+    }
+
     /// Why a command does nothing about the device, and what its user can do.
     pub fn problem(&self, rundir: &RunDir) -> Reason {
         let (id, files) = (self.device.id, rundir.path().display());
@@ -121,7 +116,7 @@ impl Unrecorded {
     ///
     /// # Errors
     /// It is not to be deleted by force, a server serves it, or the kernel does not delete it.
-    fn delete(&self, rundir: &RunDir, force: bool) -> Result<(), Reason> {
+    pub fn delete(&self, rundir: &RunDir, force: bool) -> Result<(), Reason> {
         if self.server.is_some() || !force {
             return Err(self.problem(rundir));
         }

@@ -1,0 +1,234 @@
+//! `recover`: a new server for devices whose own has died, and for those that a living server has
+//! left out.
+//!
+//! Rules kept here: a failure stops only the work that depends on it, and has a line of its own; and
+//! a family whose disks hang delays no other one ([`side_by_side`]).
+
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+
+use super::client::{Family, Known, must_answer, open_rundir};
+use super::gone;
+use super::keep::{self, Signals, Watch};
+use super::order::{self, Part};
+use super::side_by_side;
+use super::table::place_of;
+use super::takeover;
+use super::verdict::verdict;
+use crate::failure::{Failure, Kind, Reason, wrong_usage};
+use crate::protocol::{self, Command, DeviceReport, DeviceState, Reply};
+use crate::rundir::{FamilyLock, RunDir, Server};
+use crate::server::process;
+use crate::storage::ublk_devices_below;
+
+/// Takes over the devices of one dead server, and serves them in this process.
+pub(super) fn in_foreground(words: &[String], source: Option<&Path>) -> Result<ExitCode, Failure> {
+    let rundir = open_rundir()?;
+    let known = Known::of(&rundir)?;
+    let (family, first) = family_of_all(&known, words)?;
+    let lock = rundir.lock_family(&family.key, "recover")?;
+    let state = match rundir.server(&family.key) {
+        Some(Server { lives: false, state: Some(state), .. }) => state,
+        Some(Server { connection: Some(server), state: Some(state), .. })
+            if first.object.server_pid.is_none() =>
+        {
+            let [_] = words else {
+                let hint = "recover each with a command of its own";
+                return Err(wrong_usage(format!(
+                    "{}: left out by a living server: {hint}",
+                    words.join(", ")
+                )));
+            };
+            let left_out =
+                state.devices.into_iter().find(|device| device.device() == first.device());
+            let left_out = left_out
+                .ok_or_else(|| format!("{}: not in its server's state file", first.name))?;
+            return keep_left_out(
+                &rundir,
+                &family.key,
+                server,
+                &with_source(left_out, source)?,
+                lock,
+            );
+        }
+        _ => {
+            return Err(format!(
+                "{}: its server is alive, so there is nothing to take over",
+                first.name
+            )
+            .into());
+        }
+    };
+    takeover::refuse_waiting(&takeover::disks_of(&state.devices))?;
+    let chosen = words
+        .iter()
+        .map(|word| Ok(known.find(word)?.1.device()))
+        .collect::<Result<Vec<_>, Reason>>()?;
+    let (mut devices, mut wanted) = (Vec::new(), Vec::new());
+    for device in state.devices {
+        let device = with_source(device, source)?;
+        wanted.extend(chosen.contains(&device.device()).then(|| device.clone()));
+        devices.push(device);
+    }
+    wanted.iter().try_for_each(|device| takeover::judge(&rundir, device))?;
+    rundir.remove_socket(&family.key);
+    let done = |reply| takeover::taken_over(reply, &wanted);
+    process::foreground(&rundir, &family.key, Command::Recover(devices), lock, done)
+}
+
+/// The family of all these devices, and the first of them.
+fn family_of_all<'a>(
+    known: &'a Known,
+    words: &[String],
+) -> Result<(&'a Family, &'a DeviceReport), Failure> {
+    let (family, first) = known.find(&words[0])?;
+    for word in words {
+        let (other, device) = known.find(word)?;
+        if other.key != family.key {
+            let hint = "recover each with a command of its own";
+            return Err(wrong_usage(format!(
+                "{}: did not have the same server as {}: {hint}",
+                device.name, first.name
+            )));
+        }
+    }
+    Ok((family, first))
+}
+
+/// Has a living server take over a device that it left out, and keeps that device.
+fn keep_left_out(
+    rundir: &RunDir,
+    key: &str,
+    server: UnixStream,
+    left_out: &DeviceState,
+    lock: FamilyLock,
+) -> Result<ExitCode, Failure> {
+    let (signals, watch) = (Signals::catch()?, Watch::begin(rundir, key)?);
+    takeover::by_server(server, left_out)?;
+    keep::keep(rundir, key, left_out.device(), (&signals, watch), lock)
+}
+
+/// The device with `source` as the leg that is right: a leg that was named when the mirror was
+/// added is no longer valid as the source.
+fn with_source(mut device: DeviceState, source: Option<&Path>) -> Result<DeviceState, Reason> {
+    let source = source.map(|source| place_of(&device.spec.table, source)).transpose();
+    device.spec.source = source.map_err(|why| why.context(&device.name))?;
+    Ok(device)
+}
+
+/// Starts a new server for every family of the chosen devices whose server has died.
+pub(super) fn recover(words: &[String], all: bool, source: Option<&Path>) -> Result<(), Failure> {
+    let rundir = open_rundir()?;
+    let known = Known::of(&rundir)?;
+    let mut problems = if all { known.problems.clone() } else { Vec::new() };
+    let mut chosen = Vec::new();
+    for word in words {
+        match known.find(word) {
+            // A device whose server hangs is not served, and cannot be taken over.
+            Ok((_, device)) => match must_answer(device) {
+                Ok(()) => chosen.push(device.device()),
+                Err(why) => problems.push(why),
+            },
+            Err(why) => problems.push(why),
+        }
+    }
+    let is_chosen = |family: &&Family| {
+        all || family.devices.iter().any(|device| chosen.contains(&device.device()))
+    };
+    let families: Vec<&Family> = known.families.iter().filter(is_chosen).collect();
+    let parts: Vec<Part> = families.iter().map(|family| part_of(&rundir, family)).collect();
+    let order = order::recovery(&parts);
+    let must_wait =
+        |one: usize, other: usize| parts[order[one]].is_stacked_with(&parts[order[other]]);
+    let recovered = side_by_side::run(order.len(), must_wait, |at| {
+        let family = families[order[at]];
+        let is_left_out = |device: &&DeviceReport| {
+            (all || chosen.contains(&device.device())) && device.object.server_pid.is_none()
+        };
+        let left_out: Vec<&DeviceReport> = family.devices.iter().filter(is_left_out).collect();
+        recover_family(&rundir, family, &left_out, source)
+    });
+    problems.extend(recovered.into_iter().flatten());
+    verdict(problems)
+}
+
+/// A server's devices as one part.
+fn part_of(rundir: &RunDir, family: &Family) -> Part {
+    let ids = family.devices.iter().map(|device| device.id).collect();
+    let disks = family.devices.iter().flat_map(|device| device.disks.clone()).collect();
+    let disks = if family.devices.is_empty() { gone::disks(rundir, &family.key) } else { disks };
+    Part { ids, below: ublk_devices_below(&disks), ..Part::default() }
+}
+
+/// Starts a new server for a family if its own has died; or has the living one take over the
+/// devices that were left out at its start. Returns what could not be done.
+fn recover_family(
+    rundir: &RunDir,
+    family: &Family,
+    left_out: &[&DeviceReport],
+    source: Option<&Path>,
+) -> Vec<Reason> {
+    let key = &family.key;
+    if left_out.is_empty() && !family.devices.is_empty() {
+        return Vec::new();
+    }
+    // Whatever happens to this family, commands on other families do not wait.
+    let _lock = match rundir.lock_family(key, "recover") {
+        Ok(lock) => lock,
+        Err(why) => return vec![why],
+    };
+    let state = match rundir.server(key) {
+        Some(Server { connection: Some(server), .. }) => return recover_left_out(server, left_out),
+        Some(Server { lives: false, state: Some(state), .. }) => state,
+        Some(Server { lives: true, .. }) => {
+            let why = format!("{key}: its server does not answer");
+            return vec![Failure::new(Kind::NoAnswer, why)];
+        }
+        Some(Server { damaged: Some(why), .. }) => return vec![why],
+        _ => return Vec::new(),
+    };
+    if family.devices.is_empty() {
+        return gone::forget(rundir, key, &state.devices, Vec::new()).problems;
+    }
+    // Devices that another program has deleted are included: the origin's server must know what
+    // became of a snapshot.
+    let devices = state.devices.into_iter();
+    let devices: Vec<DeviceState> =
+        match devices.map(|device| with_source(device, source)).collect() {
+            Ok(devices) => devices,
+            Err(why) => return vec![why],
+        };
+    let names = devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
+    let free = takeover::refuse_waiting(&takeover::disks_of(&devices));
+    rundir.remove_socket(key);
+    let server = free.and_then(|()| process::start(rundir, key));
+    ask_to_recover(server, &Command::Recover(devices), &names)
+}
+
+fn recover_left_out(server: UnixStream, left_out: &[&DeviceReport]) -> Vec<Reason> {
+    if left_out.is_empty() {
+        return Vec::new();
+    }
+    let names = left_out.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ");
+    let command = Command::RecoverLeftOut {
+        devices: left_out.iter().map(|device| device.device()).collect(),
+    };
+    let disks: Vec<_> = left_out.iter().flat_map(|device| device.disks.clone()).collect();
+    ask_to_recover(takeover::refuse_waiting(&disks).map(|()| server), &command, &names)
+}
+
+fn ask_to_recover(
+    server: Result<UnixStream, Reason>,
+    command: &Command,
+    names: &str,
+) -> Vec<Reason> {
+    match server.and_then(|server| Ok(protocol::ask(server, command)?)) {
+        Ok(Reply::Recovered { problems }) => {
+            problems.into_iter().map(|problem| problem.why).collect()
+        }
+        Ok(Reply::Failed(why)) => vec![why.context(format!("{names}: not recovered"))],
+        Ok(_) => vec![format!("{names}: the new server sent an unexpected reply").into()],
+        Err(why) => vec![why.context(format!("{names}: not recovered"))],
+    }
+}
