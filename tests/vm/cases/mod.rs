@@ -19,6 +19,7 @@ mod fio;
 mod full;
 mod full_edges;
 mod hangs;
+mod hangs_beside;
 mod inherited;
 mod joins;
 mod kept;
@@ -77,6 +78,7 @@ pub fn all() -> Vec<Case> {
     all.extend(linear::cases());
     all.extend(lines::cases());
     all.extend(hangs::cases());
+    all.extend(hangs_beside::cases());
     all.extend(inherited::cases());
     all.extend(process::cases());
     all.extend(process_log::cases());
