@@ -123,7 +123,8 @@ impl Unrecorded {
         apart::delete_apart(self.device.id, self.device.cookie)?;
         log::warn!(
             "/dev/ublkb{}: deleted without a record of its disks: if it was a snapshot, do not use \
-             its COW again; writes that were not flushed are lost",
+             its COW again; if it was a mirror, a leg may have missed writes, so name the right \
+             one with --source; writes that were not flushed are lost",
             self.device.id
         );
         Ok(())

@@ -39,6 +39,8 @@ impl RunDir {
         let boot = boot_id().map_err(|error| Failure::at(&from, error))?;
         // A damaged record names no legs: no file can be found by them.
         let Ok(Some(state)) = decode_in_boot(&bytes, &boot) else { return Ok(None) };
+        // Other families change the files of ended mirrors as well.
+        let _directory = self.lock()?;
         let to = self.ended_file(&state);
         let stale = state.has_stale();
         if stale {

@@ -51,6 +51,8 @@ impl RunDir {
 
     /// Durably records the state of a mirror's legs. Called by one thread of a server.
     pub fn write_legs(&self, key: &str, state: &LegState) -> io::Result<()> {
+        // The directory may have been removed: the record is for a later server.
+        self.make()?;
         durable::replace(&self.legs_file(key), &encode(state, boot_id()?)?)
     }
 

@@ -299,6 +299,10 @@ impl Records for Files {
         self.rundir.write_state(&self.key, devices)
     }
 
+    fn has_state(&self) -> bool {
+        self.rundir.state(&self.key).is_ok_and(|state| state.is_some())
+    }
+
     fn lock(&self) -> Result<std::fs::File, Reason> {
         self.rundir.lock()
     }

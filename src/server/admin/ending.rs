@@ -43,6 +43,11 @@ impl<M: Machine> Administrator<M> {
             }
             noted => noted.map(|()| false)?,
         };
+        match self.put_legs_back(id) {
+            // That cannot be refused.
+            Err(why) if self.machine.has_ended(id) => log::error!("{why}"),
+            put => put.map_err(|why| why.context(format!("/dev/ublkb{id}: not deleted")))?,
+        }
         // Another program may have deleted it; its number may then be another device's.
         let ours = self.ours(id, cookie)?.is_some();
         let force = force || mutant::is(Mutant::UseIgnored);

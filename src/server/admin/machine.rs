@@ -110,7 +110,9 @@ pub trait Records: Clone + Send + 'static {
     /// The reason, with the file's path; the file is unchanged, or the error says that it is
     /// replaced and may not survive a loss of power, which no device survives either.
     fn write_state(&self, devices: Vec<DeviceState>) -> Result<(), Reason>;
-    /// Takes the directory's lock.
+    /// Whether the state file is there and can be read.
+    fn has_state(&self) -> bool;
+    /// Takes the directory's lock, and makes the directory if it is not there.
     ///
     /// # Errors
     /// Another command has held it for too long.

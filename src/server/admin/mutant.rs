@@ -63,6 +63,10 @@ pub enum Mutant {
     EndedLegsForgotten,
     /// A mirror gets a leg without what ended mirrors have left of that leg.
     EndedLegTaken,
+    /// The record of a mirror's legs that was removed is not missed.
+    LegsNotPutBack,
+    /// The state file that was removed is not missed by a server that leaves devices.
+    StateNotPutBack,
     /// The state file keeps the old legs.
     LegsNotRecorded,
     /// A disk is accepted as the one that was at its path before.

@@ -154,6 +154,9 @@ impl<M: Machine> Administrator<M> {
     }
 
     fn complete(&mut self, device: &DeviceState) -> Result<(), Incomplete> {
+        if matches!(device.spec.table.params, TargetParams::Mirror(_)) {
+            return self.keep_legs_left(device).map_err(|why| Incomplete { why, owed: false });
+        }
         if !device.lost {
             // On failure the writes stay in their journal.
             return self.record_noted(device).map_err(|why| {

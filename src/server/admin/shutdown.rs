@@ -15,7 +15,7 @@ use log::Level;
 
 use super::devices::is_origins;
 use super::ending::{End, origins_first};
-use super::machine::Machine;
+use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
 use super::state::{Administrator, Ending};
 use crate::failure::{Failure, Reason};
@@ -61,7 +61,7 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         if !stays.is_empty() {
-            if let Err(why) = self.ensure_recorded() {
+            if let Err(why) = self.ensure_recorded().and_then(|()| self.put_back(&stays)) {
                 let hint = "; the server continues to serve the devices, and ends as soon as its \
                             state file can be written";
                 let what = "the server cannot end, because the next one would not know its devices";
@@ -78,6 +78,20 @@ impl<M: Machine> Administrator<M> {
         }
         self.ending = Ending::Leaves;
         Ok(())
+    }
+
+    /// Puts back what the next server needs of devices that stay, if it was removed with the run
+    /// directory, or alone.
+    fn put_back(&self, stays: &[(u32, Reason)]) -> Result<(), Reason> {
+        if mutant::is(Mutant::StateNotPutBack) {
+            return Ok(());
+        }
+        if !self.machine.records().has_state() {
+            // This makes the directory if it is not there.
+            let _directory = self.machine.records().lock()?;
+            self.record(None)?;
+        }
+        stays.iter().try_for_each(|(id, _)| self.put_legs_back(*id))
     }
 
     /// Keeps the server running until it can end, which is retried every [`LOOK_AGAIN`]. Each

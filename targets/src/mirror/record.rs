@@ -44,6 +44,29 @@ impl Mirror {
         }
     }
 
+    /// Journals the current claims again: what was journaled has been removed since.
+    ///
+    /// # Errors
+    /// They cannot be journaled. What was journaled counts as there, as before.
+    pub fn record_again(&self) -> Result<(), RecordError> {
+        let before = self.recorded.take();
+        let put = self.record();
+        if put.is_err() {
+            self.recorded.set(before);
+        }
+        put
+    }
+
+    /// Whether a later mirror must know the state of the legs: one, present or former, is not a
+    /// source.
+    pub fn has_stale(&self) -> bool {
+        let disks = self.disks.borrow();
+        let present: Vec<_> = disks.iter().map(|leg| leg.known().identity).collect();
+        let former = &*self.former.borrow();
+        let legs = &self.state.borrow().legs;
+        legs.sources() != legs.all() || former.iter().any(|leg| !present.contains(&leg.identity))
+    }
+
     /// Journals that one leg will be replaced, added or removed: before the change, and with no
     /// claim that is not already true before it.
     pub(super) fn record_change(

@@ -31,6 +31,7 @@ mod open;
 mod orphan;
 mod process;
 mod records;
+mod removed;
 mod silent;
 mod site;
 mod specs;

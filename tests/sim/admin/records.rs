@@ -55,6 +55,11 @@ impl Files {
         self.departed.clear();
     }
 
+    /// The record of a mirror's legs is removed.
+    pub fn remove_legs(&mut self, key: &str) {
+        self.legs.remove(key);
+    }
+
     /// The state file of a family is damaged, or all its files and all journals are removed.
     pub fn spoil(&mut self, key: &str, damage: bool) {
         if damage {
@@ -183,6 +188,11 @@ impl Records for Directory {
         let files = shared.write()?;
         files.states.insert(self.key.clone(), StateFile::Whole(devices));
         Ok(())
+    }
+
+    fn has_state(&self) -> bool {
+        let shared = Directory::lock(self);
+        matches!(shared.files.states.get(&self.key), Some(StateFile::Whole(_)))
     }
 
     fn lock(&self) -> Result<(), Reason> {

@@ -6,12 +6,13 @@
 
 use dm_targets::mirror::leg_state::{KnownLeg, LegState, Past};
 use dm_targets::mirror::table::{InitialSync, Leg, Mirror as Table};
+use dm_targets::target::Target;
 
 use super::leg_names::{identities, identity, number_of};
-use crate::failure::Reason;
-use crate::protocol::DeviceSpec;
+use crate::failure::{Failure, Reason};
+use crate::protocol::{DeviceSpec, DeviceState};
 use crate::server::admin::devices::Device;
-use crate::server::admin::machine::{Machine, OpenDisk, Records};
+use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
 
@@ -125,6 +126,67 @@ impl<M: Machine> Administrator<M> {
             state.names(false)
         )
         .into())
+    }
+
+    /// Puts the record of a mirror's legs back if it was removed while the mirror is served, with
+    /// the run directory or alone: nothing else knows which of its legs have missed writes when its
+    /// server has ended.
+    ///
+    /// # Errors
+    /// A leg has missed writes, and that cannot be recorded.
+    pub(in crate::server::admin) fn put_legs_back(&self, id: u32) -> Result<(), Reason> {
+        let records = self.machine.records();
+        if self.devices.get(&id).and_then(Device::mirror).is_none()
+            || records.legs().is_ok()
+            || mutant::is(Mutant::LegsNotPutBack)
+        {
+            return Ok(());
+        }
+        // The lock makes the directory if it is not there.
+        let again = |_directory| {
+            let put = self.machine.call(move |thread| async move {
+                let device = thread.group().device(id);
+                let Some(Target::Mirror(mirror)) = device.map(|device| device.target()) else {
+                    return Ok(());
+                };
+                let put = mirror.record_again();
+                if mirror.has_stale() { put } else { Ok(()) }
+            });
+            put?.map_err(|why| Failure::from(why.0))
+        };
+        records.lock().and_then(again).map_err(|why: Reason| {
+            let what = "its record of which legs have missed writes was removed, and cannot be \
+                        written again";
+            why.context(what)
+        })
+    }
+
+    /// Keeps the record of the legs of a dead server's mirror that is deleted.
+    ///
+    /// # Errors
+    /// The record was removed, or cannot be kept.
+    pub(in crate::server::admin) fn keep_legs_left(
+        &self,
+        device: &DeviceState,
+    ) -> Result<(), Reason> {
+        let records = self.machine.records();
+        if mutant::is(Mutant::LegsNotPutBack) {
+            return Ok(());
+        }
+        let known = records.legs().map_err(|why| {
+            let what = "deleted, but which of its legs have missed writes is not known any more";
+            let hint = "name the right leg with --source when they are used again";
+            Failure::from(why)
+                .context(format!("{}: {what}", device.name))
+                .ending(format!("; {hint}"))
+        });
+        known?;
+        let kept = records.keep_legs().map_err(|why| {
+            let what = "deleted, but which of its legs have missed writes cannot be kept on record";
+            why.context(format!("{}: {what}", device.name))
+        })?;
+        kept.iter().for_each(|state| log::warn!("{}: deleted; {}", device.name, state.told()));
+        Ok(())
     }
 
     /// Keeps the record of a mirror's legs when the mirror has ended, and returns what its user
