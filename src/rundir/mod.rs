@@ -17,7 +17,6 @@ pub mod lost;
 mod server;
 mod state;
 
-#[cfg(all(test, feature = "mutants"))]
 pub use claims::is_made_of;
 pub use directory::{RunDir, VARIABLE, family_key};
 pub use lock::FamilyLock;

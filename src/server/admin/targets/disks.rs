@@ -5,6 +5,7 @@ use dm_targets::units::{Sector, Sectors};
 
 use crate::failure::{Failure, Reason};
 use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
+use crate::rundir::is_made_of;
 use crate::server::admin::devices::Deps;
 use crate::server::admin::machine::{Machine, OpenDisk};
 use crate::server::admin::mutant::{self, Mutant};
@@ -92,9 +93,24 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// How another family holds a disk, whether it has a server or not.
+    /// How another family holds a disk, whether it has a server or not; or a device of this family
+    /// that waits for a server.
     fn claimed(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
-        self.machine.claimed(id, disk).filter(|_| !mutant::is(Mutant::WaitingDisksFree))
+        let held = self.machine.claimed(id, disk).or_else(|| self.awaited(id, disk));
+        held.filter(|_| !mutant::is(Mutant::WaitingDisksFree))
+    }
+
+    /// The left-out device that is made of a disk. An origin and its snapshots share a disk, and
+    /// their COWs are refused where they are opened.
+    fn awaited(&self, id: DiskId, disk: &KnownDisk) -> Option<OpenErrorKind> {
+        let shares = |params: &TargetParams| {
+            use TargetParams::{Snapshot, SnapshotMerge, SnapshotOrigin};
+            matches!(params, Snapshot(_) | SnapshotMerge(_) | SnapshotOrigin { .. })
+        };
+        let devices = self.left_out.values().map(|left| &left.device);
+        let mut alone = devices.filter(|device| !shares(&device.spec.table.params));
+        let device = alone.find(|device| is_made_of(device, id, disk))?;
+        Some(OpenErrorKind::Awaited { name: device.name.clone(), id: device.id })
     }
 
     /// Refuses a new device's disks that another family has claimed since they were opened. Called
