@@ -1,8 +1,8 @@
 //! `recover`: a new server for devices whose own has died, and for those that a living server has
 //! left out.
 //!
-//! Rules kept here: a failure stops only the work that depends on it, and has a line of its own; and
-//! a family whose disks hang delays no other one ([`side_by_side`]).
+//! Rules kept here: a failure stops only the work that depends on it, and has a line of its own;
+//! and a family whose disks hang delays no other one ([`side_by_side`]).
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
