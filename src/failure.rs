@@ -98,6 +98,12 @@ impl Failure {
         self.after(format!("{context}, but "))
     }
 
+    /// Without what to do, or what is left: another line says that better.
+    pub fn without_end(mut self) -> Failure {
+        self.end.clear();
+        self
+    }
+
     /// Puts `words`, which end with their separator, before this failure.
     pub fn after(self, words: impl Into<String>) -> Failure {
         Failure {

@@ -11,9 +11,9 @@ mod report;
 
 pub use ask::{Silence, ask, connect, has_left, is_absent, until_left_or, write_line};
 pub use cow::{Cow, Which};
-pub use device::{DeviceOptions, DeviceRef, DeviceSpec, DeviceState};
+pub use device::{DeviceOptions, DeviceRef, DeviceSpec, DeviceState, MergeOptions};
 pub use known::{KnownDisk, KnownDisks, Place};
-pub use message::{Command, Doing, Reply};
+pub use message::{Command, Doing, MergeChange, Reply};
 pub use problem::Problem;
 pub use report::{
     DeviceObject, DeviceReport, Health, LegObject, LinearObject, MergeObject, MergeState,

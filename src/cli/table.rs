@@ -82,6 +82,7 @@ fn spec(table: Table, common: &Common, source: Option<usize>) -> DeviceSpec {
         allow_invalid,
         source,
         other_origin,
+        merge: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! A device in the words of the protocol: how it is made, and what of it outlives its server.
 
+use std::num::NonZeroU64;
+
 use dm_targets::table::Table;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +47,28 @@ pub struct DeviceSpec {
     /// A snapshot's device is wanted although its COW is marked invalid.
     #[serde(default)]
     pub allow_invalid: bool,
+    /// How its merge runs, if that was begun or changed with `merge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge: Option<MergeOptions>,
+}
+
+/// How a merge runs that was begun or changed with `merge`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MergeOptions {
+    /// The name that the snapshot's device had; `None` for a merge that was loaded as a table.
+    pub snapshot: Option<String>,
+    /// It rests until it is continued.
+    pub paused: bool,
+    /// It copies no faster than this; `None`: as fast as the disks.
+    pub bytes_per_second: Option<NonZeroU64>,
+}
+
+impl MergeOptions {
+    /// Whether the server puts the origin's plain table back at the end. A merge that was loaded
+    /// as a table ends with a table.
+    pub fn ends_by_itself(&self) -> bool {
+        self.snapshot.is_some()
+    }
 }
 
 #[cfg(test)]
@@ -66,6 +90,7 @@ impl DeviceSpec {
             allow_invalid: false,
             source: None,
             other_origin: false,
+            merge: None,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Commands to a server, and its replies.
 
+use std::num::NonZeroU64;
+
 use serde::{Deserialize, Serialize};
 
 use super::device::{DeviceRef, DeviceSpec, DeviceState};
@@ -37,12 +39,28 @@ pub enum Command {
     Resume { device: DeviceRef },
     /// Give a device another table, which its next resume puts in place.
     Load { device: DeviceRef, spec: DeviceSpec },
+    /// Merge a snapshot into its origin, under the origin's device; `force`: also while that device
+    /// is mounted, or the snapshot's is open.
+    Merge { device: DeviceRef, force: bool, bytes_per_second: Option<NonZeroU64> },
+    /// Change how the merge of an origin's device runs.
+    ChangeMerge { device: DeviceRef, change: MergeChange },
     /// Send a message to a device's target.
     Message { device: DeviceRef, words: Vec<String> },
     /// Wait until a device's event counter differs from `events`.
     Wait { device: DeviceRef, events: Option<u32> },
     /// End, deleting every device.
     Shutdown,
+}
+
+/// What is to change in how a merge runs.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum MergeChange {
+    /// It rests until it is continued.
+    Pause,
+    /// It continues, also after an error.
+    Resume,
+    /// It copies no faster than this; `None`: as fast as the disks.
+    Rate(Option<NonZeroU64>),
 }
 
 /// What a server is doing.
@@ -96,6 +114,8 @@ impl Command {
             | Command::Suspend { device, .. }
             | Command::Resume { device }
             | Command::Load { device, .. }
+            | Command::Merge { device, .. }
+            | Command::ChangeMerge { device, .. }
             | Command::Message { device, .. }
             | Command::Wait { device, .. } => std::slice::from_ref(device),
             Command::Add { .. }
@@ -126,6 +146,7 @@ impl Command {
             Command::Suspend { .. } => "suspend",
             Command::Resume { .. } => "resume",
             Command::Load { .. } => "load",
+            Command::Merge { .. } | Command::ChangeMerge { .. } => "merge",
             Command::Message { .. } => "message",
             Command::Wait { .. } => "wait",
             Command::Shutdown => "end",
@@ -147,6 +168,8 @@ mod tests {
             Command::TakeBack { device },
             Command::Suspend { device, noflush: false },
             Command::Resume { device },
+            Command::Merge { device, force: true, bytes_per_second: None },
+            Command::ChangeMerge { device, change: MergeChange::Pause },
             Command::Message { device, words: Vec::new() },
             Command::Wait { device, events: None },
         ] {

@@ -191,6 +191,21 @@ pub struct MergeObject {
     pub left_bytes: u64,
     /// Why it has stopped.
     pub error: Option<String>,
+    /// Whether it rests until it is continued.
+    #[serde(default)]
+    pub paused: Option<bool>,
+    /// The rate that it must not exceed.
+    #[serde(default)]
+    pub limit_bytes_per_second: Option<u64>,
+    /// Its rate since it began, or was continued or given another limit.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+    /// At this rate.
+    #[serde(default)]
+    pub seconds_left: Option<u64>,
+    /// The name that the snapshot's device had, if it was begun with `merge`.
+    #[serde(default)]
+    pub snapshot: Option<String>,
 }
 
 /// The `mirror` object.

@@ -26,6 +26,8 @@ pub struct Server {
     /// The current command, for clients that wait.
     at_work: AtWork,
     pending: (Sender<Pending>, Receiver<Pending>),
+    /// A merge has ended whose origin could not get its plain table back yet.
+    tries_again: bool,
     /// The server's files are removed and its disks closed.
     ended: bool,
 }
@@ -47,7 +49,14 @@ impl Server {
         )?;
         let directory = Directory::default();
         let admin = Administrator::new(live, directory.clone());
-        Ok(Server { admin, directory, at_work: AtWork::default(), pending, ended: false })
+        Ok(Server {
+            admin,
+            directory,
+            at_work: AtWork::default(),
+            pending,
+            tries_again: false,
+            ended: false,
+        })
     }
 
     /// Answers commands until the last device is gone. Returns failure if acknowledged writes were
@@ -131,6 +140,7 @@ impl Server {
                 Pending::Nothing => drop(self.admin.notice_stolen()),
             }
             self.admin.settle();
+            self.tries_again = self.admin.end_merges();
             if self.admin.ending() == Ending::Waits {
                 if let Err(error) = self.admin.shut_down() {
                     log::error!("the server cannot end: {error}");
@@ -151,8 +161,8 @@ impl Server {
             return pending.recv_timeout(FIRST_DEVICE_LIMIT).ok();
         }
         match self.admin.ending() {
-            Ending::No => pending.recv().ok(),
-            Ending::Waits | Ending::Leaves => {
+            Ending::No if !self.tries_again => pending.recv().ok(),
+            Ending::No | Ending::Waits | Ending::Leaves => {
                 Some(pending.recv_timeout(LOOK_AGAIN).unwrap_or(Pending::Nothing))
             }
         }

@@ -128,6 +128,11 @@ impl Machine for Live {
         self.patience.call(&self.thread, job)
     }
 
+    fn waker(&self) -> Box<dyn Fn() + Send> {
+        let ended = self.patience.ended();
+        Box::new(move || ended())
+    }
+
     fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason> {
         device::info(&mut self.control, id)
     }
@@ -194,6 +199,10 @@ impl Machine for Live {
 
     fn not_in_use(&self, id: u32) -> Result<(), Reason> {
         device::not_in_use(id).map_err(|why| users::using_device(&self.files.rundir, id, why))
+    }
+
+    fn not_open(&self, id: u32) -> Result<(), Reason> {
+        device::not_open(id).map_err(|why| users::using_device(&self.files.rundir, id, why))
     }
 
     fn params(&mut self, id: u32) -> Result<Params, Reason> {

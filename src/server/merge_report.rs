@@ -1,36 +1,47 @@
 //! What `list --json` says of a merge.
 
-use dm_targets::snapshot::merge::{Merge, Phase, Progress};
+use std::num::NonZeroU64;
 
-use crate::protocol::{MergeObject, MergeState};
+use dm_targets::snapshot::merge::{Merge, Phase, Progress, Speed};
+
+use crate::protocol::{MergeObject, MergeOptions, MergeState};
 
 /// The data thread's information about a merge.
 pub struct MergeFacts {
     pub phase: Phase,
-    progress: Progress,
-    fault: Option<String>,
+    pub(super) progress: Progress,
+    pub(super) speed: Speed,
+    pub(super) fault: Option<String>,
 }
 
 impl MergeFacts {
     /// What is known of a merge.
     pub fn of(merge: &Merge) -> MergeFacts {
         let fault = merge.fault().map(|fault| fault.to_string());
-        MergeFacts { phase: merge.phase(), progress: merge.progress(), fault }
+        let (phase, progress, speed) = (merge.phase(), merge.progress(), merge.speed());
+        MergeFacts { phase, progress, speed, fault }
     }
 
-    /// The `merge` object of a snapshot.
-    pub fn object(&self) -> MergeObject {
+    /// The `merge` object of a snapshot; `options`: how it was asked to run.
+    pub fn object(&self, options: Option<&MergeOptions>) -> MergeObject {
         let state = match self.phase {
             Phase::Merging => MergeState::Merging,
             Phase::Failed => MergeState::Failed,
             Phase::Done => MergeState::Done,
             Phase::Unusable => MergeState::Invalid,
         };
+        let left_bytes = self.progress.left.bytes();
+        let rate = self.speed.measured;
         MergeObject {
             state,
             merged_bytes: self.progress.merged.bytes(),
-            left_bytes: self.progress.left.bytes(),
+            left_bytes,
             error: self.fault.clone(),
+            paused: Some(self.speed.paused),
+            limit_bytes_per_second: self.speed.limit.map(NonZeroU64::get),
+            bytes_per_second: rate.map(NonZeroU64::get),
+            seconds_left: rate.map(|rate| left_bytes.div_ceil(rate.get())),
+            snapshot: options.and_then(|options| options.snapshot.clone()),
         }
     }
 }

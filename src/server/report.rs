@@ -11,11 +11,10 @@ use dm_targets::mirror::target::{Progress, Status};
 use super::admin::devices::{Deps, Device};
 use super::facts::{Facts, LegFacts, MirrorFacts, SnapshotFacts};
 use super::health;
-use super::merge_report::MergeFacts;
 use super::orphan;
 use crate::protocol::{
-    DeviceObject, DeviceReport, Health, LegObject, MirrorObject, RecoveryObject, RunState,
-    SnapshotObject, StatsObject, TargetObject,
+    DeviceObject, DeviceReport, Health, LegObject, MergeOptions, MirrorObject, RecoveryObject,
+    RunState, SnapshotObject, StatsObject, TargetObject,
 };
 use crate::ublk::device;
 
@@ -140,7 +139,8 @@ fn parts(entry: &Device, facts: &Facts) -> Option<TargetObject> {
     let known = orphan::parts_of(&entry.spec.table.params)?;
     Some(match (known, &facts.snapshot, &facts.mirror) {
         (TargetObject::Snapshot(known), Some(facts), _) => {
-            TargetObject::Snapshot(snapshot_object(known, facts))
+            let merge = entry.spec.merge.as_ref();
+            TargetObject::Snapshot(snapshot_object(known, facts, merge))
         }
         (TargetObject::Mirror(known), _, Some(facts)) => {
             TargetObject::Mirror(mirror_object(known, facts))
@@ -149,7 +149,11 @@ fn parts(entry: &Device, facts: &Facts) -> Option<TargetObject> {
     })
 }
 
-fn snapshot_object(known: SnapshotObject, facts: &SnapshotFacts) -> SnapshotObject {
+fn snapshot_object(
+    known: SnapshotObject,
+    facts: &SnapshotFacts,
+    options: Option<&MergeOptions>,
+) -> SnapshotObject {
     let SnapshotFacts { status, chunk_size, exceptions, merge } = facts;
     SnapshotObject {
         chunk_size_bytes: Some(chunk_size.bytes()),
@@ -159,7 +163,7 @@ fn snapshot_object(known: SnapshotObject, facts: &SnapshotFacts) -> SnapshotObje
         total_bytes: Some(status.usage.total.bytes()),
         metadata_bytes: Some(status.usage.metadata.bytes()),
         exceptions: Some(*exceptions as u64),
-        merge: merge.as_ref().map(MergeFacts::object),
+        merge: merge.as_ref().map(|merge| merge.object(options)),
         ..known
     }
 }

@@ -297,8 +297,8 @@ pub fn is_recoverable(info: &DeviceInfo) -> bool {
 }
 
 fn in_use(id: u32, by: &str) -> Reason {
-    let why = format!("/dev/ublkb{id}: it is {by}; end that use first, or use --force");
-    Failure::new(Kind::InUse, why)
+    Failure::new(Kind::InUse, format!("/dev/ublkb{id}: it is {by}"))
+        .ending("; end that use first, or use --force")
 }
 
 /// Fails if the device is in use: a claim that is released immediately shows whether another user
@@ -308,6 +308,19 @@ pub fn not_in_use(id: u32) -> Result<(), Reason> {
     let claimed =
         OpenOptions::new().read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC).open(path);
     not_claimed(id, claimed.map(drop))
+}
+
+/// Fails if the device is in use, or a process has it open that is not just looking at it.
+pub fn not_open(id: u32) -> Result<(), Reason> {
+    for left in (0..STOP_TRIES).rev() {
+        not_in_use(id)?;
+        match seen_user(id)? {
+            None => break,
+            Some(_) if left > 0 => std::thread::sleep(STOP_PAUSE),
+            Some(by) => return Err(in_use(id, &by)),
+        }
+    }
+    Ok(())
 }
 
 /// Whether a device is unused, by the result of an attempt to claim it. Of the errors, only an

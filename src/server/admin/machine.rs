@@ -235,6 +235,10 @@ pub trait Machine: 'static {
         T: Send + 'static,
         F: Future<Output = T> + 'static;
 
+    /// What the thread that has the targets calls when the administrator has something to do that
+    /// no command asks for ([`end_merges`](super::Administrator::end_merges)).
+    fn waker(&self) -> Box<dyn Fn() + Send>;
+
     /// The kernel's info about a device number; `None`: there is no such device.
     ///
     /// # Errors
@@ -299,6 +303,11 @@ pub trait Machine: 'static {
     /// # Errors
     /// It is in use, or its use cannot be determined.
     fn not_in_use(&self, id: u32) -> Result<(), Reason>;
+    /// Refuses a device that is in use, or that a process has open.
+    ///
+    /// # Errors
+    /// It is, or that cannot be determined.
+    fn not_open(&self, id: u32) -> Result<(), Reason>;
     /// The parameters that the kernel has for a device.
     ///
     /// # Errors

@@ -73,7 +73,9 @@ impl<M: Machine> Administrator<M> {
         let snapshot = self.snapshot_to_merge(&spec)?;
         if let Some(snapshot) = snapshot {
             self.refuse_unfinished(snapshot)?;
-            self.machine.not_in_use(snapshot)?;
+            if !mutant::is(Mutant::MountedMerged) {
+                self.machine.not_in_use(snapshot)?;
+            }
             self.take_target_for(id, snapshot)?;
         }
         let before = self.unfinished.len();
@@ -235,7 +237,13 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(Held<M::Caller>, Option<Cow>), Reason> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let before = std::mem::replace(&mut entry.cow, cow.clone());
-        let recorded = self.record_table(id, deps, spec, again);
+        let plain = matches!(spec.table.params, TargetParams::SnapshotOrigin { .. });
+        let recorded = if plain && mutant::is(Mutant::PlainUnrecorded) {
+            (entry.deps, entry.spec) = (deps, spec);
+            Ok(())
+        } else {
+            self.record_table(id, deps, spec, again)
+        };
         recorded.map(|()| (target, cow)).inspect_err(|_| {
             if let Some(entry) = self.devices.get_mut(&id) {
                 entry.cow = before;

@@ -14,6 +14,7 @@ pub mod held;
 mod kernel;
 mod lost;
 pub mod machine;
+mod merge;
 mod merging;
 pub mod mutant;
 mod new_device;
@@ -48,6 +49,7 @@ impl<M: Machine> Administrator<M> {
     /// The reason, and what is left of the attempt.
     pub fn carry_out(&mut self, command: Command) -> Result<Reply, Reason> {
         self.settle();
+        self.end_merges();
         self.lose_kept();
         command.refuse_replaced(|id| self.cookie_of(id))?;
         if !matches!(command, Command::TakeBack { .. }) {
@@ -65,6 +67,10 @@ impl<M: Machine> Administrator<M> {
             Command::Suspend { device, noflush } => self.suspend(device.id, noflush),
             Command::Resume { device } => self.resume(device.id),
             Command::Load { device, spec } => self.load(device.id, spec),
+            Command::Merge { device, force, bytes_per_second } => {
+                self.merge(device.id, force, bytes_per_second)
+            }
+            Command::ChangeMerge { device, change } => self.change_merge(device.id, change),
             Command::Message { device, words } => self.message(device.id, &words),
             Command::Report | Command::Ping | Command::Wait { .. } => {
                 Err("a command for the listener".to_owned().into())

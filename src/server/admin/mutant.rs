@@ -105,6 +105,16 @@ pub enum Mutant {
     MergedStoreGivenUp,
     /// A merge closes a snapshot whose exceptions are in memory, and loses them.
     TransientTaken,
+    /// A merge ends the device of a snapshot that is mounted.
+    MountedMerged,
+    /// The content of a mounted origin changes without force.
+    MergedUnderMount,
+    /// A snapshot that has refused a write is merged.
+    OverflowedMerged,
+    /// A merge that is taken over forgets that it is paused, and its rate.
+    MergeOptionsForgotten,
+    /// An origin gets its plain table back before that is on record.
+    PlainUnrecorded,
 }
 
 #[cfg(all(test, feature = "mutants"))]

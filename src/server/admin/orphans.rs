@@ -18,7 +18,7 @@ use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
-use crate::protocol::{DeviceSpec, DeviceState};
+use crate::protocol::{DeviceSpec, DeviceState, MergeOptions};
 use crate::rundir::departed::Departure;
 use crate::storage::silent::no_answer;
 use crate::storage::{Access, Claim};
@@ -103,13 +103,19 @@ impl<M: Machine> Administrator<M> {
     /// Commits what a dead server journaled for a snapshot that gets no new server, so that its COW
     /// is complete for the next device that opens it.
     fn record_noted(&mut self, device: &DeviceState) -> Result<(), Reason> {
-        let TargetParams::Snapshot(snapshot) = &device.spec.table.params else { return Ok(()) };
+        let (TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot)) =
+            &device.spec.table.params
+        else {
+            return Ok(());
+        };
         if !self.machine.is_journal_left(&snapshot.cow)? {
             return Ok(());
         }
         Silent::among(&self.machine, [device].into_iter()).refuse(device)?;
         // Only the origin's size is needed, so other users of the origin do not matter.
-        let spec = DeviceSpec { force: true, ..device.spec.clone() };
+        // A merge must not go on: the records are put on the COW, and that is all.
+        let merge = Some(MergeOptions { paused: true, ..MergeOptions::default() });
+        let spec = DeviceSpec { force: true, merge, ..device.spec.clone() };
         let target = self.prepare(spec, Some(&device.name), Some(&device.known))?.target;
         let record = target.last_job(|thread: Rc<M::Thread>, opened| async move {
             opened.target.activate(&thread.group().executor).await?;

@@ -47,6 +47,8 @@ pub struct Administrator<M: Machine> {
     pub(super) ending: Ending,
     /// The reason why the last attempt to end failed, already logged.
     pub(super) kept_by: Option<Reason>,
+    /// The reason why an ended merge's origin did not get its plain table back, already logged.
+    pub(super) merge_kept_by: Option<String>,
     /// The contents of the state file, if this server has written it.
     on_record: RefCell<Option<Vec<DeviceState>>>,
     /// The run directory's files describe devices of a dead server that are not taken over yet.
@@ -79,6 +81,7 @@ impl<M: Machine> Administrator<M> {
             origin_changed: false,
             ending: Ending::No,
             kept_by: None,
+            merge_kept_by: None,
             on_record: RefCell::new(None),
             keep_files: false,
             lost_at_end: false,

@@ -74,7 +74,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Suspends a device if it is not, and replaces its table.
-    fn replace_table(
+    pub(super) fn replace_table(
         &mut self,
         id: u32,
         table: DeviceSpec,

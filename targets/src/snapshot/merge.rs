@@ -61,6 +61,17 @@ pub struct Progress {
     pub left: Sectors,
 }
 
+/// How a merge runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speed {
+    /// It rests.
+    pub paused: bool,
+    /// The rate that it must not exceed, in bytes per second.
+    pub limit: Option<NonZeroU64>,
+    /// Its rate in bytes per second; `None` while it rests, or nothing has been merged yet.
+    pub measured: Option<NonZeroU64>,
+}
+
 /// An origin with the snapshot that is merged into it.
 pub struct Merge {
     /// The store that is merged. It is not one of the origin's snapshots.
@@ -295,6 +306,7 @@ impl Merge {
     /// Continues after [`Merge::pause`].
     pub fn unpause(&self) {
         self.paused.set(false);
+        self.pace.borrow_mut().measure_again();
         self.changed.wake_all();
     }
 
@@ -302,6 +314,7 @@ impl Merge {
     pub fn restart(&self) {
         if self.phase() == Phase::Failed {
             self.phase.set(Phase::Merging);
+            self.pace.borrow_mut().measure_again();
             self.changed.wake_all();
         }
     }
@@ -310,6 +323,13 @@ impl Merge {
     pub fn set_rate(&self, bytes_per_second: Option<NonZeroU64>) {
         self.pace.borrow_mut().set(bytes_per_second);
         self.changed.wake_all();
+    }
+
+    /// How it runs.
+    pub fn speed(&self) -> Speed {
+        let pace = self.pace.borrow();
+        let measured = pace.rate(self.snapshot.host.now_ms()).filter(|_| self.may_merge());
+        Speed { paused: self.paused.get(), limit: pace.limit(), measured }
     }
 
     /// Stops for a suspended device: the origin's disk is no longer accessed when this returns and

@@ -1,5 +1,5 @@
-//! How fast a merge runs: at a number of bytes per second, or as fast as the disks. Pure: the
-//! caller passes the time.
+//! How fast a merge runs: at a number of bytes per second, or as fast as the disks; and how fast it
+//! has been. Pure: the caller passes the time.
 
 use std::num::NonZeroU64;
 
@@ -8,12 +8,40 @@ use std::num::NonZeroU64;
 pub(super) struct Pace {
     bytes_per_second: Option<NonZeroU64>,
     next_ms: u64,
+    /// When the first batch began that is measured, and what has been merged since.
+    since_ms: Option<u64>,
+    measured_bytes: u64,
 }
 
 impl Pace {
     /// Sets the rate; `None` is as fast as the disks.
     pub(super) fn set(&mut self, bytes_per_second: Option<NonZeroU64>) {
-        *self = Pace { bytes_per_second, next_ms: 0 };
+        *self = Pace { bytes_per_second, ..Pace::default() };
+    }
+
+    /// The rate that it must not exceed.
+    pub(super) fn limit(&self) -> Option<NonZeroU64> {
+        self.bytes_per_second
+    }
+
+    /// The merge has rested: what was measured before says nothing of what follows.
+    pub(super) fn measure_again(&mut self) {
+        (self.since_ms, self.measured_bytes) = (None, 0);
+    }
+
+    /// A batch has been merged.
+    pub(super) fn end(&mut self, bytes: u64) {
+        self.measured_bytes = self.measured_bytes.saturating_add(bytes);
+    }
+
+    /// Bytes per second since the rate was set, or the merge has rested; `None` until a batch has
+    /// been merged.
+    pub(super) fn rate(&self, now_ms: u64) -> Option<NonZeroU64> {
+        let elapsed_ms = now_ms.saturating_sub(self.since_ms?).max(1);
+        let rate = self.measured_bytes.saturating_mul(1000) / elapsed_ms;
+        let limit = self.bytes_per_second.map_or(u64::MAX, NonZeroU64::get);
+        // The first batch of a slow merge does not take long; the pause after it does.
+        NonZeroU64::new(rate.min(limit))
     }
 
     /// When the next batch may begin, if not now.
@@ -23,6 +51,7 @@ impl Pace {
 
     /// A batch begins. Time that was not used before is not made up for.
     pub(super) fn begin(&mut self, bytes: u64, now_ms: u64) {
+        self.since_ms.get_or_insert(now_ms);
         let Some(rate) = self.bytes_per_second else { return };
         let takes_ms = bytes.saturating_mul(1000) / rate;
         self.next_ms = self.next_ms.max(now_ms).saturating_add(takes_ms);
@@ -49,5 +78,21 @@ mod tests {
         assert_eq!(pace.waits_until(100_000), Some(101_000), "the disks were slower");
         pace.set(None);
         assert_eq!(pace.waits_until(100_000), None);
+    }
+
+    #[test]
+    fn the_measured_rate_is_that_since_the_last_change() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.rate(5), None, "nothing has been merged");
+        pace.begin(1000, 2000);
+        pace.end(1000);
+        assert_eq!(pace.rate(4000), NonZeroU64::new(500));
+        pace.measure_again();
+        assert_eq!(pace.rate(9000), None, "it has rested");
+        pace.set(NonZeroU64::new(100));
+        pace.begin(1000, 10_000);
+        pace.end(1000);
+        assert_eq!(pace.rate(10_001), NonZeroU64::new(100), "it cannot be faster than its limit");
+        assert_eq!(pace.rate(30_000), NonZeroU64::new(50));
     }
 }

@@ -123,6 +123,7 @@ impl Merge {
             return Ok(Step::Next);
         }
         self.remove(batch.records).await?;
+        self.pace.borrow_mut().end(bytes);
         self.merged.set(Sectors(self.merged.get().0 + Sectors::from_bytes(bytes).0));
         Ok(Step::Next)
     }

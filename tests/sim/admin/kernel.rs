@@ -27,8 +27,10 @@ pub struct Device {
     pub params: Params,
     /// The process that serves the device, or is about to.
     pub owner: Option<u32>,
-    /// A user has it open.
+    /// A user has claimed it, as a mount does.
     pub in_use: bool,
+    /// A user has it open without a claim.
+    pub open: bool,
     pub pending: Vec<Pending>,
 }
 
@@ -93,6 +95,7 @@ impl Kernel {
             params,
             owner: Some(owner),
             in_use: false,
+            open: false,
             pending: Vec::new(),
         };
         self.devices.insert(id, device);

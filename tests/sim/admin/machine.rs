@@ -136,6 +136,10 @@ impl Machine for SimMachine {
         }
     }
 
+    fn waker(&self) -> Box<dyn Fn() + Send> {
+        Box::new(|| {})
+    }
+
     fn info(&mut self, id: u32) -> Result<Option<DeviceInfo>, Reason> {
         let mut kernel = self.site.kernel.borrow_mut();
         kernel.deny(Control::Info, id)?;
@@ -232,6 +236,14 @@ impl Machine for SimMachine {
             Some(device) if device.in_use && device.info.state != DeviceState::Dead => {
                 Err(format!("/dev/ublkb{id}: it is in use").into())
             }
+            _ => Ok(()),
+        }
+    }
+
+    fn not_open(&self, id: u32) -> Result<(), Reason> {
+        self.not_in_use(id)?;
+        match self.site.kernel.borrow().devices.get(&id) {
+            Some(device) if device.open => Err(format!("/dev/ublkb{id}: it is open").into()),
             _ => Ok(()),
         }
     }

@@ -30,7 +30,7 @@ pub(super) fn town() -> Town {
     town
 }
 
-fn spec(merges: bool) -> DeviceSpec {
+pub(super) fn spec(merges: bool) -> DeviceSpec {
     let mut spec = Town::spec(if merges { S } else { O });
     if let (TargetParams::Snapshot(table), true) = (&spec.table.params, merges) {
         spec.table.params = TargetParams::SnapshotMerge(table.clone());

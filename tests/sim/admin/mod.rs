@@ -23,6 +23,8 @@ mod lines;
 mod lines_refused;
 mod lives;
 mod machine;
+mod merge_command;
+mod merge_refused;
 mod merging;
 mod merging_silent;
 mod messages;

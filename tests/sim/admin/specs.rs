@@ -62,6 +62,7 @@ impl Town {
             source: None,
             other_origin: false,
             allow_invalid: false,
+            merge: None,
         }
     }
 }

@@ -9,6 +9,7 @@ mod ended;
 mod leg_content;
 mod leg_names;
 mod lost;
+pub(super) mod merge;
 mod messages;
 mod mirror;
 mod own_legs;

@@ -7,8 +7,6 @@ use dm_targets::device::{Events, Opened};
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::journal::Notes;
-use dm_targets::snapshot::merge::{Bounds, Merge, Phase};
-use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::table::{Snapshot as Table, StoreType};
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
@@ -20,8 +18,9 @@ use super::content::refuse_other;
 use super::continued;
 use super::disks::{Sharing, check_length};
 use super::lost;
+use super::merge::{self, OpenedMerge, is_invalid};
 use crate::failure::Reason;
-use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks};
+use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks, MergeOptions};
 use crate::server::admin::devices::{Deps, LeftOut};
 use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
@@ -65,6 +64,8 @@ struct Opening<L> {
     origin: DiskId,
     /// It is merged into the origin.
     merges: bool,
+    /// How its merge runs.
+    merge: Option<MergeOptions>,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -136,6 +137,7 @@ impl<M: Machine> Administrator<M> {
             label,
             origin,
             merges,
+            merge: spec.merge.clone(),
         };
         let (target, found) = self.open_snapshot(snapshot, cow, opening)?;
         let read_only = spec.options.read_only;
@@ -264,7 +266,9 @@ impl<M: Machine> Administrator<M> {
             label,
             origin,
             merges,
+            merge,
         } = opening;
+        let merge = merge.filter(|_| !again || !mutant::is(Mutant::MergeOptionsForgotten));
         let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) =
             snapshot.store;
         let on_full = if overflow { OnFull::Overflow } else { OnFull::Invalidate };
@@ -275,6 +279,7 @@ impl<M: Machine> Administrator<M> {
         let lost = lost || again && !persistent;
         let notes = if persistent { self.machine.journal(&cow, ownership.store)? } else { None };
         let path = snapshot.cow.clone();
+        let merged = self.machine.waker();
         let open = move |thread: Rc<M::Thread>| async move {
             let group = thread.group();
             let origin = group.origin(origin.key()).ok_or(NO_ORIGIN)?;
@@ -299,10 +304,15 @@ impl<M: Machine> Administrator<M> {
                 listener: Rc::new(move |event| {
                     log::log!(priority(&event), "{label}: {event}");
                     happened.notify();
+                    if matches!(event, Event::Merged) {
+                        merged();
+                    }
                 }),
             };
             if merges {
-                return open_merge(parts, &origin, events, allow_invalid).await;
+                let opened = merge::open(parts, &origin, events, allow_invalid, merge.as_ref());
+                let OpenedMerge { opened, chunk, len } = opened.await?;
+                return Ok((opened, Found { chunk, len, continued: false }));
             }
             let snapshot = Snapshot::open(parts).await?;
             refuse_unusable(&snapshot, &path, again, allow_invalid)?;
@@ -349,29 +359,6 @@ fn refuse_unusable(
         return Err(is_invalid(path));
     }
     Ok(())
-}
-
-/// Opens a merge. That of an invalid snapshot, which is its origin, is accepted if
-/// `allow_invalid`.
-async fn open_merge(
-    parts: Parts<'_>,
-    origin: &Rc<Origin>,
-    events: Rc<Events>,
-    allow_invalid: bool,
-) -> Result<(Opened, Found), Reason> {
-    let path = parts.cow.name().clone();
-    let merge = Merge::open(parts, origin, Bounds::default()).await?;
-    if merge.phase() == Phase::Unusable && !allow_invalid {
-        return Err(is_invalid(&path));
-    }
-    let found = Found { chunk: merge.chunk_size(), len: merge.len(), continued: false };
-    Ok((Opened { target: Target::Merge(merge), events }, found))
-}
-
-fn is_invalid(path: &str) -> Reason {
-    let hint = "zero its first sector to use the disk for a new snapshot, or add it with \
-                --allow-invalid";
-    format!("{path}: the snapshot on it is invalid; {hint}").into()
 }
 
 /// Lost data is an error, data that may be lost is a warning.

@@ -1,0 +1,58 @@
+//! A merge as the data thread opens it, and how it runs.
+
+use std::rc::Rc;
+
+use dm_targets::device::{Events, Opened};
+use dm_targets::snapshot::merge::{Bounds, Merge, Phase};
+use dm_targets::snapshot::origin::Origin;
+use dm_targets::snapshot::target::Parts;
+use dm_targets::target::Target;
+use dm_targets::units::{ChunkSize, Sectors};
+
+use crate::failure::Reason;
+use crate::protocol::MergeOptions;
+
+/// A merge that has been opened.
+pub(super) struct OpenedMerge {
+    pub(super) opened: Opened,
+    pub(super) chunk: ChunkSize,
+    pub(super) len: Sectors,
+}
+
+/// Opens a merge, which runs as `options` say from its first batch on. That of an invalid snapshot,
+/// which is its origin, is accepted if `allow_invalid`.
+pub(super) async fn open(
+    parts: Parts<'_>,
+    origin: &Rc<Origin>,
+    events: Rc<Events>,
+    allow_invalid: bool,
+    options: Option<&MergeOptions>,
+) -> Result<OpenedMerge, Reason> {
+    let path = parts.cow.name().clone();
+    let merge = Merge::open(parts, origin, Bounds::default()).await?;
+    if merge.phase() == Phase::Unusable && !allow_invalid {
+        return Err(is_invalid(&path));
+    }
+    options.iter().for_each(|options| run_as(&merge, options));
+    let (chunk, len) = (merge.chunk_size(), merge.len());
+    Ok(OpenedMerge { opened: Opened { target: Target::Merge(merge), events }, chunk, len })
+}
+
+/// Lets a merge run as the options say.
+pub(in crate::server::admin) fn run_as(merge: &Merge, options: &MergeOptions) {
+    if merge.speed().limit != options.bytes_per_second {
+        merge.set_rate(options.bytes_per_second);
+    }
+    match (options.paused, merge.speed().paused) {
+        (true, false) => merge.pause(),
+        (false, true) => merge.unpause(),
+        _ => {}
+    }
+}
+
+/// Why the device of an invalid snapshot is not added.
+pub(super) fn is_invalid(path: &str) -> Reason {
+    let hint = "zero its first sector to use the disk for a new snapshot, or add it with \
+                --allow-invalid";
+    format!("{path}: the snapshot on it is invalid; {hint}").into()
+}
