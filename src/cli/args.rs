@@ -2,6 +2,7 @@
 //! users' scripts.
 
 mod add;
+mod merge;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 use super::journal::Journal;
 pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, Snapshot, Store};
+pub use merge::Merge;
 
 /// Block snapshots and mirrors: device-mapper's targets, served from user space on ublk
 #[derive(Parser)]
@@ -113,6 +115,19 @@ pub enum Verb {
         #[command(flatten)]
         options: Loaded,
     },
+    /// Merge a snapshot into its origin, whose device shows the snapshot from the first moment on
+    ///
+    /// The origin needs a device (`add origin`); the snapshot's device ends. Returns when the merge
+    /// has begun: the server continues it, and when all of the snapshot is on the origin it makes
+    /// the device a plain origin again; the COW is empty then and can be used again. A server that
+    /// dies is replaced with `recover`, which continues the merge. Refused while the origin is
+    /// mounted: a file system on it would see its content change.
+    ///
+    ///     umount /srv
+    ///     ublk-dm merge monday --wait --rate 50MiB
+    ///     mount /dev/ublkb0 /srv
+    #[command(verbatim_doc_comment)]
+    Merge(Merge),
     /// Send a message to a device's target
     ///
     /// The messages of a mirror are: `check` (compare the legs; prints one JSON object per range

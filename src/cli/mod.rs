@@ -9,6 +9,7 @@ mod gone;
 mod interrupt;
 pub mod journal;
 mod keep;
+mod merge;
 mod message;
 mod order;
 mod recover;
@@ -55,6 +56,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         }
         Verb::Resume { device } => drop(ask(&device, |device| Command::Resume { device })?),
         Verb::Load { device, table, options } => load(&device, &table, &options)?,
+        Verb::Merge(asked) => merge::merge(&asked)?,
         Verb::Message { device, words } => message::message(&device, words)?,
         Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,
         Verb::Wait { device, event_nr, .. } => wait::event(&device, event_nr)?,

@@ -1,0 +1,32 @@
+//! The flags of `merge`.
+
+use clap::Args;
+use dm_targets::words::parse_size;
+
+#[derive(Args)]
+pub struct Merge {
+    /// The snapshot; once it is being merged: the origin's device, or the name that the snapshot had
+    #[arg(value_name = "SNAPSHOT")]
+    pub device: String,
+    /// Wait until the merge has ended, with a progress bar on a terminal. Ctrl-C ends the wait, not
+    /// the merge. A merge that has begun is waited for as well
+    #[arg(long)]
+    pub wait: bool,
+    /// Copy at most so many bytes per second; 0 for as fast as the disks. Given again, it changes
+    /// the rate
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    pub rate: Option<u64>,
+    /// Also merge while the origin's device is mounted, or the snapshot's device is open (but not
+    /// mounted)
+    #[arg(long)]
+    pub force: bool,
+    /// With --wait: print the progress, one JSON object per line
+    #[arg(long, requires = "wait")]
+    pub json: bool,
+    /// Let the merge rest, also under later servers. The device can be used meanwhile
+    #[arg(long, conflicts_with_all = ["resume", "wait", "rate", "force"])]
+    pub pause: bool,
+    /// Continue a merge that rests, or that has stopped because of an error
+    #[arg(long, conflicts_with_all = ["rate", "force"])]
+    pub resume: bool,
+}

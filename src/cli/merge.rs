@@ -1,0 +1,276 @@
+//! `merge`: begins to merge a snapshot into its origin, changes how a merge runs, and waits for its
+//! end.
+//!
+//! The server merges, and puts the origin's plain table back at the end, whether a command waits or
+//! not.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use dm_targets::units::Sectors;
+use indicatif::ProgressBar;
+use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::args::Merge;
+use super::client::{Family, Known, must_answer, open_rundir, other_answer};
+use super::terminal::{print, progress_bar};
+use crate::failure::{Failure, Kind, Reason};
+use crate::protocol::{
+    self, Command, DeviceRef, DeviceReport, MergeChange, MergeObject, MergeState, Reply,
+    TargetObject,
+};
+use crate::rundir::RunDir;
+
+/// How often a merge is looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often its progress is printed as JSON.
+const PRINT: Duration = Duration::from_secs(1);
+/// The exit code of a second Ctrl-C, which ends the command at once.
+const KILLED: i32 = 130;
+
+/// Carries out what the flags ask for.
+pub(super) fn merge(asked: &Merge) -> Result<(), Failure> {
+    let rundir = open_rundir()?;
+    let known = Known::of(&rundir)?;
+    let (family, device) = find(&known, &asked.device)?;
+    must_answer(device)?;
+    let word = &asked.device;
+    let interrupted = asked.wait.then(catch).transpose()?;
+    if let Some(command) = command(asked, device)? {
+        ask(&rundir, family, device, &command)?;
+    }
+    let Some(interrupted) = interrupted else { return Ok(()) };
+    // A snapshot's device has ended by now; its origin's is the one of its family.
+    let is_origin = |device: &&DeviceReport| {
+        matches!(device.object.target.as_str(), "snapshot-origin" | "snapshot-merge")
+    };
+    let origin = family.devices.iter().find(is_origin);
+    let origin = origin.ok_or_else(|| format!("{word}: its origin has no device"))?;
+    wait(&rundir, origin, asked.json, &interrupted)
+}
+
+/// The device that a word names, or the one into which a snapshot with that name is merged.
+fn find<'a>(known: &'a Known, word: &str) -> Result<(&'a Family, &'a DeviceReport), Reason> {
+    let named = known.find(word);
+    if !matches!(&named, Err(why) if why.kind == Kind::NotFound) {
+        return named;
+    }
+    let is_merged = |device: &&DeviceReport| {
+        merge_of(device).is_some_and(|merge| merge.snapshot.as_deref() == Some(word))
+    };
+    let mut families = known.families.iter();
+    let found = families.find_map(|family| Some((family, family.devices.iter().find(is_merged)?)));
+    found.map_or(named, Ok)
+}
+
+/// What a device tells of its merge.
+fn merge_of(device: &DeviceReport) -> Option<&MergeObject> {
+    match &device.object.parts {
+        Some(TargetObject::Snapshot(snapshot)) => snapshot.merge.as_ref(),
+        _ => None,
+    }
+}
+
+/// What the server is asked for; `None`: a merge that runs is only waited for.
+fn command(asked: &Merge, device: &DeviceReport) -> Result<Option<Command>, Failure> {
+    let (name, rate) = (&device.name, asked.rate.map(NonZeroU64::new));
+    let device_ref = device.device();
+    let change = |change| Some(Command::ChangeMerge { device: device_ref, change });
+    if asked.pause {
+        return Ok(change(MergeChange::Pause));
+    }
+    if asked.resume {
+        return Ok(change(MergeChange::Resume));
+    }
+    if device.object.target == "snapshot-merge" {
+        return match rate {
+            Some(rate) => Ok(change(MergeChange::Rate(rate))),
+            None if asked.wait => Ok(None),
+            None => Err(format!(
+                "{name}: a snapshot is being merged into it already; --wait waits for the end, \
+                 --rate changes the rate"
+            )
+            .into()),
+        };
+    }
+    let (device, force) = (device_ref, asked.force);
+    Ok(Some(Command::Merge { device, force, bytes_per_second: rate.flatten() }))
+}
+
+fn ask(
+    rundir: &RunDir,
+    family: &Family,
+    device: &DeviceReport,
+    command: &Command,
+) -> Result<(), Failure> {
+    let server = rundir.server(&family.key).and_then(|server| server.connection);
+    match protocol::ask(server.ok_or_else(|| has_died(device))?, command) {
+        Ok(Reply::Done) => Ok(()),
+        Ok(Reply::Failed(why)) => Err(why),
+        Ok(_) => Err(other_answer()),
+        Err(error) => Err(Failure::from(error).context(&device.object.block_device)),
+    }
+}
+
+fn has_died(device: &DeviceReport) -> Failure {
+    let name = &device.name;
+    format!("{name}: its server has died; `ublk-dm recover {name}` continues").into()
+}
+
+/// Counts Ctrl-C from now on; a second one ends the process.
+fn catch() -> Result<Arc<AtomicBool>, Failure> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, KILLED, interrupted.clone())?;
+        flag::register(signal, interrupted.clone())?;
+    }
+    Ok(interrupted)
+}
+
+/// A line of `--json`.
+#[derive(Serialize)]
+struct Line<'a> {
+    version: u32,
+    name: &'a str,
+    block_device: &'a str,
+    #[serde(flatten)]
+    merge: &'a MergeObject,
+}
+
+/// What a wait shows.
+struct Shown<'a> {
+    device: &'a DeviceReport,
+    json: bool,
+    bar: Option<ProgressBar>,
+    last: Option<MergeObject>,
+    printed: Option<Instant>,
+}
+
+impl Shown<'_> {
+    fn show(&mut self, merge: MergeObject) -> Result<(), Failure> {
+        let total = Sectors::from_bytes(merge.merged_bytes + merge.left_bytes);
+        let bar = self.bar.get_or_insert_with(|| progress_bar(total));
+        bar.set_position(merge.merged_bytes);
+        let is_due = self.printed.is_none_or(|then| then.elapsed() >= PRINT);
+        let has_changed = self.last.as_ref() != Some(&merge);
+        let is_last = merge.state != MergeState::Merging;
+        self.last = Some(merge);
+        if has_changed && (is_due || is_last) {
+            self.print()?;
+        }
+        Ok(())
+    }
+
+    fn print(&mut self) -> Result<(), Failure> {
+        let Some(merge) = self.last.as_ref().filter(|_| self.json) else { return Ok(()) };
+        self.printed = Some(Instant::now());
+        let (name, block_device) = (&self.device.name, &self.device.object.block_device);
+        let line = Line { version: 1, name, block_device, merge };
+        let line = serde_json::to_string(&line).map_err(std::io::Error::from)?;
+        print(&line)
+    }
+
+    /// All of the snapshot is on the origin.
+    fn end(&mut self) -> Result<(), Failure> {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        match &mut self.last {
+            Some(merge) if merge.state == MergeState::Done => Ok(()),
+            Some(merge) => {
+                merge.state = MergeState::Done;
+                merge.merged_bytes += std::mem::take(&mut merge.left_bytes);
+                self.print()
+            }
+            // It had ended before it could be looked at.
+            None => Ok(()),
+        }
+    }
+}
+
+/// Waits until the origin's device is plain again.
+fn wait(
+    rundir: &RunDir,
+    origin: &DeviceReport,
+    json: bool,
+    interrupted: &AtomicBool,
+) -> Result<(), Failure> {
+    let name = &origin.name;
+    let mut shown = Shown { device: origin, json, bar: None, last: None, printed: None };
+    loop {
+        let device = report_of(rundir, origin)?;
+        must_answer(&device)?;
+        if device.object.server_pid.is_none() {
+            return Err(has_died(&device));
+        }
+        let Some(merge) = merge_of(&device) else { return shown.end() };
+        shown.show(merge.clone())?;
+        let error = merge.error.as_deref().unwrap_or("it gave no reason");
+        match merge.state {
+            MergeState::Merging => {}
+            // The server puts the plain table back, unless a table has begun this merge.
+            MergeState::Done if merge.snapshot.is_some() => {}
+            MergeState::Done => return shown.end(),
+            MergeState::Failed => {
+                let hint = format!("`ublk-dm merge {name} --resume` continues");
+                return Err(format!("{name}: the merge has stopped: {error}; {hint}").into());
+            }
+            MergeState::Invalid => {
+                return Err(format!("{name}: the snapshot is invalid: nothing is merged").into());
+            }
+        }
+        if interrupted.load(Ordering::Relaxed) {
+            return Err(format!(
+                "{name}: interrupted; the merge goes on, and `ublk-dm merge {name} --wait` waits \
+                 for its end"
+            )
+            .into());
+        }
+        sleep(LOOK);
+    }
+}
+
+/// A device as it is now.
+fn report_of(rundir: &RunDir, device: &DeviceReport) -> Result<DeviceReport, Failure> {
+    let DeviceRef { id, cookie } = device.device();
+    let known = Known::of(rundir)?;
+    let is_it = |other: &&&DeviceReport| (other.id, other.cookie) == (id, cookie);
+    let found = known.devices().iter().find(is_it).map(|found| (*found).clone());
+    found.ok_or_else(|| match known.problems.first() {
+        Some(problem) => problem.clone().context(&device.name),
+        None => format!("{}: it was deleted before its merge had ended", device.name).into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn merging(state: &str) -> MergeObject {
+        let object = json!({ "state": state, "merged_bytes": 512, "left_bytes": 1024,
+            "error": null });
+        serde_json::from_value(object).unwrap()
+    }
+
+    #[test]
+    fn what_an_earlier_server_does_not_tell_is_not_known() {
+        let merge = merging("merging");
+        assert_eq!((merge.paused, merge.seconds_left, merge.snapshot), (None, None, None));
+    }
+
+    #[test]
+    fn a_line_has_the_merge_and_its_device() {
+        let merge = merging("failed");
+        let line = Line { version: 1, name: "o", block_device: "/dev/ublkb0", merge: &merge };
+        let line: Value = serde_json::to_value(&line).unwrap();
+        assert_eq!((&line["name"], &line["state"]), (&json!("o"), &json!("failed")));
+        assert_eq!((&line["left_bytes"], &line["seconds_left"]), (&json!(1024), &Value::Null));
+    }
+}
