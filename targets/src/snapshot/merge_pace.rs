@@ -3,6 +3,11 @@
 
 use std::num::NonZeroU64;
 
+use crate::units::Sectors;
+
+/// Batches of a merge that has a rate.
+const BATCHES_A_SECOND: u64 = 4;
+
 /// When the next batch may begin.
 #[derive(Default)]
 pub(super) struct Pace {
@@ -22,6 +27,13 @@ impl Pace {
     /// The rate that it must not exceed.
     pub(super) fn limit(&self) -> Option<NonZeroU64> {
         self.bytes_per_second
+    }
+
+    /// Most that a batch may copy: with a rate what it allows in a quarter of a second, so that a
+    /// slow merge does not copy in bursts, nor a server that takes it over begin with one.
+    pub(super) fn batch(&self) -> Sectors {
+        let bytes = self.bytes_per_second.map_or(u64::MAX, |rate| rate.get() / BATCHES_A_SECOND);
+        Sectors::from_bytes(bytes)
     }
 
     /// The merge has rested: what was measured before says nothing of what follows.
@@ -78,6 +90,14 @@ mod tests {
         assert_eq!(pace.waits_until(100_000), Some(101_000), "the disks were slower");
         pace.set(None);
         assert_eq!(pace.waits_until(100_000), None);
+    }
+
+    #[test]
+    fn a_batch_of_a_slow_merge_is_small() {
+        let mut pace = Pace::default();
+        assert!(pace.batch() > Sectors(1 << 40), "others limit it");
+        pace.set(NonZeroU64::new(1 << 20));
+        assert_eq!(pace.batch(), Sectors(512), "256 KiB");
     }
 
     #[test]

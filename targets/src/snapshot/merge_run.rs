@@ -91,7 +91,8 @@ impl Merge {
             self.ask_disk().await?;
         }
         self.fill_tail().await?;
-        let Some(batch) = self.tail.borrow().next_batch() else {
+        let most = self.pace.borrow().batch();
+        let Some(batch) = self.tail.borrow().next_batch(most) else {
             self.unmark().await;
             return Ok(Step::Done);
         };

@@ -132,10 +132,11 @@ impl Tail {
         self.records = records;
     }
 
-    /// The last records, as many as are merged together; `None` if there are none.
-    pub(super) fn next_batch(&self) -> Option<Batch> {
-        let chunk = self.layout.chunk_size.sectors().0;
-        let fit = usize::try_from((self.bounds.sectors.0 / chunk).max(1)).unwrap_or(1);
+    /// The last records, as many as are merged together, and no more than `most` unless a single
+    /// chunk is larger; `None` if there are none.
+    pub(super) fn next_batch(&self, most: Sectors) -> Option<Batch> {
+        let (chunk, most) = (self.layout.chunk_size.sectors().0, self.bounds.sectors.min(most));
+        let fit = usize::try_from((most.0 / chunk).max(1)).unwrap_or(1);
         let fit = fit.min(self.bounds.records);
         let mut batch = Batch::default();
         for record in self.records.iter().rev().take(fit) {

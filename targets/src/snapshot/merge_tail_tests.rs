@@ -32,7 +32,7 @@ fn fill(tail: &mut Tail, disk: &[Record]) {
 fn pieces(chunk_sectors: u64, records: &[Record]) -> Vec<(u64, u64, u64)> {
     let mut tail = Tail::new(layout(chunk_sectors), 512, Bounds::default(), records.len() as u64);
     fill(&mut tail, records);
-    let batch = tail.next_batch().unwrap();
+    let batch = tail.next_batch(Sectors(u64::MAX)).unwrap();
     batch.pieces.iter().map(|piece| (piece.old.0, piece.new.0, piece.count)).collect()
 }
 
@@ -99,7 +99,7 @@ proptest! {
         let mut left = records.clone();
         loop {
             fill(&mut tail, &records);
-            let Some(batch) = tail.next_batch() else { break };
+            let Some(batch) = tail.next_batch(Sectors(u64::MAX)) else { break };
             let chunks: u64 = batch.pieces.iter().map(|piece| piece.count).sum();
             prop_assert_eq!(chunks, batch.records as u64);
             prop_assert!(chunks * chunk <= bounds.sectors.0.max(chunk));
