@@ -5,6 +5,7 @@ mod errors;
 mod help;
 mod images;
 mod journal;
+mod merge;
 mod numbers;
 mod offline;
 mod output;

@@ -1,9 +1,9 @@
 //! `merge`: a snapshot becomes its origin, under the device that the origin has.
 //!
-//! Rules kept here: nothing is closed before all has been refused that can be, so a snapshot that is
-//! in use, or could lose something, stays; how a merge runs is on record before it runs so, and the
-//! next server goes on with it; and the origin gets its plain table back by itself, on record first
-//! (`merging`), when all of the snapshot is on it.
+//! Rules kept here: nothing is closed before all has been refused that can be, so a snapshot that
+//! is in use, or could lose something, stays; how a merge runs is on record before it runs so, and
+//! the next server goes on with it; and the origin gets its plain table back by itself, on record
+//! first (`merging`), when all of the snapshot is on it.
 
 use std::num::NonZeroU64;
 use std::rc::Rc;
@@ -253,21 +253,27 @@ impl<M: Machine> Administrator<M> {
             ends && !entry.suspended && !entry.waits
         };
         let own = self.devices.iter().filter(|(_, entry)| may_end(entry));
+        let own: Vec<u32> = own.map(|(id, _)| *id).collect();
         let mut waits = false;
-        for id in own.map(|(id, _)| *id).collect::<Vec<_>>() {
+        for id in own {
             let is_done = self.with_merge(id, |merge| merge.phase() == Phase::Done);
             if !matches!(is_done, Ok(Some(true))) || self.refuse_unfinished(id).is_err() {
                 continue;
             }
             let ended = self.end_merge(id);
             waits |= ended.is_err();
-            let said = ended.as_ref().err().map(ToString::to_string);
-            if let Some(why) = said.as_ref().filter(|_| said != self.merge_kept_by) {
-                log::error!("{why}");
-            }
-            self.merge_kept_by = said;
+            self.say_once(ended.err());
         }
         waits
+    }
+
+    /// Logs why a merge's origin is not plain again; the same reason once.
+    fn say_once(&mut self, why: Option<Reason>) {
+        let said = why.map(|why| why.to_string());
+        if let Some(why) = said.as_ref().filter(|_| said != self.merge_kept_by) {
+            log::error!("{why}");
+        }
+        self.merge_kept_by = said;
     }
 
     fn end_merge(&mut self, id: u32) -> Result<(), Reason> {

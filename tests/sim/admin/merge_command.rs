@@ -31,7 +31,7 @@ impl Town {
 
     /// Everything that can happen happens, and the server notices if a merge has ended, as its
     /// control thread does.
-    fn notice_end(&mut self) {
+    pub(super) fn notice_end(&mut self) {
         self.acting = Some("o");
         if let Some(process) = self.processes.get("o") {
             drop(self.site.run(&process.executor.clone(), || false));
@@ -53,7 +53,7 @@ impl Town {
 
     /// Whether the target of the origin's device is that of a merge, and whether that is paused,
     /// with its rate.
-    fn target(&mut self) -> (bool, Option<(bool, Option<u64>)>) {
+    pub(super) fn target(&mut self) -> (bool, Option<(bool, Option<u64>)>) {
         let id = self.devices[&O].id;
         let machine = self.processes.get_mut("o").unwrap().admin.machine();
         match machine.thread.group.device(id).unwrap().target() {
@@ -248,8 +248,8 @@ fn nothing_of_a_merge_happens_that_is_not_on_record() {
     assert!(wrong.is_err(), "nothing is noticed");
 }
 
-/// The merge of a dead server is deleted by force: what its snapshot had acknowledged is on the COW,
-/// none of it has been merged, and no journal stays.
+/// The merge of a dead server is deleted by force: what its snapshot had acknowledged is on the
+/// COW, none of it has been merged, and no journal stays.
 #[test]
 fn a_deleted_merge_leaves_no_journal() {
     let mut town = Town::new(1, true);

@@ -9,26 +9,26 @@ use super::town::Town;
 use crate::server::admin::mutant::{self, Mutant};
 
 /// More operations than the change takes.
-const OPERATIONS: u32 = 24;
+pub(super) const OPERATIONS: u32 = 24;
 /// The disks of the origin and of the COW.
-const DISKS: [usize; 2] = [0, 1];
+pub(super) const DISKS: [usize; 2] = [0, 1];
 
 /// A machine on which what waits for a disk that hangs is given up.
-fn town() -> Town {
+pub(super) fn town() -> Town {
     let town = merging::town();
     town.site.gives_up.set(true);
     town
 }
 
 /// Everything that can happen happens.
-fn come_to_rest(town: &Town) {
+pub(super) fn come_to_rest(town: &Town) {
     if let Some(process) = town.processes.get("o") {
         drop(town.site.run(&process.executor.clone(), || false));
     }
 }
 
 /// The disks answer, and the server, if it lives, takes notice.
-fn answer(town: &mut Town) {
+pub(super) fn answer(town: &mut Town) {
     for disk in &town.site.disks {
         disk.hangs.set(false);
         disk.hangs_after.set(None);

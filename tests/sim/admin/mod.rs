@@ -25,6 +25,7 @@ mod lives;
 mod machine;
 mod merge_command;
 mod merge_refused;
+mod merge_silent;
 mod merging;
 mod merging_silent;
 mod messages;

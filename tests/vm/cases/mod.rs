@@ -30,6 +30,7 @@ mod lines;
 mod live;
 mod lost;
 mod merge;
+mod merge_command;
 mod merge_mounted;
 mod mirror_alternate;
 mod mirror_bad;
@@ -95,6 +96,7 @@ pub fn all() -> Vec<Case> {
     all.extend(ends::cases());
     all.extend(lost::cases());
     all.extend(merge::cases());
+    all.extend(merge_command::cases());
     all.extend(merge_mounted::cases());
     all.extend(whose::cases());
     all.extend(claims::cases());

@@ -269,11 +269,7 @@ impl<M: Machine> Administrator<M> {
             merge,
         } = opening;
         let merge = merge.filter(|_| !again || !mutant::is(Mutant::MergeOptionsForgotten));
-        let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) =
-            snapshot.store;
-        let on_full = if overflow { OnFull::Overflow } else { OnFull::Invalidate };
-        let Table { chunk_size, discard_zeroes_cow, discard_passdown_origin, .. } = *snapshot;
-        let options = Options { on_full, discard_zeroes_cow, discard_passdown_origin };
+        let (chunk_size, options) = (snapshot.chunk_size, options_of(snapshot));
         let persistent = !snapshot.store.is_transient();
         // The content of a transient store is lost with its server.
         let lost = lost || again && !persistent;
@@ -285,7 +281,7 @@ impl<M: Machine> Administrator<M> {
             let origin = group.origin(origin.key()).ok_or(NO_ORIGIN)?;
             let cow = thread.disk(cow);
             let events = Rc::new(Events::default());
-            let happened = events.clone();
+            let listener = listener(label, events.clone(), merged);
             let parts = Parts {
                 executor: &group.executor,
                 host: &group.host,
@@ -301,13 +297,7 @@ impl<M: Machine> Administrator<M> {
                 len: Some(len),
                 options,
                 notes: notes.map(|notes| Rc::new(notes) as Rc<dyn Notes>),
-                listener: Rc::new(move |event| {
-                    log::log!(priority(&event), "{label}: {event}");
-                    happened.notify();
-                    if matches!(event, Event::Merged) {
-                        merged();
-                    }
-                }),
+                listener: Rc::new(listener),
             };
             if merges {
                 let opened = merge::open(parts, &origin, events, allow_invalid, merge.as_ref());
@@ -359,6 +349,29 @@ fn refuse_unusable(
         return Err(is_invalid(path));
     }
     Ok(())
+}
+
+/// What a table says of a snapshot beside its disks.
+fn options_of(snapshot: &Table) -> Options {
+    let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) = snapshot.store;
+    let on_full = if overflow { OnFull::Overflow } else { OnFull::Invalidate };
+    let Table { discard_zeroes_cow, discard_passdown_origin, .. } = *snapshot;
+    Options { on_full, discard_zeroes_cow, discard_passdown_origin }
+}
+
+/// Logs a target's events and counts them; `merged`: what is called when a merge has ended.
+fn listener(
+    label: String,
+    events: Rc<Events>,
+    merged: Box<dyn Fn() + Send>,
+) -> impl Fn(Event) + 'static {
+    move |event| {
+        log::log!(priority(&event), "{label}: {event}");
+        events.notify();
+        if matches!(event, Event::Merged) {
+            merged();
+        }
+    }
 }
 
 /// Lost data is an error, data that may be lost is a warning.
