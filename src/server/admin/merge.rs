@@ -193,7 +193,8 @@ impl<M: Machine> Administrator<M> {
         let snapshot = Some(name.to_owned());
         let options = MergeOptions { snapshot, paused: false, bytes_per_second: rate };
         let table = Table { params, ..entry.spec.table.clone() };
-        Ok(DeviceSpec { table, merge: Some(options), ..entry.spec.clone() })
+        let (merge, allow_invalid) = (Some(options), false);
+        Ok(DeviceSpec { table, merge, allow_invalid, ..entry.spec.clone() })
     }
 
     /// Changes how a merge runs, for this server and the next ones.

@@ -124,8 +124,8 @@ impl<M: Machine> Administrator<M> {
         let losses = self.machine.records().losses(known.clone());
         let lost = persistent && lost::is_lost(&losses, &cow, again)?;
         let (cow_id, cow_limits) = (cow.id(), *cow.limits());
-        let label = name.unwrap_or(&snapshot.cow).to_owned();
-        let allow_invalid = again || spec.allow_invalid;
+        let (label, allow_invalid) =
+            (name.unwrap_or(&snapshot.cow).to_owned(), again || spec.allow_invalid);
         let opening = Opening {
             len: spec.table.len,
             overwrite,
@@ -146,8 +146,7 @@ impl<M: Machine> Administrator<M> {
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         cow_known.store = known.store;
         deps.insert(&snapshot.cow, cow_id, cow_known);
-        let chunk_size = Some(found.chunk);
-        let block = cow_limits.logical_block_size;
+        let (chunk_size, block) = (Some(found.chunk), cow_limits.logical_block_size);
         let note = (found.continued && !again)
             .then(|| continued::note(&snapshot.cow, block, found.chunk, snapshot.chunk_size));
         // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
