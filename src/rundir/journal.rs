@@ -2,7 +2,7 @@
 //! file, so that journaling a record is two stores and the record outlives the process.
 //!
 //! Rules kept here: I10 (the COW chunk of a place is written last, so a place never holds half a
-//! record), and the contract of [`Notes`]: a journal of another boot, or of a disk that was
+//! record), and the contract of [`Journal`]: a journal of another boot, or of a disk that was
 //! reattached, is not used. It is not discarded either: [`owner`] says to which COW it may belong,
 //! and the administrator decides (`ublk-dm journal`).
 
@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::journal::{Noted, Notes, PLACES};
+use dm_targets::snapshot::journal::{Journal, Journaled, PLACES};
 use dm_targets::units::{Chunk, CowChunk};
 
 use super::durable;
@@ -28,23 +28,23 @@ use layout::{BYTES, HEADER_WORDS, MAGIC, RECORDED_WORD, WORDS};
 use owner::Owner;
 
 /// The journal of one COW.
-pub struct FileNotes {
+pub struct FileJournal {
     path: PathBuf,
     words: SharedWords,
     /// Locked while a server uses the journal.
     _file: File,
 }
 
-impl FileNotes {
+impl FileJournal {
     /// Opens the journal of a claimed COW, or creates it. Dropping it removes the file, unless it
     /// holds records.
-    pub fn open(path: &Path, owner: &Owner) -> io::Result<FileNotes> {
+    pub fn open(path: &Path, owner: &Owner) -> io::Result<FileJournal> {
         if let Some((file, words)) = existing(path)? {
             if words.get(0) == MAGIC
                 && owner::is_exactly(&owner::of_words(|at| words.get(at)), owner)
             {
                 sys::lock(&file, true)?;
-                return Ok(FileNotes { path: path.to_owned(), words, _file: file });
+                return Ok(FileJournal { path: path.to_owned(), words, _file: file });
             }
             if !left_in(&words).records.is_empty() {
                 return Err(io::Error::other(
@@ -58,7 +58,7 @@ impl FileNotes {
         durable::replace(path, &bytes)?;
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         sys::lock(&file, true)?;
-        Ok(FileNotes {
+        Ok(FileJournal {
             path: path.to_owned(),
             words: SharedWords::of_file(file.as_fd(), WORDS)?,
             _file: file,
@@ -170,17 +170,20 @@ fn existing(path: &Path) -> io::Result<Option<(File, SharedWords)>> {
     }
 }
 
-fn left_in(words: &SharedWords) -> Noted {
+fn left_in(words: &SharedWords) -> Journaled {
     let place = |place: usize| {
         let at = HEADER_WORDS + 2 * place;
         let (old, new) = (words.get(at), words.get(at + 1));
         (new != 0).then_some(Record { old: Chunk(old), new: CowChunk(new) })
     };
-    Noted { records: (0..PLACES).filter_map(place).collect(), recorded: words.get(RECORDED_WORD) }
+    Journaled {
+        records: (0..PLACES).filter_map(place).collect(),
+        recorded: words.get(RECORDED_WORD),
+    }
 }
 
-impl Notes for FileNotes {
-    fn left(&self) -> Noted {
+impl Journal for FileJournal {
+    fn left(&self) -> Journaled {
         left_in(&self.words)
     }
 
@@ -205,7 +208,7 @@ impl Notes for FileNotes {
     }
 }
 
-impl Drop for FileNotes {
+impl Drop for FileJournal {
     fn drop(&mut self) {
         if self.left().records.is_empty() {
             if let Err(error) = fs::remove_file(&self.path) {

@@ -10,7 +10,7 @@ use crate::failure::{Failure, Reason};
 use crate::rundir::RunDir;
 use crate::rundir::journal::find::{self, Purpose};
 use crate::rundir::journal::owner::Owner;
-use crate::rundir::journal::{self, FileNotes};
+use crate::rundir::journal::{self, FileJournal};
 use crate::server::admin::machine::OpenDisk as _;
 use crate::storage::{Access, Claim, OpenDisk, silent};
 
@@ -44,10 +44,10 @@ pub(super) fn open(
     rundir: &RunDir,
     cow: &OpenDisk,
     new: StoreId,
-) -> Result<Option<FileNotes>, Reason> {
+) -> Result<Option<FileJournal>, Reason> {
     let Journal { path, owner, is_left } = find(rundir, cow, Some(new))?;
-    match FileNotes::open(&path, &owner) {
-        Ok(notes) => Ok(Some(notes)),
+    match FileJournal::open(&path, &owner) {
+        Ok(journal) => Ok(Some(journal)),
         Err(error) if is_left || path.exists() => Err(Failure::at(&path, error)),
         Err(error) => {
             log::warn!(

@@ -24,7 +24,7 @@ use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::{Failure, Reason};
 use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk};
 use crate::rundir::departed::Departure;
-use crate::rundir::journal::{self, FileNotes};
+use crate::rundir::journal::{self, FileJournal};
 use crate::rundir::lost::LostStore;
 use crate::rundir::{RunDir, family_key};
 use crate::storage::silent;
@@ -98,7 +98,7 @@ impl Machine for Live {
     type Thread = DataThread;
     type Caller = Handle;
     type Records = Files;
-    type Notes = FileNotes;
+    type Journal = FileJournal;
 
     fn beside(&self) -> Result<Live, Reason> {
         let ended = self.patience.ended();
@@ -275,7 +275,7 @@ impl Machine for Live {
         ))
     }
 
-    fn journal(&self, cow: &OpenDisk, new: StoreId) -> Result<Option<FileNotes>, Reason> {
+    fn journal(&self, cow: &OpenDisk, new: StoreId) -> Result<Option<FileJournal>, Reason> {
         cow_journal::open(&self.files.rundir, cow, new)
     }
 
@@ -340,7 +340,7 @@ impl Records for Files {
         self.rundir.departures(&self.key, origin, number).map_err(Failure::from)
     }
 
-    fn note_departure(&self, departure: &Departure) -> Result<(), Reason> {
+    fn record_departure(&self, departure: &Departure) -> Result<(), Reason> {
         self.rundir.write_departure(&self.key, departure).map_err(Failure::from)
     }
 

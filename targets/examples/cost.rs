@@ -199,7 +199,7 @@ impl Rig {
                     losses: Rc::new(NoLosses),
                     len: None,
                     options,
-                    notes: None,
+                    journal: None,
                     listener: Rc::new(|_| {}),
                 };
                 if let Ok(snapshot) = Snapshot::open(parts).await {

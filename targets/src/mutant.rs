@@ -41,13 +41,13 @@ pub enum Mutant {
     /// The part of a chunk that a partial write does not cover is not copied.
     PartialNotCopied,
     /// I10: a record is not journaled before its write is acknowledged.
-    NotNoted,
+    NotJournaled,
     /// I5: an origin write does not wait for a record that is only journaled.
-    NotedNotAwaited,
+    JournaledNotAwaited,
     /// A flush completes before the journaled records are durable.
-    FlushLeavesNotes,
+    FlushLeavesJournal,
     /// A write with FUA completes before the record of its chunk is durable.
-    FuaLeavesNotes,
+    FuaLeavesJournal,
     /// A flush or a write with FUA succeeds although acknowledged writes are lost with the
     /// snapshot.
     LossNotTold,
@@ -67,7 +67,7 @@ pub enum Mutant {
     /// I10: a snapshot closes without an error although its last commit has failed.
     LastCommitIgnored,
     /// The records that a server has journaled are forgotten by the next.
-    NotesNotTakenOver,
+    JournalNotTakenOver,
     /// A COW file that finds no space on its file system counts as a broken disk.
     NoSpaceInvalidates,
     /// A journal is taken over although the COW has got records since that are not in the journal.
@@ -105,7 +105,7 @@ pub enum Mutant {
     /// The log names a new leg before all regions in the log are out of sync.
     NamedBeforeCleared,
     /// When a leg is removed the others are in sync in the log while it still names that one.
-    BelievedBeforeNamed,
+    TrustedBeforeNamed,
     /// The log has a new leg under the identity of the one that it replaces.
     OldIdentityKept,
     /// The log names its legs only while one of them is stale.
@@ -133,7 +133,7 @@ pub enum Mutant {
     /// A suspend fails the held writes while it can still be given up.
     HeldFailEarly,
     /// Data written to a leg before a failed flush of it counts as present.
-    UnflushedBelieved,
+    UnflushedTrusted,
     /// A flush succeeds although another one, started before its end, has failed on the same leg.
     FailedFlushOvertaken,
     /// A flush of a disk that is a device does not reach the device.
@@ -147,7 +147,7 @@ pub enum Mutant {
     /// I8: a merge removes records and flushes the origin afterwards.
     MergeRemovesFirst,
     /// I8: a merge removes records although a flush of the origin has failed since their copy.
-    MergeBelievesFlush,
+    MergeTrustsFlush,
     /// A record that a merge removes is not durably gone when its chunk counts as on the origin.
     MergeRemovesSoftly,
     /// A batch is merged while a write of one of its chunks is in flight to the COW.
@@ -171,7 +171,7 @@ pub enum Mutant {
     MergeRemovesForward,
     /// I8: a merge removes records although a write of the origin with FUA has failed since their
     /// copy, and with it a flush.
-    MergeBelievesFua,
+    MergeTrustsFua,
     /// A merge copies what stands on the COW behind the snapshot's end.
     MergeWritesBehindEnd,
     /// A merge starts on records that only the COW's cache holds.
@@ -249,9 +249,9 @@ impl Mutant {
         Mutant::HeaderBeforeArea,
         Mutant::NextAreaLate,
         Mutant::ReadsIgnored,
-        Mutant::NotNoted,
-        Mutant::NotedNotAwaited,
-        Mutant::FlushLeavesNotes,
+        Mutant::NotJournaled,
+        Mutant::JournaledNotAwaited,
+        Mutant::FlushLeavesJournal,
     ];
 
     /// The mutant with this name, as written in this file.

@@ -107,7 +107,7 @@ impl Rig {
                 losses,
                 len: None,
                 options: Options { on_full, discard_zeroes_cow, discard_passdown_origin },
-                notes: None,
+                journal: None,
                 listener: Rc::new(move |event| events.borrow_mut().push(event.to_string())),
             };
             let snap = Snapshot::open(parts).await.unwrap();

@@ -313,13 +313,13 @@ impl Run<'_> {
 
     fn look_at(&mut self, left: &Left, moment: Moment) -> Result<(), Stop> {
         let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
-        let noted = left
-            .notes
+        let journaled = left
+            .journals
             .iter()
-            .flat_map(|noted| &noted.records)
+            .flat_map(|journaled| &journaled.records)
             .map(|record| record.old.0 << 32 ^ record.new.0);
         let lost = left.lost.iter().map(|lost| u64::from(lost.is_some()));
-        let hash = left.images.iter().map(Image::hash).chain(noted).chain(lost);
+        let hash = left.images.iter().map(Image::hash).chain(journaled).chain(lost);
         let hash = hash.fold(of_model, |hash, part| {
             (hash.rotate_left(9) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
         });
@@ -350,9 +350,9 @@ impl Run<'_> {
         );
         let mut case = Case { left: left.clone(), ..Case::new(setup, &[], &ops, seed) };
         // A chunk that was allocated and not journaled leaves a hole before later ones.
-        let dense = self.case.dense && !left.is_noted();
+        let dense = self.case.dense && !left.is_journaled();
         (case.cap, case.lives_on, case.crash_open, case.dense) = (4, 0, true, dense);
-        case.setup.notes = setup.notes;
+        case.setup.journal = setup.journal;
         live(&case, self.write_id + 1000)
     }
 

@@ -2,7 +2,7 @@
 //! as that server left it, and refused as soon as another program has written to the COW.
 
 use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::journal::Noted;
+use dm_targets::snapshot::journal::Journaled;
 use dm_targets::units::{Chunk, CowChunk};
 
 use crate::stack::{Left, Setup, prepare, recover};
@@ -28,8 +28,8 @@ pub fn records_of_another() -> Result<(), String> {
     ] {
         let ops: Vec<_> = (0..foreign).map(|number| write(0, 4 + 2 * number, 2)).collect();
         let images = prepare(&setup, &made, &ops);
-        let notes = vec![Noted { records: journal.clone(), recorded }];
-        if recover(&setup, &Left { images, notes, ..Left::default() }).is_ok() {
+        let journals = vec![Journaled { records: journal.clone(), recorded }];
+        if recover(&setup, &Left { images, journals, ..Left::default() }).is_ok() {
             return Err(format!(
                 "{foreign} records of another program: a journal of {journal:?} is taken over"
             ));
@@ -52,8 +52,8 @@ fn a_commit_that_was_not_counted_is_the_servers_own() {
     let images = prepare(&setup, &made, &[write(0, 4, 2), write(0, 6, 2)]);
     for recorded in 0..=2 {
         let records = vec![record(2, 2), record(3, 3), record(0, 4)];
-        let notes = vec![Noted { records, recorded }];
-        let shown = recover(&setup, &Left { images: images.clone(), notes, ..Left::default() })
+        let journals = vec![Journaled { records, recorded }];
+        let shown = recover(&setup, &Left { images: images.clone(), journals, ..Left::default() })
             .unwrap()
             .snaps[0]
             .clone()

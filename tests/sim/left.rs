@@ -4,7 +4,7 @@ use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::image::Image;
 use dm_targets::sim::world::World;
 use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::journal::Noted;
+use dm_targets::snapshot::journal::Journaled;
 use dm_targets::snapshot::losses::Loss;
 
 /// What a crash leaves: the content of the disks, and the journal of each snapshot's server.
@@ -13,7 +13,7 @@ pub struct Left {
     /// The origin and the COWs.
     pub images: Vec<Image>,
     /// None, or one list for each snapshot.
-    pub notes: Vec<Noted>,
+    pub journals: Vec<Journaled>,
     /// None, or for each snapshot whether its store is recorded as lost.
     pub lost: Vec<Option<Loss>>,
 }
@@ -26,7 +26,7 @@ impl Left {
 
     /// What a world leaves behind after a crash.
     pub fn of(world: &World, images: Vec<Image>, kind: CrashKind) -> Left {
-        Left { images, notes: world.noted(kind), lost: world.lost() }
+        Left { images, journals: world.journals_left(kind), lost: world.lost() }
     }
 
     /// Whether the store of a snapshot is recorded as lost.
@@ -35,12 +35,12 @@ impl Left {
     }
 
     /// Whether a journal holds records.
-    pub fn is_noted(&self) -> bool {
-        self.notes.iter().any(|noted| !noted.records.is_empty())
+    pub fn is_journaled(&self) -> bool {
+        self.journals.iter().any(|journaled| !journaled.records.is_empty())
     }
 
     /// The journal of a snapshot.
-    pub fn notes_of(&self, snap: usize) -> &[Record] {
-        self.notes.get(snap).map_or(&[], |noted| &noted.records)
+    pub fn journal_of(&self, snap: usize) -> &[Record] {
+        self.journals.get(snap).map_or(&[], |journaled| &journaled.records)
     }
 }

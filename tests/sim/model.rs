@@ -53,15 +53,15 @@ pub struct Device {
     /// Its content before any write.
     pub base: Vec<SectorData>,
     /// Its content after a loss of power, if that differs.
-    without_notes: Option<Vec<SectorData>>,
+    without_journal: Option<Vec<SectorData>>,
     writes: Vec<Write>,
 }
 
 impl Device {
     /// A device with this content, and other content if the power fails before its journal is
     /// recorded.
-    pub fn new(base: Vec<SectorData>, without_notes: Option<Vec<SectorData>>) -> Device {
-        Device { base, without_notes, writes: Vec::new() }
+    pub fn new(base: Vec<SectorData>, without_journal: Option<Vec<SectorData>>) -> Device {
+        Device { base, without_journal, writes: Vec::new() }
     }
 
     /// Everything a sector may show.
@@ -83,7 +83,7 @@ impl Device {
         if settled.is_empty() {
             let at = usize::try_from(sector).unwrap();
             legal.push(self.base[at].clone());
-            let without = self.without_notes.as_ref().filter(|_| moment == Moment::PowerCut);
+            let without = self.without_journal.as_ref().filter(|_| moment == Moment::PowerCut);
             legal.extend(without.map(|shown| shown[at].clone()));
         }
         legal
@@ -171,14 +171,14 @@ pub struct Model {
     /// Whether acknowledged writes can be lost with power.
     pub volatile: bool,
     /// Whether those of snapshots can be lost in any case.
-    pub notes: bool,
+    pub journal: bool,
     now: u64,
 }
 
 impl Model {
     /// A model of devices that have not been written yet.
     pub fn new(origin: Device, snaps: Vec<Snap>, volatile: bool) -> Model {
-        Model { origin, snaps, volatile, notes: false, now: 0 }
+        Model { origin, snaps, volatile, journal: false, now: 0 }
     }
 
     /// Changes with every submission and acknowledgement.
@@ -251,13 +251,13 @@ impl Model {
 
     /// The family is open: earlier journals are recorded.
     pub fn opened(&mut self) {
-        self.snaps.iter_mut().for_each(|snap| snap.device.without_notes = None);
+        self.snaps.iter_mut().for_each(|snap| snap.device.without_journal = None);
     }
 
     /// A request has succeeded. (A failed request may or may not have been carried out, forever.)
     pub fn succeeded(&mut self, device: usize, ticket: Ticket) {
         self.now += 1;
-        let (now, volatile) = (self.now, self.volatile || self.notes && device > 0);
+        let (now, volatile) = (self.now, self.volatile || self.journal && device > 0);
         match ticket {
             Ticket::Write(index) => {
                 let write = &mut self.device(device).writes[index];

@@ -50,8 +50,10 @@ pub fn judge(
         views.push(kernel::view(&loaded, &left.images[number + 1], &left.images[0]));
     }
     let recovered = recover(setup, left)?;
-    for (number, view) in
-        views.iter_mut().enumerate().filter(|(number, _)| left.is_noted() && !left.is_lost(*number))
+    for (number, view) in views
+        .iter_mut()
+        .enumerate()
+        .filter(|(number, _)| left.is_journaled() && !left.is_lost(*number))
     {
         let loaded = kernel::load(&recovered.images[number + 1], setup.origin_sectors)
             .map_err(tell(number))?;
@@ -107,11 +109,13 @@ pub fn model_of(setup: &Setup, left: &Left) -> Result<Model, String> {
     for (number, snap) in setup.snaps.iter().enumerate() {
         let cow = &images[number + 1];
         let mut loaded = kernel::load(cow, setup.origin_sectors)?;
-        let without = kernel::view(&loaded, cow, &images[0]).filter(|_| left.is_noted());
+        let without = kernel::view(&loaded, cow, &images[0]).filter(|_| left.is_journaled());
         if let Loaded::Valid(store) = &mut loaded {
-            let noted = left.notes_of(number).iter().map(|record| (record.old.0, record.new.0));
-            let noted: Vec<_> = noted.filter(|record| !store.records.contains(record)).collect();
-            store.records.extend(noted);
+            let journaled =
+                left.journal_of(number).iter().map(|record| (record.old.0, record.new.0));
+            let journaled: Vec<_> =
+                journaled.filter(|record| !store.records.contains(record)).collect();
+            store.records.extend(journaled);
         }
         let view: Option<Vec<SectorData>> =
             kernel::view(&loaded, cow, &images[0]).filter(|_| !left.is_lost(number));
@@ -133,6 +137,6 @@ pub fn model_of(setup: &Setup, left: &Left) -> Result<Model, String> {
         });
     }
     let mut model = Model::new(Device::new(images[0].sectors.clone(), None), snaps, setup.volatile);
-    model.notes = setup.notes;
+    model.journal = setup.journal;
     Ok(model)
 }

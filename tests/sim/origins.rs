@@ -67,7 +67,7 @@ pub fn parts<'a>(
             discard_zeroes_cow: false,
             discard_passdown_origin: false,
         },
-        notes: None,
+        journal: None,
         listener: Rc::new(|_| {}),
     }
 }

@@ -67,7 +67,7 @@ fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, 
                 discard_zeroes_cow: false,
                 discard_passdown_origin: false,
             },
-            notes: None,
+            journal: None,
             listener: Rc::new(|_| {}),
         };
         let done = match Snapshot::open(parts).await {

@@ -4,7 +4,7 @@
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::journal::Noted;
+use dm_targets::snapshot::journal::Journaled;
 use dm_targets::snapshot::target::OnFull;
 use dm_targets::units::{Chunk, CowChunk, Sector, Sectors};
 
@@ -260,7 +260,7 @@ pub fn discards() -> Vec<Case> {
 
 /// Writes of a snapshot whose records are only journaled, with everything that must wait for them;
 /// and exceptions that are never journaled, which leave holes.
-pub fn noted() -> Vec<Case> {
+pub fn journaled() -> Vec<Case> {
     let setup = Setup::small();
     let images = setup.created_images().unwrap();
     let slow = |disk, class, first, end| (disk, Matcher { class, first, end });
@@ -294,7 +294,7 @@ pub fn all() -> Vec<(&'static str, Vec<Case>)> {
         ("scarce", scarce()),
         ("other_disks", other_disks()),
         ("discards", discards()),
-        ("noted", noted()),
+        ("journaled", journaled()),
         ("leaving", losses::leaving()),
         ("unmarked", losses::unmarked()),
     ]
@@ -314,12 +314,12 @@ fn named_workloads() {
 /// A left journal belongs to the store it was made with: a new store ignores it, and an older state
 /// of the same store, or another store, is refused.
 #[test]
-fn notes_are_used_by_their_own_store_only() {
+fn journals_are_used_by_their_own_store_only() {
     let setup = Setup::single(7, 2, 20);
     let record = Record { old: Chunk(0), new: CowChunk(2) };
     let left = |images: &[Image], recorded| {
-        let notes = vec![Noted { records: vec![record], recorded }];
-        recover(&setup, &Left { images: images.to_vec(), notes, ..Left::default() })
+        let journals = vec![Journaled { records: vec![record], recorded }];
+        recover(&setup, &Left { images: images.to_vec(), journals, ..Left::default() })
     };
     let (blank, made) = (setup.blank_images(), setup.created_images().unwrap());
     assert_eq!(left(&blank, 0).unwrap().snaps[0].as_ref(), Some(&blank[0].sectors), "a new store");

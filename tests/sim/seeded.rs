@@ -38,7 +38,7 @@ fn random_setup(rng: &mut Rng) -> Setup {
         volatile: !rng.one_in(6),
         scarce: rng.one_in(5),
         discards: false,
-        notes: true,
+        journal: true,
         unrecordable: false,
         mirrored: false,
     }

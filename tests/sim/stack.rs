@@ -10,11 +10,11 @@ use dm_targets::request::Request;
 use dm_targets::sim::Rng;
 use dm_targets::sim::disk::DiskConfig;
 use dm_targets::sim::image::{Image, SectorData};
-use dm_targets::sim::journal::SimNotes;
+use dm_targets::sim::journal::SimJournal;
 use dm_targets::sim::losses::SimLosses;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Schedule, World};
-use dm_targets::snapshot::journal::{Noted, Notes};
+use dm_targets::snapshot::journal::{Journal, Journaled};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sectors};
@@ -56,7 +56,7 @@ pub struct Setup {
     /// has one snapshot.
     pub discards: bool,
     /// Snapshot writes are acknowledged when their records are journaled.
-    pub notes: bool,
+    pub journal: bool,
     /// The loss of a store cannot be recorded.
     pub unrecordable: bool,
     /// Each disk of the family is a mirror of the process. The first leg has the disk's place, the
@@ -78,7 +78,7 @@ impl Setup {
             volatile: true,
             scarce: false,
             discards: false,
-            notes: true,
+            journal: true,
             unrecordable: false,
             mirrored: false,
         }
@@ -162,7 +162,7 @@ impl Stack {
         executor: Executor,
         host: Rc<dyn Host>,
         disks: Vec<Disk>,
-        kept: Vec<(Rc<SimNotes>, Rc<SimLosses>)>,
+        kept: Vec<(Rc<SimJournal>, Rc<SimLosses>)>,
         setup: Setup,
     ) -> Result<Stack, String> {
         let (disks, below) = Mirrors::below(&executor, &host, disks, &setup).await?;
@@ -171,9 +171,9 @@ impl Stack {
         let origin = Origin::new(disks[0].clone(), copy.clone());
         let (snaps, left) = (Vec::new(), Vec::new());
         let mut stack = Stack { origin, snaps, left, copy, discards: setup.discards, below };
-        for ((snap, cow), (notes, losses)) in setup.snaps.iter().zip(&disks[1..]).zip(kept) {
-            let notes = setup.notes.then_some(notes as Rc<dyn Notes>);
-            if let Err(error) = stack.add(&executor, &host, snap, cow, notes, losses).await {
+        for ((snap, cow), (journal, losses)) in setup.snaps.iter().zip(&disks[1..]).zip(kept) {
+            let journal = setup.journal.then_some(journal as Rc<dyn Journal>);
+            if let Err(error) = stack.add(&executor, &host, snap, cow, journal, losses).await {
                 Rc::new(stack).close().await?;
                 return Err(error);
             }
@@ -187,7 +187,7 @@ impl Stack {
         host: &Rc<dyn Host>,
         snap: &SnapSetup,
         cow: &Disk,
-        notes: Option<Rc<dyn Notes>>,
+        journal: Option<Rc<dyn Journal>>,
         losses: Rc<SimLosses>,
     ) -> Result<(), String> {
         let options = Options {
@@ -209,7 +209,7 @@ impl Stack {
             losses,
             len: None,
             options,
-            notes,
+            journal,
             listener: Rc::new(|_| {}),
         };
         let snap = Snapshot::open(parts).await.map_err(|error| format!("open refused: {error}"))?;
@@ -266,7 +266,7 @@ pub fn spawn_open(world: &World, setup: &Setup) -> Opening {
     let (executor, host, setup, slot) =
         (world.executor.clone(), world.host.clone(), setup.clone(), result.clone());
     let disks = world.disks().iter().map(|disk| disk.disk()).collect();
-    let kept = world.notes().iter().cloned().zip(world.losses().iter().cloned()).collect();
+    let kept = world.journals().iter().cloned().zip(world.losses().iter().cloned()).collect();
     world.executor.spawn(async move {
         let opened = Stack::open(executor, host, disks, kept, setup).await;
         *slot.borrow_mut() = Some(opened.map(Rc::new));
@@ -294,7 +294,7 @@ pub fn world(
         world.add_disk(&name, setup.disk_config(immediate), image.clone());
     }
     for snap in 0..setup.snaps.len() {
-        world.add_notes(left.notes.get(snap).unwrap_or(&Noted::default()));
+        world.add_journal(left.journals.get(snap).unwrap_or(&Journaled::default()));
         world.add_losses(&format!("cow{}", snap + 1), left.lost.get(snap).copied().flatten());
         world.losses()[snap].set_full(setup.unrecordable);
     }

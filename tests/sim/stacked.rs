@@ -89,7 +89,10 @@ impl Mirrors {
 fn cases() -> impl Iterator<Item = Case> {
     let families = exhaustive::pairs().step_by(97).chain(seeded::cases().take(8));
     let families = families.chain(
-        scenarios::all().into_iter().filter(|(name, _)| *name == "noted").flat_map(|(_, all)| all),
+        scenarios::all()
+            .into_iter()
+            .filter(|(name, _)| *name == "journaled")
+            .flat_map(|(_, all)| all),
     );
     families
         .filter(|case| {

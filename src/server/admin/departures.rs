@@ -24,7 +24,7 @@ use crate::storage::DiskId;
 impl<M: Machine> Administrator<M> {
     /// Records a snapshot's departure: its origin may change without it, under this server or a
     /// later one. `outlived`: its COW is marked, and the departure recorded only if that fails.
-    pub(super) fn note_departure(&mut self, id: u32, outlived: bool) -> Result<(), Reason> {
+    pub(super) fn record_departure(&mut self, id: u32, outlived: bool) -> Result<(), Reason> {
         let Some(cow) = self.devices.get(&id).and_then(|entry| entry.cow.clone()) else {
             return Ok(());
         };
@@ -35,7 +35,7 @@ impl<M: Machine> Administrator<M> {
         if self.taken.contains_key(&id) {
             // Its target has left already, for a merge that did not begin.
             let departure = Departure { cow, mark_failed: false, origin_number };
-            return self.machine.records().note_departure(&departure);
+            return self.machine.records().record_departure(&departure);
         }
         let leave = move |mark: bool| {
             move |thread: Rc<M::Thread>| async move {
@@ -61,7 +61,7 @@ impl<M: Machine> Administrator<M> {
         let Some(loss) = loss else { return Ok(()) };
         let mark_failed = loss == Loss::MarkFailed;
         let departure = Departure { cow, mark_failed, origin_number };
-        self.machine.records().note_departure(&departure).map_err(|why| {
+        self.machine.records().record_departure(&departure).map_err(|why| {
             let what = "it cannot be recorded that its snapshot leaves the origin, so a later \
                         server could take the snapshot for valid";
             why.context(format!("/dev/ublkb{id}: not deleted: {what}"))
@@ -105,7 +105,7 @@ impl<M: Machine> Administrator<M> {
             );
             return Ok(());
         };
-        if mutant::is(Mutant::LeftOutNotNoted) {
+        if mutant::is(Mutant::LeftOutNotRecorded) {
             return Ok(());
         }
         if for_good {
@@ -124,7 +124,7 @@ impl<M: Machine> Administrator<M> {
     fn record_left(&self, cow: Cow) -> Result<(), Reason> {
         let departure =
             Departure { cow, mark_failed: false, origin_number: self.origin_known.number };
-        self.machine.records().note_departure(&departure)?;
+        self.machine.records().record_departure(&departure)?;
         self.restore_departures(vec![departure])
     }
 

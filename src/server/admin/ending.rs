@@ -33,15 +33,15 @@ impl<M: Machine> Administrator<M> {
     /// deleted when the disk answers.
     pub(super) fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<End, Reason> {
         self.refuse_unfinished(id)?;
-        let noted = if self.is_outlived(id) { Ok(()) } else { self.note_departure(id, false) };
-        let unnoted = match noted {
+        let recorded = if self.is_outlived(id) { Ok(()) } else { self.record_departure(id, false) };
+        let unrecorded = match recorded {
             // Another program has ended it, which cannot be refused: its COW is marked instead if
             // its origin can change in this family.
             Err(why) if self.machine.has_ended(id) => {
                 log::error!("{why}");
                 self.goes_on_without(id)
             }
-            noted => noted.map(|()| false)?,
+            recorded => recorded.map(|()| false)?,
         };
         match self.put_legs_back(id) {
             // That cannot be refused.
@@ -58,8 +58,8 @@ impl<M: Machine> Administrator<M> {
                 log::warn!("{error}");
             }
         }
-        let outlived = unnoted || self.is_outlived(id);
-        if let Err(why) = if outlived { self.note_departure(id, true) } else { Ok(()) } {
+        let outlived = unrecorded || self.is_outlived(id);
+        if let Err(why) = if outlived { self.record_departure(id, true) } else { Ok(()) } {
             log::warn!("{why}");
         }
         let removed = match self.machine.remove(id, outlived) {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use dm_targets::mirror::format::HEADER_BYTES;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::{Identity, StoreId};
-use dm_targets::snapshot::journal::Notes;
+use dm_targets::snapshot::journal::Journal;
 use dm_targets::snapshot::losses::LossRecord;
 use dm_targets::units::{Sector, Sectors};
 
@@ -152,7 +152,7 @@ pub trait Records: Clone + Send + 'static {
     ///
     /// # Errors
     /// The departure cannot be recorded.
-    fn note_departure(&self, departure: &Departure) -> Result<(), Reason>;
+    fn record_departure(&self, departure: &Departure) -> Result<(), Reason>;
     /// Forgets the departure of a COW's snapshot: the COW is in use again.
     ///
     /// # Errors
@@ -187,7 +187,7 @@ pub trait Machine: 'static {
     /// The run directory.
     type Records: Records;
     /// The journal of a snapshot's COW.
-    type Notes: Notes + Send + 'static;
+    type Journal: Journal + Send + 'static;
 
     /// Another machine of the same family, without open disks.
     ///
@@ -355,7 +355,7 @@ pub trait Machine: 'static {
     ///
     /// # Errors
     /// A dead server has left a journal that cannot be read, or that may belong to another COW.
-    fn journal(&self, cow: &Self::Open, new: StoreId) -> Result<Option<Self::Notes>, Reason>;
+    fn journal(&self, cow: &Self::Open, new: StoreId) -> Result<Option<Self::Journal>, Reason>;
     /// Removes the journal of the store on a COW: the store is invalid.
     ///
     /// # Errors

@@ -150,7 +150,7 @@ impl<M: Machine> Administrator<M> {
         }
         let origin_number = self.origin_known.number;
         let departure = Departure { cow, mark_failed: false, origin_number };
-        self.machine.records().note_departure(&departure)?;
+        self.machine.records().record_departure(&departure)?;
         self.restore_departures(vec![departure])
     }
 

@@ -22,7 +22,7 @@ pub enum Mutant {
     /// A snapshot that is left out is not treated as lost when its origin is served.
     LeftOutNotLost,
     /// The loss is recorded in the state file alone, which is valid for one boot.
-    LeftOutNotNoted,
+    LeftOutNotRecorded,
     /// The loss is recorded after the origin has been started.
     LostAfterStart,
     /// A lost snapshot is deleted before its loss is on record.
@@ -70,7 +70,7 @@ pub enum Mutant {
     /// The state file keeps the old legs.
     LegsNotRecorded,
     /// A disk is accepted as the one that was at its path before.
-    StrangerBelieved,
+    ForeignDiskTrusted,
     /// A disk of a device without a server is used by another family.
     WaitingDisksFree,
     /// A disk that its device does not share is not claimed again when another disk is shared.
@@ -146,7 +146,7 @@ impl Mutant {
         Mutant::HalfLoadForgotten,
         Mutant::StopAtFirst,
         Mutant::LeftOutNotLost,
-        Mutant::LeftOutNotNoted,
+        Mutant::LeftOutNotRecorded,
         Mutant::LostAfterStart,
         Mutant::DeletedBeforeRecord,
         Mutant::GoneForgotten,
@@ -163,7 +163,7 @@ impl Mutant {
         Mutant::LegRecordIgnored,
         Mutant::EndedLegsForgotten,
         Mutant::LegsNotRecorded,
-        Mutant::StrangerBelieved,
+        Mutant::ForeignDiskTrusted,
         Mutant::WaitingDisksFree,
         Mutant::LeftOutCowTaken,
         Mutant::LegUnclaimed,

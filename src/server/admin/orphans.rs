@@ -217,7 +217,7 @@ pub fn record_left_behind<M: Machine>(
     }
     if !staying.iter().any(|device| changes_origin(&device.spec)) {
         // A later server may add the origin.
-        return note_departure(machine, deleted).map(drop).map_err(|why| {
+        return record_departure(machine, deleted).map(drop).map_err(|why| {
             why.context(format!(
                 "{}: not deleted: it cannot be recorded that the snapshot leaves its origin",
                 deleted.name
@@ -244,7 +244,7 @@ pub(super) fn record_lost<M: Machine>(machine: &M, device: &DeviceState) -> Resu
 /// Records that a snapshot of a dead server has left an origin that no device of its family
 /// changes. If the origin cannot be opened, it is the disk that the state file names. Returns the
 /// record.
-pub(super) fn note_departure<M: Machine>(
+pub(super) fn record_departure<M: Machine>(
     machine: &M,
     device: &DeviceState,
 ) -> Result<Option<Departure>, Reason> {
@@ -261,7 +261,7 @@ pub(super) fn note_departure<M: Machine>(
         (Err(why), None) => return Err(why),
     };
     let departure = Departure { cow, mark_failed: device.lost, origin_number };
-    machine.records().note_departure(&departure)?;
+    machine.records().record_departure(&departure)?;
     Ok(Some(departure))
 }
 

@@ -15,7 +15,7 @@ use super::devices::{Device, LeftOut, changes_origin, is_persistent_snapshot};
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
-use super::orphans::{note_departure, record_lost};
+use super::orphans::{record_departure, record_lost};
 use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
@@ -111,7 +111,7 @@ impl<M: Machine> Administrator<M> {
             if !changes && !device.lost {
                 // Its origin may be added, or taken over, beside the live devices.
                 self.restore_departures(
-                    note_departure(&self.machine, device)?.into_iter().collect(),
+                    record_departure(&self.machine, device)?.into_iter().collect(),
                 )?;
                 let why = format!("{}: gone: another program has deleted it", device.name);
                 problems.push(Problem::of(device, why.into()));

@@ -119,7 +119,7 @@ impl Mirror {
         let stale = self.state.borrow().legs.to_remember().unwrap_or_default().closed_at(index);
         self.log.name_legs();
         self.log.set_flags(&names.collect::<Vec<_>>(), stale);
-        if !mutant::is(Mutant::BelievedBeforeNamed) {
+        if !mutant::is(Mutant::TrustedBeforeNamed) {
             self.write_change().await;
         }
         if self.log_refuses() {
@@ -130,13 +130,13 @@ impl Mirror {
         self.disks.borrow_mut().remove(index);
         self.recorded.set(None);
         self.remember_stale();
-        self.believe_remaining().await;
+        self.trust_remaining().await;
         Ok(())
     }
 
     /// If all remaining legs are up to date, all regions are in sync. The legs are flushed before
     /// the log records it.
-    async fn believe_remaining(&self) {
+    async fn trust_remaining(&self) {
         let all_right = {
             let State { regions, legs } = &*self.state.borrow();
             let right = legs.sources() == legs.all() || mutant::is(Mutant::RemainingNotRight);

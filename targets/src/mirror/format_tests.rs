@@ -178,7 +178,7 @@ fn versions_and_foreign_headers() {
 }
 
 #[test]
-fn leg_flags_are_believed_only_whole() {
+fn leg_flags_are_trusted_only_whole() {
     let ids: Vec<u64> = (1..=9).collect();
     let mut header = [0x55; HEADER_BYTES];
     LegFlags::encode(&mut header, &ids[..2], 0);

@@ -20,7 +20,7 @@ fn taken_over(state: &LegState, identities: &[u64]) -> Result<(InitialSync, u16)
 }
 
 #[test]
-fn a_server_that_takes_over_believes_the_record_alone() {
+fn a_server_that_takes_over_trusts_the_record_alone() {
     let all = state(&[(1, true), (2, true)], true);
     assert_eq!(taken_over(&all, &[1, 2]), Ok((InitialSync::NoSync, 0b11)));
     assert_eq!(taken_over(&all, &[2, 1]), Ok((InitialSync::NoSync, 0b11)));
@@ -58,7 +58,7 @@ fn where_no_leg_is_known_to_be_right_none_is_chosen() {
 }
 
 #[test]
-fn another_table_keeps_what_is_known_and_is_believed_in_what_is_not() {
+fn another_table_keeps_what_is_known_and_is_trusted_in_what_is_not() {
     let one = Past::Replaced(Some(state(&[(1, false), (2, true)], false)));
     let begun = |initial, identities: &[u64]| begin(&one, initial, None, false, identities);
     for initial in [InitialSync::FromLog, InitialSync::Sync] {

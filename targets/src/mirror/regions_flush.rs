@@ -52,7 +52,7 @@ impl Regions {
                 }
             }
         }
-        if !self.logged && !mutant::is(Mutant::UnflushedBelieved) {
+        if !self.logged && !mutant::is(Mutant::UnflushedTrusted) {
             self.lose_unflushed();
         }
     }

@@ -4,21 +4,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use crate::snapshot::format::Record;
-use crate::snapshot::journal::{Noted, Notes, PLACES};
+use crate::snapshot::journal::{Journal, Journaled, PLACES};
 
 /// A simulated journal.
 #[derive(Default)]
-pub struct SimNotes {
+pub struct SimJournal {
     places: RefCell<BTreeMap<usize, Record>>,
     recorded: Cell<u64>,
     changes: Cell<u64>,
 }
 
-impl SimNotes {
+impl SimJournal {
     /// A journal with what a process that died has left.
-    pub fn holding(noted: &Noted) -> SimNotes {
-        let places = RefCell::new(noted.records.iter().copied().enumerate().collect());
-        SimNotes { places, recorded: Cell::new(noted.recorded), changes: Cell::new(0) }
+    pub fn holding(journaled: &Journaled) -> SimJournal {
+        let places = RefCell::new(journaled.records.iter().copied().enumerate().collect());
+        SimJournal { places, recorded: Cell::new(journaled.recorded), changes: Cell::new(0) }
     }
 
     /// Counts its changes.
@@ -27,9 +27,9 @@ impl SimNotes {
     }
 }
 
-impl Notes for SimNotes {
-    fn left(&self) -> Noted {
-        Noted {
+impl Journal for SimJournal {
+    fn left(&self) -> Journaled {
+        Journaled {
             records: self.places.borrow().values().copied().collect(),
             recorded: self.recorded.get(),
         }
@@ -59,6 +59,6 @@ impl Notes for SimNotes {
     }
 
     fn name(&self) -> String {
-        "the notes".into()
+        "the journal".into()
     }
 }

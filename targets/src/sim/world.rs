@@ -14,12 +14,12 @@ use super::crash::{self, CrashKind, CrashSpace};
 use super::disk::{DiskConfig, SimDisk};
 use super::host::SimHost;
 use super::image::Image;
-use super::journal::SimNotes;
+use super::journal::SimJournal;
 use super::losses::SimLosses;
 use super::trace::Trace;
 use crate::disk::OpId;
 use crate::exec::Executor;
-use crate::snapshot::journal::{Noted, Notes};
+use crate::snapshot::journal::{Journal, Journaled};
 use crate::snapshot::losses::Loss;
 
 /// How the scheduler chooses.
@@ -68,7 +68,7 @@ pub struct World {
     /// What happened.
     pub trace: Trace,
     disks: Vec<Rc<SimDisk>>,
-    notes: Vec<Rc<SimNotes>>,
+    journals: Vec<Rc<SimJournal>>,
     losses: Vec<Rc<SimLosses>>,
     schedule: Schedule,
     seed: u64,
@@ -83,7 +83,7 @@ impl World {
             host: Rc::new(SimHost::new(BUFFERS)),
             trace,
             disks: Vec::new(),
-            notes: Vec::new(),
+            journals: Vec::new(),
             losses: Vec::new(),
             schedule,
             seed,
@@ -104,13 +104,13 @@ impl World {
     }
 
     /// Adds a journal with content.
-    pub fn add_notes(&mut self, noted: &Noted) {
-        self.notes.push(Rc::new(SimNotes::holding(noted)));
+    pub fn add_journal(&mut self, journaled: &Journaled) {
+        self.journals.push(Rc::new(SimJournal::holding(journaled)));
     }
 
     /// Its journals, in the order they were added.
-    pub fn notes(&self) -> &[Rc<SimNotes>] {
-        &self.notes
+    pub fn journals(&self) -> &[Rc<SimJournal>] {
+        &self.journals
     }
 
     /// Adds the loss record of a COW, with its content.
@@ -129,11 +129,11 @@ impl World {
     }
 
     /// The content of each of them: it outlives the process but not a loss of power.
-    pub fn noted(&self, kind: CrashKind) -> Vec<Noted> {
-        let left = |notes: &Rc<SimNotes>| {
-            if kind == CrashKind::Process { notes.left() } else { Noted::default() }
+    pub fn journals_left(&self, kind: CrashKind) -> Vec<Journaled> {
+        let left = |journal: &Rc<SimJournal>| {
+            if kind == CrashKind::Process { journal.left() } else { Journaled::default() }
         };
-        self.notes.iter().map(left).collect()
+        self.journals.iter().map(left).collect()
     }
 
     /// Performs one step. With `driver` the driver's own next action is among the choices, and the
@@ -189,7 +189,7 @@ impl World {
     pub fn changes(&self) -> u64 {
         let disks: u64 = self.disks.iter().map(|disk| disk.changes()).sum();
         let losses: u64 = self.losses.iter().map(|losses| losses.changes()).sum();
-        disks + losses + self.notes.iter().map(|notes| notes.changes()).sum::<u64>()
+        disks + losses + self.journals.iter().map(|journal| journal.changes()).sum::<u64>()
     }
 
     /// What each disk may hold after a crash now.

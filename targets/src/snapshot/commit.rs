@@ -47,7 +47,7 @@ impl Snapshot {
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), DiskError> {
         if self.store.is_new() {
             // The journaled records belong to a store that no longer exists.
-            self.erase_notes();
+            self.erase_journal();
         }
         self.store.activate().await?;
         if self.store.recorded() == 0 {
@@ -59,7 +59,7 @@ impl Snapshot {
         }
         let inherited = self.inherited.records.take();
         self.store.commit(&inherited).await?;
-        self.erase_notes();
+        self.erase_journal();
         let snapshot = self.clone();
         executor.spawn(async move { snapshot.commit_loop().await });
         Ok(())
@@ -103,7 +103,7 @@ impl Snapshot {
             // A journaled record that has lingered is requested already, and waits for earlier
             // allocations.
             let to_ms =
-                self.committer.noted_since_ms.get().map_or(0, |since_ms| since_ms + LINGER_MS);
+                self.committer.journaled_since_ms.get().map_or(0, |since_ms| since_ms + LINGER_MS);
             if next.is_pending() && to_ms > 0 {
                 let now_ms = self.host.now_ms();
                 // One timer at a time: the next is set here after this one has expired.
@@ -121,9 +121,9 @@ impl Snapshot {
         let mut state = self.state.borrow_mut();
         let lingered = |since_ms| since_ms + LINGER_MS <= self.host.now_ms();
         if self.committer.life.get() != Life::Running
-            || self.committer.noted_since_ms.get().is_some_and(lingered)
+            || self.committer.journaled_since_ms.get().is_some_and(lingered)
         {
-            state.want_noted();
+            state.want_journaled();
         }
         if state.health().is_kept() && state.ready(RECORDS_PER_COMMIT, records).is_err() {
             state.begin_invalidation();
@@ -142,26 +142,26 @@ impl Snapshot {
     /// the commit: a record that the next server finds on the COW beyond the journal's count, and
     /// not in the journal, was written by another program.
     fn journal_batch(&self, count: usize) {
-        let Some(notes) = &self.notes else { return };
+        let Some(journal) = &self.journal else { return };
         self.state
             .borrow()
             .unjournaled(count)
-            .for_each(|(slot, record)| notes.put(slot as usize, Some(record)));
+            .for_each(|(slot, record)| journal.put(slot as usize, Some(record)));
     }
 
     fn publish(&self, count: usize) {
         // Counted before they are erased from the journal: in between they are in both, never in
         // neither.
-        if let Some(notes) = &self.notes {
-            notes.set_recorded(self.store.recorded());
+        if let Some(journal) = &self.journal {
+            journal.set_recorded(self.store.recorded());
         }
         for _ in 0..count {
             let Some(slot) = self.state.borrow_mut().publish() else { break };
             self.put_note(slot, None);
             self.wake_waiting(slot);
         }
-        let noted = self.state.borrow().noted();
-        self.committer.noted_since_ms.set((noted > 0).then(|| self.host.now_ms()));
+        let journaled = self.state.borrow().journaled();
+        self.committer.journaled_since_ms.set((journaled > 0).then(|| self.host.now_ms()));
         self.changed.wake_all();
         self.announce_level();
     }
@@ -182,7 +182,7 @@ impl Snapshot {
         let marked = self.mark().await;
         self.state.borrow_mut().invalidate(marked);
         if marked {
-            self.erase_notes();
+            self.erase_journal();
         }
         for queue in self.waiting.borrow().iter() {
             queue.wake_all();
@@ -203,46 +203,46 @@ impl Snapshot {
     /// Journals exceptions of a snapshot write whose data is in the COW: they are visible before
     /// they are recorded. Returns `false` if that is impossible; the write must await their
     /// records.
-    pub(super) fn note(&self, created: &[PendingId]) -> bool {
-        if self.notes.is_none() || !self.health().is_kept() || self.store.fills_area() {
+    pub(super) fn journal(&self, created: &[PendingId]) -> bool {
+        if self.journal.is_none() || !self.health().is_kept() || self.store.fills_area() {
             return false;
         }
         for id in created {
-            let Some(record) = self.state.borrow_mut().note(*id) else { continue };
+            let Some(record) = self.state.borrow_mut().journal(*id) else { continue };
             self.put_note(id.slot, Some(record));
             self.wake_waiting(id.slot);
         }
-        let first = self.committer.noted_since_ms.get().is_none();
+        let first = self.committer.journaled_since_ms.get().is_none();
         if first {
-            self.committer.noted_since_ms.set(Some(self.host.now_ms()));
+            self.committer.journaled_since_ms.set(Some(self.host.now_ms()));
         }
         // The committer has no timer before the first, or a request waits for the record behind
         // these.
-        if first || self.state.borrow().noted_is_due() {
+        if first || self.state.borrow().journaled_is_due() {
             self.committer.wanted.wake_all();
         }
         true
     }
 
     pub(super) fn put_note(&self, slot: u32, record: Option<Record>) {
-        let skip = record.is_some() && mutant::is(Mutant::NotNoted);
-        if let Some(notes) = self.notes.as_ref().filter(|_| !skip) {
-            notes.put(slot as usize, record);
+        let skip = record.is_some() && mutant::is(Mutant::NotJournaled);
+        if let Some(journal) = self.journal.as_ref().filter(|_| !skip) {
+            journal.put(slot as usize, record);
         }
     }
 
     /// Erases every place of the journal.
-    pub(super) fn erase_notes(&self) {
-        if let Some(notes) = &self.notes {
-            notes.set_recorded(self.store.recorded());
-            notes.clear();
+    pub(super) fn erase_journal(&self) {
+        if let Some(journal) = &self.journal {
+            journal.set_recorded(self.store.recorded());
+            journal.clear();
         }
-        self.committer.noted_since_ms.set(None);
+        self.committer.journaled_since_ms.set(None);
     }
 
     /// Waits until all journaled records are durable; returns `false` if there were none.
-    pub(super) async fn record_noted(&self) -> bool {
-        let Some(to) = self.state.borrow_mut().want_noted() else { return false };
+    pub(super) async fn record_journaled(&self) -> bool {
+        let Some(to) = self.state.borrow_mut().want_journaled() else { return false };
         self.committer.wanted.wake_all();
         self.changed.until(|| self.state.borrow().is_recorded(to).then_some(())).await;
         true
@@ -251,7 +251,7 @@ impl Snapshot {
     /// Makes every acknowledged write durable; an error if the snapshot could not be kept.
     pub(super) async fn flush(&self) -> Result<(), TargetError> {
         let commit_runs = self.committer.is_busy.get();
-        let recorded = !mutant::is(Mutant::FlushLeavesNotes) && self.record_noted().await;
+        let recorded = !mutant::is(Mutant::FlushLeavesJournal) && self.record_journaled().await;
         // A commit that began after the flush arrived has flushed the COW as well.
         if !recorded || commit_runs {
             self.cow.flush().await?;

@@ -27,7 +27,7 @@ impl Snapshot {
     /// The error says why it is not recorded: the snapshot is invalid then.
     pub async fn commit_all(&self) -> Result<(), Cause> {
         let kept = self.health().is_kept();
-        self.record_noted().await;
+        self.record_journaled().await;
         self.changed.until(|| (self.health() != Health::Invalidating).then_some(())).await;
         self.lost_since(kept)
     }

@@ -3,7 +3,7 @@
 //! A chunk of the origin is in one of three states for a snapshot: *not copied* (the origin still
 //! holds what the snapshot shows), *pending* (a COW chunk is allocated, its data or its record is
 //! in flight), *complete* (the record is durable; the snapshot shows the COW chunk). A pending
-//! exception of a snapshot write may be *journaled* (`Noted`; see `journaled`): the snapshot shows
+//! exception of a snapshot write may be *journaled* (see `journaled`): the snapshot shows
 //! its COW chunk already, everything else still waits for its record. The functions `before_…`
 //! return the next step of a request to a chunk. They are called again after every wait, so a
 //! request never acts on a stale result.
@@ -106,7 +106,7 @@ pub(super) enum Stage {
     Copying,
     Copied,
     /// Copied and shown by the snapshot; its record is not urgent.
-    Noted,
+    Journaled,
     Failed,
 }
 
@@ -121,12 +121,12 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    pub(super) fn is_noted(&self) -> bool {
-        self.stage == Stage::Noted
+    pub(super) fn is_journaled(&self) -> bool {
+        self.stage == Stage::Journaled
     }
 
     pub(super) fn has_data(&self) -> bool {
-        matches!(self.stage, Stage::Copied | Stage::Noted)
+        matches!(self.stage, Stage::Copied | Stage::Journaled)
     }
 }
 
@@ -232,7 +232,7 @@ impl Exceptions {
         }
         // A journaled exception is among the complete ones too, and must have its record like any
         // other (I5).
-        if self.recording.noted > 0 && !mutant::is(Mutant::NotedNotAwaited) {
+        if self.recording.journaled > 0 && !mutant::is(Mutant::JournaledNotAwaited) {
             if let Some(slot) = self.pending.get(&chunk.0) {
                 return OriginStep::Wait(self.id(*slot));
             }
@@ -325,7 +325,7 @@ impl Exceptions {
             self.order.pop_front()?
         };
         let Slot { record, stage, number, .. } = self.slots[slot as usize];
-        if stage != Stage::Noted {
+        if stage != Stage::Journaled {
             self.complete.insert(record.old, record.new); // journaled ones are there already
         }
         self.recording.recorded_to = number + 1;
@@ -335,7 +335,7 @@ impl Exceptions {
 
     pub(super) fn release(&mut self, slot: u32) {
         let entry = &mut self.slots[slot as usize];
-        self.recording.noted -= usize::from(entry.stage == Stage::Noted);
+        self.recording.journaled -= usize::from(entry.stage == Stage::Journaled);
         entry.stage = Stage::Free;
         entry.generation = entry.generation.wrapping_add(1);
         self.pending.remove(&entry.record.old.0);

@@ -73,34 +73,34 @@ fn a_failed_copy_ends_in_invalidation_and_frees_everyone() {
 }
 
 #[test]
-fn a_noted_exception_is_shown_and_recorded_when_somebody_waits_for_it() {
+fn a_journaled_exception_is_shown_and_recorded_when_somebody_waits_for_it() {
     let mut state = Exceptions::new(Health::Valid);
     let (first, second) = (state.begin(record(5, 2)), state.begin(record(6, 3)));
-    assert_eq!(state.note(second), Some(record(6, 3)));
+    assert_eq!(state.journal(second), Some(record(6, 3)));
     assert_eq!(state.before_snapshot_read(Chunk(6)), ReadStep::Cow(CowChunk(3)));
     assert_eq!(state.before_snapshot_write(Chunk(6)), WriteStep::Redirect(CowChunk(3)));
     assert_eq!(state.before_origin_write(Chunk(6)), OriginStep::Wait(second));
     assert!(state.is_shown(second) && !state.is_shown(first));
     let mut ready = Vec::new();
-    state.note(first).unwrap();
+    state.journal(first).unwrap();
     state.ready(9, &mut ready).unwrap();
     assert!(ready.is_empty(), "nobody waits");
-    let to = state.want_noted().unwrap();
+    let to = state.want_journaled().unwrap();
     state.ready(9, &mut ready).unwrap();
     assert_eq!(ready, [record(5, 2), record(6, 3)], "in the order of allocation");
     state.publish();
     assert!(!state.is_recorded(to));
     state.publish();
-    assert!(state.is_recorded(to) && state.want_noted().is_none());
+    assert!(state.is_recorded(to) && state.want_journaled().is_none());
     assert_eq!(state.before_origin_write(Chunk(6)), OriginStep::Pass);
 }
 
 #[test]
-fn a_record_behind_noted_ones_takes_them_along_and_many_are_due() {
+fn a_record_behind_journaled_ones_takes_them_along_and_many_are_due() {
     let mut state = Exceptions::new(Health::Valid);
-    let noted = state.begin(record(1, 2));
+    let journaled = state.begin(record(1, 2));
     let other = state.begin(record(2, 3));
-    state.note(noted).unwrap();
+    state.journal(journaled).unwrap();
     state.copied(other, true);
     let mut ready = Vec::new();
     state.ready(9, &mut ready).unwrap();
@@ -108,22 +108,22 @@ fn a_record_behind_noted_ones_takes_them_along_and_many_are_due() {
     state.publish();
     state.publish();
     for chunk in 10..10 + super::super::recording::MANY as u64 {
-        assert!(!state.noted_is_due());
+        assert!(!state.journaled_is_due());
         let id = state.begin(record(chunk, chunk));
-        state.note(id).unwrap();
+        state.journal(id).unwrap();
     }
-    assert!(state.noted_is_due());
+    assert!(state.journaled_is_due());
 }
 
 #[test]
-fn nothing_is_noted_for_a_snapshot_that_is_not_kept() {
+fn nothing_is_journaled_for_a_snapshot_that_is_not_kept() {
     let mut state = Exceptions::new(Health::Valid);
     let (early, late) = (state.begin(record(1, 2)), state.begin(record(2, 3)));
-    state.note(early).unwrap();
-    let to = state.want_noted().unwrap();
+    state.journal(early).unwrap();
+    let to = state.want_journaled().unwrap();
     state.begin_invalidation();
-    assert_eq!(state.note(late), None);
+    assert_eq!(state.journal(late), None);
     assert!(state.is_recorded(to), "nobody waits for what will never be");
     state.invalidate(true);
-    assert_eq!((state.noted(), state.note(early)), (0, None));
+    assert_eq!((state.journaled(), state.journal(early)), (0, None));
 }

@@ -20,7 +20,7 @@ pub const PLACES: usize = MAX_PENDING;
 
 /// What a server that died has left in the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Noted {
+pub struct Journaled {
     /// The records, in no particular order.
     pub records: Vec<Record>,
     /// How many were on the COW already, as far as the server knew.
@@ -28,9 +28,9 @@ pub struct Noted {
 }
 
 /// A journal of [`PLACES`] records.
-pub trait Notes {
+pub trait Journal {
     /// What a server that died has left.
-    fn left(&self) -> Noted;
+    fn left(&self) -> Journaled;
 
     /// Stores how many records are on the COW: this tells a store from another one, or from an
     /// older state of its own.

@@ -2,9 +2,9 @@
 //!
 //! A snapshot write without FUA need not wait for its record: the device reports a volatile cache,
 //! and a record reaches the disk before the next flush completes, as the data of any write does.
-//! Until then its exception is *journaled* (`Noted`): the snapshot shows the new chunk, and the
-//! record is in memory that outlives the process ([`super::journal`]), so that an acknowledged
-//! write survives the death of the server (I10).
+//! Until then its exception is *journaled*: the snapshot shows the new chunk, and the record is in
+//! memory that outlives the process ([`super::journal`]), so that an acknowledged write survives
+//! the death of the server (I10).
 //!
 //! All others still wait for the record: a write of the origin, since after a power failure without
 //! the record the snapshot shows the origin's chunk, which must be unchanged (I5); a flush; a write
@@ -21,15 +21,15 @@ impl Exceptions {
     /// Journals an exception whose data is in its COW chunk: the snapshot shows it from now on.
     /// Returns its record; returns `None`, and does nothing, if it was given up or the snapshot is
     /// no longer kept.
-    pub fn note(&mut self, id: PendingId) -> Option<Record> {
+    pub fn journal(&mut self, id: PendingId) -> Option<Record> {
         if !self.is_pending(id) || !self.health().is_kept() {
             return None;
         }
         let slot = &mut self.slots[id.slot as usize];
-        slot.stage = Stage::Noted;
+        slot.stage = Stage::Journaled;
         let (record, number) = (slot.record, slot.number);
-        self.recording.noted += 1;
-        self.recording.noted_to = self.recording.noted_to.max(number + 1);
+        self.recording.journaled += 1;
+        self.recording.journaled_to = self.recording.journaled_to.max(number + 1);
         self.complete.insert(record.old, record.new);
         Some(record)
     }
@@ -58,19 +58,19 @@ impl Exceptions {
     }
 
     /// Journaled exceptions.
-    pub fn noted(&self) -> usize {
-        self.recording.noted
+    pub fn journaled(&self) -> usize {
+        self.recording.journaled
     }
 
     /// Whether a request waits for their records, or there are so many that their commit must
     /// begin.
-    pub fn noted_is_due(&self) -> bool {
+    pub fn journaled_is_due(&self) -> bool {
         self.recording.is_due()
     }
 
     /// Whether the snapshot shows a pending exception, or it is no longer pending.
     pub fn is_shown(&self, id: PendingId) -> bool {
-        !self.is_pending(id) || self.slots[id.slot as usize].stage == Stage::Noted
+        !self.is_pending(id) || self.slots[id.slot as usize].stage == Stage::Journaled
     }
 
     /// Requests the record of a pending exception.
@@ -83,9 +83,9 @@ impl Exceptions {
 
     /// Requests the records of all journaled exceptions; returns the argument for
     /// [`Exceptions::is_recorded`], or `None` if there are none.
-    pub fn want_noted(&mut self) -> Option<u64> {
-        let to = self.recording.noted_to;
-        (self.recording.noted > 0).then(|| {
+    pub fn want_journaled(&mut self) -> Option<u64> {
+        let to = self.recording.journaled_to;
+        (self.recording.journaled > 0).then(|| {
             self.recording.wanted_to = self.recording.wanted_to.max(to);
             to
         })

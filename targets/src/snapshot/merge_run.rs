@@ -120,7 +120,7 @@ impl Merge {
         // A flush that began earlier may have failed without having been seen to fail yet.
         self.origin.flushes().begun_have_ended().await;
         let is_lost = self.origin.flushes().failed() != failed;
-        if is_lost && !mutant::is(Mutant::MergeBelievesFlush) {
+        if is_lost && !mutant::is(Mutant::MergeTrustsFlush) {
             return Ok(Step::Next);
         }
         self.remove(batch.records).await?;
@@ -237,8 +237,8 @@ impl Merge {
         }
         tail.remove(count);
         self.snapshot.store.removed(count);
-        if let Some(notes) = &self.snapshot.notes {
-            notes.set_recorded(self.snapshot.store.recorded());
+        if let Some(journal) = &self.snapshot.journal {
+            journal.set_recorded(self.snapshot.store.recorded());
         }
         self.changed.wake_all();
     }

@@ -98,7 +98,7 @@
 //!             discard_zeroes_cow: false,
 //!             discard_passdown_origin: false,
 //!         },
-//!         notes: None,
+//!         journal: None,
 //!         listener: Rc::new(|event| println!("{event}")),
 //!     };
 //!     let snapshot = Snapshot::open(parts).await.unwrap();

@@ -35,7 +35,7 @@ impl Exceptions {
     fn give_up_all(&mut self) -> Option<Vec<u32>> {
         let must_stay = |slot: &u32| {
             let entry = &self.slots[*slot as usize];
-            entry.for_origin || entry.is_noted()
+            entry.for_origin || entry.is_journaled()
         };
         if self.order.iter().any(must_stay) {
             return None;

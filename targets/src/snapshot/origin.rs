@@ -205,8 +205,7 @@ impl Origin {
         self.may_change(&[(request.sector, request.count)]).await?;
         // No await since the decision: I5.
         let change = self.change(|| pass_through(&self.disk, request));
-        if request.kind == (RequestKind::Write { fua: true })
-            && !mutant::is(Mutant::MergeBelievesFua)
+        if request.kind == (RequestKind::Write { fua: true }) && !mutant::is(Mutant::MergeTrustsFua)
         {
             return self.flushes.watch(change).await;
         }

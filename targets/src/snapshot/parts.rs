@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::Event;
-use super::journal::Notes;
+use super::journal::Journal;
 use super::losses::LossRecord;
 use super::store_open::Ownership;
 use crate::copy;
@@ -61,7 +61,7 @@ pub struct Parts<'a> {
     pub options: Options,
     /// Where records of acknowledged writes wait for their commit; without it the writes wait
     /// instead. Persistent stores only.
-    pub notes: Option<Rc<dyn Notes>>,
+    pub journal: Option<Rc<dyn Journal>>,
     /// Receives the events for an administrator.
     pub listener: Rc<dyn Fn(Event)>,
 }

@@ -14,9 +14,9 @@ pub(super) struct Recording {
     /// A request waits for the records of all exceptions before this.
     pub(super) wanted_to: u64,
     /// Every journaled exception is before this.
-    pub(super) noted_to: u64,
+    pub(super) journaled_to: u64,
     /// Exceptions that are journaled.
-    pub(super) noted: usize,
+    pub(super) journaled: usize,
 }
 
 impl Recording {
@@ -33,6 +33,6 @@ impl Recording {
 
     /// Whether journaled exceptions must be committed now.
     pub(super) fn is_due(&self) -> bool {
-        self.wanted_to > self.recorded_to || self.noted >= MANY
+        self.wanted_to > self.recorded_to || self.journaled >= MANY
     }
 }

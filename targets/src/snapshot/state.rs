@@ -31,7 +31,7 @@ pub(super) struct Committer {
     /// When its timer wakes it next.
     pub(super) lingers_to_ms: Cell<u64>,
     /// When the oldest journaled record was written that may not be durable.
-    pub(super) noted_since_ms: Cell<Option<u64>>,
+    pub(super) journaled_since_ms: Cell<Option<u64>>,
 }
 
 impl Committer {

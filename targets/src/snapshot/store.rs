@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use super::exceptions::{Exceptions, Health};
 use super::format::{self, Cursor, Found, HeaderError, Layout, Record, Usage};
-use super::journal::Noted;
+use super::journal::Journaled;
 pub use super::store_error::StoreError;
 use super::store_load::{self, Loaded};
 pub use super::store_open::{OpenStore, Ownership};
@@ -110,32 +110,32 @@ impl Store {
     /// if a record cannot belong to this store.
     pub(super) fn take_over(
         &self,
-        noted: Noted,
+        journaled: Journaled,
         exceptions: &mut Exceptions,
         origin: &Disk,
-        notes: &str,
+        journal: &str,
     ) -> Result<Vec<Record>, StoreError> {
-        let Noted { records: mut noted, recorded } = noted;
+        let Journaled { records: mut journaled, recorded } = journaled;
         let last = self.last.take();
         if self.is_new() || exceptions.health() != Health::Valid {
             return Ok(Vec::new());
         }
         let misfit = |record: &Record| {
-            let (disk, notes) = (self.cow.name().clone(), notes.to_owned());
-            StoreError::Noted { disk, notes, record: *record }
+            let (disk, journal) = (self.cow.name().clone(), journal.to_owned());
+            StoreError::Journaled { disk, journal, record: *record }
         };
         if let Some(first) =
-            noted.first().filter(|_| !is_own_end(&last, self.recorded(), recorded, &noted))
+            journaled.first().filter(|_| !is_own_end(&last, self.recorded(), recorded, &journaled))
         {
             return Err(misfit(first));
         }
         let mut cursor = self.cursor.borrow_mut();
         let (origin_chunks, cow_chunks) =
             (self.chunk_size.chunks_in(origin.size()), cursor.layout().cow_chunks(self.cow.size()));
-        noted.sort_by_key(|record| record.new);
+        journaled.sort_by_key(|record| record.new);
         // The server died between the commit of a record and its removal from the journal.
-        noted.retain(|record| exceptions.mapped(record.old) != Some(record.new));
-        for record in &noted {
+        journaled.retain(|record| exceptions.mapped(record.old) != Some(record.new));
+        for record in &journaled {
             let fault =
                 format::check_record(cursor.layout(), *record, Some(origin_chunks), cow_chunks);
             // Commits follow the order of allocation, so uncommitted records lie behind all
@@ -144,7 +144,7 @@ impl Store {
                 return Err(misfit(record));
             }
         }
-        Ok(noted)
+        Ok(journaled)
     }
 
     /// Writes what a usable store needs. Must be called once, before the first allocation.
@@ -308,10 +308,10 @@ impl Store {
         }
     }
 
-    /// The numbers of the status line; `noted` exceptions are journaled.
-    pub fn usage(&self, noted: usize) -> Usage {
+    /// The numbers of the status line; `journaled` is the number of journaled exceptions.
+    pub fn usage(&self, journaled: usize) -> Usage {
         if self.persistent.is_some() {
-            return self.cursor.borrow().usage(self.cow.size(), noted as u64);
+            return self.cursor.borrow().usage(self.cow.size(), journaled as u64);
         }
         let allocated = Sectors(self.transient_next.get() * self.chunk_size.sectors().0);
         Usage { allocated, total: self.cow.size(), metadata: Sectors(0) }

@@ -45,11 +45,11 @@ pub enum StoreError {
     /// A store must be written to be used, and the COW is read-only.
     ReadOnly(Rc<str>),
     /// Records journaled by a server that died do not belong to the store.
-    Noted {
+    Journaled {
         /// The COW's name.
         disk: Rc<str>,
         /// Where the journal is.
-        notes: String,
+        journal: String,
         /// The first record that does not fit.
         record: Record,
     },
@@ -108,11 +108,11 @@ impl fmt::Display for StoreError {
             StoreError::ReadOnly(disk) => {
                 write!(f, "{disk}: read-only; a snapshot store must be writable")
             }
-            StoreError::Noted { disk, notes, record } => write!(
+            StoreError::Journaled { disk, journal, record } => write!(
                 f,
                 "{disk}: changed since its last server died; that server had acknowledged writes \
                  that are not recorded on the disk (chunk {} in COW chunk {}): `ublk-dm journal \
-                 discard {notes}` discards them",
+                 discard {journal}` discards them",
                 record.old.0, record.new.0
             ),
             StoreError::OtherOrigin { disk, made_for, origin } => write!(

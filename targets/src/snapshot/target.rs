@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::exceptions::{Exceptions, Health, MAX_PENDING, OriginStep, PendingId};
 use super::format::{Record, Usage};
-use super::journal::Notes;
+use super::journal::Journal;
 use super::losses::LossRecord;
 use super::origin_gate::Gate;
 pub use super::parts::{OnFull, Options, Parts};
@@ -36,7 +36,7 @@ pub struct Stats {
 /// A snapshot.
 pub struct Snapshot {
     /// Dropped before the disks: while they are open no other process can use the journal.
-    pub(super) notes: Option<Rc<dyn Notes>>,
+    pub(super) journal: Option<Rc<dyn Journal>>,
     pub(super) origin: Disk,
     pub(super) cow: Disk,
     pub(super) store: Store,
@@ -102,11 +102,11 @@ impl Snapshot {
         if lost {
             exceptions.invalidate(true);
         }
-        let notes = parts.notes.filter(|_| store.is_persistent());
-        let inherited = match &notes {
-            Some(_) if mutant::is(Mutant::NotesNotTakenOver) => Vec::new(),
-            Some(notes) => {
-                store.take_over(notes.left(), &mut exceptions, parts.origin, &notes.name())?
+        let journal = parts.journal.filter(|_| store.is_persistent());
+        let inherited = match &journal {
+            Some(_) if mutant::is(Mutant::JournalNotTakenOver) => Vec::new(),
+            Some(journal) => {
+                store.take_over(journal.left(), &mut exceptions, parts.origin, &journal.name())?
             }
             None => Vec::new(),
         };
@@ -119,7 +119,7 @@ impl Snapshot {
             options: parts.options,
             copy: parts.copy.clone(),
             host: parts.host.clone(),
-            notes,
+            journal,
             losses: parts.losses,
             listener: parts.listener,
             state: RefCell::new(exceptions),
@@ -190,7 +190,7 @@ impl Snapshot {
 
     /// The same, with the last known size of the COW.
     pub(super) fn known_usage(&self) -> Usage {
-        self.store.usage(self.state.borrow().noted())
+        self.store.usage(self.state.borrow().journaled())
     }
 
     /// Counters since it was opened.

@@ -148,7 +148,7 @@ impl Snapshot {
                 self.give_up_write(created);
                 return Err(TargetError::Full);
             }
-            if fua || !ok || !self.note(created) {
+            if fua || !ok || !self.journal(created) {
                 self.copied(created.iter().map(|id| (*id, ok)), copy_error);
                 for id in created {
                     if !mutant::is(Mutant::AckBeforeRecord) {
@@ -161,8 +161,8 @@ impl Snapshot {
             }
         }
         // The chunks of this write may have existed already, without durable records.
-        if fua && !mutant::is(Mutant::FuaLeavesNotes) {
-            self.record_noted().await;
+        if fua && !mutant::is(Mutant::FuaLeavesJournal) {
+            self.record_journaled().await;
             self.still_kept()?;
         }
         error.map_or(Ok(()), |error| Err(error.into()))

@@ -1,7 +1,7 @@
 //! A disk that is a mirror's already is not taken for it a second time, claimed or not, under any
 //! of its names.
 
-use super::strangers::add_as;
+use super::foreign_disks::add_as;
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceRef};
 

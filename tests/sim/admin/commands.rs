@@ -129,11 +129,11 @@ impl Town {
                 content: self.origin.frozen(),
                 life: self.life,
                 owed: false,
-                noted: false,
+                on_record: false,
                 forfeit: false,
             };
             let snap = self.snaps[at].get_or_insert(fresh);
-            (snap.life, snap.noted) = (self.life, false);
+            (snap.life, snap.on_record) = (self.life, false);
         }
         Ok(())
     }
@@ -156,7 +156,7 @@ impl Town {
                 content,
                 life: self.life,
                 owed: false,
-                noted: false,
+                on_record: false,
                 forfeit: true,
             });
             snap.owed = false;
@@ -221,7 +221,7 @@ impl Town {
             self.devices.remove(&what);
             if let What::Snap(at) = what {
                 if let Some(snap) = self.snaps[at].as_mut() {
-                    snap.noted = true;
+                    snap.on_record = true;
                 }
             }
             if self.in_flight.iter().any(|(other, ..)| *other == What::Origin) {

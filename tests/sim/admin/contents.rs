@@ -4,7 +4,7 @@
 use dm_targets::units::Sector;
 
 use super::claims::tell;
-use super::strangers::add_as;
+use super::foreign_disks::add_as;
 use super::town::{Town, What};
 
 /// The disks of the legs, a third one of their size, and a larger one.

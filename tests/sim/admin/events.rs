@@ -154,7 +154,7 @@ impl Town {
         if let What::Snap(at) = what {
             self.doubtful[at] = true;
             if let Some(snap) = self.snaps[at].as_mut() {
-                (snap.noted, snap.owed) = (true, false);
+                (snap.on_record, snap.owed) = (true, false);
             }
         }
         self.in_flight.retain(|(other, ..)| *other != what);
@@ -164,7 +164,7 @@ impl Town {
             let full = self.site.shared.lock().unwrap().full;
             if let (What::Snap(at), true, false) = (what, full, self.family_goes_on()) {
                 // Without room its departure is only in the log.
-                self.snaps[at].iter_mut().for_each(|snap| snap.noted = false);
+                self.snaps[at].iter_mut().for_each(|snap| snap.on_record = false);
             }
         }
         self.reap(what.key());
@@ -248,7 +248,7 @@ impl Town {
         let named = !slot.name.borrow().is_empty();
         let name = if named { format!("serial of another {}", slot.path) } else { String::new() };
         let number = self.site.foreign_number();
-        self.strangers.insert(disk, image.clone());
+        self.foreign_disks.insert(disk, image.clone());
         let right = self.site.exchange(disk, Attached { name, number, image });
         self.site.disks[disk].aside.replace(Some(right));
     }
@@ -256,8 +256,8 @@ impl Town {
     /// Puts the right disk at its path again. The other disk must not have been written meanwhile.
     fn put_right(&mut self, disk: usize) {
         let Some(right) = self.site.disks[disk].aside.take() else { return };
-        let stranger = self.site.exchange(disk, right);
-        if self.strangers.remove(&disk).is_some_and(|image| differ(&image, &stranger.image)) {
+        let foreign = self.site.exchange(disk, right);
+        if self.foreign_disks.remove(&disk).is_some_and(|image| differ(&image, &foreign.image)) {
             let path = self.site.disks[disk].path.clone();
             drop(self.broken::<()>(format!("{path}: another disk was there, and was written")));
         }

@@ -72,7 +72,7 @@ impl Town {
             let life = self.life;
             if let Some(snap) = self.snaps[at].as_mut() {
                 snap.owed = false;
-                snap.forfeit |= snap.life != life && !snap.noted;
+                snap.forfeit |= snap.life != life && !snap.on_record;
             }
         }
     }
@@ -83,7 +83,7 @@ impl Town {
         for (snap, doubtful) in self.snaps.iter_mut().zip(self.doubtful) {
             if let Some(snap) = snap {
                 snap.forfeit |= doubtful;
-                snap.noted = false;
+                snap.on_record = false;
             }
         }
     }
@@ -95,7 +95,7 @@ impl Town {
             let gone = !self.has(What::Snap(at));
             if let Some(snap) = self.snaps[at].as_mut().filter(|_| gone) {
                 snap.forfeit |= self.doubtful[at];
-                snap.noted = false;
+                snap.on_record = false;
             }
         }
     }

@@ -116,7 +116,7 @@ fn a_snapshot_is_deleted_whose_cow_hangs() {
     }
 }
 
-/// It falls silent when it is marked, or asked for what is noted, by the server that has left it
+/// It falls silent when it is marked, or asked for its journal, by the server that has left it
 /// out.
 #[test]
 fn the_cow_of_a_deleted_snapshot_is_free_when_its_disk_answers() {

@@ -10,12 +10,12 @@ use dm_targets::disk::Host;
 use dm_targets::exec::Executor;
 use dm_targets::group::Group;
 use dm_targets::snapshot::format::StoreId;
-use dm_targets::snapshot::journal::Notes;
+use dm_targets::snapshot::journal::Journal;
 
 use super::kernel::{Control, Kernel, Pending};
 use super::open::{Hold, SimOpen, id_of};
 use super::process::spawn_pass;
-use super::records::{Directory, Journal};
+use super::records::{Directory, RecordsOfCow};
 use super::site::Site;
 use super::thread::{SimCaller, SimThread};
 use crate::failure::Reason;
@@ -89,7 +89,7 @@ impl Machine for SimMachine {
     type Thread = SimThread;
     type Caller = SimCaller;
     type Records = Directory;
-    type Notes = Journal;
+    type Journal = RecordsOfCow;
 
     fn beside(&self) -> Result<SimMachine, Reason> {
         let pid = u32::try_from(self.site.next_number()).unwrap();
@@ -325,8 +325,8 @@ impl Machine for SimMachine {
         None
     }
 
-    fn journal(&self, cow: &SimOpen, _new: StoreId) -> Result<Option<Journal>, Reason> {
-        let journal = Journal { shared: self.site.shared.clone(), cow: cow.path.clone() };
+    fn journal(&self, cow: &SimOpen, _new: StoreId) -> Result<Option<RecordsOfCow>, Reason> {
+        let journal = RecordsOfCow { shared: self.site.shared.clone(), cow: cow.path.clone() };
         if !journal.is_left() && self.directory.lock().full {
             return Ok(None);
         }
@@ -334,11 +334,11 @@ impl Machine for SimMachine {
     }
 
     fn discard_journal(&self, cow: &str) -> Result<(), Reason> {
-        Journal { shared: self.site.shared.clone(), cow: cow.to_owned() }.clear();
+        RecordsOfCow { shared: self.site.shared.clone(), cow: cow.to_owned() }.clear();
         Ok(())
     }
 
     fn is_journal_left(&self, cow: &str) -> Result<bool, Reason> {
-        Ok(Journal { shared: self.site.shared.clone(), cow: cow.to_owned() }.is_left())
+        Ok(RecordsOfCow { shared: self.site.shared.clone(), cow: cow.to_owned() }.is_left())
     }
 }

@@ -12,7 +12,7 @@ use super::merge_refused::refused;
 use super::merging::{self, O, S};
 use super::model::Content;
 use super::process::Process;
-use super::records::Journal;
+use super::records::RecordsOfCow;
 use super::town::{Town, What};
 use crate::protocol::{Command, MergeChange, MergeOptions, Reply};
 use crate::server::admin::machine::Records;
@@ -258,7 +258,7 @@ fn a_deleted_merge_leaves_no_journal() {
     for sector in [0, 1, 4] {
         town.write(S, sector);
     }
-    let journal = Journal { shared: town.site.shared.clone(), cow: "/c0".to_owned() };
+    let journal = RecordsOfCow { shared: town.site.shared.clone(), cow: "/c0".to_owned() };
     town.kill("o");
     assert!(journal.is_left(), "its last writes are in the journal");
     // The server has died while it put a merge in the place of both.

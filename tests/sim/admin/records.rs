@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::journal::{Noted, Notes};
+use dm_targets::snapshot::journal::{Journal, Journaled};
 use dm_targets::snapshot::losses::{Loss, LossRecord};
 
 use crate::failure::Reason;
@@ -31,7 +31,7 @@ pub struct Files {
     lost: BTreeMap<String, (String, Loss)>,
     /// Keyed by the store on the COW.
     departed: BTreeMap<String, Departure>,
-    notes: BTreeMap<String, Table>,
+    journals: BTreeMap<String, Table>,
 }
 
 impl Files {
@@ -46,7 +46,7 @@ impl Files {
         self.states.clear();
         self.legs.clear();
         self.ended.clear();
-        self.notes.clear();
+        self.journals.clear();
     }
 
     /// What a server of 0.2.0 leaves: only the state file records which left-out snapshot is lost.
@@ -71,7 +71,7 @@ impl Files {
             self.legs.remove(key);
             self.ended.clear();
             if key == "o" {
-                self.notes.clear();
+                self.journals.clear();
             }
         }
     }
@@ -248,7 +248,7 @@ impl Records for Directory {
         Ok(shared.files.departed.values().filter(is_of).cloned().collect())
     }
 
-    fn note_departure(&self, departure: &Departure) -> Result<(), Reason> {
+    fn record_departure(&self, departure: &Departure) -> Result<(), Reason> {
         let known_by = self.losses(departure.cow.clone()).known_by;
         let mut shared = Directory::lock(self);
         shared.write()?.departed.insert(known_by[0].clone(), departure.clone());
@@ -314,17 +314,17 @@ impl Losses for Lost {
 }
 
 /// The journal of one COW.
-pub struct Journal {
+pub struct RecordsOfCow {
     pub shared: Arc<Mutex<Shared>>,
     pub cow: String,
 }
 
-impl Journal {
+impl RecordsOfCow {
     fn table<T>(&self, change: bool, work: impl FnOnce(&mut Table) -> T) -> Option<T> {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         // Memory that is already mapped: it can be written even if the directory is full.
         let goes_on = !change || shared.step();
-        goes_on.then(|| work(shared.files.notes.entry(self.cow.clone()).or_default()))
+        goes_on.then(|| work(shared.files.journals.entry(self.cow.clone()).or_default()))
     }
 
     /// Whether it holds a record.
@@ -333,9 +333,9 @@ impl Journal {
     }
 }
 
-impl Notes for Journal {
-    fn left(&self) -> Noted {
-        let left = |table: &mut Table| Noted {
+impl Journal for RecordsOfCow {
+    fn left(&self) -> Journaled {
+        let left = |table: &mut Table| Journaled {
             records: table.places.values().copied().collect(),
             recorded: table.recorded,
         };

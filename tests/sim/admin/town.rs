@@ -68,7 +68,7 @@ pub(super) struct Snap {
     /// again.
     pub owed: bool,
     /// It has been deleted: an origin that is added later finds that recorded.
-    pub noted: bool,
+    pub on_record: bool,
     /// Its state is unknown: an add of it failed half way, or its users did something that no
     /// snapshot survives.
     pub forfeit: bool,
@@ -90,7 +90,7 @@ pub struct Town {
     /// Disks that were legs, and now have another user.
     pub freed: BTreeSet<usize>,
     /// The content of other disks at the paths of ours.
-    pub strangers: BTreeMap<usize, Image>,
+    pub foreign_disks: BTreeMap<usize, Image>,
     /// Devices of another program, which must not be touched.
     pub foreign: Vec<(u32, u64)>,
     pub snaps: [Option<Snap>; 2],
@@ -147,7 +147,7 @@ impl Town {
             legs: [3, 4],
             loaded: false,
             freed: BTreeSet::new(),
-            strangers: BTreeMap::new(),
+            foreign_disks: BTreeMap::new(),
             foreign: Vec::new(),
             snaps: [None, None],
             next_value: 1000,

@@ -79,7 +79,7 @@ fn opened_with(len: u64) -> (Result<u64, String>, bool) {
                 discard_zeroes_cow: false,
                 discard_passdown_origin: false,
             },
-            notes: None,
+            journal: None,
             listener: Rc::new(|_| {}),
         };
         let snap = Snapshot::open(parts).await;

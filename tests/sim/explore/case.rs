@@ -42,7 +42,7 @@ impl Case {
     pub fn new(setup: &Setup, images: &[Image], ops: &[Op], seed: u64) -> Case {
         let mut rng = Rng::new(seed);
         Case {
-            setup: Setup { notes: seed % 2 == 0, ..setup.clone() },
+            setup: Setup { journal: seed % 2 == 0, ..setup.clone() },
             left: Left::images(images),
             ops: ops.to_vec(),
             depth: 1 + rng.below(3),

@@ -12,7 +12,7 @@ use dm_targets::sim::image::{Image, SectorData};
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Schedule, World};
 use dm_targets::snapshot::format::Record;
-use dm_targets::snapshot::journal::Noted;
+use dm_targets::snapshot::journal::Journaled;
 use dm_targets::snapshot::losses::Loss;
 use dm_targets::snapshot::merge::Phase;
 use dm_targets::snapshot::merge_fault::MergeFault;
@@ -272,18 +272,24 @@ fn an_invalid_store_leaves_the_origin() {
 
 /// Writes that a server had acknowledged and only journaled when it died are part of the snapshot.
 #[test]
-fn noted_records_of_a_dead_server_are_merged() {
+fn journaled_records_of_a_dead_server_are_merged() {
     let (mut plan, mut left) = small();
-    plan.setup.notes = true;
+    plan.setup.journal = true;
     let record = Record { old: Chunk(15), new: CowChunk(12) };
-    left.notes = vec![Noted { records: vec![record], recorded: 10 }, Noted::default()];
+    left.journals = vec![Journaled { records: vec![record], recorded: 10 }, Journaled::default()];
     left.images[1].sectors[12] = SectorData::new(&pattern::payload(pattern::FIRST_WRITE, 15, 1));
     let bench = Bench::on(&plan, world_of(&plan, &left));
     assert!(bench.world.run(STEPS));
     assert_eq!(bench.family.merge.phase(), Phase::Done);
     let shown = read_all(&bench.world, &bench.family, 0).unwrap();
     assert_eq!(shown[15], pattern::sector(pattern::FIRST_WRITE, 15));
-    assert!(bench.world.noted(CrashKind::Process).iter().all(|noted| noted.records.is_empty()));
+    assert!(
+        bench
+            .world
+            .journals_left(CrashKind::Process)
+            .iter()
+            .all(|journaled| journaled.records.is_empty())
+    );
     bench.finish();
 }
 

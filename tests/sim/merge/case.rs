@@ -48,7 +48,7 @@ impl Case {
     pub fn new(plan: &Plan, images: &[Image], acts: &[Act], seed: u64) -> Case {
         let mut rng = Rng::new(seed);
         let mut plan = plan.clone();
-        plan.setup.notes = seed % 2 == 0;
+        plan.setup.journal = seed % 2 == 0;
         Case {
             plan,
             left: Left::images(images),

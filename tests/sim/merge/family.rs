@@ -9,12 +9,12 @@ use dm_targets::disk::{Disk, Host, Memory};
 use dm_targets::exec::Executor;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::image::SectorData;
-use dm_targets::sim::journal::SimNotes;
+use dm_targets::sim::journal::SimJournal;
 use dm_targets::sim::losses::SimLosses;
 use dm_targets::sim::world::World;
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::format::StoreId;
-use dm_targets::snapshot::journal::Notes;
+use dm_targets::snapshot::journal::Journal;
 use dm_targets::snapshot::merge::{Bounds, Merge};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::store::Ownership;
@@ -57,7 +57,7 @@ pub struct Ground {
     pub executor: Executor,
     pub host: Rc<dyn Host>,
     pub disks: Vec<Disk>,
-    pub kept: Vec<(Rc<SimNotes>, Rc<SimLosses>)>,
+    pub kept: Vec<(Rc<SimJournal>, Rc<SimLosses>)>,
     pub copy: copy::Client,
     pub merge_copy: copy::Client,
     pub plan: Plan,
@@ -71,7 +71,7 @@ impl Ground {
         let client = || copy::Client::new(&executor, &host, None).expect("a machine has memory");
         let (copy, merge_copy) = (client(), client());
         let disks = world.disks().iter().map(|disk| disk.disk()).collect();
-        let kept = world.notes().iter().cloned().zip(world.losses().iter().cloned()).collect();
+        let kept = world.journals().iter().cloned().zip(world.losses().iter().cloned()).collect();
         let (store, origin) = (StoreId([7; 16]), "origin".to_owned());
         let ownership = Ownership { store, origin, adopt: false };
         Ground { executor, host, disks, kept, copy, merge_copy, plan: plan.clone(), ownership }
@@ -85,7 +85,7 @@ impl Ground {
         events: &Rc<RefCell<Vec<Event>>>,
     ) -> Parts<'a> {
         let SnapSetup { chunk, on_full, .. } = self.plan.setup.snaps[number];
-        let (notes, losses) = self.kept[number].clone();
+        let (journal, losses) = self.kept[number].clone();
         let heard = events.clone();
         let discards = self.plan.setup.discards && number > 0;
         Parts {
@@ -106,7 +106,7 @@ impl Ground {
                 discard_zeroes_cow: discards,
                 discard_passdown_origin: discards,
             },
-            notes: self.plan.setup.notes.then_some(notes as Rc<dyn Notes>),
+            journal: self.plan.setup.journal.then_some(journal as Rc<dyn Journal>),
             listener: Rc::new(move |event| heard.borrow_mut().push(event)),
         }
     }

@@ -11,7 +11,7 @@ use dm_targets::sim::crash::CrashKind;
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher};
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Schedule, Step, World};
-use dm_targets::snapshot::journal::Noted;
+use dm_targets::snapshot::journal::Journaled;
 use dm_targets::snapshot::merge_fault::MergeFault;
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
@@ -35,7 +35,7 @@ fn bench(seed: u64, class: Class) -> Bench {
         world.add_disk(&format!("disk{number}"), config, image.clone());
     }
     for snap in 0..plan.setup.snaps.len() {
-        world.add_notes(&Noted::default());
+        world.add_journal(&Journaled::default());
         world.add_losses(&format!("disk{}", snap + 1), None);
     }
     let skip = u32::try_from(seed % 3).unwrap();

@@ -74,7 +74,7 @@ fn a_half_merged_cow_says_so_and_is_no_snapshot() {
     marked_while_records_are_left().unwrap();
 }
 
-/// The end of a merge could not be noted, or another program has merged the rest: the store is
+/// The end of a merge could not be marked, or another program has merged the rest: the store is
 /// empty, and can be used for a snapshot.
 #[test]
 fn an_empty_store_is_a_snapshot_whatever_its_mark_says() {

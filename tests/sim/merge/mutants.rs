@@ -11,7 +11,7 @@ use super::{beside, cases, failed, flushes, limits, mark};
 /// All of them, each with the cases where it should show first.
 pub const MUTANTS: [(Mutant, &str); 20] = [
     (Mutant::MergeRemovesFirst, "small"),
-    (Mutant::MergeBelievesFlush, "flushes"),
+    (Mutant::MergeTrustsFlush, "flushes"),
     (Mutant::MergeRemovesSoftly, "small"),
     (Mutant::MergeAmongWrites, "held"),
     (Mutant::MergeAsksEarly, "joining"),
@@ -22,7 +22,7 @@ pub const MUTANTS: [(Mutant, &str); 20] = [
     (Mutant::MergeFlushesOrigin, "small"),
     (Mutant::MergeHidesFlush, "flushes"),
     (Mutant::MergeRemovesForward, "areas"),
-    (Mutant::MergeBelievesFua, "one"),
+    (Mutant::MergeTrustsFua, "one"),
     (Mutant::MergeWritesBehindEnd, "one"),
     (Mutant::MergeKeepsCache, "one"),
     (Mutant::MergeTrustsShorter, "one"),
@@ -35,7 +35,7 @@ pub const MUTANTS: [(Mutant, &str); 20] = [
 /// The test of the one thing that a mutant breaks.
 fn one(mutant: Mutant) -> Result<(), String> {
     match mutant {
-        Mutant::MergeBelievesFua => flushes::user_fua_fails(),
+        Mutant::MergeTrustsFua => flushes::user_fua_fails(),
         Mutant::MergeWritesBehindEnd => limits::last_chunk_is_longer(),
         Mutant::MergeKeepsCache => failed::cache_outlives_the_merge(),
         Mutant::MergeTrustsShorter => failed::records_vanish_after_a_failed_commit(),

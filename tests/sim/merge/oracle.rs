@@ -33,7 +33,7 @@ pub fn merge_model(plan: &Plan, left: &Left) -> Result<Model, String> {
         snap.origin_wrote = true;
     }
     let mut model = Model::new(merging.device, all.snaps, plan.setup.volatile);
-    model.notes = plan.setup.notes;
+    model.journal = plan.setup.journal;
     Ok(model)
 }
 

@@ -158,7 +158,7 @@ fn the_log_is_clean_after_suspending_and_recovery_goes_on_after_resuming() {
 }
 
 #[test]
-fn a_log_that_somebody_cleared_meanwhile_is_believed() {
+fn a_log_that_somebody_cleared_meanwhile_is_trusted() {
     let setup = Setup::small();
     let fixture = Fixture::new(&setup, &setup.clean_images());
     fixture.run(|mirror| async move { mirror.suspend(true).await });

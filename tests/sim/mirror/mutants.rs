@@ -26,7 +26,7 @@ pub const MUTANTS: [(Mutant, &str); 33] = [
     (Mutant::ChangeNotDurable, "legs"),
     (Mutant::NewLegInSync, "legs"),
     (Mutant::NamedBeforeCleared, "legs"),
-    (Mutant::BelievedBeforeNamed, "taken_out"),
+    (Mutant::TrustedBeforeNamed, "taken_out"),
     (Mutant::OldIdentityKept, "legs"),
     (Mutant::LegsNotNamed, "legs"),
     (Mutant::LegsNamedLate, "legs"),
@@ -40,7 +40,7 @@ pub const MUTANTS: [(Mutant, &str); 33] = [
     (Mutant::AckBeforeLegState, "unwritten"),
     (Mutant::ResumedWhileRunning, "administered"),
     (Mutant::HeldFailEarly, "administered"),
-    (Mutant::UnflushedBelieved, "flushes"),
+    (Mutant::UnflushedTrusted, "flushes"),
     (Mutant::FailedFlushOvertaken, "flushes"),
     (Mutant::CopyThoughFlushFailed, "flushes"),
 ];
@@ -51,7 +51,7 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         Mutant::ReadErrorIsMiss => take_over::a_source_with_a_bad_sector_stays_the_source,
         Mutant::HeldFailEarly => given_up::a_suspend_that_is_given_up_ends_no_held_request,
         Mutant::ResumedWhileRunning => take_over::resuming_a_mirror_that_runs_changes_nothing,
-        Mutant::UnflushedBelieved => take_over::writes_before_a_failed_flush_are_copied_again,
+        Mutant::UnflushedTrusted => take_over::writes_before_a_failed_flush_are_copied_again,
         Mutant::CopyThoughFlushFailed => {
             take_over::a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
         }

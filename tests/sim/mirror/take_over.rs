@@ -212,7 +212,7 @@ fn a_log_on_a_disk_that_names_no_right_leg_needs_a_source() {
 }
 
 #[test]
-fn a_log_that_failed_is_not_believed_by_the_next_server() {
+fn a_log_that_failed_is_not_trusted_by_the_next_server() {
     let setup = Setup::small();
     let fixture = Fixture::new(&setup, &setup.clean_images());
     fixture.settle();

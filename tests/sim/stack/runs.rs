@@ -91,8 +91,13 @@ pub fn close(world: &World, stack: Rc<Stack>) -> Result<(), String> {
     world.run(10_000);
     closed.borrow_mut().take().ok_or("the end does not end")??;
     // A store whose end cannot be made durable keeps its journal.
-    if !unmarked && world.noted(CrashKind::Process).iter().any(|noted| !noted.records.is_empty()) {
-        return Err("after the end notes are left".into());
+    if !unmarked
+        && world
+            .journals_left(CrashKind::Process)
+            .iter()
+            .any(|journaled| !journaled.records.is_empty())
+    {
+        return Err("records are left in a journal after the end".into());
     }
     match (world.executor.live(), world.host.lent()) {
         (0, 0) => Ok(()),

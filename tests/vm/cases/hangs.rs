@@ -221,10 +221,10 @@ fn deleted_beside() {
     // The journal still exists, for a later decision.
     let files =
         std::fs::read_dir(server::run_dir()).expect("readable").flatten().map(|entry| entry.path());
-    let noted: Vec<_> =
+    let journaled: Vec<_> =
         files.filter(|path| path.extension().is_some_and(|end| end == "records")).collect();
-    assert!(noted.len() == 1, "journals: {noted:?}");
-    noted.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
+    assert!(journaled.len() == 1, "journals: {journaled:?}");
+    journaled.iter().for_each(|path| std::fs::remove_file(path).expect("removed"));
 }
 
 /// Commands to a mirror with outstanding I/O on a leg that does not answer: each ends, names the

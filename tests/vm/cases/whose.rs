@@ -2,7 +2,7 @@
 //! that was made for another origin. Both need a decision of the user, and nothing is lost by the
 //! refusal.
 
-use super::noted::{Fixture, notes};
+use super::journaled::{Fixture, journal};
 use crate::Case;
 use crate::disk::{Buf, Disk, MIB, digest_ends, slice};
 use crate::server;
@@ -34,7 +34,7 @@ fn attached_anew() {
         assert!(attach() == fixture.cow, "another loop device");
         let before = digest_ends(&fixture.cow);
         let said = ublk_dm("recover s").refused().stderr;
-        let journal = notes().expect("the journal is kept");
+        let journal = journal().expect("the journal is kept");
         let journal = journal.to_str().expect("ASCII");
         assert!(said.contains(journal) && said.contains("reattached"), "said {said:?}");
         assert!(digest_ends(&fixture.cow) == before, "a refused recover wrote to the COW");

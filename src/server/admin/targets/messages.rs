@@ -156,11 +156,11 @@ impl<M: Machine> Administrator<M> {
             job(thread, mirror).await
         };
         let then = move |admin: &mut Administrator<M>, changed: Result<(), Reason>| {
-            let noted = changed.and_then(|()| {
+            let recorded = changed.and_then(|()| {
                 log::warn!("/dev/ublkb{id}: its disk answers again; its legs have been changed");
                 later.take().map_or(Ok(()), |change| admin.change_legs(id, change))
             });
-            if let Err(why) = noted {
+            if let Err(why) = recorded {
                 log::warn!("/dev/ublkb{id}: {why}");
                 admin.withdraw(id);
             }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use dm_targets::device::{Events, Opened};
 use dm_targets::snapshot::Event;
 use dm_targets::snapshot::exceptions::Health;
-use dm_targets::snapshot::journal::Notes;
+use dm_targets::snapshot::journal::Journal;
 use dm_targets::snapshot::store::Ownership;
 use dm_targets::snapshot::table::{Snapshot as Table, StoreType};
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
@@ -22,12 +22,12 @@ use super::merge::{self, OpenedMerge, is_invalid};
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks, MergeOptions};
 use crate::server::admin::devices::{Deps, LeftOut};
+use crate::server::admin::foreign_disks::{refuse_foreign_disk, refuse_other_store};
 use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Records, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::new_device::NewDevice;
 use crate::server::admin::state::Administrator;
-use crate::server::admin::strangers::{refuse_other_store, refuse_stranger};
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, DiskId, Limits};
 use crate::ublk::{Params, device};
@@ -217,7 +217,7 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<(DiskId, Limits, bool), Reason> {
         if let Some((id, limits, read_only)) = self.origin {
             if self.is_open(id)? {
-                refuse_stranger(path, again, &self.origin_known)?;
+                refuse_foreign_disk(path, again, &self.origin_known)?;
                 return Ok((id, limits, read_only));
             }
         }
@@ -272,7 +272,7 @@ impl<M: Machine> Administrator<M> {
         let persistent = !snapshot.store.is_transient();
         // The content of a transient store is lost with its server.
         let lost = lost || again && !persistent;
-        let notes = if persistent { self.machine.journal(&cow, ownership.store)? } else { None };
+        let journal = if persistent { self.machine.journal(&cow, ownership.store)? } else { None };
         let path = snapshot.cow.clone();
         let merged = self.machine.waker();
         let open = move |thread: Rc<M::Thread>| async move {
@@ -295,7 +295,7 @@ impl<M: Machine> Administrator<M> {
                 losses: Rc::new(losses),
                 len: Some(len),
                 options,
-                notes: notes.map(|notes| Rc::new(notes) as Rc<dyn Notes>),
+                journal: journal.map(|journal| Rc::new(journal) as Rc<dyn Journal>),
                 listener: Rc::new(listener),
             };
             if merges {

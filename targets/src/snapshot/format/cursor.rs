@@ -140,9 +140,9 @@ impl Cursor {
     }
 
     /// The numbers of the status line. Exceptions that are only journaled count like any other.
-    pub fn usage(&self, cow_size: Sectors, noted: u64) -> Usage {
+    pub fn usage(&self, cow_size: Sectors, journaled: u64) -> Usage {
         let chunk = self.layout.chunk_size.sectors().0;
-        let area = self.area + (self.committed + noted) / self.layout.records_per_area();
+        let area = self.area + (self.committed + journaled) / self.layout.records_per_area();
         Usage {
             allocated: Sectors(self.next_free.0 * chunk),
             total: cow_size,

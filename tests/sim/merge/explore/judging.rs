@@ -37,8 +37,8 @@ impl Run<'_> {
     fn look_at(&mut self, left: &Left, moment: Moment) -> Result<(), Stop> {
         let of_model = self.model.now() * 2 + u64::from(moment == Moment::PowerCut);
         let lost = left.lost.iter().map(|lost| u64::from(lost.is_some()));
-        let noted = left.notes.iter().map(|noted| noted.records.len() as u64);
-        let hash = left.images.iter().map(Image::hash).chain(lost).chain(noted);
+        let journaled = left.journals.iter().map(|journaled| journaled.records.len() as u64);
+        let hash = left.images.iter().map(Image::hash).chain(lost).chain(journaled);
         let hash = hash.fold(of_model, |hash, part| {
             (hash.rotate_left(9) ^ part).wrapping_mul(0x9E37_79B9_7F4A_7C15)
         });
@@ -66,7 +66,7 @@ impl Run<'_> {
         let acts: Vec<Act> = ops.into_iter().map(Act::Op).collect();
         let mut case = Case { left: left.clone(), ..Case::new(&self.case.plan, &[], &acts, seed) };
         (case.cap, case.lives_on) = (3, 0);
-        case.plan.setup.notes = setup.notes;
+        case.plan.setup.journal = setup.journal;
         live(&case, self.write_id + 1000)
     }
 

@@ -29,18 +29,18 @@ impl<M: Machine> Administrator<M> {
         again: Option<&KnownDisks>,
     ) -> Result<KnownDisk, Reason> {
         let here = self.known_disk(disk);
-        refuse_stranger(word, again, &here)?;
+        refuse_foreign_disk(word, again, &here)?;
         Ok(here)
     }
 }
 
 /// Refuses a disk that is not the one that a table's word named before.
-pub(super) fn refuse_stranger(
+pub(super) fn refuse_foreign_disk(
     word: &str,
     again: Option<&KnownDisks>,
     here: &KnownDisk,
 ) -> Result<(), Reason> {
-    let Some(was) = again.and_then(|known| known.get(word)).filter(|was| is_stranger(was, here))
+    let Some(was) = again.and_then(|known| known.get(word)).filter(|was| is_foreign(was, here))
     else {
         return Ok(());
     };
@@ -73,8 +73,8 @@ pub(super) fn refuse_other_store(
 
 /// Whether two disks certainly differ. A disk with the same name may have been reattached under
 /// another number; if the names cannot be compared, the number in this boot decides.
-fn is_stranger(was: &KnownDisk, here: &KnownDisk) -> bool {
-    if mutant::is(Mutant::StrangerBelieved) {
+fn is_foreign(was: &KnownDisk, here: &KnownDisk) -> bool {
+    if mutant::is(Mutant::ForeignDiskTrusted) {
         return false;
     }
     let named = !was.name.is_empty() && !here.name.is_empty();
@@ -100,7 +100,7 @@ mod tests {
     }
 
     fn judged(was: KnownDisk, here: &KnownDisk) -> Result<(), Reason> {
-        refuse_stranger("/dev/x", Some(&KnownDisks::from([("/dev/x".to_owned(), was)])), here)
+        refuse_foreign_disk("/dev/x", Some(&KnownDisks::from([("/dev/x".to_owned(), was)])), here)
     }
 
     #[test]
@@ -163,10 +163,10 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_has_written_down_is_believed() {
-        assert_eq!(refuse_stranger("/dev/x", None, &disk("serial A", 1)), Ok(()));
+    fn what_no_server_has_written_down_is_trusted() {
+        assert_eq!(refuse_foreign_disk("/dev/x", None, &disk("serial A", 1)), Ok(()));
         assert_eq!(
-            refuse_stranger("/dev/x", Some(&KnownDisks::default()), &disk("serial A", 1)),
+            refuse_foreign_disk("/dev/x", Some(&KnownDisks::default()), &disk("serial A", 1)),
             Ok(())
         );
     }

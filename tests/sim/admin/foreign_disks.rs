@@ -15,7 +15,7 @@ const DISKS: [(usize, &str, What, &str); 3] = [
 ];
 
 /// A disk as large as another one, full of content that must be preserved.
-fn stranger(size: Sectors) -> Image {
+fn foreign_disk(size: Sectors) -> Image {
     let mut image = Image::zeroes(size);
     image.write(Sector(0), &vec![0xA5; usize::try_from(size.bytes()).unwrap()]);
     image
@@ -36,22 +36,22 @@ fn town() -> Town {
 /// A device with another disk at one of its paths is left out, and that disk is not written. With
 /// the right disk the device returns, and shows the right content.
 #[test]
-fn a_stranger_at_the_path_of_a_disk_is_left_alone() {
+fn a_foreign_disk_at_the_path_of_a_disk_is_left_alone() {
     for (disk, path, what, key) in DISKS {
         let mut town = town();
         town.kill(key);
         let size = town.site.disks[disk].disk.borrow().visible().size();
-        let right = town.site.swap(disk, ("serial STRANGER".to_owned(), stranger(size)));
+        let right = town.site.swap(disk, ("serial FOREIGN".to_owned(), foreign_disk(size)));
         let why = town.recover().unwrap_err();
         let parts = [
             &format!("{path}: another disk is at this path"),
             &format!("serial {path}"),
-            "serial STRANGER",
+            "serial FOREIGN",
         ];
         assert!(parts.iter().all(|part| why.contains(*part)), "{path}: {why}");
         assert!(town.read(what).is_none(), "{path}: {what:?} answers");
         let (name, image) = town.site.swap(disk, right);
-        let (len, kept) = (image.size(), stranger(size));
+        let (len, kept) = (image.size(), foreign_disk(size));
         assert!(
             image.read(Sector(0), len) == kept.read(Sector(0), len),
             "{path}: {name} was written"
@@ -144,7 +144,7 @@ fn another_file_at_the_path_of_a_leg_has_not_been_in_sync() {
         town.kill("mirror-a");
         let size = town.site.disks[disk].disk.borrow().visible().size();
         let (_, path) = there.rsplit_once(' ').unwrap();
-        drop(town.site.swap(disk, (format!("file 9-9 {path}"), stranger(size))));
+        drop(town.site.swap(disk, (format!("file 9-9 {path}"), foreign_disk(size))));
         assert_eq!(town.recover(), Ok(()), "{path}");
         assert_eq!(town.judge(What::Mirror), Ok(()), "{path}");
         assert!(matches!(town.read(What::Mirror), Some(Ok(_))), "{path}");

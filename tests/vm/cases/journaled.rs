@@ -16,26 +16,36 @@ use crate::{ioctl, kernel, server, store};
 pub fn cases() -> Vec<Case> {
     let disks = &["n0", "n1"];
     vec![
-        Case { name: "noted-recovered", bound_s: 120, disks, run: |_| outlives(After::Recover) },
-        Case { name: "noted-added-again", bound_s: 120, disks, run: |_| outlives(After::Add) },
-        Case { name: "noted-deleted", bound_s: 120, disks, run: |_| outlives(After::Delete) },
-        Case { name: "noted-suspended", bound_s: 60, disks, run: |_| suspended() },
-        Case { name: "noted-flushed", bound_s: 120, disks, run: |_| assert!(!flush_loses()) },
-        Case { name: "noted-origin", bound_s: 120, disks, run: |_| assert!(!origin_shows()) },
-        Case { name: "noted-reused", bound_s: 120, disks, run: |_| reused() },
-        Case { name: "noted-misfit", bound_s: 120, disks, run: |_| misfit() },
-        Case { name: "noted-mutant-not-noted", bound_s: 120, disks, run: |_| not_noted() },
         Case {
-            name: "noted-mutant-flush",
+            name: "journaled-recovered",
             bound_s: 120,
             disks,
-            run: |_| noticed("FlushLeavesNotes", flush_loses),
+            run: |_| outlives(After::Recover),
+        },
+        Case { name: "journaled-added-again", bound_s: 120, disks, run: |_| outlives(After::Add) },
+        Case { name: "journaled-deleted", bound_s: 120, disks, run: |_| outlives(After::Delete) },
+        Case { name: "journaled-suspended", bound_s: 60, disks, run: |_| suspended() },
+        Case { name: "journaled-flushed", bound_s: 120, disks, run: |_| assert!(!flush_loses()) },
+        Case { name: "journaled-origin", bound_s: 120, disks, run: |_| assert!(!origin_shows()) },
+        Case { name: "journaled-reused", bound_s: 120, disks, run: |_| reused() },
+        Case { name: "journaled-misfit", bound_s: 120, disks, run: |_| misfit() },
+        Case {
+            name: "journaled-mutant-not-journaled",
+            bound_s: 120,
+            disks,
+            run: |_| not_journaled(),
         },
         Case {
-            name: "noted-mutant-origin",
+            name: "journaled-mutant-flush",
             bound_s: 120,
             disks,
-            run: |_| noticed("NotedNotAwaited", origin_shows),
+            run: |_| noticed("FlushLeavesJournal", flush_loses),
+        },
+        Case {
+            name: "journaled-mutant-origin",
+            bound_s: 120,
+            disks,
+            run: |_| noticed("JournaledNotAwaited", origin_shows),
         },
     ]
 }
@@ -112,13 +122,13 @@ impl Fixture {
             if store::records(&Disk::open(&self.cow), CHUNK).len()
                 < before + 1 + (writes / 2) as usize
             {
-                assert!(notes().is_some(), "there are records that are nowhere");
+                assert!(journal().is_some(), "there are records that are nowhere");
                 return disk;
             }
             drop(disk);
             ublk_dm("del s --force").ok();
         }
-        panic!("in {TRIES} tries no server died with notes");
+        panic!("in {TRIES} tries no server died with a journal");
     }
 
     fn judge(&self) {
@@ -138,7 +148,7 @@ fn kill(fixture: &Fixture, pid: u64) {
 }
 
 /// The journal file, if there is one.
-pub(super) fn notes() -> Option<PathBuf> {
+pub(super) fn journal() -> Option<PathBuf> {
     let files = fs::read_dir(server::run_dir())
         .expect("a run directory")
         .flatten()
@@ -162,7 +172,7 @@ fn outlives(after: After) {
             let said = ublk_dm("del s --force").refused().stderr;
             assert!(said.contains("not on its COW yet"), "said {said:?}");
             kernel::remove("hold");
-            assert!(notes().is_some(), "the notes are kept");
+            assert!(journal().is_some(), "the journal is kept");
             fixture.add("")
         }
         After::Delete => {
@@ -240,7 +250,7 @@ fn origin_shows() -> bool {
 }
 
 fn lose_power() {
-    if let Some(path) = notes() {
+    if let Some(path) = journal() {
         fs::remove_file(path).expect("removable");
     }
     ublk_dm("del --all --force").ok();
@@ -266,7 +276,7 @@ fn misfit() {
         fixture.origin, fixture.cow
     );
     let refused = ublk_dm(&add).refused();
-    let path = notes().expect("the notes are kept");
+    let path = journal().expect("the journal is kept");
     let said = refused.stderr.trim();
     assert!(
         said.contains("not recorded") && said.contains(path.to_str().expect("ASCII")),
@@ -307,13 +317,13 @@ fn reused() {
     let before = digest_ends(&fixture.cow);
     ublk_dm("del s --force").refused();
     assert!(digest_ends(&fixture.cow) == before, "del --force wrote to a disk that is no COW");
-    fs::remove_file(notes().expect("the notes are kept")).expect("removable");
+    fs::remove_file(journal().expect("the journal is kept")).expect("removable");
     server::assert_nothing_left("del --force");
 }
 
 /// Without a journal an acknowledged write is lost with its server.
-fn not_noted() {
-    sh::use_mutant("NotNoted");
+fn not_journaled() {
+    sh::use_mutant("NotJournaled");
     let fixture = Fixture::new();
     for round in 0..TRIES {
         let disk = fixture.add("--no-recovery");
@@ -330,7 +340,7 @@ fn not_noted() {
             return;
         }
     }
-    panic!("nobody notices that nothing is noted");
+    panic!("nobody notices that nothing is journaled");
 }
 
 fn noticed(mutant: &'static str, broken: fn() -> bool) {
