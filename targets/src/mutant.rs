@@ -214,6 +214,14 @@ pub enum Mutant {
     ZeroLeavesMemory,
     /// I10: what a table has acknowledged is not flushed before another one replaces it.
     SuspendLeavesUnflushed,
+    /// A snapshot may be longer than its origin.
+    SnapshotBehindOrigin,
+    /// A store that was made for another origin is used as it is.
+    OtherOriginTaken,
+    /// The status of a snapshot has the size that its COW had at the last allocation.
+    GrowthNotSeen,
+    /// A request begins any number of a mirror's regions at once.
+    SpanUnbounded,
 }
 
 #[cfg(any(test, feature = "sim"))]

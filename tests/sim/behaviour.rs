@@ -21,7 +21,7 @@ use crate::pattern;
 pub mod joins;
 pub mod no_space;
 pub mod settled;
-mod sizes;
+pub mod sizes;
 
 type Slot<T> = Rc<RefCell<Option<T>>>;
 

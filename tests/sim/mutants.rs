@@ -9,12 +9,12 @@ use crate::behaviour;
 use crate::explore::{Case, explore};
 use crate::mirror::mutants as mirror;
 use crate::{
-    departed, exhaustive, faults, journal, linear, merge, origins, scenarios, seeded, segments,
-    unmake,
+    departed, exhaustive, faults, journal, linear, merge, origins, ownership, scenarios, seeded,
+    segments, unmake,
 };
 
 /// All mutants, each with the workloads that should detect it first.
-const MUTANTS: [(Mutant, &str); 30] = [
+const MUTANTS: [(Mutant, &str); 33] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -45,7 +45,30 @@ const MUTANTS: [(Mutant, &str); 30] = [
     (Mutant::LossForgotten, "unmarked"),
     (Mutant::LastCommitIgnored, "unmarked"),
     (Mutant::NoSpaceInvalidates, "behaviour"),
+    (Mutant::SnapshotBehindOrigin, "behaviour"),
+    (Mutant::OtherOriginTaken, "behaviour"),
+    (Mutant::GrowthNotSeen, "behaviour"),
 ];
+
+/// The mutants that a single test detects: what it says when it fails.
+fn kill_in_test(mutant: Mutant) -> Option<(String, Vec<String>)> {
+    let (name, test): (_, fn()) = match mutant {
+        Mutant::SnapshotBehindOrigin => {
+            ("a snapshot is no longer", behaviour::sizes::a_snapshot_is_no_longer_than_its_origin)
+        }
+        Mutant::GrowthNotSeen => {
+            ("growth is seen", behaviour::sizes::a_cow_that_has_grown_is_seen_by_the_next_status)
+        }
+        Mutant::OtherOriginTaken => {
+            ("whose a store is", ownership::a_store_is_used_with_the_origin_that_it_was_made_for)
+        }
+        _ => return None,
+    };
+    mutant::set(Some(mutant));
+    let failed = catch_unwind(test).is_err();
+    mutant::set(None);
+    failed.then(|| (format!("the test \"{name}\" fails"), Vec::new()))
+}
 
 /// The mutants that the tests of [`behaviour`] detect and that no workload of one family can show.
 fn kill_in_behaviour(mutant: Mutant) -> Option<(String, Vec<String>)> {
@@ -118,7 +141,8 @@ fn every_mutant_is_killed() {
     let mut killed = 0;
     for (mutant, first) in MUTANTS.into_iter().filter(|(mutant, _)| is_chosen(*mutant)) {
         let mut tried = 0;
-        if let Some((fault, trace)) = kill_in_behaviour(mutant) {
+        let kill_in_one = kill_in_test(mutant).or_else(|| kill_in_behaviour(mutant));
+        if let Some((fault, trace)) = kill_in_one {
             println!("mutant {mutant:?} killed by behaviour: {fault}");
             trace.iter().for_each(|line| println!("    {line}"));
             killed += 1;

@@ -37,6 +37,16 @@ enum Then {
 
 /// Opens a snapshot and ends it; returns the COW's content then.
 fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, String> {
+    used_with(cow, ownership, then, true)
+}
+
+/// The same; with `overwrite` also a COW that holds something else is taken.
+fn used_with(
+    cow: &Image,
+    ownership: Option<Ownership>,
+    then: Then,
+    overwrite: bool,
+) -> Result<Image, String> {
     let mut world = World::new(0, Schedule::InOrder, Trace::default());
     let config = DiskConfig { immediate: true, ..DiskConfig::default() };
     let image = Image::from_fn(Sectors(16), |at| pattern::sector(pattern::ORIGIN, at));
@@ -57,7 +67,7 @@ fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, 
             cow: &faulty.disk(),
             chunk_size: ChunkSize::from_sectors(2),
             persistent: true,
-            overwrite: true,
+            overwrite,
             ownership: ownership.as_ref(),
             lost: false,
             losses: Rc::new(SimLosses::of("cow", None)),
@@ -107,12 +117,15 @@ fn identity(cow: &Image) -> Option<Identity> {
 }
 
 #[test]
-fn a_store_is_used_with_the_origin_that_it_was_made_for() {
+pub fn a_store_is_used_with_the_origin_that_it_was_made_for() {
     let blank = Image::zeroes(Sectors(40));
     let made = used(&blank, whose(1, "serial A", false), Then::Close).unwrap();
     assert_eq!(identity(&made), Some(Identity::new(StoreId([1; 16]), 16, "serial A")));
-    let refused = used(&made, whose(2, "serial B", false), Then::Close).unwrap_err();
-    assert!(refused.contains("serial A") && refused.contains("--other-origin"), "{refused}");
+    for overwrite in [false, true] {
+        let refused = used_with(&made, whose(2, "serial B", false), Then::Close, overwrite);
+        let refused = refused.unwrap_err();
+        assert!(refused.contains("serial A") && refused.contains("--other-origin"), "{refused}");
+    }
     for ownership in
         [whose(2, "serial A", false), whose(2, "", false), whose(2, "serial A", true), None]
     {

@@ -99,7 +99,8 @@ impl Mirror {
     fn plan(&self, sector: Sector, offset: Sectors, left: Sectors) -> Plan {
         let State { regions, .. } = &mut *self.state.borrow_mut();
         let (first, last) = (self.region_of(sector), self.region_of(Sector(sector.0 + left.0 - 1)));
-        let last = RegionIndex(last.0.min(first.0 + Regions::MAX_SPAN - 1));
+        let most = if mutant::is(Mutant::SpanUnbounded) { u64::MAX } else { Regions::MAX_SPAN };
+        let last = RegionIndex(last.0.min(first.0.saturating_add(most - 1)));
         let (access, span) = regions.alike(first, last);
         if access == Access::Withheld {
             return Plan::Withheld(first);

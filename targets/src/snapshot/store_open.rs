@@ -9,6 +9,7 @@ use super::format::{self, Found, HEADER_BYTES, Identity, StoreId};
 use super::store_error::StoreError;
 use crate::disk::{Buffer, Disk, Host};
 use crate::exec::Executor;
+use crate::mutant::{self, Mutant};
 use crate::units::{ChunkSize, Sector, Sectors};
 
 /// What is needed to open a store.
@@ -56,6 +57,9 @@ pub(super) fn whose(
     match (found, identity) {
         (Found::Empty, _) => Ok((Some(ours(*store)), false)),
         (Found::Store { .. }, Some(identity)) if identity.is_for(origin) => {
+            Ok((Some(identity), false))
+        }
+        (Found::Store { .. }, Some(identity)) if mutant::is(Mutant::OtherOriginTaken) => {
             Ok((Some(identity), false))
         }
         (Found::Store { .. }, Some(identity)) if *adopt => Ok((Some(ours(identity.store)), true)),

@@ -13,7 +13,7 @@ use super::{Rig, Slot, calm};
 
 /// A monitor that has grown a COW must not be told the old fill level.
 #[test]
-fn a_cow_that_has_grown_is_seen_by_the_next_status() {
+pub fn a_cow_that_has_grown_is_seen_by_the_next_status() {
     let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
     let cow = rig.add(2, 8, OnFull::Overflow, calm());
     rig.run(0, 100, 0, 4).unwrap();
@@ -93,7 +93,7 @@ fn opened_with(len: u64) -> (Result<u64, String>, bool) {
 /// A write beyond the origin's end would make an invalid record: the next server would refuse the
 /// store.
 #[test]
-fn a_snapshot_is_no_longer_than_its_origin() {
+pub fn a_snapshot_is_no_longer_than_its_origin() {
     assert_eq!(opened_with(16), (Ok(16), true));
     assert_eq!(opened_with(9), (Ok(9), true));
     let (said, untouched) = opened_with(17);

@@ -84,7 +84,7 @@ fn a_leg_that_missed_a_write_is_not_recovered_from_wherever_it_stands() {
 /// Millions of regions that one request begins together would stop everything else for seconds and
 /// need memory for each.
 #[test]
-fn a_large_discard_begins_a_bounded_number_of_regions_at_once() {
+pub fn a_large_discard_begins_a_bounded_number_of_regions_at_once() {
     let regions = 3 * Regions::MAX_SPAN + 5;
     let sectors = 2 * regions;
     let disk = DiskConfig { max_discard: Sectors(sectors), ..DiskConfig::default() };

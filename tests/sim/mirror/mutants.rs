@@ -6,10 +6,10 @@ use dm_targets::mutant::{self, Mutant};
 
 use super::cases;
 use super::explore::{Case, explore};
-use super::{given_up, life, take_over};
+use super::{behaviour, given_up, life, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 33] = [
+pub const MUTANTS: [(Mutant, &str); 34] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -43,6 +43,7 @@ pub const MUTANTS: [(Mutant, &str); 33] = [
     (Mutant::UnflushedTrusted, "flushes"),
     (Mutant::FailedFlushOvertaken, "flushes"),
     (Mutant::CopyThoughFlushFailed, "flushes"),
+    (Mutant::SpanUnbounded, "pairs"),
 ];
 
 /// The mutants that tests of a single path detect: they run before whole workloads.
@@ -56,6 +57,9 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
             take_over::a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
         }
         Mutant::LegsNamedLate => life::a_disk_in_the_place_of_a_leg_is_recovered,
+        Mutant::SpanUnbounded => {
+            behaviour::a_large_discard_begins_a_bounded_number_of_regions_at_once
+        }
         _ => return false,
     };
     mutant::set(Some(mutant));
