@@ -134,8 +134,32 @@ pub(super) fn ask(
     let rundir = open_rundir()?;
     let known = Known::of(&rundir)?;
     let (family, device) = known.find(word)?;
+    ask_server(&rundir, &family.key, device, command).map_err(|why| by_name(device, why))
+}
+
+/// A failure that names a device by its path alone, with its name before the path: its user may
+/// have typed the name.
+pub(super) fn by_name(device: &DeviceReport, why: Failure) -> Failure {
+    with_name(&device.name, device.id, why)
+}
+
+fn with_name(name: &str, id: u32, why: Failure) -> Failure {
+    let line = why.to_string();
+    let rest = line.strip_prefix(&format!("/dev/ublkb{id}"));
+    match rest.map(|rest| rest.starts_with(|next: char| next.is_ascii_digit())) {
+        Some(false) => why.context(name),
+        _ => why,
+    }
+}
+
+fn ask_server(
+    rundir: &RunDir,
+    key: &str,
+    device: &DeviceReport,
+    command: impl FnOnce(DeviceRef) -> Command,
+) -> Result<Reply, Failure> {
     must_answer(device)?;
-    let server = rundir.server(&family.key).and_then(|server| server.connection);
+    let server = rundir.server(key).and_then(|server| server.connection);
     let path = format!("/dev/ublkb{}", device.id);
     let gone = || format!("{path}: its server has died; run `ublk-dm recover {path}`");
     let reply = protocol::ask(server.ok_or_else(gone)?, &command(device.device()));
@@ -270,4 +294,19 @@ pub(super) fn must_answer(device: &DeviceReport) -> Result<(), Reason> {
 
 pub(super) fn other_answer() -> Failure {
     "the server sent an unexpected reply".to_owned().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_of_a_device_has_the_name_that_its_user_knows() {
+        let named = |line: &str| with_name("m", 1, Failure::new(Kind::InUse, line));
+        assert_eq!(named("/dev/ublkb1: busy").to_string(), "m: /dev/ublkb1: busy");
+        assert_eq!(named("/dev/ublkb1: busy").kind, Kind::InUse);
+        for other in ["/dev/ublkb12: busy", "/dev/c0: in use", "m: /dev/ublkb1: busy"] {
+            assert_eq!(named(other).to_string(), other);
+        }
+    }
 }

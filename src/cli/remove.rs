@@ -6,7 +6,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::client::{Known, must_answer, open_rundir};
+use super::client::{Known, by_name, must_answer, open_rundir};
 use super::gone;
 use super::order::{self, Part};
 use super::side_by_side;
@@ -103,7 +103,8 @@ impl What<'_> {
     fn delete(&self, rundir: &RunDir, force: bool) -> Result<Deleted, Reason> {
         match self {
             What::Device(key, device) => {
-                let notes = del_one(rundir, key, device, force)?;
+                let notes =
+                    del_one(rundir, key, device, force).map_err(|why| by_name(device, why))?;
                 Ok(Deleted { notes, ..Deleted::default() })
             }
             What::Unrecorded(device) => device.delete(rundir, force).map(|()| Deleted::default()),

@@ -5,12 +5,15 @@ use std::io;
 use serde::Serialize;
 use serde_json::json;
 
-use super::client::{Known, chosen, must_answer, open_rundir};
+use super::client::{Known, by_name, chosen, must_answer, open_rundir};
 use super::terminal::print;
 use super::verdict::verdict;
 use crate::failure::Failure;
 use crate::protocol::{DeviceObject, DeviceReport, RunState, TargetObject};
 use crate::ublk::{self, Control, kernels};
+
+/// The version of the objects that are printed: keys are added, never renamed.
+const VERSION: u32 = 1;
 
 /// The object that `list --json` prints.
 #[derive(Serialize)]
@@ -22,6 +25,7 @@ struct Listing<'a> {
 /// The object that `status --json` prints for each device.
 #[derive(Serialize)]
 struct WithStatus<'a> {
+    version: u32,
     #[serde(flatten)]
     object: &'a DeviceObject,
     status: &'a str,
@@ -36,7 +40,7 @@ pub(super) fn list(json: bool) -> Result<(), Failure> {
     let known = Known::of(&open_rundir()?)?;
     if json {
         let devices = known.devices().into_iter().map(|device| &device.object).collect();
-        print(&line_of(&Listing { version: 1, devices })?)?;
+        print(&line_of(&Listing { version: VERSION, devices })?)?;
         return verdict(known.problems);
     }
     for device in known.devices() {
@@ -81,9 +85,13 @@ pub(super) fn status(words: &[String], json: bool) -> Result<(), Failure> {
         return lines(words, |device| device.status.clone());
     }
     let (devices, mut problems) = chosen(&open_rundir()?, words)?;
-    problems.extend(devices.iter().filter_map(|device| must_answer(device).err()));
+    problems.extend(
+        devices
+            .iter()
+            .filter_map(|device| must_answer(device).err().map(|why| by_name(device, why))),
+    );
     for DeviceReport { object, status, .. } in &devices {
-        print(&line_of(&WithStatus { object, status })?)?;
+        print(&line_of(&WithStatus { version: VERSION, object, status })?)?;
     }
     verdict(problems)
 }
@@ -96,7 +104,7 @@ pub(super) fn lines(
     let (devices, mut problems) = chosen(&open_rundir()?, words)?;
     for device in &devices {
         let prefix = if words.len() == 1 { String::new() } else { format!("{}: ", device.name) };
-        match must_answer(device) {
+        match must_answer(device).map_err(|why| by_name(device, why)) {
             Ok(()) => {
                 // A table of several lines has a status line for each.
                 for line in line(device).split('\n') {
@@ -115,7 +123,7 @@ pub(super) fn features(json: bool) -> Result<(), Failure> {
         let names = ublk::feature_names(bits);
         return print(
             &json!({
-                "version": 1,
+                "version": VERSION,
                 "bits": bits,
                 "features": names,
                 "unknown": ublk::unknown_features(bits),
@@ -153,14 +161,15 @@ mod tests {
     #[test]
     fn a_listing_has_a_version_and_a_list() {
         let object = dead();
-        let line = line_of(&Listing { version: 1, devices: vec![&object] }).unwrap();
+        let line = line_of(&Listing { version: VERSION, devices: vec![&object] }).unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!((&json["version"], &json["devices"][0]["name"]), (&json!(1), &json!("l")));
-        let empty = line_of(&Listing { version: 1, devices: Vec::new() }).unwrap();
+        let empty = line_of(&Listing { version: VERSION, devices: Vec::new() }).unwrap();
         assert_eq!(empty, r#"{"version":1,"devices":[]}"#);
-        let line = line_of(&WithStatus { object: &object, status: "0 1 linear" }).unwrap();
+        let line = line_of(&WithStatus { version: VERSION, object: &object, status: "0 1 linear" })
+            .unwrap();
         let json: serde_json::Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(json["status"], "0 1 linear");
+        assert_eq!((&json["version"], &json["status"]), (&json!(1), &json!("0 1 linear")));
         assert_eq!(json["linear"], json!({ "path": "/dev/sda", "offset_bytes": 4096 }));
     }
 

@@ -99,7 +99,8 @@ fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
     match &device.target() {
         Target::Mirror(mirror) => {
             let recovery = mirror.recovery();
-            facts.copy_bytes = recovery.map_or(0, |progress| progress.bytes);
+            let copied = mirror.copied();
+            (facts.copies, facts.copy_bytes) = (copied.regions, copied.bytes);
             facts.mirror = Some(MirrorFacts::of(mirror, recovery, now_ms));
         }
         Target::Snapshot(snapshot) => {

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use super::status::Progress;
+use super::status::{CopyCounts, Progress};
 use crate::exec::WaitQueue;
 use crate::gate::Gate;
 
@@ -55,6 +55,8 @@ pub(super) struct Recovery {
     pub(super) running: Cell<usize>,
     /// Progress, while recovery is under way.
     pub(super) progress: Cell<Option<Progress>>,
+    /// What has been copied since the mirror was opened.
+    pub(super) copied: Cell<CopyCounts>,
     /// Wakes the lanes.
     pub(super) work: WaitQueue,
 }

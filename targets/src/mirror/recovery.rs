@@ -123,7 +123,7 @@ impl Mirror {
         }
         // A failed write to one leg does not stop the writes to the others.
         self.copy.run_parts(&mut job, &from, Flags { independent: true, ..Flags::default() }).await;
-        self.count_bytes(count.bytes());
+        self.count(span.count, count.bytes());
         if let Some(error) = job.read_error.clone() {
             return Copied::Unreadable(error);
         }
@@ -136,7 +136,11 @@ impl Mirror {
         Copied::Unwritten
     }
 
-    fn count_bytes(&self, bytes: u64) {
+    fn count(&self, regions: u64, bytes: u64) {
+        let mut copied = self.recovery.copied.get();
+        copied.regions += regions;
+        copied.bytes += bytes;
+        self.recovery.copied.set(copied);
         if let Some(mut progress) = self.recovery.progress.get() {
             progress.bytes += bytes;
             self.recovery.progress.set(Some(progress));

@@ -18,6 +18,15 @@ pub struct Status {
     pub log: Option<DiskLogState>,
 }
 
+/// What recovery has copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CopyCounts {
+    /// Regions; one that was copied again counts again.
+    pub regions: u64,
+    /// Bytes read from source legs, however many legs they were written to.
+    pub bytes: u64,
+}
+
 /// The progress of recovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {

@@ -15,7 +15,7 @@ pub use super::open_error::OpenError;
 pub(super) use super::parts::{Cleaner, Phase, Recovery, Requests};
 use super::regions::{Regions, Wake};
 use super::status::DiskLogState;
-pub use super::status::{Progress, Status};
+pub use super::status::{CopyCounts, Progress, Status};
 use super::table::InitialSync;
 use crate::copy;
 use crate::disk::{Disk, DiskError, Host, Limits};
@@ -181,6 +181,11 @@ impl Mirror {
     /// The progress of recovery, if it is under way.
     pub fn recovery(&self) -> Option<Progress> {
         self.recovery.progress.get()
+    }
+
+    /// What recovery has copied since the mirror was opened.
+    pub fn copied(&self) -> CopyCounts {
+        self.recovery.copied.get()
     }
 
     /// The share of wall time, in percent, during which recovery may copy.

@@ -96,6 +96,9 @@ fn only_the_region_in_recovery_makes_writes_wait() {
     fixture.wait(&waits).unwrap();
     fixture.settle();
     assert_eq!((fixture.status(), fixture.mirror.recovery()), ("4/4 AA A".into(), None));
+    // The counts stay when recovery has ended.
+    let copied = fixture.mirror.copied();
+    assert_eq!((copied.regions, copied.bytes), (3, 3 * 4096 * 512));
     let images = fixture.close();
     assert!(images[0] == images[1] && images[1].sectors[4096] == pattern::sector(103, 4096));
 }
