@@ -129,10 +129,11 @@ fn two_families() {
         ],
     );
     assert!(server::list().is_empty());
-    // The journals of those two stay, and no other: the next `add` puts them on the COWs.
+    // The journals of those two may stay, unless their records had come to the COWs before the
+    // kill, and no other: the next `add` puts them on the COWs.
     let files = fs::read_dir(server::run_dir()).expect("readable").flatten();
     let is_journal = |path: &std::path::Path| path.extension().is_some_and(|end| end == "records");
-    assert_eq!(files.filter(|file| is_journal(&file.path())).count(), 2);
+    assert!(files.filter(|file| is_journal(&file.path())).count() <= 2);
     let devices = [0, 1, 2].map(add);
     assert_eq!([0, 1, 2].map(|at| read(&devices[at], 256)), written, "what was journaled is lost");
     server::del("h1 h2 sound");
