@@ -98,6 +98,12 @@ fn command(asked: &Merge, device: &DeviceReport) -> Result<Option<Command>, Fail
             .into()),
         };
     }
+    let only_waits = asked.wait && rate.is_none() && !asked.force;
+    if device.object.target == "snapshot-origin" && only_waits {
+        // The merge that was to be waited for has ended.
+        log::info!("{name}: no snapshot is being merged into it");
+        return Ok(None);
+    }
     let (device, force) = (device_ref, asked.force);
     Ok(Some(Command::Merge { device, force, bytes_per_second: rate.flatten() }))
 }

@@ -24,10 +24,16 @@ pub fn user_of(id: DiskId) -> Option<String> {
                 .or_else(|| swap_of(&swaps, id).then(|| "used as swap".to_owned()))
                 .or_else(|| holder_in(&here).map(|holder| format!("used by {holder}")))
                 .or_else(|| partition_user(&here, &mountinfo))
-                .or_else(|| process_with(id))
+                .or_else(|| process_with(id, |_| 1))
         }
-        DiskId::File { .. } => process_with(id),
+        DiskId::File { .. } => process_with(id, |_| 1),
     }
+}
+
+/// The user of a file that this process has just opened, too: by that alone this process is none.
+/// A process that was killed keeps its lock for a moment, and is not found.
+pub(super) fn other_user_of(id: DiskId) -> Option<String> {
+    process_with(id, |pid| if pid == std::process::id() { 2 } else { 1 })
 }
 
 /// The kernel's directory of a block device.
@@ -112,14 +118,14 @@ fn partition_user(dir: &Path, mountinfo: &str) -> Option<String> {
         .find_map(|path| use_of(&path, "partition"))
 }
 
-/// A process that has the disk open.
-fn process_with(id: DiskId) -> Option<String> {
+/// A process that has at least so many descriptors of the disk.
+fn process_with(id: DiskId, least: impl Fn(u32) -> usize) -> Option<String> {
     fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-        let open = fs::read_dir(entry.path().join("fd")).ok()?.filter_map(Result::ok).any(|fd| {
-            // Follows the link to the open file itself, which may have been unlinked.
-            fs::metadata(fd.path()).is_ok_and(|found| same(&found, id))
-        });
+        let open = fs::read_dir(entry.path().join("fd")).ok()?.filter_map(Result::ok);
+        // Follows the link to the open file itself, which may have been unlinked.
+        let of_disk = |path| fs::metadata(path).is_ok_and(|found| same(&found, id));
+        let open = open.filter(|fd| of_disk(fd.path())).count() >= least(pid);
         open.then(|| {
             let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             format!("in use by process {pid} ({})", name.trim())
@@ -166,5 +172,6 @@ mod tests {
         let id = DiskId::of(&file.as_file().metadata().unwrap()).unwrap();
         let by = user_of(id).unwrap();
         assert!(by.contains(&format!("process {} ", std::process::id())), "{by}");
+        assert_eq!(other_user_of(id), None);
     }
 }

@@ -20,7 +20,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::DiskId;
-use super::busy::user_of;
+use super::busy::{other_user_of, user_of};
 use super::error::{OpenError, OpenErrorKind};
 use super::identity::{disk_name, number_in_boot};
 use super::limits::{self, Limits};
@@ -192,7 +192,7 @@ fn open_file(
     if is_file && claim == Claim::Exclusive {
         sys::lock(&file, access == Access::ReadWrite).map_err(|error| {
             match error.raw_os_error() {
-                Some(libc::EAGAIN | libc::EACCES) => OpenErrorKind::Busy { by: user_of(id) },
+                Some(libc::EAGAIN | libc::EACCES) => OpenErrorKind::Busy { by: other_user_of(id) },
                 _ => OpenErrorKind::of_io(error),
             }
         })?;

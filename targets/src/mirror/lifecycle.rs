@@ -131,7 +131,7 @@ impl Mirror {
     /// run until [`Mirror::close`].
     ///
     /// # Errors
-    /// The state of the legs cannot be journaled; nothing has been written then. An unwritable log
+    /// The state of the legs cannot be recorded; nothing has been written then. An unwritable log
     /// is not an error: the mirror runs without it, as its features allow.
     pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), RecordError> {
         self.record()?;

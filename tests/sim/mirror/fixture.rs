@@ -7,7 +7,7 @@ use dm_targets::copy;
 use dm_targets::disk::{Errno, Host, Memory};
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::mirror::table::InitialSync;
-use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig, OpenError};
+use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig, OpenError, RecordError};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::{Image, SectorData};
@@ -17,6 +17,9 @@ use dm_targets::units::{Sector, Sectors};
 
 use super::record::{Record, RecordFault};
 use crate::pattern;
+
+/// Whether a mirror has recorded its legs and begun.
+type Begun = Result<(), RecordError>;
 
 /// A result that will be there when its task has ended.
 pub type Slot<T> = Rc<RefCell<Option<T>>>;
@@ -149,14 +152,25 @@ impl Fixture {
 
     /// Opens a mirror in a world whose disks are its legs and its log.
     pub fn open(world: World, setup: &Setup) -> Result<Fixture, OpenError> {
+        let record = Record::holding(None, RecordFault::default());
+        let (fixture, begun) = Fixture::begin(world, setup, record)?;
+        begun.unwrap();
+        Ok(fixture)
+    }
+
+    /// The same with this record of its legs, and whether the mirror has begun with it.
+    pub fn begin(
+        world: World,
+        setup: &Setup,
+        record: Rc<Record>,
+    ) -> Result<(Fixture, Begun), OpenError> {
         let host: Rc<dyn Host> = world.host.clone();
         let copy = copy::Client::new(&world.executor, &host, None).unwrap();
         let events: Rc<RefCell<Vec<String>>> = Rc::default();
-        let opened: Slot<Result<Rc<Mirror>, OpenError>> = Rc::default();
+        let opened: Slot<Result<(Rc<Mirror>, Begun), OpenError>> = Rc::default();
         let (slot, told, executor, of_mirror) =
             (opened.clone(), events.clone(), world.executor.clone(), copy.clone());
         let (setup, disks) = (setup.clone(), disks(&world));
-        let record = Record::holding(None, RecordFault::default());
         let recorder = record.recorder();
         world.executor.spawn(async move {
             let listener = Rc::new(move |event: dm_targets::mirror::Event| {
@@ -164,10 +178,13 @@ impl Fixture {
             });
             let config =
                 MirrorConfig { listener, recorder, ..parts(&setup, &host, &of_mirror, disks) };
-            let mirror = Mirror::open(config).await;
-            if let Ok(mirror) = &mirror {
-                mirror.activate(&executor).await.unwrap();
-            }
+            let mirror = match Mirror::open(config).await {
+                Ok(mirror) => {
+                    let begun = mirror.activate(&executor).await;
+                    Ok((mirror, begun))
+                }
+                Err(why) => Err(why),
+            };
             *slot.borrow_mut() = Some(mirror);
         });
         for _ in 0..STEP_LIMIT {
@@ -176,8 +193,8 @@ impl Fixture {
             }
             world.step(false);
         }
-        let mirror = opened.borrow_mut().take().expect("opening does not end")?;
-        Ok(Fixture { world, mirror, events, record, copy })
+        let (mirror, begun) = opened.borrow_mut().take().expect("opening does not end")?;
+        Ok((Fixture { world, mirror, events, record, copy }, begun))
     }
 
     /// A leg's disk.

@@ -9,10 +9,11 @@ use dm_targets::request::RequestKind;
 use dm_targets::sim::disk::{Class, Matcher};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
-use dm_targets::sim::world::Schedule;
+use dm_targets::sim::world::{Schedule, Step};
 use dm_targets::units::Sectors;
 
 use super::fixture::{Fixture, Setup, fail, fail_at, world};
+use super::record::{Record, RecordFault};
 use crate::pattern;
 
 /// A log in memory, and legs that are equal.
@@ -174,6 +175,23 @@ fn a_mirror_whose_legs_cannot_be_recorded_is_not_begun() {
     let why = "the state of the legs cannot be recorded: no space left on device";
     assert_eq!(changed.unwrap_err().to_string(), why);
     assert_eq!((fixture.mirror.legs().len(), record(&fixture)), (2, before));
+}
+
+#[test]
+fn a_mirror_whose_first_record_cannot_be_written_writes_nothing() {
+    for setup in [core(), Setup::small()] {
+        let setup = Setup { initial: InitialSync::Sync, ..setup };
+        let mut images = setup.clean_images();
+        images[1] = Image::zeroes(Sectors(setup.sectors));
+        let world = world(&setup, &images, 0, Schedule::InOrder, Trace::default());
+        let record = Record::holding(None, RecordFault { skip: 0, times: u32::MAX });
+        let (fixture, begun) = Fixture::begin(world, &setup, record).unwrap();
+        let why = "the state of the legs cannot be recorded: no space left on device";
+        assert_eq!(begun.unwrap_err().to_string(), why);
+        while fixture.world.step(false) != Step::Nothing {}
+        let disks = fixture.world.disks().iter();
+        assert!(disks.zip(&images).all(|(disk, image)| disk.visible() == *image));
+    }
 }
 
 #[test]

@@ -144,6 +144,8 @@ fn runs(top: &str, dir: &str, then: &tree::Tree) {
     assert_eq!(server::number("o", "/snapshot/merge/left_bytes"), paused, "it rests");
     merge("o --resume");
     let lines = waited("o");
+    // There is nothing to wait for any more.
+    assert_eq!(ublk_dm("merge o --wait --json").ok().stdout, "");
     println!("{} lines; the first: {}", lines.len(), lines[0]);
 }
 
