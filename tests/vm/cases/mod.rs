@@ -50,6 +50,7 @@ mod powercut_judge;
 mod powercut_reopen;
 mod process;
 mod process_log;
+mod process_loss;
 mod races;
 mod scale;
 mod stands;
@@ -83,6 +84,7 @@ pub fn all() -> Vec<Case> {
     all.extend(inherited::cases());
     all.extend(process::cases());
     all.extend(process_log::cases());
+    all.extend(process_loss::cases());
     all.extend(unrecorded::cases());
     all.extend(kept::cases());
     all.extend(scale::cases());
