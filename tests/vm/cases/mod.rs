@@ -18,6 +18,7 @@ mod file_systems;
 mod fio;
 mod full;
 mod full_edges;
+mod full_file_system;
 mod hangs;
 mod hangs_beside;
 mod inherited;
@@ -72,6 +73,7 @@ pub fn all() -> Vec<Case> {
     all.extend(joins::cases());
     all.extend(full::cases());
     all.extend(full_edges::cases());
+    all.extend(full_file_system::cases());
     all.extend(bad_input::cases());
     all.extend(bad_images::cases());
     all.extend(fio::cases());
