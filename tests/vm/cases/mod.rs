@@ -12,6 +12,7 @@ mod basic;
 mod claims;
 mod copy;
 mod ends;
+mod ends_sigterm;
 mod errors;
 mod errors_direct;
 mod file_systems;
@@ -98,6 +99,7 @@ pub fn all() -> Vec<Case> {
     all.extend(admin_asked::cases());
     all.extend(admin_left_out::cases());
     all.extend(ends::cases());
+    all.extend(ends_sigterm::cases());
     all.extend(lost::cases());
     all.extend(merge::cases());
     all.extend(merge_command::cases());
