@@ -115,6 +115,8 @@ pub enum Mutant {
     MergeOptionsForgotten,
     /// An origin gets its plain table back before that is on record.
     PlainUnrecorded,
+    /// An origin is longer than its disk.
+    OriginBehindDisk,
 }
 
 #[cfg(all(test, feature = "mutants"))]

@@ -36,6 +36,7 @@ mod open;
 mod orphan;
 mod process;
 mod records;
+mod refused;
 mod removed;
 mod silent;
 mod site;
