@@ -22,8 +22,8 @@ pub(super) struct End {
     pub(super) lost: Option<Reason>,
     /// Why the kernel's device could not be deleted, if so.
     pub(super) wrong: Option<Reason>,
-    /// What the user must know of a mirror's legs.
-    pub(super) stale: Option<String>,
+    /// What the user must know of the disks: which legs are stale, that a merge has not ended.
+    pub(super) note: Option<String>,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -58,6 +58,7 @@ impl<M: Machine> Administrator<M> {
                 log::warn!("{error}");
             }
         }
+        let unmerged = self.unmerged(id).unwrap_or_else(|why| Some(why.to_string()));
         let outlived = unrecorded || self.is_outlived(id);
         if let Err(why) = if outlived { self.record_departure(id, true) } else { Ok(()) } {
             log::warn!("{why}");
@@ -73,7 +74,7 @@ impl<M: Machine> Administrator<M> {
             Err(why) => (None, Some(why.but(format!("/dev/ublkb{id}: deleted")))),
         };
         let wrong = Failure::all(deleted.err().into_iter().chain(unkept).collect());
-        Ok(End { lost, wrong, stale })
+        Ok(End { lost, wrong, note: stale.or(unmerged) })
     }
 
     /// Makes a device fail its requests.
@@ -143,8 +144,8 @@ impl<M: Machine> Administrator<M> {
                     }
                     continue;
                 }
-                Ok(End { lost, wrong, stale }) => {
-                    notes.extend(stale.map(|stale| format!("/dev/ublkb{id}: deleted; {stale}")));
+                Ok(End { lost, wrong, note }) => {
+                    notes.extend(note.map(|note| format!("/dev/ublkb{id}: deleted; {note}")));
                     self.lost_at_end |= lost.is_some();
                     failed.extend(lost.map(|lost| lost.but(format!("/dev/ublkb{id}: deleted"))));
                     failed.extend(wrong);

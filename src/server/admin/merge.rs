@@ -246,6 +246,22 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
+    /// What the user must know when a device is deleted whose merge has not ended.
+    pub(super) fn unmerged(&self, id: u32) -> Result<Option<String>, Reason> {
+        let Some(entry) = self.devices.get(&id) else { return Ok(None) };
+        let TargetParams::SnapshotMerge(merge) = &entry.spec.table.params else { return Ok(None) };
+        let phase = self.with_merge(id, Merge::phase)?;
+        let is_left = matches!(phase, Some(Phase::Merging | Phase::Failed));
+        let table = &entry.spec.table;
+        Ok(is_left.then(|| {
+            format!(
+                "a part of its snapshot is still on {}: do not use {} without it before `ublk-dm \
+                 create {} --table \"{table}\"` has merged the rest",
+                merge.cow, merge.origin, entry.name
+            )
+        }))
+    }
+
     /// Gives each origin its plain table back whose merge has come to its end. Returns whether one
     /// could not be given back: this is to be called again then.
     pub fn end_merges(&mut self) -> bool {

@@ -119,7 +119,7 @@ impl<M: Machine> Administrator<M> {
         let held = device::is_recoverable(&entry.info) && ran;
         let first = if held { self.hold(id, true, "shutdown")? } else { Ok(()) };
         let ended = self.take_down(id, cookie, false);
-        let End { lost, wrong, stale } = match ended {
+        let End { lost, wrong, note } = match ended {
             Ok(end) => end,
             Err(why) if held => {
                 self.let_through(id, true, "shutdown")?;
@@ -127,7 +127,7 @@ impl<M: Machine> Administrator<M> {
             }
             Err(why) => return Err(why),
         };
-        stale.iter().for_each(|stale| log::warn!("/dev/ublkb{id}: deleted; {stale}"));
+        note.iter().for_each(|note| log::warn!("/dev/ublkb{id}: deleted; {note}"));
         let lost = first.err().or(lost);
         self.lost_at_end |= lost.is_some();
         lost.iter().chain(&wrong).for_each(|error| log::error!("/dev/ublkb{id}: {error}"));

@@ -285,3 +285,31 @@ fn a_deleted_merge_leaves_no_journal() {
     let mut merged = snapshot_of(&town);
     town.shows(&mut merged).unwrap();
 }
+
+/// Who deletes the device of a merge that has not ended is told how it goes on; who deletes that of
+/// one that has ended is not.
+#[test]
+fn a_deleted_merge_says_that_the_disks_belong_together() {
+    for ends in [false, true] {
+        let mut town = merging::town();
+        paused(&mut town).unwrap();
+        town.strike_gone();
+        if ends {
+            town.change_merge(MergeChange::Resume).unwrap();
+            town.until_merged();
+            town.notice_end();
+        }
+        let devices = vec![town.devices[&O].device()];
+        let reply = town.ask("o", Command::Del { devices, force: false }).unwrap();
+        match reply {
+            Reply::DeletedNoted { notes } if !ends => {
+                let [note] = &notes[..] else { panic!("{notes:?}") };
+                let table = "create origin0 --table \"0 ";
+                assert!(note.contains("is still on /c0") && note.contains(table), "{note}");
+                assert!(note.contains(" snapshot-merge "), "{note}");
+            }
+            Reply::Deleted if ends => {}
+            other => panic!("{ends}: {other:?}"),
+        }
+    }
+}
