@@ -81,11 +81,6 @@ fn main() -> ExitCode {
         println!("0 passed, 1 failed");
         return ExitCode::FAILURE;
     }
-    if let Err(error) = sh::run_from_memory() {
-        println!("cannot run from memory: {error}");
-        println!("0 passed, 1 failed");
-        return ExitCode::FAILURE;
-    }
     match queue {
         Some(dir) => runner::run_queue(&all, &queue::Queue::new(dir)),
         None => runner::run(&chosen),

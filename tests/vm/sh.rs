@@ -76,29 +76,6 @@ impl Out {
     }
 }
 
-/// Set if the programs are already in memory.
-const IN_MEMORY: &str = "UBLK_DM_IN_MEMORY";
-
-/// Copies the suite and the program under test into memory and continues from there: from the VM's
-/// root file system each takes two seconds to load, every time.
-pub fn run_from_memory() -> std::io::Result<()> {
-    if env::var_os(IN_MEMORY).is_some() {
-        return Ok(());
-    }
-    let (suite, program) = (env::temp_dir().join("vm-suite"), env::temp_dir().join("ublk-dm"));
-    std::fs::copy(env::current_exe()?, &suite)?;
-    std::fs::copy(binary(), &program)?;
-    let mutants = format!("{}-mutants", binary());
-    if std::fs::exists(&mutants)? {
-        std::fs::copy(mutants, env::temp_dir().join("ublk-dm-mutants"))?;
-    }
-    Err(Command::new(suite)
-        .args(env::args_os().skip(1))
-        .env(IN_MEMORY, "1")
-        .env("UBLK_DM_BIN", program)
-        .exec())
-}
-
 /// A program to run in the place of the one under test, and the rule that it breaks.
 static MUTANT: Mutex<Option<(String, &str)>> = Mutex::new(None);
 
