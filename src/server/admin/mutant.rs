@@ -117,6 +117,8 @@ pub enum Mutant {
     PlainUnrecorded,
     /// An origin is longer than its disk.
     OriginBehindDisk,
+    /// A mirror's table that replaces another one begins without the record of the legs.
+    SourceNotHandedOn,
 }
 
 #[cfg(all(test, feature = "mutants"))]

@@ -285,6 +285,7 @@ impl<M: Machine> Administrator<M> {
         } else {
             Past::Replaced(self.machine.records().legs().ok())
         };
+        let past = if mutant::is(Mutant::SourceNotHandedOn) { Past::None } else { past };
         let before = self.unfinished.len();
         let prepared =
             self.open_mirror(&mirror, spec, Some(&name), past, again).inspect_err(|_| {

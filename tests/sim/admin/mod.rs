@@ -16,6 +16,7 @@ mod excuses;
 mod foreign_disks;
 mod former;
 mod gone;
+mod handed_on;
 mod hangs;
 mod held;
 mod kernel;
