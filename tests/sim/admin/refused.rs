@@ -1,11 +1,12 @@
 //! Devices that are refused before anything of theirs is written: a table longer than its disk, and
 //! a mirror whose legs cannot be recorded.
 
-use dm_targets::units::Sectors;
+use dm_targets::units::{Sector, Sectors};
 
 use super::process::Process;
 use super::town::{SECTORS, Town, What};
 use crate::protocol::{Command, DeviceSpec, Reply};
+use crate::server::admin::machine::Records;
 
 /// The disks of the two legs.
 const LEGS: [usize; 2] = [3, 4];
@@ -27,29 +28,83 @@ fn an_origin_is_no_longer_than_its_disk() {
     assert!(town.site.kernel.borrow().devices.is_empty());
 }
 
-/// The next server would not know which leg is the source.
+/// The next server would not know which leg is the source. The run directory becomes full at each
+/// change that the `add` makes: it fails and nothing of it is left, or the legs are on record.
 #[test]
 fn a_mirror_whose_legs_cannot_be_recorded_is_not_added() {
+    let mut refused = Vec::new();
+    let added_with = (0..).find(|changes| match add_with_room(*changes) {
+        Err(why) => {
+            refused.push(why);
+            false
+        }
+        Ok(is_full) => !is_full,
+    });
+    assert!(added_with > Some(0) && refused.len() > 1, "{refused:?}");
+    let words = "the state of the legs cannot be recorded: No space left on device";
+    assert!(refused.iter().any(|why| why.contains(words)), "{refused:?}");
+    assert!(refused.iter().all(|why| why.contains("No space left on device")), "{refused:?}");
+}
+
+/// Adds a mirror whose second leg is blank while so many changes can still be made. Returns whether
+/// the run directory has become full.
+fn add_with_room(changes: u64) -> Result<bool, String> {
+    const KEY: &str = "mirror-a";
     let mut town = Town::new(1, true);
     let other = town.site.disks[5].disk.borrow().visible();
     town.site.put(LEGS[1], other);
-    let images = |town: &Town| LEGS.map(|leg| town.site.disks[leg].disk.borrow().visible());
+    let bytes = |town: &Town, leg: usize| {
+        let image = town.site.disks[leg].disk.borrow().visible();
+        image.read(Sector(0), image.size())
+    };
+    let images = |town: &Town| LEGS.map(|leg| bytes(town, leg));
     let before = images(&town);
-    let process = Process::start(&town.site, "mirror-a").unwrap();
-    let executor = process.executor.clone();
-    town.processes.insert("mirror-a", process);
-    town.site.shared.lock().unwrap().full = true;
+    let start = |town: &mut Town| {
+        let process = Process::start(&town.site, KEY).unwrap();
+        let executor = process.executor.clone();
+        town.processes.insert(KEY, process);
+        executor
+    };
+    let executor = start(&mut town);
+    if changes == 0 {
+        town.fill(true)
+    } else {
+        town.fill_later(changes)
+    }
     let spec = || DeviceSpec { source: Some(0), force: true, ..Town::spec(What::Mirror) };
-    let why = add(&mut town, "mirror-a", spec()).expect_err("its legs cannot be recorded");
-    assert!(why.contains("No space left on device"), "{why}");
+    let added = add(&mut town, KEY, spec());
+    let is_full = town.site.shared.lock().unwrap().full;
+    let record = town.site.directory(KEY).legs();
     drop(town.site.run(&executor, || false));
-    assert!(images(&town) == before, "a leg was written");
-    assert!(town.site.kernel.borrow().devices.is_empty());
+    let why = match added {
+        Ok(_) => {
+            let record = record.expect("it is added, and its legs are not on record");
+            let sources: Vec<bool> = record.legs.iter().map(|leg| leg.source).collect();
+            assert_eq!(sources, [true, false], "room for {changes}: the source is not on record");
+            return Ok(is_full);
+        }
+        Err(why) => why,
+    };
+    assert!(images(&town) == before, "room for {changes}: a leg was written: {why}");
+    assert!(town.site.kernel.borrow().devices.is_empty(), "room for {changes}: {why}");
+    assert!(!town.processes.contains_key(KEY), "room for {changes}: its server stays: {why}");
+    assert_eq!(town.state(KEY).map(|devices| devices.len()), Ok(0), "room for {changes}: {why}");
+    assert!(town.site.directory(KEY).legs().is_err(), "room for {changes}: {why}");
     // Its legs are free.
-    town.site.shared.lock().unwrap().full = false;
-    let process = Process::start(&town.site, "mirror-a").unwrap();
-    town.processes.insert("mirror-a", process);
-    add(&mut town, "mirror-a", spec()).unwrap();
+    town.mend();
+    start(&mut town);
+    add(&mut town, KEY, spec()).unwrap();
+    Err(why)
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_record_of_the_legs_that_was_not_written_is_noticed() {
+    use crate::server::admin::mutant::{self, Mutant};
+    mutant::set(Some(Mutant::LegRecordIgnored));
+    let lived = std::panic::catch_unwind(a_mirror_whose_legs_cannot_be_recorded_is_not_added);
+    mutant::set(None);
+    assert!(lived.is_err());
 }
 
 #[cfg(feature = "mutants")]
