@@ -79,6 +79,16 @@ impl Town {
         self.site.disks[disk].disk.borrow().inject(Fault { matcher, skip, times: 2, errno });
     }
 
+    /// No operation of one class succeeds on a disk. With `probed`, neither does a read when the
+    /// disk is opened.
+    pub(super) fn break_down(&mut self, disk: usize, class: Class, probed: bool) {
+        self.fail(disk, class, 0);
+        let (matcher, errno) = (Matcher::all(class), Errno::EIO);
+        let slot = &self.site.disks[disk];
+        slot.disk.borrow().inject(Fault { matcher, skip: 0, times: u32::MAX, errno });
+        slot.unreadable.set(probed);
+    }
+
     /// The kernel does not start some of the devices that are taken over.
     pub(super) fn refuse_to_start(&mut self, count: u32) {
         (0..count).for_each(|_| self.deny(Control::StartAgain, 0));
@@ -90,6 +100,7 @@ impl Town {
             self.site.disks[disk].there.set(true);
             self.put_right(disk);
             self.site.disks[disk].disk.borrow().mend();
+            self.site.disks[disk].unreadable.set(false);
             self.hang(disk, false);
         }
         (self.faulty, self.refusing) = (false, false);

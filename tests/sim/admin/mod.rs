@@ -48,6 +48,7 @@ mod takeback;
 mod thread;
 mod town;
 mod undone;
+mod unreadable;
 mod verdict;
 mod waiting;
 

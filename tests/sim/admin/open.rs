@@ -115,6 +115,8 @@ pub struct SimOpen {
     pub size: Sectors,
     pub bytes: Vec<u8>,
     pub read_only: bool,
+    /// No read of it succeeds.
+    pub unreadable: bool,
     pub hold: Hold,
 }
 
@@ -131,6 +133,7 @@ impl SimOpen {
             size: visible.size(),
             bytes: visible.read(Sector(0), HEAD.min(visible.size())),
             read_only: access == Access::ReadOnly,
+            unreadable: found.unreadable.get(),
             hold,
         }
     }
@@ -138,10 +141,22 @@ impl SimOpen {
 
 impl SimOpen {
     /// The bytes that it began with; zeroes behind those that are looked at.
-    fn look(&self, at: u64, buffer: &mut [u8]) {
+    fn look(&self, at: u64, buffer: &mut [u8]) -> Result<(), Reason> {
+        if self.unreadable {
+            let error = std::io::Error::from_raw_os_error(libc::EIO);
+            return Err(Reason::from(error).context(&self.path));
+        }
         let known = self.bytes.get(usize::try_from(at).unwrap()..).unwrap_or_default();
         let len = known.len().min(buffer.len());
         buffer[..len].copy_from_slice(&known[..len]);
+        Ok(())
+    }
+
+    /// The first sector.
+    fn first(&self) -> Result<[u8; 512], Reason> {
+        let mut first = [0; 512];
+        self.look(0, &mut first)?;
+        Ok(first)
     }
 }
 
@@ -191,24 +206,17 @@ impl OpenDisk for SimOpen {
     }
 
     fn content_of(&self, start: Sector, len: Sectors) -> Result<Option<Signature>, Reason> {
-        let read = |at: u64, buffer: &mut [u8]| {
-            self.look(start.bytes() + at, buffer);
-            Ok::<(), Reason>(())
-        };
+        let read = |at: u64, buffer: &mut [u8]| self.look(start.bytes() + at, buffer);
         signature::find(read, len.bytes())
     }
 
     fn partitions(&self) -> Result<Option<Vec<Range<u64>>>, Reason> {
-        let read = |at: u64, buffer: &mut [u8]| {
-            self.look(at, buffer);
-            Ok::<(), Reason>(())
-        };
+        let read = |at: u64, buffer: &mut [u8]| self.look(at, buffer);
         signature::partitions(read, self.size.bytes(), 512)
     }
 
     fn store(&self) -> Result<Option<Option<Identity>>, Reason> {
-        let mut first = [0; 512];
-        first.copy_from_slice(&self.bytes[..512]);
+        let first = self.first()?;
         Ok(first.starts_with(&MAGIC.to_le_bytes()).then(|| Identity::decode(&first)))
     }
 
@@ -220,12 +228,12 @@ impl OpenDisk for SimOpen {
 
     fn mirror_log(&self) -> Result<Option<Box<[u8; HEADER_BYTES]>>, Reason> {
         let mut header = Box::new([0; HEADER_BYTES]);
-        self.look(0, &mut header[..]);
+        self.look(0, &mut header[..])?;
         Ok(header.starts_with(&log_format::MAGIC.to_le_bytes()).then_some(header))
     }
 
     fn starts_with_zeroes(&self) -> Result<bool, Reason> {
-        Ok(self.bytes[..512].iter().all(|byte| *byte == 0))
+        Ok(self.first()?.iter().all(|byte| *byte == 0))
     }
 }
 

@@ -42,6 +42,8 @@ pub struct Slot {
     pub number: Cell<u64>,
     /// It hangs: an open waits, and so do its operations.
     pub hangs: Cell<bool>,
+    /// It can be opened, and no read of it succeeds.
+    pub unreadable: Cell<bool>,
     /// The right disk, while another disk has its path.
     pub aside: RefCell<Option<Attached>>,
     /// It hangs after so many more operations.
@@ -94,6 +96,7 @@ impl Site {
             name: RefCell::new(if named { format!("serial {path}") } else { String::new() }),
             number: Cell::new(number),
             hangs: Cell::new(false),
+            unreadable: Cell::new(false),
             aside: RefCell::default(),
             hangs_after: Cell::new(None),
             claim: Arc::default(),
