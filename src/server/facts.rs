@@ -79,10 +79,11 @@ pub fn look(thread: &DataThread) -> Vec<Facts> {
     let now_ms = thread.group.host.now_ms();
     let stats = |id: u32| thread.served(id).map(|served| served.stats()).unwrap_or_default();
     let devices = thread.group.devices();
-    devices.iter().map(|(id, device)| facts(*id, device, stats(*id), now_ms)).collect()
+    devices.iter().map(|(id, device)| of_device(*id, device, stats(*id), now_ms)).collect()
 }
 
-fn facts(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
+/// What is known of a device; `now_ms`: the time by the clock of its thread.
+pub fn of_device(id: u32, device: &Device, stats: DeviceStats, now_ms: u64) -> Facts {
     let mut facts = Facts {
         id,
         size: Sectors(0),

@@ -6,7 +6,7 @@ mod compare;
 mod control;
 mod cow_journal;
 pub mod environment;
-mod facts;
+pub mod facts;
 pub mod health;
 mod listener;
 mod live;
@@ -15,7 +15,7 @@ pub mod manager;
 mod merge_report;
 pub mod orphan;
 pub mod process;
-mod report;
+pub mod report;
 mod signals;
 pub mod users;
 

@@ -5,6 +5,7 @@
 //! is the store written and the snapshot added to its origin; starting the device comes last. If a
 //! step fails, the earlier ones are undone, so a failed `add` leaves nothing.
 
+use dm_targets::disk::Disk;
 use dm_targets::snapshot::exceptions::Health;
 use dm_targets::snapshot::merge::Phase;
 use dm_targets::table::TargetParams;
@@ -96,12 +97,20 @@ impl<M: Machine> Administrator<M> {
     /// A note for the user of a device that has been opened.
     fn note_of(&self, prepared: &NewDevice<M>) -> Result<Option<String>, Reason> {
         self.machine.call(prepared.target.job(|thread, opened| async move {
-            let Target::Snapshot(snapshot) = opened.target else { return None };
-            if snapshot.health() != Health::Invalid {
-                return thread.group().mixture(&snapshot);
+            let invalid = |cow: &Disk, so: &str| {
+                let told = !mutant::is(Mutant::InvalidNotTold);
+                told.then(|| format!("{}: the snapshot on it is invalid: {so}", cow.name()))
+            };
+            match opened.target {
+                Target::Snapshot(snapshot) if snapshot.health() == Health::Invalid => {
+                    invalid(snapshot.cow(), "all I/O on its device fails")
+                }
+                Target::Snapshot(snapshot) => thread.group().mixture(&snapshot),
+                Target::Merge(merge) if merge.phase() == Phase::Unusable => {
+                    invalid(merge.cow(), "nothing is merged, and its device shows the origin")
+                }
+                _ => None,
             }
-            let what = "the snapshot on it is invalid: all I/O on its device fails";
-            Some(format!("{}: {what}", snapshot.cow().name()))
         }))
     }
 

@@ -119,6 +119,8 @@ pub enum Mutant {
     OriginBehindDisk,
     /// A mirror's table that replaces another one begins without the record of the legs.
     SourceNotHandedOn,
+    /// The user of an invalid snapshot is not told that it is invalid.
+    InvalidNotTold,
 }
 
 #[cfg(all(test, feature = "mutants"))]

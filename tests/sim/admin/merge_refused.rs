@@ -110,7 +110,7 @@ fn a_second_merge_is_refused() {
 }
 
 /// A town whose snapshot's COW is too small for its writes.
-fn full_cow(overflow: bool) -> Result<Town, String> {
+pub(super) fn full_cow(overflow: bool) -> Result<Town, String> {
     let mut town = Town::new(1, true);
     town.add(O)?;
     town.site.put(1, Image::zeroes(Sectors(8)));

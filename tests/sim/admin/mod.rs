@@ -46,6 +46,7 @@ mod stories;
 mod suspended;
 mod takeback;
 mod thread;
+mod told;
 mod town;
 mod undone;
 mod unreadable;

@@ -2,20 +2,25 @@
 
 use std::rc::Rc;
 
+use dm_targets::disk::Host;
 use dm_targets::exec::Executor;
 
 use super::kernel::Pending;
 use super::machine::SimMachine;
 use super::site::Site;
 use super::thread::SimThread;
+use crate::data::DeviceStats;
+use crate::protocol::DeviceReport;
 use crate::server::admin::Administrator;
 use crate::server::admin::devices;
+use crate::server::{facts, report};
 
 /// A process that serves a family.
 pub struct Process {
     pub pid: u32,
     pub admin: Administrator<SimMachine>,
     pub executor: Executor,
+    directory: devices::Directory,
     thread: Rc<SimThread>,
     site: Rc<Site>,
 }
@@ -25,8 +30,17 @@ impl Process {
         let pid = u32::try_from(site.next_number()).unwrap();
         let machine = SimMachine::start(site, key, pid).ok()?;
         let (executor, thread) = (machine.executor.clone(), machine.thread.clone());
-        let admin = Administrator::new(machine, devices::Directory::default());
-        Some(Process { pid, admin, executor, thread, site: site.clone() })
+        let directory = devices::Directory::default();
+        let admin = Administrator::new(machine, directory.clone());
+        Some(Process { pid, admin, executor, directory, thread, site: site.clone() })
+    }
+
+    /// What `list` shows of a device.
+    pub fn report(&self, id: u32) -> DeviceReport {
+        let device = self.thread.group.device(id).unwrap();
+        let now_ms = self.site.host.now_ms();
+        let facts = facts::of_device(id, &device, DeviceStats::default(), now_ms);
+        report::devices(&self.directory.devices(), vec![facts]).remove(0)
     }
 
     /// Sends a request to a device; the result appears in `pending`.
