@@ -12,6 +12,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::descriptors::limit_hint;
+
 /// What went wrong, in one line for the user.
 pub type Reason = Failure;
 
@@ -193,7 +195,15 @@ impl Error for Failure {
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Failure {
         // A failure that has travelled as an I/O error comes out whole.
-        error.downcast().unwrap_or_else(|error| Failure::new(Kind::of(&error), error.to_string()))
+        error.downcast().unwrap_or_else(|error| {
+            let kind = Kind::of(&error);
+            let limit = match kind {
+                Kind::System { errno } => limit_hint(errno),
+                _ => None,
+            };
+            let end = limit.map_or_else(String::new, |limit| format!(": {limit}"));
+            Failure { end, ..Failure::new(kind, error.to_string()) }
+        })
     }
 }
 

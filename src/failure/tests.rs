@@ -105,6 +105,29 @@ fn errors_of_disks_and_of_the_control_plane_have_their_kinds() {
     assert_eq!(Failure::from(late).kind, Kind::NoAnswer);
 }
 
+/// The limit is that of the process in which the error occurred: it is named there, once.
+#[test]
+fn a_limit_of_open_files_that_is_reached_is_named() {
+    for (errno, limit) in [(libc::EMFILE, "ulimit -Hn"), (libc::ENFILE, "fs.file-max")] {
+        let failure = || Failure::from(io::Error::from_raw_os_error(errno)).context("/run/x");
+        let said = failure().to_string();
+        assert_eq!(said.matches(limit).count(), 1, "{said}");
+        assert!(said.starts_with("/run/x: ") && !said.contains("kernel log"), "{said}");
+        assert_eq!(failure().errno(), Some(errno));
+        let again = Failure::from(io::Error::from(failure())).context("add").to_string();
+        assert_eq!(again, format!("add: {said}"), "named once");
+        let of_kernel = ControlError::System {
+            what: "open /dev/ublk-control".to_owned(),
+            hint: "see the kernel log",
+            source: io::Error::from_raw_os_error(errno),
+        };
+        let said = Failure::from(of_kernel).to_string();
+        assert!(said.contains(limit) && !said.contains("kernel log"), "{said}");
+    }
+    let other = Failure::from(io::Error::from_raw_os_error(libc::EIO)).to_string();
+    assert_eq!(other, io::Error::from_raw_os_error(libc::EIO).to_string());
+}
+
 #[test]
 fn a_failure_travels_whole_as_an_io_error_and_between_processes() {
     let no_space = io::Error::from_raw_os_error(libc::ENOSPC);

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::boot_id;
 use super::directory::{RunDir, at};
 use super::durable;
+use crate::failure::Failure;
 use crate::protocol::{Cow, Which};
 use crate::storage::certainly_differ;
 
@@ -239,7 +240,7 @@ impl LossRecord for LostStore {
             _ => self.cow.names.iter().map(|name| (self.of_disk(name), name.as_str())).collect(),
         };
         let written = files.iter().try_for_each(|(path, name)| self.write(path, name, loss));
-        written.map_err(|error| error.to_string())?;
+        written.map_err(|error| Failure::from(error).to_string())?;
         // A departure says less, and the next server would record it as a loss once more.
         if let Err(error) = (RunDir { path: self.directory.clone() }).forget_departure(&self.cow) {
             log::warn!("{error}");

@@ -325,7 +325,8 @@ impl Records for Files {
     }
 
     fn write_legs(&self, state: &LegState) -> Result<(), String> {
-        self.rundir.write_legs(&self.key, state).map_err(|error| error.to_string())
+        let written = self.rundir.write_legs(&self.key, state);
+        written.map_err(|error| Failure::from(error).to_string())
     }
 
     fn ended_legs(&self, identities: &[u64]) -> Result<Vec<LegState>, Reason> {

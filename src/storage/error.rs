@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::failure::{Failure, Kind};
+use crate::sys::descriptors::limit_hint;
 
 /// A disk that could not be opened.
 #[derive(Debug)]
@@ -86,11 +87,10 @@ impl OpenErrorKind {
 
 /// What to do about a system call that failed.
 fn hint(error: &io::Error) -> String {
+    if let Some(limit) = error.raw_os_error().and_then(limit_hint) {
+        return limit;
+    }
     match error.raw_os_error() {
-        Some(libc::EMFILE) => crate::sys::descriptors::limit_hint(),
-        Some(libc::ENFILE) => {
-            "the machine's limit of open files is reached: raise the sysctl fs.file-max".to_owned()
-        }
         Some(libc::ENOMEM) => "the machine is short of memory".to_owned(),
         Some(libc::ELOOP | libc::ENAMETOOLONG) => "check the path".to_owned(),
         _ => "see the kernel log".to_owned(),

@@ -20,13 +20,20 @@ fn limit() -> String {
         .map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
 }
 
-/// The hint for an error of too many open files.
-pub fn limit_hint() -> String {
-    format!(
-        "at most {} files may be open in this process: raise the hard limit (ulimit -Hn, \
-         LimitNOFILE=)",
-        limit()
-    )
+/// What to do about a system call that failed because too many files are open: which limit that
+/// is. `None` for any other errno.
+pub fn limit_hint(errno: i32) -> Option<String> {
+    match errno {
+        libc::EMFILE => Some(format!(
+            "at most {} files may be open in this process: raise the hard limit (ulimit -Hn, \
+             LimitNOFILE=)",
+            limit()
+        )),
+        libc::ENFILE => Some(
+            "the machine's limit of open files is reached: raise the sysctl fs.file-max".to_owned(),
+        ),
+        _ => None,
+    }
 }
 
 /// Closes every descriptor but stdin, stdout and stderr.

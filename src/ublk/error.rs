@@ -9,6 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use crate::failure::{Failure, Kind};
+use crate::sys::descriptors::limit_hint;
 
 /// Kernel-internal errno that some kernels return for an unknown command instead of EOPNOTSUPP.
 const ENOTSUPP: i32 = 524;
@@ -264,7 +265,8 @@ impl fmt::Display for ControlError {
                 )
             }
             ControlError::System { what, hint, source } => {
-                write!(f, "cannot {what}: {source}: {hint}")
+                let limit = source.raw_os_error().and_then(limit_hint);
+                write!(f, "cannot {what}: {source}: {}", limit.as_deref().unwrap_or(hint))
             }
         }
     }

@@ -30,10 +30,10 @@ const SERVER: [Arrows; 13] = [
     ("ublk", &["storage", "sys", "protocol", "failure"]),
     ("rundir", &["storage", "sys", "protocol", "failure"]),
     ("storage", &["sys", "protocol", "failure"]),
+    ("protocol", &["failure"]),
+    ("failure", &["sys"]),
     ("sys", &[]),
     ("log", &[]),
-    ("protocol", &["failure"]),
-    ("failure", &[]),
 ];
 /// The rooms of `targets/src/`, likewise.
 const TARGETS: [Arrows; 25] = [

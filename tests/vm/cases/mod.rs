@@ -15,6 +15,7 @@ mod ends;
 mod ends_sigterm;
 mod errors;
 mod errors_direct;
+mod few_files;
 mod file_systems;
 mod fio;
 mod full;
@@ -87,6 +88,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     process::cases,
     process_log::cases,
     process_loss::cases,
+    few_files::cases,
     unrecorded::cases,
     kept::cases,
     scale::cases,
