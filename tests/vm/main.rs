@@ -28,6 +28,7 @@ mod mirror;
 mod model;
 mod power;
 mod queue;
+mod remote;
 mod runner;
 mod server;
 mod sh;

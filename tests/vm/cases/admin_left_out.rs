@@ -199,7 +199,7 @@ fn no_recovery() {
 }
 
 /// Removes the journal of a COW that was missing when its device was deleted.
-fn remove_records() {
+pub fn remove_records() {
     let files =
         fs::read_dir(server::run_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
     let records = files.filter(|path| path.extension().is_some_and(|end| end == "records"));

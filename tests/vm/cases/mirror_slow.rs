@@ -4,8 +4,6 @@
 //! target of this machine) is lost and returns: the mirror is degraded and then recovered, and
 //! nothing hangs.
 
-use std::fs;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +14,8 @@ use crate::disk::{Disk, completed, node, slice};
 use crate::load::{self, Plan, Rng};
 use crate::mirror::{self, Engine, Initial, Mirror, Shape, ours};
 use crate::model::View;
-use crate::sh::{sh, ublk_dm};
+use crate::remote::Remote;
+use crate::sh::ublk_dm;
 use crate::{kernel, server};
 
 pub fn cases() -> Vec<Case> {
@@ -124,118 +123,9 @@ fn hung_leg() {
     mirror::assert_legs_equal(&shape, "after a hung leg");
 }
 
-/// A disk of this machine, offered and used through the network.
-struct Remote {
-    port: String,
-    subsystem: String,
-    /// Its node on the host side.
-    path: String,
-}
-
-const NQN: &str = "ublk-dm-leg";
-
-impl Remote {
-    fn new(disk: &str) -> Remote {
-        sh("modprobe -a nvmet nvmet-tcp nvme-tcp").ok();
-        sh("ip link set lo up").ok();
-        if !Path::new("/sys/kernel/config/nvmet").exists() {
-            sh("mount -t configfs none /sys/kernel/config").ok();
-        }
-        let (port, subsystem) = (
-            "/sys/kernel/config/nvmet/ports/1".to_string(),
-            format!("/sys/kernel/config/nvmet/subsystems/{NQN}"),
-        );
-        let put = |path: String, value: &str| {
-            fs::write(&path, value).unwrap_or_else(|e| panic!("{path}: {e}"))
-        };
-        let dir = |path: &str| fs::create_dir(path).unwrap_or_else(|e| panic!("{path}: {e}"));
-        dir(&subsystem);
-        put(format!("{subsystem}/attr_allow_any_host"), "1");
-        put(format!("{subsystem}/attr_serial"), "tcp0");
-        dir(&format!("{subsystem}/namespaces/1"));
-        put(format!("{subsystem}/namespaces/1/device_path"), disk);
-        put(format!("{subsystem}/namespaces/1/enable"), "1");
-        dir(&port);
-        for (key, value) in [
-            ("addr_trtype", "tcp"),
-            ("addr_adrfam", "ipv4"),
-            ("addr_traddr", "127.0.0.1"),
-            ("addr_trsvcid", "4420"),
-        ] {
-            put(format!("{port}/{key}"), value);
-        }
-        let mut remote = Remote { port, subsystem, path: String::new() };
-        remote.offer();
-        let line = format!(
-            "transport=tcp,traddr=127.0.0.1,trsvcid=4420,nqn={NQN},reconnect_delay=1,\
-             ctrl_loss_tmo=600,fast_io_fail_tmo=1,\
-             keep_alive_tmo=10,nr_io_queues=1"
-        );
-        fs::write("/dev/nvme-fabrics", &line)
-            .unwrap_or_else(|e| panic!("/dev/nvme-fabrics: {line}: {e}"));
-        server::wait_for(20, "the disk behind the network", || remote.find());
-        remote
-    }
-
-    /// Finds the disk among all nodes.
-    fn find(&mut self) -> bool {
-        for entry in fs::read_dir("/sys/block").expect("/sys/block").flatten() {
-            let serial = fs::read_to_string(entry.path().join("device/serial")).unwrap_or_default();
-            let named =
-                fs::read_to_string(entry.path().join("device/subsysnqn")).unwrap_or_default();
-            let name = entry.file_name().into_string().expect("ASCII");
-            if (serial.trim() == "tcp0" || named.trim() == NQN)
-                && Path::new(&format!("/dev/{name}")).exists()
-            {
-                self.path = format!("/dev/{name}");
-                return true;
-            }
-        }
-        false
-    }
-
-    fn link(&self) -> String {
-        format!("{}/subsystems/{NQN}", self.port)
-    }
-
-    fn offer(&self) {
-        let link = self.link();
-        std::os::unix::fs::symlink(&self.subsystem, &link)
-            .unwrap_or_else(|e| panic!("{link}: {e}"));
-    }
-
-    /// The other machine is gone: the connection is closed, and no new one is accepted.
-    fn withdraw(&self) {
-        let link = self.link();
-        fs::remove_file(&link).unwrap_or_else(|e| panic!("{link}: {e}"));
-    }
-
-    /// Whether it answers.
-    fn answers(&self) -> bool {
-        Disk::try_open(&self.path, false)
-            .is_ok_and(|disk| disk.try_read(0, &mut crate::disk::Buf::new(8)).is_ok())
-    }
-}
-
-impl Drop for Remote {
-    fn drop(&mut self) {
-        for entry in fs::read_dir("/sys/class/nvme").into_iter().flatten().flatten() {
-            let named = fs::read_to_string(entry.path().join("subsysnqn")).unwrap_or_default();
-            if named.trim() == NQN {
-                fs::write(entry.path().join("delete_controller"), "1").ok();
-            }
-        }
-        fs::remove_file(self.link()).ok();
-        fs::remove_dir(&self.port).ok();
-        fs::write(format!("{}/namespaces/1/enable", self.subsystem), "0").ok();
-        fs::remove_dir(format!("{}/namespaces/1", self.subsystem)).ok();
-        fs::remove_dir(&self.subsystem).ok();
-    }
-}
-
 fn nvme_tcp(seed: u64) {
     let first = slice("leg0", "n0", 0, LEN);
-    let far = Remote::new(&node("n1"));
+    let far = Remote::new(0, &node("n1"));
     let second = kernel::create("leg1", &format!("0 {LEN} linear {} 0", far.path));
     let log = slice("log", "n2", 0, 64);
     let shape = Shape::new(LEN, REGION, &[&first, &second])

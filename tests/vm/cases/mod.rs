@@ -55,6 +55,7 @@ mod process;
 mod process_log;
 mod process_loss;
 mod races;
+mod reattached;
 mod scale;
 mod stands;
 mod tables;
@@ -106,6 +107,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     merge_command::cases,
     merge_mounted::cases,
     whose::cases,
+    reattached::cases,
     claims::cases,
     stands::cases,
     copy::cases,
