@@ -61,15 +61,20 @@ impl Runs {
     /// of the fresh ranges. No ranges remain.
     pub(super) async fn finish(&mut self) -> (Option<DiskError>, Option<DiskError>) {
         let (mut old, mut fresh) = (None, None);
-        // From the last to the first, so that the first error remains.
-        while let (Some(run), Some(io)) = (self.items.pop(), self.ios.pop()) {
-            let is_fresh = run.fresh;
-            drop(run);
+        // From the last to the first, so that the first error remains. Each is awaited where it
+        // is: moved out of the list, it would be copied on every request.
+        for (run, io) in self.items.iter().zip(&mut self.ios).rev() {
             if let Err(error) = io.await {
-                *if is_fresh { &mut fresh } else { &mut old } = Some(error);
+                *if run.fresh { &mut fresh } else { &mut old } = Some(error);
             }
         }
+        self.clear();
         (old, fresh)
+    }
+
+    fn clear(&mut self) {
+        self.items.clear();
+        self.ios.clear();
     }
 }
 
@@ -83,8 +88,7 @@ impl IdleRuns {
     }
 
     pub(super) fn give_back(&self, mut runs: Runs) {
-        runs.items.clear();
-        runs.ios.clear();
+        runs.clear();
         self.0.borrow_mut().push(runs);
     }
 }
