@@ -7,7 +7,7 @@
 use super::Event;
 use super::legs::{Failure, LegSet, MAX_LEGS, Verdict};
 use super::regions::{Access, Regions, Span};
-use super::target::{Mirror, Phase, State};
+use super::target::{LegParts, Mirror, Phase, State};
 use crate::disk::{DiskError, Errno, Io, Memory, Op, OpKind};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, payload};
@@ -174,21 +174,14 @@ impl Mirror {
     /// Writes a stretch to some legs in parallel and waits for all of them (I6).
     async fn write_legs(&self, request: &Request, stretch: &Stretch, targets: LegSet) -> Outcome {
         let mut ios: [Option<Io>; MAX_LEGS] = [const { None }; MAX_LEGS];
-        for (leg, parts) in
-            self.disks.borrow().iter().enumerate().filter(|(leg, _)| targets.has(*leg))
-        {
-            let sector = parts.offset.plus(Sectors(stretch.sector.0));
-            ios[leg] = Some(match request.kind {
-                RequestKind::Write { fua } => {
-                    parts.disk.write(sector, stretch.count, payload(request, stretch.offset), fua)
-                }
-                _ => {
-                    let (kind, count, memory) = (OpKind::Discard, stretch.count, Memory::None);
-                    parts.disk.start(Op { kind, sector, count, memory })
-                }
-            });
-        }
-        finish(&mut ios).await
+        let count = {
+            let disks = self.disks.borrow();
+            for (leg, parts) in disks.iter().enumerate().filter(|(leg, _)| targets.has(*leg)) {
+                ios[leg] = Some(start(request, stretch, parts));
+            }
+            disks.len()
+        };
+        finish(&mut ios[..count]).await
     }
 
     /// Ends a stretch, after its failures have been recorded in its regions.
@@ -321,11 +314,26 @@ impl Mirror {
     }
 }
 
-/// Awaits every leg's operation, even after an error (I6).
-pub(super) async fn finish(ios: &mut [Option<Io>; MAX_LEGS]) -> Outcome {
+/// Starts a stretch of a request on a leg.
+fn start(request: &Request, stretch: &Stretch, leg: &LegParts) -> Io {
+    let sector = leg.offset.plus(Sectors(stretch.sector.0));
+    match request.kind {
+        RequestKind::Write { fua } => {
+            leg.disk.write(sector, stretch.count, payload(request, stretch.offset), fua)
+        }
+        _ => {
+            let (kind, count, memory) = (OpKind::Discard, stretch.count, Memory::None);
+            leg.disk.start(Op { kind, sector, count, memory })
+        }
+    }
+}
+
+/// Awaits every leg's operation, even after an error (I6). Each is awaited where it is: moved out of
+/// the list, it would be copied on every request.
+pub(super) async fn finish(ios: &mut [Option<Io>]) -> Outcome {
     let mut outcome = Outcome::default();
     for (leg, io) in ios.iter_mut().enumerate() {
-        let Some(io) = io.take() else { continue };
+        let Some(io) = io else { continue };
         if let Err(error) = io.await {
             if is_refusal(&error) { &mut outcome.refused } else { &mut outcome.failed }.add(leg);
             outcome.errors.push((leg, error));
