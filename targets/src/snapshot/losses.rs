@@ -74,10 +74,14 @@ impl Departed {
     }
 
     /// Records the losses before the origin changes; on an error the origin must not change.
+    #[inline]
     pub(super) fn record(&self) -> Result<(), TargetError> {
-        if self.0.borrow().is_empty() {
-            return Ok(());
-        }
+        // Before every change: nearly always none has left.
+        if self.is_empty() { Ok(()) } else { self.record_all() }
+    }
+
+    #[cold]
+    fn record_all(&self) -> Result<(), TargetError> {
         self.0.borrow_mut().retain(|(record, loss)| record.record(*loss).is_err());
         if self.0.borrow().is_empty() { Ok(()) } else { Err(TargetError::Unrecorded) }
     }

@@ -31,21 +31,24 @@ pub(super) struct Flushes {
 impl Flushes {
     /// Makes completed writes durable.
     pub(super) async fn run(&self, disk: &Disk) -> Result<(), DiskError> {
-        self.watch(disk.flush()).await
+        let flush = self.begin();
+        let result = disk.flush().await;
+        self.end(flush, result.is_err());
+        result
     }
 
-    /// Carries out an operation that includes a flush.
-    pub(super) async fn watch<E>(
-        &self,
-        flush: impl Future<Output = Result<(), E>>,
-    ) -> Result<(), E> {
+    /// An operation begins that includes a flush; returns its number, for [`Flushes::end`].
+    pub(super) fn begin(&self) -> u64 {
         let number = self.begun.replace(self.begun.get() + 1);
         self.in_flight.borrow_mut().push(number);
-        let result = flush.await;
+        number
+    }
+
+    /// The operation with this number has ended.
+    pub(super) fn end(&self, number: u64, failed: bool) {
         self.in_flight.borrow_mut().retain(|other| *other != number);
-        self.failed.set(self.failed.get() + u64::from(result.is_err()));
+        self.failed.set(self.failed.get() + u64::from(failed));
         self.ended.wake_all();
-        result
     }
 
     /// How many flushes have failed.

@@ -35,6 +35,12 @@ impl Gate {
         self.changes.get()
     }
 
+    /// Whether no snapshot is joining.
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
+        self.gate.is_open()
+    }
+
     /// Waits until no snapshot is joining.
     pub(super) async fn open(&self) {
         if !self.gate.is_open() {
