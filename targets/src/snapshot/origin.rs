@@ -204,7 +204,7 @@ impl Origin {
     async fn write(&self, request: &Request) -> Result<(), TargetError> {
         // Nearly all writes pass at once, and need no list of ranges for that.
         if !self.lets_pass(request.sector, request.count) {
-            self.may_change(&[(request.sector, request.count)]).await?;
+            self.ask(&[(request.sector, request.count)]).await?;
         }
         // No await since the decision: I5.
         let fua = request.kind == (RequestKind::Write { fua: true });
@@ -235,19 +235,26 @@ impl Origin {
     /// which they do: the change passes the gate without an await in between (I5).
     pub(super) async fn may_change(&self, ranges: &[(Sector, Sectors)]) -> Result<(), TargetError> {
         self.gate.open().await;
-        let nobody_asks = self.snapshots.borrow().is_empty();
-        let has =
-            |(sector, count): &(Sector, Sectors)| self.preserved.borrow().has(*sector, *count);
-        let mut may_pass = nobody_asks || ranges.iter().all(has);
-        while !may_pass {
+        if ranges.iter().all(|(sector, count)| self.lets_pass(*sector, *count)) {
+            return Ok(());
+        }
+        self.ask(ranges).await
+    }
+
+    /// Asks the snapshots until every one lets a change of these ranges pass, and returns in that
+    /// step (I5).
+    async fn ask(&self, ranges: &[(Sector, Sectors)]) -> Result<(), TargetError> {
+        loop {
+            if !self.gate.is_open() {
+                self.gate.open().await;
+            }
             let mut created = self.lists.borrow_mut().pop().unwrap_or_default();
             let (mut job, mut obstacle) = (None, None);
             for (sector, count) in ranges {
                 let of_range = self.decide(*sector, *count, &mut job, &mut created);
                 obstacle = of_range.or(obstacle);
             }
-            may_pass = obstacle.is_none();
-            if may_pass || mutant::is(Mutant::PreservedEarly) {
+            if obstacle.is_none() || mutant::is(Mutant::PreservedEarly) {
                 let mut preserved = self.preserved.borrow_mut();
                 ranges.iter().for_each(|(sector, count)| preserved.insert(*sector, *count));
             }
@@ -264,11 +271,9 @@ impl Origin {
                 Some(Obstacle::Crowded(snapshot)) => snapshot.room_for_pending().await,
                 Some(Obstacle::Unmarked(snapshot)) if snapshot.mark_again().await => {}
                 Some(Obstacle::Unmarked(_)) => return Err(TargetError::Unrecorded),
-                None => continue,
+                None => return Ok(()),
             }
-            self.gate.open().await;
         }
-        Ok(())
     }
 
     /// Asks every snapshot about every chunk of a range. Creates the missing exceptions, with their
