@@ -195,6 +195,7 @@ async fn flush(regions: &[IoRegion]) -> Result<(), Failure> {
     }
     Ok(())
 }
+            all.written.0 += outcome.written.0;
 
 struct Engine {
     ring: Ring,
@@ -254,7 +255,8 @@ impl Engine {
             });
             let object = json!({
                 "version": 1,
-                "bytes": total.bytes(),
+                "bytes": outcome.written.bytes(),
+                "total_bytes": total.bytes(),
                 "seconds": start.elapsed().as_secs_f64(),
                 "read_error": outcome.read_err,
                 "destinations": errors.collect::<Vec<_>>(),

@@ -14,7 +14,7 @@ fn a_limit_on_file_sizes_is_an_error() {
     let (from, to) = (dir.path().join("from"), dir.path().join("to"));
     fs::write(&from, vec![0x5a; 8 << 20]).expect("a source");
     fs::write(&to, vec![0; 8 << 20]).expect("a destination");
-    let line = "ulimit -f 1024; exec \"$0\" copy --from \"$1\" --to \"$2\"";
+    let line = "ulimit -f 1024; exec \"$0\" copy --json --from \"$1\" --to \"$2\"";
     let mut command = Command::new("sh");
     command.args(["-c", line, env!("CARGO_BIN_EXE_ublk-dm")]).arg(&from).arg(&to);
     let output = command.output().expect("the program starts");
@@ -25,7 +25,15 @@ fn a_limit_on_file_sizes_is_an_error() {
     assert_eq!(output.status.code(), Some(1), "{:?}: {stderr}", output.status);
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(stderr.contains("File too large") && stderr.contains("to:"), "{stderr}");
-    assert_eq!(fs::metadata(&to).expect("a destination").len(), 8 << 20);
+    let written = fs::read(&to).expect("a destination");
+    assert_eq!(written.len(), 8 << 20);
+    // The result says what was written, not what was asked for.
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(result["total_bytes"], 8 << 20, "{result}");
+    let bytes = result["bytes"].as_u64().expect("a number");
+    let there = written.iter().filter(|byte| **byte == 0x5a).count() as u64;
+    assert!(bytes <= there && there < 8 << 20, "{result}, and {there} bytes are there");
+    assert!(result["error"].is_string(), "{result}");
 }
 
 /// If the result cannot be printed, the copy is still done, and the error line says so.
@@ -55,14 +63,14 @@ fn a_copy_whose_result_cannot_be_written_says_that_it_is_done() {
 /// after: that disk is not written to, but can be read.
 #[test]
 fn a_disk_of_which_it_is_not_known_whether_a_device_waits_is_not_written() {
-    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let dir = TempDir::new().expect("a directory");
     let (disk, other) = (dir.path().join("disk"), dir.path().join("other"));
     fs::write(&disk, vec![0x5a; 1 << 20]).expect("a disk");
     fs::write(&other, vec![0; 1 << 20]).expect("a disk");
     let found = fs::metadata(&disk).expect("a disk");
     let rundir = dir.path().join("run");
-    fs::create_dir(&rundir).expect("a run directory");
+    fs::DirBuilder::new().mode(0o700).create(&rundir).expect("a run directory");
     let state = rundir.join(format!("file-{}-{}.json", found.dev(), found.ino()));
     fs::write(&state, "{").expect("a state file");
     let run = |args: &[&str]| {

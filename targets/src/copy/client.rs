@@ -28,6 +28,8 @@ pub struct Outcome {
     pub write_err: u8,
     /// The first read error or, without one, the first write error.
     pub first_error: Option<DiskError>,
+    /// What has been written to every destination, in sectors of the source.
+    pub written: Sectors,
 }
 
 impl Outcome {
@@ -290,7 +292,7 @@ fn refused(region: &IoRegion) -> Outcome {
         count: region.count,
         errno: Errno::EINVAL,
     };
-    Outcome { read_err: true, write_err: u8::MAX, first_error: Some(error) }
+    Outcome { read_err: true, write_err: u8::MAX, first_error: Some(error), written: Sectors(0) }
 }
 
 fn outcome(job: &Job) -> Outcome {
@@ -301,5 +303,6 @@ fn outcome(job: &Job) -> Outcome {
         }
     }
     let first_error = job.read_error.clone().or_else(|| job.write_error.clone());
-    Outcome { read_err: job.read_error.is_some(), write_err, first_error }
+    let (read_err, written) = (job.read_error.is_some(), job.written);
+    Outcome { read_err, write_err, first_error, written }
 }

@@ -43,6 +43,8 @@ struct Slice {
     buffer: Option<Buffer>,
     /// Writes in flight, each with its range of parts.
     writes: Vec<(Io, usize, usize)>,
+    /// One of its writes has failed.
+    failed: bool,
     pauses: u32,
     wake_at_ms: u64,
 }
@@ -56,6 +58,7 @@ impl Slice {
             count: 0,
             buffer: None,
             writes: Vec::new(),
+            failed: false,
             pauses: 0,
             wake_at_ms: 0,
         }
@@ -71,6 +74,8 @@ pub struct Job {
     pub read_error: Option<DiskError>,
     /// The first write error of the last run.
     pub write_error: Option<DiskError>,
+    /// What the last run has written to every part that needs it, in sectors of the source.
+    pub written: Sectors,
     /// The memory that zeroes are written from when there is no source; `Memory::None` for
     /// write-zeroes.
     pub(super) zeroes: Memory,
@@ -96,6 +101,7 @@ impl Job {
             parts: Vec::new(),
             read_error: None,
             write_error: None,
+            written: Sectors(0),
             zeroes: Memory::None,
             slices: (0..SLICES_IN_FLIGHT).map(|_| Slice::new()).collect(),
             active: 0,
@@ -131,6 +137,7 @@ impl Job {
         self.next = self.next_range();
         self.write_cursor = self.next.map_or(0, |(from, _)| from);
         (self.active, self.used) = (0, 0);
+        self.written = Sectors(0);
         self.again.clear();
         self.stopped = false;
         Run { job: self, budget }
@@ -305,7 +312,7 @@ impl Job {
             }
             first = last + 1;
         }
-        slice.state = State::Writing;
+        (slice.state, slice.failed) = (State::Writing, false);
         true
     }
 
@@ -314,18 +321,23 @@ impl Job {
         let (from, end) = (slice.from, slice.from + slice.count);
         let (parts, flags) = (&mut self.parts, self.flags);
         let (write_error, stopped) = (&mut self.write_error, &mut self.stopped);
+        let failed = &mut slice.failed;
         slice.writes.retain_mut(|(io, first, last)| match Pin::new(io).poll(cx) {
             Poll::Pending => true,
             Poll::Ready(Ok(())) => false,
             Poll::Ready(Err(error)) => {
                 write_error.get_or_insert(error);
                 fail_overlapping(&mut parts[*first..=*last], from, end);
+                *failed = true;
                 *stopped |= !flags.ignore_error && !flags.independent;
                 false
             }
         });
         if !slice.writes.is_empty() {
             return false;
+        }
+        if !slice.failed {
+            self.written.0 += slice.count;
         }
         budget.throttle().done(budget.throttle_ms());
         self.end(index, budget);

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::{Client, Flags, Outcome, Part};
+use super::{Client, Flags, Outcome, Part, SLICE_SECTORS};
 use crate::disk::{Buffer, Errno, Host, Memory};
 use crate::io::{self, IoOp, IoRegion, Refused};
 use crate::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk, Trace};
@@ -70,7 +70,8 @@ fn fail(disk: &SimDisk, class: Class, sector: u64) {
 #[test]
 fn one_read_feeds_every_destination() {
     let rig = rig(3);
-    assert!(rig.copy().is_ok());
+    let outcome = rig.copy();
+    assert!(outcome.is_ok() && outcome.written == Sectors(LEN));
     for disk in 1..=3 {
         assert!(rig.content(disk) == rig.content(0));
     }
@@ -87,6 +88,8 @@ fn an_error_on_one_destination_is_its_own() {
     fail(&rig.disks[2], Class::Write, 3000);
     let outcome = rig.copy();
     assert_eq!((outcome.read_err, outcome.write_err), (false, 0b010));
+    // The slice around sector 3000 is not on all of them.
+    assert_eq!(outcome.written, Sectors(LEN - SLICE_SECTORS));
     assert!(rig.content(1) == rig.content(0) && rig.content(3) == rig.content(0));
 }
 
@@ -96,6 +99,7 @@ fn a_read_error_is_told_apart() {
     fail(&rig.disks[0], Class::Read, 3000);
     let outcome = rig.copy();
     assert!(outcome.read_err && outcome.first_error.is_some_and(|error| error.errno == Errno::EIO));
+    assert_eq!(outcome.written, Sectors(LEN - SLICE_SECTORS));
 }
 
 /// An unreadable sector that only one part needs does not fail its neighbours, which would have
