@@ -1,15 +1,20 @@
 //! The run directory itself: where it is, how its files are named, and which families it has.
+//!
+//! Rule kept here: what stands in the directory is believed, so only root and the user of this
+//! process may be able to write to it. A link that leads nowhere is not taken for an empty
+//! directory: the servers whose files are behind it may live.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Metadata};
 use std::io::{self, ErrorKind};
 use std::num::NonZeroU16;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, Mode, access};
+use rustix::process::geteuid;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, Kind};
 use crate::storage::DiskId;
 
 /// Path of the run directory unless [`VARIABLE`] is set.
@@ -38,6 +43,27 @@ fn of_directory(path: &Path, what: &str, error: io::Error) -> io::Error {
     let hint = format!("set {VARIABLE} to a writable directory");
     let what = format!("the run directory {} {what}", path.display());
     Failure::from(error).context(what).ending(format!("; {hint}")).into()
+}
+
+/// Why a directory cannot be believed, and what to do: its owner, or others, may change it.
+fn refuse_foreign(path: &Path, found: &Metadata) -> io::Result<()> {
+    let (uid, own, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o7777);
+    let shown = path.display();
+    let why = if uid != own && uid != 0 {
+        format!(
+            "belongs to user {uid}, who may change what is recorded there: run `chown {own} \
+             {shown}` if you trust its content"
+        )
+    } else if mode & (Mode::WGRP | Mode::WOTH).bits() != 0 {
+        format!(
+            "has mode {mode:04o}, so that other users may change what is recorded there: run \
+             `chmod 700 {shown}` if you trust its content"
+        )
+    } else {
+        return Ok(());
+    };
+    let why = format!("the run directory {shown} {why}, or set {VARIABLE} to another directory");
+    Err(Failure::new(Kind::Refused, why).into())
 }
 
 /// The name of a disk in the directory; a family is named after its origin.
@@ -69,10 +95,15 @@ impl RunDir {
             Ok(found) if !found.is_dir() => {
                 Err(of_directory(&path, "cannot be used", ErrorKind::NotADirectory.into()))
             }
+            Ok(found) => refuse_foreign(&path, &found).map(|()| RunDir { path }),
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 Err(of_directory(&path, "cannot be used", error))
             }
-            _ => Ok(RunDir { path }),
+            Err(error) if fs::symlink_metadata(&path).is_ok() => {
+                let what = "is a link to a directory that does not exist";
+                Err(of_directory(&path, what, error))
+            }
+            Err(_) => Ok(RunDir { path }),
         }
     }
 
@@ -96,6 +127,8 @@ impl RunDir {
     pub(super) fn make(&self) -> io::Result<()> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
         made.map_err(|error| of_directory(&self.path, "cannot be created", error))?;
+        // Another program may have made it since this one was started.
+        refuse_foreign(&self.path, &fs::metadata(&self.path)?)?;
         let writable = access(&self.path, Access::WRITE_OK);
         writable.map_err(|error| of_directory(&self.path, "cannot be used", error.into()))
     }

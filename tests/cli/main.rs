@@ -11,4 +11,5 @@ mod offline;
 mod output;
 mod papers;
 mod rooms;
+mod run_directory;
 mod sources;

@@ -15,14 +15,14 @@ use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
-fn ublk_dm(rundir: &Path) -> Command {
+pub fn ublk_dm(rundir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
     command.env("UBLK_DM_RUN_DIR", rundir).stdin(Stdio::null());
     command
 }
 
 /// Asserts that the program fails with this code and one line on stderr; returns the line.
-fn refused(output: &Output, code: i32) -> String {
+pub fn refused(output: &Output, code: i32) -> String {
     let stderr = String::from_utf8(output.stderr.clone()).expect("text");
     assert_eq!(output.status.code(), Some(code), "{:?}: {stderr}", output.status);
     assert_eq!(stderr.lines().count(), 1, "one line: {stderr}");
