@@ -64,6 +64,9 @@ fn open(
             "{word}: the length is that of the source; only a start can be given here"
         )));
     }
+    if own_len == Some(0) {
+        return Err(wrong(format!("{word}: the range is empty: its length is 0")));
+    }
     let ours = id.is_some_and(|id| claimed.contains(&id));
     let claim =
         if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
@@ -83,7 +86,13 @@ fn open(
     let start = Sector(start.unwrap_or(0) / SECTOR_BYTES);
     let left = disk.size_sectors.saturating_sub(start.0);
     let count = len.map(|len| len.0).or(own_len.map(|bytes| bytes / SECTOR_BYTES)).unwrap_or(left);
-    if count == 0 || count > left {
+    if count == 0 {
+        return Err(Failure::from(format!(
+            "{word}: nothing to do: the disk has {} sectors, and ends at or before sector {start}",
+            disk.size_sectors
+        )));
+    }
+    if count > left {
         return Err(Failure::from(format!(
             "{word}: {count} sectors from sector {start} do not fit on a disk of {} sectors",
             disk.size_sectors
@@ -186,6 +195,7 @@ pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure>
         }
         (all, flush(&regions).await)
     })
+            all.written.0 += outcome.written.0;
 }
 
 /// Makes the writes durable before the command reports success.
@@ -195,7 +205,6 @@ async fn flush(regions: &[IoRegion]) -> Result<(), Failure> {
     }
     Ok(())
 }
-            all.written.0 += outcome.written.0;
 
 struct Engine {
     ring: Ring,

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::admin::devices::{LegRef, MESSAGES, find_leg, not_a_leg};
 use crate::data::{Handle, Left};
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, Reason, wrong_usage};
 use crate::protocol::Reply;
 
 /// Most differing ranges that a comparison reports; a mirror with more needs recovery, not a list.
@@ -42,7 +42,13 @@ pub(super) fn compare_or_repair(
                 repaired.map(|_| Vec::new()).map_err(Failure::from)
             })
         }
-        _ => return Err(format!("message '{}': a mirror takes {MESSAGES}", words.join(" ")).into()),
+        _ => {
+            let message = words.join(" ");
+            let what = "wrong number of words";
+            return Err(wrong_usage(format!(
+                "message '{message}': {what}; a mirror takes {MESSAGES}"
+            )));
+        }
     };
     lines?.map(Reply::Lines)
 }

@@ -119,3 +119,30 @@ fn a_range_within_a_block_is_wrong_usage() {
     }
     assert!(fs::read(to).expect("a destination") == vec![0x11; 1 << 20]);
 }
+
+/// An empty range is no range; a disk that ends before the range begins is another fault.
+#[test]
+fn an_empty_range_is_wrong_usage() {
+    let dir = TempDir::new().expect("a directory");
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    fs::write(&from, vec![0x5a; 1 << 20]).expect("a source");
+    fs::write(&to, vec![0x11; 1 << 20]).expect("a destination");
+    let [from, to] = [&from, &to].map(|path| path.to_str().expect("ASCII"));
+    let (empty, past) = ("the range is empty", "the disk has 2048 sectors, and ends at");
+    for (args, code, words) in [
+        (&["copy", "--from", &format!("{from}:0+0"), "--to", to][..], 2, empty),
+        (&["copy", "--from", &format!("{from}:4KiB+0"), "--to", to], 2, empty),
+        (&["zero", "--to", &format!("{to}:0+0")], 2, empty),
+        (&["copy", "--from", &format!("{from}:1MiB"), "--to", to], 1, past),
+        (&["zero", "--to", &format!("{to}:1MiB")], 1, past),
+        (&["zero", "--to", &format!("{to}:1020KiB+8KiB")], 1, "do not fit"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ublk-dm"));
+        let output = command.env("UBLK_DM_RUN_DIR", dir.path()).args(args).output();
+        let output = output.expect("the program starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.contains(words) && said.lines().count() == 1, "{args:?}: {said}");
+    }
+    assert!(fs::read(to).expect("a destination") == vec![0x11; 1 << 20]);
+}

@@ -1,6 +1,7 @@
 //! Messages to a mirror that mean nothing: what is wrong with each is said in its own words.
 
 use super::town::{Town, What};
+use crate::failure::Kind;
 use crate::protocol::Command;
 
 #[test]
@@ -10,7 +11,11 @@ fn a_message_of_which_a_word_is_missing_is_not_unknown() {
     let mut refused = |message: &str| {
         let device = town.devices[&What::Mirror].device();
         let words = message.split(' ').map(str::to_owned).collect();
-        town.ask("mirror-a", Command::Message { device, words }).unwrap_err()
+        let admin = &mut town.processes.get_mut("mirror-a").unwrap().admin;
+        let why = admin.carry_out(Command::Message { device, words }).unwrap_err();
+        // As wrong words of a table.
+        assert_eq!(why.kind, Kind::Usage, "{why}");
+        why.to_string()
     };
     for message in ["throttle", "throttle 1 2", "replace", "replace 1", "add-leg", "remove-leg"] {
         let why = refused(message);

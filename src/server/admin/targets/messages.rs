@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identity, number_of};
 use super::own_legs::NewLeg;
-use crate::failure::{Failure, Reason};
+use crate::failure::{Failure, Reason, wrong_usage};
 use crate::protocol::{KnownDisk, Reply};
 use crate::server::admin::devices::{Device, LegRef, MESSAGES, find_leg, no_device, not_a_leg};
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
@@ -68,7 +68,7 @@ impl<M: Machine> Administrator<M> {
                 let percent =
                     percent.parse::<u32>().ok().filter(|percent| (1..=100).contains(percent));
                 let percent = percent
-                    .ok_or_else(|| "throttle: must be a percentage from 1 to 100".to_owned())?;
+                    .ok_or_else(|| wrong_usage("throttle: must be a percentage from 1 to 100"))?;
                 self.on_mirror(id, move |_, mirror| async move {
                     mirror.set_throttle(percent);
                     Ok(())
@@ -265,5 +265,5 @@ fn not_a_message(words: &[&str]) -> Reason {
         }
         _ => "unknown",
     };
-    format!("message '{}': {what}; a mirror takes {MESSAGES}", words.join(" ")).into()
+    wrong_usage(format!("message '{}': {what}; a mirror takes {MESSAGES}", words.join(" ")))
 }
