@@ -70,10 +70,13 @@ fn open(
     let ours = id.is_some_and(|id| claimed.contains(&id));
     let claim =
         if force || ours || access == Access::ReadOnly { Claim::Shared } else { Claim::Exclusive };
-    let disk = OpenDisk::open(path, access, claim).map_err(|error| match RunDir::open() {
-        Ok(rundir) => with_device(&rundir, error),
-        Err(_) => error,
-    })?;
+    let disk =
+        OpenDisk::open_unless_in_use(path, access, claim).map_err(|error| {
+            match RunDir::open() {
+                Ok(rundir) => with_device(&rundir, error),
+                Err(_) => error,
+            }
+        })?;
     if claim == Claim::Exclusive {
         refuse_claimed(&RunDir::open()?, &disk)
             .map_err(|error| Failure::from(error).ending("; --force writes to it nevertheless"))?;
@@ -192,10 +195,10 @@ pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure>
             let outcome = client.zero(std::slice::from_ref(region), Flags::default()).await;
             all.write_err |= outcome.write_err << index;
             all.first_error = all.first_error.or(outcome.first_error);
+            all.written.0 += outcome.written.0;
         }
         (all, flush(&regions).await)
     })
-            all.written.0 += outcome.written.0;
 }
 
 /// Makes the writes durable before the command reports success.

@@ -110,7 +110,7 @@ fn give(rundir: &RunDir, file: &Path, cow: &Path) -> Result<(), Failure> {
     let Some(found) = left.owner else {
         return Err(format!("{}: damaged, it cannot be read", file.display()).into());
     };
-    let disk = OpenDisk::open(cow, Access::ReadWrite, Claim::Exclusive)?;
+    let disk = OpenDisk::open_unless_in_use(cow, Access::ReadWrite, Claim::Exclusive)?;
     let store = content::store_on(&disk)?;
     let store = store.ok_or_else(|| format!("{}: it holds no snapshot store", cow.display()))?;
     let owner = Owner::of(&disk, store.identity.map(|identity| identity.store))

@@ -18,6 +18,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::DiskId;
 use super::busy::{other_user_of, user_of};
@@ -118,6 +119,35 @@ impl OpenDisk {
         };
         let path = path.to_owned();
         Ok(OpenDisk { file, path, id, access, buffered, size_sectors, limits, known })
+    }
+}
+
+/// How long a disk may seem to be in use after its user was killed: the kernel closes the files of
+/// a process only when it has canceled its requests and freed its memory, for which 0.2 s were seen.
+const CLOSING_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 1000 });
+/// The pause between two attempts.
+const CLOSING_PAUSE: Duration = Duration::from_millis(20);
+
+impl OpenDisk {
+    /// The same for a command that has no server to wait for: a disk in use is tried again for a
+    /// moment, because its user may have just been killed.
+    ///
+    /// # Errors
+    /// Those of [`OpenDisk::open`].
+    pub fn open_unless_in_use(
+        path: impl AsRef<Path>,
+        access: Access,
+        claim: Claim,
+    ) -> Result<OpenDisk, OpenError> {
+        let end = Instant::now() + CLOSING_LIMIT;
+        loop {
+            match OpenDisk::open(&path, access, claim) {
+                Err(OpenError { kind: OpenErrorKind::Busy { .. }, .. }) if Instant::now() < end => {
+                    std::thread::sleep(CLOSING_PAUSE);
+                }
+                opened => return opened,
+            }
+        }
     }
 }
 

@@ -146,3 +146,25 @@ fn the_limit_that_is_reached_is_named() {
     assert!(said.contains(&format!("at most {number} files")), "{said}");
     assert!(said.contains("ulimit -Hn") && !said.contains("kernel log"), "{said}");
 }
+
+/// The user that was killed is a thread here that closes the file a moment later.
+#[test]
+fn a_disk_that_is_being_closed_is_waited_for() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 20).unwrap();
+    let claim = |path: &Path| OpenDisk::open(path, Access::ReadWrite, Claim::Exclusive).unwrap();
+    let used = claim(file.path());
+    let closing = std::thread::spawn(move || {
+        std::thread::sleep(CLOSING_LIMIT / 3);
+        drop(used);
+    });
+    let open = || OpenDisk::open_unless_in_use(file.path(), Access::ReadWrite, Claim::Exclusive);
+    drop(open().unwrap());
+    closing.join().unwrap();
+    // One that stays in use is refused, and not waited for longer.
+    let used = claim(file.path());
+    let begun = Instant::now();
+    assert!(matches!(open().unwrap_err().kind, OpenErrorKind::Busy { .. }));
+    assert!((CLOSING_LIMIT..10 * CLOSING_LIMIT).contains(&begun.elapsed()));
+    drop(used);
+}
