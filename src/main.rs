@@ -26,10 +26,11 @@ mod ublk;
 #[path = "../tests/sim/admin/mod.rs"]
 mod admin_simulation;
 
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use cli::terminal::{complain, print_text};
 
@@ -38,14 +39,31 @@ const WRONG_USAGE: u8 = 2;
 
 /// The error of a command line as one line: clap's message without the usage text after it.
 fn usage_line(error: &clap::Error) -> String {
+    let help = help_of(std::env::args_os().skip(1));
     if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return "a verb or an argument is missing; see `ublk-dm --help`".to_owned();
+        return format!("a verb or an argument is missing; see `{help}`");
     }
     let text = error.to_string();
     let message: Vec<&str> =
         text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let message = message.join(" ");
-    format!("{}; see `--help`", message.strip_prefix("error: ").unwrap_or(&message))
+    format!("{}; see `{help}`", message.strip_prefix("error: ").unwrap_or(&message))
+}
+
+/// The command that shows the help for the verb among these words, or for all verbs.
+fn help_of(words: impl Iterator<Item = OsString>) -> String {
+    let mut verb = cli::args::Cli::command();
+    let mut help = verb.get_name().to_owned();
+    // No flag before a verb takes a value.
+    let words = words.map(|word| word.to_string_lossy().into_owned());
+    for word in words.filter(|word| !word.starts_with('-')) {
+        let Some(found) = verb.find_subcommand(&word).filter(|found| !found.is_hide_set()) else {
+            break;
+        };
+        verb = found.clone();
+        help = format!("{help} {}", verb.get_name());
+    }
+    format!("{help} --help")
 }
 
 /// Prints the help or version text.

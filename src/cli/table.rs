@@ -59,6 +59,9 @@ pub(super) fn of_lines(
 ) -> Result<DeviceSpec, Failure> {
     let table = Table::parse_table(text).map_err(|error| wrong_usage(error.to_string()))?;
     let table = table.with_devices(|word| absolute(&device_of(word)))?;
+    if let TargetParams::Mirror(mirror) = &table.params {
+        refuse_twice(&mirror.legs, mirror.log_device(), table.len)?;
+    }
     let source = source.map(|source| place_of(&table, source)).transpose()?;
     // Users of device-mapper see in the status that a snapshot is invalid, and need its device to
     // activate the others.
@@ -139,6 +142,10 @@ fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
         )));
     }
     let legs = add.legs.iter().map(|word| leg_of(word)).collect::<Result<Vec<_>, _>>()?;
+    let log = match add.log.as_str() {
+        "core" => MirrorLog::Core,
+        path => MirrorLog::Disk { device: absolute(Path::new(path))? },
+    };
     if let Some(bytes) = add.region_size {
         if bytes % 512 != 0
             || !(bytes / 512).is_power_of_two()
@@ -149,7 +156,10 @@ fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
             )));
         }
     }
+    // What does not depend on the disks is said whether they are there or not.
+    refuse_twice(&legs, log_path(&log), Sectors(1))?;
     let (len, block) = fitting(&legs)?;
+    refuse_twice(&legs, log_path(&log), len)?;
     let largest = Sectors(1 << (63 - len.0.max(1).leading_zeros()));
     let initial_sync = match (add.sync, add.nosync) {
         (true, _) => InitialSync::Sync,
@@ -157,10 +167,7 @@ fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
         _ => InitialSync::FromLog,
     };
     let params = Mirror {
-        log: match add.log.as_str() {
-            "core" => MirrorLog::Core,
-            path => MirrorLog::Disk { device: absolute(Path::new(path))? },
-        },
+        log,
         region_size: add
             .region_size
             .map_or(DEFAULT_REGION.min(largest).max(block), Sectors::from_bytes),
@@ -170,6 +177,30 @@ fn mirror(add: &args::Mirror) -> Result<Table, Failure> {
         keep_log: add.keep_log,
     };
     Ok(Table { len, params: TargetParams::Mirror(params) })
+}
+
+/// Refuses a path that a mirror of this length would use for two things. Other names of one disk
+/// are found by the server, which opens the disks.
+fn refuse_twice(legs: &[Leg], log: Option<&str>, len: Sectors) -> Result<(), Failure> {
+    for (at, leg) in legs.iter().enumerate() {
+        let path = &leg.device;
+        if log == Some(path.as_str()) {
+            return Err(wrong_usage(format!("{path}: a leg cannot also be the log")));
+        }
+        let overlaps =
+            |other: &Leg| other.device == *path && other.offset.0.abs_diff(leg.offset.0) < len.0;
+        if legs[..at].iter().any(overlaps) {
+            return Err(wrong_usage(format!("{path}: given for two legs that overlap")));
+        }
+    }
+    Ok(())
+}
+
+fn log_path(log: &MirrorLog) -> Option<&str> {
+    match log {
+        MirrorLog::Core => None,
+        MirrorLog::Disk { device } => Some(device),
+    }
 }
 
 /// The longest mirror that every leg has room for, and the largest block size among the legs.

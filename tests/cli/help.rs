@@ -63,3 +63,49 @@ fn a_verb_without_a_device_says_what_could_be_named() {
     let said = run(&["recover", "--foreground"]);
     assert_eq!(said.status.code(), Some(2));
 }
+
+/// The top help has none of a verb's flags.
+#[test]
+fn wrong_usage_points_to_the_help_of_its_verb() {
+    for (words, help) in [
+        (&["nonsense"][..], "`ublk-dm --help`"),
+        (&["journal"], "`ublk-dm journal --help`"),
+        (&["journal", "nonsense"], "`ublk-dm journal --help`"),
+        (&["-v", "journal", "use"], "`ublk-dm journal use --help`"),
+        (&["add"], "`ublk-dm add --help`"),
+        (&["add", "mirror", "--leg"], "`ublk-dm add mirror --help`"),
+        (&["list", "--nonsense"], "`ublk-dm list --help`"),
+        (&["serve"], "`ublk-dm --help`"),
+    ] {
+        let output = run(words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.trim_end().ends_with(&format!("; see {help}")), "{words:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{words:?}: {said}");
+    }
+}
+
+/// It is the command line that is wrong, whether the disks are there or not.
+#[test]
+fn a_path_for_two_parts_of_a_mirror_is_wrong_usage() {
+    let dir = TempDir::new().expect("a directory");
+    let [disk, other] = ["disk", "other"].map(|name| {
+        let path = dir.path().join(name);
+        fs::write(&path, vec![0; 1 << 20]).expect("a disk");
+        path.to_str().expect("ASCII").to_owned()
+    });
+    let (twice, log) = ("given for two legs that overlap", "a leg cannot also be the log");
+    let line = |rest: &str| format!("0 1024 mirror {rest}");
+    for (words, why) in [
+        (vec!["add", "mirror", "--leg", "/none", "--leg", "/none"], twice),
+        (vec!["add", "mirror", "--leg", &disk, "--leg", &format!("{disk}:64KiB")], twice),
+        (vec!["add", "mirror", "--leg", &disk, "--leg", &other, "--log", &other], log),
+        (vec!["create", "m", "--table", &line(&format!("core 1 8 2 {disk} 0 {disk} 8"))], twice),
+        (vec!["create", "m", "--table", &line(&format!("disk 2 {disk} 8 2 {disk} 0 /b 0"))], log),
+    ] {
+        let output = run(&words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");
+        assert!(said.contains(why) && said.lines().count() == 1, "{words:?}: {said}");
+    }
+}

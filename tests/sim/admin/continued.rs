@@ -31,9 +31,23 @@ fn a_snapshot_that_is_continued_is_not_taken_for_a_new_one() {
         let mut town = Town::new(1, false);
         assert_eq!(added(&mut Town::new(1, false), CHUNK), None, "a new one");
         town.add(What::Snap(0)).unwrap();
+        act(&mut town, Step::Write(What::Snap(0), 1));
         act(&mut town, Step::Del(What::Snap(0), false));
         let note = added(&mut town, chunk).expect("a note");
         assert!(note.contains("continues") && note.contains("zero --to"), "{note}");
+        assert_eq!(note.contains("not with 2 KiB"), unused, "{note}");
+    }
+}
+
+/// As after a merge: nothing of an earlier moment is on it.
+#[test]
+fn a_snapshot_on_an_empty_store_is_a_new_one() {
+    for (chunk, unused) in [(CHUNK, false), (CHUNK * 2, true)] {
+        let mut town = Town::new(1, false);
+        town.add(What::Snap(0)).unwrap();
+        act(&mut town, Step::Del(What::Snap(0), false));
+        let note = added(&mut town, chunk).expect("a note");
+        assert!(note.contains("it is empty") && !note.contains("continues"), "{note}");
         assert_eq!(note.contains("not with 2 KiB"), unused, "{note}");
     }
 }

@@ -108,7 +108,7 @@ fn number_reused() {
     // The snapshot was deleted while its origin's device stayed: the store on its COW is no longer
     // valid.
     let add = format!("add snapshot --origin {one} --cow {cow} --name again");
-    assert_failed(&ublk_dm(&add), &[&[&cow, "is lost", "zero its first sector"]]);
+    assert_failed(&ublk_dm(&add), &[&[&cow, "is lost", "zero its start with `ublk-dm zero --to"]]);
     sh(&format!("dd if=/dev/zero of={cow} bs=4k count=1 oflag=direct status=none")).ok();
     ublk_dm(&add).ok();
     server::del("again");

@@ -78,7 +78,7 @@ fn gone_snapshot() {
         Disk::open(&top).zero(0, 64);
         assert_failed(
             &ublk_dm(&format!("add {add}")),
-            &[&[&cow, "is lost", "zero its first sector"]],
+            &[&[&cow, "is lost", "zero its start with `ublk-dm zero --to"]],
         );
         server::del("o");
         if let Some(mut service) = service {

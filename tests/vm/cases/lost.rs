@@ -48,7 +48,7 @@ fn detach(node: &str) {
 }
 
 /// A snapshot is deleted and its origin is written: the COW, a file, is refused by every path,
-/// until its first sector is zeroed.
+/// until its start is zeroed.
 fn any_path() {
     let origin = slice("org", "n0", 0, SIZE);
     let dir = scratch("lost");

@@ -1,5 +1,6 @@
 //! The content of a disk before the disk is reused: data that a user may miss is not overwritten.
 
+use super::wipe::{wipe, zero_start};
 use crate::failure::Reason;
 use crate::server::admin::machine::OpenDisk;
 use crate::storage::signature::SignatureKind;
@@ -14,14 +15,16 @@ pub(super) fn refuse_other(
     match disk.content()? {
         None if disk.starts_with_zeroes()? => Ok(()),
         None => Err(format!(
-            "{path}: holds unknown data, which {what} would destroy; zero its first sector, or use \
-             --force"
+            "{path}: holds unknown data, which {what} would destroy; {}, or use --force",
+            zero_start(&path, disk.limits().logical_block_size)
         )
         .into()),
         Some(found) if Some(found.kind) == wanted => Ok(()),
         Some(found) => Err(format!(
-            "{path}: holds {} (at byte {}), which {what} would destroy; wipe it, or use --force",
-            found.name, found.offset
+            "{path}: holds {} (at byte {}), which {what} would destroy; {}, or use --force",
+            found.name,
+            found.offset,
+            wipe(&path, found.offset)
         )
         .into()),
     }

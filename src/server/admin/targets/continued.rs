@@ -3,21 +3,47 @@
 
 use dm_targets::units::ChunkSize;
 
-/// Bytes that are zeroed for a new store, at least.
-const LEAST_BYTES: u32 = 4096;
+use super::wipe::zero_start;
+
+/// A store that was on a COW.
+#[derive(Clone, Copy)]
+pub(super) enum Store {
+    /// Without an exception, as a merge leaves it, or a snapshot whose origin was never written.
+    Empty,
+    /// With exceptions: what they keep is of an earlier moment.
+    Filled,
+}
+
+impl Store {
+    /// A store with so many exceptions.
+    pub(super) fn with(exceptions: usize) -> Store {
+        if exceptions == 0 { Store::Empty } else { Store::Filled }
+    }
+}
 
 /// The note for a snapshot that is continued with the store's chunk size, where `wanted` was asked
 /// for, on a COW with blocks of `block` bytes.
-pub(super) fn note(cow: &str, block: u32, chunk: ChunkSize, wanted: Option<ChunkSize>) -> String {
+pub(super) fn note(
+    (cow, block): (&str, u32),
+    store: Store,
+    chunk: ChunkSize,
+    wanted: Option<ChunkSize>,
+) -> String {
     let other = wanted.filter(|wanted| *wanted != chunk).map_or_else(String::new, |wanted| {
         let (used, unused) = (size(chunk), size(wanted));
         format!(" with its own chunk size of {used}, not with {unused}")
     });
-    let start = block.max(LEAST_BYTES);
-    format!(
-        "{cow}: the snapshot that is on it continues{other}; for a new one, delete this device \
-         and zero the start of the COW (`ublk-dm zero --to {cow}:0+{start}`)"
-    )
+    match store {
+        Store::Empty => format!(
+            "{cow}: the store that is on it is used{other}; it is empty, so the snapshot shows \
+             the origin as it is now"
+        ),
+        Store::Filled => format!(
+            "{cow}: the snapshot that is on it continues{other}; for a new one, delete this \
+             device and {}",
+            zero_start(cow, block)
+        ),
+    }
 }
 
 /// A chunk size as `--chunk-size` takes it.
@@ -33,7 +59,7 @@ mod tests {
     #[test]
     fn a_chunk_size_that_is_not_used_is_named() {
         let of = |sectors| ChunkSize::from_sectors(sectors).unwrap();
-        let said = |wanted| note("/dev/c", 512, of(8), wanted);
+        let said = |wanted| note(("/dev/c", 512), Store::Filled, of(8), wanted);
         for same in [None, Some(of(8))] {
             let said = said(same);
             assert!(
@@ -45,8 +71,16 @@ mod tests {
             let said = said(Some(wanted));
             assert!(said.contains("chunk size of 4 KiB") && said.contains(named), "{said}");
         }
-        assert!(said(None).ends_with("--to /dev/c:0+4096`)"), "{}", said(None));
-        let large = note("/dev/c", 16384, of(32), None);
-        assert!(large.ends_with("--to /dev/c:0+16384`)"), "{large}");
+        assert!(said(None).ends_with("--to /dev/c:0+4096`"), "{}", said(None));
+        let large = note(("/dev/c", 16384), Store::Filled, of(32), None);
+        assert!(large.ends_with("--to /dev/c:0+16384`"), "{large}");
+    }
+    #[test]
+    fn an_empty_store_keeps_no_earlier_moment() {
+        let of = |sectors| ChunkSize::from_sectors(sectors).unwrap();
+        let said = note(("/dev/c", 512), Store::with(0), of(8), Some(of(32)));
+        assert!(said.ends_with("; it is empty, so the snapshot shows the origin as it is now"));
+        assert!(said.contains("chunk size of 4 KiB, not with 16 KiB"), "{said}");
+        assert!(note(("/dev/c", 512), Store::with(1), of(8), None).contains("continues"));
     }
 }

@@ -13,13 +13,11 @@ use std::fmt;
 
 use dm_targets::units::{Sector, Sectors};
 
+use super::wipe::wipe;
 use crate::failure::Reason;
 use crate::server::admin::machine::OpenDisk;
 use crate::server::admin::mutant::{self, Mutant};
 use crate::storage::signature::{Signature, SignatureKind};
-
-/// Bytes that the hint of an error zeroes: the block that a signature is recognized in.
-const WIPED_BYTES: u64 = 4096;
 
 /// Content of a disk that a recovery would destroy.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,8 +43,7 @@ impl fmt::Display for Foreign {
 impl Foreign {
     /// How the disk at a path is wiped.
     pub(super) fn remedy(&self, path: &str) -> String {
-        let start = self.at_byte / WIPED_BYTES * WIPED_BYTES;
-        format!("wipe it with `ublk-dm zero --to {path}:{start}+{WIPED_BYTES}`")
+        wipe(path, self.at_byte)
     }
 }
 

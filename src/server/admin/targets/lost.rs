@@ -3,6 +3,7 @@
 
 use dm_targets::snapshot::format::StoreId;
 
+use super::wipe::zero_start;
 use crate::failure::Reason;
 use crate::protocol::{Cow, Which};
 use crate::server::admin::machine::{Losses, OpenDisk};
@@ -44,8 +45,9 @@ pub(super) fn is_lost(
         None => Ok(false),
         Some(_) if again => Ok(true),
         Some(why) => {
-            let hint = "zero its first sector to use the disk for a new snapshot";
-            Err(format!("{path}: the snapshot on it is lost: {why}; {hint}").into())
+            let hint = zero_start(&path, cow.limits().logical_block_size);
+            let what = "to use the disk for a new snapshot";
+            Err(format!("{path}: the snapshot on it is lost: {why}; {hint} {what}").into())
         }
     }
 }

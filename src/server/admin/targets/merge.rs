@@ -9,6 +9,7 @@ use dm_targets::snapshot::target::Parts;
 use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
+use super::wipe::zero_start;
 use crate::failure::Reason;
 use crate::protocol::MergeOptions;
 
@@ -28,10 +29,10 @@ pub(super) async fn open(
     allow_invalid: bool,
     options: Option<&MergeOptions>,
 ) -> Result<OpenedMerge, Reason> {
-    let path = parts.cow.name().clone();
+    let (path, block_bytes) = (parts.cow.name().clone(), parts.cow.limits().logical_block_bytes);
     let merge = Merge::open(parts, origin, Bounds::default()).await?;
     if merge.phase() == Phase::Unusable && !allow_invalid {
-        return Err(is_invalid(&path));
+        return Err(is_invalid(&path, block_bytes));
     }
     options.iter().for_each(|options| run_as(&merge, options));
     let (chunk, len) = (merge.chunk_size(), merge.len());
@@ -51,8 +52,8 @@ pub(in crate::server::admin) fn run_as(merge: &Merge, options: &MergeOptions) {
 }
 
 /// Why the device of an invalid snapshot is not added.
-pub(super) fn is_invalid(path: &str) -> Reason {
-    let hint = "zero its first sector to use the disk for a new snapshot, or add it with \
-                --allow-invalid";
-    format!("{path}: the snapshot on it is invalid; {hint}").into()
+pub(super) fn is_invalid(path: &str, block_bytes: u32) -> Reason {
+    let hint = zero_start(path, block_bytes);
+    let what = "to use the disk for a new snapshot, or add it with --allow-invalid";
+    format!("{path}: the snapshot on it is invalid; {hint} {what}").into()
 }

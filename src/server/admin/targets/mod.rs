@@ -15,3 +15,4 @@ mod mirror;
 mod own_legs;
 mod segments;
 mod snapshot;
+pub(super) mod wipe;

@@ -15,7 +15,7 @@ use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
 use super::content::refuse_other;
-use super::continued;
+use super::continued::{self, Store};
 use super::disks::{Sharing, check_length};
 use super::lost;
 use super::merge::{self, OpenedMerge, is_invalid};
@@ -40,7 +40,7 @@ struct Found {
     chunk: ChunkSize,
     len: Sectors,
     /// The store was on the COW already, and is valid.
-    continued: bool,
+    continued: Option<Store>,
 }
 
 /// How a snapshot is opened.
@@ -149,8 +149,9 @@ impl<M: Machine> Administrator<M> {
         cow_known.store = known.store;
         deps.insert(&snapshot.cow, cow_id, cow_known);
         let (chunk_size, block) = (Some(found.chunk), cow_limits.logical_block_size);
-        let note = (found.continued && !again)
-            .then(|| continued::note(&snapshot.cow, block, found.chunk, snapshot.chunk_size));
+        let note = found.continued.filter(|_| !again).map(|store| {
+            continued::note((&snapshot.cow, block), store, found.chunk, snapshot.chunk_size)
+        });
         // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
         // the family.
         spec.force = self.origin_shared;
@@ -281,6 +282,7 @@ impl<M: Machine> Administrator<M> {
             let group = thread.group();
             let origin = group.origin(origin.key()).ok_or(NO_ORIGIN)?;
             let cow = thread.disk(cow);
+            let block_bytes = cow.limits().logical_block_bytes;
             let events = Rc::new(Events::default());
             let listener = listener(label, events.clone(), merged);
             let parts = Parts {
@@ -303,12 +305,13 @@ impl<M: Machine> Administrator<M> {
             if merges {
                 let opened = merge::open(parts, &origin, events, allow_invalid, merge.as_ref());
                 let OpenedMerge { opened, chunk, len } = opened.await?;
-                return Ok((opened, Found { chunk, len, continued: false }));
+                return Ok((opened, Found { chunk, len, continued: None }));
             }
             let snapshot = Snapshot::open(parts).await?;
-            refuse_unusable(&snapshot, &path, again, allow_invalid)?;
-            let continued =
+            refuse_unusable(&snapshot, (&path, block_bytes), again, allow_invalid)?;
+            let is_continued =
                 persistent && !snapshot.store().is_new() && snapshot.health() != Health::Invalid;
+            let continued = is_continued.then(|| Store::with(snapshot.exceptions()));
             let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len(), continued };
             Ok::<_, Reason>((Opened { target: Target::Snapshot(snapshot), events }, found))
         };
@@ -338,7 +341,7 @@ fn params_of(
 /// Refuses a snapshot whose store is not the one that the device had, or is invalid.
 fn refuse_unusable(
     snapshot: &Snapshot,
-    path: &str,
+    (path, block_bytes): (&str, u32),
     again: bool,
     allow_invalid: bool,
 ) -> Result<(), Reason> {
@@ -347,7 +350,7 @@ fn refuse_unusable(
         return Err(format!("{path}: it no longer holds a snapshot store").into());
     }
     if snapshot.health() == Health::Invalid && !allow_invalid {
-        return Err(is_invalid(path));
+        return Err(is_invalid(path, block_bytes));
     }
     Ok(())
 }

@@ -1,0 +1,19 @@
+//! How a disk is wiped: one wording, with the command, wherever an error or a note asks for it.
+
+/// Bytes that are zeroed, at least: a block of most disks, which a signature or a store's header
+/// is in.
+const LEAST_BYTES: u32 = 4096;
+
+/// Has the disk at a path hold no store any more, as the end of a sentence. `block_bytes` is its
+/// block size.
+pub(in crate::server::admin) fn zero_start(path: &str, block_bytes: u32) -> String {
+    let bytes = block_bytes.max(LEAST_BYTES);
+    format!("zero its start with `ublk-dm zero --to {path}:0+{bytes}`")
+}
+
+/// Has the disk at a path not hold what was recognized at a byte of it, as the end of a sentence.
+pub(super) fn wipe(path: &str, at_byte: u64) -> String {
+    let bytes = u64::from(LEAST_BYTES);
+    let start = at_byte / bytes * bytes;
+    format!("wipe it with `ublk-dm zero --to {path}:{start}+{bytes}`")
+}
