@@ -23,13 +23,13 @@ use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::admin::devices::{Device, Directory, LeftOut};
+use super::admin::devices::{Device, Directory, LeftOut, Published};
 use super::compare::takes_long;
 use super::facts;
 use super::orphan;
 use super::report;
 use crate::data::Handle;
-use crate::protocol::{Command, Doing, Reply, RunState};
+use crate::protocol::{Command, DeviceReport, DeviceState, Doing, Reply, RunState};
 use crate::storage::opening;
 use arrivals::Arrivals;
 use aside::aside;
@@ -141,7 +141,7 @@ impl Listener {
             Command::Report => {
                 // On an error there is no reply: the server is ending, and to the client it is gone
                 // already.
-                let devices = self.directory.devices();
+                let Published { devices, left_out, coming } = self.directory.all();
                 let (waiting, devices): (BTreeMap<_, _>, BTreeMap<_, _>) =
                     devices.into_iter().partition(|(_, device)| device.waits);
                 let facts =
@@ -155,7 +155,7 @@ impl Listener {
                         .values()
                         .map(|one| orphan::report(&one.state(), RunState::Quiesced, None)),
                 );
-                let left_out = self.directory.left_out();
+                reports.extend(coming.iter().map(coming_report));
                 let state =
                     |one: &LeftOut| if one.waits { RunState::Quiesced } else { RunState::Dead };
                 reports.extend(
@@ -204,6 +204,13 @@ impl Listener {
         oldest.extend(opening());
         Ok(Doing { command: self.at_work.verb(), oldest })
     }
+}
+
+/// The report of a device that is about to be taken over: it waits until then.
+fn coming_report(device: &DeviceState) -> DeviceReport {
+    let waits = device.spec.options.recovery;
+    let state = if waits { RunState::Quiesced } else { RunState::Dead };
+    orphan::report(device, state, None)
 }
 
 #[cfg(test)]

@@ -214,29 +214,47 @@ pub struct LeftOut {
     pub for_good: bool,
 }
 
-/// The served devices and the devices that were left out, by id.
-type Known = (BTreeMap<u32, Device>, BTreeMap<u32, LeftOut>);
+/// A server's devices at one moment.
+#[derive(Clone, Default)]
+pub struct Published {
+    /// The served ones, by id.
+    pub devices: BTreeMap<u32, Device>,
+    /// Those that were left out, by id.
+    pub left_out: BTreeMap<u32, LeftOut>,
+    /// Those of the server before that wait to be taken over, and are neither yet.
+    pub coming: Vec<DeviceState>,
+}
 
 /// The devices as all threads see them: their state between two changes.
 #[derive(Clone, Default)]
-pub struct Directory(Arc<Mutex<Known>>);
+pub struct Directory(Arc<Mutex<Published>>);
 
 impl Directory {
     /// Replaces the published devices.
     pub fn publish(&self, devices: &BTreeMap<u32, Device>, left_out: &BTreeMap<u32, LeftOut>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.0.clone_from(devices);
-        known.1.clone_from(left_out);
+        known.devices.clone_from(devices);
+        known.left_out.clone_from(left_out);
     }
 
-    /// The devices, by id.
+    /// Publishes the devices that are about to be taken over. Each counts as one of these until it
+    /// is served or left out.
+    pub fn expect(&self, coming: Vec<DeviceState>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).coming = coming;
+    }
+
+    /// All devices, at one moment.
+    pub fn all(&self) -> Published {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Published { devices, left_out, coming } = &mut all;
+        let is_known = |id: &u32| devices.contains_key(id) || left_out.contains_key(id);
+        coming.retain(|device| !is_known(&device.id));
+        all
+    }
+
+    /// The served devices, by id.
     pub fn devices(&self) -> BTreeMap<u32, Device> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
-    }
-
-    /// The devices that were left out, by id.
-    pub fn left_out(&self) -> BTreeMap<u32, LeftOut> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).devices.clone()
     }
 }
 

@@ -60,7 +60,11 @@ impl<M: Machine> Administrator<M> {
         }
         match command {
             Command::Add { name, id, spec } => self.add(name, id, spec),
-            Command::Recover(devices) => self.recover(devices),
+            Command::Recover(devices) => {
+                let recovered = self.recover(devices);
+                self.directory.expect(Vec::new());
+                recovered
+            }
             Command::RecoverLeftOut { devices } => self.recover_left_out(&devices),
             Command::Del { devices, force } => self.del(&ids_of(&devices), force),
             Command::TakeBack { device } => self.take_back_added(device),

@@ -32,6 +32,7 @@ impl<M: Machine> Administrator<M> {
         let (mut problems, mut reasons) = (Vec::new(), Vec::new());
         let mut ready = Vec::new();
         let (devices, gone) = self.split_gone(devices)?;
+        self.directory.expect(devices.clone());
         let silent = Silent::among(&self.machine, devices.iter());
         for device in devices {
             match silent.refuse(&device).and_then(|()| self.make_ready(&device)) {

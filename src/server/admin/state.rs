@@ -92,6 +92,18 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
+    /// Publishes what is in the state file of a dead server, until the command to take it over is
+    /// here; if it does not come, the file stays. `devices` is `None` if it cannot be read.
+    pub fn expect(
+        &mut self,
+        devices: Option<Vec<DeviceState>>,
+        is_there: impl Fn(&DeviceState) -> bool,
+    ) {
+        self.keep_files = devices.as_ref().is_none_or(|devices| !devices.is_empty());
+        let devices = devices.into_iter().flatten().filter(is_there).collect();
+        self.directory.expect(devices);
+    }
+
     /// The machine through which the administrator acts.
     pub fn machine(&mut self) -> &mut M {
         &mut self.machine

@@ -1,4 +1,4 @@
-//! A data thread that does not answer.
+//! A data thread that does not answer, and devices that are about to be taken over.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::channel;
@@ -61,5 +61,35 @@ fn a_blocked_data_thread_delays_reports_up_to_a_limit_and_once() {
         assert!(begun.elapsed() < 20 * REPORT_LIMIT, "the data thread answers again");
         std::thread::sleep(Duration::from_millis(10));
     }
+    owner.stop().unwrap();
+}
+
+/// `list` must not miss a device because its next server is at work.
+#[test]
+fn a_device_that_is_being_taken_over_is_reported_as_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("family.sock");
+    let mut owner = Owner::start(|_| {}).unwrap();
+    let directory = Directory::default();
+    let (one, other) = (device(1_048_574, false).state(), device(1_048_575, false).state());
+    directory.expect(vec![one.clone(), other.clone()]);
+    let (control, commands) = channel();
+    let socket = UnixListener::bind(&path).unwrap();
+    Listener::open(socket, &directory, owner.handle(), &AtWork::default(), control).unwrap();
+    let states = || {
+        let found = reports(&path);
+        assert!(found.iter().all(|one| one.object.server_pid.is_none()), "none serves it");
+        found.iter().map(|one| (one.id, one.object.state)).collect::<Vec<_>>()
+    };
+    assert_eq!(states(), [one.id, other.id].map(|id| (id, RunState::Quiesced)));
+    // Nothing is done because of that: an idle server would end.
+    assert!(commands.try_recv().is_err());
+    // Each is reported once, as what has become of it.
+    let left_out = LeftOut { device: one.clone(), waits: false, for_good: false };
+    directory.publish(&BTreeMap::new(), &[(one.id, left_out)].into());
+    assert_eq!(states(), [(other.id, RunState::Quiesced), (one.id, RunState::Dead)]);
+    directory.publish(&BTreeMap::new(), &BTreeMap::new());
+    directory.expect(Vec::new());
+    assert!(reports(&path).is_empty());
     owner.stop().unwrap();
 }

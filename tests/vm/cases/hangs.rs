@@ -172,7 +172,17 @@ fn recovered_beside() {
     let family = Family::dead(|_| {});
     let told: &[&str] = &["bad: not recovered", &family.cow, "has not answered"];
     let begun = Instant::now();
-    assert_failed(&ublk_dm("recover --all"), &[told]);
+    std::thread::scope(|scope| {
+        let taken = scope.spawn(|| ublk_dm("recover --all"));
+        // Meanwhile `list` misses none.
+        while !taken.is_finished() {
+            let listed = ublk_dm("list").ok().stdout;
+            let names: Vec<_> = listed.lines().map(|line| line.split(' ').next()).collect();
+            assert_eq!(names, ["o", "sound", "bad"].map(Some), "{listed}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_failed(&taken.join().expect("no panic"), &[told]);
+    });
     assert!(begun.elapsed() < SILENT_LIMIT, "it took {:?}", begun.elapsed());
     let (top, sound) = (Disk::open(&family.top), Disk::open(&family.sound));
     std::thread::scope(|scope| {
