@@ -55,7 +55,7 @@ pub enum Verb {
     ///
     /// An origin is deleted before its snapshots. Deleting a snapshot while its origin is mounted
     /// invalidates its COW. A snapshot whose origin is not in use can be added again as long as the
-    /// origin has not been written.
+    /// origin has not been written. What is lost is said on stderr.
     Del {
         /// Name, ublk id or /dev/ublkbN
         #[arg(conflicts_with = "all")]

@@ -138,7 +138,11 @@ impl Kept<'_> {
         let stays =
             |why: Failure| why.context(format!("{path}: not deleted, it stays with its server"));
         match protocol::connect(socket).and_then(|server| protocol::ask(server, &command)) {
-            Ok(Reply::Deleted | Reply::DeletedNoted { .. }) => Ok(()),
+            Ok(Reply::Deleted) => Ok(()),
+            Ok(Reply::DeletedNoted { notes }) => {
+                notes.iter().for_each(|note| log::warn!("{note}"));
+                Ok(())
+            }
             Ok(Reply::Failed(why)) if self.is_gone()? => Err(why),
             Ok(Reply::Failed(why)) => Err(stays(why)),
             Ok(_) => Err(stays("the server sent an unexpected reply".into())),

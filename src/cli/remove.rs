@@ -207,27 +207,27 @@ fn del_one(
         }
         Server { damaged: Some(why), .. } => Err(why),
         Server { state, .. } => {
-            del_orphan(rundir, key, state.ok_or_else(gone)?, device.device(), force)?;
-            Ok(Vec::new())
+            del_orphan(rundir, key, state.ok_or_else(gone)?, device.device(), force)
         }
     }
 }
 
-/// Deletes a device whose server has died. I/O that waits for the device fails.
+/// Deletes a device whose server has died, and returns what its user must know. I/O that waits for
+/// the device fails.
 fn del_orphan(
     rundir: &RunDir,
     key: &str,
     mut state: State,
     which: DeviceRef,
     force: bool,
-) -> Result<(), Reason> {
+) -> Result<Vec<String>, Reason> {
     let id = which.id;
     if !force {
         return Err(device::orphaned(id));
     }
     let mut control = Control::open()?;
     let Some(at) = state.devices.iter().position(|device| device.device() == which) else {
-        return Ok(());
+        return Ok(Vec::new());
     };
     let device = state.devices.remove(at);
     // Devices that another program has deleted stay in the file: the origin's next server must know
@@ -241,6 +241,8 @@ fn del_orphan(
     // Recorded before the device is deleted: the devices that stay will be served again, and change
     // what this device would have shown.
     server::record_left_behind(rundir, key, &device, &left)?;
+    let note = server::left_by_dead_server(&device, &left);
+    let notes = note.map(|note| format!("/dev/ublkb{id}: deleted; {note}")).into_iter().collect();
     // If its number is another device's by now, there is nothing left to delete.
     apart::delete_apart(id, device.cookie)?;
     let recorded = gone::complete(rundir, key, &device);
@@ -250,9 +252,9 @@ fn del_orphan(
         let owed = is_owed.then_some(device).into_iter().collect();
         let others = gone::forget(rundir, key, &state.devices, owed).problems;
         let problems: Vec<Reason> = own.into_iter().chain(others).collect();
-        return Failure::all(problems).map_or(Ok(()), Err);
+        return Failure::all(problems).map_or(Ok(notes), Err);
     }
     // What is recorded nowhere else stays in the file.
     let saved = if is_owed { Ok(()) } else { rundir.rewrite_state(key, &state) };
-    Failure::all(own.into_iter().chain(saved.err()).collect()).map_or(Ok(()), Err)
+    Failure::all(own.into_iter().chain(saved.err()).collect()).map_or(Ok(notes), Err)
 }

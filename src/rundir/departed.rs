@@ -37,6 +37,19 @@ pub struct Departure {
     pub mark_failed: bool,
     /// The origin's number in that boot; zero if it has none.
     pub origin_number: u64,
+    /// The merge that has not ended, if it was one that left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmerged: Option<Unmerged>,
+}
+
+/// A merge without a device: a part of the snapshot is on its COW only, so the origin's disk alone
+/// is a mixture.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unmerged {
+    /// The name that its device had.
+    pub name: String,
+    /// Its table line.
+    pub line: String,
 }
 
 /// Content of a file.
@@ -194,7 +207,7 @@ mod tests {
         let store = Which::Id(StoreId([id; 16]));
         let (names, former) = (vec![name.to_owned()], String::new());
         let cow = Cow { store, names, former, number: 7, origin: origin.to_owned() };
-        Departure { cow, mark_failed: false, origin_number: 3 }
+        Departure { cow, mark_failed: false, origin_number: 3, unmerged: None }
     }
 
     fn rundir() -> (tempfile::TempDir, RunDir) {

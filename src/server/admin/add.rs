@@ -73,7 +73,8 @@ impl<M: Machine> Administrator<M> {
         name: Option<&str>,
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
-        match spec.table.params.clone() {
+        let is_new = again.is_none() && !spec.force;
+        let prepared = match spec.table.params.clone() {
             TargetParams::Snapshot(snapshot) => self.prepare_snapshot(&snapshot, spec, name, again),
             TargetParams::SnapshotMerge(snapshot) => {
                 self.refuse_second_origin(&snapshot.origin, again.is_some())?;
@@ -91,7 +92,11 @@ impl<M: Machine> Administrator<M> {
                 let lines = params.segments(spec.table.len).unwrap_or_default();
                 self.prepare_segments(lines, spec, again, None)
             }
+        }?;
+        if is_new {
+            self.refuse_unmerged(&prepared)?;
         }
+        Ok(prepared)
     }
 
     /// A note for the user of a device that has been opened.

@@ -11,6 +11,7 @@ use dm_targets::snapshot::losses::Loss;
 use dm_targets::target::Target;
 
 use super::devices::{LeftOut, is_persistent_snapshot};
+use super::left_alone::unmerged_of;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::orphans::record_lost;
@@ -25,16 +26,16 @@ impl<M: Machine> Administrator<M> {
     /// Records a snapshot's departure: its origin may change without it, under this server or a
     /// later one. `outlived`: its COW is marked, and the departure recorded only if that fails.
     pub(super) fn record_departure(&mut self, id: u32, outlived: bool) -> Result<(), Reason> {
-        let Some(cow) = self.devices.get(&id).and_then(|entry| entry.cow.clone()) else {
-            return Ok(());
-        };
+        let Some(entry) = self.devices.get(&id) else { return Ok(()) };
+        let Some(cow) = entry.cow.clone() else { return Ok(()) };
+        let unmerged = unmerged_of(&entry.spec, &entry.name);
         if mutant::is(Mutant::LastForgotten) && !self.goes_on_without(id) {
             return Ok(());
         }
         let origin_number = self.origin_known.number;
         if self.taken.contains_key(&id) {
             // Its target has left already, for a merge that did not begin.
-            let departure = Departure { cow, mark_failed: false, origin_number };
+            let departure = Departure { cow, mark_failed: false, origin_number, unmerged: None };
             return self.machine.records().record_departure(&departure);
         }
         let leave = move |mark: bool| {
@@ -60,7 +61,7 @@ impl<M: Machine> Administrator<M> {
         };
         let Some(loss) = loss else { return Ok(()) };
         let mark_failed = loss == Loss::MarkFailed;
-        let departure = Departure { cow, mark_failed, origin_number };
+        let departure = Departure { cow, mark_failed, origin_number, unmerged };
         self.machine.records().record_departure(&departure).map_err(|why| {
             let what = "it cannot be recorded that its snapshot leaves the origin, so a later \
                         server could take the snapshot for valid";
@@ -111,19 +112,20 @@ impl<M: Machine> Administrator<M> {
         if for_good {
             return record_lost(&self.machine, device);
         }
-        self.record_left(cow)
+        self.record_left(cow, device)
     }
 
     /// Records the departure of a dead server's snapshot that is deleted, if its COW is known.
     pub(super) fn note_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
         let Some(cow) = device.cow.clone().filter(|_| !device.lost) else { return Ok(()) };
-        self.record_left(cow)
+        self.record_left(cow, device)
     }
 
     /// Records that the snapshot on a COW has left the origin, for later servers and for this one.
-    fn record_left(&self, cow: Cow) -> Result<(), Reason> {
-        let departure =
-            Departure { cow, mark_failed: false, origin_number: self.origin_known.number };
+    fn record_left(&self, cow: Cow, device: &DeviceState) -> Result<(), Reason> {
+        let origin_number = self.origin_known.number;
+        let unmerged = unmerged_of(&device.spec, &device.name);
+        let departure = Departure { cow, mark_failed: false, origin_number, unmerged };
         self.machine.records().record_departure(&departure)?;
         self.restore_departures(vec![departure])
     }

@@ -22,7 +22,8 @@ pub(super) struct End {
     pub(super) lost: Option<Reason>,
     /// Why the kernel's device could not be deleted, if so.
     pub(super) wrong: Option<Reason>,
-    /// What the user must know of the disks: which legs are stale, that a merge has not ended.
+    /// What the user must know of the disks: which legs are stale, that a merge has not ended, that
+    /// a snapshot is lost.
     pub(super) note: Option<String>,
 }
 
@@ -33,6 +34,7 @@ impl<M: Machine> Administrator<M> {
     /// deleted when the disk answers.
     pub(super) fn take_down(&mut self, id: u32, cookie: u64, force: bool) -> Result<End, Reason> {
         self.refuse_unfinished(id)?;
+        let left_origin = self.left_origin(id);
         let recorded = if self.is_outlived(id) { Ok(()) } else { self.record_departure(id, false) };
         let unrecorded = match recorded {
             // Another program has ended it, which cannot be refused: its COW is marked instead if
@@ -74,7 +76,8 @@ impl<M: Machine> Administrator<M> {
             Err(why) => (None, Some(why.but(format!("/dev/ublkb{id}: deleted")))),
         };
         let wrong = Failure::all(deleted.err().into_iter().chain(unkept).collect());
-        Ok(End { lost, wrong, note: stale.or(unmerged) })
+        let alone = left_origin.and_then(|origin| self.left_alone(id, &origin, outlived));
+        Ok(End { lost, wrong, note: stale.or(unmerged).or(alone) })
     }
 
     /// Makes a device fail its requests.
@@ -131,7 +134,10 @@ impl<M: Machine> Administrator<M> {
         origins_first(&mut ids, |id| self.is_origin(id));
         let (mut failed, mut saved, mut notes) = (Vec::new(), Ok(()), Vec::new());
         for id in &ids {
-            failed.extend(self.del_left_out(*id, force).err());
+            match self.del_left_out(*id, force) {
+                Ok(note) => notes.extend(note),
+                Err(why) => failed.push(why),
+            }
         }
         let cookie = |id: &u32| Some((*id, self.devices.get(id)?.info.target_flags));
         for (id, cookie) in ids.iter().filter_map(cookie).collect::<Vec<_>>() {

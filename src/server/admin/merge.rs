@@ -15,6 +15,7 @@ use dm_targets::table::{Table, TargetParams};
 use dm_targets::target::Target;
 
 use super::devices::{Device, LeftOut, is_origins, no_device};
+use super::left_alone::{IS_LEFT, unmerged};
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
@@ -249,17 +250,12 @@ impl<M: Machine> Administrator<M> {
     /// What the user must know when a device is deleted whose merge has not ended.
     pub(super) fn unmerged(&self, id: u32) -> Result<Option<String>, Reason> {
         let Some(entry) = self.devices.get(&id) else { return Ok(None) };
-        let TargetParams::SnapshotMerge(merge) = &entry.spec.table.params else { return Ok(None) };
+        if !matches!(entry.spec.table.params, TargetParams::SnapshotMerge(_)) {
+            return Ok(None);
+        }
         let phase = self.with_merge(id, Merge::phase)?;
         let is_left = matches!(phase, Some(Phase::Merging | Phase::Failed));
-        let table = &entry.spec.table;
-        Ok(is_left.then(|| {
-            format!(
-                "a part of its snapshot is still on {}: do not use {} without it before `ublk-dm \
-                 create {} --table \"{table}\"` has merged the rest",
-                merge.cow, merge.origin, entry.name
-            )
-        }))
+        Ok(unmerged(&entry.spec.table, &entry.name, IS_LEFT).filter(|_| is_left))
     }
 
     /// Gives each origin its plain table back whose merge has come to its end. Returns whether one

@@ -149,7 +149,9 @@ impl<M: Machine> Administrator<M> {
             entry.suspended = true;
         }
         let origin_number = self.origin_known.number;
-        let departure = Departure { cow, mark_failed: false, origin_number };
+        // Nothing has been merged yet.
+        let unmerged = None;
+        let departure = Departure { cow, mark_failed: false, origin_number, unmerged };
         self.machine.records().record_departure(&departure)?;
         self.restore_departures(vec![departure])
     }

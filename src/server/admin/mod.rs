@@ -13,6 +13,7 @@ mod foreign_disks;
 mod given_back;
 pub mod held;
 mod kernel;
+mod left_alone;
 mod lost;
 pub mod machine;
 mod merge;
@@ -36,6 +37,7 @@ mod waiting;
 
 use crate::failure::Reason;
 use crate::protocol::{Command, DeviceRef, Reply};
+pub use left_alone::left_by_dead_server;
 use machine::Machine;
 pub use orphans::{Incomplete, complete, record_left_behind, settle};
 pub use shutdown::LOOK_AGAIN;

@@ -121,6 +121,8 @@ pub enum Mutant {
     SourceNotHandedOn,
     /// The user of an invalid snapshot is not told that it is invalid.
     InvalidNotTold,
+    /// The disk of an origin whose merge has not ended is used without its COW.
+    UnmergedForgotten,
 }
 
 #[cfg(all(test, feature = "mutants"))]

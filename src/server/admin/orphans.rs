@@ -11,6 +11,7 @@ use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
 use super::devices::{Directory, changes_origin, is_persistent_snapshot};
+use super::left_alone::unmerged_of;
 use super::machine::{Losses, Machine, OpenDisk, Records, Thread};
 use super::merging::is_merged;
 use super::mutant::{self, Mutant};
@@ -260,7 +261,8 @@ pub(super) fn record_departure<M: Machine>(
         (Err(_), None) if !cow.origin.is_empty() => 0,
         (Err(why), None) => return Err(why),
     };
-    let departure = Departure { cow, mark_failed: device.lost, origin_number };
+    let unmerged = unmerged_of(&device.spec, &device.name);
+    let departure = Departure { cow, mark_failed: device.lost, origin_number, unmerged };
     machine.records().record_departure(&departure)?;
     Ok(Some(departure))
 }

@@ -249,18 +249,21 @@ impl<M: Machine> Administrator<M> {
         problem
     }
 
-    /// Deletes a device that was left out. Its waiting I/O fails.
-    pub(super) fn del_left_out(&mut self, id: u32, force: bool) -> Result<(), Reason> {
-        let Some(LeftOut { device, .. }) = self.left_out.get(&id).cloned() else { return Ok(()) };
+    /// Deletes a device that was left out. Its waiting I/O fails. Returns what the user must know.
+    pub(super) fn del_left_out(&mut self, id: u32, force: bool) -> Result<Option<String>, Reason> {
+        let Some(left) = self.left_out.get(&id).cloned() else { return Ok(None) };
+        let device = &left.device;
         if !force {
             return Err(orphaned(id));
         }
-        self.release_left_out(&device)
+        let note = self.left_out_alone(&left);
+        self.release_left_out(device)
             .map_err(|why| why.context(format!("{}: not deleted", device.name)))?;
         if self.ours(id, device.cookie)?.is_some() {
             self.machine.delete_orphan(id, device.cookie)?;
         }
-        self.forget_left_out(&device)
+        self.forget_left_out(device)?;
+        Ok(note.map(|note| format!("/dev/ublkb{id}: deleted; {note}")))
     }
 
     /// Records what is missing on a left-out snapshot's COW before the state file drops the device:

@@ -14,7 +14,7 @@ use super::model::Content;
 use super::process::Process;
 use super::records::RecordsOfCow;
 use super::town::{Town, What};
-use crate::protocol::{Command, MergeChange, MergeOptions, Reply};
+use crate::protocol::{Command, DeviceSpec, MergeChange, MergeOptions, Reply};
 use crate::server::admin::machine::Records;
 use crate::server::admin::mutant::{self, Mutant};
 
@@ -312,4 +312,44 @@ fn a_deleted_merge_says_that_the_disks_belong_together() {
             other => panic!("{ends}: {other:?}"),
         }
     }
+}
+
+/// The origin's disk alone is a mixture: no device shows it before the merge has gone on, unless
+/// the user insists.
+#[test]
+fn an_origin_whose_merge_has_not_ended_gets_no_other_device() {
+    let left = || {
+        let mut town = merging::town();
+        paused(&mut town).unwrap();
+        town.strike_gone();
+        let devices = vec![town.devices[&O].device()];
+        town.ask("o", Command::Del { devices, force: false }).unwrap();
+        town.strike_gone();
+        town
+    };
+    let add = |town: &mut Town, spec: DeviceSpec| {
+        if !town.processes.contains_key("o") {
+            let process = Process::start(&town.site, "o").unwrap();
+            town.processes.insert("o", process);
+        }
+        town.ask("o", Command::Add { name: None, id: None, spec })
+    };
+    for spec in [merging::spec(false), Town::spec(What::Snap(1)), Town::spec(S)] {
+        let mut town = left();
+        let why = add(&mut town, spec.clone()).unwrap_err();
+        for words in
+            ["is still on /c0", "create origin0 --table \"0 ", " snapshot-merge ", "--force"]
+        {
+            assert!(why.contains(words), "{why}");
+        }
+        // The merge goes on, and it is an origin like any other afterwards.
+        add(&mut town, merging::spec(true)).unwrap();
+    }
+    let mut town = left();
+    add(&mut town, DeviceSpec { force: true, ..merging::spec(false) }).unwrap();
+    let mut town = left();
+    mutant::set(Some(Mutant::UnmergedForgotten));
+    let added = add(&mut town, merging::spec(false));
+    mutant::set(None);
+    assert_eq!(added.is_ok(), cfg!(feature = "mutants"));
 }

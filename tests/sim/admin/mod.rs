@@ -21,6 +21,7 @@ mod hangs;
 mod held;
 mod kernel;
 mod last;
+mod left_alone;
 mod lines;
 mod lines_refused;
 mod lives;

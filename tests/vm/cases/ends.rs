@@ -86,7 +86,8 @@ fn left_behind() {
     server::add(&line);
     let frozen = view.snapshot("snap");
     view.write(&top, 100, 50);
-    server::del("s");
+    let said = ublk_dm("del s").ok().stderr;
+    assert!(said.contains("its snapshot is lost with the next write to o"), "{said}");
     assert!(server::lost().is_empty(), "nothing is lost before the origin is written");
     let again = Disk::open(&server::add(&line));
     frozen.verify(&again);

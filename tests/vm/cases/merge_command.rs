@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::admin::assert_failed;
 use super::merge::is_done;
 use crate::disk::{Disk, MIB, node, slice};
 use crate::load::Rng;
@@ -257,6 +258,11 @@ fn handed_over(_: u64) {
             server::del("o");
         }
         server::assert_nothing_left("del");
+        // The origin's disk is a mixture.
+        let mixture: &[&str] =
+            &["a merge into it has not ended", &cow, "ublk-dm create o", "--force"];
+        assert_failed(&ublk_dm(&format!("add origin --origin {origin}")), &[mixture]);
+        server::assert_nothing_left("an add that is refused");
         server::forget_departed();
         let raw_cow = Disk::open(&cow);
         let left = store::records(&raw_cow, 8).len() as u64;
