@@ -122,8 +122,8 @@ impl OpenDisk {
     }
 }
 
-/// How long a disk may seem to be in use after its user was killed: the kernel closes the files of
-/// a process only when it has canceled its requests and freed its memory, for which 0.2 s were seen.
+/// How long a disk may seem in use after its user was killed: the kernel closes the files of a
+/// process only when it has canceled its requests and freed its memory; 0.2 s were seen.
 const CLOSING_LIMIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 1000 });
 /// The pause between two attempts.
 const CLOSING_PAUSE: Duration = Duration::from_millis(20);

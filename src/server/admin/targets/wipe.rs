@@ -6,7 +6,7 @@ const LEAST_BYTES: u32 = 4096;
 
 /// Has the disk at a path hold no store any more, as the end of a sentence. `block_bytes` is its
 /// block size.
-pub(in crate::server::admin) fn zero_start(path: &str, block_bytes: u32) -> String {
+pub fn zero_start(path: &str, block_bytes: u32) -> String {
     let bytes = block_bytes.max(LEAST_BYTES);
     format!("zero its start with `ublk-dm zero --to {path}:0+{bytes}`")
 }
