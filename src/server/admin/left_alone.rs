@@ -102,13 +102,15 @@ impl<M: Machine> Administrator<M> {
         {
             let is_it = merges && new.cow.as_ref().is_some_and(|own| own.is_near(&cow));
             let Some(Unmerged { name, line }) = left.filter(|_| !is_it) else { continue };
-            let table = Table::parse_table(&line).ok();
-            let rest = table.and_then(|table| unmerged(&table, &name, IS_LEFT));
-            let rest = rest.unwrap_or_else(|| format!("the merge of {name} has not ended"));
+            let cow = match Table::parse_table(&line).map(|table| table.params) {
+                Ok(SnapshotMerge(merge)) => merge.cow,
+                _ => "its COW".to_owned(),
+            };
             let origin = new.spec.table.params.family().disk.unwrap_or_default();
             return Err(format!(
-                "{origin}: it is a mixture, because a merge into it has not ended: {rest}; if that \
-                 was done elsewhere, or is not wanted, use --force"
+                "{origin}: a merge into it has not ended, and a part of the snapshot is still on \
+                 {cow}: `ublk-dm create {name} --table \"{line}\"` merges the rest; --force uses \
+                 the disk as it is"
             )
             .into());
         }
