@@ -148,14 +148,14 @@ impl<M: Machine> Administrator<M> {
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         cow_known.store = known.store;
         deps.insert(&snapshot.cow, cow_id, cow_known);
-        let (chunk_size, block) = (Some(found.chunk), cow_limits.logical_block_size);
-        let note = found.continued.filter(|_| !again).map(|store| {
-            continued::note((&snapshot.cow, block), store, found.chunk, snapshot.chunk_size)
-        });
+        let place = (snapshot.cow.as_str(), cow_limits.logical_block_size);
+        let note = found.continued.filter(|_| !again);
+        let note =
+            note.map(|store| continued::note(place, store, found.chunk, snapshot.chunk_size));
         // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
         // the family.
         spec.force = self.origin_shared;
-        let table = Table { chunk_size, ..snapshot.clone() };
+        let table = Table { chunk_size: Some(found.chunk), ..snapshot.clone() };
         spec.table.params = match merges {
             true => TargetParams::SnapshotMerge(table),
             false => TargetParams::Snapshot(table),
