@@ -43,6 +43,15 @@ struct Found {
     continued: Option<Store>,
 }
 
+impl Found {
+    /// What the user of a new device must know of its store.
+    fn note(&self, snapshot: &Table, block_bytes: u32) -> Option<String> {
+        let place = (snapshot.cow.as_str(), block_bytes);
+        let note = |store| continued::note(place, store, self.chunk, snapshot.chunk_size);
+        self.continued.map(note)
+    }
+}
+
 /// How a snapshot is opened.
 struct Opening<L> {
     /// Length of the device.
@@ -148,10 +157,7 @@ impl<M: Machine> Administrator<M> {
         deps.insert(&snapshot.origin, origin, self.origin_known.clone());
         cow_known.store = known.store;
         deps.insert(&snapshot.cow, cow_id, cow_known);
-        let place = (snapshot.cow.as_str(), cow_limits.logical_block_size);
-        let note = found.continued.filter(|_| !again);
-        let note =
-            note.map(|store| continued::note(place, store, found.chunk, snapshot.chunk_size));
+        let note = found.note(snapshot, cow_limits.logical_block_size).filter(|_| !again);
         // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
         // the family.
         spec.force = self.origin_shared;
