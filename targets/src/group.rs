@@ -20,6 +20,7 @@ use crate::snapshot::origin::Origin;
 use crate::snapshot::store::Unmade;
 use crate::snapshot::target::Snapshot;
 use crate::target::Target;
+use crate::units::Sectors;
 
 /// The targets and devices of a process.
 pub struct Group {
@@ -240,6 +241,30 @@ impl Group {
         drop(held);
         self.forget_unused_origins();
         activated
+    }
+
+    /// Gives a device another length, which [`Target::check_size`] has not refused and which is on
+    /// record. No user sees more than the shorter of the two before this has ended.
+    ///
+    /// # Errors
+    /// It keeps its length.
+    pub async fn set_size(&self, id: u32, len: Sectors) -> Result<(), String> {
+        let device = self.device(id).ok_or("the device is gone")?;
+        match device.target() {
+            Target::Snapshot(snapshot) => {
+                let origin = self.origins.of(&snapshot).ok_or("its origin is closed")?;
+                origin.resize(&snapshot, len).await;
+            }
+            Target::Linear(linear) => linear.set_size(len),
+            // They are as long as their disks.
+            Target::Origin(_) | Target::Mirror(_) => {}
+            Target::Merge(_)
+            | Target::Error(_)
+            | Target::Zero(_)
+            | Target::Segments(_)
+            | Target::Nothing => return Err("it cannot have another length".to_owned()),
+        }
+        Ok(())
     }
 
     /// Closes a device's target. Its requests have ended. With `outlived` the origin's device stays

@@ -222,6 +222,16 @@ pub enum Mutant {
     GrowthNotSeen,
     /// A request begins any number of a mirror's regions at once.
     SpanUnbounded,
+    /// The new regions of a mirror that grows count as in sync.
+    GrownInSync,
+    /// The last region of a mirror, which was shorter than the others, stays in sync as it grows.
+    GrownTailTrusted,
+    /// The log counts the new regions of a mirror before their bits are durable.
+    GrownHeaderEarly,
+    /// A snapshot grows over chunks that are on its COW already.
+    GrownOverChunks,
+    /// A snapshot grows while writes of its origin are in flight.
+    GrownAmongWrites,
 }
 
 #[cfg(any(test, feature = "sim"))]

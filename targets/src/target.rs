@@ -75,6 +75,46 @@ impl Target {
         }
     }
 
+    /// How long the target could be on its disks, whose sizes are read again; `None` if it cannot
+    /// have another length.
+    pub fn room(&self) -> Option<Sectors> {
+        match self {
+            Target::Origin(origin) => Some(origin.disk().refresh_size()),
+            Target::Snapshot(snapshot) => Some(snapshot.room()),
+            Target::Linear(linear) => Some(linear.room()),
+            Target::Mirror(mirror) => Some(mirror.room()),
+            Target::Merge(_)
+            | Target::Error(_)
+            | Target::Zero(_)
+            | Target::Segments(_)
+            | Target::Nothing => None,
+        }
+    }
+
+    /// Checks that the target can be so long, which is longer than it is. Nothing is changed.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_size(&self, len: Sectors) -> Result<(), String> {
+        match self {
+            Target::Snapshot(snapshot) => snapshot.check_growth(),
+            Target::Mirror(mirror) => mirror.check_size(len).map_err(|error| error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The first step to another length, before that is on record: a mirror has its new regions
+    /// then, and records in its log that they differ. No user has seen them.
+    ///
+    /// # Errors
+    /// Why it cannot have that length, which no user must see.
+    pub async fn prepare_size(&self, len: Sectors) -> Result<(), String> {
+        match self {
+            Target::Mirror(mirror) => mirror.grow(len).await.map_err(|error| error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
     /// What the target can do as a disk of another one; `None` between two targets.
     pub fn limits(&self) -> Option<Limits> {
         match self {

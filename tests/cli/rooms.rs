@@ -40,7 +40,10 @@ const TARGETS: [Arrows; 25] = [
     ("lib", &[]),
     (
         "group",
-        &["origins", "device", "target", "mirror", "snapshot", "copy", "exec", "disk", "mutant"],
+        &[
+            "origins", "device", "target", "mirror", "snapshot", "copy", "exec", "disk", "mutant",
+            "units",
+        ],
     ),
     ("origins", &["target", "snapshot", "mutant"]),
     ("stack", &["device", "request", "exec", "disk", "mutant", "units"]),

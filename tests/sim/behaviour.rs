@@ -18,6 +18,7 @@ use dm_targets::units::{ChunkSize, Sector, Sectors};
 
 use crate::pattern;
 
+pub mod grown;
 pub mod joins;
 pub mod no_space;
 pub mod settled;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// All mutants, each with the workloads that should detect it first.
-const MUTANTS: [(Mutant, &str); 33] = [
+const MUTANTS: [(Mutant, &str); 35] = [
     (Mutant::NoFlushBeforeArea, "short"),
     (Mutant::NoFua, "short"),
     (Mutant::NextAreaLate, "roll_over"),
@@ -48,6 +48,8 @@ const MUTANTS: [(Mutant, &str); 33] = [
     (Mutant::SnapshotBehindOrigin, "behaviour"),
     (Mutant::OtherOriginTaken, "behaviour"),
     (Mutant::GrowthNotSeen, "behaviour"),
+    (Mutant::GrownOverChunks, "behaviour"),
+    (Mutant::GrownAmongWrites, "behaviour"),
 ];
 
 /// The mutants that a single test detects: what it says when it fails.
@@ -104,6 +106,8 @@ fn kill_in_behaviour(mutant: Mutant) -> Option<(String, Vec<String>)> {
         Mutant::JoinKeepsPreserved => {
             [4, 8].into_iter().find_map(|chunk| behaviour::settled::join_of_another(chunk).err())
         }
+        Mutant::GrownOverChunks => behaviour::grown::growth_over_a_chunk().err(),
+        Mutant::GrownAmongWrites => behaviour::grown::growth_among_writes().err(),
         _ => None,
     };
     mutant::set(None);

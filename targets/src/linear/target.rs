@@ -1,5 +1,7 @@
 //! A range of a disk: requests are shifted by its start and passed on.
 
+use std::cell::Cell;
+
 use crate::disk::{Disk, DiskError, Errno, Limits, OpKind};
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError, pass_through};
@@ -10,13 +12,13 @@ pub struct Linear {
     disk: Disk,
     /// The first sector on the disk.
     start: Sector,
-    len: Sectors,
+    len: Cell<Sectors>,
 }
 
 impl Linear {
     /// A range of a disk; the caller has checked that it fits the disk.
     pub fn new(disk: Disk, start: Sector, len: Sectors) -> Linear {
-        Linear { disk, start, len }
+        Linear { disk, start, len: Cell::new(len) }
     }
 
     /// The disk.
@@ -26,7 +28,17 @@ impl Linear {
 
     /// The device's length.
     pub fn size(&self) -> Sectors {
-        self.len
+        self.len.get()
+    }
+
+    /// How long the device could be: to the end of the disk, whose size is read again.
+    pub fn room(&self) -> Sectors {
+        Sectors(self.disk.refresh_size().0.saturating_sub(self.start.0))
+    }
+
+    /// Moves the end of the range; the caller has checked that it lies on the disk.
+    pub fn set_size(&self, len: Sectors) {
+        self.len.set(len);
     }
 
     /// The limits as a disk of another target: those of its own disk, without write-zeroes, which
@@ -49,7 +61,7 @@ impl Linear {
             kind => kind,
         };
         let end = request.sector.0.checked_add(request.count.0);
-        if end.is_none_or(|end| end > self.len.0) && !mutant::is(Mutant::LinearUnbounded) {
+        if end.is_none_or(|end| end > self.len.get().0) && !mutant::is(Mutant::LinearUnbounded) {
             return Err(self.beyond(request).into());
         }
         let start = if mutant::is(Mutant::LinearOffsetDropped) { Sector(0) } else { self.start };

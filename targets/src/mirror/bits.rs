@@ -24,6 +24,16 @@ impl Bits {
         Some(Bits { words, len })
     }
 
+    /// The same set with room for `len` bits, no fewer than it has; the new ones are zero. `None`
+    /// if there is no memory for them.
+    pub fn grown(&self, len: u64) -> Option<Bits> {
+        let mut grown = Bits::zeroes(len)?;
+        for (word, own) in grown.words.iter_mut().zip(&self.words) {
+            *word = *own;
+        }
+        Some(grown)
+    }
+
     /// The number of bits.
     #[allow(clippy::len_without_is_empty)] // there is always a region
     pub fn len(&self) -> u64 {
@@ -155,6 +165,17 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_set_grows_with_zeroes() {
+        for (len, more) in [(1, 1), (63, 64), (64, 65), (65, 200)] {
+            let mut bits = Bits::zeroes(len).unwrap();
+            bits.fill_from(0, true);
+            let grown = bits.grown(more).unwrap();
+            assert_eq!((grown.len(), grown.count()), (more, len));
+            assert_eq!(grown.next_zero(0), (more > len).then_some(len));
         }
     }
 

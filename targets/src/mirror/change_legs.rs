@@ -23,6 +23,7 @@ use super::config::{LegParts, RecordError, check_leg};
 use super::legs::{LegSet, MAX_LEGS};
 use super::open_error::OpenError;
 use super::target::{Mirror, Phase, State};
+use crate::disk::DiskError;
 use crate::mutant::{self, Mutant};
 use crate::units::RegionIndex;
 
@@ -37,6 +38,8 @@ pub enum ChangeError {
     Record(RecordError),
     /// The log could not be written, and with `handle_errors` the mirror requires it.
     Log,
+    /// The log could not be read where it is to grow.
+    LogUnreadable(DiskError),
     /// The mirror is suspended, or its legs are being changed already.
     Busy,
     /// The change was given up while requests were under way.
@@ -56,6 +59,7 @@ impl fmt::Display for ChangeError {
             }
             ChangeError::Record(error) => error.fmt(f),
             ChangeError::Log => write!(f, "the dirty log cannot be written"),
+            ChangeError::LogUnreadable(error) => write!(f, "the dirty log cannot be read: {error}"),
             ChangeError::Busy => write!(f, "the mirror is suspended or being changed"),
             ChangeError::GivenUp => write!(f, "canceled; the legs are unchanged"),
         }
@@ -180,7 +184,7 @@ impl Mirror {
     }
 
     async fn renew(&self, index: usize, leg: LegParts) -> Result<(), ChangeError> {
-        check_leg(&leg, self.len, self.region_size).map_err(ChangeError::Unfit)?;
+        check_leg(&leg, self.len(), self.region_size).map_err(ChangeError::Unfit)?;
         self.begin_change().await?;
         let result = self.put_in(index, leg).await;
         self.end_change().await;
@@ -223,13 +227,13 @@ impl Mirror {
     }
 
     /// Whether the log could not be written, and the mirror requires it.
-    fn log_refuses(&self) -> bool {
+    pub(super) fn log_refuses(&self) -> bool {
         self.handle_errors && self.log.health().has_failed()
     }
 
     /// Stops requests and recovery. Held requests stay held. If given up, the mirror resumes as
     /// before.
-    async fn begin_change(&self) -> Result<(), ChangeError> {
+    pub(super) async fn begin_change(&self) -> Result<(), ChangeError> {
         if self.requests.phase.get() != Phase::Running {
             return Err(ChangeError::Busy);
         }
@@ -244,7 +248,7 @@ impl Mirror {
     }
 
     /// Makes the log's current names and flags of the legs durable.
-    async fn write_change(&self) {
+    pub(super) async fn write_change(&self) {
         if mutant::is(Mutant::ChangeNotDurable) {
             self.log.request();
         } else {
@@ -252,7 +256,7 @@ impl Mirror {
         }
     }
 
-    async fn end_change(&self) {
+    pub(super) async fn end_change(&self) {
         self.write_change().await;
         self.state.borrow_mut().regions.search_again(RegionIndex(0));
         self.requests.changes.set(self.requests.changes.get() + 1);

@@ -93,7 +93,7 @@ impl Mirror {
             disks: RefCell::new(config.legs),
             state: RefCell::new(state),
             log,
-            len: config.len,
+            len: Cell::new(config.len),
             region_size,
             initial_sync: config.initial_sync,
             handle_errors,

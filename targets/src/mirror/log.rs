@@ -13,6 +13,7 @@
 //! stays failed until it has been written as a whole.
 
 mod batch;
+pub(super) mod grow;
 mod health;
 mod load;
 
@@ -57,8 +58,8 @@ struct Changed {
 /// The log's device and buffer.
 struct OnDisk {
     disk: Disk,
-    buffer: Buffer,
-    piece_bytes: u32,
+    buffer: RefCell<Buffer>,
+    piece_bytes: Cell<u32>,
 }
 
 /// The bytes around the bits, and the legs named in them.
@@ -99,7 +100,7 @@ struct Batches {
 /// The dirty log of a mirror.
 pub(super) struct Log {
     device: Option<OnDisk>,
-    layout: Layout,
+    layout: Cell<Layout>,
     header: Header,
     batches: Batches,
     health: Cell<Health>,
@@ -144,19 +145,14 @@ impl Log {
                 }
                 tail = usize::try_from(layout.len().bytes() - layout.used_bytes()).unwrap_or(0);
                 queued = Some(Bits::zeroes(layout.blocks()).ok_or(Unusable::NoMemory)?);
-                let piece_bytes = u32::try_from(layout.len().bytes()).unwrap_or(PIECE_BYTES);
-                let piece_bytes = piece_bytes.min(PIECE_BYTES.max(block_bytes));
-                // at most eight pieces
-                #[allow(clippy::cast_possible_truncation)]
-                let pieces = layout.blocks().min(WRITES_IN_FLIGHT as u64) as u32;
-                let buffer =
-                    Buffer::acquire(host, piece_bytes * pieces).ok_or(Unusable::NoMemory)?;
+                let (buffer, piece_bytes) = memory(host, layout).ok_or(Unusable::NoMemory)?;
+                let (buffer, piece_bytes) = (RefCell::new(buffer), Cell::new(piece_bytes));
                 Some(OnDisk { disk, buffer, piece_bytes })
             }
         };
         Ok(Log {
             device,
-            layout,
+            layout: Cell::new(layout),
             header: Header {
                 bytes: RefCell::new(Box::new([0; HEADER_BYTES])),
                 tail: RefCell::new(vec![0; tail]),
@@ -210,18 +206,18 @@ impl Log {
 
     /// A region's bit was cleared, and a write waits until that is durable.
     pub(super) fn mark(&self, region: RegionIndex) {
-        self.note(self.layout.block_of(region), true);
+        self.note(self.layout.get().block_of(region), true);
     }
 
     /// A region's bit was set. It is written with the next batch, or when [`Log::request`] requests
     /// one.
     pub(super) fn clear(&self, region: RegionIndex) {
-        self.note(self.layout.block_of(region), false);
+        self.note(self.layout.get().block_of(region), false);
     }
 
     /// Marks all blocks as changed.
     pub(super) fn change_all(&self) {
-        for block in 0..self.layout.blocks() {
+        for block in 0..self.layout.get().blocks() {
             self.note(block, true);
         }
     }
@@ -342,6 +338,16 @@ impl Log {
         }
         self.batches.closing.get().then_some(Work::End)
     }
+}
+
+/// The buffer for the writes of a batch, and the length of the longest one.
+fn memory(host: &Rc<dyn Host>, layout: Layout) -> Option<(Buffer, u32)> {
+    let piece_bytes = u32::try_from(layout.len().bytes()).unwrap_or(PIECE_BYTES);
+    let piece_bytes = piece_bytes.min(PIECE_BYTES.max(layout.block_bytes));
+    // at most eight pieces
+    #[allow(clippy::cast_possible_truncation)]
+    let pieces = layout.blocks().min(WRITES_IN_FLIGHT as u64) as u32;
+    Some((Buffer::acquire(host, piece_bytes * pieces)?, piece_bytes))
 }
 
 fn sector(bytes: u64) -> Sector {

@@ -95,6 +95,18 @@ impl Mirror {
         put
     }
 
+    /// Journals that the legs are about to differ in some regions: before they do.
+    pub(super) fn record_divergence(&self) -> Result<(), RecordError> {
+        let truth = self.claims();
+        let sources = {
+            let legs = &self.state.borrow().legs;
+            let all = truth.sources == legs.all();
+            if all { LegSet::one(legs.default_leg()) } else { truth.sources }
+        };
+        let names = || self.disks.borrow().iter().map(LegParts::known).collect();
+        self.put(Claims { sources, in_sync: false, ..truth }, names)
+    }
+
     fn put(&self, truth: Claims, names: impl FnOnce() -> Vec<KnownLeg>) -> Result<(), RecordError> {
         let before = self.recorded.get();
         if before == Some(truth) {

@@ -41,7 +41,7 @@ pub struct Mirror {
     pub(super) disks: RefCell<Vec<LegParts>>,
     pub(super) state: RefCell<State>,
     pub(super) log: Log,
-    pub(super) len: Sectors,
+    pub(super) len: Cell<Sectors>,
     pub(super) region_size: RegionSize,
     pub(super) initial_sync: InitialSync,
     pub(super) handle_errors: bool,
@@ -76,7 +76,7 @@ impl WithBits for RefCell<State> {
 impl Mirror {
     /// The mirror's length.
     pub fn len(&self) -> Sectors {
-        self.len
+        self.len.get()
     }
 
     /// The size of a region.
@@ -248,7 +248,7 @@ impl Mirror {
     /// The length of `count` regions from `first` on; the mirror's last region may be short.
     pub(super) fn len_of(&self, first: RegionIndex, count: u64) -> Sectors {
         let start = self.region_size.start_of(first).0;
-        Sectors((count * self.region_size.sectors().0).min(self.len.0 - start))
+        Sectors((count * self.region_size.sectors().0).min(self.len.get().0 - start))
     }
 
     /// A leg's disk, and the sector on it of a sector of the mirror.

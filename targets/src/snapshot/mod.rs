@@ -131,6 +131,7 @@ mod commit;
 mod ending;
 pub mod exceptions;
 pub mod format;
+mod grow;
 pub mod journal;
 mod journaled;
 mod limits;

@@ -29,7 +29,7 @@ pub struct Origin {
     snapshots: RefCell<Vec<Rc<Snapshot>>>,
     /// The ranges that every snapshot has.
     preserved: preserved::Shared,
-    gate: Rc<Gate>,
+    pub(super) gate: Rc<Gate>,
     /// A snapshot is being merged into it.
     merging: Cell<bool>,
     /// Some of that snapshot is on the disk and some is not: the disk shows neither.
@@ -89,12 +89,17 @@ impl Origin {
         self.gate.departed().forget(snapshot.cow_names());
         self.snapshots.borrow_mut().push(snapshot);
         if self.snapshots.borrow().len() == 1 || !mutant::is(Mutant::JoinKeepsPreserved) {
-            let snapshots = self.snapshots.borrow();
-            let sizes = snapshots.iter().map(|snapshot| (snapshot.chunk_size(), snapshot.len()));
-            self.preserved.borrow_mut().restart(sizes);
+            self.forget_preserved();
         }
         self.tell_who_is_alone();
         self.gate.release();
+    }
+
+    /// Nothing is preserved by all snapshots any more, which have these chunk sizes and lengths.
+    pub(super) fn forget_preserved(&self) {
+        let snapshots = self.snapshots.borrow();
+        let sizes = snapshots.iter().map(|snapshot| (snapshot.chunk_size(), snapshot.len()));
+        self.preserved.borrow_mut().restart(sizes);
     }
 
     /// Removes a snapshot; writes no longer preserve anything for it. Its store stays valid until

@@ -41,7 +41,7 @@ pub struct Snapshot {
     pub(super) cow: Disk,
     pub(super) store: Store,
     pub(super) chunk_size: ChunkSize,
-    pub(super) len: Sectors,
+    pub(super) len: Cell<Sectors>,
     pub(super) options: Options,
     pub(super) copy: copy::Client,
     pub(super) host: Rc<dyn Host>,
@@ -115,7 +115,7 @@ impl Snapshot {
             cow: parts.cow.clone(),
             chunk_size: store.chunk_size(),
             store,
-            len: whole_blocks(len, parts.origin, parts.cow),
+            len: Cell::new(whole_blocks(len, parts.origin, parts.cow)),
             options: parts.options,
             copy: parts.copy.clone(),
             host: parts.host.clone(),
@@ -158,7 +158,7 @@ impl Snapshot {
 
     /// The device's length.
     pub fn len(&self) -> Sectors {
-        self.len
+        self.len.get()
     }
 
     /// The device's block size: the larger of its disks'.

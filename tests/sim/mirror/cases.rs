@@ -2,6 +2,7 @@
 //! one error at every operation for each combination of features, and legs that are compared,
 //! repaired and replaced meanwhile. More of legs that change is in [`legs`].
 
+pub mod grow;
 pub mod legs;
 pub mod record;
 
@@ -288,6 +289,7 @@ pub fn all() -> Vec<(&'static str, Vec<Case>)> {
         ("unwritten", record::unwritten()),
         ("administered", record::administered()),
         ("flushes", record::flushes()),
+        ("grow", grow::grown()),
         ("seeded", seeded().take(200).collect()),
     ]
 }

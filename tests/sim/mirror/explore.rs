@@ -264,6 +264,7 @@ impl Run<'_> {
         for table in self.tables(images) {
             let (mut setup, images) = table.open(self.case, images);
             let model = Some((&self.model, moment));
+            self.judge_grown(&setup, &images, left.as_ref())?;
             if let Some(left) = &left {
                 judge_take_over(&setup, &images, left, model).map_err(|fault| {
                     format!("{fault} (opened with disks {:?}, {left:?})", table.legs)
@@ -295,6 +296,31 @@ impl Run<'_> {
             self.states += self.second_life(&setup, &images, table.told).map_err(Stop::Later)?;
         }
         Ok(())
+    }
+
+    /// The same disks, opened with the length to which the mirror grows: nothing of its new part
+    /// may count as in sync that was never made so. With a log on a disk that holds at any moment:
+    /// the user may add the mirror again with what the legs have. With a log in memory the next
+    /// server has the new length only once the mirror has grown.
+    fn judge_grown(
+        &self,
+        setup: &Setup,
+        images: &[Image],
+        left: Option<&Left>,
+    ) -> Result<(), String> {
+        let Admin::Grow(sectors) = self.case.admin else { return Ok(()) };
+        let setup = Setup { sectors, ..setup.clone() };
+        let has_grown = matches!(*self.admin.borrow(), Some(Ok(())));
+        // As in the kernel, a log does not say that its last region is shorter than the others.
+        let is_whole = self.case.setup.sectors % self.case.setup.region == 0;
+        let judged = match left {
+            Some(left) if has_grown => judge_take_over(&setup, images, left, None),
+            None if setup.log && (has_grown || is_whole) => {
+                judge(&setup, images, None, &setup.places(), self.case.lenient())
+            }
+            _ => return Ok(()),
+        };
+        judged.map(|_| ()).map_err(|fault| format!("at the new length: {fault}"))
     }
 
     /// What the server leaves if it dies now and its mirror has no log on a disk.

@@ -10,6 +10,7 @@ mod copies;
 pub mod explore;
 pub mod fixture;
 mod given_up;
+mod grow;
 mod life;
 pub mod mutants;
 mod oracle;

@@ -9,7 +9,7 @@ use super::explore::{Case, explore};
 use super::{behaviour, given_up, life, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 34] = [
+pub const MUTANTS: [(Mutant, &str); 37] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -44,6 +44,9 @@ pub const MUTANTS: [(Mutant, &str); 34] = [
     (Mutant::FailedFlushOvertaken, "flushes"),
     (Mutant::CopyThoughFlushFailed, "flushes"),
     (Mutant::SpanUnbounded, "pairs"),
+    (Mutant::GrownInSync, "grow"),
+    (Mutant::GrownTailTrusted, "grow"),
+    (Mutant::GrownHeaderEarly, "grow"),
 ];
 
 /// The mutants that tests of a single path detect: they run before whole workloads.

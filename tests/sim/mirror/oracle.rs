@@ -157,7 +157,10 @@ fn recover(setup: &Setup, images: &[Image]) -> Result<(Vec<SectorData>, Vec<Imag
 
 fn all_clean(setup: &Setup, log: &Image) -> Result<(), String> {
     let bytes = log.read(Sector(0), Sectors(3.min(log.size().0)));
-    let ones: u64 = bytes[1024..].iter().map(|byte| u64::from(byte.count_ones())).sum();
+    // What stands behind the bits is not the log's.
+    let end = 1024 + usize::try_from(setup.regions().div_ceil(64) * 8).unwrap();
+    let bits = &bytes[1024..end.min(bytes.len())];
+    let ones: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
     if ones != setup.regions() && setup.regions() <= 512 * 8 {
         return Err(format!(
             "after recovery and closing {ones} of {} regions are clean",

@@ -88,8 +88,10 @@ impl Log {
         piece: usize,
         left: &mut usize,
     ) -> (Io, u64, u64) {
-        let block_bytes = u64::from(self.layout.block_bytes);
-        let most = u64::from(device.piece_bytes) / block_bytes;
+        let layout = self.layout.get();
+        let (buffer, piece_bytes) = (device.buffer.borrow(), device.piece_bytes.get());
+        let block_bytes = u64::from(layout.block_bytes);
+        let most = u64::from(piece_bytes) / block_bytes;
         let mut changed = self.batches.changed.borrow_mut();
         let Changed { queue, queued } = &mut *changed;
         let first = queue.front().copied().unwrap_or(0);
@@ -104,21 +106,21 @@ impl Log {
         }
         // a piece is at most 32 KiB or one block long, and eight pieces fit the buffer
         #[allow(clippy::cast_possible_truncation)]
-        let offset_bytes = piece as u32 * device.piece_bytes;
+        let offset_bytes = piece as u32 * piece_bytes;
         let header = self.header.bytes.borrow();
         let tail = self.header.tail.borrow();
         let mut out = [0; SECTOR_LEN];
         for sector_bytes in (0..count * block_bytes).step_by(out.len()) {
             let start = first * block_bytes + sector_bytes;
-            bits.with_bits(|bits| self.layout.encode(start, &header, bits, &tail, &mut out));
+            bits.with_bits(|bits| layout.encode(start, &header, bits, &tail, &mut out));
             #[allow(clippy::cast_possible_truncation)]
-            device.buffer.write(offset_bytes + sector_bytes as u32, &out);
+            buffer.write(offset_bytes + sector_bytes as u32, &out);
         }
         let at = sector(first * block_bytes);
         let io = device.disk.write(
             at,
             Sectors::from_bytes(count * block_bytes),
-            device.buffer.at(offset_bytes),
+            buffer.at(offset_bytes),
             fua,
         );
         (io, first, count)

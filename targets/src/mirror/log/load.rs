@@ -100,14 +100,15 @@ impl Log {
         tail: &mut [u8],
     ) -> Result<bool, DiskError> {
         let mut padded = false;
-        let mut bytes = vec![0; device.piece_bytes as usize];
-        let (mut at, end) = (0, self.layout.len().bytes());
+        let (layout, buffer) = (self.layout.get(), device.buffer.borrow().clone());
+        let mut bytes = vec![0; device.piece_bytes.get() as usize];
+        let (mut at, end) = (0, layout.len().bytes());
         while at < end {
-            let len = (end - at).min(u64::from(device.piece_bytes));
-            device.disk.read(sector(at), Sectors::from_bytes(len), device.buffer.at(0)).await?;
+            let len = (end - at).min(u64::from(device.piece_bytes.get()));
+            device.disk.read(sector(at), Sectors::from_bytes(len), buffer.at(0)).await?;
             let bytes = &mut bytes[..usize::try_from(len).unwrap_or(0)];
-            device.buffer.read(0, bytes);
-            padded |= self.layout.decode(at, bytes, header, bits, tail);
+            buffer.read(0, bytes);
+            padded |= layout.decode(at, bytes, header, bits, tail);
             at += len;
         }
         Ok(padded)

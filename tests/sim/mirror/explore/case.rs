@@ -28,6 +28,8 @@ pub enum Admin {
     Resume,
     /// Suspends and resumes the mirror.
     Suspend,
+    /// Makes the mirror so many sectors long, which its disks have.
+    Grow(u64),
 }
 
 /// When the administrator acts; at the latest when no other step is left.

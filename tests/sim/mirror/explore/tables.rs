@@ -55,8 +55,12 @@ impl Run<'_> {
             Admin::Replace(leg) => new[leg] = spare,
             Admin::Add => new.push(spare),
             Admin::Remove(leg) => drop(new.remove(leg)),
-            Admin::Nothing | Admin::Compare | Admin::Repair(_) | Admin::Resume | Admin::Suspend => {
-            }
+            Admin::Nothing
+            | Admin::Compare
+            | Admin::Repair(_)
+            | Admin::Resume
+            | Admin::Suspend
+            | Admin::Grow(_) => {}
         }
         if !self.admin_started || new == old {
             // A mirror that has been opened has told the log of all its legs.

@@ -142,6 +142,9 @@ impl Run<'_> {
                     mirror.resume().await;
                     Ok(())
                 }
+                Admin::Grow(len) => {
+                    mirror.grow(Sectors(len)).await.map_err(|error| error.to_string())
+                }
                 Admin::Suspend => {
                     mirror.suspend(true).await;
                     mirror.resume().await;

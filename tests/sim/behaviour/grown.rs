@@ -1,0 +1,148 @@
+//! An origin that grows below its snapshots, and snapshots that grow after it.
+
+use std::rc::Rc;
+
+use dm_targets::sim::disk::{Class, Matcher};
+use dm_targets::sim::world::Schedule;
+use dm_targets::snapshot::target::{OnFull, Snapshot};
+use dm_targets::units::Sectors;
+
+use super::{Rig, Slot, calm};
+use crate::pattern;
+
+/// What is wrong, and what led to it.
+type Broken = (String, Vec<String>);
+
+/// An origin of so many sectors with a snapshot in chunks of four, on a COW with room.
+fn rig(sectors: u64) -> Rig {
+    let mut rig = Rig::new(sectors, calm(), 0, Schedule::InOrder);
+    rig.add(4, 120, OnFull::Invalidate, calm());
+    rig
+}
+
+/// The origin's disk grows, and shows that.
+fn grow_disk(rig: &Rig, sectors: u64) {
+    rig.world.disks()[0].grow(Sectors(sectors));
+    assert_eq!(rig.origin.disk().refresh_size(), Sectors(sectors));
+}
+
+fn resize(rig: &Rig, snap: &Rc<Snapshot>, sectors: u64) -> Slot<()> {
+    let (origin, snap, done) = (rig.origin.clone(), snap.clone(), Slot::default());
+    let slot = done.clone();
+    rig.world.executor.spawn(async move {
+        origin.resize(&snap, Sectors(sectors)).await;
+        *slot.borrow_mut() = Some(());
+    });
+    done
+}
+
+/// Whether a device shows this write in a range.
+fn shows(rig: &Rig, device: usize, id: u32, first: u64, count: u64) -> Result<(), Broken> {
+    let shown = rig.run(device, 0, first, count).unwrap();
+    let wrong = shown.iter().zip(first..).find(|(data, at)| **data != pattern::sector(id, *at));
+    wrong.map_or(Ok(()), |(data, at)| {
+        let is = pattern::describe(data);
+        Err((format!("sector {at} of device {device} is {is}, not write {id}"), rig.trace()))
+    })
+}
+
+impl Rig {
+    fn trace(&self) -> Vec<String> {
+        self.world.trace.lines()
+    }
+}
+
+#[test]
+fn a_snapshot_keeps_its_size_and_content_while_its_origin_grows() {
+    for sectors in [16, 18] {
+        let rig = rig(sectors);
+        grow_disk(&rig, 40);
+        rig.run(0, 100, sectors + 2, 20).unwrap();
+        assert_eq!(rig.snaps[0].exceptions(), 0, "what is behind its end is not copied");
+        rig.run(0, 101, sectors - 2, 10).unwrap();
+        assert_eq!((rig.snaps[0].exceptions(), rig.snaps[0].len()), (1, Sectors(sectors)));
+        shows(&rig, 1, pattern::ORIGIN, 0, sectors).unwrap();
+        shows(&rig, 0, 101, sectors - 2, 10).unwrap();
+        rig.close();
+    }
+}
+
+#[test]
+fn a_snapshot_that_grows_shows_what_its_origin_has_then() {
+    let rig = rig(16);
+    rig.run(0, 100, 0, 16).unwrap();
+    grow_disk(&rig, 40);
+    rig.run(0, 101, 16, 24).unwrap();
+    let snap = rig.snaps[0].clone();
+    assert_eq!((snap.room(), snap.check_growth()), (Sectors(40), Ok(())));
+    let resized = resize(&rig, &snap, 38);
+    rig.world.run(10_000);
+    assert!(resized.borrow().is_some() && snap.len() == Sectors(38));
+    for id in [102, 103] {
+        rig.run(0, id, 0, 40).unwrap();
+        shows(&rig, 1, pattern::ORIGIN, 0, 16).unwrap();
+        shows(&rig, 1, 101, 16, 22).unwrap();
+    }
+    rig.run(1, 104, 30, 8).unwrap();
+    shows(&rig, 1, 104, 30, 8).unwrap();
+    shows(&rig, 0, 103, 0, 40).unwrap();
+    drop(snap);
+    rig.close();
+}
+
+/// The chunk in which a snapshot ends was copied as far as the origin went then.
+pub fn growth_over_a_chunk() -> Result<(), Broken> {
+    let rig = rig(18);
+    rig.run(0, 100, 16, 2).unwrap();
+    grow_disk(&rig, 40);
+    rig.run(0, 101, 18, 22).unwrap();
+    let snap = rig.snaps[0].clone();
+    let checked = snap.check_growth();
+    if checked.is_ok() {
+        drop(resize(&rig, &snap, 40));
+        rig.world.run(10_000);
+    }
+    let judged = if checked.is_ok() { shows(&rig, 1, 101, 18, 22) } else { Ok(()) };
+    let refused = checked.is_err_and(|why| why.contains("a chunk of another time"));
+    drop(snap);
+    judged?;
+    if refused { Ok(()) } else { Err(("it grows".to_owned(), rig.trace())) }
+}
+
+/// A write of the new part is on its way when the snapshot gets it: it shows what was written, or
+/// what was there before, and continues to do so.
+pub fn growth_among_writes() -> Result<(), Broken> {
+    let rig = rig(16);
+    grow_disk(&rig, 40);
+    rig.run(0, 100, 16, 24).unwrap();
+    rig.world.disks()[0].hold(Matcher { class: Class::Write, first: 20, end: 22 });
+    let write = rig.start(0, 101, 20, 2);
+    rig.world.run(10_000);
+    let snap = rig.snaps[0].clone();
+    let resized = resize(&rig, &snap, 40);
+    rig.world.run(10_000);
+    let early = resized.borrow().is_some();
+    let before = early.then(|| rig.run(1, 0, 20, 2).unwrap());
+    rig.world.disks()[0].release();
+    rig.world.run(10_000);
+    assert!(write.borrow().is_some() && resized.borrow().is_some());
+    drop(snap);
+    let after = rig.run(1, 0, 20, 2).unwrap();
+    if before.is_some_and(|before| before != after) {
+        return Err(("what a snapshot shows has changed".to_owned(), rig.trace()));
+    }
+    rig.run(0, 102, 16, 24).unwrap();
+    shows(&rig, 1, 101, 20, 2)?;
+    rig.close();
+    Ok(())
+}
+
+#[test]
+fn a_snapshot_does_not_grow_over_a_chunk_that_it_has() {
+    growth_over_a_chunk().unwrap();
+}
+
+#[test]
+fn a_snapshot_grows_when_no_write_is_in_flight() {
+    growth_among_writes().unwrap();
+}
