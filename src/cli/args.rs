@@ -115,6 +115,25 @@ pub enum Verb {
         #[command(flatten)]
         options: Loaded,
     },
+    /// Make a device longer while it is in use
+    ///
+    /// A `linear` device, an origin's, a snapshot's and a mirror grow as far as the disks below
+    /// them have grown; no device can shrink. Snapshots of an origin that grows keep their size. A
+    /// snapshot's device grows up to the size of its origin, and shows in the new part what the
+    /// origin has there at this moment. The new regions of a mirror are recovered. A file system is
+    /// then grown with its own tool. Needs Linux 6.16 or later.
+    ///
+    ///     lvextend -L +10G /dev/vg/data
+    ///     ublk-dm resize data
+    ///     resize2fs /dev/ublkb0
+    #[command(verbatim_doc_comment)]
+    Resize {
+        /// Name, ublk id or /dev/ublkbN
+        device: String,
+        /// The new size [default: all that the disks below have]
+        #[arg(value_name = "SIZE", value_parser = dm_targets::words::parse_size)]
+        size: Option<u64>,
+    },
     /// Merge a snapshot into its origin, whose device shows the snapshot from the first moment on
     ///
     /// The origin needs a device (`add origin`); the snapshot's device ends. Returns when the merge

@@ -56,6 +56,9 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         }
         Verb::Resume { device } => drop(ask(&device, |device| Command::Resume { device })?),
         Verb::Load { device, table, options } => load(&device, &table, &options)?,
+        Verb::Resize { device, size } => {
+            drop(ask(&device, |device| Command::Resize { device, bytes: size })?)
+        }
         Verb::Merge(asked) => merge::merge(&asked)?,
         Verb::Message { device, words } => message::message(&device, words)?,
         Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,

@@ -39,6 +39,8 @@ pub enum Command {
     Resume { device: DeviceRef },
     /// Give a device another table, which its next resume puts in place.
     Load { device: DeviceRef, spec: DeviceSpec },
+    /// Make a device longer, up to `bytes`; `None`: up to the end of its disks.
+    Resize { device: DeviceRef, bytes: Option<u64> },
     /// Merge a snapshot into its origin, under the origin's device; `force`: also while that device
     /// is mounted, or the snapshot's is open.
     Merge { device: DeviceRef, force: bool, bytes_per_second: Option<NonZeroU64> },
@@ -114,6 +116,7 @@ impl Command {
             | Command::Suspend { device, .. }
             | Command::Resume { device }
             | Command::Load { device, .. }
+            | Command::Resize { device, .. }
             | Command::Merge { device, .. }
             | Command::ChangeMerge { device, .. }
             | Command::Message { device, .. }
@@ -146,6 +149,7 @@ impl Command {
             Command::Suspend { .. } => "suspend",
             Command::Resume { .. } => "resume",
             Command::Load { .. } => "load",
+            Command::Resize { .. } => "resize",
             Command::Merge { .. } | Command::ChangeMerge { .. } => "merge",
             Command::Message { .. } => "message",
             Command::Wait { .. } => "wait",
@@ -168,6 +172,7 @@ mod tests {
             Command::TakeBack { device },
             Command::Suspend { device, noflush: false },
             Command::Resume { device },
+            Command::Resize { device, bytes: None },
             Command::Merge { device, force: true, bytes_per_second: None },
             Command::ChangeMerge { device, change: MergeChange::Pause },
             Command::Message { device, words: Vec::new() },

@@ -13,6 +13,7 @@ use std::rc::Rc;
 
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::StoreId;
+use dm_targets::units::Sectors;
 
 use super::admin::Incomplete;
 use super::admin::held::Held;
@@ -207,6 +208,10 @@ impl Machine for Live {
 
     fn params(&mut self, id: u32) -> Result<Params, Reason> {
         self.control.get_params(id).map_err(Failure::from)
+    }
+
+    fn resize(&mut self, id: u32, len: Sectors) -> Result<(), Reason> {
+        self.control.resize(id, len.0).map_err(Failure::from)
     }
 
     fn number(&mut self, id: u32) -> Option<(u32, u32)> {

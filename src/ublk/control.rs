@@ -62,6 +62,7 @@ commands! {
     DEL_DEV = UBLK_U_CMD_DEL_DEV since "6.4";
     GET_DEV_INFO = UBLK_U_CMD_GET_DEV_INFO since "6.4";
     START_USER_RECOVERY = UBLK_U_CMD_START_USER_RECOVERY since "6.4";
+    UPDATE_SIZE = UBLK_U_CMD_UPDATE_SIZE since "6.16";
     END_USER_RECOVERY = UBLK_U_CMD_END_USER_RECOVERY since "6.4";
 }
 
@@ -130,6 +131,16 @@ impl Control {
     pub fn get_params(&mut self, id: u32) -> Result<Params, ControlError> {
         let bytes = self.run(&GET_PARAMS, Some(id), 0, Params::request())?;
         Ok(Params::decode(&bytes))
+    }
+
+    /// Gives a started device another length, in sectors; its users see it at once, and
+    /// [`Control::get_params`] as well. The device must be known to be started: Linux 6.16 crashes
+    /// if it has no disk.
+    ///
+    /// # Errors
+    /// ENODEV: it is not started; [`ControlError::Unsupported`] before Linux 6.16.
+    pub fn resize(&mut self, id: u32, sectors: u64) -> Result<(), ControlError> {
+        self.run(&UPDATE_SIZE, Some(id), sectors, Vec::new()).map(drop)
     }
 
     /// Makes `/dev/ublkbN` appear. Blocks until every queue has fetched, and for the partition

@@ -7,7 +7,7 @@ use dm_targets::mirror::table::{Leg, Mirror};
 use dm_targets::table::TargetParams;
 
 use crate::failure::Reason;
-use crate::protocol::{Cow, KnownDisk, KnownDisks};
+use crate::protocol::{Cow, KnownDisk, KnownDisks, Place};
 use crate::protocol::{DeviceSpec, DeviceState};
 use crate::storage::DiskId;
 use crate::ublk::DeviceInfo;
@@ -39,6 +39,13 @@ impl Deps {
     /// The disks with their words.
     pub(super) fn disks(&self) -> impl Iterator<Item = (&str, DiskId, &KnownDisk)> {
         self.0.iter().map(|(word, (id, known))| (word.as_str(), *id, known))
+    }
+
+    /// Where the bytes of a word's disk are now.
+    pub(super) fn set_place(&mut self, word: &str, place: &Place) {
+        if let Some((_, known)) = self.0.get_mut(word) {
+            known.place.clone_from(place);
+        }
     }
 
     /// Whether the device uses a disk.

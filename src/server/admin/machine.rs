@@ -313,6 +313,12 @@ pub trait Machine: 'static {
     /// # Errors
     /// The kernel does not say.
     fn params(&mut self, id: u32) -> Result<Params, Reason>;
+    /// Gives a started device another length, which its users see at once. The length that it has
+    /// changes nothing, and is refused by a kernel that cannot resize.
+    ///
+    /// # Errors
+    /// The kernel cannot resize, or refuses.
+    fn resize(&mut self, id: u32, len: Sectors) -> Result<(), Reason>;
     /// The major and minor number of a device's disk in the kernel.
     fn number(&mut self, id: u32) -> Option<(u32, u32)>;
     /// Whether one more device can be served without copying its requests' pages.

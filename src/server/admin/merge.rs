@@ -60,7 +60,7 @@ impl<M: Machine> Administrator<M> {
         self.ensure_recorded()
     }
 
-    fn name_of(&self, id: u32) -> Result<String, Reason> {
+    pub(super) fn name_of(&self, id: u32) -> Result<String, Reason> {
         if let Some(LeftOut { device, .. }) = self.left_out.get(&id) {
             let name = &device.name;
             return Err(format!(

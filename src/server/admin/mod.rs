@@ -24,6 +24,7 @@ mod not_started;
 mod orphans;
 mod recover;
 mod replace;
+mod resize;
 mod shutdown;
 mod silent;
 mod state;
@@ -73,6 +74,7 @@ impl<M: Machine> Administrator<M> {
             Command::Suspend { device, noflush } => self.suspend(device.id, noflush),
             Command::Resume { device } => self.resume(device.id),
             Command::Load { device, spec } => self.load(device.id, spec),
+            Command::Resize { device, bytes } => self.resize(device.id, bytes),
             Command::Merge { device, force, bytes_per_second } => {
                 self.merge(device.id, force, bytes_per_second)
             }

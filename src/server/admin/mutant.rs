@@ -123,6 +123,12 @@ pub enum Mutant {
     InvalidNotTold,
     /// The disk of an origin whose merge has not ended is used without its COW.
     UnmergedForgotten,
+    /// Users see the new length of a device before it is on record.
+    GrownUnrecorded,
+    /// A device grows beyond the end of its disk.
+    GrownBeyondDisk,
+    /// The next server does not show the length that a device was about to get.
+    GrowthUnfinished,
 }
 
 #[cfg(all(test, feature = "mutants"))]
@@ -140,6 +146,10 @@ impl Mutant {
 
     /// The mutants of devices whose tables are made of ranges.
     pub const OF_LINES: [Mutant; 2] = [Mutant::LinesNotRecorded, Mutant::LinesTakenFirst];
+
+    /// The mutants of devices that grow.
+    pub const OF_GROWTH: [Mutant; 3] =
+        [Mutant::GrownUnrecorded, Mutant::GrownBeyondDisk, Mutant::GrowthUnfinished];
 
     /// The mutants that need two commands at the same moment.
     pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedCowShared, Mutant::LegUnannounced];

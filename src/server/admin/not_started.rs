@@ -32,6 +32,7 @@ impl<M: Machine> Administrator<M> {
             entry.waits = started.is_err() && !mutant::is(Mutant::NotStartedIsLive);
         }
         started.map_err(|why| not_started(&device, why))?;
+        self.finish_growth(id);
         log::info!("{name}: /dev/ublkb{id} is live");
         Ok(())
     }
@@ -61,6 +62,7 @@ impl<M: Machine> Administrator<M> {
         if let Some(entry) = self.devices.get_mut(&id) {
             entry.waits = false;
         }
+        self.finish_growth(id);
         log::info!("{}: /dev/ublkb{id} is live", device.name);
         Ok(())
     }

@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use dm_targets::disk::PayloadId;
 use dm_targets::request::Request;
+use dm_targets::units::Sectors;
 
-use crate::failure::Reason;
+use crate::failure::{Failure, Kind, Reason};
 use crate::ublk::{DeviceInfo, DeviceState, Params};
 
 /// A request of a user that has not ended.
@@ -46,6 +47,8 @@ pub enum Control {
     Delete,
     /// To say what a device is: refused where a test says so, not in lives.
     Info,
+    /// Giving a device another length: refused where a test says so, not in lives.
+    Resize,
 }
 
 impl Control {
@@ -59,6 +62,8 @@ impl Control {
 pub struct Kernel {
     pub devices: BTreeMap<u32, Device>,
     cookies: u64,
+    /// It cannot give a device another length.
+    pub is_old: bool,
     /// The requests that it refuses next, each after a number of accepted ones.
     pub denied: Vec<(Control, u32)>,
 }
@@ -118,6 +123,18 @@ impl Kernel {
         let Some(device) = self.devices.get_mut(&id) else { return Ok(Vec::new()) };
         device.info.state = DeviceState::Live;
         Ok(device.pending.clone())
+    }
+
+    /// Gives a device another length.
+    pub fn resize(&mut self, id: u32, len: Sectors) -> Result<(), Reason> {
+        if self.is_old {
+            return Err(Failure::new(Kind::Unsupported, "UPDATE_SIZE: it needs Linux 6.16"));
+        }
+        self.deny(Control::Resize, id)?;
+        let device =
+            self.devices.get_mut(&id).filter(|device| device.info.state != DeviceState::Dead);
+        device.ok_or("no such device")?.params.dev_sectors = len.0;
+        Ok(())
     }
 
     /// The process that has taken a device over closes it again.

@@ -11,6 +11,7 @@ use dm_targets::exec::Executor;
 use dm_targets::group::Group;
 use dm_targets::snapshot::format::StoreId;
 use dm_targets::snapshot::journal::Journal;
+use dm_targets::units::Sectors;
 
 use super::kernel::{Control, Kernel, Pending};
 use super::open::{Hold, SimOpen, id_of};
@@ -251,6 +252,10 @@ impl Machine for SimMachine {
     fn params(&mut self, id: u32) -> Result<Params, Reason> {
         let kernel = self.site.kernel.borrow();
         kernel.devices.get(&id).map(|device| device.params.clone()).ok_or_else(|| gone(id))
+    }
+
+    fn resize(&mut self, id: u32, len: Sectors) -> Result<(), Reason> {
+        self.act(|kernel| kernel.resize(id, len))
     }
 
     fn number(&mut self, id: u32) -> Option<(u32, u32)> {

@@ -40,6 +40,7 @@ mod process;
 mod records;
 mod refused;
 mod removed;
+mod resize;
 mod silent;
 mod site;
 mod specs;

@@ -177,7 +177,7 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    fn give_up_change(&mut self, id: u32) {
+    pub(in crate::server::admin) fn give_up_change(&mut self, id: u32) {
         let given_up = self.on_mirror(id, |_, mirror| async move {
             mirror.give_up();
             Ok(())
