@@ -56,6 +56,7 @@ mod process_log;
 mod process_loss;
 mod races;
 mod reattached;
+mod resize;
 mod scale;
 mod stands;
 mod tables;
@@ -83,6 +84,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     tables::cases,
     linear::cases,
     lines::cases,
+    resize::cases,
     hangs::cases,
     hangs_beside::cases,
     inherited::cases,
