@@ -104,8 +104,19 @@ pub enum Verb {
     },
     /// Load another table for a device; its next resume puts the table in place
     ///
-    /// A mirror's table can be replaced by a mirror's, an origin's by that of a merge into it and
-    /// back, and one of `linear`, `error` and `zero` by another of these with the same length.
+    /// One of `mirror`, `linear`, `error` and `zero` can be replaced by another of these with the
+    /// same length, an origin's table by that of a merge into it and back, and a snapshot's by
+    /// another one with the same origin and COW, which takes the live store over. A mirror over the
+    /// disk of a linear device, and then a linear table over the mirror's other leg, move the
+    /// device's data to that leg: the mirror is recovered from the leg that has them, and `resume`
+    /// refuses to leave it for a leg that is not in sync or has failed.
+    ///
+    ///     ublk-dm load v --table "0 2097152 mirror core 1 1024 2 /dev/sda 0 /dev/sdb 0"
+    ///     ublk-dm resume v
+    ///     ublk-dm wait v --in-sync
+    ///     ublk-dm load v --table "0 2097152 linear /dev/sdb 0"
+    ///     ublk-dm resume v
+    #[command(verbatim_doc_comment)]
     Load {
         /// Name, ublk id or /dev/ublkbN
         device: String,

@@ -249,11 +249,12 @@ impl Target {
         }
     }
 
-    /// The open disk of a line of the table, if the line is a range of one.
-    pub fn disk_of_line(&self, line: usize) -> Option<Disk> {
+    /// The open disk of a line of the table, if the line is a range of one; or of a mirror's leg.
+    pub fn disk_at(&self, place: usize) -> Option<Disk> {
         match self {
-            Target::Linear(linear) => (line == 0).then(|| linear.disk().clone()),
-            Target::Segments(segments) => segments.segments().nth(line)?.disk().cloned(),
+            Target::Linear(linear) => (place == 0).then(|| linear.disk().clone()),
+            Target::Segments(segments) => segments.segments().nth(place)?.disk().cloned(),
+            Target::Mirror(mirror) => mirror.leg_disk(place),
             _ => None,
         }
     }

@@ -39,6 +39,19 @@ pub enum Mutant {
     LinesNotRecorded,
     /// A table of ranges that cannot be used ends the old one.
     LinesTakenFirst,
+    /// A mirror that replaces a device's ranges is recovered from its first leg, wherever the
+    /// device's data are.
+    LegWithDataForgotten,
+    /// A mirror is left for a leg that is not known to be right.
+    LeftUnjudged,
+    /// A mirror is left, and its other legs are not recorded as stale.
+    LeftUnrecorded,
+    /// The source of a mirror that replaces ranges is recorded after the mirror's table.
+    BegunUnrecorded,
+    /// A snapshot's new table is not recorded.
+    HandedOverUnrecorded,
+    /// A snapshot's store is handed over to a table with another COW.
+    HandedOverAnywhere,
     /// The suspended state of a device is not recorded.
     SuspendNotRecorded,
     /// A device is recorded in the state file only after it has been started.
@@ -150,6 +163,9 @@ impl Mutant {
     /// The mutants of devices that grow.
     pub const OF_GROWTH: [Mutant; 3] =
         [Mutant::GrownUnrecorded, Mutant::GrownBeyondDisk, Mutant::GrowthUnfinished];
+    /// The mutants of such a device that becomes a mirror, and of a mirror that becomes one.
+    pub const OF_MOVES: [Mutant; 3] =
+        [Mutant::LegWithDataForgotten, Mutant::LeftUnjudged, Mutant::BegunUnrecorded];
 
     /// The mutants that need two commands at the same moment.
     pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedCowShared, Mutant::LegUnannounced];

@@ -1,5 +1,5 @@
 //! Which table can replace which, and tables of `linear`, `error` and `zero`, which replace each
-//! other without a moment in which a device has none.
+//! other, and those of mirrors, without a moment in which a device has none.
 //!
 //! Rules kept here: all that can be refused is refused while the old table runs, so a resume that
 //! fails has held up nothing; what the old table has acknowledged is flushed before the new one is
@@ -9,11 +9,12 @@
 use dm_targets::table::TargetParams;
 
 use super::devices::no_device;
+use super::handover;
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
-use crate::failure::Reason;
+use crate::failure::{Kind, Reason};
 use crate::protocol::DeviceSpec;
 use crate::ublk::{Params, attrs, device};
 
@@ -21,7 +22,10 @@ impl<M: Machine> Administrator<M> {
     /// Refuses a table that can never replace a device's.
     pub(super) fn refuse_load(&self, id: u32, spec: &DeviceSpec) -> Result<(), Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
-        if is_lines(&entry.spec) && is_lines(spec) {
+        if let Some(why) = handover::never(&entry.spec, spec) {
+            return Err(format!("/dev/ublkb{id}: {why}").into());
+        }
+        if is_exchange(&entry.spec, spec) || handover::is_handover(&entry.spec, spec) {
             let (old, new) = (entry.spec.table.len, spec.table.len);
             if old != new {
                 return Err(format!(
@@ -32,22 +36,23 @@ impl<M: Machine> Administrator<M> {
             }
             return Ok(());
         }
-        let mirrors = [&entry.spec, spec]
-            .iter()
-            .all(|spec| matches!(spec.table.params, TargetParams::Mirror(_)));
-        if mirrors || Administrator::<M>::is_same_origin(&entry.spec, spec) {
+        if is_mirror(&entry.spec) && is_mirror(spec)
+            || Administrator::<M>::is_same_origin(&entry.spec, spec)
+        {
             return Ok(());
         }
         Err(format!(
-            "/dev/ublkb{id}: a mirror's table can be replaced by a mirror's, an origin's by that \
-             of a merge into it and back, and one of linear, error and zero by another of these"
+            "/dev/ublkb{id}: one of mirror, linear, error and zero can be replaced by another of \
+             these, an origin's table by that of a merge into it and back, and a snapshot's by \
+             another one with the same origin and COW"
         )
         .into())
     }
 
-    /// Whether a loaded table and the one that it replaces are both made of ranges.
-    pub(super) fn is_among_lines(&self, id: u32, loaded: &DeviceSpec) -> bool {
-        self.devices.get(&id).is_some_and(|entry| is_lines(&entry.spec)) && is_lines(loaded)
+    /// Whether a loaded table or the one that it replaces is made of ranges, and the other one is
+    /// as well or is a mirror's.
+    pub(super) fn is_exchange(&self, id: u32, loaded: &DeviceSpec) -> bool {
+        self.devices.get(&id).is_some_and(|entry| is_exchange(&entry.spec, loaded))
     }
 
     /// Puts a loaded table in the place of the old one. Returns what the old one has lost. The
@@ -58,46 +63,86 @@ impl<M: Machine> Administrator<M> {
         table: DeviceSpec,
         was_suspended: bool,
     ) -> Result<Option<Reason>, Reason> {
-        let old_stays = |admin: &mut Administrator<M>, why: Reason| {
-            let runs = if was_suspended { "stays suspended" } else { "continues to run" };
-            let recorded = admin.record_suspended(id, was_suspended);
-            let recorded = recorded.map_or_else(
-                |why| format!("; the device's state is not recorded: {why}"),
-                |()| String::new(),
-            );
-            let what = "the old table is still in place, and the device";
-            why.ending(format!("; {what} {runs}{recorded}"))
-        };
         if mutant::is(Mutant::LinesTakenFirst) {
             self.close_target(id)?;
         }
-        let NewDevice { target, deps, spec, .. } = match self.prepare_lines(id, &table) {
+        let NewDevice { target, deps, spec, .. } = match self.prepare_exchange(id, &table) {
             Ok(prepared) => prepared,
-            Err(why) => return Err(old_stays(self, why)),
+            Err(why) => return Err(self.old_stays(id, was_suspended, why)),
         };
-        let mut lost = None;
-        if !was_suspended {
-            match self.hold(id, false, "resume") {
-                Ok(held) => lost = held.err(),
-                Err(why) => {
-                    if let Some(entry) = self.devices.get_mut(&id) {
-                        entry.loaded = Some(table);
-                    }
-                    let what = format!("/dev/ublkb{id}: the old table stays in place");
-                    return Err(why.context(what));
-                }
-            }
-        }
+        let lost = if was_suspended { None } else { self.hold_for(id, table.clone())? };
+        let before = self.devices.get(&id).map(|old| (old.deps.clone(), old.spec.clone()));
         let unrecorded = mutant::is(Mutant::LinesNotRecorded);
-        let recorded = if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, false) };
-        if let Err(why) = recorded {
+        let recorded = self.record_right_leg(id, &table, &target).and_then(|()| {
+            if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, false) }
+        });
+        let put = match recorded {
+            Err(why) => Err(why),
+            Ok(()) => match self.exchange_target(id, target) {
+                Err(why) if why.kind == Kind::NoAnswer => {
+                    return Err(self.stay_between(id, table, why));
+                }
+                Err(why) => {
+                    // The new target could not begin: the old one has not been touched.
+                    let again = before.map(|(deps, spec)| self.record_table(id, deps, spec, true));
+                    again.transpose()?;
+                    Err(why)
+                }
+                Ok(()) => Ok(()),
+            },
+        };
+        if let Err(why) = put {
             if !was_suspended {
                 self.let_through(id, true, "resume")?;
             }
-            return Err(old_stays(self, why));
+            return Err(self.old_stays(id, was_suspended, why));
         }
-        self.put_target(id, target, true)?;
+        self.keep_left_legs(id);
         Ok(lost)
+    }
+
+    /// Suspends a device for a loaded table. Returns what is lost by that.
+    ///
+    /// # Errors
+    /// A disk does not answer; the table stays loaded.
+    pub(super) fn hold_for(
+        &mut self,
+        id: u32,
+        table: DeviceSpec,
+    ) -> Result<Option<Reason>, Reason> {
+        self.hold(id, false, "resume").map(Result::err).map_err(|why| {
+            if let Some(entry) = self.devices.get_mut(&id) {
+                entry.loaded = Some(table);
+            }
+            why.context(format!("/dev/ublkb{id}: the old table stays in place"))
+        })
+    }
+
+    /// What a failed resume says of the device, which has its old table: it runs, or is suspended
+    /// as it was.
+    pub(super) fn old_stays(&mut self, id: u32, was_suspended: bool, why: Reason) -> Reason {
+        let runs = if was_suspended { "stays suspended" } else { "continues to run" };
+        let recorded = self.record_suspended(id, was_suspended);
+        let recorded = recorded.map_or_else(
+            |why| format!("; the device's state is not recorded: {why}"),
+            |()| String::new(),
+        );
+        why.ending(format!("; the old table is still in place, and the device {runs}{recorded}"))
+    }
+
+    /// A disk has fallen silent while a device's table was being replaced: the device stays
+    /// suspended, on record, with the new table loaded.
+    pub(super) fn stay_between(&mut self, id: u32, table: DeviceSpec, why: Reason) -> Reason {
+        if let Some(entry) = self.devices.get_mut(&id) {
+            entry.loaded = Some(table);
+        }
+        let recorded = self.record_suspended(id, true);
+        let recorded = recorded
+            .map_or_else(|why| format!("; that is not recorded: {why}"), |()| String::new());
+        why.context(format!("/dev/ublkb{id}: between two tables")).ending(format!(
+            "; the device stays suspended, with the table loaded, and its requests wait: resume it \
+             again when that disk answers{recorded}"
+        ))
     }
 
     /// Refuses disks that cannot be used below an existing device; `below`: the parameters of the
@@ -110,9 +155,12 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Opens the target of a loaded table, and refuses what cannot be below the device.
-    fn prepare_lines(&mut self, id: u32, table: &DeviceSpec) -> Result<NewDevice<M>, Reason> {
-        let lines = table.table.params.segments(table.table.len).unwrap_or_default();
-        let prepared = self.prepare_segments(lines, table.clone(), None, Some(id))?;
+    fn prepare_exchange(&mut self, id: u32, table: &DeviceSpec) -> Result<NewDevice<M>, Reason> {
+        self.refuse_left_leg(id, table)?;
+        let prepared = match table.table.params.segments(table.table.len) {
+            Some(lines) => self.prepare_segments(lines, table.clone(), None, Some(id))?,
+            None => self.prepare_mirror_over(id, table)?,
+        };
         self.refuse_unfit(id, &prepared.params).map_err(|why| why.context("the table"))?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         if prepared.params.attrs & attrs::READ_ONLY != 0 && !entry.read_only {
@@ -123,6 +171,18 @@ impl<M: Machine> Administrator<M> {
 }
 
 /// Whether a table is made of ranges: of `linear`, `error` and `zero`.
-fn is_lines(spec: &DeviceSpec) -> bool {
+pub(super) fn is_lines(spec: &DeviceSpec) -> bool {
     spec.table.params.segments(spec.table.len).is_some()
+}
+
+/// Whether it is a mirror's.
+pub(super) fn is_mirror(spec: &DeviceSpec) -> bool {
+    matches!(spec.table.params, TargetParams::Mirror(_))
+}
+
+/// Whether one of two tables is made of ranges, and the other one is as well or is a mirror's.
+fn is_exchange(old: &DeviceSpec, new: &DeviceSpec) -> bool {
+    is_lines(old) && is_lines(new)
+        || is_lines(old) && is_mirror(new)
+        || is_mirror(old) && is_lines(new)
 }

@@ -1,12 +1,14 @@
 //! Changing live devices: suspend, resume and table loads.
 
+use std::future::Future;
 use std::rc::Rc;
 
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
-use super::devices::{Deps, no_device};
+use super::devices::{Deps, Device, no_device};
+use super::handover;
 use super::held::Held;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
@@ -56,7 +58,10 @@ impl<M: Machine> Administrator<M> {
         }
         let mut lost = None;
         if let Some(table) = loaded {
-            if self.is_among_lines(id, &table) {
+            let is_handover = |old: &Device| handover::is_handover(&old.spec, &table);
+            if self.devices.get(&id).is_some_and(is_handover) {
+                lost = self.hand_over(id, table, was_suspended)?;
+            } else if self.is_exchange(id, &table) {
                 lost = self.replace_lines(id, table, was_suspended)?;
             } else {
                 self.replace_table(id, table, was_suspended)?;
@@ -288,7 +293,7 @@ impl<M: Machine> Administrator<M> {
         let past = if mutant::is(Mutant::SourceNotHandedOn) { Past::None } else { past };
         let before = self.unfinished.len();
         let prepared =
-            self.open_mirror(&mirror, spec, Some(&name), past, again).inspect_err(|_| {
+            self.open_mirror(&mirror, spec, Some(&name), past, again, None).inspect_err(|_| {
                 for one in self.unfinished.iter_mut().skip(before) {
                     (one.errand.id, one.errand.verb) = (Some(id), "resume");
                 }
@@ -325,6 +330,19 @@ impl<M: Machine> Administrator<M> {
         let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
             thread.group().put_target(id, opened).await
         });
+        self.put_by(id, job, loaded)
+    }
+
+    /// The same by a job that puts the target in place.
+    pub(super) fn put_by<F>(
+        &mut self,
+        id: u32,
+        job: impl FnOnce(Rc<M::Thread>) -> F + Send + 'static,
+        loaded: bool,
+    ) -> Result<(), Reason>
+    where
+        F: Future<Output = Result<(), String>> + 'static,
+    {
         let then = move |admin: &mut Administrator<M>, put: Result<(), String>| {
             if let Err(why) = put {
                 return log::error!("/dev/ublkb{id}: its disk answers again, but {why}");
@@ -338,21 +356,6 @@ impl<M: Machine> Administrator<M> {
             }
         };
         Ok(self.wait_for(Errand::on(id, "resume"), job, then)??)
-    }
-
-    /// A disk has fallen silent while a device's table was being replaced: the device stays
-    /// suspended, on record, with the new table loaded.
-    fn stay_between(&mut self, id: u32, table: DeviceSpec, why: Reason) -> Reason {
-        if let Some(entry) = self.devices.get_mut(&id) {
-            entry.loaded = Some(table);
-        }
-        let recorded = self.record_suspended(id, true);
-        let recorded = recorded
-            .map_or_else(|why| format!("; that is not recorded: {why}"), |()| String::new());
-        why.context(format!("/dev/ublkb{id}: between two tables")).ending(format!(
-            "; the device stays suspended, with the table loaded, and its requests wait: resume it \
-             again when that disk answers{recorded}"
-        ))
     }
 
     /// Records the device's new table: the next server must not open the disks of the old one. A

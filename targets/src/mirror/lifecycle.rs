@@ -100,6 +100,7 @@ impl Mirror {
             listener: config.listener,
             recorder: config.recorder,
             recorded: Cell::new(None),
+            left_for: Cell::new(None),
             former: RefCell::new(
                 config.past.state().map_or(vec![], |past| past.former(&identities)),
             ),
@@ -312,6 +313,7 @@ impl Mirror {
         }
         self.state.borrow_mut().regions.restart();
         self.write_log().await;
+        self.left_for.set(None);
         self.try_record();
         self.requests.phase.set(Phase::Running);
         self.requests.gate.release();

@@ -18,11 +18,25 @@ impl Mirror {
         let State { regions, legs } = &*self.state.borrow();
         // A log that has not been written yet may be that of another time.
         let log_works = self.log_written.get() && !self.log.health().is_dead();
+        if let Some(leg) = self.left_for.get() {
+            let sources = legs.sources().without(legs.all().without(LegSet::one(leg)));
+            return Claims { sources, in_sync: false, log_works: false };
+        }
         Claims {
             sources: legs.sources(),
             in_sync: regions.all_in_sync() && legs.sources() == legs.all(),
             log_works,
         }
+    }
+
+    /// Journals that the mirror, which is suspended, will be left for one of its legs: from now on
+    /// the others may miss writes. A resume takes that back.
+    ///
+    /// # Errors
+    /// It cannot be journaled, and what was journaled counts as before.
+    pub fn record_left(&self, leg: usize) -> Result<(), RecordError> {
+        self.left_for.set(Some(leg));
+        self.record_again().inspect_err(|_| self.left_for.set(None))
     }
 
     /// Journals the current claims, unless they are journaled already.

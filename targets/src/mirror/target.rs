@@ -50,6 +50,8 @@ pub struct Mirror {
     /// The most that the record of the legs may claim; `None` if unknown or before the first
     /// record.
     pub(super) recorded: Cell<Option<Claims>>,
+    /// The leg that the mirror is being left for: the record names no other as a source.
+    pub(super) left_for: Cell<Option<usize>>,
     /// Legs that left this mirror, for the record of the legs.
     pub(super) former: RefCell<Vec<KnownLeg>>,
     /// Every region has been in sync, under this server or an earlier one.

@@ -10,8 +10,8 @@ impl Snapshot {
     pub fn limits(&self) -> Limits {
         let (origin, cow) = (self.origin.limits(), self.cow().limits());
         let logical_block_bytes = self.logical_block_bytes();
-        let chunk =
-            if self.options.discard_zeroes_cow { self.chunk_size().sectors() } else { Sectors(0) };
+        let discards = self.options.get().discard_zeroes_cow;
+        let chunk = if discards { self.chunk_size().sectors() } else { Sectors(0) };
         Limits {
             logical_block_bytes,
             physical_block_bytes: origin

@@ -53,7 +53,7 @@ impl Snapshot {
     pub(super) fn overflows_at(&self, error: Option<&DiskError>) -> bool {
         let no_space = error
             .is_some_and(|error| *error.disk == **self.cow.name() && error.errno.is_no_space());
-        no_space && self.options.on_full == OnFull::Overflow && self.health().is_kept()
+        no_space && self.options.get().on_full == OnFull::Overflow && self.health().is_kept()
     }
 
     /// Gives up the exceptions of a write that found no space.

@@ -74,7 +74,7 @@ impl Snapshot {
     }
 
     pub(super) async fn discard(&self, request: &Request) -> Result<(), TargetError> {
-        if !self.options.discard_zeroes_cow {
+        if !self.options.get().discard_zeroes_cow {
             return Err(TargetError::Unsupported);
         }
         let mut done = Sectors(0);
@@ -111,7 +111,7 @@ impl Snapshot {
     async fn pass_discard_down(&self, request: &Request) -> Result<(), TargetError> {
         let limits = self.origin.limits();
         let able = limits.max_discard >= request.count && !limits.read_only;
-        if !self.options.discard_passdown_origin || !able {
+        if !self.options.get().discard_passdown_origin || !able {
             return Ok(());
         }
         let Some(gate) = self.joined.alone.borrow().clone() else { return Ok(()) };

@@ -42,7 +42,7 @@ pub struct Snapshot {
     pub(super) store: Store,
     pub(super) chunk_size: ChunkSize,
     pub(super) len: Cell<Sectors>,
-    pub(super) options: Options,
+    pub(super) options: Cell<Options>,
     pub(super) copy: copy::Client,
     pub(super) host: Rc<dyn Host>,
     pub(super) losses: Rc<dyn LossRecord>,
@@ -116,7 +116,7 @@ impl Snapshot {
             chunk_size: store.chunk_size(),
             store,
             len: Cell::new(whole_blocks(len, parts.origin, parts.cow)),
-            options: parts.options,
+            options: Cell::new(parts.options),
             copy: parts.copy.clone(),
             host: parts.host.clone(),
             journal,
@@ -193,6 +193,13 @@ impl Snapshot {
     /// The same, with the last known size of the COW.
     pub(super) fn known_usage(&self) -> Usage {
         self.store.usage(self.state.borrow().journaled())
+    }
+
+    /// Another table with the same origin and COW takes the store over as it is, with all that is
+    /// in memory: from now on a full COW does this, and the COW has the size that it has now.
+    pub fn hand_over(&self, on_full: OnFull) {
+        self.options.set(Options { on_full, ..self.options.get() });
+        self.cow.refresh_size();
     }
 
     /// Counters since it was opened.

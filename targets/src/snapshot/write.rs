@@ -173,7 +173,7 @@ impl Snapshot {
     }
 
     async fn cow_is_full_for_writer(&self) {
-        if self.options.on_full == OnFull::Overflow {
+        if self.options.get().on_full == OnFull::Overflow {
             self.begin_overflow();
             return;
         }

@@ -49,7 +49,7 @@ fn a_table_of_another_length_or_kind_is_not_loaded() {
         assert!(why.contains("its length cannot change"), "{why}");
     }
     let why = load(&mut town, "0 8 snapshot-origin /b").unwrap_err();
-    assert!(why.contains("linear, error and zero by another of these"), "{why}");
+    assert!(why.contains("linear, error and zero can be replaced by another of these"), "{why}");
     town.resume(L).unwrap();
     assert_eq!(read(&mut town, 0), Some(7));
 }

@@ -21,6 +21,7 @@ mod fio;
 mod full;
 mod full_edges;
 mod full_file_system;
+mod handover;
 mod hangs;
 mod hangs_beside;
 mod inherited;
@@ -48,6 +49,7 @@ mod mirror_shapes;
 mod mirror_slow;
 mod mirror_unreadable;
 mod mirror_watch;
+mod moves;
 mod powercut;
 mod powercut_judge;
 mod powercut_reopen;
@@ -85,6 +87,8 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     linear::cases,
     lines::cases,
     resize::cases,
+    moves::cases,
+    handover::cases,
     hangs::cases,
     hangs_beside::cases,
     inherited::cases,

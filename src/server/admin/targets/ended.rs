@@ -89,6 +89,33 @@ impl<M: Machine> Administrator<M> {
         Ok(Past::Ended(state.continuing(&ended, &ids, source)))
     }
 
+    /// The same for a mirror that replaces the table of ranges of a device in use, whose data is on
+    /// the leg `data_on`: that leg is up to date, whatever an ended mirror has left of it.
+    ///
+    /// # Errors
+    /// Another leg is up to date in a mirror that has ended.
+    pub(super) fn with_ended_over(
+        &self,
+        data_on: usize,
+        past: Past,
+        mirror: &Table,
+        disks: &[M::Open],
+        spec: &DeviceSpec,
+    ) -> Result<Past, Reason> {
+        let mut legs: Vec<_> = mirror.legs.iter().zip(disks).collect();
+        let (leg, disk) = legs.remove(data_on);
+        let name = disk.lasting_name();
+        let (identity, number) = (identity(disk, leg), number_of(disk));
+        let own = KnownLeg { identity, number, name, source: true };
+        let own = LegState { legs: vec![own], ..LegState::default() };
+        if !spec.force {
+            let mut others = legs.into_iter();
+            others
+                .try_for_each(|(leg, disk)| self.refuse_leg_of_ended_in(Some(&own), disk, leg))?;
+        }
+        self.with_ended(past, mirror, disks, &DeviceSpec { force: true, ..spec.clone() })
+    }
+
     /// Refuses a new leg of a mirror that runs, if a mirror that has ended had it as one that is up
     /// to date, and none of the legs from which it would be overwritten. A present or former leg of
     /// the mirror itself is judged by the mirror's own record.

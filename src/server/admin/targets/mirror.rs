@@ -4,12 +4,10 @@
 //! on the record is acknowledged ([`crate::rundir`]); the target decides what the record means for
 //! a server that takes over.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use dm_targets::device::{Events, Opened};
-use dm_targets::mirror::Event;
 use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::{InitialSync, Mirror as Table, MirrorLog};
@@ -19,8 +17,10 @@ use dm_targets::units::{Sector, Sectors};
 
 use super::content::refuse_other;
 use super::disks::{Sharing, check_range, discard_of};
+use super::kept::Over;
 use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identities, renamed, with_names_of_today};
+use super::leg_record::Note;
 use super::own_legs::parts_of;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
@@ -37,6 +37,8 @@ use crate::ublk::device;
 /// The open disks of a mirror.
 struct Disks<D> {
     legs: Vec<D>,
+    /// For each leg, where the replaced table has its disk, if it has it.
+    kept: Vec<Option<usize>>,
     log: Option<D>,
     /// The legs that have other users, by their words.
     shared: BTreeSet<String>,
@@ -66,7 +68,7 @@ impl<M: Machine> Administrator<M> {
         }
         let past = if again.is_some() { self.past_of(mirror, spec.source) } else { Past::None };
         let past = if mutant::is(Mutant::SourceForgotten) { Past::None } else { past };
-        self.open_mirror(mirror, spec, name, past, again)
+        self.open_mirror(mirror, spec, name, past, again, None)
     }
 
     /// The record that a dead server has left of a mirror's legs.
@@ -85,17 +87,17 @@ impl<M: Machine> Administrator<M> {
         name: Option<&str>,
         past: Past,
         again: Option<&KnownDisks>,
+        over: Option<Over>,
     ) -> Result<NewDevice<M>, Reason> {
-        let disks = self.open_disks(
-            mirror,
-            spec.table.len,
-            Sharing::of(spec.force, again.is_some()),
-            again,
-        )?;
+        let sharing = Sharing::of(spec.force, again.is_some());
+        let disks = self.open_disks(mirror, spec.table.len, sharing, again, over)?;
         let deps = self.deps_of(mirror, &disks, again)?;
         check_region(mirror, &disks)?;
         let taken_over = matches!(past, Past::TakenOver(_));
-        let past = self.with_ended(past, mirror, &disks.legs, &spec)?;
+        let past = match over.and_then(|over| over.data_on) {
+            Some(leg) => self.with_ended_over(leg, past, mirror, &disks.legs, &spec)?,
+            None => self.with_ended(past, mirror, &disks.legs, &spec)?,
+        };
         let note = Self::note_of_ended(&past, mirror, &disks.legs, &spec);
         if !taken_over {
             check_log(&disks, spec.force)?;
@@ -111,7 +113,7 @@ impl<M: Machine> Administrator<M> {
         let force = !disks.shared.is_empty();
         let past = with_names_of_today(past, &mirror.legs, &disks.legs);
         let label = name.map_or_else(|| mirror.legs[0].device.clone(), str::to_owned);
-        let target = self.open_legs(mirror, disks, spec.source, past, label)?;
+        let target = self.open_legs(mirror, disks, spec.source, past, label, over)?;
         // The source, and the permission to overwrite, applied to this moment: from now on the
         // record decides.
         Ok(NewDevice {
@@ -149,10 +151,22 @@ impl<M: Machine> Administrator<M> {
         len: Sectors,
         sharing: Sharing,
         again: Option<&KnownDisks>,
+        over: Option<Over>,
     ) -> Result<Disks<M::Open>, Reason> {
-        let mut legs: Vec<M::Open> = Vec::new();
+        let (mut legs, mut kept): (Vec<M::Open>, _) = (Vec::new(), Vec::new());
         let mut shared = BTreeSet::new();
         for leg in &mirror.legs {
+            if let Some(had) = self.open_kept(&leg.device, over.map(|over| over.device))? {
+                if had.disk.limits().read_only {
+                    return Err(format!("{}: it is write-protected", leg.device).into());
+                }
+                if had.shared {
+                    shared.insert(leg.device.clone());
+                }
+                legs.push(had.disk);
+                kept.push(Some(had.place));
+                continue;
+            }
             let id = self.machine.disk_at(&leg.device);
             let ours = legs.iter().any(|other| Some(other.id()) == id);
             let sharing = if ours { Sharing::Always } else { sharing.of_one(&leg.device, again) };
@@ -162,6 +176,7 @@ impl<M: Machine> Administrator<M> {
                 shared.insert(leg.device.clone());
             }
             legs.push(disk);
+            kept.push(None);
         }
         let log_sharing = if sharing == Sharing::Own || sharing == Sharing::Always {
             Sharing::Own
@@ -205,7 +220,7 @@ impl<M: Machine> Administrator<M> {
                 return Err(format!("{leg}: given for two legs that overlap").into());
             }
         }
-        Ok(Disks { legs, log, shared, len, block: Sectors(block) })
+        Ok(Disks { legs, kept, log, shared, len, block: Sectors(block) })
     }
 
     fn open_legs(
@@ -215,6 +230,7 @@ impl<M: Machine> Administrator<M> {
         source: Option<usize>,
         past: Past,
         label: String,
+        over: Option<Over>,
     ) -> Result<Held<M::Caller>, Reason> {
         let offsets = mirror.legs.iter().map(|leg| leg.offset);
         let known: Vec<_> = offsets.zip(identities(&mirror.legs, &disks.legs)).collect();
@@ -222,12 +238,17 @@ impl<M: Machine> Administrator<M> {
         let Table { handle_errors, keep_log, region_size, initial_sync, .. } = *mirror;
         let records = self.machine.records().clone();
         let open = move |thread: Rc<M::Thread>| async move {
-            let Disks { legs, log, len, .. } = disks;
-            let legs = parts_of(&thread, legs, known);
+            let Disks { legs, kept, log, len, .. } = disks;
             let group = thread.group();
+            let old = over.and_then(|over| group.device(over.device)).map(|device| device.target());
+            let kept = kept.into_iter().map(|place| {
+                let disk = |place| old.as_ref()?.disk_at(place);
+                place.map(|place| disk(place).ok_or("the old table is gone")).transpose()
+            });
+            let legs = parts_of(&thread, legs, kept.collect::<Result<_, _>>()?, known);
             let events = Rc::new(Events::default());
             let happened = events.clone();
-            let note = Rc::new(Note { records, label, failing: Cell::new(false) });
+            let note = Rc::new(Note::new(records, label));
             let recorder = note.clone();
             let config = MirrorConfig {
                 host: &group.host,
@@ -333,42 +354,6 @@ fn check_legs(
         }
     }
     Ok(())
-}
-
-/// Logs a mirror's events, and records the state of its legs.
-struct Note<R> {
-    records: R,
-    label: String,
-    /// The last attempt to write the record failed, and that was logged.
-    failing: Cell<bool>,
-}
-
-impl<R: Records> Note<R> {
-    fn tell(&self, event: &Event) {
-        match event {
-            Event::InSync => log::info!("{}: {event}", self.label),
-            _ => log::warn!("{}: {event}", self.label),
-        }
-    }
-
-    /// Called by the target before it acknowledges a request that depends on the state.
-    fn record(&self, state: &LegState) -> Result<(), String> {
-        let written = self.records.write_legs(state);
-        let written = if mutant::is(Mutant::LegRecordIgnored) { Ok(()) } else { written };
-        let failed_before = self.failing.replace(written.is_err());
-        match &written {
-            Err(error) if !failed_before => log::error!(
-                "{}: it cannot be recorded in the run directory which legs are up to date: \
-                 {error}; writes that depend on that record fail until it can be written",
-                self.label
-            ),
-            Ok(()) if failed_before => {
-                log::warn!("{}: the state of its legs is on record again", self.label)
-            }
-            _ => {}
-        }
-        written
-    }
 }
 
 /// The identities of the legs, and those of an earlier version with those of today.

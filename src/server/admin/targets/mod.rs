@@ -6,8 +6,10 @@ mod content;
 mod continued;
 mod disks;
 mod ended;
+mod kept;
 mod leg_content;
 mod leg_names;
+mod leg_record;
 mod lost;
 pub(super) mod merge;
 mod messages;
@@ -16,3 +18,5 @@ mod own_legs;
 mod segments;
 mod snapshot;
 pub(super) mod wipe;
+
+pub(super) use kept::Over;

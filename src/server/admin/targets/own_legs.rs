@@ -42,14 +42,19 @@ impl<D: OpenDisk> NewLeg<D> {
 }
 
 /// The legs of a new table. The first leg on a disk was opened with a claim, which the others keep.
+/// `kept`: the disks that the replaced table has, with their claims.
 pub(super) fn parts_of<D: OpenDisk, T: Thread<Open = D>>(
     thread: &Rc<T>,
     disks: Vec<D>,
+    kept: Vec<Option<Disk>>,
     known: Vec<(Sector, u64)>,
 ) -> Vec<LegParts> {
     let mut first: Vec<(_, Disk)> = Vec::new();
-    let parts = disks.into_iter().zip(known).map(|(open, (offset, identity))| {
+    let parts = disks.into_iter().zip(kept).zip(known).map(|((open, kept), (offset, identity))| {
         let (id, number) = (open.id(), number_of(&open));
+        if let Some(disk) = kept {
+            return LegParts { disk, offset, identity, number };
+        }
         let disk = thread.disk(open);
         match first.iter().find(|(other, _)| *other == id) {
             Some((_, other)) => disk.keep_claim_of(other),

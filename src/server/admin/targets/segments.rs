@@ -18,6 +18,7 @@ use dm_targets::units::{Sector, Sectors};
 use dm_targets::zero::target::Zero;
 
 use super::disks::{Sharing, check_place, discard_of};
+use super::kept::Kept;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::{Deps, no_device};
@@ -25,7 +26,7 @@ use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::new_device::NewDevice;
 use crate::server::admin::state::Administrator;
-use crate::storage::{Access, Claim, DiskId, Limits};
+use crate::storage::{DiskId, Limits};
 use crate::ublk::device;
 
 /// The memory of a new device's users is aligned as if its disks needed what most disks do, so that
@@ -36,7 +37,7 @@ const LATER_DMA_MASK: u32 = 511;
 enum Handle<D> {
     /// It has just been opened.
     Opened(D),
-    /// The table that is replaced has it, in this line.
+    /// The table that is replaced has it, in this place.
     Kept(usize),
 }
 
@@ -111,17 +112,15 @@ impl<M: Machine> Administrator<M> {
             let path = linear.device.as_str();
             let id = self.machine.disk_at(path);
             let place = opened.iter().position(|(disk, _)| Some(disk.id) == id);
-            let place = match (place, id.and_then(|id| self.line_on(over?, id))) {
+            let kept = if place.is_none() { self.open_kept(path, over)? } else { None };
+            let place = match (place, kept) {
                 (Some(place), _) => place,
-                (None, Some(line)) => {
-                    // Nothing is read or written through this handle.
-                    let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
+                (None, Some(Kept { disk, place, shared })) => {
                     let limits = *disk.limits();
-                    let (read_only, shared) = (limits.read_only, self.is_shared(over, disk.id()));
                     let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
                     deps.insert(path, disk.id(), known);
-                    let (id, size) = (disk.id(), disk.size());
-                    let handle = Handle::Kept(line);
+                    let (id, size, read_only) = (disk.id(), disk.size(), limits.read_only);
+                    let handle = Handle::Kept(place);
                     opened.push((Below { id, handle, limits, read_only, shared }, size));
                     opened.len() - 1
                 }
@@ -159,25 +158,6 @@ impl<M: Machine> Administrator<M> {
         Err(format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it").into())
     }
 
-    /// The first line of a device's table that is on a disk.
-    fn line_on(&self, device: u32, disk: DiskId) -> Option<usize> {
-        let entry = self.devices.get(&device)?;
-        let lines = entry.spec.table.params.segments(entry.spec.table.len)?;
-        let is_on = |line: &Line| {
-            line.params.linear().is_some_and(|linear| entry.deps.id(&linear.device) == Some(disk))
-        };
-        lines.iter().position(is_on)
-    }
-
-    /// Whether a disk of a device has other users. If none of its disks is known to have had any,
-    /// the server that opened them was one that recorded only whether one had.
-    fn is_shared(&self, device: Option<u32>, disk: DiskId) -> bool {
-        let Some(entry) = device.and_then(|id| self.devices.get(&id)) else { return false };
-        let recorded = entry.deps.known().values().any(|known| known.shared);
-        let shared = entry.deps.of(disk).is_some_and(|known| known.shared);
-        shared || entry.spec.force && !recorded
-    }
-
     fn open_segments(
         &mut self,
         lines: &[Line],
@@ -191,9 +171,9 @@ impl<M: Machine> Administrator<M> {
             let old = over.and_then(|id| thread.group().device(id)).map(|device| device.target());
             let handle = |handle| match handle {
                 Handle::Opened(disk) => Ok(thread.disk(disk)),
-                Handle::Kept(line) => old
+                Handle::Kept(place) => old
                     .as_ref()
-                    .and_then(|old| old.disk_of_line(line))
+                    .and_then(|old| old.disk_at(place))
                     .ok_or_else(|| no_device(over.unwrap_or_default())),
             };
             let disks = handles.into_iter().map(handle).collect::<Result<Vec<_>, _>>()?;

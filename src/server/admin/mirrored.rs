@@ -1,0 +1,234 @@
+//! A mirror in the place of ranges, and ranges in the place of a mirror, on a device in use: this is
+//! how its data moves to another disk.
+//!
+//! Rules kept here (I10): what a mirror is made of the data of a device is recovered from the leg
+//! that has them; a mirror is left only for a leg that is known to be right, which is judged again
+//! when no request is under way; which leg is right is on record before the new table is, so that
+//! the next server knows it whichever table it finds; and from then on the other legs of a mirror
+//! that is left count as stale. What the mirror has in sync is durable on its legs when it is
+//! suspended: no flush of a later table has to reach it.
+
+use std::rc::Rc;
+
+use dm_targets::device::Opened;
+use dm_targets::mirror::status::LegHealth;
+use dm_targets::mirror::table::{Leg, Mirror as Table};
+use dm_targets::mirror::target::{LegReport, Mirror};
+use dm_targets::segments::table::placed;
+use dm_targets::table::TargetParams;
+use dm_targets::target::Target;
+use dm_targets::units::{Sector, Sectors};
+
+use super::devices::{Device, no_device};
+use super::held::Held;
+use super::machine::{Machine, Records, Thread};
+use super::mutant::{self, Mutant};
+use super::new_device::NewDevice;
+use super::replace::{is_lines, is_mirror};
+use super::state::Administrator;
+use super::targets::Over;
+use crate::failure::Reason;
+use crate::protocol::DeviceSpec;
+
+impl<M: Machine> Administrator<M> {
+    /// Opens a mirror that replaces a device's table of ranges. It is recovered from the leg that
+    /// has the device's data.
+    pub(super) fn prepare_mirror_over(
+        &mut self,
+        id: u32,
+        table: &DeviceSpec,
+    ) -> Result<NewDevice<M>, Reason> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let TargetParams::Mirror(mirror) = &table.table.params else {
+            return Err(format!("/dev/ublkb{id}: this is no mirror's table").into());
+        };
+        let beside = self.devices.len() + self.left_out.len() + self.undone_later.len();
+        if beside > 1 {
+            let what = "its server has other devices, and a mirror is alone in its server";
+            return Err(format!("/dev/ublkb{id}: {what}").into());
+        }
+        let (name, mirror) = (entry.name.clone(), mirror.clone());
+        let data_on = self.leg_with_data(entry, &mirror);
+        let data_on = data_on.filter(|_| !mutant::is(Mutant::LegWithDataForgotten));
+        if let (Some(source), Some(right), false) = (table.source, data_on, table.force) {
+            if source != right {
+                let (source, right) = (&mirror.legs[source].device, &mirror.legs[right].device);
+                return Err(format!(
+                    "{source}: the data of the device are on {right}, which would be overwritten; \
+                     --force takes {source} as the source nevertheless"
+                )
+                .into());
+            }
+        }
+        let spec = DeviceSpec { source: table.source.or(data_on), ..table.clone() };
+        let data_on = data_on.filter(|right| spec.source == Some(*right));
+        let over = Some(Over { device: id, data_on });
+        self.open_mirror(&mirror, spec, Some(&name), Default::default(), None, over)
+    }
+
+    /// The leg that has what a device of ranges shows: each of its ranges that is on a disk.
+    fn leg_with_data(&self, entry: &Device, mirror: &Table) -> Option<usize> {
+        let table = &entry.spec.table;
+        let lines = table.params.segments(table.len)?;
+        let is_it = |leg: &Leg| {
+            let disk = self.machine.disk_at(&leg.device);
+            let mut ranges = placed(&lines)
+                .filter_map(|(start, line)| Some((start, line.params.linear()?)))
+                .peekable();
+            disk.is_some()
+                && ranges.peek().is_some()
+                && ranges.all(|(start, linear)| {
+                    entry.deps.id(&linear.device) == disk
+                        && linear.offset == leg.offset.plus(Sectors(start.0))
+                })
+        };
+        mirror.legs.iter().position(is_it)
+    }
+
+    /// Refuses ranges in the place of a mirror that are on a leg that is not known to be right, or
+    /// where another part of the data would be.
+    pub(super) fn refuse_left_leg(&self, id: u32, table: &DeviceSpec) -> Result<(), Reason> {
+        let Some(leg) = self.left_for(id, table)? else { return Ok(()) };
+        if mutant::is(Mutant::LeftUnjudged) {
+            return Ok(());
+        }
+        let legs = |mirror: &Mirror| mirror.legs().iter().map(not_right).collect::<Vec<_>>();
+        let legs = self.call_mirror(id, legs)?.unwrap_or_default();
+        let Some((path, Some(why))) = legs.get(leg) else { return Ok(()) };
+        let others = legs.iter().enumerate().filter(|(_, (_, why))| why.is_none());
+        let others: Vec<_> = others.map(|(at, (path, _))| format!("leg {at} ({path})")).collect();
+        let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
+        Err(format!(
+            "{path}: leg {leg} of the mirror is not known to be right: {why}; right are: {others}; \
+             `ublk-dm wait {id} --in-sync` waits until all of them are"
+        )
+        .into())
+    }
+
+    /// The leg that a table of ranges is on which replaces a mirror's. `None`: it is on none of
+    /// them, or none of the two is such a table.
+    ///
+    /// # Errors
+    /// It is on more than one leg, or on a part of the data that belongs elsewhere.
+    fn left_for(&self, id: u32, table: &DeviceSpec) -> Result<Option<usize>, Reason> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let (Some(mirror), true) = (entry.mirror(), is_lines(table)) else { return Ok(None) };
+        let len = table.table.len;
+        let lines = table.table.params.segments(len).unwrap_or_default();
+        let mut found = None;
+        for (start, line) in placed(&lines) {
+            let Some(linear) = line.params.linear() else { continue };
+            let Some(disk) = self.machine.disk_at(&linear.device) else { continue };
+            let on_disk = |leg: &Leg| entry.deps.id(&leg.device) == Some(disk);
+            let overlaps = |leg: &Leg| {
+                let ends = |at: Sector, len: Sectors| at.plus(len);
+                linear.offset < ends(leg.offset, len) && leg.offset < ends(linear.offset, line.len)
+            };
+            let legs = mirror.legs.iter().enumerate();
+            for (at, leg) in legs.filter(|(_, leg)| on_disk(leg) && overlaps(leg)) {
+                let path = &linear.device;
+                if linear.offset != leg.offset.plus(Sectors(start.0)) {
+                    let what = "the range is not where the mirror has that part of its data";
+                    return Err(format!("{path}: leg {at} of the mirror: {what}").into());
+                }
+                if found.is_some_and(|other| other != at) {
+                    let what = "the table is on more than one leg of the mirror: use one of them";
+                    return Err(format!("{path}: {what}").into());
+                }
+                found = Some(at);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Records which leg is right before a table is replaced by another one: that of the mirror
+    /// that is left, or the source of the mirror that begins. The device is suspended.
+    ///
+    /// # Errors
+    /// The leg is not right any more, or that cannot be recorded.
+    pub(super) fn record_right_leg(
+        &self,
+        id: u32,
+        table: &DeviceSpec,
+        new: &Held<M::Caller>,
+    ) -> Result<(), Reason> {
+        let recorded = if is_mirror(table) {
+            if mutant::is(Mutant::BegunUnrecorded) {
+                return Ok(());
+            }
+            self.machine.call(new.job(|_, opened| async move {
+                match opened.target {
+                    Target::Mirror(mirror) => mirror.record_again(),
+                    _ => Ok(()),
+                }
+            }))?
+        } else {
+            // It may have failed since the table was prepared.
+            self.refuse_left_leg(id, table)?;
+            let leg = self.left_for(id, table)?.filter(|_| !mutant::is(Mutant::LeftUnrecorded));
+            let Some(leg) = leg else { return Ok(()) };
+            self.call_mirror(id, move |mirror| mirror.record_left(leg))?.unwrap_or(Ok(()))
+        };
+        recorded.map_err(|why| why.to_string().into())
+    }
+
+    /// Puts a target in the place of a suspended device's.
+    ///
+    /// # Errors
+    /// The target cannot begin. Or a disk does not answer: the device gets it when that does.
+    pub(super) fn exchange_target(
+        &mut self,
+        id: u32,
+        target: Held<M::Caller>,
+    ) -> Result<(), Reason> {
+        if self.call_mirror(id, |_| ())?.is_none() {
+            return self.put_target(id, target, true);
+        }
+        let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {
+            let held = thread.group().hold(opened);
+            if let Err(lost) = thread.group().take_target(id).await {
+                log::error!("/dev/ublkb{id}: {lost}");
+            }
+            thread.group().put_target(id, Opened::clone(&held)).await
+        });
+        self.put_by(id, job, true)
+    }
+
+    /// Keeps what a mirror that has been left for ranges knows of its legs, for later mirrors.
+    pub(super) fn keep_left_legs(&self, id: u32) {
+        if self.devices.get(&id).is_none_or(|entry| entry.mirror().is_some()) {
+            return;
+        }
+        match self.machine.records().keep_legs() {
+            Ok(None) => {}
+            Ok(Some(state)) => log::info!("/dev/ublkb{id}: its mirror has ended; {}", state.told()),
+            // The record stays where it was, and is kept when the server ends.
+            Err(why) => log::error!("/dev/ublkb{id}: {why}"),
+        }
+    }
+
+    /// Asks a device's mirror, if it has one.
+    fn call_mirror<T: Send + 'static>(
+        &self,
+        id: u32,
+        ask: impl FnOnce(&Mirror) -> T + Send + 'static,
+    ) -> Result<Option<T>, Reason> {
+        self.machine.call(move |thread| async move {
+            match thread.group().device(id)?.target() {
+                Target::Mirror(mirror) => Some(ask(&mirror)),
+                _ => None,
+            }
+        })
+    }
+}
+
+/// The path of a leg, and why it is not known to be right.
+fn not_right(leg: &LegReport) -> (String, Option<&'static str>) {
+    let why = match leg {
+        leg if leg.source && leg.health == LegHealth::Alive => None,
+        leg if leg.stale => Some("it has missed writes"),
+        leg if !leg.source => Some("it is not in sync"),
+        _ => Some("it has had errors"),
+    };
+    (leg.name.to_string(), why)
+}

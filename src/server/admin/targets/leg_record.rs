@@ -1,0 +1,54 @@
+//! A mirror's events in the log, and the record of its legs in the run directory.
+
+use std::cell::Cell;
+
+use dm_targets::mirror::Event;
+use dm_targets::mirror::leg_state::LegState;
+
+use crate::server::admin::machine::Records;
+use crate::server::admin::mutant::{self, Mutant};
+
+/// Logs a mirror's events, and records the state of its legs.
+pub(super) struct Note<R> {
+    records: R,
+    label: String,
+    /// The last attempt to write the record failed, and that was logged.
+    failing: Cell<bool>,
+}
+
+impl<R: Records> Note<R> {
+    /// For a mirror with this name.
+    pub fn new(records: R, label: String) -> Note<R> {
+        Note { records, label, failing: Cell::new(false) }
+    }
+
+    /// Logs an event.
+    pub fn tell(&self, event: &Event) {
+        match event {
+            Event::InSync => log::info!("{}: {event}", self.label),
+            _ => log::warn!("{}: {event}", self.label),
+        }
+    }
+
+    /// Called by the target before it acknowledges a request that depends on the state.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn record(&self, state: &LegState) -> Result<(), String> {
+        let written = self.records.write_legs(state);
+        let written = if mutant::is(Mutant::LegRecordIgnored) { Ok(()) } else { written };
+        let failed_before = self.failing.replace(written.is_err());
+        match &written {
+            Err(error) if !failed_before => log::error!(
+                "{}: it cannot be recorded in the run directory which legs are up to date: \
+                 {error}; writes that depend on that record fail until it can be written",
+                self.label
+            ),
+            Ok(()) if failed_before => {
+                log::warn!("{}: the state of its legs is on record again", self.label)
+            }
+            _ => {}
+        }
+        written
+    }
+}
