@@ -35,6 +35,11 @@ pub(super) fn create(
     file: Option<&Path>,
     created: &cli::Created,
 ) -> Result<ExitCode, Failure> {
+    if created.notable {
+        let hint = "make it with a table of `error`, and `load` and `resume` another one of its \
+                    length: disks are opened by `resume`";
+        return Err(wrong_usage(format!("--notable: a device needs a size, and a table: {hint}")));
+    }
     let text = match (table, file) {
         ([_, ..], _) => table.join("\n"),
         ([], Some(path)) if path != Path::new("-") => {
@@ -44,7 +49,7 @@ pub(super) fn create(
         }
         ([], _) => std::io::read_to_string(std::io::stdin())?,
     };
-    let cli::Created { id, read_only, no_recovery, loaded } = created;
+    let cli::Created { id, read_only, no_recovery, loaded, .. } = created;
     let (id, read_only, no_recovery, force) = (*id, *read_only, *no_recovery, loaded.force);
     let options = cli::Common { id, read_only, no_recovery, force, ..cli::Common::named(name) };
     add_target(table::of_lines(&text, &options, loaded.source.as_deref())?, &options)

@@ -22,6 +22,7 @@
 //! * Positions and lengths are multiples of the disk's logical block size and lie inside the disk.
 
 mod memory;
+pub mod shared;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;

@@ -11,6 +11,7 @@ use std::rc::{Rc, Weak};
 
 use crate::copy;
 use crate::device::{Device, Opened};
+use crate::disk::shared::SharedDisks;
 use crate::disk::{Disk, Host};
 use crate::exec::Executor;
 use crate::mirror::target::Mirror;
@@ -30,6 +31,8 @@ pub struct Group {
     pub host: Rc<dyn Host>,
     /// Copies their chunks and regions.
     pub copy: copy::Client,
+    /// The disks that devices made of ranges have in common.
+    pub shared_disks: SharedDisks<DiskKey>,
     origins: Origins,
     /// Targets that have no device, kept by their callers.
     held: RefCell<Vec<Weak<Opened>>>,
@@ -40,7 +43,8 @@ impl Group {
     /// A group without devices.
     pub fn new(executor: Executor, host: Rc<dyn Host>, copy: copy::Client) -> Group {
         let (held, devices) = (RefCell::default(), RefCell::default());
-        Group { executor, host, copy, origins: Origins::default(), held, devices }
+        let (origins, shared_disks) = (Origins::default(), SharedDisks::default());
+        Group { executor, host, copy, shared_disks, origins, held, devices }
     }
 
     /// The origin of a disk, if a target needs it.

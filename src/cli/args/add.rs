@@ -19,6 +19,9 @@ impl Add {
 /// What a table line does not say of a device.
 #[derive(Args)]
 pub struct Created {
+    /// Refused: a device needs a table
+    #[arg(long, hide = true)]
+    pub notable: bool,
     /// The N of /dev/ublkbN [default: the first free one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(..=MAX_ID))]
     pub id: Option<u32>,

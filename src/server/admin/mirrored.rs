@@ -1,5 +1,5 @@
-//! A mirror in the place of ranges, and ranges in the place of a mirror, on a device in use: this is
-//! how its data moves to another disk.
+//! A mirror in the place of ranges, and ranges in the place of a mirror, on a device in use: this
+//! is how its data moves to another disk.
 //!
 //! Rules kept here (I10): what a mirror is made of the data of a device is recovered from the leg
 //! that has them; a mirror is left only for a leg that is known to be right, which is judged again
@@ -27,7 +27,7 @@ use super::new_device::NewDevice;
 use super::replace::{is_lines, is_mirror};
 use super::state::Administrator;
 use super::targets::Over;
-use crate::failure::Reason;
+use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceSpec;
 
 impl<M: Machine> Administrator<M> {
@@ -47,6 +47,8 @@ impl<M: Machine> Administrator<M> {
             let what = "its server has other devices, and a mirror is alone in its server";
             return Err(format!("/dev/ublkb{id}: {what}").into());
         }
+        // Its disks may be others than when it was loaded.
+        self.refuse_circle_of(&table.table.params)?;
         let (name, mirror) = (entry.name.clone(), mirror.clone());
         let data_on = self.leg_with_data(entry, &mirror);
         let data_on = data_on.filter(|_| !mutant::is(Mutant::LegWithDataForgotten));
@@ -169,7 +171,8 @@ impl<M: Machine> Administrator<M> {
             let Some(leg) = leg else { return Ok(()) };
             self.call_mirror(id, move |mirror| mirror.record_left(leg))?.unwrap_or(Ok(()))
         };
-        recorded.map_err(|why| why.to_string().into())
+        let what = "the state of the legs cannot be recorded";
+        recorded.map_err(|why| Failure::from(why.0).context(what))
     }
 
     /// Puts a target in the place of a suspended device's.
@@ -196,9 +199,6 @@ impl<M: Machine> Administrator<M> {
 
     /// Keeps what a mirror that has been left for ranges knows of its legs, for later mirrors.
     pub(super) fn keep_left_legs(&self, id: u32) {
-        if self.devices.get(&id).is_none_or(|entry| entry.mirror().is_some()) {
-            return;
-        }
         match self.machine.records().keep_legs() {
             Ok(None) => {}
             Ok(Some(state)) => log::info!("/dev/ublkb{id}: its mirror has ended; {}", state.told()),

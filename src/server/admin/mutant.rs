@@ -52,6 +52,10 @@ pub enum Mutant {
     HandedOverUnrecorded,
     /// A snapshot's store is handed over to a table with another COW.
     HandedOverAnywhere,
+    /// Ranges of a disk that overlap are shared without force.
+    OverlapUnseen,
+    /// The second device on a disk has a handle of its own, without a claim.
+    BesideUnclaimed,
     /// The suspended state of a device is not recorded.
     SuspendNotRecorded,
     /// A device is recorded in the state file only after it has been started.

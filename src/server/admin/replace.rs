@@ -72,6 +72,7 @@ impl<M: Machine> Administrator<M> {
         };
         let lost = if was_suspended { None } else { self.hold_for(id, table.clone())? };
         let before = self.devices.get(&id).map(|old| (old.deps.clone(), old.spec.clone()));
+        let was_mirror = before.as_ref().is_some_and(|(_, spec)| is_mirror(spec));
         let unrecorded = mutant::is(Mutant::LinesNotRecorded);
         let recorded = self.record_right_leg(id, &table, &target).and_then(|()| {
             if unrecorded { Ok(()) } else { self.record_table(id, deps, spec, false) }
@@ -97,7 +98,9 @@ impl<M: Machine> Administrator<M> {
             }
             return Err(self.old_stays(id, was_suspended, why));
         }
-        self.keep_left_legs(id);
+        if was_mirror {
+            self.keep_left_legs(id);
+        }
         Ok(lost)
     }
 

@@ -40,6 +40,7 @@ mod not_started;
 mod open;
 mod orphan;
 mod process;
+mod ranges;
 mod records;
 mod refused;
 mod removed;

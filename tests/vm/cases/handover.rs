@@ -35,22 +35,20 @@ fn used() -> (u64, u64) {
 
 fn grown(seed: u64) {
     const SMALL: u64 = 2 * MIB;
-    let (origin, cow) = (slice("origin", "n0", 0, LEN), kernel::create("cow", &cow(SMALL)));
+    let (origin, cow) = (slice("origin", "n0", 0, LEN), kernel::create("cow", &cow_of(SMALL)));
     let line = |kind: &str| format!("0 {LEN} snapshot {origin} {cow} {kind} {CHUNK}");
-    let (old, new) = (View::new("old", LEN), View::new("new", LEN));
+    let (old, new) = (View::new("olds", LEN), View::new("news", LEN));
     let written = run_args(&binary(), &["create", "o", "--table", &of_origin(&origin)]).ok().line();
     let written = Disk::open(&written);
     old.fill(&written);
     let top = run_args(&binary(), &["create", "s", "--table", &line("P")]).ok().line();
     let snapshot = Disk::open(&top);
     assert!(used().1 == SMALL, "{}", server::status("s"));
-    let stop = AtomicBool::new(false);
+    // The first MiB, which the small COW has room for.
+    let (half, stop) = (View::new("news", MIB), AtomicBool::new(false));
     let plan = Plan { writers: 2, max_sectors: 32, writes: 2000, seconds: 60, may_break: false };
     thread::scope(|scope| {
-        // The first MiB, which the small COW has room for.
-        let half = View::new("new", MIB);
-        let (half, written, stop) = (&half, &written, &stop);
-        let writes = scope.spawn(move || load::write(half, written, seed, plan, stop));
+        let writes = scope.spawn(|| load::write(&half, &written, seed, plan, &stop));
         for kind in ["P", "PO", "P"] {
             load(&line(kind));
             ublk_dm("resume s").ok();
@@ -60,7 +58,7 @@ fn grown(seed: u64) {
         stop.store(true, Ordering::Relaxed);
         writes.join().expect("no panic").unwrap_or_else(|why| panic!("seed {seed}: {why}"));
     });
-    kernel::swap("cow", &cow(2 * SMALL));
+    kernel::swap("cow", &cow_of(2 * SMALL));
     load(&line("PO"));
     ublk_dm("suspend s").ok();
     let pid = server::number("s", "/server_pid");
@@ -92,7 +90,7 @@ fn of_origin(origin: &str) -> String {
 }
 
 /// A COW of this length.
-fn cow(len: u64) -> String {
+fn cow_of(len: u64) -> String {
     format!("0 {len} linear {} 0", node("n1"))
 }
 
@@ -102,7 +100,7 @@ fn refused() {
     let [one, two] = [("one", 0), ("two", LEN)].map(|(name, at)| slice(name, "n1", at, LEN));
     let line = |cow: &str, kind: &str| format!("0 {LEN} snapshot {origin} {cow} {kind} {CHUNK}");
     let top = run_args(&binary(), &["create", "s", "--table", &line(&one, "P")]).ok().line();
-    let (view, disk) = (View::new("mine", LEN), Disk::open(&top));
+    let (view, disk) = (View::new("mine", MIB), Disk::open(&top));
     view.fill(&disk);
     run_args(&binary(), &["load", "s", "--table", &line(&one, "N")]).refused();
     for cow in [&two, "/dev/nonsense"] {

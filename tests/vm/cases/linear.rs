@@ -173,13 +173,24 @@ fn bad() {
     // The blocks of this disk have 4096 bytes.
     refuse(1, &format!("0 8 linear {large} 4"));
     refuse(1, &format!("0 12 linear {large} 8"));
-    // In use by the kernel's target, and by one of our devices; shared with `--force`.
+    // In use by the kernel's target, and by one of our devices: that shares it if the ranges do not
+    // overlap, or with `--force`.
     refuse(1, &format!("0 8 linear {whole} 0"));
     create("one", &format!("0 64 linear {small} 0"), &[]).ok();
-    let said = create("two", &format!("0 64 linear {small} 64"), &[]).refused();
+    let said = create("two", &format!("0 64 linear {small} 63"), &[]).refused();
     assert!(said.stderr.contains("one") && said.stderr.contains("--force"), "{}", said.stderr);
-    create("two", &format!("0 64 linear {small} 64"), &["--force"]).ok();
-    assert!(server::list().len() == 2, "{:?}", server::list());
+    create("two", &format!("0 64 linear {small} 63"), &["--force"]).ok();
+    create("three", &format!("0 64 linear {small} 127"), &[]).ok();
+    assert!(server::list().len() == 3, "{:?}", server::list());
+    let pid = server::number("one", "/server_pid");
+    sh(&format!("kill -9 {pid}")).ok();
+    server::wait_gone(pid);
+    ublk_dm("recover --all").ok();
+    // The disk is claimed as long as one of them has it.
+    for name in ["one", "two"] {
+        server::del(name);
+        assert!(!disk::is_free(&small), "not claimed after del {name}");
+    }
     server::del("--all");
     server::assert_nothing_left("del --all");
 }

@@ -78,7 +78,8 @@ fn live(seed: u64) {
     sh(&format!("e2fsck -fn {judge}")).ok();
     kernel::remove("judge");
     // What was left behind is known to be stale.
-    let out = ublk_dm(&format!("create m --table '{}'", mirror(SIZE, [&two, &one]))).refused();
+    let line = mirror(SIZE, [&two, &one]);
+    let out = run_args(&binary(), &["create", "m", "--table", &line]).refused();
     assert!(out.stderr.contains("it is not up to date"), "{}", out.stderr);
     server::forget_ended_legs();
 }
@@ -99,7 +100,7 @@ fn refused() {
     weak.set(&[(Fails::NothingButSlow { read_ms: 0, write_ms: 400 }, 2048, LEN)]);
     let line = linear(LEN, &one);
     let top = run_args(&binary(), &["create", "l", "--table", &line]).ok().line();
-    let (view, disk) = (View::new("moves", LEN), Disk::open(&top));
+    let (view, disk) = (View::new("move", LEN), Disk::open(&top));
     view.fill(&disk);
     load("l", &mirror(LEN, [&one, &weak.node]));
     ublk_dm("resume l").ok();

@@ -1,23 +1,30 @@
-//! Disks that a device's new table has in common with the one that it replaces.
+//! Disks that a device's new table has in common with the one that it replaces, or with other
+//! devices of the server.
 //!
-//! Rule kept here: such a disk keeps its handle, and with that its claim: no other program can take
-//! it between the two tables, and a disk that is in use by the device itself is not in the way.
+//! Rules kept here: such a disk keeps its handle, and with that its claim: no other program can
+//! take it between two tables, or when the first of several devices is deleted; and devices made of
+//! ranges of one disk share it if their ranges do not overlap, others only by force.
 
+use dm_targets::linear::table::Linear;
 use dm_targets::segments::table::Segment;
 use dm_targets::table::TargetParams;
+use dm_targets::units::{Sector, Sectors};
 
 use crate::failure::Reason;
+use crate::protocol::{DeviceSpec, KnownDisks};
 use crate::server::admin::devices::Device;
-use crate::server::admin::machine::{Machine, OpenDisk};
+use crate::server::admin::machine::{Machine, OpenDisk, Thread};
+use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
 use crate::storage::{Access, Claim, DiskId};
 
-/// A disk of the old table.
+/// A disk of the old table, or of another device.
 pub(super) struct Kept<D> {
     /// To be judged: nothing is read or written through it by a target.
     pub disk: D,
-    /// Where the old table has it: the number of a line, or of a leg.
-    pub place: usize,
+    /// Where the old table has it: the number of a line, or of a leg. `None`: it is another
+    /// device's.
+    pub place: Option<usize>,
     /// It has other users.
     pub shared: bool,
 }
@@ -42,8 +49,87 @@ impl<M: Machine> Administrator<M> {
         let Some(place) = disk.and_then(|disk| place_of(entry, disk)) else { return Ok(None) };
         let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
         let shared = is_shared(entry, disk.id());
-        Ok(Some(Kept { disk, place, shared }))
+        Ok(Some(Kept { disk, place: Some(place), shared }))
     }
+
+    /// Opens the disk at a path if another device of this server has it that is made of ranges;
+    /// `again`: what the disks of an existing device were.
+    pub(super) fn open_beside(
+        &self,
+        path: &str,
+        id: DiskId,
+        spec: &DeviceSpec,
+        again: Option<&KnownDisks>,
+    ) -> Result<Option<Kept<M::Open>>, Reason> {
+        let key = id.key();
+        let is_there = self
+            .machine
+            .call(move |thread| async move { thread.group().shared_disks.get(&key).is_some() });
+        if !is_there? {
+            return Ok(None);
+        }
+        let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
+        let now = self.known_disk(&disk).number;
+        let other = self.devices.values().find(|entry| entry.deps.has(id));
+        let known = other.and_then(|other| other.deps.of(id));
+        let was = again.and_then(|known| known.get(path)).or(known.as_ref());
+        let shared = was.is_some_and(|was| was.shared);
+        if was.is_some_and(|was| was.number != 0 && was.number != now) {
+            return Err(format!("{path}: another disk is at this path by now").into());
+        }
+        if let (Some(other), true) = (other, shared && !spec.force && again.is_none()) {
+            return Err(used_by(path, other));
+        }
+        Ok(Some(Kept { disk, place: None, shared }))
+    }
+
+    /// Refuses a range of a disk that another device of this server uses, or a disk that is in use
+    /// as a whole; `over`: the device whose table is replaced.
+    pub(super) fn refuse_overlap(
+        &self,
+        path: &str,
+        disk: DiskId,
+        (start, len): (Sector, Sectors),
+        over: Option<u32>,
+    ) -> Result<(), Reason> {
+        let overlaps = |other: &Linear, its: Sectors| {
+            start < other.offset.plus(its) && other.offset < start.plus(len)
+        };
+        let uses = |entry: &Device| {
+            let table = &entry.spec.table;
+            let Some(lines) = table.params.segments(table.len) else { return true };
+            lines.iter().any(|line| {
+                let linear = line.params.linear();
+                linear.is_some_and(|linear| {
+                    entry.deps.id(&linear.device) == Some(disk) && overlaps(linear, line.len)
+                })
+            })
+        };
+        let others = self.devices.values().filter(|entry| Some(entry.info.id) != over);
+        let mut others = others.filter(|entry| entry.deps.has(disk));
+        match others.find(|entry| uses(entry) && !mutant::is(Mutant::OverlapUnseen)) {
+            Some(entry) => Err(used_by(path, entry)),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a device in a server that has a mirror.
+    pub(super) fn refuse_beside_mirror(&self) -> Result<(), Reason> {
+        let served = self.devices.values().map(|entry| (&entry.name, &entry.spec));
+        let left = self.left_out.values().map(|left| (&left.device.name, &left.device.spec));
+        let is_mirror = |spec: &DeviceSpec| matches!(spec.table.params, TargetParams::Mirror(_));
+        match served.chain(left).find(|(_, spec)| is_mirror(spec)) {
+            Some((name, _)) => {
+                Err(format!("its server has the mirror {name}, which is alone in it").into())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn used_by(path: &str, entry: &Device) -> Reason {
+    let (id, name) = (entry.info.id, &entry.name);
+    format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it").into()
 }
 
 /// The first line, or leg, of a device's table that is on a disk.

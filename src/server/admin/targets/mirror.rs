@@ -17,7 +17,7 @@ use dm_targets::units::{Sector, Sectors};
 
 use super::content::refuse_other;
 use super::disks::{Sharing, check_range, discard_of};
-use super::kept::Over;
+use super::kept::{Kept, Over};
 use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identities, renamed, with_names_of_today};
 use super::leg_record::Note;
@@ -156,27 +156,26 @@ impl<M: Machine> Administrator<M> {
         let (mut legs, mut kept): (Vec<M::Open>, _) = (Vec::new(), Vec::new());
         let mut shared = BTreeSet::new();
         for leg in &mirror.legs {
-            if let Some(had) = self.open_kept(&leg.device, over.map(|over| over.device))? {
-                if had.disk.limits().read_only {
+            let opened = match self.open_kept(&leg.device, over.map(|over| over.device))? {
+                Some(kept) if kept.disk.limits().read_only => {
                     return Err(format!("{}: it is write-protected", leg.device).into());
                 }
-                if had.shared {
-                    shared.insert(leg.device.clone());
+                Some(kept) => kept,
+                None => {
+                    let id = self.machine.disk_at(&leg.device);
+                    let ours = legs.iter().any(|other| Some(other.id()) == id);
+                    let sharing = sharing.of_one(&leg.device, again);
+                    let sharing = if ours { Sharing::Always } else { sharing };
+                    let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
+                    let (disk, with_others) = opened?;
+                    Kept { disk, place: None, shared: with_others && !ours }
                 }
-                legs.push(had.disk);
-                kept.push(Some(had.place));
-                continue;
-            }
-            let id = self.machine.disk_at(&leg.device);
-            let ours = legs.iter().any(|other| Some(other.id()) == id);
-            let sharing = if ours { Sharing::Always } else { sharing.of_one(&leg.device, again) };
-            let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
-            let (disk, with_others) = opened?;
-            if with_others && !ours {
+            };
+            if opened.shared {
                 shared.insert(leg.device.clone());
             }
-            legs.push(disk);
-            kept.push(None);
+            legs.push(opened.disk);
+            kept.push(opened.place);
         }
         let log_sharing = if sharing == Sharing::Own || sharing == Sharing::Always {
             Sharing::Own
@@ -198,29 +197,8 @@ impl<M: Machine> Administrator<M> {
                 Some(log)
             }
         };
-        let block =
-            legs.iter().map(|leg| u64::from(leg.limits().logical_block_size)).max().unwrap_or(512)
-                / 512;
-        for (disk, leg) in legs.iter().zip(&mirror.legs) {
-            check_range(disk, leg.offset, len)?;
-        }
-        if len.0 % block != 0 {
-            return Err(format!(
-                "length of {len} sectors: not a multiple of the legs' block size of {} bytes",
-                block * 512
-            )
-            .into());
-        }
-        let pairs = legs.iter().zip(&mirror.legs);
-        let ranges: Vec<_> =
-            pairs.map(|(disk, leg)| disk.place().part(leg.offset.bytes(), len.bytes())).collect();
-        for (at, range) in ranges.iter().enumerate() {
-            if ranges[..at].iter().any(|other| other.overlaps(range)) {
-                let leg = &mirror.legs[at].device;
-                return Err(format!("{leg}: given for two legs that overlap").into());
-            }
-        }
-        Ok(Disks { legs, kept, log, shared, len, block: Sectors(block) })
+        let block = check_ranges(mirror, &legs, len)?;
+        Ok(Disks { legs, kept, log, shared, len, block })
     }
 
     fn open_legs(
@@ -274,6 +252,33 @@ impl<M: Machine> Administrator<M> {
         };
         self.open_target(open).map(|(target, ())| target)
     }
+}
+
+/// Refuses legs that do not fit on their disks, or that overlap. Returns the largest block size.
+fn check_ranges(mirror: &Table, legs: &[impl OpenDisk], len: Sectors) -> Result<Sectors, Reason> {
+    let block =
+        legs.iter().map(|leg| u64::from(leg.limits().logical_block_size)).max().unwrap_or(512)
+            / 512;
+    for (disk, leg) in legs.iter().zip(&mirror.legs) {
+        check_range(disk, leg.offset, len)?;
+    }
+    if len.0 % block != 0 {
+        return Err(format!(
+            "length of {len} sectors: not a multiple of the legs' block size of {} bytes",
+            block * 512
+        )
+        .into());
+    }
+    let pairs = legs.iter().zip(&mirror.legs);
+    let ranges: Vec<_> =
+        pairs.map(|(disk, leg)| disk.place().part(leg.offset.bytes(), len.bytes())).collect();
+    for (at, range) in ranges.iter().enumerate() {
+        if ranges[..at].iter().any(|other| other.overlaps(range)) {
+            let leg = &mirror.legs[at].device;
+            return Err(format!("{leg}: given for two legs that overlap").into());
+        }
+    }
+    Ok(Sectors(block))
 }
 
 fn check_region<D>(mirror: &Table, disks: &Disks<D>) -> Result<(), Reason> {

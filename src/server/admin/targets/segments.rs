@@ -24,6 +24,7 @@ use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::{Deps, no_device};
 use crate::server::admin::held::Held;
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
+use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::new_device::NewDevice;
 use crate::server::admin::state::Administrator;
 use crate::storage::{DiskId, Limits};
@@ -39,6 +40,8 @@ enum Handle<D> {
     Opened(D),
     /// The table that is replaced has it, in this place.
     Kept(usize),
+    /// Another device of this server has it. Nothing is read or written through this one.
+    Beside(D),
 }
 
 /// A disk of a table.
@@ -69,6 +72,9 @@ impl<M: Machine> Administrator<M> {
     ) -> Result<NewDevice<M>, Reason> {
         if again.is_none() {
             self.refuse_circle_of(&spec.table.params)?;
+        }
+        if over.is_none() {
+            self.refuse_beside_mirror()?;
         }
         let Disks { disks, of_line, deps } = self.open_lines(&lines, &spec, again, over)?;
         let limits: Vec<_> = disks.iter().map(|disk| disk.limits).collect();
@@ -112,7 +118,15 @@ impl<M: Machine> Administrator<M> {
             let path = linear.device.as_str();
             let id = self.machine.disk_at(path);
             let place = opened.iter().position(|(disk, _)| Some(disk.id) == id);
+            let range = (linear.offset, *len);
+            if !spec.force && again.is_none() {
+                id.map_or(Ok(()), |id| self.refuse_overlap(path, id, range, over))?;
+            }
             let kept = if place.is_none() { self.open_kept(path, over)? } else { None };
+            let kept = match (place, &kept, id) {
+                (None, None, Some(id)) => self.open_beside(path, id, spec, again)?,
+                _ => kept,
+            };
             let place = match (place, kept) {
                 (Some(place), _) => place,
                 (None, Some(Kept { disk, place, shared })) => {
@@ -120,14 +134,11 @@ impl<M: Machine> Administrator<M> {
                     let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
                     deps.insert(path, disk.id(), known);
                     let (id, size, read_only) = (disk.id(), disk.size(), limits.read_only);
-                    let handle = Handle::Kept(place);
+                    let handle = place.map_or(Handle::Beside(disk), Handle::Kept);
                     opened.push((Below { id, handle, limits, read_only, shared }, size));
                     opened.len() - 1
                 }
                 (None, None) => {
-                    if !spec.force && again.is_none() {
-                        self.refuse_used(path, id)?;
-                    }
                     let (disk, shared) = self.open_as_it_is(path, sharing.of_one(path, again))?;
                     let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
                     deps.insert(path, disk.id(), known);
@@ -148,16 +159,6 @@ impl<M: Machine> Administrator<M> {
         Ok(Disks { disks, of_line, deps })
     }
 
-    /// Refuses a disk that another device of this server uses.
-    fn refuse_used(&self, path: &str, id: Option<DiskId>) -> Result<(), Reason> {
-        let uses = |deps: &Deps| id.is_some_and(|id| deps.has(id));
-        let Some(entry) = self.devices.values().find(|entry| uses(&entry.deps)) else {
-            return Ok(());
-        };
-        let (id, name) = (entry.info.id, &entry.name);
-        Err(format!("{path}: in use by /dev/ublkb{id} ({name}); --force shares it").into())
-    }
-
     fn open_segments(
         &mut self,
         lines: &[Line],
@@ -166,15 +167,22 @@ impl<M: Machine> Administrator<M> {
         over: Option<u32>,
     ) -> Result<Held<M::Caller>, Reason> {
         let lines = lines.to_vec();
-        let handles: Vec<_> = disks.into_iter().map(|disk| disk.handle).collect();
+        let handles: Vec<_> = disks.into_iter().map(|disk| (disk.id, disk.handle)).collect();
         let (target, ()) = self.open_target(move |thread: Rc<M::Thread>| async move {
             let old = over.and_then(|id| thread.group().device(id)).map(|device| device.target());
-            let handle = |handle| match handle {
-                Handle::Opened(disk) => Ok(thread.disk(disk)),
-                Handle::Kept(place) => old
-                    .as_ref()
-                    .and_then(|old| old.disk_at(place))
-                    .ok_or_else(|| no_device(over.unwrap_or_default())),
+            let shared = &thread.group().shared_disks;
+            let handle = |(id, handle): (DiskId, _)| {
+                let disk = match handle {
+                    Handle::Opened(disk) => Some(thread.disk(disk)),
+                    Handle::Kept(place) => old.as_ref().and_then(|old| old.disk_at(place)),
+                    Handle::Beside(disk) if mutant::is(Mutant::BesideUnclaimed) => {
+                        Some(thread.disk(disk))
+                    }
+                    Handle::Beside(_) => shared.get(&id.key()),
+                };
+                let disk = disk.ok_or_else(|| no_device(over.unwrap_or_default()))?;
+                shared.share(id.key(), &disk);
+                Ok::<_, Reason>(disk)
             };
             let disks = handles.into_iter().map(handle).collect::<Result<Vec<_>, _>>()?;
             let disk = |place: Option<usize>| place.map(|place| disks[place].clone());
