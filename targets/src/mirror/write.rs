@@ -328,8 +328,8 @@ fn start(request: &Request, stretch: &Stretch, leg: &LegParts) -> Io {
     }
 }
 
-/// Awaits every leg's operation, even after an error (I6). Each is awaited where it is: moved out of
-/// the list, it would be copied on every request.
+/// Awaits every leg's operation, even after an error (I6). Each is awaited where it is: moved out
+/// of the list, it would be copied on every request.
 pub(super) async fn finish(ios: &mut [Option<Io>]) -> Outcome {
     let mut outcome = Outcome::default();
     for (leg, io) in ios.iter_mut().enumerate() {
