@@ -149,9 +149,8 @@ impl Backend for RingDisk {
     }
 
     fn refresh_size(&self) -> Sectors {
-        if let Some(size) = (self.probe)(self.file.as_fd().as_raw_fd()) {
-            self.size.set(size);
-        }
-        self.size.get()
+        let found = (self.probe)(self.file.as_fd().as_raw_fd());
+        self.size.set(found.map_or(self.size.get(), |found| found.max(self.size.get())));
+        found.unwrap_or(self.size.get())
     }
 }

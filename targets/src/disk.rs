@@ -136,7 +136,8 @@ pub trait Backend {
     fn limits(&self) -> Limits;
     /// The disk's size as last seen.
     fn size(&self) -> Sectors;
-    /// Reads the size again: a COW may have grown.
+    /// Reads the size again, which may have grown, and returns it. A disk that has become shorter
+    /// keeps its size as last seen: its operations behind the end fail one by one.
     fn refresh_size(&self) -> Sectors {
         self.size()
     }
@@ -249,7 +250,7 @@ impl Disk {
         self.inner.backend.size()
     }
 
-    /// Reads the size again.
+    /// Reads the size again and returns it; [`Disk::size`] never becomes smaller.
     pub fn refresh_size(&self) -> Sectors {
         self.inner.backend.refresh_size()
     }

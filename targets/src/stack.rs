@@ -310,10 +310,9 @@ impl Backend for Stack {
 
     fn refresh_size(&self) -> Sectors {
         // A device between two targets keeps its last size.
-        if let Some(size) = self.shared.device.target().size() {
-            self.shared.size.set(size);
-        }
-        self.size()
+        let Some(size) = self.shared.device.target().size() else { return self.size() };
+        self.shared.size.set(size.max(self.size()));
+        size
     }
 }
 

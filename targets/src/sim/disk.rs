@@ -144,7 +144,8 @@ impl SimDisk {
         }
     }
 
-    /// Grows the disk, which shows its new size when the size is read again.
+    /// Gives the disk another size, which it shows when its size is read again. One that has
+    /// become shorter keeps its content; its errors are injected.
     pub fn grow(&self, size: Sectors) {
         self.grown.set(Some(size.0));
     }
@@ -367,10 +368,11 @@ impl Backend for SimDisk {
     }
 
     fn refresh_size(&self) -> Sectors {
-        if let Some(size) = self.grown.take() {
+        let Some(size) = self.grown.get() else { return self.size() };
+        if size > self.size().0 {
             self.media.borrow_mut().grow(index(size));
         }
-        self.size()
+        Sectors(size)
     }
 }
 
