@@ -260,8 +260,12 @@ impl Group {
                 origin.resize(&snapshot, len).await;
             }
             Target::Linear(linear) => linear.set_size(len),
-            // They are as long as their disks.
-            Target::Origin(_) | Target::Mirror(_) => {}
+            // It has grown before that was on record, and has to be cut if that was in vain.
+            Target::Mirror(mirror) => {
+                mirror.shrink_back(len).await.map_err(|error| error.to_string())?;
+            }
+            // It is as long as its disk.
+            Target::Origin(_) => {}
             Target::Merge(_)
             | Target::Error(_)
             | Target::Zero(_)

@@ -51,14 +51,23 @@ impl Bits {
         self.trim();
     }
 
-    /// Whether a bit is set.
-    pub fn get(&self, at: u64) -> bool {
-        self.words[index(at)] >> (at % WORD_BITS) & 1 == 1
+    /// Keeps the first `len` bits, no more than it has.
+    pub fn cut(&mut self, len: u64) {
+        self.words.truncate(usize::try_from(len.div_ceil(WORD_BITS)).unwrap_or(usize::MAX));
+        self.len = len;
+        self.trim();
     }
 
-    /// Sets or clears a bit; returns whether it changed.
+    /// Whether a bit is set; a bit behind the last one is not.
+    pub fn get(&self, at: u64) -> bool {
+        self.words.get(index(at)).is_some_and(|word| word >> (at % WORD_BITS) & 1 == 1)
+    }
+
+    /// Sets or clears a bit; returns whether it changed. A bit behind the last one stays zero.
     pub fn put(&mut self, at: u64, value: bool) -> bool {
-        debug_assert!(at < self.len);
+        if at >= self.len {
+            return false;
+        }
         let (word, mask) = (&mut self.words[index(at)], 1 << (at % WORD_BITS));
         let old = *word & mask != 0;
         if value {
@@ -176,6 +185,20 @@ mod tests {
             let grown = bits.grown(more).unwrap();
             assert_eq!((grown.len(), grown.count()), (more, len));
             assert_eq!(grown.next_zero(0), (more > len).then_some(len));
+        }
+    }
+
+    #[test]
+    fn a_set_is_cut_and_has_nothing_behind_its_end() {
+        for (len, less) in [(1, 1), (65, 64), (70, 65), (200, 3)] {
+            let mut bits = Bits::zeroes(len).unwrap();
+            bits.fill_from(0, true);
+            bits.cut(less);
+            assert_eq!((bits.len(), bits.count(), bits.next_zero(0)), (less, less, None));
+            for at in [less, less + 63, less + 64] {
+                assert!(!bits.put(at, true) && !bits.get(at));
+            }
+            assert_eq!(bits.grown(len).unwrap().next_zero(0), (len > less).then_some(less));
         }
     }
 

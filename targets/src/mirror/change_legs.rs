@@ -184,7 +184,8 @@ impl Mirror {
     }
 
     async fn renew(&self, index: usize, leg: LegParts) -> Result<(), ChangeError> {
-        check_leg(&leg, self.len(), self.region_size).map_err(ChangeError::Unfit)?;
+        check_leg(&leg, leg.disk.size(), self.len(), self.region_size)
+            .map_err(ChangeError::Unfit)?;
         self.begin_change().await?;
         let result = self.put_in(index, leg).await;
         self.end_change().await;

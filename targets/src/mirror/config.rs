@@ -104,9 +104,10 @@ pub struct LegReport {
     pub errors: ErrorCounts,
 }
 
-/// Checks that a leg fits a mirror of this length and region size.
+/// Checks that a leg, on a disk of this size, fits a mirror of this length and region size.
 pub(super) fn check_leg(
     leg: &LegParts,
+    size: Sectors,
     len: Sectors,
     region_size: RegionSize,
 ) -> Result<(), OpenError> {
@@ -117,7 +118,7 @@ pub(super) fn check_leg(
         return Err(OpenError::Misaligned { disk, block_bytes });
     }
     match leg.offset.0.checked_add(len.0) {
-        Some(end) if end <= leg.disk.size().0 => Ok(()),
+        Some(end) if end <= size.0 => Ok(()),
         end => {
             let needed = Sectors(end.unwrap_or(u64::MAX));
             Err(OpenError::LegTooSmall { disk: leg.disk.name().clone(), needed })

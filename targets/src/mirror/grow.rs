@@ -6,12 +6,14 @@
 //! * The new regions are out of sync, and recovered from a leg that is a source: what the legs have
 //!   there was never made equal. So is the last region of before, if it was shorter than the
 //!   others.
-//! * That the legs will differ is journaled in the record of the legs first.
+//! * That the legs will differ is journaled in the record of the legs first. One source is left:
+//!   several would count as equal in the new regions.
 //! * The bits of the new regions are durable in the log before its header counts these regions.
 
 use super::change_legs::ChangeError;
 use super::config::check_leg;
 use super::format::MAX_REGIONS;
+use super::legs::LegSet;
 use super::log::Unusable;
 use super::log::grow::NotGrown;
 use super::open_error::OpenError;
@@ -38,8 +40,7 @@ impl Mirror {
             return Err(OpenError::RegionSize(self.region_size.sectors()));
         }
         for leg in self.disks.borrow().iter() {
-            leg.disk.refresh_size();
-            check_leg(leg, len, self.region_size)?;
+            check_leg(leg, leg.disk.refresh_size(), len, self.region_size)?;
         }
         self.log.check_room(regions).map_err(|unusable| match (unusable, self.log.disk_name()) {
             (Unusable::TooSmall(needed), Some(disk)) => OpenError::LogTooSmall { disk, needed },
@@ -48,18 +49,19 @@ impl Mirror {
     }
 
     /// Makes the mirror longer, before its users can see that. The new regions are recovered. A
-    /// mirror that is as long already stays as it is.
+    /// mirror that is as long already stays as it is, and one that is longer, because an attempt
+    /// could not be taken back, is cut.
     ///
     /// # Errors
-    /// It cannot be so long, it is suspended or being changed, or the change was given up: it is
-    /// unchanged then. Or its log could not be written: then its users must not see the new length.
+    /// It cannot be so long, it is suspended or being changed, the change was given up, or its log
+    /// could not be written: it is as long as before then.
     pub async fn grow(&self, len: Sectors) -> Result<(), ChangeError> {
         self.check_size(len).map_err(ChangeError::Unfit)?;
         if self.log.health().has_failed() {
             return Err(ChangeError::Log);
         }
         if len <= self.len() {
-            return Ok(());
+            return self.shrink_back(len).await;
         }
         self.begin_change().await?;
         let result = self.put_on(len).await;
@@ -84,7 +86,7 @@ impl Mirror {
             if !known.grow(regions, is_short.then_some(RegionIndex(last))) {
                 return Err(no_memory);
             }
-            if legs.sources() == legs.all() {
+            if legs.sources() != LegSet::one(legs.default_leg()) {
                 legs.diverge();
             }
         }
@@ -99,6 +101,38 @@ impl Mirror {
             self.log.count_regions();
             self.write_change().await;
         }
-        if self.log.health().has_failed() { Err(ChangeError::Log) } else { Ok(()) }
+        if self.log.health().has_failed() {
+            self.cut(before).await;
+            return Err(ChangeError::Log);
+        }
+        Ok(())
+    }
+
+    /// Takes a growth back that users have never seen: they have had at most `len`. A mirror that
+    /// is no longer than that stays as it is.
+    ///
+    /// # Errors
+    /// It is suspended or being changed, or the change was given up: it is as long as before then.
+    pub async fn shrink_back(&self, len: Sectors) -> Result<(), ChangeError> {
+        if len >= self.len() {
+            return Ok(());
+        }
+        self.begin_change().await?;
+        self.cut(len).await;
+        self.end_change().await;
+        Ok(())
+    }
+
+    /// Forgets everything behind `len`, where no user has written anything. The log is written by
+    /// the end of the change; with its old header or its new one, the regions that are left have
+    /// their bits.
+    async fn cut(&self, len: Sectors) {
+        self.log.until_idle().await;
+        // No await from here on until the regions, the log and the length agree again.
+        let regions = self.region_size.regions_in(len);
+        self.state.borrow_mut().regions.cut(regions);
+        self.log.cut(regions);
+        self.len.set(len);
+        self.log.count_regions();
     }
 }

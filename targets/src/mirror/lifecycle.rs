@@ -391,7 +391,7 @@ fn check_config(config: &MirrorConfig<'_>) -> Result<(RegionSize, u64), OpenErro
         return Err(wrong_size);
     }
     for leg in &config.legs {
-        check_leg(leg, config.len, region_size)?;
+        check_leg(leg, leg.disk.size(), config.len, region_size)?;
     }
     Ok((region_size, regions))
 }

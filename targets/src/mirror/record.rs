@@ -109,14 +109,11 @@ impl Mirror {
         put
     }
 
-    /// Journals that the legs are about to differ in some regions: before they do.
+    /// Journals that the legs, also those that are sources, are about to differ in some regions:
+    /// before they do. The default leg is the source from then on.
     pub(super) fn record_divergence(&self) -> Result<(), RecordError> {
         let truth = self.claims();
-        let sources = {
-            let legs = &self.state.borrow().legs;
-            let all = truth.sources == legs.all();
-            if all { LegSet::one(legs.default_leg()) } else { truth.sources }
-        };
+        let sources = LegSet::one(self.state.borrow().legs.default_leg());
         let names = || self.disks.borrow().iter().map(LegParts::known).collect();
         self.put(Claims { sources, in_sync: false, ..truth }, names)
     }

@@ -28,6 +28,17 @@ impl Regions {
         self.search_again(RegionIndex(before.saturating_sub(1)));
         true
     }
+
+    /// The mirror has only its first `count` regions again. No write or copy may be in flight; a
+    /// region behind them that is withheld or queued counts as out of sync until it is released.
+    pub fn cut(&mut self, count: u64) {
+        for region in count..self.count() {
+            self.lose(region);
+        }
+        self.in_sync.cut(count);
+        self.clean.cut(count);
+        self.cursor = self.cursor.min(count);
+    }
 }
 
 #[cfg(test)]
@@ -51,6 +62,29 @@ mod tests {
             assert!(!regions.clean_bits().get(3) && regions.clean_bits().get(2));
             let span = regions.next_recovery(100).unwrap();
             assert_eq!((span.first, span.count), (RegionIndex(3), 67));
+        }
+    }
+
+    #[test]
+    fn regions_that_are_cut_off_again_are_forgotten() {
+        for logged in [false, true] {
+            let mut regions = in_sync(3, logged);
+            assert!(regions.grow(70, None));
+            let span = regions.next_recovery(100).unwrap();
+            regions.end_recovery(span, true, 0);
+            assert!(regions.withhold(RegionIndex(69)) && regions.all_in_sync());
+            let mut taken = Vec::new();
+            regions.take_idle(9, 1, 10, &mut taken);
+            regions.cut(3);
+            assert_eq!((regions.count(), regions.in_sync_count()), (3, 3));
+            assert_eq!(regions.dirty_count(), 0);
+            assert!(regions.next_recovery(8).is_none());
+            // What others have still to end of the old regions.
+            regions.release(RegionIndex(69), 9);
+            assert!(regions.grow(70, None));
+            regions.finish_cleaning(&taken, |region| panic!("{region:?} is clean"));
+            assert_eq!((regions.in_sync_count(), regions.dirty_count()), (3, 0));
+            assert_eq!(regions.next_recovery(100).unwrap().count, 67);
         }
     }
 

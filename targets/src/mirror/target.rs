@@ -250,7 +250,7 @@ impl Mirror {
     /// The length of `count` regions from `first` on; the mirror's last region may be short.
     pub(super) fn len_of(&self, first: RegionIndex, count: u64) -> Sectors {
         let start = self.region_size.start_of(first).0;
-        Sectors((count * self.region_size.sectors().0).min(self.len.get().0 - start))
+        Sectors((count * self.region_size.sectors().0).min(self.len.get().0.saturating_sub(start)))
     }
 
     /// A leg's disk, and the sector on it of a sector of the mirror.

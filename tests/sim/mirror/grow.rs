@@ -117,7 +117,97 @@ fn a_log_that_fails_ends_the_growth() {
     let why = grow(&fixture, LONG).unwrap_err();
     assert_eq!(why, "the dirty log cannot be written");
     assert_eq!(grow(&fixture, LONG).unwrap_err(), why);
+    assert_eq!(fixture.mirror.len(), Sectors(7));
     fixture.write(100, 0, 7).unwrap();
     fixture.settle();
+    assert!(fixture.status().starts_with("4/4 "), "{}", fixture.status());
+    fixture.close();
+}
+
+/// One leg has missed a write, the two others are up to date: in the new part they differ as well.
+#[test]
+fn legs_that_are_up_to_date_differ_in_the_new_part() {
+    let setup = Setup { legs: 3, ..Setup::small() }.features(true, true);
+    let fixture = Fixture::new(&setup, &long_images(&setup, &setup.clean_images()));
+    fixture.settle();
+    fail(&fixture.leg(2), Class::Write, u32::MAX);
+    fixture.write(100, 0, 2).unwrap();
+    fixture.settle();
+    assert_eq!(fixture.status(), "3/4 AAD A");
+    grow(&fixture, LONG).unwrap();
+    let sources: Vec<_> = fixture.mirror.legs().iter().map(|leg| leg.source).collect();
+    assert_eq!(sources, [true, false, false]);
+    let seen = visible(&fixture);
+    fixture.leg(2).mend();
+    fixture.run(|mirror| async move { mirror.recover_again() });
+    fixture.settle();
+    assert_eq!(fixture.status(), "70/70 AAA A");
+    assert_eq!(fixture.read(0, 1).unwrap()[0], pattern::sector(100, 0));
+    let last = fixture.close();
+    let long = Setup { sectors: LONG, ..setup };
+    for images in [last, seen] {
+        let again = Fixture::new(&long, &images);
+        again.settle();
+        assert_eq!(again.read(0, 1).unwrap()[0], pattern::sector(100, 0));
+        assert_eq!(again.read(6, 1).unwrap()[0], pattern::sector(pattern::ORIGIN, 6));
+        let images = again.close();
+        assert!(images[0] == images[1] && images[0] == images[2]);
+    }
+}
+
+/// A growth that is taken back leaves nothing of the new part, and can be repeated.
+#[test]
+fn a_growth_is_taken_back() {
+    for (log, recovered) in [(true, true), (true, false), (false, true), (false, false)] {
+        let setup = Setup { log, ..Setup::small() };
+        let fixture = Fixture::new(&setup, &long_images(&setup, &setup.clean_images()));
+        fixture.settle();
+        fixture.write(100, 0, 7).unwrap();
+        grow(&fixture, LONG).unwrap();
+        if recovered {
+            fixture.settle();
+        }
+        fixture.run(|mirror| async move { mirror.shrink_back(Sectors(7)).await }).unwrap();
+        let legs: Vec<_> = [0, 1].map(|leg| fixture.leg(leg).visible()).into();
+        assert_eq!(fixture.mirror.len(), Sectors(7));
+        fixture.settle();
+        assert!(fixture.status().starts_with("4/4 AA"), "{}", fixture.status());
+        for leg in [0, 1] {
+            let behind = |image: &Image| image.sectors[7..].to_vec();
+            assert!(behind(&legs[leg]) == behind(&fixture.leg(leg).visible()));
+        }
+        assert_eq!(fixture.read(6, 1).unwrap()[0], pattern::sector(100, 6));
+        if log {
+            for sectors in [7, LONG] {
+                let again = Fixture::new(&Setup { sectors, ..setup.clone() }, &visible(&fixture));
+                again.settle();
+                let images = again.close();
+                assert_eq!(images[0].sectors[..7], images[1].sectors[..7]);
+                assert!(sectors == 7 || images[0] == images[1]);
+            }
+        }
+        grow(&fixture, LONG).unwrap();
+        assert!(fixture.status().starts_with(if log { "3/70 AA" } else { "3/70" }));
+        fixture.settle();
+        let images = fixture.close();
+        assert_eq!(images[0], images[1]);
+    }
+}
+
+/// A leg's disk has become shorter: a size that is refused does not take it away from the others.
+#[test]
+fn a_shorter_disk_fails_its_leg_and_not_the_users() {
+    let setup = Setup::small().features(true, true);
+    let fixture = Fixture::new(&setup, &long_images(&setup, &setup.clean_images()));
+    fixture.settle();
+    fixture.leg(1).grow(Sectors(5));
+    super::fixture::fail_at(&fixture.leg(1), Class::Write, 6);
+    assert_eq!(fixture.mirror.room(), Sectors(5));
+    let why = grow(&fixture, 9).unwrap_err();
+    assert!(why.contains("leg1: too small for a leg that ends at sector 9"), "{why}");
+    assert_eq!(fixture.leg(1).size(), Sectors(LONG));
+    fixture.write(100, 6, 1).unwrap();
+    assert_eq!(fixture.read(6, 1).unwrap()[0], pattern::sector(100, 6));
+    assert!(fixture.status().starts_with("3/4 AD"), "{}", fixture.status());
     fixture.close();
 }

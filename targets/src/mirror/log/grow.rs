@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use super::super::bits::Bits;
 use super::super::format::{Layout, WORDS_BYTES, Words};
-use super::{Log, Unusable, memory, sector};
+use super::{Changed, Log, Unusable, memory, sector};
 use crate::disk::{Buffer, DiskError, Host};
 use crate::units::{RegionIndex, Sectors};
 
@@ -66,10 +66,15 @@ impl Log {
         buffer.read(0, &mut block);
         let used = usize::try_from(layout.used_bytes().saturating_sub(last)).unwrap_or(0);
         let tail = block.split_off(used.min(block.len()));
-        while !self.is_idle() {
+        self.until_idle().await;
+        Ok(Some(Growth { layout, tail, queued, buffer, piece_bytes }))
+    }
+
+    /// Waits until no batch is requested or being written.
+    pub(in crate::mirror) async fn until_idle(&self) {
+        while self.on_disk() && !self.is_idle() {
             self.until_ended(self.batches.collecting.get()).await;
         }
-        Ok(Some(Growth { layout, tail, queued, buffer, piece_bytes }))
     }
 
     /// Whether no batch is requested or being written.
@@ -96,6 +101,26 @@ impl Log {
             before.into_iter().for_each(|block| self.note(block, true));
         }
         (layout.block_of(first)..layout.blocks()).for_each(|block| self.note(block, true));
+    }
+
+    /// Has only the first regions from now on, in the step in which [`Log::until_idle`] returned;
+    /// the bits are cut in the same step.
+    pub(in crate::mirror) fn cut(&self, regions: u64) {
+        if self.device.is_none() {
+            return;
+        }
+        let layout = Layout { regions, ..self.layout.get() };
+        self.layout.set(layout);
+        let tail = layout.len().bytes() - layout.used_bytes();
+        self.header.tail.replace(vec![0; usize::try_from(tail).unwrap_or(0)]);
+        {
+            let Changed { queue, queued } = &mut *self.batches.changed.borrow_mut();
+            queue.retain(|block| *block < layout.blocks());
+            if let Some(queued) = queued {
+                queued.fill_from(layout.blocks(), false);
+            }
+        }
+        self.note(layout.blocks() - 1, true);
     }
 
     /// The header has the number of regions that the log has, from the next batch on.
