@@ -255,9 +255,10 @@ impl Group {
     pub async fn set_size(&self, id: u32, len: Sectors) -> Result<(), String> {
         let device = self.device(id).ok_or("the device is gone")?;
         match device.target() {
+            Target::Snapshot(snapshot) if snapshot.len() == len => {}
             Target::Snapshot(snapshot) => {
                 let origin = self.origins.of(&snapshot).ok_or("its origin is closed")?;
-                origin.resize(&snapshot, len).await;
+                origin.resize(&snapshot, len).await?;
             }
             Target::Linear(linear) => linear.set_size(len),
             // It has grown before that was on record, and has to be cut if that was in vain.

@@ -75,14 +75,16 @@ impl Target {
         }
     }
 
-    /// How long the target could be on its disks, whose sizes are read again; `None` if it cannot
-    /// have another length.
-    pub fn room(&self) -> Option<Sectors> {
+    /// How long the target could be on its disks, whose sizes are read again, and the disk that
+    /// sets this limit; `None` if it cannot have another length.
+    pub fn room(&self) -> Option<(Sectors, Rc<str>)> {
         match self {
-            Target::Origin(origin) => Some(origin.disk().refresh_size()),
+            Target::Origin(origin) => {
+                Some((origin.disk().refresh_size(), origin.disk().name().clone()))
+            }
             Target::Snapshot(snapshot) => Some(snapshot.room()),
-            Target::Linear(linear) => Some(linear.room()),
-            Target::Mirror(mirror) => Some(mirror.room()),
+            Target::Linear(linear) => Some((linear.room(), linear.disk().name().clone())),
+            Target::Mirror(mirror) => mirror.room(),
             Target::Merge(_)
             | Target::Error(_)
             | Target::Zero(_)

@@ -22,7 +22,7 @@ use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Kind, Reason};
-use crate::protocol::{Place, Reply};
+use crate::protocol::{DeviceSpec, Place, Reply};
 use crate::storage::{Access, Claim};
 use crate::ublk::device::replaced;
 use crate::ublk::{DeviceState as DiskState, Params};
@@ -42,6 +42,12 @@ impl<M: Machine> Administrator<M> {
         self.refuse_unfinished(id)?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         refuse_to_grow(entry).map_or(Ok(()), |why| Err(refused(why)))?;
+        if matches!(entry.spec.table.params, TargetParams::Snapshot(_)) && self.merges() {
+            return Err(refused(
+                "another snapshot is being merged into its origin: it can be resized when the \
+                 merge has ended",
+            ));
+        }
         let (cookie, before) = (entry.info.target_flags, entry.spec.table.len);
         let info = self.ours(id, cookie)?.ok_or_else(|| replaced(id))?;
         if info.state != DiskState::Live {
@@ -55,10 +61,12 @@ impl<M: Machine> Administrator<M> {
         if (len, len) == (before, shown) {
             return Ok(());
         }
+        self.refuse_content_behind(id, before, len)?;
         self.prepare_length(id, len)?;
         let late = mutant::is(Mutant::GrownUnrecorded);
         self.set_length(id, len);
         if let Err(why) = if late { Ok(()) } else { self.record(None) } {
+            self.cut_target(id, before);
             self.set_length(id, before);
             return Err(why.context("its new size cannot be recorded"));
         }
@@ -66,13 +74,22 @@ impl<M: Machine> Administrator<M> {
         if late { self.record(None) } else { Ok(()) }
     }
 
+    /// Whether a snapshot is being merged into the origin of this server.
+    fn merges(&self) -> bool {
+        let merges =
+            |spec: &DeviceSpec| matches!(spec.table.params, TargetParams::SnapshotMerge(_));
+        self.devices.values().any(|entry| merges(&entry.spec))
+            || self.left_out.values().any(|left| merges(&left.device.spec))
+    }
+
     /// The new length of a device, if it can have that.
     fn new_length(&mut self, id: u32, bytes: Option<u64>, now: &Params) -> Result<Sectors, Reason> {
         self.look_at_disks_again(id)?;
         let room = self.machine.call(move |thread| async move {
-            thread.group().device(id).and_then(|device| device.target().room())
+            let room = thread.group().device(id).and_then(|device| device.target().room());
+            room.map(|(room, disk)| (room, disk.to_string()))
         })?;
-        let room = room.ok_or_else(|| refused("it has no table: resume it first"))?;
+        let (room, short) = room.ok_or_else(|| refused("it has no table: resume it first"))?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let (before, disks) = (entry.spec.table.len, entry.spec.table.params.devices());
         let disks = disks.join(", ");
@@ -81,6 +98,13 @@ impl<M: Machine> Administrator<M> {
         if bytes.is_none() && self.shares_disks(entry) {
             return Err(refused(format!(
                 "{disks}: used by others as well, so the new size must be given"
+            )));
+        }
+        if bytes.is_none() && room < before {
+            let room = room.bytes();
+            return Err(refused(format!(
+                "{short}: there is room for {room} bytes, and the device has {has}: the disk has \
+                 become shorter"
             )));
         }
         let bytes = bytes.unwrap_or(room.bytes());
@@ -98,7 +122,7 @@ impl<M: Machine> Administrator<M> {
         if bytes > room.bytes() && !mutant::is(Mutant::GrownBeyondDisk) {
             let room = room.bytes();
             return Err(refused(format!(
-                "{disks}: there is room for {room} bytes, not for {bytes}: make that longer first"
+                "{short}: there is room for {room} bytes, not for {bytes}: make {short} longer first"
             )));
         }
         let len = Sectors::from_bytes(bytes);
@@ -158,7 +182,10 @@ impl<M: Machine> Administrator<M> {
                 None => Err("the device is gone".to_owned()),
             }
         };
-        let then = move |_: &mut Administrator<M>, prepared: Result<(), String>| {
+        let then = move |admin: &mut Administrator<M>, prepared: Result<(), String>| {
+            if let Some(before) = admin.devices.get(&id).map(|entry| entry.spec.table.len) {
+                admin.cut_target(id, before);
+            }
             let now = prepared.err().unwrap_or_else(|| "its `resize` can be repeated".to_owned());
             log::warn!("/dev/ublkb{id}: its disk answers again, and it has its old size: {now}");
         };
@@ -207,11 +234,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Gives a device that could not be resized its old length again.
     fn take_length_back(&mut self, id: u32, before: Sectors, why: Reason) -> Reason {
-        let then = |_: &mut Administrator<M>, _| {};
-        let set = self.wait_for(Errand::on(id, "resize"), set_size(id, before), then);
-        if let Err(why) = set.and_then(|set| set.map_err(Reason::from)) {
-            log::error!("/dev/ublkb{id}: {why}");
-        }
+        self.cut_target(id, before);
         self.set_length(id, before);
         match self.record(None) {
             Ok(()) => why,
@@ -219,6 +242,16 @@ impl<M: Machine> Administrator<M> {
                 "; besides, its old size cannot be recorded ({record}): the next server may give \
                  it the new one"
             )),
+        }
+    }
+
+    /// Gives a device's target the length again that its users have: a mirror has grown before that
+    /// was on record, and would recover what nobody sees.
+    fn cut_target(&mut self, id: u32, before: Sectors) {
+        let then = |_: &mut Administrator<M>, _| {};
+        let set = self.wait_for(Errand::on(id, "resize"), set_size(id, before), then);
+        if let Err(why) = set.and_then(|set| set.map_err(Reason::from)) {
+            log::error!("/dev/ublkb{id}: its target is longer than the device: {why}");
         }
     }
 

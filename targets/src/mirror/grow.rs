@@ -10,8 +10,10 @@
 //!   several would count as equal in the new regions.
 //! * The bits of the new regions are durable in the log before its header counts these regions.
 
+use std::rc::Rc;
+
 use super::change_legs::ChangeError;
-use super::config::check_leg;
+use super::config::{LegParts, check_leg};
 use super::format::MAX_REGIONS;
 use super::legs::LegSet;
 use super::log::Unusable;
@@ -22,11 +24,15 @@ use crate::mutant::{self, Mutant};
 use crate::units::{RegionIndex, Sectors};
 
 impl Mirror {
-    /// How long the mirror could be on its legs, whose sizes are read again.
-    pub fn room(&self) -> Sectors {
+    /// How long the mirror could be on its legs, whose sizes are read again, and the disk that sets
+    /// this limit.
+    pub fn room(&self) -> Option<(Sectors, Rc<str>)> {
         let disks = self.disks.borrow();
-        let room = disks.iter().map(|leg| leg.disk.refresh_size().0.saturating_sub(leg.offset.0));
-        Sectors(room.min().unwrap_or(0))
+        let room = |leg: &LegParts| {
+            let room = leg.disk.refresh_size().0.saturating_sub(leg.offset.0);
+            (Sectors(room), leg.disk.name().clone())
+        };
+        disks.iter().map(room).min_by_key(|(room, _)| *room)
     }
 
     /// Checks that the mirror can be so long: its legs and its log have room, and there are not too

@@ -23,9 +23,9 @@ impl Exceptions {
 }
 
 impl Snapshot {
-    /// How long it could be: as long as its origin, whose size is read again.
-    pub fn room(&self) -> Sectors {
-        self.origin.refresh_size()
+    /// How long it could be: as long as its origin, whose size is read again and which is named.
+    pub fn room(&self) -> (Sectors, Rc<str>) {
+        (self.origin.refresh_size(), self.origin.name().clone())
     }
 
     /// Checks that it can grow.
@@ -46,13 +46,21 @@ impl Snapshot {
 
 impl Origin {
     /// Gives a snapshot another length, at a moment when no write is in flight.
-    pub async fn resize(&self, snapshot: &Rc<Snapshot>, len: Sectors) {
+    ///
+    /// # Errors
+    /// As [`Snapshot::check_growth`], because of a write since then: it keeps its length.
+    pub async fn resize(&self, snapshot: &Rc<Snapshot>, len: Sectors) -> Result<(), String> {
         if mutant::is(Mutant::GrownAmongWrites) {
-            return snapshot.len.set(len);
+            snapshot.len.set(len);
+            return Ok(());
         }
         self.gate.hold().await;
-        snapshot.len.set(len);
-        self.forget_preserved();
+        let checked = if len > snapshot.len() { snapshot.check_growth() } else { Ok(()) };
+        if checked.is_ok() {
+            snapshot.len.set(len);
+            self.forget_preserved();
+        }
         self.gate.release();
+        checked
     }
 }

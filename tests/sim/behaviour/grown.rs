@@ -26,12 +26,12 @@ fn grow_disk(rig: &Rig, sectors: u64) {
     assert_eq!(rig.origin.disk().refresh_size(), Sectors(sectors));
 }
 
-fn resize(rig: &Rig, snap: &Rc<Snapshot>, sectors: u64) -> Slot<()> {
+fn resize(rig: &Rig, snap: &Rc<Snapshot>, sectors: u64) -> Slot<Result<(), String>> {
     let (origin, snap, done) = (rig.origin.clone(), snap.clone(), Slot::default());
     let slot = done.clone();
     rig.world.executor.spawn(async move {
-        origin.resize(&snap, Sectors(sectors)).await;
-        *slot.borrow_mut() = Some(());
+        let resized = origin.resize(&snap, Sectors(sectors)).await;
+        *slot.borrow_mut() = Some(resized);
     });
     done
 }
@@ -74,10 +74,10 @@ fn a_snapshot_that_grows_shows_what_its_origin_has_then() {
     grow_disk(&rig, 40);
     rig.run(0, 101, 16, 24).unwrap();
     let snap = rig.snaps[0].clone();
-    assert_eq!((snap.room(), snap.check_growth()), (Sectors(40), Ok(())));
+    assert_eq!((snap.room().0, snap.check_growth()), (Sectors(40), Ok(())));
     let resized = resize(&rig, &snap, 38);
     rig.world.run(10_000);
-    assert!(resized.borrow().is_some() && snap.len() == Sectors(38));
+    assert!(*resized.borrow() == Some(Ok(())) && snap.len() == Sectors(38));
     for id in [102, 103] {
         rig.run(0, id, 0, 40).unwrap();
         shows(&rig, 1, pattern::ORIGIN, 0, 16).unwrap();
@@ -107,6 +107,28 @@ pub fn growth_over_a_chunk() -> Result<(), Broken> {
     drop(snap);
     judged?;
     if refused { Ok(()) } else { Err(("it grows".to_owned(), rig.trace())) }
+}
+
+/// The chunk in which it ends is copied between the check and the growth.
+#[test]
+fn a_snapshot_that_has_a_chunk_by_then_does_not_grow() {
+    let rig = rig(18);
+    grow_disk(&rig, 40);
+    let snap = rig.snaps[0].clone();
+    snap.check_growth().unwrap();
+    rig.run(0, 100, 16, 2).unwrap();
+    let resized = resize(&rig, &snap, 40);
+    rig.world.run(10_000);
+    let why = resized.borrow_mut().take().unwrap().unwrap_err();
+    assert!(why.contains("a chunk of another time"), "{why}");
+    assert_eq!(snap.len(), Sectors(18));
+    let cut = resize(&rig, &snap, 18);
+    rig.world.run(10_000);
+    assert_eq!(*cut.borrow(), Some(Ok(())));
+    drop(snap);
+    rig.run(0, 101, 16, 24).unwrap();
+    shows(&rig, 1, pattern::ORIGIN, 0, 18).unwrap();
+    rig.close();
 }
 
 /// A write of the new part is on its way when the snapshot gets it: it shows what was written, or

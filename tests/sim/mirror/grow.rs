@@ -66,7 +66,7 @@ fn what_has_no_room_does_not_grow() {
         fixture.leg(leg).grow(Sectors(20_000));
         fixture.leg(leg).refresh_size();
     }
-    assert_eq!(fixture.mirror.room(), Sectors(20_000));
+    assert_eq!(fixture.mirror.room(), Some((Sectors(20_000), "leg0".into())));
     let before = (before.0, visible(&fixture));
     let why = grow(&fixture, 20_000).unwrap_err();
     assert!(why.contains("log: too small for the dirty log, which takes 5 sectors"), "{why}");
@@ -202,7 +202,7 @@ fn a_shorter_disk_fails_its_leg_and_not_the_users() {
     fixture.settle();
     fixture.leg(1).grow(Sectors(5));
     super::fixture::fail_at(&fixture.leg(1), Class::Write, 6);
-    assert_eq!(fixture.mirror.room(), Sectors(5));
+    assert_eq!(fixture.mirror.room(), Some((Sectors(5), "leg1".into())));
     let why = grow(&fixture, 9).unwrap_err();
     assert!(why.contains("leg1: too small for a leg that ends at sector 9"), "{why}");
     assert_eq!(fixture.leg(1).size(), Sectors(LONG));

@@ -10,6 +10,7 @@
 //!   content in the leg's own range.
 
 use std::fmt;
+use std::ops::Range;
 
 use dm_targets::units::{Sector, Sectors};
 
@@ -93,6 +94,26 @@ pub(super) fn foreign_content(
     }
     let part = content_of_range(disk, offset, len)?.filter(|found| !is_ours(found));
     Ok(part.map(|found| foreign(found, offset.bytes(), false)))
+}
+
+/// A partition in a range behind the end of a device. `has_start`: the device has the start of the
+/// disk, so a partition table there is its users' own: what reaches from inside the device to the
+/// end of the disk, as the place of such a table's copy does, is not in the way.
+pub(super) fn partition_in(
+    disk: &impl OpenDisk,
+    start: Sector,
+    len: Sectors,
+    has_start: bool,
+) -> Result<Option<Foreign>, Reason> {
+    let (start, end) = (start.bytes(), start.bytes().saturating_add(len.bytes()));
+    let whole = disk.size().bytes();
+    let is_own = |part: &Range<u64>| has_start && part.start < start && part.end >= whole;
+    let is_there = |part: &Range<u64>| part.start < end && start < part.end && !is_own(part);
+    if !disk.partitions()?.is_some_and(|parts| parts.iter().any(is_there)) {
+        return Ok(None);
+    }
+    let found = disk.content()?.filter(|found| found.kind == SignatureKind::PartitionTable);
+    Ok(found.map(|found| Foreign { name: found.name, at_byte: found.offset, partition: true }))
 }
 
 /// The content of a range that is not the whole disk.

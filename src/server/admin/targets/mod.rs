@@ -14,6 +14,7 @@ mod lost;
 pub(super) mod merge;
 mod messages;
 mod mirror;
+mod new_part;
 mod own_legs;
 mod segments;
 mod snapshot;

@@ -250,9 +250,10 @@ impl<M: Machine> Administrator<M> {
             .call(move |thread| async move { thread.group().origin(origin.key()).is_some() })
     }
 
+    /// The size of the origin's disk now: it may have grown since it was opened.
     fn origin_size(&self, origin: DiskId) -> Result<Sectors, Reason> {
         let size = self.machine.call(move |thread| async move {
-            thread.group().origin(origin.key()).map(|origin| origin.disk().size())
+            thread.group().origin(origin.key()).map(|origin| origin.disk().refresh_size())
         });
         size?.ok_or_else(|| NO_ORIGIN.into())
     }
