@@ -20,7 +20,7 @@ fn put(town: &Town, disk: usize, sector: u64, bytes: &[u8]) {
 }
 
 /// Puts an ext4 with a UUID where a disk, or a range of it, begins.
-fn make_ext4(town: &Town, disk: usize, sector: u64, uuid: u8) {
+pub(super) fn make_ext4(town: &Town, disk: usize, sector: u64, uuid: u8) {
     let mut superblock = [0; 1024];
     superblock[0] = 64;
     superblock[0x38..0x3A].copy_from_slice(&[0x53, 0xEF]);
@@ -31,7 +31,7 @@ fn make_ext4(town: &Town, disk: usize, sector: u64, uuid: u8) {
 }
 
 /// Puts an MBR with one partition on a disk.
-fn make_mbr(town: &Town, disk: usize, start: u8, sectors: u8) {
+pub(super) fn make_mbr(town: &Town, disk: usize, start: u8, sectors: u8) {
     let mut boot = [0; 512];
     boot[446..462].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, start, 0, 0, 0, sectors, 0, 0, 0]);
     boot[510..].copy_from_slice(&[0x55, 0xAA]);

@@ -45,6 +45,7 @@ mod records;
 mod refused;
 mod removed;
 mod resize;
+mod resize_refused;
 mod silent;
 mod site;
 mod specs;

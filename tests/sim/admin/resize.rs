@@ -18,10 +18,10 @@ use crate::protocol::{Command, DeviceSpec, Reply};
 use crate::server::admin::mutant::{self, Mutant};
 
 /// Sectors of the disks that have grown.
-const LONG: usize = 2 * SECTORS;
+pub(super) const LONG: usize = 2 * SECTORS;
 const SNAP: What = What::Snap(0);
 /// A device that grows, and the places of the disks that it needs for that.
-type Kind = (What, &'static [usize]);
+pub(super) type Kind = (What, &'static [usize]);
 const KINDS: [Kind; 4] =
     [(What::Lines, &[3]), (What::Origin, &[0]), (SNAP, &[0]), (What::Mirror, &[3, 4])];
 
@@ -30,14 +30,14 @@ fn value_at(sector: usize) -> u32 {
 }
 
 /// A disk that has grown; `leg`: what its legs have in the new part differs.
-fn long_image(leg: u32) -> Image {
+pub(super) fn long_image(leg: u32) -> Image {
     let value = |at| value_at(at) + if at < SECTORS { 0 } else { 100 * leg };
     let sectors = (0..LONG).map(|at| SectorData::new(&model::sector(value(at))));
     Image { sectors: sectors.collect() }
 }
 
 /// A device on disks that are longer; an origin has a snapshot.
-fn town((what, disks): Kind) -> Town {
+pub(super) fn town((what, disks): Kind) -> Town {
     let mut town = Town::new(1, true);
     for (leg, disk) in (0..).zip(disks) {
         town.site.put(*disk, long_image(leg));
@@ -52,7 +52,7 @@ fn town((what, disks): Kind) -> Town {
     town
 }
 
-fn resize(town: &mut Town, what: What, sectors: Option<usize>) -> Result<(), String> {
+pub(super) fn resize(town: &mut Town, what: What, sectors: Option<usize>) -> Result<(), String> {
     let device = town.devices[&what].device();
     let bytes = sectors.map(|sectors| sectors as u64 * 512);
     match town.ask(what.key(), Command::Resize { device, bytes })? {
@@ -114,7 +114,7 @@ fn judge_lengths(town: &Town, what: What) -> Result<(), Broken> {
 }
 
 /// Everything that users see has the content that it should have, and can be written.
-fn judge(town: &mut Town, what: What) -> Result<(), Broken> {
+pub(super) fn judge(town: &mut Town, what: What) -> Result<(), Broken> {
     let (shown, recorded) = (shown(town, what).ok_or("it is gone")?, recorded(town, what)?);
     if shown != recorded {
         return Err(format!("users see {shown} sectors, and {recorded} are on record at the end"));
@@ -216,7 +216,12 @@ fn a_device_grows_whenever_its_server_dies() {
 }
 
 /// A device that its server did not grow, for this reason; it is as it was.
-fn refused(town: &mut Town, what: What, sectors: Option<usize>, words: &str) -> Result<(), Broken> {
+pub(super) fn refused(
+    town: &mut Town,
+    what: What,
+    sectors: Option<usize>,
+    words: &str,
+) -> Result<(), Broken> {
     let before = (shown(town, what), town.state(what.key())?);
     let Err(why) = resize(town, what, sectors) else { return Err("it is resized".to_owned()) };
     if !why.contains(words) || !why.contains("not resized") {

@@ -15,8 +15,8 @@ use crate::server::admin::state::Administrator;
 use crate::storage::{Access, Claim};
 
 impl<M: Machine> Administrator<M> {
-    /// Refuses to make a device longer over data of others. With `force` it was added without such
-    /// questions. All of its disks answer.
+    /// Refuses to make a device longer over data of others, unless it shares its disks with them,
+    /// as `force` has allowed. All of its disks answer.
     ///
     /// # Errors
     /// There is such data, or a disk cannot be read.
