@@ -126,7 +126,8 @@ impl<M: Machine> Administrator<M> {
             )));
         }
         let len = Sectors::from_bytes(bytes);
-        refuse_overlap(entry, len)?;
+        refuse_legs_that_meet(entry, len)?;
+        self.refuse_neighbour(entry, len)?;
         if len > before {
             let fits = self.machine.call(move |thread| async move {
                 thread.group().device(id).map(|device| device.target().check_size(len))
@@ -172,6 +173,26 @@ impl<M: Machine> Administrator<M> {
                 .deps
                 .disks()
                 .any(|(_, disk, known)| known.shared || others().any(|one| one.deps.has(disk)))
+    }
+
+    /// Refuses a range that would grow over that of another device on the same disk, unless they
+    /// share the disk by force.
+    fn refuse_neighbour(&self, device: &Device, len: Sectors) -> Result<(), Reason> {
+        let TargetParams::Linear(linear) = &device.spec.table.params else { return Ok(()) };
+        let Some(disk) = device.deps.id(&linear.device) else { return Ok(()) };
+        let Some(known) = device.deps.of(disk).filter(|known| !known.shared) else { return Ok(()) };
+        let has = device.spec.table.len;
+        let range = (linear.offset.plus(has), Sectors(len.0.saturating_sub(has.0)));
+        let served = self.user_of(disk, range, Some(device.info.id));
+        let served = served.map(|other| (other.info.id, &other.name));
+        let waits = || self.waits_for(disk, &known, range).map(|other| (other.id, &other.name));
+        match served.or_else(waits) {
+            Some((id, name)) => Err(refused(format!(
+                "{}: the part behind its end is in use by /dev/ublkb{id} ({name})",
+                linear.device
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// What a target does before its new length is on record.
@@ -289,7 +310,7 @@ fn set_size<T: Thread>(id: u32, len: Sectors) -> impl FnOnce(Rc<T>) -> Sizing + 
 type Sizing = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
 /// Refuses a mirror with two legs on one disk that would overlap.
-fn refuse_overlap(device: &Device, len: Sectors) -> Result<(), Reason> {
+fn refuse_legs_that_meet(device: &Device, len: Sectors) -> Result<(), Reason> {
     let Some(mirror) = device.mirror() else { return Ok(()) };
     let known = device.deps.known();
     let place =

@@ -150,6 +150,11 @@ impl SimDisk {
         self.grown.set(Some(size.0));
     }
 
+    /// The size that one sees who opens the disk now.
+    pub fn size_when_opened(&self) -> Sectors {
+        self.grown.get().map_or_else(|| self.size(), Sectors)
+    }
+
     /// Operations that can be completed, oldest first.
     pub fn completable(&self) -> Vec<OpId> {
         let flights = self.flights.borrow();

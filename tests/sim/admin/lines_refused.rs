@@ -5,6 +5,7 @@ use dm_targets::disk::Errno;
 use dm_targets::request::RequestKind;
 use dm_targets::sim::disk::{Class, Fault, Matcher};
 use dm_targets::table::Table;
+use dm_targets::units::Sectors;
 
 use super::model;
 use super::town::{Town, What};
@@ -124,4 +125,14 @@ fn what_the_old_table_has_lost_is_told() {
         assert_eq!(read(&mut town, 1), Some(201));
         assert!(!town.state(L.key()).unwrap()[0].suspended);
     }
+}
+
+/// The handle that the old table has was opened before the disk grew.
+#[test]
+fn a_table_on_the_new_part_of_a_disk_works() {
+    let mut town = town();
+    town.site.disks[3].disk.borrow().grow(Sectors(16));
+    load(&mut town, "0 8 linear /a 8").unwrap();
+    town.resume(L).unwrap();
+    assert_eq!(read(&mut town, 7), Some(0));
 }

@@ -130,7 +130,7 @@ impl SimOpen {
             path: found.path.clone(),
             name: found.name.borrow().clone(),
             number: found.number.get(),
-            size: visible.size(),
+            size: found.disk.borrow().size_when_opened(),
             bytes: visible.read(Sector(0), HEAD.min(visible.size())),
             read_only: access == Access::ReadOnly,
             unreadable: found.unreadable.get(),

@@ -132,6 +132,35 @@ impl<M: Machine> Administrator<M> {
         claimed.map_or(Ok(()), Err)
     }
 
+    /// Refuses a disk that a device of this server has under another name: what it holds, and which
+    /// of its ranges are free, is judged by the disk's number.
+    pub(super) fn refuse_second_name(&self, path: &str, disk: &M::Open) -> Result<(), Reason> {
+        let (id, here) = (disk.id(), self.known_disk(disk).place);
+        let mut used = self.devices.values().flat_map(|device| device.deps.disks());
+        let same = used.find(|(_, other, known)| *other != id && known.place.overlaps(&here));
+        same.map_or(Ok(()), |(word, ..)| {
+            Err(format!("{path}: it is {word} under another name; use that name, or --force")
+                .into())
+        })
+    }
+
+    /// Whether a range of a disk may be another device's as well: by force, or because it was
+    /// before; `again`: what the disks of an existing device were.
+    pub(super) fn is_shared_by_force(
+        &self,
+        path: &str,
+        spec: &DeviceSpec,
+        again: Option<&KnownDisks>,
+        disk: Option<DiskId>,
+    ) -> bool {
+        let Some(again) = again else { return spec.force };
+        let unrecorded = spec.force && !again.values().any(|known| known.shared);
+        let here = self.devices.values().filter_map(|device| device.deps.of(disk?));
+        unrecorded
+            || again.get(path).is_some_and(|known| known.shared)
+            || here.into_iter().any(|known| known.shared)
+    }
+
     /// Refuses a disk that overlaps another disk of the family: writes to one would overwrite data
     /// of the other.
     pub(super) fn refuse_other_name(

@@ -5,18 +5,18 @@
 //! take it between two tables, or when the first of several devices is deleted; and devices made of
 //! ranges of one disk share it if their ranges do not overlap, others only by force.
 
-use dm_targets::linear::table::Linear;
 use dm_targets::segments::table::Segment;
 use dm_targets::table::TargetParams;
 use dm_targets::units::{Sector, Sectors};
 
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, KnownDisks};
+use crate::protocol::{DeviceSpec, DeviceState, KnownDisk, KnownDisks, Place};
+use crate::rundir::is_made_of;
 use crate::server::admin::devices::Device;
 use crate::server::admin::machine::{Machine, OpenDisk, Thread};
 use crate::server::admin::mutant::{self, Mutant};
 use crate::server::admin::state::Administrator;
-use crate::storage::{Access, Claim, DiskId};
+use crate::storage::{Access, Claim, DiskId, OpenError, OpenErrorKind};
 
 /// A disk of the old table, or of another device.
 pub(super) struct Kept<D> {
@@ -69,7 +69,12 @@ impl<M: Machine> Administrator<M> {
             return Ok(None);
         }
         let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
-        let now = self.known_disk(&disk).number;
+        let found = self.known_disk(&disk);
+        let now = found.number;
+        let unasked = spec.force || again.is_some();
+        if let Some(kind) = self.machine.claimed(id, &found).filter(|_| !unasked) {
+            return Err(OpenError { path: path.into(), kind }.into());
+        }
         let other = self.devices.values().find(|entry| entry.deps.has(id));
         let known = other.and_then(|other| other.deps.of(id));
         let was = again.and_then(|known| known.get(path)).or(known.as_ref());
@@ -89,28 +94,67 @@ impl<M: Machine> Administrator<M> {
         &self,
         path: &str,
         disk: DiskId,
-        (start, len): (Sector, Sectors),
+        range: (Sector, Sectors),
         over: Option<u32>,
     ) -> Result<(), Reason> {
-        let overlaps = |other: &Linear, its: Sectors| {
-            start < other.offset.plus(its) && other.offset < start.plus(len)
-        };
+        self.user_of(disk, range, over).map_or(Ok(()), |entry| Err(used_by(path, entry)))
+    }
+
+    /// The device of this server, other than `over`, that uses a range of a disk, or the disk as a
+    /// whole.
+    pub(in crate::server::admin) fn user_of(
+        &self,
+        disk: DiskId,
+        (start, len): (Sector, Sectors),
+        over: Option<u32>,
+    ) -> Option<&Device> {
         let uses = |entry: &Device| {
             let table = &entry.spec.table;
             let Some(lines) = table.params.segments(table.len) else { return true };
             lines.iter().any(|line| {
                 let linear = line.params.linear();
                 linear.is_some_and(|linear| {
-                    entry.deps.id(&linear.device) == Some(disk) && overlaps(linear, line.len)
+                    entry.deps.id(&linear.device) == Some(disk)
+                        && overlaps((start, len), (linear.offset, line.len))
                 })
             })
         };
         let others = self.devices.values().filter(|entry| Some(entry.info.id) != over);
         let mut others = others.filter(|entry| entry.deps.has(disk));
-        match others.find(|entry| uses(entry) && !mutant::is(Mutant::OverlapUnseen)) {
-            Some(entry) => Err(used_by(path, entry)),
-            None => Ok(()),
-        }
+        others.find(|entry| uses(entry) && !mutant::is(Mutant::OverlapUnseen))
+    }
+
+    /// The same for a device that this server has left out, or could not undo yet.
+    pub(in crate::server::admin) fn waits_for(
+        &self,
+        disk: DiskId,
+        known: &KnownDisk,
+        range: (Sector, Sectors),
+    ) -> Option<&DeviceState> {
+        let left = self.left_out.values().map(|left| &left.device);
+        let mut all = left.chain(self.undone_later.iter().map(|new| &new.state));
+        all.find(|device| {
+            let table = &device.spec.table;
+            let lines = table.params.segments(table.len).filter(|_| !device.known.is_empty());
+            is_made_of(device, disk, known)
+                && lines
+                    .is_none_or(|lines| lines.iter().any(|line| is_on(line, device, known, range)))
+        })
+    }
+
+    /// Refuses a range of a disk that a device needs which waits for this server.
+    pub(super) fn refuse_awaited(
+        &self,
+        path: &str,
+        disk: DiskId,
+        known: &KnownDisk,
+        range: (Sector, Sectors),
+    ) -> Result<(), Reason> {
+        let waits = self.waits_for(disk, known, range);
+        waits.map_or(Ok(()), |DeviceState { name, id, .. }| {
+            let kind = OpenErrorKind::Awaited { name: name.clone(), id: *id };
+            Err(OpenError { path: path.into(), kind }.into())
+        })
     }
 
     /// Refuses a device in a server that has a mirror.
@@ -125,6 +169,23 @@ impl<M: Machine> Administrator<M> {
             None => Ok(()),
         }
     }
+}
+
+fn overlaps(one: (Sector, Sectors), other: (Sector, Sectors)) -> bool {
+    one.0 < other.0.plus(other.1) && other.0 < one.0.plus(one.1)
+}
+
+/// Whether a line of a device that waits is on a range of a disk.
+fn is_on(line: &Segment, device: &DeviceState, disk: &KnownDisk, range: (Sector, Sectors)) -> bool {
+    let Some(linear) = line.params.linear() else { return false };
+    let Some(its) = device.known.get(&linear.device) else { return true };
+    let part =
+        |place: &Place, (start, len): (Sector, Sectors)| place.part(start.bytes(), len.bytes());
+    let own = (linear.offset, line.len);
+    if its.place.overlaps(&disk.place) {
+        return part(&its.place, own).overlaps(&part(&disk.place, range));
+    }
+    (its.shares_with(disk) || its.place.on.is_empty()) && overlaps(own, range)
 }
 
 fn used_by(path: &str, entry: &Device) -> Reason {

@@ -119,7 +119,8 @@ impl<M: Machine> Administrator<M> {
             let id = self.machine.disk_at(path);
             let place = opened.iter().position(|(disk, _)| Some(disk.id) == id);
             let range = (linear.offset, *len);
-            if !spec.force && again.is_none() {
+            let by_force = self.is_shared_by_force(path, spec, again, id);
+            if !by_force {
                 id.map_or(Ok(()), |id| self.refuse_overlap(path, id, range, over))?;
             }
             let kept = if place.is_none() { self.open_kept(path, over)? } else { None };
@@ -140,6 +141,9 @@ impl<M: Machine> Administrator<M> {
                 }
                 (None, None) => {
                     let (disk, shared) = self.open_as_it_is(path, sharing.of_one(path, again))?;
+                    if !spec.force && again.is_none() {
+                        self.refuse_second_name(path, &disk)?;
+                    }
                     let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
                     deps.insert(path, disk.id(), known);
                     let (id, limits, size) = (disk.id(), *disk.limits(), disk.size());
@@ -148,8 +152,16 @@ impl<M: Machine> Administrator<M> {
                     opened.len() - 1
                 }
             };
-            let (disk, size) = &opened[place];
-            if let Some(known) = deps.of(disk.id) {
+            let (disk, size) = &mut opened[place];
+            if let Some(mut known) = deps.of(disk.id) {
+                if !by_force && again.is_none() {
+                    self.refuse_awaited(path, disk.id, &known, range)?;
+                }
+                // Beside another device by force: the next server must share it again.
+                let waits = || self.waits_for(disk.id, &known, range).is_some();
+                let others = self.user_of(disk.id, range, over).is_some() || waits();
+                known.shared |= again.is_none() && by_force && others;
+                disk.shared |= known.shared;
                 deps.insert(path, disk.id, known);
             }
             check_place(path, linear.offset, *len, *size, disk.limits.logical_block_size)?;
@@ -167,11 +179,13 @@ impl<M: Machine> Administrator<M> {
         over: Option<u32>,
     ) -> Result<Held<M::Caller>, Reason> {
         let lines = lines.to_vec();
-        let handles: Vec<_> = disks.into_iter().map(|disk| (disk.id, disk.handle)).collect();
+        let handles: Vec<_> =
+            disks.into_iter().map(|disk| (disk.id, disk.handle, disk.read_only)).collect();
         let (target, ()) = self.open_target(move |thread: Rc<M::Thread>| async move {
             let old = over.and_then(|id| thread.group().device(id)).map(|device| device.target());
             let shared = &thread.group().shared_disks;
-            let handle = |(id, handle): (DiskId, _)| {
+            let handle = |(id, handle, read_only): (DiskId, _, bool)| {
+                let is_new = matches!(handle, Handle::Opened(_));
                 let disk = match handle {
                     Handle::Opened(disk) => Some(thread.disk(disk)),
                     Handle::Kept(place) => old.as_ref().and_then(|old| old.disk_at(place)),
@@ -181,6 +195,9 @@ impl<M: Machine> Administrator<M> {
                     Handle::Beside(_) => shared.get(&id.key()),
                 };
                 let disk = disk.ok_or_else(|| no_device(over.unwrap_or_default()))?;
+                if !is_new {
+                    refresh(&disk, read_only)?;
+                }
                 shared.share(id.key(), &disk);
                 Ok::<_, Reason>(disk)
             };
@@ -202,6 +219,24 @@ impl<M: Machine> Administrator<M> {
         })?;
         Ok(target)
     }
+}
+
+/// Makes the handle of a disk that another table has fit for a new one: the disk may have grown
+/// since it was opened.
+///
+/// # Errors
+/// It was opened for other accesses than the new table needs.
+pub(super) fn refresh(disk: &Disk, read_only: bool) -> Result<(), Reason> {
+    disk.refresh_size();
+    if disk.limits().read_only == read_only {
+        return Ok(());
+    }
+    let (was, is) = if read_only { ("not ", "is") } else { ("", "is not") };
+    let name = disk.name();
+    Err(format!(
+        "{name}: it was {was}write-protected when the table that has it was opened, and {is} now"
+    )
+    .into())
 }
 
 /// The target of a line, with its disk or that of zeroes.
