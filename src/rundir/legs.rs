@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::boot::boot_id;
 use super::directory::RunDir;
 use super::durable;
+use crate::failure::Failure;
 
 /// Version of the format; a file of another version is rejected.
 const VERSION: u32 = 1;
@@ -54,6 +55,18 @@ impl RunDir {
         // The directory may have been removed: the record is for a later server.
         self.make()?;
         durable::replace(&self.legs_file(key), &encode(state, boot_id()?)?)
+    }
+
+    /// Removes the record of a mirror's legs.
+    ///
+    /// # Errors
+    /// The reason, with the file's path.
+    pub fn forget_legs(&self, key: &str) -> Result<(), Failure> {
+        let path = self.legs_file(key);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Failure::at(&path, error)),
+            _ => Ok(()),
+        }
     }
 
     /// The recorded state of a mirror's legs.

@@ -1,6 +1,7 @@
 //! The real machine of a server: ublk's control plane, disks, the run directory, and a data thread.
 
 mod disk;
+mod files;
 mod numbers;
 mod patience;
 mod thread;
@@ -11,22 +12,19 @@ use std::future::Future;
 use std::path::Path;
 use std::rc::Rc;
 
-use dm_targets::mirror::leg_state::LegState;
 use dm_targets::snapshot::format::StoreId;
 use dm_targets::units::Sectors;
 
 use super::admin::Incomplete;
 use super::admin::held::Held;
-use super::admin::machine::{Losses, Machine, Records, Served, Waited};
+use super::admin::machine::{Machine, Served, Waited};
 use super::claims;
 use super::cow_journal;
 use super::users;
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::{Failure, Reason};
-use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk};
-use crate::rundir::departed::Departure;
+use crate::protocol::{DeviceOptions, DeviceState, KnownDisk};
 use crate::rundir::journal::{self, FileJournal};
-use crate::rundir::lost::LostStore;
 use crate::rundir::{RunDir, family_key};
 use crate::storage::silent;
 use crate::storage::{
@@ -34,6 +32,7 @@ use crate::storage::{
     new_store_id,
 };
 use crate::ublk::{Control, DeviceInfo, Params, apart, device};
+use files::Files;
 use numbers::numbers;
 use patience::Patience;
 
@@ -43,13 +42,6 @@ pub struct Live {
     thread: Owner,
     files: Files,
     patience: Patience,
-}
-
-/// A family's files.
-#[derive(Clone)]
-pub struct Files {
-    rundir: RunDir,
-    key: String,
 }
 
 impl Live {
@@ -302,74 +294,6 @@ impl Machine for Live {
             return Err(silent::no_answer(cow));
         }
         cow_journal::is_left(&self.files.rundir, cow)
-    }
-}
-
-impl Records for Files {
-    type Lock = std::fs::File;
-    type Losses = LostStore;
-
-    fn write_state(&self, devices: Vec<DeviceState>) -> Result<(), Reason> {
-        self.rundir.write_state(&self.key, devices)
-    }
-
-    fn has_state(&self) -> bool {
-        self.rundir.state(&self.key).is_ok_and(|state| state.is_some())
-    }
-
-    fn lock(&self) -> Result<std::fs::File, Reason> {
-        self.rundir.lock()
-    }
-
-    fn names_beside(&self) -> Result<Vec<String>, Reason> {
-        self.rundir.names_beside(&self.key)
-    }
-
-    fn legs(&self) -> Result<LegState, String> {
-        self.rundir.legs(&self.key)
-    }
-
-    fn write_legs(&self, state: &LegState) -> Result<(), String> {
-        let written = self.rundir.write_legs(&self.key, state);
-        written.map_err(|error| Failure::from(error).to_string())
-    }
-
-    fn ended_legs(&self, identities: &[u64]) -> Result<Vec<LegState>, Reason> {
-        self.rundir.ended_legs(identities)
-    }
-
-    fn keep_legs(&self) -> Result<Option<LegState>, Reason> {
-        self.rundir.keep_legs(&self.key)
-    }
-
-    fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {
-        self.rundir.departures(&self.key, origin, number).map_err(Failure::from)
-    }
-
-    fn record_departure(&self, departure: &Departure) -> Result<(), Reason> {
-        self.rundir.write_departure(&self.key, departure).map_err(Failure::from)
-    }
-
-    fn forget_departure(&self, cow: &Cow) -> Result<(), Reason> {
-        self.rundir.forget_departure(cow).map_err(Failure::from)
-    }
-
-    fn losses(&self, cow: Cow) -> LostStore {
-        LostStore::of(&self.rundir, cow)
-    }
-}
-
-impl Losses for LostStore {
-    fn found(&self) -> Result<Option<String>, Reason> {
-        LostStore::found(self).map_err(Failure::from)
-    }
-
-    fn tidy(&self, here: bool) {
-        LostStore::tidy(self, here);
-    }
-
-    fn forget(&self) {
-        LostStore::forget(self);
     }
 }
 

@@ -14,6 +14,7 @@ use dm_targets::target::Target;
 use super::devices::{Deps, no_device};
 use super::machine::{Machine, OpenDisk, Thread};
 use super::mutant::{self, Mutant};
+use super::replace::beside_lost;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
@@ -40,7 +41,7 @@ impl<M: Machine> Administrator<M> {
             if !was_suspended {
                 self.let_through(id, true, "resume")?;
             }
-            return Err(self.old_stays(id, was_suspended, why));
+            return Err(beside_lost(self.old_stays(id, was_suspended, why), lost));
         }
         self.machine.call(move |thread| async move {
             let device = thread.group().device(id);

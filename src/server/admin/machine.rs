@@ -142,6 +142,11 @@ pub trait Records: Clone + Send + 'static {
     /// # Errors
     /// It cannot be kept.
     fn keep_legs(&self) -> Result<Option<LegState>, Reason>;
+    /// Removes the record of the legs: there is no mirror, and it must not be kept later.
+    ///
+    /// # Errors
+    /// It stays.
+    fn forget_legs(&self) -> Result<(), Reason>;
     /// The recorded departures of snapshots from an origin, identified by its name and its number
     /// in this boot.
     ///

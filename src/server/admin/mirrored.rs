@@ -11,6 +11,7 @@
 use std::rc::Rc;
 
 use dm_targets::device::Opened;
+use dm_targets::mirror::leg_state::LegState;
 use dm_targets::mirror::status::LegHealth;
 use dm_targets::mirror::table::{Leg, Mirror as Table};
 use dm_targets::mirror::target::{LegReport, Mirror};
@@ -29,6 +30,7 @@ use super::state::Administrator;
 use super::targets::Over;
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceSpec;
+use crate::storage::DiskId;
 
 impl<M: Machine> Administrator<M> {
     /// Opens a mirror that replaces a device's table of ranges. It is recovered from the leg that
@@ -47,10 +49,19 @@ impl<M: Machine> Administrator<M> {
             let what = "its server has other devices, and a mirror is alone in its server";
             return Err(format!("/dev/ublkb{id}: {what}").into());
         }
+        // A mirror that was left may have ended with its record where the new one's will be.
+        if !mutant::is(Mutant::LeftLegsOverwritten) {
+            self.keep_former_legs().map_err(|why| {
+                why.context("what an earlier mirror knew of its legs cannot be kept on record")
+            })?;
+        }
         // Its disks may be others than when it was loaded.
         self.refuse_circle_of(&table.table.params)?;
         let (name, mirror) = (entry.name.clone(), mirror.clone());
         let data_on = self.leg_with_data(entry, &mirror);
+        if data_on.is_none() && !table.force {
+            refuse_torn_data(entry, &mirror, |leg| self.machine.disk_at(leg))?;
+        }
         let data_on = data_on.filter(|_| !mutant::is(Mutant::LegWithDataForgotten));
         if let (Some(source), Some(right), false) = (table.source, data_on, table.force) {
             if source != right {
@@ -91,18 +102,25 @@ impl<M: Machine> Administrator<M> {
     /// where another part of the data would be.
     pub(super) fn refuse_left_leg(&self, id: u32, table: &DeviceSpec) -> Result<(), Reason> {
         let Some(leg) = self.left_for(id, table)? else { return Ok(()) };
-        if mutant::is(Mutant::LeftUnjudged) {
+        if table.force || mutant::is(Mutant::LeftUnjudged) {
             return Ok(());
         }
         let legs = |mirror: &Mirror| mirror.legs().iter().map(not_right).collect::<Vec<_>>();
-        let legs = self.call_mirror(id, legs)?.unwrap_or_default();
+        let Some(legs) = self.call_mirror(id, legs)? else {
+            return Err(format!(
+                "/dev/ublkb{id}: its mirror is not there, so whether leg {leg} is right is not \
+                 known: load the mirror's table first, or use --force"
+            )
+            .into());
+        };
         let Some((path, Some(why))) = legs.get(leg) else { return Ok(()) };
         let others = legs.iter().enumerate().filter(|(_, (_, why))| why.is_none());
         let others: Vec<_> = others.map(|(at, (path, _))| format!("leg {at} ({path})")).collect();
         let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
         Err(format!(
             "{path}: leg {leg} of the mirror is not known to be right: {why}; right are: {others}; \
-             `ublk-dm wait {id} --in-sync` waits until all of them are"
+             if it is being recovered, `ublk-dm wait {id} --in-sync` waits until it is; --force \
+             takes it as it is"
         )
         .into())
     }
@@ -199,11 +217,28 @@ impl<M: Machine> Administrator<M> {
 
     /// Keeps what a mirror that has been left for ranges knows of its legs, for later mirrors.
     pub(super) fn keep_left_legs(&self, id: u32) {
-        match self.machine.records().keep_legs() {
+        match self.keep_former_legs() {
             Ok(None) => {}
             Ok(Some(state)) => log::info!("/dev/ublkb{id}: its mirror has ended; {}", state.told()),
             // The record stays where it was, and is kept when the server ends.
             Err(why) => log::error!("/dev/ublkb{id}: {why}"),
+        }
+    }
+
+    /// The record of a mirror that is not there any more is kept for later mirrors, or removed: it
+    /// must not speak again when a later mirror has said something else of its legs.
+    fn keep_former_legs(&self) -> Result<Option<LegState>, Reason> {
+        let kept = self.machine.records().keep_legs()?;
+        if kept.is_none() {
+            self.machine.records().forget_legs()?;
+        }
+        Ok(kept)
+    }
+
+    /// Forgets the record of a mirror's legs that was not put in the place of a device's ranges.
+    pub(super) fn forget_begun(&self, id: u32) {
+        if let Err(why) = self.machine.records().forget_legs() {
+            log::error!("/dev/ublkb{id}: the record of a mirror that has not begun stays: {why}");
         }
     }
 
@@ -222,13 +257,49 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
+/// Refuses a mirror that would copy one of its legs over a part of a device's data, none of whose
+/// legs has all of that.
+fn refuse_torn_data(
+    entry: &Device,
+    mirror: &Table,
+    disk_at: impl Fn(&str) -> Option<DiskId>,
+) -> Result<(), Reason> {
+    let len = entry.spec.table.len;
+    for line in entry.spec.table.params.segments(len).unwrap_or_default() {
+        let Some(linear) = line.params.linear() else { continue };
+        let disk = entry.deps.id(&linear.device);
+        let meets = |leg: &&Leg| {
+            disk.is_some()
+                && disk_at(&leg.device) == disk
+                && linear.offset < leg.offset.plus(len)
+                && leg.offset < linear.offset.plus(line.len)
+        };
+        if let Some(leg) = mirror.legs.iter().find(meets) {
+            return Err(format!(
+                "{}: a part of the data of the device is on this leg, and no leg has all of them \
+                 in their places: they would be overwritten; move them to one disk first, or use \
+                 --force",
+                leg.device
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
 /// The path of a leg, and why it is not known to be right.
 fn not_right(leg: &LegReport) -> (String, Option<&'static str>) {
     let why = match leg {
-        leg if leg.source && leg.health == LegHealth::Alive => None,
+        // One that cannot be read everywhere has all writes nevertheless.
+        leg if leg.source && is_written(leg.health) => None,
         leg if leg.stale => Some("it has missed writes"),
         leg if !leg.source => Some("it is not in sync"),
         _ => Some("it has had errors"),
     };
     (leg.name.to_string(), why)
+}
+
+/// Whether no write to a leg and no flush of it has failed.
+const fn is_written(health: LegHealth) -> bool {
+    matches!(health, LegHealth::Alive | LegHealth::ReadFailed | LegHealth::SyncFailed)
 }

@@ -146,6 +146,10 @@ pub enum Mutant {
     GrownBeyondDisk,
     /// The next server does not show the length that a device was about to get.
     GrowthUnfinished,
+    /// A mirror that replaces ranges believes its log, which knows nothing of writes to them.
+    OldLogBelieved,
+    /// What a mirror knew of its legs is overwritten by the next mirror of the device.
+    LeftLegsOverwritten,
 }
 
 #[cfg(all(test, feature = "mutants"))]
@@ -168,8 +172,12 @@ impl Mutant {
     pub const OF_GROWTH: [Mutant; 3] =
         [Mutant::GrownUnrecorded, Mutant::GrownBeyondDisk, Mutant::GrowthUnfinished];
     /// The mutants of such a device that becomes a mirror, and of a mirror that becomes one.
-    pub const OF_MOVES: [Mutant; 3] =
-        [Mutant::LegWithDataForgotten, Mutant::LeftUnjudged, Mutant::BegunUnrecorded];
+    pub const OF_MOVES: [Mutant; 4] = [
+        Mutant::LegWithDataForgotten,
+        Mutant::LeftUnjudged,
+        Mutant::BegunUnrecorded,
+        Mutant::OldLogBelieved,
+    ];
 
     /// The mutants that need two commands at the same moment.
     pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedCowShared, Mutant::LegUnannounced];

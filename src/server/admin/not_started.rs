@@ -9,6 +9,7 @@ use super::devices::Device;
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
+use super::replace::is_lines;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, Problem};
@@ -30,6 +31,11 @@ impl<M: Machine> Administrator<M> {
         if let Some(entry) = self.devices.get_mut(&id) {
             (entry.suspended, entry.loaded) = (suspended, loaded.clone());
             entry.waits = started.is_err() && !mutant::is(Mutant::NotStartedIsLive);
+        }
+        let is_lines = self.devices.get(&id).is_some_and(|entry| is_lines(&entry.spec));
+        if is_lines && !mutant::is(Mutant::LeftLegsOverwritten) {
+            // Its mirror was left just before the server ended.
+            self.keep_left_legs(id);
         }
         started.map_err(|why| not_started(&device, why))?;
         self.finish_growth(id);

@@ -81,7 +81,7 @@ impl<M: Machine> Administrator<M> {
             Err(why) => Err(why),
             Ok(()) => match self.exchange_target(id, target) {
                 Err(why) if why.kind == Kind::NoAnswer => {
-                    return Err(self.stay_between(id, table, why));
+                    return Err(beside_lost(self.stay_between(id, table, why), lost));
                 }
                 Err(why) => {
                     // The new target could not begin: the old one has not been touched.
@@ -96,7 +96,11 @@ impl<M: Machine> Administrator<M> {
             if !was_suspended {
                 self.let_through(id, true, "resume")?;
             }
-            return Err(self.old_stays(id, was_suspended, why));
+            let why = self.old_stays(id, was_suspended, why);
+            if !was_mirror && self.is_recorded(id) {
+                self.forget_begun(id);
+            }
+            return Err(beside_lost(why, lost));
         }
         if was_mirror {
             self.keep_left_legs(id);
@@ -170,6 +174,14 @@ impl<M: Machine> Administrator<M> {
             return Err("the table: a disk is write-protected, and the device is not".into());
         }
         Ok(prepared)
+    }
+}
+
+/// Why a table was not put in place, with what was lost when the device was suspended for it.
+pub(super) fn beside_lost(why: Reason, lost: Option<Reason>) -> Reason {
+    match lost {
+        Some(lost) => why.ending(format!("; besides, {lost}")),
+        None => why,
     }
 }
 

@@ -13,6 +13,7 @@ use super::held::Held;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
+use super::replace::is_lines;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Kind, Reason};
@@ -350,6 +351,9 @@ impl<M: Machine> Administrator<M> {
             log::warn!("/dev/ublkb{id}: its disk answers again, its table is in place: resume it");
             if let Some(entry) = admin.devices.get_mut(&id).filter(|_| loaded) {
                 entry.loaded = None;
+                if is_lines(&entry.spec) {
+                    admin.keep_left_legs(id);
+                }
             }
             if let Err(why) = admin.save() {
                 log::error!("/dev/ublkb{id}: {why}");

@@ -119,6 +119,134 @@ fn a_mirror_is_not_recovered_over_the_data_of_its_device() {
     assert_eq!(read(&mut town), 7);
 }
 
+/// What was written to ranges is in no log: a log that was clean before says nothing of it.
+#[test]
+fn an_old_log_is_not_believed_after_writes_to_ranges() {
+    for line in
+        ["0 8 mirror disk 2 /c0 2 2 /a 0 /b 0", "0 8 mirror disk 3 /c0 2 nosync 2 /a 0 /b 0"]
+    {
+        let mut town = town();
+        put(&mut town, spec("0 8 mirror disk 2 /c0 2 2 /a 0 /b 0")).unwrap();
+        rest(&town);
+        put(&mut town, spec("0 8 linear /a 0")).unwrap();
+        write(&mut town, 9);
+        put(&mut town, spec(line)).unwrap();
+        rest(&town);
+        put(&mut town, spec("0 8 linear /b 0")).unwrap();
+        assert_eq!(read(&mut town), 9, "{line}");
+    }
+}
+
+/// No leg has all data of the device: none is copied over the others.
+#[test]
+fn a_mirror_is_not_put_over_data_that_no_leg_has_whole() {
+    let old = "0 4 linear /a 0\n4 4 linear /b 4";
+    for mirror in [MIRROR, "0 8 mirror core 1 2 2 /b 0 /c 0", "0 8 mirror core 1 2 2 /c 0 /a 0"] {
+        let mut town = town();
+        put(&mut town, spec(old)).unwrap();
+        for source in [None, Some(0)] {
+            let mirror = DeviceSpec { source, ..spec(mirror) };
+            let why = put(&mut town, mirror).unwrap_err();
+            let parts = ["a part of the data of the device", "--force", "continues to run"];
+            assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+            assert_eq!(read(&mut town), 7);
+        }
+    }
+    let mut town = town();
+    put(&mut town, spec(old)).unwrap();
+    put(&mut town, DeviceSpec { force: true, ..spec(MIRROR) }).unwrap();
+}
+
+/// The server ends between the record of the new table and that of what the mirror knew: the next
+/// mirror of the device does not overwrite it.
+#[test]
+fn what_a_mirror_knew_of_its_legs_outlives_the_next_one() {
+    for at in 1.. {
+        let mut town = town();
+        put(&mut town, spec(MIRROR)).unwrap();
+        rest(&town);
+        let changes = town.site.shared.lock().unwrap().changes;
+        town.site.shared.lock().unwrap().crash_at = Some(changes + at);
+        let left = put(&mut town, spec("0 8 linear /a 0"));
+        let crashed = town.site.is_dead();
+        town.site.shared.lock().unwrap().crash_at = None;
+        if crashed {
+            town.crash(false);
+            let state = town.left(L.key()).unwrap();
+            let process = Process::start(&town.site, L.key()).unwrap();
+            town.processes.insert(L.key(), process);
+            town.ask(L.key(), Command::Recover(state)).unwrap();
+            town.resume(L).unwrap();
+            put(&mut town, spec("0 8 linear /a 0")).unwrap();
+        } else {
+            left.unwrap();
+        }
+        write(&mut town, 9);
+        // Another mirror of the device, without the leg that has missed that write.
+        put(&mut town, spec("0 8 mirror core 1 2 2 /a 0 /c 0")).unwrap();
+        rest(&town);
+        let devices = vec![town.devices[&L].device()];
+        town.ask(L.key(), Command::Del { devices, force: false }).unwrap();
+        let process = Process::start(&town.site, "mirror-a").unwrap();
+        town.processes.insert("mirror-a", process);
+        let spec = spec("0 8 mirror core 1 2 2 /b 0 /c0 0");
+        let add = Command::Add { name: None, id: None, spec };
+        let why = town.ask("mirror-a", add).unwrap_err();
+        assert!(why.starts_with("/b: it is not up to date"), "{why}");
+        if !crashed {
+            break;
+        }
+    }
+}
+
+/// The disk that the data are on cannot be read everywhere: the move can be given up, and by force
+/// the data can be taken from the other disk as they are.
+#[test]
+fn a_move_off_a_disk_with_read_errors_can_be_given_up() {
+    for (lines, force) in [("0 8 linear /a 0", false), ("0 8 linear /b 0", true)] {
+        let mut town = town();
+        let matcher = Matcher::all(Class::Read);
+        let fault = Fault { matcher, skip: 0, times: 99, errno: Errno::EIO };
+        town.site.disks[3].disk.borrow().inject(fault);
+        put(&mut town, spec(MIRROR)).unwrap();
+        rest(&town);
+        let why = put(&mut town, spec("0 8 linear /b 0")).unwrap_err();
+        let parts = ["/b: leg 1 ", "it is not in sync", "right are: leg 0 (/a)", "--force"];
+        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        put(&mut town, DeviceSpec { force, ..spec(lines) }).unwrap();
+        town.site.disks[3].disk.borrow().mend();
+        if !force {
+            assert_eq!(read(&mut town), 7);
+        }
+    }
+}
+
+/// Another family takes a leg under another name at the same moment: the mirror does not begin. It
+/// leaves no record of its legs, which a later mirror would believe; and what the device has lost
+/// when it was suspended is told as well.
+#[test]
+fn a_mirror_that_does_not_begin_leaves_no_record_of_its_legs() {
+    let mut town = town();
+    town.site.disks[5].same_as.set(Some(4));
+    town.site.disks[5].number.set(town.site.disks[4].number.get());
+    let process = Process::start(&town.site, "other").unwrap();
+    town.processes.insert("other", process);
+    let add = Command::Add { name: None, id: None, spec: spec("0 8 linear /c 0") };
+    town.ask("other", add).unwrap();
+    let registered = town.state("other").unwrap();
+    town.site.files(|files| files.states.remove("other"));
+    let device = town.devices[&L].device();
+    town.ask(L.key(), Command::Load { device, spec: spec(MIRROR) }).unwrap();
+    town.site.shared.lock().unwrap().before_lock = Some(("other".to_owned(), registered));
+    let matcher = Matcher::all(Class::Flush);
+    let fault = Fault { matcher, skip: 0, times: 1, errno: Errno::EIO };
+    town.site.disks[3].disk.borrow().inject(fault);
+    let why = town.resume(L).unwrap_err();
+    let parts = ["/b: it is a disk of ", "continues to run", "; besides, ", "may be lost"];
+    assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+    assert!(town.site.files(|files| files.no_legs()));
+}
+
 /// The record of the legs cannot be written: nothing has changed.
 #[test]
 fn a_table_that_cannot_be_recorded_is_not_put_in_place() {
@@ -185,6 +313,16 @@ fn the_leg_that_a_mirror_is_left_for_has_all_data_durably() {
         let values = model::values(&image.read(Sector(0), Sectors(1)));
         assert_eq!(values, [7], "{line}");
     }
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn what_a_mirror_knew_that_is_overwritten_is_noticed() {
+    use crate::server::admin::mutant::{self, Mutant};
+    mutant::set(Some(Mutant::LeftLegsOverwritten));
+    let lived = std::panic::catch_unwind(what_a_mirror_knew_of_its_legs_outlives_the_next_one);
+    mutant::set(None);
+    assert!(lived.is_err());
 }
 
 #[cfg(feature = "mutants")]

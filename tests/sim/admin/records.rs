@@ -60,6 +60,11 @@ impl Files {
         self.legs.remove(key);
     }
 
+    /// Nothing is recorded of any mirror's legs.
+    pub fn no_legs(&self) -> bool {
+        self.legs.is_empty() && self.ended.is_empty()
+    }
+
     /// The state file of a family is damaged, or all its files and all journals are removed.
     pub fn spoil(&mut self, key: &str, damage: bool) {
         if damage {
@@ -236,6 +241,14 @@ impl Records for Directory {
         // A file is renamed where nothing can be written, too.
         let goes_on = shared.step();
         if goes_on { Ok(shared.files.keep_legs(&self.key)) } else { Ok(None) }
+    }
+
+    fn forget_legs(&self) -> Result<(), Reason> {
+        let mut shared = Directory::lock(self);
+        if shared.files.legs.contains_key(&self.key) && shared.step() {
+            shared.files.remove_legs(&self.key);
+        }
+        Ok(())
     }
 
     fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {

@@ -29,6 +29,18 @@ impl<M: Machine> Administrator<M> {
         disks: &[M::Open],
         spec: &DeviceSpec,
     ) -> Result<Past, Reason> {
+        self.with_ended_and(past, mirror, disks, spec, spec.force)
+    }
+
+    /// The same; `right`: the named source is right, even if it is on record as stale.
+    fn with_ended_and(
+        &self,
+        past: Past,
+        mirror: &Table,
+        disks: &[M::Open],
+        spec: &DeviceSpec,
+        right: bool,
+    ) -> Result<Past, Reason> {
         let ids = identities(&mirror.legs, disks);
         let known = |state: &LegState| ids.iter().any(|id| state.knows(*id));
         let insists = spec.source.is_some() || spec.force;
@@ -73,7 +85,7 @@ impl<M: Machine> Administrator<M> {
         let stale = |at: usize| state.stale_among(&ids[at..=at]).is_some();
         let by_log = mirror.log_device().is_some() && mirror.initial_sync == InitialSync::FromLog;
         let chosen = match spec.source {
-            Some(at) if stale(at) && !spec.force => Err(format!(
+            Some(at) if stale(at) && !right => Err(format!(
                 "{}: it is not up to date{}; --force with --source takes it as the source \
                  nevertheless",
                 disks[at].path(),
@@ -113,7 +125,7 @@ impl<M: Machine> Administrator<M> {
             others
                 .try_for_each(|(leg, disk)| self.refuse_leg_of_ended_in(Some(&own), disk, leg))?;
         }
-        self.with_ended(past, mirror, disks, &DeviceSpec { force: true, ..spec.clone() })
+        self.with_ended_and(past, mirror, disks, spec, true)
     }
 
     /// Refuses a new leg of a mirror that runs, if a mirror that has ended had it as one that is up

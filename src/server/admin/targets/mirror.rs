@@ -22,6 +22,7 @@ use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identities, renamed, with_names_of_today};
 use super::leg_record::Note;
 use super::own_legs::parts_of;
+use super::segments::refresh;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::Deps;
@@ -94,10 +95,12 @@ impl<M: Machine> Administrator<M> {
         let deps = self.deps_of(mirror, &disks, again)?;
         check_region(mirror, &disks)?;
         let taken_over = matches!(past, Past::TakenOver(_));
+        let mirror = &synced_over(mirror, over);
         let past = match over.and_then(|over| over.data_on) {
             Some(leg) => self.with_ended_over(leg, past, mirror, &disks.legs, &spec)?,
             None => self.with_ended(past, mirror, &disks.legs, &spec)?,
         };
+        let mirror = &stale_synced(mirror, over, &past, &disks.legs);
         let note = Self::note_of_ended(&past, mirror, &disks.legs, &spec);
         if !taken_over {
             check_log(&disks, spec.force)?;
@@ -168,6 +171,9 @@ impl<M: Machine> Administrator<M> {
                     let sharing = if ours { Sharing::Always } else { sharing };
                     let opened = self.open_sharing(&leg.device, Access::ReadWrite, sharing);
                     let (disk, with_others) = opened?;
+                    if over.is_some() && sharing != Sharing::IfBusy {
+                        self.refuse_second_name(&leg.device, &disk)?;
+                    }
                     Kept { disk, place: None, shared: with_others && !ours }
                 }
             };
@@ -221,7 +227,10 @@ impl<M: Machine> Administrator<M> {
             let old = over.and_then(|over| group.device(over.device)).map(|device| device.target());
             let kept = kept.into_iter().map(|place| {
                 let disk = |place| old.as_ref()?.disk_at(place);
-                place.map(|place| disk(place).ok_or("the old table is gone")).transpose()
+                let Some(place) = place else { return Ok(None) };
+                let disk = disk(place).ok_or("the old table is gone")?;
+                refresh(&disk, false)?;
+                Ok::<_, Reason>(Some(disk))
             });
             let legs = parts_of(&thread, legs, kept.collect::<Result<_, _>>()?, known);
             let events = Rc::new(Events::default());
@@ -252,6 +261,25 @@ impl<M: Machine> Administrator<M> {
         };
         self.open_target(open).map(|(target, ())| target)
     }
+}
+
+/// How a mirror begins that replaces ranges: a log on disk knows nothing of what was written to
+/// them, however clean it is.
+fn synced_over(mirror: &Table, over: Option<Over>) -> Table {
+    let by_log = mirror.initial_sync == InitialSync::FromLog;
+    let believed = over.is_none() || !by_log || mutant::is(Mutant::OldLogBelieved);
+    let initial_sync = if believed { mirror.initial_sync } else { InitialSync::Sync };
+    Table { initial_sync, ..mirror.clone() }
+}
+
+/// The same for a mirror whose user says that its legs are equal, although one of them is on record
+/// as stale.
+fn stale_synced(mirror: &Table, over: Option<Over>, past: &Past, legs: &[impl OpenDisk]) -> Table {
+    let ids = identities(&mirror.legs, legs);
+    let is_stale = matches!(past, Past::Ended(state) if state.stale_among(&ids).is_some());
+    let equal = over.is_none() || mirror.initial_sync != InitialSync::NoSync || !is_stale;
+    let initial_sync = if equal { mirror.initial_sync } else { InitialSync::Sync };
+    Table { initial_sync, ..mirror.clone() }
 }
 
 /// Refuses legs that do not fit on their disks, or that overlap. Returns the largest block size.

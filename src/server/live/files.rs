@@ -1,0 +1,91 @@
+//! The run directory as the server of one family sees it.
+//!
+//! Nothing is decided here: each call goes to the run directory, with the family's key.
+
+use dm_targets::mirror::leg_state::LegState;
+
+use crate::failure::{Failure, Reason};
+use crate::protocol::{Cow, DeviceState};
+use crate::rundir::RunDir;
+use crate::rundir::departed::Departure;
+use crate::rundir::lost::LostStore;
+use crate::server::admin::machine::{Losses, Records};
+
+/// A family's files.
+#[derive(Clone)]
+pub struct Files {
+    pub(super) rundir: RunDir,
+    pub(super) key: String,
+}
+
+impl Records for Files {
+    type Lock = std::fs::File;
+    type Losses = LostStore;
+
+    fn write_state(&self, devices: Vec<DeviceState>) -> Result<(), Reason> {
+        self.rundir.write_state(&self.key, devices)
+    }
+
+    fn has_state(&self) -> bool {
+        self.rundir.state(&self.key).is_ok_and(|state| state.is_some())
+    }
+
+    fn lock(&self) -> Result<std::fs::File, Reason> {
+        self.rundir.lock()
+    }
+
+    fn names_beside(&self) -> Result<Vec<String>, Reason> {
+        self.rundir.names_beside(&self.key)
+    }
+
+    fn legs(&self) -> Result<LegState, String> {
+        self.rundir.legs(&self.key)
+    }
+
+    fn write_legs(&self, state: &LegState) -> Result<(), String> {
+        let written = self.rundir.write_legs(&self.key, state);
+        written.map_err(|error| Failure::from(error).to_string())
+    }
+
+    fn ended_legs(&self, identities: &[u64]) -> Result<Vec<LegState>, Reason> {
+        self.rundir.ended_legs(identities)
+    }
+
+    fn keep_legs(&self) -> Result<Option<LegState>, Reason> {
+        self.rundir.keep_legs(&self.key)
+    }
+
+    fn forget_legs(&self) -> Result<(), Reason> {
+        self.rundir.forget_legs(&self.key)
+    }
+
+    fn departures(&self, origin: &str, number: u64) -> Result<Vec<Departure>, Reason> {
+        self.rundir.departures(&self.key, origin, number).map_err(Failure::from)
+    }
+
+    fn record_departure(&self, departure: &Departure) -> Result<(), Reason> {
+        self.rundir.write_departure(&self.key, departure).map_err(Failure::from)
+    }
+
+    fn forget_departure(&self, cow: &Cow) -> Result<(), Reason> {
+        self.rundir.forget_departure(cow).map_err(Failure::from)
+    }
+
+    fn losses(&self, cow: Cow) -> LostStore {
+        LostStore::of(&self.rundir, cow)
+    }
+}
+
+impl Losses for LostStore {
+    fn found(&self) -> Result<Option<String>, Reason> {
+        LostStore::found(self).map_err(Failure::from)
+    }
+
+    fn tidy(&self, here: bool) {
+        LostStore::tidy(self, here);
+    }
+
+    fn forget(&self) {
+        LostStore::forget(self);
+    }
+}
