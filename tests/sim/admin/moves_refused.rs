@@ -221,6 +221,22 @@ fn a_move_off_a_disk_with_read_errors_can_be_given_up() {
     }
 }
 
+/// A device whose mirror could neither be replaced nor opened again is not left for a leg of it.
+#[test]
+fn a_leg_of_a_mirror_that_is_not_there_is_not_judged_as_right() {
+    let mut town = town();
+    put(&mut town, spec(MIRROR)).unwrap();
+    rest(&town);
+    town.site.disks[4].there.set(false);
+    let why = put(&mut town, spec("0 8 mirror core 1 2 2 /a 0 /absent 0")).unwrap_err();
+    assert!(why.contains("cannot be restored either"), "{why}");
+    let why = put(&mut town, spec("0 8 linear /a 0")).unwrap_err();
+    assert!(why.contains("its mirror is not there"), "{why}");
+    town.site.disks[4].there.set(true);
+    put(&mut town, spec(MIRROR)).unwrap();
+    assert_eq!(read(&mut town), 7);
+}
+
 /// Another family takes a leg under another name at the same moment: the mirror does not begin. It
 /// leaves no record of its legs, which a later mirror would believe; and what the device has lost
 /// when it was suspended is told as well.

@@ -134,12 +134,26 @@ impl<M: Machine> Administrator<M> {
         let left = self.left_out.values().map(|left| &left.device);
         let mut all = left.chain(self.undone_later.iter().map(|new| &new.state));
         all.find(|device| {
+            if mutant::is(Mutant::WaitingDisksFree) {
+                return false;
+            }
             let table = &device.spec.table;
             let lines = table.params.segments(table.len).filter(|_| !device.known.is_empty());
             is_made_of(device, disk, known)
                 && lines
                     .is_none_or(|lines| lines.iter().any(|line| is_on(line, device, known, range)))
         })
+    }
+
+    /// Whether another device of this server has a range of a disk, served or waiting.
+    pub(super) fn has_user(
+        &self,
+        disk: DiskId,
+        known: &KnownDisk,
+        range: (Sector, Sectors),
+        over: Option<u32>,
+    ) -> bool {
+        self.user_of(disk, range, over).is_some() || self.waits_for(disk, known, range).is_some()
     }
 
     /// Refuses a range of a disk that a device needs which waits for this server.

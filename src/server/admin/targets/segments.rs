@@ -120,9 +120,8 @@ impl<M: Machine> Administrator<M> {
             let place = opened.iter().position(|(disk, _)| Some(disk.id) == id);
             let range = (linear.offset, *len);
             let by_force = self.is_shared_by_force(path, spec, again, id);
-            if !by_force {
-                id.map_or(Ok(()), |id| self.refuse_overlap(path, id, range, over))?;
-            }
+            let own = id.filter(|_| !by_force);
+            own.map_or(Ok(()), |id| self.refuse_overlap(path, id, range, over))?;
             let kept = if place.is_none() { self.open_kept(path, over)? } else { None };
             let kept = match (place, &kept, id) {
                 (None, None, Some(id)) => self.open_beside(path, id, spec, again)?,
@@ -154,13 +153,11 @@ impl<M: Machine> Administrator<M> {
             };
             let (disk, size) = &mut opened[place];
             if let Some(mut known) = deps.of(disk.id) {
-                if !by_force && again.is_none() {
+                if again.is_none() && !by_force {
                     self.refuse_awaited(path, disk.id, &known, range)?;
                 }
                 // Beside another device by force: the next server must share it again.
-                let waits = || self.waits_for(disk.id, &known, range).is_some();
-                let others = self.user_of(disk.id, range, over).is_some() || waits();
-                known.shared |= again.is_none() && by_force && others;
+                known.shared |= again.is_none() && self.has_user(disk.id, &known, range, over);
                 disk.shared |= known.shared;
                 deps.insert(path, disk.id, known);
             }
