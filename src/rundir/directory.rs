@@ -1,8 +1,12 @@
 //! The run directory itself: where it is, how its files are named, and which families it has.
 //!
-//! Rule kept here: what stands in the directory is believed, so only root and the user of this
-//! process may be able to write to it. A link that leads nowhere is not taken for an empty
-//! directory: the servers whose files are behind it may live.
+//! Rules kept here: what stands in the directory is believed, so only root and the user of this
+//! process may be able to write to it; a process that finds it otherwise when it begins is refused.
+//! A server that runs goes on with its records whatever becomes of the directory's mode: a record
+//! that is not written fails its users' requests. A path that is itself a symbolic link, to
+//! something that does not exist, is not taken for an empty directory: the servers whose files are
+//! behind it may live. (A link in the directories above it is not looked at: where one leads
+//! nowhere there is no run directory, and none can be made.)
 
 use std::fs::{self, DirBuilder, Metadata};
 use std::io::{self, ErrorKind};
@@ -10,6 +14,8 @@ use std::num::NonZeroU16;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Access, Mode, access};
 use rustix::process::geteuid;
@@ -31,6 +37,8 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 #[derive(Clone, Debug)]
 pub struct RunDir {
     pub(super) path: PathBuf,
+    /// It was judged when it was opened or, if it did not exist then, when it was made.
+    believed: Arc<AtomicBool>,
 }
 
 /// An error of a file in the run directory, with its path.
@@ -66,6 +74,33 @@ fn refuse_foreign(path: &Path, found: &Metadata) -> io::Result<()> {
     Err(Failure::new(Kind::Refused, why).into())
 }
 
+/// What is at the path of the run directory, by `metadata`, which follows links; `None`: nothing.
+fn look(
+    path: &Path,
+    metadata: impl Fn(&Path) -> io::Result<Metadata>,
+) -> io::Result<Option<Metadata>> {
+    let mut has_appeared = false;
+    loop {
+        let error = match metadata(path) {
+            Ok(found) if found.is_dir() => return Ok(Some(found)),
+            Ok(_) => ErrorKind::NotADirectory.into(),
+            Err(error) => error,
+        };
+        if error.kind() != ErrorKind::NotFound {
+            return Err(of_directory(path, "cannot be used", error));
+        }
+        match fs::symlink_metadata(path) {
+            Ok(found) if found.is_symlink() => {
+                let what = "is a link to a directory that does not exist";
+                return Err(of_directory(path, what, error));
+            }
+            // Another command has made it in between.
+            Ok(_) if !has_appeared => has_appeared = true,
+            _ => return Ok(None),
+        }
+    }
+}
+
 /// The name of a disk in the directory; a family is named after its origin.
 pub fn family_key(origin: DiskId) -> String {
     match origin {
@@ -91,20 +126,14 @@ impl RunDir {
         // A server runs in another working directory.
         let path = std::path::absolute(&path)
             .map_err(|error| of_directory(&path, "cannot be used", error))?;
-        match fs::metadata(&path) {
-            Ok(found) if !found.is_dir() => {
-                Err(of_directory(&path, "cannot be used", ErrorKind::NotADirectory.into()))
-            }
-            Ok(found) => refuse_foreign(&path, &found).map(|()| RunDir { path }),
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                Err(of_directory(&path, "cannot be used", error))
-            }
-            Err(error) if fs::symlink_metadata(&path).is_ok() => {
-                let what = "is a link to a directory that does not exist";
-                Err(of_directory(&path, what, error))
-            }
-            Err(_) => Ok(RunDir { path }),
-        }
+        let found = look(&path, |path| fs::metadata(path))?;
+        found.iter().try_for_each(|found| refuse_foreign(&path, found))?;
+        Ok(RunDir { path, believed: Arc::new(found.is_some().into()) })
+    }
+
+    /// The directory at a path that has been judged.
+    pub(super) fn believed(path: PathBuf) -> RunDir {
+        RunDir { path, believed: Arc::new(true.into()) }
     }
 
     /// Path of the directory.
@@ -127,8 +156,11 @@ impl RunDir {
     pub(super) fn make(&self) -> io::Result<()> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
         made.map_err(|error| of_directory(&self.path, "cannot be created", error))?;
-        // Another program may have made it since this one was started.
-        refuse_foreign(&self.path, &fs::metadata(&self.path)?)?;
+        if !self.believed.load(Ordering::Relaxed) {
+            // Another program may have made it since this one was started.
+            refuse_foreign(&self.path, &fs::metadata(&self.path)?)?;
+            self.believed.store(true, Ordering::Relaxed);
+        }
         let writable = access(&self.path, Access::WRITE_OK);
         writable.map_err(|error| of_directory(&self.path, "cannot be used", error.into()))
     }
@@ -179,11 +211,64 @@ impl RunDir {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    fn allow_others(path: &Path) {
+        fs::set_permissions(path, Permissions::from_mode(0o770)).unwrap();
+    }
+
+    #[test]
+    fn a_server_that_runs_goes_on_with_its_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let rundir = RunDir { path: path.clone(), believed: Arc::default() };
+        rundir.make().unwrap();
+        allow_others(&path);
+        for rundir in [&rundir, &rundir.clone(), &RunDir::believed(path.clone())] {
+            rundir.make().unwrap();
+        }
+        // The directory may be removed, too.
+        fs::remove_dir(&path).unwrap();
+        rundir.make().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_directory_that_others_have_made_meanwhile_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        allow_others(dir.path());
+        let rundir = RunDir { path: dir.path().to_owned(), believed: Arc::default() };
+        for _ in 0..2 {
+            let why = rundir.make().unwrap_err().to_string();
+            assert!(why.contains("has mode 0770"), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_made_meanwhile_is_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run");
+        let looks = Cell::new(0);
+        let found = look(&path, |path| {
+            let found = fs::metadata(path);
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                fs::create_dir(path)?;
+            }
+            found
+        });
+        assert!(found.unwrap().is_some_and(|found| found.is_dir()));
+        assert_eq!(looks.get(), 2);
+        assert!(look(&dir.path().join("other"), |path| fs::metadata(path)).unwrap().is_none());
+    }
 
     #[test]
     fn the_mark_of_a_directory_stays() {
-        let mark = |path: &str| RunDir { path: path.into() }.mark().get();
+        let mark = |path: &str| RunDir::believed(path.into()).mark().get();
         assert_eq!(mark("/run/ublk-dm"), 0x6a88);
         assert_ne!(mark("/run/ublk-dm"), mark("/tmp/ublk-dm"));
     }
