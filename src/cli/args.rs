@@ -220,7 +220,7 @@ pub enum Verb {
             value_parser = clap::value_parser!(u32).range(1..=100)
         )]
         throttle: u32,
-        /// Print the result as one JSON object; `bytes` is what has been written everywhere
+        /// Print the result as one JSON object; `bytes` is what is durable on every destination
         #[arg(long)]
         json: bool,
         /// Also overwrite disks that are in use
@@ -232,7 +232,7 @@ pub enum Verb {
         /// The range to zero: DEV, or DEV:START+LEN
         #[arg(long, value_name = "DEV[:START+LEN]", required = true)]
         to: Vec<String>,
-        /// Print the result as one JSON object; `bytes` is what has been written everywhere
+        /// Print the result as one JSON object; `bytes` is what is durable
         #[arg(long)]
         json: bool,
         /// Also overwrite disks that are in use

@@ -1,5 +1,7 @@
 //! `copy` and `zero`: the copy engine for users, on the command's own ring.
 
+mod work;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::path::Path;
@@ -7,7 +9,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Instant;
 
-use dm_targets::copy::{Client, Flags, MAX_DESTINATIONS, Outcome, Throttle};
+use dm_targets::copy::{Client, MAX_DESTINATIONS, Outcome, Throttle};
 use dm_targets::disk::Disk;
 use dm_targets::exec::Executor;
 use dm_targets::io::IoRegion;
@@ -15,6 +17,7 @@ use dm_targets::units::{SECTOR_BYTES, Sector, Sectors};
 use dm_targets::words::parse_size;
 use serde_json::json;
 
+use self::work::{copy_on, zero_on};
 use super::terminal::{print, progress_bar};
 use crate::data::{disk_limits, disk_on};
 use crate::failure::{Failure, wrong_usage};
@@ -91,7 +94,8 @@ fn open(
     let count = len.map(|len| len.0).or(own_len.map(|bytes| bytes / SECTOR_BYTES)).unwrap_or(left);
     if count == 0 {
         return Err(Failure::from(format!(
-            "{word}: nothing to do: the disk has {} sectors, and ends at or before sector {start}",
+            "{word}: the range is empty: it begins at sector {start}, and the disk ends at sector \
+             {}",
             disk.size_sectors
         )));
     }
@@ -173,10 +177,7 @@ pub fn copy(
     let from = engine.region(source);
     let regions = engine.regions(destinations);
     let client = engine.client.clone();
-    engine.finish(total, json, to, async move {
-        let outcome = client.copy(&from, &regions, Flags::default()).await;
-        (outcome, flush(&regions).await)
-    })
+    engine.finish(total, json, to, async move { copy_on(&client, &from, &regions).await })
 }
 
 /// Zeroes ranges.
@@ -188,25 +189,7 @@ pub fn zero(to: &[String], json: bool, force: bool) -> Result<ExitCode, Failure>
     let total = Sectors(destinations.iter().map(|range| range.count.0).sum());
     let regions = engine.regions(destinations);
     let client = engine.client.clone();
-    engine.finish(total, json, to, async move {
-        let mut all = Outcome::default();
-        // One after the other: the ranges may have different lengths.
-        for (index, region) in regions.iter().enumerate() {
-            let outcome = client.zero(std::slice::from_ref(region), Flags::default()).await;
-            all.write_err |= outcome.write_err << index;
-            all.first_error = all.first_error.or(outcome.first_error);
-            all.written.0 += outcome.written.0;
-        }
-        (all, flush(&regions).await)
-    })
-}
-
-/// Makes the writes durable before the command reports success.
-async fn flush(regions: &[IoRegion]) -> Result<(), Failure> {
-    for region in regions {
-        region.disk.flush().await?;
-    }
-    Ok(())
+    engine.finish(total, json, to, async move { zero_on(&client, &regions).await })
 }
 
 struct Engine {
@@ -240,7 +223,7 @@ impl Engine {
         total: Sectors,
         json: bool,
         words: &[String],
-        work: impl Future<Output = (Outcome, Result<(), Failure>)> + 'static,
+        work: impl Future<Output = Outcome> + 'static,
     ) -> Result<ExitCode, Failure> {
         let bar = progress_bar(total);
         let result = Rc::new(RefCell::new(None));
@@ -250,7 +233,7 @@ impl Engine {
             let outcome = work.await;
             *slot.borrow_mut() = Some(outcome);
         });
-        let (outcome, flushed) = loop {
+        let outcome = loop {
             self.executor.run_ready();
             bar.set_position(self.client.moved().bytes());
             if let Some(outcome) = result.borrow_mut().take() {
@@ -259,7 +242,7 @@ impl Engine {
             self.ring.turn(self.executor.ready() > 0)?;
         };
         bar.finish_and_clear();
-        let failed = outcome.first_error.map(Failure::from).or(flushed.err());
+        let failed = outcome.first_error.map(Failure::from);
         if json {
             let errors = words.iter().enumerate().map(|(index, word)| {
                 let failed = outcome.write_err & (1 << index) != 0;

@@ -128,7 +128,8 @@ fn an_empty_range_is_wrong_usage() {
     fs::write(&from, vec![0x5a; 1 << 20]).expect("a source");
     fs::write(&to, vec![0x11; 1 << 20]).expect("a destination");
     let [from, to] = [&from, &to].map(|path| path.to_str().expect("ASCII"));
-    let (empty, past) = ("the range is empty", "the disk has 2048 sectors, and ends at");
+    let empty = "the range is empty: its length is 0";
+    let past = "the range is empty: it begins at sector 2048, and the disk ends at sector 2048";
     for (args, code, words) in [
         (&["copy", "--from", &format!("{from}:0+0"), "--to", to][..], 2, empty),
         (&["copy", "--from", &format!("{from}:4KiB+0"), "--to", to], 2, empty),
