@@ -3,7 +3,6 @@
 
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
@@ -14,14 +13,11 @@ use super::admin::{Administrator, Ending, LOOK_AGAIN, Undo};
 use super::listener::{AtWork, Listener, Pending};
 use super::live::Live;
 use crate::failure::Reason;
-use crate::protocol::{self, Command, DeviceState, Reply};
+use crate::protocol::{self, Command, Reply};
 use crate::rundir::RunDir;
 
 /// How long a started server waits for its first device: commands send that immediately.
 const FIRST_DEVICE_LIMIT: Duration = Duration::from_secs(10);
-
-/// The node of a device that exists, with its number after it.
-const CHAR_PATH: &str = "/dev/ublkc";
 
 /// A server: one origin, its snapshots and their devices; or a mirror.
 pub struct Server {
@@ -55,7 +51,7 @@ impl Server {
         let mut admin = Administrator::new(live, directory.clone());
         let left = rundir.state(key).map(|state| state.map_or_else(Vec::new, |one| one.devices));
         // The command that reads a damaged file reports it.
-        admin.expect(left.ok(), is_there);
+        admin.expect(left.ok());
         Ok(Server {
             admin,
             directory,
@@ -194,9 +190,4 @@ impl Server {
         }
         written
     }
-}
-
-/// Whether the kernel has a device.
-fn is_there(device: &DeviceState) -> bool {
-    Path::new(&format!("{CHAR_PATH}{}", device.id)).exists()
 }

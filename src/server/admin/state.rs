@@ -92,16 +92,17 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// Publishes what is in the state file of a dead server, until the command to take it over is
-    /// here; if it does not come, the file stays. `devices` is `None` if it cannot be read.
-    pub fn expect(
-        &mut self,
-        devices: Option<Vec<DeviceState>>,
-        is_there: impl Fn(&DeviceState) -> bool,
-    ) {
+    /// Publishes what is in the state file of a dead server and still exists, until the command to
+    /// take it over is here; if it does not come, the file stays. `devices` is `None` if it cannot
+    /// be read.
+    pub fn expect(&mut self, devices: Option<Vec<DeviceState>>) {
         self.keep_files = devices.as_ref().is_none_or(|devices| !devices.is_empty());
-        let devices = devices.into_iter().flatten().filter(is_there).collect();
-        self.directory.expect(devices);
+        let mut coming: Vec<_> = devices.into_iter().flatten().collect();
+        // One of which the kernel does not tell is shown.
+        coming.retain(|device| {
+            self.ours(device.id, device.cookie).map_or(true, |found| found.is_some())
+        });
+        self.directory.expect(coming);
     }
 
     /// The machine through which the administrator acts.

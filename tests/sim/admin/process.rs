@@ -10,7 +10,7 @@ use super::machine::SimMachine;
 use super::site::Site;
 use super::thread::SimThread;
 use crate::data::DeviceStats;
-use crate::protocol::DeviceReport;
+use crate::protocol::{DeviceReport, DeviceState};
 use crate::server::admin::Administrator;
 use crate::server::admin::devices;
 use crate::server::{facts, report};
@@ -41,6 +41,13 @@ impl Process {
         let now_ms = self.site.host.now_ms();
         let facts = facts::of_device(id, &device, DeviceStats::default(), now_ms);
         report::devices(&self.directory.devices(), vec![facts]).remove(0)
+    }
+
+    /// The numbers of the devices that `list` shows as waiting for this process, which has found
+    /// them in a state file.
+    pub fn expected(&mut self, devices: Vec<DeviceState>) -> Vec<u32> {
+        self.admin.expect(Some(devices));
+        self.directory.all().coming.iter().map(|device| device.id).collect()
     }
 
     /// Sends a request to a device; the result appears in `pending`.

@@ -6,6 +6,7 @@ use dm_targets::table::TargetParams;
 use dm_targets::units::Sectors;
 
 use super::merge_refused::full_cow;
+use super::process::Process;
 use super::town::{Town, What};
 use crate::protocol::{Command, DeviceSpec, Health, Reply};
 
@@ -127,6 +128,27 @@ fn a_loaded_mirror_starts_without_a_dead_leg_and_is_listed_as_degraded() {
     }
 }
 
+/// A number that another device has by now is none of a dead server's devices.
+#[test]
+fn a_device_in_the_place_of_ours_does_not_wait_for_our_server() {
+    for replaced in [false, true] {
+        let mut town = Town::new(1, true);
+        town.add(What::Origin).unwrap();
+        town.add(S).unwrap();
+        let ids = [What::Origin, S].map(|what| town.devices[&what].id);
+        town.kill("o");
+        let state = town.state("o").unwrap();
+        if replaced {
+            town.steal(What::Origin, true);
+        }
+        let mut process = Process::start(&town.site, "o").unwrap();
+        let expected = process.expected(state);
+        assert!(process.admin.keeps_files());
+        process.kill();
+        assert_eq!(expected, ids[usize::from(replaced)..]);
+    }
+}
+
 #[cfg(feature = "mutants")]
 #[test]
 fn an_invalid_snapshot_that_is_not_said_to_be_invalid_is_noticed() {
@@ -141,4 +163,15 @@ fn an_invalid_snapshot_that_is_not_said_to_be_invalid_is_noticed() {
         mutant::set(None);
         assert!(lived.is_err());
     }
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_number_that_is_trusted_is_noticed_in_list() {
+    use crate::server::admin::mutant::{self, Mutant};
+    mutant::set(Some(Mutant::NumberTrusted));
+    let lived =
+        std::panic::catch_unwind(a_device_in_the_place_of_ours_does_not_wait_for_our_server);
+    mutant::set(None);
+    assert!(lived.is_err());
 }
