@@ -21,7 +21,7 @@ use super::client::{Family, Known, must_answer, open_rundir, other_answer};
 use super::terminal::{print, progress_bar};
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{
-    self, Command, DeviceRef, DeviceReport, MergeChange, MergeObject, MergeState, Reply,
+    self, Command, DeviceRef, DeviceReport, MergeChange, MergeObject, MergeState, Reply, RunState,
     TargetObject,
 };
 use crate::rundir::RunDir;
@@ -30,6 +30,8 @@ use crate::rundir::RunDir;
 const LOOK: Duration = Duration::from_millis(250);
 /// How often its progress is printed as JSON.
 const PRINT: Duration = Duration::from_secs(1);
+/// How long a device that waits is left to a server that lives: that server is taking it over.
+const TAKE_OVER_LIMIT: Duration = Duration::from_secs(60);
 /// The exit code of a second Ctrl-C, which ends the command at once.
 const KILLED: i32 = 130;
 
@@ -181,6 +183,25 @@ impl Shown<'_> {
         print(&line)
     }
 
+    /// Shows a device that is served; returns whether its merge has ended.
+    fn has_ended(&mut self, device: &DeviceReport) -> Result<bool, Failure> {
+        let Some(merge) = merge_of(device) else { return Ok(true) };
+        self.show(merge.clone())?;
+        let (name, error) = (&device.name, merge.error.as_deref().unwrap_or("it gave no reason"));
+        match merge.state {
+            MergeState::Merging => Ok(false),
+            // The server puts the plain table back, unless a table has begun this merge.
+            MergeState::Done => Ok(merge.snapshot.is_none()),
+            MergeState::Failed => {
+                let hint = format!("`ublk-dm merge {name} --resume` continues");
+                Err(format!("{name}: the merge has stopped: {error}; {hint}").into())
+            }
+            MergeState::Invalid => {
+                Err(format!("{name}: the snapshot is invalid: nothing is merged").into())
+            }
+        }
+    }
+
     /// All of the snapshot is on the origin.
     fn end(&mut self) -> Result<(), Failure> {
         if let Some(bar) = self.bar.take() {
@@ -208,27 +229,19 @@ fn wait(
 ) -> Result<(), Failure> {
     let name = &origin.name;
     let mut shown = Shown { device: origin, json, bar: None, last: None, printed: None };
+    let mut unserved: Option<Instant> = None;
     loop {
-        let device = report_of(rundir, origin)?;
+        let (key, device) = report_of(rundir, origin)?;
         must_answer(&device)?;
-        if device.object.server_pid.is_none() {
-            return Err(has_died(&device));
-        }
-        let Some(merge) = merge_of(&device) else { return shown.end() };
-        shown.show(merge.clone())?;
-        let error = merge.error.as_deref().unwrap_or("it gave no reason");
-        match merge.state {
-            MergeState::Merging => {}
-            // The server puts the plain table back, unless a table has begun this merge.
-            MergeState::Done if merge.snapshot.is_some() => {}
-            MergeState::Done => return shown.end(),
-            MergeState::Failed => {
-                let hint = format!("`ublk-dm merge {name} --resume` continues");
-                return Err(format!("{name}: the merge has stopped: {error}; {hint}").into());
+        if device.object.server_pid.is_some() {
+            unserved = None;
+            if shown.has_ended(&device)? {
+                return shown.end();
             }
-            MergeState::Invalid => {
-                return Err(format!("{name}: the snapshot is invalid: nothing is merged").into());
-            }
+        } else {
+            let waited = unserved.get_or_insert_with(Instant::now).elapsed();
+            let lives = rundir.server(&key).is_some_and(|server| server.lives);
+            must_be_coming(&device, lives, waited)?;
         }
         if interrupted.load(Ordering::Relaxed) {
             return Err(format!(
@@ -241,12 +254,28 @@ fn wait(
     }
 }
 
-/// A device as it is now.
-fn report_of(rundir: &RunDir, device: &DeviceReport) -> Result<DeviceReport, Failure> {
-    let DeviceRef { id, cookie } = device.device();
+/// Refuses a device without a server, unless one that lives is about to take it over. `waited`: for
+/// so long the device has had none.
+fn must_be_coming(device: &DeviceReport, lives: bool, waited: Duration) -> Result<(), Failure> {
+    if !lives {
+        return Err(has_died(device));
+    }
+    if device.object.state == RunState::Quiesced && waited < TAKE_OVER_LIMIT {
+        return Ok(());
+    }
+    let name = &device.name;
+    Err(format!("{name}: its server has not taken it over; `ublk-dm recover {name}` continues")
+        .into())
+}
+
+/// The family of a device, and the device as it is now.
+fn report_of(rundir: &RunDir, device: &DeviceReport) -> Result<(String, DeviceReport), Failure> {
+    let wanted: DeviceRef = device.device();
     let known = Known::of(rundir)?;
-    let is_it = |other: &&&DeviceReport| (other.id, other.cookie) == (id, cookie);
-    let found = known.devices().iter().find(is_it).map(|found| (*found).clone());
+    let found = known.families.iter().find_map(|family| {
+        let found = family.devices.iter().find(|other| other.device() == wanted)?;
+        Some((family.key.clone(), found.clone()))
+    });
     found.ok_or_else(|| match known.problems.first() {
         Some(problem) => problem.clone().context(&device.name),
         None => format!("{}: it was deleted before its merge had ended", device.name).into(),
@@ -258,6 +287,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::protocol::DeviceState;
+    use crate::server::orphan;
 
     fn merging(state: &str) -> MergeObject {
         let object = json!({ "state": state, "merged_bytes": 512, "left_bytes": 1024,
@@ -269,6 +300,28 @@ mod tests {
     fn what_an_earlier_server_does_not_tell_is_not_known() {
         let merge = merging("merging");
         assert_eq!((merge.paused, merge.seconds_left, merge.snapshot), (None, None, None));
+    }
+
+    #[test]
+    fn a_device_that_a_living_server_takes_over_is_waited_for() {
+        let state = r#"{"id":1048575,"cookie":7,"name":"m","disks":[],"spec":{
+            "table":"0 8 snapshot-merge /o /c P 8","force":false,"degraded":false,"source":null,
+            "options":{"queues":1,"depth":1,"read_only":false,"zero_copy":true,"recovery":true}}}"#;
+        let state: DeviceState = serde_json::from_str(state).unwrap();
+        let refused = |run_state, lives, seconds| {
+            let device = orphan::report(&state, run_state, None);
+            let coming = must_be_coming(&device, lives, Duration::from_secs(seconds));
+            coming.err().map(|why| why.to_string())
+        };
+        assert_eq!(refused(RunState::Quiesced, true, 59), None);
+        for (run_state, lives, seconds, words) in [
+            (RunState::Quiesced, true, 60, "m: its server has not taken it over; "),
+            (RunState::Dead, true, 0, "m: its server has not taken it over; "),
+            (RunState::Quiesced, false, 0, "m: its server has died; "),
+        ] {
+            let why = refused(run_state, lives, seconds).unwrap();
+            assert!(why.starts_with(words) && why.contains("`ublk-dm recover m`"), "{why}");
+        }
     }
 
     #[test]
