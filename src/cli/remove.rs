@@ -15,7 +15,7 @@ use super::verdict::verdict;
 use crate::failure::{Failure, Kind, Reason};
 use crate::protocol::{self, Command, DeviceRef, DeviceReport, Reply};
 use crate::rundir::{RunDir, Server, State};
-use crate::server;
+use crate::server::{self, orphan};
 use crate::storage::ublk_devices_below;
 use crate::ublk::{Control, apart, device};
 
@@ -241,7 +241,8 @@ fn del_orphan(
     // Recorded before the device is deleted: the devices that stay will be served again, and change
     // what this device would have shown.
     server::record_left_behind(rundir, key, &device, &left)?;
-    let note = server::left_by_dead_server(&device, &left);
+    let block_bytes = orphan::block_bytes_of(id).unwrap_or(0);
+    let note = server::left_by_dead_server(&device, &left, block_bytes);
     let notes = note.map(|note| format!("/dev/ublkb{id}: deleted; {note}")).into_iter().collect();
     // If its number is another device's by now, there is nothing left to delete.
     apart::delete_apart(id, device.cookie)?;

@@ -77,6 +77,12 @@ fn size_of(id: u32) -> Option<Sectors> {
     text.trim().parse().ok().map(Sectors)
 }
 
+/// The device's block size in the kernel, in bytes.
+pub fn block_bytes_of(id: u32) -> Option<u32> {
+    let path = format!("/sys/block/ublkb{id}/queue/logical_block_size");
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 /// A disk on a table line: its number if the disk exists.
 fn word(path: &str) -> String {
     DiskId::of_path(Path::new(path)).map_or_else(|_| path.to_owned(), |id| id.on_table_line(path))

@@ -21,32 +21,39 @@ use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, DeviceState, KnownDisk};
 use crate::rundir::departed::{Departure, Unmerged};
 
+/// The origin's device that stays when a snapshot leaves.
+pub(super) struct LeftOrigin {
+    name: String,
+    /// Block size of the snapshot's device.
+    block_bytes: u32,
+}
+
 impl<M: Machine> Administrator<M> {
-    /// The name of the origin's device that stays, if a snapshot leaves the origin with this device
-    /// that is valid and has a store to be found later.
-    pub(super) fn left_origin(&self, id: u32) -> Option<String> {
-        let origin = self.other_origin(id)?;
-        let is_valid = self.machine.call(move |thread| async move {
+    /// What stays of the family if a snapshot leaves the origin with this device that is valid and
+    /// has a store to be found later.
+    pub(super) fn left_origin(&self, id: u32) -> Option<LeftOrigin> {
+        let name = self.other_origin(id)?;
+        let block = self.machine.call(move |thread| async move {
             let device = thread.group().device(id);
             match device.as_ref().map(|device| device.target()) {
-                Some(Target::Snapshot(snapshot)) => {
-                    snapshot.loss_when_left() == Some(Loss::OriginChanged)
-                }
-                _ => false,
+                Some(Target::Snapshot(snapshot)) => (snapshot.loss_when_left()
+                    == Some(Loss::OriginChanged))
+                .then(|| snapshot.logical_block_bytes()),
+                _ => None,
             }
         });
-        is_valid.is_ok_and(|is_valid| is_valid).then_some(origin)
+        block.ok().flatten().map(|block_bytes| LeftOrigin { name, block_bytes })
     }
 
     /// What the user must know of a snapshot that has left this origin's device. `outlived`: the
     /// origin was in use, so that the snapshot has been given up.
-    pub(super) fn left_alone(&self, id: u32, origin: &str, outlived: bool) -> Option<String> {
+    pub(super) fn left_alone(&self, id: u32, left: &LeftOrigin, outlived: bool) -> Option<String> {
         let entry = self.devices.get(&id)?;
         let TargetParams::Snapshot(snapshot) = &entry.spec.table.params else { return None };
         Some(if outlived {
-            lost(snapshot, origin)
+            lost(snapshot, &left.name, left.block_bytes)
         } else {
-            lost_when_written(snapshot, origin, &entry.name)
+            lost_when_written(snapshot, &left.name, &entry.spec, &entry.name)
         })
     }
 
@@ -61,9 +68,9 @@ impl<M: Machine> Administrator<M> {
             TargetParams::Snapshot(snapshot) if is_right => {
                 let origin = self.other_origin(device.id)?;
                 Some(if device.lost {
-                    lost(snapshot, &origin)
+                    lost(snapshot, &origin, 0)
                 } else {
-                    lost_when_written(snapshot, &origin, &device.name)
+                    lost_when_written(snapshot, &origin, &device.spec, &device.name)
                 })
             }
             _ => None,
@@ -124,8 +131,13 @@ pub(super) fn unmerged_of(spec: &DeviceSpec, name: &str) -> Option<Unmerged> {
     is_merge.then(|| Unmerged { name: name.to_owned(), line: spec.table.to_string() })
 }
 
-/// What the user must know when a dead server's device is deleted and others stay.
-pub fn left_by_dead_server(deleted: &DeviceState, staying: &[DeviceState]) -> Option<String> {
+/// What the user must know when a dead server's device is deleted and others stay. `block_bytes` is
+/// the device's block size; 0 if it is not known.
+pub fn left_by_dead_server(
+    deleted: &DeviceState,
+    staying: &[DeviceState],
+    block_bytes: u32,
+) -> Option<String> {
     if deleted.lost || is_merged(deleted, staying) {
         return None;
     }
@@ -133,7 +145,7 @@ pub fn left_by_dead_server(deleted: &DeviceState, staying: &[DeviceState]) -> Op
         TargetParams::SnapshotMerge(_) => unmerged(&deleted.spec.table, &deleted.name, MAY_BE_LEFT),
         TargetParams::Snapshot(snapshot) if is_persistent_snapshot(&deleted.spec) => {
             let changes = staying.iter().find(|device| changes_origin(&device.spec))?;
-            Some(lost(snapshot, &changes.name))
+            Some(lost(snapshot, &changes.name, block_bytes))
         }
         _ => None,
     }
@@ -153,22 +165,44 @@ pub(super) fn unmerged(table: &Table, name: &str, is_left: &str) -> Option<Strin
     ))
 }
 
-/// The snapshot has been given up.
-fn lost(snapshot: &Snapshot, origin: &str) -> String {
+/// The snapshot has been given up. `block_bytes` is its device's block size, which is not smaller
+/// than the COW's and not larger than a chunk; 0 if it is not known.
+fn lost(snapshot: &Snapshot, origin: &str, block_bytes: u32) -> String {
     let cow = &snapshot.cow;
     format!(
         "its snapshot is lost, because {origin} stays and no longer copies to {cow}; {} to use the \
          disk for a new snapshot",
-        zero_start(cow, 0)
+        zero_start(cow, block_bytes)
     )
 }
 
-/// The snapshot can still be added again.
-fn lost_when_written(snapshot: &Snapshot, origin: &str, name: &str) -> String {
-    let Snapshot { origin: disk, cow, .. } = snapshot;
+/// The snapshot can still be added again, as it was.
+fn lost_when_written(snapshot: &Snapshot, origin: &str, spec: &DeviceSpec, name: &str) -> String {
+    let DeviceSpec { table, options, .. } = spec;
+    let cow = &snapshot.cow;
+    let read_only = if options.read_only { " --read-only" } else { "" };
+    let no_recovery = if options.recovery { "" } else { " --no-recovery" };
     format!(
         "its snapshot is lost with the next write to {origin}, which stays and no longer copies to \
-         {cow}; before that, `ublk-dm add snapshot --origin {disk} --cow {cow} --name {name}` \
+         {cow}; before that, `ublk-dm create {name} --table \"{table}\"{read_only}{no_recovery}` \
          continues it"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_continued_as_it_was() {
+        let line = "0 8 snapshot /o /c PO 2 1 discard_zeroes_cow";
+        let mut spec = DeviceSpec::of_line(line);
+        let TargetParams::Snapshot(snapshot) = spec.table.params.clone() else { panic!("{line}") };
+        let said = |spec: &DeviceSpec| lost_when_written(&snapshot, "origin0", spec, "s");
+        let command = format!("`ublk-dm create s --table \"{line}\"` continues it");
+        assert!(said(&spec).ends_with(&command), "{}", said(&spec));
+        (spec.options.read_only, spec.options.recovery) = (true, false);
+        let flags = "\" --read-only --no-recovery` continues it";
+        assert!(said(&spec).ends_with(flags), "{}", said(&spec));
+    }
 }

@@ -42,7 +42,8 @@ fn a_snapshot_whose_origin_is_unused_can_be_added_until_the_next_write() {
         let [note] = &notes[..] else { panic!("{notes:?}") };
         for words in [
             "its snapshot is lost with the next write to origin0",
-            "`ublk-dm add snapshot --origin /o --cow /c0 --name ",
+            "`ublk-dm create ",
+            " --table \"0 8 snapshot /o /c0 P",
         ] {
             assert!(note.contains(words), "{note}");
         }
@@ -86,8 +87,12 @@ fn a_dead_servers_snapshot_is_lost_when_its_origin_stays() {
     let is_snapshot = |line: &str| line.contains(" snapshot ");
     let (deleted, staying): (Vec<_>, Vec<_>) =
         devices.into_iter().partition(|device| is_snapshot(&device.spec.table.to_string()));
-    let note = left_by_dead_server(&deleted[0], &staying).unwrap();
-    assert!(note.starts_with("its snapshot is lost, because origin0 stays"), "{note}");
-    assert_eq!(left_by_dead_server(&deleted[0], &[]), None);
-    assert_eq!(left_by_dead_server(&staying[0], &deleted), None);
+    for (block, range) in [(0, "/c0:0+4096`"), (16384, "/c0:0+16384`")] {
+        let note = left_by_dead_server(&deleted[0], &staying, block).unwrap();
+        for words in ["its snapshot is lost, because origin0 stays", range] {
+            assert!(note.contains(words), "{note}");
+        }
+    }
+    assert_eq!(left_by_dead_server(&deleted[0], &[], 0), None);
+    assert_eq!(left_by_dead_server(&staying[0], &deleted, 0), None);
 }

@@ -12,11 +12,12 @@ pub(super) fn refuse_other(
     what: &str,
 ) -> Result<(), Reason> {
     let path = disk.path();
+    let block = disk.limits().logical_block_size;
     match disk.content()? {
         None if disk.starts_with_zeroes()? => Ok(()),
         None => Err(format!(
             "{path}: holds unknown data, which {what} would destroy; {}, or use --force",
-            zero_start(&path, disk.limits().logical_block_size)
+            zero_start(&path, block)
         )
         .into()),
         Some(found) if Some(found.kind) == wanted => Ok(()),
@@ -24,7 +25,7 @@ pub(super) fn refuse_other(
             "{path}: holds {} (at byte {}), which {what} would destroy; {}, or use --force",
             found.name,
             found.offset,
-            wipe(&path, found.offset)
+            wipe(&path, found.offset, block)
         )
         .into()),
     }

@@ -26,13 +26,15 @@ pub(super) struct Foreign {
     name: &'static str,
     /// Where it was recognized, in bytes of the disk.
     at_byte: u64,
+    /// The disk's block size in bytes.
+    block_bytes: u32,
     /// The leg overlaps a partition of it.
     partition: bool,
 }
 
 impl fmt::Display for Foreign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Foreign { name, at_byte, partition } = self;
+        let Foreign { name, at_byte, partition, .. } = self;
         write!(f, "holds {name} (at byte {at_byte})")?;
         if *partition {
             write!(f, " with a partition in that range")?;
@@ -44,7 +46,7 @@ impl fmt::Display for Foreign {
 impl Foreign {
     /// How the disk at a path is wiped.
     pub(super) fn remedy(&self, path: &str) -> String {
-        wipe(path, self.at_byte)
+        wipe(path, self.at_byte, self.block_bytes)
     }
 }
 
@@ -76,6 +78,7 @@ pub(super) fn foreign_content(
     let foreign = |found: Signature, from: u64, partition| Foreign {
         name: found.name,
         at_byte: from + found.offset,
+        block_bytes: disk.limits().logical_block_size,
         partition,
     };
     let whole = if beside { None } else { disk.content()? };
