@@ -127,6 +127,11 @@ impl Failure {
         self
     }
 
+    /// Appends what the user must know of what was done nevertheless.
+    pub fn and_notes<N: fmt::Display>(self, notes: impl IntoIterator<Item = N>) -> Failure {
+        notes.into_iter().fold(self, |why, note| why.ending(format!("; {note}")))
+    }
+
     /// The failure for another process of this program, whole and in one line.
     pub fn written(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|_| self.to_string())

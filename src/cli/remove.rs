@@ -252,10 +252,17 @@ fn del_orphan(
     if left.is_empty() {
         let owed = is_owed.then_some(device).into_iter().collect();
         let others = gone::forget(rundir, key, &state.devices, owed).problems;
-        let problems: Vec<Reason> = own.into_iter().chain(others).collect();
-        return Failure::all(problems).map_or(Ok(notes), Err);
+        return with_notes(own.into_iter().chain(others).collect(), notes);
     }
     // What is recorded nowhere else stays in the file.
     let saved = if is_owed { Ok(()) } else { rundir.rewrite_state(key, &state) };
-    Failure::all(own.into_iter().chain(saved.err()).collect()).map_or(Ok(notes), Err)
+    with_notes(own.into_iter().chain(saved.err()).collect(), notes)
+}
+
+/// The notes of a device that is deleted; if there are problems, these first.
+fn with_notes(problems: Vec<Reason>, notes: Vec<String>) -> Result<Vec<String>, Reason> {
+    match Failure::all(problems) {
+        None => Ok(notes),
+        Some(why) => Err(why.and_notes(notes)),
+    }
 }

@@ -70,6 +70,17 @@ fn only_wrong_usage_exits_with_2() {
 }
 
 #[test]
+fn notes_follow_a_failure_and_keep_its_kind() {
+    let failure = Failure::new(Kind::InUse, "a: busy");
+    assert_eq!(failure.clone().and_notes(Vec::<String>::new()), failure);
+    let noted = failure.and_notes(["b is stale", "c is lost"]);
+    assert_eq!(
+        (noted.to_string().as_str(), noted.kind),
+        ("a: busy; b is stale; c is lost", Kind::InUse)
+    );
+}
+
+#[test]
 fn several_failures_are_one_line_of_the_first_ones_kind() {
     assert_eq!(Failure::all(Vec::new()), None);
     let all = Failure::all(vec![Failure::new(Kind::InUse, "a"), "b".into(), "c".into()]).unwrap();
