@@ -107,7 +107,8 @@ pub(super) fn take_back(rundir: &RunDir, key: &str, which: DeviceRef, spec: &Dev
         .and_then(|server| protocol::ask(server, &Command::TakeBack { device: which }))
     {
         Ok(Reply::TakenBack { note }) => Ok(note),
-        Ok(Reply::Deleted | Reply::DeletedNoted { .. }) => Ok(None),
+        Ok(Reply::Deleted) => Ok(None),
+        Ok(Reply::DeletedNoted { notes }) => Ok(Some(notes.join("; "))),
         Ok(Reply::Failed(why)) => Err(why),
         Ok(_) => {
             let why = Failure::from("its server sent an unexpected reply");

@@ -50,6 +50,9 @@ pub struct Unmerged {
     pub name: String,
     /// Its table line.
     pub line: String,
+    /// Its server had died, or could not open it: the merge may have ended.
+    #[serde(default)]
+    pub may_have_ended: bool,
 }
 
 /// Content of a file.

@@ -17,7 +17,7 @@ use dm_targets::units::Sectors;
 
 use super::admin::Incomplete;
 use super::admin::held::Held;
-use super::admin::machine::{Machine, Served, Waited};
+use super::admin::machine::{Machine, Removed, Served, Waited};
 use super::claims;
 use super::cow_journal;
 use super::users;
@@ -225,10 +225,12 @@ impl Machine for Live {
         ended.unwrap_or(false)
     }
 
-    fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Served>, Reason> {
-        self.call_while_answered(
-            move |thread| async move { Ok(thread.remove(id, outlived).await?) },
-        )
+    fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Removed>, Reason> {
+        self.call_while_answered(move |thread| async move {
+            let merge = thread.group.merge(id);
+            let closed = thread.remove(id, outlived).await.map_err(Reason::from);
+            Removed { closed, is_left: merge.and_then(|merge| merge.is_left()) }
+        })
     }
 
     fn disk_at(&self, path: &str) -> Option<DiskId> {

@@ -17,6 +17,7 @@ use crate::exec::Executor;
 use crate::mirror::target::Mirror;
 use crate::mutant::{self, Mutant};
 use crate::origins::{DiskKey, Origins};
+use crate::snapshot::merge::Merge;
 use crate::snapshot::origin::Origin;
 use crate::snapshot::store::Unmade;
 use crate::snapshot::target::Snapshot;
@@ -118,6 +119,14 @@ impl Group {
             Some(Target::Mirror(mirror)) => Ok(mirror),
             Some(_) => Err(format!("/dev/ublkb{id}: only a mirror takes messages")),
             None => Err(format!("/dev/ublkb{id}: no such device; see `ublk-dm list`")),
+        }
+    }
+
+    /// The merge that a device has as its target, if it has one.
+    pub fn merge(&self, id: u32) -> Option<Rc<Merge>> {
+        match self.device(id)?.target() {
+            Target::Merge(merge) => Some(merge),
+            _ => None,
         }
     }
 

@@ -8,6 +8,7 @@
 use std::rc::Rc;
 
 use dm_targets::snapshot::losses::Loss;
+use dm_targets::snapshot::merge::Merge;
 use dm_targets::target::Target;
 
 use super::devices::{LeftOut, is_persistent_snapshot};
@@ -28,7 +29,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn record_departure(&mut self, id: u32, outlived: bool) -> Result<(), Reason> {
         let Some(entry) = self.devices.get(&id) else { return Ok(()) };
         let Some(cow) = entry.cow.clone() else { return Ok(()) };
-        let unmerged = unmerged_of(&entry.spec, &entry.name);
+        let unmerged = unmerged_of(&entry.spec, &entry.name, false);
         if mutant::is(Mutant::LastForgotten) && !self.goes_on_without(id) {
             return Ok(());
         }
@@ -66,6 +67,26 @@ impl<M: Machine> Administrator<M> {
             let what = "it cannot be recorded that its snapshot leaves the origin, so a later \
                         server could take the snapshot for valid";
             why.context(format!("/dev/ublkb{id}: not deleted: {what}"))
+        })
+    }
+
+    /// Records the departure of a merge whose `add` is undone: if it is served it has begun, and the
+    /// origin's disk may be a mixture already.
+    pub(super) fn record_begun_merge(&self, device: &DeviceState) -> Result<(), Reason> {
+        let unmerged = unmerged_of(&device.spec, &device.name, false);
+        let (Some(cow), Some(_)) = (device.cow.clone(), &unmerged) else { return Ok(()) };
+        let loss = self.with_merge(device.id, Merge::loss_when_left)?.flatten();
+        let Some(loss) = loss.filter(|_| !mutant::is(Mutant::UndoneMergeForgotten)) else {
+            return Ok(());
+        };
+        let mark_failed = loss == Loss::MarkFailed;
+        let origin_number = self.origin_known.number;
+        let departure = Departure { cow, mark_failed, origin_number, unmerged };
+        self.machine.records().record_departure(&departure).map_err(|why| {
+            why.context(format!(
+                "/dev/ublkb{}: it cannot be recorded that its merge has begun",
+                device.id
+            ))
         })
     }
 
@@ -124,7 +145,7 @@ impl<M: Machine> Administrator<M> {
     /// Records that the snapshot on a COW has left the origin, for later servers and for this one.
     fn record_left(&self, cow: Cow, device: &DeviceState) -> Result<(), Reason> {
         let origin_number = self.origin_known.number;
-        let unmerged = unmerged_of(&device.spec, &device.name);
+        let unmerged = unmerged_of(&device.spec, &device.name, true);
         let departure = Departure { cow, mark_failed: false, origin_number, unmerged };
         self.machine.records().record_departure(&departure)?;
         self.restore_departures(vec![departure])

@@ -8,12 +8,12 @@ use std::rc::Rc;
 
 use super::devices::Device;
 use super::devices::changes_origin;
-use super::machine::{Machine, Served, Thread, Waited};
+use super::machine::{Machine, Removed, Thread, Waited};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
-use crate::protocol::Reply;
+use crate::protocol::{DeviceRef, Reply};
 
 /// The result of deleting a device.
 #[derive(Default)]
@@ -25,6 +25,8 @@ pub(super) struct End {
     /// What the user must know of the disks: which legs are stale, that a merge has not ended, that
     /// a snapshot is lost.
     pub(super) note: Option<String>,
+    /// For a merge: whether it has not ended ([`Removed::is_left`]).
+    pub(super) is_left: Option<bool>,
 }
 
 impl<M: Machine> Administrator<M> {
@@ -60,24 +62,25 @@ impl<M: Machine> Administrator<M> {
                 log::warn!("{error}");
             }
         }
-        let unmerged = self.unmerged(id).unwrap_or_else(|why| Some(why.to_string()));
         let outlived = unrecorded || self.is_outlived(id);
         if let Err(why) = if outlived { self.record_departure(id, true) } else { Ok(()) } {
             log::warn!("{why}");
         }
-        let removed = match self.machine.remove(id, outlived) {
+        let Removed { closed, is_left } = match self.machine.remove(id, outlived) {
             Ok(removed) => self.removed(id, cookie, removed)?,
-            Err(why) => Err(why),
+            Err(why) => Removed { closed: Err(why), is_left: None },
         };
         let deleted = if ours { self.machine.delete(id) } else { Ok(()) };
-        let lost = removed.err().filter(|_| !mutant::is(Mutant::LastCommitIgnored));
+        let lost = closed.err().filter(|_| !mutant::is(Mutant::LastCommitIgnored));
         let (stale, unkept) = match self.keep_legs(id) {
             Ok(stale) => (stale, None),
             Err(why) => (None, Some(why.but(format!("/dev/ublkb{id}: deleted")))),
         };
         let wrong = Failure::all(deleted.err().into_iter().chain(unkept).collect());
         let alone = left_origin.and_then(|origin| self.left_alone(id, &origin, outlived));
-        Ok(End { lost, wrong, note: stale.or(unmerged).or(alone) })
+        let served = self.devices.get(&id).map(Device::state);
+        let unmerged = served.and_then(|device| self.left_by_merge(&device, is_left));
+        Ok(End { lost, wrong, note: stale.or(unmerged).or(alone), is_left })
     }
 
     /// Makes a device fail its requests.
@@ -104,17 +107,18 @@ impl<M: Machine> Administrator<M> {
         &mut self,
         id: u32,
         cookie: u64,
-        removed: Waited<Served>,
-    ) -> Result<Result<(), Reason>, Reason> {
-        let then = move |admin: &mut Administrator<M>, removed: Result<(), Reason>| {
+        removed: Waited<Removed>,
+    ) -> Result<Removed, Reason> {
+        let then = move |admin: &mut Administrator<M>, Removed { closed, is_left }: Removed| {
             let ours = admin.ours(id, cookie).is_ok_and(|info| info.is_some());
             let deleted = if ours { admin.machine.delete(id) } else { Ok(()) };
-            admin.lost_at_end |= removed.is_err();
+            admin.lost_at_end |= closed.is_err();
+            admin.note_late(DeviceRef { id, cookie }, is_left);
             // Its number may be another device's by now.
             let entry = admin.devices.get(&id);
             let is_it = entry.is_some_and(|entry| entry.info.target_flags == cookie);
             let forgotten = if is_it { admin.forget(id) } else { Ok(()) };
-            let wrong = [removed.err(), deleted.err(), forgotten.err()];
+            let wrong = [closed.err(), deleted.err(), forgotten.err()];
             wrong.iter().flatten().for_each(|why| log::error!("/dev/ublkb{id}: {why}"));
         };
         let what = "it is stopped, and is deleted when the disk answers; its acknowledged writes \
@@ -122,6 +126,18 @@ impl<M: Machine> Administrator<M> {
         self.unless_silent(Errand::on(id, "del"), removed, then).map_err(|why| {
             why.context(format!("/dev/ublkb{id}: not deleted yet")).ending(format!("; {what}"))
         })
+    }
+
+    /// Logs what the user must know of a merge whose device was deleted when its disk answered.
+    fn note_late(&self, which: DeviceRef, is_left: Option<bool>) {
+        let served = self.devices.values().map(Device::state);
+        let undone = self.undone_later.iter().map(|new| new.state.clone());
+        let Some(device) = served.chain(undone).find(|device| device.device() == which) else {
+            return;
+        };
+        if let Some(note) = self.left_by_merge(&device, is_left) {
+            log::warn!("/dev/ublkb{}: deleted; {note}", which.id);
+        }
     }
 
     pub(super) fn del(&mut self, ids: &[u32], force: bool) -> Result<Reply, Reason> {
@@ -150,7 +166,7 @@ impl<M: Machine> Administrator<M> {
                     }
                     continue;
                 }
-                Ok(End { lost, wrong, note }) => {
+                Ok(End { lost, wrong, note, .. }) => {
                     notes.extend(note.map(|note| format!("/dev/ublkb{id}: deleted; {note}")));
                     self.lost_at_end |= lost.is_some();
                     failed.extend(lost.map(|lost| lost.but(format!("/dev/ublkb{id}: deleted"))));
@@ -162,8 +178,10 @@ impl<M: Machine> Administrator<M> {
         failed.extend(saved.err());
         failed.iter().for_each(|error| log::error!("{error}"));
         notes.iter().for_each(|note| log::warn!("{note}"));
-        let deleted = if notes.is_empty() { Reply::Deleted } else { Reply::DeletedNoted { notes } };
-        Failure::all(failed).map_or(Ok(deleted), Err)
+        if let Some(why) = Failure::all(failed) {
+            return Err(why.and_notes(notes));
+        }
+        Ok(if notes.is_empty() { Reply::Deleted } else { Reply::DeletedNoted { notes } })
     }
 
     /// Removes a deleted device from the list.

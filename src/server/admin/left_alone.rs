@@ -62,6 +62,9 @@ impl<M: Machine> Administrator<M> {
         let LeftOut { device, for_good, .. } = left;
         let is_right = is_persistent_snapshot(&device.spec) && !for_good;
         match &device.spec.table.params {
+            TargetParams::SnapshotMerge(merge) if device.lost && is_told() => {
+                Some(lost_merge(merge))
+            }
             TargetParams::SnapshotMerge(_) => {
                 unmerged(&device.spec.table, &device.name, MAY_BE_LEFT)
             }
@@ -75,6 +78,20 @@ impl<M: Machine> Administrator<M> {
             }
             _ => None,
         }
+    }
+
+    /// What the user must know when the target of a merge has been closed; `is_left`: whether a
+    /// part of the snapshot is still on its COW. If none is, the merge is no longer on record.
+    pub(super) fn left_by_merge(
+        &self,
+        device: &DeviceState,
+        is_left: Option<bool>,
+    ) -> Option<String> {
+        if is_left? || mutant::is(Mutant::EndedMergeOnRecord) {
+            return unmerged(&device.spec.table, &device.name, IS_LEFT);
+        }
+        device.cow.iter().for_each(|cow| self.forget_departure(cow));
+        None
     }
 
     /// The name of another device of this family that is the origin's, served or waiting.
@@ -108,14 +125,20 @@ impl<M: Machine> Administrator<M> {
             self.machine.records().departures(name, *number)?
         {
             let is_it = merges && new.cow.as_ref().is_some_and(|own| own.is_near(&cow));
-            let Some(Unmerged { name, line }) = left.filter(|_| !is_it) else { continue };
+            let Some(Unmerged { name, line, may_have_ended }) = left.filter(|_| !is_it) else {
+                continue;
+            };
             let cow = match Table::parse_table(&line).map(|table| table.params) {
                 Ok(SnapshotMerge(merge)) => merge.cow,
                 _ => "its COW".to_owned(),
             };
             let origin = new.spec.table.params.family().disk.unwrap_or_default();
+            let (has_not, is_left) = match may_have_ended {
+                true => ("may not have", MAY_BE_LEFT),
+                false => ("has not", IS_LEFT),
+            };
             return Err(format!(
-                "{origin}: a merge into it has not ended, and a part of the snapshot is still on \
+                "{origin}: a merge into it {has_not} ended, and a part of the snapshot {is_left} \
                  {cow}: `ublk-dm create {name} --table \"{line}\"` merges the rest; --force uses \
                  the disk as it is"
             )
@@ -125,10 +148,12 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-/// What a later server must know of a merge that leaves its origin.
-pub(super) fn unmerged_of(spec: &DeviceSpec, name: &str) -> Option<Unmerged> {
+/// What a later server must know of a merge that leaves its origin; `may_have_ended`: its target is
+/// not open.
+pub(super) fn unmerged_of(spec: &DeviceSpec, name: &str, may_have_ended: bool) -> Option<Unmerged> {
     let is_merge = matches!(spec.table.params, TargetParams::SnapshotMerge(_));
-    is_merge.then(|| Unmerged { name: name.to_owned(), line: spec.table.to_string() })
+    let (name, line) = (name.to_owned(), spec.table.to_string());
+    is_merge.then_some(Unmerged { name, line, may_have_ended })
 }
 
 /// What the user must know when a dead server's device is deleted and others stay. `block_bytes` is
@@ -138,10 +163,18 @@ pub fn left_by_dead_server(
     staying: &[DeviceState],
     block_bytes: u32,
 ) -> Option<String> {
-    if deleted.lost || is_merged(deleted, staying) {
+    if is_merged(deleted, staying) {
         return None;
     }
+    let mut others = staying.iter();
     match &deleted.spec.table.params {
+        // As it is recorded, see `record_left_behind`.
+        TargetParams::SnapshotMerge(merge)
+            if is_told() && (deleted.lost || others.any(|other| changes_origin(&other.spec))) =>
+        {
+            Some(lost_merge(merge))
+        }
+        _ if deleted.lost => None,
         TargetParams::SnapshotMerge(_) => unmerged(&deleted.spec.table, &deleted.name, MAY_BE_LEFT),
         TargetParams::Snapshot(snapshot) if is_persistent_snapshot(&deleted.spec) => {
             let changes = staying.iter().find(|device| changes_origin(&device.spec))?;
@@ -152,17 +185,33 @@ pub fn left_by_dead_server(
 }
 
 /// How much of a merge is known to be left: by its server, and without one.
-pub(super) const IS_LEFT: &str = "is still on";
+const IS_LEFT: &str = "is still on";
 const MAY_BE_LEFT: &str = "may still be on";
 
 /// What the user must know when a device is deleted whose merge has not ended.
-pub(super) fn unmerged(table: &Table, name: &str, is_left: &str) -> Option<String> {
+fn unmerged(table: &Table, name: &str, is_left: &str) -> Option<String> {
     let TargetParams::SnapshotMerge(merge) = &table.params else { return None };
     Some(format!(
         "a part of its snapshot {is_left} {}: do not use {} without it before `ublk-dm create \
          {name} --table \"{table}\"` has merged the rest",
         merge.cow, merge.origin
     ))
+}
+
+/// The merge has been given up: the origin is used without it.
+fn lost_merge(merge: &Snapshot) -> String {
+    let Snapshot { origin, cow, .. } = merge;
+    format!(
+        "its merge may not have ended: the rest of its snapshot is lost, because {origin} is used \
+         without {cow}, and {origin} may be a mixture of the snapshot and of what it was before; {} \
+         to use the disk for a new snapshot",
+        zero_start(cow, 0)
+    )
+}
+
+/// Whether a lost merge is told from one that can go on.
+fn is_told() -> bool {
+    !mutant::is(Mutant::LostMergePromised)
 }
 
 /// The snapshot has been given up. `block_bytes` is its device's block size, which is not smaller

@@ -33,7 +33,7 @@ impl<M: Machine> Administrator<M> {
             );
         }
         match self.take_down(id, cookie, true) {
-            Ok(End { lost, wrong, note }) => {
+            Ok(End { lost, wrong, note, .. }) => {
                 note.iter().for_each(|note| log::warn!("/dev/ublkb{id}: deleted; {note}"));
                 self.lost_at_end |= lost.is_some();
                 lost.iter().chain(&wrong).for_each(|error| log::error!("{name}: {error}"));

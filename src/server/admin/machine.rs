@@ -170,6 +170,15 @@ pub trait Records: Clone + Send + 'static {
 /// The result of serving a device's queues.
 pub type Served = Result<(), Reason>;
 
+/// The result of closing a device's target.
+pub struct Removed {
+    /// Why acknowledged writes are lost with it, if they are.
+    pub closed: Served,
+    /// For a merge, unless its store is invalid: whether a part of the snapshot is still on the
+    /// COW.
+    pub is_left: Option<bool>,
+}
+
 /// The result of a job that is no longer waited for; `None` until the job has ended.
 pub type Late<T> = Box<dyn FnMut() -> Option<T>>;
 
@@ -333,12 +342,11 @@ pub trait Machine: 'static {
     fn can_zero_copy(&self, options: &DeviceOptions) -> Result<bool, Reason>;
     /// Whether all tags of a device have ended.
     fn has_ended(&self, id: u32) -> bool;
-    /// Waits until a stopped device's tags have ended, and closes its target. The inner error says
-    /// what is lost.
+    /// Waits until a stopped device's tags have ended, and closes its target.
     ///
     /// # Errors
     /// The thread has died.
-    fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Served>, Reason>;
+    fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Removed>, Reason>;
 
     /// The disk that a path leads to, if there is one.
     fn disk_at(&self, path: &str) -> Option<DiskId>;

@@ -15,7 +15,6 @@ use dm_targets::table::{Table, TargetParams};
 use dm_targets::target::Target;
 
 use super::devices::{Device, LeftOut, is_origins, no_device};
-use super::left_alone::{IS_LEFT, unmerged};
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
@@ -234,28 +233,14 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Does something with the merge of a device; `None` if it has none.
-    fn with_merge<T: Send + 'static>(
+    pub(super) fn with_merge<T: Send + 'static>(
         &self,
         id: u32,
         act: impl FnOnce(&Merge) -> T + Send + 'static,
     ) -> Result<Option<T>, Reason> {
         self.machine.call(move |thread: Rc<M::Thread>| async move {
-            match thread.group().device(id)?.target() {
-                Target::Merge(merge) => Some(act(&merge)),
-                _ => None,
-            }
+            thread.group().merge(id).map(|merge| act(&merge))
         })
-    }
-
-    /// What the user must know when a device is deleted whose merge has not ended.
-    pub(super) fn unmerged(&self, id: u32) -> Result<Option<String>, Reason> {
-        let Some(entry) = self.devices.get(&id) else { return Ok(None) };
-        if !matches!(entry.spec.table.params, TargetParams::SnapshotMerge(_)) {
-            return Ok(None);
-        }
-        let phase = self.with_merge(id, Merge::phase)?;
-        let is_left = matches!(phase, Some(Phase::Merging | Phase::Failed));
-        Ok(unmerged(&entry.spec.table, &entry.name, IS_LEFT).filter(|_| is_left))
     }
 
     /// Gives each origin its plain table back whose merge has come to its end. Returns whether one

@@ -140,6 +140,12 @@ pub enum Mutant {
     InvalidNotTold,
     /// The disk of an origin whose merge has not ended is used without its COW.
     UnmergedForgotten,
+    /// The `add` of a merge is undone that has begun, and nobody is told.
+    UndoneMergeForgotten,
+    /// A merge that has come to its end while its device was deleted stays on record.
+    EndedMergeOnRecord,
+    /// The user of a merge that is lost is told that it can go on.
+    LostMergePromised,
     /// Users see the new length of a device before it is on record.
     GrownUnrecorded,
     /// A device grows beyond the end of its disk.

@@ -261,7 +261,7 @@ pub(super) fn record_departure<M: Machine>(
         (Err(_), None) if !cow.origin.is_empty() => 0,
         (Err(why), None) => return Err(why),
     };
-    let unmerged = unmerged_of(&device.spec, &device.name);
+    let unmerged = unmerged_of(&device.spec, &device.name, true);
     let departure = Departure { cow, mark_failed: device.lost, origin_number, unmerged };
     machine.records().record_departure(&departure)?;
     Ok(Some(departure))

@@ -119,7 +119,7 @@ impl<M: Machine> Administrator<M> {
         let held = device::is_recoverable(&entry.info) && ran;
         let first = if held { self.hold(id, true, "shutdown")? } else { Ok(()) };
         let ended = self.take_down(id, cookie, false);
-        let End { lost, wrong, note } = match ended {
+        let End { lost, wrong, note, .. } = match ended {
             Ok(end) => end,
             Err(why) if held => {
                 self.let_through(id, true, "shutdown")?;

@@ -98,7 +98,11 @@ impl<M: Machine> Administrator<M> {
             self.undone_later.push(new);
             return Err("the add is undone when the disk answers".into());
         }
-        let End { lost, wrong, .. } = match self.take_down(id, cookie, true) {
+        if let Err(why) = if is_served { Ok(()) } else { self.record_begun_merge(&new.state) } {
+            self.undone_later.push(new);
+            return Err(why.ending("; its `add` is undone when it can be"));
+        }
+        let End { lost, wrong, note, is_left } = match self.take_down(id, cookie, true) {
             Ok(end) => end,
             // It runs on.
             Err(why) if is_served && !self.machine.has_ended(id) => {
@@ -123,16 +127,25 @@ impl<M: Machine> Administrator<M> {
             false if self.is_all_recorded() => None,
             false => self.save().err(),
         });
-        let note =
-            if stays && mutant::is(Mutant::UndoneInPart) { Ok(None) } else { self.unmake(new) };
-        let note = note.unwrap_or_else(|why| {
+        let note = if is_served { note } else { self.left_by_merge(&new.state, is_left) };
+        let cow = cow_path(&new.state.spec);
+        let unmade = match stays && mutant::is(Mutant::UndoneInPart) {
+            true => Ok(Unmade::NotNew),
+            false => self.unmake(new),
+        };
+        // A snapshot cannot be added again if its store is gone.
+        let stays = cow.is_none() || matches!(unmade, Ok(Unmade::NotNew | Unmade::Stays));
+        let note = note.filter(|_| stays);
+        let unmade = unmade.map(|unmade| left_on(&cow.unwrap_or_default(), unmade));
+        let unmade = unmade.unwrap_or_else(|why| {
             left.push(why);
             None
         });
         left.iter().for_each(|why| log::error!("{why}"));
+        let notes = note.into_iter().chain(unmade);
         match Failure::all(left) {
-            None => Ok(note),
-            Some(why) => Err(note.map_or(why.clone(), |note| why.ending(format!("; {note}")))),
+            None => Ok(joined(notes)),
+            Some(why) => Err(why.and_notes(notes)),
         }
     }
 
@@ -148,6 +161,9 @@ impl<M: Machine> Administrator<M> {
                 Ok(note) => {
                     let note = note.map_or_else(String::new, |note| format!("; {note}"));
                     log::warn!("/dev/ublkb{id}: its `add` has been undone{note}");
+                }
+                Err(why) if self.undone_later.iter().any(|new| new.state.id == id) => {
+                    log::error!("/dev/ublkb{id}: its `add` is not undone yet: {why}");
                 }
                 Err(why) => log::error!("/dev/ublkb{id}: its `add` is undone, but {why}"),
             }
@@ -175,12 +191,16 @@ impl<M: Machine> Administrator<M> {
     fn unmake(
         &mut self,
         Unconfirmed { state, target }: Unconfirmed<M::Caller>,
-    ) -> Result<Option<String>, Reason> {
+    ) -> Result<Unmade, Reason> {
         let unmake =
             |thread: Rc<M::Thread>, opened| async move { thread.group().unmake(opened).await };
         let (cow, later) = (cow_path(&state.spec).unwrap_or_default(), state.clone());
         let then = move |admin: &mut Administrator<M>, unmade| match admin.unmade(&later, unmade) {
-            Ok(note) => log::warn!("{}: undone; {}", later.name, note.unwrap_or_default()),
+            Ok(unmade) => {
+                let path = cow_path(&later.spec).unwrap_or_default();
+                let note = left_on(&path, unmade).unwrap_or_default();
+                log::warn!("{}: undone; {note}", later.name);
+            }
             Err(why) => log::error!("{}: {why}", later.name),
         };
         let errand = Errand { id: None, verb: "add", keeps_server: true };
@@ -197,9 +217,9 @@ impl<M: Machine> Administrator<M> {
         &self,
         state: &DeviceState,
         unmade: Result<Unmade, String>,
-    ) -> Result<Option<String>, Reason> {
-        let path = cow_path(&state.spec).unwrap_or_default();
+    ) -> Result<Unmade, Reason> {
         let unmade = unmade.map_err(|why| {
+            let path = cow_path(&state.spec).unwrap_or_default();
             Failure::from(why).context(format!(
                 "the content that its new store has overwritten on {path} cannot be restored"
             ))
@@ -207,7 +227,7 @@ impl<M: Machine> Administrator<M> {
         if let Some(cow) = state.cow.as_ref().filter(|_| unmade.is_gone()) {
             self.forget_departure(cow);
         }
-        Ok(left_on(&path, unmade))
+        Ok(unmade)
     }
 
     /// Deletes a device that was not reported to its user, and restores what its store has
@@ -223,12 +243,21 @@ impl<M: Machine> Administrator<M> {
         let stays = is_persistent_snapshot(&spec) && !self.devices.contains_key(&device.id);
         let cow = cow_path(&spec).filter(|_| stays);
         let note = cow.and_then(|cow| left_on(&cow, Unmade::Stays));
-        match (deleted, note) {
-            (Ok(_), note) => Ok(Reply::TakenBack { note }),
-            (Err(why), None) => Err(why),
-            (Err(why), Some(note)) => Err(why.ending(format!("; {note}"))),
+        match deleted.map_err(|why| why.and_notes(&note))? {
+            Reply::DeletedNoted { notes } => {
+                let own = format!("/dev/ublkb{}: deleted; ", device.id);
+                let notes = notes.iter().map(|note| note.strip_prefix(&own).unwrap_or(note));
+                let notes = notes.map(str::to_owned).chain(note);
+                Ok(Reply::TakenBack { note: joined(notes) })
+            }
+            _ => Ok(Reply::TakenBack { note }),
         }
     }
+}
+
+/// Several notes as one.
+fn joined(notes: impl Iterator<Item = String>) -> Option<String> {
+    notes.reduce(|all, next| format!("{all}; {next}"))
 }
 
 /// The path of a snapshot's COW.

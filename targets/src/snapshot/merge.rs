@@ -228,6 +228,11 @@ impl Merge {
         if self.left() > 0 { self.snapshot.loss_when_left() } else { None }
     }
 
+    /// Whether a part of the snapshot is still on the COW; `None` if its store is invalid.
+    pub fn is_left(&self) -> Option<bool> {
+        (self.phase() != Phase::Unusable).then(|| self.left() > 0)
+    }
+
     /// Durably marks its store invalid (I9): the origin has changed without it. The merge must not
     /// have been activated.
     ///

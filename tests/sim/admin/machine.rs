@@ -22,7 +22,7 @@ use super::thread::{SimCaller, SimThread};
 use crate::failure::Reason;
 use crate::protocol::{DeviceOptions, KnownDisk};
 use crate::server::admin::held::Held;
-use crate::server::admin::machine::{Machine, Served, Waited};
+use crate::server::admin::machine::{Machine, Removed, Served, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
 use crate::ublk::{DeviceInfo, DeviceState, Params};
 
@@ -275,12 +275,14 @@ impl Machine for SimMachine {
         ours.is_none_or(|device| device.info.state == DeviceState::Dead)
     }
 
-    fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Served>, Reason> {
+    fn remove(&self, id: u32, outlived: bool) -> Result<Waited<Removed>, Reason> {
         self.call_while_answered(move |thread| async move {
             if let Some(device) = thread.group.device(id) {
                 device.events().end();
             }
-            Ok(thread.group.remove(id, outlived).await?)
+            let merge = thread.group.merge(id);
+            let closed = thread.group.remove(id, outlived).await.map_err(Reason::from);
+            Removed { closed, is_left: merge.and_then(|merge| merge.is_left()) }
         })
     }
 

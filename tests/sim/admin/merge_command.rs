@@ -72,10 +72,14 @@ impl Town {
     }
 }
 
-/// Pauses the next merge before its first batch: disks are slower than commands.
+/// Begins a merge that is paused before its first batch.
 pub(super) fn paused(town: &mut Town) -> Result<(), String> {
-    town.merge(S, false)?;
-    town.change_merge(MergeChange::Pause)
+    let snapshot = Some("snap1".to_owned());
+    let merge = Some(MergeOptions { snapshot, paused: true, bytes_per_second: None });
+    let (device, spec) = (town.devices[&O].device(), DeviceSpec { merge, ..merging::spec(true) });
+    town.ask("o", Command::Load { device, spec })?;
+    town.suspend(O)?;
+    town.resume(O)
 }
 
 pub(super) fn snapshot_of(town: &Town) -> Content {
@@ -334,12 +338,17 @@ fn an_origin_whose_merge_has_not_ended_gets_no_other_device() {
         }
         town.ask("o", Command::Add { name: None, id: None, spec })
     };
-    for spec in [merging::spec(false), Town::spec(What::Snap(1)), Town::spec(S)] {
+    let refused = ["is still on /c0", "create origin0 --table \"0 ", " snapshot-merge ", "--force"];
+    // The store on the COW itself says that it is being merged.
+    let marked = ["/c0: a part of its snapshot has been merged into /o", "`snapshot-merge`"];
+    for (spec, said) in [
+        (merging::spec(false), &refused[..]),
+        (Town::spec(What::Snap(1)), &refused),
+        (Town::spec(S), &marked),
+    ] {
         let mut town = left();
-        let why = add(&mut town, spec.clone()).unwrap_err();
-        for words in
-            ["is still on /c0", "create origin0 --table \"0 ", " snapshot-merge ", "--force"]
-        {
+        let why = add(&mut town, spec).unwrap_err();
+        for words in said {
             assert!(why.contains(words), "{why}");
         }
         // The merge goes on, and it is an origin like any other afterwards.

@@ -56,6 +56,7 @@ mod thread;
 mod told;
 mod town;
 mod undone;
+mod unmerged;
 mod unreadable;
 mod verdict;
 mod waiting;
