@@ -70,8 +70,8 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    /// Records the departure of a merge whose `add` is undone: if it is served it has begun, and the
-    /// origin's disk may be a mixture already.
+    /// Records the departure of a merge whose `add` is undone: if it is served it has begun, and
+    /// the origin's disk may be a mixture already.
     pub(super) fn record_begun_merge(&self, device: &DeviceState) -> Result<(), Reason> {
         let unmerged = unmerged_of(&device.spec, &device.name, false);
         let (Some(cow), Some(_)) = (device.cow.clone(), &unmerged) else { return Ok(()) };

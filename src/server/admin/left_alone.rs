@@ -203,8 +203,8 @@ fn lost_merge(merge: &Snapshot) -> String {
     let Snapshot { origin, cow, .. } = merge;
     format!(
         "its merge may not have ended: the rest of its snapshot is lost, because {origin} is used \
-         without {cow}, and {origin} may be a mixture of the snapshot and of what it was before; {} \
-         to use the disk for a new snapshot",
+         without {cow}, and {origin} may be a mixture of the snapshot and of what it was before; \
+         {} to use the disk for a new snapshot",
         zero_start(cow, 0)
     )
 }

@@ -122,7 +122,8 @@ impl<M: Machine> Administrator<M> {
         if bytes > room.bytes() && !mutant::is(Mutant::GrownBeyondDisk) {
             let room = room.bytes();
             return Err(refused(format!(
-                "{short}: there is room for {room} bytes, not for {bytes}: make {short} longer first"
+                "{short}: there is room for {room} bytes, not for {bytes}: make {short} longer \
+                 first"
             )));
         }
         let len = Sectors::from_bytes(bytes);

@@ -246,7 +246,7 @@ fn lost_without_server() -> Result<(), String> {
     let devices = town.state("o")?;
     let (deleted, staying): (Vec<_>, Vec<_>) =
         devices.into_iter().partition(|device| device.cookie == merge(&town));
-    told_as_lost(&left_by_dead_server(&deleted[0], &staying).ok_or("nothing is said")?)?;
+    told_as_lost(&left_by_dead_server(&deleted[0], &staying, 0).ok_or("nothing is said")?)?;
     // What is said is true.
     town.del(O, true)?;
     match add(&mut town, merging::spec(true)) {

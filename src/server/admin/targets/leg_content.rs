@@ -116,7 +116,12 @@ pub(super) fn partition_in(
         return Ok(None);
     }
     let found = disk.content()?.filter(|found| found.kind == SignatureKind::PartitionTable);
-    Ok(found.map(|found| Foreign { name: found.name, at_byte: found.offset, partition: true }))
+    Ok(found.map(|found| Foreign {
+        name: found.name,
+        at_byte: found.offset,
+        partition: true,
+        block_bytes: disk.limits().logical_block_size,
+    }))
 }
 
 /// The content of a range that is not the whole disk.
