@@ -14,7 +14,6 @@ use dm_targets::target::Target;
 use super::devices::{Deps, no_device};
 use super::machine::{Machine, OpenDisk, Thread};
 use super::mutant::{self, Mutant};
-use super::replace::beside_lost;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisks};
@@ -114,5 +113,13 @@ fn on_full(spec: &DeviceSpec) -> OnFull {
             StoreType::Persistent { overflow: true } | StoreType::Transient { overflow: true },
         ) => OnFull::Overflow,
         _ => OnFull::Invalidate,
+    }
+}
+
+/// Why a table was not put in place, with what was lost when the device was suspended for it.
+pub(super) fn beside_lost(why: Reason, lost: Option<Reason>) -> Reason {
+    match lost {
+        Some(lost) => why.ending(format!("; besides, {lost}")),
+        None => why,
     }
 }

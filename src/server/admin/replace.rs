@@ -81,7 +81,7 @@ impl<M: Machine> Administrator<M> {
             Err(why) => Err(why),
             Ok(()) => match self.exchange_target(id, target) {
                 Err(why) if why.kind == Kind::NoAnswer => {
-                    return Err(beside_lost(self.stay_between(id, table, why), lost));
+                    return Err(handover::beside_lost(self.stay_between(id, table, why), lost));
                 }
                 Err(why) => {
                     // The new target could not begin: the old one has not been touched.
@@ -100,7 +100,7 @@ impl<M: Machine> Administrator<M> {
             if !was_mirror && self.is_recorded(id) {
                 self.forget_begun(id);
             }
-            return Err(beside_lost(why, lost));
+            return Err(handover::beside_lost(why, lost));
         }
         if was_mirror {
             self.keep_left_legs(id);
@@ -174,14 +174,6 @@ impl<M: Machine> Administrator<M> {
             return Err("the table: a disk is write-protected, and the device is not".into());
         }
         Ok(prepared)
-    }
-}
-
-/// Why a table was not put in place, with what was lost when the device was suspended for it.
-pub(super) fn beside_lost(why: Reason, lost: Option<Reason>) -> Reason {
-    match lost {
-        Some(lost) => why.ending(format!("; besides, {lost}")),
-        None => why,
     }
 }
 
