@@ -319,11 +319,7 @@ pub(super) fn begin(
         Past::Replaced(_) if source.is_some() => Ok(said),
         Past::Replaced(None) if log_on_disk || initial == InitialSync::NoSync => Ok(said),
         Past::Replaced(None) => Err(OpenError::NoSource),
-        Past::Replaced(Some(state))
-            if log_on_disk && (state.log_works || initial == InitialSync::FromLog) =>
-        {
-            Ok(said)
-        }
+        Past::Replaced(Some(state)) if log_on_disk && state.log_works => Ok(said),
         Past::Replaced(Some(state)) => {
             let (sources, missed) = (state.sources(identities), state.missed(identities));
             let known = !sources.is_empty() || !missed.is_empty();
@@ -331,7 +327,10 @@ pub(super) fn begin(
                 return Ok(said);
             }
             let Beginning { sources, .. } = from_record(state, identities)?;
-            let initial = if initial == InitialSync::NoSync { InitialSync::Sync } else { initial };
+            // A log on a disk that the table before did not have, or that failed, knows nothing of
+            // the writes of that time.
+            let unknown = initial == InitialSync::NoSync || log_on_disk;
+            let initial = if unknown { InitialSync::Sync } else { initial };
             Ok(Beginning { initial, sources, named: false, by_log: false })
         }
     }

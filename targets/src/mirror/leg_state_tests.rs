@@ -78,6 +78,18 @@ fn another_table_keeps_what_is_known_and_is_trusted_in_what_is_not() {
 }
 
 #[test]
+fn a_log_on_a_disk_knows_nothing_of_a_table_that_did_not_have_it() {
+    let core = Past::Replaced(Some(state(&[(1, false), (2, true)], false)));
+    let begun = begin(&core, InitialSync::FromLog, None, true, &[1, 2]);
+    assert_eq!(
+        begun.map(|it| (it.initial, it.sources)),
+        Ok((InitialSync::Sync, Some(LegSet(0b10))))
+    );
+    let nobody = begin(&core, InitialSync::FromLog, None, true, &[1, 9]);
+    assert_eq!(nobody, Err(OpenError::NoSource));
+}
+
+#[test]
 fn a_log_on_a_disk_knows_best_as_long_as_it_has_every_mark() {
     let works = LegState { log_works: true, ..state(&[(1, false), (2, true)], false) };
     let begun = |past: &Past| begin(past, InitialSync::Sync, None, true, &[1, 2]);
