@@ -347,8 +347,12 @@ fn told(life: &Life, why: &str) -> String {
     format!("{why}\n{}", life.town.log.clone().unwrap_or_default().join("\n"))
 }
 
+/// A life of a seed, with an end at a change (true: a loss of power) or without one. Returns how
+/// many changes it made, and the rule that it broke.
+pub(super) type Live = fn(u64, Option<(u64, bool)>) -> (u64, Result<(), String>);
+
 /// Lives of these seeds, each with every crash; the first that breaks a rule.
-fn explore(seeds: std::ops::Range<u64>) -> Result<u64, String> {
+pub(super) fn explore(seeds: std::ops::Range<u64>, live: Live) -> Result<u64, String> {
     let mut states = 0;
     for seed in seeds {
         let (changes, judged) = live(seed, None);
@@ -363,7 +367,7 @@ fn explore(seeds: std::ops::Range<u64>) -> Result<u64, String> {
 
 #[test]
 fn tables_of_ranges_replace_each_other_in_any_life() {
-    match explore(0..400) {
+    match explore(0..400, live) {
         Ok(states) => println!("{states} states of devices made of ranges"),
         Err(why) => panic!("{why}"),
     }
@@ -373,12 +377,12 @@ fn tables_of_ranges_replace_each_other_in_any_life() {
 fn broken_rules_of_replaced_ranges_are_noticed() {
     for mutant in Mutant::OF_LINES {
         mutant::set(Some(mutant));
-        let explored = explore(0..200);
+        let explored = explore(0..200, live);
         mutant::set(None);
         assert!(explored.is_err(), "{mutant:?} is not noticed");
     }
     dm_targets::mutant::set(Some(dm_targets::mutant::Mutant::SuspendLeavesUnflushed));
-    let explored = explore(0..200);
+    let explored = explore(0..200, live);
     dm_targets::mutant::set(None);
     assert!(explored.is_err(), "what is not flushed is not noticed");
 }

@@ -10,6 +10,7 @@ use dm_targets::table::Table;
 use dm_targets::units::{Sector, Sectors};
 
 use super::kernel::Pending;
+use super::lines::explore;
 use super::model::{self, Content};
 use super::process::Process;
 use super::town::{Broken, SECTORS, Town, What};
@@ -358,23 +359,9 @@ fn told(life: &Life, why: &str) -> String {
     format!("{why}\n{}", life.town.log.clone().unwrap_or_default().join("\n"))
 }
 
-/// Lives of these seeds, each with every crash; the first that breaks a rule.
-fn explore(seeds: std::ops::Range<u64>) -> Result<u64, String> {
-    let mut states = 0;
-    for seed in seeds {
-        let (changes, judged) = live(seed, None);
-        judged.map_err(|why| format!("life {seed}: {why}"))?;
-        for crash in (1..=changes).flat_map(|at| [(at, false), (at, true)]) {
-            live(seed, Some(crash)).1.map_err(|why| format!("life {seed}, {crash:?}: {why}"))?;
-            states += 1;
-        }
-    }
-    Ok(states)
-}
-
 #[test]
 fn data_move_between_disks_in_any_life() {
-    match explore(0..200) {
+    match explore(0..200, live) {
         Ok(states) => println!("{states} states of devices whose data move"),
         Err(why) => panic!("{why}"),
     }
@@ -384,7 +371,7 @@ fn data_move_between_disks_in_any_life() {
 fn broken_rules_of_moves_are_noticed() {
     for mutant in Mutant::OF_MOVES {
         mutant::set(Some(mutant));
-        let explored = explore(0..200);
+        let explored = explore(0..200, live);
         mutant::set(None);
         match explored {
             Err(why) => println!("{mutant:?}: {}", why.lines().next().unwrap_or_default()),

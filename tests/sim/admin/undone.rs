@@ -10,7 +10,7 @@ use crate::server::admin::Ending;
 
 /// Why it is undone.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+pub(super) enum Way {
     /// The kernel does not start the device.
     Refused,
     /// Its client has left.
@@ -19,7 +19,7 @@ enum Way {
     Asked,
 }
 
-const WAYS: [Way; 3] = [Way::Refused, Way::Left, Way::Asked];
+pub(super) const WAYS: [Way; 3] = [Way::Refused, Way::Left, Way::Asked];
 const BESIDE: [Beside; 3] = [Beside::Nothing, Beside::Origin, Beside::UsedOrigin];
 
 /// Has an `add` undone whose COW hangs after so many operations, or does not hang.

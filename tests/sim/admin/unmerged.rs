@@ -12,22 +12,10 @@ use super::process::Process;
 use super::silent;
 use super::takeback::{COW, cow, take_back};
 use super::town::{CHUNK, Town, What};
+use super::undone::{WAYS, Way};
 use crate::protocol::{Command, DeviceRef, DeviceSpec, MergeOptions, Reply};
 use crate::server::admin::left_by_dead_server;
 use crate::server::admin::mutant::{self, Mutant};
-
-/// Why a `create` is undone.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
-    /// The kernel does not start the device.
-    Refused,
-    /// Its client has left.
-    Left,
-    /// Its client could not pass the answer on.
-    Asked,
-}
-
-const WAYS: [Way; 3] = [Way::Refused, Way::Left, Way::Asked];
 
 fn add(town: &mut Town, spec: DeviceSpec) -> Result<(DeviceRef, String), String> {
     if !town.processes.contains_key("o") {
