@@ -10,6 +10,7 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
+use dm_targets::mirror::leg_flags::NO_IDENTITY;
 use dm_targets::mirror::leg_state::{KnownLeg, LegState};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,9 @@ struct Content {
     legs: Vec<Leg>,
     in_sync: bool,
     log_works: bool,
+    /// The identity of the disk of that log, in hexadecimal; not in records of earlier versions.
+    #[serde(default)]
+    log: String,
     /// Not in records of earlier versions.
     #[serde(default)]
     was_in_sync: bool,
@@ -96,6 +100,7 @@ pub(super) fn encode(state: &LegState, boot: String) -> io::Result<Vec<u8>> {
         legs: state.legs.iter().map(leg).collect(),
         in_sync: state.in_sync,
         log_works: state.log_works,
+        log: format!("{:016x}", state.log),
         was_in_sync: state.was_in_sync,
     };
     Ok(serde_json::to_vec_pretty(&content)?)
@@ -117,19 +122,20 @@ fn decode(bytes: &[u8], boot: &str) -> Result<LegState, String> {
     if content.boot != boot {
         return Err("was written before the machine was restarted".to_owned());
     }
+    let number =
+        |text: &str| u64::from_str_radix(text, 16).map_err(|error| format!("damaged: {error}"));
     let leg = |leg: Leg| {
-        let identity =
-            u64::from_str_radix(&leg.identity, 16).map_err(|error| format!("damaged: {error}"))?;
         Ok::<_, String>(KnownLeg {
-            identity,
+            identity: number(&leg.identity)?,
             number: leg.number,
             name: leg.path,
             source: leg.source,
         })
     };
     let legs = content.legs.into_iter().map(leg).collect::<Result<_, _>>()?;
-    let Content { in_sync, log_works, was_in_sync, .. } = content;
-    Ok(LegState { legs, in_sync, log_works, was_in_sync })
+    let Content { in_sync, log_works, log, was_in_sync, .. } = content;
+    let log = if log.is_empty() { NO_IDENTITY } else { number(&log)? };
+    Ok(LegState { legs, in_sync, log_works, log, was_in_sync })
 }
 
 #[cfg(test)]
@@ -155,6 +161,7 @@ mod tests {
             legs: vec![leg(1, false), leg(u64::MAX, true)],
             in_sync: false,
             log_works: true,
+            log: 77,
             was_in_sync: true,
         };
         assert!(rundir.legs(key).unwrap_err().ends_with("No such file or directory (os error 2)"));

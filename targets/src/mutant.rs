@@ -196,6 +196,12 @@ pub enum Mutant {
     EndedLegsTakenOver,
     /// I10: the record of an ended mirror alone chooses another source than the first leg.
     EndedLegsTrusted,
+    /// I10: a log on one disk is trusted for what another one had marked.
+    OtherLogTrusted,
+    /// I10: the log of a mirror that is left for one of its legs still says that all are equal.
+    LeftLogUntold,
+    /// I10: a log names a mirror's legs before one of its sources has been flushed.
+    SourceUnflushed,
     /// I10: a linear device completes a flush by itself.
     LinearFlushDropped,
     /// I10: a linear device's writes with FUA are durable only after a flush.

@@ -280,6 +280,8 @@ fn clean_up() -> Result<(), Left> {
         bounded(30, &format!("{} del --all --force", binary()));
         let rest = server::leftovers();
         for_good = !rest.is_empty();
+        // What this `del` has recorded is about disks that the next case has for something else.
+        server::forget_departed();
         found.extend(rest.iter().map(|what| format!("{what} (for good)")));
     }
     // Slices and the oracle's devices are the cases' scaffolding: removing them is not a sign of a

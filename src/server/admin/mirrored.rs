@@ -187,7 +187,12 @@ impl<M: Machine> Administrator<M> {
             self.refuse_left_leg(id, table)?;
             let leg = self.left_for(id, table)?.filter(|_| !mutant::is(Mutant::LeftUnrecorded));
             let Some(leg) = leg else { return Ok(()) };
-            self.call_mirror(id, move |mirror| mirror.record_left(leg))?.unwrap_or(Ok(()))
+            self.machine.call(move |thread| async move {
+                match thread.group().device(id).map(|device| device.target()) {
+                    Some(Target::Mirror(mirror)) => mirror.record_left(leg).await,
+                    _ => Ok(()),
+                }
+            })?
         };
         let what = "the state of the legs cannot be recorded";
         recorded.map_err(|why| Failure::from(why.0).context(what))

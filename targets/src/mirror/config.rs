@@ -35,6 +35,16 @@ impl LegParts {
     }
 }
 
+/// A log on disk.
+#[derive(Clone, Debug)]
+pub struct LogParts {
+    /// Its disk.
+    pub disk: Disk,
+    /// Tells its disk from all others in this boot, whatever its path
+    /// ([`super::leg_flags::identity_of`]).
+    pub identity: u64,
+}
+
 /// The configuration of a mirror.
 pub struct MirrorConfig<'a> {
     /// Provides buffers and the clock.
@@ -43,8 +53,8 @@ pub struct MirrorConfig<'a> {
     pub copy: &'a copy::Client,
     /// The legs, in table order.
     pub legs: Vec<LegParts>,
-    /// The log's disk; `None` for a log in memory.
-    pub log: Option<Disk>,
+    /// The log; `None` for one in memory.
+    pub log: Option<LogParts>,
     /// Identities of legs in logs of earlier versions, each with that of today.
     pub renamed: Vec<(u64, u64)>,
     /// The mirror's length.

@@ -11,6 +11,7 @@
 //! that is not in the record counts as empty; if no leg is known to be up to date, none is chosen
 //! (`begin`); a leg that left a mirror stays in its state as one that is not a source (`former`).
 
+use super::leg_flags::NO_IDENTITY;
 use super::legs::LegSet;
 use super::open_error::OpenError;
 use super::table::InitialSync;
@@ -43,6 +44,8 @@ pub struct LegState {
     pub in_sync: bool,
     /// There is a log on disk, and it has every mark.
     pub log_works: bool,
+    /// The identity of that log's disk; [`NO_IDENTITY`] in the records of earlier versions.
+    pub log: u64,
     /// Every region has been in sync at some time: a leg that is not a source has missed writes, or
     /// was put in later. Otherwise it may be one that its user did not want to be overwritten.
     pub was_in_sync: bool,
@@ -57,6 +60,13 @@ impl LegState {
     /// The first leg with one of these identities that is recorded as not being a source.
     pub fn stale_among(&self, identities: &[u64]) -> Option<usize> {
         self.missed(identities).iter().next()
+    }
+
+    /// Whether the log on the disk with this identity has every mark. One on another disk knows
+    /// nothing of the writes of that time, however clean it is.
+    fn is_marked_in(&self, log: u64) -> bool {
+        let is_it = [NO_IDENTITY, log].contains(&self.log);
+        self.log_works && (is_it || mutant::is(Mutant::OtherLogTrusted))
     }
 
     /// Whether a leg is in this state.
@@ -128,7 +138,7 @@ impl LegState {
             let (in_sync, log_works) = (other.in_sync, other.log_works);
             LegState {
                 in_sync: all.in_sync && in_sync,
-                log_works: all.log_works && log_works,
+                log_works: all.log_works && log_works && all.log == other.log,
                 ..all
             }
         })
@@ -246,11 +256,23 @@ impl Past {
     }
 
     /// Whether a log on disk does not know what is recorded of the legs: it is a new one, or that
-    /// of another time. `stale`: the legs that it has as stale.
-    pub(super) fn is_unknown_to_log(&self, fresh: bool, stale: LegSet, identities: &[u64]) -> bool {
+    /// of another time.
+    pub(super) fn is_unknown_to_log(&self, log: FoundLog, identities: &[u64]) -> bool {
         let Past::Ended(state) = self else { return false };
-        fresh || !state.log_works && !state.missed(identities).without(stale).is_empty()
+        let unmarked = !state.is_marked_in(log.identity);
+        log.fresh || unmarked && !state.missed(identities).without(log.stale).is_empty()
     }
+}
+
+/// A log on disk, as it was found when a mirror was opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FoundLog {
+    /// The identity of its disk.
+    pub(super) identity: u64,
+    /// It was no mirror's log.
+    pub(super) fresh: bool,
+    /// The legs that it has as stale.
+    pub(super) stale: LegSet,
 }
 
 /// Adds a leg that leaves a mirror to the former ones.
@@ -276,12 +298,13 @@ pub(super) struct Beginning {
 }
 
 /// Decides what a mirror starts from. `initial` is the administrator's argument, which is out of
-/// date when a server takes over; `source` is given now, and overrides the record.
+/// date when a server takes over; `source` is given now, and overrides the record; `log` is the
+/// identity of the disk that the log is on.
 pub(super) fn begin(
     past: &Past,
     initial: InitialSync,
     source: Option<usize>,
-    log_on_disk: bool,
+    log: Option<u64>,
     identities: &[u64],
 ) -> Result<Beginning, OpenError> {
     let said = Beginning {
@@ -292,6 +315,8 @@ pub(super) fn begin(
     };
     let from_log =
         Beginning { initial: InitialSync::FromLog, sources: None, named: false, by_log: false };
+    let log_on_disk = log.is_some();
+    let is_marked = |state: &LegState| log.is_some_and(|log| state.is_marked_in(log));
     match past {
         Past::None => Ok(said),
         Past::TakenOver(_) if source.is_some() => {
@@ -300,7 +325,7 @@ pub(super) fn begin(
         Past::TakenOver(state) => match state {
             // The log has worked all the time, and has more detail than the record.
             None if log_on_disk => Ok(from_log),
-            Some(state) if log_on_disk && state.log_works => Ok(from_log),
+            Some(state) if is_marked(state) => Ok(from_log),
             None => Err(OpenError::NoSource),
             Some(state) => from_record(state, identities),
         },
@@ -319,7 +344,7 @@ pub(super) fn begin(
         Past::Replaced(_) if source.is_some() => Ok(said),
         Past::Replaced(None) if log_on_disk || initial == InitialSync::NoSync => Ok(said),
         Past::Replaced(None) => Err(OpenError::NoSource),
-        Past::Replaced(Some(state)) if log_on_disk && state.log_works => Ok(said),
+        Past::Replaced(Some(state)) if is_marked(state) => Ok(said),
         Past::Replaced(Some(state)) => {
             let (sources, missed) = (state.sources(identities), state.missed(identities));
             let known = !sources.is_empty() || !missed.is_empty();

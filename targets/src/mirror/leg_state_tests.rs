@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The identity of the disk with the log.
+const LOG: u64 = 77;
+
 fn state(legs: &[(u64, bool)], in_sync: bool) -> LegState {
     let leg = |(identity, source): &(u64, bool)| KnownLeg {
         identity: *identity,
@@ -10,12 +13,12 @@ fn state(legs: &[(u64, bool)], in_sync: bool) -> LegState {
         source: *source,
     };
     let legs = legs.iter().map(leg).collect();
-    LegState { legs, in_sync, log_works: false, was_in_sync: true }
+    LegState { legs, in_sync, was_in_sync: true, ..LegState::default() }
 }
 
 fn taken_over(state: &LegState, identities: &[u64]) -> Result<(InitialSync, u16), OpenError> {
     let past = Past::TakenOver(Some(state.clone()));
-    let begun = begin(&past, InitialSync::NoSync, None, false, identities)?;
+    let begun = begin(&past, InitialSync::NoSync, None, None, identities)?;
     Ok((begun.initial, begun.sources.unwrap_or_default().0))
 }
 
@@ -42,25 +45,22 @@ fn where_no_leg_is_known_to_be_right_none_is_chosen() {
     let one = state(&[(1, false), (2, true)], false);
     assert_eq!(taken_over(&one, &[1, 9]), Err(OpenError::NoSource));
     let nothing = Past::TakenOver(None);
-    assert_eq!(
-        begin(&nothing, InitialSync::NoSync, None, false, &[1, 2]),
-        Err(OpenError::NoSource)
-    );
-    let named = begin(&nothing, InitialSync::NoSync, Some(1), false, &[1, 2]);
+    assert_eq!(begin(&nothing, InitialSync::NoSync, None, None, &[1, 2]), Err(OpenError::NoSource));
+    let named = begin(&nothing, InitialSync::NoSync, Some(1), None, &[1, 2]);
     assert_eq!(
         named.map(|begun| (begun.initial, begun.sources)),
         Ok((InitialSync::Sync, Some(LegSet(0b10))))
     );
     let reload = Past::Replaced(Some(one));
-    assert_eq!(begin(&reload, InitialSync::NoSync, None, false, &[1, 9]), Err(OpenError::NoSource));
-    let named = begin(&reload, InitialSync::Sync, Some(1), false, &[1, 9]);
+    assert_eq!(begin(&reload, InitialSync::NoSync, None, None, &[1, 9]), Err(OpenError::NoSource));
+    let named = begin(&reload, InitialSync::Sync, Some(1), None, &[1, 9]);
     assert_eq!(named.map(|begun| begun.sources), Ok(Some(LegSet(0b10))));
 }
 
 #[test]
 fn another_table_keeps_what_is_known_and_is_trusted_in_what_is_not() {
     let one = Past::Replaced(Some(state(&[(1, false), (2, true)], false)));
-    let begun = |initial, identities: &[u64]| begin(&one, initial, None, false, identities);
+    let begun = |initial, identities: &[u64]| begin(&one, initial, None, None, identities);
     for initial in [InitialSync::FromLog, InitialSync::Sync] {
         assert_eq!(
             begun(initial, &[1, 2]).map(|it| (it.initial, it.sources)),
@@ -80,19 +80,19 @@ fn another_table_keeps_what_is_known_and_is_trusted_in_what_is_not() {
 #[test]
 fn a_log_on_a_disk_knows_nothing_of_a_table_that_did_not_have_it() {
     let core = Past::Replaced(Some(state(&[(1, false), (2, true)], false)));
-    let begun = begin(&core, InitialSync::FromLog, None, true, &[1, 2]);
+    let begun = begin(&core, InitialSync::FromLog, None, Some(LOG), &[1, 2]);
     assert_eq!(
         begun.map(|it| (it.initial, it.sources)),
         Ok((InitialSync::Sync, Some(LegSet(0b10))))
     );
-    let nobody = begin(&core, InitialSync::FromLog, None, true, &[1, 9]);
+    let nobody = begin(&core, InitialSync::FromLog, None, Some(LOG), &[1, 9]);
     assert_eq!(nobody, Err(OpenError::NoSource));
 }
 
 #[test]
 fn a_log_on_a_disk_knows_best_as_long_as_it_has_every_mark() {
-    let works = LegState { log_works: true, ..state(&[(1, false), (2, true)], false) };
-    let begun = |past: &Past| begin(past, InitialSync::Sync, None, true, &[1, 2]);
+    let works = LegState { log_works: true, log: LOG, ..state(&[(1, false), (2, true)], false) };
+    let begun = |past: &Past| begin(past, InitialSync::Sync, None, Some(LOG), &[1, 2]);
     let from_log =
         Beginning { initial: InitialSync::FromLog, sources: None, named: false, by_log: false };
     assert_eq!(begun(&Past::TakenOver(None)), Ok(from_log));
@@ -102,6 +102,23 @@ fn a_log_on_a_disk_knows_best_as_long_as_it_has_every_mark() {
         begun(&failed).map(|it| (it.initial, it.sources)),
         Ok((InitialSync::Sync, Some(LegSet(0b10))))
     );
+}
+
+#[test]
+fn a_log_on_another_disk_knows_nothing_of_what_the_first_one_marked() {
+    let works = LegState { log_works: true, log: LOG, ..state(&[(1, false), (2, true)], false) };
+    let begun = |past: Past, log| {
+        let begun = begin(&past, InitialSync::FromLog, None, Some(log), &[1, 2])?;
+        Ok::<_, OpenError>((begun.initial, begun.sources.map(|sources| sources.0)))
+    };
+    for past in [Past::Replaced, Past::TakenOver] {
+        assert_eq!(begun(past(Some(works.clone())), LOG), Ok((InitialSync::FromLog, None)));
+        let other = begun(past(Some(works.clone())), LOG + 1);
+        assert_eq!(other, Ok((InitialSync::Sync, Some(0b10))));
+        // A record of an earlier version does not name the log.
+        let unnamed = LegState { log: NO_IDENTITY, ..works.clone() };
+        assert_eq!(begun(past(Some(unnamed)), LOG), Ok((InitialSync::FromLog, None)));
+    }
 }
 
 #[test]
@@ -122,7 +139,8 @@ fn claims_may_be_less_than_the_truth_and_never_more() {
 #[test]
 fn a_stale_leg_of_an_ended_mirror_is_no_source() {
     let ended = state(&[(1, false), (2, true), (3, false)], false);
-    let begun = |initial, log, identities: &[u64]| {
+    let begun = |initial, log: bool, identities: &[u64]| {
+        let log = log.then_some(LOG);
         let begun = begin(&Past::Ended(ended.clone()), initial, None, log, identities)?;
         Ok((begun.initial, begun.sources.map(|sources| sources.0)))
     };
@@ -144,18 +162,24 @@ fn a_stale_leg_of_an_ended_mirror_is_no_source() {
     let begun_only = LegState { was_in_sync: false, ..ended.clone() };
     assert_eq!(begun_only.choose(&[1, 2], true), Err(OpenError::NoSource));
     assert_eq!(begun_only.choose(&[2, 1], true), Ok(Some(0)));
-    let named = begin(&Past::Ended(ended), from_log, Some(0), false, &[1, 2]).unwrap();
+    let named = begin(&Past::Ended(ended), from_log, Some(0), None, &[1, 2]).unwrap();
     assert_eq!((named.sources, named.named), (Some(LegSet::one(0)), true));
+}
+
+fn unknown_to(past: &Past, identity: u64, fresh: bool, stale: u16) -> bool {
+    past.is_unknown_to_log(FoundLog { identity, fresh, stale: LegSet(stale) }, &[1, 2])
 }
 
 #[test]
 fn a_log_of_another_time_does_not_overrule_an_ended_mirror() {
-    let ended =
-        |log_works| Past::Ended(LegState { log_works, ..state(&[(1, false), (2, true)], false) });
-    let unknown =
-        |log_works, fresh, stale| ended(log_works).is_unknown_to_log(fresh, LegSet(stale), &[1, 2]);
+    let ended = |log_works| {
+        Past::Ended(LegState { log_works, log: LOG, ..state(&[(1, false), (2, true)], false) })
+    };
+    let unknown = |log_works, fresh, stale| unknown_to(&ended(log_works), LOG, fresh, stale);
     assert!(unknown(false, false, 0) && unknown(false, true, 0) && unknown(true, true, 0));
     assert!(!unknown(false, false, 0b01) && !unknown(true, false, 0));
+    assert!(unknown_to(&ended(true), LOG + 1, false, 0), "the log of another disk");
+    assert!(!unknown_to(&ended(true), LOG + 1, false, 0b01));
 }
 
 #[test]

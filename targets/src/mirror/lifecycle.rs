@@ -1,18 +1,18 @@
-//! Opening, activating, suspending, resuming and closing a mirror.
+//! Opening, suspending, resuming and closing a mirror.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::Event;
 use super::bits::Bits;
-use super::config::{MirrorConfig, RecordError, check_leg};
+use super::config::{MirrorConfig, check_leg};
 use super::flushes::Flushes;
 use super::format::MAX_REGIONS;
-use super::leg_state::{Beginning, Past, begin};
+use super::leg_flags::NO_IDENTITY;
+use super::leg_state::{Beginning, FoundLog, Past, begin};
 use super::legs::{LegSet, Legs, MAX_LEGS};
 use super::log::{Log, SyncError, Unusable, Work};
 use super::open_error::OpenError;
-use super::recovery::LANES;
 use super::regions::Regions;
 use super::table::InitialSync;
 use super::target::{CLEAN_DELAY_MS, Cleaner, Mirror, Phase, Recovery, Requests, State};
@@ -27,6 +27,7 @@ const MIN_LEGS: usize = 2;
 /// What a mirror's log and its past say when it is opened.
 struct Known {
     log: Log,
+    identity: u64,
     bits: Bits,
     stale: LegSet,
     begun: Beginning,
@@ -39,15 +40,17 @@ async fn read_log(
     identities: &[u64],
 ) -> Result<Known, OpenError> {
     let mut bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
-    let disk = config.log.take();
+    let identity = config.log.as_ref().map(|log| log.identity);
+    let disk = config.log.take().map(|log| log.disk);
     let name = disk.as_ref().map(|disk| disk.name().clone());
     let log = Log::new(config.host, disk, regions, std::mem::take(&mut config.renamed))
         .map_err(|unusable| unusable_log(unusable, name))?;
-    let mut begun =
-        begin(&config.past, config.initial_sync, config.source, log.on_disk(), identities)?;
+    let mut begun = begin(&config.past, config.initial_sync, config.source, identity, identities)?;
     let mut stale = log.read(begun.initial, &mut bits, identities).await;
+    let identity = identity.unwrap_or(NO_IDENTITY);
     if begun.by_log {
-        if config.past.is_unknown_to_log(log.is_fresh(), stale, identities) {
+        let found = FoundLog { identity, fresh: log.is_fresh(), stale };
+        if config.past.is_unknown_to_log(found, identities) {
             // Only the record says that the first leg is stale.
             if begun.sources != Some(LegSet::one(0)) {
                 return Err(OpenError::NoSource);
@@ -62,7 +65,7 @@ async fn read_log(
     if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
         return Err(OpenError::NoSource);
     }
-    Ok(Known { log, bits, stale, begun })
+    Ok(Known { log, identity, bits, stale, begun })
 }
 
 impl Mirror {
@@ -75,7 +78,8 @@ impl Mirror {
     pub async fn open(mut config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
         let (region_size, regions) = check_config(&config)?;
         let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
-        let Known { log, bits, stale, begun } = read_log(&mut config, regions, &identities).await?;
+        let Known { log, identity, bits, stale, begun } =
+            read_log(&mut config, regions, &identities).await?;
         let count = config.legs.len();
         let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
         let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
@@ -105,6 +109,7 @@ impl Mirror {
                 config.past.state().map_or(vec![], |past| past.former(&identities)),
             ),
             was_in_sync: Cell::new(config.past.was_in_sync(&identities)),
+            log_identity: identity,
             log_written: Cell::new(false),
             requests: Requests {
                 phase: Cell::new(Phase::Running),
@@ -128,45 +133,7 @@ impl Mirror {
         }))
     }
 
-    /// Writes the log, and starts the mirror's tasks: the log's task, the cleaner, recovery. They
-    /// run until [`Mirror::close`].
-    ///
-    /// # Errors
-    /// The state of the legs cannot be recorded; nothing has been written then. An unwritable log
-    /// is not an error: the mirror runs without it, as its features allow.
-    pub async fn activate(self: &Rc<Self>, executor: &Executor) -> Result<(), RecordError> {
-        self.record()?;
-        if self.log.health().is_dead() {
-            (self.listener)(Event::LogFailed(self.log.failure.borrow().clone()));
-        }
-        // Recovery and cleaning must not begin before the log has been written.
-        self.recovery.paused.set(1);
-        self.spawn(executor, |mirror| async move { mirror.log_loop().await });
-        self.forget_others().await;
-        // From now on the log names the legs that its bits are about: another disk in the place of
-        // one is recovered, also if no leg has ever missed a write.
-        if !mutant::is(Mutant::LegsNamedLate) {
-            self.log.name_legs();
-        }
-        self.note_in_sync();
-        let flushed = self.state.borrow().legs.any_flushed();
-        if self.state.borrow().legs.in_sync() && flushed {
-            // The log recorded this durably before this server started.
-            self.commit_all();
-        } else {
-            self.remember_stale();
-        }
-        self.write_log().await;
-        self.try_record();
-        self.spawn(executor, |mirror| async move { mirror.clean_loop().await });
-        for _ in 0..LANES {
-            self.spawn(executor, |mirror| async move { mirror.recovery_lane().await });
-        }
-        self.go_on();
-        Ok(())
-    }
-
-    fn spawn<F: Future<Output = ()> + 'static>(
+    pub(super) fn spawn<F: Future<Output = ()> + 'static>(
         self: &Rc<Self>,
         executor: &Executor,
         task: impl FnOnce(Rc<Self>) -> F,
@@ -181,7 +148,7 @@ impl Mirror {
     }
 
     /// The log's task: writes changed blocks until the mirror is closed.
-    async fn log_loop(&self) {
+    pub(super) async fn log_loop(&self) {
         while self.log.work.until(|| self.log.next_work()).await == Work::Write {
             let known = self.log.health().is_dead();
             if let Err(error) = self.log.write(&self.state).await {
@@ -195,27 +162,7 @@ impl Mirror {
         }
     }
 
-    /// Writes all blocks that may differ from the log on disk, durably. If that succeeds, marks can
-    /// be made again.
-    pub(super) async fn write_log(&self) {
-        self.log.begin_whole();
-        if let Err(error) = self.log.sync().await {
-            self.log.fail();
-            self.tell_of_log(error);
-        } else {
-            self.log_written.set(self.log.on_disk());
-        }
-    }
-
-    /// If the log names other legs than this mirror's, it is cleared durably before it names ours:
-    /// its bits never applied to them.
-    async fn forget_others(&self) {
-        if self.log.take_foreign_legs() && !mutant::is(Mutant::NamedBeforeCleared) {
-            self.write_log().await;
-        }
-    }
-
-    fn tell_of_log(&self, SyncError { error, is_news }: SyncError) {
+    pub(super) fn tell_of_log(&self, SyncError { error, is_news }: SyncError) {
         if is_news {
             (self.listener)(Event::LogFailed(Some(error)));
         }

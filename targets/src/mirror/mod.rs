@@ -67,11 +67,13 @@
 //! `read_balance`, and [`leg_state`] decide (pure), [`mod@format`] encodes and decodes the log
 //! (pure), `log` makes marks durable, `cleaner` makes regions clean, `recovery` copies, `read`,
 //! `write` and `flush` carry out requests, `record` journals the state of the legs, [`target`] is
-//! the mirror's state and `lifecycle` opens, suspends, resumes and closes it, [`compare`] compares
+//! the mirror's state, `lifecycle` opens, suspends, resumes and closes it and `activate` makes it
+//! usable, [`compare`] compares
 //! and repairs, `change_legs` changes the legs. All of it runs on one thread, so state is borrowed,
 //! never locked, and never borrowed across an await.
 
-pub mod bits;
+mod activate;
+mod bits;
 pub mod change_legs;
 mod cleaner;
 pub mod compare;
@@ -127,6 +129,9 @@ pub enum Event {
     },
     /// The log could not be read or written.
     LogFailed(Option<DiskError>),
+    /// The log is not used: it cannot say which legs are up to date, since none of those could be
+    /// flushed.
+    LogUnused,
     /// Writes are held until the mirror is suspended or its legs are changed.
     WritesHeld,
 }
@@ -147,6 +152,9 @@ impl fmt::Display for Event {
             Event::LogFailed(Some(error)) => write!(f, "the dirty log failed: {error}"),
             Event::LogFailed(None) => {
                 write!(f, "the dirty log has an unknown version: its content is ignored")
+            }
+            Event::LogUnused => {
+                write!(f, "the dirty log is not used: no leg that is up to date can be flushed")
             }
             Event::WritesHeld => {
                 write!(

@@ -6,6 +6,7 @@
 //! room. A record that claims less than is true is safe, but costs a later server more copying.
 
 use super::config::{LegParts, RecordError};
+use super::leg_flags::NO_IDENTITY;
 use super::leg_state::{Claims, KnownLeg, LegState, remember_former};
 use super::legs::LegSet;
 use super::target::{Mirror, State};
@@ -16,7 +17,8 @@ impl Mirror {
     /// The claims that are true of the legs now.
     fn claims(&self) -> Claims {
         let State { regions, legs } = &*self.state.borrow();
-        // A log that has not been written yet may be that of another time.
+        // A log that has not been written yet may be that of another time, and does not name the
+        // sources.
         let log_works = self.log_written.get() && !self.log.health().is_dead();
         if let Some(leg) = self.left_for.get() {
             let sources = legs.sources().without(legs.all().without(LegSet::one(leg)));
@@ -30,13 +32,24 @@ impl Mirror {
     }
 
     /// Journals that the mirror, which is suspended, will be left for one of its legs: from now on
-    /// the others may miss writes. A resume takes that back.
+    /// the others may miss writes. A log on disk says so, too, for a mirror of these legs that is
+    /// opened in another boot. A resume takes that back, and recovers all regions then.
     ///
     /// # Errors
-    /// It cannot be journaled, and what was journaled counts as before.
-    pub fn record_left(&self, leg: usize) -> Result<(), RecordError> {
+    /// It cannot be journaled, and what was journaled counts as before. An unwritable log is not an
+    /// error.
+    pub async fn record_left(&self, leg: usize) -> Result<(), RecordError> {
         self.left_for.set(Some(leg));
-        self.record_again().inspect_err(|_| self.left_for.set(None))
+        self.record_again().inspect_err(|_| self.left_for.set(None))?;
+        if self.log.on_disk() && !mutant::is(Mutant::LeftLogUntold) {
+            let others = self.state.borrow().legs.all().without(LegSet::one(leg));
+            self.state.borrow_mut().regions.set_all(false);
+            self.log.change_all();
+            self.log.name_legs();
+            self.log.set_flags(&self.identities(), others);
+            self.write_log().await;
+        }
+        Ok(())
     }
 
     /// Journals the current claims, unless they are journaled already.
@@ -137,7 +150,8 @@ impl Mirror {
         let was_in_sync = self.was_in_sync.get() || truth.in_sync;
         self.was_in_sync.set(was_in_sync);
         let (in_sync, log_works) = (truth.in_sync, truth.log_works);
-        let state = LegState { legs, in_sync, log_works, was_in_sync };
+        let log = if log_works { self.log_identity } else { NO_IDENTITY };
+        let state = LegState { legs, in_sync, log_works, log, was_in_sync };
         match (self.recorder)(&state) {
             Ok(()) => {
                 self.recorded.set(Some(truth));

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::Event;
 use super::bits::{Bits, WithBits};
-pub use super::config::{LegParts, LegReport, MirrorConfig, RecordError, Recorder};
+pub use super::config::{LegParts, LegReport, LogParts, MirrorConfig, RecordError, Recorder};
 use super::flushes::Flushes;
 use super::leg_state::{Claims, KnownLeg};
 use super::legs::{Failure, LegSet, Legs};
@@ -56,7 +56,10 @@ pub struct Mirror {
     pub(super) former: RefCell<Vec<KnownLeg>>,
     /// Every region has been in sync, under this server or an earlier one.
     pub(super) was_in_sync: Cell<bool>,
-    /// The log on disk has been written as a whole: it is this mirror's.
+    /// The identity of the log's disk; [`super::leg_flags::NO_IDENTITY`] for a log in memory.
+    pub(super) log_identity: u64,
+    /// The log on disk has been written as a whole, and names the legs that are not sources: it is
+    /// this mirror's.
     pub(super) log_written: Cell<bool>,
     pub(super) requests: Requests,
     pub(super) recovery: Recovery,

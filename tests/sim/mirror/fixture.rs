@@ -7,7 +7,9 @@ use dm_targets::copy;
 use dm_targets::disk::{Errno, Host, Memory};
 use dm_targets::mirror::leg_state::Past;
 use dm_targets::mirror::table::InitialSync;
-use dm_targets::mirror::target::{LegParts, Mirror, MirrorConfig, OpenError, RecordError};
+use dm_targets::mirror::target::{
+    LegParts, LogParts, Mirror, MirrorConfig, OpenError, RecordError,
+};
 use dm_targets::request::{Request, RequestKind, TargetError};
 use dm_targets::sim::disk::{Class, DiskConfig, Fault, Matcher, SimDisk};
 use dm_targets::sim::image::{Image, SectorData};
@@ -26,6 +28,8 @@ pub type Slot<T> = Rc<RefCell<Option<T>>>;
 
 /// Steps after which a request counts as hanging.
 const STEP_LIMIT: usize = 200_000;
+/// The identity of the log's disk.
+const LOG: u64 = 77;
 
 /// A mirror and the disks under it: the legs in order, then the log if it is on a disk.
 #[derive(Clone, Debug)]
@@ -349,7 +353,7 @@ pub fn parts<'a>(
             .zip(setup.identities)
             .map(|(disk, identity)| LegParts { disk, offset: Sector(0), identity, number: 0 })
             .collect(),
-        log,
+        log: log.map(|disk| LogParts { disk, identity: LOG }),
         renamed: setup.renamed.clone(),
         len: Sectors(setup.sectors),
         region_size: Sectors(setup.region),

@@ -43,6 +43,11 @@ pub(super) fn number_of(disk: &impl OpenDisk) -> u64 {
     if name.starts_with('/') || name.starts_with("dm/name ") { disk.number_in_boot() } else { 0 }
 }
 
+/// The identity of a log's disk, which no other disk has in this boot.
+pub(super) fn identity_of_log(disk: &impl OpenDisk) -> u64 {
+    identity_of(&format!("{} {}", disk.lasting_name(), number_of(disk)))
+}
+
 /// A leg's identity in the log.
 pub(super) fn identity(disk: &impl OpenDisk, leg: &Leg) -> u64 {
     identity_of(&format!("{} {}", disk.lasting_name(), leg.offset))

@@ -11,7 +11,7 @@ use dm_targets::device::{Events, Opened};
 use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::{InitialSync, Mirror as Table, MirrorLog};
-use dm_targets::mirror::target::{Mirror, MirrorConfig};
+use dm_targets::mirror::target::{LogParts, Mirror, MirrorConfig};
 use dm_targets::target::Target;
 use dm_targets::units::{Sector, Sectors};
 
@@ -19,7 +19,7 @@ use super::content::refuse_other;
 use super::disks::{Sharing, check_range, discard_of};
 use super::kept::{Kept, Over};
 use super::leg_content::{content_of_leg, foreign_content};
-use super::leg_names::{identities, renamed, with_names_of_today};
+use super::leg_names::{identities, identity_of_log, renamed, with_names_of_today};
 use super::leg_record::Note;
 use super::own_legs::parts_of;
 use super::segments::refresh;
@@ -241,7 +241,10 @@ impl<M: Machine> Administrator<M> {
                 host: &group.host,
                 copy: &group.copy,
                 legs,
-                log: log.map(|disk| thread.disk(disk)),
+                log: log.map(|log| LogParts {
+                    identity: identity_of_log(&log),
+                    disk: thread.disk(log),
+                }),
                 renamed,
                 len,
                 region_size,
