@@ -1,7 +1,7 @@
 //! Whether disks answer at all, checked before a thread that must not block waits for them.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,9 +28,57 @@ pub fn silent(disks: &BTreeSet<String>) -> BTreeSet<String> {
     let words: Vec<&str> =
         [ASK_VERB, "--"].into_iter().chain(disks.iter().map(String::as_str)).collect();
     match apart::run(&words, ANSWER_LIMIT) {
-        Outcome::Done | Outcome::Failed(_) => BTreeSet::new(),
+        Outcome::Done => BTreeSet::new(),
+        Outcome::Failed(why) => {
+            log::warn!("whether disks answer is asked in this process: {why}");
+            asked_here(disks, ask, ANSWER_LIMIT)
+        }
         Outcome::Late(answers) => without(disks, &answers),
     }
+}
+
+/// The disks that do not answer this process, whose threads have to stay until they do. If it
+/// cannot ask them either, opening them fails for the same reason.
+fn asked_here(disks: &BTreeSet<String>, ask: Ask, limit: Duration) -> BTreeSet<String> {
+    let paths = disks.iter().map(PathBuf::from).collect();
+    let answers = Answers::default();
+    let (done, ended) = channel();
+    let to = answers.clone();
+    let work = move || drop(done.send(each_apart(paths, ask, to)));
+    match std::thread::Builder::new().name("disks".into()).spawn(work) {
+        Ok(_) if ended.recv_timeout(limit).is_err() => without(disks, &answers.text()),
+        _ => BTreeSet::new(),
+    }
+}
+
+/// Answers that are kept in memory.
+#[derive(Clone, Default)]
+struct Answers(Arc<Mutex<Vec<u8>>>);
+
+impl Answers {
+    fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Write for Answers {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Opens a disk and reads its first block.
+type Ask = fn(&Path);
+
+fn ask(disk: &Path) {
+    // An error is an answer.
+    let opened = OpenDisk::open(disk, Access::ReadOnly, Claim::Shared);
+    drop(opened.map(|disk| content::store_on(&disk)));
 }
 
 /// The disks whose numbers are not among the lines that [`ask_all`] has written.
@@ -82,11 +130,6 @@ fn within<T: Send + 'static>(
 /// # Errors
 /// No thread could be started.
 pub fn ask_all(disks: Vec<PathBuf>, answers: impl Write + Send + 'static) -> Result<(), Reason> {
-    let ask = |disk: &Path| {
-        // An error is an answer.
-        let opened = OpenDisk::open(disk, Access::ReadOnly, Claim::Shared);
-        drop(opened.map(|disk| content::store_on(&disk)));
-    };
     each_apart(disks, ask, answers)
 }
 
@@ -135,6 +178,20 @@ mod tests {
         assert!(opened.is_err_and(|why| why.starts_with("/d has not answered")));
         drop(answer);
         assert!(let_go.recv_timeout(ANSWER_LIMIT) == Err(RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
+    fn disks_are_asked_without_a_process_if_none_can_be_started() {
+        let names = BTreeSet::from(["/a", "/b-hangs"].map(str::to_owned));
+        let ask: Ask = |disk| {
+            while disk == Path::new("/b-hangs") {
+                std::thread::park();
+            }
+        };
+        let hung = BTreeSet::from(["/b-hangs".to_owned()]);
+        assert_eq!(asked_here(&names, ask, Duration::from_millis(300)), hung);
+        let there = BTreeSet::from(["/a".to_owned()]);
+        assert_eq!(asked_here(&there, ask, ANSWER_LIMIT), BTreeSet::new());
     }
 
     #[test]
