@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 
 use super::crash::{CrashKind, CrashSpace, Media};
 use super::host::SimHost;
-use super::image::{Image, SECTOR_LEN, SectorData, index, sectors_of};
+use super::image::{Image, SECTOR_LEN, SectorData, bytes_of, index, sectors_of};
 use super::mix;
 use crate::disk::{Backend, Disk, Errno, Limits, Memory, Op, OpId, OpKind};
 use crate::units::{SECTOR_BYTES, Sector, Sectors};
@@ -234,7 +234,7 @@ impl SimDisk {
             OpKind::Read => {
                 let first = index(op.sector.0);
                 let sectors = &media.visible.sectors[first..first + index(op.count.0)];
-                let bytes: Vec<u8> = sectors.iter().flat_map(|data| *data.bytes()).collect();
+                let bytes = bytes_of(sectors);
                 self.host.scatter(&op.memory, &bytes);
             }
             OpKind::Write { fua } => {

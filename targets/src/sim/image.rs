@@ -27,14 +27,18 @@ impl SectorData {
     pub fn new(input: &[u8]) -> SectorData {
         let mut bytes = [0; SECTOR_LEN];
         bytes[..input.len()].copy_from_slice(input);
-        let mut hash = 0_u64;
-        for word in bytes.chunks_exact(8) {
-            let mut value = [0; 8];
-            value.copy_from_slice(word);
-            hash = (hash ^ u64::from_le_bytes(value))
-                .wrapping_mul(0x9E37_79B9_7F4A_7C15)
-                .rotate_left(29);
+        // Four hashes side by side: a processor multiplies several numbers at a time.
+        let mut lanes = [0_u64; 4];
+        for words in bytes.chunks_exact(32) {
+            for (lane, word) in lanes.iter_mut().zip(words.chunks_exact(8)) {
+                let mut value = [0; 8];
+                value.copy_from_slice(word);
+                *lane = (*lane ^ u64::from_le_bytes(value))
+                    .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+                    .rotate_left(29);
+            }
         }
+        let hash = lanes.iter().fold(0, |hash: u64, lane| mix(hash.rotate_left(17) ^ lane));
         SectorData(Rc::new(Content { hash: mix(hash), bytes }))
     }
 
