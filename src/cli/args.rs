@@ -53,7 +53,8 @@ pub enum Verb {
     },
     /// Delete devices
     ///
-    /// An origin is deleted before its snapshots. Deleting a snapshot while its origin is mounted
+    /// Devices that are named together are deleted in the right order: an origin before its
+    /// snapshots, so that these can be added again. Deleting a snapshot while its origin is mounted
     /// invalidates its COW. A snapshot whose origin is not in use can be added again as long as the
     /// origin has not been written. What is lost is said on stderr.
     Del {

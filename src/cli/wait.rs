@@ -37,7 +37,11 @@ pub(super) fn in_sync(word: &str) -> Result<(), Failure> {
             Some((mirror, mirror.regions?, mirror.in_sync_regions?, mirror.region_size_bytes))
         });
         let Some((mirror, regions, in_sync, region)) = known else {
-            return Err(format!("{word}: not a mirror, or its server has died").into());
+            let why = match device.object.mirror() {
+                Some(_) => format!("its server has died; `ublk-dm recover {word}` starts another"),
+                None => "not a mirror".to_owned(),
+            };
+            return Err(format!("{word}: {why}").into());
         };
         let bar = bar.get_or_insert_with(|| progress_bar(Sectors::from_bytes(regions * region)));
         bar.set_position(in_sync * region);

@@ -5,7 +5,8 @@ use dm_targets::words::parse_size;
 
 #[derive(Args)]
 pub struct Merge {
-    /// The snapshot; once it is being merged, the origin's device or the snapshot's former name
+    /// The snapshot; once it is being merged, the origin's device or, until it has ended, the
+    /// snapshot's former name
     #[arg(value_name = "SNAPSHOT")]
     pub device: String,
     /// Wait until the merge has ended, with a progress bar on a terminal. Ctrl-C ends the wait, not
