@@ -70,6 +70,10 @@ pub enum StoreError {
         cow: Rc<str>,
         /// The origin's.
         origin: Rc<str>,
+        /// The snapshot's length.
+        len: Sectors,
+        /// The length of its chunks.
+        chunk: Sectors,
     },
     /// No memory for buffers.
     NoMemory,
@@ -122,10 +126,10 @@ impl fmt::Display for StoreError {
                  disk"
             ),
             StoreError::Merge(disk, why) => write!(f, "{disk}: {why}"),
-            StoreError::HalfMerged { cow, origin } => write!(
+            StoreError::HalfMerged { cow, origin, len, chunk } => write!(
                 f,
-                "{cow}: a part of its snapshot has been merged into {origin}: a table \
-                 `snapshot-merge` continues that"
+                "{cow}: a part of its snapshot has been merged into {origin}: `ublk-dm create NAME \
+                 --table \"0 {len} snapshot-merge {origin} {cow} P {chunk}\"` merges the rest"
             ),
             StoreError::NoMemory => write!(f, "no memory left for buffers"),
         }

@@ -72,7 +72,8 @@ impl Snapshot {
         let snapshot = Snapshot::open_to_merge(parts).await?;
         let (store, kept) = (snapshot.store(), snapshot.health().is_kept());
         if kept && store.is_merging() && store.recorded() > 0 {
-            return Err(StoreError::HalfMerged { cow, origin });
+            let (len, chunk) = (snapshot.len(), snapshot.chunk_size.sectors());
+            return Err(StoreError::HalfMerged { cow, origin, len, chunk });
         }
         Ok(snapshot)
     }

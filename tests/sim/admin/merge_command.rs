@@ -340,7 +340,8 @@ fn an_origin_whose_merge_has_not_ended_gets_no_other_device() {
     };
     let refused = ["is still on /c0", "create origin0 --table \"0 ", " snapshot-merge ", "--force"];
     // The store on the COW itself says that it is being merged.
-    let marked = ["/c0: a part of its snapshot has been merged into /o", "`snapshot-merge`"];
+    let line = "`ublk-dm create NAME --table \"0 8 snapshot-merge /o /c0 P 2\"`";
+    let marked = ["/c0: a part of its snapshot has been merged into /o", line];
     for (spec, said) in [
         (merging::spec(false), &refused[..]),
         (Town::spec(What::Snap(1)), &refused),
