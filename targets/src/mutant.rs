@@ -198,6 +198,8 @@ pub enum Mutant {
     EndedLegsTrusted,
     /// I10: a log on one disk is trusted for what another one had marked.
     OtherLogTrusted,
+    /// I10: a source whose first flush under a new server fails stays one.
+    FirstFlushForgiven,
     /// I10: the log of a mirror that is left for one of its legs still says that all are equal.
     LeftLogUntold,
     /// I10: a log names a mirror's legs before one of its sources has been flushed.

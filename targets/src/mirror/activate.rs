@@ -11,7 +11,7 @@ use super::Event;
 use super::config::RecordError;
 use super::legs::{Failure, LegSet};
 use super::recovery::LANES;
-use super::target::Mirror;
+use super::target::{Mirror, State};
 use crate::exec::Executor;
 use crate::mutant::{self, Mutant};
 
@@ -75,19 +75,31 @@ impl Mirror {
         }
         let one = || !flushed.get().is_empty() || self.tasks.get() == tasks;
         self.quiet.until(|| one().then_some(())).await;
-        self.state.borrow_mut().legs.mark_flushed(flushed.get());
+        let State { legs, .. } = &mut *self.state.borrow_mut();
+        legs.mark_flushed(flushed.get());
         // The cleaner flushes the others.
-        self.cleaner.flags_pending.set(flushed.get() != sources);
+        self.cleaner.flags_pending.set(legs.flushed() != legs.sources());
     }
 
+    /// Flushes a leg, which may have lost what was written to it if that fails.
     async fn flush_leg(&self, leg: usize) -> bool {
         let disk = self.disks.borrow().get(leg).map(|parts| parts.disk.clone());
         let Some(disk) = disk else { return false };
-        let flushed = disk.flush().await;
-        if let Err(error) = &flushed {
-            self.leg_failed(leg, Failure::Flush, error);
+        let Err(error) = disk.flush().await else { return true };
+        self.leg_failed(leg, Failure::Flush, &error);
+        if !mutant::is(Mutant::FirstFlushForgiven) {
+            let State { regions, legs } = &mut *self.state.borrow_mut();
+            regions.fail_flush();
+            // What an earlier server has written since the last flush is not known.
+            regions.lose_all();
+            legs.miss(LegSet::one(leg));
+            self.log.change_all();
         }
-        flushed.is_ok()
+        // The log has its names by now, or gets them without this leg.
+        self.cleaner.flags_pending.set(true);
+        self.cleaner.wanted.wake_all();
+        self.requests.released.wake_all();
+        false
     }
 
     /// Whether the log's header can say which legs are not sources.

@@ -57,10 +57,16 @@ impl Regions {
         }
     }
 
+    /// A leg could not be flushed, and which regions were written since the last flush is not
+    /// known: every region is out of sync, also in the log.
+    pub(super) fn lose_all(&mut self) {
+        (0..self.count()).for_each(|region| _ = self.desync(RegionIndex(region)));
+    }
+
     fn lose_unflushed(&mut self) {
         let lost = self.unflushed.take();
         if lost.any {
-            (0..self.count()).for_each(|region| _ = self.desync(RegionIndex(region)));
+            self.lose_all();
         }
         lost.regions().for_each(|region| _ = self.desync(RegionIndex(region)));
     }

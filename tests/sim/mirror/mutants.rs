@@ -9,7 +9,7 @@ use super::explore::{Case, explore};
 use super::{behaviour, given_up, life, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 37] = [
+pub const MUTANTS: [(Mutant, &str); 38] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -42,6 +42,7 @@ pub const MUTANTS: [(Mutant, &str); 37] = [
     (Mutant::HeldFailEarly, "administered"),
     (Mutant::UnflushedTrusted, "flushes"),
     (Mutant::FailedFlushOvertaken, "flushes"),
+    (Mutant::FirstFlushForgiven, "flushes"),
     (Mutant::CopyThoughFlushFailed, "flushes"),
     (Mutant::SpanUnbounded, "pairs"),
     (Mutant::GrownInSync, "grow"),
@@ -56,6 +57,9 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         Mutant::HeldFailEarly => given_up::a_suspend_that_is_given_up_ends_no_held_request,
         Mutant::ResumedWhileRunning => take_over::resuming_a_mirror_that_runs_changes_nothing,
         Mutant::UnflushedTrusted => take_over::writes_before_a_failed_flush_are_copied_again,
+        Mutant::FirstFlushForgiven => {
+            take_over::a_source_that_cannot_be_flushed_for_the_log_is_copied_again
+        }
         Mutant::CopyThoughFlushFailed => {
             take_over::a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
         }

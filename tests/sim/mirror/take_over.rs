@@ -2,11 +2,13 @@
 //! the record of the legs, and its effect. Also the errors after which a leg must no longer be
 //! trusted.
 
-use dm_targets::mirror::leg_state::{LegState, Past};
+use std::rc::Rc;
+
+use dm_targets::mirror::leg_state::{KnownLeg, LegState, Past};
 use dm_targets::mirror::table::InitialSync;
 use dm_targets::mirror::target::OpenError;
 use dm_targets::request::RequestKind;
-use dm_targets::sim::disk::{Class, Matcher};
+use dm_targets::sim::disk::{Class, Matcher, SimDisk};
 use dm_targets::sim::image::Image;
 use dm_targets::sim::trace::Trace;
 use dm_targets::sim::world::{Schedule, Step};
@@ -275,6 +277,36 @@ pub fn writes_before_a_failed_flush_are_copied_again() {
             "log {log}"
         );
     }
+}
+
+/// A mirror with a log on a disk, taken over after the log had failed: both legs were sources.
+fn taken_over_by_record(prepare: impl FnOnce(&[Rc<SimDisk>])) -> Fixture {
+    let leg = |identity| KnownLeg { identity, number: 0, name: String::new(), source: true };
+    let legs = Setup::small().identities[..2].iter().copied().map(leg).collect();
+    let left = LegState { legs, in_sync: true, was_in_sync: true, ..LegState::default() };
+    let setup = Setup { past: Past::TakenOver(Some(left)), ..Setup::small() };
+    let world = world(&setup, &setup.clean_images(), 1, Schedule::InOrder, Trace::default());
+    prepare(world.disks());
+    Fixture::open(world, &setup).unwrap()
+}
+
+#[test]
+pub fn a_source_that_cannot_be_flushed_for_the_log_is_copied_again() {
+    let fixture = taken_over_by_record(|disks| fail(&disks[0], Class::Flush, 1));
+    fixture.settle();
+    assert_eq!(fixture.status(), "4/4 AA A");
+    assert!(fixture.leg(0).writes() > 0, "what it may have lost");
+    assert_eq!(fixture.leg(1).writes(), 0);
+}
+
+#[test]
+fn a_source_that_hangs_keeps_no_log_from_being_written() {
+    let hang = Matcher::all(Class::Flush);
+    let fixture = taken_over_by_record(|disks| disks[0].hold(hang));
+    assert_eq!(fixture.read(0, 1).map(|read| read.len()), Ok(1));
+    fixture.leg(0).release();
+    fixture.settle();
+    assert_eq!(fixture.status(), "4/4 AA A");
 }
 
 #[test]
