@@ -176,10 +176,22 @@ impl<M: Machine> Administrator<M> {
         match phase {
             Some(Phase::Merging | Phase::Failed) if !mutant::is(Mutant::MergeTakenAway) => {
                 let what = "a part of the snapshot is still on its COW: the table can be replaced \
-                            when the merge has ended";
+                            when the merge has ended; it is not loaded any more";
+                // Or no `resume` would let requests through while the merge waits for one.
+                self.forget_loaded(id);
                 Err(format!("/dev/ublkb{id}: {what}").into())
             }
             _ => Ok(()),
+        }
+    }
+
+    fn forget_loaded(&mut self, id: u32) {
+        if let Some(entry) = self.devices.get_mut(&id) {
+            entry.loaded = None;
+        }
+        // A next server that finds it loaded refuses it once more.
+        if let Err(why) = self.record(None) {
+            log::warn!("/dev/ublkb{id}: {why}");
         }
     }
 

@@ -137,6 +137,12 @@ fn an_unended_merge_cannot_be_taken_away() {
     let why = town.resume(O).unwrap_err();
     assert!(why.contains("still on its COW"), "{why}");
     town.shows(&mut merged).unwrap();
+    // A suspended one goes on with the next `resume`: it waits for that to come to its end.
+    town.suspend(O).unwrap();
+    town.load_table(false).unwrap();
+    assert!(town.resume(O).is_err());
+    town.resume(O).unwrap();
+    town.shows(&mut merged).unwrap();
 }
 
 /// The merge has failed at its first write, and all of the snapshot is still on the COW.
