@@ -61,6 +61,8 @@ mod unreadable;
 mod verdict;
 mod waiting;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::server::admin::mutant::{self, Mutant};
 use lives::{Step, act, life};
 use stories::stories;
@@ -105,38 +107,44 @@ fn crash_if_due(town: &mut Town, crash: Option<Crash>) {
     shared.crash_at = again.filter(|_| is_first).map(|later| shared.changes + later);
 }
 
+/// Which crashes follow a life that has had so many changes.
+type Crashes = fn(u64, u64) -> Box<dyn Iterator<Item = Crash>>;
+
+/// None.
+fn no_crash(_: u64, _: u64) -> Box<dyn Iterator<Item = Crash>> {
+    Box::new(std::iter::empty())
+}
+
 /// Crashes at every change of a life, each alone and each with a second crash.
-fn crashes(seed: u64, changes: u64) -> impl Iterator<Item = Crash> {
+fn some_crashes(seed: u64, changes: u64) -> Box<dyn Iterator<Item = Crash>> {
     let later = move |at: u64| Some(1 + (seed ^ at).wrapping_mul(0x9E37_79B9_7F4A_7C15) % 60);
-    (1..=changes).flat_map(move |at| {
+    Box::new((1..=changes).flat_map(move |at| {
         [
             (at, false, None),
             (at, true, None),
             (at, false, later(at)),
             (at, at % 2 == 0, later(at + 7)),
         ]
-    })
+    }))
 }
 
 /// The same with every possible second crash.
-fn all_crashes(changes: u64) -> impl Iterator<Item = Crash> {
+fn all_crashes(_: u64, changes: u64) -> Box<dyn Iterator<Item = Crash>> {
     let second = |at: u64| (1..60).map(move |later| (at, false, Some(later)));
-    (1..=changes)
-        .flat_map(move |at| [(at, false, None), (at, true, None)].into_iter().chain(second(at)))
+    Box::new(
+        (1..=changes).flat_map(move |at| {
+            [(at, false, None), (at, true, None)].into_iter().chain(second(at))
+        }),
+    )
 }
 
 /// Lives a life without a crash, and then with each crash; counts the states, and returns the first
 /// that broke a rule.
-fn explore_life(
-    seed: u64,
-    steps: &[Step],
-    crashes: impl FnOnce(u64) -> Box<dyn Iterator<Item = Crash>>,
-    states: &mut u64,
-) -> Option<String> {
+fn explore_life(seed: u64, steps: &[Step], crashes: Crashes, states: &mut u64) -> Option<String> {
     let (changes, judged, _) = live(seed, steps, None, false);
     *states += 1;
     let broken = judged.err().map(|why| (None, why)).or_else(|| {
-        crashes(changes).find_map(|crash| {
+        crashes(seed, changes).find_map(|crash| {
             *states += 1;
             live(seed, steps, Some(crash), false).1.err().map(|why| (Some(crash), why))
         })
@@ -149,27 +157,25 @@ fn explore_life(
 /// Explores lives; returns the number of judged states, and the first that broke a rule.
 fn explore(seeds: impl Iterator<Item = u64>) -> (u64, Option<String>) {
     let mut states = 0;
-    for seed in seeds {
-        let all =
-            move |changes| -> Box<dyn Iterator<Item = Crash>> { Box::new(crashes(seed, changes)) };
-        let broken = explore_life(seed, &life(seed), all, &mut states);
-        if broken.is_some() {
-            return (states, broken);
-        }
-    }
-    (states, None)
+    let broken =
+        { seeds }.find_map(|seed| explore_life(seed, &life(seed), some_crashes, &mut states));
+    (states, broken)
 }
 
-/// Explores the stories: each without a crash, then with every crash and every second crash.
+/// Explores the stories of one of the threads: each without a crash, then with every crash and
+/// every second crash.
 fn explore_stories(thread: u64) -> (u64, Option<String>) {
+    let own: Vec<_> =
+        (0..).zip(stories()).filter(|(number, _)| number % THREADS == thread).collect();
+    explore_all(&own, &[no_crash, all_crashes])
+}
+
+/// Explores stories with one kind of crashes after the other.
+fn explore_all(stories: &[(u64, Vec<Step>)], kinds: &[Crashes]) -> (u64, Option<String>) {
     let mut states = 0;
-    let own = || (0..).zip(stories()).filter(|(number, _)| number % THREADS == thread);
-    let none = |_| -> Box<dyn Iterator<Item = Crash>> { Box::new(std::iter::empty()) };
-    let all = |changes| -> Box<dyn Iterator<Item = Crash>> { Box::new(all_crashes(changes)) };
-    let alone = own().find_map(|(number, story)| explore_life(number, &story, none, &mut states));
-    let broken = alone.or_else(|| {
-        own().find_map(|(number, story)| explore_life(number, &story, all, &mut states))
-    });
+    let mut all = kinds.iter().flat_map(|kind| stories.iter().map(move |story| (*kind, story)));
+    let broken =
+        all.find_map(|(kind, (number, story))| explore_life(*number, story, kind, &mut states));
     (states, broken)
 }
 
@@ -211,36 +217,42 @@ fn lives_with_crashes() {
 #[test]
 fn every_mutant_of_the_administrator_is_killed() {
     let wanted = std::env::var("SIM_MUTANT").ok();
-    let mut alive = Vec::new();
-    for mutant in Mutant::ALL {
-        if wanted.as_ref().is_some_and(|wanted| *wanted != format!("{mutant:?}")) {
-            continue;
+    let is_wanted =
+        |mutant: &Mutant| wanted.as_ref().is_none_or(|wanted| *wanted == format!("{mutant:?}"));
+    let mutants: Vec<_> = Mutant::ALL.into_iter().filter(is_wanted).collect();
+    let next = AtomicUsize::new(0);
+    let hunter = || {
+        let mut alive = Vec::new();
+        while let Some(mutant) = mutants.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let (states, broken) = hunt(*mutant);
+            let Some(why) = broken else {
+                alive.push(*mutant);
+                continue;
+            };
+            let lines = if wanted.is_some() { usize::MAX } else { 1 };
+            let why: Vec<_> = why.lines().take(lines).collect();
+            println!("{mutant:?}: killed after {states} states: {}", why.join("\n"));
         }
-        mutant::set(Some(mutant));
-        let mut states = 0;
-        let told = (0..THREADS).find_map(|thread| {
-            let (told, why) = explore_stories(thread);
-            states += told;
-            why
-        });
-        let broken = told.or_else(|| {
-            let (lived, why) = explore(0..MUTANT_LIVES);
-            states += lived;
-            why
-        });
-        mutant::set(None);
-        match broken {
-            Some(why) if wanted.is_some() => {
-                println!("{mutant:?}: killed after {states} states\n{why}")
-            }
-            Some(why) => println!(
-                "{mutant:?}: killed after {states} states: {}",
-                why.lines().next().unwrap()
-            ),
-            None => alive.push(mutant),
-        }
-    }
+        alive
+    };
+    let alive: Vec<_> = std::thread::scope(|scope| {
+        let hunters: Vec<_> = (0..THREADS).map(|_| scope.spawn(hunter)).collect();
+        hunters.into_iter().flat_map(|hunter| hunter.join().unwrap()).collect()
+    });
     assert!(alive.is_empty(), "not noticed: {alive:?}");
+}
+
+/// Explores with a broken rule until that shows: what takes the least time first.
+fn hunt(mutant: Mutant) -> (u64, Option<String>) {
+    mutant::set(Some(mutant));
+    let stories: Vec<_> = (0..).zip(stories()).collect();
+    let (mut states, mut broken) = explore_all(&stories, &[no_crash, some_crashes, all_crashes]);
+    if broken.is_none() {
+        let (lived, why) = explore(0..MUTANT_LIVES);
+        (states, broken) = (states + lived, why);
+    }
+    mutant::set(None);
+    (states, broken)
 }
 
 /// Prints one of the stories, to see what it leads to.
