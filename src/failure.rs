@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::descriptors::limit_hint;
 
+/// The exit code of a command that has examined something and found it bad. No failure has it.
+pub const FOUND_BAD: u8 = 3;
+
 /// What went wrong, in one line for the user.
 pub type Reason = Failure;
 

@@ -12,9 +12,14 @@ use super::journal::Journal;
 pub use add::{Add, Common, Created, Loaded, Mirror, OnFull, Snapshot, Store};
 pub use merge::Merge;
 
+/// What a size is, wherever one is given.
+const UNITS: &str = "SIZE, BYTES, OFFSET, START and LEN are in bytes, or with a unit: KiB, MiB, \
+                     GiB or TiB (also k, m, g, t), or s for sectors of 512 bytes.";
+
 /// Block snapshots and mirrors: device-mapper's targets, served from user space on ublk
 #[derive(Parser)]
 #[command(name = "ublk-dm", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = UNITS)]
 pub struct Cli {
     /// Print more to stderr; twice for debugging
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -142,7 +147,8 @@ pub enum Verb {
     Resize {
         /// Name, ublk id or /dev/ublkbN
         device: String,
-        /// The new size [default: all that the disks below have]
+        /// The new size, in bytes or with a unit: 10GiB, 2048s
+        /// [default: all that the disks below have]
         #[arg(value_name = "SIZE", value_parser = dm_targets::words::parse_size)]
         size: Option<u64>,
     },
@@ -162,12 +168,12 @@ pub enum Verb {
     /// Send a message to a device's target
     ///
     /// The messages of a mirror are: `check` (compare the legs; prints one JSON object per range
-    /// that differs), `repair LEG` (copy that leg to the others wherever they differ),
-    /// `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`, `remove-leg LEG`, `recover` (retry the
-    /// regions that could not be copied), and `throttle PERCENT` (the share of the time in which
-    /// recovery may have I/O in flight). LEG is a path or a number: legs are counted from 0, here
-    /// and in every message about them. `replace` and `add-leg` refuse a disk with other content:
-    /// wipe it with `zero` first.
+    /// that differs; exit code 3 if there is one), `repair LEG` (copy that leg to the others
+    /// wherever they differ), `replace LEG DEV[:OFFSET]`, `add-leg DEV[:OFFSET]`,
+    /// `remove-leg LEG`, `recover` (retry the regions that could not be copied), and
+    /// `throttle PERCENT` (the share of the time in which recovery may have I/O in flight). LEG is
+    /// a path or a number: legs are counted from 0, here and in every message about them.
+    /// `replace` and `add-leg` refuse a disk with other content: wipe it with `zero` first.
     #[command(verbatim_doc_comment)]
     Message {
         /// Name, ublk id or /dev/ublkbN
@@ -206,6 +212,9 @@ pub enum Verb {
         source: Option<PathBuf>,
     },
     /// Copy a disk, or a part of one, to up to eight other disks
+    ///
+    /// What the destinations hold is overwritten without a question; disks that are in use are
+    /// refused. START and LEN are in bytes or with a unit: 1MiB, 8s.
     Copy {
         /// Source: DEV, or DEV:START+LEN
         #[arg(long, value_name = "DEV[:START+LEN]")]
@@ -229,6 +238,8 @@ pub enum Verb {
         force: bool,
     },
     /// Make disks, or parts of them, read as zeroes
+    ///
+    /// Disks that are in use are refused. START and LEN are in bytes or with a unit: 4096, 8s.
     Zero {
         /// The range to zero: DEV, or DEV:START+LEN
         #[arg(long, value_name = "DEV[:START+LEN]", required = true)]

@@ -86,6 +86,12 @@ fn command(asked: &Merge, device: &DeviceReport) -> Result<Option<Command>, Fail
     if asked.pause {
         return Ok(change(MergeChange::Pause));
     }
+    // The merge that was to be waited for, or to be continued, may have ended by now.
+    let only_ends = asked.resume || (asked.wait && rate.is_none() && !asked.force);
+    if device.object.target == "snapshot-origin" && only_ends {
+        log::info!("{name}: no snapshot is being merged into it");
+        return Ok(None);
+    }
     if asked.resume {
         return Ok(change(MergeChange::Resume));
     }
@@ -99,12 +105,6 @@ fn command(asked: &Merge, device: &DeviceReport) -> Result<Option<Command>, Fail
             )
             .into()),
         };
-    }
-    let only_waits = asked.wait && rate.is_none() && !asked.force;
-    if device.object.target == "snapshot-origin" && only_waits {
-        // The merge that was to be waited for has ended.
-        log::info!("{name}: no snapshot is being merged into it");
-        return Ok(None);
     }
     let (device, force) = (device_ref, asked.force);
     Ok(Some(Command::Merge { device, force, bytes_per_second: rate.flatten() }))
@@ -157,6 +157,8 @@ struct Shown<'a> {
     bar: Option<ProgressBar>,
     last: Option<MergeObject>,
     printed: Option<Instant>,
+    /// Why the merge rests, as the user was told last.
+    said: &'static str,
 }
 
 impl Shown<'_> {
@@ -187,6 +189,7 @@ impl Shown<'_> {
     fn has_ended(&mut self, device: &DeviceReport) -> Result<bool, Failure> {
         let Some(merge) = merge_of(device) else { return Ok(true) };
         self.show(merge.clone())?;
+        self.say_if_it_rests(device, merge);
         let (name, error) = (&device.name, merge.error.as_deref().unwrap_or("it gave no reason"));
         match merge.state {
             MergeState::Merging => Ok(false),
@@ -199,6 +202,23 @@ impl Shown<'_> {
             MergeState::Invalid => {
                 Err(format!("{name}: the snapshot is invalid: nothing is merged").into())
             }
+        }
+    }
+
+    /// Says once, each time, that a merge rests because of its users, and what continues it.
+    fn say_if_it_rests(&mut self, device: &DeviceReport, merge: &MergeObject) {
+        let name = &device.name;
+        let (why, what) = if device.object.state == RunState::Suspended {
+            ("suspended", format!("`ublk-dm resume {name}`"))
+        } else if merge.paused == Some(true) {
+            ("paused", format!("`ublk-dm merge {name} --resume`"))
+        } else {
+            self.said = "";
+            return;
+        };
+        if self.said != why {
+            log::warn!("{name}: the merge is {why}; {what} continues it");
+            self.said = why;
         }
     }
 
@@ -228,7 +248,7 @@ fn wait(
     interrupted: &AtomicBool,
 ) -> Result<(), Failure> {
     let name = &origin.name;
-    let mut shown = Shown { device: origin, json, bar: None, last: None, printed: None };
+    let mut shown = Shown { device: origin, json, bar: None, last: None, printed: None, said: "" };
     let mut unserved: Option<Instant> = None;
     loop {
         let (key, device) = report_of(rundir, origin)?;

@@ -1,24 +1,32 @@
 //! `message`: words for a device's target. The server has another working directory, so paths among
 //! the words are made absolute here, as `add` does.
+//!
+//! Rule kept here: exit 0 is a promise. A comparison that finds a difference has found the mirror
+//! bad.
 
 use std::path::Path;
+use std::process::ExitCode;
 
 use super::client::ask;
 use super::terminal::print;
-use crate::failure::Failure;
+use crate::failure::{FOUND_BAD, Failure};
 use crate::protocol::{Command, Reply};
 use crate::storage::word::{absolute, leg_of};
 
-pub(super) fn message(device: &str, words: Vec<String>) -> Result<(), Failure> {
+/// Sends the words and prints what the target replies. The exit code of `check` is that of a
+/// comparison: each line is a range that differs.
+pub(super) fn message(device: &str, words: Vec<String>) -> Result<ExitCode, Failure> {
     let words = with_absolute_paths(words)?;
-    let changes = words.first().is_some_and(|verb| verb != "check");
+    let compares = words.first().is_some_and(|verb| verb == "check");
     let Reply::Lines(lines) = ask(device, |device| Command::Message { device, words })? else {
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     };
     lines
         .iter()
         .try_for_each(|line| print(line))
-        .map_err(|failure| if changes { done(device, failure) } else { failure })
+        .map_err(|failure| if compares { failure } else { done(device, failure) })?;
+    let differs = compares && !lines.is_empty();
+    Ok(if differs { ExitCode::from(FOUND_BAD) } else { ExitCode::SUCCESS })
 }
 
 /// Says that the message was carried out, although its result cannot be printed.

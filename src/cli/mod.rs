@@ -60,7 +60,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
             drop(ask(&device, |device| Command::Resize { device, bytes: size })?)
         }
         Verb::Merge(asked) => merge::merge(&asked)?,
-        Verb::Message { device, words } => message::message(&device, words)?,
+        Verb::Message { device, words } => return message::message(&device, words),
         Verb::Wait { device, in_sync: true, .. } => wait::in_sync(&device)?,
         Verb::Wait { device, event_nr, .. } => wait::event(&device, event_nr)?,
         Verb::Recover { devices, foreground: true, source, .. } => {

@@ -123,8 +123,9 @@ impl Unrecorded {
         apart::delete_apart(self.device.id, self.device.cookie)?;
         log::warn!(
             "/dev/ublkb{}: deleted without a record of its disks: if it was a snapshot, do not use \
-             its COW again; if it was a mirror, a leg may have missed writes, so name the right \
-             one with --source; writes that were not flushed are lost",
+             its COW again, unless `ublk-dm check` says that the store is being merged: then the \
+             origin and the COW are right only together; if it was a mirror, a leg may have missed \
+             writes, so name the right one with --source; writes that were not flushed are lost",
             self.device.id
         );
         Ok(())

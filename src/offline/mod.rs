@@ -24,9 +24,10 @@ mod unique;
 use std::io::{self, Write};
 use std::path::Path;
 
-use dm_targets::snapshot::format::identity::IDENTITY_END;
+use dm_targets::snapshot::format::identity::{self, IDENTITY_END};
 use dm_targets::snapshot::format::{self, Found, HEADER_BYTES, Header, HeaderError, Identity};
 
+use crate::failure::FOUND_BAD;
 use crate::storage::signature;
 use content::Content;
 use image::Image;
@@ -60,7 +61,7 @@ impl Verdict {
     pub(crate) fn exit_code(self) -> u8 {
         match self {
             Verdict::Good => 0,
-            Verdict::Bad => 3,
+            Verdict::Bad => FOUND_BAD,
         }
     }
 }
@@ -135,10 +136,14 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
         Ok(Found::Store { header, chunk_size }) => {
             let store = Store::new(image, chunk_size);
             store.examine(header, origin.as_ref(), &mut report)?;
-            let identity =
-                image.first_bytes::<IDENTITY_END>()?.and_then(|block| Identity::decode(&block));
-            if let (Some(store), Some(identity)) = (&mut report.snapshot_store, &identity) {
-                store.identity = Some(IdentityReport::of(identity));
+            let block = image.first_bytes::<IDENTITY_END>()?;
+            let identity = block.and_then(|block| Identity::decode(&block));
+            if let Some(store) = &mut report.snapshot_store {
+                store.identity = identity.as_ref().map(IdentityReport::of);
+                store.merging = match &identity {
+                    Some(identity) => identity.merging,
+                    None => block.is_some_and(|block| identity::is_marked(&block)),
+                };
             }
             if let Some(path) = request.origin {
                 origin::judge(path, identity.as_ref(), &mut report);

@@ -83,6 +83,9 @@ pub(super) enum Kind {
 #[derive(Serialize)]
 pub(super) struct StoreReport {
     pub(super) header: HeaderReport,
+    /// Whether a merge of the snapshot has begun and not ended, as far as the header says: the
+    /// kernel's merge leaves no mark.
+    pub(super) merging: bool,
     /// The store's id and origin; `null` if the kernel made the store.
     pub(super) identity: Option<IdentityReport>,
     /// `null` when the header cannot be used.
@@ -272,6 +275,6 @@ impl StoreReport {
             chunk_sectors: header.chunk_sectors,
             chunk_size_bytes: u64::from(header.chunk_sectors) * SECTOR_BYTES,
         };
-        StoreReport { header, identity: None, contents: None }
+        StoreReport { header, merging: false, identity: None, contents: None }
     }
 }

@@ -67,6 +67,11 @@ fn store_head(store: &StoreReport, out: &mut dyn Write) -> io::Result<()> {
         name(out, "store id", store_id)?;
         name(out, "made for", format_args!("{origin}, {origin_size_bytes} bytes"))?;
     }
+    if store.merging {
+        let text = "begun and not ended: the origin and this store are right only together; a \
+                    table of snapshot-merge continues";
+        name(out, "merge", text)?;
+    }
     match &store.contents {
         Some(contents) => store_contents(contents, out),
         None => Ok(()),

@@ -3,6 +3,7 @@
 mod copy;
 mod errors;
 mod help;
+mod identity;
 mod images;
 mod journal;
 mod merge;

@@ -6,8 +6,6 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use dm_targets::mirror::leg_flags::LegFlags;
-use dm_targets::snapshot::format::identity::IDENTITY_END;
-use dm_targets::snapshot::format::{Identity, StoreId};
 use proptest::prelude::*;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -36,42 +34,42 @@ pub fn run(arguments: &[&str]) -> Output {
     output
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("text")
 }
 
-fn json(output: &Output) -> Value {
+pub fn json(output: &Output) -> Value {
     let text = stdout(output);
     assert_eq!(text.lines().count(), 1, "one object on one line: {text}");
     serde_json::from_str(&text).expect("JSON")
 }
 
 /// An image in a directory of its own.
-struct Case {
+pub struct Case {
     dir: TempDir,
     path: PathBuf,
 }
 
 impl Case {
-    fn new(bytes: &[u8]) -> Case {
+    pub fn new(bytes: &[u8]) -> Case {
         let dir = TempDir::new().expect("a directory");
         let path = dir.path().join("cow");
         fs::write(&path, bytes).expect("an image");
         Case { dir, path }
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.path.to_str().expect("a path")
     }
 
-    fn sparse(&self, name: &str, len_bytes: u64) -> PathBuf {
+    pub fn sparse(&self, name: &str, len_bytes: u64) -> PathBuf {
         let path = self.dir.path().join(name);
         File::create(&path).and_then(|file| file.set_len(len_bytes)).expect("a sparse file");
         path
     }
 
     /// Runs both verbs in both forms and returns the text and the objects: check, dump.
-    fn all(&self, more: &[&str], code: i32) -> ([String; 2], [Value; 2]) {
+    pub fn all(&self, more: &[&str], code: i32) -> ([String; 2], [Value; 2]) {
         let before = (fs::read(&self.path).expect("image"), modified(&self.path));
         let outputs = ["check", "dump"].map(|verb| {
             let arguments = [&[verb, self.path()], more].concat();
@@ -272,57 +270,6 @@ fn what_cannot_be_read_is_exit_code_1() {
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(error.contains(arguments.last().unwrap()), "{error}");
     }
-}
-
-/// A store of ublk-dm shows its id and origin; a store of the kernel shows neither.
-#[test]
-fn whose_a_store_is_is_shown() {
-    let mut bytes = Store::new(1, 80).filled(3, 0).bytes();
-    let case = Case::new(&bytes);
-    assert!(json(&run(&["check", case.path(), "--json"]))["snapshot_store"]["identity"].is_null());
-    let mut block = [0; IDENTITY_END];
-    block.copy_from_slice(&bytes[..IDENTITY_END]);
-    Identity::new(StoreId([0xab; 16]), 77, "dm/uuid LVM-1").encode(&mut block);
-    bytes[..IDENTITY_END].copy_from_slice(&block);
-    let case = Case::new(&bytes);
-    let identity = &json(&run(&["dump", case.path(), "--json"]))["snapshot_store"]["identity"];
-    assert_eq!(identity["store_id"], "ab".repeat(16));
-    assert_eq!(
-        (&identity["origin"], &identity["origin_size_bytes"]),
-        (&"dm/uuid LVM-1".into(), &(77 * 512).into())
-    );
-    let text = stdout(&run(&["check", case.path()]));
-    assert!(
-        text.contains("dm/uuid LVM-1, 39424 bytes") && text.contains(&"ab".repeat(16)),
-        "{text}"
-    );
-}
-
-#[test]
-fn an_origin_that_the_store_was_not_made_for_is_named() {
-    let mut bytes = Store::new(8, 40).record(100, 2).bytes();
-    let case = Case::new(&bytes);
-    let (own, other) = (case.sparse("own", 200 * 4096), case.sparse("other", 200 * 4096));
-    let [own, other] = [&own, &other].map(|path| fs::canonicalize(path).unwrap());
-    let judge = |bytes: &[u8], origin: &Path, code| {
-        let case = Case::new(bytes);
-        let (texts, [object, _]) = case.all(&["--origin", origin.to_str().unwrap()], code);
-        let origin = &object["snapshot_store"]["contents"]["origin"];
-        (texts[0].clone(), origin["is_the_stores"].clone(), object["violations"].clone())
-    };
-    // The kernel's stores do not name their origin.
-    let (text, is_the_stores, _) = judge(&bytes, &other, 0);
-    assert!(text.contains("cannot be verified") && is_the_stores.is_null(), "{text}");
-    let mut block = [0; IDENTITY_END];
-    block.copy_from_slice(&bytes[..IDENTITY_END]);
-    let name = format!("file  {}", own.display());
-    Identity::new(StoreId([0xab; 16]), 1600, &name).encode(&mut block);
-    bytes[..IDENTITY_END].copy_from_slice(&block);
-    let (text, is_the_stores, _) = judge(&bytes, &own, 0);
-    assert!(text.contains(", the one that the store") && is_the_stores == true, "{text}");
-    let (text, is_the_stores, violations) = judge(&bytes, &other, 3);
-    assert!(text.contains("made for another origin") && is_the_stores == false, "{text}");
-    assert_eq!(violations[0]["kind"], "other_origin");
 }
 
 /// Changes to a good image: words and bytes overwritten, mostly in metadata, and perhaps the end

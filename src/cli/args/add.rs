@@ -40,7 +40,7 @@ pub struct Created {
 pub struct Loaded {
     /// Use disks that are mounted, in use or hold other data. A COW or a log is never shared: one
     /// that is mounted or in use is refused, other data on it is overwritten, and a snapshot on it
-    /// continues
+    /// continues. With `load`: also leave a mirror for a leg that is not in sync or has failed
     #[arg(long)]
     pub force: bool,
     /// For a mirror: the leg to recover the others from

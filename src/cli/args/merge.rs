@@ -13,8 +13,8 @@ pub struct Merge {
     /// the merge. A merge that has begun is waited for as well
     #[arg(long)]
     pub wait: bool,
-    /// Copy at most so many bytes per second; 0 for as fast as the disks. Given again, it changes
-    /// the rate
+    /// Copy at most so many bytes per second (50MiB); 0 for as fast as the disks. Given again, it
+    /// changes the rate
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     pub rate: Option<u64>,
     /// Also merge while the origin's device is mounted, or the snapshot's device is open (but not
@@ -24,10 +24,12 @@ pub struct Merge {
     /// With --wait: print the progress, one JSON object per line
     #[arg(long, requires = "wait")]
     pub json: bool,
-    /// Let the merge rest, also under later servers. The device can be used meanwhile
+    /// Let the merge rest, also under later servers. The device can be used meanwhile. Not with
+    /// --resume, --wait, --rate or --force
     #[arg(long, conflicts_with_all = ["resume", "wait", "rate", "force"])]
     pub pause: bool,
-    /// Continue a merge that rests, or that has stopped because of an error
+    /// Continue a merge that rests, or that has stopped because of an error; done if it has ended.
+    /// Not with --pause, --rate or --force
     #[arg(long, conflicts_with_all = ["rate", "force"])]
     pub resume: bool,
 }

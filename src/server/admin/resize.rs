@@ -21,7 +21,7 @@ use super::mutant::{self, Mutant};
 use super::silent::Silent;
 use super::state::Administrator;
 use super::waiting::Errand;
-use crate::failure::{Failure, Kind, Reason};
+use crate::failure::{Failure, Kind, Reason, wrong_usage};
 use crate::protocol::{DeviceSpec, Place, Reply};
 use crate::storage::{Access, Claim};
 use crate::ublk::device::replaced;
@@ -115,7 +115,7 @@ impl<M: Machine> Administrator<M> {
             )));
         }
         if bytes % block != 0 {
-            return Err(refused(format!(
+            return Err(wrong_usage(format!(
                 "{bytes} bytes are not a multiple of its block size of {block} bytes"
             )));
         }

@@ -149,11 +149,23 @@ fn runs(top: &str, dir: &str, then: &tree::Tree) {
     merge("o --rate 0");
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(server::number("o", "/snapshot/merge/left_bytes"), paused, "it rests");
+    rests("paused; `ublk-dm merge o --resume` continues it");
+    ublk_dm("suspend o").ok();
+    rests("suspended; `ublk-dm resume o` continues it");
+    ublk_dm("resume o").ok();
     merge("o --resume");
     let lines = waited("o");
-    // There is nothing to wait for any more.
+    // There is nothing to wait for any more, nor to continue.
     assert_eq!(ublk_dm("merge o --wait --json").ok().stdout, "");
+    merge("o --resume");
     println!("{} lines; the first: {}", lines.len(), lines[0]);
+}
+
+/// Who waits for a merge that rests is told why, once.
+fn rests(why: &str) {
+    let wait = format!("timeout -s INT 2 {} merge o --wait", binary());
+    let said = sh(&wait).stderr;
+    assert_eq!(said.matches(why).count(), 1, "{said}");
 }
 
 /// The COW of the merged snapshot has a new one.
