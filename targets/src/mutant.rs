@@ -200,7 +200,7 @@ pub enum Mutant {
     OtherLogTrusted,
     /// I10: a source whose first flush under a new server fails stays one.
     FirstFlushForgiven,
-    /// I10: the log of a mirror that is left for one of its legs still says that all are equal.
+    /// I10: a log that is left still says what was true of the legs then.
     LeftLogUntold,
     /// I10: a log names a mirror's legs before one of its sources has been flushed.
     SourceUnflushed,

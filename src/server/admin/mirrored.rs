@@ -6,7 +6,8 @@
 //! when no request is under way; which leg is right is on record before the new table is, so that
 //! the next server knows it whichever table it finds; and from then on the other legs of a mirror
 //! that is left count as stale. What the mirror has in sync is durable on its legs when it is
-//! suspended: no flush of a later table has to reach it.
+//! suspended: no flush of a later table has to reach it. A log that is left knows nothing of the
+//! legs from then on, and says so itself: in another boot there is no other record.
 
 use std::rc::Rc;
 
@@ -14,7 +15,7 @@ use dm_targets::device::Opened;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::mirror::status::LegHealth;
 use dm_targets::mirror::table::{Leg, Mirror as Table};
-use dm_targets::mirror::target::{LegReport, Mirror};
+use dm_targets::mirror::target::{LegReport, Mirror, RecordError};
 use dm_targets::segments::table::placed;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
@@ -28,6 +29,7 @@ use super::new_device::NewDevice;
 use super::replace::{is_lines, is_mirror};
 use super::state::Administrator;
 use super::targets::Over;
+use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceSpec;
 use crate::storage::DiskId;
@@ -194,8 +196,39 @@ impl<M: Machine> Administrator<M> {
                 }
             })?
         };
-        let what = "the state of the legs cannot be recorded";
-        recorded.map_err(|why| Failure::from(why.0).context(what))
+        recorded.map_err(cannot_be_recorded)
+    }
+
+    /// Closes the mirror of a suspended device, which `new` replaces. If that has another log, the
+    /// present one will know nothing of the legs, and says so first. `again`: `new` is put back.
+    ///
+    /// # Errors
+    /// It cannot be recorded, and the mirror stays. Or a disk does not answer: the mirror is closed
+    /// when it does.
+    pub(super) fn leave_mirror(&mut self, id: u32, new: &Table, again: bool) -> Result<(), Reason> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let log = entry.mirror().and_then(Table::log_device).and_then(|log| entry.deps.id(log));
+        let new_log = new.log_device().and_then(|log| self.machine.disk_at(log));
+        self.close_target(id, log.is_some() && log != new_log && !again)
+    }
+
+    /// Closes a suspended device's target; `leaves_log`: a mirror's, whose log is used no longer.
+    ///
+    /// # Errors
+    /// A disk does not answer: the target is closed when it does.
+    pub(super) fn close_target(&mut self, id: u32, leaves_log: bool) -> Result<(), Reason> {
+        let job = move |thread: Rc<M::Thread>| async move {
+            let target = thread.group().device(id).map(|device| device.target());
+            if let (Some(Target::Mirror(mirror)), true) = (target, leaves_log) {
+                mirror.leave_log().await.map_err(cannot_be_recorded)?;
+            }
+            thread.group().take_target(id).await.map_err(Failure::from)
+        };
+        let then = move |_: &mut Administrator<M>, closed: Result<(), Failure>| {
+            let lost = closed.err().map_or_else(String::new, |lost| format!("; {lost}"));
+            log::warn!("/dev/ublkb{id}: its disk answers again, its old table is closed{lost}");
+        };
+        self.wait_for(Errand::on(id, "resume"), job, then)?
     }
 
     /// Puts a target in the place of a suspended device's.
@@ -307,4 +340,8 @@ fn not_right(leg: &LegReport) -> (String, Option<&'static str>) {
 /// Whether no write to a leg and no flush of it has failed.
 const fn is_written(health: LegHealth) -> bool {
     matches!(health, LegHealth::Alive | LegHealth::ReadFailed | LegHealth::SyncFailed)
+}
+
+fn cannot_be_recorded(RecordError(why): RecordError) -> Failure {
+    Failure::from(why).context("the state of the legs cannot be recorded")
 }

@@ -64,7 +64,7 @@ impl<M: Machine> Administrator<M> {
         was_suspended: bool,
     ) -> Result<Option<Reason>, Reason> {
         if mutant::is(Mutant::LinesTakenFirst) {
-            self.close_target(id)?;
+            self.close_target(id, false)?;
         }
         let NewDevice { target, deps, spec, .. } = match self.prepare_exchange(id, &table) {
             Ok(prepared) => prepared,

@@ -282,7 +282,7 @@ impl<M: Machine> Administrator<M> {
             return self.change_origins_table(id, spec, again);
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
-        self.close_target(id)?;
+        self.leave_mirror(id, &mirror, again.is_some())?;
         // What the old target recorded when it ended counts as well.
         let past = if again.is_some() {
             // The source that was given with this table applied to an earlier moment.
@@ -303,19 +303,6 @@ impl<M: Machine> Administrator<M> {
         self.refuse_unfit(id, &params).map_err(|why| why.context("the table"))?;
         self.record_table(id, deps, spec, again.is_some())?;
         self.put_target(id, target, again.is_none())
-    }
-
-    /// Closes a suspended device's target.
-    ///
-    /// # Errors
-    /// A disk does not answer: the target is closed when it does.
-    pub(super) fn close_target(&mut self, id: u32) -> Result<(), Reason> {
-        let job = move |thread: Rc<M::Thread>| async move { thread.group().take_target(id).await };
-        let then = move |_: &mut Administrator<M>, closed: Result<(), String>| {
-            let lost = closed.err().map_or_else(String::new, |lost| format!("; {lost}"));
-            log::warn!("/dev/ublkb{id}: its disk answers again, its old table is closed{lost}");
-        };
-        Ok(self.wait_for(Errand::on(id, "resume"), job, then)??)
     }
 
     /// Gives a suspended device a target that has been opened; `loaded`: that of its loaded table.

@@ -171,10 +171,10 @@ impl Record {
         let trusted = record[..7] == LegFlags::MAGIC
             && (2..=MAX_LEGS).contains(&count)
             && number(record, LegFlags::CONTENT) == checksum(&record[..LegFlags::CONTENT]);
-        // A record without a healthy leg is never written.
-        let healthy = trusted && u32::from(flags) < (1 << count) - 1;
+        // A log that was left for another table has no healthy leg.
+        let trusted = trusted && u32::from(flags) < 1 << count;
         let identities = std::array::from_fn(|leg| number(record, LegFlags::IDENTITIES + 8 * leg));
-        healthy.then_some(Record { count, flags, identities })
+        trusted.then_some(Record { count, flags, identities })
     }
 
     /// A leg's index in the record.

@@ -256,12 +256,22 @@ impl Past {
     }
 
     /// Whether a log on disk does not know what is recorded of the legs: it is a new one, or that
-    /// of another time.
+    /// of another time, or was left for another table.
     pub(super) fn is_unknown_to_log(&self, log: FoundLog, identities: &[u64]) -> bool {
         let Past::Ended(state) = self else { return false };
         let unmarked = !state.is_marked_in(log.identity);
-        log.fresh || unmarked && !state.missed(identities).without(log.stale).is_empty()
+        let left = log.stale == LegSet::first(identities.len());
+        log.fresh || left || unmarked && !state.missed(identities).without(log.stale).is_empty()
     }
+}
+
+/// What is true of the legs of a mirror that is being left for another table.
+#[derive(Clone, Copy)]
+pub(super) struct Left {
+    /// The legs that get all further writes.
+    pub(super) stay: LegSet,
+    /// They were equal when it was left.
+    pub(super) in_sync: bool,
 }
 
 /// A log on disk, as it was found when a mirror was opened.

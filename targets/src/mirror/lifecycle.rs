@@ -104,7 +104,7 @@ impl Mirror {
             listener: config.listener,
             recorder: config.recorder,
             recorded: Cell::new(None),
-            left_for: Cell::new(None),
+            left: Cell::new(None),
             former: RefCell::new(
                 config.past.state().map_or(vec![], |past| past.former(&identities)),
             ),
@@ -255,12 +255,12 @@ impl Mirror {
         if !suspended && !mutant::is(Mutant::ResumedWhileRunning) {
             return;
         }
+        self.left.set(None);
         if self.log.on_disk() {
             self.look_at_log_again().await;
         }
         self.state.borrow_mut().regions.restart();
         self.write_log().await;
-        self.left_for.set(None);
         self.try_record();
         self.requests.phase.set(Phase::Running);
         self.requests.gate.release();

@@ -7,7 +7,7 @@
 
 use super::config::{LegParts, RecordError};
 use super::leg_flags::NO_IDENTITY;
-use super::leg_state::{Claims, KnownLeg, LegState, remember_former};
+use super::leg_state::{Claims, KnownLeg, Left, LegState, remember_former};
 use super::legs::LegSet;
 use super::target::{Mirror, State};
 use crate::mutant::{self, Mutant};
@@ -20,9 +20,9 @@ impl Mirror {
         // A log that has not been written yet may be that of another time, and does not name the
         // sources.
         let log_works = self.log_written.get() && !self.log.health().is_dead();
-        if let Some(leg) = self.left_for.get() {
-            let sources = legs.sources().without(legs.all().without(LegSet::one(leg)));
-            return Claims { sources, in_sync: false, log_works: false };
+        if let Some(Left { stay, in_sync }) = self.left.get() {
+            let sources = legs.sources().without(legs.all().without(stay));
+            return Claims { sources, in_sync, log_works: false };
         }
         Claims {
             sources: legs.sources(),
@@ -32,22 +32,39 @@ impl Mirror {
     }
 
     /// Journals that the mirror, which is suspended, will be left for one of its legs: from now on
-    /// the others may miss writes. A log on disk says so, too, for a mirror of these legs that is
-    /// opened in another boot. A resume takes that back, and recovers all regions then.
+    /// the others may miss writes. Its log on disk says that no leg is up to date, see
+    /// [`Mirror::leave_log`]. A resume takes that back, and recovers all regions then.
     ///
     /// # Errors
     /// It cannot be journaled, and what was journaled counts as before. An unwritable log is not an
     /// error.
     pub async fn record_left(&self, leg: usize) -> Result<(), RecordError> {
-        self.left_for.set(Some(leg));
-        self.record_again().inspect_err(|_| self.left_for.set(None))?;
+        self.leave(Left { stay: LegSet::one(leg), in_sync: false }).await
+    }
+
+    /// Journals that the mirror, which is suspended, will be left for one with another log, and
+    /// that its log knows nothing from now on. The log itself says then that no leg is up to date:
+    /// who opens a mirror with it in another boot must name the source. A resume takes that back,
+    /// and recovers all regions then.
+    ///
+    /// # Errors
+    /// As for [`Mirror::record_left`].
+    pub async fn leave_log(&self) -> Result<(), RecordError> {
+        let Claims { in_sync, .. } = self.claims();
+        let stay = self.state.borrow().legs.all();
+        self.leave(Left { stay, in_sync }).await
+    }
+
+    async fn leave(&self, left: Left) -> Result<(), RecordError> {
+        self.left.set(Some(left));
+        self.record_again().inspect_err(|_| self.left.set(None))?;
         if self.log.on_disk() && !mutant::is(Mutant::LeftLogUntold) {
-            let others = self.state.borrow().legs.all().without(LegSet::one(leg));
             self.state.borrow_mut().regions.set_all(false);
             self.log.change_all();
             self.log.name_legs();
-            self.log.set_flags(&self.identities(), others);
+            self.remember_stale();
             self.write_log().await;
+            self.log_written.set(false);
         }
         Ok(())
     }

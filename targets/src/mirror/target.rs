@@ -8,7 +8,7 @@ use super::Event;
 use super::bits::{Bits, WithBits};
 pub use super::config::{LegParts, LegReport, LogParts, MirrorConfig, RecordError, Recorder};
 use super::flushes::Flushes;
-use super::leg_state::{Claims, KnownLeg};
+use super::leg_state::{Claims, KnownLeg, Left};
 use super::legs::{Failure, LegSet, Legs};
 use super::log::{Letter, Log};
 pub use super::open_error::OpenError;
@@ -50,8 +50,8 @@ pub struct Mirror {
     /// The most that the record of the legs may claim; `None` if unknown or before the first
     /// record.
     pub(super) recorded: Cell<Option<Claims>>,
-    /// The leg that the mirror is being left for: the record names no other as a source.
-    pub(super) left_for: Cell<Option<usize>>,
+    /// The mirror is being left for another table: all that the record claims from then on.
+    pub(super) left: Cell<Option<Left>>,
     /// Legs that left this mirror, for the record of the legs.
     pub(super) former: RefCell<Vec<KnownLeg>>,
     /// Every region has been in sync, under this server or an earlier one.
@@ -288,7 +288,10 @@ impl Mirror {
     pub(super) fn put_stale(&self) -> bool {
         // A request that depends on the record retries it, and fails without it.
         self.try_record();
-        let flags = self.state.borrow().legs.to_remember();
+        let flags = match self.left.get() {
+            Some(_) => Some(self.state.borrow().legs.all()),
+            None => self.state.borrow().legs.to_remember(),
+        };
         if mutant::is(Mutant::StaleForgotten) {
             return true;
         }

@@ -2,7 +2,7 @@
 //! afterwards.
 
 use dm_targets::sim::disk::Class;
-use dm_targets::table::TargetParams;
+use dm_targets::table::{Table, TargetParams};
 
 use super::Step::{self, Add, Del, Fail, Replace, Write};
 use super::What::Mirror;
@@ -73,15 +73,48 @@ fn another_mirror_of_a_stale_leg_says_nothing_of_the_other_legs() {
     }
 }
 
+/// A leg missed a write when the mirror had another log: its first log is still clean.
+#[test]
+fn the_log_of_an_earlier_mirror_is_not_asked_about_a_later_one() {
+    let mut town = Town::new(1, true);
+    let with_log = |log: &str| {
+        let line = format!("0 8 mirror disk 2 {log} 2 2 /b 0 /a 0");
+        DeviceSpec { table: Table::parse_table(&line).unwrap(), ..Town::spec(Mirror) }
+    };
+    for (log, writes) in [("/c0", false), ("/c1", true)] {
+        let Ok(Reply::Added { path, .. }) = add(&mut town, with_log(log)) else {
+            panic!("{:?}", town.log);
+        };
+        town.added(Mirror, &path).unwrap();
+        let process = town.processes.get("mirror-a").unwrap();
+        drop(town.site.run(&process.executor, || false));
+        if writes {
+            act(&mut town, Fail(4, Class::Write, 0));
+            act(&mut town, Write(Mirror, 3));
+            town.mend();
+        }
+        act(&mut town, Del(Mirror, false));
+    }
+    let refused = add(&mut town, with_log("/c0")).unwrap_err();
+    assert!(refused.contains("--source"), "{refused}");
+    add(&mut town, DeviceSpec { source: Some(1), ..with_log("/c0") }).unwrap();
+}
+
 #[cfg(feature = "mutants")]
 #[test]
 fn every_mutant_of_ended_mirrors_is_killed() {
     use dm_targets::mutant::{self, Mutant};
-    for mutant in [Mutant::EndedLegsErased, Mutant::EndedLegsTakenOver, Mutant::EndedLegsTrusted] {
+    for mutant in [
+        Mutant::EndedLegsErased,
+        Mutant::EndedLegsTakenOver,
+        Mutant::EndedLegsTrusted,
+        Mutant::OtherLogTrusted,
+    ] {
         mutant::set(Some(mutant));
         let lived = std::panic::catch_unwind(|| {
             a_leg_that_was_replaced_is_not_the_source_of_the_old_line_and_no_other_one_is_chosen();
             another_mirror_of_a_stale_leg_says_nothing_of_the_other_legs();
+            the_log_of_an_earlier_mirror_is_not_asked_about_a_later_one();
         });
         mutant::set(None);
         assert!(lived.is_err(), "not noticed: {mutant:?}");
