@@ -158,7 +158,8 @@ pub enum Verb {
     /// has begun: the server continues it, and when all of the snapshot is on the origin it makes
     /// the device a plain origin again; the COW is empty then and can be used again. A server that
     /// dies is replaced with `recover`, which continues the merge. Refused while the origin is
-    /// mounted: a file system on it would see its content change.
+    /// mounted: a file system on it would see its content change; --defer leaves the merge to the
+    /// origin's next activation then.
     ///
     ///     umount /srv
     ///     ublk-dm merge monday --wait --rate 50MiB

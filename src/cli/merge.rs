@@ -44,7 +44,10 @@ pub(super) fn merge(asked: &Merge) -> Result<(), Failure> {
     let word = &asked.device;
     let interrupted = asked.wait.then(catch).transpose()?;
     if let Some(command) = command(asked, device)? {
-        ask(&rundir, family, device, &command)?;
+        if let Some(note) = ask(&rundir, family, device, &command)? {
+            log::warn!("{note}");
+            return Ok(());
+        }
     }
     let Some(interrupted) = interrupted else { return Ok(()) };
     // A snapshot's device has ended by now; its origin's is the one of its family.
@@ -106,19 +109,21 @@ fn command(asked: &Merge, device: &DeviceReport) -> Result<Option<Command>, Fail
             .into()),
         };
     }
-    let (device, force) = (device_ref, asked.force);
-    Ok(Some(Command::Merge { device, force, bytes_per_second: rate.flatten() }))
+    let (device, force, defer) = (device_ref, asked.force, asked.defer);
+    Ok(Some(Command::Merge { device, force, defer, bytes_per_second: rate.flatten() }))
 }
 
+/// Sends a command; returns what the user should know if its merge has not begun.
 fn ask(
     rundir: &RunDir,
     family: &Family,
     device: &DeviceReport,
     command: &Command,
-) -> Result<(), Failure> {
+) -> Result<Option<String>, Failure> {
     let server = rundir.server(&family.key).and_then(|server| server.connection);
     match protocol::ask(server.ok_or_else(|| has_died(device))?, command) {
-        Ok(Reply::Done) => Ok(()),
+        Ok(Reply::Done) => Ok(None),
+        Ok(Reply::Deferred { note }) => Ok(Some(note)),
         Ok(Reply::Failed(why)) => Err(why),
         Ok(_) => Err(other_answer()),
         Err(error) => Err(Failure::from(error).context(&device.object.block_device)),
@@ -192,7 +197,7 @@ impl Shown<'_> {
         self.say_if_it_rests(device, merge);
         let (name, error) = (&device.name, merge.error.as_deref().unwrap_or("it gave no reason"));
         match merge.state {
-            MergeState::Merging => Ok(false),
+            MergeState::Merging | MergeState::Deferred => Ok(false),
             // The server puts the plain table back, unless a table has begun this merge.
             MergeState::Done => Ok(merge.snapshot.is_none()),
             MergeState::Failed => {

@@ -109,6 +109,11 @@ pub(super) fn taken_over(reply: Reply, wanted: &[DeviceState]) -> Result<(), Fai
     };
     let mut control = Control::open()?;
     for device in wanted {
+        // A merge that was left to this moment has ended its device.
+        let may_end = device.spec.deferred_merge().is_some();
+        if may_end && device::ours(&mut control, device.id, device.cookie)?.is_none() {
+            continue;
+        }
         if !is_served(&mut control, device)? {
             return Err(why_not(device, problems));
         }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU64;
 
-use dm_targets::table::Table;
+use dm_targets::table::{Table, TargetParams};
 use serde::{Deserialize, Serialize};
 
 use super::cow::Cow;
@@ -47,9 +47,18 @@ pub struct DeviceSpec {
     /// A snapshot's device is wanted although its COW is marked invalid.
     #[serde(default)]
     pub allow_invalid: bool,
-    /// How its merge runs, if that was begun or changed with `merge`.
+    /// How its merge runs, if that was begun or changed with `merge`. For a snapshot: how it is to
+    /// run, when its origin is next activated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merge: Option<MergeOptions>,
+}
+
+impl DeviceSpec {
+    /// The merge of a snapshot that is left to the next activation of its origin.
+    pub fn deferred_merge(&self) -> Option<&MergeOptions> {
+        let is_snapshot = matches!(self.table.params, TargetParams::Snapshot(_));
+        self.merge.as_ref().filter(|_| is_snapshot)
+    }
 }
 
 /// How a merge runs that was begun or changed with `merge`.

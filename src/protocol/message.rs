@@ -42,8 +42,15 @@ pub enum Command {
     /// Make a device longer, up to `bytes`; `None`: up to the end of its disks.
     Resize { device: DeviceRef, bytes: Option<u64> },
     /// Merge a snapshot into its origin, under the origin's device; `force`: also while that device
-    /// is mounted, or the snapshot's is open.
-    Merge { device: DeviceRef, force: bool, bytes_per_second: Option<NonZeroU64> },
+    /// is mounted, or the snapshot's is open; `defer`: if they are in use, when the origin is next
+    /// activated.
+    Merge {
+        device: DeviceRef,
+        force: bool,
+        #[serde(default)]
+        defer: bool,
+        bytes_per_second: Option<NonZeroU64>,
+    },
     /// Change how the merge of an origin's device runs.
     ChangeMerge { device: DeviceRef, change: MergeChange },
     /// Send a message to a device's target.
@@ -57,7 +64,7 @@ pub enum Command {
 /// What is to change in how a merge runs.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum MergeChange {
-    /// It rests until it is continued.
+    /// It rests until it is continued. One that is left to the next activation is taken back.
     Pause,
     /// It continues, also after an error.
     Resume,
@@ -99,6 +106,10 @@ pub enum Reply {
         problems: Vec<Problem>,
     },
     Done,
+    /// A merge is left to the next activation of its origin; what its user should know.
+    Deferred {
+        note: String,
+    },
     /// The result of a message, to be printed.
     Lines(Vec<String>),
     Events(u32),
@@ -173,7 +184,7 @@ mod tests {
             Command::Suspend { device, noflush: false },
             Command::Resume { device },
             Command::Resize { device, bytes: None },
-            Command::Merge { device, force: true, bytes_per_second: None },
+            Command::Merge { device, force: true, defer: false, bytes_per_second: None },
             Command::ChangeMerge { device, change: MergeChange::Pause },
             Command::Message { device, words: Vec::new() },
             Command::Wait { device, events: None },

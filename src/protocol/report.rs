@@ -166,7 +166,7 @@ pub struct SnapshotObject {
     pub total_bytes: Option<u64>,
     pub metadata_bytes: Option<u64>,
     pub exceptions: Option<u64>,
-    /// The merge, if the snapshot is being merged into its origin.
+    /// The merge, if the snapshot is being merged into its origin, or is to be.
     pub merge: Option<MergeObject>,
 }
 
@@ -174,6 +174,8 @@ pub struct SnapshotObject {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MergeState {
+    /// It begins when the origin is next activated.
+    Deferred,
     Merging,
     /// It has stopped before its end.
     Failed,
@@ -186,6 +188,9 @@ pub enum MergeState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MergeObject {
     pub state: MergeState,
+    /// Whether it is left to the next activation of the origin.
+    #[serde(default)]
+    pub deferred: bool,
     /// Merged since the server opened the store.
     pub merged_bytes: u64,
     pub left_bytes: u64,

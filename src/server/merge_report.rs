@@ -34,6 +34,7 @@ impl MergeFacts {
         let rate = self.speed.measured;
         MergeObject {
             state,
+            deferred: false,
             merged_bytes: self.progress.merged.bytes(),
             left_bytes,
             error: self.fault.clone(),
@@ -43,5 +44,21 @@ impl MergeFacts {
             seconds_left: rate.map(|rate| left_bytes.div_ceil(rate.get())),
             snapshot: options.and_then(|options| options.snapshot.clone()),
         }
+    }
+}
+
+/// The `merge` object of a snapshot whose merge is left to the next activation of its origin.
+pub(super) fn deferred(options: &MergeOptions) -> MergeObject {
+    MergeObject {
+        state: MergeState::Deferred,
+        deferred: true,
+        merged_bytes: 0,
+        left_bytes: 0,
+        error: None,
+        paused: Some(options.paused),
+        limit_bytes_per_second: options.bytes_per_second.map(NonZeroU64::get),
+        bytes_per_second: None,
+        seconds_left: None,
+        snapshot: options.snapshot.clone(),
     }
 }

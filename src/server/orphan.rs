@@ -9,6 +9,7 @@ use dm_targets::segments::table::{Segment, placed};
 use dm_targets::table::{Table, TargetParams};
 use dm_targets::units::{ChunkSize, Sector, Sectors};
 
+use super::merge_report;
 use crate::protocol::{
     DeviceObject, DeviceReport, DeviceSpec, DeviceState, Health, LegObject, LinearObject,
     MirrorObject, OriginObject, RunState, SegmentObject, SnapshotObject, StoreWord, TargetObject,
@@ -53,7 +54,7 @@ pub fn report_with(
         recovery: options.recovery,
         server_pid: pid,
         answers: false,
-        parts: parts_of(&table.params),
+        parts: parts_of(&device.spec),
         stats: None,
     };
     let status = table.plain_status(len, state.word());
@@ -89,8 +90,8 @@ fn word(path: &str) -> String {
 }
 
 /// What a table says of its target, as in `list --json`; what only a server knows is `null`.
-pub fn parts_of(params: &TargetParams) -> Option<TargetObject> {
-    match params {
+pub fn parts_of(spec: &DeviceSpec) -> Option<TargetObject> {
+    match &spec.table.params {
         TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
             Some(TargetObject::Snapshot(SnapshotObject {
                 origin: snapshot.origin.clone(),
@@ -107,7 +108,7 @@ pub fn parts_of(params: &TargetParams) -> Option<TargetObject> {
                 total_bytes: None,
                 metadata_bytes: None,
                 exceptions: None,
-                merge: None,
+                merge: spec.deferred_merge().map(merge_report::deferred),
             }))
         }
         TargetParams::Mirror(mirror) => Some(TargetObject::Mirror(MirrorObject {

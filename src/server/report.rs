@@ -136,7 +136,7 @@ fn stats(facts: &Facts) -> StatsObject {
 
 /// The target's own object: what its table says, and what the data thread knows.
 fn parts(entry: &Device, facts: &Facts) -> Option<TargetObject> {
-    let known = orphan::parts_of(&entry.spec.table.params)?;
+    let known = orphan::parts_of(&entry.spec)?;
     Some(match (known, &facts.snapshot, &facts.mirror) {
         (TargetObject::Snapshot(known), Some(facts), _) => {
             let merge = entry.spec.merge.as_ref();
@@ -163,7 +163,7 @@ fn snapshot_object(
         total_bytes: Some(status.usage.total.bytes()),
         metadata_bytes: Some(status.usage.metadata.bytes()),
         exceptions: Some(*exceptions as u64),
-        merge: merge.as_ref().map(|merge| merge.object(options)),
+        merge: merge.as_ref().map(|merge| merge.object(options)).or(known.merge),
         ..known
     }
 }

@@ -21,15 +21,21 @@ pub struct Merge {
     /// mounted)
     #[arg(long)]
     pub force: bool,
+    /// While a device of the two is in use, leave the merge to the next activation of the origin:
+    /// `add origin`, or `recover` after an end of the server, at which they are unused. --pause
+    /// takes that back. --wait does not wait for it. Not with --force
+    #[arg(long, conflicts_with = "force")]
+    pub defer: bool,
     /// With --wait: print the progress, one JSON object per line
     #[arg(long, requires = "wait")]
     pub json: bool,
-    /// Let the merge rest, also under later servers. The device can be used meanwhile. Not with
-    /// --resume, --wait, --rate or --force
-    #[arg(long, conflicts_with_all = ["resume", "wait", "rate", "force"])]
+    /// Let the merge rest, also under later servers. The device can be used meanwhile. A merge that
+    /// is left to the next activation (--defer) is taken back. Not with --resume, --wait, --rate,
+    /// --force or --defer
+    #[arg(long, conflicts_with_all = ["resume", "wait", "rate", "force", "defer"])]
     pub pause: bool,
     /// Continue a merge that rests, or that has stopped because of an error; done if it has ended.
-    /// Not with --pause, --rate or --force
-    #[arg(long, conflicts_with_all = ["rate", "force"])]
+    /// Not with --pause, --rate, --force or --defer
+    #[arg(long, conflicts_with_all = ["rate", "force", "defer"])]
     pub resume: bool,
 }

@@ -38,7 +38,7 @@ impl<M: Machine> Administrator<M> {
         begun.map(|()| Reply::Done).map_err(|why| why.context(format!("{name}: not merged")))
     }
 
-    fn begin_merge(&mut self, id: u32, force: bool, rate: Rate) -> Result<(), Reason> {
+    pub(super) fn begin_merge(&mut self, id: u32, force: bool, rate: Rate) -> Result<(), Reason> {
         let table = self.mergeable(id)?;
         let origin = self.device_to_merge_into(id, &table)?;
         self.refuse_unfinished(id)?;
@@ -71,7 +71,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// The table of a snapshot that can be merged.
-    fn mergeable(&self, id: u32) -> Result<SnapshotTable, Reason> {
+    pub(super) fn mergeable(&self, id: u32) -> Result<SnapshotTable, Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let table = match &entry.spec.table.params {
             TargetParams::Snapshot(table) => table.clone(),
@@ -105,7 +105,11 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// The origin's device, which gets the merge.
-    fn device_to_merge_into(&self, id: u32, table: &SnapshotTable) -> Result<u32, Reason> {
+    pub(super) fn device_to_merge_into(
+        &self,
+        id: u32,
+        table: &SnapshotTable,
+    ) -> Result<u32, Reason> {
         let path = &table.origin;
         let Some((origin, entry)) = self.devices.iter().find(|(_, entry)| entry.is_origin()) else {
             return Err(self.no_origin(path));
@@ -117,6 +121,7 @@ impl<M: Machine> Administrator<M> {
             )
             .into());
         }
+        self.refuse_beside_deferred(id)?;
         if entry.suspended || entry.waits {
             return Err(format!("its origin's device {name} is suspended: resume it first").into());
         }
@@ -156,7 +161,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Refuses devices whose users would be surprised.
-    fn refuse_users(&self, id: u32, origin: u32, force: bool) -> Result<(), Reason> {
+    pub(super) fn refuse_users(&self, id: u32, origin: u32, force: bool) -> Result<(), Reason> {
         if !mutant::is(Mutant::MountedMerged) {
             self.machine.not_in_use(id).map_err(|why| {
                 let hint = "its device ends with the merge, so that use must end first";
@@ -170,7 +175,7 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         self.machine.not_in_use(origin).map_err(|why| {
-            let hint = "unmount it first, or use --force";
+            let hint = "unmount it first, or use --force or --defer";
             why.without_end().ending(format!("; {UNDER_MOUNT}: {hint}"))
         })
     }
@@ -205,6 +210,9 @@ impl<M: Machine> Administrator<M> {
         let name = self.name_of(id)?;
         self.refuse_unfinished(id)?;
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
+        if entry.spec.deferred_merge().is_some() && matches!(change, MergeChange::Pause) {
+            return self.take_back_wish(id);
+        }
         if !matches!(entry.spec.table.params, TargetParams::SnapshotMerge(_)) {
             return Err(format!("{name}: no snapshot is being merged into it").into());
         }
@@ -248,7 +256,7 @@ impl<M: Machine> Administrator<M> {
     pub fn end_merges(&mut self) -> bool {
         let may_end = |entry: &Device| {
             let ends = entry.spec.merge.as_ref().is_some_and(MergeOptions::ends_by_itself);
-            ends && !entry.suspended && !entry.waits
+            ends && entry.is_origin() && !entry.suspended && !entry.waits
         };
         let own = self.devices.iter().filter(|(_, entry)| may_end(entry));
         let own: Vec<u32> = own.map(|(id, _)| *id).collect();

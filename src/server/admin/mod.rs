@@ -6,6 +6,7 @@
 //! fails reports what it leaves behind.
 
 mod add;
+mod deferred;
 mod departures;
 pub mod devices;
 mod ending;
@@ -77,8 +78,12 @@ impl<M: Machine> Administrator<M> {
             Command::Resume { device } => self.resume(device.id),
             Command::Load { device, spec } => self.load(device.id, spec),
             Command::Resize { device, bytes } => self.resize(device.id, bytes),
-            Command::Merge { device, force, bytes_per_second } => {
-                self.merge(device.id, force, bytes_per_second)
+            Command::Merge { device, force, defer, bytes_per_second } => {
+                let deferred = match defer {
+                    true => self.defer_merge(device.id, bytes_per_second)?,
+                    false => None,
+                };
+                deferred.map_or_else(|| self.merge(device.id, force, bytes_per_second), Ok)
             }
             Command::ChangeMerge { device, change } => self.change_merge(device.id, change),
             Command::Message { device, words } => self.message(device.id, &words),

@@ -128,6 +128,10 @@ pub enum Mutant {
     MergedUnderMount,
     /// A snapshot that has refused a write is merged.
     OverflowedMerged,
+    /// A merge that is left to the next activation is not on record.
+    DeferredForgotten,
+    /// A merge that was left to the next activation begins while its origin is mounted.
+    DeferredUnderMount,
     /// A merge that is taken over forgets that it is paused, and its rate.
     MergeOptionsForgotten,
     /// An origin gets its plain table back before that is on record.

@@ -82,6 +82,7 @@ impl<M: Machine> Administrator<M> {
         problems.extend(self.save().err().map(Problem::from));
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
         self.keep_files &= !mutant::is(Mutant::LeftOutFilesRemoved);
+        problems.extend(self.begin_deferred());
         Ok(Reply::Recovered { problems })
     }
 
@@ -142,6 +143,7 @@ impl<M: Machine> Administrator<M> {
         let ids: Vec<u32> = devices.iter().map(|device| device.id).collect();
         problems.extend(self.take_over_left_out(&ids)?);
         problems.extend(self.start_waiting(&ids));
+        problems.extend(self.begin_deferred());
         Ok(Reply::Recovered { problems })
     }
 

@@ -21,7 +21,8 @@ use crate::server::admin::mutant::{self, Mutant};
 impl Town {
     pub(super) fn merge(&mut self, what: What, force: bool) -> Result<(), String> {
         let device = self.devices[&what].device();
-        self.ask("o", Command::Merge { device, force, bytes_per_second: None }).map(drop)
+        self.ask("o", Command::Merge { device, force, defer: false, bytes_per_second: None })
+            .map(drop)
     }
 
     fn change_merge(&mut self, change: MergeChange) -> Result<(), String> {

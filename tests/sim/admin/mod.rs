@@ -28,6 +28,7 @@ mod lines_refused;
 mod lives;
 mod machine;
 mod merge_command;
+mod merge_deferred;
 mod merge_refused;
 mod merge_silent;
 mod merging;

@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         case("merge-command", &["n0", "n1", "n2"], command),
         case("merge-killed-command", &["n0", "n1"], killed),
+        case("merge-deferred", &["n0", "n1"], deferred),
         case("merge-handed-over", &["n0", "n1"], handed_over),
     ]
 }
@@ -295,4 +296,62 @@ fn handed_over(_: u64) {
         assert_eq!(store::records(&raw_cow, 8).len(), 0);
         crate::disk::wipe("n1");
     }
+}
+
+/// A merge is deferred under a mounted origin. The next servers leave it alone as long as that is
+/// mounted; it begins when the origin is added again, or taken over unused.
+fn deferred(_: u64) {
+    let (origin, cow) = (node("n0"), node("n1"));
+    let dir = scratch("origin");
+    let top = server::add(&format!("origin --origin {origin} --name o"));
+    sh(&format!("mkfs.ext4 -q -F {top}")).ok();
+    let file = format!("{dir}/file");
+    let mount = || sh(&format!("mount {top} {dir}")).ok();
+    let put = |word: &str| {
+        std::fs::write(&file, word).expect("it is written");
+        sh("sync").ok();
+    };
+    mount();
+    put("then");
+    let add = || {
+        let words = format!("--origin {origin} --cow {cow} --chunk-size 4k --name s");
+        server::add(&format!("snapshot {words}"));
+        put("now");
+        ublk_dm("merge s --defer --rate 8MiB").ok().stderr
+    };
+    let said = add();
+    assert!(said.contains("`ublk-dm merge s --pause` takes that back"), "{said}");
+    let is_deferred = || server::device("s")["snapshot"]["merge"]["deferred"] == true;
+    kill();
+    assert!(is_deferred(), "a device without a server shows it");
+    ublk_dm("recover s o").ok();
+    assert!(is_plain("o") && is_deferred());
+    merge("s --pause");
+    assert!(server::device("s")["snapshot"]["merge"].is_null());
+    ublk_dm("merge s --defer").ok();
+    sh(&format!("umount {dir}")).ok();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(is_plain("o") && is_deferred(), "the end of a use is no activation");
+    kill();
+    ublk_dm("recover s o").ok();
+    let has_begun = || server::list().iter().all(|device| device["name"] != "s");
+    assert!(has_begun(), "its device has ended");
+    ublk_dm("merge o --wait").ok();
+    let shows = |word: &str| {
+        mount();
+        assert_eq!(std::fs::read_to_string(&file).expect("it is read"), word);
+    };
+    shows("then");
+    add();
+    sh(&format!("umount {dir}")).ok();
+    server::del("o");
+    assert!(is_deferred());
+    assert_eq!(server::add(&format!("origin --origin {origin} --name o")), top);
+    assert!(has_begun(), "its device has ended");
+    ublk_dm("merge o --wait").ok();
+    shows("then");
+    sh(&format!("umount {dir}")).ok();
+    sh(&format!("e2fsck -fn {top}")).ok();
+    server::del("o");
+    server::assert_nothing_left("del");
 }
