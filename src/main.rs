@@ -33,6 +33,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use cli::terminal::{complain, print_text};
+use storage::silent;
 
 /// Exit code for an invalid command line.
 const WRONG_USAGE: u8 = 2;
@@ -82,6 +83,10 @@ fn show(asked: &clap::Error) -> ExitCode {
 
 fn main() -> ExitCode {
     sys::limits::ignore_signal();
+    if let Some(disks) = silent::asked(std::env::args_os().skip(1)) {
+        let asked = silent::ask_all(disks, std::io::stdout());
+        return asked.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+    }
     let cli = match cli::args::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {

@@ -299,13 +299,6 @@ pub enum Verb {
         /// Its cookie
         cookie: u64,
     },
-    /// Read the first blocks of disks (started by processes that must not wait for them)
-    #[command(hide = true)]
-    AskDisk {
-        /// The disks' paths
-        #[arg(required = true)]
-        disks: Vec<PathBuf>,
-    },
 }
 
 impl Verb {

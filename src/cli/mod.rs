@@ -31,7 +31,6 @@ use crate::failure::Failure;
 use crate::offline;
 use crate::protocol::Command;
 use crate::server::process;
-use crate::storage::silent;
 use crate::ublk::apart;
 use args::{self as cli, Verb};
 use client::ask;
@@ -91,7 +90,6 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Verb::AskDisk { disks } => silent::ask_all(disks, std::io::stdout())?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,7 @@
 //! Whether disks answer at all, checked before a thread that must not block waits for them.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -12,8 +13,8 @@ use super::{Access, Claim, OpenDisk};
 use crate::failure::{Failure, Kind, Reason};
 use crate::sys::apart::{self, Outcome};
 
-/// The hidden verb that probes disks.
-pub const ASK_VERB: &str = "ask-disk";
+/// The hidden verb that probes disks. The words after it are their paths.
+const ASK_VERB: &str = "ask-disk";
 /// How long a disk may take to open and to read its first block. The kernel fails an NVMe or SCSI
 /// command after 30 s, and a snapshot whose COW is left out may be lost: the limit is long enough
 /// for that answer.
@@ -25,8 +26,7 @@ pub fn silent(disks: &BTreeSet<String>) -> BTreeSet<String> {
     if disks.is_empty() {
         return BTreeSet::new();
     }
-    let words: Vec<&str> =
-        [ASK_VERB, "--"].into_iter().chain(disks.iter().map(String::as_str)).collect();
+    let words: Vec<&str> = [ASK_VERB].into_iter().chain(disks.iter().map(String::as_str)).collect();
     match apart::run(&words, ANSWER_LIMIT) {
         Outcome::Done => BTreeSet::new(),
         Outcome::Failed(why) => {
@@ -123,6 +123,12 @@ fn within<T: Send + 'static>(
     })
 }
 
+/// The disks that this process has been started to probe. Its words are not a command line for
+/// users: parsing them as one, which builds the help of all verbs, takes longer than the probe.
+pub fn asked(mut words: impl Iterator<Item = OsString>) -> Option<Vec<PathBuf>> {
+    (words.next()? == ASK_VERB).then(|| words.map(PathBuf::from).collect())
+}
+
 /// Opens disks and reads their first blocks, in a process that does nothing else: one thread for
 /// each, so that none waits for another. Writes the number of each disk that has answered to
 /// `answers`, in a line of its own, and ends when all have.
@@ -178,6 +184,14 @@ mod tests {
         assert!(opened.is_err_and(|why| why.starts_with("/d has not answered")));
         drop(answer);
         assert!(let_go.recv_timeout(ANSWER_LIMIT) == Err(RecvTimeoutError::Disconnected));
+    }
+
+    #[test]
+    fn only_the_verb_makes_a_process_ask_and_every_other_word_is_a_disk() {
+        let of = |words: &[&str]| asked(words.iter().map(OsString::from));
+        assert_eq!(of(&[ASK_VERB, "/a", "-v"]), Some(vec!["/a".into(), "-v".into()]));
+        assert_eq!(of(&["add", ASK_VERB, "/a"]), None);
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

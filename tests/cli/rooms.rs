@@ -15,7 +15,7 @@ type Arrows = (&'static str, &'static [&'static str]);
 
 /// The rooms of `src/`. Arrows go down.
 const SERVER: [Arrows; 13] = [
-    ("main", &["cli", "server", "sys"]),
+    ("main", &["cli", "server", "storage", "sys"]),
     (
         "cli",
         &[
