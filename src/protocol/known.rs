@@ -53,10 +53,22 @@ pub struct KnownDisk {
 
 impl KnownDisk {
     /// Whether the two disks may share a byte: they overlap in one place, whatever the paths are,
-    /// or have one name (a disk that was attached again, or that has two paths).
+    /// or have one name (a disk that was attached again, or that has two paths), or one has the
+    /// name of a partition of the other.
     pub fn shares_with(&self, other: &KnownDisk) -> bool {
         let (one, two) = (self.name.trim_end(), other.name.trim_end());
-        self.place.overlaps(&other.place) || !one.is_empty() && one == two
+        self.place.overlaps(&other.place)
+            || !one.is_empty() && one == two
+            || self.is_partition_of(other)
+            || other.is_partition_of(self)
+    }
+
+    /// Whether this is a partition of the other disk by its name, which is that of its disk with
+    /// the partition's start. The places of a disk that was attached again do not tell that.
+    pub fn is_partition_of(&self, other: &KnownDisk) -> bool {
+        let (part, disk) = (self.name.trim_end(), other.name.trim_end());
+        let rest = part.strip_prefix(disk).filter(|_| !disk.is_empty());
+        rest.is_some_and(|rest| rest.starts_with(" start "))
     }
 }
 
@@ -90,5 +102,14 @@ mod tests {
         assert!(shares(disk("", whole()), disk("serial A", whole())));
         assert!(shares(disk("serial A", whole()), disk("serial A", at("block 8:16 9", 0, 9))));
         assert!(!shares(disk("", whole()), disk("", at("block 8:16 9", 0, 9))));
+        // The disk of a partition was attached again under another number.
+        let (part, again) = (disk("serial A start 2048", first), at("block 8:16 9", 0, 9));
+        for (name, expected) in
+            [("serial A", true), ("serial A start 4096", false), ("serial", false), ("", false)]
+        {
+            let other = disk(name, again.clone());
+            assert_eq!(part.shares_with(&other), expected, "{name}");
+            assert_eq!(other.shares_with(&part), expected, "{name}");
+        }
     }
 }

@@ -199,7 +199,9 @@ fn is_on(line: &Segment, device: &DeviceState, disk: &KnownDisk, range: (Sector,
     if its.place.overlaps(&disk.place) {
         return part(&its.place, own).overlaps(&part(&disk.place, range));
     }
-    (its.shares_with(disk) || its.place.on.is_empty()) && overlaps(own, range)
+    // Where the partition is on the disk is not compared.
+    let is_part = its.is_partition_of(disk) || disk.is_partition_of(its);
+    is_part || (its.shares_with(disk) || its.place.on.is_empty()) && overlaps(own, range)
 }
 
 fn used_by(path: &str, entry: &Device) -> Reason {
