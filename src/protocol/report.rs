@@ -188,9 +188,6 @@ pub enum MergeState {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MergeObject {
     pub state: MergeState,
-    /// Whether it is left to the next activation of the origin.
-    #[serde(default)]
-    pub deferred: bool,
     /// Merged since the server opened the store.
     pub merged_bytes: u64,
     pub left_bytes: u64,

@@ -34,7 +34,6 @@ impl MergeFacts {
         let rate = self.speed.measured;
         MergeObject {
             state,
-            deferred: false,
             merged_bytes: self.progress.merged.bytes(),
             left_bytes,
             error: self.fault.clone(),
@@ -51,7 +50,6 @@ impl MergeFacts {
 pub(super) fn deferred(options: &MergeOptions) -> MergeObject {
     MergeObject {
         state: MergeState::Deferred,
-        deferred: true,
         merged_bytes: 0,
         left_bytes: 0,
         error: None,

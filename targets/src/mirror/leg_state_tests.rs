@@ -180,6 +180,8 @@ fn a_log_of_another_time_does_not_overrule_an_ended_mirror() {
     assert!(!unknown(false, false, 0b01) && !unknown(true, false, 0));
     assert!(unknown_to(&ended(true), LOG + 1, false, 0), "the log of another disk");
     assert!(!unknown_to(&ended(true), LOG + 1, false, 0b01));
+    // It was left for another table, whatever is recorded since.
+    assert!(unknown(true, false, 0b11) && unknown(false, false, 0b11));
 }
 
 #[test]

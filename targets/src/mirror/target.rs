@@ -288,6 +288,7 @@ impl Mirror {
     pub(super) fn put_stale(&self) -> bool {
         // A request that depends on the record retries it, and fails without it.
         self.try_record();
+        // No task that still runs may take back what the log says once it is left.
         let flags = match self.left.get() {
             Some(_) => Some(self.state.borrow().legs.all()),
             None => self.state.borrow().legs.to_remember(),

@@ -13,7 +13,7 @@ const RATE: Option<NonZeroU64> = NonZeroU64::new(1 << 20);
 
 impl Town {
     /// `merge --defer`; returns whether the merge is deferred.
-    fn defer(&mut self, what: What) -> Result<bool, String> {
+    pub(super) fn defer(&mut self, what: What) -> Result<bool, String> {
         let device = self.devices[&what].device();
         let command = Command::Merge { device, force: false, defer: true, bytes_per_second: RATE };
         match self.ask("o", command)? {
@@ -33,8 +33,7 @@ impl Town {
         let report = self.processes["o"].report(self.devices[&S].id);
         let Some(TargetObject::Snapshot(snapshot)) = report.object.parts else { return false };
         snapshot.merge.is_some_and(|merge| {
-            merge.deferred
-                && merge.state == MergeState::Deferred
+            merge.state == MergeState::Deferred
                 && merge.limit_bytes_per_second == RATE.map(NonZeroU64::get)
         })
     }

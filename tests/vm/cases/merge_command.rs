@@ -321,7 +321,7 @@ fn deferred(_: u64) {
     };
     let said = add();
     assert!(said.contains("`ublk-dm merge s --pause` takes that back"), "{said}");
-    let is_deferred = || server::device("s")["snapshot"]["merge"]["deferred"] == true;
+    let is_deferred = || server::device("s")["snapshot"]["merge"]["state"] == "deferred";
     kill();
     assert!(is_deferred(), "a device without a server shows it");
     ublk_dm("recover s o").ok();

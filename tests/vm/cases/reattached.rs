@@ -7,7 +7,7 @@ use std::fs;
 use super::admin::{kill, states};
 use super::admin_left_out::remove_records;
 use crate::Case;
-use crate::disk::{Disk, MIB, digest_ends, node, slice};
+use crate::disk::{Buf, Disk, MIB, digest_ends, node, slice, wipe};
 use crate::model::View;
 use crate::remote::Remote;
 use crate::runner::scratch;
@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
     vec![
         Case { name: "whose-nvme-linear", bound_s: 120, disks, run: |_| linear() },
         Case { name: "whose-nvme-cow", bound_s: 120, disks, run: |_| cow() },
+        Case { name: "whose-nvme-partition", bound_s: 120, disks, run: |_| partition() },
     ]
 }
 
@@ -123,6 +124,43 @@ fn linear() {
     let judge = kernel::create("judge", &format!("0 {LEN} linear {} 0", stage.far.path));
     view.verify(&Disk::open(&judge));
     kernel::remove("judge");
+}
+
+/// Where the partition starts: after its disk's first MiB.
+const START: u32 = 2048;
+
+/// A partition table with one partition, in the form of the PC BIOS.
+fn put_partition(disk: &str) {
+    let mut table = Buf::new(1);
+    let entry = &mut table[446..462];
+    entry[4] = 0x83; // Linux
+    entry[8..12].copy_from_slice(&START.to_le_bytes());
+    entry[12..].copy_from_slice(&u32::try_from(LEN).expect("it fits").to_le_bytes());
+    table[510..].copy_from_slice(&[0x55, 0xAA]);
+    Disk::open(disk).write(0, &table);
+}
+
+/// A device on a partition: its whole disk is kept for it under every number.
+fn partition() {
+    put_partition(&node("n0"));
+    let mut stage = Stage::new();
+    let first = |stage: &Stage| format!("{}p1", stage.far.path);
+    stage.lead_to(&first(&stage));
+    let line = format!("0 {LEN} linear {} 0", stage.link);
+    let top = run_args(&binary(), &["create", "l", "--table", &line]).ok().line();
+    let view = View::new("line", LEN);
+    view.fill(&Disk::open(&top));
+    Disk::open(&top).flush().expect("a flush");
+    kill("l");
+    stage.exchange();
+    stage.assert_kept_for("l");
+    stage.lead_to(&first(&stage));
+    ublk_dm("recover l").ok();
+    view.verify(&Disk::open(&top));
+    server::del("l");
+    server::assert_nothing_left("del");
+    drop(stage);
+    wipe("n0");
 }
 
 fn cow() {
