@@ -142,7 +142,7 @@ fn log_head(log: &LogReport, out: &mut dyn Write) -> io::Result<()> {
     let Some(legs) = &log.legs else { return Ok(()) };
     let stale = legs
         .iter()
-        .zip(1..)
+        .zip(0..)
         .filter(|(leg, _)| leg.stale)
         .map(|(_, number): (_, usize)| number.to_string());
     let stale = stale.collect::<Vec<_>>().join(", ");

@@ -143,7 +143,7 @@ impl Server {
                 Pending::Nothing => drop(self.admin.notice_stolen()),
             }
             self.admin.settle();
-            self.tries_again = self.admin.end_merges();
+            self.tries_again = self.admin.begin_activated() | self.admin.end_merges();
             if self.admin.ending() == Ending::Waits {
                 if let Err(error) = self.admin.shut_down() {
                     log::error!("the server cannot end: {error}");

@@ -202,6 +202,10 @@ pub enum Mutant {
     FirstFlushForgiven,
     /// I10: a log that is left still says what was true of the legs then.
     LeftLogUntold,
+    /// I10: a mirror is replaced by one whose legs have none of its data.
+    ForeignLegsReplace,
+    /// I10: a log that cannot be written is left without a word.
+    DeadLogLeft,
     /// I10: a log names a mirror's legs before one of its sources has been flushed.
     SourceUnflushed,
     /// I10: a linear device completes a flush by itself.

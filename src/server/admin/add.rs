@@ -62,22 +62,8 @@ impl<M: Machine> Administrator<M> {
                  names: {why}"
             );
         }
-        let note = if self.activates(device.id) { self.begun_beside(note) } else { note };
+        self.expect_activation(device);
         Ok(Reply::Added { path, note, device })
-    }
-
-    /// Whether a device that was added is an origin's, into which a merge was left to this moment.
-    fn activates(&self, id: u32) -> bool {
-        self.devices.get(&id).is_some_and(Device::is_origin)
-            && self.devices.values().any(|entry| entry.spec.deferred_merge().is_some())
-    }
-
-    /// Begins that merge; returns the note with why it has not begun.
-    fn begun_beside(&mut self, note: Option<String>) -> Option<String> {
-        // The target has one owner from now on, the device.
-        self.confirm();
-        let problem = self.begin_deferred().map(|problem| problem.why.to_string());
-        note.into_iter().chain(problem).reduce(|all, next| format!("{all}; {next}"))
     }
 
     /// Opens the disks of a target and the target itself, without writing anything; `again`: what

@@ -5,18 +5,30 @@
 //! end of a use is no activation: nobody has said that the next use may see other content.
 //!
 //! Rules kept here: a wish is on record before the command ends, so that the next server knows of
-//! it; it is carried out only while nobody uses the devices; and what cannot begin stays a wish.
+//! it; it is carried out only while nobody uses the devices or has them open, and for a snapshot
+//! that cannot have refused a write; and what cannot begin stays a wish. An `add` begins no merge
+//! before its user can no longer have it undone.
 
 use std::num::NonZeroU64;
 
+use dm_targets::snapshot::target::Snapshot;
 use dm_targets::table::TargetParams;
+use dm_targets::target::Target;
 
 use super::devices::{Device, no_device};
-use super::machine::Machine;
+use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
 use super::state::Administrator;
 use crate::failure::Reason;
-use crate::protocol::{DeviceSpec, MergeOptions, Problem, Reply};
+use crate::protocol::{DeviceRef, DeviceState, MergeOptions, Problem, Reply};
+
+/// An origin's device that was added, into which a merge was deferred.
+#[derive(Clone, Copy)]
+pub(super) struct Activation {
+    device: DeviceRef,
+    /// The server has looked for other commands since: the `add` was not undone.
+    is_due: bool,
+}
 
 impl<M: Machine> Administrator<M> {
     /// Leaves the merge of a snapshot to the next activation of its origin, if it, or its origin,
@@ -33,7 +45,9 @@ impl<M: Machine> Administrator<M> {
         let refused = |why: Reason| why.context(format!("{name}: its merge is not deferred"));
         let table = self.mergeable(id).map_err(refused)?;
         let origin = self.device_to_merge_into(id, &table).map_err(refused)?;
-        let Err(used) = self.refuse_users(id, origin, false) else { return Ok(None) };
+        let Err(used) = self.refuse_any_user(id, origin) else { return Ok(None) };
+        let before = self.devices.get(&id).and_then(|entry| entry.spec.deferred_merge());
+        let rate = rate.or_else(|| before?.bytes_per_second);
         let snapshot = Some(name.clone());
         let wish = MergeOptions { snapshot, paused: false, bytes_per_second: rate };
         self.set_wish(id, Some(wish)).map_err(refused)?;
@@ -45,6 +59,12 @@ impl<M: Machine> Administrator<M> {
         );
         log::info!("{note}");
         Ok(Some(Reply::Deferred { note }))
+    }
+
+    /// The snapshot whose merge is deferred.
+    pub(super) fn deferred(&self) -> Option<u32> {
+        let is_deferred = |(_, entry): &(&u32, &Device)| entry.spec.deferred_merge().is_some();
+        self.devices.iter().find(is_deferred).map(|(id, _)| *id)
     }
 
     /// Takes a wish back.
@@ -87,6 +107,42 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
+    /// Remembers that a device was added, if it is an origin's into which a merge was deferred.
+    pub(super) fn expect_activation(&mut self, device: DeviceRef) {
+        let is_origin = self.devices.get(&device.id).is_some_and(Device::is_origin);
+        let activates = is_origin && self.deferred().is_some();
+        let is_due = mutant::is(Mutant::BegunBeforeUndo);
+        self.activation = activates.then_some(Activation { device, is_due });
+        self.begin_activated_now();
+    }
+
+    /// Begins the merge that was left to the `add` of its origin, once the server has looked for
+    /// commands after that one. Returns whether this is to be called again.
+    pub fn begin_activated(&mut self) -> bool {
+        let Some(activation) = &mut self.activation else { return false };
+        if activation.is_due {
+            self.begin_activated_now();
+            return false;
+        }
+        activation.is_due = true;
+        true
+    }
+
+    fn begin_activated_now(&mut self) {
+        let Some(Activation { device, .. }) = self.activation.take_if(|one| one.is_due) else {
+            return;
+        };
+        if self
+            .devices
+            .get(&device.id)
+            .is_some_and(|entry| entry.info.target_flags == device.cookie)
+        {
+            // The target has one owner from now on, the device.
+            self.confirm();
+            drop(self.begin_deferred());
+        }
+    }
+
     /// The origin has been activated: begins the merge that was left to this moment, if nobody
     /// uses its devices. Returns why one did not begin that could have.
     pub(super) fn begin_deferred(&mut self) -> Option<Problem> {
@@ -94,12 +150,12 @@ impl<M: Machine> Administrator<M> {
             Some((*id, entry.state(), entry.spec.deferred_merge()?.bytes_per_second))
         };
         let (id, device, rate) = self.devices.iter().find_map(wish)?;
-        if let Err(why) = self.is_unused_for_merge(id, &device.spec) {
+        if let Err(why) = self.is_unused_for_merge(id, &device) {
             log::info!("{}: its merge stays deferred: {why}", device.name);
             return None;
         }
         let force = mutant::is(Mutant::DeferredUnderMount);
-        let begun = self.begin_merge(id, force, rate);
+        let begun = self.refuse_full(id).and_then(|()| self.begin_merge(id, force, rate));
         begun.err().map(|why| {
             let why = why.context(format!("{}: its deferred merge has not begun", device.name));
             log::warn!("{why}");
@@ -107,12 +163,45 @@ impl<M: Machine> Administrator<M> {
         })
     }
 
-    fn is_unused_for_merge(&self, id: u32, spec: &DeviceSpec) -> Result<(), Reason> {
-        let TargetParams::Snapshot(table) = &spec.table.params else { return Ok(()) };
+    fn is_unused_for_merge(&self, id: u32, device: &DeviceState) -> Result<(), Reason> {
+        let TargetParams::Snapshot(table) = &device.spec.table.params else { return Ok(()) };
         let origin = self.device_to_merge_into(id, table)?;
+        if device.suspended {
+            return Err("its device is suspended".into());
+        }
         if mutant::is(Mutant::DeferredUnderMount) {
             return Ok(());
         }
-        self.refuse_users(id, origin, false).map_err(Reason::without_end)
+        self.refuse_any_user(id, origin).map_err(Reason::without_end)
     }
+
+    /// As [`Administrator::refuse_users`], and refuses an origin that a process has open: who
+    /// defers a merge is not there when it begins.
+    fn refuse_any_user(&self, id: u32, origin: u32) -> Result<(), Reason> {
+        self.refuse_users(id, origin, false)?;
+        if mutant::is(Mutant::DeferredUnderOpen) { Ok(()) } else { self.machine.not_open(origin) }
+    }
+
+    /// Refuses a snapshot whose COW is full. That it has refused a write is known to the server
+    /// that did so alone.
+    fn refuse_full(&self, id: u32) -> Result<(), Reason> {
+        let is_full = self.machine.call(move |thread| async move {
+            match thread.group().device(id)?.target() {
+                Target::Snapshot(snapshot) => Some(is_full(&snapshot)),
+                _ => None,
+            }
+        })?;
+        if is_full != Some(true) || mutant::is(Mutant::FullMerged) {
+            return Ok(());
+        }
+        Err("its COW is full, so it may have refused a write: look at its content, and merge it \
+             with `ublk-dm merge` if it is right"
+            .into())
+    }
+}
+
+/// Whether the COW has no room for another chunk and the area that this may need.
+fn is_full(snapshot: &Snapshot) -> bool {
+    let usage = snapshot.usage();
+    usage.allocated.0 + 2 * snapshot.chunk_size().sectors().0 > usage.total.0
 }

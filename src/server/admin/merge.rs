@@ -117,7 +117,8 @@ impl<M: Machine> Administrator<M> {
         let name = &entry.name;
         if let TargetParams::SnapshotMerge(_) = &entry.spec.table.params {
             return Err(format!(
-                "another snapshot is being merged into {name}: wait for the end of that merge"
+                "another snapshot is being merged into {name}: wait for the end of that merge, and \
+                 if a table began it, put the origin's table back (`load`, `resume`)"
             )
             .into());
         }
@@ -209,10 +210,13 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn change_merge(&mut self, id: u32, change: MergeChange) -> Result<Reply, Reason> {
         let name = self.name_of(id)?;
         self.refuse_unfinished(id)?;
-        let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
-        if entry.spec.deferred_merge().is_some() && matches!(change, MergeChange::Pause) {
-            return self.take_back_wish(id);
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        let merges = matches!(entry.spec.table.params, TargetParams::SnapshotMerge(_));
+        let wish = self.deferred().filter(|snapshot| *snapshot == id || entry.is_origin());
+        if let (Some(snapshot), MergeChange::Pause, false) = (wish, change, merges) {
+            return self.take_back_wish(snapshot);
         }
+        let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         if !matches!(entry.spec.table.params, TargetParams::SnapshotMerge(_)) {
             return Err(format!("{name}: no snapshot is being merged into it").into());
         }

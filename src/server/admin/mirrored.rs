@@ -180,47 +180,79 @@ impl<M: Machine> Administrator<M> {
             }
             self.machine.call(new.job(|_, opened| async move {
                 match opened.target {
-                    Target::Mirror(mirror) => mirror.record_again(),
-                    _ => Ok(()),
+                    Target::Mirror(mirror) => mirror.record_again().map(|()| true),
+                    _ => Ok(true),
                 }
             }))?
         } else {
             // It may have failed since the table was prepared.
             self.refuse_left_leg(id, table)?;
             let leg = self.left_for(id, table)?.filter(|_| !mutant::is(Mutant::LeftUnrecorded));
-            let Some(leg) = leg else { return Ok(()) };
+            let (Some(leg), force) = (leg, table.force) else { return Ok(()) };
             self.machine.call(move |thread| async move {
                 match thread.group().device(id).map(|device| device.target()) {
-                    Some(Target::Mirror(mirror)) => mirror.record_left(leg).await,
-                    _ => Ok(()),
+                    Some(Target::Mirror(mirror)) => mirror.record_left(leg, force).await,
+                    _ => Ok(true),
                 }
             })?
         };
-        recorded.map_err(cannot_be_recorded)
+        if !recorded.map_err(cannot_be_recorded)? {
+            warn_of_log(id);
+        }
+        Ok(())
+    }
+
+    /// Refuses a mirror in the place of another one if one of its disks is not there: the old one
+    /// is closed before the new one is opened, and may have lost a disk as well since.
+    pub(super) fn refuse_missing(&self, id: u32, table: &DeviceSpec) -> Result<(), Reason> {
+        let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
+        if entry.mirror().is_none() || !is_mirror(table) || mutant::is(Mutant::ClosedForMissing) {
+            return Ok(());
+        }
+        let words = table.table.params.devices();
+        match words.iter().find(|word| self.machine.disk_at(word).is_none()) {
+            None => Ok(()),
+            Some(path) => Err(format!(
+                "{path}: there is no such device or file; the old table is still in place, and \
+                 the device is as it was"
+            )
+            .into()),
+        }
     }
 
     /// Closes the mirror of a suspended device, which `new` replaces. If that has another log, the
-    /// present one will know nothing of the legs, and says so first. `again`: `new` is put back.
+    /// present one will know nothing of the legs, and says so first; `force`: or is left as it is
+    /// if it cannot be written. `again`: `new` is put back.
     ///
     /// # Errors
-    /// It cannot be recorded, and the mirror stays. Or a disk does not answer: the mirror is closed
-    /// when it does.
-    pub(super) fn leave_mirror(&mut self, id: u32, new: &Table, again: bool) -> Result<(), Reason> {
+    /// It cannot be recorded or said, and the mirror stays. Or a disk does not answer: the mirror
+    /// is closed when it does.
+    pub(super) fn leave_mirror(
+        &mut self,
+        id: u32,
+        new: &Table,
+        force: bool,
+        again: bool,
+    ) -> Result<(), Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let log = entry.mirror().and_then(Table::log_device).and_then(|log| entry.deps.id(log));
         let new_log = new.log_device().and_then(|log| self.machine.disk_at(log));
-        self.close_target(id, log.is_some() && log != new_log && !again)
+        let leaves_log = log.is_some() && log != new_log && !again;
+        self.close_target(id, if leaves_log { OldLog::Left { force } } else { OldLog::Stays })
     }
 
-    /// Closes a suspended device's target; `leaves_log`: a mirror's, whose log is used no longer.
+    /// Closes a suspended device's target.
     ///
     /// # Errors
-    /// A disk does not answer: the target is closed when it does.
-    pub(super) fn close_target(&mut self, id: u32, leaves_log: bool) -> Result<(), Reason> {
+    /// Its log cannot be left, and it stays. Or a disk does not answer: the target is closed when
+    /// it does.
+    pub(super) fn close_target(&mut self, id: u32, old_log: OldLog) -> Result<(), Reason> {
         let job = move |thread: Rc<M::Thread>| async move {
             let target = thread.group().device(id).map(|device| device.target());
-            if let (Some(Target::Mirror(mirror)), true) = (target, leaves_log) {
-                mirror.leave_log().await.map_err(cannot_be_recorded)?;
+            if let (Some(Target::Mirror(mirror)), OldLog::Left { force }) = (target, old_log) {
+                if !mirror.leave_log(force).await.map_err(cannot_be_recorded)? {
+                    warn_of_log(id);
+                }
             }
             thread.group().take_target(id).await.map_err(Failure::from)
         };
@@ -323,6 +355,23 @@ fn refuse_torn_data(
         }
     }
     Ok(())
+}
+
+/// What becomes of the log on disk of a mirror that is closed.
+#[derive(Clone, Copy)]
+pub(super) enum OldLog {
+    /// There is none, or the next table has it.
+    Stays,
+    /// It is not used any more. `force`: also if it cannot be written, and so cannot say that.
+    Left { force: bool },
+}
+
+/// By force, a log is left that could not be written.
+fn warn_of_log(id: u32) {
+    log::warn!(
+        "/dev/ublkb{id}: its former log could not be written, and may call legs up to date that \
+         are not: zero its first 4096 bytes before it is used again"
+    );
 }
 
 /// The path of a leg, and why it is not known to be right.

@@ -128,10 +128,18 @@ pub enum Mutant {
     MergedUnderMount,
     /// A snapshot that has refused a write is merged.
     OverflowedMerged,
+    /// A mirror is closed for one whose disk is not there.
+    ClosedForMissing,
     /// A merge that is left to the next activation is not on record.
     DeferredForgotten,
     /// A merge that was left to the next activation begins while its origin is mounted.
     DeferredUnderMount,
+    /// The same while a process has its origin open.
+    DeferredUnderOpen,
+    /// It begins although its snapshot may have refused a write under the server before.
+    FullMerged,
+    /// It begins while the `add` of its origin can still be undone.
+    BegunBeforeUndo,
     /// A merge that is taken over forgets that it is paused, and its rate.
     MergeOptionsForgotten,
     /// An origin gets its plain table back before that is on record.

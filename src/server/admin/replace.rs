@@ -11,6 +11,7 @@ use dm_targets::table::TargetParams;
 use super::devices::no_device;
 use super::handover;
 use super::machine::Machine;
+use super::mirrored::OldLog;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::state::Administrator;
@@ -64,7 +65,7 @@ impl<M: Machine> Administrator<M> {
         was_suspended: bool,
     ) -> Result<Option<Reason>, Reason> {
         if mutant::is(Mutant::LinesTakenFirst) {
-            self.close_target(id, false)?;
+            self.close_target(id, OldLog::Stays)?;
         }
         let NewDevice { target, deps, spec, .. } = match self.prepare_exchange(id, &table) {
             Ok(prepared) => prepared,

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::deferred::Activation;
 use super::devices::{Deps, Device, Directory, LeftOut};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
@@ -55,6 +56,8 @@ pub struct Administrator<M: Machine> {
     pub(super) keep_files: bool,
     /// Acknowledged writes were lost with a device; the log has the details.
     pub(super) lost_at_end: bool,
+    /// An origin's device was added, into which a merge was deferred.
+    pub(super) activation: Option<Activation>,
     /// The device that the last command added.
     pub(super) unconfirmed: Option<Unconfirmed<M::Caller>>,
     /// Devices whose `add` is undone when what delays that has ended.
@@ -85,6 +88,7 @@ impl<M: Machine> Administrator<M> {
             on_record: RefCell::new(None),
             keep_files: false,
             lost_at_end: false,
+            activation: None,
             unconfirmed: None,
             undone_later: Vec::new(),
             unfinished: Vec::new(),

@@ -86,6 +86,7 @@ impl<M: Machine> Administrator<M> {
         table: DeviceSpec,
         was_suspended: bool,
     ) -> Result<(), Reason> {
+        self.refuse_missing(id, &table)?;
         if !was_suspended {
             match self.hold(id, false, "resume") {
                 Ok(Ok(())) => {}
@@ -119,8 +120,9 @@ impl<M: Machine> Administrator<M> {
         }
         // The device had a target before and needs one again, with what is known of its disks by
         // now.
-        let forgotten = mutant::is(Mutant::HalfLoadForgotten);
-        let back = if forgotten { Ok(()) } else { self.change_table(id, old, Some(&known)) };
+        let is_there = self.has_target(id)?;
+        let stays = is_there || mutant::is(Mutant::HalfLoadForgotten);
+        let back = if stays { Ok(()) } else { self.change_table(id, old, Some(&known)) };
         let stays = match &back {
             Ok(()) if was_suspended || self.devices.get(&id).is_some_and(|own| own.suspended) => {
                 "the old table is still in place, and the device stays suspended".to_owned()
@@ -139,7 +141,7 @@ impl<M: Machine> Administrator<M> {
         let must_wait = self.devices.get(&id).is_some_and(|entry| entry.suspended);
         let suspended = was_suspended || back.is_err() || must_wait;
         if !suspended {
-            self.let_through(id, false, "resume")?;
+            self.let_through(id, is_there, "resume")?;
         }
         let recorded = self.record_suspended(id, suspended);
         let recorded = recorded.map_or_else(
@@ -282,7 +284,7 @@ impl<M: Machine> Administrator<M> {
             return self.change_origins_table(id, spec, again);
         };
         let name = self.devices.get(&id).ok_or_else(|| no_device(id))?.name.clone();
-        self.leave_mirror(id, &mirror, again.is_some())?;
+        self.leave_mirror(id, &mirror, spec.force, again.is_some())?;
         // What the old target recorded when it ended counts as well.
         let past = if again.is_some() {
             // The source that was given with this table applied to an earlier moment.

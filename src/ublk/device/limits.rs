@@ -36,7 +36,8 @@ pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String>
     (zero_copy && mask(below) > mask(device)).then(|| {
         let (needed, given) = (mask(below) + 1, mask(device) + 1);
         format!(
-            "it needs memory aligned to {needed} bytes, but the device's users align to {given}"
+            "a disk below it needs memory aligned to {needed} bytes, and the device was added for \
+             users that align to {given}: delete it and add it again with --no-zero-copy"
         )
     })
 }

@@ -108,20 +108,26 @@ impl Mirror {
     }
 
     /// Writes all blocks that may differ from the log on disk, durably. If that succeeds, marks can
-    /// be made again. A log that cannot say which legs are not sources is not used.
-    pub(super) async fn write_log(&self) {
-        let named = self.log_written.get() || self.is_nameable();
+    /// be made again. A log that cannot say which legs are not sources is not used. Returns whether
+    /// the log is written.
+    pub(super) async fn write_log(&self) -> bool {
+        // One that is left says of no leg that it is a source.
+        let named = self.log_written.get() || self.is_nameable() || self.left.get().is_some();
         if self.log.on_disk() && !named && !mutant::is(Mutant::SourceUnflushed) {
             self.log.fail();
-            return (self.listener)(Event::LogUnused);
+            (self.listener)(Event::LogUnused);
+            return false;
         }
         self.log.begin_whole();
-        if let Err(error) = self.log.sync().await {
+        let synced = self.log.sync().await;
+        let is_written = synced.is_ok();
+        if let Err(error) = synced {
             self.log.fail();
             self.tell_of_log(error);
         } else {
             self.log_written.set(self.log.on_disk());
         }
+        is_written
     }
 
     /// If the log names other legs than this mirror's, it is cleared durably before it names ours:

@@ -223,7 +223,7 @@ fn a_leg_that_missed_something_is_known_wherever_it_stands() {
         (&[7, 5], None, true),              // no leg is known to be up to date
         (&[8, 5], Some(0b10), true),        // an unknown leg counts as empty
         (&[5, 8, 7, 9], Some(0b101), true), //
-        (&[4, 5, 6], Some(0b001), false),   // other identities: by index
+        (&[4, 5, 6], None, true),           // a record of other legs
         (&[4, 5], None, true),
     ] {
         let told = (LegFlags::decode(&header, legs), LegFlags::names_foreign_legs(&header, legs));
@@ -247,8 +247,8 @@ fn a_record_of_an_earlier_version_is_read_under_its_names() {
         ([7, 8, 9], &[9, 8, 7], Some(0b100), false),
         // A record that knows a leg by its name of today is of today: the others are foreign.
         ([17, 8, 9], &[8, 9, 7], Some(0b100), true),
-        // None is known by any name: by index.
-        ([27, 28, 29], &[9, 8, 7], Some(0b001), false),
+        // None is known by any name.
+        ([27, 28, 29], &[9, 8, 7], None, true),
     ] {
         let mut header = [0; HEADER_BYTES];
         LegFlags::encode(&mut header, &names, 0b001);
@@ -263,7 +263,7 @@ fn a_record_of_an_earlier_version_is_read_under_its_names() {
         (&[8, 5], Some(Some(0))),
         (&[5, 8], Some(Some(1))),
         (&[7, 8, 5], Some(Some(0))),
-        (&[5, 6], None), // none is known: by index
+        (&[5, 6], Some(None)), // none is known
     ] {
         let told = LegFlags::source_beside_foreign(&clean, &renamed, legs);
         assert_eq!(told, source, "{legs:?}");

@@ -55,20 +55,19 @@ impl LegFlags {
     /// The flags for legs with these identities; `None` if there is no record, or if it has all of
     /// them as healthy, or none.
     ///
-    /// A leg that is not in the record counts as one that missed a write, as long as a healthy one
-    /// is in the record. If no identity is in the record, and the number of legs is the same, legs
-    /// are matched by index.
+    /// A leg that is not in the record counts as one that missed a write. Legs without identities
+    /// are matched by index: other disks are not.
     pub fn decode(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
         let all = (1 << identities.len()) - 1;
         LegFlags::missed(header, identities).filter(|missed| u32::from(*missed) < all)
     }
 
-    /// Like [`LegFlags::decode`], but returns all legs if some of them are in the record and none
-    /// of those is healthy.
+    /// Like [`LegFlags::decode`], but returns all legs if none of them is in the record as a
+    /// healthy one.
     pub fn missed(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
         let record = Record::decode(header)?;
-        if !identities.iter().any(|id| record.place(*id).is_some()) {
-            return (record.count == identities.len() && record.flags != 0).then_some(record.flags);
+        if record.is_by_index(identities) {
+            return (record.flags != 0).then_some(record.flags);
         }
         let missed = |id: &u64| record.place(*id).is_none_or(|leg| record.flags >> leg & 1 == 1);
         let now = identities
@@ -85,12 +84,16 @@ impl LegFlags {
         Some((0..record.count).map(|leg| record.flags >> leg & 1 == 1).collect())
     }
 
-    /// Whether legs are missing from the record, while it has others of these legs, or a different
-    /// number of legs. The log's bits do not apply to the missing legs.
+    /// Whether legs are missing from the record. The log's bits do not apply to them.
     pub fn names_foreign_legs(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
         let Some(record) = Record::decode(header) else { return false };
-        let known = identities.iter().filter(|id| record.place(**id).is_some()).count();
-        known < identities.len() && (known > 0 || record.count != identities.len())
+        !record.is_by_index(identities) && identities.iter().any(|id| record.place(*id).is_none())
+    }
+
+    /// Whether none of the legs is in the record: it is that of another mirror.
+    pub fn is_of_others(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
+        let Some(record) = Record::decode(header) else { return false };
+        !record.is_by_index(identities) && identities.iter().all(|id| record.place(*id).is_none())
     }
 
     /// For legs of which the record names some and not all: the first that it names as one that has
@@ -175,6 +178,13 @@ impl Record {
         let trusted = trusted && u32::from(flags) < 1 << count;
         let identities = std::array::from_fn(|leg| number(record, LegFlags::IDENTITIES + 8 * leg));
         trusted.then_some(Record { count, flags, identities })
+    }
+
+    /// Whether the record, or who asks, knows no identities, so that the indices count.
+    fn is_by_index(&self, identities: &[u64]) -> bool {
+        let nameless = |ids: &[u64]| ids.iter().all(|id| *id == NO_IDENTITY);
+        self.count == identities.len()
+            && (nameless(identities) || nameless(&self.identities[..self.count]))
     }
 
     /// A leg's index in the record.

@@ -354,11 +354,16 @@ pub(super) fn begin(
         Past::Replaced(_) if source.is_some() => Ok(said),
         Past::Replaced(None) if log_on_disk || initial == InitialSync::NoSync => Ok(said),
         Past::Replaced(None) => Err(OpenError::NoSource),
+        // The device's data are on a leg that is up to date, and must be on one of the new table.
+        Past::Replaced(Some(state))
+            if state.sources(identities).is_empty() && !mutant::is(Mutant::ForeignLegsReplace) =>
+        {
+            Err(OpenError::NoSource)
+        }
         Past::Replaced(Some(state)) if is_marked(state) => Ok(said),
         Past::Replaced(Some(state)) => {
-            let (sources, missed) = (state.sources(identities), state.missed(identities));
-            let known = !sources.is_empty() || !missed.is_empty();
-            if !known || initial == InitialSync::NoSync && missed.is_empty() {
+            let missed = state.missed(identities);
+            if initial == InitialSync::NoSync && missed.is_empty() {
                 return Ok(said);
             }
             let Beginning { sources, .. } = from_record(state, identities)?;

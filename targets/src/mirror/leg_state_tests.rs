@@ -74,7 +74,8 @@ fn another_table_keeps_what_is_known_and_is_trusted_in_what_is_not() {
         Ok((InitialSync::Sync, Some(LegSet(0b10))))
     );
     assert_eq!(begun(InitialSync::NoSync, &[2, 9]).map(|it| it.initial), Ok(InitialSync::NoSync));
-    assert_eq!(begun(InitialSync::FromLog, &[8, 9]).map(|it| it.sources), Ok(None));
+    assert_eq!(begun(InitialSync::FromLog, &[8, 9]), Err(OpenError::NoSource));
+    assert_eq!(begun(InitialSync::NoSync, &[8, 9]), Err(OpenError::NoSource));
 }
 
 #[test]

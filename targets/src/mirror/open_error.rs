@@ -74,7 +74,11 @@ impl fmt::Display for OpenError {
                 write!(f, "there is no leg {leg} (legs are counted from 0)")
             }
             OpenError::NoSource => {
-                write!(f, "no leg is known to be up to date: name the right leg with --source")
+                write!(
+                    f,
+                    "no leg is known to be up to date: name the right leg with --source (of `add`, \
+                     `create`, `load` or `recover`)"
+                )
             }
             OpenError::NoMemory => write!(f, "no memory for the dirty log"),
         }

@@ -36,37 +36,60 @@ impl Mirror {
     /// [`Mirror::leave_log`]. A resume takes that back, and recovers all regions then.
     ///
     /// # Errors
-    /// It cannot be journaled, and what was journaled counts as before. An unwritable log is not an
-    /// error.
-    pub async fn record_left(&self, leg: usize) -> Result<(), RecordError> {
-        self.leave(Left { stay: LegSet::one(leg), in_sync: false }).await
+    /// As for [`Mirror::leave_log`].
+    pub async fn record_left(&self, leg: usize, force: bool) -> Result<bool, RecordError> {
+        self.leave(Left { stay: LegSet::one(leg), in_sync: false }, force).await
     }
 
     /// Journals that the mirror, which is suspended, will be left for one with another log, and
     /// that its log knows nothing from now on. The log itself says then that no leg is up to date:
     /// who opens a mirror with it in another boot must name the source. A resume takes that back,
-    /// and recovers all regions then.
+    /// and recovers all regions then. Returns whether the log says it.
     ///
     /// # Errors
-    /// As for [`Mirror::record_left`].
-    pub async fn leave_log(&self) -> Result<(), RecordError> {
+    /// It cannot be journaled, or, without `force`, the log cannot be written. What was journaled
+    /// counts as before.
+    pub async fn leave_log(&self, force: bool) -> Result<bool, RecordError> {
         let Claims { in_sync, .. } = self.claims();
         let stay = self.state.borrow().legs.all();
-        self.leave(Left { stay, in_sync }).await
+        self.leave(Left { stay, in_sync }, force).await
     }
 
-    async fn leave(&self, left: Left) -> Result<(), RecordError> {
+    async fn leave(&self, left: Left, force: bool) -> Result<bool, RecordError> {
+        let has_log = self.log.on_disk() && !mutant::is(Mutant::LeftLogUntold);
+        let force = force || mutant::is(Mutant::DeadLogLeft);
+        // Before anything is changed: a mirror that stays has nothing to recover then.
+        if has_log && !self.write_log().await && !force {
+            return Err(self.unwritable_log());
+        }
         self.left.set(Some(left));
         self.record_again().inspect_err(|_| self.left.set(None))?;
-        if self.log.on_disk() && !mutant::is(Mutant::LeftLogUntold) {
-            self.state.borrow_mut().regions.set_all(false);
-            self.log.change_all();
-            self.log.name_legs();
-            self.remember_stale();
-            self.write_log().await;
-            self.log_written.set(false);
+        if !has_log {
+            return Ok(true);
         }
-        Ok(())
+        self.state.borrow_mut().regions.set_all(false);
+        self.log.change_all();
+        self.log.name_legs();
+        self.remember_stale();
+        let is_told = self.write_log().await;
+        // The record must not call it a log that works before a resume has written it again.
+        self.log_written.set(false);
+        if is_told || force {
+            return Ok(is_told);
+        }
+        self.left.set(None);
+        self.try_record();
+        Err(self.unwritable_log())
+    }
+
+    fn unwritable_log(&self) -> RecordError {
+        let why = self.log.failure.borrow().as_ref().map(|error| format!(" ({error})"));
+        RecordError(format!(
+            "its log cannot be written{}, and after a restart would call legs up to date that have \
+             missed writes by then: repair the log's disk, or leave the log as it is with `load \
+             --force`",
+            why.unwrap_or_default()
+        ))
     }
 
     /// Journals the current claims, unless they are journaled already.

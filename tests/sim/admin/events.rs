@@ -225,11 +225,11 @@ impl Town {
         }
     }
 
-    pub(super) fn load(&mut self, absent: bool) -> Result<(), String> {
+    pub(super) fn load(&mut self, short: bool) -> Result<(), String> {
         let device = self.devices.get(&What::Mirror).ok_or("not there")?.device();
         self.loaded = true;
         self.freed.clear();
-        self.ask(What::Mirror.key(), Command::Load { device, spec: self.mirror_table(absent) })
+        self.ask(What::Mirror.key(), Command::Load { device, spec: self.mirror_table(short) })
             .map(drop)
     }
 

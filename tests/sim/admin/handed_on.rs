@@ -26,13 +26,13 @@ const LEN: Sectors = Sectors(3 * 8 * SLICE_SECTORS);
 enum Other {
     /// Its regions are smaller.
     Regions,
-    /// One of its legs does not exist: the old table is restored.
-    Absent,
+    /// One of its legs is too short: the old table is restored.
+    Short,
 }
 
 impl Other {
     fn spec(self, town: &Town) -> DeviceSpec {
-        long(town.mirror_table(matches!(self, Other::Absent)), Sectors(REGION.0 / 2))
+        long(town.mirror_table(matches!(self, Other::Short)), Sectors(REGION.0 / 2))
     }
 }
 
@@ -119,14 +119,14 @@ fn the_source_is_handed_on_to_another_table_and_to_the_next_server() {
 
 #[test]
 fn the_source_is_known_to_an_old_table_that_is_restored() {
-    the_source_is_known(Other::Absent);
+    the_source_is_known(Other::Short);
 }
 
 #[cfg(feature = "mutants")]
 #[test]
 fn a_source_that_is_not_handed_on_is_noticed() {
     use crate::server::admin::mutant::{self, Mutant};
-    for other in [Other::Regions, Other::Absent] {
+    for other in [Other::Regions, Other::Short] {
         mutant::set(Some(Mutant::SourceNotHandedOn));
         let lived = std::panic::catch_unwind(|| live(other, None));
         mutant::set(None);

@@ -128,7 +128,7 @@ pub fn act(town: &mut Town, step: Step) {
         Step::Recover => town.recover(),
         Step::Terminate(key) => town.terminate(key),
         Step::Replace(leg, disk) => town.replace(leg, disk),
-        Step::Load(absent) => town.load(absent),
+        Step::Load(short) => town.load(short),
         Step::Beside(at, force) => town.add_beside(at, force),
         event => {
             happen(town, event);

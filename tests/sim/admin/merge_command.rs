@@ -41,6 +41,7 @@ impl Town {
             return;
         }
         if let Some(process) = self.processes.get_mut("o") {
+            process.admin.begin_activated();
             process.admin.end_merges();
         }
     }

@@ -4,16 +4,20 @@
 use std::num::NonZeroU64;
 
 use super::merge_command::snapshot_of;
+use super::merge_refused::{full_cow, open_device};
 use super::merging::{self, O, S};
+use super::takeback::take_back;
 use super::town::{Town, What};
-use crate::protocol::{Command, MergeChange, MergeState, Reply, TargetObject};
+use super::undone::Way;
+use crate::protocol::{Command, MergeChange, MergeOptions, MergeState, Reply, TargetObject};
+use crate::server::admin::machine::Records;
 use crate::server::admin::mutant::{self, Mutant};
 
 const RATE: Option<NonZeroU64> = NonZeroU64::new(1 << 20);
 
 impl Town {
     /// `merge --defer`; returns whether the merge is deferred.
-    pub(super) fn defer(&mut self, what: What) -> Result<bool, String> {
+    fn defer(&mut self, what: What) -> Result<bool, String> {
         let device = self.devices[&what].device();
         let command = Command::Merge { device, force: false, defer: true, bytes_per_second: RATE };
         match self.ask("o", command)? {
@@ -118,6 +122,9 @@ fn a_deferred_merge_begins_when_the_origin_is_added() {
     town.del(O, false).unwrap();
     assert!(town.has(S) && town.is_shown());
     town.add(O).unwrap();
+    town.notice_end();
+    assert!(town.has(S), "the add can still be undone");
+    town.notice_end();
     town.strike_gone();
     assert!(!town.has(S), "its device has ended");
     assert_eq!(town.on_record(), (true, false));
@@ -147,6 +154,10 @@ fn what_nobody_uses_is_merged_at_once() {
 #[test]
 fn a_deferred_merge_is_taken_back() {
     let mut town = deferred().unwrap();
+    // Under the name of the origin's device as well.
+    let device = town.devices[&O].device();
+    town.ask("o", Command::ChangeMerge { device, change: MergeChange::Pause }).unwrap();
+    assert!(!town.is_shown() && town.defer(S).unwrap());
     town.take_back_wish().unwrap();
     assert!(!town.is_shown());
     let why = town.take_back_wish().unwrap_err();
@@ -202,21 +213,95 @@ fn a_deferred_merge_does_not_begin_under_a_suspended_origin() {
     assert!(town.has(S) && town.is_shown());
     town.resume(O).unwrap();
     is_untouched(&mut town).unwrap();
+    // Nor is a suspended snapshot merged.
+    town.suspend(S).unwrap();
+    town.again().unwrap();
+    assert!(town.has(S) && town.is_shown());
+    town.resume(S).unwrap();
+    is_untouched(&mut town).unwrap();
 }
 
-/// A snapshot that has become invalid cannot be merged: that is said, and the devices are served.
+/// Who has the origin open is not there when a deferred merge begins.
+fn waits_for_open_origins() -> Result<(), String> {
+    let mut town = merging::town();
+    open_device(&town, O, true);
+    if !town.defer(S)? {
+        return Err("it has begun".into());
+    }
+    town.again()?;
+    is_untouched(&mut town)?;
+    // Given again without a rate, it keeps the one that it has.
+    let device = town.devices[&S].device();
+    let again = Command::Merge { device, force: false, defer: true, bytes_per_second: None };
+    town.ask("o", again)?;
+    if !town.is_shown() {
+        return Err("its rate is forgotten".into());
+    }
+    open_device(&town, O, false);
+    town.again()?;
+    if town.has(S) { Err("it has not begun".into()) } else { Ok(()) }
+}
+
+/// What its last server knew of a snapshot that has refused a write, the next one does not.
+fn full_snapshots_are_not_merged() -> Result<(), String> {
+    for (overflow, word) in [(false, "invalid"), (true, "its COW is full")] {
+        let mut town = full_cow(overflow)?;
+        let mut state = town.state("o")?;
+        let id = town.devices[&S].id;
+        let snap = state.iter_mut().find(|device| device.id == id).ok_or("no snapshot")?;
+        snap.spec.merge = Some(MergeOptions::default());
+        town.kill("o");
+        town.site.directory("o").write_state(state).map_err(|why| why.to_string())?;
+        let Err(why) = town.recover() else { return Err(format!("{word}: nothing is said")) };
+        if !why.contains("its deferred merge has not begun") || !why.contains(word) {
+            return Err(why);
+        }
+        if !town.has(S) || !town.has(O) || town.on_record().0 {
+            return Err(format!("{word}: it is merged"));
+        }
+    }
+    Ok(())
+}
+
+/// An `add` of the origin that is undone begins no merge.
+fn undone_adds_begin_none() -> Result<(), String> {
+    for way in [Way::Asked, Way::Left] {
+        let mut town = deferred()?;
+        town.set_use(O, false);
+        town.del(O, false)?;
+        town.client_leaves = way == Way::Left;
+        let added = town.ask("o", Command::Add { name: None, id: None, spec: Town::spec(O) });
+        match added {
+            Ok(Reply::Added { device, .. }) => drop(take_back(&mut town, device)?),
+            Ok(_) => return Err("another answer".into()),
+            Err(_) => {}
+        }
+        for _ in 0..3 {
+            town.notice_end();
+        }
+        if !town.processes.contains_key("o") || !town.has(S) || !town.is_shown() {
+            return Err("it has begun".into());
+        }
+        town.add(O)?;
+        is_untouched(&mut town)?;
+    }
+    Ok(())
+}
+
 #[test]
-fn a_deferred_merge_that_cannot_begin_is_a_problem() {
-    let mut town = super::merge_refused::full_cow(false).unwrap();
-    let mut state = town.state("o").unwrap();
-    let id = town.devices[&S].id;
-    let snap = state.iter_mut().find(|device| device.id == id).unwrap();
-    snap.spec.merge = Some(crate::protocol::MergeOptions::default());
-    town.kill("o");
-    crate::server::admin::machine::Records::write_state(&town.site.directory("o"), state).unwrap();
-    let why = town.recover().unwrap_err();
-    assert!(why.contains("its deferred merge has not begun") && why.contains("invalid"), "{why}");
-    assert!(town.has(S) && town.has(O) && !town.on_record().0);
+fn a_deferred_merge_begins_only_where_nobody_is_surprised() {
+    let rules: [(fn() -> Result<(), String>, Mutant); 3] = [
+        (waits_for_open_origins, Mutant::DeferredUnderOpen),
+        (full_snapshots_are_not_merged, Mutant::FullMerged),
+        (undone_adds_begin_none, Mutant::BegunBeforeUndo),
+    ];
+    for (rule, broken) in rules {
+        rule().unwrap_or_else(|why| panic!("{broken:?}: {why}"));
+        mutant::set(Some(broken));
+        let wrong = rule();
+        mutant::set(None);
+        assert_eq!(wrong.is_err(), cfg!(feature = "mutants"), "{broken:?}: nothing is noticed");
+    }
 }
 
 /// The server ends at every step of `merge --defer`, or of the take-over that carries the wish

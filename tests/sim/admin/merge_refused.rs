@@ -25,7 +25,7 @@ pub(super) fn refused(town: &mut Town, what: What, force: bool, words: &str) -> 
     snap.judge(&town.read(S).ok_or("the snapshot does not answer")??)
 }
 
-fn open_device(town: &Town, what: What, open: bool) {
+pub(super) fn open_device(town: &Town, what: What, open: bool) {
     let id = town.devices[&what].id;
     town.site.kernel.borrow_mut().devices.get_mut(&id).unwrap().open = open;
 }

@@ -39,7 +39,7 @@ pub(super) fn spec(merges: bool) -> DeviceSpec {
 }
 
 /// Every write to the origin's disk fails from now on.
-pub(super) fn fail_writes(town: &Town) {
+fn fail_writes(town: &Town) {
     let matcher = Matcher::all(Class::Write);
     let fault = Fault { matcher, skip: 0, times: u32::MAX, errno: Errno::EIO };
     town.site.disks[0].disk.borrow().inject(fault);

@@ -15,35 +15,35 @@ use crate::protocol::{Command, DeviceSpec, Reply};
 const L: What = What::Lines;
 const MIRROR: &str = "0 8 mirror core 1 2 2 /a 0 /b 0";
 
-fn spec(lines: &str) -> DeviceSpec {
+pub(super) fn spec(lines: &str) -> DeviceSpec {
     DeviceSpec { table: Table::parse_table(lines).unwrap(), ..Town::spec(L) }
 }
 
-fn town() -> Town {
+pub(super) fn town() -> Town {
     let mut town = Town::new(1, true);
     town.add(L).unwrap();
     write(&mut town, 7);
     town
 }
 
-fn write(town: &mut Town, value: u32) {
+pub(super) fn write(town: &mut Town, value: u32) {
     let kind = RequestKind::Write { fua: false };
     let pending = town.send(L, kind, 0, model::sector(value)).unwrap();
     assert_eq!(*pending.result.borrow(), Some(Ok(())));
     town.strike(&pending);
 }
 
-fn put(town: &mut Town, spec: DeviceSpec) -> Result<(), String> {
+pub(super) fn put(town: &mut Town, spec: DeviceSpec) -> Result<(), String> {
     let device = town.devices[&L].device();
     town.ask(L.key(), Command::Load { device, spec })?;
     town.resume(L)
 }
 
-fn rest(town: &Town) {
+pub(super) fn rest(town: &Town) {
     drop(town.site.run(&town.processes[L.key()].executor, || false));
 }
 
-fn read(town: &mut Town) -> u32 {
+pub(super) fn read(town: &mut Town) -> u32 {
     let pending = town.send(L, RequestKind::Read, 0, vec![0; 512]).unwrap();
     town.strike(&pending);
     model::values(&town.site.take_payload(pending.payload))[0]
@@ -137,6 +137,39 @@ fn an_old_log_is_not_believed_after_writes_to_ranges() {
     }
 }
 
+/// In another boot a log that could not be told would call stale legs up to date.
+#[test]
+fn a_log_that_cannot_be_written_is_not_left_without_force() {
+    let logged = "0 8 mirror disk 2 /c0 2 2 /a 0 /b 0";
+    for next in ["0 8 mirror disk 2 /c1 2 2 /a 0 /b 0", MIRROR, "0 8 linear /b 0"] {
+        let mut town = town();
+        put(&mut town, spec(logged)).unwrap();
+        rest(&town);
+        let matcher = Matcher::all(Class::Write);
+        let fault = Fault { matcher, skip: 0, times: u32::MAX, errno: Errno::EIO };
+        town.site.disks[1].disk.borrow().inject(fault);
+        let why = put(&mut town, spec(next)).unwrap_err();
+        let parts = ["its log cannot be written", "`load --force`", "continues to run"];
+        assert!(parts.iter().all(|part| why.contains(part)), "{next}: {why}");
+        assert_eq!(read(&mut town), 7, "{next}");
+        rest(&town);
+        put(&mut town, DeviceSpec { force: true, ..spec(next) }).unwrap();
+        rest(&town);
+        write(&mut town, 9);
+        assert_eq!(read(&mut town), 9, "{next}");
+    }
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_log_that_is_left_unwritten_is_noticed() {
+    use dm_targets::mutant::{Mutant, set};
+    set(Some(Mutant::DeadLogLeft));
+    let lived = std::panic::catch_unwind(a_log_that_cannot_be_written_is_not_left_without_force);
+    set(None);
+    assert!(lived.is_err(), "nothing is noticed");
+}
+
 /// No leg has all data of the device: none is copied over the others.
 #[test]
 fn a_mirror_is_not_put_over_data_that_no_leg_has_whole() {
@@ -228,7 +261,7 @@ fn a_leg_of_a_mirror_that_is_not_there_is_not_judged_as_right() {
     put(&mut town, spec(MIRROR)).unwrap();
     rest(&town);
     town.site.disks[4].there.set(false);
-    let why = put(&mut town, spec("0 8 mirror core 1 2 2 /a 0 /absent 0")).unwrap_err();
+    let why = put(&mut town, spec("0 8 mirror core 1 2 2 /a 0 /c 8")).unwrap_err();
     assert!(why.contains("cannot be restored either"), "{why}");
     let why = put(&mut town, spec("0 8 linear /a 0")).unwrap_err();
     assert!(why.contains("its mirror is not there"), "{why}");

@@ -10,15 +10,15 @@ use super::town::{CHUNK, COWS, SECTORS, Town, What};
 use crate::protocol::{DeviceOptions, DeviceSpec};
 
 impl Town {
-    /// The mirror's table as it is, or with a missing leg.
-    pub(super) fn mirror_table(&self, absent: bool) -> DeviceSpec {
+    /// The mirror's table as it is, or with a leg that is too short, so that it cannot be opened.
+    pub(super) fn mirror_table(&self, short: bool) -> DeviceSpec {
         let mut spec = Town::spec(What::Mirror);
         if let TargetParams::Mirror(mirror) = &mut spec.table.params {
             for (leg, disk) in mirror.legs.iter_mut().zip(self.legs) {
                 leg.device.clone_from(&self.site.disks[disk].path);
             }
-            if absent {
-                mirror.legs[1].device = "/absent".to_owned();
+            if short {
+                mirror.legs[1].offset = Sector(1 << 30);
             }
         }
         spec

@@ -88,36 +88,6 @@ fn undone(way: Way) -> Result<(), String> {
     goes_on(town, &mut merged)
 }
 
-/// Has an `add` of the origin undone with which a deferred merge has begun, and has not ended.
-fn deferred(way: Way) -> Result<(), String> {
-    let mut town = merging::town();
-    let mut merged = snapshot_of(&town);
-    town.set_use(O, true);
-    town.defer(S)?;
-    town.set_use(O, false);
-    town.del(O, false)?;
-    merging::fail_writes(&town);
-    town.client_leaves = way == Way::Left;
-    let told = match (add(&mut town, merging::spec(false)), way) {
-        (Ok((device, _)), Way::Asked) => take_back(&mut town, device)?.unwrap_or_default(),
-        (Err(why), Way::Left) => why,
-        (added, _) => return Err(format!("{added:?}")),
-    };
-    town.mend();
-    town.strike_gone();
-    if way == Way::Asked && !told.contains("` has merged the rest") {
-        return Err(format!("it is said: {told}"));
-    }
-    goes_on(town, &mut merged)
-}
-
-#[test]
-fn a_deferred_merge_that_begins_with_an_undone_add_is_on_record() {
-    for way in [Way::Asked, Way::Left] {
-        deferred(way).unwrap_or_else(|wrong| panic!("{way:?}: {wrong}"));
-    }
-}
-
 #[test]
 fn a_merge_whose_create_is_undone_is_on_record() {
     for way in WAYS {

@@ -347,7 +347,7 @@ fn deferred(_: u64) {
     server::del("o");
     assert!(is_deferred());
     assert_eq!(server::add(&format!("origin --origin {origin} --name o")), top);
-    assert!(has_begun(), "its device has ended");
+    server::wait_for(10, "the deferred merge to begin", has_begun);
     ublk_dm("merge o --wait").ok();
     shows("then");
     sh(&format!("umount {dir}")).ok();

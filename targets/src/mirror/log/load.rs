@@ -51,6 +51,8 @@ impl Log {
         let flags = match initial {
             _ if resumed.fresh => None,
             InitialSync::NoSync => LegFlags::decode(&header, legs),
+            // `sync` states that all other legs are copied from the source.
+            InitialSync::Sync if LegFlags::is_of_others(&header, legs) => None,
             _ => LegFlags::missed(&header, legs),
         };
         // `nosync` states that all legs are the same.
