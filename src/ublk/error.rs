@@ -195,17 +195,18 @@ fn errno_text(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
 
-/// "command NAME" and the device it was for.
-struct Target(&'static str, Option<u32>);
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ublk command {}", self.0)?;
-        match self.1 {
-            Some(id) => write!(f, " on /dev/ublkb{id}"),
-            None => Ok(()),
-        }
+/// Says why a command, on a device or on none, has failed.
+fn failed(
+    f: &mut fmt::Formatter<'_>,
+    command: &str,
+    device: Option<u32>,
+    why: fmt::Arguments<'_>,
+) -> fmt::Result {
+    write!(f, "ublk command {command}")?;
+    if let Some(id) = device {
+        write!(f, " on /dev/ublkb{id}")?;
     }
+    write!(f, " failed: {why}")
 }
 
 impl fmt::Display for ControlError {
@@ -232,37 +233,20 @@ impl fmt::Display for ControlError {
                 write!(f, "io_uring is disabled: set the sysctl kernel.io_uring_disabled=0")
             }
             ControlError::Unsupported { command, device, since } => {
-                write!(
-                    f,
-                    "{} failed: not supported by this kernel or device: it needs Linux {since} or \
-                     later",
-                    Target(command, *device)
-                )
+                let why = "not supported by this kernel or device: it needs Linux";
+                failed(f, command, *device, format_args!("{why} {since} or later"))
             }
             ControlError::Command { command, device, errno } => {
-                write!(
-                    f,
-                    "{} failed: {}: {}",
-                    Target(command, *device),
-                    errno_text(*errno),
-                    hint(command, *errno)
-                )
+                let (why, hint) = (errno_text(*errno), hint(command, *errno));
+                failed(f, command, *device, format_args!("{why}: {hint}"))
             }
             ControlError::Timeout { command, device, limit } => {
-                let hint = hint_of_timeout(command);
-                write!(
-                    f,
-                    "{} failed: no answer within {} ms: {hint}",
-                    Target(command, *device),
-                    limit.as_millis()
-                )
+                let (hint, ms) = (hint_of_timeout(command), limit.as_millis());
+                failed(f, command, *device, format_args!("no answer within {ms} ms: {hint}"))
             }
             ControlError::Unexpected { command, device } => {
-                write!(
-                    f,
-                    "{} failed: the kernel's reply has an unknown format: use a newer ublk-dm",
-                    Target(command, *device)
-                )
+                let why = "the kernel's reply has an unknown format: use a newer ublk-dm";
+                failed(f, command, *device, format_args!("{why}"))
             }
             ControlError::System { what, hint, source } => {
                 let limit = source.raw_os_error().and_then(limit_hint);

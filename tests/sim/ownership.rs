@@ -40,6 +40,13 @@ fn used(cow: &Image, ownership: Option<Ownership>, then: Then) -> Result<Image, 
     used_with(cow, ownership, then, true)
 }
 
+/// Nothing but what a table without features says.
+const OPTIONS: Options = Options {
+    on_full: OnFull::Overflow,
+    discard_zeroes_cow: false,
+    discard_passdown_origin: false,
+};
+
 /// The same; with `overwrite` also a COW that holds something else is taken.
 fn used_with(
     cow: &Image,
@@ -72,11 +79,7 @@ fn used_with(
             lost: false,
             losses: Rc::new(SimLosses::of("cow", None)),
             len: None,
-            options: Options {
-                on_full: OnFull::Overflow,
-                discard_zeroes_cow: false,
-                discard_passdown_origin: false,
-            },
+            options: OPTIONS,
             journal: None,
             listener: Rc::new(|_| {}),
         };

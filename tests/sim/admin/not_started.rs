@@ -1,11 +1,39 @@
 //! Devices that the kernel does not start again for the server that has taken them over.
 
+use super::Step::{self, *};
 use super::town::{Town, What};
 use crate::ublk::DeviceState as DiskState;
 use dm_targets::sim::disk::Class;
 
 const O: What = What::Origin;
 const S: What = What::Snap(0);
+
+/// Stories in which the kernel does not start devices that are taken over, and is asked again.
+pub(super) fn stories() -> Vec<Vec<Step>> {
+    vec![
+        vec![Add(S), Add(O), Kill("o"), Refuse(2), Recover, Mend, Recover, Write(O, 2)],
+        vec![
+            Add(O),
+            Add(S),
+            Kill("o"),
+            Attach(1, false),
+            Refuse(1),
+            Recover,
+            Attach(1, true),
+            Recover,
+            Write(O, 2),
+        ],
+        vec![
+            Add(What::Mirror),
+            Suspend(What::Mirror),
+            Kill("mirror-a"),
+            Refuse(1),
+            Recover,
+            Terminate("mirror-a"),
+            Recover,
+        ],
+    ]
+}
 
 fn dead_family() -> Town {
     let mut town = Town::new(1, true);
@@ -37,7 +65,7 @@ fn what_the_kernel_does_not_start_is_started_by_the_next_recover() {
     assert!(is_live(&town, O) && !is_live(&town, S));
     // It has joined its origin, although its users wait.
     assert_eq!(town.recover(), Ok(()));
-    town.settle();
+    town.collect_replies();
     assert!(town.in_flight.is_empty(), "the origin's write waits");
     assert_eq!(town.judge(S), Ok(()));
     assert!(matches!(town.read(S), Some(Ok(_))));

@@ -4,6 +4,7 @@ use dm_targets::sim::disk::Class;
 
 use super::Step::{self, *};
 use super::town::What::{Mirror, Origin, Snap};
+use super::{last, not_started};
 
 /// The disk of the first snapshot's COW, and of the mirror's first leg.
 const COW: usize = 1;
@@ -15,9 +16,10 @@ const M: &str = "mirror-a";
 
 /// All stories.
 pub fn stories() -> Vec<Vec<Step>> {
+    let [refused, last] = [not_started::stories(), last::stories()];
     let parts =
-        [ends(), tables(), left_out(), later_boots(), leaving(), on_record(), disks(), again()];
-    parts.into_iter().flatten().chain(super::last::stories()).collect()
+        [ends(), tables(), left_out(), later_boots(), leaving(), on_record(), refused, disks()];
+    parts.into_iter().chain([again(), last]).flatten().collect()
 }
 
 /// Numbers that are used again, shutdowns, and the last writes of a device.
@@ -229,7 +231,7 @@ fn leaving() -> Vec<Vec<Step>> {
     ]
 }
 
-/// State that is recorded, cannot be recorded, or is not started by the kernel.
+/// State that is recorded, or cannot be recorded.
 fn on_record() -> Vec<Vec<Step>> {
     vec![
         // Only a state file is left, and the devices in it cannot be completed immediately.
@@ -270,29 +272,6 @@ fn on_record() -> Vec<Vec<Step>> {
             Mend,
             Recover,
         ],
-        // The kernel does not start devices that are taken over, and is asked again.
-        vec![
-            Add(Snap(0)),
-            Add(Origin),
-            Kill(O),
-            Refuse(2),
-            Recover,
-            Mend,
-            Recover,
-            Write(Origin, 2),
-        ],
-        vec![
-            Add(Origin),
-            Add(Snap(0)),
-            Kill(O),
-            Attach(COW, false),
-            Refuse(1),
-            Recover,
-            Attach(COW, true),
-            Recover,
-            Write(Origin, 2),
-        ],
-        vec![Add(Mirror), Suspend(Mirror), Kill(M), Refuse(1), Recover, Terminate(M), Recover],
     ]
 }
 

@@ -110,7 +110,13 @@ fn run(seed: u64, forged: Forged) {
         served.close();
         store::assert_header(&raw_cow, chunk, true);
     }
-    let records = store::records(&raw_cow, chunk);
+    assert_records(seed, &raw_cow, &forged, fresh);
+}
+
+/// The store has the forged records and those of both drivers, in order.
+fn assert_records(seed: u64, raw_cow: &Disk, forged: &Forged, fresh: u64) {
+    let chunk = forged.chunk;
+    let records = store::records(raw_cow, chunk);
     assert!(
         records.len() as u64 == fresh,
         "seed {seed}: {} records, expected {fresh}",

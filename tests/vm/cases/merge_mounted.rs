@@ -76,6 +76,11 @@ fn ext4(seed: u64) {
     sh("sync").ok();
     std::fs::write("/proc/sys/vm/drop_caches", "3").expect("caches");
     tree::assert_same(&format!("plain {top}, seed {seed}"), &then, &tree::take(&dir));
+    assert_sound(&origin, &top, &dir);
+}
+
+/// The file system is sound, on the device and then, without it, on the origin.
+fn assert_sound(origin: &str, top: &str, dir: &str) {
     sh(&format!("umount {dir}")).ok();
     sh(&format!("e2fsck -fn {top}")).ok();
     assert!(server::number("o", "/stats/errors") == 0, "list --json counts errors");
