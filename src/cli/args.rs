@@ -61,7 +61,7 @@ pub enum Verb {
     /// Devices that are named together are deleted in the right order: an origin before its
     /// snapshots, so that these can be added again. Deleting a snapshot while its origin is mounted
     /// invalidates its COW. A snapshot whose origin is not in use can be added again as long as the
-    /// origin has not been written. What is lost is said on stderr.
+    /// origin has not been written. Lost data is reported on stderr.
     Del {
         /// Name, ublk id or /dev/ublkbN
         #[arg(conflicts_with = "all")]
@@ -112,10 +112,10 @@ pub enum Verb {
     ///
     /// One of `mirror`, `linear`, `error` and `zero` can be replaced by another of these with the
     /// same length, an origin's table by that of a merge into it and back, and a snapshot's by
-    /// another one with the same origin and COW, which takes the live store over. A mirror over the
+    /// another one with the same origin and COW, which takes over the live store. A mirror over the
     /// disk of a linear device, and then a linear table over the mirror's other leg, move the
-    /// device's data to that leg: the mirror is recovered from the leg that has them, and `resume`
-    /// refuses to leave it for a leg that is not in sync or has failed.
+    /// device's data to that leg: the mirror is recovered from the leg that has the data, and
+    /// `resume` refuses to leave it for a leg that is not in sync or has failed.
     ///
     ///     ublk-dm load v --table "0 2097152 mirror core 1 1024 2 /dev/sda 0 /dev/sdb 0"
     ///     ublk-dm resume v
@@ -214,8 +214,8 @@ pub enum Verb {
     },
     /// Copy a disk, or a part of one, to up to eight other disks
     ///
-    /// What the destinations hold is overwritten without a question; disks that are in use are
-    /// refused. START and LEN are in bytes or with a unit: 1MiB, 8s.
+    /// The destinations are overwritten without confirmation; disks that are in use are refused.
+    /// START and LEN are in bytes or with a unit: 1MiB, 8s.
     Copy {
         /// Source: DEV, or DEV:START+LEN
         #[arg(long, value_name = "DEV[:START+LEN]")]

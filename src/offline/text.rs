@@ -69,7 +69,7 @@ fn store_head(store: &StoreReport, out: &mut dyn Write) -> io::Result<()> {
     }
     if store.merging {
         let text = "begun and not ended: the origin and this store are right only together; a \
-                    table of snapshot-merge continues";
+                    table of snapshot-merge continues the merge";
         name(out, "merge", text)?;
     }
     match &store.contents {

@@ -30,7 +30,7 @@ pub fn silent(disks: &BTreeSet<String>) -> BTreeSet<String> {
     match apart::run(&words, ANSWER_LIMIT) {
         Outcome::Done => BTreeSet::new(),
         Outcome::Failed(why) => {
-            log::warn!("whether disks answer is asked in this process: {why}");
+            log::warn!("disks are probed in this process instead of a child process: {why}");
             asked_here(disks, ask, ANSWER_LIMIT)
         }
         Outcome::Late(answers) => without(disks, &answers),
@@ -176,14 +176,14 @@ mod tests {
         let (limit, disk) = (Duration::from_millis(100), Path::new("/d"));
         assert_eq!(within(limit, disk, || 7), Ok(7));
         let (answer, silent) = channel::<()>();
-        let (held, let_go) = channel::<()>();
+        let (held, released) = channel::<()>();
         let opened = within(limit, disk, move || {
             assert!(silent.recv().is_err());
             held
         });
         assert!(opened.is_err_and(|why| why.starts_with("/d has not answered")));
         drop(answer);
-        assert!(let_go.recv_timeout(ANSWER_LIMIT) == Err(RecvTimeoutError::Disconnected));
+        assert!(released.recv_timeout(ANSWER_LIMIT) == Err(RecvTimeoutError::Disconnected));
     }
 
     #[test]
