@@ -94,16 +94,7 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
             return Err(why.context(disk).ending(format!("; {hint}")));
         }
         Some(Server { state: Some(state), .. }) if has_devices(&state)? => {
-            let Some(own) = own else {
-                let names: Vec<_> = state.devices.iter().map(|device| &*device.name).collect();
-                let names = names.join(" ");
-                let hint = format!(
-                    "run `ublk-dm recover {names}`, or delete them with `ublk-dm del --force \
-                     {names}`"
-                );
-                let what = "its server has died and left devices behind";
-                return Err(format!("{disk}: {what}; {hint}").into());
-            };
+            let own = own.ok_or_else(|| left_behind(disk, &state))?;
             return take_own_over(&rundir, &key, state, own, lock);
         }
         there => there.and_then(|server| server.state),
@@ -119,15 +110,24 @@ fn add_target(spec: DeviceSpec, options: &cli::Common) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
+/// The error of a command that needs a new server for a disk, where a dead one has left devices.
+fn left_behind(disk: &str, state: &State) -> Failure {
+    let names: Vec<_> = state.devices.iter().map(|device| &*device.name).collect();
+    let names = names.join(" ");
+    let hint =
+        format!("run `ublk-dm recover {names}`, or delete them with `ublk-dm del --force {names}`");
+    format!("{disk}: its server has died and left devices behind; {hint}").into()
+}
+
 /// Completes what the devices of a dead server have left, all of which are gone, before a new
 /// server starts.
 fn complete_gone(rundir: &RunDir, key: &str, state: &State) -> Result<(), Failure> {
-    let settled = gone::forget(rundir, key, &state.devices, Vec::new());
-    if settled.keeps_files {
-        let why = Failure::all(settled.problems);
+    let forgotten = gone::forget(rundir, key, &state.devices, Vec::new());
+    if forgotten.keeps_files {
+        let why = Failure::all(forgotten.problems);
         return Err(why.unwrap_or_else(|| "the files of its server are kept".into()));
     }
-    settled.problems.iter().for_each(|why| log::error!("{why}"));
+    forgotten.problems.iter().for_each(|why| log::error!("{why}"));
     Ok(())
 }
 
@@ -185,7 +185,7 @@ fn take_own_over(
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
     takeover::refuse_waiting(&takeover::disks_of(&state.devices))?;
-    takeover::judge(rundir, &own)?;
+    takeover::check(rundir, &own)?;
     rundir.remove_socket(key);
     let path = format!("{}{}", device::BLOCK_PATH, own.id);
     let wanted = [own];

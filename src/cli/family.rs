@@ -15,7 +15,7 @@ use std::path::Path;
 
 use dm_targets::hash::NumberHasher;
 use dm_targets::mirror::table::Mirror;
-use dm_targets::table::{Family, Table, TargetParams};
+use dm_targets::table::{FamilyKey, Table, TargetParams};
 
 use super::gone::exists;
 use crate::failure::Failure;
@@ -46,7 +46,7 @@ pub(super) struct Locked {
 
 /// Finds the family of a device and waits for other commands on that family.
 pub(super) fn lock(rundir: &RunDir, wanted: &Wanted<'_>, doing: &str) -> Result<Locked, Failure> {
-    let Family { disk, prefix } = wanted.table.params.family();
+    let FamilyKey { disk, prefix } = wanted.table.params.family();
     let Some(path) = disk else { return lock_alone(rundir, prefix, wanted, doing) };
     let disk = DiskId::of_path(Path::new(path))?;
     let base = format!("{prefix}{}", family_key(disk));

@@ -32,7 +32,7 @@ pub(super) fn disks(rundir: &RunDir, key: &str) -> Vec<(u32, u32)> {
 }
 
 /// What became of the devices of a dead server, none of which exists any more.
-pub(super) struct Settled {
+pub(super) struct Forgotten {
     /// What failed, and why.
     pub problems: Vec<Reason>,
     /// The server's files hold something that is recorded nowhere else, and stay.
@@ -46,9 +46,9 @@ pub(super) fn forget(
     key: &str,
     gone: &[DeviceState],
     mut owed: Vec<DeviceState>,
-) -> Settled {
+) -> Forgotten {
     let leave = |device: &DeviceState| server::record_left_behind(rundir, key, device, &[]);
-    let (problems, others) = server::settle(gone, leave, |device| {
+    let (problems, others) = server::complete_gone(gone, leave, |device| {
         log::info!(
             "{}: /dev/ublkb{} was deleted while its server was dead",
             device.name,
@@ -73,7 +73,7 @@ pub(super) fn forget(
              its files are removed"
         );
     }
-    Settled { problems, keeps_files }
+    Forgotten { problems, keeps_files }
 }
 
 /// Leaves the COW of a deleted device as it must be. The dead process may hold the disks of the

@@ -73,7 +73,7 @@ impl Watch {
 }
 
 /// The device that this command keeps.
-struct Kept<'a> {
+struct WatchedDevice<'a> {
     path: &'a str,
     device: DeviceRef,
     control: Control,
@@ -93,7 +93,7 @@ pub(super) fn keep(
 ) -> Result<ExitCode, Failure> {
     let path = &format!("{}{}", device::BLOCK_PATH, device.id);
     let Watch { control, server, devices } = watch;
-    let mut kept = Kept { path, device, control };
+    let mut kept = WatchedDevice { path, device, control };
     let socket = rundir.socket(key);
     drop(lock);
     manager::ready("the device answers; another process serves it");
@@ -119,7 +119,7 @@ pub(super) fn keep(
     Ok(ExitCode::SUCCESS)
 }
 
-impl Kept<'_> {
+impl WatchedDevice<'_> {
     /// Whether the device has been deleted, and not only stopped: a device that died with its
     /// server still exists.
     fn is_gone(&mut self) -> Result<bool, Reason> {

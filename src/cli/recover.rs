@@ -71,7 +71,7 @@ pub(super) fn in_foreground(words: &[String], source: Option<&Path>) -> Result<E
         wanted.extend(chosen.contains(&device.device()).then(|| device.clone()));
         devices.push(device);
     }
-    wanted.iter().try_for_each(|device| takeover::judge(&rundir, device))?;
+    wanted.iter().try_for_each(|device| takeover::check(&rundir, device))?;
     rundir.remove_socket(&family.key);
     let done = |reply| takeover::taken_over(reply, &wanted);
     process::foreground(&rundir, &family.key, Command::Recover(devices), lock, done)

@@ -117,7 +117,7 @@ impl What<'_> {
 
 /// Completes what a dead server has left if none of its devices exists, and removes its files.
 fn del_stale(rundir: &RunDir, key: &str) -> Vec<Reason> {
-    let settle = || {
+    let complete = || {
         let _lock = rundir.lock_family(key, "del")?;
         let Some(Server { lives: false, state: Some(state), .. }) = rundir.server(key) else {
             return Ok(Vec::new());
@@ -129,7 +129,7 @@ fn del_stale(rundir: &RunDir, key: &str) -> Vec<Reason> {
         }
         Ok(gone::forget(rundir, key, &state.devices, Vec::new()).problems)
     };
-    settle().unwrap_or_else(|why| vec![why])
+    complete().unwrap_or_else(|why| vec![why])
 }
 
 /// What is to be deleted, each once and in order; and what is wrong with the words.

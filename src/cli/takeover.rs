@@ -47,18 +47,18 @@ pub(super) fn disks_of(devices: &[DeviceState]) -> Vec<(u32, u32)> {
 /// Checks, as far as possible beforehand, that a waiting device can be taken over. Nothing is
 /// changed: once its family has a server without it, its origin may be written, and the device is
 /// recorded as lost.
-pub(super) fn judge(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason> {
+pub(super) fn check(rundir: &RunDir, device: &DeviceState) -> Result<(), Reason> {
     let DeviceState { id, cookie, name, spec, .. } = device;
     let mut control = Control::open()?;
-    let judged =
+    let checked =
         refuse_unless_waiting(&mut control, *id, *cookie).and_then(|()| match &spec.table.params {
             TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot) => {
-                judge_cow(rundir, snapshot)
+                check_cow(rundir, snapshot)
             }
             // If an origin or a mirror cannot be opened, neither can the rest of its family.
             _ => Ok(()),
         });
-    judged.map_err(|why| {
+    checked.map_err(|why| {
         why.context(format!("{name}: not recovered, nor any other device of its family"))
     })
 }
@@ -70,7 +70,7 @@ fn refuse_unless_waiting(control: &mut Control, id: u32, cookie: u64) -> Result<
 
 /// Checks that the COW is there, that all of its store can be read, and that no journal that may be
 /// its own needs a decision first.
-fn judge_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
+fn check_cow(rundir: &RunDir, snapshot: &Snapshot) -> Result<(), Reason> {
     let cow = OpenDisk::open(&snapshot.cow, Access::ReadOnly, Claim::Shared)?;
     if snapshot.store.is_transient() {
         return Ok(());

@@ -26,23 +26,23 @@ pub struct DeviceStats {
 }
 
 /// A device and its queues.
-pub struct Served {
+pub struct ServedDevice {
     device: Rc<Device>,
     queues: Vec<Rc<Queue>>,
     stats: Cell<DeviceStats>,
     name: String,
 }
 
-impl Served {
+impl ServedDevice {
     /// Serves the queues of a device.
     pub(super) fn start(
         executor: &Executor,
         name: &str,
         queues: Vec<Rc<Queue>>,
         device: Rc<Device>,
-    ) -> Rc<Served> {
+    ) -> Rc<ServedDevice> {
         let served =
-            Rc::new(Served { device, queues, stats: Cell::default(), name: name.to_owned() });
+            Rc::new(ServedDevice { device, queues, stats: Cell::default(), name: name.to_owned() });
         for queue in &served.queues {
             for tag in 0..queue.depth() {
                 let (queue, served) = (queue.clone(), served.clone());

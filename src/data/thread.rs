@@ -18,14 +18,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use dm_targets::copy;
-use dm_targets::device::{Device, Opened};
+use dm_targets::device::{Device, OpenTarget};
 use dm_targets::disk::{Disk, Limits};
 use dm_targets::exec::Executor;
 use dm_targets::group::Group;
 use dm_targets::segments::target::NO_DISK;
 use dm_targets::units::{MAX_LEN, Sectors};
 
-use super::device::Served;
+use super::device::ServedDevice;
 use super::mailbox::Mailbox;
 use super::queue::{Queue, QueueOptions};
 use crate::ring::Ring;
@@ -41,7 +41,7 @@ pub struct DataThread {
     /// Targets and devices.
     pub group: Group,
     /// The queues of devices, by ublk id.
-    served: RefCell<HashMap<u32, Rc<Served>>>,
+    served: RefCell<HashMap<u32, Rc<ServedDevice>>>,
     /// Called with the id of a device whose tags have all ended.
     lost: Rc<dyn Fn(u32)>,
 }
@@ -126,7 +126,7 @@ impl DataThread {
         name: &str,
         file: File,
         queues: &[QueueOptions],
-        opened: Opened,
+        opened: OpenTarget,
     ) -> Result<(), String> {
         self.group
             .add(id, opened, |device| {
@@ -146,7 +146,7 @@ impl DataThread {
         let file = self.ring.file(OwnedFd::from(file));
         let open = |options| Queue::open(&self.ring, &file, options);
         let queues = queues.iter().map(open).collect::<io::Result<Vec<_>>>()?;
-        let served = Served::start(&self.group.executor, name, queues, device);
+        let served = ServedDevice::start(&self.group.executor, name, queues, device);
         self.served.borrow_mut().insert(id, served.clone());
         let lost = self.lost.clone();
         self.group.executor.spawn(async move {
@@ -158,7 +158,7 @@ impl DataThread {
     }
 
     /// A device's queues.
-    pub fn served(&self, id: u32) -> Option<Rc<Served>> {
+    pub fn served(&self, id: u32) -> Option<Rc<ServedDevice>> {
         self.served.borrow().get(&id).cloned()
     }
 

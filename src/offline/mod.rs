@@ -121,7 +121,7 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
     let Some(first) = image.first_bytes::<HEADER_BYTES>()? else {
         let text = format!("{} bytes are too small for a header", image.size_bytes());
         report.findings.violation(Kind::TooSmall, Some(0), text);
-        return Ok((report.judged(), Content::Nothing));
+        return Ok((report.with_verdict(), Content::Nothing));
     };
     report.set_first_bytes(&first);
     let mut content = Content::Nothing;
@@ -146,7 +146,7 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
                 };
             }
             if let Some(path) = request.origin {
-                origin::judge(path, identity.as_ref(), &mut report);
+                origin::check(path, identity.as_ref(), &mut report);
             }
             content = Content::Store(store);
         }
@@ -162,7 +162,7 @@ fn examine<'a>(image: &'a Image, request: &Request<'_>) -> Result<(Report, Conte
             bad_header(&first, error, &more, &mut report);
         }
     }
-    Ok((report.judged(), content))
+    Ok((report.with_verdict(), content))
 }
 
 /// Names what is on the image instead of a store, if its signature is known. The remains of a file

@@ -11,7 +11,7 @@ use super::report::{Kind, Report};
 use crate::storage::name_at;
 
 /// Compares an origin with the one that a store records, and adds the result to the report.
-pub(super) fn judge(path: &Path, identity: Option<&Identity>, report: &mut Report) {
+pub(super) fn check(path: &Path, identity: Option<&Identity>, report: &mut Report) {
     let here = name_at(path);
     let recorded = identity.filter(|identity| !identity.origin.is_empty() && !here.is_empty());
     let is_it = recorded.map(|identity| identity.is_for(&here));

@@ -233,7 +233,7 @@ impl Report {
     }
 
     /// The report with its verdict, its violations sorted by their offset on the device.
-    pub(super) fn judged(mut self) -> Report {
+    pub(super) fn with_verdict(mut self) -> Report {
         self.good = self.findings.violations_total == 0;
         self.findings.violations.sort_by_key(|finding| finding.offset_bytes);
         self

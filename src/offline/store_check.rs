@@ -54,7 +54,7 @@ impl Store<'_> {
         let any_origin_chunks = self.layout.chunk_size.chunks_in(MAX_LEN);
         let origin_chunks = origin.as_ref().map_or(any_origin_chunks, |origin| origin.chunks);
         let scan = self.scan(origin_chunks, findings)?;
-        self.judge_end(&scan, findings);
+        self.check_end(&scan, findings);
         let stale_tail = if scan.last.end == AreaEnd::Terminator {
             self.stale_tail(&scan, findings)?
         } else {
@@ -97,7 +97,7 @@ impl Store<'_> {
             let area = scan.areas;
             let cursor = &mut scan.cursor;
             scan.last = self.read_area(area, &mut |index, record| {
-                self.judge(area, index, record, origin_chunks, findings);
+                self.check_record(area, index, record, origin_chunks, findings);
                 // A chunk that the record may not own affects only the count: chunk 0 moves no
                 // cursor.
                 let new = if self.new_is_usable(record) { record.new } else { CowChunk(0) };
@@ -110,7 +110,7 @@ impl Store<'_> {
         Ok(scan)
     }
 
-    fn judge(
+    fn check_record(
         &self,
         area: u64,
         index: u64,
@@ -131,7 +131,7 @@ impl Store<'_> {
     }
 
     /// Reports an area that is cut off: the kernel cannot open such a store.
-    fn judge_end(&self, scan: &Scan, findings: &mut Findings) {
+    fn check_end(&self, scan: &Scan, findings: &mut Findings) {
         if scan.last.end != AreaEnd::CutOff {
             return;
         }

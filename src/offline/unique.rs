@@ -80,18 +80,18 @@ impl Search<'_, '_> {
                 self.seen.push((key, store.ordinal(area, index)));
                 if self.seen.len() >= limit {
                     // Only repetitions, or a very uneven hash, fill a part that far.
-                    self.settle()?;
+                    self.report_repeated()?;
                     limit = limit.max(self.seen.len() * 2);
                 }
                 Ok(())
             })?;
-            self.settle()?;
+            self.report_repeated()?;
         }
         Ok(numbers - self.repeated)
     }
 
     /// Sorts the numbers seen, reports repetitions and drops them.
-    fn settle(&mut self) -> Result<(), Error> {
+    fn report_repeated(&mut self) -> Result<(), Error> {
         self.seen.sort_unstable();
         for pair in self.seen.windows(2) {
             let [(first, earlier), (second, later)] = pair else { continue };

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_takes_questions_and_does_not_answer_is_given_up() {
+    fn a_server_that_takes_commands_and_does_not_answer_is_given_up() {
         let path = std::env::temp_dir().join(format!("ublk-dm-ask-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&path).unwrap();
         let begun = Instant::now();
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leaves_is_noticed() {
+    fn a_client_that_leaves_is_noticed() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         assert!(!has_left(&ours));
         drop(theirs);

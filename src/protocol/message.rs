@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_about_another_devices_number_is_refused() {
+    fn a_command_on_another_devices_number_is_refused() {
         let device = DeviceRef { id: 3, cookie: 77 };
         let here = |cookie| move |id| (id == 3).then_some(cookie);
         for command in [

@@ -110,7 +110,7 @@ mod tests {
 
     fn rundir(devices: Vec<DeviceState>) -> (tempfile::TempDir, RunDir) {
         let dir = tempfile::tempdir().unwrap();
-        let rundir = RunDir::believed(dir.path().to_owned());
+        let rundir = RunDir::trusted(dir.path().to_owned());
         rundir.write_state("block-7-1", devices).unwrap();
         (dir, rundir)
     }

@@ -1,6 +1,6 @@
 //! The run directory itself: where it is, how its files are named, and which families it has.
 //!
-//! Rules kept here: what stands in the directory is believed, so only root and the user of this
+//! Rules kept here: what stands in the directory is trusted, so only root and the user of this
 //! process may be able to write to it; a process that finds it otherwise when it begins is refused.
 //! A server that runs goes on with its records whatever becomes of the directory's mode: a record
 //! that is not written fails its users' requests. A path that is itself a symbolic link, to
@@ -38,7 +38,7 @@ const FNV_PRIME: u64 = 0x0100_0000_01b3;
 pub struct RunDir {
     pub(super) path: PathBuf,
     /// It was judged when it was opened or, if it did not exist then, when it was made.
-    believed: Arc<AtomicBool>,
+    trusted: Arc<AtomicBool>,
 }
 
 /// An error of a file in the run directory, with its path.
@@ -53,7 +53,7 @@ fn of_directory(path: &Path, what: &str, error: io::Error) -> io::Error {
     Failure::from(error).context(what).ending(format!("; {hint}")).into()
 }
 
-/// Why a directory cannot be believed, and what to do: its owner, or others, may change it.
+/// Why a directory cannot be trusted, and what to do: its owner, or others, may change it.
 fn refuse_foreign(path: &Path, found: &Metadata) -> io::Result<()> {
     let (uid, own, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o7777);
     let shown = path.display();
@@ -128,12 +128,12 @@ impl RunDir {
             .map_err(|error| of_directory(&path, "cannot be used", error))?;
         let found = look(&path, |path| fs::metadata(path))?;
         found.iter().try_for_each(|found| refuse_foreign(&path, found))?;
-        Ok(RunDir { path, believed: Arc::new(found.is_some().into()) })
+        Ok(RunDir { path, trusted: Arc::new(found.is_some().into()) })
     }
 
     /// The directory at a path that has been judged.
-    pub(super) fn believed(path: PathBuf) -> RunDir {
-        RunDir { path, believed: Arc::new(true.into()) }
+    pub(super) fn trusted(path: PathBuf) -> RunDir {
+        RunDir { path, trusted: Arc::new(true.into()) }
     }
 
     /// Path of the directory.
@@ -156,10 +156,10 @@ impl RunDir {
     pub(super) fn make(&self) -> io::Result<()> {
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
         made.map_err(|error| of_directory(&self.path, "cannot be created", error))?;
-        if !self.believed.load(Ordering::Relaxed) {
+        if !self.trusted.load(Ordering::Relaxed) {
             // Another program may have made it since this one was started.
             refuse_foreign(&self.path, &fs::metadata(&self.path)?)?;
-            self.believed.store(true, Ordering::Relaxed);
+            self.trusted.store(true, Ordering::Relaxed);
         }
         let writable = access(&self.path, Access::WRITE_OK);
         writable.map_err(|error| of_directory(&self.path, "cannot be used", error.into()))
@@ -225,10 +225,10 @@ mod tests {
     fn a_server_that_runs_goes_on_with_its_records() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run");
-        let rundir = RunDir { path: path.clone(), believed: Arc::default() };
+        let rundir = RunDir { path: path.clone(), trusted: Arc::default() };
         rundir.make().unwrap();
         allow_others(&path);
-        for rundir in [&rundir, &rundir.clone(), &RunDir::believed(path.clone())] {
+        for rundir in [&rundir, &rundir.clone(), &RunDir::trusted(path.clone())] {
             rundir.make().unwrap();
         }
         // The directory may be removed, too.
@@ -241,7 +241,7 @@ mod tests {
     fn a_directory_that_others_have_made_meanwhile_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         allow_others(dir.path());
-        let rundir = RunDir { path: dir.path().to_owned(), believed: Arc::default() };
+        let rundir = RunDir { path: dir.path().to_owned(), trusted: Arc::default() };
         for _ in 0..2 {
             let why = rundir.make().unwrap_err().to_string();
             assert!(why.contains("has mode 0770"), "{why}");
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_mark_of_a_directory_stays() {
-        let mark = |path: &str| RunDir::believed(path.into()).mark().get();
+        let mark = |path: &str| RunDir::trusted(path.into()).mark().get();
         assert_eq!(mark("/run/ublk-dm"), 0x6a88);
         assert_ne!(mark("/run/ublk-dm"), mark("/tmp/ublk-dm"));
     }

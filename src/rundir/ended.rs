@@ -111,7 +111,7 @@ mod tests {
 
     fn rundir() -> (tempfile::TempDir, RunDir) {
         let dir = tempfile::tempdir().unwrap();
-        let rundir = RunDir::believed(dir.path().to_owned());
+        let rundir = RunDir::trusted(dir.path().to_owned());
         (dir, rundir)
     }
 

@@ -145,7 +145,7 @@ mod tests {
     fn rundir() -> RunDir {
         let path = std::env::temp_dir().join(format!("ublk-dm-legs-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        RunDir::believed(path)
+        RunDir::trusted(path)
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_be_written_is_an_error() {
-        let rundir = RunDir::believed(PathBuf::from("/proc/self/no-such-directory"));
+        let rundir = RunDir::trusted(PathBuf::from("/proc/self/no-such-directory"));
         assert!(rundir.write_legs("mirror", &LegState::default()).is_err());
     }
 }

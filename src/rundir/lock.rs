@@ -226,7 +226,7 @@ mod tests {
             let path =
                 std::env::temp_dir().join(format!("ublk-dm-lock-{name}-{}", std::process::id()));
             fs::create_dir_all(&path).unwrap();
-            Temporary(RunDir::believed(path))
+            Temporary(RunDir::trusted(path))
         }
     }
 

@@ -113,7 +113,7 @@ impl LostStore {
     /// Removes the records of lost and departed stores that are gone from the COW's disk. `here`:
     /// the store is on the disk already.
     pub fn tidy(&self, here: bool) {
-        let rundir = RunDir::believed(self.directory.clone());
+        let rundir = RunDir::trusted(self.directory.clone());
         if let Err(error) = rundir.tidy_departures(&self.cow, here) {
             log::warn!("{error}");
         }
@@ -194,7 +194,7 @@ impl LostStore {
         entry.mark_failed |= before.is_some_and(|before| before.mark_failed);
         let bytes = serde_json::to_vec(&entry)?;
         // The directory may have been removed: the record is for a later server.
-        RunDir::believed(self.directory.clone()).make()?;
+        RunDir::trusted(self.directory.clone()).make()?;
         // If this fails, the write that waits for it fails, and the store is still valid.
         let written = if path.exists() {
             durable::replace(path, &bytes)
@@ -242,7 +242,7 @@ impl LossRecord for LostStore {
         let written = files.iter().try_for_each(|(path, name)| self.write(path, name, loss));
         written.map_err(|error| Failure::from(error).to_string())?;
         // A departure says less, and the next server would record it as a loss once more.
-        if let Err(error) = RunDir::believed(self.directory.clone()).forget_departure(&self.cow) {
+        if let Err(error) = RunDir::trusted(self.directory.clone()).forget_departure(&self.cow) {
             log::warn!("{error}");
         }
         Ok(())

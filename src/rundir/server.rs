@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn the_state_file_tells_of_what_a_server_leaves() {
         let dir = tempfile::tempdir().unwrap();
-        let rundir = RunDir::believed(dir.path().to_owned());
+        let rundir = RunDir::trusted(dir.path().to_owned());
         let files = [rundir.socket("o"), rundir.state_file("o")];
         for (stays, left) in [(true, [false, true]), (false, [false, false])] {
             files.iter().for_each(|path| fs::write(path, "").unwrap());

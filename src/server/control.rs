@@ -51,7 +51,7 @@ impl Server {
         let mut admin = Administrator::new(live, directory.clone());
         let left = rundir.state(key).map(|state| state.map_or_else(Vec::new, |one| one.devices));
         // The command that reads a damaged file reports it.
-        admin.expect(left.ok());
+        admin.publish_coming(left.ok());
         Ok(Server {
             admin,
             directory,
@@ -125,7 +125,7 @@ impl Server {
     }
 
     fn answer_all(&mut self) {
-        while let Some(pending) = self.next_visit() {
+        while let Some(pending) = self.next_pending() {
             match pending {
                 // A command whose client has left is not started.
                 Pending::Command(command, connection) if protocol::has_left(&connection) => {
@@ -142,7 +142,7 @@ impl Server {
                 Pending::Lost(id) => self.admin.lose(id),
                 Pending::Nothing => drop(self.admin.notice_stolen()),
             }
-            self.admin.settle();
+            self.admin.finish_late_jobs();
             self.tries_again = self.admin.begin_activated() | self.admin.end_merges();
             if self.admin.ending() == Ending::Waits {
                 if let Err(error) = self.admin.shut_down() {
@@ -158,7 +158,7 @@ impl Server {
     /// Returns the next request; `None` if there will be no more. A server kept running by users of
     /// its devices checks for them from time to time; the process that starts a server sends its
     /// command immediately, unless it was killed.
-    fn next_visit(&self) -> Option<Pending> {
+    fn next_pending(&self) -> Option<Pending> {
         let pending = &self.pending.1;
         if self.admin.is_idle() {
             return pending.recv_timeout(FIRST_DEVICE_LIMIT).ok();

@@ -17,7 +17,7 @@ use dm_targets::units::Sectors;
 
 use super::admin::Incomplete;
 use super::admin::held::Held;
-use super::admin::machine::{Machine, Removed, Served, Waited};
+use super::admin::machine::{Machine, Removed, Waited};
 use super::claims;
 use super::cow_journal;
 use super::users;
@@ -63,11 +63,6 @@ impl Live {
         Ok(Live { control, thread, files, patience: Patience::new(ended) })
     }
 
-    /// A handle to the data thread, for other threads.
-    pub fn handle(&self) -> Handle {
-        self.thread.handle()
-    }
-
     /// Removes the family's socket and keeps the files that a later server needs.
     pub fn remove_socket(&self) {
         self.files.rundir.remove_socket(&self.files.key);
@@ -89,7 +84,7 @@ impl Live {
 impl Machine for Live {
     type Open = OpenDisk;
     type Thread = DataThread;
-    type Caller = Handle;
+    type Handle = Handle;
     type Records = Files;
     type Journal = FileJournal;
 
@@ -106,7 +101,7 @@ impl Machine for Live {
         &self.files
     }
 
-    fn caller(&self) -> Handle {
+    fn handle(&self) -> Handle {
         self.thread.handle()
     }
 
@@ -146,7 +141,7 @@ impl Machine for Live {
         info: &DeviceInfo,
         name: &str,
         target: &Held<Handle>,
-    ) -> Result<Waited<Served>, Reason> {
+    ) -> Result<Waited<Result<(), Reason>>, Reason> {
         let id = info.id;
         let path = format!("/dev/ublkc{id}");
         let file = OpenOptions::new()

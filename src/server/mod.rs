@@ -19,6 +19,6 @@ pub mod report;
 mod signals;
 pub mod users;
 
-pub use admin::{Incomplete, left_by_dead_server, settle};
+pub use admin::{Incomplete, complete_gone, left_by_dead_server};
 pub use control::Server;
 pub use live::{complete, record_left_behind};

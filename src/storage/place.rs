@@ -63,7 +63,7 @@ mod tests {
 
     /// A sysfs with a disk and two partitions of it, a loop device in the middle of a file, and a
     /// partition of that.
-    fn rig() -> (tempfile::TempDir, Place) {
+    fn fixture() -> (tempfile::TempDir, Place) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "x").unwrap();
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn a_partition_is_a_part_of_its_disk() {
-        let (dir, _) = rig();
+        let (dir, _) = fixture();
         let [disk, one, two] = [0, 1, 2].map(|minor| of_block(dir.path(), (8, minor)));
         assert_eq!(disk, Place { on: "block 8:0 5".to_owned(), start: 0, end: u64::MAX });
         assert_eq!((one.start, one.end), (4096, 8192));
@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_loop_device_is_a_part_of_its_file() {
-        let (dir, file) = rig();
+        let (dir, file) = fixture();
         let [whole, part, limited, gone] =
             [0, 1, 2, 3].map(|minor| of_block(dir.path(), (7, minor)));
         assert_eq!((&whole.on, whole.start, whole.end), (&file.on, 4096, u64::MAX));
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_file_is_in_its_place_by_every_path() {
-        let (dir, file) = rig();
+        let (dir, file) = fixture();
         let path = dir.path().join("hard");
         fs::hard_link(dir.path().join("file"), &path).unwrap();
         assert_eq!(of_file(&fs::metadata(&path).unwrap()), file);

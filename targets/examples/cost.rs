@@ -16,7 +16,7 @@ use std::task::{Poll, Waker};
 use std::time::Instant;
 
 use dm_targets::copy;
-use dm_targets::device::{Device, Opened};
+use dm_targets::device::{Device, OpenTarget};
 use dm_targets::disk::{Backend, BufferId, Disk, Errno, Host, Limits, Memory, Op, OpId, PayloadId};
 use dm_targets::exec::Executor;
 use dm_targets::mirror::table::InitialSync;
@@ -159,7 +159,7 @@ impl Target {
     }
 }
 
-struct Rig {
+struct Fixture {
     executor: Executor,
     disk: Rc<NoDisk>,
     host: Rc<dyn Host>,
@@ -168,8 +168,8 @@ struct Rig {
     snapshots: Vec<Rc<Snapshot>>,
 }
 
-impl Rig {
-    fn new(count: usize) -> Option<Rig> {
+impl Fixture {
+    fn new(count: usize) -> Option<Fixture> {
         let (executor, disk) = (Executor::new(), Rc::new(NoDisk::default()));
         let host: Rc<dyn Host> = Rc::new(NoMemory::default());
         let copy = copy::Client::new(&executor, &host, None)?;
@@ -210,10 +210,10 @@ impl Rig {
                 }
             });
         }
-        let mut rig = Rig { executor, disk, host, copy, origin, snapshots: Vec::new() };
-        rig.run_until(|| made.borrow().len() == count);
-        rig.snapshots = made.take();
-        Some(rig)
+        let mut fixture = Fixture { executor, disk, host, copy, origin, snapshots: Vec::new() };
+        fixture.run_until(|| made.borrow().len() == count);
+        fixture.snapshots = made.take();
+        Some(fixture)
     }
 
     /// A mirror whose legs are in sync and whose log is in memory.
@@ -294,25 +294,26 @@ fn main() -> ExitCode {
         eprintln!("usage: cost SNAPSHOTS EXCEPTIONS REQUESTS");
         return ExitCode::from(2);
     };
-    let Some(rig) = Rig::new(usize::try_from(snapshots).unwrap_or(1)) else {
+    let Some(fixture) = Fixture::new(usize::try_from(snapshots).unwrap_or(1)) else {
         return ExitCode::FAILURE;
     };
-    let Some(mirror) = rig.mirror().map(Target::Mirror) else { return ExitCode::FAILURE };
+    let Some(mirror) = fixture.mirror().map(Target::Mirror) else { return ExitCode::FAILURE };
     let write = RequestKind::Write { fua: false };
-    let origin = Target::Origin(rig.origin.clone());
-    let snapshot = rig.snapshots.first().cloned().map_or_else(|| origin.clone(), Target::Snapshot);
-    rig.run(exceptions, 0, write, &origin);
-    let copied = rig.run(requests.min(exceptions), 0, RequestKind::Read, &snapshot);
-    let not_copied = rig.run(requests, exceptions, RequestKind::Read, &snapshot);
-    let again = rig.run(requests.min(exceptions), 0, write, &origin);
-    let first = rig.run(requests, exceptions, write, &origin);
-    let own = rig.run(requests, exceptions + requests, write, &snapshot);
-    let mirrored = rig.run(requests, 0, write, &mirror);
-    let target = dm_targets::target::Target::Origin(rig.origin.clone());
-    let device = Rc::new(Device::new(Opened { target, events: Rc::default() }));
+    let origin = Target::Origin(fixture.origin.clone());
+    let snapshot =
+        fixture.snapshots.first().cloned().map_or_else(|| origin.clone(), Target::Snapshot);
+    fixture.run(exceptions, 0, write, &origin);
+    let copied = fixture.run(requests.min(exceptions), 0, RequestKind::Read, &snapshot);
+    let not_copied = fixture.run(requests, exceptions, RequestKind::Read, &snapshot);
+    let again = fixture.run(requests.min(exceptions), 0, write, &origin);
+    let first = fixture.run(requests, exceptions, write, &origin);
+    let own = fixture.run(requests, exceptions + requests, write, &snapshot);
+    let mirrored = fixture.run(requests, 0, write, &mirror);
+    let target = dm_targets::target::Target::Origin(fixture.origin.clone());
+    let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
     let device = Target::Device(device);
-    let direct = rig.run(requests, 0, RequestKind::Read, &origin);
-    let through = rig.run(requests, 0, RequestKind::Read, &device) - direct;
+    let direct = fixture.run(requests, 0, RequestKind::Read, &origin);
+    let through = fixture.run(requests, 0, RequestKind::Read, &device) - direct;
     println!(
         "{snapshots} snapshots, {exceptions} exceptions each: snapshot read copied {copied:.0} ns, \
          not copied \

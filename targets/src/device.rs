@@ -64,7 +64,7 @@ impl Events {
 
 /// A target that has been opened, and its events.
 #[derive(Clone)]
-pub struct Opened {
+pub struct OpenTarget {
     /// The target.
     pub target: Target,
     /// Its events.
@@ -88,8 +88,8 @@ pub struct Device {
 
 impl Device {
     /// A device that is running.
-    pub fn new(opened: Opened) -> Device {
-        let Opened { target, events } = opened;
+    pub fn new(opened: OpenTarget) -> Device {
+        let OpenTarget { target, events } = opened;
         Device {
             target: RefCell::new(target),
             events,
@@ -211,7 +211,7 @@ impl Device {
     }
 
     /// Replaces the previous target with one that can be used.
-    pub fn put_target(&self, opened: Opened) {
+    pub fn put_target(&self, opened: OpenTarget) {
         opened.events.forward_to(&self.events);
         self.target.replace(opened.target);
         self.swaps.set(self.swaps.get() + 1);

@@ -8,13 +8,13 @@ use crate::exec::Executor;
 
 /// A gate, tasks that use it, and what they have done.
 #[derive(Default)]
-struct Rig {
+struct Fixture {
     executor: Executor,
     gate: Rc<Gate>,
     done: Rc<RefCell<Vec<&'static str>>>,
 }
 
-impl Rig {
+impl Fixture {
     fn spawn(&self, name: &'static str, task: impl AsyncFnOnce(Rc<Gate>) + 'static) {
         let (gate, done) = (self.gate.clone(), self.done.clone());
         self.executor.spawn(async move {
@@ -32,67 +32,67 @@ impl Rig {
 
 #[test]
 fn a_held_gate_drains_and_lets_nothing_in_until_it_is_released() {
-    let rig = Rig::default();
-    rig.gate.enter();
-    rig.gate.enter();
-    rig.gate.hold();
-    rig.spawn("drained", async |gate| gate.drained().await);
-    rig.spawn("came", async |gate| {
+    let fixture = Fixture::default();
+    fixture.gate.enter();
+    fixture.gate.enter();
+    fixture.gate.hold();
+    fixture.spawn("drained", async |gate| gate.drained().await);
+    fixture.spawn("came", async |gate| {
         gate.opened().await.unwrap();
         gate.enter();
     });
-    rig.gate.leave();
-    assert!(rig.done().is_empty(), "one is inside, and one waits");
-    rig.gate.leave();
-    assert_eq!(rig.done(), ["drained"]);
-    assert_eq!(rig.gate.inside(), 0);
-    rig.gate.release();
-    assert_eq!(rig.done(), ["came"]);
-    assert_eq!((rig.gate.inside(), rig.executor.live()), (1, 0));
+    fixture.gate.leave();
+    assert!(fixture.done().is_empty(), "one is inside, and one waits");
+    fixture.gate.leave();
+    assert_eq!(fixture.done(), ["drained"]);
+    assert_eq!(fixture.gate.inside(), 0);
+    fixture.gate.release();
+    assert_eq!(fixture.done(), ["came"]);
+    assert_eq!((fixture.gate.inside(), fixture.executor.live()), (1, 0));
 }
 
 #[test]
 fn one_holds_it_alone_at_a_time() {
-    let rig = Rig::default();
+    let fixture = Fixture::default();
     for name in ["first", "second"] {
-        rig.spawn(name, async |gate| gate.hold_alone().await);
+        fixture.spawn(name, async |gate| gate.hold_alone().await);
     }
-    assert_eq!(rig.done(), ["first"]);
-    rig.gate.release();
-    assert_eq!(rig.done(), ["second"]);
-    assert!(rig.gate.is_held());
+    assert_eq!(fixture.done(), ["first"]);
+    fixture.gate.release();
+    assert_eq!(fixture.done(), ["second"]);
+    assert!(fixture.gate.is_held());
 }
 
 #[test]
 fn a_closed_gate_ends_what_waits_and_stays_closed() {
-    let rig = Rig::default();
-    rig.gate.enter();
-    rig.gate.hold();
-    rig.spawn("refused", async |gate| assert_eq!(gate.opened().await, Err(Closed)));
-    assert!(rig.done().is_empty());
-    rig.gate.close();
-    assert_eq!(rig.done(), ["refused"]);
-    rig.gate.hold();
-    rig.gate.release();
-    assert!(rig.gate.is_closed() && !rig.gate.is_held());
-    rig.spawn("drained", async |gate| gate.drained().await);
-    rig.gate.leave();
-    assert_eq!(rig.done(), ["drained"], "what is inside is waited for as well");
+    let fixture = Fixture::default();
+    fixture.gate.enter();
+    fixture.gate.hold();
+    fixture.spawn("refused", async |gate| assert_eq!(gate.opened().await, Err(Closed)));
+    assert!(fixture.done().is_empty());
+    fixture.gate.close();
+    assert_eq!(fixture.done(), ["refused"]);
+    fixture.gate.hold();
+    fixture.gate.release();
+    assert!(fixture.gate.is_closed() && !fixture.gate.is_held());
+    fixture.spawn("drained", async |gate| gate.drained().await);
+    fixture.gate.leave();
+    assert_eq!(fixture.done(), ["drained"], "what is inside is waited for as well");
 }
 
 #[test]
 fn what_the_owner_waits_for_is_looked_at_when_the_gate_changes_and_on_demand() {
-    let rig = Rig::default();
+    let fixture = Fixture::default();
     let known = Rc::new(Cell::new(0));
     let seen = known.clone();
-    rig.spawn("second", async move |gate| gate.until(|| (seen.get() == 2).then_some(())).await);
+    fixture.spawn("second", async move |gate| gate.until(|| (seen.get() == 2).then_some(())).await);
     let seen = known.clone();
-    rig.spawn("third", async move |gate| gate.until(|| (seen.get() == 3).then_some(())).await);
+    fixture.spawn("third", async move |gate| gate.until(|| (seen.get() == 3).then_some(())).await);
     known.set(2);
-    assert!(rig.done().is_empty());
-    rig.gate.wake();
-    assert_eq!(rig.done(), ["second"]);
+    assert!(fixture.done().is_empty());
+    fixture.gate.wake();
+    assert_eq!(fixture.done(), ["second"]);
     known.set(3);
-    rig.gate.hold();
-    assert_eq!(rig.done(), ["third"]);
+    fixture.gate.hold();
+    assert_eq!(fixture.done(), ["third"]);
 }

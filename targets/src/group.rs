@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
 use crate::copy;
-use crate::device::{Device, Opened};
+use crate::device::{Device, OpenTarget};
 use crate::disk::shared::SharedDisks;
 use crate::disk::{Disk, Host};
 use crate::exec::Executor;
@@ -36,7 +36,7 @@ pub struct Group {
     pub shared_disks: SharedDisks<DiskKey>,
     origins: Origins,
     /// Targets that have no device, kept by their callers.
-    held: RefCell<Vec<Weak<Opened>>>,
+    held: RefCell<Vec<Weak<OpenTarget>>>,
     devices: RefCell<BTreeMap<u32, Rc<Device>>>,
 }
 
@@ -61,7 +61,7 @@ impl Group {
 
     /// Counts an opened target without a device among those that need their origin, for as long as
     /// the caller keeps it.
-    pub fn hold(&self, opened: Opened) -> Rc<Opened> {
+    pub fn hold(&self, opened: OpenTarget) -> Rc<OpenTarget> {
         let opened = Rc::new(opened);
         let mut held = self.held.borrow_mut();
         held.retain(|one| one.strong_count() > 0);
@@ -83,7 +83,7 @@ impl Group {
     ///
     /// # Errors
     /// It cannot be restored.
-    pub async fn unmake(&self, opened: Opened) -> Result<Unmade, String> {
+    pub async fn unmake(&self, opened: OpenTarget) -> Result<Unmade, String> {
         let unmade = match &opened.target {
             Target::Snapshot(snapshot) => {
                 let unmade = snapshot.store().unmake().await.map_err(|error| error.to_string())?;
@@ -143,7 +143,7 @@ impl Group {
     pub async fn add(
         &self,
         id: u32,
-        opened: Opened,
+        opened: OpenTarget,
         serve: impl FnOnce(Rc<Device>) -> Result<(), String>,
     ) -> Result<(), String> {
         let target = opened.target.clone();
@@ -240,7 +240,7 @@ impl Group {
     ///
     /// # Errors
     /// The target cannot be used.
-    pub async fn put_target(&self, id: u32, opened: Opened) -> Result<(), String> {
+    pub async fn put_target(&self, id: u32, opened: OpenTarget) -> Result<(), String> {
         let device = self.device(id).ok_or("the device is gone")?;
         let held = self.hold(opened);
         let activated = match self.refuse(id, &held.target) {
@@ -248,7 +248,7 @@ impl Group {
             Some(why) => Err(why),
         };
         if activated.is_ok() {
-            device.put_target(Opened::clone(&held));
+            device.put_target(OpenTarget::clone(&held));
             self.join(&held.target).await;
         }
         drop(held);

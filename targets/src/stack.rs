@@ -31,7 +31,7 @@
 //! ```
 //! use std::rc::Rc;
 //! use dm_targets::copy;
-//! use dm_targets::device::{Device, Opened};
+//! use dm_targets::device::{Device, OpenTarget};
 //! use dm_targets::disk::{Buffer, Host};
 //! use dm_targets::exec::Executor;
 //! use dm_targets::ram::{Ram, RamDisk};
@@ -45,7 +45,7 @@
 //! let lowest = RamDisk::new(&ram, Sectors(64), RamDisk::LIMITS).handle("lowest");
 //! let copy = copy::Client::new(&executor, &host, None).unwrap();
 //! let origin = Target::Origin(Origin::new(lowest.clone(), copy.clone()));
-//! let device = Rc::new(Device::new(Opened { target: origin, events: Rc::default() }));
+//! let device = Rc::new(Device::new(OpenTarget { target: origin, events: Rc::default() }));
 //!
 //! let disk = stack::disk(&executor, "device", &device, stack::SLOTS).unwrap();
 //! assert_eq!(disk.size(), Sectors(64));

@@ -66,6 +66,11 @@ impl Sector {
     }
 }
 
+/// Whether two ranges of a disk have a sector in common.
+pub const fn overlap(one: (Sector, Sectors), other: (Sector, Sectors)) -> bool {
+    one.0.0 < other.0.plus(other.1).0 && other.0.0 < one.0.plus(one.1).0
+}
+
 impl Sectors {
     /// The length in bytes.
     pub const fn bytes(self) -> u64 {
@@ -75,6 +80,13 @@ impl Sectors {
     /// A length from bytes; a partial sector at the end is not counted.
     pub const fn from_bytes(bytes: u64) -> Sectors {
         Sectors(bytes / SECTOR_BYTES)
+    }
+
+    /// The part of this length that is made of whole blocks of a size, which is a multiple of a
+    /// sector.
+    pub const fn whole_blocks(self, block_bytes: u64) -> Sectors {
+        let block = block_bytes / SECTOR_BYTES;
+        Sectors(self.0 / block * block)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The run directory: one that other users may change is not believed, nor is a link that leads
+//! The run directory: one that other users may change is not trusted, nor is a link that leads
 //! nowhere taken for an empty one. Nothing here needs ublk.
 
 use std::fs::{self, Permissions};
@@ -28,7 +28,7 @@ fn assert_refused(rundir: &Path, here: &Path, words: &[&str]) {
 }
 
 #[test]
-fn a_directory_that_others_may_write_to_is_not_believed() {
+fn a_directory_that_others_may_write_to_is_not_trusted() {
     let dir = TempDir::new().expect("a directory");
     let rundir = dir.path().join("run");
     fs::create_dir(&rundir).expect("a directory");
@@ -46,7 +46,7 @@ fn a_directory_that_others_may_write_to_is_not_believed() {
 }
 
 #[test]
-fn another_users_directory_is_not_believed() {
+fn another_users_directory_is_not_trusted() {
     if !is_root() {
         return;
     }

@@ -21,13 +21,13 @@ use crate::pattern;
 pub mod grown;
 pub mod joins;
 pub mod no_space;
-pub mod settled;
+pub mod preserved;
 pub mod sizes;
 
 type Slot<T> = Rc<RefCell<Option<T>>>;
 
 /// An origin with snapshots on disks of any kind.
-struct Rig {
+struct Fixture {
     world: World,
     copy: copy::Client,
     origin: Rc<Origin>,
@@ -53,15 +53,15 @@ impl Device {
     }
 }
 
-impl Rig {
-    fn new(sectors: u64, config: DiskConfig, seed: u64, schedule: Schedule) -> Rig {
+impl Fixture {
+    fn new(sectors: u64, config: DiskConfig, seed: u64, schedule: Schedule) -> Fixture {
         let mut world = World::new(seed, schedule, Trace::recording());
         let image = Image::from_fn(Sectors(sectors), |at| pattern::sector(pattern::ORIGIN, at));
         let disk = world.add_disk("origin", config, image).disk();
         let host: Rc<dyn Host> = world.host.clone();
         let copy = copy::Client::new(&world.executor, &host, None).unwrap();
         let origin = Origin::new(disk, copy.clone());
-        Rig { world, copy, origin, snaps: Vec::new(), events: Rc::default(), discards: false }
+        Fixture { world, copy, origin, snaps: Vec::new(), events: Rc::default(), discards: false }
     }
 
     /// Opens a snapshot; it has not joined the origin yet.
@@ -227,53 +227,56 @@ fn calm() -> DiskConfig {
 
 #[test]
 fn an_error_on_redirected_requests_reaches_the_user_and_nothing_else() {
-    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
-    let cow = rig.add(2, 40, OnFull::Invalidate, calm());
-    rig.run(1, 100, 0, 2).unwrap();
+    let mut fixture = Fixture::new(16, calm(), 0, Schedule::InOrder);
+    let cow = fixture.add(2, 40, OnFull::Invalidate, calm());
+    fixture.run(1, 100, 0, 2).unwrap();
     // chunk 0 of the origin is in COW chunk 2: sectors 4 and 5
     error_at(&cow, Class::Read, 5, 61);
-    assert_eq!(rig.errno(1, 0, 0, 2), 61, "a read of the COW");
+    assert_eq!(fixture.errno(1, 0, 0, 2), 61, "a read of the COW");
     error_at(&cow, Class::Write, 4, 28);
-    assert_eq!(rig.errno(1, 101, 0, 1), 28, "a write to the COW");
-    error_at(&rig.world.disks()[0], Class::Read, 9, 5);
-    assert_eq!(rig.errno(1, 0, 8, 4), 5, "a read of the origin");
-    error_at(&rig.world.disks()[0], Class::Write, 0, 121);
-    assert_eq!(rig.errno(0, 102, 0, 1), 121, "a write of the origin");
-    assert_eq!(rig.snaps[0].health(), Health::Valid);
-    assert_eq!(rig.run(1, 0, 1, 1).unwrap()[0], pattern::sector(100, 1));
-    assert!(rig.events.borrow().is_empty(), "{:?}", rig.events);
+    assert_eq!(fixture.errno(1, 101, 0, 1), 28, "a write to the COW");
+    error_at(&fixture.world.disks()[0], Class::Read, 9, 5);
+    assert_eq!(fixture.errno(1, 0, 8, 4), 5, "a read of the origin");
+    error_at(&fixture.world.disks()[0], Class::Write, 0, 121);
+    assert_eq!(fixture.errno(0, 102, 0, 1), 121, "a write of the origin");
+    assert_eq!(fixture.snaps[0].health(), Health::Valid);
+    assert_eq!(fixture.run(1, 0, 1, 1).unwrap()[0], pattern::sector(100, 1));
+    assert!(fixture.events.borrow().is_empty(), "{:?}", fixture.events);
 }
 
 #[test]
 fn an_error_of_a_copy_is_the_snapshots_and_names_disk_and_sector() {
-    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
-    rig.add(2, 40, OnFull::Invalidate, calm());
-    rig.add(4, 40, OnFull::Overflow, calm());
-    let cow = rig.world.disks()[2].clone();
+    let mut fixture = Fixture::new(16, calm(), 0, Schedule::InOrder);
+    fixture.add(2, 40, OnFull::Invalidate, calm());
+    fixture.add(4, 40, OnFull::Overflow, calm());
+    let cow = fixture.world.disks()[2].clone();
     error_at(&cow, Class::Write, 8, 5);
-    rig.run(0, 100, 0, 1).unwrap();
-    assert_eq!((rig.snaps[0].health(), rig.snaps[1].health()), (Health::Valid, Health::Invalid));
-    assert_eq!(rig.run(1, 0, 0, 1).unwrap()[0], pattern::sector(pattern::ORIGIN, 0));
-    assert_eq!(rig.errno(2, 0, 0, 1), 5);
-    let events = rig.events.borrow();
+    fixture.run(0, 100, 0, 1).unwrap();
+    assert_eq!(
+        (fixture.snaps[0].health(), fixture.snaps[1].health()),
+        (Health::Valid, Health::Invalid)
+    );
+    assert_eq!(fixture.run(1, 0, 0, 1).unwrap()[0], pattern::sector(pattern::ORIGIN, 0));
+    assert_eq!(fixture.errno(2, 0, 0, 1), 5);
+    let events = fixture.events.borrow();
     assert_eq!(events.len(), 1, "{events:?}");
     assert!(events[0].contains("cow2") && events[0].contains("sector 8"), "{events:?}");
 }
 
 #[test]
 fn a_cow_that_has_grown_is_used() {
-    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
-    let cow = rig.add(2, 8, OnFull::Overflow, calm());
-    rig.run(0, 100, 0, 4).unwrap();
+    let mut fixture = Fixture::new(16, calm(), 0, Schedule::InOrder);
+    let cow = fixture.add(2, 8, OnFull::Overflow, calm());
+    fixture.run(0, 100, 0, 4).unwrap();
     cow.grow(Sectors(12));
-    rig.run(0, 101, 4, 4).unwrap();
-    rig.run(1, 0, 0, 16).unwrap();
-    assert_eq!(rig.errno(1, 102, 8, 1), 5, "full again");
-    assert_eq!(rig.snaps[0].health(), Health::Overflowed);
-    assert_eq!(rig.run(1, 0, 4, 4).unwrap()[3], pattern::sector(pattern::ORIGIN, 7));
-    rig.run(0, 103, 12, 1).unwrap();
+    fixture.run(0, 101, 4, 4).unwrap();
+    fixture.run(1, 0, 0, 16).unwrap();
+    assert_eq!(fixture.errno(1, 102, 8, 1), 5, "full again");
+    assert_eq!(fixture.snaps[0].health(), Health::Overflowed);
+    assert_eq!(fixture.run(1, 0, 4, 4).unwrap()[3], pattern::sector(pattern::ORIGIN, 7));
+    fixture.run(0, 103, 12, 1).unwrap();
     assert_eq!(
-        rig.snaps[0].health(),
+        fixture.snaps[0].health(),
         Health::Invalid,
         "an origin write cannot do without its chunk"
     );
@@ -281,29 +284,29 @@ fn a_cow_that_has_grown_is_used() {
 
 #[test]
 fn a_cow_with_larger_blocks_than_the_origin_keeps_its_last_short_chunk() {
-    let mut rig = Rig::new(20, calm(), 0, Schedule::InOrder);
+    let mut fixture = Fixture::new(20, calm(), 0, Schedule::InOrder);
     let large = DiskConfig { logical_block_bytes: 4096, ..DiskConfig::default() };
-    rig.add(8, 160, OnFull::Invalidate, large);
-    rig.run(0, 100, 16, 4).unwrap();
-    assert_eq!(rig.snaps[0].health(), Health::Valid, "{:?}", rig.events);
+    fixture.add(8, 160, OnFull::Invalidate, large);
+    fixture.run(0, 100, 16, 4).unwrap();
+    assert_eq!(fixture.snaps[0].health(), Health::Valid, "{:?}", fixture.events);
 }
 
 #[test]
 fn a_store_that_is_not_wanted_leaves_the_cow_as_it_was() {
-    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
+    let mut fixture = Fixture::new(16, calm(), 0, Schedule::InOrder);
     let before = Image::from_fn(Sectors(40), |at| match at {
         0 => SectorData::zero(),
         _ => pattern::sector(pattern::PREPARED, at),
     });
     for wanted in [false, true] {
-        let snap = rig.open_image(8, before.clone(), OnFull::Invalidate, calm());
-        let cow = rig.world.disks()[rig.world.disks().len() - 1].clone();
+        let snap = fixture.open_image(8, before.clone(), OnFull::Invalidate, calm());
+        let cow = fixture.world.disks()[fixture.world.disks().len() - 1].clone();
         assert_ne!(cow.visible(), before, "there is a store");
         if wanted {
             snap.store().keep();
         }
-        rig.world.executor.spawn(async move { snap.store().unmake().await.map(drop).unwrap() });
-        rig.world.run(10_000);
+        fixture.world.executor.spawn(async move { snap.store().unmake().await.map(drop).unwrap() });
+        fixture.world.run(10_000);
         assert_eq!(cow.visible() == before, !wanted);
     }
 }
@@ -320,13 +323,13 @@ pub fn exceptions_before_a_stale_block() -> (usize, Vec<String>) {
     area.extend((40..49).flat_map(|index| record(index, index)));
     area.resize(1024, 0);
     cow.write(Sector(2), &area);
-    let mut rig = Rig::new(128, calm(), 0, Schedule::InOrder);
-    rig.open_image(2, cow, OnFull::Invalidate, calm());
-    rig.run(1, 100, 62, 2).unwrap();
-    let left = rig.world.disks()[1].visible();
-    let mut later = Rig::new(128, calm(), 0, Schedule::InOrder);
+    let mut fixture = Fixture::new(128, calm(), 0, Schedule::InOrder);
+    fixture.open_image(2, cow, OnFull::Invalidate, calm());
+    fixture.run(1, 100, 62, 2).unwrap();
+    let left = fixture.world.disks()[1].visible();
+    let mut later = Fixture::new(128, calm(), 0, Schedule::InOrder);
     let shown = later.open_image(2, left, OnFull::Invalidate, calm()).exceptions();
-    (shown, [rig.world.trace.lines(), later.world.trace.lines()].concat())
+    (shown, [fixture.world.trace.lines(), later.world.trace.lines()].concat())
 }
 
 #[test]
@@ -336,13 +339,13 @@ fn what_stood_behind_the_terminator_does_not_come_back() {
 
 #[test]
 fn a_discard_reaches_the_origin_only_while_it_has_one_snapshot() {
-    let mut rig =
-        Rig::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, 0, Schedule::InOrder);
-    rig.discards = true;
-    rig.add(2, 60, OnFull::Invalidate, calm());
-    rig.run(1, pattern::DISCARD, 2, 4).unwrap();
+    let mut fixture =
+        Fixture::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, 0, Schedule::InOrder);
+    fixture.discards = true;
+    fixture.add(2, 60, OnFull::Invalidate, calm());
+    fixture.run(1, pattern::DISCARD, 2, 4).unwrap();
     assert_eq!(
-        rig.run(0, 0, 1, 2).unwrap(),
+        fixture.run(0, 0, 1, 2).unwrap(),
         [pattern::sector(pattern::ORIGIN, 1), SectorData::zero()]
     );
     for seed in 0..3000 {

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use dm_targets::device::{Device, Opened};
+use dm_targets::device::{Device, OpenTarget};
 use dm_targets::disk::{Errno, Memory};
 use dm_targets::linear::target::Linear;
 use dm_targets::mutant::Mutant;
@@ -53,7 +53,7 @@ impl Fixture {
         let image = Image::from_fn(Sectors(DISK), |at| pattern::sector(OLD, at));
         let disk = world.add_disk("disk", config, image);
         let target = Target::Linear(Rc::new(Linear::new(disk.disk(), Sector(START), Sectors(LEN))));
-        let device = Rc::new(Device::new(Opened { target, events: Rc::default() }));
+        let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
         Fixture { world, disk, device }
     }
 

@@ -1,10 +1,10 @@
 //! The judge: what each sector of each device may show. It knows only requests and
 //! acknowledgements.
 //!
-//! A device is a row of registers. A write is *settled* when it must survive: after a power cut if
+//! A device is a row of registers. A write is *binding* when it must survive: after a power cut if
 //! it was acknowledged with FUA or before a flush that was acknowledged, after the death of the
 //! process if it was acknowledged (I10). A sector shows one of the writes to it, or its initial
-//! content; but no content that is older than a settled write.
+//! content; but no content that is older than a binding write.
 
 use std::collections::BTreeSet;
 
@@ -38,7 +38,7 @@ struct Write {
 }
 
 impl Write {
-    fn settled(&self, moment: Moment) -> bool {
+    fn binding(&self, moment: Moment) -> bool {
         match moment {
             Moment::PowerCut => self.flushed,
             Moment::ProcessDeath => self.acked.is_some(),
@@ -71,16 +71,16 @@ impl Device {
             .iter()
             .filter(|write| write.first <= sector && sector < write.end)
             .collect();
-        let settled: Vec<&&Write> = here.iter().filter(|write| write.settled(moment)).collect();
+        let binding: Vec<&&Write> = here.iter().filter(|write| write.binding(moment)).collect();
         let superseded = |write: &Write| {
-            settled.iter().any(|later| write.acked.is_some_and(|time| time < later.submitted))
+            binding.iter().any(|later| write.acked.is_some_and(|time| time < later.submitted))
         };
         let mut legal: Vec<SectorData> = here
             .iter()
             .filter(|write| !superseded(write))
             .map(|write| pattern::sector(write.id, sector))
             .collect();
-        if settled.is_empty() {
+        if binding.is_empty() {
             let at = usize::try_from(sector).unwrap();
             legal.push(self.base[at].clone());
             let without = self.without_journal.as_ref().filter(|_| moment == Moment::PowerCut);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn only_settled_writes_hide_earlier_ones() {
+    fn only_binding_writes_hide_earlier_ones() {
         let mut model = Model::new(
             Device::new(vec![pattern::sector(pattern::ORIGIN, 0)], None),
             Vec::new(),

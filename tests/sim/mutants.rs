@@ -104,7 +104,7 @@ fn kill_in_behaviour(mutant: Mutant) -> Option<(String, Vec<String>)> {
             journal::records_of_another().err().map(|fault| (fault, Vec::new()))
         }
         Mutant::JoinKeepsPreserved => {
-            [4, 8].into_iter().find_map(|chunk| behaviour::settled::join_of_another(chunk).err())
+            [4, 8].into_iter().find_map(|chunk| behaviour::preserved::join_of_another(chunk).err())
         }
         Mutant::GrownOverChunks => behaviour::grown::growth_over_a_chunk().err(),
         Mutant::GrownAmongWrites => behaviour::grown::growth_among_writes().err(),

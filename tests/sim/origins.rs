@@ -10,7 +10,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::device::{Device, Opened};
+use dm_targets::device::{Device, OpenTarget};
 use dm_targets::disk::{Disk, Host, Memory};
 use dm_targets::group::Group;
 use dm_targets::linear::target::Linear;
@@ -104,14 +104,14 @@ impl Fixture {
     }
 
     /// Opens an origin as the target of a device.
-    pub fn open_origin(&self, disk: usize) -> Rc<Opened> {
+    pub fn open_origin(&self, disk: usize) -> Rc<OpenTarget> {
         let origin = self.group.origin_or(Fixture::key(disk), || self.origins[disk].disk());
-        let opened = Opened { target: Target::Origin(origin), events: Rc::default() };
+        let opened = OpenTarget { target: Target::Origin(origin), events: Rc::default() };
         self.group.hold(opened)
     }
 
     /// Opens the snapshot of an origin.
-    pub fn open_snapshot(&self, disk: usize) -> Rc<Opened> {
+    pub fn open_snapshot(&self, disk: usize) -> Rc<OpenTarget> {
         let group = self.group.clone();
         let (origin, cow) = (self.origins[disk].clone(), self.cows[disk].disk());
         let losses = self.world.losses()[disk].clone();
@@ -119,15 +119,15 @@ impl Fixture {
             let origin = group.origin_or(Fixture::key(disk), || origin.disk());
             let parts = parts(&group, origin.disk(), &cow, losses);
             let target = Target::Snapshot(Snapshot::open(parts).await.unwrap());
-            group.hold(Opened { target, events: Rc::default() })
+            group.hold(OpenTarget { target, events: Rc::default() })
         })
     }
 
     /// Adds a device for an opened target.
-    pub fn add(&self, id: u32, opened: Rc<Opened>) -> Rc<Device> {
+    pub fn add(&self, id: u32, opened: Rc<OpenTarget>) -> Rc<Device> {
         let group = self.group.clone();
         self.run(async move {
-            group.add(id, Opened::clone(&opened), |_| Ok(())).await.unwrap();
+            group.add(id, OpenTarget::clone(&opened), |_| Ok(())).await.unwrap();
         });
         self.group.device(id).unwrap()
     }
@@ -149,7 +149,7 @@ impl Fixture {
     }
 
     /// Puts another target in the place of a device's; `open` opens it.
-    fn swap(&self, id: u32, open: impl FnOnce() -> Rc<Opened>) {
+    fn swap(&self, id: u32, open: impl FnOnce() -> Rc<OpenTarget>) {
         let (group, device) = (self.group.clone(), self.group.device(id).unwrap());
         self.run(async move {
             device.suspend(false).await.unwrap();
@@ -158,17 +158,17 @@ impl Fixture {
         let opened = open();
         let (group, device) = (self.group.clone(), self.group.device(id).unwrap());
         self.run(async move {
-            group.put_target(id, Opened::clone(&opened)).await.unwrap();
+            group.put_target(id, OpenTarget::clone(&opened)).await.unwrap();
             drop(opened);
             group.forget_unused_origins();
             device.resume(false).await;
         });
     }
 
-    fn open_linear(&self, disk: usize) -> Rc<Opened> {
+    fn open_linear(&self, disk: usize) -> Rc<OpenTarget> {
         let linear = Linear::new(self.origins[disk].disk(), Sector(0), Sectors(SIZE));
         let target = Target::Linear(Rc::new(linear));
-        self.group.hold(Opened { target, events: Rc::default() })
+        self.group.hold(OpenTarget { target, events: Rc::default() })
     }
 
     /// Sends a request for the first chunk; a write has the pattern of `tag`.
@@ -259,7 +259,7 @@ pub fn snapshot_without_an_origin() -> Result<(), String> {
     let fixture = Fixture::new();
     let held = fixture.open_snapshot(0);
     // As if the origin's last user had ended before the snapshot was held.
-    let opened = Opened::clone(&held);
+    let opened = OpenTarget::clone(&held);
     drop(held);
     fixture.group.forget_unused_origins();
     let group = fixture.group.clone();

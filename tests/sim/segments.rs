@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use dm_targets::device::{Device, Opened};
+use dm_targets::device::{Device, OpenTarget};
 use dm_targets::disk::{Disk, Errno, Memory};
 use dm_targets::error::target::Error;
 use dm_targets::linear::target::Linear;
@@ -118,7 +118,7 @@ impl Fixture {
         };
         let segments = Segments::new(LINES.into_iter().map(segment).collect());
         let target = Target::Segments(Rc::new(segments));
-        let device = Rc::new(Device::new(Opened { target, events: Rc::default() }));
+        let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
         Fixture { world, disks, device }
     }
 

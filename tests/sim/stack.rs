@@ -238,7 +238,7 @@ impl Stack {
         self.origin.leave(&self.snaps[number]);
         match self.snaps[number].close().await {
             Ok(()) if kept && !self.snaps[number].health().is_kept() => {
-                Err(format!("snap{} is lost at its end, and nobody is told", number + 1))
+                Err(format!("snap{} is lost at its end, without a message", number + 1))
             }
             // The loss is reported; no more can be done.
             _ => Ok(()),

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use dm_targets::copy;
-use dm_targets::device::{Device, Opened};
+use dm_targets::device::{Device, OpenTarget};
 use dm_targets::disk::{Buffer, Disk, DiskError, Errno, Host};
 use dm_targets::exec::Executor;
 use dm_targets::mirror::target::Mirror;
@@ -64,7 +64,7 @@ impl Mirrors {
             let target =
                 Target::Mirror(Mirror::open(parts).await.map_err(|error| error.to_string())?);
             target.activate(executor).await?;
-            let device = Rc::new(Device::new(Opened { target, events: Rc::default() }));
+            let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
             upper.push(
                 stack::disk(executor, one.name(), &device, SLOTS).ok_or("a mirror is no disk")?,
             );
@@ -155,7 +155,7 @@ fn an_error_keeps_its_errno_and_a_suspended_device_holds() {
     let host: Rc<dyn Host> = world.host.clone();
     let copy = copy::Client::new(&world.executor, &host, None).unwrap();
     let target = Target::Origin(Origin::new(lowest.disk(), copy.clone()));
-    let device = Rc::new(Device::new(Opened { target, events: Rc::default() }));
+    let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
     let disk = stack::disk(&world.executor, "device", &device, 1).unwrap();
     let buffer = Buffer::acquire(&host, 512).unwrap();
     let results: Rc<RefCell<Vec<Result<(), DiskError>>>> = Rc::default();

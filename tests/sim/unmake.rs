@@ -35,7 +35,9 @@ fn judge(cow: &Image) -> Result<(), String> {
         (true, true) if cow.read(Sector(CHUNK), Sectors(CHUNK)).iter().all(|byte| *byte == 0) => {
             Ok(())
         }
-        (true, true) => Err("a store that looks right has records that nobody has made".to_owned()),
+        (true, true) => {
+            Err("a store that looks right has records that no snapshot has made".to_owned())
+        }
         (false, _) if *cow == known() => Ok(()),
         (false, _) => {
             Err("there is no store any more, and not yet what was there before".to_owned())

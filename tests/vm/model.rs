@@ -135,7 +135,7 @@ impl View {
 
     /// Writes a range; a refused write leaves the model as it was.
     pub fn try_write(&self, disk: &Disk, sector: u64, sectors: u64) -> std::io::Result<()> {
-        let ticket = self.begin(sector, sectors).expect("nobody else writes here");
+        let ticket = self.begin(sector, sectors).expect("no other writer");
         let done = disk.try_write(sector, &stamped(ticket));
         match done {
             Ok(()) => self.end(ticket),
@@ -219,12 +219,16 @@ impl View {
 
 /// Reads a device that may hold, sector by sector, either `base` or any of `maybe`; returns the
 /// content found. From then on it must hold exactly that.
-pub fn settle(disk: &Disk, base: Vec<Cell>, maybe: &[Ticket]) -> Vec<Cell> {
-    try_settle(disk, base, maybe).unwrap_or_else(|why| panic!("{why}"))
+pub fn resolve(disk: &Disk, base: Vec<Cell>, maybe: &[Ticket]) -> Vec<Cell> {
+    try_resolve(disk, base, maybe).unwrap_or_else(|why| panic!("{why}"))
 }
 
 /// The same; an error says which sector holds something else.
-pub fn try_settle(disk: &Disk, mut base: Vec<Cell>, maybe: &[Ticket]) -> Result<Vec<Cell>, String> {
+pub fn try_resolve(
+    disk: &Disk,
+    mut base: Vec<Cell>,
+    maybe: &[Ticket],
+) -> Result<Vec<Cell>, String> {
     let (all, mut at) = (base.len() as u64, 0);
     while at < all {
         let step = MIB.min(all - at);

@@ -59,27 +59,27 @@ pub fn child(case: &Case) -> ExitCode {
 
 /// The results so far.
 #[derive(Default)]
-struct Tally {
+struct Counts {
     passed: u32,
     failed: u32,
 }
 
-/// Runs the cases and prints the tally; the exit code says whether all passed.
+/// Runs the cases and prints the counts; the exit code says whether all passed.
 pub fn run(cases: &[&Case]) -> ExitCode {
     let begun = Instant::now();
-    let mut tally = Tally::default();
+    let mut counts = Counts::default();
     clean_up_first();
     for case in cases {
-        tally.case(case);
+        counts.case(case);
     }
-    tally.end(begun)
+    counts.end(begun)
 }
 
 /// Runs cases from a queue until none is left, or until a case leaves the machine in a state in
 /// which the next ones would fail: a new machine runs those.
 pub fn run_queue(all: &[Case], queue: &Queue) -> ExitCode {
     let begun = Instant::now();
-    let mut tally = Tally::default();
+    let mut counts = Counts::default();
     clean_up_first();
     loop {
         let name = match queue.take() {
@@ -87,23 +87,23 @@ pub fn run_queue(all: &[Case], queue: &Queue) -> ExitCode {
             Ok(None) => break,
             Err(error) => {
                 println!("FAILED queue: {error}");
-                tally.failed += 1;
+                counts.failed += 1;
                 break;
             }
         };
         let Some(case) = all.iter().find(|case| case.name == name) else {
             println!("FAILED {name}: there is no such case");
-            tally.failed += 1;
+            counts.failed += 1;
             continue;
         };
         // A watcher outside detects from this line that the machine itself hangs.
         println!("start {name} (at most {} s)", case.bound_s * slowness());
-        if !tally.case(case) {
+        if !counts.case(case) {
             println!("what {name} left behind would disturb others: this machine ends");
             break;
         }
     }
-    tally.end(begun)
+    counts.end(begun)
 }
 
 fn clean_up_first() {
@@ -112,7 +112,7 @@ fn clean_up_first() {
     }
 }
 
-impl Tally {
+impl Counts {
     /// Runs one case and prints its result. Returns whether the machine is unchanged.
     fn case(&mut self, case: &Case) -> bool {
         let start = Instant::now();

@@ -211,7 +211,7 @@ pub fn assert_nothing_left(after: &str) {
 }
 
 /// Whether a server has a waiting command: its thread sleeps once the command has arrived.
-pub fn has_waiting_question(pid: u64) -> bool {
+pub fn has_waiting_command(pid: u64) -> bool {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     tasks.into_iter().any(|task| {
         let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();

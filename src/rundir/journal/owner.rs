@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_certainly_anothers_stops_nobody() {
+    fn what_is_certainly_anothers_is_no_obstacle() {
         let anew = Owner { number: 41, ..OWNER };
         for (journal, found) in [
             ("/run/block-7-1-29.records", Owner { store: (7, 7), name: 0, ..anew.clone() }),

@@ -121,7 +121,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Forgets what the new store of a target has overwritten: it stays.
-    pub(super) fn keep_store(&self, target: &Held<M::Caller>) -> Result<(), Reason> {
+    pub(super) fn keep_store(&self, target: &Held<M::Handle>) -> Result<(), Reason> {
         self.machine.call(target.job(|_, opened| async move {
             if let Target::Snapshot(snapshot) = opened.target {
                 snapshot.store().keep();
@@ -136,7 +136,7 @@ impl<M: Machine> Administrator<M> {
         prepared: NewDevice<M>,
         info: DeviceInfo,
         name: String,
-    ) -> Held<M::Caller> {
+    ) -> Held<M::Handle> {
         let number = self.machine.number(info.id);
         let NewDevice { mut spec, deps, read_only, cow, target, .. } = prepared;
         let id = info.id;

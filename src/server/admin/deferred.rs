@@ -2,10 +2,10 @@
 //! meanwhile, and keeps the wish.
 //!
 //! An origin is activated when a server takes its devices over, and when its device is added. The
-//! end of a use is no activation: nobody has said that the next use may see other content.
+//! end of a use is no activation: the next user may not expect other content.
 //!
 //! Rules kept here: a wish is on record before the command ends, so that the next server knows of
-//! it; it is carried out only while nobody uses the devices or has them open, and for a snapshot
+//! it; it is carried out only while the devices are unused and not open, and for a snapshot
 //! that cannot have refused a write; and what cannot begin stays a wish. An `add` begins no merge
 //! before its user can no longer have it undone.
 
@@ -32,7 +32,7 @@ pub(super) struct Activation {
 
 impl<M: Machine> Administrator<M> {
     /// Leaves the merge of a snapshot to the next activation of its origin, if it, or its origin,
-    /// is in use; `None` if nobody uses them, so that the merge can begin.
+    /// is in use; `None` if both are unused, so that the merge can begin.
     ///
     /// # Errors
     /// It cannot be merged, or the wish cannot be recorded: nothing has changed.
@@ -143,8 +143,8 @@ impl<M: Machine> Administrator<M> {
         }
     }
 
-    /// The origin has been activated: begins the merge that was left to this moment, if nobody
-    /// uses its devices. Returns why one did not begin that could have.
+    /// The origin has been activated: begins the merge that was left to this moment, if no
+    /// program uses its devices. Returns why one did not begin that could have.
     pub(super) fn begin_deferred(&mut self) -> Option<Problem> {
         let wish = |(id, entry): (&u32, &Device)| {
             Some((*id, entry.state(), entry.spec.deferred_merge()?.bytes_per_second))

@@ -64,8 +64,8 @@ impl<M: Machine> Administrator<M> {
         let mark_failed = loss == Loss::MarkFailed;
         let departure = Departure { cow, mark_failed, origin_number, unmerged };
         self.machine.records().record_departure(&departure).map_err(|why| {
-            let what = "it cannot be recorded that its snapshot leaves the origin, so a later \
-                        server could take the snapshot for valid";
+            let what = "the departure of its snapshot cannot be recorded, so a later server could \
+                        take the snapshot for valid";
             why.context(format!("/dev/ublkb{id}: not deleted: {what}"))
         })
     }
@@ -84,7 +84,7 @@ impl<M: Machine> Administrator<M> {
         let departure = Departure { cow, mark_failed, origin_number, unmerged };
         self.machine.records().record_departure(&departure).map_err(|why| {
             why.context(format!(
-                "/dev/ublkb{}: it cannot be recorded that its merge has begun",
+                "/dev/ublkb{}: the beginning of its merge cannot be recorded",
                 device.id
             ))
         })
@@ -104,7 +104,7 @@ impl<M: Machine> Administrator<M> {
         let left_out: Vec<LeftOut> = self.left_out.values().filter(snapshots).cloned().collect();
         for LeftOut { device, for_good, .. } in left_out {
             if for_good || !device.lost {
-                self.note_lost(&device, for_good).map_err(|why| {
+                self.ensure_recorded_lost(&device, for_good).map_err(|why| {
                     let what = "it cannot be recorded that its origin continues without it";
                     why.context(format!("{}: {what}", device.name))
                 })?;
@@ -118,7 +118,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Ensures that a left-out snapshot is recorded as lost before its origin's next change;
     /// immediately if an earlier server knew of a change.
-    fn note_lost(&self, device: &DeviceState, for_good: bool) -> Result<(), Reason> {
+    fn ensure_recorded_lost(&self, device: &DeviceState, for_good: bool) -> Result<(), Reason> {
         let Some(cow) = device.cow.clone() else {
             log::warn!(
                 "{}: the state file, written by an earlier version, does not identify the COW, so \
@@ -137,7 +137,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Records the departure of a dead server's snapshot that is deleted, if its COW is known.
-    pub(super) fn note_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
+    pub(super) fn record_departure_of(&self, device: &DeviceState) -> Result<(), Reason> {
         let Some(cow) = device.cow.clone().filter(|_| !device.lost) else { return Ok(()) };
         self.record_left(cow, device)
     }

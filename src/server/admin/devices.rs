@@ -246,7 +246,7 @@ impl Directory {
 
     /// Publishes the devices that are about to be taken over. Each counts as one of these until it
     /// is served or left out.
-    pub fn expect(&self, coming: Vec<DeviceState>) {
+    pub fn publish_coming(&self, coming: Vec<DeviceState>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).coming = coming;
     }
 

@@ -113,7 +113,7 @@ impl<M: Machine> Administrator<M> {
             let ours = admin.ours(id, cookie).is_ok_and(|info| info.is_some());
             let deleted = if ours { admin.machine.delete(id) } else { Ok(()) };
             admin.lost_at_end |= closed.is_err();
-            admin.note_late(DeviceRef { id, cookie }, is_left);
+            admin.log_left_by_merge(DeviceRef { id, cookie }, is_left);
             // Its number may be another device's by now.
             let entry = admin.devices.get(&id);
             let is_it = entry.is_some_and(|entry| entry.info.target_flags == cookie);
@@ -129,7 +129,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Logs what the user must know of a merge whose device was deleted when its disk answered.
-    fn note_late(&self, which: DeviceRef, is_left: Option<bool>) {
+    fn log_left_by_merge(&self, which: DeviceRef, is_left: Option<bool>) {
         let served = self.devices.values().map(Device::state);
         let undone = self.undone_later.iter().map(|new| new.state.clone());
         let Some(device) = served.chain(undone).find(|device| device.device() == which) else {

@@ -105,9 +105,9 @@ impl<M: Machine> Administrator<M> {
                 continue;
             }
             one.errand = Errand::on(id, "resume");
-            let mut settle = std::mem::replace(&mut one.settle, Box::new(|_| true));
-            one.settle = Box::new(move |admin: &mut Administrator<M>| {
-                let ended = settle(admin);
+            let mut finish = std::mem::replace(&mut one.finish, Box::new(|_| true));
+            one.finish = Box::new(move |admin: &mut Administrator<M>| {
+                let ended = finish(admin);
                 if ended {
                     admin.give_back_late(id);
                 }

@@ -16,9 +16,9 @@ use std::rc::{Rc, Weak};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
-use dm_targets::device::Opened;
+use dm_targets::device::OpenTarget;
 
-use super::thread::{Caller, Thread};
+use super::thread::{Thread, ThreadHandle};
 use crate::failure::Reason;
 
 /// A job's future: it stays on the thread that has the targets.
@@ -29,7 +29,7 @@ type Job<T, R> = Box<dyn FnOnce(Rc<T>) -> Local<R> + Send>;
 
 /// A job on the target.
 struct Work<T> {
-    run: Box<dyn FnOnce(Rc<T>, Opened) -> Local<()> + Send>,
+    run: Box<dyn FnOnce(Rc<T>, OpenTarget) -> Local<()> + Send>,
     /// The keeper gives its target away with it, and ends.
     last: bool,
 }
@@ -47,18 +47,18 @@ struct Line<T> {
 
 /// The owner of an opened target.
 #[must_use]
-pub struct Held<C: Caller> {
-    caller: C,
+pub struct Held<C: ThreadHandle> {
+    handle: C,
     line: Arc<Shared<Line<C::Thread>>>,
     /// The last job has been given the target.
     given: bool,
 }
 
-impl<C: Caller> Held<C> {
+impl<C: ThreadHandle> Held<C> {
     /// The owner of the target that the job [`Held::opening`] opens.
-    pub fn new(caller: C) -> Held<C> {
+    pub fn new(handle: C) -> Held<C> {
         let line = Line { work: VecDeque::new(), busy: true, dropped: false, ended: false };
-        Held { caller, line: Arc::new(Shared::of(line)), given: false }
+        Held { handle, line: Arc::new(Shared::of(line)), given: false }
     }
 
     /// The job that opens the target. What `open` returns beside the target is its result. A target
@@ -69,7 +69,7 @@ impl<C: Caller> Held<C> {
     ) -> Job<C::Thread, Result<R, Reason>>
     where
         R: 'static,
-        F: Future<Output = Result<(Opened, R), Reason>> + 'static,
+        F: Future<Output = Result<(OpenTarget, R), Reason>> + 'static,
     {
         let line = self.line.clone();
         Box::new(move |thread| {
@@ -90,7 +90,7 @@ impl<C: Caller> Held<C> {
     /// A job on the target.
     pub fn job<R, F>(
         &self,
-        job: impl FnOnce(Rc<C::Thread>, Opened) -> F + Send + 'static,
+        job: impl FnOnce(Rc<C::Thread>, OpenTarget) -> F + Send + 'static,
     ) -> Job<C::Thread, R>
     where
         R: Send + 'static,
@@ -102,7 +102,7 @@ impl<C: Caller> Held<C> {
     /// The last job on the target: the target is closed when the job drops it.
     pub fn last_job<R, F>(
         mut self,
-        job: impl FnOnce(Rc<C::Thread>, Opened) -> F + Send + 'static,
+        job: impl FnOnce(Rc<C::Thread>, OpenTarget) -> F + Send + 'static,
     ) -> Job<C::Thread, R>
     where
         R: Send + 'static,
@@ -115,7 +115,7 @@ impl<C: Caller> Held<C> {
     fn post<R, F>(
         &self,
         last: bool,
-        job: impl FnOnce(Rc<C::Thread>, Opened) -> F + Send + 'static,
+        job: impl FnOnce(Rc<C::Thread>, OpenTarget) -> F + Send + 'static,
     ) -> Job<C::Thread, R>
     where
         R: Send + 'static,
@@ -143,7 +143,7 @@ impl<C: Caller> Held<C> {
     }
 }
 
-impl<C: Caller> Drop for Held<C> {
+impl<C: ThreadHandle> Drop for Held<C> {
     fn drop(&mut self) {
         let is_free = |line: &mut Line<C::Thread>| {
             line.dropped = line.busy;
@@ -153,7 +153,7 @@ impl<C: Caller> Drop for Held<C> {
             return;
         }
         let line = self.line.clone();
-        let ended = self.caller.call(move |_| async move {
+        let ended = self.handle.call(move |_| async move {
             line.change(|line| line.dropped = true);
             line.until(|line| line.ended.then_some(())).await;
         });
@@ -165,7 +165,7 @@ impl<C: Caller> Drop for Held<C> {
 
 /// The job that has the target.
 struct Keeper<T> {
-    opened: Option<Rc<Opened>>,
+    opened: Option<Rc<OpenTarget>>,
     line: Arc<Shared<Line<T>>>,
     thread: Weak<T>,
 }
@@ -179,7 +179,7 @@ impl<T> Keeper<T> {
         while let Some(Work { run, last }) = self.line.until(next).await {
             let kept = if last { self.opened.take() } else { self.opened.clone() };
             let (Some(thread), Some(kept)) = (self.thread.upgrade(), kept) else { return };
-            let opened = Opened::clone(&kept);
+            let opened = OpenTarget::clone(&kept);
             drop(kept);
             run(thread, opened).await;
             if last {

@@ -17,7 +17,7 @@ use dm_targets::snapshot::losses::LossRecord;
 use dm_targets::units::{Sector, Sectors};
 
 use super::held::Held;
-pub use super::thread::{Caller, Thread};
+pub use super::thread::{Thread, ThreadHandle};
 use crate::failure::Reason;
 use crate::protocol::{Cow, DeviceOptions, DeviceState, KnownDisk, Place, Which};
 use crate::rundir::departed::Departure;
@@ -167,13 +167,10 @@ pub trait Records: Clone + Send + 'static {
     fn losses(&self, cow: Cow) -> Self::Losses;
 }
 
-/// The result of serving a device's queues.
-pub type Served = Result<(), Reason>;
-
 /// The result of closing a device's target.
 pub struct Removed {
     /// Why acknowledged writes are lost with it, if they are.
-    pub closed: Served,
+    pub closed: Result<(), Reason>,
     /// For a merge, unless its store is invalid: whether a part of the snapshot is still on the
     /// COW.
     pub is_left: Option<bool>,
@@ -197,7 +194,7 @@ pub trait Machine: 'static {
     /// The thread that has the targets.
     type Thread: Thread<Open = Self::Open>;
     /// How that thread is reached.
-    type Caller: Caller<Thread = Self::Thread>;
+    type Handle: ThreadHandle<Thread = Self::Thread>;
     /// The run directory.
     type Records: Records;
     /// The journal of a snapshot's COW.
@@ -220,7 +217,7 @@ pub trait Machine: 'static {
     fn records(&self) -> &Self::Records;
 
     /// How the thread that has the targets is reached.
-    fn caller(&self) -> Self::Caller;
+    fn handle(&self) -> Self::Handle;
 
     /// Runs a job on the thread that has the targets, and waits for its result.
     ///
@@ -234,7 +231,7 @@ pub trait Machine: 'static {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        self.caller().call(job)
+        self.handle().call(job)
     }
 
     /// The same for a job that waits for disks, but stops waiting if a disk is silent for too long.
@@ -278,8 +275,8 @@ pub trait Machine: 'static {
         &self,
         info: &DeviceInfo,
         name: &str,
-        target: &Held<Self::Caller>,
-    ) -> Result<Waited<Served>, Reason>;
+        target: &Held<Self::Handle>,
+    ) -> Result<Waited<Result<(), Reason>>, Reason>;
     /// Makes a device live whose queues are served; `again`: it was live before.
     ///
     /// # Errors

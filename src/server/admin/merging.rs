@@ -11,7 +11,7 @@
 
 use std::rc::Rc;
 
-use dm_targets::device::Opened;
+use dm_targets::device::OpenTarget;
 use dm_targets::snapshot::merge::Phase;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
@@ -100,7 +100,7 @@ impl<M: Machine> Administrator<M> {
     fn put_origins_target(
         &mut self,
         id: u32,
-        target: Held<M::Caller>,
+        target: Held<M::Handle>,
         cow: Option<Cow>,
         takes_over: bool,
     ) -> Result<(), Reason> {
@@ -111,7 +111,7 @@ impl<M: Machine> Administrator<M> {
             if let Err(lost) = thread.group().take_target(id).await {
                 log::error!("/dev/ublkb{id}: {lost}");
             }
-            let put = thread.group().put_target(id, Opened::clone(&held)).await;
+            let put = thread.group().put_target(id, OpenTarget::clone(&held)).await;
             drop(held);
             thread.group().forget_unused_origins();
             put
@@ -237,7 +237,7 @@ impl<M: Machine> Administrator<M> {
             TargetParams::SnapshotOrigin { origin } => self.prepare_origin(&origin, spec, again),
             _ => return Err(format!("/dev/ublkb{id}: this is no origin's table").into()),
         }?;
-        self.refuse_unfit(id, &prepared.params).map_err(|why| why.context("the table"))?;
+        self.check_fits(id, &prepared.params).map_err(|why| why.context("the table"))?;
         Ok(prepared)
     }
 
@@ -248,7 +248,7 @@ impl<M: Machine> Administrator<M> {
         id: u32,
         NewDevice { target, deps, spec, cow, .. }: NewDevice<M>,
         again: bool,
-    ) -> Result<(Held<M::Caller>, Option<Cow>), Reason> {
+    ) -> Result<(Held<M::Handle>, Option<Cow>), Reason> {
         let entry = self.devices.get_mut(&id).ok_or_else(|| no_device(id))?;
         let before = std::mem::replace(&mut entry.cow, cow.clone());
         let plain = matches!(spec.table.params, TargetParams::SnapshotOrigin { .. });

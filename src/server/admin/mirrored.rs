@@ -11,7 +11,7 @@
 
 use std::rc::Rc;
 
-use dm_targets::device::Opened;
+use dm_targets::device::OpenTarget;
 use dm_targets::mirror::leg_state::LegState;
 use dm_targets::mirror::status::LegHealth;
 use dm_targets::mirror::table::{Leg, Mirror as Table};
@@ -19,7 +19,7 @@ use dm_targets::mirror::target::{LegReport, Mirror, RecordError};
 use dm_targets::segments::table::placed;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
-use dm_targets::units::{Sector, Sectors};
+use dm_targets::units::{Sectors, overlap};
 
 use super::devices::{Device, no_device};
 use super::held::Held;
@@ -28,7 +28,7 @@ use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
 use super::replace::{is_lines, is_mirror};
 use super::state::Administrator;
-use super::targets::Over;
+use super::targets::Replaced;
 use super::waiting::Errand;
 use crate::failure::{Failure, Reason};
 use crate::protocol::DeviceSpec;
@@ -77,7 +77,7 @@ impl<M: Machine> Administrator<M> {
         }
         let spec = DeviceSpec { source: table.source.or(data_on), ..table.clone() };
         let data_on = data_on.filter(|right| spec.source == Some(*right));
-        let over = Some(Over { device: id, data_on });
+        let over = Some(Replaced { device: id, data_on });
         self.open_mirror(&mirror, spec, Some(&name), Default::default(), None, over)
     }
 
@@ -120,9 +120,9 @@ impl<M: Machine> Administrator<M> {
         let others: Vec<_> = others.map(|(at, (path, _))| format!("leg {at} ({path})")).collect();
         let others = if others.is_empty() { "none".to_owned() } else { others.join(", ") };
         Err(format!(
-            "{path}: leg {leg} of the mirror is not known to be right: {why}; right are: {others}; \
-             if it is being recovered, `ublk-dm wait {id} --in-sync` waits until it is; --force \
-             takes it as it is"
+            "{path}: leg {leg} of the mirror is not known to be right: {why}; up to date: \
+             {others}; if it is being recovered, `ublk-dm wait {id} --in-sync` waits until it is; \
+             --force takes it as it is"
         )
         .into())
     }
@@ -142,10 +142,8 @@ impl<M: Machine> Administrator<M> {
             let Some(linear) = line.params.linear() else { continue };
             let Some(disk) = self.machine.disk_at(&linear.device) else { continue };
             let on_disk = |leg: &Leg| entry.deps.id(&leg.device) == Some(disk);
-            let overlaps = |leg: &Leg| {
-                let ends = |at: Sector, len: Sectors| at.plus(len);
-                linear.offset < ends(leg.offset, len) && leg.offset < ends(linear.offset, line.len)
-            };
+            let range = (linear.offset, line.len);
+            let overlaps = |leg: &Leg| overlap(range, (leg.offset, len));
             let legs = mirror.legs.iter().enumerate();
             for (at, leg) in legs.filter(|(_, leg)| on_disk(leg) && overlaps(leg)) {
                 let path = &linear.device;
@@ -172,7 +170,7 @@ impl<M: Machine> Administrator<M> {
         &self,
         id: u32,
         table: &DeviceSpec,
-        new: &Held<M::Caller>,
+        new: &Held<M::Handle>,
     ) -> Result<(), Reason> {
         let recorded = if is_mirror(table) {
             if mutant::is(Mutant::BegunUnrecorded) {
@@ -267,10 +265,10 @@ impl<M: Machine> Administrator<M> {
     ///
     /// # Errors
     /// The target cannot begin. Or a disk does not answer: the device gets it when that does.
-    pub(super) fn exchange_target(
+    pub(super) fn replace_target(
         &mut self,
         id: u32,
-        target: Held<M::Caller>,
+        target: Held<M::Handle>,
     ) -> Result<(), Reason> {
         if self.call_mirror(id, |_| ())?.is_none() {
             return self.put_target(id, target, true);
@@ -280,7 +278,7 @@ impl<M: Machine> Administrator<M> {
             if let Err(lost) = thread.group().take_target(id).await {
                 log::error!("/dev/ublkb{id}: {lost}");
             }
-            thread.group().put_target(id, Opened::clone(&held)).await
+            thread.group().put_target(id, OpenTarget::clone(&held)).await
         });
         self.put_by(id, job, true)
     }
@@ -341,14 +339,13 @@ fn refuse_torn_data(
         let meets = |leg: &&Leg| {
             disk.is_some()
                 && disk_at(&leg.device) == disk
-                && linear.offset < leg.offset.plus(len)
-                && leg.offset < linear.offset.plus(line.len)
+                && overlap((linear.offset, line.len), (leg.offset, len))
         };
         if let Some(leg) = mirror.legs.iter().find(meets) {
             return Err(format!(
-                "{}: a part of the data of the device is on this leg, and no leg has all of them \
-                 in their places: they would be overwritten; move them to one disk first, or use \
-                 --force",
+                "{}: a part of the device's data is on this leg, and no leg has all of the data in \
+                 its place: recovery would overwrite that part; move the data to one disk first, \
+                 or use --force",
                 leg.device
             )
             .into());

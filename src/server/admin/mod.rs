@@ -43,7 +43,7 @@ use crate::failure::Reason;
 use crate::protocol::{Command, DeviceRef, Reply};
 pub use left_alone::left_by_dead_server;
 use machine::Machine;
-pub use orphans::{Incomplete, complete, record_left_behind, settle};
+pub use orphans::{Incomplete, complete, complete_gone, record_left_behind};
 pub use shutdown::LOOK_AGAIN;
 pub use state::{Administrator, Ending};
 pub use undo::Undo;
@@ -54,7 +54,7 @@ impl<M: Machine> Administrator<M> {
     /// # Errors
     /// The reason, and what is left of the attempt.
     pub fn carry_out(&mut self, command: Command) -> Result<Reply, Reason> {
-        self.settle();
+        self.finish_late_jobs();
         self.end_merges();
         self.lose_kept();
         command.refuse_replaced(|id| self.cookie_of(id))?;
@@ -68,7 +68,7 @@ impl<M: Machine> Administrator<M> {
             Command::Add { name, id, spec } => self.add(name, id, spec),
             Command::Recover(devices) => {
                 let recovered = self.recover(devices);
-                self.directory.expect(Vec::new());
+                self.directory.publish_coming(Vec::new());
                 recovered
             }
             Command::RecoverLeftOut { devices } => self.recover_left_out(&devices),

@@ -152,7 +152,7 @@ pub enum Mutant {
     InvalidNotTold,
     /// The disk of an origin whose merge has not ended is used without its COW.
     UnmergedForgotten,
-    /// The `add` of a merge is undone that has begun, and nobody is told.
+    /// The `add` of a merge is undone that has begun, without a message.
     UndoneMergeForgotten,
     /// A merge that has come to its end while its device was deleted stays on record.
     EndedMergeOnRecord,
@@ -164,8 +164,8 @@ pub enum Mutant {
     GrownBeyondDisk,
     /// The next server does not show the length that a device was about to get.
     GrowthUnfinished,
-    /// A mirror that replaces ranges believes its log, which knows nothing of writes to them.
-    OldLogBelieved,
+    /// A mirror that replaces ranges trusts its log, which knows nothing of writes to them.
+    OldLogTrusted,
     /// What a mirror knew of its legs is overwritten by the next mirror of the device.
     LeftLegsOverwritten,
 }
@@ -194,7 +194,7 @@ impl Mutant {
         Mutant::LegWithDataForgotten,
         Mutant::LeftUnjudged,
         Mutant::BegunUnrecorded,
-        Mutant::OldLogBelieved,
+        Mutant::OldLogTrusted,
     ];
 
     /// The mutants that need two commands at the same moment.

@@ -12,7 +12,7 @@ use crate::ublk::{DeviceInfo, Params};
 /// A device about to be added or taken over: its target is open and nothing has been written.
 pub(super) struct NewDevice<M: Machine> {
     pub(super) params: Params,
-    pub(super) target: Held<M::Caller>,
+    pub(super) target: Held<M::Handle>,
     pub(super) deps: Deps,
     pub(super) read_only: bool,
     /// With unspecified values filled in.

@@ -55,7 +55,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn end_beside(&mut self) -> Result<(), Reason> {
         let mut ended = Ok(());
         for mut beside in std::mem::take(&mut self.beside) {
-            beside.settle();
+            beside.finish_late_jobs();
             if beside.is_waiting() {
                 self.beside.push(beside);
             } else {
@@ -78,7 +78,7 @@ pub struct Incomplete {
 /// Completes deleted devices of a dead server, none of whose devices exists any more. `leave`
 /// records the departure of each, which [`record_left_behind`] does. Returns the failures, and the
 /// devices that must stay in the state file.
-pub fn settle(
+pub fn complete_gone(
     gone: &[DeviceState],
     mut leave: impl FnMut(&DeviceState) -> Result<(), Reason>,
     mut complete: impl FnMut(&DeviceState) -> Result<(), Incomplete>,
@@ -103,7 +103,7 @@ pub fn settle(
 impl<M: Machine> Administrator<M> {
     /// Commits what a dead server journaled for a snapshot that gets no new server, so that its COW
     /// is complete for the next device that opens it.
-    fn record_noted(&mut self, device: &DeviceState) -> Result<(), Reason> {
+    fn commit_journaled(&mut self, device: &DeviceState) -> Result<(), Reason> {
         let (TargetParams::Snapshot(snapshot) | TargetParams::SnapshotMerge(snapshot)) =
             &device.spec.table.params
         else {
@@ -166,7 +166,7 @@ impl<M: Machine> Administrator<M> {
         }
         if !device.lost {
             // On failure the writes stay in their journal.
-            return self.record_noted(device).map_err(|why| {
+            return self.commit_journaled(device).map_err(|why| {
                 let what = "deleted, but some of its acknowledged writes are not on its COW yet";
                 let why = why
                     .context(format!("{}: {what}", device.name))
@@ -220,14 +220,14 @@ pub fn record_left_behind<M: Machine>(
         // A later server may add the origin.
         return record_departure(machine, deleted).map(drop).map_err(|why| {
             why.context(format!(
-                "{}: not deleted: it cannot be recorded that the snapshot leaves its origin",
+                "{}: not deleted: the departure of its snapshot cannot be recorded",
                 deleted.name
             ))
         });
     }
     record_lost(machine, deleted).map_err(|why| {
         why.context(format!(
-            "{}: not deleted: it cannot be recorded that the store on its COW is lost",
+            "{}: not deleted: the loss of the store on its COW cannot be recorded",
             deleted.name
         ))
     })

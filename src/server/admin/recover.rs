@@ -32,7 +32,7 @@ impl<M: Machine> Administrator<M> {
         let (mut problems, mut reasons) = (Vec::new(), Vec::new());
         let mut ready = Vec::new();
         let (devices, gone) = self.split_gone(devices)?;
-        self.directory.expect(devices.clone());
+        self.directory.publish_coming(devices.clone());
         let silent = Silent::among(&self.machine, devices.iter());
         for device in devices {
             match silent.refuse(&device).and_then(|()| self.make_ready(&device)) {
@@ -273,11 +273,11 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn release_left_out(&self, device: &DeviceState) -> Result<(), Reason> {
         if device.lost && !mutant::is(Mutant::DeletedBeforeRecord) {
             record_lost(&self.machine, device).map_err(|why| {
-                why.context("it cannot be recorded that the store on its COW is lost")
+                why.context("the loss of the store on its COW cannot be recorded")
             })?;
         }
-        self.note_left_out(device)
-            .map_err(|why| why.context("it cannot be recorded that its snapshot leaves the origin"))
+        self.record_departure_of(device)
+            .map_err(|why| why.context("the departure of its snapshot cannot be recorded"))
     }
 
     /// Removes a deleted device from the left-out devices, and completes its COW.

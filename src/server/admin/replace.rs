@@ -67,7 +67,7 @@ impl<M: Machine> Administrator<M> {
         if mutant::is(Mutant::LinesTakenFirst) {
             self.close_target(id, OldLog::Stays)?;
         }
-        let NewDevice { target, deps, spec, .. } = match self.prepare_exchange(id, &table) {
+        let NewDevice { target, deps, spec, .. } = match self.prepare_replacement(id, &table) {
             Ok(prepared) => prepared,
             Err(why) => return Err(self.old_stays(id, was_suspended, why)),
         };
@@ -80,7 +80,7 @@ impl<M: Machine> Administrator<M> {
         });
         let put = match recorded {
             Err(why) => Err(why),
-            Ok(()) => match self.exchange_target(id, target) {
+            Ok(()) => match self.replace_target(id, target) {
                 Err(why) if why.kind == Kind::NoAnswer => {
                     return Err(handover::beside_lost(self.stay_between(id, table, why), lost));
                 }
@@ -155,21 +155,20 @@ impl<M: Machine> Administrator<M> {
 
     /// Refuses disks that cannot be used below an existing device; `below`: the parameters of the
     /// device that they would form.
-    pub(super) fn refuse_unfit(&mut self, id: u32, below: &Params) -> Result<(), Reason> {
+    pub(super) fn check_fits(&mut self, id: u32, below: &Params) -> Result<(), Reason> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let now = self.machine.params(id)?;
-        device::unfit(&now, below, device::is_zero_copy(&entry.info))
-            .map_or(Ok(()), |why| Err(why.into()))
+        Ok(device::check_fits(&now, below, device::is_zero_copy(&entry.info))?)
     }
 
     /// Opens the target of a loaded table, and refuses what cannot be below the device.
-    fn prepare_exchange(&mut self, id: u32, table: &DeviceSpec) -> Result<NewDevice<M>, Reason> {
+    fn prepare_replacement(&mut self, id: u32, table: &DeviceSpec) -> Result<NewDevice<M>, Reason> {
         self.refuse_left_leg(id, table)?;
         let prepared = match table.table.params.segments(table.table.len) {
             Some(lines) => self.prepare_segments(lines, table.clone(), None, Some(id))?,
             None => self.prepare_mirror_over(id, table)?,
         };
-        self.refuse_unfit(id, &prepared.params).map_err(|why| why.context("the table"))?;
+        self.check_fits(id, &prepared.params).map_err(|why| why.context("the table"))?;
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         if prepared.params.attrs & attrs::READ_ONLY != 0 && !entry.read_only {
             return Err("the table: a disk is write-protected, and the device is not".into());

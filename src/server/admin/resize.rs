@@ -93,7 +93,7 @@ impl<M: Machine> Administrator<M> {
         let entry = self.devices.get(&id).ok_or_else(|| no_device(id))?;
         let (before, disks) = (entry.spec.table.len, entry.spec.table.params.devices());
         let disks = disks.join(", ");
-        let room = whole_blocks(room, now);
+        let room = in_blocks_of(now, room);
         let (has, block) = (before.bytes(), 1_u64 << now.logical_shift);
         if bytes.is_none() && self.shares_disks(entry) {
             return Err(refused(format!(
@@ -268,7 +268,7 @@ impl<M: Machine> Administrator<M> {
     }
 
     /// Gives a device's target the length again that its users have: a mirror has grown before that
-    /// was on record, and would recover what nobody sees.
+    /// was on record, and would recover regions that no user sees.
     fn cut_target(&mut self, id: u32, before: Sectors) {
         let then = |_: &mut Administrator<M>, _| {};
         let set = self.wait_for(Errand::on(id, "resize"), set_size(id, before), then);
@@ -289,7 +289,7 @@ impl<M: Machine> Administrator<M> {
         let Some(entry) = self.devices.get(&id) else { return };
         let (name, recorded) = (entry.name.clone(), entry.spec.table.len);
         let grown = self.machine.params(id).and_then(|now| {
-            let len = whole_blocks(recorded, &now);
+            let len = in_blocks_of(&now, recorded);
             if len.0 <= now.dev_sectors || mutant::is(Mutant::GrowthUnfinished) {
                 return Ok(());
             }
@@ -334,9 +334,8 @@ fn refused(why: impl Into<String>) -> Reason {
 }
 
 /// The part of a length that is made of whole blocks of a device.
-fn whole_blocks(len: Sectors, device: &Params) -> Sectors {
-    let block = 1_u64 << device.logical_shift.saturating_sub(9);
-    Sectors(len.0 / block * block)
+fn in_blocks_of(device: &Params, len: Sectors) -> Sectors {
+    len.whole_blocks(1 << device.logical_shift.max(9))
 }
 
 /// Why a device cannot be resized now, or ever.

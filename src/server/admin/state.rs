@@ -59,9 +59,9 @@ pub struct Administrator<M: Machine> {
     /// An origin's device was added, into which a merge was deferred.
     pub(super) activation: Option<Activation>,
     /// The device that the last command added.
-    pub(super) unconfirmed: Option<Unconfirmed<M::Caller>>,
+    pub(super) unconfirmed: Option<Unconfirmed<M::Handle>>,
     /// Devices whose `add` is undone when what delays that has ended.
-    pub(super) undone_later: Vec<Unconfirmed<M::Caller>>,
+    pub(super) undone_later: Vec<Unconfirmed<M::Handle>>,
     /// Jobs that wait for disks that do not answer.
     pub(super) unfinished: Vec<Unfinished<Administrator<M>>>,
     /// Those that complete the COWs of deleted devices and wait for disks that do not answer.
@@ -99,14 +99,14 @@ impl<M: Machine> Administrator<M> {
     /// Publishes what is in the state file of a dead server and still exists, until the command to
     /// take it over is here; if it does not come, the file stays. `devices` is `None` if it cannot
     /// be read.
-    pub fn expect(&mut self, devices: Option<Vec<DeviceState>>) {
+    pub fn publish_coming(&mut self, devices: Option<Vec<DeviceState>>) {
         self.keep_files = devices.as_ref().is_none_or(|devices| !devices.is_empty());
         let mut coming: Vec<_> = devices.into_iter().flatten().collect();
         // One of which the kernel does not tell is shown.
         coming.retain(|device| {
             self.ours(device.id, device.cookie).map_or(true, |found| found.is_some())
         });
-        self.directory.expect(coming);
+        self.directory.publish_coming(coming);
     }
 
     /// The machine through which the administrator acts.

@@ -37,7 +37,7 @@ impl<M: Machine> Administrator<M> {
                 self.let_through(id, true, "suspend")?;
             }
             let lost = held.err().map_or_else(String::new, |lost| format!("; besides, {lost}"));
-            let what = format!("/dev/ublkb{id}: it cannot be recorded that it is suspended");
+            let what = format!("/dev/ublkb{id}: its suspension cannot be recorded");
             return Err(why.context(what).ending(format!("; {now}{lost}")));
         }
         held.map(|()| Reply::Done).map_err(|lost| lost.but(format!("/dev/ublkb{id}: suspended")))
@@ -198,7 +198,7 @@ impl<M: Machine> Administrator<M> {
         if let Err(why) = given_up {
             log::error!("{why}");
         }
-        self.settle();
+        self.finish_late_jobs();
     }
 
     /// A canceled operation has ended: the device runs as before.
@@ -302,7 +302,7 @@ impl<M: Machine> Administrator<M> {
                 }
             })?;
         let NewDevice { target, deps, spec, params, .. } = prepared;
-        self.refuse_unfit(id, &params).map_err(|why| why.context("the table"))?;
+        self.check_fits(id, &params).map_err(|why| why.context("the table"))?;
         self.record_table(id, deps, spec, again.is_some())?;
         self.put_target(id, target, again.is_none())
     }
@@ -314,7 +314,7 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn put_target(
         &mut self,
         id: u32,
-        target: Held<M::Caller>,
+        target: Held<M::Handle>,
         loaded: bool,
     ) -> Result<(), Reason> {
         let job = target.last_job(move |thread: Rc<M::Thread>, opened| async move {

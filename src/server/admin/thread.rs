@@ -25,7 +25,7 @@ pub trait Thread: 'static {
 }
 
 /// How other threads have jobs done on that thread. Clones reach the same one.
-pub trait Caller: Clone + 'static {
+pub trait ThreadHandle: Clone + 'static {
     /// The thread.
     type Thread: Thread;
 

@@ -4,11 +4,11 @@
 //! ([`super::undo`]).
 
 use super::held::Held;
-use super::thread::Caller;
+use super::thread::ThreadHandle;
 use crate::protocol::DeviceState;
 
 /// Such a device, from the moment when the kernel has added it.
-pub(super) struct Unconfirmed<C: Caller> {
+pub(super) struct Unconfirmed<C: ThreadHandle> {
     /// What a later server needs to know of the device, as long as there is any of it.
     pub(super) state: DeviceState,
     /// Its target: what its store has overwritten is remembered with it.

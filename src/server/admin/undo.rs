@@ -91,7 +91,7 @@ impl<M: Machine> Administrator<M> {
     ///
     /// # Errors
     /// What is left.
-    pub(super) fn undo(&mut self, new: Unconfirmed<M::Caller>) -> Result<Option<String>, Reason> {
+    pub(super) fn undo(&mut self, new: Unconfirmed<M::Handle>) -> Result<Option<String>, Reason> {
         let DeviceRef { id, cookie } = new.state.device();
         let is_served = self.devices.contains_key(&id);
         if !is_served && self.refuse_unfinished(id).is_err() {
@@ -190,7 +190,7 @@ impl<M: Machine> Administrator<M> {
     /// stays claimed until then.
     fn unmake(
         &mut self,
-        Unconfirmed { state, target }: Unconfirmed<M::Caller>,
+        Unconfirmed { state, target }: Unconfirmed<M::Handle>,
     ) -> Result<Unmade, Reason> {
         let unmake =
             |thread: Rc<M::Thread>, opened| async move { thread.group().unmake(opened).await };

@@ -24,5 +24,5 @@ pub(super) struct Unfinished<A> {
     /// The disk that the job waits for.
     pub(super) disk: String,
     /// Handles the job's result. Returns whether the job has ended.
-    pub(super) settle: Box<dyn FnMut(&mut A) -> bool>,
+    pub(super) finish: Box<dyn FnMut(&mut A) -> bool>,
 }

@@ -8,7 +8,7 @@
 use std::future::Future;
 use std::rc::Rc;
 
-use dm_targets::device::Opened;
+use dm_targets::device::OpenTarget;
 
 use super::held::Held;
 use super::machine::{Late, Machine, Waited};
@@ -67,7 +67,7 @@ impl<M: Machine> Administrator<M> {
             Waited::Silent(disk, late) => (disk, late),
         };
         let mut then = Some(then);
-        let settle = move |admin: &mut Administrator<M>| {
+        let finish = move |admin: &mut Administrator<M>| {
             let Some(result) = late() else { return false };
             if let Some(then) = then.take() {
                 then(admin, result);
@@ -75,12 +75,12 @@ impl<M: Machine> Administrator<M> {
             true
         };
         let why = no_answer(&disk);
-        self.unfinished.push(Unfinished { errand, disk, settle: Box::new(settle) });
+        self.unfinished.push(Unfinished { errand, disk, finish: Box::new(finish) });
         Err(why)
     }
 
     /// Handles the results of unfinished jobs that have ended since.
-    pub fn settle(&mut self) {
+    pub fn finish_late_jobs(&mut self) {
         if let Err(why) = self.end_beside() {
             log::error!("{why}");
         }
@@ -88,7 +88,7 @@ impl<M: Machine> Administrator<M> {
         // One at a time: what is written down meanwhile tells of all others.
         while at < self.unfinished.len() {
             let mut one = self.unfinished.remove(at);
-            if !(one.settle)(self) {
+            if !(one.finish)(self) {
                 self.unfinished.insert(at, one);
                 at += 1;
             }
@@ -112,12 +112,12 @@ impl<M: Machine> Administrator<M> {
     pub(super) fn open_target<T, F>(
         &mut self,
         open: impl FnOnce(Rc<M::Thread>) -> F + Send + 'static,
-    ) -> Result<(Held<M::Caller>, T), Reason>
+    ) -> Result<(Held<M::Handle>, T), Reason>
     where
         T: Send + 'static,
-        F: Future<Output = Result<(Opened, T), Reason>> + 'static,
+        F: Future<Output = Result<(OpenTarget, T), Reason>> + 'static,
     {
-        let target = Held::new(self.machine.caller());
+        let target = Held::new(self.machine.handle());
         let errand = Errand { id: None, verb: "add", keeps_server: false };
         let found = self.wait_for(errand, target.opening(open), |_, _| {})??;
         Ok((target, found))

@@ -13,11 +13,11 @@ use crate::failure::Failure;
 use crate::protocol::{Command, Reply, write_line};
 
 /// How long a client may take to send its command: `ublk-dm` sends it immediately.
-const QUESTION_LIMIT: Duration = Duration::from_secs(10);
+const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// Most clients that have connected and not sent a command yet.
 const MAX_ARRIVALS: usize = 64;
 /// Longest command: one that recovers some ten thousand devices.
-const MAX_QUESTION_BYTES: usize = 16 << 20;
+const MAX_COMMAND_BYTES: usize = 16 << 20;
 /// Size of one read.
 const PIECE_BYTES: usize = 16 << 10;
 
@@ -124,7 +124,7 @@ impl Arrivals {
         self.arrivals.push(Arrival {
             connection,
             said: Vec::new(),
-            until: Instant::now() + QUESTION_LIMIT,
+            until: Instant::now() + COMMAND_LIMIT,
         });
         Ok(())
     }
@@ -145,7 +145,7 @@ impl Arrival {
             Err(_) => return Progress::Left,
         }
         if self.said.last() != Some(&b'\n') {
-            return if self.said.len() > MAX_QUESTION_BYTES {
+            return if self.said.len() > MAX_COMMAND_BYTES {
                 Progress::Left
             } else {
                 Progress::Waits
@@ -196,7 +196,7 @@ mod tests {
             matches!(command, Command::Resume { device: asked } if asked == device)
                 && !has_left(&connection)
         );
-        assert!(begun.elapsed() < QUESTION_LIMIT / 2);
+        assert!(begun.elapsed() < COMMAND_LIMIT / 2);
         assert!(
             has_left(&mute[0]) && has_left(&mute[1]) && !has_left(&mute[2]),
             "there is room for so many"

@@ -72,7 +72,7 @@ fn a_device_that_is_being_taken_over_is_reported_as_waiting() {
     let mut owner = Owner::start(|_| {}).unwrap();
     let directory = Directory::default();
     let (one, other) = (device(1_048_574, false).state(), device(1_048_575, false).state());
-    directory.expect(vec![one.clone(), other.clone()]);
+    directory.publish_coming(vec![one.clone(), other.clone()]);
     let (control, commands) = channel();
     let socket = UnixListener::bind(&path).unwrap();
     Listener::open(socket, &directory, owner.handle(), &AtWork::default(), control).unwrap();
@@ -89,7 +89,7 @@ fn a_device_that_is_being_taken_over_is_reported_as_waiting() {
     directory.publish(&BTreeMap::new(), &[(one.id, left_out)].into());
     assert_eq!(states(), [(other.id, RunState::Quiesced), (one.id, RunState::Dead)]);
     directory.publish(&BTreeMap::new(), &BTreeMap::new());
-    directory.expect(Vec::new());
+    directory.publish_coming(Vec::new());
     assert!(reports(&path).is_empty());
     owner.stop().unwrap();
 }

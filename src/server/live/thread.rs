@@ -8,7 +8,7 @@ use dm_targets::group::Group;
 
 use crate::data::{DataThread, Handle, ZEROES};
 use crate::failure::{Failure, Reason};
-use crate::server::admin::thread::{Caller, Thread};
+use crate::server::admin::thread::{Thread, ThreadHandle};
 use crate::storage::OpenDisk;
 
 impl Thread for DataThread {
@@ -27,7 +27,7 @@ impl Thread for DataThread {
     }
 }
 
-impl Caller for Handle {
+impl ThreadHandle for Handle {
     type Thread = DataThread;
 
     fn call<T, F>(

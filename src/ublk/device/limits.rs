@@ -9,37 +9,42 @@ use crate::ublk::{Discard, Params, attrs};
 
 /// Largest request the kernel hands over in one piece: a slice of the copy engine.
 pub(super) const MAX_IO_BYTES: u32 = 1 << 19;
-/// Why disks that would make a device like `below` cannot be put below an existing device: the
+
+/// Checks that disks that would make a device like `below` can be put below an existing device: the
 /// requests that users may send it were fixed when it was added. Only with zero copy do disks get
 /// users' memory. A length of 0 is that of a single leg, which is measured where it joins.
-pub fn unfit(device: &Params, below: &Params, zero_copy: bool) -> Option<String> {
+///
+/// # Errors
+/// Why they cannot.
+pub fn check_fits(device: &Params, below: &Params, zero_copy: bool) -> Result<(), String> {
     if below.dev_sectors > 0 && below.dev_sectors != device.dev_sectors {
-        return Some(format!(
+        return Err(format!(
             "the device would have {} sectors: its length cannot change",
             below.dev_sectors
         ));
     }
     if below.logical_shift > device.logical_shift {
         let (block, of_device) = (1_u64 << below.logical_shift, 1_u64 << device.logical_shift);
-        return Some(format!(
+        return Err(format!(
             "blocks of {block} bytes are too large for a device with blocks of {of_device}"
         ));
     }
     if below.attrs & attrs::VOLATILE_CACHE > device.attrs & attrs::VOLATILE_CACHE {
-        return Some(
-            "a disk has a volatile cache, and the device was added without one: its users would \
-             not flush"
+        return Err(
+            "a disk has a volatile cache, and the device was added without one: its users \
+                    would not flush"
                 .to_owned(),
         );
     }
     let mask = |params: &Params| params.dma_alignment_mask.unwrap_or(511); // the block layer's own
-    (zero_copy && mask(below) > mask(device)).then(|| {
-        let (needed, given) = (mask(below) + 1, mask(device) + 1);
-        format!(
+    let (needed, given) = (mask(below) + 1, mask(device) + 1);
+    if zero_copy && needed > given {
+        return Err(format!(
             "a disk below it needs memory aligned to {needed} bytes, and the device was added for \
              users that align to {given}: delete it and add it again with --no-zero-copy"
-        )
-    })
+        ));
+    }
+    Ok(())
 }
 
 fn shift_of(bytes: u32) -> u8 {

@@ -77,8 +77,8 @@ fn a_number_that_cannot_be_had_is_named() {
 fn a_device_whose_users_do_not_flush_gets_no_disk_with_a_volatile_cache() {
     let without = Params { dev_sectors: 8, logical_shift: 9, ..Params::default() };
     let with = Params { attrs: attrs::VOLATILE_CACHE | attrs::FUA, ..without.clone() };
-    let why = unfit(&without, &with, false).unwrap();
+    let why = check_fits(&without, &with, false).unwrap_err();
     assert!(why.contains("volatile cache"), "{why}");
-    assert_eq!(unfit(&with, &without, false), None);
-    assert_eq!(unfit(&with, &with, false), None);
+    assert_eq!(check_fits(&with, &without, false), Ok(()));
+    assert_eq!(check_fits(&with, &with, false), Ok(()));
 }

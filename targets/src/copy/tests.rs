@@ -14,14 +14,14 @@ use crate::units::{Sector, Sectors};
 /// More than eight slices, so that every slot of a job is used again.
 const LEN: u64 = 10_000;
 
-struct Rig {
+struct Fixture {
     world: World,
     client: Client,
     disks: Vec<Rc<SimDisk>>,
 }
 
 /// A source with different content in each sector, and empty destinations.
-fn rig(destinations: usize) -> Rig {
+fn fixture(destinations: usize) -> Fixture {
     let mut world = World::new(1, Schedule::InOrder, Trace::default());
     let content = |sector: u64| SectorData::new(&sector.to_le_bytes().repeat(64));
     let mut disks =
@@ -35,10 +35,10 @@ fn rig(destinations: usize) -> Rig {
     }
     let host: Rc<dyn Host> = world.host.clone();
     let client = Client::new(&world.executor, &host, None).unwrap();
-    Rig { world, client, disks }
+    Fixture { world, client, disks }
 }
 
-impl Rig {
+impl Fixture {
     fn region(&self, disk: usize) -> IoRegion {
         IoRegion { disk: self.disks[disk].disk(), sector: Sector(0), count: Sectors(LEN) }
     }
@@ -69,14 +69,14 @@ fn fail(disk: &SimDisk, class: Class, sector: u64) {
 
 #[test]
 fn one_read_feeds_every_destination() {
-    let rig = rig(3);
-    let outcome = rig.copy();
+    let fixture = fixture(3);
+    let outcome = fixture.copy();
     assert!(outcome.is_ok() && outcome.written == Sectors(LEN));
     for disk in 1..=3 {
-        assert!(rig.content(disk) == rig.content(0));
+        assert!(fixture.content(disk) == fixture.content(0));
     }
     assert_eq!(
-        rig.client.moved(),
+        fixture.client.moved(),
         Sectors(LEN),
         "each sector was dealt with once, not once per destination"
     );
@@ -84,20 +84,20 @@ fn one_read_feeds_every_destination() {
 
 #[test]
 fn an_error_on_one_destination_is_its_own() {
-    let rig = rig(3);
-    fail(&rig.disks[2], Class::Write, 3000);
-    let outcome = rig.copy();
+    let fixture = fixture(3);
+    fail(&fixture.disks[2], Class::Write, 3000);
+    let outcome = fixture.copy();
     assert_eq!((outcome.read_err, outcome.write_err), (false, 0b010));
     // The slice around sector 3000 is not on all of them.
     assert_eq!(outcome.written, Sectors(LEN - SLICE_SECTORS));
-    assert!(rig.content(1) == rig.content(0) && rig.content(3) == rig.content(0));
+    assert!(fixture.content(1) == fixture.content(0) && fixture.content(3) == fixture.content(0));
 }
 
 #[test]
 fn a_read_error_is_told_apart() {
-    let rig = rig(1);
-    fail(&rig.disks[0], Class::Read, 3000);
-    let outcome = rig.copy();
+    let fixture = fixture(1);
+    fail(&fixture.disks[0], Class::Read, 3000);
+    let outcome = fixture.copy();
     assert!(outcome.read_err && outcome.first_error.is_some_and(|error| error.errno == Errno::EIO));
     assert_eq!(outcome.written, Sectors(LEN - SLICE_SECTORS));
 }
@@ -106,14 +106,14 @@ fn a_read_error_is_told_apart() {
 /// been read together with it.
 #[test]
 fn neighbours_are_read_without_what_cannot_be() {
-    let rig = rig(2);
+    let fixture = fixture(2);
     let matcher = Matcher { class: Class::Read, first: 19, end: 20 };
-    rig.disks[0].inject(Fault { matcher, skip: 0, times: 100, errno: Errno::EIO });
-    let (client, from) = (rig.client.clone(), rig.disks[0].disk());
-    let to = [1, 2].map(|disk| rig.disks[disk].disk());
+    fixture.disks[0].inject(Fault { matcher, skip: 0, times: 100, errno: Errno::EIO });
+    let (client, from) = (fixture.client.clone(), fixture.disks[0].disk());
+    let to = [1, 2].map(|disk| fixture.disks[disk].disk());
     let failed: Rc<RefCell<Vec<bool>>> = Rc::default();
     let slot = failed.clone();
-    rig.world.executor.spawn(async move {
+    fixture.world.executor.spawn(async move {
         let mut job = client.job();
         // The last part needs the same sectors as the second.
         for (first, count, disk) in [(8, 8, 0), (16, 8, 1), (24, 8, 0), (0, 16, 1), (16, 16, 0)] {
@@ -130,18 +130,18 @@ fn neighbours_are_read_without_what_cannot_be() {
         assert!(job.read_error.is_some());
         *slot.borrow_mut() = job.parts.iter().map(|part| part.failed).collect();
     });
-    rig.world.run(100_000);
+    fixture.world.run(100_000);
     assert_eq!(*failed.borrow(), [false, true, false, false, true]);
     let copied = |disk: usize, first: usize, count: usize| {
-        rig.content(disk)[(first + 100) * 512..][..count * 512]
-            == rig.content(0)[first * 512..][..count * 512]
+        fixture.content(disk)[(first + 100) * 512..][..count * 512]
+            == fixture.content(0)[first * 512..][..count * 512]
     };
     assert!(copied(1, 8, 8) && copied(1, 24, 8) && copied(2, 0, 16));
 }
 
 #[test]
 fn callbacks_come_later_and_one_by_one() {
-    let rig = rig(1);
+    let fixture = fixture(1);
     let (calls, inside) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
     let count = || {
         let (calls, inside) = (calls.clone(), inside.clone());
@@ -151,36 +151,41 @@ fn callbacks_come_later_and_one_by_one() {
             inside.set(false);
         }
     };
-    rig.client.submit_copy(rig.region(0), vec![rig.region(1)], Flags::default(), count());
-    rig.client.submit_zero(vec![rig.region(1)], Flags::default(), count());
-    let token = rig.client.prepare_callback(count());
+    fixture.client.submit_copy(
+        fixture.region(0),
+        vec![fixture.region(1)],
+        Flags::default(),
+        count(),
+    );
+    fixture.client.submit_zero(vec![fixture.region(1)], Flags::default(), count());
+    let token = fixture.client.prepare_callback(count());
     assert_eq!(calls.get(), 0, "none inside the call that submits");
-    rig.world.run(100_000);
+    fixture.world.run(100_000);
     assert_eq!(calls.get(), 2);
-    let (client, ended) = (rig.client.clone(), Rc::new(Cell::new(false)));
+    let (client, ended) = (fixture.client.clone(), Rc::new(Cell::new(false)));
     let flag = ended.clone();
-    rig.world.executor.spawn(async move {
+    fixture.world.executor.spawn(async move {
         client.destroy().await;
         flag.set(true);
     });
-    rig.world.run(100_000);
+    fixture.world.run(100_000);
     assert!(!ended.get(), "a token holds its client");
     token.fire(Outcome::default());
-    rig.world.run(100_000);
+    fixture.world.run(100_000);
     assert_eq!((calls.get(), ended.get()), (3, true));
 }
 
 #[test]
 fn dm_io_has_a_bit_for_each_region_and_refuses_what_it_must() {
-    let rig = rig(2);
-    fail(&rig.disks[2], Class::Write, 7);
-    let host: Rc<dyn Host> = rig.world.host.clone();
-    let client = io::Client::new(&rig.world.executor, io::DEFAULT_RESERVE);
+    let fixture = fixture(2);
+    fail(&fixture.disks[2], Class::Write, 7);
+    let host: Rc<dyn Host> = fixture.world.host.clone();
+    let client = io::Client::new(&fixture.world.executor, io::DEFAULT_RESERVE);
     let page = Buffer::acquire(&host, 4096).unwrap();
     page.write(0, &[7; 4096]);
     let memory = Memory::Pages { pages: Rc::new([page]), offset_bytes: 0 };
     let outcomes: Rc<RefCell<Vec<_>>> = Rc::default();
-    let regions = vec![rig.region(1), rig.region(2)];
+    let regions = vec![fixture.region(1), fixture.region(2)];
     for op in [IoOp::Write { preflush: true, fua: true }, IoOp::Read] {
         let outcomes = outcomes.clone();
         client.start(op, memory.clone(), regions.clone(), move |outcome| {
@@ -188,10 +193,10 @@ fn dm_io_has_a_bit_for_each_region_and_refuses_what_it_must() {
         });
     }
     assert!(outcomes.borrow().is_empty());
-    rig.world.run(100_000);
+    fixture.world.run(100_000);
     let outcomes = outcomes.borrow();
     assert!(outcomes.contains(&Err(Refused::ReadOfMany)));
     let written = outcomes.iter().find_map(|outcome| outcome.as_ref().ok()).unwrap();
     assert_eq!((written.error_bits, written.unsupported_bits), (0b10, 0));
-    assert!(rig.content(1).iter().all(|byte| *byte == 7), "the page is used round and round");
+    assert!(fixture.content(1).iter().all(|byte| *byte == 7), "the page is used round and round");
 }

@@ -38,7 +38,7 @@ impl Mirror {
         if !mutant::is(Mutant::LegsNamedLate) {
             self.log.name_legs();
         }
-        self.note_in_sync();
+        self.report_in_sync();
         if self.state.borrow().legs.in_sync() && flushed {
             // The log recorded this durably before this server started.
             self.commit_all();
@@ -74,7 +74,7 @@ impl Mirror {
             });
         }
         let one = || !flushed.get().is_empty() || self.tasks.get() == tasks;
-        self.quiet.until(|| one().then_some(())).await;
+        self.operation_ended.until(|| one().then_some(())).await;
         let State { legs, .. } = &mut *self.state.borrow_mut();
         legs.mark_flushed(flushed.get());
         // The cleaner flushes the others.

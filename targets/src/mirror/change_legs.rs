@@ -263,7 +263,7 @@ impl Mirror {
         self.requests.changes.set(self.requests.changes.get() + 1);
         self.requests.phase.set(Phase::Running);
         self.requests.gate.release();
-        self.note_in_sync();
+        self.report_in_sync();
         self.go_on();
     }
 }

@@ -79,7 +79,7 @@ impl Mirror {
         self.log.request();
         self.requests.released.wake_all();
         self.cleaner.batches.set(self.cleaner.batches.get() - 1);
-        self.quiet.wake_all();
+        self.operation_ended.wake_all();
         true
     }
 }

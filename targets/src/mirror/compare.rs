@@ -147,11 +147,11 @@ impl Mirror {
             repaired.regions += u64::from(differs);
         }
         self.recovery.work.wake_all();
-        self.quiet.until(|| (stopped() || self.recovery_ended()).then_some(())).await;
+        self.operation_ended.until(|| (stopped() || self.recovery_ended()).then_some(())).await;
         if !self.recovery_ended() {
             return Err(CheckError::Unwanted);
         }
-        self.note_in_sync();
+        self.report_in_sync();
         let regions = &self.state.borrow().regions;
         repaired.left = regions.count() - regions.in_sync_count();
         Ok(repaired)
@@ -185,7 +185,7 @@ impl Mirror {
         // legs sources.
         while self.state.borrow().legs.sources() != LegSet::one(source_leg) {
             self.may_be_source(source_leg)?;
-            self.state.borrow_mut().legs.believe(source_leg);
+            self.state.borrow_mut().legs.trust_only(source_leg);
             self.remember_stale();
             if !self.until_legs_remembered().await {
                 return Err(self.not_right(source_leg));
@@ -231,7 +231,9 @@ impl Mirror {
         }
         self.requests.gate.enter();
         let span = super::regions::Span::one(region);
-        self.quiet.until(|| self.state.borrow().regions.is_quiet(span).then_some(())).await;
+        self.operation_ended
+            .until(|| self.state.borrow().regions.is_drained(span).then_some(()))
+            .await;
         Ok(())
     }
 

@@ -86,8 +86,8 @@ fn a_log_on_a_disk_knows_nothing_of_a_table_that_did_not_have_it() {
         begun.map(|it| (it.initial, it.sources)),
         Ok((InitialSync::Sync, Some(LegSet(0b10))))
     );
-    let nobody = begin(&core, InitialSync::FromLog, None, Some(LOG), &[1, 9]);
-    assert_eq!(nobody, Err(OpenError::NoSource));
+    let found = begin(&core, InitialSync::FromLog, None, Some(LOG), &[1, 9]);
+    assert_eq!(found, Err(OpenError::NoSource));
 }
 
 #[test]

@@ -303,7 +303,7 @@ impl Legs {
     }
 
     /// Makes one leg the only source, at the user's request.
-    pub fn believe(&mut self, leg: usize) {
+    pub fn trust_only(&mut self, leg: usize) {
         self.default = leg;
         self.diverge();
     }

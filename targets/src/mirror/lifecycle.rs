@@ -129,7 +129,7 @@ impl Mirror {
             },
             flushes: Flushes::default(),
             tasks: Cell::new(0),
-            quiet: WaitQueue::default(),
+            operation_ended: WaitQueue::default(),
         }))
     }
 
@@ -143,7 +143,7 @@ impl Mirror {
         executor.spawn(async move {
             task.await;
             mirror.tasks.set(mirror.tasks.get() - 1);
-            mirror.quiet.wake_all();
+            mirror.operation_ended.wake_all();
         });
     }
 
@@ -212,9 +212,9 @@ impl Mirror {
         self.recovery.paused.set(self.recovery.paused.get() + 1);
         self.requests.given_up.set(false);
         let unless = |rests: bool| (rests || self.requests.given_up.get()).then_some(());
-        self.quiet.until(|| unless(self.recovery.running.get() == 0)).await;
+        self.operation_ended.until(|| unless(self.recovery.running.get() == 0)).await;
         self.requests.gate.until(|| unless(is_idle())).await;
-        self.quiet.until(|| unless(self.cleaner.batches.get() == 0)).await;
+        self.operation_ended.until(|| unless(self.cleaner.batches.get() == 0)).await;
         !self.requests.given_up.get()
     }
 
@@ -222,7 +222,7 @@ impl Mirror {
     /// changed then, and nothing will be.
     pub fn give_up(&self) {
         self.requests.given_up.set(true);
-        self.quiet.wake_all();
+        self.operation_ended.wake_all();
         self.requests.gate.wake();
     }
 
@@ -237,7 +237,7 @@ impl Mirror {
     pub(super) async fn clean_everything(&self) {
         let mut taken = Vec::new();
         loop {
-            self.quiet.until(|| (self.cleaner.batches.get() == 0).then_some(())).await;
+            self.operation_ended.until(|| (self.cleaner.batches.get() == 0).then_some(())).await;
             if !self.clean(0, &mut taken).await {
                 break;
             }
@@ -264,7 +264,7 @@ impl Mirror {
         self.try_record();
         self.requests.phase.set(Phase::Running);
         self.requests.gate.release();
-        self.note_in_sync();
+        self.report_in_sync();
         self.go_on();
     }
 
@@ -309,7 +309,7 @@ impl Mirror {
         self.recovery.work.wake_all();
         self.cleaner.wanted.wake_all();
         self.log.close();
-        self.quiet.until(|| (self.tasks.get() == 0).then_some(())).await;
+        self.operation_ended.until(|| (self.tasks.get() == 0).then_some(())).await;
     }
 }
 

@@ -206,19 +206,19 @@ impl Log {
 
     /// A region's bit was cleared, and a write waits until that is durable.
     pub(super) fn mark(&self, region: RegionIndex) {
-        self.note(self.layout.get().block_of(region), true);
+        self.change_block(self.layout.get().block_of(region), true);
     }
 
     /// A region's bit was set. It is written with the next batch, or when [`Log::request`] requests
     /// one.
     pub(super) fn clear(&self, region: RegionIndex) {
-        self.note(self.layout.get().block_of(region), false);
+        self.change_block(self.layout.get().block_of(region), false);
     }
 
     /// Marks all blocks as changed.
     pub(super) fn change_all(&self) {
         for block in 0..self.layout.get().blocks() {
-            self.note(block, true);
+            self.change_block(block, true);
         }
     }
 
@@ -246,10 +246,10 @@ impl Log {
 
     /// Marks the header as changed.
     pub(super) fn change_header(&self) {
-        self.note(0, true);
+        self.change_block(0, true);
     }
 
-    fn note(&self, block: u64, mark: bool) {
+    fn change_block(&self, block: u64, mark: bool) {
         if self.device.is_none() {
             return;
         }

@@ -34,14 +34,16 @@ impl Mirror {
     /// Recovers regions until the mirror is closed.
     pub(super) async fn recovery_lane(&self) {
         while let Some(span) = self.recovery.work.until(|| self.next_recovery()).await {
-            self.quiet.until(|| self.state.borrow().regions.is_quiet(span).then_some(())).await;
+            self.operation_ended
+                .until(|| self.state.borrow().regions.is_drained(span).then_some(()))
+                .await;
             self.recover(span).await;
             self.recovery.running.set(self.recovery.running.get() - 1);
             if self.recovery.running.get() == 0 {
                 if self.recovery.paused.get() > 0 || !self.state.borrow().regions.has_recovery() {
                     self.recovery.progress.set(None);
                 }
-                self.quiet.wake_all();
+                self.operation_ended.wake_all();
             }
         }
     }
@@ -161,7 +163,7 @@ impl Mirror {
             self.recovery.progress.set(Some(progress));
         }
         if copied {
-            self.note_in_sync();
+            self.report_in_sync();
         }
     }
 
@@ -175,7 +177,7 @@ impl Mirror {
     /// Pauses recovery until [`Mirror::go_on`], and waits until none is under way.
     pub(super) async fn pause_recovery(&self) {
         self.recovery.paused.set(self.recovery.paused.get() + 1);
-        self.quiet.until(|| (self.recovery.running.get() == 0).then_some(())).await;
+        self.operation_ended.until(|| (self.recovery.running.get() == 0).then_some(())).await;
     }
 
     /// Ends a pause of recovery.

@@ -12,8 +12,8 @@
 //! | no | no | out of sync; *recovering* while it is withheld for a copy |
 //!
 //! A region has an entry only while there is more state: writes in flight, the log batch that marks
-//! it dirty, whether it is withheld. A withheld region is *quiet* once no write is in flight in it,
-//! and new writes wait until it is released: this is how recovery and compare get exclusive access
+//! it dirty, whether it is withheld. A withheld region is *drained* once no write is in it; new
+//! writes wait until it is released: this is how recovery and compare get exclusive access
 //! to a region.
 //!
 //! Rules kept here: the decision halves of I7 (`begin_write` returns the log batch that a write
@@ -63,8 +63,8 @@ impl Span {
 /// The tasks to wake after a write has ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wake {
-    /// A withheld region is quiet now: its holder.
-    pub quiet: bool,
+    /// A withheld region is drained now: its holder.
+    pub drained: bool,
     /// The first region is queued for cleaning, or too many are: the cleaner.
     pub cleaner: bool,
     /// An entry has been freed: writes that wait for room.
@@ -250,7 +250,7 @@ impl Regions {
             if entry.pending > 0 {
                 continue;
             }
-            wake.quiet |= entry.withheld;
+            wake.drained |= entry.withheld;
             if mutant::is(Mutant::NoSyncBecomesClean) && self.in_sync.put(region, true) {
                 self.in_sync_count += 1;
                 self.dirty += 1;

@@ -20,7 +20,7 @@ impl Regions {
     }
 
     /// Whether withheld regions have no writes in flight.
-    pub fn is_quiet(&self, span: Span) -> bool {
+    pub fn is_drained(&self, span: Span) -> bool {
         let pending =
             |region| self.index.get(&region).map_or(0, |slot| self.entries[*slot as usize].pending);
         span.numbers().all(|region| pending(region) == 0)
@@ -91,7 +91,7 @@ impl Regions {
             let entry = &mut self.entries[slot as usize];
             entry.withheld = false;
             entry.touched_ms = now_ms;
-            let quiet = entry.pending == 0;
+            let drained = entry.pending == 0;
             let spoiled = std::mem::take(&mut entry.spoiled);
             let recovered = recovered && !spoiled;
             if std::mem::take(&mut entry.skipped) && !recovered {
@@ -105,7 +105,7 @@ impl Regions {
                     self.unflushed.add(region);
                 }
             }
-            if quiet {
+            if drained {
                 self.retire(region, slot, now_ms, &mut wake);
             }
         }

@@ -67,7 +67,7 @@ fn recovery_gives_each_region_once_and_joins_neighbours() {
 }
 
 #[test]
-fn a_region_that_somebody_else_has_is_recovered_when_it_is_released() {
+fn a_region_with_another_holder_is_recovered_when_it_is_released() {
     let mut regions = Regions::new(Bits::zeroes(2).unwrap(), true);
     regions.withhold(RegionIndex(0));
     assert_eq!(regions.next_recovery(8), Some(Span::one(RegionIndex(1))));

@@ -106,7 +106,7 @@ impl World {
     }
 
     /// Applies an event; `false` if it is not possible now.
-    fn happen(&mut self, event: Event) -> bool {
+    fn apply(&mut self, event: Event) -> bool {
         self.now_ms += 1;
         let now_ms = self.now_ms;
         match event {
@@ -242,7 +242,7 @@ impl World {
                     let it = self.at(region);
                     assert!(
                         !it.in_sync && !it.withheld,
-                        "only what is out of sync and nobody's is recovered"
+                        "only a region that is out of sync and has no holder is recovered"
                     );
                     assert!(
                         region == span.first.0 || it.pending == 0,
@@ -253,10 +253,10 @@ impl World {
                 self.recovering = Some(span);
             }
             (Event::Quiet, Some(span)) => {
-                let quiet = span.numbers().all(|region| self.at(region).pending == 0);
-                assert_eq!(self.regions.is_quiet(span), quiet);
+                let drained = span.numbers().all(|region| self.at(region).pending == 0);
+                assert_eq!(self.regions.is_drained(span), drained);
             }
-            (Event::Recovered(ok), Some(span)) if self.regions.is_quiet(span) => {
+            (Event::Recovered(ok), Some(span)) if self.regions.is_drained(span) => {
                 self.regions.end_recovery(span, ok, now_ms);
                 let logged = self.logged;
                 for region in span.numbers() {
@@ -298,13 +298,13 @@ impl World {
     /// After everything has ended and been cleaned, no entries are left.
     fn wind_up(mut self, path: &[Event]) {
         for region in 0..REGIONS {
-            while self.happen(Event::End(region)) {}
-            self.happen(Event::Release(region));
+            while self.apply(Event::End(region)) {}
+            self.apply(Event::Release(region));
         }
-        self.happen(Event::Recovered(true));
-        self.happen(Event::Cleaned);
-        while self.happen(Event::Take) && !self.taken.is_empty() {
-            self.happen(Event::Cleaned);
+        self.apply(Event::Recovered(true));
+        self.apply(Event::Cleaned);
+        while self.apply(Event::Take) && !self.taken.is_empty() {
+            self.apply(Event::Cleaned);
         }
         self.check(path);
         assert!(self.regions.index.is_empty(), "{path:?} leaves {:?}", self.regions.index);
@@ -320,7 +320,7 @@ fn explore(world: &World, path: &mut Vec<Event>, depth: usize, count: &mut u64) 
     }
     for event in EVENTS {
         let mut next = world.clone();
-        if next.happen(event) {
+        if next.apply(event) {
             path.push(event);
             next.check(path);
             explore(&next, path, depth - 1, count);
@@ -352,7 +352,7 @@ fn random_long_sequences_keep_the_rules() {
                 .wrapping_add(1_442_695_040_888_963_407);
             let event = EVENTS[usize::try_from((seed >> 33) % EVENTS.len() as u64).unwrap()];
             if event != Event::FailFlush || round % 4 == 0 {
-                if world.happen(event) {
+                if world.apply(event) {
                     path.push(event);
                 }
                 world.check(&path);

@@ -69,7 +69,7 @@ pub struct Mirror {
     pub(super) tasks: Cell<usize>,
     /// Woken when an internal operation has ended: writes in a withheld region, a recovery, a batch
     /// of the cleaner, a task.
-    pub(super) quiet: WaitQueue,
+    pub(super) operation_ended: WaitQueue,
 }
 
 impl WithBits for RefCell<State> {
@@ -228,8 +228,8 @@ impl Mirror {
 
     /// Wakes the tasks in `wake`, after a write or a recovery has ended.
     pub(super) fn wake(&self, wake: Wake) {
-        if wake.quiet {
-            self.quiet.wake_all();
+        if wake.drained {
+            self.operation_ended.wake_all();
         }
         if wake.cleaner {
             self.cleaner.wanted.wake_all();
@@ -324,7 +324,7 @@ impl Mirror {
     /// because no remaining leg is known to have all data durably.
     pub(super) async fn until_legs_remembered(&self) -> bool {
         while !self.legs_remembered() {
-            self.quiet.until(|| (!self.cleaner.flags_pending.get()).then_some(())).await;
+            self.operation_ended.until(|| (!self.cleaner.flags_pending.get()).then_some(())).await;
             if self.cleaner.flags_lost.get() {
                 return false;
             }
@@ -339,7 +339,7 @@ impl Mirror {
     }
 
     /// If every region is in sync, notifies the listener and clears the legs' failures.
-    pub(super) fn note_in_sync(&self) {
+    pub(super) fn report_in_sync(&self) {
         let news = {
             let State { regions, legs } = &mut *self.state.borrow_mut();
             let had_stale = legs.stale() != LegSet::default();

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use super::exceptions::{Health, PendingId};
 use super::format::{Record, Usage};
-use super::state::Life;
+use super::state::Phase;
 use super::target::Snapshot;
 use super::{Cause, Event};
 use crate::disk::DiskError;
@@ -91,7 +91,7 @@ impl Snapshot {
                 Work::End => break,
             }
         }
-        self.committer.life.set(Life::Ended);
+        self.committer.phase.set(Phase::Ended);
         self.changed.wake_all();
     }
 
@@ -120,7 +120,7 @@ impl Snapshot {
     fn next_work(&self, records: &mut Vec<Record>) -> Option<Work> {
         let mut state = self.state.borrow_mut();
         let lingered = |since_ms| since_ms + LINGER_MS <= self.host.now_ms();
-        if self.committer.life.get() != Life::Running
+        if self.committer.phase.get() != Phase::Running
             || self.committer.journaled_since_ms.get().is_some_and(lingered)
         {
             state.want_journaled();
@@ -134,7 +134,7 @@ impl Snapshot {
             Health::Valid | Health::Overflowed if !records.is_empty() => return Some(Work::Commit),
             _ => {}
         }
-        let closing = self.committer.life.get() != Life::Running;
+        let closing = self.committer.phase.get() != Phase::Running;
         (closing && state.pending() == 0).then_some(Work::End)
     }
 
@@ -157,7 +157,7 @@ impl Snapshot {
         }
         for _ in 0..count {
             let Some(slot) = self.state.borrow_mut().publish() else { break };
-            self.put_note(slot, None);
+            self.journal_slot(slot, None);
             self.wake_waiting(slot);
         }
         let journaled = self.state.borrow().journaled();
@@ -209,7 +209,7 @@ impl Snapshot {
         }
         for id in created {
             let Some(record) = self.state.borrow_mut().journal(*id) else { continue };
-            self.put_note(id.slot, Some(record));
+            self.journal_slot(id.slot, Some(record));
             self.wake_waiting(id.slot);
         }
         let first = self.committer.journaled_since_ms.get().is_none();
@@ -224,7 +224,7 @@ impl Snapshot {
         true
     }
 
-    pub(super) fn put_note(&self, slot: u32, record: Option<Record>) {
+    pub(super) fn journal_slot(&self, slot: u32, record: Option<Record>) {
         let skip = record.is_some() && mutant::is(Mutant::NotJournaled);
         if let Some(journal) = self.journal.as_ref().filter(|_| !skip) {
             journal.put(slot as usize, record);

@@ -7,7 +7,7 @@
 
 use super::exceptions::Health;
 use super::losses::Loss;
-use super::state::Life;
+use super::state::Phase;
 use super::target::Snapshot;
 use super::{Cause, Event};
 use crate::mutant::{self, Mutant};
@@ -18,7 +18,7 @@ impl Snapshot {
     pub async fn close(&self) -> Result<(), Cause> {
         let kept = self.health().is_kept();
         self.committer.close();
-        let ended = || self.committer.life.get() == Life::Ended;
+        let ended = || self.committer.phase.get() == Phase::Ended;
         self.changed.until(|| ended().then_some(())).await;
         self.lost_since(kept)
     }

@@ -73,7 +73,7 @@ fn a_failed_copy_ends_in_invalidation_and_frees_everyone() {
 }
 
 #[test]
-fn a_journaled_exception_is_shown_and_recorded_when_somebody_waits_for_it() {
+fn a_journaled_exception_is_shown_and_recorded_when_a_task_waits_for_it() {
     let mut state = Exceptions::new(Health::Valid);
     let (first, second) = (state.begin(record(5, 2)), state.begin(record(6, 3)));
     assert_eq!(state.journal(second), Some(record(6, 3)));
@@ -84,7 +84,7 @@ fn a_journaled_exception_is_shown_and_recorded_when_somebody_waits_for_it() {
     let mut ready = Vec::new();
     state.journal(first).unwrap();
     state.ready(9, &mut ready).unwrap();
-    assert!(ready.is_empty(), "nobody waits");
+    assert!(ready.is_empty(), "no task waits");
     let to = state.want_journaled().unwrap();
     state.ready(9, &mut ready).unwrap();
     assert_eq!(ready, [record(5, 2), record(6, 3)], "in the order of allocation");
@@ -123,7 +123,7 @@ fn nothing_is_journaled_for_a_snapshot_that_is_not_kept() {
     let to = state.want_journaled().unwrap();
     state.begin_invalidation();
     assert_eq!(state.journal(late), None);
-    assert!(state.is_recorded(to), "nobody waits for what will never be");
+    assert!(state.is_recorded(to), "no task waits for a record that is never written");
     state.invalidate(true);
     assert_eq!((state.journaled(), state.journal(early)), (0, None));
 }

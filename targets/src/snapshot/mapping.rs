@@ -290,7 +290,7 @@ mod tests {
         for new in 0..PORTION_CHUNKS {
             assert!(gathered.push(Chunk(7), CowChunk(2 * new)));
         }
-        assert!(!gathered.push(Chunk(7), CowChunk(1)), "somebody has come twice");
+        assert!(!gathered.push(Chunk(7), CowChunk(1)), "the same chunk twice");
         assert!(!gathered.push(Chunk(PORTION_CHUNKS), CowChunk(1)), "the origin ends before");
         let largest = Gathered::of(1 << 40);
         assert!(largest.portions.len() as u64 <= 2 * MAX_PORTIONS);

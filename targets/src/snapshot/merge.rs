@@ -125,7 +125,7 @@ impl Merge {
         let buffer = buffer.ok_or(StoreError::NoMemory)?;
         let copy = parts.copy.clone();
         let snapshot = Snapshot::open_to_merge(parts).await?;
-        Merge::judge(&snapshot)?;
+        Merge::check_store(&snapshot)?;
         let tail = Tail::new(snapshot.store.layout(), block_bytes, bounds, 0);
         let kept = snapshot.health().is_kept();
         Ok(Rc::new(Merge {

@@ -80,7 +80,7 @@ impl Snapshot {
         self.begin_overflow();
         self.store.give_up(slots.len());
         for slot in slots {
-            self.put_note(slot, None);
+            self.journal_slot(slot, None);
             self.wake_waiting(slot);
         }
         self.changed.wake_all();

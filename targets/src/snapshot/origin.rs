@@ -224,8 +224,8 @@ impl Origin {
     /// Whether a write passes in this step without a question to any snapshot.
     #[inline]
     fn lets_pass(&self, sector: Sector, count: Sectors) -> bool {
-        let nobody_asks = || self.snapshots.borrow().is_empty();
-        self.gate.is_open() && (self.preserved.borrow().has(sector, count) || nobody_asks())
+        let has_no_snapshots = || self.snapshots.borrow().is_empty();
+        self.gate.is_open() && (self.preserved.borrow().has(sector, count) || has_no_snapshots())
     }
 
     /// Carries out a change that all snapshots let pass in this step.

@@ -10,7 +10,7 @@ use crate::exec::WaitQueue;
 
 /// The phases of the committer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Life {
+pub(super) enum Phase {
     /// It commits, or has not been started yet.
     #[default]
     Running,
@@ -23,7 +23,7 @@ pub(super) enum Life {
 /// The committer's state.
 #[derive(Default)]
 pub(super) struct Committer {
-    pub(super) life: Cell<Life>,
+    pub(super) phase: Cell<Phase>,
     /// For the committer: there is something to commit or to mark, or it must end.
     pub(super) wanted: WaitQueue,
     /// A commit is in flight.
@@ -37,8 +37,8 @@ pub(super) struct Committer {
 impl Committer {
     /// Tells the committer to end, if it has not ended.
     pub(super) fn close(&self) {
-        if self.life.get() == Life::Running {
-            self.life.set(Life::Closing);
+        if self.phase.get() == Phase::Running {
+            self.phase.set(Phase::Closing);
         }
         self.wanted.wake_all();
     }

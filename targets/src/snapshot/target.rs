@@ -22,7 +22,7 @@ use crate::disk::{Disk, DiskError, Host};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};
 use crate::request::{Request, RequestKind, TargetError};
-use crate::units::{Chunk, ChunkSize, CowChunk, SECTOR_BYTES, Sector, Sectors};
+use crate::units::{Chunk, ChunkSize, CowChunk, Sector, Sectors};
 
 /// Counters since the snapshot was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,7 +116,7 @@ impl Snapshot {
             cow: parts.cow.clone(),
             chunk_size: store.chunk_size(),
             store,
-            len: Cell::new(whole_blocks(len, parts.origin, parts.cow)),
+            len: Cell::new(in_blocks_of_both(len, parts.origin, parts.cow)),
             options: Cell::new(parts.options),
             copy: parts.copy.clone(),
             host: parts.host.clone(),
@@ -232,7 +232,7 @@ impl Snapshot {
     /// block there cannot be reached through the snapshot, whose blocks are no smaller.
     pub(super) fn origin_part(&self, chunk: Chunk) -> Sectors {
         let start = self.chunk_size.start_of(chunk);
-        let size = whole_blocks(self.origin.size(), &self.origin, &self.cow);
+        let size = in_blocks_of_both(self.origin.size(), &self.origin, &self.cow);
         Sectors(self.chunk_size.sectors().0.min(size.0.saturating_sub(start.0)))
     }
 
@@ -350,10 +350,9 @@ impl Snapshot {
 }
 
 /// A length in whole blocks of both disks, which are those of the snapshot's device.
-fn whole_blocks(len: Sectors, origin: &Disk, cow: &Disk) -> Sectors {
+fn in_blocks_of_both(len: Sectors, origin: &Disk, cow: &Disk) -> Sectors {
     let block_bytes = origin.limits().logical_block_bytes.max(cow.limits().logical_block_bytes);
-    let block = u64::from(block_bytes) / SECTOR_BYTES;
-    Sectors(len.0 / block * block)
+    len.whole_blocks(u64::from(block_bytes))
 }
 
 /// Too many exceptions are pending.

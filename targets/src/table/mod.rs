@@ -58,7 +58,7 @@ pub enum TargetParams {
 
 /// The identity of the server that a device shares with others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Family<'a> {
+pub struct FamilyKey<'a> {
     /// The disk that the server is named after; `None`: the table has none, and its device has a
     /// server of its own.
     pub disk: Option<&'a str>,
@@ -94,22 +94,24 @@ impl TargetParams {
     }
 
     /// The server of this device.
-    pub fn family(&self) -> Family<'_> {
+    pub fn family(&self) -> FamilyKey<'_> {
         match self {
             TargetParams::Snapshot(Snapshot { origin, .. })
             | TargetParams::SnapshotMerge(Snapshot { origin, .. })
-            | TargetParams::SnapshotOrigin { origin } => Family { disk: Some(origin), prefix: "" },
+            | TargetParams::SnapshotOrigin { origin } => {
+                FamilyKey { disk: Some(origin), prefix: "" }
+            }
             TargetParams::Mirror(mirror) => {
-                Family { disk: Some(&mirror.legs[0].device), prefix: "mirror-" }
+                FamilyKey { disk: Some(&mirror.legs[0].device), prefix: "mirror-" }
             }
             TargetParams::Linear(linear) => {
-                Family { disk: Some(&linear.device), prefix: "linear-" }
+                FamilyKey { disk: Some(&linear.device), prefix: "linear-" }
             }
             TargetParams::Segments(segments) => {
                 let first = segments.iter().find_map(|segment| segment.params.linear());
-                Family { disk: first.map(|linear| linear.device.as_str()), prefix: "linear-" }
+                FamilyKey { disk: first.map(|linear| linear.device.as_str()), prefix: "linear-" }
             }
-            TargetParams::Error | TargetParams::Zero => Family { disk: None, prefix: "linear-" },
+            TargetParams::Error | TargetParams::Zero => FamilyKey { disk: None, prefix: "linear-" },
         }
     }
 

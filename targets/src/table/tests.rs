@@ -320,7 +320,7 @@ fn a_line_says_which_devices_share_a_server() {
         let disk = Some(disk).filter(|disk| !disk.is_empty());
         assert_eq!(
             (params.family(), params.short_name()),
-            (Family { disk, prefix }, name),
+            (FamilyKey { disk, prefix }, name),
             "{text}"
         );
     }

@@ -44,9 +44,9 @@ fn answer(town: &mut Town) {
         disk.hangs_after.set(None);
     }
     come_to_rest(town);
-    town.processes.get_mut(M.key()).unwrap().admin.settle();
+    town.processes.get_mut(M.key()).unwrap().admin.finish_late_jobs();
     come_to_rest(town);
-    town.settle();
+    town.collect_replies();
 }
 
 /// Replaces the table while the log's disk falls silent after so many operations; returns the

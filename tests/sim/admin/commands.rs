@@ -291,7 +291,7 @@ impl Town {
             // Whatever the result, the device may run.
             known.suspended = false;
         }
-        self.settle();
+        self.collect_replies();
         resumed
     }
 

@@ -179,7 +179,7 @@ impl Town {
             }
         }
         self.reap(what.key());
-        self.settle();
+        self.collect_replies();
     }
 
     pub(super) fn replace(&mut self, leg: usize, disk: usize) -> Result<(), String> {
@@ -237,7 +237,7 @@ impl Town {
     pub(super) fn hang(&mut self, disk: usize, hangs: bool) {
         self.site.disks[disk].hangs.set(hangs);
         if !hangs {
-            self.settle();
+            self.collect_replies();
         }
     }
 

@@ -26,7 +26,7 @@ impl Town {
         let leave = |device: &DeviceState| {
             admin::record_left_behind(&SimMachine::start(&site, key, pid())?, device, &[])
         };
-        let (problems, mut owed) = admin::settle(&gone, leave, |device| {
+        let (problems, mut owed) = admin::complete_gone(&gone, leave, |device| {
             let pid = pid();
             let machine = SimMachine::start(&site, key, pid)
                 .map_err(|why| Incomplete { why, owed: device.lost })?;

@@ -140,7 +140,7 @@ fn the_cow_of_a_deleted_snapshot_is_free_when_its_disk_answers() {
         hang(&mut town, "/c0", false);
         let beside = town.site.beside.borrow().clone();
         beside.iter().for_each(|executor| drop(town.site.run(executor, || false)));
-        town.processes.get_mut("o").unwrap().admin.settle();
+        town.processes.get_mut("o").unwrap().admin.finish_late_jobs();
         assert_eq!(town.site.disks[1].claim.get(), None, "after {operations}: it is not free");
         assert_served(&mut town);
     }

@@ -105,7 +105,7 @@ impl Life {
     }
 
     /// Handles the results of writes.
-    fn settle(&mut self) -> Result<(), Broken> {
+    fn collect_replies(&mut self) -> Result<(), Broken> {
         if self.town.site.is_dead() {
             return Ok(());
         }
@@ -143,7 +143,7 @@ impl Life {
             self.waiting.push((sector, self.value, pending));
             self.begin(self.table);
         }
-        self.settle()
+        self.collect_replies()
     }
 
     fn read(&mut self, sector: usize) -> Result<(), Broken> {
@@ -201,7 +201,7 @@ impl Life {
             Err(why) => return Err(why),
         }
         self.learn(None)?;
-        self.settle()
+        self.collect_replies()
     }
 
     /// Compares the state file with the model. `crashed`: the tables that may be in place now.
@@ -247,7 +247,7 @@ impl Life {
                 }
             }
         }
-        self.settle()
+        self.collect_replies()
     }
 
     /// The next server takes the device over.
@@ -263,7 +263,7 @@ impl Life {
         let process = Process::start(&self.town.site, L.key()).ok_or("no server")?;
         self.town.processes.insert(L.key(), process);
         match self.town.ask(L.key(), Command::Recover(state)) {
-            Ok(Reply::Recovered { problems }) if problems.is_empty() => self.settle(),
+            Ok(Reply::Recovered { problems }) if problems.is_empty() => self.collect_replies(),
             other => Err(format!("not recovered: {other:?}")),
         }
     }

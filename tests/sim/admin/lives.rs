@@ -131,7 +131,7 @@ pub fn act(town: &mut Town, step: Step) {
         Step::Load(short) => town.load(short),
         Step::Beside(at, force) => town.add_beside(at, force),
         event => {
-            happen(town, event);
+            apply_event(town, event);
             Ok(())
         }
     };
@@ -142,7 +142,7 @@ pub fn act(town: &mut Town, step: Step) {
 }
 
 /// Events that happen by themselves, or that users cause.
-fn happen(town: &mut Town, event: Step) {
+fn apply_event(town: &mut Town, event: Step) {
     match event {
         Step::Write(what, sector) => town.write(what, sector),
         Step::Flush(what) => town.flush(what),

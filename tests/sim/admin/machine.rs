@@ -18,11 +18,11 @@ use super::open::{Hold, SimOpen, id_of};
 use super::process::spawn_pass;
 use super::records::{Directory, RecordsOfCow};
 use super::site::Site;
-use super::thread::{SimCaller, SimThread};
+use super::thread::{SimHandle, SimThread};
 use crate::failure::Reason;
 use crate::protocol::{DeviceOptions, KnownDisk};
 use crate::server::admin::held::Held;
-use crate::server::admin::machine::{Machine, Removed, Served, Waited};
+use crate::server::admin::machine::{Machine, Removed, Waited};
 use crate::storage::{Access, Claim, DiskId, Ground, OpenError, OpenErrorKind};
 use crate::ublk::{DeviceInfo, DeviceState, Params};
 
@@ -62,7 +62,7 @@ impl SimMachine {
             Some(_) => Vec::new(),
             None => return Err(gone(id)),
         };
-        self.caller().wait(|| given.iter().all(|pending| pending.result.borrow().is_some()))
+        self.handle().wait(|| given.iter().all(|pending| pending.result.borrow().is_some()))
     }
 
     /// Takes a step of the kernel.
@@ -88,7 +88,7 @@ fn gone(id: u32) -> Reason {
 impl Machine for SimMachine {
     type Open = SimOpen;
     type Thread = SimThread;
-    type Caller = SimCaller;
+    type Handle = SimHandle;
     type Records = Directory;
     type Journal = RecordsOfCow;
 
@@ -109,9 +109,9 @@ impl Machine for SimMachine {
         &self.directory
     }
 
-    fn caller(&self) -> SimCaller {
+    fn handle(&self) -> SimHandle {
         let SimMachine { site, executor, thread, .. } = self;
-        SimCaller { site: site.clone(), executor: executor.clone(), thread: thread.clone() }
+        SimHandle { site: site.clone(), executor: executor.clone(), thread: thread.clone() }
     }
 
     fn call_while_answered<T, F>(
@@ -122,8 +122,8 @@ impl Machine for SimMachine {
         T: Send + 'static,
         F: Future<Output = T> + 'static,
     {
-        let result = self.caller().begin(job);
-        let waited = self.caller().wait(|| result.borrow().is_some());
+        let result = self.handle().begin(job);
+        let waited = self.handle().wait(|| result.borrow().is_some());
         if let Some(result) = result.borrow_mut().take() {
             return waited.map(|()| Waited::Done(result));
         }
@@ -164,8 +164,8 @@ impl Machine for SimMachine {
         &self,
         info: &DeviceInfo,
         _name: &str,
-        target: &Held<SimCaller>,
-    ) -> Result<Waited<Served>, Reason> {
+        target: &Held<SimHandle>,
+    ) -> Result<Waited<Result<(), Reason>>, Reason> {
         let id = info.id;
         self.served.borrow_mut().insert(id, info.target_flags);
         let served = self.call_while_answered(target.job(move |thread, opened| async move {

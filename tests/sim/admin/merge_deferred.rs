@@ -1,5 +1,5 @@
 //! A merge that is left to the next activation of its origin: it outlives the server, it is carried
-//! out once nobody uses the devices, and it can be taken back.
+//! out once the devices are unused, and it can be taken back.
 
 use std::num::NonZeroU64;
 
@@ -104,7 +104,7 @@ fn waits_and_begins() -> Result<(), String> {
 }
 
 #[test]
-fn a_deferred_merge_waits_for_an_activation_at_which_nobody_uses_the_devices() {
+fn a_deferred_merge_waits_for_an_activation_with_unused_devices() {
     waits_and_begins().unwrap();
     for mutant in [Mutant::DeferredForgotten, Mutant::DeferredUnderMount] {
         mutant::set(Some(mutant));
@@ -136,7 +136,7 @@ fn a_deferred_merge_begins_when_the_origin_is_added() {
 }
 
 #[test]
-fn what_nobody_uses_is_merged_at_once() {
+fn what_is_not_in_use_is_merged_at_once() {
     let mut town = merging::town();
     let mut merged = snapshot_of(&town);
     assert!(!town.defer(S).unwrap());

@@ -36,11 +36,11 @@ pub(super) fn answer(town: &mut Town) {
     for _ in 0..3 {
         come_to_rest(town);
         if let Some(process) = town.processes.get_mut("o") {
-            process.admin.settle();
+            process.admin.finish_late_jobs();
         }
     }
     come_to_rest(town);
-    town.settle();
+    town.collect_replies();
 }
 
 /// The user does as he was told, and everything is there.

@@ -96,7 +96,7 @@ impl Life {
     }
 
     /// Handles the results of writes. One that fails may have reached a disk.
-    fn settle(&mut self) {
+    fn collect_replies(&mut self) {
         let mut still = Vec::new();
         for (sector, value, pending) in std::mem::take(&mut self.waiting) {
             if let Some(process) = self.town.processes.get(L.key()).filter(|_| !self.is_dead()) {
@@ -127,7 +127,7 @@ impl Life {
             self.waiting.push((sector, self.value, pending));
             self.content.begin(sector, self.value);
         }
-        self.settle();
+        self.collect_replies();
     }
 
     fn miss(&mut self, disk: usize, sector: usize) {
@@ -211,7 +211,7 @@ impl Life {
             Err(why) => return Err(why),
         }
         self.learn(None)?;
-        self.settle();
+        self.collect_replies();
         Ok(())
     }
 
@@ -250,7 +250,7 @@ impl Life {
                 self.recover()?;
             }
         }
-        self.settle();
+        self.collect_replies();
         Ok(())
     }
 
@@ -266,7 +266,7 @@ impl Life {
         self.town.processes.insert(L.key(), process);
         match self.town.ask(L.key(), Command::Recover(state)) {
             Ok(Reply::Recovered { problems }) if problems.is_empty() => {
-                self.settle();
+                self.collect_replies();
                 Ok(())
             }
             other => Err(format!("not recovered: {other:?}")),

@@ -74,7 +74,7 @@ fn a_mirror_is_not_left_for_a_leg_that_is_not_in_sync_or_has_missed_a_write() {
             let why = put(&mut town, spec("0 8 linear /b 0")).unwrap_err();
             let what = if in_sync { "it has missed writes" } else { "it is not in sync" };
             let now = if suspended { "stays suspended" } else { "continues to run" };
-            let parts = ["/b: leg 1 ", what, "right are: leg 0 (/a)", now];
+            let parts = ["/b: leg 1 ", what, "up to date: leg 0 (/a)", now];
             assert!(parts.iter().all(|part| why.contains(part)), "{why}");
             assert_eq!(town.state(L.key()).unwrap()[0].suspended, suspended);
         }
@@ -121,7 +121,7 @@ fn a_mirror_is_not_recovered_over_the_data_of_its_device() {
 
 /// What was written to ranges is in no log: a log that was clean before says nothing of it.
 #[test]
-fn an_old_log_is_not_believed_after_writes_to_ranges() {
+fn an_old_log_is_not_trusted_after_writes_to_ranges() {
     for line in
         ["0 8 mirror disk 2 /c0 2 2 /a 0 /b 0", "0 8 mirror disk 3 /c0 2 nosync 2 /a 0 /b 0"]
     {
@@ -180,7 +180,7 @@ fn a_mirror_is_not_put_over_data_that_no_leg_has_whole() {
         for source in [None, Some(0)] {
             let mirror = DeviceSpec { source, ..spec(mirror) };
             let why = put(&mut town, mirror).unwrap_err();
-            let parts = ["a part of the data of the device", "--force", "continues to run"];
+            let parts = ["a part of the device's data", "--force", "continues to run"];
             assert!(parts.iter().all(|part| why.contains(part)), "{why}");
             assert_eq!(read(&mut town), 7);
         }
@@ -244,7 +244,7 @@ fn a_move_off_a_disk_with_read_errors_can_be_given_up() {
         put(&mut town, spec(MIRROR)).unwrap();
         rest(&town);
         let why = put(&mut town, spec("0 8 linear /b 0")).unwrap_err();
-        let parts = ["/b: leg 1 ", "it is not in sync", "right are: leg 0 (/a)", "--force"];
+        let parts = ["/b: leg 1 ", "it is not in sync", "up to date: leg 0 (/a)", "--force"];
         assert!(parts.iter().all(|part| why.contains(part)), "{why}");
         put(&mut town, DeviceSpec { force, ..spec(lines) }).unwrap();
         town.site.disks[3].disk.borrow().mend();
@@ -271,7 +271,7 @@ fn a_leg_of_a_mirror_that_is_not_there_is_not_judged_as_right() {
 }
 
 /// Another family takes a leg under another name at the same moment: the mirror does not begin. It
-/// leaves no record of its legs, which a later mirror would believe; and what the device has lost
+/// leaves no record of its legs, which a later mirror would trust; and what the device has lost
 /// when it was suspended is told as well.
 #[test]
 fn a_mirror_that_does_not_begin_leaves_no_record_of_its_legs() {

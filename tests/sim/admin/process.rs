@@ -46,7 +46,7 @@ impl Process {
     /// The numbers of the devices that `list` shows as waiting for this process, which has found
     /// them in a state file.
     pub fn expected(&mut self, devices: Vec<DeviceState>) -> Vec<u32> {
-        self.admin.expect(Some(devices));
+        self.admin.publish_coming(Some(devices));
         self.directory.all().coming.iter().map(|device| device.id).collect()
     }
 

@@ -102,7 +102,7 @@ fn a_table_is_not_put_over_the_range_of_another_device() {
     put(&mut town, "0 4 linear /a 1", true).unwrap();
     del(&mut town, second);
     let why = put(&mut town, mirror, false).unwrap_err();
-    let parts = ["/a: a part of the data", "they would be overwritten", "--force"];
+    let parts = ["/a: a part of the device's data", "would overwrite that part", "--force"];
     assert!(parts.iter().all(|part| why.contains(part)), "{why}");
     put(&mut town, mirror, true).unwrap();
     for force in [false, true] {

@@ -80,7 +80,7 @@ fn a_mirror_that_is_not_resized_has_its_old_regions() {
         refused(&mut town, What::Mirror, None, "Resize").unwrap();
         let left = behind(&town);
         assert_eq!(rests(&town), status);
-        assert!(behind(&town) == left, "what nobody sees is recovered");
+        assert!(behind(&town) == left, "a region that no user sees is recovered");
     }
     town.site.shared.lock().unwrap().full = true;
     refused(&mut town, What::Mirror, None, "cannot be recorded").unwrap();

@@ -67,9 +67,9 @@ fn coming(town: &Town) -> Vec<String> {
 pub(super) fn answer(town: &mut Town, path: &str, what: What) {
     hang(town, path, false);
     come_to_rest(town, what);
-    process(town, what).admin.settle();
+    process(town, what).admin.finish_late_jobs();
     come_to_rest(town, what);
-    town.settle();
+    town.collect_replies();
 }
 
 fn assert_named(reply: Result<Reply, String>, disk: &str) {

@@ -93,7 +93,7 @@ fn is_harmless(cow: &Image) -> bool {
 }
 
 #[test]
-fn a_cow_is_as_it_was_when_nobody_was_told() {
+fn a_cow_is_as_it_was_when_no_client_was_told() {
     for way in [Way::Left, Way::Asked] {
         for beside in [Beside::Nothing, Beside::Origin, Beside::UsedOrigin] {
             let mut town = town(beside);

@@ -17,7 +17,7 @@ use super::open::{Held, SimOpen};
 use super::site::Site;
 use super::town::SECTORS;
 use crate::failure::Reason;
-use crate::server::admin::machine::{Caller, Thread};
+use crate::server::admin::machine::{Thread, ThreadHandle};
 
 /// The thread of a process.
 pub struct SimThread {
@@ -46,13 +46,13 @@ impl Thread for SimThread {
 
 /// How a process reaches its thread.
 #[derive(Clone)]
-pub struct SimCaller {
+pub struct SimHandle {
     pub(super) site: Rc<Site>,
     pub(super) executor: Executor,
     pub(super) thread: Rc<SimThread>,
 }
 
-impl SimCaller {
+impl SimHandle {
     /// Hands a job in; its result appears.
     pub(super) fn begin<T, F>(
         &self,
@@ -84,7 +84,7 @@ impl SimCaller {
     }
 }
 
-impl Caller for SimCaller {
+impl ThreadHandle for SimHandle {
     type Thread = SimThread;
 
     fn call<T, F>(&self, job: impl FnOnce(Rc<SimThread>) -> F + Send + 'static) -> Result<T, Reason>

@@ -218,11 +218,11 @@ impl Town {
         } else if let Some(process) = acting.and_then(|key| self.processes.remove(key)) {
             process.kill();
         }
-        self.settle();
+        self.collect_replies();
     }
 
     /// Handles completed requests, after all requests that can complete have completed.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn collect_replies(&mut self) {
         if !self.site.is_dead() {
             for (what, _, pending) in &self.in_flight {
                 if let Some(process) = self.processes.get(what.key()) {
@@ -319,7 +319,7 @@ impl Town {
             }
             self.in_flight.push((what, Some((sector, value)), pending));
         }
-        self.settle();
+        self.collect_replies();
     }
 
     pub(super) fn flush(&mut self, what: What) {
@@ -330,7 +330,7 @@ impl Town {
         if let Some(pending) = self.send(what, RequestKind::Flush, 0, Vec::new()) {
             self.in_flight.push((what, None, pending));
         }
-        self.settle();
+        self.collect_replies();
     }
 
     /// Reads a whole device; `None` if it does not answer.
@@ -339,7 +339,7 @@ impl Town {
         let result = pending.result.borrow().clone()?;
         self.strike(&pending);
         let bytes = self.site.take_payload(pending.payload);
-        self.settle();
+        self.collect_replies();
         Some(result.map(|()| model::values(&bytes)))
     }
 

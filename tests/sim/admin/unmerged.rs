@@ -1,5 +1,6 @@
 //! A merge without a device that has not ended: because its `create` was undone, or because its
-//! device was deleted. Whoever ends it is told, and it is on record; one that has ended is not.
+//! device was deleted. The command that ends it says so, and it is on record; a merge that has
+//! ended is not.
 
 use dm_targets::snapshot::table::Snapshot;
 use dm_targets::table::TargetParams;
@@ -147,7 +148,7 @@ fn a_merge_that_cannot_be_recorded_is_not_undone_before_it_is() {
         (town, why)
     });
     let is_late =
-        |(_, why): &(Town, String)| why.contains("cannot be recorded that its merge has begun");
+        |(_, why): &(Town, String)| why.contains("the beginning of its merge cannot be recorded");
     let (mut town, _) = undone.into_iter().find(is_late).expect("it is recorded, or not served");
     assert_eq!(town.state("o").unwrap().len(), 1, "the next server does not know of it");
     let why = add(&mut town, merging::spec(false)).unwrap_err();

@@ -47,7 +47,7 @@ fn the_others_come_back(order: [What; 3], probed: bool) {
     let named = |name: &String| why.contains(&format!("{name}: "));
     assert!(!others.iter().any(named), "{case}: {others:?}: {why}");
     assert_eq!([O, SOUND, BAD].map(|what| is_live(&town, what)), [true, true, false], "{case}");
-    town.settle();
+    town.collect_replies();
     for what in [O, SOUND] {
         assert!(matches!(town.read(what), Some(Ok(_))), "{case}: {what:?} does not answer");
         assert_eq!(town.judge(what), Ok(()), "{case}");

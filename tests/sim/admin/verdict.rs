@@ -18,7 +18,7 @@ impl Town {
         for what in &all {
             self.check_promise(*what, &recovered)?;
         }
-        self.settle();
+        self.collect_replies();
         for what in &all {
             let resumed = self.resume(*what);
             self.say(|| format!("end: resume {what:?}: {resumed:?}"));
@@ -26,7 +26,7 @@ impl Town {
                 return Err(format!("{what:?} was resumed, and does not answer"));
             }
         }
-        self.settle();
+        self.collect_replies();
         for what in &all {
             self.judge(*what)?;
         }

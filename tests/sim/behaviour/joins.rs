@@ -5,29 +5,30 @@ use dm_targets::sim::world::Schedule;
 use dm_targets::snapshot::target::OnFull;
 use dm_targets::units::Sectors;
 
-use super::{Rig, calm};
+use super::{Fixture, calm};
 use crate::pattern;
 
 /// Whether a snapshot shows a moment of an origin: every write that was acknowledged before it
 /// joined, no write that was started afterwards, and the same content when it is read again.
 fn join_under_load(seed: u64, schedule: Schedule) {
-    let mut rig = Rig::new(12, calm(), seed, schedule);
-    rig.add(2, 60, OnFull::Invalidate, calm());
-    let late = rig.open(4, 60, OnFull::Invalidate, calm());
-    rig.run(0, 100, 0, 4).unwrap();
-    let mut writes: Vec<_> = (0..4).map(|n| rig.start(0, 101 + n, u64::from(n) * 2, 3)).collect();
-    let joined = rig.join(&late);
+    let mut fixture = Fixture::new(12, calm(), seed, schedule);
+    fixture.add(2, 60, OnFull::Invalidate, calm());
+    let late = fixture.open(4, 60, OnFull::Invalidate, calm());
+    fixture.run(0, 100, 0, 4).unwrap();
+    let mut writes: Vec<_> =
+        (0..4).map(|n| fixture.start(0, 101 + n, u64::from(n) * 2, 3)).collect();
+    let joined = fixture.join(&late);
     for _ in 0..seed % 40 {
-        rig.world.step(false);
+        fixture.world.step(false);
     }
-    let settled = joined.borrow().is_some();
-    writes.push(rig.start(0, 110, 0, 12));
-    let read = rig.start(2, 0, 0, 12);
-    assert!(rig.world.run(10_000));
+    let has_joined = joined.borrow().is_some();
+    writes.push(fixture.start(0, 110, 0, 12));
+    let read = fixture.start(2, 0, 0, 12);
+    assert!(fixture.world.run(10_000));
     assert!(writes.iter().all(|write| matches!(*write.borrow(), Some(Ok(_)))));
     assert!(joined.borrow().is_some());
-    let shown = rig.run(2, 0, 0, 12).unwrap();
-    if settled {
+    let shown = fixture.run(2, 0, 0, 12).unwrap();
+    if has_joined {
         assert!(
             !shown.iter().zip(0..).any(|(data, at)| *data == pattern::sector(110, at)),
             "seed {seed} {schedule:?}"
@@ -38,10 +39,10 @@ fn join_under_load(seed: u64, schedule: Schedule) {
         (0..4).all(|at| shown[at] != pattern::sector(pattern::ORIGIN, at as u64)),
         "seed {seed} {schedule:?}"
     );
-    rig.run(0, 111, 0, 12).unwrap();
-    assert_eq!(rig.run(2, 0, 0, 12).unwrap(), shown, "seed {seed} {schedule:?}");
+    fixture.run(0, 111, 0, 12).unwrap();
+    assert_eq!(fixture.run(2, 0, 0, 12).unwrap(), shown, "seed {seed} {schedule:?}");
     drop(late);
-    rig.close();
+    fixture.close();
 }
 
 #[test]
@@ -58,30 +59,31 @@ fn a_snapshot_that_joins_a_busy_origin_shows_one_moment() {
 /// either before or after its discard, and continues to do so. `Err` says what is wrong, and what
 /// led to it.
 pub fn join_among_discards(seed: u64, schedule: Schedule) -> Result<(), (String, Vec<String>)> {
-    let mut rig = Rig::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, seed, schedule);
-    rig.discards = true;
-    rig.add(2, 60, OnFull::Invalidate, calm());
-    let late = rig.open(4, 60, OnFull::Invalidate, calm());
+    let mut fixture =
+        Fixture::new(12, DiskConfig { max_discard: Sectors(12), ..calm() }, seed, schedule);
+    fixture.discards = true;
+    fixture.add(2, 60, OnFull::Invalidate, calm());
+    let late = fixture.open(4, 60, OnFull::Invalidate, calm());
     let discards = [(0, 4), (5, 3), (10, 2)]
-        .map(|(first, count)| rig.start(1, pattern::DISCARD, first, count));
-    let joined = rig.join(&late);
+        .map(|(first, count)| fixture.start(1, pattern::DISCARD, first, count));
+    let joined = fixture.join(&late);
     for _ in 0..seed % 40 {
-        rig.world.step(false);
+        fixture.world.step(false);
     }
-    let settled = joined.borrow().is_some();
-    let read = rig.start(2, 0, 0, 12);
-    assert!(rig.world.run(10_000));
+    let has_joined = joined.borrow().is_some();
+    let read = fixture.start(2, 0, 0, 12);
+    assert!(fixture.world.run(10_000));
     assert!(discards.iter().all(|discard| matches!(*discard.borrow(), Some(Ok(_)))));
-    let shown = rig.run(2, 0, 0, 12).unwrap();
-    if settled && read.borrow_mut().take().unwrap().unwrap() != shown {
+    let shown = fixture.run(2, 0, 0, 12).unwrap();
+    if has_joined && read.borrow_mut().take().unwrap().unwrap() != shown {
         let fault =
             format!("seed {seed} {schedule:?}: a snapshot of a moment has changed by a discard");
-        return Err((fault, rig.world.trace.lines()));
+        return Err((fault, fixture.world.trace.lines()));
     }
     // The origin has several snapshots now: a discard affects only the snapshot that gets it.
-    rig.run(1, pattern::DISCARD, 0, 12).unwrap();
-    assert_eq!(rig.run(2, 0, 0, 12).unwrap(), shown, "seed {seed} {schedule:?}");
+    fixture.run(1, pattern::DISCARD, 0, 12).unwrap();
+    assert_eq!(fixture.run(2, 0, 0, 12).unwrap(), shown, "seed {seed} {schedule:?}");
     drop(late);
-    rig.close();
+    fixture.close();
     Ok(())
 }

@@ -9,37 +9,37 @@ use dm_targets::sim::world::Schedule;
 use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
 use dm_targets::units::{ChunkSize, Sectors};
 
-use super::{Rig, Slot, calm};
+use super::{Fixture, Slot, calm};
 
 /// A monitor that has grown a COW must not be told the old fill level.
 #[test]
 pub fn a_cow_that_has_grown_is_seen_by_the_next_status() {
-    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
-    let cow = rig.add(2, 8, OnFull::Overflow, calm());
-    rig.run(0, 100, 0, 4).unwrap();
+    let mut fixture = Fixture::new(16, calm(), 0, Schedule::InOrder);
+    let cow = fixture.add(2, 8, OnFull::Overflow, calm());
+    fixture.run(0, 100, 0, 4).unwrap();
     assert_eq!(
-        (rig.snaps[0].usage().allocated, rig.snaps[0].usage().total),
+        (fixture.snaps[0].usage().allocated, fixture.snaps[0].usage().total),
         (Sectors(8), Sectors(8))
     );
     cow.grow(Sectors(24));
     assert_eq!(
-        (rig.snaps[0].usage().allocated, rig.snaps[0].usage().total),
+        (fixture.snaps[0].usage().allocated, fixture.snaps[0].usage().total),
         (Sectors(8), Sectors(24))
     );
-    rig.close();
+    fixture.close();
 }
 
 /// An administrator who has grown a COW is warned again when the larger COW fills; a level that
 /// only the old size had reached is not reported.
 #[test]
 fn a_cow_that_has_grown_is_announced_again_as_it_fills() {
-    let mut rig = Rig::new(128, calm(), 0, Schedule::InOrder);
-    let cow = rig.add(2, 40, OnFull::Overflow, calm());
+    let mut fixture = Fixture::new(128, calm(), 0, Schedule::InOrder);
+    let cow = fixture.add(2, 40, OnFull::Overflow, calm());
     let overwrite = |chunks: std::ops::Range<u32>| {
         for chunk in chunks {
-            rig.run(0, 100 + chunk, u64::from(chunk) * 2, 2).unwrap();
+            fixture.run(0, 100 + chunk, u64::from(chunk) * 2, 2).unwrap();
         }
-        let events: Vec<String> = rig.events.borrow_mut().drain(..).collect();
+        let events: Vec<String> = fixture.events.borrow_mut().drain(..).collect();
         events
     };
     // Two of the 20 chunks are the header and the records.
@@ -48,19 +48,19 @@ fn a_cow_that_has_grown_is_announced_again_as_it_fills() {
     assert!(overwrite(15..17).is_empty(), "90 % of the old size");
     assert_eq!(overwrite(17..18), ["COW is 50 % full"], "half of the new size");
     assert_eq!(overwrite(18..37), ["COW is 80 % full", "COW is 90 % full", "COW is 95 % full"]);
-    rig.close();
+    fixture.close();
 }
 
 /// Opens a snapshot of `len` sectors of an origin of 16; returns the result and whether the COW is
 /// unchanged.
 fn opened_with(len: u64) -> (Result<u64, String>, bool) {
-    let mut rig = Rig::new(16, calm(), 0, Schedule::InOrder);
-    let cow = rig.world.add_disk("cow", calm(), Image::zeroes(Sectors(60)));
+    let mut fixture = Fixture::new(16, calm(), 0, Schedule::InOrder);
+    let cow = fixture.world.add_disk("cow", calm(), Image::zeroes(Sectors(60)));
     let opened: Slot<Result<u64, String>> = Rc::default();
-    let (slot, executor, disk) = (opened.clone(), rig.world.executor.clone(), cow.disk());
-    let (host, copy): (Rc<dyn Host>, _) = (rig.world.host.clone(), rig.copy.clone());
-    let origin = rig.origin.disk().clone();
-    rig.world.executor.spawn(async move {
+    let (slot, executor, disk) = (opened.clone(), fixture.world.executor.clone(), cow.disk());
+    let (host, copy): (Rc<dyn Host>, _) = (fixture.world.host.clone(), fixture.copy.clone());
+    let origin = fixture.origin.disk().clone();
+    fixture.world.executor.spawn(async move {
         let parts = Parts {
             executor: &executor,
             host: &host,
@@ -85,7 +85,7 @@ fn opened_with(len: u64) -> (Result<u64, String>, bool) {
         let snap = Snapshot::open(parts).await;
         *slot.borrow_mut() = Some(snap.map(|snap| snap.len().0).map_err(|error| error.to_string()));
     });
-    rig.world.run(10_000);
+    fixture.world.run(10_000);
     let said = opened.borrow_mut().take().unwrap();
     (said, cow.visible() == Image::zeroes(Sectors(60)))
 }

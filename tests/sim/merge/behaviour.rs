@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::rc::Rc;
 
-use dm_targets::device::{Device, Opened};
+use dm_targets::device::{Device, OpenTarget};
 use dm_targets::disk::Memory;
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::crash::CrashKind;
@@ -41,7 +41,7 @@ pub fn world_of(plan: &Plan, left: &Left) -> World {
 }
 
 impl Bench {
-    /// Opened, and nothing merged: the merge is paused in the step in which it is opened.
+    /// OpenTarget, and nothing merged: the merge is paused in the step in which it is opened.
     pub fn paused(plan: &Plan, left: &Left) -> Bench {
         let bench = Bench::on(plan, world_of(plan, left));
         bench.family.merge.pause();
@@ -240,7 +240,7 @@ fn a_suspended_device_merges_nothing() {
     plan.records = 1;
     let bench = Bench::on(&plan, world_of(&plan, &left));
     let target = Target::Merge(bench.family.merge.clone());
-    let device = Rc::new(Device::new(Opened { target, events: Rc::default() }));
+    let device = Rc::new(Device::new(OpenTarget { target, events: Rc::default() }));
     let suspended = device.clone();
     run(&bench.world, async move { suspended.suspend(false).await }).unwrap().unwrap();
     let (left, writes) = (bench.family.merge.progress().left, bench.world.disks()[0].writes());

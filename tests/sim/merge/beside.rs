@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 
-use dm_targets::device::{Device, Opened};
+use dm_targets::device::{Device, OpenTarget};
 use dm_targets::request::RequestKind;
 use dm_targets::snapshot::merge::{Bounds, Merge, Phase};
 use dm_targets::snapshot::target::{Parts, Snapshot};
@@ -32,7 +32,7 @@ fn written() -> Fixture {
 }
 
 /// Opens a merge of the first COW, or a new snapshot on the second one; both are of one origin.
-fn open(fixture: &Fixture, cow: usize) -> Rc<Opened> {
+fn open(fixture: &Fixture, cow: usize) -> Rc<OpenTarget> {
     let (group, origin) = (fixture.group.clone(), fixture.origins[0].clone());
     let (cow, losses) = (fixture.cows[cow].disk(), fixture.world.losses()[cow].clone());
     let merges = cow.name().as_ref() == "cow0";
@@ -47,15 +47,15 @@ fn open(fixture: &Fixture, cow: usize) -> Rc<Opened> {
         } else {
             Target::Snapshot(Snapshot::open(parts).await.unwrap())
         };
-        group.hold(Opened { target, events: Rc::default() })
+        group.hold(OpenTarget { target, events: Rc::default() })
     })
 }
 
 /// Adds what was opened; the error if that fails.
-fn add(fixture: &Fixture, id: u32, opened: Rc<Opened>) -> Option<String> {
+fn add(fixture: &Fixture, id: u32, opened: Rc<OpenTarget>) -> Option<String> {
     let group = fixture.group.clone();
     fixture.run(async move {
-        let added = group.add(id, Opened::clone(&opened), |_| Ok(())).await;
+        let added = group.add(id, OpenTarget::clone(&opened), |_| Ok(())).await;
         drop(opened);
         group.forget_unused_origins();
         added.err()

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use dm_targets::device::{Device, Opened};
+use dm_targets::device::{Device, OpenTarget};
 use dm_targets::disk::{Errno, Memory};
 use dm_targets::request::{Request, RequestKind};
 use dm_targets::sim::Rng;
@@ -108,7 +108,7 @@ fn merge_goes_after_its_flush_failed() -> Result<(), String> {
     let closed = run(&bench.world, async move { target.close().await })?;
     closed.err().filter(|why| why.contains("flush")).ok_or("its end does not say so")?;
     let target = Target::Origin(origin.clone());
-    let device = Device::new(Opened { target, events: Rc::default() });
+    let device = Device::new(OpenTarget { target, events: Rc::default() });
     let suspended = run(&bench.world, async move { device.suspend(false).await })?;
     suspended.err().ok_or("a suspension does not say so")?;
     let memory = Memory::None;

@@ -29,7 +29,7 @@ fn a_write_is_marked_goes_to_all_legs_and_is_cleaned() {
     let writes = fixture.log().writes();
     fixture.write(101, 3, 2).unwrap();
     assert_eq!(fixture.log().writes(), writes, "dirty regions cost no writes of the log");
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!((fixture.log_bits(), fixture.mirror.dirty_regions()), (0b1111, 0));
     let shown = fixture.read(0, 7).unwrap();
     assert_eq!(
@@ -45,7 +45,7 @@ fn what_is_out_of_sync_is_copied_from_the_first_leg() {
     let setup = Setup { legs: 3, ..Setup::small() };
     let fixture = Fixture::new(&setup, &foreign_legs(&setup, 0b0100));
     assert_eq!(fixture.status(), "1/4 AAA A");
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!((fixture.status(), fixture.log_bits()), ("4/4 AAA A".into(), 0b1111));
     assert_eq!(*fixture.events.borrow(), ["all legs are in sync"]);
     let images = fixture.close();
@@ -74,7 +74,7 @@ fn a_leg_that_missed_a_write_is_not_recovered_from_wherever_it_stands() {
     ] {
         let fixture = Fixture::new(setup, &images.map(Clone::clone));
         assert_eq!(fixture.read(2, 2).unwrap(), [pattern::sector(100, 2), pattern::sector(100, 3)]);
-        fixture.settle();
+        fixture.run_until_idle();
         let images = fixture.close();
         assert_eq!(images[0], images[1]);
         assert_eq!(images[0].sectors[2], pattern::sector(100, 2));
@@ -97,14 +97,14 @@ pub fn a_large_discard_begins_a_bounded_number_of_regions_at_once() {
         ..Setup::small()
     };
     let fixture = Fixture::new(&setup, &setup.clean_images());
-    fixture.settle();
+    fixture.run_until_idle();
     fixture.leg(0).hold(Matcher::all(Class::Discard));
     let discard = fixture.start(RequestKind::Discard, 0, 0, sectors);
     assert!(fixture.try_wait(&discard).is_none());
     assert_eq!(fixture.mirror.dirty_regions(), Regions::MAX_SPAN);
     fixture.leg(0).release();
     fixture.wait(&discard).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(
         (fixture.status(), fixture.mirror.dirty_regions()),
         (format!("{regions}/{regions} AA core"), 0)

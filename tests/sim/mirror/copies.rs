@@ -57,7 +57,7 @@ fn a_comparison_that_no_client_waits_for_ends_at_the_next_region() {
     }
     for repair in [false, true] {
         let fixture = Fixture::new(&setup, &images);
-        fixture.settle();
+        fixture.run_until_idle();
         let ended = fixture.run(move |mirror| async move {
             let regions = std::cell::Cell::new(0);
             let stopped = || regions.replace(regions.get() + 1) == 2;
@@ -94,7 +94,7 @@ fn only_the_region_in_recovery_makes_writes_wait() {
     assert_eq!((progress.done, progress.total), (2, 3));
     fixture.leg(0).release();
     fixture.wait(&waits).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!((fixture.status(), fixture.mirror.recovery()), ("4/4 AA A".into(), None));
     // The counts stay when recovery has ended.
     let copied = fixture.mirror.copied();
@@ -111,10 +111,10 @@ fn several_regions_recover_at_once_in_large_copies() {
     let world = world(&setup, &images, 0, Schedule::InOrder, Trace::default());
     world.disks()[0].hold(Matcher::all(Class::Read));
     let fixture = Fixture::open(world, &setup).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.leg(0).in_flight(), 8, "eight copies at once");
     fixture.leg(0).release();
-    fixture.settle();
+    fixture.run_until_idle();
     let reads = fixture.leg(0).disk().counters();
     assert_eq!(
         (fixture.status(), reads.reads),
@@ -133,7 +133,7 @@ fn discards_go_to_all_legs_and_a_refusal_harms_none() {
         fixture.wait(&fixture.start(dm_targets::request::RequestKind::Discard, 0, 2, 3)).map(|_| ())
     };
     discard(&fixture).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert!(
         (0..2).all(|leg| fixture.leg(leg).visible().sectors[4]
             == dm_targets::sim::image::SectorData::zero())
@@ -147,7 +147,7 @@ fn discards_go_to_all_legs_and_a_refusal_harms_none() {
             errno: dm_targets::disk::Errno(errno),
         });
         assert_eq!(discard(&fixture), Err(TargetError::Unsupported));
-        fixture.settle();
+        fixture.run_until_idle();
         assert_eq!(
             fixture.status(),
             "4/4 AA A",

@@ -308,7 +308,7 @@ impl Fixture {
     }
 
     /// Runs until nothing happens any more, with regions cleaned and recovered.
-    pub fn settle(&self) {
+    pub fn run_until_idle(&self) {
         assert!(self.world.run(STEP_LIMIT), "never comes to rest");
     }
 
@@ -327,7 +327,7 @@ impl Fixture {
             mirror.close().await;
             copy.destroy().await;
         });
-        self.settle();
+        self.run_until_idle();
         assert_eq!(self.world.executor.live(), 0, "tasks are left");
         let images = self.world.disks().iter().map(|disk| disk.visible()).collect();
         drop((self.copy, self.mirror));

@@ -20,7 +20,7 @@ fn holding(
     let mut world = world(&setup, &setup.clean_images(), 0, Schedule::InOrder, Trace::default());
     world.add_disk("spare", setup.disk, Image::zeroes(Sectors(setup.sectors)));
     let fixture = Fixture::open(world, &setup).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     fail(&fixture.leg(1), Class::Write, 1);
     let write = fixture.start_write(100, 2, 2);
     assert!(fixture.try_wait(&write).is_none());
@@ -67,7 +67,7 @@ pub fn a_suspend_that_is_given_up_ends_no_held_request() {
             fixture.run(|mirror| async move { mirror.replace_leg(1, spare).await }).unwrap();
             fixture.wait(&held).unwrap();
             assert_eq!(fixture.read(2, 1).unwrap()[0], pattern::sector(100, 2), "{at}");
-            fixture.settle();
+            fixture.run_until_idle();
         }
     }
 }

@@ -24,14 +24,14 @@ fn a_mirror_grows_and_its_new_regions_are_recovered() {
     for log in [true, false] {
         let setup = Setup { log, ..Setup::small() };
         let fixture = Fixture::new(&setup, &long_images(&setup, &setup.clean_images()));
-        fixture.settle();
+        fixture.run_until_idle();
         fixture.write(100, 0, 7).unwrap();
         grow(&fixture, LONG).unwrap();
         assert_eq!(fixture.mirror.len(), Sectors(LONG));
         assert!(fixture.status().starts_with("3/70 AA"), "{}", fixture.status());
         fixture.write(101, 100, 3).unwrap();
         let seen = visible(&fixture);
-        fixture.settle();
+        fixture.run_until_idle();
         assert!(fixture.status().starts_with("70/70 AA"), "{}", fixture.status());
         assert_eq!(fixture.read(102, 1).unwrap()[0], pattern::sector(101, 102));
         assert_eq!(fixture.read(139, 1).unwrap()[0], pattern::sector(70, 139));
@@ -44,7 +44,7 @@ fn a_mirror_grows_and_its_new_regions_are_recovered() {
             for images in [seen, images] {
                 let again = Fixture::new(&long, &images);
                 assert_eq!(again.read(102, 1).unwrap()[0], pattern::sector(101, 102));
-                again.settle();
+                again.run_until_idle();
                 assert_eq!(again.read(6, 1).unwrap()[0], pattern::sector(100, 6));
                 let images = again.close();
                 assert_eq!(images[0], images[1]);
@@ -58,7 +58,7 @@ fn a_mirror_grows_and_its_new_regions_are_recovered() {
 fn what_has_no_room_does_not_grow() {
     let setup = Setup::small();
     let fixture = Fixture::new(&setup, &setup.clean_images());
-    fixture.settle();
+    fixture.run_until_idle();
     let before = (fixture.status(), visible(&fixture));
     let why = grow(&fixture, 9).unwrap_err();
     assert!(why.contains("leg0: too small for a leg that ends at sector 9"), "{why}");
@@ -74,12 +74,12 @@ fn what_has_no_room_does_not_grow() {
     let why = grow(&fixture, 9).unwrap_err();
     assert!(why.contains("suspended"), "{why}");
     fixture.run(|mirror| async move { mirror.resume().await });
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(before, (fixture.status(), visible(&fixture)));
     grow(&fixture, 7).unwrap();
     assert_eq!(before, (fixture.status(), visible(&fixture)), "it is as long already");
     grow(&fixture, 9).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "5/5 AA A");
     fixture.close();
 }
@@ -96,9 +96,9 @@ fn a_log_grows_over_many_blocks() {
     let long = Setup { sectors: far, ..setup.clone() };
     images[2].sectors.resize(usize::try_from(long.log_sectors()).unwrap(), pattern::sector(80, 0));
     let fixture = Fixture::new(&setup, &images);
-    fixture.settle();
+    fixture.run_until_idle();
     grow(&fixture, far).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "20000/20000 AA A");
     fixture.write(100, far - 3, 3).unwrap();
     let again = Fixture::new(&long, &visible(&fixture));
@@ -112,14 +112,14 @@ fn a_log_grows_over_many_blocks() {
 fn a_log_that_fails_ends_the_growth() {
     let setup = Setup::small();
     let fixture = Fixture::new(&setup, &long_images(&setup, &setup.clean_images()));
-    fixture.settle();
+    fixture.run_until_idle();
     fail(&fixture.log(), Class::Write, u32::MAX);
     let why = grow(&fixture, LONG).unwrap_err();
     assert_eq!(why, "the dirty log cannot be written");
     assert_eq!(grow(&fixture, LONG).unwrap_err(), why);
     assert_eq!(fixture.mirror.len(), Sectors(7));
     fixture.write(100, 0, 7).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert!(fixture.status().starts_with("4/4 "), "{}", fixture.status());
     fixture.close();
 }
@@ -129,10 +129,10 @@ fn a_log_that_fails_ends_the_growth() {
 fn legs_that_are_up_to_date_differ_in_the_new_part() {
     let setup = Setup { legs: 3, ..Setup::small() }.features(true, true);
     let fixture = Fixture::new(&setup, &long_images(&setup, &setup.clean_images()));
-    fixture.settle();
+    fixture.run_until_idle();
     fail(&fixture.leg(2), Class::Write, u32::MAX);
     fixture.write(100, 0, 2).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "3/4 AAD A");
     grow(&fixture, LONG).unwrap();
     let sources: Vec<_> = fixture.mirror.legs().iter().map(|leg| leg.source).collect();
@@ -140,14 +140,14 @@ fn legs_that_are_up_to_date_differ_in_the_new_part() {
     let seen = visible(&fixture);
     fixture.leg(2).mend();
     fixture.run(|mirror| async move { mirror.recover_again() });
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "70/70 AAA A");
     assert_eq!(fixture.read(0, 1).unwrap()[0], pattern::sector(100, 0));
     let last = fixture.close();
     let long = Setup { sectors: LONG, ..setup };
     for images in [last, seen] {
         let again = Fixture::new(&long, &images);
-        again.settle();
+        again.run_until_idle();
         assert_eq!(again.read(0, 1).unwrap()[0], pattern::sector(100, 0));
         assert_eq!(again.read(6, 1).unwrap()[0], pattern::sector(pattern::ORIGIN, 6));
         let images = again.close();
@@ -161,16 +161,16 @@ fn a_growth_is_taken_back() {
     for (log, recovered) in [(true, true), (true, false), (false, true), (false, false)] {
         let setup = Setup { log, ..Setup::small() };
         let fixture = Fixture::new(&setup, &long_images(&setup, &setup.clean_images()));
-        fixture.settle();
+        fixture.run_until_idle();
         fixture.write(100, 0, 7).unwrap();
         grow(&fixture, LONG).unwrap();
         if recovered {
-            fixture.settle();
+            fixture.run_until_idle();
         }
         fixture.run(|mirror| async move { mirror.shrink_back(Sectors(7)).await }).unwrap();
         let legs: Vec<_> = [0, 1].map(|leg| fixture.leg(leg).visible()).into();
         assert_eq!(fixture.mirror.len(), Sectors(7));
-        fixture.settle();
+        fixture.run_until_idle();
         assert!(fixture.status().starts_with("4/4 AA"), "{}", fixture.status());
         for leg in [0, 1] {
             let behind = |image: &Image| image.sectors[7..].to_vec();
@@ -180,7 +180,7 @@ fn a_growth_is_taken_back() {
         if log {
             for sectors in [7, LONG] {
                 let again = Fixture::new(&Setup { sectors, ..setup.clone() }, &visible(&fixture));
-                again.settle();
+                again.run_until_idle();
                 let images = again.close();
                 assert_eq!(images[0].sectors[..7], images[1].sectors[..7]);
                 assert!(sectors == 7 || images[0] == images[1]);
@@ -188,7 +188,7 @@ fn a_growth_is_taken_back() {
         }
         grow(&fixture, LONG).unwrap();
         assert!(fixture.status().starts_with(if log { "3/70 AA" } else { "3/70" }));
-        fixture.settle();
+        fixture.run_until_idle();
         let images = fixture.close();
         assert_eq!(images[0], images[1]);
     }
@@ -199,7 +199,7 @@ fn a_growth_is_taken_back() {
 fn a_shorter_disk_fails_its_leg_and_not_the_users() {
     let setup = Setup::small().features(true, true);
     let fixture = Fixture::new(&setup, &long_images(&setup, &setup.clean_images()));
-    fixture.settle();
+    fixture.run_until_idle();
     fixture.leg(1).grow(Sectors(5));
     super::fixture::fail_at(&fixture.leg(1), Class::Write, 6);
     assert_eq!(fixture.mirror.room(), Some((Sectors(5), "leg1".into())));

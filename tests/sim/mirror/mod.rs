@@ -1,7 +1,7 @@
 //! Mirrors: what users and administrators see, and crashes at every moment.
 //!
 //! [`fixture`] is a mirror on disks of any kind that carries out one operation after another;
-//! `behaviour`, `table` and `life` use it to test how mirrors behave. [`explore`] crashes the
+//! `behaviour`, `table` and `lifecycle` use it to test how mirrors behave. [`explore`] crashes the
 //! workloads of [`cases`].
 
 mod behaviour;
@@ -11,7 +11,7 @@ pub mod explore;
 pub mod fixture;
 mod given_up;
 mod grow;
-mod life;
+mod lifecycle;
 pub mod mutants;
 mod oracle;
 mod record;

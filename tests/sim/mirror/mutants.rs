@@ -6,7 +6,7 @@ use dm_targets::mutant::{self, Mutant};
 
 use super::cases;
 use super::explore::{Case, explore};
-use super::{behaviour, given_up, life, take_over};
+use super::{behaviour, given_up, lifecycle, take_over};
 
 /// All of them, each with the workloads where it should show first.
 pub const MUTANTS: [(Mutant, &str); 38] = [
@@ -63,7 +63,7 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         Mutant::CopyThoughFlushFailed => {
             take_over::a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
         }
-        Mutant::LegsNamedLate => life::a_disk_in_the_place_of_a_leg_is_recovered,
+        Mutant::LegsNamedLate => lifecycle::a_disk_in_the_place_of_a_leg_is_recovered,
         Mutant::SpanUnbounded => {
             behaviour::a_large_discard_begins_a_bounded_number_of_regions_at_once
         }

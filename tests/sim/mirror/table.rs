@@ -184,7 +184,7 @@ fn a_leg_that_cannot_be_flushed_before_cleaning() {
         let fixture = fixture(features);
         fixture.write(100, 0, 1).unwrap();
         fail(&fixture.leg(1), Class::Flush, u32::MAX);
-        fixture.settle();
+        fixture.run_until_idle();
         assert_eq!((fixture.status(), fixture.log_bits()), ("3/4 AF A".into(), 0b1110));
         assert_eq!(fixture.read(0, 1).unwrap()[0], pattern::sector(100, 0));
         fixture.close();
@@ -209,7 +209,7 @@ fn recovery_that_cannot_write_a_leg_or_read_the_source() {
             );
             fail(&world.disks()[leg], class, u32::MAX);
             let fixture = Fixture::open(world, &setup).unwrap();
-            fixture.settle();
+            fixture.run_until_idle();
             assert_eq!(
                 (fixture.status(), fixture.log_bits()),
                 (expected.into(), 0),
@@ -238,7 +238,7 @@ fn an_unreadable_sector_costs_one_region() {
         );
         super::fixture::fail_at(&world.disks()[0], Class::Read, 3);
         let fixture = Fixture::open(world, &setup).unwrap();
-        fixture.settle();
+        fixture.run_until_idle();
         assert_eq!(
             (fixture.status(), fixture.log_bits()),
             ("3/4 SA A".into(), 0b1101),
@@ -290,7 +290,7 @@ fn writes_out_of_sync_go_to_the_source_and_fail_with_its_own_error() {
         // Recovery fails, so the region stays out of sync.
         fail(&world.disks()[1], Class::Write, 2);
         let fixture = Fixture::open(world, &setup).unwrap();
-        fixture.settle();
+        fixture.run_until_idle();
         assert_eq!(fixture.status(), "3/4 AS A");
         let second = fixture.leg(1).writes();
         let write = fixture.start_write(100, 0, 1);

@@ -51,10 +51,10 @@ pub fn a_source_with_a_bad_sector_stays_the_source() {
     fail_at(&world.disks()[0], Class::Read, 3);
     world.disks()[1].hold(Matcher { class: Class::Write, first: 8, end: 64 });
     let fixture = Fixture::open(world, &setup).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(record(&fixture), (vec![true, false], false));
     let next = taken_over(&fixture, &setup).unwrap();
-    next.settle();
+    next.run_until_idle();
     assert_eq!(next.status(), "32/32 AA core");
     assert_eq!((&next.leg(0).visible(), &next.leg(1).visible()), (&good, &good));
 }
@@ -76,7 +76,7 @@ fn the_source_is_remembered_when_legs_change_before_recovery_ends() {
         let mut setup = Setup { legs, ..setup.clone() };
         setup.identities[2] = 9;
         let next = taken_over(&fixture, &setup).unwrap();
-        next.settle();
+        next.run_until_idle();
         assert_eq!(next.leg(0).visible(), good, "with {legs} legs");
     }
 }
@@ -106,7 +106,7 @@ fn another_table_forgets_no_source() {
     let fixture = Fixture::open(world, &setup).unwrap();
     let past = Past::Replaced(fixture.record.left());
     let next = Fixture::new(&Setup { past, source: None, ..setup.clone() }, &images(&fixture));
-    next.settle();
+    next.run_until_idle();
     assert_eq!(next.leg(0).visible(), good);
 }
 
@@ -114,7 +114,7 @@ fn another_table_forgets_no_source() {
 fn an_error_of_the_only_right_leg_does_not_make_the_other_one_right() {
     for class in [Class::Write, Class::Flush] {
         let fixture = Fixture::new(&core(), &core().clean_images());
-        fixture.settle();
+        fixture.run_until_idle();
         fail(&fixture.leg(0), Class::Write, 1);
         fixture.write(70, 2, 2).unwrap();
         fixture.flush().unwrap();
@@ -125,7 +125,7 @@ fn an_error_of_the_only_right_leg_does_not_make_the_other_one_right() {
         }
         assert_eq!(record(&fixture), (vec![false, true], false));
         let next = taken_over(&fixture, &core()).unwrap();
-        next.settle();
+        next.run_until_idle();
         assert_eq!(next.status(), "4/4 AA core");
         assert_eq!(next.read(2, 1).unwrap()[0], pattern::sector(70, 2));
     }
@@ -134,7 +134,7 @@ fn an_error_of_the_only_right_leg_does_not_make_the_other_one_right() {
 #[test]
 fn a_discard_that_one_leg_fails_is_on_record_before_it_ends() {
     let fixture = Fixture::new(&core(), &core().clean_images());
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(record(&fixture), (vec![true, true], true));
     fail(&fixture.leg(1), Class::Discard, 1);
     fixture.leg(1).hold(Matcher::all(Class::Write));
@@ -146,7 +146,7 @@ fn a_discard_that_one_leg_fails_is_on_record_before_it_ends() {
 fn what_the_record_does_not_say_is_not_acknowledged() {
     for times in [1, u32::MAX] {
         let fixture = Fixture::new(&core(), &core().clean_images());
-        fixture.settle();
+        fixture.run_until_idle();
         fixture.record.fail(0, times);
         fail(&fixture.leg(1), Class::Write, 1);
         let acknowledged = fixture.write(70, 2, 2).is_ok();
@@ -227,7 +227,7 @@ fn a_log_on_a_disk_that_names_no_right_leg_needs_a_source() {
     }
     // `sync` says that everything is to be copied, but not from which leg.
     let again = Fixture::new(&Setup { initial: InitialSync::Sync, ..setup }, &images(&fixture));
-    again.settle();
+    again.run_until_idle();
     assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(70, 2));
 }
 
@@ -235,13 +235,13 @@ fn a_log_on_a_disk_that_names_no_right_leg_needs_a_source() {
 fn a_log_that_failed_is_not_trusted_by_the_next_server() {
     let setup = Setup::small();
     let fixture = Fixture::new(&setup, &setup.clean_images());
-    fixture.settle();
+    fixture.run_until_idle();
     fail(&fixture.log(), Class::Write, u32::MAX);
     fail(&fixture.leg(0), Class::Write, 1);
     fixture.write(70, 2, 2).unwrap();
     assert_eq!(record(&fixture), (vec![false, true], false));
     let next = taken_over(&fixture, &setup).unwrap();
-    next.settle();
+    next.run_until_idle();
     assert_eq!(
         (next.status().as_str(), next.read(2, 1).unwrap()[0] == pattern::sector(70, 2)),
         ("4/4 AA A", true)
@@ -254,7 +254,7 @@ pub fn writes_before_a_failed_flush_are_copied_again() {
         let initial = if log { InitialSync::FromLog } else { InitialSync::NoSync };
         let setup = Setup { log, initial, ..Setup::small() };
         let fixture = Fixture::new(&setup, &setup.clean_images());
-        fixture.settle();
+        fixture.run_until_idle();
         fixture.flush().unwrap();
         fixture.write(70, 2, 2).unwrap();
         fail(&fixture.leg(0), Class::Flush, 1);
@@ -270,7 +270,7 @@ pub fn writes_before_a_failed_flush_are_copied_again() {
         } else {
             fixture.mirror.recover_again();
         }
-        fixture.settle();
+        fixture.run_until_idle();
         assert_eq!(
             (fixture.status(), fixture.leg(0).writes() - before),
             (format!("4/4 AA {letter}"), 1),
@@ -293,7 +293,7 @@ fn taken_over_by_record(prepare: impl FnOnce(&[Rc<SimDisk>])) -> Fixture {
 #[test]
 pub fn a_source_that_cannot_be_flushed_for_the_log_is_copied_again() {
     let fixture = taken_over_by_record(|disks| fail(&disks[0], Class::Flush, 1));
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "4/4 AA A");
     assert!(fixture.leg(0).writes() > 0, "what it may have lost");
     assert_eq!(fixture.leg(1).writes(), 0);
@@ -305,7 +305,7 @@ fn a_source_that_hangs_keeps_no_log_from_being_written() {
     let fixture = taken_over_by_record(|disks| disks[0].hold(hang));
     assert_eq!(fixture.read(0, 1).map(|read| read.len()), Ok(1));
     fixture.leg(0).release();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "4/4 AA A");
 }
 
@@ -315,7 +315,7 @@ pub fn a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
         let initial = if log { InitialSync::FromLog } else { InitialSync::NoSync };
         let setup = Setup { legs: 3, log, initial, ..Setup::small() };
         let fixture = Fixture::new(&setup, &setup.clean_images());
-        fixture.settle();
+        fixture.run_until_idle();
         fixture.flush().unwrap();
         fail(&fixture.leg(2), Class::Write, 1);
         fixture.write(70, 0, 2).unwrap();
@@ -329,10 +329,10 @@ pub fn a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
         fail(&fixture.leg(0), Class::Flush, 1);
         fixture.flush().unwrap();
         fixture.leg(2).release();
-        fixture.settle();
+        fixture.run_until_idle();
         assert!(fixture.status().starts_with("3/4"), "{}", fixture.status());
         fixture.mirror.recover_again();
-        fixture.settle();
+        fixture.run_until_idle();
         assert!(fixture.status().starts_with("4/4") && fixture.leg(0).writes() > before);
     }
 }
@@ -343,7 +343,7 @@ pub fn resuming_a_mirror_that_runs_changes_nothing() {
         let initial = if log { InitialSync::FromLog } else { InitialSync::NoSync };
         let setup = Setup { log, initial, ..Setup::small() };
         let fixture = Fixture::new(&setup, &setup.clean_images());
-        fixture.settle();
+        fixture.run_until_idle();
         for leg in 0..2 {
             fixture.leg(leg).hold(Matcher { class: Class::Write, first: 0, end: 2 });
         }
@@ -358,7 +358,7 @@ pub fn resuming_a_mirror_that_runs_changes_nothing() {
         assert!(fixture.status().starts_with("4/4"), "{}", fixture.status());
         (0..2).for_each(|leg| fixture.leg(leg).release());
         fixture.wait(&write).unwrap();
-        fixture.settle();
+        fixture.run_until_idle();
         assert_eq!(fixture.leg(0).visible().sectors[..7], fixture.leg(1).visible().sectors[..7]);
     }
 }

@@ -9,7 +9,7 @@ use crate::cases::process::Service;
 use crate::disk::{Disk, MIB, slice};
 use crate::faults::{Fails, Faulty};
 use crate::load::{self, Plan, StopOnDrop};
-use crate::model::{View, settle};
+use crate::model::{View, resolve};
 use crate::runner::scratch;
 use crate::sh::{sh, ublk_dm};
 use crate::{server, store};
@@ -64,7 +64,7 @@ fn origin_first(seed: u64) {
     drop(top);
     server::assert_nothing_left("del --all --force");
     let disk = Disk::open(&origin);
-    view.put(settle(&disk, view.open_window(), &view.take_unacknowledged()));
+    view.put(resolve(&disk, view.open_window(), &view.take_unacknowledged()));
     view.verify(&disk);
     drop(disk);
     store::assert_header(&Disk::open(&cow), CHUNK, true);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::Case;
 use crate::disk::{Disk, MIB, slice};
 use crate::load::{Rng, StopOnDrop};
-use crate::model::{View, settle, stamped};
+use crate::model::{View, resolve, stamped};
 use crate::sh::{sh, ublk_dm};
 use crate::{server, store};
 
@@ -96,7 +96,7 @@ fn lower_id(seed: u64) {
     for n in 0..6 {
         waited += u64::from(round(&view, &frozen, seed ^ (n << 32), &add));
         let disk = Disk::open(&origin);
-        view.put(settle(&disk, view.open_window(), &view.take_unacknowledged()));
+        view.put(resolve(&disk, view.open_window(), &view.take_unacknowledged()));
         view.close_window();
         view.verify(&disk);
         drop(disk);

@@ -249,7 +249,7 @@ fn stale_tail() {
     let snap = setup.view.snapshot("snap");
     // The content of chunk 10 is in COW chunk 2; chunk 12 must never show COW chunk 4, which is
     // empty.
-    let ticket = snap.begin(10 * CHUNK, CHUNK).expect("nobody else writes");
+    let ticket = snap.begin(10 * CHUNK, CHUNK).expect("no other writer");
     cow.write(2 * CHUNK, &stamped(ticket));
     snap.end(ticket);
     let disk = setup.add("s");

@@ -336,7 +336,7 @@ fn places() {
         .expect("taken");
         if round % 10 == 0 {
             let pid = server::number("s", "/server_pid");
-            server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));
+            server::wait_for(20, "wait to ask", || server::has_waiting_command(pid));
         }
     }
     // Clients that send nothing do not block others.

@@ -7,7 +7,7 @@ use std::thread;
 use crate::Case;
 use crate::disk::{Disk, MIB, node, slice};
 use crate::load::{self, Plan, StopOnDrop};
-use crate::model::{View, settle};
+use crate::model::{View, resolve};
 use crate::runner::scratch;
 use crate::sh::{sh, ublk_dm};
 use crate::{server, tree};
@@ -115,7 +115,7 @@ fn come_and_go(seed: u64) {
             ));
             let maybe = view.close_window();
             let disk = Disk::open(&path);
-            let frozen = View::with_cells("none", settle(&disk, base, &maybe));
+            let frozen = View::with_cells("none", resolve(&disk, base, &maybe));
             thread::sleep(std::time::Duration::from_millis(300));
             frozen.verify(&disk);
             drop(disk);

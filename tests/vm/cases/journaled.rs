@@ -143,7 +143,7 @@ fn kill(fixture: &Fixture, pid: u64) {
     server::wait_gone(pid);
     // It lets go of its disks a little later.
     for path in [&fixture.origin, &fixture.cow] {
-        server::wait_for(20, &format!("{path} to be let go"), || is_free(path));
+        server::wait_for(20, &format!("{path} to be released"), || is_free(path));
     }
 }
 
@@ -340,11 +340,11 @@ fn not_journaled() {
             return;
         }
     }
-    panic!("nobody notices that nothing is journaled");
+    panic!("the missing journal is not noticed");
 }
 
 fn noticed(mutant: &'static str, broken: fn() -> bool) {
     sh::use_mutant(mutant);
     // Its records may have been written before the kill.
-    assert!((0..TRIES).any(|_| broken()), "nobody notices {mutant}");
+    assert!((0..TRIES).any(|_| broken()), "{mutant} is not noticed");
 }

@@ -78,7 +78,7 @@ fn without_a_place() {
     assert!(!kept.has_ended(), "the command has ended while its device lives");
     assert!(states().len() == 2, "{:?}", states());
     drop(waiting);
-    server::wait_for(20, "places to be free", || !server::has_waiting_question(pid));
+    server::wait_for(20, "places to be free", || !server::has_waiting_command(pid));
     kept.hears("WATCHDOG=1");
     kept.signal("TERM");
     kept.hears("STOPPING=1");

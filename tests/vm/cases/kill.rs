@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::Case;
 use crate::disk::{Disk, MIB, slice};
 use crate::load::{self, Plan, StopOnDrop};
-use crate::model::{View, settle};
+use crate::model::{View, resolve};
 use crate::sh::{sh, ublk_dm};
 use crate::{kernel, server, store};
 
@@ -107,10 +107,10 @@ fn kill_9(seed: u64, option: &str) {
         }
         server::assert_nothing_left("kill -9 and del --force");
         let judge = kernel::snapshot("judge", &origin, &cow, "P", 32);
-        let settled = settle_both(&view, &snap_view, &Disk::open(&origin), &Disk::open(&judge));
+        let resolved = resolve_both(&view, &snap_view, &Disk::open(&origin), &Disk::open(&judge));
         (view, snap_view) = (
-            View::with_cells(["ori1", "ori2"][usize::from(round == 1)], settled.0),
-            View::with_cells(["snp1", "snp2"][usize::from(round == 1)], settled.1),
+            View::with_cells(["ori1", "ori2"][usize::from(round == 1)], resolved.0),
+            View::with_cells(["snp1", "snp2"][usize::from(round == 1)], resolved.1),
         );
         kernel::remove("judge");
         store::assert_header(&Disk::open(&cow), 32, true);
@@ -181,10 +181,10 @@ fn recovered(seed: u64) {
 }
 
 /// The content of origin and snapshot: every acknowledged write, and perhaps some others.
-fn settle_both(view: &View, snap: &View, origin: &Disk, judge: &Disk) -> (Vec<u64>, Vec<u64>) {
+fn resolve_both(view: &View, snap: &View, origin: &Disk, judge: &Disk) -> (Vec<u64>, Vec<u64>) {
     let of = |view: &View, disk: &Disk| {
         let maybe = view.take_unacknowledged();
-        settle(disk, view.open_window(), &maybe)
+        resolve(disk, view.open_window(), &maybe)
     };
     (of(view, origin), of(snap, judge))
 }

@@ -68,7 +68,7 @@ fn taken_away(take: fn(u32) -> std::io::Result<()>) {
         ublk_dm(line).refused();
     }
     server::wait_gone(pid);
-    assert!(is_free(&cow) && is_free(&origin), "the disks are let go");
+    assert!(is_free(&cow) && is_free(&origin), "the disks are released");
     server::assert_nothing_left("the end by another program");
     let judge = kernel::snapshot("judge", &origin, &cow, "P", 8);
     view.verify(&Disk::open(&judge));

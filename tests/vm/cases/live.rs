@@ -10,7 +10,7 @@ use std::thread;
 use crate::Case;
 use crate::disk::{Disk, MIB, slice};
 use crate::load::{self, Plan, StopOnDrop};
-use crate::model::{View, settle};
+use crate::model::{View, resolve};
 use crate::{kernel, server, store};
 
 pub fn cases() -> Vec<Case> {
@@ -58,7 +58,7 @@ fn three(seed: u64) {
             let disk = Disk::open(&path);
             // Leaked on purpose: readers of all three share them until the process ends.
             let frozen: &'static View =
-                Box::leak(Box::new(View::with_cells("none", settle(&disk, base, &maybe))));
+                Box::leak(Box::new(View::with_cells("none", resolve(&disk, base, &maybe))));
             views.push(frozen);
             let stop = &stop;
             readers

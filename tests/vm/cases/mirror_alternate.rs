@@ -16,7 +16,7 @@ use crate::disk::{Buf, Disk};
 use crate::load::{self, Plan, Rng};
 use crate::log::{self, Image};
 use crate::mirror::{self, Did, Engine, Initial, Mirror, Request, Shape, ours};
-use crate::model::{View, settle};
+use crate::model::{Ticket, View, resolve};
 use crate::server;
 use crate::sh::{sh, ublk_dm};
 
@@ -143,7 +143,7 @@ fn stop_dirty(stage: &Stage, served: Mirror, rng: &mut Rng, what: &str) -> Vec<u
     let requests: Vec<_> = regions
         .iter()
         .map(|region| {
-            let ticket = stage.view.begin(region * REGION + 16, 32).expect("nobody else writes");
+            let ticket = stage.view.begin(region * REGION + 16, 32).expect("no other writer");
             (Request::write(&served.path, ticket), ticket)
         })
         .collect();
@@ -155,6 +155,12 @@ fn stop_dirty(stage: &Stage, served: Mirror, rng: &mut Rng, what: &str) -> Vec<u
             "{what}: a write was acknowledged that is not on both legs"
         );
     }
+    cut_off(stage, served, requests, what);
+    log::dirty(stage.log(), REGIONS)
+}
+
+/// Ends a mirror as a loss of power, or of the process, would, with these writes under way.
+fn cut_off(stage: &Stage, served: Mirror, requests: Vec<(Request, Ticket)>, what: &str) {
     match served.engine {
         Engine::Kernel => {
             // The moment of the power cut: the log as it is now will be put back.
@@ -187,12 +193,11 @@ fn stop_dirty(stage: &Stage, served: Mirror, rng: &mut Rng, what: &str) -> Vec<u
             // Writes that were never acknowledged may be on the first leg or not: its content
             // counts.
             let maybe = stage.view.take_unacknowledged();
-            let cells = settle(&Disk::open(&stage.leg0), stage.view.open_window(), &maybe);
+            let cells = resolve(&Disk::open(&stage.leg0), stage.view.open_window(), &maybe);
             stage.view.close_window();
             stage.view.put(cells);
         }
     }
-    log::dirty(stage.log(), REGIONS)
 }
 
 /// The kernel cleans a region when the next write comes along.
@@ -252,6 +257,6 @@ fn one_log(stage: &Stage, regions: u64, name: &str, image: &Image, initial: Init
         // Ours names its legs in the first of these bytes.
         let names = if engine == Engine::Kernel { 0 } else { LegFlags::BYTES };
         let kept = filler[names..].iter().all(|byte| *byte == image.filler);
-        assert!(kept, "{name}: {engine:?} changed bytes of the header that nobody interprets");
+        assert!(kept, "{name}: {engine:?} changed bytes of the header without a meaning");
     }
 }

@@ -211,14 +211,14 @@ fn play(engine: Engine, stage: &Stage, row: &Row, features: &'static [&'static s
     let served = Mirror::open(engine, "m", &shape);
     stage.fault(row.faults);
     let view = &stage.view;
-    let ticket = view.begin(FIRST.0, FIRST.1).expect("nobody else writes");
+    let ticket = view.begin(FIRST.0, FIRST.1).expect("no other writer");
     let request = ask(&served, row.ask, ticket);
     let patience_ms = row.patience_ms(features);
     let did = request_did(&served, &request, patience_ms);
     let first = format!("{did:?} {}", served.status().short());
     let holding = did == Did::Held;
     if !holding || row.ask != Ask::Write {
-        settle(view, ticket, row.ask == Ask::Write && did == Did::Success);
+        end_write(view, ticket, row.ask == Ask::Write && did == Did::Success);
     }
     let mut seen = Seen {
         first,
@@ -237,7 +237,7 @@ fn play(engine: Engine, stage: &Stage, row: &Row, features: &'static [&'static s
     }
     if holding && row.flush_suspend {
         seen.held = Some(request.did(10_000));
-        settle_held(row.ask, view, ticket, seen.held.as_ref());
+        end_held_write(row.ask, view, ticket, seen.held.as_ref());
     }
     stage.heal();
     let next = if row.faults[0] == Fault::None {
@@ -249,7 +249,7 @@ fn play(engine: Engine, stage: &Stage, row: &Row, features: &'static [&'static s
     served.resume();
     if holding && !row.flush_suspend {
         seen.held = Some(request.did(10_000));
-        settle_held(row.ask, view, ticket, seen.held.as_ref());
+        end_held_write(row.ask, view, ticket, seen.held.as_ref());
     }
     finish(served, view, &next, row, &seen);
     seen
@@ -287,22 +287,22 @@ fn request_did(served: &Mirror, request: &Request, patience_ms: u64) -> Did {
 }
 
 /// Takes a request that has ended into the model.
-fn settle(view: &View, ticket: Ticket, written: bool) {
+fn end_write(view: &View, ticket: Ticket, written: bool) {
     if written { view.end(ticket) } else { view.cancel(ticket) }
 }
 
-fn settle_held(ask: Ask, view: &View, ticket: Ticket, did: Option<&Did>) {
+fn end_held_write(ask: Ask, view: &View, ticket: Ticket, did: Option<&Did>) {
     if ask == Ask::Write {
-        settle(view, ticket, did == Some(&Did::Success));
+        end_write(view, ticket, did == Some(&Did::Success));
     }
 }
 
 /// A write of a few sectors.
 fn write_one(served: &Mirror, view: &View, (sector, sectors): (u64, u64), patience_ms: u64) -> Did {
-    let ticket = view.begin(sector, sectors).expect("nobody else writes");
+    let ticket = view.begin(sector, sectors).expect("no other writer");
     let request = Request::write(&served.path, ticket);
     let did = request_did(served, &request, patience_ms);
-    settle(view, ticket, did == Did::Success);
+    end_write(view, ticket, did == Did::Success);
     did
 }
 

@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::load::{self, Plan, StopOnDrop};
 use crate::log::{self, Image};
 use crate::mirror::{self, Engine, Initial, Mirror, Shape, ours};
-use crate::model::{View, settle};
+use crate::model::{View, resolve};
 use crate::sh::{sh, ublk_dm};
 use crate::{kernel, server};
 
@@ -164,7 +164,7 @@ fn again(seed: u64) {
         let served = Mirror::open(engine, "m", &shape);
         let maybe = view.take_unacknowledged();
         let disk = served.disk();
-        let cells = settle(&disk, view.open_window(), &maybe);
+        let cells = resolve(&disk, view.open_window(), &maybe);
         view = View::with_cells(["mir1", "mir2"][usize::from(round == 1)], cells);
         served.wait_in_sync();
         view.verify(&disk);

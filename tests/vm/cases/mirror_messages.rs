@@ -264,7 +264,7 @@ fn replace_failed() {
     let served = Mirror::open(Engine::Ublk, "m", &shape);
     served.wait_in_sync();
     second.set(Fault::Gone);
-    let ticket = view.begin(5 * REGION, 64).expect("nobody else writes");
+    let ticket = view.begin(5 * REGION, 64).expect("no other writer");
     let request = Request::write(&served.path, ticket);
     served.wait_status(10, "a failed leg", |status| status.letters == "AD");
     assert!(request.did(500) == Did::Held, "the write should be held");

@@ -159,7 +159,7 @@ fn all_legs() {
             .legs
             .iter()
             .for_each(|leg| leg.set(Fault::Bad { sector: 3 * REGION, sectors: REGION }));
-        let ticket = stage.view.begin(3 * REGION + 8, 64).expect("nobody else writes");
+        let ticket = stage.view.begin(3 * REGION + 8, 64).expect("no other writer");
         let did = Request::write(&served.path, ticket).did(10_000);
         assert!(did == Did::Eio, "{what}: a write that no leg took: {did:?}");
         stage.view.cancel(ticket);

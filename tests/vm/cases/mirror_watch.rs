@@ -76,13 +76,13 @@ fn events() {
 }
 
 /// The event counter that `wait` prints after an event is caused; it must not end before.
-fn next_event(seen: u64, happen: impl FnOnce()) -> u64 {
+fn next_event(seen: u64, cause: impl FnOnce()) -> u64 {
     let pid = server::number("m", "/server_pid");
     thread::scope(|scope| {
         let waiting = scope.spawn(move || ublk_dm(&format!("wait m {seen}")).ok().line());
-        server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));
+        server::wait_for(20, "wait to ask", || server::has_waiting_command(pid));
         assert!(!waiting.is_finished(), "wait has ended though nothing has happened");
-        happen();
+        cause();
         let count: u64 = waiting.join().expect("no panic").parse().expect("a count");
         assert!(count > seen, "`wait m {seen}` says {count}");
         count
@@ -205,7 +205,7 @@ fn shared_marks() {
         let before = completed(&dirty.path, 4);
         let requests: Vec<_> = (0..WRITES)
             .map(|n| {
-                let ticket = view.begin(n * 4 * 64 + 8, 8).expect("nobody else writes");
+                let ticket = view.begin(n * 4 * 64 + 8, 8).expect("no other writer");
                 (Request::write(&served.path, ticket), ticket)
             })
             .collect();

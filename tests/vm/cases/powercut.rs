@@ -18,7 +18,7 @@ use crate::model::{Cell, View, stamped};
 use crate::power::history::{History, Promise};
 use crate::power::log::{self, Contents};
 use crate::power::oracle::{Header, Layout, Snapshot, header, view};
-use crate::power::replay::{Image, Record, Tally};
+use crate::power::replay::{Counts, Image, Record};
 use crate::{kernel, server, store};
 
 pub fn cases() -> Vec<Case> {
@@ -123,12 +123,7 @@ pub fn record(load: Load) -> (Record, Layout) {
     let start: Image = (first..).take(crate::disk::us(total)).collect();
     Disk::open(&node("n1")).zero(0, 8);
     let logged = kernel::create("lw", &format!("0 {total} log-writes {} {}", raw.path, node("n1")));
-    // Reads and writes at once, flushes one by one.
-    let flush_ms = if load.crowded { 8 } else { 1 };
-    let one = kernel::create(
-        "one",
-        &format!("0 {total} delay {logged} 0 0 {logged} 0 0 {logged} 0 {flush_ms}"),
-    );
+    let one = slow_flushes(&logged, total, load.crowded);
     let origin = kernel::create("org", &format!("0 {ORIGIN} linear {one} 0"));
     assert!(
         kernel::queue(&origin, "write_cache") == "write back",
@@ -175,6 +170,13 @@ pub fn record(load: Load) -> (Record, Layout) {
     let record = Record { contents, start, events };
     assert_replays(&record, &raw);
     (record, layout)
+}
+
+/// A device on the logged one: reads and writes at once, flushes one by one.
+fn slow_flushes(logged: &str, total: u64, crowded: bool) -> String {
+    let flush_ms = if crowded { 8 } else { 1 };
+    let line = format!("0 {total} delay {logged} 0 0 {logged} 0 0 {logged} 0 {flush_ms}");
+    kernel::create("one", &line)
 }
 
 /// The record must lead to the content of the disk; otherwise its judgement is void.
@@ -277,18 +279,14 @@ pub struct Sample {
 
 /// Judges every state of every cut; panics at the first broken promise. Keeps `samples` of them,
 /// evenly spread.
-pub fn judge(record: &Record, layout: &Layout, seed: u64, samples: usize) -> (Tally, Vec<Sample>) {
-    let (tally, kept) =
+pub fn judge(record: &Record, layout: &Layout, seed: u64, samples: usize) -> (Counts, Vec<Sample>) {
+    let (counts, kept) =
         try_judge(record, layout, seed, samples).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
-    println!(
-        "  cuts={} states={} of {} events, all as promised",
-        tally.cuts,
-        tally.states,
-        record.events.len()
-    );
-    assert!(tally.cuts >= CUTS, "only {} cuts, at least {CUTS} are wanted", tally.cuts);
-    assert!(tally.states >= STATES, "only {} states, at least {STATES} are wanted", tally.states);
-    (tally, kept)
+    let Counts { cuts, states, .. } = counts;
+    println!("  cuts={cuts} states={states} of {} events, all as promised", record.events.len());
+    assert!(cuts >= CUTS, "only {cuts} cuts, at least {CUTS} are wanted");
+    assert!(states >= STATES, "only {states} states, at least {STATES} are wanted");
+    (counts, kept)
 }
 
 pub fn try_judge(
@@ -296,10 +294,10 @@ pub fn try_judge(
     layout: &Layout,
     seed: u64,
     samples: usize,
-) -> Result<(Tally, Vec<Sample>), String> {
+) -> Result<(Counts, Vec<Sample>), String> {
     let step = record.events.len() / (samples + 1) + 1;
     let (mut kept, mut next) = (Vec::<Sample>::new(), step);
-    let tally = record.every_cut(layout, seed, |position, image, promises: &[Promise]| {
+    let counts = record.every_cut(layout, seed, |position, image, promises: &[Promise]| {
         if position >= next {
             next += step;
             kept.push(Sample { position, image: image.clone() });
@@ -311,7 +309,7 @@ pub fn try_judge(
         };
         layout.judge(&record.contents, image, promises).map_err(at)
     })?;
-    Ok((tally, kept))
+    Ok((counts, kept))
 }
 
 fn starts(cows: &[(u64, u64)], may_end: bool) -> Vec<Start> {

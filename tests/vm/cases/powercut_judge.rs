@@ -80,7 +80,7 @@ impl ByHand {
 
     /// The origin's write, with its acknowledgement.
     fn write(&mut self) {
-        let ticket = self.layout.origin.begin(CHUNK + 3, 2, false).expect("nobody else writes");
+        let ticket = self.layout.origin.begin(CHUNK + 3, 2, false).expect("no other writer");
         self.push(ticket.sector, &stamped(ticket), false);
         let acknowledged = self.layout.origin.end(ticket);
         // Plain writes are listed with the next flush; the acknowledgement came before.

@@ -1,5 +1,4 @@
-//! A COW that looks valid and is not: whoever reads the machine's log learns it, with the priority
-//! of an error.
+//! A COW that looks valid and is not: the machine's log says so, with the priority of an error.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::Case;
 use crate::disk::{Buf, Disk, MIB, node};
 use crate::load::{self, Plan, StopOnDrop};
-use crate::model::{View, compare, settle};
+use crate::model::{View, compare, resolve};
 use crate::{kernel, server, sh};
 
 pub fn cases() -> Vec<Case> {
@@ -121,7 +121,7 @@ impl Guest {
         ));
         let maybe = view.close_window();
         let disk = Arc::new(Disk::open(&path));
-        let own = Arc::new(View::with_cells("snap", settle(&disk, base, &maybe)));
+        let own = Arc::new(View::with_cells("snap", resolve(&disk, base, &maybe)));
         let stop = Arc::new(AtomicBool::new(false));
         let work = |job: fn(&View, &Disk, u64, &AtomicBool) -> Result<u64, String>| {
             let (own, disk, stop) = (own.clone(), disk.clone(), stop.clone());

@@ -96,7 +96,7 @@ fn wait() {
     let (none, pid) = (server::number("s", "/events"), server::number("s", "/server_pid"));
     thread::scope(|scope| {
         let waiting = scope.spawn(|| ublk_dm("wait s").ok().line());
-        server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));
+        server::wait_for(20, "wait to ask", || server::has_waiting_command(pid));
         snap.write(0, &Buf::new(MIB * 3 / 4));
         let count: u64 = waiting.join().expect("no panic").parse().expect("a count");
         assert!(count > none, "{count} events after {none}");
@@ -106,7 +106,7 @@ fn wait() {
     drop(snap);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| ublk_dm(&format!("wait s {now}")).refused());
-        server::wait_for(20, "wait to ask", || server::has_waiting_question(pid));
+        server::wait_for(20, "wait to ask", || server::has_waiting_command(pid));
         server::del("s");
         let out = waiting.join().expect("no panic");
         assert!(

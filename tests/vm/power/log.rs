@@ -105,7 +105,7 @@ pub fn read(disk: &Disk, contents: &mut Contents) -> Vec<Event> {
             ));
             continue;
         }
-        assert!(flags & DISCARD == 0, "{}: a discard, which nobody sent", disk.path);
+        assert!(flags & DISCARD == 0, "{}: a discard, which no user sent", disk.path);
         if flags & FLUSH != 0 {
             events.push(Event::Flush);
         }

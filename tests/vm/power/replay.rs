@@ -35,7 +35,7 @@ pub struct Record {
 
 /// The number of cuts and states.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Tally {
+pub struct Counts {
     pub cuts: u64,
     pub states: u64,
 }
@@ -89,9 +89,9 @@ impl Record {
         layout: &Layout,
         seed: u64,
         mut judge: impl FnMut(usize, &Image, &[Promise]) -> Result<(), String>,
-    ) -> Result<Tally, String> {
+    ) -> Result<Counts, String> {
         let (mut image, mut fua) = (self.start.clone(), vec![false; self.start.len()]);
-        let (mut promises, mut tally) = (Promises::new(layout), Tally::default());
+        let (mut promises, mut counts) = (Promises::new(layout), Counts::default());
         let mut rng = Rng::new(seed);
         for (position, event) in self.events.iter().enumerate() {
             match event {
@@ -107,14 +107,14 @@ impl Record {
                 Event::Flush => fua.fill(false),
                 Event::Mark(text) => promises.hear(text),
             }
-            tally.cuts += 1;
+            counts.cuts += 1;
             let states = self.states(position, &image, &fua, layout, &promises, &mut rng);
             for state in &states {
-                tally.states += 1;
+                counts.states += 1;
                 judge(position, state, promises.all())?;
             }
         }
-        Ok(tally)
+        Ok(counts)
     }
 
     fn states(

@@ -60,18 +60,7 @@ impl<M: Machine> Administrator<M> {
         if decided || equal || mutant::is(Mutant::EndedLegsForgotten) {
             return Ok(past);
         }
-        let ended = match self.machine.records().ended_legs(&ids) {
-            Ok(ended) => ended,
-            Err(why) if spec.source.is_some() => {
-                log::error!("{why}");
-                Vec::new()
-            }
-            Err(why) => {
-                let what = "which legs have missed writes is not known, name the right one with \
-                            --source";
-                return Err(why.ending(format!(": {what}")));
-            }
-        };
+        let ended = self.ended_legs(&ids, spec.source.is_some())?;
         let Some(mut state) = LegState::joined(ended.clone()) else { return Ok(past) };
         // Another disk may have been at its path, or had its name.
         let is_other = |leg: &KnownLeg| {
@@ -99,6 +88,23 @@ impl<M: Machine> Administrator<M> {
         let log_decides = spec.source.is_none() && mirror.log_device().is_some();
         let source = if log_decides { None } else { Some(ids[chosen.unwrap_or(0)]) };
         Ok(Past::Ended(state.continuing(&ended, &ids, source)))
+    }
+
+    /// The records of ended mirrors that had one of these legs. With a source named by the user,
+    /// the mirror does not need them.
+    fn ended_legs(&self, ids: &[u64], has_source: bool) -> Result<Vec<LegState>, Reason> {
+        match self.machine.records().ended_legs(ids) {
+            Err(why) if has_source => {
+                log::error!("{why}");
+                Ok(Vec::new())
+            }
+            ended => ended.map_err(|why| {
+                why.ending(
+                    ": which legs have missed writes is not known, name the right one with \
+                     --source",
+                )
+            }),
+        }
     }
 
     /// The same for a mirror that replaces the table of ranges of a device in use, whose data is on

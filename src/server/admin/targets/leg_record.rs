@@ -9,21 +9,21 @@ use crate::server::admin::machine::Records;
 use crate::server::admin::mutant::{self, Mutant};
 
 /// Logs a mirror's events, and records the state of its legs.
-pub(super) struct Note<R> {
+pub(super) struct LegRecorder<R> {
     records: R,
     label: String,
     /// The last attempt to write the record failed, and that was logged.
     failing: Cell<bool>,
 }
 
-impl<R: Records> Note<R> {
+impl<R: Records> LegRecorder<R> {
     /// For a mirror with this name.
-    pub fn new(records: R, label: String) -> Note<R> {
-        Note { records, label, failing: Cell::new(false) }
+    pub fn new(records: R, label: String) -> LegRecorder<R> {
+        LegRecorder { records, label, failing: Cell::new(false) }
     }
 
     /// Logs an event.
-    pub fn tell(&self, event: &Event) {
+    pub fn log(&self, event: &Event) {
         match event {
             Event::InSync => log::info!("{}: {event}", self.label),
             _ => log::warn!("{}: {event}", self.label),
@@ -40,8 +40,8 @@ impl<R: Records> Note<R> {
         let failed_before = self.failing.replace(written.is_err());
         match &written {
             Err(error) if !failed_before => log::error!(
-                "{}: it cannot be recorded in the run directory which legs are up to date: \
-                 {error}; writes that depend on that record fail until it can be written",
+                "{}: the run directory cannot record which legs are up to date: {error}; writes \
+                 that depend on that record fail until it can be written",
                 self.label
             ),
             Ok(()) if failed_before => {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use dm_targets::device::{Events, Opened};
+use dm_targets::device::{Events, OpenTarget};
 use dm_targets::snapshot::merge::{Bounds, Merge, Phase};
 use dm_targets::snapshot::origin::Origin;
 use dm_targets::snapshot::target::Parts;
@@ -14,8 +14,8 @@ use crate::failure::Reason;
 use crate::protocol::MergeOptions;
 
 /// A merge that has been opened.
-pub(super) struct OpenedMerge {
-    pub(super) opened: Opened,
+pub(super) struct OpenMerge {
+    pub(super) opened: OpenTarget,
     pub(super) chunk: ChunkSize,
     pub(super) len: Sectors,
 }
@@ -28,7 +28,7 @@ pub(super) async fn open(
     events: Rc<Events>,
     allow_invalid: bool,
     options: Option<&MergeOptions>,
-) -> Result<OpenedMerge, Reason> {
+) -> Result<OpenMerge, Reason> {
     let (path, block_bytes) = (parts.cow.name().clone(), parts.cow.limits().logical_block_bytes);
     let merge = Merge::open(parts, origin, Bounds::default()).await?;
     if merge.phase() == Phase::Unusable && !allow_invalid {
@@ -36,7 +36,7 @@ pub(super) async fn open(
     }
     options.iter().for_each(|options| run_as(&merge, options));
     let (chunk, len) = (merge.chunk_size(), merge.len());
-    Ok(OpenedMerge { opened: Opened { target: Target::Merge(merge), events }, chunk, len })
+    Ok(OpenMerge { opened: OpenTarget { target: Target::Merge(merge), events }, chunk, len })
 }
 
 /// Lets a merge run as the options say.

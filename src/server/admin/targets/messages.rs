@@ -102,7 +102,7 @@ impl<M: Machine> Administrator<M> {
         let (disk, claimed_by) = self.open_new_leg(id, leg, place, &legs)?;
         self.refuse_own_disk(id, &disk, leg, place)?;
         let below = device::params(&[disk.limits()], true, Sectors(0), false, None);
-        self.refuse_unfit(id, &below).map_err(|why| why.context(&leg.device))?;
+        self.check_fits(id, &below).map_err(|why| why.context(&leg.device))?;
         if !self.is_disk_of_leg(id, &disk, leg, place) {
             self.refuse_other_content(id, &disk, leg)?;
         }
@@ -185,7 +185,7 @@ impl<M: Machine> Administrator<M> {
         if let Err(why) = given_up {
             log::error!("{why}");
         }
-        self.settle();
+        self.finish_late_jobs();
     }
 
     fn on_mirror<F: Future<Output = Result<(), Reason>> + 'static>(

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use dm_targets::device::{Events, Opened};
+use dm_targets::device::{Events, OpenTarget};
 use dm_targets::mirror::leg_flags::LegFlags;
 use dm_targets::mirror::leg_state::{LegState, Past};
 use dm_targets::mirror::table::{InitialSync, Mirror as Table, MirrorLog};
@@ -17,11 +17,11 @@ use dm_targets::units::{Sector, Sectors};
 
 use super::content::refuse_other;
 use super::disks::{Sharing, check_range, discard_of};
-use super::kept::{Kept, Over};
 use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identities, identity_of_log, renamed, with_names_of_today};
-use super::leg_record::Note;
+use super::leg_record::LegRecorder;
 use super::own_legs::parts_of;
+use super::reused_disks::{Replaced, ReusedDisk};
 use super::segments::refresh;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
@@ -88,7 +88,7 @@ impl<M: Machine> Administrator<M> {
         name: Option<&str>,
         past: Past,
         again: Option<&KnownDisks>,
-        over: Option<Over>,
+        over: Option<Replaced>,
     ) -> Result<NewDevice<M>, Reason> {
         let sharing = Sharing::of(spec.force, again.is_some());
         let disks = self.open_disks(mirror, spec.table.len, sharing, again, over)?;
@@ -100,7 +100,7 @@ impl<M: Machine> Administrator<M> {
             Some(leg) => self.with_ended_over(leg, past, mirror, &disks.legs, &spec)?,
             None => self.with_ended(past, mirror, &disks.legs, &spec)?,
         };
-        let mirror = &stale_synced(mirror, over, &past, &disks.legs);
+        let mirror = &stale_synced(mirror, over.is_some(), &past, &disks.legs);
         let note = Self::note_of_ended(&past, mirror, &disks.legs, &spec);
         if !taken_over {
             check_log(&disks, spec.force)?;
@@ -154,12 +154,12 @@ impl<M: Machine> Administrator<M> {
         len: Sectors,
         sharing: Sharing,
         again: Option<&KnownDisks>,
-        over: Option<Over>,
+        over: Option<Replaced>,
     ) -> Result<Disks<M::Open>, Reason> {
         let (mut legs, mut kept): (Vec<M::Open>, _) = (Vec::new(), Vec::new());
         let mut shared = BTreeSet::new();
         for leg in &mirror.legs {
-            let opened = match self.open_kept(&leg.device, over.map(|over| over.device))? {
+            let opened = match self.open_reused(&leg.device, over.map(|over| over.device))? {
                 Some(kept) if kept.disk.limits().read_only => {
                     return Err(format!("{}: it is write-protected", leg.device).into());
                 }
@@ -174,7 +174,7 @@ impl<M: Machine> Administrator<M> {
                     if over.is_some() && sharing != Sharing::IfBusy {
                         self.refuse_second_name(&leg.device, &disk)?;
                     }
-                    Kept { disk, place: None, shared: with_others && !ours }
+                    ReusedDisk { disk, place: None, shared: with_others && !ours }
                 }
             };
             if opened.shared {
@@ -214,8 +214,8 @@ impl<M: Machine> Administrator<M> {
         source: Option<usize>,
         past: Past,
         label: String,
-        over: Option<Over>,
-    ) -> Result<Held<M::Caller>, Reason> {
+        over: Option<Replaced>,
+    ) -> Result<Held<M::Handle>, Reason> {
         let offsets = mirror.legs.iter().map(|leg| leg.offset);
         let known: Vec<_> = offsets.zip(identities(&mirror.legs, &disks.legs)).collect();
         let renamed = renamed(&mirror.legs, &disks.legs);
@@ -234,9 +234,9 @@ impl<M: Machine> Administrator<M> {
             });
             let legs = parts_of(&thread, legs, kept.collect::<Result<_, _>>()?, known);
             let events = Rc::new(Events::default());
-            let happened = events.clone();
-            let note = Rc::new(Note::new(records, label));
-            let recorder = note.clone();
+            let notified = events.clone();
+            let legs_recorder = Rc::new(LegRecorder::new(records, label));
+            let recorder = legs_recorder.clone();
             let config = MirrorConfig {
                 host: &group.host,
                 copy: &group.copy,
@@ -255,12 +255,12 @@ impl<M: Machine> Administrator<M> {
                 past,
                 recorder: Rc::new(move |state: &LegState| recorder.record(state)),
                 listener: Rc::new(move |event| {
-                    note.tell(&event);
-                    happened.notify();
+                    legs_recorder.log(&event);
+                    notified.notify();
                 }),
             };
             let mirror = Mirror::open(config).await?;
-            Ok::<_, Reason>((Opened { target: Target::Mirror(mirror), events }, ()))
+            Ok::<_, Reason>((OpenTarget { target: Target::Mirror(mirror), events }, ()))
         };
         self.open_target(open).map(|(target, ())| target)
     }
@@ -268,19 +268,19 @@ impl<M: Machine> Administrator<M> {
 
 /// How a mirror begins that replaces ranges: a log on disk knows nothing of what was written to
 /// them, however clean it is.
-fn synced_over(mirror: &Table, over: Option<Over>) -> Table {
+fn synced_over(mirror: &Table, over: Option<Replaced>) -> Table {
     let by_log = mirror.initial_sync == InitialSync::FromLog;
-    let believed = over.is_none() || !by_log || mutant::is(Mutant::OldLogBelieved);
-    let initial_sync = if believed { mirror.initial_sync } else { InitialSync::Sync };
+    let trusted = over.is_none() || !by_log || mutant::is(Mutant::OldLogTrusted);
+    let initial_sync = if trusted { mirror.initial_sync } else { InitialSync::Sync };
     Table { initial_sync, ..mirror.clone() }
 }
 
 /// The same for a mirror whose user says that its legs are equal, although one of them is on record
 /// as stale.
-fn stale_synced(mirror: &Table, over: Option<Over>, past: &Past, legs: &[impl OpenDisk]) -> Table {
+fn stale_synced(mirror: &Table, replaces: bool, past: &Past, legs: &[impl OpenDisk]) -> Table {
     let ids = identities(&mirror.legs, legs);
     let is_stale = matches!(past, Past::Ended(state) if state.stale_among(&ids).is_some());
-    let equal = over.is_none() || mirror.initial_sync != InitialSync::NoSync || !is_stale;
+    let equal = !replaces || mirror.initial_sync != InitialSync::NoSync || !is_stale;
     let initial_sync = if equal { mirror.initial_sync } else { InitialSync::Sync };
     Table { initial_sync, ..mirror.clone() }
 }
@@ -352,11 +352,10 @@ fn check_legs(
             None => return Ok(()),
         }
     }
+    let ids = identities(&mirror.legs, &disks.legs);
     let known = match past {
-        Past::Replaced(Some(state)) => state.source_among(&identities(&mirror.legs, &disks.legs)),
-        Past::Ended(state) => {
-            state.choose(&identities(&mirror.legs, &disks.legs), true).unwrap_or(None)
-        }
+        Past::Replaced(Some(state)) => state.source_among(&ids),
+        Past::Ended(state) => state.choose(&ids, true).unwrap_or(None),
         _ => None,
     };
     let source = spec.source.or(by_log).or(known).unwrap_or(0);

@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 
-use dm_targets::device::Opened;
+use dm_targets::device::OpenTarget;
 use dm_targets::disk::Disk;
 use dm_targets::error::target::Error;
 use dm_targets::linear::target::Linear;
@@ -18,7 +18,7 @@ use dm_targets::units::{Sector, Sectors};
 use dm_targets::zero::target::Zero;
 
 use super::disks::{Sharing, check_place, discard_of};
-use super::kept::Kept;
+use super::reused_disks::ReusedDisk;
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::{Deps, no_device};
@@ -35,11 +35,11 @@ use crate::ublk::device;
 const LATER_DMA_MASK: u32 = 511;
 
 /// Where the handle of a disk comes from.
-enum Handle<D> {
+enum DiskHandle<D> {
     /// It has just been opened.
-    Opened(D),
+    New(D),
     /// The table that is replaced has it, in this place.
-    Kept(usize),
+    Replaced(usize),
     /// Another device of this server has it. Nothing is read or written through this one.
     Beside(D),
 }
@@ -47,7 +47,7 @@ enum Handle<D> {
 /// A disk of a table.
 struct Below<D> {
     id: DiskId,
-    handle: Handle<D>,
+    handle: DiskHandle<D>,
     limits: Limits,
     read_only: bool,
     shared: bool,
@@ -122,32 +122,19 @@ impl<M: Machine> Administrator<M> {
             let by_force = self.is_shared_by_force(path, spec, again, id);
             let own = id.filter(|_| !by_force);
             own.map_or(Ok(()), |id| self.refuse_overlap(path, id, range, over))?;
-            let kept = if place.is_none() { self.open_kept(path, over)? } else { None };
-            let kept = match (place, &kept, id) {
+            let reused = if place.is_none() { self.open_reused(path, over)? } else { None };
+            let reused = match (place, &reused, id) {
                 (None, None, Some(id)) => self.open_beside(path, id, spec, again)?,
-                _ => kept,
+                _ => reused,
             };
-            let place = match (place, kept) {
-                (Some(place), _) => place,
-                (None, Some(Kept { disk, place, shared })) => {
-                    let limits = *disk.limits();
-                    let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
-                    deps.insert(path, disk.id(), known);
-                    let (id, size, read_only) = (disk.id(), disk.size(), limits.read_only);
-                    let handle = place.map_or(Handle::Beside(disk), Handle::Kept);
-                    opened.push((Below { id, handle, limits, read_only, shared }, size));
-                    opened.len() - 1
-                }
-                (None, None) => {
-                    let (disk, shared) = self.open_as_it_is(path, sharing.of_one(path, again))?;
-                    if !spec.force && again.is_none() {
-                        self.refuse_second_name(path, &disk)?;
-                    }
-                    let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
-                    deps.insert(path, disk.id(), known);
-                    let (id, limits, size) = (disk.id(), *disk.limits(), disk.size());
-                    let (read_only, handle) = (disk.is_read_only(), Handle::Opened(disk));
-                    opened.push((Below { id, handle, limits, read_only, shared }, size));
+            let place = match place {
+                Some(place) => place,
+                None => {
+                    let sharing = sharing.of_one(path, again);
+                    let (disk, size, known) =
+                        self.open_below(path, reused, sharing, spec, again)?;
+                    deps.insert(path, disk.id, known);
+                    opened.push((disk, size));
                     opened.len() - 1
                 }
             };
@@ -168,13 +155,45 @@ impl<M: Machine> Administrator<M> {
         Ok(Disks { disks, of_line, deps })
     }
 
+    /// Opens the disk of a line, unless it is `reused`. Returns its size, and what it was known as.
+    fn open_below(
+        &self,
+        path: &str,
+        reused: Option<ReusedDisk<M::Open>>,
+        sharing: Sharing,
+        spec: &DeviceSpec,
+        again: Option<&KnownDisks>,
+    ) -> Result<(Below<M::Open>, Sectors, KnownDisk), Reason> {
+        let is_new = reused.is_none();
+        let (disk, place, shared) = match reused {
+            Some(ReusedDisk { disk, place, shared }) => (disk, place, shared),
+            None => {
+                let (disk, shared) = self.open_as_it_is(path, sharing)?;
+                if !spec.force && again.is_none() {
+                    self.refuse_second_name(path, &disk)?;
+                }
+                (disk, None, shared)
+            }
+        };
+        let known = KnownDisk { shared, ..self.recognized(path, &disk, again)? };
+        let (id, limits, size) = (disk.id(), *disk.limits(), disk.size());
+        // The handle of a reused disk is only read, whatever its disk is.
+        let read_only = if is_new { disk.is_read_only() } else { limits.read_only };
+        let handle = match place {
+            Some(place) => DiskHandle::Replaced(place),
+            None if is_new => DiskHandle::New(disk),
+            None => DiskHandle::Beside(disk),
+        };
+        Ok((Below { id, handle, limits, read_only, shared }, size, known))
+    }
+
     fn open_segments(
         &mut self,
         lines: &[Line],
         disks: Vec<Below<M::Open>>,
         of_line: Vec<Option<usize>>,
         over: Option<u32>,
-    ) -> Result<Held<M::Caller>, Reason> {
+    ) -> Result<Held<M::Handle>, Reason> {
         let lines = lines.to_vec();
         let handles: Vec<_> =
             disks.into_iter().map(|disk| (disk.id, disk.handle, disk.read_only)).collect();
@@ -182,14 +201,14 @@ impl<M: Machine> Administrator<M> {
             let old = over.and_then(|id| thread.group().device(id)).map(|device| device.target());
             let shared = &thread.group().shared_disks;
             let handle = |(id, handle, read_only): (DiskId, _, bool)| {
-                let is_new = matches!(handle, Handle::Opened(_));
+                let is_new = matches!(handle, DiskHandle::New(_));
                 let disk = match handle {
-                    Handle::Opened(disk) => Some(thread.disk(disk)),
-                    Handle::Kept(place) => old.as_ref().and_then(|old| old.disk_at(place)),
-                    Handle::Beside(disk) if mutant::is(Mutant::BesideUnclaimed) => {
+                    DiskHandle::New(disk) => Some(thread.disk(disk)),
+                    DiskHandle::Replaced(place) => old.as_ref().and_then(|old| old.disk_at(place)),
+                    DiskHandle::Beside(disk) if mutant::is(Mutant::BesideUnclaimed) => {
                         Some(thread.disk(disk))
                     }
-                    Handle::Beside(_) => shared.get(&id.key()),
+                    DiskHandle::Beside(_) => shared.get(&id.key()),
                 };
                 let disk = disk.ok_or_else(|| no_device(over.unwrap_or_default()))?;
                 if !is_new {
@@ -212,7 +231,7 @@ impl<M: Machine> Administrator<M> {
                 Some(Segment::Error(error)) => Target::Error(Rc::new(error)),
                 Some(Segment::Zero(zero)) => Target::Zero(Rc::new(zero)),
             };
-            Ok((Opened { target, events: Rc::default() }, ()))
+            Ok((OpenTarget { target, events: Rc::default() }, ()))
         })?;
         Ok(target)
     }

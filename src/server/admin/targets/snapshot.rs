@@ -3,24 +3,19 @@
 
 use std::rc::Rc;
 
-use dm_targets::device::{Events, Opened};
-use dm_targets::snapshot::Event;
-use dm_targets::snapshot::exceptions::Health;
-use dm_targets::snapshot::journal::Journal;
+use dm_targets::device::OpenTarget;
 use dm_targets::snapshot::store::Ownership;
-use dm_targets::snapshot::table::{Snapshot as Table, StoreType};
-use dm_targets::snapshot::target::{OnFull, Options, Parts, Snapshot};
+use dm_targets::snapshot::table::Snapshot as Table;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 use dm_targets::units::{ChunkSize, Sectors};
 
 use super::content::refuse_other;
-use super::continued::{self, Store};
 use super::disks::{Sharing, check_length};
 use super::lost;
-use super::merge::{self, OpenedMerge, is_invalid};
+use super::snapshot_open::{self, Found, NO_ORIGIN, Opening};
 use crate::failure::Reason;
-use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks, MergeOptions};
+use crate::protocol::{Cow, DeviceSpec, KnownDisk, KnownDisks};
 use crate::server::admin::devices::{Deps, LeftOut};
 use crate::server::admin::foreign_disks::{refuse_foreign_disk, refuse_other_store};
 use crate::server::admin::held::Held;
@@ -31,51 +26,6 @@ use crate::server::admin::state::Administrator;
 use crate::storage::signature::SignatureKind;
 use crate::storage::{Access, DiskId, Limits};
 use crate::ublk::{Params, device};
-
-/// An origin was opened, but no target keeps it open.
-const NO_ORIGIN: &str = "the family has no origin";
-
-/// What the data thread knows of a snapshot that it has opened.
-struct Found {
-    chunk: ChunkSize,
-    len: Sectors,
-    /// The store was on the COW already, and is valid.
-    continued: Option<Store>,
-}
-
-impl Found {
-    /// What the user of a new device must know of its store.
-    fn note(&self, snapshot: &Table, block_bytes: u32) -> Option<String> {
-        let place = (snapshot.cow.as_str(), block_bytes);
-        let note = |store| continued::note(place, store, self.chunk, snapshot.chunk_size);
-        self.continued.map(note)
-    }
-}
-
-/// How a snapshot is opened.
-struct Opening<L> {
-    /// Length of the device.
-    len: Sectors,
-    /// The COW's content may be overwritten.
-    overwrite: bool,
-    /// Opened by a later server than the one that created it.
-    again: bool,
-    /// An invalid snapshot is accepted.
-    allow_invalid: bool,
-    /// Its store is recorded as lost.
-    lost: bool,
-    /// The id of a new store, and the origin that an existing store must belong to.
-    ownership: Ownership,
-    /// The record of the COW's losses.
-    losses: L,
-    /// Its name in log messages.
-    label: String,
-    origin: DiskId,
-    /// It is merged into the origin.
-    merges: bool,
-    /// How its merge runs.
-    merge: Option<MergeOptions>,
-}
 
 impl<M: Machine> Administrator<M> {
     pub(in crate::server::admin) fn prepare_origin(
@@ -92,7 +42,10 @@ impl<M: Machine> Administrator<M> {
         }
         let (target, ()) = self.open_target(move |thread: Rc<M::Thread>| async move {
             let origin = thread.group().origin(origin.key()).ok_or(NO_ORIGIN)?;
-            Ok::<_, Reason>((Opened { target: Target::Origin(origin), events: Rc::default() }, ()))
+            Ok::<_, Reason>((
+                OpenTarget { target: Target::Origin(origin), events: Rc::default() },
+                (),
+            ))
         })?;
         let mut deps = Deps::default();
         deps.insert(path, origin, self.origin_known.clone());
@@ -104,7 +57,7 @@ impl<M: Machine> Administrator<M> {
     pub(in crate::server::admin) fn prepare_snapshot(
         &mut self,
         snapshot: &Table,
-        mut spec: DeviceSpec,
+        spec: DeviceSpec,
         name: Option<&str>,
         again: Option<&KnownDisks>,
     ) -> Result<NewDevice<M>, Reason> {
@@ -135,22 +88,21 @@ impl<M: Machine> Administrator<M> {
         let losses = self.machine.records().losses(known.clone());
         let lost = persistent && lost::is_lost(&losses, &cow, again)?;
         let (cow_id, cow_limits) = (cow.id(), *cow.limits());
-        let (label, allow_invalid) =
-            (name.unwrap_or(&snapshot.cow).to_owned(), again || spec.allow_invalid);
         let opening = Opening {
+            table: snapshot.clone(),
             len: spec.table.len,
             overwrite,
             again,
-            allow_invalid,
+            allow_invalid: again || spec.allow_invalid,
             lost,
             losses,
             ownership,
-            label,
+            label: name.unwrap_or(&snapshot.cow).to_owned(),
             origin,
             merges,
             merge: spec.merge.clone(),
         };
-        let (target, found) = self.open_snapshot(snapshot, cow, opening)?;
+        let (target, found) = self.open_snapshot(cow, opening)?;
         let read_only = spec.options.read_only;
         let params = params_of(snapshot, [&origin_limits, &cow_limits], &found, read_only, merges);
         let mut deps = Deps::default();
@@ -158,16 +110,26 @@ impl<M: Machine> Administrator<M> {
         cow_known.store = known.store;
         deps.insert(&snapshot.cow, cow_id, cow_known);
         let note = found.note(snapshot, cow_limits.logical_block_size).filter(|_| !again);
-        // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
-        // the family.
-        spec.force = self.origin_shared;
-        let table = Table { chunk_size: Some(found.chunk), ..snapshot.clone() };
-        spec.table.params = match merges {
+        let spec = self.served_spec(spec, snapshot, found.chunk);
+        let cow = persistent.then_some(known);
+        Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
+    }
+
+    /// The spec of a snapshot that has been opened: with the chunk size of its store.
+    fn served_spec(&self, spec: DeviceSpec, snapshot: &Table, chunk: ChunkSize) -> DeviceSpec {
+        let table = Table { chunk_size: Some(chunk), ..snapshot.clone() };
+        let merges = matches!(spec.table.params, TargetParams::SnapshotMerge(_));
+        let params = match merges {
             true => TargetParams::SnapshotMerge(table),
             false => TargetParams::Snapshot(table),
         };
-        let cow = persistent.then_some(known);
-        Ok(NewDevice { params, target, deps, read_only, spec, cow, note })
+        // `--force` as a permission to overwrite ends here; the origin is shared by all devices of
+        // the family.
+        DeviceSpec {
+            table: dm_targets::table::Table { params, ..spec.table },
+            force: self.origin_shared,
+            ..spec
+        }
     }
 
     /// The owner of the store that a snapshot of this origin has on a COW, and what identifies the
@@ -260,69 +222,19 @@ impl<M: Machine> Administrator<M> {
 
     fn open_snapshot(
         &mut self,
-        snapshot: &Table,
         cow: M::Open,
-        opening: Opening<<M::Records as Records>::Losses>,
-    ) -> Result<(Held<M::Caller>, Found), Reason> {
-        let Opening {
-            len,
-            overwrite,
-            again,
-            allow_invalid,
-            losses,
-            lost,
-            ownership,
-            label,
-            origin,
-            merges,
-            merge,
-        } = opening;
-        let merge = merge.filter(|_| !again || !mutant::is(Mutant::MergeOptionsForgotten));
-        let (chunk_size, options) = (snapshot.chunk_size, options_of(snapshot));
-        let persistent = !snapshot.store.is_transient();
-        // The content of a transient store is lost with its server.
-        let lost = lost || again && !persistent;
-        let journal = if persistent { self.machine.journal(&cow, ownership.store)? } else { None };
-        let path = snapshot.cow.clone();
+        mut opening: Opening<<M::Records as Records>::Losses>,
+    ) -> Result<(Held<M::Handle>, Found), Reason> {
+        if opening.again && mutant::is(Mutant::MergeOptionsForgotten) {
+            opening.merge = None;
+        }
+        let store = opening.ownership.store;
+        let persistent = !opening.table.store.is_transient();
+        let journal = if persistent { self.machine.journal(&cow, store)? } else { None };
         let merged = self.machine.waker();
-        let open = move |thread: Rc<M::Thread>| async move {
-            let group = thread.group();
-            let origin = group.origin(origin.key()).ok_or(NO_ORIGIN)?;
-            let cow = thread.disk(cow);
-            let block_bytes = cow.limits().logical_block_bytes;
-            let events = Rc::new(Events::default());
-            let listener = listener(label, events.clone(), merged);
-            let parts = Parts {
-                executor: &group.executor,
-                host: &group.host,
-                copy: &group.copy,
-                origin: origin.disk(),
-                cow: &cow,
-                chunk_size,
-                persistent,
-                overwrite,
-                ownership: Some(&ownership),
-                lost,
-                losses: Rc::new(losses),
-                len: Some(len),
-                options,
-                journal: journal.map(|journal| Rc::new(journal) as Rc<dyn Journal>),
-                listener: Rc::new(listener),
-            };
-            if merges {
-                let opened = merge::open(parts, &origin, events, allow_invalid, merge.as_ref());
-                let OpenedMerge { opened, chunk, len } = opened.await?;
-                return Ok((opened, Found { chunk, len, continued: None }));
-            }
-            let snapshot = Snapshot::open(parts).await?;
-            refuse_unusable(&snapshot, (&path, block_bytes), again, allow_invalid)?;
-            let is_continued =
-                persistent && !snapshot.store().is_new() && snapshot.health() != Health::Invalid;
-            let continued = is_continued.then(|| Store::with(snapshot.exceptions()));
-            let found = Found { chunk: snapshot.chunk_size(), len: snapshot.len(), continued };
-            Ok::<_, Reason>((Opened { target: Target::Snapshot(snapshot), events }, found))
-        };
-        self.open_target(open)
+        self.open_target(move |thread: Rc<M::Thread>| async move {
+            snapshot_open::open(&thread, cow, journal, opening, merged).await
+        })
     }
 }
 
@@ -343,53 +255,4 @@ fn params_of(
     let origins = merges && limits[0].volatile_cache;
     let volatile_cache = limits[1].volatile_cache || origins || journals;
     device::params(&limits, volatile_cache, found.len, read_only, discard)
-}
-
-/// Refuses a snapshot whose store is not the one that the device had, or is invalid.
-fn refuse_unusable(
-    snapshot: &Snapshot,
-    (path, block_bytes): (&str, u32),
-    again: bool,
-    allow_invalid: bool,
-) -> Result<(), Reason> {
-    if again && snapshot.store().is_new() {
-        // The dead server had a store: the COW's content now is not this snapshot's.
-        return Err(format!("{path}: it no longer holds a snapshot store").into());
-    }
-    if snapshot.health() == Health::Invalid && !allow_invalid {
-        return Err(is_invalid(path, block_bytes));
-    }
-    Ok(())
-}
-
-/// What a table says of a snapshot beside its disks.
-fn options_of(snapshot: &Table) -> Options {
-    let (StoreType::Persistent { overflow } | StoreType::Transient { overflow }) = snapshot.store;
-    let on_full = if overflow { OnFull::Overflow } else { OnFull::Invalidate };
-    let Table { discard_zeroes_cow, discard_passdown_origin, .. } = *snapshot;
-    Options { on_full, discard_zeroes_cow, discard_passdown_origin }
-}
-
-/// Logs a target's events and counts them; `merged`: what is called when a merge has ended.
-fn listener(
-    label: String,
-    events: Rc<Events>,
-    merged: Box<dyn Fn() + Send>,
-) -> impl Fn(Event) + 'static {
-    move |event| {
-        log::log!(priority(&event), "{label}: {event}");
-        events.notify();
-        if matches!(event, Event::Merged) {
-            merged();
-        }
-    }
-}
-
-/// Lost data is an error, data that may be lost is a warning.
-fn priority(event: &Event) -> log::Level {
-    match event {
-        Event::Invalidated(_) | Event::MarkFailed(..) | Event::MergeFailed(_) => log::Level::Error,
-        Event::Overflowed | Event::Filling(_) => log::Level::Warn,
-        Event::Merged => log::Level::Info,
-    }
 }

@@ -130,7 +130,7 @@ fn read_errors_move_the_default_leg_but_leave_it_a_source() {
 }
 
 #[test]
-fn while_nobody_knows_which_leg_is_right_the_default_does_not_change() {
+fn while_it_is_unknown_which_leg_is_right_the_default_does_not_change() {
     let mut legs = Legs::new(2, true, false, LegSet::default(), None);
     assert_eq!((legs.sources(), legs.stale()), (LegSet(0b01), LegSet(0)));
     legs.fail(0, Failure::Sync);

@@ -70,7 +70,7 @@ impl Log {
                 let Some((io, first, count)) = io.take() else { continue };
                 if let Err(error) = io.await {
                     // The blocks' content on disk is unknown now, so they have to be written again.
-                    (first..first + count).for_each(|block| self.note(block, fua));
+                    (first..first + count).for_each(|block| self.change_block(block, fua));
                     first_error.get_or_insert(error);
                 }
             }

@@ -98,9 +98,9 @@ impl Log {
             let before = std::mem::take(&mut changed.queue);
             changed.queued = Some(queued);
             drop(changed);
-            before.into_iter().for_each(|block| self.note(block, true));
+            before.into_iter().for_each(|block| self.change_block(block, true));
         }
-        (layout.block_of(first)..layout.blocks()).for_each(|block| self.note(block, true));
+        (layout.block_of(first)..layout.blocks()).for_each(|block| self.change_block(block, true));
     }
 
     /// Has only the first regions from now on, in the step in which [`Log::until_idle`] returned;
@@ -120,7 +120,7 @@ impl Log {
                 queued.fill_from(layout.blocks(), false);
             }
         }
-        self.note(layout.blocks() - 1, true);
+        self.change_block(layout.blocks() - 1, true);
     }
 
     /// The header has the number of regions that the log has, from the next batch on.

@@ -44,7 +44,7 @@ pub fn judge_take_over(
     if let Some((model, moment)) = model {
         model.origin.judge(0, &before, moment).map_err(|fault| format!("taken over: {fault}"))?;
     }
-    fixture.settle();
+    fixture.run_until_idle();
     let status = fixture.mirror.status();
     if status.in_sync_regions != status.regions {
         return Err(format!(

@@ -37,7 +37,7 @@ fn a_leg_that_failed_is_no_source_after_a_restart() {
         let reports = again.mirror.legs();
         assert!(reports[leg].stale && !reports[leg].source && !reports[leg].default);
         assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(100, 2));
-        again.settle();
+        again.run_until_idle();
         assert_eq!(again.read(3, 1).unwrap()[0], pattern::sector(100, 3));
         assert!(again.mirror.legs().iter().all(|report| report.source && !report.stale));
         let images = again.close();
@@ -57,7 +57,7 @@ fn a_log_of_an_earlier_version_knows_its_legs_by_their_former_names() {
     let turned = Setup { identities: [2, 1, 3, 4, 5, 6, 7, 8, 9], renamed, ..Setup::small() };
     let again = Fixture::new(&turned, &[&images[1], &images[0], &images[2]].map(Clone::clone));
     assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(100, 2));
-    again.settle();
+    again.run_until_idle();
     let images = again.close();
     assert_eq!(images[0], images[1]);
     assert_eq!(images[0].sectors[2], pattern::sector(100, 2));
@@ -80,7 +80,7 @@ pub fn a_disk_in_the_place_of_a_leg_is_recovered() {
         exchanged.identities[place] = 13;
         let again = Fixture::new(&exchanged, &images);
         assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(100, 2), "leg {place}");
-        again.settle();
+        again.run_until_idle();
         assert_eq!(again.status(), "4/4 AA A", "leg {place}");
         let images = again.close();
         assert_eq!(images[0], images[1], "leg {place}");
@@ -102,7 +102,7 @@ fn a_stale_leg_is_not_read_until_everything_is_recovered() {
     assert!(reports[0].stale && reports[1].default);
     assert_eq!(fixture.leg(0).disk().counters().reads, 0);
     fixture.leg(1).release();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "4/4 AA A");
     assert_eq!(fixture.read(0, 1).unwrap()[0], pattern::sector(51, 0));
     fixture.close();
@@ -122,7 +122,7 @@ fn the_administrator_names_the_leg_to_recover_from() {
                 "and it stays so after a crash"
             );
         }
-        fixture.settle();
+        fixture.run_until_idle();
         let shown = fixture.read(0, 7).unwrap();
         assert_eq!(shown[6], pattern::sector(50 + u32::try_from(source).unwrap(), 6));
         let images = fixture.close();
@@ -145,20 +145,20 @@ fn the_log_is_clean_after_suspending_and_recovery_goes_on_after_resuming() {
     // A leg fails, returns, and is recovered when the mirror is resumed.
     fail(&fixture.leg(1), Class::Write, 1);
     fixture.write(102, 4, 1).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!((fixture.status(), fixture.log_bits()), ("3/4 AD A".into(), 0b1011));
     fixture.run(|mirror| async move {
         mirror.suspend(false).await;
         mirror.resume().await;
     });
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!((fixture.status(), fixture.log_bits()), ("4/4 AA A".into(), 0b1111));
     assert_eq!(fixture.leg(1).visible().sectors[4], pattern::sector(102, 4));
     fixture.close();
 }
 
 #[test]
-fn a_log_that_somebody_cleared_meanwhile_is_trusted() {
+fn a_log_that_was_cleared_meanwhile_is_trusted() {
     let setup = Setup::small();
     let fixture = Fixture::new(&setup, &setup.clean_images());
     fixture.run(|mirror| async move { mirror.suspend(true).await });
@@ -171,7 +171,7 @@ fn a_log_that_somebody_cleared_meanwhile_is_trusted() {
     );
     fixture.run(|mirror| async move { mirror.resume().await });
     assert_eq!(fixture.status(), "0/4 AA A");
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!((fixture.status(), fixture.log_bits()), ("4/4 AA A".into(), 0b1111));
     fixture.close();
 }
@@ -181,18 +181,18 @@ fn with_sync_everything_is_recovered_at_every_resume() {
     let setup = Setup { initial: InitialSync::Sync, ..Setup::small() };
     let fixture = Fixture::new(&setup, &setup.clean_images());
     assert_eq!(fixture.status(), "0/4 AA A");
-    fixture.settle();
+    fixture.run_until_idle();
     fixture.run(|mirror| async move {
         mirror.suspend(true).await;
         mirror.resume().await;
     });
     assert_eq!(fixture.status(), "0/4 AA A");
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "4/4 AA A");
     let core = Setup { log: false, ..setup };
     fixture.close();
     let fixture = Fixture::new(&core, &core.clean_images());
-    fixture.settle();
+    fixture.run_until_idle();
     fixture.run(|mirror| async move {
         mirror.suspend(true).await;
         mirror.resume().await;
@@ -217,7 +217,7 @@ fn a_failed_leg_is_replaced_and_held_writes_go_on() {
     let leg = spare(&mut fixture, &setup);
     fixture.run(|mirror| async move { mirror.replace_leg(1, leg).await }).unwrap();
     fixture.wait(&held).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "4/4 AA A");
     let images = fixture.close();
     assert_eq!(images[0], images[3]);
@@ -236,9 +236,9 @@ fn a_leg_that_was_taken_out_and_comes_back_is_recovered() {
                 if replace { mirror.replace_leg(0, leg).await } else { mirror.remove_leg(0).await }
             })
             .unwrap();
-        fixture.settle();
+        fixture.run_until_idle();
         fixture.write(100, 2, 3).unwrap();
-        fixture.settle();
+        fixture.run_until_idle();
         let images = fixture.close();
         // A script still names the old legs.
         let again = Fixture::new(&setup, &images[..=legs]);
@@ -249,7 +249,7 @@ fn a_leg_that_was_taken_out_and_comes_back_is_recovered() {
             again.status()
         );
         assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(100, 2));
-        again.settle();
+        again.run_until_idle();
         let images = again.close();
         assert_eq!(
             (&images[0], images[0].sectors[4].clone()),
@@ -269,7 +269,7 @@ fn legs_are_not_changed_when_the_log_must_be_written_and_cannot() {
     assert!(fixture.run(|mirror| async move { mirror.remove_leg(2).await }).is_err());
     assert_eq!(fixture.mirror.legs().len(), 3);
     assert_eq!(fixture.leg(4).writes(), 0, "the new leg has not been touched");
-    fixture.settle();
+    fixture.run_until_idle();
     fixture.close();
 }
 
@@ -284,10 +284,10 @@ fn a_leg_that_could_not_be_flushed_does_not_spoil_what_its_successor_gets() {
     // The new leg has one bad region, so not everything is in sync when the next write comes.
     fail_at(&fixture.leg(3), Class::Write, 6);
     fixture.run(|mirror| async move { mirror.replace_leg(1, leg).await }).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "3/4 AS A");
     fixture.write(101, 0, 1).unwrap();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "3/4 AS A", "what is written to both legs stays in sync");
     fixture.close();
 }
@@ -303,7 +303,7 @@ fn the_last_right_leg_is_not_replaced() {
     let replaced = fixture.spawn(|mirror| async move { mirror.replace_leg(0, leg).await });
     fixture.try_wait(&replaced);
     fixture.leg(0).release();
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "4/4 AA A");
     fixture.close();
 }
@@ -316,7 +316,7 @@ fn legs_are_added_and_removed() {
     let leg = spare(&mut fixture, &setup);
     fixture.run(|mirror| async move { mirror.add_leg(leg).await }).unwrap();
     assert_eq!((fixture.status(), fixture.mirror.legs().len()), ("0/4 AAA A".into(), 3));
-    fixture.settle();
+    fixture.run_until_idle();
     assert_eq!(fixture.status(), "4/4 AAA A");
     fail(&fixture.leg(0), Class::Write, u32::MAX);
     fixture.write(101, 4, 1).unwrap();
@@ -327,7 +327,7 @@ fn legs_are_added_and_removed() {
     );
     fixture.run(|mirror| async move { mirror.remove_leg(0).await }).unwrap();
     assert_eq!(fixture.status(), "4/4 AA A", "all that are left are right");
-    fixture.settle();
+    fixture.run_until_idle();
     let refused = fixture.run(|mirror| async move { mirror.remove_leg(0).await });
     assert!(refused.is_err(), "two legs are the least");
     let images = fixture.close();

@@ -7,7 +7,7 @@
 
 use dm_targets::segments::table::Segment;
 use dm_targets::table::TargetParams;
-use dm_targets::units::{Sector, Sectors};
+use dm_targets::units::{Sector, Sectors, overlap};
 
 use crate::failure::Reason;
 use crate::protocol::{DeviceSpec, DeviceState, KnownDisk, KnownDisks, Place};
@@ -19,7 +19,7 @@ use crate::server::admin::state::Administrator;
 use crate::storage::{Access, Claim, DiskId, OpenError, OpenErrorKind};
 
 /// A disk of the old table, or of another device.
-pub(super) struct Kept<D> {
+pub(super) struct ReusedDisk<D> {
     /// To be judged: nothing is read or written through it by a target.
     pub disk: D,
     /// Where the old table has it: the number of a line, or of a leg. `None`: it is another
@@ -31,7 +31,7 @@ pub(super) struct Kept<D> {
 
 /// The device whose table of ranges is replaced by a mirror.
 #[derive(Clone, Copy)]
-pub(in crate::server::admin) struct Over {
+pub(in crate::server::admin) struct Replaced {
     pub device: u32,
     /// The leg that has the device's data, if one has it.
     pub data_on: Option<usize>,
@@ -39,17 +39,17 @@ pub(in crate::server::admin) struct Over {
 
 impl<M: Machine> Administrator<M> {
     /// Opens the disk at a path if the table that is replaced, that of the device `over`, has it.
-    pub(super) fn open_kept(
+    pub(super) fn open_reused(
         &self,
         path: &str,
         over: Option<u32>,
-    ) -> Result<Option<Kept<M::Open>>, Reason> {
+    ) -> Result<Option<ReusedDisk<M::Open>>, Reason> {
         let Some(entry) = over.and_then(|id| self.devices.get(&id)) else { return Ok(None) };
         let disk = self.machine.disk_at(path);
         let Some(place) = disk.and_then(|disk| place_of(entry, disk)) else { return Ok(None) };
         let disk = self.machine.open(path, Access::ReadOnly, Claim::Shared)?;
         let shared = is_shared(entry, disk.id());
-        Ok(Some(Kept { disk, place: Some(place), shared }))
+        Ok(Some(ReusedDisk { disk, place: Some(place), shared }))
     }
 
     /// Opens the disk at a path if another device of this server has it that is made of ranges;
@@ -60,7 +60,7 @@ impl<M: Machine> Administrator<M> {
         id: DiskId,
         spec: &DeviceSpec,
         again: Option<&KnownDisks>,
-    ) -> Result<Option<Kept<M::Open>>, Reason> {
+    ) -> Result<Option<ReusedDisk<M::Open>>, Reason> {
         let key = id.key();
         let is_there = self
             .machine
@@ -85,7 +85,7 @@ impl<M: Machine> Administrator<M> {
         if let (Some(other), true) = (other, shared && !spec.force && again.is_none()) {
             return Err(used_by(path, other));
         }
-        Ok(Some(Kept { disk, place: None, shared }))
+        Ok(Some(ReusedDisk { disk, place: None, shared }))
     }
 
     /// Refuses a range of a disk that another device of this server uses, or a disk that is in use
@@ -115,7 +115,7 @@ impl<M: Machine> Administrator<M> {
                 let linear = line.params.linear();
                 linear.is_some_and(|linear| {
                     entry.deps.id(&linear.device) == Some(disk)
-                        && overlaps((start, len), (linear.offset, line.len))
+                        && overlap((start, len), (linear.offset, line.len))
                 })
             })
         };
@@ -185,10 +185,6 @@ impl<M: Machine> Administrator<M> {
     }
 }
 
-fn overlaps(one: (Sector, Sectors), other: (Sector, Sectors)) -> bool {
-    one.0 < other.0.plus(other.1) && other.0 < one.0.plus(one.1)
-}
-
 /// Whether a line of a device that waits is on a range of a disk.
 fn is_on(line: &Segment, device: &DeviceState, disk: &KnownDisk, range: (Sector, Sectors)) -> bool {
     let Some(linear) = line.params.linear() else { return false };
@@ -201,7 +197,7 @@ fn is_on(line: &Segment, device: &DeviceState, disk: &KnownDisk, range: (Sector,
     }
     // Where the partition is on the disk is not compared.
     let is_part = its.is_partition_of(disk) || disk.is_partition_of(its);
-    is_part || (its.shares_with(disk) || its.place.on.is_empty()) && overlaps(own, range)
+    is_part || (its.shares_with(disk) || its.place.on.is_empty()) && overlap(own, range)
 }
 
 fn used_by(path: &str, entry: &Device) -> Reason {

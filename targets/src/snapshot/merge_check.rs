@@ -1,4 +1,4 @@
-//! Whether a store can be merged: judged before anything is written.
+//! Whether a store can be merged: checked before anything is written.
 //!
 //! Rule kept here: a merge writes nothing to the origin that the merged snapshot does not show.
 
@@ -14,7 +14,7 @@ impl Merge {
     /// An origin may have grown since its snapshot was made. A chunk that was copied before is
     /// short on the COW, and what stands behind it there is nothing of the origin's. A chunk behind
     /// the device's end, which is the snapshot's, was never shown by it.
-    pub(super) fn judge(snapshot: &Snapshot) -> Result<(), StoreError> {
+    pub(super) fn check_store(snapshot: &Snapshot) -> Result<(), StoreError> {
         let (store, len) = (snapshot.store(), snapshot.len());
         let refuse = |why| Err(StoreError::Merge(snapshot.cow().name().clone(), why));
         if store.is_new() {
