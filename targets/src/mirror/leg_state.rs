@@ -349,31 +349,38 @@ pub(super) fn begin(
             let initial = if by_log { InitialSync::FromLog } else { InitialSync::Sync };
             Ok(Beginning { initial, sources: Some(LegSet::one(leg)), named: false, by_log })
         }
-        // Another table on the same disks: the log or the administrator decides, but legs known to
-        // be stale stay stale.
         Past::Replaced(_) if source.is_some() => Ok(said),
-        Past::Replaced(None) if log_on_disk || initial == InitialSync::NoSync => Ok(said),
-        Past::Replaced(None) => Err(OpenError::NoSource),
-        // The device's data are on a leg that is up to date, and must be on one of the new table.
-        Past::Replaced(Some(state))
-            if state.sources(identities).is_empty() && !mutant::is(Mutant::ForeignLegsReplace) =>
-        {
-            Err(OpenError::NoSource)
-        }
-        Past::Replaced(Some(state)) if is_marked(state) => Ok(said),
-        Past::Replaced(Some(state)) => {
-            let missed = state.missed(identities);
-            if initial == InitialSync::NoSync && missed.is_empty() {
-                return Ok(said);
-            }
-            let Beginning { sources, .. } = from_record(state, identities)?;
-            // A log on a disk that the table before did not have, or that failed, knows nothing of
-            // the writes of that time.
-            let unknown = initial == InitialSync::NoSync || log_on_disk;
-            let initial = if unknown { InitialSync::Sync } else { initial };
-            Ok(Beginning { initial, sources, named: false, by_log: false })
-        }
+        Past::Replaced(state) => replacing(state.as_ref(), said, log, identities),
     }
+}
+
+/// Another table on the same disks: the log or the administrator decides, but legs known to be
+/// stale stay stale. `said`: how the mirror begins if nothing is known against it.
+fn replacing(
+    state: Option<&LegState>,
+    said: Beginning,
+    log: Option<u64>,
+    identities: &[u64],
+) -> Result<Beginning, OpenError> {
+    let is_nosync = said.initial == InitialSync::NoSync;
+    let Some(state) = state else {
+        return if log.is_some() || is_nosync { Ok(said) } else { Err(OpenError::NoSource) };
+    };
+    // The device's data are on a leg that is up to date, and must be on one of the new table.
+    if state.sources(identities).is_empty() && !mutant::is(Mutant::ForeignLegsReplace) {
+        return Err(OpenError::NoSource);
+    }
+    if log.is_some_and(|log| state.is_marked_in(log))
+        || is_nosync && state.missed(identities).is_empty()
+    {
+        return Ok(said);
+    }
+    let Beginning { sources, .. } = from_record(state, identities)?;
+    // A log on a disk that the table before did not have, or that failed, knows nothing of the
+    // writes of that time.
+    let unknown = is_nosync || log.is_some();
+    let initial = if unknown { InitialSync::Sync } else { said.initial };
+    Ok(Beginning { initial, sources, named: false, by_log: false })
 }
 
 /// Writes that were in flight when the server died are reissued, so legs that had all acknowledged
