@@ -290,7 +290,8 @@ fn undone_adds_begin_none() -> Result<(), String> {
 
 #[test]
 fn a_deferred_merge_begins_only_where_nobody_is_surprised() {
-    let rules: [(fn() -> Result<(), String>, Mutant); 3] = [
+    type Rule = fn() -> Result<(), String>;
+    let rules: [(Rule, Mutant); 3] = [
         (waits_for_open_origins, Mutant::DeferredUnderOpen),
         (full_snapshots_are_not_merged, Mutant::FullMerged),
         (undone_adds_begin_none, Mutant::BegunBeforeUndo),
