@@ -18,17 +18,9 @@ use dm_targets::target::Target;
 use super::devices::{Device, no_device};
 use super::machine::{Machine, Thread};
 use super::mutant::{self, Mutant};
-use super::state::Administrator;
+use super::state::{Activation, Administrator};
 use crate::failure::Reason;
 use crate::protocol::{DeviceRef, DeviceState, MergeOptions, Problem, Reply};
-
-/// An origin's device that was added, into which a merge was deferred.
-#[derive(Clone, Copy)]
-pub(super) struct Activation {
-    device: DeviceRef,
-    /// The server has looked for other commands since: the `add` was not undone.
-    is_due: bool,
-}
 
 impl<M: Machine> Administrator<M> {
     /// Leaves the merge of a snapshot to the next activation of its origin, if it, or its origin,

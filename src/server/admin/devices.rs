@@ -316,3 +316,13 @@ mod tests {
         assert_eq!(free_name("snap1", &taken(&["snap1-2", "snap1", "snap1-3"])), "snap1-4");
     }
 }
+
+/// Whether a table is made of ranges: of `linear`, `error` and `zero`.
+pub(super) fn is_lines(spec: &DeviceSpec) -> bool {
+    spec.table.params.segments(spec.table.len).is_some()
+}
+
+/// Whether it is a mirror's.
+pub(super) fn is_mirror(spec: &DeviceSpec) -> bool {
+    matches!(spec.table.params, TargetParams::Mirror(_))
+}

@@ -21,12 +21,11 @@ use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 use dm_targets::units::{Sectors, overlap};
 
-use super::devices::{Device, no_device};
+use super::devices::{Device, is_lines, is_mirror, no_device};
 use super::held::Held;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
-use super::replace::{is_lines, is_mirror};
 use super::state::Administrator;
 use super::targets::Replaced;
 use super::waiting::Errand;

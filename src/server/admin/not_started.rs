@@ -5,11 +5,10 @@
 //! to start it. It is not removed: a snapshot that left its origin for that would be lost, and an
 //! origin's other devices would have to end.
 
-use super::devices::Device;
+use super::devices::{Device, is_lines};
 use super::machine::Machine;
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
-use super::replace::is_lines;
 use super::state::Administrator;
 use crate::failure::Reason;
 use crate::protocol::{DeviceState, Problem};

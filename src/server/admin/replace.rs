@@ -6,9 +6,7 @@
 //! in place (I10: its users' later flushes may go to other disks); and the new table is on record
 //! before the first request reaches it, so that the next server does not go back to the old one.
 
-use dm_targets::table::TargetParams;
-
-use super::devices::no_device;
+use super::devices::{is_lines, is_mirror, no_device};
 use super::handover;
 use super::machine::Machine;
 use super::mirrored::OldLog;
@@ -175,16 +173,6 @@ impl<M: Machine> Administrator<M> {
         }
         Ok(prepared)
     }
-}
-
-/// Whether a table is made of ranges: of `linear`, `error` and `zero`.
-pub(super) fn is_lines(spec: &DeviceSpec) -> bool {
-    spec.table.params.segments(spec.table.len).is_some()
-}
-
-/// Whether it is a mirror's.
-pub(super) fn is_mirror(spec: &DeviceSpec) -> bool {
-    matches!(spec.table.params, TargetParams::Mirror(_))
 }
 
 /// Whether one of two tables is made of ranges, and the other one is as well or is a mirror's.

@@ -3,14 +3,13 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::deferred::Activation;
 use super::devices::{Deps, Device, Directory, LeftOut};
 use super::machine::{Machine, Records};
 use super::mutant::{self, Mutant};
 use super::unconfirmed::Unconfirmed;
 use super::unfinished::Unfinished;
 use crate::failure::Reason;
-use crate::protocol::{DeviceState, KnownDisk};
+use crate::protocol::{DeviceRef, DeviceState, KnownDisk};
 use crate::storage::{DiskId, Limits};
 
 /// What keeps a server from ending.
@@ -23,6 +22,14 @@ pub enum Ending {
     Waits,
     /// Nothing: the remaining devices wait for the next server.
     Leaves,
+}
+
+/// An origin's device that was added, into which a merge was deferred.
+#[derive(Clone, Copy)]
+pub(super) struct Activation {
+    pub(super) device: DeviceRef,
+    /// The server has looked for other commands since: the `add` was not undone.
+    pub(super) is_due: bool,
 }
 
 /// The administrator of an origin, its snapshots and their devices; of a mirror; or of the linear

@@ -7,13 +7,12 @@ use dm_targets::mirror::leg_state::Past;
 use dm_targets::table::TargetParams;
 use dm_targets::target::Target;
 
-use super::devices::{Deps, Device, no_device};
+use super::devices::{Deps, Device, is_lines, no_device};
 use super::handover;
 use super::held::Held;
 use super::machine::{Machine, Records, Thread};
 use super::mutant::{self, Mutant};
 use super::new_device::NewDevice;
-use super::replace::is_lines;
 use super::state::Administrator;
 use super::waiting::Errand;
 use crate::failure::{Kind, Reason};
