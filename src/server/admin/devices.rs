@@ -303,6 +303,16 @@ pub(super) fn free_name(wanted: &str, taken: &[String]) -> String {
     name
 }
 
+/// Whether a table is made of ranges: of `linear`, `error` and `zero`.
+pub(super) fn is_lines(spec: &DeviceSpec) -> bool {
+    spec.table.params.segments(spec.table.len).is_some()
+}
+
+/// Whether it is a mirror's.
+pub(super) fn is_mirror(spec: &DeviceSpec) -> bool {
+    matches!(spec.table.params, TargetParams::Mirror(_))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,14 +325,4 @@ mod tests {
         assert_eq!(free_name("snap1", &taken(&["snap1"])), "snap1-2");
         assert_eq!(free_name("snap1", &taken(&["snap1-2", "snap1", "snap1-3"])), "snap1-4");
     }
-}
-
-/// Whether a table is made of ranges: of `linear`, `error` and `zero`.
-pub(super) fn is_lines(spec: &DeviceSpec) -> bool {
-    spec.table.params.segments(spec.table.len).is_some()
-}
-
-/// Whether it is a mirror's.
-pub(super) fn is_mirror(spec: &DeviceSpec) -> bool {
-    matches!(spec.table.params, TargetParams::Mirror(_))
 }
