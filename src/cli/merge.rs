@@ -43,7 +43,7 @@ pub(super) fn merge(asked: &Merge) -> Result<(), Failure> {
     must_answer(device)?;
     let word = &asked.device;
     let interrupted = asked.wait.then(catch).transpose()?;
-    if let Some(command) = command(asked, device)? {
+    if let Some(command) = command(asked, family, device)? {
         if let Some(note) = ask(&rundir, family, device, &command)? {
             log::warn!("{note}");
             return Ok(());
@@ -82,7 +82,11 @@ fn merge_of(device: &DeviceReport) -> Option<&MergeObject> {
 }
 
 /// What the server is asked for; `None`: a merge that runs is only waited for.
-fn command(asked: &Merge, device: &DeviceReport) -> Result<Option<Command>, Failure> {
+fn command(
+    asked: &Merge,
+    family: &Family,
+    device: &DeviceReport,
+) -> Result<Option<Command>, Failure> {
     let (name, rate) = (&device.name, asked.rate.map(NonZeroU64::new));
     let device_ref = device.device();
     let change = |change| Some(Command::ChangeMerge { device: device_ref, change });
@@ -92,6 +96,7 @@ fn command(asked: &Merge, device: &DeviceReport) -> Result<Option<Command>, Fail
     // The merge that was to be waited for, or to be continued, may have ended by now.
     let only_ends = asked.resume || (asked.wait && rate.is_none() && !asked.force);
     if device.object.target == "snapshot-origin" && only_ends {
+        refuse_deferred(family)?;
         log::info!("{name}: no snapshot is being merged into it");
         return Ok(None);
     }
@@ -111,6 +116,19 @@ fn command(asked: &Merge, device: &DeviceReport) -> Result<Option<Command>, Fail
     }
     let (device, force, defer) = (device_ref, asked.force, asked.defer);
     Ok(Some(Command::Merge { device, force, defer, bytes_per_second: rate.flatten() }))
+}
+
+/// A merge that has not begun is not waited for, and cannot be continued.
+fn refuse_deferred(family: &Family) -> Result<(), Failure> {
+    let is_deferred = |device: &&DeviceReport| {
+        merge_of(device).is_some_and(|merge| merge.state == MergeState::Deferred)
+    };
+    family.devices.iter().find(is_deferred).map_or(Ok(()), |DeviceReport { name, .. }| {
+        Err(format!(
+            "{name}: its merge is deferred and has not begun; `ublk-dm merge {name}` begins it"
+        )
+        .into())
+    })
 }
 
 /// Sends a command; returns what the user should know if its merge has not begun.

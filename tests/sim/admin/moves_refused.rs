@@ -137,13 +137,17 @@ fn an_old_log_is_not_trusted_after_writes_to_ranges() {
     }
 }
 
+/// Writes are held when the log cannot be written.
+const HOLDS: &str = " 1 handle_errors";
+
 /// In another boot a log that could not be told would call stale legs up to date.
 #[test]
 fn a_log_that_cannot_be_written_is_not_left_without_force() {
     let logged = "0 8 mirror disk 2 /c0 2 2 /a 0 /b 0";
-    for next in ["0 8 mirror disk 2 /c1 2 2 /a 0 /b 0", MIRROR, "0 8 linear /b 0"] {
+    let tables = ["0 8 mirror disk 2 /c1 2 2 /a 0 /b 0", MIRROR, "0 8 linear /b 0"];
+    for (next, features) in tables.iter().flat_map(|next| [(next, ""), (next, HOLDS)]) {
         let mut town = town();
-        put(&mut town, spec(logged)).unwrap();
+        put(&mut town, spec(&format!("{logged}{features}"))).unwrap();
         rest(&town);
         let matcher = Matcher::all(Class::Write);
         let fault = Fault { matcher, skip: 0, times: u32::MAX, errno: Errno::EIO };

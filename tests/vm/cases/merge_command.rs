@@ -326,6 +326,9 @@ fn deferred(_: u64) {
     assert!(is_deferred(), "a device without a server shows it");
     ublk_dm("recover s o").ok();
     assert!(is_plain("o") && is_deferred());
+    for words in ["o --wait", "o --resume"] {
+        refused(words, "its merge is deferred and has not begun");
+    }
     merge("s --pause");
     assert!(server::device("s")["snapshot"]["merge"].is_null());
     ublk_dm("merge s --defer").ok();
