@@ -99,7 +99,8 @@ fn lost() {
     view.verify_range(&Disk::open(first), 0, LEN);
 }
 
-/// A table line with a dead leg has the kernel's meaning: the mirror starts without that leg.
+/// A table line with a dead leg has the kernel's meaning: the mirror starts without that leg, also
+/// as the table that replaces its own.
 fn dead_leg() {
     let good = Faulty::new("good", "n0", 0, LEN);
     let dead = kernel::create("dead", &format!("0 {LEN} error"));
@@ -108,10 +109,20 @@ fn dead_leg() {
     let shape = Shape::new(LEN, REGION, &[&good.path, &dead]).features(&["handle_errors"]);
     for engine in [Engine::Kernel, ours()] {
         let served = Mirror::open(engine, "m", &shape);
-        served.wait_status(20, "the letter of a failed recovery", |status| {
-            status.short() == "0/48 AS c"
-        });
-        view.verify(&served.disk());
+        let is_degraded = |served: &Mirror| {
+            served.wait_status(20, "the letter of a failed recovery", |status| {
+                status.short() == "0/48 AS c"
+            });
+            view.verify(&served.disk());
+        };
+        is_degraded(&served);
+        if engine == ours() {
+            assert_eq!(server::device("m")["health"], "degraded");
+        }
+        served.load(&shape);
+        served.suspend(false);
+        served.resume();
+        is_degraded(&served);
         served.close();
     }
     kernel::remove("dead");
