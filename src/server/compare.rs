@@ -4,7 +4,7 @@
 use std::os::unix::net::UnixStream;
 
 use dm_targets::mirror::compare::Difference;
-use dm_targets::mirror::legs::LegSet;
+use dm_targets::mirror::leg_set::LegSet;
 use dm_targets::mirror::target::Mirror;
 use serde_json::json;
 

@@ -206,6 +206,16 @@ pub enum Mutant {
     ForeignLegsReplace,
     /// I10: a log that cannot be written is left without a word.
     DeadLogLeft,
+    /// I10: `nosync` makes legs valid that the log has as stale, or does not have.
+    LogOverridden,
+    /// I10: with a new log, an unknown first leg is copied over one that is up to date.
+    UnknownFirst,
+    /// I10: a log of another time than the record's is trusted for the legs that it has.
+    OldLogBelieved,
+    /// I10: a server that takes over with a log on disk copies from one of the sources alone.
+    OtherSourcesForgotten,
+    /// I10: sources that may differ after the death of a server are not made equal.
+    UnequalUncopied,
     /// I10: a log names a mirror's legs before one of its sources has been flushed.
     SourceUnflushed,
     /// I10: a linear device completes a flush by itself.

@@ -9,7 +9,8 @@ use std::rc::Rc;
 
 use super::Event;
 use super::config::RecordError;
-use super::legs::{Failure, LegSet};
+use super::leg_set::LegSet;
+use super::legs::Failure;
 use super::recovery::LANES;
 use super::target::{Mirror, State};
 use crate::exec::Executor;

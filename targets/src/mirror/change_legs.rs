@@ -20,7 +20,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::config::{LegParts, RecordError, check_leg};
-use super::legs::{LegSet, MAX_LEGS};
+use super::leg_set::{LegSet, MAX_LEGS};
 use super::open_error::OpenError;
 use super::target::{Mirror, Phase, State};
 use crate::disk::DiskError;

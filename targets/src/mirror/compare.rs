@@ -12,7 +12,8 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::config::RecordError;
-use super::legs::{Failure, LegSet, MAX_LEGS};
+use super::leg_set::{LegSet, MAX_LEGS};
+use super::legs::Failure;
 use super::target::{Mirror, Phase};
 use crate::disk::{Buffer, Io};
 use crate::units::{RegionIndex, SECTOR_BYTES, Sector, Sectors};

@@ -5,7 +5,8 @@
 //! all flushes started before its end have ended too, and the legs that they made stale are
 //! recorded.
 
-use super::legs::{Failure, LegSet, MAX_LEGS};
+use super::leg_set::{LegSet, MAX_LEGS};
+use super::legs::Failure;
 use super::target::{Mirror, State};
 use super::write::{Done, Outcome, finish};
 use crate::disk::{Io, Memory, Op, OpKind};

@@ -186,6 +186,13 @@ pub struct Resumed {
     pub fresh: bool,
 }
 
+/// Whether a header is that of a mirror's log.
+pub fn is_log(header: &[u8; HEADER_BYTES]) -> bool {
+    let mut first = [0; WORDS_BYTES];
+    first.copy_from_slice(&header[..WORDS_BYTES]);
+    Words::decode(&first).magic == MAGIC
+}
+
 /// Turns a log that was read (or could not be) into the mirror's initial log: the header has the
 /// mirror's number of regions, and the bits mark those in sync. The kernel's rules, in its order.
 pub fn resume(

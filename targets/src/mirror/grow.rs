@@ -15,7 +15,7 @@ use std::rc::Rc;
 use super::change_legs::ChangeError;
 use super::config::{LegParts, check_leg};
 use super::format::MAX_REGIONS;
-use super::legs::LegSet;
+use super::leg_set::LegSet;
 use super::log::Unusable;
 use super::log::grow::NotGrown;
 use super::open_error::OpenError;

@@ -3,7 +3,7 @@
 //! Rule kept here: the log's bits apply to the legs that it names, and to no other disk.
 
 use super::format::{HEADER_BYTES, WORDS_BYTES};
-use super::legs::MAX_LEGS;
+use super::leg_set::MAX_LEGS;
 use crate::mutant::{self, Mutant};
 
 /// The legs of a log and which of them missed a write, in bytes that the kernel preserves and does
@@ -88,12 +88,6 @@ impl LegFlags {
     pub fn names_foreign_legs(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
         let Some(record) = Record::decode(header) else { return false };
         !record.is_by_index(identities) && identities.iter().any(|id| record.place(*id).is_none())
-    }
-
-    /// Whether none of the legs is in the record: it is that of another mirror.
-    pub fn is_of_others(header: &[u8; HEADER_BYTES], identities: &[u64]) -> bool {
-        let Some(record) = Record::decode(header) else { return false };
-        !record.is_by_index(identities) && identities.iter().all(|id| record.place(*id).is_none())
     }
 
     /// For legs of which the record names some and not all: the first that it names as one that has

@@ -12,7 +12,7 @@
 //! (`begin`); a leg that left a mirror stays in its state as one that is not a source (`former`).
 
 use super::leg_flags::NO_IDENTITY;
-use super::legs::LegSet;
+use super::leg_set::LegSet;
 use super::open_error::OpenError;
 use super::table::InitialSync;
 use crate::mutant::{self, Mutant};
@@ -197,33 +197,6 @@ impl LegState {
     }
 }
 
-/// The claims of a leg state, with legs by their index.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Claims {
-    pub(super) sources: LegSet,
-    pub(super) in_sync: bool,
-    pub(super) log_works: bool,
-}
-
-impl Claims {
-    /// Whether these claims are more than the truth: a server that trusts them could use a stale
-    /// leg as a source.
-    pub(super) fn exceed(self, truth: Claims) -> bool {
-        !self.sources.without(truth.sources).is_empty()
-            || self.in_sync && !truth.in_sync
-            || self.log_works && !truth.log_works
-    }
-
-    /// The most that a record with one of two contents may claim.
-    pub(super) fn or(self, other: Claims) -> Claims {
-        Claims {
-            sources: LegSet(self.sources.0 | other.sources.0),
-            in_sync: self.in_sync || other.in_sync,
-            log_works: self.log_works || other.log_works,
-        }
-    }
-}
-
 /// What preceded the opening of a mirror.
 #[derive(Clone, Debug, Default)]
 pub enum Past {
@@ -256,12 +229,17 @@ impl Past {
     }
 
     /// Whether a log on disk does not know what is recorded of the legs: it is a new one, or that
-    /// of another time, or was left for another table.
+    /// of another time, or was left for another table. One of another time knows nothing of what
+    /// the legs have got since, also if it has the same legs as stale.
     pub(super) fn is_unknown_to_log(&self, log: FoundLog, identities: &[u64]) -> bool {
         let Past::Ended(state) = self else { return false };
         let unmarked = !state.is_marked_in(log.identity);
         let left = log.stale == LegSet::first(identities.len());
-        log.fresh || left || unmarked && !state.missed(identities).without(log.stale).is_empty()
+        if mutant::is(Mutant::OldLogBelieved) {
+            let missed = state.missed(identities);
+            return log.fresh || left || unmarked && !missed.without(log.stale).is_empty();
+        }
+        log.fresh || left || unmarked
     }
 }
 
@@ -305,6 +283,8 @@ pub(super) struct Beginning {
     pub(super) named: bool,
     /// The log on disk decides instead of the sources, if it is of the same time.
     pub(super) by_log: bool,
+    /// The sources have all acknowledged writes, and may differ where the log has marks.
+    pub(super) unequal: bool,
 }
 
 /// Decides what a mirror starts from. `initial` is the administrator's argument, which is out of
@@ -317,14 +297,9 @@ pub(super) fn begin(
     log: Option<u64>,
     identities: &[u64],
 ) -> Result<Beginning, OpenError> {
-    let said = Beginning {
-        initial,
-        sources: source.map(LegSet::one),
-        named: source.is_some(),
-        by_log: false,
-    };
-    let from_log =
-        Beginning { initial: InitialSync::FromLog, sources: None, named: false, by_log: false };
+    let (sources, named) = (source.map(LegSet::one), source.is_some());
+    let said = Beginning { initial, sources, named, by_log: false, unequal: false };
+    let from_log = Beginning { initial: InitialSync::FromLog, ..said };
     let log_on_disk = log.is_some();
     let is_marked = |state: &LegState| log.is_some_and(|log| state.is_marked_in(log));
     match past {
@@ -335,19 +310,28 @@ pub(super) fn begin(
         Past::TakenOver(state) => match state {
             // The log has worked all the time, and has more detail than the record.
             None if log_on_disk => Ok(from_log),
-            Some(state) if is_marked(state) => Ok(from_log),
+            Some(state) if is_marked(state) => {
+                let sources = Some(state.sources(identities)).filter(|legs| !legs.is_empty());
+                Ok(Beginning { sources, unequal: true, ..from_log })
+            }
             None => Err(OpenError::NoSource),
             Some(state) => from_record(state, identities),
         },
         Past::Ended(_) if source.is_some() => Ok(said),
         Past::Ended(state) => {
-            let unknown = state.missed(identities).is_empty() && log_on_disk;
             let by_log = log_on_disk && initial == InitialSync::FromLog;
-            let Some(leg) = (if unknown { None } else { state.choose(identities, by_log)? }) else {
-                return Ok(said);
+            let leg = match state.choose(identities, by_log) {
+                Ok(None) if !by_log => return Ok(said),
+                // A log of the same time may have the first leg, which the record does not.
+                Err(_) if by_log && state.missed(identities).is_empty() => {
+                    let first = if mutant::is(Mutant::UnknownFirst) { Some(0) } else { None };
+                    first.or(state.sources(identities).iter().next())
+                }
+                chosen => chosen?,
             };
             let initial = if by_log { InitialSync::FromLog } else { InitialSync::Sync };
-            Ok(Beginning { initial, sources: Some(LegSet::one(leg)), named: false, by_log })
+            let sources = Some(LegSet::one(leg.unwrap_or(0)));
+            Ok(Beginning { initial, sources, by_log, ..said })
         }
         Past::Replaced(_) if source.is_some() => Ok(said),
         Past::Replaced(state) => replacing(state.as_ref(), said, log, identities),
@@ -380,7 +364,7 @@ fn replacing(
     // writes of that time.
     let unknown = is_nosync || log.is_some();
     let initial = if unknown { InitialSync::Sync } else { said.initial };
-    Ok(Beginning { initial, sources, named: false, by_log: false })
+    Ok(Beginning { initial, sources, ..said })
 }
 
 /// Writes that were in flight when the server died are reissued, so legs that had all acknowledged
@@ -392,7 +376,8 @@ fn from_record(state: &LegState, identities: &[u64]) -> Result<Beginning, OpenEr
     }
     let all = sources == LegSet::first(identities.len());
     let initial = if all && state.in_sync { InitialSync::NoSync } else { InitialSync::Sync };
-    Ok(Beginning { initial, sources: Some(sources), named: false, by_log: false })
+    let sources = Some(sources);
+    Ok(Beginning { initial, sources, named: false, by_log: false, unequal: false })
 }
 
 #[cfg(test)]

@@ -12,60 +12,12 @@
 //!
 //! `read_balance` decides which leg a read goes to.
 
+use super::leg_set::LegSet;
 use super::status::LegHealth;
 use crate::mutant::{self, Mutant};
 
-/// Most legs of a mirror: kcopyd copies from one to at most eight others.
-pub const MAX_LEGS: usize = 9;
 /// Sequential read streams tracked per leg.
 pub(super) const STREAMS: usize = 4;
-
-/// A set of legs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LegSet(pub u16);
-
-impl LegSet {
-    /// The set of one leg.
-    pub fn one(leg: usize) -> LegSet {
-        LegSet(1 << leg)
-    }
-
-    /// The first `count` legs.
-    pub fn first(count: usize) -> LegSet {
-        LegSet(u16::try_from((1_u32 << count) - 1).unwrap_or(u16::MAX))
-    }
-
-    /// Whether a leg is in the set.
-    pub fn has(self, leg: usize) -> bool {
-        self.0 >> leg & 1 == 1
-    }
-
-    /// Adds a leg.
-    pub fn add(&mut self, leg: usize) {
-        self.0 |= 1 << leg;
-    }
-
-    /// The legs that are not in the other set.
-    pub fn without(self, other: LegSet) -> LegSet {
-        LegSet(self.0 & !other.0)
-    }
-
-    /// The same legs after `leg` has been removed and the following ones have moved up.
-    pub fn closed_at(self, leg: usize) -> LegSet {
-        let before = (1 << leg) - 1;
-        LegSet(self.0 & before | self.0 >> 1 & !before)
-    }
-
-    /// Whether the set is empty.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// The legs in order.
-    pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..MAX_LEGS).filter(move |leg| self.has(*leg))
-    }
-}
 
 /// The kind of a leg's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +90,9 @@ pub struct Legs {
     stale: LegSet,
     /// Source legs flushed since they became sources, so that all their data is durable.
     flushed: LegSet,
+    /// The sources may differ in regions out of sync: requests that were in flight when a server
+    /// died have reached some of them.
+    unequal: bool,
     /// Every region has been in sync since the last failure.
     in_sync: bool,
     /// A leg has failed since all regions were in sync.
@@ -170,6 +125,7 @@ impl Legs {
             sources,
             stale,
             flushed: sources,
+            unequal: false,
             in_sync: false,
             leg_failure: false,
             turn: 0,
@@ -204,6 +160,21 @@ impl Legs {
     /// These legs have been flushed since they became sources.
     pub fn mark_flushed(&mut self, legs: LegSet) {
         self.flushed = LegSet((self.flushed.0 | legs.0) & self.sources.0);
+    }
+
+    /// The sources may differ in regions out of sync until all are in sync.
+    pub fn expect_unequal(&mut self) {
+        self.unequal = true;
+    }
+
+    /// The legs to which a region out of sync is copied from one of the sources.
+    pub fn targets_of(&self, source: usize) -> LegSet {
+        let equal = if self.unequal && !mutant::is(Mutant::UnequalUncopied) {
+            LegSet::one(source)
+        } else {
+            self.sources
+        };
+        self.all().without(equal)
     }
 
     /// Forgets which source legs have been flushed.
@@ -315,6 +286,7 @@ impl Legs {
             return false;
         }
         self.in_sync = true;
+        self.unequal = false;
         self.leg_failure = false;
         self.sources = self.all();
         self.stale = LegSet::default();

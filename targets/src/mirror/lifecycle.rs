@@ -9,8 +9,9 @@ use super::config::{MirrorConfig, check_leg};
 use super::flushes::Flushes;
 use super::format::MAX_REGIONS;
 use super::leg_flags::NO_IDENTITY;
+use super::leg_set::{LegSet, MAX_LEGS};
 use super::leg_state::{Beginning, FoundLog, Past, begin};
-use super::legs::{LegSet, Legs, MAX_LEGS};
+use super::legs::Legs;
 use super::log::{Log, SyncError, Unusable, Work};
 use super::open_error::OpenError;
 use super::regions::Regions;
@@ -51,8 +52,10 @@ async fn read_log(
     if begun.by_log {
         let found = FoundLog { identity, fresh: log.is_fresh(), stale };
         if config.past.is_unknown_to_log(found, identities) {
-            // Only the record says that the first leg is stale.
-            if begun.sources != Some(LegSet::one(0)) {
+            // Another source than the first leg must be confirmed by the log.
+            let source = begun.sources.unwrap_or_default();
+            let confirmed = !log.is_fresh() && stale.has(0) && source.without(stale) == source;
+            if source != LegSet::one(0) && !confirmed {
                 return Err(OpenError::NoSource);
             }
             bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
@@ -61,6 +64,12 @@ async fn read_log(
         } else {
             begun.sources = None;
         }
+    }
+    if begun.unequal {
+        // Each source that the log does not contradict, as a leg may fail at any moment.
+        let one = mutant::is(Mutant::OtherSourcesForgotten);
+        let legs = begun.sources.map(|legs| legs.without(stale)).filter(|legs| !legs.is_empty());
+        begun.sources = legs.filter(|_| !one);
     }
     if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
         return Err(OpenError::NoSource);
@@ -83,7 +92,10 @@ impl Mirror {
         let count = config.legs.len();
         let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
         let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
-        if begun.sources.is_some() && !begun.named {
+        if begun.unequal {
+            // The log has them as healthy, and so had them flushed.
+            legs.expect_unequal();
+        } else if begun.sources.is_some() && !begun.named {
             legs.forget_flushed();
         }
         let mut regions = Regions::new(bits, log.on_disk());

@@ -24,7 +24,7 @@ use std::rc::Rc;
 use super::bits::Bits;
 use super::format::{HEADER_BYTES, Layout};
 use super::leg_flags::LegFlags;
-use super::legs::LegSet;
+use super::leg_set::LegSet;
 use crate::disk::{Buffer, Disk, DiskError, Host};
 use crate::exec::WaitQueue;
 use crate::mutant::{self, Mutant};

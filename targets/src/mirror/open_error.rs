@@ -3,7 +3,7 @@
 use std::fmt;
 use std::rc::Rc;
 
-use super::legs::MAX_LEGS;
+use super::leg_set::MAX_LEGS;
 use crate::units::Sectors;
 
 /// Why a mirror cannot be opened, or a leg cannot be added to it.

@@ -3,7 +3,8 @@
 //! Rules kept here: I6, and: where the legs may differ, only source legs are read, the default leg
 //! first.
 
-use super::legs::{Failure, LegSet};
+use super::leg_set::LegSet;
+use super::legs::Failure;
 use super::target::{Mirror, State};
 use crate::disk::{DiskError, Errno, OpKind};
 use crate::request::{Request, TargetError, payload};

@@ -4,7 +4,8 @@
 //! recent latency. A sequential stream stays on its leg, to benefit from read-ahead, as long as
 //! that leg is not much busier than the others. Reads of regions out of sync go to the default leg.
 
-use super::legs::{Failure, LegSet, Legs, STREAMS};
+use super::leg_set::LegSet;
+use super::legs::{Failure, Legs, STREAMS};
 use crate::mutant::{self, Mutant};
 use crate::units::{Sector, Sectors};
 

@@ -6,9 +6,10 @@
 //! room. A record that claims less than is true is safe, but costs a later server more copying.
 
 use super::config::{LegParts, RecordError};
+use super::leg_claims::Claims;
 use super::leg_flags::NO_IDENTITY;
-use super::leg_state::{Claims, KnownLeg, Left, LegState, remember_former};
-use super::legs::LegSet;
+use super::leg_set::LegSet;
+use super::leg_state::{KnownLeg, Left, LegState, remember_former};
 use super::target::{Mirror, State};
 use crate::mutant::{self, Mutant};
 use crate::request::TargetError;

@@ -9,7 +9,8 @@
 //! be read; a region counts as in sync only when every leg has been written; data that could not be
 //! read is not written.
 
-use super::legs::{Failure, LegSet};
+use super::leg_set::LegSet;
+use super::legs::Failure;
 use super::regions::Span;
 use super::status::Progress;
 use super::target::{Mirror, State};
@@ -105,13 +106,13 @@ impl Mirror {
         }
     }
 
-    /// Copies regions from one leg to all legs that are not sources.
+    /// Copies regions from one leg to all legs that may differ from it.
     async fn copy_regions(&self, span: Span, source: usize) -> Copied {
         let (sector, count) =
             (self.region_size.start_of(span.first), self.len_of(span.first, span.count));
         let (mut source, mut targets) = {
             let legs = &self.state.borrow().legs;
-            (source, legs.all().without(legs.sources()))
+            (source, legs.targets_of(source))
         };
         if mutant::is(Mutant::WrongSource) {
             source = targets.iter().next().unwrap_or(source);

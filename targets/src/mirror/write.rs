@@ -5,7 +5,8 @@
 //! acknowledged only after the log names these legs).
 
 use super::Event;
-use super::legs::{Failure, LegSet, MAX_LEGS, Verdict};
+use super::leg_set::{LegSet, MAX_LEGS};
+use super::legs::{Failure, Verdict};
 use super::regions::{Access, Regions, Span};
 use super::target::{LegParts, Mirror, Phase, State};
 use crate::disk::{DiskError, Errno, Io, Memory, Op, OpKind};

@@ -11,6 +11,7 @@ pub mod explore;
 pub mod fixture;
 mod given_up;
 mod grow;
+mod known;
 mod lifecycle;
 pub mod mutants;
 mod oracle;

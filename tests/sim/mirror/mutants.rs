@@ -6,10 +6,10 @@ use dm_targets::mutant::{self, Mutant};
 
 use super::cases;
 use super::explore::{Case, explore};
-use super::{behaviour, given_up, lifecycle, take_over};
+use super::{behaviour, given_up, known, lifecycle, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 38] = [
+pub const MUTANTS: [(Mutant, &str); 43] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -48,6 +48,11 @@ pub const MUTANTS: [(Mutant, &str); 38] = [
     (Mutant::GrownInSync, "grow"),
     (Mutant::GrownTailTrusted, "grow"),
     (Mutant::GrownHeaderEarly, "grow"),
+    (Mutant::LogOverridden, "legs"),
+    (Mutant::UnknownFirst, "legs"),
+    (Mutant::OldLogBelieved, "legs"),
+    (Mutant::OtherSourcesForgotten, "record"),
+    (Mutant::UnequalUncopied, "record"),
 ];
 
 /// The mutants that tests of a single path detect: they run before whole workloads.
@@ -63,6 +68,13 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         Mutant::CopyThoughFlushFailed => {
             take_over::a_region_whose_leg_could_not_be_flushed_during_its_copy_stays_out_of_sync
         }
+        Mutant::LogOverridden => known::a_log_is_not_overridden_by_a_word,
+        Mutant::UnknownFirst => known::an_unknown_leg_is_not_the_source_beside_a_known_one,
+        Mutant::OldLogBelieved => known::a_log_of_another_time_is_not_trusted_for_an_unknown_leg,
+        Mutant::OtherSourcesForgotten => {
+            known::a_leg_that_dies_before_a_take_over_takes_no_data_with_it
+        }
+        Mutant::UnequalUncopied => known::legs_are_equal_after_a_take_over,
         Mutant::LegsNamedLate => lifecycle::a_disk_in_the_place_of_a_leg_is_recovered,
         Mutant::SpanUnbounded => {
             behaviour::a_large_discard_begins_a_bounded_number_of_regions_at_once

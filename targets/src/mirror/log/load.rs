@@ -1,11 +1,12 @@
 //! Reading the log, when a mirror is opened and when it is resumed.
 //!
-//! Rule kept here: if the log could not be read, or names other legs, nothing is in sync.
+//! Rules kept here: if the log could not be read, or names other legs, nothing is in sync; and no
+//! word of a table makes a leg valid that the log has as stale, or does not have.
 
 use super::super::bits::Bits;
-use super::super::format::{HEADER_BYTES, resume};
+use super::super::format::{HEADER_BYTES, is_log, resume};
 use super::super::leg_flags::LegFlags;
-use super::super::legs::LegSet;
+use super::super::leg_set::LegSet;
 use super::super::table::InitialSync;
 use super::{Log, OnDisk, sector};
 use crate::disk::DiskError;
@@ -46,16 +47,20 @@ impl Log {
         }
         let before = (*header, bits.count());
         LegFlags::rename(&mut header, &self.header.renamed, legs);
+        let missed = if is_log(&header) { LegFlags::missed(&header, legs) } else { None };
+        let overridden = missed.is_none() || mutant::is(Mutant::LogOverridden);
+        // `nosync` states that all legs are the same, and the log knows better.
+        let initial = match initial {
+            InitialSync::NoSync if !overridden => InitialSync::Sync,
+            _ => initial,
+        };
         let resumed = resume(&mut header, bits, result.is_ok(), initial);
         self.header.fresh.set(resumed.fresh);
         let flags = match initial {
             _ if resumed.fresh => None,
             InitialSync::NoSync => LegFlags::decode(&header, legs),
-            // `sync` states that all other legs are copied from the source.
-            InitialSync::Sync if LegFlags::is_of_others(&header, legs) => None,
-            _ => LegFlags::missed(&header, legs),
+            _ => missed,
         };
-        // `nosync` states that all legs are the same.
         let trusted = initial == InitialSync::NoSync
             || resumed.fresh
             || mutant::is(Mutant::ForeignLegsTrusted);

@@ -1,0 +1,154 @@
+//! What a log on a disk and the record of the legs know, against the words of a table and the order
+//! of its legs.
+
+use dm_targets::mirror::leg_state::{KnownLeg, LegState, Past};
+use dm_targets::mirror::table::InitialSync;
+use dm_targets::mirror::target::OpenError;
+use dm_targets::sim::disk::{Class, Matcher};
+use dm_targets::sim::image::Image;
+use dm_targets::sim::trace::Trace;
+use dm_targets::sim::world::Schedule;
+use dm_targets::units::Sectors;
+
+use super::fixture::{Fixture, Setup, fail, world};
+use crate::pattern;
+
+/// An identity that no other leg has.
+const OTHER: u64 = 77;
+
+fn images(fixture: &Fixture) -> Vec<Image> {
+    fixture.world.disks().iter().map(|disk| disk.visible()).collect()
+}
+
+fn legs_of(first: u64, second: u64) -> [u64; 9] {
+    [first, second, 0, 0, 0, 0, 0, 0, 0]
+}
+
+fn filled(id: u32) -> Image {
+    Image::from_fn(Sectors(7), |at| pattern::sector(id, at))
+}
+
+/// Whether opening a mirror fails for lack of a source.
+fn has_no_source(opened: Result<Fixture, OpenError>) -> bool {
+    matches!(opened, Err(OpenError::NoSource))
+}
+
+/// Legs 1 and 2 and their log, which knows that leg 1 has missed a write.
+fn with_a_stale_leg() -> Vec<Image> {
+    let fixture = Fixture::new(&Setup::small(), &Setup::small().clean_images());
+    fail(&fixture.leg(0), Class::Write, u32::MAX);
+    fixture.write(100, 2, 2).unwrap();
+    images(&fixture)
+}
+
+/// Neither `nosync` nor `sync` makes a leg valid that the log has as stale, or does not have.
+#[test]
+pub fn a_log_is_not_overridden_by_a_word() {
+    let before = with_a_stale_leg();
+    for initial in [InitialSync::NoSync, InitialSync::Sync, InitialSync::FromLog] {
+        let open = |identities, images: &[Image]| {
+            Fixture::new_or(&Setup { initial, identities, ..Setup::small() }, images)
+        };
+        let other = [filled(50), before[1].clone(), before[2].clone()];
+        for again in [open(legs_of(1, 2), &before), open(legs_of(OTHER, 2), &other)] {
+            let again = again.unwrap();
+            assert_eq!(again.read(2, 1).unwrap()[0], pattern::sector(100, 2), "{initial:?}");
+            again.run_until_idle();
+            assert_eq!(again.leg(0).visible(), before[1], "{initial:?}");
+        }
+        assert!(has_no_source(open(legs_of(1, OTHER), &before)), "{initial:?}");
+        assert!(has_no_source(open(legs_of(OTHER, 78), &before)), "{initial:?}");
+    }
+}
+
+/// A mirror has ended: leg 1 has missed writes, leg 2 has all.
+fn ended() -> Past {
+    let leg = |identity, source| KnownLeg { identity, number: 0, name: String::new(), source };
+    let legs = vec![leg(1, false), leg(2, true)];
+    Past::Ended(LegState { legs, was_in_sync: true, ..LegState::default() })
+}
+
+/// An unknown first leg is not copied over the leg that is up to date, whatever the log is.
+#[test]
+pub fn an_unknown_leg_is_not_the_source_beside_a_known_one() {
+    let blank = Image::zeroes(Sectors(Setup::small().log_sectors()));
+    for initial in [InitialSync::FromLog, InitialSync::Sync] {
+        let setup = Setup { past: ended(), initial, ..Setup::small() };
+        let disks = [filled(50), filled(51), blank.clone()];
+        let first = Setup { identities: legs_of(OTHER, 2), ..setup.clone() };
+        assert!(has_no_source(Fixture::new_or(&first, &disks)), "{initial:?}");
+        let second = Setup { identities: legs_of(2, OTHER), ..setup };
+        let fixture = Fixture::new_or(&second, &disks).unwrap();
+        fixture.run_until_idle();
+        assert_eq!(fixture.leg(1).visible(), filled(50), "{initial:?}");
+    }
+}
+
+/// The log is clean and names both legs, and is of the time before the mirror that has ended.
+#[test]
+pub fn a_log_of_another_time_is_not_trusted_for_an_unknown_leg() {
+    let setup = Setup { identities: legs_of(2, OTHER), ..Setup::small() };
+    let fixture = Fixture::new(&setup, &setup.clean_images());
+    fixture.run_until_idle();
+    let mut disks = fixture.close();
+    disks[0] = filled(50);
+    let again = Fixture::new(&Setup { past: ended(), ..setup }, &disks);
+    again.run_until_idle();
+    assert_eq!(again.leg(1).visible(), filled(50));
+    disks.swap(0, 1);
+    let turned = Setup { past: ended(), identities: legs_of(OTHER, 2), ..Setup::small() };
+    assert!(has_no_source(Fixture::new_or(&turned, &disks)));
+}
+
+/// The log and the record agree on the stale leg; what was written since is in neither's marks.
+#[test]
+fn a_log_that_lacks_marks_confirms_a_source() {
+    let mut disks = with_a_stale_leg();
+    disks[1] = filled(50);
+    let fixture = Fixture::new(&Setup { past: ended(), ..Setup::small() }, &disks);
+    fixture.run_until_idle();
+    assert_eq!(fixture.leg(0).visible(), filled(50));
+}
+
+/// A server with a log on disk has died while a write was on its way: leg 1 alone has it. Both
+/// legs were in sync before, and are so on record.
+fn killed() -> (Setup, Vec<Image>) {
+    let fixture = Fixture::new(&Setup::small(), &Setup::small().clean_images());
+    fixture.run_until_idle();
+    fixture.write(100, 2, 2).unwrap();
+    fixture.leg(1).hold(Matcher::all(Class::Write));
+    let write = fixture.start_write(101, 2, 1);
+    fixture.run_until_idle();
+    assert!(write.borrow().is_none(), "it is on its way");
+    let past = Past::TakenOver(fixture.record.left());
+    (Setup { past, ..Setup::small() }, images(&fixture))
+}
+
+/// The first leg dies before the next server has recovered anything.
+#[test]
+pub fn a_leg_that_dies_before_a_take_over_takes_no_data_with_it() {
+    let (setup, disks) = killed();
+    let world = world(&setup, &disks, 0, Schedule::InOrder, Trace::default());
+    for class in [Class::Read, Class::Write, Class::Flush] {
+        fail(&world.disks()[0], class, u32::MAX);
+    }
+    let next = Fixture::open(world, &setup).unwrap();
+    next.run_until_idle();
+    assert_eq!(next.read(3, 1).unwrap()[0], pattern::sector(100, 3));
+    next.write(102, 2, 1).unwrap();
+    assert_eq!(next.read(2, 1).unwrap()[0], pattern::sector(102, 2));
+    let legs = next.mirror.legs();
+    assert!(legs[1].source && !legs[0].source, "the dead leg has missed a write");
+}
+
+/// What was on its way reaches both legs, or neither.
+#[test]
+pub fn legs_are_equal_after_a_take_over() {
+    let (setup, disks) = killed();
+    assert_ne!(disks[0], disks[1]);
+    let next = Fixture::new(&setup, &disks);
+    next.run_until_idle();
+    assert_eq!(next.status(), "4/4 AA A");
+    assert_eq!(next.leg(0).visible(), next.leg(1).visible());
+    assert!(next.mirror.legs().iter().all(|leg| leg.source));
+}
