@@ -34,6 +34,7 @@ pub fn cases() -> Vec<Case> {
         Case { name: "mirror-kill-added-again", bound_s: 120, disks, run: again },
         Case { name: "mirror-kill-same-bytes", bound_s: 120, disks, run: |_| same_bytes() },
         Case { name: "mirror-kill-degraded", bound_s: 90, disks, run: |_| degraded() },
+        Case { name: "mirror-kill-dead-leg", bound_s: 90, disks, run: |_| dead_leg() },
         Case { name: "mirror-kill-new-leg", bound_s: 90, disks, run: |_| new_leg() },
         Case { name: "mirror-kill-source", bound_s: 90, disks, run: |_| source() },
         Case { name: "mirror-kill-sigterm", bound_s: 90, disks, run: sigterm },
@@ -248,7 +249,7 @@ fn degraded() {
         stage.view.write(&disk, 7 * REGION, 100);
         stage.view.write(&disk, 70 * REGION, 100);
         // The leg is back, but two writes are missing on it.
-        take_over(&stage);
+        take_over(|| stage.legs.iter().for_each(Faulty::heal));
         for region in [7, 70] {
             stage.view.verify_range(&disk, region * REGION, REGION);
         }
@@ -263,12 +264,32 @@ fn degraded() {
     }
 }
 
-/// Kills the server, repairs the disks and has another server take over.
-fn take_over(stage: &Stage) {
+/// The first leg dies with the server, among writes: the other one has them.
+fn dead_leg() {
+    if ours() == Engine::Kernel {
+        return;
+    }
+    let stage = Stage::new();
+    for disk_log in [false, true] {
+        let served = Mirror::open(Engine::Ublk, "m", &stage.shape(disk_log));
+        served.wait_in_sync();
+        let disk = served.disk();
+        (0..REGIONS).for_each(|region| stage.view.write(&disk, region * REGION, 8));
+        take_over(|| stage.legs[0].set(Fault::Gone));
+        stage.view.verify(&disk);
+        drop(disk);
+        stage.legs[0].heal();
+        served.close();
+        mirror::copy(&stage.legs[1].path, 0, &stage.legs[0].path, 0, LEN);
+        server::forget_ended_legs();
+    }
+}
+
+/// Kills the server, changes the disks and has another server take over. A killed process ends when
+/// its writes have ended, and writes on a slow disk wait until the disk is repaired.
+fn take_over(change: impl FnOnce()) {
     kill_9();
-    // A killed process ends when its writes have ended, and writes on a slow disk wait until the
-    // disk is repaired.
-    stage.legs.iter().for_each(Faulty::heal);
+    change();
     server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
     ublk_dm("recover m").ok();
 }
@@ -296,11 +317,7 @@ fn new_leg() {
         new.set(Fault::Slow { read_ms: 0, write_ms: 20_000 });
         ublk_dm(&format!("message m replace 0 {}", new.path)).ok();
         stage.view.verify(&disk);
-        kill_9();
-        // As in `take_over`.
-        new.heal();
-        server::wait_for(20, "state quiesced", || server::device("m")["state"] == "quiesced");
-        ublk_dm("recover m").ok();
+        take_over(|| new.heal());
         stage.view.verify(&disk);
         served.wait_in_sync();
         stage.view.verify(&disk);
@@ -335,7 +352,7 @@ fn source() {
         let path = server::add(&format!("{line} --name m"));
         let disk = Disk::open(&path);
         stage.view.verify_range(&disk, 0, LEN);
-        take_over(&stage);
+        take_over(|| stage.legs.iter().for_each(Faulty::heal));
         stage.view.verify_range(&disk, 0, LEN);
         drop(disk);
         ublk_dm("wait m --in-sync").ok();
