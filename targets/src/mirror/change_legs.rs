@@ -143,7 +143,7 @@ impl Mirror {
     async fn trust_remaining(&self) {
         let all_right = {
             let State { regions, legs } = &*self.state.borrow();
-            let right = legs.sources() == legs.all() || mutant::is(Mutant::RemainingNotRight);
+            let right = legs.all_equal() || mutant::is(Mutant::RemainingNotRight);
             right && !regions.all_in_sync()
         };
         if !all_right {

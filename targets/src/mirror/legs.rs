@@ -167,6 +167,11 @@ impl Legs {
         self.unequal = true;
     }
 
+    /// Whether all legs are sources, and are equal.
+    pub fn all_equal(&self) -> bool {
+        self.sources == self.all() && (!self.unequal || mutant::is(Mutant::UnequalUncopied))
+    }
+
     /// The legs to which a region out of sync is copied from one of the sources.
     pub fn targets_of(&self, source: usize) -> LegSet {
         let equal = if self.unequal && !mutant::is(Mutant::UnequalUncopied) {

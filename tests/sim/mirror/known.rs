@@ -112,22 +112,23 @@ fn a_log_that_lacks_marks_confirms_a_source() {
 
 /// A server with a log on disk has died while a write was on its way: leg 1 alone has it. Both
 /// legs were in sync before, and are so on record.
-fn killed() -> (Setup, Vec<Image>) {
-    let fixture = Fixture::new(&Setup::small(), &Setup::small().clean_images());
+fn killed(legs: usize) -> (Setup, Vec<Image>) {
+    let setup = Setup { legs, ..Setup::small() };
+    let fixture = Fixture::new(&setup, &setup.clean_images());
     fixture.run_until_idle();
     fixture.write(100, 2, 2).unwrap();
-    fixture.leg(1).hold(Matcher::all(Class::Write));
+    (1..legs).for_each(|leg| fixture.leg(leg).hold(Matcher::all(Class::Write)));
     let write = fixture.start_write(101, 2, 1);
     fixture.run_until_idle();
     assert!(write.borrow().is_none(), "it is on its way");
     let past = Past::TakenOver(fixture.record.left());
-    (Setup { past, ..Setup::small() }, images(&fixture))
+    (Setup { past, ..setup }, images(&fixture))
 }
 
 /// The first leg dies before the next server has recovered anything.
 #[test]
 pub fn a_leg_that_dies_before_a_take_over_takes_no_data_with_it() {
-    let (setup, disks) = killed();
+    let (setup, disks) = killed(2);
     let world = world(&setup, &disks, 0, Schedule::InOrder, Trace::default());
     for class in [Class::Read, Class::Write, Class::Flush] {
         fail(&world.disks()[0], class, u32::MAX);
@@ -141,10 +142,26 @@ pub fn a_leg_that_dies_before_a_take_over_takes_no_data_with_it() {
     assert!(legs[1].source && !legs[0].source, "the dead leg has missed a write");
 }
 
+/// A leg is removed before the others have been made equal.
+#[test]
+fn legs_that_remain_are_made_equal() {
+    let (setup, disks) = killed(3);
+    let world = world(&setup, &disks, 0, Schedule::InOrder, Trace::default());
+    world.disks()[..3].iter().for_each(|leg| fail(leg, Class::Read, u32::MAX));
+    let next = Fixture::open(world, &setup).unwrap();
+    next.run_until_idle();
+    assert_ne!(next.leg(0).visible(), next.leg(1).visible(), "none can be read");
+    (0..3).for_each(|leg| next.leg(leg).mend());
+    next.run(|mirror| async move { mirror.remove_leg(2).await.unwrap() });
+    next.mirror.recover_again();
+    next.run_until_idle();
+    assert_eq!(next.leg(0).visible(), next.leg(1).visible());
+}
+
 /// What was on its way reaches both legs, or neither.
 #[test]
 pub fn legs_are_equal_after_a_take_over() {
-    let (setup, disks) = killed();
+    let (setup, disks) = killed(2);
     assert_ne!(disks[0], disks[1]);
     let next = Fixture::new(&setup, &disks);
     next.run_until_idle();
