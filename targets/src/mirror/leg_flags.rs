@@ -52,18 +52,11 @@ impl LegFlags {
     pub const BYTES: usize = Self::CONTENT + 8;
     const MAGIC: [u8; 7] = *b"dmlegs\x01";
 
-    /// The flags for legs with these identities; `None` if there is no record, or if it has all of
-    /// them as healthy, or none.
+    /// The legs with these identities that must not be copied from, as bits; `None` if there is no
+    /// record, or if it has all of them as healthy.
     ///
     /// A leg that is not in the record counts as one that missed a write. Legs without identities
     /// are matched by index: other disks are not.
-    pub fn decode(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
-        let all = (1 << identities.len()) - 1;
-        LegFlags::missed(header, identities).filter(|missed| u32::from(*missed) < all)
-    }
-
-    /// Like [`LegFlags::decode`], but returns all legs if none of them is in the record as a
-    /// healthy one.
     pub fn missed(header: &[u8; HEADER_BYTES], identities: &[u64]) -> Option<u16> {
         let record = Record::decode(header)?;
         if record.is_by_index(identities) {

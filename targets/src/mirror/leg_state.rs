@@ -235,11 +235,9 @@ impl Past {
         let Past::Ended(state) = self else { return false };
         let unmarked = !state.is_marked_in(log.identity);
         let left = log.stale == LegSet::first(identities.len());
-        if mutant::is(Mutant::OldLogBelieved) {
-            let missed = state.missed(identities);
-            return log.fresh || left || unmarked && !missed.without(log.stale).is_empty();
-        }
-        log.fresh || left || unmarked
+        let believed = mutant::is(Mutant::OldLogBelieved)
+            && state.missed(identities).without(log.stale).is_empty();
+        log.fresh || left || unmarked && !believed
     }
 }
 
@@ -322,10 +320,10 @@ pub(super) fn begin(
             let by_log = log_on_disk && initial == InitialSync::FromLog;
             let leg = match state.choose(identities, by_log) {
                 Ok(None) if !by_log => return Ok(said),
+                Err(_) if by_log && mutant::is(Mutant::UnknownFirst) => Some(0),
                 // A log of the same time may have the first leg, which the record does not.
                 Err(_) if by_log && state.missed(identities).is_empty() => {
-                    let first = if mutant::is(Mutant::UnknownFirst) { Some(0) } else { None };
-                    first.or(state.sources(identities).iter().next())
+                    state.source_among(identities)
                 }
                 chosen => chosen?,
             };

@@ -16,7 +16,7 @@ use crate::pattern;
 fn flags(log: &Image, legs: usize) -> Option<u16> {
     let mut header = [0; 1024];
     header.copy_from_slice(&log.read(Sector(0), Sectors(2)));
-    LegFlags::decode(&header, &[0; 9][..legs])
+    LegFlags::missed(&header, &[0; 9][..legs])
 }
 
 #[test]

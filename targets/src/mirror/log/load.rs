@@ -56,14 +56,7 @@ impl Log {
         };
         let resumed = resume(&mut header, bits, result.is_ok(), initial);
         self.header.fresh.set(resumed.fresh);
-        let flags = match initial {
-            _ if resumed.fresh => None,
-            InitialSync::NoSync => LegFlags::decode(&header, legs),
-            _ => missed,
-        };
-        let trusted = initial == InitialSync::NoSync
-            || resumed.fresh
-            || mutant::is(Mutant::ForeignLegsTrusted);
+        let trusted = missed.is_none() || mutant::is(Mutant::ForeignLegsTrusted);
         if !trusted && LegFlags::names_foreign_legs(&header, legs) {
             bits.fill_from(0, false);
             self.header.foreign_legs.set(true);
@@ -77,7 +70,7 @@ impl Log {
         }
         *self.header.bytes.borrow_mut() = header;
         self.header.tail.replace(tail);
-        (LegSet(flags.unwrap_or(0)), !resumed.failed)
+        (LegSet(missed.unwrap_or(0)), !resumed.failed)
     }
 
     /// Reads the log of a mirror that is in use; returns whether it could be read and understood.
