@@ -212,6 +212,8 @@ pub enum Mutant {
     UnknownFirst,
     /// I10: a log of another time than the record's is trusted for the legs that it has.
     OldLogBelieved,
+    /// I10: an old copy of the log is trusted for a leg that is recorded as stale.
+    OldCopyBelieved,
     /// I10: a server that takes over with a log on disk copies from one of the sources alone.
     OtherSourcesForgotten,
     /// I10: sources that may differ after the death of a server are not made equal.

@@ -128,6 +128,8 @@ pub enum Mutant {
     MergedUnderMount,
     /// A snapshot that has refused a write is merged.
     OverflowedMerged,
+    /// A named source is taken that the log has as stale.
+    LogUnasked,
     /// A mirror is closed for one whose disk is not there.
     ClosedForMissing,
     /// A merge that is left to the next activation is not on record.

@@ -3,7 +3,7 @@
 //! Rule kept here: the log's bits apply to the legs that it names, and to no other disk.
 
 use super::format::{HEADER_BYTES, WORDS_BYTES};
-use super::leg_set::MAX_LEGS;
+use super::leg_set::{LegSet, MAX_LEGS};
 use crate::mutant::{self, Mutant};
 
 /// The legs of a log and which of them missed a write, in bytes that the kernel preserves and does
@@ -91,13 +91,26 @@ impl LegFlags {
         renamed: &[(u64, u64)],
         identities: &[u64],
     ) -> Option<Option<usize>> {
+        let mut today = Box::new(*header);
+        Self::rename(&mut today, renamed, identities);
+        Self::names_foreign_legs(&today, identities)
+            .then(|| Self::sources(header, renamed, identities).iter().next())
+    }
+
+    /// The legs with these identities that a record has as up to date; none if there is no record.
+    /// `renamed` as in [`LegFlags::rename`].
+    pub fn sources(
+        header: &[u8; HEADER_BYTES],
+        renamed: &[(u64, u64)],
+        identities: &[u64],
+    ) -> LegSet {
         let mut header = Box::new(*header);
         Self::rename(&mut header, renamed, identities);
-        if !Self::names_foreign_legs(&header, identities) {
-            return None;
+        if Record::decode(&header).is_none() {
+            return LegSet::default();
         }
-        let missed = Self::missed(&header, identities).unwrap_or(0);
-        Some((0..identities.len()).find(|leg| missed >> leg & 1 == 0))
+        let missed = LegSet(Self::missed(&header, identities).unwrap_or(0));
+        LegSet::first(identities.len()).without(missed)
     }
 
     /// Replaces the identities of an earlier version in a record by those of this version, which

@@ -228,6 +228,15 @@ impl Past {
         self.state().is_some_and(|past| past.was_in_sync && known(past))
     }
 
+    /// Whether the log on a disk lacks a stale leg that is recorded: it is an old copy of that log.
+    /// During the first recovery a log has no leg as stale; its marks say more.
+    pub(super) fn is_newer_than(&self, stale: LegSet, identities: &[u64]) -> bool {
+        let newer = |past: &LegState| {
+            past.was_in_sync && !past.missed(identities).without(stale).is_empty()
+        };
+        self.state().is_some_and(newer) && !mutant::is(Mutant::OldCopyBelieved)
+    }
+
     /// Whether a log on disk does not know what is recorded of the legs: it is a new one, or that
     /// of another time, or was left for another table. One of another time knows nothing of what
     /// the legs have got since, also if it has the same legs as stale.
@@ -237,7 +246,7 @@ impl Past {
         let left = log.stale == LegSet::first(identities.len());
         let believed = mutant::is(Mutant::OldLogBelieved)
             && state.missed(identities).without(log.stale).is_empty();
-        log.fresh || left || unmarked && !believed
+        log.fresh || left || unmarked && !believed || self.is_newer_than(log.stale, identities)
     }
 }
 

@@ -70,6 +70,13 @@ async fn read_log(
         let one = mutant::is(Mutant::OtherSourcesForgotten);
         let legs = begun.sources.map(|legs| legs.without(stale)).filter(|legs| !legs.is_empty());
         begun.sources = legs.filter(|_| !one);
+        if config.past.is_newer_than(stale, identities) {
+            if begun.sources.is_none() {
+                return Err(OpenError::NoSource);
+            }
+            bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
+            log.change_all();
+        }
     }
     if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
         return Err(OpenError::NoSource);

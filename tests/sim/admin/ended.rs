@@ -8,6 +8,7 @@ use super::Step::{self, Add, Del, Fail, Replace, Write};
 use super::What::Mirror;
 use super::act;
 use super::process::Process;
+use super::records::Files;
 use super::town::Town;
 use crate::protocol::{Command, DeviceSpec, Reply};
 
@@ -73,48 +74,83 @@ fn another_mirror_of_a_stale_leg_says_nothing_of_the_other_legs() {
     }
 }
 
+fn with_log(log: &str, legs: [&str; 2]) -> DeviceSpec {
+    let [first, second] = legs;
+    let line = format!("0 8 mirror disk 2 {log} 2 2 {first} 0 {second} 0");
+    DeviceSpec { table: Table::parse_table(&line).unwrap(), ..Town::spec(Mirror) }
+}
+
+/// The life of a mirror of /b and /a with a log, in which /b misses a write, or nothing happens.
+fn life(town: &mut Town, log: &str, writes: bool) {
+    let Ok(Reply::Added { path, .. }) = add(town, with_log(log, ["/b", "/a"])) else {
+        panic!("{:?}", town.log);
+    };
+    town.added(Mirror, &path).unwrap();
+    let process = town.processes.get("mirror-a").unwrap();
+    drop(town.site.run(&process.executor, || false));
+    if writes {
+        act(town, Fail(4, Class::Write, 0));
+        act(town, Write(Mirror, 3));
+        town.mend();
+    }
+    act(town, Del(Mirror, false));
+}
+
 /// A leg missed a write when the mirror had another log: its first log is still clean.
 #[test]
 fn the_log_of_an_earlier_mirror_is_not_asked_about_a_later_one() {
     let mut town = Town::new(1, true);
-    let with_log = |log: &str| {
-        let line = format!("0 8 mirror disk 2 {log} 2 2 /b 0 /a 0");
-        DeviceSpec { table: Table::parse_table(&line).unwrap(), ..Town::spec(Mirror) }
-    };
-    for (log, writes) in [("/c0", false), ("/c1", true)] {
-        let Ok(Reply::Added { path, .. }) = add(&mut town, with_log(log)) else {
+    life(&mut town, "/c0", false);
+    life(&mut town, "/c1", true);
+    let again = with_log("/c0", ["/b", "/a"]);
+    let refused = add(&mut town, again.clone()).unwrap_err();
+    assert!(refused.contains("--source"), "{refused}");
+    add(&mut town, DeviceSpec { source: Some(1), ..again }).unwrap();
+}
+
+/// After a restart of the machine the log alone knows which leg is up to date.
+#[test]
+fn a_source_that_the_log_has_as_stale_is_taken_by_force_alone() {
+    for first in ["/b", "/o"] {
+        let named = |source, force| DeviceSpec {
+            source: Some(source),
+            force,
+            ..with_log("/c0", [first, "/a"])
+        };
+        let mut town = Town::new(1, true);
+        life(&mut town, "/c0", true);
+        town.site.files(Files::reboot);
+        let refused = add(&mut town, named(0, false)).unwrap_err();
+        let known = format!("{first}: the log does not have it as up to date (up to date: /a); ");
+        assert!(refused.starts_with(&known) && refused.contains("--force"), "{refused}");
+        let Ok(Reply::Added { device, .. }) = add(&mut town, named(1, false)) else {
             panic!("{:?}", town.log);
         };
-        town.added(Mirror, &path).unwrap();
-        let process = town.processes.get("mirror-a").unwrap();
-        drop(town.site.run(&process.executor, || false));
-        if writes {
-            act(&mut town, Fail(4, Class::Write, 0));
-            act(&mut town, Write(Mirror, 3));
-            town.mend();
-        }
-        act(&mut town, Del(Mirror, false));
+        town.ask("mirror-a", Command::Del { devices: vec![device], force: false }).unwrap();
+        add(&mut town, named(0, true)).unwrap();
     }
-    let refused = add(&mut town, with_log("/c0")).unwrap_err();
-    assert!(refused.contains("--source"), "{refused}");
-    add(&mut town, DeviceSpec { source: Some(1), ..with_log("/c0") }).unwrap();
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_source_that_the_log_is_not_asked_about_is_noticed() {
+    use crate::server::admin::mutant::{self, Mutant};
+    mutant::set(Some(Mutant::LogUnasked));
+    let lived =
+        std::panic::catch_unwind(a_source_that_the_log_has_as_stale_is_taken_by_force_alone);
+    mutant::set(None);
+    assert!(lived.is_err(), "nothing is noticed");
 }
 
 #[cfg(feature = "mutants")]
 #[test]
 fn every_mutant_of_ended_mirrors_is_killed() {
     use dm_targets::mutant::{self, Mutant};
-    for mutant in [
-        Mutant::EndedLegsErased,
-        Mutant::EndedLegsTakenOver,
-        Mutant::EndedLegsTrusted,
-        Mutant::OtherLogTrusted,
-    ] {
+    for mutant in [Mutant::EndedLegsErased, Mutant::EndedLegsTakenOver, Mutant::EndedLegsTrusted] {
         mutant::set(Some(mutant));
         let lived = std::panic::catch_unwind(|| {
             a_leg_that_was_replaced_is_not_the_source_of_the_old_line_and_no_other_one_is_chosen();
             another_mirror_of_a_stale_leg_says_nothing_of_the_other_legs();
-            the_log_of_an_earlier_mirror_is_not_asked_about_a_later_one();
         });
         mutant::set(None);
         assert!(lived.is_err(), "not noticed: {mutant:?}");

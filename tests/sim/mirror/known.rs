@@ -100,14 +100,43 @@ pub fn a_log_of_another_time_is_not_trusted_for_an_unknown_leg() {
     assert!(has_no_source(Fixture::new_or(&turned, &disks)));
 }
 
-/// The log and the record agree on the stale leg; what was written since is in neither's marks.
+/// The log and the record agree on the stale leg; what was written since is in neither's marks:
+/// the log had failed, or the mirror had another one.
 #[test]
-fn a_log_that_lacks_marks_confirms_a_source() {
-    let mut disks = with_a_stale_leg();
-    disks[1] = filled(50);
-    let fixture = Fixture::new(&Setup { past: ended(), ..Setup::small() }, &disks);
+pub fn a_log_that_lacks_marks_confirms_a_source() {
+    let Past::Ended(state) = ended() else { unreachable!() };
+    for (log_works, log) in [(false, 0), (true, OTHER + 1)] {
+        let past = Past::Ended(LegState { log_works, log, ..state.clone() });
+        let mut disks = with_a_stale_leg();
+        disks[1] = filled(50);
+        let fixture = Fixture::new(&Setup { past, ..Setup::small() }, &disks);
+        fixture.run_until_idle();
+        assert_eq!(fixture.leg(0).visible(), filled(50), "{log}");
+    }
+}
+
+/// An old copy of the log is put in its place: it is clean, and has both legs.
+#[test]
+pub fn an_old_copy_of_the_log_is_not_trusted() {
+    let fixture = Fixture::new(&Setup::small(), &Setup::small().clean_images());
     fixture.run_until_idle();
-    assert_eq!(fixture.leg(0).visible(), filled(50));
+    let copy = fixture.log().visible();
+    fail(&fixture.leg(0), Class::Write, u32::MAX);
+    fixture.write(100, 2, 2).unwrap();
+    let (left, mut disks) = (fixture.record.left(), images(&fixture));
+    disks[2] = copy;
+    for past in [Past::Ended(left.clone().unwrap()), Past::TakenOver(left)] {
+        let setup = Setup { past, ..Setup::small() };
+        match Fixture::new_or(&setup, &disks) {
+            Err(OpenError::NoSource) => {}
+            opened => {
+                let fixture = opened.unwrap();
+                assert_eq!(fixture.read(2, 1).unwrap()[0], pattern::sector(100, 2));
+                fixture.run_until_idle();
+                assert_eq!(fixture.leg(0).visible(), disks[1]);
+            }
+        }
+    }
 }
 
 /// A server with a log on disk has died while a write was on its way: leg 1 alone has it. Both

@@ -9,7 +9,7 @@ use super::explore::{Case, explore};
 use super::{behaviour, given_up, known, lifecycle, take_over};
 
 /// All of them, each with the workloads where it should show first.
-pub const MUTANTS: [(Mutant, &str); 43] = [
+pub const MUTANTS: [(Mutant, &str); 45] = [
     (Mutant::LegBeforeMark, "pairs"),
     (Mutant::MarkNotDurable, "pairs"),
     (Mutant::CleanWithoutFlush, "pairs"),
@@ -51,6 +51,8 @@ pub const MUTANTS: [(Mutant, &str); 43] = [
     (Mutant::LogOverridden, "legs"),
     (Mutant::UnknownFirst, "legs"),
     (Mutant::OldLogBelieved, "legs"),
+    (Mutant::OldCopyBelieved, "record"),
+    (Mutant::OtherLogTrusted, "record"),
     (Mutant::OtherSourcesForgotten, "record"),
     (Mutant::UnequalUncopied, "record"),
 ];
@@ -71,6 +73,8 @@ pub fn kill_in_take_over(mutant: Mutant) -> bool {
         Mutant::LogOverridden => known::a_log_is_not_overridden_by_a_word,
         Mutant::UnknownFirst => known::an_unknown_leg_is_not_the_source_beside_a_known_one,
         Mutant::OldLogBelieved => known::a_log_of_another_time_is_not_trusted_for_an_unknown_leg,
+        Mutant::OtherLogTrusted => known::a_log_that_lacks_marks_confirms_a_source,
+        Mutant::OldCopyBelieved => known::an_old_copy_of_the_log_is_not_trusted,
         Mutant::OtherSourcesForgotten => {
             known::a_leg_that_dies_before_a_take_over_takes_no_data_with_it
         }

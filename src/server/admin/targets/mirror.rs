@@ -20,6 +20,7 @@ use super::disks::{Sharing, check_range, discard_of};
 use super::leg_content::{content_of_leg, foreign_content};
 use super::leg_names::{identities, identity_of_log, renamed, with_names_of_today};
 use super::leg_record::LegRecorder;
+use super::named_source::refuse_stale_source;
 use super::own_legs::parts_of;
 use super::reused_disks::{Replaced, ReusedDisk};
 use super::segments::refresh;
@@ -104,6 +105,7 @@ impl<M: Machine> Administrator<M> {
         let note = Self::note_of_ended(&past, mirror, &disks.legs, &spec);
         if !taken_over {
             check_log(&disks, spec.force)?;
+            refuse_stale_source(disks.log.as_ref(), &disks.legs, mirror, &spec, &past)?;
             check_legs(&disks, mirror, &spec, &past)?;
         }
         let limits: Vec<_> = disks.legs.iter().map(|leg| leg.limits()).collect();

@@ -1,0 +1,46 @@
+//! The leg that a user names as the source of a mirror, against what the log on a disk knows.
+//!
+//! Rule kept here: I10 (a leg that is known to have missed writes is no source unless the user
+//! insists): after a restart of the machine the log alone knows it.
+
+use dm_targets::mirror::leg_flags::LegFlags;
+use dm_targets::mirror::leg_state::Past;
+use dm_targets::mirror::table::Mirror as Table;
+
+use super::leg_names::{identities, renamed};
+use crate::failure::Reason;
+use crate::protocol::DeviceSpec;
+use crate::server::admin::machine::OpenDisk;
+use crate::server::admin::mutant::{self, Mutant};
+
+/// Refuses a named source that the log has as stale, or does not have, while it has another leg as
+/// up to date; unless the record of an ended or replaced mirror has the source as up to date.
+pub(super) fn refuse_stale_source<D: OpenDisk>(
+    log: Option<&D>,
+    legs: &[D],
+    mirror: &Table,
+    spec: &DeviceSpec,
+    past: &Past,
+) -> Result<(), Reason> {
+    let (Some(source), false, Some(log)) = (spec.source, spec.force, log) else { return Ok(()) };
+    let Some(header) = log.mirror_log()? else { return Ok(()) };
+    let now = identities(&mirror.legs, legs);
+    let is_recorded = match past {
+        Past::Ended(state) | Past::Replaced(Some(state)) => {
+            state.source_among(&now[source..=source]).is_some()
+        }
+        _ => false,
+    };
+    let right = LegFlags::sources(&header, &renamed(&mirror.legs, legs), &now);
+    if is_recorded || right.is_empty() || right.has(source) || mutant::is(Mutant::LogUnasked) {
+        return Ok(());
+    }
+    let right: Vec<_> = right.iter().map(|leg| legs[leg].path()).collect();
+    Err(format!(
+        "{}: the log does not have it as up to date (up to date: {}); --force with --source takes \
+         it as the source nevertheless",
+        legs[source].path(),
+        right.join(", ")
+    )
+    .into())
+}
