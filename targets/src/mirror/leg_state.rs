@@ -228,8 +228,9 @@ impl Past {
         self.state().is_some_and(|past| past.was_in_sync && known(past))
     }
 
-    /// Whether the log on a disk lacks a stale leg that is recorded: it is an old copy of that log.
-    /// During the first recovery a log has no leg as stale; its marks say more.
+    /// Whether the log on a disk lacks a stale leg that is recorded: it is an old copy of that log,
+    /// or the record was written just before the server died. During the first recovery a log has
+    /// no leg as stale; its marks say more.
     pub(super) fn is_newer_than(&self, stale: LegSet, identities: &[u64]) -> bool {
         let newer = |past: &LegState| {
             past.was_in_sync && !past.missed(identities).without(stale).is_empty()

@@ -32,6 +32,9 @@ struct Known {
     bits: Bits,
     stale: LegSet,
     begun: Beginning,
+    /// Some sources may have data that are not durable: no log has them as healthy, which it has
+    /// only of legs that have been flushed.
+    unflushed: bool,
 }
 
 /// Opens the log, and decides what the mirror starts from.
@@ -65,23 +68,31 @@ async fn read_log(
             begun.sources = None;
         }
     }
+    let lags = begun.unequal && config.past.is_newer_than(stale, identities);
     if begun.unequal {
-        // Each source that the log does not contradict, as a leg may fail at any moment.
-        let one = mutant::is(Mutant::OtherSourcesForgotten);
-        let legs = begun.sources.map(|legs| legs.without(stale)).filter(|legs| !legs.is_empty());
-        begun.sources = legs.filter(|_| !one);
-        if config.past.is_newer_than(stale, identities) {
-            if begun.sources.is_none() {
-                return Err(OpenError::NoSource);
-            }
-            bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
-            log.change_all();
+        begun.sources = sources_of_dead(begun.sources, stale, lags);
+    }
+    if lags {
+        if begun.sources.is_none() {
+            return Err(OpenError::NoSource);
         }
+        bits = Bits::zeroes(regions).ok_or(OpenError::NoMemory)?;
+        log.change_all();
     }
     if begun.sources.is_none() && stale == LegSet::first(identities.len()) {
         return Err(OpenError::NoSource);
     }
-    Ok(Known { log, identity, bits, stale, begun })
+    let unflushed = begun.sources.is_some() && !begun.named && (!begun.unequal || lags);
+    Ok(Known { log, identity, bits, stale, begun, unflushed })
+}
+
+/// The legs that a dead server's mirror is continued from: each source on record that the log does
+/// not contradict, as a leg may fail at any moment. `lags`: the log lacks a stale leg on record, so
+/// that it contradicts nothing: it is an old copy, or that server died between the two.
+fn sources_of_dead(recorded: Option<LegSet>, stale: LegSet, lags: bool) -> Option<LegSet> {
+    let agreed = recorded.map(|legs| legs.without(stale)).filter(|legs| !legs.is_empty());
+    let agreed = agreed.filter(|_| !mutant::is(Mutant::OtherSourcesForgotten));
+    agreed.or(recorded.filter(|_| lags))
 }
 
 impl Mirror {
@@ -94,15 +105,15 @@ impl Mirror {
     pub async fn open(mut config: MirrorConfig<'_>) -> Result<Rc<Mirror>, OpenError> {
         let (region_size, regions) = check_config(&config)?;
         let identities: Vec<u64> = config.legs.iter().map(|leg| leg.identity).collect();
-        let Known { log, identity, bits, stale, begun } =
+        let Known { log, identity, bits, stale, begun, unflushed } =
             read_log(&mut config, regions, &identities).await?;
         let count = config.legs.len();
         let (handle_errors, keep_log) = (config.handle_errors, config.keep_log);
         let mut legs = Legs::new(count, handle_errors, keep_log, stale, begun.sources);
         if begun.unequal {
-            // The log has them as healthy, and so had them flushed.
             legs.expect_unequal();
-        } else if begun.sources.is_some() && !begun.named {
+        }
+        if unflushed {
             legs.forget_flushed();
         }
         let mut regions = Regions::new(bits, log.on_disk());
