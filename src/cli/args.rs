@@ -212,6 +212,28 @@ pub enum Verb {
         #[arg(long, value_name = "DEV", conflicts_with = "all")]
         source: Option<PathBuf>,
     },
+    /// Have this program take the place of the servers that run now, under devices in use
+    ///
+    /// For each family of the named devices: a server of this program starts, the old one leaves
+    /// its devices, and the new one takes them over, with their queued I/O. No request fails and
+    /// none is lost; how long I/O was held is printed for each device. If the new server cannot
+    /// take over all of them, the old program does again, and the exit code is 1. Suspended devices
+    /// stay suspended; merges and the recovery of mirrors go on.
+    ///
+    /// Refused, before anything is done: devices that were added with --no-recovery, transient
+    /// snapshots, devices with a disk that cannot be opened, and servers in the foreground, whose
+    /// service is to be restarted instead.
+    Upgrade {
+        /// Name, ublk id or /dev/ublkbN
+        #[arg(conflicts_with = "all")]
+        devices: Vec<String>,
+        /// All devices
+        #[arg(long)]
+        all: bool,
+        /// Print one JSON object per device
+        #[arg(long)]
+        json: bool,
+    },
     /// Copy a disk, or a part of one, to up to eight other disks
     ///
     /// The destinations are overwritten without confirmation; disks that are in use are refused.
@@ -290,6 +312,9 @@ pub enum Verb {
     Serve {
         /// The family's name
         key: String,
+        /// Listen when the process that has started this one writes a line
+        #[arg(long)]
+        standby: bool,
     },
     /// Delete the device of a dead server (started by processes that must not wait for it)
     #[command(hide = true)]

@@ -25,7 +25,7 @@ use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{FamilyLock, RunDir};
 use crate::server::manager;
-use crate::ublk::{Control, device};
+use crate::ublk::{Control, DeviceState, device};
 
 /// The netlink group of the kernel's own messages about devices that come and go.
 const FROM_KERNEL: u32 = 1;
@@ -81,7 +81,8 @@ struct WatchedDevice<'a> {
 
 /// Watches over a device until it is deleted. A signal that ends a process deletes the device; if
 /// the deletion fails, so does the command, and the device stays with its server. The death of the
-/// server is a failure too: a service manager starts the command again, which takes over.
+/// server is a failure too, unless the device has another one by then (`upgrade`): a service
+/// manager starts the command again, which takes over.
 ///
 /// The lock has been held until now: everything that can happen to the device is watched.
 pub(super) fn keep(
@@ -92,7 +93,7 @@ pub(super) fn keep(
     lock: FamilyLock,
 ) -> Result<ExitCode, Failure> {
     let path = &format!("{}{}", device::BLOCK_PATH, device.id);
-    let Watch { control, server, devices } = watch;
+    let Watch { control, mut server, devices } = watch;
     let mut kept = WatchedDevice { path, device, control };
     let socket = rundir.socket(key);
     drop(lock);
@@ -112,7 +113,10 @@ pub(super) fn keep(
             manager::stopping();
             kept.delete(&socket)?;
         } else if died && !kept.is_gone()? {
-            return Err(format!("{path}: its server has died; run `ublk-dm recover {path}`").into());
+            let hint = format!("run `ublk-dm recover {path}`");
+            server = kept
+                .next_server(rundir, key)
+                .ok_or_else(|| format!("{path}: its server has died; {hint}"))?;
         }
     }
     manager::stopping();
@@ -127,6 +131,17 @@ impl WatchedDevice<'_> {
         let has_node = Path::new(&format!("/dev/ublkc{}", self.device.id)).exists();
         Ok(!has_node
             || device::ours(&mut self.control, self.device.id, self.device.cookie)?.is_none())
+    }
+
+    /// The process of the server that has taken the device over from the one that has ended, as in
+    /// an upgrade.
+    fn next_server(&mut self, rundir: &RunDir, key: &str) -> Option<OwnedFd> {
+        // An upgrade has the lock until the device is served again.
+        let _lock = rundir.lock_family(key, "add").ok()?;
+        let DeviceRef { id, cookie } = self.device;
+        let info = device::ours(&mut self.control, id, cookie).ok()??;
+        let is_live = info.state == DeviceState::Live;
+        is_live.then(|| process_of(&rundir.socket(key)).ok())?
     }
 
     fn delete(&mut self, socket: &Path) -> Result<(), Reason> {

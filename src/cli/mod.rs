@@ -21,6 +21,7 @@ mod takeover;
 pub mod terminal;
 mod unnamed;
 mod unrecorded;
+mod upgrade;
 mod verdict;
 mod wait;
 
@@ -70,6 +71,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
             unnamed::refuse_recover(&devices, all)?;
             recover::recover(&devices, all, source.as_deref())?
         }
+        Verb::Upgrade { devices, all, json } => upgrade::run(&devices, all, json)?,
         Verb::Copy { from, to, throttle, json, force } => {
             return copy::copy(&from, &to, throttle, json, force);
         }
@@ -82,7 +84,7 @@ pub fn run(verb: Verb) -> Result<ExitCode, Failure> {
         }
         Verb::Journal(what) => journal::run(&what)?,
         Verb::Features { json } => show::features(json)?,
-        Verb::Serve { key } => return process::serve(&key),
+        Verb::Serve { key, standby } => return process::serve(&key, standby),
         Verb::DeleteDevice { id, cookie } => {
             // The process that started this one reads stdout.
             if let Err(why) = apart::delete_now(id, cookie) {

@@ -1,5 +1,5 @@
-//! `del` and `recover` without a device: the command line is wrong, and the error says what could
-//! be named.
+//! `del`, `upgrade` and `recover` without a device: the command line is wrong, and the error says
+//! what could be named.
 
 use crate::failure::{Failure, wrong_usage};
 use crate::rundir::{RunDir, Server};
@@ -10,6 +10,15 @@ pub(super) fn refuse_del(devices: &[String], all: bool) -> Result<(), Failure> {
         return Ok(());
     }
     Err(wrong_usage("del: no device is named; name one, or use --all for all devices".to_owned()))
+}
+
+/// Refuses `upgrade` without a device.
+pub(super) fn refuse_upgrade(devices: &[String], all: bool) -> Result<(), Failure> {
+    if all || !devices.is_empty() {
+        return Ok(());
+    }
+    let what = "upgrade: no device is named; name one, or use --all for all devices";
+    Err(wrong_usage(what.to_owned()))
 }
 
 /// Refuses `recover` without a device, and names the devices that wait.

@@ -24,6 +24,10 @@ pub enum Command {
     Recover(Vec<DeviceState>),
     /// Take over devices that were left out when the others of a dead server were taken over.
     RecoverLeftOut { devices: Vec<DeviceRef> },
+    /// Leave all devices, in use or not, to the next server, and end. All of them or none.
+    Leave,
+    /// Take over the devices of a server that has left them. All of them or none.
+    TakeOver(Vec<DeviceState>),
     /// Delete devices; with `force`, also those in use.
     Del { devices: Vec<DeviceRef>, force: bool },
     /// Delete a device that was just added, because the user will not be notified of it, and put
@@ -80,6 +84,9 @@ pub struct Doing {
     /// Disks with an operation in flight, and the number of the oldest one: as long as that number
     /// stays the same, the disk has not answered.
     pub oldest: Vec<(String, u64)>,
+    /// The server knows the command to leave its devices; those of 0.2.0 and earlier do not.
+    #[serde(default)]
+    pub can_leave: bool,
 }
 
 /// A server's reply.
@@ -106,6 +113,10 @@ pub enum Reply {
         problems: Vec<Problem>,
     },
     Done,
+    /// The devices wait for the next server, which is to make them so.
+    Left {
+        devices: Vec<DeviceState>,
+    },
     /// A merge is left to the next activation of its origin; what its user should know.
     Deferred {
         note: String,
@@ -134,6 +145,8 @@ impl Command {
             | Command::Wait { device, .. } => std::slice::from_ref(device),
             Command::Add { .. }
             | Command::Recover(_)
+            | Command::Leave
+            | Command::TakeOver(_)
             | Command::Report
             | Command::Ping
             | Command::Shutdown => &[],
@@ -153,6 +166,7 @@ impl Command {
         match self {
             Command::Add { .. } => "add",
             Command::Recover(_) | Command::RecoverLeftOut { .. } => "recover",
+            Command::Leave | Command::TakeOver(_) => "upgrade",
             Command::Del { .. } => "del",
             Command::TakeBack { .. } => "take back",
             Command::Report => "list",

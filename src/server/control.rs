@@ -12,6 +12,7 @@ use super::admin::machine::Machine;
 use super::admin::{Administrator, Ending, LOOK_AGAIN, Undo};
 use super::listener::{AtWork, Listener, Pending};
 use super::live::Live;
+use super::upgrade::is_broken;
 use crate::failure::Reason;
 use crate::protocol::{self, Command, Reply};
 use crate::rundir::RunDir;
@@ -142,6 +143,10 @@ impl Server {
                 Pending::Lost(id) => self.admin.lose(id),
                 Pending::Nothing => drop(self.admin.notice_stolen()),
             }
+            // What the next server was told of the devices stays true.
+            if self.admin.ending() == Ending::Leaves {
+                break;
+            }
             self.admin.finish_late_jobs();
             self.tries_again = self.admin.begin_activated() | self.admin.end_merges();
             if self.admin.ending() == Ending::Waits {
@@ -172,6 +177,9 @@ impl Server {
     }
 
     fn reply(&mut self, command: Command, mut connection: UnixStream) -> io::Result<()> {
+        if matches!(command, Command::TakeOver(_)) && is_broken("refuses") {
+            return protocol::write_line(&mut connection, &Reply::Failed("refused".into()));
+        }
         let undo = Undo::of(&command, &self.admin);
         let reply = self.admin.carry_out(command).unwrap_or_else(Reply::Failed);
         let left = protocol::has_left(&connection);

@@ -49,12 +49,18 @@ pub(super) fn prepare(foreground: bool) -> Vec<String> {
     note("chdir to /", std::env::set_current_dir("/"));
     note("PR_SET_IO_FLUSHER", configure_io_flusher_behavior(true).map_err(Into::into));
     note(OOM_FILE, protect_from_oom(foreground));
-    // Text and data are read now; later mappings, large and sparse, are locked only where touched.
-    note("mlockall", mlockall(MlockAllFlags::CURRENT).map_err(Into::into));
-    note("mlockall", mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).map_err(Into::into));
+    note("mlockall", lock_memory());
     descriptors::raise_limit();
     failed.extend(limits::lift());
     failed
+}
+
+/// Keeps the process in memory: text and data are read now; later mappings, large and sparse, are
+/// locked only where touched.
+pub fn lock_memory() -> std::io::Result<()> {
+    mlockall(MlockAllFlags::CURRENT)?;
+    mlockall(MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)?;
+    Ok(())
 }
 
 fn protect_from_oom(foreground: bool) -> std::io::Result<()> {

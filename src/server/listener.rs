@@ -202,7 +202,7 @@ impl Listener {
         // Otherwise it computes: the bits of a large dirty log, for instance. No disk keeps it.
         let mut oldest = looked.unwrap_or_default();
         oldest.extend(opening());
-        Ok(Doing { command: self.at_work.verb(), oldest })
+        Ok(Doing { command: self.at_work.verb(), oldest, can_leave: true })
     }
 }
 

@@ -20,6 +20,7 @@ use super::admin::held::Held;
 use super::admin::machine::{Machine, Removed, Waited};
 use super::claims;
 use super::cow_journal;
+use super::upgrade::is_broken;
 use super::users;
 use crate::data::{DataThread, Handle, Owner, QueueOptions};
 use crate::failure::{Failure, Reason};
@@ -161,6 +162,9 @@ impl Machine for Live {
     }
 
     fn start(&mut self, id: u32, again: bool) -> Result<(), Reason> {
+        if again && is_broken("dies") {
+            std::process::abort();
+        }
         device::start(&mut self.control, id, again)
     }
 

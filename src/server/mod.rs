@@ -17,6 +17,7 @@ pub mod orphan;
 pub mod process;
 pub mod report;
 mod signals;
+pub mod upgrade;
 pub mod users;
 
 pub use admin::{Incomplete, complete_gone, left_by_dead_server};

@@ -3,27 +3,32 @@
 //! `add` starts a server in a session of its own and waits until its stdout says that it listens.
 //! From then on the server is reached only through its socket, its state file and its log in the
 //! run directory. A server in the foreground is the process that was started, and belongs to a
-//! service manager.
+//! service manager. A server that is to take the place of another one ([`Standby`]) starts while
+//! that still serves the family, and listens when it is told to.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Take, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{ChildStdout, Command as Process, ExitCode, Stdio};
+use std::process::{Child, ChildStdout, Command as Process, ExitCode, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::stdio::dup2_stdout;
 
 use super::signals::{self, Beginning};
+use super::upgrade::is_broken;
 use super::{Server, environment, logging, manager};
 use crate::failure::{Failure, Reason};
 use crate::protocol::{self, Command, DeviceRef, Reply};
 use crate::rundir::{self, FamilyLock, RunDir};
+use crate::sys::apart;
 use crate::ublk::device;
 
 /// What a started server prints when it listens.
 const READY: &str = "ready";
+/// The flag of a server that stands by.
+const STANDBY: &str = "--standby";
 /// Why a server has not started that was asked to end meanwhile.
 const INTERRUPTED: &str = "interrupted by a signal";
 /// How long a start may take: the server opens the control device, which may load the driver, and
@@ -44,45 +49,123 @@ const MANAGERS_VARIABLES: [&str; 7] = [
 
 /// Starts the server of a family and connects to it.
 pub fn start(rundir: &RunDir, key: &str) -> Result<UnixStream, Failure> {
-    let log = logging::open_file(&rundir.log_path(key))?;
-    let program = std::env::current_exe()?;
-    let mut command = Process::new(program);
-    command.args(["serve", key]).env(rundir::VARIABLE, rundir.path()).current_dir("/");
-    for name in MANAGERS_VARIABLES {
-        command.env_remove(name);
+    Started::begin(rundir, key, Process::new(std::env::current_exe()?), Stdio::null(), &[])?
+        .connect()
+}
+
+/// The same with another program.
+pub fn start_program(rundir: &RunDir, key: &str, program: Process) -> Result<UnixStream, Failure> {
+    Started::begin(rundir, key, program, Stdio::null(), &[])?.connect()
+}
+
+/// A server that has started and neither listens nor touches a device: another one still serves the
+/// family. It ends with the process that has started it, unless it is told to listen.
+pub struct Standby<'a>(Started<'a>);
+
+impl<'a> Standby<'a> {
+    /// Starts a server of this program.
+    pub fn start(rundir: &'a RunDir, key: &'a str) -> Result<Standby<'a>, Failure> {
+        let program = Process::new(apart::PROGRAM);
+        let mut started = Started::begin(rundir, key, program, Stdio::piped(), &[STANDBY])?;
+        match started.hear() {
+            Ok(()) => Ok(Standby(started)),
+            Err(why) => {
+                started.kill();
+                Err(why)
+            }
+        }
     }
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .map_err(|error| Failure::from(error).context("cannot start the server"))?;
-    let mut line = String::new();
-    if let Some(stdout) = child.stdout.take() {
-        if !says_something(&stdout)? {
-            child.kill()?;
+
+    /// Has the server listen, and connects to it. The family's socket must be free.
+    pub fn listen(&mut self) -> Result<UnixStream, Failure> {
+        let told = self.0.child.stdin.take().map_or(Ok(()), |mut stdin| writeln!(stdin));
+        told.map_err(|error| Failure::from(error).context("the new server has ended"))?;
+        self.0.connect()
+    }
+
+    /// The server's process.
+    pub fn process(&self) -> u32 {
+        self.0.child.id()
+    }
+
+    /// Ends the server, whatever it is doing.
+    pub fn kill(mut self) {
+        self.0.kill();
+    }
+}
+
+/// A server process that was started.
+struct Started<'a> {
+    rundir: &'a RunDir,
+    key: &'a str,
+    child: Child,
+    /// What it prints.
+    stdout: BufReader<Take<ChildStdout>>,
+}
+
+impl<'a> Started<'a> {
+    fn begin(
+        rundir: &'a RunDir,
+        key: &'a str,
+        mut command: Process,
+        stdin: Stdio,
+        more: &[&str],
+    ) -> Result<Started<'a>, Failure> {
+        let log = logging::open_file(&rundir.log_path(key))?;
+        command.args(["serve", key]).args(more);
+        command.env(rundir::VARIABLE, rundir.path()).current_dir("/");
+        for name in MANAGERS_VARIABLES {
+            command.env_remove(name);
+        }
+        let unstarted = |error: io::Error| Failure::from(error).context("cannot start the server");
+        let mut child =
+            command.stdin(stdin).stdout(Stdio::piped()).stderr(log).spawn().map_err(unstarted)?;
+        let stdout = child.stdout.take().ok_or_else(|| unstarted(ErrorKind::BrokenPipe.into()))?;
+        let stdout = BufReader::new(stdout.take(MESSAGE_BYTES));
+        Ok(Started { rundir, key, child, stdout })
+    }
+
+    /// Waits until the server listens, and connects to it.
+    fn connect(&mut self) -> Result<UnixStream, Failure> {
+        self.hear().inspect_err(|_| self.rundir.remove_socket(self.key))?;
+        protocol::connect(&self.rundir.socket(self.key))
+            .map_err(|error| Failure::from(error).context("cannot reach the server"))
+    }
+
+    /// Waits until the server says that it is ready.
+    ///
+    /// # Errors
+    /// Why it has not started.
+    fn hear(&mut self) -> Result<(), Failure> {
+        if !says_something(self.stdout.get_ref().get_ref())? {
+            self.child.kill()?;
             let seconds = START_LIMIT.as_secs();
             return Err(format!(
                 "the server did not start: it has reported nothing for {seconds} s"
             )
             .into());
         }
-        BufReader::new(stdout.take(MESSAGE_BYTES)).read_line(&mut line)?;
-    }
-    if line.trim_end() != READY {
-        rundir.remove_socket(key);
+        let mut line = String::new();
+        self.stdout.read_line(&mut line)?;
         let said = line.trim_end();
-        let why = match said.is_empty() {
-            true => {
-                let log = rundir.log_path(key);
+        let why: Failure = match said {
+            READY => return Ok(()),
+            "" => {
+                let log = self.rundir.log_path(self.key);
                 format!("it ended without a message; see {}", log.display()).into()
             }
-            false => Failure::read(said),
+            said => Failure::read(said),
         };
-        return Err(why.context("the server did not start"));
+        Err(why.context("the server did not start"))
     }
-    protocol::connect(&rundir.socket(key))
-        .map_err(|error| Failure::from(error).context("cannot reach the server"))
+
+    /// Ends the process at once.
+    fn kill(&mut self) {
+        let ended = self.child.kill().and_then(|()| self.child.wait());
+        if let Err(error) = ended {
+            log::warn!("process {}: {error}", self.child.id());
+        }
+    }
 }
 
 /// Waits until a starting server has printed something, or ended.
@@ -92,12 +175,21 @@ fn says_something(stdout: &ChildStdout) -> std::io::Result<bool> {
     Ok(rustix::io::retry_on_intr(|| poll(&mut fds, Some(&limit)))? > 0)
 }
 
-/// Runs a server in the background; its starter reads stdout.
-pub fn serve(key: &str) -> Result<ExitCode, Failure> {
+/// Runs a server in the background; its starter reads stdout. With `standby` it listens only when
+/// its starter says so.
+pub fn serve(key: &str, standby: bool) -> Result<ExitCode, Failure> {
     let failed = environment::prepare(false);
     let rundir = RunDir::open()?;
-    let (server, listener, beginning) = match listen(&rundir, key, false, &failed) {
-        Ok(started) => started,
+    let listening = begin(&rundir, key, false, &failed).and_then(|(server, beginning)| {
+        if standby && !stand_by(&rundir, key)? {
+            return Ok(None);
+        }
+        Ok(Some((server, bind(&rundir, key)?, beginning)))
+    });
+    let (server, listener, beginning) = match listening {
+        Ok(Some(started)) => started,
+        // Another server goes on.
+        Ok(None) => return Ok(ExitCode::SUCCESS),
         Err(error) => {
             say(&error.written())?;
             return Ok(ExitCode::FAILURE);
@@ -115,6 +207,24 @@ pub fn serve(key: &str) -> Result<ExitCode, Failure> {
     }
     detach();
     Ok(server.run(listener))
+}
+
+/// Says that this server could take over, and waits for its starter to say that it is to listen.
+/// `false`: the starter has ended without a word.
+///
+/// # Errors
+/// The state of the devices cannot be read.
+fn stand_by(rundir: &RunDir, key: &str) -> Result<bool, Failure> {
+    rundir.state(key)?.ok_or("there is no state file of these devices")?;
+    if is_broken("start") {
+        std::process::abort();
+    }
+    say(READY)?;
+    let told = io::stdin().lock().read_line(&mut String::new())? > 0;
+    if is_broken("start-late") {
+        std::process::abort();
+    }
+    Ok(told)
 }
 
 /// Prints a line for the starting process.
@@ -138,7 +248,8 @@ pub fn foreground(
     done: impl FnOnce(Reply) -> Result<(), Failure>,
 ) -> Result<ExitCode, Failure> {
     let takes_over = matches!(command, Command::Recover(_));
-    let (mut server, listener, beginning) = listen(rundir, key, true, &environment::prepare(true))?;
+    let (mut server, beginning) = begin(rundir, key, true, &environment::prepare(true))?;
+    let listener = bind(rundir, key)?;
     let reply = server.carry_out(command);
     let added = if let Ok(Reply::Added { device, .. }) = &reply { Some(*device) } else { None };
     let control = server.control();
@@ -197,21 +308,25 @@ fn left_of(path: &str, deleted: Result<Reply, Reason>, stays: bool) -> String {
     }
 }
 
-fn listen(
+/// Makes this process a server that does not listen yet.
+fn begin(
     rundir: &RunDir,
     key: &str,
     foreground: bool,
     failed: &[String],
-) -> Result<(Server, UnixListener, Beginning), Failure> {
+) -> Result<(Server, Beginning), Failure> {
     let destination =
         logging::Destination { file: rundir.log_path(key), key: key.to_owned(), foreground };
     logging::start(destination).map_err(|error| Failure::from(error).context("the log"))?;
     failed.iter().for_each(|what| log::warn!("{what}"));
     let beginning = signals::handle()?;
-    let server = Server::start(key, rundir)?;
+    Ok((Server::start(key, rundir)?, beginning))
+}
+
+/// Listens at the socket of a family.
+fn bind(rundir: &RunDir, key: &str) -> Result<UnixListener, Failure> {
     let socket = rundir.socket(key);
-    let listener = UnixListener::bind(&socket).map_err(|error| Failure::at(&socket, error))?;
-    Ok((server, listener, beginning))
+    UnixListener::bind(&socket).map_err(|error| Failure::at(&socket, error))
 }
 
 /// Closes the starting process's pipe.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// This program, even after its file has been replaced by another version.
-const PROGRAM: &str = "/proc/self/exe";
+pub const PROGRAM: &str = "/proc/self/exe";
 /// How much of a message is read.
 const MESSAGE_BYTES: usize = 64 << 10;
 

@@ -1,8 +1,9 @@
 //! Merges that are left to the next activation of their origin: the snapshot's device runs on
 //! meanwhile, and keeps the wish.
 //!
-//! An origin is activated when a server takes its devices over, and when its device is added. The
-//! end of a use is no activation: the next user may not expect other content.
+//! An origin is activated when `recover` has a server take its devices over, and when its device is
+//! added. The end of a use is no activation: the next user may not expect other content. Nor is an
+//! upgrade, which changes nothing that users see.
 //!
 //! Rules kept here: a wish is on record before the command ends, so that the next server knows of
 //! it; it is carried out only while the devices are unused and not open, and for a snapshot

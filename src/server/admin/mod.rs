@@ -37,6 +37,7 @@ pub mod thread;
 mod unconfirmed;
 mod undo;
 mod unfinished;
+mod upgrade;
 mod waiting;
 
 use crate::failure::Reason;
@@ -47,6 +48,7 @@ pub use orphans::{Incomplete, complete, complete_gone, record_left_behind};
 pub use shutdown::LOOK_AGAIN;
 pub use state::{Administrator, Ending};
 pub use undo::Undo;
+pub use upgrade::stays_with_server;
 
 impl<M: Machine> Administrator<M> {
     /// Carries out a command.
@@ -66,12 +68,10 @@ impl<M: Machine> Administrator<M> {
         }
         match command {
             Command::Add { name, id, spec } => self.add(name, id, spec),
-            Command::Recover(devices) => {
-                let recovered = self.recover(devices);
-                self.directory.publish_coming(Vec::new());
-                recovered
-            }
+            Command::Recover(devices) => self.recover_coming(devices, false),
+            Command::TakeOver(devices) => self.recover_coming(devices, true),
             Command::RecoverLeftOut { devices } => self.recover_left_out(&devices),
+            Command::Leave => self.leave().map(|devices| Reply::Left { devices }),
             Command::Del { devices, force } => self.del(&ids_of(&devices), force),
             Command::TakeBack { device } => self.take_back_added(device),
             Command::Suspend { device, noflush } => self.suspend(device.id, noflush),

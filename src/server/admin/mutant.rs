@@ -138,6 +138,8 @@ pub enum Mutant {
     DeferredUnderMount,
     /// The same while a process has its origin open.
     DeferredUnderOpen,
+    /// It begins because the server's program is replaced.
+    BegunByUpgrade,
     /// It begins although its snapshot may have refused a write under the server before.
     FullMerged,
     /// It begins while the `add` of its origin can still be undone.
@@ -170,6 +172,16 @@ pub enum Mutant {
     OldLogTrusted,
     /// What a mirror knew of its legs is overwritten by the next mirror of the device.
     LeftLegsOverwritten,
+    /// The server of an upgraded family leaves its devices before its successor has started.
+    LeavesFirst,
+    /// It leaves them with a state file that does not describe them.
+    LeftOffRecord,
+    /// Requests that wait for the next server end with an error.
+    FailedMeanwhile,
+    /// The next server takes over those devices that it can.
+    TakenOverInPart,
+    /// A server that cannot take over is not replaced by the program that has left the devices.
+    RollBackForgotten,
 }
 
 #[cfg(all(test, feature = "mutants"))]
@@ -203,7 +215,7 @@ impl Mutant {
     pub const OF_HASTE: [Mutant; 2] = [Mutant::ForcedCowShared, Mutant::LegUnannounced];
 
     /// All other mutants.
-    pub const ALL: [Mutant; 29] = [
+    pub const ALL: [Mutant; 33] = [
         Mutant::NumberTrusted,
         Mutant::SnapshotBeforeOrigin,
         Mutant::SourceForgotten,
@@ -233,6 +245,10 @@ impl Mutant {
         Mutant::WaitingDisksFree,
         Mutant::LeftOutCowTaken,
         Mutant::LegUnclaimed,
+        Mutant::LeavesFirst,
+        Mutant::FailedMeanwhile,
+        Mutant::TakenOverInPart,
+        Mutant::RollBackForgotten,
     ];
 }
 

@@ -25,34 +25,32 @@ use crate::ublk::device::orphaned;
 use crate::ublk::{DeviceInfo, DeviceState as DiskState};
 
 impl<M: Machine> Administrator<M> {
-    /// Takes over those devices of a dead server that can be taken over.
-    pub(super) fn recover(&mut self, devices: Vec<DeviceState>) -> Result<Reply, Reason> {
+    /// As [`Administrator::recover`]. Afterwards no device is published as a coming one.
+    pub(super) fn recover_coming(
+        &mut self,
+        devices: Vec<DeviceState>,
+        together: bool,
+    ) -> Result<Reply, Reason> {
+        let recovered = self.recover(devices, together);
+        self.directory.publish_coming(Vec::new());
+        recovered
+    }
+
+    /// Takes over those devices of a dead server that can be taken over; with `together`, which is
+    /// for devices that were left to this server ([`super::upgrade`]), all of them or none.
+    ///
+    /// # Errors
+    /// None is taken over. With `together` also if some could be: none is live, and this server
+    /// ends.
+    fn recover(&mut self, devices: Vec<DeviceState>, together: bool) -> Result<Reply, Reason> {
+        let together = together && !mutant::is(Mutant::TakenOverInPart);
+        // Until they are live, the files are those of the server that had them.
         self.keep_files = true;
         let devices = self.end_merged(devices);
-        let (mut problems, mut reasons) = (Vec::new(), Vec::new());
-        let mut ready = Vec::new();
+        let mut problems = Vec::new();
         let (devices, gone) = self.split_gone(devices)?;
         self.directory.publish_coming(devices.clone());
-        let silent = Silent::among(&self.machine, devices.iter());
-        for device in devices {
-            match silent.refuse(&device).and_then(|()| self.make_ready(&device)) {
-                Ok(prepared) => ready.push((prepared, device)),
-                Err(why) => {
-                    problems.push(self.leave_out(device, why.clone()));
-                    reasons.push(why);
-                    if mutant::is(Mutant::StopAtFirst) {
-                        break;
-                    }
-                }
-            }
-        }
-        if ready.is_empty() {
-            reasons.dedup();
-            return Err(Failure::all(reasons)
-                .unwrap_or_else(|| "none of its devices exists any more".into()));
-        }
-        // Snapshots before origins.
-        ready.sort_by_key(|(prepared, _)| prepared.is_origin());
+        let ready = self.make_all_ready(devices, together, &mut problems)?;
         let mut served = Vec::new();
         for (prepared, device) in ready {
             match self.serve_again(&prepared, &device) {
@@ -60,6 +58,10 @@ impl<M: Machine> Administrator<M> {
                     let own = lost.into_iter().chain(now_invalid(&device));
                     problems.extend(own.map(|why| Problem::of(&device, why)));
                     served.push((prepared, info, device));
+                }
+                Err(why) if together => {
+                    self.give_back(served);
+                    return Err(not_recovered(&device, why).why);
                 }
                 Err(why) => problems.push(self.leave_out(device, why)),
             }
@@ -82,8 +84,42 @@ impl<M: Machine> Administrator<M> {
         problems.extend(self.save().err().map(Problem::from));
         self.keep_files = self.devices.is_empty() || !self.left_out.is_empty();
         self.keep_files &= !mutant::is(Mutant::LeftOutFilesRemoved);
-        problems.extend(self.begin_deferred());
+        // The users of an upgraded device have activated nothing.
+        let activates = !together || mutant::is(Mutant::BegunByUpgrade);
+        problems.extend(if activates { self.begin_deferred() } else { None });
         Ok(Reply::Recovered { problems })
+    }
+
+    /// Opens the targets of waiting devices, snapshots before origins. Devices that cannot be
+    /// opened are left out, unless all or none are wanted.
+    fn make_all_ready(
+        &mut self,
+        devices: Vec<DeviceState>,
+        together: bool,
+        problems: &mut Vec<Problem>,
+    ) -> Result<Vec<(NewDevice<M>, DeviceState)>, Reason> {
+        let silent = Silent::among(&self.machine, devices.iter());
+        let (mut ready, mut reasons) = (Vec::new(), Vec::new());
+        for device in devices {
+            match silent.refuse(&device).and_then(|()| self.make_ready(&device)) {
+                Ok(prepared) => ready.push((prepared, device)),
+                Err(why) if together => return Err(not_recovered(&device, why).why),
+                Err(why) => {
+                    problems.push(self.leave_out(device, why.clone()));
+                    reasons.push(why);
+                    if mutant::is(Mutant::StopAtFirst) {
+                        break;
+                    }
+                }
+            }
+        }
+        if ready.is_empty() {
+            reasons.dedup();
+            return Err(Failure::all(reasons)
+                .unwrap_or_else(|| "none of its devices exists any more".into()));
+        }
+        ready.sort_by_key(|(prepared, _)| prepared.is_origin());
+        Ok(ready)
     }
 
     /// Separates existing devices from those that another program has deleted.

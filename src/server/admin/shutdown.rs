@@ -61,7 +61,8 @@ impl<M: Machine> Administrator<M> {
             return Ok(());
         }
         if !stays.is_empty() {
-            if let Err(why) = self.ensure_recorded().and_then(|()| self.put_back(&stays)) {
+            let ids: Vec<u32> = stays.iter().map(|(id, _)| *id).collect();
+            if let Err(why) = self.ensure_recorded().and_then(|()| self.put_back(&ids)) {
                 let hint = "; the server continues to serve the devices, and ends as soon as its \
                             state file can be written";
                 let what = "the server cannot end, because the next one would not know its devices";
@@ -82,7 +83,7 @@ impl<M: Machine> Administrator<M> {
 
     /// Puts back what the next server needs of devices that stay, if it was removed with the run
     /// directory, or alone.
-    fn put_back(&self, stays: &[(u32, Reason)]) -> Result<(), Reason> {
+    pub(super) fn put_back(&self, stays: &[u32]) -> Result<(), Reason> {
         if mutant::is(Mutant::StateNotPutBack) {
             return Ok(());
         }
@@ -91,7 +92,7 @@ impl<M: Machine> Administrator<M> {
             let _directory = self.machine.records().lock()?;
             self.record(None)?;
         }
-        stays.iter().try_for_each(|(id, _)| self.put_legs_back(*id))
+        stays.iter().try_for_each(|id| self.put_legs_back(*id))
     }
 
     /// Keeps the server running until it can end, which is retried every [`LOOK_AGAIN`]. Each

@@ -25,6 +25,7 @@ use crate::protocol::{Command, DeviceRef, DeviceSpec, DeviceState, Reply};
 pub enum Undo {
     Add,
     Suspend(u32),
+    Leave,
     /// No undo: the command's effect stays.
     No,
 }
@@ -35,6 +36,7 @@ impl Undo {
         let runs = |id: &u32| admin.devices.get(id).is_some_and(|entry| !entry.suspended);
         match command {
             Command::Add { .. } => Undo::Add,
+            Command::Leave => Undo::Leave,
             Command::Suspend { device, .. }
                 if runs(&device.id) || mutant::is(Mutant::ResumedUnasked) =>
             {
@@ -59,6 +61,7 @@ impl<M: Machine> Administrator<M> {
                 let passes = self.let_through(id, true, "suspend");
                 passes.and(self.record_suspended(id, false)).map(|()| Reply::Done)
             }
+            (Undo::Leave, Reply::Left { .. }) => self.stay().map(|()| Reply::Done),
             _ => return,
         };
         match taken_back {

@@ -21,7 +21,10 @@ impl Town {
         let process = self.processes.get_mut(key).ok_or("there is no server")?;
         let patient = !matches!(
             command,
-            Command::Recover(_) | Command::RecoverLeftOut { .. } | Command::Del { force: true, .. }
+            Command::Recover(_)
+                | Command::TakeOver(_)
+                | Command::RecoverLeftOut { .. }
+                | Command::Del { force: true, .. }
         );
         self.site.impatient.set(!patient);
         let undo = Undo::of(&command, &process.admin);

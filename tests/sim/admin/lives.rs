@@ -6,7 +6,7 @@ use dm_targets::sim::disk::Class;
 use super::kernel::Control;
 use super::town::{self, Town, What};
 
-/// A step. `upgrade` belongs here when it exists.
+/// A step.
 #[derive(Clone, Copy, Debug)]
 pub enum Step {
     Add(What),
@@ -18,6 +18,8 @@ pub enum Step {
     Use(What, bool),
     Recover,
     Terminate(&'static str),
+    /// A new program takes a family over, if it starts.
+    Upgrade(&'static str, bool),
     Kill(&'static str),
     Attach(usize, bool),
     Full(bool),
@@ -115,6 +117,18 @@ pub fn life(seed: u64) -> Vec<Step> {
             _ => Step::DamageSoon(KEYS[rng.below(2)], 1 + rng.below(20) as u64),
         });
     }
+    with_upgrades(seed, steps)
+}
+
+/// A life, every second one with upgrades.
+fn with_upgrades(seed: u64, mut steps: Vec<Step>) -> Vec<Step> {
+    let mut rng = Rng::new(!seed);
+    if rng.one_in(2) {
+        for _ in 0..1 + rng.below(3) {
+            let (at, key) = (1 + rng.below(steps.len()), KEYS[rng.below(2)]);
+            steps.insert(at, Step::Upgrade(key, !rng.one_in(4)));
+        }
+    }
     steps
 }
 
@@ -127,6 +141,7 @@ pub fn act(town: &mut Town, step: Step) {
         Step::Resume(what) => town.resume(what),
         Step::Recover => town.recover(),
         Step::Terminate(key) => town.terminate(key),
+        Step::Upgrade(key, starts) => town.upgrade(key, starts),
         Step::Replace(leg, disk) => town.replace(leg, disk),
         Step::Load(short) => town.load(short),
         Step::Beside(at, force) => town.add_beside(at, force),

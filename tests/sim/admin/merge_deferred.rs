@@ -85,9 +85,11 @@ fn waits_and_begins() -> Result<(), String> {
             return Err("the next server does not show it".into());
         }
     }
-    // The end of a use is no activation.
+    // The end of a use is no activation, nor is an upgrade.
     town.set_use(O, false);
     town.notice_end();
+    is_untouched(&mut town)?;
+    town.upgrade("o", true)?;
     is_untouched(&mut town)?;
     town.again()?;
     if town.has(S) || !town.target().0 {
@@ -106,7 +108,7 @@ fn waits_and_begins() -> Result<(), String> {
 #[test]
 fn a_deferred_merge_waits_for_an_activation_with_unused_devices() {
     waits_and_begins().unwrap();
-    for mutant in [Mutant::DeferredForgotten, Mutant::DeferredUnderMount] {
+    for mutant in [Mutant::DeferredForgotten, Mutant::DeferredUnderMount, Mutant::BegunByUpgrade] {
         mutant::set(Some(mutant));
         let wrong = waits_and_begins();
         mutant::set(None);

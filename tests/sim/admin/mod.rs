@@ -60,6 +60,8 @@ mod town;
 mod undone;
 mod unmerged;
 mod unreadable;
+mod upgrade;
+mod upgraded;
 mod verdict;
 mod waiting;
 

@@ -4,7 +4,7 @@ use dm_targets::sim::disk::Class;
 
 use super::Step::{self, *};
 use super::town::What::{Mirror, Origin, Snap};
-use super::{last, not_started};
+use super::{last, not_started, upgrade};
 
 /// The disk of the first snapshot's COW, and of the mirror's first leg.
 const COW: usize = 1;
@@ -19,7 +19,7 @@ pub fn stories() -> Vec<Vec<Step>> {
     let [refused, last] = [not_started::stories(), last::stories()];
     let parts =
         [ends(), tables(), left_out(), later_boots(), leaving(), on_record(), refused, disks()];
-    parts.into_iter().chain([again(), last]).flatten().collect()
+    parts.into_iter().chain([again(), last, upgrade::stories()]).flatten().collect()
 }
 
 /// Numbers that are used again, shutdowns, and the last writes of a device.

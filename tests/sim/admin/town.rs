@@ -113,6 +113,8 @@ pub struct Town {
     pub faulty: bool,
     /// The family whose server is acting, if any: a process crash ends this server.
     pub acting: Option<&'static str>,
+    /// The process that served the family of the last upgrade.
+    pub upgrading: Option<u32>,
 }
 
 /// A request in flight: its device, the value that it writes (if it is not a flush), and its
@@ -161,6 +163,7 @@ impl Town {
             client_leaves: false,
             faulty: false,
             acting: None,
+            upgrading: None,
         }
     }
 

@@ -45,7 +45,7 @@ const SIZE: u64 = 16 * MIB;
 
 /// Writes all of the device at random, then reads it back against the checksums; several jobs have
 /// a part and a CPU each.
-fn verify(path: &str, seed: u64, block: u64, jobs: u64) {
+pub fn verify(path: &str, seed: u64, block: u64, jobs: u64) {
     // On a path that is not a device fio would silently make a file.
     let is_device = std::fs::metadata(path).is_ok_and(|m| m.file_type().is_block_device());
     assert!(is_device, "{path} is no block device");

@@ -63,6 +63,7 @@ mod scale;
 mod stands;
 mod tables;
 mod unrecorded;
+mod upgrade;
 mod verbs;
 mod whose;
 
@@ -101,6 +102,7 @@ const GROUPS: &[fn() -> Vec<Case>] = &[
     scale::cases,
     kill::cases,
     leaving::cases,
+    upgrade::cases,
     journaled::cases,
     admin::cases,
     admin_gone::cases,

@@ -1,0 +1,267 @@
+//! `upgrade`: this program takes the place of the servers that run now, under devices in use.
+//!
+//! For each family: a server of this program starts and stands by; the old one leaves its devices,
+//! as at SIGTERM; the new one takes them over, as `recover` does; and if it does not, the old
+//! program does ([`crate::server::upgrade`] has the order, [`servers`] the processes).
+//!
+//! Rules kept here: what cannot be taken over is refused before anything is done; each family is
+//! upgraded by itself, and a failure of one has a line of its own; and while devices have no
+//! server, this process needs none of their disks: its memory is locked, and so is a copy of the
+//! old program ([`program`]).
+
+mod judge;
+mod program;
+mod servers;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use serde_json::json;
+use signal_hook::consts::{SIGHUP, TERM_SIGNALS};
+
+use super::client::open_rundir;
+use super::order::{self, Part};
+use super::side_by_side;
+use super::terminal::print;
+use super::unnamed::refuse_upgrade;
+use super::verdict::verdict;
+use crate::failure::{Failure, Kind, Reason};
+use crate::protocol::DeviceState;
+use crate::rundir::{RunDir, Server};
+use crate::server::environment;
+use crate::server::upgrade::{Outcome, upgrade};
+use crate::storage::ublk_devices_below;
+use program::Program;
+use servers::Running;
+
+/// The version of the objects that are printed: keys are added, never renamed.
+const VERSION: u32 = 1;
+
+/// A family whose devices were named.
+struct Chosen {
+    key: String,
+    devices: Vec<DeviceState>,
+}
+
+/// What was done for a family: what its devices' users must know, and what failed.
+struct Done {
+    devices: Vec<DeviceState>,
+    /// The word for the result.
+    result: &'static str,
+    /// The process that serves the devices, and the one that did.
+    server: Option<u32>,
+    was: Option<u32>,
+    /// Both run the same program.
+    same: Option<bool>,
+    /// How long requests were held back.
+    held: Option<Duration>,
+    problems: Vec<Reason>,
+    /// For the log.
+    notes: Vec<String>,
+}
+
+/// Upgrades the servers of the named devices, or of all.
+pub(super) fn run(words: &[String], all: bool, json: bool) -> Result<(), Failure> {
+    refuse_upgrade(words, all)?;
+    let rundir = open_rundir()?;
+    let (chosen, mut problems) = choose(&rundir, words, all)?;
+    // Between two servers nothing ends this process that a user might do in passing.
+    for signal in TERM_SIGNALS.iter().chain([&SIGHUP]) {
+        signal_hook::flag::register(*signal, Arc::new(AtomicBool::new(false)))?;
+    }
+    if let Err(error) = environment::lock_memory() {
+        log::warn!("mlockall: {error}");
+    }
+    let parts: Vec<Part> = chosen.iter().map(part_of).collect();
+    let order = order::recovery(&parts);
+    let must_wait =
+        |one: usize, other: usize| parts[order[one]].is_stacked_with(&parts[order[other]]);
+    let done = side_by_side::run(order.len(), must_wait, |at| one(&rundir, &chosen[order[at]]));
+    // Until now nothing was written to where a waiting device may be.
+    for done in done {
+        let names = named(&done.devices);
+        done.notes.iter().for_each(|note| log::info!("{names}: {note}"));
+        let why = Failure::all(done.problems.clone());
+        for device in &done.devices {
+            if json {
+                print(&object_of(&done, device, why.as_ref()).to_string())?;
+            } else if done.result == UPGRADED {
+                print(&line_of(&done, device))?;
+            }
+        }
+        problems.extend(done.problems);
+    }
+    verdict(problems)
+}
+
+/// The families of the named devices, from their state files: a server of another version may
+/// report its devices in another form.
+fn choose(
+    rundir: &RunDir,
+    words: &[String],
+    all: bool,
+) -> Result<(Vec<Chosen>, Vec<Reason>), Failure> {
+    let (mut known, mut problems) = (Vec::new(), Vec::new());
+    for key in rundir.keys()? {
+        match rundir.state(&key) {
+            Ok(Some(state)) if !state.devices.is_empty() => {
+                known.push(Chosen { key, devices: state.devices });
+            }
+            Ok(_) => {}
+            Err(why) => problems.push(why),
+        }
+    }
+    if all {
+        return Ok((known, problems));
+    }
+    let unread = problems.first().cloned();
+    problems.clear();
+    let mut wanted = vec![false; known.len()];
+    for word in words {
+        let found = known.iter().map(|family| family.devices.iter().any(|one| names(one, word)));
+        let found: Vec<bool> = found.collect();
+        wanted.iter_mut().zip(&found).for_each(|(wanted, found)| *wanted |= found);
+        if !found.contains(&true) {
+            let none =
+                Failure::new(Kind::NotFound, format!("{word}: no such device; see `ublk-dm list`"));
+            problems.push(unread.clone().map_or(none, |why| {
+                why.context(format!("{word}: no such device among those that are known"))
+            }));
+        }
+    }
+    let chosen = known.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
+    Ok((chosen.map(|(family, _)| family).collect(), problems))
+}
+
+/// Whether a word names a device: by name, id or path.
+fn names(device: &DeviceState, word: &str) -> bool {
+    let id = device.id;
+    device.name == word || id.to_string() == word || format!("/dev/ublkb{id}") == word
+}
+
+/// A family as one part of a stack.
+fn part_of(family: &Chosen) -> Part {
+    let ids = family.devices.iter().map(|device| device.id).collect();
+    let disks: Vec<_> = family.devices.iter().flat_map(|device| device.disks.clone()).collect();
+    Part { ids, below: ublk_devices_below(&disks), ..Part::default() }
+}
+
+const UPGRADED: &str = "upgraded";
+const UNCHANGED: &str = "unchanged";
+const ROLLED_BACK: &str = "rolled_back";
+const WAITS: &str = "waits";
+
+/// Upgrades one family.
+fn one(rundir: &RunDir, family: &Chosen) -> Done {
+    let mut done = Done {
+        devices: family.devices.clone(),
+        result: UNCHANGED,
+        server: None,
+        was: None,
+        same: None,
+        held: None,
+        problems: Vec::new(),
+        notes: Vec::new(),
+    };
+    if let Err(why) = try_one(rundir, family, &mut done) {
+        done.problems.push(why.context(format!("{}: not upgraded", named(&done.devices))));
+    }
+    done
+}
+
+/// The names of devices.
+fn named(devices: &[DeviceState]) -> String {
+    devices.iter().map(|device| device.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// The same. An error is from before anything was done, and the old server goes on.
+fn try_one(rundir: &RunDir, family: &Chosen, done: &mut Done) -> Result<(), Reason> {
+    let key = &family.key;
+    let _lock = rundir.lock_family(key, "upgrade")?;
+    let (devices, connection) = match rundir.server(key) {
+        Some(Server { connection: Some(connection), state: Some(state), .. }) => {
+            (state.devices, connection)
+        }
+        Some(Server { damaged: Some(why), .. }) => return Err(why),
+        Some(Server { lives: true, .. }) => {
+            return Err(Failure::new(Kind::NoAnswer, "its server does not answer"));
+        }
+        _ => {
+            let hint = "`ublk-dm recover` has a server of this program take over";
+            return Err(format!("it has no server; {hint}").into());
+        }
+    };
+    done.devices.clone_from(&devices);
+    let old = judge::server(connection)?;
+    (done.server, done.was) = (Some(old.pid), Some(old.pid));
+    judge::devices(&devices)?;
+    let program = Program::of(old.pid)?;
+    done.same = Some(program.is_this());
+    let mut running = Running::new(rundir, key, old, program, devices);
+    let outcome = upgrade(&mut running);
+    done.notes = std::mem::take(&mut running.notes);
+    done.held = running.held;
+    done.server = running.serves();
+    let names = named(&done.devices);
+    let and_back = format!("{names}: not upgraded, and served by the old program again");
+    let and_waits = format!("{names}: not upgraded, and no server serves it now");
+    let hint = format!("; run `ublk-dm recover {}`", first(&done.devices));
+    match outcome {
+        Outcome::Upgraded => {
+            done.result = UPGRADED;
+            done.problems.extend(running.problems);
+        }
+        Outcome::Unchanged(why) => return Err(why.ending("; the old server goes on")),
+        Outcome::RolledBack(why) => {
+            done.result = ROLLED_BACK;
+            done.problems.push(why.context(and_back));
+            done.problems.extend(running.problems);
+        }
+        Outcome::Waits(why, back) => {
+            done.result = WAITS;
+            let back = format!("; nor does the old program: {back}");
+            done.problems.push(why.context(and_waits).ending(back).ending(hint));
+        }
+    }
+    Ok(())
+}
+
+fn first(devices: &[DeviceState]) -> &str {
+    devices.first().map_or("--all", |device| device.name.as_str())
+}
+
+/// A device of an upgraded family, for people.
+fn line_of(done: &Done, device: &DeviceState) -> String {
+    let DeviceState { id, name, .. } = device;
+    let process = |pid: Option<u32>| pid.map_or("?".to_owned(), |pid| pid.to_string());
+    let (now, was) = (process(done.server), process(done.was));
+    let mut line = format!("{name}: /dev/ublkb{id}: served by process {now} (before: {was})");
+    if device.suspended {
+        line.push_str("; it stays suspended");
+    } else if let Some(held) = done.held {
+        line.push_str(&format!("; its I/O was held for {} ms", held.as_millis()));
+    }
+    if done.same == Some(true) {
+        line.push_str("; the program is the same: it was restarted");
+    }
+    line
+}
+
+/// A device of a family, as an object.
+fn object_of(done: &Done, device: &DeviceState, why: Option<&Failure>) -> serde_json::Value {
+    let held = done.held.filter(|_| !device.suspended);
+    json!({
+        "version": VERSION,
+        "id": device.id,
+        "name": device.name,
+        "block_device": format!("/dev/ublkb{}", device.id),
+        "result": done.result,
+        "server_pid": done.server,
+        "old_server_pid": done.was,
+        "same_program": done.same,
+        "suspended": device.suspended,
+        "held_ms": held.map(|held| u64::try_from(held.as_millis()).unwrap_or(u64::MAX)),
+        "error": why.map(ToString::to_string),
+    })
+}
